@@ -1,0 +1,1 @@
+"""token_sim: a hardware token on a serial port, to try and to test second factors with."""
