@@ -1,7 +1,7 @@
 """HOTP and TOTP: one-time codes from a key and a moving factor (RFC 4226, RFC 6238).
 
 The law:
-- the moving factor is an unsigned 64-bit number, big-endian (RFC 4226 §5.2); one outside of that is an error, never wrapped;
+- the moving factor is an unsigned 64-bit number, big-endian (RFC 4226 §5.2); outside of that is an error;
 - a code is a string of exactly `digits` ASCII digits, leading zeros kept;
 - a search that finds nothing has looked at its whole range, so its time tells nothing about a near miss;
 - time is an argument, in whole Unix seconds; nothing here reads a clock.

@@ -9,17 +9,21 @@ has to start an interpreter; this costs none. Type checkers treat a `Value` as a
 
 from __future__ import annotations
 
-from typing import Any, NoReturn, Self, dataclass_transform
+from typing import Any, ClassVar, NoReturn, Self, dataclass_transform
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 class Value:
-    """Base class: annotated names are the fields, class attributes are their defaults."""
+    """Base class: annotated names are the fields, class attributes are their defaults.
 
-    _fields: tuple[str, ...] = ()
+    Modules that define one say `from __future__ import annotations`, so that an annotation is a string.
+    """
+
+    _fields: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
-        cls._fields = cls._fields + tuple(n for n in cls.__annotations__ if n not in cls._fields)
+        own = cls.__dict__.get("__annotations__", {})
+        cls._fields += tuple(n for n, kind in own.items() if not kind.startswith("ClassVar"))
 
     def __init__(self, **given: Any) -> None:
         unknown = given.keys() - set(self._fields)

@@ -1,0 +1,66 @@
+"""The command line, `pam-totp`: a thin shell over the core. One place makes messages of errors, and exit statuses."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from pam_totp import __version__
+from pam_totp.cli import codes, daemon, tokens
+from pam_totp.cli.common import OUT_OF_REACH, REFUSED, CommandError
+from pam_totp.pam.service import ServiceError
+from pam_totp.record import RecordError
+from pam_totp.store import StoreError
+
+EXAMPLES = """\
+examples:
+  pam-totp enroll alice                      a new phone: shows a QR code, asks for the first code
+  pam-totp enroll alice --type hotp --name fob --secret-stdin < key.txt
+  pam-totp list                              who has which tokens
+  pam-totp verify alice 755224               is this code right? uses it up
+  pam-totp resync alice --port /dev/ttyUSB0  bring a token back into step by pressing it twice
+
+exit status: 0 done or accepted, 1 refused or a check failed, 2 wrong usage, 3 out of reach (permission, store, device)
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="pam-totp",
+        description="One-time codes as a second factor: tokens, codes and the service behind the PAM module.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"pam-totp {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    for module in (tokens, codes, daemon):
+        module.add_to(commands)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    chosen = parser().parse_args(arguments)
+    try:
+        return int(chosen.run(chosen))
+    except CommandError as e:
+        return _say(str(e), e.status)
+    except (StoreError, ServiceError) as e:
+        return _say(str(e), OUT_OF_REACH)
+    except RecordError as e:
+        return _say(str(e), REFUSED)
+    except OSError as e:
+        if isinstance(e, BrokenPipeError):  # `pam-totp list | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        return _say(f"{e.filename}: {e.strerror}" if e.filename else str(e), OUT_OF_REACH)
+    except KeyboardInterrupt:
+        return _say("interrupted; nothing was changed", 130)
+
+
+def _say(problem: str, status: int) -> int:
+    print(f"pam-totp: {problem}", file=sys.stderr)
+    return status

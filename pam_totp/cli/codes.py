@@ -1,0 +1,164 @@
+"""verify, resync, unlock: what a user's codes are worth."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from pam_totp import audit
+from pam_totp.answer import codes as parse_codes
+from pam_totp.cli.common import (
+    DONE,
+    REFUSED,
+    WRONG_USAGE,
+    CommandError,
+    Commands,
+    ask,
+    change,
+    command,
+    named_token,
+    now,
+    open_store,
+    print_json,
+    read,
+    user_of,
+)
+from pam_totp.policy import Policy
+from pam_totp.record import Token, UserRecord
+from pam_totp.resync import candidates, locate
+from pam_totp.verify import Decision, verify
+
+DEFAULT_SEARCH = 100_000  # counters or steps
+MOST_SEARCH = 10_000_000
+SERVICE = "pam-totp"  # in the log
+
+
+def add_to(commands: Commands) -> None:
+    check = command(
+        commands, "verify", run_verify, "check an answer as a login would; it counts, and uses the code up", data=True
+    )
+    check.add_argument("user")
+    check.add_argument("code", nargs="*", help="one code, codes in a row, or a recovery code; asked for where missing")
+
+    resync = command(commands, "resync", run_resync, "bring a token back into step by codes in a row", data=True)
+    resync.add_argument("user")
+    resync.add_argument("code", nargs="*", help="two or three codes in a row; asked for where missing")
+    resync.add_argument("--token", metavar="N", help="only this one of the user's tokens")
+    resync.add_argument("--port", metavar="DEVICE", help="read the codes from a serial device while it is pressed")
+    resync.add_argument("--search", type=int, default=DEFAULT_SEARCH, metavar="N", help="how far to look (%(default)s)")
+
+    unlock = command(commands, "unlock", run_unlock, "forget a user's wrong answers, and lift the lock")
+    unlock.add_argument("user")
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    store = open_store(args)
+    user = user_of(args)
+    read(store, user)
+    answer = (" ".join(args.code) or ask("code: ", hidden=True)).encode("utf-8", "surrogateescape")
+
+    def decide(record: UserRecord) -> tuple[UserRecord, Decision]:
+        decision = verify(record, answer, now(), Policy())
+        return decision.record, decision
+
+    decision = change(store, user, decide)
+    accepted, reason = decision.outcome.accepted, decision.outcome.value
+    fields = {"by" if accepted else "reason": reason, "token": decision.token}
+    audit.write(audit.to_syslog, SERVICE, "accepted" if accepted else "refused", user=user, **fields)
+    if args.json:
+        print_json({"user": user, "accepted": accepted, "reason": reason, "token": decision.token})
+    elif accepted:
+        print(f"accepted: {reason}" + (f" of {decision.token}" if decision.token else ""))
+    else:
+        print(f"refused: {reason}")
+    return DONE if accepted else REFUSED
+
+
+def run_resync(args: argparse.Namespace) -> int:
+    if not 1 <= args.search <= MOST_SEARCH:
+        raise CommandError(f"--search takes 1 … {MOST_SEARCH}", WRONG_USAGE)
+    typed = list(args.code)
+    if args.port and typed:
+        raise CommandError("codes from the port, or from the command line: one or the other", WRONG_USAGE)
+    port = _open_port(args.port) if args.port else None  # by name, and so before the privileges go
+    store = open_store(args)
+    user = user_of(args)
+    record = read(store, user)
+    if args.token:
+        named_token(record, args.token)
+    if port is not None:
+        from pam_totp import serialport  # noqa: PLC0415  an extra
+
+        with port:
+            print(f"press the button of {user}'s token twice", file=sys.stderr)
+            typed = list(serialport.read_codes(port, 2))
+    text = " ".join(typed) or ask("two codes in a row: ", hidden=True)
+    codes = parse_codes(text.encode("utf-8", "surrogateescape"), {6, 7, 8})
+    if codes is None or len(codes) < 2:
+        raise CommandError("resync takes two or three codes of one token in a row", WRONG_USAGE)
+
+    token, first = _search(record, args.token, codes, args.search)
+
+    def accept(found: UserRecord) -> tuple[UserRecord, Token]:
+        current = named_token(found, token.name)
+        if current.secret != token.secret or first not in candidates(current, len(codes), now(), args.search):
+            raise CommandError("the token was used or changed in the meantime; try again with new codes")
+        after = found.accepted(current, first, len(codes), now())
+        return after, named_token(after, token.name)
+
+    after = change(store, user, accept)
+    audit.write(audit.to_syslog, SERVICE, "accepted", user=user, by="resync", token=token.name)
+    facts = {n: getattr(after, n) for n in ("counter", "last_step", "drift") if n in after._fields}
+    if args.json:
+        print_json({"user": user, "token": token.name, "type": token.type} | facts)
+    else:
+        print(f"{user}'s {token.name} is back in step ({', '.join(f'{k} {v}' for k, v in facts.items())})")
+    return DONE
+
+
+def _search(record: UserRecord, name: str | None, codes: tuple[str, ...], reach: int) -> tuple[Token, int]:
+    """The token and the position at which its codes stand in a row. No lock is held meanwhile."""
+    tokens = [t for t in record.tokens if t.digits == len(codes[0]) and name in (None, t.name)]
+    for token in tokens:
+        first = locate(token, codes, candidates(token, len(codes), now(), reach), progress=_Bar(token.name).show)
+        if first is not None:
+            return token, first
+    raise CommandError(
+        f"these codes are not in a row within {reach} of where the token should be (see --search); nothing was changed"
+    )
+
+
+class _Bar:
+    """A progress bar on the terminal, once a search has taken over a second."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._shown = False
+
+    def show(self, done: int, total: int, seconds: float) -> None:
+        if not sys.stderr.isatty() or (seconds < 1.0 and not self._shown):
+            return
+        self._shown = True
+        filled = 30 * done // max(total, 1)
+        end = "\n" if done >= total else ""
+        print(f"\rsearching {self._name} [{'#' * filled:30}] {done}/{total}", end=end, file=sys.stderr, flush=True)
+
+
+def _open_port(device: str):  # type: ignore[no-untyped-def]
+    try:
+        from pam_totp import serialport  # noqa: PLC0415  an extra
+
+        return serialport.opened(device)
+    except ImportError:
+        raise CommandError(
+            "--port needs pyserial (pip install 'pam-totp[serial]', or apt-get install python3-serial)"
+        ) from None
+
+
+def run_unlock(args: argparse.Namespace) -> int:
+    store = open_store(args)
+    user = user_of(args)
+    change(store, user, lambda record: (record.unlocked(), None))
+    audit.write(audit.to_syslog, SERVICE, "accepted", user=user, by="unlock")
+    print(f"{user}'s wrong answers are forgotten")
+    return DONE

@@ -1,0 +1,131 @@
+"""What the commands share: the store behind the privileges, prompts, tables, exit statuses."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import os
+import pwd
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from pam_totp.pam.module import passwd_name
+from pam_totp.privileges import become_owner_of
+from pam_totp.record import Token, UserRecord
+from pam_totp.settings import DEFAULT_STORE
+from pam_totp.store import NotThere, R
+from pam_totp.store.file import FileStore
+
+DONE, REFUSED, WRONG_USAGE, OUT_OF_REACH = range(4)
+ACCOUNT = "pam_totp"  # owns the default store where it is installed
+
+Commands = Any  # argparse's subparsers have no public type
+
+
+class CommandError(Exception):
+    """A message for the person, and the exit status that goes with it."""
+
+    def __init__(self, text: str, status: int = REFUSED) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def command(
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], summary: str, *, data: bool = False
+) -> argparse.ArgumentParser:
+    """Add a command. `data` says that it prints data, and so takes --json."""
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--store", metavar="DIR", default=DEFAULT_STORE, help="the folder of the secret files (%(default)s)"
+    )
+    if data:
+        parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def open_store(args: argparse.Namespace, *, create: bool = False) -> FileStore:
+    """The store of --store; from here on this process is the store's owner, and no longer root."""
+    folder = os.path.abspath(args.store)
+    if create and not os.path.exists(folder):
+        os.mkdir(folder, 0o700)
+        if os.geteuid() == 0 and folder == DEFAULT_STORE:
+            try:
+                account = pwd.getpwnam(ACCOUNT)
+                os.chown(folder, account.pw_uid, account.pw_gid)
+            except KeyError:
+                pass  # not installed: root keeps it
+    become_owner_of(folder)
+    return FileStore(folder)
+
+
+def user_of(args: argparse.Namespace) -> str:
+    """The name under which the user's record is kept: the passwd entry's, as at a login."""
+    return passwd_name(args.user)
+
+
+def read(store: FileStore, user: str) -> UserRecord:
+    try:
+        return store.read(user)
+    except NotThere:
+        raise not_enrolled(user) from None
+
+
+def change(store: FileStore, user: str, change_it: Callable[[UserRecord], tuple[UserRecord | None, R]]) -> R:
+    try:
+        return store.update(user, change_it)
+    except NotThere:
+        raise not_enrolled(user) from None
+
+
+def not_enrolled(user: str) -> CommandError:
+    return CommandError(f"{user} has no tokens (see 'pam-totp enroll {user}')")
+
+
+def named_token(record: UserRecord, name: str) -> Token:
+    token = record.token(name)
+    if token is None:
+        raise CommandError(f"{record.user} has no token named {name} (see 'pam-totp list {record.user}')")
+    return token
+
+
+def now() -> int:
+    """The one place where commands read the clock: Unix seconds, UTC."""
+    return int(time.time())
+
+
+def ask(prompt: str, *, hidden: bool = False) -> str:
+    """One line from the person, or the next line of standard input where that is no terminal."""
+    if hidden and sys.stdin.isatty():
+        return getpass.getpass(prompt)
+    if sys.stdin.isatty():
+        print(prompt, end="", file=sys.stderr, flush=True)
+    line = sys.stdin.readline()
+    if not line:
+        raise CommandError("no answer; nothing was changed")
+    return line.rstrip("\r\n")
+
+
+def confirm(question: str, args: argparse.Namespace) -> None:
+    """Go on only after a yes; --yes has said so already."""
+    if not args.yes and ask(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+        raise CommandError("not done")
+
+
+def print_json(data: object) -> None:
+    print(json.dumps(data, indent=1))
+
+
+def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    table = [tuple(heads), *map(tuple, rows)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(heads))]
+    for row in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def when(seconds: int | None) -> str:
+    """A time as the table shows it: UTC, to the minute."""
+    return "never" if seconds is None else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))

@@ -1,0 +1,1 @@
+"""Other programs' formats: text in, tokens out, and back."""

@@ -1,0 +1,40 @@
+"""Who may ask the service for whom, by the kernel's word (SO_PEERCRED).
+
+The law: root for anyone; an account listed under `[clients]` for anyone, under its one service name; every other
+account for itself only. Whoever is not root chooses prompt and echo, and nothing else: site policy alone applies.
+"""
+
+from __future__ import annotations
+
+import pwd
+import socket
+import struct
+
+from pam_totp.pam.handle import Hello
+from pam_totp.settings import Site
+
+_UCRED = struct.Struct("3i")  # pid, uid, gid: unix(7)
+
+
+def peer_uid(sock: socket.socket) -> int:
+    """The effective uid of who connected, as of then."""
+    _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return int(uid)
+
+
+def admit(uid: int, hello: Hello, site: Site) -> Hello | None:
+    """The hello as far as `uid` may have its way; None where it may not ask at all."""
+    if uid == 0:
+        return hello
+    client = any(_uid_of(account) == uid and hello.service == service for account, service in site.clients.items())
+    if not client and _uid_of(hello.user) != uid:
+        return None
+    mine = tuple(a for a in hello.arguments if a == "echo" or a.startswith("prompt="))
+    return hello.asking(mine)
+
+
+def _uid_of(account: str) -> int | None:
+    try:
+        return pwd.getpwnam(account).pw_uid
+    except (KeyError, ValueError):
+        return None

@@ -1,0 +1,178 @@
+"""The service: `pam-totp serve`, one warm process that takes logins from a Unix socket.
+
+The law: one thread a login, and nothing shared between them but the store; a client who says nothing, or too much,
+costs one thread for as long as the time limits allow, and no account but root's can hold more than a few.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+import stat
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from pam_totp import audit
+from pam_totp.pam.admission import admit, peer_uid
+from pam_totp.pam.handle import PAM_AUTH_ERR, PAM_SERVICE_ERR, Hello
+from pam_totp.pam.module import Host, this_host
+from pam_totp.pam.session import read_site, serve_one
+from pam_totp.settings import SettingsError
+from pam_totp.store import StoreError
+from pam_totp.store.file import FileStore
+
+BACKLOG = 512
+MOST_OF_ONE_ACCOUNT = 32  # logins under way at once; root has no such limit
+MOST_IN_ALL = 1024
+THREAD_STACK = 256 * 1024  # bytes
+LISTEN_FDS_START = 3  # sd_listen_fds(3)
+LAST_WORDS = 5.0  # seconds that logins under way are given when the service ends
+
+
+class ServiceError(Exception):
+    """The service cannot start; the text says why."""
+
+
+class Service:
+    """Takes logins from `listener` until `stop`. Logins that name no store use `store`."""
+
+    def __init__(self, listener: socket.socket, store: str, site_file: str, log: audit.Sink) -> None:
+        self._listener = listener
+        self._store = store
+        self._site_file = site_file
+        self._log = log
+        self._stopping = threading.Event()
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._changed = threading.Condition()
+        self._under_way: Counter[int] = Counter()
+
+    def run(self) -> None:
+        """Serve until `stop` was called, then let the logins under way end."""
+        threading.stack_size(THREAD_STACK)
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(self._listener, selectors.EVENT_READ)
+            waiting.register(self._wake_read, selectors.EVENT_READ)
+            while not self._stopping.is_set():
+                for key, _ in waiting.select():
+                    if key.fileobj is self._listener:
+                        self._accept()
+        self._listener.close()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._under_way.total(), timeout=LAST_WORDS)
+
+    def stop(self) -> None:
+        """End `run` from a signal handler or another thread."""
+        self._stopping.set()
+        with suppress(OSError):
+            self._wake_write.send(b"\0")
+
+    def _accept(self) -> None:
+        try:
+            client, _ = self._listener.accept()
+        except OSError:  # gone again, or no descriptors left: the relay then starts a helper
+            return
+        uid = peer_uid(client)
+        with self._changed:
+            full = self._under_way.total() >= MOST_IN_ALL
+            if full or (uid != 0 and self._under_way[uid] >= MOST_OF_ONE_ACCOUNT):
+                client.close()
+                return
+            self._under_way[uid] += 1
+        try:
+            threading.Thread(target=self._login, args=(client, uid), daemon=True).start()
+        except RuntimeError:  # no more threads
+            self._ended(client, uid)
+
+    def _login(self, client: socket.socket, uid: int) -> None:
+        try:
+            serve_one(client, self._log, lambda hello: self._prepare(uid, hello))
+        finally:
+            self._ended(client, uid)
+
+    def _ended(self, client: socket.socket, uid: int) -> None:
+        client.close()
+        with self._changed:
+            self._under_way[uid] -= 1
+            if not self._under_way[uid]:
+                del self._under_way[uid]
+            self._changed.notify_all()
+
+    def _prepare(self, uid: int, hello: Hello) -> tuple[Hello, Host] | int:
+        try:
+            site = read_site(self._site_file)
+        except SettingsError as e:
+            audit.write(self._log, hello.service, "error", user=hello.user, problem=str(e))
+            return PAM_SERVICE_ERR
+        admitted = admit(uid, hello, site)
+        if admitted is None:
+            audit.write(self._log, hello.service, "refused", user=hello.user, reason="not-yours-to-ask", uid=uid)
+            return PAM_AUTH_ERR
+        if not any(a.startswith("store=") for a in admitted.arguments):
+            admitted = admitted.asking((*admitted.arguments, f"store={self._store}"))
+        return admitted, this_host(site, self._log)
+
+
+@contextmanager
+def listening(path: str | None) -> Iterator[socket.socket]:
+    """The socket that systemd passed on (sd_listen_fds(3)), or one made at `path`, which is gone again afterwards."""
+    inherited = _inherited()
+    if inherited is not None:
+        with inherited:
+            yield inherited
+        return
+    if path is None:
+        raise ServiceError("no socket: give --socket PATH, or start it from a systemd socket unit")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        _bind(listener, path)
+        made = os.stat(path).st_ino
+        try:
+            yield listener
+        finally:
+            with suppress(OSError):
+                if os.stat(path).st_ino == made:
+                    os.unlink(path)
+
+
+def _bind(listener: socket.socket, path: str) -> None:
+    with suppress(FileNotFoundError), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise ServiceError(f"{path}: is there, and is no socket")
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)  # left by a service that was killed
+        else:
+            raise ServiceError(f"{path}: another service is listening there")
+    try:
+        listener.bind(path)
+        os.chmod(path, 0o666)  # noqa: S103  anybody may ask: the kernel says who it is
+        listener.listen(BACKLOG)
+    except OSError as e:
+        raise ServiceError(f"{path}: {e.strerror or e}") from e
+
+
+def _inherited() -> socket.socket | None:
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
+        return None
+    inherited = socket.socket(fileno=LISTEN_FDS_START)
+    if inherited.family != socket.AF_UNIX or inherited.type != socket.SOCK_SEQPACKET:
+        raise ServiceError("the socket passed on by systemd is not ListenSequentialPacket=")
+    return inherited
+
+
+def serve(path: str | None, store: str, site_file: str, log: audit.Sink) -> None:
+    """Run the service until SIGTERM or SIGINT. Raises ServiceError where it cannot start."""
+    with listening(path) as listener:
+        listener.setblocking(False)
+        service = Service(listener, store, site_file, log)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: service.stop())
+        try:
+            next(FileStore(store).users(), None)
+        except StoreError as e:  # said at once, and again at every login until it is mended
+            audit.write(log, "serve", "error", problem=str(e))
+        service.run()

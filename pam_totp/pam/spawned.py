@@ -1,0 +1,35 @@
+"""What a spawned helper does: become the store's owner for good, then carry the one login."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from pam_totp import audit
+from pam_totp.pam.handle import PAM_AUTHINFO_UNAVAIL, PAM_SERVICE_ERR, Hello
+from pam_totp.pam.module import Host, this_host
+from pam_totp.pam.session import read_site, serve_one
+from pam_totp.privileges import become_owner_of
+from pam_totp.settings import DEFAULT_STORE, SettingsError, parse_arguments
+
+CHANNEL = 3  # descriptor
+
+
+def main() -> None:
+    """Serve the login on descriptor 3, and end without the interpreter's farewell: the relay is waiting."""
+    with socket.socket(fileno=CHANNEL) as channel:
+        serve_one(channel, audit.to_syslog, _prepare)
+    os._exit(0)
+
+
+def _prepare(hello: Hello) -> tuple[Hello, Host] | int:
+    try:
+        store = parse_arguments(hello.arguments).get("store", DEFAULT_STORE)
+        become_owner_of(str(store))
+        return hello, this_host(read_site())
+    except SettingsError as e:
+        audit.write(audit.to_syslog, hello.service, "error", user=hello.user, problem=str(e))
+        return PAM_SERVICE_ERR
+    except OSError as e:
+        audit.write(audit.to_syslog, hello.service, "error", user=hello.user, problem=f"{e.filename}: {e.strerror}")
+        return PAM_AUTHINFO_UNAVAIL

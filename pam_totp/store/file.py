@@ -1,0 +1,227 @@
+"""The file store: `<user>.json` in one folder.
+
+The law:
+- in this order: lock, read, decide, write aside, verify what was written, fsync, rename, fsync the folder, answer;
+- whatever kills a writer, the file is the old record or the new one, and the next writer cleans up and goes on;
+- only a regular file of mode 0600, owned by the folder's owner, in a folder of mode 0700 that is ours, is ever read;
+- a user's name is one file name, whatever is in it;
+- the lock is `<user>.lock`, never renamed or deleted; only one process holds it, and never while a person is asked.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from pam_totp.record import RecordError, UserRecord
+from pam_totp.secretfile import MAX_FILE, parse, serialize
+from pam_totp.store import NotThere, R, StoreError
+
+LOCK_WAIT = 5.0  # seconds
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds between two tries for the lock
+_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-")
+_MAX_NAME = 255 - len("..json.tmp")  # bytes: NAME_MAX, less what we add around a name
+_SUFFIX = ".json"
+_NOBODY = ".nobody"  # no user's name begins with a dot once it is encoded
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
+
+def file_name(user: str) -> str:
+    """The user's name as part of a file name: percent-encoded outside [A-Za-z0-9._@-], and a leading dot too.
+
+    Raises StoreError for a name that is empty or too long for a file.
+    """
+    raw = user.encode("utf-8", "surrogateescape")
+    name = "".join(chr(b) if b in _PLAIN and not (i == 0 and b == 0x2E) else f"%{b:02X}" for i, b in enumerate(raw))
+    if not name or len(name) > _MAX_NAME:
+        raise StoreError("a user name that is empty or too long for a file name")
+    return name
+
+
+class FileStore:
+    """The store in `folder`, an absolute path. Opening, checking and closing it is part of every call."""
+
+    def __init__(self, folder: str, lock_wait: float = LOCK_WAIT) -> None:
+        self.folder = folder
+        self._lock_wait = lock_wait
+
+    def read(self, user: str) -> UserRecord:
+        name = file_name(user)
+        with self._opened() as folder:
+            return _parsed(_read(folder, name), user)
+
+    def update(
+        self, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], *, create: bool = False
+    ) -> R:
+        name = file_name(user)
+        with self._opened() as folder:
+            if not create:
+                _demand(folder, name)  # a stranger's name makes no lock file
+            with self._locked(folder, name):
+                try:
+                    old = _read(folder, name)
+                except NotThere:
+                    if not create:
+                        raise
+                    old = b""
+                record, result = change(_parsed(old, user) if old else UserRecord(user=user))
+                if record is None:
+                    _delete(folder, name + _SUFFIX)
+                elif (new := serialize(record)) != old:
+                    _replace(folder, name, new)
+                return result
+
+    def update_nobody(self) -> None:
+        with self._opened() as folder, self._locked(folder, _NOBODY):
+            _write_aside(folder, _NOBODY, serialize(UserRecord(user="nobody")))
+            _delete(folder, _aside(_NOBODY))
+
+    def users(self) -> Iterator[str]:
+        from urllib.parse import unquote_to_bytes  # noqa: PLC0415  no login needs it
+
+        with self._opened() as folder, os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(_SUFFIX) and not entry.name.startswith("."):
+                    raw = unquote_to_bytes(entry.name.removesuffix(_SUFFIX))
+                    yield raw.decode("utf-8", "surrogateescape")
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        """The folder, open and checked; every OSError below becomes a StoreError."""
+        try:
+            folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as e:
+            raise StoreError(f"{self.folder}: {e.strerror}") from e
+        try:
+            status = os.fstat(folder)
+            if status.st_uid != os.geteuid():
+                raise StoreError(f"{self.folder}: belongs to uid {status.st_uid}, not to {os.geteuid()} who asks")
+            if stat.S_IMODE(status.st_mode) & 0o777 != 0o700:
+                raise StoreError(f"{self.folder}: its mode is not 0700")
+            yield folder
+        except OSError as e:
+            raise StoreError(f"{self.folder}: {e.strerror}") from e
+        finally:
+            os.close(folder)
+
+    @contextmanager
+    def _locked(self, folder: int, name: str) -> Iterator[None]:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+        lock = os.open(f"{name}.lock", flags, 0o600, dir_fd=folder)
+        try:
+            _check_file(lock, folder, f"{name}.lock")
+            give_up, pause = time.monotonic() + self._lock_wait, _FIRST_PAUSE
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > give_up:
+                        raise StoreError(f"{name}.lock: not had within {self._lock_wait:g} s") from None
+                    time.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE)
+            with suppress(FileNotFoundError):  # of a writer that was killed: whoever holds the lock is the only one
+                os.unlink(_aside(name), dir_fd=folder)
+            yield
+        finally:
+            os.close(lock)
+
+
+def _aside(name: str) -> str:
+    return f".{name}{_SUFFIX}.tmp"
+
+
+def _demand(folder: int, name: str) -> None:
+    try:
+        os.stat(name + _SUFFIX, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        raise NotThere from None
+
+
+def _check_file(file: int, folder: int, name: str) -> None:
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode):
+        raise StoreError(f"{name}: not a regular file")
+    if status.st_uid != os.fstat(folder).st_uid:
+        raise StoreError(f"{name}: not owned by the folder's owner")
+    if stat.S_IMODE(status.st_mode) != 0o600:
+        raise StoreError(f"{name}: its mode is not 0600")
+
+
+def _read(folder: int, name: str) -> bytes:
+    try:
+        file = os.open(name + _SUFFIX, _READ, dir_fd=folder)
+    except FileNotFoundError:
+        raise NotThere from None
+    except OSError as e:
+        raise StoreError(f"{name}{_SUFFIX}: {e.strerror}") from e
+    try:
+        _check_file(file, folder, name + _SUFFIX)
+        data = b""
+        while len(data) <= MAX_FILE and (part := os.read(file, MAX_FILE + 1 - len(data))):
+            data += part
+    finally:
+        os.close(file)
+    if not data:
+        raise StoreError(f"{name}{_SUFFIX}: empty")
+    return data
+
+
+def _parsed(data: bytes, user: str) -> UserRecord:
+    try:
+        record = parse(data)
+    except RecordError as e:
+        raise StoreError(f"{file_name(user)}{_SUFFIX}: {e}") from None
+    if record.user != user:
+        raise StoreError(f"{file_name(user)}{_SUFFIX}: user: not the one that the file is named after")
+    return record
+
+
+def _replace(folder: int, name: str, data: bytes) -> None:
+    _write_aside(folder, name, data)
+    try:
+        os.rename(_aside(name), name + _SUFFIX, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        _forget(folder, _aside(name))
+        raise
+    os.fsync(folder)
+
+
+def _write_aside(folder: int, name: str, data: bytes) -> None:
+    """Make the data durable under a name that nobody reads."""
+    if len(data) > MAX_FILE:
+        raise StoreError(f"{name}{_SUFFIX}: would be larger than {MAX_FILE} bytes")
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    file = os.open(_aside(name), flags, 0o600, dir_fd=folder)
+    try:
+        os.fchmod(file, 0o600)  # whatever the umask
+        written = 0
+        while written < len(data):
+            count = os.write(file, data[written:])
+            if count == 0:
+                raise StoreError(f"{name}{_SUFFIX}: nothing more could be written")
+            written += count
+        # A write that claims more than it did must not be renamed over the truth.
+        if os.pread(file, len(data) + 1, 0) != data:
+            raise StoreError(f"{name}{_SUFFIX}: what was written does not read back")
+        os.fsync(file)
+    except BaseException:
+        _forget(folder, _aside(name))
+        raise
+    finally:
+        os.close(file)
+
+
+def _forget(folder: int, file: str) -> None:
+    with suppress(OSError):
+        os.unlink(file, dir_fd=folder)
+
+
+def _delete(folder: int, file: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(file, dir_fd=folder)
+    os.fsync(folder)
