@@ -1,0 +1,558 @@
+/* pam_totp.so: carries one PAM login to the Python service and its decision back.
+ *
+ * The law:
+ * - no policy lives here: the relay reads message types and four module arguments, nothing else;
+ * - PAM_SUCCESS is returned only for the exact message "r0"; whatever is unexpected denies, and is logged;
+ * - it only talks to a service, and only starts a program, that nobody less trusted could have put there;
+ * - the host stays as it was: no signal disposition, environment, descriptor, child or static state changes,
+ *   so it may be setuid, multi-threaded, or have descriptors 0-2 closed;
+ * - what a person answered is wiped as soon as it has been sent, and never logged.
+ *
+ * The protocol (AF_UNIX SOCK_SEQPACKET, one message a packet, the first byte is its type):
+ *   to the service     H hello: NUL-separated key=value   A answer   N no answer
+ *   from the service   p prompt, echo off   P prompt, echo on   g get PAM_AUTHTOK      each gets one A or N
+ *                      i information   e error   s set PAM_AUTHTOK                     no reply
+ *                      r result, a decimal PAM code                                    then both close
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <pwd.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <syslog.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <security/pam_ext.h>
+#include <security/pam_modules.h>
+
+#if !defined INTERPRETER || !defined HELPER
+#error "INTERPRETER and HELPER are absolute paths that the Makefile knows"
+#endif
+#ifndef BUILDER
+#define BUILDER 0 /* uid that owns the built tree; an installed relay trusts root in its place */
+#endif
+#ifndef ACCOUNT
+#define ACCOUNT "pam_totp" /* the account that `pam-totp serve` runs under */
+#endif
+#ifndef CONNECT_LIMIT
+#define CONNECT_LIMIT 1000 /* ms: a service whose queue is full for so long is not there */
+#endif
+#ifndef TURN_LIMIT
+#define TURN_LIMIT 10000 /* ms: the store's lock may take the service 5 s, and a helper has to start */
+#endif
+
+enum {
+    PACKET_MAX = 4096,    /* bytes of one message, its type included */
+    ANSWER_MAX = 512,     /* bytes of an answer: PAM_MAX_RESP_SIZE; three 8-digit codes need 26 */
+    TURNS_MAX = 64,       /* messages from the service in one login: a few prompts and notices, with slack */
+    LINKS_MAX = 40,       /* symbolic links in one path, as in the kernel */
+    FAIL_DELAY = 2000000, /* microseconds */
+    UNDECIDED = -1,       /* not a PAM code */
+};
+
+static const char DEFAULT_SOCKET[] = "/run/pam_totp/socket";
+
+/* The only results that a service may give, spelled exactly like this. */
+#define DECIMAL(number) #number
+#define RESULT(code) {DECIMAL(code), code}
+static const struct {
+    const char *text;
+    int code;
+} RESULTS[] = {
+    RESULT(PAM_SUCCESS),          RESULT(PAM_SERVICE_ERR), RESULT(PAM_AUTH_ERR),
+    RESULT(PAM_AUTHINFO_UNAVAIL), RESULT(PAM_CONV_ERR),    RESULT(PAM_IGNORE),
+};
+
+struct settings {
+    const char *socket; /* NULL: always start a helper */
+    const char *helper;
+    const char *malformed; /* the argument that is, or NULL */
+    bool nodelay;
+};
+
+struct packet {
+    size_t size;
+    char bytes[PACKET_MAX + 1]; /* one more, for a NUL that makes it text */
+};
+
+struct service {
+    int channel;
+    pid_t pid; /* of a helper that was started for this login, or 0 */
+    int pidfd; /* names that helper even where the host has SIGCHLD ignored and pids are used again; or -1 */
+};
+
+/* ---- small things ------------------------------------------------------------------------------------------ */
+
+__attribute__((format(printf, 3, 4))) static int deny(pam_handle_t *pamh, int result, const char *format, ...)
+{
+    va_list values;
+    va_start(values, format);
+    pam_vsyslog(pamh, LOG_ERR, format, values);
+    va_end(values);
+    return result;
+}
+
+static const void *item(const pam_handle_t *pamh, int type)
+{
+    const void *value = NULL;
+    return pam_get_item(pamh, type, &value) == PAM_SUCCESS ? value : NULL;
+}
+
+static long long milliseconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
+}
+
+/* Moves a descriptor away from 0-3: a host that has 0-2 closed may still write its prompts to them, and a helper's are
+ * given out anew. Returns -1 for -1, and where there is no room. */
+static int aside(int descriptor)
+{
+    if (descriptor < 0 || descriptor > 3)
+        return descriptor;
+    int moved = fcntl(descriptor, F_DUPFD_CLOEXEC, 4);
+    close(descriptor);
+    return moved;
+}
+
+/* ---- module arguments -------------------------------------------------------------------------------------- */
+
+/* If `argument` is `key` with a value, the value; else NULL. `key` ends with "=". */
+static const char *value_of(const char *argument, const char *key)
+{
+    size_t length = strlen(key);
+    return strncmp(argument, key, length) == 0 ? argument + length : NULL;
+}
+
+/* Every argument is looked at, so that `nodelay` holds when another one is malformed. The rest is the service's. */
+static struct settings parse(int argc, const char **argv)
+{
+    struct settings settings = {.socket = DEFAULT_SOCKET, .helper = HELPER};
+    bool in_home = false;
+    for (int i = 0; i < argc; i++) {
+        const char *value;
+        if ((value = value_of(argv[i], "socket=")) != NULL) {
+            settings.socket = value;
+            if (strcmp(value, "none") == 0)
+                settings.socket = NULL;
+            else if (value[0] != '/' || strlen(value) >= sizeof((struct sockaddr_un *)0)->sun_path)
+                settings.malformed = argv[i];
+        } else if ((value = value_of(argv[i], "helper=")) != NULL) {
+            settings.helper = value;
+            if (value[0] != '/')
+                settings.malformed = argv[i];
+        } else if (value_of(argv[i], "secret=") != NULL) {
+            in_home = true; /* opened by a process of that user's, which the shared service never is */
+        } else if (strcmp(argv[i], "nodelay") == 0) {
+            settings.nodelay = true;
+        }
+    }
+    if (in_home)
+        settings.socket = NULL;
+    return settings;
+}
+
+/* ---- trust in a path --------------------------------------------------------------------------------------- */
+
+enum trust { TRUSTED, MISSING, FOREIGN, WRITABLE, WINDING, UNFIT };
+
+static const char *const DISTRUST[] = {
+    [MISSING] = "cannot be found",
+    [FOREIGN] = "belongs to somebody else",
+    [WRITABLE] = "can be written by others",
+    [WINDING] = "leads through too many links, or too long a path",
+    [UNFIT] = "is not that kind of file",
+};
+
+static bool trusted_owner(uid_t uid, bool of_service)
+{
+    if (uid == 0 || uid == (uid_t)BUILDER || uid == geteuid())
+        return true;
+    if (!of_service)
+        return false;
+    char room[4096];
+    struct passwd entry, *found = NULL;
+    return getpwnam_r(ACCOUNT, &entry, room, sizeof room, &found) == 0 && found != NULL && found->pw_uid == uid;
+}
+
+/* In a sticky folder others may add, but not replace what a trusted owner has there. The mode of a link means nothing,
+ * and writing to a socket means connecting. */
+static bool writable_by_others(mode_t mode)
+{
+    if (S_ISLNK(mode) || S_ISSOCK(mode) || (S_ISDIR(mode) && (mode & S_ISVTX)))
+        return false;
+    return mode & (geteuid() == 0 ? S_IWGRP | S_IWOTH : S_IWOTH);
+}
+
+struct place {
+    char path[PATH_MAX];
+    struct stat status;
+    int links; /* followed on the way */
+};
+
+/* Visits every folder and link that an absolute path leads through, and what it leads to. Where all of them belong to
+ * trusted owners and nobody else can write there, nobody else can change where the path leads: it may be used by name
+ * afterwards. `at` tells where the visit ended. */
+static enum trust visit(const char *path, bool of_service, struct place *at)
+{
+    for (size_t end = 1;; end += strcspn(path + end, "/")) { /* path[0 … end-1] is "/", then "/usr", "/usr/bin" … */
+        if (end >= sizeof at->path)
+            return WINDING;
+        memcpy(at->path, path, end);
+        at->path[end] = '\0';
+        if (lstat(at->path, &at->status) < 0)
+            return MISSING;
+        if (!trusted_owner(at->status.st_uid, of_service))
+            return FOREIGN;
+        if (writable_by_others(at->status.st_mode))
+            return WRITABLE;
+        if (S_ISLNK(at->status.st_mode)) {
+            char next[PATH_MAX]; /* the link's folder, then its target */
+            size_t folder = strrchr(at->path, '/') + 1 - at->path;
+            memcpy(next, at->path, folder);
+            ssize_t length = readlink(at->path, next + folder, sizeof next - folder);
+            if (++at->links > LINKS_MAX || length <= 0 || folder + length >= sizeof next)
+                return WINDING;
+            next[folder + length] = '\0';
+            enum trust beyond = visit(next[folder] == '/' ? next + folder : next, of_service, at);
+            if (beyond != TRUSTED)
+                return beyond;
+        }
+        if (path[end] == '\0')
+            return TRUSTED;
+        end += path[end] == '/';
+    }
+}
+
+/* Whether a path is trusted, and leads to the `wanted` type of file with the `wanted` mode bits. If not, that has been
+ * logged, but for a socket that is not there: then there is no service, which is how most hosts are set up. */
+static bool usable(pam_handle_t *pamh, const char *path, mode_t wanted)
+{
+    struct place at = {.links = 0};
+    enum trust trust = visit(path, S_ISSOCK(wanted), &at);
+    if (trust == TRUSTED && (at.status.st_mode & (S_IFMT | wanted)) != wanted)
+        trust = UNFIT;
+    if (trust != TRUSTED && !(trust == MISSING && S_ISSOCK(wanted)))
+        pam_syslog(pamh, LOG_ERR, "not using %s: %s %s", path, at.path, DISTRUST[trust]);
+    return trust == TRUSTED;
+}
+
+/* ---- reaching a service ------------------------------------------------------------------------------------ */
+
+/* The service at the other end is whoever called listen(). */
+static bool trusted_peer(int channel)
+{
+    struct ucred peer;
+    socklen_t size = sizeof peer;
+    return getsockopt(channel, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && trusted_owner(peer.uid, true);
+}
+
+/* Returns a channel to the service at `path`, or -1. */
+static int connect_to(pam_handle_t *pamh, const char *path)
+{
+    const struct timeval limit = {.tv_sec = CONNECT_LIMIT / 1000, .tv_usec = CONNECT_LIMIT % 1000 * 1000};
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    if (!usable(pamh, path, S_IFSOCK))
+        return -1;
+    strcpy(address.sun_path, path); /* its length was checked with the arguments */
+    int channel = aside(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+    if (channel < 0)
+        return -1;
+    if (setsockopt(channel, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) == 0 &&
+        connect(channel, (const struct sockaddr *)&address, sizeof address) == 0) {
+        if (trusted_peer(channel))
+            return channel;
+        pam_syslog(pamh, LOG_ERR, "not using %s: who listens there is somebody else", path);
+    }
+    close(channel);
+    return -1;
+}
+
+/* Starts a helper with nothing of the host's: /dev/null on 0-2, the channel on 3, no other descriptor, no environment,
+ * default signals, a session of its own (the terminal's Ctrl-C is not for it), the folder "/". It sets its own umask
+ * and writes no byte code. Returns 0 or an errno value. */
+static int spawn(const char *helper, int channel, pid_t *pid)
+{
+    char *const argv[] = {INTERPRETER, "-I", "-S", (char *)helper, NULL};
+    char *const environment[] = {NULL};
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attributes;
+    sigset_t every, none;
+    sigfillset(&every);
+    sigemptyset(&none);
+    posix_spawn_file_actions_init(&actions);
+    posix_spawnattr_init(&attributes);
+    bool ready = posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDWR, 0) == 0 &&
+                 posix_spawn_file_actions_adddup2(&actions, 0, 1) == 0 &&
+                 posix_spawn_file_actions_adddup2(&actions, 0, 2) == 0 &&
+                 posix_spawn_file_actions_adddup2(&actions, channel, 3) == 0 &&
+                 posix_spawn_file_actions_addclosefrom_np(&actions, 4) == 0 &&
+                 posix_spawn_file_actions_addchdir_np(&actions, "/") == 0 &&
+                 posix_spawnattr_setsigdefault(&attributes, &every) == 0 &&
+                 posix_spawnattr_setsigmask(&attributes, &none) == 0 &&
+                 posix_spawnattr_setflags(
+                     &attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSID) == 0;
+    int error = ready ? posix_spawn(pid, INTERPRETER, &actions, &attributes, argv, environment) : ENOMEM;
+    posix_spawn_file_actions_destroy(&actions);
+    posix_spawnattr_destroy(&attributes);
+    return error;
+}
+
+/* Starts a helper and a channel to it. Returns 0 or an errno value. */
+static int start(const char *helper, struct service *service)
+{
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+        return errno;
+    int ours = aside(ends[0]), its = aside(ends[1]);
+    int error = ours < 0 || its < 0 ? EMFILE : spawn(helper, its, &service->pid);
+    if (its >= 0)
+        close(its);
+    if (error == 0) {
+        service->channel = ours;
+        service->pidfd = pidfd_open(service->pid, 0);
+    } else if (ours >= 0) {
+        close(ours);
+    }
+    return error;
+}
+
+/* Hangs up. A helper is ended too: what it had to make durable was so before it answered. Where the host ignores
+ * SIGCHLD, or reaps every child itself, a pid may be somebody else's by now, so nothing is sent to one: a pidfd stays
+ * with its process, and waitid tells whether that process is a child of ours. */
+static void hang_up(const struct service *service)
+{
+    siginfo_t unused;
+    shutdown(service->channel, SHUT_RDWR); /* closing alone does nothing while a child that the host forked has it too */
+    close(service->channel);
+    if (service->pid == 0)
+        return;
+    idtype_t type = service->pidfd < 0 ? P_PID : P_PIDFD;
+    id_t helper = service->pidfd < 0 ? service->pid : service->pidfd;
+    if (type == P_PIDFD && waitid(type, helper, &unused, WEXITED | WNOHANG | WNOWAIT) == 0)
+        pidfd_send_signal(service->pidfd, SIGKILL, NULL, 0);
+    while (waitid(type, helper, &unused, WEXITED) < 0 && errno == EINTR) /* ECHILD: the host has reaped it */
+        ;
+    if (service->pidfd >= 0)
+        close(service->pidfd);
+}
+
+/* ---- the dialogue ------------------------------------------------------------------------------------------ */
+
+static bool send_packet(int channel, const char *bytes, size_t size)
+{
+    return send(channel, bytes, size, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)size;
+}
+
+/* Waits for one message. Returns what is wrong with the service, or NULL; then the packet is text. */
+static const char *receive(int channel, struct packet *packet)
+{
+    long long now = milliseconds(), deadline = now + TURN_LIMIT;
+    for (; now < deadline; now = milliseconds()) {
+        struct pollfd readable = {.fd = channel, .events = POLLIN};
+        if (poll(&readable, 1, (int)(deadline - now)) <= 0)
+            continue; /* the deadline, or a signal of the host's */
+        ssize_t size = recv(channel, packet->bytes, PACKET_MAX, MSG_TRUNC | MSG_DONTWAIT);
+        if (size > PACKET_MAX)
+            return "sent too long a message";
+        if (size > 0) {
+            packet->size = size;
+            packet->bytes[size] = '\0';
+            return NULL;
+        }
+        if (size == 0 || (errno != EAGAIN && errno != EINTR))
+            return "hung up";
+    }
+    return "said nothing for too long";
+}
+
+static void forget(char *text)
+{
+    if (text != NULL)
+        explicit_bzero(text, strlen(text));
+    free(text);
+}
+
+/* Shows one message to the person. Returns the answer, for the caller to forget, or NULL. */
+static char *converse(pam_handle_t *pamh, int style, const char *text)
+{
+    const struct pam_conv *conversation = item(pamh, PAM_CONV);
+    const struct pam_message message = {.msg_style = style, .msg = text}, *messages = &message;
+    struct pam_response *response = NULL;
+    if (conversation == NULL || conversation->conv == NULL ||
+        conversation->conv(1, &messages, &response, conversation->appdata_ptr) != PAM_SUCCESS || response == NULL)
+        return NULL;
+    char *answer = response->resp;
+    free(response);
+    return answer;
+}
+
+/* Sends an answer, or that there is none. What is too long for a code goes as a blank. */
+static const char *reply(int channel, const char *answer)
+{
+    char bytes[1 + ANSWER_MAX];
+    size_t length = answer == NULL ? 0 : strlen(answer);
+    if (length > ANSWER_MAX)
+        length = 0;
+    bytes[0] = answer == NULL ? 'N' : 'A';
+    if (length > 0)
+        memcpy(bytes + 1, answer, length);
+    bool sent = send_packet(channel, bytes, 1 + length);
+    explicit_bzero(bytes, sizeof bytes);
+    return sent ? NULL : "did not take the answer";
+}
+
+static const char *ask(pam_handle_t *pamh, int channel, int style, const char *text)
+{
+    char *answer = converse(pamh, style, text);
+    const char *fault = reply(channel, answer);
+    forget(answer);
+    return fault;
+}
+
+static int result_named(const char *text)
+{
+    for (size_t i = 0; i < sizeof RESULTS / sizeof RESULTS[0]; i++)
+        if (strcmp(RESULTS[i].text, text) == 0)
+            return RESULTS[i].code;
+    return UNDECIDED;
+}
+
+/* Does what one message says. Returns what is wrong with it, or NULL. */
+static const char *obey(pam_handle_t *pamh, int channel, const struct packet *packet, int *result)
+{
+    const char *text = packet->bytes + 1;
+    if (strlen(packet->bytes) == packet->size)
+        switch (packet->bytes[0]) {
+        case 'p':
+            return ask(pamh, channel, PAM_PROMPT_ECHO_OFF, text);
+        case 'P':
+            return ask(pamh, channel, PAM_PROMPT_ECHO_ON, text);
+        case 'i':
+            return forget(converse(pamh, PAM_TEXT_INFO, text)), NULL;
+        case 'e':
+            return forget(converse(pamh, PAM_ERROR_MSG, text)), NULL;
+        case 'g':
+            if (text[0] == '\0')
+                return reply(channel, item(pamh, PAM_AUTHTOK));
+            break;
+        case 's':
+            if (text[0] != '\0')
+                return pam_set_item(pamh, PAM_AUTHTOK, text) == PAM_SUCCESS ? NULL : "set PAM_AUTHTOK in vain";
+            break;
+        case 'r':
+            if ((*result = result_named(text)) != UNDECIDED)
+                return NULL;
+            break;
+        }
+    return "sent a message that is not in the protocol";
+}
+
+/* Carries messages until the service has decided. */
+static int dialogue(pam_handle_t *pamh, int channel)
+{
+    struct packet packet;
+    const char *fault = NULL;
+    int result = UNDECIDED;
+    for (int turn = 0; result == UNDECIDED && fault == NULL; turn++) {
+        fault = turn < TURNS_MAX ? receive(channel, &packet) : "never came to a decision";
+        if (fault == NULL)
+            fault = obey(pamh, channel, &packet, &result);
+    }
+    explicit_bzero(&packet, sizeof packet);
+    if (fault != NULL)
+        return deny(pamh, PAM_AUTHINFO_UNAVAIL, "denied: the service %s", fault);
+    return result;
+}
+
+/* ---- one login --------------------------------------------------------------------------------------------- */
+
+/* Adds "key=value", and a NUL that separates it from the next. Absent items are left out. */
+static void put(struct packet *hello, const char *key, const char *value)
+{
+    size_t end = hello->size < sizeof hello->bytes ? hello->size : sizeof hello->bytes;
+    if (value != NULL)
+        hello->size += snprintf(hello->bytes + end, sizeof hello->bytes - end, "%s=%s", key, value) + 1;
+}
+
+/* The hello message; its size is over PACKET_MAX where it does not fit. */
+static void compose(struct packet *hello, pam_handle_t *pamh, const char *user, int flags, int argc, const char **argv)
+{
+    char number[16];
+    snprintf(number, sizeof number, "%u", (unsigned)flags);
+    hello->size = 1;
+    hello->bytes[0] = 'H';
+    put(hello, "version", "1");
+    put(hello, "service", item(pamh, PAM_SERVICE));
+    put(hello, "user", user);
+    put(hello, "rhost", item(pamh, PAM_RHOST));
+    put(hello, "ruser", item(pamh, PAM_RUSER));
+    put(hello, "tty", item(pamh, PAM_TTY));
+    put(hello, "flags", number);
+    for (int i = 0; i < argc; i++)
+        put(hello, "arg", argv[i]);
+    hello->size--; /* no NUL after the last one */
+}
+
+static int authenticate(pam_handle_t *pamh, const struct settings *settings, int flags, int argc, const char **argv)
+{
+    const char *user = NULL;
+    struct packet hello;
+    struct service service = {.channel = -1, .pidfd = -1};
+
+    if (settings->malformed != NULL)
+        return deny(pamh, PAM_SERVICE_ERR, "denied: malformed argument %s", settings->malformed);
+    if (pam_get_user(pamh, &user, NULL) != PAM_SUCCESS || user == NULL)
+        return deny(pamh, PAM_CONV_ERR, "denied: the user's name is not known");
+    compose(&hello, pamh, user, flags, argc, argv);
+    if (hello.size > PACKET_MAX)
+        return deny(pamh, PAM_SERVICE_ERR, "denied: user, items and module arguments are over %d bytes", PACKET_MAX);
+
+    if (settings->socket != NULL)
+        service.channel = connect_to(pamh, settings->socket);
+    if (service.channel < 0) {
+        if (!usable(pamh, INTERPRETER, S_IFREG | S_IXUSR) || !usable(pamh, settings->helper, S_IFREG))
+            return PAM_SERVICE_ERR;
+        int error = start(settings->helper, &service);
+        if (error != 0)
+            return errno = error, deny(pamh, PAM_AUTHINFO_UNAVAIL, "denied: cannot start %s: %m", INTERPRETER);
+    }
+    int result = send_packet(service.channel, hello.bytes, hello.size)
+                     ? dialogue(pamh, service.channel)
+                     : deny(pamh, PAM_AUTHINFO_UNAVAIL, "denied: the service did not take the login");
+    hang_up(&service);
+    return result;
+}
+
+/* ---- what libpam calls ------------------------------------------------------------------------------------- */
+
+#define EXPORTED __attribute__((visibility("default")))
+
+EXPORTED int pam_sm_authenticate(pam_handle_t *pamh, int flags, int argc, const char **argv)
+{
+    struct settings settings = parse(argc, argv);
+    int result = authenticate(pamh, &settings, flags, argc, argv);
+    if (result != PAM_SUCCESS && result != PAM_IGNORE && !settings.nodelay)
+        pam_fail_delay(pamh, FAIL_DELAY);
+    return result;
+}
+
+EXPORTED int pam_sm_setcred(pam_handle_t *pamh, int flags, int argc, const char **argv)
+{
+    (void)pamh, (void)flags, (void)argc, (void)argv;
+    return PAM_SUCCESS; /* there are no credentials to give, and sshd refuses where this is missing */
+}
