@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-BORDER = 2  # modules: ISO/IEC 18004 asks for 4, but readers do with 2, and 80×24 has no more
+BORDER = 2  # modules: ISO/IEC 18004 asks for 4; readers do with 2
 _BLOCKS = {(0, 0): "█", (0, 1): "▀", (1, 0): "▄", (1, 1): " "}  # (upper, lower) module, 1 is dark
 _ON_WHITE = "\x1b[38;5;231;48;5;16m"  # light blocks on black, whatever the terminal's theme
 
