@@ -10,7 +10,10 @@ _ON_WHITE = "\x1b[38;5;231;48;5;16m"  # light blocks on black, whatever the term
 
 
 def terminal(uri: str, *, colour: bool = True) -> str:
-    """The code as half blocks, light around dark, one line for two rows of modules. Raises ImportError without segno."""
+    """The code as half blocks, light around dark, one line for two rows of modules.
+
+    Raises ImportError without segno.
+    """
     import segno  # noqa: PLC0415  an extra
 
     code = segno.make(uri, error="l", micro=False, boost_error=False)
