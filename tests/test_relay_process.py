@@ -237,6 +237,73 @@ def test_200_logins_of_every_kind_leave_no_descriptor_and_no_process(bench):
 
 
 @pytest.mark.parametrize("way", ["service", "helper"])
+def test_what_the_host_starts_meanwhile_inherits_no_descriptor(bench, way):
+    def inherited() -> set[str]:
+        return {n for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}") and kept(int(n))}
+
+    def kept(descriptor: int) -> bool:
+        return os.get_inheritable(descriptor)
+
+    def answer(_: Shown) -> str:
+        meanwhile.append(inherited())
+        return "123456"
+
+    meanwhile: list[set[str]] = []
+    with bench.service(play(b"pCode: ", b"r0")) as service:
+        stack = bench.stack(service.argument) if way == "service" else spawned(bench, ASKING)
+        before = inherited()
+        assert login(stack, "alice", answer, bench.folder).result == Result.SUCCESS
+    assert meanwhile == [before]
+
+
+def test_the_service_sees_the_end_though_a_child_of_the_hosts_holds_the_channel(bench):
+    ended, child = threading.Event(), 0
+
+    def script(channel: socket.socket, heard: list[bytes]) -> None:
+        play(b"pCode: ", b"r0")(channel, heard)
+        ended.set()
+
+    def fork(_: Shown) -> str:
+        nonlocal child
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+        return "123456"
+
+    try:
+        with bench.service(script) as service:
+            assert bench.login(service.argument, answers=fork).result == Result.SUCCESS
+            assert ended.wait(5)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_answers_and_passwords_are_wiped(bench):
+    """A library in front of libc's tells what is wiped."""
+    library = bench.folder / "wiped.so"
+    source = b"""
+#include <string.h>
+#include <unistd.h>
+void explicit_bzero(void *bytes, size_t size)
+{
+    write(2, bytes, strnlen(bytes, size));
+    write(2, "\n", 1);
+    memset(bytes, 0, size);
+}
+void __explicit_bzero_chk(void *bytes, size_t size, size_t room) { explicit_bzero(bytes, room < size ? room : size); }
+"""
+    subprocess.run(["cc", "-w", "-fPIC", "-shared", "-x", "c", "-", "-o", library], input=source, check=True)
+    with bench.service(play(b"pCode: ", b"g", b"shunter2", hang_up=True)) as service:
+        stack = bench.stack(service.argument, carry_authtok=True)
+        host = bench.run(
+            f'pamconf.login({stack!r}, "alice", ["271828"], folder, items={{"authtok": "swordfish"}})',
+            LD_PRELOAD=str(library),
+        )
+    assert {"271828", "A271828", "Aswordfish", "shunter2"} <= set(host.stderr.split("\n"))
+
+
+@pytest.mark.parametrize("way", ["service", "helper"])
 def test_twenty_threads_log_in_at_once_and_each_gets_its_own_decision(bench, way):
     all_prompted = threading.Barrier(20)
     results: dict[str, Result] = {}
