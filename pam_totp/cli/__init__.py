@@ -43,7 +43,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    chosen = parser().parse_args(arguments)
+    top = parser()
+    chosen, rest = top.parse_known_args(arguments)
+    # argparse of Python 3.11 ends a list of words at the first option: `resync alice --token fob 755224 287082`.
+    if rest and (not hasattr(chosen, "code") or any(word.startswith("-") for word in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        chosen.code = [*chosen.code, *rest]
     try:
         return int(chosen.run(chosen))
     except CommandError as e:

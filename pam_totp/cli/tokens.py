@@ -90,7 +90,7 @@ def _described(args: argparse.Namespace) -> Token:
     """The token that the options and standard input describe, unconfirmed."""
     try:
         if args.uri_stdin:
-            token = from_uri(ask("otpauth URI: ", hidden=True).strip(), args.name or "", now())
+            token = from_uri(ask("otpauth URI: ", hidden=True).strip(), args.name or DEFAULT_NAMES["hotp"], now())
             return token.renamed(args.name or DEFAULT_NAMES[token.type])
         key = typed_secret(ask("key: ", hidden=True)) if args.secret_stdin else secrets.token_bytes(NEW_SECRET)
         token = new_token(

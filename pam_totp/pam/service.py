@@ -147,10 +147,14 @@ def _bind(listener: socket.socket, path: str) -> None:
             os.unlink(path)  # left by a service that was killed
         else:
             raise ServiceError(f"{path}: another service is listening there")
+    aside = f"{path}.new"
     try:
-        listener.bind(path)
-        os.chmod(path, 0o666)  # noqa: S103  anybody may ask: the kernel says who it is
+        with suppress(FileNotFoundError):
+            os.unlink(aside)
+        listener.bind(aside)
+        os.chmod(aside, 0o666)  # noqa: S103  anybody may ask: the kernel says who it is
         listener.listen(BACKLOG)
+        os.rename(aside, path)  # it is there only once it answers
     except OSError as e:
         raise ServiceError(f"{path}: {e.strerror or e}") from e
 
