@@ -1,4 +1,4 @@
-"""What a spawned helper does: become the store's owner, or with `secret=` the user, for good; then carry the one login."""
+"""What a spawned helper does: become the store's owner or, with `secret=`, the user; then carry the one login."""
 
 from __future__ import annotations
 
