@@ -67,9 +67,8 @@ def _path(text: str) -> str:
 
 def _template(text: str) -> str:
     """A path in terms of `~`, `${HOME}` and `${USER}`; what they stand for is known when the user is."""
-    plain = text.removeprefix("~") if text.startswith("~/") else text
-    for known in ("${HOME}", "${USER}"):
-        plain = plain.replace(known, "/x")
+    home = next((home for home in ("~", "${HOME}") if text.startswith(f"{home}/")), "")
+    plain = text.removeprefix(home).replace("${USER}", "user")
     if not plain.startswith("/") or plain.endswith("/") or "$" in plain or "~" in plain or not plain.isprintable():
         raise ValueError("not the path of a file, absolute or beginning with ~/ or ${HOME}/, with ${USER} at most")
     return text

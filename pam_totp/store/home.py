@@ -29,8 +29,9 @@ def home_store(template: str, user: str) -> Store:
         raise StoreError(f"a file of uid {entry.pw_uid} is not for uid {os.geteuid()} to open")
     if entry.pw_name in ("", ".", "..") or "/" in entry.pw_name:
         raise StoreError("a user name that is no file name")
-    path = entry.pw_dir + template[1:] if template.startswith("~/") else template
-    path = path.replace("${HOME}", entry.pw_dir).replace("${USER}", entry.pw_name)
+    home = next((home for home in ("~", "${HOME}") if template.startswith(f"{home}/")), None)
+    path = template.removeprefix(home or "").replace("${USER}", entry.pw_name)
+    path = path if home is None else entry.pw_dir + path
     if not path.startswith("/"):
         raise StoreError("a home folder that is no absolute path")
     return HomeStore(path, entry.pw_name)
