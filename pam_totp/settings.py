@@ -15,6 +15,7 @@ from pam_totp.values import Value
 SITE_FILE = "/etc/pam_totp.toml"
 DEFAULT_STORE = "/var/lib/pam_totp"
 DEFAULT_PROMPT = "One-time code: "
+FORWARD_PROMPT = "Password and one-time code: "  # where one answer holds both
 MAX_GRACE_PERIOD = 86_400  # seconds: a day
 FIRST_PASS = ("try_first_pass", "use_first_pass", "forward_pass")
 
@@ -64,6 +65,15 @@ def _path(text: str) -> str:
     return text
 
 
+def _template(text: str) -> str:
+    """A path in terms of `~`, `${HOME}` and `${USER}`; what they stand for is known when the user is."""
+    home = next((home for home in ("~", "${HOME}") if text.startswith(f"{home}/")), "")
+    plain = text.removeprefix(home).replace("${USER}", "user")
+    if not plain.startswith("/") or plain.endswith("/") or "$" in plain or "~" in plain or not plain.isprintable():
+        raise ValueError("not the path of a file, absolute or beginning with ~/ or ${HOME}/, with ${USER} at most")
+    return text
+
+
 def _words(text: str) -> str:
     if not text or len(text) > MAX_TEXT or not text.isprintable():
         raise ValueError(f"not 1 … {MAX_TEXT} printable characters")
@@ -77,7 +87,7 @@ _VALUES: dict[str, Callable[[str], object]] = {  # name=value
     "prompt": _words,
     "user": _words,
     "store": _path,
-    "secret": _words,
+    "secret": _template,
     "socket": _words,  # these two, and `nodelay`, are the relay's
     "helper": _path,
 }
@@ -143,7 +153,7 @@ def settings(service: str, arguments: Sequence[str], site: Site = Site.NONE) -> 
         policy=policy,
         store=get("store", DEFAULT_STORE),
         secret=get("secret"),
-        prompt=get("prompt", DEFAULT_PROMPT),
+        prompt=get("prompt", FORWARD_PROMPT if modes == ["forward_pass"] else DEFAULT_PROMPT),
         echo=get("echo", False),
         nullok=get("nullok", False),
         first_pass=modes[0] if modes else None,
