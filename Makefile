@@ -8,7 +8,7 @@ LDFLAGS = -shared -Wl,-z,relro,-z,now
 LDLIBS  = -lpam
 
 NEED_BUILD = ca-certificates gcc libc6-dev libpam0g-dev python3-venv
-NEED_TEST  = $(NEED_BUILD) libpam-modules oathtool openssh-client openssh-server pamtester strace sudo util-linux
+NEED_TEST  = $(NEED_BUILD) libpam-modules oathtool openssh-client openssh-server pamtester strace sudo util-linux zbar-tools
 NEED_LINT  = $(NEED_BUILD) shellcheck
 
 BIN = .venv/bin

@@ -120,6 +120,19 @@ def named_token(record: UserRecord, name: str) -> Token:
     return token
 
 
+def one_token(record: UserRecord) -> Token:
+    """The only token of `record`, for commands that were told no name."""
+    if len(record.tokens) != 1:
+        raise CommandError(f"say which token (see 'pam-totp list {record.user}')", WRONG_USAGE)
+    return record.tokens[0]
+
+
+def token_facts(user: str, token: Token) -> dict[str, Any]:
+    """What may be shown of a token: all but its key."""
+    shown = {n: getattr(token, n) for n in token._fields if n != "secret"}
+    return {"user": user, "type": token.type} | shown
+
+
 def now() -> int:
     """The one place where commands read the clock: Unix seconds, UTC."""
     return int(time.time())
