@@ -18,7 +18,7 @@ import pytest
 
 from tests import pamlog
 from tests.pamconf import Result, Shown, login
-from tests.relay_kit import AS_ROOT, PATIENCE, STRANGER, Bench, brisk, in_turn, needs_root, play, told
+from tests.relay_kit import AS_ROOT, PATIENCE, STRANGER, Bench, brisk, in_turn, library, needs_root, play, told
 
 ACCEPTING = """
 channel.send(b"r0")
@@ -203,16 +203,14 @@ def test_a_helper_that_is_killed_while_the_person_types_denies(bench, log):
 
 
 def test_a_helper_ends_by_itself_where_the_kernel_has_no_pidfd(bench):
-    library = bench.folder / "nopidfd.so"
-    source = b"#include <errno.h>\nint pidfd_open(int pid, unsigned flags) { return errno = ENOSYS, -1; }\n"
-    subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", library], input=source, check=True)
+    source = "#include <errno.h>\nint pidfd_open(int pid, unsigned flags) { return errno = ENOSYS, -1; }\n"
     stack = spawned(bench, "tell(os.getpid())" + ASKING + "channel.recv(1)")
     host = bench.run(
         f"""
 done = pamconf.login({stack!r}, "alice", ["123456"], folder)
 print(done.result.name, os.path.exists("/proc/" + done.messages[0].text))
 """,
-        LD_PRELOAD=str(library),
+        LD_PRELOAD=str(library(bench.folder, source)),
     )
     assert host.stdout == "SUCCESS False\n", host.stderr
 
@@ -234,6 +232,73 @@ def test_200_logins_of_every_kind_leave_no_descriptor_and_no_process(bench):
             login(stacks[i % 8], "alice", ["1"], bench.folder)
         assert service.logins == 100
     assert (os.listdir("/proc/self/fd"), children()) == before
+
+
+@pytest.mark.parametrize("way", ["service", "helper"])
+def test_what_the_host_starts_meanwhile_inherits_no_descriptor(bench, way):
+    def inherited() -> set[int]:
+        found = set()
+        for n in map(int, os.listdir("/proc/self/fd")):
+            with contextlib.suppress(OSError):  # the listing itself
+                if os.get_inheritable(n):
+                    found.add(n)
+        return found
+
+    def answer(_: Shown) -> str:
+        meanwhile.append(inherited())
+        return "123456"
+
+    meanwhile: list[set[int]] = []
+    with bench.service(play(b"pCode: ", b"r0")) as service:
+        stack = bench.stack(service.argument) if way == "service" else spawned(bench, ASKING)
+        before = inherited()
+        assert login(stack, "alice", answer, bench.folder).result == Result.SUCCESS
+    assert meanwhile == [before]
+
+
+def test_the_service_sees_the_end_though_a_child_of_the_hosts_holds_the_channel(bench):
+    ended, child = threading.Event(), 0
+
+    def script(channel: socket.socket, heard: list[bytes]) -> None:
+        play(b"pCode: ", b"r0")(channel, heard)
+        ended.set()
+
+    def fork(_: Shown) -> str:
+        nonlocal child
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+        return "123456"
+
+    try:
+        with bench.service(script) as service:
+            assert bench.login(service.argument, answers=fork).result == Result.SUCCESS
+            assert ended.wait(5)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_answers_and_passwords_are_wiped(bench):
+    """A library in front of libc's tells what is wiped."""
+    source = r"""
+#include <ctype.h>
+#include <stdio.h>
+void explicit_bzero(volatile unsigned char *bytes, size_t size)
+{
+    for (; size > 0; size--, *bytes++ = 0)
+        putc(isprint(*bytes) ? *bytes : '\n', stderr);
+    putc('\n', stderr);
+}
+void __explicit_bzero_chk(void *bytes, size_t size, size_t room) { explicit_bzero(bytes, room < size ? room : size); }
+"""
+    with bench.service(play(b"pCode: ", b"g", b"shunter2", hang_up=True)) as service:
+        stack = bench.stack(service.argument, carry_authtok=True)
+        host = bench.run(
+            f'pamconf.login({stack!r}, "alice", ["271828"], folder, items={{"authtok": "swordfish"}})',
+            LD_PRELOAD=str(library(bench.folder, source)),
+        )
+    assert {"271828", "A271828", "Aswordfish", "shunter2"} <= set(host.stderr.split("\n"))
 
 
 @pytest.mark.parametrize("way", ["service", "helper"])
