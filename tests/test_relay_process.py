@@ -474,10 +474,16 @@ needs_private_etc = pytest.mark.skipif(
 
 
 def pamtester(bench: Bench, stack: str, answer: str) -> subprocess.CompletedProcess[str]:
-    """pamtester with the bench's service files as /etc/pam.d, in a mount namespace of its own."""
-    script = 'mount --bind "$1" /etc/pam.d && exec pamtester "$2" alice authenticate setcred'
+    """pamtester with the bench as /etc/pam.d and as /run/pam_totp, in a mount namespace of its own."""
+    script = """
+mount --bind "$1" /etc/pam.d
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir /run/pam_totp
+mount --bind "$1" /run/pam_totp
+exec pamtester "$2" alice authenticate setcred
+"""
     return subprocess.run(
-        ["unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh", bench.folder, stack],
+        ["unshare", "-m", "--propagation", "private", "sh", "-ec", script, "sh", bench.folder, stack],
         input=answer,
         capture_output=True,
         text=True,
@@ -495,6 +501,13 @@ def test_pamtester_logs_in_and_is_refused(bench, way):
     assert "successfully authenticated" in accepted.stdout, accepted
     assert "credential info has successfully been set" in accepted.stdout
     assert (accepted.returncode, refused.returncode) == (0, 1), refused
+
+
+@needs_private_etc
+def test_without_an_argument_the_socket_is_the_one_in_run(bench):
+    with bench.service(play(b"r0"), bench.folder / "socket") as service:
+        assert pamtester(bench, bench.stack("helper=/nonexistent/helper.py"), "").returncode == 0
+        assert service.logins == 1
 
 
 @needs_private_etc
