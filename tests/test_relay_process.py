@@ -341,7 +341,7 @@ def test_a_host_may_have_its_first_descriptors_closed_and_still_write_to_them(be
     with bench.service(play(b"pCode: ", b"r0")) as service:
         stack = bench.stack(service.argument) if way == "service" else spawned(bench, ASKING)
         host = bench.run(f"""
-report = os.dup2(1, 100)
+report = os.dup2(1, 100, inheritable=False)
 for descriptor in {closed}:
     os.close(descriptor)
 def write():
@@ -353,13 +353,14 @@ def write():
             pass
     return "closed"
 def answer(shown):
-    global meanwhile
+    global meanwhile, inherited
     meanwhile = write()
+    inherited = [n for n in range(3, 100) if os.path.exists(f"/proc/self/fd/{{n}}") and os.get_inheritable(n)]
     return "123456"
 done = pamconf.login({stack!r}, "alice", answer, folder)
-os.write(report, f"{{done.result.name}} {{meanwhile}} {{write()}}".encode())
+os.write(report, f"{{done.result.name}} {{meanwhile}} {{write()}} {{inherited}}".encode())
 """)
-    assert host.stdout == "SUCCESS closed closed", host.stderr
+    assert host.stdout == "SUCCESS closed closed []", host.stderr
 
 
 def test_a_host_that_ignores_child_signals_still_does_and_has_no_zombie(bench):
