@@ -156,19 +156,20 @@ print(pamconf.login({stack!r}, "alice", [], folder).result.name)
 
 
 def test_a_helper_that_goes_on_after_its_result_is_ended(bench):
-    pid = fact(
+    stack = spawned(
         bench,
         """
-import signal
+import signal, time
 for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
     signal.signal(number, signal.SIG_IGN)
 tell(os.getpid())
 channel.send(b"r0")
-while True:
-    signal.pause()
+time.sleep(20)
 """,
     )
-    assert not os.path.exists(f"/proc/{pid}")
+    done = login(stack, "alice", [], bench.folder)
+    assert done.seconds < 10
+    assert not os.path.exists(f"/proc/{told(done)}")
 
 
 def test_a_helper_that_is_stopped_is_ended_at_the_limit(bench):
