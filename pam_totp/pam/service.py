@@ -26,7 +26,7 @@ from pam_totp.store import StoreError
 from pam_totp.store.file import FileStore
 
 BACKLOG = 512
-MOST_OF_ONE_ACCOUNT = 32  # logins under way at once; root has no such limit
+MOST_OF_ONE_ACCOUNT = 128  # logins under way at once; root has no such limit
 MOST_IN_ALL = 1024
 THREAD_STACK = 256 * 1024  # bytes
 LISTEN_FDS_START = 3  # sd_listen_fds(3)
