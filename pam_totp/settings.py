@@ -39,6 +39,11 @@ class Settings(Value):
     debug: bool
     origins: Mapping[str, str]
 
+    def facts(self) -> dict[str, Any]:
+        """Every setting by its name, those of the policy first."""
+        facts = {name: getattr(self.policy, name) for name in Policy.RULES}
+        return facts | {name: getattr(self, name) for name in self._fields if name not in ("policy", "origins")}
+
 
 class Site(Value):
     """/etc/pam_totp.toml: `[policy]`, `[service.NAME]`, `[clients]` (account = service)."""
