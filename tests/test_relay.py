@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests import pamconf, pamlog
 from tests.pamconf import Result, Session, Shown, Style, login
@@ -385,6 +387,39 @@ def test_a_service_may_send_64_messages_in_a_login(bench, log, messages, result)
 def test_a_result_is_the_last_word(bench):
     with bench.service(play(b"r7", b"r0", hang_up=True)) as service:
         assert bench.login(service.argument).result == Result.AUTH_ERR
+
+
+def decision(messages: list[bytes]) -> int:
+    """What the protocol says a login ends with."""
+    for message in messages[:64]:
+        kind, text = message[:1], message[1:]
+        if kind == b"r" and text in (b"0", b"3", b"7", b"9", b"19", b"25"):
+            return int(text)
+        known = kind in (b"p", b"P", b"i", b"e") or (kind == b"g" and not text) or (kind == b"s" and text)
+        if not known or b"\0" in text or len(message) > 4096:
+            break
+    return Result.AUTHINFO_UNAVAIL
+
+
+TEXTS = st.one_of(
+    st.binary(max_size=3), st.sampled_from([b"0", b"3", b"7", b"9", b"19", b"25", b"x" * 4095, b"x" * 4096])
+)
+MESSAGES = st.builds(lambda kind, text: kind + text, st.sampled_from([b"p", b"i", b"g", b"s", b"r", b"x", b""]), TEXTS)
+
+
+def test_whatever_a_service_sends_only_the_protocol_decides(bench):
+    with bench.service(play()) as service:
+        stack = bench.stack(service.argument, "nodelay")
+
+        @settings(max_examples=300, deadline=None, database=None)
+        @given(st.lists(MESSAGES, max_size=5))
+        def check(messages: list[bytes]) -> None:
+            service.script = play(*messages, hang_up=True)
+            result = login(stack, "alice", lambda shown: "1", bench.folder).result
+            expected = decision(messages)
+            assert result == (Result.PERM_DENIED if expected == Result.IGNORE else expected)
+
+        check()
 
 
 # ---- time limits

@@ -156,19 +156,20 @@ print(pamconf.login({stack!r}, "alice", [], folder).result.name)
 
 
 def test_a_helper_that_goes_on_after_its_result_is_ended(bench):
-    pid = fact(
+    stack = spawned(
         bench,
         """
-import signal
+import signal, time
 for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
     signal.signal(number, signal.SIG_IGN)
 tell(os.getpid())
 channel.send(b"r0")
-while True:
-    signal.pause()
+time.sleep(20)
 """,
     )
-    assert not os.path.exists(f"/proc/{pid}")
+    done = login(stack, "alice", [], bench.folder)
+    assert done.seconds < 10
+    assert not os.path.exists(f"/proc/{told(done)}")
 
 
 def test_a_helper_that_is_stopped_is_ended_at_the_limit(bench):
@@ -341,7 +342,7 @@ def test_a_host_may_have_its_first_descriptors_closed_and_still_write_to_them(be
     with bench.service(play(b"pCode: ", b"r0")) as service:
         stack = bench.stack(service.argument) if way == "service" else spawned(bench, ASKING)
         host = bench.run(f"""
-report = os.dup2(1, 100)
+report = os.dup2(1, 100, inheritable=False)
 for descriptor in {closed}:
     os.close(descriptor)
 def write():
@@ -353,13 +354,14 @@ def write():
             pass
     return "closed"
 def answer(shown):
-    global meanwhile
+    global meanwhile, inherited
     meanwhile = write()
+    inherited = [n for n in range(3, 100) if os.path.exists(f"/proc/self/fd/{{n}}") and os.get_inheritable(n)]
     return "123456"
 done = pamconf.login({stack!r}, "alice", answer, folder)
-os.write(report, f"{{done.result.name}} {{meanwhile}} {{write()}}".encode())
+os.write(report, f"{{done.result.name}} {{meanwhile}} {{write()}} {{inherited}}".encode())
 """)
-    assert host.stdout == "SUCCESS closed closed", host.stderr
+    assert host.stdout == "SUCCESS closed closed []", host.stderr
 
 
 def test_a_host_that_ignores_child_signals_still_does_and_has_no_zombie(bench):

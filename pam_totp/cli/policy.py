@@ -6,7 +6,6 @@ import argparse
 
 from pam_totp.cli.common import DONE, Commands, command, print_json, print_table
 from pam_totp.pam.session import read_site
-from pam_totp.policy import Policy
 from pam_totp.settings import SITE_FILE, Settings, settings
 
 DEFAULT = "default"
@@ -33,12 +32,10 @@ def run_policy(args: argparse.Namespace) -> int:
 
 def in_force(chosen: Settings) -> list[tuple[str, object, str]]:
     """Every setting's name, value and origin."""
-    values = {name: getattr(chosen.policy, name) for name in Policy.RULES}
-    values |= {name: getattr(chosen, name) for name in Settings._fields if name not in ("policy", "origins")}
     origins = chosen.origins
     return [
         (name, value, origins.get(str(value) if name == "first_pass" else name, DEFAULT))
-        for name, value in values.items()
+        for name, value in chosen.facts().items()
     ]
 
 

@@ -105,6 +105,9 @@ class _Login:
         self._grace_at = grace.place(pamh.service, pamh.rhost) if chosen.grace_period and chosen.user is None else None
 
     def run(self) -> int:
+        if self._settings.debug:
+            facts = self._settings.facts().items()
+            self.log("debug", **{n: "yes" if v is True else v for n, v in facts if v is not False and n != "user"})
         template = self._settings.secret
         if template is None:
             self._store = self._host.open_store(self._settings.store)
