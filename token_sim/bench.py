@@ -64,7 +64,7 @@ class Bench:
     def receive(self, line: Line, data: bytes) -> None:
         line.receive(data)
         for request in line.session.take_heard():
-            self._note("<", request)
+            self._note(self._named("<", line), request)
         self._spread()
 
     def elapse(self, ms: int, *, world: bool = True) -> None:
@@ -75,14 +75,18 @@ class Bench:
         """What goes out on `line` now."""
         out = line.take(self.device.body.age)
         for text in out.splitlines():
-            self._note(">", text.decode("ascii", "backslashreplace"))
+            self._note(self._named(">", line), text.decode("ascii", "backslashreplace"))
         return out
 
     def _spread(self) -> None:
         for event in self.device.take_events():
-            self._note("+", f"{event.name} {event.text!r}" if event.name == "TYPE" else f"{event.name} {event.text}")
+            if not self.plugged or not self.lines:
+                self._note("(unheard)", f"+{event.name} {event.text!r}")
             for line in self.lines if self.plugged else ():
                 line.tell(event)
+
+    def _named(self, direction: str, line: Line) -> str:
+        return direction if len(self.lines) == 1 else f"{self.lines.index(line) + 1}{direction}"
 
     def _note(self, direction: str, text: str) -> None:
         self.log.append(f"{show_time(self.device.body.now)} {direction} {text}")
@@ -129,11 +133,11 @@ class Bench:
         times, number = request.get("times", 1), request.get("number")
         if not (times is None or (type(times) is int and times >= 1)) or not (number is None or type(number) is int):
             raise BadRequest("times is 1 or more, and number is a whole number")
-        self.device.inject(_named(request), times, number)
+        self.device.inject(_fault_in(request), times, number)
         return {"faults": self.faults()}
 
     def _clear(self, request: Request) -> Request:
-        self.device.mend(_named(request))
+        self.device.mend(_fault_in(request))
         return {"faults": self.faults()}
 
     def _snapshot(self, request: Request) -> Request:
@@ -199,7 +203,7 @@ def show_time(ms: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}.{rest:03d}"
 
 
-def _named(request: Request) -> Fault:
+def _fault_in(request: Request) -> Fault:
     try:
         return Fault(str(request.get("name")))
     except ValueError:

@@ -168,6 +168,10 @@ class Device:
     def lit(self) -> tuple[int, ...]:
         return display.light(self.chip.text, self.faults.segments)
 
+    def seconds_left(self) -> tuple[int, int] | None:
+        """Of a time-based code on the display: the seconds it has left, and those of a whole step; else None."""
+        return self.chip.seconds_left() if self.chip.text else None
+
     # --- the button
 
     @property
