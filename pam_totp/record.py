@@ -231,6 +231,10 @@ class UserRecord(_Ruled):
         """A fresh set of recovery codes; the old one is void."""
         return self._but(salt=salt, recovery=digests)
 
+    def with_grace(self, grace: tuple[Grace, ...]) -> UserRecord:
+        """Which logins may do without a code is `pam.grace`'s to say."""
+        return self._but(grace=grace)
+
     def failures_now(self, now: int) -> tuple[int, int | None]:
         """`failures` and `failures_at` as they stand at `now`: one less for every full day.
 

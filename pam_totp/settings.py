@@ -15,6 +15,7 @@ from pam_totp.values import Value
 SITE_FILE = "/etc/pam_totp.toml"
 DEFAULT_STORE = "/var/lib/pam_totp"
 DEFAULT_PROMPT = "One-time code: "
+FORWARD_PROMPT = "Password and one-time code: "  # where one answer holds both
 MAX_GRACE_PERIOD = 86_400  # seconds: a day
 FIRST_PASS = ("try_first_pass", "use_first_pass", "forward_pass")
 
@@ -37,6 +38,11 @@ class Settings(Value):
     user: str | None
     debug: bool
     origins: Mapping[str, str]
+
+    def facts(self) -> dict[str, Any]:
+        """Every setting by its name, those of the policy first."""
+        facts = {name: getattr(self.policy, name) for name in Policy.RULES}
+        return facts | {name: getattr(self, name) for name in self._fields if name not in ("policy", "origins")}
 
 
 class Site(Value):
@@ -65,13 +71,21 @@ def _path_or_none(v: str) -> str | None:
     return None if v == "none" else _path(v)
 
 
+def _template(v: str) -> str | None:
+    """A path in terms of `~`, `${HOME}` and `${USER}`; what they stand for is known when the user is."""
+    home = next((home for home in ("~", "${HOME}") if v.startswith(f"{home}/")), "")
+    plain = v.removeprefix(home).replace("${USER}", "user")
+    good = plain.startswith("/") and not plain.endswith("/") and plain.isprintable() and not {"$", "~"} & set(plain)
+    return None if good else "not the path of a file, absolute or beginning with ~/ or ${HOME}/, with ${USER} at most"
+
+
 _NUMBERS: dict[str, Rule] = {**Policy.RULES, "grace_period": whole(0, MAX_GRACE_PERIOD)}
 _VALUES: dict[str, Rule] = {  # name=value
     **_NUMBERS,
     "prompt": _words,
     "user": _words,
     "store": _path,
-    "secret": _words,
+    "secret": _template,
     "socket": _path_or_none,  # these two, and `nodelay`, are the relay's
     "helper": _path,
 }
@@ -129,7 +143,7 @@ def settings(service: str, arguments: Sequence[str], site: Site = Site.NONE) -> 
         policy=Policy(**{n: chosen[n] for n in Policy.RULES if n in chosen}),
         store=get("store", DEFAULT_STORE),
         secret=get("secret"),
-        prompt=get("prompt", DEFAULT_PROMPT),
+        prompt=get("prompt", FORWARD_PROMPT if modes == ["forward_pass"] else DEFAULT_PROMPT),
         echo=get("echo", False),
         nullok=get("nullok", False),
         first_pass=modes[0] if modes else None,

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from pam_totp import answer as answers
 from pam_totp import audit
+from pam_totp.decide import REFUSAL_TAKES, REFUSED, decide, log, remarks
+from pam_totp.pam import grace
 from pam_totp.pam.handle import (
     PAM_AUTH_ERR,
     PAM_AUTHINFO_UNAVAIL,
@@ -31,12 +33,10 @@ from pam_totp.record import UserRecord
 from pam_totp.settings import Settings, SettingsError, Site, settings
 from pam_totp.store import NotThere, Store, StoreError
 from pam_totp.store.file import FileStore
+from pam_totp.store.home import home_store
 from pam_totp.values import Value
-from pam_totp.verify import Decision, Outcome, verify
+from pam_totp.verify import Decision, Outcome
 
-REFUSED = "refused; if the code was right, enter two codes in a row, or three"
-REFUSAL_TAKES = 0.1  # seconds after the answer: longer than any disk that is in order, so that its time says nothing
-_ANY_LENGTH = {6, 7, 8}  # digits
 _NOBODY = UserRecord(user="nobody")
 
 
@@ -56,6 +56,7 @@ class Host(Value):
     log: audit.Sink
     passwd_name: Callable[[str], str] = staticmethod(passwd_name)
     open_store: Callable[[str], Store] = FileStore
+    open_home_store: Callable[[str, str], Store] = staticmethod(home_store)
 
 
 def this_host(site: Site, log: audit.Sink = audit.to_syslog) -> Host:
@@ -100,19 +101,34 @@ class _Login:
         self._settings = chosen
         self._host = host
         self._user = host.passwd_name(chosen.user or pamh.user)
-        self._store = host.open_store(chosen.store)
+        # Where several accounts share the record of `user=`, one's code must not let another one in.
+        self._grace_at = grace.place(pamh.service, pamh.rhost) if chosen.grace_period and chosen.user is None else None
 
     def run(self) -> int:
-        if self._settings.nullok and not self._enrolled():
-            self.log("ignored", reason=Outcome.NOT_ENROLLED.value)
-            return PAM_IGNORE
+        if self._settings.debug:
+            facts = self._settings.facts().items()
+            self.log("debug", **{n: "yes" if v is True else v for n, v in facts if v is not False and n != "user"})
+        template = self._settings.secret
+        if template is None:
+            self._store = self._host.open_store(self._settings.store)
+        else:
+            self._store = self._host.open_home_store(template, self._user)
+        if self._settings.nullok or self._grace_at is not None:
+            known = self._known()
+            if self._settings.nullok and not known.enrolled:
+                self.log("ignored", reason=Outcome.NOT_ENROLLED.value)
+                return PAM_IGNORE
+            if self._has_grace(known):
+                self.log("accepted", by="grace")
+                return PAM_SUCCESS
         for answer in self._answers():
             answered = time.monotonic()
             decision = self._decide(answer)
+            log(self._host.log, self._pamh.service, self._user, decision, self._pamh.rhost)
             if decision.outcome.accepted:
-                self._welcome(decision)
+                for remark in remarks(decision):
+                    self._say(PAM_TEXT_INFO, remark)
                 return PAM_SUCCESS
-            self.log("refused", reason=decision.outcome.value, token=decision.token)
             time.sleep(max(0.0, answered + REFUSAL_TAKES - time.monotonic()))
         self._say(PAM_ERROR_MSG, REFUSED)
         return PAM_AUTH_ERR
@@ -120,11 +136,17 @@ class _Login:
     def log(self, verb: str, **fields: str | int | None) -> None:
         audit.write(self._host.log, self._pamh.service, verb, user=self._user, **fields, rhost=self._pamh.rhost)
 
-    def _enrolled(self) -> bool:
+    def _known(self) -> UserRecord:
         try:
-            return self._store.read(self._user).enrolled
+            return self._store.read(self._user)
         except NotThere:
-            return False
+            return _NOBODY
+
+    def _has_grace(self, record: UserRecord) -> bool:
+        chosen = self._settings
+        return self._grace_at is not None and grace.holds(
+            record, self._grace_at, self._host.now(), chosen.grace_period, chosen.policy
+        )
 
     def _answers(self) -> Iterator[bytes]:
         """What there is to try: the first pass, then what the person says."""
@@ -139,35 +161,33 @@ class _Login:
         yield response if response is not None else b""
 
     def _decide(self, answer: bytes) -> Decision:
-        """Verify; what was decided is durable before anybody knows of it."""
+        """Verify. A password in front of the code is handed on, whatever the code is worth: what the next module does
+        must not tell."""
+        forwarding = self._settings.first_pass == "forward_pass"
+        password = b""
 
-        def change(record: UserRecord) -> tuple[UserRecord, Decision]:
-            decision = verify(record, answer, self._host.now(), self._settings.policy)
-            return decision.record, decision
+        def behind_password(lengths: set[int]) -> bytes:
+            nonlocal password
+            password, code = answers.behind_password(answer, lengths)
+            return code
 
-        try:
-            decision = self._store.update(self._user, change)
-        except NotThere:
-            decision = Decision(outcome=Outcome.NOT_ENROLLED, record=_NOBODY)
-        if decision.outcome is Outcome.NOT_ENROLLED and answers.codes(answer, _ANY_LENGTH) is not None:
-            self._store.update_nobody()
+        decision = decide(
+            self._store,
+            self._user,
+            behind_password if forwarding else answer,
+            self._settings.policy,
+            self._host.now,
+            recovery_codes=not forwarding,
+            follow=self._grant,
+        )
+        if password:
+            self._pamh.authtok = password
         return decision
 
-    def _welcome(self, decision: Decision) -> None:
-        record, refused = decision.record, decision.refused_before
-        recovery_left = len(record.recovery) if decision.outcome is Outcome.RECOVERY else None
-        self.log(
-            "accepted",
-            by=decision.outcome.value,
-            token=decision.token,
-            recovery_left=recovery_left,
-            refused_before=refused or None,
-        )
-        if recovery_left is not None:
-            self._say(PAM_TEXT_INFO, f"recovery code used, {recovery_left} left")
-        if refused:
-            what = "1 answer was" if refused == 1 else f"{refused} answers were"
-            self._say(PAM_TEXT_INFO, f"{what} refused since the last login")
+    def _grant(self, decision: Decision, now: int) -> UserRecord:
+        if self._grace_at is None or decision.outcome is Outcome.RECOVERY:
+            return decision.record
+        return grace.granted(decision.record, self._grace_at, now)
 
     def _say(self, style: int, text: str) -> None:
         if not self._silent:
