@@ -23,7 +23,7 @@ from pam_totp.store import NotThere, R, StoreError
 
 LOCK_WAIT = 5.0  # seconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds between two tries for the lock
-_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-")
+_PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-"
 _MAX_NAME = 255 - len("..json.tmp")  # bytes: NAME_MAX, less what we add around a name
 _SUFFIX = ".json"
 _NOBODY = ".nobody"  # no user's name begins with a dot once it is encoded
@@ -36,7 +36,10 @@ def file_name(user: str) -> str:
     Raises StoreError for a name that is empty or too long for a file.
     """
     raw = user.encode("utf-8", "surrogateescape")
-    name = "".join(chr(b) if b in _PLAIN and not (i == 0 and b == 0x2E) else f"%{b:02X}" for i, b in enumerate(raw))
+    if raw.translate(None, _PLAIN) or raw[:1] == b".":
+        name = "".join(chr(b) if b in _PLAIN and not (i == 0 and b == 0x2E) else f"%{b:02X}" for i, b in enumerate(raw))
+    else:
+        name = user
     if not name or len(name) > _MAX_NAME:
         raise StoreError("a user name that is empty or too long for a file name")
     return name
@@ -152,22 +155,22 @@ def _check_file(file: int, folder: int, name: str) -> None:
         raise StoreError(f"{name}: its mode is not 0600")
 
 
-def _read(folder: int, name: str) -> bytes:
+def _read(folder: int, name: str, suffix: str = _SUFFIX) -> bytes:
     try:
-        file = os.open(name + _SUFFIX, _READ, dir_fd=folder)
+        file = os.open(name + suffix, _READ, dir_fd=folder)
     except FileNotFoundError:
         raise NotThere from None
     except OSError as e:
-        raise StoreError(f"{name}{_SUFFIX}: {e.strerror}") from e
+        raise StoreError(f"{name}{suffix}: {e.strerror}") from e
     try:
-        _check_file(file, folder, name + _SUFFIX)
+        _check_file(file, folder, name + suffix)
         data = b""
         while len(data) <= MAX_FILE and (part := os.read(file, MAX_FILE + 1 - len(data))):
             data += part
     finally:
         os.close(file)
     if not data:
-        raise StoreError(f"{name}{_SUFFIX}: empty")
+        raise StoreError(f"{name}{suffix}: empty")
     return data
 
 
@@ -193,24 +196,30 @@ def _replace(folder: int, name: str, data: bytes) -> None:
 
 def _write_aside(folder: int, name: str, data: bytes) -> None:
     """Make the data durable under a name that nobody reads."""
+    _write_new(folder, _aside(name), data, durably=True)
+
+
+def _write_new(folder: int, file_name: str, data: bytes, *, durably: bool) -> None:
+    """Write a file that must not be there yet, and look whether it was written; nothing of it is left where not."""
     if len(data) > MAX_FILE:
-        raise StoreError(f"{name}{_SUFFIX}: would be larger than {MAX_FILE} bytes")
+        raise StoreError(f"{file_name}: would be larger than {MAX_FILE} bytes")
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    file = os.open(_aside(name), flags, 0o600, dir_fd=folder)
+    file = os.open(file_name, flags, 0o600, dir_fd=folder)
     try:
         os.fchmod(file, 0o600)  # whatever the umask
         written = 0
         while written < len(data):
             count = os.write(file, data[written:])
             if count == 0:
-                raise StoreError(f"{name}{_SUFFIX}: nothing more could be written")
+                raise StoreError(f"{file_name}: nothing more could be written")
             written += count
         # A write that claims more than it did must not be renamed over the truth.
         if os.pread(file, len(data) + 1, 0) != data:
-            raise StoreError(f"{name}{_SUFFIX}: what was written does not read back")
-        os.fsync(file)
+            raise StoreError(f"{file_name}: what was written does not read back")
+        if durably:
+            os.fsync(file)
     except BaseException:
-        _forget(folder, _aside(name))
+        _forget(folder, file_name)
         raise
     finally:
         os.close(file)
