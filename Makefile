@@ -31,7 +31,7 @@ lint: need-lint build
 	$(BIN)/mypy
 	shellcheck .ci/run .ci/need
 
-need-%:
+need-build need-test need-lint: need-%:
 	@.ci/need $(NEED_$(shell echo $* | tr a-z A-Z))
 
 # Byte code is made here because the helper never writes any: as root under a stranger's umask it must not.

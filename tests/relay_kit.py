@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from ast import literal_eval
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,14 @@ def build(**defines: str | int) -> Path:
     flags = [f'-D{name}="{value}"' if isinstance(value, str) else f"-D{name}={value}" for name, value in macros.items()]
     command = ["cc", "-std=c11", "-shared", "-fPIC", "-fvisibility=hidden", *flags, "-o", target]
     subprocess.run([*command, ROOT / "pam_totp" / "pam" / "relay.c", "-lpam"], check=True)
+    return target
+
+
+def library(folder: Path, source: str) -> Path:
+    """A shared library in C, to stand in front of others by LD_PRELOAD."""
+    target = folder / "library.so"
+    command = ["cc", "-w", "-shared", "-fPIC", "-x", "c", "-", "-o", target, "-lpam"]
+    subprocess.run(command, input=source, text=True, check=True)
     return target
 
 
@@ -88,8 +97,8 @@ class Service:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(str(path))
         self._listener.listen(64)
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
+        self.threads = [threading.Thread(target=self._accept, daemon=True)]
+        self.threads[0].start()
 
     @property
     def argument(self) -> str:
@@ -98,7 +107,7 @@ class Service:
     def close(self) -> None:
         """Stop; a failed assertion of the script's is raised here."""
         self._listener.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
+        for thread in self.threads:
             thread.join(PATIENCE)
         self._listener.close()
         if self.failures:
@@ -112,8 +121,8 @@ class Service:
                 return
             self.logins += 1
             self.heard = []
-            self._threads.append(threading.Thread(target=self._serve, args=(channel, self.heard), daemon=True))
-            self._threads[-1].start()
+            self.threads.append(threading.Thread(target=self._serve, args=(channel, self.heard), daemon=True))
+            self.threads[-1].start()
 
     def _serve(self, channel: socket.socket, heard: list[bytes]) -> None:
         channel.settimeout(PATIENCE)
@@ -186,6 +195,6 @@ class Bench:
 
 
 def told(login: pamconf.Login) -> Any:
-    """The values that a helper has told, the last one first popped: the only one, mostly."""
-    values = [eval(message.text) for message in login.messages]  # noqa: S307  # a repr of our own helper's
+    """What a helper has told: the value, or a list of them."""
+    values = [literal_eval(message.text) for message in login.messages]
     return values[0] if len(values) == 1 else values

@@ -145,7 +145,7 @@ class Site:
         )
 
     def command_json(self, *words: str | Path, stdin: str = "") -> Any:
-        done = self.command(*words, "--json", stdin=stdin)
+        done = self.command(words[0], "--json", *words[1:], stdin=stdin)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 

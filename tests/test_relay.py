@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests import pamconf, pamlog
 from tests.pamconf import Result, Session, Shown, Style, login
@@ -387,6 +389,39 @@ def test_a_result_is_the_last_word(bench):
         assert bench.login(service.argument).result == Result.AUTH_ERR
 
 
+def decision(messages: list[bytes]) -> int:
+    """What the protocol says a login ends with."""
+    for message in messages[:64]:
+        kind, text = message[:1], message[1:]
+        if kind == b"r" and text in (b"0", b"3", b"7", b"9", b"19", b"25"):
+            return int(text)
+        known = kind in (b"p", b"P", b"i", b"e") or (kind == b"g" and not text) or (kind == b"s" and text)
+        if not known or b"\0" in text or len(message) > 4096:
+            break
+    return Result.AUTHINFO_UNAVAIL
+
+
+TEXTS = st.one_of(
+    st.binary(max_size=3), st.sampled_from([b"0", b"3", b"7", b"9", b"19", b"25", b"x" * 4095, b"x" * 4096])
+)
+MESSAGES = st.builds(lambda kind, text: kind + text, st.sampled_from([b"p", b"i", b"g", b"s", b"r", b"x", b""]), TEXTS)
+
+
+def test_whatever_a_service_sends_only_the_protocol_decides(bench):
+    with bench.service(play()) as service:
+        stack = bench.stack(service.argument, "nodelay")
+
+        @settings(max_examples=300, deadline=None, database=None)
+        @given(st.lists(MESSAGES, max_size=5))
+        def check(messages: list[bytes]) -> None:
+            service.script = play(*messages, hang_up=True)
+            result = login(stack, "alice", lambda shown: "1", bench.folder).result
+            expected = decision(messages)
+            assert result == (Result.PERM_DENIED if expected == Result.IGNORE else expected)
+
+        check()
+
+
 # ---- time limits
 
 
@@ -395,7 +430,7 @@ def test_a_silent_service_denies_after_the_limit(bench, log, before):
     with bench.service(play(*before)) as service:
         done = bench.login(service.argument, relay=brisk(), answers=["1"])
     assert done.result == Result.AUTHINFO_UNAVAIL
-    assert 0.3 <= done.seconds < 1
+    assert 0.29 <= done.seconds < 3
     assert log() == ["denied: the service said nothing for too long"]
 
 
@@ -403,7 +438,7 @@ def test_a_silent_helper_denies_after_the_limit(bench, log):
     helper = bench.helper("channel.send(b'ihere'); channel.recv(1)")
     done = bench.login("socket=none", f"helper={helper}", relay=brisk())
     assert (done.result, len(done.messages)) == (Result.AUTHINFO_UNAVAIL, 1)
-    assert 0.3 <= done.seconds < 1
+    assert 0.29 <= done.seconds < 3
     assert log() == ["denied: the service said nothing for too long"]
 
 
@@ -426,7 +461,7 @@ def test_a_queue_that_stays_full_means_a_helper(bench):
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, full(listener, path):
         done = bench.login(f"socket={path}", f"helper={helper}", relay=brisk())
     assert done.result == Result.SUCCESS
-    assert 0.1 <= done.seconds < 1
+    assert 0.09 <= done.seconds < 3
 
 
 def full(listener: socket.socket, path: Path) -> socket.socket:
@@ -462,9 +497,9 @@ def test_as_shipped_a_turn_has_ten_seconds_and_a_connection_one(bench):
             thread.start()
         for thread in threads:
             thread.join()
-    assert 10 <= seconds["service"] < 11
-    assert 10 <= seconds["helper"] < 11
-    assert 1 <= seconds["queue"] < 2
+    assert 9.99 <= seconds["service"] < 13
+    assert 9.99 <= seconds["helper"] < 13
+    assert 0.99 <= seconds["queue"] < 4
 
 
 # ---- the library

@@ -326,7 +326,7 @@ def test_a_socket_of_another_type_means_a_helper(asked, folder):
 
 def test_a_file_where_the_socket_should_be_means_a_helper(asked, log, folder, helper):
     assert asked(helper) == "helper"
-    assert log() == [f"not using {helper}: {helper} is not that kind of file"]
+    assert log() == [f"not using {helper}: {helper} is the wrong kind of file, or not executable"]
 
 
 # A service of another account: the socket is bound as root, and then listened at as somebody else.

@@ -9,10 +9,11 @@ import sys
 from collections.abc import Sequence
 
 from pam_totp import __version__
-from pam_totp.cli import codes, daemon, enroll, exporting, importing, recovery, tokens
+from pam_totp.cli import codes, daemon, enroll, exporting, importing, policy, recovery, tokens
 from pam_totp.cli.common import OUT_OF_REACH, REFUSED, CommandError
 from pam_totp.pam.service import ServiceError
 from pam_totp.record import RecordError
+from pam_totp.settings import SettingsError
 from pam_totp.store import StoreError
 
 REMEDIES = {
@@ -43,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"pam-totp {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for module in (enroll, tokens, recovery, codes, importing, exporting, daemon):
+    for module in (enroll, tokens, recovery, codes, importing, exporting, policy, daemon):
         module.add_to(commands)
     return top
 
@@ -53,17 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     top = parser()
     chosen, rest = top.parse_known_args(arguments)
     # argparse of Python 3.11 ends a list of words at the first option: `resync alice --token fob 755224 287082`.
-    if rest and (not hasattr(chosen, "code") or any(word.startswith("-") for word in rest)):
+    words = next((name for name in ("code", "argument") if hasattr(chosen, name)), None)
+    more = [word for word in rest if word != "--"]
+    if more and (words is None or any(word.startswith("-") for word in more)):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        chosen.code = [*chosen.code, *rest]
+    if words is not None:
+        setattr(chosen, words, [*getattr(chosen, words), *more])
     try:
         return int(chosen.run(chosen))
     except CommandError as e:
         return _say(str(e), e.status)
     except (StoreError, ServiceError) as e:
         return _say(f"{e}{_what_to_do(e.__cause__)}", OUT_OF_REACH)
-    except RecordError as e:
+    except (RecordError, SettingsError) as e:
         return _say(str(e), REFUSED)
     except OSError as e:
         if isinstance(e, BrokenPipeError):  # `pam-totp list | head`

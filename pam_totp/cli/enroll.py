@@ -42,7 +42,7 @@ Draw = Callable[[Token, str], None]  # shows a token, and its URI
 
 def add_to(commands: Commands) -> None:
     enroll = command(commands, "enroll", run_enroll, "give a user a new token", data=True)
-    enroll.add_argument("user")
+    enroll.add_argument("user", nargs="?", help="not needed without root: then it is you, and ~/.pam_totp.json")
     enroll.add_argument("--type", choices=("totp", "hotp"), default="totp", help="by time, or by button (%(default)s)")
     enroll.add_argument("--name", help="what to call the token (phone, token)")
     enroll.add_argument("--digits", type=int, choices=(6, 7, 8), default=6)

@@ -53,7 +53,7 @@ FORMATS = {
 
 def add_to(commands: Commands) -> None:
     exports = command(commands, "export", run_export, "write a user's tokens to a file for another program", data=True)
-    exports.add_argument("user")
+    exports.add_argument("user", nargs="?", help="not needed without root: then it is you")
     exports.add_argument("--format", choices=FORMATS, required=True, metavar="FORMAT", help=", ".join(FORMATS))
     exports.add_argument("--token", metavar="N", help="only this one of the user's tokens")
     exports.add_argument("--output", metavar="FILE", help="the file, which must not be there (USER.… in this folder)")

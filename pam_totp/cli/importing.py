@@ -6,7 +6,7 @@ import argparse
 import gc
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pam_totp import audit
@@ -21,6 +21,8 @@ from pam_totp.cli.common import (
     command,
     now,
     open_store,
+    own_file,
+    own_name,
     print_json,
     print_table,
 )
@@ -31,8 +33,8 @@ from pam_totp.formats.found import FormatError, Found
 from pam_totp.formats.plan import Plan, Row, added, left_out
 from pam_totp.pam.module import passwd_name
 from pam_totp.record import UserRecord
-from pam_totp.store import NotThere
-from pam_totp.store.batch import update_many
+from pam_totp.store import NotThere, Store
+from pam_totp.store.batch import Change, update_many
 from pam_totp.store.file import FileStore
 
 Parse = Callable[[bytes, int], list[Found]]
@@ -66,6 +68,8 @@ def add_to(commands: Commands) -> None:
 
 
 def run_import(args: argparse.Namespace) -> int:
+    if own_file(args) and not (args.user or args.map or args.homes):
+        args.user = own_name()
     _check_usage(args)
     gc.disable()  # a hundred thousand small values that all live to the end: half the time went into looking at them
     unlock = _unlocker(args)
@@ -196,7 +200,7 @@ def _whole_record(args: argparse.Namespace, files: Sequence[tuple[str, bytes]]) 
     return {user: record.bare(user)}
 
 
-def _carried_out(args: argparse.Namespace, store: FileStore, plan: Plan, base: dict[str, UserRecord]) -> list[Row]:
+def _carried_out(args: argparse.Namespace, store: Store, plan: Plan, base: dict[str, UserRecord]) -> list[Row]:
     """Do it, or say what would be done."""
     at = now()
 
@@ -212,14 +216,23 @@ def _carried_out(args: argparse.Namespace, store: FileStore, plan: Plan, base: d
     if args.dry_run:
         done = {user: changes[user](_read(store, user))[1] for user in changes}
     else:
-        done = update_many(store, changes, Bar("importing").show)
+        done = _update(store, changes)
         came_in = [row for rows in done.values() for row in rows if row.left_out is None]
         if came_in:
             audit.write(audit.to_syslog, SERVICE, "accepted", by="import", format=args.format, tokens=len(came_in))
     return [row for rows in done.values() for row in rows]
 
 
-def _read(store: FileStore, user: str) -> UserRecord:
+def _update(store: Store, changes: Mapping[str, Change[list[Row]]]) -> dict[str, list[Row]]:
+    """All of it or nothing. One's own file holds one record, and so needs no more than that one is changed."""
+    if type(store) is FileStore:
+        return update_many(store, changes, Bar("importing").show)
+    for user in changes:
+        _read(store, user)  # raises for whoever's file it is not
+    return {user: store.update(user, change, create=True) for user, change in changes.items()}
+
+
+def _read(store: Store, user: str) -> UserRecord:
     try:
         return store.read(user)
     except NotThere:

@@ -25,8 +25,8 @@ from pam_totp.record import RecordError, UserRecord
 from pam_totp.secretfile import parse, serialize
 from pam_totp.store import NotThere, R, StoreError
 from pam_totp.store import file as one
+from pam_totp.store.file import JOURNAL
 
-JOURNAL = ".import"
 _COMMITTING = "committing"
 _NEW, _OLD = ".new", ".old"
 _REPORT_EVERY = 500  # records between two reports of progress
@@ -46,11 +46,11 @@ def update_many(
     recover(store)
     with store._opened() as folder, _journal(folder) as journal:
         try:
-            results = _stage(folder, journal, changes, lambda done: progress(done, 2 * len(changes)))
+            results = _stage(store, folder, journal, changes, lambda done: progress(done, 2 * len(changes)))
             _make_durable(folder)
             _mark(journal)
             names = sorted(n.removesuffix(_NEW) for n in os.listdir(journal) if n.endswith(_NEW))
-            by_name = {one.file_name(user): user for user in changes}
+            by_name = {store._file(user): user for user in changes}
             for done, name in enumerate(names):
                 with store._locked(folder, name):
                     if not _still(folder, journal, name, _OLD):
@@ -104,12 +104,12 @@ def _journal(folder: int) -> Iterator[int]:
 
 
 def _stage(
-    folder: int, journal: int, changes: Mapping[str, Change[R]], progress: Callable[[int], None]
+    store: one.FileStore, folder: int, journal: int, changes: Mapping[str, Change[R]], progress: Callable[[int], None]
 ) -> dict[str, R]:
     """Decide on every record, and write it aside; what stays as it is leaves nothing there."""
     results = {}
     for done, (user, change) in enumerate(changes.items()):
-        results[user] = _decide(folder, journal, one.file_name(user), user, change)
+        results[user] = _decide(folder, journal, store._file(user), user, change)
         if done % _REPORT_EVERY == 0:
             progress(done)
     return results
@@ -118,9 +118,9 @@ def _stage(
 def _decide(folder: int, journal: int, name: str, user: str, change: Change[R]) -> R:
     try:
         # The link says for good upon which file was decided.
-        os.link(name + one._SUFFIX, name + _OLD, src_dir_fd=folder, dst_dir_fd=journal, follow_symlinks=False)
-        old = one._read(journal, name, _OLD)
-        record = one._parsed(old, user)
+        os.link(name, name + _OLD, src_dir_fd=folder, dst_dir_fd=journal, follow_symlinks=False)
+        old = one._read(journal, name + _OLD)
+        record = one._parsed(old, user, name)
     except FileNotFoundError:
         old, record = b"", UserRecord(user=user)
     changed, result = change(record)
@@ -144,7 +144,7 @@ def _restage(folder: int, journal: int, name: str, user: str, change: Change[R])
 
 def _still(folder: int, journal: int, name: str, suffix: str) -> bool:
     """Whether the store's file is the one of that suffix; also where neither is there."""
-    return _inode(folder, name + one._SUFFIX) == _inode(journal, name + suffix)
+    return _inode(folder, name) == _inode(journal, name + suffix)
 
 
 def _inode(folder: int, name: str) -> int | None:
@@ -160,7 +160,7 @@ def _replace(folder: int, journal: int, name: str, suffix: str) -> None:
         os.link(name + suffix, one._aside(name), src_dir_fd=journal, dst_dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
         return
-    os.rename(one._aside(name), name + one._SUFFIX, src_dir_fd=folder, dst_dir_fd=folder)
+    os.rename(one._aside(name), name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 def _undo(store: one.FileStore, folder: int, journal: int) -> int:
@@ -176,7 +176,7 @@ def _undo(store: one.FileStore, folder: int, journal: int) -> int:
                 undone += _undo_used(folder, journal, name)
                 continue
             if _inode(journal, name + _OLD) is None:
-                os.unlink(name + one._SUFFIX, dir_fd=folder)
+                os.unlink(name, dir_fd=folder)
             else:
                 _replace(folder, journal, name, _OLD)
             undone += 1
@@ -193,7 +193,7 @@ def _undo_used(folder: int, journal: int, name: str) -> bool:
     """
     try:
         current = one._read(folder, name)
-        new, record = parse(one._read(journal, name, _NEW)), parse(current)
+        new, record = parse(one._read(journal, name + _NEW)), parse(current)
         before = _before(journal, name)
     except (NotThere, RecordError):
         return False  # removed since, or spoiled by something else
@@ -201,7 +201,7 @@ def _undo_used(folder: int, journal: int, name: str) -> bool:
         if (before is None or before.token(token.name) is None) and record.token(token.name) == token:
             record = record.without_token(token.name)
     if not record.tokens and before is None:
-        os.unlink(name + one._SUFFIX, dir_fd=folder)
+        os.unlink(name, dir_fd=folder)
         return True
     if (data := serialize(record)) == current:
         return False
@@ -211,7 +211,7 @@ def _undo_used(folder: int, journal: int, name: str) -> bool:
 
 def _before(journal: int, name: str) -> UserRecord | None:
     try:
-        return parse(one._read(journal, name, _OLD))
+        return parse(one._read(journal, name + _OLD))
     except NotThere:
         return None
 

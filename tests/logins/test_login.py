@@ -115,8 +115,8 @@ def test_who_is_not_enrolled_sees_the_same_prompt_and_refusal(site: Site, way: s
     assert [p for p in site.store.iterdir() if not p.name.startswith(".")] == [], "a stranger leaves no file"
 
 
-def test_nullok_lets_only_those_pass_who_are_not_enrolled(site: Site, way: str) -> None:
-    site.configure("lenient", "nullok", way, "auth required pam_permit.so")  # which passes whoever we ignore
+def test_nullok_lets_only_those_pass_who_are_not_enrolled(site: Site, obeyed_way: str) -> None:
+    site.configure("lenient", "nullok", obeyed_way, "auth required pam_permit.so")  # which passes whoever we ignore
     done = site.login(service="lenient")
     assert (done.result, done.prompts) == (Result.SUCCESS, ())
     site.enrol(fob(enabled=False))
@@ -138,16 +138,16 @@ def test_prompt_and_echo_are_as_configured(site: Site, way: str) -> None:
     assert [(p.style, p.text) for p in shown] == [(Style.PROMPT_ECHO_ON, "Code of your fob: ")]
 
 
-def test_look_ahead_is_as_configured(site: Site, way: str) -> None:
+def test_look_ahead_is_as_configured(site: Site, obeyed_way: str) -> None:
     site.enrol()
-    site.configure("strict", "look_ahead=0", way=way)
+    site.configure("strict", "look_ahead=0", way=obeyed_way)
     assert site.login(codes(1), service="strict").result is Result.AUTH_ERR
     assert site.login(codes(0), service="strict").result is Result.SUCCESS
 
 
-def test_lock_after_leaves_only_unlock(site: Site, way: str) -> None:
+def test_lock_after_leaves_only_unlock(site: Site, obeyed_way: str) -> None:
     site.enrol()
-    site.configure("locking", "lock_after=2", way=way)
+    site.configure("locking", "lock_after=2", way=obeyed_way)
     for answer in ("000000", "111111"):
         site.login(answer, service="locking")
     for answer in (codes(0), codes(0, 2), codes(0, 3)):
@@ -173,19 +173,19 @@ def test_lock_after_leaves_only_unlock(site: Site, way: str) -> None:
         "look_ahead",
     ],
 )
-def test_a_bad_argument_denies_and_says_so(site: Site, way: str, argument: str) -> None:
+def test_a_bad_argument_denies_and_says_so(site: Site, obeyed_way: str, argument: str) -> None:
     site.enrol()
-    site.configure("bad", argument, way=way)
+    site.configure("bad", argument, way=obeyed_way)
     done = site.login(codes(0), service="bad")
     assert (done.result, done.prompts) == (Result.SERVICE_ERR, ())
     assert site.counter() == 0
-    if way == "socket":
+    if obeyed_way == "socket":
         assert site.log.has("pam_totp(bad:auth): error", "problem=", re.split("[ =]", argument)[0])
 
 
-def test_use_first_pass_never_asks_and_try_first_pass_asks_once_more(site: Site, way: str) -> None:
+def test_use_first_pass_never_asks_and_try_first_pass_asks_once_more(site: Site, obeyed_way: str) -> None:
     site.enrol()
-    where = site.socket if way == "socket" else "none"
+    where = site.socket if obeyed_way == "socket" else "none"
     for name in ("use_first_pass", "try_first_pass"):
         line = f"auth required {MODULE} store={site.store} socket={where} nodelay {name}"
         service(site.confdir, name, line, carry_authtok=True)

@@ -230,7 +230,7 @@ def test_silent_clients_of_one_account_do_not_keep_others_out(site: Site) -> Non
         try:
             os.setresuid(STRANGER, STRANGER, STRANGER)
             os.close(go[1])
-            held = [connected(site) for _ in range(200)]
+            held = [connected(site) for _ in range(2 * MOST_OF_ONE_ACCOUNT)]
             os.write(ready[1], b"x")
             os.read(go[0], 1)
             del held

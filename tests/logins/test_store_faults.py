@@ -82,8 +82,8 @@ def test_a_folder_that_others_can_enter_is_refused(site: Site, way: str) -> None
     assert site.login(codes(0)).result is Result.AUTHINFO_UNAVAIL
 
 
-def test_no_folder_is_out_of_reach_and_not_unenrolled(site: Site, way: str) -> None:
-    site.configure("lenient", "nullok", way=way)
+def test_no_folder_is_out_of_reach_and_not_unenrolled(site: Site, obeyed_way: str) -> None:
+    site.configure("lenient", "nullok", way=obeyed_way)
     shutil.rmtree(site.store)
     assert site.login(codes(0), service="lenient").result is Result.AUTHINFO_UNAVAIL
 
