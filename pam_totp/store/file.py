@@ -33,9 +33,15 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 def file_name(user: str) -> str:
     """The user's name as part of a file name: percent-encoded outside [A-Za-z0-9._@-], and a leading dot too.
 
-    Raises StoreError for a name that is empty or too long for a file.
+    Raises StoreError for a name that is empty, too long for a file, or not what any bytes are decoded to: two such
+    could share a file.
     """
-    raw = user.encode("utf-8", "surrogateescape")
+    try:
+        raw = user.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raw = b""
+    if raw.decode("utf-8", "surrogateescape") != user:
+        raise StoreError("a user name that is no text")
     name = "".join(chr(b) if b in _PLAIN and not (i == 0 and b == 0x2E) else f"%{b:02X}" for i, b in enumerate(raw))
     if not name or len(name) > _MAX_NAME:
         raise StoreError("a user name that is empty or too long for a file name")
@@ -120,7 +126,8 @@ class FileStore:
         lock_name = f"{name.removesuffix(_SUFFIX)}.lock"
         lock = os.open(lock_name, flags, 0o600, dir_fd=folder)
         try:
-            _check_file(lock, lock_name)
+            _check_ours(os.fstat(lock), lock_name)
+            os.fchmod(lock, 0o600)  # whatever the umask of who made it
             give_up, pause = time.monotonic() + self._lock_wait, _FIRST_PAUSE
             while True:
                 try:
@@ -151,12 +158,16 @@ def _demand(folder: int, name: str) -> None:
 
 def _check_file(file: int, name: str) -> None:
     status = os.fstat(file)
+    _check_ours(status, name)
+    if stat.S_IMODE(status.st_mode) != 0o600:
+        raise StoreError(f"{name}: its mode is not 0600")
+
+
+def _check_ours(status: os.stat_result, name: str) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise StoreError(f"{name}: not a regular file")
     if status.st_uid != os.geteuid():
         raise StoreError(f"{name}: not owned by uid {os.geteuid()}, who asks")
-    if stat.S_IMODE(status.st_mode) != 0o600:
-        raise StoreError(f"{name}: its mode is not 0600")
 
 
 def _read(folder: int, name: str) -> bytes:
