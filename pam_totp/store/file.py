@@ -82,9 +82,13 @@ class FileStore:
                 return result
 
     def update_nobody(self) -> None:
-        with self._opened() as folder, self._locked(folder, _NOBODY):
-            _write_aside(folder, _NOBODY, serialize(UserRecord(user="nobody")))
-            _delete(folder, _aside(_NOBODY))
+        record = serialize(UserRecord(user="nobody"))
+        with (
+            self._opened() as folder,
+            self._locked(folder, _NOBODY),
+            _written_aside(folder, _NOBODY, record) as aside,
+        ):
+            _delete(folder, aside)
 
     def users(self) -> Iterator[str]:
         from urllib.parse import unquote_to_bytes  # noqa: PLC0415  no login needs it
@@ -110,15 +114,13 @@ class FileStore:
         """The folder, open and checked; every OSError below becomes a StoreError."""
         try:
             folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                self._check_folder(os.fstat(folder))
+                yield folder
+            finally:
+                os.close(folder)
         except OSError as e:
             raise StoreError(f"{self.folder}: {e.strerror}") from e
-        try:
-            self._check_folder(os.fstat(folder))
-            yield folder
-        except OSError as e:
-            raise StoreError(f"{self.folder}: {e.strerror}") from e
-        finally:
-            os.close(folder)
 
     @contextmanager
     def _locked(self, folder: int, name: str) -> Iterator[None]:
@@ -200,43 +202,42 @@ def _parsed(data: bytes, user: str, name: str) -> UserRecord:
 
 
 def _replace(folder: int, name: str, data: bytes) -> None:
-    _write_aside(folder, name, data)
-    try:
-        os.rename(_aside(name), name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        _forget(folder, _aside(name))
-        raise
+    with _written_aside(folder, name, data) as aside:
+        os.rename(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
     os.fsync(folder)
 
 
-def _write_aside(folder: int, name: str, data: bytes) -> None:
-    """Make the data durable under a name that nobody reads."""
+@contextmanager
+def _written_aside(folder: int, name: str, data: bytes) -> Iterator[str]:
+    """The data made durable under a name that nobody reads; gone again where that, or what follows, fails."""
     if len(data) > MAX_FILE:
         raise StoreError(f"{name}: would be larger than {MAX_FILE} bytes")
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    file = os.open(_aside(name), flags, 0o600, dir_fd=folder)
+    aside = _aside(name)
     try:
-        os.fchmod(file, 0o600)  # whatever the umask
-        written = 0
-        while written < len(data):
-            count = os.write(file, data[written:])
-            if count == 0:
-                raise StoreError(f"{name}: nothing more could be written")
-            written += count
-        # A write that claims more than it did must not be renamed over the truth.
-        if os.pread(file, len(data) + 1, 0) != data:
-            raise StoreError(f"{name}: what was written does not read back")
-        os.fsync(file)
+        file = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        try:
+            _write(file, name, data)
+        finally:
+            os.close(file)
+        yield aside
     except BaseException:
-        _forget(folder, _aside(name))
+        with suppress(OSError):
+            os.unlink(aside, dir_fd=folder)
         raise
-    finally:
-        os.close(file)
 
 
-def _forget(folder: int, file: str) -> None:
-    with suppress(OSError):
-        os.unlink(file, dir_fd=folder)
+def _write(file: int, name: str, data: bytes) -> None:
+    os.fchmod(file, 0o600)  # whatever the umask
+    written = 0
+    while written < len(data):
+        count = os.write(file, data[written:])
+        if count == 0:
+            raise StoreError(f"{name}: nothing more could be written")
+        written += count
+    # A write that claims more than it did must not be renamed over the truth.
+    if os.pread(file, len(data) + 1, 0) != data:
+        raise StoreError(f"{name}: what was written does not read back")
+    os.fsync(file)
 
 
 def _delete(folder: int, file: str) -> None:
