@@ -13,6 +13,8 @@ from pam_totp.cli import (
     codes,
     daemon,
     enroll,
+    exporting,
+    importing,
     policy,
     recovery,
     tokens,
@@ -28,6 +30,8 @@ COMMANDS = (  # in the order of --help
     tokens,
     recovery,
     codes,
+    importing,
+    exporting,
     policy,
     daemon,
 )

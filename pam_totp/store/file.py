@@ -23,9 +23,10 @@ from pam_totp.store import NotThere, R, StoreError
 
 LOCK_WAIT = 5.0  # seconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds between two tries for the lock
-_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-")
+_PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-"
 _MAX_NAME = 255 - len("..json.tmp")  # bytes: NAME_MAX, less what we add around a name
 _SUFFIX = ".json"
+JOURNAL = ".import"  # where `batch` keeps what it takes to undo a change of many records
 _NOBODY = ".nobody.json"  # no user's name begins with a dot once it is encoded
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
@@ -42,7 +43,10 @@ def file_name(user: str) -> str:
         raw = b""
     if raw.decode("utf-8", "surrogateescape") != user:
         raise StoreError("a user name that is no text")
-    name = "".join(chr(b) if b in _PLAIN and not (i == 0 and b == 0x2E) else f"%{b:02X}" for i, b in enumerate(raw))
+    if raw.translate(None, _PLAIN) or raw[:1] == b".":
+        name = "".join(chr(b) if b in _PLAIN and not (i == 0 and b == 0x2E) else f"%{b:02X}" for i, b in enumerate(raw))
+    else:
+        name = user
     if not name or len(name) > _MAX_NAME:
         raise StoreError("a user name that is empty or too long for a file name")
     return name
@@ -209,20 +213,30 @@ def _replace(folder: int, name: str, data: bytes) -> None:
 
 @contextmanager
 def _written_aside(folder: int, name: str, data: bytes) -> Iterator[str]:
-    """The data made durable under a name that nobody reads; gone again where that, or what follows, fails."""
-    if len(data) > MAX_FILE:
-        raise StoreError(f"{name}: would be larger than {MAX_FILE} bytes")
+    """The data made durable under a name that nobody reads; gone again where what follows fails."""
     aside = _aside(name)
+    _write_new(folder, aside, data)
     try:
-        file = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
-        try:
-            _write(file, name, data)
-        finally:
-            os.close(file)
         yield aside
     except BaseException:
-        with suppress(OSError):
-            os.unlink(aside, dir_fd=folder)
+        _forget(folder, aside)
+        raise
+
+
+def _write_new(folder: int, name: str, data: bytes, *, durably: bool = True) -> None:
+    """Write a file that must not be there yet, and look whether it was written; nothing of it is left where not."""
+    if len(data) > MAX_FILE:
+        raise StoreError(f"{name}: would be larger than {MAX_FILE} bytes")
+    file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+    try:
+        try:
+            _write(file, name, data)
+            if durably:
+                os.fsync(file)
+        finally:
+            os.close(file)
+    except BaseException:
+        _forget(folder, name)
         raise
 
 
@@ -237,7 +251,11 @@ def _write(file: int, name: str, data: bytes) -> None:
     # A write that claims more than it did must not be renamed over the truth.
     if os.pread(file, len(data) + 1, 0) != data:
         raise StoreError(f"{name}: what was written does not read back")
-    os.fsync(file)
+
+
+def _forget(folder: int, file: str) -> None:
+    with suppress(OSError):
+        os.unlink(file, dir_fd=folder)
 
 
 def _delete(folder: int, file: str) -> None:
