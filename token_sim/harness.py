@@ -124,6 +124,8 @@ class LiveToken:
         while chip.codes_shown == shown:
             due = device.next_due()
             idle = not device.busy and device.state in (State.ASLEEP, State.DISPLAY, State.ERROR)
+            if device.body.age > end:
+                raise NoCode(f"token {self.serial} shows no code however often it is pressed: it is {device.state}")
             if idle and (device.state is not State.DISPLAY or device.profile.lit_press != "same"):
                 errors += device.state is State.ERROR
                 self._bench.command({"do": "press", "ms": ms})
