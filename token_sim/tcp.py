@@ -19,6 +19,8 @@ from token_sim.states import State
 LOOPBACK = "127.0.0.1"
 IN_USE = f"ERR {ERRORS['IN-USE']} IN-USE".encode() + EOL
 
+MOST_REFUSED = 8  # clients that were told, and have not gone yet
+
 
 class Tcp:
     """A listening port (0: any free one), kept over unplugging. With a device in `modem`, RFC 2217."""
@@ -28,6 +30,7 @@ class Tcp:
         self._telnet: Telnet | None = None
         self._listener: socket.socket | None = None
         self._client: socket.socket | None = None
+        self._refused: list[socket.socket] = []
         self._fresh = False
         self.plug()
 
@@ -42,6 +45,8 @@ class Tcp:
 
     def unplug(self) -> None:
         self._drop()
+        while self._refused:
+            self._refused.pop().close()
         if self._listener is not None:
             self._listener.close()
             self._listener = None
@@ -86,18 +91,38 @@ class Tcp:
             return len(data)
 
     def _accept(self) -> None:
+        self._see_off()
         if self._listener is None:
             return
         with contextlib.suppress(BlockingIOError):
             client, _ = self._listener.accept()
             client.setblocking(False)
             if self._client is not None:
-                with client, contextlib.suppress(OSError):
-                    client.send(IN_USE)
+                self._refuse(client)
                 return
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._client, self._fresh = client, True
             self._telnet = None if self._modem is None else Telnet(self._modem)
+
+    def _refuse(self, client: socket.socket) -> None:
+        """Say why, and close only after the other side did: closing on unread bytes would take the answer back."""
+        with contextlib.suppress(OSError):
+            client.send(IN_USE)
+            client.shutdown(socket.SHUT_WR)
+        self._refused.append(client)
+        if len(self._refused) > MOST_REFUSED:
+            self._refused.pop(0).close()
+
+    def _see_off(self) -> None:
+        for client in list(self._refused):
+            with contextlib.suppress(BlockingIOError):
+                try:
+                    gone = not client.recv(4096)
+                except ConnectionError:
+                    gone = True
+                if gone:
+                    client.close()
+                    self._refused.remove(client)
 
     def _drop(self) -> None:
         if self._client is not None:

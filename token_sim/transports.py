@@ -56,6 +56,7 @@ class Pty:
             return
         master, slave = os.openpty()
         tty.setraw(slave)
+        self._raw = termios.tcgetattr(slave)
         os.set_blocking(master, False)
         self._name = os.ttyname(slave)
         os.close(slave)
@@ -128,9 +129,8 @@ class Pty:
     def _make_raw(self) -> None:
         """Undo what the last client set, however short it was there."""
         assert self._master is not None
-        local = termios.tcgetattr(self._master)[tty.LFLAG]
-        if local & (termios.ECHO | termios.ICANON | termios.ISIG):
-            tty.setraw(self._master, termios.TCSANOW)
+        if termios.tcgetattr(self._master) != self._raw:
+            termios.tcsetattr(self._master, termios.TCSANOW, self._raw)
 
     def _drop_unread(self) -> None:
         """What the client that left has not read is not for the next one. Only the other end can say so."""

@@ -265,9 +265,10 @@ def test_what_nobody_read_is_not_there_for_the_next_client(fob: LiveToken) -> No
     with serial.Serial(fob.port) as port:
         port.write(b"HELP\rhalf a li")
         wait_until(lambda: port.in_waiting > 50, "an answer came")
+
     for _ in range(2):
         fob.oracle()  # the loop has been round, and has seen the client go
-    descriptor = os.open(fob.port, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)  # and no flush, as pyserial does
+    descriptor = os.open(fob.port, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)  # no flush here, other than in pyserial
     try:
         with pytest.raises(BlockingIOError):
             os.read(descriptor, 100)
