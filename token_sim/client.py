@@ -215,5 +215,9 @@ _REASONS = {
 }
 
 
-def _why(error: Exception) -> str:
-    return _REASONS.get(getattr(error, "errno", None) or 0) or str(error).splitlines()[0].lower()
+def _why(error: BaseException) -> str:
+    for cause in (error, error.__context__):  # pyserial puts some numbers only into its words
+        number = getattr(cause, "errno", None) or (cause.args[0] if cause is not None and cause.args else None)
+        if number in _REASONS:
+            return _REASONS[number]
+    return str(error).splitlines()[0].lower()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from typing import Any, cast
 
 from token_sim.device import Device
@@ -19,6 +20,7 @@ from token_sim.states import State
 LOOPBACK = "127.0.0.1"
 IN_USE = f"ERR {ERRORS['IN-USE']} IN-USE".encode() + EOL
 
+LINGER_S = 1.0  # for a refused client to speak or go
 MOST_REFUSED = 8  # clients that were told, and have not gone yet
 
 
@@ -30,7 +32,7 @@ class Tcp:
         self._telnet: Telnet | None = None
         self._listener: socket.socket | None = None
         self._client: socket.socket | None = None
-        self._refused: list[socket.socket] = []
+        self._refused: list[tuple[socket.socket, float]] = []
         self._fresh = False
         self.plug()
 
@@ -46,7 +48,7 @@ class Tcp:
     def unplug(self) -> None:
         self._drop()
         while self._refused:
-            self._refused.pop().close()
+            self._refused.pop()[0].close()
         if self._listener is not None:
             self._listener.close()
             self._listener = None
@@ -105,24 +107,28 @@ class Tcp:
             self._telnet = None if self._modem is None else Telnet(self._modem)
 
     def _refuse(self, client: socket.socket) -> None:
-        """Say why, and close only after the other side did: closing on unread bytes would take the answer back."""
+        """Say why. It is said again when the client speaks, as pyserial drops what came while it was opening."""
         with contextlib.suppress(OSError):
             client.send(IN_USE)
-            client.shutdown(socket.SHUT_WR)
-        self._refused.append(client)
+        self._refused.append((client, time.monotonic() + LINGER_S))
         if len(self._refused) > MOST_REFUSED:
-            self._refused.pop(0).close()
+            self._refused.pop(0)[0].close()
 
     def _see_off(self) -> None:
-        for client in list(self._refused):
-            with contextlib.suppress(BlockingIOError):
-                try:
-                    gone = not client.recv(4096)
-                except ConnectionError:
-                    gone = True
-                if gone:
-                    client.close()
-                    self._refused.remove(client)
+        for refused in list(self._refused):
+            client, until = refused
+            try:
+                if client.recv(4096):
+                    client.send(IN_USE)
+                    client.shutdown(socket.SHUT_WR)  # not closed: unread bytes would take the answer back
+                    continue
+            except BlockingIOError:
+                if time.monotonic() < until:
+                    continue
+            except OSError:
+                pass  # it went by itself
+            client.close()
+            self._refused.remove(refused)
 
     def _drop(self) -> None:
         if self._client is not None:
