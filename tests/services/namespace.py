@@ -86,6 +86,7 @@ class Machine:
         self.root = Path(f"/proc/{self._holder.pid}/root")
         self._started: list[subprocess.Popen[bytes]] = []
         self._service: subprocess.Popen[bytes] | None = None
+        self._talks: list[Talk] = []
         self.log = Syslog(self.path("/dev/log"))
         self._make_accounts()
         self.path(STORE).mkdir(mode=0o700, exist_ok=True)
@@ -215,10 +216,17 @@ class Machine:
             self._service = self.start(*python, "serve", "--socket", SOCKET, user="pam_totp")
             until(self.path(SOCKET).exists, "the service makes its socket")
 
+    def stop_serving(self) -> None:
+        """End the service as systemd would."""
+        if self._service is not None:
+            self._service.terminate()
+            self._service.wait(PATIENCE)
+            self._service = None
+
     def talk(self, *words: str, user: str = "root", echo: bool = False) -> Talk:
         """Run `words` on a terminal, for a person to talk to; `echo` is the terminal's, until a program changes it."""
         program, *arguments = self.command(*words, user=user)
-        return Talk(
+        talk = Talk(
             pexpect.spawn(
                 program,
                 arguments,
@@ -229,6 +237,14 @@ class Machine:
                 dimensions=(24, 1000),  # a line is a line, however long what was typed is
             )
         )
+        self._talks.append(talk)
+        return talk
+
+    def hang_up(self) -> None:
+        """End what still waits for somebody to talk to it."""
+        for talk in self._talks:
+            talk.hangs_up()
+        self._talks.clear()
 
 
 class Talk:
@@ -271,7 +287,8 @@ class Talk:
 
     def hangs_up(self) -> None:
         """The terminal is gone."""
-        self.terminal.close(force=True)
+        if not self.terminal.closed:
+            self.terminal.close(force=True)
 
 
 class Syslog:

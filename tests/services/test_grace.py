@@ -15,7 +15,6 @@ from pam_totp.pam.handle import Hello
 from pam_totp.policy import Policy
 from pam_totp.record import MAX_GRACE, Grace, UserRecord
 from pam_totp.settings import Site as SiteFile
-from tests.conftest import as_root
 from tests.pamconf import Login, Result
 from tests.site import ME, Site, codes, fob
 
@@ -150,17 +149,6 @@ def test_without_the_argument_nothing_is_kept(site: Site, way: str) -> None:
     site.enrol()
     get_in(site, codes(0))
     assert site.record().grace == ()
-
-
-@as_root
-def test_the_site_file_grants_it_too(site: Site, way: str) -> None:
-    if way == "spawn":
-        pytest.skip("a helper reads /etc/pam_totp.toml, which is the host's")
-    site.config.write_text("[service.demo]\ngrace_period = 3600\n")
-    site.configure("demo", "", way)
-    site.enrol()
-    get_in(site, codes(0))
-    assert not asked(come(site))
 
 
 # Pure
