@@ -297,6 +297,8 @@ class Syslog:
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
+        self._path = str(path)
+        self._marks = 0
         path.chmod(0o666)
         self._lines: list[str] = []
         self._changed = threading.Condition()
@@ -315,12 +317,24 @@ class Syslog:
         self._socket.close()
 
     def clear(self) -> None:
+        self._catch_up()
         with self._changed:
             self._lines.clear()
 
     def lines(self) -> list[str]:
+        self._catch_up()
         with self._changed:
             return list(self._lines)
+
+    def _catch_up(self) -> None:
+        """Whatever was logged before now has been heard afterwards."""
+        self._marks += 1
+        mark = f"mark {self._marks}"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+            client.sendto(mark.encode(), self._path)
+        self.wait_for(mark)
+        with self._changed:
+            self._lines.remove(mark)
 
     def ours(self) -> list[str]:
         """Our lines, from `pam_totp(` on."""
