@@ -8,7 +8,7 @@ LDFLAGS = -shared -Wl,-z,relro,-z,now
 LDLIBS  = -lpam
 
 NEED_BUILD = ca-certificates gcc libc6-dev libpam0g-dev python3-venv
-NEED_TEST  = $(NEED_BUILD) libpam-modules oathtool openssh-client openssh-server pamtester strace sudo util-linux
+NEED_TEST  = $(NEED_BUILD) libpam-modules oathtool openssh-client openssh-server pamtester strace sudo util-linux zbar-tools
 NEED_LINT  = $(NEED_BUILD) shellcheck
 
 BIN = .venv/bin
@@ -31,7 +31,7 @@ lint: need-lint build
 	$(BIN)/mypy
 	shellcheck .ci/run .ci/need
 
-need-%:
+need-build need-test need-lint: need-%:
 	@.ci/need $(NEED_$(shell echo $* | tr a-z A-Z))
 
 # Byte code is made here because the helper never writes any: as root under a stranger's umask it must not.

@@ -110,12 +110,12 @@ def demonstrate(site: Site, show: Show) -> None:
     print(f"in {site.folder}, as {ME}; the PAM line is\n   auth required {MODULE} …")
 
     show.step("A token from the factory, and its seed enrolled")
-    file, serial, seed = from_the_factory(site)
+    file, serial, seed, counter = from_the_factory(site)
     with plugged_in(file, site.folder / "token") as token:
         show.told(f"serial number {serial}, plugged into {token.port}")
         (code,) = token.press()
-        words = ("enroll", ME, "--type", "hotp", "--name", "fob", "--serial", serial, "--secret-stdin")
-        done = site.command(*words, stdin=f"hex:{seed}\n{code}\n")
+        words = ("enroll", ME, "--type", "hotp", "--name", "fob", "--serial", serial, "--counter", counter)
+        done = site.command(*words, "--secret-stdin", stdin=f"hex:{seed}\n{code}\n")
         show.told(f"press: {code}, which confirms the enrolment\n{done.stdout}{done.stderr}")
         show.check("a token from the factory is enrolled, its first code used up", "enrolled", done.returncode == 0)
         hardware_token(site, show, token)
@@ -126,13 +126,13 @@ def demonstrate(site: Site, show: Show) -> None:
     show.told("\n".join(site.log.lines()[:12]) + "\n…")
 
 
-def from_the_factory(site: Site) -> tuple[Path, str, str]:
-    """The token's file, its serial number, and its seed as the vendor's list has it."""
+def from_the_factory(site: Site) -> tuple[Path, str, str, str]:
+    """The token's file, its serial number, and its seed and counter as the vendor's list has them."""
     out = site.folder / "factory"
     command = [sys.executable, "-m", "token_sim.cli", "factory", "--count", "1", "--out", out]
     subprocess.run(command, cwd=TREE, check=True, stdout=subprocess.DEVNULL)
-    serial, seed, *_ = (out / "seeds.csv").read_text().splitlines()[0].split(",")
-    return out / f"{serial}.token", serial, seed
+    serial, seed, _, _, counter = (out / "seeds.csv").read_text().splitlines()[0].split(",")
+    return out / f"{serial}.token", serial, seed, counter
 
 
 def attempt(show: Show, what: str, login: Callable[[], Login], expected: Result) -> None:

@@ -49,10 +49,10 @@ void pam_syslog(const pam_handle_t *pamh, int priority, const char *format, ...)
 @functools.cache
 def _library() -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
-        source, library = Path(folder, "pamlog.c"), Path(folder, "pamlog.so")
-        source.write_text(_SOURCE)
-        subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-lpam"], check=True)
-        return ctypes.CDLL(str(library), mode=os.RTLD_GLOBAL)
+        target = Path(folder, "pamlog.so")
+        command = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", target, "-lpam"]
+        subprocess.run(command, input=_SOURCE, text=True, check=True)
+        return ctypes.CDLL(str(target), mode=os.RTLD_GLOBAL)
 
 
 @contextmanager

@@ -10,8 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests import pamconf, pamlog
 from tests.pamconf import Result, Session, Shown, Style, login
@@ -251,6 +254,18 @@ def test_an_answer_of_nothing_is_no_answer(bench):
         assert service.heard[1:] == [b"N"]
 
 
+def test_what_comes_with_a_failed_conversation_is_not_looked_at(bench):
+    class Failing(Session):
+        def _converse(self, *message: Any) -> int:
+            super()._converse(*message)
+            return Result.CONV_ERR
+
+    with bench.service(play(b"pCode: ", b"r7")) as service:
+        with Failing(bench.stack(service.argument), "alice", ["123456"], bench.folder) as session:
+            assert session.authenticate().result == Result.AUTH_ERR
+        assert service.heard[1:] == [b"N"]
+
+
 def test_an_answer_over_512_bytes_goes_as_a_blank(bench):
     with bench.service(play(b"pCode: ", b"pCode: ", b"r7")) as service:
         bench.login(service.argument, answers=["1" * 512, "1" * 513])
@@ -385,6 +400,39 @@ def test_a_service_may_send_64_messages_in_a_login(bench, log, messages, result)
 def test_a_result_is_the_last_word(bench):
     with bench.service(play(b"r7", b"r0", hang_up=True)) as service:
         assert bench.login(service.argument).result == Result.AUTH_ERR
+
+
+def decision(messages: list[bytes]) -> int:
+    """What the protocol says a login ends with."""
+    for message in messages[:64]:
+        kind, text = message[:1], message[1:]
+        if kind == b"r" and text in (b"0", b"3", b"7", b"9", b"19", b"25"):
+            return int(text)
+        known = kind in (b"p", b"P", b"i", b"e") or (kind == b"g" and not text) or (kind == b"s" and text)
+        if not known or b"\0" in text or len(message) > 4096:
+            break
+    return Result.AUTHINFO_UNAVAIL
+
+
+TEXTS = st.one_of(
+    st.binary(max_size=3), st.sampled_from([b"0", b"3", b"7", b"9", b"19", b"25", b"x" * 4095, b"x" * 4096])
+)
+MESSAGES = st.builds(lambda kind, text: kind + text, st.sampled_from([b"p", b"i", b"g", b"s", b"r", b"x", b""]), TEXTS)
+
+
+def test_whatever_a_service_sends_only_the_protocol_decides(bench):
+    with bench.service(play()) as service:
+        stack = bench.stack(service.argument, "nodelay")
+
+        @settings(max_examples=300, deadline=None, database=None)
+        @given(st.lists(MESSAGES, max_size=5))
+        def check(messages: list[bytes]) -> None:
+            service.script = play(*messages, hang_up=True)
+            result = login(stack, "alice", lambda shown: "1", bench.folder).result
+            expected = decision(messages)
+            assert result == (Result.PERM_DENIED if expected == Result.IGNORE else expected)
+
+        check()
 
 
 # ---- time limits

@@ -18,7 +18,7 @@ import pytest
 
 from tests import pamlog
 from tests.pamconf import Result, Shown, login
-from tests.relay_kit import AS_ROOT, PATIENCE, STRANGER, Bench, brisk, in_turn, needs_root, play, told
+from tests.relay_kit import AS_ROOT, PATIENCE, STRANGER, Bench, brisk, in_turn, library, needs_root, play, told
 
 ACCEPTING = """
 channel.send(b"r0")
@@ -156,19 +156,20 @@ print(pamconf.login({stack!r}, "alice", [], folder).result.name)
 
 
 def test_a_helper_that_goes_on_after_its_result_is_ended(bench):
-    pid = fact(
+    stack = spawned(
         bench,
         """
-import signal
+import signal, time
 for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
     signal.signal(number, signal.SIG_IGN)
 tell(os.getpid())
 channel.send(b"r0")
-while True:
-    signal.pause()
+time.sleep(20)
 """,
     )
-    assert not os.path.exists(f"/proc/{pid}")
+    done = login(stack, "alice", [], bench.folder)
+    assert done.seconds < 10
+    assert not os.path.exists(f"/proc/{told(done)}")
 
 
 def test_a_helper_that_is_stopped_is_ended_at_the_limit(bench):
@@ -203,16 +204,14 @@ def test_a_helper_that_is_killed_while_the_person_types_denies(bench, log):
 
 
 def test_a_helper_ends_by_itself_where_the_kernel_has_no_pidfd(bench):
-    library = bench.folder / "nopidfd.so"
-    source = b"#include <errno.h>\nint pidfd_open(int pid, unsigned flags) { return errno = ENOSYS, -1; }\n"
-    subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", library], input=source, check=True)
+    source = "#include <errno.h>\nint pidfd_open(int pid, unsigned flags) { return errno = ENOSYS, -1; }\n"
     stack = spawned(bench, "tell(os.getpid())" + ASKING + "channel.recv(1)")
     host = bench.run(
         f"""
 done = pamconf.login({stack!r}, "alice", ["123456"], folder)
 print(done.result.name, os.path.exists("/proc/" + done.messages[0].text))
 """,
-        LD_PRELOAD=str(library),
+        LD_PRELOAD=str(library(bench.folder, source)),
     )
     assert host.stdout == "SUCCESS False\n", host.stderr
 
@@ -238,17 +237,19 @@ def test_200_logins_of_every_kind_leave_no_descriptor_and_no_process(bench):
 
 @pytest.mark.parametrize("way", ["service", "helper"])
 def test_what_the_host_starts_meanwhile_inherits_no_descriptor(bench, way):
-    def inherited() -> set[str]:
-        return {n for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}") and kept(int(n))}
-
-    def kept(descriptor: int) -> bool:
-        return os.get_inheritable(descriptor)
+    def inherited() -> set[int]:
+        found = set()
+        for n in map(int, os.listdir("/proc/self/fd")):
+            with contextlib.suppress(OSError):  # the listing itself
+                if os.get_inheritable(n):
+                    found.add(n)
+        return found
 
     def answer(_: Shown) -> str:
         meanwhile.append(inherited())
         return "123456"
 
-    meanwhile: list[set[str]] = []
+    meanwhile: list[set[int]] = []
     with bench.service(play(b"pCode: ", b"r0")) as service:
         stack = bench.stack(service.argument) if way == "service" else spawned(bench, ASKING)
         before = inherited()
@@ -281,24 +282,22 @@ def test_the_service_sees_the_end_though_a_child_of_the_hosts_holds_the_channel(
 
 def test_answers_and_passwords_are_wiped(bench):
     """A library in front of libc's tells what is wiped."""
-    library = bench.folder / "wiped.so"
-    source = b"""
-#include <string.h>
-#include <unistd.h>
-void explicit_bzero(void *bytes, size_t size)
+    source = r"""
+#include <ctype.h>
+#include <stdio.h>
+void explicit_bzero(volatile unsigned char *bytes, size_t size)
 {
-    write(2, bytes, strnlen(bytes, size));
-    write(2, "\n", 1);
-    memset(bytes, 0, size);
+    for (; size > 0; size--, *bytes++ = 0)
+        putc(isprint(*bytes) ? *bytes : '\n', stderr);
+    putc('\n', stderr);
 }
 void __explicit_bzero_chk(void *bytes, size_t size, size_t room) { explicit_bzero(bytes, room < size ? room : size); }
 """
-    subprocess.run(["cc", "-w", "-fPIC", "-shared", "-x", "c", "-", "-o", library], input=source, check=True)
     with bench.service(play(b"pCode: ", b"g", b"shunter2", hang_up=True)) as service:
         stack = bench.stack(service.argument, carry_authtok=True)
         host = bench.run(
             f'pamconf.login({stack!r}, "alice", ["271828"], folder, items={{"authtok": "swordfish"}})',
-            LD_PRELOAD=str(library),
+            LD_PRELOAD=str(library(bench.folder, source)),
         )
     assert {"271828", "A271828", "Aswordfish", "shunter2"} <= set(host.stderr.split("\n"))
 
@@ -343,7 +342,7 @@ def test_a_host_may_have_its_first_descriptors_closed_and_still_write_to_them(be
     with bench.service(play(b"pCode: ", b"r0")) as service:
         stack = bench.stack(service.argument) if way == "service" else spawned(bench, ASKING)
         host = bench.run(f"""
-report = os.dup2(1, 100)
+report = os.dup2(1, 100, inheritable=False)
 for descriptor in {closed}:
     os.close(descriptor)
 def write():
@@ -355,13 +354,14 @@ def write():
             pass
     return "closed"
 def answer(shown):
-    global meanwhile
+    global meanwhile, inherited
     meanwhile = write()
+    inherited = [n for n in range(3, 100) if os.path.exists(f"/proc/self/fd/{{n}}") and os.get_inheritable(n)]
     return "123456"
 done = pamconf.login({stack!r}, "alice", answer, folder)
-os.write(report, f"{{done.result.name}} {{meanwhile}} {{write()}}".encode())
+os.write(report, f"{{done.result.name}} {{meanwhile}} {{write()}} {{inherited}}".encode())
 """)
-    assert host.stdout == "SUCCESS closed closed", host.stderr
+    assert host.stdout == "SUCCESS closed closed []", host.stderr
 
 
 def test_a_host_that_ignores_child_signals_still_does_and_has_no_zombie(bench):
@@ -476,10 +476,16 @@ needs_private_etc = pytest.mark.skipif(
 
 
 def pamtester(bench: Bench, stack: str, answer: str) -> subprocess.CompletedProcess[str]:
-    """pamtester with the bench's service files as /etc/pam.d, in a mount namespace of its own."""
-    script = 'mount --bind "$1" /etc/pam.d && exec pamtester "$2" alice authenticate setcred'
+    """pamtester with the bench as /etc/pam.d and as /run/pam_totp, in a mount namespace of its own."""
+    script = """
+mount --bind "$1" /etc/pam.d
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir /run/pam_totp
+mount --bind "$1" /run/pam_totp
+exec pamtester "$2" alice authenticate setcred
+"""
     return subprocess.run(
-        ["unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh", bench.folder, stack],
+        ["unshare", "-m", "--propagation", "private", "sh", "-ec", script, "sh", bench.folder, stack],
         input=answer,
         capture_output=True,
         text=True,
@@ -497,6 +503,13 @@ def test_pamtester_logs_in_and_is_refused(bench, way):
     assert "successfully authenticated" in accepted.stdout, accepted
     assert "credential info has successfully been set" in accepted.stdout
     assert (accepted.returncode, refused.returncode) == (0, 1), refused
+
+
+@needs_private_etc
+def test_without_an_argument_the_socket_is_the_one_in_run(bench):
+    with bench.service(play(b"r0"), bench.folder / "socket") as service:
+        assert pamtester(bench, bench.stack("helper=/nonexistent/helper.py"), "").returncode == 0
+        assert service.logins == 1
 
 
 @needs_private_etc

@@ -3,18 +3,44 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
 
 from pam_totp import __version__
-from pam_totp.cli import codes, daemon, policy, tokens
+from pam_totp.cli import (
+    codes,
+    daemon,
+    enroll,
+    exporting,
+    importing,
+    policy,
+    recovery,
+    tokens,
+)
 from pam_totp.cli.common import OUT_OF_REACH, REFUSED, CommandError
 from pam_totp.pam.service import ServiceError
 from pam_totp.record import RecordError
 from pam_totp.settings import SettingsError
 from pam_totp.store import StoreError
 
+COMMANDS = (  # in the order of --help
+    enroll,
+    tokens,
+    recovery,
+    codes,
+    importing,
+    exporting,
+    policy,
+    daemon,
+)
+REMEDIES = {
+    errno.ENOSPC: "nothing was changed: make room on that disk, and run the command again",
+    errno.EDQUOT: "nothing was changed: the owner's quota is used up; make room, and run the command again",
+    errno.EROFS: "nothing was changed: make that disk writable (mount -o remount,rw), and run the command again",
+    errno.EACCES: "run the command as root, or as the owner of that folder",
+}
 EXAMPLES = """\
 examples:
   pam-totp enroll alice                      a new phone: shows a QR code, asks for the first code
@@ -37,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"pam-totp {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for module in (tokens, codes, policy, daemon):
+    for module in COMMANDS:
         module.add_to(commands)
     return top
 
@@ -58,16 +84,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CommandError as e:
         return _say(str(e), e.status)
     except (StoreError, ServiceError) as e:
-        return _say(str(e), OUT_OF_REACH)
+        return _say(f"{e}{_what_to_do(e.__cause__)}", OUT_OF_REACH)
     except (RecordError, SettingsError) as e:
         return _say(str(e), REFUSED)
     except OSError as e:
         if isinstance(e, BrokenPipeError):  # `pam-totp list | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        return _say(f"{e.filename}: {e.strerror}" if e.filename else str(e), OUT_OF_REACH)
+        what = f"{e.filename}: {e.strerror}" if e.filename else e.strerror or str(e)
+        return _say(f"{what}{_what_to_do(e)}", OUT_OF_REACH)
     except KeyboardInterrupt:
         return _say("interrupted; nothing was changed", 130)
+
+
+def _what_to_do(cause: BaseException | None) -> str:
+    """What a person can do about an error of the system's. A store that fails is as it was."""
+    remedy = REMEDIES.get(cause.errno or 0) if isinstance(cause, OSError) else None
+    return f"; {remedy}" if remedy else ""
 
 
 def _say(problem: str, status: int) -> int:

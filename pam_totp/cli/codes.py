@@ -23,11 +23,12 @@ from pam_totp.cli.common import (
     read,
     user_of,
 )
+from pam_totp.cli.progress import Bar
+from pam_totp.decide import decide, log
 from pam_totp.pam.session import read_site
 from pam_totp.record import Token, UserRecord
 from pam_totp.resync import candidates, locate
 from pam_totp.settings import SITE_FILE, settings
-from pam_totp.verify import Decision, verify
 
 DEFAULT_SEARCH = 100_000  # counters or steps
 MOST_SEARCH = 10_000_000
@@ -60,14 +61,9 @@ def run_verify(args: argparse.Namespace) -> int:
     read(store, user)
     answer = (" ".join(args.code) or ask("code: ", hidden=True)).encode("utf-8", "surrogateescape")
 
-    def decide(record: UserRecord) -> tuple[UserRecord, Decision]:
-        decision = verify(record, answer, now(), policy)
-        return decision.record, decision
-
-    decision = change(store, user, decide)
+    decision = decide(store, user, answer, policy, now)
+    log(audit.to_syslog, SERVICE, user, decision)
     accepted, reason = decision.outcome.accepted, decision.outcome.value
-    fields = {"by" if accepted else "reason": reason, "token": decision.token}
-    audit.write(audit.to_syslog, SERVICE, "accepted" if accepted else "refused", user=user, **fields)
     if args.json:
         print_json({"user": user, "accepted": accepted, "reason": reason, "token": decision.token})
     elif accepted:
@@ -123,28 +119,13 @@ def _search(record: UserRecord, name: str | None, codes: tuple[str, ...], reach:
     """The token and the position at which its codes stand in a row. No lock is held meanwhile."""
     tokens = [t for t in record.tokens if t.digits == len(codes[0]) and name in (None, t.name)]
     for token in tokens:
-        first = locate(token, codes, candidates(token, len(codes), now(), reach), progress=_Bar(token.name).show)
+        within = candidates(token, len(codes), now(), reach)
+        first = locate(token, codes, within, progress=Bar(f"searching {token.name}").show)
         if first is not None:
             return token, first
     raise CommandError(
         f"these codes are not in a row within {reach} of where the token should be (see --search); nothing was changed"
     )
-
-
-class _Bar:
-    """A progress bar on the terminal, once a search has taken over a second."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._shown = False
-
-    def show(self, done: int, total: int, seconds: float) -> None:
-        if not sys.stderr.isatty() or (seconds < 1.0 and not self._shown):
-            return
-        self._shown = True
-        filled = 30 * done // max(total, 1)
-        end = "\n" if done >= total else ""
-        print(f"\rsearching {self._name} [{'#' * filled:30}] {done}/{total}", end=end, file=sys.stderr, flush=True)
 
 
 def _open_port(device: str):  # type: ignore[no-untyped-def]

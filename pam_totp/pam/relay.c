@@ -175,7 +175,7 @@ static const char *const DISTRUST[] = {
     [FOREIGN] = "belongs to somebody else",
     [WRITABLE] = "can be written by others",
     [WINDING] = "leads through too many links, or too long a path",
-    [UNFIT] = "is not that kind of file",
+    [UNFIT] = "is the wrong kind of file, or not executable",
 };
 
 static bool trusted_owner(uid_t uid, bool of_service)
@@ -528,8 +528,10 @@ static int authenticate(pam_handle_t *pamh, const struct settings *settings, int
         if (!usable(pamh, INTERPRETER, S_IFREG | S_IXUSR) || !usable(pamh, settings->helper, S_IFREG))
             return PAM_SERVICE_ERR;
         int error = start(settings->helper, &service);
-        if (error != 0)
-            return errno = error, deny(pamh, PAM_AUTHINFO_UNAVAIL, "denied: cannot start %s: %m", INTERPRETER);
+        if (error != 0) {
+            errno = error;
+            return deny(pamh, PAM_AUTHINFO_UNAVAIL, "denied: cannot start %s: %m", INTERPRETER);
+        }
     }
     int result = send_packet(service.channel, hello.bytes, hello.size)
                      ? dialogue(pamh, service.channel)
