@@ -59,6 +59,7 @@ def update_many(
                 manifest.flush()
                 _make_durable(folder)
                 _mark(journal)
+                progress(len(changes), total)
                 for done, (user, change) in enumerate(changes.items(), len(changes)):
                     batch.commit(user, change, results)
                     if done % _REPORT_EVERY == 0:
