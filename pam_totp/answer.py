@@ -3,7 +3,8 @@
 The law:
 - a code is ASCII digits; spaces and hyphens between digits do not count, anywhere else they make it malformed;
 - one answer holds one, two or three codes of one length (RFC 4226 §7.4 asks for "a sequence" to resynchronise);
-- a recovery code is 80 bits in Crockford's base 32: case and hyphens are forgiven, O is 0, I and L are 1.
+- a recovery code is 80 bits in Crockford's base 32: case and hyphens are forgiven, O is 0, I and L are 1;
+- behind a password (forward_pass) the codes are the longest all-digit tail that could be some, and nothing else is.
 """
 
 from __future__ import annotations
@@ -35,6 +36,17 @@ def codes(answer: bytes, lengths: set[int]) -> tuple[str, ...] | None:
             text = digits.decode("ascii")
             return tuple(text[i : i + length] for i in range(0, len(text), length))
     return None
+
+
+def behind_password(answer: bytes, lengths: set[int]) -> tuple[bytes, bytes]:
+    """Split `answer` into a password and the one code, or codes in a row, behind it, each of one of `lengths` digits.
+
+    The codes are blank where no tail could be any. A password is never blank: digits alone are all password.
+    """
+    digits = len(answer) - len(answer.rstrip(b"0123456789"))
+    sizes = (count * length for length in lengths for count in range(1, MAX_IN_A_ROW + 1))
+    end = len(answer) - max((size for size in sizes if size <= digits), default=0)
+    return (answer[:end], answer[end:]) if end else (answer, b"")
 
 
 def recovery_code(answer: bytes) -> str | None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import pwd
+
+NOBODY = 65534  # uid and gid: the kernel's overflow ids, which own nothing
 
 
 def become_owner_of(folder: str) -> None:
@@ -14,8 +17,25 @@ def become_owner_of(folder: str) -> None:
     if os.geteuid() != 0:
         return
     owner = os.stat(folder)
+    _become(owner.st_uid, owner.st_gid)
+
+
+def become_user(name: str) -> None:
+    """As root, become the user of that name with their own group and no others; who has no account gets nobody's.
+    Whoever is not root stays who they are."""
+    if os.geteuid() != 0:
+        return
+    try:
+        entry = pwd.getpwnam(name)
+    except (KeyError, ValueError):
+        _become(NOBODY, NOBODY)
+    else:
+        _become(entry.pw_uid, entry.pw_gid)
+
+
+def _become(uid: int, gid: int) -> None:
     os.setgroups([])
-    os.setresgid(owner.st_gid, owner.st_gid, owner.st_gid)
-    os.setresuid(owner.st_uid, owner.st_uid, owner.st_uid)
-    if os.getresuid() != (owner.st_uid,) * 3 or os.getresgid() != (owner.st_gid,) * 3:
-        raise PermissionError(1, "privileges could not be given up", folder)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    if os.getresuid() != (uid,) * 3 or os.getresgid() != (gid,) * 3:
+        raise PermissionError(1, "privileges could not be given up")

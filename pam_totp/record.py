@@ -22,6 +22,7 @@ MIN_SECRET, MAX_SECRET = 14, 128  # bytes: RFC 4226 §4 R6 demands 128 bits; 112
 GOOD_SECRET = 16  # bytes: RFC 4226 §4 R6
 NEW_SECRET = 20  # bytes: RFC 4226 §4 R6 recommends 160 bits
 TIME_LIMIT = 1 << 62  # seconds: no clock reaches it, and sums with it stay far from any edge
+MAX_COUNT = 1 << 62  # answers: a count stays there
 MAX_DRIFT = 1 << 31  # steps, either way
 DAY = 86_400  # seconds
 
@@ -183,9 +184,9 @@ class UserRecord(_Ruled):
         "user": _user_name,
         "tokens": tuple_of(Token, MAX_TOKENS),
         "salt": maybe(hexadecimal(16, 64)),
-        "failures": whole(0, TIME_LIMIT),
+        "failures": whole(0, MAX_COUNT),
         "failures_at": maybe(_TIME),
-        "refused": whole(0, TIME_LIMIT),
+        "refused": whole(0, MAX_COUNT),
         "grace": tuple_of(Grace, MAX_GRACE),
     }
 
@@ -230,26 +231,29 @@ class UserRecord(_Ruled):
         """A fresh set of recovery codes; the old one is void."""
         return self._but(salt=salt, recovery=digests)
 
+    def with_grace(self, grace: tuple[Grace, ...]) -> UserRecord:
+        """Which logins may do without a code is `pam.grace`'s to say."""
+        return self._but(grace=grace)
+
     def failures_now(self, now: int) -> tuple[int, int | None]:
         """`failures` and `failures_at` as they stand at `now`: one less for every full day.
 
         The remainder of a day is kept, so that one failure a day does not stop the count from falling. Where the
-        clock went back, the days start anew.
+        clock went back, the days wait for it: starting anew would forget failures once it is set right.
         """
         if self.failures_at is None or self.failures == 0:
             return 0, None
-        if now < self.failures_at:
-            return self.failures, now
-        days = (now - self.failures_at) // DAY
+        days = max(now - self.failures_at, 0) // DAY
         left = max(self.failures - days, 0)
         return (left, self.failures_at + days * DAY) if left else (0, None)
 
     def refused_uncounted(self) -> UserRecord:
-        return self._but(refused=self.refused + 1)
+        return self._but(refused=min(self.refused + 1, MAX_COUNT))
 
     def refused_as_wrong(self, now: int) -> UserRecord:
         failures, since = self.failures_now(now)
-        return self._but(failures=failures + 1, failures_at=now if since is None else since, refused=self.refused + 1)
+        counted = self._but(failures=min(failures + 1, MAX_COUNT), failures_at=now if since is None else since)
+        return counted.refused_uncounted()
 
     def accepted(self, token: Token, first: int, count: int, now: int) -> UserRecord:
         """After `count` codes in a row of `token`, from moving factor `first`; a row clears the failures, one code does

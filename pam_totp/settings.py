@@ -5,16 +5,17 @@ The law: what is unknown, malformed, out of bounds, given twice or contradictory
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from pam_totp.policy import Policy, PolicyError
-from pam_totp.rules import MAX_TEXT
+from pam_totp.policy import Policy
+from pam_totp.rules import MAX_TEXT, Rule, boolean, whole
 from pam_totp.values import Value
 
 SITE_FILE = "/etc/pam_totp.toml"
 DEFAULT_STORE = "/var/lib/pam_totp"
 DEFAULT_PROMPT = "One-time code: "
+FORWARD_PROMPT = "Password and one-time code: "  # where one answer holds both
 MAX_GRACE_PERIOD = 86_400  # seconds: a day
 FIRST_PASS = ("try_first_pass", "use_first_pass", "forward_pass")
 
@@ -38,6 +39,11 @@ class Settings(Value):
     debug: bool
     origins: Mapping[str, str]
 
+    def facts(self) -> dict[str, Any]:
+        """Every setting by its name, those of the policy first."""
+        facts = {name: getattr(self.policy, name) for name in Policy.RULES}
+        return facts | {name: getattr(self, name) for name in self._fields if name not in ("policy", "origins")}
+
 
 class Site(Value):
     """/etc/pam_totp.toml: `[policy]`, `[service.NAME]`, `[clients]` (account = service)."""
@@ -52,44 +58,45 @@ class Site(Value):
 Site.NONE = Site(policy={}, services={}, clients={})
 
 
-def _number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise ValueError("not a whole number")
-    return int(text)
+def _words(v: object) -> str | None:
+    good = type(v) is str and 0 < len(v) <= MAX_TEXT and v.isprintable()
+    return None if good else f"not 1 … {MAX_TEXT} printable characters"
 
 
-def _path(text: str) -> str:
-    if not text.startswith("/") or "\0" in text:
-        raise ValueError("not an absolute path")
-    return text
+def _path(v: str) -> str | None:
+    return None if v.startswith("/") and "\0" not in v else "not an absolute path"
 
 
-def _words(text: str) -> str:
-    if not text or len(text) > MAX_TEXT or not text.isprintable():
-        raise ValueError(f"not 1 … {MAX_TEXT} printable characters")
-    return text
+def _path_or_none(v: str) -> str | None:
+    return None if v == "none" else _path(v)
 
 
-_POLICY = tuple(Policy.RULES)
-_VALUES: dict[str, Callable[[str], object]] = {  # name=value
-    **dict.fromkeys(_POLICY, _number),
-    "grace_period": _number,
+def _template(v: str) -> str | None:
+    """A path in terms of `~`, `${HOME}` and `${USER}`; what they stand for is known when the user is."""
+    home = next((home for home in ("~", "${HOME}") if v.startswith(f"{home}/")), "")
+    plain = v.removeprefix(home).replace("${USER}", "user")
+    good = plain.startswith("/") and not plain.endswith("/") and plain.isprintable() and not {"$", "~"} & set(plain)
+    return None if good else "not the path of a file, absolute or beginning with ~/ or ${HOME}/, with ${USER} at most"
+
+
+_NUMBERS: dict[str, Rule] = {**Policy.RULES, "grace_period": whole(0, MAX_GRACE_PERIOD)}
+_VALUES: dict[str, Rule] = {  # name=value
+    **_NUMBERS,
     "prompt": _words,
     "user": _words,
     "store": _path,
-    "secret": _words,
-    "socket": _words,  # these two, and `nodelay`, are the relay's
+    "secret": _template,
+    "socket": _path_or_none,  # these two, and `nodelay`, are the relay's
     "helper": _path,
 }
 _FLAGS = ("echo", "nullok", "nodelay", "debug", *FIRST_PASS)
 # What the site file may set: not who and where, and not what belongs to one line's place in its stack.
-_SITE: dict[str, type] = {
-    **dict.fromkeys(_POLICY, int),
-    "grace_period": int,
-    "prompt": str,
-    "echo": bool,
-    "nullok": bool,
-    "debug": bool,
+_SITE: dict[str, Rule] = {
+    **_NUMBERS,
+    "prompt": _words,
+    "echo": boolean,
+    "nullok": boolean,
+    "debug": boolean,
 }
 
 
@@ -99,7 +106,7 @@ def parse_site(text: str) -> Site:
 
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
+    except (ValueError, RecursionError) as e:  # numbers of thousands of digits, and nesting, have errors of their own
         raise SettingsError(f"{SITE_FILE}: {e}") from None
     unknown = document.keys() - {"policy", "service", "clients"}
     if unknown:
@@ -128,26 +135,19 @@ def settings(service: str, arguments: Sequence[str], site: Site = Site.NONE) -> 
     for origin, source in sources:
         chosen |= source
         origins |= dict.fromkeys(source, origin)
-    try:
-        policy = Policy(**{n: chosen[n] for n in _POLICY if n in chosen})
-    except PolicyError as e:
-        raise SettingsError(str(e)) from None
     modes = [m for m in FIRST_PASS if m in chosen]
     if len(modes) > 1:
         raise SettingsError(f"{modes[0]} and {modes[1]}: one or the other")
-    grace = chosen.get("grace_period", 0)
-    if not 0 <= grace <= MAX_GRACE_PERIOD:
-        raise SettingsError(f"grace_period: not 0 … {MAX_GRACE_PERIOD}")
     get = chosen.get
     return Settings(
-        policy=policy,
+        policy=Policy(**{n: chosen[n] for n in Policy.RULES if n in chosen}),
         store=get("store", DEFAULT_STORE),
         secret=get("secret"),
-        prompt=get("prompt", DEFAULT_PROMPT),
+        prompt=get("prompt", FORWARD_PROMPT if modes == ["forward_pass"] else DEFAULT_PROMPT),
         echo=get("echo", False),
         nullok=get("nullok", False),
         first_pass=modes[0] if modes else None,
-        grace_period=grace,
+        grace_period=get("grace_period", 0),
         user=get("user"),
         debug=get("debug", False),
         origins=origins,
@@ -155,21 +155,33 @@ def settings(service: str, arguments: Sequence[str], site: Site = Site.NONE) -> 
 
 
 def parse_arguments(arguments: Sequence[str]) -> dict[str, object]:
-    """The module's arguments by name. Raises SettingsError; bounds of numbers are the policy's to check."""
+    """The module's arguments by name. Raises SettingsError."""
     found: dict[str, object] = {}
     for argument in arguments:
-        name, equals, value = argument.partition("=")
+        name, equals, text = argument.partition("=")
         if name not in _VALUES and name not in _FLAGS:
             raise SettingsError(f"no argument is called {name!r}")
         if name in found:
             raise SettingsError(f"{name}: given twice")
         if bool(equals) != (name in _VALUES):
             raise SettingsError(f"{name}: {'takes no value' if equals else 'needs a value'}")
-        try:
-            found[name] = _VALUES[name](value) if equals else True
-        except ValueError as e:
-            raise SettingsError(f"{name}: {e}") from None
+        if equals:
+            found[name] = _number(text) if name in _NUMBERS else text
+            _demand(_VALUES[name], found[name], name)
+        else:
+            found[name] = True
     return found
+
+
+def _number(text: str) -> int | None:
+    """None for what is no number, or too long for one that means something here."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else None
+
+
+def _demand(rule: Rule, value: object, place: str) -> None:
+    wanted = rule(value)
+    if wanted is not None:
+        raise SettingsError(f"{place}: {wanted}")
 
 
 def _table(value: object, place: str) -> dict[str, Any]:
@@ -183,11 +195,5 @@ def _site_table(value: object, place: str) -> dict[str, object]:
     for name, setting in table.items():
         if name not in _SITE:
             raise SettingsError(f"{SITE_FILE}: {place}: no setting is called {name!r}")
-        if type(setting) is not _SITE[name]:
-            raise SettingsError(f"{SITE_FILE}: {place}.{name}: not of type {_SITE[name].__name__}")
-        if isinstance(setting, str):
-            try:
-                _words(setting)
-            except ValueError as e:
-                raise SettingsError(f"{SITE_FILE}: {place}.{name}: {e}") from None
+        _demand(_SITE[name], setting, f"{SITE_FILE}: {place}.{name}")
     return table

@@ -52,8 +52,8 @@ class Decision(Value):
     refused_before: int = 0
 
 
-def verify(record: UserRecord, answer: bytes, now: int, policy: Policy) -> Decision:
-    """Decide on `answer` (as the person gave it) at `now` (Unix seconds).
+def verify(record: UserRecord, answer: bytes, now: int, policy: Policy, *, recovery_codes: bool = True) -> Decision:
+    """Decide on `answer` (as the person gave it) at `now` (Unix seconds); without `recovery_codes` none is looked for.
 
     Returns a Decision; its record must be stored before anybody is let in. Raises ValueError only for a clock
     before 1970 or beyond `TIME_LIMIT`.
@@ -63,7 +63,7 @@ def verify(record: UserRecord, answer: bytes, now: int, policy: Policy) -> Decis
     if not record.enrolled:
         return Decision(outcome=Outcome.NOT_ENROLLED, record=record)
 
-    recovery = answers.recovery_code(answer) if record.recovery else None
+    recovery = answers.recovery_code(answer) if recovery_codes and record.recovery else None
     if recovery is not None and record.salt is not None:
         digest = answers.recovery_digest(record.salt, recovery)
         if digest in record.recovery:

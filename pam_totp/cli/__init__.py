@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
 
 from pam_totp import __version__
-from pam_totp.cli import codes, daemon, doctor, services, tokens
+from pam_totp.cli import codes, daemon, doctor, enroll, policy, recovery, services, tokens
 from pam_totp.cli.common import OUT_OF_REACH, REFUSED, CommandError
 from pam_totp.pam.service import ServiceError
 from pam_totp.record import RecordError
+from pam_totp.settings import SettingsError
 from pam_totp.store import StoreError
 
+REMEDIES = {
+    errno.ENOSPC: "nothing was changed: make room on that disk, and run the command again",
+    errno.EDQUOT: "nothing was changed: the owner's quota is used up; make room, and run the command again",
+    errno.EROFS: "nothing was changed: make that disk writable (mount -o remount,rw), and run the command again",
+    errno.EACCES: "run the command as root, or as the owner of that folder",
+}
 EXAMPLES = """\
 examples:
   pam-totp enroll alice                      a new phone: shows a QR code, asks for the first code
@@ -38,29 +46,44 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"pam-totp {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for module in (tokens, codes, services, doctor, daemon):
+    for module in (enroll, tokens, recovery, codes, services, policy, doctor, daemon):
         module.add_to(commands)
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    chosen = parser().parse_args(arguments)
+    top = parser()
+    chosen, rest = top.parse_known_args(arguments)
+    # argparse of Python 3.11 ends a list of words at the first option: `resync alice --token fob 755224 287082`.
+    words = next((name for name in ("code", "argument") if hasattr(chosen, name)), None)
+    more = [word for word in rest if word != "--"]
+    if more and (words is None or any(word.startswith("-") for word in more)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if words is not None:
+        setattr(chosen, words, [*getattr(chosen, words), *more])
     try:
         return int(chosen.run(chosen))
     except CommandError as e:
         return _say(str(e), e.status)
     except (StoreError, ServiceError) as e:
-        return _say(str(e), OUT_OF_REACH)
-    except RecordError as e:
+        return _say(f"{e}{_what_to_do(e.__cause__)}", OUT_OF_REACH)
+    except (RecordError, SettingsError) as e:
         return _say(str(e), REFUSED)
     except OSError as e:
         if isinstance(e, BrokenPipeError):  # `pam-totp list | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        return _say(f"{e.filename}: {e.strerror}" if e.filename else str(e), OUT_OF_REACH)
+        what = f"{e.filename}: {e.strerror}" if e.filename else e.strerror or str(e)
+        return _say(f"{what}{_what_to_do(e)}", OUT_OF_REACH)
     except KeyboardInterrupt:
         return _say("interrupted; nothing was changed", 130)
+
+
+def _what_to_do(cause: BaseException | None) -> str:
+    """What a person can do about an error of the system's. A store that fails is as it was."""
+    remedy = REMEDIES.get(cause.errno or 0) if isinstance(cause, OSError) else None
+    return f"; {remedy}" if remedy else ""
 
 
 def _say(problem: str, status: int) -> int:

@@ -23,9 +23,10 @@ from pam_totp.cli.common import (
     read,
     user_of,
 )
-from pam_totp.policy import Policy
+from pam_totp.pam.session import read_site
 from pam_totp.record import Token, UserRecord
 from pam_totp.resync import candidates, locate
+from pam_totp.settings import SITE_FILE, settings
 from pam_totp.verify import Decision, verify
 
 DEFAULT_SEARCH = 100_000  # counters or steps
@@ -39,6 +40,7 @@ def add_to(commands: Commands) -> None:
     )
     check.add_argument("user")
     check.add_argument("code", nargs="*", help="one code, codes in a row, or a recovery code; asked for where missing")
+    check.add_argument("--config", metavar="FILE", default=SITE_FILE, help="site settings (%(default)s)")
 
     resync = command(commands, "resync", run_resync, "bring a token back into step by codes in a row", data=True)
     resync.add_argument("user")
@@ -52,13 +54,14 @@ def add_to(commands: Commands) -> None:
 
 
 def run_verify(args: argparse.Namespace) -> int:
+    policy = settings(SERVICE, (), read_site(args.config)).policy
     store = open_store(args)
     user = user_of(args)
     read(store, user)
     answer = (" ".join(args.code) or ask("code: ", hidden=True)).encode("utf-8", "surrogateescape")
 
     def decide(record: UserRecord) -> tuple[UserRecord, Decision]:
-        decision = verify(record, answer, now(), Policy())
+        decision = verify(record, answer, now(), policy)
         return decision.record, decision
 
     decision = change(store, user, decide)

@@ -16,11 +16,13 @@ from pam_totp.pam.module import passwd_name
 from pam_totp.privileges import become_owner_of
 from pam_totp.record import Token, UserRecord
 from pam_totp.settings import DEFAULT_STORE
-from pam_totp.store import NotThere, R
+from pam_totp.store import NotThere, R, Store
 from pam_totp.store.file import FileStore
+from pam_totp.store.home import home_store
 
 DONE, REFUSED, WRONG_USAGE, OUT_OF_REACH = range(4)
 ACCOUNT = "pam_totp"  # owns the default store where it is installed
+OWN_FILE = "~/.pam_totp.json"  # of whoever is not root
 
 Commands = Any  # argparse's subparsers have no public type
 
@@ -54,8 +56,11 @@ def command(
     return parser
 
 
-def open_store(args: argparse.Namespace, *, create: bool = False) -> FileStore:
-    """The store of --store; from here on this process is the store's owner, and no longer root."""
+def open_store(args: argparse.Namespace, *, create: bool = False) -> Store:
+    """The store of --store; from here on this process is the store's owner, and no longer root. Whoever could not open
+    the default store anyway gets their own file instead (`secret=~/.pam_totp.json` among the module's arguments)."""
+    if own_file(args):
+        return home_store(OWN_FILE, own_name())
     folder = os.path.abspath(args.store)
     if create and not os.path.exists(folder):
         os.mkdir(folder, 0o700)
@@ -69,19 +74,42 @@ def open_store(args: argparse.Namespace, *, create: bool = False) -> FileStore:
     return FileStore(folder)
 
 
+def own_file(args: argparse.Namespace) -> bool:
+    """Whether the command is about the caller's own file: no store was named, and the default one is not theirs."""
+    if args.store != DEFAULT_STORE or os.geteuid() == 0:
+        return False
+    try:
+        return os.stat(DEFAULT_STORE).st_uid != os.geteuid()
+    except OSError:
+        return True
+
+
+def own_name() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        raise CommandError("you have no account here", OUT_OF_REACH) from None
+
+
 def user_of(args: argparse.Namespace) -> str:
-    """The name under which the user's record is kept: the passwd entry's, as at a login."""
-    return passwd_name(args.user)
+    """The name under which the user's record is kept: the passwd entry's, as at a login. With one's own file, nobody
+    need be named."""
+    if args.user is None and not own_file(args):
+        raise CommandError("say whose", WRONG_USAGE)
+    user = passwd_name(own_name() if args.user is None else args.user)
+    if own_file(args) and user != own_name():
+        raise CommandError(f"only root can do that for {user} (without root: your own ~/{OWN_FILE[2:]})", OUT_OF_REACH)
+    return user
 
 
-def read(store: FileStore, user: str) -> UserRecord:
+def read(store: Store, user: str) -> UserRecord:
     try:
         return store.read(user)
     except NotThere:
         raise not_enrolled(user) from None
 
 
-def change(store: FileStore, user: str, change_it: Callable[[UserRecord], tuple[UserRecord | None, R]]) -> R:
+def change(store: Store, user: str, change_it: Callable[[UserRecord], tuple[UserRecord | None, R]]) -> R:
     try:
         return store.update(user, change_it)
     except NotThere:
@@ -97,6 +125,19 @@ def named_token(record: UserRecord, name: str) -> Token:
     if token is None:
         raise CommandError(f"{record.user} has no token named {name} (see 'pam-totp list {record.user}')")
     return token
+
+
+def one_token(record: UserRecord) -> Token:
+    """The only token of `record`, for commands that were told no name."""
+    if len(record.tokens) != 1:
+        raise CommandError(f"say which token (see 'pam-totp list {record.user}')", WRONG_USAGE)
+    return record.tokens[0]
+
+
+def token_facts(user: str, token: Token) -> dict[str, Any]:
+    """What may be shown of a token: all but its key."""
+    shown = {n: getattr(token, n) for n in token._fields if n != "secret"}
+    return {"user": user, "type": token.type} | shown
 
 
 def now() -> int:

@@ -12,10 +12,17 @@ from pam_totp.oath import DEFAULT_PERIOD
 from pam_totp.record import HotpToken, Token, TotpToken
 from pam_totp.secretfile import base32, unbase32
 
+DEFAULT_ISSUER = "pam_totp"
+
 
 def to_uri(token: Token, user: str, issuer: str) -> str:
-    """The URI of `token`; for HOTP the counter is that of the next code."""
-    label = urllib.parse.quote(f"{issuer}:{user}", safe="@:")
+    """The URI of `token`; for HOTP the counter is that of the next code.
+
+    Raises ValueError for a colon in the issuer: "neither issuer nor account name may itself contain a colon".
+    """
+    if ":" in issuer:
+        raise ValueError("the issuer has a colon in it, which apps take for its end")
+    label = ":".join(urllib.parse.quote(part, safe="@") for part in (issuer, user))
     fields: dict[str, str | int] = {
         "secret": base32(token.secret),
         "issuer": issuer,

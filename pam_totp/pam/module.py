@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from pam_totp import answer as answers
 from pam_totp import audit
+from pam_totp.pam import grace
 from pam_totp.pam.handle import (
     PAM_AUTH_ERR,
     PAM_AUTHINFO_UNAVAIL,
@@ -31,6 +32,7 @@ from pam_totp.record import UserRecord
 from pam_totp.settings import Settings, SettingsError, Site, settings
 from pam_totp.store import NotThere, Store, StoreError
 from pam_totp.store.file import FileStore
+from pam_totp.store.home import home_store
 from pam_totp.values import Value
 from pam_totp.verify import Decision, Outcome, verify
 
@@ -56,6 +58,7 @@ class Host(Value):
     log: audit.Sink
     passwd_name: Callable[[str], str] = staticmethod(passwd_name)
     open_store: Callable[[str], Store] = FileStore
+    open_home_store: Callable[[str, str], Store] = staticmethod(home_store)
 
 
 def this_host(site: Site, log: audit.Sink = audit.to_syslog) -> Host:
@@ -100,12 +103,26 @@ class _Login:
         self._settings = chosen
         self._host = host
         self._user = host.passwd_name(chosen.user or pamh.user)
-        self._store = host.open_store(chosen.store)
+        # Where several accounts share the record of `user=`, one's code must not let another one in.
+        self._grace_at = grace.place(pamh.service, pamh.rhost) if chosen.grace_period and chosen.user is None else None
 
     def run(self) -> int:
-        if self._settings.nullok and not self._enrolled():
-            self.log("ignored", reason=Outcome.NOT_ENROLLED.value)
-            return PAM_IGNORE
+        if self._settings.debug:
+            facts = self._settings.facts().items()
+            self.log("debug", **{n: "yes" if v is True else v for n, v in facts if v is not False and n != "user"})
+        template = self._settings.secret
+        if template is None:
+            self._store = self._host.open_store(self._settings.store)
+        else:
+            self._store = self._host.open_home_store(template, self._user)
+        if self._settings.nullok or self._grace_at is not None:
+            known = self._known()
+            if self._settings.nullok and not known.enrolled:
+                self.log("ignored", reason=Outcome.NOT_ENROLLED.value)
+                return PAM_IGNORE
+            if self._has_grace(known):
+                self.log("accepted", by="grace")
+                return PAM_SUCCESS
         for answer in self._answers():
             answered = time.monotonic()
             decision = self._decide(answer)
@@ -120,11 +137,17 @@ class _Login:
     def log(self, verb: str, **fields: str | int | None) -> None:
         audit.write(self._host.log, self._pamh.service, verb, user=self._user, **fields, rhost=self._pamh.rhost)
 
-    def _enrolled(self) -> bool:
+    def _known(self) -> UserRecord:
         try:
-            return self._store.read(self._user).enrolled
+            return self._store.read(self._user)
         except NotThere:
-            return False
+            return _NOBODY
+
+    def _has_grace(self, record: UserRecord) -> bool:
+        chosen = self._settings
+        return self._grace_at is not None and grace.holds(
+            record, self._grace_at, self._host.now(), chosen.grace_period, chosen.policy
+        )
 
     def _answers(self) -> Iterator[bytes]:
         """What there is to try: the first pass, then what the person says."""
@@ -139,18 +162,30 @@ class _Login:
         yield response if response is not None else b""
 
     def _decide(self, answer: bytes) -> Decision:
-        """Verify; what was decided is durable before anybody knows of it."""
+        """Verify; what was decided is durable before anybody knows of it. A password in front of the code is handed on,
+        whatever the code is worth: what the next module does must not tell."""
+        forwarding = self._settings.first_pass == "forward_pass"
+        password, code = answers.behind_password(answer, _ANY_LENGTH) if forwarding else (b"", answer)
 
         def change(record: UserRecord) -> tuple[UserRecord, Decision]:
-            decision = verify(record, answer, self._host.now(), self._settings.policy)
-            return decision.record, decision
+            nonlocal password, code
+            if forwarding and record.enrolled:
+                password, code = answers.behind_password(answer, {t.digits for t in record.tokens if t.active})
+            now = self._host.now()
+            decision = verify(record, code, now, self._settings.policy, recovery_codes=not forwarding)
+            after = decision.record
+            if self._grace_at is not None and decision.outcome in (Outcome.CODE, Outcome.ROW):
+                after = grace.granted(after, self._grace_at, now)
+            return after, decision
 
         try:
             decision = self._store.update(self._user, change)
         except NotThere:
             decision = Decision(outcome=Outcome.NOT_ENROLLED, record=_NOBODY)
-        if decision.outcome is Outcome.NOT_ENROLLED and answers.codes(answer, _ANY_LENGTH) is not None:
+        if decision.outcome is Outcome.NOT_ENROLLED and answers.codes(code, _ANY_LENGTH) is not None:
             self._store.update_nobody()
+        if password:
+            self._pamh.authtok = password
         return decision
 
     def _welcome(self, decision: Decision) -> None:

@@ -56,7 +56,7 @@
 
 enum {
     PACKET_MAX = 4096,    /* bytes of one message, its type included */
-    ANSWER_MAX = 512,     /* bytes of an answer: PAM_MAX_RESP_SIZE; three 8-digit codes need 26 */
+    ANSWER_MAX = 512,     /* bytes of an answer: a long password and three codes */
     TURNS_MAX = 64,       /* messages from the service in one login: a few prompts and notices, with slack */
     LINKS_MAX = 40,       /* symbolic links in one path, as in the kernel */
     FAIL_DELAY = 2000000, /* microseconds */
@@ -118,8 +118,8 @@ static long long milliseconds(void)
     return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
 }
 
-/* Moves a descriptor away from 0-3: a host that has 0-2 closed may still write its prompts to them, and a helper's are
- * given out anew. Returns -1 for -1, and where there is no room. */
+/* Moves a descriptor away from 0-3: a host that has 0-2 closed may still write to them, and a helper has its own there.
+ * Returns -1 for -1, and where there is no room. */
 static int aside(int descriptor)
 {
     if (descriptor < 0 || descriptor > 3)
@@ -175,7 +175,7 @@ static const char *const DISTRUST[] = {
     [FOREIGN] = "belongs to somebody else",
     [WRITABLE] = "can be written by others",
     [WINDING] = "leads through too many links, or too long a path",
-    [UNFIT] = "is not that kind of file",
+    [UNFIT] = "is the wrong kind of file, or not executable",
 };
 
 static bool trusted_owner(uid_t uid, bool of_service)
@@ -324,7 +324,7 @@ static int start(const char *helper, struct service *service)
         close(its);
     if (error == 0) {
         service->channel = ours;
-        service->pidfd = pidfd_open(service->pid, 0);
+        service->pidfd = aside(pidfd_open(service->pid, 0));
     } else if (ours >= 0) {
         close(ours);
     }
@@ -337,7 +337,7 @@ static int start(const char *helper, struct service *service)
 static void hang_up(const struct service *service)
 {
     siginfo_t unused;
-    shutdown(service->channel, SHUT_RDWR); /* closing alone does nothing while a child that the host forked has it too */
+    shutdown(service->channel, SHUT_RDWR); /* closing alone does nothing while a child that the host forked has it */
     close(service->channel);
     if (service->pid == 0)
         return;
@@ -435,31 +435,31 @@ static int result_named(const char *text)
 /* Does what one message says. Returns what is wrong with it, or NULL. */
 static const char *obey(pam_handle_t *pamh, int channel, const struct packet *packet, int *result)
 {
+    static const char STRANGE[] = "sent a message that is not in the protocol";
     const char *text = packet->bytes + 1;
-    if (strlen(packet->bytes) == packet->size)
-        switch (packet->bytes[0]) {
-        case 'p':
-            return ask(pamh, channel, PAM_PROMPT_ECHO_OFF, text);
-        case 'P':
-            return ask(pamh, channel, PAM_PROMPT_ECHO_ON, text);
-        case 'i':
-            return forget(converse(pamh, PAM_TEXT_INFO, text)), NULL;
-        case 'e':
-            return forget(converse(pamh, PAM_ERROR_MSG, text)), NULL;
-        case 'g':
-            if (text[0] == '\0')
-                return reply(channel, item(pamh, PAM_AUTHTOK));
-            break;
-        case 's':
-            if (text[0] != '\0')
-                return pam_set_item(pamh, PAM_AUTHTOK, text) == PAM_SUCCESS ? NULL : "set PAM_AUTHTOK in vain";
-            break;
-        case 'r':
-            if ((*result = result_named(text)) != UNDECIDED)
-                return NULL;
-            break;
-        }
-    return "sent a message that is not in the protocol";
+    if (strlen(packet->bytes) != packet->size)
+        return STRANGE;
+    switch (packet->bytes[0]) {
+    case 'p':
+        return ask(pamh, channel, PAM_PROMPT_ECHO_OFF, text);
+    case 'P':
+        return ask(pamh, channel, PAM_PROMPT_ECHO_ON, text);
+    case 'g':
+        return text[0] == '\0' ? reply(channel, item(pamh, PAM_AUTHTOK)) : STRANGE;
+    case 'i':
+        forget(converse(pamh, PAM_TEXT_INFO, text));
+        return NULL;
+    case 'e':
+        forget(converse(pamh, PAM_ERROR_MSG, text));
+        return NULL;
+    case 's':
+        return text[0] != '\0' && pam_set_item(pamh, PAM_AUTHTOK, text) == PAM_SUCCESS ? NULL : STRANGE;
+    case 'r':
+        *result = result_named(text);
+        return *result != UNDECIDED ? NULL : STRANGE;
+    default:
+        return STRANGE;
+    }
 }
 
 /* Carries messages until the service has decided. */
@@ -528,8 +528,10 @@ static int authenticate(pam_handle_t *pamh, const struct settings *settings, int
         if (!usable(pamh, INTERPRETER, S_IFREG | S_IXUSR) || !usable(pamh, settings->helper, S_IFREG))
             return PAM_SERVICE_ERR;
         int error = start(settings->helper, &service);
-        if (error != 0)
-            return errno = error, deny(pamh, PAM_AUTHINFO_UNAVAIL, "denied: cannot start %s: %m", INTERPRETER);
+        if (error != 0) {
+            errno = error;
+            return deny(pamh, PAM_AUTHINFO_UNAVAIL, "denied: cannot start %s: %m", INTERPRETER);
+        }
     }
     int result = send_packet(service.channel, hello.bytes, hello.size)
                      ? dialogue(pamh, service.channel)

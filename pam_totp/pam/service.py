@@ -26,7 +26,7 @@ from pam_totp.store import StoreError
 from pam_totp.store.file import FileStore
 
 BACKLOG = 512
-MOST_OF_ONE_ACCOUNT = 32  # logins under way at once; root has no such limit
+MOST_OF_ONE_ACCOUNT = 128  # logins under way at once; root has no such limit
 MOST_IN_ALL = 1024
 THREAD_STACK = 256 * 1024  # bytes
 LISTEN_FDS_START = 3  # sd_listen_fds(3)
@@ -38,7 +38,7 @@ class ServiceError(Exception):
 
 
 class Service:
-    """Takes logins from `listener` until `stop`. Logins that name no store use `store`."""
+    """Takes logins from `listener` until a signal of `stop_on`. Logins that name no store use `store`."""
 
     def __init__(self, listener: socket.socket, store: str, site_file: str, log: audit.Sink) -> None:
         self._listener = listener
@@ -47,11 +47,12 @@ class Service:
         self._log = log
         self._stopping = threading.Event()
         self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_write.setblocking(False)
         self._changed = threading.Condition()
         self._under_way: Counter[int] = Counter()
 
     def run(self) -> None:
-        """Serve until `stop` was called, then let the logins under way end."""
+        """Serve until a signal of `stop_on` came, then let the logins under way end."""
         threading.stack_size(THREAD_STACK)
         with selectors.DefaultSelector() as waiting:
             waiting.register(self._listener, selectors.EVENT_READ)
@@ -64,11 +65,12 @@ class Service:
         with self._changed:
             self._changed.wait_for(lambda: not self._under_way.total(), timeout=LAST_WORDS)
 
-    def stop(self) -> None:
-        """End `run` from a signal handler or another thread."""
-        self._stopping.set()
-        with suppress(OSError):
-            self._wake_write.send(b"\0")
+    def stop_on(self, *signals: signal.Signals) -> None:
+        """End `run` when one of these comes. The wake-up is written by the C handler: a signal that comes just before
+        the loop falls asleep would else be looked at only after the next client."""
+        signal.set_wakeup_fd(self._wake_write.fileno())
+        for number in signals:
+            signal.signal(number, lambda *_: self._stopping.set())
 
     def _accept(self) -> None:
         try:
@@ -147,10 +149,14 @@ def _bind(listener: socket.socket, path: str) -> None:
             os.unlink(path)  # left by a service that was killed
         else:
             raise ServiceError(f"{path}: another service is listening there")
+    aside = f"{path}.new"
     try:
-        listener.bind(path)
-        os.chmod(path, 0o666)  # noqa: S103  anybody may ask: the kernel says who it is
+        with suppress(FileNotFoundError):
+            os.unlink(aside)
+        listener.bind(aside)
+        os.chmod(aside, 0o666)  # noqa: S103  anybody may ask: the kernel says who it is
         listener.listen(BACKLOG)
+        os.rename(aside, path)  # it is there only once it answers
     except OSError as e:
         raise ServiceError(f"{path}: {e.strerror or e}") from e
 
@@ -169,8 +175,7 @@ def serve(path: str | None, store: str, site_file: str, log: audit.Sink) -> None
     with listening(path) as listener:
         listener.setblocking(False)
         service = Service(listener, store, site_file, log)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: service.stop())
+        service.stop_on(signal.SIGTERM, signal.SIGINT)
         try:
             next(FileStore(store).users(), None)
         except StoreError as e:  # said at once, and again at every login until it is mended

@@ -1,4 +1,4 @@
-"""What a spawned helper does: become the store's owner for good, then carry the one login."""
+"""What a spawned helper does: become the store's owner or, with `secret=`, the user; then carry the one login."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import socket
 
 from pam_totp import audit
 from pam_totp.pam.handle import PAM_AUTHINFO_UNAVAIL, PAM_SERVICE_ERR, Hello
-from pam_totp.pam.module import Host, this_host
+from pam_totp.pam.module import Host, passwd_name, this_host
 from pam_totp.pam.session import read_site, serve_one
-from pam_totp.privileges import become_owner_of
+from pam_totp.privileges import become_owner_of, become_user
 from pam_totp.settings import DEFAULT_STORE, SettingsError, parse_arguments
 
 CHANNEL = 3  # descriptor
@@ -24,12 +24,17 @@ def main() -> None:
 
 def _prepare(hello: Hello) -> tuple[Hello, Host] | int:
     try:
-        store = parse_arguments(hello.arguments).get("store", DEFAULT_STORE)
-        become_owner_of(str(store))
+        arguments = parse_arguments(hello.arguments)
+        if "secret" in arguments:
+            become_user(passwd_name(str(arguments.get("user", hello.user))))
+        else:
+            become_owner_of(str(arguments.get("store", DEFAULT_STORE)))
         return hello, this_host(read_site())
     except SettingsError as e:
         audit.write(audit.to_syslog, hello.service, "error", user=hello.user, problem=str(e))
         return PAM_SERVICE_ERR
     except OSError as e:
-        audit.write(audit.to_syslog, hello.service, "error", user=hello.user, problem=f"{e.filename}: {e.strerror}")
+        audit.write(
+            audit.to_syslog, hello.service, "error", user=hello.user, problem=f"{e.filename or 'helper'}: {e.strerror}"
+        )
         return PAM_AUTHINFO_UNAVAIL

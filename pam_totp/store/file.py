@@ -26,7 +26,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds between two tries for the
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-")
 _MAX_NAME = 255 - len("..json.tmp")  # bytes: NAME_MAX, less what we add around a name
 _SUFFIX = ".json"
-_NOBODY = ".nobody"  # no user's name begins with a dot once it is encoded
+_NOBODY = ".nobody.json"  # no user's name begins with a dot once it is encoded
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
@@ -50,14 +50,14 @@ class FileStore:
         self._lock_wait = lock_wait
 
     def read(self, user: str) -> UserRecord:
-        name = file_name(user)
+        name = self._file(user)
         with self._opened() as folder:
-            return _parsed(_read(folder, name), user)
+            return _parsed(_read(folder, name), user, name)
 
     def update(
         self, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], *, create: bool = False
     ) -> R:
-        name = file_name(user)
+        name = self._file(user)
         with self._opened() as folder:
             if not create:
                 _demand(folder, name)  # a stranger's name makes no lock file
@@ -68,9 +68,9 @@ class FileStore:
                     if not create:
                         raise
                     old = b""
-                record, result = change(_parsed(old, user) if old else UserRecord(user=user))
+                record, result = change(_parsed(old, user, name) if old else UserRecord(user=user))
                 if record is None:
-                    _delete(folder, name + _SUFFIX)
+                    _delete(folder, name)
                 elif (new := serialize(record)) != old:
                     _replace(folder, name, new)
                 return result
@@ -89,6 +89,16 @@ class FileStore:
                     raw = unquote_to_bytes(entry.name.removesuffix(_SUFFIX))
                     yield raw.decode("utf-8", "surrogateescape")
 
+    def _file(self, user: str) -> str:
+        """The name of the user's file in the folder."""
+        return file_name(user) + _SUFFIX
+
+    def _check_folder(self, status: os.stat_result) -> None:
+        if status.st_uid != os.geteuid():
+            raise StoreError(f"{self.folder}: belongs to uid {status.st_uid}, not to {os.geteuid()} who asks")
+        if stat.S_IMODE(status.st_mode) & 0o777 != 0o700:
+            raise StoreError(f"{self.folder}: its mode is not 0700")
+
     @contextmanager
     def _opened(self) -> Iterator[int]:
         """The folder, open and checked; every OSError below becomes a StoreError."""
@@ -97,11 +107,7 @@ class FileStore:
         except OSError as e:
             raise StoreError(f"{self.folder}: {e.strerror}") from e
         try:
-            status = os.fstat(folder)
-            if status.st_uid != os.geteuid():
-                raise StoreError(f"{self.folder}: belongs to uid {status.st_uid}, not to {os.geteuid()} who asks")
-            if stat.S_IMODE(status.st_mode) & 0o777 != 0o700:
-                raise StoreError(f"{self.folder}: its mode is not 0700")
+            self._check_folder(os.fstat(folder))
             yield folder
         except OSError as e:
             raise StoreError(f"{self.folder}: {e.strerror}") from e
@@ -111,9 +117,10 @@ class FileStore:
     @contextmanager
     def _locked(self, folder: int, name: str) -> Iterator[None]:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-        lock = os.open(f"{name}.lock", flags, 0o600, dir_fd=folder)
+        lock_name = f"{name.removesuffix(_SUFFIX)}.lock"
+        lock = os.open(lock_name, flags, 0o600, dir_fd=folder)
         try:
-            _check_file(lock, folder, f"{name}.lock")
+            _check_file(lock, lock_name)
             give_up, pause = time.monotonic() + self._lock_wait, _FIRST_PAUSE
             while True:
                 try:
@@ -121,7 +128,7 @@ class FileStore:
                     break
                 except BlockingIOError:
                     if time.monotonic() > give_up:
-                        raise StoreError(f"{name}.lock: not had within {self._lock_wait:g} s") from None
+                        raise StoreError(f"{lock_name}: not had within {self._lock_wait:g} s") from None
                     time.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
             with suppress(FileNotFoundError):  # of a writer that was killed: whoever holds the lock is the only one
@@ -132,59 +139,59 @@ class FileStore:
 
 
 def _aside(name: str) -> str:
-    return f".{name}{_SUFFIX}.tmp"
+    return f".{name}.tmp"
 
 
 def _demand(folder: int, name: str) -> None:
     try:
-        os.stat(name + _SUFFIX, dir_fd=folder, follow_symlinks=False)
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
         raise NotThere from None
 
 
-def _check_file(file: int, folder: int, name: str) -> None:
+def _check_file(file: int, name: str) -> None:
     status = os.fstat(file)
     if not stat.S_ISREG(status.st_mode):
         raise StoreError(f"{name}: not a regular file")
-    if status.st_uid != os.fstat(folder).st_uid:
-        raise StoreError(f"{name}: not owned by the folder's owner")
+    if status.st_uid != os.geteuid():
+        raise StoreError(f"{name}: not owned by uid {os.geteuid()}, who asks")
     if stat.S_IMODE(status.st_mode) != 0o600:
         raise StoreError(f"{name}: its mode is not 0600")
 
 
 def _read(folder: int, name: str) -> bytes:
     try:
-        file = os.open(name + _SUFFIX, _READ, dir_fd=folder)
+        file = os.open(name, _READ, dir_fd=folder)
     except FileNotFoundError:
         raise NotThere from None
     except OSError as e:
-        raise StoreError(f"{name}{_SUFFIX}: {e.strerror}") from e
+        raise StoreError(f"{name}: {e.strerror}") from e
     try:
-        _check_file(file, folder, name + _SUFFIX)
+        _check_file(file, name)
         data = b""
         while len(data) <= MAX_FILE and (part := os.read(file, MAX_FILE + 1 - len(data))):
             data += part
     finally:
         os.close(file)
     if not data:
-        raise StoreError(f"{name}{_SUFFIX}: empty")
+        raise StoreError(f"{name}: empty")
     return data
 
 
-def _parsed(data: bytes, user: str) -> UserRecord:
+def _parsed(data: bytes, user: str, name: str) -> UserRecord:
     try:
         record = parse(data)
     except RecordError as e:
-        raise StoreError(f"{file_name(user)}{_SUFFIX}: {e}") from None
+        raise StoreError(f"{name}: {e}") from None
     if record.user != user:
-        raise StoreError(f"{file_name(user)}{_SUFFIX}: user: not the one that the file is named after")
+        raise StoreError(f"{name}: user: not the one that the file is named after")
     return record
 
 
 def _replace(folder: int, name: str, data: bytes) -> None:
     _write_aside(folder, name, data)
     try:
-        os.rename(_aside(name), name + _SUFFIX, src_dir_fd=folder, dst_dir_fd=folder)
+        os.rename(_aside(name), name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
         _forget(folder, _aside(name))
         raise
@@ -194,7 +201,7 @@ def _replace(folder: int, name: str, data: bytes) -> None:
 def _write_aside(folder: int, name: str, data: bytes) -> None:
     """Make the data durable under a name that nobody reads."""
     if len(data) > MAX_FILE:
-        raise StoreError(f"{name}{_SUFFIX}: would be larger than {MAX_FILE} bytes")
+        raise StoreError(f"{name}: would be larger than {MAX_FILE} bytes")
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     file = os.open(_aside(name), flags, 0o600, dir_fd=folder)
     try:
@@ -203,11 +210,11 @@ def _write_aside(folder: int, name: str, data: bytes) -> None:
         while written < len(data):
             count = os.write(file, data[written:])
             if count == 0:
-                raise StoreError(f"{name}{_SUFFIX}: nothing more could be written")
+                raise StoreError(f"{name}: nothing more could be written")
             written += count
         # A write that claims more than it did must not be renamed over the truth.
         if os.pread(file, len(data) + 1, 0) != data:
-            raise StoreError(f"{name}{_SUFFIX}: what was written does not read back")
+            raise StoreError(f"{name}: what was written does not read back")
         os.fsync(file)
     except BaseException:
         _forget(folder, _aside(name))

@@ -1,0 +1,184 @@
+"""enroll, qr: from a key to a phone or a button that shows codes."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pam_totp import qr
+from pam_totp.cli.common import (
+    DONE,
+    WRONG_USAGE,
+    CommandError,
+    Commands,
+    ask,
+    command,
+    confirm,
+    named_token,
+    now,
+    one_token,
+    open_store,
+    print_json,
+    read,
+    token_facts,
+    user_of,
+)
+from pam_totp.cli.outputs import new_file
+from pam_totp.enroll import DEFAULT_NAMES, grouped_key, new_token, proved, warnings
+from pam_totp.formats.otpauth import DEFAULT_ISSUER, from_uri, to_uri, typed_secret
+from pam_totp.oath import ALGORITHMS, DEFAULT_PERIOD
+from pam_totp.record import NEW_SECRET, Token, TotpToken, UserRecord
+from pam_totp.store import NotThere
+
+CONFIRMATIONS = 3  # tries
+PICTURES = ("png", "svg")
+
+Draw = Callable[[Token, str], None]  # shows a token, and its URI
+
+
+def add_to(commands: Commands) -> None:
+    enroll = command(commands, "enroll", run_enroll, "give a user a new token", data=True)
+    enroll.add_argument("user", nargs="?", help="not needed without root: then it is you, and ~/.pam_totp.json")
+    enroll.add_argument("--type", choices=("totp", "hotp"), default="totp", help="by time, or by button (%(default)s)")
+    enroll.add_argument("--name", help="what to call the token (phone, token)")
+    enroll.add_argument("--digits", type=int, choices=(6, 7, 8), default=6)
+    enroll.add_argument("--algorithm", choices=ALGORITHMS, default="SHA1", type=str.upper)
+    enroll.add_argument("--period", type=int, default=DEFAULT_PERIOD, metavar="S", help="seconds, totp (%(default)s)")
+    enroll.add_argument("--counter", type=int, metavar="C", help="of the next code, where that is known (hotp)")
+    enroll.add_argument("--serial", help="what is printed on its back")
+    _add_shown(enroll)
+    given = enroll.add_mutually_exclusive_group()
+    given.add_argument("--secret-stdin", action="store_true", help="read its key: base32, or hex:…")
+    given.add_argument("--uri-stdin", action="store_true", help="read its otpauth:// URI")
+    enroll.add_argument("--yes", action="store_true", help="do not ask for a first code")
+
+    show = command(commands, "qr", run_qr, "show the QR code of a token that is there", data=True)
+    show.add_argument("user")
+    show.add_argument("token", nargs="?", help="its name; not needed where there is one only")
+    _add_shown(show)
+    show.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _add_shown(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--issuer", default=DEFAULT_ISSUER, help="what an app shows beside the name (%(default)s)")
+    parser.add_argument("--qr", metavar="HOW", help="terminal, png=FILE, svg=FILE or none")
+
+
+def run_enroll(args: argparse.Namespace) -> int:
+    made_here = not (args.secret_stdin or args.uri_stdin)
+    with _drawing(args, default="terminal" if made_here else "none") as draw:
+        token = _described(args)
+        codes_needed = 2 if args.type == "hotp" and args.secret_stdin and args.counter is None else 1
+        store = open_store(args, create=True)
+        user = user_of(args)
+        try:
+            existing = store.read(user)
+        except NotThere:
+            existing = UserRecord(user=user)
+        existing.with_token(token)  # a name or a key that is there already is said before anybody scans anything
+        _warn(token, scanned=made_here or args.qr is not None)
+        uri = _uri(token, user, args.issuer)
+        draw(token, uri)
+        token = token.taken_on_trust() if args.yes else _confirmed(token, codes_needed)
+        store.update(user, lambda record: (record.with_token(token), None), create=True)
+    if args.json:
+        print_json(token_facts(user, token) | ({"uri": uri} if made_here else {}))
+    else:
+        print(f"{user} now has the {token.type} token {token.name}")
+    return DONE
+
+
+def run_qr(args: argparse.Namespace) -> int:
+    with _drawing(args, default="terminal") as draw:
+        store = open_store(args)
+        user = user_of(args)
+        record = read(store, user)
+        token = named_token(record, args.token) if args.token else one_token(record)
+        confirm(f"show the key of {user}'s {token.name}? whoever sees it can make the same codes", args)
+        _warn(token, scanned=True)
+        uri = _uri(token, user, args.issuer)
+        draw(token, uri)
+    if args.json:
+        print_json(token_facts(user, token) | {"uri": uri})
+    return DONE
+
+
+def _described(args: argparse.Namespace) -> Token:
+    """The token that the options and standard input describe, unconfirmed."""
+    try:
+        if args.uri_stdin:
+            token = from_uri(ask("otpauth URI: ", hidden=True).strip(), args.name or "token", now())
+            return token.renamed(args.name or DEFAULT_NAMES[token.type])
+        key = typed_secret(ask("key: ", hidden=True)) if args.secret_stdin else secrets.token_bytes(NEW_SECRET)
+        token = new_token(
+            args.type,
+            name=args.name or DEFAULT_NAMES[args.type],
+            secret=key,
+            algorithm=args.algorithm,
+            digits=args.digits,
+            now=now(),
+            counter=args.counter or 0,
+            period=args.period,
+        )
+        return token.with_serial(args.serial)
+    except ValueError as e:
+        raise CommandError(str(e), WRONG_USAGE) from None
+
+
+def _uri(token: Token, user: str, issuer: str) -> str:
+    try:
+        return to_uri(token, user, issuer)
+    except ValueError as e:
+        raise CommandError(str(e), WRONG_USAGE) from None
+
+
+@contextmanager
+def _drawing(args: argparse.Namespace, default: str) -> Iterator[Draw]:
+    """What --qr asks for. A picture's file is opened here, and is gone again where the block does not end well."""
+    how, _, path = (args.qr or default).partition("=")
+    if (how in PICTURES) != bool(path) or how not in ("terminal", "none", *PICTURES):
+        raise CommandError("--qr takes terminal, png=FILE, svg=FILE or none", WRONG_USAGE)
+    if how == "none" or (how == "terminal" and args.json):
+        yield lambda token, uri: None
+        return
+    if how == "terminal":
+        yield _show
+        return
+    if importlib.util.find_spec("segno") is None:
+        raise CommandError("--qr needs segno (pip install 'pam-totp[qr]', or apt-get install python3-segno)")
+    with new_file(path) as file:
+        yield lambda token, uri: _write(file.write, qr.picture(uri, how))
+
+
+def _write(write: Callable[[bytes], int], data: bytes) -> None:
+    write(data)
+
+
+def _show(token: Token, uri: str) -> None:
+    """The key above, the code below: on 80×24 the code and the question that follows it fill the screen."""
+    kind = f"every {token.period} seconds" if isinstance(token, TotpToken) else "by counter"
+    print(f"key: {grouped_key(token)}\n     {token.type}, {kind}, {token.digits} digits, {token.algorithm}")
+    try:
+        print(qr.terminal(uri, colour=sys.stdout.isatty()), end="", flush=True)
+    except ImportError:
+        print("(no QR code: pip install 'pam-totp[qr]', or apt-get install python3-segno)")
+
+
+def _warn(token: Token, *, scanned: bool) -> None:
+    for warning in warnings(token, scanned=scanned):
+        print(f"pam-totp: warning: {warning}", file=sys.stderr)
+
+
+def _confirmed(token: Token, codes_needed: int) -> Token:
+    wanted = "a code of" if codes_needed == 1 else "two codes in a row of"
+    for _ in range(CONFIRMATIONS):
+        answer = ask(f"{wanted} {token.name}: ")
+        proof = proved(token, answer.encode("utf-8", "surrogateescape"), now(), codes_needed=codes_needed)
+        if proof is not None:
+            return proof
+        print(f"that is not {wanted} this token", file=sys.stderr)
+    raise CommandError("not enrolled: no code was right; nothing was changed")

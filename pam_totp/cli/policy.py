@@ -1,0 +1,47 @@
+"""policy: which settings are in force for a service, and where each of them comes from."""
+
+from __future__ import annotations
+
+import argparse
+
+from pam_totp.cli.common import DONE, Commands, command, print_json, print_table
+from pam_totp.pam.session import read_site
+from pam_totp.settings import SITE_FILE, Settings, settings
+
+DEFAULT = "default"
+
+
+def add_to(commands: Commands) -> None:
+    policy = command(
+        commands, "policy", run_policy, "show which settings are in force, and where each comes from", data=True
+    )
+    policy.add_argument("service", help="as PAM knows it: sshd, sudo …")
+    policy.add_argument("argument", nargs="*", help="the module's arguments in its service file, after --")
+    policy.add_argument("--config", metavar="FILE", default=SITE_FILE, help="site settings (%(default)s)")
+
+
+def run_policy(args: argparse.Namespace) -> int:
+    chosen = settings(args.service.lower(), args.argument, read_site(args.config))  # libpam's names are lower case
+    rows = [(name, value, origin.replace(SITE_FILE, args.config)) for name, value, origin in in_force(chosen)]
+    if args.json:
+        print_json({name: {"value": value, "from": origin} for name, value, origin in rows})
+    else:
+        print_table(("SETTING", "VALUE", "FROM"), [(name, _shown(value), origin) for name, value, origin in rows])
+    return DONE
+
+
+def in_force(chosen: Settings) -> list[tuple[str, object, str]]:
+    """Every setting's name, value and origin."""
+    origins = chosen.origins
+    return [
+        (name, value, origins.get(str(value) if name == "first_pass" else name, DEFAULT))
+        for name, value in chosen.facts().items()
+    ]
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return repr(value) if isinstance(value, str) and value.strip() != value else str(value)

@@ -1,0 +1,233 @@
+"""enroll, list, verify, resync, unlock and remove, as an admin runs them."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pam_totp.oath import hotp
+from pam_totp.record import TotpToken
+from pam_totp.secretfile import base32
+from pam_totp.serialport import code_in
+from tests.site import KEY, ME, TREE, Site, codes, fob, phone, until
+
+
+def test_verify_uses_the_code_up(site: Site) -> None:
+    site.enrol()
+    first = site.command("verify", ME, codes(0))
+    assert (first.returncode, first.stdout) == (0, "accepted: code of fob\n")
+    again = site.command("verify", ME, codes(0))
+    assert (again.returncode, again.stdout) == (1, "refused: replayed\n")
+    wrong = site.command("verify", ME, stdin="000000\n")
+    assert (wrong.returncode, wrong.stdout) == (1, "refused: wrong\n")
+    assert site.record().failures == 1
+    assert site.command_json("verify", ME, *codes(1, 2).split())["reason"] == "row"
+
+
+def test_who_is_not_enrolled_is_said_with_the_remedy(site: Site) -> None:
+    for command in (["verify", "carol", "123456"], ["resync", "carol", "123456", "123456"], ["unlock", "carol"]):
+        done = site.command(*command)
+        assert (done.returncode, done.stderr) == (1, "pam-totp: carol has no tokens (see 'pam-totp enroll carol')\n")
+
+
+def test_resync_brings_back_a_token_50_000_ahead(site: Site, way: str) -> None:
+    site.enrol()
+    assert not site.gets_in(codes(50_000, 2))
+    done = site.command("resync", ME, *codes(50_001, 2).split())
+    assert (done.returncode, done.stdout) == (0, f"{ME}'s fob is back in step (counter 50003)\n")
+    assert not site.gets_in(codes(50_002)), "what resync took is used up"
+    assert site.gets_in(codes(50_003))
+
+
+def test_resync_looks_as_far_as_it_is_told_and_never_back(site: Site) -> None:
+    site.enrol(fob(1000))
+    before = site.path().read_bytes()
+    for answer, reach in ((codes(1200, 2), "199"), (codes(998, 2), "100000"), (codes(999, 2), "100000")):
+        done = site.command("resync", ME, *answer.split(), "--search", reach)
+        assert done.returncode == 1
+        assert "not in a row" in done.stderr
+        assert site.path().read_bytes() == before
+    assert site.command("resync", ME, *codes(1200, 2).split(), "--search", "200").returncode == 0
+
+
+def test_resync_learns_the_drift_of_a_time_token(site: Site) -> None:
+    token = phone(period=86_400)
+    site.enrol(token)
+    today = int(time.time()) // token.period
+    answer = codes(today - 31, 2, key=token.secret)
+    done = site.command_json("resync", ME, *answer.split())
+    assert done == {"user": ME, "token": "phone", "type": "totp", "last_step": today - 30, "drift": -30}
+    after = site.record().tokens[0]
+    assert isinstance(after, TotpToken)
+    assert (after.drift, after.last_step) == (-30, today - 30)
+
+
+@pytest.mark.parametrize(
+    "words", [["resync", ME, "123456"], ["resync", ME, "12", "34"], ["resync", ME, "123456", "123456", "--search", "0"]]
+)
+def test_wrong_usage_is_said_and_changes_nothing(site: Site, words: list[str]) -> None:
+    site.enrol()
+    before = site.path().read_bytes()
+    assert site.command(*words).returncode == 2
+    assert site.path().read_bytes() == before
+
+
+def test_resync_reads_a_port_while_the_person_presses(site: Site) -> None:
+    site.enrol()
+    master, slave = pty.openpty()
+    os.set_blocking(master, True)
+    port = os.ttyname(slave)
+    command = [sys.executable, "-m", "pam_totp.cli", "resync", ME, "--store", str(site.store), "--port", port]
+    with subprocess.Popen(command, cwd=TREE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "press the button" in process.stderr.readline()
+        noise = b"+DISP OFF\r\nbattery=2970\r\n"
+        first, second = codes(70_000, 2).split()
+        os.write(master, noise + f"+OTP {first}\r\n{first}\r\n+DI".encode())
+        os.write(master, f"SP OFF\r\ncode: {second}\r\n".encode())
+        out, err = process.communicate(timeout=60)
+    os.close(master)
+    os.close(slave)
+    assert (process.returncode, out) == (0, f"{ME}'s fob is back in step (counter 70002)\n"), err
+
+
+def test_a_missing_port_is_out_of_reach(site: Site) -> None:
+    site.enrol()
+    done = site.command("resync", ME, "--port", "/dev/ttyNOT-THERE")
+    assert done.returncode == 3
+    assert "/dev/ttyNOT-THERE" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("+OTP 755224", "755224"),
+        ("755224", "755224"),
+        ("your code is 12345678.", "12345678"),
+        ("+DISP 755224", None),
+        ("battery=755224", None),
+        ("755224 287082", None),
+        ("7552", None),
+        ("755224287", None),
+        ("", None),
+    ],
+)
+def test_a_line_with_one_code_is_read_and_others_are_not(line: str, code: str | None) -> None:
+    assert code_in(line) == code
+
+
+def test_a_long_search_shows_a_bar_on_a_terminal(site: Site) -> None:
+    site.enrol()
+    master, slave = pty.openpty()
+    chunks: list[bytes] = []
+
+    def collect() -> None:
+        while True:
+            try:
+                chunks.append(os.read(master, 4096))
+            except OSError:
+                return
+
+    words = ["resync", ME, "--store", str(site.store), "--search", "1500000", "000000", "000000"]
+    with subprocess.Popen([sys.executable, "-m", "pam_totp.cli", *words], cwd=TREE, stderr=slave) as process:
+        os.close(slave)
+        reader = threading.Thread(target=collect)
+        reader.start()
+        assert process.wait(60) == 1
+        reader.join()
+    os.close(master)
+    shown = b"".join(chunks).decode()
+    assert "searching fob [" in shown
+    assert "\r" in shown
+
+
+def test_enrolment_asks_for_a_code_and_uses_it_up(site: Site, way: str) -> None:
+    stdin = base32(KEY) + "\n" + "000000\n" + codes(3) + "\n"
+    done = site.command(
+        "enroll", ME, "--type", "hotp", "--counter", "0", "--name", "fob", "--secret-stdin", stdin=stdin
+    )
+    assert (done.returncode, done.stdout) == (0, f"{ME} now has the hotp token fob\n"), done.stderr
+    assert base32(KEY) not in done.stdout + done.stderr
+    assert not site.gets_in(codes(3))
+    assert site.gets_in(codes(4))
+
+
+def test_enrolment_without_a_right_code_changes_nothing(site: Site) -> None:
+    wrong = base32(KEY) + "\n" + "000000\n" * 3
+    done = site.command("enroll", ME, "--type", "hotp", "--secret-stdin", stdin=wrong)
+    assert done.returncode == 1
+    assert not site.path().exists()
+    assert site.command("enroll", ME, "--type", "hotp", "--secret-stdin", stdin=base32(KEY) + "\n").returncode == 1
+    assert not site.path().exists(), "no answer is no enrolment"
+
+
+def test_what_cannot_be_a_key_is_refused_without_showing_it(site: Site) -> None:
+    for key in ("NOT BASE 32!", "GEZDGNBVGY3TQOJQ", "hex:00ff", "", "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ1"):
+        done = site.command("enroll", ME, "--secret-stdin", "--yes", stdin=key + "\n")
+        assert done.returncode == 2, key
+        assert not key or key not in done.stderr
+    assert not site.path().exists()
+
+
+def test_a_uri_is_taken_as_it_is(site: Site) -> None:
+    uri = f"otpauth://hotp/x?secret={base32(KEY)}&digits=8&algorithm=SHA256&counter=5"
+    assert site.command("enroll", ME, "--uri-stdin", "--yes", stdin=uri + "\n").returncode == 0
+    assert site.command("verify", ME, hotp(KEY, 5, 8, "SHA256")).returncode == 0
+
+
+def test_list_shows_tokens_and_no_key(site: Site) -> None:
+    site.enrol(fob(3), phone(serial="AB-1"))
+    site.enrol(user="zoe")
+    shown = site.command("list").stdout
+    assert [line.split()[:3] for line in shown.splitlines()] == [
+        ["USER", "TOKEN", "TYPE"],
+        [ME, "fob", "hotp"],
+        [ME, "phone", "totp"],
+        ["zoe", "fob", "hotp"],
+    ]
+    data = site.command_json("list", ME)
+    assert [t["name"] for t in data[0]["tokens"]] == ["fob", "phone"]
+    for text in (shown, str(data)):
+        assert base32(KEY) not in text
+        assert base32(KEY[::-1]) not in text
+
+
+def test_remove_asks_before_the_last_one(site: Site) -> None:
+    site.enrol(fob(), phone())
+    assert site.command("remove", ME).returncode == 2, "which one?"
+    assert site.command("remove", ME, "phone").returncode == 0
+    assert site.command("remove", ME, "fob", stdin="n\n").returncode == 1
+    assert [t.name for t in site.record().tokens] == ["fob"]
+    assert site.command("remove", ME, "fob", stdin="y\n").returncode == 0
+    assert not site.path().exists()
+
+
+def test_help_is_there_for_every_command_and_a_wrong_word_is_usage(site: Site) -> None:
+    top = subprocess.run(
+        [sys.executable, "-m", "pam_totp.cli", "--help"], cwd=TREE, text=True, capture_output=True, check=True
+    )
+    for command in ("enroll", "list", "verify", "resync", "unlock", "remove", "serve"):
+        assert command in top.stdout
+        done = site.command(command, "--help")
+        assert (done.returncode, done.stdout[:6]) == (0, "usage:")
+    assert site.command("frobnicate").returncode == 2
+
+
+def test_a_store_out_of_reach_is_said_in_one_line(site: Site, tmp_path: Path) -> None:
+    site.store.chmod(0o755)
+    done = site.command("list")
+    assert (done.returncode, done.stderr) == (3, f"pam-totp: {site.store}: its mode is not 0700\n")
+    site.store.chmod(0o700)
+    missing = tmp_path / "none"
+    until(lambda: not missing.exists(), "it is not there")
+    done = site.command("list", "--store", missing)
+    assert done.returncode == 3
+    assert str(missing) in done.stderr

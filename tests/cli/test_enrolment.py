@@ -1,0 +1,220 @@
+"""enroll and qr: what a person sees before the first login."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import pexpect
+import pyotp
+import pytest
+
+from pam_totp.formats.otpauth import from_uri
+from pam_totp.oath import totp
+from pam_totp.record import Token
+from pam_totp.secretfile import base32
+from pam_totp.store.file import FileStore
+from tests.site import KEY, ME, TREE, Site, codes, fob, phone
+
+
+def scanned(picture: Path) -> str:
+    """What zbar reads from a picture."""
+    done = subprocess.run(["zbarimg", "--quiet", "--raw", picture], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def png(rows: list[list[int]], scale: int = 6) -> bytes:
+    """A grey picture; 1 is dark."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    lines = [
+        b"\0" + b"".join(bytes([0 if dark else 255] * scale) for dark in row) for row in rows for _ in range(scale)
+    ]
+    size = (scale * len(rows[0])).to_bytes(4, "big") + (scale * len(rows)).to_bytes(4, "big")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        (chunk(b"IHDR", size + b"\x08\0\0\0\0"), chunk(b"IDAT", zlib.compress(b"".join(lines))), chunk(b"IEND", b""))
+    )
+
+
+def drawn(screen: str) -> list[list[int]]:
+    """The modules of a QR code that was drawn in half blocks; a blank is dark, whatever stands around it."""
+    lines = [line for line in screen.splitlines() if "█" in line]
+    rows: list[list[int]] = []
+    for line in lines:
+        rows.append([int(c in " ▄") for c in line])
+        rows.append([int(c in " ▀") for c in line])
+    return rows
+
+
+def token_of(uri: str) -> Token:
+    return from_uri(uri, "phone", 0)
+
+
+def on_terminal(site: Site, *words: str) -> pexpect.spawn[str]:
+    arguments = ["-m", "pam_totp.cli", words[0], "--store", str(site.store), *words[1:]]
+    return pexpect.spawn(sys.executable, arguments, cwd=str(TREE), encoding="utf-8", dimensions=(24, 80), timeout=30)
+
+
+def test_a_phone_is_enrolled_from_the_code_on_the_terminal(site: Site, tmp_path: Path) -> None:
+    site.configure()
+    child = on_terminal(site, "enroll", ME)
+    child.expect("a code of phone: ")
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", child.before)
+    lines = shown.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    blocks = [line for line in lines if "█" in line]
+    assert len(blocks) + 1 <= 24, "the code and the question fit on 80×24 together"
+    assert lines[-len(blocks) :] == blocks, "nothing stands between them"
+    picture = tmp_path / "screen.png"
+    picture.write_bytes(png(drawn(shown)))
+    uri = scanned(picture)
+    token = token_of(uri)
+    assert len(token.secret) == 20
+    typed = re.search(r"key: ((?:[A-Z2-7]{4} ?){8})\r?\n", shown)
+    assert typed is not None
+    assert typed[1].replace(" ", "") == base32(token.secret), "the key for typing, in groups of four"
+    assert not site.path().exists(), "nothing is activated before a code was right"
+    child.sendline("000000")
+    child.expect("that is not a code of this token")
+    code = pyotp.parse_uri(uri).at(int(time.time()))
+    child.sendline(code)
+    child.expect(f"{ME} now has the totp token phone")
+    child.expect(pexpect.EOF)
+    assert not site.gets_in(code), "the code that proved the token is used up"
+    assert site.gets_in(totp(token.secret, int(time.time()) + 30))
+
+
+def test_the_drawing_is_dark_on_light_whatever_the_theme(site: Site) -> None:
+    child = on_terminal(site, "enroll", ME, "--yes")
+    child.expect(pexpect.EOF)
+    blocks = [line for line in child.before.splitlines() if "█" in line]
+    assert blocks
+    assert all(line.startswith("\x1b[38;5;231;48;5;16m") and line.endswith("\x1b[0m") for line in blocks)
+
+
+def test_hotp_without_a_known_counter_asks_for_two_codes_in_a_row(site: Site) -> None:
+    words = ("enroll", ME, "--type", "hotp", "--secret-stdin")
+    one = site.command(*words, stdin=f"{base32(KEY)}\n{codes(40)}\n{codes(41)}\n{codes(42)}\n")
+    assert one.returncode == 1
+    assert "that is not two codes in a row of this token" in one.stderr
+    assert not site.path().exists()
+    two = site.command(*words, stdin=f"{base32(KEY)}\n{codes(40, 2)}\n")
+    assert two.returncode == 0, two.stderr
+    assert site.counter() == 42
+
+
+def test_a_token_that_is_there_is_not_replaced(site: Site) -> None:
+    site.enrol(phone())
+    before = site.path().read_bytes()
+    done = site.command("enroll", ME, stdin="000000\n")
+    assert done.returncode == 1
+    assert "same name twice" in done.stderr
+    assert "key:" not in done.stdout, "said before anybody scans anything"
+    assert site.path().read_bytes() == before
+
+
+CHOICES = [
+    ["--type", "totp"],
+    ["--type", "totp", "--algorithm", "SHA256", "--digits", "8", "--period", "60"],
+    ["--type", "hotp", "--counter", "7"],
+    ["--type", "totp", "--issuer", "Ex & Co =?#/é%", "--name", "n"],
+]
+NAME = "al.i+ce@example.net"
+
+
+@pytest.mark.parametrize("words", CHOICES)
+def test_zbar_and_pyotp_read_what_was_enrolled(site: Site, tmp_path: Path, words: list[str]) -> None:
+    picture = tmp_path / "code.png"
+    done = site.command("enroll", NAME, *words, "--yes", "--qr", f"png={picture}", "--json")
+    assert done.returncode == 0, done.stderr
+    assert picture.stat().st_mode & 0o777 == 0o600
+    uri = scanned(picture)
+    assert uri == json.loads(done.stdout)["uri"]
+    stored = FileStore(str(site.store)).read(NAME).tokens[0]
+    theirs = pyotp.parse_uri(uri)
+    assert theirs.byte_secret() == stored.secret
+    assert theirs.digits == stored.digits
+    assert theirs.name == NAME
+    issuer = words[words.index("--issuer") + 1] if "--issuer" in words else "pam_totp"
+    assert theirs.issuer == issuer
+    back = token_of(uri)
+    assert (back.type, back.algorithm) == (stored.type, stored.algorithm)
+    if isinstance(theirs, pyotp.HOTP):
+        assert theirs.initial_count == 7
+        assert site.command("verify", NAME, theirs.at(0)).returncode == 0
+    else:
+        assert isinstance(theirs, pyotp.TOTP)
+        assert site.command("verify", NAME, theirs.now()).returncode == 0
+
+
+def test_pictures_never_overwrite_and_leave_nothing_behind(site: Site, tmp_path: Path) -> None:
+    site.enrol()
+    there = tmp_path / "there.svg"
+    there.write_text("mine")
+    done = site.command("qr", ME, "--yes", "--qr", f"svg={there}")
+    assert done.returncode == 1
+    assert "is there already" in done.stderr
+    assert there.read_text() == "mine"
+    link = tmp_path / "link.png"
+    link.symlink_to(tmp_path / "elsewhere")
+    assert site.command("qr", ME, "--yes", "--qr", f"png={link}").returncode == 1
+    assert not (tmp_path / "elsewhere").exists()
+    fresh = tmp_path / "fresh.png"
+    refused = site.command("enroll", ME, "--qr", f"png={fresh}", stdin="000000\n" * 3)
+    assert refused.returncode == 1
+    assert not fresh.exists(), "no picture of a token that was not enrolled"
+    drawn = site.command("qr", ME, "--yes", "--qr", f"svg={fresh.with_suffix('.svg')}")
+    assert drawn.returncode == 0, drawn.stderr
+    assert fresh.with_suffix(".svg").read_text().startswith("<?xml")
+
+
+def test_qr_shows_a_token_again_after_a_yes_only(site: Site, tmp_path: Path) -> None:
+    site.enrol(fob(9), phone())
+    child = on_terminal(site, "qr", ME, "fob")
+    child.expect(r"whoever sees it can make the same codes \[y/N\] ")
+    child.sendline("n")
+    child.expect("not done")
+    child.expect(pexpect.EOF)
+    assert base32(KEY)[:4] not in child.before
+    shown = site.command("qr", ME, "fob", stdin="y\n")
+    assert shown.returncode == 0
+    picture = tmp_path / "screen.png"
+    picture.write_bytes(png(drawn(shown.stdout)))
+    assert scanned(picture) == site.command_json("qr", ME, "fob", "--yes")["uri"]
+    assert "counter=9" in scanned(picture), "the next code's counter"
+    which = site.command("qr", ME, "--yes")
+    assert (which.returncode, which.stderr) == (1 + 1, f"pam-totp: say which token (see 'pam-totp list {ME}')\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--algorithm", "SHA256"], "SHA256"),
+        (["--algorithm", "SHA512"], "SHA512"),
+        (["--digits", "8"], "8 digits"),
+        (["--period", "60"], "a period of 60 s"),
+    ],
+)
+def test_a_choice_that_some_apps_pass_over_is_warned_about(site: Site, words: list[str], said: str) -> None:
+    done = site.command("enroll", ME, *words, "--yes")
+    assert done.returncode == 0
+    assert f"some phones' apps pass over {said} in a QR code" in done.stderr
+    assert site.command("enroll", ME, "--name", "usual", "--yes").stderr == ""
+
+
+def test_an_issuer_that_would_be_read_as_two_is_wrong_usage(site: Site) -> None:
+    assert site.command("enroll", ME, "--yes", "--issuer", "a:b").returncode == 2
+    assert not site.path().exists()
+
+
+@pytest.mark.parametrize("how", ["png", "jpeg=x", "terminal=x", "none=x", "svg="])
+def test_another_way_to_draw_is_wrong_usage(site: Site, how: str) -> None:
+    assert site.command("enroll", ME, "--yes", "--qr", how).returncode == 2
+    assert not site.path().exists()

@@ -1,0 +1,100 @@
+"""rename, enable-token, disable-token, remove, recovery."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.pamconf import Result
+from tests.site import ME, Site, codes, fob, phone
+
+SHOWN = re.compile(r"(?:[0-9A-HJKMNP-TV-Z]{4}-){3}[0-9A-HJKMNP-TV-Z]{4}")
+
+
+def test_a_token_is_renamed_and_keeps_its_counter(site: Site, way: str) -> None:
+    site.enrol(fob(5), phone())
+    done = site.command("rename", ME, "fob", "blue fob")
+    assert (done.returncode, done.stdout) == (0, f"{ME}'s fob is now called blue fob\n")
+    assert [t.name for t in site.record().tokens] == ["blue fob", "phone"]
+    assert site.gets_in(codes(5))
+    taken = site.command("rename", ME, "blue fob", "phone")
+    assert taken.returncode == 1
+    assert site.command("rename", ME, "nosuch", "x").stderr == (
+        f"pam-totp: {ME} has no token named nosuch (see 'pam-totp list {ME}')\n"
+    )
+    assert [t.name for t in site.record().tokens] == ["blue fob", "phone"]
+
+
+def test_a_disabled_token_is_refused_until_it_is_enabled(site: Site, way: str) -> None:
+    site.enrol()
+    assert site.command("disable-token", ME).returncode == 0
+    assert not site.gets_in(codes(0))
+    assert site.command_json("list", ME)[0]["tokens"][0]["enabled"] is False
+    assert site.command("enable-token", ME, "fob").returncode == 0
+    assert site.gets_in(codes(0))
+
+
+def test_removing_one_of_two_does_not_ask_and_the_last_one_does(site: Site) -> None:
+    site.enrol(fob(), phone())
+    assert site.command("remove", ME).returncode == 2, "which?"
+    assert site.command("remove", ME, "phone").returncode == 0
+    asked = site.command("remove", ME, stdin="\n")
+    assert asked.returncode == 1
+    assert "remove the last token" in asked.stdout + asked.stderr or "not done" in asked.stderr
+    assert len(site.record().tokens) == 1
+    assert site.command("remove", ME, stdin="y\n").returncode == 0
+    assert not site.path().exists()
+
+
+def test_recovery_codes_get_in_once_each_and_say_how_many_are_left(site: Site, way: str) -> None:
+    site.enrol()
+    done = site.command("recovery", ME)
+    assert done.returncode == 0
+    shown = done.stdout.split()
+    assert len(set(shown)) == 10
+    assert all(SHOWN.fullmatch(code) for code in shown), "80 bits, in groups of four"
+    on_disk = site.path().read_text()
+    assert not any(code in on_disk or code.replace("-", "") in on_disk for code in shown)
+
+    first = site.login(shown[0])
+    assert first.result is Result.SUCCESS
+    assert [m.text for m in first.messages] == ["recovery code used, 9 left"]
+    assert not site.gets_in(shown[0]), "used once"
+    assert site.gets_in(shown[1].lower().replace("-", "")), "case and hyphens are forgiven"
+    assert site.gets_in(shown[2].translate(str.maketrans("01", "OL"))), "and what looks alike"
+    assert "7 recovery codes left" in site.command("list", ME).stdout
+    assert site.command_json("list", ME)[0]["recovery_left"] == 7
+    assert site.gets_in(codes(0)), "the token goes on"
+    if way == "socket":
+        assert site.log.has("accepted", f"user={ME}", "by=recovery", "recovery_left=7")
+        assert not any(SHOWN.search(line) for line in site.log.lines())
+
+
+def test_the_rest_is_kept_when_the_tokens_change_and_void_when_made_anew(site: Site) -> None:
+    site.enrol()
+    old = site.command_json("recovery", ME, "--count", "3")["recovery"]
+    assert site.command("enroll", ME, "--yes").returncode == 0
+    assert site.command("remove", ME, "fob").returncode == 0
+    assert site.command("verify", ME, stdin=old[0] + "\n").returncode == 0
+    kept = site.path().read_bytes()
+    declined = site.command("recovery", ME, stdin="n\n")
+    assert (declined.returncode, declined.stdout) == (1, "")
+    assert site.path().read_bytes() == kept
+    new = site.command("recovery", ME, "--count", "2", "--yes").stdout.split()
+    assert site.command("verify", ME, stdin=old[1] + "\n").returncode == 1
+    assert [site.command("verify", ME, stdin=code + "\n").returncode for code in new] == [0, 0]
+    assert "no recovery codes left (see 'pam-totp recovery" in site.command("list", ME).stdout
+
+
+@pytest.mark.parametrize("count", ["0", "101", "-1", "x"])
+def test_a_count_out_of_bounds_is_wrong_usage(site: Site, count: str) -> None:
+    site.enrol()
+    assert site.command("recovery", ME, f"--count={count}").returncode == 2
+    assert site.record().recovery == ()
+
+
+def test_nobody_without_tokens_gets_recovery_codes(site: Site) -> None:
+    done = site.command("recovery", "carol")
+    assert (done.returncode, done.stderr) == (1, "pam-totp: carol has no tokens (see 'pam-totp enroll carol')\n")
+    assert not site.path("carol").exists()

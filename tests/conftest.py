@@ -1,0 +1,47 @@
+"""What all tests share: nothing of the host is touched, and every process that was started is ended."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.site import Site
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """A store, a folder of PAM services, and, once it is asked for, a service on a socket.
+
+    Not in pytest's own folder: no other account can enter that one.
+    """
+    with tempfile.TemporaryDirectory(prefix="pam_totp-test-") as folder:
+        made = Site(Path(folder))
+        try:
+            yield made
+        finally:
+            made.stop()
+
+
+@pytest.fixture(params=["spawn", "socket"])
+def way(request: pytest.FixtureRequest, site: Site) -> str:
+    """Both ways in which the relay reaches the Python side; the service `demo` is configured for one of them."""
+    way: str = request.param
+    if way == "socket":
+        site.start()
+    site.configure("demo", way=way)
+    return way
+
+
+@pytest.fixture
+def obeyed_way(way: str) -> str:
+    """Both ways, for tests of arguments that the service takes from root alone."""
+    if way == "socket" and os.geteuid() != 0:
+        pytest.skip("needs root: the service takes the module's arguments from nobody else")
+    return way
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: other accounts take part")

@@ -1,0 +1,23 @@
+"""How long the property tests look: the same cases every time in `make test`; new ones, and many more, on request.
+
+PAM_TOTP_EXAMPLES=20 make test ARGS=tests/core      twenty times as many, chosen anew each time
+"""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+TIMES = int(os.environ.get("PAM_TOTP_EXAMPLES", "0"))
+
+settings.register_profile(
+    "pam_totp",
+    derandomize=TIMES == 0,
+    max_examples=100 * max(TIMES, 1),
+    deadline=None,  # a timing never decides a test
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("pam_totp")

@@ -1,0 +1,97 @@
+"""The audit log: one line a decision, which nothing that is in it can break, forge or hide."""
+
+from __future__ import annotations
+
+import json
+import re
+import syslog
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pam_totp import audit
+
+
+def test_a_line_says_what_was_decided_about_whom() -> None:
+    said = audit.line("sshd", "refused", user="alice", reason="replayed", token="fob", rhost="192.0.2.7")
+    assert said == "pam_totp(sshd:auth): refused user=alice reason=replayed token=fob rhost=192.0.2.7"
+
+
+def test_what_is_none_is_left_out_and_zero_and_nothing_are_not() -> None:
+    assert audit.line("sudo", "accepted", user="a", token=None, left=0, tty="") == (
+        'pam_totp(sudo:auth): accepted user=a left=0 tty=""'
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("alice", "alice"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+        ("/dev/pts/0", "/dev/pts/0"),
+        ("a b", '"a b"'),
+        ("a=b", '"a=b"'),
+        ("", '""'),
+        ('"', '"\\""'),
+        ("\\", '"\\\\"'),
+        ("a\nb", '"a\\nb"'),
+        ("a\x1b[2Jb", '"a\\u001b[2Jb"'),
+        ("a\x7fb", '"a\\u007fb"'),
+        ("ünï", '"\\u00fcn\\u00ef"'),
+        ("\udcff", '"\\udcff"'),
+        ("\u202e", '"\\u202e"'),
+        ("alice\n", '"alice\\n"'),
+    ],
+)
+def test_what_is_not_one_plain_word_stands_in_quotes(text: str, escaped: str) -> None:
+    assert audit.escaped(text) == escaped
+
+
+FIELD = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|[^\s"=]+)')
+
+
+@given(st.text(), st.text(), st.text())
+def test_no_name_forges_a_line_or_a_field(service: str, user: str, token: str) -> None:
+    said = audit.line(service, "refused", user=user, token=token)
+    assert said.isascii()
+    assert said.isprintable()
+    head, _, fields = said.partition(":auth): refused ")
+    found = FIELD.findall(fields)
+    assert " ".join(f"{k}={v}" for k, v in found) == fields
+    read = {k: json.loads(v) if v.startswith('"') else v for k, v in found}
+    assert read == {"user": user, "token": token}
+    shown = head.removeprefix("pam_totp(")
+    assert (json.loads(shown) if shown.startswith('"') else shown) == service
+
+
+@pytest.mark.parametrize(
+    ("verb", "priority"),
+    [
+        ("accepted", syslog.LOG_INFO),
+        ("ignored", syslog.LOG_INFO),
+        ("refused", syslog.LOG_NOTICE),
+        ("error", syslog.LOG_ERR),
+    ],
+)
+def test_every_verb_has_its_priority(verb: str, priority: int) -> None:
+    written: list[tuple[int, str]] = []
+    audit.write(lambda *entry: written.append(entry), "sshd", verb, user="alice")
+    assert written == [(priority, f"pam_totp(sshd:auth): {verb} user=alice")]
+
+
+def test_an_unknown_verb_is_a_mistake() -> None:
+    with pytest.raises(KeyError):
+        audit.write(lambda *_: None, "sshd", "perhaps", user="alice")
+
+
+def test_the_systems_log_gets_it_under_authpriv(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[int, str]] = []
+    monkeypatch.setattr(syslog, "syslog", lambda priority, text: written.append((priority, text)))
+    audit.to_syslog(syslog.LOG_NOTICE, "100% of it")
+    assert written == [(syslog.LOG_AUTHPRIV | syslog.LOG_NOTICE, "100% of it")]
+
+
+def test_a_service_in_a_terminal_writes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    audit.to_stderr(syslog.LOG_NOTICE, "a line")
+    assert capsys.readouterr() == ("", "a line\n")

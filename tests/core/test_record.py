@@ -1,0 +1,328 @@
+"""The record: valid by construction, moved by named transitions alone, and silent about its secrets."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from pam_totp.record import DAY, Grace, HotpToken, RecordError, Token, TotpToken, UserRecord
+from pam_totp.secretfile import base32
+from tests.core.strategies import TIME_END, hotp_tokens, records, times, tokens, totp_tokens
+
+KEY = b"12345678901234567890"
+DIGEST = "ab" * 32
+SALT = "00" * 16
+LIMIT = 2**64
+
+
+def fob(**fields: Any) -> HotpToken:
+    given_: dict[str, Any] = {"name": "fob", "secret": KEY, "created": 0} | fields
+    return HotpToken(**given_)
+
+
+def phone(**fields: Any) -> TotpToken:
+    given_: dict[str, Any] = {"name": "phone", "secret": KEY[::-1], "created": 0} | fields
+    return TotpToken(**given_)
+
+
+def alice(*held: Token, **fields: Any) -> UserRecord:
+    return UserRecord(user="alice", tokens=held, **fields)
+
+
+# ---- valid by construction (what the file's rules say, for values that are made by code)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"secret": bytearray(KEY)}, "secret: not 112 … 1024 bits"),
+        ({"secret": "12345678901234567890"}, "secret: "),
+        ({"secret": b"x" * 13}, "secret: "),
+        ({"secret": b"x" * 129}, "secret: "),
+        ({"name": ""}, "name: "),
+        ({"digits": 9}, "digits: "),
+        ({"digits": True}, "digits: "),
+        ({"algorithm": "sha1"}, "algorithm: "),
+        ({"created": None}, "created: "),
+        ({"created": -1}, "created: "),
+        ({"created": 1.5}, "created: "),
+        ({"last_used": TIME_END}, "last_used: "),
+        ({"enabled": 1}, "enabled: "),
+        ({"serial": ""}, "serial: "),
+        ({"counter": -1}, "counter: "),
+        ({"counter": LIMIT + 1}, "counter: "),
+    ],
+)
+def test_no_token_is_made_of_bad_fields(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecordError, match=said):
+        fob(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"user": "a\0b"}, "user: "),
+        ({"user": "a\nb"}, "user: "),
+        ({"user": "\udcff"}, "user: "),
+        ({"user": b"alice"}, "user: "),
+        ({"tokens": [fob()]}, "tokens: "),
+        ({"tokens": (1,)}, "tokens: "),
+        ({"tokens": (fob(), fob(name="other"))}, "the same secret twice"),
+        ({"tokens": (fob(), phone(name="fob"))}, "the same name twice"),
+        ({"recovery": [DIGEST], "salt": SALT}, "recovery: not a list"),
+        ({"recovery": (DIGEST, 5), "salt": SALT}, r"recovery\[1\]: "),
+        ({"recovery": (DIGEST, [DIGEST]), "salt": SALT}, r"recovery\[1\]: "),
+        ({"recovery": (DIGEST,)}, "salt: missing"),
+        ({"failures": 1}, "failures_at: missing"),
+        ({"grace": (("sshd", "x", 0),)}, "grace: "),
+    ],
+)
+def test_no_record_is_made_of_bad_fields(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecordError, match=said):
+        UserRecord(**{"user": "alice"} | fields)
+
+
+# ---- secrets are not shown
+
+
+@given(records())
+def test_neither_repr_nor_str_nor_format_shows_a_key_or_a_digest(record: UserRecord) -> None:
+    assume(record.user.isalpha())
+    for value in (record, *record.tokens, record.tokens, *record.grace):
+        for shown in (repr(value), str(value), f"{value}", f"{value!r:>10}"):
+            for token in record.tokens:
+                assert base32(token.secret) not in shown
+                assert repr(token.secret)[2:-1] not in shown
+                assert token.secret.hex() not in shown
+            assert not [d for d in record.recovery if d in shown]
+            assert record.salt is None or record.salt not in shown
+
+
+def test_a_token_and_a_record_say_what_they_are() -> None:
+    assert repr(fob()) == "<hotp token 'fob'>"
+    assert repr(phone()) == "<totp token 'phone'>"
+    assert repr(alice(fob(), phone())) == "<record of 'alice': 2 tokens>"
+    assert "12345678901234567890" not in repr(Grace(service="sshd", rhost="h", granted=0))
+
+
+def test_a_traceback_of_a_refused_key_does_not_show_it() -> None:
+    with pytest.raises(RecordError) as caught:
+        fob(secret=b"marker-short!")
+    assert "marker-short" not in "".join(traceback.format_exception_only(caught.value))
+
+
+# ---- transitions: counters and steps
+
+
+@given(token=hotp_tokens, ahead=st.integers(0, 1000), count=st.integers(1, 3), now=times)
+def test_an_event_token_moves_to_just_after_the_last_code(token: HotpToken, ahead: int, count: int, now: int) -> None:
+    assume(token.counter + ahead + count <= LIMIT)
+    after = token.accepted(token.counter + ahead, count, now)
+    assert after.counter == token.counter + ahead + count
+    assert after.last_used == now
+    assert after.confirmed
+    assert after == token._but(counter=after.counter, last_used=now, confirmed=True), "and nothing else changes"
+
+
+@given(token=hotp_tokens, back=st.integers(1, 1000), count=st.integers(1, 3))
+def test_a_counter_never_goes_back(token: HotpToken, back: int, count: int) -> None:
+    assume(token.counter >= back)
+    with pytest.raises(ValueError, match="never goes back"):
+        token.accepted(token.counter - back, count, 0)
+
+
+def test_after_the_last_counter_there_is_none() -> None:
+    spent = fob(counter=LIMIT - 1).accepted(LIMIT - 1, 1, 0)
+    assert spent.counter == LIMIT
+    with pytest.raises(RecordError):
+        spent.accepted(LIMIT, 1, 0)
+
+
+@given(token=totp_tokens, step=st.integers(0, LIMIT - 4), count=st.integers(1, 3), now=times)
+def test_a_time_token_moves_to_the_last_step_and_a_lone_code_leaves_the_drift(
+    token: TotpToken, step: int, count: int, now: int
+) -> None:
+    if token.last_step is not None and step <= token.last_step:
+        with pytest.raises(ValueError, match="never goes back"):
+            token.accepted(step, count, now)
+        return
+    last = step + count - 1
+    drift = token.drift if count == 1 else last - now // token.period
+    assume(abs(drift) <= 2**31)
+    after = token.accepted(step, count, now)
+    assert (after.last_step, after.drift, after.last_used, after.confirmed) == (last, drift, now, True)
+    assert after == token._but(last_step=last, drift=drift, last_used=now, confirmed=True)
+
+
+def test_step_0_is_a_step_that_was_used() -> None:
+    used = phone().accepted(0, 1, 0)
+    assert used.last_step == 0
+    with pytest.raises(ValueError, match="never goes back"):
+        used.accepted(0, 1, 0)
+    assert used.accepted(1, 1, 30).last_step == 1
+
+
+def test_a_token_that_is_neither_has_no_transition() -> None:
+    with pytest.raises(NotImplementedError):
+        Token(name="x", secret=KEY, created=0).accepted(0, 1, 0)
+
+
+# ---- transitions: the admin's
+
+
+@given(tokens)
+def test_named_changes_change_what_they_name(token: Token) -> None:
+    assert token.renamed("other") == token._but(name="other")
+    assert token.with_serial("S1") == token._but(serial="S1")
+    assert token.with_serial(None).serial is None
+    assert token.switched(False) == token._but(enabled=False)
+    assert token.switched(True) == token._but(enabled=True)
+    assert token.taken_on_trust() == token._but(confirmed=True)
+
+
+def test_only_an_enabled_and_confirmed_token_is_active() -> None:
+    active = {(e, c): fob(enabled=e, confirmed=c).active for e in (True, False) for c in (True, False)}
+    assert active == {(True, True): True, (True, False): False, (False, True): False, (False, False): False}
+
+
+def test_enrolled_means_a_confirmed_token_enabled_or_not() -> None:
+    assert not alice().enrolled
+    assert not alice(fob(confirmed=False)).enrolled
+    assert alice(fob(enabled=False)).enrolled
+    assert alice(fob(confirmed=False), phone()).enrolled
+    assert not alice(salt=SALT, recovery=(DIGEST,)).enrolled, "recovery codes alone are no second factor"
+
+
+def test_tokens_are_found_by_name_added_changed_and_removed_and_grace_is_void_then() -> None:
+    grace = (Grace(service="sshd", rhost="h", granted=0),)
+    record = alice(fob(), grace=grace, failures=3, failures_at=7, refused=4)
+    assert record.token("fob") is record.tokens[0]
+    assert record.token("phone") is None
+    added = record.with_token(phone())
+    assert [t.name for t in added.tokens] == ["fob", "phone"]
+    renamed = record.with_changed(record.tokens[0], record.tokens[0].renamed("key"))
+    assert [t.name for t in renamed.tokens] == ["key"]
+    removed = added.without_token("fob")
+    assert [t.name for t in removed.tokens] == ["phone"]
+    for after in (added, renamed, removed):
+        assert after.grace == ()
+        assert (after.failures, after.failures_at, after.refused) == (3, 7, 4), "changing tokens forgives nothing"
+    with pytest.raises(RecordError, match="the same name twice"):
+        record.with_token(fob(secret=b"x" * 20))
+    with pytest.raises(RecordError, match="the same secret twice"):
+        record.with_token(phone(secret=KEY))
+
+
+def test_fresh_recovery_codes_take_the_place_of_the_old_ones() -> None:
+    record = alice(fob(), salt=SALT, recovery=(DIGEST,)).with_recovery("11" * 16, ("cd" * 32, "ef" * 32))
+    assert (record.salt, record.recovery) == ("11" * 16, ("cd" * 32, "ef" * 32))
+
+
+# ---- failures
+
+
+def counted(failures: int, at: int | None = 0, **fields: Any) -> UserRecord:
+    return alice(fob(), failures=failures, failures_at=at, **fields)
+
+
+@pytest.mark.parametrize(
+    ("failures", "at", "now", "then"),
+    [
+        (0, None, 5, (0, None)),
+        (0, 0, 5, (0, None)),
+        (1, 0, 0, (1, 0)),
+        (1, 0, DAY - 1, (1, 0)),
+        (1, 0, DAY, (0, None)),
+        (3, 100, 100 + DAY - 1, (3, 100)),
+        (3, 100, 100 + DAY, (2, 100 + DAY)),
+        (3, 100, 100 + 2 * DAY + 5, (1, 100 + 2 * DAY)),
+        (3, 100, 100 + 3 * DAY, (0, None)),
+        (3, 100, TIME_END - 1, (0, None)),
+        (2**62, 0, 2**62 - 1, (2**62 - (2**62 - 1) // DAY, (2**62 - 1) // DAY * DAY)),
+    ],
+)
+def test_failures_fall_by_one_for_every_full_day(
+    failures: int, at: int | None, now: int, then: tuple[int, int | None]
+) -> None:
+    assert counted(failures, at).failures_now(now) == then
+
+
+def test_failures_fall_although_one_is_added_every_day() -> None:
+    record = counted(10, 0)
+    for day in range(1, 8):
+        record = record.refused_as_wrong(day * DAY + 3600)
+    assert record.failures == 10, "one comes and one goes"
+    for day in range(8, 15):
+        record = record.refused_as_wrong(2 * day * DAY)
+    assert record.failures < 10
+
+
+def test_a_failure_is_not_lost_when_the_clock_goes_back_and_comes_again() -> None:
+    now = 20_000 * DAY
+    record = counted(0, None)
+    for _ in range(4):
+        record = record.refused_as_wrong(now)
+    record = record.refused_as_wrong(0)  # a clock without battery, before the network has set it
+    assert record.failures == 5
+    assert record.failures_now(now)[0] == 5
+    assert record.failures_now(now + DAY)[0] == 4
+
+
+@given(record=records(), now=times, again=times)
+def test_failures_never_fall_faster_than_one_a_day_and_never_grow_by_waiting(
+    record: UserRecord, now: int, again: int
+) -> None:
+    failures, since = record.failures_now(now)
+    assert 0 <= failures <= record.failures
+    if record.failures_at is not None:
+        assert record.failures - failures <= max(now - record.failures_at, 0) // DAY
+    assert (since is None) == (failures == 0)
+    later = record._but(failures=failures, failures_at=since)
+    assert later.failures_now(max(now, again)) == record.failures_now(max(now, again)), (
+        "looking in between changes nothing"
+    )
+
+
+def test_a_wrong_answer_counts_as_failure_and_as_refused_and_a_replay_as_refused_alone() -> None:
+    record = counted(2, 100, refused=6)
+    assert record.refused_uncounted() == record._but(refused=7)
+    assert record.refused_as_wrong(200) == record._but(failures=3, refused=7)
+    assert counted(0, None).refused_as_wrong(200) == counted(1, 200, refused=1)
+    assert counted(1, 0).refused_as_wrong(5 * DAY) == counted(1, 5 * DAY, refused=1)
+
+
+def test_counts_stay_where_they_can_count_no_further() -> None:
+    """A right answer must get in whatever the file holds, so a refusal must be written too."""
+    full = counted(2**62, 2**62 - 1, refused=2**62)
+    assert full.refused_uncounted() == full
+    assert full.refused_as_wrong(2**62 - 1) == full
+
+
+def test_a_lone_success_leaves_the_failures_and_a_row_clears_them_and_both_clear_what_was_refused() -> None:
+    record = counted(3, 100, refused=6)
+    token = record.tokens[0]
+    alone = record.accepted(token, 0, 1, 100 + DAY + 1)
+    assert (alone.failures, alone.failures_at, alone.refused) == (2, 100 + DAY, 0)
+    row = record.accepted(token, 0, 2, 101)
+    assert (row.failures, row.failures_at, row.refused) == (0, None, 0)
+
+
+def test_success_moves_the_one_token_whose_code_it_was() -> None:
+    record = alice(fob(), phone())
+    after = record.accepted(record.tokens[1], 7, 1, 210)
+    assert after.tokens == (record.tokens[0], record.tokens[1].accepted(7, 1, 210))
+
+
+def test_a_recovery_code_is_gone_after_its_use_and_so_are_the_failures() -> None:
+    record = counted(30, 5, refused=9, salt=SALT, recovery=(DIGEST, "cd" * 32))
+    after = record.recovered(DIGEST)
+    assert after == record._but(recovery=("cd" * 32,), failures=0, failures_at=None, refused=0)
+
+
+def test_unlocking_forgets_failures_alone() -> None:
+    record = counted(30, 5, refused=9)
+    assert record.unlocked() == record._but(failures=0, failures_at=None)

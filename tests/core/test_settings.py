@@ -1,0 +1,279 @@
+"""Settings: every argument, the site file, which of them wins, and that all doubt is an error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pam_totp.settings import Settings, SettingsError, Site, parse_arguments, parse_site, settings
+
+
+def chosen(*arguments: str, site: str = "", service: str = "sshd") -> Settings:
+    return settings(service, arguments, parse_site(site))
+
+
+def refused(*arguments: str, site: str = "", service: str = "sshd") -> str:
+    """The text of the SettingsError."""
+    with pytest.raises(SettingsError) as caught:
+        chosen(*arguments, site=site, service=service)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_defaults() -> None:
+    made = chosen()
+    assert made.store == "/var/lib/pam_totp"
+    assert made.prompt == "One-time code: "
+    assert (made.secret, made.user, made.first_pass, made.grace_period) == (None, None, None, 0)
+    assert (made.echo, made.nullok, made.debug) == (False, False, False)
+    assert (made.policy.look_ahead, made.policy.window, made.policy.resync_window) == (10, 1, 1000)
+    assert (made.policy.resync_steps, made.policy.lock_after) == (0, 0)
+    assert made.origins == {}
+
+
+# ---- arguments
+
+POLICY = {"look_ahead": 100, "window": 10, "resync_window": 10_000, "resync_steps": 2_880, "lock_after": 1_000_000}
+NUMBERS = POLICY | {"grace_period": 86_400}
+FLAGS = ["echo", "nullok", "nodelay", "debug", "try_first_pass", "use_first_pass", "forward_pass"]
+WITH_VALUE = [*NUMBERS, "prompt", "user", "store", "secret", "socket", "helper"]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_is_taken_within_its_bounds(name: str) -> None:
+    for value in {0, 1, NUMBERS[name]}:
+        made = chosen(f"{name}={value}")
+        assert (made.grace_period if name == "grace_period" else getattr(made.policy, name)) == value
+        assert made.origins == {name: "argument"}
+    for value in (NUMBERS[name] + 1, 999_999_999):
+        if value != NUMBERS[name]:
+            assert refused(f"{name}={value}").startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize(
+    "value", ["", "-1", "+1", " 1", "1 ", "1_0", "1.0", "1e1", "0x1", "١", "²", "one", "1\n", "9" * 10, "9" * 5000]
+)
+def test_a_number_is_ascii_digits(name: str, value: str) -> None:
+    assert refused(f"{name}={value}") == f"{name}: not a whole number 0 … {NUMBERS[name]}"
+
+
+def test_leading_zeros_do_not_make_it_octal() -> None:
+    assert chosen("look_ahead=010").policy.look_ahead == 10
+
+
+@pytest.mark.parametrize(
+    ("argument", "field", "value"),
+    [
+        ("echo", "echo", True),
+        ("nullok", "nullok", True),
+        ("debug", "debug", True),
+        ("try_first_pass", "first_pass", "try_first_pass"),
+        ("use_first_pass", "first_pass", "use_first_pass"),
+        ("forward_pass", "first_pass", "forward_pass"),
+        ("prompt=Code: ", "prompt", "Code: "),
+        ("prompt=a=b", "prompt", "a=b"),
+        ("prompt=Kód für heute", "prompt", "Kód für heute"),
+        ("user=root", "user", "root"),
+        ("store=/srv/totp", "store", "/srv/totp"),
+        ("secret=${HOME}/.pam_totp", "secret", "${HOME}/.pam_totp"),
+        ("secret=~/.pam_totp", "secret", "~/.pam_totp"),
+    ],
+)
+def test_every_other_argument_sets_its_field_and_no_other(argument: str, field: str, value: object) -> None:
+    made = chosen(argument)
+    assert getattr(made, field) == value
+    differing = {f for f in Settings._fields if getattr(made, f) != getattr(chosen(), f)}
+    assert differing == {field, "origins"} | ({"prompt"} if argument == "forward_pass" else set())
+
+
+@pytest.mark.parametrize("argument", ["nodelay", "socket=none", "socket=/run/x", "helper=/usr/lib/x.py"])
+def test_what_is_the_relays_is_taken_and_means_nothing_here(argument: str) -> None:
+    made = chosen(argument)
+    assert {f for f in Settings._fields if getattr(made, f) != getattr(chosen(), f)} == {"origins"}
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("", "no argument is called ''"),
+        ("=", "no argument is called ''"),
+        ("=1", "no argument is called ''"),
+        ("Echo", "no argument is called 'Echo'"),
+        ("echo ", "no argument is called 'echo '"),
+        (" echo", "no argument is called ' echo'"),
+        ("lookahead=5", "no argument is called 'lookahead'"),
+        ("look-ahead=5", "no argument is called 'look-ahead'"),
+        ("origins=x", "no argument is called 'origins'"),
+        ("policy=x", "no argument is called 'policy'"),
+        ("first_pass=try_first_pass", "no argument is called 'first_pass'"),
+        ("store=relative", "store: not an absolute path"),
+        ("store=", "store: not an absolute path"),
+        ("store=/a\0b", "store: not an absolute path"),
+        ("helper=relative", "helper: not an absolute path"),
+        ("socket=", "socket: "),
+        ("socket=relative", "socket: "),
+        ("socket=NONE", "socket: "),
+        ("prompt=", "prompt: not 1 … 255 printable characters"),
+        ("prompt=a\nb", "prompt: not 1 … 255 printable characters"),
+        ("prompt=\x1b[2J", "prompt: not 1 … 255 printable characters"),
+        ("prompt=" + "x" * 256, "prompt: not 1 … 255 printable characters"),
+        ("user=", "user: not 1 … 255 printable characters"),
+        ("user=a\0b", "user: not 1 … 255 printable characters"),
+        ("secret=", "secret: not the path of a file, absolute or beginning with ~/ or ${HOME}/, with ${USER} at most"),
+    ],
+)
+def test_what_is_unknown_or_malformed_is_refused_by_name(argument: str, said: str) -> None:
+    assert refused(argument).startswith(said)
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_a_flag_takes_no_value(name: str) -> None:
+    for value in ("", "1", "yes", "no"):
+        assert refused(f"{name}={value}") == f"{name}: takes no value"
+
+
+@pytest.mark.parametrize("name", WITH_VALUE)
+def test_a_setting_needs_its_value(name: str) -> None:
+    assert refused(name) == f"{name}: needs a value"
+
+
+@pytest.mark.parametrize("name", [*FLAGS, *WITH_VALUE])
+def test_nothing_is_given_twice(name: str) -> None:
+    argument = name if name in FLAGS else f"{name}=/1" if name not in NUMBERS else f"{name}=1"
+    chosen(argument)
+    assert refused(argument, "debug" if name != "debug" else "echo", argument) == f"{name}: given twice"
+
+
+def test_two_ways_to_use_the_first_password_contradict_each_other() -> None:
+    assert refused("try_first_pass", "use_first_pass") == "try_first_pass and use_first_pass: one or the other"
+    assert refused("forward_pass", "use_first_pass") == "use_first_pass and forward_pass: one or the other"
+    assert "one or the other" in refused("forward_pass", "try_first_pass", "use_first_pass")
+
+
+@given(st.lists(st.text(max_size=30) | st.sampled_from([*FLAGS, *[f"{n}=1" for n in WITH_VALUE]]), max_size=4))
+def test_any_arguments_are_settings_or_a_settings_error(arguments: list[str]) -> None:
+    try:
+        made = settings("sshd", arguments)
+    except SettingsError:
+        return
+    assert set(made.origins) == set(parse_arguments(arguments))
+
+
+# ---- the site file
+
+SITE = """
+[policy]
+look_ahead = 20
+window = 2
+prompt = "Code: "
+grace_period = 60
+
+[service.sshd]
+window = 3
+nullok = true
+
+[service."su-l"]
+window = 0
+echo = true
+
+[clients]
+www-data = "web"
+"""
+
+
+def test_the_site_sets_defaults_a_service_its_own_and_an_argument_wins() -> None:
+    made = chosen("window=4", site=SITE)
+    assert (made.policy.look_ahead, made.policy.window, made.nullok, made.echo) == (20, 4, True, False)
+    assert (made.prompt, made.grace_period) == ("Code: ", 60)
+    assert made.origins == {
+        "look_ahead": "/etc/pam_totp.toml [policy]",
+        "prompt": "/etc/pam_totp.toml [policy]",
+        "grace_period": "/etc/pam_totp.toml [policy]",
+        "nullok": "/etc/pam_totp.toml [service.sshd]",
+        "window": "argument",
+    }
+    assert chosen(site=SITE).policy.window == 3
+    assert chosen(site=SITE, service="sudo").policy.window == 2
+    other = chosen(site=SITE, service="su-l")
+    assert (other.policy.window, other.echo, other.nullok) == (0, True, False)
+    assert chosen("window=0", site=SITE).policy.window == 0, "0 is a value"
+
+
+def test_clients_are_accounts_and_the_service_that_each_may_name() -> None:
+    assert parse_site(SITE).clients == {"www-data": "web"}
+    assert parse_site("").clients == {}
+
+
+def test_no_file_an_empty_one_and_empty_tables_are_the_same() -> None:
+    assert parse_site("") == parse_site("# nothing\n") == parse_site("[policy]\n[service]\n[clients]\n") == Site.NONE
+
+
+@pytest.mark.parametrize("table", ["policy", "service.sshd"])
+@pytest.mark.parametrize("name", [*NUMBERS, "prompt", "echo", "nullok", "debug"])
+def test_a_site_setting_is_of_its_type_and_within_its_bounds(table: str, name: str) -> None:
+    place = f"/etc/pam_totp.toml: {table}.{name}: "
+    right: list[Any] = {"prompt": ['"x"']}.get(name, [0, NUMBERS[name]] if name in NUMBERS else ["true", "false"])
+    wrong: list[Any] = ["1.0", "[]", "{}", "1979-05-27", "nan"]
+    wrong += ['"1"', "true", -1, NUMBERS[name] + 1, 10**30] if name in NUMBERS else [0, 1]
+    wrong += ['""', '"a\\nb"', f'"{"x" * 256}"'] if name == "prompt" else ['"true"']
+    for value in right:
+        chosen(site=f"[{table}]\n{name} = {value}\n")
+    for value in wrong:
+        assert refused(site=f"[{table}]\n{name} = {value}\n").startswith(place), value
+
+
+def test_a_bad_site_setting_is_refused_although_an_argument_or_another_service_hides_it() -> None:
+    assert refused("look_ahead=5", site="[policy]\nlook_ahead = 101\n").startswith(
+        "/etc/pam_totp.toml: policy.look_ahead"
+    )
+    assert refused(site="[service.sudo]\nwindow = 11\n").startswith("/etc/pam_totp.toml: service.sudo.window")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["user", "store", "secret", "socket", "helper", "nodelay", "try_first_pass", "use_first_pass", "forward_pass"],
+)
+@pytest.mark.parametrize("table", ["policy", "service.sshd"])
+def test_who_and_where_and_the_place_in_a_stack_are_no_business_of_the_site(table: str, name: str) -> None:
+    for value in ("true", '"/x"', "1"):
+        said = refused(site=f"[{table}]\n{name} = {value}\n")
+        assert said == f"/etc/pam_totp.toml: {table}: no setting is called '{name}'"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[polcy]\n", "no table is called 'polcy'"),
+        ("look_ahead = 5\n", "no table is called 'look_ahead'"),
+        ("policy = 5\n", "policy: not a table"),
+        ("service = 5\n", "service: not a table"),
+        ("[service]\nsshd = 5\n", "service.sshd: not a table"),
+        ("[[policy]]\nwindow = 1\n", "policy: not a table"),
+        ("clients = 5\n", "clients: not a table"),
+        ("[clients]\nwww-data = 5\n", "clients.www-data: not the name of a service"),
+        ('[clients]\nwww-data = ""\n', "clients.www-data: not the name of a service"),
+        ('[clients]\nwww-data = ["web"]\n', "clients.www-data: not the name of a service"),
+        ("[policy]\nwindow = 1\nwindow = 2\n", ""),
+        ("[policy]\n[policy]\n", ""),
+        ("[policy\n", ""),
+        ("window 5\n", ""),
+        ("\0", ""),
+        ("[policy]\nwindow = " + "9" * 5000 + "\n", ""),
+        ("[policy]\nwindow = " + "[" * 5000 + "\n", ""),
+    ],
+)
+def test_a_site_file_with_a_mistake_is_refused_by_its_place(text: str, said: str) -> None:
+    assert refused(site=text).startswith(f"/etc/pam_totp.toml: {said}")
+
+
+@given(st.text(max_size=60) | st.text('[]policy.service"=\n 10truewindow', max_size=60))
+def test_any_site_file_is_a_site_or_a_settings_error(text: str) -> None:
+    try:
+        site = parse_site(text)
+    except SettingsError:
+        return
+    assert isinstance(site, Site)

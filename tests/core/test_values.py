@@ -1,0 +1,190 @@
+"""Values and rules: frozen, complete, valid by construction, and silent about what they hold."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pam_totp import rules
+from pam_totp.values import Value
+
+MARKER = "Xmarker0X"
+
+
+class Point(Value):
+    x: int
+    y: int = 0
+    limit: ClassVar[int] = 10
+
+    def check(self) -> None:
+        if self.x > self.limit:
+            raise ValueError("x: too far")
+
+    def moved(self, x: int) -> Point:
+        return self._but(x=x)
+
+
+class Named(Point):
+    name: str = "here"
+
+
+class Other(Value):
+    x: int
+    y: int = 0
+
+
+# ---- Value
+
+
+def test_a_value_holds_what_it_was_given_and_its_defaults() -> None:
+    point = Named(x=1)
+    assert (point.x, point.y, point.name) == (1, 0, "here")
+    assert Named._fields == ("x", "y", "name")
+    assert Point._fields == ("x", "y")
+
+
+def test_a_field_without_default_is_needed() -> None:
+    with pytest.raises(TypeError, match="Point needs x"):
+        Point(y=1)  # type: ignore[call-arg]
+
+
+def test_unknown_names_are_refused_and_so_are_class_variables() -> None:
+    with pytest.raises(TypeError, match="Point has no z"):
+        Point(x=1, z=2)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="Point has no limit"):
+        Point(x=1, limit=2)  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        Point(1)  # type: ignore[call-arg, misc]
+
+
+def test_a_value_is_checked_when_it_is_made_and_when_it_is_changed() -> None:
+    with pytest.raises(ValueError, match="too far"):
+        Point(x=11)
+    with pytest.raises(ValueError, match="too far"):
+        Point(x=1).moved(11)
+    with pytest.raises(ValueError, match="too far"):
+        Named(x=11)
+
+
+@pytest.mark.parametrize("name", ["x", "y", "z", "limit", "_fields", "check"])
+def test_a_value_is_frozen(name: str) -> None:
+    point = Point(x=1)
+    with pytest.raises(AttributeError, match="Point is frozen"):
+        setattr(point, name, 2)
+    with pytest.raises(AttributeError, match="Point is frozen"):
+        delattr(point, name)
+    assert point == Point(x=1)
+
+
+def test_a_change_makes_another_value() -> None:
+    point = Named(x=1, y=2, name="there")
+    moved = point.moved(3)
+    assert (moved.x, moved.y, moved.name) == (3, 2, "there")  # type: ignore[attr-defined]
+    assert type(moved) is Named
+    assert point.x == 1
+
+
+def test_values_are_equal_by_type_and_fields_and_hash_alike() -> None:
+    assert Point(x=1) == Point(x=1, y=0)
+    assert hash(Point(x=1)) == hash(Point(x=1, y=0))
+    assert Point(x=1) != Point(x=1, y=1)
+    assert Point(x=1) != Point(x=2)
+    assert Point(x=1) != Other(x=1)
+    assert Point(x=1) != Named(x=1)
+    assert Point(x=1) != (1, 0)
+    assert len({Point(x=1), Point(x=1), Point(x=2)}) == 2
+
+
+def test_a_copy_is_equal() -> None:
+    assert copy.copy(Point(x=1)) == copy.deepcopy(Point(x=1)) == Point(x=1)
+
+
+def test_the_repr_shows_no_field() -> None:
+    assert repr(Named(x=7, name=MARKER)) == "<Named>"
+
+
+# ---- rules
+
+anything = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=300),
+    st.binary(max_size=100),
+    st.lists(st.integers(), max_size=3),
+    st.tuples(st.integers()),
+    st.dictionaries(st.text(max_size=2), st.none(), max_size=1),
+    st.sampled_from([MARKER, MARKER.encode(), MARKER * 50, (MARKER,), [MARKER], "ab" * 16, "\ud800", " x", "x\n"]),
+)
+
+RULES: dict[str, tuple[rules.Rule, Callable[[Any], bool]]] = {  # each with what it means, said in another way
+    "whole": (rules.whole(-3, 7), lambda v: type(v) is int and v in {-3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7}),
+    "text": (
+        rules.text,
+        lambda v: type(v) is str and v != "" and len(v) < 256 and v.isprintable() and v[0] != " " and v[-1] != " ",
+    ),
+    "boolean": (rules.boolean, lambda v: v is True or v is False),
+    "one_of": (rules.one_of("a", "b"), lambda v: v in ("a", "b")),
+    "hexadecimal": (
+        rules.hexadecimal(2, 16),
+        lambda v: type(v) is str and len(v) in range(4, 33, 2) and all(c in "0123456789abcdef" for c in v),
+    ),
+    "maybe": (rules.maybe(rules.boolean), lambda v: v is True or v is False or v is None),
+    "tuple_of": (
+        rules.tuple_of(int, 1),
+        lambda v: type(v) is tuple and len(v) <= 1 and all(isinstance(x, int) for x in v),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+@given(value=anything | st.integers(-5, 9) | st.text("0123456789abcdefAF g", max_size=34) | st.sampled_from("abc"))
+def test_a_rule_takes_what_it_says_and_never_repeats_what_it_refuses(name: str, value: object) -> None:
+    rule, means = RULES[name]
+    said = rule(value)
+    assert (said is None) == means(value)
+    if said is not None:
+        assert said.startswith("not ")
+        assert MARKER not in said
+
+
+def test_a_rule_is_not_fooled_by_what_compares_equal() -> None:
+    assert rules.whole(0, 1)(True) is not None
+    assert rules.whole(0, 1)(1.0) is not None
+    assert rules.one_of(1, 2)(True) is not None
+    assert rules.one_of(1, 2)(1.0) is not None
+    assert rules.one_of(1, 2)(1) is None
+    assert rules.boolean(1) is not None
+
+    class Text(str):
+        pass
+
+    assert rules.text(Text("x")) is not None
+    assert rules.hexadecimal(0, 16)(Text("ab")) is not None
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 0), (6, 8), (-(2**31), 2**31), (0, 2**64)])
+def test_the_ends_of_a_range_belong_to_it(low: int, high: int) -> None:
+    rule = rules.whole(low, high)
+    assert [rule(v) is None for v in (low - 1, low, high, high + 1)] == [False, True, True, False]
+
+
+def test_text_is_counted_in_characters_and_has_no_space_at_its_ends() -> None:
+    assert rules.text("ü" * 255) is None
+    assert rules.text("ü" * 256) is not None
+    for bad in (" x", "x ", "\u00a0x", "x\u2003", "\u200bx", "a\x7fb", "a\x85b", "a\u2028b", "\u202ealice"):
+        assert rules.text(bad) is not None, ascii(bad)
+
+
+def test_a_tuple_is_of_its_kind_and_no_longer_than_said() -> None:
+    rule = rules.tuple_of(str, 2)
+    assert rule(()) is None
+    assert rule(("a", "b")) is None
+    for bad in (("a", "b", "c"), ("a", 1), ["a"], "ab", None):
+        assert rule(bad) == "not a list of at most 2"

@@ -1,0 +1,14 @@
+"""Published vectors: tables in tests/core/data, each with its provenance in the lines that begin with `#`."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+DATA = Path(__file__).parent / "data"
+
+
+def table(name: str) -> list[dict[str, str]]:
+    """The rows of `data/name` by column."""
+    lines = (DATA / name).read_text("utf-8").splitlines()
+    return list(csv.DictReader(line for line in lines if not line.startswith("#")))

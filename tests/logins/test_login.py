@@ -1,0 +1,205 @@
+"""Logins through the real libpam and the real module, by both ways."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from pam_totp.oath import totp
+from pam_totp.pam.module import REFUSED
+from tests.pamconf import Result, Style, login, service
+from tests.site import KEY, ME, MODULE, Site, codes, fob, phone
+
+
+def test_a_code_gets_in_once(site: Site, way: str) -> None:
+    site.enrol()
+    first = site.login(codes(0))
+    assert first.result is Result.SUCCESS
+    assert [(p.style, p.text) for p in first.prompts] == [(Style.PROMPT_ECHO_OFF, "One-time code: ")]
+    again = site.login(codes(0))
+    assert again.result is Result.AUTH_ERR
+    assert [m.text for m in again.messages] == [REFUSED]
+    assert site.record().failures == 0, "a replay is not counted"
+    assert site.gets_in(codes(1))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        " ",
+        "75522",
+        "7552244",
+        "75522x",
+        "x",
+        "755224 ",
+        " 755224",
+        "٧٥٥٢٢٤",
+        "7_55224",
+        "+755224",
+        "7.55224",
+        b"\xff\xfe",
+        b"\x08\n\r\x7fINCORRECT",
+        "7" * 600,
+        "755224" * 4,
+    ],
+)
+def test_what_is_no_code_is_refused_and_leaves_no_trace(site: Site, way: str, answer: str | bytes) -> None:
+    site.enrol()
+    before = site.path().read_bytes()
+    assert not site.gets_in(answer)
+    assert site.path().read_bytes() == before
+    assert site.gets_in(codes(0))
+
+
+def test_a_wrong_code_is_counted_and_moves_no_counter(site: Site, way: str) -> None:
+    site.enrol(fob(7))
+    for wrong in range(1, 4):
+        assert not site.gets_in("000000")
+        assert (site.record().failures, site.counter()) == (wrong, 7)
+    assert site.gets_in(codes(7))
+
+
+def test_a_token_40_presses_ahead_comes_back_by_two_codes_in_one_answer(site: Site, way: str) -> None:
+    site.enrol()
+    assert not site.gets_in(codes(40))
+    assert site.gets_in(codes(40, 2))
+    assert site.counter() == 42
+    assert site.gets_in(codes(42)), "the very next code is good"
+    assert not site.gets_in(codes(41, 2)), "and a code that was used is not, in a row neither"
+
+
+def test_after_5_failures_two_in_a_row_and_after_20_three(site: Site, way: str) -> None:
+    site.enrol(failures=5, failures_at=int(time.time()))
+    assert not site.gets_in(codes(0)), "one is not enough"
+    assert not site.gets_in("000000"), "whoever fails in between"
+    assert site.gets_in(codes(0, 2))
+    assert site.record().failures == 0
+    site.enrol(failures=20, failures_at=int(time.time()))
+    assert not site.gets_in(codes(0)), "one is not enough"
+    assert not site.gets_in(codes(0, 2)), "nor are two"
+    assert site.gets_in(codes(0, 3))
+
+
+def test_the_person_is_told_of_refused_answers_after_a_success(site: Site, way: str) -> None:
+    site.enrol()
+    site.login("000000")
+    site.login("111111")
+    done = site.login(codes(0))
+    assert [(m.style, m.text) for m in done.messages] == [
+        (Style.TEXT_INFO, "2 answers were refused since the last login")
+    ]
+    assert site.login(codes(1)).messages == ()
+
+
+def test_a_time_token_gets_in_once_a_step(site: Site, way: str) -> None:
+    token = phone(period=86_400)  # so that no step ends during the test, but for one test a day at midnight UTC
+    site.enrol(token)
+    code = totp(token.secret, int(time.time()), period=token.period)
+    assert site.gets_in(code)
+    assert not site.gets_in(code)
+
+
+def test_each_of_several_tokens_is_tried(site: Site, way: str) -> None:
+    site.enrol(fob(), fob(name="spare", secret=KEY * 2, digits=8), fob(name="off", secret=KEY * 3, enabled=False))
+    assert site.gets_in(codes(0, key=KEY * 2, digits=8))
+    assert site.gets_in(codes(0))
+    assert not site.gets_in(codes(0, key=KEY * 3)), "a disabled token's code"
+
+
+def test_who_is_not_enrolled_sees_the_same_prompt_and_refusal(site: Site, way: str) -> None:
+    done = site.login("123456")
+    assert (done.result, len(done.prompts), [m.text for m in done.messages]) == (Result.AUTH_ERR, 1, [REFUSED])
+    assert [p for p in site.store.iterdir() if not p.name.startswith(".")] == [], "a stranger leaves no file"
+
+
+def test_nullok_lets_only_those_pass_who_are_not_enrolled(site: Site, obeyed_way: str) -> None:
+    site.configure("lenient", "nullok", obeyed_way, "auth required pam_permit.so")  # which passes whoever we ignore
+    done = site.login(service="lenient")
+    assert (done.result, done.prompts) == (Result.SUCCESS, ())
+    site.enrol(fob(enabled=False))
+    assert site.login("123456", service="lenient").result is Result.AUTH_ERR, "a disabled token is an enrolled one"
+    site.path().write_text("{}")
+    assert site.login("123456", service="lenient").result is Result.AUTHINFO_UNAVAIL
+
+
+def test_nobody_at_the_prompt_is_a_conversation_error(site: Site, way: str) -> None:
+    site.enrol()
+    assert site.login(None).result is Result.CONV_ERR
+    assert site.gets_in(codes(0))
+
+
+def test_prompt_and_echo_are_as_configured(site: Site, way: str) -> None:
+    site.enrol()
+    site.configure("custom", "echo [prompt=Code of your fob: ]", way=way)
+    shown = site.login(codes(0), service="custom").prompts
+    assert [(p.style, p.text) for p in shown] == [(Style.PROMPT_ECHO_ON, "Code of your fob: ")]
+
+
+def test_look_ahead_is_as_configured(site: Site, obeyed_way: str) -> None:
+    site.enrol()
+    site.configure("strict", "look_ahead=0", way=obeyed_way)
+    assert site.login(codes(1), service="strict").result is Result.AUTH_ERR
+    assert site.login(codes(0), service="strict").result is Result.SUCCESS
+
+
+def test_lock_after_leaves_only_unlock(site: Site, obeyed_way: str) -> None:
+    site.enrol()
+    site.configure("locking", "lock_after=2", way=obeyed_way)
+    for answer in ("000000", "111111"):
+        site.login(answer, service="locking")
+    for answer in (codes(0), codes(0, 2), codes(0, 3)):
+        assert site.login(answer, service="locking").result is Result.AUTH_ERR
+    assert site.command("unlock", site.record().user).returncode == 0
+    assert site.login(codes(0), service="locking").result is Result.SUCCESS
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "frobnicate",
+        "look_ahead=101",
+        "look_ahead=",
+        "look_ahead=-1",
+        "window=1_0",
+        "nullok=1",
+        "echo echo",
+        "try_first_pass use_first_pass",
+        "lock_after=x",
+        "prompt=",
+        "resync_steps=2881",
+        "look_ahead",
+    ],
+)
+def test_a_bad_argument_denies_and_says_so(site: Site, obeyed_way: str, argument: str) -> None:
+    site.enrol()
+    site.configure("bad", argument, way=obeyed_way)
+    done = site.login(codes(0), service="bad")
+    assert (done.result, done.prompts) == (Result.SERVICE_ERR, ())
+    assert site.counter() == 0
+    if obeyed_way == "socket":
+        assert site.log.has("pam_totp(bad:auth): error", "problem=", re.split("[ =]", argument)[0])
+
+
+def test_use_first_pass_never_asks_and_try_first_pass_asks_once_more(site: Site, obeyed_way: str) -> None:
+    site.enrol()
+    where = site.socket if obeyed_way == "socket" else "none"
+    for name in ("use_first_pass", "try_first_pass"):
+        line = f"auth required {MODULE} store={site.store} socket={where} nodelay {name}"
+        service(site.confdir, name, line, carry_authtok=True)
+
+    def enter(name: str, authtok: str | None, *answers: str) -> tuple[Result, int]:
+        items = {} if authtok is None else {"authtok": authtok}
+        done = login(name, ME, answers, site.confdir, items=items)
+        return done.result, len(done.prompts)
+
+    assert enter("use_first_pass", codes(0)) == (Result.SUCCESS, 0)
+    assert enter("use_first_pass", "password") == (Result.AUTH_ERR, 0)
+    assert enter("use_first_pass", None) == (Result.AUTH_ERR, 0)
+    assert enter("try_first_pass", codes(1)) == (Result.SUCCESS, 0)
+    assert enter("try_first_pass", "password", codes(2)) == (Result.SUCCESS, 1)
+    assert enter("try_first_pass", None, codes(3)) == (Result.SUCCESS, 1)
+    assert enter("try_first_pass", "password", "password") == (Result.AUTH_ERR, 1)
+    assert site.record().failures == 0, "a password that was tried is no wrong code"

@@ -1,0 +1,58 @@
+"""Fifty at the prompt with one code: one gets in."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections import Counter
+from multiprocessing.synchronize import Barrier
+
+import pytest
+
+from pam_totp.oath import totp
+from tests.pamconf import Result
+from tests.site import Site, codes, fob, phone
+
+MANY = 50
+
+
+def _wait_then_answer(site: Site, answer: str, together: Barrier, results: multiprocessing.Queue[int]) -> None:
+    def at_the_prompt(_: object) -> str:
+        together.wait()
+        return answer
+
+    results.put(site.login_with(at_the_prompt).result)
+
+
+def _race(site: Site, answers: list[str]) -> Counter[Result]:
+    """Log in with all answers at once, each from a process of its own that waits at the prompt for all others."""
+    fork = multiprocessing.get_context("fork")
+    together, results = fork.Barrier(len(answers)), fork.Queue()
+    processes = [fork.Process(target=_wait_then_answer, args=(site, a, together, results)) for a in answers]
+    for process in processes:
+        process.start()
+    counted = Counter(Result(results.get(timeout=60)) for _ in processes)
+    for process in processes:
+        process.join()
+    return counted
+
+
+@pytest.mark.parametrize("kind", ["hotp", "totp"])
+def test_a_code_is_accepted_once_however_many_ask(site: Site, way: str, kind: str) -> None:
+    token = phone(period=86_400)
+    site.enrol(fob() if kind == "hotp" else token)
+    code = codes(0) if kind == "hotp" else totp(token.secret, int(time.time()), period=token.period)
+    counted = _race(site, [code] * MANY)
+    assert counted == {Result.SUCCESS: 1, Result.AUTH_ERR: MANY - 1}
+
+
+def test_every_failure_is_counted_whatever_races(site: Site, way: str) -> None:
+    site.enrol()
+    assert _race(site, ["000000"] * MANY) == {Result.AUTH_ERR: MANY}
+    assert site.record().failures == MANY
+
+
+def test_the_right_code_among_many_guesses_does_not_get_in_once_two_are_needed(site: Site, way: str) -> None:
+    site.enrol(failures=5, failures_at=int(time.time()))
+    assert _race(site, ["000000"] * 25 + [codes(0)] + ["111111"] * 24) == {Result.AUTH_ERR: MANY}
+    assert site.gets_in(codes(0, 3))

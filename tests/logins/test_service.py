@@ -1,0 +1,282 @@
+"""The service: who may ask it for whom, what it does when it or its clients misbehave."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pam_totp.pam import handle
+from pam_totp.pam.handle import PAM_AUTH_ERR, PAM_SUCCESS
+from pam_totp.pam.service import MOST_OF_ONE_ACCOUNT
+from tests.conftest import as_root
+from tests.pamconf import Result, Shown
+from tests.site import ME, PATIENCE, TREE, Site, codes, until
+
+STRANGER = 65534  # nobody
+
+
+def connected(site: Site) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    client.settimeout(PATIENCE)
+    client.connect(str(site.socket))
+    return client
+
+
+def hello(user: str, service: str = "demo", version: str = "1", *arguments: str) -> bytes:
+    fields = [f"version={version}", f"service={service}", f"user={user}", "flags=0", *(f"arg={a}" for a in arguments)]
+    return b"H" + "\0".join(fields).encode()
+
+
+def dialogue(site: Site, first: bytes, answer: str) -> list[str]:
+    """All that the service says to `first`, with every prompt answered."""
+    said = []
+    with connected(site) as client:
+        client.send(first)
+        while packet := client.recv(4097):
+            said.append(packet.decode())
+            if packet[:1] in (b"p", b"P"):
+                client.send(b"A" + answer.encode())
+            elif packet[:1] == b"r":
+                break
+    return said
+
+
+def as_stranger(site: Site, first: bytes, answer: str) -> list[str]:
+    """The same from a process of another account."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(STRANGER, STRANGER, STRANGER)
+            os.setresuid(STRANGER, STRANGER, STRANGER)
+            os.write(write, "\n".join(dialogue(site, first, answer)).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with open(read, encoding="utf-8") as pipe:
+        said = pipe.read().split("\n")
+    os.waitpid(child, 0)
+    return said
+
+
+@as_root
+def test_an_account_may_ask_for_itself_and_for_nobody_else(site: Site) -> None:
+    site.start()
+    site.enrol(user="nobody")
+    site.enrol(user="root")
+    assert as_stranger(site, hello("nobody"), codes(0))[-1] == f"r{PAM_SUCCESS}"
+    assert as_stranger(site, hello("root"), codes(0)) == [f"r{PAM_AUTH_ERR}"], "not even a prompt"
+    assert as_stranger(site, hello("no-such-account"), codes(0)) == [f"r{PAM_AUTH_ERR}"]
+    assert site.log.has("reason=not-yours-to-ask", "user=root", f"uid={STRANGER}")
+    assert site.counter("root") == 0
+
+
+@as_root
+def test_an_account_chooses_prompt_and_echo_and_nothing_else(site: Site, tmp_path: Path) -> None:
+    site.start()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    mine = ("echo", "prompt=Mine: ", "nullok", f"store={elsewhere}", "look_ahead=100", "user=root", "nonsense")
+    assert as_stranger(site, hello("nobody", "demo", "1", *mine), codes(0))[0] == "PMine: "
+    site.enrol(user="nobody")
+    assert as_stranger(site, hello("nobody", "demo", "1", *mine), codes(11))[-1] == f"r{PAM_AUTH_ERR}"
+    assert as_stranger(site, hello("nobody", "demo", "1", *mine), codes(10))[-1] == f"r{PAM_SUCCESS}"
+
+
+@as_root
+def test_a_listed_client_may_name_any_user_under_its_own_service(site: Site) -> None:
+    site.config.write_text('[clients]\nnobody = "web"\n[service.web]\nlook_ahead = 2\n')
+    site.start()
+    site.enrol(user="alice")
+    assert as_stranger(site, hello("alice", "sshd"), codes(0)) == [f"r{PAM_AUTH_ERR}"]
+    assert as_stranger(site, hello("alice", "web", "1", "look_ahead=50"), codes(3))[-1] == f"r{PAM_AUTH_ERR}"
+    assert as_stranger(site, hello("alice", "web"), codes(2))[-1] == f"r{PAM_SUCCESS}"
+
+
+@as_root
+def test_a_site_file_that_others_can_write_denies(site: Site) -> None:
+    site.start()
+    site.enrol()
+    site.configure("demo", way="socket")
+    site.config.write_text("[policy]\nlook_ahead = 100\n")
+    site.config.chmod(0o666)
+    assert site.login(codes(50)).result is Result.SERVICE_ERR
+    site.config.chmod(0o644)
+    assert site.login(codes(50)).result is Result.SUCCESS
+
+
+@pytest.mark.parametrize("version", ["", "0", "2", "1 ", "01"])
+def test_an_unknown_version_is_told_so(site: Site, version: str) -> None:
+    site.start()
+    assert dialogue(site, hello(ME, "demo", version), codes(0)) == ["r3"]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        *(b"H", b"X", b"A123456", b"Hversion=1", b"\xff" * 100, b"H" + b"x" * 4096),
+        *(hello(ME) + b"\0", hello(ME) + b"\0user=root", hello(ME) + b"\0shell=sh", hello(ME) + b"\0arg"),
+        hello(ME).replace(b"flags=0", b"flags=x"),
+    ],
+)
+def test_a_malformed_hello_gets_no_result(site: Site, first: bytes) -> None:
+    site.start()
+    assert dialogue(site, first, codes(0)) == []
+    until(lambda: site.log.has("error", "problem="), "the log tells of it")
+
+
+@pytest.mark.parametrize("answer", [b"", b"X", b"A" + b"1" * 513, b"A12\x0034", b"Nx", b"H", b"A" + b"1" * 5000])
+def test_a_malformed_answer_gets_no_result_and_no_trace(site: Site, answer: bytes) -> None:
+    site.start()
+    site.enrol()
+    before = site.path().read_bytes()
+    with connected(site) as client:
+        client.send(hello(ME))
+        assert client.recv(4097)[:1] == b"p"
+        client.send(answer)
+        if answer:
+            assert client.recv(4097) == b""
+    assert site.path().read_bytes() == before
+
+
+def test_who_says_nothing_is_hung_up_on_after_the_hello_limit(site: Site) -> None:
+    site.start()
+    begun = time.monotonic()
+    with connected(site) as client:
+        assert client.recv(1) == b""
+    assert time.monotonic() - begun >= handle.HELLO_WAIT * 0.9
+    assert (handle.HELLO_WAIT, handle.TURN_WAIT, handle.PERSON_WAIT) == (2.0, 10.0, 300.0), "as the design says"
+
+
+def test_killed_between_prompt_and_answer_it_refuses_and_the_next_login_works(site: Site) -> None:
+    site.start()
+    site.enrol()
+    site.configure("demo", way="socket")
+
+    def kill_then_answer(_: Shown) -> str:
+        site.kill()
+        return codes(0)
+
+    assert site.login(kill_then_answer).result is Result.AUTHINFO_UNAVAIL
+    assert site.counter() == 0
+    assert site.socket.exists(), "a stale socket is left, and the relay starts a helper"
+    assert site.gets_in(codes(0))
+    site.start()
+    assert site.gets_in(codes(1)), "and a new service takes the place of the stale one"
+
+
+def test_a_second_service_does_not_take_the_socket_away(site: Site) -> None:
+    site.start()
+    done = site.command("serve", "--socket", site.socket)
+    assert (done.returncode, done.stderr) == (3, f"pam-totp: {site.socket}: another service is listening there\n")
+    site.enrol()
+    site.configure("demo", way="socket")
+    assert site.gets_in(codes(0))
+
+
+def test_it_ends_on_sigterm_after_the_logins_under_way_and_takes_its_socket_along(site: Site) -> None:
+    process = site.start()
+    site.enrol()
+    site.configure("demo", way="socket")
+
+    def terminate_then_answer(_: Shown) -> str:
+        process.send_signal(signal.SIGTERM)
+        until(lambda: not _takes(site), "it takes no more logins")
+        return codes(0)
+
+    assert site.login(terminate_then_answer).result is Result.SUCCESS
+    assert process.wait(PATIENCE) == 0
+    assert not site.socket.exists()
+
+
+def _takes(site: Site) -> bool:
+    try:
+        connected(site).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_held_lock_is_waited_for_with_a_bound_then_out_of_reach(site: Site, way: str) -> None:
+    site.enrol()
+    lock = os.open(site.store / f"{ME}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        assert site.login(codes(0)).result is Result.AUTHINFO_UNAVAIL
+    finally:
+        os.close(lock)
+    assert site.gets_in(codes(0))
+
+
+def test_silent_clients_of_one_account_do_not_keep_others_out(site: Site) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: another account takes part")
+    site.start()
+    site.enrol(user="root")
+    site.configure("demo", way="socket")
+    ready, go = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setresuid(STRANGER, STRANGER, STRANGER)
+            os.close(go[1])
+            held = [connected(site) for _ in range(2 * MOST_OF_ONE_ACCOUNT)]
+            os.write(ready[1], b"x")
+            os.read(go[0], 1)
+            del held
+        finally:
+            os._exit(0)
+    try:
+        os.close(ready[1])
+        assert os.read(ready[0], 1) == b"x"
+        assert site.gets_in(codes(0), user="root")
+        pid = site._service.pid if site._service else 0
+        assert len(os.listdir(f"/proc/{pid}/task")) <= MOST_OF_ONE_ACCOUNT + 4
+    finally:
+        os.close(go[1])
+        os.waitpid(child, 0)
+        for end in (ready[0], go[0]):
+            os.close(end)
+
+
+def test_it_takes_the_socket_that_systemd_passes_on(site: Site) -> None:
+    site.enrol()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(str(site.socket))
+    listener.listen()
+    fd = os.dup(listener.fileno())  # the shell moves it to where sd_listen_fds(3) wants it
+    script = f'exec 3<&{fd}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" -m pam_totp.cli serve --store "$1" --config "$2"'
+    command = ["/bin/bash", "-c", script, sys.executable, str(site.store), str(site.config)]
+    with subprocess.Popen([*command], cwd=TREE, pass_fds=[fd]) as service:
+        try:
+            site.configure("demo", way="socket")
+            assert site.gets_in(codes(0))
+        finally:
+            service.terminate()
+    assert service.returncode == 0
+    assert site.socket.exists(), "it is systemd's, not ours to remove"
+    listener.close()
+    os.close(fd)
+
+
+def test_many_at_once_all_get_their_own_answer(site: Site) -> None:
+    site.start()
+    site.enrol()
+    site.configure("demo", way="socket")
+    refused: list[Result] = []
+    threads = [threading.Thread(target=lambda: refused.append(site.login("blank").result)) for _ in range(30)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert refused == [Result.AUTH_ERR] * 30

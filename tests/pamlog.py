@@ -1,0 +1,72 @@
+"""What PAM modules log from this process, for a test to read instead of the host's syslog.
+
+A small library that has its own pam_syslog is loaded in front of libpam's: the modules that libpam loads from then on
+use it. Outside of `captured` it hands everything on to the real one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_SOURCE = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <security/pam_ext.h>
+
+int log_to = -1;
+
+void pam_vsyslog(const pam_handle_t *pamh, int priority, const char *format, va_list values)
+{
+    char line[8192];
+    if (log_to < 0) {
+        void (*real)(const pam_handle_t *, int, const char *, va_list) = dlsym(RTLD_NEXT, "pam_vsyslog");
+        real(pamh, priority, format, values);
+        return;
+    }
+    vsnprintf(line, sizeof line, format, values);
+    dprintf(log_to, "%s\n", line);
+}
+
+void pam_syslog(const pam_handle_t *pamh, int priority, const char *format, ...)
+{
+    va_list values;
+    va_start(values, format);
+    pam_vsyslog(pamh, priority, format, values);
+    va_end(values);
+}
+"""
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, "pamlog.so")
+        command = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", target, "-lpam"]
+        subprocess.run(command, input=_SOURCE, text=True, check=True)
+        return ctypes.CDLL(str(target), mode=os.RTLD_GLOBAL)
+
+
+@contextmanager
+def captured() -> Iterator[Callable[[], list[str]]]:
+    """Inside, the function given returns the lines that were logged so far, by whatever thread."""
+    log_to = ctypes.c_int.in_dll(_library(), "log_to")
+    with tempfile.TemporaryFile("a+", errors="surrogateescape") as file:
+
+        def lines() -> list[str]:
+            file.seek(0)
+            return file.read().splitlines()
+
+        log_to.value = file.fileno()
+        try:
+            yield lines
+        finally:
+            log_to.value = -1

@@ -1,0 +1,200 @@
+"""What the relay's tests share: scripted services, scripted helpers, test-only builds, and a bench to log in on."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from ast import literal_eval
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import pamconf
+
+ROOT = Path(__file__).resolve().parents[1]
+RELAY = ROOT / "build" / "pam_totp.so"  # as shipped
+INTERPRETER = "/usr/bin/python3"
+AS_ROOT = os.geteuid() == 0
+STRANGER = 54321  # a uid that is nobody's
+PATIENCE = 30  # seconds until a test that hangs fails
+
+needs_root = pytest.mark.skipif(not AS_ROOT, reason="only root can give files to another owner")
+
+Script = Callable[[socket.socket, list[bytes]], None]
+
+
+@functools.cache
+def _builds() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="relay-builds-")
+
+
+@functools.cache
+def build(**defines: str | int) -> Path:
+    """A test-only build of the relay, with some of what it was compiled with changed."""
+    macros = {"INTERPRETER": INTERPRETER, "HELPER": "/nonexistent/helper.py", "BUILDER": os.geteuid(), **defines}
+    target = Path(_builds().name, f"relay-{build.cache_info().misses}.so")
+    flags = [f'-D{name}="{value}"' if isinstance(value, str) else f"-D{name}={value}" for name, value in macros.items()]
+    command = ["cc", "-std=c11", "-shared", "-fPIC", "-fvisibility=hidden", *flags, "-o", target]
+    subprocess.run([*command, ROOT / "pam_totp" / "pam" / "relay.c", "-lpam"], check=True)
+    return target
+
+
+def library(folder: Path, source: str) -> Path:
+    """A shared library in C, to stand in front of others by LD_PRELOAD."""
+    target = folder / "library.so"
+    command = ["cc", "-w", "-shared", "-fPIC", "-x", "c", "-", "-o", target, "-lpam"]
+    subprocess.run(command, input=source, text=True, check=True)
+    return target
+
+
+def brisk() -> Path:
+    """The relay with short time limits."""
+    return build(TURN_LIMIT=300, CONNECT_LIMIT=100)
+
+
+def play(*messages: bytes, hang_up: bool = False) -> Script:
+    """A service that takes the hello, sends `messages`, hears an answer to each that asks for one, and waits for the
+    relay to hang up, unless it is to do so itself."""
+
+    def script(channel: socket.socket, heard: list[bytes]) -> None:
+        heard.append(channel.recv(8192))
+        for message in messages:
+            channel.send(message)
+            if message[:1] in (b"p", b"P", b"g"):
+                heard.append(channel.recv(8192))
+        if not hang_up:
+            channel.recv(1)
+
+    return script
+
+
+def in_turn(*scripts: Script) -> Script:
+    """A service that plays one script at each login."""
+    remaining = iter(scripts)
+
+    def script(channel: socket.socket, heard: list[bytes]) -> None:
+        next(remaining)(channel, heard)
+
+    return script
+
+
+class Service:
+    """A scripted service at a socket; a thread for each login."""
+
+    def __init__(self, path: Path, script: Script) -> None:
+        self.path, self.script = path, script
+        self.heard: list[bytes] = []  # of the last login: the hello, then the answers
+        self.logins = 0
+        self.failures: list[BaseException] = []
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind(str(path))
+        self._listener.listen(64)
+        self.threads = [threading.Thread(target=self._accept, daemon=True)]
+        self.threads[0].start()
+
+    @property
+    def argument(self) -> str:
+        return f"socket={self.path}"
+
+    def close(self) -> None:
+        """Stop; a failed assertion of the script's is raised here."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for thread in self.threads:
+            thread.join(PATIENCE)
+        self._listener.close()
+        if self.failures:
+            raise self.failures[0]
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                channel, _ = self._listener.accept()
+            except OSError:
+                return
+            self.logins += 1
+            self.heard = []
+            self.threads.append(threading.Thread(target=self._serve, args=(channel, self.heard), daemon=True))
+            self.threads[-1].start()
+
+    def _serve(self, channel: socket.socket, heard: list[bytes]) -> None:
+        channel.settimeout(PATIENCE)
+        with channel:
+            try:
+                self.script(channel, heard)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # the relay has hung up, as it should on most of these scripts
+            except BaseException as error:
+                self.failures.append(error)
+
+
+class Bench:
+    """A private folder with service files, sockets and helpers, and logins through the real libpam."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._services = 0
+        assert RELAY.exists(), "run make build first"
+
+    @contextmanager
+    def service(self, script: Script, path: Path | None = None) -> Iterator[Service]:
+        service = Service(path or self.folder / "socket", script)
+        try:
+            yield service
+        finally:
+            service.close()
+
+    def helper(self, source: str, path: Path | None = None) -> Path:
+        """A helper with `channel` open and the hello taken. `tell(value)` shows the host a value."""
+        path = path or self.folder / "helper.py"
+        start = "import os, socket, sys\nchannel = socket.socket(fileno=3)\nhello = channel.recv(8192)\n"
+        path.write_text(start + "def tell(value): channel.send(b'i' + repr(value).encode())\n" + source)
+        path.chmod(0o600)
+        return path
+
+    def stack(self, *arguments: object, relay: Path = RELAY, carry_authtok: bool = False) -> str:
+        """A service file where the relay's result is libpam's; returns its name."""
+        self._services += 1
+        name = f"bench{self._services}"
+        line = f"auth [success=ok default=die] {relay} {' '.join(map(str, arguments))}"
+        pamconf.service(self.folder, name, line, carry_authtok=carry_authtok)
+        return name
+
+    def login(
+        self,
+        *arguments: object,
+        relay: Path = RELAY,
+        user: str | None = "alice",
+        answers: Iterable[pamconf.Answer] = (),
+        items: Mapping[str, str] | None = None,
+        flags: int = 0,
+        carry_authtok: bool = False,
+    ) -> pamconf.Login:
+        name = self.stack(*arguments, relay=relay, carry_authtok=carry_authtok)
+        return pamconf.login(name, user, answers, self.folder, items=items, flags=flags)
+
+    def run(self, source: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a host of its own: Python with `pamconf` imported and `folder`, the service files' one."""
+        start = f"from tests import pamconf\nimport os, signal, sys, threading\nfolder = {str(self.folder)!r}\n"
+        return subprocess.run(
+            [sys.executable, "-c", start + source],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            timeout=PATIENCE,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+def told(login: pamconf.Login) -> Any:
+    """What a helper has told: the value, or a list of them."""
+    values = [literal_eval(message.text) for message in login.messages]
+    return values[0] if len(values) == 1 else values

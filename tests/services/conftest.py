@@ -1,0 +1,50 @@
+"""One machine for all tests of the real services, with one sshd."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.services.namespace import Machine, Sshd
+
+
+@pytest.fixture(scope="session")
+def _machine() -> Iterator[Machine]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: real services run in a mount namespace of their own")
+    with tempfile.TemporaryDirectory(prefix="pam_totp-machine-") as folder:
+        machine = Machine(Path(folder))
+        try:
+            yield machine
+        finally:
+            machine.stop()
+
+
+@pytest.fixture
+def machine(_machine: Machine) -> Machine:
+    """The machine, with nobody enrolled and nothing logged."""
+    _machine.forget_everybody()
+    return _machine
+
+
+@pytest.fixture(scope="session")
+def _sshd(_machine: Machine) -> Sshd:
+    return Sshd(_machine)
+
+
+@pytest.fixture
+def sshd(machine: Machine, _sshd: Sshd) -> Sshd:
+    return _sshd
+
+
+@pytest.fixture(params=["spawn", "socket"])
+def way_there(request: pytest.FixtureRequest, machine: Machine) -> str:
+    """Both ways in which the relay reaches the Python side."""
+    if request.param == "socket":
+        machine.serve()
+    way: str = request.param
+    return way

@@ -1,0 +1,371 @@
+"""A machine of our own for the real services: the host's programs in a private mount and network namespace.
+
+The law:
+- nothing of the host changes: /etc and /var are overlays, /run, /home and /dev are new, and all of them go with the
+  namespace; so does its loopback, on which no port is taken and from which nothing else can be reached;
+- sshd, sudo, su, libpam, the relay and the helper are the real ones; what is logged goes to a socket of ours;
+- every process started here dies with the test run, even one that is killed.
+
+    machine = Machine(folder)
+    machine.stack("sudo", machine.ours())
+    machine.enrol("alice")
+    talk = machine.talk("sudo", "id", user="alice"); talk.asks("One-time code: "); talk.says(codes(0))
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pexpect
+
+from pam_totp.record import Token, UserRecord
+from pam_totp.secretfile import parse, serialize
+from tests.site import PATIENCE, TREE, fob, until
+
+PASSWORD = "correct horse"
+_HASH = "$5$pamtotp$Y/3Gl/6rXKXrTP93D0fLc0cxoZ663rx1ZIUMiscKbQ9"  # openssl passwd -5 -salt pamtotp …
+ACCOUNTS = {"pam_totp": 54000, "alice": 54001, "bob": 54002, "carol": 54003}
+STORE = "/var/lib/pam_totp"
+COPY = "/run/tree"  # where any account can read the package and the relay, wherever this tree is
+RELAY = f"{COPY}/pam_totp.so"
+HELPER = f"{COPY}/pam_totp/pam/helper.py"
+SOCKET = "/run/pam_totp/socket"
+
+# $1 an empty folder, $2 this tree
+_MAKE = r"""
+set -eu
+mount -t tmpfs -o mode=0755 private "$1"
+for name in etc var; do
+    mkdir "$1/$name" "$1/$name-work"
+    mount -t overlay -o "lowerdir=/$name,upperdir=$1/$name,workdir=$1/$name-work" private "/$name"
+done
+mkdir -p "$1/dev/pts" "$1/dev/shm"
+for node in null zero full random urandom tty ptmx; do
+    if [ -L "/dev/$node" ]; then cp -P "/dev/$node" "$1/dev/"; continue; fi
+    touch "$1/dev/$node"
+    mount --bind "/dev/$node" "$1/dev/$node"
+done
+mount --bind /dev/pts "$1/dev/pts"
+ln -s /proc/self/fd "$1/dev/fd"
+mount --rbind "$1/dev" /dev
+mount -t tmpfs -o mode=0755 private /run
+mount -t tmpfs -o mode=0755 private /home
+mkdir -p /run/sshd /run/tree /var/log /var/lib
+cp -a "$2/pam_totp" "$2/build/pam_totp.so" /run/tree/
+chown -R 0:0 /run/tree
+chmod -R u=rwX,go=rX /run/tree
+/usr/bin/python3 - <<'END'
+import fcntl, socket, struct
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
+fcntl.ioctl(socket.socket(), SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", IFF_UP))
+END
+echo ready
+exec cat
+"""
+
+
+class Machine:
+    """The namespace, and what tests do there. `folder` is an empty one; call `stop` at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self._holder = subprocess.Popen(
+            ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-c", _MAKE, "sh", folder, TREE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._holder.stdout is not None
+        assert self._holder.stdout.readline() == "ready\n", "the namespace could not be made"
+        self.root = Path(f"/proc/{self._holder.pid}/root")
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._service: subprocess.Popen[bytes] | None = None
+        self.log = Syslog(self.path("/dev/log"))
+        self._make_accounts()
+        self.path(STORE).mkdir(mode=0o700, exist_ok=True)
+        self.own(STORE, "pam_totp")
+        self.path("/run/pam_totp").mkdir()
+        self.own("/run/pam_totp", "pam_totp")
+
+    def stop(self) -> None:
+        for process in self._started:
+            process.kill()
+            process.wait(PATIENCE)
+        self.log.close()
+        assert self._holder.stdin is not None
+        self._holder.stdin.close()
+        self._holder.wait(PATIENCE)
+
+    # Files
+
+    def path(self, path: str) -> Path:
+        """A path of the machine's, as seen from here."""
+        return self.root / path.lstrip("/")
+
+    def write(self, path: str, text: str | bytes, mode: int = 0o644) -> None:
+        file = self.path(path)
+        file.unlink(missing_ok=True)
+        file.write_bytes(text.encode() if isinstance(text, str) else text)
+        file.chmod(mode)
+
+    def own(self, path: str, account: str) -> None:
+        uid = ACCOUNTS.get(account, 0)
+        os.chown(self.path(path), uid, uid, follow_symlinks=False)
+
+    def _make_accounts(self) -> None:
+        for name, uid in ACCOUNTS.items():
+            home = f"/home/{name}"
+            self._append("/etc/passwd", f"{name}:x:{uid}:{uid}::{home}:/bin/sh")
+            self._append("/etc/group", f"{name}:x:{uid}:")
+            self._append("/etc/shadow", f"{name}:{_HASH}:19000:0:99999:7:::")
+            self.path(home).mkdir(mode=0o755)
+            self.own(home, name)
+        shadow = self.path("/etc/shadow").read_text().splitlines()
+        rest = [line for line in shadow if not line.startswith("root:")]
+        self.write("/etc/shadow", "\n".join([f"root:{_HASH}:19000:0:99999:7:::", *rest, ""]), 0o640)
+        self.write("/etc/sudoers", "Defaults lecture=never, timestamp_timeout=0\nalice ALL=(ALL:ALL) ALL\n", 0o440)
+
+    def _append(self, path: str, line: str) -> None:
+        with open(self.path(path), "a") as file:
+            file.write(line + "\n")
+
+    # PAM services, records
+
+    def ours(self, arguments: str = "", control: str = "required", way: str = "spawn") -> str:
+        """Our line of a stack."""
+        where = SOCKET if way == "socket" else "none"
+        return f"auth {control} {RELAY} socket={where} helper={HELPER} nodelay {arguments}".rstrip()
+
+    def stack(self, service: str, *auth: str) -> None:
+        """Write a service file: the auth lines given, and whatever else a login needs."""
+        rest = ("account required pam_permit.so", "session required pam_permit.so")
+        self.write(f"/etc/pam.d/{service}", "".join(f"{line}\n" for line in (*auth, *rest)))
+
+    def enrol(self, user: str, *tokens: Token, **fields: Any) -> None:
+        """Write the record of `user`; with no token named, one HOTP token with RFC 4226's key."""
+        self.put(f"{STORE}/{user}.json", "pam_totp", UserRecord(user=user, tokens=tokens or (fob(),), **fields))
+
+    def put(self, path: str, owner: str, record: UserRecord) -> None:
+        self.write(path, serialize(record), 0o600)
+        self.own(path, owner)
+
+    def record(self, user: str, path: str | None = None) -> UserRecord:
+        return parse(self.path(path or f"{STORE}/{user}.json").read_bytes())
+
+    def forget_everybody(self) -> None:
+        """Empty the store and the log, and take the site file away."""
+        for file in self.path(STORE).iterdir():
+            file.unlink()
+        self.path("/etc/pam_totp.toml").unlink(missing_ok=True)
+        self.log.clear()
+
+    # Processes
+
+    def command(self, *words: str, user: str = "root") -> list[str]:
+        """What runs `words` on the machine as `user`."""
+        enter = ["nsenter", f"--mount={self.root.parent}/ns/mnt", f"--net={self.root.parent}/ns/net", "--"]
+        if user == "root":
+            return [*enter, *words]
+        uid = str(ACCOUNTS[user])
+        return [*enter, "setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", *words]
+
+    @staticmethod
+    def environment(user: str = "root") -> dict[str, str]:
+        home = "/root" if user == "root" else f"/home/{user}"
+        return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "TERM": "dumb", "HOME": home}
+
+    def run(self, *words: str, user: str = "root", stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run `words` to their end, without a terminal."""
+        return subprocess.run(
+            self.command(*words, user=user),
+            env=self.environment(user),
+            cwd="/",
+            input=stdin,
+            text=True,
+            errors="surrogateescape",
+            capture_output=True,
+            check=False,
+            timeout=3 * PATIENCE,
+            start_new_session=True,
+        )
+
+    def pam_totp(self, *words: str, user: str = "root", stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a command of ours."""
+        python = ["env", f"PYTHONPATH={COPY}", "PYTHONDONTWRITEBYTECODE=1", "/usr/bin/python3", "-m", "pam_totp.cli"]
+        return self.run(*python, *words, user=user, stdin=stdin)
+
+    def start(self, *words: str, user: str = "root") -> subprocess.Popen[bytes]:
+        """Start `words`, to be ended by `stop`, or with us."""
+        process = subprocess.Popen(
+            self.command("setpriv", "--pdeathsig", "KILL", *words, user=user), env=self.environment(user), cwd="/"
+        )
+        self._started.append(process)
+        return process
+
+    def serve(self) -> None:
+        """The service behind the socket, under its own account; from the first call on."""
+        if self._service is None:
+            python = ["env", f"PYTHONPATH={COPY}", "/usr/bin/python3", "-m", "pam_totp.cli"]
+            self._service = self.start(*python, "serve", "--socket", SOCKET, user="pam_totp")
+            until(self.path(SOCKET).exists, "the service makes its socket")
+
+    def talk(self, *words: str, user: str = "root") -> Talk:
+        """Run `words` on a terminal, for a person to talk to."""
+        program, *arguments = self.command(*words, user=user)
+        return Talk(
+            pexpect.spawn(
+                program,
+                arguments,
+                env=self.environment(user),  # type: ignore[arg-type]
+                cwd="/",
+                timeout=PATIENCE,
+                echo=False,
+                dimensions=(24, 1000),  # a line is a line, however long what was typed is
+            )
+        )
+
+
+class Talk:
+    """A program on a terminal, and the person in front of it."""
+
+    def __init__(self, terminal: pexpect.spawn[bytes]) -> None:
+        self.terminal = terminal
+        self.terminal.delaybeforesend = None
+
+    def asks(self, prompt: str) -> Talk:
+        """Wait for what ends in `prompt`; what was shown before is `before`."""
+        self.terminal.expect_exact(prompt.encode())
+        return self
+
+    @property
+    def before(self) -> str:
+        """What was shown between the last prompt and the one before it."""
+        shown: bytes = self.terminal.before or b""
+        return shown.decode(errors="surrogateescape")
+
+    def says(self, answer: str | bytes) -> Talk:
+        self.terminal.sendline(answer)
+        return self
+
+    def presses_ctrl_c(self) -> Talk:
+        self.terminal.sendintr()
+        return self
+
+    def ends(self) -> tuple[int, str]:
+        """Wait for the end; the exit status, and what was shown since the last prompt."""
+        self.terminal.expect(pexpect.EOF)
+        shown = self.before
+        self.terminal.close()
+        status = self.terminal.exitstatus
+        return (-1 if status is None else status), shown
+
+    def hangs_up(self) -> None:
+        """The terminal is gone."""
+        self.terminal.close(force=True)
+
+
+class Syslog:
+    """What is logged on the machine: a /dev/log of ours."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        path.chmod(0o666)
+        self._lines: list[str] = []
+        self._changed = threading.Condition()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def _listen(self) -> None:
+        while datagram := self._socket.recv(65536):
+            with self._changed:
+                self._lines.append(datagram.decode(errors="surrogateescape"))
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._listener.join(PATIENCE)
+        self._socket.close()
+
+    def clear(self) -> None:
+        with self._changed:
+            self._lines.clear()
+
+    def lines(self) -> list[str]:
+        with self._changed:
+            return list(self._lines)
+
+    def ours(self) -> list[str]:
+        """Our lines, from `pam_totp(` on."""
+        return [line[line.index("pam_totp(") :] for line in self.lines() if "pam_totp(" in line]
+
+    def wait_for(self, *words: str) -> str:
+        """The first line with all of `words` in it."""
+        give_up = time.monotonic() + PATIENCE
+        with self._changed:
+            while True:
+                for line in self._lines:
+                    if all(word in line for word in words):
+                        return line
+                if not self._changed.wait(give_up - time.monotonic()):
+                    raise AssertionError(f"never logged: {words}; but {self._lines}")
+
+
+class Sshd:
+    """A real sshd on the machine, and the real ssh: one port for each way of getting in."""
+
+    KEYBOARD, KEY_THEN_KEYBOARD, PASSWORD = 2201, 2202, 2203  # ports
+    _CONFIG = f"""
+Port {KEYBOARD}
+Port {KEY_THEN_KEYBOARD}
+Port {PASSWORD}
+ListenAddress 127.0.0.1
+HostKey /run/sshd/host_key
+PidFile none
+UsePAM yes
+KbdInteractiveAuthentication yes
+PasswordAuthentication no
+PubkeyAuthentication no
+PermitRootLogin no
+AuthorizedKeysFile /run/sshd/alice_key.pub
+StrictModes no
+PrintMotd no
+PrintLastLog no
+MaxStartups 100
+Match LocalPort {KEY_THEN_KEYBOARD}
+    PubkeyAuthentication yes
+    AuthenticationMethods publickey,keyboard-interactive
+Match LocalPort {PASSWORD}
+    PasswordAuthentication yes
+    KbdInteractiveAuthentication no
+"""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        for key in ("host_key", "alice_key"):
+            made = machine.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"/run/sshd/{key}")
+            assert made.returncode == 0, made.stderr
+        machine.write("/run/sshd/config", self._CONFIG)
+        machine.start("/usr/sbin/sshd", "-D", "-f", "/run/sshd/config")
+        machine.log.wait_for("Server listening", str(self.PASSWORD))
+
+    def ssh(self, user: str = "alice", port: int = KEYBOARD, source: str = "127.0.0.1", *options: str) -> Talk:
+        """The real client; it says `in as USER` once it is in."""
+        given: Sequence[str] = (
+            "StrictHostKeyChecking=no",
+            "UserKnownHostsFile=/dev/null",
+            "LogLevel=ERROR",
+            f"BindAddress={source}",
+            "IdentityFile=/run/sshd/alice_key",
+            "IdentitiesOnly=yes",
+            *options,
+        )
+        words = [word for option in given for word in ("-o", option)]
+        remote = "echo in as $(id -un)"
+        return self._machine.talk("ssh", "-F", "none", *words, "-p", str(port), f"{user}@127.0.0.1", remote)

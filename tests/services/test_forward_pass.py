@@ -1,0 +1,156 @@
+"""forward_pass: password and code in one answer, through the real libpam."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pam_totp import answer as answers
+from pam_totp.answer import behind_password, recovery_digest
+from pam_totp.oath import hotp
+from pam_totp.pam.module import REFUSED
+from tests.pamconf import Login, Result, Style, login, service
+from tests.site import KEY, ME, MODULE, Site, codes, fob
+
+SALT = "00" * 16
+RECOVERY = "0123456789ABCDEF"
+
+
+@pytest.fixture(autouse=True)
+def handing_on(site: Site, way: str) -> None:
+    """`demo` takes password and code in one answer, and shows what it handed on."""
+    socket = site.socket if way == "socket" else "none"
+    ours = f"auth required {MODULE} store={site.store} socket={socket} nodelay forward_pass"
+    service(site.confdir, "demo", ours, carry_authtok=True)
+
+
+def test_a_code_behind_a_password_gets_in_and_the_password_is_handed_on(site: Site) -> None:
+    site.enrol()
+    done = site.login("correct horse" + codes(0))
+    assert (done.result, done.authtok) == (Result.SUCCESS, "correct horse")
+    assert [(p.style, p.text) for p in done.prompts] == [(Style.PROMPT_ECHO_OFF, "Password and one-time code: ")]
+    again = site.login("correct horse" + codes(0))
+    assert (again.result, again.authtok) == (Result.AUTH_ERR, "correct horse"), "whatever the code is worth"
+
+
+def test_codes_in_a_row_behind_a_password_bring_a_token_back(site: Site) -> None:
+    site.enrol()
+    done = site.login("pa55" + codes(40, 2).replace(" ", ""))
+    assert (done.result, done.authtok, site.counter()) == (Result.SUCCESS, "pa55", 42)
+
+
+def test_only_the_longest_possible_tail_is_tried(site: Site) -> None:
+    site.enrol()
+    done = site.login("hunter123456" + codes(0))
+    assert (done.result, done.authtok) == (Result.AUTH_ERR, "hunter"), "12 digits are two codes"
+    assert (site.counter(), site.record().failures) == (0, 1)
+    assert site.login("hunter12345" + codes(0)).authtok == "hunter12345", "11 digits are not"
+    assert site.counter() == 1
+
+
+def test_lengths_are_those_of_the_tokens_that_are_enabled(site: Site) -> None:
+    other = fob(name="other", secret=KEY[::-1], digits=8)
+    site.enrol(fob(), other)
+    assert site.login("abc99" + codes(0)).authtok == "abc", "8 digits could be the other token's"
+    assert site.counter() == 0
+    site.enrol(fob(), other.switched(False))
+    done = site.login("abc99" + codes(0))
+    assert (done.result, done.authtok) == (Result.SUCCESS, "abc99")
+
+
+def test_eight_digits_behind_a_password(site: Site) -> None:
+    site.enrol(fob(digits=8))
+    done = site.login("abc" + hotp(KEY, 0, 8))
+    assert (done.result, done.authtok) == (Result.SUCCESS, "abc")
+
+
+@pytest.mark.parametrize("said", [RECOVERY, "password" + RECOVERY, "password" + RECOVERY[:10]])
+def test_there_are_no_recovery_codes(site: Site, said: str) -> None:
+    digits = recovery_digest(SALT, "1234567890123456")
+    site.enrol(fob(digits=8), salt=SALT, recovery=(recovery_digest(SALT, RECOVERY), digits))
+    assert site.login(said).result is Result.AUTH_ERR
+    assert site.login("password1234567890123456").result is Result.AUTH_ERR, "nor those of digits alone"
+    assert len(site.record().recovery) == 2
+
+
+@pytest.mark.parametrize(
+    "said", ["password", "password12345", "755224x", "p\u0661\u0662\u0663\u0664\u0665\u0666", "x 755-224"]
+)
+def test_where_nothing_could_be_a_code_nothing_is_counted_and_all_is_password(site: Site, said: str) -> None:
+    site.enrol()
+    before = site.path().read_bytes()
+    done = site.login(said)
+    assert (done.result, done.authtok) == (Result.AUTH_ERR, said)
+    assert site.path().read_bytes() == before
+
+
+@pytest.mark.parametrize("said", [codes(0), codes(0, 2).replace(" ", "")])
+def test_codes_without_a_password_are_refused_and_not_used_up(site: Site, said: str) -> None:
+    site.enrol()
+    assert site.login(said).result is Result.AUTH_ERR
+    assert site.counter() == 0
+
+
+def test_a_blank_answer_hands_nothing_on(site: Site) -> None:
+    site.enrol()
+    done = site.login("")
+    assert (done.result, done.authtok) == (Result.AUTH_ERR, None)
+
+
+def test_bytes_that_are_no_text_are_handed_on_as_they_are(site: Site) -> None:
+    site.enrol()
+    done = site.login(b"p\xff\xfe" + codes(0).encode())
+    assert (done.result, done.authtok) == (Result.SUCCESS, os.fsdecode(b"p\xff\xfe"))
+
+
+@pytest.mark.parametrize("said", ["password123456", "password", "123456", "password" + "1" * 12, "x" * 600])
+def test_who_is_not_enrolled_sees_what_a_wrong_code_shows(site: Site, said: str) -> None:
+    def seen(done: Login) -> Login:
+        return replace(done, seconds=0.0)
+
+    unenrolled = site.login(said)
+    site.enrol()
+    assert seen(unenrolled) == seen(site.login(said))
+    assert [m.text for m in unenrolled.messages] == [REFUSED]
+
+
+def test_a_password_is_never_handed_on_where_the_store_is_out_of_reach(site: Site) -> None:
+    site.enrol()
+    site.store.chmod(0o755)
+    done = site.login("password" + codes(0))
+    assert (done.result, done.authtok) == (Result.AUTHINFO_UNAVAIL, None)
+
+
+def test_the_next_module_gets_the_password_and_not_the_code(site: Site, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    ours = f"auth required {MODULE} store={site.store} socket=none nodelay forward_pass"
+    service(site.confdir, "demo", ours, f"auth required pam_exec.so expose_authtok quiet /usr/bin/tee {seen}")
+    site.enrol()
+    assert login("demo", ME, ["tr0ub4dor" + codes(0)], site.confdir).result is Result.SUCCESS
+    assert seen.read_bytes().rstrip(b"\0") == b"tr0ub4dor"
+
+
+@given(
+    password=st.binary(min_size=1, max_size=40).filter(lambda p: not p[-1:].isdigit()),
+    length=st.sampled_from([6, 7, 8]),
+    count=st.integers(1, 3),
+    data=st.data(),
+)
+def test_what_was_put_together_comes_apart(password: bytes, length: int, count: int, data: st.DataObject) -> None:
+    digits = "".join(
+        data.draw(st.lists(st.sampled_from("0123456789"), min_size=length * count, max_size=length * count))
+    )
+    assert behind_password(password + digits.encode(), {length}) == (password, digits.encode())
+
+
+@given(answer=st.binary(max_size=60) | st.from_regex(rb"[a-z]{0,3}[0-9]{0,30}", fullmatch=True))
+def test_what_comes_apart_is_the_answer_and_the_tail_is_codes_or_nothing(answer: bytes) -> None:
+    password, tail = behind_password(answer, {6, 8})
+    assert password + tail == answer
+    assert bool(password) or not answer
+    assert tail == b"" or answers.codes(tail, {6, 8}) is not None

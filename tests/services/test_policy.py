@@ -1,0 +1,62 @@
+"""pam-totp policy: what is in force for a service, and where it comes from; and that verify goes by it."""
+
+from __future__ import annotations
+
+from tests.site import ME, Site, codes
+
+SITE_FILE = """
+[policy]
+look_ahead = 3
+lock_after = 7
+[service.sshd]
+look_ahead = 4
+prompt = "Code, please: "
+"""
+
+
+def test_every_setting_says_where_it_comes_from(site: Site) -> None:
+    site.config.write_text(SITE_FILE)
+    shown = site.command_json("policy", "sshd", "--config", site.config, "--", "window=2", "use_first_pass")
+    assert shown["look_ahead"] == {"value": 4, "from": f"{site.config} [service.sshd]"}
+    assert shown["lock_after"] == {"value": 7, "from": f"{site.config} [policy]"}
+    assert shown["window"] == {"value": 2, "from": "argument"}
+    assert shown["first_pass"] == {"value": "use_first_pass", "from": "argument"}
+    assert shown["resync_window"] == {"value": 1000, "from": "default"}
+    assert shown["store"] == {"value": "/var/lib/pam_totp", "from": "default"}
+
+
+def test_another_service_has_its_own(site: Site) -> None:
+    site.config.write_text(SITE_FILE)
+    shown = site.command_json("policy", "su", "--config", site.config)
+    assert shown["look_ahead"]["value"] == 3
+    assert shown["prompt"] == {"value": "One-time code: ", "from": "default"}
+
+
+def test_an_argument_wins_over_the_site_file(site: Site) -> None:
+    site.config.write_text(SITE_FILE)
+    shown = site.command_json("policy", "sshd", "--config", site.config, "--", "look_ahead=0")
+    assert shown["look_ahead"] == {"value": 0, "from": "argument"}
+
+
+def test_the_table_is_for_people(site: Site) -> None:
+    done = site.command("policy", "sshd", "--config", site.config, "--", "nullok")
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert rows[0] == ["SETTING", "VALUE", "FROM"]
+    assert ["nullok", "yes", "argument"] in rows
+    assert ["secret", "-", "default"] in rows
+
+
+def test_what_would_deny_a_login_is_said(site: Site) -> None:
+    done = site.command("policy", "sshd", "--config", site.config, "--", "look_ahead=101")
+    assert (done.returncode, done.stderr) == (1, "pam-totp: look_ahead: not a whole number 0 … 100\n")
+    site.config.write_text("[polcy]\n")
+    done = site.command("policy", "sshd", "--config", site.config)
+    assert done.returncode == 1
+    assert "no table is called 'polcy'" in done.stderr
+
+
+def test_verify_goes_by_the_site_file(site: Site) -> None:
+    site.enrol()
+    site.config.write_text("[policy]\nlook_ahead = 2\n")
+    assert site.command("verify", ME, codes(3), "--config", site.config).returncode == 1
+    assert site.command("verify", ME, codes(2), "--config", site.config).returncode == 0

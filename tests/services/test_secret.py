@@ -1,0 +1,99 @@
+"""secret=: a file of the user's own, through the real libpam. What takes other accounts is in test_home.py."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from pam_totp.record import UserRecord
+from pam_totp.secretfile import parse, serialize
+from tests.pamconf import Result, login, service
+from tests.site import ME, MODULE, Site, codes, fob
+
+
+@pytest.fixture
+def file(site: Site) -> Path:
+    """Where `demo` looks for it."""
+    folder = site.folder / "home"
+    folder.mkdir(0o755)
+    service(
+        site.confdir, "demo", f"auth required {MODULE} [secret={folder}/${{USER}}.totp] socket={site.socket} nodelay"
+    )
+    return folder / f"{ME}.totp"
+
+
+def write(file: Path, user: str = ME) -> None:
+    file.write_bytes(serialize(UserRecord(user=user, tokens=(fob(),))))
+    file.chmod(0o600)
+
+
+def test_a_code_gets_in_once_and_the_file_stays_private(site: Site, file: Path) -> None:
+    write(file)
+    assert site.gets_in(codes(0))
+    assert not site.gets_in(codes(0))
+    assert parse(file.read_bytes()).tokens == (fob(1, last_used=parse(file.read_bytes()).tokens[0].last_used),)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert sorted(os.listdir(file.parent)) == sorted([file.name, file.name + ".lock"])
+
+
+def test_it_is_never_the_service_that_opens_it(site: Site, file: Path) -> None:
+    site.start()
+    write(file)
+    assert site.gets_in(codes(0))
+    assert site.log.lines() == []
+
+
+def test_who_has_no_file_is_not_enrolled(site: Site, file: Path) -> None:
+    done = site.login(codes(0))
+    assert (done.result, len(done.prompts)) == (Result.AUTH_ERR, 1)
+    assert os.listdir(file.parent) == [], "and finds nothing of ours there"
+    ours = f"auth required {MODULE} [secret={file.parent}/${{USER}}.totp] nullok"
+    service(site.confdir, "demo", ours, "auth required pam_permit.so")
+    assert login("demo", ME, [], site.confdir).result is Result.SUCCESS, "ignored, and without a prompt"
+
+
+def test_who_has_no_account_is_asked_and_refused_like_who_has_no_file(site: Site, file: Path) -> None:
+    stranger, unenrolled = (login("demo", user, ["755224"], site.confdir) for user in ("no-such-user", ME))
+    assert (stranger.result, stranger.prompts, stranger.messages) == (
+        Result.AUTH_ERR,
+        unenrolled.prompts,
+        unenrolled.messages,
+    )
+
+
+def _link(file: Path) -> None:
+    file.rename(file.with_name("real"))
+    file.symlink_to("real")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(_link, id="a link"),
+        pytest.param(lambda file: file.chmod(0o640), id="group may read"),
+        pytest.param(lambda file: file.parent.chmod(0o775), id="group may write to the folder"),
+        pytest.param(lambda file: file.parent.chmod(0o757), id="others may write to the folder"),
+        pytest.param(lambda file: write(file, "somebody"), id="another user's record"),
+        pytest.param(lambda file: (file.unlink(), os.mkfifo(file, 0o600)), id="a pipe"),
+        pytest.param(lambda file: (file.unlink(), file.mkdir(0o700)), id="a folder"),
+        pytest.param(lambda file: file.write_bytes(b""), id="empty"),
+        pytest.param(lambda file: (file.unlink(), file.parent.rmdir()), id="no folder"),
+    ],
+)
+@pytest.mark.parametrize("argument", ["", "nullok"])
+def test_a_file_that_is_not_as_it_should_be_lets_nobody_in(site: Site, file: Path, spoil, argument: str) -> None:  # type: ignore[no-untyped-def]
+    service(site.confdir, "demo", f"auth required {MODULE} [secret={file.parent}/${{USER}}.totp] nodelay {argument}")
+    write(file)
+    spoil(file)
+    assert site.login(codes(0)).result is Result.AUTHINFO_UNAVAIL
+
+
+@pytest.mark.parametrize(
+    "template", ["", "x", "./x", "~", "~bob/x", "${HOME}", "/x/", "/x/${UID}", "/x/$USER", "/x/~", "x/${USER}", "/x\ty"]
+)
+def test_what_is_no_template_denies(site: Site, template: str) -> None:
+    service(site.confdir, "demo", f"auth required {MODULE} [secret={template}] nodelay nullok")
+    assert site.login(codes(0)).result is Result.SERVICE_ERR

@@ -1,0 +1,167 @@
+"""One private installation for tests and the demo: a store, PAM services, and the real service on a socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pam_totp.oath import hotp
+from pam_totp.record import HotpToken, Token, TotpToken, UserRecord
+from pam_totp.secretfile import parse, serialize
+from tests.pamconf import Answer, Login, Result, Shown, login, service
+
+TREE = Path(__file__).resolve().parent.parent
+MODULE = TREE / "build" / "pam_totp.so"
+ME = pwd.getpwuid(os.geteuid()).pw_name  # an ordinary user can log in as nobody else through the socket
+KEY = b"12345678901234567890"  # RFC 4226, appendix D
+PATIENCE = 20.0  # seconds that a condition may take on a busy machine
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait until `condition` holds."""
+    give_up = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > give_up:
+            raise AssertionError(f"in vain: {what}")
+        time.sleep(0.002)
+
+
+class LogFile:
+    """The audit lines of a service that logs to a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def lines(self) -> list[str]:
+        return self._path.read_text().splitlines() if self._path.exists() else []
+
+    def has(self, *words: str) -> bool:
+        return any(all(w in line for w in words) for line in self.lines())
+
+
+class Site:
+    """The installation in `folder`. Call `stop` at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.chmod(0o755)  # other accounts take part in some tests, and pytest makes its folders 0700
+        self.store = folder / "store"
+        self.store.mkdir(0o700)
+        self.confdir = folder / "pam.d"
+        self.confdir.mkdir()
+        self.socket = folder / "socket"
+        self.config = folder / "pam_totp.toml"
+        self.log = LogFile(folder / "log")
+        self._service: subprocess.Popen[bytes] | None = None
+
+    def configure(self, name: str = "demo", arguments: str = "", way: str = "spawn", *then: str) -> None:
+        """A PAM service of one line, ours, and what comes after it."""
+        socket = self.socket if way == "socket" else "none"
+        ours = f"auth required {MODULE} store={self.store} socket={socket} nodelay {arguments}".strip()
+        service(self.confdir, name, ours, *then)
+
+    def start(self, *options: str) -> subprocess.Popen[bytes]:
+        """The service, as a process of its own, ready for logins."""
+        command = [sys.executable, "-m", "pam_totp.cli", "serve", "--socket", self.socket, "--store", self.store]
+        with open(self.folder / "log", "ab") as log:
+            self._service = subprocess.Popen(
+                [*command, "--config", self.config, "--log", "stderr", *options], cwd=TREE, stderr=log
+            )
+        until(lambda: self.socket.exists() or self._ended(), "the service makes its socket")
+        return self._service
+
+    def _ended(self) -> bool:
+        return self._service is not None and self._service.poll() is not None
+
+    def stop(self) -> None:
+        if self._service is not None:
+            self._service.terminate()
+            self._service.wait(PATIENCE)
+            self._service = None
+
+    def kill(self) -> None:
+        """End the service as a crash would."""
+        assert self._service is not None
+        self._service.kill()
+        self._service.wait(PATIENCE)
+        self._service = None
+
+    # The records
+
+    def path(self, user: str = ME) -> Path:
+        return self.store / f"{user}.json"
+
+    def enrol(self, *tokens: Token, user: str = ME, **fields: Any) -> None:
+        """Write the record of `user`; with no token named, one HOTP token with RFC 4226's key."""
+        record = UserRecord(user=user, tokens=tokens or (fob(),), **fields)
+        self.path(user).write_bytes(serialize(record))
+        self.path(user).chmod(0o600)
+        owner = self.store.stat()
+        if os.geteuid() == 0:
+            os.chown(self.path(user), owner.st_uid, owner.st_gid)
+
+    def record(self, user: str = ME) -> UserRecord:
+        return parse(self.path(user).read_bytes())
+
+    def counter(self, user: str = ME) -> int:
+        token = self.record(user).tokens[0]
+        assert isinstance(token, HotpToken)
+        return token.counter
+
+    # Logins, and the command line
+
+    def login(
+        self, *answers: Answer, user: str = ME, service: str = "demo", items: dict[str, str] | None = None
+    ) -> Login:
+        return login(service, user, answers, self.confdir, items=items)
+
+    def login_with(self, answer: Callable[[Shown], str | bytes | None], user: str = ME) -> Login:
+        return login("demo", user, answer, self.confdir)
+
+    def gets_in(self, answer: Answer, user: str = ME) -> bool:
+        """Whether one answer at the prompt gets in; that a refusal is an ordinary one is checked on the way."""
+        done = self.login(answer, user=user)
+        assert done.result in (Result.SUCCESS, Result.AUTH_ERR), done
+        return done.result is Result.SUCCESS
+
+    def command(self, *words: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """`pam-totp` with the store of this site."""
+        name, *rest = words
+        return subprocess.run(
+            [sys.executable, "-m", "pam_totp.cli", name, "--store", self.store, *rest],
+            cwd=TREE,
+            input=stdin,
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=PATIENCE * 3,
+        )
+
+    def command_json(self, *words: str | Path, stdin: str = "") -> Any:
+        done = self.command(words[0], "--json", *words[1:], stdin=stdin)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+def fob(counter: int = 0, **fields: Any) -> HotpToken:
+    """An HOTP token with RFC 4226's key."""
+    given: dict[str, Any] = {"name": "fob", "secret": KEY, "created": 0, "counter": counter} | fields
+    return HotpToken(**given)
+
+
+def phone(**fields: Any) -> TotpToken:
+    """A TOTP token with a key of its own."""
+    given: dict[str, Any] = {"name": "phone", "secret": KEY[::-1], "created": 0} | fields
+    return TotpToken(**given)
+
+
+def codes(first: int, count: int = 1, key: bytes = KEY, digits: int = 6) -> str:
+    """`count` codes in a row from `first`, as one answer."""
+    return " ".join(hotp(key, first + i, digits) for i in range(count))

@@ -1,0 +1,518 @@
+"""The relay's arguments, its hello, and the dialogue: what it passes on, and all that it denies."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests import pamconf, pamlog
+from tests.pamconf import Result, Session, Shown, Style, login
+from tests.relay_kit import RELAY, ROOT, Bench, Service, brisk, in_turn, play, told
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def log() -> Iterator[Callable[[], list[str]]]:
+    with pamlog.captured() as lines:
+        yield lines
+
+
+# ---- module arguments
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["socket=", "socket=run/socket", "socket=NONE", f"socket=/{'x' * 107}", "helper=", "helper=helper.py"],
+)
+def test_a_malformed_argument_denies_and_is_named_in_the_log(bench, log, argument):
+    with bench.service(play(b"r0")) as service:
+        done = bench.login(service.argument, argument, service.argument)
+        assert done.result == Result.SERVICE_ERR
+        assert log() == [f"denied: malformed argument {argument}"]
+        assert service.logins == 0
+
+
+def test_the_longest_socket_path_that_fits_is_used(bench, tmp_path):
+    path = tmp_path / ("s" * (106 - len(str(tmp_path))))
+    assert len(str(path)) == 107
+    with bench.service(play(b"r0"), path) as service:
+        assert bench.login(service.argument).result == Result.SUCCESS
+
+
+def test_socket_none_means_a_helper(bench):
+    helper = bench.helper("channel.send(b'r0')")
+    assert bench.login("socket=none", f"helper={helper}").result == Result.SUCCESS
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_secret_means_a_helper_though_a_service_listens(bench, order):
+    helper = bench.helper("channel.send(b'r0')")
+    with bench.service(play(b"r7")) as service:
+        arguments = [service.argument, "secret=${HOME}/.totp"][::order]
+        assert bench.login(*arguments, f"helper={helper}").result == Result.SUCCESS
+        assert service.logins == 0
+
+
+def test_of_two_sockets_the_last_one_counts(bench):
+    with bench.service(play(b"r0")) as service:
+        assert bench.login("socket=/nonexistent/socket", service.argument).result == Result.SUCCESS
+
+
+def test_a_refusal_asks_for_a_delay_of_two_seconds(bench):
+    with bench.service(play(b"r7")) as service:
+        assert 1 <= bench.login(service.argument).delay <= 3  # libpam randomises it by half
+
+
+def test_a_denial_of_its_own_asks_for_the_delay_too(bench):
+    assert bench.login("socket=").delay >= 1
+
+
+@pytest.mark.parametrize("result", [b"r0", b"r25"])
+def test_success_and_ignore_ask_for_no_delay(bench, result):
+    with bench.service(play(result)) as service:
+        assert bench.login(service.argument).delay == 0
+
+
+@pytest.mark.parametrize("arguments", [("nodelay",), ("socket=", "nodelay")])
+def test_nodelay_asks_for_none_whatever_else_is_wrong(bench, arguments):
+    with bench.service(play(b"r7")) as service:
+        done = bench.login(service.argument, *arguments)
+        assert done.result in (Result.AUTH_ERR, Result.SERVICE_ERR)
+        assert done.delay == 0
+
+
+def test_nodelay_is_one_exact_word(bench):
+    with bench.service(play(b"r7")) as service:
+        assert bench.login(service.argument, "nodelay=1").delay >= 1
+
+
+# ---- hello
+
+
+def hello(service: Service) -> list[bytes]:
+    message = service.heard[0]
+    assert message[:1] == b"H"
+    return message[1:].split(b"\0")
+
+
+def test_hello_has_the_items_and_every_argument_in_order(bench):
+    items = {"rhost": "192.0.2.7", "ruser": "bob", "tty": "/dev/pts/3"}
+    with bench.service(play(b"r0")) as service:
+        name = bench.stack("nodelay", service.argument, "[prompt=Type your code: ]", "debug", "arg=x", "user=eve")
+        login(name, "alice", [], bench.folder, items=items, flags=0x8001)
+        assert hello(service) == [
+            b"version=1",
+            b"service=" + name.encode(),
+            b"user=alice",
+            b"rhost=192.0.2.7",
+            b"ruser=bob",
+            b"tty=/dev/pts/3",
+            b"flags=32769",
+            b"arg=nodelay",
+            b"arg=" + service.argument.encode(),
+            b"arg=prompt=Type your code: ",
+            b"arg=debug",
+            b"arg=arg=x",
+            b"arg=user=eve",
+        ]
+
+
+def test_hello_leaves_absent_items_out(bench):
+    with bench.service(play(b"r0")) as service:
+        bench.login(service.argument)
+        assert [line.split(b"=")[0] for line in hello(service)] == [b"version", b"service", b"user", b"flags", b"arg"]
+
+
+@pytest.mark.parametrize("user", ["", "a=b", "alice\nrhost=x", "zoë", "../root", "\b\n\r\x7fINCORRECT", "%s%n"])
+def test_hello_carries_any_name_unchanged(bench, user):
+    with bench.service(play(b"r0")) as service:
+        bench.login(service.argument, user=user)
+        assert b"user=" + os.fsencode(user) in hello(service)
+
+
+def test_a_host_that_gives_no_name_is_asked_for_one(bench):
+    with bench.service(play(b"r0")) as service:
+        done = bench.login(service.argument, user=None, answers=["carol"])
+        assert [shown.style for shown in done.prompts] == [Style.PROMPT_ECHO_ON]
+        assert b"user=carol" in hello(service)
+
+
+def test_no_name_is_a_conversation_error(bench, log):
+    with bench.service(play(b"r0")) as service:
+        assert bench.login(service.argument, user=None).result == Result.CONV_ERR
+        assert log()[-1] == "denied: the user's name is not known"
+        assert service.logins == 0
+
+
+@pytest.mark.parametrize("last", ["", " debug"])
+@pytest.mark.parametrize(("over", "result"), [(-1, Result.SUCCESS), (0, Result.SUCCESS), (1, Result.SERVICE_ERR)])
+def test_hello_is_4096_bytes_at_most_and_never_cut(bench, log, over, result, last):
+    with bench.service(play(b"r0")) as service:
+        name = bench.stack(service.argument, "nodelay", last)
+        login(name, "", [], bench.folder)
+        user = "u" * (4096 + over - len(service.heard[0]))
+        assert login(name, user, [], bench.folder).result == result
+        if result == Result.SUCCESS:
+            assert len(service.heard[0]) == 4096 + over
+        else:
+            assert service.logins == 1
+            assert log() == ["denied: user, items and module arguments are over 4096 bytes"]
+
+
+# ---- results
+
+
+@pytest.mark.parametrize("result", ["SUCCESS", "SERVICE_ERR", "AUTH_ERR", "AUTHINFO_UNAVAIL", "CONV_ERR"])
+def test_a_known_result_is_returned_and_not_logged(bench, log, result):
+    with bench.service(play(b"r%d" % Result[result])) as service:
+        assert bench.login(service.argument).result == Result[result]
+        assert log() == []
+
+
+def test_ignore_is_returned_for_libpam_to_go_on_to_the_next_module(bench, log):
+    with bench.service(play(b"r25")) as service:
+        relay = f"auth [ignore=1 default=die] {RELAY} {service.argument}"
+        pamconf.service(bench.folder, "x", relay, "auth requisite pam_deny.so", "auth required pam_permit.so")
+        assert login("x", "alice", [], bench.folder).result == Result.SUCCESS
+        assert log() == []
+
+
+def test_only_the_exact_spellings_of_known_results_are_results(bench):
+    known = [0, 3, 7, 9, 19, 25]
+    spellings = [b"%d" % n for n in (*range(-1, 35), 256, 2**32, 2**64) if n not in known]
+    spellings += [
+        form % n for n in known for form in (b"0%d", b"%d ", b" %d", b"+%d", b"-%d", b"%d\n", b"%d\0", b"0x%x")
+    ]
+    spellings += [b"", b"\0", b"00", b"o", b"0r0", "٠".encode(), b"7.0"]
+    with bench.service(in_turn(*(play(b"r" + spelling) for spelling in spellings))) as service:
+        name = bench.stack(service.argument, "nodelay")
+        got = {spelling: login(name, "alice", [], bench.folder).result for spelling in spellings}
+    assert set(got.values()) == {Result.AUTHINFO_UNAVAIL}, got
+
+
+# ---- prompts, messages, PAM_AUTHTOK
+
+
+def test_prompts_reach_the_person_and_answers_the_service(bench):
+    with bench.service(play(b"pCode: ", b"PName: ", b"p", b"r0")) as service:
+        done = bench.login(service.argument, answers=["123456", b"\xff\x01", ""])
+        assert done.prompts == (
+            Shown(Style.PROMPT_ECHO_OFF, "Code: "),
+            Shown(Style.PROMPT_ECHO_ON, "Name: "),
+            Shown(Style.PROMPT_ECHO_OFF, ""),
+        )
+        assert service.heard[1:] == [b"A123456", b"A\xff\x01", b"A"]
+        assert done.result == Result.SUCCESS
+
+
+def test_information_and_errors_reach_the_person(bench):
+    with bench.service(play(b"iready", b"eno", b"i", b"r7")) as service:
+        assert bench.login(service.argument).messages == (
+            Shown(Style.TEXT_INFO, "ready"),
+            Shown(Style.ERROR_MSG, "no"),
+            Shown(Style.TEXT_INFO, ""),
+        )
+
+
+def test_a_text_is_no_format_and_may_fill_the_packet(bench):
+    text = "%s%n%1000d zoë".ljust(4094)
+    assert len(text.encode()) == 4095
+    with bench.service(play(b"p" + text.encode(), b"i" + text.encode(), b"r0")) as service:
+        done = bench.login(service.argument, answers=["1"])
+        assert [shown.text for shown in done.prompts + done.messages] == [text, text]
+
+
+def test_a_failed_conversation_is_no_answer(bench):
+    with bench.service(play(b"pCode: ", b"r19")) as service:
+        assert bench.login(service.argument, answers=[None]).result == Result.CONV_ERR
+        assert service.heard[1:] == [b"N"]
+
+
+def test_an_answer_of_nothing_is_no_answer(bench):
+    class Silent(Session):
+        def _answer(self, shown: Shown) -> bytes | None:
+            return None
+
+    with bench.service(play(b"pCode: ", b"r7")) as service:
+        with Silent(bench.stack(service.argument), "alice", [], bench.folder) as session:
+            assert session.authenticate().result == Result.AUTH_ERR
+        assert service.heard[1:] == [b"N"]
+
+
+def test_an_answer_over_512_bytes_goes_as_a_blank(bench):
+    with bench.service(play(b"pCode: ", b"pCode: ", b"r7")) as service:
+        bench.login(service.argument, answers=["1" * 512, "1" * 513])
+        assert service.heard[1:] == [b"A" + b"1" * 512, b"A"]
+
+
+@pytest.mark.parametrize(
+    ("authtok", "heard"),
+    [("secret", b"Asecret"), (None, b"N"), ("", b"A"), ("1" * 512, b"A" + b"1" * 512), ("1" * 513, b"A")],
+)
+def test_the_authtok_is_read_without_a_prompt(bench, authtok, heard):
+    with bench.service(play(b"g", b"r0")) as service:
+        items = {} if authtok is None else {"authtok": authtok}
+        done = bench.login(service.argument, items=items, carry_authtok=True)
+        assert (done.result, done.prompts) == (Result.SUCCESS, ())
+        assert service.heard[1:] == [heard]
+
+
+def test_the_authtok_is_set_for_the_modules_after(bench):
+    with bench.service(play(b"sfirst", b"spassword", b"g", b"r0")) as service:
+        done = bench.login(service.argument, items={"authtok": "old"}, carry_authtok=True)
+        assert done.authtok == "password"
+        assert service.heard[1:] == [b"Apassword"]
+
+
+def test_a_helper_speaks_the_same_protocol(bench):
+    helper = bench.helper("""
+channel.send(b"pCode: ")
+answer = channel.recv(600)
+channel.send(b"g")
+tell((hello, answer, channel.recv(600)))
+channel.send(b"spassword")
+channel.send(b"r0")
+""")
+    done = bench.login("socket=none", f"helper={helper}", answers=["123456"], carry_authtok=True)
+    said, answer, authtok = told(done)
+    assert said.startswith(b"Hversion=1\0service=")
+    assert (answer, authtok, done.authtok, done.result) == (b"A123456", b"N", "password", Result.SUCCESS)
+
+
+def test_a_login_may_be_tried_again_in_one_process_and_has_credentials(bench):
+    with (
+        bench.service(in_turn(play(b"pCode: ", b"r7"), play(b"pCode: ", b"r0"))) as service,
+        Session(bench.stack(service.argument), "alice", ["000000", "123456"], bench.folder) as session,
+    ):
+        assert [session.authenticate().result, session.authenticate().result] == [Result.AUTH_ERR, Result.SUCCESS]
+        assert session.setcred() == Result.SUCCESS
+
+
+# ---- everything unexpected denies
+
+
+STRANGE = "denied: the service sent a message that is not in the protocol"
+FAULTS = {
+    "an empty packet": (b"", "denied: the service hung up"),
+    "4097 bytes": (b"i" + b"x" * 4096, "denied: the service sent too long a message"),
+    "60000 bytes": (b"p" + b"x" * 60000, "denied: the service sent too long a message"),
+    "a NUL in a prompt": (b"pCode\0: ", STRANGE),
+    "a NUL in a prompt with echo": (b"PCode: \0", STRANGE),
+    "a NUL in an information": (b"i\0", STRANGE),
+    "a NUL in an error": (b"ea\0b", STRANGE),
+    "a NUL in an authtok": (b"sa\0", STRANGE),
+    "a NUL after the result": (b"r0\0", STRANGE),
+    "an authtok of nothing": (b"s", STRANGE),
+    "g with a text": (b"gPassword: ", STRANGE),
+    "an unknown type": (b"x", STRANGE),
+    "type NUL": (b"\0", STRANGE),
+    "a hello": (b"Hversion=1", STRANGE),
+    "an answer": (b"A123456", STRANGE),
+    "no answer": (b"N", STRANGE),
+    "a result in capitals": (b"R0", STRANGE),
+    "two messages in one packet": (b"r0r0", STRANGE),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("before", [(), (b"pCode: ",)], ids=["at once", "after an answer"])
+def test_a_malformed_message_denies_with_one_line_that_tells_no_answer(bench, log, fault, before):
+    message, line = FAULTS[fault]
+    with bench.service(play(*before, message, b"r0")) as service:
+        done = bench.login(service.argument, answers=["271828"])
+        assert done.result == Result.AUTHINFO_UNAVAIL
+        assert done.messages == ()
+        assert log() == [line]
+
+
+@pytest.mark.parametrize("before", [(), (b"pCode: ",), (b"ihello",)])
+def test_a_service_that_hangs_up_before_the_result_denies(bench, log, before):
+    with bench.service(play(*before, hang_up=True)) as service:
+        assert bench.login(service.argument, answers=["271828"]).result == Result.AUTHINFO_UNAVAIL
+        assert log() == ["denied: the service hung up"]
+
+
+def test_a_service_that_hangs_up_while_the_person_types_denies(bench, log):
+    prompted, gone = threading.Event(), threading.Event()
+
+    def script(channel: socket.socket, heard: list[bytes]) -> None:
+        channel.recv(8192)
+        channel.send(b"pCode: ")
+        assert prompted.wait(20)
+        channel.close()
+        gone.set()
+
+    def answer(_: Shown) -> str:
+        prompted.set()
+        assert gone.wait(20)
+        return "271828"
+
+    with bench.service(script) as service:
+        assert bench.login(service.argument, answers=[answer]).result == Result.AUTHINFO_UNAVAIL
+    assert log() == ["denied: the service did not take the answer"]
+
+
+def test_a_service_that_hangs_up_at_once_denies_whenever_that_is_noticed(bench, log):
+    with bench.service(lambda channel, heard: None) as service:
+        name = bench.stack(service.argument, "nodelay")
+        assert {login(name, "alice", [], bench.folder).result for _ in range(50)} == {Result.AUTHINFO_UNAVAIL}
+    assert len(log()) == 50
+    assert set(log()) <= {
+        "denied: the service hung up",
+        "denied: the service did not take the login",
+    }
+
+
+@pytest.mark.parametrize(("messages", "result"), [(63, Result.SUCCESS), (64, Result.AUTHINFO_UNAVAIL)])
+def test_a_service_may_send_64_messages_in_a_login(bench, log, messages, result):
+    with bench.service(play(*[b"imore"] * messages, b"r0")) as service:
+        assert bench.login(service.argument).result == result
+    assert log() == ([] if result == Result.SUCCESS else ["denied: the service never came to a decision"])
+
+
+def test_a_result_is_the_last_word(bench):
+    with bench.service(play(b"r7", b"r0", hang_up=True)) as service:
+        assert bench.login(service.argument).result == Result.AUTH_ERR
+
+
+def decision(messages: list[bytes]) -> int:
+    """What the protocol says a login ends with."""
+    for message in messages[:64]:
+        kind, text = message[:1], message[1:]
+        if kind == b"r" and text in (b"0", b"3", b"7", b"9", b"19", b"25"):
+            return int(text)
+        known = kind in (b"p", b"P", b"i", b"e") or (kind == b"g" and not text) or (kind == b"s" and text)
+        if not known or b"\0" in text or len(message) > 4096:
+            break
+    return Result.AUTHINFO_UNAVAIL
+
+
+TEXTS = st.one_of(
+    st.binary(max_size=3), st.sampled_from([b"0", b"3", b"7", b"9", b"19", b"25", b"x" * 4095, b"x" * 4096])
+)
+MESSAGES = st.builds(lambda kind, text: kind + text, st.sampled_from([b"p", b"i", b"g", b"s", b"r", b"x", b""]), TEXTS)
+
+
+def test_whatever_a_service_sends_only_the_protocol_decides(bench):
+    with bench.service(play()) as service:
+        stack = bench.stack(service.argument, "nodelay")
+
+        @settings(max_examples=300, deadline=None, database=None)
+        @given(st.lists(MESSAGES, max_size=5))
+        def check(messages: list[bytes]) -> None:
+            service.script = play(*messages, hang_up=True)
+            result = login(stack, "alice", lambda shown: "1", bench.folder).result
+            expected = decision(messages)
+            assert result == (Result.PERM_DENIED if expected == Result.IGNORE else expected)
+
+        check()
+
+
+# ---- time limits
+
+
+@pytest.mark.parametrize("before", [(), (b"pCode: ",)], ids=["after the hello", "after an answer"])
+def test_a_silent_service_denies_after_the_limit(bench, log, before):
+    with bench.service(play(*before)) as service:
+        done = bench.login(service.argument, relay=brisk(), answers=["1"])
+    assert done.result == Result.AUTHINFO_UNAVAIL
+    assert 0.29 <= done.seconds < 3
+    assert log() == ["denied: the service said nothing for too long"]
+
+
+def test_a_silent_helper_denies_after_the_limit(bench, log):
+    helper = bench.helper("channel.send(b'ihere'); channel.recv(1)")
+    done = bench.login("socket=none", f"helper={helper}", relay=brisk())
+    assert (done.result, len(done.messages)) == (Result.AUTHINFO_UNAVAIL, 1)
+    assert 0.29 <= done.seconds < 3
+    assert log() == ["denied: the service said nothing for too long"]
+
+
+def test_the_limit_is_for_each_turn_of_the_service_and_not_for_the_person(bench):
+    def answer(shown: Shown) -> str:
+        begun = time.monotonic()
+        while time.monotonic() < begun + 0.2:  # typing takes time: two of these are over the limit of one turn
+            time.sleep(0.01)
+        return "1"
+
+    with bench.service(play(b"p", b"p", b"p", b"r0")) as service:
+        done = bench.login(service.argument, relay=brisk(), answers=answer)
+    assert done.result == Result.SUCCESS
+    assert done.seconds > 0.6
+
+
+def test_a_queue_that_stays_full_means_a_helper(bench):
+    path = bench.folder / "socket"
+    helper = bench.helper("channel.send(b'r0')")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, full(listener, path):
+        done = bench.login(f"socket={path}", f"helper={helper}", relay=brisk())
+    assert done.result == Result.SUCCESS
+    assert 0.09 <= done.seconds < 3
+
+
+def full(listener: socket.socket, path: Path) -> socket.socket:
+    """Listen at a path with a queue that already holds all it can; returns what fills it."""
+    listener.bind(str(path))
+    listener.listen(0)
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    client.connect(str(path))
+    return client
+
+
+def test_as_shipped_a_turn_has_ten_seconds_and_a_connection_one(bench):
+    """The one test in real time: all of them at once."""
+    silent = bench.helper("channel.recv(1)", bench.folder / "silent.py")
+    ready = bench.helper("channel.send(b'r0')", bench.folder / "ready.py")
+    queue = bench.folder / "queue"
+    seconds: dict[str, float] = {}
+
+    def timed(name: str, *arguments: object) -> None:
+        seconds[name] = bench.login(*arguments, "nodelay").seconds
+
+    with (
+        bench.service(play()) as service,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
+        full(listener, queue),
+    ):
+        threads = [
+            threading.Thread(target=timed, args=("service", service.argument)),
+            threading.Thread(target=timed, args=("helper", "socket=none", f"helper={silent}")),
+            threading.Thread(target=timed, args=("queue", f"socket={queue}", f"helper={ready}")),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert 9.99 <= seconds["service"] < 13
+    assert 9.99 <= seconds["helper"] < 13
+    assert 0.99 <= seconds["queue"] < 4
+
+
+# ---- the library
+
+
+def test_only_what_libpam_calls_is_exported():
+    symbols = subprocess.run(["nm", "-D", "--defined-only", RELAY], check=True, capture_output=True, text=True).stdout
+    assert sorted(line.split()[-1] for line in symbols.splitlines()) == ["pam_sm_authenticate", "pam_sm_setcred"]
+
+
+def test_nothing_static_can_change(tmp_path):
+    target = tmp_path / "relay.o"
+    command = ["cc", "-std=c11", "-c", "-fno-pic", '-DINTERPRETER=""', '-DHELPER=""', "-o", target]
+    subprocess.run([*command, ROOT / "pam_totp" / "pam" / "relay.c"], check=True)
+    symbols = subprocess.run(["nm", target], check=True, capture_output=True, text=True).stdout
+    assert re.findall(r" [bBcCdDgGsS] (\S+)", symbols) == []

@@ -1,0 +1,521 @@
+"""The helper's process, and the hosts: what a helper gets, how it ends, and that the host stays as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from ast import literal_eval
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import pamlog
+from tests.pamconf import Result, Shown, login
+from tests.relay_kit import AS_ROOT, PATIENCE, STRANGER, Bench, brisk, in_turn, library, needs_root, play, told
+
+ACCEPTING = """
+channel.send(b"r0")
+"""
+ASKING = """
+channel.send(b"p%d" % os.getpid())
+channel.send(b"r0" if channel.recv(600) == b"A123456" else b"r7")
+"""
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def log() -> Iterator[Callable[[], list[str]]]:
+    with pamlog.captured() as lines:
+        yield lines
+
+
+def children() -> set[int]:
+    """This process's, zombies included."""
+    found = set()
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if f"\nPPid:\t{os.getpid()}\n" in Path("/proc", entry, "status").read_text():
+                found.add(int(entry))
+    return found
+
+
+def spawned(bench: Bench, source: str) -> str:
+    """A stack that starts a helper."""
+    return bench.stack("socket=none", f"helper={bench.helper(source)}", "nodelay")
+
+
+# ---- what a helper gets
+
+
+def fact(bench: Bench, source: str) -> Any:
+    return told(login(spawned(bench, source + ACCEPTING), "alice", [], bench.folder))
+
+
+def test_a_helpers_environment_is_empty(bench):
+    assert fact(bench, "tell(open('/proc/self/environ', 'rb').read())") == b""
+
+
+def test_a_helpers_descriptors_are_null_null_null_and_the_channel(bench):
+    held = [os.open("/dev/zero", os.O_RDONLY) for _ in range(20)]
+    for descriptor in held:
+        os.set_inheritable(descriptor, True)
+    try:
+        descriptors = fact(
+            bench,
+            """
+leads_to = {}
+for n in os.listdir("/proc/self/fd"):
+    try:
+        leads_to[int(n)] = os.readlink(f"/proc/self/fd/{n}")
+    except FileNotFoundError:
+        pass  # the listing itself
+tell(leads_to)
+""",
+        )
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+    assert descriptors.pop(3).startswith("socket:")
+    assert descriptors == dict.fromkeys(range(3), "/dev/null")
+
+
+def test_a_helper_can_read_and_write_its_null_device(bench):
+    assert fact(bench, "tell((os.read(0, 1), os.write(1, b'x'), os.write(2, b'x')))") == (b"", 1, 1)
+
+
+def test_a_helpers_folder_is_the_root_one(bench):
+    assert fact(bench, "tell(os.getcwd())") == "/"
+
+
+def test_a_helper_is_python_isolated_without_site(bench):
+    command = fact(bench, "tell(open('/proc/self/cmdline').read().split('\\0'))")
+    assert command == ["/usr/bin/python3", "-I", "-S", str(bench.folder / "helper.py"), ""]
+
+
+def test_a_helper_has_a_session_of_its_own(bench):
+    assert fact(bench, "tell(os.getsid(0) == os.getpgrp() == os.getpid())") is True
+
+
+def test_a_helpers_signals_are_default_and_unblocked_whatever_the_host_does(bench):
+    stack = spawned(
+        bench,
+        """
+with open("/proc/self/status") as file:
+    fields = dict(line.split(":", 1) for line in file)
+tell((int(fields["SigBlk"], 16), int(fields["SigIgn"], 16)))
+"""
+        + ACCEPTING,
+    )
+    host = bench.run(f"""
+every = set(signal.Signals) - {{signal.SIGKILL, signal.SIGSTOP}}
+for number in every:
+    signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, every)
+print(pamconf.login({stack!r}, "alice", [], folder).messages[0].text)
+""")
+    ignored_by_python = {signal.SIGPIPE, signal.SIGXFSZ}
+    blocked, ignored = literal_eval(host.stdout)
+    assert blocked == 0, host.stderr
+    assert {number for number in signal.Signals if ignored >> number - 1 & 1} == ignored_by_python
+
+
+@needs_root
+def test_a_helper_of_a_setuid_host_keeps_both_ids(bench):
+    """Real uid the caller's, effective 0: the helper decides itself when to drop, and to whom."""
+    stack = spawned(bench, "tell((os.getresuid(), os.getresgid()))" + ACCEPTING)
+    host = bench.run(f"""
+os.setresuid({STRANGER}, 0, 0)
+print(pamconf.login({stack!r}, "alice", [], folder).messages[0].text)
+""")
+    assert literal_eval(host.stdout) == ((STRANGER, 0, 0), (0, 0, 0)), host.stderr
+
+
+@needs_root
+def test_the_caller_of_a_setuid_host_is_not_trusted(bench):
+    stack = spawned(bench, ACCEPTING)
+    os.chown(bench.folder / "helper.py", STRANGER, -1)
+    host = bench.run(f"""
+os.setresuid({STRANGER}, 0, 0)
+print(pamconf.login({stack!r}, "alice", [], folder).result.name)
+""")
+    assert host.stdout == "SERVICE_ERR\n", host.stderr
+
+
+# ---- how a helper ends
+
+
+def test_a_helper_that_goes_on_after_its_result_is_ended(bench):
+    stack = spawned(
+        bench,
+        """
+import signal, time
+for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
+    signal.signal(number, signal.SIG_IGN)
+tell(os.getpid())
+channel.send(b"r0")
+time.sleep(20)
+""",
+    )
+    done = login(stack, "alice", [], bench.folder)
+    assert done.seconds < 10
+    assert not os.path.exists(f"/proc/{told(done)}")
+
+
+def test_a_helper_that_is_stopped_is_ended_at_the_limit(bench):
+    helper = bench.helper("import signal\ntell(os.getpid())\nos.kill(os.getpid(), signal.SIGSTOP)" + ACCEPTING)
+    done = bench.login("socket=none", f"helper={helper}", relay=brisk())
+    assert done.result == Result.AUTHINFO_UNAVAIL
+    assert not os.path.exists(f"/proc/{told(done)}")
+
+
+@pytest.mark.parametrize("source", ["os._exit(0)", "raise SystemExit(1)", "os.kill(os.getpid(), 9)"])
+def test_a_helper_that_dies_before_its_result_denies(bench, log, source):
+    assert login(spawned(bench, source), "alice", [], bench.folder).result == Result.AUTHINFO_UNAVAIL
+    assert log() == ["denied: the service hung up"]
+
+
+def test_a_helper_that_does_not_even_take_the_login_denies(bench, log):
+    assert login(spawned(bench, "syntax error"), "alice", [], bench.folder).result == Result.AUTHINFO_UNAVAIL
+    assert log() in (["denied: the service did not take the login"], ["denied: the service hung up"])
+
+
+def test_a_helper_that_is_killed_while_the_person_types_denies(bench, log):
+    def kill(shown: Shown) -> str:
+        pid = int(shown.text)
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        return "123456"
+
+    before = children()
+    assert login(spawned(bench, ASKING), "alice", kill, bench.folder).result == Result.AUTHINFO_UNAVAIL
+    assert log() == ["denied: the service did not take the answer"]
+    assert children() == before
+
+
+def test_a_helper_ends_by_itself_where_the_kernel_has_no_pidfd(bench):
+    source = "#include <errno.h>\nint pidfd_open(int pid, unsigned flags) { return errno = ENOSYS, -1; }\n"
+    stack = spawned(bench, "tell(os.getpid())" + ASKING + "channel.recv(1)")
+    host = bench.run(
+        f"""
+done = pamconf.login({stack!r}, "alice", ["123456"], folder)
+print(done.result.name, os.path.exists("/proc/" + done.messages[0].text))
+""",
+        LD_PRELOAD=str(library(bench.folder, source)),
+    )
+    assert host.stdout == "SUCCESS False\n", host.stderr
+
+
+# ---- the host stays as it was
+
+
+def test_200_logins_of_every_kind_leave_no_descriptor_and_no_process(bench):
+    before = os.listdir("/proc/self/fd"), children()
+    dying = bench.helper("os._exit(1)", bench.folder / "dying.py")
+    lingering = bench.helper(ACCEPTING + "channel.recv(1)\nos.pipe()", bench.folder / "lingering.py")
+    accepting = bench.helper(ACCEPTING)
+    scripts = in_turn(*[play(b"r0"), play(b"x"), play(hang_up=True), play(b"pCode: ", b"r7")] * 25)
+    with bench.service(scripts) as service:
+        stacks = [bench.stack(service.argument, "nodelay")] * 4
+        for helper in (accepting, dying, lingering, "/nonexistent/helper.py"):
+            stacks.append(bench.stack("socket=none", f"helper={helper}", "nodelay"))
+        for i in range(200):
+            login(stacks[i % 8], "alice", ["1"], bench.folder)
+        assert service.logins == 100
+    assert (os.listdir("/proc/self/fd"), children()) == before
+
+
+@pytest.mark.parametrize("way", ["service", "helper"])
+def test_what_the_host_starts_meanwhile_inherits_no_descriptor(bench, way):
+    def inherited() -> set[int]:
+        found = set()
+        for n in map(int, os.listdir("/proc/self/fd")):
+            with contextlib.suppress(OSError):  # the listing itself
+                if os.get_inheritable(n):
+                    found.add(n)
+        return found
+
+    def answer(_: Shown) -> str:
+        meanwhile.append(inherited())
+        return "123456"
+
+    meanwhile: list[set[int]] = []
+    with bench.service(play(b"pCode: ", b"r0")) as service:
+        stack = bench.stack(service.argument) if way == "service" else spawned(bench, ASKING)
+        before = inherited()
+        assert login(stack, "alice", answer, bench.folder).result == Result.SUCCESS
+    assert meanwhile == [before]
+
+
+def test_the_service_sees_the_end_though_a_child_of_the_hosts_holds_the_channel(bench):
+    ended, child = threading.Event(), 0
+
+    def script(channel: socket.socket, heard: list[bytes]) -> None:
+        play(b"pCode: ", b"r0")(channel, heard)
+        ended.set()
+
+    def fork(_: Shown) -> str:
+        nonlocal child
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+        return "123456"
+
+    try:
+        with bench.service(script) as service:
+            assert bench.login(service.argument, answers=fork).result == Result.SUCCESS
+            assert ended.wait(5)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_answers_and_passwords_are_wiped(bench):
+    """A library in front of libc's tells what is wiped."""
+    source = r"""
+#include <ctype.h>
+#include <stdio.h>
+void explicit_bzero(volatile unsigned char *bytes, size_t size)
+{
+    for (; size > 0; size--, *bytes++ = 0)
+        putc(isprint(*bytes) ? *bytes : '\n', stderr);
+    putc('\n', stderr);
+}
+void __explicit_bzero_chk(void *bytes, size_t size, size_t room) { explicit_bzero(bytes, room < size ? room : size); }
+"""
+    with bench.service(play(b"pCode: ", b"g", b"shunter2", hang_up=True)) as service:
+        stack = bench.stack(service.argument, carry_authtok=True)
+        host = bench.run(
+            f'pamconf.login({stack!r}, "alice", ["271828"], folder, items={{"authtok": "swordfish"}})',
+            LD_PRELOAD=str(library(bench.folder, source)),
+        )
+    assert {"271828", "A271828", "Aswordfish", "shunter2"} <= set(host.stderr.split("\n"))
+
+
+@pytest.mark.parametrize("way", ["service", "helper"])
+def test_twenty_threads_log_in_at_once_and_each_gets_its_own_decision(bench, way):
+    all_prompted = threading.Barrier(20)
+    results: dict[str, Result] = {}
+
+    def script(channel: socket.socket, heard: list[bytes]) -> None:
+        user = channel.recv(8192).split(b"user=")[1].split(b"\0")[0]
+        channel.send(b"pCode: ")
+        channel.send(b"r0" if channel.recv(600) == b"A" + user else b"r7")
+
+    def enter(stack: str, user: str, right: bool) -> None:
+        def answer(_: Shown) -> str:
+            all_prompted.wait(PATIENCE)
+            return user if right else "wrong"
+
+        results[user] = login(stack, user, answer, bench.folder).result
+
+    helper = """
+user = hello.split(b"user=")[1].split(b"\\0")[0]
+channel.send(b"pCode: ")
+channel.send(b"r0" if channel.recv(600) == b"A" + user else b"r7")
+"""
+    before = children()
+    with bench.service(script) as service:
+        stack = bench.stack(service.argument) if way == "service" else spawned(bench, helper)
+        threads = [threading.Thread(target=enter, args=(stack, f"user{i}", i % 3 > 0)) for i in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert children() == before
+    assert results == {f"user{i}": Result.SUCCESS if i % 3 else Result.AUTH_ERR for i in range(20)}
+
+
+@pytest.mark.parametrize("closed", [(0,), (2,), (0, 1, 2)])
+@pytest.mark.parametrize("way", ["service", "helper"])
+def test_a_host_may_have_its_first_descriptors_closed_and_still_write_to_them(bench, closed, way):
+    with bench.service(play(b"pCode: ", b"r0")) as service:
+        stack = bench.stack(service.argument) if way == "service" else spawned(bench, ASKING)
+        host = bench.run(f"""
+report = os.dup2(1, 100, inheritable=False)
+for descriptor in {closed}:
+    os.close(descriptor)
+def write():
+    for descriptor in {closed}:
+        try:
+            os.write(descriptor, b"a prompt of the host's")
+            return "written"
+        except OSError:
+            pass
+    return "closed"
+def answer(shown):
+    global meanwhile, inherited
+    meanwhile = write()
+    inherited = [n for n in range(3, 100) if os.path.exists(f"/proc/self/fd/{{n}}") and os.get_inheritable(n)]
+    return "123456"
+done = pamconf.login({stack!r}, "alice", answer, folder)
+os.write(report, f"{{done.result.name}} {{meanwhile}} {{write()}} {{inherited}}".encode())
+""")
+    assert host.stdout == "SUCCESS closed closed []", host.stderr
+
+
+def test_a_host_that_ignores_child_signals_still_does_and_has_no_zombie(bench):
+    host = bench.run(f"""
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for _ in range(3):
+    print(pamconf.login({spawned(bench, ASKING)!r}, "alice", ["123456"], folder).result.name)
+print(signal.getsignal(signal.SIGCHLD).name)
+try:
+    os.waitpid(-1, os.WNOHANG)
+except ChildProcessError:
+    print("no child")
+""")
+    assert host.stdout.split("\n") == ["SUCCESS", "SUCCESS", "SUCCESS", "SIG_IGN", "no child", ""], host.stderr
+
+
+def test_a_host_that_reaps_every_child_itself_may_do_so(bench):
+    """A thread waits for any child, as daemons do, and takes the helper's end from the relay, or not."""
+    host = bench.run(f"""
+signals = []
+handler = lambda *_: signals.append(1)
+signal.signal(signal.SIGCHLD, handler)
+child = os.fork()
+if child == 0:
+    signal.pause()
+def reap():
+    while os.wait()[0] != child:
+        pass
+reaper = threading.Thread(target=reap)
+reaper.start()
+for _ in range(20):
+    assert pamconf.login({spawned(bench, ASKING)!r}, "alice", ["123456"], folder).result == pamconf.Result.SUCCESS
+os.kill(child, signal.SIGKILL)
+reaper.join()
+print(signal.getsignal(signal.SIGCHLD) is handler, len(signals) > 0)
+""")
+    assert host.stdout == "True True\n", host.stderr
+
+
+def test_signals_of_the_hosts_do_not_end_a_turn(bench):
+    def script(channel: socket.socket, heard: list[bytes]) -> None:
+        channel.recv(8192)
+        for _ in range(200):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+            os.sched_yield()
+        channel.send(b"r0")
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        with bench.service(script) as service:
+            assert bench.login(service.argument).result == Result.SUCCESS
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_signals_of_the_hosts_do_not_prolong_a_turn(bench):
+    alarms: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda *_: alarms.append(1))
+    signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+    try:
+        with bench.service(play()) as service:
+            done = bench.login(service.argument, relay=brisk())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert done.result == Result.AUTHINFO_UNAVAIL
+    assert 0.29 <= done.seconds < 3
+    assert alarms
+
+
+def test_a_service_that_is_gone_does_not_end_the_host(bench):
+    """Python ignores SIGPIPE from its start; sudo and sshd do not."""
+    host = bench.run(f"""
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+def answer(shown):
+    os.kill(int(shown.text), signal.SIGKILL)
+    os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+    return "123456"
+print(pamconf.login({spawned(bench, ASKING)!r}, "alice", answer, folder).result.name)
+""")
+    assert (host.returncode, host.stdout) == (0, "AUTHINFO_UNAVAIL\n"), host.stderr
+
+
+@pytest.mark.parametrize(("room", "result"), [(1, "AUTHINFO_UNAVAIL"), (2, "SUCCESS"), (3, "SUCCESS")])
+def test_a_host_with_few_descriptors_left_is_answered(bench, room, result):
+    """A helper needs two. The third, a pidfd, only makes its end surer."""
+    host = bench.run(f"""
+import resource
+def leave_little_room(shown):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    held = []
+    try:
+        while True:
+            held.append(os.dup(0))
+    except OSError:
+        for descriptor in held[-{room}:]:
+            os.close(descriptor)
+    return "alice"
+stack = {spawned(bench, ASKING)!r}
+print(pamconf.login(stack, None, [leave_little_room, "123456"], folder).result.name)
+""")
+    assert host.stdout == f"{result}\n", host.stderr
+
+
+# ---- a host in C
+
+
+needs_private_etc = pytest.mark.skipif(
+    not AS_ROOT or shutil.which("pamtester") is None,
+    reason="pamtester reads /etc/pam.d, and only root can give it one of its own",
+)
+
+
+def pamtester(bench: Bench, stack: str, answer: str) -> subprocess.CompletedProcess[str]:
+    """pamtester with the bench as /etc/pam.d and as /run/pam_totp, in a mount namespace of its own."""
+    script = """
+mount --bind "$1" /etc/pam.d
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir /run/pam_totp
+mount --bind "$1" /run/pam_totp
+exec pamtester "$2" alice authenticate setcred
+"""
+    return subprocess.run(
+        ["unshare", "-m", "--propagation", "private", "sh", "-ec", script, "sh", bench.folder, stack],
+        input=answer,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+@needs_private_etc
+@pytest.mark.parametrize("way", ["service", "helper"])
+def test_pamtester_logs_in_and_is_refused(bench, way):
+    with bench.service(in_turn(play(b"pCode: ", b"r0"), play(b"pCode: ", b"r7"))) as service:
+        stack = bench.stack(service.argument, "nodelay") if way == "service" else spawned(bench, ASKING)
+        accepted, refused = pamtester(bench, stack, "123456\n"), pamtester(bench, stack, "000000\n")
+    assert "successfully authenticated" in accepted.stdout, accepted
+    assert "credential info has successfully been set" in accepted.stdout
+    assert (accepted.returncode, refused.returncode) == (0, 1), refused
+
+
+@needs_private_etc
+def test_without_an_argument_the_socket_is_the_one_in_run(bench):
+    with bench.service(play(b"r0"), bench.folder / "socket") as service:
+        assert pamtester(bench, bench.stack("helper=/nonexistent/helper.py"), "").returncode == 0
+        assert service.logins == 1
+
+
+@needs_private_etc
+def test_a_refusal_takes_its_time(bench):
+    with bench.service(play(b"r7")) as service:
+        stack = bench.stack(service.argument)
+        begun = os.times().elapsed
+        assert pamtester(bench, stack, "").returncode == 1
+        assert os.times().elapsed - begun >= 1

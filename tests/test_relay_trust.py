@@ -1,0 +1,382 @@
+"""Whom the relay talks to and what it starts: every path that others could have had a hand in is refused."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests import pamlog
+from tests.pamconf import Result
+from tests.relay_kit import AS_ROOT, INTERPRETER, RELAY, STRANGER, Bench, build, needs_root, play
+
+Log = Callable[[], list[str]]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def log() -> Iterator[Log]:
+    with pamlog.captured() as lines:
+        yield lines
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """For what is to be trusted or not; the service files stay outside."""
+    path = tmp_path / "folder"
+    path.mkdir(0o755)
+    return path
+
+
+@pytest.fixture
+def helper(bench: Bench, folder: Path) -> Path:
+    return bench.helper("channel.send(b'r0')", folder / "helper.py")
+
+
+def result(bench: Bench, helper: object, **options: Path) -> Result:
+    return bench.login("socket=none", f"helper={helper}", "nodelay", **options).result
+
+
+# ---- helper
+
+
+def test_a_helper_of_ones_own_is_started(bench, log, helper):
+    assert result(bench, helper) == Result.SUCCESS
+    assert log() == []
+
+
+@needs_root
+@pytest.mark.parametrize("of", ["helper.py", "."])
+def test_a_helper_of_somebody_elses_is_refused(bench, log, folder, helper, of):
+    os.chown(folder / of, STRANGER, -1)
+    assert result(bench, helper) == Result.SERVICE_ERR
+    assert log() == [f"not using {helper}: {folder / of} belongs to somebody else"]
+
+
+@pytest.mark.parametrize("of", ["helper.py", "."])
+def test_what_everybody_can_write_is_refused(bench, log, folder, helper, of):
+    (folder / of).chmod(0o777)
+    assert result(bench, helper) == Result.SERVICE_ERR
+    assert log() == [f"not using {helper}: {folder / of} can be written by others"]
+
+
+@pytest.mark.parametrize("of", ["helper.py", "."])
+def test_what_a_group_can_write_is_refused_for_root_alone(bench, folder, helper, of):
+    (folder / of).chmod(0o775)
+    assert result(bench, helper) == (Result.SERVICE_ERR if AS_ROOT else Result.SUCCESS)
+
+
+@pytest.mark.parametrize("mode", [0o1777, 0o1775])
+def test_a_sticky_folder_may_be_written_by_all(bench, folder, helper, mode):
+    folder.chmod(mode)
+    assert result(bench, helper) == Result.SUCCESS
+
+
+@needs_root
+def test_a_sticky_folder_of_somebody_elses_is_refused(bench, folder, helper):
+    folder.chmod(0o1777)
+    os.chown(folder, STRANGER, -1)
+    assert result(bench, helper) == Result.SERVICE_ERR
+
+
+def test_a_sticky_bit_does_not_make_a_file_trusted(bench, helper):
+    helper.chmod(0o1777)
+    assert result(bench, helper) == Result.SERVICE_ERR
+
+
+@pytest.mark.parametrize("target", ["folder/helper.py", "./folder/../folder/.//helper.py", "{folder}/helper.py"])
+def test_links_are_followed_as_the_kernel_does(bench, folder, helper, target):
+    link = bench.folder / "link.py"
+    link.symlink_to(target.format(folder=folder))
+    assert result(bench, link) == Result.SUCCESS
+
+
+def test_a_path_may_wander(bench, folder, helper):
+    (bench.folder / "there").symlink_to("folder")
+    assert result(bench, f"{bench.folder}//there/./../folder/../there///helper.py") == Result.SUCCESS
+
+
+def test_the_parent_of_a_link_is_where_the_link_leads(bench, helper, folder):
+    (folder / "inner").mkdir()
+    (bench.folder / "there").symlink_to("folder/inner")
+    assert result(bench, f"{bench.folder}/there/../helper.py") == Result.SUCCESS
+    assert result(bench, f"{bench.folder}/there/../folder/helper.py") == Result.SERVICE_ERR
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["link.py", "link"])
+def test_a_link_of_somebody_elses_is_refused(bench, log, folder, helper, name):
+    link = bench.folder / name
+    link.symlink_to(helper if name == "link.py" else folder)
+    os.chown(link, STRANGER, -1, follow_symlinks=False)
+    path = link if name == "link.py" else link / "helper.py"
+    assert result(bench, path) == Result.SERVICE_ERR
+    assert log() == [f"not using {path}: {link} belongs to somebody else"]
+
+
+@pytest.mark.parametrize("target", ["helper.py", "../folder/helper.py", "{open}/../folder/helper.py"])
+def test_a_link_in_a_folder_that_everybody_can_write_is_refused(bench, log, folder, helper, target):
+    opened = bench.folder / "open"
+    opened.mkdir()
+    opened.chmod(0o777)
+    (opened / "helper.py").symlink_to(target.format(open=opened))
+    (bench.folder / "start.py").symlink_to("open/helper.py")
+    assert result(bench, bench.folder / "start.py") == Result.SERVICE_ERR
+    assert log() == [f"not using {bench.folder}/start.py: {opened} can be written by others"]
+
+
+def test_a_link_through_a_folder_that_everybody_can_write_is_refused(bench, log, folder, helper):
+    opened = bench.folder / "open"
+    opened.mkdir()
+    opened.chmod(0o777)
+    link = bench.folder / "link.py"
+    link.symlink_to("open/../folder/helper.py")
+    assert result(bench, link) == Result.SERVICE_ERR
+    assert log() == [f"not using {link}: {bench.folder}/open can be written by others"]
+
+
+@pytest.mark.parametrize(("links", "expected"), [(40, Result.SUCCESS), (41, Result.SERVICE_ERR)])
+def test_forty_links_are_followed(bench, helper, links, expected):
+    target = helper
+    for i in range(links):
+        link = bench.folder / f"link{i}"
+        link.symlink_to(target)
+        target = link
+    assert result(bench, target) == expected
+
+
+def test_links_in_a_circle_are_refused(bench, log):
+    (bench.folder / "a").symlink_to("b")
+    (bench.folder / "b").symlink_to("a")
+    assert result(bench, bench.folder / "a") == Result.SERVICE_ERR
+    assert "leads through too many links" in log()[0]
+
+
+@pytest.mark.parametrize("length", [4095, 4096, 70000])
+def test_a_path_that_is_too_long_is_refused(bench, length):
+    path = f"{bench.folder}/".ljust(length - 2, "/") + "./"
+    assert result(bench, path) == Result.SERVICE_ERR
+
+
+def test_a_helper_that_is_not_there_is_refused(bench, log, folder):
+    assert result(bench, folder / "other.py") == Result.SERVICE_ERR
+    assert log() == [f"not using {folder}/other.py: {folder}/other.py cannot be found"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "link to a folder", "link to the root folder", "link to itself"])
+def test_a_helper_that_is_no_file_is_refused(bench, folder, kind):
+    path = folder / "x"
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "fifo":
+            os.mkfifo(path)
+        case "link to a folder":
+            path.symlink_to(".")
+        case "link to the root folder":
+            path.symlink_to("/")
+        case "link to itself":
+            path.symlink_to("x")
+    assert result(bench, path) == Result.SERVICE_ERR
+
+
+@needs_root
+def test_the_builder_is_trusted_where_one_is_compiled_in(bench, folder, helper):
+    os.chown(folder, STRANGER, -1)
+    os.chown(helper, STRANGER, -1)
+    assert result(bench, helper) == Result.SERVICE_ERR
+    assert result(bench, helper, relay=build(BUILDER=STRANGER)) == Result.SUCCESS
+    assert result(bench, helper, relay=build(BUILDER=STRANGER + 1)) == Result.SERVICE_ERR
+
+
+@needs_root
+def test_the_services_account_is_not_trusted_with_a_helper(bench, helper):
+    os.chown(helper, 65534, -1)
+    assert result(bench, helper, relay=build(ACCOUNT="nobody")) == Result.SERVICE_ERR
+
+
+def test_the_helper_is_compiled_in_unless_an_argument_names_another(bench, helper):
+    compiled = build(HELPER=str(helper))
+    assert bench.login("socket=none", relay=compiled).result == Result.SUCCESS
+    assert result(bench, "/nonexistent/helper.py", relay=compiled) == Result.SERVICE_ERR
+
+
+# ---- interpreter
+
+
+@pytest.fixture
+def interpreter(folder: Path) -> Path:
+    """A program that stands in for Python: it starts Python."""
+    path = folder / "interpreter"
+    path.write_text(f'#!/bin/sh\nexec {INTERPRETER} "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+def test_an_interpreter_may_be_a_link(bench, helper, interpreter):
+    link = bench.folder / "python"
+    link.symlink_to(interpreter)
+    assert result(bench, helper, relay=build(INTERPRETER=str(link))) == Result.SUCCESS
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o757])
+def test_an_interpreter_that_cannot_be_run_or_can_be_written_is_refused(bench, log, helper, interpreter, mode):
+    interpreter.chmod(mode)
+    assert result(bench, helper, relay=build(INTERPRETER=str(interpreter))) == Result.SERVICE_ERR
+    assert log()[0].startswith(f"not using {interpreter}: {interpreter} ")
+
+
+@needs_root
+def test_an_interpreter_of_somebody_elses_is_refused(bench, helper, interpreter):
+    os.chown(interpreter, STRANGER, -1)
+    assert result(bench, helper, relay=build(INTERPRETER=str(interpreter))) == Result.SERVICE_ERR
+
+
+def test_an_interpreter_that_is_not_there_is_refused(bench, helper, folder):
+    assert result(bench, helper, relay=build(INTERPRETER=str(folder / "none"))) == Result.SERVICE_ERR
+
+
+def test_an_interpreter_that_does_not_start_is_out_of_reach(bench, log, helper, interpreter):
+    interpreter.write_text("#!/nonexistent/sh\n")
+    assert result(bench, helper, relay=build(INTERPRETER=str(interpreter))) == Result.AUTHINFO_UNAVAIL
+    assert log() == [f"denied: cannot start {interpreter}: No such file or directory"]
+
+
+# ---- socket: one that is not trusted is not used, a helper is
+
+
+@pytest.fixture
+def asked(bench: Bench, helper: Path, folder: Path) -> Iterator[Callable[..., str]]:
+    """Log in where services refuse and a helper accepts, which tells who was asked. There is a service at `socket`."""
+    with bench.service(play(b"r7"), folder / "socket"):
+
+        def attempt(path: Path = folder / "socket", relay: Path = RELAY) -> str:
+            done = bench.login(f"socket={path}", f"helper={helper}", "nodelay", relay=relay)
+            return {Result.SUCCESS: "helper", Result.AUTH_ERR: "service"}[done.result]
+
+        yield attempt
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o666])
+def test_a_service_is_asked_whoever_may_connect_to_it(asked, log, folder, mode):
+    (folder / "socket").chmod(mode)
+    assert asked() == "service"
+    assert log() == []
+
+
+@needs_root
+@pytest.mark.parametrize("of", ["socket", "."])
+def test_a_socket_of_somebody_elses_is_not_used(bench, folder, log, of):
+    helper = bench.helper("channel.send(b'r0')")
+    with bench.service(play(b"r7"), folder / "socket") as service:
+        os.chown(folder / of, STRANGER, -1)
+        assert bench.login(service.argument, f"helper={helper}").result == Result.SUCCESS
+        assert service.logins == 0
+    assert log() == [f"not using {service.path}: {folder / of} belongs to somebody else"]
+
+
+def test_a_socket_where_everybody_can_write_is_not_used(bench, folder, log):
+    helper = bench.helper("channel.send(b'r0')")
+    folder.chmod(0o777)
+    with bench.service(play(b"r7"), folder / "socket") as service:
+        assert bench.login(service.argument, f"helper={helper}").result == Result.SUCCESS
+        assert service.logins == 0
+    assert log() == [f"not using {service.path}: {folder} can be written by others"]
+
+
+def test_a_socket_may_be_behind_a_link(bench, asked, folder):
+    (bench.folder / "run").symlink_to("folder")
+    assert asked(bench.folder / "run" / "socket") == "service"
+
+
+@pytest.mark.parametrize("path", ["none", "none/socket", "helper.py/socket"])
+def test_without_a_socket_a_helper_is_asked_and_nothing_logged(asked, log, folder, path):
+    assert asked(folder / path) == "helper"
+    assert log() == []
+
+
+def test_a_stale_socket_means_a_helper(asked, log, folder):
+    path = folder / "stale"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(path))
+        listener.listen()
+    assert stat.S_ISSOCK(path.stat().st_mode)
+    assert asked(path) == "helper"
+    assert log() == []
+
+
+def test_a_socket_of_another_type_means_a_helper(asked, folder):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(folder / "stream"))
+        listener.listen()
+        assert asked(folder / "stream") == "helper"
+
+
+def test_a_file_where_the_socket_should_be_means_a_helper(asked, log, folder, helper):
+    assert asked(helper) == "helper"
+    assert log() == [f"not using {helper}: {helper} is the wrong kind of file, or not executable"]
+
+
+# A service of another account: the socket is bound as root, and then listened at as somebody else.
+LISTEN = """
+import os, socket, sys
+path, uid, owner = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+listener.bind(path)
+os.chown(path, owner, -1)
+os.setresuid(uid, uid, uid)
+listener.listen()
+print("ready", flush=True)
+channel, _ = listener.accept()
+channel.recv(8192)
+channel.send(b"r7")
+channel.recv(1)
+"""
+NOBODY = pwd.getpwnam("nobody").pw_uid
+
+
+@contextmanager
+def listening(path: Path, peer: int, owner: int) -> Iterator[None]:
+    command = [sys.executable, "-c", LISTEN, path, str(peer), str(owner)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            yield
+        finally:
+            process.kill()
+
+
+@needs_root
+@pytest.mark.parametrize(("peer", "owner"), [(0, 0), (NOBODY, NOBODY), (NOBODY, 0), (0, NOBODY)])
+def test_a_socket_of_the_services_account_is_used(asked, log, folder, peer, owner):
+    with listening(folder / "other", peer, owner):
+        assert asked(folder / "other", build(ACCOUNT="nobody")) == "service"
+    assert log() == []
+
+
+@needs_root
+@pytest.mark.parametrize("account", ["no-such-account", "root", "daemon"])
+def test_a_socket_of_another_account_is_not_used(asked, log, folder, account):
+    with listening(folder / "other", NOBODY, NOBODY):
+        assert asked(folder / "other", build(ACCOUNT=account)) == "helper"
+    assert log() == [f"not using {folder}/other: {folder}/other belongs to somebody else"]
+
+
+@needs_root
+def test_a_trusted_socket_at_which_somebody_else_listens_is_not_used(asked, log, folder):
+    with listening(folder / "other", STRANGER, 0):
+        assert asked(folder / "other") == "helper"
+    assert log() == [f"not using {folder}/other: who listens there is somebody else"]

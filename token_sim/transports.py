@@ -1,0 +1,140 @@
+"""Where a line comes out: a pseudo-terminal, or a TCP port on loopback.
+
+The law:
+- one client at a time; a new one meets a fresh line, and what was meant for nobody is dropped, as on a real port;
+- a pseudo-terminal is raw before its path is published, and whenever a client leaves;
+- nothing listens beyond loopback;
+- what was published (a link) is gone after `close`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import termios
+import tty
+from typing import Protocol
+
+
+class Transport(Protocol):
+    """One port. `read` and `write` never block; `fresh` tells once that a new client has come."""
+
+    def url(self) -> str: ...
+
+    def descriptors(self) -> list[int]: ...
+
+    def fresh(self) -> bool: ...
+
+    def read(self) -> bytes: ...
+
+    def write(self, data: bytes) -> None: ...
+
+    def plug(self) -> None: ...
+
+    def unplug(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Pty:
+    """A pseudo-terminal, with a stable link to it if a path is given."""
+
+    def __init__(self, link: str | None = None) -> None:
+        self._link = link
+        self._master: int | None = None
+        self._name = ""
+        self._client = False
+        self._fresh = False
+        self.plug()
+
+    def url(self) -> str:
+        return self._link or self._name
+
+    def plug(self) -> None:
+        if self._master is not None:
+            return
+        master, slave = os.openpty()
+        tty.setraw(slave)
+        os.set_blocking(master, False)
+        self._name = os.ttyname(slave)
+        os.close(slave)
+        self._master = master
+        if self._link is not None:
+            _publish(self._name, self._link)
+
+    def unplug(self) -> None:
+        """Go away as a USB device does: the path is gone, and who has it open reads an error."""
+        if self._master is None:
+            return
+        if self._link is not None:
+            with contextlib.suppress(OSError):
+                if os.readlink(self._link) == self._name:
+                    os.unlink(self._link)
+        os.close(self._master)
+        self._master = None
+        self._client = self._fresh = False
+
+    close = unplug
+
+    def descriptors(self) -> list[int]:
+        """The master, but only with a client: without one it is always ready, with a hang-up."""
+        self._look()
+        return [self._master] if self._master is not None and self._client else []
+
+    def fresh(self) -> bool:
+        self._look()
+        fresh, self._fresh = self._fresh, False
+        return fresh
+
+    def read(self) -> bytes:
+        self._look()
+        if self._master is None or not self._client:
+            return b""
+        try:
+            return os.read(self._master, 4096)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return b""
+
+    def write(self, data: bytes) -> None:
+        self._look()
+        if self._master is None or not self._client:
+            return
+        with contextlib.suppress(BlockingIOError):  # nobody reads: a serial line does not wait either
+            os.write(self._master, data)
+
+    def _look(self) -> None:
+        """Notice a client that came or went."""
+        if self._master is None:
+            return
+        poll = select.poll()
+        poll.register(self._master, 0)
+        client = not any(events & select.POLLHUP for _, events in poll.poll(0))
+        if client and not self._client:
+            self._fresh = True
+        elif self._client and not client:
+            self._make_raw()
+        self._client = client
+
+    def _make_raw(self) -> None:
+        """Undo what the last client set, and drop what it left unread."""
+        assert self._master is not None
+        with contextlib.suppress(termios.error):
+            tty.setraw(self._master)
+            termios.tcflush(self._master, termios.TCIOFLUSH)
+
+
+def _publish(target: str, link: str) -> None:
+    """Make `link` point to `target` at once, over a link that was left behind, but never over anything else."""
+    if os.path.lexists(link) and not os.path.islink(link):
+        raise FileExistsError(errno.EEXIST, "is in the way", link)
+    aside = f"{link}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(aside)
+    os.symlink(target, aside)
+    os.rename(aside, link)
