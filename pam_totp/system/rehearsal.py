@@ -103,6 +103,7 @@ def prove(service: str, user: str, person: Converse, folder: str, say: Callable[
         if outcome.got_in:
             raise RehearsalError(f"{service} lets {user} in with {what}")
         say(f"{what}: refused, as it has to be")
+    say(f"(the next login of {user} will tell of refused answers: these)")
 
 
 def in_child(service: str, work: Callable[[], None]) -> None:

@@ -188,7 +188,8 @@ def watched(service: str) -> bool:
 
 def log(text: str, priority: int = syslog.LOG_NOTICE) -> None:
     """A line to authpriv."""
-    syslog.syslog(syslog.LOG_AUTHPRIV | priority, f"pam_totp: {text}")
+    syslog.openlog("pam-totp", syslog.LOG_PID, syslog.LOG_AUTHPRIV)
+    syslog.syslog(priority, text)
 
 
 def _start_watchdog(service: str) -> None:
