@@ -51,6 +51,10 @@ class Decision(Value):
     token: str | None = None
     refused_before: int = 0
 
+    def followed_by(self, record: UserRecord) -> Decision:
+        """The same decision, with what else it led to in the record."""
+        return self._but(record=record)
+
 
 def verify(record: UserRecord, answer: bytes, now: int, policy: Policy, *, recovery_codes: bool = True) -> Decision:
     """Decide on `answer` (as the person gave it) at `now` (Unix seconds); without `recovery_codes` none is looked for.

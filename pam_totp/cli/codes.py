@@ -23,11 +23,11 @@ from pam_totp.cli.common import (
     read,
     user_of,
 )
+from pam_totp.decide import decide, log
 from pam_totp.pam.session import read_site
 from pam_totp.record import Token, UserRecord
 from pam_totp.resync import candidates, locate
 from pam_totp.settings import SITE_FILE, settings
-from pam_totp.verify import Decision, verify
 
 DEFAULT_SEARCH = 100_000  # counters or steps
 MOST_SEARCH = 10_000_000
@@ -60,14 +60,9 @@ def run_verify(args: argparse.Namespace) -> int:
     read(store, user)
     answer = (" ".join(args.code) or ask("code: ", hidden=True)).encode("utf-8", "surrogateescape")
 
-    def decide(record: UserRecord) -> tuple[UserRecord, Decision]:
-        decision = verify(record, answer, now(), policy)
-        return decision.record, decision
-
-    decision = change(store, user, decide)
+    decision = decide(store, user, answer, policy, now)
+    log(audit.to_syslog, SERVICE, user, decision)
     accepted, reason = decision.outcome.accepted, decision.outcome.value
-    fields = {"by" if accepted else "reason": reason, "token": decision.token}
-    audit.write(audit.to_syslog, SERVICE, "accepted" if accepted else "refused", user=user, **fields)
     if args.json:
         print_json({"user": user, "accepted": accepted, "reason": reason, "token": decision.token})
     elif accepted:

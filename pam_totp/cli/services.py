@@ -28,9 +28,7 @@ def add_to(commands: Commands) -> None:
         commands, "enable", run_enable, "ask for a code at a service; taken back unless confirmed", store=False
     )
     enable.add_argument("service", help="sshd, sudo (with sudo-i), su (with su-l), or another of /etc/pam.d")
-    enable.add_argument(
-        "--for-user", metavar="USER", help="who is to log in at the rehearsal (you; root for su)"
-    )
+    enable.add_argument("--for-user", metavar="USER", help="who is to log in at the rehearsal (you; root for su)")
     enable.add_argument(
         "--first-factor", choices=("password", "key"), help="of sshd, before the code (as sshd has it now)"
     )

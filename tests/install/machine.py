@@ -57,7 +57,14 @@ class Fresh(Machine):
             upper = f"{folder}/{name}"
             self._shell(f"mkdir {upper} {upper}-work")
             self._shell(f"mount -t overlay -o lowerdir={place},upperdir={upper},workdir={upper}-work private {place}")
-        self._shell("userdel pam_totp; rmdir /var/lib/pam_totp /run/pam_totp; rm -rf /run/tree")
+        # Not userdel, which looks at the host's processes.
+        self._shell(
+            "sed -i /^pam_totp:/d /etc/passwd /etc/group /etc/shadow; rmdir /var/lib/pam_totp /run/pam_totp; rm -rf /run/tree"
+        )
+        # A ptmx that is bound by itself finds no pts beside it, and sshd could give nobody a terminal.
+        self._shell(
+            f"if ! [ -L /dev/ptmx ]; then umount /dev/ptmx {folder}/dev/ptmx; rm /dev/ptmx; ln -s pts/ptmx /dev/ptmx; fi"
+        )
         for service, text in _STACKS.items():
             self.write(f"/etc/pam.d/{service}", text)
         self._shell("rm -rf /etc/ssh/sshd_config.d; mkdir -p /etc/ssh/sshd_config.d")
