@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 KEEP_WITHIN = 120  # seconds: a second terminal, a password, a code, a line
 LONGEST = 3600  # seconds
+CONFIRM = {"sudo": "sudo pam-totp enable {} --keep", "su": "su -c 'pam-totp enable {} --keep'"}
 LOOK = 0.1  # seconds between two looks at the trial
 
 
@@ -188,7 +189,7 @@ def _on_trial(service: str, keep_within: int) -> int:
         if service == "sshd":
             _validate_sshd()
         print(f"\n{service} asks for a code now, on trial. Log in from a second terminal, then run there:\n")
-        print(f"    sudo pam-totp enable {service} --keep\n")
+        print(f"    {CONFIRM.get(service, CONFIRM['sudo']).format(service)}\n")
         print(f"within {keep_within} seconds, or everything is taken back. Keep this terminal open.", flush=True)
         while trial.load(service, trial.TRIAL) is not None:
             time.sleep(LOOK)
@@ -224,7 +225,7 @@ def _keep(service: str) -> int:
     record = trial.load(service, trial.TRIAL)
     if record is None:
         raise CommandError(f"{service} is not on trial (any more); see 'pam-totp enable {service}'")
-    why = not_a_second_login(service, record.began, record.terminals)
+    why = not_a_second_login(service, record.began, record.terminal, os.environ)
     if why is not None:
         raise CommandError(why)
     trial.keep(service)

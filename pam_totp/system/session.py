@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 # The processes that a login through a service leaves above the shell. OpenSSH 9.8 has split sshd in two.
 _PROGRAMS = {"sshd": ("sshd", "sshd-session"), "sudo": ("sudo",), "su": ("su",), "login": ("login",)}
-_FREE_FOR_ROOT = ("sudo", "su")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +25,9 @@ class Process:
     started: int
 
 
-def ancestors(pid: int | None = None) -> Iterator[Process]:
-    """The process itself, its parent, and so on."""
-    current = os.getpid() if pid is None else pid
+def ancestors() -> Iterator[Process]:
+    """This process, its parent, and so on."""
+    current = os.getpid()
     while current > 0:
         try:
             with open(f"/proc/{current}/stat", encoding="utf-8", errors="replace") as file:
@@ -42,9 +41,13 @@ def ancestors(pid: int | None = None) -> Iterator[Process]:
         current = found.parent
 
 
-def terminals(pid: int | None = None) -> set[int]:
-    """The terminals of a process and of its ancestors: sudo may have put one of its own between."""
-    return {p.terminal for p in ancestors(pid)} - {0}
+def terminal() -> int:
+    """The terminal that a person sits at, or 0. What is below sudo may have one that sudo made."""
+    found = list(ancestors())
+    start = next((i for i, process in enumerate(found) if process.name == "sudo"), 0)
+    while found[start].name == "sudo" and start + 1 < len(found) and found[start + 1].name == "sudo":
+        start += 1
+    return next((process.terminal for process in found[start:] if process.terminal != 0), 0)
 
 
 def now_ticks() -> int:
@@ -52,21 +55,24 @@ def now_ticks() -> int:
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
 
-def not_a_second_login(service: str, began: int, first: Sequence[int], pid: int | None = None) -> str | None:
+def not_a_second_login(service: str, began: int, first: int, environment: Mapping[str, str]) -> str | None:
     """Why this process does not come from another login through `service` since `began`; None where it does."""
-    if terminals(pid) & set(first):
+    if first != 0 and terminal() == first:
         return "this is the terminal that the change was made from; log in from another one"
     programs = _PROGRAMS.get(service)
-    if programs is None or any(_by_login(p, service, programs, began) for p in ancestors(pid)):
-        return None
-    return f"this did not come by a login through {service} since the change; log in anew, then confirm"
+    logins = [p for p in ancestors() if programs is not None and p.name in programs and p.started >= began]
+    if programs is not None and not logins:
+        return f"this did not come by a login through {service} since the change; log in anew, then confirm"
+    by_root = service == "sudo" and environment.get("SUDO_UID", "0") == "0"
+    if by_root or (service == "su" and all(_real_uid(p.pid) == 0 for p in logins)):
+        return f"{service} asks root for nothing; log in as somebody else, then confirm"
+    return None
 
 
-def _by_login(process: Process, service: str, programs: Sequence[str], began: int) -> bool:
-    """Whether a process is that service's, started since then; root is asked for nothing by sudo and su."""
-    if process.started < began or process.name not in programs:
-        return False
+def _real_uid(pid: int) -> int:
+    """Who started a process, if it is setuid; root where it cannot be told."""
     try:
-        return service not in _FREE_FOR_ROOT or os.stat(f"/proc/{process.parent}").st_uid != 0
-    except OSError:
-        return False
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("Uid:"))
+    except (OSError, StopIteration):
+        return 0

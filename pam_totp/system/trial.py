@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 
 from pam_totp.system import sshd
 from pam_totp.system.changes import Change, ChangeError, apply, undo
-from pam_totp.system.session import now_ticks, terminals
+from pam_totp.system.session import now_ticks, terminal
 
 FOLDER = "/var/lib/pam_totp_enabled"
 TRIAL, KEPT, BACK = "trial", "json", "back"
@@ -45,7 +45,7 @@ class Record:
     changes: tuple[Change, ...]
     keep_within: int  # seconds
     began: int = 0
-    terminals: tuple[int, ...] = ()
+    terminal: int = 0  # device number
 
     def text(self) -> str:
         return json.dumps({"version": 1, **asdict(self)}, indent=1) + "\n"
@@ -59,7 +59,7 @@ def load(service: str, state: str) -> Record | None:
         if found.pop("version") != 1:
             raise ValueError
         changes = tuple(Change(**c) for c in found.pop("changes"))
-        return Record(changes=changes, terminals=tuple(found.pop("terminals")), **found)
+        return Record(changes=changes, **found)
     except FileNotFoundError:
         return None
     except OSError as e:
@@ -80,7 +80,7 @@ def records() -> list[tuple[str, str]]:
 
 def begin(record: Record) -> None:
     """Record, have somebody wait, change. Raises TrialError or ChangeError, and then nothing has changed."""
-    record = Record(record.service, record.changes, record.keep_within, now_ticks(), tuple(sorted(terminals())))
+    record = Record(record.service, record.changes, record.keep_within, now_ticks(), terminal())
     try:
         os.makedirs(FOLDER, 0o700, exist_ok=True)
         with open(_path(record.service, "watch"), "a", encoding="ascii"):
