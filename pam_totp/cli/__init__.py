@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from pam_totp import __version__
-from pam_totp.cli import codes, daemon, enroll, policy, recovery, tokens
+from pam_totp.cli import codes, daemon, enroll, policy, portal, recovery, tokens
 from pam_totp.cli.common import OUT_OF_REACH, REFUSED, CommandError
 from pam_totp.pam.service import ServiceError
 from pam_totp.record import RecordError
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"pam-totp {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for module in (enroll, tokens, recovery, codes, policy, daemon):
+    for module in (enroll, tokens, recovery, codes, policy, daemon, portal):
         module.add_to(commands)
     return top
 
