@@ -16,7 +16,7 @@ from pam_totp.settings import SITE_FILE, settings
 from pam_totp.store.file import FileStore
 
 DEFAULT_LISTEN = "127.0.0.1:8443"
-LOOPBACK_NAMES = ("127.0.0.1", "[::1]", "localhost")
+LOOPBACK_NAMES = ("127.0.0.1", "::1", "localhost")
 SHADOW = "shadow"  # the group that may read the system's passwords
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ipaddress
 import secrets
 from typing import Any
+from urllib.parse import urlsplit
 
 from flask import Flask, Response, render_template, request
 from flask_limiter import Limiter
@@ -61,7 +62,6 @@ def create_app(config: Config) -> Flask:
         PREFERRED_URL_SCHEME="https" if config.tls else "http",
         RATELIMIT_ENABLED=config.limited,
         SECRET_KEY=secrets.token_bytes(32),
-        TRUSTED_HOSTS=list(config.hosts) or None,
         WTF_CSRF_SSL_STRICT=False,  # it wants a Referer, which our own pages do not send; `_refuse_strangers` looks
         WTF_CSRF_TIME_LIMIT=None,  # as long as the session
     )
@@ -116,11 +116,21 @@ def _limit(app: Flask) -> None:
 def _refuse_strangers() -> tuple[str, int] | None:
     """What no page of ours would send: a form from another site (Fetch Metadata), or anything in the clear where there
     should be TLS."""
-    if portal().config.tls and not request.is_secure:
+    config = portal().config
+    if config.hosts and _called_by() not in config.hosts:  # DNS rebinding; a redirect never repeats the name
+        return _page("This page is reached by another name.", status=400)
+    if config.tls and not request.is_secure:
         return _page("This page is reached by https only.", status=400)
     if request.method == "POST" and request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
         return _page("That came from another site. Nothing was changed.", status=403)
     return None
+
+
+def _called_by() -> str | None:
+    try:
+        return urlsplit(f"//{request.host}").hostname
+    except ValueError:
+        return None
 
 
 def _with_headers(response: Response) -> Response:
