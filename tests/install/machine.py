@@ -25,10 +25,11 @@ STACKS = {
     "common-auth": _COMMON_AUTH,
     "common-account": "account required pam_unix.so\n",
     "common-session": "session required pam_permit.so\n",
-    "sudo": "#%PAM-1.0\n\n# limits\nsession    required   pam_limits.so\n\n@include common-auth\n@include common-account\n"
-    "@include common-session\n",
+    "sudo": "#%PAM-1.0\n\n# limits\nsession    required   pam_limits.so\n\n"
+    "@include common-auth\n@include common-account\n@include common-session\n",
     "sudo-i": "#%PAM-1.0\n\n@include common-auth\n@include common-account\n@include common-session\n",
-    "su": "auth       sufficient pam_rootok.so\n@include common-auth\n@include common-account\n@include common-session\n",
+    "su": "auth       sufficient pam_rootok.so\n"
+    "@include common-auth\n@include common-account\n@include common-session\n",
     "su-l": "#%PAM-1.0\nauth		include		su\naccount		include		su\nsession		include		su\n",
     "sshd": "@include common-auth\naccount    required     pam_nologin.so\n@include common-account\n"
     "@include common-session\n",
