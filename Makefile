@@ -1,4 +1,4 @@
-# make demo | test | bench | lint | build | install | uninstall        (see README.md)
+# make demo | test | cover | bench | lint | build | install | uninstall        (see README.md)
 
 # The relay starts this interpreter, so it is the distribution's: a virtual environment would die with an upgrade.
 PYTHON  = /usr/bin/python3
@@ -14,7 +14,7 @@ NEED_LINT  = $(NEED_BUILD) shellcheck
 BIN = .venv/bin
 RELAY_KNOWS = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
-.PHONY: demo test lint build clean need-build need-test need-lint
+.PHONY: demo test cover lint build clean need-build need-test need-lint
 .DELETE_ON_ERROR:
 
 build: need-build .venv/.made build/pam_totp.so
@@ -24,6 +24,14 @@ demo: build
 
 test: need-test build
 	$(BIN)/python -m pytest $(ARGS)
+
+# The pure core is covered whole, lines and branches, by its own tests.
+PURE = oath values rules record secretfile policy settings answer verify resync audit
+comma := ,
+space := $() $()
+cover: need-test build
+	$(BIN)/python -m pytest -q tests/core --cov=pam_totp --cov-branch --cov-report= $(ARGS)
+	$(BIN)/coverage report --show-missing --fail-under=100 --include=$(subst $(space),$(comma),$(PURE:%=pam_totp/%.py))
 
 lint: need-lint build
 	$(BIN)/ruff check .

@@ -59,7 +59,7 @@ def decide(
     except NotThere:
         code = _part(answer, _ANY_LENGTH)
         decision = Decision(outcome=Outcome.NOT_ENROLLED, record=_NOBODY)
-    if decision.outcome is Outcome.NOT_ENROLLED and answers.codes(code, _ANY_LENGTH) is not None:
+    if decision.outcome is Outcome.NOT_ENROLLED and _well_formed(code, recovery_codes):
         store.update_nobody()
     return decision
 
@@ -98,6 +98,11 @@ def remarks(decision: Decision) -> list[str]:
 
 def _recovery_left(decision: Decision) -> int | None:
     return len(decision.record.recovery) if decision.outcome is Outcome.RECOVERY else None
+
+
+def _well_formed(code: bytes, recovery_codes: bool) -> bool:
+    """Whether somebody's record would change by this answer."""
+    return answers.codes(code, _ANY_LENGTH) is not None or (recovery_codes and answers.recovery_code(code) is not None)
 
 
 def _part(answer: bytes | Splitter, lengths: set[int]) -> bytes:
