@@ -1,4 +1,4 @@
-# make demo | test | bench | lint | build | install | uninstall        (see README.md)
+# make demo | test | cover | bench | lint | build | install | uninstall        (see README.md)
 
 # The relay starts this interpreter, so it is the distribution's: a virtual environment would die with an upgrade.
 PYTHON  = /usr/bin/python3
@@ -16,7 +16,7 @@ BIN = .venv/bin
 DATA = pam_totp/system/data
 RELAY_KNOWS = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
-.PHONY: demo test lint build install uninstall clean need-build need-test need-lint need-install
+.PHONY: demo test cover lint build install uninstall clean need-build need-test need-lint need-install
 .DELETE_ON_ERROR:
 
 build: need-build .venv/.made build/pam_totp.so
@@ -26,6 +26,10 @@ demo: build
 
 test: need-test build
 	$(BIN)/python -m pytest $(ARGS)
+
+# The pure core by its own tests; which modules those are, and what is demanded, is in setup.cfg.
+cover: need-test build
+	$(BIN)/python -m pytest -q tests/core --cov=pam_totp --cov-branch --cov-report=term-missing $(ARGS)
 
 lint: need-lint build
 	$(BIN)/ruff check .
