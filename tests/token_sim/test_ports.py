@@ -28,6 +28,8 @@ from token_sim.tcp import Tcp
 
 SEED = b"12345678901234567890"
 
+pytestmark = pytest.mark.filterwarnings("ignore:set(Daemon|Name):DeprecationWarning")  # pyserial's own
+
 
 @pytest.fixture
 def fob(tmp_path: Path) -> Iterator[LiveToken]:
