@@ -23,6 +23,7 @@ from pam_totp.cli.common import (
     read,
     user_of,
 )
+from pam_totp.cli.progress import Bar
 from pam_totp.decide import decide, log
 from pam_totp.pam.session import read_site
 from pam_totp.record import Token, UserRecord
@@ -118,28 +119,13 @@ def _search(record: UserRecord, name: str | None, codes: tuple[str, ...], reach:
     """The token and the position at which its codes stand in a row. No lock is held meanwhile."""
     tokens = [t for t in record.tokens if t.digits == len(codes[0]) and name in (None, t.name)]
     for token in tokens:
-        first = locate(token, codes, candidates(token, len(codes), now(), reach), progress=_Bar(token.name).show)
+        within = candidates(token, len(codes), now(), reach)
+        first = locate(token, codes, within, progress=Bar(f"searching {token.name}").show)
         if first is not None:
             return token, first
     raise CommandError(
         f"these codes are not in a row within {reach} of where the token should be (see --search); nothing was changed"
     )
-
-
-class _Bar:
-    """A progress bar on the terminal, once a search has taken over a second."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._shown = False
-
-    def show(self, done: int, total: int, seconds: float) -> None:
-        if not sys.stderr.isatty() or (seconds < 1.0 and not self._shown):
-            return
-        self._shown = True
-        filled = 30 * done // max(total, 1)
-        end = "\n" if done >= total else ""
-        print(f"\rsearching {self._name} [{'#' * filled:30}] {done}/{total}", end=end, file=sys.stderr, flush=True)
 
 
 def _open_port(device: str):  # type: ignore[no-untyped-def]

@@ -23,9 +23,10 @@ from pam_totp.store import NotThere, R, StoreError
 
 LOCK_WAIT = 5.0  # seconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds between two tries for the lock
-_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-")
+_PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-"
 _MAX_NAME = 255 - len("..json.tmp")  # bytes: NAME_MAX, less what we add around a name
 _SUFFIX = ".json"
+JOURNAL = ".import"  # where `batch` keeps what it takes to undo a change of many records
 _NOBODY = ".nobody.json"  # no user's name begins with a dot once it is encoded
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
@@ -33,10 +34,19 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 def file_name(user: str) -> str:
     """The user's name as part of a file name: percent-encoded outside [A-Za-z0-9._@-], and a leading dot too.
 
-    Raises StoreError for a name that is empty or too long for a file.
+    Raises StoreError for a name that is empty, too long for a file, or not what any bytes are decoded to: two such
+    could share a file.
     """
-    raw = user.encode("utf-8", "surrogateescape")
-    name = "".join(chr(b) if b in _PLAIN and not (i == 0 and b == 0x2E) else f"%{b:02X}" for i, b in enumerate(raw))
+    try:
+        raw = user.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raw = b""
+    if raw.decode("utf-8", "surrogateescape") != user:
+        raise StoreError("a user name that is no text")
+    if raw.translate(None, _PLAIN) or raw[:1] == b".":
+        name = "".join(chr(b) if b in _PLAIN and not (i == 0 and b == 0x2E) else f"%{b:02X}" for i, b in enumerate(raw))
+    else:
+        name = user
     if not name or len(name) > _MAX_NAME:
         raise StoreError("a user name that is empty or too long for a file name")
     return name
@@ -76,9 +86,13 @@ class FileStore:
                 return result
 
     def update_nobody(self) -> None:
-        with self._opened() as folder, self._locked(folder, _NOBODY):
-            _write_aside(folder, _NOBODY, serialize(UserRecord(user="nobody")))
-            _delete(folder, _aside(_NOBODY))
+        record = serialize(UserRecord(user="nobody"))
+        with (
+            self._opened() as folder,
+            self._locked(folder, _NOBODY),
+            _written_aside(folder, _NOBODY, record) as aside,
+        ):
+            _delete(folder, aside)
 
     def users(self) -> Iterator[str]:
         from urllib.parse import unquote_to_bytes  # noqa: PLC0415  no login needs it
@@ -104,15 +118,13 @@ class FileStore:
         """The folder, open and checked; every OSError below becomes a StoreError."""
         try:
             folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                self._check_folder(os.fstat(folder))
+                yield folder
+            finally:
+                os.close(folder)
         except OSError as e:
             raise StoreError(f"{self.folder}: {e.strerror}") from e
-        try:
-            self._check_folder(os.fstat(folder))
-            yield folder
-        except OSError as e:
-            raise StoreError(f"{self.folder}: {e.strerror}") from e
-        finally:
-            os.close(folder)
 
     @contextmanager
     def _locked(self, folder: int, name: str) -> Iterator[None]:
@@ -120,7 +132,8 @@ class FileStore:
         lock_name = f"{name.removesuffix(_SUFFIX)}.lock"
         lock = os.open(lock_name, flags, 0o600, dir_fd=folder)
         try:
-            _check_file(lock, lock_name)
+            _check_ours(os.fstat(lock), lock_name)
+            os.fchmod(lock, 0o600)  # whatever the umask of who made it
             give_up, pause = time.monotonic() + self._lock_wait, _FIRST_PAUSE
             while True:
                 try:
@@ -151,12 +164,16 @@ def _demand(folder: int, name: str) -> None:
 
 def _check_file(file: int, name: str) -> None:
     status = os.fstat(file)
+    _check_ours(status, name)
+    if stat.S_IMODE(status.st_mode) != 0o600:
+        raise StoreError(f"{name}: its mode is not 0600")
+
+
+def _check_ours(status: os.stat_result, name: str) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise StoreError(f"{name}: not a regular file")
     if status.st_uid != os.geteuid():
         raise StoreError(f"{name}: not owned by uid {os.geteuid()}, who asks")
-    if stat.S_IMODE(status.st_mode) != 0o600:
-        raise StoreError(f"{name}: its mode is not 0600")
 
 
 def _read(folder: int, name: str) -> bytes:
@@ -189,38 +206,51 @@ def _parsed(data: bytes, user: str, name: str) -> UserRecord:
 
 
 def _replace(folder: int, name: str, data: bytes) -> None:
-    _write_aside(folder, name, data)
-    try:
-        os.rename(_aside(name), name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        _forget(folder, _aside(name))
-        raise
+    with _written_aside(folder, name, data) as aside:
+        os.rename(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
     os.fsync(folder)
 
 
-def _write_aside(folder: int, name: str, data: bytes) -> None:
-    """Make the data durable under a name that nobody reads."""
+@contextmanager
+def _written_aside(folder: int, name: str, data: bytes) -> Iterator[str]:
+    """The data made durable under a name that nobody reads; gone again where what follows fails."""
+    aside = _aside(name)
+    _write_new(folder, aside, data)
+    try:
+        yield aside
+    except BaseException:
+        _forget(folder, aside)
+        raise
+
+
+def _write_new(folder: int, name: str, data: bytes, *, durably: bool = True) -> None:
+    """Write a file that must not be there yet, and look whether it was written; nothing of it is left where not."""
     if len(data) > MAX_FILE:
         raise StoreError(f"{name}: would be larger than {MAX_FILE} bytes")
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    file = os.open(_aside(name), flags, 0o600, dir_fd=folder)
+    file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
     try:
-        os.fchmod(file, 0o600)  # whatever the umask
-        written = 0
-        while written < len(data):
-            count = os.write(file, data[written:])
-            if count == 0:
-                raise StoreError(f"{name}: nothing more could be written")
-            written += count
-        # A write that claims more than it did must not be renamed over the truth.
-        if os.pread(file, len(data) + 1, 0) != data:
-            raise StoreError(f"{name}: what was written does not read back")
-        os.fsync(file)
+        try:
+            _write(file, name, data)
+            if durably:
+                os.fsync(file)
+        finally:
+            os.close(file)
     except BaseException:
-        _forget(folder, _aside(name))
+        _forget(folder, name)
         raise
-    finally:
-        os.close(file)
+
+
+def _write(file: int, name: str, data: bytes) -> None:
+    os.fchmod(file, 0o600)  # whatever the umask
+    written = 0
+    while written < len(data):
+        count = os.write(file, data[written:])
+        if count == 0:
+            raise StoreError(f"{name}: nothing more could be written")
+        written += count
+    # A write that claims more than it did must not be renamed over the truth.
+    if os.pread(file, len(data) + 1, 0) != data:
+        raise StoreError(f"{name}: what was written does not read back")
 
 
 def _forget(folder: int, file: str) -> None:

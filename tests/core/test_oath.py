@@ -275,3 +275,15 @@ def test_leading_zeros_are_kept() -> None:
     codes = [oath.hotp(KEY, c) for c in range(300)]
     assert any(c.startswith("0") for c in codes)
     assert {len(c) for c in codes} == {6}
+
+
+@pytest.mark.parametrize("algorithm", oath.ALGORITHMS)
+@pytest.mark.parametrize(("start", "stop"), [(0, 1), (0, 2), (0, 40), (1, 2), (1, 40), (7, 11), (20, 31), (200, 203)])
+def test_both_ways_of_searching_find_every_code_and_no_other(algorithm: str, start: int, stop: int) -> None:
+    """A range that begins near zero is searched in blocks, another one by one: the ends of both are in these."""
+    key = b"k" * 20
+    for counter in range(start + 5 + stop):
+        code = oath.hotp(key, counter, 8, algorithm)
+        assert oath.find(key, (code,), range(start, stop), 8, algorithm) == (
+            counter if start <= counter < stop else None
+        )

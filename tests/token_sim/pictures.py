@@ -17,7 +17,7 @@ from token_sim.tui import TokenApp
 
 
 class StillRunner(Runner):
-    """Real time does not pass: only leaps move the token."""
+    """Real time does not pass: only `elapse` moves the token."""
 
     def _catch_up(self) -> None: ...
 
@@ -26,7 +26,7 @@ def still_runner(profile: profiles.Profile = profiles.GENERIC, **slot: object) -
     bench = Bench.in_memory(image(**slot), profile, NOON)  # type: ignore[arg-type]
     runner = StillRunner(bench, [])
     bench.attach()
-    runner.leap(1000)
+    runner.bench.elapse(1000)
     return runner
 
 
@@ -44,10 +44,10 @@ async def take(folder: str) -> None:
         async with app.run_test(size=size) as pilot:
             for request in (b"*IDN?\r", b"PRESS\r", b"DISP?\r", b"BATT?\r") if name == "token-bench" else ():
                 bench.receive(bench.lines[0], request)
-                runner.leap(900)
+                runner.bench.elapse(900)
                 bench.take(bench.lines[0])
             await pilot.press(keys)
-            runner.leap(900)
+            runner.bench.elapse(900)
             app.tick()
             await pilot.pause()
             app.save_screenshot(f"{name}.svg", path=folder)
