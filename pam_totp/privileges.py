@@ -8,10 +8,11 @@ import pwd
 NOBODY = 65534  # uid and gid: the kernel's overflow ids, which own nothing
 
 
-def become_owner_of(folder: str, also: tuple[int, ...] = ()) -> None:
+def become_owner_of(folder: str | int, also: tuple[int, ...] = ()) -> None:
     """As root, become the owner of `folder` with its group and no others but those of `also`; nobody else can, and
     nobody else needs to.
 
+    `folder` is a path or a descriptor.
     The real and saved ids go too, so that a caller whose process started us can neither signal us nor be returned to.
     Raises OSError where the folder cannot be looked at.
     """

@@ -12,6 +12,11 @@ _BLOCKS = {(0, 0): "█", (0, 1): "▀", (1, 0): "▄", (1, 1): " "}  # (upper, 
 _ON_WHITE = "\x1b[38;5;231;48;5;16m"  # light blocks on black, whatever the terminal's theme
 
 
+def load() -> None:
+    """Have segno in memory: after the privileges are gone it may not be readable."""
+    import segno.writers  # noqa: F401, PLC0415  an extra
+
+
 def terminal(uri: str, *, colour: bool = True) -> str:
     """The code as half blocks, light around dark, one line for two rows of modules."""
     rows = [list(row) for row in _code(uri).matrix_iter(border=BORDER)]

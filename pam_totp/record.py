@@ -227,6 +227,10 @@ class UserRecord(_Ruled):
     def without_token(self, name: str) -> UserRecord:
         return self._but(tokens=tuple(t for t in self.tokens if t.name != name), grace=())
 
+    def bare(self, user: str) -> UserRecord:
+        """What another user of that name would have without the tokens: the recovery codes and the failures."""
+        return self._but(user=user, tokens=(), grace=())
+
     def with_recovery(self, salt: str, digests: tuple[str, ...]) -> UserRecord:
         """A fresh set of recovery codes; the old one is void."""
         return self._but(salt=salt, recovery=digests)

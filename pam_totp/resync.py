@@ -7,7 +7,6 @@ or changed meanwhile.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 
 from pam_totp.oath import find
@@ -17,7 +16,7 @@ from pam_totp.verify import steps_around
 
 _SLICE = 10_000  # moving factors between two reports
 
-Progress = Callable[[int, int, float], None]  # done, total, seconds so far
+Progress = Callable[[int, int], None]  # done, total
 
 
 class NotInStep(Exception):
@@ -84,11 +83,10 @@ def candidates(token: Token, count: int, now: int, reach: int) -> range:
 
 def locate(token: Token, codes: tuple[str, ...], within: range, progress: Progress) -> int | None:
     """The first position in `within` at which `codes` stand in a row, or None; `progress` hears of every slice."""
-    started = time.monotonic()
     for start in range(within.start, within.stop, _SLICE):
         part = range(start, min(start + _SLICE, within.stop))
         found = find(token.secret, codes, part, token.digits, token.algorithm)
-        progress(part.stop - within.start if found is None else len(within), len(within), time.monotonic() - started)
+        progress(part.stop - within.start if found is None else len(within), len(within))
         if found is not None:
             return found
     return None

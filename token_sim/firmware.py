@@ -41,6 +41,7 @@ class Firmware:
         self.state = State.BOOT
         self.text = ""
         self.last_code = ""
+        self.codes_shown = 0  # since power came for the first time: what a test can wait for
         self.events: list[Event] = []
         self.deadlines: dict[Signal, int] = {}  # TIMER, OFF and ROLL, by age
         self.rested_at = 0  # the age from which a press counts again
@@ -84,6 +85,12 @@ class Firmware:
         except nvram.Corrupt:
             return False
         return True
+
+    def seconds_left(self) -> tuple[int, int] | None:
+        slot = self.slot
+        if slot is None or slot.kind != "totp" or self.text != self._code:
+            return None
+        return slot.period - self.body.clock_ms // 1000 % slot.period, slot.period
 
     def tell(self, name: str, text: str) -> None:
         self.events.append(Event(self.body.now, name, text))
@@ -199,7 +206,7 @@ class Firmware:
 
     def show_code(self) -> None:
         self._show(self._code)
-        self.last_code = self._code
+        self._shown()
         self.tell("OTP", self._code)
         self._watch_step()
 
@@ -214,16 +221,18 @@ class Firmware:
         if self.body.clock_ms // (slot.period * 1000) > self._step:
             self.compute()
             self.deadlines.pop(Signal.TIMER, None)
-            self.text = self.last_code = self._code
+            self.text = self._code
+            self._shown()
             self.tell("OTP", self._code)
         self._watch_step()
 
     def type_one(self) -> None:
         if not self._untyped:
             self._untyped = self._code + "\r"
-            self.last_code = self._code
         self.tell("TYPE", self._untyped[0])
         self._untyped = self._untyped[1:]
+        if not self._untyped:
+            self._shown()
         self._after(Signal.TIMER, self.profile.type_ms)
 
     def show_counter(self) -> None:
@@ -286,6 +295,10 @@ class Firmware:
 
     def _after_press(self, ms: int) -> None:
         self.deadlines[Signal.TIMER] = self._pressed_at + ms
+
+    def _shown(self) -> None:
+        self.last_code = self._code
+        self.codes_shown += 1
 
     def _show(self, text: str) -> None:
         self.text = text

@@ -1,9 +1,8 @@
-"""Where a line comes out: a pseudo-terminal, or a TCP port on loopback.
+"""Where a line comes out (transports), and the first kind: a pseudo-terminal.
 
 The law:
 - one client at a time; a new one meets a fresh line, and what was meant for nobody is dropped, as on a real port;
 - a pseudo-terminal is raw before its path is published, and whenever a client leaves;
-- nothing listens beyond loopback;
 - what was published (a link) is gone after `close`.
 """
 
@@ -19,7 +18,7 @@ from typing import Protocol
 
 
 class Transport(Protocol):
-    """One port. `read` and `write` never block; `fresh` tells once that a new client has come."""
+    """One port. `read` and `write` never block; `write` says how much it took; `fresh` tells once of a new client."""
 
     def url(self) -> str: ...
 
@@ -29,7 +28,7 @@ class Transport(Protocol):
 
     def read(self) -> bytes: ...
 
-    def write(self, data: bytes) -> None: ...
+    def write(self, data: bytes) -> int: ...
 
     def plug(self) -> None: ...
 
@@ -101,12 +100,14 @@ class Pty:
                 raise
             return b""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> int:
         self._look()
         if self._master is None or not self._client:
-            return
-        with contextlib.suppress(BlockingIOError):  # nobody reads: a serial line does not wait either
-            os.write(self._master, data)
+            return len(data)
+        try:
+            return os.write(self._master, data)
+        except BlockingIOError:
+            return 0
 
     def _look(self) -> None:
         """Notice a client that came or went."""

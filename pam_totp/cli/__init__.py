@@ -9,13 +9,34 @@ import sys
 from collections.abc import Sequence
 
 from pam_totp import __version__
-from pam_totp.cli import codes, daemon, enroll, policy, portal, recovery, tokens
+from pam_totp.cli import (
+    codes,
+    daemon,
+    enroll,
+    exporting,
+    importing,
+    policy,
+    portal,
+    recovery,
+    tokens,
+)
 from pam_totp.cli.common import OUT_OF_REACH, REFUSED, CommandError
 from pam_totp.pam.service import ServiceError
 from pam_totp.record import RecordError
 from pam_totp.settings import SettingsError
 from pam_totp.store import StoreError
 
+COMMANDS = (  # in the order of --help
+    enroll,
+    tokens,
+    recovery,
+    codes,
+    importing,
+    exporting,
+    policy,
+    daemon,
+    portal,
+)
 REMEDIES = {
     errno.ENOSPC: "nothing was changed: make room on that disk, and run the command again",
     errno.EDQUOT: "nothing was changed: the owner's quota is used up; make room, and run the command again",
@@ -44,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"pam-totp {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for module in (enroll, tokens, recovery, codes, policy, daemon, portal):
+    for module in COMMANDS:
         module.add_to(commands)
     return top
 

@@ -24,6 +24,7 @@ from pam_totp.cli.common import (
     read,
     user_of,
 )
+from pam_totp.cli.progress import Bar
 from pam_totp.decide import decide, log
 from pam_totp.pam.session import read_site
 from pam_totp.resync import Moved, NotInStep, bring_back
@@ -99,7 +100,13 @@ def run_resync(args: argparse.Namespace) -> int:
     tokens = [t for t in record.tokens if args.token in (None, t.name)]
     try:
         token = bring_back(
-            store, user, tokens, codes, reach=args.search, now=now, progress=lambda token: _Bar(token.name).show
+            store,
+            user,
+            tokens,
+            codes,
+            reach=args.search,
+            now=now,
+            progress=lambda token: Bar(f"searching {token.name}").show,
         )
     except NotThere:
         raise not_enrolled(user) from None
@@ -117,22 +124,6 @@ def run_resync(args: argparse.Namespace) -> int:
     else:
         print(f"{user}'s {token.name} is back in step ({', '.join(f'{k} {v}' for k, v in facts.items())})")
     return DONE
-
-
-class _Bar:
-    """A progress bar on the terminal, once a search has taken over a second."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._shown = False
-
-    def show(self, done: int, total: int, seconds: float) -> None:
-        if not sys.stderr.isatty() or (seconds < 1.0 and not self._shown):
-            return
-        self._shown = True
-        filled = 30 * done // max(total, 1)
-        end = "\n" if done >= total else ""
-        print(f"\rsearching {self._name} [{'#' * filled:30}] {done}/{total}", end=end, file=sys.stderr, flush=True)
 
 
 def _open_port(device: str):  # type: ignore[no-untyped-def]

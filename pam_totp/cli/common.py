@@ -17,7 +17,7 @@ from pam_totp.privileges import become_owner_of
 from pam_totp.record import Token, UserRecord
 from pam_totp.settings import DEFAULT_STORE
 from pam_totp.store import NotThere, R, Store
-from pam_totp.store.file import FileStore
+from pam_totp.store.file import JOURNAL, FileStore
 from pam_totp.store.home import home_store
 
 DONE, REFUSED, WRONG_USAGE, OUT_OF_REACH = range(4)
@@ -64,7 +64,18 @@ def open_store(args: argparse.Namespace, *, create: bool = False) -> Store:
             except KeyError:
                 pass  # not installed: root keeps it
     become_owner_of(folder)
-    return FileStore(folder)
+    store = FileStore(folder)
+    if os.path.lexists(os.path.join(folder, JOURNAL)):
+        _undo_what_was_interrupted(store)
+    return store
+
+
+def _undo_what_was_interrupted(store: FileStore) -> None:
+    from pam_totp.store.batch import recover  # noqa: PLC0415  once in a blue moon
+
+    undone = recover(store)
+    if undone:
+        print(f"pam-totp: an import was interrupted; what it had done to {undone} records is undone", file=sys.stderr)
 
 
 def own_file(args: argparse.Namespace) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import secrets
 import sys
 from collections.abc import Callable, Iterator
@@ -36,6 +35,7 @@ from pam_totp.store import NotThere
 
 CONFIRMATIONS = 3  # tries
 PICTURES = ("png", "svg")
+GET_SEGNO = "pip install 'pam-totp[qr]', or apt-get install python3-segno"
 
 Draw = Callable[[Token, str], None]  # shows a token, and its URI
 
@@ -145,11 +145,14 @@ def _drawing(args: argparse.Namespace, default: str) -> Iterator[Draw]:
     if how == "none" or (how == "terminal" and args.json):
         yield lambda token, uri: None
         return
+    try:
+        qr.load()
+    except ImportError:
+        if how != "terminal":
+            raise CommandError(f"--qr {how} needs segno ({GET_SEGNO})") from None
     if how == "terminal":
         yield _show
         return
-    if importlib.util.find_spec("segno") is None:
-        raise CommandError("--qr needs segno (pip install 'pam-totp[qr]', or apt-get install python3-segno)")
     with new_file(path) as file:
         yield lambda token, uri: _write(file.write, qr.picture(uri, how))
 
@@ -165,7 +168,7 @@ def _show(token: Token, uri: str) -> None:
     try:
         print(qr.terminal(uri, colour=sys.stdout.isatty()), end="", flush=True)
     except ImportError:
-        print("(no QR code: pip install 'pam-totp[qr]', or apt-get install python3-segno)")
+        print(f"(no QR code: {GET_SEGNO})")
 
 
 def _warn(token: Token, *, scanned: bool) -> None:

@@ -23,9 +23,10 @@ from pam_totp.store import NotThere, R, StoreError
 
 LOCK_WAIT = 5.0  # seconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds between two tries for the lock
-_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-")
+_PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-"
 _MAX_NAME = 255 - len("..json.tmp")  # bytes: NAME_MAX, less what we add around a name
 _SUFFIX = ".json"
+JOURNAL = ".import"  # where `batch` keeps what it takes to undo a change of many records
 _NOBODY = ".nobody.json"  # no user's name begins with a dot once it is encoded
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
@@ -36,7 +37,10 @@ def file_name(user: str) -> str:
     Raises StoreError for a name that is empty or too long for a file.
     """
     raw = user.encode("utf-8", "surrogateescape")
-    name = "".join(chr(b) if b in _PLAIN and not (i == 0 and b == 0x2E) else f"%{b:02X}" for i, b in enumerate(raw))
+    if raw.translate(None, _PLAIN) or raw[:1] == b".":
+        name = "".join(chr(b) if b in _PLAIN and not (i == 0 and b == 0x2E) else f"%{b:02X}" for i, b in enumerate(raw))
+    else:
+        name = user
     if not name or len(name) > _MAX_NAME:
         raise StoreError("a user name that is empty or too long for a file name")
     return name
@@ -200,10 +204,15 @@ def _replace(folder: int, name: str, data: bytes) -> None:
 
 def _write_aside(folder: int, name: str, data: bytes) -> None:
     """Make the data durable under a name that nobody reads."""
+    _write_new(folder, _aside(name), data)
+
+
+def _write_new(folder: int, name: str, data: bytes, *, durably: bool = True) -> None:
+    """Write a file that must not be there yet, and look whether it was written; nothing of it is left where not."""
     if len(data) > MAX_FILE:
         raise StoreError(f"{name}: would be larger than {MAX_FILE} bytes")
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    file = os.open(_aside(name), flags, 0o600, dir_fd=folder)
+    file = os.open(name, flags, 0o600, dir_fd=folder)
     try:
         os.fchmod(file, 0o600)  # whatever the umask
         written = 0
@@ -215,9 +224,10 @@ def _write_aside(folder: int, name: str, data: bytes) -> None:
         # A write that claims more than it did must not be renamed over the truth.
         if os.pread(file, len(data) + 1, 0) != data:
             raise StoreError(f"{name}: what was written does not read back")
-        os.fsync(file)
+        if durably:
+            os.fsync(file)
     except BaseException:
-        _forget(folder, _aside(name))
+        _forget(folder, name)
         raise
     finally:
         os.close(file)

@@ -247,7 +247,7 @@ def _pad(begun: float) -> None:
     time.sleep(max(0.0, begun + REFUSAL_TAKES - time.monotonic()))
 
 
-def _silently(done: int, total: int, seconds: float) -> None:
+def _silently(done: int, total: int) -> None:
     """Nobody watches the search."""
 
 

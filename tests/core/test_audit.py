@@ -31,7 +31,7 @@ def test_what_is_none_is_left_out_and_zero_and_nothing_are_not() -> None:
         ("fe80::1%eth0", "fe80::1%eth0"),
         ("/dev/pts/0", "/dev/pts/0"),
         ("a b", '"a b"'),
-        ("a=b", '"a=b"'),
+        ("a=b", '"a\\u003db"'),
         ("", '""'),
         ('"', '"\\""'),
         ("\\", '"\\\\"'),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.token_sim.bench import APPENDIX_D, press, token
+from tests.token_sim.tokens import APPENDIX_D, press, token
 
 
 def test_ten_presses_show_the_codes_of_rfc_4226() -> None:

@@ -76,7 +76,7 @@ def test_nothing_is_changed_by_a_get(portal: Portal) -> None:
     assert browser.open("/").heading == "Your tokens"
 
 
-@pytest.mark.parametrize("came_from", "status"), [("cross-site", 403), ("same-site", 403), ("same-origin", 200)])
+@pytest.mark.parametrize(("came_from", "status"), [("cross-site", 403), ("same-site", 403), ("same-origin", 200)])
 def test_a_form_from_another_site_is_refused_even_with_the_token(portal: Portal, came_from: str, status: int) -> None:
     browser = portal.browser()
     csrf = browser.open("/sign-in").csrf
