@@ -66,7 +66,7 @@ def run_portal(args: argparse.Namespace) -> int:
         app = create_app(
             Config(
                 store=store,
-                passwords=SystemPasswords(SERVICE),
+                passwords=SystemPasswords(SERVICE, sink),
                 policy=policy,
                 issuer=args.issuer,
                 tls=proxy is not None,

@@ -233,6 +233,7 @@ def test_every_form_has_labels_and_keyboards_as_they_should_be(portal: Portal) -
     for page in pages:
         for name in re.findall(r'<input (?![^>]*type="hidden")[^>]*id="([^"]+)"', page.html):
             assert f'<label for="{name}"' in page.html
+        assert '"None"' not in page.html
 
 
 def test_the_style_sheet_calls_nobody() -> None:
