@@ -9,6 +9,7 @@ LDLIBS  = -lpam
 
 NEED_BUILD = ca-certificates gcc libc6-dev libpam0g-dev python3-venv
 NEED_TEST  = $(NEED_BUILD) libpam-modules oathtool openssh-client openssh-server pamtester strace sudo util-linux zbar-tools
+NEED_TORTURE = $(NEED_TEST)
 NEED_LINT  = $(NEED_BUILD) mandoc shellcheck
 NEED_INSTALL = gcc libc6-dev libpam0g-dev
 
@@ -26,6 +27,11 @@ demo: build
 
 test: need-test build
 	$(BIN)/python -m pytest $(ARGS)
+
+# The long form of what tests/torture does in short within `make test`.
+MINUTES = 60
+torture: need-torture build
+	TORTURE_MINUTES=$(MINUTES) $(BIN)/python -m pytest -s -v tests/torture $(ARGS)
 
 lint: need-lint build
 	$(BIN)/ruff check .
