@@ -17,7 +17,7 @@ BIN = .venv/bin
 DATA = pam_totp/system/data
 RELAY_KNOWS = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
-.PHONY: demo test lint build install uninstall clean need-build need-test need-lint need-install
+.PHONY: demo test torture lint build install uninstall clean need-build need-test need-torture need-lint need-install
 .DELETE_ON_ERROR:
 
 build: need-build .venv/.made build/pam_totp.so
@@ -41,7 +41,7 @@ lint: need-lint build
 	shellcheck --shell=bash $(DATA)/pam-totp.bash
 	mandoc -Tlint -Wwarning $(DATA)/*.1 $(DATA)/*.8
 
-need-build need-test need-lint need-install: need-%:
+need-build need-test need-torture need-lint need-install: need-%:
 	@.ci/need $(NEED_$(shell echo $* | tr a-z A-Z))
 
 # Byte code is made here because the helper never writes any: as root under a stranger's umask it must not.
