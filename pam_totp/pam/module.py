@@ -31,7 +31,7 @@ from pam_totp.pam.handle import (
 )
 from pam_totp.record import UserRecord
 from pam_totp.settings import Settings, SettingsError, Site, settings
-from pam_totp.store import NotThere, Store, StoreError
+from pam_totp.store import NoAccount, NotThere, Store, StoreError
 from pam_totp.store.file import FileStore
 from pam_totp.store.home import home_store
 from pam_totp.values import Value
@@ -139,6 +139,10 @@ class _Login:
     def _known(self) -> UserRecord:
         try:
             return self._store.read(self._user)
+        except NoAccount:
+            if self._settings.nullok:
+                raise StoreError("no account of that name, and so no folder that could have been looked into") from None
+            return _NOBODY
         except NotThere:
             return _NOBODY
 
@@ -155,6 +159,8 @@ class _Login:
             if first is not None:
                 yield first
             if self._settings.first_pass == "use_first_pass":
+                if first is None:
+                    self.log("refused", reason="no-answer")
                 return
         style = PAM_PROMPT_ECHO_ON if self._settings.echo else PAM_PROMPT_ECHO_OFF
         response = self._pamh.conversation(self._pamh.Message(style, self._settings.prompt)).resp
