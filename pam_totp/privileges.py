@@ -26,8 +26,9 @@ def lift_limits() -> None:
                 break
 
 
-def become_owner_of(folder: str | int) -> None:
-    """As root, become the owner of `folder` with its group and no others; nobody else can, and nobody else needs to.
+def become_owner_of(folder: str | int, also: tuple[int, ...] = ()) -> None:
+    """As root, become the owner of `folder` with its group and no others but those of `also`; nobody else can, and
+    nobody else needs to.
 
     `folder` is a path or a descriptor.
     The real and saved ids go too, so that a caller whose process started us can neither signal us nor be returned to.
@@ -36,7 +37,7 @@ def become_owner_of(folder: str | int) -> None:
     if os.geteuid() != 0:
         return
     owner = os.stat(folder)
-    _become(owner.st_uid, owner.st_gid)
+    _become(owner.st_uid, owner.st_gid, also)
 
 
 def become_user(name: str) -> None:
@@ -52,8 +53,8 @@ def become_user(name: str) -> None:
         _become(entry.pw_uid, entry.pw_gid)
 
 
-def _become(uid: int, gid: int) -> None:
-    os.setgroups([])
+def _become(uid: int, gid: int, also: tuple[int, ...] = ()) -> None:
+    os.setgroups(also)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     if os.getresuid() != (uid,) * 3 or os.getresgid() != (gid,) * 3:
