@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from pam_totp import answer as answers
 from pam_totp import audit
-from pam_totp.decide import REFUSAL_TAKES, REFUSED, decide, log, remarks
+from pam_totp.decide import REFUSED, decide, log, refusal_takes, remarks
 from pam_totp.pam import grace
 from pam_totp.pam.handle import (
     PAM_AUTH_ERR,
@@ -129,7 +129,7 @@ class _Login:
                 for remark in remarks(decision):
                     self._say(PAM_TEXT_INFO, remark)
                 return PAM_SUCCESS
-            time.sleep(max(0.0, answered + REFUSAL_TAKES - time.monotonic()))
+            time.sleep(max(0.0, answered + refusal_takes(self._settings.policy) - time.monotonic()))
         self._say(PAM_ERROR_MSG, REFUSED)
         return PAM_AUTH_ERR
 
