@@ -17,7 +17,6 @@ from token_sim.bench import Bench
 from token_sim.runner import Runner
 from token_sim.tui import TokenApp
 
-
 FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # a picture that fetches nothing when it is looked at
 
 
