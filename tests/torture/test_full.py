@@ -15,11 +15,14 @@ from pathlib import Path
 import pytest
 
 from pam_totp.answer import recovery_digest
+from pam_totp.decide import refusal_takes
+from pam_totp.policy import Policy
 from tests.conftest import as_root
-from tests.pamconf import Login, Result
+from tests.pamconf import Result
 from tests.site import ME, Site, codes, fob, phone
 from tests.torture.pace import LONG
 from tests.torture.private import in_mount_namespace, mount
+from tests.torture.test_oracle import seen
 
 SALT, RECOVERY = "5a" * 16, "0123456789ABCDEF"
 ANSWERS = {"right": codes(0), "wrong": "000000", "row": codes(0, 2), "recovery": RECOVERY}
@@ -55,11 +58,6 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], object]]
 SOME = [("16 KiB, full", True), ("no inodes", False), ("read-only", True)]  # used before: a lock file is there
 
 
-def seen(login: Login) -> tuple[Result, list[str], list[str], int]:
-    """All that whoever logs in can see of it, but the time."""
-    return login.result, [p.text for p in login.prompts], [m.text for m in login.messages], login.left
-
-
 def enrol(site: Site) -> None:
     site.enrol(fob(), phone(), salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),))
 
@@ -67,8 +65,9 @@ def enrol(site: Site) -> None:
 def refuses_all_alike(site: Site) -> None:
     before = site.path().read_bytes()
     names = set(os.listdir(site.store))
-    shown = [seen(site.login(answer)) for answer in ANSWERS.values()]
-    shown += [seen(site.login(answer, user=STRANGER)) for answer in ANSWERS.values()]
+    logins = [site.login(answer, user=user) for user in (ME, STRANGER) for answer in ANSWERS.values()]
+    assert min(login.seconds for login in logins) >= refusal_takes(Policy()), "how far was looked does not show either"
+    shown = [seen(login) for login in logins]
     assert shown == [(Result.AUTHINFO_UNAVAIL, ["One-time code: "], [], 0)] * len(shown)
     assert site.path().read_bytes() == before
     assert set(os.listdir(site.store)) - {f"{ME}.lock", ".nobody.lock"} == names - {f"{ME}.lock", ".nobody.lock"}
