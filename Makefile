@@ -10,6 +10,7 @@ LDLIBS  = -lpam
 NEED_BUILD = ca-certificates gcc libc6-dev libpam0g-dev python3-venv
 NEED_TEST  = $(NEED_BUILD) libpam-modules oathtool openssh-client openssh-server pamtester strace sudo util-linux zbar-tools
 NEED_TORTURE = $(NEED_TEST)
+NEED_BENCH = $(NEED_BUILD) libpam-google-authenticator libpam-oath libpam-python oathtool pamtester util-linux
 NEED_LINT  = $(NEED_BUILD) mandoc shellcheck
 NEED_INSTALL = gcc libc6-dev libpam0g-dev
 
@@ -17,7 +18,7 @@ BIN = .venv/bin
 DATA = pam_totp/system/data
 RELAY_KNOWS = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
-.PHONY: demo test cover torture lint build install uninstall clean need-build need-test need-torture need-lint need-install
+.PHONY: demo test bench cover torture lint build install uninstall clean need-build need-test need-torture need-bench need-lint need-install
 .DELETE_ON_ERROR:
 
 build: need-build .venv/.made build/pam_totp.so
@@ -32,6 +33,10 @@ test: need-test build
 cover: need-test build
 	$(BIN)/python -m pytest -q tests/core --cov=pam_totp --cov-branch --cov-report=term-missing $(ARGS)
 
+# Ours beside the peers, in one run. ARGS="--rounds 50" and the like: see --help.
+bench: need-bench build
+	$(BIN)/python -m tests.bench $(ARGS)
+
 # The long form of what tests/torture does in short within `make test`.
 MINUTES = 60
 torture: need-torture build
@@ -45,7 +50,7 @@ lint: need-lint build
 	shellcheck --shell=bash $(DATA)/pam-totp.bash
 	mandoc -Tlint -Wwarning $(DATA)/*.1 $(DATA)/*.8
 
-need-build need-test need-torture need-lint need-install: need-%:
+need-build need-test need-torture need-bench need-lint need-install: need-%:
 	@.ci/need $(NEED_$(shell echo $* | tr a-z A-Z))
 
 # Byte code is made here because the helper never writes any: as root under a stranger's umask it must not.
