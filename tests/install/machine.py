@@ -13,7 +13,7 @@ from tests.site import TREE, codes, until
 
 COMMAND = "/usr/local/bin/pam-totp"
 ENABLED = "/var/lib/pam_totp_enabled"
-SOON = "--keep-within=2"  # seconds, where a test waits for the end of a trial
+SOON = "--keep-within=1"  # seconds, where a test waits for the end of a trial
 LATE = "--keep-within=60"  # where it must not come
 # Debian's own stacks, so that no test depends on what this host has made of its own
 _COMMON_AUTH = """\
@@ -21,17 +21,16 @@ auth	[success=1 default=ignore]	pam_unix.so nullok
 auth	requisite			pam_deny.so
 auth	required			pam_permit.so
 """
+_REST = "@include common-account\n@include common-session\n"
 STACKS = {
     "common-auth": _COMMON_AUTH,
     "common-account": "account required pam_unix.so\n",
     "common-session": "session required pam_permit.so\n",
-    "sudo": "#%PAM-1.0\n\n# limits\nsession    required   pam_limits.so\n\n@include common-auth\n@include common-account\n"
-    "@include common-session\n",
-    "sudo-i": "#%PAM-1.0\n\n@include common-auth\n@include common-account\n@include common-session\n",
-    "su": "auth       sufficient pam_rootok.so\n@include common-auth\n@include common-account\n@include common-session\n",
-    "su-l": "#%PAM-1.0\nauth		include		su\naccount		include		su\nsession		include		su\n",
-    "sshd": "@include common-auth\naccount    required     pam_nologin.so\n@include common-account\n"
-    "@include common-session\n",
+    "sudo": f"#%PAM-1.0\n\n# limits\nsession    required   pam_limits.so\n\n@include common-auth\n{_REST}",
+    "sudo-i": f"#%PAM-1.0\n\n@include common-auth\n{_REST}",
+    "su": f"auth       sufficient pam_rootok.so\n@include common-auth\n{_REST}",
+    "su-l": "#%PAM-1.0\nauth include su\naccount include su\nsession include su\n",
+    "sshd": f"@include common-auth\naccount    required     pam_nologin.so\n{_REST}",
     "other": "auth required pam_deny.so\naccount required pam_deny.so\n",
 }
 SSHD_CONFIG = """\
@@ -59,6 +58,7 @@ class Fresh(Machine):
             upper = f"{folder}/{name}"
             self.shell(f"mkdir {upper} {upper}-work")
             self.shell(f"mount -t overlay -o lowerdir={place},upperdir={upper},workdir={upper}-work private {place}")
+        self.shell("chgrp shadow /etc/shadow")  # so that unix_chkpwd can read it, for whoever asks about themselves
         # Not userdel, which looks at the host's processes.
         self.shell("sed -i /^pam_totp:/d /etc/passwd /etc/group /etc/shadow; rmdir /var/lib/pam_totp /run/pam_totp")
         self.shell("rm -rf /run/tree")

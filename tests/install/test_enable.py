@@ -109,15 +109,16 @@ def test_after_a_crash_of_all_of_it_the_next_start_takes_it_back(machine: Fresh)
 
 def test_the_same_terminal_cannot_confirm(machine: Fresh) -> None:
     """sudo would not even ask there again: it remembers the terminal."""
-    confirm = f"su alice -c 'sudo -k -S {COMMAND} enable sudo --keep'; echo said $?"
-    shell = machine.talk(
-        "bash", "-ic", f"set -m; {COMMAND} enable sudo --for-user alice {LATE} & fg %1; {confirm}; fg %1"
+    script = (
+        f"set -m; {COMMAND} enable sudo --for-user alice {LATE} & fg %1;"
+        f"su alice -c 'sudo -k -S {COMMAND} enable sudo --keep'; echo said $?; kill -INT %1; kill -CONT %1; wait"
     )
+    shell = machine.talk("bash", "-ic", script)
     shell.asks("Password: ").says(PASSWORD).asks("One-time code: ").says(codes(0)).asks("Keep this terminal open.")
     shell.terminal.sendcontrol("z")
     shell.asks("alice: ").says(PASSWORD).asks("One-time code: ").says(codes(1)).asks("said 1")
     assert "this is the terminal that the change was made from" in shell.before
-    shell.presses_ctrl_c().ends()
+    shell.ends()
     assert as_before(machine)
 
 
