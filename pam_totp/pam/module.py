@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from pam_totp import answer as answers
 from pam_totp import audit
-from pam_totp.decide import REFUSAL_TAKES, REFUSED, decide, log, remarks
+from pam_totp.decide import REFUSED, decide, log, refusal_takes, remarks
 from pam_totp.pam import grace
 from pam_totp.pam.handle import (
     PAM_AUTH_ERR,
@@ -31,7 +31,7 @@ from pam_totp.pam.handle import (
 )
 from pam_totp.record import UserRecord
 from pam_totp.settings import Settings, SettingsError, Site, settings
-from pam_totp.store import NotThere, Store, StoreError
+from pam_totp.store import NoAccount, NotThere, Store, StoreError
 from pam_totp.store.file import FileStore
 from pam_totp.store.home import home_store
 from pam_totp.values import Value
@@ -129,7 +129,7 @@ class _Login:
                 for remark in remarks(decision):
                     self._say(PAM_TEXT_INFO, remark)
                 return PAM_SUCCESS
-            time.sleep(max(0.0, answered + REFUSAL_TAKES - time.monotonic()))
+            time.sleep(max(0.0, answered + refusal_takes(self._settings.policy) - time.monotonic()))
         self._say(PAM_ERROR_MSG, REFUSED)
         return PAM_AUTH_ERR
 
@@ -139,6 +139,10 @@ class _Login:
     def _known(self) -> UserRecord:
         try:
             return self._store.read(self._user)
+        except NoAccount:
+            if self._settings.nullok:
+                raise StoreError("no account of that name, and so no folder that could have been looked into") from None
+            return _NOBODY
         except NotThere:
             return _NOBODY
 
@@ -155,6 +159,8 @@ class _Login:
             if first is not None:
                 yield first
             if self._settings.first_pass == "use_first_pass":
+                if first is None:
+                    self.log("refused", reason="no-answer")
                 return
         style = PAM_PROMPT_ECHO_ON if self._settings.echo else PAM_PROMPT_ECHO_OFF
         response = self._pamh.conversation(self._pamh.Message(style, self._settings.prompt)).resp
