@@ -13,6 +13,7 @@ from tests.services.namespace import PASSWORD
 from tests.site import codes, until
 
 OURS = "auth required pam_totp.so\n"
+WATCHDOG = "/usr/local/lib/pam_totp/pam_totp/system/watchdog.py"
 
 
 def as_before(machine: Fresh) -> bool:
@@ -88,7 +89,7 @@ def test_enable_may_be_killed(machine: Fresh) -> None:
 
 def test_a_watchdog_that_is_told_to_end_takes_it_back_first(machine: Fresh) -> None:
     talk = machine.enable("sudo", LATE)
-    machine.shell("kill -TERM $(pgrep -f 'watchdog.py sudo$' --ns $$ --nslist mnt)")
+    machine.end(signal.SIGTERM, WATCHDOG, "sudo")
     status, _ = talk.ends()
     assert status == 1
     assert as_before(machine)
@@ -97,7 +98,7 @@ def test_a_watchdog_that_is_told_to_end_takes_it_back_first(machine: Fresh) -> N
 def test_after_a_crash_of_all_of_it_the_next_start_takes_it_back(machine: Fresh) -> None:
     talk = machine.enable("sudo", LATE)
     os.kill(talk.terminal.pid, signal.SIGKILL)
-    machine.shell("kill -KILL $(pgrep -f 'watchdog.py sudo$' --ns $$ --nslist mnt)")
+    machine.end(signal.SIGKILL, WATCHDOG, "sudo")
     told = json.loads(machine.installed("doctor", "--json").stdout)["findings"]
     assert any(f["check"] == "changes" and f["severity"] == "error" for f in told)
     unit = machine.path("/usr/local/lib/systemd/system/pam_totp-takeback.service").read_text()
