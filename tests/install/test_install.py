@@ -209,7 +209,9 @@ def test_the_service_makes_no_system_call_that_its_unit_forbids(machine: Fresh) 
         done = machine.installed("rehearse", "one", "alice", "--stack", "/root/one", stdin=f"{codes(0)}\n")
         assert done.returncode == 0, done.stderr
     finally:
-        machine.end(signal.SIGTERM, "/usr/bin/python3", "-IS", COMMAND, "serve", "--socket", "/run/pam_totp/socket")
+        os.kill(
+            machine.pid("/usr/bin/python3", "-IS", COMMAND, "serve", "--socket", "/run/pam_totp/socket"), signal.SIGTERM
+        )
         traced.wait(PATIENCE)
     trace = machine.path("/run/trace").read_text()
     assert "AF_UNIX" in trace and "fsync" in trace, "it did listen and record"
