@@ -1,4 +1,4 @@
-# make demo | test | bench | lint | build | install | uninstall        (see README.md)
+# make demo | test | cover | bench | lint | build | install | uninstall        (see README.md)
 
 # The relay starts this interpreter, so it is the distribution's: a virtual environment would die with an upgrade.
 PYTHON  = /usr/bin/python3
@@ -9,6 +9,7 @@ LDLIBS  = -lpam
 
 NEED_BUILD = ca-certificates gcc libc6-dev libpam0g-dev python3-venv
 NEED_TEST  = $(NEED_BUILD) libpam-modules oathtool openssh-client openssh-server pamtester strace sudo util-linux zbar-tools
+NEED_TORTURE = $(NEED_TEST)
 NEED_LINT  = $(NEED_BUILD) mandoc shellcheck
 NEED_INSTALL = gcc libc6-dev libpam0g-dev
 
@@ -16,7 +17,7 @@ BIN = .venv/bin
 DATA = pam_totp/system/data
 RELAY_KNOWS = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
-.PHONY: demo test lint build install uninstall clean need-build need-test need-lint need-install
+.PHONY: demo test cover torture lint build install uninstall clean need-build need-test need-torture need-lint need-install
 .DELETE_ON_ERROR:
 
 build: need-build .venv/.made build/pam_totp.so
@@ -27,6 +28,15 @@ demo: build
 test: need-test build
 	$(BIN)/python -m pytest $(ARGS)
 
+# The pure core by its own tests; which modules those are, and what is demanded, is in setup.cfg.
+cover: need-test build
+	$(BIN)/python -m pytest -q tests/core --cov=pam_totp --cov-branch --cov-report=term-missing $(ARGS)
+
+# The long form of what tests/torture does in short within `make test`.
+MINUTES = 60
+torture: need-torture build
+	TORTURE_MINUTES=$(MINUTES) $(BIN)/python -m pytest -s -v tests/torture $(ARGS)
+
 lint: need-lint build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,7 +45,7 @@ lint: need-lint build
 	shellcheck --shell=bash $(DATA)/pam-totp.bash
 	mandoc -Tlint -Wwarning $(DATA)/*.1 $(DATA)/*.8
 
-need-build need-test need-lint need-install: need-%:
+need-build need-test need-torture need-lint need-install: need-%:
 	@.ci/need $(NEED_$(shell echo $* | tr a-z A-Z))
 
 # Byte code is made here because the helper never writes any: as root under a stranger's umask it must not.

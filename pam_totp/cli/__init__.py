@@ -17,6 +17,7 @@ from pam_totp.cli import (
     exporting,
     importing,
     policy,
+    portal,
     recovery,
     services,
     tokens,
@@ -38,6 +39,7 @@ COMMANDS = (  # in the order of --help
     doctor,
     policy,
     daemon,
+    portal,
 )
 REMEDIES = {
     errno.ENOSPC: "nothing was changed: make room on that disk, and run the command again",
