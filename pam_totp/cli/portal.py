@@ -43,9 +43,9 @@ def add_to(commands: Commands) -> None:
 
 def run_portal(args: argparse.Namespace) -> int:
     try:
+        from pam_totp.passwords import Missing, SystemPasswords  # noqa: PLC0415
         from pam_totp.web import server  # noqa: PLC0415  an extra
         from pam_totp.web.app import create_app  # noqa: PLC0415
-        from pam_totp.web.passwords import Missing, SystemPasswords  # noqa: PLC0415
         from pam_totp.web.portal import SERVICE, Config  # noqa: PLC0415
     except ImportError as e:
         raise CommandError(f"the portal needs {e.name} (pip install 'pam-totp[web]')", OUT_OF_REACH) from None

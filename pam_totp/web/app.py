@@ -20,10 +20,10 @@ from flask_wtf.csrf import CSRFError, CSRFProtect
 from werkzeug.exceptions import HTTPException
 
 from pam_totp import audit
+from pam_totp.passwords import Busy
 from pam_totp.store import StoreError
 from pam_totp.web import filters, pages_signin, pages_tokens
 from pam_totp.web.factors import Factors
-from pam_totp.web.passwords import Busy
 from pam_totp.web.portal import SERVICE, Config, Portal, portal
 from pam_totp.web.sessions import Sessions, Step
 from pam_totp.web.visit import Cookies, current
