@@ -2,7 +2,7 @@
 
 The law:
 - what was decided is durable before `decide` returns, and whatever follows from it is part of the same change;
-- an answer for somebody who is not enrolled costs the same work at the disk;
+- an answer costs the same work at the disk whoever it is for: none where it could be nobody's, else one file written;
 - the log gets one line for each answer, the person the same words for every refusal.
 """
 
@@ -43,10 +43,11 @@ def decide(
     `follow` makes the record of an accepted answer; where it raises, nothing was changed and the code is as good as
     before. Raises StoreError.
     """
-    code = b""
+    code = _part(answer, _ANY_LENGTH)
+    if answers.codes(code, _ANY_LENGTH) is None and not (recovery_codes and answers.recovery_code(code)):
+        return verify(_known(store, user), code, now(), policy, recovery_codes=recovery_codes)
 
     def change(record: UserRecord) -> tuple[UserRecord, Decision]:
-        nonlocal code
         code = _part(answer, {t.digits for t in record.tokens if t.active} if record.enrolled else _ANY_LENGTH)
         at = now()
         decision = verify(record, code, at, policy, recovery_codes=recovery_codes)
@@ -57,9 +58,8 @@ def decide(
     try:
         decision = store.update(user, change)
     except NotThere:
-        code = _part(answer, _ANY_LENGTH)
         decision = Decision(outcome=Outcome.NOT_ENROLLED, record=_NOBODY)
-    if decision.outcome is Outcome.NOT_ENROLLED and answers.codes(code, _ANY_LENGTH) is not None:
+    if decision.outcome in (Outcome.NOT_ENROLLED, Outcome.MALFORMED):  # to others it would have been an answer
         store.update_nobody()
     return decision
 
@@ -98,6 +98,13 @@ def remarks(decision: Decision) -> list[str]:
 
 def _recovery_left(decision: Decision) -> int | None:
     return len(decision.record.recovery) if decision.outcome is Outcome.RECOVERY else None
+
+
+def _known(store: Store, user: str) -> UserRecord:
+    try:
+        return store.read(user)
+    except NotThere:
+        return _NOBODY
 
 
 def _part(answer: bytes | Splitter, lengths: set[int]) -> bytes:

@@ -1,11 +1,29 @@
-"""Giving privileges up, for good."""
+"""Giving privileges up, for good; and before that, what only root can set right."""
 
 from __future__ import annotations
 
 import os
 import pwd
+import resource
+from contextlib import suppress
 
 NOBODY = 65534  # uid and gid: the kernel's overflow ids, which own nothing
+
+_LIMITS = ("AS", "CPU", "DATA", "FSIZE", "NPROC", "RSS", "STACK")  # what a caller could starve a helper with
+
+
+def lift_limits() -> None:
+    """As root, undo the resource limits that the caller of a setuid program handed down (su resets none of them), so
+    that nobody chooses how far a login comes. Root without CAP_SYS_RESOURCE can lift the soft limits only."""
+    if os.geteuid() != 0:
+        return
+    for name in _LIMITS:
+        limit = getattr(resource, f"RLIMIT_{name}")
+        _, hard = resource.getrlimit(limit)
+        for least in (resource.RLIM_INFINITY, hard):
+            with suppress(OSError, ValueError):
+                resource.setrlimit(limit, (least, least))
+                break
 
 
 def become_owner_of(folder: str | int, also: tuple[int, ...] = ()) -> None:

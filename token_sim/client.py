@@ -15,6 +15,7 @@ from collections import deque
 from typing import Any
 
 CODE = re.compile(r"(?:\+OTP )?([0-9]{6,8})", re.ASCII)
+IN_USE = re.compile(rb"ERR [0-9]+ IN-USE")  # a TCP port that has a client
 READ_S = 0.05  # one look at the port
 RETRY_S = 0.02  # after a press that came too soon
 LONGEST_LINE = 4096  # bytes without an end of line: noise
@@ -104,7 +105,8 @@ class Client:
                 if line == "OK":
                     return values
                 if line.startswith("ERR "):
-                    raise self._refusal(request, line)
+                    name = line.rsplit(maxsplit=1)[-1]
+                    raise Refused(name, f"{self.url} refused {request}: {name.lower()}")
                 if line.startswith("+") or CODE.fullmatch(line):
                     events.append(line)
                 else:
@@ -124,13 +126,6 @@ class Client:
                 if refused.name != "BUSY" or limit.over():
                     raise
             self._fill(RETRY_S, limit)
-
-    def _refusal(self, request: str, line: str) -> ClientError:
-        name = line.rsplit(maxsplit=1)[-1]
-        if name == "IN-USE":
-            self.close()
-            return PortError(f"{self.url} cannot be used: another client has it open")
-        return Refused(name, f"{self.url} refused {request}: {name.lower()}")
 
     # --- the port
 
@@ -167,7 +162,12 @@ class Client:
         if not data:
             limit.spend(seconds)
         *whole, self._partial = re.split(rb"[\r\n]+", (self._partial + data)[-LONGEST_LINE:])
-        self._lines.extend(text for line in whole if (text := line.decode("ascii", "replace").strip()))
+        for line in whole:
+            if IN_USE.fullmatch(line):
+                self.close()
+                raise PortError(f"{self.url} cannot be used: another client has it open")
+            if text := line.decode("ascii", "replace").strip():
+                self._lines.append(text)
 
     def _gone(self, error: OSError) -> PortError:
         self.close()
@@ -215,5 +215,9 @@ _REASONS = {
 }
 
 
-def _why(error: Exception) -> str:
-    return _REASONS.get(getattr(error, "errno", None) or 0) or str(error).splitlines()[0].lower()
+def _why(error: BaseException) -> str:
+    for cause in (error, error.__context__):  # pyserial puts some numbers only into its words
+        number = getattr(cause, "errno", None) or (cause.args[0] if cause is not None and cause.args else None)
+        if number in _REASONS:
+            return _REASONS[number]
+    return str(error).splitlines()[0].lower()

@@ -183,7 +183,7 @@ def term(options: argparse.Namespace) -> None:
         raise Trouble(str(error), OUT_OF_REACH) from error
     from serial.tools import miniterm  # noqa: PLC0415
 
-    sys.argv = ["miniterm", "--echo", "--eol", "CR", options.port, "9600"]
+    sys.argv = ["miniterm", "--echo", options.port, "9600"]
     miniterm.main()
 
 

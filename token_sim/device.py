@@ -15,7 +15,8 @@ from collections.abc import Callable
 from token_sim import display, nvram
 from token_sim.body import Body
 from token_sim.faults import LASTING, UNTIL_CLEARED, Fault, Faults
-from token_sim.firmware import Event, Firmware
+from token_sim.firmware import Firmware
+from token_sim.panel import Event
 from token_sim.profiles import Profile
 from token_sim.states import Signal, State
 
@@ -81,6 +82,13 @@ class Device:
             left = (self.body.until(level, self._current()) for level in levels)
             dues += [self.body.age + ms for ms in left if ms is not None]
         return min(dues, default=None)
+
+    def next_change(self) -> int | None:
+        """As `next_due`, or the age at which the button counts again, if that is sooner."""
+        due = self.next_due()
+        if self.chip.rested():
+            return due
+        return self.chip.rested_at if due is None else min(due, self.chip.rested_at)
 
     def _pass(self, age: int, world: bool) -> None:
         self.body.elapse(max(0, age - self.body.age), self._current(), world=world)

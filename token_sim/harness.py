@@ -1,7 +1,7 @@
 """A token for tests: alive on a port of its own, with a thread to serve it, and its owner's hands on it.
 
 The law: every call is done in the serving thread, between two steps; waiting for the token is virtual, so a test
-never sleeps; `close` leaves nothing behind.
+never sleeps, and the token's world runs ahead of the host's by what was not waited; `close` leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, Self
 from token_sim import factory, nvram, profiles
 from token_sim.bench import Bench
 from token_sim.commands import now_ms
+from token_sim.firmware import BOOT_MS
 from token_sim.runner import Runner
 from token_sim.states import State
 from token_sim.transports import Pty
@@ -50,7 +51,7 @@ class LiveToken:
         image = nvram.build(self.serial, (self.slot, *[None] * spare), (counter, *[0] * spare))
         self._bench = Bench.in_memory(image, model, now_ms() if now is None else now, seed)
         self._runner = Runner(self._bench, [Pty(link)], speed=speed)
-        self._runner.leap(1000)  # it has started
+        self._bench.elapse(BOOT_MS)
         self.port = self._runner.ports[0][0].url()
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name=f"token {self.serial}", daemon=True)
@@ -122,13 +123,15 @@ class LiveToken:
         shown, end = chip.codes_shown, device.body.age + PATIENCE_MS
         errors = 0
         while chip.codes_shown == shown:
-            due = device.next_due()
+            due = device.next_change()
             idle = not device.busy and device.state in (State.ASLEEP, State.DISPLAY, State.ERROR)
+            if device.body.age > end:
+                raise NoCode(f"token {self.serial} shows no code however often it is pressed: it is {device.state}")
             if idle and (device.state is not State.DISPLAY or device.profile.lit_press != "same"):
                 errors += device.state is State.ERROR
                 self._bench.command({"do": "press", "ms": ms})
             elif device.state in _STUCK or errors > 1 or due is None or due > end:
                 raise NoCode(f"token {self.serial} shows no code: it is {device.state}, and {device.seen() or 'dark'}")
             else:
-                self._runner.leap(max(0, due - device.body.age))
+                self._bench.elapse(max(0, due - device.body.age))
         return chip.last_code

@@ -34,7 +34,7 @@ class Runner:
         self.presses = 0  # asked for by a signal
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._last = time.monotonic()
-        self._owed = 0.0  # ms of the token's time, less than nothing after a leap that is still to be caught up with
+        self._owed = 0.0  # ms of the token's time, less than one after each step
 
     def step(self, timeout: float = LOOK_S) -> None:
         readable = [fd for transport, _, _ in self.ports for fd in transport.descriptors()]
@@ -61,11 +61,6 @@ class Runner:
             transport.close()
         if self.control is not None:
             self.control.close()
-
-    def leap(self, ms: int) -> None:
-        """Let the token's time run ahead; real time then catches up before it moves on."""
-        self.bench.elapse(ms)
-        self._owed -= ms
 
     def call(self, function: Callable[[], Any], timeout: float = 30.0) -> Any:
         """Have another thread's loop do something between two steps, and return or raise what it did."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from typing import Any, cast
 
 from token_sim.device import Device
@@ -18,6 +19,9 @@ from token_sim.states import State
 
 LOOPBACK = "127.0.0.1"
 IN_USE = f"ERR {ERRORS['IN-USE']} IN-USE".encode() + EOL
+
+LINGER_S = 1.0  # for a refused client to speak or go
+MOST_REFUSED = 8  # clients that were told, and have not gone yet
 
 
 class Tcp:
@@ -28,6 +32,7 @@ class Tcp:
         self._telnet: Telnet | None = None
         self._listener: socket.socket | None = None
         self._client: socket.socket | None = None
+        self._refused: list[tuple[socket.socket, float]] = []
         self._fresh = False
         self.plug()
 
@@ -42,6 +47,8 @@ class Tcp:
 
     def unplug(self) -> None:
         self._drop()
+        while self._refused:
+            self._refused.pop()[0].close()
         if self._listener is not None:
             self._listener.close()
             self._listener = None
@@ -86,18 +93,42 @@ class Tcp:
             return len(data)
 
     def _accept(self) -> None:
+        self._see_off()
         if self._listener is None:
             return
         with contextlib.suppress(BlockingIOError):
             client, _ = self._listener.accept()
             client.setblocking(False)
             if self._client is not None:
-                with client, contextlib.suppress(OSError):
-                    client.send(IN_USE)
+                self._refuse(client)
                 return
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._client, self._fresh = client, True
             self._telnet = None if self._modem is None else Telnet(self._modem)
+
+    def _refuse(self, client: socket.socket) -> None:
+        """Say why. It is said again when the client speaks, as pyserial drops what came while it was opening."""
+        with contextlib.suppress(OSError):
+            client.send(IN_USE)
+        self._refused.append((client, time.monotonic() + LINGER_S))
+        if len(self._refused) > MOST_REFUSED:
+            self._refused.pop(0)[0].close()
+
+    def _see_off(self) -> None:
+        for refused in list(self._refused):
+            client, until = refused
+            try:
+                if client.recv(4096):
+                    client.send(IN_USE)
+                    client.shutdown(socket.SHUT_WR)  # not closed: unread bytes would take the answer back
+                    continue
+            except BlockingIOError:
+                if time.monotonic() < until:
+                    continue
+            except OSError:
+                pass  # it went by itself
+            client.close()
+            self._refused.remove(refused)
 
     def _drop(self) -> None:
         if self._client is not None:

@@ -12,12 +12,14 @@ from pam_totp import __version__
 from pam_totp.cli import (
     codes,
     daemon,
+    doctor,
     enroll,
     exporting,
     importing,
     policy,
     portal,
     recovery,
+    services,
     tokens,
 )
 from pam_totp.cli.common import OUT_OF_REACH, REFUSED, CommandError
@@ -33,6 +35,8 @@ COMMANDS = (  # in the order of --help
     codes,
     importing,
     exporting,
+    services,
+    doctor,
     policy,
     daemon,
     portal,
@@ -50,6 +54,8 @@ examples:
   pam-totp list                              who has which tokens
   pam-totp verify alice 755224               is this code right? uses it up
   pam-totp resync alice --port /dev/ttyUSB0  bring a token back into step by pressing it twice
+  pam-totp enable sudo                       ask for a code at sudo: on trial first, taken back unless confirmed
+  pam-totp doctor                            what may keep people out, or let them in without a code
 
 exit status: 0 done or accepted, 1 refused or a check failed, 2 wrong usage, 3 out of reach (permission, store, device)
 """

@@ -88,7 +88,8 @@ def _with(record: UserRecord, entry: Entry, now: int) -> tuple[UserRecord, Row]:
     if len(record.tokens) >= MAX_TOKENS:
         return record, left_out(place, found, user, f"{user} has {MAX_TOKENS} tokens, which is the most")
     try:
-        token = token.renamed(_free_name(token, record))
+        if record.token(token.name) is not None:
+            token = token.renamed(_free_name(token, record))
         record = record.with_token(token)
     except RecordError as e:
         return record, left_out(place, found, user, str(e))
@@ -106,7 +107,6 @@ def _free_name(token: Token, record: UserRecord) -> str:
 def _bad_name(user: str) -> str | None:
     try:
         file_name(user)
-        UserRecord(user=user)
-    except (StoreError, RecordError):
+    except StoreError:
         return "that is no name that a user can have"
-    return None
+    return UserRecord.RULES["user"](user)

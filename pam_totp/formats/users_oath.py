@@ -7,6 +7,7 @@ offset of their clock.
 
 from __future__ import annotations
 
+import datetime
 import re
 import time
 from dataclasses import replace
@@ -82,11 +83,12 @@ def _with_last_step(found: Found, last_code: str, now: int) -> Found:
 
 
 def _local_time(text: str, line: int) -> int:
+    """Unix seconds of a time in this host's zone, which is what the file has."""
     match = _TIMESTAMP.fullmatch(text)
     try:
         if match is None:
             raise ValueError
-        seconds = int(time.mktime((*map(int, match.groups()), 0, 0, -1)))  # type: ignore[arg-type]
+        seconds = int(datetime.datetime(*map(int, match.groups())).timestamp())  # type: ignore[arg-type]  # noqa: DTZ001
         if seconds < 0:
             raise ValueError
     except (ValueError, OverflowError):

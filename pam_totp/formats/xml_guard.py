@@ -44,7 +44,9 @@ def elements(data: bytes, wanted: frozenset[str]) -> list[Element]:
         reader.parser.Parse(data, True)
     except expat.ExpatError as e:
         raise FormatError(e.lineno, f"not XML ({expat.errors.messages[e.code]})") from None
-    except (ValueError, LookupError):
+    except FormatError:
+        raise
+    except (ValueError, LookupError):  # an encoding that Python does not know, or that expat cannot take from it
         raise FormatError(1, "not XML in an encoding that is known") from None
     return reader.found
 

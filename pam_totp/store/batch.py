@@ -5,21 +5,22 @@ The law:
 - each record is changed under its user's lock, and only if it is still the one that was decided upon, else anew;
 - from the first record touched to the last, the folder `.import` holds what it takes to undo them all. If this process
   cannot finish, it undoes them; if it is killed, `recover` does, in the next command;
-- undoing brings no used code back to life: a record that was changed since keeps what was used of it;
+- undoing brings no used code back to life: of a record that was changed since, what was used stays;
 - logins go on meanwhile, and see each record either as it was or as it will be.
 
-In `.import`, NAME.new is what a record becomes and NAME.old what it was, both as links: a record in the store that is
-still one of them was not changed by anybody else, as every change makes a new file. `committing` is there while
-records are being touched.
+In `.import`, NAME.new is what a record becomes until it is moved into its place, NAME.old a link to what it was, and
+`manifest` says in lines of JSON what each record becomes. `committing` is there while records are being touched.
 """
 
 from __future__ import annotations
 
 import ctypes
 import fcntl
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import BinaryIO
 
 from pam_totp.record import RecordError, UserRecord
 from pam_totp.secretfile import parse, serialize
@@ -27,12 +28,13 @@ from pam_totp.store import NotThere, R, StoreError
 from pam_totp.store import file as one
 from pam_totp.store.file import JOURNAL
 
-_COMMITTING = "committing"
-_NEW, _OLD = ".new", ".old"
-_REPORT_EVERY = 500  # records between two reports of progress
-
 Change = Callable[[UserRecord], tuple[UserRecord, R]]
 Progress = Callable[[int, int], None]  # done, total
+
+_COMMITTING, _MANIFEST = "committing", "manifest"
+_NEW, _OLD = ".new", ".old"
+_REPORT_EVERY = 500  # records between two reports of progress
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def update_many(
@@ -44,24 +46,27 @@ def update_many(
     StoreError, and whatever a change raises, with the store as it was.
     """
     recover(store)
+    total = 2 * len(changes)
+    results: dict[str, R] = {}
     with store._opened() as folder, _journal(folder) as journal:
         try:
-            results = _stage(store, folder, journal, changes, lambda done: progress(done, 2 * len(changes)))
-            _make_durable(folder)
-            _mark(journal)
-            names = sorted(n.removesuffix(_NEW) for n in os.listdir(journal) if n.endswith(_NEW))
-            by_name = {store._file(user): user for user in changes}
-            for done, name in enumerate(names):
-                with store._locked(folder, name):
-                    if not _still(folder, journal, name, _OLD):
-                        user = by_name[name]
-                        results[user] = _restage(folder, journal, name, user, changes[user])
-                    _replace(folder, journal, name, _NEW)
-                if done % _REPORT_EVERY == 0:
-                    progress(2 * len(changes) - len(names) + done, 2 * len(changes))
+            with _new_manifest(journal) as manifest:
+                batch = _Batch(store, folder, journal, manifest)
+                for done, (user, change) in enumerate(changes.items()):
+                    results[user] = batch.stage(user, change)
+                    if done % _REPORT_EVERY == 0:
+                        progress(done, total)
+                manifest.flush()
+                _make_durable(folder)
+                _mark(journal)
+                progress(len(changes), total)
+                for done, (user, change) in enumerate(changes.items(), len(changes)):
+                    batch.commit(user, change, results)
+                    if done % _REPORT_EVERY == 0:
+                        progress(done, total)
             os.fsync(folder)
             _unmark(journal)
-            progress(2 * len(changes), 2 * len(changes))
+            progress(total, total)
         except BaseException:
             _undo(store, folder, journal)
             raise
@@ -74,7 +79,7 @@ def recover(store: one.FileStore) -> int:
     """Undo what a killed `update_many` left half done; how many records that were. Nothing where one is at work."""
     with store._opened() as folder:
         try:
-            journal = os.open(JOURNAL, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            journal = os.open(JOURNAL, _FOLDER, dir_fd=folder)
         except FileNotFoundError:
             return 0
         try:
@@ -88,6 +93,50 @@ def recover(store: one.FileStore) -> int:
             os.close(journal)
 
 
+class _Batch:
+    """The two halves of the work, a record at a time."""
+
+    def __init__(self, store: one.FileStore, folder: int, journal: int, manifest: BinaryIO) -> None:
+        self._store, self._folder, self._journal, self._manifest = store, folder, journal, manifest
+        self._staged: dict[str, int | None] = {}  # name: the inode that was decided upon
+
+    def stage(self, user: str, change: Change[R]) -> R:
+        """Decide on a record, and write it aside; one that stays as it is leaves nothing there."""
+        name = self._store._file(user)
+        try:
+            # The link keeps that inode from being anybody else's, so that the number says for good which file it was.
+            os.link(name, name + _OLD, src_dir_fd=self._folder, dst_dir_fd=self._journal, follow_symlinks=False)
+            old = one._read(self._journal, name + _OLD)
+            record = one._parsed(old, user, name)
+        except FileNotFoundError:
+            old, record = b"", UserRecord(user=user)
+        changed, result = change(record)
+        new = serialize(changed)
+        if new != old:
+            one._write_new(self._journal, name + _NEW, new, durably=False)
+            self._manifest.write(json.dumps([name, new.decode("ascii")]).encode("ascii") + b"\n")
+            self._staged[name] = _inode(self._journal, name + _OLD) if old else None
+        elif old:
+            os.unlink(name + _OLD, dir_fd=self._journal)
+        return result
+
+    def commit(self, user: str, change: Change[R], results: dict[str, R]) -> None:
+        """Put a record in its place, under its lock."""
+        name = self._store._file(user)
+        if name not in self._staged:
+            return
+        with self._store._locked(self._folder, name):
+            if _inode(self._folder, name) != self._staged[name]:  # somebody changed it: decide anew
+                _forget(self._journal, name + _OLD, name + _NEW)
+                del self._staged[name]
+                results[user] = self.stage(user, change)
+                self._manifest.flush()
+                _make_durable(self._folder)
+                if name not in self._staged:
+                    return
+            os.rename(name + _NEW, name, src_dir_fd=self._journal, dst_dir_fd=self._folder)
+
+
 @contextmanager
 def _journal(folder: int) -> Iterator[int]:
     """The folder `.import`, made and held by us alone."""
@@ -95,7 +144,7 @@ def _journal(folder: int) -> Iterator[int]:
         os.mkdir(JOURNAL, 0o700, dir_fd=folder)
     except FileExistsError:
         raise StoreError("another import is at work; try again when it is done") from None
-    journal = os.open(JOURNAL, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    journal = os.open(JOURNAL, _FOLDER, dir_fd=folder)
     try:
         fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield journal
@@ -103,48 +152,74 @@ def _journal(folder: int) -> Iterator[int]:
         os.close(journal)
 
 
-def _stage(
-    store: one.FileStore, folder: int, journal: int, changes: Mapping[str, Change[R]], progress: Callable[[int], None]
-) -> dict[str, R]:
-    """Decide on every record, and write it aside; what stays as it is leaves nothing there."""
-    results = {}
-    for done, (user, change) in enumerate(changes.items()):
-        results[user] = _decide(folder, journal, store._file(user), user, change)
-        if done % _REPORT_EVERY == 0:
-            progress(done)
-    return results
+def _new_manifest(journal: int) -> BinaryIO:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+    return open(os.open(_MANIFEST, flags, 0o600, dir_fd=journal), "wb")
 
 
-def _decide(folder: int, journal: int, name: str, user: str, change: Change[R]) -> R:
+def _undo(store: one.FileStore, folder: int, journal: int) -> int:
+    """Take every record back to what it was, and say so; how many were taken back."""
+    if _inode(journal, _COMMITTING) is None:
+        return 0
+    undone = 0
+    for name, new in _manifested(journal).items():
+        if _inode(journal, name + _NEW) is not None:
+            continue  # never put in its place: and on a full disk there may not even be a lock to be had
+        with store._locked(folder, name):
+            undone += _undo_one(folder, journal, name, new)
+    os.fsync(folder)
+    _unmark(journal)
+    return undone
+
+
+def _manifested(journal: int) -> dict[str, bytes]:
+    """What each record was to become, by name; the last word counts. A last line without its end was not yet said."""
+    found = {}
     try:
-        # The link says for good upon which file was decided.
-        os.link(name, name + _OLD, src_dir_fd=folder, dst_dir_fd=journal, follow_symlinks=False)
-        old = one._read(journal, name + _OLD)
-        record = one._parsed(old, user, name)
+        with open(os.open(_MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=journal), "rb") as manifest:
+            for line in manifest:
+                if line.endswith(b"\n"):
+                    name, new = json.loads(line)
+                    found[name] = new.encode("ascii")
     except FileNotFoundError:
-        old, record = b"", UserRecord(user=user)
-    changed, result = change(record)
-    new = serialize(changed)
-    if new == old:
-        os.unlink(name + _OLD, dir_fd=journal)
-    else:
-        one._write_new(journal, name + _NEW, new, durably=False)
-    return result
+        pass
+    return found
 
 
-def _restage(folder: int, journal: int, name: str, user: str, change: Change[R]) -> R:
-    """Decide anew on a record that somebody changed; its lock is held."""
-    for suffix in (_NEW, _OLD):
-        with suppress(FileNotFoundError):
-            os.unlink(name + suffix, dir_fd=journal)
-    result = _decide(folder, journal, name, user, change)
-    _make_durable(folder)
-    return result
+def _undo_one(folder: int, journal: int, name: str, new: bytes) -> bool:
+    """Take one record back; whether there was anything to do. Its lock is held."""
+    try:
+        current = one._read(folder, name)
+    except NotThere:
+        return False  # removed since
+    try:
+        old = one._read(journal, name + _OLD)
+    except NotThere:
+        old = None
+    if current == old:
+        return False
+    data = old if current == new else _without_what_came(current, old, new)
+    if data is None:
+        os.unlink(name, dir_fd=folder)
+    elif data != current:
+        one._replace(folder, name, data)
+    return data != current
 
 
-def _still(folder: int, journal: int, name: str, suffix: str) -> bool:
-    """Whether the store's file is the one of that suffix; also where neither is there."""
-    return _inode(folder, name) == _inode(journal, name + suffix)
+def _without_what_came(current: bytes, old: bytes | None, new: bytes) -> bytes | None:
+    """A record that was changed since, by a login for one, without the tokens that came new and are unused.
+
+    A token whose codes were used must stay: were it gone, it could come back with the same file, at its old counter.
+    """
+    try:
+        record, meant = parse(current), parse(new)
+        before = None if old is None else parse(old)
+    except RecordError:
+        return current  # spoiled by something else
+    for token in meant.tokens:
+        if (before is None or before.token(token.name) is None) and record.token(token.name) == token:
+            record = record.without_token(token.name)
+    return serialize(record) if record.tokens or before is not None else None
 
 
 def _inode(folder: int, name: str) -> int | None:
@@ -154,77 +229,20 @@ def _inode(folder: int, name: str) -> int | None:
         return None
 
 
-def _replace(folder: int, journal: int, name: str, suffix: str) -> None:
-    """Put the file of that suffix into the store, and leave its link here; nothing where it is not there."""
-    try:
-        os.link(name + suffix, one._aside(name), src_dir_fd=journal, dst_dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return
-    os.rename(one._aside(name), name, src_dir_fd=folder, dst_dir_fd=folder)
-
-
-def _undo(store: one.FileStore, folder: int, journal: int) -> int:
-    """Take every record back to what it was; the journal is in order again after it. How many were taken back."""
-    if _inode(journal, _COMMITTING) is None:
-        return 0
-    undone = 0
-    for name in sorted(n.removesuffix(_NEW) for n in os.listdir(journal) if n.endswith(_NEW)):
-        if _still(folder, journal, name, _OLD):
-            continue  # never touched: and on a full disk there may not even be a lock to be had
-        with store._locked(folder, name):
-            if not _still(folder, journal, name, _NEW):
-                undone += _undo_used(folder, journal, name)
-                continue
-            if _inode(journal, name + _OLD) is None:
-                os.unlink(name, dir_fd=folder)
-            else:
-                _replace(folder, journal, name, _OLD)
-            undone += 1
-    os.fsync(folder)
-    _unmark(journal)
-    return undone
-
-
-def _undo_used(folder: int, journal: int, name: str) -> bool:
-    """Take back from a record that was changed since, by a login for one, the tokens that came new and are unused;
-    whether there were any.
-
-    A token whose codes were used must stay: were it gone, it could come back with the same file, at its old counter.
-    """
-    try:
-        current = one._read(folder, name)
-        new, record = parse(one._read(journal, name + _NEW)), parse(current)
-        before = _before(journal, name)
-    except (NotThere, RecordError):
-        return False  # removed since, or spoiled by something else
-    for token in new.tokens:
-        if (before is None or before.token(token.name) is None) and record.token(token.name) == token:
-            record = record.without_token(token.name)
-    if not record.tokens and before is None:
-        os.unlink(name, dir_fd=folder)
-        return True
-    if (data := serialize(record)) == current:
-        return False
-    one._replace(folder, name, data)
-    return True
-
-
-def _before(journal: int, name: str) -> UserRecord | None:
-    try:
-        return parse(one._read(journal, name + _OLD))
-    except NotThere:
-        return None
-
-
 def _mark(journal: int) -> None:
     os.close(os.open(_COMMITTING, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=journal))
     os.fsync(journal)
 
 
 def _unmark(journal: int) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(_COMMITTING, dir_fd=journal)
+    _forget(journal, _COMMITTING)
     os.fsync(journal)
+
+
+def _forget(journal: int, *names: str) -> None:
+    for name in names:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=journal)
 
 
 def _empty(folder: int, journal: int) -> None:
@@ -232,8 +250,7 @@ def _empty(folder: int, journal: int) -> None:
     if _inode(journal, _COMMITTING) is not None:
         return
     with suppress(OSError):  # whatever is left of it is taken away by the next command
-        for name in os.listdir(journal):
-            os.unlink(name, dir_fd=journal)
+        _forget(journal, *os.listdir(journal))
         os.rmdir(JOURNAL, dir_fd=folder)
         os.fsync(folder)
 

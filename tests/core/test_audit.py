@@ -48,6 +48,13 @@ def test_what_is_not_one_plain_word_stands_in_quotes(text: str, escaped: str) ->
     assert audit.escaped(text) == escaped
 
 
+def test_what_is_too_long_is_cut_and_says_so() -> None:
+    whole = "x" * audit.MAX_FIELD
+    assert audit.escaped(whole) == whole
+    assert audit.escaped(whole + "x") == f'"{whole}\\u2026"'
+    assert len(audit.escaped("\n" * 10_000)) < 7 * (audit.MAX_FIELD + 1) + 2
+
+
 FIELD = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|[^\s"=]+)')
 
 

@@ -640,7 +640,10 @@ def test_a_recovery_code_belongs_to_its_salt() -> None:
 # ---- what a Decision shows
 
 
-def test_a_decision_shows_no_secret() -> None:
+def test_a_decision_shows_no_secret_and_can_be_followed_by_another_record() -> None:
     decision = verify(Alice(fob()).record, codes(fob(), 0), NOW, Policy())
     assert repr(decision) == "<Decision>"
+    other = decision.followed_by(Alice(fob(7)).record)
+    assert (other.outcome, other.token) == (decision.outcome, decision.token)
+    assert other.record == Alice(fob(7)).record
     assert {o for o in Outcome if o.accepted} == {Outcome.CODE, Outcome.ROW, Outcome.RECOVERY}

@@ -86,6 +86,7 @@ class Machine:
         self.root = Path(f"/proc/{self._holder.pid}/root")
         self._started: list[subprocess.Popen[bytes]] = []
         self._service: subprocess.Popen[bytes] | None = None
+        self._talks: list[Talk] = []
         self.log = Syslog(self.path("/dev/log"))
         self._make_accounts()
         self.path(STORE).mkdir(mode=0o700, exist_ok=True)
@@ -215,10 +216,17 @@ class Machine:
             self._service = self.start(*python, "serve", "--socket", SOCKET, user="pam_totp")
             until(self.path(SOCKET).exists, "the service makes its socket")
 
+    def stop_serving(self) -> None:
+        """End the service as systemd would."""
+        if self._service is not None:
+            self._service.terminate()
+            self._service.wait(PATIENCE)
+            self._service = None
+
     def talk(self, *words: str, user: str = "root", echo: bool = False) -> Talk:
         """Run `words` on a terminal, for a person to talk to; `echo` is the terminal's, until a program changes it."""
         program, *arguments = self.command(*words, user=user)
-        return Talk(
+        talk = Talk(
             pexpect.spawn(
                 program,
                 arguments,
@@ -229,6 +237,14 @@ class Machine:
                 dimensions=(24, 1000),  # a line is a line, however long what was typed is
             )
         )
+        self._talks.append(talk)
+        return talk
+
+    def hang_up(self) -> None:
+        """End what still waits for somebody to talk to it."""
+        for talk in self._talks:
+            talk.hangs_up()
+        self._talks.clear()
 
 
 class Talk:
@@ -271,7 +287,8 @@ class Talk:
 
     def hangs_up(self) -> None:
         """The terminal is gone."""
-        self.terminal.close(force=True)
+        if not self.terminal.closed:
+            self.terminal.close(force=True)
 
 
 class Syslog:
@@ -280,6 +297,8 @@ class Syslog:
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
+        self._path = str(path)
+        self._marks = 0
         path.chmod(0o666)
         self._lines: list[str] = []
         self._changed = threading.Condition()
@@ -298,12 +317,24 @@ class Syslog:
         self._socket.close()
 
     def clear(self) -> None:
+        self._catch_up()
         with self._changed:
             self._lines.clear()
 
     def lines(self) -> list[str]:
+        self._catch_up()
         with self._changed:
             return list(self._lines)
+
+    def _catch_up(self) -> None:
+        """Whatever was logged before now has been heard afterwards."""
+        self._marks += 1
+        mark = f"mark {self._marks}"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+            client.sendto(mark.encode(), self._path)
+        self.wait_for(mark)
+        with self._changed:
+            self._lines.remove(mark)
 
     def ours(self) -> list[str]:
         """Our lines, from `pam_totp(` on."""

@@ -1,0 +1,200 @@
+"""Many records changed as one: all or none, whoever kills it where, and no used code comes back."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pam_totp.policy import Policy
+from pam_totp.record import HotpToken, UserRecord
+from pam_totp.store import NotThere, StoreError
+from pam_totp.store import batch as many
+from pam_totp.store.file import FileStore
+from pam_totp.verify import verify
+from tests.site import KEY, codes, fob
+
+OLD = [f"old{i}" for i in range(5)]
+NEW = [f"new{i}" for i in range(5)]
+ADDED = b"the key that came in"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileStore:
+    folder = tmp_path / "store"
+    folder.mkdir(0o700)
+    made = FileStore(str(folder))
+    for user in OLD:
+        made.update(user, lambda record: (record.with_token(fob(3)), None), create=True)
+    return made
+
+
+def content(store: FileStore) -> dict[str, bytes]:
+    """All records, byte for byte; the locks do not count."""
+    return {p.name: p.read_bytes() for p in Path(store.folder).iterdir() if p.suffix != ".lock" and p.is_file()}
+
+
+def added(record: UserRecord) -> tuple[UserRecord, str]:
+    return record.with_token(HotpToken(name="came", secret=ADDED, created=0, counter=7)), record.user
+
+
+CHANGES = dict.fromkeys([*OLD, *NEW], added)
+
+
+def test_all_records_are_changed_and_nothing_is_left_behind(store: FileStore) -> None:
+    seen: list[tuple[int, int]] = []
+    assert many.update_many(store, CHANGES, lambda done, total: seen.append((done, total))) == {u: u for u in CHANGES}
+    assert all(store.read(user).tokens[-1].secret == ADDED for user in CHANGES)
+    assert [t.name for t in store.read(OLD[0]).tokens] == ["fob", "came"]
+    assert not (Path(store.folder) / ".import").exists()
+    assert {p.stat().st_mode & 0o777 for p in Path(store.folder).iterdir()} == {0o600}
+    assert seen[-1] == (20, 20)
+
+
+def test_a_record_that_stays_as_it_is_is_not_written(store: FileStore) -> None:
+    before = (Path(store.folder) / "old0.json").stat()
+    many.update_many(store, {"old0": lambda record: (record, None)})
+    after = (Path(store.folder) / "old0.json").stat()
+    assert (after.st_ino, after.st_mtime_ns, after.st_nlink) == (before.st_ino, before.st_mtime_ns, 1)
+
+
+def test_a_change_that_fails_changes_nothing(store: FileStore) -> None:
+    before = content(store)
+
+    def fails(record: UserRecord) -> tuple[UserRecord, str]:
+        raise KeyError(record.user)
+
+    with pytest.raises(KeyError):
+        many.update_many(store, CHANGES | {"zoe": fails})
+    assert content(store) == before
+    assert not (Path(store.folder) / ".import").exists()
+
+
+def nth(function: Callable[..., Any], number: int, what: Callable[[], object]) -> Callable[..., Any]:
+    """`function`, but for its call of that number, before which `what` happens."""
+    left = [number]
+
+    def called(*arguments: Any, **named: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            what()
+        return function(*arguments, **named)
+
+    return called
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed(store: FileStore, call: str, number: int) -> bool:
+    """Run it in a process that is killed right before that call; False where it came to its end before that."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            setattr(os, call, nth(getattr(os, call), number, die))
+            many.update_many(store, CHANGES)
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("call", ["rename", "link", "fsync", "write", "unlink", "mkdir", "rmdir"])
+def test_wherever_it_is_killed_the_next_command_finds_all_or_nothing(store: FileStore, call: str) -> None:
+    before = content(store)
+    number = 0
+    while killed(store, call, number + 1):
+        number += 1
+        many.recover(store)
+        after = content(store)
+        if after != before:
+            assert all(user in "".join(after) for user in CHANGES)
+            assert all(store.read(user).token("came") is not None for user in CHANGES), "it was done already"
+            break
+        assert not (Path(store.folder) / ".import").exists()
+    assert number > 0, "it was killed at least once"
+    many.update_many(store, {"next": added})
+    assert store.read("next").token("came") is not None
+
+
+def test_a_used_code_does_not_come_back_when_an_import_is_undone(store: FileStore) -> None:
+    before = content(store)
+    assert killed(store, "rename", 9)  # old0 … old4, new0 … new2 are in their places
+    for user, key, counter in (("old1", KEY, 3), ("new1", ADDED, 7), ("old2", ADDED, 7)):
+
+        def accept(record: UserRecord, answer: str = codes(counter, key=key)) -> tuple[UserRecord, bool]:
+            decision = verify(record, answer.encode(), 1_700_000_000, Policy())
+            return decision.record, decision.outcome.accepted
+
+        assert store.update(user, accept), user
+    assert many.recover(store) == 6, "all but the two that have nothing left to take back"
+    after = content(store)
+    assert {name for name in after if after[name] != before.get(name)} == {"old1.json", "old2.json", "new1.json"}
+    old1, old2, new1 = (store.read(user) for user in ("old1", "old2", "new1"))
+    assert [(t.name, getattr(t, "counter", None)) for t in old1.tokens] == [("fob", 4)], "unused: taken back"
+    assert [(t.name, getattr(t, "counter", None)) for t in old2.tokens] == [("fob", 3), ("came", 8)], "used: stays"
+    assert [(t.name, getattr(t, "counter", None)) for t in new1.tokens] == [("came", 8)]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), OSError(errno.EIO, "I/O error")]
+)
+@pytest.mark.parametrize("number", [1, 4, 10])
+def test_what_cannot_be_finished_is_undone_at_once(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch, error: BaseException, number: int
+) -> None:
+    before = content(store)
+
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(os, "rename", nth(os.rename, number, fail))
+    with pytest.raises(StoreError if isinstance(error, OSError) else KeyboardInterrupt):
+        many.update_many(store, CHANGES)
+    assert content(store) == before
+    assert not (Path(store.folder) / ".import").exists()
+
+
+def test_a_record_that_was_used_meanwhile_is_decided_upon_anew(store: FileStore) -> None:
+    def progress(done: int, total: int) -> None:
+        if done == len(CHANGES):  # all is staged, nothing is in its place
+            store.update("old3", lambda record: (record.accepted(record.tokens[0], 3, 1, 5), None))
+            store.update("new3", lambda record: (record.with_token(fob()), None), create=True)
+            store.update("old4", lambda _: (None, None))
+
+    many.update_many(store, CHANGES, progress)
+    for user, expected in (("old3", [("fob", 4), ("came", 7)]), ("new3", [("fob", 0), ("came", 7)])):
+        assert [(t.name, getattr(t, "counter", None)) for t in store.read(user).tokens] == expected
+    assert [t.name for t in store.read("old4").tokens] == ["came"]
+
+
+def test_one_at_a_time(store: FileStore) -> None:
+    def meanwhile(done: int, total: int) -> None:
+        if done == 0:
+            assert many.recover(store) == 0, "what is at work is not undone"
+            with pytest.raises(StoreError, match="another import is at work"):
+                many.update_many(store, {"x": added})
+
+    many.update_many(store, CHANGES, meanwhile)
+    assert store.read("new0").token("came") is not None
+    with pytest.raises(NotThere):
+        store.read("x")
+
+
+def test_a_spoiled_record_stops_it_and_is_left_alone(store: FileStore) -> None:
+    spoiled = Path(store.folder) / "old2.json"
+    spoiled.write_text("{}")
+    before = content(store)
+    with pytest.raises(StoreError, match=r"old2\.json"):
+        many.update_many(store, CHANGES)
+    assert content(store) == before
+    link = Path(store.folder) / "new2.json"
+    link.symlink_to("/etc/passwd")
+    with pytest.raises(StoreError):
+        many.update_many(store, {"new2": added})
+    assert link.is_symlink()

@@ -1,0 +1,196 @@
+"""PSKC files: the examples of RFC 6030, what must be refused, and what is said of what is not kept."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+
+from pam_totp.formats import pskc
+from pam_totp.formats.found import FormatError, Found
+from tests.site import KEY, fob, phone
+
+FIGURES = Path(__file__).parent / "data" / "rfc6030"
+NOW = 1_700_000_000  # 2023-11-14
+UNLOCKS = {"key": "12345678901234567890123456789012", "password": "qwerty"}
+
+
+def figure(number: int) -> bytes:
+    return (FIGURES / f"figure{number}.xml").read_bytes()
+
+
+def read(data: bytes, **unlocks: str) -> list[Found]:
+    return pskc.parse(data, NOW, (UNLOCKS | unlocks).__getitem__)
+
+
+def replaced(data: bytes, old: str, new: str) -> bytes:
+    assert old.encode() in data
+    return data.replace(old.encode(), new.encode(), 1)
+
+
+@pytest.mark.parametrize(
+    ("number", "digits", "serials"),
+    [
+        (3, 8, ["987654321"]),
+        (5, 8, ["987654321"]),
+        (6, 8, ["987654321"]),
+        (7, 8, ["987654321"]),
+        (10, 8, ["654321", "123456", "9999999", "9999999"]),
+    ],
+)
+def test_the_figures_of_rfc_6030_have_the_right_secret_and_counter(
+    number: int, digits: int, serials: list[str]
+) -> None:
+    tokens = [found.token(NOW) for found in read(figure(number)) if found.unfit is None]
+    assert [token.serial for token in tokens] == serials
+    for token in tokens:
+        assert (token.type, token.secret, token.digits, token.algorithm) == ("hotp", KEY, digits, "SHA1")
+        assert getattr(token, "counter", None) == 0
+
+
+def test_figure_2_is_read_and_its_key_of_32_bits_is_too_weak_to_come_in() -> None:
+    (found,) = read(figure(2))
+    assert (found.secret, found.counter, found.kind) == (b"1234", 0, "hotp")
+    assert "no counter: taken for 0" in found.remarks
+    with pytest.raises(ValueError, match="secret: not 112"):
+        found.token(NOW)
+
+
+def test_the_pin_of_figure_5_is_left_out_with_its_reason() -> None:
+    token, pin = read(figure(5))
+    assert (token.unfit, pin.unfit, pin.line) == (None, "a PIN, not a token", 44)
+
+
+def test_a_policy_that_cannot_be_kept_is_told_and_one_that_forbids_the_use_disables() -> None:
+    found = read(figure(10))
+    assert not any(f.enabled for f in found)
+    assert "its policy is not kept: until 2006-05-31" in found[0].remarks
+    assert any("comes in disabled" in remark for remark in found[0].remarks)
+    later = replaced(replaced(figure(10), "2006-05-01", "2020-01-01"), "2006-05-31", "2030-12-31")
+    first = read(later)[0]
+    assert first.enabled
+    assert "its policy is not kept: until 2030-12-31" in first.remarks
+    unknown = replaced(figure(10), "<StartDate>2006-05-01T00:00:00Z</StartDate>", "<OnlyOnSundays/>")
+    assert not read(replaced(unknown, "2006-05-31", "2030-12-31"))[0].enabled, "RFC 6030 §5: not understood, not used"
+
+
+@pytest.mark.parametrize(
+    ("number", "unlocks"),
+    [(6, {"key": "12345678901234567890123456789013"}), (6, {"key": "1234"}), (7, {"password": "qwertz"})],
+)
+def test_a_wrong_key_or_password_is_refused(number: int, unlocks: dict[str, str]) -> None:
+    with pytest.raises(FormatError, match="cannot be decrypted"):
+        read(figure(number), **unlocks)
+
+
+def test_a_key_that_is_not_hexadecimal_is_refused_without_showing_it() -> None:
+    with pytest.raises(FormatError) as refused:
+        read(figure(6), key="sesame, open")
+    assert "sesame" not in str(refused.value)
+
+
+def test_the_mac_is_checked_and_demanded() -> None:
+    cipher = "AAECAwQFBgcICQoLDA0OD+cIHItlB3Wra1DUpxVvOx2lef1VmNPCMl8jwZqIUqGv"
+    flipped = bytearray(base64.b64decode(cipher))
+    flipped[0] ^= 1  # of the initialisation vector: the padding stays good, the first byte of the key changes
+    with pytest.raises(FormatError, match="cannot be decrypted"):
+        read(replaced(figure(6), cipher, base64.b64encode(flipped).decode()))
+    with pytest.raises(FormatError, match="line 36: an encrypted value without a MAC") as refused:
+        read(replaced(figure(6), "<ValueMAC>Su+NvtQfmvfJzF6bmQiJqoLRExc=\n                    </ValueMAC>", ""))
+    assert cipher not in str(refused.value)
+
+
+ENTITIES = {
+    "internal": '<!DOCTYPE KeyContainer [<!ENTITY a "1">]>',
+    "external": '<!DOCTYPE KeyContainer [<!ENTITY a SYSTEM "file:///etc/passwd">]>',
+    "parameter": '<!DOCTYPE KeyContainer [<!ENTITY % a SYSTEM "http://127.0.0.1:9/"> %a;]>',
+    "document type": '<!DOCTYPE KeyContainer SYSTEM "file:///etc/passwd">',
+    "laughs": '<!DOCTYPE KeyContainer [<!ENTITY a "aaaaaaaa"><!ENTITY b "&a;&a;&a;&a;"><!ENTITY c "&b;&b;&b;">]>',
+}
+
+
+@pytest.mark.parametrize("kind", ENTITIES)
+def test_entities_and_external_references_are_refused(kind: str) -> None:
+    with pytest.raises(FormatError, match="line 2: a document type or an entity"):
+        read(replaced(figure(3), "?>\n", f"?>\n{ENTITIES[kind]}"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("MTIzNDU2Nzg5MDEyMzQ1Njc4OTA=", "MTIzNDU2Nzg5MDEyMzQ1Njc4OTA=!", 22),
+        ("MTIzNDU2Nzg5MDEyMzQ1Njc4OTA=", "MTIzNDU2Nzg5MDEyMzQ1Njc4OTA", 22),
+        ("<PlainValue>0</PlainValue>", "<PlainValue>1_0</PlainValue>", 26),
+        ("<PlainValue>0</PlainValue>", "<PlainValue>٣</PlainValue>", 26),
+        ('Length="8"', 'Length="eight"', 14),
+        ("<KeyPackage>", "<KeyPackage><", 5),
+    ],
+)
+def test_what_would_be_read_leniently_is_refused_with_its_line(old: str, new: str, line: int) -> None:
+    with pytest.raises(FormatError) as refused:
+        read(replaced(figure(3), old, new))
+    assert f"line {line}:" in str(refused.value)
+    assert new not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "not XML"),
+        (b"<a/>", "not a KeyContainer"),
+        (b'<KeyContainer Version="2.0"/>', "not a KeyContainer"),
+        (b'<KeyContainer Version="1.0">' + b"<a>" * 40, "too deep"),
+        (b"\xff\xfe<\0a\0", "not XML"),
+        (b'<?xml version="1.0" encoding="utf-7"?><a/>', "not XML"),
+    ],
+)
+def test_what_is_no_container_is_refused(data: bytes, said: str) -> None:
+    with pytest.raises(FormatError, match=said):
+        read(data)
+
+
+def test_the_work_that_a_password_costs_is_bounded() -> None:
+    with pytest.raises(FormatError, match="line 15: IterationCount"):
+        read(replaced(figure(7), "<IterationCount>1000<", "<IterationCount>2000000000<"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "unfit"),
+    [
+        ('Encoding="DECIMAL"', 'Encoding="HEXADECIMAL"', "its codes are not plain digits"),
+        ('Encoding="DECIMAL"', 'Encoding="DECIMAL" CheckDigits="true"', "its codes are not plain digits"),
+        ("pskc:hotp", "pskc:ocra", "neither HOTP nor TOTP"),
+        ("<ResponseFormat", "<Suite>OCRA-1:HOTP-SHA1-6:QN08</Suite><ResponseFormat", "its Suite is not known here"),
+    ],
+)
+def test_a_token_of_another_kind_is_left_out_with_its_reason(old: str, new: str, unfit: str) -> None:
+    (found,) = read(replaced(figure(3), old, new))
+    assert found.unfit == unfit
+
+
+def test_the_user_is_the_uid_of_a_distinguished_name() -> None:
+    assert read(figure(3))[0].user == "jsmith"
+    assert read(replaced(figure(3), "UID=jsmith,DC=example-bank,DC=net", "alice"))[0].user == "alice"
+    assert read(replaced(figure(3), "UID=jsmith,DC=example-bank,DC=net", "CN=Ann,O=x"))[0].user is None
+
+
+@pytest.mark.parametrize("password", [None, "a pass phrase"])
+def test_what_is_written_is_read_back_the_same(password: str | None) -> None:
+    step = NOW // 60
+    tokens = [
+        fob(7, serial="S-1", digits=8),
+        phone(algorithm="SHA256", period=60, last_step=step, drift=-2),
+        phone(name="third", secret=b"x" * 64, algorithm="SHA512"),
+    ]
+    data = pskc.write("alice", list(tokens), password)
+    back = [found.token(0) for found in pskc.parse(data, NOW, lambda what: password or "")]
+    assert back == tokens
+    assert (base64.b64encode(KEY) in data) == (password is None)
+
+
+def test_a_time_in_the_future_does_not_lock_the_token() -> None:
+    far = phone(last_step=(NOW + 10 * 365 * 86400) // 30)
+    (found,) = pskc.parse(pskc.write("alice", [far], None), NOW, lambda what: "")
+    assert found.last_step is None
+    assert any("Time" in remark for remark in found.remarks)

@@ -1,0 +1,306 @@
+"""The text formats, line by line: what they mean, what is refused and where, and what is said of what is not kept."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable
+
+import pytest
+
+from pam_totp.formats import csv_tokens, google_authenticator, otpauth, record_json, users_oath
+from pam_totp.formats.found import FormatError, Found
+from pam_totp.oath import hotp
+from pam_totp.record import UserRecord
+from pam_totp.secretfile import base32, serialize
+from tests.site import KEY, fob, phone
+
+NOW = 1_700_000_010  # 2023-11-14
+STEP = NOW // 30
+HEX = KEY.hex()
+B32 = base32(KEY)
+
+
+def one(parse: Callable[[bytes, int], list[Found]], text: str) -> Found:
+    (found,) = parse(text.encode(), NOW)
+    return found
+
+
+def ga(*lines: str) -> Found:
+    return one(google_authenticator.parse, "".join(f"{line}\n" for line in lines))
+
+
+def oath(text: str) -> Found:
+    return one(users_oath.parse, text)
+
+
+# google-authenticator
+
+
+def test_a_google_authenticator_hotp_file_is_read() -> None:
+    found = ga(B32, '" HOTP_COUNTER 42', '" WINDOW_SIZE 3', "12345678", "87654321")
+    assert (found.kind, found.secret, found.counter, found.unfit) == ("hotp", KEY, 42, None)
+    assert found.remarks == ("2 scratch codes not kept: too short for codes that are not counted (see 'recovery')",)
+
+
+def test_a_google_authenticator_totp_file_keeps_what_was_used() -> None:
+    lines = [B32, '" RATE_LIMIT 3 30 1699999999', '" WINDOW_SIZE 17', f'" DISALLOW_REUSE {STEP} {STEP - 4} {STEP - 2}']
+    found = ga(*lines, '" TIME_SKEW -3', '" STEP_SIZE 30', '" TOTP_AUTH')
+    assert (found.kind, found.last_step, found.drift, found.period) == ("totp", STEP, -3, 30)
+    assert set(found.remarks) == {
+        "RATE_LIMIT not kept: all wrong answers count here",
+        "WINDOW_SIZE 17 not kept ('window=8' in the policy is as wide)",
+    }
+    assert ga(B32, '" DISALLOW_REUSE', '" TOTP_AUTH').last_step is None, "kept, and nothing used yet"
+
+
+def test_without_a_list_of_used_codes_all_up_to_now_count_as_used() -> None:
+    found = ga(B32, '" TIME_SKEW 2', '" TOTP_AUTH')
+    assert found.last_step == STEP + 2
+    assert any("every code up to now is taken for used" in remark for remark in found.remarks)
+
+
+def test_a_key_is_taken_as_that_module_takes_it() -> None:
+    spelled = f"{B32[:4].lower()} -\t{B32[4:]}"
+    assert ga(spelled, '" HOTP_COUNTER 1').secret == KEY
+    lookalikes = "BO" * 12 + "LL"
+    mixed = lookalikes.replace("O", "0").replace("L", "1").replace("B", "8")
+    expected = base64.b32decode(lookalikes + "A" * 6)[: 26 * 5 // 8]
+    assert ga(mixed, '" HOTP_COUNTER 1').secret == expected, "odd bits at the end are dropped"
+
+
+def test_the_first_of_two_settings_counts_and_hotp_wins_over_totp() -> None:
+    found = ga(B32, '" HOTP_COUNTER 7', '" HOTP_COUNTER 9', '" TOTP_AUTH', '" DIGITS 8', '" ALGORITHM SHA256')
+    assert (found.kind, found.counter, found.digits, found.algorithm) == ("hotp", 7, 8, "SHA256")
+    assert "HOTP_COUNTER is there twice; the first counts" in found.remarks
+    assert ga(B32, '" HOTP_COUNTER 0', '" TOTP_AUTH').kind == "totp"
+
+
+def test_a_file_that_never_let_anybody_in_is_left_out() -> None:
+    for lines in ([B32], [B32, '" HOTP_COUNTER 0']):
+        assert "it never let anybody in" in (ga(*lines).unfit or "")
+
+
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        (["GEZDGNBV=", '" TOTP_AUTH'], 1),
+        (["not base32!"], 1),
+        ([B32, '" HOTP_COUNTER 5junk'], 2),
+        ([B32, '" HOTP_COUNTER 9223372036854775808'], 2),
+        ([B32, '" HOTP_COUNTER -1'], 2),
+        ([B32, '" TOTP_AUTH', '" STEP_SIZE 61'], 3),
+        ([B32, '" TOTP_AUTH', '" WINDOW_SIZE 0'], 3),
+        ([B32, '" TOTP_AUTH', f'" DISALLOW_REUSE {STEP + 1000}'], 3),
+        ([B32, '" TOTP_AUTH', '" DISALLOW_REUSE x'], 3),
+        ([B32, '" TOTP_AUTH', "1234567"], 3),
+        ([B32, '" TOTP_AUTH', "01234567"], 3),
+        ([B32, '" '], 2),
+        ([B32, '" TOTP_AUTH', '" ALGORITHM MD5'], 3),
+    ],
+)
+def test_another_google_authenticator_file_is_refused_with_its_line(lines: list[str], line: int) -> None:
+    with pytest.raises(FormatError, match=f"line {line}: "):
+        ga(*lines)
+
+
+@pytest.mark.parametrize("data", [b"", b"\n\n", b"x" * 65537, b"GEZDGNBV\0", b"\xff\xfe"])
+def test_no_google_authenticator_file_at_all_is_refused(data: bytes) -> None:
+    with pytest.raises(FormatError):
+        google_authenticator.parse(data, NOW)
+
+
+# users.oath
+
+
+def test_pam_oath_s_counter_is_that_of_the_last_code_where_there_is_one() -> None:
+    assert oath(f"HOTP alice - {HEX}").counter == 0
+    assert oath(f"HOTP alice - {HEX} 5").counter == 5
+    used = oath(f"HOTP/E/8\talice\t1234\t{HEX}\t5\t{hotp(KEY, 5, 8)}\t2023-11-14T12:00:00L")
+    assert (used.counter, used.digits, used.user) == (6, 8, "alice")
+    assert used.remarks == ("its PIN is not kept: only the code is asked for",)
+    assert used.last_used == int(time.mktime((2023, 11, 14, 12, 0, 0, 0, 0, -1)))
+
+
+@pytest.mark.parametrize("pin", ["-", "+"])
+def test_no_pin_and_a_pin_asked_for_elsewhere_need_no_word(pin: str) -> None:
+    assert oath(f"HOTP alice {pin} {HEX}").remarks == ()
+
+
+@pytest.mark.parametrize(("away", "drift"), [(0, 0), (1, 0), (-1, 0), (3, 3), (-8, -8)])
+def test_a_time_token_s_last_code_gives_its_step_and_its_drift(away: int, drift: int) -> None:
+    used = NOW - 7200
+    code = hotp(KEY, used // 30 + away)
+    at = time.strftime("%Y-%m-%dT%H:%M:%SL", time.localtime(used))
+    found = oath(f"HOTP/T30 bob - {HEX} 1 {code} {at}")
+    assert (found.kind, found.last_step, found.drift) == ("totp", used // 30 + away, drift)
+    assert found.remarks == ()
+
+
+def test_a_last_code_that_does_not_fit_its_time_counts_all_up_to_now_as_used() -> None:
+    found = oath(f"HOTP/T60/7 bob - {HEX} 1 0000000 2001-01-01T00:00:00L")
+    assert (found.last_step, found.period, found.digits) == (NOW // 60, 60, 7)
+    assert "every code up to now is taken for used" in found.remarks[0]
+    assert oath(f"HOTP/T30 bob - {HEX} 1 000000").last_step == STEP, "nor without a time"
+
+
+def test_the_variant_of_nine_columns_counts_from_the_next() -> None:
+    line = f"HOTP/E carl - {HEX} 5 0 {hotp(KEY, 4)} 2023-11-14T12:00:00L 192.0.2.1"
+    assert oath(line).counter == 5
+    used = NOW - 60
+    code, at = hotp(KEY, used // 30 - 2), time.strftime("%Y-%m-%dT%H:%M:%SL", time.localtime(used))
+    found = oath(f"HOTP/T30 carl - {HEX} -2 0 {code} {at} 192.0.2.1")
+    assert (found.drift, found.last_step) == (-2, used // 30 - 2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "HOTP alice -",
+        "HOTP",
+        f"hotp alice - {HEX}",
+        f"HOTP/6 alice - {HEX}",
+        f"HOTP/E/9 alice - {HEX}",
+        f"HOTP/T45 alice - {HEX}",
+        f"HOTP alice - {HEX}0",
+        f"HOTP alice - {'0g' * 20}",
+        f"HOTP alice - {'00' * 33}",
+        f"HOTP alice - {HEX} -1",
+        f"HOTP alice - {HEX} 18446744073709551616",
+        f"HOTP alice - {HEX} 1_0",
+        f"HOTP alice - {HEX} 5 12345",
+        f"HOTP alice - {HEX} 5 123456 yesterday",
+        f"HOTP alice - {HEX} 5 123456 2023-13-41T99:99:99L",
+        f"HOTP alice - {HEX} 5 0 123456 2023-11-14T12:00:00L",
+        "x" * 5000,
+    ],
+)
+def test_another_line_of_users_oath_is_refused_with_its_number_and_without_the_key(text: str) -> None:
+    with pytest.raises(FormatError, match="line 3: ") as refused:
+        users_oath.parse(f"# users\n\n{text}\nHOTP bob - {HEX}\n".encode(), NOW)
+    assert HEX not in str(refused.value)
+
+
+# otpauth
+
+
+def test_a_uri_says_whose_it_is_and_what_it_is() -> None:
+    found = one(
+        otpauth.parse,
+        f"# phones\n\notpauth://totp/ACME%20Co:alice@example.net?secret={B32}&issuer=ACME%20Co&algorithm=SHA512&digits=8&period=60\n",
+    )
+    assert (found.line, found.user, found.kind, found.algorithm) == (3, "alice@example.net", "totp", "SHA512")
+    assert (found.secret, found.digits, found.period, found.remarks) == (KEY, 8, 60, ())
+    counter = one(
+        otpauth.parse, f"otpauth://hotp/bob?secret={B32.lower()}&counter=18446744073709551615&algoritm=SHA256"
+    )
+    assert (counter.user, counter.counter) == ("bob", 2**64 - 1)
+    assert counter.remarks == ("1 parameters that are not known here",)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://example.net",
+        "otpauth://motp/x?secret=" + B32,
+        "otpauth://totp/x",
+        "otpauth://totp/x?secret=",
+        "otpauth://totp/x?secret=1",
+        f"otpauth://hotp/x?secret={B32}",
+        f"otpauth://hotp/x?secret={B32}&counter=-1",
+        f"otpauth://totp/x?secret={B32}&digits=10",
+        f"otpauth://totp/x?secret={B32}&period=0",
+        f"otpauth://totp/x?secret={B32}&period=٣٠",
+        f"otpauth://totp/x?secret={B32}&secret={B32}",
+        f"otpauth://totp/x?secret={B32}&algorithm=MD5",
+        "otpauth://[totp/x?secret=" + B32,
+        f"otpauth://totp/%FF?secret={B32}",
+        f"otpauth://totp/x?secret={B32}&issuer={'x' * 3000}",
+    ],
+)
+def test_another_uri_is_refused_with_its_line_and_without_the_key(uri: str) -> None:
+    with pytest.raises(FormatError, match="line 2: ") as refused:
+        otpauth.parse(f"otpauth://totp/x?secret={B32}\n{uri}\n".encode(), NOW)
+    assert B32 not in str(refused.value)
+
+
+# CSV
+
+
+def test_the_columns_of_privacyidea_are_read() -> None:
+    found = csv_tokens.parse(
+        f'# serial, key, type, digits, counter\nA1, {HEX}\n"A2","{HEX}",hotp,8,17\nA3,{HEX},TOTP,6,60,sha-256\r\n'
+        f"A4,{HEX}\nA5,{'ab' * 32},totp\nA6,{HEX},motp\n".encode(),
+        NOW,
+    )
+    assert [(f.serial, f.kind, f.digits, f.counter, f.period, f.algorithm) for f in found[:4]] == [
+        ("A1", "hotp", 6, 0, 30, "SHA1"),
+        ("A2", "hotp", 8, 17, 30, "SHA1"),
+        ("A3", "totp", 6, 0, 60, "SHA256"),
+        ("A4", "hotp", 6, 0, 30, "SHA1"),
+    ]
+    assert "SHA256" in found[4].remarks[0]
+    assert found[5].unfit == "its type is neither hotp nor totp"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A1",
+        f",{HEX}",
+        f"A1,{HEX},hotp,9",
+        f"A1,{HEX},hotp,6,-1",
+        f"A1,{HEX},totp,6,0",
+        f"A1,{HEX},totp,6,30,MD5",
+        f"A1,{HEX},totp,6,30,SHA1,x",
+        f'"A1,{HEX}',
+        "A1,GEZDGNBV",
+        f"A0,{HEX}",
+    ],
+)
+def test_another_line_of_csv_is_refused_with_its_number(text: str) -> None:
+    with pytest.raises(FormatError, match="line 2: ") as refused:
+        csv_tokens.parse(f"A0,{HEX}\n{text}\n".encode(), NOW)
+    assert HEX not in str(refused.value)
+
+
+def test_a_map_has_two_columns_and_each_serial_once() -> None:
+    assert csv_tokens.parse_map(b"Serial,User\n\n# box 1\n1, alice\n2,bob\n") == {"1": "alice", "2": "bob"}
+    for bad in (b"1\n", b"1,\n", b"1,a,b\n", b"1,a\n1,b\n"):
+        with pytest.raises(FormatError, match="line "):
+            csv_tokens.parse_map(bad)
+
+
+# Both ways
+
+BOTH_WAYS = {
+    "otpauth": (lambda t: otpauth.write("alice", [t]), otpauth.parse),
+    "google-authenticator": (google_authenticator.write, google_authenticator.parse),
+    "users-oath": (lambda t: users_oath.write("alice", [t]), users_oath.parse),
+    "json": (lambda t: serialize(UserRecord(user="alice", tokens=(t,))), record_json.parse),
+}
+
+
+@pytest.mark.parametrize("name", BOTH_WAYS)
+@pytest.mark.parametrize(
+    "token",
+    [fob(7), fob(2**63 - 2), phone(), phone(last_step=STEP, drift=-4), phone(period=60, last_step=NOW // 60)],
+    ids=["hotp", "hotp far on", "totp", "totp drifting", "totp 60 s"],
+)
+def test_what_is_written_is_read_back_the_same(name: str, token: object) -> None:
+    write, parse = BOTH_WAYS[name]
+    back = parse(write(token), NOW)[0].token(0)  # type: ignore[arg-type, operator]
+    for field in ("type", "secret", "algorithm", "digits", "counter", "period", "last_step", "drift"):
+        if name == "otpauth" and field in ("last_step", "drift"):
+            continue  # which a phone has no use for
+        assert getattr(back, field, None) == getattr(token, field, None), field
+
+
+def test_what_a_format_cannot_say_is_told() -> None:
+    for token in (fob(0), phone(digits=8), phone(algorithm="SHA256"), phone(period=61)):
+        assert google_authenticator.unwritable(token) is not None
+    for token in (phone(period=45), phone(algorithm="SHA512"), fob(secret=b"x" * 33), fob(2**64)):
+        assert users_oath.unwritable(token) is not None
+    for user in ("a b", "", "#a"):
+        with pytest.raises(ValueError, match="name"):
+            users_oath.write(user, [fob()])
