@@ -13,7 +13,7 @@ import sysconfig
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -160,13 +160,18 @@ def in_the_clear() -> Iterator[InTheClear]:
             sink=lambda *_: None,
         )
         server = create_server(create_app(config), host="127.0.0.1", port=0, threads=8)
-        threading.Thread(target=server.run, daemon=True).start()
+
+        def run() -> None:
+            with suppress(OSError):  # its sockets are closed under it
+                server.run()
+
+        threading.Thread(target=run, daemon=True).start()
         yield InTheClear(site, int(server.effective_port))
         server.close()
 
 
 def missing() -> str | None:
     """Why no browser can be tried here."""
-    programs = (CHROMIUM, "zbarimg")
+    programs = [CHROMIUM, "zbarimg", *(("openssl", "/usr/sbin/nginx") if os.geteuid() == 0 else ())]
     absent = [program for program in programs if shutil.which(program) is None]
-    return f"not installed: {', '.join(absent)} (see NEED_TEST in the Makefile)" if absent else None
+    return f"not installed: {', '.join(absent)} (see WANT_TEST in the Makefile)" if absent else None
