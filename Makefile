@@ -9,6 +9,8 @@ LDLIBS  = -lpam
 
 NEED_BUILD = ca-certificates gcc libc6-dev libpam0g-dev python3-venv
 NEED_TEST  = $(NEED_BUILD) libpam-modules oathtool openssh-client openssh-server pamtester strace sudo util-linux zbar-tools
+# A browser and what stands in front of the portal: without them, the tests that need them say so and are skipped.
+WANT_TEST  = chromium fonts-dejavu-core nginx-light openssl
 NEED_TORTURE = $(NEED_TEST)
 NEED_BENCH = $(NEED_BUILD) libpam-google-authenticator libpam-oath libpam-python oathtool pamtester util-linux
 NEED_LINT  = $(NEED_BUILD) mandoc shellcheck
@@ -18,7 +20,8 @@ BIN = .venv/bin
 DATA = pam_totp/system/data
 RELAY_KNOWS = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
-.PHONY: demo test bench cover torture lint build install uninstall clean need-build need-test need-torture need-bench need-lint need-install
+.PHONY: demo test bench cover torture lint build install uninstall clean want-test
+.PHONY: need-build need-test need-torture need-bench need-lint need-install
 .DELETE_ON_ERROR:
 
 build: need-build .venv/.made build/pam_totp.so
@@ -26,7 +29,7 @@ build: need-build .venv/.made build/pam_totp.so
 demo: build
 	@$(BIN)/python -m tests.demo
 
-test: need-test build
+test: need-test want-test build
 	$(BIN)/python -m pytest $(ARGS)
 
 # The pure core by its own tests; which modules those are, and what is demanded, is in setup.cfg.
@@ -49,6 +52,9 @@ lint: need-lint build
 	shellcheck .ci/run .ci/need $(DATA)/install $(DATA)/uninstall
 	shellcheck --shell=bash $(DATA)/pam-totp.bash
 	mandoc -Tlint -Wwarning $(DATA)/*.1 $(DATA)/*.8
+
+want-test:
+	@[ "$$(id -u)" -ne 0 ] || .ci/need $(WANT_TEST) || echo "make: no browser to be had: the tests that need one are skipped"
 
 need-build need-test need-torture need-bench need-lint need-install: need-%:
 	@.ci/need $(NEED_$(shell echo $* | tr a-z A-Z))
