@@ -1,4 +1,4 @@
-# make demo | test | bench | lint | build | install | uninstall        (see README.md)
+# make demo | test | fuzz | bench | lint | build | install | uninstall        (see README.md)
 
 # The relay starts this interpreter, so it is the distribution's: a virtual environment would die with an upgrade.
 PYTHON  = /usr/bin/python3
@@ -8,13 +8,14 @@ LDFLAGS = -shared -Wl,-z,relro,-z,now
 LDLIBS  = -lpam
 
 NEED_BUILD = ca-certificates gcc libc6-dev libpam0g-dev python3-venv
-NEED_TEST  = $(NEED_BUILD) libpam-modules oathtool openssh-client openssh-server pamtester strace sudo util-linux zbar-tools
+NEED_TEST  = $(NEED_BUILD) libpam-google-authenticator libpam-modules libpam-oath oathtool openssh-client openssh-server \
+             pamtester strace sudo util-linux zbar-tools
 NEED_LINT  = $(NEED_BUILD) shellcheck
 
 BIN = .venv/bin
 RELAY_KNOWS = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
-.PHONY: demo test lint build clean need-build need-test need-lint
+.PHONY: demo test fuzz lint build clean need-build need-test need-lint
 .DELETE_ON_ERROR:
 
 build: need-build .venv/.made build/pam_totp.so
@@ -31,7 +32,13 @@ lint: need-lint build
 	$(BIN)/mypy
 	shellcheck .ci/run .ci/need
 
-need-build need-test need-lint: need-%:
+need-build need-test need-lint: # The importers under a coverage-guided fuzzer, for a while. No part of `make test`.
+SECONDS = 60
+fuzz: build
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz.fuzz_formats $(SECONDS)
+
+need-%:
 	@.ci/need $(NEED_$(shell echo $* | tr a-z A-Z))
 
 # Byte code is made here because the helper never writes any: as root under a stranger's umask it must not.
