@@ -1,4 +1,4 @@
-# make demo | test | fuzz | bench | lint | build | install | uninstall        (see README.md)
+# make demo | test | cover | fuzz | bench | lint | build | install | uninstall        (see README.md)
 
 # The relay starts this interpreter, so it is the distribution's: a virtual environment would die with an upgrade.
 PYTHON  = /usr/bin/python3
@@ -10,12 +10,15 @@ LDLIBS  = -lpam
 NEED_BUILD = ca-certificates gcc libc6-dev libpam0g-dev python3-venv
 NEED_TEST  = $(NEED_BUILD) libpam-google-authenticator libpam-modules libpam-oath oathtool openssh-client openssh-server \
              pamtester strace sudo util-linux zbar-tools
-NEED_LINT  = $(NEED_BUILD) shellcheck
+NEED_TORTURE = $(NEED_TEST)
+NEED_LINT  = $(NEED_BUILD) mandoc shellcheck
+NEED_INSTALL = gcc libc6-dev libpam0g-dev
 
 BIN = .venv/bin
+DATA = pam_totp/system/data
 RELAY_KNOWS = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
-.PHONY: demo test fuzz lint build clean need-build need-test need-lint
+.PHONY: demo test cover fuzz torture lint build install uninstall clean need-build need-test need-torture need-lint need-install
 .DELETE_ON_ERROR:
 
 build: need-build .venv/.made build/pam_totp.so
@@ -26,19 +29,30 @@ demo: build
 test: need-test build
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: need-lint build
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	shellcheck .ci/run .ci/need
+# The pure core by its own tests; which modules those are, and what is demanded, is in setup.cfg.
+cover: need-test build
+	$(BIN)/python -m pytest -q tests/core --cov=pam_totp --cov-branch --cov-report=term-missing $(ARGS)
 
-need-build need-test need-lint: # The importers under a coverage-guided fuzzer, for a while. No part of `make test`.
+# The importers under a coverage-guided fuzzer, for a while; no part of `make test`.
 SECONDS = 60
 fuzz: build
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz.fuzz_formats $(SECONDS)
 
-need-%:
+# The long form of what tests/torture does in short within `make test`.
+MINUTES = 60
+torture: need-torture build
+	TORTURE_MINUTES=$(MINUTES) $(BIN)/python -m pytest -s -v tests/torture $(ARGS)
+
+lint: need-lint build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	shellcheck .ci/run .ci/need $(DATA)/install $(DATA)/uninstall
+	shellcheck --shell=bash $(DATA)/pam-totp.bash
+	mandoc -Tlint -Wwarning $(DATA)/*.1 $(DATA)/*.8
+
+need-build need-test need-torture need-lint need-install: need-%:
 	@.ci/need $(NEED_$(shell echo $* | tr a-z A-Z))
 
 # Byte code is made here because the helper never writes any: as root under a stranger's umask it must not.
@@ -51,6 +65,23 @@ need-%:
 build/pam_totp.so: pam_totp/pam/relay.c Makefile | need-build
 	mkdir -p build
 	$(CC) $(CFLAGS) $(CPPFLAGS) $(RELAY_KNOWS) -o $@ $< $(LDFLAGS) $(LDLIBS)
+
+# Where an installation goes. DESTDIR puts all of it below another folder, for packages. EXTRAS=qr,serial makes a
+# virtual environment for what commands can use beyond the standard library; Debian's own packages are found without.
+PREFIX = /usr/local
+PAMDIR = $(firstword $(wildcard /usr/lib/$(shell $(CC) -print-multiarch)/security /usr/lib64/security))
+EXTRAS =
+PLACES = DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' PAMDIR='$(PAMDIR)' PYTHON='$(PYTHON)' EXTRAS='$(EXTRAS)'
+# An installed relay knows the installed helper, and trusts root alone.
+INSTALLED_RELAY_KNOWS = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(PREFIX)/lib/pam_totp/pam_totp/pam/helper.py"'
+
+install: need-install
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+	$(CC) $(CFLAGS) $(CPPFLAGS) $(INSTALLED_RELAY_KNOWS) -o "$$scratch/pam_totp.so" pam_totp/pam/relay.c $(LDFLAGS) $(LDLIBS) && \
+	$(PLACES) RELAY="$$scratch/pam_totp.so" $(DATA)/install
+
+uninstall:
+	@$(PLACES) $(DATA)/uninstall
 
 clean:
 	rm -rf build .venv *.egg-info

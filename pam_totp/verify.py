@@ -15,7 +15,7 @@ import enum
 from pam_totp import answer as answers
 from pam_totp.oath import find
 from pam_totp.policy import Policy
-from pam_totp.record import TIME_LIMIT, HotpToken, Token, TotpToken, UserRecord
+from pam_totp.record import MAX_DRIFT, TIME_LIMIT, HotpToken, Token, TotpToken, UserRecord
 from pam_totp.values import Value
 
 REPLAYS = 10  # counters or steps: how far back a code is known again as used
@@ -51,6 +51,10 @@ class Decision(Value):
     token: str | None = None
     refused_before: int = 0
 
+    def followed_by(self, record: UserRecord) -> Decision:
+        """The same decision, with what else it led to in the record."""
+        return self._but(record=record)
+
 
 def verify(record: UserRecord, answer: bytes, now: int, policy: Policy, *, recovery_codes: bool = True) -> Decision:
     """Decide on `answer` (as the person gave it) at `now` (Unix seconds); without `recovery_codes` none is looked for.
@@ -63,7 +67,7 @@ def verify(record: UserRecord, answer: bytes, now: int, policy: Policy, *, recov
     if not record.enrolled:
         return Decision(outcome=Outcome.NOT_ENROLLED, record=record)
 
-    recovery = answers.recovery_code(answer) if recovery_codes and record.recovery else None
+    recovery = answers.recovery_code(answer) if recovery_codes else None
     if recovery is not None and record.salt is not None:
         digest = answers.recovery_digest(record.salt, recovery)
         if digest in record.recovery:
@@ -111,10 +115,11 @@ def acceptable(token: Token, count: int, now: int, policy: Policy) -> range:
 
 def steps_around(token: TotpToken, count: int, now: int, reach: int) -> range:
     """The steps at which the first of `count` codes may stand for the last to be within `reach` of the token's clock
-    (RFC 6238 §5.2, §6), and all of them to be later than any used before."""
-    middle = now // token.period + token.drift - (count - 1)
+    (RFC 6238 §5.2, §6), and all of them to be later than any used before. No drift grows beyond `MAX_DRIFT`."""
+    first = now // token.period - (count - 1)
+    slowest, fastest = max(token.drift - reach, -MAX_DRIFT), min(token.drift + reach, MAX_DRIFT)
     unused = 0 if token.last_step is None else token.last_step + 1
-    return range(max(middle - reach, unused), middle + reach + 1)
+    return range(max(first + slowest, unused), first + fastest + 1)
 
 
 def _used(token: Token) -> range:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -249,6 +250,18 @@ def test_an_answer_of_nothing_is_no_answer(bench):
 
     with bench.service(play(b"pCode: ", b"r7")) as service:
         with Silent(bench.stack(service.argument), "alice", [], bench.folder) as session:
+            assert session.authenticate().result == Result.AUTH_ERR
+        assert service.heard[1:] == [b"N"]
+
+
+def test_what_comes_with_a_failed_conversation_is_not_looked_at(bench):
+    class Failing(Session):
+        def _converse(self, *message: Any) -> int:
+            super()._converse(*message)
+            return Result.CONV_ERR
+
+    with bench.service(play(b"pCode: ", b"r7")) as service:
+        with Failing(bench.stack(service.argument), "alice", ["123456"], bench.folder) as session:
             assert session.authenticate().result == Result.AUTH_ERR
         assert service.heard[1:] == [b"N"]
 

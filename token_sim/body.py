@@ -43,6 +43,10 @@ class Body:
     def error_ms(self) -> int:
         return (self.drift + _aged(self.age)) // PPB
 
+    def set_error(self, ms: int) -> None:
+        """Make the clock be off by `ms` now."""
+        self.drift = ms * PPB - _aged(self.age)
+
     @property
     def level(self) -> int:
         """Per cent of the battery, rounded up: a token that runs never says 0."""

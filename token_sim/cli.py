@@ -1,7 +1,7 @@
-"""The command line: one command for each thing a person does with a token.
+"""The command line: what there is to say, and the one place where trouble becomes a message and an exit status.
 
-The law: one place where trouble becomes a message and an exit status; seeds come from standard input, never from
-an argument; nothing is imported that the command at hand does not need.
+The law: seeds come from standard input, never from an argument; nothing is imported that the command at hand does
+not need; exit status 0 done, 1 refused or failed, 2 wrong usage, 3 out of reach (port, file, permission, extra).
 """
 
 from __future__ import annotations
@@ -10,22 +10,34 @@ import argparse
 import os
 import signal
 import sys
-import time
+from collections.abc import Callable
 from typing import NoReturn
 
-DONE, REFUSED, USAGE, OUT_OF_REACH = range(4)
+from token_sim import __version__, commands, running
+from token_sim.commands import DONE, OUT_OF_REACH, Trouble
+from token_sim.faults import WHAT
+from token_sim.profiles import PROFILES
 
-
-class Trouble(Exception):
-    """A message for the person, and the exit status."""
-
-    def __init__(self, message: str, status: int = REFUSED) -> None:
-        super().__init__(message)
-        self.status = status
+EXAMPLES = """\
+examples:
+  token-sim new fob.token                              make a token; prints its serial number and seed
+  token-sim run fob.token --link /tmp/fob              let it live on a serial port
+  token-sim press --port /tmp/fob                      press its button: 755224
+  token-sim run fob.token -- sh -c 'token-sim press'   a command while the token lives, with TOKEN_SIM_PORT set
+  token-sim run fob.token --tui                        the token itself, in the terminal (space presses)
+  token-sim advance fob.token 90d --temp 35            three hot months in a moment
+  token-sim fault fob.token torn-write                 and what if the power goes just then?
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    child: list[str] = []
+    if words[:1] == ["run"] and "--" in words:
+        at = words.index("--")
+        words, child = words[:at], words[at + 1 :]
+    options = _parser().parse_args(words)
+    options.child = child
     try:
         return int(options.do(options) or DONE)
     except Trouble as trouble:
@@ -33,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OUT_OF_REACH
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
@@ -45,124 +57,146 @@ def _complain(message: str, status: int) -> int:
     return status
 
 
+_Adder = Callable[[str, str, object, str], argparse.ArgumentParser]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Complains in one line, and shows its examples as they are."""
+
+    def __init__(self, **given: object) -> None:
+        super().__init__(
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **given  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(_complain(f"{message} (see '{self.prog} --help')", 2))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="token-sim")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    parser = _Parser(prog="token-sim", description="A hardware token on a serial port.", epilog=EXAMPLES)
+    parser.add_argument("--version", action="version", version=__version__)
+    adding = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
 
-    new = commands.add_parser("new", help="make one token")
-    new.add_argument("file")
-    _slot_options(new)
-    new.add_argument("--counter", type=int, default=0)
-    new.add_argument("--secret-stdin", action="store_true", help="read the seed, hex, from standard input")
-    new.set_defaults(do=_new)
+    def command(name: str, what: str, do: object, examples: str) -> argparse.ArgumentParser:
+        lines = "\n".join(f"  token-sim {line}" for line in examples.splitlines())
+        added = adding.add_parser(name, help=what, description=f"{what}.", epilog=f"examples:\n{lines}")
+        added.add_argument("--json", action="store_true", help="print JSON, one document a line")
+        added.set_defaults(do=do)
+        return added
 
-    run = commands.add_parser("run", help="let a token live on a port")
-    run.add_argument("file")
-    run.add_argument("--link", metavar="PATH")
-    run.add_argument("--speed", type=float, default=1.0)
-    run.set_defaults(do=_run)
-
-    press = commands.add_parser("press", help="press the button and print the code")
-    press.add_argument("--port", required=True)
-    press.add_argument("-n", type=int, default=1, dest="times")
-    press.add_argument("--timeout", type=float, default=10.0)
-    press.set_defaults(do=_press)
-
-    factory = commands.add_parser("factory", help="make many tokens, and their seed file")
-    factory.add_argument("--count", type=int, default=1)
-    factory.add_argument("--out", required=True, metavar="DIR")
-    factory.add_argument("--first", type=int, default=1, help="the first serial number")
-    _slot_options(factory)
-    factory.set_defaults(do=_factory)
+    _add_makers(command)
+    _add_run(command)
+    _add_clients(command)
+    _add_owners(command)
     return parser
 
 
-def _slot_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", default="generic")
+def _add_makers(command: _Adder) -> None:
+    new = command("new", "make one token", commands.new, "new fob.token\nnew fob.token --profile c200 --json\n"
+        "new fob.token --secret-stdin --digits 8 < seed.hex")  # fmt: skip
+    new.add_argument("file")
+    _model(new)
+    new.add_argument("--counter", type=int, default=0, help="of the first code (0)")
+    new.add_argument("--serial", help="12 letters and digits (made up)")
+    new.add_argument("--slot2", action="store_true", help="a seed for the long touch too (yubikey)")
+    new.add_argument("--secret-stdin", action="store_true", help="read the seed, hex or base32, from standard input")
+
+    factory = command("factory", "make many tokens, and the seed file that a vendor would ship", commands.factory,
+        "factory --count 1000 --profile c100 --out batch\nfactory --count 10 --out batch --seeds pskc-aes")  # fmt: skip
+    factory.add_argument("--count", type=int, default=1)
+    factory.add_argument("--out", required=True, metavar="DIR")
+    factory.add_argument("--first", type=int, default=1, metavar="N", help="the first serial number (1)")
+    factory.add_argument("--seeds", action="append", choices=tuple(commands.SEED_FILES),
+        help="the seed file's form, may be repeated (csv)")  # fmt: skip
+    factory.add_argument("--key-stdin", action="store_true", help="read the transport key of pskc-aes, 32 hex digits")
+    _model(factory)
+
+
+def _add_run(command: _Adder) -> None:
+    run = command("run", "let a token live on a port, until Ctrl-C or for as long as a command runs", running.run,
+        "run fob.token --link /tmp/fob\nrun fob.token --tcp 4000 --rfc2217 4001\n"
+        "run fob.token --speed 60 -- make test\nrun fob.token --tui")  # fmt: skip
+    run.add_argument("file")
+    run.add_argument("--link", metavar="PATH", help="a stable path for the pseudo-terminal")
+    run.add_argument("--tcp", type=int, metavar="PORT", help="socket:// on loopback (0: any free port)")
+    run.add_argument("--rfc2217", type=int, metavar="PORT", help="rfc2217:// on loopback (0: any free port)")
+    run.add_argument("--speed", type=float, default=1.0, help="seconds of the token's in a real one (1)")
+    run.add_argument("--seed", type=int, default=0, help="for noise and rot: the same again with the same number")
+    run.add_argument("--tui", action="store_true", help="show the token in the terminal")
+    _control(run)
+
+
+def _add_clients(command: _Adder) -> None:
+    for name, what, do in (
+        ("press", "press the button and print the code", commands.press),
+        ("watch", "print the codes that others press for", commands.watch),
+    ):
+        one = command(name, what, do, f"{name} --port /tmp/fob\n{name} --port socket://127.0.0.1:4000 -n 3 --lcd")
+        _port(one)
+        one.add_argument("-n", type=int, dest="times", default=1 if name == "press" else None, help="so many codes")
+        one.add_argument("--timeout", type=float, default=60.0 if name == "press" else 3600.0, help="seconds a code")
+        one.add_argument("--wait", type=float, default=0.0, help="seconds to wait for a port that is not there yet")
+        one.add_argument("--lcd", action="store_true", help="draw the display")
+        if name == "press":
+            one.add_argument("--ms", type=int, help="hold the button for so long")
+
+    term = command("term", "talk to the token in pyserial's miniterm", commands.term, "term --port /tmp/fob")
+    _port(term)
+
+
+def _add_owners(command: _Adder) -> None:
+    advance = command("advance", "let the token's time pass at once", commands.advance,
+        "advance fob.token 24h\nadvance fob.token 90d --temp 35\nadvance fob.token 2w --only-token")  # fmt: skip
+    _owner(advance)
+    advance.add_argument("by", help="such as 90d, 36h, 1h30m or 250ms")
+    advance.add_argument("--temp", type=int, default=25, help="degrees Celsius meanwhile (25)")
+    advance.add_argument("--only-token", action="store_true", help="the token ages and drifts, the world's time stays")
+
+    fault = command("fault", "make something go wrong, or list what can", commands.fault,
+        "fault fob.token\nfault fob.token torn-write\nfault fob.token line-noise --number 10\n"
+        "fault fob.token stuck-button --clear")  # fmt: skip
+    _owner(fault)
+    fault.add_argument("name", nargs="?", choices=tuple(str(name) for name in WHAT), metavar="FAULT")
+    fault.add_argument("--times", type=int, default=1, help="on so many occasions (1)")
+    fault.add_argument("--number", type=int, help="what the list says of this fault")
+    fault.add_argument("--clear", action="store_true", help="undo it")
+
+    for name, what, to in (("snapshot", "copy the token", "to"), ("restore", "put a copy back: a clone", "from_")):
+        copy = command(name, what, commands.copy, f"{name} fob.token monday.token")
+        _owner(copy)
+        copy.add_argument("copy", metavar="COPY")
+        copy.set_defaults(name=name, key=to.rstrip("_"))
+    for name, what in (
+        ("oracle", "tell what nobody can see: true counter, true time, last code"),
+        ("unplug", "pull the token out of its port"),
+        ("plug", "put it back"),
+    ):
+        plain = command(name, what, commands.plain, f"{name} fob.token")
+        _owner(plain)
+        plain.set_defaults(name=name)
+
+
+def _model(parser: argparse.ArgumentParser) -> None:
+    models = ", ".join(f"{name} ({profile.title})" for name, profile in PROFILES.items())
+    parser.add_argument("--profile", choices=tuple(PROFILES), default="generic", metavar="MODEL", help=models)
     parser.add_argument("--type", choices=("hotp", "totp"), dest="kind")
-    parser.add_argument("--digits", type=int)
+    parser.add_argument("--digits", type=int, choices=(6, 7, 8))
     parser.add_argument("--algorithm", choices=("SHA1", "SHA256", "SHA512"))
-    parser.add_argument("--period", type=int)
+    parser.add_argument("--period", type=int, help="seconds")
 
 
-def _new(options: argparse.Namespace) -> None:
-    from token_sim import factory, profiles  # noqa: PLC0415
-
-    profile = profiles.PROFILES[options.profile]
-    key = _hex_from_stdin() if options.secret_stdin else None
-    if os.path.lexists(options.file):
-        raise Trouble(f"{options.file} exists already (a token is made once; choose another name)")
-    number = int.from_bytes(os.urandom(4), "big") % 10**8
-    slot = factory.new_slot(profile, **_slot(options), key=key)  # type: ignore[arg-type]
-    made = factory.make(profile, factory.serial_number(profile, number), slot, options.counter)
-    factory.write_token(options.file, profile, made, _now())
-    print(made.csv() if key is None else made.serial)
+def _port(parser: argparse.ArgumentParser) -> None:
+    usual = os.environ.get("TOKEN_SIM_PORT")
+    parser.add_argument("--port", default=usual, required=usual is None, help="path or pyserial URL ($TOKEN_SIM_PORT)")
 
 
-def _run(options: argparse.Namespace) -> None:
-    from token_sim.device import Device  # noqa: PLC0415
-    from token_sim.file import TokenFile  # noqa: PLC0415
-    from token_sim.runner import Runner  # noqa: PLC0415
-    from token_sim.transports import Pty  # noqa: PLC0415
-
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGHUP, _stop)
-    file = TokenFile.open(options.file)
-    try:
-        device = Device(file, file.profile, file.body)
-        device.elapse(max(0, _now() - file.body.now))  # the time in the drawer
-        device.take_events()
-        runner = Runner(device, [Pty(options.link)], options.speed)
-        signal.signal(signal.SIGUSR1, lambda *_: device.press())
-        try:
-            print(f"{device.serial} on {runner.lines[0][0].url()}", flush=True)
-            runner.run()
-        finally:
-            runner.close()
-            file.save()
-    finally:
-        file.close()
+def _control(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--control", metavar="PATH", help="the owner's socket (FILE.control)")
 
 
-def _press(options: argparse.Namespace) -> None:
-    from token_sim.client import Client, ClientError, Refused  # noqa: PLC0415
-
-    try:
-        with Client(options.port, options.timeout) as client:
-            for _ in range(options.times):
-                print(client.press(), flush=True)
-    except Refused as error:
-        raise Trouble(str(error)) from error
-    except ClientError as error:
-        raise Trouble(str(error), OUT_OF_REACH) from error
-
-
-def _factory(options: argparse.Namespace) -> None:
-    from token_sim import factory, profiles  # noqa: PLC0415
-
-    profile = profiles.PROFILES[options.profile]
-    tokens = list(factory.batch(profile, options.count, options.first, **_slot(options)))
-    for path in factory.write_batch(options.out, profile, tokens, _now()):
-        print(path)
-
-
-def _slot(options: argparse.Namespace) -> dict[str, object]:
-    return {name: getattr(options, name) for name in ("kind", "digits", "algorithm", "period")}
-
-
-def _hex_from_stdin() -> bytes:
-    try:
-        return bytes.fromhex(sys.stdin.readline().strip())
-    except ValueError:
-        raise Trouble("the seed on standard input is not hex", USAGE) from None
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def _stop(number: int, _: object) -> NoReturn:
-    sys.exit(128 + number)
+def _owner(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file")
+    _control(parser)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,13 @@ The law:
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
-from token_sim import nvram
+from token_sim import display, nvram
 from token_sim.body import Body
-from token_sim.faults import Fault, Faults
-from token_sim.firmware import Event, Firmware
+from token_sim.faults import LASTING, UNTIL_CLEARED, Fault, Faults
+from token_sim.firmware import Firmware
+from token_sim.panel import Event
 from token_sim.profiles import Profile
 from token_sim.states import Signal, State
 
@@ -81,6 +83,13 @@ class Device:
             dues += [self.body.age + ms for ms in left if ms is not None]
         return min(dues, default=None)
 
+    def next_change(self) -> int | None:
+        """As `next_due`, or the age at which the button counts again, if that is sooner."""
+        due = self.next_due()
+        if self.chip.rested():
+            return due
+        return self.chip.rested_at if due is None else min(due, self.chip.rested_at)
+
     def _pass(self, age: int, world: bool) -> None:
         self.body.elapse(max(0, age - self.body.age), self._current(), world=world)
 
@@ -106,6 +115,70 @@ class Device:
         elif self.body.low and not self._said_low:
             self._said_low = True
             self.chip.tell("BATT", "LOW")
+
+    # --- what goes wrong
+
+    def inject(self, fault: Fault, times: int | None = 1, number: int | None = None) -> None:
+        """Let `fault` happen now, or arm it for its next `times` occasions. Raises ValueError for a bad number."""
+        if fault is Fault.SEGMENT:
+            place = 0 if number is None else number
+            if not 0 <= place < display.CELLS * 10 or place % 10 >= len(display.SEGMENTS):
+                raise ValueError("a segment is cell × 10 + segment: 0 … 7, then 0 … 6")
+            self.faults.segments.add(place)
+        elif fault in LASTING:
+            _LASTING[fault](self)
+        if fault not in LASTING:
+            self.faults.arm(fault, None if fault in UNTIL_CLEARED else times, number)
+        if fault is Fault.STUCK_BUTTON:
+            self.close()
+        self._check_battery()
+
+    def mend(self, fault: Fault) -> None:
+        """Undo `fault`. Raises ValueError for one that nothing undoes."""
+        if fault in (Fault.WEAK_BATTERY, Fault.DEAD_BATTERY):
+            self.body.charge, self._said_low = self.body.capacity, False
+            self.chip.signal(Signal.FRESH)
+        elif fault in LASTING:
+            raise ValueError(f"{fault} cannot be undone (restore a snapshot, or make a new token)")
+        self.faults.clear(fault)
+        if fault is Fault.SEGMENT:
+            self.faults.segments.clear()
+        if fault is Fault.STUCK_BUTTON:
+            self.open()
+
+    def become(self, image: bytes, body: Body) -> None:
+        """Take over another token's memory, charge and clock error, and start again. Age and the world's time stay."""
+        self.memory.write(0, image)
+        self.body.charge, self.body.crystal = body.charge, body.crystal
+        self.body.set_error(body.error_ms)
+        self.chip.last_code = ""
+        self._said_low = False
+        self.chip.signal(Signal.FRESH)
+        self._check_battery()
+
+    def _rot(self) -> None:
+        place = nvram.seed_offset(0) + self._random.randrange(nvram.SEED_SIZE)
+        bit = 1 << self._random.randrange(8)
+        self.memory.write(place, bytes((self.memory.read()[place] ^ bit,)))
+
+    def _reach_limit(self) -> None:
+        for slot in range(self.profile.slots):
+            for page in nvram.at_limit(self.memory.read(), slot):
+                self.memory.write(*page)
+
+    def _drain(self, per_cent: int) -> None:
+        self.body.charge = min(self.body.charge, self.body.capacity * per_cent // 100)
+
+    def seen(self) -> str:
+        """What an eye reads off the display, with its broken segments."""
+        return display.read(self.lit())
+
+    def lit(self) -> tuple[int, ...]:
+        return display.light(self.chip.text, self.faults.segments)
+
+    def seconds_left(self) -> tuple[int, int] | None:
+        """Of a time-based code on the display: the seconds it has left, and those of a whole step; else None."""
+        return self.chip.seconds_left() if self.chip.text else None
 
     # --- the button
 
@@ -137,3 +210,12 @@ class Device:
         if closed is not self.closed and (closed or Fault.STUCK_BUTTON not in self.faults):
             self.closed = closed
             self.chip.signal(Signal.CLOSE if closed else Signal.OPEN)
+
+
+_LASTING: dict[Fault, Callable[[Device], None]] = {
+    Fault.BIT_ROT: Device._rot,
+    Fault.COUNTER_LIMIT: Device._reach_limit,
+    Fault.WEAK_BATTERY: lambda device: device._drain(5),
+    Fault.DEAD_BATTERY: lambda device: device._drain(0),
+    Fault.TAMPER: lambda device: device.chip.signal(Signal.TAMPER),
+}

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from token_sim import nvram
 from token_sim.body import new_body
-from token_sim.file import TokenFile, write_durably
+from token_sim.file import TokenFile
 from token_sim.profiles import Profile
 
 MAKER = "SM"  # of an OATH token identifier: two characters for the maker; ours is not a registered one
@@ -35,6 +35,13 @@ class Made:
         line = [self.serial, slot.key.hex(), slot.kind, str(slot.digits), str(moving)]
         return ",".join(line if slot.algorithm == "SHA1" else [*line, slot.algorithm])
 
+    def to_doc(self, *, with_seed: bool) -> dict[str, Any]:
+        slot = self.slot
+        moving = {"counter": self.counter} if slot.kind == "hotp" else {"period": slot.period}
+        seed = {"seed": slot.key.hex()} if with_seed else {}
+        named = {"type": slot.kind, "algorithm": slot.algorithm, "digits": slot.digits}
+        return {"serial": self.serial, **seed, **named, **moving}
+
 
 def serial_number(profile: Profile, number: int) -> str:
     """An OATH token identifier: maker, token type, number."""
@@ -42,6 +49,9 @@ def serial_number(profile: Profile, number: int) -> str:
 
 
 def make(profile: Profile, serial: str, slot: nvram.Slot, counter: int) -> Made:
+    """Raises ValueError for a counter that is none."""
+    if not 0 <= counter <= slot.limit:
+        raise ValueError("a counter is 0 to 2^64-1")
     spread = profile.quartz_ppm * 1000
     return Made(serial=serial, slot=slot, counter=counter, crystal=secrets.randbelow(2 * spread + 1) - spread)
 
@@ -67,27 +77,31 @@ def new_slot(
     )
 
 
-def write_token(path: str, profile: Profile, made: Made, now: int) -> None:
-    """Put one token into a new file; `now` (Unix ms) is when its clock is set."""
-    empty = (None,) * (profile.slots - 1)
-    image = nvram.build(made.serial, (made.slot, *empty), (made.counter, *(0 for _ in empty)))
-    write_durably(path, TokenFile(path, profile, image, new_body(profile, now, made.crystal)).text().encode())
+def token_text(profile: Profile, made: list[Made], now: int) -> str:
+    """The file of one token with a seed for each of the first slots; `now` (Unix ms) is when its clock is set."""
+    spare = profile.slots - len(made)
+    slots = (*(one.slot for one in made), *[None] * spare)
+    image = nvram.build(made[0].serial, slots, (*(one.counter for one in made), *[0] * spare))
+    return TokenFile("", profile, image, new_body(profile, now, made[0].crystal)).text()
 
 
-def batch(profile: Profile, count: int, first: int, **slot: object) -> Iterator[Made]:
-    for number in range(first, first + count):
-        yield make(profile, serial_number(profile, number), new_slot(profile, **slot), 0)  # type: ignore[arg-type]
-
-
-def write_csv(path: str, tokens: list[Made]) -> None:
-    write_durably(path, "".join(made.csv() + "\n" for made in tokens).encode())
+def batch(profile: Profile, count: int, first: int, **slot: Any) -> list[Made]:
+    """Make `count` tokens with serial numbers from `first` on. Raises ValueError for a slot that cannot be."""
+    return [make(profile, serial_number(profile, first + n), new_slot(profile, **slot), 0) for n in range(count)]
 
 
 def write_batch(folder: str, profile: Profile, tokens: list[Made], now: int) -> list[str]:
-    """Write `SERIAL.token` for each of them and `seeds.csv` into `folder`; return the tokens' paths."""
+    """Write `SERIAL.token` for each of them into `folder` and return their paths. Raises FileExistsError.
+
+    A batch is made again if the machine dies over it, so its files are not synced one by one.
+    """
     os.makedirs(folder, mode=0o700, exist_ok=True)
     paths = [os.path.join(folder, f"{made.serial}.token") for made in tokens]
     for path, made in zip(paths, tokens, strict=True):
-        write_token(path, profile, made, now)
-    write_csv(os.path.join(folder, "seeds.csv"), tokens)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+            file.write(token_text(profile, [made], now))
     return paths
+
+
+def csv_seeds(tokens: list[Made]) -> str:
+    return "".join(made.csv() + "\n" for made in tokens)

@@ -21,6 +21,11 @@ class Fault(StrEnum):
     SEGMENT = "segment"
     COUNTER_LIMIT = "counter-limit"
     TAMPER = "tamper"
+    LINE_NOISE = "line-noise"
+    LINE_DROP = "line-drop"
+    LINE_DOUBLE = "line-double"
+    LINE_STALL = "line-stall"
+    LINE_BAUD = "line-baud"
 
 
 WHAT = {
@@ -36,7 +41,19 @@ WHAT = {
     Fault.SEGMENT: "a segment of the display never lights (a number: cell × 10 + segment a…g as 0…6)",
     Fault.COUNTER_LIMIT: "the counter is at its limit: no more codes",
     Fault.TAMPER: "the case was opened: the seed is wiped",
+    Fault.LINE_NOISE: "bits flip on the line (a number: in so many per cent of the bytes, 5 if not said)",
+    Fault.LINE_DROP: "bytes are lost (likewise)",
+    Fault.LINE_DOUBLE: "bytes come twice (likewise)",
+    Fault.LINE_STALL: "what the token sends is held back (a number: for so many ms, 1000 if not said)",
+    Fault.LINE_BAUD: "the token listens and talks at half the speed",
 }
+
+LASTING = frozenset(  # those that are in the token, or on its file, from now on; the others wait to strike
+    (Fault.BIT_ROT, Fault.WEAK_BATTERY, Fault.DEAD_BATTERY, Fault.COUNTER_LIMIT, Fault.TAMPER)
+)
+UNTIL_CLEARED = frozenset(
+    (Fault.STUCK_BUTTON, Fault.SEGMENT, Fault.LINE_NOISE, Fault.LINE_DROP, Fault.LINE_DOUBLE, Fault.LINE_BAUD)
+)
 
 
 class Faults:
@@ -45,6 +62,7 @@ class Faults:
     def __init__(self) -> None:
         self._left: dict[Fault, int | None] = {}
         self._numbers: dict[Fault, int] = {}
+        self.segments: set[int] = set()  # of the display, broken: cell × 10 + segment
 
     def arm(self, fault: Fault, times: int | None = 1, number: int | None = None) -> None:
         self._left[fault] = times

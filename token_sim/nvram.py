@@ -25,8 +25,8 @@ _HEADER = struct.Struct(">4sBB12s")
 _SEED = struct.Struct(">BBBBHQ64s")
 _COUNTER = struct.Struct(">Q")
 _CRC = 4
-_HEADER_SIZE, _SEED_SIZE, _COUNTER_SIZE = _HEADER.size + _CRC, _SEED.size + _CRC, _COUNTER.size + _CRC
-_SLOT_SIZE = _SEED_SIZE + 2 * _COUNTER_SIZE
+_HEADER_SIZE, SEED_SIZE, _COUNTER_SIZE = _HEADER.size + _CRC, _SEED.size + _CRC, _COUNTER.size + _CRC
+_SLOT_SIZE = SEED_SIZE + 2 * _COUNTER_SIZE
 
 _MAGIC, _VERSION = b"TSIM", 1
 _BLANK, _SEALED, _ZEROISED = range(3)
@@ -136,8 +136,16 @@ def load(image: bytes) -> Contents:
 def counter_write(image: bytes, slot: int, counter: int) -> tuple[int, bytes]:
     """Return the write, offset and data, that makes `counter` the next one: over the spoiled page, or the older."""
     pages = [_counter(image, slot, page) for page in (0, 1)]
-    page = min((0, 1), key=lambda n: -1 if pages[n] is None else pages[n] or 0)
+    page = min((0, 1), key=lambda n: -1 if (value := pages[n]) is None else value)
     return counter_offset(slot, page), _seal(_COUNTER.pack(counter))
+
+
+def at_limit(image: bytes, slot: int) -> list[tuple[int, bytes]]:
+    """Return the writes that bring a slot's counter to its limit; none where there is no seed."""
+    made = load(image).slots[slot]
+    if made is None:
+        return []
+    return [(counter_offset(slot, page), _seal(_COUNTER.pack(made.limit))) for page in (0, 1)]
 
 
 def wiped(image: bytes) -> bytes:
@@ -156,7 +164,7 @@ def seed_offset(slot: int) -> int:
 
 
 def counter_offset(slot: int, page: int) -> int:
-    return seed_offset(slot) + _SEED_SIZE + page * _COUNTER_SIZE
+    return seed_offset(slot) + SEED_SIZE + page * _COUNTER_SIZE
 
 
 def _seal(page: bytes) -> bytes:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from token_sim import __version__
 from token_sim.device import Device
-from token_sim.firmware import Event
+from token_sim.panel import Event
 from token_sim.states import State
 
 MAX_REQUEST = 128  # bytes, without the line's end
@@ -35,6 +35,7 @@ class Session:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._errors: list[str] = []
+        self._heard: list[str] = []
         self.reset()
 
     def reset(self) -> None:
@@ -73,6 +74,11 @@ class Session:
         self._out.clear()
         return out
 
+    def take_heard(self) -> list[str]:
+        """The requests since the last call, for a log."""
+        heard, self._heard = self._heard, []
+        return heard
+
     def _add(self, byte: int) -> None:
         if len(self._line) >= MAX_REQUEST:
             self._spoiled = "TOO-LONG"
@@ -88,6 +94,7 @@ class Session:
         self._spoiled = ""
         if not request and not spoiled:
             return
+        self._heard.append(f"({spoiled.lower()})" if spoiled else request)
         self._echoed(EOL)
         try:
             if spoiled:
@@ -153,7 +160,7 @@ class Session:
         return []
 
     def _display(self, _: list[str]) -> list[str]:
-        return [f"text={self._device.chip.text}"]
+        return [f"text={self._device.seen()}"]
 
     def _battery(self, _: list[str]) -> list[str]:
         body = self._device.body

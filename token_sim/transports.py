@@ -1,9 +1,8 @@
-"""Where a line comes out: a pseudo-terminal, or a TCP port on loopback.
+"""Where a line comes out (transports), and the first kind: a pseudo-terminal.
 
 The law:
 - one client at a time; a new one meets a fresh line, and what was meant for nobody is dropped, as on a real port;
 - a pseudo-terminal is raw before its path is published, and whenever a client leaves;
-- nothing listens beyond loopback;
 - what was published (a link) is gone after `close`.
 """
 
@@ -19,7 +18,7 @@ from typing import Protocol
 
 
 class Transport(Protocol):
-    """One port. `read` and `write` never block; `fresh` tells once that a new client has come."""
+    """One port. `read` and `write` never block; `write` says how much it took; `fresh` tells once of a new client."""
 
     def url(self) -> str: ...
 
@@ -29,7 +28,7 @@ class Transport(Protocol):
 
     def read(self) -> bytes: ...
 
-    def write(self, data: bytes) -> None: ...
+    def write(self, data: bytes) -> int: ...
 
     def plug(self) -> None: ...
 
@@ -57,6 +56,7 @@ class Pty:
             return
         master, slave = os.openpty()
         tty.setraw(slave)
+        self._raw = termios.tcgetattr(slave)
         os.set_blocking(master, False)
         self._name = os.ttyname(slave)
         os.close(slave)
@@ -101,32 +101,45 @@ class Pty:
                 raise
             return b""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> int:
         self._look()
         if self._master is None or not self._client:
-            return
-        with contextlib.suppress(BlockingIOError):  # nobody reads: a serial line does not wait either
-            os.write(self._master, data)
+            return len(data)
+        try:
+            return os.write(self._master, data)
+        except BlockingIOError:
+            return 0
 
     def _look(self) -> None:
-        """Notice a client that came or went."""
+        """Notice a client that came or went. What one left behind (`echo PRESS > port`) counts as a client too."""
         if self._master is None:
             return
         poll = select.poll()
-        poll.register(self._master, 0)
-        client = not any(events & select.POLLHUP for _, events in poll.poll(0))
+        poll.register(self._master, select.POLLIN)
+        events = sum(events for _, events in poll.poll(0))
+        client = bool(events & select.POLLIN) or not events & select.POLLHUP
         if client and not self._client:
             self._fresh = True
-        elif self._client and not client:
+        elif not client:
             self._make_raw()
+            if self._client:
+                self._drop_unread()
         self._client = client
 
     def _make_raw(self) -> None:
-        """Undo what the last client set, and drop what it left unread."""
+        """Undo what the last client set, however short it was there."""
         assert self._master is not None
-        with contextlib.suppress(termios.error):
-            tty.setraw(self._master)
-            termios.tcflush(self._master, termios.TCIOFLUSH)
+        if termios.tcgetattr(self._master) != self._raw:
+            termios.tcsetattr(self._master, termios.TCSANOW, self._raw)
+
+    def _drop_unread(self) -> None:
+        """What the client that left has not read is not for the next one. Only the other end can say so."""
+        with contextlib.suppress(OSError, termios.error):
+            slave = os.open(self._name, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+            try:
+                termios.tcflush(slave, termios.TCIFLUSH)
+            finally:
+                os.close(slave)
 
 
 def _publish(target: str, link: str) -> None:

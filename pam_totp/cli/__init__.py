@@ -9,13 +9,38 @@ import sys
 from collections.abc import Sequence
 
 from pam_totp import __version__
-from pam_totp.cli import codes, daemon, enroll, exporting, importing, policy, recovery, tokens
+from pam_totp.cli import (
+    codes,
+    daemon,
+    doctor,
+    enroll,
+    exporting,
+    importing,
+    policy,
+    portal,
+    recovery,
+    services,
+    tokens,
+)
 from pam_totp.cli.common import OUT_OF_REACH, REFUSED, CommandError
 from pam_totp.pam.service import ServiceError
 from pam_totp.record import RecordError
 from pam_totp.settings import SettingsError
 from pam_totp.store import StoreError
 
+COMMANDS = (  # in the order of --help
+    enroll,
+    tokens,
+    recovery,
+    codes,
+    importing,
+    exporting,
+    services,
+    doctor,
+    policy,
+    daemon,
+    portal,
+)
 REMEDIES = {
     errno.ENOSPC: "nothing was changed: make room on that disk, and run the command again",
     errno.EDQUOT: "nothing was changed: the owner's quota is used up; make room, and run the command again",
@@ -29,6 +54,8 @@ examples:
   pam-totp list                              who has which tokens
   pam-totp verify alice 755224               is this code right? uses it up
   pam-totp resync alice --port /dev/ttyUSB0  bring a token back into step by pressing it twice
+  pam-totp enable sudo                       ask for a code at sudo: on trial first, taken back unless confirmed
+  pam-totp doctor                            what may keep people out, or let them in without a code
 
 exit status: 0 done or accepted, 1 refused or a check failed, 2 wrong usage, 3 out of reach (permission, store, device)
 """
@@ -44,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"pam-totp {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for module in (enroll, tokens, recovery, codes, importing, exporting, policy, daemon):
+    for module in COMMANDS:
         module.add_to(commands)
     return top
 

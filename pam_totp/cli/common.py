@@ -36,14 +36,21 @@ class CommandError(Exception):
 
 
 def command(
-    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], summary: str, *, data: bool = False
+    commands: Commands,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    summary: str,
+    *,
+    data: bool = False,
+    store: bool = True,
 ) -> argparse.ArgumentParser:
-    """Add a command. `data` says that it prints data, and so takes --json."""
+    """Add a command. `data` says that it prints data, and so takes --json; `store` that it takes --store."""
     parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
     parser.set_defaults(run=run)
-    parser.add_argument(
-        "--store", metavar="DIR", default=DEFAULT_STORE, help="the folder of the secret files (%(default)s)"
-    )
+    if store:
+        parser.add_argument(
+            "--store", metavar="DIR", default=DEFAULT_STORE, help="the folder of the secret files (%(default)s)"
+        )
     if data:
         parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
@@ -176,6 +183,11 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     widths = [max(len(row[i]) for row in table) for i in range(len(heads))]
     for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def count(number: int, what: str) -> str:
+    """`1 token`, `2 tokens`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def when(seconds: int | None) -> str:

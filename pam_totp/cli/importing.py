@@ -19,6 +19,7 @@ from pam_totp.cli.common import (
     Commands,
     ask,
     command,
+    count,
     now,
     open_store,
     own_file,
@@ -110,7 +111,7 @@ def _check_usage(args: argparse.Namespace) -> None:
     if problem:
         raise CommandError(problem, WRONG_USAGE)
     if args.format == "pskc" and importlib.util.find_spec("pskc") is None:
-        raise CommandError("pskc needs python-pskc (pip install 'pam-totp[pskc]')")
+        raise CommandError("pskc needs python-pskc (pip install 'pam-totp[pskc]', or apt-get install python3-pskc)")
 
 
 def _unlocker(args: argparse.Namespace) -> pskc.Unlock:
@@ -266,8 +267,8 @@ def _show(args: argparse.Namespace, rows: Sequence[Row], unused: Sequence[str]) 
             print(f"{row.place}: {remark}")
     for serial in unused:
         print(f"the map's serial {serial} is not in the file")
-    users = len({row.user for row in came_in})
-    print(f"{len(came_in)} tokens of {users} users {word}, {len(out)} did not", file=sys.stderr)
+    tokens, users = count(len(came_in), "token"), count(len({row.user for row in came_in}), "user")
+    print(f"{tokens} of {users} {word}, {len(out)} did not", file=sys.stderr)
 
 
 def _cells(row: Row, word: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from pam_totp import answer as answers
 from pam_totp import audit
+from pam_totp.decide import REFUSAL_TAKES, REFUSED, decide, log, remarks
 from pam_totp.pam import grace
 from pam_totp.pam.handle import (
     PAM_AUTH_ERR,
@@ -34,11 +35,8 @@ from pam_totp.store import NotThere, Store, StoreError
 from pam_totp.store.file import FileStore
 from pam_totp.store.home import home_store
 from pam_totp.values import Value
-from pam_totp.verify import Decision, Outcome, verify
+from pam_totp.verify import Decision, Outcome
 
-REFUSED = "refused; if the code was right, enter two codes in a row, or three"
-REFUSAL_TAKES = 0.1  # seconds after the answer: longer than any disk that is in order, so that its time says nothing
-_ANY_LENGTH = {6, 7, 8}  # digits
 _NOBODY = UserRecord(user="nobody")
 
 
@@ -126,10 +124,11 @@ class _Login:
         for answer in self._answers():
             answered = time.monotonic()
             decision = self._decide(answer)
+            log(self._host.log, self._pamh.service, self._user, decision, self._pamh.rhost)
             if decision.outcome.accepted:
-                self._welcome(decision)
+                for remark in remarks(decision):
+                    self._say(PAM_TEXT_INFO, remark)
                 return PAM_SUCCESS
-            self.log("refused", reason=decision.outcome.value, token=decision.token)
             time.sleep(max(0.0, answered + REFUSAL_TAKES - time.monotonic()))
         self._say(PAM_ERROR_MSG, REFUSED)
         return PAM_AUTH_ERR
@@ -162,47 +161,33 @@ class _Login:
         yield response if response is not None else b""
 
     def _decide(self, answer: bytes) -> Decision:
-        """Verify; what was decided is durable before anybody knows of it. A password in front of the code is handed on,
-        whatever the code is worth: what the next module does must not tell."""
+        """Verify. A password in front of the code is handed on, whatever the code is worth: what the next module does
+        must not tell."""
         forwarding = self._settings.first_pass == "forward_pass"
-        password, code = answers.behind_password(answer, _ANY_LENGTH) if forwarding else (b"", answer)
+        password = b""
 
-        def change(record: UserRecord) -> tuple[UserRecord, Decision]:
-            nonlocal password, code
-            if forwarding and record.enrolled:
-                password, code = answers.behind_password(answer, {t.digits for t in record.tokens if t.active})
-            now = self._host.now()
-            decision = verify(record, code, now, self._settings.policy, recovery_codes=not forwarding)
-            after = decision.record
-            if self._grace_at is not None and decision.outcome in (Outcome.CODE, Outcome.ROW):
-                after = grace.granted(after, self._grace_at, now)
-            return after, decision
+        def behind_password(lengths: set[int]) -> bytes:
+            nonlocal password
+            password, code = answers.behind_password(answer, lengths)
+            return code
 
-        try:
-            decision = self._store.update(self._user, change)
-        except NotThere:
-            decision = Decision(outcome=Outcome.NOT_ENROLLED, record=_NOBODY)
-        if decision.outcome is Outcome.NOT_ENROLLED and answers.codes(code, _ANY_LENGTH) is not None:
-            self._store.update_nobody()
+        decision = decide(
+            self._store,
+            self._user,
+            behind_password if forwarding else answer,
+            self._settings.policy,
+            self._host.now,
+            recovery_codes=not forwarding,
+            follow=self._grant,
+        )
         if password:
             self._pamh.authtok = password
         return decision
 
-    def _welcome(self, decision: Decision) -> None:
-        record, refused = decision.record, decision.refused_before
-        recovery_left = len(record.recovery) if decision.outcome is Outcome.RECOVERY else None
-        self.log(
-            "accepted",
-            by=decision.outcome.value,
-            token=decision.token,
-            recovery_left=recovery_left,
-            refused_before=refused or None,
-        )
-        if recovery_left is not None:
-            self._say(PAM_TEXT_INFO, f"recovery code used, {recovery_left} left")
-        if refused:
-            what = "1 answer was" if refused == 1 else f"{refused} answers were"
-            self._say(PAM_TEXT_INFO, f"{what} refused since the last login")
+    def _grant(self, decision: Decision, now: int) -> UserRecord:
+        if self._grace_at is None or decision.outcome is Outcome.RECOVERY:
+            return decision.record
+        return grace.granted(decision.record, self._grace_at, now)
 
     def _say(self, style: int, text: str) -> None:
         if not self._silent:

@@ -2,6 +2,8 @@
 
 The law:
 - in this order: lock, read, decide, write aside, verify what was written, fsync, rename, fsync the folder, answer;
+- whatever becomes of an answer takes the same room while it is written: no limit and no full disk lets a right one be
+  recorded where a wrong one could not be counted;
 - whatever kills a writer, the file is the old record or the new one, and the next writer cleans up and goes on;
 - only a regular file of mode 0600, owned by the folder's owner, in a folder of mode 0700 that is ours, is ever read;
 - a user's name is one file name, whatever is in it;
@@ -27,6 +29,8 @@ _PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-"
 _MAX_NAME = 255 - len("..json.tmp")  # bytes: NAME_MAX, less what we add around a name
 _SUFFIX = ".json"
 JOURNAL = ".import"  # where `batch` keeps what it takes to undo a change of many records
+_BLOCK = 4096  # bytes: what file systems give away at a time
+_GROWTH = 1024  # bytes: more than any answer adds to a record
 _NOBODY = ".nobody.json"  # no user's name begins with a dot once it is encoded
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
@@ -34,9 +38,15 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 def file_name(user: str) -> str:
     """The user's name as part of a file name: percent-encoded outside [A-Za-z0-9._@-], and a leading dot too.
 
-    Raises StoreError for a name that is empty or too long for a file.
+    Raises StoreError for a name that is empty, too long for a file, or not what any bytes are decoded to: two such
+    could share a file.
     """
-    raw = user.encode("utf-8", "surrogateescape")
+    try:
+        raw = user.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raw = b""
+    if raw.decode("utf-8", "surrogateescape") != user:
+        raise StoreError("a user name that is no text")
     if raw.translate(None, _PLAIN) or raw[:1] == b".":
         name = "".join(chr(b) if b in _PLAIN and not (i == 0 and b == 0x2E) else f"%{b:02X}" for i, b in enumerate(raw))
     else:
@@ -76,13 +86,17 @@ class FileStore:
                 if record is None:
                     _delete(folder, name)
                 elif (new := serialize(record)) != old:
-                    _replace(folder, name, new)
+                    _replace(folder, name, new, room=_room(old))
                 return result
 
     def update_nobody(self) -> None:
-        with self._opened() as folder, self._locked(folder, _NOBODY):
-            _write_aside(folder, _NOBODY, serialize(UserRecord(user="nobody")))
-            _delete(folder, _aside(_NOBODY))
+        record = serialize(UserRecord(user="nobody"))
+        with (
+            self._opened() as folder,
+            self._locked(folder, _NOBODY),
+            _written_aside(folder, _NOBODY, record, _room(record)) as aside,
+        ):
+            _delete(folder, aside)
 
     def users(self) -> Iterator[str]:
         from urllib.parse import unquote_to_bytes  # noqa: PLC0415  no login needs it
@@ -108,15 +122,13 @@ class FileStore:
         """The folder, open and checked; every OSError below becomes a StoreError."""
         try:
             folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                self._check_folder(os.fstat(folder))
+                yield folder
+            finally:
+                os.close(folder)
         except OSError as e:
             raise StoreError(f"{self.folder}: {e.strerror}") from e
-        try:
-            self._check_folder(os.fstat(folder))
-            yield folder
-        except OSError as e:
-            raise StoreError(f"{self.folder}: {e.strerror}") from e
-        finally:
-            os.close(folder)
 
     @contextmanager
     def _locked(self, folder: int, name: str) -> Iterator[None]:
@@ -124,7 +136,8 @@ class FileStore:
         lock_name = f"{name.removesuffix(_SUFFIX)}.lock"
         lock = os.open(lock_name, flags, 0o600, dir_fd=folder)
         try:
-            _check_file(lock, lock_name)
+            _check_ours(os.fstat(lock), lock_name)
+            os.fchmod(lock, 0o600)  # whatever the umask of who made it
             give_up, pause = time.monotonic() + self._lock_wait, _FIRST_PAUSE
             while True:
                 try:
@@ -155,12 +168,16 @@ def _demand(folder: int, name: str) -> None:
 
 def _check_file(file: int, name: str) -> None:
     status = os.fstat(file)
+    _check_ours(status, name)
+    if stat.S_IMODE(status.st_mode) != 0o600:
+        raise StoreError(f"{name}: its mode is not 0600")
+
+
+def _check_ours(status: os.stat_result, name: str) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise StoreError(f"{name}: not a regular file")
     if status.st_uid != os.geteuid():
         raise StoreError(f"{name}: not owned by uid {os.geteuid()}, who asks")
-    if stat.S_IMODE(status.st_mode) != 0o600:
-        raise StoreError(f"{name}: its mode is not 0600")
 
 
 def _read(folder: int, name: str) -> bytes:
@@ -192,45 +209,62 @@ def _parsed(data: bytes, user: str, name: str) -> UserRecord:
     return record
 
 
-def _replace(folder: int, name: str, data: bytes) -> None:
-    _write_aside(folder, name, data)
-    try:
-        os.rename(_aside(name), name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        _forget(folder, _aside(name))
-        raise
+def _room(old: bytes) -> int:
+    """How much the writing of what comes after `old` takes, in bytes: whole blocks, and the same for every answer."""
+    return -(-(len(old) + _GROWTH) // _BLOCK) * _BLOCK
+
+
+def _replace(folder: int, name: str, data: bytes, room: int = 0) -> None:
+    with _written_aside(folder, name, data, room) as aside:
+        os.rename(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
     os.fsync(folder)
 
 
-def _write_aside(folder: int, name: str, data: bytes) -> None:
-    """Make the data durable under a name that nobody reads."""
-    _write_new(folder, _aside(name), data)
+@contextmanager
+def _written_aside(folder: int, name: str, data: bytes, room: int) -> Iterator[str]:
+    """The data made durable under a name that nobody reads; gone again where what follows fails."""
+    aside = _aside(name)
+    _write_new(folder, aside, data, room)
+    try:
+        yield aside
+    except BaseException:
+        _forget(folder, aside)
+        raise
 
 
-def _write_new(folder: int, name: str, data: bytes, *, durably: bool = True) -> None:
-    """Write a file that must not be there yet, and look whether it was written; nothing of it is left where not."""
+def _write_new(folder: int, name: str, data: bytes, room: int = 0, *, durably: bool = True) -> None:
+    """Write a file that must not be there yet, and look whether it was written; nothing of it is left where not.
+
+    It takes `room` bytes meanwhile, where the data takes less.
+    """
     if len(data) > MAX_FILE:
         raise StoreError(f"{name}: would be larger than {MAX_FILE} bytes")
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    file = os.open(name, flags, 0o600, dir_fd=folder)
+    file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
     try:
-        os.fchmod(file, 0o600)  # whatever the umask
-        written = 0
-        while written < len(data):
-            count = os.write(file, data[written:])
-            if count == 0:
-                raise StoreError(f"{name}: nothing more could be written")
-            written += count
-        # A write that claims more than it did must not be renamed over the truth.
-        if os.pread(file, len(data) + 1, 0) != data:
-            raise StoreError(f"{name}: what was written does not read back")
-        if durably:
-            os.fsync(file)
+        try:
+            _write(file, name, data, room)
+            if durably:
+                os.fsync(file)
+        finally:
+            os.close(file)
     except BaseException:
         _forget(folder, name)
         raise
-    finally:
-        os.close(file)
+
+
+def _write(file: int, name: str, data: bytes, room: int) -> None:
+    os.fchmod(file, 0o600)  # whatever the umask
+    padded = data.ljust(room)
+    written = 0
+    while written < len(padded):
+        count = os.write(file, padded[written:])
+        if count == 0:
+            raise StoreError(f"{name}: nothing more could be written")
+        written += count
+    os.ftruncate(file, len(data))
+    # A write that claims more than it did must not be renamed over the truth.
+    if os.pread(file, len(data) + 1, 0) != data:
+        raise StoreError(f"{name}: what was written does not read back")
 
 
 def _forget(folder: int, file: str) -> None:

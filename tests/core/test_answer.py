@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pam_totp.answer import CROCKFORD, codes, recovery_code, recovery_digest
+from pam_totp.answer import CROCKFORD, behind_password, codes, recovery_code, recovery_digest
 
 ALL = {6, 7, 8}
 SSHD_FAKE = b"\b\n\r\177INCORRECT"  # what sshd answers for a user who may not log in
@@ -141,6 +141,43 @@ def test_what_is_read_is_ascii_digits_of_the_answer(answer: bytes, lengths: set[
         assert "".join(read).encode() == bytes(b for b in answer if b in b"0123456789")
         assert set(answer) <= set(b"0123456789 -")
         assert {len(c) for c in read} <= lengths
+
+
+# ---- a password and codes in one answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "lengths", "password", "tail"),
+    [
+        (b"secret123456", {6}, b"secret", b"123456"),
+        (b"secret123456654321", {6}, b"secret", b"123456654321"),
+        (b"secret1123456", {6}, b"secret1", b"123456"),
+        (b"secret12345678", {6, 8}, b"secret", b"12345678"),
+        (b"secret1234567", {6, 8}, b"secret1", b"234567"),
+        (b"secret" + b"1" * 30, {6, 8}, b"secret111111", b"1" * 24),
+        (b"secret12345", {6}, b"secret12345", b""),
+        (b"secret", {6}, b"secret", b""),
+        (b"secret123456 ", {6}, b"secret123456 ", b""),
+        (b"secret123 456", {6}, b"secret123 456", b""),
+        (b"secret123456", set(), b"secret123456", b""),
+        (b"123456", {6}, b"123456", b""),  # digits alone are all password
+        (b"0123456", {6}, b"0", b"123456"),
+        (b"", {6}, b"", b""),
+        ("sécret٣123456".encode(), {6}, "sécret٣".encode(), b"123456"),
+    ],
+)
+def test_codes_behind_a_password_are_the_longest_tail_of_digits_that_could_be_some(
+    answer: bytes, lengths: set[int], password: bytes, tail: bytes
+) -> None:
+    assert behind_password(answer, lengths) == (password, tail)
+
+
+@given(st.binary(max_size=20), st.text("0123456789", max_size=30), st.sets(st.integers(6, 8)))
+def test_an_answer_is_cut_in_two_and_nothing_is_lost(password: bytes, digits: str, lengths: set[int]) -> None:
+    first, tail = behind_password(password + digits.encode(), lengths)
+    assert first + tail == password + digits.encode()
+    assert first or not tail
+    assert tail == b"" or codes(tail, lengths) is not None
 
 
 # ---- recovery codes

@@ -31,7 +31,7 @@ def test_what_is_none_is_left_out_and_zero_and_nothing_are_not() -> None:
         ("fe80::1%eth0", "fe80::1%eth0"),
         ("/dev/pts/0", "/dev/pts/0"),
         ("a b", '"a b"'),
-        ("a=b", '"a=b"'),
+        ("a=b", '"a\\u003db"'),
         ("", '""'),
         ('"', '"\\""'),
         ("\\", '"\\\\"'),
@@ -46,6 +46,13 @@ def test_what_is_none_is_left_out_and_zero_and_nothing_are_not() -> None:
 )
 def test_what_is_not_one_plain_word_stands_in_quotes(text: str, escaped: str) -> None:
     assert audit.escaped(text) == escaped
+
+
+def test_what_is_too_long_is_cut_and_says_so() -> None:
+    whole = "x" * audit.MAX_FIELD
+    assert audit.escaped(whole) == whole
+    assert audit.escaped(whole + "x") == f'"{whole}\\u2026"'
+    assert len(audit.escaped("\n" * 10_000)) < 7 * (audit.MAX_FIELD + 1) + 2
 
 
 FIELD = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|[^\s"=]+)')

@@ -212,6 +212,26 @@ def test_find_takes_nothing_but_ascii_digits_of_the_right_number(codes: tuple[st
         oath.find(KEY, codes, within)
 
 
+@pytest.mark.parametrize("start", [0, 1, 2, 7, 100, 1000, 99_000, 2**32 - 20])
+@pytest.mark.parametrize("algorithm", oath.ALGORITHMS)
+def test_find_sees_both_ends_of_its_range_and_not_beyond_however_it_searches(start: int, algorithm: str) -> None:
+    """Short and long ranges, near the beginning and far from it: `find` may go about them in different ways."""
+    for length in {1, 2, 3, 40, start // 2 % 600, start // 2 % 600 + 1, start // 2 % 600 + 2} - {0}:
+        within = range(start, start + length)
+        for at, found in [(start - 1, None), (start, start), (within[-1], within[-1]), (within.stop, None)]:
+            for count in (1, 2, 3):
+                if at >= 0:
+                    row = tuple(oath.hotp(KEY, at + i, 8, algorithm) for i in range(count))
+                    assert oath.find(KEY, row, within, 8, algorithm) == found, (within, at)
+
+
+def test_find_sees_the_end_of_a_very_long_range() -> None:
+    for stop in (99_999, 100_000, 100_001, 120_000):
+        row = tuple(oath.hotp(KEY, stop - 1 + i, 8) for i in range(2))
+        assert oath.find(KEY, row, range(stop), 8) == stop - 1
+        assert oath.find(KEY, row, range(stop - 1), 8) is None
+
+
 # ---- edges
 
 
@@ -275,3 +295,15 @@ def test_leading_zeros_are_kept() -> None:
     codes = [oath.hotp(KEY, c) for c in range(300)]
     assert any(c.startswith("0") for c in codes)
     assert {len(c) for c in codes} == {6}
+
+
+@pytest.mark.parametrize("algorithm", oath.ALGORITHMS)
+@pytest.mark.parametrize(("start", "stop"), [(0, 1), (0, 2), (0, 40), (1, 2), (1, 40), (7, 11), (20, 31), (200, 203)])
+def test_both_ways_of_searching_find_every_code_and_no_other(algorithm: str, start: int, stop: int) -> None:
+    """A range that begins near zero is searched in blocks, another one by one: the ends of both are in these."""
+    key = b"k" * 20
+    for counter in range(start + 5 + stop):
+        code = oath.hotp(key, counter, 8, algorithm)
+        assert oath.find(key, (code,), range(start, stop), 8, algorithm) == (
+            counter if start <= counter < stop else None
+        )

@@ -217,6 +217,20 @@ def test_tokens_are_found_by_name_added_changed_and_removed_and_grace_is_void_th
         record.with_token(phone(secret=KEY))
 
 
+def test_grace_is_replaced_and_nothing_else() -> None:
+    record = alice(fob(), failures=3, failures_at=7)
+    grace = (Grace(service="sshd", rhost="192.0.2.7", granted=5),)
+    assert record.with_grace(grace) == record._but(grace=grace)
+
+
+def test_what_is_bare_keeps_recovery_codes_and_failures_alone() -> None:
+    grace = (Grace(service="sshd", rhost="192.0.2.7", granted=5),)
+    record = alice(fob(), salt=SALT, recovery=(DIGEST,), failures=3, failures_at=7, refused=2, grace=grace)
+    assert record.bare("bob") == UserRecord(
+        user="bob", salt=SALT, recovery=(DIGEST,), failures=3, failures_at=7, refused=2
+    )
+
+
 def test_fresh_recovery_codes_take_the_place_of_the_old_ones() -> None:
     record = alice(fob(), salt=SALT, recovery=(DIGEST,)).with_recovery("11" * 16, ("cd" * 32, "ef" * 32))
     assert (record.salt, record.recovery) == ("11" * 16, ("cd" * 32, "ef" * 32))

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pam_totp.policy import Policy
 from pam_totp.settings import Settings, SettingsError, Site, parse_arguments, parse_site, settings
 
 
@@ -32,6 +33,13 @@ def test_the_defaults() -> None:
     assert (made.policy.look_ahead, made.policy.window, made.policy.resync_window) == (10, 1, 1000)
     assert (made.policy.resync_steps, made.policy.lock_after) == (0, 0)
     assert made.origins == {}
+
+
+def test_the_facts_are_every_setting_by_its_name() -> None:
+    facts = chosen("window=3", "echo", "user=bob").facts()
+    assert list(facts)[:5] == ["look_ahead", "window", "resync_window", "resync_steps", "lock_after"]
+    assert (facts["window"], facts["echo"], facts["user"], facts["secret"]) == (3, True, "bob", None)
+    assert set(facts) == {*Policy.RULES, *Settings._fields} - {"policy", "origins"}
 
 
 # ---- arguments

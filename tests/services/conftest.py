@@ -25,10 +25,11 @@ def _machine() -> Iterator[Machine]:
 
 
 @pytest.fixture
-def machine(_machine: Machine) -> Machine:
+def machine(_machine: Machine) -> Iterator[Machine]:
     """The machine, with nobody enrolled and nothing logged."""
     _machine.forget_everybody()
-    return _machine
+    yield _machine
+    _machine.hang_up()
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,8 @@ RECOVERY = "0123456789ABCDEF"
 @pytest.fixture(autouse=True)
 def handing_on(site: Site, way: str) -> None:
     """`demo` takes password and code in one answer, and shows what it handed on."""
+    if os.geteuid() != 0 and way == "socket":
+        pytest.skip("the service goes by the arguments of root's hosts alone")
     socket = site.socket if way == "socket" else "none"
     ours = f"auth required {MODULE} store={site.store} socket={socket} nodelay forward_pass"
     service(site.confdir, "demo", ours, carry_authtok=True)

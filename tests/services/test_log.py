@@ -115,8 +115,9 @@ def test_a_login_writes_one_line_without_the_code(site: Site) -> None:
 
 
 def test_debug_says_what_is_in_force(site: Site) -> None:
+    site.config.write_text("[policy]\ndebug = true\nlook_ahead = 3\nnullok = true\n")
     site.start()
-    site.configure("demo", "debug look_ahead=3 nullok", "socket")
+    site.configure("demo", "", "socket")
     site.login()
     verb, found = fields(site.log.lines()[0])[1:]
     assert verb == "debug"

@@ -2,18 +2,334 @@
 
 from __future__ import annotations
 
-from tests.services.namespace import PASSWORD, Machine, Sshd
-from tests.site import codes
+import time
 
+import pytest
+
+from pam_totp.answer import recovery_digest
+from pam_totp.pam.module import REFUSED
+from pam_totp.record import HotpToken
+from tests.services.namespace import PASSWORD, Machine, Sshd, Talk
+from tests.site import codes, fob
+
+CODE = "One-time code: "
 FIRST = "auth requisite pam_unix.so nodelay"
+NON_TEXT = b"\xff\xfe\xc3"
+
+
+def counter(machine: Machine, user: str = "alice") -> int:
+    token = machine.record(user).tokens[0]
+    assert isinstance(token, HotpToken)
+    return token.counter
+
+
+def is_in(talk: Talk, user: str = "alice") -> bool:
+    """Wait for the end, and say whether it was a login."""
+    status, shown = talk.ends()
+    assert (status == 0) == (f"in as {user}" in shown), (status, shown)
+    if status != 0:
+        assert "Permission denied" in shown, shown
+    return status == 0
+
+
+def refused(sshd: Sshd, user: str, *answers: str | bytes, port: int = Sshd.KEYBOARD) -> str:
+    """Give `answers`, one a prompt, on one connection; none must get in. Returns all that was shown."""
+    shown = ""
+    talk = sshd.ssh(user, f"NumberOfPasswordPrompts={len(answers)}", port=port)
+    for answer in answers:
+        shown += talk.asks(CODE).before
+        talk.says(answer)
+    status, last = talk.ends()
+    assert status == 255, last
+    assert "Permission denied" in last
+    return shown + last
 
 
 def test_password_then_code(machine: Machine, sshd: Sshd, way_there: str) -> None:
     machine.stack("sshd", FIRST, machine.ours(way=way_there))
     machine.enrol("alice")
-    talk = sshd.ssh()
-    talk.asks("Password: ").says(PASSWORD).asks("One-time code: ").says(codes(0))
-    status, shown = talk.ends()
-    assert (status, shown.strip()) == (0, "in as alice")
-    assert machine.record("alice").tokens[0].counter == 1
-    print(machine.log.lines())
+    assert is_in(sshd.ssh().asks("Password: ").says(PASSWORD).asks(CODE).says(codes(0)))
+    assert counter(machine) == 1
+    line = machine.log.wait_for("pam_totp(sshd:auth): accepted user=alice")
+    assert "by=code token=fob rhost=127.0.0.1" in line
+
+
+def test_a_wrong_password_asks_for_no_code_and_a_right_one_lets_nobody_in(
+    machine: Machine, sshd: Sshd, way_there: str
+) -> None:
+    machine.stack("sshd", FIRST, machine.ours(way=way_there))
+    machine.enrol("alice")
+    talk = sshd.ssh().asks("Password: ").says("wrong").asks("Password: ")
+    assert CODE not in talk.before
+    talk.says(PASSWORD).asks(CODE).says("000000").asks("Password: ").says(PASSWORD).asks(CODE).says("")
+    assert not is_in(talk)
+    assert machine.record("alice").failures == 1
+
+
+def test_public_key_then_code(machine: Machine, sshd: Sshd, way_there: str) -> None:
+    machine.stack("sshd", machine.ours(way=way_there))
+    machine.enrol("alice")
+    assert is_in(sshd.ssh(port=sshd.KEY_THEN_KEYBOARD).asks(CODE).says(codes(0)))
+    refused(sshd, "alice", codes(0), port=sshd.KEY_THEN_KEYBOARD)
+
+
+def test_no_public_key_no_prompt(machine: Machine, sshd: Sshd) -> None:
+    machine.stack("sshd", machine.ours())
+    machine.enrol("alice")
+    status, shown = sshd.ssh("alice", "PubkeyAuthentication=no", port=sshd.KEY_THEN_KEYBOARD).ends()
+    assert status == 255
+    assert CODE not in shown
+
+
+@pytest.mark.parametrize(
+    ("said", "gets_in"),
+    [
+        (PASSWORD + codes(0), True),
+        (PASSWORD + codes(2000, 2).replace(" ", ""), False),
+        (PASSWORD + codes(40, 2).replace(" ", ""), True),
+        ("wrong" + codes(0), False),
+        (PASSWORD + "000000", False),
+        (PASSWORD, False),
+        (codes(0), False),
+    ],
+)
+def test_password_and_code_in_one_answer_over_password_authentication(
+    machine: Machine, sshd: Sshd, way_there: str, said: str, gets_in: bool
+) -> None:
+    machine.stack(
+        "sshd", machine.ours("forward_pass", way=way_there), "auth required pam_unix.so use_first_pass nodelay"
+    )
+    machine.enrol("alice")
+    talk = sshd.ssh("alice", "NumberOfPasswordPrompts=1", port=sshd.PASSWORD)
+    assert is_in(talk.asks("password: ").says(said)) is gets_in
+
+
+@pytest.mark.parametrize(
+    ("answers", "failures"),
+    [
+        pytest.param(["000000", "", "7" * 600], 1, id="wrong, blank, 600 characters"),
+        pytest.param([NON_TEXT + b"755224", b"755224" + NON_TEXT, "755224x"], 0, id="more than a code"),
+    ],
+)
+def test_what_is_not_right_is_refused_and_a_right_code_still_gets_in(
+    machine: Machine, sshd: Sshd, way_there: str, answers: list[str | bytes], failures: int
+) -> None:
+    machine.stack("sshd", machine.ours(way=way_there))
+    machine.enrol("alice")
+    assert refused(sshd, "alice", *answers).count(REFUSED) == len(answers)
+    assert (machine.record("alice").failures, counter(machine)) == (failures, 0)
+    assert is_in(sshd.ssh().asks(CODE).says(codes(0)))
+
+
+def test_a_code_gets_in_once(machine: Machine, sshd: Sshd, way_there: str) -> None:
+    machine.stack("sshd", machine.ours(way=way_there))
+    machine.enrol("alice")
+    assert is_in(sshd.ssh().asks(CODE).says(codes(0)))
+    refused(sshd, "alice", codes(0))
+    machine.log.wait_for("refused user=alice reason=replayed token=fob")
+    assert machine.record("alice").failures == 0
+
+
+def test_ctrl_c_at_the_prompt_leaves_nothing_behind(machine: Machine, sshd: Sshd, way_there: str) -> None:
+    machine.stack("sshd", machine.ours(way=way_there))
+    machine.enrol("alice")
+    before = machine.path("/var/lib/pam_totp/alice.json").read_bytes()
+    talk = sshd.ssh().asks(CODE).presses_ctrl_c()
+    assert talk.ends()[0] != 0
+    machine.log.wait_for("pam_totp(sshd:auth)", "error", "closed")
+    assert machine.path("/var/lib/pam_totp/alice.json").read_bytes() == before
+    assert is_in(sshd.ssh().asks(CODE).says(codes(0))), "and nothing is locked"
+
+
+def test_a_connection_dropped_at_the_prompt_leaves_nothing_behind(machine: Machine, sshd: Sshd, way_there: str) -> None:
+    machine.stack("sshd", machine.ours(way=way_there))
+    machine.enrol("alice")
+    open_prompts = [sshd.ssh().asks(CODE) for _ in range(3)]
+    for talk in open_prompts:
+        talk.hangs_up()
+    assert is_in(sshd.ssh().asks(CODE).says(codes(0))), "whatever prompts are or were open"
+    machine.log.wait_for("pam_totp(sshd:auth)", "error", "closed")
+    assert (machine.record("alice").failures, counter(machine)) == (0, 1)
+
+
+def test_an_unknown_user_sees_what_a_wrong_code_shows_and_nothing_is_counted(
+    machine: Machine, sshd: Sshd, way_there: str
+) -> None:
+    machine.stack("sshd", machine.ours(way=way_there))
+    machine.enrol("alice")
+    known, unenrolled, unknown = (refused(sshd, user, "000000", "x") for user in ("alice", "bob", "mallory"))
+    assert unenrolled.replace("bob@", "alice@") == known
+    assert unknown.replace("mallory@", "alice@") == known
+    machine.log.wait_for("refused user=mallory reason=not-enrolled")
+    assert sorted(f.name for f in machine.path("/var/lib/pam_totp").iterdir() if f.name.endswith(".json")) == [
+        "alice.json"
+    ]
+
+
+def test_root_is_not_let_in_and_nothing_is_counted(machine: Machine, sshd: Sshd, way_there: str) -> None:
+    """sshd sends an answer of its own in place of what was typed: \\b\\n\\r\\177INCORRECT."""
+    machine.stack("sshd", machine.ours(way=way_there))
+    machine.enrol("root")
+    before = machine.path("/var/lib/pam_totp/root.json").read_bytes()
+    refused(sshd, "root", codes(0))
+    machine.log.wait_for("refused user=root reason=malformed")
+    assert machine.path("/var/lib/pam_totp/root.json").read_bytes() == before
+
+
+def test_a_token_out_of_step_comes_back_by_two_codes_in_one_answer(
+    machine: Machine, sshd: Sshd, way_there: str
+) -> None:
+    machine.stack("sshd", machine.ours(way=way_there))
+    machine.enrol("alice")
+    talk = sshd.ssh().asks(CODE).says(codes(40)).asks(CODE)
+    assert REFUSED in talk.before, "which says what to do"
+    assert is_in(talk.says(codes(40, 2)))
+    assert is_in(sshd.ssh().asks(CODE).says(codes(42)))
+
+
+def test_after_five_wrong_codes_one_is_not_enough_whatever_process_asks(
+    machine: Machine, sshd: Sshd, way_there: str
+) -> None:
+    machine.stack("sshd", machine.ours(way=way_there))
+    machine.enrol("alice")
+    refused(sshd, "alice", "000000", "000001", "000002")
+    refused(sshd, "alice", "000000", "000001")
+    assert machine.record("alice").failures == 5
+    refused(sshd, "alice", codes(0))
+    machine.log.wait_for("reason=codes-in-a-row-needed token=fob")
+    assert is_in(sshd.ssh().asks(CODE).says(codes(0, 2)))
+
+
+def test_locked_looks_like_a_wrong_code_and_a_recovery_code_gets_in(
+    machine: Machine, sshd: Sshd, way_there: str
+) -> None:
+    machine.stack("sshd", machine.ours("lock_after=2", way=way_there))
+    salt, recovery = "00" * 16, "0123456789ABCDEF"
+    machine.enrol("alice", salt=salt, recovery=(recovery_digest(salt, recovery),))
+    wrong = refused(sshd, "alice", "000000", "000001")
+    locked = refused(sshd, "alice", codes(0), codes(1))
+    machine.log.wait_for("reason=locked")
+    assert locked == wrong
+    assert is_in(sshd.ssh().asks(CODE).says("0123-4567-89ab-cdef"))
+    assert machine.record("alice").recovery == ()
+    assert is_in(sshd.ssh().asks(CODE).says(codes(0)))
+
+
+def test_after_a_success_the_person_is_told_what_was_refused(machine: Machine, sshd: Sshd, way_there: str) -> None:
+    machine.stack("sshd", machine.ours(way=way_there))
+    machine.enrol("alice")
+    refused(sshd, "alice", "000000", "x", "000001")
+    status, shown = sshd.ssh("alice", "RequestTTY=force").asks(CODE).says(codes(0)).ends()
+    assert status == 0
+    assert "2 answers were refused since the last login" in shown
+    status, shown = sshd.ssh("alice", "RequestTTY=force").asks(CODE).says(codes(1)).ends()
+    assert (status, "refused" in shown) == (0, False)
+
+
+def test_nullok_lets_those_in_who_are_not_enrolled_and_no_others(machine: Machine, sshd: Sshd, way_there: str) -> None:
+    machine.stack("sshd", FIRST, machine.ours("nullok", way=way_there))
+    machine.enrol("alice")
+    assert is_in(sshd.ssh("bob").asks("Password: ").says(PASSWORD), "bob")
+    machine.log.wait_for("ignored user=bob reason=not-enrolled")
+    talk = sshd.ssh("alice").asks("Password: ").says(PASSWORD).asks(CODE).says(codes(0))
+    assert is_in(talk)
+
+
+def test_nullok_lets_nobody_in_where_the_store_is_out_of_reach(machine: Machine, sshd: Sshd, way_there: str) -> None:
+    machine.stack("sshd", FIRST, machine.ours("nullok", way=way_there))
+    store = machine.path("/var/lib/pam_totp")
+    store.chmod(0o755)
+    try:
+        talk = sshd.ssh("bob", "NumberOfPasswordPrompts=1").asks("Password: ").says(PASSWORD)
+        assert not is_in(talk, "bob")
+    finally:
+        store.chmod(0o700)
+    machine.log.wait_for("pam_totp(sshd:auth): error", "mode is not 0700")
+
+
+@pytest.mark.parametrize(("argument", "visible"), [("", False), ("echo", True)])
+def test_echo_shows_what_is_typed(machine: Machine, sshd: Sshd, way_there: str, argument: str, visible: bool) -> None:
+    machine.stack("sshd", machine.ours(argument, way=way_there))
+    machine.enrol("alice")
+    status, shown = sshd.ssh("alice", echo=True).asks(CODE).says(codes(0)).ends()
+    assert (status, codes(0) in shown) == (0, visible)
+
+
+def test_the_prompt_is_the_sites_to_choose(machine: Machine, sshd: Sshd, way_there: str) -> None:
+    machine.stack("sshd", machine.ours("[prompt=Code of your Schlüsselbund, please: ]", way=way_there))
+    machine.enrol("alice")
+    assert is_in(sshd.ssh().asks("(alice@127.0.0.1) Code of your Schlüsselbund, please: ").says(codes(0)))
+
+
+def test_try_first_pass_asks_only_after_a_first_answer_that_was_no_code(
+    machine: Machine, sshd: Sshd, way_there: str
+) -> None:
+    machine.stack("sshd", "auth optional pam_unix.so nodelay", machine.ours("try_first_pass", way=way_there))
+    machine.enrol("alice")
+    assert is_in(sshd.ssh().asks("Password: ").says(codes(0)))
+    assert is_in(sshd.ssh().asks("Password: ").says(PASSWORD).asks(CODE).says(codes(1)))
+
+
+def test_use_first_pass_never_asks(machine: Machine, sshd: Sshd, way_there: str) -> None:
+    machine.stack("sshd", "auth optional pam_unix.so nodelay", machine.ours("use_first_pass", way=way_there))
+    machine.enrol("alice")
+    assert is_in(sshd.ssh().asks("Password: ").says(codes(0)))
+    talk = sshd.ssh().asks("Password: ").says(PASSWORD).asks("Password: ")
+    assert CODE not in talk.before
+    assert is_in(talk.says(codes(1)))
+
+
+def test_grace_is_for_the_address_that_sshd_saw(machine: Machine, sshd: Sshd, way_there: str) -> None:
+    machine.stack("sshd", machine.ours("grace_period=600", way=way_there))
+    machine.enrol("alice")
+    assert is_in(sshd.ssh(port=sshd.KEY_THEN_KEYBOARD).asks(CODE).says(codes(0)))
+    assert is_in(sshd.ssh(port=sshd.KEY_THEN_KEYBOARD)), "without a prompt"
+    machine.log.wait_for("accepted user=alice by=grace rhost=127.0.0.1")
+    elsewhere = sshd.ssh(port=sshd.KEY_THEN_KEYBOARD, source="127.0.0.2")
+    assert is_in(elsewhere.asks(CODE).says(codes(1)))
+    assert [g.rhost for g in machine.record("alice").grace] == ["127.0.0.1", "127.0.0.2"]
+
+
+SITE_FILE = "[policy]\nlook_ahead = 2\n[service.sshd]\nprompt = 'Site code: '\ngrace_period = 600\n"
+
+
+def test_the_site_file_is_in_force_and_an_argument_wins(machine: Machine, sshd: Sshd, way_there: str) -> None:
+    machine.write("/etc/pam_totp.toml", SITE_FILE)
+    machine.stack("sshd", machine.ours(way=way_there))
+    machine.enrol("alice")
+    talk = sshd.ssh().asks("Site code: ").says(codes(3)).asks("Site code: ")
+    assert is_in(talk.says(codes(2)))
+    assert is_in(sshd.ssh()), "grace"
+    machine.stack("sshd", machine.ours("look_ahead=10 grace_period=0 [prompt=My code: ]", way=way_there))
+    assert is_in(sshd.ssh().asks("My code: ").says(codes(9)))
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"), [("[polcy]\n", 0o644), (SITE_FILE, 0o666), ("[policy]\nwindow = true\n", 0o644)]
+)
+def test_a_site_file_that_is_not_in_order_lets_nobody_in(
+    machine: Machine, sshd: Sshd, way_there: str, text: str, mode: int
+) -> None:
+    machine.write("/etc/pam_totp.toml", text, mode)
+    machine.stack("sshd", machine.ours("nullok", way=way_there))
+    machine.enrol("alice")
+    assert not is_in(sshd.ssh())
+    machine.log.wait_for("pam_totp(sshd:auth): error user=alice", "/etc/pam_totp.toml")
+
+
+def test_a_hostile_user_name_forges_nothing(machine: Machine, sshd: Sshd, way_there: str) -> None:
+    machine.stack("sshd", machine.ours(way=way_there))
+    refused(sshd, "x accepted: user=root by=code", "000000")
+    line = machine.log.wait_for("reason=not-enrolled")
+    assert (line.count("user="), line.count("by=")) == (1, 0)
+
+
+def test_twenty_sessions_with_one_code_let_one_in(machine: Machine, sshd: Sshd, way_there: str) -> None:
+    machine.stack("sshd", machine.ours(way=way_there))
+    machine.enrol("alice", fob(last_used=int(time.time())))
+    talks = [sshd.ssh("alice", "NumberOfPasswordPrompts=1") for _ in range(20)]
+    for talk in talks:
+        talk.asks(CODE)
+    for talk in talks:
+        talk.says(codes(0))
+    assert sum(is_in(talk) for talk in talks) == 1

@@ -1,10 +1,199 @@
-"""The token itself, in virtual time."""
+"""The token itself, in virtual time: the button, the display, the battery."""
 
 from __future__ import annotations
 
-from tests.token_sim.bench import APPENDIX_D, press, token
+from itertools import pairwise
+
+import pytest
+
+from pam_totp.oath import hotp, totp
+from tests.token_sim.tokens import APPENDIX_D, NOON, SEED, codes, image, press, token
+from token_sim.body import YEAR, new_body
+from token_sim.device import Device
+from token_sim.nvram import Ram, build, load
+from token_sim.profiles import GENERIC, PROFILES
+from token_sim.states import TABLE, Signal, State
+
+C100, C200, GO7, ETOKEN, YUBIKEY = (PROFILES[name] for name in ("c100", "c200", "go7", "etoken-pass", "yubikey"))
+
+
+def told(device: Device) -> list[str]:
+    return [f"{event.name} {event.text}" for event in device.take_events()]
 
 
 def test_ten_presses_show_the_codes_of_rfc_4226() -> None:
     device = token()
     assert [code for _ in range(10) for code in press(device)] == APPENDIX_D
+
+
+@pytest.mark.parametrize("algorithm", ["SHA1", "SHA256", "SHA512"])
+@pytest.mark.parametrize("digits", [6, 7, 8])
+def test_every_algorithm_and_length_is_shown(algorithm: str, digits: int) -> None:
+    device = token(algorithm=algorithm, digits=digits, counter=3)
+    assert press(device) == [hotp(SEED, 3, digits, algorithm)]
+    assert device.seen() == hotp(SEED, 3, digits, algorithm)
+
+
+def test_every_name_in_the_table_is_the_chips_and_no_state_is_a_dead_end() -> None:
+    chip = token().chip
+    for row in TABLE:
+        assert callable(getattr(chip, row.when)) and callable(getattr(chip, row.do))
+    reached = {row.to for row in TABLE} | {State.BOOT}
+    assert reached >= set(State)
+    for state in set(State) - {State.DEAD}:
+        assert any(row.signal is Signal.EMPTY and row.state in (state, None) for row in TABLE)
+
+
+def test_a_code_is_shown_only_after_its_counter_was_written() -> None:
+    device = token()
+    device.press()
+    while device.state is not State.DISPLAY:
+        counter = load(device.memory.read()).counters[0]
+        assert not device.chip.text
+        assert (counter == 1) is (device.state in (State.COMMIT, State.COMPUTE))
+        device.elapse(1)
+    assert codes(device) == APPENDIX_D[:1]
+
+
+def test_a_touch_shorter_than_the_debounce_does_nothing() -> None:
+    device = token()
+    assert press(device, GENERIC.debounce_ms - 1) == []
+    assert load(device.memory.read()).counters[0] == 0
+
+
+def test_presses_too_close_together_count_once() -> None:
+    device = token(ETOKEN)
+    assert press(device, then=ETOKEN.rest_ms - ETOKEN.press_ms - 10) == APPENDIX_D[:1]
+    assert press(device) == []
+    assert press(device) == APPENDIX_D[1:2]
+
+
+def test_the_display_goes_off_by_itself() -> None:
+    device = token()
+    press(device)
+    device.elapse(GENERIC.display_ms)
+    assert told(device) == ["DISP OFF"] and device.chip.text == ""
+
+
+def test_a_press_on_a_lit_display_is_the_next_code_the_same_or_off() -> None:
+    following, same, off = token(ETOKEN), token(C100), token(GO7, kind="totp")
+    for device in (following, same, off):
+        assert len(press(device)) == 1
+    assert press(following) == APPENDIX_D[1:2]
+    same.press()
+    same.elapse(1000)
+    assert told(same) == ["DISP SAME"] and same.seen() == APPENDIX_D[0]
+    off.press()
+    off.elapse(1000)
+    assert told(off) == ["DISP OFF"] and off.seen() == ""
+    assert len(press(off)) == 1
+
+
+def test_a_long_press_shows_the_counter_then_serial_and_battery_and_uses_no_code() -> None:
+    device = token(counter=41)
+    device.close()
+    seen = []
+    for at in (1_900, 200, 4_000, 2_000):
+        device.elapse(at)
+        seen.append(device.seen())
+    assert seen == ["", "41", "00000001", "b 100"]
+    device.open()
+    assert device.seen() == "b 100"
+    device.elapse(GENERIC.display_ms)
+    assert device.seen() == "" and press(device) == [hotp(SEED, 41)]
+
+
+def test_a_button_that_stays_down_is_ignored_until_it_comes_up() -> None:
+    device = token()
+    device.close()
+    device.elapse(10 * 60_000)
+    assert (device.state, device.seen()) == (State.ASLEEP, "")
+    device.open()
+    device.elapse(1000)
+    assert press(device) == APPENDIX_D[:1]
+
+
+def test_a_time_based_token_shows_the_code_of_its_clock_and_follows_it() -> None:
+    device = token(C200, kind="totp", period=60)
+    assert press(device) == [totp(SEED, NOON // 1000, period=60)]
+    device.elapse(48_000)
+    press(device)  # lit again, into the next step
+    device.elapse(10_000)
+    assert codes(device) == [totp(SEED, NOON // 1000 + 60, period=60)] == [device.seen()]
+
+
+def test_a_yubikey_types_the_code_and_return_and_tells_short_from_long() -> None:
+    from token_sim.nvram import Slot  # noqa: PLC0415
+
+    slots = (Slot(kind="hotp", key=SEED), Slot(kind="hotp", key=SEED, digits=8))
+    device = Device(Ram(build("SMYK00000001", slots, (0, 5))), YUBIKEY, new_body(YUBIKEY, NOON))
+    device.elapse(1000)
+
+    def typed(ms: int) -> tuple[str, list[int]]:
+        device.take_events()
+        device.press(ms)
+        device.elapse(ms + 5000)
+        events = [event for event in device.take_events() if event.name == "TYPE"]
+        gaps = [after.at - before.at for before, after in pairwise(events)]
+        return "".join(event.text for event in events), gaps
+
+    assert typed(1_000) == ("755224\r", [YUBIKEY.type_ms] * 6)
+    assert typed(3_500)[0] == hotp(SEED, 5, 8) + "\r"
+    assert typed(2_700)[0] == ""  # between the two
+    assert typed(1_000)[0] == "287082\r"
+
+
+def test_a_long_touch_without_a_second_seed_types_nothing() -> None:
+    device = token(YUBIKEY)
+    device.press(3_500)
+    device.elapse(10_000)
+    assert told(device) == [] and load(device.memory.read()).counters == (0, 0)
+
+
+def test_the_battery_says_low_then_dies_and_a_new_one_brings_the_token_back() -> None:
+    device = token()
+    press(device)
+    device.elapse(40 * YEAR)
+    assert [line for line in told(device) if "BATT" in line] == ["BATT LOW", "BATT DEAD"]
+    assert press(device) == [] and device.state is State.DEAD
+    from token_sim.faults import Fault  # noqa: PLC0415
+
+    device.mend(Fault.DEAD_BATTERY)
+    device.elapse(1000)
+    assert press(device) == APPENDIX_D[1:2]
+
+
+def test_an_exhausted_counter_is_an_error_and_no_code() -> None:
+    device = token(counter=9, limit=10)
+    assert press(device) == APPENDIX_D[9:]
+    device.press()
+    device.elapse(1000)
+    assert told(device) == ["ERR EXHAUSTED"] and device.seen() == "End"
+    assert press(device) == []
+
+
+def test_a_blank_token_becomes_one_when_its_seed_is_written() -> None:
+    memory = Ram(build("SMGN00000001", (None,), (0,)))
+    device = token(memory=memory)
+    assert device.state is State.BLANK and press(device) == []
+    memory.write(0, image())
+    device.chip.signal(Signal.SEED)
+    device.elapse(1000)
+    assert press(device) == APPENDIX_D[:1]
+
+
+def test_how_time_is_cut_never_matters() -> None:
+    def life(step: int) -> list[object]:
+        device = token(C200, kind="totp", period=60)
+        for _ in range(40):
+            device.press(100)
+            for _ in range(21_000 // step):
+                device.elapse(step)
+        return [*device.take_events(), device.body.to_doc()]
+
+    assert life(21_000) == life(7) == life(1_000)
+
+
+def test_time_only_goes_forward() -> None:
+    with pytest.raises(ValueError, match="forward"):
+        token().elapse(-1)

@@ -1,0 +1,120 @@
+"""doctor, rehearse: what a login would meet, before anybody has to log in."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import sys
+from contextlib import nullcontext
+from dataclasses import asdict
+
+from pam_totp.cli.common import DONE, REFUSED, CommandError, Commands, command, print_json
+
+
+def add_to(commands: Commands) -> None:
+    doctor = command(
+        commands,
+        "doctor",
+        run_doctor,
+        "find what may keep people out, or let them in without a code",
+        data=True,
+        store=False,
+    )
+    doctor.add_argument("service", nargs="*", help="look at these services (all that name our module)")
+
+    rehearse = command(
+        commands, "rehearse", run_rehearse, "log in through libpam with every prompt shown", data=True, store=False
+    )
+    rehearse.add_argument("service")
+    rehearse.add_argument("user")
+    rehearse.add_argument(
+        "--stack", metavar="PATH", help="a service file, or a folder of them, in place of the machine's"
+    )
+
+
+def run_doctor(args: argparse.Namespace) -> int:
+    from pam_totp.system import doctor  # noqa: PLC0415  no other command needs these parts
+    from pam_totp.system.case import Case  # noqa: PLC0415
+    from pam_totp.system.findings import errors  # noqa: PLC0415
+    from pam_totp.system.machine import Machine  # noqa: PLC0415
+
+    machine = Machine()
+    services = args.service or machine.ours()
+    found = doctor.examine(Case(machine, services))
+    if args.json:
+        print_json({"services": services, "findings": [asdict(f) for f in found]})
+    else:
+        for finding in found:
+            print(f"{finding.severity}: {finding.what}\n    {finding.remedy}")
+        what = f"services: {', '.join(services)}" if services else "no service asks for a code yet"
+        print(f"{len(found) or 'no'} finding{'' if len(found) == 1 else 's'}; {what}")
+    return REFUSED if errors(found) else DONE
+
+
+def run_rehearse(args: argparse.Namespace) -> int:
+    from pam_totp.system import rehearsal  # noqa: PLC0415
+    from pam_totp.system.machine import Machine  # noqa: PLC0415
+    from pam_totp.system.stack import StackError  # noqa: PLC0415
+
+    shown: list[dict[str, object]] = []
+
+    def converse(style: int, text: str) -> bytes | None:
+        shown.append({"style": rehearsal.STYLES[style], "text": text})
+        return person(style, text)
+
+    def work() -> None:
+        outcome = rehearsal.attempt(args.service, args.user, converse, folder)
+        if args.json:
+            print_json({"service": args.service, "user": args.user, "shown": shown, **asdict(outcome)})
+        if not outcome.got_in:
+            raise rehearsal.RehearsalError(f"{args.service} would refuse {args.user}: {outcome}")
+        if not args.json:
+            print(f"{args.service} would let {args.user} in: {outcome}")
+
+    try:
+        machine = _given(args.stack, args.service) if args.stack else Machine()
+        if machine.service(args.service) is None:
+            raise CommandError(f"/etc/pam.d/{args.service} is not there")
+        with rehearsal.private(machine, args.service) if args.stack else nullcontext(None) as folder:
+            rehearsal.in_child(args.service, work)
+    except (rehearsal.RehearsalError, StackError) as e:
+        raise CommandError(str(e)) from None
+    return DONE
+
+
+def person(style: int, text: str) -> bytes | None:
+    """Whoever sits at the terminal, or the next line of standard input; what is shown goes to standard error."""
+    from pam_totp.system.libpam import PROMPT_ECHO_OFF, PROMPTS  # noqa: PLC0415
+
+    seen = "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+    if style not in PROMPTS:
+        print(seen, file=sys.stderr)
+        return None
+    if style == PROMPT_ECHO_OFF and os.isatty(0):
+        return getpass.getpass(seen, stream=sys.stderr).encode("utf-8", "surrogateescape")
+    print(seen, end="" if os.isatty(0) else "\n", file=sys.stderr, flush=True)
+    return _line()
+
+
+def _line() -> bytes | None:
+    """One line of standard input, and not a byte more: what follows is the next login's. None at its end."""
+    line = b""
+    while (byte := os.read(0, 1)) not in (b"", b"\n"):
+        line += byte
+    return line if line or byte else None
+
+
+def _given(path: str, service: str):  # type: ignore[no-untyped-def]
+    """The machine with the service files at `path` in place of its own."""
+    from pam_totp.system.changes import read  # noqa: PLC0415
+    from pam_totp.system.machine import Machine  # noqa: PLC0415
+
+    if os.path.isdir(path):
+        texts = {name: read(os.path.join(path, name)) or "" for name in os.listdir(path)}
+    else:
+        text = read(path)
+        if text is None:
+            raise CommandError(f"{path} is not there")
+        texts = {service: text}
+    return Machine().after(texts)

@@ -1,0 +1,111 @@
+"""One answer of one user: decided, recorded, logged. PAM, the command line and the portal all come through here.
+
+The law:
+- what was decided is durable before `decide` returns, and whatever follows from it is part of the same change;
+- an answer costs the same work at the disk whoever it is for: none where it could be nobody's, else one file written;
+- the log gets one line for each answer, the person the same words for every refusal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pam_totp import answer as answers
+from pam_totp import audit
+from pam_totp.policy import Policy
+from pam_totp.record import UserRecord
+from pam_totp.store import NotThere, Store
+from pam_totp.verify import Decision, Outcome, verify
+
+REFUSED = "refused; if the code was right, enter two codes in a row, or three"
+REFUSAL_TAKES = 0.1  # seconds after the answer: longer than any disk that is in order, so that its time says nothing
+_ANY_LENGTH = {6, 7, 8}  # digits
+_NOBODY = UserRecord(user="nobody")
+
+Splitter = Callable[
+    [set[int]], bytes
+]  # the lengths of the user's codes -> the part of what was typed that is the answer
+Follow = Callable[[Decision, int], UserRecord]  # what was decided, now -> the record to keep
+
+
+def decide(
+    store: Store,
+    user: str,
+    answer: bytes | Splitter,
+    policy: Policy,
+    now: Callable[[], int],
+    *,
+    recovery_codes: bool = True,
+    follow: Follow | None = None,
+) -> Decision:
+    """Verify `answer` against the record of `user`, and return what was decided once it is durable.
+
+    `follow` makes the record of an accepted answer; where it raises, nothing was changed and the code is as good as
+    before. Raises StoreError.
+    """
+    code = _part(answer, _ANY_LENGTH)
+    if answers.codes(code, _ANY_LENGTH) is None and not (recovery_codes and answers.recovery_code(code)):
+        return verify(_known(store, user), code, now(), policy, recovery_codes=recovery_codes)
+
+    def change(record: UserRecord) -> tuple[UserRecord, Decision]:
+        code = _part(answer, {t.digits for t in record.tokens if t.active} if record.enrolled else _ANY_LENGTH)
+        at = now()
+        decision = verify(record, code, at, policy, recovery_codes=recovery_codes)
+        if follow is not None and decision.outcome.accepted:
+            decision = decision.followed_by(follow(decision, at))
+        return decision.record, decision
+
+    try:
+        decision = store.update(user, change)
+    except NotThere:
+        decision = Decision(outcome=Outcome.NOT_ENROLLED, record=_NOBODY)
+    if decision.outcome in (Outcome.NOT_ENROLLED, Outcome.MALFORMED):  # to others it would have been an answer
+        store.update_nobody()
+    return decision
+
+
+def log(sink: audit.Sink, service: str, user: str, decision: Decision, rhost: str | None = None) -> None:
+    """One line about `decision`."""
+    reason = decision.outcome.value
+    if not decision.outcome.accepted:
+        audit.write(sink, service, "refused", user=user, reason=reason, token=decision.token, rhost=rhost)
+        return
+    audit.write(
+        sink,
+        service,
+        "accepted",
+        user=user,
+        by=reason,
+        token=decision.token,
+        recovery_left=_recovery_left(decision),
+        refused_before=decision.refused_before or None,
+        rhost=rhost,
+    )
+
+
+def remarks(decision: Decision) -> list[str]:
+    """What the person is told after a success."""
+    found = []
+    left = _recovery_left(decision)
+    if left is not None:
+        found.append(f"recovery code used, {left} left")
+    refused = decision.refused_before
+    if refused:
+        what = "1 answer was" if refused == 1 else f"{refused} answers were"
+        found.append(f"{what} refused since the last login")
+    return found
+
+
+def _recovery_left(decision: Decision) -> int | None:
+    return len(decision.record.recovery) if decision.outcome is Outcome.RECOVERY else None
+
+
+def _known(store: Store, user: str) -> UserRecord:
+    try:
+        return store.read(user)
+    except NotThere:
+        return _NOBODY
+
+
+def _part(answer: bytes | Splitter, lengths: set[int]) -> bytes:
+    return answer if isinstance(answer, bytes) else answer(lengths)

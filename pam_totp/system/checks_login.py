@@ -1,0 +1,164 @@
+"""Checks of what a login meets: the order of the stack, sshd's settings, who is not enrolled, changes of ours."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+from collections.abc import Iterator
+
+from pam_totp.settings import Settings
+from pam_totp.system import order, sshd, trial
+from pam_totp.system.case import Case
+from pam_totp.system.changes import read
+from pam_totp.system.enrolled import enrolled
+from pam_totp.system.findings import ERROR, NOTE, WARNING, Finding
+from pam_totp.system.stack import StackError
+
+SUDO = "/usr/bin/sudo"
+_FIRST_ACCOUNT = 1000  # uid: people, not services (login.defs, UID_MIN)
+_NO_SHELLS = ("nologin", "false", "sync", "halt", "shutdown")
+_MOST_NAMES = 8  # in one message
+_KEYS = (".ssh/authorized_keys", ".ssh/authorized_keys2")
+
+
+def stacks(case: Case) -> Iterator[Finding]:
+    """The order of every stack with our line."""
+    for service in case.services:
+        try:
+            stack = case.machine.stack(service)
+        except StackError as e:
+            yield Finding(ERROR, order.CHECK, f"{service}: {e}; libpam refuses every login", "see pam.d(5)")
+            continue
+        mine = [h.rule for h in stack if h.rule.ours]
+        alone = service == "sshd" and any(r.action("success") == "done" for r in mine)  # a key comes before
+        yield from order.findings(service, stack, alone=alone)
+        for phase in case.machine.misplaced(service):
+            text = f"{service}: our module is named under {phase}, where it does nothing but fail"
+            yield Finding(ERROR, order.CHECK, text, "remove that line")
+
+
+def ssh(case: Case) -> Iterator[Finding]:
+    """sshd has no way in around PAM, for anybody who might log in."""
+    if "sshd" not in case.services or case.machine.instead:
+        return  # or not changed yet: `enable` looks again once it is
+    try:
+        if (wrong := sshd.wrong()) is not None:
+            yield Finding(ERROR, "sshd", f"sshd -t: {wrong}", "mend sshd's configuration")
+            return
+        asked = [(name, "localhost", "127.0.0.1") for name in _people()] + sshd.matches(sshd.files())
+        ways: dict[str, list[str]] = {}
+        for user, host, address in asked:
+            for found in sshd.around_pam(sshd.settings(user, host, address)):
+                ways.setdefault(found, []).append(user if address == "127.0.0.1" else f"{user} from {address}")
+        for found, whom in ways.items():
+            text = f"{found} (for {_names(sorted(set(whom)))}): that way in asks for no code"
+            yield Finding(ERROR, "sshd", text, "pam-totp enable sshd, or set AuthenticationMethods yourself")
+    except sshd.SshdError as e:
+        yield Finding(ERROR, "sshd", str(e), "install openssh-server, or mend its configuration")
+
+
+def users(case: Case) -> Iterator[Finding]:
+    """Who would be locked out by a service, having no token."""
+    if os.geteuid() != 0:
+        yield Finding(NOTE, "users", "who would be locked out was not looked at", "run this as root")
+        return
+    for service, found in case.settings():
+        if found.nullok or found.secret is not None or found.user is not None:
+            continue
+        have = enrolled(found.store).users if os.path.isdir(found.store) else frozenset()
+        need = _may(service)
+        without = [name for name in need if name not in have]
+        remedy = f"pam-totp enroll {without[0] if without else 'USER'}, or nullok on that line for a while"
+        if case.user is not None and case.user in without:
+            text = f"{service}: {case.user} has no token, and would be locked out"
+            yield Finding(ERROR, "users", text, f"pam-totp enroll {case.user}")
+        elif without and len(without) == len(need):
+            text = f"{service}: nobody has a token; locked out: {_names(without)}"
+            yield Finding(ERROR, "users", text, remedy)
+        elif without:
+            yield Finding(WARNING, "users", f"{service}: locked out, having no token: {_names(without)}", remedy)
+        yield from _no_password(service, found, need, case)
+
+
+def changes(case: Case) -> Iterator[Finding]:
+    """What `enable` has recorded is what is there."""
+    try:
+        records = [(s, state, trial.load(s, state)) for s, state in trial.records()]
+    except trial.TrialError as e:
+        yield Finding(WARNING, "changes", str(e), "see the man page, FILES")
+        return
+    for service, state, record in records:
+        if state != trial.KEPT and not trial.watched(service):
+            text = f"{service}: a change on trial was not taken back"
+            yield Finding(ERROR, "changes", text, f"pam-totp disable {service}, or confirm it with 'enable --keep'")
+        elif state == trial.KEPT and record is not None:
+            for change in record.changes:
+                if (read(change.path) or "").find(change.ours) < 0:
+                    text = f"{change.path} no longer has what 'enable {service}' put there; no code is asked for"
+                    yield Finding(ERROR, "changes", text, f"pam-totp disable {service}, then enable it again")
+
+
+def _no_password(service: str, found: Settings, need: list[str], case: Case) -> Iterator[Finding]:
+    """Who has a token and a key, but no password that PAM could ask for."""
+    if service != "sshd" or case.first_by_key or not case.machine.instead:
+        return
+    without = [name for name in need if not _has_password(name)]
+    if without:
+        text = f"sshd: locked out, having no password, which PAM asks for before the code: {_names(without)}"
+        yield Finding(WARNING, "users", text, "passwd, or enable sshd with --first-factor key")
+
+
+def _may(service: str) -> list[str]:
+    """Who can log in to a service now."""
+    if service in ("sudo", "sudo-i"):
+        return [name for name in _people() if name != "root" and _may_sudo(name)]
+    if service != "sshd":
+        return [name for name in _people() if _has_password(name)]
+    try:
+        root = sshd.settings("root").get("permitrootlogin") != "no"
+    except sshd.SshdError:
+        root = True
+    able = [name for name in _people() if _has_password(name) or _has_key(name)]
+    return [name for name in able if root or name != "root"]
+
+
+def _people() -> list[str]:
+    """The accounts of people, and root: those with a shell."""
+    found = [
+        p.pw_name
+        for p in pwd.getpwall()
+        if (p.pw_uid == 0 or p.pw_uid >= _FIRST_ACCOUNT) and os.path.basename(p.pw_shell) not in _NO_SHELLS
+    ]
+    return sorted(set(found))
+
+
+def _may_sudo(user: str) -> bool:
+    """Whether sudo would ask this user for something."""
+    try:
+        done = subprocess.run(
+            [SUDO, "-l", "-U", user], capture_output=True, text=True, timeout=10, check=False, env={"LC_ALL": "C"}
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    rules = [line for line in done.stdout.splitlines() if line.startswith("    (")]
+    return any("NOPASSWD:" not in rule for rule in rules)
+
+
+def _has_password(user: str) -> bool:
+    try:
+        with open("/etc/shadow", encoding="utf-8", errors="surrogateescape") as file:
+            fields = (line.split(":") for line in file)
+            return any(f[0] == user and f[1][:1] not in ("!", "*", "") for f in fields if len(f) > 1)
+    except OSError:
+        return True
+
+
+def _has_key(user: str) -> bool:
+    home = pwd.getpwnam(user).pw_dir
+    return any(os.path.exists(os.path.join(home, name)) for name in _KEYS)
+
+
+def _names(names: list[str]) -> str:
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")

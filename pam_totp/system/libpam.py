@@ -1,0 +1,181 @@
+"""libpam through ctypes: one login as a host does it, with a person, or a script, at its prompts.
+
+The law: the stack and the modules are the real ones; nobody waits for a fail delay; what a module prints to nobody
+goes nowhere; an exception in the conversation ends the login, and is raised again from here, never swallowed.
+
+Modules are strangers and run in this process: callers who mean to go on afterwards do this in a child of theirs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping
+from ctypes import CFUNCTYPE, POINTER, byref, c_char_p, c_int, c_uint, c_void_p
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from pam_totp.system.stack import RESULTS
+
+PROMPT_ECHO_OFF, PROMPT_ECHO_ON, ERROR_MSG, TEXT_INFO = 1, 2, 3, 4  # _pam_types.h
+PROMPTS = (PROMPT_ECHO_OFF, PROMPT_ECHO_ON)
+_CONV_ERR = RESULTS.index("conv_err")
+_ITEMS = {"tty": 3, "rhost": 4, "ruser": 8}
+_FAIL_DELAY = 10
+_MOST_MESSAGES = 32  # PAM_MAX_NUM_MSG
+
+# What is shown to the person: style and text; returns the answer to a prompt, None to give up.
+Converse = Callable[[int, str], bytes | None]
+
+
+class LibpamError(Exception):
+    """libpam is not there, or would not start; the text says why."""
+
+
+class _Message(ctypes.Structure):
+    _fields_ = (("style", c_int), ("text", c_char_p))
+
+
+class _Response(ctypes.Structure):
+    _fields_ = (("text", c_void_p), ("unused", c_int))
+
+
+_CONVERSE = CFUNCTYPE(c_int, c_int, POINTER(POINTER(_Message)), POINTER(POINTER(_Response)), c_void_p)
+_DELAY = CFUNCTYPE(None, c_int, c_uint, c_void_p)
+
+
+class _Conversation(ctypes.Structure):
+    _fields_ = (("converse", _CONVERSE), ("data", c_void_p))
+
+
+@dataclass(frozen=True, slots=True)
+class _Library:
+    """The functions that are used, with their types."""
+
+    calloc: Any
+    strdup: Any
+    free: Any
+    start: Any
+    start_confdir: Any
+    end: Any
+    authenticate: Any
+    acct_mgmt: Any
+    setcred: Any
+    set_item: Any
+
+
+def _load() -> _Library:
+    try:
+        libpam, libc = ctypes.CDLL("libpam.so.0"), ctypes.CDLL(None)
+    except OSError as e:
+        raise LibpamError(f"libpam cannot be loaded: {e}") from None
+
+    def typed(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Any:
+        try:
+            function = getattr(library, name)
+        except AttributeError:
+            raise LibpamError(f"libpam has no {name}: Linux-PAM 1.4 or newer is needed") from None
+        function.restype, function.argtypes = result, arguments
+        return function
+
+    names = c_char_p, c_char_p, POINTER(_Conversation)
+    return _Library(
+        calloc=typed(libc, "calloc", c_void_p, ctypes.c_size_t, ctypes.c_size_t),
+        strdup=typed(libc, "strdup", c_void_p, c_char_p),
+        free=typed(libc, "free", None, c_void_p),
+        start=typed(libpam, "pam_start", c_int, *names, POINTER(c_void_p)),
+        start_confdir=typed(libpam, "pam_start_confdir", c_int, *names, c_char_p, POINTER(c_void_p)),
+        end=typed(libpam, "pam_end", c_int, c_void_p, c_int),
+        authenticate=typed(libpam, "pam_authenticate", c_int, c_void_p, c_int),
+        acct_mgmt=typed(libpam, "pam_acct_mgmt", c_int, c_void_p, c_int),
+        setcred=typed(libpam, "pam_setcred", c_int, c_void_p, c_int),
+        set_item=typed(libpam, "pam_set_item", c_int, c_void_p, c_int, c_void_p),
+    )
+
+
+class Login:
+    """One PAM handle: `with Login("sudo", "alice", converse) as login: login.authenticate()`.
+
+    `folder` holds the service files in place of the machine's; `items` are tty, rhost, ruser. Raises LibpamError.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        user: str,
+        converse: Converse,
+        *,
+        folder: str | None = None,
+        items: Mapping[str, str] | None = None,
+    ) -> None:
+        self._lib = _load()
+        self._person = converse
+        self._failed: BaseException | None = None
+        self._result = 0
+        self._handle = c_void_p()
+        # libpam keeps pointers to these: they live as long as the handle.
+        self._conversation = _Conversation(_CONVERSE(self._converse), None)
+        self._no_delay = _DELAY(lambda _result, _microseconds, _data: None)
+        names = service.encode(), user.encode("utf-8", "surrogateescape"), byref(self._conversation)
+        if folder is None:
+            result = self._lib.start(*names, byref(self._handle))
+        else:
+            result = self._lib.start_confdir(*names, folder.encode(), byref(self._handle))
+        if result != 0:
+            raise LibpamError(f"libpam will not start {service}: {name_of(result)}")
+        self._lib.set_item(self._handle, _FAIL_DELAY, ctypes.cast(self._no_delay, c_void_p))
+        for item, value in (items or {}).items():
+            self._lib.set_item(self._handle, _ITEMS[item], value.encode("utf-8", "surrogateescape"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._lib.end(self._handle, self._result)
+        self._handle = c_void_p()
+
+    def authenticate(self) -> str:
+        """Call pam_authenticate; returns the result's name, "success" for a yes."""
+        return self._call(self._lib.authenticate)
+
+    def account(self) -> str:
+        """Call pam_acct_mgmt: whether the account may be used now."""
+        return self._call(self._lib.acct_mgmt)
+
+    def _call(self, function: Any) -> str:
+        self._result = function(self._handle, 0)
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            raise failed
+        return name_of(self._result)
+
+    def _converse(self, count: int, messages: Any, responses: Any, _data: object) -> int:
+        """libpam frees the array and the texts, so both are malloc's."""
+        if not 0 < count <= _MOST_MESSAGES:
+            return _CONV_ERR
+        array = ctypes.cast(self._lib.calloc(count, ctypes.sizeof(_Response)), POINTER(_Response))
+        try:
+            for i in range(count):
+                message = messages[i][0]
+                answer = self._person(message.style, (message.text or b"").decode("utf-8", "replace"))
+                if message.style in PROMPTS:
+                    if answer is None or b"\0" in answer:
+                        raise _NoAnswer
+                    array[i].text = self._lib.strdup(answer)
+        except BaseException as e:  # ctypes would print it and go on
+            self._failed = None if isinstance(e, _NoAnswer) else e
+            for i in range(count):
+                self._lib.free(array[i].text)
+            self._lib.free(array)
+            return _CONV_ERR
+        responses[0] = array
+        return 0
+
+
+class _NoAnswer(Exception):
+    """The person gave up."""
+
+
+def name_of(result: int) -> str:
+    """A PAM result's name in lower case, as pam.conf(5) spells it."""
+    return RESULTS[result] if 0 <= result < len(RESULTS) else f"result {result}"

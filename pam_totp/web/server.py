@@ -1,0 +1,87 @@
+"""The portal on a port: waitress, one process, some threads.
+
+The law: without TLS in front it listens on loopback and nowhere else; who a request comes from is what the proxy in
+front says, and only where that was named.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+THREADS = 32  # most of them wait for a disk, or let a refusal take its time
+BACKLOG = 1024
+MOST_CONNECTIONS = 1000
+QUIET = 30  # seconds until a connection on which nothing comes is closed
+
+
+class ListenError(ValueError):
+    """An address that cannot be listened on, or must not be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read HOST:PORT, where HOST is an address, in square brackets for IPv6. Raises ListenError."""
+        host, colon, port = text.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            raise ListenError(f"{text}: not ADDRESS:PORT, such as 127.0.0.1:8443 or [::1]:8443") from None
+        if not colon or not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
+            raise ListenError(f"{text}: no port 0 … 65535 after the colon")
+        return cls(host, int(port))
+
+    @property
+    def loopback(self) -> bool:
+        return ipaddress.ip_address(self.host).is_loopback
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def check(address: Address, proxy: str | None) -> None:
+    """Raise ListenError where passwords would go over a network in the clear."""
+    if proxy is None and not address.loopback:
+        raise ListenError(f"{address}: beyond loopback only with TLS in front (--behind-tls-proxy)")
+
+
+def serve(app: Any, address: Address, *, proxy: str | None, ready: Callable[[Address], None]) -> None:
+    """Serve `app` until SIGTERM or SIGINT. `proxy` is the address of what ends TLS in front, whose X-Forwarded-For and
+    X-Forwarded-Proto are believed; None where there is nothing in front. Raises OSError and ImportError.
+    """
+    from waitress.server import create_server  # noqa: PLC0415  an extra
+
+    check(address, proxy)
+    believed = {"trusted_proxy": proxy, "trusted_proxy_headers": "x-forwarded-for x-forwarded-proto"} if proxy else {}
+    server = create_server(
+        app,
+        host=address.host,
+        port=address.port,
+        threads=THREADS,
+        backlog=BACKLOG,
+        connection_limit=MOST_CONNECTIONS,
+        channel_timeout=QUIET,
+        max_request_body_size=1 << 16,
+        clear_untrusted_proxy_headers=True,
+        ident=None,
+        **believed,
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+    ready(Address(address.host, server.effective_port))
+    server.run()  # waitress lets the requests under way end
+
+
+def _end(*_: object) -> NoReturn:
+    raise SystemExit(0)

@@ -1,0 +1,116 @@
+"""One login by pamtester, ours beside the peers, in rounds in which everybody has one turn in a random order."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pam_totp.oath import hotp, totp
+from pam_totp.secretfile import base32
+from tests.site import KEY, MODULE, Site, fob, phone
+
+USER = "root"
+MANY_USERS = 100_000
+PYTHON_MODULES = ("/lib/security/pam_python.so", "/usr/lib/security/pam_python.so")
+EMPTY_MODULE = """
+def pam_sm_authenticate(pamh, flags, argv):
+    return pamh.PAM_SUCCESS
+
+def pam_sm_setcred(pamh, flags, argv):
+    return pamh.PAM_SUCCESS
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A PAM line, and what makes the next right answer; the latter is not timed."""
+
+    name: str
+    line: str
+    answer: Callable[[], str]
+
+
+def counting(key: bytes = KEY, first: int = 0) -> Callable[[], str]:
+    counter = iter(range(first, 1 << 40))
+    return lambda: hotp(key, next(counter))
+
+
+def cases(folder: Path, site: Site, crowd: Site) -> Iterator[Case]:
+    """Every contestant, with its files below `folder`. `crowd` has 100,000 users enrolled, `site` one."""
+    yield Case("pam_permit", "pam_permit.so", lambda: "")
+    yield from ours(site, crowd)
+    yield from google_authenticator(folder)
+    yield from oath(folder)
+    for module in PYTHON_MODULES:
+        if os.path.exists(module):
+            script = folder / "empty.py"
+            script.write_text(EMPTY_MODULE)
+            yield Case("pam_python, empty module", f"{module} {script}", lambda: "")
+            break
+
+
+def ours(site: Site, crowd: Site) -> Iterator[Case]:
+    arguments = f"store={site.store} socket={site.socket} nodelay"
+    site.enrol(fob(), user=USER)
+    yield Case("ours, HOTP, socket", f"{MODULE} {arguments}", counting())
+
+    token = phone()
+
+    def fresh_step() -> str:
+        site.enrol(token, user="totp")  # a step is good once: the file is put back, which is not timed
+        return totp(token.secret, int(time.time()))
+
+    yield Case("ours, TOTP, socket", f"{MODULE} {arguments} user=totp", fresh_step)
+    site.enrol(fob(), user="spawned")
+    yield Case("ours, HOTP, spawn", f"{MODULE} store={site.store} socket=none nodelay user=spawned", counting())
+    crowd.enrol(fob(), user=USER)
+    yield Case("ours, 100,000 users", f"{MODULE} store={crowd.store} socket={crowd.socket} nodelay", counting())
+
+
+def google_authenticator(folder: Path) -> Iterator[Case]:
+    module = "pam_google_authenticator.so"
+    for kind, option in (("HOTP", "HOTP_COUNTER 1"), ("TOTP", "TOTP_AUTH")):
+        secret = folder / f"ga-{kind}"
+        secret.write_text(f'{base32(KEY)}\n" {option}\n" WINDOW_SIZE 17\n')
+        secret.chmod(0o600)
+        answer = counting(first=1) if kind == "HOTP" else lambda: totp(KEY, int(time.time()))
+        yield Case(f"google_authenticator, {kind}", f"{module} secret={secret} user=root", answer)
+
+
+def oath(folder: Path) -> Iterator[Case]:
+    for name, users in (("pam_oath, 1 user", 1), ("pam_oath, 100,000 users", MANY_USERS)):
+        path = folder / f"users.oath.{users}"
+        with open(path, "w", encoding="ascii") as file:
+            for i in range(users - 1):
+                file.write(f"HOTP\tuser{i}\t-\t{i:040x}\n")
+            file.write(f"HOTP\t{USER}\t-\t{KEY.hex()}\n")
+        path.chmod(0o600)
+        yield Case(name, f"pam_oath.so usersfile={path} window=10", counting())
+
+
+def race(contestants: list[Case], rounds: int, progress: Callable[[int], None]) -> dict[str, list[float]]:
+    """Seconds of every login, by name. `/etc/pam.d` must be a private one. Raises RuntimeError for a refused login."""
+    for i, case in enumerate(contestants):
+        Path(f"/etc/pam.d/bench{i}").write_text(f"auth required {case.line}\n")
+    seconds: dict[str, list[float]] = {case.name: [] for case in contestants}
+    for turn in range(rounds):
+        for i in random.sample(range(len(contestants)), len(contestants)):
+            case = contestants[i]
+            answer = case.answer().encode() + b"\n"
+            begun = time.perf_counter()
+            done = subprocess.run(
+                ["/usr/bin/pamtester", f"bench{i}", USER, "authenticate"],
+                input=answer,
+                capture_output=True,
+                check=False,
+            )
+            seconds[case.name].append(time.perf_counter() - begun)
+            if done.returncode != 0:
+                raise RuntimeError(f"{case.name}: {done.stderr.decode().strip()}")
+        progress(turn + 1)
+    return seconds

@@ -1,0 +1,36 @@
+"""One login at a file store, in a process of its own, for tests that break it at some system call:
+
+/usr/bin/python3 -I -S login_once.py FOLDER ANSWER      says one word on standard output: what became of the answer
+"""
+
+import os
+import sys
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from pam_totp.policy import Policy  # noqa: E402  the path had to be set first
+from pam_totp.record import UserRecord  # noqa: E402
+from pam_totp.store import StoreError  # noqa: E402
+from pam_totp.store.file import FileStore  # noqa: E402
+from pam_totp.verify import Outcome, verify  # noqa: E402
+
+NOW = 1_700_000_010
+
+
+def main(folder: str, answer: str) -> str:
+    def change(record: UserRecord) -> tuple[UserRecord, Outcome]:
+        decision = verify(record, answer.encode(), NOW, Policy())
+        return decision.record, decision.outcome
+
+    store = FileStore(folder)
+    try:
+        if answer == "nobody":
+            store.update_nobody()
+            return "nobody"
+        return store.update("alice", change).value
+    except StoreError as e:
+        return f"out of reach: {e}"
+
+
+print(main(sys.argv[1], sys.argv[2]), flush=True)

@@ -1,0 +1,164 @@
+"""The law of verification, written down a second time: from the RFCs and the description, not from the code.
+
+Slow and naive on purpose. A token remembers the set of all moving factors that can never be used again, and a search
+tries one after the other with an HMAC of its own. Nothing of pam_totp is imported here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import struct
+from dataclasses import dataclass, field
+
+DAY = 86_400
+LAST = 2**64 - 1  # RFC 4226 §5.2: counters have eight bytes
+MOST_DRIFT = 2**31  # steps: a clock farther off is none
+
+
+def code_of(key: bytes, moving_factor: int, digits: int, algorithm: str) -> str:
+    """RFC 4226 §5.3, step by step; RFC 6238 §1.2 for the other hashes."""
+    mac = hmac.new(key, struct.pack(">Q", moving_factor), getattr(hashlib, algorithm.lower())).digest()
+    offset = mac[-1] & 0xF
+    (binary,) = struct.unpack(">I", mac[offset : offset + 4])
+    return f"{(binary & 0x7FFFFFFF) % 10**digits:0{digits}d}"
+
+
+@dataclass
+class ModelToken:
+    """One token. `floor` is the lowest moving factor that may still be accepted: all below is gone for good."""
+
+    name: str
+    kind: str
+    key: bytes
+    algorithm: str
+    digits: int
+    active: bool
+    floor: int
+    used_before: bool  # a time token that never was used has no last step
+    period: int = 0
+    drift: int = 0
+    accepted: set[int] = field(default_factory=set)  # what this run has accepted
+
+    def code(self, moving_factor: int) -> str:
+        return code_of(self.key, moving_factor, self.digits, self.algorithm)
+
+    def shows(self, codes: list[str], first: int) -> bool:
+        """Whether the token shows these codes from `first` on."""
+        places = range(first, first + len(codes))
+        return places[0] >= 0 and places[-1] <= LAST and [self.code(p) for p in places] == codes
+
+    def step(self, now: int) -> int:
+        return now // self.period  # RFC 6238 §4.2
+
+    def firsts(self, count: int, now: int, policy: dict[str, int]) -> list[int]:
+        """Points 4 to 6: where the first of `count` codes may stand, in the order in which they are tried."""
+        if self.kind == "hotp":
+            reach = policy["look_ahead"]
+            if count > 1 and policy["resync_window"]:
+                reach = policy["resync_window"]
+            return [self.floor + ahead for ahead in range(reach + 1)]
+        reach = policy["window"] if count == 1 else max(policy["window"], policy["resync_steps"])
+        own_clock = self.step(now) + self.drift
+        lasts = [own_clock + off for off in range(-reach, reach + 1)]
+        lasts = [last for last in lasts if abs(last - self.step(now)) <= MOST_DRIFT]
+        return [last - count + 1 for last in lasts if last - count + 1 >= self.floor]
+
+    def known_replays(self) -> list[int]:
+        """Point 8: the last ten counters or steps."""
+        if self.kind == "totp" and not self.used_before:
+            return []
+        return [place for place in range(self.floor - 10, self.floor) if place >= 0]
+
+    def take(self, first: int, count: int, now: int) -> None:
+        places = set(range(first, first + count))
+        assert not places & self.accepted, "accepted twice"
+        assert min(places) >= self.floor, "gone back"
+        self.accepted |= places
+        self.floor = max(places) + 1
+        self.used_before = True
+        if self.kind == "totp" and count > 1:
+            self.drift = max(places) - self.step(now)
+
+
+@dataclass
+class Model:
+    """One user. `answer` is the law; it returns the outcome's word and the name of the token."""
+
+    tokens: list[ModelToken]
+    confirmed: bool  # whether any token is
+    salt: bytes
+    recovery: list[str]  # codes, in clear
+    failures: int = 0
+    falls_at: int | None = None  # when the next day of the count began
+    refused: int = 0
+
+    def standing(self, now: int) -> tuple[int, int | None]:
+        """Point 8: the count falls by one a day."""
+        count, since = self.failures, self.falls_at
+        while count and since is not None and now - since >= DAY:
+            count, since = count - 1, since + DAY
+        return (count, since) if count else (0, None)
+
+    def answer(self, answer: bytes, now: int, policy: dict[str, int]) -> tuple[str, str | None]:
+        if not self.confirmed:
+            return "not-enrolled", None  # point 10
+        typed = self._recovery_code(answer)
+        if typed is not None and typed in self.recovery:  # point 11: looked at always, once each
+            self.recovery.remove(typed)
+            self.failures, self.falls_at, self.refused = 0, None, 0
+            return "recovery", None
+        codes, candidates = self._codes(answer)
+        if not codes:
+            if typed is None:
+                return "malformed", None  # point 3: no trace
+            self.refused += 1
+            return "wrong", None  # point 11: not counted
+        return self._codes_answered(codes, candidates, now, policy)
+
+    def _codes_answered(
+        self, codes: list[str], candidates: list[ModelToken], now: int, policy: dict[str, int]
+    ) -> tuple[str, str | None]:
+        if policy["lock_after"] and self.failures >= policy["lock_after"]:
+            self.refused += 1
+            return "locked", None
+        standing, since = self.standing(now)
+        needed = 3 if standing >= 20 else 2 if standing >= 5 else 1
+        for token in candidates:  # point 7
+            for first in token.firsts(len(codes), now, policy):
+                if not token.shows(codes, first):
+                    continue
+                if len(codes) < needed:
+                    self.refused += 1
+                    return "codes-in-a-row-needed", token.name
+                token.take(first, len(codes), now)
+                self.failures, self.falls_at = (standing, since) if len(codes) == 1 else (0, None)
+                self.refused = 0
+                return "code" if len(codes) == 1 else "row", token.name
+        self.refused += 1
+        for token in candidates:
+            if any(token.shows(codes, first) for first in token.known_replays()):
+                return "replayed", token.name
+        self.failures, self.falls_at = standing + 1, now if since is None else since
+        return "wrong", None
+
+    def _codes(self, answer: bytes) -> tuple[list[str], list[ModelToken]]:
+        """Point 3: the codes, and the tokens that have such codes."""
+        if not re.fullmatch(rb"[0-9]([ -]*[0-9])*", answer) or len(answer) > 512:
+            return [], []
+        digits = re.sub(rb"[ -]", b"", answer).decode()
+        for token in self.tokens:
+            if token.active and len(digits) in (token.digits, 2 * token.digits, 3 * token.digits):
+                size = token.digits
+                codes = [digits[i : i + size] for i in range(0, len(digits), size)]
+                return codes, [t for t in self.tokens if t.active and t.digits == size]
+        return [], []
+
+    @staticmethod
+    def _recovery_code(answer: bytes) -> str | None:
+        """Point 11: 80 bits in Crockford's alphabet, as people type them."""
+        text = re.sub(rb"[ -]", b"", answer).upper().replace(b"O", b"0").replace(b"I", b"1").replace(b"L", b"1")
+        if len(answer) > 512 or not re.fullmatch(rb"[0-9A-HJKMNP-TV-Z]{16}", text):
+            return None
+        return text.decode()

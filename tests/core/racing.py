@@ -1,0 +1,69 @@
+"""Many processes or threads that begin the same thing at the same moment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+
+def in_processes(many: int, work: Callable[[int], str]) -> list[str]:
+    """What `work(0)` … `work(many - 1)` return, each in a process of its own, all let go at once."""
+    go_read, go_write = os.pipe()
+    said_read, said_write = os.pipe()
+    children: list[int] = []
+    try:
+        for number in range(many):
+            child = os.fork()
+            if child == 0:
+                _one(number, work, go_read, go_write, said_write)
+            children.append(child)
+        os.close(go_write)
+        os.close(said_write)
+        with open(said_read, encoding="utf-8") as said:
+            results = said.read().splitlines()
+    finally:
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        os.close(go_read)
+    assert len(results) == many, results
+    return results
+
+
+def _one(number: int, work: Callable[[int], str], go_read: int, go_write: int, said: int) -> None:
+    """A child: wait until the parent has closed its end, work, say one line (shorter than PIPE_BUF, so never mixed)."""
+    try:
+        os.close(go_write)
+        os.read(go_read, 1)
+        try:
+            line = work(number)
+        except BaseException as e:
+            line = f"{type(e).__name__}: {e}"
+        os.write(said, f"{line.splitlines()[0]}\n".encode())
+    finally:
+        os._exit(0)
+
+
+def in_threads(many: int, work: Callable[[int], str]) -> list[str]:
+    """The same in threads of this process."""
+    together = threading.Barrier(many)
+    results: list[str] = []
+
+    def one(number: int) -> None:
+        together.wait()
+        try:
+            results.append(work(number))
+        except Exception as e:
+            results.append(f"{type(e).__name__}: {e}")
+
+    threads = [threading.Thread(target=one, args=(n,)) for n in range(many)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == many
+    return results

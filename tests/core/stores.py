@@ -1,0 +1,61 @@
+"""Users in a file store, for the tests of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pam_totp.oath import hotp
+from pam_totp.policy import Policy
+from pam_totp.record import HotpToken, UserRecord
+from pam_totp.secretfile import parse, serialize
+from pam_totp.store.file import FileStore
+from pam_totp.verify import Outcome, verify
+
+KEY = b"12345678901234567890"  # RFC 4226, appendix D
+NOW = 1_700_000_010
+
+
+def fob(counter: int = 0, **fields: Any) -> HotpToken:
+    given: dict[str, Any] = {"name": "fob", "secret": KEY, "created": 0, "counter": counter} | fields
+    return HotpToken(**given)
+
+
+def enrol(folder: Path, user: str = "alice", *, file: str | None = None, **fields: Any) -> Path:
+    """Write the record of `user`, with one HOTP token unless told otherwise; returns the file."""
+    record = UserRecord(user=user, **{"tokens": (fob(),)} | fields)
+    path = folder / (file or f"{user}.json")
+    path.write_bytes(serialize(record))
+    path.chmod(0o600)
+    return path
+
+
+def code(counter: int, count: int = 1) -> bytes:
+    return "".join(hotp(KEY, counter + i) for i in range(count)).encode()
+
+
+def change(answer: bytes, now: int = NOW, policy: Policy | None = None) -> Callable[[UserRecord], Any]:
+    """What a login does to a record."""
+
+    def decide(record: UserRecord) -> tuple[UserRecord, Outcome]:
+        decision = verify(record, answer, now, policy or Policy())
+        return decision.record, decision.outcome
+
+    return decide
+
+
+def says(folder: Path, answer: bytes, user: str = "alice", *, store: FileStore | None = None, now: int = NOW) -> str:
+    """The word for what became of an answer."""
+    outcome: Outcome = (store or FileStore(str(folder))).update(user, change(answer, now))
+    return outcome.value
+
+
+def record_of(path: Path) -> UserRecord:
+    return parse(path.read_bytes())
+
+
+def counter_of(path: Path) -> int:
+    token = record_of(path).tokens[0]
+    assert isinstance(token, HotpToken)
+    return token.counter

@@ -1,0 +1,106 @@
+"""decide: what was decided is durable first, and an answer for nobody costs what one for somebody does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pam_totp.decide import decide
+from pam_totp.policy import Policy
+from pam_totp.record import UserRecord
+from pam_totp.store import NotThere, R, StoreError
+from pam_totp.verify import Outcome
+from tests.core.stores import NOW, code, fob
+
+
+class Memory:
+    """A store that counts its writes, and can be full."""
+
+    def __init__(self, *records: UserRecord, full: bool = False) -> None:
+        self.records = {record.user: record for record in records}
+        self.full = full
+        self.writes = 0
+
+    def _write(self) -> None:
+        if self.full:
+            raise StoreError("no space left")
+        self.writes += 1
+
+    def read(self, user: str) -> UserRecord:
+        if user not in self.records:
+            raise NotThere
+        return self.records[user]
+
+    def update(
+        self, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], *, create: bool = False
+    ) -> R:
+        record, result = change(self.read(user))
+        assert record is not None
+        if record != self.records[user]:
+            self._write()
+            self.records[user] = record
+        return result
+
+    def update_nobody(self) -> None:
+        self._write()
+
+    def users(self) -> Iterator[str]:
+        return iter(self.records)
+
+
+ALICE = UserRecord(user="alice", tokens=(fob(),))
+UNPROVED = UserRecord(user="bob", tokens=(fob(confirmed=False),))
+
+
+def outcome(store: Memory, user: str, answer: bytes, *, recovery_codes: bool = True) -> Outcome:
+    return decide(store, user, answer, Policy(), lambda: NOW, recovery_codes=recovery_codes).outcome
+
+
+def test_an_accepted_answer_is_in_the_store_before_it_is_returned() -> None:
+    store = Memory(ALICE)
+    assert outcome(store, "alice", code(0)) is Outcome.CODE
+    assert store.writes == 1
+    assert outcome(store, "alice", code(0)) is Outcome.REPLAYED
+
+
+@pytest.mark.parametrize("user", ["alice", "bob", "carol"])
+@pytest.mark.parametrize(
+    ("answer", "writes"),
+    [
+        (b"000000", 1),
+        (b"000000 000000", 1),
+        (b"ZZZZ-ZZZZ-ZZZZ-ZZZZ", 1),
+        (b"password", 0),
+        (b"12345", 0),
+        (b"", 0),
+        (b"\b\n\r\177INCORRECT", 0),
+    ],
+)
+def test_whoever_it_is_for_an_answer_costs_the_same_writes_and_meets_the_same_full_disk(
+    user: str, answer: bytes, writes: int
+) -> None:
+    """Enrolled, with a token that was never proved, and unknown."""
+    store = Memory(ALICE, UNPROVED)
+    assert not outcome(store, user, answer).accepted
+    assert store.writes == writes
+    full = Memory(ALICE, UNPROVED, full=True)
+    if writes:
+        with pytest.raises(StoreError):
+            outcome(full, user, answer)
+    else:
+        assert not outcome(full, user, answer).accepted
+
+
+@pytest.mark.parametrize("user", ["alice", "bob", "carol"])
+def test_where_recovery_codes_are_not_looked_for_they_are_malformed_for_everybody(user: str) -> None:
+    store = Memory(ALICE, UNPROVED)
+    assert not outcome(store, user, b"ZZZZZZZZZZZZZZZZ", recovery_codes=False).accepted
+    assert store.writes == 0
+
+
+def test_a_right_code_on_a_full_disk_is_not_accepted() -> None:
+    store = Memory(ALICE, full=True)
+    with pytest.raises(StoreError):
+        outcome(store, "alice", code(0))
+    assert store.read("alice") == ALICE

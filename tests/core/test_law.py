@@ -1,0 +1,241 @@
+"""verify against the model of its law, over whole histories of one user.
+
+Every answer goes to both; outcome, token, counters, steps, drift, failures and recovery codes must agree, and between
+any two answers the record goes through the secret file. The model itself fails where a counter or step would be
+accepted twice, or go back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from pam_totp.answer import recovery_digest
+from pam_totp.policy import Policy
+from pam_totp.record import HotpToken, Token, TotpToken, UserRecord
+from pam_totp.secretfile import parse, serialize
+from pam_totp.verify import verify
+from tests.core.model import DAY, LAST, Model, ModelToken
+
+END = 2**62  # seconds: beyond any clock
+ACCEPTED = {"code", "row", "recovery"}
+ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+moments = st.sampled_from([0, 59, 1_700_000_000, 2**31 - 40, 2**31, 2**32 - 5, END - 10 * DAY, END - 1])
+policies = st.fixed_dictionaries(
+    {
+        "look_ahead": st.sampled_from([0, 1, 10, 10, 100]),
+        "window": st.sampled_from([0, 1, 1, 2, 10]),
+        "resync_window": st.sampled_from([0, 5, 40, 40, 1000]),
+        "resync_steps": st.sampled_from([0, 0, 3, 40]),
+        "lock_after": st.sampled_from([0] * 12 + [1, 4, 10]),
+    }
+)
+recovery_codes = st.text(ALPHABET, min_size=16, max_size=16)
+separators = st.sampled_from(["", " ", "-", " - "])
+
+
+@st.composite
+def token_fields(draw: st.DrawFn, number: int, now: int) -> dict[str, Any]:
+    """The fields of a token, near the ends of its counter or its clock at times. Keys are few, so codes meet."""
+    fields: dict[str, Any] = {
+        "name": f"t{number}",
+        "secret": bytes([65 + number]) * 20,
+        "algorithm": draw(st.sampled_from(["SHA1", "SHA256", "SHA512"])),
+        "digits": draw(st.sampled_from([6, 6, 7, 8])),
+        "enabled": draw(st.sampled_from([True] * 9 + [False])),
+        "confirmed": draw(st.sampled_from([True] * 9 + [False])),
+        "created": 0,
+    }
+    if draw(st.booleans()):
+        counters = st.sampled_from([0, 0, 0, 3, 3, 2**32 - 3, 2**63 - 3, LAST - 60, LAST - 3, LAST, LAST + 1])
+        return fields | {"counter": draw(counters)}
+    period = draw(st.sampled_from([1, 30, 30, 60, DAY]))
+    drift = draw(st.sampled_from([0, 0, 0, 0, -1, -1, 7, 7, -(2**31), 2**31 - 1, 2**31]))
+    last = draw(st.none() | st.just(0) | st.integers(-12, 1).map(lambda off: now // period + off))
+    return fields | {"period": period, "drift": drift, "last_step": None if last is None or last < 0 else last}
+
+
+def made(fields: dict[str, Any]) -> Token:
+    return HotpToken(**fields) if "counter" in fields else TotpToken(**fields)
+
+
+def modelled(fields: dict[str, Any]) -> ModelToken:
+    last = fields.get("last_step")
+    hotp = "counter" in fields
+    return ModelToken(
+        name=fields["name"],
+        kind="hotp" if hotp else "totp",
+        key=fields["secret"],
+        algorithm=fields["algorithm"],
+        digits=fields["digits"],
+        active=fields["enabled"] and fields["confirmed"],
+        floor=fields["counter"] if hotp else 0 if last is None else last + 1,
+        used_before=last is not None,
+        period=fields.get("period", 0),
+        drift=fields.get("drift", 0),
+    )
+
+
+class Law(RuleBasedStateMachine):
+    """One user's life."""
+
+    @initialize(data=st.data(), now=moments, policy=policies, codes=st.lists(recovery_codes, max_size=3, unique=True))
+    def begin(self, data: st.DataObject, now: int, policy: dict[str, int], codes: list[str]) -> None:
+        self.now, self.policy = now, policy
+        fields = [data.draw(token_fields(i, now)) for i in range(data.draw(st.integers(1, 3)))]
+        failures = data.draw(st.sampled_from([0, 0, 3, 4, 18, 19]))
+        salt = bytes(range(16))
+        self.record = UserRecord(
+            user="alice",
+            tokens=tuple(made(f) for f in fields),
+            salt=salt.hex(),
+            recovery=tuple(recovery_digest(salt.hex(), c) for c in codes),
+            failures=failures,
+            failures_at=now if failures else None,
+        )
+        self.model = Model(
+            tokens=[modelled(f) for f in fields],
+            confirmed=any(f["confirmed"] for f in fields),
+            salt=salt,
+            recovery=list(codes),
+            failures=failures,
+            falls_at=now if failures else None,
+        )
+        self.used_codes: list[bytes] = []  # answers that were accepted
+        self.codes_ever = list(codes)
+
+    # ---- what is compared
+
+    def ask(self, answer: bytes) -> str:
+        before, refused_before = self.record, self.model.refused
+        decision = verify(before, answer, self.now, Policy(**self.policy))
+        word, token = self.model.answer(answer, self.now, self.policy)
+        assert (decision.outcome.value, decision.token) == (word, token)
+        assert decision.outcome.accepted == (word in ACCEPTED)
+        assert decision.refused_before == (refused_before if word in ACCEPTED else 0)
+        if word in ("malformed", "not-enrolled"):
+            assert decision.record == before
+        else:
+            assert decision.record != before, "what is not written would tell by its time, and on a full disk"
+        if word in ACCEPTED:
+            self.used_codes.append(answer)
+        self.record = parse(serialize(decision.record))
+        assert self.record == decision.record
+        return word
+
+    @invariant()
+    def record_and_model_agree(self) -> None:
+        for token, model in zip(self.record.tokens, self.model.tokens, strict=True):
+            if isinstance(token, HotpToken):
+                assert token.counter == model.floor
+            else:
+                assert isinstance(token, TotpToken)
+                assert token.last_step == (model.floor - 1 if model.used_before else None)
+                assert token.drift == model.drift
+        assert (self.record.failures, self.record.failures_at) == (self.model.failures, self.model.falls_at)
+        assert self.record.refused == self.model.refused
+        digests = [recovery_digest(self.model.salt.hex(), c) for c in self.model.recovery]
+        assert list(self.record.recovery) == digests
+
+    # ---- answers
+
+    def place(self, token: ModelToken, offset: int) -> int:
+        """A moving factor near where the token should be."""
+        middle = token.floor if token.kind == "hotp" else token.step(self.now) + token.drift
+        return min(max(middle + offset, 0), LAST)
+
+    def codes(self, token: ModelToken, first: int, count: int) -> list[str]:
+        return [token.code(min(first + i, LAST)) for i in range(count)]
+
+    @rule(data=st.data(), offset=st.sampled_from([-11, -10, -2, -1, 0, 0, 0, 1, 2, 3, 10, 11, 12, 100, 101]))
+    def one_code(self, data: st.DataObject, offset: int) -> None:
+        token = data.draw(st.sampled_from(self.model.tokens))
+        self.ask(token.code(self.place(token, offset)).encode())
+
+    @rule(
+        data=st.data(),
+        count=st.integers(2, 3),
+        offset=st.sampled_from([-11, -10, -9, -3, -2, -1, 0, 0, 0, 1, 2, 5, 6, 39, 40, 41, 1000, 1001]),
+        separator=separators,
+    )
+    def codes_in_a_row(self, data: st.DataObject, count: int, offset: int, separator: str) -> None:
+        token = data.draw(st.sampled_from(self.model.tokens))
+        self.ask(separator.join(self.codes(token, self.place(token, offset), count)).encode())
+
+    @rule(data=st.data(), again=st.integers(0, 2))
+    def the_holder_logs_in(self, data: st.DataObject, again: int) -> None:
+        """With as many codes as are needed, and a press in a pocket now and then."""
+        token = data.draw(st.sampled_from(self.model.tokens))
+        standing, _ = self.model.standing(self.now)
+        count = 3 if standing >= 20 else 2 if standing >= 5 else 1
+        first = max(self.place(token, again if token.kind == "hotp" else 1 - count), token.floor)
+        self.ask("".join(self.codes(token, first, count)).encode())
+
+    @rule(data=st.data(), shape=st.sampled_from(["ba", "aa", "ac", "aba", "abb", "acb", "bca", "abd", "abcd", "ax"]))
+    def codes_not_in_a_row(self, data: st.DataObject, shape: str) -> None:
+        """Of one token; x is a code of another."""
+        token, other = data.draw(st.permutations(self.model.tokens * 2))[:2]
+        codes = [*self.codes(token, self.place(token, 0), 4), other.code(self.place(other, 0))]
+        self.ask("".join(codes["abcdx".index(letter)] for letter in shape).encode())
+
+    @precondition(lambda self: self.used_codes)
+    @rule(data=st.data())
+    def a_replay(self, data: st.DataObject) -> None:
+        self.ask(data.draw(st.sampled_from(self.used_codes)))
+
+    @rule(data=st.data(), again=st.sampled_from([1, 1, 4, 15]))
+    def wrong_codes(self, data: st.DataObject, again: int) -> None:
+        size = data.draw(st.sampled_from(self.model.tokens)).digits
+        for _ in range(again):
+            self.ask(data.draw(st.text("0123456789", min_size=size, max_size=size)).encode())
+
+    @precondition(lambda self: self.codes_ever)
+    @rule(data=st.data(), lower=st.booleans(), hyphens=st.booleans())
+    def a_recovery_code(self, data: st.DataObject, lower: bool, hyphens: bool) -> None:
+        code = data.draw(st.sampled_from(self.codes_ever))
+        typed = "-".join(code[i : i + 4] for i in range(0, 16, 4)) if hyphens else code
+        typed = typed.replace("1", "l").replace("0", "O") if hyphens else typed
+        self.ask((typed.lower() if lower else typed).encode())
+
+    @rule(
+        answer=st.one_of(
+            recovery_codes.map(str.encode),  # of nobody
+            st.text("0123456789", min_size=16, max_size=16).map(str.encode),  # and one that may be two codes
+            st.builds(lambda n, digit: n * digit, st.integers(1, 26), st.sampled_from([b"0", b"7"])),
+            st.binary(max_size=20),
+            st.sampled_from([b"", b"\b\n\r\177INCORRECT", b"1" * 600, " ١٢٣٤٥٦".encode(), b"12345\0", b"password"]),
+        )
+    )
+    def anything_else(self, answer: bytes) -> None:
+        self.ask(answer)
+
+    # ---- the world around
+
+    @rule(seconds=st.sampled_from([1, 29, 30, 30, 60, 60, 90, 3600, DAY - 1, DAY, DAY + 1, 3 * DAY, 30 * DAY]))
+    def time_goes_by(self, seconds: int) -> None:
+        self.now = min(self.now + seconds, END - 1)
+
+    @rule(seconds=st.sampled_from([1, 30, DAY, 10 * DAY, 40 * 365 * DAY]), or_to=st.none() | moments)
+    def the_clock_is_set(self, seconds: int, or_to: int | None) -> None:
+        self.now = or_to if or_to is not None else max(self.now - seconds, 0)
+
+    @rule(policy=policies, data=st.data(), what=st.sampled_from(["policy", "policy", "switch", "unlock"]))
+    def an_admin_changes_something(self, policy: dict[str, int], data: st.DataObject, what: str) -> None:
+        if what == "policy":
+            self.policy = policy
+        elif what == "unlock":
+            self.record = self.record.unlocked()
+            self.model.failures, self.model.falls_at = 0, None
+        else:
+            number = data.draw(st.integers(0, len(self.model.tokens) - 1))
+            token = self.record.tokens[number]
+            self.record = self.record.with_changed(token, token.switched(not token.enabled))
+            self.model.tokens[number].active = self.record.tokens[number].active
+
+
+TestLaw = Law.TestCase
+TestLaw.settings = settings(max_examples=3 * settings().max_examples, stateful_step_count=40)

@@ -1,0 +1,592 @@
+"""The file store: whose files it reads, under which names, and that it leaves everything in order."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pam_totp.record import RecordError, UserRecord
+from pam_totp.secretfile import MAX_FILE
+from pam_totp.store import NotThere, StoreError
+from pam_totp.store.file import FileStore, file_name
+from tests.conftest import as_root
+from tests.core.stores import code, counter_of, enrol, fob, record_of, says
+
+not_as_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may write into a folder that is read-only")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "store"
+    made.mkdir(mode=0o700)
+    return made
+
+
+@pytest.fixture
+def store(folder: Path) -> FileStore:
+    return FileStore(str(folder))
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+def snapshot(folder: Path) -> dict[str, tuple[object, ...]]:
+    """Everything about every file but when it was last read."""
+    found: dict[str, tuple[object, ...]] = {}
+    for name in files(folder):
+        status = (folder / name).lstat()
+        content = (folder / name).read_bytes() if stat.S_ISREG(status.st_mode) else None
+        found[name] = (content, status.st_ino, status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns)
+    return found
+
+
+# ---- reading and writing
+
+
+def test_what_was_enrolled_is_read_and_a_login_moves_it_on(folder: Path, store: FileStore) -> None:
+    path = enrol(folder)
+    assert store.read("alice").tokens == (fob(),)
+    assert says(folder, code(0)) == "code"
+    assert counter_of(path) == 1
+    assert store.read("alice") == record_of(path)
+    assert says(folder, code(0)) == "replayed"
+    assert files(folder) == ["alice.json", "alice.lock"]
+
+
+def test_the_result_of_the_change_comes_back(folder: Path, store: FileStore) -> None:
+    enrol(folder)
+    marker = object()
+    assert store.update("alice", lambda record: (record, marker)) is marker
+
+
+def test_a_record_that_did_not_change_is_not_written(folder: Path, store: FileStore) -> None:
+    path = enrol(folder)
+    before = snapshot(folder)["alice.json"]
+    store.update("alice", lambda record: (record, None))
+    assert says(folder, b"malformed") == "malformed"
+    assert snapshot(folder)["alice.json"] == before
+    assert says(folder, b"000000") == "wrong"
+    assert snapshot(folder)["alice.json"] != before
+    assert record_of(path).failures == 1
+
+
+def test_nothing_is_written_where_the_change_fails_and_the_lock_is_free_again(folder: Path, store: FileStore) -> None:
+    enrol(folder)
+    before = snapshot(folder)["alice.json"]
+
+    def fails(record: UserRecord) -> tuple[UserRecord, None]:
+        raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        store.update("alice", fails)
+    assert snapshot(folder)["alice.json"] == before
+    assert files(folder) == ["alice.json", "alice.lock"]
+    assert says(folder, code(0), store=FileStore(str(folder), lock_wait=0.0)) == "code"
+
+
+def test_a_user_who_is_not_there_is_not_there_and_leaves_no_lock(folder: Path, store: FileStore) -> None:
+    with pytest.raises(NotThere):
+        store.read("alice")
+    with pytest.raises(NotThere):
+        store.update("alice", lambda record: (record, None))
+    assert files(folder) == []
+
+
+def test_create_begins_with_an_empty_record_and_keeps_one_that_is_there(folder: Path, store: FileStore) -> None:
+    seen: list[UserRecord] = []
+
+    def add(record: UserRecord) -> tuple[UserRecord, None]:
+        seen.append(record)
+        return record.with_token(fob(name=f"t{len(seen)}", secret=bytes([len(seen)]) * 20)), None
+
+    store.update("alice", add, create=True)
+    store.update("alice", add, create=True)
+    assert seen[0] == UserRecord(user="alice")
+    assert [t.name for t in seen[1].tokens] == ["t1"]
+    assert [t.name for t in store.read("alice").tokens] == ["t1", "t2"]
+
+
+def test_none_deletes_the_record_and_leaves_the_lock(folder: Path, store: FileStore) -> None:
+    enrol(folder)
+    assert store.update("alice", lambda record: (None, record.user)) == "alice"
+    assert files(folder) == ["alice.lock"]
+    with pytest.raises(NotThere):
+        store.read("alice")
+    assert store.update("bob", lambda record: (None, 5), create=True) == 5
+
+
+def test_a_user_who_goes_while_the_lock_is_waited_for_is_not_there(folder: Path) -> None:
+    path = enrol(folder)
+    inside, go_on = threading.Event(), threading.Event()
+    outcomes: list[object] = []
+
+    def removes(record: UserRecord) -> tuple[None, None]:
+        inside.set()
+        assert go_on.wait(30)
+        return None, None
+
+    def waits() -> None:
+        try:
+            outcomes.append(says(folder, code(0)))
+        except NotThere as e:
+            outcomes.append(e)
+
+    admin = threading.Thread(target=FileStore(str(folder)).update, args=("alice", removes))
+    login = threading.Thread(target=waits)
+    admin.start()
+    assert inside.wait(30)
+    login.start()
+    go_on.set()
+    admin.join()
+    login.join()
+    assert not path.exists()
+    assert isinstance(outcomes[0], NotThere)
+
+
+def test_a_record_too_large_to_be_read_again_is_not_written(folder: Path, store: FileStore) -> None:
+    path = enrol(folder)
+    before = path.read_bytes()
+    tokens = tuple(fob(name="n" * 250 + str(i), secret=bytes([i]) * 128, serial="ü" * 255) for i in range(8))
+    recovery = tuple(f"{i:064x}" for i in range(100))
+
+    def grow(record: UserRecord) -> tuple[UserRecord, None]:
+        from pam_totp.record import Grace  # noqa: PLC0415
+
+        grace = tuple(Grace(service="ü" * 255, rhost=f"{i}", granted=0) for i in range(64))
+        return UserRecord(user="alice", tokens=tokens, salt="00" * 16, recovery=recovery, grace=grace), None
+
+    with pytest.raises(StoreError, match=f"would be larger than {MAX_FILE} bytes"):
+        store.update("alice", grow)
+    assert path.read_bytes() == before
+    assert files(folder) == ["alice.json", "alice.lock"]
+
+
+@pytest.fixture
+def umask() -> Iterator[Callable[[int], int]]:
+    before = os.umask(0o077)
+    yield os.umask
+    os.umask(before)
+
+
+@pytest.mark.parametrize("mask", [0, 0o022, 0o077, 0o277, 0o777])
+def test_whatever_the_umask_files_are_for_their_owner_alone(
+    folder: Path, store: FileStore, umask: Callable[[int], int], mask: int
+) -> None:
+    umask(mask)
+    store.update("alice", lambda record: (record.with_token(fob()), None), create=True)
+    store.update_nobody()
+    umask(0o077)
+    assert {name: stat.S_IMODE((folder / name).stat().st_mode) for name in files(folder)} == {
+        ".nobody.lock": 0o600,
+        "alice.json": 0o600,
+        "alice.lock": 0o600,
+    }
+    assert says(folder, code(0)) == "code"
+
+
+def test_no_descriptor_is_left_open(folder: Path, store: FileStore) -> None:
+    enrol(folder)
+    enrol(folder, "broken").write_bytes(b"{")
+    before = os.listdir("/proc/self/fd")
+    for _ in range(3):
+        says(folder, b"000000")
+        store.update_nobody()
+        list(store.users())
+        for broken in ("broken", "nobody", "x" * 300):
+            with pytest.raises((StoreError, NotThere)):
+                store.update(broken, lambda record: (record, None))
+            with pytest.raises((StoreError, NotThere)):
+                store.read(broken)
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+# ---- nobody
+
+
+def test_the_work_for_nobody_leaves_its_lock_and_no_more(folder: Path, store: FileStore) -> None:
+    store.update_nobody()
+    store.update_nobody()
+    assert files(folder) == [".nobody.lock"]
+    assert list(store.users()) == []
+
+
+def test_a_user_called_nobody_is_somebody(folder: Path, store: FileStore) -> None:
+    path = enrol(folder, "nobody")
+    enrol(folder, ".nobody", file="%2Enobody.json")
+    store.update_nobody()
+    assert says(folder, code(0), "nobody") == "code"
+    assert says(folder, code(0), ".nobody") == "code"
+    assert counter_of(path) == 1
+    assert files(folder) == ["%2Enobody.json", "%2Enobody.lock", ".nobody.lock", "nobody.json", "nobody.lock"]
+
+
+# ---- leftovers of a writer that was killed
+
+
+@pytest.mark.parametrize("kind", ["half", "whole", "empty", "unreadable", "link", "pipe"])
+def test_what_a_killed_writer_left_blocks_nobody_and_is_gone(folder: Path, tmp_path: Path, kind: str) -> None:
+    path = enrol(folder)
+    aside = folder / ".alice.json.tmp"
+    target = tmp_path / "target"
+    target.write_text("not ours")
+    if kind == "link":
+        aside.symlink_to(target)
+    elif kind == "pipe":
+        os.mkfifo(aside)
+    else:
+        content = path.read_bytes().replace(b'"counter": 0', b'"counter": 9')
+        aside.write_bytes({"half": content[:50], "empty": b""}.get(kind, content))
+        aside.chmod(0 if kind == "unreadable" else 0o600)
+    assert says(folder, code(0)) == "code"
+    assert files(folder) == ["alice.json", "alice.lock"]
+    assert counter_of(path) == 1
+    assert target.read_text() == "not ours"
+
+
+def test_a_leftover_is_gone_even_where_nothing_is_written(folder: Path) -> None:
+    enrol(folder)
+    (folder / ".alice.json.tmp").write_bytes(b"a secret")
+    assert says(folder, b"malformed") == "malformed"
+    assert files(folder) == ["alice.json", "alice.lock"]
+
+
+def test_the_leftovers_of_another_user_are_left_to_their_next_writer(folder: Path) -> None:
+    enrol(folder)
+    (folder / ".bob.json.tmp").write_bytes(b"being written")
+    says(folder, code(0))
+    assert (folder / ".bob.json.tmp").exists()
+
+
+# ---- files that are not as they should be
+
+
+def _hard(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def _link(path: Path) -> None:
+    path.rename(path.with_name("real"))
+    path.symlink_to(path.with_name("real"))
+
+
+def _dangling(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def _loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path, 0o600)
+
+
+def _directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir(mode=0o600)
+
+
+def _device(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/null")
+
+
+def _other_user(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b'"alice"', b'"mallory"'))
+
+
+SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated": (_hard, "not JSON"),
+    "empty": (lambda path: path.write_bytes(b""), "empty"),
+    "one byte": (lambda path: path.write_bytes(b"{"), "not JSON"),
+    "NULs": (lambda path: path.write_bytes(bytes(400)), "not JSON"),
+    "just too large": (lambda path: path.write_bytes(b" " * (MAX_FILE + 1)), "larger than"),
+    "much too large": (lambda path: os.truncate(path, 1 << 40), "larger than"),
+    "another user's": (_other_user, "user: not the one that the file is named after"),
+    "a link": (_link, "Too many levels of symbolic links"),
+    "a dangling link": (_dangling, "Too many levels of symbolic links"),
+    "a link to itself": (_loop, "Too many levels of symbolic links"),
+    "a link to a device": (_device, "Too many levels of symbolic links"),
+    "a pipe": (_pipe, "not a regular file"),
+    "a folder": (_directory, "not a regular file"),
+    **{
+        f"mode {mode:04o}": ((lambda path, mode=mode: path.chmod(mode)), "its mode is not 0600")
+        for mode in (
+            0o601,
+            0o604,
+            0o606,
+            0o610,
+            0o620,
+            0o640,
+            0o660,
+            0o644,
+            0o666,
+            0o700,
+            0o777,
+            0o1600,
+            0o2600,
+            0o4600,
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_a_file_that_is_not_as_it_should_be_is_out_of_reach_and_left_alone(
+    folder: Path, store: FileStore, how: str
+) -> None:
+    spoil, said = SPOILED[how]
+    path = enrol(folder)
+    spoil(path)
+    before = {name: what for name, what in _looks(folder).items() if name != "alice.lock"}
+    for attempt in (
+        lambda: store.read("alice"),
+        lambda: says(folder, code(0)),
+        lambda: store.update("alice", lambda record: (record, None), create=True),
+    ):
+        with pytest.raises(StoreError, match=said) as caught:
+            attempt()
+        assert "alice.json" in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert {name: what for name, what in _looks(folder).items() if name != "alice.lock"} == before
+    assert says_bob(folder) == "code", "nobody else is affected"
+
+
+def _looks(folder: Path) -> dict[str, tuple[int, int, int, int]]:
+    looks = {name: (folder / name).lstat() for name in files(folder)}
+    return {name: (s.st_ino, s.st_mode, s.st_size, s.st_mtime_ns) for name, s in looks.items()}
+
+
+def says_bob(folder: Path) -> str:
+    enrol(folder, "bob")
+    return says(folder, code(0), "bob")
+
+
+@pytest.mark.parametrize("mode", [0, 0o200, 0o400])
+def test_a_mode_that_takes_the_owners_rights_is_refused_too(folder: Path, store: FileStore, mode: int) -> None:
+    enrol(folder).chmod(mode)
+    with pytest.raises(StoreError, match=r"mode is not 0600|Permission denied"):
+        store.read("alice")
+
+
+@pytest.mark.parametrize("spoil", [_link, _dangling, _pipe, _directory], ids=lambda f: f.__name__)
+def test_a_lock_that_is_not_a_file_is_out_of_reach(folder: Path, spoil: Callable[[Path], None]) -> None:
+    path = enrol(folder)
+    assert says(folder, code(0)) == "code"
+    spoil(folder / "alice.lock")
+    with pytest.raises(StoreError):
+        says(folder, code(1))
+    assert counter_of(path) == 1
+    assert not (folder / "nowhere").exists()
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o666, 0o644])
+def test_a_lock_of_another_mode_is_set_right(folder: Path, mode: int) -> None:
+    """It holds nothing; only its owner's rights matter, and that nobody else can open it."""
+    enrol(folder)
+    assert says(folder, code(0)) == "code"
+    (folder / "alice.lock").chmod(mode)
+    if os.access(folder / "alice.lock", os.W_OK):
+        assert says(folder, code(1)) == "code"
+        assert stat.S_IMODE((folder / "alice.lock").stat().st_mode) == 0o600
+
+
+@as_root
+def test_a_file_of_somebody_else_is_out_of_reach(folder: Path) -> None:
+    path = enrol(folder)
+    os.chown(path, 65534, 65534)
+    with pytest.raises(StoreError, match="not owned"):
+        says(folder, code(0))
+    os.chown(path, 0, 65534)
+    assert says(folder, code(0)) == "code", "the group does not matter: it has no rights"
+    os.chown(folder / "alice.lock", 65534, 0)
+    with pytest.raises(StoreError, match="not owned"):
+        says(folder, code(1))
+
+
+# ---- folders that are not as they should be
+
+
+@as_root
+def test_a_folder_of_somebody_else_is_out_of_reach(folder: Path) -> None:
+    enrol(folder)
+    os.chown(folder, 65534, 65534)
+    with pytest.raises(StoreError, match="belongs to uid 65534"):
+        says(folder, code(0))
+
+
+@pytest.mark.parametrize("mode", [0o701, 0o702, 0o704, 0o710, 0o720, 0o740, 0o750, 0o755, 0o777, 0o1777])
+def test_a_folder_that_others_can_look_into_is_out_of_reach(folder: Path, store: FileStore, mode: int) -> None:
+    enrol(folder)
+    folder.chmod(mode)
+    for attempt in (
+        lambda: store.read("alice"),
+        lambda: says(folder, code(0)),
+        store.update_nobody,
+        lambda: list(store.users()),
+    ):
+        with pytest.raises(StoreError, match="its mode is not 0700"):
+            attempt()
+    folder.chmod(0o700)
+    assert files(folder) == ["alice.json"]
+
+
+@pytest.mark.parametrize("kind", ["nothing", "a file", "a dangling link", "a pipe", "no folder above"])
+def test_what_is_no_folder_is_out_of_reach_and_never_means_that_a_user_is_not_there(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "gone"
+    if kind == "a file":
+        folder.write_bytes(b"")
+    elif kind == "a dangling link":
+        folder.symlink_to("nowhere")
+    elif kind == "a pipe":
+        os.mkfifo(folder)
+    elif kind == "no folder above":
+        folder = folder / "deeper"
+    store = FileStore(str(folder))
+    for attempt in (
+        lambda: store.read("alice"),
+        lambda: says(folder, code(0)),
+        lambda: store.update("alice", lambda record: (record, None), create=True),
+        store.update_nobody,
+        lambda: list(store.users()),
+    ):
+        with pytest.raises(StoreError, match=str(folder)):
+            attempt()
+
+
+@not_as_root
+def test_a_folder_that_cannot_be_written_refuses_and_changes_nothing(folder: Path, store: FileStore) -> None:
+    path = enrol(folder)
+    assert says(folder, code(0)) == "code"
+    folder.chmod(0o500)
+    try:
+        for attempt in (lambda: says(folder, code(1)), store.update_nobody):
+            with pytest.raises(StoreError):
+                attempt()
+        assert counter_of(path) == 1
+    finally:
+        folder.chmod(0o700)
+
+
+# ---- names
+
+NAMES = {
+    "alice": "alice",
+    "Alice": "Alice",
+    "a.b_c-d@example.org": "a.b_c-d@example.org",
+    "..": "%2E.",
+    ".": "%2E",
+    ".hidden": "%2Ehidden",
+    "a.": "a.",
+    "../../etc/shadow": "%2E.%2F..%2Fetc%2Fshadow",
+    "/etc/shadow": "%2Fetc%2Fshadow",
+    "a/b": "a%2Fb",
+    "a\0b": "a%00b",
+    "a b": "a%20b",
+    "a\nb": "a%0Ab",
+    "DOMAIN\\alice": "DOMAIN%5Calice",
+    "%2E": "%252E",
+    "é": "%C3%A9",
+    "e\u0301": "e%CC%81",
+    "\udcff": "%FF",
+    "~": "%7E",
+    "a+b$": "a%2Bb%24",
+}
+
+
+@pytest.mark.parametrize("user", NAMES, ids=ascii)
+def test_a_users_name_is_one_file_name(user: str) -> None:
+    assert file_name(user) == NAMES[user]
+
+
+@pytest.mark.parametrize("user", [u for u in NAMES if u.isprintable()], ids=ascii)
+def test_a_user_of_any_name_is_kept_in_the_folder(tmp_path: Path, folder: Path, store: FileStore, user: str) -> None:
+    before = files(tmp_path)
+    store.update(user, lambda record: (record.with_token(fob()), None), create=True)
+    assert says(folder, code(0), user) == "code"
+    assert files(folder) == sorted([f"{NAMES[user]}.json", f"{NAMES[user]}.lock"])
+    assert list(store.users()) == [user]
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("user", [u for u in NAMES if not u.isprintable()], ids=ascii)
+def test_a_name_that_no_record_can_have_is_not_enrolled_and_leaves_no_trace(
+    folder: Path, store: FileStore, user: str
+) -> None:
+    with pytest.raises(NotThere):
+        says(folder, code(0), user)
+    assert files(folder) == []
+    with pytest.raises((RecordError, StoreError)):
+        store.update(user, lambda record: (record, None), create=True)
+    assert [name for name in files(folder) if name.endswith(".json")] == []
+
+
+@pytest.mark.parametrize(
+    "user", ["", "x" * 246, "x" * 300, "é" * 41 + "x", "/" * 82, "\ud800", "\udcc3\udca9"], ids=ascii
+)
+def test_a_name_that_is_no_file_name_is_out_of_reach(folder: Path, store: FileStore, user: str) -> None:
+    for attempt in (
+        lambda: store.read(user),
+        lambda: says(folder, code(0), user),
+        lambda: store.update(user, lambda record: (record, None), create=True),
+    ):
+        with pytest.raises(StoreError, match="a user name"):
+            attempt()
+    assert files(folder) == []
+
+
+@pytest.mark.parametrize("user", ["x" * 245, "é" * 40 + "x" * 5])
+def test_the_longest_name_works(folder: Path, store: FileStore, user: str) -> None:
+    store.update(user, lambda record: (record.with_token(fob()), None), create=True)
+    assert says(folder, code(0), user) == "code"
+    assert list(store.users()) == [user]
+
+
+names = st.text(max_size=30) | st.text("ab./%\0 \udcc3\udca9é", max_size=8)
+
+
+def _file_name(user: str) -> str | None:
+    try:
+        return file_name(user)
+    except StoreError:
+        return None
+
+
+@given(names)
+def test_no_name_leaves_the_folder_or_looks_like_a_file_of_ours(user: str) -> None:
+    name = _file_name(user)
+    if name is not None:
+        assert "/" not in name
+        assert "\0" not in name
+        assert not name.startswith(".")
+        assert name.isascii()
+        assert len(f".{name}.json.tmp") <= 255
+
+
+@given(names, names)
+def test_no_two_names_share_a_file(one: str, other: str) -> None:
+    if one != other and _file_name(one) is not None:
+        assert _file_name(one) != _file_name(other)
+        assert f"{_file_name(one)}.json" != f"{_file_name(other)}.lock"
+
+
+def test_users_are_those_with_a_record(folder: Path, store: FileStore) -> None:
+    for user in ("alice", "bob"):
+        enrol(folder, user)
+        says(folder, code(0), user)
+    enrol(folder, "a/b", file="a%2Fb.json")
+    (folder / ".carol.json.tmp").write_bytes(b"left behind")
+    (folder / "notes.txt").write_bytes(b"")
+    store.update_nobody()
+    assert sorted(store.users()) == ["a/b", "alice", "bob"]

@@ -1,0 +1,258 @@
+"""The file store when it is broken at any of its system calls: killed before it, or told that it failed.
+
+For every call between opening the folder and answering: the file is the old record or the new one, an answer that
+was given is durable, a code that was accepted is never accepted again, the next login works, and nothing is left
+behind after it. The calls are found by watching one login (strace), so that none is forgotten when the store changes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import resource
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from pam_totp.store.file import FileStore
+from tests.core.stores import code, counter_of, enrol, record_of, says
+
+LOGIN = Path(__file__).with_name("login_once.py")
+PYTHON = "/usr/bin/python3"
+
+
+class Call(NamedTuple):
+    """The `number`th call (from 1) of `name` on the store's files, and how strace showed it."""
+
+    name: str
+    number: int
+    shown: str
+
+
+class Traced:
+    """A login under strace, which looks at the store's own files alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = folder.with_name("trace")
+
+    def login(self, answer: str, *inject: str) -> tuple[str, int]:
+        """The word on standard output ('' where it came to none) and the exit status."""
+        paths = [self.folder, *(self.folder / f for f in ("alice.json", "alice.lock", ".alice.json.tmp"))]
+        paths += [self.folder / f for f in (".nobody.lock", "..nobody.json.tmp")]
+        watched = [word for path in paths for word in ("-P", str(path))]
+        command = ["strace", "-f", "-o", str(self.log), *watched, *inject, PYTHON, "-I", "-S", str(LOGIN)]
+        done = subprocess.run(
+            [*command, str(self.folder), answer], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.stdout.strip(), done.returncode
+
+    def calls(self) -> list[Call]:
+        counted: Counter[str] = Counter()
+        found = []
+        for line in self.log.read_text().splitlines():
+            call = re.match(r"\d+ +(\w+)\(", line)
+            if call is not None:
+                counted[call[1]] += 1
+                found.append(Call(call[1], counted[call[1]], line))
+        return found
+
+
+def _can_trace() -> bool:
+    try:
+        return subprocess.run(["strace", "-o", "/dev/null", "true"], check=False, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+pytestmark = pytest.mark.skipif(not _can_trace(), reason="needs strace, and leave to trace one's own processes")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "store"
+    made.mkdir(mode=0o700)
+    return made
+
+
+def fresh(folder: Path) -> Path:
+    """The store as it is before each try: alice with a lock file of an earlier login, at counter 0."""
+    for name in os.listdir(folder):
+        (folder / name).unlink()
+    path = enrol(folder, failures=1, failures_at=0)
+    (folder / "alice.lock").touch(mode=0o600)
+    return path
+
+
+def calls_of(folder: Path, answer: str) -> list[Call]:
+    fresh(folder)
+    traced = Traced(folder)
+    traced.login(answer)
+    found = traced.calls()
+    assert {"openat", "fsync", "flock", "close"} <= {call.name for call in found}
+    return found
+
+
+def after(folder: Path, path: Path, said: str, what: object) -> None:
+    """What must hold after a login with the code of counter 0 was broken somewhere."""
+    record = record_of(path)  # it parses: the old one or the new one
+    assert counter_of(path) in (0, 1), what
+    if said == "code":
+        assert counter_of(path) == 1, f"answered before it was durable: {what}"
+    if counter_of(path) == 1:
+        assert says(folder, code(0)) == "replayed", what
+    else:
+        assert record.failures == 1
+        assert says(folder, code(0)) == "code", f"the next login works: {what}"
+    assert says(folder, code(1)) == "code", what
+    assert sorted(os.listdir(folder)) == ["alice.json", "alice.lock"], what
+
+
+def test_killed_before_any_call_it_leaves_the_old_record_or_the_new_one(folder: Path) -> None:
+    calls = calls_of(folder, code(0).decode())
+    tried = Counter[int]()
+    for call in calls:
+        path = fresh(folder)
+        said, status = Traced(folder).login(
+            code(0).decode(), "-e", f"inject={call.name}:signal=KILL:when={call.number}"
+        )
+        assert status in (137, -9), call
+        assert said == "", f"no answer from the dead: {call}"
+        tried[counter_of(path)] += 1
+        after(folder, path, said, call)
+    renamed = next(i for i, call in enumerate(calls) if call.name.startswith("rename"))
+    assert tried == {0: renamed + 1, 1: len(calls) - renamed - 1}, "new from the rename on, and only then"
+    assert len(calls) >= 20
+    print(f"{len(calls)} points tried")
+
+
+def test_killed_before_any_call_a_wrong_answer_is_counted_once_or_not_at_all(folder: Path) -> None:
+    for call in calls_of(folder, "000000"):
+        path = fresh(folder)
+        said, _ = Traced(folder).login("000000", "-e", f"inject={call.name}:signal=KILL:when={call.number}")
+        assert said == "", call
+        assert record_of(path).failures in (1, 2), call
+        assert says(folder, code(0)) == "code", call
+        assert sorted(os.listdir(folder)) == ["alice.json", "alice.lock"], call
+
+
+FAILURES = [
+    *(("openat", e) for e in ("EIO", "EMFILE", "ENOSPC", "EACCES", "EINTR")),
+    *(("newfstatat", e) for e in ("EIO", "EACCES")),
+    *(("flock", e) for e in ("ENOLCK", "EIO", "EINTR")),
+    *(("unlinkat", e) for e in ("EIO", "EROFS")),
+    *(("read", e) for e in ("EIO", "EINTR", "EISDIR")),
+    *(("fchmod", e) for e in ("EPERM", "EIO", "EINTR")),
+    *(("write", e) for e in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EINTR")),
+    *(("ftruncate", e) for e in ("EIO", "EINTR")),
+    *(("pread64", e) for e in ("EIO", "EINTR")),
+    *(("fsync", e) for e in ("EIO", "ENOSPC", "EDQUOT", "EINTR", "EROFS")),
+    *(("renameat", e) for e in ("EIO", "ENOSPC", "EACCES", "EXDEV")),
+    ("close", "EIO"),
+]
+
+
+def _failures(folder: Path, answer: str) -> Iterator[tuple[Call, str]]:
+    calls = calls_of(folder, answer)
+    names = {call.name for call in calls}
+    assert names == {name for name, _ in FAILURES}, "every call of the store is in the table, and no other"
+    for call in calls:
+        for name, error in FAILURES:
+            if name == call.name:
+                yield call, error
+
+
+def test_told_that_a_call_failed_it_refuses_or_has_tried_again(folder: Path) -> None:
+    tried = 0
+    for call, error in _failures(folder, code(0).decode()):
+        path = fresh(folder)
+        said, _ = Traced(folder).login(code(0).decode(), "-e", f"inject={call.name}:error={error}:when={call.number}")
+        tried += 1
+        if said != "code":
+            assert said.startswith("out of reach: "), (call, error, said)
+            assert os.strerror(getattr(errno, error)) in said, (call, error, said)
+            left = set(os.listdir(folder)) - {"alice.json", "alice.lock"}
+            assert not left, f"nothing is left behind, also not until the next login: {call} {error}"
+        elif error != "EINTR":
+            assert call.name == "close" or "ENOENT" in call.shown, (call, error)
+        after(folder, path, said, (call, error))
+    assert tried >= 60
+
+
+def test_killed_or_failing_anywhere_the_work_for_nobody_leaves_nothing_that_lasts(folder: Path) -> None:
+    names = {name for name, _ in FAILURES}
+    for call in calls_of(folder, "nobody"):
+        assert call.name in names
+        for fault in ("signal=KILL", "error=EIO"):
+            fresh(folder)
+            said, _ = Traced(folder).login("nobody", "-e", f"inject={call.name}:{fault}:when={call.number}")
+            if fault == "error=EIO":
+                assert said.startswith("out of reach: ") or "ENOENT" in call.shown, call
+                assert set(os.listdir(folder)) <= {"alice.json", "alice.lock", ".nobody.lock"}, call
+            FileStore(str(folder)).update_nobody()
+            assert set(os.listdir(folder)) == {"alice.json", "alice.lock", ".nobody.lock"}, call
+
+
+@pytest.mark.parametrize(
+    ("inject", "said"),
+    [
+        ("write:retval=1", "what was written does not read back"),  # writes that never happened
+        ("write:retval=100", "what was written does not read back"),
+        ("write:retval=0", "nothing more could be written"),
+        ("ftruncate:retval=0", "what was written does not read back"),
+        ("pread64:retval=0", "what was written does not read back"),
+        ("pread64:retval=5", "what was written does not read back"),
+        ("read:retval=0", "empty"),
+        ("read:retval=5", "alice.json: not "),
+    ],
+)
+def test_what_was_not_written_is_never_renamed_over_the_truth(folder: Path, inject: str, said: str) -> None:
+    path = fresh(folder)
+    before = path.read_bytes()
+    answered, _ = Traced(folder).login(code(0).decode(), "-e", f"inject={inject}:when=1")
+    assert answered.startswith("out of reach: ")
+    assert said in answered
+    assert path.read_bytes() == before
+    assert set(os.listdir(folder)) == {"alice.json", "alice.lock"}
+    after(folder, path, answered, inject)
+
+
+def test_where_nothing_more_can_be_written_every_answer_is_out_of_reach_right_or_wrong_or_from_nobody(
+    folder: Path,
+) -> None:
+    """A limit on the size of a file, which writes a part before it fails; as a full disk or a quota does."""
+    path = fresh(folder)
+    FileStore(str(folder)).update_nobody()
+    assert says(folder, code(0)) == "code"
+    before = path.read_bytes()
+    limit = (100, 100)  # bytes
+    answers = [code(1), code(1, 2), code(0), b"000000", b"ZZZZZZZZZZZZZZZZ", b"nobody"]
+    for answer in answers:
+        done = subprocess.run(
+            [PYTHON, "-I", "-S", str(LOGIN), str(folder), answer.decode()],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+        )
+        assert done.stdout == f"out of reach: {folder}: File too large\n", answer
+    assert path.read_bytes() == before
+    assert set(os.listdir(folder)) == {"alice.json", "alice.lock", ".nobody.lock"}
+    assert says(folder, code(1)) == "code"
+
+
+def test_short_reads_and_writes_are_gone_on_with(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = fresh(folder)
+    read, write = os.read, os.write
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "read", lambda file, size: read(file, min(size, 7)))
+        patched.setattr(os, "write", lambda file, data: write(file, data[:7]))
+        assert says(folder, code(0)) == "code"
+    assert counter_of(path) == 1

@@ -1,0 +1,223 @@
+"""The file store when many come at once, and when one of them is killed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pam_totp.answer import recovery_digest
+from pam_totp.oath import totp
+from pam_totp.record import TotpToken, UserRecord
+from pam_totp.store import StoreError
+from pam_totp.store.file import FileStore
+from tests.core.conftest import TIMES
+from tests.core.racing import in_processes, in_threads
+from tests.core.stores import KEY, NOW, code, counter_of, enrol, fob, record_of, says
+
+MANY = 50
+ROUNDS = max(TIMES, 1)
+SALT = "00" * 16
+RECOVERY = "0123456789ABCDEF"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "store"
+    made.mkdir(mode=0o700)
+    return made
+
+
+phone = TotpToken(name="phone", secret=KEY[::-1], created=0)
+ANSWERS: dict[str, tuple[bytes, str]] = {  # kind: answer, outcome
+    "hotp": (code(0), "code"),
+    "row": (code(0, 3), "row"),
+    "totp": (totp(phone.secret, NOW).encode(), "code"),
+    "recovery": (RECOVERY.encode(), "recovery"),
+}
+
+
+@pytest.mark.parametrize("race", [in_processes, in_threads], ids=["processes", "threads"])
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_a_code_is_accepted_once_however_many_ask(
+    folder: Path, kind: str, race: Callable[[int, Callable[[int], str]], list[str]]
+) -> None:
+    answer, accepted = ANSWERS[kind]
+    for _ in range(ROUNDS):
+        path = enrol(folder, tokens=(fob(), phone), salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),))
+        counted = Counter(race(MANY, lambda _: says(folder, answer)))
+        refused = "wrong" if kind == "recovery" else "replayed"
+        assert counted == {accepted: 1, refused: MANY - 1}
+        assert record_of(path).refused <= MANY - 1
+
+
+def test_every_code_of_many_at_once_is_accepted_at_most_once_and_none_is_lost(folder: Path) -> None:
+    """Ten codes, five times each: whoever comes late finds the counter past."""
+    path = enrol(folder)
+    words = in_processes(MANY, lambda n: f"{n % 10} {says(folder, code(n % 10))}")
+    accepted = [word.split()[0] for word in words if word.endswith(" code")]
+    assert len(accepted) == len(set(accepted)) >= 1
+    assert counter_of(path) == max(map(int, accepted)) + 1 == 10
+
+
+def test_no_failure_is_lost_however_many_fail(folder: Path) -> None:
+    path = enrol(folder)
+    assert Counter(in_processes(MANY, lambda _: says(folder, b"000000"))) == {"wrong": MANY}
+    assert record_of(path).failures == record_of(path).refused == MANY
+
+
+def test_the_right_code_among_guesses_gets_in_only_before_the_fifth(folder: Path) -> None:
+    for _ in range(ROUNDS):
+        path = enrol(folder, failures=5, failures_at=NOW)
+        words = in_processes(MANY, lambda n: says(folder, code(0) if n == 20 else b"000000"))
+        assert Counter(words) == {"wrong": MANY - 1, "codes-in-a-row-needed": 1}
+        assert counter_of(path) == 0
+
+
+def test_many_users_at_once_all_get_in(folder: Path) -> None:
+    paths = [enrol(folder, f"user{n}") for n in range(MANY)]
+    assert Counter(in_processes(MANY, lambda n: says(folder, code(0), f"user{n}"))) == {"code": MANY}
+    assert {counter_of(path) for path in paths} == {1}
+
+
+def test_enrolments_at_once_are_all_kept(folder: Path) -> None:
+    """Eight who each add a token to a record that is not there yet."""
+
+    def enrols(number: int) -> str:
+        token = fob(name=f"t{number}", secret=bytes([number]) * 20)
+        return FileStore(str(folder)).update("alice", lambda record: (record.with_token(token), "added"), create=True)
+
+    assert in_processes(8, enrols) == ["added"] * 8
+    assert sorted(t.name for t in FileStore(str(folder)).read("alice").tokens) == [f"t{n}" for n in range(8)]
+
+
+def test_a_reader_sees_the_old_record_or_the_new_one_and_never_waits(folder: Path) -> None:
+    enrol(folder)
+    done = threading.Event()
+    seen: list[int] = []
+
+    def reads() -> None:
+        store = FileStore(str(folder))
+        while not done.is_set():
+            token = store.read("alice").tokens[0]
+            seen.append(token.counter)  # type: ignore[attr-defined]
+
+    reader = threading.Thread(target=reads)
+    reader.start()
+    for counter in range(100):
+        assert says(folder, code(counter)) == "code"
+    done.set()
+    reader.join()
+    assert seen == sorted(seen)
+    assert set(seen) <= set(range(101))
+
+
+# ---- waiting for the lock
+
+
+class Holder:
+    """A process that holds a user's lock, as a writer in the middle of its change does."""
+
+    def __init__(self, folder: Path, user: str = "alice") -> None:
+        held_read, held_write = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._hold(folder, user, held_write)
+        os.close(held_write)
+        assert os.read(held_read, 1) == b"!"
+        os.close(held_read)
+
+    @staticmethod
+    def _hold(folder: Path, user: str, held: int) -> None:
+        def waits(record: UserRecord) -> tuple[UserRecord, None]:
+            (folder / f".{user}.json.tmp").write_bytes(b"half a reco")
+            os.write(held, b"!")
+            signal.pause()
+            return record, None
+
+        try:
+            FileStore(str(folder)).update(user, waits)
+        finally:
+            os._exit(1)
+
+    def killed(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+
+def test_a_lock_that_is_not_had_in_time_is_out_of_reach_and_changes_nothing(folder: Path) -> None:
+    path = enrol(folder)
+    holder = Holder(folder)
+    try:
+        begun = time.monotonic()
+        with pytest.raises(StoreError, match=r"alice.lock: not had within 0.2 s"):
+            says(folder, code(0), store=FileStore(str(folder), lock_wait=0.2))
+        assert time.monotonic() - begun >= 0.2
+        assert counter_of(path) == 0
+        assert (folder / ".alice.json.tmp").exists(), "whoever has the lock is left in peace"
+        assert FileStore(str(folder)).read("alice").tokens == (fob(),), "reading needs no lock"
+        enrol(folder, "bob")
+        assert says(folder, code(0), "bob", store=FileStore(str(folder), lock_wait=0.0)) == "code", "nor do others wait"
+    finally:
+        holder.killed()
+
+
+def test_a_writer_that_is_killed_frees_the_lock_and_its_leftover_is_gone(folder: Path) -> None:
+    path = enrol(folder)
+    holder = Holder(folder)
+    outcome: list[str] = []
+    waiting = threading.Thread(target=lambda: outcome.append(says(folder, code(0), store=FileStore(str(folder), 60.0))))
+    waiting.start()
+    holder.killed()
+    waiting.join()
+    assert outcome == ["code"]
+    assert counter_of(path) == 1
+    assert sorted(os.listdir(folder)) == ["alice.json", "alice.lock"]
+
+
+def test_a_lock_that_is_given_back_in_time_is_had(folder: Path) -> None:
+    enrol(folder)
+    assert says(folder, b"000000") == "wrong"
+    with open(folder / "alice.lock", "r+b") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        outcome: list[str] = []
+        waiting = threading.Thread(
+            target=lambda: outcome.append(says(folder, code(0), store=FileStore(str(folder), 60.0)))
+        )
+        waiting.start()
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        waiting.join()
+    assert outcome == ["code"]
+
+
+def test_the_waiting_time_is_five_seconds_by_default() -> None:
+    assert FileStore("/nowhere")._lock_wait == 5.0
+
+
+def test_the_lock_is_free_while_nothing_is_decided(folder: Path) -> None:
+    """A change that is under way holds it; after the change it is free for whoever comes."""
+    enrol(folder)
+    probes: list[bool] = []
+
+    def free() -> bool:
+        with open(folder / "alice.lock", "r+b") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+    def probes_inside(record: UserRecord) -> tuple[UserRecord, None]:
+        probes.append(free())
+        return record, None
+
+    FileStore(str(folder)).update("alice", probes_inside)
+    probes.append(free())
+    assert probes == [False, True]

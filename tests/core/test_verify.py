@@ -1,0 +1,649 @@
+"""verify, point by point: the examples that people will ask about."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from pam_totp.answer import recovery_digest
+from pam_totp.enroll import proved
+from pam_totp.oath import hotp
+from pam_totp.policy import Policy
+from pam_totp.record import DAY, TIME_LIMIT, HotpToken, Token, TotpToken, UserRecord
+from pam_totp.verify import Outcome, verify
+
+FOB_KEY = b"12345678901234567890"
+PHONE_KEY = b"09876543210987654321"
+NOW = 1_700_000_010  # seconds: 20 s into a step of 30 s
+STEP = NOW // 30
+LAST = 2**64 - 1
+SALT = "00" * 16
+RECOVERY = "0123456789ABCDEF"
+
+
+def fob(counter: int = 0, **fields: Any) -> HotpToken:
+    given: dict[str, Any] = {"name": "fob", "secret": FOB_KEY, "created": 0, "counter": counter} | fields
+    return HotpToken(**given)
+
+
+def phone(**fields: Any) -> TotpToken:
+    given: dict[str, Any] = {"name": "phone", "secret": PHONE_KEY, "created": 0} | fields
+    return TotpToken(**given)
+
+
+def codes(token: Token, first: int, count: int = 1) -> bytes:
+    """`count` codes in a row from counter or step `first`."""
+    row = [hotp(token.secret, first + i, token.digits, token.algorithm) for i in range(count)]
+    return " ".join(row).encode()
+
+
+class Alice:
+    """One user, her record, her clock and her site's policy; `says` returns the outcome of an answer."""
+
+    def __init__(self, *tokens: Token, now: int = NOW, policy: Policy | None = None, **fields: Any) -> None:
+        self.record = UserRecord(user="alice", tokens=tokens, **fields)
+        self.now = now
+        self.policy = policy or Policy()
+        self.token: str | None = None  # that the last answer was a code of
+        self.refused_before = 0
+
+    def says(self, answer: bytes) -> Outcome:
+        decision = verify(self.record, answer, self.now, self.policy)
+        self.record, self.token = decision.record, decision.token
+        self.refused_before = decision.refused_before
+        return decision.outcome
+
+    def presses(self, first: int, count: int = 1) -> Outcome:
+        """Codes of her first token."""
+        return self.says(codes(self.record.tokens[0], first, count))
+
+    def guesses_wrong(self, times: int) -> None:
+        for _ in range(times):
+            assert self.says(WRONG) is Outcome.WRONG
+
+    @property
+    def counter(self) -> int:
+        token = self.record.tokens[0]
+        assert isinstance(token, HotpToken)
+        return token.counter
+
+    @property
+    def phone(self) -> TotpToken:
+        token = self.record.tokens[0]
+        assert isinstance(token, TotpToken)
+        return token
+
+
+def _never_right() -> bytes:
+    """A code that neither token shows anywhere near these tests."""
+    shown = {hotp(FOB_KEY, c) for c in range(3000)} | {hotp(PHONE_KEY, STEP + s) for s in range(-5000, 5000)}
+    shown |= {hotp(PHONE_KEY, s) for s in range(100)}
+    return next(f"{n:06}" for n in itertools.count() if f"{n:06}" not in shown).encode()
+
+
+WRONG = _never_right()
+
+
+# ---- point 1: once, and only upwards
+
+
+def test_a_code_is_accepted_once() -> None:
+    alice = Alice(fob())
+    assert alice.presses(0) is Outcome.CODE
+    assert alice.presses(0) is Outcome.REPLAYED
+    assert alice.presses(1) is Outcome.CODE
+    assert alice.counter == 2
+
+
+@pytest.mark.parametrize("kind", ["hotp", "totp"])
+def test_a_b_a_is_refused_at_the_second_a(kind: str) -> None:
+    alice = Alice(fob() if kind == "hotp" else phone())
+    first = 0 if kind == "hotp" else STEP
+    assert alice.presses(first) is Outcome.CODE
+    assert alice.presses(first + 1) is Outcome.CODE
+    assert alice.presses(first) is Outcome.REPLAYED
+
+
+def test_codes_that_were_skipped_are_gone() -> None:
+    alice = Alice(fob())
+    assert alice.presses(7) is Outcome.CODE
+    for skipped in range(7):
+        assert alice.presses(skipped) is Outcome.REPLAYED
+    assert alice.presses(8) is Outcome.CODE
+
+
+def test_steps_only_go_up() -> None:
+    alice = Alice(phone())
+    assert alice.presses(STEP + 1) is Outcome.CODE
+    assert alice.presses(STEP) is Outcome.REPLAYED
+    assert alice.presses(STEP - 1) is Outcome.REPLAYED
+    assert alice.phone.last_step == STEP + 1
+
+
+def test_a_clock_that_goes_back_brings_no_code_back() -> None:
+    alice = Alice(phone())
+    assert alice.presses(STEP) is Outcome.CODE
+    alice.now -= 60
+    assert alice.presses(STEP) is Outcome.REPLAYED
+    assert alice.presses(STEP - 2) is Outcome.REPLAYED
+    alice.now += 90
+    assert alice.presses(STEP + 1) is Outcome.CODE
+
+
+def test_the_codes_of_a_row_are_all_used_up() -> None:
+    alice = Alice(fob())
+    assert alice.presses(5, 3) is Outcome.ROW
+    assert alice.counter == 8
+    for used in range(8):
+        assert alice.presses(used) is Outcome.REPLAYED
+    assert alice.presses(6, 2) is Outcome.REPLAYED
+    assert alice.presses(7, 2) is Outcome.REPLAYED, "one used code spoils a row"
+
+
+def test_the_code_that_proved_the_token_at_enrolment_is_used_up() -> None:
+    for token, first in [(fob(confirmed=False), 0), (phone(confirmed=False), STEP)]:
+        for count in (1, 2):
+            confirmed = proved(token, codes(token, first, count), NOW)
+            assert confirmed is not None
+            assert confirmed.confirmed
+            alice = Alice(confirmed)
+            for used in range(count):
+                assert alice.presses(first + used) is Outcome.REPLAYED
+            alice.now += 30 * count
+            assert alice.presses(first + count + 1) is Outcome.CODE
+
+
+def test_a_wrong_code_proves_nothing_at_enrolment() -> None:
+    for token in (fob(confirmed=False), phone(confirmed=False)):
+        for answer in (WRONG, b"", b"12345", codes(token, 5000), codes(token, STEP + 5000), RECOVERY.encode()):
+            assert proved(token, answer, NOW) is None
+
+
+# ---- point 3: what is an answer
+
+
+@pytest.mark.parametrize("digits", [6, 7, 8])
+def test_one_two_and_three_codes_of_every_length(digits: int) -> None:
+    alice = Alice(fob(digits=digits))
+    assert alice.presses(0) is Outcome.CODE
+    assert alice.presses(1, 2) is Outcome.ROW
+    assert alice.presses(3, 3) is Outcome.ROW
+    assert alice.says(codes(alice.record.tokens[0], 6, 4)) is Outcome.MALFORMED
+    assert alice.counter == 6
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(
+            b"",
+            b" ",
+            b"12345",
+            b"1234567",
+            b"12345678",
+            b"123456789012345678901234",
+            b" 755224",
+            b"755224 ",
+            b"+755224",
+        ),
+        *(b"755224\n", b"755224\0", b"-755224", b"7_55224", b"75522l", b"\b\n\r\177INCORRECT", b"1" * 600),
+        "٧٥٥٢٢٤".encode(),
+    ],
+)
+def test_a_malformed_answer_is_refused_and_leaves_no_trace(answer: bytes) -> None:
+    alice = Alice(fob(), failures=3, failures_at=0, refused=7, salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),))
+    before = alice.record
+    assert alice.says(answer) is Outcome.MALFORMED
+    assert alice.record == before
+    assert alice.token is None
+
+
+def test_the_length_of_a_token_that_is_not_looked_at_makes_no_answer() -> None:
+    eight = fob(digits=8, enabled=False)
+    assert Alice(phone(), eight).says(codes(eight, 0)) is Outcome.MALFORMED
+    unproved = fob(digits=8, confirmed=False)
+    assert Alice(phone(), unproved).says(codes(unproved, 0)) is Outcome.MALFORMED
+
+
+# ---- point 4: HOTP, one code
+
+
+def test_a_code_is_accepted_from_the_counter_to_the_end_of_look_ahead() -> None:
+    for look_ahead in (0, 1, 10, 100):
+        policy = Policy(look_ahead=look_ahead)
+        assert Alice(fob(50), policy=policy).presses(50 + look_ahead) is Outcome.CODE
+        assert Alice(fob(50), policy=policy).presses(51 + look_ahead) is Outcome.WRONG
+        assert Alice(fob(50), policy=policy).presses(49) is Outcome.REPLAYED
+
+
+def test_wrong_codes_leave_the_counter_where_it_was() -> None:
+    alice = Alice(fob(5))
+    alice.guesses_wrong(3)
+    assert alice.presses(16) is Outcome.WRONG, "one beyond look-ahead"
+    assert alice.counter == 5
+    assert alice.presses(5) is Outcome.CODE
+
+
+def test_counter_0_and_the_last_one_are_counters() -> None:
+    assert Alice(fob(0)).presses(0) is Outcome.CODE
+    alice = Alice(fob(LAST))
+    assert alice.presses(LAST) is Outcome.CODE
+    assert alice.counter == LAST + 1
+    assert alice.presses(LAST) is Outcome.REPLAYED
+    assert alice.presses(0) is Outcome.WRONG, "an exhausted token does not begin anew"
+    assert alice.says(codes(fob(), 0, 2)) is Outcome.WRONG
+
+
+def test_a_row_that_would_go_past_the_last_counter_is_refused() -> None:
+    last = hotp(FOB_KEY, LAST)
+    alice = Alice(fob(LAST - 1))
+    assert alice.says(f"{last} {hotp(FOB_KEY, 0)}".encode()) is Outcome.WRONG
+    assert alice.presses(LAST - 1, 2) is Outcome.ROW
+    assert alice.counter == LAST + 1
+
+
+# ---- point 5: codes in a row
+
+
+def test_a_token_40_presses_ahead_gets_in_with_two_in_a_row() -> None:
+    alice = Alice(fob())
+    assert alice.presses(40) is Outcome.WRONG
+    assert alice.presses(41, 2) is Outcome.ROW
+    assert alice.counter == 43
+    assert alice.presses(43) is Outcome.CODE, "the very next code is neither refused nor re-accepted"
+    assert alice.presses(43) is Outcome.REPLAYED
+
+
+def test_a_row_is_accepted_from_the_counter_to_the_end_of_the_resync_window() -> None:
+    for window in (1, 20, 1000):
+        policy = Policy(resync_window=window)
+        assert Alice(fob(50), policy=policy).presses(50 + window, 2) is Outcome.ROW
+        assert Alice(fob(50), policy=policy).presses(51 + window, 2) is Outcome.WRONG
+        assert Alice(fob(50), policy=policy).presses(50 + window, 3) is Outcome.ROW
+    assert Alice(fob(50)).presses(49, 2) is Outcome.REPLAYED
+
+
+def test_where_resync_is_off_a_row_reaches_as_far_as_a_lone_code() -> None:
+    policy = Policy(resync_window=0)
+    assert Alice(fob(), policy=policy).presses(10, 2) is Outcome.ROW
+    assert Alice(fob(), policy=policy).presses(11, 2) is Outcome.WRONG
+
+
+@pytest.mark.parametrize("order", [(1, 0), (0, 0), (0, 2), (0, 1, 0), (0, 1, 1), (0, 2, 1), (2, 1, 0), (0, 1, 3)])
+def test_what_is_not_in_a_row_is_refused(order: tuple[int, ...]) -> None:
+    alice = Alice(fob())
+    answer = " ".join(hotp(FOB_KEY, c) for c in order).encode()
+    assert alice.says(answer) is Outcome.WRONG
+    assert alice.counter == 0
+
+
+def test_codes_of_two_tokens_are_no_row() -> None:
+    alice = Alice(fob(), phone())
+    assert alice.says(codes(fob(), 0) + codes(phone(), STEP)) is Outcome.WRONG
+
+
+def test_nothing_is_remembered_between_attempts() -> None:
+    """Two codes in a row in two answers are two lone codes."""
+    alice = Alice(fob())
+    assert alice.presses(40) is Outcome.WRONG
+    assert alice.presses(41) is Outcome.WRONG
+    assert alice.counter == 0
+
+
+# ---- point 6: TOTP
+
+
+@pytest.mark.parametrize("window", [0, 1, 2, 10])
+def test_steps_within_the_window_are_accepted_and_no_others(window: int) -> None:
+    for off in range(-window - 3, window + 4):
+        alice = Alice(phone(), policy=Policy(window=window))
+        expected = Outcome.CODE if abs(off) <= window else Outcome.WRONG
+        assert alice.presses(STEP + off) is expected, off
+        assert alice.phone.drift == 0
+
+
+@pytest.mark.parametrize("drift", [-1000, -3, 3, 1000])
+def test_drift_moves_the_window_and_a_lone_code_does_not_move_the_drift(drift: int) -> None:
+    for off in (-2, -1, 0, 1, 2):
+        alice = Alice(phone(drift=drift))
+        assert alice.presses(STEP + drift + off) is (Outcome.CODE if abs(off) <= 1 else Outcome.WRONG)
+        assert alice.phone.drift == drift
+    assert Alice(phone(drift=drift)).presses(STEP) is Outcome.WRONG
+
+
+@pytest.mark.parametrize(("window", "resync_steps"), [(1, 0), (1, 5), (3, 2), (0, 0), (0, 2880)])
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("drift", [0, -7])
+def test_the_last_step_of_a_row_is_within_the_window_or_resync_steps_and_sets_the_drift(
+    window: int, resync_steps: int, count: int, drift: int
+) -> None:
+    reach = max(window, resync_steps)
+    policy = Policy(window=window, resync_steps=resync_steps)
+    for off in {-reach - 1, -reach, 0, reach, reach + 1}:
+        last = STEP + drift + off
+        alice = Alice(phone(drift=drift), policy=policy)
+        if abs(off) <= reach:
+            assert alice.presses(last - count + 1, count) is Outcome.ROW
+            assert alice.phone.drift == last - STEP == drift + off
+            assert alice.phone.last_step == last
+        else:
+            assert alice.presses(last - count + 1, count) is Outcome.WRONG
+            assert alice.phone.drift == drift
+
+
+def test_all_steps_of_a_row_are_later_than_the_last_one() -> None:
+    assert Alice(phone(last_step=STEP - 1)).presses(STEP - 1, 2) is Outcome.REPLAYED
+    assert Alice(phone(last_step=STEP - 2)).presses(STEP - 1, 2) is Outcome.ROW
+
+
+def test_after_a_row_the_next_step_is_accepted_by_the_new_drift() -> None:
+    alice = Alice(phone(), policy=Policy(resync_steps=40))
+    assert alice.presses(STEP + 20, 2) is Outcome.ROW
+    assert alice.phone.drift == 21
+    alice.now += 30
+    assert alice.presses(STEP + 22) is Outcome.CODE
+    assert alice.presses(STEP + 1) is Outcome.WRONG
+
+
+def test_time_0_and_step_0_are_a_time_and_a_step() -> None:
+    alice = Alice(phone(), now=0)
+    assert alice.presses(0) is Outcome.CODE
+    assert alice.phone.last_step == 0
+    assert alice.phone.last_used == 0
+    assert alice.presses(0) is Outcome.REPLAYED
+    assert alice.presses(1) is Outcome.CODE
+
+
+def test_a_drift_to_before_1970_finds_nothing_and_raises_nothing() -> None:
+    alice = Alice(phone(drift=-100), now=59)
+    assert alice.presses(0) is Outcome.WRONG
+    assert alice.presses(1, 2) is Outcome.WRONG
+
+
+@pytest.mark.parametrize("now", [2**31 - 1, 2**31, 2**32, 2**33, TIME_LIMIT - 1])
+def test_late_times_are_times(now: int) -> None:
+    alice = Alice(phone(), now=now)
+    assert alice.presses(now // 30) is Outcome.CODE
+    assert alice.phone.last_used == now
+
+
+@pytest.mark.parametrize("now", [-1, TIME_LIMIT, -(2**63), 2**63])
+def test_no_clock_is_out_of_range(now: int) -> None:
+    with pytest.raises(ValueError, match="clock"):
+        verify(Alice(phone()).record, b"123456", now, Policy())
+
+
+@pytest.mark.parametrize("period", [1, 30, 60, 86_400])
+def test_the_period_says_how_long_a_step_is(period: int) -> None:
+    for off, expected in [(-2, Outcome.WRONG), (-1, Outcome.CODE), (0, Outcome.CODE), (1, Outcome.CODE)]:
+        assert Alice(phone(period=period)).presses(NOW // period + off) is expected
+
+
+def test_at_a_step_of_60_seconds_9999_to_10001_are_accepted_and_9998_and_10002_are_not() -> None:
+    """What google-authenticator-libpam's tests hold it to."""
+    for step in range(9_997, 10_004):
+        alice = Alice(phone(period=60), now=10_000 * 60)
+        assert alice.presses(step).accepted == (9_999 <= step <= 10_001)
+
+
+def test_the_drift_of_the_widest_clock_stays_within_its_bounds() -> None:
+    for drift in (-(2**31), 2**31):
+        alice = Alice(phone(drift=drift), now=2**40, policy=Policy(window=10, resync_steps=2880))
+        middle = 2**40 // 30 + drift
+        assert alice.presses(middle + (5 if drift > 0 else -5), 2) is Outcome.WRONG
+        assert alice.presses(middle - 1, 2) is Outcome.ROW
+        assert alice.phone.drift == drift
+
+
+# ---- point 7: several tokens
+
+
+def test_an_answer_is_tried_against_every_active_token_and_moves_the_one_it_is_of() -> None:
+    tokens = (fob(), phone(), fob(name="spare", secret=b"x" * 20, digits=8))
+    for number, first in enumerate((0, STEP, 0)):
+        alice = Alice(*tokens)
+        assert alice.says(codes(tokens[number], first)) is Outcome.CODE
+        assert alice.token == tokens[number].name
+        moved = [old != new for old, new in zip(tokens, alice.record.tokens, strict=True)]
+        assert moved == [i == number for i in range(3)]
+
+
+def test_a_token_that_is_switched_off_or_unproved_is_not_looked_at() -> None:
+    for fields in ({"enabled": False}, {"confirmed": False}):
+        alice = Alice(phone(), fob(**fields))
+        assert alice.says(codes(fob(), 0)) is Outcome.WRONG
+        assert alice.says(codes(fob(), 0, 2)) is Outcome.WRONG
+
+
+def test_a_replay_of_one_token_is_accepted_where_it_is_the_next_code_of_another() -> None:
+    shown = {hotp(FOB_KEY, c): c for c in range(2000)}
+    twice = next(s for s in itertools.count() if hotp(PHONE_KEY, s) in shown)
+    counter = shown[hotp(PHONE_KEY, twice)]
+    alice = Alice(phone(last_step=twice), fob(counter), now=twice * 30)
+    assert alice.says(codes(fob(), counter)) is Outcome.CODE
+    assert alice.token == "fob"
+
+
+# ---- point 8: guessing
+
+
+def test_a_replay_is_refused_and_not_counted() -> None:
+    alice = Alice(fob(20))
+    for used in range(10, 20):
+        assert alice.presses(used) is Outcome.REPLAYED
+    assert alice.record.failures == 0
+    assert alice.record.refused == 10
+    assert alice.presses(9) is Outcome.WRONG, "eleven back is a code like any other"
+    assert alice.record.failures == 1
+
+
+def test_a_replay_of_a_step_is_one_of_the_last_ten() -> None:
+    for back, expected in [(0, Outcome.REPLAYED), (9, Outcome.REPLAYED), (10, Outcome.WRONG)]:
+        alice = Alice(phone(last_step=STEP + 3))
+        assert alice.presses(STEP + 3 - back) is expected
+        assert alice.record.failures == (expected is Outcome.WRONG)
+
+
+def test_an_unused_time_token_knows_no_replays() -> None:
+    alice = Alice(phone())
+    assert alice.presses(STEP - 5) is Outcome.WRONG
+
+
+def test_wrong_answers_are_counted_per_user_and_with_their_time() -> None:
+    alice = Alice(fob(), phone())
+    alice.guesses_wrong(1)
+    assert (alice.record.failures, alice.record.failures_at, alice.record.refused) == (1, NOW, 1)
+    alice.now += 5
+    assert alice.says(WRONG + WRONG) is Outcome.WRONG
+    assert (alice.record.failures, alice.record.failures_at, alice.record.refused) == (2, NOW, 2)
+
+
+def test_from_5_wrong_answers_on_two_in_a_row_are_needed() -> None:
+    alice = Alice(fob())
+    alice.guesses_wrong(4)
+    assert alice.presses(0) is Outcome.CODE
+    alice.guesses_wrong(1)
+    for _ in range(3):
+        assert alice.presses(1) is Outcome.ROW_NEEDED
+    assert alice.counter == 1, "nor is the code used up"
+    assert alice.record.failures == 5, "nor counted"
+    assert alice.presses(1, 2) is Outcome.ROW
+    assert alice.record.failures == 0
+    assert alice.presses(3) is Outcome.CODE
+
+
+def test_from_20_wrong_answers_on_three_in_a_row_are_needed() -> None:
+    alice = Alice(fob())
+    alice.guesses_wrong(19)
+    assert Alice(fob(), failures=19, failures_at=NOW).presses(0, 2) is Outcome.ROW
+    alice.guesses_wrong(1)
+    assert alice.presses(0) is Outcome.ROW_NEEDED
+    assert alice.presses(0, 2) is Outcome.ROW_NEEDED
+    alice.guesses_wrong(1000)
+    assert alice.presses(0, 3) is Outcome.ROW, "nobody can lock the holder out"
+    assert alice.record.failures == 0
+
+
+def test_the_same_for_a_time_token_which_takes_two_or_three_steps() -> None:
+    alice = Alice(phone(), failures=5, failures_at=NOW)
+    assert alice.presses(STEP) is Outcome.ROW_NEEDED
+    alice.now += 30
+    assert alice.presses(STEP, 2) is Outcome.ROW
+    alice = Alice(phone(), failures=20, failures_at=NOW)
+    assert alice.presses(STEP - 1, 2) is Outcome.ROW_NEEDED
+    assert alice.presses(STEP - 2, 3) is Outcome.ROW
+
+
+def test_a_lone_success_leaves_the_count_and_a_row_clears_it() -> None:
+    alice = Alice(fob())
+    alice.guesses_wrong(3)
+    assert alice.presses(0) is Outcome.CODE
+    assert alice.record.failures == 3
+    assert alice.presses(1, 2) is Outcome.ROW
+    assert (alice.record.failures, alice.record.failures_at) == (0, None)
+
+
+def test_the_count_falls_by_one_a_day() -> None:
+    alice = Alice(fob(), failures=6, failures_at=NOW)
+    alice.now += DAY - 1
+    assert alice.presses(0) is Outcome.ROW_NEEDED
+    alice.now += 1
+    assert alice.presses(0) is Outcome.ROW_NEEDED
+    alice.now += DAY
+    assert alice.presses(0) is Outcome.CODE, "four are left"
+    assert (alice.record.failures, alice.record.failures_at) == (4, NOW + 2 * DAY)
+
+
+def test_the_count_falls_also_when_somebody_fails_every_day() -> None:
+    alice = Alice(fob(), failures=8, failures_at=NOW)
+    for _ in range(30):
+        alice.now += DAY + 7200
+        alice.guesses_wrong(1)
+    assert alice.record.failures < 8 - 1
+    alice = Alice(fob(), failures=8, failures_at=NOW)
+    for _ in range(10):
+        alice.now += DAY
+        alice.guesses_wrong(1)
+    assert alice.record.failures == 8, "as many come as go"
+
+
+def test_guesses_count_whoever_else_logs_in_meanwhile() -> None:
+    """Patient guessing between the holder's logins is not forgiven by them."""
+    alice = Alice(fob())
+    counter = 0
+    for _ in range(5):
+        alice.guesses_wrong(1)
+        if alice.record.failures < 5:
+            assert alice.presses(counter) is Outcome.CODE
+            counter += 1
+    assert alice.presses(counter) is Outcome.ROW_NEEDED
+
+
+def test_a_lock_falls_at_its_number_and_only_a_recovery_code_or_the_admin_lifts_it() -> None:
+    digest = recovery_digest(SALT, RECOVERY)
+    alice = Alice(fob(), policy=Policy(lock_after=3), salt=SALT, recovery=(digest,))
+    alice.guesses_wrong(2)
+    assert alice.presses(0) is Outcome.CODE
+    alice.guesses_wrong(1)
+    before = alice.record
+    for answer in (codes(fob(), 1), codes(fob(), 1, 2), codes(fob(), 1, 3), codes(fob(), 0), WRONG):
+        assert alice.says(answer) is Outcome.LOCKED
+    assert alice.record == before._but(refused=before.refused + 5), "nothing is used up or counted"
+    alice.now += 365 * DAY
+    assert alice.presses(1) is Outcome.LOCKED, "a lock does not wear off"
+    assert Alice(*before.tokens, policy=Policy(lock_after=3)).presses(1) is Outcome.CODE
+    assert alice.says(RECOVERY.encode()) is Outcome.RECOVERY
+    assert alice.presses(1) is Outcome.CODE
+    alice.guesses_wrong(3)
+    assert alice.presses(2) is Outcome.LOCKED
+    alice.record = alice.record.unlocked()
+    assert alice.presses(2) is Outcome.CODE
+
+
+def test_a_lock_is_off_by_default() -> None:
+    alice = Alice(fob(), failures=10**6, failures_at=NOW)
+    assert alice.presses(0, 3) is Outcome.ROW
+
+
+def test_after_a_success_it_is_known_how_many_were_refused() -> None:
+    alice = Alice(fob(5), salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),))
+    alice.guesses_wrong(2)
+    assert alice.presses(4) is Outcome.REPLAYED
+    assert alice.says(b"ZZZZ-ZZZZ-ZZZZ-ZZZZ") is Outcome.WRONG
+    assert alice.says(b"nonsense") is Outcome.MALFORMED
+    assert alice.refused_before == 0
+    assert alice.presses(5) is Outcome.CODE
+    assert alice.refused_before == 4
+    assert alice.presses(6) is Outcome.CODE
+    assert alice.refused_before == 0
+
+
+# ---- point 10: enrolled
+
+
+@pytest.mark.parametrize("tokens", [(), (fob(confirmed=False),), (fob(confirmed=False), phone(confirmed=False))])
+def test_without_a_confirmed_token_nobody_is_enrolled(tokens: tuple[Token, ...]) -> None:
+    alice = Alice(*tokens, salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),), refused=3)
+    before = alice.record
+    for answer in (codes(fob(), 0), codes(phone(), STEP, 2), RECOVERY.encode(), b"", WRONG):
+        assert alice.says(answer) is Outcome.NOT_ENROLLED
+        assert alice.record == before
+
+
+def test_a_user_whose_tokens_are_all_switched_off_is_enrolled_and_refused() -> None:
+    alice = Alice(fob(enabled=False), salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),))
+    assert alice.presses(0) is Outcome.MALFORMED
+    assert alice.says(RECOVERY.encode()) is Outcome.RECOVERY
+
+
+# ---- point 11: recovery codes
+
+
+def test_recovery_codes_are_accepted_once_each() -> None:
+    other = "ZZZZZZZZZZZZZZZZ"
+    digests = tuple(recovery_digest(SALT, c) for c in (RECOVERY, other))
+    alice = Alice(fob(), salt=SALT, recovery=digests, failures=30, failures_at=NOW)
+    assert alice.says(b"0123-4567-89ab-cdef") is Outcome.RECOVERY
+    assert (alice.record.failures, alice.record.recovery) == (0, digests[1:])
+    assert alice.says(RECOVERY.encode()) is Outcome.WRONG
+    assert alice.says(b"zzzzzzzzzzzzzzzz") is Outcome.RECOVERY
+    assert alice.record.recovery == ()
+    assert alice.says(other.encode()) is Outcome.WRONG
+
+
+def test_a_wrong_recovery_code_is_refused_and_not_counted_whether_any_are_left_or_not() -> None:
+    for recovery in ((), (recovery_digest(SALT, RECOVERY),)):
+        alice = Alice(fob(), salt=SALT, recovery=recovery)
+        assert alice.says(b"ZZZZZZZZZZZZZZZZ") is Outcome.WRONG
+        assert (alice.record.failures, alice.record.refused) == (0, 1)
+    alice = Alice(fob())
+    assert alice.says(b"ZZZZZZZZZZZZZZZZ") is Outcome.WRONG
+    assert (alice.record.failures, alice.record.refused) == (0, 1)
+
+
+def test_sixteen_digits_are_a_recovery_code_first_and_then_two_codes() -> None:
+    digits = "1234567812345678"
+    alice = Alice(fob(digits=8), salt=SALT, recovery=(recovery_digest(SALT, digits),))
+    assert alice.says(digits.encode()) is Outcome.RECOVERY
+    assert alice.says(digits.encode()) is Outcome.WRONG
+    assert alice.record.failures == 1, "now they are two codes, and counted"
+    assert alice.presses(0, 2) is Outcome.ROW
+
+
+def test_a_recovery_code_belongs_to_its_salt() -> None:
+    alice = Alice(fob(), salt="11" * 16, recovery=(recovery_digest(SALT, RECOVERY),))
+    assert alice.says(RECOVERY.encode()) is Outcome.WRONG
+
+
+# ---- what a Decision shows
+
+
+def test_a_decision_shows_no_secret_and_can_be_followed_by_another_record() -> None:
+    decision = verify(Alice(fob()).record, codes(fob(), 0), NOW, Policy())
+    assert repr(decision) == "<Decision>"
+    other = decision.followed_by(Alice(fob(7)).record)
+    assert (other.outcome, other.token) == (decision.outcome, decision.token)
+    assert other.record == Alice(fob(7)).record
+    assert {o for o in Outcome if o.accepted} == {Outcome.CODE, Outcome.ROW, Outcome.RECOVERY}

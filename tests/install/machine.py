@@ -1,0 +1,131 @@
+"""A machine to install on: the one of the real services, with /usr/local and the folder of PAM modules for us to write.
+
+The law: `make install` and `make uninstall` are the real ones, run in the namespace; nothing of the host changes.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from tests.services.namespace import PASSWORD, STORE, Machine, Talk
+from tests.site import TREE, codes, until
+
+COMMAND = "/usr/local/bin/pam-totp"
+ENABLED = "/var/lib/pam_totp_enabled"
+SOON = "--keep-within=1"  # seconds, where a test waits for the end of a trial
+LATE = "--keep-within=60"  # where it must not come
+# Debian's own stacks, so that no test depends on what this host has made of its own
+_COMMON_AUTH = """\
+auth	[success=1 default=ignore]	pam_unix.so nullok
+auth	requisite			pam_deny.so
+auth	required			pam_permit.so
+"""
+_REST = "@include common-account\n@include common-session\n"
+STACKS = {
+    "common-auth": _COMMON_AUTH,
+    "common-account": "account required pam_unix.so\n",
+    "common-session": "session required pam_permit.so\n",
+    "sudo": f"#%PAM-1.0\n\n# limits\nsession    required   pam_limits.so\n\n@include common-auth\n{_REST}",
+    "sudo-i": f"#%PAM-1.0\n\n@include common-auth\n{_REST}",
+    "su": f"auth       sufficient pam_rootok.so\n@include common-auth\n{_REST}",
+    "su-l": "#%PAM-1.0\nauth include su\naccount include su\nsession include su\n",
+    "sshd": f"@include common-auth\naccount    required     pam_nologin.so\n{_REST}",
+    "other": "auth required pam_deny.so\naccount required pam_deny.so\n",
+}
+SSHD_CONFIG = """\
+Include /etc/ssh/sshd_config.d/*.conf
+Port 2222
+ListenAddress 127.0.0.1
+HostKey /run/sshd/host_key
+PidFile /run/sshd.pid
+KbdInteractiveAuthentication no
+PasswordAuthentication yes
+UsePAM yes
+StrictModes no
+PrintMotd no
+PrintLastLog no
+"""
+
+
+class Fresh(Machine):
+    """A machine on which nothing of ours is installed."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.modules = self.shell("dirname $(ls /usr/lib/*/security/pam_permit.so /usr/lib64/security/pam_permit.so)")
+        for name, place in (("local", "/usr/local"), ("security", self.modules)):
+            upper = f"{folder}/{name}"
+            self.shell(f"mkdir {upper} {upper}-work")
+            self.shell(f"mount -t overlay -o lowerdir={place},upperdir={upper},workdir={upper}-work private {place}")
+        self.shell("chgrp shadow /etc/shadow")  # so that unix_chkpwd can read it, for whoever asks about themselves
+        # Not userdel, which looks at the host's processes.
+        self.shell("sed -i /^pam_totp:/d /etc/passwd /etc/group /etc/shadow; rmdir /var/lib/pam_totp /run/pam_totp")
+        self.shell("rm -rf /run/tree")
+        # A ptmx that is bound by itself finds no pts beside it, and sshd could give nobody a terminal.
+        self.shell(f"[ -L /dev/ptmx ] || {{ umount /dev/ptmx {folder}/dev/ptmx; rm /dev/ptmx; }}")
+        self.shell("ln -sf pts/ptmx /dev/ptmx")
+        self.shell("ssh-keygen -q -t ed25519 -N '' -f /run/sshd/host_key")
+        self.write("/etc/sudoers", "Defaults lecture=never\nroot ALL=(ALL:ALL) ALL\nalice ALL=(ALL:ALL) ALL\n", 0o440)
+        self._sshd: subprocess.Popen[bytes] | None = None
+        self._stacks()
+
+    def reset(self) -> None:
+        """As `make install` leaves it, with one token: alice's."""
+        self.shell(f"rm -rf {ENABLED} {STORE}/* /etc/pam_totp.toml /run/pam_totp /run/sudo")
+        self._stacks()
+        self.log.clear()
+        self.enrol("alice")
+        self.shell(f"chown pam_totp: {STORE} {STORE}/*")
+
+    def _stacks(self) -> None:
+        self.shell("rm -f /etc/pam.d/.*pam_totp; rm -rf /etc/ssh/sshd_config.d; mkdir -p /etc/ssh/sshd_config.d")
+        for service, text in STACKS.items():
+            self.write(f"/etc/pam.d/{service}", text)
+        self.write("/etc/ssh/sshd_config", SSHD_CONFIG)
+
+    def make(self, target: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        """`make install` or `make uninstall`, as root."""
+        given = [f"{name}={value}" for name, value in settings.items()]
+        return self.run("make", "--no-print-directory", "-C", str(TREE), target, *given)
+
+    def installed(self, *words: str, user: str = "root", stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run the installed command."""
+        return self.run(COMMAND, *words, user=user, stdin=stdin)
+
+    def sudo(self, *words: str, user: str = "alice") -> Talk:
+        """sudo on a terminal of its own, without the ticket of an earlier one."""
+        return self.talk("sudo", "-k", *words, user=user)
+
+    def enable(self, service: str, *options: str, user: str = "alice", code: str | None = None) -> Talk:
+        """`enable` on a terminal, up to where the change is on trial."""
+        talk = self.talk(COMMAND, "enable", service, "--for-user", user, *options)
+        talk.asks("Password: ").says(PASSWORD).asks("One-time code: ").says(code or codes(0))
+        talk.asks("Keep this terminal open.")
+        return talk
+
+    def sshd(self) -> None:
+        """A real sshd on port 2222 with the machine's own configuration; from the first call on."""
+        if self._sshd is None:
+            self._sshd = self.start("/usr/sbin/sshd", "-D")
+            until(self.path("/run/sshd.pid").exists, "sshd listens")
+
+    def ssh(self, remote: str, user: str = "alice", *options: str) -> Talk:
+        """The real client, with a terminal at the other end; it tries again while sshd restarts."""
+        given = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectionAttempts=20")
+        words = [word for option in (*given, *options) for word in ("-o", option)]
+        return self.talk("ssh", "-F", "none", "-tt", *words, "-p", "2222", f"{user}@127.0.0.1", remote)
+
+    def state(self, service: str) -> str | None:
+        """What has become of `enable`: trial, json, back, or None."""
+        found = [p.suffix[1:] for p in self.path(ENABLED).glob(f"{service}.*")]
+        return next((s for s in found if s in ("trial", "json", "back")), None)
+
+    def pam_d(self) -> dict[str, str]:
+        """All files in /etc/pam.d, hidden ones too."""
+        return {p.name: p.read_text() for p in self.path("/etc/pam.d").iterdir() if p.is_file()}
+
+    def shell(self, text: str) -> str:
+        done = self.run("sh", "-c", text)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()

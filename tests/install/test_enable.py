@@ -1,0 +1,285 @@
+"""enable and disable on a whole machine: on trial, confirmed, taken back, and never over somebody else's edit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+
+from tests.install.machine import COMMAND, LATE, SOON, STACKS, Fresh
+from tests.services.namespace import PASSWORD
+from tests.site import codes, until
+
+OURS = "auth required pam_totp.so\n"
+
+
+def as_before(machine: Fresh) -> bool:
+    """Nothing of ours is left in /etc."""
+    found = machine.pam_d()
+    drop_ins = list(machine.path("/etc/ssh/sshd_config.d").iterdir())
+    return all(found[s] == text for s, text in STACKS.items()) and not drop_ins and not any(n[0] == "." for n in found)
+
+
+def confirmed(machine: Fresh) -> None:
+    """sudo, enabled and confirmed by a login through it."""
+    first = machine.enable("sudo", LATE)
+    second = machine.sudo(COMMAND, "enable", "sudo", "--keep")
+    second.asks("alice: ").says(PASSWORD).asks("One-time code: ").says(codes(1))
+    status, shown = second.ends()
+    assert status == 0, shown
+    status, shown = first.ends()
+    assert (status, "confirmed" in shown) == (0, True)
+
+
+def test_confirmed_from_a_second_login_it_stays(machine: Fresh) -> None:
+    confirmed(machine)
+    assert machine.state("sudo") == "json"
+    assert OURS in machine.pam_d()["sudo"]
+    assert OURS in machine.pam_d()["sudo-i"], "sudo -i is no way around"
+    login = machine.sudo("-i", "id", "-un")
+    login.asks("alice: ").says(PASSWORD).asks("One-time code: ").says(codes(2))
+    assert login.ends() == (0, "\r\nroot\r\n")
+
+
+def test_disable_puts_back_the_very_files(machine: Fresh) -> None:
+    before = {s: machine.path(f"/etc/pam.d/{s}").stat() for s in ("sudo", "sudo-i")}
+    confirmed(machine)
+    assert machine.installed("disable", "sudo", "--dry-run").returncode == 0
+    assert machine.state("sudo") == "json", "a dry run changes nothing"
+    done = machine.installed("disable", "sudo")
+    assert done.returncode == 0, done.stderr
+    assert as_before(machine)
+    after = {s: machine.path(f"/etc/pam.d/{s}").stat() for s in before}
+    assert all((after[s].st_mtime_ns, after[s].st_mode) == (was.st_mtime_ns, was.st_mode) for s, was in before.items())
+    assert machine.state("sudo") is None
+    login = machine.sudo("id", "-un")
+    login.asks("alice: ").says(PASSWORD)
+    assert login.ends() == (0, "\r\nroot\r\n")
+
+
+def test_not_confirmed_it_is_taken_back(machine: Fresh) -> None:
+    status, shown = machine.enable("sudo", SOON).ends()
+    assert (status, "nobody confirmed it" in shown) == (1, True)
+    assert as_before(machine)
+    assert machine.state("sudo") is None
+    machine.log.wait_for("pam-totp[", "enable sudo: taken back")
+
+
+def test_ctrl_c_takes_it_back_at_once(machine: Fresh) -> None:
+    talk = machine.enable("sudo", LATE)
+    assert OURS in machine.pam_d()["sudo"]
+    status, _ = talk.presses_ctrl_c().ends()
+    assert status == 130
+    assert as_before(machine)
+
+
+def test_the_terminal_may_die(machine: Fresh) -> None:
+    machine.enable("sudo", SOON).hangs_up()
+    until(lambda: machine.state("sudo") is None and as_before(machine), "the trial is taken back without its terminal")
+
+
+def test_enable_may_be_killed(machine: Fresh) -> None:
+    talk = machine.enable("sudo", SOON)
+    os.kill(talk.terminal.pid, signal.SIGKILL)
+    until(lambda: machine.state("sudo") is None and as_before(machine), "the trial is taken back without its command")
+
+
+def test_a_watchdog_that_is_told_to_end_takes_it_back_first(machine: Fresh) -> None:
+    talk = machine.enable("sudo", LATE)
+    machine.shell("kill -TERM $(pgrep -f 'watchdog.py sudo$' --ns $$ --nslist mnt)")
+    status, _ = talk.ends()
+    assert status == 1
+    assert as_before(machine)
+
+
+def test_after_a_crash_of_all_of_it_the_next_start_takes_it_back(machine: Fresh) -> None:
+    talk = machine.enable("sudo", LATE)
+    os.kill(talk.terminal.pid, signal.SIGKILL)
+    machine.shell("kill -KILL $(pgrep -f 'watchdog.py sudo$' --ns $$ --nslist mnt)")
+    told = json.loads(machine.installed("doctor", "--json").stdout)["findings"]
+    assert any(f["check"] == "changes" and f["severity"] == "error" for f in told)
+    unit = machine.path("/usr/local/lib/systemd/system/pam_totp-takeback.service").read_text()
+    command = next(line.removeprefix("ExecStart=") for line in unit.splitlines() if line.startswith("ExecStart="))
+    machine.shell(command)
+    assert as_before(machine)
+    assert machine.state("sudo") is None
+
+
+def test_the_same_terminal_cannot_confirm(machine: Fresh) -> None:
+    """sudo would not even ask there again: it remembers the terminal."""
+    script = (
+        f"set -m; {COMMAND} enable sudo --for-user alice {LATE} & fg %1;"
+        f"su alice -c 'sudo -k -S {COMMAND} enable sudo --keep'; echo said $?; kill -INT %1; kill -CONT %1; wait"
+    )
+    shell = machine.talk("bash", "-ic", script)
+    shell.asks("Password: ").says(PASSWORD).asks("One-time code: ").says(codes(0)).asks("Keep this terminal open.")
+    shell.terminal.sendcontrol("z")
+    shell.asks("alice: ").says(PASSWORD).asks("One-time code: ").says(codes(1)).asks("said 1")
+    assert "this is the terminal that the change was made from" in shell.before
+    shell.ends()
+    assert as_before(machine)
+
+
+def test_a_login_from_before_cannot_confirm(machine: Fresh) -> None:
+    machine.sshd()
+    before = machine.ssh(f"echo in; cat; sudo -k; sudo {COMMAND} enable sshd --keep; echo said $?")
+    before.asks("password: ").says(PASSWORD).asks("in")
+    first = machine.enable("sshd", LATE)
+    before.terminal.sendeof()
+    before.asks("alice: ").says(PASSWORD).asks("said 1")
+    assert "did not come by a login through sshd since" in before.before
+    assert machine.state("sshd") == "trial"
+    first.presses_ctrl_c().ends()
+    before.ends()
+    assert as_before(machine)
+
+
+def test_root_who_is_asked_for_nothing_cannot_confirm_sudo(machine: Fresh) -> None:
+    first = machine.enable("sudo", LATE)
+    done = machine.run("sudo", COMMAND, "enable", "sudo", "--keep")
+    assert (done.returncode, "asks root for nothing" in done.stderr) == (1, True), done
+    first.presses_ctrl_c().ends()
+
+
+def test_sshd_asks_for_password_and_code_and_for_nothing_less(machine: Fresh) -> None:
+    machine.sshd()
+    first = machine.enable("sshd", LATE)
+    second = machine.ssh(f"sudo -k {COMMAND} enable sshd --keep; echo said $?")
+    second.asks("Password: ").says(PASSWORD).asks("One-time code: ").says(codes(1)).asks("alice: ").says(PASSWORD)
+    second.asks("said 0").ends()
+    assert first.ends()[0] == 0
+    only_password = machine.ssh(
+        "echo in", "alice", "PreferredAuthentications=password,publickey", "NumberOfPasswordPrompts=1"
+    )
+    status, shown = only_password.ends()
+    assert status == 255
+    assert "Permission denied (keyboard-interactive)" in shown
+    assert machine.installed("disable", "sshd").returncode == 0
+    assert as_before(machine)
+    plain = machine.ssh("echo in as $(id -un)")
+    plain.asks("password: ").says(PASSWORD)
+    assert "in as alice" in plain.ends()[1]
+
+
+def test_sshd_with_keys_asks_for_key_and_code(machine: Fresh) -> None:
+    machine.write(
+        "/etc/ssh/sshd_config", machine.path("/etc/ssh/sshd_config").read_text().replace("cation yes", "cation no")
+    )
+    machine.shell("mkdir -p /home/alice/.ssh; rm -f /run/sshd/key*; ssh-keygen -q -t ed25519 -N '' -f /run/sshd/key")
+    machine.shell("cp /run/sshd/key.pub /home/alice/.ssh/authorized_keys")
+    machine.sshd()
+    machine.shell("kill -HUP $(cat /run/sshd.pid)")
+    first = machine.talk(COMMAND, "enable", "sshd", "--for-user", "alice", LATE)
+    first.asks("One-time code: ").says(codes(0)).asks("Keep this terminal open.")
+    with_key = machine.ssh("echo in as $(id -un)", "alice", "IdentityFile=/run/sshd/key")
+    with_key.asks("One-time code: ").says(codes(1))
+    assert "in as alice" in with_key.ends()[1]
+    without = machine.ssh("echo in", "alice", "PubkeyAuthentication=no").ends()
+    assert (without[0], "Permission denied (publickey)" in without[1]) == (255, True)
+    first.presses_ctrl_c().ends()
+    assert as_before(machine)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ("Match User bob\n    AuthenticationMethods publickey\n", "AuthenticationMethods has publickey (for bob)"),
+        ("Match Address 192.0.2.0/24\n    AuthenticationMethods publickey\n", "root from 192.0.2.0"),
+        ("Match User bob\n    KbdInteractiveAuthentication no\n", "KbdInteractiveAuthentication is no"),
+    ],
+)
+def test_a_way_around_pam_in_sshds_own_file_ends_the_trial_at_once(machine: Fresh, config: str, says: str) -> None:
+    file = machine.path("/etc/ssh/sshd_config")
+    file.write_text(file.read_text() + config)
+    talk = machine.talk(COMMAND, "enable", "sshd", "--for-user", "alice", LATE)
+    talk.asks("Password: ").says(PASSWORD).asks("One-time code: ").says(codes(0))
+    status, shown = talk.ends()
+    assert (status, says in shown) == (1, True), shown
+    assert as_before(machine)
+
+
+def test_a_drop_in_that_sshd_does_not_read_ends_the_trial_at_once(machine: Fresh) -> None:
+    file = machine.path("/etc/ssh/sshd_config")
+    file.write_text(file.read_text().replace("Include", "#Include"))
+    talk = machine.talk(COMMAND, "enable", "sshd", "--for-user", "alice", LATE)
+    talk.asks("Password: ").says(PASSWORD).asks("One-time code: ").says(codes(0))
+    assert talk.ends()[0] == 1
+    assert as_before(machine)
+
+
+def test_su_and_su_l_ask_and_root_is_not_asked(machine: Fresh) -> None:
+    first = machine.enable("su", LATE)
+    for option in ("-c", "-lc"):
+        login = machine.talk("su", option, "id -un", "alice", user="bob")
+        login.asks("Password: ").says(PASSWORD).asks("One-time code: ").says(codes(1 if option == "-c" else 2))
+        assert "alice" in login.ends()[1]
+    assert machine.run("su", "-c", "id -un", "alice").stdout == "alice\n"
+    second = machine.talk("su", "-c", f"sudo -S {COMMAND} enable su --keep", "alice", user="bob")
+    second.asks("Password: ").says(PASSWORD).asks("One-time code: ").says(codes(3)).asks("alice: ").says(PASSWORD)
+    assert second.ends()[0] == 0
+    assert first.ends()[0] == 0
+
+
+def test_others_edits_since_then_stay(machine: Fresh) -> None:
+    confirmed(machine)
+    file = machine.path("/etc/pam.d/sudo")
+    file.write_text("# site policy\n" + file.read_text())
+    done = machine.installed("disable", "sudo")
+    assert (done.returncode, "the rest stays" in done.stdout) == (0, True)
+    assert machine.pam_d()["sudo"] == "# site policy\n" + STACKS["sudo"]
+    assert machine.pam_d()["sudo-i"] == STACKS["sudo-i"]
+
+
+def test_an_edit_of_our_own_line_is_for_people_to_undo(machine: Fresh) -> None:
+    confirmed(machine)
+    file = machine.path("/etc/pam.d/sudo")
+    edited = file.read_text().replace("pam_totp.so", "pam_totp.so nullok")
+    file.write_text(edited)
+    done = machine.installed("disable", "sudo")
+    assert (done.returncode, "by hand" in done.stderr) == (1, True)
+    assert machine.pam_d()["sudo"] == edited
+    assert OURS in machine.pam_d()["sudo-i"], "all or nothing"
+
+
+def test_a_dry_run_shows_the_change_and_makes_none(machine: Fresh) -> None:
+    done = machine.installed("enable", "sshd", "--for-user", "alice", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert f"+{OURS}" in done.stdout
+    assert "+AuthenticationMethods keyboard-interactive:pam\n" in done.stdout
+    assert as_before(machine)
+    assert machine.state("sshd") is None
+
+
+def test_a_wrong_rehearsal_changes_nothing(machine: Fresh) -> None:
+    talk = machine.talk(COMMAND, "enable", "sudo", "--for-user", "alice")
+    for _ in range(3):
+        talk.asks("Password: ").says(PASSWORD).asks("One-time code: ").says("000000")
+    status, shown = talk.ends()
+    assert (status, "could not log in" in shown) == (1, True)
+    assert as_before(machine)
+
+
+def test_a_rehearsal_that_lets_in_without_a_good_code_is_refused(machine: Fresh) -> None:
+    """Somebody's common-auth that lets in whoever knows nothing: found by logging in, not by reading."""
+    machine.write("/etc/pam.d/sudo", "auth sufficient pam_permit.so\n" + STACKS["sudo"])
+    talk = machine.talk(COMMAND, "enable", "sudo", "--for-user", "alice")
+    status, shown = talk.ends()
+    assert (status, "without asking for anything" in shown) == (1, True)
+    assert machine.state("sudo") is None
+
+
+def test_enabled_twice_is_said_and_two_at_once_too(machine: Fresh) -> None:
+    first = machine.enable("sudo", LATE)
+    done = machine.installed("enable", "sudo", "--for-user", "alice")
+    assert (done.returncode, "on trial already" in done.stderr) == (1, True)
+    first.presses_ctrl_c().ends()
+    confirmed_later = machine.installed("enable", "sudo", "--keep")
+    assert (confirmed_later.returncode, "not on trial" in confirmed_later.stderr) == (1, True)
+
+
+def test_only_root_may_and_is_told_so_else(machine: Fresh) -> None:
+    for words in (("enable", "sudo"), ("disable", "sudo")):
+        done = machine.installed(*words, user="alice")
+        assert (done.returncode, "needs root" in done.stderr) == (3, True)

@@ -1,0 +1,53 @@
+"""grace_period: the rules, in seconds of no clock."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from pam_totp.pam import grace
+from pam_totp.pam.admission import admit
+from pam_totp.pam.handle import Hello
+from pam_totp.policy import Policy
+from pam_totp.record import MAX_GRACE, Grace, UserRecord
+from pam_totp.settings import Site as SiteFile
+from tests.site import ME
+
+HERE = "192.0.2.7"
+AT = ("demo", HERE)
+
+
+def test_the_newest_are_kept_and_what_nobody_could_honour_is_dropped() -> None:
+    full = tuple(Grace(service="demo", rhost=f"192.0.2.{n}", granted=900_000 + n) for n in range(MAX_GRACE))
+    kept = grace.granted(UserRecord(user="alice", grace=full), ("demo", "::1"), 900_100).grace
+    assert len(kept) == MAX_GRACE
+    assert kept[-1] == Grace(service="demo", rhost="::1", granted=900_100)
+    assert full[0] not in kept
+    assert set(full[1:]) < set(kept)
+    old = (Grace(service="a", rhost="::1", granted=900_000 - 86_400), Grace(service="b", rhost="::1", granted=900_101))
+    assert [g.service for g in grace.granted(UserRecord(user="alice", grace=old), AT, 900_000).grace] == ["demo"]
+
+
+def test_a_new_code_at_the_same_place_replaces_the_old_grace() -> None:
+    record = grace.granted(grace.granted(UserRecord(user="alice"), AT, 100), AT, 200)
+    assert record.grace == (Grace(service="demo", rhost=HERE, granted=200),)
+
+
+@pytest.mark.parametrize(("now", "holds"), [(99, False), (100, True), (109, True), (110, False)])
+def test_grace_holds_from_the_code_for_the_period(now: int, holds: bool) -> None:
+    record = grace.granted(UserRecord(user="alice"), AT, 100)
+    assert grace.holds(record, AT, now, 10, Policy()) is holds
+
+
+@pytest.mark.parametrize("service", ["", " sshd", "x" * 65, "sshd\n", "über"])
+def test_a_strange_service_has_no_place(service: str) -> None:
+    assert grace.place(service, HERE) is None
+
+
+def test_nobody_but_root_gets_or_leaves_grace() -> None:
+    uid = os.geteuid() or 65534
+    hello = Hello(version="1", service="demo", user="nobody" if uid == 65534 else ME, arguments=("grace_period=60",))
+    admitted = admit(uid, hello, SiteFile(policy={"grace_period": 3600}, services={}, clients={}))
+    assert admitted is not None
+    assert admitted.arguments == ("grace_period=0",)

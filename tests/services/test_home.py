@@ -1,0 +1,176 @@
+"""secret=: files in the users' own homes, with other accounts about; and the command line without root."""
+
+from __future__ import annotations
+
+import re
+import stat
+
+import pytest
+
+from pam_totp.record import UserRecord
+from tests.services.namespace import ACCOUNTS, PASSWORD, Machine, Sshd
+from tests.site import codes, fob, until
+
+CODE = "One-time code: "
+OWN = "/home/alice/.pam_totp.json"
+HOTP_KEY = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"  # RFC 4226's, in base32
+
+
+@pytest.fixture(autouse=True)
+def at_home(machine: Machine) -> None:
+    for name in ("alice", "bob"):
+        home = machine.path(f"/home/{name}")
+        home.chmod(0o755)
+        for file in home.glob(".pam_totp*"):
+            file.unlink()
+    machine.stack("su", machine.ours("secret=~/.pam_totp.json", way="socket"))
+    machine.stack("sudo", machine.ours("secret=${HOME}/.pam_totp.json"))
+
+
+def put(machine: Machine, owner: str = "alice", path: str = OWN, user: str = "alice") -> None:
+    machine.put(path, owner, UserRecord(user=user, tokens=(fob(),)))
+
+
+def gets_in(machine: Machine, answer: str, user: str = "alice") -> bool:
+    """Whether bob becomes `user`."""
+    done = machine.run("su", user, "-c", "id -un", user="bob", stdin=f"{answer}\n")
+    assert (done.returncode == 0) == (done.stdout == f"{user}\n"), done
+    return done.returncode == 0
+
+
+def test_a_user_enrols_without_root_and_logs_in(machine: Machine, sshd: Sshd) -> None:
+    machine.stack("sshd", "auth requisite pam_unix.so nodelay", machine.ours("secret=~/.pam_totp.json"))
+    done = machine.pam_totp(
+        "enroll",
+        "--type",
+        "hotp",
+        "--name",
+        "fob",
+        "--secret-stdin",
+        user="alice",
+        stdin=f"{HOTP_KEY}\n{codes(0, 2)}\n",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "alice now has the hotp token fob\n" in done.stdout
+    status = machine.path(OWN).stat()
+    assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (ACCOUNTS["alice"], 0o600)
+    talk = sshd.ssh().asks("Password: ").says(PASSWORD).asks(CODE)
+    assert talk.says(codes(2)).ends()[0] == 0
+    assert machine.record("alice", OWN).tokens[0].counter == 3
+    assert machine.pam_totp("verify", "alice", codes(3), user="alice").returncode == 0
+    assert "fob" in machine.pam_totp("list", user="alice").stdout
+    assert machine.pam_totp("remove", "alice", "--yes", user="alice").returncode == 0
+    assert not machine.path(OWN).exists()
+
+
+def test_without_root_nobody_elses_tokens_can_be_changed(machine: Machine) -> None:
+    put(machine)
+    done = machine.pam_totp("verify", "alice", codes(0), user="bob")
+    assert done.returncode == 3
+    assert "only root can do that for alice" in done.stderr
+    done = machine.pam_totp("enroll", "alice", "--secret-stdin", "--yes", user="bob", stdin=f"{HOTP_KEY}\n")
+    assert done.returncode == 3
+    assert machine.record("alice", OWN).tokens == (fob(),)
+
+
+@pytest.mark.parametrize("program", ["su", "sudo"])
+def test_the_helper_is_the_user_and_nothing_else_before_it_opens_anything(machine: Machine, program: str) -> None:
+    put(machine)
+    words = ("su", "alice", "-c", "true") if program == "su" else ("sudo", "true")
+    talk = machine.talk(*words, user="alice")
+    talk.asks(CODE)
+    status = _helper_of(machine, talk.terminal.pid)
+    uid = str(ACCOUNTS["alice"])
+    assert re.search(r"^Uid:\s+(.*)$", status, re.MULTILINE)[1].split() == [uid] * 4
+    assert re.search(r"^Gid:\s+(.*)$", status, re.MULTILINE)[1].split() == [uid] * 4
+    assert re.search(r"^Groups:(.*)$", status, re.MULTILINE)[1].split() == []
+    for held in ("CapPrm", "CapEff", "CapInh", "CapAmb"):
+        assert int(re.search(rf"^{held}:\s+(\w+)$", status, re.MULTILINE)[1], 16) == 0, held
+    assert talk.says(codes(0)).ends()[0] == 0
+    assert machine.record("alice", OWN).tokens[0].counter == 1
+
+
+def _helper_of(machine: Machine, pid: int) -> str:
+    """/proc/…/status of the one helper among the descendants of `pid`."""
+
+    def find(parent: int) -> str | None:
+        tasks = machine.path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        for child in map(int, tasks):
+            if b"helper.py" in machine.path(f"/proc/{child}/cmdline").read_bytes():
+                return machine.path(f"/proc/{child}/status").read_text()
+            found = find(child)
+            if found is not None:
+                return found
+        return None
+
+    until(lambda: find(pid) is not None, "the helper is there")
+    status = find(pid)
+    assert status is not None
+    return status
+
+
+def test_a_link_to_what_only_root_can_read_leads_nowhere(machine: Machine) -> None:
+    put(machine, owner="root", path="/run/secret-of-root.json")
+    machine.path(OWN).symlink_to("/run/secret-of-root.json")
+    machine.own(OWN, "alice")
+    assert not gets_in(machine, codes(0))
+    machine.log.wait_for("pam_totp(su:auth): error user=alice")
+    assert machine.record("alice", "/run/secret-of-root.json").tokens == (fob(),)
+
+
+def test_a_link_to_ones_own_file_is_not_followed_either(machine: Machine) -> None:
+    put(machine, path="/home/alice/.pam_totp_elsewhere.json")
+    machine.path(OWN).symlink_to(".pam_totp_elsewhere.json")
+    assert not gets_in(machine, codes(0))
+
+
+@pytest.mark.parametrize("owner", ["root", "bob"])
+def test_a_file_of_somebody_elses_lets_nobody_in(machine: Machine, owner: str) -> None:
+    put(machine, owner=owner)
+    assert not gets_in(machine, codes(0))
+    machine.log.wait_for("pam_totp(su:auth): error user=alice")
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o400, 0o700])
+def test_a_mode_that_is_not_0600_lets_nobody_in(machine: Machine, mode: int) -> None:
+    put(machine)
+    machine.path(OWN).chmod(mode)
+    assert not gets_in(machine, codes(0))
+
+
+def test_a_home_that_others_can_write_to_lets_nobody_in(machine: Machine) -> None:
+    put(machine)
+    machine.path("/home/alice").chmod(0o777)
+    assert not gets_in(machine, codes(0))
+    machine.path("/home/alice").chmod(0o755)
+    assert gets_in(machine, codes(0))
+
+
+def test_a_home_that_only_its_owner_may_enter_will_do(machine: Machine) -> None:
+    put(machine)
+    machine.path("/home/alice").chmod(0o700)
+    assert gets_in(machine, codes(0))
+
+
+def test_users_without_a_file_find_nothing_of_ours_at_home(machine: Machine) -> None:
+    assert not gets_in(machine, codes(0))
+    machine.log.wait_for("refused user=alice reason=not-enrolled")
+    assert not list(machine.path("/home/alice").glob(".pam_totp*"))
+
+
+def test_a_copy_of_anothers_file_is_of_no_use(machine: Machine) -> None:
+    """Mallory knows bob's key, and puts bob's file into alice's place: it says whose it is."""
+    put(machine, user="bob")
+    assert not gets_in(machine, codes(0))
+
+
+def test_an_unknown_user_is_asked_and_refused_by_a_helper_that_is_nobody(machine: Machine, sshd: Sshd) -> None:
+    machine.stack("sshd", machine.ours("secret=~/.pam_totp.json nullok"))
+    talk = sshd.ssh("mallory", "NumberOfPasswordPrompts=1")
+    status, _ = talk.ends()
+    assert status == 255, "nullok or not: sshd knows better"
+    machine.stack("sshd", machine.ours("secret=~/.pam_totp.json"))
+    talk = sshd.ssh("mallory", "NumberOfPasswordPrompts=1").asks(CODE)
+    talk.says(codes(0))
+    assert talk.ends()[0] == 255
+    machine.log.wait_for("refused user=mallory reason=not-enrolled")

@@ -1,0 +1,81 @@
+"""Hosts that are not root, such as screen lockers: the service answers them for their own user alone (SO_PEERCRED)."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from tests.services.namespace import Machine
+from tests.site import codes
+
+
+@pytest.fixture(autouse=True)
+def serving(machine: Machine) -> None:
+    machine.serve()
+    machine.stack("locker", machine.ours(way="socket"))
+    machine.enrol("alice")
+
+
+def unlock(machine: Machine, user: str, answer: str, *options: str, caller: str = "alice") -> bool:
+    """Whether pamtester, run by `caller`, gets `user` in."""
+    done: subprocess.CompletedProcess[str] = machine.run(
+        "pamtester", *options, "locker", user, "authenticate", user=caller, stdin=f"{answer}\n"
+    )
+    assert (done.returncode == 0) == ("successfully authenticated" in done.stdout), done
+    return done.returncode == 0
+
+
+def test_a_user_may_authenticate_themselves(machine: Machine) -> None:
+    assert unlock(machine, "alice", codes(0))
+    assert not unlock(machine, "alice", codes(0))
+    machine.log.wait_for("pam_totp(locker:auth): accepted user=alice by=code")
+
+
+def test_nobody_else_may_be_asked_for(machine: Machine) -> None:
+    before = machine.path("/var/lib/pam_totp/alice.json").read_bytes()
+    assert not unlock(machine, "alice", codes(0), caller="bob")
+    machine.log.wait_for("refused user=alice reason=not-yours-to-ask uid=54002")
+    assert machine.path("/var/lib/pam_totp/alice.json").read_bytes() == before
+    assert not unlock(machine, "root", codes(0)), "nor root"
+
+
+def test_whoever_is_not_root_gets_no_say_in_the_policy(machine: Machine) -> None:
+    machine.stack("locker", machine.ours("nullok user=bob look_ahead=100 lock_after=1", way="socket"))
+    machine.enrol("bob")
+    assert not unlock(machine, "alice", codes(50)), "look_ahead is the site's"
+    assert unlock(machine, "alice", codes(10)), "and so is lock_after; and it is alice who is asked for"
+    machine.path("/var/lib/pam_totp/alice.json").unlink()
+    assert not unlock(machine, "alice", codes(11)), "and nullok"
+
+
+def test_prompt_is_theirs_to_choose(machine: Machine) -> None:
+    machine.stack("locker", machine.ours("[prompt=Unlock: ]", way="socket"))
+    talk = machine.talk("pamtester", "locker", "alice", "authenticate", user="alice")
+    assert talk.asks("Unlock: ").says(codes(0)).ends()[0] == 0
+
+
+def test_grace_is_neither_read_nor_written_for_them(machine: Machine) -> None:
+    machine.write("/etc/pam_totp.toml", "[policy]\ngrace_period = 600\n")
+    here = ("-I", "rhost=192.0.2.7")
+    assert unlock(machine, "alice", codes(0), *here)
+    assert machine.record("alice").grace == ()
+    assert unlock(machine, "alice", codes(1), *here, caller="root")
+    assert [g.rhost for g in machine.record("alice").grace] == ["192.0.2.7"]
+    assert unlock(machine, "alice", "", *here, caller="root"), "root's host has grace"
+    assert not unlock(machine, "alice", "", *here), "and alice's has not"
+
+
+def test_without_the_service_they_are_refused(machine: Machine) -> None:
+    machine.stack("locker", machine.ours("nullok", way="spawn"))
+    assert not unlock(machine, "alice", codes(0))
+    assert not unlock(machine, "bob", codes(0), caller="bob"), "the store is not theirs to look at, even for nullok"
+
+
+def test_a_client_of_the_site_may_ask_for_anybody_under_its_service_alone(machine: Machine) -> None:
+    machine.write("/etc/pam_totp.toml", '[clients]\ncarol = "locker"\n')
+    machine.stack("other", machine.ours(way="socket"))
+    assert unlock(machine, "alice", codes(0), caller="carol")
+    done = machine.run("pamtester", "other", "alice", "authenticate", user="carol", stdin=f"{codes(1)}\n")
+    assert done.returncode != 0
+    assert not unlock(machine, "alice", codes(1), caller="bob")

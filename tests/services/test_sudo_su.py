@@ -1,0 +1,222 @@
+"""The real sudo and su: programs of root's that an ordinary user starts, with their environment and their terminal."""
+
+from __future__ import annotations
+
+import pytest
+
+from pam_totp.pam.module import REFUSED
+from pam_totp.record import HotpToken
+from tests.services.namespace import PASSWORD, Machine, Talk
+from tests.site import codes, until
+
+CODE = "One-time code: "
+ID = ("id", "-un")
+
+
+def counter(machine: Machine, user: str = "alice") -> int:
+    token = machine.record(user).tokens[0]
+    assert isinstance(token, HotpToken)
+    return token.counter
+
+
+def sudo(machine: Machine, *options: str) -> Talk:
+    return machine.talk("sudo", *options, *ID, user="alice")
+
+
+@pytest.fixture(autouse=True)
+def enrolled(machine: Machine) -> None:
+    machine.enrol("alice")
+
+
+# sudo
+
+
+def test_sudo_asks_for_a_code(machine: Machine, way_there: str) -> None:
+    machine.stack("sudo", machine.ours(way=way_there))
+    status, shown = sudo(machine).asks(CODE).says(codes(0)).ends()
+    assert (status, shown.strip()) == (0, "root")
+    machine.log.wait_for("pam_totp(sudo:auth): accepted user=alice by=code token=fob")
+
+
+def test_sudo_asks_for_password_then_code(machine: Machine, way_there: str) -> None:
+    machine.stack("sudo", "auth requisite pam_unix.so nodelay", machine.ours(way=way_there))
+    status, shown = sudo(machine).asks("assword").says(PASSWORD).asks(CODE).says(codes(0)).ends()
+    assert (status, shown.strip()) == (0, "root")
+
+
+def test_sudo_gives_three_attempts_in_one_process(machine: Machine, way_there: str) -> None:
+    machine.stack("sudo", machine.ours(way=way_there))
+    talk = sudo(machine).asks(CODE).says("000000").asks(CODE)
+    assert "Sorry, try again." in talk.before
+    status, shown = talk.says(codes(40)).asks(CODE).says(codes(40, 2)).ends()
+    assert (status, shown.strip()) == (0, "root")
+    assert (counter(machine), machine.record("alice").failures) == (42, 0)
+
+
+def test_sudo_asks_us_to_be_silent_and_we_are(machine: Machine, way_there: str) -> None:
+    """PAM_SILENT: sudo's own "Sorry, try again" is all there is, unless `Defaults !pam_silent` (newer ones) is set."""
+    machine.stack("sudo", machine.ours(way=way_there))
+    talk = sudo(machine).asks(CODE).says("000000").asks(CODE)
+    assert REFUSED not in talk.before
+    status, shown = talk.says(codes(0)).ends()
+    assert (status, shown.strip()) == (0, "root")
+
+
+def test_sudo_gives_up_after_three(machine: Machine, way_there: str) -> None:
+    machine.stack("sudo", machine.ours(way=way_there))
+    assert sudo(machine).asks(CODE).says(codes(0)).ends()[0] == 0
+    talk = sudo(machine)
+    for answer in (codes(0), "", "7" * 600):
+        talk.asks(CODE).says(answer)
+    status, shown = talk.ends()
+    assert (status, "root" in shown) == (1, False)
+    machine.log.wait_for("refused user=alice reason=replayed")
+    assert machine.record("alice").failures == 0
+
+
+def test_ctrl_c_at_sudos_prompt_leaves_nothing_behind(machine: Machine, way_there: str) -> None:
+    machine.stack("sudo", machine.ours(way=way_there))
+    before = machine.path("/var/lib/pam_totp/alice.json").read_bytes()
+    status, _ = sudo(machine).asks(CODE).presses_ctrl_c().ends()
+    assert status != 0
+    machine.log.wait_for("pam_totp(sudo:auth): refused user=alice reason=no-answer")
+    assert machine.path("/var/lib/pam_totp/alice.json").read_bytes() == before
+    assert sudo(machine).asks(CODE).says(codes(0)).ends()[0] == 0, "and nothing is locked"
+
+
+def test_a_terminal_that_is_gone_leaves_nothing_behind(machine: Machine, way_there: str) -> None:
+    machine.stack("sudo", machine.ours(way=way_there))
+    sudo(machine).asks(CODE).hangs_up()
+    assert sudo(machine).asks(CODE).says(codes(0)).ends()[0] == 0
+    assert machine.record("alice").failures == 0
+
+
+def test_sudo_without_a_terminal_reads_the_code_from_standard_input(machine: Machine, way_there: str) -> None:
+    machine.stack("sudo", machine.ours(way=way_there))
+    done = machine.run("sudo", "-S", *ID, user="alice", stdin=f"{codes(0)}\n")
+    assert (done.returncode, done.stdout) == (0, "root\n")
+    assert CODE in done.stderr
+    done = machine.run("sudo", "-S", *ID, user="alice", stdin=f"{codes(0)}\n" * 3)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert machine.run("sudo", "-S", *ID, user="alice").returncode == 1, "and nothing at all is no code"
+
+
+def test_sudo_that_must_not_ask_is_refused_and_never_reaches_us(machine: Machine, way_there: str) -> None:
+    machine.stack("sudo", machine.ours(way=way_there))
+    done = machine.run("sudo", "-n", *ID, user="alice")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert machine.log.ours() == []
+
+
+def test_sudo_without_a_terminal_and_without_standard_input_is_refused(machine: Machine, way_there: str) -> None:
+    machine.stack("sudo", machine.ours(way=way_there))
+    done = machine.run("sudo", *ID, user="alice", stdin=f"{codes(0)}\n")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert counter(machine) == 0
+
+
+def test_password_and_code_in_one_answer_to_sudo(machine: Machine, way_there: str) -> None:
+    machine.stack(
+        "sudo", machine.ours("forward_pass", way=way_there), "auth required pam_unix.so use_first_pass nodelay"
+    )
+    talk = sudo(machine).asks("Password and one-time code: ").says("wrong" + codes(0))
+    status, shown = talk.asks("Password and one-time code: ").says(PASSWORD + codes(1)).ends()
+    assert (status, shown.strip()) == (0, "root")
+
+
+def test_sudo_never_gets_grace(machine: Machine, way_there: str) -> None:
+    machine.stack("sudo", machine.ours("grace_period=600", way=way_there))
+    for count in (0, 1):
+        assert sudo(machine).asks(CODE).says(codes(count)).ends()[0] == 0
+    assert machine.record("alice").grace == ()
+
+
+def test_who_is_not_enrolled_is_asked_and_refused_like_anybody(machine: Machine, way_there: str) -> None:
+    machine.stack("sudo", machine.ours(way=way_there))
+    machine.path("/var/lib/pam_totp/alice.json").unlink()
+    talk = sudo(machine).asks(CODE).says(codes(0)).asks(CODE)
+    assert "Sorry, try again." in talk.before
+    assert talk.presses_ctrl_c().ends()[0] == 1
+
+
+HOSTILE = {
+    "PATH": "/home/alice/evil:/usr/bin:/bin",
+    "PYTHONHOME": "/home/alice/evil",
+    "PYTHONPATH": "/home/alice/evil",
+    "PYTHONSTARTUP": "/home/alice/evil/sitecustomize.py",
+    "LD_PRELOAD": "/home/alice/evil/x.so",
+    "OPENSSL_CONF": "/home/alice/evil/openssl.cnf",
+    "TZ": "/home/alice/evil/tz",
+    "XDG_CONFIG_HOME": "/home/alice/evil",
+}
+TRAP = "open('/home/alice/sprung', 'a').write('as %d' % __import__('os').geteuid())\n"
+
+
+@pytest.mark.parametrize("program", ["sudo", "su"])
+def test_the_callers_environment_chooses_no_code_that_runs_as_root(
+    machine: Machine, way_there: str, program: str
+) -> None:
+    """pam_python.so, and any interpreter inside sudo, finds its library through the caller's PATH."""
+    machine.stack(program, machine.ours(way=way_there))
+    evil = "/home/alice/evil"
+    made = machine.run("mkdir", "-p", f"{evil}/lib/python3.11", user="alice")
+    assert made.returncode == 0, made.stderr
+    for module in ("sitecustomize", "usercustomize", "pwd", "socket", "json", "encodings", "lib/python3.11/os"):
+        machine.write(f"{evil}/{module}.py", TRAP)
+    machine.write(f"{evil}/python3", '#!/bin/sh\necho sprung > /home/alice/sprung; exec /usr/bin/python3 "$@"\n', 0o755)
+    environment = [f"{name}={value}" for name, value in HOSTILE.items()]
+    words = ["sudo", "id", "-un"] if program == "sudo" else ["su", "alice", "-c", "id -un"]
+    talk = machine.talk("env", *environment, *(f"/usr/bin/{words[0]}", *words[1:]), user="alice")
+    status, shown = talk.asks(CODE).says(codes(0)).ends()
+    assert (status, shown.split()[-1]) == (0, "root" if program == "sudo" else "alice")
+    assert not machine.path("/home/alice/sprung").exists()
+
+
+# su
+
+
+def su(machine: Machine, user: str) -> Talk:
+    return machine.talk("su", user, "-c", "id -un", user="alice")
+
+
+def test_su_asks_for_the_other_users_code(machine: Machine, way_there: str) -> None:
+    machine.stack("su", machine.ours(way=way_there))
+    machine.enrol("bob")
+    status, shown = su(machine, "bob").asks(CODE).says(codes(0)).ends()
+    assert (status, shown.strip()) == (0, "bob")
+    assert (counter(machine, "bob"), counter(machine, "alice")) == (1, 0)
+    status, shown = su(machine, "bob").asks(CODE).says(codes(0)).ends()
+    assert (status, "bob\r\n" in shown) == (1, False)
+
+
+def test_su_to_root(machine: Machine, way_there: str) -> None:
+    machine.stack("su", "auth requisite pam_unix.so nodelay", machine.ours(way=way_there))
+    machine.enrol("root")
+    status, shown = su(machine, "root").asks("Password: ").says(PASSWORD).asks(CODE).says(codes(0)).ends()
+    assert (status, shown.strip()) == (0, "root")
+    assert su(machine, "root").asks("Password: ").says("wrong").ends()[0] == 1
+
+
+def test_su_without_a_terminal(machine: Machine, way_there: str) -> None:
+    machine.stack("su", machine.ours(way=way_there))
+    machine.enrol("bob")
+    done = machine.run("su", "bob", "-c", "id -un", user="alice", stdin=f"{codes(0)}\n")
+    assert (done.returncode, done.stdout) == (0, "bob\n")
+    done = machine.run("su", "bob", "-c", "id -un", user="alice", stdin=f"{codes(0)}\n")
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_ctrl_c_at_sus_prompt_leaves_nothing_behind(machine: Machine, way_there: str) -> None:
+    machine.stack("su", machine.ours(way=way_there))
+    machine.enrol("bob")
+    assert su(machine, "bob").asks(CODE).presses_ctrl_c().ends()[0] != 0
+    assert (counter(machine, "bob"), machine.record("bob").failures) == (0, 0)
+    assert su(machine, "bob").asks(CODE).says(codes(0)).ends()[0] == 0
+
+
+def test_a_stopped_service_is_stood_in_for_by_a_helper(machine: Machine) -> None:
+    machine.stack("sudo", machine.ours(way="socket"))
+    machine.serve()
+    machine.stop_serving()
+    until(lambda: not machine.path("/run/pam_totp/socket").exists(), "the socket is gone")
+    assert sudo(machine).asks(CODE).says(codes(0)).ends()[0] == 0

@@ -1,0 +1,142 @@
+"""Who may import whom: the core stands on the standard library alone, and knows nothing of the edges."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# Everything in pam_totp that is not here is core.
+EDGES = {f"pam_totp.{name}" for name in ("cli", "formats", "enroll", "qr", "serialport", "system", "web", "django")}
+PURE = {  # values in, values out
+    f"pam_totp.{name}"
+    for name in ("oath", "values", "rules", "record", "secretfile", "policy", "settings", "answer", "verify", "resync")
+}
+# No clock, no randomness, no file, no other process: what a pure module may use of the standard library.
+PURE_LIBRARY = {
+    "__future__",
+    "base64",
+    "binascii",
+    "collections",
+    "enum",
+    "hashlib",
+    "hmac",
+    "json",
+    "tomllib",
+    "typing",
+}
+IMPURE_NAMES = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}
+# Each of these costs milliseconds at a login for which the relay has to start an interpreter.
+COSTLY = {"argparse", "asyncio", "ctypes", "dataclasses", "inspect", "logging", "random", "subprocess", "tomllib"}
+COSTLY |= {
+    "email",
+    "html",
+    "importlib.metadata",
+    "multiprocessing",
+    "pathlib",
+    "tempfile",
+    "threading",
+    "urllib",
+    "xml",
+}
+
+
+def modules(package: str) -> dict[str, Path]:
+    """The modules of a package by name."""
+    found = {}
+    for path in sorted((ROOT / package).rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        found[name] = path
+    return found
+
+
+def imports(name: str, path: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in it; `from a import b` is both a and a.b."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - (node.level - 1)] if node.level else []
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            yield source
+            yield from (f"{source}.{alias.name}" for alias in node.names if f"{source}.{alias.name}" in EVERYTHING)
+
+
+EVERYTHING = modules("pam_totp") | modules("token_sim")
+
+
+def within(name: str, packages: set[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+CORE = [name for name in modules("pam_totp") if not within(name, EDGES)]
+
+
+def test_what_is_called_pure_and_edge_is_there() -> None:
+    assert set(CORE) >= PURE
+    assert {"pam_totp.store.file", "pam_totp.pam.module", "pam_totp.pam.service", "pam_totp.audit"} <= set(CORE)
+    assert "pam_totp.cli" in EVERYTHING
+    assert "token_sim" in EVERYTHING
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_the_core_imports_the_standard_library_and_itself(name: str) -> None:
+    for imported in imports(name, EVERYTHING[name]):
+        top = imported.split(".")[0]
+        assert top == "pam_totp" or top in sys.stdlib_module_names, imported
+        assert not within(imported, EDGES), imported
+
+
+@pytest.mark.parametrize("name", sorted(PURE))
+def test_a_pure_module_has_no_clock_no_randomness_and_no_file(name: str) -> None:
+    for imported in imports(name, EVERYTHING[name]):
+        assert imported in {*PURE, "pam_totp"} or imported.split(".")[0] in PURE_LIBRARY, imported
+    used = {node.id for node in ast.walk(ast.parse(EVERYTHING[name].read_text("utf-8"))) if isinstance(node, ast.Name)}
+    assert not used & IMPURE_NAMES
+
+
+@pytest.mark.parametrize("name", modules("token_sim"))
+def test_the_simulator_imports_nothing_of_pam_totp_but_the_codes(name: str) -> None:
+    ours = {imported for imported in imports(name, EVERYTHING[name]) if imported.split(".")[0] == "pam_totp"}
+    assert ours <= {"pam_totp.oath"}
+
+
+@pytest.mark.parametrize("name", modules("pam_totp"))
+def test_the_service_and_the_command_line_do_not_need_the_simulator(name: str) -> None:
+    assert "token_sim" not in {imported.split(".")[0] for imported in imports(name, EVERYTHING[name])}
+
+
+@pytest.mark.parametrize("entry", ["pam_totp.pam.spawned", "pam_totp.pam.service"])
+def test_a_login_loads_the_core_and_the_standard_library_alone(entry: str) -> None:
+    """With the distribution's interpreter, as the relay starts it."""
+    script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); before = set(sys.modules); import {entry}; "
+    script += "import json; print(json.dumps({n: getattr(m, '__file__', None) for n, m in sys.modules.items()}))"
+    done = subprocess.run(["/usr/bin/python3", "-I", "-S", "-c", script], capture_output=True, text=True, check=True)
+    loaded: dict[str, str | None] = json.loads(done.stdout)
+    assert entry in loaded
+    for name, file in loaded.items():
+        top = name.split(".")[0]
+        assert name == "__main__" or top in sys.stdlib_module_names or name in CORE, name
+        assert file is None or (top == "pam_totp") == file.startswith(f"{ROOT}/"), (name, file)
+        assert "site-packages" not in (file or "")
+        assert "dist-packages" not in (file or "")
+
+
+def test_a_spawned_login_loads_nothing_costly() -> None:
+    script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import pam_totp.pam.spawned; print(*sys.modules)"
+    done = subprocess.run(["/usr/bin/python3", "-I", "-S", "-c", script], capture_output=True, text=True, check=True)
+    assert not COSTLY & set(done.stdout.split())
+
+
+def test_the_package_needs_no_other() -> None:
+    setup = configparser.RawConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    assert setup["options"]["install_requires"].strip() == ""

@@ -1,0 +1,63 @@
+"""The pictures of docs/token_sim.md: `python -m tests.token_sim.pictures docs/images`.
+
+The token is the one of RFC 4226 appendix D at a fixed moment, so the same pictures come out each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from pathlib import Path
+
+from tests.token_sim.tokens import NOON, image
+from token_sim import profiles
+from token_sim.bench import Bench
+from token_sim.runner import Runner
+from token_sim.tui import TokenApp
+
+FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # a picture that fetches nothing when it is looked at
+
+
+class StillRunner(Runner):
+    """Real time does not pass: only `elapse` moves the token."""
+
+    def _catch_up(self) -> None: ...
+
+
+def still_runner(profile: profiles.Profile = profiles.GENERIC, **slot: object) -> StillRunner:
+    bench = Bench.in_memory(image(**slot), profile, NOON)  # type: ignore[arg-type]
+    runner = StillRunner(bench, [])
+    bench.attach()
+    runner.bench.elapse(1000)
+    return runner
+
+
+async def take(folder: str) -> None:
+    c200 = profiles.PROFILES["c200"]
+    for name, size, keys, profile, slot in (
+        ("token", (80, 24), "space", profiles.GENERIC, {}),
+        ("token-bench", (120, 40), "b", c200, {"kind": "totp", "period": 60}),
+        ("token-back", (80, 24), "s", profiles.GENERIC, {}),
+        ("token-faults", (80, 24), "f", profiles.GENERIC, {}),
+    ):
+        runner = still_runner(profile, **slot)
+        bench = runner.bench
+        app = TokenApp(runner, ["/tmp/fob"])  # noqa: S108  # shown, not opened
+        async with app.run_test(size=size) as pilot:
+            for request in (b"*IDN?\r", b"PRESS\r", b"DISP?\r", b"BATT?\r") if name == "token-bench" else ():
+                bench.receive(bench.lines[0], request)
+                runner.bench.elapse(900)
+                bench.take(bench.lines[0])
+            await pilot.press(keys)
+            runner.bench.elapse(900)
+            app.tick()
+            await pilot.pause()
+            drawn = FONTS.sub("", app.export_screenshot())
+            Path(folder, f"{name}.svg").write_text(drawn, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    os.makedirs(sys.argv[1], exist_ok=True)
+    asyncio.run(take(sys.argv[1]))

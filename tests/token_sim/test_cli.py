@@ -1,0 +1,246 @@
+"""The command line, as a person and a script meet it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from pam_totp.oath import totp
+from tests.token_sim.tokens import COMMAND, SEED, new_token, running, token_sim, wait_until
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_from_new_to_codes(tmp_path: Path) -> None:
+    path, link = new_token(tmp_path / "fob"), tmp_path / "port"
+    with running(path, "--link", link, "--speed", "20") as run:
+        assert token_sim("press", "--port", link, "-n", "3").stdout.split() == ["755224", "287082", "359152"]
+        assert json.loads(token_sim("press", "--port", link, "--json").stdout) == {"code": "969429"}
+        drawn = token_sim("press", "--port", link, "--lcd").stdout.splitlines()
+        assert len(drawn) == 4 and drawn[-1] == "338314"
+        assert run.stop() == 128 + signal.SIGTERM
+    assert names(tmp_path) == ["fob"]
+
+
+def test_the_cat_on_the_token(tmp_path: Path) -> None:
+    path, link = new_token(tmp_path / "fob"), tmp_path / "port"
+    with running(path, "--link", link, "--speed", "60"):
+        assert len(token_sim("press", "--port", link, "-n", "200").stdout.split()) == 200
+        assert json.loads(token_sim("oracle", path, "--json").stdout)["counter"] == 200
+
+
+def test_a_time_based_token_agrees_with_the_hosts_clock(tmp_path: Path) -> None:
+    path, link = new_token(tmp_path / "fob", "--type", "totp", "--period", "30"), tmp_path / "port"
+    with running(path, "--link", link):
+        code = token_sim("press", "--port", link).stdout.strip()
+        now = json.loads(token_sim("oracle", path, "--json").stdout)["time_ms"] // 1000
+        assert code in (totp(SEED, now), totp(SEED, now - 30))
+
+
+@pytest.mark.parametrize("seed", [SEED.hex(), SEED.hex().upper(), "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"])
+def test_a_seed_comes_from_standard_input_and_is_not_printed_again(tmp_path: Path, seed: str) -> None:
+    done = token_sim("new", tmp_path / "fob", "--secret-stdin", "--serial", "SMGN00000042", stdin=seed + "\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "SMGN00000042\n", "")
+    assert stat.S_IMODE((tmp_path / "fob").stat().st_mode) == 0o600
+
+
+def test_a_new_seed_is_printed_once_as_a_line_of_a_seed_file(tmp_path: Path) -> None:
+    done = token_sim("new", tmp_path / "fob", "--digits", "8", "--algorithm", "SHA256")
+    assert re.fullmatch(r"SMGN[0-9]{8},[0-9a-f]{64},hotp,8,0,SHA256\n", done.stdout)
+    both = token_sim("new", tmp_path / "two", "--profile", "yubikey", "--slot2", "--json").stdout.splitlines()
+    seeds = [json.loads(line)["seed"] for line in both]
+    assert len(seeds) == len(set(seeds)) == 2
+
+
+def test_a_command_runs_while_the_token_lives_and_its_exit_status_is_ours(tmp_path: Path) -> None:
+    path = new_token(tmp_path / "fob")
+    inner = f"{sys.executable} -m token_sim.cli press && exit 7"
+    done = token_sim("run", path, "--speed", "20", "--", "sh", "-c", inner)
+    assert (done.returncode, done.stdout, done.stderr) == (7, "755224\n", "")
+    done = token_sim("run", path, "--", "sh", "-c", "kill -KILL $$")
+    assert done.returncode == 128 + signal.SIGKILL
+    assert names(tmp_path) == ["fob"]
+
+
+def test_a_signal_is_passed_on_to_the_command(tmp_path: Path) -> None:
+    path, ready = new_token(tmp_path / "fob"), tmp_path / "ready"
+    script = f"trap 'exit 9' TERM; touch {ready}; while :; do sleep 0.05; done"
+    words = [*COMMAND, "run", str(path), "--", "sh", "-c", script]
+    with subprocess.Popen(words) as process:
+        wait_until(ready.exists, "the command ran")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 9
+    assert names(tmp_path) == ["fob", "ready"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_however_it_is_stopped_nothing_is_left_half_done(tmp_path: Path, number: int) -> None:
+    path = new_token(tmp_path / "fob")
+    with running(path, "--link", tmp_path / "port", "--tcp", "0") as run:
+        assert names(tmp_path) == ["fob", "fob.control", "fob.lock", "port"]
+        assert run.stop(number) == 128 + number
+        assert run.process.stderr is not None and run.process.stderr.read() == ""
+    assert names(tmp_path) == ["fob"]
+
+
+def test_sigusr1_presses_the_button(tmp_path: Path) -> None:
+    path = new_token(tmp_path / "fob")
+    with running(path) as run:
+        run.process.send_signal(signal.SIGUSR1)
+        wait_until(lambda: json.loads(token_sim("oracle", path, "--json").stdout)["last_code"] == "755224", "a code")
+
+
+def test_a_signal_ends_the_terminal_interface_too(tmp_path: Path) -> None:
+    path, link = new_token(tmp_path / "fob"), tmp_path / "port"
+    words = ["-m", "token_sim", "run", str(path), "--link", str(link), "--tui"]
+    with pexpect.spawn(sys.executable, words, dimensions=(24, 80), timeout=30) as terminal:
+        terminal.expect("asleep; on")
+        assert names(tmp_path) == ["fob", "fob.control", "fob.lock", "port"]
+        terminal.send(" ")
+        terminal.expect("755224")
+        terminal.kill(signal.SIGTERM)
+        terminal.expect(pexpect.EOF)
+        terminal.wait()
+        assert terminal.exitstatus == 128 + signal.SIGTERM
+    assert names(tmp_path) == ["fob"]
+
+
+def test_a_token_at_rest_can_be_aged_asked_and_spoiled(tmp_path: Path) -> None:
+    path = new_token(tmp_path / "fob")
+    before = json.loads(token_sim("oracle", path, "--json").stdout)
+    after = json.loads(token_sim("advance", path, "90d", "--temp", "35", "--json").stdout)
+    assert after["time_ms"] - before["time_ms"] >= 90 * 86_400_000
+    assert token_sim("snapshot", path, tmp_path / "copy").returncode == 0
+    assert token_sim("fault", path, "bit-rot").returncode == 0
+    done = token_sim("run", path, "--", *COMMAND, "press")
+    assert done.returncode == 1 and "selftest" in done.stderr
+    assert token_sim("restore", path, tmp_path / "copy").returncode == 0
+    assert token_sim("run", path, "--", *COMMAND, "press").stdout == "755224\n"
+
+
+def test_faults_are_listed_armed_and_cleared(tmp_path: Path) -> None:
+    path = new_token(tmp_path / "fob")
+    with running(path, "--link", tmp_path / "port", "--speed", "20"):
+        assert token_sim("fault", path, "power-after-write").stdout == "armed: power-after-write\n"
+        assert "* power-after-write" in token_sim("fault", path).stdout
+        assert token_sim("fault", path, "power-after-write", "--clear").stdout == "armed: nothing\n"
+        assert token_sim("fault", path, "power-after-write").returncode == 0
+        assert token_sim("press", "--port", tmp_path / "port", "--timeout", "1").returncode == 3
+        assert token_sim("press", "--port", tmp_path / "port").stdout == "287082\n"
+
+
+def test_watch_prints_what_others_press(tmp_path: Path) -> None:
+    path, link = new_token(tmp_path / "fob"), tmp_path / "port"
+    with running(path, "--link", link) as run:
+        words = [*COMMAND, "watch", "--port", str(link), "-n", "1"]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as watch:
+            while watch.poll() is None:
+                run.process.send_signal(signal.SIGUSR1)
+                try:
+                    watch.wait(0.3)
+                except subprocess.TimeoutExpired:
+                    continue
+            assert watch.stdout is not None and re.fullmatch(r"[0-9]{6}\n", watch.stdout.read())
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["press", "--port", "/nowhere"], 3, "/nowhere cannot be opened: there is no such port"),
+        (["press", "--port", "bogus://x"], 3, "bogus://x cannot be opened"),
+        (["press", "--port", "/dev/null"], 3, "/dev/null cannot be opened: it is not a serial port"),
+        (["press", "--port", "socket://127.0.0.1:1"], 3, "cannot be opened"),
+        (["run", "/nowhere/fob"], 3, "/nowhere/fob.lock: no such file"),
+        (["unplug", "FOB"], 3, "is not running (start it with"),
+        (["fault", "FOB", "torn-write"], 3, "is not running (start it with"),
+        (["fault", "FOB", "rain"], 2, "rain"),
+        (["advance", "FOB", "soon"], 1, "'soon' is not a span of time"),
+        (["restore", "FOB", "/nowhere"], 1, "/nowhere: no such file"),
+        (["run", "JUNK"], 1, "is not a token file"),
+        (["run", "FOB", "--link", "JUNK"], 3, "is in the way"),
+        (["run", "FOB", "--speed", "0"], 2, "a speed is"),
+        (["run", "FOB", "--", "/nowhere/at/all"], 3, "/nowhere/at/all cannot be run"),
+        (["new", "FOB"], 1, "exists already"),
+        (["new", "NEW", "--counter", "-1"], 2, "a counter is 0 to 2^64-1"),
+        (["new", "NEW", "--serial", "short"], 2, "a serial number has 12"),
+        (["new", "NEW", "--digits", "5"], 2, "--digits"),
+        (["new", "NEW", "--profile", "c1000"], 2, "c1000"),
+        (["new", "NEW", "--slot2"], 2, "one slot"),
+        (["new", "NEW", "--secret-stdin"], 2, "neither hex nor base32"),
+        (["factory", "--out", "OUT", "--count", "0"], 2, "1 token or more"),
+        ([], 2, "COMMAND"),
+        (["dance"], 2, "dance"),
+    ],
+)
+def test_trouble_is_one_line_and_its_own_exit_status(
+    tmp_path: Path, words: list[str], status: int, message: str
+) -> None:
+    new_token(tmp_path / "FOB")
+    (tmp_path / "JUNK").write_text("{}")
+    done = token_sim(*words, cwd=tmp_path, stdin="no seed\n", env={**os.environ, "PYTHONPATH": os.getcwd()})
+    assert done.returncode == status, done.stderr
+    assert done.stderr.startswith("token-sim: ") and done.stderr.count("\n") == 1 and message in done.stderr
+    assert done.stdout == "" and names(tmp_path) == ["FOB", "JUNK"]
+
+
+def test_one_token_runs_once(tmp_path: Path) -> None:
+    path = new_token(tmp_path / "fob")
+    with running(path):
+        done = token_sim("run", path)
+        assert done.returncode == 1 and "is running already" in done.stderr
+
+
+def test_every_command_has_examples_in_its_help() -> None:
+    making, using = ("new", "factory", "run"), ("press", "watch", "term")
+    owning = ("advance", "fault", "snapshot", "restore", "oracle", "unplug", "plug")
+    for command in (*making, *using, *owning):
+        done = token_sim(command, "--help")
+        assert done.returncode == 0 and f"token-sim {command} " in done.stdout.split("examples:")[1]
+
+
+def test_a_missing_extra_is_one_line_that_says_what_to_install(tmp_path: Path) -> None:
+    for module in ("serial", "textual", "pskc"):
+        (tmp_path / f"{module}.py").write_text(f"raise ModuleNotFoundError(name='{module}')\n")
+    path = new_token(tmp_path / "fob")
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.getcwd()}"}
+    for words, extra in (
+        (["press", "--port", str(tmp_path / "x")], "serial"),
+        (["run", str(path), "--rfc2217", "0"], "serial"),
+        (["run", str(path), "--tui"], "tui"),
+        (["factory", "--out", str(tmp_path / "out"), "--seeds", "pskc"], "pskc"),
+    ):
+        done = token_sim(*words, env=env)
+        assert done.returncode == 3 and done.stderr.count("\n") == 1
+        assert f"(pip install 'pam-totp[{extra}]')" in done.stderr
+
+
+def test_what_is_not_needed_is_not_imported() -> None:
+    code = "import sys, token_sim.cli; print(*({'serial', 'textual', 'rich', 'pskc'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "\n"
+
+
+def test_token_sim_takes_nothing_from_pam_totp_but_oath() -> None:
+    import ast  # noqa: PLC0415
+
+    import token_sim as package  # noqa: PLC0415
+
+    taken = set()
+    for source in Path(package.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pam_totp"):
+                taken.add(node.module)
+            if isinstance(node, ast.Import):
+                taken |= {alias.name for alias in node.names if alias.name.startswith("pam_totp")}
+    assert taken == {"pam_totp.oath"}

@@ -1,0 +1,68 @@
+"""Virtual time, and a quartz that does not keep it."""
+
+from __future__ import annotations
+
+import pytest
+
+from pam_totp.oath import totp
+from tests.token_sim.tokens import NOON, SEED, press, token
+from token_sim.body import AGEING, DAY, YEAR, Body, new_body
+from token_sim.clock import parse_span, show_span
+from token_sim.profiles import GENERIC, PROFILES
+
+
+def aged(days: int, temperature: int, crystal: int = 0) -> Body:
+    body = new_body(GENERIC, NOON, crystal)
+    body.temperature = temperature
+    body.elapse(days * DAY, 0)
+    return body
+
+
+def test_a_perfect_crystal_at_25_degrees_only_ages() -> None:
+    # 1 ppm a year more each year: after one, 0.5 ppm of a year is 15.768 s
+    assert aged(365, 25).error_ms == AGEING * YEAR // 2 // 10**9 == 15_768
+
+
+@pytest.mark.parametrize(("temperature", "ppm"), [(35, -3.0), (15, -3.0), (45, -12.0), (-10, -36.75)])
+def test_a_tuning_fork_is_slow_by_three_hundredths_ppm_for_each_degree_squared(temperature: int, ppm: float) -> None:
+    bent = aged(90, temperature).error_ms - aged(90, 25).error_ms
+    assert bent == pytest.approx(ppm * 1e-6 * 90 * DAY, abs=1)
+
+
+def test_the_initial_error_adds_up() -> None:
+    assert aged(100, 25, 20_000).error_ms - aged(100, 25).error_ms == 20 * 100 * DAY // 10**6
+
+
+def test_a_slow_clock_shows_the_code_of_its_own_time() -> None:
+    device = token(PROFILES["c200"], kind="totp", period=60)
+    device.body.crystal = -20_000
+    device.elapse(60 * DAY)  # −20 ppm of 60 days: 104 s behind, less a little ageing
+    device.take_events()
+    behind = NOON // 1000 + 60 * 86_400 + 1 + device.body.error_ms // 1000
+    assert -104 < device.body.error_ms / 1000 < -100
+    assert press(device) == [totp(SEED, behind, period=60)]
+
+
+def test_the_token_may_age_while_the_worlds_time_stays() -> None:
+    device = token()
+    now, age = device.body.now, device.body.age
+    device.elapse(30 * DAY, world=False)
+    assert device.body.now == now and device.body.age == age + 30 * DAY
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [("90d", 90 * DAY), ("1h30m", 5_400_000), ("250ms", 250), ("2w", 14 * DAY), ("0s", 0), ("1m1ms", 60_001)],
+)
+def test_spans_are_read(text: str, ms: int) -> None:
+    assert parse_span(text) == ms
+
+
+@pytest.mark.parametrize("text", ["", "90", "d", "-1d", "1.5h", "1 d", "1d ", "١d", "1e3s", "9999999w", "1_0s"])
+def test_what_is_no_span_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"span of time|100 years"):
+        parse_span(text)
+
+
+def test_spans_are_shown_for_people() -> None:
+    assert [show_span(ms) for ms in (250, 65_000, 90 * DAY, -3_660_000)] == ["250ms", "1m5s", "90d", "-1h1m"]

@@ -1,0 +1,165 @@
+"""The owner's channel: everything that is not a finger's business, and nobody else's."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.token_sim.tokens import NOON, SEED, image, new_token, running, token_sim
+from token_sim import control
+from token_sim.bench import Bench
+from token_sim.profiles import GENERIC, PROFILES
+
+
+@pytest.fixture
+def bench() -> Bench:
+    bench = Bench.in_memory(image(), GENERIC, NOON)
+    bench.elapse(1000)
+    return bench
+
+
+@pytest.fixture
+def owner(tmp_path: Path, bench: Bench) -> Iterator[control.Control]:
+    server = control.Control(str(tmp_path / "owner"))
+    yield server
+    server.close()
+
+
+def talk(owner: control.Control, bench: Bench, path: Path, data: bytes, rounds: int = 3) -> bytes:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(data)
+        client.setblocking(False)
+        heard = b""
+        for _ in range(rounds):
+            owner.serve(bench.command)
+            try:
+                heard += client.recv(1 << 20)
+            except BlockingIOError:
+                continue
+            except ConnectionResetError:
+                break
+        return heard
+
+
+def test_the_socket_is_the_owners_alone(owner: control.Control, tmp_path: Path) -> None:
+    assert stat.S_IMODE((tmp_path / "owner").stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can come as somebody else")
+def test_another_uid_gets_no_answer_even_where_the_file_mode_lets_it_in(tmp_path: Path) -> None:
+    path = new_token(tmp_path / "fob")
+    os.chmod(tmp_path, 0o755)  # noqa: S103  # pytest's own folder above is closed to others: hence /proc below
+    ask = "import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); "
+    ask += 's.sendall(b\'{"do": "oracle"}\\n\'); print(s.recv(9))'
+    with running(path) as run:
+        os.chmod(run.control, 0o666)  # noqa: S103  # the credentials must do it alone
+        folder = os.open(tmp_path, os.O_PATH)
+        try:
+            words = [sys.executable, "-c", ask, f"/proc/self/fd/{folder}/fob.control"]
+            mine = subprocess.run(words, pass_fds=[folder], capture_output=True, timeout=20, check=False)
+            other = subprocess.run(
+                words, pass_fds=[folder], capture_output=True, timeout=20, check=False, user=65534, group=65534
+            )
+        finally:
+            os.close(folder)
+    assert b'{"ok"' in mine.stdout
+    assert b'{"ok"' not in other.stdout
+    assert b"BrokenPipe" in other.stderr or b"ConnectionReset" in other.stderr or other.stdout == b"b''\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"1",
+        b'"x"',
+        b"\xff\xfe",
+        b"{}",
+        b'{"do": "seed"}',
+        b'{"do": 7}',
+        b'{"do": "advance"}',
+        b'{"do": "advance", "by": "-1d"}',
+        b'{"do": "advance", "by": "1d", "temp": "hot"}',
+        b'{"do": "fault"}',
+        b'{"do": "fault", "name": "bit-rot", "times": 0}',
+        b'{"do": "fault", "name": "segment", "number": 99}',
+        b'{"do": "snapshot"}',
+        b'{"do": "restore", "from": "/nowhere/at/all"}',
+        b'{"do": "press", "ms": -5}',
+    ],
+)
+def test_what_makes_no_sense_is_answered_with_one_error(
+    line: bytes, owner: control.Control, bench: Bench, tmp_path: Path
+) -> None:
+    before = bench.oracle()
+    (reply,) = talk(owner, bench, tmp_path / "owner", line + b"\n").splitlines()
+    answer = json.loads(reply)
+    assert answer["ok"] is False and "\n" not in answer["error"] and answer.keys() == {"ok", "error"}
+    assert bench.oracle() == before
+
+
+def test_a_line_without_end_is_not_kept_for_ever(owner: control.Control, bench: Bench, tmp_path: Path) -> None:
+    talk(owner, bench, tmp_path / "owner", b"x" * 150_000, rounds=10)
+    assert not owner._clients
+
+
+def test_the_oracle_knows_the_counter_the_time_and_the_last_code_and_never_the_seed(bench: Bench) -> None:
+    bench.command({"do": "press"})
+    bench.elapse(1000)
+    true = bench.command({"do": "oracle"})
+    assert (true["counter"], true["last_code"], true["time_ms"]) == (1, "755224", NOON + 2000)
+    whole = json.dumps([true, bench.command({"do": "log"}), bench.command({"do": "advance", "by": "1d"})])
+    assert SEED.hex() not in whole and SEED.decode() not in whole
+
+
+def test_a_hot_quarter_passes_in_a_moment() -> None:
+    bench = Bench.in_memory(image(kind="totp"), PROFILES["c200"], NOON)
+    usual = bench.device.body.temperature
+    hot = bench.command({"do": "advance", "by": "90d", "temp": 35})
+    assert hot["time_ms"] - NOON == 90 * 86_400_000
+    assert hot["error_ms"] == pytest.approx(-3e-6 * 90 * 86_400_000 + 959, abs=2)  # −3 ppm, and what ageing adds
+    assert bench.device.body.temperature == usual
+
+
+def test_a_snapshot_put_back_is_a_clone_that_repeats_itself(bench: Bench, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    bench.command({"do": "snapshot", "to": str(copy)})
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+
+    def next_code() -> str:
+        bench.command({"do": "press"})
+        bench.elapse(1000)
+        return str(bench.oracle()["last_code"])
+
+    first, now = [next_code(), next_code()], bench.device.body.now
+    bench.command({"do": "restore", "from": str(copy)})
+    assert bench.device.body.now == now
+    bench.elapse(1000)
+    assert [next_code(), next_code()] == first
+
+
+def test_a_snapshot_of_another_model_is_refused(bench: Bench, tmp_path: Path) -> None:
+    done = token_sim("new", tmp_path / "other", "--profile", "yubikey")
+    assert done.returncode == 0
+    with pytest.raises(ValueError, match="is a yubikey token"):
+        bench.command({"do": "restore", "from": str(tmp_path / "other")})
+
+
+def test_nobody_on_the_socket_is_not_running(tmp_path: Path) -> None:
+    with pytest.raises(control.NotRunning):
+        control.ask(str(tmp_path / "none"), {"do": "oracle"})
+    left = control.Control(str(tmp_path / "left"))
+    left._listener.close()
+    with pytest.raises(control.NotRunning):
+        control.ask(str(tmp_path / "left"), {"do": "oracle"})

@@ -1,0 +1,77 @@
+"""The simulator killed at any moment, with a program on the other end that writes down every code it was shown."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+
+from pam_totp.oath import hotp
+from tests.token_sim.tokens import SEED, new_token, running, token_sim
+from token_sim.client import Client, ClientError
+
+PRESSES = 500
+
+
+def test_killed_at_any_moment_during_500_presses_it_never_shows_a_code_twice(tmp_path: Path) -> None:
+    path, link = new_token(tmp_path / "fob"), tmp_path / "port"
+    moments = random.Random(1)
+    shown: list[str] = []
+    kills = 0
+    while len(shown) < PRESSES:
+        with running(path, "--link", link, "--speed", "200") as run:
+            killer = threading.Timer(moments.uniform(0.05, 1.0), run.process.send_signal, [signal.SIGKILL])
+            killer.start()
+            try:
+                with Client(str(link), timeout=20) as client:
+                    while True:
+                        shown.append(client.press())
+            except ClientError:
+                pass
+            killer.join()
+            assert run.process.wait() == -signal.SIGKILL
+            kills += 1
+    assert kills > 2
+    assert _positions_rise(shown)
+
+
+def _positions_rise(shown: list[str]) -> bool:
+    """Each code is that of a later counter than the one before; two counters may have one code, by chance."""
+    counter = 0
+    for code in shown:
+        while hotp(SEED, counter) != code:
+            counter += 1
+            if counter > 2 * PRESSES + 100:
+                return False
+        counter += 1
+    return True
+
+
+def test_after_a_kill_the_next_run_starts_over_what_was_left_behind(tmp_path: Path) -> None:
+    path, link = new_token(tmp_path / "fob"), tmp_path / "port"
+    with running(path, "--link", link) as run:
+        run.stop(signal.SIGKILL)
+        assert link.is_symlink() and (tmp_path / "fob.control").exists()
+    with running(path, "--link", link) as run:
+        done = token_sim("press", "--port", link)
+        assert (done.returncode, done.stdout) == (0, "755224\n")
+        assert run.stop() == 128 + signal.SIGTERM
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["fob"]
+
+
+def test_a_disk_that_is_full_is_a_write_error_and_the_token_goes_on_later(tmp_path: Path) -> None:
+    path, link = new_token(tmp_path / "fob"), tmp_path / "port"
+    with running(path, "--link", link, "--speed", "20") as run:
+        aside = tmp_path / "fob.new"
+        aside.mkdir()  # what is written aside cannot be: a stand-in for a full disk that root meets too
+        done = token_sim("press", "--port", link)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"token-sim: {link} shows an error: write\n"
+        aside.rmdir()
+        deadline = time.monotonic() + 20
+        while (done := token_sim("press", "--port", link)).returncode and time.monotonic() < deadline:
+            pass
+        assert done.stdout == "755224\n"
+        run.stop()

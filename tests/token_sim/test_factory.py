@@ -1,0 +1,94 @@
+"""The factory: a thousand tokens, and the seed files that a vendor would ship with them."""
+
+from __future__ import annotations
+
+import io
+import stat
+import time
+from pathlib import Path
+
+import pytest
+from pskc import PSKC
+
+from pam_totp.oath import hotp
+from tests.token_sim.tokens import COMMAND, token_sim
+from token_sim.file import TokenFile
+
+
+def test_a_thousand_tokens_with_all_seed_files_take_less_than_five_seconds(tmp_path: Path) -> None:
+    forms = [word for form in ("csv", "pskc", "pskc-aes") for word in ("--seeds", form)]
+    started = time.monotonic()
+    done = token_sim("factory", "--count", "1000", "--profile", "c100", "--out", tmp_path / "batch", *forms)
+    assert time.monotonic() - started < 5
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 1000 + 4
+    made = list((tmp_path / "batch").iterdir())
+    assert {stat.S_IMODE(entry.stat().st_mode) for entry in made} == {0o600}
+    assert stat.S_IMODE((tmp_path / "batch").stat().st_mode) == 0o700
+    lines = (tmp_path / "batch" / "seeds.csv").read_text().splitlines()
+    rows = [line.split(",") for line in lines]
+    assert len({row[0] for row in rows}) == len({row[1] for row in rows}) == 1000
+    assert rows[0][0] == "SMC100000001" and rows[-1][0] == "SMC100001000"
+    assert {tuple(row[2:]) for row in rows} == {("hotp", "6", "0")}
+    key = bytes.fromhex((tmp_path / "batch" / "transport-key.txt").read_text())
+    for name, opener in (("seeds.pskc.xml", None), ("seeds.aes.pskc.xml", key)):
+        document = PSKC(io.BytesIO((tmp_path / "batch" / name).read_bytes()))
+        if opener is not None:
+            document.encryption.key = opener
+        assert [(one.serial, one.secret.hex(), one.counter) for one in document.keys] == [(r[0], r[1], 0) for r in rows]
+        assert all(one.check() is not False for one in document.keys)
+
+
+def test_no_seed_is_readable_in_the_encrypted_file(tmp_path: Path) -> None:
+    key = "00112233445566778899aabbccddeeff"
+    words = ["factory", "--count", "3", "--out", tmp_path, "--seeds", "csv", "--seeds", "pskc-aes", "--key-stdin"]
+    assert token_sim(*words, stdin=key + "\n").returncode == 0
+    assert not (tmp_path / "transport-key.txt").exists()
+    sealed = (tmp_path / "seeds.aes.pskc.xml").read_bytes()
+    assert b"PlainValue>" in sealed and sealed.count(b"EncryptedValue>") == 6
+    document = PSKC(io.BytesIO(sealed))
+    document.encryption.key = bytes.fromhex(key)
+    seeds = [line.split(",")[1] for line in (tmp_path / "seeds.csv").read_text().splitlines()]
+    assert [one.secret.hex() for one in document.keys] == seeds
+    assert not any(seed.encode() in sealed or bytes.fromhex(seed) in sealed for seed in seeds)
+
+
+def test_a_token_of_the_factory_shows_the_codes_of_its_seed(tmp_path: Path) -> None:
+    assert token_sim("factory", "--out", tmp_path, "--profile", "etoken-pass", "--first", "77").returncode == 0
+    serial, seed, *_ = (tmp_path / "seeds.csv").read_text().split(",")
+    assert serial == "SMEP00000077"
+    done = token_sim("run", tmp_path / f"{serial}.token", "--speed", "20", "--", *COMMAND, "press", "-n", "2")
+    assert done.stdout.split() == [hotp(bytes.fromhex(seed), 0), hotp(bytes.fromhex(seed), 1)]
+
+
+@pytest.mark.parametrize(
+    ("options", "row", "urn", "period"),
+    [
+        (["--profile", "c200"], "totp,6,60", "totp", 60),
+        (["--type", "totp", "--digits", "8", "--algorithm", "SHA512"], "totp,8,30,SHA512", "totp", 30),
+    ],
+)
+def test_time_based_tokens_have_their_period_in_every_seed_file(
+    tmp_path: Path, options: list[str], row: str, urn: str, period: int
+) -> None:
+    assert token_sim("factory", "--out", tmp_path, "--seeds", "csv", "--seeds", "pskc", *options).returncode == 0
+    assert (tmp_path / "seeds.csv").read_text().strip().split(",", 2)[2] == row
+    (one,) = PSKC(io.BytesIO((tmp_path / "seeds.pskc.xml").read_bytes())).keys
+    assert one.algorithm == f"urn:ietf:params:xml:ns:keyprov:pskc:{urn}" and one.time_interval == period
+
+
+def test_a_batch_never_overwrites_a_token(tmp_path: Path) -> None:
+    assert token_sim("factory", "--count", "3", "--out", tmp_path).returncode == 0
+    seeds = (tmp_path / "seeds.csv").read_text()
+    done = token_sim("factory", "--out", tmp_path, "--first", "2")
+    assert done.returncode == 1 and "exists already" in done.stderr
+    assert (tmp_path / "seeds.csv").read_text() == seeds
+
+
+def test_a_token_file_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    assert token_sim("factory", "--out", tmp_path).returncode == 0
+    path = str(tmp_path / "SMGN00000001.token")
+    token = TokenFile.open(path)
+    try:
+        assert token.text() == Path(path).read_text()
+    finally:
+        token.close()

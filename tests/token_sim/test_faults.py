@@ -1,0 +1,132 @@
+"""What goes wrong with a token, by name: never the same code twice, never a wrong one."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.token_sim.tokens import APPENDIX_D, NOON, codes, image, press, token
+from token_sim.body import new_body
+from token_sim.device import Device
+from token_sim.faults import LASTING, WHAT, Fault
+from token_sim.nvram import Ram, load
+from token_sim.profiles import GENERIC
+from token_sim.states import State
+
+
+def test_every_fault_is_explained() -> None:
+    assert set(WHAT) == set(Fault)
+
+
+@pytest.mark.parametrize(
+    ("fault", "next_code"),
+    [(Fault.POWER_BEFORE_WRITE, 0), (Fault.POWER_AFTER_WRITE, 1), (Fault.TORN_WRITE, 1), (Fault.WRITE_ERROR, 0)],
+)
+def test_a_press_that_fails_shows_nothing_and_the_next_is_never_an_old_code(fault: Fault, next_code: int) -> None:
+    device = token()
+    device.inject(fault)
+    assert press(device) == []
+    assert press(device) == [APPENDIX_D[next_code]]
+
+
+def test_a_write_error_is_shown_and_strikes_as_often_as_it_was_armed() -> None:
+    device = token()
+    device.inject(Fault.WRITE_ERROR, times=3)
+    for _ in range(3):
+        assert press(device) == [] and device.seen() == "Err 2"
+    assert press(device) == APPENDIX_D[:1]
+
+
+@given(fault=st.sampled_from([Fault.TORN_WRITE, Fault.POWER_AFTER_WRITE, Fault.POWER_BEFORE_WRITE]), data=st.data())
+def test_power_loss_at_any_moment_may_skip_a_code_and_never_repeats_one(fault: Fault, data: st.DataObject) -> None:
+    memory, shown = Ram(image()), []
+    for _ in range(8):
+        device = Device(memory, GENERIC, new_body(GENERIC, NOON))  # power has come back
+        device.elapse(100)
+        if data.draw(st.booleans(), label="fault"):
+            device.inject(fault)
+        device.press()
+        device.elapse(data.draw(st.integers(0, 200), label="ms until the power goes"))
+        shown += codes(device)
+    assert len(shown) == len(set(shown))
+    positions = [APPENDIX_D.index(code) for code in shown]
+    assert positions == sorted(positions)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_bit_rot_is_an_error_on_the_display_and_never_a_wrong_code(seed: int) -> None:
+    device = Device(Ram(image()), GENERIC, new_body(GENERIC, NOON), seed)
+    device.elapse(1000)
+    device.inject(Fault.BIT_ROT)
+    assert press(device) == [] and device.seen() == "Err 1" and device.state is State.FAILED
+    assert not device.healthy
+
+
+def test_a_stuck_button_is_no_flood_of_codes() -> None:
+    device = token()
+    device.inject(Fault.STUCK_BUTTON)
+    device.elapse(3_600_000)
+    assert codes(device) == [] and press(device) == []
+    device.mend(Fault.STUCK_BUTTON)
+    device.elapse(1000)
+    assert press(device) == APPENDIX_D[:1]
+
+
+def test_a_bouncing_contact_is_one_press_unless_it_bounces_for_longer_than_a_finger_rests() -> None:
+    device = token()
+    device.inject(Fault.BOUNCE, times=2)
+    assert press(device, 60) + press(device, 60) == APPENDIX_D[:2]
+    device.inject(Fault.BOUNCE, number=150)
+    assert press(device, 500) == APPENDIX_D[2:5]  # down, up and down again, and once more when it lets go
+
+
+def test_a_weak_battery_says_so_and_a_dead_one_says_nothing_more() -> None:
+    device = token()
+    device.inject(Fault.WEAK_BATTERY)
+    assert [(event.name, event.text) for event in device.take_events()] == [("BATT", "LOW")]
+    assert press(device) == APPENDIX_D[:1]
+    device.inject(Fault.DEAD_BATTERY)
+    assert device.state is State.DEAD and press(device) == []
+    device.mend(Fault.DEAD_BATTERY)
+    device.elapse(1000)
+    assert press(device) == APPENDIX_D[1:2]
+
+
+def test_a_dead_segment_deceives_the_eye_and_not_the_wire() -> None:
+    device = token()
+    device.inject(Fault.SEGMENT, number=12)  # c of the second cell: its 5 is no character any more
+    device.inject(Fault.SEGMENT, number=0)  # a of the first: its 7 becomes a 1
+    assert press(device) == APPENDIX_D[:1]
+    assert device.seen() == "1?5224"
+    device.mend(Fault.SEGMENT)
+    assert device.seen() == "755224"
+
+
+def test_a_counter_at_its_limit_refuses() -> None:
+    device = token()
+    device.inject(Fault.COUNTER_LIMIT)
+    assert press(device) == [] and device.state is State.EXHAUSTED
+
+
+def test_tampering_wipes_the_seed() -> None:
+    device = token()
+    device.inject(Fault.TAMPER)
+    assert device.state is State.ZEROISED and press(device) == []
+    assert load(device.memory.read()).slots == (None,)
+
+
+def test_a_restored_snapshot_is_a_clone_and_repeats_codes() -> None:
+    device = token()
+    snapshot, body = device.memory.read(), new_body(GENERIC, NOON)
+    first = press(device)
+    device.become(snapshot, body)
+    device.elapse(1000)
+    device.take_events()
+    assert press(device) == first
+
+
+def test_what_is_in_the_token_for_good_cannot_be_cleared() -> None:
+    for fault in LASTING - {Fault.WEAK_BATTERY, Fault.DEAD_BATTERY}:
+        with pytest.raises(ValueError, match="cannot be undone"):
+            token().mend(fault)

@@ -1,0 +1,50 @@
+"""A whole day of a token's, in no time, and twice the same."""
+
+from __future__ import annotations
+
+import random
+import time
+
+from tests.token_sim.tokens import NOON, image
+from token_sim.bench import Bench
+from token_sim.profiles import PROFILES
+
+
+def day(seed: int) -> str:
+    """24 hours: a press every few minutes, talk on a bad line, faults, heat; everything that was said, and the end."""
+    script = random.Random(seed)
+    bench = Bench.in_memory(image(kind="totp", period=60), PROFILES["c200"], NOON, seed)
+    line = bench.attach()
+    bench.command({"do": "fault", "name": "line-noise", "number": 1})
+    end = bench.device.body.now + 24 * 3_600_000
+    said = []
+    while bench.device.body.now < end:
+        bench.elapse(script.randrange(1, 300_000))
+        bench.device.body.temperature = script.randrange(10, 40)
+        bench.receive(line, script.choice([b"PRESS\r", b"PRESS 3000\r", b"DISP?\r", b"BATT?\r\n", b"HEL", b"P\n"]))
+        if script.random() < 0.02:
+            bench.command({"do": "fault", "name": script.choice(["bounce", "segment", "line-stall"])})
+        said.append(bench.take(line))
+    return "\n".join([*bench.log, repr(said), repr(bench.oracle())])
+
+
+def test_a_day_takes_less_than_a_second_and_is_the_same_twice() -> None:
+    started = time.process_time()
+    first = day(1)
+    assert time.process_time() - started < 1.0
+    assert day(1) == first
+    assert day(2) != first
+    assert first.count("+OTP") > 100
+
+
+def test_a_day_on_a_line_without_faults_says_every_code_once() -> None:
+    bench = Bench.in_memory(image(), PROFILES["generic"], NOON)
+    line = bench.attach()
+    out = b""
+    bench.elapse(1000)
+    for _ in range(24 * 60):
+        bench.receive(line, b"PRESS\n")
+        bench.elapse(60_000)
+        out += bench.take(line)
+    codes = [text for text in out.decode().split("\r\n") if text.startswith("+OTP")]
+    assert len(codes) == 24 * 60 and bench.oracle()["counter"] == 24 * 60

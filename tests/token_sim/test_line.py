@@ -1,0 +1,73 @@
+"""A line that is not good."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.token_sim.tokens import NOON, image
+from token_sim.bench import Bench
+from token_sim.line import Line, at_double_speed
+from token_sim.profiles import GENERIC
+
+ANSWER = b"text=\r\nOK\r\n"
+
+
+def bench_and_line() -> tuple[Bench, Line]:
+    bench = Bench.in_memory(image(), GENERIC, NOON)
+    bench.elapse(1000)
+    return bench, bench.attach()
+
+
+def fault(bench: Bench, name: str, **more: int) -> None:
+    bench.command({"do": "fault", "name": name, **more})
+
+
+def answer(bench: Bench, line: Line) -> bytes:
+    line.session.receive(b"DISP?\r")  # the request is not what is put to the test
+    return bench.take(line)
+
+
+def test_dropped_doubled_and_flipped_bytes_are_as_many_as_was_asked_for() -> None:
+    for name, check in (
+        ("line-drop", lambda sent, came: len(sent) * 0.4 < len(came) < len(sent) * 0.6),
+        ("line-double", lambda sent, came: len(sent) * 1.4 < len(came) < len(sent) * 1.6),
+        ("line-noise", lambda sent, came: 0.4 < sum(map(bytes.__ne__, cut(sent), cut(came))) / len(sent) < 0.6),
+    ):
+        bench, line = bench_and_line()
+        fault(bench, name, number=50)
+        came = b"".join(answer(bench, line) for _ in range(200))
+        assert check(ANSWER * 200, came), name
+        bench.command({"do": "clear", "name": name})
+        assert answer(bench, line) == ANSWER
+
+
+def cut(data: bytes) -> list[bytes]:
+    return [data[n : n + 1] for n in range(len(data))]
+
+
+def test_a_stalled_line_holds_everything_back_and_then_lets_it_go() -> None:
+    bench, line = bench_and_line()
+    fault(bench, "line-stall", number=500)
+    assert answer(bench, line) == b""
+    bench.elapse(499)
+    assert answer(bench, line) == b""
+    bench.elapse(1)
+    assert bench.take(line) == ANSWER * 2
+    assert answer(bench, line) == ANSWER
+
+
+@given(st.binary(min_size=1, max_size=50))
+def test_at_the_wrong_speed_nothing_is_understood(data: bytes) -> None:
+    garbled = at_double_speed(data)
+    assert garbled != data and len(garbled) >= len(data)
+
+
+def test_the_wrong_speed_wedges_nothing() -> None:
+    bench, line = bench_and_line()
+    fault(bench, "line-baud")
+    bench.receive(line, b"*IDN?\r" * 20)
+    bench.command({"do": "clear", "name": "line-baud"})
+    bench.receive(line, b"\r")
+    bench.take(line)
+    assert answer(bench, line) == ANSWER

@@ -1,0 +1,96 @@
+"""The token's memory: what is good is read, what is not is never used."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.token_sim.tokens import SEED, image
+from token_sim import nvram
+
+BITS = st.integers(0, len(image()) * 8 - 1)
+
+
+def flipped(data: bytes, bit: int) -> bytes:
+    whole = bytearray(data)
+    whole[bit // 8] ^= 1 << bit % 8
+    return bytes(whole)
+
+
+@given(
+    kind=st.sampled_from(["hotp", "totp"]),
+    algorithm=st.sampled_from(["SHA1", "SHA256", "SHA512"]),
+    digits=st.integers(6, 8),
+    period=st.integers(1, 65535),
+    key=st.binary(min_size=14, max_size=64),
+    counter=st.integers(0, 2**64 - 1),
+)
+def test_what_is_built_is_loaded_again(**given: object) -> None:
+    counter = given.pop("counter")
+    slot = nvram.Slot(**given)  # type: ignore[arg-type]
+    contents = nvram.load(nvram.build("SMGN00000001", (slot, None), (counter, 7)))  # type: ignore[arg-type]
+    assert (contents.slots, contents.counters, contents.repaired) == ((slot, None), (counter, 7), ())
+
+
+@given(bit=BITS, counter=st.integers(1, 2**63))
+def test_a_flipped_bit_is_noticed_or_costs_at_most_one_code(bit: int, counter: int) -> None:
+    start = image(counter=counter - 1)
+    offset, page = nvram.counter_write(start, 0, counter)
+    written = start[:offset] + page + start[offset + len(page) :]
+    try:
+        contents = nvram.load(flipped(written, bit))
+    except nvram.Corrupt:
+        return
+    assert contents.slots[0] is not None and contents.slots[0].key == SEED
+    assert contents.repaired == (0,)
+    assert counter <= contents.counters[0] <= counter + 1  # never back to a code that was shown
+
+
+@given(st.lists(st.booleans(), max_size=12))
+def test_torn_writes_never_take_the_counter_back(torn: list[bool]) -> None:
+    data, shown = image(), -1
+    for tear in torn:
+        counter = nvram.load(data).counters[0]
+        assert counter > shown
+        offset, page = nvram.counter_write(data, 0, counter + 1)
+        page = page[:5] + b"\xff" * (len(page) - 5) if tear else page
+        data = data[:offset] + page + data[offset + len(page) :]
+        if not tear:
+            shown = counter
+    assert nvram.load(data).counters[0] > shown
+
+
+def test_a_wiped_memory_keeps_the_serial_number_and_nothing_else() -> None:
+    wiped = nvram.wiped(image(counter=77))
+    contents = nvram.load(wiped)
+    assert (contents.serial, contents.zeroised, contents.slots, contents.counters) == (
+        "SMGN00000001",
+        True,
+        (None,),
+        (0,),
+    )
+    assert SEED not in wiped
+
+
+def test_no_repr_shows_a_key() -> None:
+    slot = nvram.Slot(kind="hotp", key=SEED)
+    for shown in (repr(slot), repr(nvram.load(image()))):
+        assert SEED.hex() not in shown and SEED.decode() not in shown
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"digits": 5},
+        {"digits": 9},
+        {"kind": "ocra"},
+        {"algorithm": "MD5"},
+        {"period": 0},
+        {"key": b"short"},
+        {"limit": -1},
+    ],
+)
+def test_a_slot_that_cannot_be_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"^[a-z0-9]"):
+        image(**wrong)

@@ -1,0 +1,300 @@
+"""One device, served alike on every kind of port, to real pyserial."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import stat
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pexpect
+import pytest
+import serial
+
+from tests.token_sim.tokens import NOON, SEED, image, new_token, running, token_sim, wait_until
+from token_sim import inprocess
+from token_sim.bench import Bench
+from token_sim.client import Client, PortError, Refused, Timeout
+from token_sim.harness import LiveToken
+from token_sim.profiles import PROFILES
+from token_sim.runner import Runner
+from token_sim.tcp import Tcp
+
+pytestmark = pytest.mark.filterwarnings("ignore:set(Daemon|Name):DeprecationWarning")  # pyserial's own
+
+
+@pytest.fixture
+def fob(tmp_path: Path) -> Iterator[LiveToken]:
+    with LiveToken(str(tmp_path / "port"), key=SEED) as token:
+        yield token
+
+
+def script(port: serial.SerialBase) -> bytes:
+    """The same words on any port, and all that comes back until the code is there."""
+    port.timeout = 0.1
+    port.write(b"*IDN?\r\nNONSENSE\rPRESS 60\n")
+    heard = b""
+    while b"+OTP" not in heard or not heard.endswith(b"\r\n"):
+        heard += port.read(max(1, port.in_waiting))
+    port.write(b"DISP?\r")
+    while not heard.endswith(b"text=755224\r\nOK\r\n"):
+        heard += port.read(max(1, port.in_waiting))
+    return heard
+
+
+def test_every_kind_of_client_sees_the_same_session(tmp_path: Path) -> None:
+    heard = {}
+    for kind, options in (
+        ("pty", ["--link", str(tmp_path / "port")]),
+        ("socket", ["--tcp", "0"]),
+        ("rfc2217", ["--rfc2217", "0"]),
+    ):
+        path = new_token(tmp_path / kind, "--serial", "SMGN00000001")
+        with running(path, *options) as run, serial.serial_for_url(run.ports[0]) as port:
+            heard[kind] = script(port)
+    bench = Bench.in_memory(image(), PROFILES["generic"], NOON)
+    bench.elapse(1000)
+    url = inprocess.publish("same", bench)
+    with serial.serial_for_url(url) as port:
+        heard["token"] = script(port)
+    inprocess.withdraw("same")
+    assert heard["pty"] == heard["socket"] == heard["rfc2217"] == heard["token"]
+
+
+def test_one_token_on_three_ports_at_once_tells_all_of_them(tmp_path: Path) -> None:
+    path = new_token(tmp_path / "fob")
+    with running(path, "--link", tmp_path / "port", "--tcp", "0", "--rfc2217", "0") as run:
+        clients = [Client(url, timeout=20) for url in run.ports]
+        for client in clients:
+            client.ask("DISP?")
+        assert clients[0].press() == clients[1].wait_code() == clients[2].wait_code() == "755224"
+        for client in clients:
+            client.close()
+
+
+def test_a_second_client_gets_a_clean_refusal(tmp_path: Path) -> None:
+    path = new_token(tmp_path / "fob")
+    with running(path, "--link", tmp_path / "port", "--tcp", "0") as run:
+        for url in [*run.ports] * 3:
+            with Client(url) as first:
+                first.ask("DISP?")
+                done = token_sim("press", "--port", url)
+                assert (done.returncode, done.stdout) == (3, "")
+                assert re.fullmatch(r"token-sim: .* another client has it open\n", done.stderr)
+                assert first.press()
+
+
+def test_a_second_telnet_client_is_told_and_let_go(tmp_path: Path) -> None:
+    with running(new_token(tmp_path / "fob"), "--rfc2217", "0") as run:
+        host, port = run.ports[0].removeprefix("rfc2217://").split(":")
+        with serial.serial_for_url(run.ports[0]) as first:
+            with socket.create_connection((host, int(port)), 10) as second:
+                assert second.makefile("rb").read() == b"ERR 8 IN-USE\r\n"
+            assert first.is_open and script(first)
+
+
+def test_nothing_listens_beyond_loopback() -> None:
+    for port in (Tcp(), Tcp(0, Bench.in_memory(image(), PROFILES["generic"], NOON).device)):
+        assert "://127.0.0.1:" in port.url()
+        assert port._listener is not None and port._listener.getsockname()[0] == "127.0.0.1"
+        port.close()
+
+
+@pytest.mark.parametrize(
+    "junk", [b"\xff\xfa\x2c\x05\xff\xf0", b"\xff\xf0", b"\xff\xfa\x2c\x03\x63\xff\xf0" * 9, b"\xff" * 999]
+)
+def test_telnet_that_makes_no_sense_loses_its_own_connection_at_worst(junk: bytes, tmp_path: Path) -> None:
+    bench = Bench.in_memory(image(), PROFILES["generic"], NOON)
+    runner = Runner(bench, [Tcp(0, bench.device)])
+    port = int(runner.ports[0][0].url().rpartition(":")[2])
+    try:
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            for _ in range(3):
+                runner.step()
+            client.sendall(junk)
+            for _ in range(5):
+                runner.step()
+        for _ in range(3):
+            runner.step()
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            for _ in range(3):
+                runner.step()
+            client.sendall(b"DISP?\r")
+            client.setblocking(False)
+            heard = b""
+
+            def answered() -> bool:
+                nonlocal heard
+                runner.step()
+                with suppress(BlockingIOError):
+                    heard += client.recv(4096)
+                return b"OK\r\n" in heard
+
+            wait_until(answered, "the next client was answered")
+    finally:
+        runner.close()
+
+
+def test_rfc_2217_has_modem_lines(tmp_path: Path) -> None:
+    path = new_token(tmp_path / "fob")
+    with running(path, "--rfc2217", "0") as run, serial.serial_for_url(run.ports[0], timeout=0.1) as port:
+        wait_until(lambda: port.cts and port.dsr and not port.cd, "powered, and dark")
+        port.write(b"PRESS\r")
+        wait_until(lambda: port.read(100) is not None and port.cd, "the display is lit")
+        port.baudrate, port.parity, port.rts = 115_200, serial.PARITY_EVEN, False
+
+
+def test_the_link_is_a_raw_terminal_and_stays_so_after_a_client_that_made_it_cooked(fob: LiveToken) -> None:
+    assert stat.S_ISLNK(Path(fob.port).lstat().st_mode)
+    with serial.Serial(fob.port) as port:
+        local = termios.tcgetattr(port.fd)[3]
+        assert not local & (termios.ECHO | termios.ICANON | termios.ISIG)
+        settings = termios.tcgetattr(port.fd)
+        settings[3] |= termios.ECHO | termios.ICANON
+        termios.tcsetattr(port.fd, termios.TCSANOW, settings)
+
+    def raw() -> bool:
+        with Path(fob.port).open("rb", buffering=0) as port:
+            return not termios.tcgetattr(port)[3] & termios.ECHO
+
+    wait_until(raw, "the line was raw again")
+    with Client(fob.port) as client:
+        assert client.press() == "755224"
+
+
+def test_unplugging_looks_like_a_usb_device_going_and_coming(fob: LiveToken) -> None:
+    path = fob.port
+    with serial.Serial(path, timeout=0.05) as port:
+        fob.unplug()
+        with pytest.raises(serial.SerialException):
+            for _ in range(100):
+                port.read(1)
+        assert not Path(path).exists()
+        with pytest.raises(PortError, match="there is no such port"):
+            Client(path)
+    fob.plug()
+    with Client(path) as client:
+        assert client.press() == "755224"
+
+
+def test_unplugging_closes_a_tcp_port_and_plugging_opens_the_same_one(tmp_path: Path) -> None:
+    path = new_token(tmp_path / "fob")
+    with running(path, "--tcp", "0") as run, Client(run.ports[0]) as client:
+        assert client.press() == "755224"
+        assert token_sim("unplug", path).returncode == 0
+        with pytest.raises(PortError, match="went away"):
+            client.ask("DISP?")
+        done = token_sim("press", "--port", run.ports[0])
+        assert done.returncode == 3
+        assert token_sim("plug", path).returncode == 0
+        assert Client(run.ports[0], patience=20).press() == "287082"
+
+
+def test_a_client_with_patience_waits_for_the_token_to_come_back(fob: LiveToken) -> None:
+    with Client(fob.port, patience=20) as client:
+        assert client.press() == "755224"
+        fob.unplug()
+        with pytest.raises(PortError, match="went away"):
+            client.press()
+        fob.plug()
+        assert client.press() == "287082"
+
+
+def test_a_client_says_what_it_waited_for(fob: LiveToken) -> None:
+    with Client(fob.port, timeout=0.2) as client:
+        with pytest.raises(Timeout, match=r"no code in 0.2 s"):
+            client.wait_code()
+        fob.fault("counter-limit")
+        client.timeout = 20
+        with pytest.raises(Refused, match="exhausted"):
+            client.press()
+
+
+def test_token_urls_run_on_virtual_time() -> None:
+    bench = Bench.in_memory(image(), PROFILES["c100"], NOON)
+    url = inprocess.publish("virtual", bench)
+    try:
+        with Client(url, timeout=3600) as client:
+            assert [client.press() for _ in range(5)] == ["755224", "287082", "359152", "969429", "338314"]
+            with pytest.raises(PortError, match="another client has it open"):
+                Client(url)
+            bench.command({"do": "unplug"})
+            with pytest.raises(PortError, match="went away"):
+                client.press()
+            with pytest.raises(PortError, match="no such"):
+                Client(url)
+        bench.command({"do": "plug"})
+        with Client(url, timeout=3600) as client:
+            assert client.press() == "254676"
+        assert bench.device.body.now - NOON > 150_000  # five displays had to go dark
+    finally:
+        inprocess.withdraw("virtual")
+
+
+def test_a_code_that_a_finger_brings_is_heard(fob: LiveToken) -> None:
+    with Client(fob.port) as client:
+        client.ask("DISP?")
+        pressed = fob.press()
+        assert client.wait_code() == pressed == "755224"
+
+
+def test_a_typing_token_is_read_like_any_other(tmp_path: Path) -> None:
+    with (
+        LiveToken(str(tmp_path / "port"), profile="yubikey", key=SEED, speed=20) as token,
+        Client(token.port) as client,
+    ):
+        assert [client.press(), client.press()] == ["755224", "287082"]
+
+
+def test_a_shell_can_press_the_button(fob: LiveToken) -> None:
+    for _ in range(3):
+        shown = fob.oracle()["counter"]
+        assert subprocess.run(["sh", "-c", f"echo PRESS > {fob.port}"], check=False, timeout=20).returncode == 0
+        wait_until(lambda shown=shown: fob.oracle()["counter"] == shown + 1, "the press counted")
+        wait_until(lambda: fob.oracle()["state"] == "display", "the code was shown")
+        fob.advance("1s")
+
+
+def test_what_nobody_read_is_not_there_for_the_next_client(fob: LiveToken) -> None:
+    with serial.Serial(fob.port) as port:
+        port.write(b"HELP\rhalf a li")
+        wait_until(lambda: port.in_waiting > 50, "an answer came")
+
+    for _ in range(2):
+        fob.oracle()  # the loop has been round, and has seen the client go
+    descriptor = os.open(fob.port, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)  # no flush here, other than in pyserial
+    try:
+        with pytest.raises(BlockingIOError):
+            os.read(descriptor, 100)
+    finally:
+        os.close(descriptor)
+
+
+def test_real_miniterm_can_drive_it(fob: LiveToken) -> None:
+    with pexpect.spawn(sys.executable, ["-m", "serial.tools.miniterm", fob.port], timeout=20) as terminal:
+        terminal.expect(r"Quit: Ctrl\+\]")
+        terminal.send("ECHO ON\r")
+        terminal.expect(r"OK\r+\n")
+        terminal.send("PRESS\r")
+        terminal.expect(r"PRESS\r+\nOK\r+\n")
+        terminal.expect(r"\+OTP 755224\r+\n")
+        terminal.send("DISQ\x7fP?\r")
+        terminal.expect(r"text=755224\r+\nOK\r+\n")
+        terminal.send("\x1d")
+        terminal.expect(pexpect.EOF)
+
+
+def test_token_sim_term_is_miniterm(fob: LiveToken) -> None:
+    words = ["-m", "token_sim.cli", "term", "--port", fob.port]
+    with pexpect.spawn(sys.executable, words, timeout=20) as terminal:
+        terminal.expect(r"Quit: Ctrl\+\]")
+        terminal.send("PRESS\r")
+        terminal.expect(r"\+OTP 755224\r+\n")
+        terminal.send("\x1d")
+        terminal.expect(pexpect.EOF)

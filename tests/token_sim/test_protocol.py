@@ -1,0 +1,177 @@
+"""The wire: whatever comes, in whatever pieces, the next line is a fresh start."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.token_sim.tokens import SEED, token
+from token_sim.device import Device
+from token_sim.faults import Fault
+from token_sim.panel import Event
+from token_sim.protocol import ERRORS, Session
+
+
+def ask(session: Session, request: str) -> list[str]:
+    session.receive(request.encode() + b"\r")
+    return session.take().decode().split("\r\n")[:-1]
+
+
+def live(device: Device, session: Session, ms: int) -> bytes:
+    device.elapse(ms)
+    for event in device.take_events():
+        session.tell(event)
+    return session.take()
+
+
+REQUESTS = st.sampled_from(
+    [
+        b"*IDN?",
+        b"press 50",
+        b"PRESS",
+        b"DISP?",
+        b"BATT?",
+        b"HELP",
+        b"ECHO ON",
+        b"echo off",
+        b"*TST?",
+        b"SYST:ERR?",
+        b"*RST",
+    ]
+)
+ENDS = st.sampled_from([b"\r", b"\n", b"\r\n"])
+JUNK = st.one_of(st.binary(max_size=300), REQUESTS)
+SPEECH = st.lists(st.tuples(JUNK, ENDS).map(b"".join), max_size=12).map(b"".join)
+
+
+@given(speech=SPEECH, cuts=st.lists(st.integers(0, 2000), max_size=20))
+def test_how_bytes_are_chunked_never_matters(speech: bytes, cuts: list[int]) -> None:
+    whole, pieces = Session(token()), Session(token())
+    whole.receive(speech)
+    edges = [0, *sorted(min(cut, len(speech)) for cut in cuts), len(speech)]
+    out = b""
+    for start, stop in pairwise(edges):
+        pieces.receive(speech[start:stop])
+        out += pieces.take()
+    assert out == whole.take()
+
+
+@given(speech=SPEECH)
+def test_after_anything_at_all_the_next_line_is_answered(speech: bytes) -> None:
+    session = Session(token())
+    session.receive(speech + b"\r\n")
+    session.take()
+    session.receive(b"ECHO OFF\r\n")
+    session.take()
+    assert ask(session, "BATT?") == ["level=100", "state=OK", "OK"]
+
+
+@given(speech=SPEECH)
+def test_every_request_has_exactly_one_end(speech: bytes) -> None:
+    session = Session(token())
+    session.receive(speech + b"\n")
+    lines = session.take().decode("latin-1").split("\r\n")
+    ends = [line for line in lines if line == "OK" or line.startswith("ERR ")]
+    assert len(ends) == len(session.take_heard())
+
+
+@pytest.mark.parametrize("end", [b"\r", b"\n", b"\r\n"])
+def test_every_line_end_is_one(end: bytes) -> None:
+    session = Session(token())
+    session.receive(b"DISP?" + end + b"DISP?" + end)
+    assert session.take() == b"text=\r\nOK\r\n" * 2
+
+
+def test_the_verbs() -> None:
+    session = Session(token())
+    identity = ask(session, "*IDN?")
+    assert identity[:3] == ["maker=token_sim", "model=generic", "serial=SMGN00000001"] and identity[-1] == "OK"
+    assert ask(session, "*TST?") == ["selftest=pass", "state=asleep", "OK"]
+    assert ask(session, "ECHO OFF") == ["OK"]
+    assert ask(session, "SYST:ERR?") == ["error=0 NONE", "OK"]
+    helped = ask(session, "HELP")
+    for verb in ("*IDN?", "*RST", "*TST?", "SYST:ERR?", "PRESS", "DISP?", "BATT?", "HELP", "ECHO"):
+        assert any(line.startswith(f"{verb}=") for line in helped)
+    assert ask(session, "*RST") == ["OK"]
+
+
+def test_a_press_is_answered_and_then_brings_its_code() -> None:
+    device = token()
+    session = Session(device)
+    assert ask(session, "PRESS") == ["OK"]
+    assert ask(session, "PRESS") == ["ERR 5 BUSY"]
+    assert live(device, session, 1000) == b"+OTP 755224\r\n"
+    assert ask(session, "DISP?") == ["text=755224", "OK"]
+    assert live(device, session, 60_000) == b"+DISP OFF\r\n"
+
+
+def test_every_refusal_has_its_number_and_is_remembered_once() -> None:
+    device = token()
+    session = Session(device)
+    for request, name in (
+        ("NONSENSE", "UNKNOWN"),
+        ("PRESS soon", "ARGUMENT"),
+        ("PRESS 0", "ARGUMENT"),
+        ("PRESS 99999", "ARGUMENT"),
+        ("PRESS ١٢", "NOT-TEXT"),
+        ("DISP? 1", "ARGUMENT"),
+        ("ECHO MAYBE", "ARGUMENT"),
+        ("X" * 129, "TOO-LONG"),
+        ("DISP?\x00", "NOT-TEXT"),
+    ):
+        assert ask(session, request) == [f"ERR {ERRORS[name]} {name}"]
+        assert ask(session, "SYST:ERR?") == [f"error={ERRORS[name]} {name}", "OK"]
+    assert ask(session, "X" * 128) == ["ERR 1 UNKNOWN"]
+    device.inject(Fault.DEAD_BATTERY)
+    assert ask(session, "PRESS") == ["ERR 6 DEAD"]
+    assert ask(session, "BATT?") == ["level=0", "state=DEAD", "OK"]
+
+
+def test_a_wiped_token_says_that_it_is_blank() -> None:
+    device = token()
+    device.inject(Fault.TAMPER)
+    assert ask(Session(device), "PRESS") == ["ERR 7 BLANK"]
+
+
+def test_echo_is_for_people_with_backspace() -> None:
+    session = Session(token())
+    session.receive(b"ECHO ON\r")
+    session.take()
+    session.receive(b"DISQ\x7fP?\r")
+    assert session.take() == b"DISQ\b \bP?\r\ntext=\r\nOK\r\n"
+
+
+def test_replies_wait_for_the_end_of_what_is_being_typed() -> None:
+    session = Session(token())
+    for char in "755":
+        session.tell(Event(0, "TYPE", char))
+    session.receive(b"DISP?\r")
+    for char in "224\r":
+        session.tell(Event(0, "TYPE", char))
+    assert session.take() == b"755224\rtext=\r\nOK\r\n"
+
+
+def test_a_new_client_finds_nothing_of_the_old_one() -> None:
+    session = Session(token())
+    session.receive(b"ECHO ON\rhalf a li")
+    session.reset()
+    session.receive(b"DISP?\r")
+    assert session.take() == b"text=\r\nOK\r\n"
+
+
+VERBS = ["*IDN?", "*RST", "*TST?", "SYST:ERR?", "PRESS", "DISP?", "BATT?", "HELP", "ECHO ON"]
+
+
+@given(st.lists(st.one_of(st.sampled_from(VERBS), st.text(max_size=140)), max_size=30), st.integers(0, 12_000))
+def test_no_request_reads_the_seed_of_a_sealed_token(requests: list[str], ms: int) -> None:
+    device = token()
+    session = Session(device)
+    out = b""
+    for request in requests:
+        session.receive(request.encode() + b"\n")
+        out += live(device, session, ms)
+    for form in (SEED, SEED.hex().encode(), SEED.hex().upper().encode(), b"GEZDGNBVGY3TQOJQ"):
+        assert form not in out

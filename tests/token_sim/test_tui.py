@@ -1,0 +1,175 @@
+"""The token in the terminal, headless: Textual's pilot works the keys, `elapse` moves the time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+
+from tests.token_sim.pictures import StillRunner, still_runner
+from token_sim.profiles import GENERIC, PROFILES, Profile
+from token_sim.tui import Button, TokenApp
+
+Story = Callable[[TokenApp, StillRunner, Pilot[None]], Awaitable[None]]
+
+
+def play(story: Story, profile: Profile = GENERIC, size: tuple[int, int] = (80, 24), **slot: Any) -> None:
+    async def scene() -> None:
+        runner = still_runner(profile, **slot)
+        app = TokenApp(runner, ["/tmp/fob"])  # noqa: S108  # shown, not opened
+        async with app.run_test(size=size) as pilot:
+            await story(app, runner, pilot)
+
+    asyncio.run(scene())
+
+
+async def later(app: TokenApp, runner: StillRunner, pilot: Pilot[None], ms: int = 1000) -> None:
+    runner.bench.elapse(ms)
+    app.tick()
+    await pilot.pause()
+
+
+def screen(app: TokenApp) -> str:
+    return "\n".join("".join(segment.text for segment in strip) for strip in app.screen._compositor.render_strips())
+
+
+@pytest.mark.parametrize("key", ["space", "enter"])
+def test_a_key_presses_the_button_and_the_code_is_there_in_segments_and_in_words(key: str) -> None:
+    async def story(app: TokenApp, runner: StillRunner, pilot: Pilot[None]) -> None:
+        assert "display: off; button up; asleep" in screen(app)
+        await pilot.press(key)
+        await later(app, runner, pilot)
+        assert "display: 755224; button up; display; on /tmp/fob" in screen(app)
+        await later(app, runner, pilot, 31_000)
+        assert "display: off" in screen(app)
+
+    play(story)
+
+
+def test_a_click_presses_for_as_long_as_the_mouse_does() -> None:
+    async def story(app: TokenApp, runner: StillRunner, pilot: Pilot[None]) -> None:
+        await pilot.mouse_down(Button)
+        await later(app, runner, pilot, 2500)
+        assert "display: 0; button down; menu counter" in screen(app)
+        await pilot.mouse_up(Button)
+        await later(app, runner, pilot, 60_000)
+        await pilot.mouse_down(Button)
+        await later(app, runner, pilot, 60)
+        await pilot.mouse_up(Button)
+        await later(app, runner, pilot)
+        assert "display: 755224; button up" in screen(app)
+
+    play(story)
+
+
+def test_h_holds_and_lets_go() -> None:
+    async def story(app: TokenApp, runner: StillRunner, pilot: Pilot[None]) -> None:
+        await pilot.press("h")
+        await later(app, runner, pilot, 6500)
+        assert "display: 00000001; button down; menu serial" in screen(app)
+        await pilot.press("h")
+        await later(app, runner, pilot)
+        assert "button up; menu;" in screen(app)
+
+    play(story)
+
+
+def test_the_serial_number_is_on_the_back() -> None:
+    async def story(app: TokenApp, runner: StillRunner, pilot: Pilot[None]) -> None:
+        assert "SMGN00000001" not in screen(app)
+        await pilot.press("s")
+        await later(app, runner, pilot)
+        assert "S/N SMGN00000001" in screen(app) and "PRESS" not in screen(app)
+        await pilot.press("s")
+        await later(app, runner, pilot)
+        assert "PRESS" in screen(app)
+
+    play(story)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+def test_the_bench_shows_counter_clock_faults_and_the_wire(size: tuple[int, int]) -> None:
+    async def story(app: TokenApp, runner: StillRunner, pilot: Pilot[None]) -> None:
+        assert "next counter" not in screen(app)
+        await pilot.press("b")
+        runner.bench.command({"do": "fault", "name": "bounce"})
+        runner.bench.receive(runner.bench.lines[0], b"BATT?\r")
+        await pilot.press("space")
+        await later(app, runner, pilot)
+        runner.bench.take(runner.bench.lines[0])
+        await later(app, runner, pilot)
+        shown = screen(app)
+        for words in ("next counter 1", "last code 755224", "clock off by 0 ms", "faults none", "+OTP 755224", "PRESS"):
+            assert words in shown
+        await pilot.press("b")
+        await later(app, runner, pilot)
+        assert "next counter" not in screen(app)
+
+    play(story, size=size)
+
+
+def test_a_time_based_token_has_a_bar_for_its_time() -> None:
+    async def story(app: TokenApp, runner: StillRunner, pilot: Pilot[None]) -> None:
+        await pilot.press("space")
+        await later(app, runner, pilot)
+        assert "code ██████████ 58 s" in screen(app)
+        await later(app, runner, pilot, 24_000)
+        assert "code ██████░░░░ 34 s" in screen(app)
+
+    play(story, PROFILES["c200"], kind="totp", period=60)
+
+
+def test_a_fault_is_chosen_from_a_list_and_cleared_there() -> None:
+    async def story(app: TokenApp, runner: StillRunner, pilot: Pilot[None]) -> None:
+        await pilot.press("f", "down", "down", "enter")
+        await pilot.pause()
+        assert runner.bench.faults() == {"torn-write": 1}
+        await pilot.press("f", "down", "down", "enter")
+        await pilot.pause()
+        assert runner.bench.faults() == {}
+        await pilot.press("f", "escape", "space")
+        await later(app, runner, pilot)
+        assert "display: 755224" in screen(app)
+
+    play(story)
+
+
+def test_unplugging_is_said_in_words() -> None:
+    async def story(app: TokenApp, runner: StillRunner, pilot: Pilot[None]) -> None:
+        await pilot.press("u")
+        await later(app, runner, pilot)
+        assert "asleep; unplugged" in screen(app)
+        await pilot.press("u")
+        await later(app, runner, pilot)
+        assert "asleep; on /tmp/fob" in screen(app)
+
+    play(story)
+
+
+def test_without_colour_unlit_segments_are_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    def strokes() -> int:
+        counts = []
+
+        async def story(app: TokenApp, runner: StillRunner, pilot: Pilot[None]) -> None:
+            await pilot.press("space")
+            await later(app, runner, pilot)
+            counts.append(screen(app).count("━━━"))
+
+        play(story)
+        return counts[0]
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert strokes() == 8 * 3
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert strokes() == 14  # 7 5 5 2 2 4 has so many horizontal ones
+
+
+def test_q_quits() -> None:
+    async def story(app: TokenApp, runner: StillRunner, pilot: Pilot[None]) -> None:
+        await pilot.press("q")
+        assert not app.is_running or app._exit
+
+    play(story)

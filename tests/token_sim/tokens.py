@@ -1,0 +1,101 @@
+"""What the tests of the simulator build: tokens in memory at a fixed moment, and real `token-sim` processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from token_sim import nvram
+from token_sim.body import new_body
+from token_sim.device import Device
+from token_sim.profiles import GENERIC, Profile
+
+SEED = b"12345678901234567890"  # RFC 4226 appendix D
+APPENDIX_D = ["755224", "287082", "359152", "969429", "338314", "254676", "287922", "162583", "399871", "520489"]
+NOON = 1_700_000_040_000  # a Unix time in ms; a multiple of 30 s and of 60 s
+PATIENCE = 30.0  # seconds: far more than anything here takes, for a condition that should come true
+
+COMMAND = [sys.executable, "-m", "token_sim.cli"]
+
+
+def image(*, counter: int = 0, serial: str = "SMGN00000001", slots: int = 1, **slot: Any) -> bytes:
+    made = nvram.Slot(**{"kind": "hotp", "key": SEED, **slot})
+    return nvram.build(serial, (made, *[None] * (slots - 1)), (counter, *[0] * (slots - 1)))
+
+
+def token(profile: Profile = GENERIC, *, memory: nvram.Nvram | None = None, **given: Any) -> Device:
+    """A token on the table at NOON, awake enough to be pressed."""
+    given.setdefault("slots", profile.slots)
+    device = Device(memory or nvram.Ram(image(**given)), profile, new_body(profile, NOON))
+    device.elapse(1000)
+    device.take_events()
+    return device
+
+
+def codes(device: Device) -> list[str]:
+    return [event.text for event in device.take_events() if event.name == "OTP"]
+
+
+def press(device: Device, ms: int | None = None, then: int = 2000) -> list[str]:
+    """Press, let `then` ms pass after the finger is gone, and return the codes that came."""
+    device.press(ms)
+    device.elapse((device.profile.press_ms if ms is None else ms) + then)
+    return codes(device)
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain until {what}"
+        time.sleep(0.01)
+
+
+def token_sim(*arguments: str | os.PathLike[str], stdin: str = "", **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end."""
+    words = [*COMMAND, *map(os.fspath, arguments)]
+    return subprocess.run(words, input=stdin, capture_output=True, text=True, timeout=60, check=False, **more)
+
+
+def new_token(path: Path, *options: str) -> Path:
+    """A token in a file, with the seed of RFC 4226."""
+    done = token_sim("new", path, "--secret-stdin", *options, stdin=SEED.hex() + "\n")
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+@dataclass
+class Running:
+    """A `token-sim run` of ours."""
+
+    process: subprocess.Popen[str]
+    serial: str
+    ports: list[str]
+    control: str
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE)
+
+
+@contextmanager
+def running(path: Path, *options: str | os.PathLike[str]) -> Iterator[Running]:
+    words = [*COMMAND, "run", os.fspath(path), "--json", *map(os.fspath, options)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None and process.stderr is not None
+        line = process.stdout.readline()
+        assert line, process.stderr.read()
+        yield Running(process, **json.loads(line))
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate(timeout=PATIENCE)
