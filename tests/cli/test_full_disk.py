@@ -18,7 +18,7 @@ from tests.site import KEY, TREE, fob
 SCRIPT = r"""
 import json, os, subprocess, sys
 from pathlib import Path
-disk, how, record, commands = Path(sys.argv[1]), sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
+disk, how, record, commands, back = Path(sys.argv[1]), *sys.argv[2:4], *map(json.loads, sys.argv[4:])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,nr_inodes=200,mode=0700", "disk", disk], check=True)
 (disk / "alice.json").write_text(record)
 (disk / "alice.json").chmod(0o600)
@@ -37,10 +37,10 @@ elif how == "no inodes":
         except OSError:
             break
 else:
-    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", disk], check=True)
 said = []
 for words, stdin in commands:
-    command = [sys.executable, "-m", "pam_totp.cli", words[0], "--store", str(disk), *words[1:]]
+    command = [*back, sys.executable, "-m", "pam_totp.cli", words[0], "--store", str(disk), *words[1:]]
     done = subprocess.run(command, input=stdin, text=True, capture_output=True)
     files = {p.name: p.read_text() for p in disk.iterdir() if p.suffix not in (".lock",) and "ballast" not in p.name}
     said.append((done.returncode, done.stdout, done.stderr, files))
@@ -76,11 +76,12 @@ def test_the_old_state_is_intact_and_the_message_says_what_to_do(tmp_path: Path,
         (["recovery", "alice"], ""),
         (["import", "users-oath", str(file)], ""),
     ]
-    enter = ["unshare", "--mount", "--propagation", "private"]
-    if os.geteuid() != 0:
+    enter, back = ["unshare", "--mount", "--propagation", "private"], []
+    if os.geteuid() != 0:  # as root of a namespace of our own we may mount, and then are ourselves again
         enter = ["unshare", "--map-root-user", "--mount"]
+        back = ["unshare", f"--map-user={os.geteuid()}", f"--map-group={os.getegid()}"]
     done = subprocess.run(
-        [*enter, sys.executable, "-c", SCRIPT, disk, how, record, json.dumps(commands)],
+        [*enter, sys.executable, "-c", SCRIPT, disk, how, record, json.dumps(commands), json.dumps(back)],
         cwd=TREE,
         capture_output=True,
         text=True,
