@@ -245,7 +245,7 @@ def test_a_tree_of_homes_is_read_as_each_home_s_owner(site: Site, tmp_path: Path
     secret = site.folder / "roots-own"
     secret.write_text(good)
     secret.chmod(0o600)
-    for name, uid in (("daemon", 1), ("bin", 2), ("sys", 3), ("nobody", 65534), ("games", 5), ("man", 6)):
+    for name, uid in (("daemon", 1), ("bin", 2), ("sys", 3), ("nobody", 65534), ("games", 5), ("man", 6), ("lp", 7)):
         home = homes / name
         home.mkdir(0o700)
         file = home / ".google_authenticator"
@@ -255,7 +255,7 @@ def test_a_tree_of_homes_is_read_as_each_home_s_owner(site: Site, tmp_path: Path
             os.mkfifo(file)
         elif name != "man":
             file.write_text(good if name != "bin" else "junk=\n")
-            file.chmod(0o400)
+            file.chmod(0o000 if name == "lp" else 0o400)
             os.chown(file, uid, uid)
         os.chown(home, 0 if name == "games" else uid, uid)
     (homes / "linked").symlink_to(homes / "daemon")
@@ -271,6 +271,7 @@ def test_a_tree_of_homes_is_read_as_each_home_s_owner(site: Site, tmp_path: Path
         "sys": "Too many levels of symbolic links",
         "nobody": "not a regular file",
         "games": "not its owner's own file",
+        "lp": "Permission denied",  # root could have read it
     }
     assert done.returncode == 1
     assert (site.store / "daemon.json").stat().st_uid == 65534
