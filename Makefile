@@ -1,4 +1,4 @@
-# make demo | test | cover | bench | lint | build | install | uninstall        (see README.md)
+# make demo | test | cover | fuzz | bench | lint | build | install | uninstall        (see README.md)
 
 # The relay starts this interpreter, so it is the distribution's: a virtual environment would die with an upgrade.
 PYTHON  = /usr/bin/python3
@@ -8,7 +8,8 @@ LDFLAGS = -shared -Wl,-z,relro,-z,now
 LDLIBS  = -lpam
 
 NEED_BUILD = ca-certificates gcc libc6-dev libpam0g-dev python3-venv
-NEED_TEST  = $(NEED_BUILD) libpam-modules oathtool openssh-client openssh-server pamtester strace sudo util-linux zbar-tools
+NEED_TEST  = $(NEED_BUILD) libpam-google-authenticator libpam-modules libpam-oath oathtool openssh-client openssh-server \
+             pamtester strace sudo util-linux zbar-tools
 # A browser and what stands in front of the portal: without them, the tests that need them say so and are skipped.
 WANT_TEST  = chromium fonts-dejavu-core nginx-light openssl
 NEED_TORTURE = $(NEED_TEST)
@@ -20,7 +21,7 @@ BIN = .venv/bin
 DATA = pam_totp/system/data
 RELAY_KNOWS = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
-.PHONY: demo test bench cover torture lint build install uninstall clean want-test
+.PHONY: demo test bench cover fuzz torture lint build install uninstall clean want-test
 .PHONY: need-build need-test need-torture need-bench need-lint need-install
 .DELETE_ON_ERROR:
 
@@ -39,6 +40,12 @@ cover: need-test build
 # Ours beside the peers, in one run. ARGS="--rounds 50" and the like: see --help.
 bench: need-bench build
 	$(BIN)/python -m tests.bench $(ARGS)
+
+# The importers under a coverage-guided fuzzer, for a while; no part of `make test`.
+SECONDS = 60
+fuzz: build
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz.fuzz_formats $(SECONDS)
 
 # The long form of what tests/torture does in short within `make test`.
 MINUTES = 60
