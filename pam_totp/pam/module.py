@@ -92,6 +92,10 @@ def pam_sm_setcred(pamh: PamHandle, flags: int, argv: Sequence[str]) -> int:
     return PAM_SUCCESS
 
 
+def _wait_until(moment: float) -> None:
+    time.sleep(max(0.0, moment - time.monotonic()))
+
+
 class _Login:
     """One call of pam_sm_authenticate."""
 
@@ -122,14 +126,18 @@ class _Login:
                 self.log("accepted", by="grace")
                 return PAM_SUCCESS
         for answer in self._answers():
-            answered = time.monotonic()
-            decision = self._decide(answer)
+            refused_at = time.monotonic() + refusal_takes(self._settings.policy)
+            try:
+                decision = self._decide(answer)
+            except StoreError:
+                _wait_until(refused_at)  # what had to be looked through must not show on a full disk either
+                raise
             log(self._host.log, self._pamh.service, self._user, decision, self._pamh.rhost)
             if decision.outcome.accepted:
                 for remark in remarks(decision):
                     self._say(PAM_TEXT_INFO, remark)
                 return PAM_SUCCESS
-            time.sleep(max(0.0, answered + refusal_takes(self._settings.policy) - time.monotonic()))
+            _wait_until(refused_at)
         self._say(PAM_ERROR_MSG, REFUSED)
         return PAM_AUTH_ERR
 
