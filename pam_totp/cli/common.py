@@ -211,6 +211,11 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def count(number: int, what: str) -> str:
+    """`1 token`, `2 tokens`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def when(seconds: int | None) -> str:
     """A time as the table shows it: UTC, to the minute."""
     if seconds is None:

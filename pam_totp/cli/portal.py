@@ -10,6 +10,7 @@ import sys
 
 from pam_totp import audit
 from pam_totp.cli.common import DONE, OUT_OF_REACH, WRONG_USAGE, CommandError, Commands, command
+from pam_totp.client import DEFAULT_SOCKET
 from pam_totp.pam.session import read_site
 from pam_totp.privileges import become_owner_of
 from pam_totp.settings import SITE_FILE, settings
@@ -34,6 +35,13 @@ def add_to(commands: Commands) -> None:
     portal.add_argument(
         "--issuer", default=socket.gethostname(), help="what an app shows beside the name (%(default)s)"
     )
+    portal.add_argument(
+        "--socket",
+        metavar="PATH",
+        nargs="?",
+        const=DEFAULT_SOCKET,
+        help="without the store, by any account: only say whether a code is right, through the service at PATH",
+    )
     portal.add_argument("--no-first-token", action="store_true", help="an administrator adds everybody's first token")
     portal.add_argument("--config", metavar="FILE", default=SITE_FILE, help="site settings (%(default)s)")
     portal.add_argument(
@@ -43,9 +51,9 @@ def add_to(commands: Commands) -> None:
 
 def run_portal(args: argparse.Namespace) -> int:
     try:
+        from pam_totp.passwords import Missing, SystemPasswords  # noqa: PLC0415
         from pam_totp.web import server  # noqa: PLC0415  an extra
         from pam_totp.web.app import create_app  # noqa: PLC0415
-        from pam_totp.web.passwords import Missing, SystemPasswords  # noqa: PLC0415
         from pam_totp.web.portal import SERVICE, Config  # noqa: PLC0415
     except ImportError as e:
         raise CommandError(f"the portal needs {e.name} (pip install 'pam-totp[web]')", OUT_OF_REACH) from None
@@ -58,14 +66,12 @@ def run_portal(args: argparse.Namespace) -> int:
     except server.ListenError as e:
         raise CommandError(str(e), WRONG_USAGE) from None
     policy = settings(SERVICE, (), read_site(args.config)).policy
-    folder = os.path.abspath(args.store)
-    become_owner_of(folder, also=_shadow())
-    store = FileStore(folder)
-    next(store.users(), None)  # a store that is not ours to open is said now, not to the first who signs in
+    store = None if args.socket else _store(args)
     try:
         app = create_app(
             Config(
                 store=store,
+                socket=args.socket,
                 passwords=SystemPasswords(SERVICE, sink),
                 policy=policy,
                 issuer=args.issuer,
@@ -79,6 +85,14 @@ def run_portal(args: argparse.Namespace) -> int:
     except Missing as e:
         raise CommandError(str(e), OUT_OF_REACH) from None
     return DONE
+
+
+def _store(args: argparse.Namespace) -> FileStore:
+    folder = os.path.abspath(args.store)
+    become_owner_of(folder, also=_shadow())
+    store = FileStore(folder)
+    next(store.users(), None)  # one that is not ours to open is said now, not to the first who signs in
+    return store
 
 
 def _shadow() -> tuple[int, ...]:

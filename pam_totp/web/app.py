@@ -20,11 +20,13 @@ from flask_wtf.csrf import CSRFError, CSRFProtect
 from werkzeug.exceptions import HTTPException
 
 from pam_totp import audit
+from pam_totp.client import DEFAULT_SOCKET, ClientError
+from pam_totp.passwords import Busy
 from pam_totp.store import StoreError
 from pam_totp.web import filters, pages_signin, pages_tokens
 from pam_totp.web.factors import Factors
-from pam_totp.web.passwords import Busy
 from pam_totp.web.portal import SERVICE, Config, Portal, portal
+from pam_totp.web.second import ByService, ByStore
 from pam_totp.web.sessions import Sessions, Step
 from pam_totp.web.visit import Cookies, current
 
@@ -66,15 +68,7 @@ def create_app(config: Config) -> Flask:
         WTF_CSRF_TIME_LIMIT=None,  # as long as the session
     )
     sessions = Sessions(config.clock)
-    factors = Factors(
-        config.store,
-        policy=config.policy,
-        service=SERVICE,
-        sink=config.sink,
-        now=config.now,
-        first_token=config.first_token,
-    )
-    app.extensions["pam_totp"] = Portal(config, factors, sessions)
+    app.extensions["pam_totp"] = _portal(config, sessions)
     app.session_interface = Cookies(sessions, tls=config.tls)
     app.before_request(_refuse_strangers)
     CSRFProtect(app)
@@ -86,6 +80,20 @@ def create_app(config: Config) -> Flask:
     app.after_request(_with_headers)
     _say_what_failed(app)
     return app
+
+
+def _portal(config: Config, sessions: Sessions) -> Portal:
+    if config.store is None:
+        return Portal(config, ByService(SERVICE, config.socket or DEFAULT_SOCKET), sessions, None)
+    factors = Factors(
+        config.store,
+        policy=config.policy,
+        service=SERVICE,
+        sink=config.sink,
+        now=config.now,
+        first_token=config.first_token,
+    )
+    return Portal(config, ByStore(factors), sessions, factors)
 
 
 def address() -> str:
@@ -145,9 +153,9 @@ def _say_what_failed(app: Flask) -> None:
     def out_of_date(_: CSRFError) -> tuple[str, int]:
         return _page("This form is from an earlier page, and was not used. Nothing was changed.", status=400)
 
-    def store_out_of_reach(error: StoreError) -> tuple[str, int]:
+    def out_of_reach(error: StoreError | ClientError) -> tuple[str, int]:
         audit.write(portal().config.sink, SERVICE, "error", user=current().state.user, problem=str(error))
-        return _page("Your tokens cannot be reached now. Nothing was changed; try again later.", status=503)
+        return _page("Your tokens cannot be reached now. Try again later.", status=503)
 
     def busy(_: Busy) -> tuple[str, int]:
         return _page("Many people are signing in just now. Wait a moment, then try again.", status=503)
@@ -166,7 +174,8 @@ def _say_what_failed(app: Flask) -> None:
         return _page("Something is wrong here. Nothing was changed; tell your administrator.", status=500)
 
     app.register_error_handler(CSRFError, out_of_date)
-    app.register_error_handler(StoreError, store_out_of_reach)
+    app.register_error_handler(StoreError, out_of_reach)
+    app.register_error_handler(ClientError, out_of_reach)
     app.register_error_handler(Busy, busy)
     app.register_error_handler(HTTPException, http)
     app.register_error_handler(Exception, defect)

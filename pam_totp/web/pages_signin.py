@@ -10,7 +10,7 @@ from flask import Blueprint, flash, render_template, request
 from werkzeug import Response
 
 from pam_totp import audit
-from pam_totp.decide import REFUSED, remarks
+from pam_totp.decide import REFUSED
 from pam_totp.web.factors import Asking
 from pam_totp.web.forms import Code, SignIn
 from pam_totp.web.portal import SERVICE, portal, to
@@ -35,7 +35,7 @@ def signed_in(view: Callable[P, Page]) -> Callable[P, Page]:
         state = visit.state
         if state.step is not Step.SIGNED_IN or state.user is None:
             return to("signin.code" if state.step is Step.PASSWORD else "signin.sign_in")
-        if not state.by_code and portal().factors.of(state.user).enrolled:
+        if not state.by_code and portal().second.needed(state.user):
             visit.move(Step.PASSWORD, state.user)  # enrolled since, elsewhere: the password is not enough any more
             return to("signin.code")
         return view(*args, **kwargs)
@@ -69,7 +69,7 @@ def sign_in() -> Page:
         audit.write(config.sink, SERVICE, "refused", user=user, reason="password", rhost=request.remote_addr)
         form.password.errors = [WRONG]
         return render_template("sign_in.html", form=form), 401
-    if portal().factors.of(user).enrolled:
+    if portal().second.needed(user):
         current().move(Step.PASSWORD, user)
         return to("signin.code")
     audit.write(config.sink, SERVICE, "accepted", user=user, by="password", rhost=request.remote_addr)
@@ -93,12 +93,12 @@ def code() -> Page:
     form = Code()
     if not form.validate():
         return render_template("code.html", form=form), 422
-    decision = portal().factors.answer(asking(form.proof.data))
-    if not decision.outcome.accepted:
+    answer = portal().second.answer(asking(form.proof.data))
+    if not answer.accepted:
         form.proof.errors = [f"{REFUSED[0].upper()}{REFUSED[1:]}."]
         return render_template("code.html", form=form), 401
     visit.move(Step.SIGNED_IN, visit.state.user, by_code=True)
-    for remark in remarks(decision):
+    for remark in answer.remarks:
         flash(f"{remark[0].upper()}{remark[1:]}.")
     return to("tokens.overview")
 

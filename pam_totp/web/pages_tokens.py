@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 
-from flask import Blueprint, flash, render_template, request
+from flask import Blueprint, abort, flash, render_template, request
+from werkzeug import Response
 
 from pam_totp import qr
 from pam_totp.enroll import grouped_key, new_token
@@ -20,6 +21,14 @@ from pam_totp.web.visit import current
 pages = Blueprint("tokens", __name__)
 
 GONE = "That was done already, or took too long. Nothing was lost: these are your tokens."
+
+
+@pages.before_request
+def _only_with_a_store() -> Response | None:
+    """Without one, the portal says whether a code is right, and no more."""
+    if portal().own is None and request.endpoint != "tokens.overview":
+        abort(404)
+    return None
 
 
 def _record() -> UserRecord:
@@ -59,6 +68,8 @@ def _added(name: str) -> Page:
 @pages.get("/")
 @signed_in
 def overview() -> Page:
+    if portal().own is None:
+        return render_template("checked.html")
     record = _record()
     active = [t for t in record.tokens if t.active]
     return render_template("tokens.html", record=record, last=active[0] if len(active) == 1 else None)

@@ -15,6 +15,7 @@ from pam_totp.pam.module import passwd_name
 from pam_totp.policy import Policy
 from pam_totp.store import Store
 from pam_totp.web.factors import Factors
+from pam_totp.web.second import SecondStep
 from pam_totp.web.sessions import Sessions
 
 SERVICE = "pam_totp-portal"  # the PAM service of the password, the site file's name for the policy, and the log's
@@ -29,9 +30,11 @@ class Passwords(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What a portal is made of. `hosts` are the names that it may be called by; none: any."""
+    """What a portal is made of. `hosts` are the names that it may be called by; none: any. Without a store, `socket` is
+    where the service looks at codes, and nobody's tokens can be seen or changed."""
 
-    store: Store
+    store: Store | None = None
+    socket: str | None = None
     passwords: Passwords
     policy: Policy = field(default_factory=Policy)
     issuer: str = "pam_totp"
@@ -50,8 +53,16 @@ class Portal:
     """What the pages share."""
 
     config: Config
-    factors: Factors
+    second: SecondStep
     sessions: Sessions
+    own: Factors | None
+
+    @property
+    def factors(self) -> Factors:
+        """The tokens in the store; for pages that are not there without one."""
+        if self.own is None:
+            raise RuntimeError("a page that needs the store was served without one")
+        return self.own
 
 
 def portal() -> Portal:

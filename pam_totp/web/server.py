@@ -7,6 +7,7 @@ front says, and only where that was named.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, NoReturn
 THREADS = 32  # most of them wait for a disk, or let a refusal take its time
 BACKLOG = 1024
 MOST_CONNECTIONS = 1000
+MAX_BODY = 1 << 16  # bytes: the application takes less, and has a page to say so
 QUIET = 30  # seconds until a connection on which nothing comes is closed
 
 
@@ -56,27 +58,34 @@ def check(address: Address, proxy: str | None) -> None:
         raise ListenError(f"{address}: beyond loopback only with TLS in front (--behind-tls-proxy)")
 
 
+def options(address: Address, proxy: str | None) -> dict[str, Any]:
+    """What waitress is told; only what comes from `proxy` may say where a request is from, and over what."""
+    told: dict[str, Any] = {
+        "host": address.host,
+        "port": address.port,
+        "threads": THREADS,
+        "backlog": BACKLOG,
+        "connection_limit": MOST_CONNECTIONS,
+        "channel_timeout": QUIET,
+        "max_request_body_size": MAX_BODY,
+        "asyncore_use_poll": True,  # select(2) ends at descriptor 1024
+        "clear_untrusted_proxy_headers": True,
+        "ident": None,
+    }
+    if proxy is not None:
+        told |= {"trusted_proxy": proxy, "trusted_proxy_headers": "x-forwarded-for x-forwarded-proto"}
+    return told
+
+
 def serve(app: Any, address: Address, *, proxy: str | None, ready: Callable[[Address], None]) -> None:
-    """Serve `app` until SIGTERM or SIGINT. `proxy` is the address of what ends TLS in front, whose X-Forwarded-For and
-    X-Forwarded-Proto are believed; None where there is nothing in front. Raises OSError and ImportError.
+    """Serve `app` until SIGTERM or SIGINT. `proxy` is the address of what ends TLS in front; None where there is
+    nothing in front. Raises OSError and ImportError.
     """
     from waitress.server import create_server  # noqa: PLC0415  an extra
 
     check(address, proxy)
-    believed = {"trusted_proxy": proxy, "trusted_proxy_headers": "x-forwarded-for x-forwarded-proto"} if proxy else {}
-    server = create_server(
-        app,
-        host=address.host,
-        port=address.port,
-        threads=THREADS,
-        backlog=BACKLOG,
-        connection_limit=MOST_CONNECTIONS,
-        channel_timeout=QUIET,
-        max_request_body_size=1 << 16,
-        clear_untrusted_proxy_headers=True,
-        ident=None,
-        **believed,
-    )
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # it warns of every request that has to wait
+    server = create_server(app, **options(address, proxy))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
     ready(Address(address.host, server.effective_port))

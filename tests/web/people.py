@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import time
 import urllib.parse
@@ -16,15 +17,20 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser as Chromium
     from playwright.sync_api import Page
 
+_ADDRESSES = itertools.count(1)
+
 
 class Person:
     """One browser of their own: a context with its cookies, and one page. Call `close` at the end."""
 
     def __init__(self, chromium: Chromium, served: Served, **context: Any) -> None:
         self.served = served
-        self._context = chromium.new_context(ignore_https_errors=True, base_url=served.url, **context)
+        self.address = f"198.51.100.{next(_ADDRESSES)}"
+        self._context = chromium.new_context(
+            ignore_https_errors=True, base_url=served.url, extra_http_headers={"X-Person": self.address}, **context
+        )
         self.page: Page = self._context.new_page()
-        self.page.set_default_timeout(20_000)  # milliseconds
+        self.page.set_default_timeout(10_000)  # milliseconds
         self.complaints: list[str] = []
         self.requests: list[str] = []
         self.page.on("console", lambda said: self.complaints.append(f"{said.type}: {said.text}"))

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pam_totp.web.sessions import Step
-from tests.site import codes
+from tests.site import ME, Site, codes
 from tests.web.kit import PASSWORD, Browser, Page, Portal, enrolled
 
 WRONG = "User name and password do not match."
@@ -216,3 +216,34 @@ def test_what_the_browser_holds_is_not_in_the_servers_memory(portal: Portal) -> 
     assert [s.step for s in sessions._known.values()] == [Step.SIGNED_IN]
     assert browser.cookie not in repr(sessions._known)
     assert len(browser.cookie) == 43, "256 bits"
+
+
+# Without the store: codes are checked by the service, and that is all
+
+
+def test_through_the_service_a_code_is_checked_and_nothing_can_be_changed(site: Site) -> None:
+    site.start()
+    portal = Portal(site, store=None, socket=str(site.socket))
+    site.enrol()
+    browser = portal.browser()
+    assert browser.sign_in(ME).heading == "Your code"
+    assert browser.send(proof="000000").error.startswith("Refused;")
+    page = browser.send(proof=codes(0))
+    assert (page.heading, page.notice) == ("Your code was right", "1 answer was refused since the last login.")
+    for path in ("/add-phone", "/add-token", "/recovery", "/remove?token=fob", "/rename?token=fob"):
+        assert browser.open(path).status == 404
+    assert site.log.has("pam_totp(pam_totp-portal:auth): accepted", f"user={ME}", "rhost=127.0.0.1")
+
+
+def test_through_the_service_who_has_no_token_is_asked_and_refused_like_anybody(site: Site) -> None:
+    site.start()
+    browser = Portal(site, store=None, socket=str(site.socket)).browser()
+    assert browser.sign_in(ME).heading == "Your code"
+    assert browser.send(proof="123456").error.startswith("Refused;")
+
+
+def test_without_the_service_nobody_gets_in(site: Site) -> None:
+    browser = Portal(site, store=None, socket=str(site.socket)).browser()
+    browser.sign_in(ME)
+    page = browser.send(proof="123456")
+    assert (page.status, "cannot be reached now" in page.text) == (503, True)

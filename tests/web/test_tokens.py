@@ -16,7 +16,7 @@ from tests.web.kit import Browser, Page, Portal, app_code, enrolled, shown_key
 def scanning(browser: Browser, name: str = "phone") -> Page:
     browser.open("/add-phone")
     page = browser.send(name=name)
-    assert page.heading == f"Scan this with {name}"
+    assert page.heading == "Scan this with your app"
     return page
 
 
@@ -180,6 +180,18 @@ def test_a_token_that_was_handed_out_is_claimed_by_its_serial_and_two_codes(port
     (token,) = portal.site.record("alice").tokens
     assert isinstance(token, HotpToken)
     assert (token.confirmed, token.counter, token.name) == (True, 9, "fob")
+
+
+def test_an_admin_hands_a_token_out_by_its_serial(portal: Portal) -> None:
+    key = f"hex:{KEY.hex()}\n"
+    words = ("enroll", "alice", "--type", "hotp", "--name", "fob", "--secret-stdin", "--later")
+    assert portal.site.command(*words, stdin=key).returncode == 2
+    done = portal.site.command(*words, "--serial", "SM0001", stdin=key)
+    assert "not in use until two codes of it are entered in the portal" in done.stdout
+    browser = portal.signed_in()
+    assert browser.open("/add-token?serial=SM0001").html.count('value="SM0001"') == 1
+    assert browser.send(serial="SM0001", codes=codes(0, 2)).heading == "Your tokens"
+    assert portal.site.counter("alice") == 2
 
 
 def test_a_token_handed_out_to_somebody_else_is_not_claimed(portal: Portal) -> None:

@@ -112,7 +112,7 @@ def _python_pam() -> Callable[[str, str, str], tuple[int, str]]:
     try:
         import pam  # noqa: PLC0415  an extra
     except ImportError:
-        raise Missing("checking passwords needs python-pam (pip install 'pam-totp[web]')") from None
+        raise Missing("checking passwords needs python-pam (pip install python-pam)") from None
 
     def authenticate(user: str, password: str, service: str) -> tuple[int, str]:
         asking = pam.pam()
