@@ -2,7 +2,7 @@
 
 The law:
 - what was decided is durable before `decide` returns, and whatever follows from it is part of the same change;
-- an answer for somebody who is not enrolled costs the same work at the disk;
+- an answer costs the same work at the disk whoever it is for: none where it could be nobody's, else one file written;
 - the log gets one line for each answer, the person the same words for every refusal.
 """
 
@@ -13,12 +13,13 @@ from collections.abc import Callable
 from pam_totp import answer as answers
 from pam_totp import audit
 from pam_totp.policy import Policy
-from pam_totp.record import UserRecord
+from pam_totp.record import MAX_TOKENS, UserRecord
 from pam_totp.store import NotThere, Store
 from pam_totp.verify import Decision, Outcome, verify
 
 REFUSED = "refused; if the code was right, enter two codes in a row, or three"
-REFUSAL_TAKES = 0.1  # seconds after the answer: longer than any disk that is in order, so that its time says nothing
+REFUSAL_TAKES = 0.1  # seconds after the answer, at least: longer than any disk that is in order takes
+_LOOK_TAKES = 1e-5  # seconds for one counter or step of one token: several times what it does
 _ANY_LENGTH = {6, 7, 8}  # digits
 _NOBODY = UserRecord(user="nobody")
 
@@ -43,10 +44,11 @@ def decide(
     `follow` makes the record of an accepted answer; where it raises, nothing was changed and the code is as good as
     before. Raises StoreError.
     """
-    code = b""
+    code = _part(answer, _ANY_LENGTH)
+    if answers.codes(code, _ANY_LENGTH) is None and not (recovery_codes and answers.recovery_code(code)):
+        return verify(_known(store, user), code, now(), policy, recovery_codes=recovery_codes)
 
     def change(record: UserRecord) -> tuple[UserRecord, Decision]:
-        nonlocal code
         code = _part(answer, {t.digits for t in record.tokens if t.active} if record.enrolled else _ANY_LENGTH)
         at = now()
         decision = verify(record, code, at, policy, recovery_codes=recovery_codes)
@@ -57,11 +59,17 @@ def decide(
     try:
         decision = store.update(user, change)
     except NotThere:
-        code = _part(answer, _ANY_LENGTH)
         decision = Decision(outcome=Outcome.NOT_ENROLLED, record=_NOBODY)
-    if decision.outcome is Outcome.NOT_ENROLLED and _well_formed(code, recovery_codes):
+    if decision.outcome in (Outcome.NOT_ENROLLED, Outcome.MALFORMED):  # to others it would have been an answer
         store.update_nobody()
     return decision
+
+
+def refusal_takes(policy: Policy) -> float:
+    """How long after the answer a refusal is said, in seconds: longer than looking through all the tokens that a user
+    can have takes, so that its time does not tell how many there are."""
+    reach = max(policy.look_ahead, policy.resync_window, 2 * policy.window, 2 * policy.resync_steps)
+    return max(REFUSAL_TAKES, MAX_TOKENS * reach * _LOOK_TAKES)
 
 
 def log(sink: audit.Sink, service: str, user: str, decision: Decision, rhost: str | None = None) -> None:
@@ -100,9 +108,11 @@ def _recovery_left(decision: Decision) -> int | None:
     return len(decision.record.recovery) if decision.outcome is Outcome.RECOVERY else None
 
 
-def _well_formed(code: bytes, recovery_codes: bool) -> bool:
-    """Whether somebody's record would change by this answer."""
-    return answers.codes(code, _ANY_LENGTH) is not None or (recovery_codes and answers.recovery_code(code) is not None)
+def _known(store: Store, user: str) -> UserRecord:
+    try:
+        return store.read(user)
+    except NotThere:
+        return _NOBODY
 
 
 def _part(answer: bytes | Splitter, lengths: set[int]) -> bytes:

@@ -1,15 +1,34 @@
-"""Giving privileges up, for good."""
+"""Giving privileges up, for good; and before that, what only root can set right."""
 
 from __future__ import annotations
 
 import os
 import pwd
+import resource
+from contextlib import suppress
 
 NOBODY = 65534  # uid and gid: the kernel's overflow ids, which own nothing
 
+_LIMITS = ("AS", "CPU", "DATA", "FSIZE", "NPROC", "RSS", "STACK")  # what a caller could starve a helper with
 
-def become_owner_of(folder: str | int) -> None:
-    """As root, become the owner of `folder` with its group and no others; nobody else can, and nobody else needs to.
+
+def lift_limits() -> None:
+    """As root, undo the resource limits that the caller of a setuid program handed down (su resets none of them), so
+    that nobody chooses how far a login comes. Root without CAP_SYS_RESOURCE can lift the soft limits only."""
+    if os.geteuid() != 0:
+        return
+    for name in _LIMITS:
+        limit = getattr(resource, f"RLIMIT_{name}")
+        _, hard = resource.getrlimit(limit)
+        for least in (resource.RLIM_INFINITY, hard):
+            with suppress(OSError, ValueError):
+                resource.setrlimit(limit, (least, least))
+                break
+
+
+def become_owner_of(folder: str | int, also: tuple[int, ...] = ()) -> None:
+    """As root, become the owner of `folder` with its group and no others but those of `also`; nobody else can, and
+    nobody else needs to.
 
     `folder` is a path or a descriptor.
     The real and saved ids go too, so that a caller whose process started us can neither signal us nor be returned to.
@@ -18,7 +37,7 @@ def become_owner_of(folder: str | int) -> None:
     if os.geteuid() != 0:
         return
     owner = os.stat(folder)
-    _become(owner.st_uid, owner.st_gid)
+    _become(owner.st_uid, owner.st_gid, also)
 
 
 def become_user(name: str) -> None:
@@ -34,8 +53,8 @@ def become_user(name: str) -> None:
         _become(entry.pw_uid, entry.pw_gid)
 
 
-def _become(uid: int, gid: int) -> None:
-    os.setgroups([])
+def _become(uid: int, gid: int, also: tuple[int, ...] = ()) -> None:
+    os.setgroups(also)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     if os.getresuid() != (uid,) * 3 or os.getresgid() != (gid,) * 3:

@@ -36,6 +36,12 @@ def picture(uri: str, kind: str) -> bytes:
     return out.getvalue()
 
 
+def inline_svg(uri: str) -> str:
+    """The code as an SVG element for a page: black on white, as large as its place."""
+    shape = _code(uri).svg_inline(border=PICTURE_BORDER, dark="black", light="white", omitsize=True)
+    return str(shape)
+
+
 def _code(uri: str) -> Any:
     import segno  # noqa: PLC0415  an extra
 

@@ -1,16 +1,75 @@
-"""Bringing a token back into step from far away, by an admin (RFC 4226 §7.4, RFC 6238 §6)."""
+"""Bringing a token back into step from far away: by an admin, or by its holder in the portal (RFC 4226 §7.4,
+RFC 6238 §6).
+
+The law: the codes are used up by it; no lock is held during the search, and the token moves only if it was not moved
+or changed meanwhile.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from pam_totp.oath import find
-from pam_totp.record import HotpToken, Token, TotpToken
+from pam_totp.record import HotpToken, Token, TotpToken, UserRecord
+from pam_totp.store import Store
 from pam_totp.verify import steps_around
 
 _SLICE = 1_000_000  # moving factors between two reports: under a second
 
 Progress = Callable[[int, int], None]  # done, total
+
+
+class NotInStep(Exception):
+    """These codes do not stand in a row where the token could be; nothing was changed."""
+
+
+class Moved(Exception):
+    """The token was used or changed during the search; nothing was changed."""
+
+
+def bring_back(
+    store: Store,
+    user: str,
+    tokens: Iterable[Token],
+    codes: tuple[str, ...],
+    *,
+    reach: int,
+    now: Callable[[], int],
+    progress: Callable[[Token], Progress],
+) -> Token:
+    """Find `codes` (two or more, in a row) among those of `tokens` of `user`, and return the token as it was stored:
+    behind them, and confirmed by them. Raises NotInStep, Moved, and what a store raises.
+    """
+    token, first = _search(tokens, codes, reach, now, progress)
+
+    def accept(record: UserRecord) -> tuple[UserRecord, Token]:
+        current = record.token(token.name)
+        if current is None or current.secret != token.secret:
+            raise Moved
+        if first not in candidates(current, len(codes), now(), reach):
+            raise Moved
+        after = record.accepted(current, first, len(codes), now())
+        moved = after.token(token.name)
+        assert moved is not None
+        return after, moved
+
+    return store.update(user, accept)
+
+
+def _search(
+    tokens: Iterable[Token],
+    codes: tuple[str, ...],
+    reach: int,
+    now: Callable[[], int],
+    progress: Callable[[Token], Progress],
+) -> tuple[Token, int]:
+    for token in tokens:
+        if token.digits != len(codes[0]):
+            continue
+        first = locate(token, codes, candidates(token, len(codes), now(), reach), progress(token))
+        if first is not None:
+            return token, first
+    raise NotInStep
 
 
 def candidates(token: Token, count: int, now: int, reach: int) -> range:

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from token_sim import display, nvram
 from token_sim.body import Body
 from token_sim.faults import LASTING, UNTIL_CLEARED, Fault, Faults
-from token_sim.firmware import Event, Firmware
+from token_sim.firmware import Firmware
+from token_sim.panel import Event
 from token_sim.profiles import Profile
 from token_sim.states import Signal, State
 

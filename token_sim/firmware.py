@@ -9,41 +9,29 @@ The law:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pam_totp.oath import hotp
 from token_sim import nvram, profiles
 from token_sim.body import Body
+from token_sim.display import CELLS
 from token_sim.faults import Fault, Faults
 from token_sim.nvram import Contents, Slot
+from token_sim.panel import Panel
 from token_sim.profiles import Profile
 from token_sim.states import Row, Signal, State, rows
 
 BOOT_MS = 50  # the self-test
 FAILURE_TEXT, WRITE_ERROR_TEXT, EXHAUSTED_TEXT = "Err 1", "Err 2", "End"
-CELLS = 8  # of the display
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that can be seen from outside, at a moment of the world's time (Unix ms)."""
-
-    at: int
-    name: str  # OTP, DISP, BATT, ERR or TYPE
-    text: str
-
-
-class Firmware:
+class Firmware(Panel):
     """One chip. `signal` moves it; `text` is what it drives the display with; `events` is what it has to tell."""
 
     def __init__(self, memory: nvram.Nvram, profile: Profile, body: Body, faults: Faults) -> None:
-        self.memory, self.profile, self.body, self.faults = memory, profile, body, faults
+        super().__init__(profile, body)
+        self.memory, self.faults = memory, faults
         self.state = State.BOOT
-        self.text = ""
         self.last_code = ""
         self.codes_shown = 0  # since power came for the first time: what a test can wait for
-        self.events: list[Event] = []
-        self.deadlines: dict[Signal, int] = {}  # TIMER, OFF and ROLL, by age
         self.rested_at = 0  # the age from which a press counts again
         self._pressed_at = 0
         self._slot = 0
@@ -91,9 +79,6 @@ class Firmware:
         if slot is None or slot.kind != "totp" or self.text != self._code:
             return None
         return slot.period - self.body.clock_ms // 1000 % slot.period, slot.period
-
-    def tell(self, name: str, text: str) -> None:
-        self.events.append(Event(self.body.now, name, text))
 
     # --- conditions
 
@@ -163,13 +148,13 @@ class Firmware:
     def restart(self) -> None:
         self.text = self._code = self._untyped = ""
         self.deadlines.clear()
-        self._after(Signal.TIMER, BOOT_MS)
+        self.after(Signal.TIMER, BOOT_MS)
         self.rested_at = self.body.age + BOOT_MS
         self._read()
 
     def start_debounce(self) -> None:
         self._pressed_at = self.body.age
-        self._after(Signal.TIMER, self.profile.debounce_ms)
+        self.after(Signal.TIMER, self.profile.debounce_ms)
 
     def wake(self) -> None:
         self.rested_at = self._pressed_at + self.profile.rest_ms
@@ -192,7 +177,7 @@ class Firmware:
             return Signal.WRITE_FAILED
         if torn or self.faults.strikes(Fault.POWER_AFTER_WRITE):
             return Signal.RESET
-        self._after(Signal.TIMER, self.profile.commit_ms)
+        self.after(Signal.TIMER, self.profile.commit_ms)
         return None
 
     def compute(self) -> None:
@@ -202,16 +187,16 @@ class Firmware:
             self._step = self.body.clock_ms // (slot.period * 1000)
         self.body.spend(self.profile.press_nah)
         self._code = hotp(slot.key, self._step, slot.digits, slot.algorithm)
-        self._after(Signal.TIMER, self.profile.compute_ms)
+        self.after(Signal.TIMER, self.profile.compute_ms)
 
     def show_code(self) -> None:
-        self._show(self._code)
+        self.show(self._code)
         self._shown()
         self.tell("OTP", self._code)
         self._watch_step()
 
     def show_same(self) -> None:
-        self._show(self._code)
+        self.show(self._code)
         self.tell("DISP", "SAME")
 
     def show_next_step(self) -> None:
@@ -233,7 +218,7 @@ class Firmware:
         self._untyped = self._untyped[1:]
         if not self._untyped:
             self._shown()
-        self._after(Signal.TIMER, self.profile.type_ms)
+        self.after(Signal.TIMER, self.profile.type_ms)
 
     def show_counter(self) -> None:
         slot, contents = self.slot, self._contents
@@ -250,7 +235,7 @@ class Firmware:
         self._show_menu(f"b {self.body.level}", profiles.HELD_TOO_LONG_MS)
 
     def keep_lit(self) -> None:
-        self._show(self.text)
+        self.show(self.text)
 
     def show_failure(self) -> None:
         self._show_error(FAILURE_TEXT, "SELFTEST")
@@ -262,11 +247,8 @@ class Firmware:
         self._show_error(EXHAUSTED_TEXT, "EXHAUSTED")
 
     def darken(self) -> None:
-        was_lit, self.text, self._code = bool(self.text), "", ""
-        self.deadlines.pop(Signal.OFF, None)
-        self.deadlines.pop(Signal.ROLL, None)
-        if was_lit:
-            self.tell("DISP", "OFF")
+        self._code = ""
+        self.go_dark()
 
     def die(self) -> None:
         self.text = self._code = self._untyped = ""
@@ -290,9 +272,6 @@ class Firmware:
         except nvram.Corrupt:
             self._contents = None
 
-    def _after(self, signal: Signal, ms: int) -> None:
-        self.deadlines[signal] = self.body.age + ms
-
     def _after_press(self, ms: int) -> None:
         self.deadlines[Signal.TIMER] = self._pressed_at + ms
 
@@ -300,13 +279,8 @@ class Firmware:
         self.last_code = self._code
         self.codes_shown += 1
 
-    def _show(self, text: str) -> None:
-        self.text = text
-        if self.profile.display_ms:
-            self._after(Signal.OFF, self.profile.display_ms)
-
     def _show_menu(self, text: str, until: int) -> None:
-        self._show(text)
+        self.show(text)
         self.deadlines.pop(Signal.OFF, None)
         self.deadlines.pop(Signal.ROLL, None)
         self._after_press(until)
@@ -314,7 +288,7 @@ class Firmware:
 
     def _show_error(self, text: str, name: str) -> None:
         if self.profile.display_ms:
-            self._show(text)
+            self.show(text)
         self.rested_at = self.body.age + self.profile.rest_ms
         self.tell("ERR", name)
 
@@ -322,4 +296,4 @@ class Firmware:
         slot = self.slot
         if slot is not None and slot.kind == "totp":
             left = (self._step + 1) * slot.period * 1000 - self.body.clock_ms
-            self._after(Signal.ROLL, max(1, left))
+            self.after(Signal.ROLL, max(1, left))

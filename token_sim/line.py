@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 
 from token_sim.faults import Fault, Faults
-from token_sim.firmware import Event
+from token_sim.panel import Event
 from token_sim.protocol import Session
 
 DEFAULT_PER_CENT = 5  # of the bytes

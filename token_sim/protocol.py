@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from token_sim import __version__
 from token_sim.device import Device
-from token_sim.firmware import Event
+from token_sim.panel import Event
 from token_sim.states import State
 
 MAX_REQUEST = 128  # bytes, without the line's end

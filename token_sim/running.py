@@ -100,7 +100,7 @@ def _live(options: argparse.Namespace, runner: Runner, control: str) -> int:
     notes = Notes(runner)
     urls = [transport.url() for transport, _, _ in runner.ports]
     if options.tui:
-        return _show(runner, urls)
+        return _show(runner, notes, urls)
     if options.child:
         return _under(options.child, runner, notes, urls[0], control)
     serial = runner.bench.device.serial
@@ -132,10 +132,10 @@ def _under(command: list[str], runner: Runner, notes: Notes, url: str, control: 
     return status if status >= 0 else 128 - status
 
 
-def _show(runner: Runner, urls: list[str]) -> int:
+def _show(runner: Runner, notes: Notes, urls: list[str]) -> int:
     try:
         from token_sim.tui import TokenApp  # noqa: PLC0415
     except ImportError:
         raise Trouble("textual is missing (pip install 'pam-totp[tui]')", OUT_OF_REACH) from None
-    TokenApp(runner, urls).run()
-    return DONE
+    TokenApp(runner, urls, lambda: notes.stop is not None).run()
+    return DONE if notes.stop is None else 128 + notes.stop

@@ -7,6 +7,7 @@ on. Everything that a picture says is also there in plain words.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import ClassVar
 
 from rich.text import Text
@@ -73,7 +74,7 @@ class FaultMenu(ModalScreen[str | None]):
 
 
 class TokenApp(App[None]):
-    """One token, driven by `runner`; `urls` are its ports."""
+    """One token, driven by `runner`; `urls` are its ports; it ends when `stopped` says so, or the person does."""
 
     TITLE = "token-sim"
     ENABLE_COMMAND_PALETTE = False
@@ -95,7 +96,7 @@ class TokenApp(App[None]):
     #bench {{ border: round $primary; padding: 0 1; }}
     .-narrow #bench {{ height: 1fr; min-height: 5; width: 100%; }}
     .-wide #bench {{ width: 1fr; height: 100%; }}
-    .-narrow #case.small {{ height: 11; }}
+    .-narrow #case.small {{ height: 10; }}
     .-narrow #case.small #lcd {{ height: 5; padding: 0 1; }}
     .-narrow #case.small #space {{ display: none; }}
     .-narrow #case.small #button {{ height: 1; }}
@@ -112,9 +113,9 @@ class TokenApp(App[None]):
         Binding("q,ctrl+c", "quit", "Quit", key_display="q", priority=True),
     ]
 
-    def __init__(self, runner: Runner, urls: list[str]) -> None:
+    def __init__(self, runner: Runner, urls: list[str], stopped: Callable[[], bool] = lambda: False) -> None:
         super().__init__()
-        self._runner, self._urls = runner, urls
+        self._runner, self._urls, self._stopped = runner, urls, stopped
         self._shown: dict[str, str | Text] = {}
         self._views = {
             name: Static(id=name, markup=False) for name in ("lcd", "bars", "back", "plain", "figures", "log")
@@ -151,6 +152,9 @@ class TokenApp(App[None]):
 
     def tick(self) -> None:
         self._runner.step(0)
+        if self._stopped():
+            self.exit()
+            return
         self._show("lcd", self._lcd())
         self._show("bars", self._bars())
         self._show("plain", self.plain())

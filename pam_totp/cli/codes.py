@@ -17,6 +17,7 @@ from pam_totp.cli.common import (
     change,
     command,
     named_token,
+    not_enrolled,
     now,
     open_store,
     print_json,
@@ -26,9 +27,9 @@ from pam_totp.cli.common import (
 from pam_totp.cli.progress import Bar
 from pam_totp.decide import decide, log
 from pam_totp.pam.session import read_site
-from pam_totp.record import Token, UserRecord
-from pam_totp.resync import candidates, locate
+from pam_totp.resync import Moved, NotInStep, bring_back
 from pam_totp.settings import SITE_FILE, settings
+from pam_totp.store import NotThere
 
 DEFAULT_SEARCH = 100_000  # counters or steps
 MOST_SEARCH = 10_000_000
@@ -96,36 +97,33 @@ def run_resync(args: argparse.Namespace) -> int:
     if codes is None or len(codes) < 2:
         raise CommandError("resync takes two or three codes of one token in a row", WRONG_USAGE)
 
-    token, first = _search(record, args.token, codes, args.search)
-
-    def accept(found: UserRecord) -> tuple[UserRecord, Token]:
-        current = named_token(found, token.name)
-        if current.secret != token.secret or first not in candidates(current, len(codes), now(), args.search):
-            raise CommandError("the token was used or changed in the meantime; try again with new codes")
-        after = found.accepted(current, first, len(codes), now())
-        return after, named_token(after, token.name)
-
-    after = change(store, user, accept)
+    tokens = [t for t in record.tokens if args.token in (None, t.name)]
+    try:
+        token = bring_back(
+            store,
+            user,
+            tokens,
+            codes,
+            reach=args.search,
+            now=now,
+            progress=lambda token: Bar(f"searching {token.name}").show,
+        )
+    except NotThere:
+        raise not_enrolled(user) from None
+    except Moved:
+        raise CommandError("the token was used or changed in the meantime; try again with new codes") from None
+    except NotInStep:
+        raise CommandError(
+            f"these codes are not in a row within {args.search} of where the token should be (see --search);"
+            " nothing was changed"
+        ) from None
     audit.write(audit.to_syslog, SERVICE, "accepted", user=user, by="resync", token=token.name)
-    facts = {n: getattr(after, n) for n in ("counter", "last_step", "drift") if n in after._fields}
+    facts = {n: getattr(token, n) for n in ("counter", "last_step", "drift") if n in token._fields}
     if args.json:
         print_json({"user": user, "token": token.name, "type": token.type} | facts)
     else:
         print(f"{user}'s {token.name} is back in step ({', '.join(f'{k} {v}' for k, v in facts.items())})")
     return DONE
-
-
-def _search(record: UserRecord, name: str | None, codes: tuple[str, ...], reach: int) -> tuple[Token, int]:
-    """The token and the position at which its codes stand in a row. No lock is held meanwhile."""
-    tokens = [t for t in record.tokens if t.digits == len(codes[0]) and name in (None, t.name)]
-    for token in tokens:
-        within = candidates(token, len(codes), now(), reach)
-        first = locate(token, codes, within, progress=Bar(f"searching {token.name}").show)
-        if first is not None:
-            return token, first
-    raise CommandError(
-        f"these codes are not in a row within {reach} of where the token should be (see --search); nothing was changed"
-    )
 
 
 def _open_port(device: str):  # type: ignore[no-untyped-def]

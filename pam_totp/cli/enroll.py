@@ -54,7 +54,13 @@ def add_to(commands: Commands) -> None:
     given = enroll.add_mutually_exclusive_group()
     given.add_argument("--secret-stdin", action="store_true", help="read its key: base32, or hex:…")
     given.add_argument("--uri-stdin", action="store_true", help="read its otpauth:// URI")
-    enroll.add_argument("--yes", action="store_true", help="do not ask for a first code")
+    first = enroll.add_mutually_exclusive_group()
+    first.add_argument("--yes", action="store_true", help="do not ask for a first code")
+    first.add_argument(
+        "--later",
+        action="store_true",
+        help="not in use until its holder enters two codes in the portal (with --serial)",
+    )
 
     show = command(commands, "qr", run_qr, "show the QR code of a token that is there", data=True)
     show.add_argument("user")
@@ -70,6 +76,8 @@ def _add_shown(parser: argparse.ArgumentParser) -> None:
 
 def run_enroll(args: argparse.Namespace) -> int:
     made_here = not (args.secret_stdin or args.uri_stdin)
+    if args.later and not args.serial:
+        raise CommandError("--later takes --serial, by which its holder names it in the portal", WRONG_USAGE)
     with _drawing(args, default="terminal" if made_here else "none") as draw:
         token = _described(args)
         codes_needed = 2 if args.type == "hotp" and args.secret_stdin and args.counter is None else 1
@@ -83,12 +91,14 @@ def run_enroll(args: argparse.Namespace) -> int:
         _warn(token, scanned=made_here or args.qr is not None)
         uri = _uri(token, user, args.issuer)
         draw(token, uri)
-        token = token.taken_on_trust() if args.yes else _confirmed(token, codes_needed)
+        if not args.later:
+            token = token.taken_on_trust() if args.yes else _confirmed(token, codes_needed)
         store.update(user, lambda record: (record.with_token(token), None), create=True)
     if args.json:
         print_json(token_facts(user, token) | ({"uri": uri} if made_here else {}))
     else:
-        print(f"{user} now has the {token.type} token {token.name}")
+        waiting = "" if token.confirmed else ", which is not in use until two codes of it are entered in the portal"
+        print(f"{user} now has the {token.type} token {token.name}{waiting}")
     return DONE
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
-from pam_totp.cli.common import DONE, Commands, command, print_json, print_table
+from pam_totp.cli.common import DONE, CommandError, Commands, command, print_json, print_table
 from pam_totp.pam.session import read_site
 from pam_totp.settings import SITE_FILE, Settings, settings
 
@@ -16,18 +17,35 @@ def add_to(commands: Commands) -> None:
         commands, "policy", run_policy, "show which settings are in force, and where each comes from", data=True
     )
     policy.add_argument("service", help="as PAM knows it: sshd, sudo …")
-    policy.add_argument("argument", nargs="*", help="the module's arguments in its service file, after --")
+    policy.add_argument("argument", nargs="*", help="after --: module arguments to try, in place of the service file's")
     policy.add_argument("--config", metavar="FILE", default=SITE_FILE, help="site settings (%(default)s)")
 
 
 def run_policy(args: argparse.Namespace) -> int:
-    chosen = settings(args.service.lower(), args.argument, read_site(args.config))  # libpam's names are lower case
+    service = args.service.lower()  # as libpam has it
+    chosen = settings(service, args.argument or _of_its_file(service), read_site(args.config))
     rows = [(name, value, origin.replace(SITE_FILE, args.config)) for name, value, origin in in_force(chosen)]
     if args.json:
         print_json({name: {"value": value, "from": origin} for name, value, origin in rows})
     else:
         print_table(("SETTING", "VALUE", "FROM"), [(name, _shown(value), origin) for name, value, origin in rows])
     return DONE
+
+
+def _of_its_file(service: str) -> tuple[str, ...]:
+    """The arguments of our line in the service's stack."""
+    from pam_totp.system.machine import Machine  # noqa: PLC0415  nothing else here looks at service files
+    from pam_totp.system.stack import StackError  # noqa: PLC0415
+
+    machine = Machine()
+    try:
+        ours = [h.rule for h in machine.stack(service) if h.rule.ours] if machine.service(service) is not None else []
+    except StackError as e:
+        raise CommandError(str(e)) from None
+    if len(ours) != 1:
+        what = "more than one line asks for a code; this is the first" if ours else "asks for no code as it is"
+        print(f"pam-totp: {service}: {what}", file=sys.stderr)
+    return ours[0].arguments if ours else ()
 
 
 def in_force(chosen: Settings) -> list[tuple[str, object, str]]:

@@ -1,12 +1,14 @@
 """The service: `pam-totp serve`, one warm process that takes logins from a Unix socket.
 
 The law: one thread a login, and nothing shared between them but the store; a client who says nothing, or too much,
-costs one thread for as long as the time limits allow, and no account but root's can hold more than a few.
+costs one thread for as long as the time limits allow; no account but root's can hold more than a few, and all of them
+together cannot keep root's logins out.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -27,7 +29,9 @@ from pam_totp.store.file import FileStore
 
 BACKLOG = 512
 MOST_OF_ONE_ACCOUNT = 128  # logins under way at once; root has no such limit
-MOST_IN_ALL = 1024
+MOST_OF_OTHERS = 1024  # of all accounts but root's together: one person may have thousands (subuid(5))
+MOST_FILES = 16_384  # descriptors: four for a login under way, with slack
+NO_ROOM_PAUSE = 0.05  # seconds: where no descriptor is left, until one may be
 THREAD_STACK = 256 * 1024  # bytes
 LISTEN_FDS_START = 3  # sd_listen_fds(3)
 LAST_WORDS = 5.0  # seconds that logins under way are given when the service ends
@@ -75,12 +79,15 @@ class Service:
     def _accept(self) -> None:
         try:
             client, _ = self._listener.accept()
-        except OSError:  # gone again, or no descriptors left: the relay then starts a helper
+        except (BlockingIOError, ConnectionError):  # gone again
+            return
+        except OSError:  # no descriptors left: who waits in the queue waits on, and we do not spin meanwhile
+            self._stopping.wait(NO_ROOM_PAUSE)
             return
         uid = peer_uid(client)
         with self._changed:
-            full = self._under_way.total() >= MOST_IN_ALL
-            if full or (uid != 0 and self._under_way[uid] >= MOST_OF_ONE_ACCOUNT):
+            full = self._under_way.total() - self._under_way[0] >= MOST_OF_OTHERS
+            if uid != 0 and (full or self._under_way[uid] >= MOST_OF_ONE_ACCOUNT):
                 client.close()
                 return
             self._under_way[uid] += 1
@@ -170,8 +177,17 @@ def _inherited() -> socket.socket | None:
     return inherited
 
 
+def _take_all_descriptors() -> None:
+    """As many as we may have: by default the soft limit is far below the logins that there can be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = MOST_FILES if hard == resource.RLIM_INFINITY else min(MOST_FILES, hard)
+    with suppress(OSError, ValueError):  # a service unit may forbid it, and say LimitNOFILE= instead
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, enough), hard))
+
+
 def serve(path: str | None, store: str, site_file: str, log: audit.Sink) -> None:
     """Run the service until SIGTERM or SIGINT. Raises ServiceError where it cannot start."""
+    _take_all_descriptors()
     with listening(path) as listener:
         listener.setblocking(False)
         service = Service(listener, store, site_file, log)

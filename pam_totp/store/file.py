@@ -2,6 +2,8 @@
 
 The law:
 - in this order: lock, read, decide, write aside, verify what was written, fsync, rename, fsync the folder, answer;
+- whatever becomes of an answer takes the same room while it is written: no limit and no full disk lets a right one be
+  recorded where a wrong one could not be counted;
 - whatever kills a writer, the file is the old record or the new one, and the next writer cleans up and goes on;
 - only a regular file of mode 0600, owned by the folder's owner, in a folder of mode 0700 that is ours, is ever read;
 - a user's name is one file name, whatever is in it;
@@ -27,6 +29,8 @@ _PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-"
 _MAX_NAME = 255 - len("..json.tmp")  # bytes: NAME_MAX, less what we add around a name
 _SUFFIX = ".json"
 JOURNAL = ".import"  # where `batch` keeps what it takes to undo a change of many records
+_BLOCK = 4096  # bytes: what file systems give away at a time
+_GROWTH = 1024  # bytes: more than any answer adds to a record
 _NOBODY = ".nobody.json"  # no user's name begins with a dot once it is encoded
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
@@ -82,7 +86,7 @@ class FileStore:
                 if record is None:
                     _delete(folder, name)
                 elif (new := serialize(record)) != old:
-                    _replace(folder, name, new)
+                    _replace(folder, name, new, room=_room(old))
                 return result
 
     def update_nobody(self) -> None:
@@ -90,7 +94,7 @@ class FileStore:
         with (
             self._opened() as folder,
             self._locked(folder, _NOBODY),
-            _written_aside(folder, _NOBODY, record) as aside,
+            _written_aside(folder, _NOBODY, record, _room(record)) as aside,
         ):
             _delete(folder, aside)
 
@@ -205,17 +209,22 @@ def _parsed(data: bytes, user: str, name: str) -> UserRecord:
     return record
 
 
-def _replace(folder: int, name: str, data: bytes) -> None:
-    with _written_aside(folder, name, data) as aside:
+def _room(old: bytes) -> int:
+    """How much the writing of what comes after `old` takes, in bytes: whole blocks, and the same for every answer."""
+    return -(-(len(old) + _GROWTH) // _BLOCK) * _BLOCK
+
+
+def _replace(folder: int, name: str, data: bytes, room: int = 0) -> None:
+    with _written_aside(folder, name, data, room) as aside:
         os.rename(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
     os.fsync(folder)
 
 
 @contextmanager
-def _written_aside(folder: int, name: str, data: bytes) -> Iterator[str]:
+def _written_aside(folder: int, name: str, data: bytes, room: int) -> Iterator[str]:
     """The data made durable under a name that nobody reads; gone again where what follows fails."""
     aside = _aside(name)
-    _write_new(folder, aside, data)
+    _write_new(folder, aside, data, room)
     try:
         yield aside
     except BaseException:
@@ -223,14 +232,17 @@ def _written_aside(folder: int, name: str, data: bytes) -> Iterator[str]:
         raise
 
 
-def _write_new(folder: int, name: str, data: bytes, *, durably: bool = True) -> None:
-    """Write a file that must not be there yet, and look whether it was written; nothing of it is left where not."""
+def _write_new(folder: int, name: str, data: bytes, room: int = 0, *, durably: bool = True) -> None:
+    """Write a file that must not be there yet, and look whether it was written; nothing of it is left where not.
+
+    It takes `room` bytes meanwhile, where the data takes less.
+    """
     if len(data) > MAX_FILE:
         raise StoreError(f"{name}: would be larger than {MAX_FILE} bytes")
     file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
     try:
         try:
-            _write(file, name, data)
+            _write(file, name, data, room)
             if durably:
                 os.fsync(file)
         finally:
@@ -240,14 +252,16 @@ def _write_new(folder: int, name: str, data: bytes, *, durably: bool = True) -> 
         raise
 
 
-def _write(file: int, name: str, data: bytes) -> None:
+def _write(file: int, name: str, data: bytes, room: int) -> None:
     os.fchmod(file, 0o600)  # whatever the umask
+    padded = data.ljust(room)
     written = 0
-    while written < len(data):
-        count = os.write(file, data[written:])
+    while written < len(padded):
+        count = os.write(file, padded[written:])
         if count == 0:
             raise StoreError(f"{name}: nothing more could be written")
         written += count
+    os.ftruncate(file, len(data))
     # A write that claims more than it did must not be renamed over the truth.
     if os.pread(file, len(data) + 1, 0) != data:
         raise StoreError(f"{name}: what was written does not read back")

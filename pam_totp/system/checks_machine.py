@@ -110,9 +110,14 @@ def site(case: Case) -> Iterator[Finding]:
 
 def clock(case: Case) -> Iterator[Finding]:
     """The clock is kept right by somebody: codes by time depend on it."""
-    if ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX)) == _TIME_ERROR:
+    if _clock_state() == _TIME_ERROR:
         text = "the clock is not synchronised; codes by time (TOTP) are refused once it is more than a step off"
         yield Finding(WARNING, "clock", text, "install chrony, or systemctl enable --now systemd-timesyncd")
+
+
+def _clock_state() -> int:
+    """What adjtimex(2) returns when it is only asked."""
+    return int(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX)))
 
 
 def _builders() -> set[int]:

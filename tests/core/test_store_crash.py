@@ -211,6 +211,7 @@ FAILURES = [
     *(("read", e) for e in ("EIO", "EINTR", "EISDIR")),
     *(("fchmod", e) for e in ("EPERM", "EIO", "EINTR")),
     *(("write", e) for e in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EINTR")),
+    *(("ftruncate", e) for e in ("EIO", "EINTR")),
     *(("pread64", e) for e in ("EIO", "EINTR")),
     *(("fsync", e) for e in ("EIO", "ENOSPC", "EDQUOT", "EINTR", "EROFS")),
     *(("renameat", e) for e in ("EIO", "ENOSPC", "EACCES", "EXDEV")),
@@ -265,6 +266,7 @@ def test_killed_or_failing_anywhere_the_work_for_nobody_leaves_nothing_that_last
         ("write:retval=1", "what was written does not read back"),  # writes that never happened
         ("write:retval=100", "what was written does not read back"),
         ("write:retval=0", "nothing more could be written"),
+        ("ftruncate:retval=0", "what was written does not read back"),
         ("pread64:retval=0", "what was written does not read back"),
         ("pread64:retval=5", "what was written does not read back"),
         ("read:retval=0", "empty"),

@@ -5,6 +5,7 @@ The law: `make install` and `make uninstall` are the real ones, run in the names
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tests.site import TREE, codes, until
 
 COMMAND = "/usr/local/bin/pam-totp"
 ENABLED = "/var/lib/pam_totp_enabled"
-SOON = "--keep-within=2"  # seconds, where a test waits for the end of a trial
+SOON = "--keep-within=1"  # seconds, where a test waits for the end of a trial
 LATE = "--keep-within=60"  # where it must not come
 # Debian's own stacks, so that no test depends on what this host has made of its own
 _COMMON_AUTH = """\
@@ -21,17 +22,16 @@ auth	[success=1 default=ignore]	pam_unix.so nullok
 auth	requisite			pam_deny.so
 auth	required			pam_permit.so
 """
+_REST = "@include common-account\n@include common-session\n"
 STACKS = {
     "common-auth": _COMMON_AUTH,
     "common-account": "account required pam_unix.so\n",
     "common-session": "session required pam_permit.so\n",
-    "sudo": "#%PAM-1.0\n\n# limits\nsession    required   pam_limits.so\n\n@include common-auth\n@include common-account\n"
-    "@include common-session\n",
-    "sudo-i": "#%PAM-1.0\n\n@include common-auth\n@include common-account\n@include common-session\n",
-    "su": "auth       sufficient pam_rootok.so\n@include common-auth\n@include common-account\n@include common-session\n",
-    "su-l": "#%PAM-1.0\nauth		include		su\naccount		include		su\nsession		include		su\n",
-    "sshd": "@include common-auth\naccount    required     pam_nologin.so\n@include common-account\n"
-    "@include common-session\n",
+    "sudo": f"#%PAM-1.0\n\n# limits\nsession    required   pam_limits.so\n\n@include common-auth\n{_REST}",
+    "sudo-i": f"#%PAM-1.0\n\n@include common-auth\n{_REST}",
+    "su": f"auth       sufficient pam_rootok.so\n@include common-auth\n{_REST}",
+    "su-l": "#%PAM-1.0\nauth include su\naccount include su\nsession include su\n",
+    "sshd": f"@include common-auth\naccount    required     pam_nologin.so\n{_REST}",
     "other": "auth required pam_deny.so\naccount required pam_deny.so\n",
 }
 SSHD_CONFIG = """\
@@ -59,6 +59,7 @@ class Fresh(Machine):
             upper = f"{folder}/{name}"
             self.shell(f"mkdir {upper} {upper}-work")
             self.shell(f"mount -t overlay -o lowerdir={place},upperdir={upper},workdir={upper}-work private {place}")
+        self.shell("chgrp shadow /etc/shadow")  # so that unix_chkpwd can read it, for whoever asks about themselves
         # Not userdel, which looks at the host's processes.
         self.shell("sed -i /^pam_totp:/d /etc/passwd /etc/group /etc/shadow; rmdir /var/lib/pam_totp /run/pam_totp")
         self.shell("rm -rf /run/tree")
@@ -125,7 +126,22 @@ class Fresh(Machine):
         """All files in /etc/pam.d, hidden ones too."""
         return {p.name: p.read_text() for p in self.path("/etc/pam.d").iterdir() if p.is_file()}
 
+    def pid(self, *ending: str) -> int:
+        """The one process of this machine's whose command ends like this."""
+        here = os.readlink(self.root.parent / "ns/mnt")
+        found = [int(p.name) for p in Path("/proc").glob("[0-9]*") if _runs(p, here, ending)]
+        assert len(found) == 1, found
+        return found[0]
+
     def shell(self, text: str) -> str:
         done = self.run("sh", "-c", text)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
+
+
+def _runs(process: Path, namespace: str, ending: tuple[str, ...]) -> bool:
+    try:
+        words = (process / "cmdline").read_text().split("\0")[:-1]
+        return os.readlink(process / "ns/mnt") == namespace and tuple(words[-len(ending) :]) == ending
+    except OSError:  # has ended
+        return False

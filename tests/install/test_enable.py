@@ -13,6 +13,7 @@ from tests.services.namespace import PASSWORD
 from tests.site import codes, until
 
 OURS = "auth required pam_totp.so\n"
+WATCHDOG = "/usr/local/lib/pam_totp/pam_totp/system/watchdog.py"
 
 
 def as_before(machine: Fresh) -> bool:
@@ -76,19 +77,25 @@ def test_ctrl_c_takes_it_back_at_once(machine: Fresh) -> None:
 
 
 def test_the_terminal_may_die(machine: Fresh) -> None:
-    machine.enable("sudo", SOON).hangs_up()
+    talk = machine.enable("sudo", "--keep-within=3")
+    watchdog = machine.pid(WATCHDOG, "sudo")
+    assert os.getsid(watchdog) == watchdog, "a session of its own, with no terminal"
+    talk.hangs_up()
     until(lambda: machine.state("sudo") is None and as_before(machine), "the trial is taken back without its terminal")
 
 
 def test_enable_may_be_killed(machine: Fresh) -> None:
-    talk = machine.enable("sudo", SOON)
+    talk = machine.enable("sudo", "--keep-within=3")
+    watchdog = machine.pid(WATCHDOG, "sudo")
     os.kill(talk.terminal.pid, signal.SIGKILL)
+    os.kill(watchdog, signal.SIGHUP)
+    os.kill(watchdog, signal.SIGINT)
     until(lambda: machine.state("sudo") is None and as_before(machine), "the trial is taken back without its command")
 
 
 def test_a_watchdog_that_is_told_to_end_takes_it_back_first(machine: Fresh) -> None:
     talk = machine.enable("sudo", LATE)
-    machine.shell("kill -TERM $(pgrep -f 'watchdog.py sudo$' --ns $$ --nslist mnt)")
+    os.kill(machine.pid(WATCHDOG, "sudo"), signal.SIGTERM)
     status, _ = talk.ends()
     assert status == 1
     assert as_before(machine)
@@ -97,7 +104,7 @@ def test_a_watchdog_that_is_told_to_end_takes_it_back_first(machine: Fresh) -> N
 def test_after_a_crash_of_all_of_it_the_next_start_takes_it_back(machine: Fresh) -> None:
     talk = machine.enable("sudo", LATE)
     os.kill(talk.terminal.pid, signal.SIGKILL)
-    machine.shell("kill -KILL $(pgrep -f 'watchdog.py sudo$' --ns $$ --nslist mnt)")
+    os.kill(machine.pid(WATCHDOG, "sudo"), signal.SIGKILL)
     told = json.loads(machine.installed("doctor", "--json").stdout)["findings"]
     assert any(f["check"] == "changes" and f["severity"] == "error" for f in told)
     unit = machine.path("/usr/local/lib/systemd/system/pam_totp-takeback.service").read_text()
@@ -109,15 +116,16 @@ def test_after_a_crash_of_all_of_it_the_next_start_takes_it_back(machine: Fresh)
 
 def test_the_same_terminal_cannot_confirm(machine: Fresh) -> None:
     """sudo would not even ask there again: it remembers the terminal."""
-    confirm = f"su alice -c 'sudo -k -S {COMMAND} enable sudo --keep'; echo said $?"
-    shell = machine.talk(
-        "bash", "-ic", f"set -m; {COMMAND} enable sudo --for-user alice {LATE} & fg %1; {confirm}; fg %1"
+    script = (
+        f"set -m; {COMMAND} enable sudo --for-user alice {LATE} & fg %1;"
+        f"su alice -c 'sudo -k -S {COMMAND} enable sudo --keep'; echo said $?; kill -INT %1; kill -CONT %1; wait"
     )
+    shell = machine.talk("bash", "-ic", script)
     shell.asks("Password: ").says(PASSWORD).asks("One-time code: ").says(codes(0)).asks("Keep this terminal open.")
     shell.terminal.sendcontrol("z")
     shell.asks("alice: ").says(PASSWORD).asks("One-time code: ").says(codes(1)).asks("said 1")
     assert "this is the terminal that the change was made from" in shell.before
-    shell.presses_ctrl_c().ends()
+    shell.ends()
     assert as_before(machine)
 
 

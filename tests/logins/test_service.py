@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -14,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.pam import handle
+from pam_totp.pam import handle, service
+from pam_totp.pam.admission import peer_uid
 from pam_totp.pam.handle import PAM_AUTH_ERR, PAM_SUCCESS
 from pam_totp.pam.service import MOST_OF_ONE_ACCOUNT
 from tests.conftest import as_root
@@ -79,6 +82,43 @@ def test_an_account_may_ask_for_itself_and_for_nobody_else(site: Site) -> None:
     assert as_stranger(site, hello("no-such-account"), codes(0)) == [f"r{PAM_AUTH_ERR}"]
     assert site.log.has("reason=not-yours-to-ask", "user=root", f"uid={STRANGER}")
     assert site.counter("root") == 0
+
+
+@as_root
+def test_a_first_pass_that_never_came_is_in_the_log(site: Site) -> None:
+    site.start()
+    site.enrol()
+    site.configure("demo", "use_first_pass", way="socket")
+    assert site.login().result is Result.AUTH_ERR
+    assert site.log.lines() == [f"pam_totp(demo:auth): refused user={ME} reason=no-answer"]
+
+
+@as_root
+def test_an_account_does_not_say_where_it_comes_from_but_a_listed_client_does(site: Site) -> None:
+    """An address in the log may be banned by what reads it."""
+    site.config.write_text('[clients]\nnobody = "web"\n')
+    site.start()
+    site.enrol(user="nobody")
+    for name in ("sshd", "web"):
+        as_stranger(site, hello("nobody", name) + b"\0rhost=192.0.2.66", "000000")
+    said = [line for line in site.log.lines() if "refused user=nobody" in line]
+    assert ["rhost=" in line for line in said] == [False, True]
+
+
+@as_root
+def test_the_highest_uid_is_told_as_it_is() -> None:
+    highest = (1 << 32) - 3
+    try:
+        os.seteuid(highest)
+    except OSError:
+        pytest.skip("needs a user namespace with all uids")
+    try:
+        one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    finally:
+        os.seteuid(0)
+    assert peer_uid(one) == highest
+    one.close()
+    other.close()
 
 
 @as_root
@@ -247,6 +287,70 @@ def test_silent_clients_of_one_account_do_not_keep_others_out(site: Site) -> Non
         os.waitpid(child, 0)
         for end in (ready[0], go[0]):
             os.close(end)
+
+
+@as_root
+def test_all_other_accounts_together_do_not_keep_root_out(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One person may have thousands of accounts: subordinate ids."""
+    monkeypatch.setattr(service, "MOST_OF_OTHERS", 3)
+    site.enrol()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(str(site.socket))
+    site.socket.chmod(0o666)
+    listener.listen()
+    listener.setblocking(False)
+    serving = service.Service(listener, str(site.store), str(site.config), lambda *_: None)
+    thread = threading.Thread(target=serving.run)
+    thread.start()
+    ready, go = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(go[1])
+            held = []
+            for uid in range(STRANGER - 6, STRANGER):
+                os.seteuid(uid)
+                held.append(connected(site))
+                os.seteuid(0)
+            os.write(ready[1], b"x")
+            os.read(go[0], 1)
+            del held
+        finally:
+            os._exit(0)
+    try:
+        os.close(ready[1])
+        assert os.read(ready[0], 1) == b"x"
+        site.configure("demo", way="socket")
+        assert site.gets_in(codes(0)), "they were there before us, and are taken in turn"
+    finally:
+        for end in (go[1], go[0], ready[0]):
+            os.close(end)
+        os.waitpid(child, 0)
+        serving._stopping.set()
+        serving._wake_write.send(b"x")
+        thread.join(PATIENCE)
+
+
+def test_it_takes_as_many_descriptors_as_it_may_have(site: Site) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        process = site.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (min(service.MOST_FILES, hard), hard)
+
+
+def test_without_a_descriptor_left_it_does_not_spin(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def accept(self) -> object:
+            raise OSError(errno.EMFILE, "too many open files")
+
+    paused: list[float | None] = []
+    serving = service.Service(Full(), str(site.store), str(site.config), lambda *_: None)  # type: ignore[arg-type]
+    monkeypatch.setattr(serving._stopping, "wait", paused.append)
+    serving._accept()
+    assert paused == [service.NO_ROOM_PAUSE]
 
 
 def test_it_takes_the_socket_that_systemd_passes_on(site: Site) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+from tests.services.namespace import Machine
 from tests.site import ME, Site, codes
 
 SITE_FILE = """
@@ -27,7 +30,7 @@ def test_every_setting_says_where_it_comes_from(site: Site) -> None:
 
 def test_another_service_has_its_own(site: Site) -> None:
     site.config.write_text(SITE_FILE)
-    shown = site.command_json("policy", "su", "--config", site.config)
+    shown = site.command_json("policy", "another", "--config", site.config)
     assert shown["look_ahead"]["value"] == 3
     assert shown["prompt"] == {"value": "One-time code: ", "from": "default"}
 
@@ -60,3 +63,24 @@ def test_verify_goes_by_the_site_file(site: Site) -> None:
     site.config.write_text("[policy]\nlook_ahead = 2\n")
     assert site.command("verify", ME, codes(3), "--config", site.config).returncode == 1
     assert site.command("verify", ME, codes(2), "--config", site.config).returncode == 0
+
+
+def test_the_arguments_are_those_of_the_service_file(machine: Machine) -> None:
+    machine.write("/etc/pam_totp.toml", SITE_FILE)
+    machine.write("/etc/pam.d/part", machine.ours("look_ahead=1 [prompt=A code: ]") + "\n")
+    machine.write("/etc/pam.d/sshd", "auth required pam_unix.so\n@include part\n")
+    done = machine.pam_totp("policy", "sshd", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = json.loads(done.stdout)
+    assert shown["look_ahead"] == {"value": 1, "from": "argument"}
+    assert shown["prompt"] == {"value": "A code: ", "from": "argument"}
+    assert shown["lock_after"] == {"value": 7, "from": "/etc/pam_totp.toml [policy]"}
+    done = machine.pam_totp("policy", "sshd", "--json", "--", "look_ahead=2")
+    assert json.loads(done.stdout)["look_ahead"]["value"] == 2
+    machine.write("/etc/pam.d/sshd", "auth required pam_unix.so\n")
+    done = machine.pam_totp("policy", "sshd", "--json")
+    assert (done.returncode, done.stderr) == (0, "pam-totp: sshd: asks for no code as it is\n")
+    assert json.loads(done.stdout)["look_ahead"]["value"] == 4
+    machine.write("/etc/pam.d/sshd", machine.ours("look_ahead=1000") + "\n")
+    done = machine.pam_totp("policy", "sshd")
+    assert (done.returncode, done.stdout) == (1, ""), "this would deny, and is said"

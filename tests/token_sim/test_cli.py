@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pexpect
 import pytest
 
 from pam_totp.oath import totp
@@ -98,6 +99,21 @@ def test_sigusr1_presses_the_button(tmp_path: Path) -> None:
     with running(path) as run:
         run.process.send_signal(signal.SIGUSR1)
         wait_until(lambda: json.loads(token_sim("oracle", path, "--json").stdout)["last_code"] == "755224", "a code")
+
+
+def test_a_signal_ends_the_terminal_interface_too(tmp_path: Path) -> None:
+    path, link = new_token(tmp_path / "fob"), tmp_path / "port"
+    words = ["-m", "token_sim", "run", str(path), "--link", str(link), "--tui"]
+    with pexpect.spawn(sys.executable, words, dimensions=(24, 80), timeout=30) as terminal:
+        terminal.expect("asleep; on")
+        assert names(tmp_path) == ["fob", "fob.control", "fob.lock", "port"]
+        terminal.send(" ")
+        terminal.expect("755224")
+        terminal.kill(signal.SIGTERM)
+        terminal.expect(pexpect.EOF)
+        terminal.wait()
+        assert terminal.exitstatus == 128 + signal.SIGTERM
+    assert names(tmp_path) == ["fob"]
 
 
 def test_a_token_at_rest_can_be_aged_asked_and_spoiled(tmp_path: Path) -> None:

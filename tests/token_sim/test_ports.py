@@ -17,7 +17,7 @@ import pexpect
 import pytest
 import serial
 
-from tests.token_sim.tokens import NOON, image, new_token, running, token_sim, wait_until
+from tests.token_sim.tokens import NOON, SEED, image, new_token, running, token_sim, wait_until
 from token_sim import inprocess
 from token_sim.bench import Bench
 from token_sim.client import Client, PortError, Refused, Timeout
@@ -26,7 +26,7 @@ from token_sim.profiles import PROFILES
 from token_sim.runner import Runner
 from token_sim.tcp import Tcp
 
-SEED = b"12345678901234567890"
+pytestmark = pytest.mark.filterwarnings("ignore:set(Daemon|Name):DeprecationWarning")  # pyserial's own
 
 
 @pytest.fixture

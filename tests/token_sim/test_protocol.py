@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.token_sim.tokens import SEED, token
 from token_sim.device import Device
 from token_sim.faults import Fault
-from token_sim.firmware import Event
+from token_sim.panel import Event
 from token_sim.protocol import ERRORS, Session
 
 

@@ -1,0 +1,14 @@
+"""Devices in the admin site."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+
+from pam_totp.django.models import HostDevice
+
+
+@admin.register(HostDevice)
+class HostDeviceAdmin(admin.ModelAdmin):  # type: ignore[misc]
+    list_display = ("user", "name", "confirmed")
+    search_fields = ("user__username",)
+    raw_id_fields = ("user",)

@@ -1,0 +1,24 @@
+"""The application, as Django starts it."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig, apps
+
+
+class PamTotpConfig(AppConfig):  # type: ignore[misc]
+    """Registers the checks, and the device with django-two-factor-auth where that is installed."""
+
+    name = "pam_totp.django"
+    label = "pam_totp"
+    verbose_name = "One-time codes of this host"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from pam_totp.django import checks  # noqa: F401, PLC0415  registers them
+
+        if apps.is_installed("two_factor"):
+            from two_factor.plugins.registry import registry  # noqa: PLC0415
+
+            from pam_totp.django.two_factor import HostMethod  # noqa: PLC0415
+
+            registry.register(HostMethod())

@@ -1,0 +1,44 @@
+"""How django-two-factor-auth asks for a code of this device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from two_factor.forms import AuthenticationTokenForm
+from two_factor.plugins.registry import MethodBase
+
+from pam_totp.answer import MAX_ANSWER
+from pam_totp.django.models import HostDevice
+
+
+class AnswerForm(AuthenticationTokenForm):  # type: ignore[misc]
+    """Takes what a login takes: one code of six to eight digits, codes in a row, or a recovery code."""
+
+    otp_token = forms.CharField(
+        label="One-time code",
+        max_length=MAX_ANSWER,
+        widget=forms.TextInput(attrs={"autofocus": "autofocus", "autocomplete": "one-time-code"}),
+    )
+
+
+class HostMethod(MethodBase):  # type: ignore[misc]
+    """Has no set-up of its own: tokens are enrolled in the portal, or by an administrator."""
+
+    code = "pam_totp"
+    verbose_name = "Phone or token of this host"
+
+    def get_devices(self, user: Any) -> Any:
+        return HostDevice.objects.devices_for_user(user)
+
+    def recognize_device(self, device: object) -> bool:
+        return isinstance(device, HostDevice)
+
+    def get_token_form_class(self) -> type[AnswerForm]:
+        return AnswerForm
+
+    def get_action(self, device: object) -> str:
+        return "Enter a code of your phone or token"
+
+    def get_verbose_action(self, device: object) -> str:
+        return "Enter a code of your phone or token; two in a row, or a recovery code, will do too."

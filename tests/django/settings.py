@@ -1,0 +1,18 @@
+"""The example's settings, and django-two-factor-auth beside it."""
+
+from __future__ import annotations
+
+from tests.examples.django_site.settings import *  # noqa: F403
+from tests.examples.django_site.settings import INSTALLED_APPS, MIDDLEWARE
+
+SECRET_KEY = "of the tests"
+ROOT_URLCONF = "tests.django.urls"
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+INSTALLED_APPS = [
+    *INSTALLED_APPS,
+    "django_otp.plugins.otp_static",
+    "django_otp.plugins.otp_totp",
+    "two_factor",
+]
+MIDDLEWARE = list(MIDDLEWARE)
+LOGGING_CONFIG = None

@@ -1,0 +1,228 @@
+"""pam_totp.django in a real project: password, then a code of the host's, used up wherever it was used."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.django.conftest import PASSWORD
+from tests.pamconf import Result
+from tests.site import ME, TREE, Site, codes
+
+
+def sign_in(client: Any, password: str = PASSWORD, user: str = ME) -> Any:
+    return client.post("/login/", {"username": user, "password": password})
+
+
+def test_password_then_code_then_the_page(client: Any, site: Site) -> None:
+    site.enrol()
+    assert client.get("/").url == "/code/?next=/"
+    assert client.get("/code/").url == "/login/?next=/code/"
+    assert sign_in(client).url == "/"
+    assert client.get("/").url == "/code/?next=/", "the password is not enough"
+    assert client.post("/code/", {"code": codes(0)}).url == "/"
+    assert f"Hello, {ME}" in client.get("/").content.decode()
+    assert site.log.has("pam_totp(web:auth): accepted", f"user={ME}")
+
+
+@pytest.mark.parametrize("code", ["000000", "", "x", "12345", "1" * 600, "12345\x00", "\u0661" * 6])
+def test_what_is_no_code_is_refused(client: Any, site: Site, code: str) -> None:
+    site.enrol()
+    sign_in(client)
+    assert "Refused;" in client.post("/code/", {"code": code}).content.decode()
+    assert client.get("/").status_code == 302
+
+
+def test_a_code_used_over_pam_is_refused_here_and_the_other_way_round(client: Any, site: Site) -> None:
+    site.enrol()
+    site.configure("demo", way="socket")
+    assert site.login(codes(0)).result is Result.SUCCESS
+    sign_in(client)
+    assert "Refused;" in client.post("/code/", {"code": codes(0)}).content.decode()
+    assert client.post("/code/", {"code": codes(1)}).url == "/"
+    assert site.login(codes(1)).result is Result.AUTH_ERR
+
+
+def test_two_codes_in_a_row_bring_a_token_back_into_step(client: Any, site: Site) -> None:
+    site.enrol()
+    sign_in(client)
+    assert client.post("/code/", {"code": codes(300, 2)}).url == "/"
+
+
+def test_who_is_not_enrolled_does_not_get_in(client: Any, site: Site) -> None:
+    site.config.write_text("[service.web]\nnullok = true\n")
+    sign_in(client)
+    assert "Refused;" in client.post("/code/", {"code": "123456"}).content.decode()
+
+
+def test_without_the_service_nobody_gets_in_and_the_log_says_why(
+    client: Any, site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.enrol()
+    sign_in(client)
+    site.stop()
+    assert "Refused;" in client.post("/code/", {"code": codes(0)}).content.decode()
+    assert "is 'pam-totp serve' running?" in caplog.text
+
+
+def test_a_wrong_or_blank_password_signs_nobody_in(client: Any, site: Site) -> None:
+    for password in ("wrong", "", " "):
+        assert "errorlist" in sign_in(client, password).content.decode()
+    assert client.get("/code/").url.startswith("/login/")
+
+
+def test_users_are_made_only_where_the_project_says_so(client: Any, project: Any, monkeypatch: Any) -> None:
+    from django.contrib.auth import get_user_model  # noqa: PLC0415
+
+    monkeypatch.setattr(project, "PAM_TOTP_CREATE_USERS", False)
+    assert "errorlist" in sign_in(client).content.decode()
+    assert get_user_model().objects.count() == 0
+    monkeypatch.setattr(project, "PAM_TOTP_CREATE_USERS", True)
+    sign_in(client)
+    user = get_user_model().objects.get()
+    assert not user.has_usable_password()
+    assert not user.is_staff
+
+
+def test_a_user_who_was_switched_off_does_not_get_in(client: Any) -> None:
+    from django.contrib.auth import get_user_model  # noqa: PLC0415
+
+    get_user_model().objects.create_user(ME, is_active=False)
+    assert "errorlist" in sign_in(client).content.decode()
+
+
+def test_the_admin_site_asks_for_a_code_too(client: Any, site: Site) -> None:
+    from django.contrib.auth import get_user_model  # noqa: PLC0415
+
+    site.enrol()
+    get_user_model().objects.create_superuser(ME)
+    sign_in(client)
+    assert client.get("/admin/").status_code == 302
+    client.post("/code/", {"code": codes(0)})
+    assert client.get("/admin/").status_code == 200
+    assert client.get("/admin/pam_totp/hostdevice/").status_code == 200
+
+
+def test_nobody_uses_the_device_of_another(client: Any, site: Site) -> None:
+    site.enrol()
+    sign_in(client, user="mallory")
+    from django_otp.models import Device  # noqa: PLC0415
+
+    from pam_totp.django.models import HostDevice  # noqa: PLC0415
+
+    device = HostDevice.objects.get()
+    assert device.user.get_username() == "mallory"
+    assert not device.verify_token(codes(0)), "a code of somebody else's"
+    assert Device.from_persistent_id(device.persistent_id) == device
+
+
+def test_a_user_has_one_device_however_often_they_sign_in(client: Any) -> None:
+    from pam_totp.django.models import HostDevice  # noqa: PLC0415
+
+    sign_in(client)
+    sign_in(client)
+    assert [d.name for d in HostDevice.objects.all()] == ["default"]
+
+
+def test_a_device_that_was_not_handed_out_is_not_made(client: Any, project: Any, monkeypatch: Any) -> None:
+    from pam_totp.django.models import HostDevice  # noqa: PLC0415
+
+    monkeypatch.setattr(project, "PAM_TOTP_CREATE_DEVICES", False, raising=False)
+    sign_in(client)
+    assert HostDevice.objects.count() == 0
+
+
+def test_two_factor_auth_asks_for_the_hosts_code(client: Any, site: Site) -> None:
+    site.enrol()
+    path = "/two-factor/account/login/"
+    page = client.get(path).content.decode()
+    step = {"login_view-current_step": "auth", "auth-username": ME, "auth-password": PASSWORD}
+    page = client.post(path, step).content.decode()
+    assert "Enter a code of your phone or token" in page or "One-time code" in page
+    answer = {"login_view-current_step": "token", "token-otp_token": "000000"}
+    assert "Invalid token" in client.post(path, answer).content.decode()
+    answer["token-otp_token"] = codes(200, 2)
+    assert client.post(path, answer).url == "/"
+    assert f"Hello, {ME}" in client.get("/").content.decode()
+    assert site.counter() == 202
+
+
+def test_the_migrations_are_all_there(project: Any) -> None:
+    from django.core.management import call_command  # noqa: PLC0415
+
+    call_command("makemigrations", "pam_totp", check=True, dry_run=True, stdout=StringIO())
+
+
+def found(**_: Any) -> set[str]:
+    from pam_totp.django.checks import check  # noqa: PLC0415
+
+    return {message.id for message in check(None)}
+
+
+def test_the_checks_say_what_is_wrong(project: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setattr("pam_totp.django.checks.PAM_FOLDER", str(tmp_path))
+    (tmp_path / "pam_totp-portal").write_text("")
+    assert found() == set()
+    backends = [*project.AUTHENTICATION_BACKENDS, "django.contrib.auth.backends.ModelBackend"]
+    for name, value, number in (
+        ("PAM_TOTP_SERVICE", "", "E001"),
+        ("PAM_TOTP_TIMEOUT", 0, "E002"),
+        ("MIDDLEWARE", [], "E003"),
+        ("PAM_TOTP_SOCKET", "/nowhere", "W001"),
+        ("PAM_TOTP_PASSWORD_SERVICE", "nix", "W002"),
+        ("AUTHENTICATION_BACKENDS", backends, "W003"),
+    ):
+        with monkeypatch.context() as once:
+            once.setattr(project, name, value, raising=False)
+            assert found() == {f"pam_totp.{number}"}, name
+
+
+def test_the_example_project_starts_by_itself(tmp_path: Path) -> None:
+    folder = TREE / "tests" / "examples" / "django_site"
+    for command in (["migrate", "--verbosity=0"], ["check"]):
+        done = subprocess.run(
+            [sys.executable, "manage.py", *command],
+            cwd=folder,
+            env={"PYTHONPATH": str(TREE), "PATH": "/usr/bin:/bin", "DATABASE": str(tmp_path / "db.sqlite3")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert "pam_totp.W001" in done.stderr or Path("/run/pam_totp/socket").exists()
+
+
+def test_the_flask_example_is_short_and_works(site: Site, monkeypatch: Any) -> None:
+    from tests.examples import flask_app  # noqa: PLC0415
+
+    site.start()
+    site.enrol()
+    assert len(Path(flask_app.__file__).read_text().splitlines()) < 80
+    monkeypatch.setattr(flask_app.pam, "authenticate", lambda user, password, **_: password == PASSWORD)
+    monkeypatch.setitem(flask_app.app.config, "PAM_TOTP_SOCKET", str(site.socket))
+    client = flask_app.app.test_client()
+
+    def send(path: str, **fields: str) -> Any:
+        page = client.get(path, base_url="https://x").get_data(as_text=True)
+        csrf = re.search(r'name="csrf_token" value="([^"]*)"', page)
+        assert csrf
+        return client.post(
+            path, data={"csrf_token": csrf[1], **fields}, base_url="https://x", headers={"Referer": "https://x/"}
+        )
+
+    assert "do not match" in send("/login", user=ME, password="wrong").get_data(as_text=True)
+    assert "do not match" in send("/login", user=ME, password="").get_data(as_text=True)
+    assert send("/login", user=ME, password=PASSWORD).location == "/code"
+    assert client.get("/", base_url="https://x").location == "/login"
+    assert "refused;" in send("/code", code="000000").get_data(as_text=True)
+    assert send("/code", code=codes(0)).location == "/"
+    assert client.get("/", base_url="https://x").get_data(as_text=True) == f"Hello, {ME}."
+    site.stop()
+    send("/login", user=ME, password=PASSWORD)
+    assert "try again later" in send("/code", code=codes(1)).get_data(as_text=True)

@@ -1,0 +1,39 @@
+"""Password, then code, then the page that needs both; and an admin site that needs both."""
+
+from django.contrib import admin
+from django.contrib.auth.decorators import login_required
+from django.contrib.auth.views import LoginView, LogoutView
+from django.shortcuts import redirect, render
+from django.urls import path
+from django_otp import devices_for_user
+from django_otp import login as otp_login
+from django_otp.admin import OTPAdminSite
+from django_otp.decorators import otp_required
+
+admin.site.__class__ = OTPAdminSite
+
+
+@login_required
+def code(request):
+    """The second step: one field, for a code, two in a row, or a recovery code."""
+    if request.method == "POST":
+        device = next(iter(devices_for_user(request.user)), None)
+        if device is not None and device.verify_token(request.POST.get("code", "")):
+            otp_login(request, device)
+            request.session.cycle_key()
+            return redirect("private")
+    return render(request, "code.html", {"refused": request.method == "POST"})
+
+
+@otp_required(login_url="code")
+def private(request):
+    return render(request, "private.html")
+
+
+urlpatterns = [
+    path("login/", LoginView.as_view(template_name="login.html"), name="login"),
+    path("code/", code, name="code"),
+    path("logout/", LogoutView.as_view(next_page="login"), name="logout"),
+    path("admin/", admin.site.urls),
+    path("", private, name="private"),
+]

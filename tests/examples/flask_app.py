@@ -1,0 +1,77 @@
+"""People sign in with the system password, then with a code: `flask --app flask_app run --cert=adhoc`.
+
+The account that it runs under is in the group shadow, and in /etc/pam_totp.toml: [clients] www-data = "web"
+"""
+
+import os
+
+import pam
+from flask import Flask, redirect, render_template_string, request, session, url_for
+from flask_wtf.csrf import CSRFProtect
+from markupsafe import escape
+
+from pam_totp import client
+
+app = Flask(__name__)
+app.secret_key = os.environ.get("SECRET_KEY") or os.urandom(32)
+app.config.update(SESSION_COOKIE_SAMESITE="Lax", SESSION_COOKIE_SECURE=not app.debug)
+app.config["PAM_TOTP_SOCKET"] = os.environ.get("PAM_TOTP_SOCKET", client.DEFAULT_SOCKET)
+CSRFProtect(app)
+
+PAGE = """<!doctype html><html lang="en"><title>{{ title }}</title><h1>{{ title }}</h1>
+{% if problem %}<p role="alert">{{ problem }}</p>{% endif %}
+<form method="post"><input type="hidden" name="csrf_token" value="{{ csrf_token() }}">
+{% for name, label, kind in fields %}<p><label for="{{ name }}">{{ label }}</label>
+<input id="{{ name }}" name="{{ name }}" type="{{ kind }}" required></p>{% endfor %}
+<button>Go on</button></form>"""
+
+
+def page(title, problem, *fields):
+    return render_template_string(PAGE, title=title, problem=problem, fields=fields)
+
+
+def password_is_right(user, password):
+    """A password-only PAM service; a blank password is never one."""
+    return bool(password) and pam.authenticate(user, password, service="pam_totp-portal", resetcreds=False)
+
+
+@app.route("/login", methods=["GET", "POST"])
+def login():
+    problem = None
+    if request.method == "POST":
+        user = request.form.get("user", "")
+        if password_is_right(user, request.form.get("password", "")):
+            session.clear()
+            session["halfway"] = user  # of no use but for the next step
+            return redirect(url_for("code"))
+        problem = "User name and password do not match."
+    return page("Sign in", problem, ("user", "User name", "text"), ("password", "Password", "password"))
+
+
+@app.route("/code", methods=["GET", "POST"])
+def code():
+    if "halfway" not in session:
+        return redirect(url_for("login"))
+    problem = None
+    if request.method == "POST":
+        try:
+            outcome = client.verify(
+                session["halfway"],
+                request.form.get("code", ""),
+                service="web",
+                rhost=request.remote_addr,
+                path=app.config["PAM_TOTP_SOCKET"],
+            )
+            problem = " ".join(outcome.messages)
+        except client.ClientError as e:
+            app.logger.error("%s", e)
+            outcome, problem = False, "Codes cannot be checked now; try again later."
+        if outcome:
+            session["user"] = session.pop("halfway")
+            return redirect(url_for("private"))
+    return page("Your code", problem, ("code", "One-time code", "text"))
+
+
+@app.get("/")
+def private():
+    return f"Hello, {escape(session['user'])}." if "user" in session else redirect(url_for("login"))

@@ -1,0 +1,294 @@
+"""make install and make uninstall, whole: from nothing to a login by a simulated token, and back to nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pam_totp.cli import parser
+from pam_totp.formats.otpauth import typed_secret
+from pam_totp.secretfile import parse
+from tests.install.machine import COMMAND, LATE, STACKS, Fresh
+from tests.services.namespace import PASSWORD, STORE
+from tests.site import PATIENCE, TREE, codes, until
+
+DATA = TREE / "pam_totp/system/data"
+LIB = "/usr/local/lib/pam_totp"
+UNITS = "/usr/local/lib/systemd/system"
+INSTALLED = (
+    "/usr/local/bin/pam-totp",
+    "/usr/local/bin/token-sim",
+    f"{LIB}/pam_totp/pam/helper.py",
+    f"{LIB}/token_sim/cli.py",
+    f"{UNITS}/pam_totp.socket",
+    f"{UNITS}/pam_totp.service",
+    f"{UNITS}/pam_totp-takeback.service",
+    "/usr/local/share/man/man8/pam_totp.8",
+    "/usr/local/share/man/man1/pam-totp.1",
+    "/usr/local/share/man/man1/token-sim.1",
+    "/usr/local/share/bash-completion/completions/pam-totp",
+)
+
+
+class SimulatedToken:
+    """A token from the simulated factory, alive on a pseudo-serial port."""
+
+    def __init__(self, folder: Path) -> None:
+        self._sim("factory", "--count", "1", "--out", folder / "factory")
+        seeds = (folder / "factory/seeds.csv").read_text().splitlines()
+        self.seed = f"hex:{seeds[-1].split(',')[1]}"
+        self._port = folder / "port"
+        file = next((folder / "factory").glob("*.token"))
+        self._process = subprocess.Popen([*self._command, "run", file, "--link", self._port], stdout=subprocess.DEVNULL)
+        until(self._port.exists, "the simulator makes its port")
+
+    @property
+    def _command(self) -> list[str]:
+        return [sys.executable, "-m", "token_sim.cli"]
+
+    def _sim(self, *words: str | Path) -> str:
+        return subprocess.run([*self._command, *words], cwd=TREE, check=True, text=True, capture_output=True).stdout
+
+    def press(self) -> str:
+        return self._sim("press", "--port", self._port).strip()
+
+    def unplug(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+
+def test_from_install_to_uninstall_with_a_simulated_token(machine: Fresh, tmp_path: Path) -> None:
+    token = SimulatedToken(tmp_path)
+    try:
+        machine.path(f"{STORE}/alice.json").unlink()
+        assert machine.make("uninstall").returncode == 0
+        assert not any(machine.path(p).exists() for p in INSTALLED)
+        assert machine.make("install").returncode == 0
+        enrolled = machine.installed("enroll", "alice", "--type", "hotp", "--secret-stdin", "--yes", stdin=token.seed)
+        assert enrolled.returncode == 0, enrolled.stderr
+
+        first = machine.enable("sudo", LATE, code=token.press())
+        second = machine.sudo(COMMAND, "enable", "sudo", "--keep")
+        second.asks("alice: ").says(PASSWORD).asks("One-time code: ").says(token.press())
+        assert (second.ends()[0], first.ends()[0]) == (0, 0)
+
+        code = token.press()
+        login = machine.sudo("id", "-un")
+        login.asks("alice: ").says(PASSWORD).asks("One-time code: ").says(code)
+        assert login.ends() == (0, "\r\nroot\r\n")
+        again = machine.sudo("id", "-un")
+        again.asks("alice: ").says(PASSWORD).asks("One-time code: ").says(code)
+        again.asks("Sorry, try again.").asks("alice: ").presses_ctrl_c()
+        assert again.ends()[0] == 1
+        assert machine.installed("doctor").returncode == 0
+
+        refused = machine.make("uninstall")
+        assert (refused.returncode != 0, "/etc/pam.d/sudo" in refused.stderr) == (True, True)
+        assert all(machine.path(p).exists() for p in INSTALLED), "nothing was removed"
+
+        assert machine.installed("disable", "sudo").returncode == 0
+        secret = machine.path(f"{STORE}/alice.json").read_bytes()
+        removed = machine.make("uninstall")
+        assert removed.returncode == 0, removed.stderr
+        assert machine.path(f"{STORE}/alice.json").read_bytes() == secret, "secrets stay"
+        assert machine.run("getent", "passwd", "pam_totp").returncode == 0, "and the account that owns them"
+        assert not any(machine.path(p).exists() for p in INSTALLED)
+        assert not machine.path(f"{machine.modules}/pam_totp.so").exists()
+        assert {s: machine.pam_d()[s] for s in STACKS} == STACKS
+        login = machine.sudo("id", "-un")
+        login.asks("alice: ").says(PASSWORD)
+        assert login.ends() == (0, "\r\nroot\r\n")
+
+        machine.shell(f"rm -rf {STORE}/*")
+        machine.make("uninstall")
+        assert machine.run("getent", "passwd", "pam_totp").returncode != 0, "with no secret left, the account goes"
+    finally:
+        token.unplug()
+        assert machine.make("install").returncode == 0
+    assert parse(secret).tokens[0].secret == typed_secret(token.seed)
+
+
+@pytest.mark.parametrize(
+    "line", ["auth required pam_totp.so\n", "auth required /x/pam_totp.so nullok\n", "auth required \\\n pam_totp\n"]
+)
+def test_uninstall_refuses_while_any_service_names_the_module(machine: Fresh, line: str) -> None:
+    machine.write("/etc/pam.d/vlock", line)
+    try:
+        done = machine.make("uninstall")
+        assert (done.returncode != 0, "/etc/pam.d/vlock" in done.stderr) == (True, True)
+        assert machine.path(LIB).exists()
+    finally:
+        machine.path("/etc/pam.d/vlock").unlink()
+
+
+def test_installing_again_keeps_secrets_and_replaces_everything_whole(machine: Fresh) -> None:
+    inode = machine.path(LIB).stat().st_ino
+    secret = machine.path(f"{STORE}/alice.json").read_bytes()
+    assert machine.make("install").returncode == 0
+    assert machine.path(LIB).stat().st_ino != inode, "a new folder, not files overwritten one by one"
+    assert machine.path(f"{STORE}/alice.json").read_bytes() == secret
+    assert not [p.name for p in machine.path(LIB).parent.iterdir() if p.name.startswith("pam_totp.")]
+
+
+def test_what_is_installed_is_roots_alone_and_the_store_the_accounts(machine: Fresh) -> None:
+    ours = f"{LIB} {machine.modules}/pam_totp.so /usr/local/bin/pam-totp"
+    loose = machine.shell(rf"find {ours} ! -type l \( ! -user root -o -perm /022 \)")
+    assert loose == ""
+    assert machine.shell(f"stat -c '%a %U %G' {STORE}") == "700 pam_totp pam_totp"
+    assert machine.shell("getent passwd pam_totp | cut -d: -f6,7") == "/nonexistent:/usr/sbin/nologin"
+
+
+def test_the_command_needs_nothing_but_the_distributions_interpreter(machine: Fresh) -> None:
+    """No site packages, no environment, no byte code that would have to be written."""
+    assert machine.path(COMMAND).read_text().startswith("#!/usr/bin/python3 -IS\n")
+    done = machine.run("env", "PYTHONPATH=/nonsense", "PYTHONHOME=/nonsense", COMMAND, "--version")
+    assert (done.returncode, done.stdout[:9]) == (0, "pam-totp ")
+    assert machine.run("/usr/local/bin/token-sim", "--version").returncode == 0
+    compiled = machine.shell(
+        f"find {LIB}/pam_totp -name '*.py' | wc -l; find {LIB}/pam_totp -name '*.pyc' | wc -l"
+    ).split()
+    assert compiled[0] == compiled[1]
+
+
+def test_a_helper_that_was_installed_is_the_one_that_the_relay_knows(machine: Fresh) -> None:
+    assert f"{LIB}/pam_totp/pam/helper.py".encode() in machine.path(f"{machine.modules}/pam_totp.so").read_bytes()
+    assert str(TREE).encode() not in machine.path(f"{machine.modules}/pam_totp.so").read_bytes()
+
+
+def test_the_units_are_sound_and_the_service_is_hardened(machine: Fresh) -> None:
+    if not machine.path("/usr/bin/systemd-analyze").exists():
+        pytest.skip("systemd is not here")
+    units = [f"{UNITS}/{u}" for u in ("pam_totp.socket", "pam_totp.service", "pam_totp-takeback.service")]
+    verified = machine.run("systemd-analyze", "verify", "--man=no", *units)
+    said = [line for line in verified.stderr.splitlines() if "pam_totp" in line]
+    assert (verified.returncode, said) == (0, [])
+    for unit, most in (("pam_totp.service", 15), ("pam_totp-takeback.service", 35)):  # tenths of "exposure"
+        done = machine.run("systemd-analyze", "security", "--offline=true", f"--threshold={most}", f"{UNITS}/{unit}")
+        assert done.returncode == 0, done.stdout[-300:]
+
+
+def test_the_service_runs_from_the_socket_that_systemd_passes_on(machine: Fresh) -> None:
+    if not machine.path("/usr/bin/systemd-socket-activate").exists():
+        pytest.skip("systemd is not here")
+    unit = machine.path(f"{UNITS}/pam_totp.service").read_text()
+    command = next(line.removeprefix("ExecStart=") for line in unit.splitlines() if line.startswith("ExecStart="))
+    machine.shell("mkdir -p /run/pam_totp")
+    listening = machine.start(
+        "systemd-socket-activate", "--seqpacket", "--listen=/run/pam_totp/socket", *command.split()
+    )
+    until(machine.path("/run/pam_totp/socket").exists, "systemd listens")
+    try:
+        findings = machine.installed("doctor", "--json").stdout
+        assert '"check": "socket"' not in findings
+    finally:
+        listening.terminate()
+        listening.wait()
+
+
+def test_the_service_makes_no_system_call_that_its_unit_forbids(machine: Fresh) -> None:
+    """Under the filter such a call would fail; so a whole life of the service is traced, with a login in it."""
+    if not machine.path("/usr/bin/systemd-analyze").exists():
+        pytest.skip("systemd is not here")
+    unit = machine.path(f"{UNITS}/pam_totp.service").read_text()
+    allowed: set[str] = set()
+    for filters in re.findall(r"^SystemCallFilter=(.*)$", unit, re.M):
+        named = {call for group in filters.lstrip("~").split() for call in syscalls(machine, group)}
+        allowed = allowed - named if filters.startswith("~") else allowed | named
+    machine.shell("mkdir -p /run/pam_totp; chown pam_totp: /run/pam_totp")
+    program = ["setpriv", "--reuid=pam_totp", "--regid=pam_totp", "--clear-groups", "--no-new-privs", COMMAND, "serve"]
+    traced = machine.start("strace", "-f", "-qq", "-o", "/run/trace", *program, "--socket", "/run/pam_totp/socket")
+    until(machine.path("/run/pam_totp/socket").exists, "the service makes its socket")
+    try:
+        machine.write("/root/one", "auth required pam_totp.so nodelay\naccount required pam_permit.so\n")
+        done = machine.installed("rehearse", "one", "alice", "--stack", "/root/one", stdin=f"{codes(0)}\n")
+        assert done.returncode == 0, done.stderr
+    finally:
+        os.kill(
+            machine.pid("/usr/bin/python3", "-IS", COMMAND, "serve", "--socket", "/run/pam_totp/socket"), signal.SIGTERM
+        )
+        traced.wait(PATIENCE)
+    trace = machine.path("/run/trace").read_text()
+    assert "AF_UNIX" in trace and "fsync" in trace, "it did listen and record"
+    begun = trace[trace.index(f'execve("{COMMAND}"') :]  # setpriv's own calls are not the service's
+    assert set(re.findall(r"^\d+ +(\w+)\(", begun, re.M)) - allowed == set()
+
+
+def syscalls(machine: Fresh, group: str) -> set[str]:
+    """The system calls of a group, groups in it followed."""
+    if not group.startswith("@"):
+        return {group}
+    words = [
+        line.split("#")[0].strip() for line in machine.shell(f"systemd-analyze syscall-filter {group}").splitlines()
+    ]
+    return {call for word in words[1:] if word for call in syscalls(machine, word)}
+
+
+# ---- below DESTDIR, and what needs no installation
+
+
+def test_destdir_is_honoured_and_needs_no_root(tmp_path: Path) -> None:
+    place = tmp_path / "package"
+    make = ["make", "--no-print-directory", f"DESTDIR={place}", "PREFIX=/usr"]
+    subprocess.run([*make, "install"], cwd=TREE, check=True, capture_output=True)
+    files = {str(p.relative_to(place)) for p in place.rglob("*") if p.is_file()}
+    assert {
+        "usr/bin/pam-totp",
+        "usr/lib/pam_totp/pam_totp/pam/helper.py",
+        "usr/lib/systemd/system/pam_totp.socket",
+    } <= files
+    filled_in = [f for f in files if f.endswith((".service", ".socket", "bin/pam-totp"))]
+    assert not any(re.search("@[A-Z]+@", (place / f).read_text()) for f in filled_in)
+    module = next(place.glob("usr/lib*/**/security/pam_totp.so"))
+    assert b"/usr/lib/pam_totp/pam_totp/pam/helper.py\0" in module.read_bytes()
+    compiled = next((place / "usr/lib/pam_totp/pam_totp/pam/__pycache__").glob("helper.*.pyc")).read_bytes()
+    assert b"/usr/lib/pam_totp/pam_totp/pam/helper.py" in compiled
+    assert str(place).encode() not in compiled
+    subprocess.run([*make, "uninstall"], cwd=TREE, check=True, capture_output=True)
+    assert [str(p) for p in place.rglob("*") if p.is_file()] == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="is about whoever is not root")
+def test_without_root_it_says_what_it_needs() -> None:
+    done = subprocess.run(["make", "install"], cwd=TREE, text=True, capture_output=True, check=False)
+    assert (done.returncode != 0, "needs root" in done.stderr) == (True, True)
+
+
+def commands() -> dict[str, list[str]]:
+    """Every command of the command line, with its options."""
+    sub = next(a for a in parser()._actions if hasattr(a, "choices") and isinstance(a.choices, dict))
+    return {n: [o for a in p._actions for o in a.option_strings if o.startswith("--")] for n, p in sub.choices.items()}
+
+
+def test_the_manual_has_every_command_and_every_option_of_those_that_change_the_machine() -> None:
+    manual = (DATA / "pam-totp.1").read_text()
+    words = manual.replace(",", " ").split()
+    for name, options in commands().items():
+        assert name in words, f"{name} is not in the manual"
+        if name in ("enable", "disable", "rehearse", "doctor"):
+            for option in set(options) - {"--help"}:
+                assert option[1:] in words, f"{name} {option} is not in the manual"
+
+
+def complete(*words: str) -> list[str]:
+    """What bash would offer for the last of these words."""
+    script = (
+        f'PATH={TREE}/.venv/bin:$PATH; . "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); '
+        '_pam_totp; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    command = ["bash", "-c", script, "bash", DATA / "pam-totp.bash", *words]
+    return subprocess.run(command, check=True, text=True, capture_output=True).stdout.split()
+
+
+def test_bash_completes_commands_options_and_services() -> None:
+    assert complete("pam-totp", "en") == [name for name in commands() if name.startswith("en")]
+    assert set(complete("pam-totp", "enable", "--")) == set(commands()["enable"])
+    assert complete("pam-totp", "enable", "sudo", "--first-factor", "") == ["password", "key"]
+    assert "root" in complete("pam-totp", "verify", "ro")
+    assert set(complete("pam-totp", "doctor", "other")) == {"other"}
+    assert "factory" in complete("token-sim", "fa")

@@ -1,0 +1,260 @@
+"""Lock-outs, tried on purpose: each time the admin still gets in, or was told before anything changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.install.machine import COMMAND, ENABLED, LATE, SOON, STACKS, Fresh
+from tests.services.namespace import PASSWORD, STORE, Talk
+from tests.site import codes, until
+
+HELPER = "/usr/local/lib/pam_totp/pam_totp/pam/helper.py"
+
+
+def as_before(machine: Fresh) -> bool:
+    return all(machine.pam_d()[s] == text for s, text in STACKS.items())
+
+
+def gets_in_by_password(machine: Fresh) -> bool:
+    login = machine.sudo("id", "-un")
+    login.asks("alice: ").says(PASSWORD)
+    return login.ends() == (0, "\r\nroot\r\n")
+
+
+def refused_beforehand(machine: Fresh, service: str, says: str, user: str = "alice") -> None:
+    done = machine.installed("enable", service, "--for-user", user)
+    assert done.returncode == 1
+    assert says in done.stdout + done.stderr
+    assert "Password" not in done.stderr, "said before anybody is asked for anything"
+    assert as_before(machine)
+    assert machine.state(service) is None
+
+
+def on_trial(machine: Fresh) -> Talk:
+    return machine.enable("sudo", SOON)
+
+
+def back_in(machine: Fresh, talk: Talk) -> None:
+    """The trial's time is over, and everything is as it was."""
+    assert talk.ends()[0] == 1
+    assert as_before(machine)
+    assert gets_in_by_password(machine)
+
+
+# ---- nobody has a token
+
+
+def test_no_token_for_the_admin_is_said_beforehand(machine: Fresh) -> None:
+    refused_beforehand(machine, "sshd", "bob has no token, and would be locked out", user="bob")
+
+
+def test_no_token_for_anybody_is_said_beforehand(machine: Fresh) -> None:
+    machine.path(f"{STORE}/alice.json").unlink()
+    refused_beforehand(machine, "sudo", "pam-totp enroll alice")
+
+
+def test_who_else_would_be_locked_out_is_said_by_name(machine: Fresh) -> None:
+    done = machine.installed("enable", "sshd", "--for-user", "alice", "--dry-run")
+    assert done.returncode == 0
+    assert "sshd: locked out, having no token: bob, carol, root" in done.stdout
+
+
+# ---- a broken helper
+
+
+@pytest.fixture
+def broken_helper(machine: Fresh) -> Iterator[None]:
+    path = machine.path(HELPER)
+    path.rename(path.with_suffix(".away"))
+    yield
+    path.with_suffix(".away").rename(path)
+
+
+@pytest.mark.usefixtures("broken_helper")
+def test_a_broken_helper_is_said_beforehand(machine: Fresh) -> None:
+    refused_beforehand(machine, "sudo", f"the relay would not start {HELPER}")
+
+
+def test_a_helper_that_does_not_start_is_said_beforehand(machine: Fresh) -> None:
+    path = machine.path(HELPER)
+    good = path.read_text()
+    path.write_text("raise SystemExit('a bad upgrade')\n")
+    try:
+        refused_beforehand(machine, "sudo", "a bad upgrade")
+    finally:
+        path.write_text(good)
+
+
+def test_a_helper_that_others_could_have_written_is_said_beforehand(machine: Fresh) -> None:
+    machine.shell("chmod 2775 /usr/local/lib")
+    try:
+        refused_beforehand(machine, "sudo", "/usr/local/lib can be written by others than root")
+    finally:
+        machine.shell("chmod 755 /usr/local/lib")
+
+
+def test_a_helper_that_breaks_on_trial_keeps_nobody_out(machine: Fresh) -> None:
+    talk = on_trial(machine)
+    path = machine.path(HELPER)
+    path.rename(path.with_suffix(".away"))
+    try:
+        login = machine.sudo("id")
+        login.asks("alice: ").says(PASSWORD)
+        until(lambda: machine.state("sudo") is None, "the trial is taken back")
+        login.terminal.close(force=True)
+        back_in(machine, talk)
+    finally:
+        path.with_suffix(".away").rename(path)
+
+
+# ---- a full disk
+
+
+@pytest.fixture
+def small_var(machine: Fresh) -> Iterator[Fresh]:
+    """/var/lib on a disk of its own, of 256 KiB, with room."""
+    machine.shell(
+        "mkdir /run/lib && cp -a /var/lib/pam_totp /run/lib/ && mount -t tmpfs -o size=256k,mode=755 small /var/lib"
+        " && cp -a /run/lib/pam_totp /var/lib/"
+    )
+    yield machine
+    machine.shell("umount /var/lib; rm -rf /run/lib")
+
+
+def fill(machine: Fresh, folder: str) -> None:
+    machine.shell(f"! cat /dev/zero > {folder}/full 2>/dev/null")
+
+
+def test_a_full_disk_is_said_beforehand(small_var: Fresh) -> None:
+    fill(small_var, "/var/lib")
+    refused_beforehand(small_var, "sudo", "the disk is full")
+
+
+def test_a_disk_that_fills_up_on_trial_keeps_nobody_out(small_var: Fresh) -> None:
+    """A code whose use cannot be recorded is refused; going back needs no room."""
+    talk = small_var.enable("sudo", "--keep-within=3")
+    fill(small_var, "/var/lib")
+    login = small_var.sudo("id")
+    login.asks("alice: ").says(PASSWORD).asks("One-time code: ").says(codes(1))
+    until(lambda: small_var.state("sudo") is None, "the trial is taken back")
+    login.terminal.close(force=True)
+    back_in(small_var, talk)
+    small_var.log.wait_for("No space left on device")
+
+
+@pytest.fixture
+def small_pam_d(machine: Fresh) -> Iterator[Fresh]:
+    """/etc/pam.d on a disk of its own, of 256 KiB, with room."""
+    machine.shell("mount -t tmpfs -o size=256k,mode=755 small /mnt && cp -a /etc/pam.d/. /mnt")
+    machine.shell("mount --move /mnt /etc/pam.d")
+    yield machine
+    machine.shell("umount /etc/pam.d")
+
+
+def test_a_full_etc_changes_nothing(small_pam_d: Fresh) -> None:
+    fill(small_pam_d, "/etc/pam.d")
+    talk = small_pam_d.talk(COMMAND, "enable", "sudo", "--for-user", "alice")
+    talk.asks("Password: ").says(PASSWORD).asks("One-time code: ").says(codes(0))
+    status, shown = talk.ends()
+    assert (status, "No space left on device; it is as it was" in shown) == (1, True), shown
+    assert as_before(small_pam_d)
+    assert small_pam_d.state("sudo") is None
+
+
+def test_an_etc_that_fills_up_on_trial_goes_back_all_the_same(small_pam_d: Fresh) -> None:
+    talk = on_trial(small_pam_d)
+    fill(small_pam_d, "/etc/pam.d")
+    back_in(small_pam_d, talk)
+
+
+def test_a_confirmation_needs_no_room(small_var: Fresh) -> None:
+    first = small_var.enable("sudo", LATE)
+    second = small_var.sudo("sh", "-c", f"cat /dev/zero > /var/lib/full 2>/dev/null; {COMMAND} enable sudo --keep")
+    second.asks("alice: ").says(PASSWORD).asks("One-time code: ").says(codes(1))
+    assert second.ends()[0] == 0
+    assert first.ends()[0] == 0
+    assert small_var.state("sudo") == "json"
+    assert small_var.installed("disable", "sudo").returncode == 0, "and neither does the way back"
+    assert as_before(small_var)
+
+
+# ---- a service that is stopped, or hangs
+
+
+def test_with_the_service_stopped_a_helper_answers(machine: Fresh) -> None:
+    """A stale socket, as a killed service leaves it: the relay starts a helper instead, and doctor says so."""
+    machine.shell("mkdir -p /run/pam_totp; chown pam_totp: /run/pam_totp")
+    machine.shell(
+        "/usr/bin/python3 -c 'import socket as s; s.socket(s.AF_UNIX, s.SOCK_SEQPACKET).bind(\"/run/pam_totp/socket\")'"
+    )
+    first = machine.enable("sudo", LATE)
+    login = machine.sudo("id", "-un")
+    login.asks("alice: ").says(PASSWORD).asks("One-time code: ").says(codes(1))
+    assert "root" in login.ends()[1]
+    assert "nobody listens" in machine.installed("doctor").stdout
+    first.presses_ctrl_c().ends()
+
+
+def test_a_service_that_says_nothing_is_said_beforehand(machine: Fresh) -> None:
+    """As one that systemd listens for, and cannot start."""
+    machine.shell("mkdir -p /run/pam_totp")
+    listens = "import socket as s, signal; l = s.socket(s.AF_UNIX, s.SOCK_SEQPACKET); l.bind('/run/pam_totp/socket'); "
+    process = machine.start("/usr/bin/python3", "-c", listens + "l.listen(); signal.pause()")
+    until(machine.path("/run/pam_totp/socket").exists, "somebody listens")
+    try:
+        refused_beforehand(machine, "sudo", "/run/pam_totp/socket: gives no answer within")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_real_service_answers_logins_once_enabled(machine: Fresh) -> None:
+    machine.shell("mkdir -p /run/pam_totp; chown pam_totp: /run/pam_totp")
+    serving = machine.start("setpriv", "--reuid=pam_totp", "--regid=pam_totp", "--clear-groups", COMMAND, "serve",
+                            "--socket", "/run/pam_totp/socket")  # fmt: skip
+    until(machine.path("/run/pam_totp/socket").exists, "the service makes its socket")
+    try:
+        assert '"socket"' not in machine.installed("doctor", "--json").stdout
+        first = machine.enable("sudo", LATE)
+        login = machine.sudo("id", "-un")
+        login.asks("alice: ").says(PASSWORD).asks("One-time code: ").says(codes(1))
+        assert "root" in login.ends()[1]
+        first.presses_ctrl_c().ends()
+    finally:
+        serving.terminate()
+        serving.wait()
+
+
+# ---- settings and stacks that would refuse everybody
+
+
+def test_a_bad_site_file_is_said_beforehand(machine: Fresh) -> None:
+    machine.write("/etc/pam_totp.toml", "[policy]\nlook_ahaed = 5\n")
+    refused_beforehand(machine, "sudo", "no setting is called 'look_ahaed'")
+
+
+def test_a_bad_record_is_said_beforehand(machine: Fresh) -> None:
+    machine.write(f"{STORE}/alice.json", "{}\n", 0o600)
+    machine.shell(f"chown pam_totp: {STORE}/alice.json")
+    refused_beforehand(machine, "sudo", "alice.json")
+
+
+def test_a_module_of_another_architecture_is_said_beforehand(machine: Fresh) -> None:
+    path = machine.path(f"{machine.modules}/pam_totp.so")
+    good = path.read_bytes()
+    machine.write(f"{machine.modules}/pam_totp.so", good[:4] + b"\x01" + good[5:])  # 32 bits
+    try:
+        refused_beforehand(machine, "sudo", "not of libpam's architecture")
+    finally:
+        machine.write(f"{machine.modules}/pam_totp.so", good)
+
+
+def test_a_record_folder_that_cannot_be_made_changes_nothing(machine: Fresh) -> None:
+    machine.write(ENABLED, "a file where the folder should be")
+    talk = machine.talk(COMMAND, "enable", "sudo", "--for-user", "alice")
+    talk.asks("Password: ").says(PASSWORD).asks("One-time code: ").says(codes(0))
+    status, shown = talk.ends()
+    assert (status, "nothing was changed" in shown) == (1, True), shown
+    assert as_before(machine)

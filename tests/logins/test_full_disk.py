@@ -1,0 +1,66 @@
+"""A disk that is full, or cannot be written: who is enrolled, and with what, does not show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pam_totp.answer import recovery_digest
+from pam_totp.decide import decide
+from pam_totp.policy import Policy
+from pam_totp.record import UserRecord
+from pam_totp.store import NotThere, R
+from tests.site import codes, fob, phone
+
+SALT = "00" * 16
+RECOVERY = "0123456789ABCDEF"
+USERS = {
+    "one-token": UserRecord(user="one-token", tokens=(fob(),)),
+    "eight-digits": UserRecord(user="eight-digits", tokens=(fob(digits=8),)),
+    "two-tokens": UserRecord(user="two-tokens", tokens=(fob(), phone(digits=7))),
+    "recovery": UserRecord(
+        user="recovery", tokens=(fob(),), salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),), failures=0
+    ),
+    "disabled": UserRecord(user="disabled", tokens=(fob(enabled=False),)),
+    "unconfirmed": UserRecord(user="unconfirmed", tokens=(fob(confirmed=False),)),
+    "many-failures": UserRecord(user="many-failures", tokens=(fob(),), failures=30, failures_at=0),
+}
+ANSWERS = ["000000", codes(0), codes(0, 2), "0000000", "00000000", RECOVERY, "ZZZZ-ZZZZ-ZZZZ-ZZZZ", "x", "", "12345"]
+
+
+class Counting:
+    """A store of one record that counts what an answer costs it."""
+
+    def __init__(self, record: UserRecord | None) -> None:
+        self._record = record
+        self.written = 0
+
+    def read(self, user: str) -> UserRecord:
+        if self._record is None:
+            raise NotThere
+        return self._record
+
+    def update(
+        self, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], *, create: bool = False
+    ) -> R:
+        after, result = change(self.read(user))
+        self.written += after != self._record
+        return result
+
+    def update_nobody(self) -> None:
+        self.written += 1
+
+    def users(self) -> object:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("recovery_codes", [True, False])
+def test_an_answer_costs_one_write_or_none_whoever_it_is_for(answer: str, recovery_codes: bool) -> None:
+    costs = {}
+    for name, record in (USERS | {"nobody": None}).items():
+        store = Counting(record)
+        decide(store, name, answer.encode(), Policy(), lambda: 86_400, recovery_codes=recovery_codes)  # type: ignore[arg-type]
+        costs[name] = store.written
+    assert len(set(costs.values())) == 1, costs

@@ -1,0 +1,125 @@
+"""Resource limits: whoever starts sudo or su chooses them, and su hands them down to us."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pam_totp.pam.grace import granted
+from pam_totp.policy import Policy
+from pam_totp.record import UserRecord
+from pam_totp.secretfile import serialize
+from pam_totp.store import StoreError
+from pam_totp.store.file import FileStore
+from pam_totp.verify import verify
+from tests.conftest import as_root
+from tests.pamconf import Result
+from tests.site import Site, codes, fob
+
+NOW = 1_700_000_000
+
+
+def in_a_child(work: Callable[[], bool]) -> bool:
+    """What `work` finds out in a process whose limits are its own."""
+    child = os.fork()
+    if child == 0:
+        found = 2
+        try:
+            found = not work()
+        finally:
+            os._exit(found)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, 1), "the child failed"
+    return status == 0
+
+
+def limited(size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def answered(folder: Path, answer: str, size: int) -> bool:
+    """Whether what became of `answer` could be recorded with files of at most `size` bytes."""
+
+    def change(record: UserRecord) -> tuple[UserRecord, bool]:
+        decision = verify(record, answer.encode(), NOW, Policy())
+        after = decision.record
+        if decision.outcome.accepted:
+            after = granted(after, ("sshd", "2001:db8::7"), NOW)
+        return after, True
+
+    def update() -> bool:
+        limited(size)
+        try:
+            return FileStore(str(folder)).update("alice", change)
+        except StoreError:
+            return False
+
+    return in_a_child(update)
+
+
+def test_no_file_size_lets_a_right_code_in_and_leaves_a_wrong_one_uncounted(tmp_path: Path) -> None:
+    """The record of a wrong answer is longer than that of a right one: the first failure says when it was."""
+    tmp_path.chmod(0o700)
+    old = serialize(UserRecord(user="alice", tokens=(fob(5, last_used=NOW - 60),)))
+    path = tmp_path / "alice.json"
+    recorded = set()
+    for size in (*range(len(old) - 3, len(old) + 300, 3), 4095, 4096, 65536):
+        could = set()
+        for answer in ("000000", codes(5), codes(4)):
+            path.write_bytes(old)
+            path.chmod(0o600)
+            could.add(answered(tmp_path, answer, size))
+        assert len(could) == 1, f"with {size} bytes it matters which answer it was"
+        recorded |= could
+    assert recorded == {True, False}
+
+
+def may_raise() -> bool:
+    def raised() -> bool:
+        limited(1)
+        try:
+            limited(resource.RLIM_INFINITY)
+        except (OSError, ValueError):
+            return False
+        return True
+
+    return in_a_child(raised)
+
+
+@as_root
+@pytest.mark.parametrize("hard", [False, True])
+def test_the_callers_limits_are_lifted(site: Site, hard: bool) -> None:
+    if hard and not may_raise():
+        pytest.skip("needs CAP_SYS_RESOURCE: a hard limit is to be raised")
+    site.enrol()
+    site.configure()
+
+    def wrong_then_right() -> bool:
+        most = 1 if hard else resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1, most))
+        return site.login("000000").result is Result.AUTH_ERR and site.login(codes(0)).result is Result.SUCCESS
+
+    assert in_a_child(wrong_then_right)
+    assert (site.record().failures, site.counter()) == (1, 1)
+
+
+@pytest.mark.parametrize("size", [0, 500, 100_000])
+def test_the_work_for_nobody_takes_as_much_as_that_for_somebody(tmp_path: Path, size: int) -> None:
+    tmp_path.chmod(0o700)
+    path = tmp_path / "alice.json"
+    path.write_bytes(serialize(UserRecord(user="alice", tokens=(fob(),))))
+    path.chmod(0o600)
+
+    def for_nobody() -> bool:
+        limited(size)
+        try:
+            FileStore(str(tmp_path)).update_nobody()
+        except StoreError:
+            return False
+        return True
+
+    assert in_a_child(for_nobody) == answered(tmp_path, "000000", size)

@@ -1,0 +1,22 @@
+"""Sites whose store is on a disk's file system, and sites whose store is in memory."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.site import Site
+
+FOLDERS = {"disk": "/var/tmp", "tmpfs": "/dev/shm"}  # noqa: S108  folders of our own are made there
+
+
+@contextmanager
+def site_on(place: str) -> Iterator[Site]:
+    with tempfile.TemporaryDirectory(prefix="pam_totp-test-", dir=FOLDERS[place]) as folder:
+        made = Site(Path(folder))
+        try:
+            yield made
+        finally:
+            made.stop()

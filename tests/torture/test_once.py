@@ -1,0 +1,98 @@
+"""A code is accepted once: fifty at the prompt of real libpam, with one code, whatever it is and however they ask."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter
+
+import pytest
+
+from pam_totp.answer import recovery_digest
+from pam_totp.oath import totp
+from tests.pamconf import Result
+from tests.services.namespace import Machine, Sshd, Talk
+from tests.site import Site, codes, fob, phone
+from tests.torture.crowd import in_processes, in_threads
+from tests.torture.pace import LONG, rounds
+from tests.torture.places import FOLDERS, site_on
+
+MANY = 50
+SALT = "5a" * 16
+RECOVERY = "0123456789ABCDEF"
+PHONE = phone(period=86_400)  # so that no step ends between the answer's making and its use, but at midnight UTC
+WAYS = {"socket": ("warm",), "spawn": ("cold",), "mixed": ("warm", "cold")}
+KINDS = ("hotp", "row", "totp", "recovery")
+EVERY = list(itertools.product(KINDS, WAYS, FOLDERS))
+# What tests/logins/test_races.py has not: the rarer kinds, both ways at once, a store in memory.
+SOME = [("recovery", "mixed", "disk"), ("hotp", "mixed", "tmpfs"), ("totp", "socket", "tmpfs")]
+ROUNDS = {"socket": rounds(2, 100), "spawn": rounds(1, 100), "mixed": rounds(1, 100)}
+
+
+def ready(site: Site) -> None:
+    site.start()
+    site.configure("warm", way="socket")
+    site.configure("cold", way="spawn")
+
+
+def enrolled(site: Site, kind: str) -> str:
+    """Enrol anew, and return an answer that is good once."""
+    site.enrol(fob(), PHONE, salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),))
+    if kind == "totp":
+        return totp(PHONE.secret, int(time.time()), period=PHONE.period)
+    return {"hotp": codes(0), "row": codes(0, 3), "recovery": RECOVERY}[kind]
+
+
+def one_got_in(counted: Counter[Result]) -> bool:
+    return counted[Result.SUCCESS] == 1 and not counted.keys() - {Result.SUCCESS, Result.AUTH_ERR}
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("kind", "way", "place"), EVERY if LONG else SOME)
+def test_of_fifty_processes_with_one_code_one_gets_in(kind: str, way: str, place: str) -> None:
+    with site_on(place) as site:
+        ready(site)
+        for number in range(ROUNDS[way]):
+            counted = in_processes(site, [enrolled(site, kind)] * MANY, WAYS[way])
+            assert one_got_in(counted), f"round {number}: {counted}"
+            assert site.record().failures == 0, "replays are not counted, but for recovery codes nor are wrong ones"
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("kind", "way", "place"), EVERY if LONG else [("recovery", "socket", "tmpfs"), ("row", "mixed", "disk")]
+)
+def test_of_fifty_threads_of_one_host_with_one_code_one_gets_in(kind: str, way: str, place: str) -> None:
+    with site_on(place) as site:
+        ready(site)
+        for number in range(rounds(1, 10)):
+            counted = in_threads(site, [enrolled(site, kind)] * MANY, WAYS[way])
+            assert one_got_in(counted), f"round {number}: {counted}"
+
+
+def test_every_one_of_ten_codes_five_times_each_gets_in_at_most_once(site: Site) -> None:
+    """Whoever comes late with a lower counter finds it past: no two logins by one code, and the last one wins."""
+    ready(site)
+    for _ in range(rounds(1, 50)):
+        site.enrol()
+        counted = in_processes(site, [codes(n % 10) for n in range(MANY)], WAYS["mixed"])
+        assert 1 <= counted[Result.SUCCESS] <= 10, counted
+        assert site.counter() == 10
+
+
+@pytest.mark.parametrize("way", ["spawn", "socket"])
+def test_of_three_logins_at_once_through_real_sshd_one_gets_in(machine: Machine, sshd: Sshd, way: str) -> None:
+    if way == "socket":
+        machine.serve()
+    machine.stack("sshd", machine.ours(way=way))
+    for _ in range(rounds(1, 100)):
+        machine.enrol("alice", fob())
+        everybody: list[Talk] = [sshd.ssh("alice", "NumberOfPasswordPrompts=1") for _ in range(3)]
+        for talk in everybody:
+            talk.asks("One-time code: ")
+        for talk in everybody:  # all three have their answer before the first is looked at
+            talk.says(codes(0))
+        ends = [talk.ends() for talk in everybody]
+        assert sorted(status for status, _ in ends) == [0, 255, 255], ends
+        assert sum("in as alice" in shown for _, shown in ends) == 1
+        assert machine.record("alice").failures == 0

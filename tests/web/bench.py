@@ -1,0 +1,129 @@
+"""How long people wait who all sign in to the portal at once: `python -m tests.web.bench [PEOPLE]`, as root.
+
+Everybody has an account, a password and a token of their own on a machine of its own (see tests/services/namespace.py),
+and goes through all of it: form, password by PAM, form, code, the page of their tokens. Prints a table, and fails where
+anybody was refused.
+"""
+
+from __future__ import annotations
+
+import html
+import http.client
+import re
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlencode
+
+from tests.services.namespace import COPY, PASSWORD, STORE, Machine
+from tests.site import TREE, codes, fob
+from tests.web.served import LIBRARIES, NAME, BehindTls
+
+PEOPLE = 200
+FIRST_UID = 56_000
+
+
+class Person:
+    """A browser without pictures: one connection, one cookie."""
+
+    def __init__(self, number: int) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", 8443, timeout=120)
+        self._user = f"person{number}"
+        self._headers = {
+            "Host": NAME,
+            "X-Forwarded-Proto": "https",
+            "X-Forwarded-For": f"198.51.{number // 250}.{number % 250 + 1}",
+        }
+
+    def _ask(self, method: str, path: str, fields: dict[str, str] | None = None) -> tuple[int, str]:
+        body = None if fields is None else urlencode(fields)
+        headers = self._headers | ({} if body is None else {"Content-Type": "application/x-www-form-urlencoded"})
+        self._connection.request(method, path, body, headers)
+        answer = self._connection.getresponse()
+        text = answer.read().decode()
+        cookie = answer.getheader("Set-Cookie")
+        if cookie is not None:
+            self._headers["Cookie"] = cookie.partition(";")[0]
+        return answer.status, text
+
+    def _send(self, path: str, **fields: str) -> None:
+        _, page = self._ask("GET", path)
+        token = re.search(r'name="csrf_token"[^>]* value="([^"]*)"', page)
+        assert token, page
+        status, page = self._ask("POST", path, {"csrf_token": html.unescape(token[1]), **fields})
+        assert status == 303, (status, page)
+
+    def sign_in(self) -> float:
+        """Seconds from the first form to the page of tokens."""
+        begun = time.monotonic()
+        self._send("/sign-in", user=self._user, password=PASSWORD)
+        self._send("/code", proof=codes(0))
+        status, page = self._ask("GET", "/")
+        assert (status, "Your tokens" in page) == (200, True)
+        return time.monotonic() - begun
+
+
+def crowd(people: int) -> int:
+    """Everybody at once; prints the table. Runs on the machine."""
+    seconds: list[float] = []
+    errors: list[str] = []
+    together = threading.Barrier(people)
+
+    def one(number: int) -> None:
+        person = Person(number)
+        together.wait()
+        try:
+            seconds.append(person.sign_in())
+        except Exception as e:  # counted, and told
+            errors.append(repr(e))
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(people)]
+    begun = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    whole = time.monotonic() - begun
+    seconds.sort()
+    print(f"{people} people sign in to the portal at once: {len(seconds)} are in after {whole:.1f} s")
+    if seconds:
+        at = {name: seconds[min(int(share * len(seconds)), len(seconds) - 1)] for name, share in QUANTILES.items()}
+        print("  " + "   ".join(f"{name} {value:.2f} s" for name, value in at.items()))
+    print(f"  errors: {len(errors)}" + "".join(f"\n    {e[:300]}" for e in errors[:5]))
+    return 1 if errors else 0
+
+
+QUANTILES = {"median": 0.5, "p95": 0.95, "slowest": 1.0}
+
+
+def main(people: int) -> int:
+    temporary = tempfile.TemporaryDirectory
+    with temporary(prefix="pam_totp-bench-") as made, temporary() as program:
+        machine = Machine(Path(made))
+        try:
+            shadow = machine.path("/etc/shadow").read_text()
+            (line,) = (row for row in shadow.splitlines() if row.startswith("alice:"))
+            names = [f"person{number}" for number in range(people)]
+            with open(machine.path("/etc/passwd"), "a") as file:
+                file.writelines(f"{name}:x:{FIRST_UID + n}:{FIRST_UID}::/:/bin/sh\n" for n, name in enumerate(names))
+            machine.write("/etc/shadow", shadow + "".join(f"{line.replace('alice', n)}\n" for n in names), 0o640)
+            BehindTls(machine, Path(program))
+            for name in names:
+                machine.enrol(name, fob())
+            machine.run("chown", "-R", "pam_totp:pam_totp", STORE)
+            machine.run("mkdir", "/run/bench")
+            machine.run("mount", "--bind", str(TREE), "/run/bench")
+            python = ["env", f"PYTHONPATH=/run/bench:{COPY}:{LIBRARIES}", sys.executable, "-m", "tests.web.bench"]
+            done = machine.run(*python, str(people), "--on-the-machine")
+            print(done.stdout, end="")
+            print(done.stderr, end="", file=sys.stderr)
+            return done.returncode
+        finally:
+            machine.stop()
+
+
+if __name__ == "__main__":
+    many = int(sys.argv[1]) if len(sys.argv) > 1 else PEOPLE
+    sys.exit(crowd(many) if "--on-the-machine" in sys.argv else main(many))

@@ -1,0 +1,88 @@
+"""Pictures of the portal, for people to look at: `python -m tests.web.pictures FOLDER`, as root.
+
+One file for each page and look: 1280 and 320 pixels wide, light and dark.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+from pam_totp.record import HotpToken
+from tests.services.namespace import Machine
+from tests.site import KEY, codes, phone
+from tests.web.conftest import FLAGS
+from tests.web.people import Person, Phone
+from tests.web.served import BehindTls
+
+LOOKS = {
+    "1280": {"viewport": {"width": 1280, "height": 800}},
+    "320": {"viewport": {"width": 320, "height": 640}, "device_scale_factor": 2},
+    "dark": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"},
+}
+
+
+def taken(person: Person, folder: Path, look: str) -> None:
+    """Walk through the pages as alice, who has a token on her key ring."""
+
+    def shoot(name: str) -> None:
+        person.page.screenshot(path=folder / f"portal-{name}-{look}.png", full_page=True)
+
+    person.page.goto("/sign-in")
+    shoot("sign-in")
+    person.sign_in()
+    shoot("code")
+    person.page.get_by_label("One-time code").fill("000 000")
+    person.press("Sign in")
+    shoot("refused")
+    person.page.get_by_label("One-time code").fill(codes(0))
+    person.press("Sign in")
+    person.press("Add a phone")
+    shoot("add-phone")
+    person.press("Show the QR code")
+    shoot("scan")
+    app = Phone(person.page.locator(".key code").inner_text().replace(" ", ""))
+    person.page.get_by_label("The code that the app shows").fill(app.code())
+    person.page.get_by_label("A code of a token you have").fill(codes(1))
+    person.press("Add phone")
+    shoot("tokens")
+    for page in ("add-token", "resync?token=fob", "rename?token=fob", "remove?token=phone", "recovery"):
+        person.page.goto(f"/{page}")
+        shoot(page.partition("?")[0])
+    person.page.get_by_label("A code of a token you have").fill(codes(2))
+    person.press("Make new ones")
+    shoot("recovery-codes")
+
+
+def main(folder: Path) -> None:
+    with (
+        tempfile.TemporaryDirectory() as made,
+        tempfile.TemporaryDirectory() as program,
+        sync_playwright() as playwright,
+    ):
+        machine = Machine(Path(made))
+        try:
+            served = BehindTls(machine, Path(program))
+            flags = [*FLAGS, "--host-resolver-rules=MAP * 127.0.0.1"]
+            chromium = playwright.chromium.launch(executable_path=served.browser, args=flags)
+            for look, context in LOOKS.items():
+                served.forget_everybody()
+                now = int(time.time())
+                fob = HotpToken(name="fob", secret=KEY, created=now - 9_000_000, serial="SM00000042")
+                served.enrol(
+                    "alice", fob, phone(name="tablet", created=now - 4_000_000, last_used=now - 7_000, drift=1)
+                )
+                person = Person(chromium, served, **context)
+                taken(person, folder, look)
+                person.close()
+            chromium.close()
+        finally:
+            machine.stop()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

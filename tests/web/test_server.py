@@ -1,0 +1,102 @@
+"""`pam-totp portal` as a process: where it listens, whom it believes, how it ends."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+
+from pam_totp.web.server import Address, ListenError, check
+from tests.site import Site
+from tests.web.kit import Portal
+
+
+@pytest.mark.parametrize("text", ["0.0.0.0:8443", "[::]:8443", "192.0.2.1:80", "[2001:db8::1]:443"])
+def test_beyond_loopback_it_listens_only_with_tls_in_front(site: Site, text: str) -> None:
+    done = site.command("portal", "--listen", text)
+    assert done.returncode == 2
+    assert "only with TLS in front (--behind-tls-proxy)" in done.stderr
+    check(Address.parse(text), "127.0.0.1")
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:0", "127.1.2.3:8443", "[::1]:8443"])
+def test_loopback_needs_none(text: str) -> None:
+    check(Address.parse(text), None)
+    assert str(Address.parse(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "8443", "localhost:8443", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "::1:65536"])
+def test_what_is_no_address_is_said(text: str) -> None:
+    with pytest.raises(ListenError):
+        Address.parse(text)
+
+
+def test_a_store_that_is_not_ours_is_said_before_anybody_signs_in(site: Site) -> None:
+    site.store.chmod(0o755)
+    done = site.command("portal", "--listen", "127.0.0.1:0")
+    assert done.returncode == 3
+    assert "its mode is not 0700" in done.stderr
+
+
+@contextmanager
+def served(portal: Portal, proxy: str | None) -> Iterator[int]:
+    """The portal by waitress as `serve` sets it up, in this process; the port."""
+    from waitress import server as waitress  # noqa: PLC0415
+
+    from pam_totp.web import server  # noqa: PLC0415
+
+    made = waitress.create_server(portal.app, **server.options(Address("127.0.0.1", 0), proxy))
+
+    def run() -> None:
+        with suppress(OSError):  # its sockets are closed under it
+            made.run()
+
+    threading.Thread(target=run, daemon=True).start()
+    yield int(made.effective_port)
+    made.close()
+
+
+def get(port: int, **headers: str) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request("GET", "/sign-in", headers={"Host": "portal.example", **named})
+    return connection.getresponse()
+
+
+def test_the_proxy_says_that_there_is_tls_and_nobody_else(site: Site) -> None:
+    with served(Portal(site), proxy="127.0.0.1") as port:
+        assert get(port).status == 400, "past the proxy, in the clear"
+        assert get(port, X_Forwarded_Proto="https").status == 200
+    with served(Portal(site), proxy="192.0.2.1") as port:
+        assert get(port, X_Forwarded_Proto="https").status == 400
+
+
+def test_nobody_but_the_proxy_says_where_a_request_comes_from(site: Site) -> None:
+    seen: list[str | None] = []
+    for proxy, tls in (("127.0.0.1", True), ("192.0.2.1", False), (None, False)):
+        portal = Portal(site, tls=tls)
+        portal.app.before_request(lambda: seen.append(_remote()))
+        with served(portal, proxy) as port:
+            get(port, X_Forwarded_For="203.0.113.9", X_Forwarded_Proto="https")
+    assert seen == ["203.0.113.9", "127.0.0.1", "127.0.0.1"]
+
+
+def _remote() -> str | None:
+    from flask import request  # noqa: PLC0415
+
+    return request.remote_addr
+
+
+def test_an_answer_does_not_tell_what_serves_it(site: Site) -> None:
+    with served(Portal(site, tls=False), None) as port:
+        assert get(port).getheader("Server") is None
+
+
+def test_a_request_that_is_no_http_gets_no_page(site: Site) -> None:
+    with served(Portal(site, tls=False), None) as port, socket.create_connection(("127.0.0.1", port), 20) as raw:
+        raw.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n")
+        assert raw.recv(100).startswith(b"HTTP/1.1 400")
