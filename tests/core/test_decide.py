@@ -55,9 +55,10 @@ def enrolled() -> Memory:
     return Memory(UserRecord(user="alice", tokens=(fob(),)))
 
 
-@pytest.mark.parametrize(
-    "record", [None, UserRecord(user="alice"), UserRecord(user="alice", tokens=(fob(confirmed=False),))]
-)
+NOT_ENROLLED = (None, UserRecord(user="alice"), UserRecord(user="alice", tokens=(fob(confirmed=False),)))
+
+
+@pytest.mark.parametrize("record", NOT_ENROLLED)
 def test_an_answer_for_who_is_not_enrolled_costs_the_same_work(record: UserRecord | None) -> None:
     store = Memory(record)
     assert answered(store, b"123456").outcome is Outcome.NOT_ENROLLED
