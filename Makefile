@@ -1,4 +1,4 @@
-# make demo | test | cover | bench | lint | build | install | uninstall        (see README.md)
+# make demo | test | cover | fuzz | bench | lint | build | install | uninstall        (see README.md)
 
 # The relay starts this interpreter, so it is the distribution's: a virtual environment would die with an upgrade.
 PYTHON  = /usr/bin/python3
@@ -8,10 +8,12 @@ LDFLAGS = -shared -Wl,-z,relro,-z,now
 LDLIBS  = -lpam
 
 NEED_BUILD = ca-certificates gcc libc6-dev libpam0g-dev python3-venv
-NEED_TEST  = $(NEED_BUILD) libpam-modules oathtool openssh-client openssh-server pamtester strace sudo util-linux zbar-tools
+NEED_TEST  = $(NEED_BUILD) libpam-google-authenticator libpam-modules libpam-oath oathtool openssh-client openssh-server \
+             pamtester strace sudo util-linux zbar-tools
 # A browser and what stands in front of the portal: without them, the tests that need them say so and are skipped.
 WANT_TEST  = chromium fonts-dejavu-core nginx-light openssl
 NEED_TORTURE = $(NEED_TEST)
+NEED_BENCH = $(NEED_BUILD) libpam-google-authenticator libpam-oath libpam-python oathtool pamtester util-linux
 NEED_LINT  = $(NEED_BUILD) mandoc shellcheck
 NEED_INSTALL = gcc libc6-dev libpam0g-dev
 
@@ -19,7 +21,8 @@ BIN = .venv/bin
 DATA = pam_totp/system/data
 RELAY_KNOWS = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
-.PHONY: demo test cover torture lint build install uninstall clean need-build need-test want-test need-torture need-lint need-install
+.PHONY: demo test bench cover fuzz torture lint build install uninstall clean want-test
+.PHONY: need-build need-test need-torture need-bench need-lint need-install
 .DELETE_ON_ERROR:
 
 build: need-build .venv/.made build/pam_totp.so
@@ -33,6 +36,16 @@ test: need-test want-test build
 # The pure core by its own tests; which modules those are, and what is demanded, is in setup.cfg.
 cover: need-test build
 	$(BIN)/python -m pytest -q tests/core --cov=pam_totp --cov-branch --cov-report=term-missing $(ARGS)
+
+# Ours beside the peers, in one run. ARGS="--rounds 50" and the like: see --help.
+bench: need-bench build
+	$(BIN)/python -m tests.bench $(ARGS)
+
+# The importers under a coverage-guided fuzzer, for a while; no part of `make test`.
+SECONDS = 60
+fuzz: build
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz.fuzz_formats $(SECONDS)
 
 # The long form of what tests/torture does in short within `make test`.
 MINUTES = 60
@@ -50,7 +63,7 @@ lint: need-lint build
 want-test:
 	@[ "$$(id -u)" -ne 0 ] || .ci/need $(WANT_TEST) || echo "make: no browser to be had: the tests that need one are skipped"
 
-need-build need-test need-torture need-lint need-install: need-%:
+need-build need-test need-torture need-bench need-lint need-install: need-%:
 	@.ci/need $(NEED_$(shell echo $* | tr a-z A-Z))
 
 # Byte code is made here because the helper never writes any: as root under a stranger's umask it must not.

@@ -13,12 +13,13 @@ from collections.abc import Callable
 from pam_totp import answer as answers
 from pam_totp import audit
 from pam_totp.policy import Policy
-from pam_totp.record import UserRecord
+from pam_totp.record import MAX_TOKENS, UserRecord
 from pam_totp.store import NotThere, Store
 from pam_totp.verify import Decision, Outcome, verify
 
 REFUSED = "refused; if the code was right, enter two codes in a row, or three"
-REFUSAL_TAKES = 0.1  # seconds after the answer: longer than any disk that is in order, so that its time says nothing
+REFUSAL_TAKES = 0.1  # seconds after the answer, at least: longer than any disk that is in order takes
+_LOOK_TAKES = 1e-5  # seconds for one counter or step of one token: several times what it does
 _ANY_LENGTH = {6, 7, 8}  # digits
 _NOBODY = UserRecord(user="nobody")
 
@@ -62,6 +63,13 @@ def decide(
     if decision.outcome in (Outcome.NOT_ENROLLED, Outcome.MALFORMED):  # to others it would have been an answer
         store.update_nobody()
     return decision
+
+
+def refusal_takes(policy: Policy) -> float:
+    """How long after the answer a refusal is said, in seconds: longer than looking through all the tokens that a user
+    can have takes, so that its time does not tell how many there are."""
+    reach = max(policy.look_ahead, policy.resync_window, 2 * policy.window, 2 * policy.resync_steps)
+    return max(REFUSAL_TAKES, MAX_TOKENS * reach * _LOOK_TAKES)
 
 
 def log(sink: audit.Sink, service: str, user: str, decision: Decision, rhost: str | None = None) -> None:

@@ -57,22 +57,23 @@ def serialize(record: UserRecord) -> bytes:
     return (_json(document, "\n") + "\n").encode("ascii")
 
 
-def _json(value: object, end: str) -> str:
+def _json(value: Any, end: str) -> str:
     """What json.dumps with indent=1 says, at a third of the time: that one runs in Python, through generators.
 
     `end` is what ends a line at this depth: a line feed and the indentation.
     """
-    if isinstance(value, dict):
+    kind = type(value)
+    if kind is str:
+        return encode_basestring_ascii(value)
+    if value is None or kind is bool:
+        return _WORDS[value]
+    if kind is int:
+        return str(value)
+    if kind is dict:
         members = [f"{encode_basestring_ascii(name)}: {_json(v, end + ' ')}" for name, v in value.items()]
         return f"{{{end} {f',{end} '.join(members)}{end}}}"
-    if isinstance(value, list | tuple):
-        if not value:
-            return "[]"
-        items = [_json(v, end + " ") for v in value]
-        return f"[{end} {f',{end} '.join(items)}{end}]"
-    if isinstance(value, str):
-        return encode_basestring_ascii(value)
-    return _WORDS[value] if value is None or isinstance(value, bool) else str(value)
+    items = [_json(v, end + " ") for v in value]
+    return f"[{end} {f',{end} '.join(items)}{end}]" if items else "[]"
 
 
 def base32(secret: bytes) -> str:

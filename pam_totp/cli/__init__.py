@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -42,9 +43,9 @@ COMMANDS = (  # in the order of --help
     portal,
 )
 REMEDIES = {
-    errno.ENOSPC: "nothing was changed: make room on that disk, and run the command again",
-    errno.EDQUOT: "nothing was changed: the owner's quota is used up; make room, and run the command again",
-    errno.EROFS: "nothing was changed: make that disk writable (mount -o remount,rw), and run the command again",
+    errno.ENOSPC: "make room on that disk, and run the command again",
+    errno.EDQUOT: "the owner's quota is used up; make room, and run the command again",
+    errno.EROFS: "make that disk writable (mount -o remount,rw), and run the command again",
     errno.EACCES: "run the command as root, or as the owner of that folder",
 }
 EXAMPLES = """\
@@ -88,27 +89,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words is not None:
         setattr(chosen, words, [*getattr(chosen, words), *more])
     try:
-        return int(chosen.run(chosen))
+        status = int(chosen.run(chosen))
+        sys.stdout.flush()  # here, where it is said what became of it
+        return status
     except CommandError as e:
         return _say(str(e), e.status)
     except (StoreError, ServiceError) as e:
-        return _say(f"{e}{_what_to_do(e.__cause__)}", OUT_OF_REACH)
+        return _say(f"{e}{_what_to_do(e.__cause__, unchanged=True)}", OUT_OF_REACH)
     except (RecordError, SettingsError) as e:
         return _say(str(e), REFUSED)
     except OSError as e:
-        if isinstance(e, BrokenPipeError):  # `pam-totp list | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
+        _forget_the_rest()
+        if isinstance(e, BrokenPipeError):  # `pam-totp list | head`: what was not read may not have been done
+            return 128 + signal.SIGPIPE
         what = f"{e.filename}: {e.strerror}" if e.filename else e.strerror or str(e)
         return _say(f"{what}{_what_to_do(e)}", OUT_OF_REACH)
     except KeyboardInterrupt:
-        return _say("interrupted; nothing was changed", 130)
+        return _say("interrupted; see 'pam-totp list' for what was done and what was not", 128 + signal.SIGINT)
 
 
-def _what_to_do(cause: BaseException | None) -> str:
-    """What a person can do about an error of the system's. A store that fails is as it was."""
+def _forget_the_rest() -> None:
+    """What standard output does not take must not come up again when the interpreter ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _what_to_do(cause: BaseException | None, *, unchanged: bool = False) -> str:
+    """What a person can do about an error of the system's. A store that fails is `unchanged`."""
     remedy = REMEDIES.get(cause.errno or 0) if isinstance(cause, OSError) else None
-    return f"; {remedy}" if remedy else ""
+    return f"; {'nothing was changed: ' if unchanged else ''}{remedy}" if remedy else ""
 
 
 def _say(problem: str, status: int) -> int:

@@ -7,9 +7,11 @@ import getpass
 import json
 import os
 import pwd
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from pam_totp.pam.module import passwd_name
@@ -64,6 +66,7 @@ def open_store(args: argparse.Namespace, *, create: bool = False) -> Store:
     folder = os.path.abspath(args.store)
     if create and not os.path.exists(folder):
         os.mkdir(folder, 0o700)
+        os.chmod(folder, 0o700)  # whatever the umask
         if os.geteuid() == 0 and folder == DEFAULT_STORE:
             try:
                 account = pwd.getpwnam(ACCOUNT)
@@ -156,13 +159,36 @@ def now() -> int:
     return int(time.time())
 
 
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """For as long as the terminal does not echo: who is told to end sets it right first."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    for number, handler in before.items():
+        if handler is signal.SIG_DFL:
+            signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def ask(prompt: str, *, hidden: bool = False) -> str:
-    """One line from the person, or the next line of standard input where that is no terminal."""
-    if hidden and sys.stdin.isatty():
-        return getpass.getpass(prompt)
-    if sys.stdin.isatty():
-        print(prompt, end="", file=sys.stderr, flush=True)
-    line = sys.stdin.readline()
+    """One line from the person, or the next line of standard input where that is no terminal. Every command asks before
+    it changes anything."""
+    try:
+        if hidden and sys.stdin.isatty():
+            with _ended_in_order():
+                return getpass.getpass(prompt)
+        if sys.stdin.isatty():
+            print(prompt, end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+    except KeyboardInterrupt:
+        raise CommandError("interrupted; nothing was changed", 128 + signal.SIGINT) from None
     if not line:
         raise CommandError("no answer; nothing was changed")
     return line.rstrip("\r\n")
@@ -185,6 +211,16 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def count(number: int, what: str) -> str:
+    """`1 token`, `2 tokens`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def when(seconds: int | None) -> str:
     """A time as the table shows it: UTC, to the minute."""
-    return "never" if seconds is None else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+    if seconds is None:
+        return "never"
+    try:
+        return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+    except (OverflowError, OSError, ValueError):  # a clock that was far off, once
+        return f"at {seconds}"

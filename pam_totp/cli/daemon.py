@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from pam_totp import audit
 from pam_totp.cli.common import DONE, Commands, command
@@ -21,5 +22,5 @@ def add_to(commands: Commands) -> None:
 
 def run_serve(args: argparse.Namespace) -> int:
     sink = audit.to_syslog if args.log == "syslog" else audit.to_stderr
-    serve(args.socket, args.store, args.config, sink)
+    serve(args.socket, os.path.abspath(args.store), args.config, sink)
     return DONE

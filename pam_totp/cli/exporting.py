@@ -16,6 +16,7 @@ from pam_totp.cli.common import (
     CommandError,
     Commands,
     command,
+    count,
     named_token,
     open_store,
     print_json,
@@ -68,7 +69,7 @@ def run_export(args: argparse.Namespace) -> int:
         raise CommandError("json holds the whole record: leave --token out", WRONG_USAGE)
     if args.format == "pskc":
         if importlib.util.find_spec("pskc") is None:
-            raise CommandError("pskc needs python-pskc (pip install 'pam-totp[pskc]')")
+            raise CommandError("pskc needs python-pskc (pip install 'pam-totp[pskc]', or apt-get install python3-pskc)")
         pskc.load()
     password = read_secret(args.password_file) if args.password_file else None
     user = user_of(args)
@@ -82,7 +83,7 @@ def run_export(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"user": user, "file": path, "tokens": [t.name for t in tokens], "not_in_it": lost})
         return DONE
-    print(f"{len(tokens)} tokens of {user} are in {path}; whoever reads it can make the same codes")
+    print(f"{path} holds {count(len(tokens), 'token')} of {user}; whoever reads it can make the same codes")
     for name, fields in lost.items():
         if fields:
             print(f"pam-totp: not in it, of {name}: {', '.join(fields)}", file=sys.stderr)

@@ -19,6 +19,7 @@ from pam_totp.cli.common import (
     Commands,
     ask,
     command,
+    count,
     now,
     open_store,
     own_file,
@@ -85,7 +86,7 @@ def run_import(args: argparse.Namespace) -> int:
         plan = _plan_files(args, files, users, unlock)
         if args.format == "json":
             base = _whole_record(args, files)
-    rows = [*_carried_out(args, store, plan, base), *plan.left_out]
+    rows = sorted([*_carried_out(args, store, plan, base), *plan.left_out], key=lambda row: row.line)
     unused = sorted(users.keys() - {row.serial for row in rows}) if users is not None else []
     _show(args, rows, unused)
     return REFUSED if any(row.left_out is not None and not row.known for row in rows) or not rows else DONE
@@ -110,7 +111,7 @@ def _check_usage(args: argparse.Namespace) -> None:
     if problem:
         raise CommandError(problem, WRONG_USAGE)
     if args.format == "pskc" and importlib.util.find_spec("pskc") is None:
-        raise CommandError("pskc needs python-pskc (pip install 'pam-totp[pskc]')")
+        raise CommandError("pskc needs python-pskc (pip install 'pam-totp[pskc]', or apt-get install python3-pskc)")
 
 
 def _unlocker(args: argparse.Namespace) -> pskc.Unlock:
@@ -253,20 +254,21 @@ def _show(args: argparse.Namespace, rows: Sequence[Row], unused: Sequence[str]) 
         )
         return
     word = "would come in" if args.dry_run else "came in"
-    plain = [row for row in came_in if not row.remarks]
-    shown = [*[row for row in came_in if row.remarks], *plain[:SHOWN], *out]
+    unremarkable = [row for row in came_in if not row.remarks]
+    many = set(map(id, unremarkable[SHOWN:]))
+    shown = [row for row in rows if id(row) not in many]
     if shown:
         heads = ("WHERE", "USER", "TOKEN", "TYPE", "SERIAL", "WHAT BECAME OF IT")
         print_table(heads, [_cells(row, word) for row in shown])
-    if len(plain) > SHOWN:
-        print(f"and {len(plain) - SHOWN} more that {word} (--json lists them all)")
+    if many:
+        print(f"and {len(many)} more that {word} (--json lists them all)")
     for row in shown:
         for remark in row.remarks:
             print(f"{row.place}: {remark}")
     for serial in unused:
         print(f"the map's serial {serial} is not in the file")
-    users = len({row.user for row in came_in})
-    print(f"{len(came_in)} tokens of {users} users {word}, {len(out)} did not", file=sys.stderr)
+    tokens, users = count(len(came_in), "token"), count(len({row.user for row in came_in}), "user")
+    print(f"{tokens} of {users} {word}, {len(out)} did not", file=sys.stderr)
 
 
 def _cells(row: Row, word: str) -> tuple[str, ...]:

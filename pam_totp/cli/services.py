@@ -98,6 +98,8 @@ def run_disable(args: argparse.Namespace) -> int:
         record = trial.load(args.service, states[0])
         would = [undo(change, really=False) for change in record.changes] if record else []
         done = would if args.dry_run else trial.take_back(args.service, states[0])
+        if not args.dry_run:
+            trial.log(f"disable {args.service}: done")
     except (ChangeError, trial.TrialError) as e:
         raise CommandError(f"{args.service} stays as it is: {e}") from None
     for line in done:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from pam_totp.cli.common import (
     DONE,
+    OUT_OF_REACH,
     Commands,
     change,
     command,
@@ -23,6 +25,7 @@ from pam_totp.cli.common import (
     when,
 )
 from pam_totp.record import Token, TotpToken, UserRecord
+from pam_totp.store import NotThere, StoreError
 
 
 def add_to(commands: Commands) -> None:
@@ -52,19 +55,31 @@ def add_to(commands: Commands) -> None:
 
 def run_list(args: argparse.Namespace) -> int:
     store = open_store(args)
-    records = [read(store, user_of(args))] if args.user else [store.read(u) for u in sorted(store.users())]
+    status = DONE
+    if args.user:
+        records = [read(store, user_of(args))]
+    else:
+        records = []
+        for user in sorted(store.users()):
+            try:
+                records.append(store.read(user))
+            except NotThere:  # removed meanwhile
+                continue
+            except StoreError as e:  # the others are in order
+                print(f"pam-totp: {e}", file=sys.stderr)
+                status = OUT_OF_REACH
     if args.json:
         print_json([_record_facts(r) for r in records])
-        return DONE
+        return status
     rows = [_row(record, token) for record in records for token in record.tokens]
-    if not rows:
+    if not rows and status == DONE:
         print("nobody has a token yet (see 'pam-totp enroll --help')")
         return DONE
     print_table(("USER", "TOKEN", "TYPE", "CODES", "STATE", "LAST USED"), rows)
     for record in records:
         for remark in _remarks(record):
             print(f"{record.user}: {remark}")
-    return DONE
+    return status
 
 
 def _row(record: UserRecord, token: Token) -> tuple[str, ...]:

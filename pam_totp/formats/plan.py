@@ -19,6 +19,7 @@ class Row:
     """What became of one token: it came in where `left_out` is None. `known`: it was there already."""
 
     place: str
+    line: int
     user: str | None
     token: str | None
     type: str
@@ -66,6 +67,7 @@ def left_out(place: str, found: Found, user: str | None, reason: str, *, known: 
     """The row of a token that does not come in."""
     return Row(
         place=place,
+        line=found.line,
         user=user,
         token=found.name,
         type=found.kind,

@@ -2,7 +2,8 @@
 
 The law: root for anyone; an account listed under `[clients]` for anyone, under its one service name; every other
 account for itself only. Whoever is not root chooses prompt and echo, and nothing else: site policy alone applies, and
-no login goes without a code.
+no login goes without a code. Where a login comes from is for root and the listed to say: others could have any address
+shut out by whatever reads the log.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import struct
 from pam_totp.pam.handle import Hello
 from pam_totp.settings import Site
 
-_UCRED = struct.Struct("3i")  # pid, uid, gid: unix(7)
+_UCRED = struct.Struct("iII")  # pid, uid, gid: unix(7)
 
 
 def peer_uid(sock: socket.socket) -> int:
@@ -28,8 +29,10 @@ def admit(uid: int, hello: Hello, site: Site) -> Hello | None:
     if uid == 0:
         return hello
     client = any(_uid_of(account) == uid and hello.service == service for account, service in site.clients.items())
-    if not client and _uid_of(hello.user) != uid:
-        return None
+    if not client:
+        if _uid_of(hello.user) != uid:
+            return None
+        hello = hello.from_nowhere()
     mine = tuple(a for a in hello.arguments if a == "echo" or a.startswith("prompt="))
     return hello.asking((*mine, "grace_period=0"))  # the address would be whatever the client says
 

@@ -88,6 +88,10 @@ class Hello(Value):
         """The same hello with other module arguments."""
         return self._but(arguments=arguments)
 
+    def from_nowhere(self) -> Hello:
+        """The same hello without what it says about where the person is."""
+        return self._but(rhost=None, ruser=None, tty=None)
+
     ITEMS: ClassVar[tuple[str, ...]] = ("version", "service", "user", "rhost", "ruser", "tty", "flags")
 
 

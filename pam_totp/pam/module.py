@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from pam_totp import answer as answers
 from pam_totp import audit
-from pam_totp.decide import REFUSAL_TAKES, REFUSED, decide, log, remarks
+from pam_totp.decide import REFUSED, decide, log, refusal_takes, remarks
 from pam_totp.pam import grace
 from pam_totp.pam.handle import (
     PAM_AUTH_ERR,
@@ -31,7 +31,7 @@ from pam_totp.pam.handle import (
 )
 from pam_totp.record import UserRecord
 from pam_totp.settings import Settings, SettingsError, Site, settings
-from pam_totp.store import NotThere, Store, StoreError
+from pam_totp.store import NoAccount, NotThere, Store, StoreError
 from pam_totp.store.file import FileStore
 from pam_totp.store.home import home_store
 from pam_totp.values import Value
@@ -92,6 +92,10 @@ def pam_sm_setcred(pamh: PamHandle, flags: int, argv: Sequence[str]) -> int:
     return PAM_SUCCESS
 
 
+def _wait_until(moment: float) -> None:
+    time.sleep(max(0.0, moment - time.monotonic()))
+
+
 class _Login:
     """One call of pam_sm_authenticate."""
 
@@ -122,14 +126,18 @@ class _Login:
                 self.log("accepted", by="grace")
                 return PAM_SUCCESS
         for answer in self._answers():
-            answered = time.monotonic()
-            decision = self._decide(answer)
+            refused_at = time.monotonic() + refusal_takes(self._settings.policy)
+            try:
+                decision = self._decide(answer)
+            except StoreError:
+                _wait_until(refused_at)  # what had to be looked through must not show on a full disk either
+                raise
             log(self._host.log, self._pamh.service, self._user, decision, self._pamh.rhost)
             if decision.outcome.accepted:
                 for remark in remarks(decision):
                     self._say(PAM_TEXT_INFO, remark)
                 return PAM_SUCCESS
-            time.sleep(max(0.0, answered + REFUSAL_TAKES - time.monotonic()))
+            _wait_until(refused_at)
         self._say(PAM_ERROR_MSG, REFUSED)
         return PAM_AUTH_ERR
 
@@ -139,6 +147,10 @@ class _Login:
     def _known(self) -> UserRecord:
         try:
             return self._store.read(self._user)
+        except NoAccount:
+            if self._settings.nullok:
+                raise StoreError("no account of that name, and so no folder that could have been looked into") from None
+            return _NOBODY
         except NotThere:
             return _NOBODY
 
@@ -155,6 +167,8 @@ class _Login:
             if first is not None:
                 yield first
             if self._settings.first_pass == "use_first_pass":
+                if first is None:
+                    self.log("refused", reason="no-answer")
                 return
         style = PAM_PROMPT_ECHO_ON if self._settings.echo else PAM_PROMPT_ECHO_OFF
         response = self._pamh.conversation(self._pamh.Message(style, self._settings.prompt)).resp

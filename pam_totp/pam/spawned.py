@@ -10,7 +10,7 @@ from pam_totp.pam.handle import PAM_AUTHINFO_UNAVAIL, PAM_SERVICE_ERR, Hello
 from pam_totp.pam.module import Host, passwd_name, this_host
 from pam_totp.pam.session import read_site, serve_one
 from pam_totp.privileges import become_owner_of, become_user, lift_limits
-from pam_totp.settings import DEFAULT_STORE, SettingsError, parse_arguments
+from pam_totp.settings import DEFAULT_STORE, SITE_FILE, SettingsError, parse_arguments
 
 CHANNEL = 3  # descriptor
 
@@ -24,6 +24,8 @@ def main() -> None:
 
 def _prepare(hello: Hello) -> tuple[Hello, Host] | int:
     lift_limits()
+    if os.path.exists(SITE_FILE):
+        import tomllib  # noqa: F401, PLC0415  what `read_site` needs, while we may still read any folder
     try:
         arguments = parse_arguments(hello.arguments)
         if "secret" in arguments:

@@ -18,6 +18,11 @@ class NotThere(Exception):
     """The store is in order, and has no record of that user."""
 
 
+class NoAccount(NotThere):
+    """There is no account whose file could have been looked for: not what proves that somebody is not enrolled, as a
+    name service that is out of reach says the same."""
+
+
 class Store(Protocol):
     """One record a user. Every method may raise StoreError."""
 

@@ -111,8 +111,8 @@ class _Batch:
         except FileNotFoundError:
             old, record = b"", UserRecord(user=user)
         changed, result = change(record)
-        new = serialize(changed)
-        if new != old:
+        if changed != record:
+            new = serialize(changed)
             one._write_new(self._journal, name + _NEW, new, durably=False)
             self._manifest.write(json.dumps([name, new.decode("ascii")]).encode("ascii") + b"\n")
             self._staged[name] = _inode(self._journal, name + _OLD) if old else None

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Iterator
 
 from pam_totp.record import UserRecord
-from pam_totp.store import NotThere, R, Store, StoreError
+from pam_totp.store import NoAccount, NotThere, R, Store, StoreError
 from pam_totp.store.file import FileStore
 
 
@@ -71,12 +71,12 @@ class _Nobodys:
     """The store of somebody who has no account, and so no home folder."""
 
     def read(self, user: str) -> UserRecord:
-        raise NotThere
+        raise NoAccount
 
     def update(
         self, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], *, create: bool = False
     ) -> R:
-        raise NotThere
+        raise NoAccount
 
     def update_nobody(self) -> None:
         """Nothing."""

@@ -95,9 +95,9 @@ class Machine:
 
     def module_folder(self) -> str | None:
         """The folder of libpam's modules for this Python's architecture, which is libpam's, or None."""
-        same = _elf(os.path.realpath(sys.executable))
+        same = architecture(os.path.realpath(sys.executable))
         found = (f for pattern in _MODULE_FOLDERS for f in sorted(glob.glob(self.path("/" + pattern))))
-        return next((f for f in found if _elf(os.path.join(f, "pam_permit.so")) == same is not None), None)
+        return next((f for f in found if architecture(os.path.join(f, "pam_permit.so")) == same is not None), None)
 
     def module(self) -> str | None:
         """Where our module should be installed."""
@@ -107,10 +107,6 @@ class Machine:
 
 def architecture(path: str) -> bytes | None:
     """What must be the same for two ELF files to be loaded together; None where it is none that can be read."""
-    return _elf(path)
-
-
-def _elf(path: str) -> bytes | None:
     try:
         with open(path, "rb") as file:
             head = file.read(20)
@@ -118,5 +114,4 @@ def _elf(path: str) -> bytes | None:
         return None
     if len(head) < 20 or head[:4] != b"\x7fELF":
         return None
-
     return head[4:6] + head[18:20]  # class, byte order, machine: elf(5)

@@ -95,6 +95,7 @@ def begin(record: Record) -> None:
                 raise TrialError("taken back before it began; nothing was changed")
             for change in record.changes:
                 apply(change)
+        log(f"enable {record.service}: on trial for {record.keep_within} s")
     except BaseException:
         take_back(record.service)
         raise
@@ -107,6 +108,7 @@ def keep(service: str) -> None:
             os.rename(_path(service, TRIAL), _path(service, KEPT))
         except FileNotFoundError:
             raise TrialError(f"{service} is not on trial (any more); see 'pam-totp enable {service}'") from None
+    log(f"enable {service}: confirmed")
 
 
 def take_back(service: str, state: str = TRIAL, only: int | None = None) -> list[str]:

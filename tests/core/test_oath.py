@@ -225,6 +225,18 @@ def test_find_sees_both_ends_of_its_range_and_not_beyond_however_it_searches(sta
                     assert oath.find(KEY, row, within, 8, algorithm) == found, (within, at)
 
 
+@pytest.mark.parametrize(("algorithm", "block"), [("SHA1", 64), ("SHA256", 64), ("SHA512", 128)])
+@pytest.mark.parametrize("start", [0, 2**40])
+def test_find_takes_keys_below_at_and_above_the_block_of_the_hash(algorithm: str, block: int, start: int) -> None:
+    """RFC 2104 §2: a longer key is hashed first."""
+    for size in (1, block - 1, block, block + 1, 2 * block + 1):
+        key = bytes([size % 251]) * size
+        assert (
+            oath.find(key, (oath.hotp(key, start + 5, 8, algorithm),), range(start, start + 9), 8, algorithm)
+            == start + 5
+        )
+
+
 def test_find_sees_the_end_of_a_very_long_range() -> None:
     for stop in (99_999, 100_000, 100_001, 120_000):
         row = tuple(oath.hotp(KEY, stop - 1 + i, 8) for i in range(2))

@@ -5,6 +5,7 @@ The law: `make install` and `make uninstall` are the real ones, run in the names
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -125,7 +126,22 @@ class Fresh(Machine):
         """All files in /etc/pam.d, hidden ones too."""
         return {p.name: p.read_text() for p in self.path("/etc/pam.d").iterdir() if p.is_file()}
 
+    def pid(self, *ending: str) -> int:
+        """The one process of this machine's whose command ends like this."""
+        here = os.readlink(self.root.parent / "ns/mnt")
+        found = [int(p.name) for p in Path("/proc").glob("[0-9]*") if _runs(p, here, ending)]
+        assert len(found) == 1, found
+        return found[0]
+
     def shell(self, text: str) -> str:
         done = self.run("sh", "-c", text)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
+
+
+def _runs(process: Path, namespace: str, ending: tuple[str, ...]) -> bool:
+    try:
+        words = (process / "cmdline").read_text().split("\0")[:-1]
+        return os.readlink(process / "ns/mnt") == namespace and tuple(words[-len(ending) :]) == ending
+    except OSError:  # has ended
+        return False

@@ -65,6 +65,21 @@ def test_a_file_that_somebody_edited_meanwhile_is_not_overwritten(tmp_path: Path
     assert (names(tmp_path), Path(change.path).read_text()) == (["service"], "theirs\n")
 
 
+def test_an_edit_at_the_last_moment_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change = a_change(tmp_path)
+    write = changes._write
+
+    def writes_while_somebody_edits(path: str, text: str, like: str | None) -> None:
+        write(path, text, like)
+        (tmp_path / "theirs").write_text("theirs\n")
+        os.rename(tmp_path / "theirs", change.path)
+
+    monkeypatch.setattr(changes, "_write", writes_while_somebody_edits)
+    with pytest.raises(ChangeError, match="in the meantime"):
+        apply(change)
+    assert (names(tmp_path), Path(change.path).read_text()) == (["service"], "theirs\n")
+
+
 def test_of_a_file_that_was_edited_since_our_lines_alone_are_taken_out(tmp_path: Path) -> None:
     change = a_change(tmp_path)
     apply(change)

@@ -13,6 +13,7 @@ from tests.services.namespace import PASSWORD
 from tests.site import codes, until
 
 OURS = "auth required pam_totp.so\n"
+WATCHDOG = "/usr/local/lib/pam_totp/pam_totp/system/watchdog.py"
 
 
 def as_before(machine: Fresh) -> bool:
@@ -76,19 +77,25 @@ def test_ctrl_c_takes_it_back_at_once(machine: Fresh) -> None:
 
 
 def test_the_terminal_may_die(machine: Fresh) -> None:
-    machine.enable("sudo", SOON).hangs_up()
+    talk = machine.enable("sudo", "--keep-within=3")
+    watchdog = machine.pid(WATCHDOG, "sudo")
+    assert os.getsid(watchdog) == watchdog, "a session of its own, with no terminal"
+    talk.hangs_up()
     until(lambda: machine.state("sudo") is None and as_before(machine), "the trial is taken back without its terminal")
 
 
 def test_enable_may_be_killed(machine: Fresh) -> None:
-    talk = machine.enable("sudo", SOON)
+    talk = machine.enable("sudo", "--keep-within=3")
+    watchdog = machine.pid(WATCHDOG, "sudo")
     os.kill(talk.terminal.pid, signal.SIGKILL)
+    os.kill(watchdog, signal.SIGHUP)
+    os.kill(watchdog, signal.SIGINT)
     until(lambda: machine.state("sudo") is None and as_before(machine), "the trial is taken back without its command")
 
 
 def test_a_watchdog_that_is_told_to_end_takes_it_back_first(machine: Fresh) -> None:
     talk = machine.enable("sudo", LATE)
-    machine.shell("kill -TERM $(pgrep -f 'watchdog.py sudo$' --ns $$ --nslist mnt)")
+    os.kill(machine.pid(WATCHDOG, "sudo"), signal.SIGTERM)
     status, _ = talk.ends()
     assert status == 1
     assert as_before(machine)
@@ -97,7 +104,7 @@ def test_a_watchdog_that_is_told_to_end_takes_it_back_first(machine: Fresh) -> N
 def test_after_a_crash_of_all_of_it_the_next_start_takes_it_back(machine: Fresh) -> None:
     talk = machine.enable("sudo", LATE)
     os.kill(talk.terminal.pid, signal.SIGKILL)
-    machine.shell("kill -KILL $(pgrep -f 'watchdog.py sudo$' --ns $$ --nslist mnt)")
+    os.kill(machine.pid(WATCHDOG, "sudo"), signal.SIGKILL)
     told = json.loads(machine.installed("doctor", "--json").stdout)["findings"]
     assert any(f["check"] == "changes" and f["severity"] == "error" for f in told)
     unit = machine.path("/usr/local/lib/systemd/system/pam_totp-takeback.service").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from pam_totp.formats.otpauth import typed_secret
 from pam_totp.secretfile import parse
 from tests.install.machine import COMMAND, LATE, STACKS, Fresh
 from tests.services.namespace import PASSWORD, STORE
-from tests.site import TREE, until
+from tests.site import PATIENCE, TREE, codes, until
 
 DATA = TREE / "pam_totp/system/data"
 LIB = "/usr/local/lib/pam_totp"
@@ -188,6 +189,44 @@ def test_the_service_runs_from_the_socket_that_systemd_passes_on(machine: Fresh)
     finally:
         listening.terminate()
         listening.wait()
+
+
+def test_the_service_makes_no_system_call_that_its_unit_forbids(machine: Fresh) -> None:
+    """Under the filter such a call would fail; so a whole life of the service is traced, with a login in it."""
+    if not machine.path("/usr/bin/systemd-analyze").exists():
+        pytest.skip("systemd is not here")
+    unit = machine.path(f"{UNITS}/pam_totp.service").read_text()
+    allowed: set[str] = set()
+    for filters in re.findall(r"^SystemCallFilter=(.*)$", unit, re.M):
+        named = {call for group in filters.lstrip("~").split() for call in syscalls(machine, group)}
+        allowed = allowed - named if filters.startswith("~") else allowed | named
+    machine.shell("mkdir -p /run/pam_totp; chown pam_totp: /run/pam_totp")
+    program = ["setpriv", "--reuid=pam_totp", "--regid=pam_totp", "--clear-groups", "--no-new-privs", COMMAND, "serve"]
+    traced = machine.start("strace", "-f", "-qq", "-o", "/run/trace", *program, "--socket", "/run/pam_totp/socket")
+    until(machine.path("/run/pam_totp/socket").exists, "the service makes its socket")
+    try:
+        machine.write("/root/one", "auth required pam_totp.so nodelay\naccount required pam_permit.so\n")
+        done = machine.installed("rehearse", "one", "alice", "--stack", "/root/one", stdin=f"{codes(0)}\n")
+        assert done.returncode == 0, done.stderr
+    finally:
+        os.kill(
+            machine.pid("/usr/bin/python3", "-IS", COMMAND, "serve", "--socket", "/run/pam_totp/socket"), signal.SIGTERM
+        )
+        traced.wait(PATIENCE)
+    trace = machine.path("/run/trace").read_text()
+    assert "AF_UNIX" in trace and "fsync" in trace, "it did listen and record"
+    begun = trace[trace.index(f'execve("{COMMAND}"') :]  # setpriv's own calls are not the service's
+    assert set(re.findall(r"^\d+ +(\w+)\(", begun, re.M)) - allowed == set()
+
+
+def syscalls(machine: Fresh, group: str) -> set[str]:
+    """The system calls of a group, groups in it followed."""
+    if not group.startswith("@"):
+        return {group}
+    words = [
+        line.split("#")[0].strip() for line in machine.shell(f"systemd-analyze syscall-filter {group}").splitlines()
+    ]
+    return {call for word in words[1:] if word for call in syscalls(machine, word)}
 
 
 # ---- below DESTDIR, and what needs no installation

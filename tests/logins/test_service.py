@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from pam_totp.pam import handle, service
+from pam_totp.pam.admission import peer_uid
 from pam_totp.pam.handle import PAM_AUTH_ERR, PAM_SUCCESS
 from pam_totp.pam.service import MOST_OF_ONE_ACCOUNT
 from tests.conftest import as_root
@@ -81,6 +82,43 @@ def test_an_account_may_ask_for_itself_and_for_nobody_else(site: Site) -> None:
     assert as_stranger(site, hello("no-such-account"), codes(0)) == [f"r{PAM_AUTH_ERR}"]
     assert site.log.has("reason=not-yours-to-ask", "user=root", f"uid={STRANGER}")
     assert site.counter("root") == 0
+
+
+@as_root
+def test_a_first_pass_that_never_came_is_in_the_log(site: Site) -> None:
+    site.start()
+    site.enrol()
+    site.configure("demo", "use_first_pass", way="socket")
+    assert site.login().result is Result.AUTH_ERR
+    assert site.log.lines() == [f"pam_totp(demo:auth): refused user={ME} reason=no-answer"]
+
+
+@as_root
+def test_an_account_does_not_say_where_it_comes_from_but_a_listed_client_does(site: Site) -> None:
+    """An address in the log may be banned by what reads it."""
+    site.config.write_text('[clients]\nnobody = "web"\n')
+    site.start()
+    site.enrol(user="nobody")
+    for name in ("sshd", "web"):
+        as_stranger(site, hello("nobody", name) + b"\0rhost=192.0.2.66", "000000")
+    said = [line for line in site.log.lines() if "refused user=nobody" in line]
+    assert ["rhost=" in line for line in said] == [False, True]
+
+
+@as_root
+def test_the_highest_uid_is_told_as_it_is() -> None:
+    highest = (1 << 32) - 3
+    try:
+        os.seteuid(highest)
+    except OSError:
+        pytest.skip("needs a user namespace with all uids")
+    try:
+        one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    finally:
+        os.seteuid(0)
+    assert peer_uid(one) == highest
+    one.close()
+    other.close()
 
 
 @as_root

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.services.namespace import Machine, Sshd
+from tests.services.namespace import PASSWORD, Machine, Sshd
+from tests.site import codes
 
 
 @pytest.fixture(scope="session")
@@ -26,10 +27,12 @@ def _machine() -> Iterator[Machine]:
 
 @pytest.fixture
 def machine(_machine: Machine) -> Iterator[Machine]:
-    """The machine, with nobody enrolled and nothing logged."""
+    """The machine, with nobody enrolled and nothing logged. Whatever a test does there, no secret is logged by us."""
     _machine.forget_everybody()
     yield _machine
     _machine.hang_up()
+    said = "\n".join(_machine.log.ours())
+    assert not [secret for secret in (PASSWORD, *map(codes, range(3))) if secret in said]
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ DOCUMENT = (TREE / "docs" / "module.md").read_text()
 
 
 def recipe(machine: Machine, heading: str, way: str) -> None:
-    """Install the service file under `heading`, with our line as it is here in place of the short one."""
+    """Install the service file under `heading`, with our line as it is here, and without delays."""
     text = DOCUMENT.split(f"### {heading}\n", 1)[1].split("\n### ", 1)[0].split("\n## ", 1)[0]
     lines = [line.strip() for line in re.findall(r"^    (auth .*)$", text, re.MULTILINE)]
     assert lines, heading
@@ -22,6 +22,8 @@ def recipe(machine: Machine, heading: str, way: str) -> None:
         ours = re.fullmatch(r"auth\s+(\S+)\s+pam_totp\.so\s*(.*)", line)
         if ours is not None:
             lines[i] = machine.ours(ours[2], ours[1], way)
+        elif "pam_unix.so" in line and "nodelay" not in line:
+            lines[i] += " nodelay"
     machine.stack("sshd", *lines)
     for path, content in re.findall(r"^`(/etc/[^`]+)`:\n\n((?:    .*\n)+)", text, re.MULTILINE):
         machine.write(path, re.sub(r"^    ", "", content, flags=re.MULTILINE))

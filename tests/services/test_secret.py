@@ -64,6 +64,16 @@ def test_who_has_no_account_is_asked_and_refused_like_who_has_no_file(site: Site
     )
 
 
+def test_no_account_does_not_prove_that_nobody_is_enrolled(site: Site, file: Path) -> None:
+    """A name service that is out of reach says the same of everybody."""
+    ours = f"auth required {MODULE} [secret={file.parent}/${{USER}}.totp] nodelay nullok"
+    service(site.confdir, "demo", ours, "auth required pam_permit.so")
+    assert login("demo", "no-such-user", ["755224"], site.confdir).result is Result.AUTHINFO_UNAVAIL
+    service(site.confdir, "demo", ours.replace("nullok", "grace_period=60"), "auth required pam_permit.so")
+    done = login("demo", "no-such-user", ["755224"], site.confdir, items={"rhost": "192.0.2.7"})
+    assert (done.result, len(done.prompts)) == (Result.AUTH_ERR, 1), "and nothing but nullok makes a difference"
+
+
 def _link(file: Path) -> None:
     file.rename(file.with_name("real"))
     file.symlink_to("real")

@@ -9,7 +9,8 @@ import pytest
 from pam_totp.answer import recovery_digest
 from pam_totp.pam.module import REFUSED
 from pam_totp.record import HotpToken
-from tests.services.namespace import PASSWORD, Machine, Sshd, Talk
+from tests.services.namespace import PASSWORD, Machine, Sshd
+from tests.services.terminal import Talk
 from tests.site import codes, fob
 
 CODE = "One-time code: "

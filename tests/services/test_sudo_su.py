@@ -6,7 +6,8 @@ import pytest
 
 from pam_totp.pam.module import REFUSED
 from pam_totp.record import HotpToken
-from tests.services.namespace import PASSWORD, Machine, Talk
+from tests.services.namespace import PASSWORD, Machine
+from tests.services.terminal import Talk
 from tests.site import codes, until
 
 CODE = "One-time code: "

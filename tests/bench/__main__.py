@@ -1,0 +1,285 @@
+"""`make bench`: as fast as C? Ours beside the peers, in one run, interleaved; a table, and bench.json.
+
+Ratios and medians: machines are noisy, and a figure alone means little on another one. Nothing here decides a test.
+Runs as root, in a mount namespace of its own, because the peers read /etc/pam.d.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyotp
+
+from pam_totp.oath import find, hotp
+from tests.bench import load, logins
+from tests.site import KEY, TREE, Site, fob
+
+INSIDE = "PAM_TOTP_BENCH_INSIDE"
+SEARCHED = 1_000_000
+CROWD = 100_000
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=50, help="logins of every contestant (%(default)s)")
+    parser.add_argument("--crowd", type=int, default=CROWD, help="enrolled users of the large store (%(default)s)")
+    parser.add_argument("--logins", type=int, default=10_000, help="for the memory of the service (%(default)s)")
+    args = parser.parse_args()
+    if os.geteuid() != 0:
+        print("make bench: needs root: the peers read /etc/pam.d, of which it makes a private one", file=sys.stderr)
+        return 3
+    if INSIDE not in os.environ:
+        command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", "tests.bench", *sys.argv[1:]]
+        return subprocess.run(command, cwd=TREE, env=os.environ | {INSIDE: "1"}, check=False).returncode
+    report = Report()
+    report.section("one search for a resynchronisation")
+    search(report)
+    for medium, parent in (("tmpfs", "/dev/shm"), ("disk", "/var/tmp")):  # noqa: S108  a folder in each is made
+        with tempfile.TemporaryDirectory(prefix="pam_totp-bench-", dir=parent) as folder:
+            Path(folder).chmod(0o755)
+            on(Path(folder), medium, args, report)
+    report.write(TREE / "bench.json")
+    return 0
+
+
+class Report:
+    """Says each figure as it comes, and keeps it."""
+
+    def __init__(self) -> None:
+        self.figures: list[dict[str, Any]] = []
+        self._section = ""
+
+    def section(self, title: str) -> None:
+        self._section = title
+        print(f"\n{title}", flush=True)
+
+    def say(self, what: str, figure: str, target: str = "", **data: Any) -> None:
+        print(f"   {what:<46} {figure:<34} {target}".rstrip(), flush=True)
+        self.figures.append({"section": self._section, "what": what, "figure": figure, "target": target} | data)
+
+    def write(self, path: Path) -> None:
+        machine = {"system": platform.platform(), "processors": os.cpu_count(), "python": platform.python_version()}
+        path.write_text(json.dumps({"machine": machine, "figures": self.figures}, indent=1) + "\n")
+        print(f"\nwritten to {path.name}")
+
+
+def ms(seconds: float) -> str:
+    return f"{1000 * seconds:.2f} ms"
+
+
+def timed(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def spread(seconds: list[float]) -> tuple[float, float, float]:
+    """The quartiles."""
+    low, middle, high = statistics.quantiles(seconds, n=4)
+    return low, middle, high
+
+
+def search(report: Report) -> None:
+    wrong = ("000000", "000001")  # nowhere in a row in that range: the whole of it is searched
+    otp = pyotp.HOTP("GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ")
+    rounds: dict[str, list[float]] = {"ours": [], "ours, far from 0": [], "oathtool": [], "pyotp": []}
+    oathtool = ["oathtool", "-w", str(SEARCHED), KEY.hex(), "99999999", "--digits=8"]
+    once = ["oathtool", "00"]
+    idle = statistics.median(timed(lambda: subprocess.run(once, capture_output=True, check=False)) for _ in range(9))
+    far = range(100 * SEARCHED, 100 * SEARCHED + SEARCHED // 10)
+    for _ in range(7):
+        rounds["ours"].append(timed(lambda: find(KEY, wrong, range(SEARCHED))))
+        rounds["ours, far from 0"].append(10 * timed(lambda: find(KEY, wrong, far)))
+        rounds["oathtool"].append(timed(lambda: subprocess.run(oathtool, capture_output=True, check=False)) - idle)
+        rounds["pyotp"].append(50 * timed(lambda: [otp.at(c) for c in range(SEARCHED // 50)]))
+    middle = {name: statistics.median(values) for name, values in rounds.items()}
+    for name, seconds in middle.items():
+        report.say(f"{name}: {SEARCHED:,} counters", f"{seconds:.2f} s", seconds=seconds)
+    ratios = {peer: middle["ours"] / middle[peer] for peer in ("oathtool", "pyotp")}
+    report.say("ours / oathtool -w", f"{ratios['oathtool']:.2f}", "at most 2.5", ratio=ratios["oathtool"])
+    report.say("ours / pyotp", f"{ratios['pyotp']:.2f}", "at most 0.2", ratio=ratios["pyotp"])
+
+
+def on(folder: Path, medium: str, args: argparse.Namespace, report: Report) -> None:
+    """All that depends on where the store is."""
+    (folder / "pam.d").mkdir()
+    subprocess.run(["mount", "--bind", folder / "pam.d", "/etc/pam.d"], check=True)
+    with site_in(folder / "one") as site, site_in(folder / "crowd") as crowd:
+        report.section(f"the floor, on {medium}")
+        floor(report, site)
+        progress(f"enrolling {args.crowd:,} users")
+        for i in range(args.crowd):
+            crowd.enrol(fob(), user=f"user{i}")
+        site.start()
+        crowd.start()
+        report.section(f"one login by pamtester, on {medium}, less what pam_permit takes")
+        one_login(report, logins.race(list(logins.cases(folder, site, crowd)), args.rounds, lambda _: None))
+        report.section(f"many clients of one service, on {medium}")
+        many_clients(report, site)
+        if medium == "tmpfs":
+            report.section("the service")
+            the_service(report, folder, args.logins)
+        report.section(f"{args.crowd:,} users, on {medium}")
+        commands(report, crowd, args.crowd, folder)
+    subprocess.run(["umount", "/etc/pam.d"], check=True)
+
+
+@contextmanager
+def site_in(folder: Path) -> Iterator[Site]:
+    folder.mkdir()
+    site = Site(folder)
+    try:
+        yield site
+    finally:
+        site.stop()
+
+
+def progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"   ({text} …)", file=sys.stderr, flush=True)
+
+
+def floor(report: Report, site: Site) -> None:
+    """What no program here can go below: the disk's word, and an interpreter's start."""
+    folder = os.open(site.store, os.O_RDONLY)
+    synced = []
+    for _ in range(100):
+        file = os.open("floor", os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=folder)
+        os.write(file, b"x" * 600)
+
+        def durable(file: int = file) -> None:
+            os.fsync(file)
+            os.close(file)
+            os.rename("floor", "floor.json", src_dir_fd=folder, dst_dir_fd=folder)
+            os.fsync(folder)
+
+        synced.append(timed(durable))
+    os.close(folder)
+    os.unlink(site.store / "floor.json")
+    report.say("fsync of a file and of its folder", ms(statistics.median(synced)), seconds=statistics.median(synced))
+    bare = ["/usr/bin/python3", "-I", "-S", "-c", "pass"]
+    starts = [timed(lambda: subprocess.run(bare, env={}, check=True)) for _ in range(30)]
+    report.say("a bare interpreter's start", ms(statistics.median(starts)), seconds=statistics.median(starts))
+
+
+def one_login(report: Report, seconds: dict[str, list[float]]) -> None:
+    own = statistics.median(seconds["pam_permit"])
+    net: dict[str, float] = {}
+    for name, values in seconds.items():
+        low, middle, high = spread(values)
+        net[name] = middle - own
+        quartiles = f"{ms(net[name])}  (quartiles {1000 * (low - own):.2f} … {1000 * (high - own):.2f})"
+        report.say(name, ms(own) if name == "pam_permit" else quartiles, seconds=net[name], samples=values)
+    for ours, peer, target in (
+        ("ours, HOTP, socket", "google_authenticator, HOTP", 0.5),
+        ("ours, TOTP, socket", "google_authenticator, TOTP", 0.5),
+        ("ours, HOTP, socket", "pam_oath, 1 user", 1.0),
+        ("ours, 100,000 users", "ours, HOTP, socket", 1.1),
+        ("ours, 100,000 users", "pam_oath, 100,000 users", 0.05),
+        ("ours, HOTP, spawn", "pam_python, empty module", 1.5),
+    ):
+        if peer in net:
+            ratio = net[ours] / net[peer]
+            report.say(f"{ours} / {peer}", f"{ratio:.2f}", f"at most {target}", ratio=ratio)
+
+
+def many_clients(report: Report, site: Site) -> None:
+    clients = [load.Client(user) for user in load.enrol(site, 64)]
+    first = 0.0
+    for count in (1, 8, 64):
+        for client in clients:
+            client.seconds.clear()
+        took = load.hammer(site.socket, clients[:count], 2000)
+        low, middle = centiles([s for c in clients for s in c.seconds])
+        first = first or low
+        figure = f"{2000 / took:.0f}/s, p50 {ms(low)}, p99 {ms(middle)}"
+        report.say(
+            f"{count} clients", figure, f"p99 at most {ms(10 * first)}" if count == 64 else "", p50=low, p99=middle
+        )
+    alone = quiet_clients(site, clients[1:9], None)
+    beside = quiet_clients(site, clients[1:9], load.Client("hammered"))
+    figure = f"p99 {ms(alone)} alone, {ms(beside)} beside them"
+    report.say("8 others, while one user is hammered by 64", figure, "at most 2 ×", ratio=beside / alone)
+
+
+def centiles(seconds: list[float]) -> tuple[float, float]:
+    """The median and the 99th centile."""
+    ordered = sorted(seconds)
+    return ordered[len(ordered) // 2], ordered[int(0.99 * len(ordered))]
+
+
+def quiet_clients(site: Site, clients: list[load.Client], hammered: load.Client | None) -> float:
+    """The p99 of `clients`, while 64 connections in another process present wrong codes for one user."""
+    for client in clients:
+        client.seconds.clear()
+    site.enrol(fob(), user="hammered")
+    child = os.fork() if hammered is not None else 0
+    if hammered is not None and child == 0:
+        try:
+            load.flood(site.socket, "hammered", 64)
+        finally:
+            os._exit(0)
+    try:
+        load.hammer(site.socket, clients, 1000)
+    finally:
+        if child:
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+    return centiles([s for c in clients for s in c.seconds])[1]
+
+
+def the_service(report: Report, folder: Path, count: int) -> None:
+    with site_in(folder / "service") as site:
+        starts = load.start_to_answer(site)
+        middle = statistics.median(next(starts) for _ in range(9))
+        report.say("start to the first answer", ms(middle), "at most 150 ms", seconds=middle)
+        process = site.start()
+        clients = [load.Client(user) for user in load.enrol(site, 8)]
+        load.hammer(site.socket, clients, count)
+        before = load.resident(process.pid)
+        processor = load.processor_seconds(process.pid)
+        report.say(f"resident after {count:,} logins", f"{before:.1f} MB", "at most 30 MB", megabytes=before)
+        load.hammer(site.socket, clients, 10 * count)
+        after = load.resident(process.pid)
+        report.say(f"resident after {10 * count:,} more", f"{after:.1f} MB", "no growth", megabytes=after)
+        each = (load.processor_seconds(process.pid) - processor) / (10 * count)
+        report.say("processor time of one login", f"{1e6 * each:.0f} µs", seconds=each)
+
+
+def commands(report: Report, crowd: Site, users: int, folder: Path) -> None:
+    with open(folder / "import.oath", "w", encoding="ascii") as file:
+        for i in range(users):
+            file.write(f"HOTP\tuser{i}\t-\t{i + 1:040x}\n")
+    empty = folder / "imported"
+    empty.mkdir(mode=0o700)
+    command = [sys.executable, "-m", "pam_totp.cli"]
+    for name, words in (
+        ("list", ["list", "--json", "--store", crowd.store]),
+        ("import users-oath", ["import", "users-oath", folder / "import.oath", "--store", empty, "--json"]),
+        ("doctor", ["doctor", "--json", "--store", crowd.store]),
+    ):
+        with open(os.devnull, "w", encoding="ascii") as nowhere:
+            begun = time.perf_counter()
+            process = subprocess.Popen([*command, *words], cwd=TREE, stdout=nowhere, stderr=nowhere)
+            _, status, usage = os.wait4(process.pid, 0)
+            took = time.perf_counter() - begun
+        process.returncode = os.waitstatus_to_exitcode(status)
+        figure = f"{took:.1f} s, {usage.ru_maxrss / 1024:.0f} MB at most, exit {process.returncode}"
+        report.say(name, figure, "under 20 s", seconds=took, megabytes=usage.ru_maxrss / 1024)
+
+
+if __name__ == "__main__":
+    assert hotp(KEY, 0) == "755224"
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""Many clients at one service: each logs in, over and over, as a user of its own, from one process that only waits."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pam_totp.oath import hotp
+from tests.site import KEY, Site, fob
+
+LOOK_AHEAD = 10
+
+
+@dataclass
+class Client:
+    """One client's dialogue: where it stands, and how long its logins took."""
+
+    user: str
+    counter: int = 0
+    began: float = 0.0
+    seconds: list[float] = field(default_factory=list)
+
+    def hello(self) -> bytes:
+        return b"H" + "\0".join(["version=1", "service=bench", f"user={self.user}", "flags=0"]).encode()
+
+    def code(self) -> bytes:
+        self.counter += 1
+        return b"A" + hotp(KEY, self.counter - 1).encode()
+
+
+def enrol(site: Site, users: int) -> list[str]:
+    names = [f"load{i}" for i in range(users)]
+    for name in names:
+        site.enrol(fob(), user=name)
+    return names
+
+
+def hammer(path: Path, clients: list[Client], logins: int) -> float:
+    """Let `clients` make `logins` logins in all, each beginning the next when one is done; returns the seconds."""
+    with selectors.DefaultSelector() as waiting:
+        left = logins
+
+        def begin(client: Client) -> None:
+            nonlocal left
+            left -= 1
+            client.began = time.perf_counter()
+            channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            channel.connect(str(path))
+            channel.send(client.hello())
+            waiting.register(channel, selectors.EVENT_READ, client)
+
+        begun = time.perf_counter()
+        for client in clients:
+            begin(client)
+        while waiting.get_map():
+            for key, _ in waiting.select():
+                channel, client = key.fileobj, key.data
+                assert isinstance(channel, socket.socket)
+                packet = channel.recv(4096)
+                if packet[:1] == b"p":
+                    channel.send(client.code())
+                elif packet[:1] != b"i":
+                    if packet != b"r0":
+                        raise RuntimeError(f"{client.user} was refused: {packet!r}")
+                    client.seconds.append(time.perf_counter() - client.began)
+                    waiting.unregister(channel)
+                    channel.close()
+                    if left > 0:
+                        begin(client)
+        return time.perf_counter() - begun
+
+
+def resident(pid: int) -> float:
+    """MB that a process has in memory."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError("no VmRSS")
+
+
+def processor_seconds(pid: int) -> float:
+    """Processor time that a process has used, in user and system mode."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def start_to_answer(site: Site) -> Iterator[float]:
+    """Seconds from starting a service to the end of its first login, over and over."""
+    counter = 0
+    while True:
+        site.enrol(fob(counter), user="first")
+        begun = time.perf_counter()
+        site.start()
+        hammer(site.socket, [Client("first", counter)], 1)
+        yield time.perf_counter() - begun
+        counter += 1
+        site.stop()
+
+
+def flood(path: Path, user: str, connections: int) -> None:
+    """Wrong codes for one user over many connections, until this process is killed."""
+    with selectors.DefaultSelector() as waiting:
+
+        def begin() -> None:
+            channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            channel.connect(str(path))
+            channel.send(Client(user).hello())
+            waiting.register(channel, selectors.EVENT_READ)
+
+        for _ in range(connections):
+            begin()
+        while True:
+            for key, _ in waiting.select():
+                channel = key.fileobj
+                assert isinstance(channel, socket.socket)
+                packet = channel.recv(4096)
+                if packet[:1] == b"p":
+                    channel.send(b"A000000")
+                elif packet[:1] not in (b"i", b"e"):
+                    waiting.unregister(channel)
+                    channel.close()
+                    begin()

@@ -1,0 +1,106 @@
+"""docs/tokens.md: every command in it, run in its order, says what it says there."""
+
+from __future__ import annotations
+
+import base64
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pexpect
+
+from pam_totp.formats import pskc
+from pam_totp.oath import totp
+from tests.site import KEY, ME, TREE, Site, fob
+
+DOCS = TREE / "docs" / "tokens.md"
+
+
+def documented() -> Iterator[tuple[str, list[str]]]:
+    """The commands after a root prompt, each with what is said to follow it."""
+    for block in re.findall(r"```console\n(.*?)```", DOCS.read_text(), re.DOTALL):
+        command: str | None = None
+        said: list[str] = []
+        for line in block.splitlines():
+            if line.startswith("# "):
+                if command is not None:
+                    yield command, said
+                command, said = line.removeprefix("# "), []
+            else:
+                said.append(line)
+        assert command is not None
+        yield command, said
+
+
+def pattern(line: str) -> str:
+    """The line, in which white space is of any length and … anything."""
+    return r"[ \t]+".join(r"[^\r\n]*".join(map(re.escape, word.split("…"))) for word in line.split())
+
+
+def furnished(folder: Path) -> None:
+    """The files that the commands speak of."""
+    tokens = [fob(name=f"T-100{i}", serial=f"T-100{i}", secret=bytes([i]) * 20) for i in (1, 2)]
+    (folder / "box.xml").write_bytes(pskc.write("", list(tokens), "qwerty"))
+    (folder / "password").write_text("qwerty\n")
+    (folder / "serials.csv").write_text(f"serial,user\nT-1001,{ME}\nT-1002,bob\n")
+    home = folder / "home" / ME
+    home.mkdir(parents=True)
+    made = [
+        "--counter-based",
+        "--no-confirm",
+        "--quiet",
+        "--force",
+        "--rate-limit=3",
+        "--rate-time=30",
+        "--window-size=3",
+    ]
+    subprocess.run(
+        ["google-authenticator", *made, "--secret", home / ".google_authenticator"],
+        check=True,
+        stdin=subprocess.DEVNULL,
+    )
+    (folder / "users.oath").write_text(f"# fleet\nHOTP {ME} - {KEY.hex()}\nHOTP bob 1234 {'ab' * 20}\n")
+
+
+def test_the_documented_commands_do_what_the_document_says(site: Site, tmp_path: Path) -> None:
+    furnished(tmp_path)
+    assert shutil.which("cat")
+    run, key = 0, b""
+    for command, said in documented():
+        words = command.replace("alice", ME).replace("/home", str(tmp_path / "home"))
+        words = words.replace("/etc/users.oath", str(tmp_path / "users.oath"))
+        words = words.replace(f"{ME}.ga", "alice.ga")
+        if words.startswith("pam-totp "):
+            name, *rest = words.removeprefix("pam-totp ").split()
+            argv = [sys.executable, "-m", "pam_totp.cli", name, "--store", str(site.store), *rest]
+            run += 1
+        else:
+            argv = words.split()
+        child = pexpect.spawn(
+            argv[0],
+            argv[1:],
+            cwd=str(tmp_path),
+            encoding="utf-8",
+            dimensions=(60, 200),
+            timeout=60,
+            env={"PYTHONPATH": str(TREE), "PATH": "/usr/bin:/bin", "TERM": "xterm"},
+        )
+        for line in said:
+            expected = line.replace("alice", ME).replace(f"{ME}.ga", "alice.ga")
+            if line == "…":
+                continue
+            if line.startswith("a code of"):
+                child.expect("a code of phone: ")
+                child.sendline(totp(key, int(time.time())))
+                continue
+            child.expect(pattern(expected))
+            if line.startswith("key: "):
+                key = base64.b32decode(child.after.removeprefix("key: ").strip().replace(" ", ""))
+        child.expect(pexpect.EOF)
+        child.close()
+        assert child.exitstatus == 0, command
+    assert run >= 9

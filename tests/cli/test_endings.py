@@ -1,0 +1,156 @@
+"""Commands that do not come to their end, or not to a good one, say what is so."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from typing import IO
+
+import pexpect
+import pytest
+
+from pam_totp.secretfile import serialize
+from tests.site import ME, PATIENCE, TREE, Site, codes, fob, until
+
+INTERRUPTED = 128 + signal.SIGINT
+
+
+def run(site: Site, *words: str, stdout: int | IO[str]) -> tuple[int, str]:
+    """The exit status and standard error of a command whose standard output goes to `stdout`."""
+    name, *rest = words
+    command = [sys.executable, "-m", "pam_totp.cli", name, "--store", str(site.store), *rest]
+    done = subprocess.run(
+        command,
+        cwd=TREE,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+def at_prompt(site: Site, *words: str) -> pexpect.spawn[bytes]:
+    name, *rest = words
+    command = ["-m", "pam_totp.cli", name, "--store", str(site.store), *rest]
+    return pexpect.spawn(sys.executable, command, cwd=str(TREE), timeout=PATIENCE)
+
+
+def test_interrupted_after_the_change_it_does_not_say_that_nothing_was_changed(site: Site) -> None:
+    site.enrol(failures=3, failures_at=0)
+    script = f"""
+import sys
+from pam_totp import audit, cli
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+audit.write = interrupted
+sys.exit(cli.main(["unlock", {ME!r}, "--store", {str(site.store)!r}]))
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=TREE, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, site.record().failures) == (INTERRUPTED, 0)
+    assert done.stderr == "pam-totp: interrupted; see 'pam-totp list' for what was done and what was not\n"
+
+
+def test_interrupted_at_a_prompt_nothing_was_changed(site: Site) -> None:
+    site.enrol()
+    before = site.path().read_bytes()
+    for words in (("verify", ME), ("remove", ME)):
+        talk = at_prompt(site, *words)
+        talk.expect(rb"code: |\[y/N\] ")
+        talk.sendintr()
+        talk.expect(pexpect.EOF)
+        assert b"interrupted; nothing was changed" in talk.before
+        talk.close()
+        assert talk.exitstatus == INTERRUPTED
+    assert site.path().read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_told_to_end_at_a_hidden_prompt_it_leaves_the_terminal_as_it_was(site: Site, number: signal.Signals) -> None:
+    site.enrol()
+    talk = at_prompt(site, "verify", ME)
+    talk.expect("code: ")
+    terminal = os.dup(talk.child_fd)
+    until(lambda: not termios.tcgetattr(terminal)[3] & termios.ECHO, "it stops echoing")
+    talk.kill(number)
+    talk.expect(pexpect.EOF)
+    until(lambda: termios.tcgetattr(terminal)[3] & termios.ECHO, "it echoes again")
+    os.close(terminal)
+    talk.close()
+    assert talk.exitstatus == 128 + number
+
+
+def test_a_reader_that_goes_before_the_key_was_shown_is_no_enrolment_that_went_well(site: Site) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        assert run(site, "enroll", ME, "--yes", stdout=write) == (128 + signal.SIGPIPE, "")
+    finally:
+        os.close(write)
+    assert not site.path().exists()
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_codes_that_could_not_be_printed_are_not_said_to_be_as_before(site: Site, more: tuple[str, ...]) -> None:
+    site.enrol()
+    with open("/dev/full", "w") as full:
+        status, said = run(site, "recovery", ME, *more, stdout=full)
+    assert status == 3
+    assert said.endswith("pam-totp: No space left on device; make room on that disk, and run the command again\n")
+    assert "nothing was changed" not in said
+    assert len(site.record().recovery) == 10
+
+
+def test_list_goes_on_past_a_file_that_is_not_in_order(site: Site) -> None:
+    site.enrol()
+    site.enrol(user="zoe")
+    site.path("bob").write_bytes(b"{")
+    site.path("bob").chmod(0o600)
+    done = site.command("list")
+    assert (done.returncode, done.stderr) == (3, "pam-totp: bob.json: not JSON: line 1\n")
+    assert ME in done.stdout
+    assert "zoe" in done.stdout
+
+
+def test_list_passes_over_who_is_gone_by_then(site: Site) -> None:
+    """A name that no store writes stands for a record that was removed between two looks."""
+    site.enrol()
+    site.path("%41lice").write_bytes(serialize(site.record()))
+    done = site.command("list")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_list_shows_a_time_that_no_calendar_has(site: Site) -> None:
+    site.enrol(fob(last_used=1 << 61))
+    done = site.command("list")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"at {1 << 61}" in done.stdout
+
+
+def test_the_service_takes_a_store_that_is_named_from_here(site: Site) -> None:
+    site.store.rename(site.folder / "moved")
+    here = os.path.relpath(site.folder / "moved", TREE)
+    site.store = Path(here)  # started in TREE
+    site.start()
+    site.store = site.folder / "moved"
+    site.enrol()
+    (site.confdir / "demo").write_text(f"auth required {TREE}/build/pam_totp.so socket={site.socket} nodelay\n")
+    assert site.gets_in(codes(0))
+
+
+def test_a_new_store_is_its_owners_alone_whatever_the_umask(site: Site) -> None:
+    site.store.rmdir()
+    before = os.umask(0o777)
+    try:
+        done = site.command("enroll", ME, "--yes", "--qr", "none")
+    finally:
+        os.umask(before)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (site.store.stat().st_mode & 0o7777, len(site.record().tokens)) == (0o700, 1)

@@ -1,0 +1,173 @@
+"""export: files of mode 0600 that other programs take, and that come in again the same."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import subprocess
+import time
+import urllib.parse
+import xml.etree.ElementTree as tree
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pam_totp.oath import hotp
+from pam_totp.record import HotpToken, Token, TotpToken
+from pam_totp.secretfile import base32
+from tests.site import KEY, ME, Site, codes, fob, phone
+
+FORMATS = ("otpauth", "pskc", "google-authenticator", "users-oath", "json")
+STEP = int(time.time()) // 30
+
+
+def same(one: Token, other: Token, *but: str) -> bool:
+    fields = set(one._fields) - set(but)
+    return type(one) is type(other) and all(getattr(one, f) == getattr(other, f) for f in fields)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("token", [fob(7, name="token"), phone(last_step=STEP, drift=1)], ids=["hotp", "totp"])
+def test_what_is_exported_and_imported_again_is_the_same(site: Site, tmp_path: Path, name: str, token: Token) -> None:
+    site.enrol(token)
+    file = tmp_path / "out"
+    done = site.command("export", ME, "--format", name, "--output", file)
+    assert done.returncode == 0, done.stderr
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert base32(token.secret) not in done.stdout + done.stderr
+    assert site.command("remove", ME, "--yes").returncode == 0
+    again = site.command("import", name, file, "--user", ME)
+    assert again.returncode == 0, again.stderr
+    lost = {"otpauth": ("last_step", "drift"), "users-oath": ("drift",)}.get(name, ())
+    used = ("last_used",) if name == "users-oath" else ()
+    back = site.record().tokens[0]
+    assert same(back, token, "created", *lost, *used)
+    if isinstance(token, TotpToken):
+        for field in lost:
+            assert field in done.stderr, "what is not in the file was said"
+
+
+def test_json_keeps_the_whole_record(site: Site, tmp_path: Path) -> None:
+    site.enrol(
+        fob(7, serial="S-1"), phone(drift=-3, last_step=STEP, enabled=False), failures=3, failures_at=1_700_000_000
+    )
+    shown = site.command_json("recovery", ME, "--count", "2")["recovery"]
+    before = site.path().read_bytes()
+    file = tmp_path / "alice.json"
+    assert site.command("export", ME, "--format", "json", "--output", file).returncode == 0
+    assert site.command("remove", ME, "--all", "--yes").returncode == 0
+    assert site.command("import", "json", file).returncode == 0
+    assert site.path().read_bytes() == before
+    assert site.command("verify", ME, stdin=shown[0] + "\n").returncode == 0
+    assert site.command("import", "json", file).returncode == 0, "there already"
+    assert len(site.record().recovery) == 1, "a used recovery code does not come back"
+
+
+def from_uri(text: str) -> tuple[str, dict[str, str]]:
+    parts = urllib.parse.urlsplit(text.strip())
+    return parts.netloc, dict(urllib.parse.parse_qsl(parts.query))
+
+
+def of_otpauth(text: str) -> list[str]:
+    kind, fields = from_uri(text)
+    return oathtool(kind, ["--base32", fields["secret"]], fields["digits"], fields.get("counter"), fields["algorithm"])
+
+
+def of_pskc(text: str) -> list[str]:
+    root = tree.fromstring(text)  # noqa: S314  our own export
+    key = root.find("{*}KeyPackage/{*}Key")
+    assert key is not None
+    kind = key.attrib["Algorithm"].rpartition(":")[2]
+    secret = base64.b64decode(key.findtext("{*}Data/{*}Secret/{*}PlainValue") or "").hex()
+    digits = key.find("{*}AlgorithmParameters/{*}ResponseFormat").attrib["Length"]  # type: ignore[union-attr]
+    suite = (key.findtext("{*}AlgorithmParameters/{*}Suite") or "").removeprefix("HMAC-")
+    return oathtool(kind, [secret], digits, key.findtext("{*}Data/{*}Counter/{*}PlainValue"), suite)
+
+
+def of_google_authenticator(text: str) -> list[str]:
+    counter = re.search(r'" HOTP_COUNTER (\d+)', text)
+    secret = text.splitlines()[0]
+    return oathtool("hotp" if counter else "totp", ["--base32", secret], "6", counter[1] if counter else None, "SHA1")
+
+
+def of_users_oath(text: str) -> list[str]:
+    fields = text.strip().split("\t")
+    kind = "totp" if "/T" in fields[0] else "hotp"
+    return oathtool(kind, [fields[3]], fields[0][-1], fields[4] if kind == "hotp" else None, "SHA1")
+
+
+def of_json(text: str) -> list[str]:
+    (token,) = json.loads(text)["tokens"]
+    counter = str(token["counter"]) if token["type"] == "hotp" else None
+    return oathtool(token["type"], ["--base32", token["secret"]], str(token["digits"]), counter, token["algorithm"])
+
+
+def oathtool(kind: str, key: list[str], digits: str, counter: str | None, algorithm: str) -> list[str]:
+    """Five codes in a row by Debian's oathtool, of what stands in the file."""
+    how = ["--counter", str(counter)] if kind == "hotp" else [f"--totp={algorithm}", "--now", "2023-11-14 00:00:00 UTC"]
+    command = ["oathtool", *how, "--window", "4", "--digits", digits, *key]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+READERS: dict[str, Callable[[str], list[str]]] = {
+    "otpauth": of_otpauth,
+    "pskc": of_pskc,
+    "google-authenticator": of_google_authenticator,
+    "users-oath": of_users_oath,
+    "json": of_json,
+}
+CASES = [(name, token) for name in FORMATS for token in (fob(7), phone())]
+CASES += [(name, phone(algorithm="SHA512", digits=8, secret=b"x" * 64)) for name in ("otpauth", "pskc", "json")]
+
+
+@pytest.mark.parametrize(("name", "token"), CASES)
+def test_oathtool_computes_the_same_codes_from_every_export(
+    site: Site, tmp_path: Path, name: str, token: Token
+) -> None:
+    site.enrol(token)
+    file = tmp_path / "out"
+    assert site.command("export", ME, "--format", name, "--output", file).returncode == 0
+    first = token.counter if isinstance(token, HotpToken) else 1_699_920_000 // 30
+    ours = [hotp(token.secret, first + i, token.digits, token.algorithm) for i in range(5)]
+    assert READERS[name](file.read_text()) == ours
+
+
+def test_a_pskc_file_can_be_encrypted(site: Site, tmp_path: Path) -> None:
+    site.enrol(fob(7))
+    file, password = tmp_path / "box.xml", tmp_path / "password"
+    password.write_text("a pass phrase\n")
+    words = ("export", ME, "--format", "pskc", "--output", file, "--password-file", password)
+    assert site.command(*words).returncode == 0
+    assert base64.b64encode(KEY) not in file.read_bytes()
+    assert site.command("import", "pskc", file, "--user", "bob", "--password-file", password).returncode == 0
+    assert site.counter("bob") == 7
+
+
+def test_what_a_format_cannot_say_is_refused_and_leaves_no_file(site: Site, tmp_path: Path) -> None:
+    site.enrol(fob(0), phone(algorithm="SHA256"), fob(name="old", secret=b"o" * 20, enabled=False))
+    file = tmp_path / "out"
+    for words, said in (
+        (["--format", "google-authenticator", "--token", "fob"], "use one code first"),
+        (["--format", "users-oath", "--token", "phone"], "SHA1 only"),
+        (["--format", "otpauth"], "old: disabled, which otpauth has no way to say"),
+        (["--format", "pskc", "--token", "nosuch"], "no token named nosuch"),
+    ):
+        done = site.command("export", ME, *words, "--output", file)
+        assert done.returncode == 1
+        assert said in done.stderr
+        assert not file.exists()
+    assert site.command("export", "zoe", "--format", "json", "--output", file).returncode == 1
+    assert not file.exists()
+
+
+def test_no_file_is_overwritten_and_the_name_comes_from_the_user(site: Site, tmp_path: Path) -> None:
+    site.enrol()
+    file = tmp_path / "mine"
+    file.write_text("mine")
+    done = site.command("export", ME, "--format", "json", "--output", file)
+    assert done.returncode == 1
+    assert "is there already" in done.stderr
+    assert file.read_text() == "mine"
+    assert site.command("verify", ME, codes(0)).returncode == 0, "nothing else happened"

@@ -1,0 +1,97 @@
+"""A disk that is full or read-only while tokens are enrolled, recovery codes made or files imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pam_totp.record import UserRecord
+from pam_totp.secretfile import base32, serialize
+from tests.site import KEY, TREE, fob
+
+# Run in a mount namespace of its own: mounts a small disk, lets the commands loose on it, and says how that went.
+SCRIPT = r"""
+import json, os, subprocess, sys
+from pathlib import Path
+disk, how, record, commands, back = Path(sys.argv[1]), *sys.argv[2:4], *map(json.loads, sys.argv[4:])
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,nr_inodes=200,mode=0700", "disk", disk], check=True)
+(disk / "alice.json").write_text(record)
+(disk / "alice.json").chmod(0o600)
+(disk / "alice.lock").touch(0o600)
+if how == "full":
+    with open(disk / "ballast", "wb") as ballast:
+        try:
+            while True:
+                os.write(ballast.fileno(), b"x" * 512)
+        except OSError:
+            pass
+elif how == "no inodes":
+    for i in range(300):
+        try:
+            (disk / f"ballast{i}").touch()
+        except OSError:
+            break
+else:
+    subprocess.run(["mount", "-o", "remount,bind,ro", disk], check=True)
+said = []
+for words, stdin in commands:
+    command = [*back, sys.executable, "-m", "pam_totp.cli", words[0], "--store", str(disk), *words[1:]]
+    done = subprocess.run(command, input=stdin, text=True, capture_output=True)
+    files = {p.name: p.read_text() for p in disk.iterdir() if p.suffix not in (".lock",) and "ballast" not in p.name}
+    said.append((done.returncode, done.stdout, done.stderr, files))
+print(json.dumps(said))
+"""
+REMEDY = {
+    "full": "make room on that disk",
+    "no inodes": "make room on that disk",
+    "read-only": "make that disk writable",
+}
+
+
+def namespaces_work() -> bool:
+    return (
+        subprocess.run(["unshare", "--map-root-user", "--mount", "true"], check=False, capture_output=True).returncode
+        == 0
+    )
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 and not namespaces_work(), reason="needs a mount namespace, which is not to be had"
+)
+@pytest.mark.parametrize("how", REMEDY)
+def test_the_old_state_is_intact_and_the_message_says_what_to_do(tmp_path: Path, how: str) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    file = tmp_path / "users.oath"
+    file.write_text("".join(f"HOTP {user} - {i:040x}\n" for i, user in enumerate(["alice", "bob", "carl"])))
+    record = serialize(UserRecord(user="alice", tokens=(fob(3),))).decode()
+    commands = [
+        (["enroll", "alice", "--secret-stdin", "--yes"], base32(b"k" * 20) + "\n"),
+        (["enroll", "bob", "--secret-stdin", "--yes"], base32(KEY) + "\n"),
+        (["recovery", "alice"], ""),
+        (["import", "users-oath", str(file)], ""),
+    ]
+    enter, back = ["unshare", "--mount", "--propagation", "private"], []
+    if os.geteuid() != 0:  # as root of a namespace of our own we may mount, and then are ourselves again
+        enter = ["unshare", "--map-root-user", "--mount"]
+        back = ["unshare", f"--map-user={os.geteuid()}", f"--map-group={os.getegid()}"]
+    done = subprocess.run(
+        [*enter, sys.executable, "-c", SCRIPT, disk, how, record, json.dumps(commands), json.dumps(back)],
+        cwd=TREE,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for (words, _), (status, out, err, files) in zip(commands, json.loads(done.stdout), strict=True):
+        assert status == 3, (words, err)
+        assert out == "", "no code and no key is shown that is not stored"
+        assert err.startswith(f"pam-totp: {disk}: "), err
+        assert REMEDY[how] in err
+        assert err.count("\n") == 1
+        assert files == {"alice.json": record}, words

@@ -1,0 +1,318 @@
+"""import, as an admin runs it: a box of tokens, a fleet of files, and all that can be wrong with them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from pam_totp.formats import pskc
+from pam_totp.oath import hotp
+from pam_totp.secretfile import base32
+from tests.conftest import as_root
+from tests.formats.test_migration import part, token
+from tests.formats.test_pskc import figure
+from tests.site import KEY, ME, TREE, Site, codes, fob, phone, until
+
+HEX = KEY.hex()
+OATH = f"HOTP alice 1234 {HEX} 5\nHOTP/E/8 bob - {'ab' * 20}\nHOTP carl - {'cd' * 8}\n"
+
+
+def records(site: Site) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in site.store.glob("*.json")}
+
+
+def in_place(site: Site) -> int:
+    return sum(name.endswith(".json") for name in os.listdir(site.store))
+
+
+def started(site: Site, name: str, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pam_totp.cli", name, "--store", str(site.store), *words]
+    return subprocess.Popen(command, cwd=TREE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def test_what_came_in_and_what_did_not_is_in_a_table_without_a_key(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "users.oath"
+    file.write_text(OATH)
+    done = site.command("import", "users-oath", file)
+    assert done.returncode == 1, "something was left out"
+    shown = [line.split(maxsplit=6) for line in done.stdout.splitlines()[1:4]]
+    assert [row[1:4] for row in shown] == [["1", "alice", "token"], ["2", "bob", "token"], ["3", "carl", "-"]]
+    assert "left out: secret: not 112 … 1024 bits" in done.stdout
+    assert "line 1: its PIN is not kept" in done.stdout
+    assert done.stderr == "2 tokens of 2 users came in, 1 did not\n"
+    for key in (HEX, "ab" * 20, base32(KEY)):
+        assert key not in done.stdout + done.stderr
+    assert site.counter("alice") == 5
+    assert sorted(records(site)) == ["alice.json", "bob.json"]
+
+
+def test_a_dry_run_says_the_same_and_changes_nothing(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "users.oath"
+    file.write_text(OATH)
+    said = json.loads(site.command("import", "users-oath", file, "--dry-run", "--json").stdout)
+    assert records(site) == {}
+    assert "would come in" in site.command("import", "users-oath", file, "--dry-run").stdout
+    done = json.loads(site.command("import", "users-oath", file, "--json").stdout)
+    assert (said.pop("dry_run"), done.pop("dry_run")) == (True, False)
+    assert said == done
+    assert [(t["user"], t["token"]) for t in done["imported"]] == [("alice", "token"), ("bob", "token")]
+    assert done["left_out"][0]["place"] == "line 3"
+    assert HEX not in json.dumps(done)
+
+
+def test_the_same_file_again_brings_nothing_twice(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "users.oath"
+    file.write_text(f"HOTP alice - {HEX}\n")
+    assert site.command("import", "users-oath", file).returncode == 0
+    assert site.command("verify", "alice", codes(0)).returncode == 0
+    before = records(site)
+    again = site.command("import", "users-oath", file)
+    assert again.returncode == 0
+    assert "there already, as token" in again.stdout
+    assert records(site) == before, "the counter stays where it is"
+
+
+def test_an_error_names_file_and_line_and_nothing_comes_in(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "users.oath"
+    file.write_text(OATH + "HOTP dora - nonsense\n")
+    done = site.command("import", "users-oath", file)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"pam-totp: {file}: line 4: the key: not hexadecimal; nothing was imported\n"
+    assert records(site) == {}
+    assert site.command("import", "users-oath", tmp_path / "not-there").returncode == 3
+
+
+def test_new_tokens_stand_beside_old_ones_under_free_names(site: Site, tmp_path: Path) -> None:
+    site.enrol(fob(3, name="token"), user="alice")
+    file = tmp_path / "uris"
+    uris = [f"otpauth://hotp/alice?secret={base32(bytes([i]) * 20)}&counter={i}\n" for i in (1, 2)]
+    file.write_text("".join(uris))
+    assert site.command("import", "otpauth", file).returncode == 0
+    assert [(t.name, getattr(t, "counter", None)) for t in site.record("alice").tokens] == [
+        ("token", 3),
+        ("token-2", 1),
+        ("token-3", 2),
+    ]
+    crowd = tmp_path / "crowd"
+    crowd.write_text("".join(f"HOTP alice - {i:040x}\n" for i in range(6)))
+    full = site.command("import", "users-oath", crowd)
+    assert full.returncode == 1
+    assert "alice has 8 tokens, which is the most" in full.stdout
+    assert len(site.record("alice").tokens) == 8
+
+
+def test_user_chooses_the_lines_of_users_oath_and_says_whose_other_tokens_are(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    file.write_text(OATH)
+    assert site.command("import", "users-oath", file, "--user", "bob").returncode == 0
+    assert sorted(records(site)) == ["bob.json"]
+    nobody = site.command("import", "users-oath", file, "--user", "zoe")
+    assert (nobody.returncode, nobody.stderr) == (1, f"pam-totp: {file}: there is nothing for zoe in it\n")
+    file.write_text(f"otpauth://totp/someone@else?secret={base32(KEY)}\n")
+    assert site.command("import", "otpauth", "-", "--user", "zoe", stdin=file.read_text()).returncode == 0
+    assert site.record("zoe").tokens[0].name == "phone"
+
+
+BOX = "serial,user\n# box 7\nA1,alice\nA2,bob\nA9,zoe\n"
+
+
+def test_a_box_of_tokens_takes_a_map_or_one_serial_and_user(site: Site, tmp_path: Path) -> None:
+    box, users = tmp_path / "box.csv", tmp_path / "serials.csv"
+    box.write_text(f"A1,{HEX},hotp,6,0\nA2,{'ab' * 20},totp,8,60\nA3,{'cd' * 20}\n")
+    users.write_text(BOX)
+    no_users = site.command("import", "csv", box)
+    assert no_users.returncode == 1
+    assert no_users.stdout.count("the file does not say whose it is (see --user and --map)") == 3
+    assert records(site) == {}
+    done = site.command("import", "csv", box, "--map", users)
+    assert done.returncode == 1
+    assert "its serial is not in the map" in done.stdout
+    assert "the map's serial A9 is not in the file" in done.stdout
+    assert site.record("alice").tokens[0].serial == "A1"
+    assert (site.record("bob").tokens[0].digits, getattr(site.record("bob").tokens[0], "period", 0)) == (8, 60)
+    assert site.command("import", "csv", box, "--serial", "A3", "--user", "carl").returncode == 0
+    assert site.record("carl").tokens[0].serial == "A3"
+    assert site.command("import", "csv", box, "--serial", "A7", "--user", "carl").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "option", "secret"),
+    [(6, "--key-file", "12345678901234567890123456789012"), (7, "--password-file", "qwerty"), (3, None, "")],
+)
+def test_a_pskc_file_comes_in_with_a_key_from_a_file_or_the_prompt(
+    site: Site, tmp_path: Path, number: int, option: str | None, secret: str
+) -> None:
+    file, key = tmp_path / "box.xml", tmp_path / "key"
+    file.write_bytes(figure(number))
+    key.write_text(secret + "\n")
+    words = ["--serial", "987654321", "--user", "alice"]
+    done = site.command("import", "pskc", file, *words, *([option, key] if option else []))
+    assert done.returncode == 0, done.stderr
+    assert site.command("verify", "alice", hotp(KEY, 0, 8)).returncode == 0
+    assert secret == "" or secret not in done.stdout + done.stderr
+    asked = site.command("import", "pskc", file, "--serial", "987654321", "--user", "bob", stdin=secret + "\n")
+    assert asked.returncode == 0, asked.stderr
+    if option:
+        wrong = site.command("import", "pskc", file, *words, stdin="00112233445566778899aabbccddeeff\n")
+        assert wrong.returncode == 1
+        assert "line " in wrong.stderr
+        assert "the key or password is not the right one" in wrong.stderr
+
+
+def test_the_weak_key_of_figure_2_and_the_pin_of_figure_5_are_left_out(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "box.xml"
+    file.write_bytes(figure(2))
+    weak = site.command("import", "pskc", file, "--user", "alice")
+    assert weak.returncode == 1
+    assert "left out: secret: not 112" in weak.stdout
+    file.write_bytes(figure(5))
+    pin = site.command("import", "pskc", file, "--user", "alice")
+    assert "left out: a PIN, not a token" in pin.stdout
+    assert len(site.record("alice").tokens) == 1
+
+
+def test_a_bulk_file_is_mapped_by_serial(site: Site, tmp_path: Path) -> None:
+    file, users = tmp_path / "box.xml", tmp_path / "serials.csv"
+    file.write_bytes(figure(10))
+    users.write_text("654321,alice\n123456,bob\n9999999,carl\n")
+    done = site.command("import", "pskc", file, "--map", users)
+    assert "there already, as token" in done.stdout, "carl's two have one key"
+    assert [site.record(user).tokens[0].serial for user in ("alice", "bob", "carl")] == ["654321", "123456", "9999999"]
+    assert site.command("verify", "alice", hotp(KEY, 0, 8)).returncode == 1, "its policy ended in 2006"
+    assert site.command("enable-token", "alice").returncode == 0
+    assert site.command("verify", "alice", hotp(KEY, 0, 8)).returncode == 0
+
+
+def test_ten_thousand_keys_of_one_file_come_in_with_a_bar(site: Site, tmp_path: Path) -> None:
+    file, users = tmp_path / "box.xml", tmp_path / "serials.csv"
+    tokens = [fob(name=f"t{i}", secret=i.to_bytes(20, "big"), serial=f"S{i}") for i in range(10_000)]
+    file.write_bytes(pskc.write("someone", list(tokens), None))
+    users.write_text("".join(f"S{i},user{i}\n" for i in range(10_000)))
+    words = ["-m", "pam_totp.cli", "import", "--store", str(site.store), "pskc", str(file), "--map", str(users)]
+    child = pexpect.spawn(sys.executable, words, cwd=str(TREE), encoding="utf-8", timeout=100)
+    child.expect(r"\rimporting \[#* *\] \d+/20000")
+    child.expect("10000 tokens of 10000 users came in, 0 did not")
+    child.expect(pexpect.EOF)
+    assert in_place(site) == 10_000
+    assert site.command("verify", "user9999", hotp(tokens[9999].secret, 0)).returncode == 0
+
+
+def test_the_parts_of_a_migration_are_one_file(site: Site, tmp_path: Path) -> None:
+    files = [tmp_path / f"{i}.txt" for i in range(2)]
+    for i, file in enumerate(files):
+        file.write_text(part(i, 2, token(bytes([i]) * 20, name=b"Co:alice")) + "\n")
+    missing = site.command("import", "migration", files[1])
+    assert missing.returncode == 1
+    assert "part 1 of 2 is missing" in missing.stderr
+    assert site.command("import", "migration", *files).returncode == 0
+    assert len(site.record("alice").tokens) == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["google-authenticator", "f"],
+        ["google-authenticator", "f", "--homes", "/home"],
+        ["users-oath", "--homes", "/home"],
+        ["csv", "f", "--serial", "1"],
+        ["csv", "f", "--map", "m", "--user", "u"],
+        ["otpauth"],
+        ["otpauth", "a", "b"],
+        ["csv", "-", "--map", "-"],
+        ["csv", "f", "--key-file", "k"],
+        ["nonsense", "f"],
+    ],
+)
+def test_wrong_usage_is_said(site: Site, words: list[str]) -> None:
+    done = site.command("import", *words)
+    assert done.returncode == 2
+    assert done.stderr
+
+
+@as_root
+def test_a_tree_of_homes_is_read_as_each_home_s_owner(site: Site, tmp_path: Path) -> None:
+    homes = site.folder / "home"
+    homes.mkdir(0o755)
+    good = f'{base32(KEY)}\n" HOTP_COUNTER 5\n12345678\n'
+    secret = site.folder / "roots-own"
+    secret.write_text(good)
+    secret.chmod(0o600)
+    for name, uid in (("daemon", 1), ("bin", 2), ("sys", 3), ("nobody", 65534), ("games", 5), ("man", 6), ("lp", 7)):
+        home = homes / name
+        home.mkdir(0o700)
+        file = home / ".google_authenticator"
+        if name == "sys":
+            file.symlink_to(secret)
+        elif name == "nobody":
+            os.mkfifo(file)
+        elif name != "man":
+            file.write_text(good if name != "bin" else "junk=\n")
+            file.chmod(0o000 if name == "lp" else 0o400)
+            os.chown(file, uid, uid)
+        os.chown(home, 0 if name == "games" else uid, uid)
+    (homes / "linked").symlink_to(homes / "daemon")
+    os.chown(site.store, 65534, 65534)
+    done = site.command("import", "google-authenticator", "--homes", homes, "--json")
+    said = json.loads(done.stdout)
+    assert [(row["user"], row["place"]) for row in said["imported"]] == [
+        ("daemon", f"{homes}/daemon/.google_authenticator")
+    ]
+    reasons = {row["place"].split("/")[-2]: row["reason"] for row in said["left_out"]}
+    assert reasons == {
+        "bin": "line 1: the key is not base32",
+        "sys": "Too many levels of symbolic links",
+        "nobody": "not a regular file",
+        "games": "not its owner's own file",
+        "lp": "Permission denied",  # root could have read it
+    }
+    assert done.returncode == 1
+    assert (site.store / "daemon.json").stat().st_uid == 65534
+    assert site.counter("daemon") == 5
+
+
+def test_an_ordinary_user_takes_over_what_is_theirs(site: Site, tmp_path: Path) -> None:
+    home = tmp_path / "home" / ME
+    home.mkdir(parents=True)
+    (home / ".google_authenticator").write_text(f'{base32(KEY)}\n" HOTP_COUNTER 5\n')
+    done = site.command("import", "google-authenticator", "--homes", tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    assert site.counter() == 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_import_leaves_the_store_as_it_was(site: Site, tmp_path: Path, number: signal.Signals) -> None:
+    file = tmp_path / "users.oath"
+    file.write_text("".join(f"HOTP user{i} - {i:040x}\n" for i in range(400)))
+    for i in range(0, 400, 100):
+        site.enrol(phone(), user=f"user{i}")
+    before = records(site)
+    with open(site.store / "user250.lock", "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a login that takes its time: there the import stands still
+        with started(site, "import", "users-oath", str(file)) as process:
+            until(
+                lambda: in_place(site) == 251 or process.poll() is not None,
+                "250 came in, and one was there",
+            )
+            assert process.poll() is None, "it was interrupted in the middle"
+            process.send_signal(number)
+            _, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    if number == signal.SIGINT:
+        assert (process.returncode, said) == (130, "pam-totp: interrupted; nothing was changed\n")
+        assert records(site) == before, "at once"
+    listed = site.command("list", "user0")
+    assert listed.returncode == 0
+    if number != signal.SIGINT:
+        assert "an import was interrupted; what it had done to 250 records is undone" in listed.stderr
+    assert records(site) == before
+    assert not (site.store / ".import").exists()
+    assert site.command("import", "users-oath", file).returncode == 0
+    assert in_place(site) == 400

@@ -1,0 +1,133 @@
+"""The export of Google Authenticator: protocol buffers in a URI, in parts, as text or as pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+import urllib.parse
+
+import pytest
+import segno
+
+from pam_totp.formats import migration
+from pam_totp.formats.found import FormatError
+from tests.site import KEY
+
+NOW = 1_700_000_000
+# A published example (of web pages that explain the format): an 80-bit key of "Example:alice@google.com".
+PUBLISHED = "otpauth-migration://offline?data=CjEKCkhlbGxvId6tvu8SGEV4YW1wbGU6YWxpY2VAZ29vZ2xlLmNvbRoHRXhhbXBsZTAC"
+
+
+def varint(number: int) -> bytes:
+    out = b""
+    while number > 127:
+        out, number = out + bytes([number & 127 | 128]), number >> 7
+    return out + bytes([number])
+
+
+def message(*fields: tuple[int, int | bytes]) -> bytes:
+    """Protocol buffers, of numbers and byte strings."""
+    out = b""
+    for number, value in fields:
+        if isinstance(value, int):
+            out += varint(number << 3) + varint(value)
+        else:
+            out += varint(number << 3 | 2) + varint(len(value)) + value
+    return out
+
+
+def token(secret: bytes = KEY, name: bytes = b"ACME:alice", kind: int = 2, digits: int = 1, **more: int) -> bytes:
+    fields: list[tuple[int, int | bytes]] = [(1, secret), (2, name), (3, b"ACME")]
+    fields += [(4, more.get("algorithm", 1)), (5, digits), (6, kind)]
+    return message(*fields, *([(7, more["counter"])] if "counter" in more else []))
+
+
+def uri(data: bytes) -> str:
+    return "otpauth-migration://offline?data=" + urllib.parse.quote(base64.b64encode(data), safe="")
+
+
+def part(index: int, size: int, *tokens: bytes, batch: int = 77) -> str:
+    return uri(message(*[(1, t) for t in tokens], (2, 1), (3, size), (4, index), (5, batch)))
+
+
+def read(*lines: str) -> list[migration.Found]:
+    return migration.parse("\n".join(lines).encode(), NOW)
+
+
+def test_the_published_example_is_read() -> None:
+    (found,) = read(PUBLISHED)
+    assert (found.kind, found.secret, found.user) == ("totp", b"Hello!\xde\xad\xbe\xef", "alice@google.com")
+    with pytest.raises(ValueError, match="secret"):
+        found.token(NOW)
+
+
+def test_types_digits_algorithms_and_counters_are_kept() -> None:
+    found = read(
+        part(0, 1, token(), token(b"x" * 20, kind=1, digits=2, counter=300), token(b"y" * 32, algorithm=2, digits=2))
+    )
+    assert [(f.kind, f.digits, f.algorithm, f.counter, f.user) for f in found] == [
+        ("totp", 6, "SHA1", 0, "alice"),
+        ("hotp", 8, "SHA1", 300, "alice"),
+        ("totp", 8, "SHA256", 0, "alice"),
+    ]
+
+
+def test_the_parts_come_in_any_order_and_none_may_be_missing() -> None:
+    parts = [part(i, 3, token(bytes([i]) * 20)) for i in range(3)]
+    assert len(read(parts[2], parts[0], parts[1])) == 3
+    with pytest.raises(FormatError, match="part 2 of 3 is missing"):
+        read(parts[0], parts[2])
+    with pytest.raises(FormatError, match="line 2: part 1 is there twice"):
+        read(parts[0], parts[0])
+    with pytest.raises(FormatError, match="line 2: a part of another export"):
+        read(parts[0], part(1, 3, token(), batch=78))
+
+
+def test_what_later_versions_add_is_passed_over_and_what_is_not_known_is_left_out() -> None:
+    newer = token() + message((8, b"some-id"), (15, 5))
+    (found,) = read(part(0, 1, newer))
+    assert found.unfit is None
+    for strange in (token(kind=3), token(digits=9), token(algorithm=4)):
+        (found,) = read(part(0, 1, strange))
+        assert "is not known here" in (found.unfit or "")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "otpauth://totp/x?secret=" + "A" * 32,
+        "otpauth-migration://online?data=AA==",
+        "otpauth-migration://offline?data=A",
+        "otpauth-migration://offline?data=AA%FF",
+        "otpauth-migration://offline?other=AA==",
+        "otpauth-migration://offline",
+        uri(b"\x0a\xff\xff\xff\xff\x0f"),
+        uri(b"\x0a\x05abc"),
+        uri(b"\x0b"),
+        uri(b"\x80" * 11),
+        uri(b"\x02\x00"),
+        uri(message((1, 5))),
+        uri(message((1, token()), (3, 2), (3, 2))),
+        uri(message((1, token()), (3, b"2"))),
+        part(5, 3, token()),
+        part(0, 101, token()),
+        part(0, 1, message((1, KEY), (2, b"\xff"), (6, 2))),
+        part(0, 1, *[token()] * 1001),
+        "otpauth-migration://offline?data=" + "A" * 9000,
+    ],
+)
+def test_anything_else_is_refused_with_its_line(line: str) -> None:
+    with pytest.raises(FormatError, match=r"line \d"):
+        read("", line)
+
+
+def test_a_picture_of_the_code_will_do() -> None:
+    out = io.BytesIO()
+    segno.make(part(0, 1, token(counter=9, kind=1)), micro=False).save(out, kind="png", scale=5)
+    assert migration.is_picture(out.getvalue())
+    (found,) = migration.parse(migration.read_picture(out.getvalue()), NOW)
+    assert (found.secret, found.counter) == (KEY, 9)
+    blank = io.BytesIO()
+    segno.make("x", micro=True).save(blank, kind="png", border=0)
+    with pytest.raises(FormatError, match="no QR code was found"):
+        migration.read_picture(blank.getvalue())

@@ -1,0 +1,124 @@
+"""A rehearsal through the real libpam: what has to be shown before a stack is put in force."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from pam_totp.system import rehearsal
+from pam_totp.system.libpam import ERROR_MSG, PROMPT_ECHO_OFF, LibpamError, Login
+from pam_totp.system.rehearsal import RehearsalError, attempt, in_child, private, prove
+from tests.install.test_edit import machine
+from tests.pamconf import service
+from tests.site import ME, MODULE, Site, codes
+
+ACCOUNT = "account required pam_permit.so"
+
+
+class Person:
+    """Answers in order; notes what was shown."""
+
+    def __init__(self, *answers: str) -> None:
+        self._answers = list(answers)
+        self.shown: list[tuple[int, str]] = []
+
+    def __call__(self, style: int, text: str) -> bytes | None:
+        self.shown.append((style, text))
+        if style != PROMPT_ECHO_OFF:
+            return None
+        return self._answers.pop(0).encode() if self._answers else None
+
+
+@pytest.fixture
+def proves(site: Site):  # type: ignore[no-untyped-def]
+    """Rehearse a stack with our line under some control, behind what is given; returns what was said."""
+    site.enrol()
+
+    def run(control: str, person: Person, *before: str) -> list[str]:
+        said: list[str] = []
+        line = f"auth {control} {MODULE} store={site.store} socket=none nodelay"
+        service(site.confdir, "demo", *before, line, "auth optional pam_permit.so", ACCOUNT)
+        prove("demo", ME, person, str(site.confdir), said.append)
+        return said
+
+    return run
+
+
+def test_a_good_stack_lets_a_code_in_once_and_nothing_else(proves, site: Site) -> None:  # type: ignore[no-untyped-def]
+    person = Person(codes(0))
+    said = proves("required", person)
+    assert [text.partition(":")[0] for text in said[:4]] == [
+        f"{ME} got in",
+        "the same code again",
+        "a blank code",
+        "no answer",
+    ]
+    assert [text for style, text in person.shown if style == PROMPT_ECHO_OFF] == ["One-time code: "], "asked once"
+    assert site.record().tokens[0].counter == 1
+    assert site.record().failures == 0, "a rehearsal is not held against anybody"
+
+
+@pytest.mark.parametrize(
+    ("control", "why"),
+    [
+        ("optional", "with the same code again"),
+        ("[success=ok auth_err=die conv_err=ignore default=bad]", "with no answer"),
+    ],
+)
+def test_a_stack_that_forgives_a_refusal_is_found_by_logging_in(proves, control: str, why: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(RehearsalError, match=why):
+        proves(control, Person(codes(0)))
+
+
+def test_a_stack_that_asks_nothing_is_refused(proves) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(RehearsalError, match="without asking for anything"):
+        proves("required", Person(), "auth sufficient pam_permit.so")
+
+
+def test_three_tries_and_then_it_stays_as_it_was(proves) -> None:  # type: ignore[no-untyped-def]
+    person = Person("000000", "000000", "000000", codes(0))
+    with pytest.raises(RehearsalError, match=f"{ME} could not log in to demo: auth_err"):
+        proves("required", person)
+    assert any(style == ERROR_MSG for style, _ in person.shown), "what the module says is shown"
+
+
+def test_an_account_that_may_not_be_used_did_not_get_in(site: Site) -> None:
+    service(site.confdir, "demo", "auth required pam_permit.so", "account required pam_deny.so")
+    outcome = attempt("demo", ME, Person(), str(site.confdir))
+    assert (outcome.got_in, str(outcome)) == (False, "success, account auth_err")
+
+
+def test_the_private_folder_is_self_contained(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """Linux-PAM 1.5 looks for includes in /etc/pam.d, whatever pam_start_confdir was told."""
+    here = machine(tmp_path, su_l="auth include su\n")
+    with private(here, "su-l") as folder:
+        assert sorted(os.listdir(folder)) == ["common-account", "common-auth", "common-session", "other", "su", "su-l"]
+        lines = [line for name in os.listdir(folder) for line in open(f"{folder}/{name}") if "include" in line]  # noqa: SIM115
+        assert lines
+        assert all(f"{folder}/" in line for line in lines)
+        assert os.stat(folder).st_mode & 0o777 == 0o700
+    assert not os.path.exists(folder)
+
+
+def test_what_the_person_does_wrong_is_raised_and_not_swallowed(site: Site) -> None:
+    def breaks(style: int, text: str) -> bytes | None:
+        raise KeyboardInterrupt
+
+    site.configure("demo")
+    with Login("demo", ME, breaks, folder=str(site.confdir)) as login, pytest.raises(KeyboardInterrupt):
+        login.authenticate()
+
+
+def test_a_service_that_libpam_does_not_know_is_said(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(LibpamError, match="will not start"):
+        Login("nothing", ME, Person(), folder=str(tmp_path / "nowhere"))
+
+
+def test_a_child_that_dies_is_no_success() -> None:
+    with pytest.raises(RehearsalError, match="died"):
+        in_child("sshd", lambda: os.kill(os.getpid(), 9))
+    with pytest.raises(RehearsalError, match="ValueError in the rehearsal"):
+        in_child("sshd", lambda: int("secret"))
+    assert in_child("sshd", lambda: None) is None
+    assert rehearsal.TRIES == 3

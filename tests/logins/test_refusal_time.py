@@ -1,0 +1,25 @@
+"""How long a refusal takes says nothing about who was refused. Only lower bounds: a busy machine is slower."""
+
+from __future__ import annotations
+
+import pytest
+
+from pam_totp.decide import REFUSAL_TAKES, refusal_takes
+from pam_totp.policy import Policy
+from tests.pamconf import Result
+from tests.site import Site
+
+
+def test_the_farther_the_search_reaches_the_longer_every_refusal_takes() -> None:
+    assert refusal_takes(Policy()) == REFUSAL_TAKES
+    assert refusal_takes(Policy(resync_window=10_000)) >= 8 * 10_000 * 5e-6, "eight tokens at 5 µs a counter"
+    assert refusal_takes(Policy(resync_steps=2_880)) >= 8 * 2 * 2_880 * 5e-6
+
+
+@pytest.mark.parametrize("user", ["nobody-we-know", "somebody"])
+def test_who_is_not_enrolled_waits_as_long_as_a_far_search_could_take(site: Site, user: str) -> None:
+    site.enrol(user="somebody")
+    site.configure("demo", "resync_window=10000")
+    done = site.login("000000 111111", user=user)
+    assert done.result is Result.AUTH_ERR
+    assert done.seconds >= refusal_takes(Policy(resync_window=10_000))

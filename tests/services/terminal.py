@@ -1,0 +1,117 @@
+"""What a test sees of a machine: a program on a terminal with a person in front of it, and what is logged."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pexpect
+
+from tests.site import PATIENCE
+
+
+class Talk:
+    """A program on a terminal, and the person in front of it."""
+
+    def __init__(self, terminal: pexpect.spawn[bytes]) -> None:
+        self.terminal = terminal
+        self.terminal.delaybeforesend = (
+            None  # what is typed is typed after the prompt was seen, and prompts flush first
+        )
+        self.terminal.ptyproc.delayafterclose = self.terminal.delayafterclose = 0
+
+    def asks(self, prompt: str) -> Talk:
+        """Wait for what ends in `prompt`; what was shown before is `before`."""
+        self.terminal.expect_exact(prompt.encode())
+        return self
+
+    @property
+    def before(self) -> str:
+        """What was shown between the last prompt and the one before it."""
+        shown: bytes = self.terminal.before or b""
+        return shown.decode(errors="surrogateescape")
+
+    def says(self, answer: str | bytes) -> Talk:
+        self.terminal.sendline(answer)
+        return self
+
+    def presses_ctrl_c(self) -> Talk:
+        self.terminal.sendintr()
+        return self
+
+    def ends(self) -> tuple[int, str]:
+        """Wait for the end; the exit status, and what was shown since the last prompt."""
+        self.terminal.expect(pexpect.EOF)
+        shown = self.before
+        self.terminal.wait()
+        status = self.terminal.exitstatus
+        self.terminal.close()
+        return (-1 if status is None else status), shown
+
+    def hangs_up(self) -> None:
+        """The terminal is gone."""
+        if not self.terminal.closed:
+            self.terminal.close(force=True)
+
+
+class Syslog:
+    """What is logged on the machine: a /dev/log of ours."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._path = str(path)
+        self._marks = 0
+        path.chmod(0o666)
+        self._lines: list[str] = []
+        self._changed = threading.Condition()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def _listen(self) -> None:
+        while datagram := self._socket.recv(65536):
+            with self._changed:
+                self._lines.append(datagram.decode(errors="surrogateescape"))
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._listener.join(PATIENCE)
+        self._socket.close()
+
+    def clear(self) -> None:
+        self._catch_up()
+        with self._changed:
+            self._lines.clear()
+
+    def lines(self) -> list[str]:
+        self._catch_up()
+        with self._changed:
+            return list(self._lines)
+
+    def _catch_up(self) -> None:
+        """Whatever was logged before now has been heard afterwards."""
+        self._marks += 1
+        mark = f"mark {self._marks}"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+            client.sendto(mark.encode(), self._path)
+        self.wait_for(mark)
+        with self._changed:
+            self._lines.remove(mark)
+
+    def ours(self) -> list[str]:
+        """Our lines, from `pam_totp(` on."""
+        return [line[line.index("pam_totp(") :] for line in self.lines() if "pam_totp(" in line]
+
+    def wait_for(self, *words: str) -> str:
+        """The first line with all of `words` in it."""
+        give_up = time.monotonic() + PATIENCE
+        with self._changed:
+            while True:
+                for line in self._lines:
+                    if all(word in line for word in words):
+                        return line
+                if not self._changed.wait(give_up - time.monotonic()):
+                    raise AssertionError(f"never logged: {words}; but {self._lines}")

@@ -1,0 +1,27 @@
+"""The spawned helper and its privileges: what it opens before it gives them up, and what after."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.services.namespace import STORE, Machine
+from tests.site import codes
+
+
+@pytest.mark.parametrize("argument", ["", "[secret=~/.pam_totp.json]"])
+def test_imports_come_before_the_privileges_go_and_every_record_after(machine: Machine, argument: str) -> None:
+    machine.stack("demo", machine.ours(argument))
+    machine.write("/etc/pam_totp.toml", "[policy]\nlook_ahead = 3\n")
+    machine.enrol("alice")
+    strace = ("strace", "-f", "-o", "/run/trace", "-e", "trace=openat,setresuid,execve")
+    machine.run(*strace, "pamtester", "demo", "alice", "authenticate", stdin=f"{codes(0)}\n")
+    calls = machine.path("/run/trace").read_text().splitlines()
+    helper = next(line.split()[0] for line in calls if 'execve("/usr/bin/python3"' in line)
+    calls = [line for line in calls if line.startswith(helper)]
+    drop = next(i for i, line in enumerate(calls) if "setresuid" in line)
+    before, after = calls[:drop], calls[drop:]
+    assert not [line for line in before if STORE in line or "/home/" in line or "pam_totp.toml" in line]
+    assert [line for line in after if "pam_totp.toml" in line]
+    assert not [line for line in after if re.search(r"\.pyc?\"|\.so\"", line)]

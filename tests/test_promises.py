@@ -1,0 +1,23 @@
+"""SECURITY.md names a test for every promise: each of them is there."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.site import TREE
+
+NAMED = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (TREE / "SECURITY.md").read_text())
+
+
+@pytest.mark.parametrize(("path", "test"), NAMED)
+def test_the_test_of_a_promise_is_there(path: str, test: str) -> None:
+    text = (TREE / path).read_text()
+    assert f"def {test or 'test_'}" in text
+
+
+def test_every_promise_names_one() -> None:
+    promises = re.findall(r"^\| (?!promise|---)(.*) \|$", (TREE / "SECURITY.md").read_text(), re.MULTILINE)
+    assert len(promises) >= 12
+    assert all(re.search(r"`tests/[\w/]+\.py", promise) for promise in promises)

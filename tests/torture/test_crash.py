@@ -1,0 +1,116 @@
+"""Broken at any system call between the person's answer and ours, a login leaves the old record or the new one.
+
+A code that was accepted is never accepted again, one that was not used up is good at the next login, that login
+works, and nothing is left behind after it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.site import ME, Site, until
+from tests.torture.crash import (
+    KINDS,
+    Call,
+    Ended,
+    Kind,
+    by_helper,
+    by_service,
+    can_attach,
+    enrol_for_a_crash,
+    injections,
+    judge,
+)
+from tests.torture.pace import LONG
+from tests.torture.places import site_on
+
+pytestmark = pytest.mark.skipif(not can_attach(), reason="needs strace, and leave to attach it to one's own processes")
+AT_ONCE = 2 * (os.cpu_count() or 1)  # most of a try is waiting
+
+
+def calls_of(kind: Kind, log_in: Callable[..., Ended] = by_helper) -> list[Call]:
+    """What an undisturbed login does."""
+    with site_on("tmpfs") as site:
+        enrol_for_a_crash(site)
+        ended = log_in(site, kind.answer())
+        assert ended.accepted is kind.right
+        judge(site, kind, ended, "nothing was broken")
+    names = {call.name for call in ended.calls}
+    assert {"openat", "flock", "read", "write", "fsync", "renameat", "sendto"} <= names, names
+    return ended.calls
+
+
+def try_all(kind: Kind, points: Sequence[tuple[Call, str]], log_in: Callable[..., Ended] = by_helper) -> Counter[str]:
+    """Break a login at each point, each time in a new store; how often it ended in what way."""
+
+    def try_one(point: tuple[Call, str]) -> str:
+        call, injected = point
+        with site_on("tmpfs") as site:
+            enrol_for_a_crash(site)
+            ended = log_in(site, kind.answer(), injected)
+            judge(site, kind, ended, f"{kind.name} {injected}, where it did {call.shown}")
+            if "signal=KILL" in injected:
+                assert ended.status == -9, f"{injected} never came"
+            return "killed" if ended.status == -9 else "accepted" if ended.accepted else "refused"
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        counted = Counter(pool.map(try_one, points))
+    assert counted.total() == len(points)
+    print(f"\n{kind.name}: {len(points)} points tried, {dict(counted)}")
+    return counted
+
+
+def some(kind: str, points: Sequence[tuple[Call, str]]) -> list[tuple[Call, str]]:
+    """What there is time for in `make test`: of one kind every call, killed and failed; of the others the turning
+    points alone."""
+    if kind == "hotp":
+        return [p for p in points if "KILL" in p[1] or "EIO" in p[1] or "retval" in p[1]]
+    return [p for p in points if "KILL" in p[1] and p[0].name in ("write", "fsync", "renameat", "sendto")]
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("kind", KINDS)
+def test_broken_anywhere_by_helper_it_is_the_old_record_or_the_new_one(kind: str) -> None:
+    points = injections(calls_of(KINDS[kind]))
+    counted = try_all(KINDS[kind], points if LONG else some(kind, points))
+    assert counted["killed"] >= 5
+    if LONG or kind == "hotp":
+        assert counted["killed"] >= 30
+        assert counted["refused"] >= 20, "a failed call denies, unless it does not matter or is tried again"
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("kind", KINDS if LONG else ["recovery"])
+def test_broken_anywhere_in_the_service_it_is_the_old_record_or_the_new_one(kind: str) -> None:
+    points = injections(calls_of(KINDS[kind], by_service))
+    counted = try_all(KINDS[kind], points if LONG else some(kind, points), by_service)
+    assert counted["killed"] >= 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_are_made_in_the_store_alone_and_for_its_owner_alone(kind: str) -> None:
+    """The new record is nowhere but beside the old one; no temporary folder ever holds a secret."""
+    made = [
+        call.shown for call in calls_of(KINDS[kind]) if re.search(r"O_CREAT|O_TMPFILE|memfd|mkdir|mknod", call.shown)
+    ]
+    names = [re.search(r'openat\(4, "([^"]+)", .*, 0600\)', shown) for shown in made]
+    assert all(names), made
+    assert {name[1] for name in names if name is not None} == {f"{ME}.lock", f".{ME}.json.tmp"}
+
+
+@pytest.mark.parametrize("error", ["ENOLCK", "EIO", "EOPNOTSUPP", "EINVAL"])
+def test_a_file_system_that_has_lost_its_locks_is_refused_with_a_reason(site: Site, error: str) -> None:
+    """NFS without its lock daemon says ENOLCK; what has no locks at all, EOPNOTSUPP or EINVAL."""
+    enrol_for_a_crash(site)
+    before = site.path().read_bytes()
+    ended = by_service(site, KINDS["hotp"].answer(), f"flock:error={error}")
+    assert ended.said == [b"r9"]
+    assert site.path().read_bytes() == before
+    reason = {"ENOLCK": "No locks available", "EIO": "Input/output error", "EINVAL": "Invalid argument"}
+    until(lambda: site.log.has("error", f"user={ME}", reason.get(error, "not supported")), "the log says why")

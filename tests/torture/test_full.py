@@ -1,0 +1,100 @@
+"""No room, no inodes, no leave to write: refused alike, whoever asks and whatever they answer.
+
+The file stays as it was, nothing is left beside it, and the code is as good as before once there is room again.
+For a limit on the size of files, see tests/logins/test_limits.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pam_totp.answer import recovery_digest
+from pam_totp.decide import refusal_takes
+from pam_totp.policy import Policy
+from tests.conftest import as_root
+from tests.pamconf import Result
+from tests.site import ME, Site, codes, fob, phone
+from tests.torture.pace import LONG
+from tests.torture.private import in_mount_namespace, mount
+from tests.torture.test_oracle import seen
+
+SALT, RECOVERY = "5a" * 16, "0123456789ABCDEF"
+ANSWERS = {"right": codes(0), "wrong": "000000", "row": codes(0, 2), "recovery": RECOVERY}
+STRANGER = "no-such-account"
+
+
+def _fill(store: Path) -> None:
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)), open(store / "ballast", "wb", buffering=0) as ballast:
+        while True:
+            ballast.write(b"x" * 512)
+
+
+def _use_up_inodes(store: Path) -> None:
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        for number in range(10):
+            (store / f"ballast{number}").touch()
+
+
+def _make_room(store: Path) -> None:
+    for ballast in store.glob("ballast*"):
+        ballast.unlink()
+
+
+BROKEN: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], object]]] = {
+    "16 KiB, full": ("size=16k", _fill, _make_room),
+    "no inodes": ("nr_inodes=8", _use_up_inodes, _make_room),
+    "read-only": (
+        "size=1m",
+        lambda store: mount("-o", "remount,ro", str(store)),
+        lambda store: mount("-o", "remount,rw", str(store)),
+    ),
+}
+SOME = [("16 KiB, full", True), ("no inodes", False), ("read-only", True)]  # used before: a lock file is there
+
+
+def enrol(site: Site) -> None:
+    site.enrol(fob(), phone(), salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),))
+
+
+def refuses_all_alike(site: Site) -> None:
+    before = site.path().read_bytes()
+    names = set(os.listdir(site.store))
+    logins = [site.login(answer, user=user) for user in (ME, STRANGER) for answer in ANSWERS.values()]
+    assert min(login.seconds for login in logins) >= refusal_takes(Policy()), "how far was looked does not show either"
+    shown = [seen(login) for login in logins]
+    assert shown == [(Result.AUTHINFO_UNAVAIL, ["One-time code: "], [], 0)] * len(shown)
+    assert site.path().read_bytes() == before
+    assert set(os.listdir(site.store)) - {f"{ME}.lock", ".nobody.lock"} == names - {f"{ME}.lock", ".nobody.lock"}
+
+
+@as_root
+@pytest.mark.parametrize(("how", "used_before"), itertools.product(BROKEN, (True, False)) if LONG else SOME)
+def test_a_store_that_cannot_be_written_refuses_all_alike_and_loses_nothing(
+    site: Site, way: str, how: str, used_before: bool
+) -> None:
+    options, spoil, mend = BROKEN[how]
+    site.stop()  # the service is to live where the mount is
+
+    def work() -> None:
+        mount("-t", "tmpfs", "-o", f"{options},mode=0700", "private", str(site.store))
+        if way == "socket":
+            site.start()
+        enrol(site)
+        if used_before:
+            assert not site.gets_in("000000")
+        spoil(site.store)
+        refuses_all_alike(site)
+        mend(site.store)
+        assert site.gets_in(codes(0)), "the right code is as good as before"
+        assert not site.gets_in(codes(0))
+        assert site.record().failures == int(used_before)
+        assert set(os.listdir(site.store)) <= {f"{ME}.json", f"{ME}.lock", ".nobody.lock"}
+        site.stop()
+
+    in_mount_namespace(work)

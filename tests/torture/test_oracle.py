@@ -1,0 +1,113 @@
+"""Refusals look alike: in no state can a right code be told from a wrong one, and never one user from another.
+
+Full and read-only disks are in test_full.py, the work at the disk in tests/logins/test_full_disk.py. Without nullok
+and grace: these tell by their nature who is enrolled, and where from they came before.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any, NamedTuple
+
+import pytest
+
+from pam_totp.answer import recovery_digest
+from pam_totp.decide import REFUSED, refusal_takes
+from pam_totp.oath import hotp
+from pam_totp.policy import Policy
+from pam_totp.record import Token
+from tests.pamconf import Login, Result
+from tests.site import ME, Site, codes, fob, phone
+from tests.torture.pace import LONG, rounds
+
+SALT, RECOVERY = "5a" * 16, "0123456789ABCDEF"
+WRONG = ("000000", "000000 111111", "000000 111111 222222", "ZZZZ-ZZZZ-ZZZZ-ZZZZ", "x", "")
+SAME = (Result.AUTH_ERR, ["One-time code: "], [REFUSED], 0)
+BOUND = 0.01  # seconds: what the medians of right and wrong answers are stated to differ by at most, on an idle machine
+
+
+class State(NamedTuple):
+    """How somebody stands, and answers that would be right if they stood better."""
+
+    right: tuple[str, ...]
+    tokens: tuple[Token, ...] = (fob(),)
+    failures: int = 0
+    lock_after: int = 0
+
+
+def totp_in(steps: int, count: int = 1) -> str:
+    token = phone(period=86_400)
+    now = int(time.time()) // token.period
+    return " ".join(hotp(token.secret, now + steps + i) for i in range(count))
+
+
+STATES = {
+    "beyond look-ahead": State((codes(11), codes(1001, 2))),
+    "after five failures": State((codes(0),), failures=5),
+    "after twenty failures": State((codes(0), codes(0, 2)), failures=20),
+    "locked": State((codes(0), codes(0, 2), codes(0, 3)), failures=3, lock_after=3),
+    "replayed": State((codes(4), codes(3, 2)), (fob(5),)),
+    "disabled": State((codes(0), codes(0, 2)), (fob(enabled=False),)),
+    "unconfirmed": State((codes(0), codes(0, 2)), (fob(confirmed=False),)),
+    "not in a row": State((f"{codes(1)} {codes(0)}", f"{codes(0)} {codes(2)}")),
+    "too early": State((totp_in(3), totp_in(2, 2)), (phone(period=86_400),)),
+    "too late": State((totp_in(-3), totp_in(-4, 2)), (phone(period=86_400),)),
+}
+
+
+def seen(login: Login) -> tuple[Result, list[str], list[str], int]:
+    """All that whoever logs in can see of it, but the time."""
+    return login.result, [p.text for p in login.prompts], [m.text for m in login.messages], login.left
+
+
+def stands(site: Site, state: State) -> None:
+    fields: dict[str, Any] = {"failures_at": int(time.time())} if state.failures else {}
+    salted = {"salt": SALT, "recovery": (recovery_digest(SALT, RECOVERY),)}
+    site.enrol(*state.tokens, failures=state.failures, **fields, **salted)
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_right_answer_that_is_refused_looks_like_a_wrong_one(site: Site, way: str, name: str) -> None:
+    state = STATES[name]
+    site.config.write_text(f"[policy]\nlock_after = {state.lock_after}\n")  # where the service obeys
+    site.configure("demo", f"lock_after={state.lock_after}", way=way)
+    wrong = WRONG if way == "socket" or LONG else (WRONG[0], WRONG[3])
+    for answer in (*state.right, *wrong):
+        stands(site, state)
+        done = site.login(answer)
+        assert seen(done) == SAME, answer
+        assert done.seconds >= refusal_takes(Policy()), "a refusal takes its time, whatever had to be looked at"
+
+
+@pytest.mark.parametrize("user", [ME, "nobody", "no-such-account", "../x", "x" * 32])
+def test_whoever_is_asked_about_a_refusal_looks_the_same(site: Site, user: str) -> None:
+    """Enrolled, with an account and not enrolled, without an account."""
+    site.configure()
+    site.enrol()
+    for answer in WRONG:
+        done = site.login(answer, user=user)
+        assert seen(done) == SAME, answer
+        assert done.seconds >= refusal_takes(Policy())
+
+
+def test_how_long_a_refusal_takes_is_measured(site: Site) -> None:
+    """What decides is that each takes the stated time at least; how far they differ beyond that is printed."""
+    site.start()
+    site.configure("demo", way="socket")
+    state = STATES["after five failures"]
+    answers = {"right": codes(0), "wrong": "000000", "malformed": "x"}
+    took: dict[str, list[float]] = {name: [] for name in answers}
+    for _ in range(rounds(5, 300)):
+        for name, answer in answers.items():
+            stands(site, state)
+            done = site.login(answer)
+            assert done.result is Result.AUTH_ERR
+            assert done.seconds >= refusal_takes(Policy())
+            took[name].append(done.seconds)
+    medians = {name: statistics.median(values) for name, values in took.items()}
+    spread = max(medians.values()) - min(medians.values())
+    print(
+        f"\nrefusals: {', '.join(f'{name} {1000 * m:.2f} ms' for name, m in medians.items())}; the medians differ by "
+        f"{1000 * spread:.2f} ms, stated are {1000 * BOUND:.0f} ms ({'within' if spread <= BOUND else 'beyond'})"
+    )
