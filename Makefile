@@ -12,7 +12,7 @@ NEED_TEST  = $(NEED_BUILD) libpam-google-authenticator libpam-modules libpam-oat
              pamtester strace sudo util-linux zbar-tools
 # A browser and what stands in front of the portal: without them, the tests that need them say so and are skipped.
 WANT_TEST  = chromium fonts-dejavu-core nginx-light openssl
-NEED_TORTURE = $(NEED_TEST)
+NEED_TORTURE = $(NEED_TEST) clang libclang-rt-dev valgrind
 NEED_BENCH = $(NEED_BUILD) libpam-google-authenticator libpam-oath libpam-python oathtool pamtester util-linux
 NEED_LINT  = $(NEED_BUILD) mandoc shellcheck
 NEED_INSTALL = gcc libc6-dev libpam0g-dev

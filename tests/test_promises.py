@@ -18,6 +18,7 @@ def test_the_test_of_a_promise_is_there(path: str, test: str) -> None:
 
 
 def test_every_promise_names_one() -> None:
-    promises = re.findall(r"^\| (?!promise|---)(.*) \|$", (TREE / "SECURITY.md").read_text(), re.MULTILINE)
+    promised = (TREE / "SECURITY.md").read_text().split("\n## ")[1]
+    promises = re.findall(r"^\| (?!promise|---)(.*) \|$", promised, re.MULTILINE)
     assert len(promises) >= 12
     assert all(re.search(r"`tests/[\w/]+\.py", promise) for promise in promises)

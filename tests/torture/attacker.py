@@ -1,0 +1,148 @@
+"""A year of an owner who logs in twenty times a day, and of an attacker who knows the password and guesses in between.
+
+The real core decides on every answer, in virtual time. The greedy attacker takes every guess at one code that there is
+before each of the owner's logins, so that the owner needs codes in a row, which clear the count, every time. The
+patient one keeps below the count at which the owner would notice: four guesses, then one a day.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+
+from pam_totp.oath import hotp
+from pam_totp.policy import THREE_IN_A_ROW_FROM, TWO_IN_A_ROW_FROM, Policy
+from pam_totp.record import DAY, HotpToken, Token, TotpToken, UserRecord
+from pam_totp.verify import acceptable, verify
+from tests.site import KEY
+
+LOGINS_A_DAY = 20
+BEGIN = 1_700_006_400  # a midnight, UTC
+
+
+@dataclass
+class Year:
+    """What happened. `chance` is that at least one guess was right, by what was accepted when each was made."""
+
+    guesses: int = 0
+    hits: int = 0
+    log_of_no_hit: float = 0.0
+    logins: int = 0
+    answers_needed: Counter[int] = field(default_factory=Counter)  # codes in the owner's answer that got in
+
+    @property
+    def chance(self) -> float:
+        return -math.expm1(self.log_of_no_hit)
+
+
+class World:
+    """One user's record, their token, the attacker, and the time."""
+
+    def __init__(self, kind: str, digits: int, policy: Policy, seed: int) -> None:
+        common = {"name": "t", "secret": KEY, "digits": digits, "created": 0}
+        token: Token = HotpToken(**common) if kind == "hotp" else TotpToken(**common)  # type: ignore[arg-type]
+        self.record = UserRecord(user="owner", tokens=(token,))
+        self.policy = policy
+        self.digits = digits
+        self.random = random.Random(seed)
+        self.now = BEGIN
+        self.presses = 0  # of a hardware token
+        self.year = Year()
+
+    @property
+    def failures(self) -> int:
+        return self.record.failures_now(self.now)[0]
+
+    # The attacker
+
+    def guess(self, count: int = 1) -> None:
+        """One answer of `count` random codes. A right one is noted, and the record as if it had not been given."""
+        digits = self.digits * count
+        answer = str(self.random.randrange(10**digits)).zfill(digits).encode()
+        token = self.record.tokens[0]
+        self.year.guesses += 1
+        if count == self.policy.codes_needed(self.failures):
+            candidates = len(acceptable(token, count, self.now, self.policy))
+            self.year.log_of_no_hit += math.log1p(-candidates / 10**digits)
+        decision = verify(self.record, answer, self.now, self.policy)
+        if decision.outcome.accepted:
+            self.year.hits += 1
+        else:
+            self.record = decision.record
+
+    def be_greedy(self) -> None:
+        while self.failures < TWO_IN_A_ROW_FROM:
+            self.guess()
+
+    def be_patient(self) -> None:
+        while self.failures < TWO_IN_A_ROW_FROM - 1:
+            self.guess()
+
+    def flood(self) -> None:
+        """Also past where a guess has a chance: to keep the owner out."""
+        while self.failures < THREE_IN_A_ROW_FROM:
+            self.guess(self.policy.codes_needed(self.failures))
+        for _ in range(3):
+            self.guess(3)
+
+    # The owner
+
+    def show(self, count: int) -> str:
+        """The token's next codes; those of a clock take their time."""
+        token = self.record.tokens[0]
+        if isinstance(token, HotpToken):
+            self.presses += count
+            steps = range(self.presses - count, self.presses)
+        else:
+            assert isinstance(token, TotpToken)
+            first = self.now // token.period
+            self.now += (count - 1) * token.period
+            steps = range(first, first + count)
+        return "".join(hotp(token.secret, step, self.digits) for step in steps)
+
+    def owner_logs_in(self, flooded: bool = False) -> None:
+        """With one code; where that is refused with two in a row, then with three. That must be enough."""
+        for count in (1, 2, 3):
+            if flooded:
+                self.flood()
+            decision = verify(self.record, self.show(count).encode(), self.now, self.policy)
+            self.record = decision.record
+            if decision.outcome.accepted:
+                self.year.logins += 1
+                self.year.answers_needed[count] += 1
+                return
+        raise AssertionError(f"the owner is locked out at {self.now}: {decision.outcome}")
+
+
+def live(
+    kind: str,
+    digits: int,
+    *,
+    greedy: bool,
+    days: int = 365,
+    policy: Policy | None = None,
+    flood_every: int = 0,
+    seed: int = 0,
+) -> Year:
+    """Simulate; with `flood_every`, every so many logins happen in a flood of wrong answers."""
+    world = World(kind, digits, policy or Policy(), seed=seed)
+    for day in range(days):
+        for login in range(LOGINS_A_DAY):
+            world.now = BEGIN + day * DAY + 8 * 3600 + login * 1800
+            if greedy:
+                world.be_greedy()
+            else:
+                world.be_patient()
+            number = day * LOGINS_A_DAY + login
+            world.owner_logs_in(flooded=flood_every > 0 and number % flood_every == flood_every - 1)
+    return world.year
+
+
+def formula(kind: str, digits: int, *, greedy: bool, days: int = 365, policy: Policy | None = None) -> float:
+    """The chance as SECURITY.md computes it: guesses at one code, each at as many right ones as the window has."""
+    policy = policy or Policy()
+    right = policy.look_ahead + 1 if kind == "hotp" else 2 * policy.window + 1
+    guesses = days * LOGINS_A_DAY * TWO_IN_A_ROW_FROM if greedy else TWO_IN_A_ROW_FROM - 1 + days - 1
+    return -math.expm1(guesses * math.log1p(-right / 10**digits))

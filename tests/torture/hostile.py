@@ -1,0 +1,105 @@
+"""A caller who means ill: sets the world up as ATTACK says, then becomes PROGRAM.
+
+/usr/bin/python3 -I hostile.py ATTACK PROGRAM [ARGUMENT...]
+
+Stands alone, as it runs under another account than the tests.
+"""
+
+import os
+import resource
+import signal
+import sys
+import tempfile
+
+TRAP = "/home/alice/trap"  # has something for everybody who looks there
+VARIABLES = (
+    *("PATH", "HOME", "TMPDIR", "PWD", "SHELL", "IFS", "ENV", "BASH_ENV"),
+    *("LD_PRELOAD", "LD_LIBRARY_PATH", "LD_AUDIT", "LD_DEBUG_OUTPUT", "LD_PROFILE_OUTPUT", "LD_ORIGIN_PATH"),
+    *("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONUSERBASE", "PYTHONPYCACHEPREFIX", "PYTHONPLATLIBDIR"),
+    *("PYTHONEXECUTABLE", "PYTHONCASEOK", "PYTHONINSPECT", "PYTHONBREAKPOINT", "PYTHONWARNINGS"),
+    *("OPENSSL_CONF", "OPENSSL_MODULES", "OPENSSL_ENGINES", "SSL_CERT_FILE", "GCONV_PATH", "LOCPATH", "NLSPATH"),
+    *("LANGUAGE", "TZDIR", "HOSTALIASES", "RESOLV_HOST_CONF", "NIS_PATH", "MALLOC_TRACE", "GETCONF_DIR"),
+    *("XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "PAM_CONFDIR", "SUDO_ASKPASS"),
+)
+
+
+def limit(what: int, value: int) -> None:
+    resource.setrlimit(what, (value, value))
+
+
+def environment() -> None:
+    os.chdir(TRAP)
+    os.environ.update(dict.fromkeys(VARIABLES, TRAP))
+    os.environ.update(
+        LANG="../../../../home/alice/trap",
+        LC_ALL="../../../../home/alice/trap",
+        LD_PRELOAD=f"{TRAP}/x.so",
+        LD_AUDIT=f"{TRAP}/x.so",
+        OPENSSL_CONF=f"{TRAP}/openssl.cnf",
+        TZ=f":{TRAP}/tz",
+        PYTHONSTARTUP=f"{TRAP}/sitecustomize.py",
+        PYTHONBREAKPOINT="sitecustomize.x",
+    )
+
+
+def much_environment() -> None:
+    os.environ["A"] = "x" * (128 * 1024 - 3)  # MAX_ARG_STRLEN
+    os.environ.update({f"A{n}": "%s%n" * 1000 for n in range(100)})
+
+
+def all_signals(how: int) -> None:
+    every = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+    if how == signal.SIG_BLOCK:
+        signal.pthread_sigmask(signal.SIG_BLOCK, every)
+        return
+    for number in every:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def deleted_folder() -> None:
+    folder = tempfile.mkdtemp(dir="/home/alice")
+    os.chdir(folder)
+    os.rmdir(folder)
+
+
+def close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def many_descriptors() -> None:
+    """Every descriptor that one may have, and all of them to be inherited."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = min(most, 1024)
+    limit(resource.RLIMIT_NOFILE, most)
+    for descriptor in range(3, most - 20):
+        os.dup2(2, descriptor)
+
+
+ATTACKS = {
+    "nothing": lambda: None,
+    "environment": environment,
+    "128 KiB of environment": much_environment,
+    "umask 0": lambda: os.umask(0),
+    "umask 0777": lambda: os.umask(0o777),
+    "a deleted folder": deleted_folder,
+    "signals ignored": lambda: all_signals(signal.SIG_IGN),
+    "signals blocked": lambda: all_signals(signal.SIG_BLOCK),
+    "many descriptors": many_descriptors,
+    **{f"{fds} closed": (lambda fds=fds: close(*fds)) for fds in ((0,), (1,), (2,), (1, 2), (0, 1, 2))},
+    **{f"{n} descriptors": (lambda n=n: limit(resource.RLIMIT_NOFILE, n)) for n in (3, 4, 5, 6, 8, 12, 16)},
+    **{f"{n} bytes a file": (lambda n=n: limit(resource.RLIMIT_FSIZE, n)) for n in (0, 1, 600, 810)},
+    **{f"{n} MiB in all": (lambda n=n: limit(resource.RLIMIT_AS, n << 20)) for n in (1, 4, 8, 12, 16, 24, 64)},
+    **{f"{n} KiB of stack": (lambda n=n: limit(resource.RLIMIT_STACK, n << 10)) for n in (16, 128, 512)},
+    "no data": lambda: limit(resource.RLIMIT_DATA, 1 << 18),
+    "no time": lambda: limit(resource.RLIMIT_CPU, 0),
+    "one process": lambda: limit(resource.RLIMIT_NPROC, 1),
+    "no locked memory, no queues": lambda: [limit(w, 0) for w in (resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE)],
+    "no signals queued": lambda: limit(resource.RLIMIT_SIGPENDING, 0),
+    "a patient": lambda: os.nice(19),
+}
+
+
+if __name__ == "__main__":
+    ATTACKS[sys.argv[1]]()
+    os.execv(sys.argv[2], sys.argv[2:])  # noqa: S606

@@ -1,0 +1,177 @@
+"""Guessing: what many wrong answers at once, or over a year, are worth; and that they never keep the owner out."""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+import time
+
+import pytest
+
+from pam_totp.decide import decide
+from pam_totp.policy import Policy
+from pam_totp.record import DAY
+from pam_totp.store.file import FileStore
+from pam_totp.verify import Outcome
+from tests.pamconf import Result
+from tests.site import ME, TREE, Site, codes
+from tests.torture.attacker import LOGINS_A_DAY, formula, live
+from tests.torture.crowd import in_processes, in_threads
+from tests.torture.pace import LONG, rounds
+
+BOTH = ("warm", "cold")
+
+
+def ready(site: Site) -> None:
+    site.start()
+    site.configure("warm", way="socket")
+    site.configure("cold", way="spawn")
+
+
+def test_of_200_guesses_at_once_after_the_fifth_none_gets_in_though_right_ones_are_among_them(site: Site) -> None:
+    ready(site)
+    for _ in range(rounds(1, 20)):
+        site.enrol()
+        for _ in range(5):
+            assert site.login("000000", service="warm").result is Result.AUTH_ERR
+        answers = ["000000"] * 198 + [codes(0), codes(1)]
+        random.shuffle(answers)
+        counted = in_threads(site, answers, ("warm",))
+        # An ordinary user's connections beyond the service's limit are turned away, which is a refusal too.
+        assert Result.SUCCESS not in counted, counted
+        assert counted.total() == 200
+        assert site.record().failures >= 5 + counted[Result.AUTH_ERR] - 2
+        assert site.counter() == 0
+        assert site.login(codes(0, 3), service="warm").result is Result.SUCCESS, "the owner gets in all the same"
+
+
+@pytest.mark.skipif(not LONG, reason="200 interpreters at once: in the long form")
+def test_of_200_guesses_by_200_helpers_at_once_none_gets_in(site: Site) -> None:
+    ready(site)
+    site.enrol(failures=5, failures_at=int(time.time()))
+    counted = in_processes(site, ["000000"] * 100 + [codes(0)] + ["111111"] * 99, BOTH)
+    assert Result.SUCCESS not in counted, counted
+    assert site.login(codes(0, 3), service="warm").result is Result.SUCCESS
+
+
+def test_the_count_holds_across_processes_services_ways_and_restarts(site: Site) -> None:
+    ready(site)
+    site.configure("sudo", way="socket")
+    site.enrol()
+    given = 0
+
+    def fails(service: str) -> None:
+        nonlocal given
+        given += 1
+        assert site.login("000000", service=service).result is Result.AUTH_ERR
+        assert site.record().failures == given
+
+    fails("warm")
+    site.stop()
+    fails("cold")
+    site.start()
+    fails("sudo")
+    site.kill()
+    site.start()
+    fails("warm")
+    assert site.command("verify", ME, "000000").returncode == 1
+    assert site.record().failures == 5
+    for service in ("warm", "cold", "sudo"):
+        assert site.login(codes(0), service=service).result is Result.AUTH_ERR, "one code is not enough, wherever"
+    assert site.command("verify", ME, codes(0)).returncode == 1
+    assert site.login(codes(0, 2), service="sudo").result is Result.SUCCESS
+
+
+def test_setting_the_clock_back_and_forth_forgets_no_failure(site: Site) -> None:
+    """However the clock jumps between the first failure's time and before it: the count falls by the days that pass
+    after that time, and by nothing else."""
+    site.enrol()
+    store = FileStore(str(site.store))
+    begin = 1_700_000_000
+    chance = random.Random(4)
+    for number in range(1, rounds(60, 2000)):
+        now = chance.choice((begin, begin - DAY, begin - 4000 * DAY, 0, begin + DAY - 1, chance.randrange(begin)))
+        outcome = decide(store, ME, b"000000", Policy(), lambda at=now: at).outcome  # type: ignore[misc]
+        assert outcome is Outcome.WRONG
+        record = site.record()
+        if number == 1:
+            begin = record.failures_at or 0
+        assert record.failures == number
+    assert decide(store, ME, codes(0).encode(), Policy(), lambda: begin).outcome is Outcome.ROW_NEEDED
+
+
+# ---- a year
+
+
+@pytest.mark.parametrize("greedy", [True, False], ids=["greedy", "patient"])
+@pytest.mark.parametrize("kind", ["hotp", "totp"])
+def test_a_year_of_guessing_has_the_chance_that_the_formula_gives(kind: str, greedy: bool) -> None:
+    days = 365 if LONG or not greedy else 73
+    year = live(kind, 6, greedy=greedy, days=days)
+    assert year.logins == days * LOGINS_A_DAY
+    assert year.chance == pytest.approx(formula(kind, 6, greedy=greedy, days=days), rel=0.001)
+    assert max(year.answers_needed) == (2 if greedy else 1), "the patient are not noticed, the greedy always"
+
+
+def test_a_flood_of_wrong_answers_does_not_keep_the_owner_out_and_gains_nothing() -> None:
+    for kind in ("hotp", "totp"):
+        days = rounds(10, 365)
+        year = live(kind, 6, greedy=True, days=days, flood_every=10)
+        assert year.logins == days * LOGINS_A_DAY, "with at most three codes in one answer, or `live` had failed"
+        assert year.answers_needed.keys() == {2, 3}
+        assert year.chance == pytest.approx(formula(kind, 6, greedy=True, days=days), rel=0.001)
+
+
+def test_as_many_guesses_are_right_as_the_chance_says() -> None:
+    """With the widest window, so that there is something to count."""
+    policy = Policy(look_ahead=100)
+    days, years = rounds(120, 365), rounds(1, 10)
+    hits = sum(live("hotp", 6, greedy=True, days=days, policy=policy, seed=seed).hits for seed in range(years))
+    expected = years * days * LOGINS_A_DAY * 5 * 101e-6
+    assert abs(hits - expected) <= 4 * expected**0.5, (hits, expected)
+
+
+@pytest.mark.parametrize("kind", ["hotp", "totp"])
+@pytest.mark.parametrize("digits", [6, 7, 8])
+def test_the_chances_in_security_md_are_these(kind: str, digits: int) -> None:
+    stated = re.search(
+        rf"^- {kind.upper()}, {digits} digits: ([0-9.]+) % .*?, ([0-9.]+) % ",
+        (TREE / "SECURITY.md").read_text(),
+        re.MULTILINE,
+    )
+    assert stated is not None, f"SECURITY.md says nothing about {kind} with {digits} digits"
+    for percent, greedy in ((stated[1], True), (stated[2], False)):
+        assert float(percent) == pytest.approx(100 * formula(kind, digits, greedy=greedy), rel=0.05)
+
+
+# ---- the owner, meanwhile
+
+
+def test_the_owner_gets_in_while_a_flood_of_wrong_answers_comes_in(site: Site) -> None:
+    ready(site)
+    site.enrol()
+    over = threading.Event()
+    refused: list[Result] = []
+
+    def flood(service: str) -> None:
+        while not over.is_set():
+            refused.append(site.login("000000", service=service).result)
+
+    attackers = [threading.Thread(target=flood, args=(service,)) for service in ("warm",) * 18 + ("cold",) * 2]
+    for attacker in attackers:
+        attacker.start()
+    try:
+        counter = 0
+        for number in range(rounds(6, 300)):
+            while site.record().failures < 20 and number % 2:
+                time.sleep(0.01)  # every other time with the count as high as it gets
+            done = site.login(codes(counter, 3), service=BOTH[number % 2])
+            assert done.result is Result.SUCCESS
+            counter += 3
+    finally:
+        over.set()
+        for attacker in attackers:
+            attacker.join()
+    assert len(refused) > 20
+    assert set(refused) == {Result.AUTH_ERR}

@@ -1,0 +1,167 @@
+"""Real sudo and su, called by somebody who means ill: whatever they set up, a wrong code gets no more than refusal.
+
+And nothing is for free: where a wrong answer was not counted, a right one does not get in under the same conditions.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pam_totp.record import HotpToken
+from tests.services.namespace import HELPER, RELAY, STORE, Machine
+from tests.site import codes
+from tests.torture.hostile import ATTACKS, TRAP
+from tests.torture.pace import LONG, rounds
+
+HOSTILE = "/run/hostile.py"
+PROGRAMS = {  # who is asked for a code, who one would be, what is called
+    "sudo": ("alice", "root", ["/usr/bin/sudo", "-S", "-p", "", "/usr/bin/id", "-un"]),
+    "su": ("bob", "bob", ["/usr/bin/su", "bob", "-c", "/usr/bin/id -un"]),
+}
+# su hands its caller's limits on, sudo resets some: the short form has what is hardest for each.
+SOME = {
+    "sudo": ("environment", "umask 0", "signals blocked", "(0, 1, 2) closed", "5 descriptors"),
+    "su": ("umask 0777", "600 bytes a file", "16 MiB in all", "6 descriptors"),
+}
+CASES = [(attack, program) for program in PROGRAMS for attack in (ATTACKS if LONG else SOME[program])]
+
+
+@pytest.fixture
+def attacked(machine: Machine) -> Iterator[Machine]:
+    """The machine with both services, alice and bob enrolled, and alice's trap."""
+    for name in ("hostile.py", "signals.py"):
+        machine.write(f"/run/{name}", Path(__file__).with_name(name).read_text(), 0o755)
+    trap = machine.path(TRAP)
+    shutil.rmtree(trap, ignore_errors=True)
+    for folder in ("", "lib", "lib/python3.11", "LC_MESSAGES", "pam.d"):
+        (trap / folder).mkdir()
+    sprung = f"open('{TRAP}/sprung', 'a').write('sprung')\n"
+    for name in ("sitecustomize", "usercustomize", "socket", "json", "os", "pwd", "lib/python3.11/os"):
+        machine.write(f"{TRAP}/{name}.py", sprung)
+    for name in ("python3", "id", "sh", "sudo"):
+        machine.write(f"{TRAP}/{name}", f"#!/bin/sh\n: > {TRAP}/sprung\n", 0o755)
+    for name in ("x.so", "openssl.cnf", "tz", "gconv-modules", "pam.d/sudo"):
+        machine.write(f"{TRAP}/{name}", "")
+    for place in (trap, *trap.rglob("*")):
+        os.chown(place, 54001, 54001)
+    for service in PROGRAMS:
+        machine.stack(service, machine.ours())
+    for user in ("alice", "bob"):
+        machine.enrol(user)
+    yield machine
+    assert not (trap / "sprung").exists()
+    shutil.rmtree(trap)
+
+
+def counter(machine: Machine, user: str) -> int:
+    token = machine.record(user).tokens[0]
+    assert isinstance(token, HotpToken)
+    return token.counter
+
+
+def gets_in(machine: Machine, program: str, attack: str, answer: str) -> bool:
+    _, becomes, words = PROGRAMS[program]
+    done = machine.run("/usr/bin/python3", "-I", HOSTILE, attack, *words, user="alice", stdin=f"{answer}\n")
+    assert "Traceback" not in done.stderr or "hostile.py" in done.stderr, done.stderr
+    return done.stdout.splitlines()[-1:] == [becomes]
+
+
+def in_order(machine: Machine, user: str) -> None:
+    """The store is as a login leaves it, and the owner's next login works."""
+    assert {p.name for p in machine.path(STORE).iterdir()} <= {
+        f"{u}.{s}" for u in ("alice", "bob") for s in ("json", "lock")
+    }
+    for path in machine.path(STORE).iterdir():
+        status = path.stat()
+        assert (status.st_mode & 0o777, status.st_uid) == (0o600, 54000), path
+    program = "sudo" if user == "alice" else "su"
+    assert gets_in(machine, program, "nothing", codes(counter(machine, user), 3))
+
+
+@pytest.mark.parametrize(("attack", "program"), CASES)
+def test_whatever_the_caller_sets_up_a_wrong_code_gets_refusal_and_is_not_for_free(
+    attacked: Machine, attack: str, program: str
+) -> None:
+    user = PROGRAMS[program][0]
+    assert not gets_in(attacked, program, attack, "000000")
+    counted = attacked.record(user).failures
+    assert counted in (0, 1)
+    assert counter(attacked, user) == 0
+    let_in = gets_in(attacked, program, attack, codes(0))
+    assert counter(attacked, user) == 1 or not let_in, "in, and the code is not used up"
+    assert counted == 1 or not let_in, "a wrong answer was not counted where a right one gets in"
+    assert not gets_in(attacked, program, "nothing", "000000")
+    in_order(attacked, user)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_nothing_in_the_callers_hands_is_opened(attacked: Machine, program: str) -> None:
+    """By sudo or su, the relay, or the helper: traced from the moment that the program is started."""
+    user, _, words = PROGRAMS[program]
+    strace = ("strace", "-u", "alice", "-f", "-s", "4096", "-o", "/run/trace", "-e", "trace=%file,%network")
+    launcher = ("/usr/bin/python3", "-I", HOSTILE, "environment")
+    done = attacked.run(*strace, *launcher, *words, stdin=f"{codes(0)}\n")
+    assert done.returncode == 0, done
+    assert counter(attacked, user) == 1
+    trace = attacked.path("/run/trace").read_text()
+    privileged = trace[trace.index(f'execve("{words[0]}"') :].splitlines()[1:]
+    assert any('execve("/usr/bin/python3"' in call for call in privileged), "the helper is in it"
+    named = [call for call in privileged if re.search(r"/home/alice|/tmp|\bx\.so|sitecustomize", call)]
+    used = [call for call in named if re.search(r"\b(open|openat|openat2|creat|execve|connect|bind|rename\w*)\(", call)]
+    assert not used, used
+    relative = [call for call in privileged if re.search(r'\b(openat\(AT_FDCWD|execve\(|open\()[, ]*"[^/]', call)]
+    assert not relative, relative
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_signals_of_the_callers_gain_nothing(attacked: Machine, program: str) -> None:
+    """Whatever can be stopped, woken and killed is, at any moment of the login."""
+    user, becomes, words = PROGRAMS[program]
+    got_in = 0
+    for number in range(rounds(6, 300)):
+        answer = codes(0, 3) if number % 3 == 2 else "000000"
+        given = ("/usr/bin/python3", "-I", HOSTILE.replace("hostile", "signals"), str(number), answer, *words)
+        done = attacked.run(*given, user="alice")
+        is_in = done.stdout.splitlines()[-1:] == [becomes]
+        assert not is_in or answer != "000000"
+        got_in += is_in
+        attacked.record(user)  # it parses
+    assert got_in <= 1, "three codes in a row are accepted once"
+    first = counter(attacked, user)
+    assert first in (0, 3)
+    in_order(attacked, user)
+
+
+def test_a_helper_that_the_caller_can_write_is_not_started(attacked: Machine) -> None:
+    source = f"import os; open('{TRAP}/sprung', 'w')\nos.write(3, b'r0')\n"
+    for path in (f"{TRAP}/helper.py", "/home/helper.py"):
+        attacked.write(path, source)
+        attacked.own(path, "alice")
+        attacked.stack("sudo", f"auth required {RELAY} socket=none helper={path} nodelay")
+        for answer in ("000000", codes(0)):
+            assert not gets_in(attacked, "sudo", "nothing", answer)
+    assert counter(attacked, "alice") == 0
+    attacked.stack("sudo", attacked.ours())
+    in_order(attacked, "alice")
+
+
+def test_a_socket_where_the_caller_listens_is_not_used(attacked: Machine) -> None:
+    """It would say yes to everything."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with listener:
+        listener.bind(str(attacked.path(f"{TRAP}/socket")))
+        listener.listen()
+        attacked.own(f"{TRAP}/socket", "alice")
+        listener.setblocking(False)
+        attacked.stack("sudo", f"auth required {RELAY} socket={TRAP}/socket helper={HELPER} nodelay")
+        assert not gets_in(attacked, "sudo", "nothing", "000000")
+        assert attacked.record("alice").failures == 1, "a helper was asked instead"
+        with pytest.raises(BlockingIOError):
+            listener.accept()

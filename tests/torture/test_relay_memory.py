@@ -1,0 +1,186 @@
+"""The relay under sanitizers, valgrind and libFuzzer, and over ten thousand logins."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests import pamconf
+from tests.relay_kit import INTERPRETER, RELAY, ROOT, Script, Service, in_turn, play
+from tests.site import codes
+from tests.torture.pace import LONG, rounds
+
+HERE = Path(__file__).parent
+CORPUS = HERE / "corpus" / "relay"
+SANITIZE = ("-g", "-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+ACCOUNT = "somebody"
+
+# Services of every kind: honest, at fault, hostile.
+GOOD: list[tuple[bytes, ...]] = [
+    (b"pOne-time code: ", b"r0"),
+    (b"PCode: ", b"itold", b"eerror", b"r0"),
+    (b"g", b"spassword", b"r0"),
+    (b"p" + b"%s%n" * 1023, b"i" + b"x" * 4095, b"r0"),
+]
+BAD: list[tuple[bytes, ...]] = [
+    (b"pOne-time code: ", b"r7"),
+    (b"r25",),
+    (b"r00",),
+    (b"r0\0",),
+    (b"r",),
+    (b"x",),
+    (b"p\0",),
+    (b"p" * 4097,),
+    (b"p", b"s"),
+    (b"gx",),
+    (b"i",) * 65,
+    (b"p", b"g", b"p", b"\xff" * 4096),
+]
+
+
+class Account(NamedTuple):
+    """What the host says of all its logins."""
+
+    in_: int
+    out: int
+    grown: int  # bytes
+    descriptors: int
+    children: int
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="pam_totp-test-") as made:
+        yield Path(made)
+
+
+def compiled(folder: Path, *flags: str) -> tuple[Path, Path]:
+    """The host and the relay, both built with these flags."""
+    host, relay = folder / "host", folder / "relay.so"
+    common = ["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", *flags]
+    subprocess.run([*common, "-o", host, HERE / "host.c", "-lpam", "-pthread"], check=True)
+    knows = [f'-DINTERPRETER="{INTERPRETER}"', f'-DHELPER="{ROOT}/pam_totp/pam/helper.py"', f"-DBUILDER={os.geteuid()}"]
+    source = ROOT / "pam_totp" / "pam" / "relay.c"
+    subprocess.run([*common, *knows, "-shared", "-fPIC", "-o", relay, source, "-lpam"], check=True)
+    return host, relay
+
+
+def run(command: list[str | Path], logins: int, threads: int = 1, sigchld: str = "default", **more: str) -> Account:
+    done = subprocess.run(
+        [*command, str(logins), str(threads), sigchld],
+        env={"PATH": "/usr/bin:/bin", **more},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=3600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "runtime error" not in done.stderr
+    return Account(*map(int, done.stdout.split()))
+
+
+def serve(folder: Path, relay: Path, script: Script) -> tuple[Service, str]:
+    folder.chmod(0o755)
+    service = Service(folder / "socket", script)
+    pamconf.service(folder, "demo", f"auth [success=ok default=die] {relay} {service.argument} nodelay")
+    return service, "demo"
+
+
+def spawning(folder: Path, relay: Path) -> str:
+    """A service that starts a real helper for each login; its store is empty, so it refuses."""
+    store = folder / "store"
+    store.mkdir(mode=0o700)
+    pamconf.service(folder, "cold", f"auth [success=ok default=die] {relay} socket=none store={store} nodelay")
+    return "cold"
+
+
+def every_kind() -> Script:
+    """Each kind of service in turn, over and over; honest ones and others alternate."""
+    kinds = [play(*messages) for pair in zip(itertools.cycle(GOOD), BAD, strict=False) for messages in pair]
+    kinds += [play(*messages, hang_up=True) for messages in ((), (b"p",), (b"i",))]
+    return in_turn(*kinds)
+
+
+KINDS = 2 * len(BAD) + 3
+
+
+def test_under_the_address_and_undefined_behaviour_sanitizers_nothing_is_found(folder: Path) -> None:
+    host, relay = compiled(folder, *SANITIZE)
+    service, name = serve(folder, relay, every_kind())
+    command: list[str | Path] = [host, folder, name, ACCOUNT, "123456"]
+    try:
+        account = run(command, 10 * (KINDS // 10), ASAN_OPTIONS="detect_stack_use_after_return=1")
+    finally:
+        service.close()
+    assert account.in_ > 5
+    assert account.out > 5
+    spawned = run([host, folder, spawning(folder, relay), ACCOUNT, codes(0)], 10)
+    assert (spawned.in_, spawned.out) == (0, 10)
+
+
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="needs valgrind")
+def test_under_valgrind_nothing_is_found_and_nothing_is_lost(folder: Path) -> None:
+    host, relay = compiled(folder, "-g", "-O1")
+    valgrind = ["valgrind", "--quiet", "--error-exitcode=99", "--leak-check=full", "--track-fds=no"]
+    service, name = serve(folder, relay, every_kind())
+    try:
+        account = run([*valgrind, host, folder, name, ACCOUNT, "123456"], 10 * (KINDS // 10))
+    finally:
+        service.close()
+    assert account.in_ > 5
+    assert account.out > 5
+    if LONG:
+        assert run([*valgrind, host, folder, spawning(folder, relay), ACCOUNT, codes(0)], 10).out == 10
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("sigchld", ["default", "ignore", "handle"])
+def test_ten_thousand_logins_leave_no_byte_no_descriptor_and_no_child(folder: Path, sigchld: str) -> None:
+    host, _ = compiled(folder, "-O2")
+    service, name = serve(folder, RELAY, play(*GOOD[1]))
+    logins = rounds(1000, 10_000)
+    try:
+        warm = run([host, folder, name, ACCOUNT, "123456"], logins, 10, sigchld)
+    finally:
+        service.close()
+    assert (warm.in_, warm.out, warm.descriptors, warm.children) == (logins, 0, 0, 0)
+    assert warm.grown < 16 * logins, "the smallest piece of memory that could be lost each time has 32 bytes"
+    logins = rounds(40, 1000)
+    cold = run([host, folder, spawning(folder, RELAY), ACCOUNT, codes(0)], logins, 4, sigchld)
+    assert (cold.in_, cold.out, cold.descriptors, cold.children) == (0, logins, 0, 0)
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(shutil.which("clang") is None, reason="needs clang, with libFuzzer")
+def test_fuzzed_by_a_hostile_service_and_a_hostile_host_it_lets_in_for_r0_alone(folder: Path) -> None:
+    fuzzer = folder / "fuzz"
+    flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", *SANITIZE, "-fsanitize=fuzzer"]
+    built = subprocess.run(
+        ["clang", *flags, "-o", fuzzer, HERE / "fuzz_relay.c"], capture_output=True, text=True, check=False
+    )
+    if "libclang_rt" in built.stderr:
+        pytest.skip("needs clang's run-time library (libclang-rt-dev)")
+    assert built.returncode == 0, built.stderr
+    found = folder / "found"
+    found.mkdir()
+    seconds = rounds(5, 600)
+    done = subprocess.run(
+        [fuzzer, f"-max_total_time={seconds}", "-max_len=8192", "-timeout=10", "-print_final_stats=1", found, CORPUS],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=2 * seconds + 60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    print("\n" + "\n".join(line for line in done.stderr.splitlines() if "stat::" in line))
