@@ -191,10 +191,9 @@ class Factors:
         """Make `change`, with the proof that it needs as the record stands at that moment."""
         begun = time.monotonic()
         try:
-            if not self.of(asking.user).enrolled and self._unproved(asking.user, change):
+            if self._unproved(asking.user, change):
                 self._note(asking, "accepted", by=what, token=token)
                 return None
-            # Somebody who enrols in between makes the proof needed.
             decision = decide(
                 self._store,
                 asking.user,
@@ -213,12 +212,14 @@ class Factors:
         return None
 
     def _unproved(self, user: str, change: Change) -> bool:
-        """Make `change` of the record of somebody who has no second factor; False where they have one by now."""
-        if not self._first_token:
-            raise Unfit("proof", "Your first token is added by an administrator.")
+        """Make `change` where the user has no second factor at that moment; False where they have."""
 
         def unless_enrolled(record: UserRecord) -> tuple[UserRecord, bool]:
-            return (record, False) if record.enrolled else (change(record), True)
+            if record.enrolled:
+                return record, False
+            if not self._first_token:
+                raise Unfit("proof", "Your first token is added by an administrator.")
+            return change(record), True
 
         return self._store.update(user, unless_enrolled, create=True)
 

@@ -1,8 +1,8 @@
-"""Users in a file store, for the tests of the store."""
+"""Users in a file store, and a store in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from pam_totp.oath import hotp
 from pam_totp.policy import Policy
 from pam_totp.record import HotpToken, UserRecord
 from pam_totp.secretfile import parse, serialize
+from pam_totp.store import NotThere, R, StoreError
 from pam_totp.store.file import FileStore
 from pam_totp.verify import Outcome, verify
 
@@ -59,3 +60,38 @@ def counter_of(path: Path) -> int:
     token = record_of(path).tokens[0]
     assert isinstance(token, HotpToken)
     return token.counter
+
+
+class Memory:
+    """A store that counts its writes, and can be full."""
+
+    def __init__(self, *records: UserRecord, full: bool = False) -> None:
+        self.records = {record.user: record for record in records}
+        self.full = full
+        self.writes = 0
+
+    def _write(self) -> None:
+        if self.full:
+            raise StoreError("no space left")
+        self.writes += 1
+
+    def read(self, user: str) -> UserRecord:
+        if user not in self.records:
+            raise NotThere
+        return self.records[user]
+
+    def update(
+        self, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], *, create: bool = False
+    ) -> R:
+        record, result = change(self.read(user))
+        assert record is not None
+        if record != self.records[user]:
+            self._write()
+            self.records[user] = record
+        return result
+
+    def update_nobody(self) -> None:
+        self._write()
+
+    def users(self) -> Iterator[str]:
+        return iter(self.records)

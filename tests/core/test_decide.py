@@ -2,52 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import pytest
 
 from pam_totp.decide import decide
 from pam_totp.policy import Policy
 from pam_totp.record import UserRecord
-from pam_totp.store import NotThere, R, StoreError
+from pam_totp.store import StoreError
 from pam_totp.verify import Outcome
-from tests.core.stores import NOW, code, fob
-
-
-class Memory:
-    """A store that counts its writes, and can be full."""
-
-    def __init__(self, *records: UserRecord, full: bool = False) -> None:
-        self.records = {record.user: record for record in records}
-        self.full = full
-        self.writes = 0
-
-    def _write(self) -> None:
-        if self.full:
-            raise StoreError("no space left")
-        self.writes += 1
-
-    def read(self, user: str) -> UserRecord:
-        if user not in self.records:
-            raise NotThere
-        return self.records[user]
-
-    def update(
-        self, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], *, create: bool = False
-    ) -> R:
-        record, result = change(self.read(user))
-        assert record is not None
-        if record != self.records[user]:
-            self._write()
-            self.records[user] = record
-        return result
-
-    def update_nobody(self) -> None:
-        self._write()
-
-    def users(self) -> Iterator[str]:
-        return iter(self.records)
-
+from tests.core.stores import NOW, Memory, code, fob
 
 ALICE = UserRecord(user="alice", tokens=(fob(),))
 UNPROVED = UserRecord(user="bob", tokens=(fob(confirmed=False),))

@@ -6,8 +6,10 @@ import pytest
 
 from pam_totp import resync
 from pam_totp.oath import hotp
-from pam_totp.record import HotpToken, TotpToken
-from pam_totp.resync import candidates, locate
+from pam_totp.record import HotpToken, Token, TotpToken, UserRecord
+from pam_totp.resync import Moved, NotInStep, bring_back, candidates, locate
+from pam_totp.store import NotThere
+from tests.core.stores import Memory
 
 KEY = b"12345678901234567890"
 
@@ -70,3 +72,78 @@ def test_progress_goes_from_slice_to_slice_to_the_whole(monkeypatch: pytest.Monk
     told.clear()
     locate(fob(0), row(10_200), range(100, 25_000), lambda done, total: told.append((done, total)))
     assert told == [(10_000, 24_900), (24_900, 24_900)], "what is found is the end"
+
+
+# ---- the whole of it
+
+
+def back(store: Memory, codes: tuple[str, ...], *tokens: Token, now: int = 3000, reach: int = 60_000) -> Token:
+    """Bring back one of `tokens` of alice; all that she has, where none is named."""
+    looked_at = tokens or store.read("alice").tokens
+    return bring_back(
+        store, "alice", looked_at, codes, reach=reach, now=lambda: now, progress=lambda _: lambda *_: None
+    )
+
+
+def alice(*tokens: Token, **fields: int) -> Memory:
+    return Memory(UserRecord(user="alice", tokens=tokens, **fields))  # type: ignore[arg-type]
+
+
+def test_a_token_50_000_ahead_is_brought_back_and_its_codes_are_used_up() -> None:
+    store = alice(fob(5), failures=9, failures_at=0)
+    token = back(store, row(50_000))
+    assert token == fob(5).accepted(50_000, 2, 3000)
+    assert store.read("alice").tokens == (token,)
+    assert store.read("alice").failures == 0
+    with pytest.raises(NotInStep):
+        back(store, row(50_000))
+    with pytest.raises(NotInStep):
+        back(store, row(50_001))
+    assert back(store, row(50_002)) == token.accepted(50_002, 2, 3000)
+
+
+def test_a_clock_that_is_far_off_is_brought_back_by_its_drift() -> None:
+    store = alice(phone())
+    token = back(store, row(1100), reach=1001)
+    assert token == phone().accepted(1100, 2, 3000)
+    assert token._but(drift=0) != token
+
+
+def test_codes_that_are_not_in_a_row_within_reach_change_nothing() -> None:
+    for codes, reach in [(row(0)[::-1], 100), (row(102), 100), (("000000", "000000"), 100)]:
+        store = alice(fob(0), phone()._but(secret=b"x" * 20))
+        with pytest.raises(NotInStep):
+            back(store, codes, reach=reach)
+        assert store.writes == 0
+
+
+def test_only_the_named_tokens_are_looked_at_and_only_those_with_as_many_digits() -> None:
+    other = fob(0)._but(name="other", secret=b"x" * 20)
+    store = alice(other, fob(0))
+    with pytest.raises(NotInStep):
+        back(store, row(7), other)
+    assert back(store, row(7), fob(0)).name == "fob"
+    with pytest.raises(NotInStep):
+        back(alice(fob(0)._but(digits=8)), row(7))
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    [(), (fob(0)._but(secret=b"x" * 20),), (fob(8),), (fob(9),), (fob(0)._but(name="renamed"),)],
+    ids=["removed", "another key", "used", "used up", "renamed"],
+)
+def test_a_token_that_was_changed_during_the_search_is_left_alone(meanwhile: tuple[Token, ...]) -> None:
+    store = alice(*meanwhile)
+    with pytest.raises(Moved):
+        back(store, row(7), fob(0))
+    assert store.writes == 0
+    assert store.read("alice").tokens == meanwhile
+
+
+def test_a_user_who_went_during_the_search_is_not_there() -> None:
+    with pytest.raises(NotThere):
+        back(Memory(), row(7), fob(0))
+
+
+def test_a_token_that_was_not_proved_is_proved_by_it() -> None:
+    assert back(alice(fob(0)._but(confirmed=False)), row(7)).confirmed

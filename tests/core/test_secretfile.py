@@ -434,6 +434,11 @@ def test_no_other_encoding_is_taken(what: str) -> None:
     refusal(BYTES[what])
 
 
+def test_what_is_not_ascii_is_said_to_be_so() -> None:
+    for what in ("UTF-8 where an escape should be", "Latin-1", "a byte order mark", "UTF-16"):
+        assert refusal(BYTES[what]) == "not ASCII"
+
+
 @pytest.mark.parametrize("size", [0, 1, 2, 100, len(ALICE) // 2, len(ALICE) - 2, len(ALICE) - 1])
 def test_a_truncated_file_is_refused(size: int) -> None:
     refusal(ALICE[:size])

@@ -19,8 +19,6 @@ from pam_totp.store.file import FileStore, file_name
 from tests.conftest import as_root
 from tests.core.stores import code, counter_of, enrol, fob, record_of, says
 
-not_as_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may write into a folder that is read-only")
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -426,8 +424,12 @@ def test_a_folder_of_somebody_else_is_out_of_reach(folder: Path) -> None:
         says(folder, code(0))
 
 
-@pytest.mark.parametrize("mode", [0o701, 0o702, 0o704, 0o710, 0o720, 0o740, 0o750, 0o755, 0o777, 0o1777])
-def test_a_folder_that_others_can_look_into_is_out_of_reach(folder: Path, store: FileStore, mode: int) -> None:
+@pytest.mark.parametrize(
+    "mode", [0o701, 0o702, 0o704, 0o710, 0o720, 0o740, 0o750, 0o755, 0o777, 0o1777, 0o500, 0o600, 0o300]
+)
+def test_a_folder_that_is_not_all_its_owners_and_nobody_elses_is_out_of_reach(
+    folder: Path, store: FileStore, mode: int
+) -> None:
     enrol(folder)
     folder.chmod(mode)
     for attempt in (
@@ -436,7 +438,7 @@ def test_a_folder_that_others_can_look_into_is_out_of_reach(folder: Path, store:
         store.update_nobody,
         lambda: list(store.users()),
     ):
-        with pytest.raises(StoreError, match="its mode is not 0700"):
+        with pytest.raises(StoreError, match=r"its mode is not 0700|Permission denied"):
             attempt()
     folder.chmod(0o700)
     assert files(folder) == ["alice.json"]
@@ -463,20 +465,6 @@ def test_what_is_no_folder_is_out_of_reach_and_never_means_that_a_user_is_not_th
     ):
         with pytest.raises(StoreError, match=str(folder)):
             attempt()
-
-
-@not_as_root
-def test_a_folder_that_cannot_be_written_refuses_and_changes_nothing(folder: Path, store: FileStore) -> None:
-    path = enrol(folder)
-    assert says(folder, code(0)) == "code"
-    folder.chmod(0o500)
-    try:
-        for attempt in (lambda: says(folder, code(1)), store.update_nobody):
-            with pytest.raises(StoreError):
-                attempt()
-        assert counter_of(path) == 1
-    finally:
-        folder.chmod(0o700)
 
 
 # ---- names
@@ -588,5 +576,6 @@ def test_users_are_those_with_a_record(folder: Path, store: FileStore) -> None:
     enrol(folder, "a/b", file="a%2Fb.json")
     (folder / ".carol.json.tmp").write_bytes(b"left behind")
     (folder / "notes.txt").write_bytes(b"")
+    (folder / ".hidden.json").write_bytes(b"no name begins with a dot")
     store.update_nobody()
     assert sorted(store.users()) == ["a/b", "alice", "bob"]

@@ -114,6 +114,67 @@ def after(folder: Path, path: Path, said: str, what: object) -> None:
     assert sorted(os.listdir(folder)) == ["alice.json", "alice.lock"], what
 
 
+def _order(calls: list[Call]) -> list[str]:
+    """The calls that matter to the law, each with the file that it is about."""
+    names: dict[str, str] = {}  # descriptor: file
+    found = []
+    for call in calls:
+        opened = re.search(r'openat\((?:AT_FDCWD|\d+), "([^"]+)".* = (\d+)$', call.shown)
+        about = re.search(r"\((\d+)", call.shown)
+        if opened is not None:
+            names[opened[2]] = opened[1].rpartition("/")[2]
+            found.append(f"open {names[opened[2]]}")
+        elif call.name.startswith("rename"):
+            found.append("rename")
+        elif about is not None and call.name in ("flock", "read", "write", "pread64", "fsync"):
+            found.append(f"{call.name} {names[about[1]]}")
+    return [entry for i, entry in enumerate(found) if entry != (found[i - 1] if i else None)]
+
+
+def test_an_answer_is_durable_before_it_is_given(folder: Path) -> None:
+    """Lock, read, write aside, look at it, fsync, rename, fsync the folder; and only then say something."""
+    assert _order(calls_of(folder, code(0).decode())) == [
+        "open store",
+        "open alice.lock",
+        "flock alice.lock",
+        "open alice.json",
+        "read alice.json",
+        "open .alice.json.tmp",
+        "write .alice.json.tmp",
+        "pread64 .alice.json.tmp",
+        "fsync .alice.json.tmp",
+        "rename",
+        "fsync store",
+    ]
+
+
+def test_the_work_for_nobody_waits_for_the_disk_as_often(folder: Path) -> None:
+    assert _order(calls_of(folder, "nobody")) == [
+        "open store",
+        "open .nobody.lock",
+        "flock .nobody.lock",
+        "open ..nobody.json.tmp",
+        "write ..nobody.json.tmp",
+        "pread64 ..nobody.json.tmp",
+        "fsync ..nobody.json.tmp",
+        "fsync store",
+    ]
+
+
+def test_a_removal_waits_for_the_disk_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = fresh(folder)
+    synced: list[tuple[str, bool]] = []
+    fsync = os.fsync
+
+    def noted(file: int) -> None:
+        synced.append((os.readlink(f"/proc/self/fd/{file}"), path.exists()))
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    FileStore(str(folder)).update("alice", lambda record: (None, None))
+    assert synced == [(str(folder), False)]
+
+
 def test_killed_before_any_call_it_leaves_the_old_record_or_the_new_one(folder: Path) -> None:
     calls = calls_of(folder, code(0).decode())
     tried = Counter[int]()
@@ -143,7 +204,7 @@ def test_killed_before_any_call_a_wrong_answer_is_counted_once_or_not_at_all(fol
 
 
 FAILURES = [
-    *(("openat", e) for e in ("EIO", "EMFILE", "ENOSPC", "EACCES", "EINTR")),
+    *(("openat", e) for e in ("EIO", "EMFILE", "ENOSPC", "EACCES", "EROFS", "EINTR")),
     *(("newfstatat", e) for e in ("EIO", "EACCES")),
     *(("flock", e) for e in ("ENOLCK", "EIO", "EINTR")),
     *(("unlinkat", e) for e in ("EIO", "EROFS")),

@@ -31,7 +31,7 @@ def portal(site: Site) -> Portal:
     return Portal(site)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _served(request: pytest.FixtureRequest) -> Iterator[Served]:
     why = missing()
     if why is not None:
@@ -59,8 +59,9 @@ def behind_tls(served: Served) -> BehindTls:
     return served
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _chromium(_served: Served) -> Iterator[Chromium]:
+    """One browser for the module, and gone with it: while it is there, its event loop is in Django's way."""
     from playwright.sync_api import sync_playwright  # noqa: PLC0415  slow to import, and only for these tests
 
     names = "--host-resolver-rules=MAP * 127.0.0.1"  # whatever a page should ask for stays here

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -90,7 +90,8 @@ def test_no_text_of_a_name_can_add_a_field_to_the_question(site: Site) -> None:
     site.start()
     site.enrol()
     assert not ask(site, codes(0), user="nobody", rhost=f"x\0user={ME}")
-    assert not ask(site, codes(0), user=f"nobody user={ME}")
+    with suppress(NotAdmitted):  # where we are not root, that is somebody else
+        assert not ask(site, codes(0), user=f"nobody user={ME}")
     assert site.counter() == 0
 
 

@@ -1,0 +1,82 @@
+"""bring_back: the codes are found without a lock, and the token moves only where nothing happened to it meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pam_totp.oath import hotp
+from pam_totp.record import HotpToken, Token, UserRecord
+from pam_totp.resync import Moved, NotInStep, Progress, bring_back
+from pam_totp.store import NotThere
+from pam_totp.store.file import FileStore
+
+KEY = b"12345678901234567890"
+FOB = HotpToken(name="fob", secret=KEY, created=0)
+LONG = HotpToken(name="long", secret=KEY[::-1], created=0, digits=8)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileStore:
+    folder = tmp_path / "store"
+    folder.mkdir(0o700)
+    made = FileStore(str(folder))
+    made.update("alice", lambda record: (record.with_token(LONG).with_token(FOB), None), create=True)
+    return made
+
+
+def silently(token: Token) -> Progress:
+    return lambda done, total: None
+
+
+def found(store: FileStore, first: int, *, progress: Callable[[Token], Progress] = silently) -> Token:
+    codes = (hotp(KEY, first), hotp(KEY, first + 1))
+    tokens = store.read("alice").tokens
+    return bring_back(store, "alice", tokens, codes, reach=500, now=lambda: 1000, progress=progress)
+
+
+def test_the_token_is_behind_its_codes(store: FileStore) -> None:
+    token = found(store, 400)
+    assert isinstance(token, HotpToken)
+    assert (token.name, token.counter, token.last_used) == ("fob", 402, 1000)
+    assert store.read("alice").token("fob") == token
+
+
+def test_codes_that_were_used_or_are_too_far_away_are_not_found(store: FileStore) -> None:
+    found(store, 400)
+    for first in (400, 401, 1000):
+        with pytest.raises(NotInStep):
+            found(store, first)
+
+
+def while_searching(store: FileStore, change: Callable[[UserRecord], UserRecord | None]) -> Callable[[Token], Progress]:
+    """Somebody changes the record while the codes are being searched."""
+
+    def progress(token: Token) -> Progress:
+        return lambda done, total: store.update("alice", lambda record: (change(record), None))
+
+    return progress
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: record.accepted(record.token("fob"), 400, 1, 999),
+        lambda record: record.without_token("fob"),
+        lambda record: record.without_token("fob").with_token(HotpToken(name="fob", secret=b"x" * 20, created=0)),
+    ],
+)
+def test_a_token_that_was_used_or_changed_meanwhile_stays_as_it_is(
+    store: FileStore, change: Callable[[UserRecord], UserRecord]
+) -> None:
+    with pytest.raises(Moved):
+        found(store, 400, progress=while_searching(store, change))
+    changed = store.read("alice").token("fob")
+    assert not isinstance(changed, HotpToken) or changed.counter in (0, 401)
+
+
+def test_a_record_that_is_gone_meanwhile_stays_gone(store: FileStore) -> None:
+    with pytest.raises(NotThere):
+        found(store, 400, progress=while_searching(store, lambda _: None))

@@ -1,0 +1,137 @@
+"""What follows a decision: the rest of the same change, the line in the log, the words for the person."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pam_totp.decide import decide, log, remarks
+from pam_totp.oath import hotp
+from pam_totp.policy import Policy
+from pam_totp.record import HotpToken, UserRecord
+from pam_totp.store import NotThere, R
+from pam_totp.verify import Decision, Outcome
+
+KEY = b"12345678901234567890"
+
+
+class Memory:
+    """A store of one record, which says what was done to it."""
+
+    def __init__(self, record: UserRecord | None) -> None:
+        self.record = record
+        self.done: list[str] = []
+
+    def read(self, user: str) -> UserRecord:
+        if self.record is None:
+            raise NotThere
+        return self.record
+
+    def update(
+        self, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], *, create: bool = False
+    ) -> R:
+        if self.record is None:
+            raise NotThere
+        after, result = change(self.record)
+        self.done.append("same" if after is self.record else "changed")
+        self.record = after
+        return result
+
+    def update_nobody(self) -> None:
+        self.done.append("nobody")
+
+
+def fob(**fields: object) -> HotpToken:
+    given: dict[str, object] = {"name": "fob", "secret": KEY, "created": 0} | fields
+    return HotpToken(**given)  # type: ignore[arg-type]
+
+
+def answered(store: Memory, answer: bytes, **more: object) -> Decision:
+    return decide(store, "alice", answer, Policy(), lambda: 1000, **more)  # type: ignore[arg-type]
+
+
+def enrolled() -> Memory:
+    return Memory(UserRecord(user="alice", tokens=(fob(),)))
+
+
+NOT_ENROLLED = (None, UserRecord(user="alice"), UserRecord(user="alice", tokens=(fob(confirmed=False),)))
+
+
+@pytest.mark.parametrize("record", NOT_ENROLLED)
+def test_an_answer_for_who_is_not_enrolled_costs_the_same_work(record: UserRecord | None) -> None:
+    store = Memory(record)
+    assert answered(store, b"123456").outcome is Outcome.NOT_ENROLLED
+    assert store.done[-1] == "nobody"
+
+
+@pytest.mark.parametrize("record", [*NOT_ENROLLED, UserRecord(user="alice", tokens=(fob(),))])
+def test_what_could_be_nobodys_answer_costs_no_work_for_anybody(record: UserRecord | None) -> None:
+    store = Memory(record)
+    assert not answered(store, b"not a code").outcome.accepted
+    assert store.done == []
+
+
+def test_an_answer_that_could_be_anothers_costs_the_same_work_for_everybody() -> None:
+    store = enrolled()
+    assert answered(store, b"12345678").outcome is Outcome.MALFORMED, "eight digits, where the codes have six"
+    assert store.done[-1] == "nobody"
+
+
+def test_what_follows_is_part_of_the_same_change() -> None:
+    store = enrolled()
+    decision = answered(
+        store, hotp(KEY, 0).encode(), follow=lambda decided, now: decided.record.with_recovery("00" * 16, ("ab" * 32,))
+    )
+    assert decision.outcome is Outcome.CODE
+    assert store.done == ["changed"]
+    assert store.record == decision.record
+    assert store.record is not None
+    assert store.record.recovery == ("ab" * 32,)
+
+
+def test_nothing_follows_a_refusal() -> None:
+    store = enrolled()
+    assert answered(store, b"000000", follow=lambda *_: pytest.fail("asked")).outcome is Outcome.WRONG
+
+
+def test_where_what_follows_fails_the_code_is_as_good_as_before() -> None:
+    store = enrolled()
+    before = store.record
+
+    def fails(decision: Decision, now: int) -> UserRecord:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        answered(store, hotp(KEY, 0).encode(), follow=fails)
+    assert store.record is before
+
+
+def test_the_answer_may_depend_on_the_lengths_of_the_users_codes() -> None:
+    asked: list[set[int]] = []
+
+    def split(lengths: set[int]) -> bytes:
+        asked.append(lengths)
+        return b"000000"
+
+    decide(enrolled(), "alice", split, Policy(), lambda: 0)
+    assert asked[-1] == {6}
+    decide(Memory(None), "alice", split, Policy(), lambda: 0)
+    assert asked[-1] == {6, 7, 8}
+
+
+def test_one_line_and_the_same_remarks_wherever_it_was_decided() -> None:
+    lines: list[str] = []
+    record = UserRecord(user="alice", tokens=(fob(),), refused=2)
+    accepted = Decision(outcome=Outcome.CODE, record=record, token="fob", refused_before=2)
+    refused = Decision(outcome=Outcome.REPLAYED, record=record, token="fob")
+    recovered = Decision(outcome=Outcome.RECOVERY, record=record)
+    for decision in (accepted, refused, recovered):
+        log(lambda _, line: lines.append(line), "web", "alice", decision, "192.0.2.7")
+    assert lines == [
+        "pam_totp(web:auth): accepted user=alice by=code token=fob refused_before=2 rhost=192.0.2.7",
+        "pam_totp(web:auth): refused user=alice reason=replayed token=fob rhost=192.0.2.7",
+        "pam_totp(web:auth): accepted user=alice by=recovery recovery_left=0 rhost=192.0.2.7",
+    ]
+    assert remarks(accepted) == ["2 answers were refused since the last login"]
+    assert remarks(recovered) == ["recovery code used, 0 left"]
