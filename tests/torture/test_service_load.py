@@ -1,0 +1,258 @@
+"""The service under floods and through its own restarts: an honest login gets its answer, and from the service."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from pam_totp.pam.service import BACKLOG, MOST_OF_ONE_ACCOUNT
+from tests.conftest import as_root
+from tests.pamconf import Result
+from tests.services.namespace import COPY, SOCKET, STORE, Machine
+from tests.site import ME, PATIENCE, TREE, Site, codes, until
+from tests.torture.pace import rounds
+
+STRANGERS = tuple(pwd.getpwnam(name).pw_uid for name in ("nobody", "daemon", "bin", "games"))  # they mean ill
+EACH = 500  # connections
+
+
+def _connect(site: Site) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    client.connect(str(site.socket))  # waits where the queue is full
+    client.settimeout(PATIENCE)
+    return client
+
+
+HELLO = b"Hversion=1\0service=demo\0user=%s\0flags=0"
+
+
+def silent(site: Site) -> list[socket.socket]:
+    return [_connect(site) for _ in range(EACH)]
+
+
+def _say(clients: list[socket.socket], *messages: bytes) -> list[socket.socket]:
+    """Each client says one of the messages, in turn; who has been turned away does not."""
+    for number, client in enumerate(clients):
+        with suppress(OSError):
+            client.send(messages[number % len(messages)])
+    return clients
+
+
+def half_a_message(site: Site) -> list[socket.socket]:
+    return _say(silent(site), *(HELLO[:size] for size in range(1, len(HELLO))))
+
+
+def never_answering(site: Site) -> list[socket.socket]:
+    name = pwd.getpwuid(os.geteuid()).pw_name.encode()
+    return _say(silent(site), HELLO % name)
+
+
+def flood(site: Site) -> list[socket.socket]:
+    for client in _say(silent(site), b"\xff" * 4096):
+        client.close()
+    return []
+
+
+ILL = {
+    "500 that say nothing": silent,
+    "500 with half a message": half_a_message,
+    "500 that never answer": never_answering,
+    "a flood": flood,
+}
+
+
+@contextmanager
+def besieged(site: Site, how: Callable[[Site], object]) -> Iterator[None]:
+    """A process of each stranger does `how` over and over, and holds on to what it has."""
+    children = []
+    ready_read, ready_write = os.pipe()
+    go_read, go_write = os.pipe()
+    for uid in STRANGERS:
+        child = os.fork()
+        if child == 0:
+            try:
+                os.close(go_write)
+                os.setgroups([])
+                os.setresgid(uid, uid, uid)
+                os.setresuid(uid, uid, uid)
+                held = how(site)
+                os.write(ready_write, b"x")
+                while not select.select([go_read], [], [], 0.1)[0]:
+                    if how is flood:
+                        how(site)
+                del held
+            finally:
+                os._exit(0)
+        children.append(child)
+    os.close(ready_write)
+    os.close(go_read)
+    try:
+        with open(ready_read, "rb", buffering=0) as ready:
+            for _ in children:
+                assert ready.read(1) == b"x", "the siege came to nothing"
+        yield
+    finally:
+        os.close(go_write)
+        for child in children:
+            os.waitpid(child, 0)
+
+
+@as_root
+@pytest.mark.parametrize("how", ILL)
+def test_those_who_mean_ill_do_not_keep_an_honest_login_out(site: Site, how: str) -> None:
+    process = site.start()
+    site.enrol()
+    site.configure("demo", way="socket")
+    with besieged(site, ILL[how]):
+        for counter in range(5):
+            assert site.gets_in(codes(counter))
+        assert sum(f"accepted user={ME}" in line for line in site.log.lines()) == 5, "the service said so, no helper"
+        threads = len(os.listdir(f"/proc/{process.pid}/task"))
+        assert threads <= MOST_OF_ONE_ACCOUNT * len(STRANGERS) + 4
+    until(lambda: len(os.listdir(f"/proc/{process.pid}/task")) == 1, "whatever was held is let go")
+    assert len(os.listdir(f"/proc/{process.pid}/fd")) < 20
+    assert site.gets_in(codes(5))
+
+
+# ---- restarts
+
+
+class Supervisor:
+    """What systemd does with a socket unit: the listener is its own, and each service gets it as descriptor 3."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind(str(site.socket))
+        os.chmod(site.socket, 0o666)  # noqa: S103
+        self._listener.listen(BACKLOG)
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        number = self._listener.fileno()
+        script = f'exec 3<&{number}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" -m pam_totp.cli serve "$@"'
+        options = ["--store", self._site.store, "--config", self._site.config, "--log", "stderr"]
+        with open(self._site.folder / "log", "ab") as log:
+            return subprocess.Popen(
+                ["/bin/bash", "-c", script, sys.executable, *options], cwd=TREE, pass_fds=[number], stderr=log
+            )
+
+    def restart(self, how: signal.Signals) -> None:
+        self.process.send_signal(how)
+        self.process.wait(PATIENCE)
+        self.process = self._start()
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(PATIENCE)
+        self._listener.close()
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["ended", "killed"])
+def test_a_restart_under_load_loses_no_login_but_those_in_flight(site: Site, how: signal.Signals) -> None:
+    """Ended by SIGTERM it loses none: those under way end, those that come wait in the socket's queue."""
+    clients, restarts = 8, rounds(3, 100)
+    supervisor = Supervisor(site)
+    site.configure("demo", way="socket")
+    site.enrol()
+    over = threading.Event()
+    results: Counter[Result] = Counter()
+
+    def log_in() -> None:
+        while not over.is_set():
+            results[site.login("malformed").result] += 1
+
+    everybody = [threading.Thread(target=log_in) for _ in range(clients)]
+    for one in everybody:
+        one.start()
+    try:
+        for _ in range(restarts):
+            before = results[Result.AUTH_ERR]
+            until(lambda at=before: results[Result.AUTH_ERR] >= at + 2 * clients, "logins get their answers")  # type: ignore[misc]
+            supervisor.restart(how)
+    finally:
+        over.set()
+        for one in everybody:
+            one.join()
+        supervisor.close()
+    lost = results.total() - results[Result.AUTH_ERR]
+    assert results.keys() <= {Result.AUTH_ERR, Result.AUTHINFO_UNAVAIL}
+    assert results.total() >= restarts * 2 * clients
+    assert lost <= (restarts * clients if how is signal.SIGKILL else 0), results
+
+
+def test_codes_of_logins_through_restarts_are_used_once(site: Site) -> None:
+    """The owner goes on logging in with the next code, while the service is killed and started again."""
+    supervisor = Supervisor(site)
+    site.configure("demo", way="socket")
+    site.enrol()
+    try:
+        for counter in range(rounds(6, 200)):
+            killer = threading.Thread(target=supervisor.restart, args=(signal.SIGKILL,))
+            killer.start()
+            let_in = site.login(codes(counter)).result is Result.SUCCESS
+            killer.join()
+            noted = site.counter() == counter + 1
+            assert noted or not let_in
+            assert site.gets_in(codes(counter)) is not noted, "good once: not lost before it was noted, and not after"
+    finally:
+        supervisor.close()
+
+
+# ---- the sandbox of its unit, without systemd
+
+_SANDBOX = r"""
+set -e
+for place in / /etc /var /dev /run /home; do mount -o remount,bind,ro "$place"; done
+mount --bind "$1" "$1"; mount -o remount,bind,rw "$1"
+mount -t tmpfs -o mode=0000 private /home; mount -t tmpfs private /tmp; mount -t tmpfs -o mode=0000 private /root
+shift
+export LISTEN_PID=$$ LISTEN_FDS=1
+exec prlimit --core=0 --nproc=1100 setpriv --reuid=pam_totp --regid=pam_totp --clear-groups --no-new-privs \
+    --bounding-set=-all --inh-caps=-all --ambient-caps=-all --securebits=+noroot,+noroot_locked "$@"
+"""
+
+
+def test_it_serves_in_a_sandbox_as_its_unit_makes_one(machine: Machine) -> None:
+    """Nothing to write but the store, no home folders, no network, no capabilities, no way to new privileges."""
+    machine.stop_serving()
+    machine.stack("sudo", machine.ours(way="socket"))
+    machine.enrol("alice")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        path = machine.path(SOCKET)
+        path.unlink(missing_ok=True)
+        listener.bind(str(path))
+        path.chmod(0o666)
+        listener.listen()
+        python = ["env", f"PYTHONPATH={COPY}", "/usr/bin/python3", "-B", "-m", "pam_totp.cli", "serve"]
+        inside = ["unshare", "--mount", "--net", "--ipc", "sh", "-c", _SANDBOX, "sh", STORE, *python]
+        command = machine.command("/bin/bash", "-c", f'exec 3<&{listener.fileno()}; exec "$0" "$@"', *inside)
+        with subprocess.Popen(command, pass_fds=[listener.fileno()], stderr=subprocess.PIPE) as service:
+            try:
+                done = machine.run("sudo", "-S", "id", "-un", user="alice", stdin=f"{codes(0)}\n")
+                assert (done.returncode, done.stdout) == (0, "root\n"), done
+                done = machine.run("sudo", "-S", "id", "-un", user="alice", stdin=f"{codes(0)}\n")
+                assert done.returncode == 1
+                status = dict(
+                    line.split(":\t") for line in Path(f"/proc/{service.pid}/status").read_text().splitlines()
+                )
+                assert (int(status["NoNewPrivs"]), int(status["CapBnd"], 16), int(status["CapEff"], 16)) == (1, 0, 0)
+                assert status["Uid"].split() == ["54000"] * 4
+            finally:
+                service.terminate()
+        assert service.returncode == 0
+        path.unlink()
+    assert machine.log.wait_for("pam_totp(sudo:auth): accepted user=alice by=code")
