@@ -103,7 +103,8 @@ def verify(
 ) -> Outcome:
     """Ask whether `code` (one code, two or three in a row, or a recovery code) is good for `user`; that uses it up.
 
-    `service` is the name under which the site file lists this account; `rhost`, the person's address, is for the log.
+    `service` is the name under which the site file lists this account; `rhost`, the person's address, is for the log
+    (of a listed account; of others it is left out).
     `path` is the service's socket; `timeout` (seconds) is for all of it. Names and codes that nobody can have are
     refused. Raises OutOfReach, NotAdmitted or Misconfigured.
     """

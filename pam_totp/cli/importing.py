@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib.util
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -227,7 +228,10 @@ def _carried_out(args: argparse.Namespace, store: Store, plan: Plan, base: dict[
 def _update(store: Store, changes: Mapping[str, Change[list[Row]]]) -> dict[str, list[Row]]:
     """All of it or nothing. One's own file holds one record, and so needs no more than that one is changed."""
     if type(store) is FileStore:
-        return update_many(store, changes, Bar("importing").show)
+        try:
+            return update_many(store, changes, Bar("importing").show)
+        except KeyboardInterrupt:  # which has undone what was done
+            raise CommandError("interrupted; nothing was changed", 128 + signal.SIGINT) from None
     for user in changes:
         _read(store, user)  # raises for whoever's file it is not
     return {user: store.update(user, change, create=True) for user, change in changes.items()}

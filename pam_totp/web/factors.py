@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from pam_totp import answer as answers
 from pam_totp import audit
-from pam_totp.decide import REFUSAL_TAKES, REFUSED, decide, log
+from pam_totp.decide import REFUSED, decide, log, refusal_takes
 from pam_totp.enroll import new_recovery_codes, proved
 from pam_totp.policy import Policy
 from pam_totp.record import Token, UserRecord
@@ -88,7 +88,8 @@ class Factors:
         begun = time.monotonic()
         decision = decide(self._store, asking.user, asking.proof, self._policy, self._now)
         log(self._sink, self._service, asking.user, decision, asking.rhost)
-        _hold_back(begun, decision)
+        if not decision.outcome.accepted:
+            self._hold_back(begun)
         return decision
 
     def add(self, asking: Asking, token: Token, first: bytes, *, field: str = "code", codes: int = 1) -> Problem | None:
@@ -122,6 +123,10 @@ class Factors:
 
         return self._change(asking, in_use, "enrolled", confirmed.name)
 
+    def _hold_back(self, begun: float) -> None:
+        """Say a refusal no sooner than any other."""
+        time.sleep(max(0.0, begun + refusal_takes(self._policy) - time.monotonic()))
+
     def resync(self, asking: Asking, name: str, typed: bytes) -> Problem | None:
         """Bring a token back into step by codes in a row."""
         tokens = [t for t in self.of(asking.user).tokens if t.name == name and t.active]
@@ -137,7 +142,7 @@ class Factors:
             )
         except NotInStep:
             self._note(asking, "refused", reason="not-in-a-row", token=name)
-            _pad(begun)
+            self._hold_back(begun)
             return Problem("codes", NOT_IN_A_ROW)
         except (Moved, NotThere):
             return Problem("codes", "This token was used or changed meanwhile. Try again with new codes.")
@@ -205,7 +210,8 @@ class Factors:
         except Unfit as e:
             return e.problem
         log(self._sink, self._service, asking.user, decision, asking.rhost)
-        _hold_back(begun, decision)
+        if not decision.outcome.accepted:
+            self._hold_back(begun)
         if not decision.outcome.accepted:
             return Problem("proof", _sentence(REFUSED))
         self._note(asking, "accepted", by=what, token=token)
@@ -237,15 +243,6 @@ def _named(record: UserRecord, name: str, field: str) -> Token:
     if token is None:
         raise Unfit(field, "This token is no longer there.")
     return token
-
-
-def _hold_back(begun: float, decision: Decision) -> None:
-    if not decision.outcome.accepted:
-        _pad(begun)
-
-
-def _pad(begun: float) -> None:
-    time.sleep(max(0.0, begun + REFUSAL_TAKES - time.monotonic()))
 
 
 def _silently(done: int, total: int) -> None:

@@ -13,6 +13,7 @@ from tests.token_sim.tokens import SEED, new_token, running, token_sim
 from token_sim.client import Client, ClientError
 
 PRESSES = 500
+KILLS = 3  # at the least, however fast it is pressed
 
 
 def test_killed_at_any_moment_during_500_presses_it_never_shows_a_code_twice(tmp_path: Path) -> None:
@@ -20,7 +21,7 @@ def test_killed_at_any_moment_during_500_presses_it_never_shows_a_code_twice(tmp
     moments = random.Random(1)
     shown: list[str] = []
     kills = 0
-    while len(shown) < PRESSES:
+    while len(shown) < PRESSES or kills < KILLS:
         with running(path, "--link", link, "--speed", "200") as run:
             killer = threading.Timer(moments.uniform(0.05, 1.0), run.process.send_signal, [signal.SIGKILL])
             killer.start()
@@ -33,7 +34,6 @@ def test_killed_at_any_moment_during_500_presses_it_never_shows_a_code_twice(tmp
             killer.join()
             assert run.process.wait() == -signal.SIGKILL
             kills += 1
-    assert kills > 2
     assert _positions_rise(shown)
 
 
@@ -43,7 +43,7 @@ def _positions_rise(shown: list[str]) -> bool:
     for code in shown:
         while hotp(SEED, counter) != code:
             counter += 1
-            if counter > 2 * PRESSES + 100:
+            if counter > 2 * len(shown) + 100:
                 return False
         counter += 1
     return True

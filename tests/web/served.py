@@ -98,7 +98,9 @@ class BehindTls:
             "pid /run/nginx.pid; error_log /run/nginx.log; events {}\n"
             f"http {{ access_log off; include /etc/nginx/mime.types;\n{server}\n}}",
         )
-        self.machine.start("/usr/sbin/nginx", "-p", "/run", "-c", "/run/nginx.conf", "-g", "daemon off; user root;")
+        self.machine.start(
+            "/usr/sbin/nginx", "-p", "/run", "-c", "/run/nginx.conf", "-g", "daemon off; master_process off;"
+        )
 
     def _listens(self, port: int) -> bool:
         table = (self.machine.root.parent / "net" / "tcp").read_text()

@@ -52,7 +52,8 @@ def test_the_person_is_told_what_was_refused_since_the_last_success(site: Site) 
     assert ask(site, codes(0)).messages == ("2 answers were refused since the last login",)
 
 
-def test_the_persons_address_is_in_the_log(site: Site) -> None:
+def test_the_persons_address_is_in_the_log_where_a_listed_client_says_it(site: Site) -> None:
+    site.config.write_text(f'[clients]\n"{ME}" = "web"\n')
     site.start()
     site.enrol()
     assert ask(site, codes(0), rhost="192.0.2.7")

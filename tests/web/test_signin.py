@@ -222,6 +222,7 @@ def test_what_the_browser_holds_is_not_in_the_servers_memory(portal: Portal) -> 
 
 
 def test_through_the_service_a_code_is_checked_and_nothing_can_be_changed(site: Site) -> None:
+    site.config.write_text(f'[clients]\n"{ME}" = "pam_totp-portal"\n')
     site.start()
     portal = Portal(site, store=None, socket=str(site.socket))
     site.enrol()
