@@ -41,16 +41,17 @@ cover: need-test build
 bench: need-bench build
 	$(BIN)/python -m tests.bench $(ARGS)
 
-# The importers under a coverage-guided fuzzer, for a while; no part of `make test`.
+# The parsers under a coverage-guided fuzzer, for a while; what it found is kept, and part of `make test`.
 SECONDS = 60
 fuzz: build
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
-	$(BIN)/python -m tests.fuzz.fuzz_formats $(SECONDS)
+	$(BIN)/python -m tests.fuzz $(SECONDS)
 
 # The long form of what tests/torture does in short within `make test`.
 MINUTES = 60
 torture: need-torture build
 	TORTURE_MINUTES=$(MINUTES) $(BIN)/python -m pytest -s -v tests/torture $(ARGS)
+	$(MAKE) --no-print-directory fuzz SECONDS=$$((10 * $(MINUTES)))
 
 lint: need-lint build
 	$(BIN)/ruff check .

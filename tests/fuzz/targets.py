@@ -1,0 +1,133 @@
+"""Every parser, and what must hold of it for any bytes whatever."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pam_totp import answer as answers
+from pam_totp.oath import hotp
+from pam_totp.pam.handle import ProtocolError, parse_hello
+from pam_totp.policy import Policy
+from pam_totp.record import RecordError, UserRecord
+from pam_totp.secretfile import parse, serialize
+from pam_totp.settings import SettingsError, Site, parse_arguments, parse_site, settings
+from pam_totp.store import StoreError
+from pam_totp.store.file import file_name
+from pam_totp.verify import Outcome, verify
+from tests.formats import samples
+from tests.site import KEY, fob, phone
+
+NOW = 1_700_000_010
+OWNER = UserRecord(
+    user="alice",
+    tokens=(fob(5), phone(digits=8)),
+    salt="5a" * 16,
+    recovery=(answers.recovery_digest("5a" * 16, "0123456789ABCDEF"),),
+)
+
+
+def _one_line(error: Exception) -> None:
+    assert "\n" not in str(error).strip("\n")
+    assert "GEZDGNBV" not in str(error), "an error shows a key"
+
+
+def secret_file(data: bytes) -> None:
+    """What parses is written back byte for byte."""
+    try:
+        record = parse(data)
+    except RecordError as e:
+        _one_line(e)
+        return
+    assert serialize(record) == data
+
+
+def site_file(data: bytes) -> None:
+    """It is read or refused, and what was read makes settings or is refused."""
+    try:
+        site = parse_site(data.decode("utf-8", "replace"))
+        settings("sshd", [], site)
+        settings("sudo", ["nullok"], site)
+    except SettingsError:
+        pass
+
+
+def arguments(data: bytes) -> None:
+    given = data.decode("utf-8", "surrogateescape").split("\0")
+    try:
+        parse_arguments(given)
+        settings("sshd", given, Site.NONE)
+    except SettingsError as e:
+        _one_line(e)
+
+
+def answer(data: bytes) -> None:
+    """Codes are the answer's own digits; and nobody gets in but by one of the few answers that are right."""
+    codes = answers.codes(data, {6, 8})
+    if codes is not None:
+        assert "".join(codes).encode() == data.replace(b" ", b"").replace(b"-", b"")
+        assert len(codes) in (1, 2, 3)
+        assert {len(code) for code in codes} < {6, 8}
+    recovery = answers.recovery_code(data)
+    assert recovery is None or (len(recovery) == 16 and recovery == recovery.upper())
+    password, tail = answers.behind_password(data, {6, 8})
+    assert password + tail == data
+    assert tail == b"" or answers.codes(tail, {6, 8}) is not None
+    decision = verify(OWNER, data, NOW, Policy())
+    if decision.outcome is Outcome.RECOVERY:
+        assert recovery == "0123456789ABCDEF"
+    elif decision.outcome.accepted:
+        steps = range(1006) if decision.token == "fob" else range(NOW // 30 - 3, NOW // 30 + 4)
+        key, digits = (KEY, 6) if decision.token == "fob" else (KEY[::-1], 8)
+        assert codes is not None
+        assert codes[-1] in {hotp(key, step, digits) for step in steps}
+    parse(serialize(decision.record))
+
+
+def hello(data: bytes) -> None:
+    try:
+        found = parse_hello(data[:1], data[1:])
+    except ProtocolError as e:
+        _one_line(e)
+        return
+    assert "\0" not in found.user + found.service + "".join(found.arguments)
+    assert 0 <= found.flags < 10**10
+
+
+def user_name(data: bytes) -> None:
+    """A name is one file's name in the folder, or none."""
+    try:
+        name = file_name(data.decode("utf-8", "surrogateescape"))
+    except StoreError:
+        return
+    assert "/" not in name
+    assert name[0] != "."
+    assert len(name) < 250
+
+
+def google_authenticator(data: bytes) -> None:
+    """As for every format; but a setting that nobody knows is named, so the sample's key must not be its name."""
+    if samples.B32.encode() not in data.partition(b"\n")[2]:
+        samples.check("google-authenticator", data)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "secret-file": secret_file,
+    "site-file": site_file,
+    "arguments": arguments,
+    "answer": answer,
+    "hello": hello,
+    "user-name": user_name,
+    **{name: (lambda data, name=name: samples.check(name, data)) for name in samples.SAMPLES},  # type: ignore[misc]
+    "google-authenticator": google_authenticator,
+}
+SEEDS: dict[str, list[bytes]] = {
+    "secret-file": [serialize(OWNER), serialize(UserRecord(user="bob"))],
+    "site-file": [
+        b'[policy]\nlook_ahead = 5\n[service.sshd]\nprompt = "Code: "\necho = true\n[clients]\nwww-data = "web"\n'
+    ],
+    "arguments": [b"nullok\0debug\0window=2\0store=/a\0secret=${HOME}/.x\0user=bob", b"forward_pass\0lock_after=10"],
+    "answer": [b"755224", b"755 224-287082", b"0123-4567-89ab-cdef", b"password755224", b"O123456789ABCDEF"],
+    "hello": [b"Hversion=1\0service=sshd\0user=alice\0rhost=::1\0flags=0\0arg=nullok\0arg=prompt=x y"],
+    "user-name": [b"alice", b"../x", b".a", b"a%/\xff", "ü@ex.org".encode()],
+    **samples.SAMPLES,
+}

@@ -1,0 +1,20 @@
+"""What fuzzing found worth keeping, gone through again: each parser reads it or refuses it, as it should."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fuzz import corpus
+from tests.fuzz.targets import SEEDS, TARGETS
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_every_kept_input_is_read_or_refused(name: str) -> None:
+    kept = corpus.kept(name)
+    assert kept, "nothing is kept"
+    for data in (*SEEDS[name], *kept):
+        TARGETS[name](data)
+
+
+def test_nothing_is_kept_for_a_parser_that_is_not_there() -> None:
+    assert {path.name for path in corpus.FOLDER.iterdir()} == set(TARGETS)
