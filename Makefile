@@ -18,10 +18,11 @@ NEED_LINT  = $(NEED_BUILD) mandoc shellcheck
 NEED_INSTALL = gcc libc6-dev libpam0g-dev
 
 BIN = .venv/bin
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 DATA = pam_totp/system/data
 RELAY_KNOWS = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
-.PHONY: demo test bench cover fuzz torture lint build install uninstall clean want-test
+.PHONY: demo test bench cover fuzz torture requirements lint build install uninstall clean want-test
 .PHONY: need-build need-test need-torture need-bench need-lint need-install
 .DELETE_ON_ERROR:
 
@@ -44,7 +45,7 @@ bench: need-bench build
 # The parsers under a coverage-guided fuzzer, for a while; what it found is kept, and part of `make test`.
 SECONDS = 60
 fuzz: build
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	$(PIP) --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz $(SECONDS)
 
 # The long form of what tests/torture does in short within `make test`.
@@ -68,11 +69,21 @@ need-build need-test need-torture need-bench need-lint need-install: need-%:
 	@.ci/need $(NEED_$(shell echo $* | tr a-z A-Z))
 
 # Byte code is made here because the helper never writes any: as root under a stranger's umask it must not.
-.venv/.made: setup.cfg pyproject.toml | need-build
+.venv/.made: setup.cfg pyproject.toml tests/requirements.txt | need-build
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	$(PIP) --require-hashes --only-binary=:all: --requirement tests/requirements.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
 	$(PYTHON) -m compileall -q pam_totp
 	touch $@
+
+# Newer versions of all that, with the hashes of every file that their index has: look at the difference, and commit it.
+requirements: .venv/.made
+	$(PYTHON) -m venv build/pip-tools
+	build/pip-tools/bin/pip install --quiet --disable-pip-version-check pip-tools
+	echo 'setuptools>=77' >build/requirements.in
+	build/pip-tools/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-annotate \
+	    --no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --extra test --extra lint \
+	    --output-file tests/requirements.txt setup.cfg build/requirements.in
 
 build/pam_totp.so: pam_totp/pam/relay.c Makefile | need-build
 	mkdir -p build
