@@ -3,7 +3,8 @@
 # The relay starts this interpreter, so it is the distribution's: a virtual environment would die with an upgrade.
 PYTHON  = /usr/bin/python3
 CC      = cc
-CFLAGS  = -std=c11 -Wall -Wextra -Werror -O2 -fPIC -fvisibility=hidden -fstack-protector-strong -D_FORTIFY_SOURCE=2
+CFLAGS  = -std=c11 -Wall -Wextra -Werror -O2 -fPIC -fvisibility=hidden -fstack-protector-strong -D_FORTIFY_SOURCE=2 \
+          -ffile-prefix-map=$(CURDIR)=.
 LDFLAGS = -shared -Wl,-z,relro,-z,now
 LDLIBS  = -lpam
 
