@@ -14,7 +14,7 @@ NAMED = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (TREE / "SECURITY.md").r
 @pytest.mark.parametrize(("path", "test"), NAMED)
 def test_the_test_of_a_promise_is_there(path: str, test: str) -> None:
     text = (TREE / path).read_text()
-    assert f"def {test or 'test_'}" in text
+    assert f"def {test or 'test_'}" in text or (test == "" and "TestCase" in text)
 
 
 def test_every_promise_names_one() -> None:
