@@ -53,7 +53,7 @@ fuzz: build
 MINUTES = 60
 torture: need-torture build
 	TORTURE_MINUTES=$(MINUTES) $(BIN)/python -m pytest -s -v tests/torture $(ARGS)
-	$(MAKE) --no-print-directory fuzz SECONDS=$$((10 * $(MINUTES)))
+	$(MAKE) --no-print-directory fuzz SECONDS=$$((5 * $(MINUTES)))
 
 lint: need-lint build
 	$(BIN)/ruff check .

@@ -35,7 +35,9 @@ def test_every_pin_has_hashes_and_nothing_else_is_in_the_file() -> None:
     entries = re.split(r"\n(?=[a-z])", REQUIREMENTS.strip())
     assert len(entries) == len(PINNED) >= 40
     for entry in entries:
-        assert re.fullmatch(r"(#.*\n)*[\w.-]+==[\w.]+( \\\n    --hash=sha256:[0-9a-f]{64})+(\n+#.*)*", entry), entry[:80]
+        assert re.fullmatch(r"(#.*\n)*[\w.-]+==[\w.]+( \\\n    --hash=sha256:[0-9a-f]{64})+(\n+#.*)*", entry), entry[
+            :80
+        ]
 
 
 def test_make_installs_nothing_that_is_not_in_it() -> None:

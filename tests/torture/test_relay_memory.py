@@ -172,7 +172,7 @@ def test_fuzzed_by_a_hostile_service_and_a_hostile_host_it_lets_in_for_r0_alone(
     assert built.returncode == 0, built.stderr
     found = folder / "found"
     found.mkdir()
-    seconds = rounds(5, 600)
+    seconds = rounds(4, 300)
     done = subprocess.run(
         [fuzzer, f"-max_total_time={seconds}", "-max_len=8192", "-timeout=10", "-print_final_stats=1", found, CORPUS],
         cwd=folder,
