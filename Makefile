@@ -10,10 +10,10 @@ LDLIBS  = -lpam
 
 NEED_BUILD = ca-certificates gcc libc6-dev libpam0g-dev python3-venv
 NEED_TEST  = $(NEED_BUILD) libpam-google-authenticator libpam-modules libpam-oath oathtool openssh-client openssh-server \
-             pamtester strace sudo util-linux zbar-tools
+             pamtester strace sudo util-linux valgrind zbar-tools
 # A browser and what stands in front of the portal: without them, the tests that need them say so and are skipped.
 WANT_TEST  = chromium fonts-dejavu-core nginx-light openssl
-NEED_TORTURE = $(NEED_TEST) clang libclang-rt-dev valgrind
+NEED_TORTURE = $(NEED_TEST) clang libclang-rt-dev
 NEED_BENCH = $(NEED_BUILD) libpam-google-authenticator libpam-oath libpam-python oathtool pamtester util-linux
 NEED_LINT  = $(NEED_BUILD) mandoc shellcheck
 NEED_INSTALL = gcc libc6-dev libpam0g-dev
