@@ -206,17 +206,17 @@ def ask(prompt: str, *, hidden: bool = False) -> str:
             print(prompt, end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline()
     except KeyboardInterrupt:
-        _end_the_line()
+        end_the_line()
         raise CommandError(INTERRUPTED, 128 + signal.SIGINT) from None
     except EOFError:  # what getpass makes of Ctrl-D
         line = ""
     if not line:
-        _end_the_line()
+        end_the_line()
         raise CommandError("no answer; nothing was changed")
     return line.rstrip("\r\n")
 
 
-def _end_the_line() -> None:
+def end_the_line() -> None:
     """Behind a prompt on a terminal, where the next message would go on in the same line."""
     if sys.stdin.isatty():
         print(file=sys.stderr)

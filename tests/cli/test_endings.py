@@ -87,6 +87,27 @@ def test_an_end_of_input_at_a_prompt_is_no_answer(site: Site, words: tuple[str, 
     assert site.path().read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("key", "said", "status"),
+    [
+        (b"\x04", "demo would refuse {}: conv_err", 1),
+        (b"\x03", "interrupted; the login had not come to its end", INTERRUPTED),
+    ],
+)
+def test_no_answer_at_a_rehearsal_is_said_in_a_line_of_its_own(site: Site, key: bytes, said: str, status: int) -> None:
+    site.enrol()
+    site.configure()
+    words = ["-m", "pam_totp.cli", "rehearse", "demo", ME, "--stack", str(site.confdir / "demo")]
+    talk = pexpect.spawn(sys.executable, words, cwd=str(TREE), timeout=PATIENCE)
+    talk.expect("One-time code: ")
+    until(lambda: not talk.getecho(), "it waits for the answer")
+    talk.send(key)
+    talk.expect(pexpect.EOF)
+    assert talk.before.endswith(f"\r\npam-totp: {said.format(ME)}\r\n".encode())
+    talk.close()
+    assert talk.exitstatus == status
+
+
 def test_interrupted_while_it_listens_to_a_port_nothing_was_changed(site: Site) -> None:
     site.enrol()
     before = site.path().read_bytes()
