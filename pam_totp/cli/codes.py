@@ -96,8 +96,8 @@ def run_resync(args: argparse.Namespace) -> int:
         from pam_totp import serialport  # noqa: PLC0415  an extra
 
         with port:
-            print(f"press the button of {user}'s token twice", file=sys.stderr)
             try:
+                print(f"press the button of {user}'s token twice", file=sys.stderr, flush=True)
                 typed = list(serialport.read_codes(port, 2))
             except KeyboardInterrupt:
                 raise CommandError(INTERRUPTED, 128 + signal.SIGINT) from None
