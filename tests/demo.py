@@ -5,6 +5,7 @@ Everything happens in a temporary folder; nothing of the host is touched, and no
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +26,7 @@ from tests.site import ME, MODULE, TREE, Site, until
 
 PRESSES_IN_THE_POCKET = 40  # more than look_ahead, less than resync_window
 LOGINS_TIMED = 20
+WIDTH = 76  # of what stands indented: a terminal of 80 columns
 PERIOD = 30  # seconds: a phone's
 COLOUR = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
@@ -45,7 +48,8 @@ class Show:
         print(f"\n{painted(f'{self._steps}. {title}', '1')}")
 
     def told(self, text: str) -> None:
-        for line in text.rstrip().splitlines():
+        lines = text.rstrip().splitlines()
+        for line in itertools.chain.from_iterable(textwrap.wrap(line, WIDTH) for line in lines):
             print(f"   {painted(line, '2')}")
 
     def check(self, what: str, happened: str, good: bool) -> None:
@@ -98,7 +102,7 @@ def main() -> int:
             site.stop()
     print(f"\n{painted('What was shown', '1')}")
     for what, good in show.table:
-        print(f"   {what:<76} {painted(good, '32' if good == 'yes' else '1;31')}")
+        print(f"   {what:<73} {painted(good, '32' if good == 'yes' else '1;31')}")
     print("\nAll as it should be." if not show.failed else "\nSomething was not as it should be.")
     return int(show.failed)
 
@@ -154,7 +158,9 @@ def hardware_token(site: Site, show: Show, token: Token) -> None:
 
     show.step("Without the service: the module starts the helper itself")
     (code,) = token.press()
-    attempt(show, "a code logs in by spawn", lambda: site.login(code, service="demo-spawn"), Result.SUCCESS)
+    attempt(
+        show, "a code logs in by a helper of its own", lambda: site.login(code, service="demo-spawn"), Result.SUCCESS
+    )
 
     show.step(f"The token was pressed {PRESSES_IN_THE_POCKET} times in a pocket")
     token.press(PRESSES_IN_THE_POCKET)
@@ -208,7 +214,7 @@ def phone(site: Site, show: Show) -> None:
 
 
 def timing(site: Site, show: Show, token: Token) -> None:
-    show.step("How long a login takes, from pam_start to its end, with the disk's word that it is recorded")
+    show.step("How long a login takes, with its use recorded on disk")
     medians = []
     for service, way in (("demo", "through the service"), ("demo-spawn", "starting the helper")):
         done = [site.login(code, service=service) for code in token.press(LOGINS_TIMED)]

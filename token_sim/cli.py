@@ -27,6 +27,8 @@ examples:
   token-sim run fob.token --tui                        the token itself, in the terminal (space presses)
   token-sim advance fob.token 90d --temp 35            three hot months in a moment
   token-sim fault fob.token torn-write                 and what if the power goes just then?
+
+exit status: 0 done, 1 refused, 2 wrong usage, 3 out of reach (port, file, permission, extra)
 """
 
 
@@ -74,12 +76,14 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="token-sim", description="A hardware token on a serial port.", epilog=EXAMPLES)
-    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--version", action="version", version=f"token-sim {__version__}")
     adding = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
 
     def command(name: str, what: str, do: object, examples: str) -> argparse.ArgumentParser:
         lines = "\n".join(f"  token-sim {line}" for line in examples.splitlines())
-        added = adding.add_parser(name, help=what, description=f"{what}.", epilog=f"examples:\n{lines}")
+        added = adding.add_parser(
+            name, help=what, description=f"{what[0].upper()}{what[1:]}.", epilog=f"examples:\n{lines}"
+        )
         added.add_argument("--json", action="store_true", help="print JSON, one document a line")
         added.set_defaults(do=do)
         return added
@@ -133,9 +137,13 @@ def _add_clients(command: _Adder) -> None:
     ):
         one = command(name, what, do, f"{name} --port /tmp/fob\n{name} --port socket://127.0.0.1:4000 -n 3 --lcd")
         _port(one)
-        one.add_argument("-n", type=int, dest="times", default=1 if name == "press" else None, help="so many codes")
-        one.add_argument("--timeout", type=float, default=60.0 if name == "press" else 3600.0, help="seconds a code")
-        one.add_argument("--wait", type=float, default=0.0, help="seconds to wait for a port that is not there yet")
+        one.add_argument(
+            "-n", type=int, dest="times", default=1 if name == "press" else None, metavar="N", help="so many codes"
+        )
+        one.add_argument("--timeout", type=float, default=60.0 if name == "press" else 3600.0, metavar="S",
+            help="seconds to wait for each code (%(default)g)")  # fmt: skip
+        one.add_argument("--wait", type=float, default=0.0, metavar="S",
+            help="seconds to wait for a port that is not there yet (%(default)g)")  # fmt: skip
         one.add_argument("--lcd", action="store_true", help="draw the display")
         if name == "press":
             one.add_argument("--ms", type=int, help="hold the button for so long")
@@ -156,9 +164,10 @@ def _add_owners(command: _Adder) -> None:
         "fault fob.token\nfault fob.token torn-write\nfault fob.token line-noise --number 10\n"
         "fault fob.token stuck-button --clear")  # fmt: skip
     _owner(fault)
-    fault.add_argument("name", nargs="?", choices=tuple(str(name) for name in WHAT), metavar="FAULT")
-    fault.add_argument("--times", type=int, default=1, help="on so many occasions (1)")
-    fault.add_argument("--number", type=int, help="what the list says of this fault")
+    fault.add_argument("name", nargs="?", choices=tuple(str(name) for name in WHAT), metavar="FAULT",
+        help="see the list: it is printed where none is named")  # fmt: skip
+    fault.add_argument("--times", type=int, default=1, metavar="N", help="how often it happens (1)")
+    fault.add_argument("--number", type=int, metavar="N", help="how much of it; the list says what of each")
     fault.add_argument("--clear", action="store_true", help="undo it")
 
     for name, what, to in (("snapshot", "copy the token", "to"), ("restore", "put a copy back: a clone", "from_")):

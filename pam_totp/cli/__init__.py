@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from pam_totp import __version__
 from pam_totp.cli import (
@@ -23,7 +24,7 @@ from pam_totp.cli import (
     services,
     tokens,
 )
-from pam_totp.cli.common import OUT_OF_REACH, REFUSED, CommandError
+from pam_totp.cli.common import OUT_OF_REACH, REFUSED, WRONG_USAGE, CommandError
 from pam_totp.pam.service import ServiceError
 from pam_totp.record import RecordError
 from pam_totp.settings import SettingsError
@@ -62,16 +63,23 @@ exit status: 0 done or accepted, 1 refused or a check failed, 2 wrong usage, 3 o
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """Complains in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(_say(f"{message} (see '{self.prog} --help')", WRONG_USAGE))
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="pam-totp",
         description="One-time codes as a second factor: tokens, codes and the service behind the PAM module.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"pam-totp {__version__}")
-    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     for module in COMMANDS:
         module.add_to(commands)
     return top

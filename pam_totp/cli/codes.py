@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 
 from pam_totp import audit
 from pam_totp.answer import codes as parse_codes
 from pam_totp.cli.common import (
     DONE,
+    INTERRUPTED,
+    OUT_OF_REACH,
     REFUSED,
     WRONG_USAGE,
     CommandError,
@@ -41,12 +45,14 @@ def add_to(commands: Commands) -> None:
         commands, "verify", run_verify, "check an answer as a login would; it counts, and uses the code up", data=True
     )
     check.add_argument("user")
-    check.add_argument("code", nargs="*", help="one code, codes in a row, or a recovery code; asked for where missing")
+    check.add_argument(
+        "code", nargs="*", default=[], help="one code, codes in a row, or a recovery code; asked for where missing"
+    )
     check.add_argument("--config", metavar="FILE", default=SITE_FILE, help="site settings (%(default)s)")
 
     resync = command(commands, "resync", run_resync, "bring a token back into step by codes in a row", data=True)
     resync.add_argument("user")
-    resync.add_argument("code", nargs="*", help="two or three codes in a row; asked for where missing")
+    resync.add_argument("code", nargs="*", default=[], help="two or three codes in a row; asked for where missing")
     resync.add_argument("--token", metavar="N", help="only this one of the user's tokens")
     resync.add_argument("--port", metavar="DEVICE", help="read the codes from a serial device while it is pressed")
     resync.add_argument("--search", type=int, default=DEFAULT_SEARCH, metavar="N", help="how far to look (%(default)s)")
@@ -90,8 +96,11 @@ def run_resync(args: argparse.Namespace) -> int:
         from pam_totp import serialport  # noqa: PLC0415  an extra
 
         with port:
-            print(f"press the button of {user}'s token twice", file=sys.stderr)
-            typed = list(serialport.read_codes(port, 2))
+            try:
+                print(f"press the button of {user}'s token twice", file=sys.stderr, flush=True)
+                typed = list(serialport.read_codes(port, 2))
+            except KeyboardInterrupt:
+                raise CommandError(INTERRUPTED, 128 + signal.SIGINT) from None
     text = " ".join(typed) or ask("two codes in a row: ", hidden=True)
     codes = parse_codes(text.encode("utf-8", "surrogateescape"), {6, 7, 8})
     if codes is None or len(codes) < 2:
@@ -131,6 +140,9 @@ def _open_port(device: str):  # type: ignore[no-untyped-def]
         from pam_totp import serialport  # noqa: PLC0415  an extra
 
         return serialport.opened(device)
+    except OSError as e:  # pyserial's own text is a repr
+        why = os.strerror(e.errno).lower() if e.errno else str(e)
+        raise CommandError(f"{device} cannot be opened: {why}; is the token plugged in?", OUT_OF_REACH) from None
     except ImportError:
         raise CommandError(
             "--port needs pyserial (pip install 'pam-totp[serial]', or apt-get install python3-serial)"

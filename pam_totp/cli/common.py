@@ -26,6 +26,8 @@ DONE, REFUSED, WRONG_USAGE, OUT_OF_REACH = range(4)
 ACCOUNT = "pam_totp"  # owns the default store where it is installed
 OWN_FILE = "~/.pam_totp.json"  # of whoever is not root
 
+INTERRUPTED = "interrupted; nothing was changed"
+
 Commands = Any  # argparse's subparsers have no public type
 
 
@@ -47,7 +49,9 @@ def command(
     store: bool = True,
 ) -> argparse.ArgumentParser:
     """Add a command. `data` says that it prints data, and so takes --json; `store` that it takes --store."""
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+    )
     parser.set_defaults(run=run)
     if store:
         parser.add_argument(
@@ -73,7 +77,12 @@ def open_store(args: argparse.Namespace, *, create: bool = False) -> Store:
                 os.chown(folder, account.pw_uid, account.pw_gid)
             except KeyError:
                 pass  # not installed: root keeps it
-    become_owner_of(folder)
+    try:
+        become_owner_of(folder)
+        os.stat(folder)
+    except FileNotFoundError:
+        message = f"{folder} is not there ('pam-totp enroll' makes it; --store names another)"
+        raise CommandError(message, OUT_OF_REACH) from None
     store = FileStore(folder)
     if os.path.lexists(os.path.join(folder, JOURNAL)):
         _undo_what_was_interrupted(store)
@@ -103,6 +112,15 @@ def own_name() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         raise CommandError("you have no account here", OUT_OF_REACH) from None
+
+
+def has_account(user: str) -> bool:
+    """Whether the host knows that name: somebody who mistyped it would wonder at the first login."""
+    try:
+        pwd.getpwnam(user)
+    except (KeyError, ValueError):
+        return False
+    return True
 
 
 def user_of(args: argparse.Namespace) -> str:
@@ -188,10 +206,20 @@ def ask(prompt: str, *, hidden: bool = False) -> str:
             print(prompt, end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline()
     except KeyboardInterrupt:
-        raise CommandError("interrupted; nothing was changed", 128 + signal.SIGINT) from None
+        end_the_line()
+        raise CommandError(INTERRUPTED, 128 + signal.SIGINT) from None
+    except EOFError:  # what getpass makes of Ctrl-D
+        line = ""
     if not line:
+        end_the_line()
         raise CommandError("no answer; nothing was changed")
     return line.rstrip("\r\n")
+
+
+def end_the_line() -> None:
+    """Behind a prompt on a terminal, where the next message would go on in the same line."""
+    if sys.stdin.isatty():
+        print(file=sys.stderr)
 
 
 def confirm(question: str, args: argparse.Namespace) -> None:

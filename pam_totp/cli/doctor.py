@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import getpass
 import os
+import signal
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 
-from pam_totp.cli.common import DONE, REFUSED, CommandError, Commands, command, print_json
+from pam_totp.cli.common import DONE, REFUSED, CommandError, Commands, command, end_the_line, print_json
 
 
 def add_to(commands: Commands) -> None:
@@ -80,6 +81,9 @@ def run_rehearse(args: argparse.Namespace) -> int:
             rehearsal.in_child(args.service, work)
     except (rehearsal.RehearsalError, StackError) as e:
         raise CommandError(str(e)) from None
+    except KeyboardInterrupt:
+        end_the_line()
+        raise CommandError("interrupted; the login had not come to its end", 128 + signal.SIGINT) from None
     return DONE
 
 
@@ -92,7 +96,11 @@ def person(style: int, text: str) -> bytes | None:
         print(seen, file=sys.stderr)
         return None
     if style == PROMPT_ECHO_OFF and os.isatty(0):
-        return getpass.getpass(seen, stream=sys.stderr).encode("utf-8", "surrogateescape")
+        try:
+            return getpass.getpass(seen, stream=sys.stderr).encode("utf-8", "surrogateescape")
+        except EOFError:
+            print(file=sys.stderr)
+            return None
     print(seen, end="" if os.isatty(0) else "\n", file=sys.stderr, flush=True)
     return _line()
 

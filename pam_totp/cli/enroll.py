@@ -17,6 +17,7 @@ from pam_totp.cli.common import (
     ask,
     command,
     confirm,
+    has_account,
     named_token,
     now,
     one_token,
@@ -88,6 +89,8 @@ def run_enroll(args: argparse.Namespace) -> int:
         except NotThere:
             existing = UserRecord(user=user)
         existing.with_token(token)  # a name or a key that is there already is said before anybody scans anything
+        if not has_account(user):
+            print(f"pam-totp: warning: there is no account {user} on this host", file=sys.stderr)
         _warn(token, scanned=made_here or args.qr is not None)
         uri = _uri(token, user, args.issuer)
         draw(token, uri)

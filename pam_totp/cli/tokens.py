@@ -13,10 +13,12 @@ from pam_totp.cli.common import (
     change,
     command,
     confirm,
+    count,
     named_token,
     now,
     one_token,
     open_store,
+    own_file,
     print_json,
     print_table,
     read,
@@ -73,7 +75,7 @@ def run_list(args: argparse.Namespace) -> int:
         return status
     rows = [_row(record, token) for record in records for token in record.tokens]
     if not rows and status == DONE:
-        print("nobody has a token yet (see 'pam-totp enroll --help')")
+        print(f"{'you have no' if own_file(args) else 'nobody has a'} token yet (see 'pam-totp enroll --help')")
         return DONE
     print_table(("USER", "TOKEN", "TYPE", "CODES", "STATE", "LAST USED"), rows)
     for record in records:
@@ -93,11 +95,11 @@ def _remarks(record: UserRecord) -> list[str]:
     failures, _ = record.failures_now(now())
     found = []
     if record.recovery:
-        found.append(f"{len(record.recovery)} recovery codes left")
+        found.append(f"{count(len(record.recovery), 'recovery code')} left")
     elif record.salt is not None:
         found.append(f"no recovery codes left (see 'pam-totp recovery {record.user}')")
     if failures:
-        found.append(f"{failures} wrong answers are counted (see 'pam-totp unlock {record.user}')")
+        found.append(f"{count(failures, 'wrong answer')} counted (see 'pam-totp unlock {record.user}')")
     return found
 
 

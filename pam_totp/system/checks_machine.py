@@ -17,7 +17,7 @@ from pam_totp.system.findings import ERROR, NOTE, WARNING, Finding
 from pam_totp.system.machine import architecture
 from pam_totp.system.trust import distrust
 
-_INSTALL = "run 'make install' again, as root"
+_INSTALL = "run 'make install' as root, again if need be"
 _ROOM = 64 * 1024  # bytes: a login writes a few KiB before it answers
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 _TIMEX = 512  # bytes, more than struct timex has anywhere

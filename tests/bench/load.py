@@ -97,9 +97,10 @@ def start_to_answer(site: Site) -> Iterator[float]:
         begun = time.perf_counter()
         site.start()
         hammer(site.socket, [Client("first", counter)], 1)
-        yield time.perf_counter() - begun
+        took = time.perf_counter() - begun
         counter += 1
         site.stop()
+        yield took
 
 
 def flood(path: Path, user: str, connections: int) -> None:

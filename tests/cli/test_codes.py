@@ -209,7 +209,12 @@ def test_help_is_there_for_every_command_and_a_wrong_word_is_usage(site: Site) -
         assert command in top.stdout
         done = site.command(command, "--help")
         assert (done.returncode, done.stdout[:6]) == (0, "usage:")
-    assert site.command("frobnicate").returncode == 2
+    assert "Show the QR code" in site.command("qr", "--help").stdout
+    for wrong, where in (("frobnicate", ""), ("list", " list"), ("verify", " verify")):
+        done = site.command(wrong, *(["--json=no"] if where == " list" else []))
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert done.stderr.endswith(f" (see 'pam-totp{where} --help')\n")
 
 
 def test_a_store_out_of_reach_is_said_in_one_line(site: Site, tmp_path: Path) -> None:
@@ -220,5 +225,20 @@ def test_a_store_out_of_reach_is_said_in_one_line(site: Site, tmp_path: Path) ->
     missing = tmp_path / "none"
     until(lambda: not missing.exists(), "it is not there")
     done = site.command("list", "--store", missing)
-    assert done.returncode == 3
-    assert str(missing) in done.stderr
+    said = f"pam-totp: {missing} is not there ('pam-totp enroll' makes it; --store names another)\n"
+    assert (done.returncode, done.stderr) == (3, said)
+
+
+def test_a_port_that_is_not_there_is_said_in_one_line(site: Site, tmp_path: Path) -> None:
+    site.enrol()
+    missing = tmp_path / "none"
+    done = site.command("resync", ME, "--port", missing)
+    said = f"pam-totp: {missing} cannot be opened: no such file or directory; is the token plugged in?\n"
+    assert (done.returncode, done.stderr) == (3, said)
+
+
+def test_a_name_without_an_account_is_enrolled_with_a_warning(site: Site) -> None:
+    done = site.command("enroll", "no-such-account", "--yes")
+    warning = "pam-totp: warning: there is no account no-such-account on this host\n"
+    assert (done.returncode, done.stderr) == (0, warning)
+    assert site.command("enroll", ME, "--yes").stderr == ""

@@ -66,9 +66,61 @@ def test_interrupted_at_a_prompt_nothing_was_changed(site: Site) -> None:
         talk.expect(rb"code: |\[y/N\] ")
         talk.sendintr()
         talk.expect(pexpect.EOF)
-        assert b"interrupted; nothing was changed" in talk.before
+        assert talk.before.endswith(b"\r\npam-totp: interrupted; nothing was changed\r\n"), "on a line of its own"
         talk.close()
         assert talk.exitstatus == INTERRUPTED
+    assert site.path().read_bytes() == before
+
+
+@pytest.mark.parametrize("words", [("verify",), ("remove",)])
+def test_an_end_of_input_at_a_prompt_is_no_answer(site: Site, words: tuple[str, ...]) -> None:
+    """verify does not echo what is typed, remove does."""
+    site.enrol()
+    before = site.path().read_bytes()
+    talk = at_prompt(site, *words, ME)
+    talk.expect(rb"code: |\[y/N\] ")
+    talk.sendeof()
+    talk.expect(pexpect.EOF)
+    assert talk.before.endswith(b"\r\npam-totp: no answer; nothing was changed\r\n")
+    talk.close()
+    assert talk.exitstatus == 1
+    assert site.path().read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("key", "said", "status"),
+    [
+        (b"\x04", "demo would refuse {}: conv_err", 1),
+        (b"\x03", "interrupted; the login had not come to its end", INTERRUPTED),
+    ],
+)
+def test_no_answer_at_a_rehearsal_is_said_in_a_line_of_its_own(site: Site, key: bytes, said: str, status: int) -> None:
+    site.enrol()
+    site.configure()
+    words = ["-m", "pam_totp.cli", "rehearse", "demo", ME, "--stack", str(site.confdir / "demo")]
+    talk = pexpect.spawn(sys.executable, words, cwd=str(TREE), timeout=PATIENCE)
+    talk.expect("One-time code: ")
+    until(lambda: not talk.getecho(), "it waits for the answer")
+    talk.send(key)
+    talk.expect(pexpect.EOF)
+    assert talk.before.endswith(f"\r\npam-totp: {said.format(ME)}\r\n".encode())
+    talk.close()
+    assert talk.exitstatus == status
+
+
+def test_interrupted_while_it_listens_to_a_port_nothing_was_changed(site: Site) -> None:
+    site.enrol()
+    before = site.path().read_bytes()
+    theirs, ours = os.openpty()
+    talk = at_prompt(site, "resync", ME, "--port", os.ttyname(ours))
+    talk.expect("press the button")
+    talk.sendintr()
+    talk.expect(pexpect.EOF)
+    assert b"pam-totp: interrupted; nothing was changed\r\n" in talk.before
+    talk.close()
+    os.close(theirs)
+    os.close(ours)
+    assert talk.exitstatus == INTERRUPTED
     assert site.path().read_bytes() == before
 
 
