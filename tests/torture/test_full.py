@@ -85,6 +85,12 @@ def test_a_store_that_cannot_be_written_refuses_all_alike_and_loses_nothing(
         mount("-t", "tmpfs", "-o", f"{options},mode=0700", "private", str(site.store))
         if way == "socket":
             site.start()
+        try:
+            refused_and_good_again()
+        finally:
+            site.stop()
+
+    def refused_and_good_again() -> None:
         enrol(site)
         if used_before:
             assert not site.gets_in("000000")
@@ -95,6 +101,5 @@ def test_a_store_that_cannot_be_written_refuses_all_alike_and_loses_nothing(
         assert not site.gets_in(codes(0))
         assert site.record().failures == int(used_before)
         assert set(os.listdir(site.store)) <= {f"{ME}.json", f"{ME}.lock", ".nobody.lock"}
-        site.stop()
 
     in_mount_namespace(work)
