@@ -57,7 +57,6 @@ class Service:
 
     def run(self) -> None:
         """Serve until a signal of `stop_on` came, then let the logins under way end."""
-        threading.stack_size(THREAD_STACK)
         with selectors.DefaultSelector() as waiting:
             waiting.register(self._listener, selectors.EVENT_READ)
             waiting.register(self._wake_read, selectors.EVENT_READ)
@@ -192,6 +191,7 @@ def serve(path: str | None, store: str, site_file: str, log: audit.Sink) -> None
         listener.setblocking(False)
         service = Service(listener, store, site_file, log)
         service.stop_on(signal.SIGTERM, signal.SIGINT)
+        threading.stack_size(THREAD_STACK)
         try:
             next(FileStore(store).users(), None)
         except StoreError as e:  # said at once, and again at every login until it is mended
