@@ -23,7 +23,7 @@ PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 DATA = pam_totp/system/data
 RELAY_KNOWS = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
-.PHONY: demo test bench cover fuzz torture requirements lint build install uninstall clean want-test
+.PHONY: demo test bench cover cover-all fuzz torture requirements lint build install uninstall clean want-test
 .PHONY: need-build need-test need-torture need-bench need-lint need-install
 .DELETE_ON_ERROR:
 
@@ -38,6 +38,14 @@ test: need-test want-test build
 # The pure core by its own tests; which modules those are, and what is demanded, is in setup.cfg.
 cover: need-test build
 	$(BIN)/python -m pytest -q tests/core --cov=pam_totp --cov-branch --cov-report=term-missing $(ARGS)
+
+# The rest, by all tests: as long as `make test`, and some more.
+cover-all: export COVERAGE_RCFILE = $(CURDIR)/tests/coverage.ini
+cover-all: need-test build
+	rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/python -m coverage run -m pytest -q --timeout=400 $(ARGS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --skip-covered
 
 # Ours beside the peers, in one run. ARGS="--rounds 50" and the like: see --help.
 bench: need-bench build
