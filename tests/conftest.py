@@ -12,7 +12,6 @@ import pytest
 
 from tests.site import Site
 
-
 # What a shell runs in the background has Ctrl-C ignored from its first breath, and whatever it starts inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
