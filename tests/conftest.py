@@ -12,8 +12,8 @@ import pytest
 
 from tests.site import Site
 
-# What a shell runs in the background has Ctrl-C ignored from its first breath, what nohup runs a terminal that goes; and
-# whatever they start inherits that.
+# What a shell runs in the background has Ctrl-C ignored from its first breath, and what nohup runs the end of its
+# terminal; whatever they start inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
