@@ -39,13 +39,9 @@ test: need-test want-test build
 cover: need-test build
 	$(BIN)/python -m pytest -q tests/core --cov=pam_totp --cov-branch --cov-report=term-missing $(ARGS)
 
-# The rest, by all tests: as long as `make test`, and some more.
-cover-all: export COVERAGE_RCFILE = $(CURDIR)/tests/coverage.ini
-cover-all: need-test build
-	rm -rf build/coverage && mkdir -p build/coverage
-	$(BIN)/python -m coverage run -m pytest -q --timeout=400 $(ARGS)
-	$(BIN)/python -m coverage combine --quiet
-	$(BIN)/python -m coverage report --skip-covered
+# The rest, by all tests, in every process that they start, helpers and services included; tests/measure says how.
+cover-all: need-test want-test build
+	$(BIN)/python -m tests.measure $(ARGS)
 
 # Ours beside the peers, in one run. ARGS="--rounds 50" and the like: see --help.
 bench: need-bench build
@@ -57,11 +53,11 @@ fuzz: build
 	$(PIP) --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz $(SECONDS)
 
-# The long form of what tests/torture does in short within `make test`.
+# The long form of what tests/torture does in short within `make test`, then the fuzzer; ends with all figures.
 MINUTES = 60
 torture: need-torture build
-	TORTURE_MINUTES=$(MINUTES) $(BIN)/python -m pytest -s -v tests/torture $(ARGS)
-	$(MAKE) --no-print-directory fuzz SECONDS=$$((5 * $(MINUTES)))
+	$(PIP) --editable '.[fuzz]'
+	$(BIN)/python -m tests.torture $(MINUTES) $(ARGS)
 
 lint: need-lint build
 	$(BIN)/ruff check .

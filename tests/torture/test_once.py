@@ -14,7 +14,7 @@ from tests.pamconf import Result
 from tests.services.namespace import Machine, Sshd, Talk
 from tests.site import Site, codes, fob, phone
 from tests.torture.crowd import in_processes, in_threads
-from tests.torture.pace import LONG, rounds
+from tests.torture.pace import LONG, figure, rounds
 from tests.torture.places import FOLDERS, site_on
 
 MANY = 50
@@ -56,6 +56,7 @@ def test_of_fifty_processes_with_one_code_one_gets_in(kind: str, way: str, place
             counted = in_processes(site, [enrolled(site, kind)] * MANY, WAYS[way])
             assert one_got_in(counted), f"round {number}: {counted}"
             assert site.record().failures == 0, "replays are not counted, but for recovery codes nor are wrong ones"
+        figure(f"{MANY} processes, one answer ({kind}, {way}, {place}): {number + 1} rounds, exactly one in each time")
 
 
 @pytest.mark.timeout(3600)
@@ -68,6 +69,7 @@ def test_of_fifty_threads_of_one_host_with_one_code_one_gets_in(kind: str, way: 
         for number in range(rounds(1, 10)):
             counted = in_threads(site, [enrolled(site, kind)] * MANY, WAYS[way])
             assert one_got_in(counted), f"round {number}: {counted}"
+        figure(f"{MANY} threads, one answer ({kind}, {way}, {place}): {number + 1} rounds, exactly one in each time")
 
 
 def test_every_one_of_ten_codes_five_times_each_gets_in_at_most_once(site: Site) -> None:
@@ -85,7 +87,8 @@ def test_of_three_logins_at_once_through_real_sshd_one_gets_in(machine: Machine,
     if way == "socket":
         machine.serve()
     machine.stack("sshd", machine.ours(way=way))
-    for _ in range(rounds(1, 100)):
+    times = rounds(1, 100)
+    for _ in range(times):
         machine.enrol("alice", fob())
         everybody: list[Talk] = [sshd.ssh("alice", "NumberOfPasswordPrompts=1") for _ in range(3)]
         for talk in everybody:
@@ -96,3 +99,4 @@ def test_of_three_logins_at_once_through_real_sshd_one_gets_in(machine: Machine,
         assert sorted(status for status, _ in ends) == [0, 255, 255], ends
         assert sum("in as alice" in shown for _, shown in ends) == 1
         assert machine.record("alice").failures == 0
+    figure(f"3 logins through sshd, one code ({way}): {times} rounds, exactly one in each time")
