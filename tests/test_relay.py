@@ -20,6 +20,8 @@ from tests import pamconf, pamlog
 from tests.pamconf import Result, Session, Shown, Style, login
 from tests.relay_kit import RELAY, ROOT, Bench, Service, brisk, in_turn, play, told
 
+pytestmark = pytest.mark.bare
+
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:

@@ -20,6 +20,8 @@ from tests import pamlog
 from tests.pamconf import Result, Shown, login
 from tests.relay_kit import AS_ROOT, PATIENCE, STRANGER, Bench, brisk, in_turn, library, needs_root, play, told
 
+pytestmark = pytest.mark.bare
+
 ACCEPTING = """
 channel.send(b"r0")
 """

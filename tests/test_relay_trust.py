@@ -18,6 +18,8 @@ from tests import pamlog
 from tests.pamconf import Result
 from tests.relay_kit import AS_ROOT, INTERPRETER, RELAY, STRANGER, Bench, build, needs_root, play
 
+pytestmark = pytest.mark.bare
+
 Log = Callable[[], list[str]]
 
 

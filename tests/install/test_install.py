@@ -200,6 +200,7 @@ def test_the_service_runs_from_the_socket_that_systemd_passes_on(machine: Fresh)
         listening.wait()
 
 
+@pytest.mark.bare
 def test_the_service_makes_no_system_call_that_its_unit_forbids(machine: Fresh) -> None:
     """Under the filter such a call would fail; so a whole life of the service is traced, with a login in it."""
     if not machine.path("/usr/bin/systemd-analyze").exists():

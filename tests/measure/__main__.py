@@ -1,0 +1,109 @@
+"""What all the tests reach of both packages, lines and branches, whichever process runs them: `make cover-all`.
+
+The law:
+- what is shipped has nothing for this: the tests run in a copy of the tree, in which whatever imports pam_totp or
+  token_sim imports `measured` first, and that finds what it needs beside itself;
+- so no process escapes: the helper (`python3 -I -S`, with an empty environment), what sshd and sudo start, what runs in
+  a namespace, on an installed copy, or under another account. What is killed or cannot write leaves no trace;
+- tests marked `bare` are left out: they look at a process's system calls, modules, memory or time, or at the relay,
+  which is another one here.
+
+python -m tests.measure [PYTEST ARGUMENT...]
+"""
+
+from __future__ import annotations
+
+import ast
+import compileall
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import coverage
+
+TREE = Path(__file__).resolve().parents[2]
+DATA = TREE / "build" / "coverage"
+ENTRIES = (
+    "pam_totp/__init__.py",
+    "pam_totp/pam/helper.py",
+    "pam_totp/system/watchdog.py",
+    "token_sim/__init__.py",
+)
+
+
+def copy_tree(folder: Path) -> Path:
+    """A copy of this tree, with the virtual environment of the original, that is measured wherever it is run."""
+    tree = folder / "tree"
+    shutil.copytree(TREE, tree, ignore=shutil.ignore_patterns(".git", ".venv", "build", "__pycache__", ".*_cache"))
+    (tree / ".venv").symlink_to(TREE / ".venv")
+    for entry in ENTRIES:
+        measure(tree / entry, folder / "library")
+    spare_helpers(tree / "pam_totp" / "pam" / "relay.c")
+    return tree
+
+
+def measure(module: Path, library: Path) -> None:
+    """Have the file start the measurement, in the last line of its docstring: all lines keep their numbers."""
+    source = module.read_text()
+    lines = source.splitlines(keepends=True)
+    last = ast.parse(source).body[0].end_lineno
+    assert last is not None
+    start = f"import sys; sys.path.append({str(library)!r}); import measured; sys.path.pop()"
+    lines[last - 1] = f"{lines[last - 1].rstrip()}; {start}\n"
+    module.write_text("".join(lines))
+
+
+def spare_helpers(relay: Path) -> None:
+    """Have the relay wait for a helper that has answered, where it would kill it."""
+    source = relay.read_text()
+    assert source.count("SIGKILL") == 1
+    relay.write_text(source.replace("SIGKILL", "0"))
+
+
+def make_library(folder: Path) -> None:
+    """What a measured process needs, where any account can read it, and a folder where any can leave what it saw."""
+    library = folder / "library"
+    shutil.copytree(Path(coverage.__file__).parent, library / "coverage", ignore=shutil.ignore_patterns("htmlfiles"))
+    shutil.copy(TREE / "tests" / "measure" / "measured.py", library)
+    shutil.copy(TREE / "tests" / "measure" / "coverage.ini", library)
+    compileall.compile_dir(library, quiet=1)
+    (folder / "data").mkdir()
+    (folder / "data").chmod(0o1777)
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory(prefix="pam_totp-measured-") as made:
+        folder = Path(made)
+        folder.chmod(0o755)
+        make_library(folder)
+        tree = copy_tree(folder)
+        environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+        subprocess.run(["make", "--no-print-directory", "build/pam_totp.so"], cwd=tree, check=True)
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "not bare", "--timeout=400", *sys.argv[1:]]
+        tests = subprocess.run(command, cwd=tree, env=environment, check=False).returncode
+        return max(tests, report(folder / "data"))
+
+
+def report(data: Path) -> int:
+    """Add up what the processes have left, and say it; 2 where it is less than tests/measure/coverage.ini demands."""
+    shutil.rmtree(DATA, ignore_errors=True)
+    DATA.mkdir(parents=True)
+    print(f"{len(list(data.iterdir()))} processes measured", flush=True)
+    os.chdir(TREE)
+    packages = ["pam_totp", "token_sim"]
+    whole = coverage.Coverage(str(DATA / "data"), config_file="tests/measure/coverage.ini", source=packages)
+    whole.start()  # and stopped at once: modules that nothing has imported count, too
+    whole.stop()
+    whole.combine([str(data)])
+    whole.save()
+    reached = whole.report()
+    demanded = whole.get_option("report:fail_under")
+    assert isinstance(demanded, float)
+    return 0 if reached >= demanded else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

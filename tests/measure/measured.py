@@ -1,0 +1,13 @@
+"""Starts the measurement of a process; the copy of the tree that `make cover-all` tests imports this first."""
+
+import os
+
+import coverage
+
+LIBRARY = os.path.dirname(os.path.abspath(__file__))
+FOUND = {"COVERAGE_PROCESS_START": f"{LIBRARY}/coverage.ini", "COVERAGE_FILE": f"{os.path.dirname(LIBRARY)}/data/data"}
+
+os.environ.update(FOUND)
+coverage.process_startup()
+for name in FOUND:  # nobody's environment is another one for being measured
+    del os.environ[name]
