@@ -23,7 +23,7 @@ PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 DATA = pam_totp/system/data
 RELAY_KNOWS = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
-.PHONY: demo test bench cover cover-all fuzz torture requirements lint build install uninstall clean want-test
+.PHONY: demo test bench cover cover-all fuzz torture requirements audit lint build install uninstall clean want-test
 .PHONY: need-build need-test need-torture need-bench need-lint need-install
 .DELETE_ON_ERROR:
 
@@ -89,6 +89,12 @@ requirements: .venv/.made
 	build/pip-tools/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-annotate \
 	    --no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --extra test --extra lint \
 	    --output-file tests/requirements.txt setup.cfg build/requirements.in
+
+# What is known against the versions in it. Status 3: the package index that is asked here does not tell.
+audit: .venv/.made
+	$(PYTHON) -m venv build/pip-audit
+	build/pip-audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	@$(BIN)/python -m tests.audit build/pip-audit/bin/pip-audit
 
 build/pam_totp.so: pam_totp/pam/relay.c Makefile | need-build
 	mkdir -p build
