@@ -93,6 +93,7 @@ class Machine:
         self.own("/run/pam_totp", "pam_totp")
 
     def stop(self) -> None:
+        self.stop_serving()
         for process in self._started:
             process.kill()
             process.wait(PATIENCE)

@@ -112,9 +112,14 @@ def _told_to_end(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-if __name__ == "__main__":
+def end_when_told() -> None:
+    """Have each signal that asks for an end raise KeyboardInterrupt."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _told_to_end)
+
+
+if __name__ == "__main__":
+    end_when_told()
     if len(sys.argv) < 2 or not re.fullmatch(r"\d+(\.\d+)?", sys.argv[1]) or float(sys.argv[1]) == 0:
         sys.exit("usage: python -m tests.torture MINUTES [PYTEST ARGUMENT...]")
     sys.exit(torture(float(sys.argv[1]), stages(float(sys.argv[1]), sys.argv[2:])))

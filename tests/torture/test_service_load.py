@@ -227,6 +227,7 @@ exec prlimit --core=0 --nproc=1100 setpriv --reuid=pam_totp --regid=pam_totp --c
 """
 
 
+@pytest.mark.bare
 def test_it_serves_in_a_sandbox_as_its_unit_makes_one(machine: Machine) -> None:
     """Nothing to write but the store, no home folders, no network, no capabilities, no way to new privileges."""
     machine.stop_serving()
