@@ -80,6 +80,7 @@ def test_what_is_called_pure_and_edge_is_there() -> None:
     assert "token_sim" in EVERYTHING
 
 
+@pytest.mark.bare
 @pytest.mark.parametrize("name", CORE)
 def test_the_core_imports_the_standard_library_and_itself(name: str) -> None:
     for imported in imports(name, EVERYTHING[name]):

@@ -17,7 +17,6 @@ and of the lines of relay.c.
 
 from __future__ import annotations
 
-import ast
 import compileall
 import os
 import shutil
@@ -50,19 +49,18 @@ def copy_tree(tree: Path) -> Path:
 def make_measured(tree: Path, library: Path) -> None:
     """Have whatever imports the copy's packages measured, wherever it runs."""
     for entry in ENTRIES:
-        measure(tree / entry, library)
+        measure(tree, entry, library)
     spare_helpers(tree / "pam_totp" / "pam" / "relay.c")
 
 
-def measure(module: Path, library: Path) -> None:
-    """Have the file start the measurement, in the last line of its docstring: all lines keep their numbers."""
-    source = module.read_text()
-    lines = source.splitlines(keepends=True)
-    last = ast.parse(source).body[0].end_lineno
-    assert last is not None
+def measure(tree: Path, entry: str, library: Path) -> None:
+    """Put what starts the measurement in the file's place. The file itself is run from the library then, by its own
+    name: what is under way when a measurement starts is not in it."""
+    kept = library / "originals" / entry
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(tree / entry, kept)
     start = f"import sys; sys.path.append({str(library)!r}); import measured; sys.path.pop()"
-    lines[last - 1] = f"{lines[last - 1].rstrip()}; {start}\n"
-    module.write_text("".join(lines))
+    (tree / entry).write_text(f"{start}\nexec(measured.code({entry!r}, __file__))\n")
 
 
 def spare_helpers(relay: Path) -> None:

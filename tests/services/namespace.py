@@ -93,10 +93,14 @@ class Machine:
         self.own("/run/pam_totp", "pam_totp")
 
     def stop(self) -> None:
-        self.stop_serving()
         for process in self._started:
-            process.kill()
-            process.wait(PATIENCE)
+            process.terminate()
+        for process in self._started:
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(PATIENCE)
         self.log.close()
         assert self._holder.stdin is not None
         self._holder.stdin.close()
