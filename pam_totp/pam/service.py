@@ -3,13 +3,16 @@
 The law: one thread a login, and nothing shared between them but the store; a client who says nothing, or too much,
 costs one thread for as long as the time limits allow; no account but root's can hold more than a few, and all of them
 together cannot keep root's logins out.
+
+A thread that is done with one login waits for the next, and whoever takes one sees to it that another thread waits:
+to start it takes longer than most logins do.
 """
 
 from __future__ import annotations
 
 import os
 import resource
-import selectors
+import select
 import signal
 import socket
 import stat
@@ -32,8 +35,10 @@ MOST_OF_ONE_ACCOUNT = 128  # logins under way at once; root has no such limit
 MOST_OF_OTHERS = 1024  # of all accounts but root's together: one person may have thousands (subuid(5))
 MOST_FILES = 16_384  # descriptors: four for a login under way, with slack
 NO_ROOM_PAUSE = 0.05  # seconds: where no descriptor is left, until one may be
+MOST_WAITING = 32  # threads: kept for the next rush
 THREAD_STACK = 256 * 1024  # bytes
 LISTEN_FDS_START = 3  # sd_listen_fds(3)
+_ONE_AT_A_TIME = select.EPOLLIN | select.EPOLLONESHOT  # a login wakes one thread
 LAST_WORDS = 5.0  # seconds that logins under way are given when the service ends
 
 
@@ -49,65 +54,84 @@ class Service:
         self._store = store
         self._site_file = site_file
         self._log = log
-        self._stopping = threading.Event()
-        self._wake_read, self._wake_write = socket.socketpair()
-        self._wake_write.setblocking(False)
+        self._stop_read, self._stop_write = socket.socketpair()  # a byte in there: no more logins
+        self._stop_write.setblocking(False)
+        self._ready = select.epoll()
         self._changed = threading.Condition()
-        self._under_way: Counter[int] = Counter()
+        self._waiting = 0  # threads
+        self._under_way: Counter[int] = Counter()  # logins, by uid
 
     def run(self) -> None:
-        """Serve until a signal of `stop_on` came, then let the logins under way end."""
-        with selectors.DefaultSelector() as waiting:
-            waiting.register(self._listener, selectors.EVENT_READ)
-            waiting.register(self._wake_read, selectors.EVENT_READ)
-            while not self._stopping.is_set():
-                for key, _ in waiting.select():
-                    if key.fileobj is self._listener:
-                        self._accept()
+        """Serve until `stop`, then let the logins under way end. Raises RuntimeError where no thread can be had."""
+        self._listener.setblocking(False)
+        self._ready.register(self._listener, _ONE_AT_A_TIME)
+        self._ready.register(self._stop_read, select.EPOLLIN)
+        with self._changed:
+            self._start_waiting()
+        select.select([self._stop_read], [], [])
         self._listener.close()
         with self._changed:
             self._changed.wait_for(lambda: not self._under_way.total(), timeout=LAST_WORDS)
 
-    def stop_on(self, *signals: signal.Signals) -> None:
-        """End `run` when one of these comes. The wake-up is written by the C handler: a signal that comes just before
-        the loop falls asleep would else be looked at only after the next client."""
-        signal.set_wakeup_fd(self._wake_write.fileno())
-        for number in signals:
-            signal.signal(number, lambda *_: self._stopping.set())
+    def stop(self) -> None:
+        self._stop_write.send(b"x")
 
-    def _accept(self) -> None:
+    def stop_on(self, *signals: signal.Signals) -> None:
+        """Stop when one of these comes. The C handler writes the byte: one in Python would have to wait until `run`
+        wakes."""
+        signal.set_wakeup_fd(self._stop_write.fileno())
+        for number in signals:
+            signal.signal(number, lambda *_: None)
+
+    def _start_waiting(self) -> None:
+        """Let one more thread wait. `_changed` is held."""
+        threading.Thread(target=self._work, daemon=True).start()
+        self._waiting += 1
+
+    def _work(self) -> None:
+        """A thread's life: to wait, and to carry what comes to its end, for as long as it is of use."""
+        of_use = True
+        while of_use and not any(descriptor == self._stop_read.fileno() for descriptor, _ in self._ready.poll()):
+            client = self._accepted()
+            if client is not None:
+                with client:
+                    of_use = self._carried(client)
+
+    def _accepted(self) -> socket.socket | None:
         try:
-            client, _ = self._listener.accept()
+            return self._listener.accept()[0]
         except (BlockingIOError, ConnectionError):  # gone again
-            return
+            return None
         except OSError:  # no descriptors left: who waits in the queue waits on, and we do not spin meanwhile
-            self._stopping.wait(NO_ROOM_PAUSE)
-            return
+            select.select([self._stop_read], [], [], NO_ROOM_PAUSE)
+            return None
+        finally:
+            with suppress(ValueError):  # closed: we end
+                self._ready.modify(self._listener, _ONE_AT_A_TIME)
+
+    def _carried(self, client: socket.socket) -> bool:
+        """Carry a login to its end, where its account may have one more; whether the thread is of use after that."""
         uid = peer_uid(client)
         with self._changed:
             full = self._under_way.total() - self._under_way[0] >= MOST_OF_OTHERS
             if uid != 0 and (full or self._under_way[uid] >= MOST_OF_ONE_ACCOUNT):
-                client.close()
-                return
+                return True
             self._under_way[uid] += 1
-        try:
-            threading.Thread(target=self._login, args=(client, uid), daemon=True).start()
-        except RuntimeError:  # no more threads
-            self._ended(client, uid)
-
-    def _login(self, client: socket.socket, uid: int) -> None:
+            self._waiting -= 1
+            if self._waiting == 0:
+                with suppress(RuntimeError):  # no more threads: those that there are come back
+                    self._start_waiting()
         try:
             serve_one(client, self._log, lambda hello: self._prepare(uid, hello))
         finally:
-            self._ended(client, uid)
-
-    def _ended(self, client: socket.socket, uid: int) -> None:
-        client.close()
-        with self._changed:
-            self._under_way[uid] -= 1
-            if not self._under_way[uid]:
-                del self._under_way[uid]
-            self._changed.notify_all()
+            with self._changed:
+                self._under_way[uid] -= 1
+                if not self._under_way[uid]:
+                    del self._under_way[uid]
+                self._changed.notify_all()
+                of_use = self._waiting < MOST_WAITING
+                self._waiting += of_use
+        return of_use
 
     def _prepare(self, uid: int, hello: Hello) -> tuple[Hello, Host] | int:
         try:

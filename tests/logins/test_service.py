@@ -326,8 +326,7 @@ def test_all_other_accounts_together_do_not_keep_root_out(site: Site, monkeypatc
         for end in (go[1], go[0], ready[0]):
             os.close(end)
         os.waitpid(child, 0)
-        serving._stopping.set()
-        serving._wake_write.send(b"x")
+        serving.stop()
         thread.join(PATIENCE)
 
 
