@@ -52,8 +52,9 @@ class _Ruled(Value):
     RULES: ClassVar[dict[str, Rule]] = {}
 
     def check(self, new: Collection[str]) -> None:
+        fields = self.__dict__
         for name in new:
-            wanted = self.RULES[name](getattr(self, name))
+            wanted = self.RULES[name](fields[name])
             if wanted is not None:
                 raise RecordError(f"{name}: {wanted}")
 

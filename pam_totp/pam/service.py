@@ -20,6 +20,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 from pam_totp import audit
 from pam_totp.pam.admission import admit, peer_uid
@@ -43,20 +44,23 @@ LAST_WORDS = 5.0  # seconds that logins under way are given when the service end
 
 
 class ServiceError(Exception):
-    """The service cannot start; the text says why."""
+    """The service cannot start, or go on; the text says why."""
 
 
 class Service:
-    """Takes logins from `listener` until a signal of `stop_on`. Logins that name no store use `store`."""
+    """Takes logins from `listener` until it is told to stop. Logins that name no store use `store`.
 
-    def __init__(self, listener: socket.socket, store: str, site_file: str, log: audit.Sink) -> None:
+    It may be one of `workers` processes at the same socket, and then takes its part of what an account may have.
+    """
+
+    def __init__(self, listener: socket.socket, store: str, site_file: str, log: audit.Sink, workers: int = 1) -> None:
         self._listener = listener
         self._store = store
         self._site_file = site_file
         self._log = log
-        self._stop_read, self._stop_write = socket.socketpair()  # a byte in there: no more logins
-        self._stop_write.setblocking(False)
-        self._ready = select.epoll()
+        self._most_of_one, self._most_of_others = MOST_OF_ONE_ACCOUNT // workers, MOST_OF_OTHERS // workers
+        self.stopping, self._stop = socket.socketpair()  # a byte in there, or no other end: no more logins
+        self._stop.setblocking(False)
         self._changed = threading.Condition()
         self._waiting = 0  # threads
         self._under_way: Counter[int] = Counter()  # logins, by uid
@@ -64,24 +68,35 @@ class Service:
     def run(self) -> None:
         """Serve until `stop`, then let the logins under way end. Raises RuntimeError where no thread can be had."""
         self._listener.setblocking(False)
+        self._ready = select.epoll()
         self._ready.register(self._listener, _ONE_AT_A_TIME)
-        self._ready.register(self._stop_read, select.EPOLLIN)
+        self._ready.register(self.stopping, select.EPOLLIN)
         with self._changed:
             self._start_waiting()
-        select.select([self._stop_read], [], [])
+        select.select([self.stopping], [], [])
         self._listener.close()
         with self._changed:
             self._changed.wait_for(lambda: not self._under_way.total(), timeout=LAST_WORDS)
 
     def stop(self) -> None:
-        self._stop_write.send(b"x")
+        """No more logins, whichever process takes them."""
+        self._listener.close()
+        with suppress(BlockingIOError):  # said often enough
+            self._stop.send(b"x")
 
     def stop_on(self, *signals: signal.Signals) -> None:
         """Stop when one of these comes. The C handler writes the byte: one in Python would have to wait until `run`
         wakes."""
-        signal.set_wakeup_fd(self._stop_write.fileno())
+        signal.set_wakeup_fd(self._stop.fileno())
         for number in signals:
             signal.signal(number, lambda *_: None)
+
+    def stop_with(self) -> None:
+        """Stop when the process does that this one was forked from; signals are that one's business."""
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        self._stop.close()
 
     def _start_waiting(self) -> None:
         """Let one more thread wait. `_changed` is held."""
@@ -91,7 +106,7 @@ class Service:
     def _work(self) -> None:
         """A thread's life: to wait, and to carry what comes to its end, for as long as it is of use."""
         of_use = True
-        while of_use and not any(descriptor == self._stop_read.fileno() for descriptor, _ in self._ready.poll()):
+        while of_use and not any(descriptor == self.stopping.fileno() for descriptor, _ in self._ready.poll()):
             client = self._accepted()
             if client is not None:
                 with client:
@@ -103,7 +118,7 @@ class Service:
         except (BlockingIOError, ConnectionError):  # gone again
             return None
         except OSError:  # no descriptors left: who waits in the queue waits on, and we do not spin meanwhile
-            select.select([self._stop_read], [], [], NO_ROOM_PAUSE)
+            select.select([self.stopping], [], [], NO_ROOM_PAUSE)
             return None
         finally:
             with suppress(ValueError):  # closed: we end
@@ -113,8 +128,8 @@ class Service:
         """Carry a login to its end, where its account may have one more; whether the thread is of use after that."""
         uid = peer_uid(client)
         with self._changed:
-            full = self._under_way.total() - self._under_way[0] >= MOST_OF_OTHERS
-            if uid != 0 and (full or self._under_way[uid] >= MOST_OF_ONE_ACCOUNT):
+            full = self._under_way.total() - self._under_way[0] >= self._most_of_others
+            if uid != 0 and (full or self._under_way[uid] >= self._most_of_one):
                 return True
             self._under_way[uid] += 1
             self._waiting -= 1
@@ -208,16 +223,50 @@ def _take_all_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, enough), hard))
 
 
-def serve(path: str | None, store: str, site_file: str, log: audit.Sink) -> None:
-    """Run the service until SIGTERM or SIGINT. Raises ServiceError where it cannot start."""
+def serve(path: str | None, store: str, site_file: str, log: audit.Sink, workers: int = 1) -> None:
+    """Run the service until SIGTERM or SIGINT. Raises ServiceError where it cannot start, or a worker is lost."""
     _take_all_descriptors()
     with listening(path) as listener:
-        listener.setblocking(False)
-        service = Service(listener, store, site_file, log)
+        service = Service(listener, store, site_file, log, workers)
         service.stop_on(signal.SIGTERM, signal.SIGINT)
         threading.stack_size(THREAD_STACK)
         try:
             next(FileStore(store).users(), None)
         except StoreError as e:  # said at once, and again at every login until it is mended
             audit.write(log, "serve", "error", problem=str(e))
+        if workers == 1:
+            service.run()
+        else:
+            run_workers(service, workers)
+
+
+def run_workers(service: Service, count: int) -> None:
+    """Run `service` in `count` processes, for one interpreter uses one core. All end together: whoever watches over the
+    service has one process to watch. Raises ServiceError where one cannot be started, or ends before it was told to."""
+    children: dict[int, int] = {}  # pidfd -> pid
+    try:
+        for _ in range(count):
+            child = os.fork()
+            if child == 0:
+                _work(service)
+            children[os.pidfd_open(child)] = child
+        ended, _, _ = select.select([service.stopping, *children], [], [])
+        if not service.stopping in ended:
+            raise ServiceError(f"worker {children[ended[0]]} ended by itself")
+    except OSError as e:
+        raise ServiceError(f"cannot start a worker: {e.strerror}") from e
+    finally:
+        service.stop()
+        for pidfd, child in children.items():
+            os.waitpid(child, 0)
+            os.close(pidfd)
+
+
+def _work(service: Service) -> NoReturn:
+    status = 1
+    try:
+        service.stop_with()
         service.run()
+        status = 0
+    finally:
+        os._exit(status)
