@@ -34,7 +34,7 @@ class Value:
         self._fill({**self._defaults, **given}, self._fields)
 
     def _but(self, **changes: Any) -> Self:
-        """A copy with some fields changed, which are checked like any other; for the named transitions of subclasses."""
+        """A copy with some fields changed, and these checked; for the named transitions of subclasses."""
         other = object.__new__(type(self))
         other._fill({**self.__dict__, **changes}, changes)
         return other

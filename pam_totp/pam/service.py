@@ -250,9 +250,10 @@ def run_workers(service: Service, count: int) -> None:
             if child == 0:
                 _work(service)
             children[os.pidfd_open(child)] = child
-        ended, _, _ = select.select([service.stopping, *children], [], [])
-        if not service.stopping in ended:
-            raise ServiceError(f"worker {children[ended[0]]} ended by itself")
+        stopping = service.stopping.fileno()
+        ready, _, _ = select.select([stopping, *children], [], [])
+        if stopping not in ready:
+            raise ServiceError(f"worker {children[ready[0]]} ended by itself")
     except OSError as e:
         raise ServiceError(f"cannot start a worker: {e.strerror}") from e
     finally:
