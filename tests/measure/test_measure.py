@@ -5,8 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.measure.__main__ import ENTRIES, measure, spare_helpers
 from tests.site import TREE
+
+pytestmark = pytest.mark.bare
 
 
 def test_the_files_that_start_the_measurement_are_run_unchanged(tmp_path: Path) -> None:
