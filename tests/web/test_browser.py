@@ -4,46 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 from pam_totp.record import HotpToken
-from tests.services.namespace import Sshd
 from tests.site import KEY, TREE, codes, phone, until
-from tests.web.people import Person, Phone
+from tests.web.people import People, Person, Phone
 from tests.web.served import BehindTls, Served
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser as Chromium
-
-People = Callable[..., Person]
-
-
-@pytest.fixture
-def people(_chromium: Chromium, served: Served) -> Iterator[People]:
-    """As many people as a test needs, each with a browser of their own."""
-    there: list[Person] = []
-
-    def one(**context: Any) -> Person:
-        there.append(Person(_chromium, served, **context))
-        return there[-1]
-
-    yield one
-    for person in there:
-        person.close()
-
-
-def add_phone(person: Person, picture: Path) -> Phone:
-    person.press("Add a phone")
-    person.press("Show the QR code")
-    seen = person.scan(picture)
-    assert (seen["kind"], seen["label"], seen["digits"]) == ("totp", "/portal.example.org:alice", "6")
-    assert person.page.locator(".key code").inner_text().replace(" ", "") == seen["secret"]
-    return Phone(seen["secret"])
 
 
 def test_scan_confirm_sign_out_sign_in_and_the_replay_is_refused(
@@ -51,7 +20,7 @@ def test_scan_confirm_sign_out_sign_in_and_the_replay_is_refused(
 ) -> None:
     alice = people()
     alice.sign_in()
-    mine = add_phone(alice, tmp_path / "qr.png")
+    mine = alice.add_phone(tmp_path / "qr.png")
     alice.fill(**{"The code that the app shows": mine.code()})
     alice.press("Add phone")
     assert (alice.heading, alice.notice) == ("Your tokens", "phone is in use now.")
@@ -67,24 +36,6 @@ def test_scan_confirm_sign_out_sign_in_and_the_replay_is_refused(
     assert len(served.record("alice").tokens) == 1
     assert [c for c in alice.complaints + thief.complaints if "401" not in c] == [], "not a word in the console"
     assert {url.split("/")[2] for url in alice.requests} == {served.url.split("/")[2]}, "nobody else is asked"
-
-
-def test_the_token_enrolled_here_logs_in_over_ssh_and_the_code_used_there_is_refused_here(
-    people: People, behind_tls: BehindTls, sshd: Sshd, tmp_path: Path
-) -> None:
-    machine = behind_tls.machine
-    machine.stack("sshd", machine.ours())
-    alice = people()
-    alice.sign_in()
-    mine = add_phone(alice, tmp_path / "qr.png")
-    alice.fill(**{"The code that the app shows": mine.code()})
-    alice.press("Add phone")
-    code = mine.code()
-    _, shown = sshd.ssh("alice").asks("One-time code: ").says(code).ends()
-    assert "in as alice" in shown
-    again = people()
-    again.sign_in(code=code)
-    assert (again.heading, again.error[:8]) == ("Your code", "Refused;")
 
 
 def test_a_pressed_token_is_brought_back_into_step(people: People, served: Served, tmp_path: Path) -> None:
@@ -239,7 +190,7 @@ def test_a_keyboard_is_enough(people: People, served: Served) -> None:
 def test_the_key_is_copied_by_a_button(people: People, served: Served, tmp_path: Path) -> None:
     alice = people(permissions=["clipboard-read", "clipboard-write"])
     alice.sign_in()
-    add_phone(alice, tmp_path / "qr.png")
+    alice.add_phone(tmp_path / "qr.png")
     alice.page.get_by_role("button", name="Copy").click()
     alice.page.get_by_role("button", name="Copied").wait_for()
     shown = alice.page.locator(".key code").inner_text().replace(" ", "")
