@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pam_totp import audit
 
 PAM_FOLDER = "/etc/pam.d"
+EXAMPLE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "web", "pam_totp-portal")
 SLOTS = 4  # checks at once: each may take as long as the slowest module
 SLOT_WAIT = 10.0  # seconds until somebody is told that it is busy
 REFUSAL_TAKES = 1.0  # seconds: longer than a hash takes, and than pam_unix does for a user it does not know
@@ -45,7 +46,7 @@ class SystemPasswords:
     ) -> None:
         # Without a file of its own, libpam would go by `other`, which may ask for more than a password, or for less.
         if not os.path.exists(os.path.join(PAM_FOLDER, service)):
-            raise Missing(f"no PAM service {service} (see docs/web.md: a file in {PAM_FOLDER})")
+            raise Missing(f"no PAM service {service}: put a file into {PAM_FOLDER}, such as {EXAMPLE}")
         self._service = service
         self._sink = sink
         self._slots = threading.BoundedSemaphore(slots)

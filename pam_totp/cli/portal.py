@@ -18,6 +18,7 @@ from pam_totp.store.file import FileStore
 
 DEFAULT_LISTEN = "127.0.0.1:8443"
 LOOPBACK_NAMES = ("127.0.0.1", "::1", "localhost")
+GET_WEB = "make install EXTRAS=web, or pip install '.[web]' where the sources are"
 SHADOW = "shadow"  # the group that may read the system's passwords
 
 
@@ -51,12 +52,14 @@ def add_to(commands: Commands) -> None:
 
 def run_portal(args: argparse.Namespace) -> int:
     try:
+        import waitress  # noqa: F401, PLC0415  needed last, and missed first
+
         from pam_totp.passwords import Missing, SystemPasswords  # noqa: PLC0415
         from pam_totp.web import server  # noqa: PLC0415  an extra
         from pam_totp.web.app import create_app  # noqa: PLC0415
         from pam_totp.web.portal import SERVICE, Config  # noqa: PLC0415
     except ImportError as e:
-        raise CommandError(f"the portal needs {e.name} (pip install 'pam-totp[web]')", OUT_OF_REACH) from None
+        raise CommandError(f"the portal needs {e.name} ({GET_WEB})", OUT_OF_REACH) from None
 
     sink = audit.to_syslog if args.log == "syslog" else audit.to_stderr
     proxy = args.behind_tls_proxy
