@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 import subprocess
 import sys
@@ -43,6 +44,16 @@ def test_a_store_that_is_not_ours_is_said_before_anybody_signs_in(site: Site) ->
     done = site.command("portal", "--listen", "127.0.0.1:0")
     assert done.returncode == 3
     assert "its mode is not 0700" in done.stderr
+
+
+def test_the_readme_puts_nginx_in_front_as_docs_web_does() -> None:
+    """docs/web.md's is the one that is tried, by tests/web/served.py."""
+    short, whole = (
+        re.findall(r"```nginx\n(.*?)```", (TREE / page).read_text(), re.DOTALL) for page in ("README.md", "docs/web.md")
+    )
+    lines = [line.strip() for line in whole[0].splitlines()]
+    assert len(short) == len(whole) == 1
+    assert all(line.strip() in lines for line in short[0].splitlines())
 
 
 @pytest.mark.parametrize("module", ["flask", "flask_limiter", "waitress"])
