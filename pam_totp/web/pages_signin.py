@@ -115,4 +115,6 @@ def sign_out() -> Page:
 
 @pages.get("/signed-out")
 def signed_out() -> Page:
+    if current().state.step is not Step.STRANGER:
+        return to("tokens.overview")
     return render_template("message.html", text="You are signed out.")

@@ -61,7 +61,7 @@ class BehindTls:
         machine.run("mount", "--bind", sysconfig.get_path("purelib"), LIBRARIES)
         path = f"PYTHONPATH={COPY}:{LIBRARIES}"
         python = ["env", path, "PYTHONDONTWRITEBYTECODE=1", os.path.realpath(sys.executable), "-m", "pam_totp.cli"]
-        machine.start(*python, "portal", "--behind-tls-proxy", "--issuer", NAME, "--host", NAME)
+        self.process = machine.start(*python, "portal", "--behind-tls-proxy", "--issuer", NAME, "--host", NAME)
         self._front()
         for port in (8443, 443):
             until(lambda port=port: listens(machine, port), f"port {port} is there")  # type: ignore[misc]

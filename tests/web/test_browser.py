@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 from pam_totp.record import HotpToken
+from tests.services.namespace import ACCOUNTS
 from tests.site import KEY, TREE, codes, phone, until
 from tests.web.people import People, Person, Phone
 from tests.web.served import BehindTls, Served
@@ -147,6 +149,16 @@ def test_the_cookie_is_what_it_should_be_over_tls(people: People, behind_tls: Be
     assert behind_tls.machine.log.wait_for("accepted", "user=alice", "by=password", f"rhost={alice.address}")
 
 
+def test_started_as_root_it_is_the_stores_owner_in_the_group_shadow_and_no_more(behind_tls: BehindTls) -> None:
+    status = Path(f"/proc/{behind_tls.process.pid}/status").read_text()
+    told = {name: value.split() for name, _, value in (line.partition(":") for line in status.splitlines())}
+    assert told["Name"] != ["nsenter"]
+    owner = str(ACCOUNTS["pam_totp"])
+    assert (told["Uid"], told["Gid"]) == ([owner] * 4, [owner] * 4)
+    assert told["Groups"] == [str(grp.getgrnam("shadow").gr_gid)]
+    assert {told[capabilities][0].strip("0") for capabilities in ("CapEff", "CapPrm", "CapInh", "CapAmb")} == {""}
+
+
 def test_a_wrong_password_a_blank_one_and_an_unknown_user_are_refused_by_pam(
     people: People, behind_tls: BehindTls
 ) -> None:
@@ -248,6 +260,8 @@ def test_no_page_shuts_anybody_out_or_is_wider_than_a_small_phone(
     for path in PAGES:
         alice.page.goto(path)
         fits(alice)
+    alice.press("Sign out")
+    fits(alice)
 
 
 def fits(person: Person) -> None:
