@@ -44,6 +44,13 @@ def add_to(commands: Commands) -> None:
         help="without the store, by any account: only say whether a code is right, through the service at PATH",
     )
     portal.add_argument("--no-first-token", action="store_true", help="an administrator adds everybody's first token")
+    portal.add_argument(
+        "--per-address",
+        type=int,
+        default=60,
+        metavar="N",
+        help="sign-ins a minute from one address (%(default)s); more where many people share one",
+    )
     portal.add_argument("--config", metavar="FILE", default=SITE_FILE, help="site settings (%(default)s)")
     portal.add_argument(
         "--log", choices=("syslog", "stderr"), default="syslog", help="where decisions go (%(default)s)"
@@ -61,6 +68,8 @@ def run_portal(args: argparse.Namespace) -> int:
     except ImportError as e:
         raise CommandError(f"the portal needs {e.name} ({GET_WEB})", OUT_OF_REACH) from None
 
+    if args.per_address < 1:
+        raise CommandError("--per-address takes 1 or more", WRONG_USAGE)
     sink = audit.to_syslog if args.log == "syslog" else audit.to_stderr
     proxy = args.behind_tls_proxy
     try:
@@ -81,6 +90,7 @@ def run_portal(args: argparse.Namespace) -> int:
                 tls=proxy is not None,
                 hosts=tuple(args.host or (() if proxy else LOOPBACK_NAMES)),
                 first_token=not args.no_first_token,
+                per_address=args.per_address,
                 sink=sink,
             )
         )

@@ -48,7 +48,8 @@ def _address(url: str) -> str:
 
 
 def _run(machine: Machine, account: str, *words: str) -> subprocess.Popen[bytes]:
+    """As a unit would: no privilege to be had, not even by the helper that pam_unix starts."""
     uid, shadow = str(ACCOUNTS[account]), str(grp.getgrnam("shadow").gr_gid)
-    become = ("setpriv", "--reuid", uid, "--regid", uid, "--groups", shadow, "--pdeathsig", "KILL")
+    become = ("setpriv", "--reuid", uid, "--regid", uid, "--groups", shadow, "--no-new-privs", "--pdeathsig", "KILL")
     given = (f"PYTHONPATH={COPY}:{LIBRARIES}", "PYTHONDONTWRITEBYTECODE=1", f"DATABASE={_FOLDER}/db.sqlite3")
     return machine.start(*become, "env", *given, os.path.realpath(sys.executable), *words)
