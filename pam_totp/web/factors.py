@@ -140,15 +140,15 @@ class Factors:
             bring_back(
                 self._store, asking.user, tokens, codes, reach=RESYNC_REACH, now=self._now, progress=lambda _: _silently
             )
-        except NotInStep:
+        except (NotInStep, Moved, NotThere) as why:
             now = self.of(asking.user).token(name)
             if now is not None and stands_behind(now, codes):
                 return None  # the form was sent twice: these very codes have done it
+            if not isinstance(why, NotInStep):
+                return Problem("codes", "This token was used or changed meanwhile. Try again with new codes.")
             self._note(asking, "refused", reason="not-in-a-row", token=name)
             self._hold_back(begun)
             return Problem("codes", NOT_IN_A_ROW)
-        except (Moved, NotThere):
-            return Problem("codes", "This token was used or changed meanwhile. Try again with new codes.")
         self._note(asking, "accepted", by="resync", token=name)
         return None
 

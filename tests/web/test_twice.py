@@ -5,6 +5,8 @@ Twins of the forms that enrol and that make recovery codes are in test_tokens.py
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from pam_totp.record import HotpToken
@@ -37,6 +39,20 @@ def test_it_is_done_once_and_the_second_page_says_so(
     done = portal.site.path("alice").read_bytes()
     assert second in browser.post(path, form).text
     assert portal.site.path("alice").read_bytes() == done
+
+
+def test_codes_in_a_row_that_are_sent_many_times_at_once_are_used_once_and_all_are_told_so(portal: Portal) -> None:
+    portal.site.enrol(user="alice")
+    browser = portal.signed_in(code=codes(0))
+    form = {"csrf_token": browser.open("/").csrf, "codes": codes(300, 2)}
+    twins = [portal.browser() for _ in range(8)]
+    for twin in twins:
+        twin.use_cookie(browser.cookie)
+    with ThreadPoolExecutor(8) as many:
+        pages = list(many.map(lambda twin: twin.post("/resync?token=fob", form, follow=False), twins))
+    assert {page.response.headers.get("Location") for page in pages} == {"/"}
+    assert sum("by=resync" in line for line in portal.log) == 1
+    assert portal.site.counter("alice") == 302
 
 
 def test_a_code_sent_twice_is_used_once_and_the_first_answer_counts(portal: Portal) -> None:
