@@ -160,17 +160,22 @@ def _watched(
 
 
 def _calls(trace: Path) -> list[Call]:
-    """The calls from the answer's arrival to ours, in order."""
+    """The calls from the answer's arrival to ours, in order: those of the thread that answers, as strace counts for
+    each thread by itself."""
+    lines = [
+        (thread, name, line)
+        for line in trace.read_text(errors="replace").splitlines()
+        for thread, name in re.findall(r"^(\d*) *(\w+)\(", line)
+        if name not in BESIDE
+    ]
+    ends = [number for number, (_, _, line) in enumerate(lines) if re.search(r'sendto\(\d+, "r\d', line)]
+    upto = lines[: ends[0] + 1] if ends else lines
     counted: Counter[str] = Counter()
     found = []
-    for line in trace.read_text(errors="replace").splitlines():
-        call = re.match(r"(?:\d+ +)?(\w+)\(", line)
-        if call is None or call[1] in BESIDE:
-            continue
-        counted[call[1]] += 1
-        found.append(Call(call[1], counted[call[1]], line))
-        if re.search(r'sendto\(\d+, "r\d', line):
-            break
+    for thread, name, line in upto:
+        if not ends or thread == upto[-1][0]:
+            counted[name] += 1
+            found.append(Call(name, counted[name], line))
     return found
 
 
