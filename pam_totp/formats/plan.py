@@ -5,8 +5,8 @@ The law: every token of the file has one row in the end, that says whose it beca
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+import json
+from dataclasses import dataclass, fields, replace
 
 from pam_totp.formats.found import Found
 from pam_totp.record import MAX_TOKENS, RecordError, Token, UserRecord
@@ -29,6 +29,20 @@ class Row:
     known: bool = False
 
 
+_FIELDS = tuple(field.name for field in fields(Row))
+
+
+def packed(row: Row) -> bytes:
+    """The row as few bytes: there may be a million of them to be kept until it is known that all came in."""
+    return json.dumps([getattr(row, name) for name in _FIELDS], separators=(",", ":")).encode("ascii")
+
+
+def unpacked(data: bytes) -> Row:
+    """Undo `packed`."""
+    facts = dict(zip(_FIELDS, json.loads(data.decode("ascii")), strict=True))
+    return Row(**facts | {"remarks": tuple(facts["remarks"])})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """A token and its user; `place` is where it was read, as it is said to a person."""
@@ -38,29 +52,12 @@ class Entry:
     found: Found
 
 
-@dataclass(slots=True)
-class Plan:
-    """The tokens that have a user, by user, and the rows of those that have none."""
-
-    entries: dict[str, list[Entry]]
-    left_out: list[Row]
-
-    def add(self, place: str, found: Found, user: str | None, missing: str) -> None:
-        """Plan for one token of `user`; `missing` is the reason that is told where there is none."""
-        reason = found.unfit or (missing if user is None else _bad_name(user))
-        if reason is not None or user is None:
-            self.left_out.append(left_out(place, found, user, reason or missing))
-        else:
-            self.entries.setdefault(user, []).append(Entry(place=place, user=user, found=found))
-
-
-def added(record: UserRecord, entries: Iterable[Entry], now: int) -> tuple[UserRecord, list[Row]]:
-    """`record` with the tokens that can come in, under names that are free; and what became of each."""
-    rows = []
-    for entry in entries:
-        record, row = _with(record, entry, now)
-        rows.append(row)
-    return record, rows
+def planned(place: str, found: Found, user: str | None, missing: str) -> Entry | Row:
+    """The token of `user`, or the row that says why it stays out; `missing` is the reason where there is no user."""
+    reason = found.unfit or (missing if user is None else _bad_name(user))
+    if reason is not None or user is None:
+        return left_out(place, found, user, reason or missing)
+    return Entry(place=place, user=user, found=found)
 
 
 def left_out(place: str, found: Found, user: str | None, reason: str, *, known: bool = False) -> Row:
@@ -78,7 +75,8 @@ def left_out(place: str, found: Found, user: str | None, reason: str, *, known: 
     )
 
 
-def _with(record: UserRecord, entry: Entry, now: int) -> tuple[UserRecord, Row]:
+def added(record: UserRecord, entry: Entry, now: int) -> tuple[UserRecord, Row]:
+    """`record` with the token, if it can come in, under a name that is free; and what became of it."""
     place, found, user = entry.place, entry.found, entry.user
     try:
         token = found.token(now)

@@ -18,9 +18,10 @@ import ctypes
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import BinaryIO
+from itertools import islice
+from typing import BinaryIO, Protocol, TypeVar
 
 from pam_totp.record import RecordError, UserRecord
 from pam_totp.secretfile import parse, serialize
@@ -37,33 +38,48 @@ _REPORT_EVERY = 500  # records between two reports of progress
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def update_many(
-    store: one.FileStore, changes: Mapping[str, Change[R]], progress: Progress = lambda done, total: None
-) -> dict[str, R]:
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Changes(Protocol[R_co]):
+    """Users and what to do to their records; one after the other, where a user is named more than once.
+
+    It is gone through once, and once more where a record was changed meanwhile.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[str, Change[R_co]]]: ...
+
+
+def update_many(store: one.FileStore, changes: Changes[R], progress: Progress = lambda done, total: None) -> list[R]:
     """Do to each user's record what `FileStore.update` with `create` would do, all or none of it, and durably.
 
-    A change may be asked twice, where its record was changed meanwhile; the result is that of the last time. Raises
-    StoreError, and whatever a change raises, with the store as it was.
+    Returns the results in the order of `changes`. A change may be asked twice, where its record was changed meanwhile;
+    the result is that of the last time. Raises StoreError, and whatever a change raises, with the store as it was.
     """
     recover(store)
     total = 2 * len(changes)
-    results: dict[str, R] = {}
     with store._opened() as folder, _journal(folder) as journal:
         try:
             with _new_manifest(journal) as manifest:
                 batch = _Batch(store, folder, journal, manifest)
-                for done, (user, change) in enumerate(changes.items()):
-                    results[user] = batch.stage(user, change)
-                    if done % _REPORT_EVERY == 0:
-                        progress(done, total)
-                manifest.flush()
-                _make_durable(folder)
+                results: list[R] = []
+                for user, change in changes:
+                    if len(results) % _REPORT_EVERY == 0:
+                        progress(len(results), total)
+                    results.append(batch.stage(user, change))
+                batch.make_durable()
                 _mark(journal)
                 progress(len(changes), total)
-                for done, (user, change) in enumerate(changes.items(), len(changes)):
-                    batch.commit(user, change, results)
+                anew = set()
+                for done, (name, _) in enumerate(_manifested(journal), len(changes)):
+                    if not batch.commit(name):
+                        anew.add(name)
                     if done % _REPORT_EVERY == 0:
                         progress(done, total)
+                if anew:
+                    batch.decide_anew(anew, changes, results)
             os.fsync(folder)
             _unmark(journal)
             progress(total, total)
@@ -94,47 +110,75 @@ def recover(store: one.FileStore) -> int:
 
 
 class _Batch:
-    """The two halves of the work, a record at a time."""
+    """The two halves of the work, a record at a time. What is staged is known from the journal, and not held."""
 
     def __init__(self, store: one.FileStore, folder: int, journal: int, manifest: BinaryIO) -> None:
         self._store, self._folder, self._journal, self._manifest = store, folder, journal, manifest
-        self._staged: dict[str, int | None] = {}  # name: the inode that was decided upon
 
     def stage(self, user: str, change: Change[R]) -> R:
-        """Decide on a record, and write it aside; one that stays as it is leaves nothing there."""
+        """Decide on a record, and write it aside; on top of what was staged for it before."""
         name = self._store._file(user)
-        try:
-            # The link keeps that inode from being anybody else's, so that the number says for good which file it was.
-            os.link(name, name + _OLD, src_dir_fd=self._folder, dst_dir_fd=self._journal, follow_symlinks=False)
-            old = one._read(self._journal, name + _OLD)
-            record = one._parsed(old, user, name)
-        except FileNotFoundError:
-            old, record = b"", UserRecord(user=user)
+        staged = _inode(self._journal, name + _NEW) is not None
+        if staged or self._keep(name):
+            record = one._parsed(one._read(self._journal, name + (_NEW if staged else _OLD)), user, name)
+        else:
+            record = UserRecord(user=user)
         changed, result = change(record)
         if changed != record:
             new = serialize(changed)
+            if staged:
+                _forget(self._journal, name + _NEW)
             one._write_new(self._journal, name + _NEW, new, durably=False)
             self._manifest.write(json.dumps([name, new.decode("ascii")]).encode("ascii") + b"\n")
-            self._staged[name] = _inode(self._journal, name + _OLD) if old else None
-        elif old:
-            os.unlink(name + _OLD, dir_fd=self._journal)
         return result
 
-    def commit(self, user: str, change: Change[R], results: dict[str, R]) -> None:
-        """Put a record in its place, under its lock."""
-        name = self._store._file(user)
-        if name not in self._staged:
-            return
+    def _keep(self, name: str) -> bool:
+        """Keep what a record is now; False where there is none.
+
+        The link keeps that inode from being anybody else's, so that its number says for good which file it was.
+        """
+        try:
+            os.link(name, name + _OLD, src_dir_fd=self._folder, dst_dir_fd=self._journal, follow_symlinks=False)
+        except FileExistsError:  # it is kept
+            pass
+        except FileNotFoundError:
+            return False
+        return True
+
+    def make_durable(self) -> None:
+        """All that was staged."""
+        self._manifest.flush()
+        _make_durable(self._folder)
+
+    def commit(self, name: str) -> bool:
+        """Put a record in its place, under its lock; False where somebody has changed it since it was decided upon."""
+        if _inode(self._journal, name + _NEW) is None:
+            return True  # it is there already
         with self._store._locked(self._folder, name):
-            if _inode(self._folder, name) != self._staged[name]:  # somebody changed it: decide anew
-                _forget(self._journal, name + _OLD, name + _NEW)
-                del self._staged[name]
-                results[user] = self.stage(user, change)
-                self._manifest.flush()
-                _make_durable(self._folder)
-                if name not in self._staged:
-                    return
-            os.rename(name + _NEW, name, src_dir_fd=self._journal, dst_dir_fd=self._folder)
+            if _inode(self._folder, name) != _inode(self._journal, name + _OLD):
+                return False
+            self._put(name)
+        return True
+
+    def decide_anew(self, names: set[str], changes: Changes[R], results: list[R]) -> None:
+        """Do all changes of some records under their locks, in one go."""
+        wanted: dict[str, list[tuple[int, str, Change[R]]]] = {}
+        for number, (user, change) in enumerate(changes):
+            if (name := self._store._file(user)) in names:
+                wanted.setdefault(name, []).append((number, user, change))
+        for name, again in wanted.items():
+            with self._store._locked(self._folder, name):
+                _forget(self._journal, name + _OLD)
+                self._keep(name)
+                _forget(self._journal, name + _NEW)  # last: as long as it is there, there is nothing to undo
+                for number, user, change in again:
+                    results[number] = self.stage(user, change)
+                self.make_durable()
+                if _inode(self._journal, name + _NEW) is not None:
+                    self._put(name)
+
+    def _put(self, name: str) -> None:
+        os.rename(name + _NEW, name, src_dir_fd=self._journal, dst_dir_fd=self._folder)
 
 
 @contextmanager
@@ -162,8 +206,9 @@ def _undo(store: one.FileStore, folder: int, journal: int) -> int:
     if _inode(journal, _COMMITTING) is None:
         return 0
     undone = 0
-    for name, new in _manifested(journal).items():
-        if _inode(journal, name + _NEW) is not None:
+    last = {name: number for number, (name, _) in enumerate(_manifested(journal))}  # the last word counts
+    for number, (name, new) in enumerate(_manifested(journal)):
+        if last[name] != number or _inode(journal, name + _NEW) is not None:
             continue  # never put in its place: and on a full disk there may not even be a lock to be had
         with store._locked(folder, name):
             undone += _undo_one(folder, journal, name, new)
@@ -172,18 +217,16 @@ def _undo(store: one.FileStore, folder: int, journal: int) -> int:
     return undone
 
 
-def _manifested(journal: int) -> dict[str, bytes]:
-    """What each record was to become, by name; the last word counts. A last line without its end was not yet said."""
-    found = {}
+def _manifested(journal: int) -> Iterator[tuple[str, bytes]]:
+    """What each record was to become, with its name. A last line without its end was not yet said."""
     try:
         with open(os.open(_MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=journal), "rb") as manifest:
             for line in manifest:
                 if line.endswith(b"\n"):
                     name, new = json.loads(line)
-                    found[name] = new.encode("ascii")
+                    yield name, new.encode("ascii")
     except FileNotFoundError:
         pass
-    return found
 
 
 def _undo_one(folder: int, journal: int, name: str, new: bytes) -> bool:
@@ -250,9 +293,16 @@ def _empty(folder: int, journal: int) -> None:
     if _inode(journal, _COMMITTING) is not None:
         return
     with suppress(OSError):  # whatever is left of it is taken away by the next command
-        _forget(journal, *os.listdir(journal))
+        while some := _some_of(journal):
+            _forget(journal, *some)
         os.rmdir(JOURNAL, dir_fd=folder)
         os.fsync(folder)
+
+
+def _some_of(journal: int) -> list[str]:
+    """The names of up to ten thousand files: there may be many more."""
+    with os.scandir(journal) as entries:
+        return [entry.name for entry in islice(entries, 10_000)]
 
 
 def _make_durable(folder: int) -> None:

@@ -43,13 +43,14 @@ def added(record: UserRecord) -> tuple[UserRecord, str]:
     return record.with_token(HotpToken(name="came", secret=ADDED, created=0, counter=7)), record.user
 
 
-CHANGES = dict.fromkeys([*OLD, *NEW], added)
+CHANGES = [(user, added) for user in [*OLD, *NEW]]
+USERS = [user for user, _ in CHANGES]
 
 
 def test_all_records_are_changed_and_nothing_is_left_behind(store: FileStore) -> None:
     seen: list[tuple[int, int]] = []
-    assert many.update_many(store, CHANGES, lambda done, total: seen.append((done, total))) == {u: u for u in CHANGES}
-    assert all(store.read(user).tokens[-1].secret == ADDED for user in CHANGES)
+    assert many.update_many(store, CHANGES, lambda done, total: seen.append((done, total))) == USERS
+    assert all(store.read(user).tokens[-1].secret == ADDED for user in USERS)
     assert [t.name for t in store.read(OLD[0]).tokens] == ["fob", "came"]
     assert not (Path(store.folder) / ".import").exists()
     assert {p.stat().st_mode & 0o777 for p in Path(store.folder).iterdir()} == {0o600}
@@ -58,7 +59,7 @@ def test_all_records_are_changed_and_nothing_is_left_behind(store: FileStore) ->
 
 def test_a_record_that_stays_as_it_is_is_not_written(store: FileStore) -> None:
     before = (Path(store.folder) / "old0.json").stat()
-    many.update_many(store, {"old0": lambda record: (record, None)})
+    many.update_many(store, [("old0", lambda record: (record, None))])
     after = (Path(store.folder) / "old0.json").stat()
     assert (after.st_ino, after.st_mtime_ns, after.st_nlink) == (before.st_ino, before.st_mtime_ns, 1)
 
@@ -70,7 +71,7 @@ def test_a_change_that_fails_changes_nothing(store: FileStore) -> None:
         raise KeyError(record.user)
 
     with pytest.raises(KeyError):
-        many.update_many(store, CHANGES | {"zoe": fails})
+        many.update_many(store, [*CHANGES, ("zoe", fails)])
     assert content(store) == before
     assert not (Path(store.folder) / ".import").exists()
 
@@ -113,12 +114,12 @@ def test_wherever_it_is_killed_the_next_command_finds_all_or_nothing(store: File
         many.recover(store)
         after = content(store)
         if after != before:
-            assert all(user in "".join(after) for user in CHANGES)
-            assert all(store.read(user).token("came") is not None for user in CHANGES), "it was done already"
+            assert all(user in "".join(after) for user in USERS)
+            assert all(store.read(user).token("came") is not None for user in USERS), "it was done already"
             break
         assert not (Path(store.folder) / ".import").exists()
     assert number > 0, "it was killed at least once"
-    many.update_many(store, {"next": added})
+    many.update_many(store, [("next", added)])
     assert store.read("next").token("came") is not None
 
 
@@ -178,7 +179,7 @@ def test_one_at_a_time(store: FileStore) -> None:
         if done == 0:
             assert many.recover(store) == 0, "what is at work is not undone"
             with pytest.raises(StoreError, match="another import is at work"):
-                many.update_many(store, {"x": added})
+                many.update_many(store, [("x", added)])
 
     many.update_many(store, CHANGES, meanwhile)
     assert store.read("new0").token("came") is not None
@@ -196,5 +197,5 @@ def test_a_spoiled_record_stops_it_and_is_left_alone(store: FileStore) -> None:
     link = Path(store.folder) / "new2.json"
     link.symlink_to("/etc/passwd")
     with pytest.raises(StoreError):
-        many.update_many(store, {"new2": added})
+        many.update_many(store, [("new2", added)])
     assert link.is_symlink()
