@@ -21,7 +21,7 @@ from pam_totp.cli.common import (
     own_name,
 )
 from pam_totp.cli.import_report import report
-from pam_totp.cli.import_work import A_LOT, Again, Rows, Tokens, taken, tried
+from pam_totp.cli.import_work import Again, Rows, Tokens, taken, tried
 from pam_totp.cli.inputs import HomeFile, read_homes, read_named, read_secret
 from pam_totp.cli.progress import Bar
 from pam_totp.formats import csv_tokens, google_authenticator, migration, otpauth, pskc, record_json, users_oath
@@ -42,7 +42,6 @@ BY_THE_LINE: dict[str, Callable[[bytes, int], Iterator[Found]]] = {
 FORMATS = ("google-authenticator", "users-oath", "otpauth", "migration", "csv", "json", "pskc")
 SAYS_WHOSE = ("users-oath",)  # formats in which --user chooses lines, instead of saying whose they are
 HOME_FILE = ".google_authenticator"
-REPORT_EVERY = 500  # tokens between two reports of progress
 LONG = 1024 * 1024  # bytes of PSKC, which take a second or more
 
 
@@ -103,13 +102,15 @@ def _carried_out(args: argparse.Namespace, users: dict[str, str] | None) -> Rows
     if args.homes:
         plan, number = list(_plan_homes(homes, at)), len(homes)
     else:
-        found = _found(args.format, files, at, unlock)
-        number = _read_through(files[0], found)
+        found, number = _found(args.format, files, at, unlock)
         plan = Again(lambda: _plan_files(args, found, users))
         if args.format == "json":
             base = _whole_record(args, files)
     tokens = Tokens(plan, number, base, at)
-    rows = tokens.rows((tried if args.dry_run else taken)(store, tokens))
+    try:
+        rows = tokens.rows((tried if args.dry_run else taken)(store, tokens))
+    except FormatError as e:  # in a line that was come to by then
+        raise CommandError(f"{files[0][0]}: {e}; nothing was imported") from None
     if rows.came_in and not args.dry_run:
         audit.write(audit.to_syslog, SERVICE, "accepted", by="import", format=args.format, tokens=rows.came_in)
     if (args.serial or args.user) and not rows.came_in + rows.left_out:
@@ -140,23 +141,25 @@ def _read_map(path: str) -> dict[str, str]:
         raise CommandError(f"{path}: {e}; nothing was imported") from None
 
 
-def _found(name: str, files: Sequence[tuple[str, bytes]], at: int, unlock: pskc.Unlock) -> Iterable[Found]:
-    """All that the file describes; what is read by the line raises FormatError where one comes to it. The parts of a
-    migration are one file."""
+def _found(name: str, files: Sequence[tuple[str, bytes]], at: int, unlock: pskc.Unlock) -> tuple[Iterable[Found], int]:
+    """All that the file describes, and how many tokens that may be at most. What is read by the line raises FormatError
+    when one comes to it. The parts of a migration are one file."""
     path, data = files[0]
     if name in BY_THE_LINE:
-        return Again(lambda: BY_THE_LINE[name](data, at))
+        return Again(lambda: BY_THE_LINE[name](data, at)), data.count(b"\n") + 1
     try:
         if name == "migration":
             parts = []
             for path, data in files:  # noqa: B007  the path is said where one fails
                 parts.append(migration.read_picture(data) if migration.is_picture(data) else data)
-            return migration.parse(b"\n".join(parts), at)
-        if name == "pskc":
-            return _pskc(data, at, unlock)
-        return PARSERS[name](data, at)
+            found = migration.parse(b"\n".join(parts), at)
+        elif name == "pskc":
+            found = _pskc(data, at, unlock)
+        else:
+            found = PARSERS[name](data, at)
     except FormatError as e:
         raise CommandError(f"{path}: {e}; nothing was imported") from None
+    return found, len(found)
 
 
 def _pskc(data: bytes, at: int, unlock: pskc.Unlock) -> list[Found]:
@@ -171,23 +174,6 @@ def _pskc(data: bytes, at: int, unlock: pskc.Unlock) -> list[Found]:
     found = pskc.parse(data, at, asked)
     bar.show(1, 1)
     return found
-
-
-def _read_through(file: tuple[str, bytes], found: Iterable[Found]) -> int:
-    """Go through all of it, before anything is done with the first; how many tokens that are."""
-    path, data = file
-    lines = data.count(b"\n") + 1
-    bar = Bar("reading", long=lines >= A_LOT)
-    number = 0
-    try:
-        for number, each in enumerate(found, 1):
-            if number % REPORT_EVERY == 0:
-                bar.show(min(each.line, lines - 1), lines)
-    except FormatError as e:
-        bar.leave()
-        raise CommandError(f"{path}: {e}; nothing was imported") from None
-    bar.show(lines, lines)
-    return number
 
 
 def _plan_files(

@@ -6,7 +6,7 @@ The law: every token of the file has one row in the end, that says whose it beca
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 from pam_totp.formats.found import Found
 from pam_totp.record import MAX_TOKENS, RecordError, Token, UserRecord
@@ -30,11 +30,12 @@ class Row:
 
 
 _FIELDS = tuple(field.name for field in fields(Row))
+_encoded = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def packed(row: Row) -> bytes:
     """The row as few bytes: there may be a million of them to be kept until it is known that all came in."""
-    return json.dumps([getattr(row, name) for name in _FIELDS], separators=(",", ":")).encode("ascii")
+    return _encoded([getattr(row, name) for name in _FIELDS]).encode("ascii")
 
 
 def unpacked(data: bytes) -> Row:
@@ -62,11 +63,15 @@ def planned(place: str, found: Found, user: str | None, missing: str) -> Entry |
 
 def left_out(place: str, found: Found, user: str | None, reason: str, *, known: bool = False) -> Row:
     """The row of a token that does not come in."""
+    return _row(place, found, user, found.name, reason, known=known)
+
+
+def _row(place: str, found: Found, user: str | None, token: str | None, reason: str | None, *, known: bool) -> Row:
     return Row(
         place=place,
         line=found.line,
         user=user,
-        token=found.name,
+        token=token,
         type=found.kind,
         serial=found.serial,
         remarks=found.remarks,
@@ -93,8 +98,7 @@ def added(record: UserRecord, entry: Entry, now: int) -> tuple[UserRecord, Row]:
         record = record.with_token(token)
     except RecordError as e:
         return record, left_out(place, found, user, str(e))
-    row = left_out(place, found, user, "")
-    return record, replace(row, token=token.name, left_out=None)
+    return record, _row(place, found, user, token.name, None, known=False)
 
 
 def _free_name(token: Token, record: UserRecord) -> str:

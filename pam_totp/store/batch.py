@@ -152,12 +152,11 @@ class _Batch:
 
     def commit(self, name: str) -> bool:
         """Put a record in its place, under its lock; False where somebody has changed it since it was decided upon."""
-        if _inode(self._journal, name + _NEW) is None:
-            return True  # it is there already
         with self._store._locked(self._folder, name):
             if _inode(self._folder, name) != _inode(self._journal, name + _OLD):
-                return False
-            self._put(name)
+                return _inode(self._journal, name + _NEW) is None  # it is in its place already
+            with suppress(FileNotFoundError):  # as here, and removed since
+                self._put(name)
         return True
 
     def decide_anew(self, names: set[str], changes: Changes[R], results: list[R]) -> None:
