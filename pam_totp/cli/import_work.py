@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from pam_totp.cli.common import CommandError
 from pam_totp.cli.progress import Bar
-from pam_totp.formats.plan import Entry, Row, added, packed, unpacked
+from pam_totp.formats.plan import Entry, Row, added, came_in, packed, unpacked
 from pam_totp.record import UserRecord
 from pam_totp.store import NotThere, Store
 from pam_totp.store.batch import Change, Changes, update_many
@@ -38,17 +38,14 @@ class Again(Generic[T]):
 class Rows:
     """What became of every token, in the order of the file; can be gone through more than once."""
 
-    def __init__(self, *parts: list[bytes]) -> None:
-        self._parts = parts
-        self.came_in = self.left_out = 0
-        self.good = True  # nothing is missing in the store
-        for row in self:
-            self.came_in += row.left_out is None
-            self.left_out += row.left_out is not None
-            self.good = self.good and (row.left_out is None or row.known)
+    def __init__(self, done: list[bytes], left_out: list[bytes]) -> None:
+        self._parts = [part for part in (done, left_out) if part]
+        self.came_in = sum(map(came_in, done))
+        self.left_out = len(done) + len(left_out) - self.came_in
+        self.good = all(row.known for row in self if row.left_out is not None) if self.left_out else True
 
     def __iter__(self) -> Iterator[Row]:
-        return heapq.merge(*(map(unpacked, part) for part in self._parts if part), key=lambda row: row.line)
+        return heapq.merge(*(map(unpacked, part) for part in self._parts), key=lambda row: row.line)
 
 
 class Tokens:

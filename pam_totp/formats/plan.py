@@ -6,7 +6,7 @@ The law: every token of the file has one row in the end, that says whose it beca
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from pam_totp.formats.found import Found
 from pam_totp.record import MAX_TOKENS, RecordError, Token, UserRecord
@@ -14,7 +14,7 @@ from pam_totp.store import StoreError
 from pam_totp.store.file import file_name
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """What became of one token: it came in where `left_out` is None. `known`: it was there already."""
 
@@ -29,19 +29,25 @@ class Row:
     known: bool = False
 
 
-_FIELDS = tuple(field.name for field in fields(Row))
 _encoded = json.JSONEncoder(separators=(",", ":")).encode
+_IN = b"[null,"
 
 
 def packed(row: Row) -> bytes:
     """The row as few bytes: there may be a million of them to be kept until it is known that all came in."""
-    return _encoded([getattr(row, name) for name in _FIELDS]).encode("ascii")
+    facts = [row.left_out, row.place, row.line, row.user, row.token, row.type, row.serial, row.remarks, row.known]
+    return _encoded(facts).encode("ascii")
 
 
 def unpacked(data: bytes) -> Row:
     """Undo `packed`."""
-    facts = dict(zip(_FIELDS, json.loads(data.decode("ascii")), strict=True))
-    return Row(**facts | {"remarks": tuple(facts["remarks"])})
+    reason, place, line, user, token, kind, serial, remarks, known = json.loads(data.decode("ascii"))
+    return Row(place, line, user, token, kind, serial, tuple(remarks), reason, known)
+
+
+def came_in(data: bytes) -> bool:
+    """Whether a packed row is one without a reason to be left out."""
+    return data.startswith(_IN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
