@@ -83,8 +83,8 @@ class Tokens:
 
 
 def _by_the_hundred(plan: Iterable[T]) -> Iterator[T]:
-    """The same, a few ahead of what is done with them: to read lines and ask for accounts, and then to write records, is
-    an eighth faster than to turn from one to the other at each."""
+    """The same, a few ahead of what is done with them: to read lines and ask for accounts, and then to write records,
+    is an eighth faster than to turn from one to the other at each."""
     ahead = iter(plan)
     while some := list(islice(ahead, 100)):
         yield from some
