@@ -23,7 +23,7 @@ from typing import Any
 import pyotp
 
 from pam_totp.oath import find, hotp
-from tests.bench import load, logins
+from tests.bench import bulk, load, logins
 from tests.site import KEY, TREE, Site, fob
 
 INSIDE = "PAM_TOTP_BENCH_INSIDE"
@@ -132,7 +132,7 @@ def on(folder: Path, medium: str, args: argparse.Namespace, report: Report) -> N
             report.section("the service")
             the_service(report, folder, args.logins)
         report.section(f"{args.crowd:,} users, on {medium}")
-        commands(report, crowd, args.crowd, folder)
+        bulk.commands(report, crowd.store, args.crowd, folder)
     subprocess.run(["umount", "/etc/pam.d"], check=True)
 
 
@@ -256,28 +256,6 @@ def the_service(report: Report, folder: Path, count: int) -> None:
         report.say(f"resident after {10 * count:,} more", f"{after:.1f} MB", "no growth", megabytes=after)
         each = (load.processor_seconds(process.pid) - processor) / (10 * count)
         report.say("processor time of one login", f"{1e6 * each:.0f} µs", seconds=each)
-
-
-def commands(report: Report, crowd: Site, users: int, folder: Path) -> None:
-    with open(folder / "import.oath", "w", encoding="ascii") as file:
-        for i in range(users):
-            file.write(f"HOTP\tuser{i}\t-\t{i + 1:040x}\n")
-    empty = folder / "imported"
-    empty.mkdir(mode=0o700)
-    command = [sys.executable, "-m", "pam_totp.cli"]
-    for name, words in (
-        ("list", ["list", "--json", "--store", crowd.store]),
-        ("import users-oath", ["import", "users-oath", folder / "import.oath", "--store", empty, "--json"]),
-        ("doctor", ["doctor", "--json", "--store", crowd.store]),
-    ):
-        with open(os.devnull, "w", encoding="ascii") as nowhere:
-            begun = time.perf_counter()
-            process = subprocess.Popen([*command, *words], cwd=TREE, stdout=nowhere, stderr=nowhere)
-            _, status, usage = os.wait4(process.pid, 0)
-            took = time.perf_counter() - begun
-        process.returncode = os.waitstatus_to_exitcode(status)
-        figure = f"{took:.1f} s, {usage.ru_maxrss / 1024:.0f} MB at most, exit {process.returncode}"
-        report.say(name, figure, "under 20 s", seconds=took, megabytes=usage.ru_maxrss / 1024)
 
 
 if __name__ == "__main__":

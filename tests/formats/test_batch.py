@@ -15,6 +15,7 @@ from pam_totp.policy import Policy
 from pam_totp.record import HotpToken, UserRecord
 from pam_totp.store import NotThere, StoreError
 from pam_totp.store import batch as many
+from pam_totp.store.batch import Changes
 from pam_totp.store.file import FileStore
 from pam_totp.verify import verify
 from tests.site import KEY, codes, fob
@@ -93,13 +94,19 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def killed(store: FileStore, call: str, number: int) -> bool:
+def killed(
+    store: FileStore,
+    call: str,
+    number: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    changes: Changes[str] = CHANGES,
+) -> bool:
     """Run it in a process that is killed right before that call; False where it came to its end before that."""
     pid = os.fork()
     if pid == 0:
         try:
             setattr(os, call, nth(getattr(os, call), number, die))
-            many.update_many(store, CHANGES)
+            many.update_many(store, changes, progress)
         finally:
             os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
@@ -172,6 +179,72 @@ def test_a_record_that_was_used_meanwhile_is_decided_upon_anew(store: FileStore)
     for user, expected in (("old3", [("fob", 4), ("came", 7)]), ("new3", [("fob", 0), ("came", 7)])):
         assert [(t.name, getattr(t, "counter", None)) for t in store.read(user).tokens] == expected
     assert [t.name for t in store.read("old4").tokens] == ["came"]
+
+
+def used_meanwhile(store: FileStore) -> Callable[[int, int], None]:
+    """A progress report that comes when all is staged and nothing in its place: then two of the records change."""
+
+    def progress(done: int, total: int) -> None:
+        if done == len(CHANGES):
+            store.update("old3", lambda record: (record.refused_as_wrong(5), None))
+            store.update("new3", lambda record: (record.with_token(fob()), None), create=True)
+
+    return progress
+
+
+@pytest.mark.parametrize("call", ["rename", "link", "write", "unlink"])
+def test_wherever_it_is_killed_while_it_decides_anew_nobody_loses_a_token(store: FileStore, call: str) -> None:
+    before = content(store)
+    number = 0
+    while killed(store, call, number + 1, used_meanwhile(store)):
+        number += 1
+        many.recover(store)
+        if all(store.read(user).token("came") is not None for user in OLD):
+            break  # it was done already
+        for user in OLD:
+            assert [t.name for t in store.read(user).tokens] == ["fob"], f"{user}, killed before {call} {number}"
+        users = set(store.users())
+        assert users - set(OLD) <= {"new3"}
+        if "new3" in users:
+            assert [t.name for t in store.read("new3").tokens] == ["fob"], "which was not ours"
+            store.update("new3", lambda _: (None, None))
+        (Path(store.folder) / "old3.json").write_bytes(before["old3.json"])
+    assert number > len(CHANGES)
+    assert all(store.read(user).token("came") is not None for user in USERS)
+
+
+def test_a_user_who_is_named_twice_gets_both_and_whoever_kills_it_neither(store: FileStore) -> None:
+    def second(record: UserRecord) -> tuple[UserRecord, str]:
+        assert record.token("came") is not None, "one after the other"
+        return record.with_token(HotpToken(name="second", secret=b"another key of ours", created=0)), "second"
+
+    before = content(store)
+    twice = [*CHANGES, *((user, second) for user in reversed(USERS))]
+    for call in ("rename", "write", "unlink"):
+        number = 0
+        while killed(store, call, number + 1, changes=twice):
+            number += 1
+            many.recover(store)
+            after = content(store)
+            if after != before:
+                assert all(b"second" in data for data in after.values()), "it was done already"
+                break
+        assert number > 0
+        for user in USERS:
+            store.update(user, lambda _: (None, None), create=True)
+        for name, data in before.items():
+            (Path(store.folder) / name).write_bytes(data)
+            (Path(store.folder) / name).chmod(0o600)
+    assert many.update_many(store, twice) == [*USERS, *["second"] * len(USERS)]
+    assert [t.name for t in store.read("old0").tokens] == ["fob", "came", "second"]
+
+
+def test_the_result_is_that_of_the_last_decision(store: FileStore) -> None:
+    def counted(record: UserRecord) -> tuple[UserRecord, int]:
+        return added(record)[0], len(record.tokens)
+
+    changes = [(user, counted) for user in USERS]
+    assert many.update_many(store, changes, used_meanwhile(store)) == [1, 1, 1, 1, 1, 0, 0, 0, 1, 0]
 
 
 def test_one_at_a_time(store: FileStore) -> None:
