@@ -24,7 +24,8 @@ null = os.open(os.devnull, os.O_RDWR)
 actions = [(os.POSIX_SPAWN_DUP2, null, to) for to in range(3)]
 child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=actions)
 _, status, usage = os.wait4(child, 0)
-print(json.dumps([time.perf_counter() - begun, usage.ru_maxrss / 1024, os.waitstatus_to_exitcode(status)]))
+took = time.perf_counter() - begun, usage.ru_utime + usage.ru_stime
+print(json.dumps([*took, usage.ru_maxrss / 1024, os.waitstatus_to_exitcode(status)]))
 """
 SERVICE = "bulk"
 LIMIT = 20.0  # seconds
@@ -38,9 +39,10 @@ class Says(Protocol):
 
 @dataclass(frozen=True)
 class Run:
-    """What a command took: seconds, and MB at most."""
+    """What a command took: seconds, of them with a processor, and MB at most."""
 
     seconds: float
+    processor: float
     megabytes: float
     status: int
 
@@ -65,13 +67,14 @@ def commands(report: Says, store: Path, users: int, folder: Path) -> None:
         for name, words in _commands(place, size, folder):
             done = run(*words)
             figures.setdefault(name, []).append(done)
-            figure = f"{done.seconds:.1f} s, {done.megabytes:.1f} MB at most, exit {done.status}"
+            figure = f"{done.seconds:.1f} s ({done.processor:.1f} s busy), {done.megabytes:.1f} MB, exit {done.status}"
             target = f"under {LIMIT:.0f} s" if size == users else ""
             report.say(f"{name}, {size:,} users", figure, target, **vars(done))
     for name, (few, many) in figures.items():
         each = (many.megabytes - few.megabytes) * 1024 * 1024 / (sizes[1] - sizes[0])
-        ratio = many.seconds / few.seconds
-        report.say(f"{name}: ten times the users", f"{ratio:.1f} × the time, {each:.0f} bytes a user", ratio=ratio)
+        ratio, busy = many.seconds / few.seconds, many.processor / few.processor
+        figure = f"{ratio:.1f} × the time ({busy:.1f} × busy), {each:.0f} bytes a user"
+        report.say(f"{name}: ten times the users", figure, "at most 10 ×", ratio=ratio, busy=busy, bytes_a_user=each)
 
 
 def _commands(store: Path, users: int, folder: Path) -> Iterator[tuple[str, Sequence[str | Path]]]:
