@@ -11,6 +11,7 @@ import sys
 import termios
 from pathlib import Path
 
+import pexpect
 import pytest
 
 from pam_totp.cli.pieces import BLOCK
@@ -112,6 +113,15 @@ def test_an_interrupted_list_says_so(site: Site) -> None:
         _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT
     assert said.startswith("pam-totp: interrupted")
+
+
+def test_much_shows_its_bar_from_the_start(site: Site, tmp_path: Path) -> None:
+    words = ["-m", "pam_totp.cli", "import", "--store", str(site.store), "users-oath", str(oath(tmp_path, MANY))]
+    child = pexpect.spawn(sys.executable, words, cwd=str(TREE), encoding="utf-8", timeout=100)
+    child.expect(r"importing \[ {30}\] 0/\d+\r")
+    child.expect(rf"importing \[#+ *\] {MANY // 2}/\d+\r")
+    child.expect(rf"{MANY} tokens of {MANY} users came in, 0 did not")
+    child.expect(pexpect.EOF)
 
 
 def test_a_dry_run_knows_what_the_same_file_says_of_a_user_further_up(site: Site, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from pam_totp.policy import Policy
 from pam_totp.record import HotpToken, UserRecord
-from pam_totp.store import NotThere, StoreError
+from pam_totp.store import NotThere, StoreError, journal
 from pam_totp.store import batch as many
 from pam_totp.store.batch import Changes
 from pam_totp.store.file import FileStore
@@ -118,7 +118,7 @@ def test_wherever_it_is_killed_the_next_command_finds_all_or_nothing(store: File
     number = 0
     while killed(store, call, number + 1):
         number += 1
-        many.recover(store)
+        journal.recover(store)
         after = content(store)
         if after != before:
             assert all(user in "".join(after) for user in USERS)
@@ -140,7 +140,7 @@ def test_a_used_code_does_not_come_back_when_an_import_is_undone(store: FileStor
             return decision.record, decision.outcome.accepted
 
         assert store.update(user, accept), user
-    assert many.recover(store) == 6, "all but the two that have nothing left to take back"
+    assert journal.recover(store) == 6, "all but the two that have nothing left to take back"
     after = content(store)
     assert {name for name in after if after[name] != before.get(name)} == {"old1.json", "old2.json", "new1.json"}
     old1, old2, new1 = (store.read(user) for user in ("old1", "old2", "new1"))
@@ -198,7 +198,7 @@ def test_wherever_it_is_killed_while_it_decides_anew_nobody_loses_a_token(store:
     number = 0
     while killed(store, call, number + 1, used_meanwhile(store)):
         number += 1
-        many.recover(store)
+        journal.recover(store)
         if all(store.read(user).token("came") is not None for user in OLD):
             break  # it was done already
         for user in OLD:
@@ -224,7 +224,7 @@ def test_a_user_who_is_named_twice_gets_both_and_whoever_kills_it_neither(store:
         number = 0
         while killed(store, call, number + 1, changes=twice):
             number += 1
-            many.recover(store)
+            journal.recover(store)
             after = content(store)
             if after != before:
                 assert all(b"second" in data for data in after.values()), "it was done already"
@@ -250,7 +250,7 @@ def test_the_result_is_that_of_the_last_decision(store: FileStore) -> None:
 def test_one_at_a_time(store: FileStore) -> None:
     def meanwhile(done: int, total: int) -> None:
         if done == 0:
-            assert many.recover(store) == 0, "what is at work is not undone"
+            assert journal.recover(store) == 0, "what is at work is not undone"
             with pytest.raises(StoreError, match="another import is at work"):
                 many.update_many(store, [("x", added)])
 
