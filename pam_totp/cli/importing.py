@@ -87,7 +87,7 @@ def _check_usage(args: argparse.Namespace) -> None:
     if problem:
         raise CommandError(problem, WRONG_USAGE)
     if args.format == "pskc" and importlib.util.find_spec("pskc") is None:
-        raise CommandError("pskc needs python-pskc (pip install 'pam-totp[pskc]', or apt-get install python3-pskc)")
+        raise CommandError("pskc needs python-pskc (pip install python-pskc, or apt-get install python3-pskc)")
 
 
 def _carried_out(args: argparse.Namespace, users: dict[str, str] | None) -> Rows:
