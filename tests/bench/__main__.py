@@ -124,9 +124,13 @@ def on(folder: Path, medium: str, args: argparse.Namespace, report: Report) -> N
         site.start()
         crowd.start()
         report.section(f"one login by pamtester, on {medium}, less what pam_permit takes")
-        one_login(report, logins.race(list(logins.cases(folder, site, crowd)), args.rounds, lambda _: None))
-        report.section(f"many clients of one service, on {medium}")
-        many_clients(report, site)
+        with load.deciding_nothing(folder / logins.NOTHING):
+            one_login(report, logins.race(list(logins.cases(folder, site, crowd)), args.rounds, lambda _: None))
+        for workers in sorted({1, os.cpu_count() or 1}):
+            report.section(f"many clients of a service with {workers} worker{'s' * (workers > 1)}, on {medium}")
+            with site_in(folder / f"workers{workers}") as busy:
+                busy.start("--workers", str(workers))
+                many_clients(report, busy)
         if medium == "tmpfs":
             report.section("the service")
             the_service(report, folder, args.logins)
@@ -222,10 +226,13 @@ def many_clients(report: Report, site: Site) -> None:
         report.say(
             f"{count} clients", figure, f"p99 at most {ms(10 * first)}" if count == 64 else "", p50=low, p99=middle
         )
-    alone = quiet_clients(site, clients[1:9], None)
-    beside = quiet_clients(site, clients[1:9], load.Client("hammered"))
-    figure = f"p99 {ms(alone)} alone, {ms(beside)} beside them"
-    report.say("8 others, while one user is hammered by 64", figure, "at most 2 ×", ratio=beside / alone)
+    quiet, beside = [], []
+    for _ in range(5):
+        quiet.append(quiet_clients(site, clients[:8], None))
+        beside.append(quiet_clients(site, clients[:8], load.Client("hammered")))
+    alone, pressed = statistics.median(quiet), statistics.median(beside)
+    figure = f"p99 {ms(alone)} alone, {ms(pressed)} beside them: {pressed / alone:.1f} ×"
+    report.say("8 others, while one user is hammered by 64", figure, "at most 2 ×", ratio=pressed / alone)
 
 
 def centiles(seconds: list[float]) -> tuple[float, float]:
