@@ -32,8 +32,11 @@ build: need-build .venv/.made build/pam_totp.so
 demo: build
 	@$(BIN)/python -m tests.demo
 
+# All of the tests on four processes, two to a core, since half the time a test waits; what ARGS names, on one.
+PROCESSES = $(if $(strip $(ARGS)),0,4)
+
 test: need-test want-test build
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal $(ARGS)
 
 # The pure core by its own tests; which modules those are, and what is demanded, is in setup.cfg.
 cover: need-test build

@@ -16,6 +16,7 @@ from pam_totp.verify import Outcome, verify
 
 KEY = b"12345678901234567890"  # RFC 4226, appendix D
 NOW = 1_700_000_010
+PATIENCE = 60.0  # seconds that the lock is waited for: fifty in a row on a slow disk take more than a login waits
 
 
 def fob(counter: int = 0, **fields: Any) -> HotpToken:
@@ -47,8 +48,8 @@ def change(answer: bytes, now: int = NOW, policy: Policy | None = None) -> Calla
 
 
 def says(folder: Path, answer: bytes, user: str = "alice", *, store: FileStore | None = None, now: int = NOW) -> str:
-    """The word for what became of an answer."""
-    outcome: Outcome = (store or FileStore(str(folder))).update(user, change(answer, now))
+    """The word for what became of an answer, however long the lock is waited for."""
+    outcome: Outcome = (store or FileStore(str(folder), PATIENCE)).update(user, change(answer, now))
     return outcome.value
 
 
