@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import pamlog
+from tests.relay_kit import Bench
 from tests.site import Site
 
 # What a shell runs in the background has Ctrl-C ignored from its first breath, and what nohup runs the end of its
@@ -48,6 +50,19 @@ def obeyed_way(way: str) -> str:
     if way == "socket" and os.geteuid() != 0:
         pytest.skip("needs root: the service takes the module's arguments from nobody else")
     return way
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """The relay, with a service or a helper that a test makes up."""
+    return Bench(tmp_path)
+
+
+@pytest.fixture
+def log() -> Iterator[Callable[[], list[str]]]:
+    """What PAM modules log from this process; in front of a login, so that nothing gets into the host's log."""
+    with pamlog.captured() as lines:
+        yield lines
 
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: other accounts take part")

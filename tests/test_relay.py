@@ -8,7 +8,6 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import pamconf, pamlog
+from tests import pamconf
 from tests.pamconf import Result, Session, Shown, Style, login
-from tests.relay_kit import RELAY, ROOT, Bench, Service, brisk, in_turn, play, told
+from tests.relay_kit import RELAY, ROOT, Service, brisk, in_turn, play, told
 
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def log() -> Iterator[Callable[[], list[str]]]:
-    with pamlog.captured() as lines:
-        yield lines
+pytestmark = pytest.mark.usefixtures("log")
 
 
 # ---- module arguments

@@ -1,6 +1,6 @@
 """Fifty at the prompt with one code: one gets in.
 
-In memory: on a slow disk the last of fifty may not have the lock within its five seconds (see tests/torture/test_once.py).
+In memory: on a slow disk the last of fifty may not have the lock within its five seconds (see tests/torture).
 """
 
 from __future__ import annotations
