@@ -31,7 +31,7 @@ def portal(site: Site) -> Portal:
     return Portal(site)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def _served(request: pytest.FixtureRequest) -> Iterator[Served]:
     why = missing()
     if why is not None:
