@@ -34,9 +34,10 @@ demo: build
 
 # All of the tests on four processes, two to a core, since half the time a test waits; what ARGS names, on one.
 PROCESSES = $(if $(strip $(ARGS)),0,4)
+SHARED_OUT = --numprocesses $(PROCESSES) --dist worksteal
 
 test: need-test want-test build
-	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest $(SHARED_OUT) $(ARGS)
 
 # The pure core by its own tests; which modules those are, and what is demanded, is in setup.cfg.
 cover: need-test build
@@ -46,7 +47,7 @@ cover: need-test build
 cover-all: export COVERAGE_RCFILE = $(CURDIR)/tests/coverage.ini
 cover-all: need-test build
 	rm -rf build/coverage && mkdir -p build/coverage
-	$(BIN)/python -m coverage run -m pytest -q --timeout=400 $(ARGS)
+	$(BIN)/python -m coverage run -m pytest -q --timeout=400 $(SHARED_OUT) $(ARGS)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --skip-covered
 
