@@ -19,6 +19,7 @@ MIN_DIGITS, MAX_DIGITS = 6, 8  # RFC 4226 §5.3: at least 6, and possibly 7 and 
 DEFAULT_PERIOD = 30  # seconds: RFC 6238 §4.1, X
 
 _BLOCKS_LIMIT = 1_100_000  # moving factors: what a search may hold at once, 22 MB with SHA-1
+_INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))  # RFC 2104 §2
 _WORD = struct.Struct(">I").unpack_from
 
 _HASHES: dict[str, Callable[..., hashlib._Hash]] = {  # RFC 6238 §1.2
@@ -97,7 +98,7 @@ def _numbers_one_by_one(key: bytes, start: int, stop: int, modulus: int, algorit
     if len(key) > block:
         key = new(key).digest()
     padded = key.ljust(block, b"\0")
-    inner_keyed, outer_keyed = (new(bytes(byte ^ pad for byte in padded)) for pad in (0x36, 0x5C))
+    inner_keyed, outer_keyed = new(padded.translate(_INNER)), new(padded.translate(_OUTER))
     for moving_factor in range(start, stop):
         inner, outer = inner_keyed.copy(), outer_keyed.copy()
         inner.update(moving_factor.to_bytes(8, "big"))

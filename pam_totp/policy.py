@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import ClassVar
 
 from pam_totp.rules import Rule, whole
@@ -37,9 +38,9 @@ class Policy(Value):
         "lock_after": whole(0, 1_000_000),
     }
 
-    def check(self) -> None:
-        for name, rule in self.RULES.items():
-            wanted = rule(getattr(self, name))
+    def check(self, new: Collection[str]) -> None:
+        for name in new:
+            wanted = self.RULES[name](getattr(self, name))
             if wanted is not None:
                 raise PolicyError(f"{name}: {wanted}")
 

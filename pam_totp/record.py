@@ -9,6 +9,7 @@ The law:
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import ClassVar, Self
 
 from pam_totp.oath import ALGORITHMS, DEFAULT_PERIOD, MAX_DIGITS, MIN_DIGITS, MOVING_FACTOR_LIMIT
@@ -41,6 +42,7 @@ def _key(v: object) -> str | None:
     return None if good else f"not {8 * MIN_SECRET} … {8 * MAX_SECRET} bits"
 
 
+_DIGEST = hexadecimal(32, 32)  # SHA-256
 _TIME = whole(0, TIME_LIMIT - 1)
 
 
@@ -49,9 +51,10 @@ class _Ruled(Value):
 
     RULES: ClassVar[dict[str, Rule]] = {}
 
-    def check(self) -> None:
-        for name, rule in self.RULES.items():
-            wanted = rule(getattr(self, name))
+    def check(self, new: Collection[str]) -> None:
+        fields = self.__dict__
+        for name in new:
+            wanted = self.RULES[name](fields[name])
             if wanted is not None:
                 raise RecordError(f"{name}: {wanted}")
 
@@ -184,22 +187,17 @@ class UserRecord(_Ruled):
         "user": _user_name,
         "tokens": tuple_of(Token, MAX_TOKENS),
         "salt": maybe(hexadecimal(16, 64)),
+        "recovery": lambda _: None,  # see _check_recovery
         "failures": whole(0, MAX_COUNT),
         "failures_at": maybe(_TIME),
         "refused": whole(0, MAX_COUNT),
         "grace": tuple_of(Grace, MAX_GRACE),
     }
 
-    def check(self) -> None:
-        super().check()
-        digest = hexadecimal(32, 32)
-        if type(self.recovery) is not tuple or len(self.recovery) > MAX_RECOVERY_CODES:
-            raise RecordError(f"recovery: not a list of at most {MAX_RECOVERY_CODES}")
-        for i, code in enumerate(self.recovery):
-            if digest(code) is not None:
-                raise RecordError(f"recovery[{i}]: not a SHA-256 digest in lower-case hexadecimal")
-        if len(set(self.recovery)) < len(self.recovery):
-            raise RecordError("recovery: the same digest twice")
+    def check(self, new: Collection[str]) -> None:
+        super().check(new)
+        if "recovery" in new:
+            self._check_recovery()
         if self.recovery and self.salt is None:
             raise RecordError("salt: missing, with recovery codes there")
         if self.failures > 0 and self.failures_at is None:
@@ -207,6 +205,15 @@ class UserRecord(_Ruled):
         for what in ("name", "secret"):
             if len({getattr(t, what) for t in self.tokens}) < len(self.tokens):
                 raise RecordError(f"tokens: the same {what} twice")
+
+    def _check_recovery(self) -> None:
+        if type(self.recovery) is not tuple or len(self.recovery) > MAX_RECOVERY_CODES:
+            raise RecordError(f"recovery: not a list of at most {MAX_RECOVERY_CODES}")
+        for i, code in enumerate(self.recovery):
+            if _DIGEST(code) is not None:
+                raise RecordError(f"recovery[{i}]: not a SHA-256 digest in lower-case hexadecimal")
+        if len(set(self.recovery)) < len(self.recovery):
+            raise RecordError("recovery: the same digest twice")
 
     @property
     def enrolled(self) -> bool:

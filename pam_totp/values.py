@@ -9,6 +9,7 @@ has to start an interpreter; this costs none. Type checkers treat a `Value` as a
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, ClassVar, NoReturn, Self, dataclass_transform
 
 
@@ -20,28 +21,32 @@ class Value:
     """
 
     _fields: ClassVar[tuple[str, ...]] = ()
+    _names: ClassVar[frozenset[str]] = frozenset()
+    _defaults: ClassVar[dict[str, Any]] = {}
 
     def __init_subclass__(cls) -> None:
         own = cls.__dict__.get("__annotations__", {})
         cls._fields += tuple(n for n, kind in own.items() if not kind.startswith("ClassVar"))
+        cls._names = frozenset(cls._fields)
+        cls._defaults = {n: getattr(cls, n) for n in cls._fields if hasattr(cls, n)}
 
     def __init__(self, **given: Any) -> None:
-        unknown = given.keys() - set(self._fields)
-        if unknown:
-            raise TypeError(f"{type(self).__name__} has no {', '.join(sorted(unknown))}")
-        for name in self._fields:
-            if name in given:
-                self.__dict__[name] = given[name]
-            elif not hasattr(self, name):
-                raise TypeError(f"{type(self).__name__} needs {name}")
-        self.check()
-
-    def check(self) -> None:
-        """Raise where the fields do not make a valid value together."""
+        self._fill({**self._defaults, **given}, self._fields)
 
     def _but(self, **changes: Any) -> Self:
-        """A copy with some fields changed, checked like any other; for the named transitions of subclasses."""
-        return type(self)(**{**self.__dict__, **changes})
+        """A copy with some fields changed, and these checked; for the named transitions of subclasses."""
+        other = object.__new__(type(self))
+        other._fill({**self.__dict__, **changes}, changes)
+        return other
+
+    def _fill(self, fields: dict[str, Any], new: Collection[str]) -> None:
+        if fields.keys() != self._names:
+            raise TypeError(f"{type(self).__name__} has no, or needs, {', '.join(sorted(fields.keys() ^ self._names))}")
+        self.__dict__.update(fields)
+        self.check(new)
+
+    def check(self, new: Collection[str]) -> None:
+        """Raise where the fields do not make a valid value together. Those that are not `new` have been looked at."""
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"{type(self).__name__} is frozen")

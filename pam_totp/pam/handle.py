@@ -7,6 +7,7 @@ whatever else comes is a ProtocolError, which denies.
 from __future__ import annotations
 
 import socket
+import struct
 from typing import ClassVar
 
 from pam_totp.answer import MAX_ANSWER
@@ -32,6 +33,7 @@ PAM_PROMPT_ECHO_ON = 2
 PAM_ERROR_MSG = 3
 PAM_TEXT_INFO = 4
 
+_TIMEVAL = struct.Struct("ll")  # seconds, microseconds: socket(7), SO_RCVTIMEO
 _TYPES = {PAM_PROMPT_ECHO_OFF: b"p", PAM_PROMPT_ECHO_ON: b"P", PAM_ERROR_MSG: b"e", PAM_TEXT_INFO: b"i"}
 
 
@@ -43,25 +45,29 @@ class ConversationError(Exception):
     """The host has nobody to ask, or the person gave up."""
 
 
+def _timeval(seconds: float) -> bytes:
+    return _TIMEVAL.pack(int(seconds), int(seconds % 1 * 1_000_000))
+
+
 class Channel:
-    """A connected SOCK_SEQPACKET socket that carries messages."""
+    """A connected SOCK_SEQPACKET socket that carries messages; it is left blocking, and the kernel keeps the time."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
 
     def send(self, kind: bytes, body: bytes = b"") -> None:
+        """Say something. Who lets more than a few messages lie is taken for gone."""
         try:
-            self._socket.settimeout(TURN_WAIT)
-            self._socket.send(kind + body, socket.MSG_NOSIGNAL)
+            self._socket.send(kind + body, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
         except OSError as e:
             raise ProtocolError(f"the host is gone: {e}") from e
 
     def receive(self, wait: float) -> tuple[bytes, bytes]:
         """The next message's type and body. Raises ProtocolError."""
         try:
-            self._socket.settimeout(wait)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(wait))
             packet = self._socket.recv(MAX_PACKET + 1)
-        except TimeoutError as e:
+        except BlockingIOError as e:
             raise ProtocolError(f"nothing said for {wait:g} s") from e
         except OSError as e:
             raise ProtocolError(f"the host is gone: {e}") from e

@@ -3,13 +3,16 @@
 The law: one thread a login, and nothing shared between them but the store; a client who says nothing, or too much,
 costs one thread for as long as the time limits allow; no account but root's can hold more than a few, and all of them
 together cannot keep root's logins out.
+
+A thread that is done with one login waits for the next, and whoever takes one sees to it that another thread waits:
+to start it takes longer than most logins do.
 """
 
 from __future__ import annotations
 
 import os
 import resource
-import selectors
+import select
 import signal
 import socket
 import stat
@@ -17,6 +20,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 from pam_totp import audit
 from pam_totp.pam.admission import admit, peer_uid
@@ -32,82 +36,117 @@ MOST_OF_ONE_ACCOUNT = 128  # logins under way at once; root has no such limit
 MOST_OF_OTHERS = 1024  # of all accounts but root's together: one person may have thousands (subuid(5))
 MOST_FILES = 16_384  # descriptors: four for a login under way, with slack
 NO_ROOM_PAUSE = 0.05  # seconds: where no descriptor is left, until one may be
+MOST_WAITING = 32  # threads: kept for the next rush
 THREAD_STACK = 256 * 1024  # bytes
 LISTEN_FDS_START = 3  # sd_listen_fds(3)
+_ONE_AT_A_TIME = select.EPOLLIN | select.EPOLLONESHOT  # a login wakes one thread
 LAST_WORDS = 5.0  # seconds that logins under way are given when the service ends
 
 
 class ServiceError(Exception):
-    """The service cannot start; the text says why."""
+    """The service cannot start, or go on; the text says why."""
 
 
 class Service:
-    """Takes logins from `listener` until a signal of `stop_on`. Logins that name no store use `store`."""
+    """Takes logins from `listener` until it is told to stop. Logins that name no store use `store`.
 
-    def __init__(self, listener: socket.socket, store: str, site_file: str, log: audit.Sink) -> None:
+    It may be one of `workers` processes at the same socket, and then takes its part of what an account may have.
+    """
+
+    def __init__(self, listener: socket.socket, store: str, site_file: str, log: audit.Sink, workers: int = 1) -> None:
         self._listener = listener
         self._store = store
         self._site_file = site_file
         self._log = log
-        self._stopping = threading.Event()
-        self._wake_read, self._wake_write = socket.socketpair()
-        self._wake_write.setblocking(False)
+        self._most_of_one, self._most_of_others = MOST_OF_ONE_ACCOUNT // workers, MOST_OF_OTHERS // workers
+        self.stopping, self._stop = socket.socketpair()  # a byte in there, or no other end: no more logins
+        self._stop.setblocking(False)
         self._changed = threading.Condition()
-        self._under_way: Counter[int] = Counter()
+        self._waiting = 0  # threads
+        self._under_way: Counter[int] = Counter()  # logins, by uid
 
     def run(self) -> None:
-        """Serve until a signal of `stop_on` came, then let the logins under way end."""
-        with selectors.DefaultSelector() as waiting:
-            waiting.register(self._listener, selectors.EVENT_READ)
-            waiting.register(self._wake_read, selectors.EVENT_READ)
-            while not self._stopping.is_set():
-                for key, _ in waiting.select():
-                    if key.fileobj is self._listener:
-                        self._accept()
+        """Serve until `stop`, then let the logins under way end. Raises RuntimeError where no thread can be had."""
+        self._listener.setblocking(False)
+        self._ready = select.epoll()
+        self._ready.register(self._listener, _ONE_AT_A_TIME)
+        self._ready.register(self.stopping, select.EPOLLIN)
+        with self._changed:
+            self._start_waiting()
+        select.select([self.stopping], [], [])
         self._listener.close()
         with self._changed:
             self._changed.wait_for(lambda: not self._under_way.total(), timeout=LAST_WORDS)
 
-    def stop_on(self, *signals: signal.Signals) -> None:
-        """End `run` when one of these comes. The wake-up is written by the C handler: a signal that comes just before
-        the loop falls asleep would else be looked at only after the next client."""
-        signal.set_wakeup_fd(self._wake_write.fileno())
-        for number in signals:
-            signal.signal(number, lambda *_: self._stopping.set())
+    def stop(self) -> None:
+        """No more logins, whichever process takes them."""
+        self._listener.close()
+        with suppress(BlockingIOError):  # said often enough
+            self._stop.send(b"x")
 
-    def _accept(self) -> None:
+    def stop_on(self, *signals: signal.Signals) -> None:
+        """Stop when one of these comes. The C handler writes the byte: one in Python would have to wait until `run`
+        wakes."""
+        signal.set_wakeup_fd(self._stop.fileno())
+        for number in signals:
+            signal.signal(number, lambda *_: None)
+
+    def stop_with(self) -> None:
+        """Stop when the process does that this one was forked from; signals are that one's business."""
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        self._stop.close()
+
+    def _start_waiting(self) -> None:
+        """Let one more thread wait. `_changed` is held."""
+        threading.Thread(target=self._work, daemon=True).start()
+        self._waiting += 1
+
+    def _work(self) -> None:
+        """A thread's life: to wait, and to carry what comes to its end, for as long as it is of use."""
+        of_use = True
+        while of_use and not any(descriptor == self.stopping.fileno() for descriptor, _ in self._ready.poll()):
+            client = self._accepted()
+            if client is not None:
+                with client:
+                    of_use = self._carried(client)
+
+    def _accepted(self) -> socket.socket | None:
         try:
-            client, _ = self._listener.accept()
+            return self._listener.accept()[0]
         except (BlockingIOError, ConnectionError):  # gone again
-            return
+            return None
         except OSError:  # no descriptors left: who waits in the queue waits on, and we do not spin meanwhile
-            self._stopping.wait(NO_ROOM_PAUSE)
-            return
+            select.select([self.stopping], [], [], NO_ROOM_PAUSE)
+            return None
+        finally:
+            with suppress(ValueError):  # closed: we end
+                self._ready.modify(self._listener, _ONE_AT_A_TIME)
+
+    def _carried(self, client: socket.socket) -> bool:
+        """Carry a login to its end, where its account may have one more; whether the thread is of use after that."""
         uid = peer_uid(client)
         with self._changed:
-            full = self._under_way.total() - self._under_way[0] >= MOST_OF_OTHERS
-            if uid != 0 and (full or self._under_way[uid] >= MOST_OF_ONE_ACCOUNT):
-                client.close()
-                return
+            full = self._under_way.total() - self._under_way[0] >= self._most_of_others
+            if uid != 0 and (full or self._under_way[uid] >= self._most_of_one):
+                return True
             self._under_way[uid] += 1
-        try:
-            threading.Thread(target=self._login, args=(client, uid), daemon=True).start()
-        except RuntimeError:  # no more threads
-            self._ended(client, uid)
-
-    def _login(self, client: socket.socket, uid: int) -> None:
+            self._waiting -= 1
+            if self._waiting == 0:
+                with suppress(RuntimeError):  # no more threads: those that there are come back
+                    self._start_waiting()
         try:
             serve_one(client, self._log, lambda hello: self._prepare(uid, hello))
         finally:
-            self._ended(client, uid)
-
-    def _ended(self, client: socket.socket, uid: int) -> None:
-        client.close()
-        with self._changed:
-            self._under_way[uid] -= 1
-            if not self._under_way[uid]:
-                del self._under_way[uid]
-            self._changed.notify_all()
+            with self._changed:
+                self._under_way[uid] -= 1
+                if not self._under_way[uid]:
+                    del self._under_way[uid]
+                self._changed.notify_all()
+                of_use = self._waiting < MOST_WAITING
+                self._waiting += of_use
+        return of_use
 
     def _prepare(self, uid: int, hello: Hello) -> tuple[Hello, Host] | int:
         try:
@@ -184,16 +223,51 @@ def _take_all_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, enough), hard))
 
 
-def serve(path: str | None, store: str, site_file: str, log: audit.Sink) -> None:
-    """Run the service until SIGTERM or SIGINT. Raises ServiceError where it cannot start."""
+def serve(path: str | None, store: str, site_file: str, log: audit.Sink, workers: int = 1) -> None:
+    """Run the service until SIGTERM or SIGINT. Raises ServiceError where it cannot start, or a worker is lost."""
     _take_all_descriptors()
     with listening(path) as listener:
-        listener.setblocking(False)
-        service = Service(listener, store, site_file, log)
+        service = Service(listener, store, site_file, log, workers)
         service.stop_on(signal.SIGTERM, signal.SIGINT)
         threading.stack_size(THREAD_STACK)
         try:
             next(FileStore(store).users(), None)
         except StoreError as e:  # said at once, and again at every login until it is mended
             audit.write(log, "serve", "error", problem=str(e))
+        if workers == 1:
+            service.run()
+        else:
+            run_workers(service, workers)
+
+
+def run_workers(service: Service, count: int) -> None:
+    """Run `service` in `count` processes, for one interpreter uses one core. All end together: whoever watches over the
+    service has one process to watch. Raises ServiceError where one cannot be started, or ends before it was told to."""
+    children: dict[int, int] = {}  # pidfd -> pid
+    try:
+        for _ in range(count):
+            child = os.fork()
+            if child == 0:
+                _work(service)
+            children[os.pidfd_open(child)] = child
+        stopping = service.stopping.fileno()
+        ready, _, _ = select.select([stopping, *children], [], [])
+        if stopping not in ready:
+            raise ServiceError(f"worker {children[ready[0]]} ended by itself")
+    except OSError as e:
+        raise ServiceError(f"cannot start a worker: {e.strerror}") from e
+    finally:
+        service.stop()
+        for pidfd, child in children.items():
+            os.waitpid(child, 0)
+            os.close(pidfd)
+
+
+def _work(service: Service) -> NoReturn:
+    status = 1
+    try:
+        service.stop_with()
         service.run()
+        status = 0
+    finally:
+        os._exit(status)

@@ -33,11 +33,15 @@ class Client:
         return b"A" + hotp(KEY, self.counter - 1).encode()
 
 
-def enrol(site: Site, users: int) -> list[str]:
-    names = [f"load{i}" for i in range(users)]
-    for name in names:
+def names(users: int) -> list[str]:
+    return [f"load{i}" for i in range(users)]
+
+
+def clients(site: Site, users: int) -> list[Client]:
+    """As many clients, each enrolled."""
+    for name in names(users):
         site.enrol(fob(), user=name)
-    return names
+    return [Client(name) for name in names(users)]
 
 
 def hammer(path: Path, clients: list[Client], logins: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar
 
 import pytest
@@ -21,7 +21,7 @@ class Point(Value):
     y: int = 0
     limit: ClassVar[int] = 10
 
-    def check(self) -> None:
+    def check(self, new: Collection[str]) -> None:
         if self.x > self.limit:
             raise ValueError("x: too far")
 
@@ -49,14 +49,14 @@ def test_a_value_holds_what_it_was_given_and_its_defaults() -> None:
 
 
 def test_a_field_without_default_is_needed() -> None:
-    with pytest.raises(TypeError, match="Point needs x"):
+    with pytest.raises(TypeError, match="Point has no, or needs, x"):
         Point(y=1)  # type: ignore[call-arg]
 
 
 def test_unknown_names_are_refused_and_so_are_class_variables() -> None:
-    with pytest.raises(TypeError, match="Point has no z"):
+    with pytest.raises(TypeError, match="Point has no, or needs, z"):
         Point(x=1, z=2)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match="Point has no limit"):
+    with pytest.raises(TypeError, match="Point has no, or needs, limit"):
         Point(x=1, limit=2)  # type: ignore[call-arg]
     with pytest.raises(TypeError):
         Point(1)  # type: ignore[call-arg, misc]

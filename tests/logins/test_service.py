@@ -332,8 +332,7 @@ def test_all_other_accounts_together_do_not_keep_root_out(site: Site, monkeypatc
         for end in (go[1], go[0], ready[0]):
             os.close(end)
         os.waitpid(child, 0)
-        serving._stopping.set()
-        serving._wake_write.send(b"x")
+        serving.stop()
         thread.join(PATIENCE)
 
 
@@ -348,15 +347,100 @@ def test_it_takes_as_many_descriptors_as_it_may_have(site: Site) -> None:
 
 
 def test_without_a_descriptor_left_it_does_not_spin(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full:
-        def accept(self) -> object:
-            raise OSError(errno.EMFILE, "too many open files")
+    """It looks again after a pause, unless it is to end meanwhile, and loses no client that came before."""
 
-    paused: list[float | None] = []
-    serving = service.Service(Full(), str(site.store), str(site.config), lambda *_: None)  # type: ignore[arg-type]
-    monkeypatch.setattr(serving._stopping, "wait", paused.append)
-    serving._accept()
-    assert paused == [service.NO_ROOM_PAUSE]
+    class Full(socket.socket):
+        def accept(self) -> tuple[socket.socket, object]:
+            pauses.append(len(pauses))
+            if len(pauses) < 4:
+                raise OSError(errno.EMFILE, "too many open files")
+            return super().accept()
+
+    pauses: list[int] = []
+    monkeypatch.setattr(service, "NO_ROOM_PAUSE", 0.2)
+    site.enrol()
+    listener = Full(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(str(site.socket))
+    listener.listen()
+    serving = service.Service(listener, str(site.store), str(site.config), lambda *_: None)
+    thread = threading.Thread(target=serving.run)
+    thread.start()
+    site.configure("demo", way="socket")
+    begun = time.monotonic()
+    assert site.gets_in(codes(0))
+    assert time.monotonic() - begun >= 3 * 0.2
+    assert len(pauses) == 4
+    serving.stop()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_it_ends_when_it_is_told_to_however_many_workers_it_has(site: Site, workers: int) -> None:
+    process = site.start("--workers", str(workers))
+    site.enrol()
+    site.configure("demo", way="socket")
+    for counter in range(2 * workers):
+        assert site.gets_in(codes(counter))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == 0
+    assert not site.socket.exists()
+
+
+def workers_of(process: subprocess.Popen[bytes], count: int) -> list[int]:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    until(lambda: len(children.read_text().split()) == count, "the workers are there")
+    return [int(pid) for pid in children.read_text().split()]
+
+
+def gone(pid: int) -> bool:
+    """Also when nobody has waited for it yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_where_one_worker_is_lost_the_service_ends_and_says_so(site: Site) -> None:
+    process = site.start("--workers", "3")
+    workers = workers_of(process, 3)
+    os.kill(workers[1], signal.SIGKILL)
+    assert process.wait(PATIENCE) == 3
+    assert all(gone(pid) for pid in workers)
+    assert site.log.lines() == [f"pam-totp: worker {workers[1]} ended by itself"]
+    assert not site.socket.exists()
+
+
+def test_workers_end_with_the_process_that_started_them(site: Site) -> None:
+    workers = workers_of(site.start("--workers", "2"), 2)
+    site.kill()
+    until(lambda: all(gone(pid) for pid in workers), "the workers are gone")
+    assert not _takes(site)
+
+
+def test_one_code_that_many_workers_are_given_at_once_lets_one_in(site: Site) -> None:
+    site.start("--workers", "4")
+    site.enrol()
+    site.configure("demo", way="socket")
+    together = threading.Barrier(12)
+
+    def answer(_: Shown) -> str:
+        together.wait(PATIENCE)
+        return codes(0)
+
+    results: list[Result] = []
+    threads = [threading.Thread(target=lambda: results.append(site.login(answer).result)) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == sorted([Result.SUCCESS] + [Result.AUTH_ERR] * 11)
+
+
+@pytest.mark.parametrize("workers", ["0", "65", "-1"])
+def test_a_number_of_workers_that_makes_no_sense_is_wrong_usage(site: Site, workers: str) -> None:
+    done = site.command("serve", "--socket", site.socket, "--workers", workers)
+    assert (done.returncode, done.stderr) == (2, "pam-totp: --workers takes 1 … 64\n")
 
 
 def test_it_takes_the_socket_that_systemd_passes_on(site: Site) -> None:

@@ -144,13 +144,13 @@ def _watched(
     ) as strace:
         assert strace.stderr is not None
         assert b"attached" in strace.stderr.readline()
-        channel.send(b"A" + answer.encode())
         said = []
         try:
+            channel.send(b"A" + answer.encode())
             while packet := channel.recv(4097):
                 said.append(packet)
-        except ConnectionResetError:
-            pass  # it ended with something of ours unread
+        except (ConnectionResetError, BrokenPipeError):
+            pass  # it ended with something of ours unread, or before we said anything
         # By a signal strace would let go; but of several threads that were killed it then waits for the end in vain.
         # What it saw is written, line by line.
         strace.kill()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.pam.service import BACKLOG
+from pam_totp.pam.service import BACKLOG, MOST_OF_ONE_ACCOUNT, MOST_WAITING
 from tests.conftest import as_root
 from tests.pamconf import Result
 from tests.services.namespace import COPY, SOCKET, STORE, Machine
@@ -120,8 +120,8 @@ def test_those_who_mean_ill_do_not_keep_an_honest_login_out(site: Site, how: str
             assert site.gets_in(codes(counter))
         assert sum(f"accepted user={ME}" in line for line in site.log.lines()) == 5, "the service said so, no helper"
         threads = len(os.listdir(f"/proc/{process.pid}/task"))
-        assert threads <= 128 * len(STRANGERS) + 4, "what one account may hold at most"
-    until(lambda: len(os.listdir(f"/proc/{process.pid}/task")) == 1, "whatever was held is let go")
+        assert threads <= MOST_OF_ONE_ACCOUNT * len(STRANGERS) + MOST_WAITING + 2, "what one account may hold at most"
+    until(lambda: len(os.listdir(f"/proc/{process.pid}/task")) <= MOST_WAITING + 1, "whatever was held is let go")
     assert len(os.listdir(f"/proc/{process.pid}/fd")) < 20
     assert site.gets_in(codes(5))
 
