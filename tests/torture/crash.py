@@ -35,8 +35,10 @@ PHONE = phone(period=86_400)
 ERRORS = ("ENOSPC", "EIO", "EINTR")
 SHORT = {"write", "read", "pread64", "sendto"}
 CANNOT_FAIL = {"getpid", "geteuid"}
-# Not the login's doing: how much memory it needs is not always the same, and the service's other thread waits.
-BESIDE = {"mmap", "munmap", "mremap", "madvise", "brk", "mprotect", "futex", "epoll_wait", "restart_syscall"}
+# Not the login's doing: how much memory it needs is not always the same, and the service's other threads wait. Nor is
+# the call that waits for the answer: it is under way when strace comes, which may or may not see it.
+BESIDE = {"mmap", "munmap", "mremap", "madvise", "brk", "mprotect"}
+BESIDE |= {"futex", "epoll_wait", "restart_syscall", "recvfrom"}
 
 
 @dataclass(frozen=True)
