@@ -1,4 +1,4 @@
-# make demo | test | cover | fuzz | bench | lint | build | install | uninstall        (see README.md)
+# make demo | portal | test | cover | fuzz | bench | bench-portal | lint | build | install | uninstall        (see README.md)
 
 # The relay starts this interpreter, so it is the distribution's: a virtual environment would die with an upgrade.
 PYTHON  = /usr/bin/python3
@@ -23,7 +23,7 @@ PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 DATA = pam_totp/system/data
 RELAY_KNOWS = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
-.PHONY: demo test bench cover cover-all fuzz torture requirements lint build install uninstall clean want-test
+.PHONY: demo portal test bench bench-portal cover cover-all fuzz torture requirements lint build install uninstall clean want-test
 .PHONY: need-build need-test need-torture need-bench need-lint need-install
 .DELETE_ON_ERROR:
 
@@ -31,6 +31,10 @@ build: need-build .venv/.made build/pam_totp.so
 
 demo: build
 	@$(BIN)/python -m tests.demo
+
+# The portal for a browser of yours, over a folder that goes with it. ARGS=9000 for another port than 8443.
+portal: build
+	@$(BIN)/python -m tests.portal $(ARGS)
 
 # All of the tests on four processes, two to a core, since half the time a test waits; what ARGS names, on one.
 PROCESSES = $(if $(strip $(ARGS)),0,4)
@@ -54,6 +58,10 @@ cover-all: need-test build
 # Ours beside the peers, in one run. ARGS="--rounds 50" and the like: see --help.
 bench: need-bench build
 	$(BIN)/python -m tests.bench $(ARGS)
+
+# People who all sign in to the portal at once. ARGS=50 for fifty of them.
+bench-portal: need-test want-test build
+	$(BIN)/python -m tests.web.bench $(ARGS)
 
 # The parsers under a coverage-guided fuzzer, for a while; what it found is kept, and part of `make test`.
 SECONDS = 60

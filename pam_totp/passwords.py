@@ -3,7 +3,7 @@
 The law:
 - the PAM service is one of its own that asks for nothing but the password, and no blank one is ever tried;
 - unknown user, wrong password, blank password: the same answer after the same time, and a hash is computed for each;
-- no more than a few checks at once, and whoever cannot be served soon is told so.
+- no more than a few checks at once, in the order of asking, and whoever cannot be served soon is told so.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import ctypes
 import ctypes.util
 import os
 import pwd
-import threading
 import time
 from collections.abc import Callable
 
 from pam_totp import audit
+from pam_totp.turns import Turns
 
 PAM_FOLDER = "/etc/pam.d"
+EXAMPLE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "web", "pam_totp-portal")
 SLOTS = 4  # checks at once: each may take as long as the slowest module
 SLOT_WAIT = 10.0  # seconds until somebody is told that it is busy
 REFUSAL_TAKES = 1.0  # seconds: longer than a hash takes, and than pam_unix does for a user it does not know
@@ -45,22 +46,22 @@ class SystemPasswords:
     ) -> None:
         # Without a file of its own, libpam would go by `other`, which may ask for more than a password, or for less.
         if not os.path.exists(os.path.join(PAM_FOLDER, service)):
-            raise Missing(f"no PAM service {service} (see docs/web.md: a file in {PAM_FOLDER})")
+            raise Missing(f"no PAM service {service}: put a file into {PAM_FOLDER}, such as {EXAMPLE}")
         self._service = service
         self._sink = sink
-        self._slots = threading.BoundedSemaphore(slots)
+        self._slots = Turns(slots)
         self._refusal_takes = refusal_takes
         self._authenticate = _python_pam()
 
     def right(self, user: str, password: str) -> bool:
         """Whether this is the user's password, and their account may be used. Raises Busy."""
         begun = time.monotonic()
-        if not self._slots.acquire(timeout=SLOT_WAIT):
+        if not self._slots.take(SLOT_WAIT):
             raise Busy
         try:
             good = self._try(user, password)
         finally:
-            self._slots.release()
+            self._slots.give_back()
         if not good:
             time.sleep(max(0.0, begun + self._refusal_takes - time.monotonic()))
         return good

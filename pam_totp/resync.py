@@ -81,6 +81,19 @@ def candidates(token: Token, count: int, now: int, reach: int) -> range:
     return steps_around(token, count, now, reach)
 
 
+def stands_behind(token: Token, codes: tuple[str, ...]) -> bool:
+    """Whether `codes` are the very last ones that were accepted of `token`, as when a form is sent twice."""
+    if token.digits != len(codes[0]):
+        return False
+    if isinstance(token, HotpToken):
+        end = token.counter
+    else:
+        assert isinstance(token, TotpToken)
+        end = 0 if token.last_step is None else token.last_step + 1
+    first = end - len(codes)
+    return find(token.secret, codes, range(first, first + 1), token.digits, token.algorithm) is not None
+
+
 def locate(token: Token, codes: tuple[str, ...], within: range, progress: Progress) -> int | None:
     """The first position in `within` at which `codes` stand in a row, or None; `progress` hears of every slice."""
     for start in range(within.start, within.stop, _SLICE):

@@ -6,6 +6,7 @@ The law: what is unknown, malformed, out of bounds, given twice or contradictory
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from pam_totp.policy import Policy
@@ -54,6 +55,9 @@ class Site(Value):
 
     NONE: ClassVar[Site]
 
+    def __hash__(self) -> int:
+        return hash(frozenset((*self.policy, *self.services, *self.clients)))
+
 
 Site.NONE = Site(policy={}, services={}, clients={})
 
@@ -100,6 +104,7 @@ _SITE: dict[str, Rule] = {
 }
 
 
+@lru_cache(maxsize=1)  # the file is read at every login, and seldom says anything new
 def parse_site(text: str) -> Site:
     """Read the site file's text (TOML). Raises SettingsError with the place."""
     import tomllib  # noqa: PLC0415  most hosts have no site file, and this import costs 2 ms
@@ -125,6 +130,11 @@ def parse_site(text: str) -> Site:
 
 def settings(service: str, arguments: Sequence[str], site: Site = Site.NONE) -> Settings:
     """What is in force for a login to `service` with these module arguments. Raises SettingsError."""
+    return _in_force(service, tuple(arguments), site)
+
+
+@lru_cache(maxsize=64)  # a host has a few services, and logs in to them over and over
+def _in_force(service: str, arguments: tuple[str, ...], site: Site) -> Settings:
     chosen: dict[str, Any] = {}
     origins: dict[str, str] = {}
     sources = (

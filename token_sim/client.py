@@ -194,7 +194,7 @@ def _open(url: str) -> Any:
     try:
         import serial  # noqa: PLC0415  # an extra, and slow to load
     except ImportError:
-        raise PortError("pyserial is missing (pip install 'pam-totp[serial]')") from None
+        raise PortError("pyserial is missing (pip install pyserial)") from None
     if "://" not in url:
         # exclusive: a second client is refused, and not given every other byte
         options: dict[str, Any] = {"exclusive": True}

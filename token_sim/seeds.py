@@ -30,7 +30,7 @@ def pskc_seeds(tokens: list[Made], key: bytes | None = None) -> bytes:
     try:
         from pskc import PSKC  # noqa: PLC0415  # an extra, and slow to load
     except ImportError:
-        raise MissingPskc("python-pskc is missing (pip install 'pam-totp[pskc]')") from None
+        raise MissingPskc("python-pskc is missing (pip install python-pskc)") from None
     document: Any = PSKC()
     for made in tokens:
         slot = made.slot

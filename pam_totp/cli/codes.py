@@ -144,9 +144,8 @@ def _open_port(device: str):  # type: ignore[no-untyped-def]
         why = os.strerror(e.errno).lower() if e.errno else str(e)
         raise CommandError(f"{device} cannot be opened: {why}; is the token plugged in?", OUT_OF_REACH) from None
     except ImportError:
-        raise CommandError(
-            "--port needs pyserial (pip install 'pam-totp[serial]', or apt-get install python3-serial)"
-        ) from None
+        message = "--port needs pyserial (pip install pyserial, or apt-get install python3-serial)"
+        raise CommandError(message) from None
 
 
 def run_unlock(args: argparse.Namespace) -> int:

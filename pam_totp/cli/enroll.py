@@ -36,7 +36,7 @@ from pam_totp.store import NotThere
 
 CONFIRMATIONS = 3  # tries
 PICTURES = ("png", "svg")
-GET_SEGNO = "pip install 'pam-totp[qr]', or apt-get install python3-segno"
+GET_SEGNO = "pip install segno, or apt-get install python3-segno"
 
 Draw = Callable[[Token, str], None]  # shows a token, and its URI
 

@@ -69,7 +69,7 @@ def run_export(args: argparse.Namespace) -> int:
         raise CommandError("json holds the whole record: leave --token out", WRONG_USAGE)
     if args.format == "pskc":
         if importlib.util.find_spec("pskc") is None:
-            raise CommandError("pskc needs python-pskc (pip install 'pam-totp[pskc]', or apt-get install python3-pskc)")
+            raise CommandError("pskc needs python-pskc (pip install python-pskc, or apt-get install python3-pskc)")
         pskc.load()
     password = read_secret(args.password_file) if args.password_file else None
     user = user_of(args)

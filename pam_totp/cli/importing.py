@@ -112,7 +112,7 @@ def _check_usage(args: argparse.Namespace) -> None:
     if problem:
         raise CommandError(problem, WRONG_USAGE)
     if args.format == "pskc" and importlib.util.find_spec("pskc") is None:
-        raise CommandError("pskc needs python-pskc (pip install 'pam-totp[pskc]', or apt-get install python3-pskc)")
+        raise CommandError("pskc needs python-pskc (pip install python-pskc, or apt-get install python3-pskc)")
 
 
 def _unlocker(args: argparse.Namespace) -> pskc.Unlock:

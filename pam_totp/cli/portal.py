@@ -18,6 +18,7 @@ from pam_totp.store.file import FileStore
 
 DEFAULT_LISTEN = "127.0.0.1:8443"
 LOOPBACK_NAMES = ("127.0.0.1", "::1", "localhost")
+GET_WEB = "make install EXTRAS=web, or pip install '.[web]' where the sources are"
 SHADOW = "shadow"  # the group that may read the system's passwords
 
 
@@ -43,6 +44,13 @@ def add_to(commands: Commands) -> None:
         help="without the store, by any account: only say whether a code is right, through the service at PATH",
     )
     portal.add_argument("--no-first-token", action="store_true", help="an administrator adds everybody's first token")
+    portal.add_argument(
+        "--per-address",
+        type=int,
+        default=60,
+        metavar="N",
+        help="sign-ins a minute from one address (%(default)s); more where many people share one",
+    )
     portal.add_argument("--config", metavar="FILE", default=SITE_FILE, help="site settings (%(default)s)")
     portal.add_argument(
         "--log", choices=("syslog", "stderr"), default="syslog", help="where decisions go (%(default)s)"
@@ -51,13 +59,17 @@ def add_to(commands: Commands) -> None:
 
 def run_portal(args: argparse.Namespace) -> int:
     try:
+        import waitress  # noqa: F401, PLC0415  needed last, and missed first
+
         from pam_totp.passwords import Missing, SystemPasswords  # noqa: PLC0415
         from pam_totp.web import server  # noqa: PLC0415  an extra
         from pam_totp.web.app import create_app  # noqa: PLC0415
         from pam_totp.web.portal import SERVICE, Config  # noqa: PLC0415
     except ImportError as e:
-        raise CommandError(f"the portal needs {e.name} (pip install 'pam-totp[web]')", OUT_OF_REACH) from None
+        raise CommandError(f"the portal needs {e.name} ({GET_WEB})", OUT_OF_REACH) from None
 
+    if args.per_address < 1:
+        raise CommandError("--per-address takes 1 or more", WRONG_USAGE)
     sink = audit.to_syslog if args.log == "syslog" else audit.to_stderr
     proxy = args.behind_tls_proxy
     try:
@@ -78,6 +90,7 @@ def run_portal(args: argparse.Namespace) -> int:
                 tls=proxy is not None,
                 hosts=tuple(args.host or (() if proxy else LOOPBACK_NAMES)),
                 first_token=not args.no_first_token,
+                per_address=args.per_address,
                 sink=sink,
             )
         )

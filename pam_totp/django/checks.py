@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
 from pam_totp.django import conf
-from pam_totp.passwords import PAM_FOLDER
+from pam_totp.passwords import EXAMPLE, PAM_FOLDER
 
 BACKEND = "pam_totp.django.backends.PamBackend"
 MIDDLEWARE = "django_otp.middleware.OTPMiddleware"
@@ -39,7 +39,7 @@ def _found() -> Iterator[CheckMessage]:
     if BACKEND in settings.AUTHENTICATION_BACKENDS:
         file = os.path.join(PAM_FOLDER, str(conf.get("PAM_TOTP_PASSWORD_SERVICE")))
         if not os.path.exists(file):
-            hint = "copy pam_totp/web/pam_totp-portal there; until then every password is refused"
+            hint = f"put a file there, such as {EXAMPLE}; until then every password is refused"
             yield Warning(f"no PAM service {file}", hint=hint, id="pam_totp.W002")
         if OTHER_PASSWORDS in settings.AUTHENTICATION_BACKENDS:
             hint = "leave ModelBackend out: PamBackend does the rest of its work"

@@ -44,11 +44,12 @@ HEADERS = {
 }
 HSTS = "max-age=31536000"  # seconds: a year
 
-# What one address, and one address for one user, may try. Codes are counted by the store besides, whoever asks.
+# What one address, and one address for one user, may try; `many` is the site's. Codes are counted by the store besides,
+# whoever asks.
 LIMITS = {
-    "signin.sign_in": (("60 per minute", "address"), ("10 per minute; 40 per hour", "address_and_user")),
-    "signin.code": (("60 per minute", "address"),),
-    "tokens.scan": (("60 per minute", "address"),),
+    "signin.sign_in": (("{many} per minute", "address"), ("10 per minute; 40 per hour", "address_and_user")),
+    "signin.code": (("{many} per minute", "address"),),
+    "tokens.scan": (("{many} per minute", "address"),),
     "tokens.add_token": (("20 per minute", "address"),),
     "tokens.resync": (("20 per minute", "address"),),
     "tokens.remove": (("20 per minute", "address"),),
@@ -74,7 +75,7 @@ def create_app(config: Config) -> Flask:
     CSRFProtect(app)
     app.register_blueprint(pages_signin.pages)
     app.register_blueprint(pages_tokens.pages)
-    _limit(app)
+    _limit(app, config.per_address)
     filters.add_to(app)
     app.context_processor(lambda: {"visit": current().state, "Step": Step, "issuer": config.issuer})
     app.after_request(_with_headers)
@@ -110,13 +111,13 @@ def _address_and_user() -> str:
     return f"{address()} {request.form.get('user', '')[:256].casefold()}"
 
 
-def _limit(app: Flask) -> None:
+def _limit(app: Flask, many: int) -> None:
     limiter = Limiter(key_func=address, app=app, storage_uri="memory://", strategy="moving-window")
     keys = {"address": address, "address_and_user": _address_and_user}
     for endpoint, limits in LIMITS.items():
         view: Any = app.view_functions[endpoint]
         for text, key in limits:
-            view = limiter.limit(text, key_func=keys[key], methods=["POST"])(view)
+            view = limiter.limit(text.format(many=many), key_func=keys[key], methods=["POST"])(view)
         app.view_functions[endpoint] = view
     app.extensions["pam_totp_limiter"] = limiter  # its decorators hold on to it by weak references only
 

@@ -19,7 +19,7 @@ from pam_totp.decide import REFUSED, decide, log, refusal_takes
 from pam_totp.enroll import new_recovery_codes, proved
 from pam_totp.policy import Policy
 from pam_totp.record import Token, UserRecord
-from pam_totp.resync import Moved, NotInStep, bring_back
+from pam_totp.resync import Moved, NotInStep, bring_back, stands_behind
 from pam_totp.store import NotThere, Store
 from pam_totp.verify import Decision
 
@@ -140,12 +140,15 @@ class Factors:
             bring_back(
                 self._store, asking.user, tokens, codes, reach=RESYNC_REACH, now=self._now, progress=lambda _: _silently
             )
-        except NotInStep:
+        except (NotInStep, Moved, NotThere) as why:
+            now = self.of(asking.user).token(name)
+            if now is not None and stands_behind(now, codes):
+                return None  # the form was sent twice: these very codes have done it
+            if not isinstance(why, NotInStep):
+                return Problem("codes", "This token was used or changed meanwhile. Try again with new codes.")
             self._note(asking, "refused", reason="not-in-a-row", token=name)
             self._hold_back(begun)
             return Problem("codes", NOT_IN_A_ROW)
-        except (Moved, NotThere):
-            return Problem("codes", "This token was used or changed meanwhile. Try again with new codes.")
         self._note(asking, "accepted", by="resync", token=name)
         return None
 

@@ -12,7 +12,7 @@ from pam_totp.answer import MAX_ANSWER
 from pam_totp.rules import MAX_TEXT
 
 _CODE = {"inputmode": "numeric", "autocomplete": "one-time-code", "spellcheck": "false", "autocapitalize": "off"}
-# A recovery code has letters, which a numeric keyboard has not; who looks for one finds it by the hint.
+# A recovery code has letters, which a numeric keyboard has not.
 _ANSWER = {**_CODE, "inputmode": "text"}
 _PLAIN = {"autocomplete": "off", "spellcheck": "false", "autocapitalize": "off"}
 
@@ -37,8 +37,19 @@ class Code(FlaskForm):  # type: ignore[misc]
     proof = StringField(
         "One-time code",
         _filled("the code", MAX_ANSWER),
-        description="From your phone or token. Two codes in a row, or a recovery code, will do too.",
+        description="From your phone or token. Two codes in a row will do too.",
         render_kw=_CODE,
+    )
+
+
+class RecoveryCode(FlaskForm):  # type: ignore[misc]
+    """The same question for somebody without phone and token, with all of the keyboard."""
+
+    proof = StringField(
+        "Recovery code",
+        _filled("the recovery code", MAX_ANSWER),
+        description="One of those that you have kept; each is good once.",
+        render_kw=_PLAIN,
     )
 
 

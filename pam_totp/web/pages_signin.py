@@ -12,7 +12,7 @@ from werkzeug import Response
 from pam_totp import audit
 from pam_totp.decide import REFUSED
 from pam_totp.web.factors import Asking
-from pam_totp.web.forms import Code, SignIn
+from pam_totp.web.forms import Code, RecoveryCode, SignIn
 from pam_totp.web.portal import SERVICE, portal, to
 from pam_totp.web.sessions import Step
 from pam_totp.web.visit import current
@@ -82,7 +82,11 @@ def code_form() -> Page:
     step = current().state.step
     if step is not Step.PASSWORD:
         return to("tokens.overview" if step is Step.SIGNED_IN else "signin.sign_in")
-    return render_template("code.html", form=Code())
+    return render_template("code.html", form=_code_form())
+
+
+def _code_form() -> Code | RecoveryCode:
+    return RecoveryCode() if "recovery" in request.args else Code()
 
 
 @pages.post("/code")
@@ -90,7 +94,7 @@ def code() -> Page:
     visit = current()
     if visit.state.step is not Step.PASSWORD:
         return code_form()
-    form = Code()
+    form = _code_form()
     if not form.validate():
         return render_template("code.html", form=form), 422
     answer = portal().second.answer(asking(form.proof.data))
@@ -111,4 +115,6 @@ def sign_out() -> Page:
 
 @pages.get("/signed-out")
 def signed_out() -> Page:
+    if current().state.step is not Step.STRANGER:
+        return to("tokens.overview")
     return render_template("message.html", text="You are signed out.")

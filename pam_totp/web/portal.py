@@ -31,7 +31,7 @@ class Passwords(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What a portal is made of. `hosts` are the names that it may be called by; none: any. Without a store, `socket` is
-    where the service looks at codes, and nobody's tokens can be seen or changed."""
+    where the service looks at codes, and nobody's tokens can be seen or changed. `per_address`: sign-ins a minute."""
 
     store: Store | None = None
     socket: str | None = None
@@ -42,6 +42,7 @@ class Config:
     hosts: tuple[str, ...] = ()
     first_token: bool = True
     limited: bool = True
+    per_address: int = 60
     sink: audit.Sink = audit.to_syslog
     now: Callable[[], int] = lambda: int(time.time())
     clock: Callable[[], float] = time.monotonic

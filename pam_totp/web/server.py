@@ -85,7 +85,10 @@ def serve(app: Any, address: Address, *, proxy: str | None, ready: Callable[[Add
 
     check(address, proxy)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # it warns of every request that has to wait
-    server = create_server(app, **options(address, proxy))
+    try:
+        server = create_server(app, **options(address, proxy))
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, str(address)) from None
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
     ready(Address(address.host, server.effective_port))

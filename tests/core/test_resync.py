@@ -7,7 +7,7 @@ import pytest
 from pam_totp import resync
 from pam_totp.oath import hotp
 from pam_totp.record import HotpToken, Token, TotpToken, UserRecord
-from pam_totp.resync import Moved, NotInStep, bring_back, candidates, locate
+from pam_totp.resync import Moved, NotInStep, bring_back, candidates, locate, stands_behind
 from pam_totp.store import NotThere
 from tests.core.stores import Memory
 
@@ -147,3 +147,16 @@ def test_a_user_who_went_during_the_search_is_not_there() -> None:
 
 def test_a_token_that_was_not_proved_is_proved_by_it() -> None:
     assert back(alice(fob(0)._but(confirmed=False)), row(7)).confirmed
+
+
+@pytest.mark.parametrize("token", [fob(52), phone(last_step=51)])
+def test_the_very_last_codes_are_known_again_and_no_others(token: Token) -> None:
+    assert stands_behind(token, row(50))
+    assert stands_behind(token, row(49, 3))
+    for others in (row(49), row(51), row(52), row(50, 3), (hotp(KEY, 51), hotp(KEY, 50)), ("0000000", "0000000")):
+        assert not stands_behind(token, others), others
+
+
+@pytest.mark.parametrize("token", [fob(0), fob(1), phone(), phone(last_step=0)])
+def test_a_token_that_was_hardly_used_stands_behind_no_row(token: Token) -> None:
+    assert not stands_behind(token, row(0))

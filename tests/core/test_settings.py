@@ -42,6 +42,13 @@ def test_the_facts_are_every_setting_by_its_name() -> None:
     assert set(facts) == {*Policy.RULES, *Settings._fields} - {"policy", "origins"}
 
 
+def test_a_file_that_changed_is_in_force_at_once_and_so_is_one_that_changed_back() -> None:
+    for window in (2, 3, 2):
+        assert chosen(site=f"[policy]\nwindow = {window}\n").policy.window == window
+        assert chosen("window=4", site=f"[policy]\nwindow = {window}\n").policy.window == 4
+        assert chosen(site=f"[service.sshd]\nwindow = {window}\n").policy.window == window
+
+
 # ---- arguments
 
 POLICY = {"look_ahead": 100, "window": 10, "resync_window": 10_000, "resync_steps": 2_880, "lock_after": 1_000_000}

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +14,7 @@ from tests.services.conftest import _machine, _sshd, machine, sshd  # noqa: F401
 from tests.services.namespace import Machine
 from tests.site import Site
 from tests.web.kit import Portal
+from tests.web.people import People, Person
 from tests.web.served import BehindTls, Served, in_the_clear, missing
 
 if TYPE_CHECKING:
@@ -69,3 +70,17 @@ def _chromium(_served: Served) -> Iterator[Chromium]:
         browser = playwright.chromium.launch(executable_path=_served.browser, args=[*FLAGS, names])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def people(_chromium: Chromium, served: Served) -> Iterator[People]:
+    """As many people as a test needs, each with a browser of their own."""
+    there: list[Person] = []
+
+    def one(**context: Any) -> Person:
+        there.append(Person(_chromium, served, **context))
+        return there[-1]
+
+    yield one
+    for person in there:
+        person.close()

@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import time
 import urllib.parse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,13 +68,23 @@ class Person:
         with self.page.expect_navigation():
             target.click()
 
-    def sign_in(self, user: str = "alice", code: str | None = None) -> None:
-        self.page.goto("/sign-in")
+    def sign_in(self, user: str = "alice", code: str | None = None, at: str = "") -> None:
+        """With the password, and with `code` where one is given; `at` another portal than the one that is served."""
+        self.page.goto(f"{at}/sign-in")
         self.fill(User_name=user, Password=self.served.password)
         self.press("Go on")
         if code is not None:
             self.page.get_by_label("One-time code").fill(code)
             self.press("Sign in")
+
+    def add_phone(self, picture: Path) -> Phone:
+        """As far as the QR code, by way of `picture`; the page waits for the first code then."""
+        self.press("Add a phone")
+        self.press("Show the QR code")
+        seen = self.scan(picture)
+        assert (seen["kind"], seen["label"], seen["digits"]) == ("totp", "/portal.example.org:alice", "6")
+        assert self.page.locator(".key code").inner_text().replace(" ", "") == seen["secret"]
+        return Phone(seen["secret"])
 
     def scan(self, picture: Path) -> dict[str, str]:
         """What a phone reads from the QR code on the screen."""
@@ -98,3 +109,6 @@ class Phone:
         code = hotp(self._key, self._step)
         self._step += 1
         return code
+
+
+People = Callable[..., Person]  # one more, with Chromium's options for their browser

@@ -61,10 +61,10 @@ class BehindTls:
         machine.run("mount", "--bind", sysconfig.get_path("purelib"), LIBRARIES)
         path = f"PYTHONPATH={COPY}:{LIBRARIES}"
         python = ["env", path, "PYTHONDONTWRITEBYTECODE=1", os.path.realpath(sys.executable), "-m", "pam_totp.cli"]
-        machine.start(*python, "portal", "--behind-tls-proxy", "--issuer", NAME, "--host", NAME)
+        self.process = machine.start(*python, "portal", "--behind-tls-proxy", "--issuer", NAME, "--host", NAME)
         self._front()
         for port in (8443, 443):
-            until(lambda port=port: self._listens(port), f"port {port} is there")
+            until(lambda port=port: listens(machine, port), f"port {port} is there")  # type: ignore[misc]
 
     def _front(self) -> None:
         page = (TREE / "docs" / "web.md").read_text()
@@ -102,10 +102,6 @@ class BehindTls:
             "/usr/sbin/nginx", "-p", "/run", "-c", "/run/nginx.conf", "-g", "daemon off; master_process off;"
         )
 
-    def _listens(self, port: int) -> bool:
-        table = (self.machine.root.parent / "net" / "tcp").read_text()
-        return re.search(rf":{port:04X} \S+ 0A ", table) is not None
-
     def record(self, user: str) -> UserRecord:
         return self.machine.record(user)
 
@@ -114,6 +110,12 @@ class BehindTls:
 
     def forget_everybody(self) -> None:
         self.machine.forget_everybody()
+
+
+def listens(machine: Machine, port: int) -> bool:
+    """Whether a connection to `port` of the machine's would be taken."""
+    table = (machine.root.parent / "net" / "tcp").read_text()
+    return re.search(rf":{port:04X} \S+ 0A ", table) is not None
 
 
 def _inside(machine: Machine, folder: Path) -> str:

@@ -2,48 +2,19 @@
 
 from __future__ import annotations
 
+import grp
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 from pam_totp.record import HotpToken
-from tests.services.namespace import Sshd
+from tests.services.namespace import ACCOUNTS
 from tests.site import KEY, TREE, codes, phone, until
-from tests.web.people import Person, Phone
+from tests.web.people import People, Person, Phone
 from tests.web.served import BehindTls, Served
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser as Chromium
-
-People = Callable[..., Person]
-
-
-@pytest.fixture
-def people(_chromium: Chromium, served: Served) -> Iterator[People]:
-    """As many people as a test needs, each with a browser of their own."""
-    there: list[Person] = []
-
-    def one(**context: Any) -> Person:
-        there.append(Person(_chromium, served, **context))
-        return there[-1]
-
-    yield one
-    for person in there:
-        person.close()
-
-
-def add_phone(person: Person, picture: Path) -> Phone:
-    person.press("Add a phone")
-    person.press("Show the QR code")
-    seen = person.scan(picture)
-    assert (seen["kind"], seen["label"], seen["digits"]) == ("totp", "/portal.example.org:alice", "6")
-    assert person.page.locator(".key code").inner_text().replace(" ", "") == seen["secret"]
-    return Phone(seen["secret"])
 
 
 def test_scan_confirm_sign_out_sign_in_and_the_replay_is_refused(
@@ -51,7 +22,7 @@ def test_scan_confirm_sign_out_sign_in_and_the_replay_is_refused(
 ) -> None:
     alice = people()
     alice.sign_in()
-    mine = add_phone(alice, tmp_path / "qr.png")
+    mine = alice.add_phone(tmp_path / "qr.png")
     alice.fill(**{"The code that the app shows": mine.code()})
     alice.press("Add phone")
     assert (alice.heading, alice.notice) == ("Your tokens", "phone is in use now.")
@@ -67,24 +38,6 @@ def test_scan_confirm_sign_out_sign_in_and_the_replay_is_refused(
     assert len(served.record("alice").tokens) == 1
     assert [c for c in alice.complaints + thief.complaints if "401" not in c] == [], "not a word in the console"
     assert {url.split("/")[2] for url in alice.requests} == {served.url.split("/")[2]}, "nobody else is asked"
-
-
-def test_the_token_enrolled_here_logs_in_over_ssh_and_the_code_used_there_is_refused_here(
-    people: People, behind_tls: BehindTls, sshd: Sshd, tmp_path: Path
-) -> None:
-    machine = behind_tls.machine
-    machine.stack("sshd", machine.ours())
-    alice = people()
-    alice.sign_in()
-    mine = add_phone(alice, tmp_path / "qr.png")
-    alice.fill(**{"The code that the app shows": mine.code()})
-    alice.press("Add phone")
-    code = mine.code()
-    _, shown = sshd.ssh("alice").asks("One-time code: ").says(code).ends()
-    assert "in as alice" in shown
-    again = people()
-    again.sign_in(code=code)
-    assert (again.heading, again.error[:8]) == ("Your code", "Refused;")
 
 
 def test_a_pressed_token_is_brought_back_into_step(people: People, served: Served, tmp_path: Path) -> None:
@@ -145,9 +98,17 @@ def test_a_recovery_code_gets_in_when_the_phone_is_lost(people: People, served: 
     assert alice.page.locator(".codes").is_visible()
     alice.page.emulate_media(media="screen")
     alice.press("I have kept them")
-    lost = people()
-    lost.sign_in(code=shown[4])
-    assert (lost.heading, lost.notice) == ("Your tokens", "Recovery code used, 9 left.")
+    lost = people(viewport={"width": 320, "height": 640})
+    lost.sign_in()
+    lost.press("Use a recovery code")
+    fits(lost)
+    lost.fill(Recovery_code="AAAA-AAAA-AAAA-AAAA")
+    lost.press("Sign in")
+    assert lost.error.startswith("Refused;")
+    lost.fill(Recovery_code=shown[4])  # the form is still the one with letters on its keyboard
+    lost.press("Sign in")
+    assert lost.heading == "Your tokens"
+    assert lost.notice.startswith("Recovery code used, 9 left.")
     lost.page.goto("/recovery/codes")
     assert shown[5] not in lost.page.content()
 
@@ -186,6 +147,16 @@ def test_the_cookie_is_what_it_should_be_over_tls(people: People, behind_tls: Be
     assert (cookie["domain"], cookie["path"], cookie["expires"]) == ("portal.example.org", "/", -1)
     assert alice.page.evaluate("document.cookie") == ""
     assert behind_tls.machine.log.wait_for("accepted", "user=alice", "by=password", f"rhost={alice.address}")
+
+
+def test_started_as_root_it_is_the_stores_owner_in_the_group_shadow_and_no_more(behind_tls: BehindTls) -> None:
+    status = Path(f"/proc/{behind_tls.process.pid}/status").read_text()
+    told = {name: value.split() for name, _, value in (line.partition(":") for line in status.splitlines())}
+    assert told["Name"] != ["nsenter"]
+    owner = str(ACCOUNTS["pam_totp"])
+    assert (told["Uid"], told["Gid"]) == ([owner] * 4, [owner] * 4)
+    assert told["Groups"] == [str(grp.getgrnam("shadow").gr_gid)]
+    assert {told[capabilities][0].strip("0") for capabilities in ("CapEff", "CapPrm", "CapInh", "CapAmb")} == {""}
 
 
 def test_a_wrong_password_a_blank_one_and_an_unknown_user_are_refused_by_pam(
@@ -239,7 +210,7 @@ def test_a_keyboard_is_enough(people: People, served: Served) -> None:
 def test_the_key_is_copied_by_a_button(people: People, served: Served, tmp_path: Path) -> None:
     alice = people(permissions=["clipboard-read", "clipboard-write"])
     alice.sign_in()
-    add_phone(alice, tmp_path / "qr.png")
+    alice.add_phone(tmp_path / "qr.png")
     alice.page.get_by_role("button", name="Copy").click()
     alice.page.get_by_role("button", name="Copied").wait_for()
     shown = alice.page.locator(".key code").inner_text().replace(" ", "")
@@ -289,6 +260,8 @@ def test_no_page_shuts_anybody_out_or_is_wider_than_a_small_phone(
     for path in PAGES:
         alice.page.goto(path)
         fits(alice)
+    alice.press("Sign out")
+    fits(alice)
 
 
 def fits(person: Person) -> None:

@@ -148,6 +148,11 @@ def test_one_address_cannot_go_on_trying_users(site: Site) -> None:
     assert statuses == [401] * 60 + [429]
 
 
+def test_a_site_says_how_many_people_share_one_address(site: Site) -> None:
+    portal = Portal(site, limited=True, per_address=70)
+    assert [portal.browser().sign_in(f"user{i}").status for i in range(71)] == [200] * 70 + [429]
+
+
 def test_the_addresses_of_one_ipv6_customer_count_as_one(site: Site) -> None:
     portal = Portal(site, limited=True)
     statuses = []

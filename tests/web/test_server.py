@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import http.client
+import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
-from pam_totp.web.server import Address, ListenError, check
-from tests.site import Site
+from pam_totp.web.server import Address, ListenError, check, serve
+from tests.site import TREE, Site
 from tests.web.kit import Portal
 
 
@@ -40,6 +44,39 @@ def test_a_store_that_is_not_ours_is_said_before_anybody_signs_in(site: Site) ->
     done = site.command("portal", "--listen", "127.0.0.1:0")
     assert done.returncode == 3
     assert "its mode is not 0700" in done.stderr
+
+
+def test_the_readme_puts_nginx_in_front_as_docs_web_does() -> None:
+    """docs/web.md's is the one that is tried, by tests/web/served.py."""
+    short, whole = (
+        re.findall(r"```nginx\n(.*?)```", (TREE / page).read_text(), re.DOTALL) for page in ("README.md", "docs/web.md")
+    )
+    lines = [line.strip() for line in whole[0].splitlines()]
+    assert len(short) == len(whole) == 1
+    assert all(line.strip() in lines for line in short[0].splitlines())
+
+
+@pytest.mark.parametrize("module", ["flask", "flask_limiter", "waitress"])
+def test_a_missing_package_is_one_line_that_says_what_to_do(site: Site, tmp_path: Path, module: str) -> None:
+    (tmp_path / f"{module}.py").write_text(f"raise ModuleNotFoundError(name={module!r})")
+    done = subprocess.run(
+        [sys.executable, "-m", "pam_totp.cli", "portal", "--store", site.store],
+        cwd=TREE,
+        env={"PYTHONPATH": f"{tmp_path}:{TREE}", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+    assert f"needs {module} (make install EXTRAS=web, or pip install '.[web]'" in done.stderr
+
+
+def test_a_port_that_is_taken_is_named(site: Site) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = Address("127.0.0.1", taken.getsockname()[1])
+        with pytest.raises(OSError, match="already in use") as caught:
+            serve(Portal(site).app, address, proxy=None, ready=lambda _: None)
+    assert caught.value.filename == str(address)
 
 
 @contextmanager

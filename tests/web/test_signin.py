@@ -115,6 +115,29 @@ def test_a_session_planted_before_the_password_is_worth_nothing_after_it(portal:
     assert attacker.open("/").heading == "Sign in"
 
 
+def test_every_step_has_a_session_of_its_own_and_ends_the_one_before(portal: Portal) -> None:
+    browser, names = portal.browser(), []
+
+    def step(page: Page, heading: str) -> None:
+        assert page.heading == heading
+        for name in names:
+            thief = portal.browser()
+            thief.use_cookie(name)
+            assert thief.open("/").heading == "Sign in"
+        names.append(browser.cookie)
+
+    enrolled(portal)
+    step(browser.open("/sign-in"), "Sign in")
+    step(browser.sign_in(), "Your code")
+    step(browser.send(proof=codes(0)), "Your tokens")
+    browser.open("/add-token")
+    added = {"serial": "mine", "key": f"hex:{b'm'.hex() * 20}", "codes": codes(0, 2, b"m" * 20)}
+    step(browser.send(proof=codes(1), **added), "Your tokens")
+    browser.post("/sign-out", {"csrf_token": browser.open("/").csrf})
+    step(browser.sign_in(), "Your code")
+    assert len(set(names)) == len(names)
+
+
 def test_an_invented_session_is_nobodys(portal: Portal) -> None:
     browser = portal.browser()
     for name in ("", "x", "A" * 43, "\xff" * 10, "../../etc"):
@@ -127,6 +150,7 @@ def test_signing_out_ends_it_on_the_servers_side(portal: Portal) -> None:
     copy.use_cookie(browser.cookie)
     page = browser.post("/sign-out", {"csrf_token": browser.open("/").csrf})
     assert "You are signed out." in page.text
+    assert portal.signed_in().open("/signed-out").heading == "Your tokens", "nobody is told so who is not"
     assert copy.open("/").heading == "Sign in"
 
 

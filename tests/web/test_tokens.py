@@ -202,6 +202,22 @@ def test_a_token_handed_out_to_somebody_else_is_not_claimed(portal: Portal) -> N
     assert not portal.site.record("bob").tokens[0].confirmed
 
 
+@pytest.mark.parametrize("proof", [{}, {"proof": ""}, {"proof": "000000"}, {"proof": codes(0)}])
+@pytest.mark.parametrize("form", [{"serial": "SM7"}, {"serial": "mine", "key": f"hex:{b'8'.hex() * 20}"}])
+def test_whoever_has_a_token_puts_a_hardware_token_into_use_only_with_a_code_of_it(
+    portal: Portal, form: dict[str, str], proof: dict[str, str]
+) -> None:
+    waiting = HotpToken(name="SM7", secret=b"7" * 20, created=0, serial="SM7", confirmed=False)
+    portal.site.enrol(HotpToken(name="fob", secret=KEY, created=0), waiting, user="alice")
+    browser = portal.signed_in(code=codes(0))
+    browser.open("/add-token")
+    fields = {**form, "codes": codes(0, 2, b"8" * 20 if "key" in form else b"7" * 20)}
+    page = browser.send(**fields, **proof)
+    assert page.error == "Enter a code." or page.error.startswith("Refused;")
+    assert [t.name for t in portal.site.record("alice").tokens if t.confirmed] == ["fob"]
+    assert browser.send(**fields, proof=codes(1)).heading == "Your tokens"
+
+
 def test_a_token_of_ones_own_is_added_by_its_key(portal: Portal) -> None:
     browser = portal.signed_in()
     browser.open("/add-token")
