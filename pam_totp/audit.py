@@ -36,7 +36,7 @@ def to_syslog(priority: int, line: str) -> None:
 
 def to_stderr(priority: int, line: str) -> None:
     """Standard error, for a service that is watched in a terminal."""
-    print(line, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{line}\n")  # in one piece: several processes may share it
 
 
 def line(service: str, verb: str, **fields: str | int | None) -> str:

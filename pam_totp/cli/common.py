@@ -90,7 +90,7 @@ def open_store(args: argparse.Namespace, *, create: bool = False) -> Store:
 
 
 def _undo_what_was_interrupted(store: FileStore) -> None:
-    from pam_totp.store.batch import recover  # noqa: PLC0415  once in a blue moon
+    from pam_totp.store.journal import recover  # noqa: PLC0415  once in a blue moon
 
     undone = recover(store)
     if undone:

@@ -5,54 +5,44 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib.util
-import signal
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pam_totp import audit
 from pam_totp.cli.codes import SERVICE
 from pam_totp.cli.common import (
-    DONE,
-    REFUSED,
     WRONG_USAGE,
     CommandError,
     Commands,
     ask,
     command,
-    count,
     now,
     open_store,
     own_file,
     own_name,
-    print_json,
-    print_table,
 )
+from pam_totp.cli.import_report import report
+from pam_totp.cli.import_work import Again, Rows, Tokens, taken, tried
 from pam_totp.cli.inputs import HomeFile, read_homes, read_named, read_secret
 from pam_totp.cli.progress import Bar
 from pam_totp.formats import csv_tokens, google_authenticator, migration, otpauth, pskc, record_json, users_oath
 from pam_totp.formats.found import FormatError, Found
-from pam_totp.formats.plan import Plan, Row, added, left_out
+from pam_totp.formats.plan import Entry, Row, left_out, planned
 from pam_totp.pam.module import passwd_name
 from pam_totp.record import UserRecord
-from pam_totp.store import NotThere, Store
-from pam_totp.store.batch import Change, update_many
-from pam_totp.store.file import FileStore
 
-Parse = Callable[[bytes, int], list[Found]]
-
-PARSERS: dict[str, Parse] = {
+PARSERS: dict[str, Callable[[bytes, int], list[Found]]] = {
     "google-authenticator": google_authenticator.parse,
-    "users-oath": users_oath.parse,
-    "otpauth": otpauth.parse,
-    "migration": migration.parse,
-    "csv": csv_tokens.parse,
     "json": record_json.parse,
 }
-FORMATS = (*PARSERS, "pskc")
+BY_THE_LINE: dict[str, Callable[[bytes, int], Iterator[Found]]] = {
+    "users-oath": users_oath.each,
+    "otpauth": otpauth.each,
+    "csv": csv_tokens.each,
+}
+FORMATS = ("google-authenticator", "users-oath", "otpauth", "migration", "csv", "json", "pskc")
 SAYS_WHOSE = ("users-oath",)  # formats in which --user chooses lines, instead of saying whose they are
 HOME_FILE = ".google_authenticator"
-SHOWN = 100  # tokens that came in just so, in the table
+LONG = 1024 * 1024  # bytes of PSKC, which take a second or more
 
 
 def add_to(commands: Commands) -> None:
@@ -73,24 +63,9 @@ def run_import(args: argparse.Namespace) -> int:
     if own_file(args) and not (args.user or args.map or args.homes):
         args.user = own_name()
     _check_usage(args)
-    gc.disable()  # a hundred thousand small values that all live to the end: half the time went into looking at them
-    unlock = _unlocker(args)
-    files = [(path, read_named(path)) for path in args.file]
-    homes = list(read_homes(args.homes, HOME_FILE, google_authenticator.MAX_FILE)) if args.homes else []
     users = _read_map(args.map) if args.map else None
-    store = open_store(args, create=True)
-
-    base: dict[str, UserRecord] = {}
-    if args.homes:
-        plan = _plan_homes(homes)
-    else:
-        plan = _plan_files(args, files, users, unlock)
-        if args.format == "json":
-            base = _whole_record(args, files)
-    rows = sorted([*_carried_out(args, store, plan, base), *plan.left_out], key=lambda row: row.line)
-    unused = sorted(users.keys() - {row.serial for row in rows}) if users is not None else []
-    _show(args, rows, unused)
-    return REFUSED if any(row.left_out is not None and not row.known for row in rows) or not rows else DONE
+    rows = _carried_out(args, users)
+    return report(args, rows, users or ())
 
 
 def _check_usage(args: argparse.Namespace) -> None:
@@ -115,6 +90,35 @@ def _check_usage(args: argparse.Namespace) -> None:
         raise CommandError("pskc needs python-pskc (pip install python-pskc, or apt-get install python3-pskc)")
 
 
+def _carried_out(args: argparse.Namespace, users: dict[str, str] | None) -> Rows:
+    """Do it, or say what would be done. The content of the files is held until then, for it is read more than once."""
+    unlock = _unlocker(args)
+    files = [(path, read_named(path)) for path in args.file]
+    homes = list(read_homes(args.homes, HOME_FILE, google_authenticator.MAX_FILE)) if args.homes else []
+    store = open_store(args, create=True)
+    at = now()
+    base: dict[str, UserRecord] = {}
+    plan: Iterable[Entry | Row]
+    if args.homes:
+        plan, number = list(_plan_homes(homes, at)), len(homes)
+    else:
+        found, number = _found(args.format, files, at, unlock)
+        plan = Again(lambda: _plan_files(args, found, users))
+        if args.format == "json":
+            base = _whole_record(args, files)
+    tokens = Tokens(plan, number, base, at)
+    try:
+        rows = tokens.rows((tried if args.dry_run else taken)(store, tokens))
+    except FormatError as e:  # in a line that was come to by then
+        raise CommandError(f"{files[0][0]}: {e}; nothing was imported") from None
+    if rows.came_in and not args.dry_run:
+        audit.write(audit.to_syslog, SERVICE, "accepted", by="import", format=args.format, tokens=rows.came_in)
+    if (args.serial or args.user) and not rows.came_in + rows.left_out:
+        what = f"no token with the serial {args.serial}" if args.serial else f"nothing for {args.user}"
+        raise CommandError(f"{', '.join(path for path, _ in files)}: there is {what} in it")
+    return rows
+
+
 def _unlocker(args: argparse.Namespace) -> pskc.Unlock:
     """Where the key or the password of an encrypted file comes from; python-pskc is loaded on the way, as root can."""
     if args.format == "pskc":
@@ -137,62 +141,73 @@ def _read_map(path: str) -> dict[str, str]:
         raise CommandError(f"{path}: {e}; nothing was imported") from None
 
 
-def _plan_files(
-    args: argparse.Namespace, files: Sequence[tuple[str, bytes]], users: dict[str, str] | None, unlock: pskc.Unlock
-) -> Plan:
-    plan = Plan(entries={}, left_out=[])
-    chosen = False
-    for found in _parsed(args.format, files, unlock):
-        if args.serial and found.serial != args.serial:
-            continue
-        user: str | None = found.user
-        missing = "the file does not say whose it is (see --user and --map)"
-        if users is not None:
-            user, missing = users.get(found.serial or ""), "its serial is not in the map"
-        elif args.user and args.format in SAYS_WHOSE:
-            if passwd_name(found.user or "") != passwd_name(args.user):
-                continue
-        elif args.user:
-            user = args.user
-        chosen = True
-        plan.add(f"line {found.line}", found, None if user is None else passwd_name(user), missing)
-    if not chosen and (args.serial or args.user):
-        what = f"no token with the serial {args.serial}" if args.serial else f"nothing for {args.user}"
-        raise CommandError(f"{', '.join(path for path, _ in files)}: there is {what} in it")
-    return plan
-
-
-def _parsed(name: str, files: Sequence[tuple[str, bytes]], unlock: pskc.Unlock) -> list[Found]:
-    """All that the file describes; the parts of a migration are one file."""
+def _found(name: str, files: Sequence[tuple[str, bytes]], at: int, unlock: pskc.Unlock) -> tuple[Iterable[Found], int]:
+    """All that the file describes, and how many tokens that may be at most. What is read by the line raises FormatError
+    when one comes to it. The parts of a migration are one file."""
     path, data = files[0]
+    if name in BY_THE_LINE:
+        return Again(lambda: BY_THE_LINE[name](data, at)), data.count(b"\n") + 1
     try:
         if name == "migration":
             parts = []
             for path, data in files:  # noqa: B007  the path is said where one fails
                 parts.append(migration.read_picture(data) if migration.is_picture(data) else data)
-            return migration.parse(b"\n".join(parts), now())
-        if name == "pskc":
-            return pskc.parse(data, now(), unlock)
-        return PARSERS[name](data, now())
+            found = migration.parse(b"\n".join(parts), at)
+        elif name == "pskc":
+            found = _pskc(data, at, unlock)
+        else:
+            found = PARSERS[name](data, at)
     except FormatError as e:
         raise CommandError(f"{path}: {e}; nothing was imported") from None
+    return found, len(found)
 
 
-def _plan_homes(homes: Sequence[HomeFile]) -> Plan:
+def _pskc(data: bytes, at: int, unlock: pskc.Unlock) -> list[Found]:
+    gc.disable()  # python-pskc makes many small values that all live to the end: half the time would go into looking
+    bar = Bar("reading", long=len(data) >= LONG)
+
+    def asked(what: str) -> str:
+        bar.leave()
+        return unlock(what)
+
+    bar.show(0, 1)
+    found = pskc.parse(data, at, asked)
+    bar.show(1, 1)
+    return found
+
+
+def _plan_files(
+    args: argparse.Namespace, tokens: Iterable[Found], users: dict[str, str] | None
+) -> Iterator[Entry | Row]:
+    missing = "the file does not say whose it is (see --user and --map)"
+    whose = passwd_name(args.user) if args.user else None
+    for found in tokens:
+        if args.serial and found.serial != args.serial:
+            continue
+        user = found.user
+        if users is not None:
+            user, missing = users.get(found.serial or ""), "its serial is not in the map"
+        elif args.format in SAYS_WHOSE and whose is not None and passwd_name(user or "") != whose:
+            continue
+        else:
+            user = whose or user
+        name = user if user in (None, whose) else passwd_name(user)
+        yield planned(f"line {found.line}", found, name, missing)
+
+
+def _plan_homes(homes: Sequence[HomeFile], at: int) -> Iterator[Entry | Row]:
     """Every home's file is a file of its own: one that cannot be read keeps none of the others out."""
-    plan = Plan(entries={}, left_out=[])
     nothing = Found(line=1, kind="totp")
     for home in homes:
         problem = home.problem
         if problem is None:
             try:
-                for found in google_authenticator.parse(home.data, now()):
-                    plan.add(home.path, found, passwd_name(home.user or ""), "")
+                for found in google_authenticator.parse(home.data, at):
+                    yield planned(home.path, found, passwd_name(home.user or ""), "")
             except FormatError as e:
                 problem = str(e)
         if problem is not None:
-            plan.left_out.append(left_out(home.path, nothing, home.user, problem))
-    return plan
+            yield left_out(home.path, nothing, home.user, problem)
 
 
 def _whole_record(args: argparse.Namespace, files: Sequence[tuple[str, bytes]]) -> dict[str, UserRecord]:
@@ -200,92 +215,3 @@ def _whole_record(args: argparse.Namespace, files: Sequence[tuple[str, bytes]]) 
     record = record_json.whole_record(files[0][1])
     user = passwd_name(args.user or record.user)
     return {user: record.bare(user)}
-
-
-def _carried_out(args: argparse.Namespace, store: Store, plan: Plan, base: dict[str, UserRecord]) -> list[Row]:
-    """Do it, or say what would be done."""
-    at = now()
-
-    def change(user: str) -> Callable[[UserRecord], tuple[UserRecord, list[Row]]]:
-        def changed(record: UserRecord) -> tuple[UserRecord, list[Row]]:
-            start = base[user] if user in base and record == UserRecord(user=user) else record
-            after, rows = added(start, plan.entries[user], at)
-            return (after if any(row.left_out is None for row in rows) else record), rows
-
-        return changed
-
-    changes = {user: change(user) for user in plan.entries}
-    if args.dry_run:
-        done = {user: changes[user](_read(store, user))[1] for user in changes}
-    else:
-        done = _update(store, changes)
-        came_in = [row for rows in done.values() for row in rows if row.left_out is None]
-        if came_in:
-            audit.write(audit.to_syslog, SERVICE, "accepted", by="import", format=args.format, tokens=len(came_in))
-    return [row for rows in done.values() for row in rows]
-
-
-def _update(store: Store, changes: Mapping[str, Change[list[Row]]]) -> dict[str, list[Row]]:
-    """All of it or nothing. One's own file holds one record, and so needs no more than that one is changed."""
-    if type(store) is FileStore:
-        try:
-            return update_many(store, changes, Bar("importing").show)
-        except KeyboardInterrupt:  # which has undone what was done
-            raise CommandError("interrupted; nothing was changed", 128 + signal.SIGINT) from None
-    for user in changes:
-        _read(store, user)  # raises for whoever's file it is not
-    return {user: store.update(user, change, create=True) for user, change in changes.items()}
-
-
-def _read(store: Store, user: str) -> UserRecord:
-    try:
-        return store.read(user)
-    except NotThere:
-        return UserRecord(user=user)
-
-
-def _show(args: argparse.Namespace, rows: Sequence[Row], unused: Sequence[str]) -> None:
-    came_in = [row for row in rows if row.left_out is None]
-    out = [row for row in rows if row.left_out is not None]
-    if args.json:
-        print_json(
-            {
-                "dry_run": args.dry_run,
-                "imported": [_facts(row) for row in came_in],
-                "left_out": [_facts(row) | {"reason": row.left_out, "there_already": row.known} for row in out],
-                "not_in_the_file": list(unused),
-            }
-        )
-        return
-    word = "would come in" if args.dry_run else "came in"
-    unremarkable = [row for row in came_in if not row.remarks]
-    many = set(map(id, unremarkable[SHOWN:]))
-    shown = [row for row in rows if id(row) not in many]
-    if shown:
-        heads = ("WHERE", "USER", "TOKEN", "TYPE", "SERIAL", "WHAT BECAME OF IT")
-        print_table(heads, [_cells(row, word) for row in shown])
-    if many:
-        print(f"and {len(many)} more that {word} (--json lists them all)")
-    for row in shown:
-        for remark in row.remarks:
-            print(f"{row.place}: {remark}")
-    for serial in unused:
-        print(f"the map's serial {serial} is not in the file")
-    tokens, users = count(len(came_in), "token"), count(len({row.user for row in came_in}), "user")
-    print(f"{tokens} of {users} {word}, {len(out)} did not", file=sys.stderr)
-
-
-def _cells(row: Row, word: str) -> tuple[str, ...]:
-    what = word if row.left_out is None else f"left out: {row.left_out}"
-    return row.place, row.user or "-", row.token or "-", row.type, row.serial or "-", what
-
-
-def _facts(row: Row) -> dict[str, Any]:
-    return {
-        "place": row.place,
-        "user": row.user,
-        "token": row.token,
-        "type": row.type,
-        "serial": row.serial,
-        "remarks": list(row.remarks),
-    }

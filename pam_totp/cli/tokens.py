@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from pam_totp.cli.common import (
@@ -19,15 +20,14 @@ from pam_totp.cli.common import (
     one_token,
     open_store,
     own_file,
-    print_json,
-    print_table,
     read,
     token_facts,
     user_of,
     when,
 )
+from pam_totp.cli.pieces import Table, print_json_pieces
 from pam_totp.record import Token, TotpToken, UserRecord
-from pam_totp.store import NotThere, StoreError
+from pam_totp.store import NotThere, Store, StoreError
 
 
 def add_to(commands: Commands) -> None:
@@ -57,31 +57,34 @@ def add_to(commands: Commands) -> None:
 
 def run_list(args: argparse.Namespace) -> int:
     store = open_store(args)
-    status = DONE
-    if args.user:
-        records = [read(store, user_of(args))]
-    else:
-        records = []
-        for user in sorted(store.users()):
-            try:
-                records.append(store.read(user))
-            except NotThere:  # removed meanwhile
-                continue
-            except StoreError as e:  # the others are in order
-                print(f"pam-totp: {e}", file=sys.stderr)
-                status = OUT_OF_REACH
+    became = {DONE}
+    records = iter([read(store, user_of(args))]) if args.user else _records(store, became)
     if args.json:
-        print_json([_record_facts(r) for r in records])
-        return status
-    rows = [_row(record, token) for record in records for token in record.tokens]
-    if not rows and status == DONE:
+        print_json_pieces(_record_facts(record) for record in records)
+        return max(became)
+    with Table(("USER", "TOKEN", "TYPE", "CODES", "STATE", "LAST USED")) as table:
+        for record in records:
+            for token in record.tokens:
+                table.add(_row(record, token))
+            for remark in _remarks(record):
+                table.remark(f"{record.user}: {remark}")
+    if not table.rows and max(became) == DONE:
         print(f"{'you have no' if own_file(args) else 'nobody has a'} token yet (see 'pam-totp enroll --help')")
-        return DONE
-    print_table(("USER", "TOKEN", "TYPE", "CODES", "STATE", "LAST USED"), rows)
-    for record in records:
-        for remark in _remarks(record):
-            print(f"{record.user}: {remark}")
-    return status
+    return max(became)
+
+
+def _records(store: Store, became: set[int]) -> Iterator[UserRecord]:
+    """All of them by name, one at a time: of a hundred thousand users, their names alone are held. What cannot be read
+    is said, and adds to `became`, the exit
+    statuses."""
+    for user in sorted(store.users()):
+        try:
+            yield store.read(user)
+        except NotThere:  # removed meanwhile
+            continue
+        except StoreError as e:  # the others are in order
+            print(f"pam-totp: {e}", file=sys.stderr)
+            became.add(OUT_OF_REACH)
 
 
 def _row(record: UserRecord, token: Token) -> tuple[str, ...]:

@@ -18,14 +18,19 @@ _LENGTHS = {32: "SHA256", 64: "SHA512"}  # bytes of keys that are likely to be f
 
 def parse(data: bytes, now: int) -> list[Found]:
     """All tokens of the file. Raises FormatError."""
-    found: dict[str, Found] = {}
+    return list(each(data, now))
+
+
+def each(data: bytes, now: int) -> Iterator[Found]:
+    """All tokens of the file, one after the other. Raises FormatError where it comes to it."""
+    lines: dict[str, int] = {}  # by serial
     for line, columns in _rows(data):
         token = _token(line, columns)
         assert token.serial is not None
-        if token.serial in found:
-            raise FormatError(line, f"its serial is in line {found[token.serial].line} too")
-        found[token.serial] = token
-    return list(found.values())
+        if token.serial in lines:
+            raise FormatError(line, f"its serial is in line {lines[token.serial]} too")
+        lines[token.serial] = line
+        yield token
 
 
 def parse_map(data: bytes) -> dict[str, str]:

@@ -9,6 +9,7 @@ The law:
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -72,23 +73,20 @@ class Found:
         return TotpToken(**common, period=self.period, last_step=self.last_step, drift=self.drift)  # type: ignore[arg-type]
 
 
-def text_of(data: bytes) -> str:
-    """The file as text. Raises FormatError for what is not UTF-8, holds NUL or is too large."""
+def lines_of(data: bytes) -> Iterator[tuple[int, str]]:
+    """The lines by number, without their ends (LF or CR LF), blank ones left out; one at a time, for there may be many.
+
+    Raises FormatError for what is not UTF-8, holds NUL or is too large.
+    """
     if len(data) > MAX_INPUT:
         raise FormatError(None, f"larger than {MAX_INPUT // 1024 // 1024} MiB")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as e:
-        raise FormatError(data.count(b"\n", 0, e.start) + 1, "not UTF-8") from None
-    nul = text.find("\0")
-    if nul >= 0:
-        raise FormatError(text.count("\n", 0, nul) + 1, "a NUL character")
-    return text
-
-
-def lines_of(data: bytes) -> Iterator[tuple[int, str]]:
-    """The lines by number, without their ends (LF or CR LF), blank ones left out. Raises FormatError."""
-    for number, line in enumerate(text_of(data).split("\n"), 1):
+    for number, raw in enumerate(io.BytesIO(data), 1):
+        try:
+            line = raw.decode("utf-8").removesuffix("\n")
+        except UnicodeDecodeError:
+            raise FormatError(number, "not UTF-8") from None
+        if "\0" in line:
+            raise FormatError(number, "a NUL character")
         if len(line) > MAX_LINE:
             raise FormatError(number, f"longer than {MAX_LINE} characters")
         if line and not line.isspace():

@@ -7,6 +7,7 @@ secret, issuer, algorithm, digits, and counter or period as parameters.
 from __future__ import annotations
 
 import urllib.parse
+from collections.abc import Iterator
 from dataclasses import replace
 
 from pam_totp.formats.found import FormatError, Found, lines_of
@@ -49,17 +50,20 @@ def from_uri(uri: str, name: str, now: int) -> Token:
 
 def parse(data: bytes, now: int) -> list[Found]:
     """The tokens of a file of URIs, one a line; lines that begin with # are comments. Raises FormatError."""
-    found = []
+    return list(each(data, now))
+
+
+def each(data: bytes, now: int) -> Iterator[Found]:
+    """The same tokens, one after the other. Raises FormatError where it comes to it."""
     for number, line in lines_of(data):
         if line.startswith("#"):
             continue
         try:
-            found.append(_found(line.strip(), number))
+            yield _found(line.strip(), number)
         except FormatError:
             raise
         except ValueError as e:
             raise FormatError(number, str(e)) from None
-    return found
 
 
 def write(user: str, tokens: list[Token]) -> bytes:

@@ -5,8 +5,8 @@ The law: every token of the file has one row in the end, that says whose it beca
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+import json
+from dataclasses import dataclass
 
 from pam_totp.formats.found import Found
 from pam_totp.record import MAX_TOKENS, RecordError, Token, UserRecord
@@ -14,7 +14,7 @@ from pam_totp.store import StoreError
 from pam_totp.store.file import file_name
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """What became of one token: it came in where `left_out` is None. `known`: it was there already."""
 
@@ -29,6 +29,27 @@ class Row:
     known: bool = False
 
 
+_encoded = json.JSONEncoder(separators=(",", ":")).encode
+_IN = b"[null,"
+
+
+def packed(row: Row) -> bytes:
+    """The row as few bytes: there may be a million of them to be kept until it is known that all came in."""
+    facts = [row.left_out, row.place, row.line, row.user, row.token, row.type, row.serial, row.remarks, row.known]
+    return _encoded(facts).encode("ascii")
+
+
+def unpacked(data: bytes) -> Row:
+    """Undo `packed`."""
+    reason, place, line, user, token, kind, serial, remarks, known = json.loads(data.decode("ascii"))
+    return Row(place, line, user, token, kind, serial, tuple(remarks), reason, known)
+
+
+def came_in(data: bytes) -> bool:
+    """Whether a packed row is one without a reason to be left out."""
+    return data.startswith(_IN)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """A token and its user; `place` is where it was read, as it is said to a person."""
@@ -38,38 +59,25 @@ class Entry:
     found: Found
 
 
-@dataclass(slots=True)
-class Plan:
-    """The tokens that have a user, by user, and the rows of those that have none."""
-
-    entries: dict[str, list[Entry]]
-    left_out: list[Row]
-
-    def add(self, place: str, found: Found, user: str | None, missing: str) -> None:
-        """Plan for one token of `user`; `missing` is the reason that is told where there is none."""
-        reason = found.unfit or (missing if user is None else _bad_name(user))
-        if reason is not None or user is None:
-            self.left_out.append(left_out(place, found, user, reason or missing))
-        else:
-            self.entries.setdefault(user, []).append(Entry(place=place, user=user, found=found))
-
-
-def added(record: UserRecord, entries: Iterable[Entry], now: int) -> tuple[UserRecord, list[Row]]:
-    """`record` with the tokens that can come in, under names that are free; and what became of each."""
-    rows = []
-    for entry in entries:
-        record, row = _with(record, entry, now)
-        rows.append(row)
-    return record, rows
+def planned(place: str, found: Found, user: str | None, missing: str) -> Entry | Row:
+    """The token of `user`, or the row that says why it stays out; `missing` is the reason where there is no user."""
+    reason = found.unfit or (missing if user is None else _bad_name(user))
+    if reason is not None or user is None:
+        return left_out(place, found, user, reason or missing)
+    return Entry(place=place, user=user, found=found)
 
 
 def left_out(place: str, found: Found, user: str | None, reason: str, *, known: bool = False) -> Row:
     """The row of a token that does not come in."""
+    return _row(place, found, user, found.name, reason, known=known)
+
+
+def _row(place: str, found: Found, user: str | None, token: str | None, reason: str | None, *, known: bool) -> Row:
     return Row(
         place=place,
         line=found.line,
         user=user,
-        token=found.name,
+        token=token,
         type=found.kind,
         serial=found.serial,
         remarks=found.remarks,
@@ -78,7 +86,8 @@ def left_out(place: str, found: Found, user: str | None, reason: str, *, known: 
     )
 
 
-def _with(record: UserRecord, entry: Entry, now: int) -> tuple[UserRecord, Row]:
+def added(record: UserRecord, entry: Entry, now: int) -> tuple[UserRecord, Row]:
+    """`record` with the token, if it can come in, under a name that is free; and what became of it."""
     place, found, user = entry.place, entry.found, entry.user
     try:
         token = found.token(now)
@@ -95,8 +104,7 @@ def _with(record: UserRecord, entry: Entry, now: int) -> tuple[UserRecord, Row]:
         record = record.with_token(token)
     except RecordError as e:
         return record, left_out(place, found, user, str(e))
-    row = left_out(place, found, user, "")
-    return record, replace(row, token=token.name, left_out=None)
+    return record, _row(place, found, user, token.name, None, known=False)
 
 
 def _free_name(token: Token, record: UserRecord) -> str:

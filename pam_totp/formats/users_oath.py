@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 from pam_totp.formats.found import FormatError, Found, hexadecimal, lines_of, whole
@@ -26,7 +27,14 @@ _TYPED_LATE = 1  # steps: a code typed at the edge of its step says nothing abou
 
 def parse(data: bytes, now: int) -> list[Found]:
     """All tokens of the file. Raises FormatError."""
-    return [_token(number, line.split(), now) for number, line in lines_of(data) if not line.lstrip().startswith("#")]
+    return list(each(data, now))
+
+
+def each(data: bytes, now: int) -> Iterator[Found]:
+    """All tokens of the file, one after the other. Raises FormatError where it comes to it."""
+    for number, line in lines_of(data):
+        if not line.lstrip().startswith("#"):
+            yield _token(number, line.split(), now)
 
 
 def _token(line: int, fields: list[str], now: int) -> Found:

@@ -121,7 +121,7 @@ class Service:
             select.select([self.stopping], [], [], NO_ROOM_PAUSE)
             return None
         finally:
-            with suppress(ValueError):  # closed: we end
+            with suppress(ValueError, OSError):  # closed: we end
                 self._ready.modify(self._listener, _ONE_AT_A_TIME)
 
     def _carried(self, client: socket.socket) -> bool:

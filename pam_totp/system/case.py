@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pam_totp.pam.session import read_site
 from pam_totp.settings import Settings, SettingsError, Site, parse_arguments, settings
+from pam_totp.system.enrolled import Enrolled, enrolled
 from pam_totp.system.machine import Machine
+from pam_totp.system.people import people
 from pam_totp.system.stack import Handler, StackError
 
 ACCOUNT = "pam_totp"
@@ -26,6 +28,21 @@ class Case:
     services: Sequence[str]
     user: str | None = None
     first_by_key: bool = False  # sshd has asked for a key before PAM is asked
+    _known: dict[str, Enrolled] = field(default_factory=dict, compare=False, repr=False)
+    _people: list[str] = field(default_factory=list, compare=False, repr=False)
+
+    @property
+    def people(self) -> Sequence[str]:
+        """The accounts of people, by name; looked up once."""
+        if not self._people:
+            self._people.extend(people())
+        return self._people
+
+    def enrolled(self, store: str) -> Enrolled:
+        """Who of them is enrolled there; a store is gone through once, however many services and checks ask."""
+        if store not in self._known:
+            self._known[store] = enrolled(store, frozenset(self.people))
+        return self._known[store]
 
     def lines(self) -> Iterator[tuple[str, Handler]]:
         """Our lines in the services' stacks, with the service; a stack that cannot be read has none."""

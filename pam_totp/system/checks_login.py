@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import os
-import pwd
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from pam_totp.settings import Settings
 from pam_totp.system import order, sshd, trial
 from pam_totp.system.case import Case
 from pam_totp.system.changes import read
-from pam_totp.system.enrolled import enrolled
 from pam_totp.system.findings import ERROR, NOTE, WARNING, Finding
+from pam_totp.system.people import login_to, with_password
 from pam_totp.system.stack import StackError
 
-SUDO = "/usr/bin/sudo"
-_FIRST_ACCOUNT = 1000  # uid: people, not services (login.defs, UID_MIN)
-_NO_SHELLS = ("nologin", "false", "sync", "halt", "shutdown")
 _MOST_NAMES = 8  # in one message
-_KEYS = (".ssh/authorized_keys", ".ssh/authorized_keys2")
 
 
 def stacks(case: Case) -> Iterator[Finding]:
@@ -46,7 +39,7 @@ def ssh(case: Case) -> Iterator[Finding]:
         if (wrong := sshd.wrong()) is not None:
             yield Finding(ERROR, "sshd", f"sshd -t: {wrong}", "mend sshd's configuration")
             return
-        asked = [(name, "localhost", "127.0.0.1") for name in _people()] + sshd.matches(sshd.files())
+        asked = [(name, "localhost", "127.0.0.1") for name in case.people] + sshd.matches(sshd.files())
         ways: dict[str, list[str]] = {}
         for user, host, address in asked:
             for found in sshd.around_pam(sshd.settings(user, host, address)):
@@ -66,19 +59,19 @@ def users(case: Case) -> Iterator[Finding]:
     for service, found in case.settings():
         if found.nullok or found.secret is not None or found.user is not None:
             continue
-        have = enrolled(found.store).users if os.path.isdir(found.store) else frozenset()
-        need = _may(service)
-        without = [name for name in need if name not in have]
+        have = case.enrolled(found.store).users if os.path.isdir(found.store) else frozenset()
+        may = login_to(service)
+        without = [name for name in case.people if name not in have and may(name)]
         remedy = f"pam-totp enroll {without[0] if without else 'USER'}, or nullok on that line for a while"
         if case.user is not None and case.user in without:
             text = f"{service}: {case.user} has no token, and would be locked out"
             yield Finding(ERROR, "users", text, f"pam-totp enroll {case.user}")
-        elif without and len(without) == len(need):
+        elif without and not any(may(name) for name in have):
             text = f"{service}: nobody has a token; locked out: {_names(without)}"
             yield Finding(ERROR, "users", text, remedy)
         elif without:
             yield Finding(WARNING, "users", f"{service}: locked out, having no token: {_names(without)}", remedy)
-        yield from _no_password(service, found, need, case)
+        yield from _no_password(service, may, case)
 
 
 def changes(case: Case) -> Iterator[Finding]:
@@ -99,64 +92,15 @@ def changes(case: Case) -> Iterator[Finding]:
                     yield Finding(ERROR, "changes", text, f"pam-totp disable {service}, then enable it again")
 
 
-def _no_password(service: str, found: Settings, need: list[str], case: Case) -> Iterator[Finding]:
+def _no_password(service: str, may: Callable[[str], bool], case: Case) -> Iterator[Finding]:
     """Who has a token and a key, but no password that PAM could ask for."""
     if service != "sshd" or case.first_by_key or not case.machine.instead:
         return
-    without = [name for name in need if not _has_password(name)]
+    by_password = with_password()
+    without = [name for name in case.people if name not in by_password and may(name)]
     if without:
         text = f"sshd: locked out, having no password, which PAM asks for before the code: {_names(without)}"
         yield Finding(WARNING, "users", text, "passwd, or enable sshd with --first-factor key")
-
-
-def _may(service: str) -> list[str]:
-    """Who can log in to a service now."""
-    if service in ("sudo", "sudo-i"):
-        return [name for name in _people() if name != "root" and _may_sudo(name)]
-    if service != "sshd":
-        return [name for name in _people() if _has_password(name)]
-    try:
-        root = sshd.settings("root").get("permitrootlogin") != "no"
-    except sshd.SshdError:
-        root = True
-    able = [name for name in _people() if _has_password(name) or _has_key(name)]
-    return [name for name in able if root or name != "root"]
-
-
-def _people() -> list[str]:
-    """The accounts of people, and root: those with a shell."""
-    found = [
-        p.pw_name
-        for p in pwd.getpwall()
-        if (p.pw_uid == 0 or p.pw_uid >= _FIRST_ACCOUNT) and os.path.basename(p.pw_shell) not in _NO_SHELLS
-    ]
-    return sorted(set(found))
-
-
-def _may_sudo(user: str) -> bool:
-    """Whether sudo would ask this user for something."""
-    try:
-        done = subprocess.run(
-            [SUDO, "-l", "-U", user], capture_output=True, text=True, timeout=10, check=False, env={"LC_ALL": "C"}
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    rules = [line for line in done.stdout.splitlines() if line.startswith("    (")]
-    return any("NOPASSWD:" not in rule for rule in rules)
-
-
-def _has_password(user: str) -> bool:
-    try:
-        with open("/etc/shadow", encoding="utf-8", errors="surrogateescape") as file:
-            fields = (line.split(":") for line in file)
-            return any(f[0] == user and f[1][:1] not in ("!", "*", "") for f in fields if len(f) > 1)
-    except OSError:
-        return True
-
-
-def _has_key(user: str) -> bool:
-    home = pwd.getpwnam(user).pw_dir
-    return any(os.path.exists(os.path.join(home, name)) for name in _KEYS)
 
 
 def _names(names: list[str]) -> str:

@@ -12,7 +12,6 @@ from pam_totp.pam.session import read_site
 from pam_totp.settings import DEFAULT_STORE, SettingsError, settings
 from pam_totp.system import probe
 from pam_totp.system.case import ACCOUNT, Case
-from pam_totp.system.enrolled import enrolled
 from pam_totp.system.findings import ERROR, NOTE, WARNING, Finding
 from pam_totp.system.machine import architecture
 from pam_totp.system.trust import distrust
@@ -88,7 +87,7 @@ def store(case: Case) -> Iterator[Finding]:
         if os.geteuid() not in (0, status.st_uid):
             yield Finding(NOTE, "store", f"{folder}: who is enrolled was not looked at", "run this as root")
             continue
-        for problem in enrolled(folder).broken:
+        for problem in case.enrolled(folder).broken:
             yield Finding(ERROR, "store", f"{folder}: {problem}", "restore that file, or enrol the user anew")
 
 

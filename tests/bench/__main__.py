@@ -23,7 +23,7 @@ from typing import Any
 import pyotp
 
 from pam_totp.oath import find, hotp
-from tests.bench import load, logins
+from tests.bench import bulk, load, logins
 from tests.site import KEY, TREE, Site, fob
 
 INSIDE = "PAM_TOTP_BENCH_INSIDE"
@@ -124,14 +124,18 @@ def on(folder: Path, medium: str, args: argparse.Namespace, report: Report) -> N
         site.start()
         crowd.start()
         report.section(f"one login by pamtester, on {medium}, less what pam_permit takes")
-        one_login(report, logins.race(list(logins.cases(folder, site, crowd)), args.rounds, lambda _: None))
-        report.section(f"many clients of one service, on {medium}")
-        many_clients(report, site)
+        with load.deciding_nothing(folder / logins.NOTHING):
+            one_login(report, logins.race(list(logins.cases(folder, site, crowd)), args.rounds, lambda _: None))
+        for workers in sorted({1, os.cpu_count() or 1}):
+            report.section(f"many clients of a service with {workers} worker{'s' * (workers > 1)}, on {medium}")
+            with site_in(folder / f"workers{workers}") as busy:
+                busy.start("--workers", str(workers))
+                many_clients(report, busy)
         if medium == "tmpfs":
             report.section("the service")
             the_service(report, folder, args.logins)
         report.section(f"{args.crowd:,} users, on {medium}")
-        commands(report, crowd, args.crowd, folder)
+        bulk.commands(report, crowd.store, args.crowd, folder)
 
 
 @contextmanager
@@ -222,10 +226,13 @@ def many_clients(report: Report, site: Site) -> None:
         report.say(
             f"{count} clients", figure, f"p99 at most {ms(10 * first)}" if count == 64 else "", p50=low, p99=middle
         )
-    alone = quiet_clients(site, clients[1:9], None)
-    beside = quiet_clients(site, clients[1:9], load.Client("hammered"))
-    figure = f"p99 {ms(alone)} alone, {ms(beside)} beside them"
-    report.say("8 others, while one user is hammered by 64", figure, "at most 2 ×", ratio=beside / alone)
+    quiet, beside = [], []
+    for _ in range(5):
+        quiet.append(quiet_clients(site, clients[:8], None))
+        beside.append(quiet_clients(site, clients[:8], load.Client("hammered")))
+    alone, pressed = statistics.median(quiet), statistics.median(beside)
+    figure = f"p99 {ms(alone)} alone, {ms(pressed)} beside them: {pressed / alone:.1f} ×"
+    report.say("8 others, while one user is hammered by 64", figure, "at most 2 ×", ratio=pressed / alone)
 
 
 def centiles(seconds: list[float]) -> tuple[float, float]:
@@ -270,28 +277,6 @@ def the_service(report: Report, folder: Path, count: int) -> None:
         report.say(f"resident after {10 * count:,} more", f"{after:.1f} MB", "no growth", megabytes=after)
         each = (load.processor_seconds(process.pid) - processor) / (10 * count)
         report.say("processor time of one login", f"{1e6 * each:.0f} µs", seconds=each)
-
-
-def commands(report: Report, crowd: Site, users: int, folder: Path) -> None:
-    with open(folder / "import.oath", "w", encoding="ascii") as file:
-        for i in range(users):
-            file.write(f"HOTP\tuser{i}\t-\t{i + 1:040x}\n")
-    empty = folder / "imported"
-    empty.mkdir(mode=0o700)
-    command = [sys.executable, "-m", "pam_totp.cli"]
-    for name, words in (
-        ("list", ["list", "--json", "--store", crowd.store]),
-        ("import users-oath", ["import", "users-oath", folder / "import.oath", "--store", empty, "--json"]),
-        ("doctor", ["doctor", "--json", "--store", crowd.store]),
-    ):
-        with open(os.devnull, "w", encoding="ascii") as nowhere:
-            begun = time.perf_counter()
-            process = subprocess.Popen([*command, *words], cwd=TREE, stdout=nowhere, stderr=nowhere)
-            _, status, usage = os.wait4(process.pid, 0)
-            took = time.perf_counter() - begun
-        process.returncode = os.waitstatus_to_exitcode(status)
-        figure = f"{took:.1f} s, {usage.ru_maxrss / 1024:.0f} MB at most, exit {process.returncode}"
-        report.say(name, figure, "under 20 s", seconds=took, megabytes=usage.ru_maxrss / 1024)
 
 
 if __name__ == "__main__":

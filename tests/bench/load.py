@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import selectors
+import signal
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,6 +79,27 @@ def hammer(path: Path, clients: list[Client], logins: int) -> float:
                     if left > 0:
                         begin(client)
         return time.perf_counter() - begun
+
+
+@contextmanager
+def deciding_nothing(path: Path) -> Iterator[None]:
+    """A service that says what ours does, and lets everybody in: what the dialogue alone costs."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(str(path))
+    listener.listen()
+    child = os.fork()
+    if child == 0:
+        while True:
+            with listener.accept()[0] as client:
+                for reply in (b"pOne-time code: ", b"r0"):
+                    client.recv(4097)
+                    client.send(reply)
+    try:
+        yield
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        listener.close()
 
 
 def resident(pid: int) -> float:

@@ -15,6 +15,8 @@ from pam_totp.secretfile import base32
 from tests.site import KEY, MODULE, Site, fob, phone
 
 USER = "root"
+DIALOGUE = "the floor: a dialogue that decides nothing"
+NOTHING = "nothing"  # the socket of who answers that
 MANY_USERS = 100_000
 PYTHON_MODULES = ("/lib/security/pam_python.so", "/usr/lib/security/pam_python.so")
 EMPTY_MODULE = """
@@ -43,6 +45,7 @@ def counting(key: bytes = KEY, first: int = 0) -> Callable[[], str]:
 def cases(folder: Path, site: Site, crowd: Site) -> Iterator[Case]:
     """Every contestant, with its files below `folder`. `crowd` has 100,000 users enrolled, `site` one."""
     yield Case("pam_permit", "pam_permit.so", lambda: "")
+    yield Case(DIALOGUE, f"{MODULE} socket={folder / NOTHING} nodelay", lambda: "123456")
     yield from ours(site, crowd)
     yield from google_authenticator(folder)
     yield from oath(folder)

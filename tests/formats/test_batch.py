@@ -13,8 +13,9 @@ import pytest
 
 from pam_totp.policy import Policy
 from pam_totp.record import HotpToken, UserRecord
-from pam_totp.store import NotThere, StoreError
+from pam_totp.store import NotThere, StoreError, journal
 from pam_totp.store import batch as many
+from pam_totp.store.batch import Changes
 from pam_totp.store.file import FileStore
 from pam_totp.verify import verify
 from tests.site import KEY, codes, fob
@@ -43,13 +44,14 @@ def added(record: UserRecord) -> tuple[UserRecord, str]:
     return record.with_token(HotpToken(name="came", secret=ADDED, created=0, counter=7)), record.user
 
 
-CHANGES = dict.fromkeys([*OLD, *NEW], added)
+CHANGES = [(user, added) for user in [*OLD, *NEW]]
+USERS = [user for user, _ in CHANGES]
 
 
 def test_all_records_are_changed_and_nothing_is_left_behind(store: FileStore) -> None:
     seen: list[tuple[int, int]] = []
-    assert many.update_many(store, CHANGES, lambda done, total: seen.append((done, total))) == {u: u for u in CHANGES}
-    assert all(store.read(user).tokens[-1].secret == ADDED for user in CHANGES)
+    assert many.update_many(store, CHANGES, lambda done, total: seen.append((done, total))) == USERS
+    assert all(store.read(user).tokens[-1].secret == ADDED for user in USERS)
     assert [t.name for t in store.read(OLD[0]).tokens] == ["fob", "came"]
     assert not (Path(store.folder) / ".import").exists()
     assert {p.stat().st_mode & 0o777 for p in Path(store.folder).iterdir()} == {0o600}
@@ -58,7 +60,7 @@ def test_all_records_are_changed_and_nothing_is_left_behind(store: FileStore) ->
 
 def test_a_record_that_stays_as_it_is_is_not_written(store: FileStore) -> None:
     before = (Path(store.folder) / "old0.json").stat()
-    many.update_many(store, {"old0": lambda record: (record, None)})
+    many.update_many(store, [("old0", lambda record: (record, None))])
     after = (Path(store.folder) / "old0.json").stat()
     assert (after.st_ino, after.st_mtime_ns, after.st_nlink) == (before.st_ino, before.st_mtime_ns, 1)
 
@@ -70,7 +72,7 @@ def test_a_change_that_fails_changes_nothing(store: FileStore) -> None:
         raise KeyError(record.user)
 
     with pytest.raises(KeyError):
-        many.update_many(store, CHANGES | {"zoe": fails})
+        many.update_many(store, [*CHANGES, ("zoe", fails)])
     assert content(store) == before
     assert not (Path(store.folder) / ".import").exists()
 
@@ -92,13 +94,19 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def killed(store: FileStore, call: str, number: int) -> bool:
+def killed(
+    store: FileStore,
+    call: str,
+    number: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    changes: Changes[str] = CHANGES,
+) -> bool:
     """Run it in a process that is killed right before that call; False where it came to its end before that."""
     pid = os.fork()
     if pid == 0:
         try:
             setattr(os, call, nth(getattr(os, call), number, die))
-            many.update_many(store, CHANGES)
+            many.update_many(store, changes, progress)
         finally:
             os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
@@ -110,15 +118,15 @@ def test_wherever_it_is_killed_the_next_command_finds_all_or_nothing(store: File
     number = 0
     while killed(store, call, number + 1):
         number += 1
-        many.recover(store)
+        journal.recover(store)
         after = content(store)
         if after != before:
-            assert all(user in "".join(after) for user in CHANGES)
-            assert all(store.read(user).token("came") is not None for user in CHANGES), "it was done already"
+            assert all(user in "".join(after) for user in USERS)
+            assert all(store.read(user).token("came") is not None for user in USERS), "it was done already"
             break
         assert not (Path(store.folder) / ".import").exists()
     assert number > 0, "it was killed at least once"
-    many.update_many(store, {"next": added})
+    many.update_many(store, [("next", added)])
     assert store.read("next").token("came") is not None
 
 
@@ -132,7 +140,7 @@ def test_a_used_code_does_not_come_back_when_an_import_is_undone(store: FileStor
             return decision.record, decision.outcome.accepted
 
         assert store.update(user, accept), user
-    assert many.recover(store) == 6, "all but the two that have nothing left to take back"
+    assert journal.recover(store) == 6, "all but the two that have nothing left to take back"
     after = content(store)
     assert {name for name in after if after[name] != before.get(name)} == {"old1.json", "old2.json", "new1.json"}
     old1, old2, new1 = (store.read(user) for user in ("old1", "old2", "new1"))
@@ -173,12 +181,78 @@ def test_a_record_that_was_used_meanwhile_is_decided_upon_anew(store: FileStore)
     assert [t.name for t in store.read("old4").tokens] == ["came"]
 
 
+def used_meanwhile(store: FileStore) -> Callable[[int, int], None]:
+    """A progress report that comes when all is staged and nothing in its place: then two of the records change."""
+
+    def progress(done: int, total: int) -> None:
+        if done == len(CHANGES):
+            store.update("old3", lambda record: (record.refused_as_wrong(5), None))
+            store.update("new3", lambda record: (record.with_token(fob()), None), create=True)
+
+    return progress
+
+
+@pytest.mark.parametrize("call", ["rename", "link", "write", "unlink"])
+def test_wherever_it_is_killed_while_it_decides_anew_nobody_loses_a_token(store: FileStore, call: str) -> None:
+    before = content(store)
+    number = 0
+    while killed(store, call, number + 1, used_meanwhile(store)):
+        number += 1
+        journal.recover(store)
+        if all(store.read(user).token("came") is not None for user in OLD):
+            break  # it was done already
+        for user in OLD:
+            assert [t.name for t in store.read(user).tokens] == ["fob"], f"{user}, killed before {call} {number}"
+        users = set(store.users())
+        assert users - set(OLD) <= {"new3"}
+        if "new3" in users:
+            assert [t.name for t in store.read("new3").tokens] == ["fob"], "which was not ours"
+            store.update("new3", lambda _: (None, None))
+        (Path(store.folder) / "old3.json").write_bytes(before["old3.json"])
+    assert number > len(CHANGES)
+    assert all(store.read(user).token("came") is not None for user in USERS)
+
+
+def test_a_user_who_is_named_twice_gets_both_and_whoever_kills_it_neither(store: FileStore) -> None:
+    def second(record: UserRecord) -> tuple[UserRecord, str]:
+        assert record.token("came") is not None, "one after the other"
+        return record.with_token(HotpToken(name="second", secret=b"another key of ours", created=0)), "second"
+
+    before = content(store)
+    twice = [*CHANGES, *((user, second) for user in reversed(USERS))]
+    for call in ("rename", "write", "unlink"):
+        number = 0
+        while killed(store, call, number + 1, changes=twice):
+            number += 1
+            journal.recover(store)
+            after = content(store)
+            if after != before:
+                assert all(b"second" in data for data in after.values()), "it was done already"
+                break
+        assert number > 0
+        for user in USERS:
+            store.update(user, lambda _: (None, None), create=True)
+        for name, data in before.items():
+            (Path(store.folder) / name).write_bytes(data)
+            (Path(store.folder) / name).chmod(0o600)
+    assert many.update_many(store, twice) == [*USERS, *["second"] * len(USERS)]
+    assert [t.name for t in store.read("old0").tokens] == ["fob", "came", "second"]
+
+
+def test_the_result_is_that_of_the_last_decision(store: FileStore) -> None:
+    def counted(record: UserRecord) -> tuple[UserRecord, int]:
+        return added(record)[0], len(record.tokens)
+
+    changes = [(user, counted) for user in USERS]
+    assert many.update_many(store, changes, used_meanwhile(store)) == [1, 1, 1, 1, 1, 0, 0, 0, 1, 0]
+
+
 def test_one_at_a_time(store: FileStore) -> None:
     def meanwhile(done: int, total: int) -> None:
         if done == 0:
-            assert many.recover(store) == 0, "what is at work is not undone"
+            assert journal.recover(store) == 0, "what is at work is not undone"
             with pytest.raises(StoreError, match="another import is at work"):
-                many.update_many(store, {"x": added})
+                many.update_many(store, [("x", added)])
 
     many.update_many(store, CHANGES, meanwhile)
     assert store.read("new0").token("came") is not None
@@ -196,5 +270,5 @@ def test_a_spoiled_record_stops_it_and_is_left_alone(store: FileStore) -> None:
     link = Path(store.folder) / "new2.json"
     link.symlink_to("/etc/passwd")
     with pytest.raises(StoreError):
-        many.update_many(store, {"new2": added})
+        many.update_many(store, [("new2", added)])
     assert link.is_symlink()

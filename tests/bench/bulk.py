@@ -1,0 +1,96 @@
+"""The commands that go through all users, over a large store and over a tenth of it: linear, and in how much memory?
+
+The law: what is measured is a child of a process that does nothing else. The kernel hands the peak of the memory that a
+process had when it started a program on to that program, so a child of ours would at least have our own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tests.site import MODULE, TREE
+
+LAUNCHER = """
+import json, os, sys, time
+begun = time.perf_counter()
+null = os.open(os.devnull, os.O_RDWR)
+actions = [(os.POSIX_SPAWN_DUP2, null, to) for to in range(3)]
+child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=actions)
+_, status, usage = os.wait4(child, 0)
+took = time.perf_counter() - begun, usage.ru_utime + usage.ru_stime
+print(json.dumps([*took, usage.ru_maxrss / 1024, os.waitstatus_to_exitcode(status)]))
+"""
+SERVICE = "bulk"
+LIMIT = 20.0  # seconds
+
+
+class Says(Protocol):
+    """Where figures go."""
+
+    def say(self, what: str, figure: str, target: str = "", **data: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a command took: seconds, of them with a processor, and MB at most."""
+
+    seconds: float
+    processor: float
+    megabytes: float
+    status: int
+
+
+def run(*words: str | Path) -> Run:
+    """Run `pam-totp`, with everything it says thrown away."""
+    launcher = [sys.executable, "-I", "-S", "-c", LAUNCHER]
+    command = [sys.executable, "-m", "pam_totp.cli", *map(str, words)]
+    done = subprocess.run([*launcher, *command], cwd=TREE, capture_output=True, check=True, text=True)
+    return Run(*json.loads(done.stdout))
+
+
+def commands(report: Says, store: Path, users: int, folder: Path) -> None:
+    """Measure them all over `store`, which has user0 … and so on. /etc/pam.d must be a private one."""
+    sizes = (users // 10, users)
+    tenth = folder / "tenth"
+    tenth.mkdir(mode=0o700)
+    for i in range(sizes[0]):
+        os.link(store / f"user{i}.json", tenth / f"user{i}.json")
+    figures: dict[str, list[Run]] = {}
+    for size, place in zip(sizes, (tenth, store), strict=True):
+        for name, words in _commands(place, size, folder):
+            done = run(*words)
+            figures.setdefault(name, []).append(done)
+            figure = f"{done.seconds:.1f} s ({done.processor:.1f} s busy), {done.megabytes:.1f} MB, exit {done.status}"
+            target = f"under {LIMIT:.0f} s" if size == users else ""
+            report.say(f"{name}, {size:,} users", figure, target, **vars(done))
+    for name, (few, many) in figures.items():
+        each = (many.megabytes - few.megabytes) * 1024 * 1024 / (sizes[1] - sizes[0])
+        ratio, busy = many.seconds / few.seconds, many.processor / few.processor
+        figure = f"{ratio:.1f} × the time ({busy:.1f} × busy), {each:.0f} bytes a user"
+        report.say(f"{name}: ten times the users", figure, "at most 10 ×", ratio=ratio, busy=busy, bytes_a_user=each)
+
+
+def _commands(store: Path, users: int, folder: Path) -> Iterator[tuple[str, Sequence[str | Path]]]:
+    yield "list", ["list", "--store", store]
+    yield "list --json", ["list", "--json", "--store", store]
+    yield (
+        "export of one user",
+        ["export", "user0", "--format", "json", "--output", folder / f"{users}", "--store", store],
+    )
+    Path(f"/etc/pam.d/{SERVICE}").write_text(f"auth required {MODULE} store={store} socket=none\n")
+    yield "doctor", ["doctor", SERVICE]
+    file = folder / f"{users}.oath"
+    with open(file, "w", encoding="ascii") as lines:
+        lines.writelines(f"HOTP\tuser{i}\t-\t{i + 1:040x}\n" for i in range(users))
+    yield "import --dry-run", ["import", "users-oath", file, "--store", store, "--dry-run"]
+    for name, more in (("import", []), ("import --json", ["--json"])):
+        empty = folder / f"{users}{name.replace(' ', '')}"
+        empty.mkdir(mode=0o700)
+        yield name, ["import", "users-oath", file, "--store", empty, *more]

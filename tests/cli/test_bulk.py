@@ -1,0 +1,156 @@
+"""The commands that go through all users: what they say of many, and that they hold none of it."""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import json
+import signal
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from pam_totp.cli.pieces import BLOCK
+from pam_totp.system.enrolled import enrolled
+from tests.bench.bulk import run
+from tests.site import KEY, TREE, Site, fob, phone, until
+
+FEW, MANY = 300, 6000  # users
+MB = 2.0  # what a few thousand names and a block of rows may take; what was said of them took 5 MB and more
+
+
+def enrol(site: Site, users: range) -> None:
+    for i in users:
+        site.enrol(fob(), user=f"user{i}")
+
+
+def oath(folder: Path, users: int) -> Path:
+    file = folder / f"{users}.oath"
+    file.write_text("".join(f"HOTP user{i} - {i:040x}\n" for i in range(users)))
+    return file
+
+
+def listing(site: Site, *words: str) -> subprocess.Popen[str]:
+    """`list` with both its outputs on pipes."""
+    command = [sys.executable, "-m", "pam_totp.cli", "list", "--store", str(site.store), *words]
+    return subprocess.Popen(command, cwd=TREE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_list_holds_no_more_than_the_names(site: Site) -> None:
+    ways = (("list",), ("list", "--json"))
+    enrol(site, range(FEW))
+    few = [run(*way, "--store", site.store) for way in ways]
+    enrol(site, range(FEW, MANY))
+    many = [run(*way, "--store", site.store) for way in ways]
+    assert {done.status for done in (*few, *many)} == {0}
+    assert max(m.megabytes - f.megabytes for f, m in zip(few, many, strict=True)) < MB
+
+
+def test_import_holds_no_more_than_the_file_and_a_few_bytes_a_token(tmp_path: Path) -> None:
+    taken: dict[tuple[str, ...], list[float]] = {}
+    for users in (FEW, MANY):
+        file = oath(tmp_path, users)
+        for number, more in enumerate(((), ("--json",), ("--dry-run",))):
+            store = tmp_path / f"{users}-{number}"
+            store.mkdir(0o700)
+            done = run("import", "users-oath", file, "--store", store, *more)
+            assert (done.status, len(list(store.glob("*.json")))) == (0, 0 if more == ("--dry-run",) else users)
+            taken.setdefault(more, []).append(done.megabytes)
+    assert max(many - few for few, many in taken.values()) < MB
+
+
+def test_a_long_table_has_one_head_and_goes_by_name(site: Site) -> None:
+    enrol(site, range(BLOCK + 50))
+    site.enrol(phone(name="a rather long name"), user="zoe", failures=3, failures_at=1 << 40)
+    site.enrol(fob(), user="adam", failures=2, failures_at=1 << 40)
+    lines = site.command("list").stdout.splitlines()
+    rows = [line for line in lines if "digits" in line]
+    assert [row.split()[0] for row in rows] == sorted(["adam", "zoe", *(f"user{i}" for i in range(BLOCK + 50))])
+    assert [i for i, line in enumerate(lines) if line.startswith("USER")] == [0]
+    for block in (lines[:BLOCK], rows[BLOCK:]):
+        assert len({line.index("otp") for line in block if "otp" in line}) == 1, "in columns"
+    remarks = [line for line in lines[1:] if "digits" not in line]
+    assert [line.partition(" counted")[0] for line in remarks] == ["adam: 2 wrong answers", "zoe: 3 wrong answers"]
+
+
+def test_a_long_json_list_is_one_document_with_a_user_a_line(site: Site) -> None:
+    enrol(site, range(200))
+    said = site.command("list", "--json").stdout
+    document = json.loads(said)
+    assert [record["user"] for record in document] == sorted(f"user{i}" for i in range(200))
+    assert [json.loads(line.rstrip(",")) for line in said.splitlines()[1:-1]] == document
+    empty = site.command("list", "--json", "nobody")
+    assert (empty.returncode, empty.stdout) == (1, "")
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_reader_that_has_seen_enough_ends_the_list_quietly(site: Site, words: list[str]) -> None:
+    enrol(site, range(1500))
+    with listing(site, *words) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
+def test_an_interrupted_list_says_so(site: Site) -> None:
+    enrol(site, range(1500))
+    with listing(site, "--json") as process:
+        assert process.stdout is not None
+        waiting = array.array("i", [0])
+
+        def full() -> bool:
+            fcntl.ioctl(process.stdout, termios.FIONREAD, waiting)  # type: ignore[arg-type]
+            return waiting[0] > 60_000
+
+        until(full, "it is in the middle, and waits for its reader")
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert said.startswith("pam-totp: interrupted")
+
+
+def test_much_shows_its_bar_from_the_start(site: Site, tmp_path: Path) -> None:
+    words = ["-m", "pam_totp.cli", "import", "--store", str(site.store), "users-oath", str(oath(tmp_path, MANY))]
+    child = pexpect.spawn(sys.executable, words, cwd=str(TREE), encoding="utf-8", timeout=100)
+    child.expect(r"importing \[ {30}\] 0/\d+\r")
+    child.expect(rf"importing \[#+ *\] {MANY // 2}/\d+\r")
+    child.expect(rf"{MANY} tokens of {MANY} users came in, 0 did not")
+    child.expect(pexpect.EOF)
+
+
+def test_a_dry_run_knows_what_the_same_file_says_of_a_user_further_up(site: Site, tmp_path: Path) -> None:
+    site.enrol(fob(), user="alice")
+    file = tmp_path / "users.oath"
+    keys = [KEY.hex(), *(f"{i:040x}" for i in (1, 2, 1, 3))]
+    file.write_text("".join(f"HOTP alice - {key}\nHOTP bob{i} - {key}\n" for i, key in enumerate(keys)))
+    said, done = (
+        json.loads(site.command("import", "users-oath", file, "--json", *more).stdout) for more in (["--dry-run"], [])
+    )
+    assert said | {"dry_run": False} == done
+    assert [t["token"] for t in done["imported"] if t["user"] == "alice"] == ["token", "token-2", "token-3"]
+    assert [(t["place"], t["reason"]) for t in done["left_out"]] == [
+        ("line 1", "there already, as fob"),
+        ("line 7", "there already, as token"),
+    ]
+    assert [t.name for t in site.record("alice").tokens] == ["fob", "token", "token-2", "token-3"]
+
+
+def test_who_is_enrolled_is_said_of_those_asked_about_only(site: Site) -> None:
+    enrol(site, range(20))
+    site.enrol(fob(confirmed=False), user="user3")
+    found = enrolled(str(site.store), {"user1", "user2", "user3", "zoe"})
+    assert (found.users, found.broken) == ({"user1", "user2"}, ())
+
+
+def test_a_store_full_of_broken_records_is_one_finding_more(site: Site) -> None:
+    for i in range(130):
+        site.path(f"user{i}").touch(0o600)
+    found = enrolled(str(site.store), set())
+    assert len(found.broken) == 101
+    assert found.broken[-1] == "and 30 records more that cannot be read"
