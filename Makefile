@@ -37,8 +37,12 @@ demo: build
 portal: build
 	@$(BIN)/python -m tests.portal $(ARGS)
 
+# All of the tests on four processes, two to a core, since half the time a test waits; what ARGS names, on one.
+PROCESSES = $(if $(strip $(ARGS)),0,4)
+SHARED_OUT = --numprocesses $(PROCESSES) --dist worksteal
+
 test: need-test want-test build
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(SHARED_OUT) $(ARGS)
 
 # The pure core by its own tests; which modules those are, and what is demanded, is in setup.cfg.
 cover: need-test build
@@ -47,7 +51,7 @@ cover: need-test build
 # Both packages, by all tests, in every process that they start, helpers and services included, and relay.c by its own:
 # below 90 % it fails. ARGS=--help says more.
 cover-all: need-test want-test build
-	$(BIN)/python -m tests.measure $(ARGS)
+	$(BIN)/python -m tests.measure $(SHARED_OUT) $(ARGS)
 
 # Ours beside the peers, in one run. ARGS="--rounds 50" and the like: see --help.
 bench: need-bench build

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from tests import pamlog
 from tests.pamconf import Result
 from tests.relay_kit import AS_ROOT, INTERPRETER, RELAY, ROOT, STRANGER, Bench, build, needs_root, play
 
@@ -23,16 +22,7 @@ pytestmark = pytest.mark.bare
 
 Log = Callable[[], list[str]]
 
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def log() -> Iterator[Log]:
-    with pamlog.captured() as lines:
-        yield lines
+pytestmark = pytest.mark.usefixtures("log")
 
 
 @pytest.fixture

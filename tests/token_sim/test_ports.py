@@ -80,7 +80,7 @@ def test_one_token_on_three_ports_at_once_tells_all_of_them(tmp_path: Path) -> N
 
 def test_a_second_client_gets_a_clean_refusal(tmp_path: Path) -> None:
     path = new_token(tmp_path / "fob")
-    with running(path, "--link", tmp_path / "port", "--tcp", "0") as run:
+    with running(path, "--link", tmp_path / "port", "--tcp", "0", "--speed", "20") as run:
         for url in [*run.ports] * 3:
             with Client(url) as first:
                 first.ask("DISP?")

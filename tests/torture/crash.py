@@ -24,7 +24,7 @@ from pam_totp.oath import totp
 from pam_totp.policy import Policy
 from pam_totp.record import TotpToken, UserRecord
 from pam_totp.store.file import FileStore
-from tests.site import ME, PATIENCE, TREE, Site, codes, fob, phone
+from tests.site import ME, PATIENCE, TREE, Site, codes, fob, phone, until
 
 PYTHON = "/usr/bin/python3"
 HELPER = str(TREE / "pam_totp" / "pam" / "helper.py")
@@ -139,6 +139,7 @@ def _watched(
     arguments = ("version=1", "service=demo", f"user={ME}", "flags=0", f"arg=store={site.store}")
     channel.send(b"H" + "\0".join(arguments).encode())
     assert channel.recv(4097)[:1] == b"p"
+    until(lambda: _at_rest(pid), "it waits for the answer: what it does before is none of what is counted")
     trace = site.folder / "trace"
     expressions = [word for one in inject for word in ("-e", f"inject={one}")]
     with subprocess.Popen(
@@ -157,6 +158,12 @@ def _watched(
         # What it saw is written, line by line.
         strace.kill()
     return _calls(trace), said
+
+
+def _at_rest(pid: int) -> bool:
+    """Whether every thread of a process sleeps."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return all((task / "stat").read_text().rpartition(")")[2].split()[0] == "S" for task in tasks)
 
 
 def _calls(trace: Path) -> list[Call]:
