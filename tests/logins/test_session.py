@@ -38,6 +38,7 @@ def test_a_defect_of_ours_denies_and_says_where_it_is_and_not_what_it_saw() -> N
         (b"[policy]\nlook_ahead = 3 # \xff\n", 0o644, "not UTF-8"),
         (b"[policy]\nlook_ahead = 3\n", 0o664, "not a regular file that root alone can write"),
         (b"[policy]\nlook_ahead = 3\n", 0o646, "not a regular file that root alone can write"),
+        (b"#" * (1 << 18) + b"\n[policy]\nlook_ahead = 3\n", 0o644, "larger than 262144 bytes"),
     ],
 )
 def test_a_site_file_that_is_not_as_it_should_be_is_not_passed_over(
@@ -52,7 +53,14 @@ def test_a_site_file_that_is_not_as_it_should_be_is_not_passed_over(
 
 def test_a_site_file_that_cannot_be_opened_or_is_none_is_not_passed_over(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe", 0o600)
-    for path, reason in (("file/pam_totp.toml", "Not a directory"), ("pipe", "not a regular file")):
+    open_before = os.listdir("/proc/self/fd")
+    for path, reason in (
+        ("file/pam_totp.toml", "Not a directory"),
+        ("pipe", "not a regular file"),
+        ("folder", "not a regular file"),
+    ):
         with pytest.raises(SettingsError, match=reason):
             read_site(str(tmp_path / path))
+    assert len(os.listdir("/proc/self/fd")) == len(open_before), "nor does it stay open"
