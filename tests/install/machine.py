@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.services.namespace import PASSWORD, STORE, Machine, Talk
@@ -110,6 +112,14 @@ class Fresh(Machine):
         if self._sshd is None:
             self._sshd = self.start("/usr/sbin/sshd", "-D")
             until(self.path("/run/sshd.pid").exists, "sshd listens")
+
+    @contextmanager
+    def sshd_starts_anew(self) -> Iterator[None]:
+        """Until it has, who connects may still meet the configuration from before."""
+        path = self.path("/run/sshd.pid")
+        before = path.stat().st_mtime_ns
+        yield
+        until(lambda: path.exists() and path.stat().st_mtime_ns != before, "sshd reads its configuration again")
 
     def ssh(self, remote: str, user: str = "alice", *options: str) -> Talk:
         """The real client, with a terminal at the other end; it tries again while sshd restarts."""

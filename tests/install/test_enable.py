@@ -152,7 +152,8 @@ def test_root_who_is_asked_for_nothing_cannot_confirm_sudo(machine: Fresh) -> No
 
 def test_sshd_asks_for_password_and_code_and_for_nothing_less(machine: Fresh) -> None:
     machine.sshd()
-    first = machine.enable("sshd", LATE)
+    with machine.sshd_starts_anew():
+        first = machine.enable("sshd", LATE)
     second = machine.ssh(f"sudo -k {COMMAND} enable sshd --keep; echo said $?")
     second.asks("Password: ").says(PASSWORD).asks("One-time code: ").says(codes(1)).asks("alice: ").says(PASSWORD)
     second.asks("said 0").ends()
@@ -163,7 +164,8 @@ def test_sshd_asks_for_password_and_code_and_for_nothing_less(machine: Fresh) ->
     status, shown = only_password.ends()
     assert status == 255
     assert "Permission denied (keyboard-interactive)" in shown
-    assert machine.installed("disable", "sshd").returncode == 0
+    with machine.sshd_starts_anew():
+        assert machine.installed("disable", "sshd").returncode == 0
     assert as_before(machine)
     plain = machine.ssh("echo in as $(id -un)")
     plain.asks("password: ").says(PASSWORD)
@@ -177,9 +179,11 @@ def test_sshd_with_keys_asks_for_key_and_code(machine: Fresh) -> None:
     machine.shell("mkdir -p /home/alice/.ssh; rm -f /run/sshd/key*; ssh-keygen -q -t ed25519 -N '' -f /run/sshd/key")
     machine.shell("cp /run/sshd/key.pub /home/alice/.ssh/authorized_keys")
     machine.sshd()
-    machine.shell("kill -HUP $(cat /run/sshd.pid)")
-    first = machine.talk(COMMAND, "enable", "sshd", "--for-user", "alice", LATE)
-    first.asks("One-time code: ").says(codes(0)).asks("Keep this terminal open.")
+    with machine.sshd_starts_anew():
+        machine.shell("kill -HUP $(cat /run/sshd.pid)")
+    with machine.sshd_starts_anew():
+        first = machine.talk(COMMAND, "enable", "sshd", "--for-user", "alice", LATE)
+        first.asks("One-time code: ").says(codes(0)).asks("Keep this terminal open.")
     with_key = machine.ssh("echo in as $(id -un)", "alice", "IdentityFile=/run/sshd/key")
     with_key.asks("One-time code: ").says(codes(1))
     assert "in as alice" in with_key.ends()[1]
