@@ -50,6 +50,7 @@ def update_many(store: one.FileStore, changes: Changes[R], progress: Progress = 
     journal.recover(store)
     total = 2 * len(changes)
     with store._opened() as folder, journal.opened(folder) as opened:
+        marked = False
         try:
             with journal.new_manifest(opened) as manifest:
                 batch = _Batch(store, folder, opened, manifest)
@@ -60,6 +61,7 @@ def update_many(store: one.FileStore, changes: Changes[R], progress: Progress = 
                     results.append(batch.stage(user, change))
                 batch.make_durable()
                 journal.mark(opened)
+                marked = True
                 progress(len(changes), total)
                 anew = set()
                 for done, (name, _) in enumerate(journal.manifested(opened), len(changes)):
@@ -71,11 +73,14 @@ def update_many(store: one.FileStore, changes: Changes[R], progress: Progress = 
                     batch.decide_anew(anew, changes, results)
             os.fsync(folder)
             journal.unmark(opened)
+        except BaseException as why:
+            all_in = marked and not journal.marked(opened)
+            if not (all_in and isinstance(why, KeyboardInterrupt)):
+                journal.undo(store, folder, opened)
+                journal.empty(folder, opened)
+                raise
+        with suppress(KeyboardInterrupt):  # all is in: nobody is to be told that it was interrupted
             progress(total, total)
-        except BaseException:
-            journal.undo(store, folder, opened)
-            raise
-        finally:
             journal.empty(folder, opened)
     return results
 

@@ -70,7 +70,7 @@ def new_manifest(journal: int) -> BinaryIO:
 
 def undo(store: one.FileStore, folder: int, journal: int) -> int:
     """Take every record back to what it was, and say so; how many were taken back."""
-    if inode(journal, _COMMITTING) is None:
+    if not marked(journal):
         return 0
     undone = 0
     last = {name: number for number, (name, _) in enumerate(manifested(journal))}  # the last word counts
@@ -109,17 +109,18 @@ def _undo_one(folder: int, journal: int, name: str, new: bytes) -> bool:
     if current == old:
         return False
     data = old if current == new else _without_what_came(current, old, new)
-    if data is None:
+    if data is None:  # there was none, and nothing was done with the one that came
         os.unlink(name, dir_fd=folder)
     elif data != current:
         one._replace(folder, name, data)
     return data != current
 
 
-def _without_what_came(current: bytes, old: bytes | None, new: bytes) -> bytes | None:
+def _without_what_came(current: bytes, old: bytes | None, new: bytes) -> bytes:
     """A record that was changed since, by a login for one, without the tokens that came new and are unused.
 
-    A token whose codes were used must stay: were it gone, it could come back with the same file, at its old counter.
+    What was used must stay: were it gone, a token could come back with the same file, at its old counter, and so could
+    a recovery code that is used up, or guesses that were counted. So such a record is never taken away as a whole.
     """
     try:
         record, meant = parse(current), parse(new)
@@ -129,7 +130,7 @@ def _without_what_came(current: bytes, old: bytes | None, new: bytes) -> bytes |
     for token in meant.tokens:
         if (before is None or before.token(token.name) is None) and record.token(token.name) == token:
             record = record.without_token(token.name)
-    return serialize(record) if record.tokens or before is not None else None
+    return serialize(record)
 
 
 def inode(folder: int, name: str) -> int | None:
@@ -142,6 +143,11 @@ def inode(folder: int, name: str) -> int | None:
 def mark(journal: int) -> None:
     os.close(os.open(_COMMITTING, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=journal))
     os.fsync(journal)
+
+
+def marked(journal: int) -> bool:
+    """Whether records may have been touched that are not yet as they are to stay."""
+    return inode(journal, _COMMITTING) is not None
 
 
 def unmark(journal: int) -> None:
@@ -157,7 +163,7 @@ def forget(journal: int, *names: str) -> None:
 
 def empty(folder: int, journal: int) -> None:
     """Take the journal away; not while it says that there is something to undo."""
-    if inode(journal, _COMMITTING) is not None:
+    if marked(journal):
         return
     with suppress(OSError):  # whatever is left of it is taken away by the next command
         while some := _some_of(journal):
