@@ -66,13 +66,16 @@ class Service:
         self._under_way: Counter[int] = Counter()  # logins, by uid
 
     def run(self) -> None:
-        """Serve until `stop`, then let the logins under way end. Raises RuntimeError where no thread can be had."""
+        """Serve until `stop`, then let the logins under way end. Raises ServiceError where no thread can be had."""
         self._listener.setblocking(False)
         self._ready = select.epoll()
         self._ready.register(self._listener, _ONE_AT_A_TIME)
         self._ready.register(self.stopping, select.EPOLLIN)
-        with self._changed:
-            self._start_waiting()
+        try:
+            with self._changed:
+                self._start_waiting()
+        except RuntimeError as e:
+            raise ServiceError(f"no login can be served: {e}") from e
         select.select([self.stopping], [], [])
         self._listener.close()
         with self._changed:
@@ -137,7 +140,8 @@ class Service:
                 with suppress(RuntimeError):  # no more threads: those that there are come back
                     self._start_waiting()
         try:
-            serve_one(client, self._log, lambda hello: self._prepare(uid, hello))
+            with suppress(Exception):  # the log itself failed: that login is denied, and there must be a next one
+                serve_one(client, self._log, lambda hello: self._prepare(uid, hello))
         finally:
             with self._changed:
                 self._under_way[uid] -= 1
@@ -259,7 +263,8 @@ def run_workers(service: Service, count: int) -> None:
     finally:
         service.stop()
         for pidfd, child in children.items():
-            os.waitpid(child, 0)
+            with suppress(ChildProcessError):  # whoever started us ignores SIGCHLD: we have waited all the same
+                os.waitpid(child, 0)
             os.close(pidfd)
 
 
