@@ -155,6 +155,18 @@ def test_a_site_file_that_others_can_write_denies(site: Site) -> None:
     assert site.login(codes(50)).result is Result.SUCCESS
 
 
+def test_a_site_file_of_which_only_a_part_would_be_read_denies(site: Site) -> None:
+    """What its end says, that a code is not enough for one, would be passed over without a word."""
+    site.start()
+    site.enrol()
+    site.config.write_text("# a line of words\n" * 15_000 + "[policy]\nlock_after = 1\n")
+    assert site.config.stat().st_size > 256 * 1024
+    site.configure("demo", way="socket")
+    assert site.login(codes(0)).result is Result.SERVICE_ERR
+    assert any("larger than 256 KiB" in line for line in site.log.lines())
+    assert site.counter() == 0
+
+
 @pytest.mark.parametrize("version", ["", "0", "2", "1 ", "01"])
 def test_an_unknown_version_is_told_so(site: Site, version: str) -> None:
     site.start()
