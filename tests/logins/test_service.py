@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -208,6 +209,17 @@ def test_who_says_nothing_is_hung_up_on_after_the_hello_limit(site: Site) -> Non
         assert client.recv(1) == b""
     assert time.monotonic() - begun >= handle.HELLO_WAIT * 0.9
     assert (handle.HELLO_WAIT, handle.TURN_WAIT, handle.PERSON_WAIT) == (2.0, 10.0, 300.0), "as the design says"
+
+
+def test_a_time_limit_is_one_on_every_processor() -> None:
+    """A `long` has four bytes on some whose times have eight: there the kernel took no limit, and no login got in."""
+    assert struct.calcsize("=" + handle._TIMEVAL.format) == 16
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        theirs.send(b"A")
+        handle.Channel(ours).receive(2.5)
+        limit = ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16)
+        assert handle._TIMEVAL.unpack(limit) == (2, 500_000)
 
 
 def test_killed_between_prompt_and_answer_it_refuses_and_the_next_login_works(site: Site) -> None:
