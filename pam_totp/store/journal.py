@@ -3,7 +3,9 @@
 The law:
 - as long as `committing` is there, records may have been touched, and `undo` takes every one of them back;
 - NAME.new is what a record becomes until it is moved into its place, and as long as it is there, there is nothing to
-  undo; NAME.old is a link to what it was; `manifest` says in lines of JSON what each becomes, and its last word counts;
+  undo; NAME.old is a link to what it was, until it is moved back; `manifest` says in lines of JSON what each becomes,
+  and whether there was one, and its last word counts;
+- undoing takes no room but for what was changed since: a full disk does not keep it from its end;
 - of a record that was changed since, what was used stays.
 """
 
@@ -73,30 +75,35 @@ def undo(store: one.FileStore, folder: int, journal: int) -> int:
     if not marked(journal):
         return 0
     undone = 0
-    last = {name: number for number, (name, _) in enumerate(manifested(journal))}  # the last word counts
-    for number, (name, new) in enumerate(manifested(journal)):
+    last = {name: number for number, (name, *_) in enumerate(manifested(journal))}  # the last word counts
+    for number, (name, new, was_there) in enumerate(manifested(journal)):
         if last[name] != number or inode(journal, name + NEW) is not None:
             continue  # never put in its place: and on a full disk there may not even be a lock to be had
         with store._locked(folder, name):
-            undone += _undo_one(folder, journal, name, new)
+            undone += _undo_one(folder, journal, name, new, was_there)
     os.fsync(folder)
     unmark(journal)
     return undone
 
 
-def manifested(journal: int) -> Iterator[tuple[str, bytes]]:
-    """What each record was to become, with its name. A last line without its end was not yet said."""
+def manifest_line(name: str, new: bytes, was_there: bool) -> bytes:
+    return json.dumps([name, new.decode("ascii"), was_there]).encode("ascii") + b"\n"
+
+
+def manifested(journal: int) -> Iterator[tuple[str, bytes, bool]]:
+    """Each record's name, what it was to become, and whether there was one. A last line without its end was not yet
+    said."""
     try:
         with open(os.open(_MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=journal), "rb") as manifest:
             for line in manifest:
                 if line.endswith(b"\n"):
-                    name, new = json.loads(line)
-                    yield name, new.encode("ascii")
+                    name, new, was_there = json.loads(line)
+                    yield name, new.encode("ascii"), was_there
     except FileNotFoundError:
         pass
 
 
-def _undo_one(folder: int, journal: int, name: str, new: bytes) -> bool:
+def _undo_one(folder: int, journal: int, name: str, new: bytes, was_there: bool) -> bool:
     """Take one record back; whether there was anything to do. Its lock is held."""
     try:
         current = one._read(folder, name)
@@ -105,15 +112,21 @@ def _undo_one(folder: int, journal: int, name: str, new: bytes) -> bool:
     try:
         old = one._read(journal, name + OLD)
     except NotThere:
+        if was_there:
+            return False  # moved back already
         old = None
     if current == old:
         return False
-    data = old if current == new else _without_what_came(current, old, new)
-    if data is None:  # there was none, and nothing was done with the one that came
+    if current != new:
+        data = _without_what_came(current, old, new)
+        if data != current:
+            one._replace(folder, name, data)
+        return data != current
+    if old is None:
         os.unlink(name, dir_fd=folder)
-    elif data != current:
-        one._replace(folder, name, data)
-    return data != current
+    else:
+        os.rename(name + OLD, name, src_dir_fd=journal, dst_dir_fd=folder)
+    return True
 
 
 def _without_what_came(current: bytes, old: bytes | None, new: bytes) -> bytes:

@@ -195,6 +195,66 @@ def test_what_cannot_be_finished_is_undone_at_once(
     assert not (Path(store.folder) / ".import").exists()
 
 
+@pytest.mark.parametrize("number", [3, 7])
+def test_where_nothing_more_can_be_written_it_is_undone_all_the_same(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The disk is full from the middle on: of those who are in their places, some were there and some were not."""
+
+    def full() -> None:
+        monkeypatch.setattr(os, "open", opened)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def opened(name: str, flags: int, *arguments: Any, **named: Any) -> int:
+        there = os.path.lexists(os.path.join(f"/proc/self/fd/{named['dir_fd']}", name)) if "dir_fd" in named else True
+        if flags & os.O_CREAT and not there:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(name, flags, *arguments, **named)
+
+    before, real = content(store), os.open
+    monkeypatch.setattr(os, "rename", nth(os.rename, number, full))
+    with pytest.raises(StoreError):
+        many.update_many(store, CHANGES)
+    assert content(store) == before
+    assert not (Path(store.folder) / ".import").exists()
+
+
+@pytest.mark.parametrize("call", ["rename", "unlink", "fsync", "rmdir"])
+def test_wherever_the_undoing_is_killed_the_next_one_ends_it(store: FileStore, call: str) -> None:
+    """Also where somebody has used what is back already: that stays used."""
+
+    def recovered(number: int) -> bool:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                setattr(os, call, nth(getattr(os, call), number, die))
+                journal.recover(store)
+            finally:
+                os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+    def used(record: UserRecord) -> tuple[UserRecord, bool]:
+        decision = verify(record, codes(3).encode(), 1_700_000_000, Policy())
+        return decision.record, decision.outcome.accepted
+
+    before, number = content(store), 1
+    while True:
+        assert killed(store, "rename", 9)
+        if recovered(number):
+            break
+        back = [user for user in OLD if [t.name for t in store.read(user).tokens] == ["fob"]]
+        assert all(store.update(user, used) for user in back)
+        journal.recover(store)
+        assert [[t.name for t in store.read(user).tokens] for user in OLD] == [["fob"]] * 5
+        assert [getattr(store.read(user).tokens[0], "counter", None) for user in back] == [4] * len(back)
+        for name, data in before.items():
+            (Path(store.folder) / name).write_bytes(data)
+        assert content(store) == before
+        number += 1
+    assert number > 1, "it was killed at least once"
+    assert content(store) == before
+
+
 def test_whoever_interrupts_it_when_all_is_in_has_not_interrupted_it(store: FileStore) -> None:
     """Or an import that came in would be told for one that did not."""
 
