@@ -263,8 +263,7 @@ def run_workers(service: Service, count: int) -> None:
     finally:
         service.stop()
         for pidfd, child in children.items():
-            with suppress(ChildProcessError):  # whoever started us ignores SIGCHLD: we have waited all the same
-                os.waitpid(child, 0)
+            os.waitpid(child, 0)
             os.close(pidfd)
 
 
