@@ -5,17 +5,27 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import pamlog
+from tests.relay_kit import Bench
 from tests.site import Site
 
 # What a shell runs in the background has Ctrl-C ignored from its first breath, and what nohup runs the end of its
 # terminal; whatever they start inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say why tests were skipped, each reason once: an ordinary user has hundreds that need root."""
+    reports = terminalreporter.stats.get("skipped", ())
+    for reason, count in Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reports).most_common():
+        terminalreporter.write_line(f"{count} skipped: {reason}")
 
 
 @pytest.fixture
@@ -48,6 +58,19 @@ def obeyed_way(way: str) -> str:
     if way == "socket" and os.geteuid() != 0:
         pytest.skip("needs root: the service takes the module's arguments from nobody else")
     return way
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """The relay, with a service or a helper that a test makes up."""
+    return Bench(tmp_path)
+
+
+@pytest.fixture
+def log() -> Iterator[Callable[[], list[str]]]:
+    """What PAM modules log from this process; in front of a login, so that nothing gets into the host's log."""
+    with pamlog.captured() as lines:
+        yield lines
 
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: other accounts take part")

@@ -21,7 +21,7 @@ TREE = Path(__file__).resolve().parent.parent
 MODULE = TREE / "build" / "pam_totp.so"
 ME = pwd.getpwuid(os.geteuid()).pw_name  # an ordinary user can log in as nobody else through the socket
 KEY = b"12345678901234567890"  # RFC 4226, appendix D
-PATIENCE = 20.0  # seconds that a condition may take on a busy machine
+PATIENCE = 40.0  # seconds that a condition may take on a busy machine
 
 
 def until(condition: Callable[[], object], what: str) -> None:

@@ -80,6 +80,7 @@ def test_what_is_called_pure_and_edge_is_there() -> None:
     assert "token_sim" in EVERYTHING
 
 
+@pytest.mark.bare
 @pytest.mark.parametrize("name", CORE)
 def test_the_core_imports_the_standard_library_and_itself(name: str) -> None:
     for imported in imports(name, EVERYTHING[name]):
@@ -107,6 +108,7 @@ def test_the_service_and_the_command_line_do_not_need_the_simulator(name: str) -
     assert "token_sim" not in {imported.split(".")[0] for imported in imports(name, EVERYTHING[name])}
 
 
+@pytest.mark.bare
 @pytest.mark.parametrize("entry", ["pam_totp.pam.spawned", "pam_totp.pam.service"])
 def test_a_login_loads_the_core_and_the_standard_library_alone(entry: str) -> None:
     """With the distribution's interpreter, as the relay starts it."""
@@ -123,6 +125,7 @@ def test_a_login_loads_the_core_and_the_standard_library_alone(entry: str) -> No
         assert "dist-packages" not in (file or "")
 
 
+@pytest.mark.bare
 def test_a_spawned_login_loads_nothing_costly() -> None:
     script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import pam_totp.pam.spawned; print(*sys.modules)"
     done = subprocess.run(["/usr/bin/python3", "-I", "-S", "-c", script], capture_output=True, text=True, check=True)

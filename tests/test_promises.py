@@ -1,12 +1,16 @@
-"""SECURITY.md names a test for every promise: each of them is there."""
+"""SECURITY.md names a test for every promise: each of them is there; and `make torture` says what became of them."""
 
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
 
 import pytest
 
-from tests.site import TREE
+from tests.site import PATIENCE, TREE
+from tests.torture.__main__ import Stage, torture
 
 NAMED = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (TREE / "SECURITY.md").read_text())
 
@@ -23,3 +27,36 @@ def test_every_promise_names_one(begins: str, at_least: int) -> None:
     promises = re.findall(r"^\| (?!promise|concern|---)(.*) \|$", promised, re.MULTILINE)
     assert len(promises) >= at_least
     assert all(re.search(r"`tests/[\w/]+\.py", promise) for promise in promises)
+
+
+def stage(name: str, script: str) -> Stage:
+    return Stage(name, (sys.executable, "-c", f"import os, signal, sys\n{script}"))
+
+
+def test_the_torture_goes_on_after_a_stage_that_fails_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    tried = "open(os.environ['TORTURE_FIGURES'], 'a').write('7 tried, nothing found\\n')"
+    stages = [stage("first", "sys.exit(1)"), stage("nothing", "sys.exit(5)"), stage("last", tried)]
+    assert torture(6, stages) == 1
+    said = re.sub(r" +", " ", capsys.readouterr().out)
+    assert re.search(r"\nfirst FAILED \(1\) \d+ s\nlast held \d+ s\n 7 tried, nothing found\n", said)
+    assert said.endswith("1 stages held, 1 failed: first\n")
+    assert torture(6, stages[1:]) == 0
+    assert torture(6, stages[1:2]) == 1, "nothing was tried"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_told_to_end_the_torture_waits_for_what_runs_to_put_its_own_away(number: signal.Signals) -> None:
+    running = "try:\n print('running', flush=True)\n __import__('signal').pause()\n"
+    running += "except KeyboardInterrupt:\n print('put away')"
+    script = "import sys; from tests.torture import __main__ as t; t.end_when_told(); "
+    script += f"sys.exit(t.torture(1, 2 * [t.Stage('one', (sys.executable, '-c', {running!r}))]))"
+    with subprocess.Popen([sys.executable, "-c", script], cwd=TREE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line == "running\n":
+                break
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert out.startswith("put away\n")
+    assert out.endswith("interrupted: 2 of 2 stages did not come to their end\n")

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import pamconf, pamlog
+from tests import pamconf
 from tests.pamconf import Result, Session, Shown, Style, login
-from tests.relay_kit import RELAY, ROOT, Bench, Service, brisk, in_turn, play, told
+from tests.relay_kit import RELAY, ROOT, Service, brisk, in_turn, play, told
 
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def log() -> Iterator[Callable[[], list[str]]]:
-    with pamlog.captured() as lines:
-        yield lines
+pytestmark = [pytest.mark.bare, pytest.mark.usefixtures("log")]
 
 
 # ---- module arguments
@@ -443,7 +433,7 @@ def test_a_silent_service_denies_after_the_limit(bench, log, before):
     with bench.service(play(*before)) as service:
         done = bench.login(service.argument, relay=brisk(), answers=["1"])
     assert done.result == Result.AUTHINFO_UNAVAIL
-    assert 0.29 <= done.seconds < 3
+    assert 0.29 <= done.seconds < 9
     assert log() == ["denied: the service said nothing for too long"]
 
 
@@ -451,7 +441,7 @@ def test_a_silent_helper_denies_after_the_limit(bench, log):
     helper = bench.helper("channel.send(b'ihere'); channel.recv(1)")
     done = bench.login("socket=none", f"helper={helper}", relay=brisk())
     assert (done.result, len(done.messages)) == (Result.AUTHINFO_UNAVAIL, 1)
-    assert 0.29 <= done.seconds < 3
+    assert 0.29 <= done.seconds < 9
     assert log() == ["denied: the service said nothing for too long"]
 
 
@@ -474,7 +464,7 @@ def test_a_queue_that_stays_full_means_a_helper(bench):
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, full(listener, path):
         done = bench.login(f"socket={path}", f"helper={helper}", relay=brisk())
     assert done.result == Result.SUCCESS
-    assert 0.09 <= done.seconds < 3
+    assert 0.09 <= done.seconds < 9
 
 
 def full(listener: socket.socket, path: Path) -> socket.socket:
@@ -510,9 +500,9 @@ def test_as_shipped_a_turn_has_ten_seconds_and_a_connection_one(bench):
             thread.start()
         for thread in threads:
             thread.join()
-    assert 9.99 <= seconds["service"] < 13
-    assert 9.99 <= seconds["helper"] < 13
-    assert 0.99 <= seconds["queue"] < 4
+    assert 9.99 <= seconds["service"] < 19
+    assert 9.99 <= seconds["helper"] < 19
+    assert 0.99 <= seconds["queue"] < 9
 
 
 # ---- the library

@@ -10,15 +10,15 @@ import socket
 import subprocess
 import threading
 from ast import literal_eval
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import pamlog
 from tests.pamconf import Result, Shown, login
 from tests.relay_kit import AS_ROOT, PATIENCE, STRANGER, Bench, brisk, in_turn, library, needs_root, play, told
+
+pytestmark = [pytest.mark.bare, pytest.mark.usefixtures("log")]
 
 ACCEPTING = """
 channel.send(b"r0")
@@ -27,17 +27,6 @@ ASKING = """
 channel.send(b"p%d" % os.getpid())
 channel.send(b"r0" if channel.recv(600) == b"A123456" else b"r7")
 """
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def log() -> Iterator[Callable[[], list[str]]]:
-    with pamlog.captured() as lines:
-        yield lines
 
 
 def children() -> set[int]:
@@ -428,7 +417,7 @@ def test_signals_of_the_hosts_do_not_prolong_a_turn(bench):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert done.result == Result.AUTHINFO_UNAVAIL
-    assert 0.29 <= done.seconds < 3
+    assert 0.29 <= done.seconds < 9
     assert alarms
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import socket
 import stat
 import subprocess
@@ -14,22 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from tests import pamlog
 from tests.pamconf import Result
-from tests.relay_kit import AS_ROOT, INTERPRETER, RELAY, STRANGER, Bench, build, needs_root, play
+from tests.relay_kit import AS_ROOT, INTERPRETER, RELAY, ROOT, STRANGER, Bench, build, needs_root, play
+
+pytestmark = pytest.mark.bare
 
 Log = Callable[[], list[str]]
 
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def log() -> Iterator[Log]:
-    with pamlog.captured() as lines:
-        yield lines
+pytestmark = pytest.mark.usefixtures("log")
 
 
 @pytest.fixture
@@ -216,6 +209,20 @@ def test_the_helper_is_compiled_in_unless_an_argument_names_another(bench, helpe
     compiled = build(HELPER=str(helper))
     assert bench.login("socket=none", relay=compiled).result == Result.SUCCESS
     assert result(bench, "/nonexistent/helper.py", relay=compiled) == Result.SERVICE_ERR
+
+
+@needs_root
+def test_what_others_put_beside_the_package_in_a_sticky_folder_is_not_imported(bench, folder):
+    """They may add to such a folder, and the package is found through it; the standard library is not."""
+    shutil.copytree(ROOT / "pam_totp", folder / "pam_totp")
+    folder.chmod(0o1777)
+    sprung = folder / "sprung"
+    for name in ("socket", "json", "hmac", "selectors", "tomllib", "syslog"):
+        trap = folder / f"{name}.py"
+        trap.write_text(f"open({str(sprung)!r}, 'w')\n")
+        os.chown(trap, STRANGER, STRANGER)
+    assert result(bench, folder / "pam_totp" / "pam" / "helper.py") != Result.SERVICE_ERR
+    assert not sprung.exists()
 
 
 # ---- interpreter

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import configparser
+import importlib.metadata
+import json
 import re
 import shutil
 import subprocess
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import audit
 from tests.site import TREE
 
 REQUIREMENTS = (TREE / "tests" / "requirements.txt").read_text()
@@ -47,6 +50,46 @@ def test_make_installs_nothing_that_is_not_in_it() -> None:
         "--require-hashes --only-binary=:all: --requirement tests/requirements.txt",
         "--no-deps --no-build-isolation --editable .",
     ]
+
+
+def test_nothing_is_installed_that_is_not_pinned() -> None:
+    """What a pinned package needs in its turn is pinned, too. `make fuzz` adds one more, and pip was there."""
+    besides = {"pam-totp", "pip", *wanted("fuzz")}
+    installed = {
+        f"{found.metadata['Name'].lower().replace('_', '-')}=={found.version}"
+        for found in importlib.metadata.distributions()
+        if found.metadata["Name"].lower().replace("_", "-") not in besides
+    }
+    pinned = set(re.findall(r"^([\w.-]+==\S+) \\$", REQUIREMENTS, re.MULTILINE))
+    assert len(installed) >= 40
+    assert installed - pinned == set()
+
+
+def pins(*found: dict[str, object]) -> str:
+    return json.dumps({"dependencies": list(found), "fixes": []})
+
+
+FINE = {"name": "six", "version": "1.17.0", "vulns": []}
+SKIPPED = {"name": "flask", "skip_reason": "not found"}
+KNOWN = {"name": "jinja2", "version": "3.1.0", "vulns": [{"id": "PYSEC-1", "fix_versions": ["3.1.6"]}]}
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "line"),
+    [
+        (pins(FINE), audit.CLEAN, "1 of 1 pins looked up, 0 advisories"),
+        (pins(FINE, KNOWN), audit.KNOWN, "jinja2 3.1.0: PYSEC-1, mended in 3.1.6"),
+        (pins(SKIPPED, KNOWN), audit.KNOWN, "1 of 2 pins looked up, 1 advisories"),
+        (pins(FINE, SKIPPED), audit.OUT_OF_REACH, "1 of 2 pins looked up, 0 advisories: "),
+        (pins(), audit.OUT_OF_REACH, "0 of 0 pins looked up, 0 advisories: "),
+        ("", audit.OUT_OF_REACH, "pip-audit came to no result: "),
+        ("[]", audit.OUT_OF_REACH, "pip-audit came to no result: "),
+    ],
+)
+def test_a_pin_that_could_not_be_looked_up_is_not_called_clean(said: str, status: int, line: str) -> None:
+    judged, lines = audit.judge(said)
+    assert judged == status
+    assert any(one.startswith(line) for one in lines), lines
 
 
 @pytest.mark.parametrize("more", ["", "-g"])

@@ -34,7 +34,7 @@ class PamBackend(ModelBackend):  # type: ignore[misc]
             if not _checker(conf.get("PAM_TOTP_PASSWORD_SERVICE")).right(name, password):
                 return None
         except (Busy, Missing) as e:
-            log.error("no password was checked: %s", e or "too many at once")
+            log.error("no password was checked: %s", str(e) or "too many at once")
             return None
         user = _user(name)
         if user is None or not self.user_can_authenticate(user):

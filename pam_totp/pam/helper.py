@@ -7,7 +7,7 @@ import sys
 
 sys.dont_write_bytecode = True  # as root, under whatever umask and limits the caller left us
 os.umask(0o077)
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from pam_totp.pam.spawned import main  # noqa: E402  the path had to be set first
 

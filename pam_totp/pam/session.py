@@ -33,17 +33,20 @@ def read_site(path: str = SITE_FILE) -> Site:
         return Site.NONE
     except OSError as e:
         raise SettingsError(f"{path}: {e.strerror}") from e
-    with open(file, "rb") as opened:
+    try:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
             raise SettingsError(f"{path}: not a regular file that root alone can write")
-        data = opened.read(MAX_SITE_FILE + 1)
-        if len(data) > MAX_SITE_FILE:
-            raise SettingsError(f"{path}: larger than {MAX_SITE_FILE // 1024} KiB")
-        try:
-            return parse_site(data.decode("utf-8"))
-        except UnicodeDecodeError:
-            raise SettingsError(f"{path}: not UTF-8") from None
+        text = os.read(file, MAX_SITE_FILE + 1)
+        if len(text) > MAX_SITE_FILE:
+            raise SettingsError(f"{path}: larger than {MAX_SITE_FILE} bytes")
+        return parse_site(text.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path}: not UTF-8") from None
+    except OSError as e:
+        raise SettingsError(f"{path}: {e.strerror}") from e
+    finally:
+        os.close(file)
 
 
 def serve_one(sock: socket.socket, log: audit.Sink, prepare: Callable[[Hello], tuple[Hello, Host] | int]) -> None:

@@ -162,6 +162,30 @@ def test_what_a_format_cannot_say_is_refused_and_leaves_no_file(site: Site, tmp_
     assert not file.exists()
 
 
+def test_options_that_make_no_sense_together_are_wrong_usage_and_leave_no_file(site: Site, tmp_path: Path) -> None:
+    site.enrol(fob(), phone())
+    file, password = tmp_path / "out", tmp_path / "password"
+    password.write_bytes(b"\xff\n")
+    for status, said, *words in (
+        (2, "--password-file goes with pskc", "--format", "json", "--password-file", password),
+        (2, "leave --token out", "--format", "json", "--token", "fob"),
+        (1, "use one code first", "--format", "google-authenticator"),
+        (1, "password: not UTF-8", "--format", "pskc", "--password-file", password),
+    ):
+        done = site.command("export", ME, *map(str, words), "--output", file)
+        assert (done.returncode, said in done.stderr) == (status, True), done
+        assert not file.exists()
+
+
+def test_what_is_not_in_the_file_is_said_in_json_too(site: Site, tmp_path: Path) -> None:
+    site.enrol(fob(5, serial="S1"), phone())
+    file = tmp_path / "out"
+    told = site.command_json("export", ME, "--format", "otpauth", "--output", file)
+    assert (told["user"], told["file"], told["tokens"]) == (ME, str(file), ["fob", "phone"])
+    assert "serial" in told["not_in_it"]["fob"]
+    assert "serial" not in told["not_in_it"]["phone"]
+
+
 def test_no_file_is_overwritten_and_the_name_comes_from_the_user(site: Site, tmp_path: Path) -> None:
     site.enrol()
     file = tmp_path / "mine"

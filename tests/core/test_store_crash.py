@@ -71,7 +71,10 @@ def _can_trace() -> bool:
         return False
 
 
-pytestmark = pytest.mark.skipif(not _can_trace(), reason="needs strace, and leave to trace one's own processes")
+pytestmark = [
+    pytest.mark.bare,
+    pytest.mark.skipif(not _can_trace(), reason="needs strace, and leave to trace one's own processes"),
+]
 
 
 @pytest.fixture

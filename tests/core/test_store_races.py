@@ -44,6 +44,7 @@ ANSWERS: dict[str, tuple[bytes, str]] = {  # kind: answer, outcome
 }
 
 
+@pytest.mark.bare  # so many at once, each slower than it is, wait longer for the lock than they may
 @pytest.mark.parametrize("race", [in_processes, in_threads], ids=["processes", "threads"])
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_a_code_is_accepted_once_however_many_ask(

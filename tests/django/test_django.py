@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pam_totp.passwords import Busy, Missing
 from tests.django.conftest import PASSWORD
 from tests.pamconf import Result
 from tests.site import ME, TREE, Site, codes
@@ -75,6 +76,22 @@ def test_a_wrong_or_blank_password_signs_nobody_in(client: Any, site: Site) -> N
     for password in ("wrong", "", " "):
         assert "errorlist" in sign_in(client, password).content.decode()
     assert client.get("/code/").url.startswith("/login/")
+
+
+@pytest.mark.parametrize("trouble", [Busy(), Missing("checking passwords needs python-pam")], ids=["busy", "missing"])
+def test_where_no_password_can_be_checked_nobody_gets_in_and_the_log_says_why(
+    client: Any, monkeypatch: Any, caplog: pytest.LogCaptureFixture, trouble: Exception
+) -> None:
+    from pam_totp.django import backends  # noqa: PLC0415
+
+    class NoPasswords:
+        def right(self, user: str, password: str) -> bool:
+            raise trouble
+
+    monkeypatch.setitem(backends._checkers, "pam_totp-portal", NoPasswords())
+    assert "errorlist" in sign_in(client).content.decode()
+    assert client.get("/code/").url.startswith("/login/")
+    assert f"no password was checked: {str(trouble) or 'too many at once'}" in caplog.text
 
 
 def test_users_are_made_only_where_the_project_says_so(client: Any, project: Any, monkeypatch: Any) -> None:

@@ -9,6 +9,7 @@ A crash is written to build/fuzz.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from pathlib import Path
 import atheris
 
 from tests.fuzz import corpus
+from tests.torture.pace import figure
 
 with atheris.instrument_imports(include=["pam_totp"]):
     from tests.fuzz.targets import SEEDS, TARGETS
@@ -37,26 +39,41 @@ def fuzz_all(seconds: int, keep: bool) -> int:
     """The number of parsers with a defect."""
     at_once = os.cpu_count() or 1
     each = max(1, seconds * at_once // len(TARGETS))
+    running: list[subprocess.Popen[str]] = []
+    over = False
 
     def run(name: str) -> bool:
         with tempfile.TemporaryDirectory(prefix="pam_totp-fuzz-") as folder:
             for number, data in enumerate((*SEEDS[name], *corpus.kept(name))):
                 Path(folder, f"{number}").write_bytes(data)
             command = [sys.executable, "-m", "tests.fuzz", str(each), name, folder]
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            with subprocess.Popen(command, text=True, errors="replace", **pipes) as process:
+                running.append(process)
+                out, err = process.communicate()
             if keep:
                 corpus.keep(name, (path.read_bytes() for path in Path(folder).iterdir()))
-        runs = next((line.split()[-1] for line in done.stderr.splitlines() if "number_of_executed" in line), "?")
-        found = "nothing found" if done.returncode == 0 else f"a defect\n{(done.stdout + done.stderr)[-4000:]}"
-        print(f"{name}: {runs} runs in {each} s, {found}", flush=True)
-        return done.returncode != 0
+        runs = next((line.split()[-1] for line in err.splitlines() if "number_of_executed" in line), "?")
+        if process.returncode != 0 and not over:
+            print((out + err)[-4000:], flush=True)
+        found = "nothing found" if process.returncode == 0 else "ended early" if over else "a defect"
+        figure(f"{name}: {runs} inputs in {each} s, {found}")
+        return process.returncode != 0
 
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(at_once) as pool:
-        return sum(pool.map(run, TARGETS))
+        try:
+            return sum(pool.map(run, TARGETS))
+        except KeyboardInterrupt:
+            over = True
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in running:
+                process.terminate()
+            raise
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background ignores it
     seconds, *rest = sys.argv[1:]
     if len(rest) == 2:
         fuzz(seconds, *rest)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import as_root
 from tests.pamconf import service
 from tests.site import MODULE, TREE, Site, codes
@@ -60,6 +62,7 @@ def test_no_python_is_linked_into_the_module() -> None:
     assert set(re.findall(r" T (\w+)", symbols)) == {"pam_sm_authenticate", "pam_sm_setcred"}
 
 
+@pytest.mark.bare
 @as_root
 def test_nothing_of_the_callers_environment_reaches_the_helper(site: Site, tmp_path: Path) -> None:
     site.configure()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from pam_totp.verify import verify
 from tests.conftest import as_root
 from tests.pamconf import Result
 from tests.site import Site, codes, fob
+from tests.torture.places import FOLDERS
 
 NOW = 1_700_000_000
 
@@ -61,18 +63,24 @@ def answered(folder: Path, answer: str, size: int) -> bool:
     return in_a_child(update)
 
 
-def test_no_file_size_lets_a_right_code_in_and_leaves_a_wrong_one_uncounted(tmp_path: Path) -> None:
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    """A folder that hundreds of logins, one after the other, need not wait for."""
+    with tempfile.TemporaryDirectory(dir=FOLDERS["tmpfs"]) as folder:
+        yield Path(folder)
+
+
+def test_no_file_size_lets_a_right_code_in_and_leaves_a_wrong_one_uncounted(in_memory: Path) -> None:
     """The record of a wrong answer is longer than that of a right one: the first failure says when it was."""
-    tmp_path.chmod(0o700)
     old = serialize(UserRecord(user="alice", tokens=(fob(5, last_used=NOW - 60),)))
-    path = tmp_path / "alice.json"
+    path = in_memory / "alice.json"
     recorded = set()
     for size in (*range(len(old) - 3, len(old) + 300, 3), 4095, 4096, 65536):
         could = set()
         for answer in ("000000", codes(5), codes(4)):
             path.write_bytes(old)
             path.chmod(0o600)
-            could.add(answered(tmp_path, answer, size))
+            could.add(answered(in_memory, answer, size))
         assert len(could) == 1, f"with {size} bytes it matters which answer it was"
         recorded |= could
     assert recorded == {True, False}

@@ -94,8 +94,13 @@ class Machine:
 
     def stop(self) -> None:
         for process in self._started:
-            process.kill()
-            process.wait(PATIENCE)
+            process.terminate()
+        for process in self._started:
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(PATIENCE)
         self.log.close()
         assert self._holder.stdin is not None
         self._holder.stdin.close()

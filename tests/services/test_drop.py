@@ -10,6 +10,7 @@ from tests.services.namespace import STORE, Machine
 from tests.site import codes
 
 
+@pytest.mark.bare
 @pytest.mark.parametrize("argument", ["", "[secret=~/.pam_totp.json]"])
 def test_imports_come_before_the_privileges_go_and_every_record_after(machine: Machine, argument: str) -> None:
     machine.stack("demo", machine.ours(argument))

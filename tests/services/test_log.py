@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import syslog
 
@@ -99,18 +100,19 @@ def test_priorities_are_those_of_the_document() -> None:
 
 
 def test_a_login_writes_one_line_without_the_code(site: Site) -> None:
+    """Where the login came from stands there if a host of root's said so: others could say what they like."""
+    believed = os.geteuid() == 0
     site.start()
     site.configure("demo", "", "socket")
     site.enrol()
     site.login(codes(0), items={"rhost": "192.0.2.7"})
     site.login(codes(0), items={"rhost": "x reason=none"})
     accepted, refused = site.log.lines()
-    assert fields(accepted)[1:] == (
-        "accepted",
-        fields(accepted)[2] | {"by": "code", "token": "fob", "rhost": "192.0.2.7"},
-    )
+    assert fields(accepted)[1] == "accepted"
+    assert fields(accepted)[2].items() >= {"by": "code", "token": "fob"}.items()
+    assert fields(accepted)[2].get("rhost") == ("192.0.2.7" if believed else None)
     assert fields(refused)[2]["reason"] == "replayed"
-    assert fields(refused)[2]["rhost"] == "x reason=none"
+    assert fields(refused)[2].get("rhost") == ("x reason=none" if believed else None)
     assert codes(0) not in accepted + refused
 
 

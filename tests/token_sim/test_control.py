@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +53,31 @@ def talk(owner: control.Control, bench: Bench, path: Path, data: bytes, rounds: 
 
 def test_the_socket_is_the_owners_alone(owner: control.Control, tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "owner").stat().st_mode) == 0o600
+
+
+def test_a_token_that_is_not_there_or_goes_away_is_said_to_be_neither_running_nor_wrong(tmp_path: Path) -> None:
+    path = str(tmp_path / "owner")
+    with pytest.raises(control.NotRunning):
+        control.ask(path, {"do": "status"})
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        with pytest.raises(control.NotRunning):
+            control.ask(path, {"do": "status"})  # nobody listens
+        listener.listen()
+
+        def hang_up() -> None:
+            listener.accept()[0].close()
+
+        hangs_up = threading.Thread(target=hang_up)
+        hangs_up.start()
+        with pytest.raises(control.NotRunning):
+            control.ask(path, {"do": "status"})
+        hangs_up.join()
+
+
+def test_a_socket_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="nowhere/owner"):
+        control.Control(str(tmp_path / "nowhere" / "owner"))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can come as somebody else")

@@ -91,6 +91,7 @@ def test_another_projects_tests_need_no_set_up(tmp_path: Path) -> None:
     assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
 
 
+@pytest.mark.bare
 def test_loading_the_plugin_loads_nothing_heavy() -> None:
     code = "import pytest, sys; before = set(sys.modules); import token_sim.pytest_plugin; "
     code += "print(*sorted(m for m in set(sys.modules) - before if not m.startswith('token_sim')))"

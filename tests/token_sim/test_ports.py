@@ -80,7 +80,7 @@ def test_one_token_on_three_ports_at_once_tells_all_of_them(tmp_path: Path) -> N
 
 def test_a_second_client_gets_a_clean_refusal(tmp_path: Path) -> None:
     path = new_token(tmp_path / "fob")
-    with running(path, "--link", tmp_path / "port", "--tcp", "0") as run:
+    with running(path, "--link", tmp_path / "port", "--tcp", "0", "--speed", "20") as run:
         for url in [*run.ports] * 3:
             with Client(url) as first:
                 first.ask("DISP?")
@@ -235,6 +235,28 @@ def test_token_urls_run_on_virtual_time() -> None:
         assert bench.device.body.now - NOON > 150_000  # five displays had to go dark
     finally:
         inprocess.withdraw("virtual")
+
+
+def test_a_token_url_is_a_serial_port_like_others() -> None:
+    bench = Bench.in_memory(image(), PROFILES["c100"], NOON)
+    bench.elapse(1000)
+    url = inprocess.publish("ordinary", bench)
+    try:
+        port = serial.serial_for_url(url, timeout=3600)
+        port.write(b"DISP?\r")
+        assert (port.in_waiting > 0, port.out_waiting) == (True, 0)
+        port.reset_input_buffer()
+        assert port.in_waiting == 0, "what was dropped does not come"
+        assert (port.cts, port.dsr, port.cd, port.ri) == (True, True, False, False)
+        bench.command({"do": "hold"})
+        assert port.ri, "a finger is on the button"
+        with pytest.raises(OSError, match="no file descriptor"):
+            port.fileno()
+        port.close()
+        with pytest.raises(serial.PortNotOpenError):
+            port.write(b"DISP?\r")
+    finally:
+        inprocess.withdraw("ordinary")
 
 
 def test_a_code_that_a_finger_brings_is_heard(fob: LiveToken) -> None:

@@ -96,6 +96,8 @@ def running(path: Path, *options: str | os.PathLike[str]) -> Iterator[Running]:
         assert line, process.stderr.read()
         yield Running(process, **json.loads(line))
     finally:
-        if process.poll() is None:
+        process.terminate()  # as a person would; where it has ended already this does nothing
+        try:
+            process.communicate(timeout=PATIENCE)
+        finally:
             process.kill()
-        process.communicate(timeout=PATIENCE)

@@ -1,7 +1,17 @@
-"""The machine of the real services, for the torture too."""
+"""The machine of the real services, for the torture too; and, in the long form, how many tests there were."""
 
 from __future__ import annotations
 
+import pytest
+
 from tests.services.conftest import _machine, _sshd, machine, sshd
+from tests.torture.pace import LONG, figure
 
 __all__ = ["_machine", "_sshd", "machine", "sshd"]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if LONG:
+        ends = ("passed", "failed", "error", "skipped")
+        counted = {end: len(terminalreporter.getreports(end)) for end in ends}
+        figure("tests: " + ", ".join(f"{number} {end}" for end, number in counted.items() if number or end == "passed"))

@@ -24,7 +24,7 @@ from pam_totp.oath import totp
 from pam_totp.policy import Policy
 from pam_totp.record import TotpToken, UserRecord
 from pam_totp.store.file import FileStore
-from tests.site import ME, PATIENCE, TREE, Site, codes, fob, phone
+from tests.site import ME, PATIENCE, TREE, Site, codes, fob, phone, until
 
 PYTHON = "/usr/bin/python3"
 HELPER = str(TREE / "pam_totp" / "pam" / "helper.py")
@@ -139,6 +139,7 @@ def _watched(
     arguments = ("version=1", "service=demo", f"user={ME}", "flags=0", f"arg=store={site.store}")
     channel.send(b"H" + "\0".join(arguments).encode())
     assert channel.recv(4097)[:1] == b"p"
+    until(lambda: _at_rest(pid), "it waits for the answer: what it does before is none of what is counted")
     trace = site.folder / "trace"
     expressions = [word for one in inject for word in ("-e", f"inject={one}")]
     with subprocess.Popen(
@@ -159,18 +160,29 @@ def _watched(
     return _calls(trace), said
 
 
+def _at_rest(pid: int) -> bool:
+    """Whether every thread of a process sleeps."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return all((task / "stat").read_text().rpartition(")")[2].split()[0] == "S" for task in tasks)
+
+
 def _calls(trace: Path) -> list[Call]:
-    """The calls from the answer's arrival to ours, in order."""
+    """The calls from the answer's arrival to ours, in order: those of the thread that answers, as strace counts for
+    each thread by itself."""
+    lines = [
+        (thread, name, line)
+        for line in trace.read_text(errors="replace").splitlines()
+        for thread, name in re.findall(r"^(\d*) *(\w+)\(", line)
+        if name not in BESIDE
+    ]
+    ends = [number for number, (_, _, line) in enumerate(lines) if re.search(r'sendto\(\d+, "r\d', line)]
+    upto = lines[: ends[0] + 1] if ends else lines
     counted: Counter[str] = Counter()
     found = []
-    for line in trace.read_text(errors="replace").splitlines():
-        call = re.match(r"(?:\d+ +)?(\w+)\(", line)
-        if call is None or call[1] in BESIDE:
-            continue
-        counted[call[1]] += 1
-        found.append(Call(call[1], counted[call[1]], line))
-        if re.search(r'sendto\(\d+, "r\d', line):
-            break
+    for thread, name, line in upto:
+        if not ends or thread == upto[-1][0]:
+            counted[name] += 1
+            found.append(Call(name, counted[name], line))
     return found
 
 

@@ -27,10 +27,13 @@ from tests.torture.crash import (
     injections,
     judge,
 )
-from tests.torture.pace import LONG
+from tests.torture.pace import LONG, figure
 from tests.torture.places import site_on
 
-pytestmark = pytest.mark.skipif(not can_attach(), reason="needs strace, and leave to attach it to one's own processes")
+pytestmark = [
+    pytest.mark.bare,
+    pytest.mark.skipif(not can_attach(), reason="needs strace, and leave to attach it to one's own processes"),
+]
 AT_ONCE = 2 * (os.cpu_count() or 1)  # most of a try is waiting
 
 
@@ -62,7 +65,10 @@ def try_all(kind: Kind, points: Sequence[tuple[Call, str]], log_in: Callable[...
     with ThreadPoolExecutor(AT_ONCE) as pool:
         counted = Counter(pool.map(try_one, points))
     assert counted.total() == len(points)
-    print(f"\n{kind.name}: {len(points)} points tried, {dict(counted)}")
+    way = "in the service" if log_in is by_service else "by helper"
+    figure(
+        f"broken {way}, {kind.name}: {len(points)} points, {', '.join(f'{n} {what}' for what, n in counted.items())}"
+    )
     return counted
 
 

@@ -74,7 +74,7 @@ def refuses_all_alike(site: Site) -> None:
 
 
 @as_root
-@pytest.mark.parametrize(("how", "used_before"), itertools.product(BROKEN, (True, False)) if LONG else SOME)
+@pytest.mark.parametrize(("how", "used_before"), list(itertools.product(BROKEN, (True, False))) if LONG else SOME)
 def test_a_store_that_cannot_be_written_refuses_all_alike_and_loses_nothing(
     site: Site, way: str, how: str, used_before: bool
 ) -> None:

@@ -19,7 +19,9 @@ from pam_totp.policy import Policy
 from pam_totp.record import Token
 from tests.pamconf import Login, Result
 from tests.site import ME, Site, codes, fob, phone
-from tests.torture.pace import LONG, rounds
+from tests.torture.pace import LONG, figure, rounds
+
+pytestmark = pytest.mark.bare
 
 SALT, RECOVERY = "5a" * 16, "0123456789ABCDEF"
 WRONG = ("000000", "000000 111111", "000000 111111 222222", "ZZZZ-ZZZZ-ZZZZ-ZZZZ", "x", "")
@@ -107,7 +109,7 @@ def test_how_long_a_refusal_takes_is_measured(site: Site) -> None:
             took[name].append(done.seconds)
     medians = {name: statistics.median(values) for name, values in took.items()}
     spread = max(medians.values()) - min(medians.values())
-    print(
-        f"\nrefusals: {', '.join(f'{name} {1000 * m:.2f} ms' for name, m in medians.items())}; the medians differ by "
+    figure(
+        f"refusals: {', '.join(f'{name} {1000 * m:.2f} ms' for name, m in medians.items())}; the medians differ by "
         f"{1000 * spread:.2f} ms, stated are {1000 * BOUND:.0f} ms ({'within' if spread <= BOUND else 'beyond'})"
     )

@@ -1,0 +1,64 @@
+"""Whose file a `secret=` template stands for: that of the user who opens it, or nobody's."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+
+from pam_totp.store import NoAccount, StoreError
+from pam_totp.store.home import HomeStore, home_store
+
+
+def account(monkeypatch: pytest.MonkeyPatch, home: str, name: str = "alice", uid: int | None = None) -> None:
+    """The machine has this account alone."""
+    entry = pwd.struct_passwd((name, "x", os.geteuid() if uid is None else uid, 0, "", home, "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwnam", {name: entry, "given": entry}.__getitem__)
+
+
+@pytest.mark.parametrize("template", ["~/.codes", "${HOME}/.codes", "FOLDER/.codes"])
+def test_home_and_name_are_the_accounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, template: str) -> None:
+    account(monkeypatch, str(tmp_path))
+    store = home_store(template.replace("FOLDER", str(tmp_path)), "given")
+    assert isinstance(store, HomeStore)
+    assert store.folder == str(tmp_path)
+    assert list(store.users()) == []
+
+
+def test_another_process_than_the_users_own_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    account(monkeypatch, str(tmp_path), uid=os.geteuid() + 1)
+    with pytest.raises(StoreError, match=f"not for uid {os.geteuid()} to open"):
+        home_store("~/.codes", "alice")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../root", "a/b"])
+def test_no_name_leads_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    account(monkeypatch, str(tmp_path), name)
+    with pytest.raises(StoreError, match="no file name"):
+        home_store("/var/codes/${USER}", "given")
+
+
+@pytest.mark.parametrize(("template", "home"), [("codes", "/home/alice"), ("~/codes", "home/alice")])
+def test_no_path_depends_on_where_we_are(monkeypatch: pytest.MonkeyPatch, template: str, home: str) -> None:
+    account(monkeypatch, home)
+    with pytest.raises(StoreError, match="no absolute path"):
+        home_store(template, "alice")
+
+
+def test_it_holds_one_users_record_and_no_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    account(monkeypatch, str(tmp_path))
+    store = home_store("~/.codes", "alice")
+    with pytest.raises(StoreError, match=r"\.codes: is alice's alone"):
+        store.read("bob")
+
+
+def test_who_has_no_account_has_no_file() -> None:
+    store = home_store("~/.codes", "no-such-account")
+    assert list(store.users()) == []
+    store.update_nobody()
+    with pytest.raises(NoAccount):
+        store.read("no-such-account")
+    with pytest.raises(NoAccount):
+        store.update("no-such-account", lambda record: (record, None))

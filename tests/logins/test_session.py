@@ -1,0 +1,66 @@
+"""One login on a channel, where something of ours is wrong: denied, with a reason in the log and no more."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from pam_totp.pam.handle import Hello
+from pam_totp.pam.session import read_site, serve_one
+from pam_totp.settings import SettingsError
+
+HELLO = b"Hversion=1\0service=demo\0user=alice\0flags=0"
+
+
+def test_a_defect_of_ours_denies_and_says_where_it_is_and_not_what_it_saw() -> None:
+    log: list[tuple[int, str]] = []
+
+    def defect(hello: Hello) -> int:
+        raise ValueError(f"{hello.user}'s code is 123456")
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        theirs.send(HELLO)
+        with ours:
+            serve_one(ours, lambda priority, line: log.append((priority, line)), defect)
+        assert theirs.recv(4096) == b"", "no result is no success"
+    assert len(log) == 1
+    assert f"ValueError at {__file__}:" in log[0][1]
+    assert "123456" not in log[0][1]
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "reason"),
+    [
+        (b"[policy]\nlook_ahead = 3 # \xff\n", 0o644, "not UTF-8"),
+        (b"[policy]\nlook_ahead = 3\n", 0o664, "not a regular file that root alone can write"),
+        (b"[policy]\nlook_ahead = 3\n", 0o646, "not a regular file that root alone can write"),
+        (b"#" * (1 << 18) + b"\n[policy]\nlook_ahead = 3\n", 0o644, "larger than 262144 bytes"),
+    ],
+)
+def test_a_site_file_that_is_not_as_it_should_be_is_not_passed_over(
+    tmp_path: Path, content: bytes, mode: int, reason: str
+) -> None:
+    path = tmp_path / "pam_totp.toml"
+    path.write_bytes(content)
+    path.chmod(mode)
+    with pytest.raises(SettingsError, match=reason):
+        read_site(str(path))
+
+
+def test_a_site_file_that_cannot_be_opened_or_is_none_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    open_before = os.listdir("/proc/self/fd")
+    for path, reason in (
+        ("file/pam_totp.toml", "Not a directory"),
+        ("pipe", "not a regular file"),
+        ("folder", "not a regular file"),
+    ):
+        with pytest.raises(SettingsError, match=reason):
+            read_site(str(tmp_path / path))
+    assert len(os.listdir("/proc/self/fd")) == len(open_before), "nor does it stay open"

@@ -1,0 +1,38 @@
+"""That measuring changes nothing but that it measures, and misses nothing that is run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.measure.__main__ import ENTRIES, measure, spare_helpers
+from tests.site import TREE
+
+pytestmark = pytest.mark.bare
+
+
+def test_the_files_that_start_the_measurement_are_run_unchanged(tmp_path: Path) -> None:
+    for entry in ENTRIES:
+        (tmp_path / entry).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(TREE / entry, tmp_path / entry)
+        measure(tmp_path, entry, tmp_path / "library")
+        assert (tmp_path / entry).read_text().startswith("import sys; ")
+        assert (tmp_path / "library" / "originals" / entry).read_text() == (TREE / entry).read_text()
+
+
+def test_every_file_that_is_run_by_its_path_is_measured() -> None:
+    """It finds the package by itself, so no test says from where."""
+    files = (path for package in ("pam_totp", "token_sim") for path in (TREE / package).rglob("*.py"))
+    by_path = {str(path.relative_to(TREE)) for path in files if "sys.path." in path.read_text()}
+    assert by_path
+    assert by_path <= set(ENTRIES)
+
+
+def test_the_measured_relay_is_ours_but_for_the_killing(tmp_path: Path) -> None:
+    ours = TREE / "pam_totp" / "pam" / "relay.c"
+    copy = tmp_path / "relay.c"
+    shutil.copy(ours, copy)
+    spare_helpers(copy)
+    assert copy.read_text().replace("pidfd, 0, NULL", "pidfd, SIGKILL, NULL") == ours.read_text()
