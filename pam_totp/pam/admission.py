@@ -28,13 +28,17 @@ def admit(uid: int, hello: Hello, site: Site) -> Hello | None:
     """The hello as far as `uid` may have its way; None where it may not ask at all."""
     if uid == 0:
         return hello
-    client = any(_uid_of(account) == uid and hello.service == service for account, service in site.clients.items())
-    if not client:
+    if not listed(uid, hello, site):
         if _uid_of(hello.user) != uid:
             return None
         hello = hello.from_nowhere()
     mine = tuple(a for a in hello.arguments if a == "echo" or a.startswith("prompt="))
     return hello.asking((*mine, "grace_period=0"))  # the address would be whatever the client says
+
+
+def listed(uid: int, hello: Hello, site: Site) -> bool:
+    """Whether it is a client of `[clients]` that asks, under its own service name."""
+    return any(_uid_of(account) == uid and hello.service == service for account, service in site.clients.items())
 
 
 def _uid_of(account: str) -> int | None:

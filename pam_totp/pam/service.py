@@ -23,7 +23,8 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from pam_totp import audit
-from pam_totp.pam.admission import admit, peer_uid
+from pam_totp.pam.admission import admit, listed, peer_uid
+from pam_totp.pam.bounded import BoundedLog
 from pam_totp.pam.handle import PAM_AUTH_ERR, PAM_SERVICE_ERR, Hello
 from pam_totp.pam.module import Host, this_host
 from pam_totp.pam.session import read_site, serve_one
@@ -58,6 +59,8 @@ class Service:
         self._store = store
         self._site_file = site_file
         self._log = log
+        self._bounded = BoundedLog(log)
+        self._trusted = {0, os.geteuid()}  # whose lines are all of them logged
         self._most_of_one, self._most_of_others = MOST_OF_ONE_ACCOUNT // workers, MOST_OF_OTHERS // workers
         self.stopping, self._stop = socket.socketpair()  # a byte in there, or no other end: no more logins
         self._stop.setblocking(False)
@@ -141,7 +144,8 @@ class Service:
                     self._start_waiting()
         try:
             with suppress(Exception):  # the log itself failed: that login is denied, and there must be a next one
-                serve_one(client, self._log, lambda hello: self._prepare(uid, hello))
+                log = self._log if uid in self._trusted else self._bounded.of(uid)
+                serve_one(client, log, lambda hello: self._prepare(uid, hello, log))
         finally:
             with self._changed:
                 self._under_way[uid] -= 1
@@ -152,19 +156,19 @@ class Service:
                 self._waiting += of_use
         return of_use
 
-    def _prepare(self, uid: int, hello: Hello) -> tuple[Hello, Host] | int:
+    def _prepare(self, uid: int, hello: Hello, log: audit.Sink) -> tuple[Hello, Host] | int:
         try:
             site = read_site(self._site_file)
         except SettingsError as e:
-            audit.write(self._log, hello.service, "error", user=hello.user, problem=str(e))
+            audit.write(log, hello.service, "error", user=hello.user, problem=str(e))
             return PAM_SERVICE_ERR
         admitted = admit(uid, hello, site)
         if admitted is None:
-            audit.write(self._log, hello.service, "refused", user=hello.user, reason="not-yours-to-ask", uid=uid)
+            audit.write(log, hello.service, "refused", user=hello.user, reason="not-yours-to-ask", uid=uid)
             return PAM_AUTH_ERR
         if not any(a.startswith("store=") for a in admitted.arguments):
             admitted = admitted.asking((*admitted.arguments, f"store={self._store}"))
-        return admitted, this_host(site, self._log)
+        return admitted, this_host(site, self._log if listed(uid, hello, site) else log)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.pam import handle, service
+from pam_totp.pam import bounded, handle, service
 from pam_totp.pam.admission import peer_uid
 from pam_totp.pam.handle import PAM_AUTH_ERR, PAM_SUCCESS
 from pam_totp.pam.service import MOST_OF_ONE_ACCOUNT
@@ -113,6 +113,54 @@ def test_an_account_does_not_say_where_it_comes_from_but_a_listed_client_does(si
         as_stranger(site, hello("nobody", name) + b"\0rhost=192.0.2.66", "000000")
     said = [line for line in site.log.lines() if "refused user=nobody" in line]
     assert ["rhost=" in line for line in said] == [False, True]
+
+
+def test_who_floods_the_log_is_left_out_of_it_and_nobody_else_is(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log daemon that is flooded would leave out what it likes, guesses through sshd among it."""
+    monkeypatch.setattr(bounded, "LINES_OF_ONE", 5)
+    monkeypatch.setattr(bounded, "LINES_OF_ALL", 8)
+    lines: list[str] = []
+    log = bounded.BoundedLog(lambda _, line: lines.append(line))
+    for _ in range(50):
+        log.of(7)(3, "seven")
+    log.of(8)(3, "eight")
+    said = 'pam_totp(serve:auth): error problem="too much to log of uid 7 in a minute"'
+    assert lines == ["seven"] * 5 + [said, "eight"]
+    a_minute_on = time.monotonic() + 61
+    monkeypatch.setattr(time, "monotonic", lambda: a_minute_on)
+    del lines[:]
+    for uid in range(20):
+        log.of(uid)(3, "one")
+    assert lines[:8] == ["one"] * 8
+    assert lines[8:] == [
+        'pam_totp(serve:auth): error problem="too much to log of accounts that ask for themselves in a minute"'
+    ]
+
+
+@as_root
+def test_a_flood_of_nonsense_is_not_logged_and_what_comes_from_root_and_the_listed_is(site: Site) -> None:
+    site.config.write_text('[clients]\ndaemon = "web"\n')
+    site.start()
+    site.enrol()
+    site.enrol(user="nobody")
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setresuid(STRANGER, STRANGER, STRANGER)
+            for _ in range(2 * bounded.LINES_OF_ONE):
+                with connected(site) as client:
+                    client.send(b"nonsense")
+                    client.recv(1)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    until(lambda: site.log.has("too much to log", f"uid {STRANGER}"), "it is said that something is left out")
+    assert sum("not a hello" in line for line in site.log.lines()) == bounded.LINES_OF_ONE
+    as_stranger(site, hello("root"), codes(0))
+    assert not site.log.has("not-yours-to-ask"), "that is left out too"
+    site.configure("demo", way="socket")
+    assert site.gets_in(codes(0))
+    assert site.log.has("accepted", f"user={ME}")
 
 
 @as_root
