@@ -96,6 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     if words is not None:
         setattr(chosen, words, [*getattr(chosen, words), *more])
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:  # as some daemons leave it to those whom they start
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or no child could be waited for
     try:
         status = int(chosen.run(chosen))
         sys.stdout.flush()  # here, where it is said what became of it

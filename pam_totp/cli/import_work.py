@@ -7,18 +7,19 @@ and written aside as it is read, and read again where that must be decided anew.
 from __future__ import annotations
 
 import heapq
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Generic, TypeVar
 
-from pam_totp.cli.common import CommandError
+from pam_totp.cli.common import INTERRUPTED, CommandError
 from pam_totp.cli.progress import Bar
 from pam_totp.formats.plan import Entry, Row, added, came_in, packed, unpacked
 from pam_totp.record import UserRecord
 from pam_totp.store import NotThere, Store
 from pam_totp.store.batch import Change, Changes, update_many
-from pam_totp.store.file import FileStore
+from pam_totp.store.file import JOURNAL, FileStore
 
 A_LOT = 5000  # tokens
 
@@ -119,8 +120,10 @@ def taken(store: Store, changes: Changes[R]) -> list[R]:
     if type(store) is FileStore:
         try:
             return update_many(store, changes, Bar("importing", long=len(changes) >= A_LOT).show)
-        except KeyboardInterrupt:  # which has undone what was done
-            raise CommandError("interrupted; nothing was changed", 128 + signal.SIGINT) from None
+        except KeyboardInterrupt:  # which has undone what was done, unless there was another one meanwhile
+            half = os.path.lexists(os.path.join(store.folder, JOURNAL))
+            said = "interrupted while it was being undone; the next command does the rest" if half else INTERRUPTED
+            raise CommandError(said, 128 + signal.SIGINT) from None
     own = list(changes)
     for user in dict.fromkeys(user for user, _ in own):
         _read(store, user)  # raises for whoever's file it is not

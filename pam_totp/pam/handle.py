@@ -33,7 +33,9 @@ PAM_PROMPT_ECHO_ON = 2
 PAM_ERROR_MSG = 3
 PAM_TEXT_INFO = 4
 
-_TIMEVAL = struct.Struct("ll")  # seconds, microseconds: socket(7), SO_RCVTIMEO
+# Seconds, microseconds: socket(7), SO_RCVTIMEO. With 64-bit times on a 32-bit processor it takes these sixteen bytes
+# and no fewer; where it takes eight, it reads whole seconds from them.
+_TIMEVAL = struct.Struct("qq")
 _TYPES = {PAM_PROMPT_ECHO_OFF: b"p", PAM_PROMPT_ECHO_ON: b"P", PAM_ERROR_MSG: b"e", PAM_TEXT_INFO: b"i"}
 
 

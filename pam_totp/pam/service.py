@@ -69,13 +69,16 @@ class Service:
         self._under_way: Counter[int] = Counter()  # logins, by uid
 
     def run(self) -> None:
-        """Serve until `stop`, then let the logins under way end. Raises RuntimeError where no thread can be had."""
+        """Serve until `stop`, then let the logins under way end. Raises ServiceError where no thread can be had."""
         self._listener.setblocking(False)
         self._ready = select.epoll()
         self._ready.register(self._listener, _ONE_AT_A_TIME)
         self._ready.register(self.stopping, select.EPOLLIN)
-        with self._changed:
-            self._start_waiting()
+        try:
+            with self._changed:
+                self._start_waiting()
+        except RuntimeError as e:
+            raise ServiceError(f"no login can be served: {e}") from e
         select.select([self.stopping], [], [])
         self._listener.close()
         with self._changed:
@@ -140,8 +143,9 @@ class Service:
                 with suppress(RuntimeError):  # no more threads: those that there are come back
                     self._start_waiting()
         try:
-            log = self._log if uid in self._trusted else self._bounded.of(uid)
-            serve_one(client, log, lambda hello: self._prepare(uid, hello, log))
+            with suppress(Exception):  # the log itself failed: that login is denied, and there must be a next one
+                log = self._log if uid in self._trusted else self._bounded.of(uid)
+                serve_one(client, log, lambda hello: self._prepare(uid, hello, log))
         finally:
             with self._changed:
                 self._under_way[uid] -= 1

@@ -37,7 +37,8 @@ def read_site(path: str = SITE_FILE) -> Site:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
             raise SettingsError(f"{path}: not a regular file that root alone can write")
-        text = os.read(file, MAX_SITE_FILE + 1)
+        with open(file, "rb", closefd=False) as opened:  # which goes on after a short read
+            text = opened.read(MAX_SITE_FILE + 1)
         if len(text) > MAX_SITE_FILE:
             raise SettingsError(f"{path}: larger than {MAX_SITE_FILE} bytes")
         return parse_site(text.decode("utf-8"))

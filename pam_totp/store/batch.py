@@ -11,7 +11,6 @@ The law:
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -50,6 +49,7 @@ def update_many(store: one.FileStore, changes: Changes[R], progress: Progress = 
     journal.recover(store)
     total = 2 * len(changes)
     with store._opened() as folder, journal.opened(folder) as opened:
+        marked = False
         try:
             with journal.new_manifest(opened) as manifest:
                 batch = _Batch(store, folder, opened, manifest)
@@ -60,9 +60,10 @@ def update_many(store: one.FileStore, changes: Changes[R], progress: Progress = 
                     results.append(batch.stage(user, change))
                 batch.make_durable()
                 journal.mark(opened)
+                marked = True
                 progress(len(changes), total)
                 anew = set()
-                for done, (name, _) in enumerate(journal.manifested(opened), len(changes)):
+                for done, (name, *_) in enumerate(journal.manifested(opened), len(changes)):
                     if not batch.commit(name):
                         anew.add(name)
                     if done % _REPORT_EVERY == 0:
@@ -71,11 +72,14 @@ def update_many(store: one.FileStore, changes: Changes[R], progress: Progress = 
                     batch.decide_anew(anew, changes, results)
             os.fsync(folder)
             journal.unmark(opened)
+        except BaseException as why:
+            all_in = marked and not journal.marked(opened)
+            if not (all_in and isinstance(why, KeyboardInterrupt)):
+                journal.undo(store, folder, opened)
+                journal.empty(folder, opened)
+                raise
+        with suppress(KeyboardInterrupt):  # all is in: nobody is to be told that it was interrupted
             progress(total, total)
-        except BaseException:
-            journal.undo(store, folder, opened)
-            raise
-        finally:
             journal.empty(folder, opened)
     return results
 
@@ -90,7 +94,8 @@ class _Batch:
         """Decide on a record, and write it aside; on top of what was staged for it before."""
         name = self._store._file(user)
         staged = journal.inode(self._journal, name + journal.NEW) is not None
-        if staged or self._keep(name):
+        there = journal.inode(self._journal, name + journal.OLD) is not None if staged else self._keep(name)
+        if staged or there:
             record = one._parsed(one._read(self._journal, name + (journal.NEW if staged else journal.OLD)), user, name)
         else:
             record = UserRecord(user=user)
@@ -100,7 +105,7 @@ class _Batch:
             if staged:
                 journal.forget(self._journal, name + journal.NEW)
             one._write_new(self._journal, name + journal.NEW, new, durably=False)
-            self._manifest.write(json.dumps([name, new.decode("ascii")]).encode("ascii") + b"\n")
+            self._manifest.write(journal.manifest_line(name, new, there))
         return result
 
     def _keep(self, name: str) -> bool:

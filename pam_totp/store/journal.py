@@ -3,7 +3,9 @@
 The law:
 - as long as `committing` is there, records may have been touched, and `undo` takes every one of them back;
 - NAME.new is what a record becomes until it is moved into its place, and as long as it is there, there is nothing to
-  undo; NAME.old is a link to what it was; `manifest` says in lines of JSON what each becomes, and its last word counts;
+  undo; NAME.old is a link to what it was, until it is moved back; `manifest` says in lines of JSON what each becomes,
+  and whether there was one, and its last word counts;
+- undoing takes no room but for what was changed since: a full disk does not keep it from its end;
 - of a record that was changed since, what was used stays.
 """
 
@@ -70,33 +72,38 @@ def new_manifest(journal: int) -> BinaryIO:
 
 def undo(store: one.FileStore, folder: int, journal: int) -> int:
     """Take every record back to what it was, and say so; how many were taken back."""
-    if inode(journal, _COMMITTING) is None:
+    if not marked(journal):
         return 0
     undone = 0
-    last = {name: number for number, (name, _) in enumerate(manifested(journal))}  # the last word counts
-    for number, (name, new) in enumerate(manifested(journal)):
+    last = {name: number for number, (name, *_) in enumerate(manifested(journal))}  # the last word counts
+    for number, (name, new, was_there) in enumerate(manifested(journal)):
         if last[name] != number or inode(journal, name + NEW) is not None:
             continue  # never put in its place: and on a full disk there may not even be a lock to be had
         with store._locked(folder, name):
-            undone += _undo_one(folder, journal, name, new)
+            undone += _undo_one(folder, journal, name, new, was_there)
     os.fsync(folder)
     unmark(journal)
     return undone
 
 
-def manifested(journal: int) -> Iterator[tuple[str, bytes]]:
-    """What each record was to become, with its name. A last line without its end was not yet said."""
+def manifest_line(name: str, new: bytes, was_there: bool) -> bytes:
+    return json.dumps([name, new.decode("ascii"), was_there]).encode("ascii") + b"\n"
+
+
+def manifested(journal: int) -> Iterator[tuple[str, bytes, bool]]:
+    """Each record's name, what it was to become, and whether there was one. A last line without its end was not yet
+    said."""
     try:
         with open(os.open(_MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=journal), "rb") as manifest:
             for line in manifest:
                 if line.endswith(b"\n"):
-                    name, new = json.loads(line)
-                    yield name, new.encode("ascii")
+                    name, new, was_there = json.loads(line)
+                    yield name, new.encode("ascii"), was_there
     except FileNotFoundError:
         pass
 
 
-def _undo_one(folder: int, journal: int, name: str, new: bytes) -> bool:
+def _undo_one(folder: int, journal: int, name: str, new: bytes, was_there: bool) -> bool:
     """Take one record back; whether there was anything to do. Its lock is held."""
     try:
         current = one._read(folder, name)
@@ -105,21 +112,28 @@ def _undo_one(folder: int, journal: int, name: str, new: bytes) -> bool:
     try:
         old = one._read(journal, name + OLD)
     except NotThere:
+        if was_there:
+            return False  # moved back already
         old = None
     if current == old:
         return False
-    data = old if current == new else _without_what_came(current, old, new)
-    if data is None:
+    if current != new:
+        data = _without_what_came(current, old, new)
+        if data != current:
+            one._replace(folder, name, data)
+        return data != current
+    if old is None:
         os.unlink(name, dir_fd=folder)
-    elif data != current:
-        one._replace(folder, name, data)
-    return data != current
+    else:
+        os.rename(name + OLD, name, src_dir_fd=journal, dst_dir_fd=folder)
+    return True
 
 
-def _without_what_came(current: bytes, old: bytes | None, new: bytes) -> bytes | None:
+def _without_what_came(current: bytes, old: bytes | None, new: bytes) -> bytes:
     """A record that was changed since, by a login for one, without the tokens that came new and are unused.
 
-    A token whose codes were used must stay: were it gone, it could come back with the same file, at its old counter.
+    What was used must stay: were it gone, a token could come back with the same file, at its old counter, and so could
+    a recovery code that is used up, or guesses that were counted. So such a record is never taken away as a whole.
     """
     try:
         record, meant = parse(current), parse(new)
@@ -129,7 +143,7 @@ def _without_what_came(current: bytes, old: bytes | None, new: bytes) -> bytes |
     for token in meant.tokens:
         if (before is None or before.token(token.name) is None) and record.token(token.name) == token:
             record = record.without_token(token.name)
-    return serialize(record) if record.tokens or before is not None else None
+    return serialize(record)
 
 
 def inode(folder: int, name: str) -> int | None:
@@ -142,6 +156,11 @@ def inode(folder: int, name: str) -> int | None:
 def mark(journal: int) -> None:
     os.close(os.open(_COMMITTING, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=journal))
     os.fsync(journal)
+
+
+def marked(journal: int) -> bool:
+    """Whether records may have been touched that are not yet as they are to stay."""
+    return inode(journal, _COMMITTING) is not None
 
 
 def unmark(journal: int) -> None:
@@ -157,7 +176,7 @@ def forget(journal: int, *names: str) -> None:
 
 def empty(folder: int, journal: int) -> None:
     """Take the journal away; not while it says that there is something to undo."""
-    if inode(journal, _COMMITTING) is not None:
+    if marked(journal):
         return
     with suppress(OSError):  # whatever is left of it is taken away by the next command
         while some := _some_of(journal):

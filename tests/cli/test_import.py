@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pexpect
@@ -316,3 +318,36 @@ def test_an_interrupted_import_leaves_the_store_as_it_was(site: Site, tmp_path: 
     assert not (site.store / ".import").exists()
     assert site.command("import", "users-oath", file).returncode == 0
     assert in_place(site) == 400
+
+
+def has_open(pid: int, file: Path) -> bool:
+    folder = f"/proc/{pid}/fd"
+    with suppress(FileNotFoundError):  # closed meanwhile
+        return any(os.readlink(f"{folder}/{number}") == str(file) for number in os.listdir(folder))
+    return False
+
+
+def test_an_import_that_is_interrupted_twice_does_not_say_that_nothing_was_changed(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "users.oath"
+    file.write_text("".join(f"HOTP user{i} - {i:040x}\n" for i in range(20)))
+    site.enrol(phone(), user="user0")
+    before = records(site)
+
+    @contextmanager
+    def held(user: str) -> Iterator[None]:
+        with open(site.store / f"{user}.lock", "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    with held("user10"), started(site, "import", "users-oath", str(file)) as process:
+        until(lambda: in_place(site) == 10, "all before that one came in")
+        with held("user0"):
+            process.send_signal(signal.SIGINT)
+            until(lambda: has_open(process.pid, site.store / "user0.lock"), "it is at the undoing")
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == "pam-totp: interrupted while it was being undone; the next command does the rest\n"
+    assert records(site) != before
+    assert "what it had done to 10 records is undone" in site.command("list").stderr
+    assert records(site) == before

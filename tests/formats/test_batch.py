@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pam_totp.enroll import new_recovery_codes
 from pam_totp.policy import Policy
 from pam_totp.record import HotpToken, UserRecord
 from pam_totp.store import NotThere, StoreError, journal
@@ -149,6 +150,32 @@ def test_a_used_code_does_not_come_back_when_an_import_is_undone(store: FileStor
     assert [(t.name, getattr(t, "counter", None)) for t in new1.tokens] == [("came", 8)]
 
 
+def test_a_recovery_code_and_a_guess_stay_used_when_an_import_is_undone(store: FileStore) -> None:
+    """The record is new, its token unused: but what was done with the rest of it must not be forgotten."""
+    whole, recovery = new_recovery_codes(added(UserRecord(user="new"))[0], 2)
+
+    def came(record: UserRecord) -> tuple[UserRecord, str]:
+        return (whole if record == UserRecord(user="new") else added(record)[0]), record.user
+
+    def answered(answer: str) -> bool:
+        def accept(record: UserRecord) -> tuple[UserRecord, bool]:
+            decision = verify(record, answer.encode(), 1_700_000_000, Policy())
+            return decision.record, decision.outcome.accepted
+
+        return store.update("new", accept)
+
+    changes = [("new", came), *CHANGES]
+    assert killed(store, "rename", 2, changes=changes)
+    assert answered(recovery[0])
+    assert not answered("123456")
+    assert journal.recover(store) == 1
+    assert (store.read("new").enrolled, store.read("new").failures) == (False, 1)
+    many.update_many(store, changes)
+    assert store.read("new").failures == 1
+    assert not answered(recovery[0]), "once"
+    assert answered(recovery[1])
+
+
 @pytest.mark.parametrize(
     "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), OSError(errno.EIO, "I/O error")]
 )
@@ -165,6 +192,104 @@ def test_what_cannot_be_finished_is_undone_at_once(
     with pytest.raises(StoreError if isinstance(error, OSError) else KeyboardInterrupt):
         many.update_many(store, CHANGES)
     assert content(store) == before
+    assert not (Path(store.folder) / ".import").exists()
+
+
+@pytest.mark.parametrize("number", [3, 7])
+def test_where_nothing_more_can_be_written_it_is_undone_all_the_same(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The disk is full from the middle on: of those who are in their places, some were there and some were not."""
+
+    def full() -> None:
+        monkeypatch.setattr(os, "open", opened)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def opened(name: str, flags: int, *arguments: Any, **named: Any) -> int:
+        there = os.path.lexists(os.path.join(f"/proc/self/fd/{named['dir_fd']}", name)) if "dir_fd" in named else True
+        if flags & os.O_CREAT and not there:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(name, flags, *arguments, **named)
+
+    before, real = content(store), os.open
+    monkeypatch.setattr(os, "rename", nth(os.rename, number, full))
+    with pytest.raises(StoreError):
+        many.update_many(store, CHANGES)
+    assert content(store) == before
+    assert not (Path(store.folder) / ".import").exists()
+
+
+@pytest.mark.parametrize("call", ["rename", "unlink", "fsync", "rmdir"])
+def test_wherever_the_undoing_is_killed_the_next_one_ends_it(store: FileStore, call: str) -> None:
+    """Also where somebody has used what is back already: that stays used."""
+
+    def recovered(number: int) -> bool:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                setattr(os, call, nth(getattr(os, call), number, die))
+                journal.recover(store)
+            finally:
+                os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+    def used(record: UserRecord) -> tuple[UserRecord, bool]:
+        decision = verify(record, codes(3).encode(), 1_700_000_000, Policy())
+        return decision.record, decision.outcome.accepted
+
+    before, number = content(store), 1
+    while True:
+        assert killed(store, "rename", 9)
+        if recovered(number):
+            break
+        back = [user for user in OLD if [t.name for t in store.read(user).tokens] == ["fob"]]
+        assert all(store.update(user, used) for user in back)
+        journal.recover(store)
+        assert [[t.name for t in store.read(user).tokens] for user in OLD] == [["fob"]] * 5
+        assert [getattr(store.read(user).tokens[0], "counter", None) for user in back] == [4] * len(back)
+        for name, data in before.items():
+            (Path(store.folder) / name).write_bytes(data)
+        assert content(store) == before
+        number += 1
+    assert number > 1, "it was killed at least once"
+    assert content(store) == before
+
+
+def test_whoever_interrupts_it_when_all_is_in_has_not_interrupted_it(store: FileStore) -> None:
+    """Or an import that came in would be told for one that did not."""
+
+    def interrupt(done: int, total: int) -> None:
+        if done == total:
+            raise KeyboardInterrupt
+
+    assert many.update_many(store, CHANGES, interrupt) == USERS
+    assert all(store.read(user).token("came") is not None for user in USERS)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_interrupted_at_its_end_it_is_undone_or_done_and_says_which(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Right before the mark that says what is to be undone is taken away, and right after."""
+    before = content(store)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    def unmark(opened: int) -> None:
+        monkeypatch.setattr(os, "fsync", nth(os.fsync, 1, interrupt))  # of the journal's folder
+        real(opened)
+
+    real = journal.unmark
+    if number == 1:
+        monkeypatch.setattr(journal, "unmark", nth(real, 1, interrupt))
+        with pytest.raises(KeyboardInterrupt):
+            many.update_many(store, CHANGES)
+        assert content(store) == before
+    else:
+        monkeypatch.setattr(journal, "unmark", unmark)
+        assert many.update_many(store, CHANGES) == USERS
+        assert all(store.read(user).token("came") is not None for user in USERS)
     assert not (Path(store.folder) / ".import").exists()
 
 

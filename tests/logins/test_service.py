@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -255,6 +256,17 @@ def test_who_says_nothing_is_hung_up_on_after_the_hello_limit(site: Site) -> Non
     assert (handle.HELLO_WAIT, handle.TURN_WAIT, handle.PERSON_WAIT) == (2.0, 10.0, 300.0), "as the design says"
 
 
+def test_a_time_limit_is_one_on_every_processor() -> None:
+    """A `long` has four bytes on some whose times have eight: there the kernel took no limit, and no login got in."""
+    assert struct.calcsize("=" + handle._TIMEVAL.format) == 16
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        theirs.send(b"A")
+        handle.Channel(ours).receive(2.5)
+        limit = ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16)
+        assert handle._TIMEVAL.unpack(limit) == (2, 500_000)
+
+
 def test_killed_between_prompt_and_answer_it_refuses_and_the_next_login_works(site: Site) -> None:
     site.start()
     site.enrol()
@@ -423,6 +435,49 @@ def test_without_a_descriptor_left_it_does_not_spin(site: Site, monkeypatch: pyt
     assert not thread.is_alive()
 
 
+def test_a_log_that_cannot_be_written_leaves_no_thread_fewer(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would take a few such logins until nobody waits for the next, whatever becomes of the log."""
+    monkeypatch.setattr(service, "MOST_WAITING", 2)
+    failed: list[str] = []
+
+    def log(priority: int, line: str) -> None:
+        if len(failed) < 8:
+            failed.append(line)
+            raise BrokenPipeError(errno.EPIPE, "broken pipe")
+
+    site.enrol()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(str(site.socket))
+    listener.listen()
+    serving = service.Service(listener, str(site.store), str(site.config), log)
+    thread = threading.Thread(target=serving.run)
+    thread.start()
+    try:
+        for _ in range(8):
+            with connected(site) as client:
+                client.send(b"nonsense")
+                assert client.recv(1) == b"", "hung up on, and nothing said"
+        assert len(failed) == 8
+        site.configure("demo", way="socket")
+        assert site.gets_in(codes(0))
+    finally:
+        serving.stop()
+        thread.join(PATIENCE)
+
+
+def test_where_no_thread_can_be_had_it_says_so_in_one_line(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(site.socket))
+        listener.listen()
+        serving = service.Service(listener, str(site.store), str(site.config), lambda *_: None)
+        with pytest.raises(service.ServiceError, match="no login can be served: can't start new thread"):
+            serving.run()
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_it_ends_when_it_is_told_to_however_many_workers_it_has(site: Site, workers: int) -> None:
     process = site.start("--workers", str(workers))
@@ -447,6 +502,20 @@ def gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
         return True
+
+
+def test_workers_end_in_order_whoever_ignores_their_ends(site: Site) -> None:
+    """A daemon's SIGCHLD, where it is ignored, is inherited."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        process = site.start("--workers", "2")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    workers = workers_of(process, 2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == 0
+    assert all(gone(pid) for pid in workers)
+    assert site.log.lines() == []
 
 
 def test_where_one_worker_is_lost_the_service_ends_and_says_so(site: Site) -> None:

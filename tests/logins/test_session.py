@@ -51,6 +51,16 @@ def test_a_site_file_that_is_not_as_it_should_be_is_not_passed_over(
         read_site(str(path))
 
 
+def test_a_site_file_that_comes_in_pieces_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As some file systems give it: what its end says must not be passed over."""
+    path = tmp_path / "pam_totp.toml"
+    path.write_bytes(b"[policy]\nlook_ahead = 3\nlock_after = 10\n")
+    path.chmod(0o600)
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda file, size: read(file, min(size, 24)))
+    assert read_site(str(path)).policy == {"look_ahead": 3, "lock_after": 10}
+
+
 def test_a_site_file_that_cannot_be_opened_or_is_none_is_not_passed_over(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
