@@ -1,8 +1,7 @@
 """The service: `pam-totp serve`, one warm process that takes logins from a Unix socket.
 
 The law: one thread a login, and nothing shared between them but the store; a client who says nothing, or too much,
-costs one thread for as long as the time limits allow; no account but root's can hold more than a few, and all of them
-together cannot keep root's logins out.
+costs one thread for as long as the time limits allow; how many an account may have is `places`' to say.
 
 A thread that is done with one login waits for the next, and whoever takes one sees to it that another thread waits:
 to start it takes longer than most logins do.
@@ -17,24 +16,22 @@ import signal
 import socket
 import stat
 import threading
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from pam_totp import audit
 from pam_totp.pam.admission import admit, listed, peer_uid
 from pam_totp.pam.bounded import BoundedLog
-from pam_totp.pam.handle import PAM_AUTH_ERR, PAM_SERVICE_ERR, Hello
+from pam_totp.pam.handle import PAM_AUTH_ERR, PAM_AUTHINFO_UNAVAIL, PAM_SERVICE_ERR, Hello
 from pam_totp.pam.module import Host, this_host
+from pam_totp.pam.places import Account, Places
 from pam_totp.pam.session import read_site, serve_one
 from pam_totp.settings import SettingsError
 from pam_totp.store import StoreError
 from pam_totp.store.file import FileStore
 
 BACKLOG = 512
-MOST_OF_ONE_ACCOUNT = 128  # logins under way at once; root has no such limit
-MOST_OF_OTHERS = 1024  # of all accounts but root's together: one person may have thousands (subuid(5))
 MOST_FILES = 16_384  # descriptors: four for a login under way, with slack
 NO_ROOM_PAUSE = 0.05  # seconds: where no descriptor is left, until one may be
 MOST_WAITING = 32  # threads: kept for the next rush
@@ -61,12 +58,12 @@ class Service:
         self._log = log
         self._bounded = BoundedLog(log)
         self._trusted = {0, os.geteuid()}  # whose lines are all of them logged
-        self._most_of_one, self._most_of_others = MOST_OF_ONE_ACCOUNT // workers, MOST_OF_OTHERS // workers
+        self._places = Places(workers)
         self.stopping, self._stop = socket.socketpair()  # a byte in there, or no other end: no more logins
         self._stop.setblocking(False)
         self._changed = threading.Condition()
-        self._waiting = 0  # threads
-        self._under_way: Counter[int] = Counter()  # logins, by uid
+        self._threads = 0
+        self._waiting = 0  # of them
 
     def run(self) -> None:
         """Serve until `stop`, then let the logins under way end. Raises ServiceError where no thread can be had."""
@@ -82,7 +79,7 @@ class Service:
         select.select([self.stopping], [], [])
         self._listener.close()
         with self._changed:
-            self._changed.wait_for(lambda: not self._under_way.total(), timeout=LAST_WORDS)
+            self._changed.wait_for(lambda: not self._threads, timeout=LAST_WORDS)
 
     def stop(self) -> None:
         """No more logins, whichever process takes them."""
@@ -107,16 +104,37 @@ class Service:
     def _start_waiting(self) -> None:
         """Let one more thread wait. `_changed` is held."""
         threading.Thread(target=self._work, daemon=True).start()
+        self._threads += 1
         self._waiting += 1
 
     def _work(self) -> None:
         """A thread's life: to wait, and to carry what comes to its end, for as long as it is of use."""
-        of_use = True
-        while of_use and not any(descriptor == self.stopping.fileno() for descriptor, _ in self._ready.poll()):
-            client = self._accepted()
-            if client is not None:
-                with client:
-                    of_use = self._carried(client)
+        try:
+            while not any(descriptor == self.stopping.fileno() for descriptor, _ in self._ready.poll()):
+                client = self._accepted()
+                if client is not None:
+                    self._leave_others_waiting()
+                    with client, suppress(Exception):  # the log itself failed: denied, and there must be a next one
+                        self._carry(client)
+                    if not self._wait_again():
+                        break
+        finally:
+            with self._changed:
+                self._threads -= 1
+                self._changed.notify_all()
+
+    def _leave_others_waiting(self) -> None:
+        with self._changed:
+            self._waiting -= 1
+            if self._waiting == 0:
+                with suppress(RuntimeError):  # no more threads: those that there are come back
+                    self._start_waiting()
+
+    def _wait_again(self) -> bool:
+        with self._changed:
+            of_use = self._waiting < MOST_WAITING
+            self._waiting += of_use
+            return of_use
 
     def _accepted(self) -> socket.socket | None:
         try:
@@ -130,33 +148,19 @@ class Service:
             with suppress(ValueError, OSError):  # closed: we end
                 self._ready.modify(self._listener, _ONE_AT_A_TIME)
 
-    def _carried(self, client: socket.socket) -> bool:
-        """Carry a login to its end, where its account may have one more; whether the thread is of use after that."""
+    def _carry(self, client: socket.socket) -> None:
         uid = peer_uid(client)
-        with self._changed:
-            full = self._under_way.total() - self._under_way[0] >= self._most_of_others
-            if uid != 0 and (full or self._under_way[uid] >= self._most_of_one):
-                return True
-            self._under_way[uid] += 1
-            self._waiting -= 1
-            if self._waiting == 0:
-                with suppress(RuntimeError):  # no more threads: those that there are come back
-                    self._start_waiting()
-        try:
-            with suppress(Exception):  # the log itself failed: that login is denied, and there must be a next one
-                log = self._log if uid in self._trusted else self._bounded.of(uid)
-                serve_one(client, log, lambda hello: self._prepare(uid, hello, log))
-        finally:
-            with self._changed:
-                self._under_way[uid] -= 1
-                if not self._under_way[uid]:
-                    del self._under_way[uid]
-                self._changed.notify_all()
-                of_use = self._waiting < MOST_WAITING
-                self._waiting += of_use
-        return of_use
+        log = self._log if uid in self._trusted else self._bounded.of(uid)
+        with self._places.of_a_login() as take:
+            if take(uid):
+                serve_one(client, log, lambda hello: self._prepare(uid, hello, log, take))
 
-    def _prepare(self, uid: int, hello: Hello, log: audit.Sink) -> tuple[Hello, Host] | int:
+    def _prepare(
+        self, uid: int, hello: Hello, log: audit.Sink, take: Callable[[Account], bool]
+    ) -> tuple[Hello, Host] | int:
+        if uid == 0 and hello.ruser and not take(hello.ruser):
+            audit.write(log, hello.service, "refused", user=hello.user, reason="too-many-at-once", ruser=hello.ruser)
+            return PAM_AUTHINFO_UNAVAIL
         try:
             site = read_site(self._site_file)
         except SettingsError as e:

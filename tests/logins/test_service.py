@@ -13,14 +13,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from pam_totp.pam import bounded, handle, service
+from pam_totp.pam import bounded, handle, places, service
 from pam_totp.pam.admission import peer_uid
 from pam_totp.pam.handle import PAM_AUTH_ERR, PAM_SUCCESS
-from pam_totp.pam.service import MOST_OF_ONE_ACCOUNT
 from tests.conftest import as_root
 from tests.pamconf import Result, Shown
 from tests.site import ME, PATIENCE, TREE, Site, codes, until
@@ -339,7 +340,7 @@ def test_silent_clients_of_one_account_do_not_keep_others_out(site: Site) -> Non
         try:
             os.setresuid(STRANGER, STRANGER, STRANGER)
             os.close(go[1])
-            held = [connected(site) for _ in range(2 * MOST_OF_ONE_ACCOUNT)]
+            held = [connected(site) for _ in range(2 * places.MOST_OF_ONE_ACCOUNT)]
             os.write(ready[1], b"x")
             os.read(go[0], 1)
             del held
@@ -350,7 +351,7 @@ def test_silent_clients_of_one_account_do_not_keep_others_out(site: Site) -> Non
         assert os.read(ready[0], 1) == b"x"
         assert site.gets_in(codes(0), user="root")
         pid = site._service.pid if site._service else 0
-        assert len(os.listdir(f"/proc/{pid}/task")) <= MOST_OF_ONE_ACCOUNT + 4
+        assert len(os.listdir(f"/proc/{pid}/task")) <= places.MOST_OF_ONE_ACCOUNT + 4
     finally:
         os.close(go[1])
         os.waitpid(child, 0)
@@ -361,7 +362,7 @@ def test_silent_clients_of_one_account_do_not_keep_others_out(site: Site) -> Non
 @as_root
 def test_all_other_accounts_together_do_not_keep_root_out(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """One person may have thousands of accounts: subordinate ids."""
-    monkeypatch.setattr(service, "MOST_OF_OTHERS", 3)
+    monkeypatch.setattr(places, "MOST_OF_OTHERS", 3)
     site.enrol()
     listener = listening(site)
     listener.setblocking(False)
@@ -394,6 +395,57 @@ def test_all_other_accounts_together_do_not_keep_root_out(site: Site, monkeypatc
         os.waitpid(child, 0)
         serving.stop()
         thread.join(PATIENCE)
+
+
+@as_root
+def test_who_calls_su_over_and_over_has_no_more_logins_than_who_asks_directly(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service sees root there, and who called it in PAM_RUSER."""
+    monkeypatch.setattr(places, "MOST_OF_ONE_ACCOUNT", 2)
+    site.enrol()
+    lines: list[str] = []
+    with serving_here(site, lambda _, line: lines.append(line)):
+
+        def first_word(caller: str) -> tuple[socket.socket, bytes]:
+            client = connected(site)
+            client.send(hello(ME) + caller.encode())
+            return client, client.recv(4097)
+
+        held = [first_word("\0ruser=bob") for _ in range(2)]
+        assert [said[:1] for _, said in held] == [b"p", b"p"]
+        for caller, said in (
+            ("\0ruser=bob", b"r9"),
+            ("\0ruser=carol", b"pOne-time code: "),
+            ("\0ruser=root", b"pOne-time code: "),
+            ("", b"pOne-time code: "),
+        ):
+            client, heard = first_word(caller)
+            assert heard == said, caller
+            client.close()
+        assert f"pam_totp(demo:auth): refused user={ME} reason=too-many-at-once ruser=bob" in lines
+        held.pop()[0].close()
+        until(lambda: first_word("\0ruser=bob")[1][:1] == b"p", "one that is gone makes room for another")
+        for client, _ in held:
+            client.close()
+
+
+@contextmanager
+def serving_here(site: Site, log: Callable[[int, str], None]) -> Iterator[None]:
+    """The service in a thread of this process."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(str(site.socket))
+    site.socket.chmod(0o666)
+    listener.listen()
+    serving = service.Service(listener, str(site.store), str(site.config), log)
+    thread = threading.Thread(target=serving.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        serving.stop()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
 
 
 def test_it_takes_as_many_descriptors_as_it_may_have(site: Site) -> None:

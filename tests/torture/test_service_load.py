@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.pam.service import BACKLOG, MOST_OF_ONE_ACCOUNT, MOST_WAITING
+from pam_totp.pam.places import MOST_OF_ONE_ACCOUNT
+from pam_totp.pam.service import BACKLOG, MOST_WAITING
 from tests.conftest import as_root
 from tests.pamconf import Result
 from tests.services.namespace import COPY, SOCKET, STORE, Machine
