@@ -16,7 +16,7 @@ WANT_TEST  = chromium fonts-dejavu-core nginx-light openssl
 NEED_TORTURE = $(NEED_TEST) clang libclang-rt-dev
 NEED_BENCH = $(NEED_BUILD) libpam-google-authenticator libpam-oath libpam-python oathtool pamtester util-linux
 NEED_LINT  = $(NEED_BUILD) mandoc shellcheck
-NEED_INSTALL = gcc libc6-dev libpam0g-dev
+NEED_INSTALL = gcc libc6-dev libpam0g-dev $(if $(strip $(EXTRAS)),ca-certificates python3-venv)
 
 BIN = .venv/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -263,6 +265,62 @@ def test_destdir_is_honoured_and_needs_no_root(tmp_path: Path) -> None:
     assert str(place).encode() not in compiled
     subprocess.run([*make, "uninstall"], cwd=TREE, check=True, capture_output=True)
     assert [str(p) for p in place.rglob("*") if p.is_file()] == []
+
+
+@pytest.fixture
+def offline(tmp_path: Path) -> dict[str, str]:
+    """An environment in which pip can build what is here, and reach no index."""
+    library = tmp_path / "library"
+    library.mkdir()
+    for package in ("setuptools", "pkg_resources", "_distutils_hack"):
+        source = Path(importlib.util.find_spec("setuptools").origin).parent.parent / package  # type: ignore[arg-type, union-attr]
+        if source.exists():
+            (library / package).symlink_to(source)
+    given = {"PYTHONPATH": str(library), "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}
+    return {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON"))} | given
+
+
+def cloned(folder: Path) -> Path:
+    """What git would give somebody, and nothing that was made of it; and an extra for which no index is asked."""
+    shutil.copytree(TREE, folder, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "tests"))
+    shutil.copytree(TREE / ".ci", folder / ".ci")
+    settings = (folder / "setup.cfg").read_text()
+    (folder / "setup.cfg").write_text(settings.replace("[options.extras_require]\n", "[options.extras_require]\nnothing =\n"))
+    return folder
+
+
+def install_below(place: Path, tree: Path, extras: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    make = ["make", "--no-print-directory", f"DESTDIR={place}", f"EXTRAS={extras}", "install"]
+    return subprocess.run(make, cwd=tree, env=env, text=True, capture_output=True, check=False)
+
+
+def test_extras_leave_nothing_where_the_sources_are(tmp_path: Path, offline: dict[str, str]) -> None:
+    tree, place = cloned(tmp_path / "clone"), tmp_path / "place"
+    before = {p.relative_to(tree) for p in tree.rglob("*")}
+    done = install_below(place, tree, "nothing", offline)
+    assert {p.relative_to(tree) for p in tree.rglob("*")} == before
+    assert done.returncode == 0, done.stderr
+    extras = place / "usr/local/lib/pam_totp-extras"
+    assert next(extras.glob("lib/python*/site-packages/pip"), None) is not None
+    assert not any(extras.rglob("pam_totp*")), "the package itself is elsewhere"
+    kept = next(extras.glob("lib/python*/site-packages")) / "kept.py"
+    kept.touch()
+    assert install_below(place, tree, "nothing", offline).returncode == 0
+    assert kept.exists(), "what earlier EXTRAS= brought stays"
+
+
+def test_extras_that_cannot_be_had_leave_nothing_half_installed(tmp_path: Path, offline: dict[str, str]) -> None:
+    place = tmp_path / "place"
+    done = install_below(place, TREE, "tui", offline)
+    assert (done.returncode != 0, "textual" in done.stderr) == (True, True), done.stderr
+    assert [str(p) for p in place.rglob("*") if not p.is_dir() or p.name.startswith("pam_totp")] == []
+
+
+@pytest.mark.parametrize(("extras", "needed"), [("", False), ("qr,serial", True)])
+def test_what_extras_need_is_asked_for_before_anything_is_done(extras: str, needed: bool) -> None:
+    make = ["make", "-n", f"EXTRAS={extras}", "need-install"]
+    said = subprocess.run(make, cwd=TREE, text=True, capture_output=True, check=True).stdout
+    assert ("gcc" in said, "python3-venv" in said, "ca-certificates" in said) == (True, needed, needed)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="is about whoever is not root")
