@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import pwd
 
 from pam_totp import audit
-from pam_totp.cli.common import DONE, WRONG_USAGE, CommandError, Commands, command
+from pam_totp.cli.common import DONE, OUT_OF_REACH, WRONG_USAGE, CommandError, Commands, command
 from pam_totp.pam.service import serve
-from pam_totp.settings import SITE_FILE
+from pam_totp.settings import DEFAULT_STORE, SITE_FILE
 
 MOST_WORKERS = 64
 
@@ -33,5 +34,25 @@ def run_serve(args: argparse.Namespace) -> int:
     if not 1 <= args.workers <= MOST_WORKERS:
         raise CommandError(f"--workers takes 1 … {MOST_WORKERS}", WRONG_USAGE)
     sink = audit.to_syslog if args.log == "syslog" else audit.to_stderr
-    serve(args.socket, os.path.abspath(args.store), args.config, sink, args.workers)
+    store = os.path.abspath(args.store)
+    _demand_own(store)
+    serve(args.socket, store, args.config, sink, args.workers)
     return DONE
+
+
+def _demand_own(store: str) -> None:
+    """A store of somebody else's would be refused at every login. One that cannot be looked at may come to be ours."""
+    try:
+        owner = os.stat(store).st_uid
+    except OSError:
+        return
+    if owner == os.geteuid():
+        return
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        name = f"#{owner}"
+    remedy = f"runuser -u {name} -- pam-totp serve …"
+    if store == DEFAULT_STORE:
+        remedy += ", or systemctl start pam_totp.socket"
+    raise CommandError(f"{store} belongs to {name}, who has to run the service: {remedy}", OUT_OF_REACH)

@@ -294,6 +294,16 @@ def test_a_second_service_does_not_take_the_socket_away(site: Site) -> None:
     assert site.gets_in(codes(0))
 
 
+@as_root
+def test_a_service_that_could_not_read_the_store_does_not_start(site: Site) -> None:
+    """Every login would be refused, and nobody would see why before the first."""
+    os.chown(site.store, 65534, 65534)
+    done = site.command("serve", "--socket", site.socket)
+    said = f"{site.store} belongs to nobody, who has to run the service: runuser -u nobody -- pam-totp serve …"
+    assert (done.returncode, done.stderr) == (3, f"pam-totp: {said}\n")
+    assert not site.socket.exists()
+
+
 def test_it_ends_on_sigterm_after_the_logins_under_way_and_takes_its_socket_along(site: Site) -> None:
     process = site.start()
     site.enrol()
