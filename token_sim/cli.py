@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from token_sim import __version__, commands, running
-from token_sim.commands import DONE, OUT_OF_REACH, Trouble
+from token_sim.commands import DONE, OUT_OF_REACH, USAGE, Trouble
 from token_sim.faults import WHAT
 from token_sim.profiles import PROFILES
 
@@ -40,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         words, child = words[:at], words[at + 1 :]
     options = _parser().parse_args(words)
     options.child = child
+    if "port" in options and options.port is None:
+        return _complain("which port? give --port, or set TOKEN_SIM_PORT", USAGE)
     try:
         return int(options.do(options) or DONE)
     except Trouble as trouble:
@@ -128,6 +130,7 @@ def _add_run(command: _Adder) -> None:
     run.add_argument("--seed", type=int, default=0, help="for noise and rot: the same again with the same number")
     run.add_argument("--tui", action="store_true", help="show the token in the terminal")
     _control(run)
+    run.usage = f"{run.format_usage().removeprefix('usage: ').rstrip()} [-- COMMAND ...]"
 
 
 def _add_clients(command: _Adder) -> None:
@@ -196,7 +199,7 @@ def _model(parser: argparse.ArgumentParser) -> None:
 
 def _port(parser: argparse.ArgumentParser) -> None:
     usual = os.environ.get("TOKEN_SIM_PORT")
-    parser.add_argument("--port", default=usual, required=usual is None, help="path or pyserial URL ($TOKEN_SIM_PORT)")
+    parser.add_argument("--port", default=usual, help="path or pyserial URL ($TOKEN_SIM_PORT)")
 
 
 def _control(parser: argparse.ArgumentParser) -> None:

@@ -53,7 +53,7 @@ def add_to(commands: Commands) -> None:
     resync = command(commands, "resync", run_resync, "bring a token back into step by codes in a row", data=True)
     resync.add_argument("user")
     resync.add_argument("code", nargs="*", default=[], help="two or three codes in a row; asked for where missing")
-    resync.add_argument("--token", metavar="N", help="only this one of the user's tokens")
+    resync.add_argument("--token", metavar="NAME", help="only this one of the user's tokens")
     resync.add_argument("--port", metavar="DEVICE", help="read the codes from a serial device while it is pressed")
     resync.add_argument("--search", type=int, default=DEFAULT_SEARCH, metavar="N", help="how far to look (%(default)s)")
 
@@ -144,8 +144,7 @@ def _open_port(device: str):  # type: ignore[no-untyped-def]
         why = os.strerror(e.errno).lower() if e.errno else str(e)
         raise CommandError(f"{device} cannot be opened: {why}; is the token plugged in?", OUT_OF_REACH) from None
     except ImportError:
-        message = "--port needs pyserial (pip install pyserial, or apt-get install python3-serial)"
-        raise CommandError(message) from None
+        raise CommandError(f"--port needs pyserial ({how_to_get('pyserial')})") from None
 
 
 def run_unlock(args: argparse.Namespace) -> int:

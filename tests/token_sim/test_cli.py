@@ -209,6 +209,19 @@ def test_every_command_has_examples_in_its_help() -> None:
         assert done.returncode == 0 and f"token-sim {command} " in done.stdout.split("examples:")[1]
 
 
+@pytest.mark.parametrize("command", ["press", "watch", "term"])
+def test_without_a_port_both_ways_to_name_one_are_said(command: str) -> None:
+    env = {k: v for k, v in os.environ.items() if k != "TOKEN_SIM_PORT"}
+    done = token_sim(command, env=env)
+    assert (done.returncode, done.stderr) == (2, "token-sim: which port? give --port, or set TOKEN_SIM_PORT\n")
+    assert "[--port PORT]" in token_sim(command, "--help", env=env).stdout
+
+
+def test_that_run_takes_a_command_is_in_its_usage() -> None:
+    usage = token_sim("run", "--help").stdout.split("\n\n")[0]
+    assert usage.startswith("usage: token-sim run [-h]") and usage.endswith(" file [-- COMMAND ...]")
+
+
 def test_a_missing_extra_is_one_line_that_says_what_to_install(tmp_path: Path) -> None:
     for module in ("serial", "textual", "pskc"):
         (tmp_path / f"{module}.py").write_text(f"raise ModuleNotFoundError(name='{module}')\n")
