@@ -259,4 +259,4 @@ def _bar(part: int, whole: int) -> str:
 
 
 def _words(state: State) -> str:
-    return str(state).replace("-", " ")
+    return "shows a code" if state is State.DISPLAY else str(state).replace("-", " ")

@@ -42,7 +42,7 @@ def test_a_key_presses_the_button_and_the_code_is_there_in_segments_and_in_words
         assert "display: off; button up; asleep" in screen(app)
         await pilot.press(key)
         await later(app, runner, pilot)
-        assert "display: 755224; button up; display; on /tmp/fob" in screen(app)
+        assert "display: 755224; button up; shows a code; on /tmp/fob" in screen(app)
         await later(app, runner, pilot, 31_000)
         assert "display: off" in screen(app)
 
