@@ -56,6 +56,7 @@ def _table(rows: Rows, unused: Iterable[str], word: str) -> None:
         print(f"and {unremarkable - SHOWN} more that {word} (--json lists them all)")
     for serial in unused:
         print(f"the map's serial {serial} is not in the file")
+    sys.stdout.flush()  # where both go to one place, this comes last
     print(
         f"{count(rows.came_in, 'token')} of {count(len(users), 'user')} {word}, {rows.left_out} did not",
         file=sys.stderr,

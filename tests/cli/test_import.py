@@ -56,6 +56,16 @@ def test_what_came_in_and_what_did_not_is_in_a_table_without_a_key(site: Site, t
     assert sorted(records(site)) == ["alice.json", "bob.json"]
 
 
+def test_the_table_comes_before_its_sum_where_both_go_to_one_file(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "users.oath").write_text(OATH)
+    words = ["import", "--store", site.store, "users-oath", tmp_path / "users.oath"]
+    with open(tmp_path / "both", "w") as both:
+        command = [sys.executable, "-m", "pam_totp.cli", *words]
+        subprocess.run(command, cwd=TREE, stdout=both, stderr=subprocess.STDOUT, check=False)
+    lines = (tmp_path / "both").read_text().splitlines()
+    assert (lines[0].split()[0], lines[-1]) == ("WHERE", "2 tokens of 2 users came in, 1 did not")
+
+
 def test_a_dry_run_says_the_same_and_changes_nothing(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "users.oath"
     file.write_text(OATH)
