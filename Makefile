@@ -1,4 +1,4 @@
-# make demo | portal | test | cover | fuzz | bench | bench-portal | lint | build | install | uninstall        (see README.md)
+# make help says what there is, from the ## behind each target; make alone builds.
 
 # The relay starts this interpreter, so it is the distribution's: a virtual environment would die with an upgrade.
 PYTHON  = /usr/bin/python3
@@ -24,56 +24,59 @@ DATA = pam_totp/system/data
 RELAY_KNOWS = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
 .PHONY: demo portal test bench bench-portal cover cover-all fuzz torture requirements audit lint build install uninstall clean
-.PHONY: want-test
+.PHONY: help want-test
 .PHONY: need-build need-test need-torture need-bench need-lint need-install
 .DELETE_ON_ERROR:
 
-build: need-build .venv/.made build/pam_totp.so
+build: need-build .venv/.made build/pam_totp.so  ## the module and .venv, in this folder
 
-demo: build
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: build  ## from the button to the login, in some ten seconds
 	@$(BIN)/python -m tests.demo
 
 # The portal for a browser of yours, over a folder that goes with it. ARGS=9000 for another port than 8443.
-portal: build
+portal: build  ## the portal for a browser of yours, over a folder that goes with it (ARGS=PORT)
 	@$(BIN)/python -m tests.portal $(ARGS)
 
 # All of the tests on four processes, two to a core, since half the time a test waits; what ARGS names, on one.
 PROCESSES = $(if $(strip $(ARGS)),0,4)
 SHARED_OUT = --numprocesses $(PROCESSES) --dist worksteal
 
-test: need-test want-test build
+test: need-test want-test build  ## all tests (ARGS=FILE for some)
 	$(BIN)/python -m pytest $(SHARED_OUT) $(ARGS)
 
 # The pure core by its own tests; which modules those are, and what is demanded, is in setup.cfg.
-cover: need-test build
+cover: need-test build  ## the core by its own tests, and how much of it they reach
 	$(BIN)/python -m pytest -q tests/core --cov=pam_totp --cov-branch --cov-report=term-missing $(ARGS)
 
 # Both packages, by all tests, in every process that they start, helpers and services included, and relay.c by its own:
 # below 90 % it fails. ARGS=--help says more.
-cover-all: need-test want-test build
+cover-all: need-test want-test build  ## all of it by all tests, and how much of it they reach
 	$(BIN)/python -m tests.measure $(SHARED_OUT) $(ARGS)
 
 # Ours beside the peers, in one run. ARGS="--rounds 50" and the like: see --help.
-bench: need-bench build
+bench: need-bench build  ## logins, ours beside other modules
 	$(BIN)/python -m tests.bench $(ARGS)
 
 # People who all sign in to the portal at once. ARGS=50 for fifty of them.
-bench-portal: need-test want-test build
+bench-portal: need-test want-test build  ## many people who sign in to the portal at once
 	$(BIN)/python -m tests.web.bench $(ARGS)
 
 # The parsers under a coverage-guided fuzzer, for a while; what it found is kept, and part of `make test`.
 SECONDS = 60
-fuzz: build
+fuzz: build  ## the parsers under a fuzzer (SECONDS=60)
 	$(PIP) --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz $(SECONDS)
 
 # The long form of what tests/torture does in short within `make test`, then the fuzzer; ends with all figures.
 MINUTES = 60
-torture: need-torture build
+torture: need-torture build  ## an hour of races, crashes and hostile callers (MINUTES=60)
 	$(PIP) --editable '.[fuzz]'
 	$(BIN)/python -m tests.torture $(MINUTES) $(ARGS)
 
-lint: need-lint build
+lint: need-lint build  ## what ruff, mypy, shellcheck and mandoc say
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -96,7 +99,7 @@ need-build need-test need-torture need-bench need-lint need-install: need-%:
 	touch $@
 
 # Newer versions of all that, with the hashes of every file that their index has: look at the difference, and commit it.
-requirements: .venv/.made
+requirements: .venv/.made  ## newer versions of what the tests use
 	$(PYTHON) -m venv build/pip-tools
 	build/pip-tools/bin/pip install --quiet --disable-pip-version-check pip-tools
 	echo 'setuptools>=77' >build/requirements.in
@@ -105,7 +108,7 @@ requirements: .venv/.made
 	    --output-file tests/requirements.txt setup.cfg build/requirements.in
 
 # What is known against the versions in it. Status 3: the package index that is asked here does not tell.
-audit: .venv/.made
+audit: .venv/.made  ## what is known against those versions
 	$(PYTHON) -m venv build/pip-audit
 	build/pip-audit/bin/pip install --quiet --disable-pip-version-check pip-audit
 	@$(BIN)/python -m tests.audit build/pip-audit/bin/pip-audit
@@ -123,13 +126,13 @@ PLACES = DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' PAMDIR='$(PAMDIR)' PYTHON='$(PY
 # An installed relay knows the installed helper, and trusts root alone.
 INSTALLED_RELAY_KNOWS = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(PREFIX)/lib/pam_totp/pam_totp/pam/helper.py"'
 
-install: need-install
+install: need-install  ## puts it in place, as root (EXTRAS=qr,serial,... PREFIX= DESTDIR=)
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
 	$(CC) $(CFLAGS) $(CPPFLAGS) $(INSTALLED_RELAY_KNOWS) -o "$$scratch/pam_totp.so" pam_totp/pam/relay.c $(LDFLAGS) $(LDLIBS) && \
 	$(PLACES) RELAY="$$scratch/pam_totp.so" $(DATA)/install
 
-uninstall:
+uninstall:  ## takes it away again, but for the secrets
 	@$(PLACES) $(DATA)/uninstall
 
-clean:
+clean:  ## removes what was built here
 	rm -rf build .venv *.egg-info

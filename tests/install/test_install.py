@@ -285,7 +285,9 @@ def cloned(folder: Path) -> Path:
     shutil.copytree(TREE, folder, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "tests"))
     shutil.copytree(TREE / ".ci", folder / ".ci")
     settings = (folder / "setup.cfg").read_text()
-    (folder / "setup.cfg").write_text(settings.replace("[options.extras_require]\n", "[options.extras_require]\nnothing =\n"))
+    (folder / "setup.cfg").write_text(
+        settings.replace("[options.extras_require]\n", "[options.extras_require]\nnothing =\n")
+    )
     return folder
 
 
@@ -321,6 +323,15 @@ def test_what_extras_need_is_asked_for_before_anything_is_done(extras: str, need
     make = ["make", "-n", f"EXTRAS={extras}", "need-install"]
     said = subprocess.run(make, cwd=TREE, text=True, capture_output=True, check=True).stdout
     assert ("gcc" in said, "python3-venv" in said, "ca-certificates" in said) == (True, needed, needed)
+
+
+def test_make_help_has_a_line_for_every_target_that_is_for_people() -> None:
+    make = ["make", "--no-print-directory", "help"]
+    said = subprocess.run(make, cwd=TREE, text=True, capture_output=True, check=True).stdout.splitlines()
+    listed = re.findall(r"^\.PHONY: (.*)$", (TREE / "Makefile").read_text(), re.M)
+    targets = {word for line in listed for word in line.split() if not word.startswith(("need-", "want-"))}
+    assert {line.split()[1] for line in said} == targets
+    assert all(len(line.split()) > 2 for line in said)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="is about whoever is not root")
