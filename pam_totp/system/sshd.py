@@ -25,6 +25,7 @@ METHODS: dict[First, str] = {
 _BY_PAM = ("keyboard-interactive", "keyboard-interactive:pam", "password")
 _OTHER_WAYS = ("pubkeyauthentication", "gssapiauthentication", "hostbasedauthentication")
 _MATCH = re.compile(r"^\s*match\s+(.+?)\s*$", re.I | re.M)
+_NEVER_RAN = re.compile(r"Missing privilege separation directory: (\S+)$")  # its unit makes it, at boot
 _LIMIT = 10  # seconds: sshd answers in 10 ms
 
 Settings = Mapping[str, str]
@@ -54,7 +55,7 @@ def settings(user: str, host: str = "localhost", address: str = "127.0.0.1") -> 
     """What is in force for a login of `user` (sshd -T -C), by lower-case name. Raises SshdError."""
     done = _run("-T", "-C", f"user={user},host={host},addr={address}")
     if done.returncode != 0:
-        raise SshdError(_said(done))
+        raise SshdError(f"sshd -T: {_said(done)}")
     pairs = (line.partition(" ") for line in done.stdout.splitlines())
     return {name: value for name, _, value in pairs}
 
@@ -141,4 +142,6 @@ def _systemctl(*arguments: str) -> bool:
 
 
 def _said(done: subprocess.CompletedProcess[str]) -> str:
-    return "; ".join(done.stderr.split("\n")).strip("; ") or f"{PROGRAM} ended with {done.returncode}"
+    said = "; ".join(done.stderr.split("\n")).strip("; ") or f"{PROGRAM} ended with {done.returncode}"
+    missing = _NEVER_RAN.search(said)
+    return said if missing is None else f"{said} (start sshd once, or mkdir {missing[1]})"

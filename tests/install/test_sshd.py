@@ -10,6 +10,7 @@ import pytest
 
 from pam_totp.system import sshd
 from pam_totp.system.sshd import SshdError, around_pam, matches, reload
+from tests.install.machine import Fresh
 
 GOOD = {"usepam": "yes", "kbdinteractiveauthentication": "yes", "pubkeyauthentication": "yes"}
 NO_KEYBOARD = "kbdinteractiveauthentication"
@@ -62,6 +63,17 @@ def test_an_sshd_that_is_not_there_is_out_of_reach(monkeypatch: pytest.MonkeyPat
     with pytest.raises(SshdError, match="No such file"):
         sshd.wrong()
     assert not reload()
+
+
+def test_where_sshd_never_ran_it_is_said_what_to_do(machine: Fresh) -> None:
+    machine.shell("mv /run/sshd /run/sshd-away; sed -i s,/run/sshd/host,/run/sshd-away/host, /etc/ssh/sshd_config")
+    try:
+        done = machine.installed("enable", "sshd", "--for-user", "alice", "--dry-run")
+    finally:
+        machine.shell("mv /run/sshd-away /run/sshd; sed -i s,/run/sshd-away,/run/sshd, /etc/ssh/sshd_config")
+    said = "sshd -T: Missing privilege separation directory: /run/sshd (start sshd once, or mkdir /run/sshd)"
+    assert (done.returncode, done.stderr) == (1, f"pam-totp: {said}\n")
+    assert machine.installed("enable", "sshd", "--for-user", "alice", "--dry-run").returncode == 0
 
 
 @pytest.mark.parametrize("written", ["us", "", "0", "999999999", "-1"])
