@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 
 from pam_totp import audit
+from pam_totp.extras import how_to_get
 from pam_totp.turns import Turns
 
 PAM_FOLDER = "/etc/pam.d"
@@ -113,7 +114,7 @@ def _python_pam() -> Callable[[str, str, str], tuple[int, str]]:
     try:
         import pam  # noqa: PLC0415  an extra
     except ImportError:
-        raise Missing("checking passwords needs python-pam (pip install python-pam)") from None
+        raise Missing(f"checking passwords needs python-pam ({how_to_get('python-pam')})") from None
 
     def authenticate(user: str, password: str, service: str) -> tuple[int, str]:
         asking = pam.pam()

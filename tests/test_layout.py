@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Everything in pam_totp that is not here is core.
 EDGES = {
     f"pam_totp.{name}"
-    for name in ("cli", "formats", "enroll", "passwords", "qr", "serialport", "system", "web", "django")
+    for name in ("cli", "formats", "enroll", "extras", "passwords", "qr", "serialport", "system", "web", "django")
 }
 PURE = {  # values in, values out
     f"pam_totp.{name}"

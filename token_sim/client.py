@@ -14,6 +14,8 @@ import time
 from collections import deque
 from typing import Any
 
+from token_sim.extras import missing
+
 CODE = re.compile(r"(?:\+OTP )?([0-9]{6,8})", re.ASCII)
 IN_USE = re.compile(rb"ERR [0-9]+ IN-USE")  # a TCP port that has a client
 READ_S = 0.05  # one look at the port
@@ -194,7 +196,7 @@ def _open(url: str) -> Any:
     try:
         import serial  # noqa: PLC0415  # an extra, and slow to load
     except ImportError:
-        raise PortError("pyserial is missing (pip install pyserial)") from None
+        raise PortError(missing("pyserial")) from None
     if "://" not in url:
         # exclusive: a second client is refused, and not given every other byte
         options: dict[str, Any] = {"exclusive": True}

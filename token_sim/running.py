@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from token_sim.commands import DONE, OUT_OF_REACH, USAGE, Trouble, now_ms, say
+from token_sim.extras import missing
 
 if TYPE_CHECKING:
     from token_sim.bench import Bench
@@ -90,8 +91,7 @@ def _ports(options: argparse.Namespace, bench: Bench) -> list[Transport]:
             try:
                 need_rfc2217()
             except ImportError:
-                message = "pyserial is missing (pip install pyserial)"
-                raise Trouble(message, OUT_OF_REACH) from None
+                raise Trouble(missing("pyserial"), OUT_OF_REACH) from None
             ports.append(Tcp(options.rfc2217, modem=bench.device))
     return ports
 
@@ -136,6 +136,6 @@ def _show(runner: Runner, notes: Notes, urls: list[str]) -> int:
     try:
         from token_sim.tui import TokenApp  # noqa: PLC0415
     except ImportError:
-        raise Trouble("textual is missing (pip install textual)", OUT_OF_REACH) from None
+        raise Trouble(missing("textual"), OUT_OF_REACH) from None
     TokenApp(runner, urls, lambda: notes.stop is not None).run()
     return DONE if notes.stop is None else 128 + notes.stop

@@ -9,6 +9,7 @@ import io
 import secrets
 from typing import Any
 
+from token_sim.extras import missing
 from token_sim.factory import MAKER, Made
 
 URN = "urn:ietf:params:xml:ns:keyprov:pskc:"
@@ -30,7 +31,7 @@ def pskc_seeds(tokens: list[Made], key: bytes | None = None) -> bytes:
     try:
         from pskc import PSKC  # noqa: PLC0415  # an extra, and slow to load
     except ImportError:
-        raise MissingPskc("python-pskc is missing (pip install python-pskc)") from None
+        raise MissingPskc(missing("python-pskc")) from None
     document: Any = PSKC()
     for made in tokens:
         slot = made.slot

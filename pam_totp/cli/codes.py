@@ -30,6 +30,7 @@ from pam_totp.cli.common import (
 )
 from pam_totp.cli.progress import Bar
 from pam_totp.decide import decide, log
+from pam_totp.extras import how_to_get
 from pam_totp.pam.session import read_site
 from pam_totp.resync import Moved, NotInStep, bring_back
 from pam_totp.settings import SITE_FILE, settings

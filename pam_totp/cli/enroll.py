@@ -29,6 +29,7 @@ from pam_totp.cli.common import (
 )
 from pam_totp.cli.outputs import new_file
 from pam_totp.enroll import DEFAULT_NAMES, grouped_key, new_token, proved, warnings
+from pam_totp.extras import how_to_get
 from pam_totp.formats.otpauth import DEFAULT_ISSUER, from_uri, to_uri, typed_secret
 from pam_totp.oath import ALGORITHMS, DEFAULT_PERIOD
 from pam_totp.record import NEW_SECRET, Token, TotpToken, UserRecord
@@ -36,7 +37,6 @@ from pam_totp.store import NotThere
 
 CONFIRMATIONS = 3  # tries
 PICTURES = ("png", "svg")
-GET_SEGNO = "pip install segno, or apt-get install python3-segno"
 
 Draw = Callable[[Token, str], None]  # shows a token, and its URI
 
@@ -162,7 +162,7 @@ def _drawing(args: argparse.Namespace, default: str) -> Iterator[Draw]:
         qr.load()
     except ImportError:
         if how != "terminal":
-            raise CommandError(f"--qr {how} needs segno ({GET_SEGNO})") from None
+            raise CommandError(f"--qr {how} needs segno ({how_to_get('segno')})") from None
     if how == "terminal":
         yield _show
         return
@@ -181,7 +181,7 @@ def _show(token: Token, uri: str) -> None:
     try:
         print(qr.terminal(uri, colour=sys.stdout.isatty()), end="", flush=True)
     except ImportError:
-        print(f"(no QR code: {GET_SEGNO})")
+        print(f"(no QR code: {how_to_get('segno')})")
 
 
 def _warn(token: Token, *, scanned: bool) -> None:

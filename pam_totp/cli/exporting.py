@@ -25,6 +25,7 @@ from pam_totp.cli.common import (
 )
 from pam_totp.cli.inputs import read_secret
 from pam_totp.cli.outputs import new_file
+from pam_totp.extras import how_to_get
 from pam_totp.formats import google_authenticator, otpauth, pskc, users_oath
 from pam_totp.record import Token, UserRecord
 from pam_totp.secretfile import serialize
@@ -56,7 +57,7 @@ def add_to(commands: Commands) -> None:
     exports = command(commands, "export", run_export, "write a user's tokens to a file for another program", data=True)
     exports.add_argument("user", nargs="?", help="not needed without root: then it is you")
     exports.add_argument("--format", choices=FORMATS, required=True, metavar="FORMAT", help=", ".join(FORMATS))
-    exports.add_argument("--token", metavar="N", help="only this one of the user's tokens")
+    exports.add_argument("--token", metavar="NAME", help="only this one of the user's tokens")
     exports.add_argument("--output", metavar="FILE", help="the file, which must not be there (USER.… in this folder)")
     exports.add_argument("--password-file", metavar="FILE", help="pskc: encrypt it with this file's password")
 
@@ -69,7 +70,7 @@ def run_export(args: argparse.Namespace) -> int:
         raise CommandError("json holds the whole record: leave --token out", WRONG_USAGE)
     if args.format == "pskc":
         if importlib.util.find_spec("pskc") is None:
-            raise CommandError("pskc needs python-pskc (pip install python-pskc, or apt-get install python3-pskc)")
+            raise CommandError(f"pskc needs python-pskc ({how_to_get('python-pskc')})")
         pskc.load()
     password = read_secret(args.password_file) if args.password_file else None
     user = user_of(args)
@@ -83,7 +84,7 @@ def run_export(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"user": user, "file": path, "tokens": [t.name for t in tokens], "not_in_it": lost})
         return DONE
-    print(f"{path} holds {count(len(tokens), 'token')} of {user}; whoever reads it can make the same codes")
+    print(f"{path} holds {count(len(tokens), 'token')} of {user}; whoever reads it can make the same codes", flush=True)
     for name, fields in lost.items():
         if fields:
             print(f"pam-totp: not in it, of {name}: {', '.join(fields)}", file=sys.stderr)

@@ -24,6 +24,7 @@ from pam_totp.cli.import_report import report
 from pam_totp.cli.import_work import Again, Rows, Tokens, taken, tried
 from pam_totp.cli.inputs import HomeFile, read_homes, read_named, read_secret
 from pam_totp.cli.progress import Bar
+from pam_totp.extras import how_to_get
 from pam_totp.formats import csv_tokens, google_authenticator, migration, otpauth, pskc, record_json, users_oath
 from pam_totp.formats.found import FormatError, Found
 from pam_totp.formats.plan import Entry, Row, left_out, planned
@@ -87,7 +88,7 @@ def _check_usage(args: argparse.Namespace) -> None:
     if problem:
         raise CommandError(problem, WRONG_USAGE)
     if args.format == "pskc" and importlib.util.find_spec("pskc") is None:
-        raise CommandError("pskc needs python-pskc (pip install python-pskc, or apt-get install python3-pskc)")
+        raise CommandError(f"pskc needs python-pskc ({how_to_get('python-pskc')})")
 
 
 def _carried_out(args: argparse.Namespace, users: dict[str, str] | None) -> Rows:

@@ -1,0 +1,60 @@
+"""What is said where an extra is missing: something that works there."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import token_sim.extras as simulators
+from pam_totp import extras
+from pam_totp.extras import how_to_get
+from tests.site import ME, TREE, Site
+
+
+@pytest.mark.parametrize(
+    ("package", "said"),
+    [
+        ("segno", "apt-get install python3-segno, or make install EXTRAS=qr"),
+        ("pyserial", "apt-get install python3-serial, or make install EXTRAS=serial"),
+        ("python-pskc", "apt-get install python3-pskc, or make install EXTRAS=pskc"),
+        ("python-pam", "make install EXTRAS=web"),
+    ],
+)
+def test_only_in_a_virtual_environment_is_pip_named(monkeypatch: pytest.MonkeyPatch, package: str, said: str) -> None:
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+    assert how_to_get(package) == said
+    monkeypatch.setattr(sys, "prefix", "/home/alice/environment")
+    assert how_to_get(package) == f"pip install {package}"
+
+
+def test_the_simulator_names_pip_in_a_virtual_environment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+    assert simulators.missing("pyserial") == "pyserial is missing (apt-get install python3-serial)"
+    assert simulators.missing("textual") == "textual is missing (make install EXTRAS=tui)"
+    monkeypatch.setattr(sys, "prefix", "/home/alice/environment")
+    assert simulators.missing("textual") == "textual is missing (pip install textual)"
+
+
+def test_every_package_and_extra_that_is_named_is_so_in_setup_and_in_the_manual() -> None:
+    setup = configparser.ConfigParser(interpolation=None)
+    setup.read(TREE / "setup.cfg")
+    table = (TREE / "docs/installing.md").read_text()
+    for package, (debian, extra) in extras._FROM.items():
+        assert package in setup["options.extras_require"][extra]
+        assert f"`{extra}` |" in table
+        assert debian is None or f"`{debian}`" in table
+
+
+def test_without_segno_the_key_is_there_to_type_and_what_to_install_is_said(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "segno.py").write_text("raise ModuleNotFoundError(name='segno')\n")
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{TREE}"}
+    command = [sys.executable, "-m", "pam_totp.cli", "enroll", ME, "--store", site.store, "--yes"]
+    done = subprocess.run(command, cwd=TREE, env=env, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("key: ")
+    assert f"\n(no QR code: {how_to_get('segno')})\n" in done.stdout
