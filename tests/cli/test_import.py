@@ -61,7 +61,8 @@ def test_the_table_comes_before_its_sum_where_both_go_to_one_file(site: Site, tm
     words = ["import", "--store", site.store, "users-oath", tmp_path / "users.oath"]
     with open(tmp_path / "both", "w") as both:
         command = [sys.executable, "-m", "pam_totp.cli", *words]
-        subprocess.run(command, cwd=TREE, stdout=both, stderr=subprocess.STDOUT, check=False)
+        env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+        subprocess.run(command, cwd=TREE, env=env, stdout=both, stderr=subprocess.STDOUT, check=False)
     lines = (tmp_path / "both").read_text().splitlines()
     assert (lines[0].split()[0], lines[-1]) == ("WHERE", "2 tokens of 2 users came in, 1 did not")
 

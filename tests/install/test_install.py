@@ -192,8 +192,9 @@ def test_the_service_runs_from_the_socket_that_systemd_passes_on(machine: Fresh)
     unit = machine.path(f"{UNITS}/pam_totp.service").read_text()
     command = next(line.removeprefix("ExecStart=") for line in unit.splitlines() if line.startswith("ExecStart="))
     machine.shell("mkdir -p /run/pam_totp")
+    as_account = ["setpriv", "--reuid=pam_totp", "--regid=pam_totp", "--clear-groups"]  # User= in the unit
     listening = machine.start(
-        "systemd-socket-activate", "--seqpacket", "--listen=/run/pam_totp/socket", *command.split()
+        "systemd-socket-activate", "--seqpacket", "--listen=/run/pam_totp/socket", *as_account, *command.split()
     )
     until(machine.path("/run/pam_totp/socket").exists, "systemd listens")
     try:
