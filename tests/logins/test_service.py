@@ -45,6 +45,20 @@ def listening(site: Site) -> socket.socket:
     return listener
 
 
+@contextmanager
+def serving_here(site: Site, log: Callable[[int, str], None]) -> Iterator[None]:
+    """The service in a thread of this process."""
+    serving = service.Service(listening(site), str(site.store), str(site.config), log)
+    thread = threading.Thread(target=serving.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        serving.stop()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
 def hello(user: str, service: str = "demo", version: str = "1", *arguments: str) -> bytes:
     fields = [f"version={version}", f"service={service}", f"user={user}", "flags=0", *(f"arg={a}" for a in arguments)]
     return b"H" + "\0".join(fields).encode()
@@ -374,37 +388,31 @@ def test_all_other_accounts_together_do_not_keep_root_out(site: Site, monkeypatc
     """One person may have thousands of accounts: subordinate ids."""
     monkeypatch.setattr(places, "MOST_OF_OTHERS", 3)
     site.enrol()
-    listener = listening(site)
-    listener.setblocking(False)
-    serving = service.Service(listener, str(site.store), str(site.config), lambda *_: None)
-    thread = threading.Thread(target=serving.run)
-    thread.start()
-    ready, go = os.pipe(), os.pipe()
-    child = os.fork()
-    if child == 0:
+    with serving_here(site, lambda *_: None):
+        ready, go = os.pipe(), os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.close(go[1])
+                held = []
+                for uid in range(STRANGER - 6, STRANGER):
+                    os.seteuid(uid)
+                    held.append(connected(site))
+                    os.seteuid(0)
+                os.write(ready[1], b"x")
+                os.read(go[0], 1)
+                del held
+            finally:
+                os._exit(0)
         try:
-            os.close(go[1])
-            held = []
-            for uid in range(STRANGER - 6, STRANGER):
-                os.seteuid(uid)
-                held.append(connected(site))
-                os.seteuid(0)
-            os.write(ready[1], b"x")
-            os.read(go[0], 1)
-            del held
+            os.close(ready[1])
+            assert os.read(ready[0], 1) == b"x"
+            site.configure("demo", way="socket")
+            assert site.gets_in(codes(0)), "they were there before us, and are taken in turn"
         finally:
-            os._exit(0)
-    try:
-        os.close(ready[1])
-        assert os.read(ready[0], 1) == b"x"
-        site.configure("demo", way="socket")
-        assert site.gets_in(codes(0)), "they were there before us, and are taken in turn"
-    finally:
-        for end in (go[1], go[0], ready[0]):
-            os.close(end)
-        os.waitpid(child, 0)
-        serving.stop()
-        thread.join(PATIENCE)
+            for end in (go[1], go[0], ready[0]):
+                os.close(end)
+            os.waitpid(child, 0)
 
 
 @as_root
@@ -438,24 +446,6 @@ def test_who_calls_su_over_and_over_has_no_more_logins_than_who_asks_directly(
         until(lambda: first_word("\0ruser=bob")[1][:1] == b"p", "one that is gone makes room for another")
         for client, _ in held:
             client.close()
-
-
-@contextmanager
-def serving_here(site: Site, log: Callable[[int, str], None]) -> Iterator[None]:
-    """The service in a thread of this process."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(str(site.socket))
-    site.socket.chmod(0o666)
-    listener.listen()
-    serving = service.Service(listener, str(site.store), str(site.config), log)
-    thread = threading.Thread(target=serving.run)
-    thread.start()
-    try:
-        yield
-    finally:
-        serving.stop()
-        thread.join(PATIENCE)
-        assert not thread.is_alive()
 
 
 def test_it_takes_as_many_descriptors_as_it_may_have(site: Site) -> None:
