@@ -23,7 +23,7 @@ def add_to(commands: Commands) -> None:
         metavar="N",
         type=int,
         default=1,
-        help="processes that share the logins; one answers a thousand a second (%(default)s)",
+        help="processes that share the logins; one answers about a thousand a second (%(default)s)",
     )
     service.add_argument(
         "--log", choices=("syslog", "stderr"), default="syslog", help="where decisions go (%(default)s)"
