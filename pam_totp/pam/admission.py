@@ -24,11 +24,11 @@ def peer_uid(sock: socket.socket) -> int:
     return int(uid)
 
 
-def admit(uid: int, hello: Hello, site: Site) -> Hello | None:
-    """The hello as far as `uid` may have its way; None where it may not ask at all."""
+def admit(uid: int, hello: Hello, *, client: bool) -> Hello | None:
+    """The hello as far as `uid`, a `client` that is `listed` or not, may have its way; None where it may not ask."""
     if uid == 0:
         return hello
-    if not listed(uid, hello, site):
+    if not client:
         if _uid_of(hello.user) != uid:
             return None
         hello = hello.from_nowhere()

@@ -166,13 +166,14 @@ class Service:
         except SettingsError as e:
             audit.write(log, hello.service, "error", user=hello.user, problem=str(e))
             return PAM_SERVICE_ERR
-        admitted = admit(uid, hello, site)
+        client = uid != 0 and listed(uid, hello, site)
+        admitted = admit(uid, hello, client=client)
         if admitted is None:
             audit.write(log, hello.service, "refused", user=hello.user, reason="not-yours-to-ask", uid=uid)
             return PAM_AUTH_ERR
         if not any(a.startswith("store=") for a in admitted.arguments):
             admitted = admitted.asking((*admitted.arguments, f"store={self._store}"))
-        return admitted, this_host(site, self._log if listed(uid, hello, site) else log)
+        return admitted, this_host(site, self._log if client else log)
 
 
 @contextmanager

@@ -145,9 +145,8 @@ class _Batch:
             with self._store._locked(self._folder, name):
                 journal.forget(self._journal, name + journal.OLD)
                 self._keep(name)
-                journal.forget(
-                    self._journal, name + journal.NEW
-                )  # last: as long as it is there, there is nothing to undo
+                # Last: as long as it is there, there is nothing to undo.
+                journal.forget(self._journal, name + journal.NEW)
                 for number, user, change in again:
                     results[number] = self.stage(user, change)
                 self.make_durable()

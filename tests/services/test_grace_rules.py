@@ -7,7 +7,7 @@ import os
 import pytest
 
 from pam_totp.pam import grace
-from pam_totp.pam.admission import admit
+from pam_totp.pam.admission import admit, listed
 from pam_totp.pam.handle import Hello
 from pam_totp.policy import Policy
 from pam_totp.record import MAX_GRACE, Grace, UserRecord
@@ -48,6 +48,7 @@ def test_a_strange_service_has_no_place(service: str) -> None:
 def test_nobody_but_root_gets_or_leaves_grace() -> None:
     uid = os.geteuid() or 65534
     hello = Hello(version="1", service="demo", user="nobody" if uid == 65534 else ME, arguments=("grace_period=60",))
-    admitted = admit(uid, hello, SiteFile(policy={"grace_period": 3600}, services={}, clients={}))
+    assert not listed(uid, hello, SiteFile(policy={"grace_period": 3600}, services={}, clients={}))
+    admitted = admit(uid, hello, client=False)
     assert admitted is not None
     assert admitted.arguments == ("grace_period=0",)
