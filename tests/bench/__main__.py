@@ -10,6 +10,8 @@ import argparse
 import json
 import os
 import platform
+import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -115,14 +117,19 @@ def search(report: Report) -> None:
 
 def on(folder: Path, medium: str, args: argparse.Namespace, report: Report) -> None:
     """All that depends on where the store is."""
-    with private_etc(folder), site_in(folder / "one") as site, site_in(folder / "crowd") as crowd:
+    with (
+        private_etc(folder),
+        private_log(folder),
+        site_in(folder / "one") as site,
+        site_in(folder / "crowd") as crowd,
+    ):
         report.section(f"the floor, on {medium}")
         floor(report, site)
         progress(f"enrolling {args.crowd:,} users")
         for i in range(args.crowd):
             crowd.enrol(fob(), user=f"user{i}")
-        site.start()
-        crowd.start()
+        site.start("--log", "syslog")
+        crowd.start("--log", "syslog")
         report.section(f"one login by pamtester, on {medium}, less what pam_permit takes")
         with load.deciding_nothing(folder / logins.NOTHING):
             one_login(report, logins.race(list(logins.cases(folder, site, crowd)), args.rounds, lambda _: None))
@@ -152,6 +159,34 @@ def private_etc(folder: Path) -> Iterator[None]:
     finally:
         for name in ("pam.d", "passwd"):
             subprocess.run(["umount", f"/etc/{name}"], check=True)
+
+
+@contextmanager
+def private_log(folder: Path) -> Iterator[None]:
+    """A /dev/log with somebody who reads it, for ours and the peers alike. Where there is none, as in a container, the
+    peers write on the machine's console instead, which takes a millisecond."""
+    dev = folder / "dev"
+    dev.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "private", dev], check=True)
+    (dev / "shm").mkdir()
+    for name in ("null", "zero", "full", "random", "urandom", "tty"):
+        (dev / name).touch()
+    for name in ("null", "zero", "full", "random", "urandom", "tty", "shm"):
+        subprocess.run(["mount", "--bind", f"/dev/{name}", dev / name], check=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        log.bind(str(dev / "log"))
+        reader = os.fork()
+        if reader == 0:
+            while True:
+                log.recv(65536)
+    subprocess.run(["mount", "--rbind", dev, "/dev"], check=True)
+    try:
+        yield
+    finally:
+        for mounted in ("/dev", dev):
+            subprocess.run(["umount", "--lazy", mounted], check=True)
+        os.kill(reader, signal.SIGKILL)
+        os.waitpid(reader, 0)
 
 
 @contextmanager
@@ -256,7 +291,7 @@ def quiet_clients(site: Site, clients: list[load.Client], hammered: load.Client 
         load.hammer(site.socket, clients, 1000)
     finally:
         if child:
-            os.kill(child, 9)
+            os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
     return centiles([s for c in clients for s in c.seconds])[1]
 

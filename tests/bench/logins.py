@@ -77,12 +77,21 @@ def ours(site: Site, crowd: Site) -> Iterator[Case]:
 
 def google_authenticator(folder: Path) -> Iterator[Case]:
     module = "pam_google_authenticator.so"
-    for kind, option in (("HOTP", "HOTP_COUNTER 1"), ("TOTP", "TOTP_AUTH")):
+    following = counting(first=1)
+
+    def fresh(kind: str, options: str) -> Path:
         secret = folder / f"ga-{kind}"
-        secret.write_text(f'{base32(KEY)}\n" {option}\n" WINDOW_SIZE 17\n')
+        secret.write_text(f'{base32(KEY)}\n{options}" WINDOW_SIZE 17\n')
         secret.chmod(0o600)
-        answer = counting(first=1) if kind == "HOTP" else lambda: totp(KEY, int(time.time()))
-        yield Case(f"google_authenticator, {kind}", f"{module} secret={secret} user=root", answer)
+        return secret
+
+    def fresh_step() -> str:
+        fresh("TOTP", '" DISALLOW_REUSE\n" TOTP_AUTH\n')  # what it takes to refuse a replay, as ours does
+        return totp(KEY, int(time.time()))
+
+    for kind, options, answer in (("HOTP", '" HOTP_COUNTER 1\n', following), ("TOTP", "", fresh_step)):
+        line = f"{module} secret={fresh(kind, options)} user=root"
+        yield Case(f"google_authenticator, {kind}", line, answer)
 
 
 def oath(folder: Path) -> Iterator[Case]:
