@@ -51,7 +51,7 @@ def behind_password(answer: bytes, lengths: set[int]) -> tuple[bytes, bytes]:
 
 def recovery_code(answer: bytes) -> str | None:
     """The recovery code in `answer`, in its one spelling; None where it does not look like one."""
-    if not answer.isascii() or len(answer) > MAX_ANSWER:
+    if not RECOVERY_LENGTH <= len(answer) <= MAX_ANSWER or not answer.isascii():
         return None
     code = answer.decode("ascii").replace("-", "").replace(" ", "").upper().translate(_LOOKALIKES)
     return code if len(code) == RECOVERY_LENGTH and not code.strip(CROCKFORD) else None

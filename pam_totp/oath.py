@@ -18,6 +18,7 @@ MOVING_FACTOR_LIMIT = 1 << 64  # RFC 4226 §5.2: an 8-byte counter
 MIN_DIGITS, MAX_DIGITS = 6, 8  # RFC 4226 §5.3: at least 6, and possibly 7 and 8
 DEFAULT_PERIOD = 30  # seconds: RFC 6238 §4.1, X
 
+_FEW = 100  # moving factors: for no more than that, PBKDF2 is not worth its beginning
 _BLOCKS_LIMIT = 1_100_000  # moving factors: what a search may hold at once, 22 MB with SHA-1
 _INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))  # RFC 2104 §2
 _WORD = struct.Struct(">I").unpack_from
@@ -66,16 +67,16 @@ def find(key: bytes, codes: tuple[str, ...], within: range, digits: int = 6, alg
         raise ValueError("find takes codes of the given digits and a range of step 1")
     start = max(within.start, 0)
     stop = min(within.stop, MOVING_FACTOR_LIMIT - len(codes) + 1)
-    first = int(codes[0])
+    first, following = int(codes[0]), range(1, len(codes))
     for moving_factor, number in enumerate(_numbers(key, start, stop, 10**digits, algorithm), start):
-        if number == first and all(hotp(key, moving_factor + i, digits, algorithm) == c for i, c in enumerate(codes)):
+        if number == first and all(hotp(key, moving_factor + i, digits, algorithm) == codes[i] for i in following):
             return moving_factor
     return None
 
 
 def _numbers(key: bytes, start: int, stop: int, modulus: int, algorithm: str) -> Iterator[int]:
     """The codes of start … stop−1 as numbers, by whichever of two ways computes less."""
-    if 1 < stop <= min(3 * (stop - start), _BLOCKS_LIMIT):
+    if stop - start > _FEW and stop <= min(3 * (stop - start), _BLOCKS_LIMIT):
         return _numbers_in_blocks(key, start, stop, modulus, algorithm)
     return _numbers_one_by_one(key, start, stop, modulus, algorithm)
 

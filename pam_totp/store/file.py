@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from pam_totp.record import RecordError, UserRecord
-from pam_totp.secretfile import MAX_FILE, parse, serialize
-from pam_totp.store import NotThere, R, StoreError
+from pam_totp.secretfile import MAX_FILE, serialize
+from pam_totp.store import NotThere, R, StoreError, recall
 
 LOCK_WAIT = 5.0  # seconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds between two tries for the lock
@@ -87,6 +87,7 @@ class FileStore:
                     _delete(folder, name)
                 elif (new := serialize(record)) != old:
                     _replace(folder, name, new, room=_room(old))
+                    recall.instead(old, new, record)
                 return result
 
     def update_nobody(self) -> None:
@@ -136,8 +137,10 @@ class FileStore:
         lock_name = f"{name.removesuffix(_SUFFIX)}.lock"
         lock = os.open(lock_name, flags, 0o600, dir_fd=folder)
         try:
-            _check_ours(os.fstat(lock), lock_name)
-            os.fchmod(lock, 0o600)  # whatever the umask of who made it
+            status = os.fstat(lock)
+            _check_ours(status, lock_name)
+            if stat.S_IMODE(status.st_mode) != 0o600:  # the umask of who made it
+                os.fchmod(lock, 0o600)
             give_up, pause = time.monotonic() + self._lock_wait, _FIRST_PAUSE
             while True:
                 try:
@@ -148,8 +151,8 @@ class FileStore:
                         raise StoreError(f"{lock_name}: not had within {self._lock_wait:g} s") from None
                     time.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
-            with suppress(FileNotFoundError):  # of a writer that was killed: whoever holds the lock is the only one
-                os.unlink(_aside(name), dir_fd=folder)
+            if os.access(_aside(name), os.F_OK, dir_fd=folder, follow_symlinks=False):
+                os.unlink(_aside(name), dir_fd=folder)  # of a writer that was killed: we hold the lock
             yield
         finally:
             os.close(lock)
@@ -201,7 +204,7 @@ def _read(folder: int, name: str) -> bytes:
 
 def _parsed(data: bytes, user: str, name: str) -> UserRecord:
     try:
-        record = parse(data)
+        record = recall.parsed(data)
     except RecordError as e:
         raise StoreError(f"{name}: {e}") from None
     if record.user != user:

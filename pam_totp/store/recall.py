@@ -1,0 +1,35 @@
+"""The records that this process read or wrote last, by the bytes of their files: none is parsed over and over.
+
+The law: the file is read every time, and what it says is what counts; the same bytes are the same record, as a record
+never changes and `parse` depends on nothing else.
+"""
+
+from __future__ import annotations
+
+from pam_totp.record import UserRecord
+from pam_totp.secretfile import parse
+
+MOST = 256  # records, of about 3 KB each
+
+_records: dict[bytes, UserRecord] = {}  # threads share it: every step below is one operation of a dict
+
+
+def parsed(data: bytes) -> UserRecord:
+    """The record that `data` says. Raises RecordError."""
+    record = _records.get(data)
+    if record is None:
+        record = parse(data)
+        _remember(data, record)
+    return record
+
+
+def instead(old: bytes, new: bytes, record: UserRecord) -> None:
+    """`new`, which is how `record` is written, has taken the place of `old`."""
+    _records.pop(old, None)
+    _remember(new, record)
+
+
+def _remember(data: bytes, record: UserRecord) -> None:
+    if len(_records) >= MOST:
+        _records.clear()
+    _records[data] = record
