@@ -46,8 +46,8 @@ def test_the_torture_goes_on_after_a_stage_that_fails_and_fails(capsys: pytest.C
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_told_to_end_the_torture_waits_for_what_runs_to_put_its_own_away(number: signal.Signals) -> None:
-    running = "try:\n print('running', flush=True)\n __import__('signal').pause()\n"
-    running += "except KeyboardInterrupt:\n print('put away')"
+    running = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT]); print('running', flush=True)\n"
+    running += "signal.sigwait([signal.SIGINT]); print('put away')"
     script = "import sys; from tests.torture import __main__ as t; t.end_when_told(); "
     script += f"sys.exit(t.torture(1, 2 * [t.Stage('one', (sys.executable, '-c', {running!r}))]))"
     with subprocess.Popen([sys.executable, "-c", script], cwd=TREE, stdout=subprocess.PIPE, text=True) as process:

@@ -151,8 +151,8 @@ class FileStore:
                         raise StoreError(f"{lock_name}: not had within {self._lock_wait:g} s") from None
                     time.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
-            if os.access(_aside(name), os.F_OK, dir_fd=folder, follow_symlinks=False):
-                os.unlink(_aside(name), dir_fd=folder)  # of a writer that was killed: we hold the lock
+            with suppress(FileNotFoundError):  # of a writer that was killed: whoever holds the lock is the only one
+                os.unlink(_aside(name), dir_fd=folder)
             yield
         finally:
             os.close(lock)

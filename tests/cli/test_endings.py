@@ -131,6 +131,8 @@ def test_told_to_end_at_a_hidden_prompt_it_leaves_the_terminal_as_it_was(site: S
     talk.expect("code: ")
     terminal = os.dup(talk.child_fd)
     until(lambda: not termios.tcgetattr(terminal)[3] & termios.ECHO, "it stops echoing")
+    stat = Path(f"/proc/{talk.pid}/stat")
+    until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "S", "it waits for the answer")
     talk.kill(number)
     talk.expect(pexpect.EOF)
     until(lambda: termios.tcgetattr(terminal)[3] & termios.ECHO, "it echoes again")
