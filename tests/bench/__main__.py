@@ -124,7 +124,7 @@ def on(folder: Path, medium: str, args: argparse.Namespace, report: Report) -> N
         site_in(folder / "crowd") as crowd,
     ):
         report.section(f"the floor, on {medium}")
-        floor(report, site)
+        floor(report, folder)
         progress(f"enrolling {args.crowd:,} users")
         for i in range(args.crowd):
             crowd.enrol(fob(), user=f"user{i}")
@@ -133,6 +133,8 @@ def on(folder: Path, medium: str, args: argparse.Namespace, report: Report) -> N
         report.section(f"one login by pamtester, on {medium}, less what pam_permit takes")
         with load.deciding_nothing(folder / logins.NOTHING):
             one_login(report, logins.race(list(logins.cases(folder, site, crowd)), args.rounds, lambda _: None))
+            report.section(f"many clients of a service that decides nothing, on {medium}")
+            clients_of(report, folder / logins.NOTHING, load.clients(site, 64))
         for workers in sorted({1, os.cpu_count() or 1}):
             report.section(f"many clients of a service with {workers} worker{'s' * (workers > 1)}, on {medium}")
             with site_in(folder / f"workers{workers}") as busy:
@@ -204,24 +206,12 @@ def progress(text: str) -> None:
         print(f"   ({text} …)", file=sys.stderr, flush=True)
 
 
-def floor(report: Report, site: Site) -> None:
+def floor(report: Report, folder: Path) -> None:
     """What no program here can go below: the disk's word, and an interpreter's start."""
-    folder = os.open(site.store, os.O_RDONLY)
-    synced = []
-    for _ in range(100):
-        file = os.open("floor", os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=folder)
-        os.write(file, b"x" * 600)
-
-        def durable(file: int = file) -> None:
-            os.fsync(file)
-            os.close(file)
-            os.rename("floor", "floor.json", src_dir_fd=folder, dst_dir_fd=folder)
-            os.fsync(folder)
-
-        synced.append(timed(durable))
-    os.close(folder)
-    os.unlink(site.store / "floor.json")
+    synced = [timed(lambda: load.durable(folder, "floor")) for _ in range(100)]
     report.say("fsync of a file and of its folder", ms(statistics.median(synced)), seconds=statistics.median(synced))
+    rate = load.durable_at_once(folder, 64, 2000)
+    report.say("the same by 64 at once", f"{rate:.0f}/s", per_second=rate)
     bare = ["/usr/bin/python3", "-I", "-S", "-c", "pass"]
     starts = [timed(lambda: subprocess.run(bare, env={}, check=True)) for _ in range(30)]
     report.say("a bare interpreter's start", ms(statistics.median(starts)), seconds=statistics.median(starts))
@@ -248,21 +238,25 @@ def one_login(report: Report, seconds: dict[str, list[float]]) -> None:
             report.say(f"{ours} / {peer}", f"{ratio:.2f}", f"at most {target}", ratio=ratio)
 
 
-def many_clients(report: Report, site: Site) -> None:
-    clients = load.clients(site, 64)
-    first = 0.0
+def clients_of(report: Report, path: Path, clients: list[load.Client]) -> None:
+    """What 1, 8 and 64 of them get from the service at `path`."""
+    alone = 0.0
     for count in (1, 8, 64):
         for client in clients:
             client.seconds.clear()
-        took = load.hammer(site.socket, clients[:count], 2000)
-        low, middle = centiles([s for c in clients for s in c.seconds])
-        first = first or low
-        figure = f"{2000 / took:.0f}/s, p50 {ms(low)}, p99 {ms(middle)}"
-        report.say(
-            f"{count} clients", figure, f"p99 at most {ms(10 * first)}" if count == 64 else "", p50=low, p99=middle
-        )
+        took = load.hammer(path, clients[:count], 2000)
+        middle, last = centiles([s for c in clients for s in c.seconds])
+        alone = alone or middle
+        figure = f"{2000 / took:.0f}/s, p50 {ms(middle)}, p99 {ms(last)}"
+        target = f"p99 at most {ms(10 * alone)}" if count == 64 else ""
+        report.say(f"{count} clients", figure, target, per_second=2000 / took, p50=middle, p99=last)
+
+
+def many_clients(report: Report, site: Site) -> None:
+    clients = load.clients(site, 64)
+    clients_of(report, site.socket, clients)
     quiet, beside = [], []
-    for _ in range(5):
+    for _ in range(9):
         quiet.append(quiet_clients(site, clients[:8], None))
         beside.append(quiet_clients(site, clients[:8], load.Client("hammered")))
     alone, pressed = statistics.median(quiet), statistics.median(beside)

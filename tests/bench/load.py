@@ -102,6 +102,34 @@ def deciding_nothing(path: Path) -> Iterator[None]:
         listener.close()
 
 
+def durable(folder: Path, name: str) -> None:
+    """What a record takes that is to outlast a power cut, and nothing else: a new file in the place of an old one."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    file = os.open(f"{name}.tmp", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=opened)
+    os.write(file, b"x" * 600)
+    os.fsync(file)
+    os.close(file)
+    os.rename(f"{name}.tmp", name, src_dir_fd=opened, dst_dir_fd=opened)
+    os.fsync(opened)
+    os.close(opened)
+
+
+def durable_at_once(folder: Path, processes: int, times: int) -> float:
+    """How often a second that is done, by so many processes, `times` in all."""
+    begun = time.perf_counter()
+    children = []
+    for number in range(processes):
+        child = os.fork()
+        if child == 0:
+            for _ in range(times // processes):
+                durable(folder, f"floor{number}")
+            os._exit(0)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+    return times // processes * processes / (time.perf_counter() - begun)
+
+
 def resident(pid: int) -> float:
     """MB that a process has in memory."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
