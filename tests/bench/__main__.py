@@ -179,8 +179,11 @@ def private_log(folder: Path) -> Iterator[None]:
         log.bind(str(dev / "log"))
         reader = os.fork()
         if reader == 0:
-            while True:
-                log.recv(65536)
+            try:
+                while True:
+                    log.recv(65536)
+            finally:
+                os._exit(1)
     subprocess.run(["mount", "--rbind", dev, "/dev"], check=True)
     try:
         yield
