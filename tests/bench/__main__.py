@@ -192,8 +192,11 @@ def read_log() -> Iterator[None]:
         log.bind("/dev/log")
         reader = os.fork()
         if reader == 0:
-            while True:
-                log.recv(65536)
+            try:
+                while True:
+                    log.recv(65536)
+            finally:
+                os._exit(1)
     try:
         yield
     finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pam_totp.record import HotpToken
-from pam_totp.system import checks_machine
+from pam_totp.system import checks_machine, people
 from pam_totp.system.case import Case
 from pam_totp.system.findings import ERROR, WARNING
 from pam_totp.system.machine import Machine
@@ -151,6 +151,13 @@ def test_a_clock_that_nobody_keeps_is_a_warning(monkeypatch: pytest.MonkeyPatch,
 
 def test_the_kernel_tells_the_state_of_the_clock() -> None:
     assert checks_machine._clock_state() in range(6)  # adjtimex(2): TIME_OK … TIME_ERROR
+
+
+def test_an_account_that_is_gone_again_logs_in_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accounts come and go between the list of people and the question what each of them may."""
+    monkeypatch.setattr(people, "with_password", lambda: frozenset({"shadowed"}))
+    may = people.login_to("sshd")
+    assert [may("gone"), may("shadowed")] == [False, False]
 
 
 def test_a_path_is_distrusted_for_what_leads_to_it(tmp_path: Path) -> None:
