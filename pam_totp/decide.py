@@ -61,7 +61,7 @@ def decide(
     except NotThere:
         decision = Decision(outcome=Outcome.NOT_ENROLLED, record=_NOBODY)
     if decision.outcome in (Outcome.NOT_ENROLLED, Outcome.MALFORMED):  # to others it would have been an answer
-        store.update_nobody()
+        store.update_nobody(user)
     return decision
 
 

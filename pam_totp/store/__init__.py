@@ -39,8 +39,9 @@ class Store(Protocol):
         one.
         """
 
-    def update_nobody(self) -> None:
-        """Do the work of an `update` for a user who is not there, so that neither time nor a full disk tells of it."""
+    def update_nobody(self, user: str) -> None:
+        """Do the work of an `update` of `user`, where there is no such record or nothing to change in it, so that
+        neither time nor a full disk tells of that."""
 
     def users(self) -> Iterator[str]:
         """The names of those who have a record, in no order."""

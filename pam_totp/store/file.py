@@ -31,7 +31,7 @@ _SUFFIX = ".json"
 JOURNAL = ".import"  # where `batch` keeps what it takes to undo a change of many records
 _BLOCK = 4096  # bytes: what file systems give away at a time
 _GROWTH = 1024  # bytes: more than any answer adds to a record
-_NOBODY = ".nobody.json"  # no user's name begins with a dot once it is encoded
+_LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
@@ -90,14 +90,16 @@ class FileStore:
                     recall.instead(old, new, record)
                 return result
 
-    def update_nobody(self) -> None:
+    def update_nobody(self, user: str) -> None:
+        """See `Store`. The names of several strangers do not wait for each other, as those of users do not; one name
+        asked for again and again does, as one user's does."""
         record = serialize(UserRecord(user="nobody"))
-        with (
-            self._opened() as folder,
-            self._locked(folder, _NOBODY),
-            _written_aside(folder, _NOBODY, record, _room(record)) as aside,
-        ):
-            _delete(folder, aside)
+        name = f".{file_name(user)}.nobody"  # no user's name begins with a dot once it is encoded
+        with self._opened() as folder, self._passing(folder, name) as file:
+            _write(file, name, record, _room(record))
+            os.fsync(file)
+            os.utime(folder)  # something to wait for, as a rename would be
+            os.fsync(folder)
 
     def users(self) -> Iterator[str]:
         from urllib.parse import unquote_to_bytes  # noqa: PLC0415  no login needs it
@@ -133,29 +135,52 @@ class FileStore:
 
     @contextmanager
     def _locked(self, folder: int, name: str) -> Iterator[None]:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
         lock_name = f"{name.removesuffix(_SUFFIX)}.lock"
-        lock = os.open(lock_name, flags, 0o600, dir_fd=folder)
+        lock = os.open(lock_name, _LOCK, 0o600, dir_fd=folder)
         try:
             status = os.fstat(lock)
             _check_ours(status, lock_name)
             if stat.S_IMODE(status.st_mode) != 0o600:  # the umask of who made it
                 os.fchmod(lock, 0o600)
-            give_up, pause = time.monotonic() + self._lock_wait, _FIRST_PAUSE
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > give_up:
-                        raise StoreError(f"{lock_name}: not had within {self._lock_wait:g} s") from None
-                    time.sleep(pause)
-                    pause = min(2 * pause, _LONGEST_PAUSE)
+            self._have(lock, lock_name, time.monotonic() + self._lock_wait)
             with suppress(FileNotFoundError):  # of a writer that was killed: whoever holds the lock is the only one
                 os.unlink(_aside(name), dir_fd=folder)
             yield
         finally:
             os.close(lock)
+
+    @contextmanager
+    def _passing(self, folder: int, name: str) -> Iterator[int]:
+        """A file that is its own lock, and is gone when it is given back: who waited for it then begins anew."""
+        give_up = time.monotonic() + self._lock_wait
+        while True:
+            file = os.open(name, _LOCK, 0o600, dir_fd=folder)
+            try:
+                _check_ours(os.fstat(file), name)
+                self._have(file, name, give_up)
+                if os.fstat(file).st_nlink > 0:
+                    try:
+                        yield file
+                    finally:
+                        _forget(folder, name)
+                    return
+            except OSError:
+                _forget(folder, name)  # where there are no locks, each name would leave a file
+                raise
+            finally:
+                os.close(file)
+
+    def _have(self, lock: int, name: str, give_up: float) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > give_up:
+                    raise StoreError(f"{name}: not had within {self._lock_wait:g} s") from None
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def _aside(name: str) -> str:
@@ -218,21 +243,14 @@ def _room(old: bytes) -> int:
 
 
 def _replace(folder: int, name: str, data: bytes, room: int = 0) -> None:
-    with _written_aside(folder, name, data, room) as aside:
-        os.rename(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
-    os.fsync(folder)
-
-
-@contextmanager
-def _written_aside(folder: int, name: str, data: bytes, room: int) -> Iterator[str]:
-    """The data made durable under a name that nobody reads; gone again where what follows fails."""
     aside = _aside(name)
     _write_new(folder, aside, data, room)
     try:
-        yield aside
+        os.rename(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
         _forget(folder, aside)
         raise
+    os.fsync(folder)
 
 
 def _write_new(folder: int, name: str, data: bytes, room: int = 0, *, durably: bool = True) -> None:

@@ -26,7 +26,7 @@ def main(folder: str, answer: str) -> str:
     store = FileStore(folder)
     try:
         if answer == "nobody":
-            store.update_nobody()
+            store.update_nobody("zoe")
             return "nobody"
         return store.update("alice", change).value
     except StoreError as e:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from pam_totp.store import NotThere, StoreError
 from pam_totp.store.file import FileStore, file_name
 from tests.conftest import as_root
 from tests.core.stores import code, counter_of, enrol, fob, record_of, says
+from tests.site import PATIENCE, until
 
 
 @pytest.fixture
@@ -180,10 +183,9 @@ def test_whatever_the_umask_files_are_for_their_owner_alone(
 ) -> None:
     umask(mask)
     store.update("alice", lambda record: (record.with_token(fob()), None), create=True)
-    store.update_nobody()
+    store.update_nobody("zoe")
     umask(0o077)
     assert {name: stat.S_IMODE((folder / name).stat().st_mode) for name in files(folder)} == {
-        ".nobody.lock": 0o600,
         "alice.json": 0o600,
         "alice.lock": 0o600,
     }
@@ -196,7 +198,7 @@ def test_no_descriptor_is_left_open(folder: Path, store: FileStore) -> None:
     before = os.listdir("/proc/self/fd")
     for _ in range(3):
         says(folder, b"000000")
-        store.update_nobody()
+        store.update_nobody("zoe")
         list(store.users())
         for broken in ("broken", "nobody", "x" * 300):
             with pytest.raises((StoreError, NotThere)):
@@ -209,21 +211,74 @@ def test_no_descriptor_is_left_open(folder: Path, store: FileStore) -> None:
 # ---- nobody
 
 
-def test_the_work_for_nobody_leaves_its_lock_and_no_more(folder: Path, store: FileStore) -> None:
-    store.update_nobody()
-    store.update_nobody()
-    assert files(folder) == [".nobody.lock"]
+def test_the_work_for_nobody_leaves_nothing(folder: Path, store: FileStore) -> None:
+    for user in ("zoe", "zoe", "..", "x" * 245):
+        store.update_nobody(user)
+        assert files(folder) == []
+
+
+@pytest.mark.parametrize("left", ["", "x" * 5000])
+def test_what_the_work_for_nobody_left_when_it_was_killed_goes_with_the_next(
+    folder: Path, store: FileStore, left: str
+) -> None:
+    (folder / ".zoe.nobody").touch(0o600)
+    (folder / ".zoe.nobody").write_text(left)
     assert list(store.users()) == []
+    store.update_nobody("zoe")
+    assert files(folder) == []
+
+
+def test_strangers_do_not_wait_for_each_other_and_one_that_is_asked_for_twice_does(folder: Path) -> None:
+    """As users do not, and one user does: by what it waits for a name would tell that nobody has it."""
+    impatient = FileStore(str(folder), lock_wait=0.01)
+    enrol(folder)
+    for held, name in ((folder / "alice.lock", "alice"), (folder / ".zoe.nobody", "zoe")):
+        lock = os.open(held, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        work: dict[str, Callable[[], None]] = {
+            "alice": lambda: impatient.update("alice", lambda record: (record, None)),
+            "zoe": lambda: impatient.update_nobody("zoe"),
+        }
+        with pytest.raises(StoreError, match=r"not had within 0.01 s"):
+            work.pop(name)()
+        for other in work.values():
+            other()
+        impatient.update_nobody("yan")
+        os.close(lock)
+
+
+def test_who_waited_for_the_work_for_nobody_does_its_own(folder: Path, store: FileStore) -> None:
+    lock = os.open(folder / ".zoe.nobody", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    waiting = threading.Thread(target=store.update_nobody, args=("zoe",))
+    waiting.start()
+    until(lambda: _open_in(folder) >= 3, "it has opened the folder and the file too")
+    (folder / ".zoe.nobody").unlink()  # as whoever had it does
+    before = folder.stat().st_mtime_ns
+    os.close(lock)
+    waiting.join(PATIENCE)
+    assert not waiting.is_alive()
+    assert files(folder) == []
+    assert folder.stat().st_mtime_ns > before, "it wrote, and waited for it"
+
+
+def _open_in(folder: Path) -> int:
+    """How many of our descriptors are the folder's, or its files'."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return sum(path.startswith(str(folder)) for path in found)
 
 
 def test_a_user_called_nobody_is_somebody(folder: Path, store: FileStore) -> None:
     path = enrol(folder, "nobody")
     enrol(folder, ".nobody", file="%2Enobody.json")
-    store.update_nobody()
+    store.update_nobody("zoe")
     assert says(folder, code(0), "nobody") == "code"
     assert says(folder, code(0), ".nobody") == "code"
     assert counter_of(path) == 1
-    assert files(folder) == ["%2Enobody.json", "%2Enobody.lock", ".nobody.lock", "nobody.json", "nobody.lock"]
+    assert files(folder) == ["%2Enobody.json", "%2Enobody.lock", "nobody.json", "nobody.lock"]
 
 
 # ---- leftovers of a writer that was killed
@@ -435,7 +490,7 @@ def test_a_folder_that_is_not_all_its_owners_and_nobody_elses_is_out_of_reach(
     for attempt in (
         lambda: store.read("alice"),
         lambda: says(folder, code(0)),
-        store.update_nobody,
+        lambda: store.update_nobody("zoe"),
         lambda: list(store.users()),
     ):
         with pytest.raises(StoreError, match=r"its mode is not 0700|Permission denied"):
@@ -460,7 +515,7 @@ def test_what_is_no_folder_is_out_of_reach_and_never_means_that_a_user_is_not_th
         lambda: store.read("alice"),
         lambda: says(folder, code(0)),
         lambda: store.update("alice", lambda record: (record, None), create=True),
-        store.update_nobody,
+        lambda: store.update_nobody("zoe"),
         lambda: list(store.users()),
     ):
         with pytest.raises(StoreError, match=str(folder)):
@@ -577,5 +632,5 @@ def test_users_are_those_with_a_record(folder: Path, store: FileStore) -> None:
     (folder / ".carol.json.tmp").write_bytes(b"left behind")
     (folder / "notes.txt").write_bytes(b"")
     (folder / ".hidden.json").write_bytes(b"no name begins with a dot")
-    store.update_nobody()
+    store.update_nobody("zoe")
     assert sorted(store.users()) == ["a/b", "alice", "bob"]
