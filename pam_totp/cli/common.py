@@ -52,7 +52,7 @@ def command(
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     if store:
         parser.add_argument(
             "--store", metavar="DIR", default=DEFAULT_STORE, help="the folder of the secret files (%(default)s)"
