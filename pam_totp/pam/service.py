@@ -9,6 +9,7 @@ to start it takes longer than most logins do.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import select
@@ -187,7 +188,8 @@ def listening(path: str | None) -> Iterator[socket.socket]:
     if path is None:
         raise ServiceError("no socket: give --socket PATH, or start it from a systemd socket unit")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        _bind(listener, path)
+        with _alone(path):
+            _bind(listener, path)
         made = os.stat(path).st_ino
         try:
             yield listener
@@ -195,6 +197,24 @@ def listening(path: str | None) -> Iterator[socket.socket]:
             with suppress(OSError):
                 if os.stat(path).st_ino == made:
                     os.unlink(path)
+
+
+@contextmanager
+def _alone(path: str) -> Iterator[None]:
+    """Nobody else makes a socket at `path` meanwhile: of two who find none there, one would take away the other's. The
+    lock stays, as one that is deleted locks nobody out who has it open."""
+    try:
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as e:
+        raise ServiceError(f"{path}.lock: {e.strerror}") from e
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ServiceError(f"{path}: another service is starting there") from None
+        yield
+    finally:
+        os.close(lock)
 
 
 def _bind(listener: socket.socket, path: str) -> None:

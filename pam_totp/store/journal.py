@@ -95,12 +95,20 @@ def manifested(journal: int) -> Iterator[tuple[str, bytes, bool]]:
     said."""
     try:
         with open(os.open(_MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=journal), "rb") as manifest:
-            for line in manifest:
+            for number, line in enumerate(manifest, 1):
                 if line.endswith(b"\n"):
-                    name, new, was_there = json.loads(line)
-                    yield name, new.encode("ascii"), was_there
+                    yield _manifest_entry(line, number)
     except FileNotFoundError:
         pass
+
+
+def _manifest_entry(line: bytes, number: int) -> tuple[str, bytes, bool]:
+    with suppress(ValueError, RecursionError):
+        match json.loads(line):
+            case [str(name), str(new), bool(was_there)]:
+                return name, new.encode("ascii"), was_there
+    what_to_do = "put back what has to be from the .old files there, then remove .import"
+    raise StoreError(f"{JOURNAL}/{_MANIFEST}: line {number}: not as an import writes it; {what_to_do}")
 
 
 def _undo_one(folder: int, journal: int, name: str, new: bytes, was_there: bool) -> bool:

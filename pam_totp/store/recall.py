@@ -9,7 +9,8 @@ from __future__ import annotations
 from pam_totp.record import UserRecord
 from pam_totp.secretfile import parse
 
-MOST = 256  # records, of about 3 KB each
+MOST = 256  # records, most of them of about 2 KB
+LONGEST = 8 * 1024  # bytes of a file: a record of that length takes twice as much, and all of them a few megabytes
 
 _records: dict[bytes, UserRecord] = {}  # threads share it: every step below is one operation of a dict
 
@@ -30,6 +31,8 @@ def instead(old: bytes, new: bytes, record: UserRecord) -> None:
 
 
 def _remember(data: bytes, record: UserRecord) -> None:
+    if len(data) > LONGEST:
+        return
     if len(_records) >= MOST:
         _records.clear()
     _records[data] = record

@@ -14,7 +14,7 @@ from pam_totp.system import probe
 from pam_totp.system.case import ACCOUNT, Case
 from pam_totp.system.findings import ERROR, NOTE, WARNING, Finding
 from pam_totp.system.machine import architecture
-from pam_totp.system.trust import distrust
+from pam_totp.system.trust import distrust, distrust_around
 
 _INSTALL = "run 'make install' as root, again if need be"
 _ROOM = 64 * 1024  # bytes: a login writes a few KiB before it answers
@@ -38,7 +38,7 @@ def module(case: Case) -> Iterator[Finding]:
 
 
 def helper(case: Case) -> Iterator[Finding]:
-    """What the relay would start belongs to root, and starts."""
+    """What the relay would start belongs to root, with all that it imports of ours, and starts."""
     for path, interpreter in case.helpers().items():
         for each in (interpreter, path):
             if (why := distrust(each, _builders())) is not None:
@@ -46,6 +46,10 @@ def helper(case: Case) -> Iterator[Finding]:
                 yield Finding(ERROR, "helper", f"the relay would not start {each}: {why}", remedy)
                 break
         else:
+            if (why := distrust_around(path, _builders())) is not None:
+                # The relay does not look at these: it would, at every login, for a hundred files.
+                text = f"the helper may run what root did not write: {why}"
+                yield Finding(ERROR, "helper", text, "chown -R root and chmod -R go-w the folder of the package")
             if (wrong := probe.helper(interpreter, path)) is not None:
                 yield Finding(ERROR, "helper", f"{path} {wrong}", _INSTALL)
 

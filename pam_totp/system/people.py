@@ -44,7 +44,7 @@ def login_to(service: str) -> Callable[[str], bool]:
         root = sshd.settings("root").get("permitrootlogin") != "no"
     except sshd.SshdError:
         root = True
-    return lambda name: (root or name != "root") and (name in by_password or _has_key(homes[name]))
+    return lambda name: name in homes and (root or name != "root") and (name in by_password or _has_key(homes[name]))
 
 
 def with_password() -> Container[str]:

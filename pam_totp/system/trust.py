@@ -17,6 +17,19 @@ def distrust(path: str, owners: Container[int] = (0,)) -> str | None:
     return _distrust(path, owners, 0)
 
 
+def distrust_around(helper: str, owners: Container[int] = (0,)) -> str | None:
+    """Why the package that a helper is in is not to be trusted, by the first file or folder that is not; None where all
+    of it is, and for a helper that is in no package of that name."""
+    package = helper.removesuffix("/pam/helper.py")
+    if os.path.basename(package) != "pam_totp":
+        return None
+    for folder, folders, files in os.walk(package):
+        for name in (*folders, *files):
+            if (why := distrust(os.path.join(folder, name), owners)) is not None:
+                return why
+    return None
+
+
 def _distrust(path: str, owners: Container[int], links: int) -> str | None:
     parts = path.strip("/").split("/")
     for end in range(len(parts) + 1):

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=50, help="logins of every contestant (%(default)s)")
     parser.add_argument("--crowd", type=int, default=CROWD, help="enrolled users of the large store (%(default)s)")
     parser.add_argument("--logins", type=int, default=10_000, help="for the memory of the service (%(default)s)")
+    parser.add_argument("--no-log", action="store_true", help="no log daemon, as in a container: see docs/speed.md")
     args = parser.parse_args()
     if os.geteuid() != 0:
         print("make bench: needs root: the peers read /etc/pam.d, of which it makes a private one", file=sys.stderr)
@@ -119,7 +120,8 @@ def on(folder: Path, medium: str, args: argparse.Namespace, report: Report) -> N
     """All that depends on where the store is."""
     with (
         private_etc(folder),
-        private_log(folder),
+        private_dev(folder),
+        nullcontext() if args.no_log else read_log(),
         site_in(folder / "one") as site,
         site_in(folder / "crowd") as crowd,
     ):
@@ -164,29 +166,40 @@ def private_etc(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def private_log(folder: Path) -> Iterator[None]:
-    """A /dev/log with somebody who reads it, for ours and the peers alike. Where there is none, as in a container, the
-    peers write on the machine's console instead, which takes a millisecond."""
+def private_dev(folder: Path) -> Iterator[None]:
+    """A /dev of our own, with nobody who reads a log."""
+    nodes = ("null", "zero", "full", "random", "urandom", "tty", "console")
     dev = folder / "dev"
     dev.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "private", dev], check=True)
     (dev / "shm").mkdir()
-    for name in ("null", "zero", "full", "random", "urandom", "tty"):
+    for name in nodes:
         (dev / name).touch()
-    for name in ("null", "zero", "full", "random", "urandom", "tty", "shm"):
+    for name in (*nodes, "shm"):
         subprocess.run(["mount", "--bind", f"/dev/{name}", dev / name], check=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
-        log.bind(str(dev / "log"))
-        reader = os.fork()
-        if reader == 0:
-            while True:
-                log.recv(65536)
-    subprocess.run(["mount", "--rbind", dev, "/dev"], check=True)
+    subprocess.run(["mount", "--move", dev, "/dev"], check=True)
     try:
         yield
     finally:
-        for mounted in ("/dev", dev):
-            subprocess.run(["umount", "--lazy", mounted], check=True)
+        subprocess.run(["umount", "--lazy", "/dev"], check=True)
+
+
+@contextmanager
+def read_log() -> Iterator[None]:
+    """Somebody who reads /dev/log, for ours and the peers alike. Where nobody does, the peers write on the machine's
+    console instead, which takes a millisecond."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        log.bind("/dev/log")
+        reader = os.fork()
+        if reader == 0:
+            try:
+                while True:
+                    log.recv(65536)
+            finally:
+                os._exit(1)
+    try:
+        yield
+    finally:
         os.kill(reader, signal.SIGKILL)
         os.waitpid(reader, 0)
 

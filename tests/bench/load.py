@@ -89,11 +89,14 @@ def deciding_nothing(path: Path) -> Iterator[None]:
     listener.listen()
     child = os.fork()
     if child == 0:
-        while True:
-            with listener.accept()[0] as client:
-                for reply in (b"pOne-time code: ", b"r0"):
-                    client.recv(4097)
-                    client.send(reply)
+        try:
+            while True:
+                with listener.accept()[0] as client:
+                    for reply in (b"pOne-time code: ", b"r0"):
+                        client.recv(4097)
+                        client.send(reply)
+        finally:
+            os._exit(1)
     try:
         yield
     finally:
@@ -121,12 +124,17 @@ def durable_at_once(folder: Path, processes: int, times: int) -> float:
     for number in range(processes):
         child = os.fork()
         if child == 0:
-            for _ in range(times // processes):
-                durable(folder, f"floor{number}")
-            os._exit(0)
+            failed = 1
+            try:
+                for _ in range(times // processes):
+                    durable(folder, f"floor{number}")
+                failed = 0
+            finally:
+                os._exit(failed)
         children.append(child)
-    for child in children:
-        os.waitpid(child, 0)
+    ends = [os.waitpid(child, 0)[1] for child in children]
+    if any(ends):
+        raise OSError(f"{folder}: not all could be written")
     return times // processes * processes / (time.perf_counter() - begun)
 
 

@@ -397,3 +397,17 @@ def test_a_spoiled_record_stops_it_and_is_left_alone(store: FileStore) -> None:
     with pytest.raises(StoreError):
         many.update_many(store, [("new2", added)])
     assert link.is_symlink()
+
+
+@pytest.mark.parametrize("spoiled", [b"{", b"\xff\n", b'["old0.json", 1, true]\n', b"[" * 100_000 + b"\n", b"[]\n"])
+def test_a_manifest_that_is_no_manifest_undoes_nothing_and_says_what_to_do(store: FileStore, spoiled: bytes) -> None:
+    folder = Path(store.folder)
+    before = content(store)
+    opened = folder / ".import"
+    opened.mkdir(0o700)
+    (opened / "committing").touch(0o600)
+    (opened / "manifest").write_bytes(journal.manifest_line("old1.json", before["old1.json"], False) + spoiled + b"\n")
+    with pytest.raises(StoreError, match=r"\.import/manifest: line 2: .*\.old.* remove \.import"):
+        journal.recover(store)
+    assert content(store) == before
+    assert (opened / "committing").exists(), "it is for people to look at"

@@ -15,6 +15,7 @@ from tests.services.namespace import PASSWORD, STORE, Machine, Talk
 from tests.site import TREE, codes, until
 
 COMMAND = "/usr/local/bin/pam-totp"
+HELPER = "/usr/local/lib/pam_totp/pam_totp/pam/helper.py"
 ENABLED = "/var/lib/pam_totp_enabled"
 SOON = "--keep-within=1"  # seconds, where a test waits for the end of a trial
 LATE = "--keep-within=60"  # where it must not come

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from pam_totp.record import HotpToken
-from pam_totp.system import checks_machine
+from pam_totp.system import checks_machine, people
 from pam_totp.system.case import Case
 from pam_totp.system.findings import ERROR, WARNING
 from pam_totp.system.machine import Machine
 from pam_totp.system.trust import distrust
-from tests.install.machine import STACKS, Fresh
+from tests.install.machine import HELPER, STACKS, Fresh
 from tests.services.namespace import PASSWORD, STORE
 from tests.site import codes
 
@@ -66,6 +66,30 @@ def test_a_line_that_is_wrong_is_an_error(machine: Fresh, line: str, check: str,
     with_line(machine, "sudo", line)
     found = examined(machine).get(check, [])
     assert any(severity == ERROR and says in what for severity, what in found), found
+
+
+@pytest.mark.parametrize(
+    ("made_so", "says"),
+    [
+        ("chmod o+w {}/store/file.py", "/store/file.py can be written by others than root (mode 0646)"),
+        ("chgrp pam_totp {}/store/__pycache__; chmod g+w {}/store/__pycache__", "/store/__pycache__ can be written"),
+        ("chown pam_totp {}/json.py", "/json.py belongs to uid"),
+        ("ln -s /run/x.py {}/web/x.py; touch /run/x.py; chown pam_totp /run/x.py", "/run/x.py belongs to uid"),
+    ],
+)
+def test_code_beside_the_helper_that_others_could_have_written_is_an_error(
+    machine: Fresh, made_so: str, says: str
+) -> None:
+    with_line(machine, "sudo")
+    package = HELPER.removesuffix("/pam/helper.py")
+    machine.shell(f"cp -a {package} /run/kept; mkdir -p {package}/store/__pycache__; touch {package}/json.py")
+    machine.shell(made_so.replace("{}", package))
+    try:
+        [(severity, what)] = examined(machine)["helper"]
+    finally:
+        machine.shell(f"rm -r {package}; mv /run/kept {package}")
+    assert severity == ERROR
+    assert says in what
 
 
 def test_sshd_that_leads_around_pam_is_an_error(machine: Fresh) -> None:
@@ -132,6 +156,13 @@ def test_a_clock_that_nobody_keeps_is_a_warning(monkeypatch: pytest.MonkeyPatch,
 
 def test_the_kernel_tells_the_state_of_the_clock() -> None:
     assert checks_machine._clock_state() in range(6)  # adjtimex(2): TIME_OK … TIME_ERROR
+
+
+def test_an_account_that_is_gone_again_logs_in_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accounts come and go between the list of people and the question what each of them may."""
+    monkeypatch.setattr(people, "with_password", lambda: frozenset({"shadowed"}))
+    may = people.login_to("sshd")
+    assert [may("gone"), may("shadowed")] == [False, False]
 
 
 def test_a_path_is_distrusted_for_what_leads_to_it(tmp_path: Path) -> None:

@@ -6,11 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.install.machine import COMMAND, ENABLED, LATE, SOON, STACKS, Fresh
+from tests.install.machine import COMMAND, ENABLED, HELPER, LATE, SOON, STACKS, Fresh
 from tests.services.namespace import PASSWORD, STORE, Talk
 from tests.site import codes, until
-
-HELPER = "/usr/local/lib/pam_totp/pam_totp/pam/helper.py"
 
 
 def as_before(machine: Fresh) -> bool:

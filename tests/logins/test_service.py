@@ -308,6 +308,25 @@ def test_a_second_service_does_not_take_the_socket_away(site: Site) -> None:
     assert site.gets_in(codes(0))
 
 
+def test_of_two_services_that_start_at_the_same_instant_one_has_the_socket(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chmod = os.chmod
+    said: list[str] = []
+
+    def another_starts(path: str, mode: int) -> None:
+        monkeypatch.setattr(os, "chmod", chmod)
+        with pytest.raises(service.ServiceError) as refused, service.listening(str(site.socket)):
+            pass
+        said.append(str(refused.value))
+        chmod(path, mode)
+
+    monkeypatch.setattr(os, "chmod", another_starts)
+    with service.listening(str(site.socket)) as listener, connected(site):
+        listener.accept()[0].close()
+    assert said == [f"{site.socket}: another service is starting there"]
+
+
 @as_root
 def test_a_service_that_could_not_read_the_store_does_not_start(site: Site) -> None:
     """Every login would be refused, and nobody would see why before the first."""
