@@ -27,7 +27,7 @@ from pam_totp.cli import (
     tokens,
 )
 from pam_totp.cli.common import OUT_OF_REACH, REFUSED, WRONG_USAGE, CommandError
-from pam_totp.pam.service import ServiceError
+from pam_totp.pam.listening import ServiceError
 from pam_totp.record import RecordError
 from pam_totp.settings import SettingsError
 from pam_totp.store import StoreError

@@ -9,22 +9,21 @@ to start it takes longer than most logins do.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import resource
 import select
 import signal
 import socket
-import stat
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 from pam_totp import audit
 from pam_totp.pam.admission import admit, listed, peer_uid
 from pam_totp.pam.bounded import BoundedLog
 from pam_totp.pam.handle import PAM_AUTH_ERR, PAM_AUTHINFO_UNAVAIL, PAM_SERVICE_ERR, Hello
+from pam_totp.pam.listening import ServiceError, listening
 from pam_totp.pam.module import Host, this_host
 from pam_totp.pam.places import Account, Places
 from pam_totp.pam.session import read_site, serve_one
@@ -32,18 +31,12 @@ from pam_totp.settings import SettingsError
 from pam_totp.store import StoreError
 from pam_totp.store.file import FileStore
 
-BACKLOG = 512
 MOST_FILES = 16_384  # descriptors: four for a login under way, with slack
 NO_ROOM_PAUSE = 0.05  # seconds: where no descriptor is left, until one may be
 MOST_WAITING = 32  # threads: kept for the next rush
 THREAD_STACK = 256 * 1024  # bytes
-LISTEN_FDS_START = 3  # sd_listen_fds(3)
 _ONE_AT_A_TIME = select.EPOLLIN | select.EPOLLONESHOT  # a login wakes one thread
 LAST_WORDS = 5.0  # seconds that logins under way are given when the service ends
-
-
-class ServiceError(Exception):
-    """The service cannot start, or go on; the text says why."""
 
 
 class Service:
@@ -175,77 +168,6 @@ class Service:
         if not any(a.startswith("store=") for a in admitted.arguments):
             admitted = admitted.asking((*admitted.arguments, f"store={self._store}"))
         return admitted, this_host(site, self._log if client else log)
-
-
-@contextmanager
-def listening(path: str | None) -> Iterator[socket.socket]:
-    """The socket that systemd passed on (sd_listen_fds(3)), or one made at `path`, which is gone again afterwards."""
-    inherited = _inherited()
-    if inherited is not None:
-        with inherited:
-            yield inherited
-        return
-    if path is None:
-        raise ServiceError("no socket: give --socket PATH, or start it from a systemd socket unit")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        with _alone(path):
-            _bind(listener, path)
-        made = os.stat(path).st_ino
-        try:
-            yield listener
-        finally:
-            with suppress(OSError):
-                if os.stat(path).st_ino == made:
-                    os.unlink(path)
-
-
-@contextmanager
-def _alone(path: str) -> Iterator[None]:
-    """Nobody else makes a socket at `path` meanwhile: of two who find none there, one would take away the other's. The
-    lock stays, as one that is deleted locks nobody out who has it open."""
-    try:
-        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as e:
-        raise ServiceError(f"{path}.lock: {e.strerror}") from e
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ServiceError(f"{path}: another service is starting there") from None
-        yield
-    finally:
-        os.close(lock)
-
-
-def _bind(listener: socket.socket, path: str) -> None:
-    with suppress(FileNotFoundError), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise ServiceError(f"{path}: is there, and is no socket")
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)  # left by a service that was killed
-        else:
-            raise ServiceError(f"{path}: another service is listening there")
-    aside = f"{path}.new"
-    try:
-        with suppress(FileNotFoundError):
-            os.unlink(aside)
-        listener.bind(aside)
-        os.chmod(aside, 0o666)  # noqa: S103  anybody may ask: the kernel says who it is
-        listener.listen(BACKLOG)
-        os.rename(aside, path)  # it is there only once it answers
-    except OSError as e:
-        raise ServiceError(f"{path}: {e.strerror or e}") from e
-
-
-def _inherited() -> socket.socket | None:
-    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
-        return None
-    inherited = socket.socket(fileno=LISTEN_FDS_START)
-    if inherited.family != socket.AF_UNIX or inherited.type != socket.SOCK_SEQPACKET:
-        raise ServiceError("the socket passed on by systemd is not ListenSequentialPacket=")
-    return inherited
 
 
 def _take_all_descriptors() -> None:

@@ -22,6 +22,8 @@ import pytest
 from pam_totp.pam import bounded, handle, places, service
 from pam_totp.pam.admission import peer_uid
 from pam_totp.pam.handle import PAM_AUTH_ERR, PAM_SUCCESS
+from pam_totp.pam.listening import ServiceError
+from pam_totp.pam.listening import listening as listening_at
 from tests.conftest import as_root
 from tests.pamconf import Result, Shown
 from tests.site import ME, PATIENCE, TREE, Site, codes, until
@@ -316,13 +318,13 @@ def test_of_two_services_that_start_at_the_same_instant_one_has_the_socket(
 
     def another_starts(path: str, mode: int) -> None:
         monkeypatch.setattr(os, "chmod", chmod)
-        with pytest.raises(service.ServiceError) as refused, service.listening(str(site.socket)):
+        with pytest.raises(ServiceError) as refused, listening_at(str(site.socket)):
             pass
         said.append(str(refused.value))
         chmod(path, mode)
 
     monkeypatch.setattr(os, "chmod", another_starts)
-    with service.listening(str(site.socket)) as listener, connected(site):
+    with listening_at(str(site.socket)) as listener, connected(site):
         listener.accept()[0].close()
     assert said == [f"{site.socket}: another service is starting there"]
 
@@ -546,7 +548,7 @@ def test_where_no_thread_can_be_had_it_says_so_in_one_line(site: Site, monkeypat
         listener.bind(str(site.socket))
         listener.listen()
         serving = service.Service(listener, str(site.store), str(site.config), lambda *_: None)
-        with pytest.raises(service.ServiceError, match="no login can be served: can't start new thread"):
+        with pytest.raises(ServiceError, match="no login can be served: can't start new thread"):
             serving.run()
 
 
