@@ -77,10 +77,14 @@ def main(port: int) -> None:
         try:
             server.serve(create_app(config), address, proxy=None, ready=lambda at: say(site, serial, token, at))
         except OSError as e:
-            sys.exit(f"{address}: {(e.strerror or str(e)).lower()}; try another port: make portal ARGS={port + 1}")
+            another = port + 1 if 1024 <= port < 65535 else PORT + 1  # below 1024 they are root's
+            sys.exit(f"{address}: {(e.strerror or str(e)).lower()}; try another port: make portal ARGS={another}")
         finally:
             token.unplug()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else PORT)
+    wanted = sys.argv[1] if len(sys.argv) > 1 else str(PORT)
+    if not (wanted.isascii() and wanted.isdigit() and int(wanted) < 1 << 16):
+        sys.exit(f"{wanted} is not a port: make portal ARGS=9000")
+    main(int(wanted))

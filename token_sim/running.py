@@ -137,5 +137,7 @@ def _show(runner: Runner, notes: Notes, urls: list[str]) -> int:
         from token_sim.tui import TokenApp  # noqa: PLC0415
     except ImportError:
         raise Trouble(missing("textual"), OUT_OF_REACH) from None
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):  # it reads the one and draws on the other
+        raise Trouble("--tui needs a terminal (without one: --link PATH, and 'token-sim press')", OUT_OF_REACH)
     TokenApp(runner, urls, lambda: notes.stop is not None).run()
     return DONE if notes.stop is None else 128 + notes.stop

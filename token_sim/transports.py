@@ -147,7 +147,10 @@ def _publish(target: str, link: str) -> None:
     if os.path.lexists(link) and not os.path.islink(link):
         raise FileExistsError(errno.EEXIST, "is in the way", link)
     aside = f"{link}.new"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(aside)
-    os.symlink(target, aside)
-    os.rename(aside, link)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(aside)
+        os.symlink(target, aside)
+        os.rename(aside, link)
+    except OSError as error:  # symlink's own names the pseudo-terminal, and the path is what can be chosen
+        raise OSError(error.errno, error.strerror, link) from error

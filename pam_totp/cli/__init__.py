@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -43,6 +45,7 @@ COMMANDS = (  # in the order of --help
     daemon,
     portal,
 )
+_UNKNOWN_COMMAND = re.compile(r"argument COMMAND: invalid choice: '(.*)' \(choose from (.*)\)\Z", re.DOTALL)
 REMEDIES = {
     errno.ENOSPC: "make room on that disk, and run the command again",
     errno.EDQUOT: "the owner's quota is used up; make room, and run the command again",
@@ -67,6 +70,10 @@ class _Parser(argparse.ArgumentParser):
     """Complains in one line."""
 
     def error(self, message: str) -> NoReturn:
+        unknown = _UNKNOWN_COMMAND.match(message)
+        if unknown:  # not with all of the others, which are a screen's width and more
+            near = difflib.get_close_matches(unknown[1], unknown[2].replace("'", "").split(", "), 1)
+            message = f"there is no command {unknown[1]}" + (f"; {near[0]}?" if near else "")
         self.exit(_say(f"{message} (see '{self.prog} --help')", WRONG_USAGE))
 
 
@@ -93,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = next((name for name in ("code", "argument") if hasattr(chosen, name)), None)
     more = [word for word in rest if word != "--"]
     if more and (words is None or any(word.startswith("-") for word in more)):
-        top.error(f"unrecognized arguments: {' '.join(rest)}")
+        chosen.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if words is not None:
         setattr(chosen, words, [*getattr(chosen, words), *more])
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:  # as some daemons leave it to those whom they start

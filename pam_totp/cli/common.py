@@ -27,6 +27,7 @@ ACCOUNT = "pam_totp"  # owns the default store where it is installed
 OWN_FILE = "~/.pam_totp.json"  # of whoever is not root
 
 INTERRUPTED = "interrupted; nothing was changed"
+NO_ANSWER = "no answer; nothing was changed"
 
 Commands = Any  # argparse's subparsers have no public type
 
@@ -52,7 +53,7 @@ def command(
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     if store:
         parser.add_argument(
             "--store", metavar="DIR", default=DEFAULT_STORE, help="the folder of the secret files (%(default)s)"
@@ -149,7 +150,16 @@ def change(store: Store, user: str, change_it: Callable[[UserRecord], tuple[User
 
 
 def not_enrolled(user: str) -> CommandError:
-    return CommandError(f"{user} has no tokens (see 'pam-totp enroll {user}')")
+    if has_account(user):
+        return CommandError(f"{user} has no tokens (see 'pam-totp enroll {user}')")
+    return CommandError(f"{user} has no tokens, nor an account on this host: is the name right? (see 'pam-totp list')")
+
+
+def new_name(record: UserRecord, name: str, how: str) -> None:
+    """Complain where one of the tokens has that name already; `how` says how to give another."""
+    if record.token(name) is not None:
+        what_to_do = f"{how}, or see 'pam-totp remove --help'"
+        raise CommandError(f"{record.user} has a token named {name} already; nothing was changed: {what_to_do}")
 
 
 def named_token(record: UserRecord, name: str) -> Token:
@@ -212,7 +222,7 @@ def ask(prompt: str, *, hidden: bool = False) -> str:
         line = ""
     if not line:
         end_the_line()
-        raise CommandError("no answer; nothing was changed")
+        raise CommandError(NO_ANSWER)
     return line.rstrip("\r\n")
 
 
@@ -224,7 +234,15 @@ def end_the_line() -> None:
 
 def confirm(question: str, args: argparse.Namespace) -> None:
     """Go on only after a yes; --yes has said so already."""
-    if not args.yes and ask(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+    if args.yes:
+        return
+    try:
+        answer = ask(f"{question} [y/N] ")
+    except CommandError as e:
+        if str(e) != NO_ANSWER or sys.stdin.isatty():
+            raise
+        raise CommandError(f"{NO_ANSWER} (nobody is there to ask: say --yes)") from None
+    if answer.strip().lower() not in ("y", "yes"):
         raise CommandError("not done")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import secrets
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -19,6 +20,7 @@ from pam_totp.cli.common import (
     confirm,
     has_account,
     named_token,
+    new_name,
     now,
     one_token,
     open_store,
@@ -77,6 +79,8 @@ def _add_shown(parser: argparse.ArgumentParser) -> None:
 
 def run_enroll(args: argparse.Namespace) -> int:
     made_here = not (args.secret_stdin or args.uri_stdin)
+    if args.counter is not None and args.type != "hotp" and not args.uri_stdin:
+        raise CommandError("--counter is for tokens with a button: say --type hotp too", WRONG_USAGE)
     if args.later and not args.serial:
         raise CommandError("--later takes --serial, by which its holder names it in the portal", WRONG_USAGE)
     with _drawing(args, default="terminal" if made_here else "none") as draw:
@@ -88,6 +92,7 @@ def run_enroll(args: argparse.Namespace) -> int:
             existing = store.read(user)
         except NotThere:
             existing = UserRecord(user=user)
+        new_name(existing, token.name, "give the new one another with --name")
         existing.with_token(token)  # a name or a key that is there already is said before anybody scans anything
         if not has_account(user):
             print(f"pam-totp: warning: there is no account {user} on this host", file=sys.stderr)
@@ -197,4 +202,7 @@ def _confirmed(token: Token, codes_needed: int) -> Token:
         if proof is not None:
             return proof
         print(f"that is not {wanted} this token", file=sys.stderr)
-    raise CommandError("not enrolled: no code was right; nothing was changed")
+    hint = ""
+    if isinstance(token, TotpToken):
+        hint = f"; is the phone's clock right? here it is {time.strftime('%H:%M:%S', time.gmtime(now()))} UTC"
+    raise CommandError(f"not enrolled: no code was right; nothing was changed{hint}")

@@ -74,6 +74,8 @@ def run_export(args: argparse.Namespace) -> int:
         pskc.load()
     password = read_secret(args.password_file) if args.password_file else None
     user = user_of(args)
+    if args.output == "-":
+        raise CommandError("keys go to a file of mode 0600, never to standard output: name one", WRONG_USAGE)
     path = args.output or f"{file_name(user)}.{chosen.suffix}"
     with new_file(path) as file:
         record = read(open_store(args), user)

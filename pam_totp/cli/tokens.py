@@ -16,6 +16,7 @@ from pam_totp.cli.common import (
     confirm,
     count,
     named_token,
+    new_name,
     now,
     one_token,
     open_store,
@@ -123,6 +124,8 @@ def run_rename(args: argparse.Namespace) -> int:
 
     def renamed(record: UserRecord) -> tuple[UserRecord, None]:
         token = named_token(record, args.token)
+        if args.name != token.name:
+            new_name(record, args.name, "choose another")
         return record.with_changed(token, token.renamed(args.name)), None
 
     change(store, user, renamed)

@@ -19,6 +19,10 @@ def stacks(case: Case) -> Iterator[Finding]:
     """The order of every stack with our line."""
     for service in case.services:
         try:
+            if case.machine.service(service) is None:
+                text = f"there is no service {service}: no file of that name is in /etc/pam.d"
+                yield Finding(ERROR, order.CHECK, text, "is the name right? (see 'ls /etc/pam.d')")
+                continue
             stack = case.machine.stack(service)
         except StackError as e:
             yield Finding(ERROR, order.CHECK, f"{service}: {e}; libpam refuses every login", "see pam.d(5)")

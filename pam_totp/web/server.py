@@ -53,7 +53,12 @@ class Address:
 
 
 def check(address: Address, proxy: str | None) -> None:
-    """Raise ListenError where passwords would go over a network in the clear."""
+    """Raise ListenError where passwords would go over a network in the clear, or anybody would be believed."""
+    if proxy is not None:
+        try:
+            ipaddress.ip_address(proxy)  # waitress would take a name that never matches, and * for everybody
+        except ValueError:
+            raise ListenError(f"{proxy}: --behind-tls-proxy takes an address, such as 127.0.0.1") from None
     if proxy is None and not address.loopback:
         raise ListenError(f"{address}: beyond loopback only with TLS in front (--behind-tls-proxy)")
 

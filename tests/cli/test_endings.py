@@ -42,6 +42,21 @@ def at_prompt(site: Site, *words: str) -> pexpect.spawn[bytes]:
     return pexpect.spawn(sys.executable, command, cwd=str(TREE), timeout=PATIENCE)
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["lst"], "there is no command lst; list? (see 'pam-totp --help')"),
+        (["zzz"], "there is no command zzz (see 'pam-totp --help')"),
+        (["list", ME, "more"], "unrecognized arguments: more (see 'pam-totp list --help')"),
+        (["verify", ME, "--colour"], "unrecognized arguments: --colour (see 'pam-totp verify --help')"),
+    ],
+)
+def test_words_that_are_not_understood_are_one_short_line(words: list[str], says: str) -> None:
+    command = [sys.executable, "-m", "pam_totp.cli", *words]
+    done = subprocess.run(command, cwd=TREE, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stderr) == (2, f"pam-totp: {says}\n")
+
+
 def test_interrupted_after_the_change_it_does_not_say_that_nothing_was_changed(site: Site) -> None:
     site.enrol(failures=3, failures_at=0)
     script = f"""

@@ -115,9 +115,26 @@ def test_a_token_that_is_there_is_not_replaced(site: Site) -> None:
     before = site.path().read_bytes()
     done = site.command("enroll", ME, stdin="000000\n")
     assert done.returncode == 1
-    assert "same name twice" in done.stderr
+    assert done.stderr == (
+        f"pam-totp: {ME} has a token named phone already; nothing was changed: "
+        "give the new one another with --name, or see 'pam-totp remove --help'\n"
+    )
     assert "key:" not in done.stdout, "said before anybody scans anything"
     assert site.path().read_bytes() == before
+
+
+def test_a_counter_is_not_ignored_where_codes_are_by_time(site: Site) -> None:
+    done = site.command("enroll", ME, "--counter", "7", stdin="")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "pam-totp: --counter is for tokens with a button: say --type hotp too\n"
+
+
+def test_whose_codes_by_time_are_all_wrong_is_told_the_time_here(site: Site) -> None:
+    by_time = site.command("enroll", ME, "--qr", "none", stdin="000000\n" * 3)
+    told = r"nothing was changed; is the phone's clock right\? here it is \d\d:\d\d:\d\d UTC$"
+    assert re.search(told, by_time.stderr)
+    by_button = site.command("enroll", ME, "--qr", "none", "--type", "hotp", stdin="000000\n" * 3)
+    assert by_button.stderr.endswith("no code was right; nothing was changed\n")
 
 
 CHOICES = [

@@ -17,7 +17,7 @@ import pytest
 from pam_totp.oath import hotp
 from pam_totp.record import HotpToken, Token, TotpToken
 from pam_totp.secretfile import base32
-from tests.site import KEY, ME, Site, codes, fob, phone
+from tests.site import KEY, ME, TREE, Site, codes, fob, phone
 
 FORMATS = ("otpauth", "pskc", "google-authenticator", "users-oath", "json")
 STEP = int(time.time()) // 30
@@ -195,3 +195,11 @@ def test_no_file_is_overwritten_and_the_name_comes_from_the_user(site: Site, tmp
     assert "is there already" in done.stderr
     assert file.read_text() == "mine"
     assert site.command("verify", ME, codes(0)).returncode == 0, "nothing else happened"
+
+
+def test_keys_do_not_go_to_standard_output_nor_to_a_file_called_dash(site: Site) -> None:
+    site.enrol()
+    done = site.command("export", ME, "--format", "json", "--output", "-")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "pam-totp: keys go to a file of mode 0600, never to standard output: name one\n"
+    assert not (TREE / "-").exists()

@@ -9,6 +9,7 @@ import pytest
 from tests.pamconf import Result
 from tests.site import ME, Site, codes, fob, phone
 
+NO_ACCOUNT = "has no tokens, nor an account on this host: is the name right? (see 'pam-totp list')"
 SHOWN = re.compile(r"(?:[0-9A-HJKMNP-TV-Z]{4}-){3}[0-9A-HJKMNP-TV-Z]{4}")
 
 
@@ -19,7 +20,8 @@ def test_a_token_is_renamed_and_keeps_its_counter(site: Site, way: str) -> None:
     assert [t.name for t in site.record().tokens] == ["blue fob", "phone"]
     assert site.gets_in(codes(5))
     taken = site.command("rename", ME, "blue fob", "phone")
-    assert taken.returncode == 1
+    assert taken.returncode == 1 and f"{ME} has a token named phone already" in taken.stderr
+    assert site.command("rename", ME, "phone", "phone").returncode == 0, "it is called that"
     assert site.command("rename", ME, "nosuch", "x").stderr == (
         f"pam-totp: {ME} has no token named nosuch (see 'pam-totp list {ME}')\n"
     )
@@ -42,6 +44,9 @@ def test_removing_one_of_two_does_not_ask_and_the_last_one_does(site: Site) -> N
     asked = site.command("remove", ME, stdin="\n")
     assert asked.returncode == 1
     assert "remove the last token" in asked.stdout + asked.stderr or "not done" in asked.stderr
+    unasked = site.command("remove", ME, stdin="")
+    told = "pam-totp: no answer; nothing was changed (nobody is there to ask: say --yes)"
+    assert (unasked.returncode, unasked.stderr.splitlines()[-1]) == (1, told)
     assert len(site.record().tokens) == 1
     assert site.command("remove", ME, stdin="y\n").returncode == 0
     assert not site.path().exists()
@@ -96,5 +101,5 @@ def test_a_count_out_of_bounds_is_wrong_usage(site: Site, count: str) -> None:
 
 def test_nobody_without_tokens_gets_recovery_codes(site: Site) -> None:
     done = site.command("recovery", "carol")
-    assert (done.returncode, done.stderr) == (1, "pam-totp: carol has no tokens (see 'pam-totp enroll carol')\n")
+    assert (done.returncode, done.stderr) == (1, f"pam-totp: carol {NO_ACCOUNT}\n")
     assert not site.path("carol").exists()

@@ -38,6 +38,11 @@ def with_line(machine: Fresh, service: str, line: str = OURS) -> None:
     machine.write(f"/etc/pam.d/{service}", STACKS[service].replace("common-auth\n", f"common-auth\n{line}\n"))
 
 
+def test_a_service_that_is_not_there_is_a_name_to_look_at(machine: Fresh) -> None:
+    text = "there is no service sodu: no file of that name is in /etc/pam.d"
+    assert examined(machine, "sodu") == {"order": [(ERROR, text)]}
+
+
 def test_an_installation_in_order_has_no_findings(machine: Fresh) -> None:
     with_line(machine, "sudo")
     assert examined(machine) == {}

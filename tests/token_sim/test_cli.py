@@ -238,6 +238,19 @@ def test_a_missing_extra_is_one_line_that_says_what_to_install(tmp_path: Path) -
         assert f"(pip install {package})" in done.stderr
 
 
+def test_without_a_terminal_the_token_is_not_drawn_into_a_file(tmp_path: Path) -> None:
+    done = token_sim("run", new_token(tmp_path / "fob"), "--tui")
+    says = "token-sim: --tui needs a terminal (without one: --link PATH, and 'token-sim press')\n"
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", says)
+    assert names(tmp_path) == ["fob"]
+
+
+def test_a_link_that_cannot_be_made_is_called_by_its_name(tmp_path: Path) -> None:
+    link = tmp_path / "nowhere" / "port"
+    done = token_sim("run", new_token(tmp_path / "fob"), "--link", link)
+    assert (done.returncode, done.stderr) == (3, f"token-sim: {link}: no such file or directory\n")
+
+
 def test_what_is_not_needed_is_not_imported() -> None:
     code = "import sys, token_sim.cli; print(*({'serial', 'textual', 'rich', 'pskc'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

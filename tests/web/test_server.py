@@ -137,3 +137,10 @@ def test_a_request_that_is_no_http_gets_no_page(site: Site) -> None:
     with served(Portal(site, tls=False), None) as port, socket.create_connection(("127.0.0.1", port), 20) as raw:
         raw.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n")
         assert raw.recv(100).startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize("proxy", ["*", "proxy.example.org", "127.0.0.1:443", ""])
+def test_only_one_address_is_believed_about_who_asks(proxy: str) -> None:
+    with pytest.raises(ListenError, match="takes an address"):
+        check(Address("127.0.0.1", 8443), proxy)
+    check(Address("127.0.0.1", 8443), "::1")

@@ -13,6 +13,8 @@ from pathlib import Path
 from urllib.parse import urlencode
 from urllib.request import HTTPCookieProcessor, build_opener
 
+import pytest
+
 from tests.site import PATIENCE, TREE
 
 
@@ -69,3 +71,11 @@ def test_a_newcomer_tries_all_of_it_by_what_is_printed_and_nothing_is_left() -> 
             portal.send_signal(signal.SIGINT)
     assert portal.returncode == 0
     assert not Path(find(r"The store is (\S+);")).exists()
+
+
+@pytest.mark.parametrize("port", ["foo", "-1", "65536", ""])
+def test_what_is_no_port_is_one_line_that_says_how_to_name_one(port: str) -> None:
+    command = [sys.executable, "-m", "tests.portal", port]
+    done = subprocess.run(command, cwd=TREE, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"{port} is not a port: make portal ARGS=9000\n"
