@@ -142,7 +142,7 @@ class FileStore:
             _check_ours(status, lock_name)
             if stat.S_IMODE(status.st_mode) != 0o600:  # the umask of who made it
                 os.fchmod(lock, 0o600)
-            self._have(lock, lock_name, time.monotonic() + self._lock_wait)
+            _have(lock, self._patience(lock_name))
             with suppress(FileNotFoundError):  # of a writer that was killed: whoever holds the lock is the only one
                 os.unlink(_aside(name), dir_fd=folder)
             yield
@@ -152,12 +152,12 @@ class FileStore:
     @contextmanager
     def _passing(self, folder: int, name: str) -> Iterator[int]:
         """A file that is its own lock, and is gone when it is given back: who waited for it then begins anew."""
-        give_up = time.monotonic() + self._lock_wait
+        patience = self._patience(name)
         while True:
             file = os.open(name, _LOCK, 0o600, dir_fd=folder)
             try:
                 _check_ours(os.fstat(file), name)
-                self._have(file, name, give_up)
+                _have(file, patience)
                 if os.fstat(file).st_nlink > 0:
                     try:
                         yield file
@@ -170,17 +170,23 @@ class FileStore:
             finally:
                 os.close(file)
 
-    def _have(self, lock: int, name: str, give_up: float) -> None:
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > give_up:
-                    raise StoreError(f"{name}: not had within {self._lock_wait:g} s") from None
-                time.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+    def _patience(self, name: str) -> Iterator[None]:
+        """A pause before each new try for a lock, until it is enough."""
+        give_up, pause = time.monotonic() + self._lock_wait, _FIRST_PAUSE
+        while time.monotonic() <= give_up:
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            yield
+        raise StoreError(f"{name}: not had within {self._lock_wait:g} s")
+
+
+def _have(lock: int, patience: Iterator[None]) -> None:
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            next(patience)
 
 
 def _aside(name: str) -> str:
