@@ -16,6 +16,7 @@ WANT_TEST  = chromium fonts-dejavu-core nginx-light openssl
 NEED_TORTURE = $(NEED_TEST) clang libclang-rt-dev
 NEED_BENCH = $(NEED_BUILD) libpam-google-authenticator libpam-oath libpam-python oathtool pamtester util-linux
 NEED_LINT  = $(NEED_BUILD) mandoc shellcheck
+NEED_BOOTED = $(NEED_BUILD) debootstrap e2fsprogs qemu-system-x86
 NEED_INSTALL = gcc libc6-dev libpam0g-dev $(if $(strip $(EXTRAS)),ca-certificates python3-venv)
 
 BIN = .venv/bin
@@ -24,8 +25,8 @@ DATA = pam_totp/system/data
 RELAY_KNOWS = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
 .PHONY: demo portal test bench bench-portal cover cover-all fuzz torture requirements audit lint build install uninstall clean
-.PHONY: help want-test
-.PHONY: need-build need-test need-torture need-bench need-lint need-install
+.PHONY: help want-test booted
+.PHONY: need-build need-test need-torture need-bench need-lint need-install need-booted
 .DELETE_ON_ERROR:
 
 build: need-build .venv/.made build/pam_totp.so  ## the module and .venv, in this folder
@@ -76,6 +77,10 @@ torture: need-torture build  ## an hour of races, crashes and hostile callers (M
 	$(PIP) --editable '.[fuzz]'
 	$(BIN)/python -m tests.torture $(MINUTES) $(ARGS)
 
+# In a virtual machine, without KVM: some five minutes, and the first time some more, for the system in build/booted.
+booted: need-booted build  ## the units under a systemd that boots, as root
+	PAM_TOTP_BOOTED=1 $(BIN)/python -m pytest -p no:xdist --verbose tests/booted $(ARGS)
+
 lint: need-lint build  ## what ruff, mypy, shellcheck and mandoc say
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -87,7 +92,7 @@ lint: need-lint build  ## what ruff, mypy, shellcheck and mandoc say
 want-test:
 	@[ "$$(id -u)" -ne 0 ] || .ci/need $(WANT_TEST) || echo "make: no browser to be had: the tests that need one are skipped"
 
-need-build need-test need-torture need-bench need-lint need-install: need-%:
+need-build need-test need-torture need-bench need-lint need-install need-booted: need-%:
 	@.ci/need $(NEED_$(shell echo $* | tr a-z A-Z))
 
 # Byte code is made here because the helper never writes any: as root under a stranger's umask it must not.

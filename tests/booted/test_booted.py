@@ -1,0 +1,173 @@
+"""The units under the systemd that they are written for; `make booted` runs these, and nothing else does.
+
+One machine is booted for all of them, with pam_totp installed and alice enrolled, and once more for what a power cut
+needs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pam_totp.oath import hotp
+from tests.booted.machine import PASSWORD, Booted, Shell, make_disk, make_system
+from tests.site import KEY, until
+
+pytestmark = pytest.mark.skipif("PAM_TOTP_BOOTED" not in os.environ, reason="boots a machine: make booted")
+
+_counter = itertools.count()
+
+
+def code() -> str:
+    return hotp(KEY, next(_counter))
+
+
+@pytest.fixture(scope="module")
+def disk() -> Iterator[Path]:
+    make_system()
+    with tempfile.TemporaryDirectory(prefix="pam_totp-disk-", dir="/var/tmp") as folder:
+        path = Path(folder) / "disk"
+        make_disk(path)
+        yield path
+
+
+@pytest.fixture(scope="module")
+def machine(disk: Path) -> Iterator[Booted]:
+    booted = Booted(disk)
+    try:
+        booted.first.does("make install")
+        enrol = "pam-totp enroll alice --type hotp --name fob --secret-stdin --yes"
+        booted.first.does(f"echo hex:{KEY.hex()} | {enrol}")
+        yield booted
+    finally:
+        booted.stop()
+
+
+@pytest.fixture
+def root(machine: Booted) -> Shell:
+    return machine.first
+
+
+def logs_in(root: Shell) -> bool:
+    return root.tries(f"echo {code()} | pamtester demo alice authenticate")[0] == 0
+
+
+def pid(root: Shell) -> int:
+    """Of the service; 0 where none runs."""
+    return int(root.does("systemctl show --property MainPID --value pam_totp.service"))
+
+
+def put_on_trial(root: Shell, service: str, seconds: int) -> None:
+    root.types(f"pam-totp enable {service} --for-user alice --keep-within={seconds}")
+    root.asks("Password: ")
+    root.types(PASSWORD).asks("One-time code: ")
+    root.types(code()).asks("Keep this terminal open.")
+
+
+def test_installed_the_socket_is_there_and_nothing_has_failed(root: Shell) -> None:
+    assert root.does("systemctl is-active pam_totp.socket").strip() == "active"
+    assert root.does("systemctl is-enabled pam_totp.socket pam_totp-takeback.service").split() == ["enabled"] * 2
+    assert "0 loaded units" in root.does("systemctl --no-pager --failed")
+
+
+def test_a_login_starts_the_service_which_can_do_next_to_nothing(root: Shell) -> None:
+    assert logs_in(root)
+    assert root.tries(f"echo {hotp(KEY, 0)} | pamtester demo alice authenticate")[0] != 0
+    facts = dict(
+        line.split(":\t", 1) for line in root.does(f"cat /proc/{pid(root)}/status").splitlines() if "\t" in line
+    )
+    account = root.does("id -u pam_totp").strip()
+    assert set(facts["Uid"].split()) == {account}
+    assert {name: facts[name].split()[0] for name in ("CapEff", "CapBnd", "NoNewPrivs", "Seccomp")} == {
+        "CapEff": "0000000000000000",
+        "CapBnd": "0000000000000000",
+        "NoNewPrivs": "1",
+        "Seccomp": "2",
+    }
+    said = root.does("journalctl --no-pager --output=cat --identifier=pam_totp")
+    assert "accepted user=alice by=code token=fob" in said
+    assert "refused user=alice reason=replayed token=fob" in said
+
+
+def test_killed_it_is_there_again_with_the_next_login(root: Shell) -> None:
+    assert logs_in(root)
+    before = pid(root)
+    root.does(f"kill -KILL {before}")
+    assert logs_in(root)
+    until(lambda: pid(root) not in (0, before), "another one runs")
+
+
+def test_several_workers_run_under_the_same_unit(root: Shell) -> None:
+    edited = "/etc/systemd/system/pam_totp.service.d/workers.conf"
+    said = "[Service]\\nExecStart=\\nExecStart=/usr/local/bin/pam-totp serve --workers 3\\n"
+    root.does(f"mkdir -p $(dirname {edited}); printf '{said}' > {edited}")
+    root.does("systemctl daemon-reload; systemctl restart pam_totp.service")
+    try:
+        until(lambda: len(root.tries(f"pgrep --parent {pid(root)}")[1].split()) == 3, "three processes serve")
+        assert all(logs_in(root) for _ in range(4))
+    finally:
+        root.does(f"rm {edited}; systemctl daemon-reload; systemctl restart pam_totp.service")
+
+
+def test_while_it_is_stopped_a_helper_answers(root: Shell) -> None:
+    root.does("systemctl stop pam_totp.socket pam_totp.service")
+    try:
+        assert logs_in(root)
+        assert pid(root) == 0
+    finally:
+        root.does("systemctl start pam_totp.socket")
+
+
+def test_what_nobody_confirms_is_taken_back_by_a_unit_of_its_own(root: Shell, machine: Booted) -> None:
+    before = root.does("cat /etc/pam.d/su")
+    put_on_trial(root, "su", 10)
+    assert "pam_totp.so" in machine.second.does("cat /etc/pam.d/su")
+    assert machine.second.does("systemctl is-active pam_totp-trial-su.service").strip() == "active"
+    assert "nobody confirmed it: su is as it was before" in root.asks(root.prompt)
+    assert root.does("cat /etc/pam.d/su") == before
+
+
+def test_sshd_asks_for_a_code_once_that_is_confirmed_from_a_login_with_one(root: Shell, machine: Booted) -> None:
+    other = machine.second
+    root.does(f"echo hex:{KEY.hex()}ff | pam-totp enroll root --type hotp --name fob --secret-stdin --yes")
+    put_on_trial(root, "sshd", 600)
+    other.types("ssh -o ConnectionAttempts=30 -o StrictHostKeyChecking=no alice@localhost").asks("Password: ")
+    other.types(PASSWORD).asks("One-time code: ")
+    other.types(code()).asks("alice@booted:~$ ")
+    other.types("sudo pam-totp enable sshd --keep").asks("password for alice: ")
+    assert "sshd asks for a code from now on" in other.types(PASSWORD).asks("alice@booted:~$ ")
+    other.types("exit").asks(other.prompt)
+    assert "confirmed: sshd asks for a code from now on" in root.asks(root.prompt)
+    root.does("pam-totp disable sshd")
+
+
+def test_it_goes_without_leaving_a_unit_behind(root: Shell) -> None:
+    assert "our module is named by /etc/pam.d/demo" in root.tries("make uninstall")[1]
+    root.does("mv /etc/pam.d/demo /root; make uninstall")
+    try:
+        assert "0 loaded units" in root.does("systemctl --no-pager --failed")
+        assert "pam_totp" not in root.does(
+            "systemctl list-unit-files --no-pager; systemctl list-units --no-pager --all"
+        )
+    finally:
+        root.does("make install; mv /root/demo /etc/pam.d")
+
+
+def test_a_power_cut_on_trial_takes_the_change_back_at_boot(disk: Path, machine: Booted, root: Shell) -> None:
+    before = root.does("cat /etc/pam.d/sudo")
+    put_on_trial(root, "sudo", 3000)
+    assert "pam_totp.so" in machine.second.does("cat /etc/pam.d/sudo")
+    machine.stop()
+    again = Booted(disk)
+    try:
+        assert again.first.does("cat /etc/pam.d/sudo") == before
+        said = again.first.does("journalctl --no-pager --boot --output=cat --unit=pam_totp-takeback.service")
+        assert "enable sudo: taken back, nobody had confirmed it" in said
+        assert logs_in(again.first)
+    finally:
+        again.stop()
