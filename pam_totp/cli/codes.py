@@ -145,7 +145,7 @@ def _open_port(device: str):  # type: ignore[no-untyped-def]
         why = os.strerror(e.errno).lower() if e.errno else str(e)
         raise CommandError(f"{device} cannot be opened: {why}; is the token plugged in?", OUT_OF_REACH) from None
     except ImportError:
-        raise CommandError(f"--port needs pyserial ({how_to_get('pyserial')})") from None
+        raise CommandError(f"--port needs pyserial ({how_to_get('pyserial')})", OUT_OF_REACH) from None
 
 
 def run_unlock(args: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pam_totp import qr
 from pam_totp.cli.common import (
     DONE,
+    OUT_OF_REACH,
     WRONG_USAGE,
     CommandError,
     Commands,
@@ -167,7 +168,7 @@ def _drawing(args: argparse.Namespace, default: str) -> Iterator[Draw]:
         qr.load()
     except ImportError:
         if how != "terminal":
-            raise CommandError(f"--qr {how} needs segno ({how_to_get('segno')})") from None
+            raise CommandError(f"--qr {how} needs segno ({how_to_get('segno')})", OUT_OF_REACH) from None
     if how == "terminal":
         yield _show
         return
