@@ -129,6 +129,19 @@ def test_a_token_at_rest_can_be_aged_asked_and_spoiled(tmp_path: Path) -> None:
     assert token_sim("run", path, "--", *COMMAND, "press").stdout == "755224\n"
 
 
+def test_a_snapshot_overwrites_nothing_and_least_of_all_its_token(tmp_path: Path) -> None:
+    path, copy = new_token(tmp_path / "fob"), tmp_path / "copy"
+    assert token_sim("snapshot", path, copy).returncode == 0
+    copied = copy.read_bytes()
+    assert token_sim("advance", path, "1d").returncode == 0
+    aged = path.read_bytes()
+    for to in (copy, path):
+        done = token_sim("snapshot", path, to)
+        says = f"token-sim: {to} exists already, and is not overwritten (choose another name)\n"
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", says)
+    assert (path.read_bytes(), copy.read_bytes()) == (aged, copied)
+
+
 def test_faults_are_listed_armed_and_cleared(tmp_path: Path) -> None:
     path = new_token(tmp_path / "fob")
     with running(path, "--link", tmp_path / "port", "--speed", "20"):
