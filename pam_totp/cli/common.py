@@ -124,6 +124,11 @@ def has_account(user: str) -> bool:
     return True
 
 
+def warn_of_no_account(user: str) -> None:
+    if not has_account(user):
+        print(f"pam-totp: warning: there is no account {user} on this host", file=sys.stderr)
+
+
 def user_of(args: argparse.Namespace) -> str:
     """The name under which the user's record is kept: the passwd entry's, as at a login. With one's own file, nobody
     need be named."""

@@ -19,7 +19,6 @@ from pam_totp.cli.common import (
     ask,
     command,
     confirm,
-    has_account,
     named_token,
     new_name,
     now,
@@ -29,6 +28,7 @@ from pam_totp.cli.common import (
     read,
     token_facts,
     user_of,
+    warn_of_no_account,
 )
 from pam_totp.cli.outputs import new_file
 from pam_totp.enroll import DEFAULT_NAMES, grouped_key, new_token, proved, warnings
@@ -95,8 +95,7 @@ def run_enroll(args: argparse.Namespace) -> int:
             existing = UserRecord(user=user)
         new_name(existing, token.name, "give the new one another with --name")
         existing.with_token(token)  # a name or a key that is there already is said before anybody scans anything
-        if not has_account(user):
-            print(f"pam-totp: warning: there is no account {user} on this host", file=sys.stderr)
+        warn_of_no_account(user)
         _warn(token, scanned=made_here or args.qr is not None)
         uri = _uri(token, user, args.issuer)
         draw(token, uri)

@@ -123,6 +123,23 @@ def test_no_answer_at_a_rehearsal_is_said_in_a_line_of_its_own(site: Site, key: 
     assert talk.exitstatus == status
 
 
+def test_a_rehearsal_for_a_name_without_an_account_says_so_before_it_asks(site: Site) -> None:
+    site.configure()
+    words = ["-m", "pam_totp.cli", "rehearse", "demo", "alcie", "--stack", str(site.confdir / "demo")]
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=TREE,
+        input="000000\n",
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    first, *others = done.stderr.splitlines()
+    assert first == "pam-totp: warning: there is no account alcie on this host"
+    assert (done.returncode, others[-1]) == (1, "pam-totp: demo would refuse alcie: auth_err")
+
+
 def test_interrupted_while_it_listens_to_a_port_nothing_was_changed(site: Site) -> None:
     site.enrol()
     before = site.path().read_bytes()
