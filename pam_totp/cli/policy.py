@@ -7,7 +7,7 @@ import sys
 
 from pam_totp.cli.common import DONE, CommandError, Commands, command, print_json, print_table
 from pam_totp.pam.session import read_site
-from pam_totp.settings import SITE_FILE, Settings, settings
+from pam_totp.settings import SITE_FILE, Settings, SettingsError, settings
 
 DEFAULT = "default"
 
@@ -23,7 +23,11 @@ def add_to(commands: Commands) -> None:
 
 def run_policy(args: argparse.Namespace) -> int:
     service = args.service.lower()  # as libpam has it
-    chosen = settings(service, args.argument or _of_its_file(service), read_site(args.config))
+    arguments, site = args.argument or _of_its_file(service), read_site(args.config)
+    try:
+        chosen = settings(service, arguments, site)
+    except SettingsError as e:
+        raise CommandError(f"{e} (see pam_totp(8))") from None
     rows = [(name, value, origin.replace(SITE_FILE, args.config)) for name, value, origin in in_force(chosen)]
     if args.json:
         print_json({name: {"value": value, "from": origin} for name, value, origin in rows})
@@ -38,8 +42,11 @@ def _of_its_file(service: str) -> tuple[str, ...]:
     from pam_totp.system.stack import StackError  # noqa: PLC0415
 
     machine = Machine()
+    if machine.service(service) is None:
+        print(f"pam-totp: there is no service {service} (see /etc/pam.d); libpam would take 'other'", file=sys.stderr)
+        return ()
     try:
-        ours = [h.rule for h in machine.stack(service) if h.rule.ours] if machine.service(service) is not None else []
+        ours = [h.rule for h in machine.stack(service) if h.rule.ours]
     except StackError as e:
         raise CommandError(str(e)) from None
     if len(ours) != 1:

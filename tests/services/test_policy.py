@@ -15,6 +15,7 @@ lock_after = 7
 look_ahead = 4
 prompt = "Code, please: "
 """
+MANUAL = " (see pam_totp(8))"
 
 
 def test_every_setting_says_where_it_comes_from(site: Site) -> None:
@@ -51,7 +52,9 @@ def test_the_table_is_for_people(site: Site) -> None:
 
 def test_what_would_deny_a_login_is_said(site: Site) -> None:
     done = site.command("policy", "sshd", "--config", site.config, "--", "look_ahead=101")
-    assert (done.returncode, done.stderr) == (1, "pam-totp: look_ahead: not a whole number 0 … 100\n")
+    assert (done.returncode, done.stderr) == (1, f"pam-totp: look_ahead: not a whole number 0 … 100{MANUAL}\n")
+    done = site.command("policy", "sshd", "--config", site.config, "--", "nosuch=1")
+    assert (done.returncode, done.stderr) == (1, f"pam-totp: no argument is called 'nosuch'{MANUAL}\n")
     site.config.write_text("[polcy]\n")
     done = site.command("policy", "sshd", "--config", site.config)
     assert done.returncode == 1
@@ -81,6 +84,9 @@ def test_the_arguments_are_those_of_the_service_file(machine: Machine) -> None:
     done = machine.pam_totp("policy", "sshd", "--json")
     assert (done.returncode, done.stderr) == (0, "pam-totp: sshd: asks for no code as it is\n")
     assert json.loads(done.stdout)["look_ahead"]["value"] == 4
+    done = machine.pam_totp("policy", "nosuch", "--json")
+    said = "pam-totp: there is no service nosuch (see /etc/pam.d); libpam would take 'other'\n"
+    assert (done.returncode, done.stderr) == (0, said)
     machine.write("/etc/pam.d/sshd", machine.ours("look_ahead=1000") + "\n")
     done = machine.pam_totp("policy", "sshd")
     assert (done.returncode, done.stdout) == (1, ""), "this would deny, and is said"
