@@ -210,9 +210,9 @@ def _ended_in_order() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def ask(prompt: str, *, hidden: bool = False) -> str:
+def ask(prompt: str, *, hidden: bool = False, what: str | None = None) -> str:
     """One line from the person, or the next line of standard input where that is no terminal. Every command asks before
-    it changes anything."""
+    it changes anything. `what` is what standard input was to hold, for the message that it does not."""
     try:
         if hidden and sys.stdin.isatty():
             with _ended_in_order():
@@ -227,7 +227,9 @@ def ask(prompt: str, *, hidden: bool = False) -> str:
         line = ""
     if not line:
         end_the_line()
-        raise CommandError(NO_ANSWER)
+        if what is None or sys.stdin.isatty():
+            raise CommandError(NO_ANSWER)
+        raise CommandError(f"no {what} on standard input; nothing was changed")
     return line.rstrip("\r\n")
 
 

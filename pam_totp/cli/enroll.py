@@ -129,9 +129,12 @@ def _described(args: argparse.Namespace) -> Token:
     """The token that the options and standard input describe, unconfirmed."""
     try:
         if args.uri_stdin:
-            token = from_uri(ask("otpauth URI: ", hidden=True).strip(), args.name or "token", now())
+            token = from_uri(ask("otpauth URI: ", hidden=True, what="URI").strip(), args.name or "token", now())
             return token.renamed(args.name or DEFAULT_NAMES[token.type])
-        key = typed_secret(ask("key: ", hidden=True)) if args.secret_stdin else secrets.token_bytes(NEW_SECRET)
+        if args.secret_stdin:
+            key = typed_secret(ask("key: ", hidden=True, what="key"))
+        else:
+            key = secrets.token_bytes(NEW_SECRET)
         token = new_token(
             args.type,
             name=args.name or DEFAULT_NAMES[args.type],

@@ -123,6 +123,15 @@ def test_no_answer_at_a_rehearsal_is_said_in_a_line_of_its_own(site: Site, key: 
     assert talk.exitstatus == status
 
 
+@pytest.mark.parametrize("what", ["key", "URI"])
+def test_a_key_that_standard_input_does_not_hold_is_missed_by_its_name(site: Site, what: str) -> None:
+    said = f"pam-totp: no {what} on standard input; nothing was changed\n"
+    option = "--secret-stdin" if what == "key" else "--uri-stdin"
+    done = site.command("enroll", ME, option, stdin="")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+    assert not site.path().exists()
+
+
 def test_a_rehearsal_for_a_name_without_an_account_says_so_before_it_asks(site: Site) -> None:
     site.configure()
     words = ["-m", "pam_totp.cli", "rehearse", "demo", "alcie", "--stack", str(site.confdir / "demo")]
