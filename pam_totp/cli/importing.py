@@ -75,7 +75,7 @@ def _check_usage(args: argparse.Namespace) -> None:
     if args.homes and (args.format != "google-authenticator" or args.file or args.user or args.map or args.serial):
         problem = "--homes goes with google-authenticator, and with no file and no user"
     elif not args.homes and len(args.file) != 1 and not (args.file and args.format == "migration"):
-        problem = "name one file"
+        problem = "name one file, or - for standard input"
     elif args.map and (args.user or args.serial):
         problem = "--map, or --user and --serial: one or the other"
     elif args.serial and not args.user:

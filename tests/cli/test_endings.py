@@ -132,6 +132,11 @@ def test_a_key_that_standard_input_does_not_hold_is_missed_by_its_name(site: Sit
     assert not site.path().exists()
 
 
+def test_import_without_a_file_says_that_it_may_be_standard_input(site: Site) -> None:
+    done = site.command("import", "csv", stdin="")
+    assert (done.returncode, done.stderr) == (2, "pam-totp: name one file, or - for standard input\n")
+
+
 def test_a_rehearsal_for_a_name_without_an_account_says_so_before_it_asks(site: Site) -> None:
     site.configure()
     words = ["-m", "pam_totp.cli", "rehearse", "demo", "alcie", "--stack", str(site.confdir / "demo")]
