@@ -137,6 +137,22 @@ def test_import_without_a_file_says_that_it_may_be_standard_input(site: Site) ->
     assert (done.returncode, done.stderr) == (2, "pam-totp: name one file, or - for standard input\n")
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["import", "csv", "/nonexist"], "/nonexist: no such file or directory; is the name right?"),
+        (["import", "csv", "/etc"], "/etc: is a directory; name a file in it"),
+        (
+            ["import", "google-authenticator", "--homes", "/none"],
+            "/none: no such file or directory; is the name right?",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_said_with_what_to_look_at(site: Site, words: list[str], said: str) -> None:
+    done = site.command(*words)
+    assert (done.returncode, done.stderr) == (3, f"pam-totp: {said}\n")
+
+
 def test_a_rehearsal_for_a_name_without_an_account_says_so_before_it_asks(site: Site) -> None:
     site.configure()
     words = ["-m", "pam_totp.cli", "rehearse", "demo", "alcie", "--stack", str(site.confdir / "demo")]
@@ -203,7 +219,7 @@ def test_codes_that_could_not_be_printed_are_not_said_to_be_as_before(site: Site
     with open("/dev/full", "w") as full:
         status, said = run(site, "recovery", ME, *more, stdout=full)
     assert status == 3
-    assert said.endswith("pam-totp: No space left on device; make room on that disk, and run the command again\n")
+    assert said.endswith("pam-totp: no space left on device; make room on that disk, and run the command again\n")
     assert "nothing was changed" not in said
     assert len(site.record().recovery) == 10
 
