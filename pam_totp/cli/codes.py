@@ -35,6 +35,7 @@ from pam_totp.pam.session import read_site
 from pam_totp.resync import Moved, NotInStep, bring_back
 from pam_totp.settings import SITE_FILE, settings
 from pam_totp.store import NotThere
+from pam_totp.verify import Outcome
 
 DEFAULT_SEARCH = 100_000  # counters or steps
 MOST_SEARCH = 10_000_000
@@ -66,7 +67,7 @@ def run_verify(args: argparse.Namespace) -> int:
     policy = settings(SERVICE, (), read_site(args.config)).policy
     store = open_store(args)
     user = user_of(args)
-    read(store, user)
+    lengths = " or ".join(map(str, sorted({token.digits for token in read(store, user).tokens}))) or "6 to 8"
     answer = (" ".join(args.code) or ask("code: ", hidden=True)).encode("utf-8", "surrogateescape")
 
     decision = decide(store, user, answer, policy, now)
@@ -77,7 +78,8 @@ def run_verify(args: argparse.Namespace) -> int:
     elif accepted:
         print(f"accepted: {reason}" + (f" of {decision.token}" if decision.token else ""))
     else:
-        print(f"refused: {reason}")
+        answers = f"a code of {lengths} digits, two or three codes in a row, or a recovery code"
+        print(f"refused: {reason}" + (f"; an answer is {answers}" if decision.outcome is Outcome.MALFORMED else ""))
     return DONE if accepted else REFUSED
 
 

@@ -31,6 +31,13 @@ def test_verify_uses_the_code_up(site: Site) -> None:
     assert site.command_json("verify", ME, *codes(1, 2).split())["reason"] == "row"
 
 
+def test_verify_says_of_what_is_no_answer_what_would_be_one(site: Site) -> None:
+    site.enrol(fob(), phone(digits=8))
+    done = site.command("verify", ME, "123")
+    answers = "a code of 6 or 8 digits, two or three codes in a row, or a recovery code"
+    assert (done.returncode, done.stdout) == (1, f"refused: malformed; an answer is {answers}\n")
+
+
 NO_ACCOUNT = "has no tokens, nor an account on this host: is the name right? (see 'pam-totp list')"
 
 
