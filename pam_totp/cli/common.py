@@ -80,10 +80,13 @@ def open_store(args: argparse.Namespace, *, create: bool = False) -> Store:
                 pass  # not installed: root keeps it
     try:
         become_owner_of(folder)
-        os.stat(folder)
+        status = os.stat(folder)
     except FileNotFoundError:
         message = f"{folder} is not there ('pam-totp enroll' makes it; --store names another)"
         raise CommandError(message, OUT_OF_REACH) from None
+    if status.st_uid == os.geteuid() and status.st_mode & 0o777 != 0o700:  # FileStore knows no remedy
+        remedy = f"if it is the store, 'chmod 0700 {folder}'; if not, --store names another"
+        raise CommandError(f"{folder}: its mode is not 0700: {remedy}", OUT_OF_REACH)
     store = FileStore(folder)
     if os.path.lexists(os.path.join(folder, JOURNAL)):
         _undo_what_was_interrupted(store)

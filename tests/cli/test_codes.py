@@ -232,7 +232,8 @@ def test_help_is_there_for_every_command_and_a_wrong_word_is_usage(site: Site) -
 def test_a_store_out_of_reach_is_said_in_one_line(site: Site, tmp_path: Path) -> None:
     site.store.chmod(0o755)
     done = site.command("list")
-    assert (done.returncode, done.stderr) == (3, f"pam-totp: {site.store}: its mode is not 0700\n")
+    remedy = f"if it is the store, 'chmod 0700 {site.store}'; if not, --store names another"
+    assert (done.returncode, done.stderr) == (3, f"pam-totp: {site.store}: its mode is not 0700: {remedy}\n")
     site.store.chmod(0o700)
     missing = tmp_path / "none"
     until(lambda: not missing.exists(), "it is not there")
