@@ -17,6 +17,7 @@ from pam_totp.cli.common import (
     WRONG_USAGE,
     CommandError,
     Commands,
+    add_config,
     ask,
     change,
     command,
@@ -26,6 +27,7 @@ from pam_totp.cli.common import (
     open_store,
     print_json,
     read,
+    site_file,
     user_of,
 )
 from pam_totp.cli.progress import Bar
@@ -33,7 +35,7 @@ from pam_totp.decide import decide, log
 from pam_totp.extras import how_to_get
 from pam_totp.pam.session import read_site
 from pam_totp.resync import Moved, NotInStep, bring_back
-from pam_totp.settings import SITE_FILE, settings
+from pam_totp.settings import settings
 from pam_totp.store import NotThere
 from pam_totp.verify import Outcome
 
@@ -50,7 +52,7 @@ def add_to(commands: Commands) -> None:
     check.add_argument(
         "code", nargs="*", default=[], help="one code, codes in a row, or a recovery code; asked for where missing"
     )
-    check.add_argument("--config", metavar="FILE", default=SITE_FILE, help="site settings (%(default)s)")
+    add_config(check)
 
     resync = command(commands, "resync", run_resync, "bring a token back into step by codes in a row", data=True)
     resync.add_argument("user")
@@ -64,7 +66,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run_verify(args: argparse.Namespace) -> int:
-    policy = settings(SERVICE, (), read_site(args.config)).policy
+    policy = settings(SERVICE, (), read_site(site_file(args))).policy
     store = open_store(args)
     user = user_of(args)
     lengths = " or ".join(map(str, sorted({token.digits for token in read(store, user).tokens}))) or "6 to 8"

@@ -17,7 +17,7 @@ from typing import Any
 from pam_totp.pam.module import passwd_name
 from pam_totp.privileges import become_owner_of
 from pam_totp.record import Token, UserRecord
-from pam_totp.settings import DEFAULT_STORE
+from pam_totp.settings import DEFAULT_STORE, SITE_FILE
 from pam_totp.store import NotThere, R, Store
 from pam_totp.store.file import JOURNAL, FileStore
 from pam_totp.store.home import home_store
@@ -61,6 +61,18 @@ def command(
     if data:
         parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help=f"site settings ({SITE_FILE})")
+
+
+def site_file(args: argparse.Namespace) -> str:
+    """The file of --config, which has to be there now where it was named; the default one need not."""
+    if args.config is None:
+        return SITE_FILE
+    os.stat(args.config)
+    return str(args.config)
 
 
 def open_store(args: argparse.Namespace, *, create: bool = False) -> Store:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pam_totp.cli.common import DONE, CommandError, Commands, command, print_json, print_table
+from pam_totp.cli.common import DONE, CommandError, Commands, add_config, command, print_json, print_table, site_file
 from pam_totp.pam.session import read_site
 from pam_totp.settings import SITE_FILE, Settings, SettingsError, settings
 
@@ -18,17 +18,18 @@ def add_to(commands: Commands) -> None:
     )
     policy.add_argument("service", help="as PAM knows it: sshd, sudo …")
     policy.add_argument("argument", nargs="*", help="after --: module arguments to try, in place of the service file's")
-    policy.add_argument("--config", metavar="FILE", default=SITE_FILE, help="site settings (%(default)s)")
+    add_config(policy)
 
 
 def run_policy(args: argparse.Namespace) -> int:
     service = args.service.lower()  # as libpam has it
-    arguments, site = args.argument or _of_its_file(service), read_site(args.config)
+    file = site_file(args)
+    arguments, site = args.argument or _of_its_file(service), read_site(file)
     try:
         chosen = settings(service, arguments, site)
     except SettingsError as e:
         raise CommandError(f"{e} (see pam_totp(8))") from None
-    rows = [(name, value, origin.replace(SITE_FILE, args.config)) for name, value, origin in in_force(chosen)]
+    rows = [(name, value, origin.replace(SITE_FILE, file)) for name, value, origin in in_force(chosen)]
     if args.json:
         print_json({name: {"value": value, "from": origin} for name, value, origin in rows})
     else:
