@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from pam_totp.cli import examples
 from pam_totp.pam.module import passwd_name
 from pam_totp.privileges import become_owner_of
 from pam_totp.record import Token, UserRecord
@@ -51,7 +52,11 @@ def command(
 ) -> argparse.ArgumentParser:
     """Add a command. `data` says that it prints data, and so takes --json; `store` that it takes --store."""
     parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=examples.shown(name),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run, parser=parser)
     if store:

@@ -49,8 +49,14 @@ def add_to(commands: Commands) -> None:
     enroll.add_argument("user", nargs="?", help="not needed without root: then it is you, and ~/.pam_totp.json")
     enroll.add_argument("--type", choices=("totp", "hotp"), default="totp", help="by time, or by button (%(default)s)")
     enroll.add_argument("--name", help="what to call the token (phone, token)")
-    enroll.add_argument("--digits", type=int, choices=(6, 7, 8), default=6)
-    enroll.add_argument("--algorithm", choices=ALGORITHMS, default="SHA1", type=str.upper)
+    enroll.add_argument("--digits", type=int, choices=(6, 7, 8), default=6, help="of a code (%(default)s)")
+    enroll.add_argument(
+        "--algorithm",
+        choices=ALGORITHMS,
+        default="SHA1",
+        type=str.upper,
+        help="of the token; many apps know no other than SHA1 (%(default)s)",
+    )
     enroll.add_argument("--period", type=int, default=DEFAULT_PERIOD, metavar="S", help="seconds, totp (%(default)s)")
     enroll.add_argument("--counter", type=int, metavar="C", help="of the next code, where that is known (hotp)")
     enroll.add_argument("--serial", help="what is printed on its back")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +15,8 @@ from typing import IO
 import pexpect
 import pytest
 
+from pam_totp.cli import parser
+from pam_totp.cli.examples import EXAMPLES
 from pam_totp.secretfile import serialize
 from tests.site import ME, PATIENCE, TREE, Site, codes, fob, until
 
@@ -55,6 +59,30 @@ def test_words_that_are_not_understood_are_one_short_line(words: list[str], says
     command = [sys.executable, "-m", "pam_totp.cli", *words]
     done = subprocess.run(command, cwd=TREE, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stderr) == (2, f"pam-totp: {says}\n")
+
+
+def test_every_command_shows_examples_that_it_understands(capsys: pytest.CaptureFixture[str]) -> None:
+    whole = parser()
+    (commands,) = (action.choices for action in whole._actions if isinstance(action.choices, dict))
+    assert sorted(commands) == sorted(EXAMPLES)
+    for name in commands:
+        with pytest.raises(SystemExit) as ended:
+            whole.parse_args([name, "--help"])
+        shown = capsys.readouterr().out.partition("\nexamples:\n")[2].splitlines()
+        assert (ended.value.code, [line.strip() for line in shown]) == (0, list(EXAMPLES[name]))
+        for line in shown:
+            assert len(line) <= 80
+            program, *words = shlex.split(line.partition(" < ")[0])
+            assert program == "pam-totp"
+            assert whole.parse_args(words).parser is commands[name]
+
+
+def test_what_enroll_takes_where_nothing_is_said_is_in_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args(["enroll", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--digits {6,7,8} of a code (6)" in shown
+    assert re.search(r"--algorithm \{[\w,]+\} [^-]*\(SHA1\)", shown)
 
 
 def test_interrupted_after_the_change_it_does_not_say_that_nothing_was_changed(site: Site) -> None:
