@@ -7,6 +7,7 @@ password is one that is made up, where a real portal asks PAM. A simulated token
 from __future__ import annotations
 
 import csv
+import signal
 import subprocess
 import sys
 import tempfile
@@ -48,20 +49,23 @@ def handed_out(site: Site) -> tuple[str, Token]:
 
 
 def say(site: Site, serial: str, token: Token, address: object) -> None:
-    command = f"{sys.executable} -m token_sim.cli press --port {token.port} -n 2"
     print(
-        f"The portal is at http://{address}/ until you press Ctrl-C, and all that it knows is gone then.\n\n"
+        f"The portal is at http://{address}/ until you press Ctrl-C,\nand all that it knows is gone then.\n\n"
         f"   user name     {ME}\n"
         f"   password      {PASSWORD}\n\n"
-        f"Add a phone: scan the code. Or add a hardware token, with the serial number {serial}; this presses\n"
-        f"its button twice, here and whenever you are asked for its codes:\n\n"
-        f"   {command}\n\n"
+        f"Add a phone: scan the code. Or add a hardware token, with the serial number\n"
+        f"{serial}; this presses its button twice, here and whenever you are asked\n"
+        f"for its codes:\n\n"
+        f"   {sys.executable} -m token_sim.cli press \\\n"
+        f"      --port {token.port} -n 2\n\n"
         f"The store is {site.store}; what is decided follows.\n",
         flush=True,
     )
 
 
 def main(port: int) -> None:
+    for number in server.ENDING:  # from the first moment: the folder is to go whenever it ends
+        signal.signal(number, server.end)
     with tempfile.TemporaryDirectory(prefix="pam_totp-portal-") as folder:
         site = Site(Path(folder))
         serial, token = handed_out(site)

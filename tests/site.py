@@ -69,6 +69,7 @@ class Site:
 
     def start(self, *options: str) -> subprocess.Popen[bytes]:
         """The service, as a process of its own, ready for logins."""
+        self.config.touch(0o644)
         command = [sys.executable, "-m", "pam_totp.cli", "serve", "--socket", self.socket, "--store", self.store]
         with open(self.folder / "log", "ab") as log:
             self._service = subprocess.Popen(

@@ -9,6 +9,7 @@ The law:
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -141,8 +142,11 @@ class Bench:
         return {"faults": self.faults()}
 
     def _snapshot(self, request: Request) -> Request:
-        write_durably(str(request["to"]), self._current().text().encode())
-        return {"snapshot": str(request["to"])}
+        to = str(request["to"])
+        if os.path.lexists(to):
+            raise BadRequest(f"{to} exists already, and is not overwritten (choose another name)")
+        write_durably(to, self._current().text().encode())
+        return {"snapshot": to}
 
     def _restore(self, request: Request) -> Request:
         """Put memory, charge and clock error back as they were: a clone. The world's time stays."""

@@ -173,7 +173,10 @@ def _add_owners(command: _Adder) -> None:
     fault.add_argument("--number", type=int, metavar="N", help="how much of it; the list says what of each")
     fault.add_argument("--clear", action="store_true", help="undo it")
 
-    for name, what, to in (("snapshot", "copy the token", "to"), ("restore", "put a copy back: a clone", "from_")):
+    for name, what, to in (
+        ("snapshot", "copy the token to a new file", "to"),
+        ("restore", "put a copy back: a clone", "from_"),
+    ):
         copy = command(name, what, commands.copy, f"{name} fob.token monday.token")
         _owner(copy)
         copy.add_argument("copy", metavar="COPY")

@@ -214,6 +214,7 @@ _REASONS = {
     errno.EBUSY: "another client has it open",
     errno.EACCES: "permission denied",
     errno.ENOTTY: "it is not a serial port",
+    errno.ECONNREFUSED: "nobody listens there (is 'token-sim run' running?)",
 }
 
 
@@ -222,4 +223,6 @@ def _why(error: BaseException) -> str:
         number = getattr(cause, "errno", None) or (cause.args[0] if cause is not None and cause.args else None)
         if number in _REASONS:
             return _REASONS[number]
+    if isinstance(error.__context__, OSError) and error.__context__.strerror:  # pyserial's words say the port again
+        return error.__context__.strerror.lower()
     return str(error).splitlines()[0].lower()

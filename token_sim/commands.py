@@ -191,6 +191,12 @@ def term(options: argparse.Namespace) -> None:
 
 
 def advance(options: argparse.Namespace) -> None:
+    from token_sim.clock import parse_span  # noqa: PLC0415
+
+    try:
+        parse_span(options.by)
+    except ValueError as error:
+        raise Trouble(str(error), USAGE) from error
     request = {"do": "advance", "by": options.by, "temp": options.temp, "only_token": options.only_token}
     _tell(options, _ask(options, request))
 

@@ -9,6 +9,7 @@ The law:
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -18,6 +19,7 @@ from token_sim.body import Body
 from token_sim.profiles import PROFILES, Profile
 
 FORMAT = "token_sim 1"
+_OF_THE_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EROFS)
 _BODY = {field.name for field in fields(Body)}
 
 
@@ -94,7 +96,7 @@ def write_durably(path: str, data: bytes) -> None:
     folder = os.path.dirname(path) or "."
     aside = f"{path}.new"
     try:
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        descriptor = _beside(path, aside, os.O_WRONLY | os.O_TRUNC)
         with open(descriptor, "wb") as file:
             file.write(data)
             file.flush()
@@ -111,11 +113,21 @@ def write_durably(path: str, data: bytes) -> None:
         os.close(directory)
 
 
+def _beside(path: str, name: str, flags: int) -> int:
+    """Open `name`, a file of ours beside `path`. Where the folder will not have it, `path` is what a person knows."""
+    try:
+        return os.open(name, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno in _OF_THE_FOLDER:
+            raise OSError(error.errno, error.strerror, path) from error
+        raise
+
+
 def _lock(path: str) -> int:
     """Hold `path`.lock. It goes away with its holder, so one that is locked may be gone: then try the new one."""
     name = f"{path}.lock"
     while True:
-        lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        lock = _beside(path, name, os.O_RDWR)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.exists(name) and os.stat(name).st_ino == os.fstat(lock).st_ino:

@@ -51,6 +51,9 @@ REMEDIES = {
     errno.EDQUOT: "the owner's quota is used up; make room, and run the command again",
     errno.EROFS: "make that disk writable (mount -o remount,rw), and run the command again",
     errno.EACCES: "run the command as root, or as the owner of that folder",
+    errno.ENOENT: "is the name right?",
+    errno.EISDIR: "name a file in it",
+    errno.EADDRINUSE: "stop what listens there, or name another port with --listen",
 }
 EXAMPLES = """\
 examples:
@@ -119,8 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _forget_the_rest()
         if isinstance(e, BrokenPipeError):  # `pam-totp list | head`: what was not read may not have been done
             return 128 + signal.SIGPIPE
-        what = f"{e.filename}: {e.strerror}" if e.filename else e.strerror or str(e)
-        return _say(f"{what}{_what_to_do(e)}", OUT_OF_REACH)
+        what = f"{e.filename}: " if e.filename else ""
+        return _say(f"{what}{(e.strerror or str(e)).lower()}{_what_to_do(e)}", OUT_OF_REACH)
     except KeyboardInterrupt:
         return _say("interrupted; see 'pam-totp list' for what was done and what was not", 128 + signal.SIGINT)
 

@@ -17,6 +17,7 @@ from pam_totp.cli.common import (
     WRONG_USAGE,
     CommandError,
     Commands,
+    add_config,
     ask,
     change,
     command,
@@ -26,6 +27,7 @@ from pam_totp.cli.common import (
     open_store,
     print_json,
     read,
+    site_file,
     user_of,
 )
 from pam_totp.cli.progress import Bar
@@ -33,8 +35,9 @@ from pam_totp.decide import decide, log
 from pam_totp.extras import how_to_get
 from pam_totp.pam.session import read_site
 from pam_totp.resync import Moved, NotInStep, bring_back
-from pam_totp.settings import SITE_FILE, settings
+from pam_totp.settings import settings
 from pam_totp.store import NotThere
+from pam_totp.verify import Outcome
 
 DEFAULT_SEARCH = 100_000  # counters or steps
 MOST_SEARCH = 10_000_000
@@ -49,7 +52,7 @@ def add_to(commands: Commands) -> None:
     check.add_argument(
         "code", nargs="*", default=[], help="one code, codes in a row, or a recovery code; asked for where missing"
     )
-    check.add_argument("--config", metavar="FILE", default=SITE_FILE, help="site settings (%(default)s)")
+    add_config(check)
 
     resync = command(commands, "resync", run_resync, "bring a token back into step by codes in a row", data=True)
     resync.add_argument("user")
@@ -63,10 +66,10 @@ def add_to(commands: Commands) -> None:
 
 
 def run_verify(args: argparse.Namespace) -> int:
-    policy = settings(SERVICE, (), read_site(args.config)).policy
+    policy = settings(SERVICE, (), read_site(site_file(args))).policy
     store = open_store(args)
     user = user_of(args)
-    read(store, user)
+    lengths = " or ".join(map(str, sorted({token.digits for token in read(store, user).tokens}))) or "6 to 8"
     answer = (" ".join(args.code) or ask("code: ", hidden=True)).encode("utf-8", "surrogateescape")
 
     decision = decide(store, user, answer, policy, now)
@@ -77,7 +80,8 @@ def run_verify(args: argparse.Namespace) -> int:
     elif accepted:
         print(f"accepted: {reason}" + (f" of {decision.token}" if decision.token else ""))
     else:
-        print(f"refused: {reason}")
+        answers = f"a code of {lengths} digits, two or three codes in a row, or a recovery code"
+        print(f"refused: {reason}" + (f"; an answer is {answers}" if decision.outcome is Outcome.MALFORMED else ""))
     return DONE if accepted else REFUSED
 
 
@@ -145,7 +149,7 @@ def _open_port(device: str):  # type: ignore[no-untyped-def]
         why = os.strerror(e.errno).lower() if e.errno else str(e)
         raise CommandError(f"{device} cannot be opened: {why}; is the token plugged in?", OUT_OF_REACH) from None
     except ImportError:
-        raise CommandError(f"--port needs pyserial ({how_to_get('pyserial')})") from None
+        raise CommandError(f"--port needs pyserial ({how_to_get('pyserial')})", OUT_OF_REACH) from None
 
 
 def run_unlock(args: argparse.Namespace) -> int:

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from pam_totp.cli import examples
 from pam_totp.pam.module import passwd_name
 from pam_totp.privileges import become_owner_of
 from pam_totp.record import Token, UserRecord
-from pam_totp.settings import DEFAULT_STORE
+from pam_totp.settings import DEFAULT_STORE, SITE_FILE
 from pam_totp.store import NotThere, R, Store
 from pam_totp.store.file import JOURNAL, FileStore
 from pam_totp.store.home import home_store
@@ -51,7 +52,11 @@ def command(
 ) -> argparse.ArgumentParser:
     """Add a command. `data` says that it prints data, and so takes --json; `store` that it takes --store."""
     parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=examples.shown(name),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run, parser=parser)
     if store:
@@ -61,6 +66,18 @@ def command(
     if data:
         parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help=f"site settings ({SITE_FILE})")
+
+
+def site_file(args: argparse.Namespace) -> str:
+    """The file of --config, which has to be there now where it was named; the default one need not."""
+    if args.config is None:
+        return SITE_FILE
+    os.stat(args.config)
+    return str(args.config)
 
 
 def open_store(args: argparse.Namespace, *, create: bool = False) -> Store:
@@ -80,10 +97,13 @@ def open_store(args: argparse.Namespace, *, create: bool = False) -> Store:
                 pass  # not installed: root keeps it
     try:
         become_owner_of(folder)
-        os.stat(folder)
+        status = os.stat(folder)
     except FileNotFoundError:
         message = f"{folder} is not there ('pam-totp enroll' makes it; --store names another)"
         raise CommandError(message, OUT_OF_REACH) from None
+    if status.st_uid == os.geteuid() and status.st_mode & 0o777 != 0o700:  # FileStore knows no remedy
+        remedy = f"if it is the store, 'chmod 0700 {folder}'; if not, --store names another"
+        raise CommandError(f"{folder}: its mode is not 0700: {remedy}", OUT_OF_REACH)
     store = FileStore(folder)
     if os.path.lexists(os.path.join(folder, JOURNAL)):
         _undo_what_was_interrupted(store)
@@ -122,6 +142,11 @@ def has_account(user: str) -> bool:
     except (KeyError, ValueError):
         return False
     return True
+
+
+def warn_of_no_account(user: str) -> None:
+    if not has_account(user):
+        print(f"pam-totp: warning: there is no account {user} on this host", file=sys.stderr)
 
 
 def user_of(args: argparse.Namespace) -> str:
@@ -205,9 +230,9 @@ def _ended_in_order() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def ask(prompt: str, *, hidden: bool = False) -> str:
+def ask(prompt: str, *, hidden: bool = False, what: str | None = None) -> str:
     """One line from the person, or the next line of standard input where that is no terminal. Every command asks before
-    it changes anything."""
+    it changes anything. `what` is what standard input was to hold, for the message that it does not."""
     try:
         if hidden and sys.stdin.isatty():
             with _ended_in_order():
@@ -222,7 +247,9 @@ def ask(prompt: str, *, hidden: bool = False) -> str:
         line = ""
     if not line:
         end_the_line()
-        raise CommandError(NO_ANSWER)
+        if what is None or sys.stdin.isatty():
+            raise CommandError(NO_ANSWER)
+        raise CommandError(f"no {what} on standard input; nothing was changed")
     return line.rstrip("\r\n")
 
 

@@ -7,9 +7,9 @@ import os
 import pwd
 
 from pam_totp import audit
-from pam_totp.cli.common import DONE, OUT_OF_REACH, WRONG_USAGE, CommandError, Commands, command
+from pam_totp.cli.common import DONE, OUT_OF_REACH, WRONG_USAGE, CommandError, Commands, add_config, command, site_file
 from pam_totp.pam.service import serve
-from pam_totp.settings import DEFAULT_STORE, SITE_FILE
+from pam_totp.settings import DEFAULT_STORE
 
 MOST_WORKERS = 64
 
@@ -17,7 +17,7 @@ MOST_WORKERS = 64
 def add_to(commands: Commands) -> None:
     service = command(commands, "serve", run_serve, "answer the PAM module over a socket, until it is told to end")
     service.add_argument("--socket", metavar="PATH", help="where to listen; not needed under a systemd socket unit")
-    service.add_argument("--config", metavar="FILE", default=SITE_FILE, help="site settings (%(default)s)")
+    add_config(service)
     service.add_argument(
         "--workers",
         metavar="N",
@@ -34,9 +34,9 @@ def run_serve(args: argparse.Namespace) -> int:
     if not 1 <= args.workers <= MOST_WORKERS:
         raise CommandError(f"--workers takes 1 … {MOST_WORKERS}", WRONG_USAGE)
     sink = audit.to_syslog if args.log == "syslog" else audit.to_stderr
-    store = os.path.abspath(args.store)
+    file, store = site_file(args), os.path.abspath(args.store)
     _demand_own(store)
-    serve(args.socket, store, args.config, sink, args.workers)
+    serve(args.socket, store, file, sink, args.workers)
     return DONE
 
 

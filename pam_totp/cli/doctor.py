@@ -10,7 +10,16 @@ import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 
-from pam_totp.cli.common import DONE, REFUSED, CommandError, Commands, command, end_the_line, print_json
+from pam_totp.cli.common import (
+    DONE,
+    REFUSED,
+    CommandError,
+    Commands,
+    command,
+    end_the_line,
+    print_json,
+    warn_of_no_account,
+)
 
 
 def add_to(commands: Commands) -> None:
@@ -77,6 +86,7 @@ def run_rehearse(args: argparse.Namespace) -> int:
         machine = _given(args.stack, args.service) if args.stack else Machine()
         if machine.service(args.service) is None:
             raise CommandError(f"/etc/pam.d/{args.service} is not there")
+        warn_of_no_account(args.user)  # a password would be asked for all the same
         with rehearsal.private(machine, args.service) if args.stack else nullcontext(None) as folder:
             rehearsal.in_child(args.service, work)
     except (rehearsal.RehearsalError, StackError) as e:

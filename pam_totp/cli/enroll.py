@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from pam_totp import qr
 from pam_totp.cli.common import (
     DONE,
+    OUT_OF_REACH,
     WRONG_USAGE,
     CommandError,
     Commands,
     ask,
     command,
     confirm,
-    has_account,
     named_token,
     new_name,
     now,
@@ -28,6 +28,7 @@ from pam_totp.cli.common import (
     read,
     token_facts,
     user_of,
+    warn_of_no_account,
 )
 from pam_totp.cli.outputs import new_file
 from pam_totp.enroll import DEFAULT_NAMES, grouped_key, new_token, proved, warnings
@@ -48,8 +49,14 @@ def add_to(commands: Commands) -> None:
     enroll.add_argument("user", nargs="?", help="not needed without root: then it is you, and ~/.pam_totp.json")
     enroll.add_argument("--type", choices=("totp", "hotp"), default="totp", help="by time, or by button (%(default)s)")
     enroll.add_argument("--name", help="what to call the token (phone, token)")
-    enroll.add_argument("--digits", type=int, choices=(6, 7, 8), default=6)
-    enroll.add_argument("--algorithm", choices=ALGORITHMS, default="SHA1", type=str.upper)
+    enroll.add_argument("--digits", type=int, choices=(6, 7, 8), default=6, help="of a code (%(default)s)")
+    enroll.add_argument(
+        "--algorithm",
+        choices=ALGORITHMS,
+        default="SHA1",
+        type=str.upper,
+        help="of the token; many apps know no other than SHA1 (%(default)s)",
+    )
     enroll.add_argument("--period", type=int, default=DEFAULT_PERIOD, metavar="S", help="seconds, totp (%(default)s)")
     enroll.add_argument("--counter", type=int, metavar="C", help="of the next code, where that is known (hotp)")
     enroll.add_argument("--serial", help="what is printed on its back")
@@ -94,8 +101,7 @@ def run_enroll(args: argparse.Namespace) -> int:
             existing = UserRecord(user=user)
         new_name(existing, token.name, "give the new one another with --name")
         existing.with_token(token)  # a name or a key that is there already is said before anybody scans anything
-        if not has_account(user):
-            print(f"pam-totp: warning: there is no account {user} on this host", file=sys.stderr)
+        warn_of_no_account(user)
         _warn(token, scanned=made_here or args.qr is not None)
         uri = _uri(token, user, args.issuer)
         draw(token, uri)
@@ -129,9 +135,12 @@ def _described(args: argparse.Namespace) -> Token:
     """The token that the options and standard input describe, unconfirmed."""
     try:
         if args.uri_stdin:
-            token = from_uri(ask("otpauth URI: ", hidden=True).strip(), args.name or "token", now())
+            token = from_uri(ask("otpauth URI: ", hidden=True, what="URI").strip(), args.name or "token", now())
             return token.renamed(args.name or DEFAULT_NAMES[token.type])
-        key = typed_secret(ask("key: ", hidden=True)) if args.secret_stdin else secrets.token_bytes(NEW_SECRET)
+        if args.secret_stdin:
+            key = typed_secret(ask("key: ", hidden=True, what="key"))
+        else:
+            key = secrets.token_bytes(NEW_SECRET)
         token = new_token(
             args.type,
             name=args.name or DEFAULT_NAMES[args.type],
@@ -167,7 +176,7 @@ def _drawing(args: argparse.Namespace, default: str) -> Iterator[Draw]:
         qr.load()
     except ImportError:
         if how != "terminal":
-            raise CommandError(f"--qr {how} needs segno ({how_to_get('segno')})") from None
+            raise CommandError(f"--qr {how} needs segno ({how_to_get('segno')})", OUT_OF_REACH) from None
     if how == "terminal":
         yield _show
         return

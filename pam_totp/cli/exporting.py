@@ -12,6 +12,7 @@ from pam_totp import audit
 from pam_totp.cli.codes import SERVICE
 from pam_totp.cli.common import (
     DONE,
+    OUT_OF_REACH,
     WRONG_USAGE,
     CommandError,
     Commands,
@@ -70,7 +71,7 @@ def run_export(args: argparse.Namespace) -> int:
         raise CommandError("json holds the whole record: leave --token out", WRONG_USAGE)
     if args.format == "pskc":
         if importlib.util.find_spec("pskc") is None:
-            raise CommandError(f"pskc needs python-pskc ({how_to_get('python-pskc')})")
+            raise CommandError(f"pskc needs python-pskc ({how_to_get('python-pskc')})", OUT_OF_REACH)
         pskc.load()
     password = read_secret(args.password_file) if args.password_file else None
     user = user_of(args)

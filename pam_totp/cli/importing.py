@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pam_totp import audit
 from pam_totp.cli.codes import SERVICE
 from pam_totp.cli.common import (
+    OUT_OF_REACH,
     WRONG_USAGE,
     CommandError,
     Commands,
@@ -74,7 +75,7 @@ def _check_usage(args: argparse.Namespace) -> None:
     if args.homes and (args.format != "google-authenticator" or args.file or args.user or args.map or args.serial):
         problem = "--homes goes with google-authenticator, and with no file and no user"
     elif not args.homes and len(args.file) != 1 and not (args.file and args.format == "migration"):
-        problem = "name one file"
+        problem = "name one file, or - for standard input"
     elif args.map and (args.user or args.serial):
         problem = "--map, or --user and --serial: one or the other"
     elif args.serial and not args.user:
@@ -88,7 +89,7 @@ def _check_usage(args: argparse.Namespace) -> None:
     if problem:
         raise CommandError(problem, WRONG_USAGE)
     if args.format == "pskc" and importlib.util.find_spec("pskc") is None:
-        raise CommandError(f"pskc needs python-pskc ({how_to_get('python-pskc')})")
+        raise CommandError(f"pskc needs python-pskc ({how_to_get('python-pskc')})", OUT_OF_REACH)
 
 
 def _carried_out(args: argparse.Namespace, users: dict[str, str] | None) -> Rows:

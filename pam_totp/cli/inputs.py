@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from pam_totp.cli.common import OUT_OF_REACH, CommandError
+from pam_totp.cli.common import CommandError
 from pam_totp.formats.found import MAX_INPUT
 from pam_totp.privileges import become_owner_of
 
@@ -56,13 +56,9 @@ class HomeFile:
 
 
 def read_homes(homes: str, name: str, most: int) -> Iterator[HomeFile]:
-    """The files called `name` in the folders within `homes`, of those who have one, by folder. Raises CommandError."""
+    """The files called `name` in the folders within `homes`, of those who have one, by folder. Raises OSError."""
     accounts = {os.path.normpath(entry.pw_dir): entry for entry in pwd.getpwall()}
-    try:
-        folders = sorted(os.listdir(homes))
-    except OSError as e:
-        raise CommandError(f"{homes}: {e.strerror}", OUT_OF_REACH) from None
-    for folder in folders:
+    for folder in sorted(os.listdir(homes)):
         home = os.path.join(os.path.abspath(homes), folder)
         try:
             opened = os.open(home, _HOME)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pam_totp.cli.common import DONE, CommandError, Commands, command, print_json, print_table
+from pam_totp.cli.common import DONE, CommandError, Commands, add_config, command, print_json, print_table, site_file
 from pam_totp.pam.session import read_site
-from pam_totp.settings import SITE_FILE, Settings, settings
+from pam_totp.settings import SITE_FILE, Settings, SettingsError, settings
 
 DEFAULT = "default"
 
@@ -18,13 +18,18 @@ def add_to(commands: Commands) -> None:
     )
     policy.add_argument("service", help="as PAM knows it: sshd, sudo …")
     policy.add_argument("argument", nargs="*", help="after --: module arguments to try, in place of the service file's")
-    policy.add_argument("--config", metavar="FILE", default=SITE_FILE, help="site settings (%(default)s)")
+    add_config(policy)
 
 
 def run_policy(args: argparse.Namespace) -> int:
     service = args.service.lower()  # as libpam has it
-    chosen = settings(service, args.argument or _of_its_file(service), read_site(args.config))
-    rows = [(name, value, origin.replace(SITE_FILE, args.config)) for name, value, origin in in_force(chosen)]
+    file = site_file(args)
+    arguments, site = args.argument or _of_its_file(service), read_site(file)
+    try:
+        chosen = settings(service, arguments, site)
+    except SettingsError as e:
+        raise CommandError(f"{e} (see pam_totp(8))") from None
+    rows = [(name, value, origin.replace(SITE_FILE, file)) for name, value, origin in in_force(chosen)]
     if args.json:
         print_json({name: {"value": value, "from": origin} for name, value, origin in rows})
     else:
@@ -38,8 +43,11 @@ def _of_its_file(service: str) -> tuple[str, ...]:
     from pam_totp.system.stack import StackError  # noqa: PLC0415
 
     machine = Machine()
+    if machine.service(service) is None:
+        print(f"pam-totp: there is no service {service} (see /etc/pam.d); libpam would take 'other'", file=sys.stderr)
+        return ()
     try:
-        ours = [h.rule for h in machine.stack(service) if h.rule.ours] if machine.service(service) is not None else []
+        ours = [h.rule for h in machine.stack(service) if h.rule.ours]
     except StackError as e:
         raise CommandError(str(e)) from None
     if len(ours) != 1:

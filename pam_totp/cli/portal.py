@@ -9,11 +9,11 @@ import socket
 import sys
 
 from pam_totp import audit
-from pam_totp.cli.common import DONE, OUT_OF_REACH, WRONG_USAGE, CommandError, Commands, command
+from pam_totp.cli.common import DONE, OUT_OF_REACH, WRONG_USAGE, CommandError, Commands, add_config, command, site_file
 from pam_totp.client import DEFAULT_SOCKET
 from pam_totp.pam.session import read_site
 from pam_totp.privileges import become_owner_of
-from pam_totp.settings import SITE_FILE, settings
+from pam_totp.settings import settings
 from pam_totp.store.file import FileStore
 
 DEFAULT_LISTEN = "127.0.0.1:8443"
@@ -51,7 +51,7 @@ def add_to(commands: Commands) -> None:
         metavar="N",
         help="sign-ins a minute from one address (%(default)s); more where many people share one",
     )
-    portal.add_argument("--config", metavar="FILE", default=SITE_FILE, help="site settings (%(default)s)")
+    add_config(portal)
     portal.add_argument(
         "--log", choices=("syslog", "stderr"), default="syslog", help="where decisions go (%(default)s)"
     )
@@ -77,7 +77,7 @@ def run_portal(args: argparse.Namespace) -> int:
         server.check(address, proxy)
     except server.ListenError as e:
         raise CommandError(str(e), WRONG_USAGE) from None
-    policy = settings(SERVICE, (), read_site(args.config)).policy
+    policy = settings(SERVICE, (), read_site(site_file(args))).policy
     store = None if args.socket else _store(args)
     try:
         app = create_app(

@@ -35,7 +35,9 @@ def plan(machine: Machine, service: str, first: First, arguments: Sequence[str])
     try:
         settings(service, arguments)
         changes = list(_service_files(machine, service, first, arguments))
-    except (SettingsError, StackError) as e:
+    except SettingsError as e:
+        raise EnablingError(f"{e} (see pam_totp(8))") from None
+    except StackError as e:
         raise EnablingError(str(e)) from None
     if service == "sshd":
         path = machine.path(sshd.DROP_IN)

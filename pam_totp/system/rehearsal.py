@@ -25,6 +25,7 @@ STYLES = {1: "prompt", 2: "prompt, echoed", 3: "error", 4: "information"}
 TRIES = 3  # at the login that has to get in
 # These ask with real uid 0; the others (sudo, su, screen lockers …) are started by whoever wants to log in.
 _AS_ROOT = ("sshd", "login", "remote")
+_SILENT = ("sudo", "sudo-i")  # these ask modules to say nothing (PAM_SILENT)
 _NOBODY = 65534
 _INCLUDE = re.compile(r"^([ \t]*(?:@include|-?\w+[ \t]+(?:include|substack))[ \t]+)([^/ \t\n][^ \t\n]*)", re.M | re.I)
 
@@ -94,7 +95,8 @@ def prove(service: str, user: str, person: Converse, folder: str, say: Callable[
             break
         say(f"refused ({outcome})" + ("; once more" if left else ""))
     else:
-        raise RehearsalError(f"{user} could not log in to {service}: {outcome}")
+        what_to_do = f"has {user} a token ('pam-totp list {user}')? --for-user says who else is to log in"
+        raise RehearsalError(f"{user} could not log in to {service}: {outcome}; {what_to_do}")
     say(f"{user} got in")
     if not given:
         raise RehearsalError(f"{service} lets {user} in without asking for anything")
@@ -103,7 +105,8 @@ def prove(service: str, user: str, person: Converse, folder: str, say: Callable[
         if outcome.got_in:
             raise RehearsalError(f"{service} lets {user} in with {what}")
         say(f"{what}: refused, as it has to be")
-    say(f"(the next login of {user} will tell of refused answers: these)")
+    if service not in _SILENT:
+        say(f"(the next login of {user} will tell of refused answers: these)")
 
 
 def in_child(service: str, work: Callable[[], None]) -> None:

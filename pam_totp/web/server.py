@@ -17,6 +17,7 @@ THREADS = 32  # most of them wait for a disk, or let a refusal take its time
 BACKLOG = 1024
 MOST_CONNECTIONS = 1000
 MAX_BODY = 1 << 16  # bytes: the application takes less, and has a page to say so
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 QUIET = 30  # seconds until a connection on which nothing comes is closed
 
 
@@ -95,10 +96,13 @@ def serve(app: Any, address: Address, *, proxy: str | None, ready: Callable[[Add
     except OSError as e:
         raise OSError(e.errno, e.strerror, str(address)) from None
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _end)
+        signal.signal(number, end)
     ready(Address(address.host, server.effective_port))
     server.run()  # waitress lets the requests under way end
 
 
-def _end(*_: object) -> NoReturn:
+def end(*_: object) -> NoReturn:
+    """A signal's handler: end in order. What comes after the first, as from timeout(1), does not break into that."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
     raise SystemExit(0)

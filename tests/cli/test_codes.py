@@ -31,6 +31,13 @@ def test_verify_uses_the_code_up(site: Site) -> None:
     assert site.command_json("verify", ME, *codes(1, 2).split())["reason"] == "row"
 
 
+def test_verify_says_of_what_is_no_answer_what_would_be_one(site: Site) -> None:
+    site.enrol(fob(), phone(digits=8))
+    done = site.command("verify", ME, "123")
+    answers = "a code of 6 or 8 digits, two or three codes in a row, or a recovery code"
+    assert (done.returncode, done.stdout) == (1, f"refused: malformed; an answer is {answers}\n")
+
+
 NO_ACCOUNT = "has no tokens, nor an account on this host: is the name right? (see 'pam-totp list')"
 
 
@@ -225,7 +232,8 @@ def test_help_is_there_for_every_command_and_a_wrong_word_is_usage(site: Site) -
 def test_a_store_out_of_reach_is_said_in_one_line(site: Site, tmp_path: Path) -> None:
     site.store.chmod(0o755)
     done = site.command("list")
-    assert (done.returncode, done.stderr) == (3, f"pam-totp: {site.store}: its mode is not 0700\n")
+    remedy = f"if it is the store, 'chmod 0700 {site.store}'; if not, --store names another"
+    assert (done.returncode, done.stderr) == (3, f"pam-totp: {site.store}: its mode is not 0700: {remedy}\n")
     site.store.chmod(0o700)
     missing = tmp_path / "none"
     until(lambda: not missing.exists(), "it is not there")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +15,8 @@ from typing import IO
 import pexpect
 import pytest
 
+from pam_totp.cli import parser
+from pam_totp.cli.examples import EXAMPLES
 from pam_totp.secretfile import serialize
 from tests.site import ME, PATIENCE, TREE, Site, codes, fob, until
 
@@ -55,6 +59,30 @@ def test_words_that_are_not_understood_are_one_short_line(words: list[str], says
     command = [sys.executable, "-m", "pam_totp.cli", *words]
     done = subprocess.run(command, cwd=TREE, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stderr) == (2, f"pam-totp: {says}\n")
+
+
+def test_every_command_shows_examples_that_it_understands(capsys: pytest.CaptureFixture[str]) -> None:
+    whole = parser()
+    (commands,) = (action.choices for action in whole._actions if isinstance(action.choices, dict))
+    assert sorted(commands) == sorted(EXAMPLES)
+    for name in commands:
+        with pytest.raises(SystemExit) as ended:
+            whole.parse_args([name, "--help"])
+        shown = capsys.readouterr().out.partition("\nexamples:\n")[2].splitlines()
+        assert (ended.value.code, [line.strip() for line in shown]) == (0, list(EXAMPLES[name]))
+        for line in shown:
+            assert len(line) <= 80
+            program, *words = shlex.split(line.partition(" < ")[0])
+            assert program == "pam-totp"
+            assert whole.parse_args(words).parser is commands[name]
+
+
+def test_what_enroll_takes_where_nothing_is_said_is_in_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args(["enroll", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--digits {6,7,8} of a code (6)" in shown
+    assert re.search(r"--algorithm \{[\w,]+\} [^-]*\(SHA1\)", shown)
 
 
 def test_interrupted_after_the_change_it_does_not_say_that_nothing_was_changed(site: Site) -> None:
@@ -123,6 +151,53 @@ def test_no_answer_at_a_rehearsal_is_said_in_a_line_of_its_own(site: Site, key: 
     assert talk.exitstatus == status
 
 
+@pytest.mark.parametrize("what", ["key", "URI"])
+def test_a_key_that_standard_input_does_not_hold_is_missed_by_its_name(site: Site, what: str) -> None:
+    said = f"pam-totp: no {what} on standard input; nothing was changed\n"
+    option = "--secret-stdin" if what == "key" else "--uri-stdin"
+    done = site.command("enroll", ME, option, stdin="")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+    assert not site.path().exists()
+
+
+def test_import_without_a_file_says_that_it_may_be_standard_input(site: Site) -> None:
+    done = site.command("import", "csv", stdin="")
+    assert (done.returncode, done.stderr) == (2, "pam-totp: name one file, or - for standard input\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["import", "csv", "/nonexist"], "/nonexist: no such file or directory; is the name right?"),
+        (["import", "csv", "/etc"], "/etc: is a directory; name a file in it"),
+        (
+            ["import", "google-authenticator", "--homes", "/none"],
+            "/none: no such file or directory; is the name right?",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_said_with_what_to_look_at(site: Site, words: list[str], said: str) -> None:
+    done = site.command(*words)
+    assert (done.returncode, done.stderr) == (3, f"pam-totp: {said}\n")
+
+
+def test_a_rehearsal_for_a_name_without_an_account_says_so_before_it_asks(site: Site) -> None:
+    site.configure()
+    words = ["-m", "pam_totp.cli", "rehearse", "demo", "alcie", "--stack", str(site.confdir / "demo")]
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=TREE,
+        input="000000\n",
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    first, *others = done.stderr.splitlines()
+    assert first == "pam-totp: warning: there is no account alcie on this host"
+    assert (done.returncode, others[-1]) == (1, "pam-totp: demo would refuse alcie: auth_err")
+
+
 def test_interrupted_while_it_listens_to_a_port_nothing_was_changed(site: Site) -> None:
     site.enrol()
     before = site.path().read_bytes()
@@ -172,7 +247,7 @@ def test_codes_that_could_not_be_printed_are_not_said_to_be_as_before(site: Site
     with open("/dev/full", "w") as full:
         status, said = run(site, "recovery", ME, *more, stdout=full)
     assert status == 3
-    assert said.endswith("pam-totp: No space left on device; make room on that disk, and run the command again\n")
+    assert said.endswith("pam-totp: no space left on device; make room on that disk, and run the command again\n")
     assert "nothing was changed" not in said
     assert len(site.record().recovery) == 10
 

@@ -58,3 +58,21 @@ def test_without_segno_the_key_is_there_to_type_and_what_to_install_is_said(site
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("key: ")
     assert f"\n(no QR code: {how_to_get('segno')})\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "words"),
+    [
+        ("serial", "pyserial", ["resync", ME, "--port", "/dev/null"]),
+        ("segno", "segno", ["enroll", ME, "--qr", "png=code.png"]),
+        ("pskc", "python-pskc", ["import", "pskc", "/dev/null", "--user", ME]),
+        ("pskc", "python-pskc", ["export", ME, "--format", "pskc"]),
+    ],
+)
+def test_an_extra_that_is_missing_is_out_of_reach(site: Site, module: str, package: str, words: list[str]) -> None:
+    site.enrol()
+    words = [words[0], "--store", str(site.store), *words[1:]]
+    script = f"import sys; sys.modules[{module!r}] = None; from pam_totp.cli import main; sys.exit(main({words!r}))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=TREE, text=True, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.endswith(f" needs {package} ({how_to_get(package)})\n")

@@ -154,7 +154,7 @@ def test_su_l_is_changed_itself_where_it_stands_on_its_own(tmp_path: Path) -> No
         ("other", [], "enable the services one by one"),
         ("../../etc/shadow", [], "no name of a service"),
         ("gdm", [], "is not there"),
-        ("sudo", ["look_ahead=1000"], "look_ahead"),
+        ("sudo", ["look_ahead=1000"], r"look_ahead: .* \(see pam_totp\(8\)\)"),
         ("sudo", ["forward_pass"], "no module behind it checks"),
     ],
 )

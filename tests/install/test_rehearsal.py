@@ -35,11 +35,11 @@ def proves(site: Site):  # type: ignore[no-untyped-def]
     """Rehearse a stack with our line under some control, behind what is given; returns what was said."""
     site.enrol()
 
-    def run(control: str, person: Person, *before: str) -> list[str]:
+    def run(control: str, person: Person, *before: str, name: str = "demo") -> list[str]:
         said: list[str] = []
         line = f"auth {control} {MODULE} store={site.store} socket=none nodelay"
-        service(site.confdir, "demo", *before, line, "auth optional pam_permit.so", ACCOUNT)
-        prove("demo", ME, person, str(site.confdir), said.append)
+        service(site.confdir, name, *before, line, "auth optional pam_permit.so", ACCOUNT)
+        prove(name, ME, person, str(site.confdir), said.append)
         return said
 
     return run
@@ -57,6 +57,13 @@ def test_a_good_stack_lets_a_code_in_once_and_nothing_else(proves, site: Site) -
     assert [text for style, text in person.shown if style == PROMPT_ECHO_OFF] == ["One-time code: "], "asked once"
     assert site.record().tokens[0].counter == 1
     assert site.record().failures == 0, "a rehearsal is not held against anybody"
+
+
+@pytest.mark.parametrize(("name", "tells"), [("demo", True), ("sudo", False), ("sudo-i", False)])
+def test_that_the_next_login_tells_is_said_only_where_it_does(proves, name: str, tells: bool) -> None:  # type: ignore[no-untyped-def]
+    said = proves("required", Person(codes(0)), name=name)
+    assert said[3] == "no answer: refused, as it has to be"
+    assert said[4:] == [f"(the next login of {ME} will tell of refused answers: these)"] * tells
 
 
 @pytest.mark.parametrize(
@@ -78,7 +85,7 @@ def test_a_stack_that_asks_nothing_is_refused(proves) -> None:  # type: ignore[n
 
 def test_three_tries_and_then_it_stays_as_it_was(proves) -> None:  # type: ignore[no-untyped-def]
     person = Person("000000", "000000", "000000", codes(0))
-    with pytest.raises(RehearsalError, match=f"{ME} could not log in to demo: auth_err"):
+    with pytest.raises(RehearsalError, match=rf"{ME} could not log in to demo: auth_err; has {ME} a token \('"):
         proves("required", person)
     assert any(style == ERROR_MSG for style, _ in person.shown), "what the module says is shown"
 

@@ -639,6 +639,7 @@ def test_it_takes_the_socket_that_systemd_passes_on(site: Site) -> None:
     listener = listening(site)
     fd = os.dup(listener.fileno())  # the shell moves it to where sd_listen_fds(3) wants it
     script = f'exec 3<&{fd}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" -m pam_totp.cli serve --store "$1" --config "$2"'
+    site.config.touch(0o644)
     command = ["/bin/bash", "-c", script, sys.executable, str(site.store), str(site.config)]
     with subprocess.Popen([*command], cwd=TREE, pass_fds=[fd]) as service:
         try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.services.namespace import Machine
 from tests.site import ME, Site, codes
 
@@ -15,6 +17,7 @@ lock_after = 7
 look_ahead = 4
 prompt = "Code, please: "
 """
+MANUAL = " (see pam_totp(8))"
 
 
 def test_every_setting_says_where_it_comes_from(site: Site) -> None:
@@ -42,6 +45,7 @@ def test_an_argument_wins_over_the_site_file(site: Site) -> None:
 
 
 def test_the_table_is_for_people(site: Site) -> None:
+    site.config.touch(0o644)
     done = site.command("policy", "sshd", "--config", site.config, "--", "nullok")
     rows = [line.split() for line in done.stdout.splitlines()]
     assert rows[0] == ["SETTING", "VALUE", "FROM"]
@@ -50,8 +54,11 @@ def test_the_table_is_for_people(site: Site) -> None:
 
 
 def test_what_would_deny_a_login_is_said(site: Site) -> None:
+    site.config.touch(0o644)
     done = site.command("policy", "sshd", "--config", site.config, "--", "look_ahead=101")
-    assert (done.returncode, done.stderr) == (1, "pam-totp: look_ahead: not a whole number 0 … 100\n")
+    assert (done.returncode, done.stderr) == (1, f"pam-totp: look_ahead: not a whole number 0 … 100{MANUAL}\n")
+    done = site.command("policy", "sshd", "--config", site.config, "--", "nosuch=1")
+    assert (done.returncode, done.stderr) == (1, f"pam-totp: no argument is called 'nosuch'{MANUAL}\n")
     site.config.write_text("[polcy]\n")
     done = site.command("policy", "sshd", "--config", site.config)
     assert done.returncode == 1
@@ -63,6 +70,25 @@ def test_verify_goes_by_the_site_file(site: Site) -> None:
     site.config.write_text("[policy]\nlook_ahead = 2\n")
     assert site.command("verify", ME, codes(3), "--config", site.config).returncode == 1
     assert site.command("verify", ME, codes(2), "--config", site.config).returncode == 0
+
+
+@pytest.mark.parametrize("words", [["policy", "sshd"], ["verify", ME, codes(0)], ["serve"], ["portal"]])
+def test_a_site_file_that_is_named_has_to_be_there(site: Site, words: list[str]) -> None:
+    site.enrol()
+    done = site.command(*words, "--config", site.config)
+    said = f"pam-totp: {site.config}: no such file or directory; is the name right?\n"
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", said)
+    assert site.counter() == 0
+
+
+def test_a_site_file_that_vanishes_later_is_no_settings(site: Site) -> None:
+    site.enrol()
+    site.config.write_text("[policy]\nlook_ahead = 0\n")
+    site.start()
+    site.configure(way="socket")
+    assert not site.gets_in(codes(1))
+    site.config.unlink()
+    assert site.gets_in(codes(1))
 
 
 def test_the_arguments_are_those_of_the_service_file(machine: Machine) -> None:
@@ -81,6 +107,9 @@ def test_the_arguments_are_those_of_the_service_file(machine: Machine) -> None:
     done = machine.pam_totp("policy", "sshd", "--json")
     assert (done.returncode, done.stderr) == (0, "pam-totp: sshd: asks for no code as it is\n")
     assert json.loads(done.stdout)["look_ahead"]["value"] == 4
+    done = machine.pam_totp("policy", "nosuch", "--json")
+    said = "pam-totp: there is no service nosuch (see /etc/pam.d); libpam would take 'other'\n"
+    assert (done.returncode, done.stderr) == (0, said)
     machine.write("/etc/pam.d/sshd", machine.ours("look_ahead=1000") + "\n")
     done = machine.pam_totp("policy", "sshd")
     assert (done.returncode, done.stdout) == (1, ""), "this would deny, and is said"

@@ -129,6 +129,19 @@ def test_a_token_at_rest_can_be_aged_asked_and_spoiled(tmp_path: Path) -> None:
     assert token_sim("run", path, "--", *COMMAND, "press").stdout == "755224\n"
 
 
+def test_a_snapshot_overwrites_nothing_and_least_of_all_its_token(tmp_path: Path) -> None:
+    path, copy = new_token(tmp_path / "fob"), tmp_path / "copy"
+    assert token_sim("snapshot", path, copy).returncode == 0
+    copied = copy.read_bytes()
+    assert token_sim("advance", path, "1d").returncode == 0
+    aged = path.read_bytes()
+    for to in (copy, path):
+        done = token_sim("snapshot", path, to)
+        says = f"token-sim: {to} exists already, and is not overwritten (choose another name)\n"
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", says)
+    assert (path.read_bytes(), copy.read_bytes()) == (aged, copied)
+
+
 def test_faults_are_listed_armed_and_cleared(tmp_path: Path) -> None:
     path = new_token(tmp_path / "fob")
     with running(path, "--link", tmp_path / "port", "--speed", "20"):
@@ -160,12 +173,16 @@ def test_watch_prints_what_others_press(tmp_path: Path) -> None:
         (["press", "--port", "/nowhere"], 3, "/nowhere cannot be opened: there is no such port"),
         (["press", "--port", "bogus://x"], 3, "bogus://x cannot be opened"),
         (["press", "--port", "/dev/null"], 3, "/dev/null cannot be opened: it is not a serial port"),
-        (["press", "--port", "socket://127.0.0.1:1"], 3, "cannot be opened"),
-        (["run", "/nowhere/fob"], 3, "/nowhere/fob.lock: no such file"),
+        (["press", "--port", "socket://127.0.0.1:1"], 3, ":1 cannot be opened: nobody listens there"),
+        (["press", "--port", "/etc"], 3, "/etc cannot be opened: is a directory\n"),
+        (["run", "/nowhere/fob"], 3, "token-sim: /nowhere/fob: no such file"),
+        (["run", "JUNK/fob"], 3, "token-sim: JUNK/fob: not a directory"),
+        (["new", "/nowhere/fob"], 3, "token-sim: /nowhere/fob: no such file"),
         (["unplug", "FOB"], 3, "is not running (start it with"),
         (["fault", "FOB", "torn-write"], 3, "is not running (start it with"),
         (["fault", "FOB", "rain"], 2, "rain"),
-        (["advance", "FOB", "soon"], 1, "'soon' is not a span of time"),
+        (["advance", "FOB", "soon"], 2, "'soon' is not a span of time"),
+        (["advance", "FOB", "90"], 2, "'90' is not a span of time (write 90d,"),
         (["restore", "FOB", "/nowhere"], 1, "/nowhere: no such file"),
         (["run", "JUNK"], 1, "is not a token file"),
         (["run", "FOB", "--link", "JUNK"], 3, "is in the way"),

@@ -89,7 +89,15 @@ class Person:
     def scan(self, picture: Path) -> dict[str, str]:
         """What a phone reads from the QR code on the screen."""
         self.page.locator(".qr").screenshot(path=picture)
-        read = subprocess.run(["zbarimg", "--quiet", "--raw", picture], capture_output=True, text=True, check=True)
+        command = [
+            "zbarimg",
+            "--quiet",
+            "--raw",
+            "-Sdisable",
+            "-Sqrcode.enable",
+            picture,
+        ]  # it sees bar codes in some keys
+        read = subprocess.run(command, capture_output=True, text=True, check=True)
         uri = urllib.parse.urlsplit(read.stdout.strip())
         return {"label": urllib.parse.unquote(uri.path), "kind": uri.netloc} | dict(urllib.parse.parse_qsl(uri.query))
 

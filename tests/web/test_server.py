@@ -76,7 +76,17 @@ def test_a_port_that_is_taken_is_named(site: Site) -> None:
         address = Address("127.0.0.1", taken.getsockname()[1])
         with pytest.raises(OSError, match="already in use") as caught:
             serve(Portal(site).app, address, proxy=None, ready=lambda _: None)
+        words = ["portal", "--store", str(site.store), "--listen", str(address)]
+        script = f"""
+import sys
+from pam_totp import cli, passwords
+passwords.SystemPasswords = lambda *_: None  # there need be no PAM service here
+sys.exit(cli.main({words!r}))
+"""
+        done = subprocess.run([sys.executable, "-c", script], cwd=TREE, capture_output=True, text=True, check=False)
     assert caught.value.filename == str(address)
+    remedy = "stop what listens there, or name another port with --listen"
+    assert (done.returncode, done.stderr) == (3, f"pam-totp: {address}: address already in use; {remedy}\n")
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -54,16 +53,16 @@ def test_a_newcomer_tries_all_of_it_by_what_is_printed_and_nothing_is_left() -> 
                 return found[1]
 
             me = {"user": find(r"user name +(.*)$"), "password": find(r"password +(.*)$")}
-            press = shlex.split(find(r"^ +(.* press .*)$"))
+            press = find(r"^ +(.* press \\\n.*)$")
 
             def two_codes() -> str:
-                shown = subprocess.run(press, cwd=TREE, check=True, capture_output=True, text=True).stdout
+                shown = subprocess.run(["sh", "-c", press], cwd=TREE, check=True, capture_output=True, text=True).stdout
                 return " ".join(shown.split())
 
             url = find(r"(http://\S+)/ ")
             visitor = Visitor(url)
             assert visitor.send("/sign-in", **me) == "Your tokens"
-            assert visitor.send("/add-token", serial=find(r"serial number (\w+)"), codes=two_codes()) == "Your tokens"
+            assert visitor.send("/add-token", serial=find(r"serial number\s(\w+)"), codes=two_codes()) == "Your tokens"
             again = Visitor(url)
             assert again.send("/sign-in", **me) == "Your code", "the password is not enough any more"
             assert again.send("/code", proof=two_codes()) == "Your tokens"
@@ -71,6 +70,24 @@ def test_a_newcomer_tries_all_of_it_by_what_is_printed_and_nothing_is_left() -> 
             portal.send_signal(signal.SIGINT)
     assert portal.returncode == 0
     assert not Path(find(r"The store is (\S+);")).exists()
+    assert [line for line in said.splitlines() if len(line) > 80 and str(TREE) not in line] == [], "80 columns"
+
+
+def test_told_to_end_again_and_again_it_still_leaves_nothing_behind(tmp_path: Path) -> None:
+    """timeout(1) tells make, and then all of make's children once more."""
+    command = [sys.executable, "-m", "tests.portal", "0"]
+    with (
+        open(tmp_path / "complaints", "w") as complaints,
+        subprocess.Popen(command, cwd=TREE, stdout=subprocess.PIPE, stderr=complaints, text=True) as portal,
+    ):
+        assert portal.stdout is not None
+        store = None
+        while store is None:
+            store = re.search(r"The store is (\S+);", portal.stdout.readline())
+        while portal.poll() is None:
+            portal.send_signal(signal.SIGTERM)
+    assert (portal.returncode, (tmp_path / "complaints").read_text()) == (0, "")
+    assert not Path(store[1]).exists()
 
 
 @pytest.mark.parametrize("port", ["foo", "-1", "65536", ""])
