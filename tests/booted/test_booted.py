@@ -18,7 +18,11 @@ from pam_totp.oath import hotp
 from tests.booted.machine import PASSWORD, Booted, Shell, make_disk, make_system
 from tests.site import KEY, until
 
-pytestmark = pytest.mark.skipif("PAM_TOTP_BOOTED" not in os.environ, reason="boots a machine: make booted")
+pytestmark = [
+    pytest.mark.skipif("PAM_TOTP_BOOTED" not in os.environ, reason="boots a machine: make booted"),
+    pytest.mark.skipif(os.uname().machine != "x86_64", reason="boots a machine of this architecture alone"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: debootstrap makes the system"),
+]
 
 _counter = itertools.count()
 
