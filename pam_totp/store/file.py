@@ -96,6 +96,7 @@ class FileStore:
         record = serialize(UserRecord(user="nobody"))
         name = f".{file_name(user)}.nobody"  # no user's name begins with a dot once it is encoded
         with self._opened() as folder, self._passing(folder, name) as file:
+            os.close(os.dup(folder))  # an `update` has three descriptors open, and their number may be limited
             _write(file, name, record, _room(record))
             os.fsync(file)
             os.utime(folder)  # something to wait for, as a rename would be

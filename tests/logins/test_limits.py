@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pam_totp.decide import decide
 from pam_totp.pam.grace import granted
 from pam_totp.policy import Policy
 from pam_totp.record import UserRecord
@@ -131,3 +132,25 @@ def test_the_work_for_nobody_takes_as_much_as_that_for_somebody(tmp_path: Path, 
         return True
 
     assert in_a_child(for_nobody) == answered(tmp_path, "000000", size)
+
+
+def test_no_number_of_descriptors_is_enough_for_nobody_and_too_few_for_somebody(in_memory: Path) -> None:
+    """The caller of su chooses it; whether a refusal could be recorded would tell who is enrolled."""
+    store = FileStore(str(in_memory))
+    store.update("alice", lambda record: (record.with_token(fob()), None), create=True)
+
+    def refused_to(user: str, most: int) -> bool:
+        def refuse() -> bool:
+            free = os.open("/", os.O_RDONLY)
+            os.close(free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free + most, free + most))
+            try:
+                return decide(store, user, b"000000", Policy(), lambda: NOW).outcome is not None
+            except StoreError:
+                return False
+
+        return in_a_child(refuse)
+
+    alice, zoe = ([refused_to(user, most) for most in range(6)] for user in ("alice", "zoe"))
+    assert alice == zoe
+    assert set(alice) == {True, False}
