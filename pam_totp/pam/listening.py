@@ -33,13 +33,14 @@ def listening(path: str | None) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         with _alone(path):
             _bind(listener, path)
-        made = os.stat(path).st_ino
+        made = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)  # held: nobody else's gets its inode's number
         try:
             yield listener
         finally:
             with suppress(OSError):
-                if os.stat(path).st_ino == made:
+                if os.path.samestat(os.lstat(path), os.fstat(made)):
                     os.unlink(path)
+            os.close(made)
 
 
 @contextmanager

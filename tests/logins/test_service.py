@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -327,6 +327,17 @@ def test_of_two_services_that_start_at_the_same_instant_one_has_the_socket(
     with listening_at(str(site.socket)) as listener, connected(site):
         listener.accept()[0].close()
     assert said == [f"{site.socket}: another service is starting there"]
+
+
+def test_who_ends_while_another_has_started_already_does_not_take_its_socket_away(site: Site) -> None:
+    """The first listens no longer while its last logins end, and its socket's inode may be the other's by then."""
+    with ExitStack() as other:
+        with listening_at(str(site.socket)) as first:
+            first.close()
+            listener = other.enter_context(listening_at(str(site.socket)))
+        with connected(site):
+            listener.accept()[0].close()
+    assert not site.socket.exists()
 
 
 @as_root
