@@ -50,7 +50,7 @@ def _alone(path: str) -> Iterator[None]:
     try:
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as e:
-        raise ServiceError(f"{path}.lock: {e.strerror}") from e
+        raise ServiceError(f"{path}.lock: {(e.strerror or '').lower() or e}") from e
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,17 +62,14 @@ def _alone(path: str) -> Iterator[None]:
 
 
 def _bind(listener: socket.socket, path: str) -> None:
-    with suppress(FileNotFoundError), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise ServiceError(f"{path}: is there, and is no socket")
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)  # left by a service that was killed
-        else:
-            raise ServiceError(f"{path}: another service is listening there")
-    aside = f"{path}.new"
     try:
+        with suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(os.lstat(path).st_mode):
+                raise ServiceError(f"{path}: is there, and is no socket")
+            if _is_heard(path):
+                raise ServiceError(f"{path}: another service is listening there")
+            os.unlink(path)  # left by a service that was killed
+        aside = f"{path}.new"
         with suppress(FileNotFoundError):
             os.unlink(aside)
         listener.bind(aside)
@@ -80,7 +77,20 @@ def _bind(listener: socket.socket, path: str) -> None:
         listener.listen(BACKLOG)
         os.rename(aside, path)  # it is there only once it answers
     except OSError as e:
-        raise ServiceError(f"{path}: {e.strerror or e}") from e
+        raise ServiceError(f"{path}: {(e.strerror or '').lower() or e}") from e
+
+
+def _is_heard(path: str) -> bool:
+    """Whether anybody listens at a socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return False
+        except BlockingIOError:  # its queue is full, and we would wait for as long as that lasts
+            pass
+    return True
 
 
 def _inherited() -> socket.socket | None:

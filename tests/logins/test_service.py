@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -308,6 +308,29 @@ def test_a_second_service_does_not_take_the_socket_away(site: Site) -> None:
     site.enrol()
     site.configure("demo", way="socket")
     assert site.gets_in(codes(0))
+
+
+def test_a_service_whose_queue_is_full_is_one_that_listens(site: Site) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as busy, ExitStack() as queue:
+        busy.bind(str(site.socket))
+        busy.listen(0)
+        with suppress(BlockingIOError):
+            while True:
+                waiting = queue.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+                waiting.setblocking(False)
+                waiting.connect(str(site.socket))
+        done = site.command("serve", "--socket", site.socket)
+    assert (done.returncode, done.stderr) == (3, f"pam-totp: {site.socket}: another service is listening there\n")
+
+
+def test_a_socket_of_another_kind_is_called_by_its_name(site: Site) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        other.bind(str(site.socket))
+        other.listen()
+        done = site.command("serve", "--socket", site.socket)
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"pam-totp: {site.socket}: protocol wrong type for socket")
+    assert site.socket.exists()
 
 
 def test_of_two_services_that_start_at_the_same_instant_one_has_the_socket(
