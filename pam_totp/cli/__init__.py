@@ -116,8 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(str(e), e.status)
     except (StoreError, ServiceError) as e:
         return _say(f"{e}{_what_to_do(e.__cause__, unchanged=True)}", OUT_OF_REACH)
-    except (RecordError, SettingsError) as e:
-        return _say(str(e), REFUSED)
+    except (RecordError, SettingsError) as e:  # what they say, or that it cannot be read
+        unread = isinstance(e.__cause__, OSError)
+        return _say(f"{e}{_what_to_do(e.__cause__)}", OUT_OF_REACH if unread else REFUSED)
     except OSError as e:
         _forget_the_rest()
         if isinstance(e, BrokenPipeError):  # `pam-totp list | head`: what was not read may not have been done

@@ -32,7 +32,7 @@ def read_site(path: str = SITE_FILE) -> Site:
     except FileNotFoundError:
         return Site.NONE
     except OSError as e:
-        raise SettingsError(f"{path}: {e.strerror}") from e
+        raise SettingsError(f"{path}: {(e.strerror or str(e)).lower()}") from e
     try:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
@@ -45,7 +45,7 @@ def read_site(path: str = SITE_FILE) -> Site:
     except UnicodeDecodeError:
         raise SettingsError(f"{path}: not UTF-8") from None
     except OSError as e:
-        raise SettingsError(f"{path}: {e.strerror}") from e
+        raise SettingsError(f"{path}: {(e.strerror or str(e)).lower()}") from e
     finally:
         os.close(file)
 

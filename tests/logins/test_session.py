@@ -67,7 +67,7 @@ def test_a_site_file_that_cannot_be_opened_or_is_none_is_not_passed_over(tmp_pat
     os.mkfifo(tmp_path / "pipe", 0o600)
     open_before = os.listdir("/proc/self/fd")
     for path, reason in (
-        ("file/pam_totp.toml", "Not a directory"),
+        ("file/pam_totp.toml", "not a directory"),
         ("pipe", "not a regular file"),
         ("folder", "not a regular file"),
     ):

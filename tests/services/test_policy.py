@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 
 import pytest
 
+from pam_totp.cli import main
+from pam_totp.privileges import NOBODY
 from tests.services.namespace import Machine
 from tests.site import ME, Site, codes
 
@@ -79,6 +83,19 @@ def test_a_site_file_that_is_named_has_to_be_there(site: Site, words: list[str])
     said = f"pam-totp: {site.config}: no such file or directory; is the name right?\n"
     assert (done.returncode, done.stdout, done.stderr) == (3, "", said)
     assert site.counter() == 0
+
+
+def test_a_site_file_that_may_not_be_read_is_out_of_reach(capsys: pytest.CaptureFixture[str]) -> None:
+    me = os.geteuid()
+    with tempfile.NamedTemporaryFile(dir="/var/tmp") as file:
+        os.chmod(file.name, 0)
+        os.seteuid(me or NOBODY)
+        try:
+            status = main(["policy", "sshd", "--config", file.name, "--", "nullok"])
+        finally:
+            os.seteuid(me)
+    said = "permission denied; run the command as root, or as the owner of that folder"
+    assert (status, *capsys.readouterr()) == (3, "", f"pam-totp: {file.name}: {said}\n")
 
 
 def test_a_site_file_that_vanishes_later_is_no_settings(site: Site) -> None:
