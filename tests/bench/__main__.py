@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import platform
-import signal
 import socket
 import statistics
 import subprocess
@@ -190,18 +189,13 @@ def read_log() -> Iterator[None]:
     console instead, which takes a millisecond."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
         log.bind("/dev/log")
-        reader = os.fork()
-        if reader == 0:
-            try:
-                while True:
-                    log.recv(65536)
-            finally:
-                os._exit(1)
-    try:
-        yield
-    finally:
-        os.kill(reader, signal.SIGKILL)
-        os.waitpid(reader, 0)
+
+        def read() -> None:
+            while True:
+                log.recv(65536)
+
+        with load.beside(read):
+            yield
 
 
 @contextmanager
@@ -288,18 +282,8 @@ def quiet_clients(site: Site, clients: list[load.Client], hammered: load.Client 
     for client in clients:
         client.seconds.clear()
     site.enrol(fob(), user="hammered")
-    child = os.fork() if hammered is not None else 0
-    if hammered is not None and child == 0:
-        try:
-            load.flood(site.socket, "hammered", 64)
-        finally:
-            os._exit(0)
-    try:
+    with nullcontext() if hammered is None else load.beside(lambda: load.flood(site.socket, hammered.user, 64)):
         load.hammer(site.socket, clients, 1000)
-    finally:
-        if child:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
     return centiles([s for c in clients for s in c.seconds])[1]
 
 

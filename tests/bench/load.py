@@ -7,7 +7,7 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,14 +87,25 @@ def deciding_nothing(path: Path) -> Iterator[None]:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(str(path))
     listener.listen()
+
+    def answer_all() -> None:
+        while True:
+            with listener.accept()[0] as client:
+                for reply in (b"pOne-time code: ", b"r0"):
+                    client.recv(4097)
+                    client.send(reply)
+
+    with listener, beside(answer_all):
+        yield
+
+
+@contextmanager
+def beside(work: Callable[[], None]) -> Iterator[None]:
+    """Have another process do `work`, which has no end, meanwhile."""
     child = os.fork()
     if child == 0:
         try:
-            while True:
-                with listener.accept()[0] as client:
-                    for reply in (b"pOne-time code: ", b"r0"):
-                        client.recv(4097)
-                        client.send(reply)
+            work()
         finally:
             os._exit(1)
     try:
@@ -102,7 +113,6 @@ def deciding_nothing(path: Path) -> Iterator[None]:
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        listener.close()
 
 
 def durable(folder: Path, name: str) -> None:

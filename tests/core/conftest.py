@@ -1,4 +1,5 @@
-"""How long the property tests look: the same cases every time in `make test`; new ones, and many more, on request.
+"""A folder for a store; and how long the property tests look: the same cases every time in `make test`; new ones, and
+many more, on request.
 
 PAM_TOTP_EXAMPLES=20 make test ARGS=tests/core      twenty times as many, chosen anew each time
 """
@@ -6,7 +7,9 @@ PAM_TOTP_EXAMPLES=20 make test ARGS=tests/core      twenty times as many, chosen
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 TIMES = int(os.environ.get("PAM_TOTP_EXAMPLES", "0"))
@@ -21,3 +24,10 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("pam_totp")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "store"
+    made.mkdir(mode=0o700)
+    return made

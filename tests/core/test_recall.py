@@ -20,13 +20,6 @@ def _nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "store"
-    made.mkdir(mode=0o700)
-    return made
-
-
-@pytest.fixture
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """All that was parsed since."""
     seen: list[bytes] = []

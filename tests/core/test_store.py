@@ -24,13 +24,6 @@ from tests.site import PATIENCE, until
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "store"
-    made.mkdir(mode=0o700)
-    return made
-
-
-@pytest.fixture
 def store(folder: Path) -> FileStore:
     return FileStore(str(folder))
 

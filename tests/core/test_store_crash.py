@@ -77,13 +77,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "store"
-    made.mkdir(mode=0o700)
-    return made
-
-
 def fresh(folder: Path) -> Path:
     """The store as it is before each try: alice with a lock file of an earlier login, at counter 0."""
     for name in os.listdir(folder):

@@ -28,13 +28,6 @@ SALT = "00" * 16
 RECOVERY = "0123456789ABCDEF"
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "store"
-    made.mkdir(mode=0o700)
-    return made
-
-
 phone = TotpToken(name="phone", secret=KEY[::-1], created=0)
 ANSWERS: dict[str, tuple[bytes, str]] = {  # kind: answer, outcome
     "hotp": (code(0), "code"),
