@@ -244,7 +244,7 @@ def test_told_that_a_call_failed_it_refuses_or_has_tried_again(folder: Path) -> 
 
 
 def test_killed_or_failing_anywhere_the_work_for_nobody_leaves_nothing_that_lasts(folder: Path) -> None:
-    names = {name for name, _ in FAILURES} | {"utimensat"}
+    names = {name for name, _ in FAILURES} | {"fcntl", "utimensat"}
     for call in calls_of(folder, "nobody"):
         assert call.name in names
         for fault in ("signal=KILL", "error=EIO"):
