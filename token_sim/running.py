@@ -66,7 +66,8 @@ def run(options: argparse.Namespace) -> int:
         try:
             owner = control.Control(path)
         except OSError as error:
-            raise Trouble(f"the owner's socket {path} cannot be made: {error} (see --control)", OUT_OF_REACH) from error
+            why = (error.strerror or str(error)).lower()
+            raise Trouble(f"the owner's socket {path} cannot be made: {why} (see --control)", OUT_OF_REACH) from error
         undo.callback(owner.close)
         ports: list[Transport] = []
         for port in _ports(options, bench):

@@ -129,6 +129,17 @@ def test_a_token_at_rest_can_be_aged_asked_and_spoiled(tmp_path: Path) -> None:
     assert token_sim("run", path, "--", *COMMAND, "press").stdout == "755224\n"
 
 
+def test_a_token_too_deep_in_folders_for_a_socket_is_told_of_control(tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 120)
+    deep.mkdir()
+    path = new_token(deep / "fob")
+    done = token_sim("run", path, "--", "true")
+    assert done.returncode == 3
+    said = f"token-sim: the owner's socket {path}.control cannot be made: af_unix path too long (see --control)\n"
+    assert done.stderr == said
+    assert token_sim("run", path, "--control", tmp_path / "c", "--", "true").returncode == 0
+
+
 def test_a_snapshot_overwrites_nothing_and_least_of_all_its_token(tmp_path: Path) -> None:
     path, copy = new_token(tmp_path / "fob"), tmp_path / "copy"
     assert token_sim("snapshot", path, copy).returncode == 0

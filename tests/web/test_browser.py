@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -48,9 +49,15 @@ def test_a_pressed_token_is_brought_back_into_step(people: People, served: Serve
     token = HotpToken(name="fob", secret=bytes.fromhex(seed), created=0, counter=int(counter), serial=serial)
     served.enrol("alice", token, phone())
     port = tmp_path / "port"
-    with subprocess.Popen(
-        [*sim, "run", made / f"{serial}.token", "--link", port], cwd=TREE, stdout=subprocess.DEVNULL
-    ) as simulator:
+    # The token's own socket would be deep in pytest's folders, whose names grow with every run.
+    with (
+        tempfile.TemporaryDirectory(prefix="pam_totp-test-") as short,
+        subprocess.Popen(
+            [*sim, "run", made / f"{serial}.token", "--link", port, "--control", f"{short}/control"],
+            cwd=TREE,
+            stdout=subprocess.DEVNULL,
+        ) as simulator,
+    ):
         try:
             until(port.exists, "the simulator makes its port")
 
