@@ -153,6 +153,14 @@ class FileStore:
     @contextmanager
     def _passing(self, folder: int, name: str) -> Iterator[int]:
         """A file that is its own lock, and is gone when it is given back: who waited for it then begins anew."""
+        file = self._taken(folder, name)
+        try:
+            yield file
+        finally:
+            _forget(folder, name)
+            os.close(file)
+
+    def _taken(self, folder: int, name: str) -> int:
         patience = self._patience(name)
         while True:
             file = os.open(name, _LOCK, 0o600, dir_fd=folder)
@@ -160,16 +168,13 @@ class FileStore:
                 _check_ours(os.fstat(file), name)
                 _have(file, patience)
                 if os.fstat(file).st_nlink > 0:
-                    try:
-                        yield file
-                    finally:
-                        _forget(folder, name)
-                    return
-            except OSError:
-                _forget(folder, name)  # where there are no locks, each name would leave a file
-                raise
-            finally:
+                    return file
+            except BaseException as e:
+                if isinstance(e, OSError):
+                    _forget(folder, name)  # where there are no locks, each name would leave a file
                 os.close(file)
+                raise
+            os.close(file)
 
     def _patience(self, name: str) -> Iterator[None]:
         """A pause before each new try for a lock, until it is enough."""
