@@ -230,9 +230,9 @@ def _ended_in_order() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def ask(prompt: str, *, hidden: bool = False, what: str | None = None) -> str:
+def ask(prompt: str, *, hidden: bool = False, missing: str = NO_ANSWER) -> str:
     """One line from the person, or the next line of standard input where that is no terminal. Every command asks before
-    it changes anything. `what` is what standard input was to hold, for the message that it does not."""
+    it changes anything. `missing` is said of a standard input that is no terminal and does not hold it."""
     try:
         if hidden and sys.stdin.isatty():
             with _ended_in_order():
@@ -247,9 +247,7 @@ def ask(prompt: str, *, hidden: bool = False, what: str | None = None) -> str:
         line = ""
     if not line:
         end_the_line()
-        if what is None or sys.stdin.isatty():
-            raise CommandError(NO_ANSWER)
-        raise CommandError(f"no {what} on standard input; nothing was changed")
+        raise CommandError(NO_ANSWER if sys.stdin.isatty() else missing)
     return line.rstrip("\r\n")
 
 
@@ -263,12 +261,7 @@ def confirm(question: str, args: argparse.Namespace) -> None:
     """Go on only after a yes; --yes has said so already."""
     if args.yes:
         return
-    try:
-        answer = ask(f"{question} [y/N] ")
-    except CommandError as e:
-        if str(e) != NO_ANSWER or sys.stdin.isatty():
-            raise
-        raise CommandError(f"{NO_ANSWER} (nobody is there to ask: say --yes)") from None
+    answer = ask(f"{question} [y/N] ", missing=f"{NO_ANSWER} (nobody is there to ask: say --yes)")
     if answer.strip().lower() not in ("y", "yes"):
         raise CommandError("not done")
 

@@ -131,14 +131,20 @@ def run_qr(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _not_there(what: str) -> str:
+    return f"no {what} on standard input; nothing was changed"
+
+
 def _described(args: argparse.Namespace) -> Token:
     """The token that the options and standard input describe, unconfirmed."""
     try:
         if args.uri_stdin:
-            token = from_uri(ask("otpauth URI: ", hidden=True, what="URI").strip(), args.name or "token", now())
+            token = from_uri(
+                ask("otpauth URI: ", hidden=True, missing=_not_there("URI")).strip(), args.name or "token", now()
+            )
             return token.renamed(args.name or DEFAULT_NAMES[token.type])
         if args.secret_stdin:
-            key = typed_secret(ask("key: ", hidden=True, what="key"))
+            key = typed_secret(ask("key: ", hidden=True, missing=_not_there("key")))
         else:
             key = secrets.token_bytes(NEW_SECRET)
         token = new_token(
