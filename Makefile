@@ -77,7 +77,7 @@ torture: need-torture build  ## an hour of races, crashes and hostile callers (M
 	$(PIP) --editable '.[fuzz]'
 	$(BIN)/python -m tests.torture $(MINUTES) $(ARGS)
 
-# In a virtual machine, without KVM: some five minutes, and the first time some more, for the system in build/booted.
+# In a virtual machine, without KVM: some three minutes, and the first time some more, for the system in build/booted.
 booted: need-booted build  ## the units under a systemd that boots, as root
 	PAM_TOTP_BOOTED=1 $(BIN)/python -m pytest -p no:xdist --verbose tests/booted $(ARGS)
 
