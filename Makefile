@@ -1,6 +1,6 @@
-# make help says what there is, from the ## behind each target; make alone builds.
+# `make help` lists the targets, from the text after each ##. `make` alone builds.
 
-# The relay starts this interpreter, so it is the distribution's: a virtual environment would die with an upgrade.
+# The relay starts this interpreter. It is the distribution's: a virtual environment breaks at the next upgrade.
 PYTHON  = /usr/bin/python3
 CC      = cc
 CFLAGS  = -std=c11 -Wall -Wextra -Werror -O2 -fPIC -fvisibility=hidden -fstack-protector-strong -D_FORTIFY_SOURCE=2 \
@@ -8,15 +8,17 @@ CFLAGS  = -std=c11 -Wall -Wextra -Werror -O2 -fPIC -fvisibility=hidden -fstack-p
 LDFLAGS = -shared -Wl,-z,relro,-z,now
 LDLIBS  = -lpam
 
-NEED_BUILD = ca-certificates gcc libc6-dev libpam0g-dev python3-venv
-NEED_TEST  = $(NEED_BUILD) libpam-google-authenticator libpam-modules libpam-oath oathtool openssh-client openssh-server \
+# Debian packages, by target. The build and the demo need nothing else: no package index, no virtual environment.
+NEED_BUILD = gcc libc6-dev libpam0g-dev python3 python3-segno python3-serial
+NEED_VENV  = ca-certificates python3-venv
+NEED_TEST  = $(NEED_BUILD) $(NEED_VENV) libpam-google-authenticator libpam-modules libpam-oath oathtool openssh-client openssh-server \
              pamtester strace sudo util-linux valgrind zbar-tools
 # A browser and what stands in front of the portal: without them, the tests that need them say so and are skipped.
 WANT_TEST  = chromium fonts-dejavu-core nginx-light openssl
 NEED_TORTURE = $(NEED_TEST) clang libclang-rt-dev
-NEED_BENCH = $(NEED_BUILD) libpam-google-authenticator libpam-oath libpam-python oathtool pamtester util-linux
-NEED_LINT  = $(NEED_BUILD) mandoc shellcheck
-NEED_BOOTED = $(NEED_BUILD) debootstrap e2fsprogs qemu-system-x86
+NEED_BENCH = $(NEED_BUILD) $(NEED_VENV) libpam-google-authenticator libpam-oath libpam-python oathtool pamtester util-linux
+NEED_LINT  = $(NEED_VENV) mandoc shellcheck
+NEED_BOOTED = $(NEED_BUILD) $(NEED_VENV) debootstrap e2fsprogs qemu-system-x86
 NEED_INSTALL = gcc libc6-dev libpam0g-dev $(if $(strip $(EXTRAS)),ca-certificates python3-venv)
 
 BIN = .venv/bin
@@ -24,64 +26,68 @@ PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 DATA = pam_totp/system/data
 RELAY_KNOWS = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
-.PHONY: demo portal test bench bench-portal cover cover-all fuzz torture requirements audit lint build install uninstall clean
-.PHONY: help want-test booted
-.PHONY: need-build need-test need-torture need-bench need-lint need-install need-booted
+.PHONY: demo portal test bench bench-portal cover cover-all fuzz torture requirements audit lint build venv install
+.PHONY: uninstall clean help want-test booted
+.PHONY: need-build need-venv need-test need-torture need-bench need-lint need-install need-booted
 .DELETE_ON_ERROR:
 
-build: need-build .venv/.made build/pam_totp.so  ## the module and .venv, in this folder
+# The helper and the commands never write byte code: as root, under another user's umask, they must not. It is made here.
+build: need-build build/pam_totp.so build/bin/pam-totp build/bin/token-sim  ## the module and the commands, in build
+	@$(PYTHON) -m compileall -q pam_totp token_sim
+
+venv: .venv/.made  ## the environment of the tests, in .venv
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: build  ## from the button to the login, in some ten seconds
-	@$(BIN)/python -m tests.demo
+	@$(PYTHON) -m demo
 
 # The portal for a browser of yours, over a folder that goes with it. ARGS=9000 for another port than 8443.
-portal: build  ## the portal for a browser of yours, over a folder that goes with it (ARGS=PORT)
-	@$(BIN)/python -m tests.portal $(ARGS)
+portal: build venv  ## the portal for a browser of yours, over a folder that goes with it (ARGS=PORT)
+	@$(BIN)/python -m demo.portal $(ARGS)
 
 # All of the tests on four processes, two to a core, since half the time a test waits; what ARGS names, on one.
 PROCESSES = $(if $(strip $(ARGS)),0,4)
 SHARED_OUT = --numprocesses $(PROCESSES) --dist worksteal
 
-test: need-test want-test build  ## all tests (ARGS=FILE for some)
+test: need-test want-test build venv  ## all tests (ARGS=FILE for some)
 	$(BIN)/python -m pytest $(SHARED_OUT) $(ARGS)
 
 # The pure core by its own tests; which modules those are, and what is demanded, is in setup.cfg.
-cover: need-test build  ## the core by its own tests, and how much of it they reach
+cover: need-test build venv  ## the core by its own tests, and how much of it they reach
 	$(BIN)/python -m pytest -q tests/core --cov=pam_totp --cov-branch --cov-report=term-missing $(ARGS)
 
 # Both packages, by all tests, in every process that they start, helpers and services included, and relay.c by its own:
 # below 90 % it fails. ARGS=--help says more.
-cover-all: need-test want-test build  ## all of it by all tests, and how much of it they reach
+cover-all: need-test want-test build venv  ## all of it by all tests, and how much of it they reach
 	$(BIN)/python -m tests.measure $(SHARED_OUT) $(ARGS)
 
 # Ours beside the peers, in one run. ARGS="--rounds 50" and the like: see --help.
-bench: need-bench build  ## logins, ours beside other modules
+bench: need-bench build venv  ## logins, ours beside other modules
 	$(BIN)/python -m tests.bench $(ARGS)
 
 # People who all sign in to the portal at once. ARGS=50 for fifty of them.
-bench-portal: need-test want-test build  ## many people who sign in to the portal at once
+bench-portal: need-test want-test build venv  ## many people who sign in to the portal at once
 	$(BIN)/python -m tests.web.bench $(ARGS)
 
 # The parsers under a coverage-guided fuzzer, for a while; what it found is kept, and part of `make test`.
 SECONDS = 60
-fuzz: build  ## the parsers under a fuzzer (SECONDS=60)
+fuzz: build venv  ## the parsers under a fuzzer (SECONDS=60)
 	$(PIP) --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz $(SECONDS)
 
 # The long form of what tests/torture does in short within `make test`, then the fuzzer; ends with all figures.
 MINUTES = 60
-torture: need-torture build  ## an hour of races, crashes and hostile callers (MINUTES=60)
+torture: need-torture build venv  ## an hour of races, crashes and hostile callers (MINUTES=60)
 	$(PIP) --editable '.[fuzz]'
 	$(BIN)/python -m tests.torture $(MINUTES) $(ARGS)
 
 # In a virtual machine, without KVM: some three minutes, and the first time some more, for the system in build/booted.
-booted: need-booted build  ## the units under a systemd that boots, as root
+booted: need-booted build venv  ## the units under a systemd that boots, as root
 	PAM_TOTP_BOOTED=1 $(BIN)/python -m pytest -p no:xdist --verbose tests/booted $(ARGS)
 
-lint: need-lint build  ## what ruff, mypy, shellcheck and mandoc say
+lint: need-lint venv  ## what ruff, mypy, shellcheck and mandoc say
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -92,15 +98,13 @@ lint: need-lint build  ## what ruff, mypy, shellcheck and mandoc say
 want-test:
 	@[ "$$(id -u)" -ne 0 ] || .ci/need $(WANT_TEST) || echo "make: no browser to be had: the tests that need one are skipped"
 
-need-build need-test need-torture need-bench need-lint need-install need-booted: need-%:
+need-build need-venv need-test need-torture need-bench need-lint need-install need-booted: need-%:
 	@.ci/need $(NEED_$(shell echo $* | tr a-z A-Z))
 
-# Byte code is made here because the helper never writes any: as root under a stranger's umask it must not.
-.venv/.made: setup.cfg pyproject.toml tests/requirements.txt | need-build
+.venv/.made: setup.cfg pyproject.toml tests/requirements.txt | need-venv
 	$(PYTHON) -m venv .venv
 	$(PIP) --require-hashes --only-binary=:all: --requirement tests/requirements.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
-	$(PYTHON) -m compileall -q pam_totp
 	touch $@
 
 # Newer versions of all that, with the hashes of every file that their index has: look at the difference, and commit it.
@@ -121,6 +125,14 @@ audit: .venv/.made  ## what is known against those versions
 build/pam_totp.so: pam_totp/pam/relay.c Makefile | need-build
 	mkdir -p build
 	$(CC) $(CFLAGS) $(CPPFLAGS) $(RELAY_KNOWS) -o $@ $< $(LDFLAGS) $(LDLIBS)
+
+# The command line on the distribution's interpreter and this folder, with what .venv has of optional packages.
+build/bin/pam-totp build/bin/token-sim: build/bin/%: pam_totp/system/data/command Makefile
+	@mkdir -p build/bin
+	@echo "writing $@"
+	@sed -e 's|@PYTHON@|$(PYTHON)|' -e 's|@LIB@|$(CURDIR)|' -e 's|@EXTRAS@|$(CURDIR)/.venv|' -e 's|@NAME@|$*|' \
+	    -e 's|@PACKAGE@|$(subst -,_,$*)|' $< >$@
+	@chmod 755 $@
 
 # Where an installation goes. DESTDIR puts all of it below another folder, for packages. EXTRAS=qr,serial makes a
 # virtual environment for what commands can use beyond the standard library; Debian's own packages are found without.
