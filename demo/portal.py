@@ -1,94 +1,97 @@
-"""The portal to look at: `make portal`, and a browser. ARGS=9000 for another port than 8443.
+"""The portal, to look at with a browser: `make portal`. ARGS=9000 chooses another port than 8443.
 
-Nothing of the host is touched, and no root is needed: the store is a temporary folder, the port is on loopback, and the
-password is one that is made up, where a real portal asks PAM. A simulated token waits to be put into use.
+Nothing of the host is touched, and root is not needed: the store is a temporary folder, the port is on loopback, and
+the password is a fixed one, where a real portal asks PAM. A simulated token waits to be enrolled.
 """
 
 from __future__ import annotations
 
-import csv
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from demo.scene import TOKEN_SIM, USER, Made, PluggedToken, Scene, make_token, plugged_in
 from pam_totp import audit
 from pam_totp.record import HotpToken
 from pam_totp.store.file import FileStore
 from pam_totp.web import server
 from pam_totp.web.app import create_app
 from pam_totp.web.portal import Config
-from tests.demo import Token
-from tests.site import ME, TREE, Site
 
 PORT = 8443
 PASSWORD = "correct horse"
 
 
-class MadeUp:
-    """Takes one password, for one user."""
+class OnePassword:
+    """The first factor of this demonstration: one user with one password."""
 
     def right(self, user: str, password: str) -> bool:
-        return (user, password) == (ME, PASSWORD)
+        return (user, password) == (USER, PASSWORD)
 
 
-def handed_out(site: Site) -> tuple[str, Token]:
-    """A token fresh from the factory, plugged in; in the user's record, and not in use yet. Its serial number comes
-    with it."""
-    made = site.folder / "factory"
-    factory = [sys.executable, "-m", "token_sim.cli", "factory", "--count", "1", "--out", made]
-    subprocess.run(factory, cwd=TREE, check=True, stdout=subprocess.DEVNULL)
-    serial, seed, _, _, counter = next(csv.reader((made / "seeds.csv").read_text().splitlines()))[:5]
-    key, now = bytes.fromhex(seed), int(time.time())
-    site.enrol(
-        HotpToken(name="key ring", secret=key, created=now, counter=int(counter), serial=serial, confirmed=False)
+def hand_out(made: Made, store: FileStore) -> None:
+    """Put the token into the user's record, unconfirmed: its holder confirms it in the portal."""
+    token = HotpToken(
+        name="key ring",
+        secret=bytes.fromhex(made.seed),
+        created=int(time.time()),
+        counter=int(made.counter),
+        serial=made.serial,
+        confirmed=False,
     )
-    return serial, Token(made / f"{serial}.token", site.folder / "token")
+    store.update(USER, lambda record: (record.with_token(token), None), create=True)
 
 
-def say(site: Site, serial: str, token: Token, address: object) -> None:
+def print_instructions(scene: Scene, serial: str, token: PluggedToken, address: object) -> None:
     print(
-        f"The portal is at http://{address}/ until you press Ctrl-C,\nand all that it knows is gone then.\n\n"
-        f"   user name     {ME}\n"
+        f"The portal is at http://{address}/ until you press Ctrl-C.\nThen everything it stored is deleted.\n\n"
+        f"   user name     {USER}\n"
         f"   password      {PASSWORD}\n\n"
-        f"Add a phone: scan the code. Or add a hardware token, with the serial number\n"
-        f"{serial}; this presses its button twice, here and whenever you are asked\n"
-        f"for its codes:\n\n"
-        f"   {sys.executable} -m token_sim.cli press \\\n"
+        f"Add a phone: scan the QR code. Or add a hardware token, with the serial number\n"
+        f"{serial}. This command presses its button twice; run it whenever the portal\n"
+        f"asks for codes of the token:\n\n"
+        f"   {TOKEN_SIM} press \\\n"
         f"      --port {token.port} -n 2\n\n"
-        f"The store is {site.store}; what is decided follows.\n",
+        f"The store is {scene.store}. The audit log follows.\n",
         flush=True,
     )
 
 
 def main(port: int) -> None:
-    for number in server.ENDING:  # from the first moment: the folder is to go whenever it ends
+    for number in server.ENDING:  # from the start: the folder must be removed whenever the portal ends
         signal.signal(number, server.end)
     with tempfile.TemporaryDirectory(prefix="pam_totp-portal-") as folder:
-        site = Site(Path(folder))
-        serial, token = handed_out(site)
-        address = server.Address("127.0.0.1", port)
+        scene = Scene(Path(folder))
+        store = FileStore(str(scene.store))
+        made = make_token(scene.folder)
+        hand_out(made, store)
         config = Config(
-            store=FileStore(str(site.store)),
-            passwords=MadeUp(),
-            issuer="trying out",
+            store=store,
+            passwords=OnePassword(),
+            issuer="demonstration",
             tls=False,
             sink=audit.to_stderr,
             hosts=("127.0.0.1", "localhost"),
         )
-        try:
-            server.serve(create_app(config), address, proxy=None, ready=lambda at: say(site, serial, token, at))
-        except OSError as e:
-            another = port + 1 if 1024 <= port < 65535 else PORT + 1  # below 1024 they are root's
-            sys.exit(f"{address}: {(e.strerror or str(e)).lower()}; try another port: make portal ARGS={another}")
-        finally:
-            token.unplug()
+        with plugged_in(made.file, scene.folder / "token") as token:
+            serve(scene, config, server.Address("127.0.0.1", port), made.serial, token)
+
+
+def serve(scene: Scene, config: Config, address: server.Address, serial: str, token: PluggedToken) -> None:
+    def ready(at: object) -> None:
+        print_instructions(scene, serial, token, at)
+
+    try:
+        server.serve(create_app(config), address, proxy=None, ready=ready)
+    except OSError as e:
+        another = address.port + 1 if 1024 <= address.port < 65535 else PORT + 1  # ports below 1024 need root
+        sys.exit(f"{address}: {(e.strerror or str(e)).lower()}; try another port: make portal ARGS={another}")
 
 
 if __name__ == "__main__":
     wanted = sys.argv[1] if len(sys.argv) > 1 else str(PORT)
     if not (wanted.isascii() and wanted.isdigit() and int(wanted) < 1 << 16):
-        sys.exit(f"{wanted} is not a port: make portal ARGS=9000")
+        sys.exit(f"{wanted}: not a port number (example: make portal ARGS=9000)")
     main(int(wanted))

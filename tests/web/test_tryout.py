@@ -38,7 +38,7 @@ class Visitor:
 
 
 def test_a_newcomer_tries_all_of_it_by_what_is_printed_and_nothing_is_left() -> None:
-    command = [sys.executable, "-m", "tests.portal", "0"]
+    command = [sys.executable, "-m", "demo.portal", "0"]
     with subprocess.Popen(command, cwd=TREE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as portal:
         assert portal.stdout is not None
         try:
@@ -69,21 +69,19 @@ def test_a_newcomer_tries_all_of_it_by_what_is_printed_and_nothing_is_left() -> 
         finally:
             portal.send_signal(signal.SIGINT)
     assert portal.returncode == 0
-    assert not Path(find(r"The store is (\S+);")).exists()
+    assert not Path(find(r"The store is (\S+)\.")).exists()
     assert [line for line in said.splitlines() if len(line) > 80 and str(TREE) not in line] == [], "80 columns"
 
 
 def test_told_to_end_again_and_again_it_still_leaves_nothing_behind(tmp_path: Path) -> None:
     """timeout(1) tells make, and then all of make's children once more."""
-    command = [sys.executable, "-m", "tests.portal", "0"]
+    command = [sys.executable, "-m", "demo.portal", "0"]
     with (
         open(tmp_path / "complaints", "w") as complaints,
         subprocess.Popen(command, cwd=TREE, stdout=subprocess.PIPE, stderr=complaints, text=True) as portal,
     ):
         assert portal.stdout is not None
-        store = None
-        while store is None:
-            store = re.search(r"The store is (\S+);", portal.stdout.readline())
+        store = next(filter(None, (re.search(r"The store is (\S+)\.", line) for line in portal.stdout)))
         while portal.poll() is None:
             portal.send_signal(signal.SIGTERM)
     assert (portal.returncode, (tmp_path / "complaints").read_text()) == (0, "")
@@ -92,7 +90,7 @@ def test_told_to_end_again_and_again_it_still_leaves_nothing_behind(tmp_path: Pa
 
 @pytest.mark.parametrize("port", ["foo", "-1", "65536", ""])
 def test_what_is_no_port_is_one_line_that_says_how_to_name_one(port: str) -> None:
-    command = [sys.executable, "-m", "tests.portal", port]
+    command = [sys.executable, "-m", "demo.portal", port]
     done = subprocess.run(command, cwd=TREE, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"{port} is not a port: make portal ARGS=9000\n"
+    assert done.stderr == f"{port}: not a port number (example: make portal ARGS=9000)\n"

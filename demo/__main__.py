@@ -1,0 +1,181 @@
+"""The main job, shown: press the token, and log in through the real libpam and the real module. Run by `make demo`.
+
+Everything happens in a temporary folder. Root is not needed. The exit status is 0 if every step went as told, else 1.
+"""
+
+from __future__ import annotations
+
+import io
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from demo.scene import MODULE, USER, Attempt, PluggedToken, Scene, make_token, plugged_in, wait_until
+from demo.screen import Screen, token_picture
+from pam_totp.formats.otpauth import typed_secret
+from pam_totp.oath import totp
+
+BY_SERVICE, BY_HELPER = "demo", "demo-helper"  # PAM services: with the service on a socket, and without it
+PRESSES_IN_THE_POCKET = 40  # more than look_ahead, fewer than resync_window
+PRESSES_UNSEEN = 15  # before `resync`, likewise more than look_ahead
+TIMED_LOGINS = 20
+PRESS_INTERVAL = 0.2  # seconds between presses while resync listens
+PERIOD = 30  # seconds a phone shows a code
+STEP_RESERVE = 5  # seconds that a phone's step must last after its code is computed
+LOG_LINES = 6  # shown at the end
+ACCEPTED, REFUSED = "success", "auth_err"
+
+
+def main(module: Path | str = MODULE) -> int:
+    begun = time.monotonic()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # in a character set without block characters the QR code is lost
+    screen = Screen()
+    screen.title("pam_totp: a one-time code as the second factor, from the button to the login")
+    for number in (signal.SIGTERM, signal.SIGHUP):  # these end the demo by the same path as Ctrl-C
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
+    with tempfile.TemporaryDirectory(prefix="pam_totp-demo-") as folder:
+        scene = Scene(Path(folder), module)
+        try:
+            demonstrate(scene, screen)
+        finally:
+            scene.close()
+    screen.table()
+    took = f"{time.monotonic() - begun:.0f} s"
+    print(f"\nSomething did not go as told ({took})." if screen.failed else f"\nEverything went as told, in {took}.")
+    return int(screen.failed)
+
+
+def demonstrate(scene: Scene, screen: Screen) -> None:
+    scene.start_service()
+    scene.configure(BY_SERVICE, socket=str(scene.socket))
+    scene.configure(BY_HELPER, socket="none")
+    screen.text(f"All files are in {scene.folder}; the user is {USER}. The PAM service has one line:")
+    screen.text(f"auth required {MODULE} ...", "36")
+
+    screen.step("Make a token at the factory, and enrol its seed")
+    made = make_token(scene.folder)
+    with plugged_in(made.file, scene.folder / "token") as token:
+        screen.text(f"token {made.serial} is plugged into {token.port}; its button is pressed:")
+        (code,) = token.press()
+        screen.lines(token_picture(code, made.serial))
+        words = (USER, "--type", "hotp", "--name", "fob", "--serial", made.serial, "--counter", made.counter)
+        screen.command("pam-totp", "enroll", *words, "--secret-stdin")
+        done = scene.pam_totp("enroll", *words, "--secret-stdin", stdin=f"hex:{made.seed}\n{code}\n")
+        screen.text(done.stdout + done.stderr)
+        screen.result(
+            "a token from the factory is enrolled, and its first code is used up",
+            f"enrolled with the code {code}",
+            right=done.returncode == 0,
+        )
+        hardware_token(scene, screen, token)
+        resynchronise(scene, screen, token)
+        phone(scene, screen)
+        time_logins(scene, screen, token)
+    show_log(scene, screen)
+
+
+def log_in(
+    scene: Scene, screen: Screen, promise: str, answer: str, expected: str, *, service: str = BY_SERVICE
+) -> Attempt:
+    """Log in once through libpam, and record whether that ended as expected."""
+    attempt = scene.log_in(answer, service)
+    screen.text("\n".join(attempt.dialogue))
+    happened = f"PAM_{attempt.result.upper()} after {1000 * attempt.seconds:.0f} ms"
+    screen.result(promise, happened, right=attempt.result == expected)
+    return attempt
+
+
+def hardware_token(scene: Scene, screen: Screen, token: PluggedToken) -> None:
+    screen.step("Press the button, and log in with the code")
+    (code,) = token.press()
+    log_in(scene, screen, "a code logs in through the service", code, ACCEPTED)
+
+    screen.step("Log in with the same code again")
+    log_in(scene, screen, "a used code is refused", code, REFUSED)
+
+    screen.step("Log in without the service: the module starts a helper")
+    (code,) = token.press()
+    log_in(scene, screen, "a code logs in through a helper", code, ACCEPTED, service=BY_HELPER)
+
+    screen.step(f"Press the button {PRESSES_IN_THE_POCKET} times in a pocket, then log in")
+    token.press(PRESSES_IN_THE_POCKET)
+    (code,) = token.press()
+    log_in(scene, screen, "one code from far ahead is refused", code, REFUSED)
+    screen.text("press once more, and type both codes in one answer:")
+    codes = " ".join([code, *token.press()])
+    log_in(scene, screen, "two codes in a row bring the token back into step", codes, ACCEPTED)
+
+
+def resynchronise(scene: Scene, screen: Screen, token: PluggedToken) -> None:
+    screen.step(f"Press {PRESSES_UNSEEN} times more, and let pam-totp resync read the serial port")
+    token.press(PRESSES_UNSEEN)
+    screen.command("pam-totp", "resync", USER, "--port", str(token.port))
+    with scene.talk_to_pam_totp("resync", USER, "--port", str(token.port)) as resync:
+        screen.text(resync.read_until("\n"))
+        while not resync.has_ended():
+            token.press_by_hand()
+            time.sleep(PRESS_INTERVAL)
+        status, output = resync.finish()
+    screen.text(output)
+    screen.result(
+        "pam-totp resync brings a token back into step", f"resync ended with status {status}", right=status == 0
+    )
+    (code,) = token.press()
+    log_in(scene, screen, "the next code logs in", code, ACCEPTED)
+
+
+def phone(scene: Scene, screen: Screen) -> None:
+    screen.step("Enrol a phone: scan the QR code, confirm with a code, log in")
+    screen.command("pam-totp", "enroll", USER, "--name", "phone")
+    with scene.talk_to_pam_totp("enroll", USER, "--name", "phone") as enrolment:
+        key_line, details, *qr_lines, question = enrolment.read_until(": ").splitlines() or ["", "", ""]
+        screen.text(f"{key_line}\n{details}")
+        screen.qr_code(qr_lines)
+        drawn = len(qr_lines) > 1  # without segno there is one line, which says so
+        screen.result("the QR code of a phone is drawn", f"{len(qr_lines)} lines drawn", right=drawn)
+        key = typed_secret(key_line.removeprefix("key: "))
+        wait_until(lambda: time.time() % PERIOD < PERIOD - STEP_RESERVE, "the next step of the phone")
+        now = int(time.time())
+        # A phone shows one code in 30 seconds. The previous code is still accepted, so it confirms the enrolment, and
+        # the login can follow at once with the current one.
+        first = totp(key, now - PERIOD)
+        enrolment.answer(first)
+        status, output = enrolment.finish()
+    screen.text(f"{question}{first}\n{output}")
+    screen.result(
+        "a phone is enrolled by its QR code and its first code", f"enroll ended with status {status}", right=status == 0
+    )
+    log_in(scene, screen, "a code of the phone logs in", totp(key, now), ACCEPTED)
+
+
+def time_logins(scene: Scene, screen: Screen, token: PluggedToken) -> None:
+    screen.step(f"Time {2 * TIMED_LOGINS} logins; the use of each code is on disk before its login succeeds")
+    for service, way in ((BY_SERVICE, "through the service"), (BY_HELPER, "through a helper")):
+        attempts = [scene.log_in(code, service) for code in token.press(TIMED_LOGINS)]
+        median = statistics.median(attempt.seconds for attempt in attempts)
+        accepted = sum(attempt.result == ACCEPTED for attempt in attempts)
+        screen.result(
+            f"a login takes {1000 * median:.1f} ms {way}",
+            f"{accepted} of {TIMED_LOGINS} logins {way} succeeded; median {1000 * median:.1f} ms",
+            right=accepted == TIMED_LOGINS,
+        )
+
+
+def show_log(scene: Scene, screen: Screen) -> None:
+    print()
+    screen.title("The service's log, first lines")
+    lines = scene.log.read_text().splitlines()
+    screen.text("\n".join(lines[:LOG_LINES]))
+    screen.text(f"... and {max(0, len(lines) - LOG_LINES)} lines more")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("\ninterrupted; the temporary folder was removed", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)

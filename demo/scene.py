@@ -1,0 +1,202 @@
+"""A private installation in a temporary folder: a store, PAM services, the service on a socket, and a plugged-in token.
+
+- The commands are the built ones, `build/bin/pam-totp` and `build/bin/token-sim`; libpam and the module are the real
+  ones.
+- Every process started here is stopped by `close`, also after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from pam_totp.system.libpam import PROMPTS, Login
+
+TREE = Path(__file__).resolve().parent.parent
+MODULE = TREE / "build" / "pam_totp.so"
+PAM_TOTP = str(TREE / "build" / "bin" / "pam-totp")
+TOKEN_SIM = str(TREE / "build" / "bin" / "token-sim")
+USER = pwd.getpwuid(os.geteuid()).pw_name  # the service lets an ordinary user log in as nobody else
+UTF_8 = os.environ | {"LC_ALL": "C.UTF-8"}  # the commands draw with block characters, whatever the caller's locale
+START_WAIT = 40.0  # seconds for a process to be ready, on a busy machine
+SPEED = 20  # token seconds per real second: forty presses then take a quarter of a second
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + START_WAIT
+    while not condition():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"demo failed: {what} did not happen within {START_WAIT:.0f} s")
+        time.sleep(0.002)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One login. `result` is libpam's, by name; `dialogue` holds prompts with their answers, and messages."""
+
+    result: str
+    dialogue: tuple[str, ...]
+    seconds: float
+
+
+class Scene:
+    def __init__(self, folder: Path, module: Path | str = MODULE) -> None:
+        self.folder = folder
+        self.store = folder / "store"
+        self.socket = folder / "socket"
+        self.log = folder / "log"
+        self._services = folder / "pam.d"
+        self._module = module
+        self._service: subprocess.Popen[bytes] | None = None
+        self.store.mkdir(mode=0o700)
+        self._services.mkdir()
+
+    def configure(self, service: str, socket: str) -> None:
+        """Write a PAM service of one line, which asks for a code."""
+        line = f"auth required {self._module} store={self.store} socket={socket} nodelay\n"
+        (self._services / service).write_text(line)
+
+    def start_service(self) -> None:
+        config = self.folder / "pam_totp.toml"
+        config.touch(0o644)
+        command = [PAM_TOTP, "serve", "--socket", str(self.socket), "--store", str(self.store), "--config", str(config)]
+        with open(self.log, "ab") as log:
+            self._service = subprocess.Popen([*command, "--log", "stderr"], stderr=log, start_new_session=True)
+        service = self._service
+        wait_until(lambda: self.socket.exists() or service.poll() is not None, "the start of the service")
+
+    def close(self) -> None:
+        if self._service is not None:
+            self._service.terminate()
+            self._service.wait()
+
+    def log_in(self, answer: str, service: str) -> Attempt:
+        """Log in through libpam, with `answer` at every prompt."""
+        dialogue: list[str] = []
+
+        def converse(style: int, text: str) -> bytes | None:
+            dialogue.append(f"{text}{answer}" if style in PROMPTS else text)
+            return answer.encode() if style in PROMPTS else None
+
+        begun = time.monotonic()
+        with Login(service, USER, converse, folder=str(self._services)) as login:
+            result = login.authenticate()
+        return Attempt(result, tuple(dialogue), time.monotonic() - begun)
+
+    def pam_totp(self, command: str, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [PAM_TOTP, command, "--store", self.store, *words],
+            input=stdin,
+            text=True,
+            env=UTF_8,
+            capture_output=True,
+            check=False,
+        )
+
+    def talk_to_pam_totp(self, command: str, *words: str) -> Dialogue:
+        return Dialogue([PAM_TOTP, command, "--store", str(self.store), *words])
+
+
+class Dialogue:
+    """A command that asks a person: its standard input is a terminal, and all that it prints goes to one pipe."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._terminal, its_end = os.openpty()
+        self._process = subprocess.Popen(
+            command, env=UTF_8, stdin=its_end, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        os.close(its_end)
+
+    def read_until(self, end: str) -> str:
+        """Read until the output ends with `end`, or to its end."""
+        assert self._process.stdout is not None
+        output = b""
+        while not output.endswith(end.encode()):
+            more = os.read(self._process.stdout.fileno(), 1 << 16)
+            if not more:
+                break
+            output += more
+        return output.decode()
+
+    def answer(self, line: str) -> None:
+        os.write(self._terminal, f"{line}\n".encode())
+
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def finish(self) -> tuple[int, str]:
+        """Return the exit status, and what was printed since the last read."""
+        output = self.read_until("\0")
+        return self._process.wait(), output
+
+    def close(self) -> None:
+        """End the command if it still runs."""
+        os.close(self._terminal)
+        self._process.terminate()
+        self._process.communicate()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class Made:
+    """A token from the factory: its file, and what the vendor's list says of it."""
+
+    file: Path
+    serial: str
+    seed: str  # hex
+    counter: str
+
+
+def make_token(folder: Path) -> Made:
+    out = folder / "factory"
+    subprocess.run([TOKEN_SIM, "factory", "--count", "1", "--out", out], check=True, stdout=subprocess.DEVNULL)
+    serial, seed, _, _, counter = (out / "seeds.csv").read_text().splitlines()[0].split(",")
+    return Made(out / f"{serial}.token", serial, seed, counter)
+
+
+class PluggedToken:
+    """A simulated token on a pseudo-serial port."""
+
+    def __init__(self, file: Path, port: Path) -> None:
+        self.port = port
+        self._process = subprocess.Popen(
+            [TOKEN_SIM, "run", file, "--link", port, "--speed", str(SPEED)],
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        wait_until(lambda: port.exists() or self._process.poll() is not None, "the start of the simulated token")
+
+    def press(self, times: int = 1) -> list[str]:
+        """Press the button, and return the codes."""
+        command = [TOKEN_SIM, "press", "--port", str(self.port), "-n", str(times)]
+        return subprocess.run(command, text=True, stdout=subprocess.PIPE, check=True).stdout.split()
+
+    def press_by_hand(self) -> None:
+        """Press the button for another program, which reads the port."""
+        self._process.send_signal(signal.SIGUSR1)
+
+    def unplug(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+
+@contextmanager
+def plugged_in(file: Path, port: Path) -> Iterator[PluggedToken]:
+    token = PluggedToken(file, port)
+    try:
+        yield token
+    finally:
+        token.unplug()
