@@ -15,8 +15,8 @@ from pathlib import Path
 
 from demo.scene import MODULE, USER, Attempt, PluggedToken, Scene, make_token, plugged_in, wait_until
 from demo.screen import Screen, token_picture
+from pam_totp.core.oath import totp
 from pam_totp.formats.otpauth import typed_secret
-from pam_totp.oath import totp
 
 BY_SERVICE, BY_HELPER = "demo", "demo-helper"  # PAM services: with the service on a socket, and without it
 PRESSES_IN_THE_POCKET = 40  # more than look_ahead, fewer than resync_window

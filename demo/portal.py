@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from demo.scene import TOKEN_SIM, USER, Made, PluggedToken, Scene, make_token, plugged_in
-from pam_totp import audit
-from pam_totp.record import HotpToken
+from pam_totp.core.record import HotpToken
+from pam_totp.operations import audit_log
 from pam_totp.store.file import FileStore
 from pam_totp.web import server
 from pam_totp.web.app import create_app
@@ -72,7 +72,7 @@ def main(port: int) -> None:
             passwords=OnePassword(),
             issuer="demonstration",
             tls=False,
-            sink=audit.to_stderr,
+            sink=audit_log.to_stderr,
             hosts=("127.0.0.1", "localhost"),
         )
         with plugged_in(made.file, scene.folder / "token") as token:

@@ -10,7 +10,7 @@ import os
 import sys
 import textwrap
 
-from token_sim import display
+from token_sim.device import seven_segment
 
 WIDTH = 76  # columns of the indented text; with the indent it fits a terminal of 80
 INDENT = "   "
@@ -32,12 +32,12 @@ def can_print(text: str) -> bool:
 
 def token_picture(code: str, serial: str) -> list[str]:
     """A key fob with a seven-segment display, and the button that was pressed."""
-    segments = display.light(code)
-    digits = display.large(segments)
+    segments = seven_segment.light(code)
+    digits = seven_segment.large(segments)
     top, side, bottom = ("╭─╮", "│", "╰─╯")
     button = "(●)"
     if not can_print("".join([*digits, top, side, bottom, button])):
-        digits, button = display.small(segments), "(o)"
+        digits, button = seven_segment.small(segments), "(o)"
         top, side, bottom = ("+-+", "|", "+-+")
     width = max(map(len, digits))
     middle = len(digits) // 2

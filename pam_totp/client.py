@@ -24,8 +24,8 @@ import socket
 import time
 from dataclasses import dataclass
 
-from pam_totp.answer import MAX_ANSWER
-from pam_totp.pam.handle import (
+from pam_totp.core.answer import MAX_ANSWER
+from pam_totp.pam.pam_handle import (
     MAX_PACKET,
     PAM_AUTH_ERR,
     PAM_AUTHINFO_UNAVAIL,

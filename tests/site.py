@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pam_totp.oath import hotp
-from pam_totp.record import HotpToken, Token, TotpToken, UserRecord
-from pam_totp.secretfile import parse, serialize
+from pam_totp.core.oath import hotp
+from pam_totp.core.record import HotpToken, Token, TotpToken, UserRecord
+from pam_totp.core.secretfile import parse, serialize
 from tests.pamconf import Answer, Login, Result, Shown, login, service
 
 TREE = Path(__file__).resolve().parent.parent

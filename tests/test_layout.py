@@ -1,4 +1,4 @@
-"""Who may import whom: the core stands on the standard library alone, and knows nothing of the edges."""
+"""Who may import whom, by room: the core is pure, and the authentication path uses the standard library alone."""
 
 from __future__ import annotations
 
@@ -13,15 +13,35 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# Everything in pam_totp that is not here is core.
-EDGES = {
-    f"pam_totp.{name}"
-    for name in ("cli", "formats", "enroll", "extras", "passwords", "qr", "serialport", "system", "web", "django")
+# What each room may import of the two packages, beside itself. A module is in the longest room that names it.
+ROOMS = {
+    "pam_totp.core": set(),
+    "pam_totp.store": {"pam_totp.core"},
+    "pam_totp.formats": {"pam_totp.core"},
+    "pam_totp.operations": {"pam_totp.core", "pam_totp.store", "pam_totp.formats"},
+    "pam_totp.pam": {"pam_totp.core", "pam_totp.store", "pam_totp.operations"},
+    "pam_totp.client": {"pam_totp.core", "pam_totp.pam"},
+    "pam_totp.system.pamd": set(),
+    "pam_totp.system": {f"pam_totp.{room}" for room in ("core", "store", "operations", "pam", "system.pamd")},
+    "pam_totp.system.enable": {"pam_totp.core", "pam_totp.system", "pam_totp.system.pamd"},
+    "pam_totp.system.doctor": {
+        f"pam_totp.{room}" for room in ("core", "pam", "system", "system.pamd", "system.enable")
+    },
+    "pam_totp.django": {f"pam_totp.{room}" for room in ("core", "pam", "client", "system")},
+    "pam_totp.web": {
+        f"pam_totp.{room}" for room in ("core", "store", "formats", "operations", "pam", "client", "system")
+    },
+    "pam_totp.cli": {"pam_totp"},
+    "token_sim.device": {"pam_totp.core.oath"},
+    "token_sim.wire": {"token_sim.device"},
+    "token_sim.run": {"token_sim.device", "token_sim.wire"},
+    "token_sim.factory": {"token_sim.device", "token_sim.run", "token_sim.extras"},
+    "token_sim.testing": {f"token_sim.{room}" for room in ("device", "wire", "run", "factory")},
+    "token_sim.client": {"token_sim.extras"},
+    "token_sim.cli": {"token_sim"},
 }
-PURE = {  # values in, values out
-    f"pam_totp.{name}"
-    for name in ("oath", "values", "rules", "record", "secretfile", "policy", "settings", "answer", "verify")
-}
+# The authentication path of one host: the standard library alone.
+STANDARD_LIBRARY_ONLY = {f"pam_totp.{room}" for room in ("core", "store", "operations", "pam", "client")}
 # No clock, no randomness, no file, no other process: what a pure module may use of the standard library.
 PURE_LIBRARY = {"__future__", "collections", "enum", "functools", "typing"}
 PURE_LIBRARY |= {"base64", "binascii", "hashlib", "hmac", "json", "struct", "tomllib"}
@@ -70,27 +90,40 @@ def within(name: str, packages: set[str]) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-CORE = [name for name in modules("pam_totp") if not within(name, EDGES)]
+PATH = [name for name in modules("pam_totp") if within(name, STANDARD_LIBRARY_ONLY)]
+PURE = [name for name in modules("pam_totp") if within(name, {"pam_totp.core"})]
 
 
-def test_what_is_called_pure_and_edge_is_there() -> None:
-    assert set(CORE) >= PURE
-    assert {"pam_totp.store.file", "pam_totp.pam.module", "pam_totp.pam.service", "pam_totp.audit"} <= set(CORE)
-    assert "pam_totp.cli" in EVERYTHING
-    assert "token_sim" in EVERYTHING
+def room_of(name: str) -> str | None:
+    """The room that a module is in; None for what stands in no room (a package's face, extras, public names)."""
+    return max((room for room in ROOMS if within(name, {room})), key=len, default=None)
+
+
+def test_every_room_is_there() -> None:
+    assert {room for name in EVERYTHING if (room := room_of(name)) is not None} == set(ROOMS)
+
+
+@pytest.mark.parametrize("name", [name for name in EVERYTHING if room_of(name) is not None])
+def test_a_module_imports_only_what_its_room_may(name: str) -> None:
+    room = room_of(name)
+    assert room is not None
+    for imported in imports(name, EVERYTHING[name]):
+        if imported in EVERYTHING and imported not in {"pam_totp", "token_sim"}:
+            target = room_of(imported) or imported
+            allowed = target == room or bool(ROOMS[room] & {target, imported, imported.split(".")[0]})
+            assert allowed, f"{name} imports {imported}: {room} may not import {target}"
 
 
 @pytest.mark.bare
-@pytest.mark.parametrize("name", CORE)
-def test_the_core_imports_the_standard_library_and_itself(name: str) -> None:
+@pytest.mark.parametrize("name", PATH)
+def test_the_authentication_path_imports_the_standard_library_alone(name: str) -> None:
     for imported in imports(name, EVERYTHING[name]):
         top = imported.split(".")[0]
         assert top == "pam_totp" or top in sys.stdlib_module_names, imported
-        assert not within(imported, EDGES), imported
 
 
-@pytest.mark.parametrize("name", sorted(PURE))
-def test_a_pure_module_has_no_clock_no_randomness_and_no_file(name: str) -> None:
+@pytest.mark.parametrize("name", PURE)
+def test_a_core_module_has_no_clock_no_randomness_and_no_file(name: str) -> None:
     for imported in imports(name, EVERYTHING[name]):
         assert imported in {*PURE, "pam_totp"} or imported.split(".")[0] in PURE_LIBRARY, imported
     used = {node.id for node in ast.walk(ast.parse(EVERYTHING[name].read_text("utf-8"))) if isinstance(node, ast.Name)}
@@ -100,7 +133,7 @@ def test_a_pure_module_has_no_clock_no_randomness_and_no_file(name: str) -> None
 @pytest.mark.parametrize("name", modules("token_sim"))
 def test_the_simulator_imports_nothing_of_pam_totp_but_the_codes(name: str) -> None:
     ours = {imported for imported in imports(name, EVERYTHING[name]) if imported.split(".")[0] == "pam_totp"}
-    assert ours <= {"pam_totp.oath"}
+    assert ours <= {"pam_totp.core", "pam_totp.core.oath"}
 
 
 @pytest.mark.parametrize("name", modules("pam_totp"))
@@ -109,7 +142,7 @@ def test_the_service_and_the_command_line_do_not_need_the_simulator(name: str) -
 
 
 @pytest.mark.bare
-@pytest.mark.parametrize("entry", ["pam_totp.pam.spawned", "pam_totp.pam.service"])
+@pytest.mark.parametrize("entry", ["pam_totp.pam.helper_main", "pam_totp.pam.service"])
 def test_a_login_loads_the_core_and_the_standard_library_alone(entry: str) -> None:
     """With the distribution's interpreter, as the relay starts it."""
     script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); before = set(sys.modules); import {entry}; "
@@ -119,7 +152,7 @@ def test_a_login_loads_the_core_and_the_standard_library_alone(entry: str) -> No
     assert entry in loaded
     for name, file in loaded.items():
         top = name.split(".")[0]
-        assert name == "__main__" or top in sys.stdlib_module_names or name in CORE, name
+        assert name == "__main__" or top in sys.stdlib_module_names or name in PATH or name == "pam_totp", name
         assert file is None or (top == "pam_totp") == file.startswith(f"{ROOT}/"), (name, file)
         assert "site-packages" not in (file or "")
         assert "dist-packages" not in (file or "")
@@ -127,7 +160,7 @@ def test_a_login_loads_the_core_and_the_standard_library_alone(entry: str) -> No
 
 @pytest.mark.bare
 def test_a_spawned_login_loads_nothing_costly() -> None:
-    script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import pam_totp.pam.spawned; print(*sys.modules)"
+    script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import pam_totp.pam.helper_main; print(*sys.modules)"
     done = subprocess.run(["/usr/bin/python3", "-I", "-S", "-c", script], capture_output=True, text=True, check=True)
     assert not COSTLY & set(done.stdout.split())
 

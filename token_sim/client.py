@@ -194,7 +194,7 @@ class _Limit:
 
 def _open(url: str) -> Any:
     try:
-        import serial  # noqa: PLC0415  # an extra, and slow to load
+        import serial  # an extra, and slow to load
     except ImportError:
         raise PortError(missing("pyserial")) from None
     if "://" not in url:

@@ -9,7 +9,7 @@ from typing import Any
 
 from serial.serialutil import PortNotOpenError, SerialBase, SerialException
 
-from token_sim import inprocess
+from token_sim.testing import inprocess
 
 FOREVER = 10 * 365 * 86_400_000  # ms: what a read without a timeout waits for at most
 

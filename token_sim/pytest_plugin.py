@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from token_sim.harness import LiveToken
+    from token_sim.testing.live_token import LiveToken
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -24,7 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def token_sim_factory(tmp_path: Any) -> Iterator[Callable[..., LiveToken]]:
     """Make tokens: `token_sim_factory(profile="c200", digits=8)`, each alive on a port of its own."""
-    from token_sim.harness import LiveToken  # noqa: PLC0415
+    from token_sim.testing.live_token import LiveToken
 
     with ExitStack() as stack:
         made: list[LiveToken] = []

@@ -13,23 +13,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from pam_totp import __version__
-from pam_totp.cli import (
-    codes,
-    daemon,
-    doctor,
-    enroll,
-    exporting,
-    importing,
-    policy,
-    portal,
-    recovery,
-    services,
-    tokens,
-)
+from pam_totp.cli import codes, doctor, enroll, export, import_, policy, portal, recovery, serve, services, tokens
 from pam_totp.cli.common import OUT_OF_REACH, REFUSED, WRONG_USAGE, CommandError
+from pam_totp.core.record import RecordError
+from pam_totp.core.settings import SettingsError
 from pam_totp.pam.listening import ServiceError
-from pam_totp.record import RecordError
-from pam_totp.settings import SettingsError
 from pam_totp.store import StoreError
 
 COMMANDS = (  # in the order of --help
@@ -37,12 +25,12 @@ COMMANDS = (  # in the order of --help
     tokens,
     recovery,
     codes,
-    importing,
-    exporting,
+    import_,
+    export,
     services,
     doctor,
     policy,
-    daemon,
+    serve,
     portal,
 )
 _UNKNOWN_COMMAND = re.compile(r"argument COMMAND: invalid choice: '(.*)' \(choose from (.*)\)\Z", re.DOTALL)

@@ -7,8 +7,6 @@ import os
 import signal
 import sys
 
-from pam_totp import audit
-from pam_totp.answer import codes as parse_codes
 from pam_totp.cli.common import (
     DONE,
     INTERRUPTED,
@@ -31,13 +29,15 @@ from pam_totp.cli.common import (
     user_of,
 )
 from pam_totp.cli.progress import Bar
-from pam_totp.decide import decide, log
-from pam_totp.extras import how_to_get
-from pam_totp.pam.session import read_site
-from pam_totp.resync import Moved, NotInStep, bring_back
-from pam_totp.settings import settings
+from pam_totp.core.answer import codes as parse_codes
+from pam_totp.core.settings import settings
+from pam_totp.core.verify import Outcome
+from pam_totp.operations import audit_log
+from pam_totp.operations.authenticate import decide, log
+from pam_totp.operations.resync import Moved, NotInStep, bring_back
+from pam_totp.pam.login_session import read_site
 from pam_totp.store import NotThere
-from pam_totp.verify import Outcome
+from pam_totp.system.extras import how_to_get
 
 DEFAULT_SEARCH = 100_000  # counters or steps
 MOST_SEARCH = 10_000_000
@@ -73,7 +73,7 @@ def run_verify(args: argparse.Namespace) -> int:
     answer = (" ".join(args.code) or ask("code: ", hidden=True)).encode("utf-8", "surrogateescape")
 
     decision = decide(store, user, answer, policy, now)
-    log(audit.to_syslog, SERVICE, user, decision)
+    log(audit_log.to_syslog, SERVICE, user, decision)
     accepted, reason = decision.outcome.accepted, decision.outcome.value
     if args.json:
         print_json({"user": user, "accepted": accepted, "reason": reason, "token": decision.token})
@@ -98,12 +98,12 @@ def run_resync(args: argparse.Namespace) -> int:
     if args.token:
         named_token(record, args.token)
     if port is not None:
-        from pam_totp import serialport  # noqa: PLC0415  an extra
+        from pam_totp.cli import serial_port  # an extra
 
         with port:
             try:
                 print(f"press the button of {user}'s token twice", file=sys.stderr, flush=True)
-                typed = list(serialport.read_codes(port, 2))
+                typed = list(serial_port.read_codes(port, 2))
             except KeyboardInterrupt:
                 raise CommandError(INTERRUPTED, 128 + signal.SIGINT) from None
     text = " ".join(typed) or ask("two codes in a row: ", hidden=True)
@@ -131,7 +131,7 @@ def run_resync(args: argparse.Namespace) -> int:
             f"these codes are not in a row within {args.search} of where the token should be (see --search);"
             " nothing was changed"
         ) from None
-    audit.write(audit.to_syslog, SERVICE, "accepted", user=user, by="resync", token=token.name)
+    audit_log.write(audit_log.to_syslog, SERVICE, "accepted", user=user, by="resync", token=token.name)
     facts = {n: getattr(token, n) for n in ("counter", "last_step", "drift") if n in token._fields}
     if args.json:
         print_json({"user": user, "token": token.name, "type": token.type} | facts)
@@ -142,9 +142,9 @@ def run_resync(args: argparse.Namespace) -> int:
 
 def _open_port(device: str):  # type: ignore[no-untyped-def]
     try:
-        from pam_totp import serialport  # noqa: PLC0415  an extra
+        from pam_totp.cli import serial_port  # an extra
 
-        return serialport.opened(device)
+        return serial_port.opened(device)
     except OSError as e:  # pyserial's own text is a repr
         why = os.strerror(e.errno).lower() if e.errno else str(e)
         raise CommandError(f"{device} cannot be opened: {why}; is the token plugged in?", OUT_OF_REACH) from None
@@ -156,6 +156,6 @@ def run_unlock(args: argparse.Namespace) -> int:
     store = open_store(args)
     user = user_of(args)
     change(store, user, lambda record: (record.unlocked(), None))
-    audit.write(audit.to_syslog, SERVICE, "accepted", user=user, by="unlock")
+    audit_log.write(audit_log.to_syslog, SERVICE, "accepted", user=user, by="unlock")
     print(f"{user}'s wrong answers are forgotten")
     return DONE

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from pam_totp.cli import examples
+from pam_totp.core.record import Token, UserRecord
+from pam_totp.core.settings import DEFAULT_STORE, SITE_FILE
 from pam_totp.pam.module import passwd_name
-from pam_totp.privileges import become_owner_of
-from pam_totp.record import Token, UserRecord
-from pam_totp.settings import DEFAULT_STORE, SITE_FILE
+from pam_totp.pam.privileges import become_owner_of
 from pam_totp.store import NotThere, R, Store
 from pam_totp.store.file import JOURNAL, FileStore
 from pam_totp.store.home import home_store
@@ -111,7 +111,7 @@ def open_store(args: argparse.Namespace, *, create: bool = False) -> Store:
 
 
 def _undo_what_was_interrupted(store: FileStore) -> None:
-    from pam_totp.store.journal import recover  # noqa: PLC0415  once in a blue moon
+    from pam_totp.store.journal import recover  # once in a blue moon
 
     undone = recover(store)
     if undone:

@@ -44,14 +44,14 @@ def add_to(commands: Commands) -> None:
 
 
 def run_doctor(args: argparse.Namespace) -> int:
-    from pam_totp.system import doctor  # noqa: PLC0415  no other command needs these parts
-    from pam_totp.system.case import Case  # noqa: PLC0415
-    from pam_totp.system.findings import errors  # noqa: PLC0415
-    from pam_totp.system.machine import Machine  # noqa: PLC0415
+    from pam_totp.system.doctor import checks  # no other command needs these parts
+    from pam_totp.system.doctor.context import Case
+    from pam_totp.system.machine import Machine
+    from pam_totp.system.pamd.findings import errors
 
     machine = Machine()
     services = args.service or machine.ours()
-    found = doctor.examine(Case(machine, services))
+    found = checks.examine(Case(machine, services))
     if args.json:
         print_json({"services": services, "findings": [asdict(f) for f in found]})
     else:
@@ -63,9 +63,9 @@ def run_doctor(args: argparse.Namespace) -> int:
 
 
 def run_rehearse(args: argparse.Namespace) -> int:
-    from pam_totp.system import rehearsal  # noqa: PLC0415
-    from pam_totp.system.machine import Machine  # noqa: PLC0415
-    from pam_totp.system.stack import StackError  # noqa: PLC0415
+    from pam_totp.system import rehearsal
+    from pam_totp.system.machine import Machine
+    from pam_totp.system.pamd.stack import StackError
 
     shown: list[dict[str, object]] = []
 
@@ -99,7 +99,7 @@ def run_rehearse(args: argparse.Namespace) -> int:
 
 def person(style: int, text: str) -> bytes | None:
     """Whoever sits at the terminal, or the next line of standard input; what is shown goes to standard error."""
-    from pam_totp.system.libpam import PROMPT_ECHO_OFF, PROMPTS  # noqa: PLC0415
+    from pam_totp.system.libpam import PROMPT_ECHO_OFF, PROMPTS
 
     seen = "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
     if style not in PROMPTS:
@@ -125,8 +125,8 @@ def _line() -> bytes | None:
 
 def _given(path: str, service: str):  # type: ignore[no-untyped-def]
     """The machine with the service files at `path` in place of its own."""
-    from pam_totp.system.changes import read  # noqa: PLC0415
-    from pam_totp.system.machine import Machine  # noqa: PLC0415
+    from pam_totp.system.enable.changes import read
+    from pam_totp.system.machine import Machine
 
     if os.path.isdir(path):
         texts = {name: read(os.path.join(path, name)) or "" for name in os.listdir(path)}

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pam_totp import qr
 from pam_totp.cli.common import (
     DONE,
     OUT_OF_REACH,
@@ -30,13 +29,14 @@ from pam_totp.cli.common import (
     user_of,
     warn_of_no_account,
 )
-from pam_totp.cli.outputs import new_file
-from pam_totp.enroll import DEFAULT_NAMES, grouped_key, new_token, proved, warnings
-from pam_totp.extras import how_to_get
+from pam_totp.cli.files_out import new_file
+from pam_totp.core.oath import ALGORITHMS, DEFAULT_PERIOD
+from pam_totp.core.record import DEFAULT_NAMES, NEW_SECRET, Token, TotpToken, UserRecord
+from pam_totp.formats import qr
 from pam_totp.formats.otpauth import DEFAULT_ISSUER, from_uri, to_uri, typed_secret
-from pam_totp.oath import ALGORITHMS, DEFAULT_PERIOD
-from pam_totp.record import NEW_SECRET, Token, TotpToken, UserRecord
+from pam_totp.operations.enroll import grouped_key, new_token, proved, warnings
 from pam_totp.store import NotThere
+from pam_totp.system.extras import how_to_get
 
 CONFIRMATIONS = 3  # tries
 PICTURES = ("png", "svg")

@@ -9,8 +9,8 @@ from typing import Any
 
 from pam_totp.cli.common import DONE, REFUSED, count
 from pam_totp.cli.import_work import Rows
-from pam_totp.cli.pieces import Table, print_json_pieces
-from pam_totp.formats.plan import Row
+from pam_totp.cli.printing import Table, print_json_pieces
+from pam_totp.operations.import_plan import Row
 
 HEADS = ("WHERE", "USER", "TOKEN", "TYPE", "SERIAL", "WHAT BECAME OF IT")
 SHOWN = 100  # tokens that came in just so, in the table

@@ -15,8 +15,8 @@ from typing import Generic, TypeVar
 
 from pam_totp.cli.common import INTERRUPTED, CommandError
 from pam_totp.cli.progress import Bar
-from pam_totp.formats.plan import Entry, Row, added, came_in, packed, unpacked
-from pam_totp.record import UserRecord
+from pam_totp.core.record import UserRecord
+from pam_totp.operations.import_plan import Entry, Row, added, came_in, packed, unpacked
 from pam_totp.store import NotThere, Store
 from pam_totp.store.batch import Change, Changes, update_many
 from pam_totp.store.file import JOURNAL, FileStore

@@ -6,8 +6,8 @@ import argparse
 import sys
 
 from pam_totp.cli.common import DONE, CommandError, Commands, add_config, command, print_json, print_table, site_file
-from pam_totp.pam.session import read_site
-from pam_totp.settings import SITE_FILE, Settings, SettingsError, settings
+from pam_totp.core.settings import SITE_FILE, Settings, SettingsError, settings
+from pam_totp.pam.login_session import read_site
 
 DEFAULT = "default"
 
@@ -39,8 +39,8 @@ def run_policy(args: argparse.Namespace) -> int:
 
 def _of_its_file(service: str) -> tuple[str, ...]:
     """The arguments of our line in the service's stack."""
-    from pam_totp.system.machine import Machine  # noqa: PLC0415  nothing else here looks at service files
-    from pam_totp.system.stack import StackError  # noqa: PLC0415
+    from pam_totp.system.machine import Machine  # nothing else here looks at service files
+    from pam_totp.system.pamd.stack import StackError
 
     machine = Machine()
     if machine.service(service) is None:

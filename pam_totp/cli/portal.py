@@ -8,12 +8,12 @@ import os
 import socket
 import sys
 
-from pam_totp import audit
 from pam_totp.cli.common import DONE, OUT_OF_REACH, WRONG_USAGE, CommandError, Commands, add_config, command, site_file
 from pam_totp.client import DEFAULT_SOCKET
-from pam_totp.pam.session import read_site
-from pam_totp.privileges import become_owner_of
-from pam_totp.settings import settings
+from pam_totp.core.settings import settings
+from pam_totp.operations import audit_log
+from pam_totp.pam.login_session import read_site
+from pam_totp.pam.privileges import become_owner_of
 from pam_totp.store.file import FileStore
 
 DEFAULT_LISTEN = "127.0.0.1:8443"
@@ -59,18 +59,18 @@ def add_to(commands: Commands) -> None:
 
 def run_portal(args: argparse.Namespace) -> int:
     try:
-        import waitress  # noqa: F401, PLC0415  needed last, and missed first
+        import waitress  # noqa: F401  needed last, and missed first
 
-        from pam_totp.passwords import Missing, SystemPasswords  # noqa: PLC0415
-        from pam_totp.web import server  # noqa: PLC0415  an extra
-        from pam_totp.web.app import create_app  # noqa: PLC0415
-        from pam_totp.web.portal import SERVICE, Config  # noqa: PLC0415
+        from pam_totp.system.passwords import Missing, SystemPasswords
+        from pam_totp.web import server  # an extra
+        from pam_totp.web.app import create_app
+        from pam_totp.web.portal import SERVICE, Config
     except ImportError as e:
         raise CommandError(f"the portal needs {e.name} ({GET_WEB})", OUT_OF_REACH) from None
 
     if args.per_address < 1:
         raise CommandError("--per-address takes 1 or more", WRONG_USAGE)
-    sink = audit.to_syslog if args.log == "syslog" else audit.to_stderr
+    sink = audit_log.to_syslog if args.log == "syslog" else audit_log.to_stderr
     proxy = args.behind_tls_proxy
     try:
         address = server.Address.parse(args.listen)

@@ -19,8 +19,8 @@ from pam_totp.cli.common import (
     read,
     user_of,
 )
-from pam_totp.enroll import new_recovery_codes
-from pam_totp.record import MAX_RECOVERY_CODES, UserRecord
+from pam_totp.core.record import MAX_RECOVERY_CODES, UserRecord
+from pam_totp.operations.enroll import new_recovery_codes
 
 DEFAULT_COUNT = 10
 

@@ -13,10 +13,10 @@ from pam_totp.cli.common import DONE, OUT_OF_REACH, REFUSED, WRONG_USAGE, Comman
 from pam_totp.cli.doctor import person
 
 if TYPE_CHECKING:
-    from pam_totp.system.changes import Change
-    from pam_totp.system.edit import First
-    from pam_totp.system.findings import Finding
+    from pam_totp.system.enable.changes import Change
     from pam_totp.system.machine import Machine
+    from pam_totp.system.pamd.edit import First
+    from pam_totp.system.pamd.findings import Finding
 
 KEEP_WITHIN = 120  # seconds: a second terminal, a password, a code, a line
 LONGEST = 3600  # seconds
@@ -53,10 +53,13 @@ def add_to(commands: Commands) -> None:
 
 
 def run_enable(args: argparse.Namespace) -> int:
-    from pam_totp.system import enabling, trial  # noqa: PLC0415  no other command needs these parts
-    from pam_totp.system.changes import ChangeError  # noqa: PLC0415
-    from pam_totp.system.machine import Machine  # noqa: PLC0415
-    from pam_totp.system.sshd import SshdError  # noqa: PLC0415
+    from pam_totp.system.enable import (
+        plan,  # no other command needs these parts
+        trial,
+    )
+    from pam_totp.system.enable.changes import ChangeError
+    from pam_totp.system.machine import Machine
+    from pam_totp.system.sshd import SshdError
 
     if not 1 <= args.keep_within <= LONGEST:
         raise CommandError(f"--keep-within takes 1 … {LONGEST} seconds", WRONG_USAGE)
@@ -67,7 +70,7 @@ def run_enable(args: argparse.Namespace) -> int:
         _demand_new(args.service)
         machine, user = Machine(), _user(args)
         first: First = args.first_factor or _first_factor(args.service, user)
-        changes = enabling.plan(machine, args.service, first, args.arguments)
+        changes = plan.plan(machine, args.service, first, args.arguments)
         _check(machine, args.service, changes, user, first)
         for change in changes:
             print(change.diff(), end="")
@@ -77,16 +80,16 @@ def run_enable(args: argparse.Namespace) -> int:
         _rehearse(machine, args.service, changes, user)
         trial.begin(trial.Record(args.service, changes, args.keep_within))
         return _on_trial(args.service, args.keep_within)
-    except enabling.EnablingError as e:
+    except plan.EnablingError as e:
         raise CommandError(f"{args.service} stays as it is: {e}") from None
     except (ChangeError, SshdError, trial.TrialError) as e:
         raise CommandError(str(e)) from None
 
 
 def run_disable(args: argparse.Namespace) -> int:
-    from pam_totp.system import trial  # noqa: PLC0415
-    from pam_totp.system.changes import ChangeError, undo  # noqa: PLC0415
-    from pam_totp.system.machine import Machine  # noqa: PLC0415
+    from pam_totp.system.enable import trial
+    from pam_totp.system.enable.changes import ChangeError, undo
+    from pam_totp.system.machine import Machine
 
     _demand_root("disable")
     states = [state for service, state in trial.records() if service == args.service]
@@ -115,7 +118,7 @@ def _demand_root(what: str) -> None:
 
 def _demand_new(service: str) -> None:
     """Neither enabled nor on trial; what an earlier trial has left behind is taken back first."""
-    from pam_totp.system import trial  # noqa: PLC0415
+    from pam_totp.system.enable import trial
 
     for name in trial.take_back_left_over():
         print(f"{name}: an earlier trial that nobody had confirmed was taken back")
@@ -141,7 +144,7 @@ def _user(args: argparse.Namespace) -> str:
 
 def _first_factor(service: str, user: str) -> First:
     """What sshd asks for now: a password where it takes one."""
-    from pam_totp.system import sshd  # noqa: PLC0415
+    from pam_totp.system import sshd
 
     if service != "sshd":
         return "password"
@@ -150,13 +153,14 @@ def _first_factor(service: str, user: str) -> First:
 
 def _check(machine: Machine, service: str, changes: Sequence[Change], user: str, first: First) -> None:
     """The doctor's look at the machine as it would be."""
-    from pam_totp.system import doctor, enabling  # noqa: PLC0415
-    from pam_totp.system.case import Case  # noqa: PLC0415
-    from pam_totp.system.findings import errors  # noqa: PLC0415
+    from pam_totp.system.doctor import checks
+    from pam_totp.system.doctor.context import Case
+    from pam_totp.system.enable import plan
+    from pam_totp.system.pamd.findings import errors
 
-    after = enabling.texts(changes, machine)
-    covered = [name for name in enabling.covered(service) if machine.after(after).service(name) is not None]
-    found = doctor.examine(Case(machine.after(after), covered, user, first == "key"))
+    after = plan.texts(changes, machine)
+    covered = [name for name in plan.covered(service) if machine.after(after).service(name) is not None]
+    found = checks.examine(Case(machine.after(after), covered, user, first == "key"))
     _tell(found)
     if errors(found):
         raise CommandError(f"{service} stays as it is: mend that first")
@@ -168,12 +172,13 @@ def _tell(found: Sequence[Finding]) -> None:
 
 
 def _rehearse(machine: Machine, service: str, changes: Sequence[Change], user: str) -> None:
-    from pam_totp.system import enabling, rehearsal  # noqa: PLC0415
-    from pam_totp.system.stack import StackError  # noqa: PLC0415
+    from pam_totp.system import rehearsal
+    from pam_totp.system.enable import plan
+    from pam_totp.system.pamd.stack import StackError
 
     print(f"\na rehearsal: log in to {service} as {user}, as it will be; nothing has changed yet")
     try:
-        with rehearsal.private(machine.after(enabling.texts(changes, machine)), service) as folder:
+        with rehearsal.private(machine.after(plan.texts(changes, machine)), service) as folder:
             rehearsal.in_child(service, lambda: rehearsal.prove(service, user, person, folder, _say))
     except (rehearsal.RehearsalError, StackError) as e:
         raise CommandError(f"{service} stays as it is: {e}") from None
@@ -185,7 +190,7 @@ def _say(text: str) -> None:
 
 def _on_trial(service: str, keep_within: int) -> int:
     """Wait for the end of the trial, whoever brings it about."""
-    from pam_totp.system import trial  # noqa: PLC0415
+    from pam_totp.system.enable import trial
 
     try:
         if service == "sshd":
@@ -208,9 +213,11 @@ def _on_trial(service: str, keep_within: int) -> int:
 
 def _validate_sshd() -> None:
     """What sshd would not start with, or would let somebody around PAM, ends the trial; else sshd reads it."""
-    from pam_totp.system import checks_login, findings, sshd  # noqa: PLC0415
-    from pam_totp.system.case import Case  # noqa: PLC0415
-    from pam_totp.system.machine import Machine  # noqa: PLC0415
+    from pam_totp.system import sshd
+    from pam_totp.system.doctor import checks_login
+    from pam_totp.system.doctor.context import Case
+    from pam_totp.system.machine import Machine
+    from pam_totp.system.pamd import findings
 
     found = findings.errors(list(checks_login.ssh(Case(Machine(), ["sshd"]))))
     if found:
@@ -221,8 +228,8 @@ def _validate_sshd() -> None:
 
 
 def _keep(service: str) -> int:
-    from pam_totp.system import trial  # noqa: PLC0415
-    from pam_totp.system.session import not_a_second_login  # noqa: PLC0415
+    from pam_totp.system.enable import trial
+    from pam_totp.system.enable.process_origin import not_a_second_login
 
     record = trial.load(service, trial.TRIAL)
     if record is None:

@@ -26,8 +26,8 @@ from pam_totp.cli.common import (
     user_of,
     when,
 )
-from pam_totp.cli.pieces import Table, print_json_pieces
-from pam_totp.record import Token, TotpToken, UserRecord
+from pam_totp.cli.printing import Table, print_json_pieces
+from pam_totp.core.record import Token, TotpToken, UserRecord
 from pam_totp.store import NotThere, Store, StoreError
 
 

@@ -14,11 +14,11 @@ class PamTotpConfig(AppConfig):  # type: ignore[misc]
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from pam_totp.django import checks  # noqa: F401, PLC0415  registers them
+        from pam_totp.django import checks  # noqa: F401  registers them
 
         if apps.is_installed("two_factor"):
-            from two_factor.plugins.registry import registry  # noqa: PLC0415
+            from two_factor.plugins.registry import registry
 
-            from pam_totp.django.two_factor import HostMethod  # noqa: PLC0415
+            from pam_totp.django.two_factor import HostMethod
 
             registry.register(HostMethod())

@@ -11,7 +11,7 @@ from django.contrib.auth.backends import ModelBackend
 from pam_totp.django import conf
 from pam_totp.django.models import HostDevice
 from pam_totp.pam.module import passwd_name
-from pam_totp.passwords import Busy, Missing, SystemPasswords
+from pam_totp.system.passwords import Busy, Missing, SystemPasswords
 
 log = logging.getLogger("pam_totp.django")
 _checkers: dict[str, SystemPasswords] = {}  # by PAM service: each bounds how many checks run at once in this process

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
 from pam_totp.django import conf
-from pam_totp.passwords import EXAMPLE, PAM_FOLDER
+from pam_totp.system.passwords import EXAMPLE, PAM_FOLDER
 
 BACKEND = "pam_totp.django.backends.PamBackend"
 MIDDLEWARE = "django_otp.middleware.OTPMiddleware"

@@ -8,7 +8,7 @@ from django import forms
 from two_factor.forms import AuthenticationTokenForm
 from two_factor.plugins.registry import MethodBase
 
-from pam_totp.answer import MAX_ANSWER
+from pam_totp.core.answer import MAX_ANSWER
 from pam_totp.django.models import HostDevice
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 
-from pam_totp.formats.found import FormatError, Found, hexadecimal, lines_of, whole
-from pam_totp.oath import ALGORITHMS, DEFAULT_PERIOD, MAX_DIGITS, MIN_DIGITS, MOVING_FACTOR_LIMIT
-from pam_totp.record import DAY
+from pam_totp.core.oath import ALGORITHMS, DEFAULT_PERIOD, MAX_DIGITS, MIN_DIGITS, MOVING_FACTOR_LIMIT
+from pam_totp.core.record import DAY
+from pam_totp.formats.imported_token import FormatError, Found, hexadecimal, lines_of, whole
 
 _LENGTHS = {32: "SHA256", 64: "SHA512"}  # bytes of keys that are likely to be for another algorithm (RFC 6238 §1.2)
 

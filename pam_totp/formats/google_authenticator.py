@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import base64
 
-from pam_totp.formats.found import FormatError, Found, lines_of, whole
-from pam_totp.oath import ALGORITHMS, DEFAULT_PERIOD, MAX_DIGITS, MIN_DIGITS
-from pam_totp.record import MAX_DRIFT, HotpToken, Token, TotpToken
-from pam_totp.secretfile import base32
+from pam_totp.core.oath import ALGORITHMS, DEFAULT_PERIOD, MAX_DIGITS, MIN_DIGITS
+from pam_totp.core.record import MAX_DRIFT, HotpToken, Token, TotpToken
+from pam_totp.core.secretfile import base32
+from pam_totp.formats.imported_token import FormatError, Found, lines_of, whole
 
 MAX_FILE = 64 * 1024  # bytes: more than it reads itself
 MAX_STEP_SIZE = 60  # seconds

@@ -13,7 +13,7 @@ import subprocess
 import urllib.parse
 from collections.abc import Iterator
 
-from pam_totp.formats.found import FormatError, Found, lines_of
+from pam_totp.formats.imported_token import FormatError, Found, lines_of
 
 MAX_PARTS = 100
 MAX_TOKENS = 1000  # in one part: a QR code holds fewer than 3 KiB

@@ -10,10 +10,10 @@ import urllib.parse
 from collections.abc import Iterator
 from dataclasses import replace
 
-from pam_totp.formats.found import FormatError, Found, lines_of
-from pam_totp.oath import ALGORITHMS, DEFAULT_PERIOD
-from pam_totp.record import HotpToken, Token, TotpToken
-from pam_totp.secretfile import base32, unbase32
+from pam_totp.core.oath import ALGORITHMS, DEFAULT_PERIOD
+from pam_totp.core.record import HotpToken, Token, TotpToken
+from pam_totp.core.secretfile import base32, unbase32
+from pam_totp.formats.imported_token import FormatError, Found, lines_of
 
 DEFAULT_ISSUER = "pam_totp"
 MAX_URI = 2048  # characters

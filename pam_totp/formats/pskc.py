@@ -15,10 +15,10 @@ import xml.etree.ElementTree as tree
 from collections.abc import Callable
 from typing import Any
 
-from pam_totp.formats.found import FormatError, Found, whole
+from pam_totp.core.oath import DEFAULT_PERIOD, MIN_DIGITS
+from pam_totp.core.record import HotpToken, Token, TotpToken
+from pam_totp.formats.imported_token import FormatError, Found, whole
 from pam_totp.formats.xml_guard import Element, elements
-from pam_totp.oath import DEFAULT_PERIOD, MIN_DIGITS
-from pam_totp.record import HotpToken, Token, TotpToken
 
 ITERATIONS = 600_000  # of PBKDF2, in what is written here
 MAX_ITERATIONS = 5_000_000  # of PBKDF2: some seconds
@@ -64,7 +64,7 @@ def parse(data: bytes, now: int, unlock: Unlock) -> list[Found]:
 
     Raises FormatError, and ImportError without python-pskc.
     """
-    from pskc import PSKC  # noqa: PLC0415  an extra
+    from pskc import PSKC  # an extra
 
     lines = _checked(data)
     try:
@@ -217,7 +217,7 @@ def _user(distinguished: str | None) -> str | None:
 
 def write(user: str, tokens: list[Token], password: str | None) -> bytes:
     """A container of `tokens`, encrypted where there is a password. Raises ImportError without python-pskc."""
-    from pskc import PSKC  # noqa: PLC0415  an extra
+    from pskc import PSKC  # an extra
 
     container = PSKC()
     for token in tokens:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pam_totp.formats.found import FormatError, Found
-from pam_totp.record import HotpToken, RecordError, TotpToken, UserRecord
-from pam_totp.secretfile import parse as parse_record
+from pam_totp.core.record import HotpToken, RecordError, TotpToken, UserRecord
+from pam_totp.core.secretfile import parse as parse_record
+from pam_totp.formats.imported_token import FormatError, Found
 
 
 def parse(data: bytes, now: int) -> list[Found]:

@@ -13,9 +13,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from pam_totp.formats.found import FormatError, Found, hexadecimal, lines_of, whole
-from pam_totp.oath import DEFAULT_PERIOD, MOVING_FACTOR_LIMIT, hotp
-from pam_totp.record import MAX_DRIFT, HotpToken, Token, TotpToken
+from pam_totp.core.oath import DEFAULT_PERIOD, MOVING_FACTOR_LIMIT, hotp
+from pam_totp.core.record import MAX_DRIFT, HotpToken, Token, TotpToken
+from pam_totp.formats.imported_token import FormatError, Found, hexadecimal, lines_of, whole
 
 MAX_KEY = 32  # bytes
 PERIODS = (30, 60)  # seconds

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from xml.parsers import expat
 
-from pam_totp.formats.found import MAX_INPUT, FormatError
+from pam_totp.formats.imported_token import MAX_INPUT, FormatError
 
 MAX_DEPTH = 30
 MAX_ELEMENTS = 2_000_000

@@ -12,8 +12,8 @@ import pwd
 import socket
 import struct
 
-from pam_totp.pam.handle import Hello
-from pam_totp.settings import Site
+from pam_totp.core.settings import Site
+from pam_totp.pam.pam_handle import Hello
 
 _UCRED = struct.Struct("iII")  # pid, uid, gid: unix(7)
 

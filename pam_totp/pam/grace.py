@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import socket
 
-from pam_totp.policy import Policy
-from pam_totp.record import MAX_GRACE, Grace, UserRecord
-from pam_totp.settings import MAX_GRACE_PERIOD
+from pam_totp.core.policy import Policy
+from pam_totp.core.record import MAX_GRACE, Grace, UserRecord
+from pam_totp.core.settings import MAX_GRACE_PERIOD
 
 _LONGEST_SERVICE = 64  # characters: a name that a service file could have
 

@@ -9,6 +9,6 @@ sys.dont_write_bytecode = True  # as root, under whatever umask and limits the c
 os.umask(0o077)
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from pam_totp.pam.spawned import main  # noqa: E402  the path had to be set first
+from pam_totp.pam.helper_main import main  # noqa: E402  the path had to be set first
 
 main()

@@ -10,11 +10,15 @@ import pwd
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from pam_totp import answer as answers
-from pam_totp import audit
-from pam_totp.decide import REFUSED, decide, log, refusal_takes, remarks
+from pam_totp.core import answer as answers
+from pam_totp.core.record import UserRecord
+from pam_totp.core.settings import Settings, SettingsError, Site, settings
+from pam_totp.core.values import Value
+from pam_totp.core.verify import Decision, Outcome
+from pam_totp.operations import audit_log
+from pam_totp.operations.authenticate import REFUSED, decide, log, refusal_takes, remarks
 from pam_totp.pam import grace
-from pam_totp.pam.handle import (
+from pam_totp.pam.pam_handle import (
     PAM_AUTH_ERR,
     PAM_AUTHINFO_UNAVAIL,
     PAM_CONV_ERR,
@@ -29,13 +33,9 @@ from pam_totp.pam.handle import (
     ConversationError,
     PamHandle,
 )
-from pam_totp.record import UserRecord
-from pam_totp.settings import Settings, SettingsError, Site, settings
 from pam_totp.store import NoAccount, NotThere, Store, StoreError
 from pam_totp.store.file import FileStore
 from pam_totp.store.home import home_store
-from pam_totp.values import Value
-from pam_totp.verify import Decision, Outcome
 
 _NOBODY = UserRecord(user="nobody")
 
@@ -53,13 +53,13 @@ class Host(Value):
 
     site: Site
     now: Callable[[], int]
-    log: audit.Sink
+    log: audit_log.Sink
     passwd_name: Callable[[str], str] = staticmethod(passwd_name)
     open_store: Callable[[str], Store] = FileStore
     open_home_store: Callable[[str, str], Store] = staticmethod(home_store)
 
 
-def this_host(site: Site, log: audit.Sink = audit.to_syslog) -> Host:
+def this_host(site: Site, log: audit_log.Sink = audit_log.to_syslog) -> Host:
     """The real clock (UTC, whole seconds) and the real file store."""
     return Host(site=site, now=lambda: int(time.time()), log=log)
 
@@ -74,7 +74,7 @@ def pam_sm_authenticate(pamh: PamHandle, flags: int, argv: Sequence[str], host: 
     try:
         chosen = settings(pamh.service, argv, host.site)
     except SettingsError as e:
-        audit.write(host.log, pamh.service, "error", user=pamh.user, rhost=pamh.rhost, problem=str(e))
+        audit_log.write(host.log, pamh.service, "error", user=pamh.user, rhost=pamh.rhost, problem=str(e))
         return PAM_SERVICE_ERR
     login = _Login(pamh, bool(flags & PAM_SILENT), chosen, host)
     try:
@@ -142,7 +142,7 @@ class _Login:
         return PAM_AUTH_ERR
 
     def log(self, verb: str, **fields: str | int | None) -> None:
-        audit.write(self._host.log, self._pamh.service, verb, user=self._user, **fields, rhost=self._pamh.rhost)
+        audit_log.write(self._host.log, self._pamh.service, verb, user=self._user, **fields, rhost=self._pamh.rhost)
 
     def _known(self) -> UserRecord:
         try:

@@ -19,15 +19,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from pam_totp import audit
+from pam_totp.core.settings import SettingsError
+from pam_totp.operations import audit_log
 from pam_totp.pam.admission import admit, listed, peer_uid
-from pam_totp.pam.bounded import BoundedLog
-from pam_totp.pam.handle import PAM_AUTH_ERR, PAM_AUTHINFO_UNAVAIL, PAM_SERVICE_ERR, Hello
 from pam_totp.pam.listening import ServiceError, listening
+from pam_totp.pam.log_quota import BoundedLog
+from pam_totp.pam.login_quota import Account, Places
+from pam_totp.pam.login_session import read_site, serve_one
 from pam_totp.pam.module import Host, this_host
-from pam_totp.pam.places import Account, Places
-from pam_totp.pam.session import read_site, serve_one
-from pam_totp.settings import SettingsError
+from pam_totp.pam.pam_handle import PAM_AUTH_ERR, PAM_AUTHINFO_UNAVAIL, PAM_SERVICE_ERR, Hello
 from pam_totp.store import StoreError
 from pam_totp.store.file import FileStore
 
@@ -45,7 +45,9 @@ class Service:
     It may be one of `workers` processes at the same socket, and then takes its part of what an account may have.
     """
 
-    def __init__(self, listener: socket.socket, store: str, site_file: str, log: audit.Sink, workers: int = 1) -> None:
+    def __init__(
+        self, listener: socket.socket, store: str, site_file: str, log: audit_log.Sink, workers: int = 1
+    ) -> None:
         self._listener = listener
         self._store = store
         self._site_file = site_file
@@ -150,20 +152,22 @@ class Service:
                 serve_one(client, log, lambda hello: self._prepare(uid, hello, log, take))
 
     def _prepare(
-        self, uid: int, hello: Hello, log: audit.Sink, take: Callable[[Account], bool]
+        self, uid: int, hello: Hello, log: audit_log.Sink, take: Callable[[Account], bool]
     ) -> tuple[Hello, Host] | int:
         if uid == 0 and hello.ruser and not take(hello.ruser):
-            audit.write(log, hello.service, "refused", user=hello.user, reason="too-many-at-once", ruser=hello.ruser)
+            audit_log.write(
+                log, hello.service, "refused", user=hello.user, reason="too-many-at-once", ruser=hello.ruser
+            )
             return PAM_AUTHINFO_UNAVAIL
         try:
             site = read_site(self._site_file)
         except SettingsError as e:
-            audit.write(log, hello.service, "error", user=hello.user, problem=str(e))
+            audit_log.write(log, hello.service, "error", user=hello.user, problem=str(e))
             return PAM_SERVICE_ERR
         client = uid != 0 and listed(uid, hello, site)
         admitted = admit(uid, hello, client=client)
         if admitted is None:
-            audit.write(log, hello.service, "refused", user=hello.user, reason="not-yours-to-ask", uid=uid)
+            audit_log.write(log, hello.service, "refused", user=hello.user, reason="not-yours-to-ask", uid=uid)
             return PAM_AUTH_ERR
         if not any(a.startswith("store=") for a in admitted.arguments):
             admitted = admitted.asking((*admitted.arguments, f"store={self._store}"))
@@ -178,7 +182,7 @@ def _take_all_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, enough), hard))
 
 
-def serve(path: str | None, store: str, site_file: str, log: audit.Sink, workers: int = 1) -> None:
+def serve(path: str | None, store: str, site_file: str, log: audit_log.Sink, workers: int = 1) -> None:
     """Run the service until SIGTERM or SIGINT. Raises ServiceError where it cannot start, or a worker is lost."""
     _take_all_descriptors()
     with listening(path) as listener:
@@ -188,7 +192,7 @@ def serve(path: str | None, store: str, site_file: str, log: audit.Sink, workers
         try:
             next(FileStore(store).users(), None)
         except StoreError as e:  # said at once, and again at every login until it is mended
-            audit.write(log, "serve", "error", problem=str(e))
+            audit_log.write(log, "serve", "error", problem=str(e))
         if workers == 1:
             service.run()
         else:

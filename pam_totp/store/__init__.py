@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 
-from pam_totp.record import UserRecord
+from pam_totp.core.record import UserRecord
 
 R = TypeVar("R")
 

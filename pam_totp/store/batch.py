@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import BinaryIO, Protocol, TypeVar
 
-from pam_totp.record import UserRecord
-from pam_totp.secretfile import serialize
+from pam_totp.core.record import UserRecord
+from pam_totp.core.secretfile import serialize
 from pam_totp.store import R, journal
 from pam_totp.store import file as one
 

@@ -19,8 +19,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from pam_totp.record import RecordError, UserRecord
-from pam_totp.secretfile import MAX_FILE, serialize
+from pam_totp.core.record import RecordError, UserRecord
+from pam_totp.core.secretfile import MAX_FILE, serialize
 from pam_totp.store import NotThere, R, StoreError, recall
 
 LOCK_WAIT = 5.0  # seconds
@@ -103,7 +103,7 @@ class FileStore:
             os.fsync(folder)
 
     def users(self) -> Iterator[str]:
-        from urllib.parse import unquote_to_bytes  # noqa: PLC0415  no login needs it
+        from urllib.parse import unquote_to_bytes  # no login needs it
 
         with self._opened() as folder, os.scandir(folder) as entries:
             for entry in entries:

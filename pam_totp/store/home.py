@@ -13,7 +13,7 @@ import pwd
 import stat
 from collections.abc import Callable, Iterator
 
-from pam_totp.record import UserRecord
+from pam_totp.core.record import UserRecord
 from pam_totp.store import NoAccount, NotThere, R, Store, StoreError
 from pam_totp.store.file import FileStore
 

@@ -20,8 +20,8 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import BinaryIO
 
-from pam_totp.record import RecordError
-from pam_totp.secretfile import parse, serialize
+from pam_totp.core.record import RecordError
+from pam_totp.core.secretfile import parse, serialize
 from pam_totp.store import NotThere, StoreError
 from pam_totp.store import file as one
 from pam_totp.store.file import JOURNAL

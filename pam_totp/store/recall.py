@@ -6,8 +6,8 @@ never changes and `parse` depends on nothing else.
 
 from __future__ import annotations
 
-from pam_totp.record import UserRecord
-from pam_totp.secretfile import parse
+from pam_totp.core.record import UserRecord
+from pam_totp.core.secretfile import parse
 
 MOST = 256  # records, most of them of about 2 KB
 LONGEST = 8 * 1024  # bytes of a file: a record of that length takes twice as much, and all of them a few megabytes

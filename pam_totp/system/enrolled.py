@@ -11,7 +11,7 @@ import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from pam_totp.privileges import become_owner_of
+from pam_totp.pam.privileges import become_owner_of
 from pam_totp.store import NotThere, StoreError
 from pam_totp.store.file import FileStore
 

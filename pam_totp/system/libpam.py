@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from pam_totp.system.stack import RESULTS
+from pam_totp.system.pamd.stack import RESULTS
 
 PROMPT_ECHO_OFF, PROMPT_ECHO_ON, ERROR_MSG, TEXT_INFO = 1, 2, 3, 4  # _pam_types.h
 PROMPTS = (PROMPT_ECHO_OFF, PROMPT_ECHO_ON)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from pam_totp.system.stack import MODULE, Handler, StackError, flat, rules
+from pam_totp.system.pamd.stack import MODULE, Handler, StackError, flat, rules
 
 SERVICE_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 # Not services but parts of them: an edit there would change every service on the machine, and pam-auth-update's work.

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from pam_totp.system.libpam import PROMPTS, Converse, LibpamError, Login
 from pam_totp.system.machine import Machine
-from pam_totp.system.stack import StackError
+from pam_totp.system.pamd.stack import StackError
 
 STYLES = {1: "prompt", 2: "prompt, echoed", 3: "error", 4: "information"}
 TRIES = 3  # at the login that has to get in

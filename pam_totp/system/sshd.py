@@ -12,7 +12,7 @@ import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 
-from pam_totp.system.edit import First
+from pam_totp.system.pamd.edit import First
 
 PROGRAM = "/usr/sbin/sshd"
 # The first value counts, so it comes before what others have put there.

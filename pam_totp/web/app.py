@@ -19,16 +19,16 @@ from flask_limiter import Limiter
 from flask_wtf.csrf import CSRFError, CSRFProtect
 from werkzeug.exceptions import HTTPException
 
-from pam_totp import audit
 from pam_totp.client import DEFAULT_SOCKET, ClientError
-from pam_totp.passwords import Busy
+from pam_totp.operations import audit_log
+from pam_totp.operations.self_service import Factors
 from pam_totp.store import StoreError
+from pam_totp.system.passwords import Busy
 from pam_totp.web import filters, pages_signin, pages_tokens
-from pam_totp.web.factors import Factors
 from pam_totp.web.portal import SERVICE, Config, Portal, portal
-from pam_totp.web.second import ByService, ByStore
+from pam_totp.web.second_factor import ByService, ByStore
+from pam_totp.web.session_cookie import Cookies, current
 from pam_totp.web.sessions import Sessions, Step
-from pam_totp.web.visit import Cookies, current
 
 MAX_REQUEST = 16 * 1024  # bytes: the forms are small
 
@@ -155,7 +155,7 @@ def _say_what_failed(app: Flask) -> None:
         return _page("This form is from an earlier page, and was not used. Nothing was changed.", status=400)
 
     def out_of_reach(error: StoreError | ClientError) -> tuple[str, int]:
-        audit.write(portal().config.sink, SERVICE, "error", user=current().state.user, problem=str(error))
+        audit_log.write(portal().config.sink, SERVICE, "error", user=current().state.user, problem=str(error))
         return _page("Your tokens cannot be reached now. Try again later.", status=503)
 
     def busy(_: Busy) -> tuple[str, int]:

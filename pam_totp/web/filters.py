@@ -7,7 +7,7 @@ import time
 from flask import Flask
 from markupsafe import Markup
 
-from pam_totp.record import HotpToken, Token, TotpToken
+from pam_totp.core.record import HotpToken, Token, TotpToken
 
 
 def add_to(app: Flask) -> None:

@@ -9,13 +9,13 @@ from typing import ParamSpec
 from flask import Blueprint, flash, render_template, request
 from werkzeug import Response
 
-from pam_totp import audit
-from pam_totp.decide import REFUSED
-from pam_totp.web.factors import Asking
+from pam_totp.operations import audit_log
+from pam_totp.operations.authenticate import REFUSED
+from pam_totp.operations.self_service import Asking
 from pam_totp.web.forms import Code, RecoveryCode, SignIn
 from pam_totp.web.portal import SERVICE, portal, to
+from pam_totp.web.session_cookie import current
 from pam_totp.web.sessions import Step
-from pam_totp.web.visit import current
 
 P = ParamSpec("P")
 Page = str | Response | tuple[str, int]
@@ -66,13 +66,13 @@ def sign_in() -> Page:
     config = portal().config
     user = config.passwd_name(form.user.data)
     if not config.passwords.right(user, form.password.data or ""):
-        audit.write(config.sink, SERVICE, "refused", user=user, reason="password", rhost=request.remote_addr)
+        audit_log.write(config.sink, SERVICE, "refused", user=user, reason="password", rhost=request.remote_addr)
         form.password.errors = [WRONG]
         return render_template("sign_in.html", form=form), 401
     if portal().second.needed(user):
         current().move(Step.PASSWORD, user)
         return to("signin.code")
-    audit.write(config.sink, SERVICE, "accepted", user=user, by="password", rhost=request.remote_addr)
+    audit_log.write(config.sink, SERVICE, "accepted", user=user, by="password", rhost=request.remote_addr)
     current().move(Step.SIGNED_IN, user)
     return to("tokens.overview")
 

@@ -7,16 +7,16 @@ import secrets
 from flask import Blueprint, abort, flash, render_template, request
 from werkzeug import Response
 
-from pam_totp import qr
-from pam_totp.enroll import grouped_key, new_token
+from pam_totp.core.record import NEW_SECRET, HotpToken, Token, UserRecord
+from pam_totp.formats import qr
 from pam_totp.formats.otpauth import to_uri, typed_secret
-from pam_totp.record import NEW_SECRET, HotpToken, Token, UserRecord
-from pam_totp.web.factors import Problem, is_last, readable
+from pam_totp.operations.enroll import grouped_key, new_token
+from pam_totp.operations.self_service import Problem, is_last, readable
 from pam_totp.web.forms import Handed, Name, Proof, Row, Scanned, _Proof
 from pam_totp.web.pages_signin import Page, asking, signed_in
 from pam_totp.web.portal import portal, to
+from pam_totp.web.session_cookie import current
 from pam_totp.web.sessions import Step
-from pam_totp.web.visit import current
 
 pages = Blueprint("tokens", __name__)
 

@@ -10,12 +10,12 @@ from typing import Protocol, cast
 import flask
 import werkzeug
 
-from pam_totp import audit
+from pam_totp.core.policy import Policy
+from pam_totp.operations import audit_log
+from pam_totp.operations.self_service import Factors
 from pam_totp.pam.module import passwd_name
-from pam_totp.policy import Policy
 from pam_totp.store import Store
-from pam_totp.web.factors import Factors
-from pam_totp.web.second import SecondStep
+from pam_totp.web.second_factor import SecondStep
 from pam_totp.web.sessions import Sessions
 
 SERVICE = "pam_totp-portal"  # the PAM service of the password, the site file's name for the policy, and the log's
@@ -43,7 +43,7 @@ class Config:
     first_token: bool = True
     limited: bool = True
     per_address: int = 60
-    sink: audit.Sink = audit.to_syslog
+    sink: audit_log.Sink = audit_log.to_syslog
     now: Callable[[], int] = lambda: int(time.time())
     clock: Callable[[], float] = time.monotonic
     passwd_name: Callable[[str], str] = passwd_name

@@ -87,7 +87,7 @@ def serve(app: Any, address: Address, *, proxy: str | None, ready: Callable[[Add
     """Serve `app` until SIGTERM or SIGINT. `proxy` is the address of what ends TLS in front; None where there is
     nothing in front. Raises OSError and ImportError.
     """
-    from waitress.server import create_server  # noqa: PLC0415  an extra
+    from waitress.server import create_server  # an extra
 
     check(address, proxy)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # it warns of every request that has to wait

@@ -21,7 +21,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from pam_totp.record import Token
+from pam_totp.core.record import Token
 
 NAME_BYTES = 32
 PENDING_LASTS = 600.0  # seconds to scan a QR code and enter the first code

@@ -23,7 +23,7 @@ from typing import Any
 
 import pyotp
 
-from pam_totp.oath import find, hotp
+from pam_totp.core.oath import find, hotp
 from tests.bench import bulk, load, logins
 from tests.site import KEY, TREE, Site, fob
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pam_totp.oath import hotp
+from pam_totp.core.oath import hotp
 from tests.site import KEY, Site, fob
 
 LOOK_AHEAD = 10

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pam_totp.oath import hotp, totp
-from pam_totp.secretfile import base32
+from pam_totp.core.oath import hotp, totp
+from pam_totp.core.secretfile import base32
 from tests.site import KEY, MODULE, Site, fob, phone
 
 USER = "root"

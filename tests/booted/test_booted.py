@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.oath import hotp
+from pam_totp.core.oath import hotp
 from tests.booted.machine import PASSWORD, Booted, Shell, make_disk, make_system
 from tests.site import KEY, until
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from pam_totp.cli.pieces import BLOCK
+from pam_totp.cli.printing import BLOCK
 from pam_totp.system.enrolled import enrolled
 from tests.bench.bulk import run
 from tests.site import KEY, TREE, Site, fob, phone, until

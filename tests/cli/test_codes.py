@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.oath import hotp
-from pam_totp.record import TotpToken
-from pam_totp.secretfile import base32
-from pam_totp.serialport import code_in
+from pam_totp.cli.serial_port import code_in
+from pam_totp.core.oath import hotp
+from pam_totp.core.record import TotpToken
+from pam_totp.core.secretfile import base32
 from tests.site import KEY, ME, TREE, Site, codes, fob, phone, until
 
 

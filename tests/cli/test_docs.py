@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pexpect
 
+from pam_totp.core.oath import totp
 from pam_totp.formats import pskc
-from pam_totp.oath import totp
 from tests.site import KEY, ME, TREE, Site, fob
 
 DOCS = TREE / "docs" / "tokens.md"

@@ -14,10 +14,10 @@ import pexpect
 import pyotp
 import pytest
 
+from pam_totp.core.oath import totp
+from pam_totp.core.record import Token
+from pam_totp.core.secretfile import base32
 from pam_totp.formats.otpauth import from_uri
-from pam_totp.oath import totp
-from pam_totp.record import Token
-from pam_totp.secretfile import base32
 from pam_totp.store.file import FileStore
 from tests.site import KEY, ME, TREE, Site, codes, fob, phone
 

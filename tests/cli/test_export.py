@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.oath import hotp
-from pam_totp.record import HotpToken, Token, TotpToken
-from pam_totp.secretfile import base32
+from pam_totp.core.oath import hotp
+from pam_totp.core.record import HotpToken, Token, TotpToken
+from pam_totp.core.secretfile import base32
 from tests.site import KEY, ME, TREE, Site, codes, fob, phone
 
 FORMATS = ("otpauth", "pskc", "google-authenticator", "users-oath", "json")

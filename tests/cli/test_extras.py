@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import token_sim.extras as simulators
-from pam_totp import extras
-from pam_totp.extras import how_to_get
+from pam_totp.system import extras
+from pam_totp.system.extras import how_to_get
 from tests.site import ME, TREE, Site
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.record import UserRecord
-from pam_totp.secretfile import base32, serialize
+from pam_totp.core.record import UserRecord
+from pam_totp.core.secretfile import base32, serialize
 from tests.site import KEY, TREE, fob
 
 # Run in a mount namespace of its own: mounts a small disk, lets the commands loose on it, and says how that went.

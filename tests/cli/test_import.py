@@ -15,9 +15,9 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from pam_totp.core.oath import hotp
+from pam_totp.core.secretfile import base32
 from pam_totp.formats import pskc
-from pam_totp.oath import hotp
-from pam_totp.secretfile import base32
 from tests.conftest import as_root
 from tests.formats.test_migration import part, token
 from tests.formats.test_pskc import figure

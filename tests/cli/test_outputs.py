@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.cli import outputs
+from pam_totp.cli import files_out
 
 
 def test_what_takes_a_file_away_takes_no_other_where_the_folder_is_exchanged(
@@ -27,7 +27,7 @@ def test_what_takes_a_file_away_takes_no_other_where_the_folder_is_exchanged(
         return told
 
     monkeypatch.setattr(os.path, "samestat", exchange_then_tell)
-    with pytest.raises(RuntimeError), outputs.new_file(str(folder / "file")):
+    with pytest.raises(RuntimeError), files_out.new_file(str(folder / "file")):
         raise RuntimeError
     assert folder.is_symlink(), "it was exchanged"
     assert (other / "file").read_text() == "somebody else's"
@@ -38,10 +38,10 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     before = set(os.listdir("/proc/self/fd"))
     for _ in range(2):  # the second time it is there
         try:
-            with outputs.new_file(str(tmp_path / "file")) as file:
+            with files_out.new_file(str(tmp_path / "file")) as file:
                 file.write(b"x")
-        except outputs.CommandError as e:
+        except files_out.CommandError as e:
             assert "is there already" in str(e)
-    with pytest.raises(FileNotFoundError, match="nosuch"), outputs.new_file(str(tmp_path / "nosuch" / "file")):
+    with pytest.raises(FileNotFoundError, match="nosuch"), files_out.new_file(str(tmp_path / "nosuch" / "file")):
         pass
     assert set(os.listdir("/proc/self/fd")) == before

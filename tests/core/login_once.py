@@ -9,11 +9,11 @@ import sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from pam_totp.policy import Policy  # noqa: E402  the path had to be set first
-from pam_totp.record import UserRecord  # noqa: E402
+from pam_totp.core.policy import Policy  # noqa: E402  the path had to be set first
+from pam_totp.core.record import UserRecord  # noqa: E402
+from pam_totp.core.verify import Outcome, verify  # noqa: E402
 from pam_totp.store import StoreError  # noqa: E402
 from pam_totp.store.file import FileStore  # noqa: E402
-from pam_totp.verify import Outcome, verify  # noqa: E402
 
 NOW = 1_700_000_010
 

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pam_totp.oath import hotp
-from pam_totp.policy import Policy
-from pam_totp.record import HotpToken, UserRecord
-from pam_totp.secretfile import parse, serialize
+from pam_totp.core.oath import hotp
+from pam_totp.core.policy import Policy
+from pam_totp.core.record import HotpToken, UserRecord
+from pam_totp.core.secretfile import parse, serialize
+from pam_totp.core.verify import Outcome, verify
 from pam_totp.store import NotThere, R, StoreError
 from pam_totp.store.file import FileStore
-from pam_totp.verify import Outcome, verify
 
 KEY = b"12345678901234567890"  # RFC 4226, appendix D
 NOW = 1_700_000_010

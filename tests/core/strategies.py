@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from pam_totp.oath import ALGORITHMS
-from pam_totp.record import Grace, HotpToken, Token, TotpToken, UserRecord
+from pam_totp.core.oath import ALGORITHMS
+from pam_totp.core.record import Grace, HotpToken, Token, TotpToken, UserRecord
 
 TIME_END = 2**62  # seconds: the first time that no record can hold
 LAST_COUNTER = 2**64 - 1

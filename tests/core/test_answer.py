@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pam_totp.answer import CROCKFORD, behind_password, codes, recovery_code, recovery_digest
+from pam_totp.core.answer import CROCKFORD, behind_password, codes, recovery_code, recovery_digest
 
 ALL = {6, 7, 8}
 SSHD_FAKE = b"\b\n\r\177INCORRECT"  # what sshd answers for a user who may not log in

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pam_totp import audit
+from pam_totp.operations import audit_log
 
 
 def test_a_line_says_what_was_decided_about_whom() -> None:
-    said = audit.line("sshd", "refused", user="alice", reason="replayed", token="fob", rhost="192.0.2.7")
+    said = audit_log.line("sshd", "refused", user="alice", reason="replayed", token="fob", rhost="192.0.2.7")
     assert said == "pam_totp(sshd:auth): refused user=alice reason=replayed token=fob rhost=192.0.2.7"
 
 
 def test_what_is_none_is_left_out_and_zero_and_nothing_are_not() -> None:
-    assert audit.line("sudo", "accepted", user="a", token=None, left=0, tty="") == (
+    assert audit_log.line("sudo", "accepted", user="a", token=None, left=0, tty="") == (
         'pam_totp(sudo:auth): accepted user=a left=0 tty=""'
     )
 
@@ -45,14 +45,14 @@ def test_what_is_none_is_left_out_and_zero_and_nothing_are_not() -> None:
     ],
 )
 def test_what_is_not_one_plain_word_stands_in_quotes(text: str, escaped: str) -> None:
-    assert audit.escaped(text) == escaped
+    assert audit_log.escaped(text) == escaped
 
 
 def test_what_is_too_long_is_cut_and_says_so() -> None:
-    whole = "x" * audit.MAX_FIELD
-    assert audit.escaped(whole) == whole
-    assert audit.escaped(whole + "x") == f'"{whole}\\u2026"'
-    assert len(audit.escaped("\n" * 10_000)) < 7 * (audit.MAX_FIELD + 1) + 2
+    whole = "x" * audit_log.MAX_FIELD
+    assert audit_log.escaped(whole) == whole
+    assert audit_log.escaped(whole + "x") == f'"{whole}\\u2026"'
+    assert len(audit_log.escaped("\n" * 10_000)) < 7 * (audit_log.MAX_FIELD + 1) + 2
 
 
 FIELD = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|[^\s"=]+)')
@@ -60,7 +60,7 @@ FIELD = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|[^\s"=]+)')
 
 @given(st.text(), st.text(), st.text())
 def test_no_name_forges_a_line_or_a_field(service: str, user: str, token: str) -> None:
-    said = audit.line(service, "refused", user=user, token=token)
+    said = audit_log.line(service, "refused", user=user, token=token)
     assert said.isascii()
     assert said.isprintable()
     head, _, fields = said.partition(":auth): refused ")
@@ -83,22 +83,22 @@ def test_no_name_forges_a_line_or_a_field(service: str, user: str, token: str) -
 )
 def test_every_verb_has_its_priority(verb: str, priority: int) -> None:
     written: list[tuple[int, str]] = []
-    audit.write(lambda *entry: written.append(entry), "sshd", verb, user="alice")
+    audit_log.write(lambda *entry: written.append(entry), "sshd", verb, user="alice")
     assert written == [(priority, f"pam_totp(sshd:auth): {verb} user=alice")]
 
 
 def test_an_unknown_verb_is_a_mistake() -> None:
     with pytest.raises(KeyError):
-        audit.write(lambda *_: None, "sshd", "perhaps", user="alice")
+        audit_log.write(lambda *_: None, "sshd", "perhaps", user="alice")
 
 
 def test_the_systems_log_gets_it_under_authpriv(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[tuple[int, str]] = []
     monkeypatch.setattr(syslog, "syslog", lambda priority, text: written.append((priority, text)))
-    audit.to_syslog(syslog.LOG_NOTICE, "100% of it")
+    audit_log.to_syslog(syslog.LOG_NOTICE, "100% of it")
     assert written == [(syslog.LOG_AUTHPRIV | syslog.LOG_NOTICE, "100% of it")]
 
 
 def test_a_service_in_a_terminal_writes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
-    audit.to_stderr(syslog.LOG_NOTICE, "a line")
+    audit_log.to_stderr(syslog.LOG_NOTICE, "a line")
     assert capsys.readouterr() == ("", "a line\n")

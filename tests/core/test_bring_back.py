@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.oath import hotp
-from pam_totp.record import HotpToken, Token, UserRecord
-from pam_totp.resync import Moved, NotInStep, Progress, bring_back
+from pam_totp.core.oath import hotp
+from pam_totp.core.record import HotpToken, Token, UserRecord
+from pam_totp.operations.resync import Moved, NotInStep, Progress, bring_back
 from pam_totp.store import NotThere
 from pam_totp.store.file import FileStore
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from pam_totp.decide import decide
-from pam_totp.policy import Policy
-from pam_totp.record import UserRecord
+from pam_totp.core.policy import Policy
+from pam_totp.core.record import UserRecord
+from pam_totp.core.verify import Outcome
+from pam_totp.operations.authenticate import decide
 from pam_totp.store import StoreError
-from pam_totp.verify import Outcome
 from tests.core.stores import NOW, Memory, code, fob
 
 ALICE = UserRecord(user="alice", tokens=(fob(),))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pam_totp.decide import decide, log, remarks
-from pam_totp.policy import Policy
-from pam_totp.record import UserRecord
-from pam_totp.verify import Decision, Outcome
+from pam_totp.core.policy import Policy
+from pam_totp.core.record import UserRecord
+from pam_totp.core.verify import Decision, Outcome
+from pam_totp.operations.authenticate import decide, log, remarks
 from tests.core.stores import Memory, code, fob
 
 

@@ -13,11 +13,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pam_totp.answer import recovery_digest
-from pam_totp.policy import Policy
-from pam_totp.record import HotpToken, Token, TotpToken, UserRecord
-from pam_totp.secretfile import parse, serialize
-from pam_totp.verify import verify
+from pam_totp.core.answer import recovery_digest
+from pam_totp.core.policy import Policy
+from pam_totp.core.record import HotpToken, Token, TotpToken, UserRecord
+from pam_totp.core.secretfile import parse, serialize
+from pam_totp.core.verify import verify
 from tests.core.model import DAY, LAST, Model, ModelToken
 
 END = 2**62  # seconds: beyond any clock

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pam_totp import oath
+from pam_totp.core import oath
 from tests.core.vectors import table
 
 KEY = b"12345678901234567890"  # RFC 4226, appendix D

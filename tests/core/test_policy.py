@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pam_totp.policy import Policy, PolicyError
+from pam_totp.core.policy import Policy, PolicyError
 
 BOUNDS = {"look_ahead": 100, "window": 10, "resync_window": 10_000, "resync_steps": 2_880, "lock_after": 1_000_000}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.record import Grace, RecordError, UserRecord
-from pam_totp.secretfile import parse, serialize
+from pam_totp.core.record import Grace, RecordError, UserRecord
+from pam_totp.core.secretfile import parse, serialize
 from pam_totp.store import StoreError, recall
 from pam_totp.store.file import FileStore
 from tests.core.stores import code, counter_of, enrol, says

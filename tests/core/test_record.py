@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pam_totp.record import DAY, Grace, HotpToken, RecordError, Token, TotpToken, UserRecord
-from pam_totp.secretfile import base32
+from pam_totp.core.record import DAY, Grace, HotpToken, RecordError, Token, TotpToken, UserRecord
+from pam_totp.core.secretfile import base32
 from tests.core.strategies import TIME_END, hotp_tokens, records, times, tokens, totp_tokens
 
 KEY = b"12345678901234567890"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pam_totp import resync
-from pam_totp.oath import hotp
-from pam_totp.record import HotpToken, Token, TotpToken, UserRecord
-from pam_totp.resync import Moved, NotInStep, bring_back, candidates, locate, stands_behind
+from pam_totp.core.oath import hotp
+from pam_totp.core.record import HotpToken, Token, TotpToken, UserRecord
+from pam_totp.operations import resync
+from pam_totp.operations.resync import Moved, NotInStep, bring_back, candidates, locate, stands_behind
 from pam_totp.store import NotThere
 from tests.core.stores import Memory
 

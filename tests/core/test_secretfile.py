@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pam_totp.record import HotpToken, RecordError, TotpToken, UserRecord
-from pam_totp.secretfile import MAX_FILE, base32, parse, serialize, unbase32
+from pam_totp.core.record import HotpToken, RecordError, TotpToken, UserRecord
+from pam_totp.core.secretfile import MAX_FILE, base32, parse, serialize, unbase32
 from tests.core.strategies import records
 from tests.core.vectors import DATA
 

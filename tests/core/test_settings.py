@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pam_totp.policy import Policy
-from pam_totp.settings import Settings, SettingsError, Site, parse_arguments, parse_site, settings
+from pam_totp.core.policy import Policy
+from pam_totp.core.settings import Settings, SettingsError, Site, parse_arguments, parse_site, settings
 
 
 def chosen(*arguments: str, site: str = "", service: str = "sshd") -> Settings:

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pam_totp.record import RecordError, UserRecord
-from pam_totp.secretfile import MAX_FILE
+from pam_totp.core.record import RecordError, UserRecord
+from pam_totp.core.secretfile import MAX_FILE
 from pam_totp.store import NotThere, StoreError
 from pam_totp.store.file import FileStore, file_name
 from tests.conftest import as_root
@@ -152,7 +152,7 @@ def test_a_record_too_large_to_be_read_again_is_not_written(folder: Path, store:
     recovery = tuple(f"{i:064x}" for i in range(100))
 
     def grow(record: UserRecord) -> tuple[UserRecord, None]:
-        from pam_totp.record import Grace  # noqa: PLC0415
+        from pam_totp.core.record import Grace
 
         grace = tuple(Grace(service="ü" * 255, rhost=f"{i}", granted=0) for i in range(64))
         return UserRecord(user="alice", tokens=tokens, salt="00" * 16, recovery=recovery, grace=grace), None

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.answer import recovery_digest
-from pam_totp.oath import totp
-from pam_totp.record import TotpToken, UserRecord
+from pam_totp.core.answer import recovery_digest
+from pam_totp.core.oath import totp
+from pam_totp.core.record import TotpToken, UserRecord
 from pam_totp.store import StoreError
 from pam_totp.store.file import FileStore
 from tests.core.conftest import TIMES

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pam_totp import rules
-from pam_totp.values import Value
+from pam_totp.core import rules
+from pam_totp.core.values import Value
 
 MARKER = "Xmarker0X"
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from pam_totp.answer import recovery_digest
-from pam_totp.enroll import proved
-from pam_totp.oath import hotp
-from pam_totp.policy import Policy
-from pam_totp.record import DAY, TIME_LIMIT, HotpToken, Token, TotpToken, UserRecord
-from pam_totp.verify import Outcome, verify
+from pam_totp.core.answer import recovery_digest
+from pam_totp.core.oath import hotp
+from pam_totp.core.policy import Policy
+from pam_totp.core.record import DAY, TIME_LIMIT, HotpToken, Token, TotpToken, UserRecord
+from pam_totp.core.verify import Outcome, verify
+from pam_totp.operations.enroll import proved
 
 FOB_KEY = b"12345678901234567890"
 PHONE_KEY = b"09876543210987654321"

@@ -17,10 +17,10 @@ PASSWORD = "correct horse"
 
 @pytest.fixture(scope="session")
 def _django() -> None:
-    import django  # noqa: PLC0415  reads the settings
+    import django  # reads the settings
 
     django.setup()
-    from django.core.management import call_command  # noqa: PLC0415
+    from django.core.management import call_command
 
     call_command("migrate", verbosity=0)
 
@@ -35,10 +35,10 @@ class Passwords:
 @pytest.fixture
 def project(_django: None, site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Django's settings, for a test to change; the service is the site's, and nobody has an account yet."""
-    from django.conf import settings  # noqa: PLC0415
-    from django.core.management import call_command  # noqa: PLC0415
+    from django.conf import settings
+    from django.core.management import call_command
 
-    from pam_totp.django import backends  # noqa: PLC0415
+    from pam_totp.django import backends
 
     site.start()
     monkeypatch.setattr(settings, "PAM_TOTP_SOCKET", str(site.socket))
@@ -49,6 +49,6 @@ def project(_django: None, site: Site, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 @pytest.fixture
 def client(project: Any) -> Any:
-    from django.test import Client  # noqa: PLC0415
+    from django.test import Client
 
     return Client()

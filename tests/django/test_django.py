@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pam_totp.passwords import Busy, Missing
+from pam_totp.system.passwords import Busy, Missing
 from tests.django.conftest import PASSWORD
 from tests.pamconf import Result
 from tests.site import ME, TREE, Site, codes
@@ -82,7 +82,7 @@ def test_a_wrong_or_blank_password_signs_nobody_in(client: Any, site: Site) -> N
 def test_where_no_password_can_be_checked_nobody_gets_in_and_the_log_says_why(
     client: Any, monkeypatch: Any, caplog: pytest.LogCaptureFixture, trouble: Exception
 ) -> None:
-    from pam_totp.django import backends  # noqa: PLC0415
+    from pam_totp.django import backends
 
     class NoPasswords:
         def right(self, user: str, password: str) -> bool:
@@ -95,7 +95,7 @@ def test_where_no_password_can_be_checked_nobody_gets_in_and_the_log_says_why(
 
 
 def test_users_are_made_only_where_the_project_says_so(client: Any, project: Any, monkeypatch: Any) -> None:
-    from django.contrib.auth import get_user_model  # noqa: PLC0415
+    from django.contrib.auth import get_user_model
 
     monkeypatch.setattr(project, "PAM_TOTP_CREATE_USERS", False)
     assert "errorlist" in sign_in(client).content.decode()
@@ -108,14 +108,14 @@ def test_users_are_made_only_where_the_project_says_so(client: Any, project: Any
 
 
 def test_a_user_who_was_switched_off_does_not_get_in(client: Any) -> None:
-    from django.contrib.auth import get_user_model  # noqa: PLC0415
+    from django.contrib.auth import get_user_model
 
     get_user_model().objects.create_user(ME, is_active=False)
     assert "errorlist" in sign_in(client).content.decode()
 
 
 def test_the_admin_site_asks_for_a_code_too(client: Any, site: Site) -> None:
-    from django.contrib.auth import get_user_model  # noqa: PLC0415
+    from django.contrib.auth import get_user_model
 
     site.enrol()
     get_user_model().objects.create_superuser(ME)
@@ -129,9 +129,9 @@ def test_the_admin_site_asks_for_a_code_too(client: Any, site: Site) -> None:
 def test_nobody_uses_the_device_of_another(client: Any, site: Site) -> None:
     site.enrol()
     sign_in(client, user="mallory")
-    from django_otp.models import Device  # noqa: PLC0415
+    from django_otp.models import Device
 
-    from pam_totp.django.models import HostDevice  # noqa: PLC0415
+    from pam_totp.django.models import HostDevice
 
     device = HostDevice.objects.get()
     assert device.user.get_username() == "mallory"
@@ -140,7 +140,7 @@ def test_nobody_uses_the_device_of_another(client: Any, site: Site) -> None:
 
 
 def test_a_user_has_one_device_however_often_they_sign_in(client: Any) -> None:
-    from pam_totp.django.models import HostDevice  # noqa: PLC0415
+    from pam_totp.django.models import HostDevice
 
     sign_in(client)
     sign_in(client)
@@ -148,7 +148,7 @@ def test_a_user_has_one_device_however_often_they_sign_in(client: Any) -> None:
 
 
 def test_a_device_that_was_not_handed_out_is_not_made(client: Any, project: Any, monkeypatch: Any) -> None:
-    from pam_totp.django.models import HostDevice  # noqa: PLC0415
+    from pam_totp.django.models import HostDevice
 
     monkeypatch.setattr(project, "PAM_TOTP_CREATE_DEVICES", False, raising=False)
     sign_in(client)
@@ -171,13 +171,13 @@ def test_two_factor_auth_asks_for_the_hosts_code(client: Any, site: Site) -> Non
 
 
 def test_the_migrations_are_all_there(project: Any) -> None:
-    from django.core.management import call_command  # noqa: PLC0415
+    from django.core.management import call_command
 
     call_command("makemigrations", "pam_totp", check=True, dry_run=True, stdout=StringIO())
 
 
 def found(**_: Any) -> set[str]:
-    from pam_totp.django.checks import check  # noqa: PLC0415
+    from pam_totp.django.checks import check
 
     return {message.id for message in check(None)}
 
@@ -216,7 +216,7 @@ def test_the_example_project_starts_by_itself(tmp_path: Path) -> None:
 
 
 def test_the_flask_example_is_short_and_works(site: Site, monkeypatch: Any) -> None:
-    from tests.examples import flask_app  # noqa: PLC0415
+    from tests.examples import flask_app
 
     site.start()
     site.enrol()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pam_totp.core.record import UserRecord
+from pam_totp.core.secretfile import base32, serialize
 from pam_totp.formats import csv_tokens, google_authenticator, migration, otpauth, pskc, record_json, users_oath
-from pam_totp.formats.found import FormatError, Found
-from pam_totp.record import UserRecord
-from pam_totp.secretfile import base32, serialize
+from pam_totp.formats.imported_token import FormatError, Found
 from tests.formats.test_migration import part, token
 from tests.formats.test_pskc import UNLOCKS, figure
 from tests.site import KEY, fob, phone

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from pam_totp.enroll import new_recovery_codes
-from pam_totp.policy import Policy
-from pam_totp.record import HotpToken, UserRecord
+from pam_totp.core.policy import Policy
+from pam_totp.core.record import HotpToken, UserRecord
+from pam_totp.core.verify import verify
+from pam_totp.operations.enroll import new_recovery_codes
 from pam_totp.store import NotThere, StoreError, journal
 from pam_totp.store import batch as many
 from pam_totp.store.batch import Changes
 from pam_totp.store.file import FileStore
-from pam_totp.verify import verify
 from tests.site import KEY, codes, fob
 
 OLD = [f"old{i}" for i in range(5)]

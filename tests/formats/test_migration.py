@@ -10,7 +10,7 @@ import pytest
 import segno
 
 from pam_totp.formats import migration
-from pam_totp.formats.found import FormatError
+from pam_totp.formats.imported_token import FormatError
 from tests.site import KEY
 
 NOW = 1_700_000_000

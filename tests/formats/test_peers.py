@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.oath import hotp
-from pam_totp.record import HotpToken, TotpToken
+from pam_totp.core.oath import hotp
+from pam_totp.core.record import HotpToken, TotpToken
 from tests.pamconf import Result, login, service
 from tests.site import KEY, ME, Site, until
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pam_totp.formats import pskc
-from pam_totp.formats.found import FormatError, Found
+from pam_totp.formats.imported_token import FormatError, Found
 from tests.site import KEY, fob, phone
 
 FIGURES = Path(__file__).parent / "data" / "rfc6030"

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
+from pam_totp.core.oath import hotp
+from pam_totp.core.record import UserRecord
+from pam_totp.core.secretfile import base32, serialize
 from pam_totp.formats import csv_tokens, google_authenticator, otpauth, record_json, users_oath
-from pam_totp.formats.found import FormatError, Found
-from pam_totp.oath import hotp
-from pam_totp.record import UserRecord
-from pam_totp.secretfile import base32, serialize
+from pam_totp.formats.imported_token import FormatError, Found
 from tests.site import KEY, fob, phone
 
 NOW = 1_700_000_010  # 2023-11-14

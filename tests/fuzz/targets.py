@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pam_totp import answer as answers
-from pam_totp.oath import hotp
-from pam_totp.pam.handle import ProtocolError, parse_hello
-from pam_totp.policy import Policy
-from pam_totp.record import RecordError, UserRecord
-from pam_totp.secretfile import parse, serialize
-from pam_totp.settings import SettingsError, Site, parse_arguments, parse_site, settings
+from pam_totp.core import answer as answers
+from pam_totp.core.oath import hotp
+from pam_totp.core.policy import Policy
+from pam_totp.core.record import RecordError, UserRecord
+from pam_totp.core.secretfile import parse, serialize
+from pam_totp.core.settings import SettingsError, Site, parse_arguments, parse_site, settings
+from pam_totp.core.verify import Outcome, verify
+from pam_totp.pam.pam_handle import ProtocolError, parse_hello
 from pam_totp.store import StoreError
 from pam_totp.store.file import file_name
-from pam_totp.verify import Outcome, verify
 from tests.formats import samples
 from tests.site import KEY, fob, phone
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.system import changes
-from pam_totp.system.changes import Change, ChangeError, apply, undo
+from pam_totp.system.enable import changes
+from pam_totp.system.enable.changes import Change, ChangeError, apply, undo
 from tests.conftest import as_root
 
 OURS = "# ours\nauth required pam_totp.so\n"

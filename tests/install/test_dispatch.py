@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.system.dispatch import results_of, verdict, way
-from pam_totp.system.stack import RESULTS, StackError, flat, rules
+from pam_totp.system.pamd.stack import RESULTS, StackError, flat, rules
+from pam_totp.system.pamd.verdicts import results_of, verdict, way
 from tests.pamconf import login
 
 STACKS = 1200

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.record import HotpToken
-from pam_totp.system import checks_machine, people
-from pam_totp.system.case import Case
-from pam_totp.system.findings import ERROR, WARNING
+from pam_totp.core.record import HotpToken
+from pam_totp.system import people
+from pam_totp.system.doctor import checks_machine
+from pam_totp.system.doctor.context import Case
 from pam_totp.system.machine import Machine
+from pam_totp.system.pamd.findings import ERROR, WARNING
 from pam_totp.system.trust import distrust
 from tests.install.machine import HELPER, STACKS, Fresh
 from tests.services.namespace import PASSWORD, STORE

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.system import order
-from pam_totp.system.changes import Change
-from pam_totp.system.dispatch import results_of, way
-from pam_totp.system.edit import inserted, lines, removed
-from pam_totp.system.enabling import EnablingError, plan
+from pam_totp.system.enable.changes import Change
+from pam_totp.system.enable.plan import EnablingError, plan
 from pam_totp.system.machine import Machine
-from pam_totp.system.stack import StackError, flat, rules
+from pam_totp.system.pamd import analysis
+from pam_totp.system.pamd.edit import inserted, lines, removed
+from pam_totp.system.pamd.stack import StackError, flat, rules
+from pam_totp.system.pamd.verdicts import results_of, way
 from tests.install.machine import STACKS
 from tests.install.test_dispatch import any_control
 
@@ -95,15 +95,15 @@ def test_whatever_the_stack_nobody_gets_in_around_a_line_that_was_put_in() -> No
             continue
         done += 1
         stack = flat("x", {"x": after}.get)
-        mine = order.ours(stack)
+        mine = analysis.ours(stack)
 
         def refused(at: int, stack=stack, mine=mine):  # type: ignore[no-untyped-def]
             return ("auth_err",) if at in mine else results_of(stack[at])
 
         through = way(stack, refused, lambda taken, end, mine=mine: end == "success" and taken[-1].at >= mine[0])
         assert through is None or not any(t.at in mine for t in through), after
-        around = [at for at, _ in order.bypasses(stack, mine)]
-        assert not {stack[at].rule.module for at in around} & order.PASSWORDS, after
+        around = [at for at, _ in analysis.bypasses(stack, mine)]
+        assert not {stack[at].rule.module for at in around} & analysis.PASSWORDS, after
         assert removed(after, OURS) == text
     assert done > 30
 

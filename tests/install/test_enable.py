@@ -13,7 +13,7 @@ from tests.services.namespace import PASSWORD
 from tests.site import codes, until
 
 OURS = "auth required pam_totp.so\n"
-WATCHDOG = "/usr/local/lib/pam_totp/pam_totp/system/watchdog.py"
+WATCHDOG = "/usr/local/lib/pam_totp/pam_totp/system/enable/watchdog.py"
 
 
 def as_before(machine: Fresh) -> bool:

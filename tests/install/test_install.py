@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from pam_totp.cli import parser
+from pam_totp.core.secretfile import parse
 from pam_totp.formats.otpauth import typed_secret
-from pam_totp.secretfile import parse
 from tests.install.machine import COMMAND, LATE, STACKS, Fresh
 from tests.services.namespace import PASSWORD, STORE
 from tests.site import PATIENCE, TREE, codes, until
@@ -27,7 +27,7 @@ INSTALLED = (
     "/usr/local/bin/pam-totp",
     "/usr/local/bin/token-sim",
     f"{LIB}/pam_totp/pam/helper.py",
-    f"{LIB}/token_sim/cli.py",
+    f"{LIB}/token_sim/cli/__init__.py",
     f"{UNITS}/pam_totp.socket",
     f"{UNITS}/pam_totp.service",
     f"{UNITS}/pam_totp-takeback.service",

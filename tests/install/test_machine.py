@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pam_totp.system.machine import Machine, architecture
-from pam_totp.system.stack import StackError
+from pam_totp.system.pamd.stack import StackError
 
 OURS = "auth required pam_totp.so\n"
 

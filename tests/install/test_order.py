@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.system.findings import ERROR, WARNING
-from pam_totp.system.order import findings
-from pam_totp.system.stack import flat
+from pam_totp.system.pamd.analysis import findings
+from pam_totp.system.pamd.findings import ERROR, WARNING
+from pam_totp.system.pamd.stack import flat
 from tests.pamconf import login
 
 COMMON = "auth [success=1 default=ignore] pam_unix.so nullok\nauth requisite pam_deny.so\nauth required pam_permit.so\n"

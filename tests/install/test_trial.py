@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.system import trial
-from pam_totp.system.changes import Change, ChangeError, apply
-from pam_totp.system.trial import BACK, TRIAL, Record, TrialError
+from pam_totp.system.enable import trial
+from pam_totp.system.enable.changes import Change, ChangeError, apply
+from pam_totp.system.enable.trial import BACK, TRIAL, Record, TrialError
 
 BEFORE, OURS = "auth required pam_unix.so\n", "auth required pam_totp.so\n"
 

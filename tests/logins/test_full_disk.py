@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from pam_totp.answer import recovery_digest
-from pam_totp.decide import decide
-from pam_totp.policy import Policy
-from pam_totp.record import UserRecord
+from pam_totp.core.answer import recovery_digest
+from pam_totp.core.policy import Policy
+from pam_totp.core.record import UserRecord
+from pam_totp.operations.authenticate import decide
 from pam_totp.store import NotThere, R
 from tests.site import codes, fob, phone
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.decide import decide
+from pam_totp.core.policy import Policy
+from pam_totp.core.record import UserRecord
+from pam_totp.core.secretfile import serialize
+from pam_totp.core.verify import verify
+from pam_totp.operations.authenticate import decide
 from pam_totp.pam.grace import granted
-from pam_totp.policy import Policy
-from pam_totp.record import UserRecord
-from pam_totp.secretfile import serialize
 from pam_totp.store import StoreError
 from pam_totp.store.file import FileStore
-from pam_totp.verify import verify
 from tests.conftest import as_root
 from tests.pamconf import Result
 from tests.site import Site, codes, fob

@@ -13,7 +13,7 @@ from multiprocessing.synchronize import Barrier
 
 import pytest
 
-from pam_totp.oath import totp
+from pam_totp.core.oath import totp
 from tests.pamconf import Result
 from tests.site import Site, codes, fob, phone
 from tests.torture.places import site_on

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pam_totp.decide import REFUSAL_TAKES, refusal_takes
-from pam_totp.policy import Policy
+from pam_totp.core.policy import Policy
+from pam_totp.operations.authenticate import REFUSAL_TAKES, refusal_takes
 from tests.pamconf import Result
 from tests.site import Site
 

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.pam import bounded, handle, places, service
+from pam_totp.pam import log_quota, login_quota, pam_handle, service
 from pam_totp.pam.admission import peer_uid
-from pam_totp.pam.handle import PAM_AUTH_ERR, PAM_SUCCESS
 from pam_totp.pam.listening import ServiceError
 from pam_totp.pam.listening import listening as listening_at
+from pam_totp.pam.pam_handle import PAM_AUTH_ERR, PAM_SUCCESS
 from tests.conftest import as_root
 from tests.pamconf import Result, Shown
 from tests.site import ME, PATIENCE, TREE, Site, codes, until
@@ -134,10 +134,10 @@ def test_an_account_does_not_say_where_it_comes_from_but_a_listed_client_does(si
 
 def test_who_floods_the_log_is_left_out_of_it_and_nobody_else_is(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log daemon that is flooded would leave out what it likes, guesses through sshd among it."""
-    monkeypatch.setattr(bounded, "LINES_OF_ONE", 5)
-    monkeypatch.setattr(bounded, "LINES_OF_ALL", 8)
+    monkeypatch.setattr(log_quota, "LINES_OF_ONE", 5)
+    monkeypatch.setattr(log_quota, "LINES_OF_ALL", 8)
     lines: list[str] = []
-    log = bounded.BoundedLog(lambda _, line: lines.append(line))
+    log = log_quota.BoundedLog(lambda _, line: lines.append(line))
     for _ in range(50):
         log.of(7)(3, "seven")
     log.of(8)(3, "eight")
@@ -164,7 +164,7 @@ def test_a_flood_of_nonsense_is_not_logged_and_what_comes_from_root_and_the_list
     if child == 0:
         try:
             os.setresuid(STRANGER, STRANGER, STRANGER)
-            for _ in range(2 * bounded.LINES_OF_ONE):
+            for _ in range(2 * log_quota.LINES_OF_ONE):
                 with connected(site) as client:
                     client.send(b"nonsense")
                     client.recv(1)
@@ -172,7 +172,7 @@ def test_a_flood_of_nonsense_is_not_logged_and_what_comes_from_root_and_the_list
             os._exit(0)
     os.waitpid(child, 0)
     until(lambda: site.log.has("too much to log", f"uid {STRANGER}"), "it is said that something is left out")
-    assert sum("not a hello" in line for line in site.log.lines()) == bounded.LINES_OF_ONE
+    assert sum("not a hello" in line for line in site.log.lines()) == log_quota.LINES_OF_ONE
     as_stranger(site, hello("root"), codes(0))
     assert not site.log.has("not-yours-to-ask"), "that is left out too"
     site.configure("demo", way="socket")
@@ -269,19 +269,21 @@ def test_who_says_nothing_is_hung_up_on_after_the_hello_limit(site: Site) -> Non
     begun = time.monotonic()
     with connected(site) as client:
         assert client.recv(1) == b""
-    assert time.monotonic() - begun >= handle.HELLO_WAIT * 0.9
-    assert (handle.HELLO_WAIT, handle.TURN_WAIT, handle.PERSON_WAIT) == (2.0, 10.0, 300.0), "as the design says"
+    assert time.monotonic() - begun >= pam_handle.HELLO_WAIT * 0.9
+    assert (pam_handle.HELLO_WAIT, pam_handle.TURN_WAIT, pam_handle.PERSON_WAIT) == (2.0, 10.0, 300.0), (
+        "as the design says"
+    )
 
 
 def test_a_time_limit_is_one_on_every_processor() -> None:
     """A `long` has four bytes on some whose times have eight: there the kernel took no limit, and no login got in."""
-    assert struct.calcsize("=" + handle._TIMEVAL.format) == 16
+    assert struct.calcsize("=" + pam_handle._TIMEVAL.format) == 16
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         theirs.send(b"A")
-        handle.Channel(ours).receive(2.5)
+        pam_handle.Channel(ours).receive(2.5)
         limit = ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16)
-        assert handle._TIMEVAL.unpack(limit) == (2, 500_000)
+        assert pam_handle._TIMEVAL.unpack(limit) == (2, 500_000)
 
 
 def test_killed_between_prompt_and_answer_it_refuses_and_the_next_login_works(site: Site) -> None:
@@ -419,7 +421,7 @@ def test_silent_clients_of_one_account_do_not_keep_others_out(site: Site) -> Non
         try:
             os.setresuid(STRANGER, STRANGER, STRANGER)
             os.close(go[1])
-            held = [connected(site) for _ in range(2 * places.MOST_OF_ONE_ACCOUNT)]
+            held = [connected(site) for _ in range(2 * login_quota.MOST_OF_ONE_ACCOUNT)]
             os.write(ready[1], b"x")
             os.read(go[0], 1)
             del held
@@ -431,7 +433,9 @@ def test_silent_clients_of_one_account_do_not_keep_others_out(site: Site) -> Non
         assert site.gets_in(codes(0), user="root")
         pid = site._service.pid if site._service else 0
         threads = len(os.listdir(f"/proc/{pid}/task"))
-        assert threads <= places.MOST_OF_ONE_ACCOUNT + service.MOST_WAITING + 2, "what it may hold, and those who wait"
+        assert threads <= login_quota.MOST_OF_ONE_ACCOUNT + service.MOST_WAITING + 2, (
+            "what it may hold, and those who wait"
+        )
     finally:
         os.close(go[1])
         os.waitpid(child, 0)
@@ -442,7 +446,7 @@ def test_silent_clients_of_one_account_do_not_keep_others_out(site: Site) -> Non
 @as_root
 def test_all_other_accounts_together_do_not_keep_root_out(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """One person may have thousands of accounts: subordinate ids."""
-    monkeypatch.setattr(places, "MOST_OF_OTHERS", 3)
+    monkeypatch.setattr(login_quota, "MOST_OF_OTHERS", 3)
     site.enrol()
     with serving_here(site, lambda *_: None):
         ready, go = os.pipe(), os.pipe()
@@ -476,7 +480,7 @@ def test_who_calls_su_over_and_over_has_no_more_logins_than_who_asks_directly(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The service sees root there, and who called it in PAM_RUSER."""
-    monkeypatch.setattr(places, "MOST_OF_ONE_ACCOUNT", 2)
+    monkeypatch.setattr(login_quota, "MOST_OF_ONE_ACCOUNT", 2)
     site.enrol()
     lines: list[str] = []
     with serving_here(site, lambda _, line: lines.append(line)):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.pam.handle import Hello
-from pam_totp.pam.session import read_site, serve_one
-from pam_totp.settings import SettingsError
+from pam_totp.core.settings import SettingsError
+from pam_totp.pam.login_session import read_site, serve_one
+from pam_totp.pam.pam_handle import Hello
 
 HELLO = b"Hversion=1\0service=demo\0user=alice\0flags=0"
 

@@ -36,7 +36,7 @@ DATA = TREE / "build" / "coverage"
 ENTRIES = (
     "pam_totp/__init__.py",
     "pam_totp/pam/helper.py",
-    "pam_totp/system/watchdog.py",
+    "pam_totp/system/enable/watchdog.py",
     "token_sim/__init__.py",
 )
 

@@ -22,8 +22,8 @@ from typing import Any
 
 import pexpect
 
-from pam_totp.record import Token, UserRecord
-from pam_totp.secretfile import parse, serialize
+from pam_totp.core.record import Token, UserRecord
+from pam_totp.core.secretfile import parse, serialize
 from tests.services.terminal import Syslog, Talk
 from tests.site import PATIENCE, TREE, fob, until
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pam_totp import answer as answers
-from pam_totp.answer import behind_password, recovery_digest
-from pam_totp.oath import hotp
+from pam_totp.core import answer as answers
+from pam_totp.core.answer import behind_password, recovery_digest
+from pam_totp.core.oath import hotp
 from pam_totp.pam.module import REFUSED
 from tests.pamconf import Login, Result, Style, login, service
 from tests.site import KEY, ME, MODULE, Site, codes, fob

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from pam_totp.answer import recovery_digest
-from pam_totp.record import Grace
+from pam_totp.core.answer import recovery_digest
+from pam_totp.core.record import Grace
 from tests.pamconf import Login, Result
 from tests.site import ME, Site, codes, fob
 

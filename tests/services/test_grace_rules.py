@@ -6,12 +6,12 @@ import os
 
 import pytest
 
+from pam_totp.core.policy import Policy
+from pam_totp.core.record import MAX_GRACE, Grace, UserRecord
+from pam_totp.core.settings import Site as SiteFile
 from pam_totp.pam import grace
 from pam_totp.pam.admission import admit, listed
-from pam_totp.pam.handle import Hello
-from pam_totp.policy import Policy
-from pam_totp.record import MAX_GRACE, Grace, UserRecord
-from pam_totp.settings import Site as SiteFile
+from pam_totp.pam.pam_handle import Hello
 from tests.site import ME
 
 HERE = "192.0.2.7"

@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from pam_totp.record import UserRecord
+from pam_totp.core.record import UserRecord
 from tests.services.namespace import ACCOUNTS, PASSWORD, Machine, Sshd
 from tests.site import codes, fob, until
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pam_totp import audit
-from pam_totp.verify import Outcome
+from pam_totp.core.verify import Outcome
+from pam_totp.operations import audit_log
 from tests.site import TREE, Site, codes
 
 DOCUMENT = (TREE / "docs" / "log.md").read_text()
@@ -54,7 +54,7 @@ def fields(line: str) -> tuple[str, str, dict[str, str]]:
 @pytest.mark.parametrize("place", ["user", "rhost", "token"])
 def test_no_name_can_forge_a_line_or_a_field(hostile: str, place: str) -> None:
     said = {"user": "alice", "reason": "wrong", "token": "fob", "rhost": "192.0.2.7"} | {place: hostile}
-    line = audit.line("sshd", "refused", **said)
+    line = audit_log.line("sshd", "refused", **said)
     assert line.isascii()
     assert line.isprintable()
     assert fields(line) == ("sshd", "refused", said)
@@ -64,7 +64,7 @@ def test_no_name_can_forge_a_line_or_a_field(hostile: str, place: str) -> None:
 
 @given(service=st.text(max_size=50), user=st.text(max_size=255), rhost=st.text(max_size=255))
 def test_what_is_written_can_be_read_back(service: str, user: str, rhost: str) -> None:
-    line = audit.line(service, "refused", user=user, reason="wrong", rhost=rhost)
+    line = audit_log.line(service, "refused", user=user, reason="wrong", rhost=rhost)
     assert line.isascii()
     assert line.isprintable()
     shown, verb, found = fields(line)
@@ -73,19 +73,19 @@ def test_what_is_written_can_be_read_back(service: str, user: str, rhost: str) -
 
 
 def test_a_long_name_does_not_push_the_rest_out_of_the_line() -> None:
-    line = audit.line("sshd", "refused", user="\N{SNOWMAN}" * 4000, reason="wrong", rhost="\n" * 4000)
+    line = audit_log.line("sshd", "refused", user="\N{SNOWMAN}" * 4000, reason="wrong", rhost="\n" * 4000)
     assert len(line) < 4000
     assert fields(line)[2]["reason"] == "wrong"
     assert fields(line)[2]["user"] == "\N{SNOWMAN}" * 255 + "…"
 
 
 def test_the_documented_line_is_the_one_that_is_written() -> None:
-    example = audit.line("sshd", "refused", user="alice", reason="replayed", token="fob", rhost="192.0.2.7")
+    example = audit_log.line("sshd", "refused", user="alice", reason="replayed", token="fob", rhost="192.0.2.7")
     assert example in DOCUMENT
 
 
 def test_every_verb_and_reason_is_documented() -> None:
-    for verb in audit._VERBS:
+    for verb in audit_log._VERBS:
         assert f"| `{verb}` |" in DOCUMENT
     for outcome in Outcome:
         assert f"`{outcome.value}`" in DOCUMENT
@@ -95,7 +95,7 @@ def test_priorities_are_those_of_the_document() -> None:
     names = {"info": syslog.LOG_INFO, "notice": syslog.LOG_NOTICE, "err": syslog.LOG_ERR, "debug": syslog.LOG_DEBUG}
     for verb, priority in re.findall(r"^\| `(\w+)` \| (\w+) \|", DOCUMENT, re.MULTILINE):
         heard: list[int] = []
-        audit.write(lambda number, _, heard=heard: heard.append(number), "sshd", verb)
+        audit_log.write(lambda number, _, heard=heard: heard.append(number), "sshd", verb)
         assert heard == [names[priority]]
 
 

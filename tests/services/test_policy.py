@@ -9,7 +9,7 @@ import tempfile
 import pytest
 
 from pam_totp.cli import main
-from pam_totp.privileges import NOBODY
+from pam_totp.pam.privileges import NOBODY
 from tests.services.namespace import Machine
 from tests.site import ME, Site, codes
 

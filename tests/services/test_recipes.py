@@ -71,7 +71,7 @@ def test_password_and_code_in_one_answer(machine: Machine, sshd: Sshd, way_there
 
 
 def test_every_argument_is_documented() -> None:
-    from pam_totp.settings import _FLAGS, _VALUES  # noqa: PLC0415
+    from pam_totp.core.settings import _FLAGS, _VALUES
 
     for name in (*_VALUES, *_FLAGS):
         assert re.search(rf"^\| `{name}[`=]", DOCUMENT, re.MULTILINE), name

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.record import UserRecord
-from pam_totp.secretfile import parse, serialize
+from pam_totp.core.record import UserRecord
+from pam_totp.core.secretfile import parse, serialize
 from tests.pamconf import Result, login, service
 from tests.site import ME, MODULE, Site, codes, fob
 

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from pam_totp.answer import recovery_digest
+from pam_totp.core.answer import recovery_digest
+from pam_totp.core.record import HotpToken
 from pam_totp.pam.module import REFUSED
-from pam_totp.record import HotpToken
 from tests.services.namespace import PASSWORD, Machine, Sshd
 from tests.services.terminal import Talk
 from tests.site import codes, fob

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pam_totp.core.record import HotpToken
 from pam_totp.pam.module import REFUSED
-from pam_totp.record import HotpToken
 from tests.services.namespace import PASSWORD, Machine
 from tests.services.terminal import Talk
 from tests.site import codes, until

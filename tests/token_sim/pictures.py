@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 
 from tests.token_sim.tokens import NOON, image
-from token_sim import profiles
-from token_sim.bench import Bench
-from token_sim.runner import Runner
-from token_sim.tui import TokenApp
+from token_sim.cli.tui import TokenApp
+from token_sim.device import models
+from token_sim.run.loop import Runner
+from token_sim.run.simulation import Bench
 
 FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # a picture that fetches nothing when it is looked at
 
@@ -26,7 +26,7 @@ class StillRunner(Runner):
     def _catch_up(self) -> None: ...
 
 
-def still_runner(profile: profiles.Profile = profiles.GENERIC, **slot: object) -> StillRunner:
+def still_runner(profile: models.Profile = models.GENERIC, **slot: object) -> StillRunner:
     bench = Bench.in_memory(image(**slot), profile, NOON)  # type: ignore[arg-type]
     runner = StillRunner(bench, [])
     bench.attach()
@@ -35,12 +35,12 @@ def still_runner(profile: profiles.Profile = profiles.GENERIC, **slot: object) -
 
 
 async def take(folder: str) -> None:
-    c200 = profiles.PROFILES["c200"]
+    c200 = models.PROFILES["c200"]
     for name, size, keys, profile, slot in (
-        ("token", (80, 24), "space", profiles.GENERIC, {}),
+        ("token", (80, 24), "space", models.GENERIC, {}),
         ("token-bench", (120, 40), "b", c200, {"kind": "totp", "period": 60}),
-        ("token-back", (80, 24), "s", profiles.GENERIC, {}),
-        ("token-faults", (80, 24), "f", profiles.GENERIC, {}),
+        ("token-back", (80, 24), "s", models.GENERIC, {}),
+        ("token-faults", (80, 24), "f", models.GENERIC, {}),
     ):
         runner = still_runner(profile, **slot)
         bench = runner.bench

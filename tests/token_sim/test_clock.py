@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from pam_totp.oath import totp
+from pam_totp.core.oath import totp
 from tests.token_sim.tokens import NOON, SEED, press, token
-from token_sim.body import AGEING, DAY, YEAR, Body, new_body
-from token_sim.clock import parse_span, show_span
-from token_sim.profiles import GENERIC, PROFILES
+from token_sim.device.hardware import AGEING, DAY, YEAR, Body, new_body
+from token_sim.device.models import GENERIC, PROFILES
+from token_sim.run.wall_time import parse_span, show_span
 
 
 def aged(days: int, temperature: int, crystal: int = 0) -> Body:

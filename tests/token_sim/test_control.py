@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.token_sim.tokens import NOON, SEED, image, new_token, running, token_sim
-from token_sim import control
-from token_sim.bench import Bench
-from token_sim.profiles import GENERIC, PROFILES
+from token_sim.device.models import GENERIC, PROFILES
+from token_sim.run import control
+from token_sim.run.simulation import Bench
 
 
 @pytest.fixture

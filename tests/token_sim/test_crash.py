@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from pam_totp.oath import hotp
+from pam_totp.core.oath import hotp
 from tests.token_sim.tokens import SEED, new_token, running, token_sim
 from token_sim.client import Client, ClientError
 

@@ -6,13 +6,13 @@ from itertools import pairwise
 
 import pytest
 
-from pam_totp.oath import hotp, totp
+from pam_totp.core.oath import hotp, totp
 from tests.token_sim.tokens import APPENDIX_D, NOON, SEED, codes, image, press, token
-from token_sim.body import YEAR, new_body
-from token_sim.device import Device
-from token_sim.nvram import Ram, build, load
-from token_sim.profiles import GENERIC, PROFILES
-from token_sim.states import TABLE, Signal, State
+from token_sim.device.hardware import YEAR, new_body
+from token_sim.device.memory import Ram, build, load
+from token_sim.device.models import GENERIC, PROFILES
+from token_sim.device.states import TABLE, Signal, State
+from token_sim.device.token import Device
 
 C100, C200, GO7, ETOKEN, YUBIKEY = (PROFILES[name] for name in ("c100", "c200", "go7", "etoken-pass", "yubikey"))
 
@@ -123,7 +123,7 @@ def test_a_time_based_token_shows_the_code_of_its_clock_and_follows_it() -> None
 
 
 def test_a_yubikey_types_the_code_and_return_and_tells_short_from_long() -> None:
-    from token_sim.nvram import Slot  # noqa: PLC0415
+    from token_sim.device.memory import Slot
 
     slots = (Slot(kind="hotp", key=SEED), Slot(kind="hotp", key=SEED, digits=8))
     device = Device(Ram(build("SMYK00000001", slots, (0, 5))), YUBIKEY, new_body(YUBIKEY, NOON))
@@ -156,7 +156,7 @@ def test_the_battery_says_low_then_dies_and_a_new_one_brings_the_token_back() ->
     device.elapse(40 * YEAR)
     assert [line for line in told(device) if "BATT" in line] == ["BATT LOW", "BATT DEAD"]
     assert press(device) == [] and device.state is State.DEAD
-    from token_sim.faults import Fault  # noqa: PLC0415
+    from token_sim.device.faults import Fault
 
     device.mend(Fault.DEAD_BATTERY)
     device.elapse(1000)

@@ -5,27 +5,27 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from token_sim import display
+from token_sim.device import seven_segment
 
 
 @given(st.text("0123456789", min_size=1, max_size=8))
 def test_an_eye_reads_what_is_shown(code: str) -> None:
-    assert display.read(display.light(code)) == code
+    assert seven_segment.read(seven_segment.light(code)) == code
 
 
 def test_no_two_characters_look_alike() -> None:
     for text in ("0123456789", "Err 1", "End", "b 98", "------"):
         for part in (text[:8], text[8:]):
-            assert display.read(display.light(part)) == part.rstrip()
+            assert seven_segment.read(seven_segment.light(part)) == part.rstrip()
 
 
 def test_a_code_is_drawn_in_three_lines_and_in_five() -> None:
-    assert display.small(display.light("755224")) == [
+    assert seven_segment.small(seven_segment.light("755224")) == [
         " _   _   _   _   _",
         "  | |_  |_   _|  _| |_|",
         "  |  _|  _| |_  |_    |",
     ]
-    assert display.large(display.light("1E")) == [
+    assert seven_segment.large(seven_segment.light("1E")) == [
         "       ━━━",
         "    ┃ ┃",
         "       ━━━",
@@ -36,4 +36,4 @@ def test_a_code_is_drawn_in_three_lines_and_in_five() -> None:
 
 @given(st.integers(0, 7), st.integers(0, 6))
 def test_a_broken_segment_is_dark_whatever_is_shown(cell: int, segment: int) -> None:
-    assert not display.light("88888888", [cell * 10 + segment])[cell] >> segment & 1
+    assert not seven_segment.light("88888888", [cell * 10 + segment])[cell] >> segment & 1

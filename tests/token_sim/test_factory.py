@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from pskc import PSKC
 
-from pam_totp.oath import hotp
+from pam_totp.core.oath import hotp
 from tests.token_sim.tokens import COMMAND, token_sim
-from token_sim.file import TokenFile
+from token_sim.run.token_file import TokenFile
 
 
 def test_a_thousand_tokens_with_all_seed_files_take_less_than_five_seconds(tmp_path: Path) -> None:

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.token_sim.tokens import APPENDIX_D, NOON, codes, image, press, token
-from token_sim.body import new_body
-from token_sim.device import Device
-from token_sim.faults import LASTING, WHAT, Fault
-from token_sim.nvram import Ram, load
-from token_sim.profiles import GENERIC
-from token_sim.states import State
+from token_sim.device.faults import LASTING, WHAT, Fault
+from token_sim.device.hardware import new_body
+from token_sim.device.memory import Ram, load
+from token_sim.device.models import GENERIC
+from token_sim.device.states import State
+from token_sim.device.token import Device
 
 
 def test_every_fault_is_explained() -> None:

@@ -6,8 +6,8 @@ import random
 import time
 
 from tests.token_sim.tokens import NOON, image
-from token_sim.bench import Bench
-from token_sim.profiles import PROFILES
+from token_sim.device.models import PROFILES
+from token_sim.run.simulation import Bench
 
 
 def day(seed: int) -> str:

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.token_sim.tokens import NOON, image
-from token_sim.bench import Bench
-from token_sim.line import Line, at_double_speed
-from token_sim.profiles import GENERIC
+from token_sim.device.models import GENERIC
+from token_sim.run.simulation import Bench
+from token_sim.wire.bad_line import Line, at_double_speed
 
 ANSWER = b"text=\r\nOK\r\n"
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.token_sim.tokens import SEED, image
-from token_sim import nvram
+from token_sim.device import memory
 
 BITS = st.integers(0, len(image()) * 8 - 1)
 
@@ -28,19 +28,19 @@ def flipped(data: bytes, bit: int) -> bytes:
 )
 def test_what_is_built_is_loaded_again(**given: object) -> None:
     counter = given.pop("counter")
-    slot = nvram.Slot(**given)  # type: ignore[arg-type]
-    contents = nvram.load(nvram.build("SMGN00000001", (slot, None), (counter, 7)))  # type: ignore[arg-type]
+    slot = memory.Slot(**given)  # type: ignore[arg-type]
+    contents = memory.load(memory.build("SMGN00000001", (slot, None), (counter, 7)))  # type: ignore[arg-type]
     assert (contents.slots, contents.counters, contents.repaired) == ((slot, None), (counter, 7), ())
 
 
 @given(bit=BITS, counter=st.integers(1, 2**63))
 def test_a_flipped_bit_is_noticed_or_costs_at_most_one_code(bit: int, counter: int) -> None:
     start = image(counter=counter - 1)
-    offset, page = nvram.counter_write(start, 0, counter)
+    offset, page = memory.counter_write(start, 0, counter)
     written = start[:offset] + page + start[offset + len(page) :]
     try:
-        contents = nvram.load(flipped(written, bit))
-    except nvram.Corrupt:
+        contents = memory.load(flipped(written, bit))
+    except memory.Corrupt:
         return
     assert contents.slots[0] is not None and contents.slots[0].key == SEED
     assert contents.repaired == (0,)
@@ -51,19 +51,19 @@ def test_a_flipped_bit_is_noticed_or_costs_at_most_one_code(bit: int, counter: i
 def test_torn_writes_never_take_the_counter_back(torn: list[bool]) -> None:
     data, shown = image(), -1
     for tear in torn:
-        counter = nvram.load(data).counters[0]
+        counter = memory.load(data).counters[0]
         assert counter > shown
-        offset, page = nvram.counter_write(data, 0, counter + 1)
+        offset, page = memory.counter_write(data, 0, counter + 1)
         page = page[:5] + b"\xff" * (len(page) - 5) if tear else page
         data = data[:offset] + page + data[offset + len(page) :]
         if not tear:
             shown = counter
-    assert nvram.load(data).counters[0] > shown
+    assert memory.load(data).counters[0] > shown
 
 
 def test_a_wiped_memory_keeps_the_serial_number_and_nothing_else() -> None:
-    wiped = nvram.wiped(image(counter=77))
-    contents = nvram.load(wiped)
+    wiped = memory.wiped(image(counter=77))
+    contents = memory.load(wiped)
     assert (contents.serial, contents.zeroised, contents.slots, contents.counters) == (
         "SMGN00000001",
         True,
@@ -74,8 +74,8 @@ def test_a_wiped_memory_keeps_the_serial_number_and_nothing_else() -> None:
 
 
 def test_no_repr_shows_a_key() -> None:
-    slot = nvram.Slot(kind="hotp", key=SEED)
-    for shown in (repr(slot), repr(nvram.load(image()))):
+    slot = memory.Slot(kind="hotp", key=SEED)
+    for shown in (repr(slot), repr(memory.load(image()))):
         assert SEED.hex() not in shown and SEED.decode() not in shown
 
 

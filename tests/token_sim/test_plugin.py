@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import serial
 
-from pam_totp.oath import hotp, totp
+from pam_totp.core.oath import hotp, totp
 from tests.token_sim.tokens import SEED
 from token_sim.client import Client
-from token_sim.harness import NoCode
+from token_sim.testing.live_token import NoCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from token_sim.harness import LiveToken
+    from token_sim.testing.live_token import LiveToken
 
 
 @pytest.mark.token_sim(key=SEED)

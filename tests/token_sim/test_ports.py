@@ -18,13 +18,13 @@ import pytest
 import serial
 
 from tests.token_sim.tokens import NOON, SEED, image, new_token, running, token_sim, wait_until
-from token_sim import inprocess
-from token_sim.bench import Bench
 from token_sim.client import Client, PortError, Refused, Timeout
-from token_sim.harness import LiveToken
-from token_sim.profiles import PROFILES
-from token_sim.runner import Runner
-from token_sim.tcp import Tcp
+from token_sim.device.models import PROFILES
+from token_sim.run.loop import Runner
+from token_sim.run.simulation import Bench
+from token_sim.testing import inprocess
+from token_sim.testing.live_token import LiveToken
+from token_sim.wire.tcp import Tcp
 
 pytestmark = pytest.mark.filterwarnings("ignore:set(Daemon|Name):DeprecationWarning")  # pyserial's own
 

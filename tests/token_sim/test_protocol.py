@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.token_sim.tokens import SEED, token
-from token_sim.device import Device
-from token_sim.faults import Fault
-from token_sim.panel import Event
-from token_sim.protocol import ERRORS, Session
+from token_sim.device.faults import Fault
+from token_sim.device.panel import Event
+from token_sim.device.token import Device
+from token_sim.wire.protocol import ERRORS, Session
 
 
 def ask(session: Session, request: str) -> list[str]:

@@ -10,8 +10,8 @@ import pytest
 from textual.pilot import Pilot
 
 from tests.token_sim.pictures import StillRunner, still_runner
-from token_sim.profiles import GENERIC, PROFILES, Profile
-from token_sim.tui import Button, TokenApp
+from token_sim.cli.tui import Button, TokenApp
+from token_sim.device.models import GENERIC, PROFILES, Profile
 
 Story = Callable[[TokenApp, StillRunner, Pilot[None]], Awaitable[None]]
 

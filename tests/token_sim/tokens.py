@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from token_sim import nvram
-from token_sim.body import new_body
-from token_sim.device import Device
-from token_sim.profiles import GENERIC, Profile
+from token_sim.device import memory
+from token_sim.device.hardware import new_body
+from token_sim.device.models import GENERIC, Profile
+from token_sim.device.token import Device
 
 SEED = b"12345678901234567890"  # RFC 4226 appendix D
 APPENDIX_D = ["755224", "287082", "359152", "969429", "338314", "254676", "287922", "162583", "399871", "520489"]
@@ -28,14 +28,14 @@ COMMAND = [sys.executable, "-m", "token_sim.cli"]
 
 
 def image(*, counter: int = 0, serial: str = "SMGN00000001", slots: int = 1, **slot: Any) -> bytes:
-    made = nvram.Slot(**{"kind": "hotp", "key": SEED, **slot})
-    return nvram.build(serial, (made, *[None] * (slots - 1)), (counter, *[0] * (slots - 1)))
+    made = memory.Slot(**{"kind": "hotp", "key": SEED, **slot})
+    return memory.build(serial, (made, *[None] * (slots - 1)), (counter, *[0] * (slots - 1)))
 
 
-def token(profile: Profile = GENERIC, *, memory: nvram.Nvram | None = None, **given: Any) -> Device:
+def token(profile: Profile = GENERIC, *, nvram: memory.Nvram | None = None, **given: Any) -> Device:
     """A token on the table at NOON, awake enough to be pressed."""
     given.setdefault("slots", profile.slots)
-    device = Device(memory or nvram.Ram(image(**given)), profile, new_body(profile, NOON))
+    device = Device(nvram or memory.Ram(image(**given)), profile, new_body(profile, NOON))
     device.elapse(1000)
     device.take_events()
     return device

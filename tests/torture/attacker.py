@@ -12,10 +12,10 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
-from pam_totp.oath import hotp
-from pam_totp.policy import THREE_IN_A_ROW_FROM, TWO_IN_A_ROW_FROM, Policy
-from pam_totp.record import DAY, HotpToken, Token, TotpToken, UserRecord
-from pam_totp.verify import acceptable, verify
+from pam_totp.core.oath import hotp
+from pam_totp.core.policy import THREE_IN_A_ROW_FROM, TWO_IN_A_ROW_FROM, Policy
+from pam_totp.core.record import DAY, HotpToken, Token, TotpToken, UserRecord
+from pam_totp.core.verify import acceptable, verify
 from tests.site import KEY
 
 LOGINS_A_DAY = 20

@@ -18,11 +18,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pam_totp.answer import recovery_digest
-from pam_totp.decide import decide
-from pam_totp.oath import totp
-from pam_totp.policy import Policy
-from pam_totp.record import TotpToken, UserRecord
+from pam_totp.core.answer import recovery_digest
+from pam_totp.core.oath import totp
+from pam_totp.core.policy import Policy
+from pam_totp.core.record import TotpToken, UserRecord
+from pam_totp.operations.authenticate import decide
 from pam_totp.store.file import FileStore
 from tests.site import ME, PATIENCE, TREE, Site, codes, fob, phone, until
 

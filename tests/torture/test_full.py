@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.answer import recovery_digest
-from pam_totp.decide import refusal_takes
-from pam_totp.policy import Policy
+from pam_totp.core.answer import recovery_digest
+from pam_totp.core.policy import Policy
+from pam_totp.operations.authenticate import refusal_takes
 from tests.conftest import as_root
 from tests.pamconf import Result
 from tests.site import ME, Site, codes, fob, phone

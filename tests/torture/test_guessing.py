@@ -9,11 +9,11 @@ import time
 
 import pytest
 
-from pam_totp.decide import decide
-from pam_totp.policy import Policy
-from pam_totp.record import DAY
+from pam_totp.core.policy import Policy
+from pam_totp.core.record import DAY
+from pam_totp.core.verify import Outcome
+from pam_totp.operations.authenticate import decide
 from pam_totp.store.file import FileStore
-from pam_totp.verify import Outcome
 from tests.pamconf import Result
 from tests.site import ME, TREE, Site, codes
 from tests.torture.attacker import LOGINS_A_DAY, formula, live

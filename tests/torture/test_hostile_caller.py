@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.record import HotpToken
+from pam_totp.core.record import HotpToken
 from tests.services.namespace import HELPER, RELAY, STORE, Machine
 from tests.site import codes
 from tests.torture.hostile import ATTACKS, TRAP

@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
-from pam_totp.answer import recovery_digest
-from pam_totp.oath import totp
+from pam_totp.core.answer import recovery_digest
+from pam_totp.core.oath import totp
 from tests.pamconf import Result
 from tests.services.namespace import Machine, Sshd, Talk
 from tests.site import Site, codes, fob, phone

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pam_totp.answer import recovery_digest
-from pam_totp.decide import REFUSED, refusal_takes
-from pam_totp.oath import hotp
-from pam_totp.policy import Policy
-from pam_totp.record import Token
+from pam_totp.core.answer import recovery_digest
+from pam_totp.core.oath import hotp
+from pam_totp.core.policy import Policy
+from pam_totp.core.record import Token
+from pam_totp.operations.authenticate import REFUSED, refusal_takes
 from tests.pamconf import Login, Result
 from tests.site import ME, Site, codes, fob, phone
 from tests.torture.pace import LONG, figure, rounds

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from pam_totp.pam.listening import BACKLOG
-from pam_totp.pam.places import MOST_OF_ONE_ACCOUNT
+from pam_totp.pam.login_quota import MOST_OF_ONE_ACCOUNT
 from pam_totp.pam.service import MOST_WAITING
 from tests.conftest import as_root
 from tests.pamconf import Result

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from pam_totp import passwords
+from pam_totp.system import passwords
 from tests.services.namespace import COPY, PASSWORD, STORE, Machine
 from tests.site import TREE, codes, fob
 from tests.web.served import LIBRARIES, NAME, BehindTls

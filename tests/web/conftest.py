@@ -63,7 +63,7 @@ def behind_tls(served: Served) -> BehindTls:
 @pytest.fixture(scope="module")
 def _chromium(_served: Served) -> Iterator[Chromium]:
     """One browser for the module, and gone with it: while it is there, its event loop is in Django's way."""
-    from playwright.sync_api import sync_playwright  # noqa: PLC0415  slow to import, and only for these tests
+    from playwright.sync_api import sync_playwright  # slow to import, and only for these tests
 
     names = "--host-resolver-rules=MAP * 127.0.0.1"  # whatever a page should ask for stays here
     with sync_playwright() as playwright:

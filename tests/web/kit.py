@@ -12,9 +12,9 @@ from typing import Any
 from flask import Flask
 from werkzeug.test import Client, TestResponse
 
-from pam_totp.oath import hotp
-from pam_totp.record import HotpToken
-from pam_totp.secretfile import unbase32
+from pam_totp.core.oath import hotp
+from pam_totp.core.record import HotpToken
+from pam_totp.core.secretfile import unbase32
 from pam_totp.store.file import FileStore
 from pam_totp.web.app import create_app
 from pam_totp.web.portal import Config

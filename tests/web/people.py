@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pam_totp.oath import hotp
-from pam_totp.secretfile import unbase32
+from pam_totp.core.oath import hotp
+from pam_totp.core.secretfile import unbase32
 from tests.web.served import Served
 
 if TYPE_CHECKING:

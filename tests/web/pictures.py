@@ -12,7 +12,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from pam_totp.record import HotpToken
+from pam_totp.core.record import HotpToken
 from tests.services.namespace import Machine
 from tests.site import KEY, codes, phone
 from tests.web.conftest import FLAGS

@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from pam_totp.policy import Policy
-from pam_totp.record import Token, UserRecord
+from pam_totp.core.policy import Policy
+from pam_totp.core.record import Token, UserRecord
 from pam_totp.store.file import FileStore
 from pam_totp.web.app import create_app
 from pam_totp.web.portal import Config
@@ -150,7 +150,7 @@ class InTheClear:
 
 @contextmanager
 def in_the_clear() -> Iterator[InTheClear]:
-    from waitress.server import create_server  # noqa: PLC0415  as in web.server
+    from waitress.server import create_server  # as in web.server
 
     with tempfile.TemporaryDirectory(prefix="pam_totp-portal-") as folder:
         site = Site(Path(folder))

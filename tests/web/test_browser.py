@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from pam_totp.record import HotpToken
+from pam_totp.core.record import HotpToken
 from tests.services.namespace import ACCOUNTS
 from tests.site import KEY, TREE, codes, phone, until
 from tests.web.people import People, Person, Phone

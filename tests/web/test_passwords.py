@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp import passwords
-from pam_totp.passwords import Busy, Missing, SystemPasswords
+from pam_totp.system import passwords
+from pam_totp.system.passwords import Busy, Missing, SystemPasswords
 from tests.site import ME
 
 

@@ -92,9 +92,9 @@ sys.exit(cli.main({words!r}))
 @contextmanager
 def served(portal: Portal, proxy: str | None) -> Iterator[int]:
     """The portal by waitress as `serve` sets it up, in this process; the port."""
-    from waitress import server as waitress  # noqa: PLC0415
+    from waitress import server as waitress
 
-    from pam_totp.web import server  # noqa: PLC0415
+    from pam_totp.web import server
 
     made = waitress.create_server(portal.app, **server.options(Address("127.0.0.1", 0), proxy))
 
@@ -133,7 +133,7 @@ def test_nobody_but_the_proxy_says_where_a_request_comes_from(site: Site) -> Non
 
 
 def _remote() -> str | None:
-    from flask import request  # noqa: PLC0415
+    from flask import request
 
     return request.remote_addr
 

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pam_totp.oath import hotp
-from pam_totp.record import HotpToken, TotpToken
+from pam_totp.core.oath import hotp
+from pam_totp.core.record import HotpToken, TotpToken
 from tests.site import KEY, codes, phone
 from tests.web.kit import Browser, Page, Portal, app_code, enrolled, shown_key
 

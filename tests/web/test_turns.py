@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from pam_totp.turns import Turns
+from pam_totp.system.fair_semaphore import Turns
 from tests.site import until
 
 LONG = 60.0  # seconds: never waited for to the end

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pam_totp.record import HotpToken
+from pam_totp.core.record import HotpToken
 from tests.site import KEY, codes, fob
 from tests.web.kit import Portal
 

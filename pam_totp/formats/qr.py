@@ -1,0 +1,48 @@
+"""QR codes of otpauth URIs (extra `qr`: segno). Every function raises ImportError without it."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+BORDER = 2  # modules: ISO/IEC 18004 asks for 4; readers do with 2, and 80×24 has room for no more
+PICTURE_BORDER = 4  # modules
+PICTURE_SCALE = 8  # pixels for a module
+_BLOCKS = {(0, 0): "█", (0, 1): "▀", (1, 0): "▄", (1, 1): " "}  # (upper, lower) module, 1 is dark
+_ON_WHITE = "\x1b[38;5;231;48;5;16m"  # light blocks on black, whatever the terminal's theme
+
+
+def load() -> None:
+    """Have segno in memory: after the privileges are gone it may not be readable."""
+    import segno.writers  # noqa: F401  an extra
+
+
+def terminal(uri: str, *, colour: bool = True) -> str:
+    """The code as half blocks, light around dark, one line for two rows of modules."""
+    rows = [list(row) for row in _code(uri).matrix_iter(border=BORDER)]
+    if len(rows) % 2:
+        rows.append([0] * len(rows[0]))
+    out = io.StringIO()
+    for upper, lower in zip(rows[::2], rows[1::2], strict=True):
+        text = "".join(_BLOCKS[int(bool(u)), int(bool(v))] for u, v in zip(upper, lower, strict=True))
+        out.write(f"{_ON_WHITE}{text}\x1b[0m\n" if colour else f"{text}\n")
+    return out.getvalue()
+
+
+def picture(uri: str, kind: str) -> bytes:
+    """The code as a file of `kind` png or svg."""
+    out = io.BytesIO()
+    _code(uri).save(out, kind=kind, scale=PICTURE_SCALE, border=PICTURE_BORDER, dark="black", light="white")
+    return out.getvalue()
+
+
+def inline_svg(uri: str) -> str:
+    """The code as an SVG element for a page: black on white, as large as its place."""
+    shape = _code(uri).svg_inline(border=PICTURE_BORDER, dark="black", light="white", omitsize=True)
+    return str(shape)
+
+
+def _code(uri: str) -> Any:
+    import segno  # an extra
+
+    return segno.make(uri, error="l", micro=False, boost_error=False)

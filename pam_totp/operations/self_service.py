@@ -1,0 +1,268 @@
+"""What people may do to their own second factor.
+
+The law:
+- whoever has a second factor adds or removes one only with a code of it: proof and change are one change of the record;
+- a token counts only after a code of its own, which that uses up;
+- the last token in use cannot be removed: nobody shuts themselves out;
+- every change is in the log, with its user, its address and the token's name.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pam_totp.core import answer as answers
+from pam_totp.core.policy import Policy
+from pam_totp.core.record import Token, UserRecord
+from pam_totp.core.verify import Decision
+from pam_totp.operations import audit_log
+from pam_totp.operations.authenticate import REFUSED, decide, log, refusal_takes
+from pam_totp.operations.enroll import new_recovery_codes, proved
+from pam_totp.operations.resync import Moved, NotInStep, bring_back, stands_behind
+from pam_totp.store import NotThere, Store
+
+NOT_IN_A_ROW = "These are not two codes of this token in a row."
+RECOVERY_CODES = 10
+# Counters or steps either way: two codes that fit by chance are one in 50 million, and nobody is let in by them.
+RESYNC_REACH = 20_000
+
+Change = Callable[[UserRecord], UserRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a change was not made: the text for the person, and the field of the form that it belongs to."""
+
+    field: str
+    text: str
+
+
+class Unfit(Exception):
+    """What was asked for does not fit the record (any more)."""
+
+    def __init__(self, field: str, text: str) -> None:
+        super().__init__(text)
+        self.problem = Problem(field, text)
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Who asks, from where, and the code that proves it; no code where there is none to be had yet."""
+
+    user: str
+    rhost: str | None = None
+    proof: bytes = b""
+
+
+class Factors:
+    """The second factors in `store`. Every method may raise StoreError; `now` is in Unix seconds."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        policy: Policy,
+        service: str,
+        sink: audit_log.Sink,
+        now: Callable[[], int],
+        first_token: bool = True,
+    ) -> None:
+        self._store = store
+        self._policy = policy
+        self._service = service
+        self._sink = sink
+        self._now = now
+        self._first_token = first_token  # whether it may be added here, or by an admin only
+
+    def of(self, user: str) -> UserRecord:
+        """The user's record, or a blank one."""
+        try:
+            return self._store.read(user)
+        except NotThere:
+            return UserRecord(user=user)
+
+    def answer(self, asking: Asking) -> Decision:
+        """The second step of a sign-in."""
+        begun = time.monotonic()
+        decision = decide(self._store, asking.user, asking.proof, self._policy, self._now)
+        log(self._sink, self._service, asking.user, decision, asking.rhost)
+        if not decision.outcome.accepted:
+            self._hold_back(begun)
+        return decision
+
+    def add(self, asking: Asking, token: Token, first: bytes, *, field: str = "code", codes: int = 1) -> Problem | None:
+        """Enrol a new token by its first code; by two in a row where its counter is not known."""
+        confirmed = proved(token, first, self._now(), codes_needed=codes)
+        if confirmed is None:
+            return Problem(field, "That is not a code of the new token." if codes == 1 else NOT_IN_A_ROW)
+
+        def with_it(record: UserRecord) -> UserRecord:
+            try:
+                return record.with_token(confirmed)
+            except ValueError as e:
+                raise Unfit("name", readable(e)) from None
+
+        return self._change(asking, with_it, "enrolled", token.name)
+
+    def claim(self, asking: Asking, serial: str, codes: bytes) -> Problem | None:
+        """Put a token into use that an admin has handed out: known by its serial number, unconfirmed until now."""
+        handed_out = [t for t in self.of(asking.user).tokens if t.serial == serial and not t.confirmed]
+        if not handed_out:
+            return Problem("serial", "No token with this number waits for you. Ask your administrator.")
+        confirmed = proved(handed_out[0], codes, self._now(), codes_needed=2)
+        if confirmed is None:
+            return Problem("codes", NOT_IN_A_ROW)
+
+        def in_use(record: UserRecord) -> UserRecord:
+            found = record.token(confirmed.name)
+            if found != handed_out[0] or found is None:
+                raise Unfit("serial", "This token was changed meanwhile. Look at your tokens.")
+            return record.with_changed(found, confirmed)
+
+        return self._change(asking, in_use, "enrolled", confirmed.name)
+
+    def _hold_back(self, begun: float) -> None:
+        """Say a refusal no sooner than any other."""
+        time.sleep(max(0.0, begun + refusal_takes(self._policy) - time.monotonic()))
+
+    def resync(self, asking: Asking, name: str, typed: bytes) -> Problem | None:
+        """Bring a token back into step by codes in a row."""
+        tokens = [t for t in self.of(asking.user).tokens if t.name == name and t.active]
+        codes = answers.codes(typed, {t.digits for t in tokens})
+        if not tokens:
+            return Problem("codes", "This token is no longer there.")
+        if codes is None or len(codes) < 2:
+            return Problem("codes", "Enter two codes in a row: press the button once, enter the code, press again.")
+        begun = time.monotonic()
+        try:
+            bring_back(
+                self._store, asking.user, tokens, codes, reach=RESYNC_REACH, now=self._now, progress=lambda _: _silently
+            )
+        except (NotInStep, Moved, NotThere) as why:
+            now = self.of(asking.user).token(name)
+            if now is not None and stands_behind(now, codes):
+                return None  # the form was sent twice: these very codes have done it
+            if not isinstance(why, NotInStep):
+                return Problem("codes", "This token was used or changed meanwhile. Try again with new codes.")
+            self._note(asking, "refused", reason="not-in-a-row", token=name)
+            self._hold_back(begun)
+            return Problem("codes", NOT_IN_A_ROW)
+        self._note(asking, "accepted", by="resync", token=name)
+        return None
+
+    def recovery(self, asking: Asking) -> list[str] | Problem:
+        """A fresh set of recovery codes in place of the old one; they are told this once."""
+        shown: list[str] = []
+
+        def with_new(record: UserRecord) -> UserRecord:
+            if not record.enrolled:
+                raise Unfit("proof", "Add a token first.")
+            after, codes = new_recovery_codes(record, RECOVERY_CODES)
+            shown[:] = codes
+            return after
+
+        return self._change(asking, with_new, "recovery-codes", None) or shown
+
+    def rename(self, asking: Asking, name: str, new: str) -> Problem | None:
+        """Call a token something else. What it is called opens nothing, so that it takes no code."""
+
+        def renamed(record: UserRecord) -> tuple[UserRecord, None]:
+            token = _named(record, name, "name")
+            try:
+                return record.with_changed(token, token.renamed(new)), None
+            except ValueError as e:
+                raise Unfit("name", readable(e)) from None
+
+        try:
+            self._store.update(asking.user, renamed)
+        except Unfit as e:
+            return e.problem
+        except NotThere:
+            return Problem("name", "This token is no longer there.")
+        self._note(asking, "accepted", by="renamed", token=name, to=new)
+        return None
+
+    def remove(self, asking: Asking, name: str) -> Problem | None:
+        """Take a token away."""
+
+        def without(record: UserRecord) -> UserRecord:
+            token = _named(record, name, "proof")
+            if is_last(record, token):
+                raise Unfit("proof", "This is your only token in use. Add another one first.")
+            return record.without_token(name)
+
+        return self._change(asking, without, "removed", name)
+
+    def _change(self, asking: Asking, change: Change, what: str, token: str | None) -> Problem | None:
+        """Make `change`, with the proof that it needs as the record stands at that moment."""
+        begun = time.monotonic()
+        try:
+            if self._unproved(asking.user, change):
+                self._note(asking, "accepted", by=what, token=token)
+                return None
+            decision = decide(
+                self._store,
+                asking.user,
+                asking.proof,
+                self._policy,
+                self._now,
+                follow=lambda decision, _: change(decision.record),
+            )
+        except Unfit as e:
+            return e.problem
+        log(self._sink, self._service, asking.user, decision, asking.rhost)
+        if not decision.outcome.accepted:
+            self._hold_back(begun)
+        if not decision.outcome.accepted:
+            return Problem("proof", _sentence(REFUSED))
+        self._note(asking, "accepted", by=what, token=token)
+        return None
+
+    def _unproved(self, user: str, change: Change) -> bool:
+        """Make `change` where the user has no second factor at that moment; False where they have."""
+
+        def unless_enrolled(record: UserRecord) -> tuple[UserRecord, bool]:
+            if record.enrolled:
+                return record, False
+            if not self._first_token:
+                raise Unfit("proof", "Your first token is added by an administrator.")
+            return change(record), True
+
+        return self._store.update(user, unless_enrolled, create=True)
+
+    def _note(self, asking: Asking, verb: str, **fields: str | None) -> None:
+        audit_log.write(self._sink, self._service, verb, user=asking.user, **fields, rhost=asking.rhost)
+
+
+def is_last(record: UserRecord, token: Token) -> bool:
+    """Whether without `token` no code of a token would be accepted any more."""
+    return token.active and sum(t.active for t in record.tokens) == 1
+
+
+def _named(record: UserRecord, name: str, field: str) -> Token:
+    token = record.token(name)
+    if token is None:
+        raise Unfit(field, "This token is no longer there.")
+    return token
+
+
+def _silently(done: int, total: int) -> None:
+    """Nobody watches the search."""
+
+
+def readable(error: ValueError) -> str:
+    """A rule of the record's, as a sentence."""
+    text = str(error)
+    if text.startswith("tokens: not a list of at most"):
+        return "You have as many tokens as one person can have. Remove one first."
+    known = {
+        "tokens: the same name twice": "You have a token of that name.",
+        "tokens: the same secret twice": "You have this token already.",
+    }
+    return known.get(text, f"That cannot be used: {text}.")
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."

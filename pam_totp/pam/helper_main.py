@@ -1,0 +1,47 @@
+"""What a spawned helper does: become the store's owner or, with `secret=`, the user; then carry the one login."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from pam_totp.core.settings import DEFAULT_STORE, SITE_FILE, SettingsError, parse_arguments
+from pam_totp.operations import audit_log
+from pam_totp.pam.login_session import read_site, serve_one
+from pam_totp.pam.module import Host, passwd_name, this_host
+from pam_totp.pam.pam_handle import PAM_AUTHINFO_UNAVAIL, PAM_SERVICE_ERR, Hello
+from pam_totp.pam.privileges import become_owner_of, become_user, lift_limits
+
+CHANNEL = 3  # descriptor
+
+
+def main() -> None:
+    """Serve the login on descriptor 3, and end without the interpreter's farewell: the relay is waiting."""
+    with socket.socket(fileno=CHANNEL) as channel:
+        serve_one(channel, audit_log.to_syslog, _prepare)
+    os._exit(0)
+
+
+def _prepare(hello: Hello) -> tuple[Hello, Host] | int:
+    lift_limits()
+    if os.path.exists(SITE_FILE):
+        import tomllib  # noqa: F401  what `read_site` needs, while we may still read any folder
+    try:
+        arguments = parse_arguments(hello.arguments)
+        if "secret" in arguments:
+            become_user(passwd_name(str(arguments.get("user", hello.user))))
+        else:
+            become_owner_of(str(arguments.get("store", DEFAULT_STORE)))
+        return hello, this_host(read_site())
+    except SettingsError as e:
+        audit_log.write(audit_log.to_syslog, hello.service, "error", user=hello.user, problem=str(e))
+        return PAM_SERVICE_ERR
+    except OSError as e:
+        audit_log.write(
+            audit_log.to_syslog,
+            hello.service,
+            "error",
+            user=hello.user,
+            problem=f"{e.filename or 'helper'}: {e.strerror}",
+        )
+        return PAM_AUTHINFO_UNAVAIL

@@ -1,0 +1,83 @@
+"""One login over one channel, whichever way the relay came by it: hello, dialogue, result."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Callable
+
+from pam_totp.core.settings import SITE_FILE, SettingsError, Site, parse_site
+from pam_totp.operations import audit_log
+from pam_totp.pam.module import Host, pam_sm_authenticate
+from pam_totp.pam.pam_handle import (
+    HELLO_WAIT,
+    PAM_SERVICE_ERR,
+    PROTOCOL_VERSION,
+    Channel,
+    Hello,
+    PamHandle,
+    ProtocolError,
+    parse_hello,
+)
+
+MAX_SITE_FILE = 256 * 1024  # bytes
+
+
+def read_site(path: str = SITE_FILE) -> Site:
+    """The site file, or no settings where there is none. Raises SettingsError: a file that cannot be read, or that
+    others than root and ourselves could have written, must not be passed over."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except FileNotFoundError:
+        return Site.NONE
+    except OSError as e:
+        raise SettingsError(f"{path}: {(e.strerror or str(e)).lower()}") from e
+    try:
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+            raise SettingsError(f"{path}: not a regular file that root alone can write")
+        with open(file, "rb", closefd=False) as opened:  # which goes on after a short read
+            text = opened.read(MAX_SITE_FILE + 1)
+        if len(text) > MAX_SITE_FILE:
+            raise SettingsError(f"{path}: larger than {MAX_SITE_FILE} bytes")
+        return parse_site(text.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path}: not UTF-8") from None
+    except OSError as e:
+        raise SettingsError(f"{path}: {(e.strerror or str(e)).lower()}") from e
+    finally:
+        os.close(file)
+
+
+def serve_one(sock: socket.socket, log: audit_log.Sink, prepare: Callable[[Hello], tuple[Hello, Host] | int]) -> None:
+    """Carry one login over `sock` to its end.
+
+    `prepare` turns the hello into what the module may go by, and the host it runs on; or into the PAM result of one
+    that is turned away. Whatever goes wrong ends without a result, which the relay takes for a denial.
+    """
+    channel = Channel(sock)
+    service = "?"
+    try:
+        hello = parse_hello(*channel.receive(HELLO_WAIT))
+        service = hello.service
+        result = _result(channel, hello, prepare)
+        channel.send(b"r", str(result).encode("ascii"))
+    except ProtocolError as e:
+        audit_log.write(log, service, "error", problem=str(e))
+    except Exception as e:  # a defect of ours: deny, and leave a trace that shows where
+        place = e.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place is not None else "?"
+        audit_log.write(log, service, "error", problem=f"{type(e).__name__} at {where}")
+
+
+def _result(channel: Channel, hello: Hello, prepare: Callable[[Hello], tuple[Hello, Host] | int]) -> int:
+    if hello.version != PROTOCOL_VERSION:
+        return PAM_SERVICE_ERR
+    prepared = prepare(hello)
+    if isinstance(prepared, int):
+        return prepared
+    admitted, host = prepared
+    return pam_sm_authenticate(PamHandle(channel, admitted), admitted.flags, admitted.arguments, host)

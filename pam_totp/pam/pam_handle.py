@@ -1,0 +1,193 @@
+"""pamh: what a PAM module in Python sees of its host, carried over a channel to the relay.
+
+The law: one message a packet, at most 4096 bytes, the first byte is the type; every prompt gets exactly one answer;
+whatever else comes is a ProtocolError, which denies.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import ClassVar
+
+from pam_totp.core.answer import MAX_ANSWER
+from pam_totp.core.values import Value
+
+MAX_PACKET = 4096  # bytes
+HELLO_WAIT = 2.0  # seconds
+TURN_WAIT = 10.0  # seconds: what the relay can answer by itself
+PERSON_WAIT = 300.0  # seconds
+
+PROTOCOL_VERSION = "1"
+
+# Linux-PAM, _pam_types.h
+PAM_SUCCESS = 0
+PAM_SERVICE_ERR = 3
+PAM_AUTH_ERR = 7
+PAM_AUTHINFO_UNAVAIL = 9
+PAM_CONV_ERR = 19
+PAM_IGNORE = 25
+PAM_SILENT = 0x8000
+PAM_PROMPT_ECHO_OFF = 1
+PAM_PROMPT_ECHO_ON = 2
+PAM_ERROR_MSG = 3
+PAM_TEXT_INFO = 4
+
+# Seconds, microseconds: socket(7), SO_RCVTIMEO. With 64-bit times on a 32-bit processor it takes these sixteen bytes
+# and no fewer; where it takes eight, it reads whole seconds from them.
+_TIMEVAL = struct.Struct("qq")
+_TYPES = {PAM_PROMPT_ECHO_OFF: b"p", PAM_PROMPT_ECHO_ON: b"P", PAM_ERROR_MSG: b"e", PAM_TEXT_INFO: b"i"}
+
+
+class ProtocolError(Exception):
+    """The other side does not speak as agreed, or not in time."""
+
+
+class ConversationError(Exception):
+    """The host has nobody to ask, or the person gave up."""
+
+
+def _timeval(seconds: float) -> bytes:
+    return _TIMEVAL.pack(int(seconds), int(seconds % 1 * 1_000_000))
+
+
+class Channel:
+    """A connected SOCK_SEQPACKET socket that carries messages; it is left blocking, and the kernel keeps the time."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+
+    def send(self, kind: bytes, body: bytes = b"") -> None:
+        """Say something. Who lets more than a few messages lie is taken for gone."""
+        try:
+            self._socket.send(kind + body, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+        except OSError as e:
+            raise ProtocolError(f"the host is gone: {e}") from e
+
+    def receive(self, wait: float) -> tuple[bytes, bytes]:
+        """The next message's type and body. Raises ProtocolError."""
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(wait))
+            packet = self._socket.recv(MAX_PACKET + 1)
+        except BlockingIOError as e:
+            raise ProtocolError(f"nothing said for {wait:g} s") from e
+        except OSError as e:
+            raise ProtocolError(f"the host is gone: {e}") from e
+        if not packet:
+            raise ProtocolError("the host closed the channel")
+        if len(packet) > MAX_PACKET:
+            raise ProtocolError("a message is too long")
+        return packet[:1], packet[1:]
+
+
+class Hello(Value):
+    """What the relay says first. Absent items are None; `arguments` are the module's, in their order."""
+
+    version: str
+    service: str
+    user: str
+    rhost: str | None = None
+    ruser: str | None = None
+    tty: str | None = None
+    flags: int = 0
+    arguments: tuple[str, ...] = ()
+
+    def asking(self, arguments: tuple[str, ...]) -> Hello:
+        """The same hello with other module arguments."""
+        return self._but(arguments=arguments)
+
+    def from_nowhere(self) -> Hello:
+        """The same hello without what it says about where the person is."""
+        return self._but(rhost=None, ruser=None, tty=None)
+
+    ITEMS: ClassVar[tuple[str, ...]] = ("version", "service", "user", "rhost", "ruser", "tty", "flags")
+
+
+def parse_hello(kind: bytes, body: bytes) -> Hello:
+    """Read an `H` message. Raises ProtocolError for anything malformed; the version is the caller's to look at."""
+    if kind != b"H":
+        raise ProtocolError("the first message is not a hello")
+    items: dict[str, str] = {}
+    arguments: list[str] = []
+    for field in body.decode("utf-8", "surrogateescape").split("\0"):
+        key, equals, value = field.partition("=")
+        if key == "arg" and equals:
+            arguments.append(value)
+        elif key in Hello.ITEMS and key not in items and equals:
+            items[key] = value
+        else:
+            raise ProtocolError("a malformed hello")
+    flags = items.pop("flags", "0")
+    if not (flags.isascii() and flags.isdigit() and len(flags) <= 10):
+        raise ProtocolError("a malformed hello: flags")
+    if not {"version", "service", "user"} <= items.keys():
+        raise ProtocolError("a malformed hello: something is missing")
+    given: dict[str, str | None] = {**items}
+    return Hello(**given, flags=int(flags), arguments=tuple(arguments))  # type: ignore[arg-type]
+
+
+class _Message:
+    """One thing to show to the person, or to ask."""
+
+    def __init__(self, msg_style: int, msg: str) -> None:
+        self.msg_style = msg_style
+        self.msg = msg
+
+
+class _Response:
+    """What the person answered; None where nothing was asked."""
+
+    def __init__(self, resp: bytes | None) -> None:
+        self.resp = resp
+
+    def __repr__(self) -> str:
+        return "<response>"
+
+
+class PamHandle:
+    """The `pamh` of one login. Unlike the one of other Python PAM modules, answers and authtok are bytes: what people
+    type need not be text."""
+
+    Message = _Message
+    Response = _Response
+
+    def __init__(self, channel: Channel, hello: Hello) -> None:
+        self._channel = channel
+        self.service = hello.service
+        self.user = hello.user
+        self.rhost = hello.rhost
+        self.ruser = hello.ruser
+        self.tty = hello.tty
+
+    def get_user(self, prompt: str | None = None) -> str:
+        """The user's name; the relay has asked for it where that was needed."""
+        return self.user
+
+    @property
+    def authtok(self) -> bytes | None:
+        """What an earlier module asked for (PAM_AUTHTOK), without a prompt."""
+        self._channel.send(b"g")
+        try:
+            return self._answer(TURN_WAIT)
+        except ConversationError:
+            return None
+
+    @authtok.setter
+    def authtok(self, value: bytes) -> None:
+        self._channel.send(b"s", value)
+
+    def conversation(self, message: _Message) -> _Response:
+        """Show `message`, and for a prompt wait for the answer. Raises ConversationError where there is none."""
+        text = message.msg.encode("utf-8", "replace").replace(b"\0", b"")[: MAX_PACKET - 1]
+        self._channel.send(_TYPES[message.msg_style], text)
+        if message.msg_style in (PAM_PROMPT_ECHO_OFF, PAM_PROMPT_ECHO_ON):
+            return _Response(self._answer(PERSON_WAIT))
+        return _Response(None)
+
+    def _answer(self, wait: float) -> bytes:
+        kind, body = self._channel.receive(wait)
+        if kind == b"N" and not body:
+            raise ConversationError("no answer")
+        if kind != b"A" or len(body) > MAX_ANSWER or b"\0" in body:
+            raise ProtocolError("not an answer")
+        return body

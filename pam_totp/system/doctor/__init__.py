@@ -1,0 +1,1 @@
+"""Checks of a host: what may keep users out, or let them in without a code."""

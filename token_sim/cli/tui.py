@@ -1,0 +1,262 @@
+"""The token in the terminal: its case, its display, its button, and a bench beside it.
+
+The law: the app moves nothing by itself; it lets the runner step, shows what there is to see, and passes a finger
+on. Everything that a picture says is also there in plain words.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import ClassVar
+
+from rich.text import Text
+from textual import events
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Vertical, VerticalScroll
+from textual.message import Message
+from textual.screen import ModalScreen
+from textual.widgets import Footer, OptionList, Static
+from textual.widgets.option_list import Option
+
+from token_sim.device import seven_segment
+from token_sim.device.faults import WHAT
+from token_sim.device.states import State
+from token_sim.run.loop import Runner
+from token_sim.run.simulation import Bench, show_time
+from token_sim.run.wall_time import show_span
+
+FRAME_S = 1 / 30
+WIDE = 112  # columns: from here on the bench stands beside the token
+LOG_SHOWN = 100  # lines
+BAR = 10  # cells
+GLASS, SHADE, INK = "#b9c4a5", "#a9b496", "#1c2418"
+
+
+class Button(Static):
+    """Presses for as long as the mouse does."""
+
+    class Moved(Message):
+        def __init__(self, *, down: bool) -> None:
+            super().__init__()
+            self.down = down
+
+    def on_mouse_down(self, _: events.MouseDown) -> None:
+        self.capture_mouse()
+        self.post_message(self.Moved(down=True))
+
+    def on_mouse_up(self, _: events.MouseUp) -> None:
+        self.release_mouse()
+        self.post_message(self.Moved(down=False))
+
+
+class FaultMenu(ModalScreen[str | None]):
+    """Choose what is to go wrong; what is armed is cleared."""
+
+    CSS = """
+    FaultMenu { align: center middle; }
+    #faults { width: 76; height: 20; border: round $error; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,f,q", "dismiss", "Back", priority=True)]
+
+    def __init__(self, armed: set[str]) -> None:
+        super().__init__()
+        self._armed = armed
+
+    def compose(self) -> ComposeResult:
+        marks = {name: "●" if name in self._armed else " " for name in WHAT}
+        options = (Option(f"{marks[name]} {name}: {what}", str(name)) for name, what in WHAT.items())
+        yield OptionList(*options, id="faults", markup=False)
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        self.dismiss(event.option_id)
+
+
+class TokenApp(App[None]):
+    """One token, driven by `runner`; `urls` are its ports; it ends when `stopped` says so, or the person does."""
+
+    TITLE = "token-sim"
+    ENABLE_COMMAND_PALETTE = False
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (WIDE, "-wide")]  # noqa: RUF012  # the base class's, not a ClassVar
+    CSS = f"""
+    Screen {{ background: $background; }}
+    #table {{ height: 1fr; align: center middle; }}
+    .-narrow #table {{ layout: vertical; }}
+    .-wide #table {{ layout: horizontal; }}
+    #case {{ width: 58; height: 15; border: round #7d8894; background: #2f3740; color: #d7dde3; padding: 0 2; }}
+    #brand {{ text-align: center; text-style: bold; }}
+    #lcd {{ width: 50; height: 7; margin: 0 1; padding: 1 1; background: {GLASS}; color: {INK}; }}
+    #bars {{ height: 1; margin: 0 1; }}
+    #button {{ width: 16; height: 3; margin: 0 18; content-align: center middle; background: #c8553d; color: white;
+              border: none; text-style: bold; }}
+    #button.down {{ background: #8f3524; }}
+    #back {{ height: 11; padding: 1 4; }}
+    #plain {{ height: 1; width: 100%; text-align: center; color: $text-muted; }}
+    #bench {{ border: round $primary; padding: 0 1; }}
+    .-narrow #bench {{ height: 1fr; min-height: 5; width: 100%; }}
+    .-wide #bench {{ width: 1fr; height: 100%; }}
+    .-narrow #case.small {{ height: 10; }}
+    .-narrow #case.small #lcd {{ height: 5; padding: 0 1; }}
+    .-narrow #case.small #space {{ display: none; }}
+    .-narrow #case.small #button {{ height: 1; }}
+    .-narrow #case.small #back {{ height: 9; padding: 0 4; }}
+    .hidden {{ display: none; }}
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("space,enter", "press", "Press"),
+        Binding("h", "hold", "Hold"),
+        Binding("s", "turn", "Turn over"),
+        Binding("b", "bench", "Bench"),
+        Binding("u", "unplug", "Unplug"),
+        Binding("f", "fault", "Fault"),
+        Binding("q,ctrl+c", "quit", "Quit", key_display="q", priority=True),
+    ]
+
+    def __init__(self, runner: Runner, urls: list[str], stopped: Callable[[], bool] = lambda: False) -> None:
+        super().__init__()
+        self._runner, self._urls, self._stopped = runner, urls, stopped
+        self._shown: dict[str, str | Text] = {}
+        self._views = {
+            name: Static(id=name, markup=False) for name in ("lcd", "bars", "back", "plain", "figures", "log")
+        }
+        self._button = Button("PRESS", id="button")
+        self._case = Vertical(id="case")
+        self._pane = VerticalScroll(id="bench", classes="hidden")
+        self._views["back"].add_class("hidden")
+        self._colour = "NO_COLOR" not in os.environ
+
+    @property
+    def bench(self) -> Bench:
+        return self._runner.bench
+
+    def compose(self) -> ComposeResult:
+        with Container(id="table"):
+            with self._case:
+                yield Static(self.bench.device.profile.title, id="brand")
+                yield self._views["lcd"]
+                yield self._views["bars"]
+                yield Static(id="space")
+                yield self._views["back"]
+                yield self._button
+            with self._pane:
+                yield self._views["figures"]
+                yield self._views["log"]
+        yield self._views["plain"]
+        yield Footer()
+
+    def on_mount(self) -> None:
+        self._pane.border_title = "bench"
+        self.set_interval(FRAME_S, self.tick)
+        self.tick()
+
+    def tick(self) -> None:
+        self._runner.step(0)
+        if self._stopped():
+            self.exit()
+            return
+        self._show("lcd", self._lcd())
+        self._show("bars", self._bars())
+        self._show("plain", self.plain())
+        self._button.set_class(self.bench.device.closed, "down")
+        if not self._pane.has_class("hidden"):
+            self._show("figures", self._figures())
+            self._show("log", "\n".join(list(self.bench.log)[: -LOG_SHOWN - 1 : -1]))  # the newest on top
+
+    def _show(self, where: str, what: str | Text) -> None:
+        """Draw only what has changed: a terminal may be at the end of a slow line."""
+        if self._shown.get(where) != what:
+            self._shown[where] = what
+            self._views[where].update(what)
+
+    # --- what a finger does
+
+    def action_press(self) -> None:
+        self.bench.command({"do": "press"})
+
+    def action_hold(self) -> None:
+        self._move(down=not self.bench.device.closed)
+
+    def on_button_moved(self, message: Button.Moved) -> None:
+        self._move(down=message.down)
+
+    def _move(self, *, down: bool) -> None:
+        self.bench.command({"do": "hold" if down else "release"})
+
+    def action_turn(self) -> None:
+        device = self.bench.device
+        self._views["back"].update(
+            f"{device.profile.title}\n\nS/N {device.serial}\n\nOATH {device.profile.kind.upper()}\n"
+            "Do not open: the seed is wiped."
+        )
+        for part in (self._views["lcd"], self._views["bars"], self._button, self._views["back"]):
+            part.toggle_class("hidden")
+
+    def action_bench(self) -> None:
+        self._pane.toggle_class("hidden")
+        self._case.toggle_class("small")
+        self.tick()
+
+    def action_unplug(self) -> None:
+        self.bench.command({"do": "unplug" if self.bench.plugged else "plug"})
+
+    def action_fault(self) -> None:
+        def inject(name: str | None) -> None:
+            if name is not None:
+                do = "clear" if name in self.bench.faults() else "fault"
+                try:
+                    self.bench.command({"do": do, "name": name})
+                except ValueError as error:
+                    self.notify(str(error), severity="error")
+
+        self.push_screen(FaultMenu(set(self.bench.faults())), inject)
+
+    # --- what there is to see
+
+    def _lcd(self) -> Text:
+        lit = seven_segment.large(self.bench.device.lit())
+        text = Text()
+        for strokes, glass in zip(lit, seven_segment.large((seven_segment.ALL,) * seven_segment.CELLS), strict=True):
+            for column, shade in enumerate(glass):
+                stroke = strokes[column : column + 1].strip()
+                text.append(stroke or (shade if self._colour else " "), style=INK if stroke else SHADE)
+            text.append("\n")
+        text.rstrip()
+        return text
+
+    def _bars(self) -> str:
+        device = self.bench.device
+        battery = f"battery {_bar(device.body.level, 100)} {device.body.level:3d} %"
+        left = device.seconds_left()
+        if left is None:
+            return battery
+        return f"{battery}   code {_bar(left[0], left[1])} {left[0]:2d} s"
+
+    def plain(self) -> str:
+        """The token in one line of words."""
+        device = self.bench.device
+        shown = device.seen() or "off"
+        low = ", battery low" if device.body.low else ""
+        plugged = f"on {self._urls[0]}" if self.bench.plugged else "unplugged"
+        return f"display: {shown}; button {'down' if device.closed else 'up'}; {_words(device.state)}{low}; {plugged}"
+
+    def _figures(self) -> str:
+        true = self.bench.oracle()
+        time, age = show_time(true["time_ms"])[:-4], show_span(true["age_ms"] // 1000 * 1000)
+        faults = ", ".join(true["faults"]) or "none"
+        counter = "?" if true["counter"] is None else true["counter"]
+        return (
+            f"{true['serial']}  {true['state']}  next counter {counter}  last code {true['last_code'] or '-'}\n"
+            f"{time} UTC  clock off by {true['error_ms']} ms  age {age}\n"
+            f"ports {', '.join(self._urls)}\n"
+            f"faults {faults}\n"
+        )
+
+
+def _bar(part: int, whole: int) -> str:
+    full = -(-part * BAR // whole)
+    return "█" * full + "░" * (BAR - full)
+
+
+def _words(state: State) -> str:
+    return "shows a code" if state is State.DISPLAY else str(state).replace("-", " ")

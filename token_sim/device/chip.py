@@ -1,0 +1,299 @@
+"""What the token's chip does: the conditions and actions that states.TABLE names.
+
+The law:
+- the next counter is durably in memory before the code is computed, so a code is shown at most once whatever
+  happens to the power;
+- memory is read again at every press, and what fails its checksum is an error on the display, never a code;
+- every moment is one of the body's age: no clock is read here.
+"""
+
+from __future__ import annotations
+
+from pam_totp.core.oath import hotp
+from token_sim.device import memory, models
+from token_sim.device.faults import Fault, Faults
+from token_sim.device.hardware import Body
+from token_sim.device.memory import Contents, Slot
+from token_sim.device.models import Profile
+from token_sim.device.panel import Panel
+from token_sim.device.seven_segment import CELLS
+from token_sim.device.states import Row, Signal, State, rows
+
+BOOT_MS = 50  # the self-test
+FAILURE_TEXT, WRITE_ERROR_TEXT, EXHAUSTED_TEXT = "Err 1", "Err 2", "End"
+
+
+class Firmware(Panel):
+    """One chip. `signal` moves it; `text` is what it drives the display with; `events` is what it has to tell."""
+
+    def __init__(self, nvram: memory.Nvram, profile: Profile, body: Body, faults: Faults) -> None:
+        super().__init__(profile, body)
+        self.memory, self.faults = nvram, faults
+        self.state = State.BOOT
+        self.last_code = ""
+        self.codes_shown = 0  # since power came for the first time: what a test can wait for
+        self.rested_at = 0  # the age from which a press counts again
+        self._pressed_at = 0
+        self._slot = 0
+        self._step = 0
+        self._code = ""
+        self._untyped = ""
+        self._contents: Contents | None = None
+        self._serial = "?" * memory.SERIAL_LENGTH
+        self.restart()
+
+    def signal(self, signal: Signal) -> None:
+        """Let one signal do what the table says, and whatever follows from it."""
+        following: Signal | None = signal
+        while following is not None:
+            row = next((r for r in rows(self.state, following) if getattr(self, r.when)()), None)
+            following = None if row is None else self._take(row, following)
+
+    def _take(self, row: Row, signal: Signal) -> Signal | None:
+        if signal is Signal.OPEN and self.state is State.HELD:
+            self._slot = int(self._long_touch())
+        if row.to is not None:
+            self.state = row.to
+            self.deadlines.pop(Signal.TIMER, None)
+        follows: Signal | None = getattr(self, row.do)()
+        return follows
+
+    @property
+    def slot(self) -> Slot | None:
+        return None if self._contents is None else self._contents.slots[self._slot]
+
+    @property
+    def serial(self) -> str:
+        """The number on the back, whatever became of the memory since it was last read well."""
+        return self._serial
+
+    def healthy(self) -> bool:
+        try:
+            memory.load(self.memory.read())
+        except memory.Corrupt:
+            return False
+        return True
+
+    def seconds_left(self) -> tuple[int, int] | None:
+        slot = self.slot
+        if slot is None or slot.kind != "totp" or self.text != self._code:
+            return None
+        return slot.period - self.body.clock_ms // 1000 % slot.period, slot.period
+
+    # --- conditions
+
+    def always(self) -> bool:
+        return True
+
+    def is_zeroised(self) -> bool:
+        return self._contents is not None and self._contents.zeroised
+
+    def is_broken(self) -> bool:
+        return self._contents is None
+
+    def is_blank(self) -> bool:
+        return self._contents is not None and self._contents.blank
+
+    def rested(self) -> bool:
+        return self.body.age >= self.rested_at
+
+    def lit(self) -> bool:
+        return bool(self.text)
+
+    def has_menu(self) -> bool:
+        return self.profile.menu
+
+    def showing_code_and_turns_off(self) -> bool:
+        return self.profile.lit_press == "off" and bool(self.text)
+
+    def showing_code_and_repeats_it(self) -> bool:
+        return self.profile.lit_press == "same" and bool(self.text) and self.text == self._code
+
+    def between_slots(self) -> bool:
+        """The touch was for no slot: too long for the first and too short for the second, or for one without a seed."""
+        until, from_ = self.profile.slot1_until_ms, self.profile.slot2_from_ms
+        held = self.body.age - self._pressed_at
+        return (from_ > 0 and until < held < from_) or self._slot_pointed_at() is None
+
+    def is_exhausted(self) -> bool:
+        slot = self._slot_pointed_at()
+        return self.counts() and slot is not None and self._counter() >= slot.limit
+
+    def counts(self) -> bool:
+        slot = self._slot_pointed_at()
+        return slot is not None and slot.kind == "hotp"
+
+    def types(self) -> bool:
+        return self.profile.display_ms == 0
+
+    def has_more_to_type(self) -> bool:
+        return bool(self._untyped)
+
+    def _long_touch(self) -> bool:
+        from_ = self.profile.slot2_from_ms
+        return 0 < from_ <= self.body.age - self._pressed_at
+
+    def _slot_pointed_at(self) -> Slot | None:
+        return None if self._contents is None else self._contents.slots[int(self._long_touch())]
+
+    def _counter(self) -> int:
+        assert self._contents is not None
+        return self._contents.counters[int(self._long_touch())]
+
+    # --- actions; what one returns is the signal that follows
+
+    def nothing(self) -> None:
+        pass
+
+    def restart(self) -> None:
+        self.text = self._code = self._untyped = ""
+        self.deadlines.clear()
+        self.after(Signal.TIMER, BOOT_MS)
+        self.rested_at = self.body.age + BOOT_MS
+        self._read()
+
+    def start_debounce(self) -> None:
+        self._pressed_at = self.body.age
+        self.after(Signal.TIMER, self.profile.debounce_ms)
+
+    def wake(self) -> None:
+        self.rested_at = self._pressed_at + self.profile.rest_ms
+        self._after_press(models.MENU_COUNTER_MS if self.profile.menu else models.HELD_TOO_LONG_MS)
+        self._read()
+
+    def commit(self) -> Signal | None:
+        """Write the next counter. Whatever goes wrong here, the code of this one has not been computed yet."""
+        assert self._contents is not None
+        self._step = self._contents.counters[self._slot]
+        if self.faults.strikes(Fault.POWER_BEFORE_WRITE):
+            return Signal.RESET
+        if self.faults.strikes(Fault.WRITE_ERROR):
+            return Signal.WRITE_FAILED
+        offset, page = memory.counter_write(self.memory.read(), self._slot, self._step + 1)
+        torn = self.faults.strikes(Fault.TORN_WRITE)
+        try:
+            self.memory.write(offset, page[: len(page) // 2] + b"\xff" * (len(page) - len(page) // 2) if torn else page)
+        except OSError:
+            return Signal.WRITE_FAILED
+        if torn or self.faults.strikes(Fault.POWER_AFTER_WRITE):
+            return Signal.RESET
+        self.after(Signal.TIMER, self.profile.commit_ms)
+        return None
+
+    def compute(self) -> None:
+        slot = self.slot
+        assert slot is not None
+        if slot.kind == "totp":
+            self._step = self.body.clock_ms // (slot.period * 1000)
+        self.body.spend(self.profile.press_nah)
+        self._code = hotp(slot.key, self._step, slot.digits, slot.algorithm)
+        self.after(Signal.TIMER, self.profile.compute_ms)
+
+    def show_code(self) -> None:
+        self.show(self._code)
+        self._shown()
+        self.tell("OTP", self._code)
+        self._watch_step()
+
+    def show_same(self) -> None:
+        self.show(self._code)
+        self.tell("DISP", "SAME")
+
+    def show_next_step(self) -> None:
+        """A new time step: the code changes under the reader's eyes, as on a token with a time bar."""
+        slot = self.slot
+        assert slot is not None
+        if self.body.clock_ms // (slot.period * 1000) > self._step:
+            self.compute()
+            self.deadlines.pop(Signal.TIMER, None)
+            self.text = self._code
+            self._shown()
+            self.tell("OTP", self._code)
+        self._watch_step()
+
+    def type_one(self) -> None:
+        if not self._untyped:
+            self._untyped = self._code + "\r"
+        self.tell("TYPE", self._untyped[0])
+        self._untyped = self._untyped[1:]
+        if not self._untyped:
+            self._shown()
+        self.after(Signal.TIMER, self.profile.type_ms)
+
+    def show_counter(self) -> None:
+        slot, contents = self.slot, self._contents
+        factor = 0
+        if slot is not None and contents is not None:
+            totp = slot.kind == "totp"
+            factor = self.body.clock_ms // (slot.period * 1000) if totp else contents.counters[0]
+        self._show_menu(str(factor)[-CELLS:], models.MENU_SERIAL_MS)
+
+    def show_serial(self) -> None:
+        self._show_menu(self._contents.serial[-CELLS:] if self._contents else FAILURE_TEXT, models.MENU_BATTERY_MS)
+
+    def show_battery(self) -> None:
+        self._show_menu(f"b {self.body.level}", models.HELD_TOO_LONG_MS)
+
+    def keep_lit(self) -> None:
+        self.show(self.text)
+
+    def show_failure(self) -> None:
+        self._show_error(FAILURE_TEXT, "SELFTEST")
+
+    def show_write_error(self) -> None:
+        self._show_error(WRITE_ERROR_TEXT, "WRITE")
+
+    def show_exhausted(self) -> None:
+        self._show_error(EXHAUSTED_TEXT, "EXHAUSTED")
+
+    def darken(self) -> None:
+        self._code = ""
+        self.go_dark()
+
+    def die(self) -> None:
+        self.text = self._code = self._untyped = ""
+        self.deadlines.clear()
+        self.tell("BATT", "DEAD")
+
+    def wipe(self) -> None:
+        self.darken()
+        self.deadlines.clear()
+        self.memory.write(0, memory.wiped(self.memory.read()))
+        self._read()
+        self.tell("ERR", "ZEROISED")
+
+    # --- small steps
+
+    def _read(self) -> None:
+        """The self-test: memory as it is now, or None where it is not as it should be."""
+        try:
+            self._contents = memory.load(self.memory.read())
+            self._serial = self._contents.serial
+        except memory.Corrupt:
+            self._contents = None
+
+    def _after_press(self, ms: int) -> None:
+        self.deadlines[Signal.TIMER] = self._pressed_at + ms
+
+    def _shown(self) -> None:
+        self.last_code = self._code
+        self.codes_shown += 1
+
+    def _show_menu(self, text: str, until: int) -> None:
+        self.show(text)
+        self.deadlines.pop(Signal.OFF, None)
+        self.deadlines.pop(Signal.ROLL, None)
+        self._after_press(until)
+        self.tell("DISP", text)
+
+    def _show_error(self, text: str, name: str) -> None:
+        if self.profile.display_ms:
+            self.show(text)
+        self.rested_at = self.body.age + self.profile.rest_ms
+        self.tell("ERR", name)
+
+    def _watch_step(self) -> None:
+        slot = self.slot
+        if slot is not None and slot.kind == "totp":
+            left = (self._step + 1) * slot.period * 1000 - self.body.clock_ms
+            self.after(Signal.ROLL, max(1, left))

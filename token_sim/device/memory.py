@@ -1,0 +1,207 @@
+"""The token's memory: a small EEPROM, read whole and written a page at a time.
+
+The law:
+- a page counts only if its CRC-32 is right; a page that is not is never used;
+- a slot's counter, the one of the *next* code, lives in two pages that are written in turn, so a write that is
+  cut short spoils the older one;
+- with one of the two spoiled, the counter is the other's *plus one*: the lost page may have been the newer, and
+  then the code of the older has been shown. A code may be skipped and can never come twice;
+- no `repr` shows a key.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pam_totp.core.oath import ALGORITHMS
+
+MIN_KEY, MAX_KEY = 14, 64  # bytes: 112 bits (RFC 4226 R6 demands 128, old tokens have less), a SHA-512 key
+SERIAL_LENGTH = 12  # OATH token identifier: maker 2, type 2, number 8
+
+_HEADER = struct.Struct(">4sBB12s")
+_SEED = struct.Struct(">BBBBHQ64s")
+_COUNTER = struct.Struct(">Q")
+_CRC = 4
+_HEADER_SIZE, SEED_SIZE, _COUNTER_SIZE = _HEADER.size + _CRC, _SEED.size + _CRC, _COUNTER.size + _CRC
+_SLOT_SIZE = SEED_SIZE + 2 * _COUNTER_SIZE
+
+_MAGIC, _VERSION = b"TSIM", 1
+_BLANK, _SEALED, _ZEROISED = range(3)
+_KINDS = ("none", "hotp", "totp")
+
+
+class Corrupt(Exception):
+    """The self-test failed: a page that is needed does not have its checksum. Says which."""
+
+
+class Nvram(Protocol):
+    """What a device keeps its memory in. `write` is durable when it returns; it raises OSError if it cannot."""
+
+    def read(self) -> bytes: ...
+
+    def write(self, offset: int, data: bytes) -> None: ...
+
+
+class Ram:
+    """Memory without a file, for tests and for tokens that live in one process."""
+
+    def __init__(self, image: bytes) -> None:
+        self._image = bytearray(image)
+
+    def read(self) -> bytes:
+        return bytes(self._image)
+
+    def write(self, offset: int, data: bytes) -> None:
+        self._image[offset : offset + len(data)] = data
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """One seed and how its codes are made. `limit` is the counter at which a HOTP token ends."""
+
+    kind: str
+    key: bytes = field(repr=False)
+    algorithm: str = "SHA1"
+    digits: int = 6
+    period: int = 30
+    limit: int = (1 << 64) - 1
+
+    def __post_init__(self) -> None:
+        if self.kind not in _KINDS[1:] or self.algorithm not in ALGORITHMS:
+            raise ValueError("a slot is hotp or totp, with SHA1, SHA256 or SHA512")
+        if not 6 <= self.digits <= 8:
+            raise ValueError("a token shows 6, 7 or 8 digits")
+        if not 1 <= self.period <= 0xFFFF:
+            raise ValueError("a period is 1 to 65535 seconds")
+        if not MIN_KEY <= len(self.key) <= MAX_KEY:
+            raise ValueError(f"a seed has {MIN_KEY} to {MAX_KEY} bytes")
+        if not 0 <= self.limit < 1 << 64:
+            raise ValueError("a counter is 0 to 2^64-1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What a good image says. `repaired` names the slots of which one counter page was lost."""
+
+    serial: str
+    zeroised: bool
+    slots: tuple[Slot | None, ...]
+    counters: tuple[int, ...]
+    repaired: tuple[int, ...] = ()
+
+    @property
+    def blank(self) -> bool:
+        return not any(self.slots)
+
+
+def build(serial: str, slots: tuple[Slot | None, ...], counters: tuple[int, ...]) -> bytes:
+    """Return the image of a new token, sealed if it has a seed."""
+    if len(serial) != SERIAL_LENGTH or not (serial.isascii() and serial.isalnum()):
+        raise ValueError(f"a serial number has {SERIAL_LENGTH} letters and digits, such as SMGN00000001")
+    state = _SEALED if any(slots) else _BLANK
+    image = _seal(_HEADER.pack(_MAGIC, _VERSION, state, serial.encode()))
+    for slot, counter in zip(slots, counters, strict=True):
+        page = _seal(_COUNTER.pack(counter))
+        image += _seal(_pack(slot)) + page + page
+    return image
+
+
+def load(image: bytes) -> Contents:
+    """Return what `image` holds. Raises Corrupt where a needed page is bad."""
+    magic, version, state, serial = _HEADER.unpack(_open(image, 0, _HEADER.size, "header"))
+    if (magic, version) != (_MAGIC, _VERSION) or (len(image) - _HEADER_SIZE) % _SLOT_SIZE:
+        raise Corrupt("header")
+    slots, counters, repaired = [], [], []
+    for number in range((len(image) - _HEADER_SIZE) // _SLOT_SIZE):
+        slots.append(_unpack(_open(image, seed_offset(number), _SEED.size, "seed")))
+        pages = [_counter(image, number, page) for page in (0, 1)]
+        good = [value for value in pages if value is not None]
+        if not good:
+            raise Corrupt("counter")
+        if len(good) == 1:
+            repaired.append(number)
+        counters.append(max(good) if len(good) == 2 else good[0] + 1)
+    return Contents(
+        serial=serial.decode(),
+        zeroised=state == _ZEROISED,
+        slots=tuple(slots),
+        counters=tuple(counters),
+        repaired=tuple(repaired),
+    )
+
+
+def counter_write(image: bytes, slot: int, counter: int) -> tuple[int, bytes]:
+    """Return the write, offset and data, that makes `counter` the next one: over the spoiled page, or the older."""
+    pages = [_counter(image, slot, page) for page in (0, 1)]
+    page = min((0, 1), key=lambda n: -1 if (value := pages[n]) is None else value)
+    return counter_offset(slot, page), _seal(_COUNTER.pack(counter))
+
+
+def at_limit(image: bytes, slot: int) -> list[tuple[int, bytes]]:
+    """Return the writes that bring a slot's counter to its limit; none where there is no seed."""
+    made = load(image).slots[slot]
+    if made is None:
+        return []
+    return [(counter_offset(slot, page), _seal(_COUNTER.pack(made.limit))) for page in (0, 1)]
+
+
+def wiped(image: bytes) -> bytes:
+    """Return a zeroised image: the serial number stays, seeds and counters are gone."""
+    try:
+        serial = load(image).serial
+    except Corrupt:
+        serial = "0" * SERIAL_LENGTH
+    count = (len(image) - _HEADER_SIZE) // _SLOT_SIZE
+    blank = build(serial, (None,) * count, (0,) * count)
+    return _seal(_HEADER.pack(_MAGIC, _VERSION, _ZEROISED, serial.encode())) + blank[_HEADER_SIZE:]
+
+
+def seed_offset(slot: int) -> int:
+    return _HEADER_SIZE + slot * _SLOT_SIZE
+
+
+def counter_offset(slot: int, page: int) -> int:
+    return seed_offset(slot) + SEED_SIZE + page * _COUNTER_SIZE
+
+
+def _seal(page: bytes) -> bytes:
+    return page + zlib.crc32(page).to_bytes(_CRC, "big")
+
+
+def _open(image: bytes, offset: int, size: int, what: str) -> bytes:
+    page = image[offset : offset + size]
+    if _seal(page) != image[offset : offset + size + _CRC]:
+        raise Corrupt(what)
+    return page
+
+
+def _counter(image: bytes, slot: int, page: int) -> int | None:
+    try:
+        value: int = _COUNTER.unpack(_open(image, counter_offset(slot, page), _COUNTER.size, "counter"))[0]
+    except Corrupt:
+        return None
+    return value
+
+
+def _pack(slot: Slot | None) -> bytes:
+    if slot is None:
+        return bytes(_SEED.size)
+    kind, algorithm = _KINDS.index(slot.kind), ALGORITHMS.index(slot.algorithm)
+    return _SEED.pack(kind, algorithm, slot.digits, len(slot.key), slot.period, slot.limit, slot.key)
+
+
+def _unpack(page: bytes) -> Slot | None:
+    kind, algorithm, digits, length, period, limit, key = _SEED.unpack(page)
+    if kind == 0:
+        return None
+    return Slot(
+        kind=_KINDS[kind],
+        key=key[:length],
+        algorithm=ALGORITHMS[algorithm],
+        digits=digits,
+        period=period,
+        limit=limit,
+    )

@@ -1,0 +1,221 @@
+"""A token: chip, button, battery and clock, moved by `elapse`.
+
+The law:
+- time is an argument, in whole milliseconds; nothing here reads a clock, draws from an unseeded source or does
+  input or output, except through the memory it was given;
+- how time is cut into pieces never matters: the same calls at the same moments give the same events;
+- what happens is told as events, in order; nobody is called back.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from token_sim.device import memory, seven_segment
+from token_sim.device.chip import Firmware
+from token_sim.device.faults import LASTING, UNTIL_CLEARED, Fault, Faults
+from token_sim.device.hardware import Body
+from token_sim.device.models import Profile
+from token_sim.device.panel import Event
+from token_sim.device.states import Signal, State
+
+BOUNCE_MS = 3  # how long a worn contact chatters each way
+_TIMED = (Signal.TIMER, Signal.ROLL, Signal.OFF)  # in the order in which they go at one moment
+_BUSY = frozenset((State.BOOT, State.DEBOUNCE, State.HELD, State.COMMIT, State.COMPUTE, State.TYPING))
+
+
+class Device:
+    """One token. `elapse` moves it, `press` (or `close` and `open`) works its button, `take_events` tells."""
+
+    def __init__(self, nvram: memory.Nvram, profile: Profile, body: Body, seed: int = 0) -> None:
+        self.memory, self.profile, self.body = nvram, profile, body
+        self.faults = Faults()
+        self.chip = Firmware(nvram, profile, body, self.faults)
+        self.closed = False  # the button's contact
+        self._random = random.Random(seed)
+        self._finger: list[tuple[int, bool]] = []  # what the contact is going to do, by age
+        self._said_low = False
+        self._check_battery()
+
+    def __repr__(self) -> str:
+        return f"<Device {self.profile.name} {self.state}>"
+
+    @property
+    def state(self) -> State:
+        return self.chip.state
+
+    @property
+    def serial(self) -> str:
+        return self.chip.serial
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the memory passes its self-test now."""
+        return self.chip.healthy()
+
+    def reset(self) -> None:
+        """Take the power away and give it back."""
+        self.chip.signal(Signal.RESET)
+
+    def take_events(self) -> list[Event]:
+        events, self.chip.events = self.chip.events, []
+        return events
+
+    # --- time. Everything is scheduled by age: the world's time may leap, or stand still while the token ages.
+
+    def elapse(self, ms: int, *, world: bool = True) -> None:
+        """Let `ms` milliseconds pass. With `world` false the token ages and the world's time stays."""
+        if ms < 0:
+            raise ValueError("time only goes forward")
+        end = self.body.age + ms
+        while (due := self.next_due()) is not None and due <= end:
+            self._pass(due, world)
+            self._fire()
+        self._pass(end, world)
+
+    def next_due(self) -> int | None:
+        """The age (ms) at which something happens by itself; None if nothing ever will."""
+        dues = [*self.chip.deadlines.values(), *(at for at, _ in self._finger[:1])]
+        if self.state is not State.DEAD:
+            levels = (0,) if self._said_low else (0, self.body.low_charge)
+            left = (self.body.until(level, self._current()) for level in levels)
+            dues += [self.body.age + ms for ms in left if ms is not None]
+        return min(dues, default=None)
+
+    def next_change(self) -> int | None:
+        """As `next_due`, or the age at which the button counts again, if that is sooner."""
+        due = self.next_due()
+        if self.chip.rested():
+            return due
+        return self.chip.rested_at if due is None else min(due, self.chip.rested_at)
+
+    def _pass(self, age: int, world: bool) -> None:
+        self.body.elapse(max(0, age - self.body.age), self._current(), world=world)
+
+    def _fire(self) -> None:
+        age, deadlines = self.body.age, self.chip.deadlines
+        if self._finger and self._finger[0][0] <= age:
+            self._contact(self._finger.pop(0)[1])
+        else:
+            due = next((s for s in _TIMED if s in deadlines and deadlines[s] <= age), None)
+            if due is not None:
+                del deadlines[due]
+                self.chip.signal(due)
+        self._check_battery()
+
+    def _current(self) -> int:
+        return self.profile.lit_na if self.chip.text else self.profile.sleep_na
+
+    def _check_battery(self) -> None:
+        if self.state is State.DEAD:
+            return
+        if self.body.charge == 0:
+            self.chip.signal(Signal.EMPTY)
+        elif self.body.low and not self._said_low:
+            self._said_low = True
+            self.chip.tell("BATT", "LOW")
+
+    # --- what goes wrong
+
+    def inject(self, fault: Fault, times: int | None = 1, number: int | None = None) -> None:
+        """Let `fault` happen now, or arm it for its next `times` occasions. Raises ValueError for a bad number."""
+        if fault is Fault.SEGMENT:
+            place = 0 if number is None else number
+            if not 0 <= place < seven_segment.CELLS * 10 or place % 10 >= len(seven_segment.SEGMENTS):
+                raise ValueError("a segment is cell × 10 + segment: 0 … 7, then 0 … 6")
+            self.faults.segments.add(place)
+        elif fault in LASTING:
+            _LASTING[fault](self)
+        if fault not in LASTING:
+            self.faults.arm(fault, None if fault in UNTIL_CLEARED else times, number)
+        if fault is Fault.STUCK_BUTTON:
+            self.close()
+        self._check_battery()
+
+    def mend(self, fault: Fault) -> None:
+        """Undo `fault`. Raises ValueError for one that nothing undoes."""
+        if fault in (Fault.WEAK_BATTERY, Fault.DEAD_BATTERY):
+            self.body.charge, self._said_low = self.body.capacity, False
+            self.chip.signal(Signal.FRESH)
+        elif fault in LASTING:
+            raise ValueError(f"{fault} cannot be undone (restore a snapshot, or make a new token)")
+        self.faults.clear(fault)
+        if fault is Fault.SEGMENT:
+            self.faults.segments.clear()
+        if fault is Fault.STUCK_BUTTON:
+            self.open()
+
+    def become(self, image: bytes, body: Body) -> None:
+        """Take over another token's memory, charge and clock error, and start again. Age and the world's time stay."""
+        self.memory.write(0, image)
+        self.body.charge, self.body.crystal = body.charge, body.crystal
+        self.body.set_error(body.error_ms)
+        self.chip.last_code = ""
+        self._said_low = False
+        self.chip.signal(Signal.FRESH)
+        self._check_battery()
+
+    def _rot(self) -> None:
+        place = memory.seed_offset(0) + self._random.randrange(memory.SEED_SIZE)
+        bit = 1 << self._random.randrange(8)
+        self.memory.write(place, bytes((self.memory.read()[place] ^ bit,)))
+
+    def _reach_limit(self) -> None:
+        for slot in range(self.profile.slots):
+            for page in memory.at_limit(self.memory.read(), slot):
+                self.memory.write(*page)
+
+    def _drain(self, per_cent: int) -> None:
+        self.body.charge = min(self.body.charge, self.body.capacity * per_cent // 100)
+
+    def seen(self) -> str:
+        """What an eye reads off the display, with its broken segments."""
+        return seven_segment.read(self.lit())
+
+    def lit(self) -> tuple[int, ...]:
+        return seven_segment.light(self.chip.text, self.faults.segments)
+
+    def seconds_left(self) -> tuple[int, int] | None:
+        """Of a time-based code on the display: the seconds it has left, and those of a whole step; else None."""
+        return self.chip.seconds_left() if self.chip.text else None
+
+    # --- the button
+
+    @property
+    def busy(self) -> bool:
+        """Whether a press now would be lost."""
+        return bool(self._finger) or not self.chip.rested() or self.state in _BUSY
+
+    def press(self, ms: int | None = None) -> None:
+        """Put a finger on the button now, and take it off after `ms` (the profile's own if not said)."""
+        down = self.body.age
+        up = down + (self.profile.press_ms if ms is None else ms)
+        chatter = Fault.BOUNCE in self.faults and self.faults.strikes(Fault.BOUNCE)
+        each = self.faults.number(Fault.BOUNCE, BOUNCE_MS)
+        for at, closed in ((down, True), (up, False)):
+            self._finger.append((at, closed))
+            if chatter:
+                self._finger += [(at + each, not closed), (at + 2 * each, closed)]
+        self._finger.sort(key=lambda move: move[0])
+        self.elapse(0)
+
+    def close(self) -> None:
+        self._contact(True)
+
+    def open(self) -> None:
+        self._contact(False)
+
+    def _contact(self, closed: bool) -> None:
+        if closed is not self.closed and (closed or Fault.STUCK_BUTTON not in self.faults):
+            self.closed = closed
+            self.chip.signal(Signal.CLOSE if closed else Signal.OPEN)
+
+
+_LASTING: dict[Fault, Callable[[Device], None]] = {
+    Fault.BIT_ROT: Device._rot,
+    Fault.COUNTER_LIMIT: Device._reach_limit,
+    Fault.WEAK_BATTERY: lambda device: device._drain(5),
+    Fault.DEAD_BATTERY: lambda device: device._drain(0),
+    Fault.TAMPER: lambda device: device.chip.signal(Signal.TAMPER),
+}

@@ -1,0 +1,1 @@
+"""A token alive: the simulation, its loop in real time, its owner's socket and its file."""

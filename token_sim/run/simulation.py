@@ -1,0 +1,237 @@
+"""A token on the bench: the device, the lines to it, and everything that only its owner may do to it.
+
+The law:
+- time is an argument; nothing here waits, or knows what carries the bytes;
+- what the owner may do (faults, time, snapshots, the oracle) is asked with `command`, never over a line;
+- no answer holds a seed;
+- same token, same seed, same calls: the same log, byte for byte.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from token_sim.device.faults import Fault
+from token_sim.device.hardware import new_body
+from token_sim.device.memory import Corrupt, Ram, load
+from token_sim.device.models import Profile
+from token_sim.device.token import Device
+from token_sim.run.token_file import TokenFile, write_durably
+from token_sim.run.wall_time import parse_span
+from token_sim.wire.bad_line import Line
+from token_sim.wire.protocol import LONGEST_PRESS, Session
+
+LOG_LINES = 2_000
+COLDEST, HOTTEST = -40, 85  # °C: beyond that no quartz is specified
+
+Request = dict[str, Any]
+
+
+class BadRequest(ValueError):
+    """A command that makes no sense; the message says which would."""
+
+
+class Bench:
+    """One token and its lines. `file` is the one that snapshots are taken of and restored to."""
+
+    def __init__(self, device: Device, file: TokenFile, seed: int = 0) -> None:
+        self.device, self.file = device, file
+        self.lines: list[Line] = []
+        self.plugged = True
+        self.log: deque[str] = deque(maxlen=LOG_LINES)
+        self._seed = seed
+
+    @classmethod
+    def of_file(cls, file: TokenFile, seed: int = 0) -> Bench:
+        return cls(Device(file, file.profile, file.body, seed), file, seed)
+
+    @classmethod
+    def in_memory(cls, image: bytes, profile: Profile, now: int, seed: int = 0) -> Bench:
+        """A token without a file, at `now` (Unix ms)."""
+        body = new_body(profile, now)
+        file = TokenFile("", profile, image, body)
+        return cls(Device(Ram(image), profile, body, seed), file, seed)
+
+    def attach(self) -> Line:
+        """A further line to the device."""
+        line = Line(Session(self.device), self.device.faults, self._seed + len(self.lines))
+        self.lines.append(line)
+        return line
+
+    def receive(self, line: Line, data: bytes) -> None:
+        line.receive(data)
+        for request in line.session.take_heard():
+            self._note(self._named("<", line), request)
+        self._spread()
+
+    def elapse(self, ms: int, *, world: bool = True) -> None:
+        self.device.elapse(ms, world=world)
+        self._spread()
+
+    def take(self, line: Line) -> bytes:
+        """What goes out on `line` now."""
+        out = line.take(self.device.body.age)
+        for text in out.splitlines():
+            self._note(self._named(">", line), text.decode("ascii", "backslashreplace"))
+        return out
+
+    def _spread(self) -> None:
+        for event in self.device.take_events():
+            if not self.plugged or not self.lines:
+                self._note("(unheard)", f"+{event.name} {event.text!r}")
+            for line in self.lines if self.plugged else ():
+                line.tell(event)
+
+    def _named(self, direction: str, line: Line) -> str:
+        return direction if len(self.lines) == 1 else f"{self.lines.index(line) + 1}{direction}"
+
+    def _note(self, direction: str, text: str) -> None:
+        self.log.append(f"{show_time(self.device.body.now)} {direction} {text}")
+
+    # --- what the owner may do
+
+    def command(self, request: Request) -> Request:
+        """Do one request, `{"do": NAME, …}`, and return what there is to say. Raises BadRequest."""
+        do = _COMMANDS.get(str(request.get("do")))
+        if do is None:
+            raise BadRequest(f"no such command; there are {', '.join(sorted(_COMMANDS))}")
+        try:
+            return do(self, request) or {}
+        except (ValueError, TypeError, KeyError) as error:
+            raise BadRequest(str(error)) from error
+        except OSError as error:
+            raise BadRequest(f"{error.filename or 'the file'}: {(error.strerror or str(error)).lower()}") from error
+        finally:
+            self._spread()
+
+    def _press(self, request: Request) -> None:
+        ms = request.get("ms")
+        if ms is not None and not (type(ms) is int and 1 <= ms <= LONGEST_PRESS):
+            raise BadRequest(f"a press lasts 1 to {LONGEST_PRESS} ms")
+        self.device.press(ms)
+
+    def _hold(self, _: Request) -> None:
+        self.device.close()
+
+    def _release(self, _: Request) -> None:
+        self.device.open()
+
+    def _advance(self, request: Request) -> Request:
+        ms = parse_span(str(request.get("by", "")))
+        body, usual = self.device.body, self.device.body.temperature
+        body.temperature = _temperature(request.get("temp", usual))
+        try:
+            self.elapse(ms, world=not request.get("only_token", False))
+        finally:
+            body.temperature = usual
+        return self.oracle()
+
+    def _fault(self, request: Request) -> Request:
+        times, number = request.get("times", 1), request.get("number")
+        if not (times is None or (type(times) is int and times >= 1)) or not (number is None or type(number) is int):
+            raise BadRequest("times is 1 or more, and number is a whole number")
+        self.device.inject(_fault_in(request), times, number)
+        return {"faults": self.faults()}
+
+    def _clear(self, request: Request) -> Request:
+        self.device.mend(_fault_in(request))
+        return {"faults": self.faults()}
+
+    def _snapshot(self, request: Request) -> Request:
+        to = str(request["to"])
+        if os.path.lexists(to):
+            raise BadRequest(f"{to} exists already, and is not overwritten (choose another name)")
+        write_durably(to, self._current().text().encode())
+        return {"snapshot": to}
+
+    def _restore(self, request: Request) -> Request:
+        """Put memory, charge and clock error back as they were: a clone. The world's time stays."""
+        path = str(request["from"])
+        with open(path, encoding="utf-8") as stream:
+            old = TokenFile.parse(path, stream.read())
+        if old.profile is not self.device.profile or len(old.read()) != len(self.device.memory.read()):
+            raise BadRequest(f"{path} is a {old.profile.name} token, and this is a {self.device.profile.name} one")
+        self.device.become(old.read(), old.body)
+        return self.oracle()
+
+    def _current(self) -> TokenFile:
+        return TokenFile(self.file.path, self.device.profile, self.device.memory.read(), self.device.body)
+
+    def _unplug(self, _: Request) -> None:
+        self.plugged = False
+
+    def _plug(self, _: Request) -> None:
+        self.plugged = True
+
+    def _log(self, _: Request) -> Request:
+        return {"log": list(self.log)}
+
+    def faults(self) -> Request:
+        armed: Request = dict(self.device.faults.armed())
+        if self.device.faults.segments:
+            armed[str(Fault.SEGMENT)] = sorted(self.device.faults.segments)
+        return armed
+
+    def oracle(self, _: Request | None = None) -> Request:
+        """What nobody can see from outside: true counters, true time, the last code shown. Never a seed."""
+        device = self.device
+        try:
+            counters = list(load(device.memory.read()).counters)
+        except Corrupt:
+            counters = []
+        return {
+            "serial": device.serial,
+            "profile": device.profile.name,
+            "state": str(device.state),
+            "counter": counters[0] if counters else None,
+            "counters": counters,
+            "time_ms": device.body.now,
+            "clock_ms": device.body.clock_ms,
+            "error_ms": device.body.error_ms,
+            "age_ms": device.body.age,
+            "display": device.chip.text,
+            "last_code": device.chip.last_code,
+            "battery": device.body.level,
+            "plugged": self.plugged,
+            "faults": self.faults(),
+        }
+
+
+def show_time(ms: int) -> str:
+    """A moment in UTC to the millisecond, always as wide."""
+    seconds, rest = divmod(ms, 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}.{rest:03d}"
+
+
+def _fault_in(request: Request) -> Fault:
+    try:
+        return Fault(str(request.get("name")))
+    except ValueError:
+        raise BadRequest(f"no such fault; there are {', '.join(Fault)}") from None
+
+
+def _temperature(value: object) -> int:
+    if type(value) is not int or not COLDEST <= value <= HOTTEST:
+        raise BadRequest(f"a temperature is {COLDEST} to {HOTTEST} °C")
+    return value
+
+
+_COMMANDS: dict[str, Callable[[Bench, Request], Request | None]] = {
+    "press": Bench._press,
+    "hold": Bench._hold,
+    "release": Bench._release,
+    "advance": Bench._advance,
+    "fault": Bench._fault,
+    "clear": Bench._clear,
+    "snapshot": Bench._snapshot,
+    "restore": Bench._restore,
+    "oracle": Bench.oracle,
+    "unplug": Bench._unplug,
+    "plug": Bench._plug,
+    "log": Bench._log,
+}
+AT_REST = frozenset(("advance", "fault", "clear", "snapshot", "restore", "oracle"))  # need no running token

@@ -1,0 +1,145 @@
+"""The file that a token lives in: its memory, its body and its model, one JSON document.
+
+The law:
+- a write is durable when it returns: written aside, synced, renamed over the old one, the folder synced;
+- a reader sees the old token or the new one, and a write that fails leaves the old one, in memory too;
+- the memory carries its own checksums (nvram): a file with a spoiled bit is a token whose self-test fails;
+- one process at a time holds a token (`FILE.lock`).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from dataclasses import fields
+
+from token_sim.device.hardware import Body
+from token_sim.device.models import PROFILES, Profile
+
+FORMAT = "token_sim 1"
+_OF_THE_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EROFS)
+_BODY = {field.name for field in fields(Body)}
+
+
+class TokenFileError(Exception):
+    """The token cannot be used; the message says why and what to do."""
+
+
+class TokenFile:
+    """An open token, also the memory (nvram.Nvram) that its device writes to."""
+
+    def __init__(self, path: str, profile: Profile, image: bytes, body: Body) -> None:
+        self.path, self.profile, self.body = path, profile, body
+        self._image = image
+        self._lock: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<TokenFile {self.path}>"
+
+    @classmethod
+    def open(cls, path: str) -> TokenFile:
+        """Lock and read a token. Raises TokenFileError, and OSError where the file cannot be reached."""
+        lock = _lock(path)
+        try:
+            with open(path, encoding="ascii") as file:
+                text = file.read()
+            token = cls.parse(path, text)
+        except BaseException:
+            _unlock(path, lock)
+            raise
+        token._lock = lock
+        return token
+
+    @classmethod
+    def parse(cls, path: str, text: str) -> TokenFile:
+        try:
+            doc = json.loads(text)
+            if doc.keys() != {"format", "profile", "nvram", "body"} or doc["format"] != FORMAT:
+                raise ValueError("format")
+            body = doc["body"]
+            if body.keys() != _BODY or not all(type(value) is int for value in body.values()):
+                raise ValueError("body")
+            return cls(path, PROFILES[doc["profile"]], bytes.fromhex(doc["nvram"]), Body(**body))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise TokenFileError(f"{path} is not a token file (make one with 'token-sim new {path}')") from error
+
+    def read(self) -> bytes:
+        return self._image
+
+    def write(self, offset: int, data: bytes) -> None:
+        old = self._image
+        self._image = old[:offset] + data + old[offset + len(data) :]
+        try:
+            self.save()
+        except BaseException:
+            self._image = old
+            raise
+
+    def text(self) -> str:
+        body = self.body.to_doc()
+        doc = {"format": FORMAT, "profile": self.profile.name, "nvram": self._image.hex(), "body": body}
+        return json.dumps(doc, indent=1) + "\n"
+
+    def save(self) -> None:
+        write_durably(self.path, self.text().encode())
+
+    def close(self) -> None:
+        if self._lock is not None:
+            _unlock(self.path, self._lock)
+            self._lock = None
+
+
+def write_durably(path: str, data: bytes) -> None:
+    """Replace the file at `path` (mode 0600) so that a crash leaves the old one or the new one."""
+    folder = os.path.dirname(path) or "."
+    aside = f"{path}.new"
+    try:
+        descriptor = _beside(path, aside, os.O_WRONLY | os.O_TRUNC)
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(aside, path)
+    except BaseException:
+        if os.path.lexists(aside):
+            os.unlink(aside)
+        raise
+    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _beside(path: str, name: str, flags: int) -> int:
+    """Open `name`, a file of ours beside `path`. Where the folder will not have it, `path` is what a person knows."""
+    try:
+        return os.open(name, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno in _OF_THE_FOLDER:
+            raise OSError(error.errno, error.strerror, path) from error
+        raise
+
+
+def _lock(path: str) -> int:
+    """Hold `path`.lock. It goes away with its holder, so one that is locked may be gone: then try the new one."""
+    name = f"{path}.lock"
+    while True:
+        lock = _beside(path, name, os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.exists(name) and os.stat(name).st_ino == os.fstat(lock).st_ino:
+                return lock
+        except BlockingIOError as error:
+            os.close(lock)
+            raise TokenFileError(f"{path} is running already (stop the other 'token-sim run' first)") from error
+        except FileNotFoundError:
+            pass
+        os.close(lock)
+
+
+def _unlock(path: str, lock: int) -> None:
+    os.unlink(f"{path}.lock")
+    os.close(lock)

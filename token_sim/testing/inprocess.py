@@ -1,0 +1,53 @@
+"""Tokens inside this process, for `token://NAME`: virtual time, no thread, no port.
+
+The law: time passes only while somebody reads, and no faster than what happens: a read with a timeout lets the
+token live until something comes or the timeout's time is over, and returns at once in real time.
+"""
+
+from __future__ import annotations
+
+from token_sim.run.simulation import Bench
+from token_sim.wire.bad_line import Line
+
+_HANDLERS = "token_sim"  # the package in which pyserial finds protocol_token, for token:// URLs
+
+
+class Wire:
+    """A published token: its bench and its one line."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.line: Line = bench.attach()
+        self.in_use = False
+        self.inbox = bytearray()  # bytes that the client has not read yet
+
+    def pump(self, ms: int) -> None:
+        """Let up to `ms` milliseconds pass, until something has come."""
+        device = self.bench.device
+        end = device.body.age + ms
+        self.inbox += self.bench.take(self.line)
+        while not self.inbox and device.body.age < end:
+            due = device.next_due()
+            self.bench.elapse((end if due is None else min(due, end)) - device.body.age)
+            self.inbox += self.bench.take(self.line)
+
+
+_PUBLISHED: dict[str, Wire] = {}
+
+
+def publish(name: str, bench: Bench) -> str:
+    """Make `bench` reachable in this process, and return its URL."""
+    import serial  # an extra
+
+    if _HANDLERS not in serial.protocol_handler_packages:
+        serial.protocol_handler_packages.append(_HANDLERS)
+    _PUBLISHED[name.lower()] = Wire(bench)
+    return f"token://{name}"
+
+
+def withdraw(name: str) -> None:
+    _PUBLISHED.pop(name.lower(), None)
+
+
+def find(name: str) -> Wire | None:
+    return _PUBLISHED.get(name.lower())

@@ -1,0 +1,138 @@
+"""A token for tests: alive on a port of its own, with a thread to serve it, and its owner's hands on it.
+
+The law: every call is done in the serving thread, between two steps; waiting for the token is virtual, so a test
+never sleeps, and the token's world runs ahead of the host's by what was not waited; `close` leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Self
+
+from token_sim.device import memory, models
+from token_sim.device.chip import BOOT_MS
+from token_sim.device.states import State
+from token_sim.factory import manufacture
+from token_sim.run.loop import Runner
+from token_sim.run.simulation import Bench
+from token_sim.run.wall_time import now_ms
+from token_sim.wire.pty import Pty
+
+PATIENCE_MS = 120_000  # of the token's time, for a code: two displays' worth
+_STUCK = (State.BLANK, State.FAILED, State.EXHAUSTED, State.DEAD, State.ZEROISED)
+
+
+class NoCode(AssertionError):
+    """The token shows no code; the message says what it does instead."""
+
+
+class LiveToken:
+    """A new token. `key` is its seed (given, or random), `port` the path that pyserial opens.
+
+    `profile` and `slot` (kind, digits, algorithm, period, key) are as for `token-sim new`; `now` is the world's time
+    in Unix ms (the host's clock if not said).
+    """
+
+    def __init__(
+        self,
+        link: str | None = None,
+        *,
+        profile: str = "generic",
+        counter: int = 0,
+        serial: str | None = None,
+        now: int | None = None,
+        speed: float = 1.0,
+        seed: int = 0,
+        **slot: Any,
+    ) -> None:
+        model = models.PROFILES[profile]
+        self.slot = manufacture.new_slot(model, **slot)
+        self.serial = serial or manufacture.serial_number(model, 1)
+        spare = model.slots - 1
+        image = memory.build(self.serial, (self.slot, *[None] * spare), (counter, *[0] * spare))
+        self._bench = Bench.in_memory(image, model, now_ms() if now is None else now, seed)
+        self._runner = Runner(self._bench, [Pty(link)], speed=speed)
+        self._bench.elapse(BOOT_MS)
+        self.port = self._runner.ports[0][0].url()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._serve, name=f"token {self.serial}", daemon=True)
+        self._thread.start()
+
+    def __repr__(self) -> str:
+        return f"<LiveToken {self.serial} on {self.port}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def key(self) -> bytes:
+        return self.slot.key
+
+    def press(self, ms: int | None = None) -> str:
+        """Press until a new code is shown or typed, and return it. Raises NoCode where none can come."""
+        code: str = self._runner.call(lambda: self._press(ms))
+        return code
+
+    def command(self, do: str, **more: Any) -> dict[str, Any]:
+        """Anything that the owner's channel can do, by its name there."""
+        reply: dict[str, Any] = self._runner.call(lambda: self._bench.command({"do": do, **more}))
+        return reply
+
+    def advance(self, by: str, *, temp: int = 25, only_token: bool = False) -> dict[str, Any]:
+        """Let time pass at once: 90d, 36h, 1h30m. Returns the oracle."""
+        return self.command("advance", by=by, temp=temp, only_token=only_token)
+
+    def fault(self, name: str, *, times: int | None = 1, number: int | None = None) -> None:
+        self.command("fault", name=name, times=times, number=number)
+
+    def clear(self, name: str) -> None:
+        self.command("clear", name=name)
+
+    def oracle(self) -> dict[str, Any]:
+        """True counter, true time, last code: what no verifier can see."""
+        return self.command("oracle")
+
+    def unplug(self) -> None:
+        self.command("unplug")
+        self._runner.call(lambda: None)  # by now the loop has been round once
+
+    def plug(self) -> None:
+        self.command("plug")
+        self._runner.call(lambda: None)
+        self.port = self._runner.ports[0][0].url()
+
+    def snapshot(self, path: str) -> None:
+        self.command("snapshot", to=path)
+
+    def restore(self, path: str) -> None:
+        self.command("restore", **{"from": path})
+
+    def close(self) -> None:
+        self._stopping = True
+        self._thread.join()
+        self._runner.close()
+
+    def _serve(self) -> None:
+        while not self._stopping:
+            self._runner.step()
+
+    def _press(self, ms: int | None) -> str:
+        device, chip = self._bench.device, self._bench.device.chip
+        shown, end = chip.codes_shown, device.body.age + PATIENCE_MS
+        errors = 0
+        while chip.codes_shown == shown:
+            due = device.next_change()
+            idle = not device.busy and device.state in (State.ASLEEP, State.DISPLAY, State.ERROR)
+            if device.body.age > end:
+                raise NoCode(f"token {self.serial} shows no code however often it is pressed: it is {device.state}")
+            if idle and (device.state is not State.DISPLAY or device.profile.lit_press != "same"):
+                errors += device.state is State.ERROR
+                self._bench.command({"do": "press", "ms": ms})
+            elif device.state in _STUCK or errors > 1 or due is None or due > end:
+                raise NoCode(f"token {self.serial} shows no code: it is {device.state}, and {device.seen() or 'dark'}")
+            else:
+                self._bench.elapse(max(0, due - device.body.age))
+        return chip.last_code

@@ -1,0 +1,1 @@
+"""The serial line: the protocol, and the ports on which it can be reached."""

@@ -1,0 +1,82 @@
+"""A serial line that is not always good: noise, lost and doubled bytes, stalls, the wrong speed.
+
+The law: pure and seeded; a line without faults passes every byte as it came.
+"""
+
+from __future__ import annotations
+
+import random
+
+from token_sim.device.faults import Fault, Faults
+from token_sim.device.panel import Event
+from token_sim.wire.protocol import Session
+
+DEFAULT_PER_CENT = 5  # of the bytes
+DEFAULT_STALL_MS = 1_000
+
+
+class Line:
+    """A session and the wire to it. Bytes come in with `receive`, and out with `take`, at a moment of age (ms)."""
+
+    def __init__(self, session: Session, faults: Faults, seed: int = 0) -> None:
+        self.session = session
+        self._faults = faults
+        self._random = random.Random(seed)
+        self._stalled = bytearray()
+        self._stalled_until: int | None = None
+
+    def reset(self) -> None:
+        """A new client."""
+        self.session.reset()
+        self._stalled.clear()
+        self._stalled_until = None
+
+    def receive(self, data: bytes) -> None:
+        self.session.receive(self._through(data))
+
+    def tell(self, event: Event) -> None:
+        self.session.tell(event)
+
+    def take(self, age: int) -> bytes:
+        out = self._through(self.session.take())
+        if out and self._stalled_until is None and self._faults.strikes(Fault.LINE_STALL):
+            self._stalled_until = age + self._faults.number(Fault.LINE_STALL, DEFAULT_STALL_MS)
+        self._stalled += out
+        if self._stalled_until is not None and age < self._stalled_until:
+            return b""
+        self._stalled_until = None
+        out = bytes(self._stalled)
+        self._stalled.clear()
+        return out
+
+    def _through(self, data: bytes) -> bytes:
+        if Fault.LINE_BAUD in self._faults:
+            data = at_double_speed(data)
+        if Fault.LINE_DROP in self._faults:
+            data = bytes(byte for byte in data if not self._hit(Fault.LINE_DROP))
+        if Fault.LINE_DOUBLE in self._faults:
+            data = b"".join(bytes((byte,)) * (1 + self._hit(Fault.LINE_DOUBLE)) for byte in data)
+        if Fault.LINE_NOISE in self._faults:
+            data = bytes(byte ^ (1 << self._random.randrange(8)) * self._hit(Fault.LINE_NOISE) for byte in data)
+        return data
+
+    def _hit(self, fault: Fault) -> bool:
+        return self._random.randrange(100) < self._faults.number(fault, DEFAULT_PER_CENT)
+
+
+def at_double_speed(data: bytes) -> bytes:
+    """What a receiver at twice the sender's speed makes of `data`: it sees each bit of 8N1 twice, and takes every
+    fall from idle for a start bit. Two bytes or so for each, and hardly ever the right ones."""
+    samples: list[int] = []
+    for byte in data:
+        bits = [0, *(byte >> n & 1 for n in range(8)), 1]  # start, least significant bit first, stop
+        samples += [bit for bit in bits for _ in (0, 1)]
+    out, at = bytearray(), 0
+    while at < len(samples):
+        if samples[at]:
+            at += 1
+            continue
+        frame = (samples[at + 1 : at + 9] + [1] * 8)[:8]
+        out.append(sum(bit << n for n, bit in enumerate(frame)))
+        at += 10
+    return bytes(out)

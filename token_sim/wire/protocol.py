@@ -1,0 +1,191 @@
+"""The wire: bytes in, replies and events out. No port in sight.
+
+The law:
+- a request is one line of at most 128 bytes of printable ASCII, ended by CR, LF or both; an empty one is nothing;
+- a reply is `key=value` lines closed by exactly one `OK` or `ERR n NAME`; an event is one line that starts with `+`;
+- whatever arrives, and however it is cut into pieces, the next line is a fresh start;
+- a character that the token types is never inside a reply: replies wait for the end of what is being typed;
+- no request reads a seed, or changes anything but what a finger could.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from token_sim import __version__
+from token_sim.device.panel import Event
+from token_sim.device.states import State
+from token_sim.device.token import Device
+
+MAX_REQUEST = 128  # bytes, without the line's end
+LONGEST_PRESS = 60_000  # ms
+EOL = b"\r\n"
+_BACKSPACES = b"\b\x7f"  # a person types in miniterm
+
+ERRORS = {"UNKNOWN": 1, "ARGUMENT": 2, "TOO-LONG": 3, "NOT-TEXT": 4, "BUSY": 5, "DEAD": 6, "BLANK": 7, "IN-USE": 8}
+
+
+class Refusal(Exception):
+    """A request that is answered with ERR; the argument is a name from ERRORS."""
+
+
+class Session:
+    """One end of one line to one device. `receive` and `tell` take what comes; `take` gives what goes out."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._errors: list[str] = []
+        self._heard: list[str] = []
+        self.reset()
+
+    def reset(self) -> None:
+        """A new client: nothing of the old one's half lines and settings stays."""
+        self._line = bytearray()
+        self._spoiled = ""
+        self._echo = False
+        self._typing = False
+        self._waiting = bytearray()
+        self._out = bytearray()
+        self._errors.clear()
+
+    def receive(self, data: bytes) -> None:
+        for byte in data:
+            if byte in b"\r\n":
+                self._end_line()
+            elif byte in _BACKSPACES:
+                if self._line and not self._spoiled:
+                    self._line.pop()
+                    self._echoed(b"\b \b")
+            else:
+                self._add(byte)
+
+    def tell(self, event: Event) -> None:
+        if event.name == "TYPE":
+            self._typing = event.text != "\r"
+            self._out += event.text.encode()
+            if not self._typing:
+                self._out += self._waiting
+                self._waiting.clear()
+        else:
+            self._put(f"+{event.name} {event.text}".encode() + EOL)
+
+    def take(self) -> bytes:
+        out = bytes(self._out)
+        self._out.clear()
+        return out
+
+    def take_heard(self) -> list[str]:
+        """The requests since the last call, for a log."""
+        heard, self._heard = self._heard, []
+        return heard
+
+    def _add(self, byte: int) -> None:
+        if len(self._line) >= MAX_REQUEST:
+            self._spoiled = "TOO-LONG"
+        elif not 0x20 <= byte < 0x7F:
+            self._spoiled = self._spoiled or "NOT-TEXT"
+        if not self._spoiled:
+            self._line.append(byte)
+            self._echoed(bytes((byte,)))
+
+    def _end_line(self) -> None:
+        request, spoiled = bytes(self._line).decode("ascii").strip(), self._spoiled
+        self._line.clear()
+        self._spoiled = ""
+        if not request and not spoiled:
+            return
+        self._heard.append(f"({spoiled.lower()})" if spoiled else request)
+        self._echoed(EOL)
+        try:
+            if spoiled:
+                raise Refusal(spoiled)
+            lines = self._answer(request)
+        except Refusal as refusal:
+            name = str(refusal)
+            self._errors.append(name)
+            del self._errors[:-16]
+            lines = [f"ERR {ERRORS[name]} {name}"]
+        else:
+            lines = [*lines, "OK"]
+        self._put(b"".join(line.encode() + EOL for line in lines))
+
+    def _answer(self, request: str) -> list[str]:
+        verb, *arguments = request.upper().split()
+        if verb not in _VERBS:
+            raise Refusal("UNKNOWN")
+        most, _, answer = _VERBS[verb]
+        if len(arguments) > most:
+            raise Refusal("ARGUMENT")
+        return answer(self, arguments)
+
+    def _echoed(self, data: bytes) -> None:
+        if self._echo:
+            self._put(data)
+
+    def _put(self, data: bytes) -> None:
+        (self._waiting if self._typing else self._out).extend(data)
+
+    # --- one answer each
+
+    def _identity(self, _: list[str]) -> list[str]:
+        device = self._device
+        return ["maker=token_sim", f"model={device.profile.name}", f"serial={device.serial}", f"version={__version__}"]
+
+    def _reset(self, _: list[str]) -> list[str]:
+        self._errors.clear()
+        self._device.reset()
+        return []
+
+    def _self_test(self, _: list[str]) -> list[str]:
+        return [f"selftest={'pass' if self._device.healthy else 'fail'}", f"state={self._device.state}"]
+
+    def _error(self, _: list[str]) -> list[str]:
+        name = self._errors.pop(0) if self._errors else ""
+        return [f"error={ERRORS[name]} {name}" if name else "error=0 NONE"]
+
+    def _press(self, arguments: list[str]) -> list[str]:
+        ms = None
+        if arguments:
+            text = arguments[0]
+            if not (text.isdigit() and len(text) <= 5 and 1 <= int(text) <= LONGEST_PRESS):
+                raise Refusal("ARGUMENT")
+            ms = int(text)
+        if self._device.state is State.DEAD:
+            raise Refusal("DEAD")
+        if self._device.state in (State.BLANK, State.ZEROISED):
+            raise Refusal("BLANK")
+        if self._device.busy:
+            raise Refusal("BUSY")
+        self._device.press(ms)
+        return []
+
+    def _display(self, _: list[str]) -> list[str]:
+        return [f"text={self._device.seen()}"]
+
+    def _battery(self, _: list[str]) -> list[str]:
+        body = self._device.body
+        state = "DEAD" if self._device.state is State.DEAD else "LOW" if body.low else "OK"
+        return [f"level={body.level}", f"state={state}"]
+
+    def _help(self, _: list[str]) -> list[str]:
+        return [f"{verb}={what}" for verb, (_, what, _) in _VERBS.items()]
+
+    def _set_echo(self, arguments: list[str]) -> list[str]:
+        if arguments not in (["ON"], ["OFF"]):
+            raise Refusal("ARGUMENT")
+        self._echo = arguments == ["ON"]
+        return []
+
+
+_VERBS: dict[str, tuple[int, str, Callable[[Session, list[str]], list[str]]]] = {
+    # verb: most arguments, what HELP says, the answer
+    "*IDN?": (0, "who this is", Session._identity),
+    "*RST": (0, "take the battery out and put it back", Session._reset),
+    "*TST?": (0, "self-test", Session._self_test),
+    "SYST:ERR?": (0, "the oldest error not yet asked for", Session._error),
+    "PRESS": (1, "press the button, for so many ms if said", Session._press),
+    "DISP?": (0, "what the display shows", Session._display),
+    "BATT?": (0, "the battery", Session._battery),
+    "HELP": (0, "this", Session._help),
+    "ECHO": (1, "ON or OFF: send back what is typed", Session._set_echo),
+}
