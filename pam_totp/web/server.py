@@ -91,10 +91,13 @@ def serve(app: Any, address: Address, *, proxy: str | None, ready: Callable[[Add
 
     check(address, proxy)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # it warns of every request that has to wait
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # waitress's threads inherit this: the main one ends us
     try:
         server = create_server(app, **options(address, proxy))
     except OSError as e:
         raise OSError(e.errno, e.strerror, str(address)) from None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     ready(Address(address.host, server.effective_port))
@@ -103,6 +106,5 @@ def serve(app: Any, address: Address, *, proxy: str | None, ready: Callable[[Add
 
 def end(*_: object) -> NoReturn:
     """A signal's handler: end in order. What comes after the first, as from timeout(1), does not break into that."""
-    for number in ENDING:
-        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # not SIG_IGN: Python complains of a signal already on its way
     raise SystemExit(0)

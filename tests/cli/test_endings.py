@@ -89,10 +89,11 @@ def test_interrupted_after_the_change_it_does_not_say_that_nothing_was_changed(s
     site.enrol(failures=3, failures_at=0)
     script = f"""
 import sys
-from pam_totp import audit, cli
+from pam_totp import cli
+from pam_totp.operations import audit_log
 def interrupted(*_, **__):
     raise KeyboardInterrupt
-audit.write = interrupted
+audit_log.write = interrupted
 sys.exit(cli.main(["unlock", {ME!r}, "--store", {str(site.store)!r}]))
 """
     command = [sys.executable, "-c", script]

@@ -174,7 +174,7 @@ def test_an_exhausted_counter_is_an_error_and_no_code() -> None:
 
 def test_a_blank_token_becomes_one_when_its_seed_is_written() -> None:
     memory = Ram(build("SMGN00000001", (None,), (0,)))
-    device = token(memory=memory)
+    device = token(nvram=memory)
     assert device.state is State.BLANK and press(device) == []
     memory.write(0, image())
     device.chip.signal(Signal.SEED)

@@ -79,7 +79,8 @@ def test_a_port_that_is_taken_is_named(site: Site) -> None:
         words = ["portal", "--store", str(site.store), "--listen", str(address)]
         script = f"""
 import sys
-from pam_totp import cli, passwords
+from pam_totp import cli
+from pam_totp.system import passwords
 passwords.SystemPasswords = lambda *_: None  # there need be no PAM service here
 sys.exit(cli.main({words!r}))
 """
