@@ -113,6 +113,12 @@ def test_the_fuzzers_lock_has_what_its_extra_names() -> None:
         assert all(r.specifier.contains(there[r.name]) for r in wanted("fuzz"))
 
 
+def test_what_make_installs_is_what_setup_cfg_names() -> None:
+    words = ["/usr/bin/python3", "-I", "-S", TREE / "pam_totp/system/data/extras.py", "test, lint"]
+    said = subprocess.run(words, text=True, capture_output=True, check=True).stdout.splitlines()
+    assert sorted({str(r) for r in wanted("test", "lint")}) == sorted(str(Requirement(line)) for line in said)
+
+
 def test_pip_is_never_asked_for_what_is_not_in_a_lock() -> None:
     assert re.findall(r"^LOCKED = (.*)$", MAKEFILE, re.M) == ["--no-deps --require-hashes --only-binary=:all:"]
     assert set(re.findall(r"^\t\$\(PIP\) (.*)$", MAKEFILE, re.M)) == {

@@ -34,7 +34,7 @@ def requirements(extras: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     try:
-        print("\n".join(requirements(sys.argv[1].split(","))))
+        print("\n".join(requirements([extra.strip() for extra in sys.argv[1].split(",")])))
     except UnknownExtraError as error:
-        print(f"make: {error}", file=sys.stderr)
+        print(f"make install: {error}", file=sys.stderr)
         sys.exit(2)
