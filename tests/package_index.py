@@ -45,6 +45,12 @@ class Index:
             name, version, {}, ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *metadata]
         )
 
+    def like_installed(self, name: str, version: str) -> str:
+        """Add a stub wheel with the dependencies of the package installed here. Return the wheel's SHA-256."""
+        header = (importlib.metadata.distribution(name).read_text("METADATA") or "").split("\n\n")[0].splitlines()
+        kept = [line for line in header if line.startswith(("Requires-Dist:", "Provides-Extra:"))]
+        return self.stub(name, version, kept)
+
     def installed(self, name: str) -> str:
         """Add a wheel with the modules and the metadata of the package installed here. Return the wheel's SHA-256."""
         found = importlib.metadata.distribution(name)

@@ -147,14 +147,11 @@ def newer(tmp_path: Path) -> tuple[Index, str]:
     """
     index = Index(tmp_path / "index")
     adapted = text("requirements.txt")
+    here = {normal(found.metadata["Name"]) for found in importlib.metadata.distributions()}
     for name, version, _, hashes in PIN.findall(adapted):
-        try:
-            lines = (importlib.metadata.distribution(name).read_text("METADATA") or "").split("\n\n")[0].splitlines()
-        except importlib.metadata.PackageNotFoundError:  # not for this Python, or not for Linux
-            lines = []
-        kept = [line for line in lines if line.startswith(("Requires-Dist:", "Provides-Extra:"))]
-        sha256 = index.installed(name) if name == "setuptools" else index.stub(name, version, kept)
-        index.stub(name, f"{version}.post1", kept)
+        add = index.like_installed if name in here else index.stub  # not here: for another Python or system
+        sha256 = index.installed(name) if name == "setuptools" else add(name, version)
+        add(name, f"{version}.post1")
         adapted = adapted.replace(hashes, f"    --hash=sha256:{sha256}\n")
     return index, adapted
 
