@@ -74,13 +74,13 @@ bench-portal: need-test want-test build venv  ## many people who sign in to the 
 # The parsers under a coverage-guided fuzzer, for a while; what it found is kept, and part of `make test`.
 SECONDS = 60
 fuzz: build venv  ## the parsers under a fuzzer (SECONDS=60)
-	$(PIP) --editable '.[fuzz]'
+	$(PIP) $(LOCKED) --requirement tests/requirements-fuzz.txt
 	$(BIN)/python -m tests.fuzz $(SECONDS)
 
 # The long form of what tests/torture does in short within `make test`, then the fuzzer; ends with all figures.
 MINUTES = 60
 torture: need-torture build venv  ## an hour of races, crashes and hostile callers (MINUTES=60)
-	$(PIP) --editable '.[fuzz]'
+	$(PIP) $(LOCKED) --requirement tests/requirements-fuzz.txt
 	$(BIN)/python -m tests.torture $(MINUTES) $(ARGS)
 
 # In a virtual machine, without KVM: some three minutes, and the first time some more, for the system in build/booted.
@@ -101,20 +101,36 @@ want-test:
 need-build need-venv need-test need-torture need-bench need-lint need-install need-booted: need-%:
 	@.ci/need $(NEED_$(shell echo $* | tr a-z A-Z))
 
+# The lock has everything that its packages need, so pip resolves nothing: a newer release changes no installation.
+LOCKED = --no-deps --require-hashes --only-binary=:all:
+
 .venv/.made: setup.cfg pyproject.toml tests/requirements.txt | need-venv
-	$(PYTHON) -m venv .venv
-	$(PIP) --require-hashes --only-binary=:all: --requirement tests/requirements.txt
+	$(PYTHON) -m venv --clear .venv
+	$(PIP) $(LOCKED) --requirement tests/requirements.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
+	$(BIN)/pip --disable-pip-version-check check
 	touch $@
 
-# Newer versions of all that, with the hashes of every file that their index has: look at the difference, and commit it.
-requirements: .venv/.made  ## newer versions of what the tests use
-	$(PYTHON) -m venv build/pip-tools
-	build/pip-tools/bin/pip install --quiet --disable-pip-version-check pip-tools
-	echo 'setuptools>=77' >build/requirements.in
-	build/pip-tools/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-annotate \
-	    --no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --extra test --extra lint \
-	    --output-file tests/requirements.txt setup.cfg build/requirements.in
+# Newer versions of all that, for every Python that is tested: uv resolves for those that are not on this machine, too.
+# The same version for all of them, with the hashes of every file that the index has; a version without a wheel for one
+# of them fails, and needs a bound in setup.cfg. Look at the difference, and commit it.
+PYTHONS = 3.11 3.12 3.13
+UV = build/uv/bin/uv --quiet --system-certs
+RESOLVE = $(UV) pip compile --upgrade --universal --python $(PYTHON) --python-version $(firstword $(PYTHONS)) \
+          --fork-strategy fewest --only-binary=:all: --generate-hashes --no-annotate --no-emit-index-url \
+          --no-emit-find-links --custom-compile-command 'make requirements'
+requirements: | need-venv  ## newer versions of what the tests use
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/pip install --quiet --disable-pip-version-check --upgrade 'uv>=0.13'
+	$(PYTHON) $(DATA)/extras.py test,lint >build/test.in
+	$(PYTHON) $(DATA)/extras.py fuzz >build/fuzz.in
+	$(RESOLVE) --output-file build/requirements.txt build/test.in
+	$(RESOLVE) --output-file build/requirements-fuzz.txt build/fuzz.in
+	for python in $(PYTHONS); do for lock in requirements requirements-fuzz; do \
+	    $(UV) pip install --dry-run --target build/none --python-version $$python $(LOCKED) --requirement build/$$lock.txt \
+	        || exit 1; \
+	done; done
+	mv build/requirements.txt build/requirements-fuzz.txt tests
 
 # What is known against the versions in it. Status 3: the package index that is asked here does not tell.
 audit: .venv/.made  ## what is known against those versions

@@ -1,6 +1,6 @@
 """Whether anything is known against what the tests and the extras stand on: `make audit`.
 
-pip-audit asks the package index for the advisories on every pin of tests/requirements.txt. What it cannot ask it skips,
+pip-audit asks the package index for the advisories on every pin of both locks in tests/. What it cannot ask it skips,
 and then says that nothing was found: here a pin that was not looked up is no pin without advisories.
 
 python -m tests.audit PIP-AUDIT        exit status 0 nothing known, 1 something known, 3 not everything looked up
@@ -16,6 +16,7 @@ from typing import Any
 from tests.site import TREE
 
 CLEAN, KNOWN, OUT_OF_REACH = 0, 1, 3
+LOCKS = ("requirements.txt", "requirements-fuzz.txt")
 OPTIONS = ("--require-hashes", "--disable-pip", "--progress-spinner=off", "--format=json")
 
 
@@ -40,8 +41,8 @@ def judge(text: str) -> tuple[int, list[str]]:
 
 
 def main(program: str) -> int:
-    requirements = TREE / "tests" / "requirements.txt"
-    done = subprocess.run([program, "-r", requirements, *OPTIONS], capture_output=True, text=True, check=False)
+    locks = [word for name in LOCKS for word in ("-r", TREE / "tests" / name)]
+    done = subprocess.run([program, *locks, *OPTIONS], capture_output=True, text=True, check=False)
     status, lines = judge(done.stdout)
     if not done.stdout:
         lines = [*done.stderr.splitlines()[-1:], *lines]

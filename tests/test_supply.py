@@ -1,4 +1,10 @@
-"""What comes from elsewhere is pinned, and what is built is the same bytes wherever, whenever and by whomever."""
+"""What comes from elsewhere is pinned, and what is built is the same bytes wherever, whenever and by whomever.
+
+The rules of the lock, tests/requirements.txt:
+- It is complete for every Python that is tested, so pip installs it without resolving anything.
+- Each pin has the hashes of its files, and no line names an index.
+- Everything in it is needed by an extra of setup.cfg that the tests or the lint use.
+"""
 
 from __future__ import annotations
 
@@ -8,61 +14,174 @@ import json
 import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from packaging.markers import Marker
+from packaging.requirements import Requirement
 
 from tests import audit
+from tests.package_index import Index, normal
 from tests.site import TREE
 
-REQUIREMENTS = (TREE / "tests" / "requirements.txt").read_text()
-PINNED = {name.lower().replace("_", "-") for name in re.findall(r"^([\w.-]+)==\S+ \\$", REQUIREMENTS, re.MULTILINE)}
+MAKEFILE = (TREE / "Makefile").read_text()
+PYTHONS = re.findall(r"^PYTHONS = (.*)$", MAKEFILE, re.M)[0].split()
+PIN = re.compile(r"^([a-z0-9-]+)==([\w.]+)(?: ; ([^\\\n]+))? \\\n((?: {4}--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.M)
 
 
-def wanted(extra: str) -> set[str]:
-    """The packages of an extra in setup.cfg."""
+class Pin(NamedTuple):
+    """One pin of a lock."""
+
+    name: str
+    version: str
+    marker: str
+
+    def applies(self, environment: dict[str, str]) -> bool:
+        """Return True if pip installs it there."""
+        return not self.marker or Marker(self.marker).evaluate(environment)
+
+
+def text(lock: str) -> str:
+    return (TREE / "tests" / lock).read_text()
+
+
+def pinned(lock: str = "requirements.txt") -> list[Pin]:
+    return [Pin(name, version, marker.strip()) for name, version, marker, _ in PIN.findall(text(lock))]
+
+
+def wanted(*extras: str) -> list[Requirement]:
+    """The requirements of extras in setup.cfg."""
     config = configparser.ConfigParser()
     config.read(TREE / "setup.cfg")
-    lines = config["options.extras_require"][extra].splitlines()
-    names = [re.match(r"[\w.-]+", line.strip()) for line in lines if line.strip() and not line.startswith("#")]
-    return {found[0].lower().replace("_", "-") for found in names if found}
+    lines = [line for extra in extras for line in config["options.extras_require"][extra].splitlines() if line]
+    return [Requirement(line) for line in lines]
 
 
-@pytest.mark.parametrize("extra", ["test", "lint"])
-def test_whatever_the_tests_install_is_pinned(extra: str) -> None:
-    assert wanted(extra)
-    assert wanted(extra) - PINNED == set(), "run 'make requirements'"
+def linux(python: str) -> dict[str, str]:
+    """The environment in which markers are evaluated for a Python of that version."""
+    return {
+        "implementation_name": "cpython",
+        "os_name": "posix",
+        "platform_python_implementation": "CPython",
+        "platform_system": "Linux",
+        "python_full_version": f"{python}.0",
+        "python_version": python,
+        "sys_platform": "linux",
+    }
 
 
-def test_every_pin_has_hashes_and_nothing_else_is_in_the_file() -> None:
-    entries = re.split(r"\n(?=[a-z])", REQUIREMENTS.strip())
-    assert len(entries) == len(PINNED) >= 40
-    for entry in entries:
-        assert re.fullmatch(r"(#.*\n)*[\w.-]+==[\w.]+( \\\n    --hash=sha256:[0-9a-f]{64})+(\n+#.*)*", entry), entry[
-            :80
-        ]
+def needed(requirements: list[Requirement], environment: dict[str, str]) -> Iterator[Requirement]:
+    """Yield these requirements and those of their packages, in turn, as far as the packages are installed here."""
+    todo = list(requirements)
+    done: set[tuple[str, str]] = set()
+    while todo:
+        requirement = todo.pop()
+        yield requirement
+        for extra in {"", *requirement.extras} - {e for name, e in done if name == normal(requirement.name)}:
+            done.add((normal(requirement.name), extra))
+            further = [Requirement(line) for line in importlib.metadata.requires(requirement.name) or ()]
+            there = environment | {"extra": extra}
+            todo += [r for r in further if r.marker is None or r.marker.evaluate(there)]
 
 
-def test_make_installs_nothing_that_is_not_in_it() -> None:
-    made = (TREE / "Makefile").read_text().split("\n.venv/.made:")[1].split("\n\n")[0]
-    installs = re.findall(r"\$\(PIP\) (.*)", made)
-    assert installs == [
-        "--require-hashes --only-binary=:all: --requirement tests/requirements.txt",
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_lock_has_all_that_a_python_needs_and_no_more(python: str) -> None:
+    """This is `pip check` for the Pythons that are not on this machine."""
+    environment = linux(python)
+    there = {pin.name: pin.version for pin in pinned() if pin.applies(environment)}
+    asked = list(needed(wanted("test", "lint"), environment))
+    for requirement in asked:
+        assert normal(requirement.name) in there, f"{requirement}: run 'make requirements'"
+        assert requirement.specifier.contains(there[normal(requirement.name)]), requirement
+    assert set(there) - {normal(requirement.name) for requirement in asked} == set(), "nothing needs it"
+
+
+@pytest.mark.parametrize("lock", audit.LOCKS)
+def test_every_pin_has_hashes_and_nothing_else_is_in_the_file(lock: str) -> None:
+    rest = PIN.sub("", text(lock))
+    assert rest == "# This file was autogenerated by uv via the following command:\n#    make requirements\n"
+    assert len(pinned(lock)) >= (1 if "fuzz" in lock else 40)
+
+
+def test_the_fuzzers_lock_has_what_its_extra_names() -> None:
+    for python in PYTHONS:
+        there = {pin.name: pin.version for pin in pinned("requirements-fuzz.txt") if pin.applies(linux(python))}
+        assert {r.name for r in wanted("fuzz")} == set(there)
+        assert all(r.specifier.contains(there[r.name]) for r in wanted("fuzz"))
+
+
+def test_what_make_installs_is_what_setup_cfg_names() -> None:
+    words = ["/usr/bin/python3", "-I", "-S", TREE / "pam_totp/system/data/extras.py", "test, lint"]
+    said = subprocess.run(words, text=True, capture_output=True, check=True).stdout.splitlines()
+    assert sorted({str(r) for r in wanted("test", "lint")}) == sorted(str(Requirement(line)) for line in said)
+
+
+def test_pip_is_never_asked_for_what_is_not_in_a_lock() -> None:
+    assert re.findall(r"^LOCKED = (.*)$", MAKEFILE, re.M) == ["--no-deps --require-hashes --only-binary=:all:"]
+    assert set(re.findall(r"^\t\$\(PIP\) (.*)$", MAKEFILE, re.M)) == {
+        "$(LOCKED) --requirement tests/requirements.txt",
+        "$(LOCKED) --requirement tests/requirements-fuzz.txt",
         "--no-deps --no-build-isolation --editable .",
-    ]
+    }
 
 
 def test_nothing_is_installed_that_is_not_pinned() -> None:
-    """What a pinned package needs in its turn is pinned, too. `make fuzz` adds one more, and pip was there."""
-    besides = {"pam-totp", "pip", *wanted("fuzz")}
-    installed = {
-        f"{found.metadata['Name'].lower().replace('_', '-')}=={found.version}"
-        for found in importlib.metadata.distributions()
-        if found.metadata["Name"].lower().replace("_", "-") not in besides
-    }
-    pinned = set(re.findall(r"^([\w.-]+==\S+) \\$", REQUIREMENTS, re.MULTILINE))
+    """`make fuzz` adds its own lock; pip came with the environment."""
+    installed = {(normal(found.metadata["Name"]), found.version) for found in importlib.metadata.distributions()}
+    installed = {(name, version) for name, version in installed if name not in ("pam-totp", "pip")}
     assert len(installed) >= 40
-    assert installed - pinned == set()
+    assert installed - {(pin.name, pin.version) for lock in audit.LOCKS for pin in pinned(lock)} == set()
+
+
+# ---- newer releases of everything
+
+
+@pytest.fixture
+def newer(tmp_path: Path) -> tuple[Index, str]:
+    """An index with each pinned version and a newer one, and the lock with the hashes of the former.
+
+    Both versions have the dependencies of the real package. setuptools is the real one, since it builds ours.
+    """
+    index = Index(tmp_path / "index")
+    adapted = text("requirements.txt")
+    here = {normal(found.metadata["Name"]) for found in importlib.metadata.distributions()}
+    for name, version, _, hashes in PIN.findall(adapted):
+        add = index.like_installed if name in here else index.stub  # not here: for another Python or system
+        sha256 = index.installed(name) if name == "setuptools" else add(name, version)
+        add(name, f"{version}.post1")
+        adapted = adapted.replace(hashes, f"    --hash=sha256:{sha256}\n")
+    return index, adapted
+
+
+def test_newer_releases_change_nothing_that_make_installs(tmp_path: Path, newer: tuple[Index, str]) -> None:
+    index, adapted = newer
+    tree = tmp_path / "tree"
+    (tree / "tests").mkdir(parents=True)
+    for name in ("pam_totp", "token_sim", ".ci"):
+        shutil.copytree(TREE / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Makefile", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(TREE / name, tree)
+    (tree / "tests/requirements.txt").write_text(adapted)
+    make = ["make", "--no-print-directory", ".venv/.made"]
+    made = subprocess.run(make, cwd=tree, env=index.environment, text=True, capture_output=True, check=False)
+    assert made.returncode == 0, made.stderr
+    assert "No broken requirements found." in made.stdout
+
+    def pip(*words: str | Path) -> str:
+        command = [tree / ".venv/bin/pip", *words]
+        return subprocess.run(command, env=index.environment, text=True, capture_output=True, check=True).stdout
+
+    packages = {normal(found["name"]): found["version"] for found in json.loads(pip("list", "--format=json"))}
+    del packages["pip"], packages["pam-totp"]
+    here = linux(".".join(map(str, sys.version_info[:2])))
+    assert packages == {pin.name: pin.version for pin in pinned() if pin.applies(here)}
+
+    # A pip without the lock takes the newer ones.
+    pip("download", "--quiet", "--no-deps", "--dest", tmp_path / "taken", *packages)
+    assert len(list((tmp_path / "taken").glob("*.post1-*.whl"))) == len(packages)
 
 
 def pins(*found: dict[str, object]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -17,6 +16,7 @@ from pam_totp.cli import parser
 from pam_totp.core.secretfile import parse
 from pam_totp.formats.otpauth import typed_secret
 from tests.install.machine import COMMAND, LATE, STACKS, Fresh
+from tests.package_index import Index
 from tests.services.namespace import PASSWORD, STORE
 from tests.site import PATIENCE, TREE, codes, until
 
@@ -269,53 +269,51 @@ def test_destdir_is_honoured_and_needs_no_root(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def offline(tmp_path: Path) -> dict[str, str]:
-    """An environment in which pip can build what is here, and reach no index."""
-    library = tmp_path / "library"
-    library.mkdir()
-    for package in ("setuptools", "pkg_resources", "_distutils_hack"):
-        source = Path(importlib.util.find_spec("setuptools").origin).parent.parent / package  # type: ignore[arg-type, union-attr]
-        if source.exists():
-            (library / package).symlink_to(source)
-    given = {"PYTHONPATH": str(library), "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}
-    return {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON"))} | given
+def index(tmp_path: Path) -> Index:
+    """The only index that pip knows: segno as setup.cfg wants it, and no other package."""
+    made = Index(tmp_path / "index")
+    made.stub("segno", "1.6.6")
+    return made
 
 
 def cloned(folder: Path) -> Path:
-    """What git would give somebody, and nothing that was made of it; and an extra for which no index is asked."""
+    """Copy what a clone has and `make install` reads."""
     shutil.copytree(TREE, folder, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "tests"))
     shutil.copytree(TREE / ".ci", folder / ".ci")
-    settings = (folder / "setup.cfg").read_text()
-    (folder / "setup.cfg").write_text(
-        settings.replace("[options.extras_require]\n", "[options.extras_require]\nnothing =\n")
-    )
     return folder
 
 
-def install_below(place: Path, tree: Path, extras: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def install_below(place: Path, tree: Path, extras: str, index: Index) -> subprocess.CompletedProcess[str]:
     make = ["make", "--no-print-directory", f"DESTDIR={place}", f"EXTRAS={extras}", "install"]
-    return subprocess.run(make, cwd=tree, env=env, text=True, capture_output=True, check=False)
+    return subprocess.run(make, cwd=tree, env=index.environment, text=True, capture_output=True, check=False)
 
 
-def test_extras_leave_nothing_where_the_sources_are(tmp_path: Path, offline: dict[str, str]) -> None:
+def test_extras_leave_nothing_where_the_sources_are(tmp_path: Path, index: Index) -> None:
     tree, place = cloned(tmp_path / "clone"), tmp_path / "place"
     before = {p.relative_to(tree) for p in tree.rglob("*")}
-    done = install_below(place, tree, "nothing", offline)
+    done = install_below(place, tree, "qr", index)
     assert {p.relative_to(tree) for p in tree.rglob("*")} == before
     assert done.returncode == 0, done.stderr
     extras = place / "usr/local/lib/pam_totp-extras"
-    assert next(extras.glob("lib/python*/site-packages/pip"), None) is not None
+    library = next(extras.glob("lib/python*/site-packages"))
+    assert (library / "segno-1.6.6.dist-info").is_dir()
     assert not any(extras.rglob("pam_totp*")), "the package itself is elsewhere"
-    kept = next(extras.glob("lib/python*/site-packages")) / "kept.py"
-    kept.touch()
-    assert install_below(place, tree, "nothing", offline).returncode == 0
-    assert kept.exists(), "what earlier EXTRAS= brought stays"
+    (library / "kept.py").touch()
+    assert install_below(place, tree, "qr", index).returncode == 0
+    assert (library / "kept.py").exists(), "what earlier EXTRAS= brought stays"
 
 
-def test_extras_that_cannot_be_had_leave_nothing_half_installed(tmp_path: Path, offline: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("extras", "reason"),
+    [
+        ("qr,tui", "No matching distribution found for textual"),
+        ("qr,sirial", "make install: unknown extra 'sirial': choose from qr, serial, tui"),
+    ],
+)
+def test_extras_that_cannot_be_had_install_nothing(tmp_path: Path, index: Index, extras: str, reason: str) -> None:
     place = tmp_path / "place"
-    done = install_below(place, TREE, "tui", offline)
-    assert (done.returncode != 0, "textual" in done.stderr) == (True, True), done.stderr
+    done = install_below(place, TREE, extras, index)
+    assert (done.returncode != 0, reason in done.stderr) == (True, True), done.stderr
     assert [str(p) for p in place.rglob("*") if not p.is_dir() or p.name.startswith("pam_totp")] == []
 
 

@@ -1,0 +1,40 @@
+"""Print what extras of setup.cfg require, one requirement a line.
+
+`make install EXTRAS=...` passes the list to pip and `make requirements` passes it to uv. Reading it here builds no
+package, so no version of setuptools has a say in it.
+
+python3 extras.py EXTRA[,EXTRA...]        exit status 2 for an extra that setup.cfg does not have
+"""
+
+from __future__ import annotations
+
+import configparser
+import sys
+from pathlib import Path
+
+SETUP = Path(__file__).resolve().parents[3] / "setup.cfg"
+
+
+class UnknownExtraError(Exception):
+    """The text names the extra and those that exist."""
+
+
+def requirements(extras: list[str]) -> list[str]:
+    """Return the requirements of `extras`, sorted, each once."""
+    setup = configparser.ConfigParser()
+    setup.read(SETUP, encoding="utf-8")
+    known = setup["options.extras_require"]
+    found: set[str] = set()
+    for extra in extras:
+        if extra not in known:
+            raise UnknownExtraError(f"unknown extra {extra!r}: choose from {', '.join(known)}")
+        found.update(line for line in known[extra].splitlines() if line)
+    return sorted(found, key=str.lower)
+
+
+if __name__ == "__main__":
+    try:
+        print("\n".join(requirements([extra.strip() for extra in sys.argv[1].split(",")])))
+    except UnknownExtraError as error:
+        print(f"make install: {error}", file=sys.stderr)
+        sys.exit(2)

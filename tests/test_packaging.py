@@ -1,0 +1,193 @@
+"""The wheel and the sdist that `python -m build` makes, and what the metadata says.
+
+The rules:
+- The version is written once, in pam_totp; other places read it or are compared with it here.
+- The wheel has everything that runs, and the sdist everything that the wheel and the tests are made of.
+"""
+
+from __future__ import annotations
+
+import configparser
+import importlib.metadata
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import pam_totp
+import token_sim
+from tests.package_index import Index, normal
+from tests.site import TREE
+
+FOLDERS = (".ci", "demo", "docs", "pam_totp", "tests", "token_sim")
+FILES = (
+    "CHANGELOG.md",
+    "LICENSE",
+    "MANIFEST.in",
+    "Makefile",
+    "README.md",
+    "SECURITY.md",
+    "pyproject.toml",
+    "setup.cfg",
+)
+VERSION = pam_totp.__version__
+
+
+class Built(NamedTuple):
+    """What `python -m build` made of a copy of the tree."""
+
+    tree: Path
+    sdist: Path
+    wheel: Path  # from the unpacked sdist
+    wheel_of_tree: Path
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    """Stubs of all that is installed here, with their dependencies; setuptools is the real one."""
+    made = Index(tmp_path_factory.mktemp("packaging") / "index")
+    for name, version in {(normal(d.metadata["Name"]), d.version) for d in importlib.metadata.distributions()}:
+        if name == "setuptools":
+            made.installed(name)
+        elif name not in ("pam-totp", "pip"):
+            made.like_installed(name, version)
+    return made
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, index: Index) -> Built:
+    """Built by the locked setuptools, without an index."""
+    folder = tmp_path_factory.mktemp("packaging")
+    tree = folder / "tree"
+    for name in FOLDERS:
+        shutil.copytree(TREE / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in FILES:
+        shutil.copy(TREE / name, tree)
+
+    def build(out: str, *options: str) -> Path:
+        command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / out, *options]
+        environment = index.environment | {"PIP_NO_INDEX": "1"}
+        done = subprocess.run(command, cwd=tree, env=environment, text=True, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return folder / out
+
+    both = build("both")
+    return Built(tree, *both.glob("*.tar.gz"), *both.glob("*.whl"), *build("alone", "--wheel").glob("*.whl"))
+
+
+def content(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def sources(tree: Path, *folders: str) -> set[str]:
+    """The files below these folders, by their paths from the tree."""
+    return {str(p.relative_to(tree)) for folder in folders for p in (tree / folder).rglob("*") if p.is_file()}
+
+
+def in_sdist(sdist: Path) -> set[str]:
+    with tarfile.open(sdist) as archive:
+        return {member.name.partition("/")[2] for member in archive if member.isfile()}
+
+
+@pytest.mark.skipif(not (TREE / ".git").exists(), reason="not a clone")
+def test_the_sdist_leaves_out_nothing_that_is_tracked() -> None:
+    command = ["git", "-c", f"safe.directory={TREE}", "ls-files"]
+    tracked = subprocess.run(command, cwd=TREE, text=True, capture_output=True, check=True).stdout.splitlines()
+    assert {name.partition("/")[0] for name in tracked} == {*FOLDERS, *FILES, ".gitignore"}
+
+
+class Environment:
+    """A virtual environment whose pip knows the local index alone."""
+
+    def __init__(self, folder: Path, index: Index) -> None:
+        self.folder = folder
+        self._index = index
+        self.run(sys.executable, "-m", "venv", "--without-pip", folder)  # and the pip of this one: a venv's takes 4 s
+
+    def run(self, *words: str | Path) -> str:
+        environment, cwd = self._index.environment, self.folder.parent
+        done = subprocess.run(words, cwd=cwd, env=environment, text=True, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def pip(self, *words: str | Path) -> str:
+        return self.run(sys.executable, "-m", "pip", "--python", self.folder, *words)
+
+
+@pytest.fixture
+def environment(tmp_path: Path, index: Index) -> Environment:
+    return Environment(tmp_path / "environment", index)
+
+
+def test_the_wheel_has_every_file_of_both_packages(built: Built) -> None:
+    inside = content(built.wheel)
+    assert {name for name in inside if ".dist-info/" not in name} == sources(built.tree, "pam_totp", "token_sim")
+    for name in ("pam/relay.c", "web/templates/base.html", "web/static/portal.css", "system/data/install", "py.typed"):
+        assert inside[f"pam_totp/{name}"] == (TREE / "pam_totp" / name).read_bytes()
+
+
+def test_the_sdist_has_the_tests_and_builds_the_same_wheel(built: Built) -> None:
+    assert in_sdist(built.sdist) >= sources(built.tree, *FOLDERS) | set(FILES)
+    assert content(built.wheel) == content(built.wheel_of_tree)
+
+
+def test_the_wheel_runs_by_itself(built: Built, environment: Environment) -> None:
+    environment.pip("install", "--no-index", "--no-deps", built.wheel)
+    programs = environment.folder / "bin"
+    script = "import pam_totp, token_sim; print(pam_totp.__file__, token_sim.__file__)"
+    for file in environment.run(programs / "python", "-c", script).split():
+        assert file.startswith(f"{environment.folder}/"), file
+    for command in ("pam-totp", "token-sim"):
+        assert environment.run(programs / command, "--version") == f"{command} {VERSION}\n"
+
+
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_the_tests_extra_installs(kind: str, built: Built, environment: Environment) -> None:
+    environment.pip("install", f"{getattr(built, kind)}[test]")
+    assert "No broken requirements" in environment.pip("check")
+    listed = {normal_pin(line) for line in environment.pip("list", "--format=freeze").split()}
+    assert {f"pam-totp=={VERSION}", f"pytest=={pytest.__version__}"} <= listed
+
+
+def normal_pin(text: str) -> str:
+    name, _, version = text.partition("==")
+    return f"{normal(name)}=={version}"
+
+
+def test_the_metadata_says_whose_it_is_and_for_which_pythons(built: Built) -> None:
+    inside = content(built.wheel)
+    metadata = inside[f"pam_totp-{VERSION}.dist-info/METADATA"].decode().split("\n\n")[0]
+    pythons = re.findall(r"^PYTHONS = (.*)$", (TREE / "Makefile").read_text(), re.M)[0].split()
+    assert re.findall(r"^Classifier: Programming Language :: Python :: (3\.\d+)$", metadata, re.M) == pythons
+    assert f"\nRequires-Python: >={pythons[0]}\n" in metadata
+    for line in ("Author: The pam_totp maintainers", "License: Apache-2.0", f"Version: {VERSION}"):
+        assert f"\n{line}\n" in metadata
+
+
+def test_the_version_is_in_one_place() -> None:
+    assert token_sim.__version__ == VERSION
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(TREE / "setup.cfg")
+    assert config["metadata"]["version"] == "attr: pam_totp.__version__"
+    manuals = (TREE / "pam_totp/system/data").glob("*.[18]")
+    for path in (TREE / "README.md", TREE / "pyproject.toml", *(TREE / "docs").glob("*.md"), *manuals):
+        assert VERSION not in path.read_text(), path
+
+
+def test_the_changelog_groups_what_changed() -> None:
+    """As https://keepachangelog.com has it."""
+    lines = (TREE / "CHANGELOG.md").read_text().splitlines()
+    assert next(line for line in lines if line.startswith("## ")) == "## Unreleased"
+    groups = {line for line in lines if line.startswith("### ")}
+    assert groups <= {f"### {name}" for name in ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")}
+    under = ""
+    for line in lines[1:]:
+        under = line if line.startswith("#") else under
+        assert not line.startswith("- ") or under in groups, line
