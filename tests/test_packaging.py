@@ -28,6 +28,7 @@ from tests.site import TREE
 FOLDERS = (".ci", "demo", "docs", "pam_totp", "tests", "token_sim")
 FILES = (
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "LICENSE",
     "MANIFEST.in",
     "Makefile",
@@ -100,7 +101,7 @@ def in_sdist(sdist: Path) -> set[str]:
 def test_the_sdist_leaves_out_nothing_that_is_tracked() -> None:
     command = ["git", "-c", f"safe.directory={TREE}", "ls-files"]
     tracked = subprocess.run(command, cwd=TREE, text=True, capture_output=True, check=True).stdout.splitlines()
-    assert {name.partition("/")[0] for name in tracked} == {*FOLDERS, *FILES, ".gitignore"}
+    assert {name.partition("/")[0] for name in tracked} == {*FOLDERS, *FILES, ".gitignore", ".github"}
 
 
 class Environment:
