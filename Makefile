@@ -87,10 +87,13 @@ torture: need-torture build venv  ## an hour of races, crashes and hostile calle
 booted: need-booted build venv  ## the units under a systemd that boots, as root
 	PAM_TOTP_BOOTED=1 $(BIN)/python -m pytest -p no:xdist --verbose tests/booted $(ARGS)
 
-lint: need-lint venv  ## what ruff, mypy, shellcheck and mandoc say
+# Files and folders whose words are checked; the rest follows.
+PLAIN_WORDS = CONTRIBUTING.md demo docs/architecture.md tools
+lint: need-lint venv  ## code style, types, plain words, shell scripts, manuals
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tools.words $(PLAIN_WORDS)
 	shellcheck .ci/run .ci/need $(DATA)/install $(DATA)/uninstall
 	shellcheck --shell=bash $(DATA)/pam-totp.bash
 	mandoc -Tlint -Wwarning $(DATA)/*.1 $(DATA)/*.8

@@ -1,0 +1,97 @@
+"""`make lint` asks this: do comments, docstrings, messages and documents use plain words?
+
+Rules:
+- The list below names expressions that readers stumble over, each with what to write instead (CONTRIBUTING.md).
+- In Python and C, comments and strings are read; identifiers and code are not. In Markdown, code blocks are not read.
+- A place that needs such an expression is listed in `ALLOWED`, with its reason. The list is short.
+- The exit status is 1 if there is a finding.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+TREE = Path(__file__).resolve().parent.parent
+
+# Expression, and what to write instead.
+EXPRESSIONS = {
+    r"nobody|somebody|whoever": "name the actor: no user, an account, the caller",
+    r"who (?:is|has|ends|asks|listens|waits|comes)": "name the actor, then the verb",
+    r"(?:is|are|was|were) (?:said|told)": "is printed, is logged, is given",
+    r"told of|told apart": "is notified, is distinguished",
+    r"forgotten": "deleted, released",
+    r"stays as it is": "is unchanged",
+    r"nothing but|none but": "only",
+    r"say (?:whose|which)": "name the user, name the token",
+    r"strangers?": "unknown user, untrusted account",
+    r"the law:": "Rules:",
+    r"(?:becomes|became) of": "the result, the outcome",
+    r"as it should be": "valid, correct",
+}
+_EXPRESSION = re.compile("|".join(rf"(?P<e{i}>\b(?:{text}))" for i, text in enumerate(EXPRESSIONS)), re.IGNORECASE)
+
+# File, words around the expression, and the reason.
+ALLOWED = {
+    ("tools/words.py", ""): "the list itself",
+}
+# Files that hold other programs' texts or data, and this project's own history.
+_DATA = re.compile(r"tests/(?:fuzz|torture)/corpus/|tests/\w+/data/|/migrations/|requirements.*\.txt$|^LICENSE$")
+_READ = re.compile(
+    r"\.(?:py|c|md|html|sh|[158])$|(?:^|/)Makefile$|^\.ci/|/data/(?:install|uninstall|command)$|\.(?:service|socket)$"
+)
+
+
+class Text(NamedTuple):
+    """A piece of prose in a file, and the line on which it starts."""
+
+    line: int
+    text: str
+
+
+def prose(path: Path) -> Iterator[Text]:
+    """Yield the comments and strings of code, or the text of a document."""
+    content = path.read_text("utf-8")
+    if path.suffix == ".py":
+        kinds = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
+        for token in tokenize.generate_tokens(io.StringIO(content).readline):
+            if token.type in kinds:
+                yield Text(token.start[0], token.string)
+    elif path.suffix == ".c":
+        for found in re.finditer(r'/\*.*?\*/|"(?:\\.|[^"\\])*"', content, re.DOTALL):
+            yield Text(content.count("\n", 0, found.start()) + 1, found[0])
+    elif path.suffix == ".md":
+        yield Text(1, re.sub(r"```.*?```", lambda block: "\n" * block[0].count("\n"), content, flags=re.DOTALL))
+    else:
+        yield Text(1, content)
+
+
+def findings(paths: list[str]) -> Iterator[str]:
+    for name in paths:
+        for text in prose(TREE / name):
+            joined = re.sub(r"\n[ \t]*(?:#|\*)?[ \t]*", lambda gap: f"\n{' ' * (len(gap[0]) - 1)}", text.text)
+            for found in _EXPRESSION.finditer(re.sub(r"\s", " ", joined)):
+                if any(name == file and words in joined for file, words in ALLOWED):
+                    continue
+                advice = list(EXPRESSIONS.values())[int((found.lastgroup or "e0")[1:])]
+                line = text.line + joined.count("\n", 0, found.start())
+                yield f"{name}:{line}: '{found[0]}': {advice}"
+
+
+def main(arguments: list[str]) -> int:
+    """Read all tracked files, or those below the paths given."""
+    listed = subprocess.run(["git", "ls-files", "--", *arguments], cwd=TREE, text=True, capture_output=True, check=True)
+    paths = [p for p in listed.stdout.splitlines() if _READ.search(p) and not _DATA.search(p) and (TREE / p).is_file()]
+    found = list(findings(paths))
+    print("\n".join(found) if found else f"plain words: {len(paths)} files")
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
