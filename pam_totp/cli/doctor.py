@@ -45,13 +45,13 @@ def add_to(commands: Commands) -> None:
 
 def run_doctor(args: argparse.Namespace) -> int:
     from pam_totp.system.doctor import checks  # no other command needs these parts
-    from pam_totp.system.doctor.context import Case
+    from pam_totp.system.doctor.context import Context
     from pam_totp.system.machine import Machine
     from pam_totp.system.pamd.findings import errors
 
     machine = Machine()
-    services = args.service or machine.ours()
-    found = checks.examine(Case(machine, services))
+    services = args.service or machine.services_with_module()
+    found = checks.examine(Context(machine, services))
     if args.json:
         print_json({"services": services, "findings": [asdict(f) for f in found]})
     else:
@@ -77,7 +77,7 @@ def run_rehearse(args: argparse.Namespace) -> int:
         outcome = rehearsal.attempt(args.service, args.user, converse, folder)
         if args.json:
             print_json({"service": args.service, "user": args.user, "shown": shown, **asdict(outcome)})
-        if not outcome.got_in:
+        if not outcome.is_success:
             raise rehearsal.RehearsalError(f"{args.service} would refuse {args.user}: {outcome}")
         if not args.json:
             print(f"{args.service} would let {args.user} in: {outcome}")
@@ -87,7 +87,7 @@ def run_rehearse(args: argparse.Namespace) -> int:
         if machine.service(args.service) is None:
             raise CommandError(f"/etc/pam.d/{args.service} is not there")
         warn_of_no_account(args.user)  # a password would be asked for all the same
-        with rehearsal.private(machine, args.service) if args.stack else nullcontext(None) as folder:
+        with rehearsal.private_copy(machine, args.service) if args.stack else nullcontext(None) as folder:
             rehearsal.in_child(args.service, work)
     except (rehearsal.RehearsalError, StackError) as e:
         raise CommandError(str(e)) from None

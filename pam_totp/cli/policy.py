@@ -47,7 +47,7 @@ def _of_its_file(service: str) -> tuple[str, ...]:
         print(f"pam-totp: there is no service {service} (see /etc/pam.d); libpam would take 'other'", file=sys.stderr)
         return ()
     try:
-        ours = [h.rule for h in machine.stack(service) if h.rule.ours]
+        ours = [h.rule for h in machine.stack(service) if h.rule.is_pam_totp]
     except StackError as e:
         raise CommandError(str(e)) from None
     if len(ours) != 1:

@@ -15,7 +15,7 @@ from pam_totp.cli.doctor import person
 if TYPE_CHECKING:
     from pam_totp.system.enable.changes import Change
     from pam_totp.system.machine import Machine
-    from pam_totp.system.pamd.edit import First
+    from pam_totp.system.pamd.edit import FirstFactor
     from pam_totp.system.pamd.findings import Finding
 
 KEEP_WITHIN = 120  # seconds: a second terminal, a password, a code, a line
@@ -69,7 +69,7 @@ def run_enable(args: argparse.Namespace) -> int:
             return _keep(args.service)
         _demand_new(args.service)
         machine, user = Machine(), _user(args)
-        first: First = args.first_factor or _first_factor(args.service, user)
+        first: FirstFactor = args.first_factor or _first_factor(args.service, user)
         changes = plan.plan(machine, args.service, first, args.arguments)
         _check(machine, args.service, changes, user, first)
         for change in changes:
@@ -94,13 +94,13 @@ def run_disable(args: argparse.Namespace) -> int:
     _demand_root("disable")
     states = [state for service, state in trial.records() if service == args.service]
     if not states:
-        if args.service in Machine().ours():
+        if args.service in Machine().services_with_module():
             raise CommandError(f"'enable' did not put our line into {args.service}; take it out by hand")
         raise CommandError(f"{args.service} is not enabled")
     try:
         record = trial.load(args.service, states[0])
-        would = [undo(change, really=False) for change in record.changes] if record else []
-        done = would if args.dry_run else trial.take_back(args.service, states[0])
+        would = [undo(change, dry_run=True) for change in record.changes] if record else []
+        done = would if args.dry_run else trial.roll_back(args.service, states[0])
         if not args.dry_run:
             trial.log(f"disable {args.service}: done")
     except (ChangeError, trial.TrialError) as e:
@@ -120,7 +120,7 @@ def _demand_new(service: str) -> None:
     """Neither enabled nor on trial; what an earlier trial has left behind is taken back first."""
     from pam_totp.system.enable import trial
 
-    for name in trial.take_back_left_over():
+    for name in trial.roll_back_left_over():
         print(f"{name}: an earlier trial that nobody had confirmed was taken back")
     for name, state in trial.records():
         if name == service and state == trial.KEPT:
@@ -142,25 +142,25 @@ def _user(args: argparse.Namespace) -> str:
     return user
 
 
-def _first_factor(service: str, user: str) -> First:
+def _first_factor(service: str, user: str) -> FirstFactor:
     """What sshd asks for now: a password where it takes one."""
     from pam_totp.system import sshd
 
     if service != "sshd":
         return "password"
-    return "password" if sshd.passwords_allowed(sshd.settings(user)) else "key"
+    return "password" if sshd.accepts_passwords(sshd.settings(user)) else "key"
 
 
-def _check(machine: Machine, service: str, changes: Sequence[Change], user: str, first: First) -> None:
+def _check(machine: Machine, service: str, changes: Sequence[Change], user: str, first: FirstFactor) -> None:
     """The doctor's look at the machine as it would be."""
     from pam_totp.system.doctor import checks
-    from pam_totp.system.doctor.context import Case
+    from pam_totp.system.doctor.context import Context
     from pam_totp.system.enable import plan
     from pam_totp.system.pamd.findings import errors
 
     after = plan.texts(changes, machine)
-    covered = [name for name in plan.covered(service) if machine.after(after).service(name) is not None]
-    found = checks.examine(Case(machine.after(after), covered, user, first == "key"))
+    covered = [name for name in plan.services_for(service) if machine.after(after).service(name) is not None]
+    found = checks.examine(Context(machine.after(after), covered, user, first == "key"))
     _tell(found)
     if errors(found):
         raise CommandError(f"{service} stays as it is: mend that first")
@@ -178,7 +178,7 @@ def _rehearse(machine: Machine, service: str, changes: Sequence[Change], user: s
 
     print(f"\na rehearsal: log in to {service} as {user}, as it will be; nothing has changed yet")
     try:
-        with rehearsal.private(machine.after(plan.texts(changes, machine)), service) as folder:
+        with rehearsal.private_copy(machine.after(plan.texts(changes, machine)), service) as folder:
             rehearsal.in_child(service, lambda: rehearsal.prove(service, user, person, folder, _say))
     except (rehearsal.RehearsalError, StackError) as e:
         raise CommandError(f"{service} stays as it is: {e}") from None
@@ -201,7 +201,7 @@ def _on_trial(service: str, keep_within: int) -> int:
         while trial.load(service, trial.TRIAL) is not None:
             time.sleep(LOOK)
     except BaseException:  # Ctrl-C, or what sshd says: at once, not when the time is over
-        for line in trial.take_back(service):
+        for line in trial.roll_back(service):
             print(line)
         raise
     if trial.load(service, trial.KEPT) is None:
@@ -215,11 +215,11 @@ def _validate_sshd() -> None:
     """What sshd would not start with, or would let somebody around PAM, ends the trial; else sshd reads it."""
     from pam_totp.system import sshd
     from pam_totp.system.doctor import checks_login
-    from pam_totp.system.doctor.context import Case
+    from pam_totp.system.doctor.context import Context
     from pam_totp.system.machine import Machine
     from pam_totp.system.pamd import findings
 
-    found = findings.errors(list(checks_login.ssh(Case(Machine(), ["sshd"]))))
+    found = findings.errors(list(checks_login.ssh(Context(Machine(), ["sshd"]))))
     if found:
         _tell(found)
         raise CommandError("sshd stays as it was: its configuration leads around what was put there")
@@ -229,12 +229,12 @@ def _validate_sshd() -> None:
 
 def _keep(service: str) -> int:
     from pam_totp.system.enable import trial
-    from pam_totp.system.enable.process_origin import not_a_second_login
+    from pam_totp.system.enable.process_origin import why_not_second_login
 
     record = trial.load(service, trial.TRIAL)
     if record is None:
         raise CommandError(f"{service} is not on trial (any more); see 'pam-totp enable {service}'")
-    why = not_a_second_login(service, record.began, record.terminal, os.environ)
+    why = why_not_second_login(service, record.began, record.terminal, os.environ)
     if why is not None:
         raise CommandError(why)
     trial.keep(service)

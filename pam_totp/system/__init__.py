@@ -1,5 +1,7 @@
-"""The machine around the module: pam.d files, sshd, their rehearsal, and what may be wrong with them.
+"""The host around the module: files in pam.d, sshd, a rehearsal of logins, and checks of all of it.
 
-The law: nothing here reads a key; whoever could lose the way in is told before anything changes; what was changed can
-be taken back without free space, without a network and without the terminal that it was started from.
+Rules:
+- Nothing in this package reads a key.
+- A user who might be locked out is named before anything changes.
+- A change can be rolled back without free disk space, without a network, and without the terminal it was started from.
 """

@@ -1,6 +1,8 @@
-"""Who is enrolled, asked by a child that has become the store's owner: no key comes back, and root reads none.
+"""Find the enrolled users of a store, in a child process that runs as the store's owner.
 
-The child says what it finds as it finds it, so that of a large store nothing is held but what was asked for.
+Rules:
+- Root reads no key: the child drops its privileges first, and sends back names and errors, never a key.
+- The child reports each user at once, so a large store needs little memory.
 """
 
 from __future__ import annotations
@@ -15,21 +17,20 @@ from pam_totp.pam.privileges import become_owner_of
 from pam_totp.store import NotThere, StoreError
 from pam_totp.store.file import FileStore
 
-_USER, _BROKEN = "user", "broken"
-_MOST_BROKEN = 100  # records: who has more has one cause for all of them
+_USER, _BROKEN = "user", "broken"  # the kinds of report
+_MAX_BROKEN = 100  # records: more than that have a common cause
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """Those of the users asked about who have a confirmed token, and what is wrong with the records that cannot be
-    read."""
+    """Which of the given users have a confirmed token, and what is wrong with records that cannot be read."""
 
     users: frozenset[str]
     broken: tuple[str, ...]
 
 
-def enrolled(folder: str, among: Collection[str]) -> Enrolled:
-    """Look through the store at `folder`, for `among` and for records that cannot be read."""
+def find_enrolled(folder: str, among: Collection[str]) -> Enrolled:
+    """Read the store at `folder`. Return which of `among` are enrolled, and every record that cannot be read."""
     sys.stdout.flush()
     reading, writing = os.pipe()
     child = os.fork()
@@ -38,8 +39,8 @@ def enrolled(folder: str, among: Collection[str]) -> Enrolled:
         status = 1
         try:
             with open(writing, "w", encoding="ascii") as pipe:
-                for said in _look(folder, among):
-                    pipe.write(json.dumps(said) + "\n")
+                for report in _read_store(folder, among):
+                    pipe.write(json.dumps(report) + "\n")
             status = 0
         finally:
             os._exit(status)
@@ -50,22 +51,22 @@ def enrolled(folder: str, among: Collection[str]) -> Enrolled:
     with open(reading, encoding="ascii") as pipe:
         for line in pipe:
             if not line.endswith("\n"):
-                break  # it was killed while it said that
-            what, text = json.loads(line)
-            if what == _USER:
+                break  # the child was killed while it wrote this line
+            kind, text = json.loads(line)
+            if kind == _USER:
                 users.append(text)
-            elif len(broken) < _MOST_BROKEN:
+            elif len(broken) < _MAX_BROKEN:
                 broken.append(text)
             else:
                 more += 1
     if os.waitpid(child, 0)[1] != 0:
-        broken.append("cannot be looked through")
+        broken.append("could not be read to the end")
     if more:
-        broken.append(f"and {more} records more that cannot be read")
+        broken.append(f"and {more} more records that cannot be read")
     return Enrolled(frozenset(users), tuple(broken))
 
 
-def _look(folder: str, among: Collection[str]) -> Iterator[tuple[str, str]]:
+def _read_store(folder: str, among: Collection[str]) -> Iterator[tuple[str, str]]:
     try:
         become_owner_of(folder)
         store = FileStore(folder)
@@ -73,7 +74,7 @@ def _look(folder: str, among: Collection[str]) -> Iterator[tuple[str, str]]:
             try:
                 if store.read(user).enrolled and user in among:
                     yield _USER, user
-            except NotThere:  # removed meanwhile
+            except NotThere:  # removed in the meantime
                 continue
             except StoreError as e:
                 yield _BROKEN, str(e)

@@ -1,15 +1,16 @@
-"""How to get what some commands use beyond the standard library, for the message that it is missing.
+"""How to install what some commands use beyond the standard library, for the message that it is missing.
 
-The law: what is said works where we run: Debian lets no pip touch its own Python, and an installed pam-totp looks at
-nothing that a person's pip has put somewhere.
+Rules:
+- Every command named here works on the supported systems. Debian does not let pip change its own Python.
+- An installed pam-totp does not look at packages that a user's pip has installed.
 """
 
 from __future__ import annotations
 
 import sys
 
-# by the name on the package index: Debian's package where there is one that will do, and the extra of setup.cfg
-_FROM: dict[str, tuple[str | None, str]] = {
+# By the name on the package index: the Debian package, if there is a suitable one, and the extra of setup.cfg.
+_SOURCES: dict[str, tuple[str | None, str]] = {
     "segno": ("python3-segno", "qr"),
     "pyserial": ("python3-serial", "serial"),
     "python-pskc": ("python3-pskc", "pskc"),
@@ -18,9 +19,9 @@ _FROM: dict[str, tuple[str | None, str]] = {
 
 
 def how_to_get(package: str) -> str:
-    """What to type, in half a line."""
+    """Return the command that installs a package."""
     if sys.prefix != sys.base_prefix:  # a virtual environment
         return f"pip install {package}"
-    debian, extra = _FROM[package]
-    ours = f"make install EXTRAS={extra}"
-    return ours if debian is None else f"apt-get install {debian}, or {ours}"
+    debian, extra = _SOURCES[package]
+    install = f"make install EXTRAS={extra}"
+    return install if debian is None else f"apt-get install {debian}, or {install}"

@@ -1,9 +1,9 @@
-"""libpam through ctypes: one login as a host does it, with a person, or a script, at its prompts.
+"""libpam through ctypes: one login as a PAM application does it, with a callback that answers the prompts.
 
-The law: the stack and the modules are the real ones; nobody waits for a fail delay; what a module prints to nobody
-goes nowhere; an exception in the conversation ends the login, and is raised again from here, never swallowed.
-
-Modules are strangers and run in this process: callers who mean to go on afterwards do this in a child of theirs.
+Rules:
+- The stack and the modules are the real ones. The fail delay is skipped.
+- An exception in the callback ends the login, and is raised again from here.
+- Modules are other programs' code in this process. A caller that must survive a crash does this in a child process.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ PROMPTS = (PROMPT_ECHO_OFF, PROMPT_ECHO_ON)
 _CONV_ERR = RESULTS.index("conv_err")
 _ITEMS = {"tty": 3, "rhost": 4, "ruser": 8}
 _FAIL_DELAY = 10
-_MOST_MESSAGES = 32  # PAM_MAX_NUM_MSG
+_MAX_MESSAGES = 32  # PAM_MAX_NUM_MSG
 
-# What is shown to the person: style and text; returns the answer to a prompt, None to give up.
+# Show a message of this style and text. Return the answer to a prompt, or None to give up.
 Converse = Callable[[int, str], bytes | None]
 
 
 class LibpamError(Exception):
-    """libpam is not there, or would not start; the text says why."""
+    """libpam is not installed, or refused to start a login. The message says why."""
 
 
 class _Message(ctypes.Structure):
@@ -50,7 +50,7 @@ class _Conversation(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class _Library:
-    """The functions that are used, with their types."""
+    """The C functions that this module calls, with their types."""
 
     calloc: Any
     strdup: Any
@@ -74,7 +74,7 @@ def _load() -> _Library:
         try:
             function = getattr(library, name)
         except AttributeError:
-            raise LibpamError(f"libpam has no {name}: Linux-PAM 1.4 or newer is needed") from None
+            raise LibpamError(f"libpam has no {name}: Linux-PAM 1.4 or newer is required") from None
         function.restype, function.argtypes = result, arguments
         return function
 
@@ -96,7 +96,8 @@ def _load() -> _Library:
 class Login:
     """One PAM handle: `with Login("sudo", "alice", converse) as login: login.authenticate()`.
 
-    `folder` holds the service files in place of the machine's; `items` are tty, rhost, ruser. Raises LibpamError.
+    `folder` is searched for service files instead of /etc/pam.d. `items` may set tty, rhost and ruser.
+    Raises LibpamError.
     """
 
     def __init__(
@@ -109,11 +110,11 @@ class Login:
         items: Mapping[str, str] | None = None,
     ) -> None:
         self._lib = _load()
-        self._person = converse
-        self._failed: BaseException | None = None
+        self._answer = converse
+        self._error: BaseException | None = None
         self._result = 0
         self._handle = c_void_p()
-        # libpam keeps pointers to these: they live as long as the handle.
+        # libpam keeps pointers to these, so they must live as long as the handle.
         self._conversation = _Conversation(_CONVERSE(self._converse), None)
         self._no_delay = _DELAY(lambda _result, _microseconds, _data: None)
         names = service.encode(), user.encode("utf-8", "surrogateescape"), byref(self._conversation)
@@ -122,7 +123,7 @@ class Login:
         else:
             result = self._lib.start_confdir(*names, folder.encode(), byref(self._handle))
         if result != 0:
-            raise LibpamError(f"libpam will not start {service}: {name_of(result)}")
+            raise LibpamError(f"libpam refuses to start {service}: {name_of(result)}")
         self._lib.set_item(self._handle, _FAIL_DELAY, ctypes.cast(self._no_delay, c_void_p))
         for item, value in (items or {}).items():
             self._lib.set_item(self._handle, _ITEMS[item], value.encode("utf-8", "surrogateescape"))
@@ -135,35 +136,35 @@ class Login:
         self._handle = c_void_p()
 
     def authenticate(self) -> str:
-        """Call pam_authenticate; returns the result's name, "success" for a yes."""
+        """Call pam_authenticate. Return the name of its result, such as "success"."""
         return self._call(self._lib.authenticate)
 
     def account(self) -> str:
-        """Call pam_acct_mgmt: whether the account may be used now."""
+        """Call pam_acct_mgmt. Return "success" if the account may be used now, else the name of another result."""
         return self._call(self._lib.acct_mgmt)
 
     def _call(self, function: Any) -> str:
         self._result = function(self._handle, 0)
-        if self._failed is not None:
-            failed, self._failed = self._failed, None
-            raise failed
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
         return name_of(self._result)
 
     def _converse(self, count: int, messages: Any, responses: Any, _data: object) -> int:
-        """libpam frees the array and the texts, so both are malloc's."""
-        if not 0 < count <= _MOST_MESSAGES:
+        """Answer one call of libpam, which frees the array and the texts: both must come from malloc."""
+        if not 0 < count <= _MAX_MESSAGES:
             return _CONV_ERR
         array = ctypes.cast(self._lib.calloc(count, ctypes.sizeof(_Response)), POINTER(_Response))
         try:
             for i in range(count):
                 message = messages[i][0]
-                answer = self._person(message.style, (message.text or b"").decode("utf-8", "replace"))
+                answer = self._answer(message.style, (message.text or b"").decode("utf-8", "replace"))
                 if message.style in PROMPTS:
                     if answer is None or b"\0" in answer:
                         raise _NoAnswer
                     array[i].text = self._lib.strdup(answer)
-        except BaseException as e:  # ctypes would print it and go on
-            self._failed = None if isinstance(e, _NoAnswer) else e
+        except BaseException as e:  # ctypes would print it and continue
+            self._error = None if isinstance(e, _NoAnswer) else e
             for i in range(count):
                 self._lib.free(array[i].text)
             self._lib.free(array)
@@ -173,9 +174,9 @@ class Login:
 
 
 class _NoAnswer(Exception):
-    """The person gave up."""
+    """The callback gave no answer to a prompt."""
 
 
 def name_of(result: int) -> str:
-    """A PAM result's name in lower case, as pam.conf(5) spells it."""
+    """Return the name of a PAM result in lower case, as in pam.conf(5)."""
     return RESULTS[result] if 0 <= result < len(RESULTS) else f"result {result}"

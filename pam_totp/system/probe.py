@@ -1,6 +1,8 @@
-"""Asking a service, or a helper, whether it is there: a hello of a version that nobody speaks, and its refusal.
+"""Probe a service or a helper: send a hello with an unknown version, and expect its refusal.
 
-The law: a probe names no user, uses up no code and is not counted; only the answer of our own protocol is a yes.
+Rules:
+- A probe names no user, uses up no code and is not counted as a failure.
+- Only a refusal in the relay's own protocol counts as an answer.
 """
 
 from __future__ import annotations
@@ -8,14 +10,34 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from dataclasses import dataclass
+from enum import StrEnum
 
 _HELLO = b"Hversion=0\0service=doctor\0user=nobody"
 _REFUSAL = b"r3"  # PAM_SERVICE_ERR, for an unknown version
 _WAIT = 5.0  # seconds: an interpreter has to start
 
 
-def service(path: str) -> str | None:
-    """What is wrong with the service that listens at `path`; None where it answers. Raises FileNotFoundError."""
+class Code(StrEnum):
+    """Why a probe got no valid answer."""
+
+    NOT_LISTENING = "not-listening"
+    NOT_STARTED = "not-started"
+    NO_ANSWER = "no-answer"
+    CLOSED = "closed"
+    INVALID_ANSWER = "invalid-answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A code for programs and a text for people."""
+
+    code: Code
+    text: str
+
+
+def service(path: str) -> Problem | None:
+    """Probe the service that listens at `path`. Return None if it answers. Raises FileNotFoundError."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
         channel.settimeout(_WAIT)
         try:
@@ -23,43 +45,53 @@ def service(path: str) -> str | None:
         except FileNotFoundError:
             raise
         except OSError as e:
-            return f"nobody listens ({(e.strerror or str(e)).lower()})"
-        return _asked(channel)
+            return Problem(Code.NOT_LISTENING, f"no process listens there ({_reason(e)})")
+        return _exchange(channel)
 
 
-def helper(interpreter: str, path: str) -> str | None:
-    """What is wrong with the helper, started as the relay does; None where it answers."""
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    complaints = os.memfd_create("complaints")
-    with ours, its, open(complaints, "rb") as said:
-        ours.settimeout(_WAIT)
+def helper(interpreter: str, path: str) -> Problem | None:
+    """Start the helper as the relay does, and probe it. Return None if it answers."""
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    stderr = os.memfd_create("stderr")
+    with near, far, open(stderr, "rb") as output:
+        near.settimeout(_WAIT)
         actions = (
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
             (os.POSIX_SPAWN_DUP2, 0, 1),
-            (os.POSIX_SPAWN_DUP2, complaints, 2),
-            (os.POSIX_SPAWN_DUP2, its.fileno(), 3),
+            (os.POSIX_SPAWN_DUP2, stderr, 2),
+            (os.POSIX_SPAWN_DUP2, far.fileno(), 3),
         )
         try:
             child = os.posix_spawn(interpreter, [interpreter, "-I", "-S", path], {}, file_actions=actions)
         except OSError as e:
-            return f"cannot be started: {(e.strerror or str(e)).lower()}"
-        its.close()
+            return Problem(Code.NOT_STARTED, f"cannot be started: {_reason(e)}")
+        far.close()
         try:
-            wrong = _asked(ours)
+            problem = _exchange(near)
         finally:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-        said.seek(0)
-        last = said.read().decode("utf-8", "replace").strip().rpartition("\n")[2]
-    return f"{wrong} ({last})" if wrong is not None and last else wrong
+        output.seek(0)
+        last_line = output.read().decode("utf-8", "replace").strip().rpartition("\n")[2]
+    if problem is None or not last_line:
+        return problem
+    return Problem(problem.code, f"{problem.text} ({last_line})")
 
 
-def _asked(channel: socket.socket) -> str | None:
+def _exchange(channel: socket.socket) -> Problem | None:
     try:
         channel.send(_HELLO, socket.MSG_NOSIGNAL)
         answer = channel.recv(4096)
     except TimeoutError:
-        return f"gives no answer within {_WAIT:g} s"
+        return Problem(Code.NO_ANSWER, f"no answer within {_WAIT:g} s")
     except OSError as e:
-        return f"hangs up ({(e.strerror or str(e)).lower()})"
-    return None if answer == _REFUSAL else "gives an answer that is not in the protocol" if answer else "hangs up"
+        return Problem(Code.CLOSED, f"closed the connection ({_reason(e)})")
+    if answer == _REFUSAL:
+        return None
+    if answer:
+        return Problem(Code.INVALID_ANSWER, "the answer is not in the protocol")
+    return Problem(Code.CLOSED, "closed the connection")
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

@@ -1,8 +1,9 @@
-"""A login before it counts: a stack in a private folder, the real libpam, a person at the prompts.
+"""A rehearsal: log in through the real libpam with a stack from a private folder, before that stack is put in force.
 
-The law: a rehearsal changes nothing but what a login changes (a code is used up, an answer is counted); modules run in
-a child, with the ids that the service would have; a stack has proved itself when a real login got in, and neither the
-same code again, nor a blank, nor no answer did, with the same password.
+Rules:
+- A rehearsal changes what a login changes and nothing else: a code is used up, an answer is counted.
+- Modules run in a child process, with the user ids that the service would have.
+- A stack passes if a user logs in, and the same password with the used code, a blank or no answer is refused.
 """
 
 from __future__ import annotations
@@ -16,33 +17,42 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 
 from pam_totp.system.libpam import PROMPTS, Converse, LibpamError, Login
 from pam_totp.system.machine import Machine
 from pam_totp.system.pamd.stack import StackError
 
 STYLES = {1: "prompt", 2: "prompt, echoed", 3: "error", 4: "information"}
-TRIES = 3  # at the login that has to get in
-# These ask with real uid 0; the others (sudo, su, screen lockers …) are started by whoever wants to log in.
+TRIES = 3  # logins, of which one must succeed
+# These services run as root. Others (sudo, su, screen lockers) keep the real uid of the user who starts them.
 _AS_ROOT = ("sshd", "login", "remote")
-_SILENT = ("sudo", "sudo-i")  # these ask modules to say nothing (PAM_SILENT)
-_NOBODY = 65534
+_SILENT = ("sudo", "sudo-i")  # these tell modules to print nothing (PAM_SILENT)
+_NOBODY = 65534  # uid
 _INCLUDE = re.compile(r"^([ \t]*(?:@include|-?\w+[ \t]+(?:include|substack))[ \t]+)([^/ \t\n][^ \t\n]*)", re.M | re.I)
 
 
 class RehearsalError(Exception):
-    """The rehearsal did not go as it has to; the text says how."""
+    """The rehearsal failed. The message says how."""
+
+
+class _End(StrEnum):
+    """How the work in a child process ended; the child reports it."""
+
+    DONE = "done"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What libpam said at the end: results by name; `account` is None where it was not asked."""
+    """The results of libpam by name. `account` is None if it was not reached."""
 
     authenticate: str
     account: str | None
 
     @property
-    def got_in(self) -> bool:
+    def is_success(self) -> bool:
         return self.authenticate == "success" and self.account == "success"
 
     def __str__(self) -> str:
@@ -50,11 +60,11 @@ class Outcome:
 
 
 @contextmanager
-def private(machine: Machine, service: str) -> Iterator[str]:
-    """A folder with the service file and all that it includes, as they are on `machine`; gone again afterwards.
+def private_copy(machine: Machine, service: str) -> Iterator[str]:
+    """Copy the service file and all that it includes into a temporary folder, and delete the folder at the end.
 
-    Includes become absolute: Linux-PAM 1.5 looks for them in /etc/pam.d even under pam_start_confdir.
-    Raises StackError where a file is missing.
+    Includes become absolute paths: Linux-PAM 1.5 looks for them in /etc/pam.d even under pam_start_confdir.
+    Raises StackError if a file is missing.
     """
     folder = tempfile.mkdtemp(prefix="pam-totp-rehearsal-")
     try:
@@ -65,7 +75,7 @@ def private(machine: Machine, service: str) -> Iterator[str]:
             if text is None:
                 if name == "other":
                     continue
-                raise StackError(f"{name}: is not there")
+                raise StackError(f"{name}: not found")
             new = {m[2] for m in _INCLUDE.finditer(text)} - names
             names |= new
             waiting += sorted(new)
@@ -77,7 +87,7 @@ def private(machine: Machine, service: str) -> Iterator[str]:
 
 
 def attempt(service: str, user: str, converse: Converse, folder: str | None) -> Outcome:
-    """One login as the service does it: authenticate, then account. Raises LibpamError."""
+    """Log in once as the service does: authenticate, then check the account. Raises LibpamError."""
     items = {"tty": "ssh" if service == "sshd" else _terminal(), "ruser": os.environ.get("SUDO_USER") or "root"}
     if service in _AS_ROOT:
         del items["ruser"]
@@ -86,83 +96,87 @@ def attempt(service: str, user: str, converse: Converse, folder: str | None) -> 
         return Outcome(authenticated, login.account() if authenticated == "success" else None)
 
 
-def prove(service: str, user: str, person: Converse, folder: str, say: Callable[[str], None]) -> None:
-    """Let a person log in, then check that the same answers without a good code are refused. Raises RehearsalError."""
+def prove(service: str, user: str, converse: Converse, folder: str, show: Callable[[str], None]) -> None:
+    """Let a user log in, then check that the same answers without a valid code are refused. Raises RehearsalError."""
     for left in reversed(range(TRIES)):
-        given: list[bytes] = []
-        outcome = attempt(service, user, _noting(person, given), folder)
-        if outcome.got_in:
+        answers: list[bytes] = []
+        outcome = attempt(service, user, _recording(converse, answers), folder)
+        if outcome.is_success:
             break
-        say(f"refused ({outcome})" + ("; once more" if left else ""))
+        show(f"refused ({outcome})" + ("; try again" if left else ""))
     else:
-        what_to_do = f"has {user} a token ('pam-totp list {user}')? --for-user says who else is to log in"
-        raise RehearsalError(f"{user} could not log in to {service}: {outcome}; {what_to_do}")
-    say(f"{user} got in")
-    if not given:
+        remedy = f"check that {user} has a token ('pam-totp list {user}'), or name another user with --for-user"
+        raise RehearsalError(f"{user} could not log in to {service}: {outcome}; {remedy}")
+    show(f"{user} logged in")
+    if not answers:
         raise RehearsalError(f"{service} lets {user} in without asking for anything")
-    for what, last in (("the same code again", given[-1]), ("a blank code", b""), ("no answer", None)):
-        outcome = attempt(service, user, _script([*given[:-1], last]), folder)
-        if outcome.got_in:
+    for what, last in (("the same code again", answers[-1]), ("a blank code", b""), ("no answer", None)):
+        outcome = attempt(service, user, _replaying([*answers[:-1], last]), folder)
+        if outcome.is_success:
             raise RehearsalError(f"{service} lets {user} in with {what}")
-        say(f"{what}: refused, as it has to be")
+        show(f"{what}: refused, as required")
     if service not in _SILENT:
-        say(f"(the next login of {user} will tell of refused answers: these)")
+        show(f"(the next login of {user} will report refused answers: they are from this rehearsal)")
 
 
 def in_child(service: str, work: Callable[[], None]) -> None:
-    """Run `work` in a child that has the ids of a host of `service`. What it raises is raised from here, as a
-    RehearsalError with its text; that the child died is one too."""
+    """Run `work` in a child process that has the user ids of `service`.
+
+    Raises RehearsalError with the message of what `work` raised, or if the child died.
+    """
     sys.stdout.flush()
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _report(writing, service, work)
+        _run_and_report(writing, service, work)
     os.close(writing)
     with open(reading, encoding="utf-8") as pipe:
-        said = pipe.read()
+        report = pipe.read()
     _, status = os.waitpid(child, 0)
-    if not said:
+    if not report:
         raise RehearsalError(f"the rehearsal died (wait status {status}); a module may have crashed")
-    problem = json.loads(said)["problem"]
-    if problem == "interrupted":
+    end, message = json.loads(report)
+    if end == _End.INTERRUPTED:
         raise KeyboardInterrupt
-    if problem is not None:
-        raise RehearsalError(problem)
+    if end != _End.DONE:
+        raise RehearsalError(message)
 
 
-def _report(writing: int, service: str, work: Callable[[], None]) -> None:
-    problem: str | None = None
+def _run_and_report(writing: int, service: str, work: Callable[[], None]) -> None:
+    end, message = _End.FAILED, ""
     try:
         if os.geteuid() == 0 and service not in _AS_ROOT:
             os.setresuid(int(os.environ.get("SUDO_UID") or _NOBODY), 0, 0)
         work()
+        end = _End.DONE
     except (RehearsalError, StackError, LibpamError, OSError) as e:
-        problem = str(e)
+        message = str(e)
     except KeyboardInterrupt:
-        problem = "interrupted"
+        end = _End.INTERRUPTED
     except BaseException as e:
-        problem = f"{type(e).__name__} in the rehearsal"
+        message = f"{type(e).__name__} in the rehearsal"
     sys.stdout.flush()
-    os.write(writing, json.dumps({"problem": problem}).encode())
+    os.write(writing, json.dumps((end, message)).encode())
     os._exit(0)
 
 
-def _noting(person: Converse, given: list[bytes]) -> Converse:
-    """The person's answers, noted down for the logins that are to fail."""
+def _recording(converse: Converse, answers: list[bytes]) -> Converse:
+    """Return a callback that passes messages on and appends each answer to `answers`."""
 
-    def converse(style: int, text: str) -> bytes | None:
-        answer = person(style, text)
+    def record(style: int, text: str) -> bytes | None:
+        answer = converse(style, text)
         if style in PROMPTS and answer is not None:
-            given.append(answer)
+            answers.append(answer)
         return answer
 
-    return converse
+    return record
 
 
-def _script(answers: Sequence[bytes | None]) -> Converse:
-    left = iter(answers)
-    return lambda style, text: next(left, None) if style in PROMPTS else None
+def _replaying(answers: Sequence[bytes | None]) -> Converse:
+    """Return a callback that gives these answers in order."""
+    remaining = iter(answers)
+    return lambda style, text: next(remaining, None) if style in PROMPTS else None
 
 
 def _terminal() -> str:

@@ -1,7 +1,9 @@
-"""sshd: what is in force for whom, our drop-in, and a reload. Asks the real sshd, never reads its configuration.
+"""sshd: the settings in force for a user, our configuration file, and a reload.
 
-The law: no way of logging in leads around PAM, for anybody whom `sshd -T -C` knows of; what sshd itself would not
-start with is never left in place.
+Rules:
+- The settings come from the real sshd (`sshd -T -C`). Its files are read only to find their Match blocks.
+- No user whom `sshd -T -C` can describe may log in around PAM.
+- A configuration with which sshd would not start is never left in place.
 """
 
 from __future__ import annotations
@@ -12,89 +14,91 @@ import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 
-from pam_totp.system.pamd.edit import First
+from pam_totp.system.pamd.edit import FirstFactor
 
 PROGRAM = "/usr/sbin/sshd"
-# The first value counts, so it comes before what others have put there.
+# sshd uses the first value that it reads, so this file sorts before others.
 DROP_IN = "/etc/ssh/sshd_config.d/00-pam_totp.conf"
 SYSTEMD = "/run/systemd/system"  # sd_booted(3)
-METHODS: dict[First, str] = {
+METHODS: dict[FirstFactor, str] = {
     "password": "keyboard-interactive:pam",
     "key": "publickey,keyboard-interactive:pam",
 }
-_BY_PAM = ("keyboard-interactive", "keyboard-interactive:pam", "password")
-_OTHER_WAYS = ("pubkeyauthentication", "gssapiauthentication", "hostbasedauthentication")
+_PAM_METHODS = ("keyboard-interactive", "keyboard-interactive:pam", "password")
+_OTHER_METHODS = ("pubkeyauthentication", "gssapiauthentication", "hostbasedauthentication")
 _MATCH = re.compile(r"^\s*match\s+(.+?)\s*$", re.I | re.M)
-_NEVER_RAN = re.compile(r"Missing privilege separation directory: (\S+)$")  # its unit makes it, at boot
-_LIMIT = 10  # seconds: sshd answers in 10 ms
+# Another program's text: it only adds advice to a message. sshd's unit creates the directory at boot.
+_MISSING_DIRECTORY = re.compile(r"Missing privilege separation directory: (\S+)$")
+_TIMEOUT = 10  # seconds: sshd answers in 10 ms
 
 Settings = Mapping[str, str]
 
 
 class SshdError(Exception):
-    """sshd is not there, or does not like its configuration; the text is its own."""
+    """sshd is not installed, or refuses its configuration. The message is sshd's own."""
 
 
-def drop_in(first: First) -> str:
-    """The text of our drop-in."""
+def drop_in(first: FirstFactor) -> str:
+    """Return the text of the file that `enable sshd` writes."""
     return (
-        "# put here by 'pam-totp enable sshd'; 'pam-totp disable sshd' takes it away\n"
+        "# added by 'pam-totp enable sshd'; 'pam-totp disable sshd' removes it\n"
         "UsePAM yes\n"
         "KbdInteractiveAuthentication yes\n"
         f"AuthenticationMethods {METHODS[first]}\n"
     )
 
 
-def wrong() -> str | None:
-    """What `sshd -t` says of the configuration; None where it is good. Raises SshdError where there is no sshd."""
+def configuration_error() -> str | None:
+    """Return the error that `sshd -t` reports, or None. Raises SshdError if sshd is not installed."""
     done = _run("-t")
-    return None if done.returncode == 0 else _said(done)
+    return None if done.returncode == 0 else _error(done)
 
 
 def settings(user: str, host: str = "localhost", address: str = "127.0.0.1") -> Settings:
-    """What is in force for a login of `user` (sshd -T -C), by lower-case name. Raises SshdError."""
+    """Return the settings for a login of `user` (sshd -T -C), by lower-case name. Raises SshdError."""
     done = _run("-T", "-C", f"user={user},host={host},addr={address}")
     if done.returncode != 0:
-        raise SshdError(f"sshd -T: {_said(done)}")
+        raise SshdError(f"sshd -T: {_error(done)}")
     pairs = (line.partition(" ") for line in done.stdout.splitlines())
     return {name: value for name, _, value in pairs}
 
 
-def around_pam(found: Settings) -> Iterator[str]:
-    """The ways in that do not go through PAM's questions, and what keeps PAM from asking at all."""
+def bypasses(found: Settings) -> Iterator[str]:
+    """Yield each setting by which a login would not be asked for a code by PAM."""
     if found.get("usepam") != "yes":
         yield "UsePAM is no"
     if found.get("kbdinteractiveauthentication") != "yes":
         yield "KbdInteractiveAuthentication is no"
     methods = found.get("authenticationmethods", "any")
     if methods == "any":
-        ways = [name.removesuffix("authentication") for name in _OTHER_WAYS if found.get(name) == "yes"]
+        ways = [name.removesuffix("authentication") for name in _OTHER_METHODS if found.get(name) == "yes"]
         if ways:
             yield f"AuthenticationMethods is any, so {' or '.join(ways)} is enough"
         return
-    for one in methods.split():
-        if not set(one.split(",")) & set(_BY_PAM):
-            yield f"AuthenticationMethods has {one}"
+    for method in methods.split():
+        if not set(method.split(",")) & set(_PAM_METHODS):
+            yield f"AuthenticationMethods has {method}"
 
 
-def passwords_allowed(found: Settings) -> bool:
-    """Whether sshd asks for passwords, by whatever method."""
+def accepts_passwords(found: Settings) -> bool:
+    """Return True if sshd accepts passwords by any method."""
     return "yes" in (found.get("passwordauthentication"), found.get("kbdinteractiveauthentication"))
 
 
-def matches(texts: Sequence[str]) -> list[tuple[str, str, str]]:
-    """A user, host and address for each Match block of sshd's files, as far as such a one can be told."""
-    found = []
+def match_examples(texts: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Return a user, host and address for each Match block. Blocks with patterns are skipped."""
+    examples = []
     for criteria in (m for text in texts for m in _MATCH.findall(text)):
         words = re.findall(r"(\w+)[ \t=]+\"?([^\s\"]+)", criteria)
-        said = {k.lower(): v.split(",")[0].partition("/")[0] for k, v in words}
-        if not any(set("*?!") & set(v) for v in said.values()):
-            found.append((said.get("user", "root"), said.get("host", "localhost"), said.get("address", "127.0.0.1")))
-    return found
+        values = {k.lower(): v.split(",")[0].partition("/")[0] for k, v in words}
+        if not any(set("*?!") & set(v) for v in values.values()):
+            host, address = values.get("host", "localhost"), values.get("address", "127.0.0.1")
+            examples.append((values.get("user", "root"), host, address))
+    return examples
 
 
-def files(root: str = "/") -> list[str]:
-    """The texts of sshd's configuration files, for their Match blocks."""
+def configuration_texts(root: str = "/") -> list[str]:
+    """Return the texts of sshd's configuration files, for their Match blocks."""
     folder = os.path.join(root, "etc/ssh/sshd_config.d")
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     paths = [os.path.join(root, "etc/ssh/sshd_config"), *(os.path.join(folder, n) for n in names)]
@@ -109,7 +113,7 @@ def files(root: str = "/") -> list[str]:
 
 
 def reload() -> bool:
-    """Make a running sshd read its configuration again; False where none is running, or none needs to."""
+    """Make a running sshd read its configuration again. Return False if no sshd was reloaded."""
     if os.path.isdir(SYSTEMD):
         for unit in ("ssh.service", "sshd.service"):
             if _systemctl("is-active", "--quiet", unit) and _systemctl("reload", unit):
@@ -128,7 +132,7 @@ def reload() -> bool:
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, timeout=_LIMIT, check=False)
+        return subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, timeout=_TIMEOUT, check=False)
     except (OSError, subprocess.TimeoutExpired) as e:
         raise SshdError(f"{PROGRAM}: {e}") from None
 
@@ -141,7 +145,7 @@ def _systemctl(*arguments: str) -> bool:
         return False
 
 
-def _said(done: subprocess.CompletedProcess[str]) -> str:
-    said = "; ".join(done.stderr.split("\n")).strip("; ") or f"{PROGRAM} ended with {done.returncode}"
-    missing = _NEVER_RAN.search(said)
-    return said if missing is None else f"{said} (start sshd once, or mkdir {missing[1]})"
+def _error(done: subprocess.CompletedProcess[str]) -> str:
+    error = "; ".join(done.stderr.split("\n")).strip("; ") or f"{PROGRAM} ended with status {done.returncode}"
+    missing = _MISSING_DIRECTORY.search(error)
+    return error if missing is None else f"{error} (start sshd once, or mkdir {missing[1]})"

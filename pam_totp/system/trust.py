@@ -1,6 +1,8 @@
-"""Whether a path can be trusted: the relay's own rule, for `doctor` to tell before a login does.
+"""The relay's rule for trusted paths, so that `doctor` reports a violation before a login fails.
 
-The law: every folder and link on the way belongs to root, and nobody else can write there, unless it is sticky.
+Rules:
+- Every folder, link and file on the path belongs to root.
+- Only root can write them. A sticky folder is an exception: others can add files there, and replace none.
 """
 
 from __future__ import annotations
@@ -9,24 +11,26 @@ import os
 import stat
 from collections.abc import Container
 
-_LINKS = 40  # as in the kernel
+_MAX_LINKS = 40  # as in the kernel
 
 
 def distrust(path: str, owners: Container[int] = (0,)) -> str | None:
-    """Why the relay, as root, would not use an absolute path; None where it would."""
+    """Return why the relay, as root, would refuse an absolute path, or None if it would use it."""
     return _distrust(path, owners, 0)
 
 
 def distrust_around(helper: str, owners: Container[int] = (0,)) -> str | None:
-    """Why the package that a helper is in is not to be trusted, by the first file or folder that is not; None where all
-    of it is, and for a helper that is in no package of that name."""
+    """Return why the package of a helper is not trusted, or None if all of it is.
+
+    The reason names the first file or folder that breaks the rule. A helper outside a package `pam_totp` has none.
+    """
     package = helper.removesuffix("/pam/helper.py")
     if os.path.basename(package) != "pam_totp":
         return None
     for folder, folders, files in os.walk(package):
         for name in (*folders, *files):
-            if (why := distrust(os.path.join(folder, name), owners)) is not None:
-                return why
+            if (reason := distrust(os.path.join(folder, name), owners)) is not None:
+                return reason
     return None
 
 
@@ -43,11 +47,11 @@ def _distrust(path: str, owners: Container[int], links: int) -> str | None:
         mode = status.st_mode
         sticky = stat.S_ISDIR(mode) and mode & stat.S_ISVTX
         if mode & 0o022 and not (stat.S_ISLNK(mode) or stat.S_ISSOCK(mode) or sticky):
-            return f"{here} can be written by others than root (mode {stat.S_IMODE(mode):04o})"
+            return f"{here} can be written by users other than root (mode {stat.S_IMODE(mode):04o})"
         if stat.S_ISLNK(mode):
-            if links >= _LINKS:
-                return f"{here} leads through too many links"
-            beyond = _distrust(os.path.join(os.path.dirname(here), os.readlink(here)), owners, links + 1)
-            if beyond is not None:
-                return beyond
+            if links >= _MAX_LINKS:
+                return f"{here}: too many levels of links"
+            reason = _distrust(os.path.join(os.path.dirname(here), os.readlink(here)), owners, links + 1)
+            if reason is not None:
+                return reason
     return None

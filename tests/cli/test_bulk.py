@@ -15,7 +15,7 @@ import pexpect
 import pytest
 
 from pam_totp.cli.printing import BLOCK
-from pam_totp.system.enrolled import enrolled
+from pam_totp.system.enrolled import find_enrolled
 from tests.bench.bulk import run
 from tests.site import KEY, TREE, Site, fob, phone, until
 
@@ -145,13 +145,13 @@ def test_a_dry_run_knows_what_the_same_file_says_of_a_user_further_up(site: Site
 def test_who_is_enrolled_is_said_of_those_asked_about_only(site: Site) -> None:
     enrol(site, range(20))
     site.enrol(fob(confirmed=False), user="user3")
-    found = enrolled(str(site.store), {"user1", "user2", "user3", "zoe"})
+    found = find_enrolled(str(site.store), {"user1", "user2", "user3", "zoe"})
     assert (found.users, found.broken) == ({"user1", "user2"}, ())
 
 
 def test_a_store_full_of_broken_records_is_one_finding_more(site: Site) -> None:
     for i in range(130):
         site.path(f"user{i}").touch(0o600)
-    found = enrolled(str(site.store), set())
+    found = find_enrolled(str(site.store), set())
     assert len(found.broken) == 101
-    assert found.broken[-1] == "and 30 records more that cannot be read"
+    assert found.broken[-1] == "and 30 more records that cannot be read"

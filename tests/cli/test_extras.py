@@ -44,7 +44,7 @@ def test_every_package_and_extra_that_is_named_is_so_in_setup_and_in_the_manual(
     setup = configparser.ConfigParser(interpolation=None)
     setup.read(TREE / "setup.cfg")
     table = (TREE / "docs/installing.md").read_text()
-    for package, (debian, extra) in extras._FROM.items():
+    for package, (debian, extra) in extras._SOURCES.items():
         assert package in setup["options.extras_require"][extra]
         assert f"`{extra}` |" in table
         assert debian is None or f"`{debian}`" in table

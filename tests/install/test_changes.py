@@ -1,4 +1,4 @@
-"""A change of a file, and the way back: exactly what was there, or others' edits without ours."""
+"""A change of a file, and its rollback: the very file from before, or others' edits without the added lines."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_file_that_was_not_there_is_gone_again(tmp_path: Path) -> None:
 def test_a_file_that_somebody_made_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     change = a_change(tmp_path, before=None)
     Path(change.path).write_text("theirs\n")
-    with pytest.raises(ChangeError, match="in the meantime"):
+    with pytest.raises(ChangeError, match="edited in the meantime"):
         apply(change)
     assert Path(change.path).read_text() == "theirs\n"
 
@@ -60,7 +60,7 @@ def test_a_file_that_somebody_made_meanwhile_is_not_overwritten(tmp_path: Path) 
 def test_a_file_that_somebody_edited_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     change = a_change(tmp_path)
     Path(change.path).write_text("theirs\n")
-    with pytest.raises(ChangeError, match="in the meantime"):
+    with pytest.raises(ChangeError, match="edited in the meantime"):
         apply(change)
     assert (names(tmp_path), Path(change.path).read_text()) == (["service"], "theirs\n")
 
@@ -75,28 +75,28 @@ def test_an_edit_at_the_last_moment_is_not_overwritten(tmp_path: Path, monkeypat
         os.rename(tmp_path / "theirs", change.path)
 
     monkeypatch.setattr(changes, "_write", writes_while_somebody_edits)
-    with pytest.raises(ChangeError, match="in the meantime"):
+    with pytest.raises(ChangeError, match="edited in the meantime"):
         apply(change)
     assert (names(tmp_path), Path(change.path).read_text()) == (["service"], "theirs\n")
 
 
-def test_of_a_file_that_was_edited_since_our_lines_alone_are_taken_out(tmp_path: Path) -> None:
+def test_of_an_edited_file_only_the_added_lines_are_removed(tmp_path: Path) -> None:
     change = a_change(tmp_path)
     apply(change)
     Path(change.path).write_text("# theirs\n" + BEFORE + OURS + "session optional pam_umask.so\n")
-    assert "the rest stays" in undo(change)
+    assert "the edits stay" in undo(change)
     assert Path(change.path).read_text() == "# theirs\n" + BEFORE + "session optional pam_umask.so\n"
 
 
 @pytest.mark.parametrize(
     ("before", "now", "why"),
     [
-        (BEFORE, BEFORE + OURS.replace("required", "optional"), "take them out by hand"),
-        (BEFORE, None, "deleted"),
+        (BEFORE, BEFORE + OURS.replace("required", "optional"), "remove them by hand"),
+        (BEFORE, None, "not found, so no lines"),
         (None, "ours\nand theirs\n", "delete it by hand"),
     ],
 )
-def test_what_cannot_be_told_apart_is_left_alone_and_said(
+def test_a_file_that_cannot_be_rolled_back_is_left_alone(
     tmp_path: Path, before: str | None, now: str | None, why: str
 ) -> None:
     change = a_change(tmp_path, before)
@@ -113,7 +113,7 @@ def test_what_cannot_be_told_apart_is_left_alone_and_said(
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "real").write_text(BEFORE)
     (tmp_path / "service").symlink_to("real")
-    with pytest.raises(ChangeError, match="not a regular file"):
+    with pytest.raises(ChangeError, match="must be a regular file"):
         apply(Change(str(tmp_path / "service"), BEFORE, BEFORE + OURS, OURS))
     assert (tmp_path / "real").read_text() == BEFORE
 
@@ -133,7 +133,7 @@ def test_killed_at_any_step_it_can_be_undone(tmp_path: Path, monkeypatch: pytest
 
     with monkeypatch.context() as broken:
         broken.setattr(changes.os, step, dies)
-        broken.setattr(changes, "_forget", leaves_it_all)
+        broken.setattr(changes, "_unlink", leaves_it_all)
         with pytest.raises(Killed):
             apply(change)
     undo(change)
@@ -160,13 +160,13 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[], N
 def test_on_a_full_disk_a_change_fails_and_changes_nothing(tmp_path: Path, small_disk: Callable[[], None]) -> None:
     change = a_change(tmp_path / "disk")
     small_disk()
-    with pytest.raises(ChangeError, match="No space left on device; it is as it was"):
+    with pytest.raises(ChangeError, match="No space left on device; nothing was changed"):
         apply(change)
     assert (names(tmp_path / "disk"), Path(change.path).read_text()) == (["full", "service"], BEFORE)
 
 
 @as_root
-def test_going_back_needs_no_room(tmp_path: Path, small_disk: Callable[[], None]) -> None:
+def test_a_rollback_needs_no_disk_space(tmp_path: Path, small_disk: Callable[[], None]) -> None:
     change = a_change(tmp_path / "disk")
     apply(change)
     small_disk()

@@ -1,4 +1,4 @@
-"""What libpam makes of a stack: our walk of it against the real libpam's, for stacks made at random."""
+"""What libpam makes of a stack: our computation against the real libpam, for random stacks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.system.pamd.stack import RESULTS, StackError, flat, rules
-from pam_totp.system.pamd.verdicts import results_of, verdict, way
+from pam_totp.system.pamd.stack import RESULTS, StackError, flatten, parse
+from pam_totp.system.pamd.verdicts import find_path, possible_results, verdict
 from tests.pamconf import login
 
 STACKS = 1200
@@ -30,7 +30,7 @@ def any_control(chance: random.Random) -> str:
 
 
 def any_lines(chance: random.Random, folder: Path, depth: int = 0) -> list[str]:
-    """A stack of modules that return what they are told to, with includes up to two deep."""
+    """A stack of modules that return a fixed result, with includes up to two deep."""
     lines = []
     for _ in range(chance.randint(1, 4)):
         if depth < 2 and chance.random() < 0.25:
@@ -43,38 +43,38 @@ def any_lines(chance: random.Random, folder: Path, depth: int = 0) -> list[str]:
     return lines
 
 
-def test_any_stack_ends_as_the_real_libpam_says(tmp_path: Path) -> None:
+def test_the_verdict_of_any_stack_is_that_of_the_real_libpam(tmp_path: Path) -> None:
     read = reader(tmp_path)
     chance = random.Random(4226)
     ends = set()
     for number in range(STACKS):
         name = f"service-{number}"
         (tmp_path / name).write_text("\n".join(any_lines(chance, tmp_path)) + "\n")
-        stack = flat(name, read)
-        ours = verdict(stack, lambda at, stack=stack: stack[at].rule.arguments[0].removeprefix("auth="))
+        stack = flatten(name, read)
+        computed = verdict(stack, lambda index, stack=stack: stack[index].rule.arguments[0].removeprefix("auth="))
         real = RESULTS[login(name, "root", [], tmp_path).result]
-        assert ours == real, (tmp_path / name).read_text()
-        ends.add(ours)
-    assert {"success", "auth_err", "perm_denied", "ignore"} <= ends, "a test that meets only one end shows nothing"
+        assert computed == real, (tmp_path / name).read_text()
+        ends.add(computed)
+    assert {"success", "auth_err", "perm_denied", "ignore"} <= ends, "the random stacks reach different ends"
 
 
-def test_a_way_that_is_found_is_one_that_the_real_libpam_goes(tmp_path: Path) -> None:
+def test_a_path_that_is_found_is_one_that_the_real_libpam_takes(tmp_path: Path) -> None:
     read = reader(tmp_path)
     chance = random.Random(6238)
-    found_some = 0
+    paths = 0
     for number in range(150):
         lines = [f"auth {any_control(chance)} pam_debug.so" for _ in range(chance.randint(2, 5))]
         (tmp_path / "guess").write_text("\n".join(lines) + "\n")
-        stack = flat("guess", read)
-        found = way(stack, lambda at, stack=stack: results_of(stack[at]), lambda _, end: end == "success")
-        if found is None:
+        stack = flatten("guess", read)
+        path = find_path(stack, lambda i, stack=stack: possible_results(stack[i]), lambda _, end: end == "success")
+        if path is None:
             continue
-        found_some += 1
-        for taken in found:
-            lines[taken.at] += f" auth={taken.result}"
+        paths += 1
+        for move in path:
+            lines[move.index] += f" auth={move.result}"
         (tmp_path / f"way-{number}").write_text("\n".join(lines) + "\n")
         assert login(f"way-{number}", "root", [], tmp_path).result == 0, lines
-    assert found_some > 50
+    assert paths > 50
 
 
 def test_lines_are_read_as_libpam_reads_them() -> None:
@@ -86,29 +86,29 @@ def test_lines_are_read_as_libpam_reads_them() -> None:
         "AUTH [success=1  default=ignore] pam_unix.so [prompt=One [code\\]: ] echo\n"
         "@include common-account\n"
     )
-    found = rules(text)
-    assert [(r.first, r.last, r.phase, r.control, r.module) for r in found[:3]] == [
+    rules = parse(text)
+    assert [(r.first, r.last, r.phase, r.control, r.module) for r in rules[:3]] == [
         (1, 2, "auth", "required", "pam_env.so"),
         (3, 3, "session", "optional", "pam_systemd.so"),
         (4, 4, "auth", "[success=1  default=ignore]", "pam_unix.so"),
     ]
-    assert found[2].arguments == ("prompt=One [code]: ", "echo")
-    assert (found[2].action("success"), found[2].action("auth_err")) == (1, "ignore")
-    assert (found[3].includes, found[3].target) == (True, "common-account")
+    assert rules[2].arguments == ("prompt=One [code]: ", "echo")
+    assert (rules[2].action("success"), rules[2].action("auth_err")) == (1, "ignore")
+    assert (rules[3].is_include, rules[3].target) == (True, "common-account")
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("auth\n", "x:1: names no module"),
-        ("\nautt required pam_unix.so\n", "x:2: no phase is called autt"),
-        ("auth require pam_unix.so\n", "x:1: no control is called require"),
+        ("auth\n", "x:1: no module named"),
+        ("\nautt required pam_unix.so\n", "x:2: unknown phase autt"),
+        ("auth require pam_unix.so\n", "x:1: unknown control require"),
         ("auth [success=often] pam_unix.so\n", "success=often"),
-        ("@include\n", "x:1: includes nothing"),
-        ("@include nowhere\n", "nowhere: is not there"),
-        ("@include x\n", "includes itself"),
+        ("@include\n", "x:1: @include without a file"),
+        ("@include nowhere\n", "nowhere: not found"),
+        ("@include x\n", "x: included more than 32 files deep"),
     ],
 )
-def test_what_libpam_would_refuse_is_an_error_that_names_the_place(text: str, says: str) -> None:
+def test_text_that_libpam_would_refuse_is_an_error_with_its_line(text: str, says: str) -> None:
     with pytest.raises(StackError, match=says.replace("[", r"\[")):
-        flat("x", {"x": text}.get)
+        flatten("x", {"x": text}.get)

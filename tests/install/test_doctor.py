@@ -1,187 +1,226 @@
-"""doctor and rehearse: each finding on a machine that has what it is about, with a remedy and an exit status."""
+"""doctor and rehearse: each finding on a machine that causes it, with its code, remedy and exit status."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from pam_totp.core.record import HotpToken
-from pam_totp.system import people
+from pam_totp.system import people, probe
 from pam_totp.system.doctor import checks_machine
-from pam_totp.system.doctor.context import Case
+from pam_totp.system.doctor.context import Context
 from pam_totp.system.machine import Machine
-from pam_totp.system.pamd.findings import ERROR, WARNING
+from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding, Severity, errors
 from pam_totp.system.trust import distrust
 from tests.install.machine import HELPER, STACKS, Fresh
 from tests.services.namespace import PASSWORD, STORE
-from tests.site import codes
+from tests.site import TREE, codes
 
-OURS = "auth required pam_totp.so"
+LINE = "auth required pam_totp.so"
 
 
-def examined(machine: Fresh, *services: str) -> dict[str, list[tuple[str, str]]]:
-    """Severity and text of what doctor finds, by check."""
+def examine(machine: Fresh, *services: str) -> list[Finding]:
+    """Return what doctor finds, without the state of this machine's own clock."""
     done = machine.installed("doctor", "--json", *services)
-    found = json.loads(done.stdout)["findings"]
-    assert all(f["remedy"] for f in found)
-    assert done.returncode == (1 if any(f["severity"] == ERROR for f in found) else 0)
-    by_check: dict[str, list[tuple[str, str]]] = {}
-    for f in found:
-        by_check.setdefault(f["check"], []).append((f["severity"], f["what"]))
-    by_check.pop("clock", None)  # this machine's own
-    return by_check
+    findings = [Finding(**f) for f in json.loads(done.stdout)["findings"]]
+    assert all(f.remedy and f.code in set(Code) and f.severity in set(Severity) for f in findings)
+    assert done.returncode == (1 if errors(findings) else 0)
+    return [f for f in findings if f.code != Code.CLOCK_NOT_SYNCHRONISED]
 
 
-def with_line(machine: Fresh, service: str, line: str = OURS) -> None:
+def codes_found(machine: Fresh, *services: str) -> list[tuple[str, str]]:
+    return [(f.severity, f.code) for f in examine(machine, *services)]
+
+
+def with_line(machine: Fresh, service: str, line: str = LINE) -> None:
     machine.write(f"/etc/pam.d/{service}", STACKS[service].replace("common-auth\n", f"common-auth\n{line}\n"))
 
 
-def test_a_service_that_is_not_there_is_a_name_to_look_at(machine: Fresh) -> None:
-    text = "there is no service sodu: no file of that name is in /etc/pam.d"
-    assert examined(machine, "sodu") == {"order": [(ERROR, text)]}
+def test_the_manual_lists_every_code_of_a_finding() -> None:
+    manual = (TREE / "pam_totp/system/data/pam-totp.1").read_text()
+    section = manual.partition(".Sh FINDINGS\n")[2].partition("\n.Sh ")[0]
+    assert re.findall(r"^\.It Li (\S+)$", section, re.M) == [code.value for code in Code]
+
+
+def test_every_code_of_a_finding_is_reported_by_a_check() -> None:
+    folder = TREE / "pam_totp/system"
+    source = "".join(p.read_text() for p in folder.rglob("*.py") if p.name != "findings.py")
+    assert [code.name for code in Code if f"Code.{code.name}" not in source] == []
+
+
+def test_a_service_without_a_file_is_an_error(machine: Fresh) -> None:
+    [finding] = examine(machine, "sodu")
+    assert (finding.severity, finding.check, finding.code) == (ERROR, "order", Code.SERVICE_NOT_FOUND)
+    assert finding.what == "service sodu not found: /etc/pam.d has no file of that name"
 
 
 def test_an_installation_in_order_has_no_findings(machine: Fresh) -> None:
     with_line(machine, "sudo")
-    assert examined(machine) == {}
+    assert examine(machine) == []
 
 
 @pytest.mark.parametrize(
-    ("line", "check", "says"),
+    ("line", "check", "code"),
     [
-        ("auth optional pam_totp.so", "order", "is optional"),
-        ("auth [success=ok authinfo_unavail=ignore default=bad] pam_totp.so", "order", "out of reach"),
-        ("auth required pam_totp.so forward_pass", "order", "no module behind it checks"),
-        ("auth required pam_totp.so look_ahead=1000", "settings", "look_ahead"),
-        ("auth required pam_totp.so store=/nowhere", "store", "/nowhere: no such file"),
-        ("auth required pam_totp.so helper=/tmp/helper.py", "helper", "would not start /tmp/helper.py"),
-        (f"{OURS}\naccount required pam_totp.so", "order", "under account"),
-        (f"{OURS}\n@include nowhere", "order", "libpam refuses every login"),
-        ("auth required /nowhere/pam_totp.so", "module", "/nowhere/pam_totp.so is not there"),
+        ("auth optional pam_totp.so", "order", Code.REFUSAL_ACCEPTED),
+        ("auth [success=ok authinfo_unavail=ignore default=bad] pam_totp.so", "order", Code.REFUSAL_ACCEPTED),
+        ("auth required pam_totp.so forward_pass", "order", Code.FORWARDED_PASSWORD_UNCHECKED),
+        ("auth required pam_totp.so look_ahead=1000", "settings", Code.ARGUMENTS_INVALID),
+        ("auth required pam_totp.so store=/nowhere", "store", Code.STORE_UNREACHABLE),
+        ("auth required pam_totp.so helper=/tmp/helper.py", "helper", Code.HELPER_UNTRUSTED),
+        (f"{LINE}\naccount required pam_totp.so", "order", Code.MODULE_IN_WRONG_PHASE),
+        (f"{LINE}\n@include nowhere", "order", Code.STACK_INVALID),
+        ("auth required /nowhere/pam_totp.so", "module", Code.MODULE_NOT_FOUND),
     ],
 )
-def test_a_line_that_is_wrong_is_an_error(machine: Fresh, line: str, check: str, says: str) -> None:
+def test_a_line_that_is_wrong_is_an_error(machine: Fresh, line: str, check: str, code: Code) -> None:
     with_line(machine, "sudo", line)
-    found = examined(machine).get(check, [])
-    assert any(severity == ERROR and says in what for severity, what in found), found
+    assert (ERROR, check, code) in [(f.severity, f.check, f.code) for f in examine(machine)]
 
 
 @pytest.mark.parametrize(
-    ("made_so", "says"),
+    ("command", "reason"),
     [
-        ("chmod o+w {}/store/file.py", "/store/file.py can be written by others than root (mode 0646)"),
+        ("chmod o+w {}/store/file.py", "/store/file.py can be written by users other than root (mode 0646)"),
         ("chgrp pam_totp {}/store/__pycache__; chmod g+w {}/store/__pycache__", "/store/__pycache__ can be written"),
         ("chown pam_totp {}/json.py", "/json.py belongs to uid"),
         ("ln -s /run/x.py {}/web/x.py; touch /run/x.py; chown pam_totp /run/x.py", "/run/x.py belongs to uid"),
     ],
 )
-def test_code_beside_the_helper_that_others_could_have_written_is_an_error(
-    machine: Fresh, made_so: str, says: str
-) -> None:
+def test_package_code_that_others_can_write_is_an_error(machine: Fresh, command: str, reason: str) -> None:
     with_line(machine, "sudo")
     package = HELPER.removesuffix("/pam/helper.py")
     machine.shell(f"cp -a {package} /run/kept; mkdir -p {package}/store/__pycache__; touch {package}/json.py")
-    machine.shell(made_so.replace("{}", package))
+    machine.shell(command.replace("{}", package))
     try:
-        [(severity, what)] = examined(machine)["helper"]
+        [finding] = [f for f in examine(machine) if f.check == "helper"]
     finally:
         machine.shell(f"rm -r {package}; mv /run/kept {package}")
-    assert severity == ERROR
-    assert says in what
+    assert (finding.severity, finding.code) == (ERROR, Code.PACKAGE_UNTRUSTED)
+    assert reason in finding.what
 
 
-def test_sshd_that_leads_around_pam_is_an_error(machine: Fresh) -> None:
+def test_an_sshd_that_bypasses_pam_is_an_error(machine: Fresh) -> None:
     with_line(machine, "sshd")
-    found = examined(machine)["sshd"]
-    assert any("AuthenticationMethods is any, so pubkey is enough" in what for _, what in found)
-    assert any("KbdInteractiveAuthentication is no" in what for _, what in found)
+    found = [f.what for f in examine(machine) if f.code == Code.SSHD_BYPASSES_PAM]
+    assert any("AuthenticationMethods is any, so pubkey is enough" in what for what in found)
+    assert any("KbdInteractiveAuthentication is no" in what for what in found)
 
 
-def test_sshd_whose_configuration_is_broken_is_an_error(machine: Fresh) -> None:
+def test_an_sshd_configuration_that_is_invalid_is_an_error(machine: Fresh) -> None:
     with_line(machine, "sshd")
     machine.write("/etc/ssh/sshd_config.d/x.conf", "PermitNonsense yes\n")
-    assert any("PermitNonsense" in what for _, what in examined(machine)["sshd"])
+    [finding] = [f for f in examine(machine) if f.check == "sshd"]
+    assert finding.code == Code.SSHD_CONFIGURATION_INVALID
+    assert "PermitNonsense" in finding.what, "sshd's own words"
 
 
-def test_who_may_use_sudo_and_has_no_token_is_named(machine: Fresh) -> None:
+def test_users_who_may_use_sudo_and_have_no_token_are_named(machine: Fresh) -> None:
     with_line(machine, "sudo")
     machine.write("/etc/sudoers", "alice ALL=(ALL) ALL\nbob ALL=(ALL) ALL\ncarol ALL=(ALL) NOPASSWD: ALL\n", 0o440)
     try:
-        assert examined(machine)["users"] == [(WARNING, "sudo: locked out, having no token: bob")]
+        [finding] = examine(machine)
+        assert (finding.severity, finding.code) == (WARNING, Code.USERS_WITHOUT_TOKEN)
+        assert finding.what == "sudo: locked out without a token: bob"
         machine.path(f"{STORE}/alice.json").unlink()
-        assert examined(machine)["users"] == [(ERROR, "sudo: nobody has a token; locked out: alice, bob")]
-        with_line(machine, "sudo", f"{OURS} nullok")
-        assert "users" not in examined(machine)
+        [finding] = examine(machine)
+        assert (finding.severity, finding.code) == (ERROR, Code.NO_USER_WITH_TOKEN)
+        assert finding.what == "sudo: no user has a token; locked out: alice, bob"
+        with_line(machine, "sudo", f"{LINE} nullok")
+        assert examine(machine) == []
     finally:
         machine.write("/etc/sudoers", "root ALL=(ALL:ALL) ALL\nalice ALL=(ALL:ALL) ALL\n", 0o440)
 
 
-def test_a_token_that_was_never_confirmed_is_none(machine: Fresh) -> None:
+def test_a_token_that_was_never_confirmed_does_not_count(machine: Fresh) -> None:
     with_line(machine, "sudo")
     machine.enrol("alice", HotpToken(name="fob", secret=b"12345678901234567890", created=0, confirmed=False))
-    assert [severity for severity, _ in examined(machine)["users"]] == [ERROR]
+    assert (ERROR, Code.NO_USER_WITH_TOKEN) in codes_found(machine)
 
 
-def test_a_store_that_is_loose_or_roots_is_found(machine: Fresh) -> None:
+def test_a_store_that_is_open_to_others_or_roots_is_found(machine: Fresh) -> None:
     machine.shell(f"chmod 755 {STORE}")
-    assert (ERROR, f"{STORE}: not a folder of mode 0700") in examined(machine)["store"]
+    assert (ERROR, Code.STORE_MODE) in codes_found(machine)
     machine.shell(f"chmod 700 {STORE}; chown -R root: {STORE}")
-    assert [severity for severity, what in examined(machine)["store"] if "belongs to root" in what] == [WARNING]
+    assert (WARNING, Code.STORE_OWNED_BY_ROOT) in codes_found(machine)
     machine.shell(f"chown -R pam_totp: {STORE}; chmod 644 {STORE}/alice.json")
-    assert any("0600" in what for _, what in examined(machine)["store"])
+    assert (ERROR, Code.RECORD_UNREADABLE) in codes_found(machine)
 
 
-def test_what_enable_put_there_and_somebody_took_away_is_found(machine: Fresh) -> None:
+def test_lines_that_enable_added_and_that_are_gone_are_found(machine: Fresh) -> None:
     first = machine.enable("sudo", "--keep-within=60")
     machine.shell("mv /var/lib/pam_totp_enabled/sudo.trial /var/lib/pam_totp_enabled/sudo.json")
     first.ends()
     machine.write("/etc/pam.d/sudo", STACKS["sudo"])  # a package's own version, after an upgrade
-    assert any("no longer has" in what for _, what in examined(machine)["changes"])
+    assert (ERROR, Code.CHANGE_LOST) in codes_found(machine)
     assert machine.installed("disable", "sudo").returncode == 0
 
 
-def test_without_root_it_says_what_it_could_not_look_at(machine: Fresh) -> None:
+def test_without_root_the_checks_that_were_skipped_are_named(machine: Fresh) -> None:
     with_line(machine, "sudo")
-    done = machine.installed("doctor", user="alice")
-    assert "was not looked at" in done.stdout
+    done = machine.installed("doctor", "--json", user="alice")
+    notes = [f["code"] for f in json.loads(done.stdout)["findings"] if f["severity"] == NOTE]
+    assert notes == [Code.STORE_NOT_CHECKED, Code.USERS_NOT_CHECKED]
 
 
-@pytest.mark.parametrize(("answer", "found"), [(5, [WARNING]), (0, [])])
-def test_a_clock_that_nobody_keeps_is_a_warning(monkeypatch: pytest.MonkeyPatch, answer: int, found: list[str]) -> None:
+@pytest.mark.parametrize(("answer", "found"), [(5, [(WARNING, Code.CLOCK_NOT_SYNCHRONISED)]), (0, [])])
+def test_a_clock_that_is_not_synchronised_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, answer: int, found: list[tuple[Severity, Code]]
+) -> None:
     monkeypatch.setattr(checks_machine, "_clock_state", lambda: answer)
-    assert [f.severity for f in checks_machine.clock(Case(Machine(), []))] == found
+    assert [(f.severity, f.code) for f in checks_machine.clock(Context(Machine(), []))] == found
 
 
-def test_the_kernel_tells_the_state_of_the_clock() -> None:
-    assert checks_machine._clock_state() in range(6)  # adjtimex(2): TIME_OK … TIME_ERROR
+def test_the_kernel_reports_the_state_of_the_clock() -> None:
+    assert checks_machine._clock_state() in range(6)  # adjtimex(2): TIME_OK to TIME_ERROR
 
 
-def test_an_account_that_is_gone_again_logs_in_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Accounts come and go between the list of people and the question what each of them may."""
-    monkeypatch.setattr(people, "with_password", lambda: frozenset({"shadowed"}))
-    may = people.login_to("sshd")
-    assert [may("gone"), may("shadowed")] == [False, False]
+@pytest.mark.parametrize(
+    ("problem", "found"),
+    [
+        (None, []),
+        (probe.Code.NOT_LISTENING, [(WARNING, Code.SERVICE_NOT_LISTENING)]),
+        (probe.Code.NO_ANSWER, [(ERROR, Code.SERVICE_NOT_ANSWERING)]),
+        (probe.Code.CLOSED, [(ERROR, Code.SERVICE_NOT_ANSWERING)]),
+        (probe.Code.INVALID_ANSWER, [(ERROR, Code.SERVICE_NOT_ANSWERING)]),
+    ],
+)
+def test_the_severity_of_a_socket_follows_from_the_code_of_its_probe(
+    monkeypatch: pytest.MonkeyPatch, problem: probe.Code | None, found: list[tuple[Severity, Code]]
+) -> None:
+    """The words do not matter, in the message or in the path."""
+    monkeypatch.setattr(Context, "sockets", lambda _: ["/run/answer hangs up/socket"])
+    monkeypatch.setattr(probe, "service", lambda _: None if problem is None else probe.Problem(problem, "any words"))
+    assert [(f.severity, f.code) for f in checks_machine.sockets(Context(Machine(), []))] == found
 
 
-def test_a_path_is_distrusted_for_what_leads_to_it(tmp_path: Path) -> None:
-    me = {0, os.getuid()}
+def test_a_deleted_account_can_log_in_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An account may be deleted between the list of people and the check of what each of them may do."""
+    monkeypatch.setattr(people, "accounts_with_password", lambda: frozenset({"shadowed"}))
+    can_log_in = people.login_check("sshd")
+    assert [can_log_in("deleted"), can_log_in("shadowed")] == [False, False]
+
+
+def test_a_path_is_distrusted_for_any_part_of_it(tmp_path: Path) -> None:
+    owners = {0, os.getuid()}
     for part in (tmp_path, *tmp_path.parents):
-        me.add(part.stat().st_uid)
+        owners.add(part.stat().st_uid)
     inner = tmp_path / "inner"
     inner.mkdir(mode=0o755)
     (inner / "file").touch(mode=0o644)
     (tmp_path / "link").symlink_to("inner/file")
-    assert distrust(str(tmp_path / "link"), me) is None
+    assert distrust(str(tmp_path / "link"), owners) is None
     inner.chmod(0o775)
-    assert f"{inner} can be written" in str(distrust(str(tmp_path / "link"), me))
+    assert f"{inner} can be written" in str(distrust(str(tmp_path / "link"), owners))
     inner.chmod(0o1777)
-    assert distrust(str(inner / "file"), me) is None, "sticky: others can add, not replace"
+    assert distrust(str(inner / "file"), owners) is None, "sticky: others can add files, and replace none"
     (tmp_path / "loop").symlink_to("loop")
-    assert "too many links" in str(distrust(str(tmp_path / "loop"), me))
-    assert "no such file" in str(distrust(str(inner / "gone"), me))
+    assert "too many levels of links" in str(distrust(str(tmp_path / "loop"), owners))
+    assert "no such file" in str(distrust(str(inner / "gone"), owners))
 
 
 # ---- rehearse
@@ -190,9 +229,12 @@ def test_a_path_is_distrusted_for_what_leads_to_it(tmp_path: Path) -> None:
 def test_rehearse_logs_in_to_the_live_stack_and_shows_every_prompt(machine: Fresh) -> None:
     with_line(machine, "sudo")
     done = machine.installed("rehearse", "sudo", "alice", "--json", stdin=f"{PASSWORD}\n{codes(0)}\n")
-    told = json.loads(done.stdout)
-    assert (done.returncode, told["authenticate"], told["account"]) == (0, "success", "success")
-    assert [(s["style"], s["text"]) for s in told["shown"]] == [("prompt", "Password: "), ("prompt", "One-time code: ")]
+    outcome = json.loads(done.stdout)
+    assert (done.returncode, outcome["authenticate"], outcome["account"]) == (0, "success", "success")
+    assert [(s["style"], s["text"]) for s in outcome["shown"]] == [
+        ("prompt", "Password: "),
+        ("prompt", "One-time code: "),
+    ]
     assert machine.record("alice").tokens[0].counter == 1, "a rehearsal uses the code up, as a login does"
     again = machine.installed("rehearse", "sudo", "alice", stdin=f"{PASSWORD}\n{codes(0)}\n")
     assert (again.returncode, "would refuse alice: auth_err" in again.stderr) == (1, True)
@@ -200,7 +242,7 @@ def test_rehearse_logs_in_to_the_live_stack_and_shows_every_prompt(machine: Fres
 
 
 def test_rehearse_takes_a_stack_that_is_not_in_force(machine: Fresh) -> None:
-    machine.write("/root/new-sudo", STACKS["sudo"].replace("common-auth\n", f"common-auth\n{OURS}\n"))
+    machine.write("/root/new-sudo", STACKS["sudo"].replace("common-auth\n", f"common-auth\n{LINE}\n"))
     given = f"{PASSWORD}\n{codes(0)}\n"
     done = machine.installed("rehearse", "sudo", "alice", "--stack", "/root/new-sudo", stdin=given)
     assert (done.returncode, "would let alice in" in done.stdout) == (0, True), done.stderr
@@ -209,8 +251,8 @@ def test_rehearse_takes_a_stack_that_is_not_in_force(machine: Fresh) -> None:
     assert (done.returncode, "One-time code: " in done.stderr) == (1, True)
 
 
-def test_rehearse_asks_oneself_without_root(machine: Fresh) -> None:
-    with_line(machine, "sudo", f"{OURS} nullok")
+def test_without_root_rehearse_asks_for_the_own_password(machine: Fresh) -> None:
+    with_line(machine, "sudo", f"{LINE} nullok")
     done = machine.installed("rehearse", "sudo", "bob", user="bob", stdin=f"{PASSWORD}\n")
     assert "Password: " in done.stderr
     assert (done.returncode, "would refuse bob: authinfo_unavail" in done.stderr) == (1, True), done.stderr

@@ -1,4 +1,4 @@
-"""Our line in a service file: where it goes, where it does not, and how it comes out again."""
+"""The pam_totp.so line in a service file: where it is inserted, where it is not, and how it is removed."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pam_totp.system.enable.changes import Change
 from pam_totp.system.enable.plan import EnablingError, plan
 from pam_totp.system.machine import Machine
 from pam_totp.system.pamd import analysis
-from pam_totp.system.pamd.edit import inserted, lines, removed
-from pam_totp.system.pamd.stack import StackError, flat, rules
-from pam_totp.system.pamd.verdicts import results_of, way
+from pam_totp.system.pamd.edit import insert, new_lines, remove
+from pam_totp.system.pamd.stack import StackError, flatten, parse
+from pam_totp.system.pamd.verdicts import find_path, possible_results
 from tests.install.machine import STACKS
 from tests.install.test_dispatch import any_control
 
-OURS = lines("x", "password", [])
+ADDED = new_lines("x", "password", [])
 
 
 def put(text: str, others: dict[str, str] | None = None) -> str:
-    return inserted(text, "x", OURS, {**STACKS, **(others or {})}.get)
+    return insert(text, "x", ADDED, {**STACKS, **(others or {})}.get)
 
 
 def machine(folder: Path, **stacks: str) -> Machine:
@@ -32,24 +32,24 @@ def machine(folder: Path, **stacks: str) -> Machine:
 
 
 @pytest.mark.parametrize("service", ["sudo", "sudo-i", "su", "sshd"])
-def test_it_goes_behind_the_first_factor_and_nothing_else_moves(service: str) -> None:
+def test_the_line_follows_the_first_factor_and_nothing_else_moves(service: str) -> None:
     before = STACKS[service]
-    after = inserted(before, service, OURS, STACKS.get)
-    assert after.replace(OURS, "") == before
-    assert after.index("@include common-auth") < after.index(OURS) < after.index("common-account")
-    assert removed(after, OURS) == before
+    after = insert(before, service, ADDED, STACKS.get)
+    assert after.replace(ADDED, "") == before
+    assert after.index("@include common-auth") < after.index(ADDED) < after.index("common-account")
+    assert remove(after, ADDED) == before
 
 
-def test_with_a_key_first_it_goes_in_front_and_the_password_is_not_asked_for() -> None:
-    after = inserted(STACKS["sshd"], "sshd", lines("sshd", "key", []), STACKS.get, "key")
+def test_with_a_key_the_line_comes_first_and_no_password_is_asked_for() -> None:
+    after = insert(STACKS["sshd"], "sshd", new_lines("sshd", "key", []), STACKS.get, "key")
     assert after.index("pam_totp.so") < after.index("common-auth")
-    stack = flat("sshd", {**STACKS, "sshd": after}.get)
-    asked = way(
+    stack = flatten("sshd", {**STACKS, "sshd": after}.get)
+    longer = find_path(
         stack,
-        lambda at: ("success",) if stack[at].rule.ours else results_of(stack[at]),
-        lambda taken, _: len(taken) > 1,
+        lambda i: ("success",) if stack[i].rule.is_pam_totp else possible_results(stack[i]),
+        lambda path, _: len(path) > 1,
     )
-    assert asked is None, "after a good code nothing more is asked"
+    assert longer is None, "after an accepted code no other module runs"
 
 
 def test_a_jump_is_never_split() -> None:
@@ -57,7 +57,7 @@ def test_a_jump_is_never_split() -> None:
         "auth [success=2 default=ignore] pam_unix.so\nauth [success=1 default=ignore] pam_sss.so\n"
         "auth requisite pam_deny.so\nauth required pam_permit.so\n"
     )
-    assert put(text).splitlines()[3].startswith("# put here"), "at the landing, behind pam_deny"
+    assert put(text).splitlines()[3].startswith("# added by"), "where the jump lands, after pam_deny"
 
 
 @pytest.mark.parametrize(
@@ -65,23 +65,23 @@ def test_a_jump_is_never_split() -> None:
     [
         ("auth sufficient pam_unix.so\nauth required pam_deny.so\n", "pam_unix.so .* returns success"),
         ("auth required pam_permit.so\n", "asks for no password"),
-        ("auth requisite pam_unix.so\nauth optional pam_totp.so\n", "names pam_totp.so already"),
-        ("auth requisite pam_unix.so\n@include gone\n", "gone: is not there"),
-        ("auth [success=3 default=ignore] pam_unix.so\nauth requisite pam_deny.so\n", "a jump leads over it"),
+        ("auth requisite pam_unix.so\nauth optional pam_totp.so\n", "already names pam_totp.so"),
+        ("auth requisite pam_unix.so\n@include gone\n", "gone: not found"),
+        ("auth [success=3 default=ignore] pam_unix.so\nauth requisite pam_deny.so\n", "a jump leads over the line"),
     ],
 )
-def test_where_there_is_no_good_place_there_is_no_edit(text: str, why: str) -> None:
+def test_where_no_position_is_safe_there_is_no_edit(text: str, why: str) -> None:
     with pytest.raises(StackError, match=why):
         put(text)
 
 
 def test_a_sufficient_password_in_a_substack_ends_only_the_substack() -> None:
     others = {"password-auth": "auth sufficient pam_unix.so\nauth required pam_deny.so\n"}
-    assert put("auth substack password-auth\n", others).endswith(OURS)
+    assert put("auth substack password-auth\n", others).endswith(ADDED)
 
 
-def test_whatever_the_stack_nobody_gets_in_around_a_line_that_was_put_in() -> None:
-    """Over stacks made at random: no way to success leads around our line, and no refusal of ours is one."""
+def test_in_random_stacks_no_login_bypasses_an_inserted_line() -> None:
+    """No path to success leads around the line, and no refusal of pam_totp.so ends in success."""
     chance = random.Random(7)
     done = 0
     for _ in range(400):
@@ -94,40 +94,41 @@ def test_whatever_the_stack_nobody_gets_in_around_a_line_that_was_put_in() -> No
         except StackError:
             continue
         done += 1
-        stack = flat("x", {"x": after}.get)
-        mine = analysis.ours(stack)
+        stack = flatten("x", {"x": after}.get)
+        totp = analysis.totp_modules(stack)
 
-        def refused(at: int, stack=stack, mine=mine):  # type: ignore[no-untyped-def]
-            return ("auth_err",) if at in mine else results_of(stack[at])
+        def refuse(index: int, stack=stack, totp=totp):  # type: ignore[no-untyped-def]
+            return ("auth_err",) if index in totp else possible_results(stack[index])
 
-        through = way(stack, refused, lambda taken, end, mine=mine: end == "success" and taken[-1].at >= mine[0])
-        assert through is None or not any(t.at in mine for t in through), after
-        around = [at for at, _ in analysis.bypasses(stack, mine)]
-        assert not {stack[at].rule.module for at in around} & analysis.PASSWORDS, after
-        assert removed(after, OURS) == text
+        path = find_path(stack, refuse, lambda path, end, totp=totp: end == "success" and path[-1].index >= totp[0])
+        assert path is None or not any(move.index in totp for move in path), after
+        bypasses = [index for index, _ in analysis.bypasses(stack, totp)]
+        assert not {stack[index].rule.module for index in bypasses} & analysis.PASSWORD_MODULES, after
+        assert remove(after, ADDED) == text
     assert done > 30
 
 
-def test_what_others_have_written_since_stays() -> None:
+def test_edits_that_others_have_made_since_stay() -> None:
     after = put(STACKS["sudo"])
     edited = (
         "# site policy\n"
         + after.replace("pam_limits.so", "pam_limits.so conf=/etc/x")
         + "session optional pam_umask.so\n"
     )
-    assert removed(edited, OURS) == edited.replace(OURS, "")
+    assert remove(edited, ADDED) == edited.replace(ADDED, "")
 
 
-@pytest.mark.parametrize("edit", [("auth required", "auth optional"), (OURS, OURS + OURS), (OURS, "")])
-def test_lines_of_ours_that_were_edited_are_not_guessed_at(edit: tuple[str, str]) -> None:
-    with pytest.raises(StackError, match="have been changed"):
-        removed(put(STACKS["sudo"]).replace(*edit), OURS)
+@pytest.mark.parametrize("edit", [("auth required", "auth optional"), (ADDED, ADDED + ADDED), (ADDED, "")])
+def test_lines_that_were_edited_since_are_not_removed(edit: tuple[str, str]) -> None:
+    with pytest.raises(StackError, match="were changed"):
+        remove(put(STACKS["sudo"]).replace(*edit), ADDED)
 
 
-def test_arguments_survive_the_way_through_the_file() -> None:
+def test_arguments_survive_in_the_file() -> None:
     words = ["prompt=Code [6 digits]: ", "nullok", "store=/srv/x"]
-    found = [r for r in rules(inserted(STACKS["sudo"], "sudo", lines("sudo", "password", words), STACKS.get)) if r.ours]
-    assert list(found[0].arguments) == words
+    text = insert(STACKS["sudo"], "sudo", new_lines("sudo", "password", words), STACKS.get)
+    (rule,) = (r for r in parse(text) if r.is_pam_totp)
+    assert list(rule.arguments) == words
 
 
 # ---- plans
@@ -150,15 +151,15 @@ def test_su_l_is_changed_itself_where_it_stands_on_its_own(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("service", "arguments", "why"),
     [
-        ("common-auth", [], "enable the services one by one"),
-        ("other", [], "enable the services one by one"),
-        ("../../etc/shadow", [], "no name of a service"),
-        ("gdm", [], "is not there"),
+        ("common-auth", [], "enable those one by one"),
+        ("other", [], "enable those one by one"),
+        ("../../etc/shadow", [], "a service name must consist of"),
+        ("gdm", [], "not found"),
         ("sudo", ["look_ahead=1000"], r"look_ahead: .* \(see pam_totp\(8\)\)"),
-        ("sudo", ["forward_pass"], "no module behind it checks"),
+        ("sudo", ["forward_pass"], "no later module checks"),
     ],
 )
-def test_what_would_not_be_in_order_is_refused_with_the_reason(
+def test_a_plan_that_is_not_in_order_is_refused_with_the_reason(
     tmp_path: Path, service: str, arguments: list[str], why: str
 ) -> None:
     with pytest.raises(EnablingError, match=why):

@@ -8,7 +8,7 @@ import pytest
 
 from pam_totp.system import rehearsal
 from pam_totp.system.libpam import ERROR_MSG, PROMPT_ECHO_OFF, LibpamError, Login
-from pam_totp.system.rehearsal import RehearsalError, attempt, in_child, private, prove
+from pam_totp.system.rehearsal import RehearsalError, attempt, in_child, private_copy, prove
 from tests.install.test_edit import machine
 from tests.pamconf import service
 from tests.site import ME, MODULE, Site, codes
@@ -45,11 +45,11 @@ def proves(site: Site):  # type: ignore[no-untyped-def]
     return run
 
 
-def test_a_good_stack_lets_a_code_in_once_and_nothing_else(proves, site: Site) -> None:  # type: ignore[no-untyped-def]
+def test_a_good_stack_accepts_a_code_once_and_nothing_else(proves, site: Site) -> None:  # type: ignore[no-untyped-def]
     person = Person(codes(0))
     said = proves("required", person)
     assert [text.partition(":")[0] for text in said[:4]] == [
-        f"{ME} got in",
+        f"{ME} logged in",
         "the same code again",
         "a blank code",
         "no answer",
@@ -60,10 +60,10 @@ def test_a_good_stack_lets_a_code_in_once_and_nothing_else(proves, site: Site) -
 
 
 @pytest.mark.parametrize(("name", "tells"), [("demo", True), ("sudo", False), ("sudo-i", False)])
-def test_that_the_next_login_tells_is_said_only_where_it_does(proves, name: str, tells: bool) -> None:  # type: ignore[no-untyped-def]
+def test_only_services_that_report_refusals_announce_the_report(proves, name: str, tells: bool) -> None:  # type: ignore[no-untyped-def]
     said = proves("required", Person(codes(0)), name=name)
-    assert said[3] == "no answer: refused, as it has to be"
-    assert said[4:] == [f"(the next login of {ME} will tell of refused answers: these)"] * tells
+    assert said[3] == "no answer: refused, as required"
+    assert said[4:] == [f"(the next login of {ME} will report refused answers: they are from this rehearsal)"] * tells
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_that_the_next_login_tells_is_said_only_where_it_does(proves, name: str,
         ("[success=ok auth_err=die conv_err=ignore default=bad]", "with no answer"),
     ],
 )
-def test_a_stack_that_forgives_a_refusal_is_found_by_logging_in(proves, control: str, why: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_stack_that_accepts_a_refusal_is_found_by_logging_in(proves, control: str, why: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(RehearsalError, match=why):
         proves(control, Person(codes(0)))
 
@@ -85,7 +85,9 @@ def test_a_stack_that_asks_nothing_is_refused(proves) -> None:  # type: ignore[n
 
 def test_three_tries_and_then_it_stays_as_it_was(proves) -> None:  # type: ignore[no-untyped-def]
     person = Person("000000", "000000", "000000", codes(0))
-    with pytest.raises(RehearsalError, match=rf"{ME} could not log in to demo: auth_err; has {ME} a token \('"):
+    with pytest.raises(
+        RehearsalError, match=rf"{ME} could not log in to demo: auth_err; check that {ME} has a token \('"
+    ):
         proves("required", person)
     assert any(style == ERROR_MSG for style, _ in person.shown), "what the module says is shown"
 
@@ -93,13 +95,13 @@ def test_three_tries_and_then_it_stays_as_it_was(proves) -> None:  # type: ignor
 def test_an_account_that_may_not_be_used_did_not_get_in(site: Site) -> None:
     service(site.confdir, "demo", "auth required pam_permit.so", "account required pam_deny.so")
     outcome = attempt("demo", ME, Person(), str(site.confdir))
-    assert (outcome.got_in, str(outcome)) == (False, "success, account auth_err")
+    assert (outcome.is_success, str(outcome)) == (False, "success, account auth_err")
 
 
 def test_the_private_folder_is_self_contained(tmp_path) -> None:  # type: ignore[no-untyped-def]
     """Linux-PAM 1.5 looks for includes in /etc/pam.d, whatever pam_start_confdir was told."""
     here = machine(tmp_path, su_l="auth include su\n")
-    with private(here, "su-l") as folder:
+    with private_copy(here, "su-l") as folder:
         assert sorted(os.listdir(folder)) == ["common-account", "common-auth", "common-session", "other", "su", "su-l"]
         lines = [line for name in os.listdir(folder) for line in open(f"{folder}/{name}") if "include" in line]  # noqa: SIM115
         assert lines
@@ -118,7 +120,7 @@ def test_what_the_person_does_wrong_is_raised_and_not_swallowed(site: Site) -> N
 
 
 def test_a_service_that_libpam_does_not_know_is_said(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(LibpamError, match="will not start"):
+    with pytest.raises(LibpamError, match="refuses to start"):
         Login("nothing", ME, Person(), folder=str(tmp_path / "nowhere"))
 
 

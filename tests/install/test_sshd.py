@@ -1,4 +1,4 @@
-"""What is made of sshd's settings, and that nobody but sshd is told to read them again."""
+"""What is concluded from sshd's settings, and that only sshd receives the signal to reload."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pam_totp.system import sshd
-from pam_totp.system.sshd import SshdError, around_pam, matches, reload
+from pam_totp.system.sshd import SshdError, bypasses, match_examples, reload
 from tests.install.machine import Fresh
 
 GOOD = {"usepam": "yes", "kbdinteractiveauthentication": "yes", "pubkeyauthentication": "yes"}
@@ -18,7 +18,7 @@ BY_PAM = "publickey,keyboard-interactive:pam"
 
 
 @pytest.mark.parametrize(
-    ("changed", "ways"),
+    ("changed", "found"),
     [
         ({"authenticationmethods": BY_PAM}, []),
         ({"authenticationmethods": f"{BY_PAM} password"}, []),
@@ -32,76 +32,76 @@ BY_PAM = "publickey,keyboard-interactive:pam"
         ),
     ],
 )
-def test_every_way_around_pam_is_named(changed: dict[str, str], ways: list[str]) -> None:
-    assert list(around_pam({**GOOD, **changed})) == ways
+def test_every_setting_that_bypasses_pam_is_found(changed: dict[str, str], found: list[str]) -> None:
+    assert list(bypasses({**GOOD, **changed})) == found
 
 
-def test_of_each_match_block_somebody_whom_it_fits_is_asked_about() -> None:
+def test_each_match_block_without_patterns_gets_an_example_login() -> None:
     text = (
         "UsePAM yes\n  match user alice,bob address 10.0.0.0/8\n X y\nMatch Host example.org\nMatch User !root,*\n"
         'Match User="carol"\n'
     )
-    assert matches([text, "# Match User dave\n"]) == [
+    assert match_examples([text, "# Match User dave\n"]) == [
         ("alice", "localhost", "10.0.0.0"),
         ("root", "example.org", "127.0.0.1"),
         ("carol", "localhost", "127.0.0.1"),
     ]
 
 
-def test_files_that_cannot_be_read_have_no_match_blocks(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "etc/ssh/sshd_config.d/folder.conf").mkdir(parents=True)
     (tmp_path / "etc/ssh/sshd_config.d/a.conf").write_text("Match User alice\n")
-    assert sshd.files(str(tmp_path)) == ["Match User alice\n"]
-    assert sshd.files(str(tmp_path / "nowhere")) == []
+    assert sshd.configuration_texts(str(tmp_path)) == ["Match User alice\n"]
+    assert sshd.configuration_texts(str(tmp_path / "nowhere")) == []
 
 
-def test_an_sshd_that_is_not_there_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_sshd_raises_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sshd, "PROGRAM", "/nonexistent/sshd")
     monkeypatch.setattr(sshd, "SYSTEMD", "/nonexistent")
     with pytest.raises(SshdError, match=r"/nonexistent/sshd: .*No such file"):
         sshd.settings("root")
     with pytest.raises(SshdError, match="No such file"):
-        sshd.wrong()
+        sshd.configuration_error()
     assert not reload()
 
 
-def test_where_sshd_never_ran_it_is_said_what_to_do(machine: Fresh) -> None:
+def test_where_sshd_never_ran_the_message_says_what_to_do(machine: Fresh) -> None:
     machine.shell("mv /run/sshd /run/sshd-away; sed -i s,/run/sshd/host,/run/sshd-away/host, /etc/ssh/sshd_config")
     try:
         done = machine.installed("enable", "sshd", "--for-user", "alice", "--dry-run")
     finally:
         machine.shell("mv /run/sshd-away /run/sshd; sed -i s,/run/sshd-away,/run/sshd, /etc/ssh/sshd_config")
-    said = "sshd -T: Missing privilege separation directory: /run/sshd (start sshd once, or mkdir /run/sshd)"
-    assert (done.returncode, done.stderr) == (1, f"pam-totp: {said}\n")
+    error = "sshd -T: Missing privilege separation directory: /run/sshd (start sshd once, or mkdir /run/sshd)"
+    assert (done.returncode, done.stderr) == (1, f"pam-totp: {error}\n")
     assert machine.installed("enable", "sshd", "--for-user", "alice", "--dry-run").returncode == 0
 
 
-@pytest.mark.parametrize("written", ["us", "", "0", "999999999", "-1"])
-def test_a_pid_file_that_names_no_sshd_gets_nobody_a_signal(
+@pytest.mark.parametrize("written", ["this process", "", "0", "999999999", "-1"])
+def test_a_pid_file_that_names_another_process_sends_no_signal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
 ) -> None:
-    told: list[tuple[int, int]] = []
+    signals: list[tuple[int, int]] = []
     file = tmp_path / "pid"
-    file.write_text(str(os.getpid()) if written == "us" else written)
+    file.write_text(str(os.getpid()) if written == "this process" else written)
     monkeypatch.setattr(sshd, "SYSTEMD", "/nonexistent")
     monkeypatch.setattr(sshd, "settings", lambda user: {"pidfile": str(file)})
-    monkeypatch.setattr(os, "kill", lambda *words: told.append(words))
+    monkeypatch.setattr(os, "kill", lambda *words: signals.append(words))
     assert not reload()
-    assert told == []
+    assert signals == []
 
 
-def test_the_sshd_of_its_pid_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[tuple[int, int]] = []
+def test_the_sshd_of_the_pid_file_receives_the_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    signals: list[tuple[int, int]] = []
     (tmp_path / "pid").write_text("4242\n")
     monkeypatch.setattr(sshd, "SYSTEMD", "/nonexistent")
     monkeypatch.setattr(sshd, "settings", lambda user: {"pidfile": str(tmp_path / "pid")})
     monkeypatch.setattr(os, "readlink", {"/proc/4242/exe": "/usr/sbin/sshd"}.__getitem__)
-    monkeypatch.setattr(os, "kill", lambda *words: told.append(words))
+    monkeypatch.setattr(os, "kill", lambda *words: signals.append(words))
     assert reload()
-    assert told == [(4242, signal.SIGHUP)]
+    assert signals == [(4242, signal.SIGHUP)]
 
 
-def test_where_systemd_runs_it_the_unit_is_reloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_systemd_runs_sshd_its_unit_is_reloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, ...]] = []
 
     def systemctl(*words: str) -> bool:

@@ -1,4 +1,4 @@
-"""A change on trial, where its record or its way back is in trouble."""
+"""A change on trial whose record is invalid, or whose files cannot be restored."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ BEFORE, OURS = "auth required pam_unix.so\n", "auth required pam_totp.so\n"
 
 
 @pytest.fixture(autouse=True)
-def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is logged; the records are in a folder of the test's."""
+def logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines that are logged. The records are in a temporary folder."""
     lines: list[str] = []
     (tmp_path / "records").mkdir()
     monkeypatch.setattr(trial, "FOLDER", str(tmp_path / "records"))
@@ -42,82 +42,82 @@ def records() -> list[tuple[str, str]]:
     return trial.records()
 
 
-def test_what_can_be_put_back_is_and_the_rest_is_tried_again(tmp_path: Path) -> None:
+def test_a_rollback_restores_what_it_can_and_retries_the_rest(tmp_path: Path) -> None:
     first, second = made(tmp_path, "sudo", "sudo-i")
     on_trial("sudo", first, second)
     Path(first.path).unlink()
     Path(first.path).mkdir()
-    with pytest.raises(ChangeError, match=r"sudo: Is a directory; it is as it was$"):
-        trial.take_back("sudo")
+    with pytest.raises(ChangeError, match=r"sudo: Is a directory; nothing was changed$"):
+        trial.roll_back("sudo")
     assert Path(second.path).read_text() == BEFORE
-    assert records() == [("sudo", BACK)], "it is known what is still to be done"
+    assert records() == [("sudo", BACK)], "the record says what is left to do"
     Path(first.path).rmdir()
     Path(first.path).write_text(first.after)
-    assert trial.take_back("sudo") == [f"{first.path}: as it was before", f"{second.path}: as it was before"]
+    assert trial.roll_back("sudo") == [f"{first.path}: restored", f"{second.path}: already as before"]
     assert Path(first.path).read_text() == BEFORE
     assert list(Path(trial.FOLDER).iterdir()) == []
 
 
-def test_what_is_left_over_is_taken_back_whatever_becomes_of_another(tmp_path: Path, said: list[str]) -> None:
+def test_left_over_trials_are_rolled_back_though_one_fails(tmp_path: Path, logged: list[str]) -> None:
     lost, good = made(tmp_path, "lost", "good")
     Path(lost.path).unlink()
     on_trial("a-lost", lost)
     on_trial("good", good)
     Path(trial.FOLDER, f"odd.{TRIAL}").write_text("{}")
-    assert trial.take_back_left_over() == ["a-lost", "good", "odd"]
+    assert trial.roll_back_left_over() == ["a-lost", "good", "odd"]
     assert Path(good.path).read_text() == BEFORE
-    assert [line.partition(": ")[0] for line in said] == ["enable a-lost", "enable good", "enable odd"]
-    assert "could not be taken back" in said[0]
-    assert "taken back, nobody had confirmed it" in said[1]
-    assert "not a record of ours" in said[2]
+    assert [line.partition(": ")[0] for line in logged] == ["enable a-lost", "enable good", "enable odd"]
+    assert "could not be rolled back" in logged[0]
+    assert "rolled back: not confirmed before this machine" in logged[1]
+    assert "not a valid record" in logged[2]
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "{}", "[]", '{"version": 2}', '{"version": 1, "changes": [{}]}', '{"version": 1, "changes": []}', "\xff"],
 )
-def test_a_record_that_is_not_ours_is_refused_and_left_alone(text: str) -> None:
+def test_an_invalid_record_is_refused_and_left_alone(text: str) -> None:
     path = Path(trial.FOLDER, f"sudo.{TRIAL}")
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(TrialError, match="not a record of ours; undo by hand"):
+    with pytest.raises(TrialError, match="not a valid record; undo by hand"):
         trial.load("sudo", TRIAL)
     assert path.read_bytes() == text.encode("latin-1")
 
 
-def test_a_record_that_cannot_be_read_is_said_to_be_there() -> None:
+def test_an_unreadable_record_is_an_error_not_a_missing_one() -> None:
     Path(trial.FOLDER, f"sudo.{TRIAL}").mkdir()
     with pytest.raises(TrialError, match=r"sudo\.trial: Is a directory"):
         trial.load("sudo", TRIAL)
 
 
-def test_what_is_not_on_trial_is_neither_kept_nor_taken_back() -> None:
+def test_a_service_not_on_trial_is_neither_kept_nor_rolled_back() -> None:
     with pytest.raises(TrialError, match="sudo is not on trial"):
         trial.keep("sudo")
     with pytest.raises(TrialError, match="sudo is not on trial"):
-        trial.take_back("sudo")
+        trial.roll_back("sudo")
 
 
-def test_whoever_waited_for_one_trial_leaves_the_next_alone(tmp_path: Path) -> None:
+def test_the_watchdog_of_one_trial_leaves_the_next_alone(tmp_path: Path) -> None:
     (change,) = made(tmp_path, "sudo")
     on_trial("sudo", change, began=8)
-    with pytest.raises(TrialError, match="another trial"):
-        trial.take_back("sudo", only=7)
+    with pytest.raises(TrialError, match="another trial has started"):
+        trial.roll_back("sudo", only=7)
     assert Path(change.path).read_text() == change.after
     assert records() == [("sudo", TRIAL)]
 
 
-def test_whoever_waits_takes_back_when_told_and_says_what_came_of_it(tmp_path: Path, said: list[str]) -> None:
+def test_a_watchdog_rolls_back_when_stopped_and_logs_the_result(tmp_path: Path, logged: list[str]) -> None:
     good, lost = made(tmp_path, "good", "lost")
     on_trial("sudo", good)
-    trial.watch("sudo", ["told"])
+    trial.watch("sudo", ["stop"])
     assert Path(good.path).read_text() == BEFORE
     Path(lost.path).unlink()
     on_trial("su", lost, keep_within=0)
     trial.watch("su", [])
     trial.watch("sshd", [])  # nothing is on trial there
-    assert len(said) == 2
-    assert "taken back, nobody confirmed" in said[0]
-    assert "could not be taken back" in said[1]
+    assert len(logged) == 2
+    assert "rolled back: not confirmed within" in logged[0]
+    assert "could not be rolled back" in logged[1]
     assert not trial.watched("sudo")
 
 
@@ -131,7 +131,7 @@ def test_a_record_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeyp
     assert not list(Path(trial.FOLDER).glob("*.new"))
 
 
-def test_a_change_that_nobody_would_take_back_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_watchdog_no_change_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "sudo"
     path.write_text(BEFORE)
     monkeypatch.setattr(trial, "INTERPRETER", "/bin/true")

@@ -1,14 +1,14 @@
-"""What may keep people out, or let them in without a code: a table of checks."""
+"""All checks of `pam-totp doctor`: what may lock users out, or let them in without a code."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
 from pam_totp.system.doctor import checks_login, checks_machine
-from pam_totp.system.doctor.context import Case
-from pam_totp.system.pamd.findings import Finding
+from pam_totp.system.doctor.context import Context
+from pam_totp.system.pamd.findings import Finding, Severity
 
-Check = Callable[[Case], Iterator[Finding]]
+Check = Callable[[Context], Iterator[Finding]]
 
 CHECKS: Sequence[Check] = (
     checks_machine.module,
@@ -22,10 +22,10 @@ CHECKS: Sequence[Check] = (
     checks_login.users,
     checks_login.changes,
 )
-_WORST_FIRST = ("error", "warning", "note")
+_BY_SEVERITY = list(Severity)  # errors first
 
 
-def examine(case: Case) -> list[Finding]:
-    """All findings, the worst first."""
-    found = dict.fromkeys(finding for check in CHECKS for finding in check(case))
-    return sorted(found, key=lambda f: _WORST_FIRST.index(f.severity))
+def examine(context: Context) -> list[Finding]:
+    """Return the findings of all checks, without duplicates, errors first."""
+    findings = dict.fromkeys(finding for check in CHECKS for finding in check(context))
+    return sorted(findings, key=lambda f: _BY_SEVERITY.index(f.severity))

@@ -1,4 +1,4 @@
-"""Checks of what a login meets: the order of the stack, sshd's settings, who is not enrolled, changes of ours."""
+"""Checks of what a login meets: the order of the stack, sshd's settings, users who are not enrolled, lost changes."""
 
 from __future__ import annotations
 
@@ -6,109 +6,122 @@ import os
 from collections.abc import Callable, Iterator
 
 from pam_totp.system import sshd
-from pam_totp.system.doctor.context import Case
+from pam_totp.system.doctor.context import Context
 from pam_totp.system.enable import trial
 from pam_totp.system.enable.changes import read
 from pam_totp.system.pamd import analysis
-from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Finding
+from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding
 from pam_totp.system.pamd.stack import StackError
-from pam_totp.system.people import login_to, with_password
+from pam_totp.system.people import accounts_with_password, login_check
 
-_MOST_NAMES = 8  # in one message
+_MAX_NAMES = 8  # in one message
+_LOCAL = ("localhost", "127.0.0.1")  # host and address
 
 
-def stacks(case: Case) -> Iterator[Finding]:
-    """The order of every stack with our line."""
-    for service in case.services:
+def stacks(context: Context) -> Iterator[Finding]:
+    """Check the order of every stack that runs pam_totp.so."""
+    for service in context.services:
         try:
-            if case.machine.service(service) is None:
-                text = f"there is no service {service}: no file of that name is in /etc/pam.d"
-                yield Finding(ERROR, analysis.CHECK, text, "is the name right? (see 'ls /etc/pam.d')")
+            if context.machine.service(service) is None:
+                what = f"service {service} not found: /etc/pam.d has no file of that name"
+                yield Finding(
+                    ERROR, analysis.CHECK, Code.SERVICE_NOT_FOUND, what, "check the name (see 'ls /etc/pam.d')"
+                )
                 continue
-            stack = case.machine.stack(service)
+            stack = context.machine.stack(service)
         except StackError as e:
-            yield Finding(ERROR, analysis.CHECK, f"{service}: {e}; libpam refuses every login", "see pam.d(5)")
+            what = f"{service}: {e}; libpam refuses every login"
+            yield Finding(ERROR, analysis.CHECK, Code.STACK_INVALID, what, "see pam.d(5)")
             continue
-        mine = [h.rule for h in stack if h.rule.ours]
-        alone = service == "sshd" and any(r.action("success") == "done" for r in mine)  # a key comes before
-        yield from analysis.findings(service, stack, alone=alone)
-        for phase in case.machine.misplaced(service):
-            text = f"{service}: our module is named under {phase}, where it does nothing but fail"
-            yield Finding(ERROR, analysis.CHECK, text, "remove that line")
+        rules = [h.rule for h in stack if h.rule.is_pam_totp]
+        code_only = service == "sshd" and any(r.action("success") == "done" for r in rules)  # after a key
+        yield from analysis.check_order(service, stack, code_only=code_only)
+        for phase in context.machine.wrong_phases(service):
+            what = f"{service}: pam_totp.so is in the phase {phase}, where it always fails"
+            yield Finding(ERROR, analysis.CHECK, Code.MODULE_IN_WRONG_PHASE, what, "remove that line")
 
 
-def ssh(case: Case) -> Iterator[Finding]:
-    """sshd has no way in around PAM, for anybody who might log in."""
-    if "sshd" not in case.services or case.machine.instead:
-        return  # or not changed yet: `enable` looks again once it is
+def ssh(context: Context) -> Iterator[Finding]:
+    """Check that sshd lets no user log in around PAM."""
+    if "sshd" not in context.services or context.machine.replacements:
+        return  # or sshd has not been changed yet: `enable` checks it again afterwards
     try:
-        if (wrong := sshd.wrong()) is not None:
-            yield Finding(ERROR, "sshd", f"sshd -t: {wrong}", "mend sshd's configuration")
+        if (error := sshd.configuration_error()) is not None:
+            remedy = "correct sshd's configuration"
+            yield Finding(ERROR, "sshd", Code.SSHD_CONFIGURATION_INVALID, f"sshd -t: {error}", remedy)
             return
-        asked = [(name, "localhost", "127.0.0.1") for name in case.people] + sshd.matches(sshd.files())
-        ways: dict[str, list[str]] = {}
-        for user, host, address in asked:
-            for found in sshd.around_pam(sshd.settings(user, host, address)):
-                ways.setdefault(found, []).append(user if address == "127.0.0.1" else f"{user} from {address}")
-        for found, whom in ways.items():
-            text = f"{found} (for {_names(sorted(set(whom)))}): that way in asks for no code"
-            yield Finding(ERROR, "sshd", text, "pam-totp enable sshd, or set AuthenticationMethods yourself")
+        logins = [(name, *_LOCAL) for name in context.people] + sshd.match_examples(sshd.configuration_texts())
+        affected: dict[str, list[str]] = {}
+        for user, host, address in logins:
+            for bypass in sshd.bypasses(sshd.settings(user, host, address)):
+                affected.setdefault(bypass, []).append(user if address == _LOCAL[1] else f"{user} from {address}")
+        for bypass, users in affected.items():
+            what = f"{bypass} (for {_names(sorted(set(users)))}): no code is asked for on that way"
+            remedy = "run 'pam-totp enable sshd', or set AuthenticationMethods yourself"
+            yield Finding(ERROR, "sshd", Code.SSHD_BYPASSES_PAM, what, remedy)
     except sshd.SshdError as e:
-        yield Finding(ERROR, "sshd", str(e), "install openssh-server, or mend its configuration")
+        remedy = "install openssh-server, or correct its configuration"
+        yield Finding(ERROR, "sshd", Code.SSHD_UNAVAILABLE, str(e), remedy)
 
 
-def users(case: Case) -> Iterator[Finding]:
-    """Who would be locked out by a service, having no token."""
+def users(context: Context) -> Iterator[Finding]:
+    """Check which users a service would lock out because they have no token."""
     if os.geteuid() != 0:
-        yield Finding(NOTE, "users", "who would be locked out was not looked at", "run this as root")
+        what = "users without a token: not checked"
+        yield Finding(NOTE, "users", Code.USERS_NOT_CHECKED, what, "run this as root")
         return
-    for service, found in case.settings():
-        if found.nullok or found.secret is not None or found.user is not None:
+    for service, line in context.settings():
+        if line.nullok or line.secret is not None or line.user is not None:
             continue
-        have = case.enrolled(found.store).users if os.path.isdir(found.store) else frozenset()
-        may = login_to(service)
-        without = [name for name in case.people if name not in have and may(name)]
-        remedy = f"pam-totp enroll {without[0] if without else 'USER'}, or nullok on that line for a while"
-        if case.user is not None and case.user in without:
-            text = f"{service}: {case.user} has no token, and would be locked out"
-            yield Finding(ERROR, "users", text, f"pam-totp enroll {case.user}")
-        elif without and not any(may(name) for name in have):
-            text = f"{service}: nobody has a token; locked out: {_names(without)}"
-            yield Finding(ERROR, "users", text, remedy)
+        enrolled = context.enrolled(line.store).users if os.path.isdir(line.store) else frozenset()
+        can_log_in = login_check(service)
+        without = [name for name in context.people if name not in enrolled and can_log_in(name)]
+        remedy = f"pam-totp enroll {without[0] if without else 'USER'}, or add nullok to that line for a while"
+        if context.user is not None and context.user in without:
+            what = f"{service}: {context.user} has no token, and would be locked out"
+            yield Finding(ERROR, "users", Code.USER_WITHOUT_TOKEN, what, f"pam-totp enroll {context.user}")
+        elif without and not any(can_log_in(name) for name in enrolled):
+            what = f"{service}: no user has a token; locked out: {_names(without)}"
+            yield Finding(ERROR, "users", Code.NO_USER_WITH_TOKEN, what, remedy)
         elif without:
-            yield Finding(WARNING, "users", f"{service}: locked out, having no token: {_names(without)}", remedy)
-        yield from _no_password(service, may, case)
+            what = f"{service}: locked out without a token: {_names(without)}"
+            yield Finding(WARNING, "users", Code.USERS_WITHOUT_TOKEN, what, remedy)
+        yield from _without_password(service, can_log_in, context)
 
 
-def changes(case: Case) -> Iterator[Finding]:
-    """What `enable` has recorded is what is there."""
+def changes(context: Context) -> Iterator[Finding]:
+    """Check that the changes that `enable` has recorded are still in the files."""
     try:
         records = [(s, state, trial.load(s, state)) for s, state in trial.records()]
     except trial.TrialError as e:
-        yield Finding(WARNING, "changes", str(e), "see the man page, FILES")
+        remedy = "see FILES in pam-totp(1)"
+        yield Finding(WARNING, "changes", Code.RECORD_OF_CHANGE_INVALID, str(e), remedy)
         return
     for service, state, record in records:
         if state != trial.KEPT and not trial.watched(service):
-            text = f"{service}: a change on trial was not taken back"
-            yield Finding(ERROR, "changes", text, f"pam-totp disable {service}, or confirm it with 'enable --keep'")
+            what = f"{service}: a change on trial was not rolled back"
+            remedy = f"pam-totp disable {service}, or confirm it with 'enable --keep'"
+            yield Finding(ERROR, "changes", Code.TRIAL_NOT_ROLLED_BACK, what, remedy)
         elif state == trial.KEPT and record is not None:
             for change in record.changes:
-                if (read(change.path) or "").find(change.ours) < 0:
-                    text = f"{change.path} no longer has what 'enable {service}' put there; no code is asked for"
-                    yield Finding(ERROR, "changes", text, f"pam-totp disable {service}, then enable it again")
+                if change.ours not in (read(change.path) or ""):
+                    what = f"{change.path}: the lines that 'enable {service}' added are gone; no code is asked for"
+                    remedy = f"pam-totp disable {service}, then enable it again"
+                    yield Finding(ERROR, "changes", Code.CHANGE_LOST, what, remedy)
 
 
-def _no_password(service: str, may: Callable[[str], bool], case: Case) -> Iterator[Finding]:
-    """Who has a token and a key, but no password that PAM could ask for."""
-    if service != "sshd" or case.first_by_key or not case.machine.instead:
+def _without_password(service: str, can_log_in: Callable[[str], bool], context: Context) -> Iterator[Finding]:
+    """Check which users have a key but no password, where PAM will ask for the password."""
+    if service != "sshd" or context.key_first or not context.machine.replacements:
         return
-    by_password = with_password()
-    without = [name for name in case.people if name not in by_password and may(name)]
+    with_password = accounts_with_password()
+    without = [name for name in context.people if name not in with_password and can_log_in(name)]
     if without:
-        text = f"sshd: locked out, having no password, which PAM asks for before the code: {_names(without)}"
-        yield Finding(WARNING, "users", text, "passwd, or enable sshd with --first-factor key")
+        what = f"sshd: locked out without a password, which PAM asks for before the code: {_names(without)}"
+        remedy = "set one with passwd, or enable sshd with --first-factor key"
+        yield Finding(WARNING, "users", Code.USERS_WITHOUT_PASSWORD, what, remedy)
 
 
 def _names(names: list[str]) -> str:
-    more = len(names) - _MOST_NAMES
-    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - _MAX_NAMES
+    return ", ".join(names[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""Checks of the parts: module, helper, socket, store, site file, clock."""
+"""Checks of the parts on the host: module, helper, socket, store, site file, clock."""
 
 from __future__ import annotations
 
@@ -11,122 +11,144 @@ from collections.abc import Iterator
 from pam_totp.core.settings import DEFAULT_STORE, SettingsError, settings
 from pam_totp.pam.login_session import read_site
 from pam_totp.system import probe
-from pam_totp.system.doctor.context import ACCOUNT, Case
+from pam_totp.system.doctor.context import ACCOUNT, Context
 from pam_totp.system.machine import architecture
-from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Finding
+from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding
 from pam_totp.system.trust import distrust, distrust_around
 
-_INSTALL = "run 'make install' as root, again if need be"
-_ROOM = 64 * 1024  # bytes: a login writes a few KiB before it answers
+_INSTALL = "run 'make install' as root, again if it was run before"
+_OWNERSHIP = "chown root and chmod go-w the path named"
+_RESTART = "systemctl restart pam_totp.socket (or stop it: then every login starts a helper)"
+_MIN_FREE = 64 * 1024  # bytes: a login writes a few KiB before it answers
+_MIN_FREE_FILES = 8
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
-_TIMEX = 512  # bytes, more than struct timex has anywhere
+_TIMEX = 512  # bytes: more than struct timex has on any architecture
 
 
-def module(case: Case) -> Iterator[Finding]:
-    """The module is where libpam looks, of libpam's architecture, and root's alone."""
-    if case.machine.module_folder() is None:
-        yield Finding(ERROR, "module", "libpam's folder of modules is not to be found", "install libpam-modules")
+def module(context: Context) -> Iterator[Finding]:
+    """Check that the module is in libpam's folder, has libpam's architecture, and only root can write it."""
+    folder = context.machine.module_folder()
+    if folder is None:
+        what = "libpam's module folder not found"
+        yield Finding(ERROR, "module", Code.MODULE_FOLDER_NOT_FOUND, what, "install libpam-modules")
         return
-    permit = os.path.join(case.machine.module_folder() or "", "pam_permit.so")
-    for path in case.modules():
+    permit = os.path.join(folder, "pam_permit.so")
+    for path in context.modules():
         if not os.path.exists(path):
-            yield Finding(ERROR, "module", f"{path} is not there", _INSTALL)
+            yield Finding(ERROR, "module", Code.MODULE_NOT_FOUND, f"{path}: not found", _INSTALL)
         elif architecture(path) != architecture(permit):
-            yield Finding(ERROR, "module", f"{path} is not of libpam's architecture", "build it on this machine")
-        elif (why := distrust(path, _builders())) is not None:
-            yield Finding(ERROR, "module", f"{path}: {why}", "chown root and chmod go-w what is named")
+            what = f"{path}: not of libpam's architecture"
+            yield Finding(ERROR, "module", Code.MODULE_ARCHITECTURE, what, "build it on this machine")
+        elif (reason := distrust(path, _builders())) is not None:
+            yield Finding(ERROR, "module", Code.MODULE_UNTRUSTED, f"{path}: {reason}", _OWNERSHIP)
 
 
-def helper(case: Case) -> Iterator[Finding]:
-    """What the relay would start belongs to root, with all that it imports of ours, and starts."""
-    for path, interpreter in case.helpers().items():
-        for each in (interpreter, path):
-            if (why := distrust(each, _builders())) is not None:
-                remedy = "chown root and chmod go-w what is named" if os.path.exists(each) else _INSTALL
-                yield Finding(ERROR, "helper", f"the relay would not start {each}: {why}", remedy)
+def helper(context: Context) -> Iterator[Finding]:
+    """Check that the helper starts, and that it and everything it imports from the package belong to root."""
+    for path, interpreter in context.helpers().items():
+        for program in (interpreter, path):
+            if (reason := distrust(program, _builders())) is not None:
+                what = f"the relay would not start {program}: {reason}"
+                remedy = _OWNERSHIP if os.path.exists(program) else _INSTALL
+                yield Finding(ERROR, "helper", Code.HELPER_UNTRUSTED, what, remedy)
                 break
         else:
-            if (why := distrust_around(path, _builders())) is not None:
-                # The relay does not look at these: it would, at every login, for a hundred files.
-                text = f"the helper may run what root did not write: {why}"
-                yield Finding(ERROR, "helper", text, "chown -R root and chmod -R go-w the folder of the package")
-            if (wrong := probe.helper(interpreter, path)) is not None:
-                yield Finding(ERROR, "helper", f"{path} {wrong}", _INSTALL)
+            if (reason := distrust_around(path, _builders())) is not None:
+                # The relay does not check these: that would be a hundred files at every login.
+                what = f"the helper may run code that root did not write: {reason}"
+                remedy = "chown -R root and chmod -R go-w the folder of the package"
+                yield Finding(ERROR, "helper", Code.PACKAGE_UNTRUSTED, what, remedy)
+            if (problem := probe.helper(interpreter, path)) is not None:
+                yield Finding(ERROR, "helper", Code.HELPER_FAILS, f"{path}: {problem.text}", _INSTALL)
 
 
-def sockets(case: Case) -> Iterator[Finding]:
-    """Where there is a socket, somebody answers, and the relay trusts the way to it."""
-    for path in case.sockets():
+def sockets(context: Context) -> Iterator[Finding]:
+    """Check that a service answers on every socket that exists, and that the relay trusts the path."""
+    for path in context.sockets():
         try:
-            wrong = distrust(path, _builders() | _account()) if os.path.exists(path) else None
-            if wrong is None:
-                wrong = probe.service(path)
+            if os.path.exists(path) and (reason := distrust(path, _builders() | _account())) is not None:
+                yield Finding(WARNING, "socket", Code.SOCKET_UNTRUSTED, f"{path}: {reason}", _RESTART)
+                continue
+            problem = probe.service(path)
         except FileNotFoundError:
-            continue  # no service: every login starts a helper, which is how most hosts are set up
-        if wrong is not None:
-            remedy = "systemctl restart pam_totp.socket (or stop it: then every login starts a helper)"
-            # A stale socket costs nothing, the relay starts a helper; one that accepts and is silent denies.
-            silent = "answer" in wrong or "hangs up" in wrong
-            yield Finding(ERROR if silent else WARNING, "socket", f"{path}: {wrong}", remedy)
+            continue  # no service: every login starts a helper, as on most hosts
+        if problem is None:
+            continue
+        # With a stale socket the relay starts a helper. A service that accepts and then does not answer denies.
+        if problem.code is probe.Code.NOT_LISTENING:
+            yield Finding(WARNING, "socket", Code.SERVICE_NOT_LISTENING, f"{path}: {problem.text}", _RESTART)
+        else:
+            yield Finding(ERROR, "socket", Code.SERVICE_NOT_ANSWERING, f"{path}: {problem.text}", _RESTART)
 
 
-def store(case: Case) -> Iterator[Finding]:
-    """The store can be read and written by its owner alone, and has room."""
-    for folder in sorted({s.store for _, s in case.settings() if s.secret is None} or {DEFAULT_STORE}):
+def store(context: Context) -> Iterator[Finding]:
+    """Check that each store is private to its owner, has free space, and that every record can be read."""
+    for folder in sorted({s.store for _, s in context.settings() if s.secret is None} or {DEFAULT_STORE}):
         try:
             status = os.stat(folder)
         except OSError as e:
-            text = f"{folder}: {(e.strerror or str(e)).lower()}: nobody can log in with a code"
-            yield Finding(ERROR, "store", text, _INSTALL if folder == DEFAULT_STORE else "make the folder, mode 0700")
+            what = f"{folder}: {(e.strerror or str(e)).lower()}: no user can log in with a code"
+            remedy = _INSTALL if folder == DEFAULT_STORE else "create the folder with mode 0700"
+            yield Finding(ERROR, "store", Code.STORE_UNREACHABLE, what, remedy)
             continue
-        if not stat.S_ISDIR(status.st_mode) or stat.S_IMODE(status.st_mode) & 0o777 != 0o700:
-            yield Finding(ERROR, "store", f"{folder}: not a folder of mode 0700", f"chmod 0700 {folder}")
-        if status.st_uid == 0:
-            text = f"{folder} belongs to root, so the helper stays root at a login"
-            yield Finding(WARNING, "store", text, f"chown -R {ACCOUNT}: {folder}, as 'make install' does")
-        room = os.statvfs(folder)
-        if room.f_bavail * room.f_frsize < _ROOM or (room.f_files and room.f_favail < 8):
-            text = f"{folder}: the disk is full, and a code whose use cannot be recorded is refused"
-            yield Finding(ERROR, "store", text, "make room there")
+        yield from _store_folder(folder, status)
         if os.geteuid() not in (0, status.st_uid):
-            yield Finding(NOTE, "store", f"{folder}: who is enrolled was not looked at", "run this as root")
+            what = f"{folder}: enrolled users not checked"
+            yield Finding(NOTE, "store", Code.STORE_NOT_CHECKED, what, "run this as root")
             continue
-        for problem in case.enrolled(folder).broken:
-            yield Finding(ERROR, "store", f"{folder}: {problem}", "restore that file, or enrol the user anew")
+        for problem in context.enrolled(folder).broken:
+            remedy = "restore that file, or enrol the user anew"
+            yield Finding(ERROR, "store", Code.RECORD_UNREADABLE, f"{folder}: {problem}", remedy)
 
 
-def site(case: Case) -> Iterator[Finding]:
-    """The site file can be read, and every line's arguments are good."""
-    path = case.machine.path("/etc/pam_totp.toml")
+def site(context: Context) -> Iterator[Finding]:
+    """Check that the site file and the arguments of every line are valid."""
+    path = context.machine.path("/etc/pam_totp.toml")
     try:
-        found = read_site(path)
+        defaults = read_site(path)
     except SettingsError as e:
-        yield Finding(ERROR, "settings", f"{e}; every login with a code is refused", f"mend {path}, or remove it")
+        what = f"{e}; every login with a code is refused"
+        yield Finding(ERROR, "settings", Code.SITE_FILE_INVALID, what, f"correct {path}, or remove it")
         return
-    for service, handler in case.lines():
+    for service, handler in context.lines():
         try:
-            settings(service, handler.rule.arguments, found)
+            settings(service, handler.rule.arguments, defaults)
         except SettingsError as e:
-            place = f"{handler.file}:{handler.rule.first + 1}"
-            yield Finding(ERROR, "settings", f"{service}: {place}: {e}; every login is refused", "mend that line")
+            what = f"{service}: {handler.file}:{handler.rule.first + 1}: {e}; every login is refused"
+            yield Finding(ERROR, "settings", Code.ARGUMENTS_INVALID, what, "correct that line")
 
 
-def clock(case: Case) -> Iterator[Finding]:
-    """The clock is kept right by somebody: codes by time depend on it."""
+def clock(context: Context) -> Iterator[Finding]:
+    """Check that the clock is synchronised: TOTP codes depend on it."""
     if _clock_state() == _TIME_ERROR:
-        text = "the clock is not synchronised; codes by time (TOTP) are refused once it is more than a step off"
-        yield Finding(WARNING, "clock", text, "install chrony, or systemctl enable --now systemd-timesyncd")
+        what = "the clock is not synchronised; TOTP codes are refused if it is off by more than a step"
+        remedy = "install chrony, or systemctl enable --now systemd-timesyncd"
+        yield Finding(WARNING, "clock", Code.CLOCK_NOT_SYNCHRONISED, what, remedy)
+
+
+def _store_folder(folder: str, status: os.stat_result) -> Iterator[Finding]:
+    if not stat.S_ISDIR(status.st_mode) or stat.S_IMODE(status.st_mode) & 0o777 != 0o700:
+        what = f"{folder}: must be a folder of mode 0700"
+        yield Finding(ERROR, "store", Code.STORE_MODE, what, f"chmod 0700 {folder}")
+    if status.st_uid == 0:
+        what = f"{folder} belongs to root, so the helper stays root during a login"
+        remedy = f"chown -R {ACCOUNT}: {folder}, as 'make install' does"
+        yield Finding(WARNING, "store", Code.STORE_OWNED_BY_ROOT, what, remedy)
+    free = os.statvfs(folder)
+    if free.f_bavail * free.f_frsize < _MIN_FREE or (free.f_files and free.f_favail < _MIN_FREE_FILES):
+        what = f"{folder}: the disk is full, and a code whose use cannot be recorded is refused"
+        yield Finding(ERROR, "store", Code.STORE_FULL, what, "free some space there")
 
 
 def _clock_state() -> int:
-    """What adjtimex(2) returns when it is only asked."""
+    """Return what adjtimex(2) reports when it changes nothing."""
     return int(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX)))
 
 
 def _builders() -> set[int]:
-    """Whom the relay trusts: root, and in a built tree whoever runs this there."""
-    own = os.stat(__file__).st_uid
-    return {0, own, os.geteuid()} if own != 0 or os.geteuid() != 0 else {0}
+    """Return the uids that the relay trusts: root, and in a build tree the owner and the user who runs this."""
+    owner = os.stat(__file__).st_uid
+    return {0, owner, os.geteuid()} if owner != 0 or os.geteuid() != 0 else {0}
 
 
 def _account() -> set[int]:

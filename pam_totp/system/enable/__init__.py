@@ -1,1 +1,1 @@
-"""Putting the second factor in front of a service, on trial until a second login confirms it."""
+"""Enable the second factor for a service: on trial until a second login confirms it."""

@@ -1,7 +1,9 @@
-"""Changing a file so that it can be changed back.
+"""Change a file in such a way that the change can be rolled back.
 
-The law: a file is the old one or the new one at every moment; the old one stays beside it under another name, so that
-going back is one rename and needs no free space; what somebody else has written since is never overwritten.
+Rules:
+- At every moment the file has its old content or its new content, whole.
+- The old file is kept under another name in the same folder. Rolling back is one rename and needs no free space.
+- An edit that others have made since is never overwritten.
 """
 
 from __future__ import annotations
@@ -14,17 +16,20 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from pam_totp.system.pamd.edit import removed
+from pam_totp.system.pamd.edit import remove
 from pam_totp.system.pamd.stack import StackError
 
 
 class ChangeError(Exception):
-    """A file cannot be changed, or changed back; the text says which, and what to do."""
+    """A file could not be changed, or rolled back. The message names the file and says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One file's text before (None: there was none) and after; `ours` are the lines that make the difference."""
+    """The text of one file before (None: it did not exist) and after. `ours` holds the lines that were added.
+
+    The names of the fields are those of the record on disk.
+    """
 
     path: str
     before: str | None
@@ -32,7 +37,7 @@ class Change:
     ours: str
 
     def diff(self) -> str:
-        """As `diff -u` shows it."""
+        """Return the change in the format of `diff -u`."""
         old, name = (self.before or "").splitlines(keepends=True), self.path
         lines = difflib.unified_diff(
             old, self.after.splitlines(keepends=True), name if self.before is not None else "/dev/null", name
@@ -41,60 +46,61 @@ class Change:
 
     @property
     def backup(self) -> str:
-        """Where the file from before is kept, until it is put back."""
+        """The path that keeps the old file until it is restored."""
         return _beside(self.path, "before-pam_totp")
 
     @property
-    def aside(self) -> str:
+    def temporary(self) -> str:
+        """The path of the temporary file."""
         return _beside(self.path, "new-pam_totp")
 
 
 def apply(change: Change) -> None:
-    """Put the new text in place. Raises ChangeError, and then nothing has changed."""
+    """Write the new text. Raises ChangeError; then nothing has changed."""
     try:
-        _demand(change)
-        _forget(change.aside)
+        _require_unedited(change)
+        _unlink(change.temporary)
         if change.before is None:
-            _write(change.aside, change.after, None)
+            _write(change.temporary, change.after, None)
             try:
-                os.link(change.aside, change.path)  # unlike a rename, never over another's
+                os.link(change.temporary, change.path)  # a rename could overwrite another file
             finally:
-                _forget(change.aside)
+                _unlink(change.temporary)
         else:
-            _forget(change.backup)
+            _unlink(change.backup)
             os.link(change.path, change.backup)
             try:
-                _write(change.aside, change.after, change.path)
-                _demand(change)
-                os.rename(change.aside, change.path)
+                _write(change.temporary, change.after, change.path)
+                _require_unedited(change)
+                os.rename(change.temporary, change.path)
             except BaseException:
-                _forget(change.aside)
-                _forget(change.backup)
+                _unlink(change.temporary)
+                _unlink(change.backup)
                 raise
         _sync_folder(change.path)
     except OSError as e:
-        raise ChangeError(f"{change.path}: {e.strerror}; it is as it was") from e
+        raise ChangeError(f"{change.path}: {e.strerror}; nothing was changed") from e
 
 
-def undo(change: Change, *, really: bool = True) -> str:
-    """Put the old text back, or take out our lines alone where others have edited the file; returns what was done.
+def undo(change: Change, *, dry_run: bool = False) -> str:
+    """Restore the old file, or remove only the added lines if others have edited it since. Return what was done.
 
-    Not `really`: only say what would be done. Raises ChangeError where it cannot be; then the file is as it is.
+    With `dry_run`, only return what would be done. Raises ChangeError; then nothing has changed.
     """
     try:
         now = read(change.path)
-        said = _undo(change, now) if really else _undoing(change, now)[0]
-        if really:
-            _forget(change.backup)
-            _forget(change.aside)
+        report = _plan_undo(change, now)[0] if dry_run else _undo(change, now)
+        if not dry_run:
+            _unlink(change.backup)
+            _unlink(change.temporary)
             _sync_folder(change.path)
     except OSError as e:
-        raise ChangeError(f"{change.path}: {e.strerror}; it is as it was") from e
-    return said
+        raise ChangeError(f"{change.path}: {e.strerror}; nothing was changed") from e
+    return report
 
 
 def read(path: str) -> str | None:
-    """A file's text, bytes that are not UTF-8 as surrogates; None where there is no file."""
+    """Return a file's text, or None if it does not exist. Bytes that are not UTF-8 become surrogates."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
             return file.read()
@@ -102,59 +108,59 @@ def read(path: str) -> str | None:
         return None
 
 
-def _undoing(change: Change, now: str | None) -> tuple[str, str | None]:
-    """What is to be done, and the text that the file will have (None: no file)."""
+def _plan_undo(change: Change, now: str | None) -> tuple[str, str | None]:
+    """Return a report of what to do, and the text that the file will have (None: no file)."""
     path = change.path
     if now == change.before:
-        return f"{path}: as it was before", now
+        return f"{path}: already as before", now
     if now == change.after:
-        return f"{path}: {'gone again' if change.before is None else 'as it was before'}", change.before
+        return f"{path}: {'deleted' if change.before is None else 'restored'}", change.before
     if now is None:
-        raise ChangeError(f"{path}: somebody has deleted it; nothing to take out (is that meant?)")
+        raise ChangeError(f"{path}: not found, so no lines can be removed (was it deleted on purpose?)")
     if change.before is None:
-        raise ChangeError(f"{path}: somebody has edited it; delete it by hand, or what is ours in it")
+        raise ChangeError(f"{path}: edited since 'enable'; delete it by hand, or the lines in it that 'enable' added")
     try:
-        return f"{path}: edited since; our lines are taken out, the rest stays", removed(now, change.ours)
+        return f"{path}: edited since 'enable'; the added lines are removed, the edits stay", remove(now, change.ours)
     except StackError as e:
-        raise ChangeError(f"{path}: somebody has edited it, and {e}; take them out by hand") from None
+        raise ChangeError(f"{path}: edited since 'enable', and {e}; remove them by hand") from None
 
 
 def _undo(change: Change, now: str | None) -> str:
-    said, wanted = _undoing(change, now)
+    report, wanted = _plan_undo(change, now)
     if wanted == now:
-        return said
+        return report
     if wanted is None:
         os.unlink(change.path)
     elif wanted == change.before and read(change.backup) == change.before:
         os.rename(change.backup, change.path)
     else:
-        _forget(change.aside)
-        _write(change.aside, wanted, change.path)
+        _unlink(change.temporary)
+        _write(change.temporary, wanted, change.path)
         if read(change.path) != now:
-            raise ChangeError(f"{change.path}: is being edited by somebody; try again")
-        os.rename(change.aside, change.path)
-    return said
+            raise ChangeError(f"{change.path}: is being edited by another process; try again")
+        os.rename(change.temporary, change.path)
+    return report
 
 
-def _demand(change: Change) -> None:
-    """The file must be what the change was made for."""
+def _require_unedited(change: Change) -> None:
+    """Raise ChangeError unless the file has the text that the change starts from."""
     with suppress(FileNotFoundError):
         status = os.lstat(change.path)
         if not stat.S_ISREG(status.st_mode):
-            raise ChangeError(f"{change.path}: not a regular file; edit what it leads to by hand")
+            raise ChangeError(f"{change.path}: must be a regular file; edit the file that it points to by hand")
     if read(change.path) != change.before:
-        raise ChangeError(f"{change.path}: somebody has edited it in the meantime; try again")
+        raise ChangeError(f"{change.path}: edited in the meantime; try again")
 
 
 def _write(path: str, text: str, like: str | None) -> None:
-    """Make the text durable under a name that nobody reads, with the owner, mode and attributes of `like`."""
+    """Write and fsync the text at `path`, with the owner, mode and attributes of the file `like`."""
     data = text.encode("utf-8", "surrogateescape")
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         for part in _parts(data):
             os.write(file, part)
         if os.pread(file, len(data) + 1, 0) != data:
-            raise ChangeError(f"{path}: what was written does not read back; is the disk full?")
+            raise ChangeError(f"{path}: the text read back differs from what was written; is the disk full?")
         if like is None:
             os.fchmod(file, 0o644)
         else:
@@ -164,7 +170,7 @@ def _write(path: str, text: str, like: str | None) -> None:
             os.utime(path)
         os.fsync(file)
     except BaseException:
-        _forget(path)
+        _unlink(path)
         raise
     finally:
         os.close(file)
@@ -175,12 +181,12 @@ def _parts(data: bytes) -> Iterator[bytes]:
 
 
 def _beside(path: str, ending: str) -> str:
-    """A hidden name in the same folder: neither a service nor one of sshd's *.conf."""
+    """Return a hidden name in the same folder, which neither libpam nor sshd reads."""
     folder, name = os.path.split(path)
     return os.path.join(folder, f".{name}.{ending}")
 
 
-def _forget(path: str) -> None:
+def _unlink(path: str) -> None:
     with suppress(FileNotFoundError):
         os.unlink(path)
 

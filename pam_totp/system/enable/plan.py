@@ -1,4 +1,4 @@
-"""From a service's name to the changes that bring the second factor to it."""
+"""Plan the changes that enable the second factor for a service."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from pam_totp.system import sshd
 from pam_totp.system.enable.changes import Change, read
 from pam_totp.system.machine import SERVICE_NAME, SHARED, Machine
 from pam_totp.system.pamd import edit
-from pam_totp.system.pamd.edit import First
+from pam_totp.system.pamd.edit import FirstFactor
 from pam_totp.system.pamd.stack import StackError
 
-# Asking for one without the other would leave the other as a way around it.
+# These are enabled together: one of them alone would leave the other as a way around it.
 COVERS = {"sudo": ("sudo", "sudo-i"), "su": ("su", "su-l")}
 
 
 class EnablingError(Exception):
-    """No change that would be in order; the text says why."""
+    """The service cannot be enabled. The message says why."""
 
 
-def covered(service: str) -> Sequence[str]:
-    """The services that are changed together."""
+def services_for(service: str) -> Sequence[str]:
+    """Return the services that are enabled together with this one."""
     return COVERS.get(service, (service,))
 
 
-def plan(machine: Machine, service: str, first: First, arguments: Sequence[str]) -> tuple[Change, ...]:
-    """The changes for `service`, the service's own file first. Raises EnablingError."""
+def plan(machine: Machine, service: str, first: FirstFactor, arguments: Sequence[str]) -> tuple[Change, ...]:
+    """Return the changes for `service`, its own file first. Raises EnablingError."""
     if SHARED.fullmatch(service):
-        raise EnablingError(f"{service} is part of every service; enable the services one by one")
+        raise EnablingError(f"{service} is included by other services; enable those one by one")
     if not SERVICE_NAME.fullmatch(service):
-        raise EnablingError(f"{service!r} is no name of a service: lower-case letters, digits, . _ -")
+        raise EnablingError(f"{service!r}: a service name must consist of lower-case letters, digits, . _ -")
     if first == "key" and service != "sshd":
-        raise EnablingError("a key comes first with sshd alone")
+        raise EnablingError("--first-factor key requires the service sshd")
     try:
         settings(service, arguments)
         changes = list(_service_files(machine, service, first, arguments))
@@ -44,31 +44,31 @@ def plan(machine: Machine, service: str, first: First, arguments: Sequence[str])
         path = machine.path(sshd.DROP_IN)
         before = read(path)
         if before is not None:
-            raise EnablingError(f"{path} is there already; look at it, and remove it")
+            raise EnablingError(f"{path} already exists; check it, then remove it")
         text = sshd.drop_in(first)
         changes.append(Change(path, None, text, text))
     return tuple(changes)
 
 
 def texts(changes: Sequence[Change], machine: Machine) -> dict[str, str]:
-    """The service files as they will be, by name."""
+    """Return the new texts of the service files, by name."""
     folder = machine.path("/etc/pam.d/")
     return {c.path.removeprefix(folder): c.after for c in changes if c.path.startswith(folder)}
 
 
-def _service_files(machine: Machine, service: str, first: First, arguments: Sequence[str]) -> list[Change]:
-    found: list[Change] = []
-    for name in covered(service):
+def _service_files(machine: Machine, service: str, first: FirstFactor, arguments: Sequence[str]) -> list[Change]:
+    changes: list[Change] = []
+    for name in services_for(service):
         path = machine.service_path(name)
         before = read(path)
         if before is None:
             if name != service:
-                continue  # su-l and sudo-i are not everywhere
-            hint = f"; copy {name}'s to /etc/pam.d first" if machine.service(name) is not None else ""
-            raise EnablingError(f"{path} is not there{hint}")
-        so_far = machine.after(texts(found, machine))
-        if found and any(h.rule.ours for h in so_far.stack(name)):
-            continue  # includes a file that has our line by now
-        ours = edit.lines(service, first, arguments)
-        found.append(Change(path, before, edit.inserted(before, name, ours, so_far.service, first), ours))
-    return found
+                continue  # not every system has su-l and sudo-i
+            hint = "; copy the vendor's file to /etc/pam.d first" if machine.service(name) is not None else ""
+            raise EnablingError(f"{path} not found{hint}")
+        so_far = machine.after(texts(changes, machine))
+        if changes and any(h.rule.is_pam_totp for h in so_far.stack(name)):
+            continue  # it includes a file that an earlier change covers
+        added = edit.new_lines(service, first, arguments)
+        changes.append(Change(path, before, edit.insert(before, name, added, so_far.service, first), added))
+    return changes

@@ -1,1 +1,1 @@
-"""PAM service files: their text, the stack that libpam makes of them, and what its order means. Pure."""
+"""PAM service files: their text, the stack that libpam builds from them, and the effect of its order. Pure."""

@@ -1,211 +1,204 @@
-"""What the order of a stack means for our line in it: who is asked for a code, and what a refusal is worth. Pure.
+"""Check the order of a stack: how users can log in without a code, and what a refusal is worth. Pure.
 
-The law: a stack is in order when nobody gets in but by our line, no result of ours lets in but success and ignore,
-and a code is asked for only after the first factor was right. Every way through the stack is looked at.
+Rules:
+- A stack is in order if every login runs pam_totp.so, and of its results only success and ignore let a user in.
+- A code is asked for only after the first factor was right.
+- Every path through the stack is examined.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from pam_totp.system.pamd.findings import ERROR, WARNING, Finding
+from pam_totp.system.pamd.findings import ERROR, WARNING, Code, Finding, Severity
 from pam_totp.system.pamd.stack import RESULTS, Handler
-from pam_totp.system.pamd.verdicts import Taken, results_of, way
+from pam_totp.system.pamd.verdicts import Move, find_path, jump, possible_results
 
 CHECK = "order"
-_ASKING = ("unix", "sss", "ldap", "krb5", "winbind", "userdb", "pwdfile", "systemd_home", "radius", "mysql", "pgsql")
-PASSWORDS = frozenset(f"pam_{name}.so" for name in _ASKING)
-# Lets root be somebody else without being asked: su has it on every distribution, and it is no way for anybody else.
-FOR_ROOT = "pam_rootok.so"
+_METHODS = ("unix", "sss", "ldap", "krb5", "winbind", "userdb", "pwdfile", "systemd_home", "radius", "mysql", "pgsql")
+PASSWORD_MODULES = frozenset(f"pam_{name}.so" for name in _METHODS)
+# Lets root become another user without a prompt. Every distribution has it in su, and it accepts root alone.
+ROOT_MODULE = "pam_rootok.so"
 
-_OURS = ("success", "auth_err", "authinfo_unavail", "service_err", "conv_err", "ignore", "open_err", "module_unknown")
-_DENIALS = {
+_OWN_RESULTS = (
+    "success",
+    "auth_err",
+    "authinfo_unavail",
+    "service_err",
+    "conv_err",
+    "ignore",
+    "open_err",
+    "module_unknown",
+)
+_REFUSALS = {
     "auth_err": "a refused code",
-    "authinfo_unavail": "a store or a service that is out of reach",
+    "authinfo_unavail": "an unreachable store or service",
     "conv_err": "no answer",
-    "service_err": "a bad argument",
+    "service_err": "an invalid argument",
     "module_unknown": "a module that cannot be loaded",
 }
+_Results = Callable[[int], Sequence[str]]
 
 
-def passwords(stack: Sequence[Handler]) -> list[int]:
-    """The places of modules that ask for a password."""
-    return [i for i, h in enumerate(stack) if not h.head and h.rule.module in PASSWORDS]
+def password_modules(stack: Sequence[Handler]) -> list[int]:
+    """Return the indices of modules that ask for a password."""
+    return [i for i, h in enumerate(stack) if not h.is_head and h.rule.module in PASSWORD_MODULES]
 
 
-def ours(stack: Sequence[Handler]) -> list[int]:
-    """The places of our line."""
-    return [i for i, h in enumerate(stack) if h.rule.ours]
+def totp_modules(stack: Sequence[Handler]) -> list[int]:
+    """Return the indices of pam_totp.so."""
+    return [i for i, h in enumerate(stack) if h.rule.is_pam_totp]
 
 
-def findings(service: str, stack: Sequence[Handler], *, alone: bool = False) -> Iterator[Finding]:
-    """What is wrong with the order of this auth stack; `alone` where the code is meant to be PAM's only question."""
-    mine = ours(stack)
-    if not mine:
+def check_order(service: str, stack: Sequence[Handler], *, code_only: bool = False) -> Iterator[Finding]:
+    """Yield what is wrong with the order of an auth stack. With `code_only`, PAM is meant to ask for the code alone."""
+    totp = totp_modules(stack)
+    if not totp:
         return
-    yield from _passes(service, stack, mine)
-    yield from _not_asked(service, stack, mine)
-    yield from _nobody(service, stack)
-    if passwords(stack) and not alone:
-        yield from _code_alone(service, stack, mine)
-        yield from _asked_anyway(service, stack, mine)
-    yield from _forward_pass(service, stack, mine)
+    yield from _accepted_refusals(service, stack, totp)
+    yield from _logins_without_code(service, stack, totp)
+    yield from _impossible_login(service, stack)
+    if password_modules(stack) and not code_only:
+        yield from _login_without_password(service, stack, totp)
+        yield from _code_after_wrong_password(service, stack, totp)
+    yield from _forward_pass(service, stack, totp)
 
 
-def splits_a_jump(stack: Sequence[Handler], at: int) -> bool:
-    """Whether a jump of an earlier module leads over the place `at`."""
-    for i, handler in enumerate(stack[:at]):
-        if handler.head:
+def is_jumped_over(stack: Sequence[Handler], index: int) -> bool:
+    """Return True if a jump of an earlier module leads over `index`."""
+    for i, handler in enumerate(stack[:index]):
+        if handler.is_head:
             continue
         for result in RESULTS:
             count = handler.rule.action(result)
-            if isinstance(count, int) and _over(stack, i, count, at):
+            if isinstance(count, int) and _leads_over(stack, i, count, index):
                 return True
     return False
 
 
-def bypasses(stack: Sequence[Handler], mine: Sequence[int]) -> Iterator[tuple[int, str]]:
-    """The modules that let somebody in without our line, and by which result."""
+def bypasses(stack: Sequence[Handler], totp: Sequence[int]) -> Iterator[tuple[int, str]]:
+    """Yield each module that lets users in without pam_totp.so, and the result by which it does."""
     forbidden: set[tuple[int, str]] = set()
 
-    def results(at: int) -> Sequence[str]:
-        if stack[at].rule.module == FOR_ROOT:
-            return [r for r in results_of(stack[at]) if r != "success"]
-        return [r for r in results_of(stack[at]) if (at, r) not in forbidden]
+    def results(index: int) -> Sequence[str]:
+        if stack[index].rule.module == ROOT_MODULE:
+            return [r for r in possible_results(stack[index]) if r != "success"]
+        return [r for r in possible_results(stack[index]) if (index, r) not in forbidden]
 
-    def around(taken: Sequence[Taken], verdict: str) -> bool:
-        return verdict == "success" and not any(t.at in mine for t in taken)
+    def is_bypass(path: Sequence[Move], verdict: str) -> bool:
+        return verdict == "success" and not any(move.index in totp for move in path)
 
-    while (found := way(stack, results, around)) is not None:
-        culprit = next((t for t in reversed(found) if t.action == "done" or _leads_over(stack, t, mine)), None)
-        if culprit is None:
+    while (path := find_path(stack, results, is_bypass)) is not None:
+        cause = next((m for m in reversed(path) if m.action == "done" or _jumps_over_any(stack, m, totp)), None)
+        if cause is None:
             return
-        forbidden.add((culprit.at, culprit.result))
-        yield culprit.at, culprit.result
+        forbidden.add((cause.index, cause.result))
+        yield cause.index, cause.result
 
 
-def _passes(service: str, stack: Sequence[Handler], mine: Sequence[int]) -> Iterator[Finding]:
-    """Results of ours that should deny and do not."""
-    passing = []
-    for result, meaning in _DENIALS.items():
+def _accepted_refusals(service: str, stack: Sequence[Handler], totp: Sequence[int]) -> Iterator[Finding]:
+    """Report the results of pam_totp.so that must deny and do not."""
+    accepted = []
+    for result, meaning in _REFUSALS.items():
 
-        def results(at: int, result: str = result) -> Sequence[str]:
-            return (result,) if at in mine else results_of(stack[at])
+        def results(index: int, result: str = result) -> Sequence[str]:
+            return (result,) if index in totp else possible_results(stack[index])
 
-        def let_in(taken: Sequence[Taken], verdict: str) -> bool:
-            return verdict == "success" and any(t.at in mine for t in taken)
-
-        if way(stack, results, let_in) is not None:
-            passing.append(f"{meaning} ({result})")
-    if passing:
-        rule = stack[mine[0]].rule
-        yield Finding(
-            ERROR,
-            CHECK,
-            f"{service}: {' and '.join(passing)} {'lets' if len(passing) == 1 else 'let'} in: "
-            f"the control of {_place(stack, mine[0])} is {rule.control}",
-            "make the control of that line `required`",
-        )
+        if find_path(stack, results, _success_through(totp)) is not None:
+            accepted.append(f"{meaning} ({result})")
+    if accepted:
+        rule = stack[totp[0]].rule
+        what = f"{service}: {' and '.join(accepted)} {'lets' if len(accepted) == 1 else 'let'} users in: "
+        what += f"the control of {_location(stack, totp[0])} is {rule.control}"
+        yield _finding(ERROR, Code.REFUSAL_ACCEPTED, what, "make the control of that line `required`")
 
 
-def _not_asked(service: str, stack: Sequence[Handler], mine: Sequence[int]) -> Iterator[Finding]:
-    for at, result in bypasses(stack, mine):
-        rule = stack[at].rule
+def _logins_without_code(service: str, stack: Sequence[Handler], totp: Sequence[int]) -> Iterator[Finding]:
+    for index, result in bypasses(stack, totp):
+        rule = stack[index].rule
         action = rule.action(result)
-        how = f"jumps over {_place(stack, mine[0])}" if isinstance(action, int) else "ends the stack"
-        serious = rule.module in PASSWORDS or isinstance(action, int)
-        yield Finding(
-            ERROR if serious else WARNING,
-            CHECK,
-            f"{service}: no code is asked for where {_place(stack, at)} ({rule.control}) returns {result}: it {how}",
-            "move our line in front of it, or mend that control; leave it where it is meant so",
-        )
+        how = f"jumps over {_location(stack, totp[0])}" if isinstance(action, int) else "ends the stack"
+        is_serious = rule.module in PASSWORD_MODULES or isinstance(action, int)
+        what = f"{service}: no code is asked for when {_location(stack, index)} ({rule.control}) returns {result}: "
+        remedy = "move the pam_totp.so line before it, or change its control; leave it if that is intended"
+        yield _finding(ERROR if is_serious else WARNING, Code.LOGIN_WITHOUT_CODE, f"{what}it {how}", remedy)
 
 
-def _nobody(service: str, stack: Sequence[Handler]) -> Iterator[Finding]:
-    if way(stack, lambda at: results_of(stack[at]), lambda _, verdict: verdict == "success") is None:
-        yield Finding(ERROR, CHECK, f"{service}: nobody can get in, whatever the modules say", "see pam.d(5)")
+def _impossible_login(service: str, stack: Sequence[Handler]) -> Iterator[Finding]:
+    if find_path(stack, lambda i: possible_results(stack[i]), lambda _, verdict: verdict == "success") is None:
+        what = f"{service}: no user can log in, whatever the modules return"
+        yield _finding(ERROR, Code.LOGIN_IMPOSSIBLE, what, "see pam.d(5)")
 
 
-def _code_alone(service: str, stack: Sequence[Handler], mine: Sequence[int]) -> Iterator[Finding]:
-    """A way in where no password was right."""
-    factors = passwords(stack)
-
-    def results(at: int) -> Sequence[str]:
-        return _refusals(stack, at) if at in factors else _usual(stack, at, mine)
-
-    def let_in(taken: Sequence[Taken], verdict: str) -> bool:
-        return verdict == "success" and any(t.at in mine for t in taken)
-
-    if way(stack, results, let_in) is not None:
-        yield Finding(
-            ERROR,
-            CHECK,
-            f"{service}: a code alone lets in: {_place(stack, mine[0])} is enough without a right password",
-            "put our line behind the password, and make its control `required`",
-        )
+def _login_without_password(service: str, stack: Sequence[Handler], totp: Sequence[int]) -> Iterator[Finding]:
+    results = _wrong_password(stack, password_modules(stack), totp)
+    if find_path(stack, results, _success_through(totp)) is not None:
+        what = f"{service}: a code alone lets users in: {_location(stack, totp[0])} is enough without a right password"
+        remedy = "move the pam_totp.so line after the password, and make its control `required`"
+        yield _finding(ERROR, Code.LOGIN_WITHOUT_PASSWORD, what, remedy)
 
 
-def _asked_anyway(service: str, stack: Sequence[Handler], mine: Sequence[int]) -> Iterator[Finding]:
-    """A code is asked for although the password was wrong."""
-    factors = [at for at in passwords(stack) if at < mine[0]]
+def _code_after_wrong_password(service: str, stack: Sequence[Handler], totp: Sequence[int]) -> Iterator[Finding]:
+    factors = [i for i in password_modules(stack) if i < totp[0]]
 
-    def results(at: int) -> Sequence[str]:
-        return _refusals(stack, at) if at in factors else _usual(stack, at, mine)
+    def asks_for_code(path: Sequence[Move], verdict: str) -> bool:
+        return any(move.index in totp for move in path)
 
-    def asked(taken: Sequence[Taken], verdict: str) -> bool:
-        return any(t.at in mine for t in taken)
-
-    if factors and way(stack, results, asked, lambda at: at in mine or None) is not None:
-        yield Finding(
-            WARNING,
-            CHECK,
-            f"{service}: who has the password wrong is asked for a code all the same, and may use up others' tries: "
-            f"{_place(stack, factors[0])} is {stack[factors[0]].rule.control}",
-            "make the first factor `requisite`",
-        )
+    results = _wrong_password(stack, factors, totp)
+    if factors and find_path(stack, results, asks_for_code, lambda i: i in totp or None) is not None:
+        what = f"{service}: a code is asked for after a wrong password, so anyone can add to a user's failures: "
+        what += f"{_location(stack, factors[0])} is {stack[factors[0]].rule.control}"
+        yield _finding(WARNING, Code.CODE_AFTER_WRONG_PASSWORD, what, "make the first factor `requisite`")
 
 
-def _forward_pass(service: str, stack: Sequence[Handler], mine: Sequence[int]) -> Iterator[Finding]:
-    for at in mine:
-        if "forward_pass" not in stack[at].rule.arguments:
+def _forward_pass(service: str, stack: Sequence[Handler], totp: Sequence[int]) -> Iterator[Finding]:
+    for index in totp:
+        if "forward_pass" not in stack[index].rule.arguments:
             continue
-        behind = [i for i in passwords(stack) if i > at]
-        if not behind:
-            what = f"{service}: {_place(stack, at)} forwards a password that no module behind it checks"
-            yield Finding(ERROR, CHECK, what, "put the password's module behind our line, with use_first_pass")
-        elif not {"try_first_pass", "use_first_pass"} & set(stack[behind[0]].rule.arguments):
-            what = f"{service}: {_place(stack, behind[0])} asks for the password again that forward_pass hands on"
-            yield Finding(WARNING, CHECK, what, "give that module use_first_pass, or take forward_pass away")
+        later = [i for i in password_modules(stack) if i > index]
+        if not later:
+            what = f"{service}: {_location(stack, index)} forwards a password that no later module checks"
+            remedy = "put the password's module after the pam_totp.so line, with use_first_pass"
+            yield _finding(ERROR, Code.FORWARDED_PASSWORD_UNCHECKED, what, remedy)
+        elif not {"try_first_pass", "use_first_pass"} & set(stack[later[0]].rule.arguments):
+            what = f"{service}: {_location(stack, later[0])} asks again for the password that forward_pass hands on"
+            yield _finding(
+                WARNING, Code.PASSWORD_ASKED_TWICE, what, "give that module use_first_pass, or remove forward_pass"
+            )
 
 
-def _refusals(stack: Sequence[Handler], at: int) -> Sequence[str]:
-    """What the module of a password says where it is wrong, or where nobody can tell."""
-    return [r for r in results_of(stack[at]) if r not in ("success", "ignore", "new_authtok_reqd")]
+def _finding(severity: Severity, code: Code, what: str, remedy: str) -> Finding:
+    return Finding(severity, CHECK, code, what, remedy)
 
 
-def _usual(stack: Sequence[Handler], at: int, mine: Sequence[int]) -> Sequence[str]:
-    """What a module may say at a login of somebody who is not root."""
-    if at in mine:
-        return _OURS
-    return [r for r in results_of(stack[at]) if stack[at].rule.module != FOR_ROOT or r != "success"]
+def _success_through(totp: Sequence[int]) -> Callable[[Sequence[Move], str], bool]:
+    """Return a predicate for paths that end in success and run pam_totp.so."""
+    return lambda path, verdict: verdict == "success" and any(move.index in totp for move in path)
 
 
-def _leads_over(stack: Sequence[Handler], taken: Taken, mine: Sequence[int]) -> bool:
-    return isinstance(taken.action, int) and any(_over(stack, taken.at, taken.action, m) for m in mine)
+def _wrong_password(stack: Sequence[Handler], factors: Sequence[int], totp: Sequence[int]) -> _Results:
+    """Return the possible results of each module where those at `factors` refuse."""
+
+    def results(index: int) -> Sequence[str]:
+        if index in factors:
+            return [r for r in possible_results(stack[index]) if r not in ("success", "ignore", "new_authtok_reqd")]
+        if index in totp:
+            return _OWN_RESULTS
+        is_root_module = stack[index].rule.module == ROOT_MODULE  # refuses every user but root
+        return [r for r in possible_results(stack[index]) if r != "success" or not is_root_module]
+
+    return results
 
 
-def _over(stack: Sequence[Handler], start: int, count: int, at: int) -> bool:
-    """Whether a jump over `count` modules from `start` leads over `at`."""
-    after, level = start + 1, stack[start].level
-    while after < len(stack) and stack[after].level >= level and count:
-        after += 1
-        while after < len(stack) and stack[after].level > level:
-            after += 1
-        count -= 1
-    return start < at < after
+def _jumps_over_any(stack: Sequence[Handler], move: Move, totp: Sequence[int]) -> bool:
+    return isinstance(move.action, int) and any(_leads_over(stack, move.index, move.action, i) for i in totp)
 
 
-def _place(stack: Sequence[Handler], at: int) -> str:
-    handler = stack[at]
+def _leads_over(stack: Sequence[Handler], start: int, count: int, index: int) -> bool:
+    """Return True if a jump over `count` modules from `start` leads over `index`."""
+    return start < index < jump(stack, start, count)[0]
+
+
+def _location(stack: Sequence[Handler], index: int) -> str:
+    handler = stack[index]
     return f"{handler.rule.module} ({handler.file}:{handler.rule.first + 1})"

@@ -1,7 +1,9 @@
-"""Putting our line into a service file, and taking it out again. Text in, text out. Pure.
+"""Insert the pam_totp.so line into a service file, and remove it again. Text in, text out. Pure.
 
-The law: nothing but our two lines is added, nothing else moves; where there is no place at which the stack is in
-order, there is no edit; what others have written since stays.
+Rules:
+- Two lines are added, a comment and the rule. Every other line stays where it is.
+- If the stack would be in order at no position, the file is not edited.
+- Edits that others have made since are kept.
 """
 
 from __future__ import annotations
@@ -10,86 +12,92 @@ from collections.abc import Sequence
 from typing import Literal
 
 from pam_totp.system.pamd import analysis
-from pam_totp.system.pamd.findings import ERROR, Finding
-from pam_totp.system.pamd.stack import MODULE, Handler, Read, StackError, flat, rules
+from pam_totp.system.pamd.findings import ERROR, Code, Finding
+from pam_totp.system.pamd.stack import MODULE, Handler, ReadService, StackError, flatten, parse
 
-First = Literal["password", "key"]  # the first factor: PAM's own, or the ssh key that sshd has asked for before
+FirstFactor = Literal["password", "key"]  # asked for by PAM, or the SSH key that sshd has checked before
 
-_CONTROLS: dict[First, str] = {
+_CONTROLS: dict[FirstFactor, str] = {
     "password": "required",
-    # The code is all that PAM asks for; whoever has none because of nullok falls through to the password.
+    # PAM asks for the code alone. A user without a token passes by `nullok` and is asked for the password.
     "key": "[success=done ignore=ignore default=die]",
 }
 
 
-def lines(service: str, first: First, arguments: Sequence[str]) -> str:
-    """The two lines that are put into the file of `service`."""
-    words = " ".join((MODULE, *(_quoted(a) for a in arguments)))
-    return f"# put here by 'pam-totp enable {service}'; 'pam-totp disable {service}' takes it away\n" + (
+def new_lines(service: str, first: FirstFactor, arguments: Sequence[str]) -> str:
+    """Return the two lines to insert into the file of `service`."""
+    words = " ".join((MODULE, *(_quote(a) for a in arguments)))
+    return f"# added by 'pam-totp enable {service}'; 'pam-totp disable {service}' removes it\n" + (
         f"auth {_CONTROLS[first]} {words}\n"
     )
 
 
-def inserted(text: str, name: str, ours: str, read: Read, first: First = "password") -> str:
-    """The service file `name` with `ours` put behind its first factor (in front of it, for a key).
+def insert(text: str, name: str, added: str, read: ReadService, first: FirstFactor = "password") -> str:
+    """Return the service file `name` with the lines `added` after its first factor (before it, for a key).
 
-    `read` knows the files that it includes. Raises StackError where there is no good place, with the reason.
+    `read` returns the files that it includes. Raises StackError with the reason if no position is safe.
     """
 
-    def with_ours(candidate: str) -> tuple[Handler, ...]:
-        return flat(name, lambda other: candidate if other == name else read(other))
+    def flatten_with(candidate: str) -> tuple[Handler, ...]:
+        return flatten(name, lambda other: candidate if other == name else read(other))
 
-    before = with_ours(text)
-    if analysis.ours(before):
-        raise StackError(f"{name}: names {MODULE} already")
-    factors = analysis.passwords(before)
+    before = flatten_with(text)
+    if analysis.totp_modules(before):
+        raise StackError(f"{name}: already names {MODULE}")
+    factors = analysis.password_modules(before)
     if not factors:
-        raise StackError(f"{name}: asks for no password, so there is nothing that a code could come second to")
+        raise StackError(f"{name}: asks for no password, so a code would be the only factor")
     earliest = before[factors[0]].origin
     origins = sorted({h.origin for h in before if h.origin >= earliest})
     physical = text.split("\n")
-    own = rules(text, name)
-    refused: list[str] = []
+    rules = parse(text, name)
+    reasons: list[str] = []
     acceptable: str | None = None
     for origin in origins[:1] if first == "key" else origins:
-        where = own[origin].first if first == "key" else own[origin].last + 1
-        candidate = _joined(physical[:where], ours, physical[where:])
-        stack = with_ours(candidate)
-        faults = _faults(name, stack, first)
-        if not faults:
+        line = rules[origin].first if first == "key" else rules[origin].last + 1
+        candidate = _join(physical[:line], added, physical[line:])
+        stack = flatten_with(candidate)
+        if analysis.is_jumped_over(stack, analysis.totp_modules(stack)[0]):
+            reasons.append(f"{name}: a jump leads over the line")
+            continue
+        found = _problems(name, stack, first)
+        if not found:
             return candidate
-        refused += [f.what for f in faults]
-        if acceptable is None and not any(f.severity == ERROR for f in faults):
+        reasons += [f.what for f in found]
+        if acceptable is None and not any(f.severity == ERROR for f in found):
             acceptable = candidate
     if acceptable is not None:
         return acceptable
-    raise StackError(f"there is no good place for our line; behind the first factor, {refused[0]}")
+    raise StackError(f"no position for the pam_totp.so line is safe; after the first factor, {reasons[0]}")
 
 
-def removed(text: str, ours: str) -> str:
-    """The file without `ours`. Raises StackError where these lines are not in it exactly once, unchanged."""
-    before, found, after = ("\n" + text).partition("\n" + ours)
-    if not found or ("\n" + ours) in "\n" + after:
-        raise StackError("the lines that were put there have been changed")
+def remove(text: str, added: str) -> str:
+    """Return the file without the lines `added`. Raises StackError unless it contains them unchanged, exactly once."""
+    before, found, after = ("\n" + text).partition("\n" + added)
+    if not found or ("\n" + added) in "\n" + after:
+        raise StackError("the lines that 'enable' added were changed")
     return (before + "\n" + after)[1:]
 
 
-def _faults(name: str, stack: Sequence[Handler], first: First) -> list[Finding]:
-    """What is wrong with our line's place; ways in that the file had before, by no password, are not its fault."""
-    at = analysis.ours(stack)[0]
-    if analysis.splits_a_jump(stack, at):
-        return [Finding(ERROR, analysis.CHECK, f"{name}: a jump leads over it", "")]
-    elsewhere = {i for i, _ in analysis.bypasses(stack, [at]) if stack[i].rule.module not in analysis.PASSWORDS}
-    found = analysis.findings(name, stack, alone=first == "key")
-    return [f for f in found if not (elsewhere and "no code is asked for" in f.what and f.severity != ERROR)]
+def _problems(name: str, stack: Sequence[Handler], first: FirstFactor) -> list[Finding]:
+    """Return what is wrong with this position of the line.
+
+    Ways to log in that the file had before, other than by password, do not count against the position.
+    """
+    bypasses = [stack[i].rule.module for i, _ in analysis.bypasses(stack, analysis.totp_modules(stack)[:1])]
+    has_other_bypass = any(module not in analysis.PASSWORD_MODULES for module in bypasses)
+    found = analysis.check_order(name, stack, code_only=first == "key")
+    if not has_other_bypass:
+        return list(found)
+    return [f for f in found if f.code is not Code.LOGIN_WITHOUT_CODE or f.severity == ERROR]
 
 
-def _joined(head: list[str], ours: str, tail: list[str]) -> str:
-    """The file with our lines between; one that did not end with a newline does so before them."""
-    return "\n".join([*head, ours.removesuffix("\n"), *(tail or [""])])
+def _join(head: list[str], added: str, tail: list[str]) -> str:
+    """Return the file with `added` in between. A missing newline at the end of the file is added first."""
+    return "\n".join([*head, added.removesuffix("\n"), *(tail or [""])])
 
 
-def _quoted(argument: str) -> str:
+def _quote(argument: str) -> str:
     if argument and not set(argument) & set(" \t[]"):
         return argument
     return "[" + argument.replace("]", "\\]") + "]"

@@ -1,25 +1,95 @@
-"""What a check found: how bad it is, what it is, and what helps. Pure."""
+"""Findings of a check: a code for programs, words for people. Pure.
+
+Rules:
+- Programs decide by `severity` and `code` alone. `what` and `remedy` are for people, and their wording may change.
+- A code keeps its meaning from release to release. pam-totp(1) lists every code.
+- A finding says in one line what is wrong and in one line what to do.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 
-ERROR = "error"  # somebody is locked out, or gets in without a code
-WARNING = "warning"  # somebody may be, or the second factor is weaker than it looks
-NOTE = "note"  # as it may be meant to be
+
+class Severity(StrEnum):
+    """How bad a finding is."""
+
+    ERROR = "error"  # users are locked out, or log in without a code
+    WARNING = "warning"  # users may be locked out, or the second factor is weaker than it looks
+    NOTE = "note"  # a check was skipped
+
+
+ERROR, WARNING, NOTE = Severity
+
+
+class Code(StrEnum):
+    """What was found. The order is that of the checks."""
+
+    # check "order": the stack of a service
+    SERVICE_NOT_FOUND = "service-not-found"
+    STACK_INVALID = "stack-invalid"
+    MODULE_IN_WRONG_PHASE = "module-in-wrong-phase"
+    REFUSAL_ACCEPTED = "refusal-accepted"
+    LOGIN_WITHOUT_CODE = "login-without-code"
+    LOGIN_WITHOUT_PASSWORD = "login-without-password"
+    LOGIN_IMPOSSIBLE = "login-impossible"
+    CODE_AFTER_WRONG_PASSWORD = "code-after-wrong-password"
+    FORWARDED_PASSWORD_UNCHECKED = "forwarded-password-unchecked"
+    PASSWORD_ASKED_TWICE = "password-asked-twice"
+    # check "sshd"
+    SSHD_UNAVAILABLE = "sshd-unavailable"
+    SSHD_CONFIGURATION_INVALID = "sshd-configuration-invalid"
+    SSHD_BYPASSES_PAM = "sshd-bypasses-pam"
+    # check "users"
+    USERS_NOT_CHECKED = "users-not-checked"
+    USER_WITHOUT_TOKEN = "user-without-token"
+    NO_USER_WITH_TOKEN = "no-user-with-token"
+    USERS_WITHOUT_TOKEN = "users-without-token"
+    USERS_WITHOUT_PASSWORD = "users-without-password"
+    # check "changes": what `pam-totp enable` has recorded
+    RECORD_OF_CHANGE_INVALID = "record-of-change-invalid"
+    TRIAL_NOT_ROLLED_BACK = "trial-not-rolled-back"
+    CHANGE_LOST = "change-lost"
+    # check "module"
+    MODULE_FOLDER_NOT_FOUND = "module-folder-not-found"
+    MODULE_NOT_FOUND = "module-not-found"
+    MODULE_ARCHITECTURE = "module-architecture"
+    MODULE_UNTRUSTED = "module-untrusted"
+    # check "helper"
+    HELPER_UNTRUSTED = "helper-untrusted"
+    PACKAGE_UNTRUSTED = "package-untrusted"
+    HELPER_FAILS = "helper-fails"
+    # check "socket"
+    SOCKET_UNTRUSTED = "socket-untrusted"
+    SERVICE_NOT_LISTENING = "service-not-listening"
+    SERVICE_NOT_ANSWERING = "service-not-answering"
+    # check "store"
+    STORE_UNREACHABLE = "store-unreachable"
+    STORE_MODE = "store-mode"
+    STORE_OWNED_BY_ROOT = "store-owned-by-root"
+    STORE_FULL = "store-full"
+    STORE_NOT_CHECKED = "store-not-checked"
+    RECORD_UNREADABLE = "record-unreadable"
+    # check "settings"
+    SITE_FILE_INVALID = "site-file-invalid"
+    ARGUMENTS_INVALID = "arguments-invalid"
+    # check "clock"
+    CLOCK_NOT_SYNCHRONISED = "clock-not-synchronised"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One finding of `check`: one line that says `what`, one that says what to do (`remedy`)."""
+    """One finding of the check `check`, with the two lines for people."""
 
-    severity: str
+    severity: Severity
     check: str
+    code: Code
     what: str
     remedy: str
 
 
 def errors(findings: Iterable[Finding]) -> list[Finding]:
-    """Those that must be mended."""
+    """Return the findings that must be corrected."""
     return [f for f in findings if f.severity == ERROR]

@@ -1,7 +1,9 @@
-"""Service files of PAM: text in, rules out, and the flat stack that libpam makes of them. Pure.
+"""PAM service files: parse their text into rules, and flatten them into the stack that libpam runs. Pure.
 
-The law: what is read here is read as libpam reads it (pam.d(5), libpam/pam_handlers.c); what libpam would refuse, or
-what we do not understand, is a StackError, and a file that raises one is never edited.
+Rules:
+- A file is read as libpam reads it (pam.d(5), libpam/pam_handlers.c).
+- Text that libpam would refuse, or that this module does not understand, raises StackError.
+- A file that raises StackError is never edited.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 
 MODULE = "pam_totp.so"
 PHASES = ("auth", "account", "password", "session")
-MOST_INCLUDES = 32  # files deep: PAM_INCLUDE_MAX_DEPTH
+MAX_INCLUDE_DEPTH = 32  # files: PAM_INCLUDE_MAX_DEPTH
 
 # _pam_types.h, in the order of their numbers
 RESULTS = (  # noqa: SIM905  thirty-two words
@@ -23,7 +25,7 @@ RESULTS = (  # noqa: SIM905  thirty-two words
 ).split()
 ACTIONS = ("ignore", "bad", "die", "ok", "done", "reset")
 
-Action = str | int  # a number skips so many modules
+Action = str | int  # a number skips that many modules
 _NAMED: dict[str, dict[str, Action]] = {  # pam.d(5)
     "required": {"success": "ok", "new_authtok_reqd": "ok", "ignore": "ignore", "default": "bad"},
     "requisite": {"success": "ok", "new_authtok_reqd": "ok", "ignore": "ignore", "default": "die"},
@@ -35,15 +37,15 @@ _TOKEN = re.compile(r"\[((?:\\\]|[^\]])*)\]|([^ \t\n]+)")
 
 
 class StackError(Exception):
-    """A service file that libpam would refuse, or that we cannot read; the text names the place."""
+    """A service file that libpam would refuse, or that cannot be read. The message names the file and the line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule of a service file, on the physical lines `first` … `last`, counted from 0.
+    """One rule of a service file, on the physical lines `first` to `last`, counted from 0.
 
-    `control` is the word or the bracketed text as it stands there; for `@include` it is that word, and `phase` is
-    "*". `target` is a module, or the file that is included.
+    `control` is the word or the bracketed text as written. For `@include` it is that word, and `phase` is "*".
+    `target` is a module, or the file to include.
     """
 
     first: int
@@ -54,128 +56,133 @@ class Rule:
     arguments: tuple[str, ...] = ()
 
     @property
-    def includes(self) -> bool:
+    def is_include(self) -> bool:
         return self.control == "@include" or self.control in _INCLUDES
 
     @property
     def module(self) -> str:
-        """The module's file name, without its folder; with or without `.so`, as libpam takes both."""
+        """The module's file name without its folder, always with `.so`: libpam accepts both forms."""
         name = self.target.rsplit("/", 1)[-1]
         return name if name.endswith(".so") else name + ".so"
 
     @property
-    def ours(self) -> bool:
-        return not self.includes and self.module == MODULE
+    def is_pam_totp(self) -> bool:
+        """Return True if the rule runs pam_totp.so."""
+        return not self.is_include and self.module == MODULE
 
     def action(self, result: str) -> Action:
-        """What libpam does when the module returns `result`."""
-        table = actions(self.control)
+        """Return what libpam does when the module returns `result`."""
+        table = parse_control(self.control)
         return table.get(result, table.get("default", "bad"))
 
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """One module of a flat stack: its rule, the file that names it, the depth of substacks, and the index of the
-    service file's own rule through which it comes. The head of a substack is a handler too (`head`)."""
+    """One module of a flat stack.
+
+    `rule` is the module's rule and `file` the file that contains it. `level` is the depth of substacks. `origin` is the
+    index of the rule in the service's own file that leads here. The head of a substack is a handler too (`is_head`).
+    """
 
     rule: Rule
     file: str
     level: int
     origin: int
-    head: bool = False
+    is_head: bool = False
 
 
-Read = Callable[[str], str | None]  # the text of a service file by its name or absolute path; None: not there
+# Return the text of a service file by its name or absolute path, or None if it does not exist.
+ReadService = Callable[[str], str | None]
 
 
-def rules(text: str, name: str = "the file") -> tuple[Rule, ...]:
-    """The rules of a service file in their order. Raises StackError with the place."""
-    return tuple(_rule(first, last, line, name) for first, last, line in _logical(text))
+def parse(text: str, name: str = "the file") -> tuple[Rule, ...]:
+    """Return the rules of a service file in order. Raises StackError."""
+    return tuple(_rule(first, last, line, name) for first, last, line in _logical_lines(text))
 
 
-def flat(name: str, read: Read, phase: str = "auth") -> tuple[Handler, ...]:
-    """The modules that libpam runs for the service `name`, includes followed. Raises StackError."""
-    return tuple(_flat(name, read, phase))
+def flatten(name: str, read: ReadService, phase: str = "auth") -> tuple[Handler, ...]:
+    """Return the modules that libpam runs for the service `name`, with includes resolved. Raises StackError."""
+    return tuple(_flatten(name, read, phase))
 
 
-def actions(control: str) -> dict[str, Action]:
-    """What a control says by result, with "default" for those it does not name. Raises StackError."""
+def parse_control(control: str) -> dict[str, Action]:
+    """Return the action for each result that a control names, "default" among them. Raises StackError."""
     if control.lower() in _NAMED:
         return _NAMED[control.lower()]
     if not control.startswith("["):
-        raise StackError(f"no control is called {control}")
+        raise StackError(f"unknown control {control}")
     table: dict[str, Action] = {}
     for pair in re.sub(r"\s*=\s*", "=", control[1:-1]).split():
         result, _, action = pair.partition("=")
         number = int(action) if action.isascii() and action.isdigit() else None
         if (result != "default" and result not in RESULTS) or (number is None and action not in ACTIONS):
-            raise StackError(f"{pair}: is no pair of a result and an action")
+            raise StackError(f"{pair}: must be RESULT=ACTION, as in pam.d(5)")
         table[result] = action if number is None else number
     return table
 
 
-def _logical(text: str) -> Iterator[tuple[int, int, str]]:
-    """Lines as libpam assembles them: no comment, a backslash at the end joins the next."""
+def _logical_lines(text: str) -> Iterator[tuple[int, int, str]]:
+    """Yield lines as libpam assembles them: comments removed, and joined where a line ends in a backslash."""
     first, joined = None, ""
     number = -1
     for number, physical in enumerate(text.split("\n")):
-        said, hash_sign, _ = physical.partition("#")
-        said = said.strip(" \t\r")
-        if first is None and not said:
+        content, hash_sign, _ = physical.partition("#")
+        content = content.strip(" \t\r")
+        if first is None and not content:
             continue
         first = number if first is None else first
-        if said.endswith("\\") and not hash_sign:
-            joined += said[:-1] + " "
+        if content.endswith("\\") and not hash_sign:
+            joined += content[:-1] + " "
             continue
-        yield first, number, joined + said
+        yield first, number, joined + content
         first, joined = None, ""
     if first is not None and joined.strip():
         yield first, number, joined
 
 
 def _rule(first: int, last: int, line: str, name: str) -> Rule:
-    at = f"{name}:{first + 1}"
+    where = f"{name}:{first + 1}"
     tokens = [m[0] if m[1] is not None else m[2] for m in _TOKEN.finditer(line)]
     if tokens[0].lower() == "@include":
         if len(tokens) < 2:
-            raise StackError(f"{at}: includes nothing")
+            raise StackError(f"{where}: @include without a file")
         return Rule(first, last, "*", "@include", tokens[1])
     phase = tokens[0].lower().removeprefix("-")
     if phase not in PHASES:
-        raise StackError(f"{at}: no phase is called {tokens[0]}")
+        raise StackError(f"{where}: unknown phase {tokens[0]}")
     if len(tokens) < 3:
-        raise StackError(f"{at}: names no module")
+        raise StackError(f"{where}: no module named")
     control = tokens[1].lower() if not tokens[1].startswith("[") else tokens[1]
-    found = Rule(first, last, phase, control, tokens[2], tuple(_argument(t) for t in tokens[3:]))
-    if not found.includes:
+    rule = Rule(first, last, phase, control, tokens[2], tuple(_argument(t) for t in tokens[3:]))
+    if not rule.is_include:
         try:
-            actions(control)
+            parse_control(control)
         except StackError as e:
-            raise StackError(f"{at}: {e}") from None
-    return found
+            raise StackError(f"{where}: {e}") from None
+    return rule
 
 
 def _argument(token: str) -> str:
     return token[1:-1].replace("\\]", "]") if token.startswith("[") else token
 
 
-def _flat(
-    name: str, read: Read, phase: str, level: int = 0, *, origin: int | None = None, depth: int = 0
+def _flatten(
+    name: str, read: ReadService, phase: str, level: int = 0, *, origin: int | None = None, depth: int = 0
 ) -> Iterator[Handler]:
-    if depth > MOST_INCLUDES:
-        raise StackError(f"{name}: includes itself, or too many others")
+    if depth > MAX_INCLUDE_DEPTH:
+        raise StackError(f"{name}: included more than {MAX_INCLUDE_DEPTH} files deep, perhaps by itself")
     text = read(name)
     if text is None:
-        raise StackError(f"{name}: is not there")
-    for index, rule in enumerate(rules(text, name)):
+        raise StackError(f"{name}: not found")
+    for index, rule in enumerate(parse(text, name)):
         if rule.phase not in (phase, "*"):
             continue
-        here = index if origin is None else origin
-        if not rule.includes:
-            yield Handler(rule, name, level, here)
+        top_rule = index if origin is None else origin
+        if not rule.is_include:
+            yield Handler(rule, name, level, top_rule)
             continue
-        inside = level
+        inner_level = level
         if rule.control == "substack":
-            yield Handler(rule, name, level, here, head=True)
-            inside += 1
-        yield from _flat(rule.target, read, phase, inside, origin=here, depth=depth + 1)
+            yield Handler(rule, name, level, top_rule, is_head=True)
+            inner_level += 1
+        yield from _flatten(rule.target, read, phase, inner_level, origin=top_rule, depth=depth + 1)

@@ -1,7 +1,8 @@
-"""What libpam makes of a stack: the verdict for given results of its modules, and the ways to a verdict. Pure.
+"""Compute what libpam makes of a stack: its verdict for given results, and the paths to a verdict. Pure.
 
-The law: `step` is libpam's own (_pam_dispatch_aux, Linux-PAM 1.5): tests hold it against the real libpam, for stacks
-made at random. What is said about a service file is found by walking it, not by looking for words in it.
+Rules:
+- `advance` does what _pam_dispatch_aux of Linux-PAM 1.5 does. Tests compare it with the real libpam on random stacks.
+- Every statement about a service file comes from walking its stack, never from searching its text for words.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from pam_totp.system.pamd.stack import Action, Handler
 
 MUST_FAIL = "perm_denied"  # PAM_MUST_FAIL_CODE
 
-# Modules that always say the same. All others may say anything.
-_ALWAYS = {
+# Modules that always return the same result. Every other module may return any result.
+_CONSTANT = {
     "pam_deny.so": ("auth_err",),
     "pam_permit.so": ("success",),
     "pam_faildelay.so": ("ignore",),
@@ -26,7 +27,10 @@ _ALWAYS = {
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where libpam stands: the next handler, what it thinks so far, and what it thought on entering each substack."""
+    """The state of libpam within a stack.
+
+    `next` is the index of the next handler. `entered` holds impression and status at the entry of each substack.
+    """
 
     next: int = 0
     impression: str = "undefined"  # positive, negative
@@ -35,91 +39,104 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """One step of a way: the handler's place, what its module returned, what libpam did."""
+class Move:
+    """One move on a path: the handler's index, the result of its module, the action of libpam."""
 
-    at: int
+    index: int
     result: str
     action: Action
 
 
 def verdict(stack: Sequence[Handler], result_of: Callable[[int], str]) -> str:
-    """What pam_authenticate returns when the module at place i returns `result_of(i)`."""
+    """Return the result of pam_authenticate when the module at index i returns `result_of(i)`."""
     state = State()
     while state.next < len(stack):
-        at = state.next
-        state = step(stack, state, "success" if stack[at].head else result_of(at))
+        index = state.next
+        state = advance(stack, state, "success" if stack[index].is_head else result_of(index))
     return _verdict(state)
 
 
-def step(stack: Sequence[Handler], state: State, result: str) -> State:
-    """The state after the module at `state.next` has returned `result`."""
-    at, level = state.next, stack[state.next].level
-    if stack[at].head:
+def advance(stack: Sequence[Handler], state: State, result: str) -> State:
+    """Return the state after the module at `state.next` has returned `result`."""
+    index, level = state.next, stack[state.next].level
+    if stack[index].is_head:
         before = (state.impression, state.status)
-        return replace(state, next=at + 1, entered=(*state.entered[: level + 1], before))
-    action = stack[at].rule.action(result)
-    impression, status, after = state.impression, state.status, at + 1
+        return replace(state, next=index + 1, entered=(*state.entered[: level + 1], before))
+    action = stack[index].rule.action(result)
+    impression, status, after = state.impression, state.status, index + 1
     if action in ("ok", "done"):
         if impression == "undefined" or (impression == "positive" and status == "success"):
             impression, status = "positive", result
         if action == "done" and impression == "positive":
-            after = _end_of(stack, at)
+            after = _end_of_substack(stack, index)
     elif action in ("bad", "die"):
         if impression != "negative":
             impression, status = "negative", MUST_FAIL if result == "ignore" else result
         if action == "die":
-            after = _end_of(stack, at)
+            after = _end_of_substack(stack, index)
     elif action == "reset":
         impression, status = state.entered[level]
     elif isinstance(action, int):
-        after, missing = _jump(stack, at, action)
+        after, missing = jump(stack, index, action)
         if missing:
             impression, status = "negative", MUST_FAIL
     return replace(state, next=after, impression=impression, status=status)
 
 
-def results_of(handler: Handler) -> tuple[str, ...]:
-    """One result for each thing that libpam may do after this module, success and refusal first."""
-    if handler.head:
+def jump(stack: Sequence[Handler], index: int, count: int) -> tuple[int, int]:
+    """Return where a jump over `count` modules lands, and how many modules are missing. A substack counts as one."""
+    after, level = index + 1, stack[index].level
+    while after < len(stack) and stack[after].level >= level and count:
+        after += 1
+        while after < len(stack) and stack[after].level > level:
+            after += 1
+        count -= 1
+    return after, count
+
+
+def possible_results(handler: Handler) -> tuple[str, ...]:
+    """Return one result for each action that libpam may take after this module, success and refusal first."""
+    if handler.is_head:
         return ("success",)
-    if handler.rule.module in _ALWAYS:
-        return _ALWAYS[handler.rule.module]
+    if handler.rule.module in _CONSTANT:
+        return _CONSTANT[handler.rule.module]
     table = handler.rule.control if handler.rule.control.startswith("[") else ""
     named = (pair.partition("=")[0] for pair in table.strip("[]").split())
-    seen: dict[Action, str] = {}
+    by_action: dict[Action, str] = {}
     for result in ("success", "auth_err", "authinfo_unavail", "user_unknown", "ignore", *named):
         if result != "default":
-            seen.setdefault(handler.rule.action(result), result)
-    return ("success", *(r for r in seen.values() if r != "success"))
+            by_action.setdefault(handler.rule.action(result), result)
+    return ("success", *(r for r in by_action.values() if r != "success"))
 
 
-def way(
+def find_path(
     stack: Sequence[Handler],
     results: Callable[[int], Sequence[str]],
-    wanted: Callable[[Sequence[Taken], str], bool],
-    through: Callable[[int], object] = lambda at: None,
-) -> tuple[Taken, ...] | None:
-    """A shortest way on which the modules return some of `results` and `wanted(way, verdict)` holds, or None.
+    is_wanted: Callable[[Sequence[Move], str], bool],
+    mark: Callable[[int], object] = lambda index: None,
+) -> tuple[Move, ...] | None:
+    """Return a shortest path for which `is_wanted(path, verdict)` is true, or None.
 
-    Two ways to one state count as one, unless they differ in what `through` says of the places that they visited.
+    The module at index i returns one of `results(i)`. Two paths to the same state count as one, unless `mark` returns
+    different values for the handlers that they visited.
     """
-    waiting: deque[tuple[State, tuple[Taken, ...]]] = deque([(State(), ())])
+    waiting: deque[tuple[State, tuple[Move, ...]]] = deque([(State(), ())])
     known: set[tuple[State, frozenset[object]]] = set()
     while waiting:
-        state, taken = waiting.popleft()
+        state, path = waiting.popleft()
         if state.next >= len(stack):
-            if wanted(taken, _verdict(state)):
-                return taken
+            if is_wanted(path, _verdict(state)):
+                return path
             continue
-        at = state.next
-        for result in results(at):
-            after = step(stack, state, result)
-            so_far = (*taken, Taken(at, result, "ignore" if stack[at].head else stack[at].rule.action(result)))
-            mark = (after, frozenset(m for t in so_far if (m := through(t.at)) is not None))
-            if mark not in known:
-                known.add(mark)
-                waiting.append((after, so_far))
+        index = state.next
+        for result in results(index):
+            after = advance(stack, state, result)
+            action: Action = "ignore" if stack[index].is_head else stack[index].rule.action(result)
+            longer = (*path, Move(index, result, action))
+            key = (after, frozenset(m for move in longer if (m := mark(move.index)) is not None))
+            if key not in known:
+                known.add(key)
+                waiting.append((after, longer))
     return None
 
 
@@ -127,20 +144,9 @@ def _verdict(state: State) -> str:
     return MUST_FAIL if state.status == "success" and state.impression != "positive" else state.status
 
 
-def _end_of(stack: Sequence[Handler], at: int) -> int:
-    """Behind the rest of the substack that `at` is in, or of all."""
-    after = at + 1
-    while after < len(stack) and stack[after].level >= stack[at].level:
+def _end_of_substack(stack: Sequence[Handler], index: int) -> int:
+    """Return the index after the rest of the substack that contains `index`, or after the whole stack."""
+    after = index + 1
+    while after < len(stack) and stack[after].level >= stack[index].level:
         after += 1
     return after
-
-
-def _jump(stack: Sequence[Handler], at: int, count: int) -> tuple[int, int]:
-    """Where a jump over `count` modules lands, and how many there were too few. A substack counts as one."""
-    after, level = at + 1, stack[at].level
-    while after < len(stack) and stack[after].level >= level and count:
-        after += 1
-        while after < len(stack) and stack[after].level > level:
-            after += 1
-        count -= 1
-    return after, count
