@@ -1,10 +1,10 @@
-"""What the token's chip does: the conditions and actions that states.TABLE names.
+"""The token's chip: the conditions and actions that the table in firmware.py uses.
 
-The law:
-- the next counter is durably in memory before the code is computed, so a code is shown at most once whatever
-  happens to the power;
-- memory is read again at every press, and what fails its checksum is an error on the display, never a code;
-- every moment is one of the body's age: no clock is read here.
+Rules:
+- The next counter is durably in memory before the code is computed, so a code is shown at most once, even if power
+  fails.
+- Memory is read again at every press. A failed checksum is an error on the display, never a code.
+- Every time is an age of the body: no clock is read here.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from token_sim.device.memory import Contents, Slot
 from token_sim.device.models import Profile
 from token_sim.device.panel import Panel
 from token_sim.device.seven_segment import CELLS
-from token_sim.device.states import Row, Signal, State, rows
+from token_sim.device.states import Signal, State
 
 BOOT_MS = 50  # the self-test
 FAILURE_TEXT, WRITE_ERROR_TEXT, EXHAUSTED_TEXT = "Err 1", "Err 2", "End"
 
 
-class Firmware(Panel):
-    """One chip. `signal` moves it; `text` is what it drives the display with; `events` is what it has to tell."""
+class Chip(Panel):
+    """One chip. `text` is what the display shows; `events` holds what happened since they were last taken."""
 
     def __init__(self, nvram: memory.Nvram, profile: Profile, body: Body, faults: Faults) -> None:
         super().__init__(profile, body)
         self.memory, self.faults = nvram, faults
         self.state = State.BOOT
         self.last_code = ""
-        self.codes_shown = 0  # since power came for the first time: what a test can wait for
-        self.rested_at = 0  # the age from which a press counts again
+        self.codes_shown = 0  # since the chip was made; a test can wait for it to grow
+        self.rested_at = 0  # a press counts again from this age on
         self._pressed_at = 0
         self._slot = 0
         self._step = 0
@@ -40,23 +40,10 @@ class Firmware(Panel):
         self._untyped = ""
         self._contents: Contents | None = None
         self._serial = "?" * memory.SERIAL_LENGTH
-        self.restart()
 
-    def signal(self, signal: Signal) -> None:
-        """Let one signal do what the table says, and whatever follows from it."""
-        following: Signal | None = signal
-        while following is not None:
-            row = next((r for r in rows(self.state, following) if getattr(self, r.when)()), None)
-            following = None if row is None else self._take(row, following)
-
-    def _take(self, row: Row, signal: Signal) -> Signal | None:
-        if signal is Signal.OPEN and self.state is State.HELD:
-            self._slot = int(self._long_touch())
-        if row.to is not None:
-            self.state = row.to
-            self.deadlines.pop(Signal.TIMER, None)
-        follows: Signal | None = getattr(self, row.do)()
-        return follows
+    def choose_slot(self) -> None:
+        """Choose the slot by how long the button was held."""
+        self._slot = int(self._long_touch())
 
     @property
     def slot(self) -> Slot | None:
@@ -64,7 +51,7 @@ class Firmware(Panel):
 
     @property
     def serial(self) -> str:
-        """The number on the back, whatever became of the memory since it was last read well."""
+        """The number on the back, as of the last time that the memory was valid."""
         return self._serial
 
     def healthy(self) -> bool:
@@ -110,7 +97,7 @@ class Firmware(Panel):
         return self.profile.lit_press == "same" and bool(self.text) and self.text == self._code
 
     def between_slots(self) -> bool:
-        """The touch was for no slot: too long for the first and too short for the second, or for one without a seed."""
+        """Return True if the touch chose no slot, or one without a seed. Between the two slots is a gap of time."""
         until, from_ = self.profile.slot1_until_ms, self.profile.slot2_from_ms
         held = self.body.age - self._pressed_at
         return (from_ > 0 and until < held < from_) or self._slot_pointed_at() is None
@@ -140,7 +127,7 @@ class Firmware(Panel):
         assert self._contents is not None
         return self._contents.counters[int(self._long_touch())]
 
-    # --- actions; what one returns is the signal that follows
+    # --- actions; each may return a signal that follows
 
     def nothing(self) -> None:
         pass
@@ -162,7 +149,7 @@ class Firmware(Panel):
         self._read()
 
     def commit(self) -> Signal | None:
-        """Write the next counter. Whatever goes wrong here, the code of this one has not been computed yet."""
+        """Write the next counter. The code of this counter has not been computed yet, if this fails."""
         assert self._contents is not None
         self._step = self._contents.counters[self._slot]
         if self.faults.strikes(Fault.POWER_BEFORE_WRITE):
@@ -200,7 +187,7 @@ class Firmware(Panel):
         self.tell("DISP", "SAME")
 
     def show_next_step(self) -> None:
-        """A new time step: the code changes under the reader's eyes, as on a token with a time bar."""
+        """Show the code of a new time step while the display is on, as a token with a time bar does."""
         slot = self.slot
         assert slot is not None
         if self.body.clock_ms // (slot.period * 1000) > self._step:
@@ -262,10 +249,10 @@ class Firmware(Panel):
         self._read()
         self.tell("ERR", "ZEROISED")
 
-    # --- small steps
+    # --- helpers
 
     def _read(self) -> None:
-        """The self-test: memory as it is now, or None where it is not as it should be."""
+        """Run the self-test: read the memory, or note that it is corrupt."""
         try:
             self._contents = memory.load(self.memory.read())
             self._serial = self._contents.serial

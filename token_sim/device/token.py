@@ -13,8 +13,8 @@ import random
 from collections.abc import Callable
 
 from token_sim.device import memory, seven_segment
-from token_sim.device.chip import Firmware
 from token_sim.device.faults import LASTING, UNTIL_CLEARED, Fault, Faults
+from token_sim.device.firmware import Firmware
 from token_sim.device.hardware import Body
 from token_sim.device.models import Profile
 from token_sim.device.panel import Event

@@ -1,0 +1,120 @@
+"""The life of a token as one table: in a state, a signal leads by a condition to the next state and an action.
+
+Rules:
+- A signal without a matching row does nothing, as a button of a busy token does nothing.
+- The first row whose condition holds is taken. Rows of any state come after the state's own.
+- COMMIT comes before COMPUTE, and COMPUTE before DISPLAY and TYPING: no code is shown before the counter is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from token_sim.device import memory
+from token_sim.device.chip import Chip
+from token_sim.device.faults import Faults
+from token_sim.device.hardware import Body
+from token_sim.device.models import Profile
+from token_sim.device.states import Signal, State
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: `when` is a condition of the chip, `do` an action, which may return a further signal."""
+
+    state: State | None  # None: any
+    signal: Signal
+    when: Callable[[Chip], bool]
+    to: State | None  # None: the same
+    do: Callable[[Chip], Signal | None]
+
+
+_S, _G = State, Signal
+
+TABLE = (
+    #   state            signal           when                to               do
+    Row(_S.BOOT, _G.TIMER, Chip.is_zeroised, _S.ZEROISED, Chip.nothing),
+    Row(_S.BOOT, _G.TIMER, Chip.is_broken, _S.FAILED, Chip.show_failure),
+    Row(_S.BOOT, _G.TIMER, Chip.is_blank, _S.BLANK, Chip.nothing),
+    Row(_S.BOOT, _G.TIMER, Chip.always, _S.ASLEEP, Chip.nothing),
+    Row(_S.BLANK, _G.SEED, Chip.always, _S.BOOT, Chip.restart),
+    Row(_S.ASLEEP, _G.CLOSE, Chip.rested, _S.DEBOUNCE, Chip.start_debounce),
+    Row(_S.DISPLAY, _G.CLOSE, Chip.rested, _S.DEBOUNCE, Chip.start_debounce),
+    Row(_S.ERROR, _G.CLOSE, Chip.rested, _S.DEBOUNCE, Chip.start_debounce),
+    Row(_S.DEBOUNCE, _G.OPEN, Chip.lit, _S.DISPLAY, Chip.nothing),
+    Row(_S.DEBOUNCE, _G.OPEN, Chip.always, _S.ASLEEP, Chip.nothing),
+    Row(_S.DEBOUNCE, _G.TIMER, Chip.always, _S.HELD, Chip.wake),
+    # held: the menu of a token with a display
+    Row(_S.HELD, _G.TIMER, Chip.has_menu, _S.MENU_COUNTER, Chip.show_counter),
+    Row(_S.HELD, _G.TIMER, Chip.always, _S.ASLEEP, Chip.darken),
+    Row(_S.MENU_COUNTER, _G.TIMER, Chip.always, _S.MENU_SERIAL, Chip.show_serial),
+    Row(_S.MENU_SERIAL, _G.TIMER, Chip.always, _S.MENU_BATTERY, Chip.show_battery),
+    Row(_S.MENU_BATTERY, _G.TIMER, Chip.always, _S.ASLEEP, Chip.darken),
+    Row(_S.MENU_COUNTER, _G.OPEN, Chip.always, _S.MENU, Chip.keep_lit),
+    Row(_S.MENU_SERIAL, _G.OPEN, Chip.always, _S.MENU, Chip.keep_lit),
+    Row(_S.MENU_BATTERY, _G.OPEN, Chip.always, _S.MENU, Chip.keep_lit),
+    Row(_S.MENU, _G.CLOSE, Chip.always, _S.ASLEEP, Chip.darken),
+    # released after a short press
+    Row(_S.HELD, _G.OPEN, Chip.is_broken, _S.FAILED, Chip.show_failure),
+    Row(_S.HELD, _G.OPEN, Chip.showing_code_and_turns_off, _S.ASLEEP, Chip.darken),
+    Row(_S.HELD, _G.OPEN, Chip.showing_code_and_repeats_it, _S.DISPLAY, Chip.show_same),
+    Row(_S.HELD, _G.OPEN, Chip.between_slots, _S.ASLEEP, Chip.darken),
+    Row(_S.HELD, _G.OPEN, Chip.is_exhausted, _S.EXHAUSTED, Chip.show_exhausted),
+    Row(_S.HELD, _G.OPEN, Chip.counts, _S.COMMIT, Chip.commit),
+    Row(_S.HELD, _G.OPEN, Chip.always, _S.COMPUTE, Chip.compute),
+    Row(_S.COMMIT, _G.WRITE_FAILED, Chip.always, _S.ERROR, Chip.show_write_error),
+    Row(_S.COMMIT, _G.TIMER, Chip.always, _S.COMPUTE, Chip.compute),
+    Row(_S.COMPUTE, _G.TIMER, Chip.types, _S.TYPING, Chip.type_one),
+    Row(_S.COMPUTE, _G.TIMER, Chip.always, _S.DISPLAY, Chip.show_code),
+    Row(_S.TYPING, _G.TIMER, Chip.has_more_to_type, _S.TYPING, Chip.type_one),
+    Row(_S.TYPING, _G.TIMER, Chip.always, _S.ASLEEP, Chip.nothing),
+    # the display's own time
+    Row(_S.DISPLAY, _G.ROLL, Chip.always, None, Chip.show_next_step),
+    Row(_S.DISPLAY, _G.OFF, Chip.always, _S.ASLEEP, Chip.darken),
+    Row(_S.ERROR, _G.OFF, Chip.always, _S.ASLEEP, Chip.darken),
+    Row(_S.MENU, _G.OFF, Chip.always, _S.ASLEEP, Chip.darken),
+    Row(None, _G.OFF, Chip.always, None, Chip.darken),
+    # states that a press cannot leave
+    Row(_S.FAILED, _G.CLOSE, Chip.rested, None, Chip.show_failure),
+    Row(_S.EXHAUSTED, _G.CLOSE, Chip.rested, None, Chip.show_exhausted),
+    # power
+    Row(_S.DEAD, _G.FRESH, Chip.always, _S.BOOT, Chip.restart),
+    Row(_S.DEAD, _G.RESET, Chip.always, None, Chip.nothing),
+    Row(_S.DEAD, _G.EMPTY, Chip.always, None, Chip.nothing),
+    Row(_S.DEAD, _G.TAMPER, Chip.always, None, Chip.nothing),
+    Row(None, _G.EMPTY, Chip.always, _S.DEAD, Chip.die),
+    Row(None, _G.FRESH, Chip.always, _S.BOOT, Chip.restart),
+    Row(None, _G.RESET, Chip.always, _S.BOOT, Chip.restart),
+    Row(None, _G.TAMPER, Chip.always, _S.ZEROISED, Chip.wipe),
+)
+
+_ROWS = {
+    (state, signal): [r for r in TABLE if r.signal is signal and r.state is state]
+    + [r for r in TABLE if r.signal is signal and r.state is None]
+    for state in State
+    for signal in Signal
+}
+
+
+class Firmware(Chip):
+    """A chip that the table moves from state to state."""
+
+    def __init__(self, nvram: memory.Nvram, profile: Profile, body: Body, faults: Faults) -> None:
+        super().__init__(nvram, profile, body, faults)
+        self.restart()
+
+    def signal(self, signal: Signal) -> None:
+        """Process one signal, and each signal that follows from it."""
+        following: Signal | None = signal
+        while following is not None:
+            row = next((r for r in _ROWS[self.state, following] if r.when(self)), None)
+            following = None if row is None else self._apply(row, following)
+
+    def _apply(self, row: Row, signal: Signal) -> Signal | None:
+        if signal is Signal.OPEN and self.state is State.HELD:
+            self.choose_slot()
+        if row.to is not None:
+            self.state = row.to
+            self.deadlines.pop(Signal.TIMER, None)
+        return row.do(self)
