@@ -1,10 +1,11 @@
-"""What people may do to their own second factor.
+"""Changes that users make to their own second factor.
 
-The law:
-- whoever has a second factor adds or removes one only with a code of it: proof and change are one change of the record;
-- a token counts only after a code of its own, which that uses up;
-- the last token in use cannot be removed: nobody shuts themselves out;
-- every change is in the log, with its user, its address and the token's name.
+Rules:
+- An enrolled user changes tokens or recovery codes only with a code. Proof and change are one change of the record.
+- A new token counts only after a code of its own, which is used up by that.
+- The last token in use cannot be removed, so that users do not lock themselves out.
+- Every change is logged, with the user, the address and the token's name.
+- Why a change was not made is a `Reason`. The text of a `Problem` is for the user alone.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 
 from pam_totp.core import answer as answers
 from pam_totp.core.policy import Policy
-from pam_totp.core.record import Token, UserRecord
+from pam_totp.core.record import MAX_TOKENS, Token, UserRecord
 from pam_totp.core.verify import Decision
 from pam_totp.operations import audit_log
 from pam_totp.operations.authenticate import REFUSED, decide, log, refusal_takes
@@ -23,33 +25,77 @@ from pam_totp.operations.enroll import new_recovery_codes, proved
 from pam_totp.operations.resync import Moved, NotInStep, bring_back, stands_behind
 from pam_totp.store import NotThere, Store
 
-NOT_IN_A_ROW = "These are not two codes of this token in a row."
 RECOVERY_CODES = 10
-# Counters or steps either way: two codes that fit by chance are one in 50 million, and nobody is let in by them.
+# Counters or steps either way: two codes fit by chance once in 50 million times, and they let no user in.
 RESYNC_REACH = 20_000
 
 Change = Callable[[UserRecord], UserRecord]
 
 
+class Reason(StrEnum):
+    """Why a change was not made."""
+
+    REFUSED = "refused"
+    INVALID_CODE = "invalid-code"
+    NOT_CONSECUTIVE = "not-consecutive"
+    CODES_NEEDED = "codes-needed"
+    NO_TOKEN_WAITING = "no-token-waiting"
+    TOKEN_GONE = "token-gone"
+    TOKEN_CHANGED = "token-changed"
+    CODES_OVERTAKEN = "codes-overtaken"
+    NOT_ENROLLED = "not-enrolled"
+    FIRST_TOKEN = "first-token"
+    LAST_TOKEN = "last-token"
+    TOO_MANY_TOKENS = "too-many-tokens"
+    NAME_IN_USE = "name-in-use"
+    TOKEN_KNOWN = "token-known"
+    INVALID_VALUE = "invalid-value"
+
+
+TEXTS = {
+    Reason.REFUSED: f"{REFUSED[:1].upper()}{REFUSED[1:]}.",
+    Reason.INVALID_CODE: "That is not a code of the new token.",
+    Reason.NOT_CONSECUTIVE: "These are not two codes of this token in a row.",
+    Reason.CODES_NEEDED: "Enter two codes in a row: press the button once, enter the code, press again.",
+    Reason.NO_TOKEN_WAITING: "No token with this number waits for you. Ask your administrator.",
+    Reason.TOKEN_GONE: "This token is no longer there.",
+    Reason.TOKEN_CHANGED: "This token was changed meanwhile. Look at your tokens.",
+    Reason.CODES_OVERTAKEN: "This token was used or changed meanwhile. Try again with new codes.",
+    Reason.NOT_ENROLLED: "Add a token first.",
+    Reason.FIRST_TOKEN: "Your first token is added by an administrator.",
+    Reason.LAST_TOKEN: "This is your only token in use. Add another one first.",
+    Reason.TOO_MANY_TOKENS: "You have as many tokens as one person can have. Remove one first.",
+    Reason.NAME_IN_USE: "You have a token of that name.",
+    Reason.TOKEN_KNOWN: "You have this token already.",
+    Reason.INVALID_VALUE: "That cannot be used: {}.",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a change was not made: the text for the person, and the field of the form that it belongs to."""
+    """Why a change was not made, and the field of the form to which it belongs. `detail` completes the text."""
 
     field: str
-    text: str
+    reason: Reason
+    detail: str = ""
+
+    @property
+    def text(self) -> str:
+        """The text for the user."""
+        return TEXTS[self.reason].format(self.detail)
 
 
 class Unfit(Exception):
-    """What was asked for does not fit the record (any more)."""
+    """A change does not fit the record at this moment."""
 
-    def __init__(self, field: str, text: str) -> None:
-        super().__init__(text)
-        self.problem = Problem(field, text)
+    def __init__(self, field: str, reason: Reason, detail: str = "") -> None:
+        super().__init__(reason)
+        self.problem = Problem(field, reason, detail)
 
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """Who asks, from where, and the code that proves it; no code where there is none to be had yet."""
+    """The user, the address, and the code that proves the request; no code if the user has none yet."""
 
     user: str
     rhost: str | None = None
@@ -96,13 +142,12 @@ class Factors:
         """Enrol a new token by its first code; by two in a row where its counter is not known."""
         confirmed = proved(token, first, self._now(), codes_needed=codes)
         if confirmed is None:
-            return Problem(field, "That is not a code of the new token." if codes == 1 else NOT_IN_A_ROW)
+            return Problem(field, Reason.INVALID_CODE if codes == 1 else Reason.NOT_CONSECUTIVE)
 
         def with_it(record: UserRecord) -> UserRecord:
-            try:
-                return record.with_token(confirmed)
-            except ValueError as e:
-                raise Unfit("name", readable(e)) from None
+            if (reason := conflict(record, confirmed)) is not None:
+                raise Unfit("name", reason)
+            return record.with_token(confirmed)
 
         return self._change(asking, with_it, "enrolled", token.name)
 
@@ -110,15 +155,15 @@ class Factors:
         """Put a token into use that an admin has handed out: known by its serial number, unconfirmed until now."""
         handed_out = [t for t in self.of(asking.user).tokens if t.serial == serial and not t.confirmed]
         if not handed_out:
-            return Problem("serial", "No token with this number waits for you. Ask your administrator.")
+            return Problem("serial", Reason.NO_TOKEN_WAITING)
         confirmed = proved(handed_out[0], codes, self._now(), codes_needed=2)
         if confirmed is None:
-            return Problem("codes", NOT_IN_A_ROW)
+            return Problem("codes", Reason.NOT_CONSECUTIVE)
 
         def in_use(record: UserRecord) -> UserRecord:
             found = record.token(confirmed.name)
             if found != handed_out[0] or found is None:
-                raise Unfit("serial", "This token was changed meanwhile. Look at your tokens.")
+                raise Unfit("serial", Reason.TOKEN_CHANGED)
             return record.with_changed(found, confirmed)
 
         return self._change(asking, in_use, "enrolled", confirmed.name)
@@ -132,9 +177,9 @@ class Factors:
         tokens = [t for t in self.of(asking.user).tokens if t.name == name and t.active]
         codes = answers.codes(typed, {t.digits for t in tokens})
         if not tokens:
-            return Problem("codes", "This token is no longer there.")
+            return Problem("codes", Reason.TOKEN_GONE)
         if codes is None or len(codes) < 2:
-            return Problem("codes", "Enter two codes in a row: press the button once, enter the code, press again.")
+            return Problem("codes", Reason.CODES_NEEDED)
         begun = time.monotonic()
         try:
             bring_back(
@@ -145,20 +190,20 @@ class Factors:
             if now is not None and stands_behind(now, codes):
                 return None  # the form was sent twice: these very codes have done it
             if not isinstance(why, NotInStep):
-                return Problem("codes", "This token was used or changed meanwhile. Try again with new codes.")
+                return Problem("codes", Reason.CODES_OVERTAKEN)
             self._note(asking, "refused", reason="not-in-a-row", token=name)
             self._hold_back(begun)
-            return Problem("codes", NOT_IN_A_ROW)
+            return Problem("codes", Reason.NOT_CONSECUTIVE)
         self._note(asking, "accepted", by="resync", token=name)
         return None
 
     def recovery(self, asking: Asking) -> list[str] | Problem:
-        """A fresh set of recovery codes in place of the old one; they are told this once."""
+        """Replace the recovery codes. Return the new ones, which are shown this once."""
         shown: list[str] = []
 
         def with_new(record: UserRecord) -> UserRecord:
             if not record.enrolled:
-                raise Unfit("proof", "Add a token first.")
+                raise Unfit("proof", Reason.NOT_ENROLLED)
             after, codes = new_recovery_codes(record, RECOVERY_CODES)
             shown[:] = codes
             return after
@@ -170,17 +215,19 @@ class Factors:
 
         def renamed(record: UserRecord) -> tuple[UserRecord, None]:
             token = _named(record, name, "name")
+            if new != name and record.token(new) is not None:
+                raise Unfit("name", Reason.NAME_IN_USE)
             try:
                 return record.with_changed(token, token.renamed(new)), None
             except ValueError as e:
-                raise Unfit("name", readable(e)) from None
+                raise Unfit("name", Reason.INVALID_VALUE, str(e)) from None
 
         try:
             self._store.update(asking.user, renamed)
         except Unfit as e:
             return e.problem
         except NotThere:
-            return Problem("name", "This token is no longer there.")
+            return Problem("name", Reason.TOKEN_GONE)
         self._note(asking, "accepted", by="renamed", token=name, to=new)
         return None
 
@@ -190,7 +237,7 @@ class Factors:
         def without(record: UserRecord) -> UserRecord:
             token = _named(record, name, "proof")
             if is_last(record, token):
-                raise Unfit("proof", "This is your only token in use. Add another one first.")
+                raise Unfit("proof", Reason.LAST_TOKEN)
             return record.without_token(name)
 
         return self._change(asking, without, "removed", name)
@@ -215,8 +262,7 @@ class Factors:
         log(self._sink, self._service, asking.user, decision, asking.rhost)
         if not decision.outcome.accepted:
             self._hold_back(begun)
-        if not decision.outcome.accepted:
-            return Problem("proof", _sentence(REFUSED))
+            return Problem("proof", Reason.REFUSED)
         self._note(asking, "accepted", by=what, token=token)
         return None
 
@@ -227,7 +273,7 @@ class Factors:
             if record.enrolled:
                 return record, False
             if not self._first_token:
-                raise Unfit("proof", "Your first token is added by an administrator.")
+                raise Unfit("proof", Reason.FIRST_TOKEN)
             return change(record), True
 
         return self._store.update(user, unless_enrolled, create=True)
@@ -241,28 +287,23 @@ def is_last(record: UserRecord, token: Token) -> bool:
     return token.active and sum(t.active for t in record.tokens) == 1
 
 
+def conflict(record: UserRecord, token: Token) -> Reason | None:
+    """Return why the record cannot take one more token, or None if it can."""
+    if len(record.tokens) >= MAX_TOKENS:
+        return Reason.TOO_MANY_TOKENS
+    if record.token(token.name) is not None:
+        return Reason.NAME_IN_USE
+    if any(t.secret == token.secret for t in record.tokens):
+        return Reason.TOKEN_KNOWN
+    return None
+
+
 def _named(record: UserRecord, name: str, field: str) -> Token:
     token = record.token(name)
     if token is None:
-        raise Unfit(field, "This token is no longer there.")
+        raise Unfit(field, Reason.TOKEN_GONE)
     return token
 
 
 def _silently(done: int, total: int) -> None:
-    """Nobody watches the search."""
-
-
-def readable(error: ValueError) -> str:
-    """A rule of the record's, as a sentence."""
-    text = str(error)
-    if text.startswith("tokens: not a list of at most"):
-        return "You have as many tokens as one person can have. Remove one first."
-    known = {
-        "tokens: the same name twice": "You have a token of that name.",
-        "tokens: the same secret twice": "You have this token already.",
-    }
-    return known.get(text, f"That cannot be used: {text}.")
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
+    """Report no progress."""

@@ -11,7 +11,7 @@ from pam_totp.core.record import NEW_SECRET, HotpToken, Token, UserRecord
 from pam_totp.formats import qr
 from pam_totp.formats.otpauth import to_uri, typed_secret
 from pam_totp.operations.enroll import grouped_key, new_token
-from pam_totp.operations.self_service import Problem, is_last, readable
+from pam_totp.operations.self_service import Problem, Reason, conflict, is_last
 from pam_totp.web.forms import Handed, Name, Proof, Row, Scanned, _Proof
 from pam_totp.web.pages_signin import Page, asking, signed_in
 from pam_totp.web.portal import portal, to
@@ -101,12 +101,14 @@ def add_phone() -> Page:
                 digits=6,
                 now=portal().config.now(),
             )
-            _record().with_token(token)  # a name that is taken, or one token too many, is said before anybody scans
         except ValueError as e:
-            form.name.errors = [readable(e)]
+            form.name.errors = [Problem("name", Reason.INVALID_VALUE, str(e)).text]
         else:
-            current().wait_for(token)
-            return to("tokens.scan_form")
+            reason = conflict(_record(), token)  # reported before the user scans the code
+            if reason is None:
+                current().wait_for(token)
+                return to("tokens.scan_form")
+            form.name.errors = [Problem("name", reason).text]
     return render_template("add_phone.html", form=form), 422
 
 
@@ -193,7 +195,7 @@ def _enrolled(form: Handed, serial: str) -> Problem | None:
             now=portal().config.now(),
         ).with_serial(serial)
     except ValueError as e:
-        return Problem("key", readable(e))
+        return Problem("key", Reason.INVALID_VALUE, str(e))
     return portal().factors.add(asking(_proof(form)), token, _typed(form.codes.data), field="codes", codes=2)
 
 

@@ -1,0 +1,67 @@
+"""Self-service: why a change was not made is a code; the text is for the user."""
+
+from __future__ import annotations
+
+import pytest
+
+from pam_totp.core.policy import Policy
+from pam_totp.core.record import MAX_TOKENS, UserRecord
+from pam_totp.operations.self_service import TEXTS, Asking, Factors, Problem, Reason, conflict
+from tests.core.stores import KEY, Memory, code, fob
+
+ALICE = Asking("alice", proof=code(0))
+
+
+def factors(*tokens: object, **more: object) -> Factors:
+    store = Memory(UserRecord(user="alice", tokens=tokens))  # type: ignore[arg-type]
+    given = {"policy": Policy(), "service": "test", "sink": lambda *_: None, "now": lambda: 1000, **more}
+    return Factors(store, **given)  # type: ignore[arg-type]
+
+
+def reason(answer: object) -> Reason | None:
+    return answer.reason if isinstance(answer, Problem) else None
+
+
+def other(number: int) -> object:
+    return fob(name=f"token {number}", secret=bytes([number]) * 20)
+
+
+def test_a_token_that_the_record_cannot_take_is_told_by_the_record() -> None:
+    full = UserRecord(user="alice", tokens=tuple(other(i) for i in range(MAX_TOKENS)))  # type: ignore[arg-type]
+    one = UserRecord(user="alice", tokens=(fob(),))
+    assert conflict(full, fob()) is Reason.TOO_MANY_TOKENS
+    assert conflict(one, fob(secret=KEY[::-1])) is Reason.NAME_IN_USE
+    assert conflict(one, fob(name="another")) is Reason.TOKEN_KNOWN
+    assert conflict(one, fob(name="another", secret=KEY[::-1])) is None
+
+
+@pytest.mark.parametrize(
+    ("new", "expected"),
+    [
+        (fob(confirmed=False, secret=KEY[::-1]), Reason.INVALID_CODE),
+        (fob(confirmed=False), Reason.NAME_IN_USE),
+        (fob(confirmed=False, name="another"), Reason.TOKEN_KNOWN),
+    ],
+)
+def test_why_a_token_was_not_added_is_a_code(new: object, expected: Reason) -> None:
+    assert reason(factors(fob()).add(ALICE, new, code(0))) is expected  # type: ignore[arg-type]
+
+
+def test_why_a_token_was_not_changed_is_a_code() -> None:
+    mine = factors(fob(), other(1))
+    assert reason(mine.rename(ALICE, "lost", "new")) is Reason.TOKEN_GONE
+    assert reason(mine.rename(ALICE, "fob", "token 1")) is Reason.NAME_IN_USE
+    assert reason(mine.rename(ALICE, "fob", "")) is Reason.INVALID_VALUE
+    assert reason(mine.remove(Asking("alice", proof=b"000000"), "fob")) is Reason.REFUSED
+    assert reason(factors(fob()).remove(ALICE, "fob")) is Reason.LAST_TOKEN
+    assert reason(mine.claim(ALICE, "SM01", code(0, 2))) is Reason.NO_TOKEN_WAITING
+    assert reason(mine.resync(ALICE, "fob", b"1")) is Reason.CODES_NEEDED
+    assert reason(mine.resync(ALICE, "lost", code(0, 2))) is Reason.TOKEN_GONE
+    assert reason(factors().recovery(ALICE)) is Reason.NOT_ENROLLED
+    assert reason(factors(first_token=False).recovery(ALICE)) is Reason.FIRST_TOKEN
+
+
+def test_every_reason_has_a_text_for_the_user() -> None:
+    assert list(TEXTS) == list(Reason)
+    assert Problem("name", Reason.INVALID_VALUE, "name: empty").text == "That cannot be used: name: empty."
+    assert Problem("proof", Reason.REFUSED).text.startswith("Refused")
