@@ -6,10 +6,9 @@ import argparse
 import difflib
 import errno
 import os
-import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NoReturn
 
 from pam_totp import __version__
@@ -33,7 +32,6 @@ COMMANDS = (  # in the order of --help
     serve,
     portal,
 )
-_UNKNOWN_COMMAND = re.compile(r"argument COMMAND: invalid choice: '(.*)' \(choose from (.*)\)\Z", re.DOTALL)
 REMEDIES = {
     errno.ENOSPC: "make room on that disk, and run the command again",
     errno.EDQUOT: "the owner's quota is used up; make room, and run the command again",
@@ -60,15 +58,20 @@ exit status: 0 done or accepted, 1 refused or a check failed, 2 wrong usage, 3 o
 class _Parser(argparse.ArgumentParser):
     """Complains in one line."""
 
+    commands: Collection[str] = ()  # the names of all commands, of the top parser
+
+    def check_command(self, word: str) -> None:
+        """End with an error for an unknown command: argparse would list all commands, which does not fit a line."""
+        if word.startswith("-") or word in self.commands:
+            return
+        similar = difflib.get_close_matches(word, self.commands, 1)
+        self.error(f"there is no command {word}" + (f"; {similar[0]}?" if similar else ""))
+
     def error(self, message: str) -> NoReturn:
-        unknown = _UNKNOWN_COMMAND.match(message)
-        if unknown:  # not with all of the others, which are a screen's width and more
-            near = difflib.get_close_matches(unknown[1], unknown[2].replace("'", "").split(", "), 1)
-            message = f"there is no command {unknown[1]}" + (f"; {near[0]}?" if near else "")
         self.exit(_say(f"{message} (see '{self.prog} --help')", WRONG_USAGE))
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> _Parser:
     """The whole command line."""
     top = _Parser(
         prog="pam-totp",
@@ -80,12 +83,16 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     for module in COMMANDS:
         module.add_to(commands)
+    top.commands = commands.choices
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     top = parser()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments:
+        top.check_command(arguments[0])
     chosen, rest = top.parse_known_args(arguments)
     # argparse of Python 3.11 ends a list of words at the first option: `resync alice --token fob 755224 287082`.
     words = next((name for name in ("code", "argument") if hasattr(chosen, name)), None)

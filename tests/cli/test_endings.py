@@ -51,6 +51,7 @@ def at_prompt(site: Site, *words: str) -> pexpect.spawn[bytes]:
     [
         (["lst"], "there is no command lst; list? (see 'pam-totp --help')"),
         (["zzz"], "there is no command zzz (see 'pam-totp --help')"),
+        (["zzz", "--json"], "there is no command zzz (see 'pam-totp --help')"),
         (["list", ME, "more"], "unrecognized arguments: more (see 'pam-totp list --help')"),
         (["verify", ME, "--colour"], "unrecognized arguments: --colour (see 'pam-totp verify --help')"),
     ],
