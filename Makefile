@@ -88,7 +88,7 @@ booted: need-booted build venv  ## the units under a systemd that boots, as root
 	PAM_TOTP_BOOTED=1 $(BIN)/python -m pytest -p no:xdist --verbose tests/booted $(ARGS)
 
 # Files and folders whose words are checked; the rest follows.
-PLAIN_WORDS = CONTRIBUTING.md demo docs/architecture.md tools
+PLAIN_WORDS = CONTRIBUTING.md demo docs/architecture.md pam_totp/system/doctor pam_totp/system/enable pam_totp/system/pamd tools
 lint: need-lint venv  ## code style, types, plain words, shell scripts, manuals
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

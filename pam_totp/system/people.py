@@ -1,4 +1,4 @@
-"""The accounts that can log in to a service: who has a shell, a password, a key or a sudo rule.
+"""The accounts that can log in to a service: those with a shell, and a password, a key or a sudo rule.
 
 Rules:
 - Each file is read once, however many accounts there are.

@@ -1,4 +1,4 @@
-"""enable and disable on a whole machine: on trial, confirmed, taken back, and never over somebody else's edit."""
+"""enable and disable on a whole machine: on trial, confirmed, rolled back, and never over another's edit."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_disable_puts_back_the_very_files(machine: Fresh) -> None:
     assert login.ends() == (0, "\r\nroot\r\n")
 
 
-def test_not_confirmed_it_is_taken_back(machine: Fresh) -> None:
+def test_a_change_that_is_not_confirmed_is_rolled_back(machine: Fresh) -> None:
     status, shown = machine.enable("sudo", SOON).ends()
     assert (status, "nobody confirmed it" in shown) == (1, True)
     assert as_before(machine)
@@ -273,7 +273,7 @@ def test_a_wrong_rehearsal_changes_nothing(machine: Fresh) -> None:
 
 
 def test_a_rehearsal_that_lets_in_without_a_good_code_is_refused(machine: Fresh) -> None:
-    """Somebody's common-auth that lets in whoever knows nothing: found by logging in, not by reading."""
+    """A stack that lets in a user without any answer is found by logging in, not by reading."""
     machine.write("/etc/pam.d/sudo", "auth sufficient pam_permit.so\n" + STACKS["sudo"])
     talk = machine.talk(COMMAND, "enable", "sudo", "--for-user", "alice")
     status, shown = talk.ends()

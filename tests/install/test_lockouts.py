@@ -1,4 +1,4 @@
-"""Lock-outs, tried on purpose: each time the admin still gets in, or was told before anything changed."""
+"""Lock-outs, tried on purpose: the admin can still log in, or is warned before anything changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def refused_beforehand(machine: Fresh, service: str, says: str, user: str = "ali
     done = machine.installed("enable", service, "--for-user", user)
     assert done.returncode == 1
     assert says in done.stdout + done.stderr
-    assert "Password" not in done.stderr, "said before anybody is asked for anything"
+    assert "Password" not in done.stderr, "reported before the first prompt"
     assert as_before(machine)
     assert machine.state(service) is None
 
@@ -41,19 +41,19 @@ def back_in(machine: Fresh, talk: Talk) -> None:
     assert gets_in_by_password(machine)
 
 
-# ---- nobody has a token
+# ---- no user has a token
 
 
-def test_no_token_for_the_admin_is_said_beforehand(machine: Fresh) -> None:
+def test_no_token_for_the_admin_is_reported_beforehand(machine: Fresh) -> None:
     refused_beforehand(machine, "sshd", "bob has no token, and would be locked out", user="bob")
 
 
-def test_no_token_for_anybody_is_said_beforehand(machine: Fresh) -> None:
+def test_no_token_for_anybody_is_reported_beforehand(machine: Fresh) -> None:
     machine.path(f"{STORE}/alice.json").unlink()
     refused_beforehand(machine, "sudo", "pam-totp enroll alice")
 
 
-def test_who_else_would_be_locked_out_is_said_by_name(machine: Fresh) -> None:
+def test_other_users_who_would_be_locked_out_are_named(machine: Fresh) -> None:
     done = machine.installed("enable", "sshd", "--for-user", "alice", "--dry-run")
     assert done.returncode == 0
     assert "sshd: locked out without a token: bob, carol, root" in done.stdout
@@ -71,11 +71,11 @@ def broken_helper(machine: Fresh) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("broken_helper")
-def test_a_broken_helper_is_said_beforehand(machine: Fresh) -> None:
+def test_a_broken_helper_is_reported_beforehand(machine: Fresh) -> None:
     refused_beforehand(machine, "sudo", f"the relay would not start {HELPER}")
 
 
-def test_a_helper_that_does_not_start_is_said_beforehand(machine: Fresh) -> None:
+def test_a_helper_that_does_not_start_is_reported_beforehand(machine: Fresh) -> None:
     path = machine.path(HELPER)
     good = path.read_text()
     path.write_text("raise SystemExit('a bad upgrade')\n")
@@ -85,7 +85,7 @@ def test_a_helper_that_does_not_start_is_said_beforehand(machine: Fresh) -> None
         path.write_text(good)
 
 
-def test_a_helper_that_others_could_have_written_is_said_beforehand(machine: Fresh) -> None:
+def test_a_helper_that_others_could_have_written_is_reported_beforehand(machine: Fresh) -> None:
     machine.shell("chmod 2775 /usr/local/lib")
     try:
         refused_beforehand(machine, "sudo", "/usr/local/lib can be written by users other than root")
@@ -125,7 +125,7 @@ def fill(machine: Fresh, folder: str) -> None:
     machine.shell(f"! cat /dev/zero > {folder}/full 2>/dev/null")
 
 
-def test_a_full_disk_is_said_beforehand(small_var: Fresh) -> None:
+def test_a_full_disk_is_reported_beforehand(small_var: Fresh) -> None:
     fill(small_var, "/var/lib")
     refused_beforehand(small_var, "sudo", "the disk is full")
 
@@ -195,12 +195,12 @@ def test_with_the_service_stopped_a_helper_answers(machine: Fresh) -> None:
     first.presses_ctrl_c().ends()
 
 
-def test_a_service_that_says_nothing_is_said_beforehand(machine: Fresh) -> None:
+def test_a_service_that_does_not_answer_is_reported_beforehand(machine: Fresh) -> None:
     """As one that systemd listens for, and cannot start."""
     machine.shell("mkdir -p /run/pam_totp")
     listens = "import socket as s, signal; l = s.socket(s.AF_UNIX, s.SOCK_SEQPACKET); l.bind('/run/pam_totp/socket'); "
     process = machine.start("/usr/bin/python3", "-c", listens + "l.listen(); signal.pause()")
-    until(machine.path("/run/pam_totp/socket").exists, "somebody listens")
+    until(machine.path("/run/pam_totp/socket").exists, "a process listens")
     try:
         refused_beforehand(machine, "sudo", "/run/pam_totp/socket: no answer within")
     finally:
@@ -228,18 +228,18 @@ def test_the_real_service_answers_logins_once_enabled(machine: Fresh) -> None:
 # ---- settings and stacks that would refuse everybody
 
 
-def test_a_bad_site_file_is_said_beforehand(machine: Fresh) -> None:
+def test_a_bad_site_file_is_reported_beforehand(machine: Fresh) -> None:
     machine.write("/etc/pam_totp.toml", "[policy]\nlook_ahaed = 5\n")
     refused_beforehand(machine, "sudo", "no setting is called 'look_ahaed'")
 
 
-def test_a_bad_record_is_said_beforehand(machine: Fresh) -> None:
+def test_a_bad_record_is_reported_beforehand(machine: Fresh) -> None:
     machine.write(f"{STORE}/alice.json", "{}\n", 0o600)
     machine.shell(f"chown pam_totp: {STORE}/alice.json")
     refused_beforehand(machine, "sudo", "alice.json")
 
 
-def test_a_module_of_another_architecture_is_said_beforehand(machine: Fresh) -> None:
+def test_a_module_of_another_architecture_is_reported_beforehand(machine: Fresh) -> None:
     path = machine.path(f"{machine.modules}/pam_totp.so")
     good = path.read_bytes()
     machine.write(f"{machine.modules}/pam_totp.so", good[:4] + b"\x01" + good[5:])  # 32 bits

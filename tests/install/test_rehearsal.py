@@ -32,7 +32,7 @@ class Person:
 
 @pytest.fixture
 def proves(site: Site):  # type: ignore[no-untyped-def]
-    """Rehearse a stack with our line under some control, behind what is given; returns what was said."""
+    """Rehearse a stack with our line under some control, behind what is given; returns what was shown."""
     site.enrol()
 
     def run(control: str, person: Person, *before: str, name: str = "demo") -> list[str]:
@@ -99,7 +99,7 @@ def test_an_account_that_may_not_be_used_did_not_get_in(site: Site) -> None:
 
 
 def test_the_private_folder_is_self_contained(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    """Linux-PAM 1.5 looks for includes in /etc/pam.d, whatever pam_start_confdir was told."""
+    """Linux-PAM 1.5 looks for includes in /etc/pam.d, even under pam_start_confdir."""
     here = machine(tmp_path, su_l="auth include su\n")
     with private_copy(here, "su-l") as folder:
         assert sorted(os.listdir(folder)) == ["common-account", "common-auth", "common-session", "other", "su", "su-l"]
