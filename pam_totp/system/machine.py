@@ -81,15 +81,15 @@ class Machine:
 
         A service whose stack cannot be read counts if its own file names the module.
         """
-        found = []
+        names = []
         for name in self.services():
             try:
                 if any(h.rule.is_pam_totp for h in self.stack(name)):
-                    found.append(name)
+                    names.append(name)
             except StackError:
                 if MODULE in (self.service(name) or ""):
-                    found.append(name)
-        return found
+                    names.append(name)
+        return names
 
     def wrong_phases(self, service: str) -> list[str]:
         """Return the phases other than auth in which a service's own file names pam_totp.so."""
@@ -102,8 +102,8 @@ class Machine:
     def module_folder(self) -> str | None:
         """Return the folder of libpam's modules for the architecture of this Python, or None."""
         same = architecture(os.path.realpath(sys.executable))
-        found = (f for pattern in _MODULE_FOLDERS for f in sorted(glob.glob(self.path("/" + pattern))))
-        return next((f for f in found if architecture(os.path.join(f, "pam_permit.so")) == same is not None), None)
+        folders = (f for pattern in _MODULE_FOLDERS for f in sorted(glob.glob(self.path("/" + pattern))))
+        return next((f for f in folders if architecture(os.path.join(f, "pam_permit.so")) == same is not None), None)
 
     def module(self) -> str | None:
         """Return where pam_totp.so is installed."""

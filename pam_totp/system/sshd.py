@@ -63,15 +63,15 @@ def settings(user: str, host: str = "localhost", address: str = "127.0.0.1") -> 
     return {name: value for name, _, value in pairs}
 
 
-def bypasses(found: Settings) -> Iterator[str]:
+def bypasses(in_force: Settings) -> Iterator[str]:
     """Yield each setting by which a login would not be asked for a code by PAM."""
-    if found.get("usepam") != "yes":
+    if in_force.get("usepam") != "yes":
         yield "UsePAM is no"
-    if found.get("kbdinteractiveauthentication") != "yes":
+    if in_force.get("kbdinteractiveauthentication") != "yes":
         yield "KbdInteractiveAuthentication is no"
-    methods = found.get("authenticationmethods", "any")
+    methods = in_force.get("authenticationmethods", "any")
     if methods == "any":
-        ways = [name.removesuffix("authentication") for name in _OTHER_METHODS if found.get(name) == "yes"]
+        ways = [name.removesuffix("authentication") for name in _OTHER_METHODS if in_force.get(name) == "yes"]
         if ways:
             yield f"AuthenticationMethods is any, so {' or '.join(ways)} is enough"
         return
@@ -80,9 +80,9 @@ def bypasses(found: Settings) -> Iterator[str]:
             yield f"AuthenticationMethods has {method}"
 
 
-def accepts_passwords(found: Settings) -> bool:
+def accepts_passwords(in_force: Settings) -> bool:
     """Return True if sshd accepts passwords by any method."""
-    return "yes" in (found.get("passwordauthentication"), found.get("kbdinteractiveauthentication"))
+    return "yes" in (in_force.get("passwordauthentication"), in_force.get("kbdinteractiveauthentication"))
 
 
 def match_examples(texts: Sequence[str]) -> list[tuple[str, str, str]]:

@@ -118,7 +118,7 @@ def test_a_watchdog_rolls_back_when_stopped_and_logs_the_result(tmp_path: Path, 
     assert len(logged) == 2
     assert "rolled back: not confirmed within" in logged[0]
     assert "could not be rolled back" in logged[1]
-    assert not trial.watched("sudo")
+    assert not trial.has_watchdog("sudo")
 
 
 def test_a_record_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

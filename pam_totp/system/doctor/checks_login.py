@@ -98,7 +98,7 @@ def changes(context: Context) -> Iterator[Finding]:
         yield Finding(WARNING, "changes", Code.RECORD_OF_CHANGE_INVALID, str(e), remedy)
         return
     for service, state, record in records:
-        if state != trial.KEPT and not trial.watched(service):
+        if state != trial.KEPT and not trial.has_watchdog(service):
             what = f"{service}: a change on trial was not rolled back"
             remedy = f"pam-totp disable {service}, or confirm it with 'enable --keep'"
             yield Finding(ERROR, "changes", Code.TRIAL_NOT_ROLLED_BACK, what, remedy)

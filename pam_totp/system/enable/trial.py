@@ -149,7 +149,7 @@ def roll_back(service: str, state: str = TRIAL, only: int | None = None) -> list
 
 def roll_back_left_over() -> list[str]:
     """Roll back every trial without a watchdog. Return the services."""
-    services = [s for s, state in records() if state in (TRIAL, BACK) and not watched(s)]
+    services = [s for s, state in records() if state in (TRIAL, BACK) and not has_watchdog(s)]
     for service in services:
         try:
             roll_back(service)
@@ -180,7 +180,7 @@ def watch(service: str, stop: Sequence[object]) -> None:
             log(f"enable {service}: could not be rolled back: {e}", syslog.LOG_ERR)
 
 
-def watched(service: str) -> bool:
+def has_watchdog(service: str) -> bool:
     """Return True if a watchdog waits for the end of this trial."""
     try:
         with open(_path(service, "watch"), encoding="ascii") as lock:
@@ -210,7 +210,7 @@ def _start_watchdog(service: str) -> None:
     if not started:
         subprocess.Popen(command, stdin=_NULL, stdout=_NULL, stderr=_NULL, cwd="/", start_new_session=True)
     give_up = time.monotonic() + READY_WITHIN
-    while not watched(service):
+    while not has_watchdog(service):
         if time.monotonic() > give_up:
             raise TrialError(f"the watchdog process does not start: {' '.join(command)}")
         time.sleep(PAUSE / 5)
