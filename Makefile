@@ -19,6 +19,8 @@ NEED_TORTURE = $(NEED_TEST) clang libclang-rt-dev
 NEED_BENCH = $(NEED_BUILD) $(NEED_VENV) libpam-google-authenticator libpam-oath libpam-python oathtool pamtester util-linux
 NEED_LINT  = $(NEED_VENV) mandoc shellcheck
 NEED_BOOTED = $(NEED_BUILD) $(NEED_VENV) debootstrap e2fsprogs qemu-system-x86
+# To make roots of other systems; python3 runs the tool, before there is a virtual environment.
+NEED_SYSTEMS = debian-archive-keyring debootstrap git python3 util-linux
 NEED_INSTALL = gcc libc6-dev libpam0g-dev $(if $(strip $(EXTRAS)),ca-certificates python3-venv)
 
 BIN = .venv/bin
@@ -27,8 +29,8 @@ DATA = pam_totp/system/data
 RELAY_KNOWS = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
 .PHONY: demo portal test bench bench-portal cover cover-all fuzz torture requirements audit lint build venv install
-.PHONY: uninstall clean help want-test booted
-.PHONY: need-build need-venv need-test need-torture need-bench need-lint need-install need-booted
+.PHONY: uninstall clean help want-test booted systems test-roots
+.PHONY: need-build need-venv need-test need-torture need-bench need-lint need-install need-booted need-systems
 .DELETE_ON_ERROR:
 
 # The helper and the commands never write byte code: as root, under another user's umask, they must not. It is made here.
@@ -87,8 +89,17 @@ torture: need-torture build venv  ## an hour of races, crashes and hostile calle
 booted: need-booted build venv  ## the units under a systemd that boots, as root
 	PAM_TOTP_BOOTED=1 $(BIN)/python -m pytest -p no:xdist --verbose tests/booted $(ARGS)
 
+# In bare roots of Debian 12, Debian 13 and Ubuntu 24.04, which debootstrap makes in build/systems: an hour. ARGS=--help
+# lists the parts. Without ARGS, the roots themselves are tested first.
+systems: need-systems $(if $(strip $(ARGS)),,test-roots)  ## demo and tests on every system, for root and for a user
+	@$(PYTHON) -m tests.systems $(ARGS)
+
+test-roots: need-systems build venv  ## tests of the bare roots themselves, as root
+	PAM_TOTP_SYSTEMS=1 $(BIN)/python -m pytest -p no:xdist --quiet tests/systems/test_roots.py
+
 # Files and folders whose words are checked; the rest follows.
-PLAIN_WORDS = CONTRIBUTING.md demo docs/architecture.md pam_totp/system/doctor pam_totp/system/enable pam_totp/system/pamd tools
+PLAIN_WORDS = .ci CONTRIBUTING.md README.md demo docs/architecture.md pam_totp/system/doctor pam_totp/system/enable \
+              pam_totp/system/pamd tests/systems tools
 lint: need-lint venv  ## code style, types, plain words, shell scripts, manuals
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -101,7 +112,7 @@ lint: need-lint venv  ## code style, types, plain words, shell scripts, manuals
 want-test:
 	@[ "$$(id -u)" -ne 0 ] || .ci/need $(WANT_TEST) || echo "make: no browser to be had: the tests that need one are skipped"
 
-need-build need-venv need-test need-torture need-bench need-lint need-install need-booted: need-%:
+need-build need-venv need-test need-torture need-bench need-lint need-install need-booted need-systems: need-%:
 	@.ci/need $(NEED_$(shell echo $* | tr a-z A-Z))
 
 # The lock has everything that its packages need, so pip resolves nothing: a newer release changes no installation.

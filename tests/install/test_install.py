@@ -238,9 +238,9 @@ def syscalls(machine: Fresh, group: str) -> set[str]:
     """The system calls of a group, groups in it followed."""
     if not group.startswith("@"):
         return {group}
-    words = [
-        line.split("#")[0].strip() for line in machine.shell(f"systemd-analyze syscall-filter {group}").splitlines()
-    ]
+    printed = machine.shell(f"systemd-analyze syscall-filter {group}")
+    printed = re.sub(r"\x1b\[\d*m", "", printed)  # systemd 255 resets colours even where no terminal is
+    words = [line.split("#")[0].strip() for line in printed.splitlines()]
     return {call for word in words[1:] if word for call in syscalls(machine, word)}
 
 

@@ -612,7 +612,7 @@ def gone(pid: int) -> bool:
     """Also when nobody has waited for it yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter, if it goes between open and read
         return True
 
 

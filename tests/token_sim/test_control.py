@@ -7,7 +7,6 @@ import os
 import socket
 import stat
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,7 +89,8 @@ def test_another_uid_gets_no_answer_even_where_the_file_mode_lets_it_in(tmp_path
         os.chmod(run.control, 0o666)  # noqa: S103  # the credentials must do it alone
         folder = os.open(tmp_path, os.O_PATH)
         try:
-            words = [sys.executable, "-c", ask, f"/proc/self/fd/{folder}/fob.control"]
+            # The distribution's interpreter: a virtual environment may be in a folder that is closed to others.
+            words = ["/usr/bin/python3", "-I", "-c", ask, f"/proc/self/fd/{folder}/fob.control"]
             mine = subprocess.run(words, pass_fds=[folder], capture_output=True, timeout=20, check=False)
             other = subprocess.run(
                 words, pass_fds=[folder], capture_output=True, timeout=20, check=False, user=65534, group=65534

@@ -125,8 +125,8 @@ def test_an_account_that_is_not_listed_is_told_where_to_be_listed(site: Site) ->
     site.start()
     site.enrol(user="root")
     asking = (
-        "import os, sys; os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
-        "from pam_totp import client\n"
+        "import os, sys; from pam_totp import client\n"  # before it leaves root: the tree may be closed to others
+        "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
         f"print(client.verify('root', sys.argv[1], service='web', path={str(site.socket)!r}).verdict.value)"
     )
 

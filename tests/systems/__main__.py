@@ -1,0 +1,106 @@
+"""Run what the README promises in bare roots of every system that it names. Run by `make systems`, as root."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import signal
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.systems import journey
+from tests.systems.host import NoMirror
+from tests.systems.report import Row, lacks, line, table
+from tests.systems.roots import FOLDER, SYSTEMS, Unusable, bare_clone, base, forget, require_namespaces
+
+OK, FAILED, OUT_OF_REACH, INTERRUPTED = 0, 1, 3, 130  # exit statuses
+LOGS = FOLDER / "logs"
+USERS = ("root", journey.USER)
+_TAIL = 25  # lines of a failed step's output
+_HELP = """\
+Each system is a bare root that debootstrap makes once, in build/systems; its changes live in a scratch folder that is
+removed at the end. Nothing of this machine is touched. The committed HEAD is cloned, not the work tree.
+
+steps:
+  demo      git clone, then make demo from nothing; make prints one apt-get line for an ordinary user, and root runs it
+  again     make demo a second time
+  offline   make build from nothing, then make demo, with no package index within reach but the distribution's
+  test      make test
+
+examples:
+  make systems                                                   all of it: an hour on two cores
+  make systems ARGS="--systems trixie --users root --steps demo"
+  make systems ARGS="--steps test --tests tests/install"         some of the tests
+  make systems ARGS="--rebuild --steps demo"                     base roots anew
+
+The mirror is the one that apt uses here, or its neighbour for the other distribution; otherwise name one in
+SYSTEMS_DEBIAN_MIRROR, SYSTEMS_DEBIAN_SECURITY_MIRROR, SYSTEMS_UBUNTU_MIRROR or SYSTEMS_UBUNTU_SECURITY_MIRROR.
+Exit status: 0 all went well; 1 a step failed; 2 wrong usage; 3 no root, no namespaces or no archive.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="make systems", description=__doc__, epilog=_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="default: all")
+    made.add_argument("--users", nargs="+", choices=USERS, default=list(USERS), help="default: both")
+    made.add_argument("--steps", nargs="+", choices=journey.STEPS, default=list(journey.STEPS), help="default: all")
+    made.add_argument("--tests", default="", metavar="ARGUMENTS", help="for pytest, instead of all tests")
+    made.add_argument("--rebuild", action="store_true", help="make the base roots anew")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    wished = parser().parse_args(arguments)
+    wish = journey.Wish(tuple(wished.steps), wished.tests)
+    rows: list[Row] = []
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # the same way out: nothing is left half done
+    try:
+        require_namespaces()
+        if wished.rebuild:
+            for name in wished.systems:
+                forget(SYSTEMS[name])
+        for name in wished.systems:
+            base(SYSTEMS[name], say)
+        visit(wished.systems, wished.users, wish, rows)
+    except (Unusable, NoMirror) as why:
+        print(f"make systems: {why}", file=sys.stderr)
+        return OUT_OF_REACH
+    except KeyboardInterrupt:
+        print("\nmake systems: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        if rows:
+            print("\n".join(filter(None, ("", table(rows), lacks(rows), f"logs: {LOGS}"))))
+    return OK if all(row.is_good for row in rows) else FAILED
+
+
+def visit(systems: Sequence[str], users: Sequence[str], wish: journey.Wish, rows: list[Row]) -> None:
+    """Go through all systems as all users, and add to `rows`."""
+
+    def report(row: Row, output: str) -> None:
+        rows.append(row)
+        say(line(row))
+        if not row.is_good:
+            print(textwrap.indent("\n".join(output.splitlines()[-_TAIL:]), "    "), flush=True)
+
+    LOGS.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="pam_totp-systems-") as folder:
+        repository = bare_clone(Path(folder))
+        for name, user in itertools.product(systems, users):
+            say(f"{SYSTEMS[name].title}, as {user}")
+            with (LOGS / f"{name}-{user}.log").open("w") as log:
+                journey.travel(SYSTEMS[name], user, wish, repository=repository, log=log, report=report, say=say)
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

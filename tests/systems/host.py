@@ -1,0 +1,174 @@
+"""What a bare root takes over from this machine: the mirror, the way to the network, and certificates.
+
+The rules:
+- The mirror is one that apt uses here, or one at the same server for the other distribution, or the one that
+  debootstrap itself would use. It counts once its Release file is seen to be of the right origin.
+- SYSTEMS_DEBIAN_MIRROR, SYSTEMS_DEBIAN_SECURITY_MIRROR, SYSTEMS_UBUNTU_MIRROR and SYSTEMS_UBUNTU_SECURITY_MIRROR win.
+- Taken over are name servers, proxies, pip's index settings, and certificates; no password, no key, no account.
+"""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+# The last part of an archive's address, by what is kept there.
+_KINDS = ("debian", "debian-security", "ubuntu", "ubuntu-ports")
+_SCRIPTS = Path("/usr/share/debootstrap/scripts")
+_APT_SETTINGS = r"Acquire::(https?::Proxy|ftp::Proxy|Check-Valid-Until|Check-Date|Retries|ForceIPv[46])\b"
+_PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "retries")
+_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+_LOCAL_CERTIFICATES = "usr/local/share/ca-certificates"
+_PIP_CERTIFICATES = "etc/ssl/pip.pem"
+NO_NAME_SERVER = "nameserver 127.0.0.1\n"  # the root's own loopback device: nothing answers there
+NO_INDEX = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": "/dev/null", "PIP_INDEX_URL": "http://127.0.0.1:9/simple"}
+
+
+class NoMirror(Exception):
+    """No archive was found for a suite."""
+
+
+# Mirrors
+
+
+def mirrors(suite: str, origin: str) -> tuple[str, str]:
+    """Return the archive of a suite and that of its security updates."""
+    name = origin.upper()
+    candidates = [*offered(apt_update_uris()), *debootstrap_mirrors(origin)]
+    main = os.environ.get(f"SYSTEMS_{name}_MIRROR") or choose(candidates, suite, origin, fetch)
+    security = os.environ.get(f"SYSTEMS_{name}_SECURITY_MIRROR") or choose(
+        [main, *candidates], f"{suite}-security", origin, fetch
+    )
+    return main, security
+
+
+def apt_update_uris() -> str:
+    """Return what `apt-get update` would fetch; it needs neither root nor package lists."""
+    command = ["apt-get", "--print-uris", "update"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def offered(uris: str) -> Iterator[str]:
+    """Yield the archives that apt uses, then their neighbours at the same servers."""
+    ours = list(dict.fromkeys(re.findall(r"^'(https?://\S+?)/+dists/\S+'", uris, re.MULTILINE)))
+    yield from ours
+    for archive in ours:
+        above, _, last = archive.rpartition("/")
+        if last in _KINDS:
+            yield from (f"{above}/{kind}" for kind in _KINDS if kind != last)
+
+
+def debootstrap_mirrors(origin: str) -> list[str]:
+    """Return the archives that debootstrap's own scripts name for a distribution."""
+    script = _SCRIPTS / {"Debian": "sid", "Ubuntu": "gutsy"}[origin]
+    text = script.read_text() if script.exists() else ""
+    return re.findall(r"^\s*default_mirror\s+(http\S+)", text, re.MULTILINE)
+
+
+def choose(archives: Iterable[str], suite: str, origin: str, fetch: Callable[[str], str | None]) -> str:
+    """Return the first archive that has the suite for this architecture; `fetch` returns None for what is not there."""
+    for archive in dict.fromkeys(archives):
+        text = fetch(f"{archive}/dists/{suite}/main/binary-{architecture()}/Release")
+        if text is not None and f"Origin: {origin}" in text.splitlines():
+            return archive
+    raise NoMirror(f"no archive of {suite} is known to apt here: name one by SYSTEMS_{origin.upper()}_MIRROR=URL")
+
+
+def fetch(url: str) -> str | None:
+    """Return the text at a URL, or None."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url), timeout=30) as reply:  # noqa: S310  # http or https
+            return str(reply.read().decode(errors="replace"))
+    except OSError:
+        return None
+
+
+def architecture() -> str:
+    return subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+# The way to the network
+
+
+def proxies() -> dict[str, str]:
+    """Return the proxies of this machine as environment variables, apt's included."""
+    found = {name: os.environ[name] for name in _PROXIES if name in os.environ}
+    for line in apt_settings():
+        match = re.fullmatch(r'Acquire::(https?)::Proxy "(\S+)";', line)
+        if match and match[2] != "DIRECT":
+            found.setdefault(f"{match[1]}_proxy", match[2])
+    return found
+
+
+def apt_settings() -> list[str]:
+    """Return the settings of apt that say how archives are reached."""
+    said = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=False).stdout
+    return [line for line in said.splitlines() if re.match(_APT_SETTINGS, line)]
+
+
+def pip_settings() -> dict[str, str]:
+    """Return the settings of pip that say how an index is reached; no index in a folder of this machine."""
+    config = configparser.RawConfigParser()
+    config_home = Path(os.environ.get("XDG_CONFIG_HOME", Path.home() / ".config"))
+    files = ("/etc/xdg/pip/pip.conf", "/etc/pip.conf", config_home / "pip/pip.conf", Path.home() / ".pip/pip.conf")
+    config.read([*files, os.environ.get("PIP_CONFIG_FILE", os.devnull)])
+    found = {}
+    for name in (*_PIP_SETTINGS, "cert"):
+        value = config.get("global", name, fallback="")
+        value = os.environ.get(f"PIP_{name.upper().replace('-', '_')}", value)
+        words = [word for word in value.split() if not word.startswith(("file:", "/")) or name == "cert"]
+        if words:
+            found[name] = " ".join(words)
+    return found
+
+
+def bring(root: Path, *, indexes: bool) -> None:
+    """Let a root reach what this machine reaches; without `indexes`, the hosts of its archives alone."""
+    _write(root, "etc/resolv.conf", Path("/etc/resolv.conf").read_text() if indexes else NO_NAME_SERVER)
+    known = "" if indexes else "".join(f"{address} {name}\n" for name, address in archive_hosts(root))
+    _write(root, "etc/hosts", f"127.0.0.1 localhost bare\n::1 localhost ip6-localhost ip6-loopback\n{known}")
+    _write(root, "etc/hostname", "bare\n")
+    _write(root, "etc/apt/apt.conf.d/90host", "".join(f"{line}\n" for line in apt_settings()))
+    for certificate in Path("/", _LOCAL_CERTIFICATES).glob("**/*.crt"):
+        _write(root, f"{_LOCAL_CERTIFICATES}/{certificate.name}", certificate.read_text())
+    if indexes:
+        settings = pip_settings()
+        if "cert" in settings:
+            _write(root, _PIP_CERTIFICATES, Path(settings["cert"]).read_text())
+            settings["cert"] = f"/{_PIP_CERTIFICATES}"
+        lines = "".join(f"{name} = {value}\n" for name, value in settings.items())
+        _write(root, "etc/pip.conf", f"[global]\n{lines}")
+
+
+def archive_hosts(root: Path) -> Iterator[tuple[str, str]]:
+    """Yield the hosts that apt needs in a root, its archives and proxies, each with an address."""
+    sources = "".join(path.read_text() for path in sorted((root / "etc/apt").glob("sources.list*")) if path.is_file())
+    urls = [*re.findall(r"https?://\S+", sources), *proxies().values()]
+    for name in dict.fromkeys(urlsplit(url).hostname or "" for url in urls):
+        with contextlib.suppress(socket.gaierror):
+            yield name, str(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0])
+
+
+def take_away(root: Path) -> None:
+    """Remove from a root what `bring` wrote, so that the next one brings its own."""
+    for name in ("etc/resolv.conf", "etc/hosts", "etc/hostname", "etc/apt/apt.conf.d/90host", "etc/pip.conf"):
+        (root / name).unlink(missing_ok=True)
+    (root / _PIP_CERTIFICATES).unlink(missing_ok=True)
+    shutil.rmtree(root / _LOCAL_CERTIFICATES, ignore_errors=True)
+
+
+def _write(root: Path, name: str, text: str) -> None:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # it may be a link that leads out of the root
+    path.write_text(text)
+    path.chmod(0o644)

@@ -1,0 +1,149 @@
+"""The steps that are taken in a bare root: what the README promises of a fresh clone, as root and as an ordinary user.
+
+The rules:
+- A journey starts in a new root with a clone of the committed HEAD. No step is tried again.
+- An ordinary user gets one apt-get line from make, and nothing is installed before root has run exactly that line
+  (without its sudo, which a bare system does not have).
+- In the step `offline` the distribution's archive is the only index within reach.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from tests.systems.report import Results, Row, read_junit
+from tests.systems.roots import Network, Root, System
+
+USER = "newcomer"
+LIMIT = 3600  # seconds for a step
+STEPS = ("demo", "again", "offline", "test")
+_APT_LINE = re.compile(r"^ *(sudo apt-get [^\n]+)$", re.MULTILINE)
+_JUNIT = "/tmp/junit.xml"  # noqa: S108  # in the root's own /tmp
+# No name server answers: names are known of the archives alone (host.bring). One packet, refused at once.
+_ASK_NAME_SERVER = (
+    "import socket as s; asked = s.socket(s.AF_INET, s.SOCK_DGRAM); asked.settimeout(10); "
+    "asked.connect(('127.0.0.1', 53)); asked.send(b'?'); asked.recv(1)"
+)
+
+
+class Wish(NamedTuple):
+    """What is to be run of all that."""
+
+    steps: tuple[str, ...] = STEPS
+    tests: str = ""  # pytest's arguments for the step test; all tests, where empty
+
+
+class Run(NamedTuple):
+    """A command that was run in the root."""
+
+    status: int
+    output: str
+    seconds: float
+    packages: int  # installed meanwhile
+
+    @property
+    def is_good(self) -> bool:
+        return self.status == 0
+
+
+def apt_line(output: str) -> str | None:
+    """Return the command that make tells an ordinary user to run, without its sudo; None if it does not."""
+    found = _APT_LINE.findall(output)
+    return found[-1].replace("sudo apt-get", "apt-get") if found else None
+
+
+class Journey:
+    """One user's way through one root, with all output in a log file."""
+
+    def __init__(
+        self, root: Root, user: str, log: IO[str], report: Callable[[Row, str], None], label: str = ""
+    ) -> None:
+        self._root, self._user, self._log, self._report, self._label = root, user, log, report, label
+        self._tree = ""
+
+    def begin(self, repository: Path) -> None:
+        if self._user != "root":
+            self._root.add_account(self._user)
+        self._tree = self._root.clone(repository, self._user)
+
+    def demo(self, title: str = "make demo") -> bool:
+        return self._row(title, self._make("demo"))
+
+    def build(self) -> None:
+        self._row("make build", self._make("build"))
+
+    def test(self, arguments: str) -> None:
+        words = ("test", f"ARGS={arguments}") if arguments else ("test",)
+        done = self._make(*words, env={"PYTEST_ADDOPTS": f"--junitxml={_JUNIT} -rfEXs"})
+        results = self._root.path(_JUNIT)
+        self._row("make test", done, tests=read_junit(results) if results.exists() else None)
+
+    def show_no_index(self) -> None:
+        """Show that a package index is out of reach here, and the distribution's archive is not."""
+        reached = f'cat /etc/hosts; apt-get update && ! python3 -c "{_ASK_NAME_SERVER}" && rm -r /var/lib/apt/lists'
+        self._row("no index in reach", self._run(("sh", "-c", reached), user="root"))
+
+    def _make(self, *words: str, env: Mapping[str, str] | None = None) -> Run:
+        """Run make as the user. Where it prints a line for root, root runs that, and the user runs make again."""
+        done = self._run(("make", *words), env=env)
+        line = apt_line(done.output) if self._user != "root" else None
+        if line is None:
+            return done
+        self._row(f"make {words[0]}: asks", done, is_good=done.status != 0 and done.packages == 0)
+        by_root = self._run(("sh", "-c", line), user="root")
+        return self._run(("make", *words), env=env) if self._row("the line, by root", by_root) else by_root
+
+    def _run(self, words: tuple[str, ...], user: str | None = None, env: Mapping[str, str] | None = None) -> Run:
+        user = user or self._user
+        self._log.write(f"\n=== {self._root.system.title}, {user}: {self._label}{' '.join(words)}\n")
+        self._log.flush()
+        file = Path(self._log.name)
+        start = file.stat().st_size
+        before = self._root.installed()
+        begun = time.monotonic()
+        limited = ("timeout", "--kill-after=10", str(LIMIT), *words)
+        status = self._root.run(*limited, user=user, cwd=self._tree, env=env, log=self._log).returncode
+        seconds = time.monotonic() - begun
+        output = file.read_bytes()[start:].decode(errors="replace")
+        return Run(status, output, seconds, len(self._root.installed() - before))
+
+    def _row(self, title: str, done: Run, *, is_good: bool | None = None, tests: Results | None = None) -> bool:
+        """Report the step; return True if it went as it should."""
+        good = done.is_good if is_good is None else is_good
+        step = self._label + title
+        system = self._root.system.title
+        row = Row(system, self._user, step, good, done.status, done.seconds, done.packages, tests)
+        self._report(row, done.output)
+        return good
+
+
+def travel(
+    system: System,
+    user: str,
+    wish: Wish,
+    *,
+    repository: Path,
+    log: IO[str],
+    report: Callable[[Row, str], None],
+    say: Callable[[str], None],
+) -> None:
+    """Take all steps wished for in one system as one user; `report` gets a row and the output of each."""
+    if {"demo", "again", "test"} & set(wish.steps):
+        with Root(system, say=say) as root:
+            journey = Journey(root, user, log, report)
+            journey.begin(repository)
+            if {"demo", "again"} & set(wish.steps) and journey.demo() and "again" in wish.steps:
+                journey.demo("make demo, again")
+            if "test" in wish.steps:
+                journey.test(wish.tests)
+    if "offline" in wish.steps:
+        with Root(system, network=Network.ARCHIVE, say=say) as root:
+            journey = Journey(root, user, log, report, label="offline: ")
+            journey.begin(repository)
+            journey.show_no_index()
+            journey.build()
+            journey.demo()

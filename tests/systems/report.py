@@ -1,0 +1,97 @@
+"""What a run of `make systems` says at its end: a table, failed tests by name, and what was skipped and why."""
+
+from __future__ import annotations
+
+import collections
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+_HEAD = ("system", "user", "step", "", "exit", "seconds", "packages", "passed", "failed", "skipped")
+_LEFT = 4  # columns; the others are figures
+
+
+class Results(NamedTuple):
+    """What pytest counted."""
+
+    passed: int
+    failed: tuple[str, ...]
+    skipped: tuple[str, ...]  # the reason of each
+
+
+class Row(NamedTuple):
+    """A step, and what came of it."""
+
+    system: str
+    user: str
+    step: str
+    is_good: bool
+    status: int
+    seconds: float
+    packages: int  # installed by the step
+    tests: Results | None = None
+
+
+def read_junit(file: Path) -> Results:
+    """Return what is in a file that pytest's --junitxml made."""
+    passed, failed, skipped = 0, [], []
+    for case in ElementTree.parse(file).iter("testcase"):  # noqa: S314  # pytest wrote it
+        name = f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name', '')}"
+        found = {child.tag: child for child in case}
+        if "failure" in found or "error" in found:
+            failed.append(name)
+        elif "skipped" in found:
+            skipped.append(found["skipped"].get("message") or "no reason given")
+        else:
+            passed += 1
+    return Results(passed, tuple(failed), tuple(skipped))
+
+
+def table(rows: Iterable[Row]) -> str:
+    """Return the table, a line for each step."""
+    lines = [_HEAD, *map(_cells, rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if column < _LEFT else text.rjust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    tests = ("", "", "")
+    if row.tests is not None:
+        tests = (str(row.tests.passed), str(len(row.tests.failed)), str(len(row.tests.skipped)))
+    figures = (str(row.status), f"{row.seconds:.0f}", str(row.packages))
+    return (row.system, row.user, row.step, "ok" if row.is_good else "FAILED", *figures, *tests)
+
+
+def line(row: Row) -> str:
+    """Return the line that is printed when a step ends."""
+    tests = ""
+    if row.tests is not None:
+        tests = f"; {row.tests.passed} passed, {len(row.tests.failed)} failed, {len(row.tests.skipped)} skipped"
+    mark = "ok" if row.is_good else "FAILED"
+    return f"  {row.step}: {mark}, exit {row.status}, {row.seconds:.0f} s, {row.packages} packages{tests}"
+
+
+def lacks(rows: Iterable[Row]) -> str:
+    """Return the failed tests by name, and each reason to skip with the number of tests."""
+    lines = []
+    for row in rows:
+        if row.tests is None:
+            continue
+        where = f"{row.system}, {row.user}"
+        lines += [f"{where}: failed: {name}" for name in row.tests.failed]
+        reasons = collections.Counter(map(_without_figures, row.tests.skipped))
+        lines += [f"{where}: {count} skipped: {reason}" for reason, count in reasons.most_common()]
+    return "\n".join(lines)
+
+
+def _without_figures(reason: str) -> str:
+    """Make one reason of those that differ by a path or a process id."""
+    return re.sub(r"/\S+", "…", re.sub(r"\s+", " ", reason)).strip()
