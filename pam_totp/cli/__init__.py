@@ -1,4 +1,10 @@
-"""The command line, `pam-totp`: a thin shell over the core. One place makes messages of errors, and exit statuses."""
+"""The command line `pam-totp`.
+
+Rules:
+- Each command is a module named after it. A new command is a module with `add_to` and `run`, and a line in COMMANDS.
+- Exceptions become messages and exit statuses in `main` alone.
+- A message says what failed, why, and what to do, in one line and without a secret.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +18,29 @@ from collections.abc import Collection, Sequence
 from typing import NoReturn
 
 from pam_totp import __version__
-from pam_totp.cli import codes, doctor, enroll, export, import_, policy, portal, recovery, serve, services, tokens
-from pam_totp.cli.common import OUT_OF_REACH, REFUSED, WRONG_USAGE, CommandError
+from pam_totp.cli import (
+    disable,
+    disable_token,
+    doctor,
+    enable,
+    enable_token,
+    enroll,
+    export,
+    import_,
+    list_,
+    policy,
+    portal,
+    qr,
+    recovery,
+    rehearse,
+    remove,
+    rename,
+    resync,
+    serve,
+    unlock,
+    verify,
+)
+from pam_totp.cli.command_line import OUT_OF_REACH, REFUSED, WRONG_USAGE, CommandError
 from pam_totp.core.record import RecordError
 from pam_totp.core.settings import SettingsError
 from pam_totp.pam.listening import ServiceError
@@ -21,42 +48,52 @@ from pam_totp.store import StoreError
 
 COMMANDS = (  # in the order of --help
     enroll,
-    tokens,
+    qr,
+    list_,
+    rename,
+    enable_token,
+    disable_token,
+    remove,
     recovery,
-    codes,
+    verify,
+    resync,
+    unlock,
     import_,
     export,
-    services,
+    enable,
+    disable,
     doctor,
+    rehearse,
     policy,
     serve,
     portal,
 )
+WORD_LISTS = ("code", "argument")  # arguments that take any number of words
 REMEDIES = {
-    errno.ENOSPC: "make room on that disk, and run the command again",
-    errno.EDQUOT: "the owner's quota is used up; make room, and run the command again",
-    errno.EROFS: "make that disk writable (mount -o remount,rw), and run the command again",
-    errno.EACCES: "run the command as root, or as the owner of that folder",
-    errno.ENOENT: "is the name right?",
+    errno.ENOSPC: "free some space on that disk, then run the command again",
+    errno.EDQUOT: "the quota of the file's owner is used up: free some space, then run the command again",
+    errno.EROFS: "remount that disk with 'mount -o remount,rw', then run the command again",
+    errno.EACCES: "run the command as root, or as the owner of that directory",
+    errno.ENOENT: "check the name",
     errno.EISDIR: "name a file in it",
-    errno.EADDRINUSE: "stop what listens there, or name another port with --listen",
+    errno.EADDRINUSE: "stop the process that listens there, or choose another port with --listen",
 }
 EXAMPLES = """\
 examples:
   pam-totp enroll alice                      a new phone: shows a QR code, asks for the first code
   pam-totp enroll alice --type hotp --name fob --secret-stdin < key.txt
-  pam-totp list                              who has which tokens
-  pam-totp verify alice 755224               is this code right? uses it up
-  pam-totp resync alice --port /dev/ttyUSB0  bring a token back into step by pressing it twice
-  pam-totp enable sudo                       ask for a code at sudo: on trial first, taken back unless confirmed
-  pam-totp doctor                            what may keep people out, or let them in without a code
+  pam-totp list                              all users and their tokens
+  pam-totp verify alice 755224               check a code; a right code is used up
+  pam-totp resync alice --port /dev/ttyUSB0  bring a token back into step: press it twice
+  pam-totp enable sudo                       require a code at sudo; rolled back unless confirmed
+  pam-totp doctor                            what may lock users out, or let them in without a code
 
 exit status: 0 done or accepted, 1 refused or a check failed, 2 wrong usage, 3 out of reach (permission, store, device)
 """
 
 
 class _Parser(argparse.ArgumentParser):
-    """Complains in one line."""
+    """A parser whose errors are one line."""
 
     commands: Collection[str] = ()  # the names of all commands, of the top parser
 
@@ -65,14 +102,14 @@ class _Parser(argparse.ArgumentParser):
         if word.startswith("-") or word in self.commands:
             return
         similar = difflib.get_close_matches(word, self.commands, 1)
-        self.error(f"there is no command {word}" + (f"; {similar[0]}?" if similar else ""))
+        self.error(f"unknown command '{word}'" + (f": did you mean '{similar[0]}'?" if similar else ""))
 
     def error(self, message: str) -> NoReturn:
-        self.exit(_say(f"{message} (see '{self.prog} --help')", WRONG_USAGE))
+        self.exit(_report(f"{message} (see '{self.prog} --help')", WRONG_USAGE))
 
 
 def parser() -> _Parser:
-    """The whole command line."""
+    """Return the parser of the whole command line."""
     top = _Parser(
         prog="pam-totp",
         description="One-time codes as a second factor: tokens, codes and the service behind the PAM module.",
@@ -88,56 +125,66 @@ def parser() -> _Parser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command and return its exit status."""
+    args = _parse(arguments)
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:  # some daemons start their children like that
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a process that ignores it cannot wait for a child
+    try:
+        status = int(args.run(args))
+        sys.stdout.flush()  # here, so that a write error is reported
+        return status
+    except CommandError as e:
+        return _report(str(e), e.status)
+    except (StoreError, ServiceError) as e:
+        return _report(f"{e}{_remedy(e.__cause__, unchanged=True)}", OUT_OF_REACH)
+    except (RecordError, SettingsError) as e:
+        is_unreadable = isinstance(e.__cause__, OSError)
+        return _report(f"{e}{_remedy(e.__cause__)}", OUT_OF_REACH if is_unreadable else REFUSED)
+    except OSError as e:
+        _discard_output()
+        if isinstance(e, BrokenPipeError):  # of `pam-totp list | head`: the command may be incomplete
+            return 128 + signal.SIGPIPE
+        what = f"{e.filename}: " if e.filename else ""
+        return _report(f"{what}{(e.strerror or str(e)).lower()}{_remedy(e)}", OUT_OF_REACH)
+    except KeyboardInterrupt:
+        return _report("interrupted; the change may be done or not (see 'pam-totp list')", 128 + signal.SIGINT)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line.
+
+    argparse of Python 3.11 ends a list of words at the first option. So words after an option are added here, as in
+    `resync alice --token fob 755224 287082`.
+    """
     top = parser()
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments:
         top.check_command(arguments[0])
-    chosen, rest = top.parse_known_args(arguments)
-    # argparse of Python 3.11 ends a list of words at the first option: `resync alice --token fob 755224 287082`.
-    words = next((name for name in ("code", "argument") if hasattr(chosen, name)), None)
-    more = [word for word in rest if word != "--"]
-    if more and (words is None or any(word.startswith("-") for word in more)):
-        chosen.parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if words is not None:
-        setattr(chosen, words, [*getattr(chosen, words), *more])
-    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:  # as some daemons leave it to those whom they start
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or no child could be waited for
-    try:
-        status = int(chosen.run(chosen))
-        sys.stdout.flush()  # here, where it is said what became of it
-        return status
-    except CommandError as e:
-        return _say(str(e), e.status)
-    except (StoreError, ServiceError) as e:
-        return _say(f"{e}{_what_to_do(e.__cause__, unchanged=True)}", OUT_OF_REACH)
-    except (RecordError, SettingsError) as e:  # what they say, or that it cannot be read
-        unread = isinstance(e.__cause__, OSError)
-        return _say(f"{e}{_what_to_do(e.__cause__)}", OUT_OF_REACH if unread else REFUSED)
-    except OSError as e:
-        _forget_the_rest()
-        if isinstance(e, BrokenPipeError):  # `pam-totp list | head`: what was not read may not have been done
-            return 128 + signal.SIGPIPE
-        what = f"{e.filename}: " if e.filename else ""
-        return _say(f"{what}{(e.strerror or str(e)).lower()}{_what_to_do(e)}", OUT_OF_REACH)
-    except KeyboardInterrupt:
-        return _say("interrupted; see 'pam-totp list' for what was done and what was not", 128 + signal.SIGINT)
+    args, rest = top.parse_known_args(arguments)
+    name = next((name for name in WORD_LISTS if hasattr(args, name)), None)
+    words = [word for word in rest if word != "--"]
+    if words and (name is None or any(word.startswith("-") for word in words)):
+        args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if name is not None:
+        setattr(args, name, [*getattr(args, name), *words])
+    return args
 
 
-def _forget_the_rest() -> None:
-    """What standard output does not take must not come up again when the interpreter ends."""
+def _discard_output() -> None:
+    """Drop what standard output did not accept, so that the interpreter does not fail on it again at its end."""
     try:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _what_to_do(cause: BaseException | None, *, unchanged: bool = False) -> str:
-    """What a person can do about an error of the system's. A store that fails is `unchanged`."""
+def _remedy(cause: BaseException | None, *, unchanged: bool = False) -> str:
+    """Return the remedy for an error of the operating system. After an error of the store, nothing was changed."""
     remedy = REMEDIES.get(cause.errno or 0) if isinstance(cause, OSError) else None
-    return f"; {'nothing was changed: ' if unchanged else ''}{remedy}" if remedy else ""
+    return f"{'; nothing was changed' if unchanged else ''} ({remedy})" if remedy else ""
 
 
-def _say(problem: str, status: int) -> int:
+def _report(problem: str, status: int) -> int:
+    """Print a message and return the exit status."""
     print(f"pam-totp: {problem}", file=sys.stderr)
     return status

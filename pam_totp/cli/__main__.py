@@ -1,4 +1,4 @@
-"""`python3 -m pam_totp.cli`, where nothing is installed."""
+"""Run the command line from a source directory: `python3 -m pam_totp.cli`."""
 
 import sys
 

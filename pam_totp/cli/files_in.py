@@ -1,7 +1,9 @@
-"""What commands read: files that were named, and files in others' home folders.
+"""Read the files that a command needs: named files, and files in the users' home directories.
 
-The law: a named file is opened before the privileges go, and read to its bound at most. A file in a home folder is
-read by a process that has become the home's owner for good, through no symbolic link, and only if it is its owner's.
+Rules:
+- A named file is opened before the process drops its privileges, and read up to its limit at most.
+- A file in a home directory is read by a child process that has become the directory's owner for good. It follows no
+  symbolic link, and reads regular files of that owner only.
 """
 
 from __future__ import annotations
@@ -13,75 +15,69 @@ import signal
 import stat
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
-from pam_totp.cli.common import CommandError
-from pam_totp.formats.imported_token import MAX_INPUT
+from pam_totp.cli.command_line import CommandError
+from pam_totp.formats.parsing import MAX_INPUT
+from pam_totp.operations.import_tokens import UserFile
 from pam_totp.pam.privileges import become_owner_of
 
-HOME_WAIT = 10.0  # seconds: a home on a file server that does not answer is passed over
+HOME_TIMEOUT = 10.0  # seconds: a home directory on a file server that does not answer is skipped
 _HOME = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-_READ, _NOT_THERE, _PROBLEM = b"r", b"n", b"p"
+_CONTENT, _MISSING, _PROBLEM = b"c", b"m", b"p"  # the first byte that the child process sends
+_PIPE_READ = 65536  # bytes
 
 
-def read_named(path: str, most: int = MAX_INPUT) -> bytes:
-    """The content of a file, or of standard input where `path` is -. Raises CommandError, OSError."""
+def read_named(path: str, limit: int = MAX_INPUT) -> bytes:
+    """Return the content of a file; `-` is standard input. Raises CommandError and OSError."""
     if path == "-":
-        data = sys.stdin.buffer.read(most + 1)
+        data = sys.stdin.buffer.read(limit + 1)
     else:
         with open(path, "rb") as file:
-            data = file.read(most + 1)
-    if len(data) > most:
-        raise CommandError(f"{path}: larger than {most} bytes")
+            data = file.read(limit + 1)
+    if len(data) > limit:
+        raise CommandError(f"{path}: must be at most {limit} bytes")
     return data
 
 
 def read_secret(path: str) -> str:
-    """The first line of a file that holds a key or a password. Raises CommandError, OSError."""
+    """Return the first line of a file, which is a key or a password. Raises CommandError and OSError."""
     try:
         return read_named(path, 4096).decode("utf-8").partition("\n")[0].removesuffix("\r")
     except UnicodeDecodeError:
         raise CommandError(f"{path}: not UTF-8") from None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HomeFile:
-    """A file in a home folder: its content, or why it was not read."""
+def read_homes(homes: str, name: str, limit: int) -> Iterator[UserFile]:
+    """Yield the files called `name` in the home directories within `homes`, in the order of the directories.
 
-    path: str
-    user: str | None
-    data: bytes = field(default=b"", repr=False)
-    problem: str | None = None
-
-
-def read_homes(homes: str, name: str, most: int) -> Iterator[HomeFile]:
-    """The files called `name` in the folders within `homes`, of those who have one, by folder. Raises OSError."""
+    Raises OSError.
+    """
     accounts = {os.path.normpath(entry.pw_dir): entry for entry in pwd.getpwall()}
     for folder in sorted(os.listdir(homes)):
         home = os.path.join(os.path.abspath(homes), folder)
         try:
-            opened = os.open(home, _HOME)
+            descriptor = os.open(home, _HOME)
         except OSError:
-            continue  # a file, a link, a home that is away: nobody's
+            continue  # a file, a link or an unreachable directory
         try:
-            answer, said = _as_owner(opened, name, most)
-            if answer == _NOT_THERE:
+            answer, content = _read_as_owner(descriptor, name, limit)
+            if answer == _MISSING:
                 continue
-            user = _account(home, folder, os.fstat(opened).st_uid, accounts)
+            user = _account(home, folder, os.fstat(descriptor).st_uid, accounts)
         finally:
-            os.close(opened)
+            os.close(descriptor)
         path = os.path.join(home, name)
-        if answer != _READ:
-            yield HomeFile(path=path, user=user, problem=said.decode("utf-8", "replace") or "could not be read")
+        if answer != _CONTENT:
+            yield UserFile(path=path, user=user, problem=content.decode("utf-8", "replace") or "cannot be read")
         elif user is None:
-            yield HomeFile(path=path, user=None, problem="this home's owner has no account")
+            yield UserFile(path=path, user=None, problem="the owner of this home directory has no account")
         else:
-            yield HomeFile(path=path, user=user, data=said)
+            yield UserFile(path=path, user=user, data=content)
 
 
 def _account(home: str, folder: str, uid: int, accounts: dict[str, pwd.struct_passwd]) -> str | None:
-    """Whose home it is: the account that says so, or the one of the folder's name; its owner must be the same."""
+    """Return the account with this home directory, or else with the name of the directory; it must have this uid."""
     entry = accounts.get(home)
     if entry is None:
         try:
@@ -91,52 +87,53 @@ def _account(home: str, folder: str, uid: int, accounts: dict[str, pwd.struct_pa
     return entry.pw_name if entry.pw_uid == uid else None
 
 
-def _as_owner(home: int, name: str, most: int) -> tuple[bytes, bytes]:
-    """What a process that has become the owner of `home` says of the file: a word, and the content or the problem."""
-    hear, tell = os.pipe()
-    reader = os.fork()
-    if reader == 0:
-        _tell_and_end(home, name, most, tell)
-    os.close(tell)
-    said = b""
+def _read_as_owner(home: int, name: str, limit: int) -> tuple[bytes, bytes]:
+    """Return what a child process that has become the owner of `home` sends: an answer, and the content or problem."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _send_file(home, name, limit, writing)
+    os.close(writing)
+    received = b""
     try:
-        while len(said) <= most + 1:
-            if not select.select([hear], [], [], HOME_WAIT)[0]:
-                os.kill(reader, signal.SIGKILL)
-                return _PROBLEM, b"it did not answer"
-            part = os.read(hear, 65536)
+        while len(received) <= limit + 1:
+            if not select.select([reading], [], [], HOME_TIMEOUT)[0]:
+                os.kill(child, signal.SIGKILL)
+                return _PROBLEM, f"no answer within {HOME_TIMEOUT:.0f} s".encode()
+            part = os.read(reading, _PIPE_READ)
             if not part:
                 break
-            said += part
+            received += part
     finally:
-        os.close(hear)
-        os.waitpid(reader, 0)
-    return said[:1], said[1:]
+        os.close(reading)
+        os.waitpid(child, 0)
+    return received[:1], received[1:]
 
 
-def _tell_and_end(home: int, name: str, most: int, tell: int) -> None:
+def _send_file(home: int, name: str, limit: int, writing: int) -> None:
+    """Run the child process."""
     try:
-        with open(tell, "wb") as out:
+        with open(writing, "wb") as out:
             try:
                 become_owner_of(home)
-                out.write(_READ + _own_file(home, name, most))
+                out.write(_CONTENT + _read_own_file(home, name, limit))
             except FileNotFoundError:
-                out.write(_NOT_THERE)
+                out.write(_MISSING)
             except OSError as e:
                 out.write(_PROBLEM + (e.strerror or "").encode())
     finally:
         os._exit(0)
 
 
-def _own_file(home: int, name: str, most: int) -> bytes:
-    file = os.open(name, _FILE, dir_fd=home)
-    status = os.fstat(file)
+def _read_own_file(home: int, name: str, limit: int) -> bytes:
+    descriptor = os.open(name, _FILE, dir_fd=home)
+    status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise OSError(0, "not a regular file")
     if status.st_uid != os.fstat(home).st_uid:
-        raise OSError(0, "not its owner's own file")
-    with open(file, "rb") as opened:
-        data = opened.read(most + 1)
-    if len(data) > most:
-        raise OSError(0, f"larger than {most} bytes")
+        raise OSError(0, "not owned by the owner of the home directory")
+    with open(descriptor, "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(0, f"must be at most {limit} bytes")
     return data

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
-from pam_totp.cli.common import CommandError
+from pam_totp.cli.command_line import CommandError
 
 _KEEP = b"k"
 
@@ -33,7 +33,9 @@ def new_file(path: str) -> Iterator[BinaryIO]:
         file = os.open(name, flags, 0o600, dir_fd=folder)
     except FileExistsError:
         os.close(folder)
-        raise CommandError(f"{path} is there already, and is not overwritten; say another name, or remove it") from None
+        raise CommandError(
+            f"{path} already exists and is not overwritten (choose another name, or remove it)"
+        ) from None
     except OSError as e:
         os.close(folder)
         raise OSError(e.errno, e.strerror, path) from None

@@ -1,4 +1,4 @@
-"""What import says of its tokens in the end: a table, or JSON."""
+"""Print the results of an import: a table, or JSON."""
 
 from __future__ import annotations
 
@@ -7,73 +7,75 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from pam_totp.cli.common import DONE, REFUSED, count
-from pam_totp.cli.import_work import Rows
-from pam_totp.cli.printing import Table, print_json_pieces
-from pam_totp.operations.import_plan import Row
+from pam_totp.cli.command_line import DONE, REFUSED
+from pam_totp.cli.printing import Table, count, print_json_stream
+from pam_totp.operations.import_tokens import Report, Result, Status
 
-HEADS = ("WHERE", "USER", "TOKEN", "TYPE", "SERIAL", "WHAT BECAME OF IT")
-SHOWN = 100  # tokens that came in just so, in the table
+HEADS = ("WHERE", "USER", "TOKEN", "TYPE", "SERIAL", "RESULT")
+MAX_SHOWN = 100  # imported tokens without remarks, in the table
 
 
-def report(args: argparse.Namespace, rows: Rows, mapped: Iterable[str]) -> int:
-    """Say what became of every token, and of the serials that were `mapped`; returns the exit status."""
+def print_report(args: argparse.Namespace, report: Report, mapped: Iterable[str]) -> int:
+    """Print the result of every token, and the serial numbers of the map that no token has; return the exit status."""
     unused = set(mapped)
-    unused.difference_update(row.serial for row in (rows if unused else ()) if row.serial is not None)
+    unused.difference_update(result.serial for result in (report if unused else ()) if result.serial is not None)
     if args.json:
-        _json(rows, sorted(unused), dry_run=args.dry_run)
+        _print_json(report, sorted(unused), dry_run=args.dry_run)
     else:
-        _table(rows, sorted(unused), "would come in" if args.dry_run else "came in")
-    return DONE if rows.good and rows.came_in + rows.left_out else REFUSED
+        _print_table(report, sorted(unused), "would be imported" if args.dry_run else "imported")
+    return DONE if report.ok else REFUSED
 
 
-def _json(rows: Rows, unused: list[str], *, dry_run: bool) -> None:
-    left_out = (row for row in (rows if rows.left_out else ()) if row.left_out is not None)
-    print_json_pieces(
+def _print_json(report: Report, unused: list[str], *, dry_run: bool) -> None:
+    skipped = (result for result in (report if report.skipped else ()) if result.status is not Status.IMPORTED)
+    print_json_stream(
         {
             "dry_run": dry_run,
-            "imported": (_facts(row) for row in rows if row.left_out is None),
-            "left_out": (_facts(row) | {"reason": row.left_out, "there_already": row.known} for row in left_out),
+            "imported": (_facts(result) for result in report if result.status is Status.IMPORTED),
+            "left_out": (_skipped_facts(result) for result in skipped),
             "not_in_the_file": unused,
         }
     )
 
 
-def _table(rows: Rows, unused: Iterable[str], word: str) -> None:
+def _print_table(report: Report, unused: Iterable[str], imported: str) -> None:
     users: set[str | None] = set()
-    unremarkable = 0
+    without_remarks = 0
     with Table(HEADS) as table:
-        for row in rows:
-            if row.left_out is None:
-                users.add(row.user)
-                unremarkable += not row.remarks
-                if not row.remarks and unremarkable > SHOWN:
+        for result in report:
+            if result.status is Status.IMPORTED:
+                users.add(result.user)
+                without_remarks += not result.remarks
+                if not result.remarks and without_remarks > MAX_SHOWN:
                     continue
-            table.add(_cells(row, word))
-            for remark in row.remarks:
-                table.remark(f"{row.place}: {remark}")
-    if unremarkable > SHOWN:
-        print(f"and {unremarkable - SHOWN} more that {word} (--json lists them all)")
+            table.add(_cells(result, imported))
+            for remark in result.remarks:
+                table.remark(f"{result.place}: {remark}")
+    if without_remarks > MAX_SHOWN:
+        print(f"{without_remarks - MAX_SHOWN} more {imported} (--json lists all)")
     for serial in unused:
-        print(f"the map's serial {serial} is not in the file")
-    sys.stdout.flush()  # where both go to one place, this comes last
-    print(
-        f"{count(rows.came_in, 'token')} of {count(len(users), 'user')} {word}, {rows.left_out} did not",
-        file=sys.stderr,
-    )
+        print(f"serial number {serial} of the map is not in the file")
+    sys.stdout.flush()  # before the summary, where standard output and error are one file
+    summary = f"{count(report.imported, 'token')} of {count(len(users), 'user')} {imported}, {report.skipped} skipped"
+    print(summary, file=sys.stderr)
 
 
-def _cells(row: Row, word: str) -> tuple[str, ...]:
-    what = word if row.left_out is None else f"left out: {row.left_out}"
-    return row.place, row.user or "-", row.token or "-", row.type, row.serial or "-", what
+def _cells(result: Result, imported: str) -> tuple[str, ...]:
+    what = imported if result.status is Status.IMPORTED else f"skipped: {result.reason}"
+    return result.place, result.user or "-", result.token or "-", result.type, result.serial or "-", what
 
 
-def _facts(row: Row) -> dict[str, Any]:
+def _facts(result: Result) -> dict[str, Any]:
     return {
-        "place": row.place,
-        "user": row.user,
-        "token": row.token,
-        "type": row.type,
-        "serial": row.serial,
-        "remarks": list(row.remarks),
+        "place": result.place,
+        "user": result.user,
+        "token": result.token,
+        "type": result.type,
+        "serial": result.serial,
+        "remarks": list(result.remarks),
     }
+
+
+def _skipped_facts(result: Result) -> dict[str, Any]:
+    already = result.status is Status.ALREADY_IMPORTED
+    return _facts(result) | {"status": str(result.status), "reason": result.reason, "there_already": already}

@@ -1,11 +1,12 @@
-"""policy: which settings are in force for a service, and where each of them comes from."""
+"""policy: show the settings in force for a service, and where each of them comes from."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from pam_totp.cli.common import DONE, CommandError, Commands, add_config, command, print_json, print_table, site_file
+from pam_totp.cli.command_line import DONE, CommandError, Commands, add_command, add_config, site_file
+from pam_totp.cli.printing import print_json, print_table
 from pam_totp.core.settings import SITE_FILE, Settings, SettingsError, settings
 from pam_totp.pam.login_session import read_site
 
@@ -13,18 +14,26 @@ DEFAULT = "default"
 
 
 def add_to(commands: Commands) -> None:
-    policy = command(
-        commands, "policy", run_policy, "show which settings are in force, and where each comes from", data=True
+    parser = add_command(
+        commands,
+        "policy",
+        run,
+        "show the settings in force for a service, and where each comes from",
+        "pam-totp policy sshd",
+        "pam-totp policy sshd -- look_ahead=20 nullok",
+        data=True,
     )
-    policy.add_argument("service", help="as PAM knows it: sshd, sudo …")
-    policy.add_argument("argument", nargs="*", help="after --: module arguments to try, in place of the service file's")
-    add_config(policy)
+    parser.add_argument("service", help="name of the PAM service: sshd, sudo, ...")
+    parser.add_argument(
+        "argument", nargs="*", help="after --: module arguments to try instead of those in the service file"
+    )
+    add_config(parser)
 
 
-def run_policy(args: argparse.Namespace) -> int:
-    service = args.service.lower()  # as libpam has it
+def run(args: argparse.Namespace) -> int:
+    service = args.service.lower()  # as libpam does
     file = site_file(args)
-    arguments, site = args.argument or _of_its_file(service), read_site(file)
+    arguments, site = args.argument or _module_arguments(service), read_site(file)
     try:
         chosen = settings(service, arguments, site)
     except SettingsError as e:
@@ -33,31 +42,31 @@ def run_policy(args: argparse.Namespace) -> int:
     if args.json:
         print_json({name: {"value": value, "from": origin} for name, value, origin in rows})
     else:
-        print_table(("SETTING", "VALUE", "FROM"), [(name, _shown(value), origin) for name, value, origin in rows])
+        print_table(("SETTING", "VALUE", "FROM"), [(name, _text(value), origin) for name, value, origin in rows])
     return DONE
 
 
-def _of_its_file(service: str) -> tuple[str, ...]:
-    """The arguments of our line in the service's stack."""
-    from pam_totp.system.machine import Machine  # nothing else here looks at service files
+def _module_arguments(service: str) -> tuple[str, ...]:
+    """Return the arguments of the module's line in the stack of the service."""
+    from pam_totp.system.machine import Machine  # needed without arguments only
     from pam_totp.system.pamd.stack import StackError
 
     machine = Machine()
     if machine.service(service) is None:
-        print(f"pam-totp: there is no service {service} (see /etc/pam.d); libpam would take 'other'", file=sys.stderr)
+        print(f"pam-totp: unknown service {service}: libpam would use 'other' (see /etc/pam.d)", file=sys.stderr)
         return ()
     try:
         ours = [h.rule for h in machine.stack(service) if h.rule.is_pam_totp]
     except StackError as e:
         raise CommandError(str(e)) from None
     if len(ours) != 1:
-        what = "more than one line asks for a code; this is the first" if ours else "asks for no code as it is"
+        what = "several lines ask for a code; these are the settings of the first" if ours else "asks for no code"
         print(f"pam-totp: {service}: {what}", file=sys.stderr)
     return ours[0].arguments if ours else ()
 
 
 def in_force(chosen: Settings) -> list[tuple[str, object, str]]:
-    """Every setting's name, value and origin."""
+    """Return the name, value and origin of every setting."""
     origins = chosen.origins
     return [
         (name, value, origins.get(str(value) if name == "first_pass" else name, DEFAULT))
@@ -65,7 +74,7 @@ def in_force(chosen: Settings) -> list[tuple[str, object, str]]:
     ]
 
 
-def _shown(value: object) -> str:
+def _text(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, bool):

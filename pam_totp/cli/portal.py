@@ -1,4 +1,4 @@
-"""portal: the self-service pages, on a port."""
+"""portal: serve the self-service pages."""
 
 from __future__ import annotations
 
@@ -8,77 +8,92 @@ import os
 import socket
 import sys
 
-from pam_totp.cli.common import DONE, OUT_OF_REACH, WRONG_USAGE, CommandError, Commands, add_config, command, site_file
+from pam_totp.cli.command_line import (
+    DONE,
+    OUT_OF_REACH,
+    WRONG_USAGE,
+    CommandError,
+    Commands,
+    add_command,
+    add_config,
+    add_log,
+    log_sink,
+    site_file,
+)
 from pam_totp.client import DEFAULT_SOCKET
 from pam_totp.core.settings import settings
-from pam_totp.operations import audit_log
 from pam_totp.pam.login_session import read_site
 from pam_totp.pam.privileges import become_owner_of
 from pam_totp.store.file import FileStore
 
 DEFAULT_LISTEN = "127.0.0.1:8443"
+DEFAULT_PER_ADDRESS = 60  # sign-ins a minute
 LOOPBACK_NAMES = ("127.0.0.1", "::1", "localhost")
-GET_WEB = "make install EXTRAS=web, or pip install '.[web]' where the sources are"
+GET_WEB = "make install EXTRAS=web, or pip install '.[web]' in the source directory"
 SHADOW = "shadow"  # the group that may read the system's passwords
 
 
 def add_to(commands: Commands) -> None:
-    portal = command(commands, "portal", run_portal, "pages on which people look after their own tokens")
-    portal.add_argument("--listen", metavar="ADDRESS:PORT", default=DEFAULT_LISTEN, help="(%(default)s)")
-    portal.add_argument(
+    parser = add_command(
+        commands,
+        "portal",
+        run,
+        "serve the pages on which users manage their own tokens",
+        "pam-totp portal",
+        "pam-totp portal --behind-tls-proxy --host login.example.org",
+    )
+    parser.add_argument("--listen", metavar="ADDRESS:PORT", default=DEFAULT_LISTEN, help="(%(default)s)")
+    parser.add_argument(
         "--behind-tls-proxy",
         metavar="ADDRESS",
         nargs="?",
         const="127.0.0.1",
-        help="a web server at ADDRESS (127.0.0.1) ends TLS in front; without, loopback only and for trying it out",
+        help="a web server at ADDRESS (127.0.0.1) terminates TLS; without it, loopback only, for trying it out",
     )
-    portal.add_argument("--host", metavar="NAME", action="append", help="answer only when called by this name")
-    portal.add_argument(
-        "--issuer", default=socket.gethostname(), help="what an app shows beside the name (%(default)s)"
+    parser.add_argument("--host", metavar="NAME", action="append", help="answer requests for this host name only")
+    parser.add_argument(
+        "--issuer", default=socket.gethostname(), help="the name that apps show for this site (%(default)s)"
     )
-    portal.add_argument(
+    parser.add_argument(
         "--socket",
         metavar="PATH",
         nargs="?",
         const=DEFAULT_SOCKET,
-        help="without the store, by any account: only say whether a code is right, through the service at PATH",
+        help="run without the store, under any account: only check codes, through the service at PATH",
     )
-    portal.add_argument("--no-first-token", action="store_true", help="an administrator adds everybody's first token")
-    portal.add_argument(
+    parser.add_argument("--no-first-token", action="store_true", help="an administrator adds each user's first token")
+    parser.add_argument(
         "--per-address",
         type=int,
-        default=60,
+        default=DEFAULT_PER_ADDRESS,
         metavar="N",
-        help="sign-ins a minute from one address (%(default)s); more where many people share one",
+        help="sign-ins a minute from one address (%(default)s); raise it where many users share an address",
     )
-    add_config(portal)
-    portal.add_argument(
-        "--log", choices=("syslog", "stderr"), default="syslog", help="where decisions go (%(default)s)"
-    )
+    add_config(parser)
+    add_log(parser)
 
 
-def run_portal(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     try:
-        import waitress  # noqa: F401  needed last, and missed first
+        import waitress  # noqa: F401  needed last; a missing package is reported first
 
         from pam_totp.system.passwords import Missing, SystemPasswords
-        from pam_totp.web import server  # an extra
+        from pam_totp.web import server  # an optional package
         from pam_totp.web.app import create_app
         from pam_totp.web.portal import SERVICE, Config
     except ImportError as e:
         raise CommandError(f"the portal needs {e.name} ({GET_WEB})", OUT_OF_REACH) from None
 
     if args.per_address < 1:
-        raise CommandError("--per-address takes 1 or more", WRONG_USAGE)
-    sink = audit_log.to_syslog if args.log == "syslog" else audit_log.to_stderr
-    proxy = args.behind_tls_proxy
+        raise CommandError("--per-address must be 1 or more", WRONG_USAGE)
+    sink, proxy = log_sink(args), args.behind_tls_proxy
     try:
         address = server.Address.parse(args.listen)
         server.check(address, proxy)
     except server.ListenError as e:
         raise CommandError(str(e), WRONG_USAGE) from None
     policy = settings(SERVICE, (), read_site(site_file(args))).policy
-    store = None if args.socket else _store(args)
+    store = None if args.socket else _open_store(args)
     try:
         app = create_app(
             Config(
@@ -94,17 +109,17 @@ def run_portal(args: argparse.Namespace) -> int:
                 sink=sink,
             )
         )
-        server.serve(app, address, proxy=proxy, ready=lambda bound: _say_where(bound, tls=proxy is not None))
+        server.serve(app, address, proxy=proxy, ready=lambda bound: _print_address(bound, tls=proxy is not None))
     except Missing as e:
         raise CommandError(str(e), OUT_OF_REACH) from None
     return DONE
 
 
-def _store(args: argparse.Namespace) -> FileStore:
+def _open_store(args: argparse.Namespace) -> FileStore:
     folder = os.path.abspath(args.store)
     become_owner_of(folder, also=_shadow())
     store = FileStore(folder)
-    next(store.users(), None)  # one that is not ours to open is said now, not to the first who signs in
+    next(store.users(), None)  # a store that cannot be opened is reported now, and not to the first user who signs in
     return store
 
 
@@ -115,6 +130,6 @@ def _shadow() -> tuple[int, ...]:
         return ()
 
 
-def _say_where(address: object, *, tls: bool) -> None:
-    how = "behind TLS" if tls else "without TLS: for this machine alone"
+def _print_address(address: object, *, tls: bool) -> None:
+    how = "behind TLS" if tls else "without TLS: for this machine only"
     print(f"pam-totp: the portal is at http://{address}/ ({how})", file=sys.stderr, flush=True)

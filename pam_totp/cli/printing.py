@@ -1,25 +1,27 @@
-"""Printing what may be about a hundred thousand users, piece by piece.
+"""Print tables and JSON, also for a hundred thousand users.
 
-The law: nothing that was printed is kept; what is printed is one table, or one JSON document, however long it is.
+Rules:
+- Nothing that was printed is kept.
+- The output is one table or one JSON document, however long it is.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-BLOCK = 1000  # rows that are looked at together for the widths of their columns
+BLOCK = 1000  # rows whose cells decide on the widths of the columns
 
 
 class Table:
-    """A table and the remarks about its rows, in blocks: the rows of one, then what is to be said about them.
+    """A table and remarks on its rows, printed in blocks: the rows of a block, then its remarks.
 
-    A column is as wide as its widest cell so far. So what fits into one block is a table as any other, and of a long
-    one only the first blocks may be narrower than the rest. Used in a `with`, at whose good end the last block is
-    printed.
+    A column is as wide as its widest cell so far, so the first blocks of a long table may be narrower than the rest.
+    Use it in a `with`; the last block is printed when the block of code ends without an exception.
     """
 
     def __init__(self, heads: Sequence[str]) -> None:
@@ -29,20 +31,20 @@ class Table:
         self._remarks: list[str] = []
 
     def add(self, row: Sequence[str]) -> None:
-        """One more row."""
+        """Add a row."""
         if len(self._block) >= BLOCK:
             self.flush()
         self.rows += 1
         self._block.append(row)
 
     def remark(self, text: str) -> None:
-        """A line of its own below the block of the row that was added last."""
+        """Add a line below the block of the last row."""
         self._remarks.append(text)
         if len(self._remarks) >= BLOCK:
             self.flush()
 
     def flush(self) -> None:
-        """Print what has come together."""
+        """Print the block."""
         for row in self._block:
             self._widths = [max(width, len(cell)) for width, cell in zip(self._widths, row, strict=True)]
         for row in self._block:
@@ -59,8 +61,19 @@ class Table:
             self.flush()
 
 
-def print_json_pieces(data: Iterator[object] | Mapping[str, object]) -> None:
-    """A JSON document like that of `print_json`, but what is an iterator becomes a list with an item a line."""
+def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a short table."""
+    with Table(heads) as table:
+        for row in rows:
+            table.add(row)
+
+
+def print_json(data: object) -> None:
+    print(json.dumps(data, indent=1))
+
+
+def print_json_stream(data: Iterator[object] | Mapping[str, object]) -> None:
+    """Print a JSON document. Each iterator becomes a list with one item a line, and is never held as a whole."""
     sys.stdout.writelines(_list(data) if isinstance(data, Iterator) else _object(data))
     print()
 
@@ -75,9 +88,24 @@ def _object(members: Mapping[str, object]) -> Iterator[str]:
 
 
 def _list(items: Iterator[object], end: str = "\n") -> Iterator[str]:
-    """`end` is what ends a line at this depth: a line feed and the indentation."""
+    """Yield the text of a list; `end` is a line feed and the indentation."""
     before = "["
     for item in items:
         yield f"{before}{end} {json.dumps(item)}"
         before = ","
     yield f"{end}]" if before == "," else "[]"
+
+
+def count(number: int, what: str) -> str:
+    """Return `1 token` or `2 tokens`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def format_time(seconds: int | None) -> str:
+    """Return a time in UTC, to the minute."""
+    if seconds is None:
+        return "never"
+    try:
+        return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+    except (OverflowError, OSError, ValueError):  # outside the calendar: the clock was wrong
+        return f"at {seconds}"

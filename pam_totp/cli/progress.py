@@ -1,4 +1,4 @@
-"""A progress bar on the terminal, for what takes over a second."""
+"""A progress bar on the terminal, for work that takes more than a second."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import sys
 import time
 
 WIDTH = 30  # characters
-PATIENCE = 1.0  # seconds without a bar
+DELAY = 1.0  # seconds before the bar appears
 
 
 class Bar:
-    """`title [####    ] done/total` on standard error; nothing where that is no terminal.
+    """Draws `title [####    ] done/total` on standard error if that is a terminal.
 
-    It is drawn from the start where it is known to take `long`.
+    It appears after DELAY, or at once where the caller knows that the work is `long`.
     """
 
     def __init__(self, title: str, *, long: bool = False) -> None:
         self._title = title
-        self._from = time.monotonic() + (0 if long else PATIENCE)
-        self._shown = False
+        self._start = time.monotonic() + (0 if long else DELAY)
+        self._is_drawn = False
 
     def show(self, done: int, total: int) -> None:
-        """Draw it anew; the last time with `done` equal to `total`, which ends the line."""
-        if not sys.stderr.isatty() or not (self._shown or time.monotonic() >= self._from):
+        """Draw the bar again. With `done` equal to `total` this ends its line."""
+        if not sys.stderr.isatty() or not (self._is_drawn or time.monotonic() >= self._start):
             return
-        self._shown = done < total
+        self._is_drawn = done < total
         bar = "#" * (WIDTH * done // max(total, 1))
         end = "" if done < total else "\n"
         print(f"\r{self._title} [{bar:{WIDTH}}] {done}/{total}", end=end, file=sys.stderr, flush=True)
 
-    def leave(self) -> None:
-        """Go on in a new line: something else is to be said."""
-        if self._shown:
+    def end_line(self) -> None:
+        """End the line of the bar before other output."""
+        if self._is_drawn:
             print(file=sys.stderr)
-        self._shown = False
+        self._is_drawn = False

@@ -1,4 +1,4 @@
-"""Codes from a token on a serial port (extra `serial`: pyserial)."""
+"""Read codes from a token on a serial port (extra `serial`: pyserial)."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from collections.abc import Iterator
 
 import serial
 
-PERSON_WAIT = 120  # seconds: to find the token and press it
+PRESS_TIMEOUT = 120  # seconds: to find the token and press its button
 _EVENT = re.compile(r"\+OTP (\d{6,8})")
-_LONE_CODE = re.compile(r"[^\d=+]*(?<!\d)(\d{6,8})[^\d=+]*")
-_LONGEST_LINE = 256  # bytes
+_LINE_WITH_CODE = re.compile(r"[^\d=+]*(?<!\d)(\d{6,8})[^\d=+]*")
+_MAX_LINE = 256  # bytes
 
 
-def opened(device: str) -> serial.Serial:
-    """The device, or any URL that pyserial knows. Raises OSError (serial.SerialException is one)."""
+def open_port(device: str) -> serial.Serial:
+    """Open a device or a URL that pyserial supports. Raises OSError (serial.SerialException is one)."""
     return serial.serial_for_url(device, timeout=1)
 
 
 def code_in(line: str) -> str | None:
-    """The code in one line: that of a `+OTP` event, or the only number of the line, of 6 to 8 digits."""
-    match = _EVENT.fullmatch(line) or _LONE_CODE.fullmatch(line)
+    """Return the code of a `+OTP` event, or the only number of a line if it has 6 to 8 digits."""
+    match = _EVENT.fullmatch(line) or _LINE_WITH_CODE.fullmatch(line)
     return match[1] if match else None
 
 
 def read_codes(port: serial.Serial, count: int) -> Iterator[str]:
-    """The next `count` codes. The same code again is a display that was looked at twice. Raises TimeoutError."""
-    give_up = time.monotonic() + PERSON_WAIT
+    """Yield the next `count` codes; a repeated code counts once. Raises TimeoutError."""
+    deadline = time.monotonic() + PRESS_TIMEOUT
     pending, last = b"", None
     while count:
-        if time.monotonic() > give_up:
-            raise TimeoutError(f"no code came within {PERSON_WAIT} s; is it the right port?")
-        pending = (pending + port.read(max(1, port.in_waiting)))[-_LONGEST_LINE:]
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no code arrived within {PRESS_TIMEOUT} s (check the port)")
+        pending = (pending + port.read(max(1, port.in_waiting)))[-_MAX_LINE:]
         *lines, pending = re.split(rb"[\r\n]", pending)
         for line in lines:
             code = code_in(line.decode("ascii", "replace").strip())

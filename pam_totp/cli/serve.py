@@ -1,4 +1,4 @@
-"""serve: the service behind the socket."""
+"""serve: run the service that answers the PAM module over a socket."""
 
 from __future__ import annotations
 
@@ -6,42 +6,53 @@ import argparse
 import os
 import pwd
 
-from pam_totp.cli.common import DONE, OUT_OF_REACH, WRONG_USAGE, CommandError, Commands, add_config, command, site_file
+from pam_totp.cli.command_line import (
+    DONE,
+    OUT_OF_REACH,
+    WRONG_USAGE,
+    CommandError,
+    Commands,
+    add_command,
+    add_config,
+    add_log,
+    log_sink,
+    site_file,
+)
 from pam_totp.core.settings import DEFAULT_STORE
-from pam_totp.operations import audit_log
 from pam_totp.pam.service import serve
 
-MOST_WORKERS = 64
+MAX_WORKERS = 64
 
 
 def add_to(commands: Commands) -> None:
-    service = command(commands, "serve", run_serve, "answer the PAM module over a socket, until it is told to end")
-    service.add_argument("--socket", metavar="PATH", help="where to listen; not needed under a systemd socket unit")
-    add_config(service)
-    service.add_argument(
+    example = "pam-totp serve --socket /run/pam_totp/socket --log stderr"
+    parser = add_command(commands, "serve", run, "answer the PAM module over a socket, until a signal ends it", example)
+    parser.add_argument("--socket", metavar="PATH", help="socket to create; optional under a systemd socket unit")
+    add_config(parser)
+    parser.add_argument(
         "--workers",
         metavar="N",
         type=int,
         default=1,
-        help="processes that share the logins; one answers about a thousand a second (%(default)s)",
+        help="number of processes; each answers about a thousand logins a second (%(default)s)",
     )
-    service.add_argument(
-        "--log", choices=("syslog", "stderr"), default="syslog", help="where decisions go (%(default)s)"
-    )
+    add_log(parser)
 
 
-def run_serve(args: argparse.Namespace) -> int:
-    if not 1 <= args.workers <= MOST_WORKERS:
-        raise CommandError(f"--workers takes 1 … {MOST_WORKERS}", WRONG_USAGE)
-    sink = audit_log.to_syslog if args.log == "syslog" else audit_log.to_stderr
+def run(args: argparse.Namespace) -> int:
+    if not 1 <= args.workers <= MAX_WORKERS:
+        raise CommandError(f"--workers must be 1 to {MAX_WORKERS}", WRONG_USAGE)
     file, store = site_file(args), os.path.abspath(args.store)
-    _demand_own(store)
-    serve(args.socket, store, file, sink, args.workers)
+    _require_owner(store)
+    serve(args.socket, store, file, log_sink(args), args.workers)
     return DONE
 
 
-def _demand_own(store: str) -> None:
-    """A store of somebody else's would be refused at every login. One that cannot be looked at may come to be ours."""
+def _require_owner(store: str) -> None:
+    """Raise CommandError if another account owns the store: every login would fail.
+
+    A store that cannot be looked at may be created later.
+    """
     try:
         owner = os.stat(store).st_uid
     except OSError:
@@ -52,7 +63,7 @@ def _demand_own(store: str) -> None:
         name = pwd.getpwuid(owner).pw_name
     except KeyError:
         name = f"#{owner}"
-    remedy = f"runuser -u {name} -- pam-totp serve …"
+    remedy = f"runuser -u {name} -- pam-totp serve ..."
     if store == DEFAULT_STORE:
         remedy += ", or systemctl start pam_totp.socket"
-    raise CommandError(f"{store} belongs to {name}, who has to run the service: {remedy}", OUT_OF_REACH)
+    raise CommandError(f"{store} belongs to {name}: that account must run the service ({remedy})", OUT_OF_REACH)

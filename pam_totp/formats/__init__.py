@@ -1,1 +1,1 @@
-"""Other programs' formats: text in, tokens out, and back."""
+"""Other programs' token files: each format is a module, and `registry` lists them."""

@@ -1,7 +1,8 @@
-"""CSV of hardware tokens, in the columns of privacyIDEA and LinOTP: serial, key, [type, [digits, [counter or period]]].
+"""CSV files of hardware tokens, as privacyIDEA and LinOTP read them.
 
-The key is hexadecimal; the type hotp (also where there is none) or totp. A sixth column may name the algorithm, which
-is SHA1 otherwise. And the two columns of a map: serial, user.
+The columns are serial, key, type, digits, counter or period, algorithm; all but the first two may be missing. The key
+is hexadecimal, the type hotp (default) or totp, the algorithm SHA1 by default. A map from serials to users is CSV too,
+with the columns serial and user.
 """
 
 from __future__ import annotations
@@ -11,83 +12,94 @@ from collections.abc import Iterator
 
 from pam_totp.core.oath import ALGORITHMS, DEFAULT_PERIOD, MAX_DIGITS, MIN_DIGITS, MOVING_FACTOR_LIMIT
 from pam_totp.core.record import DAY
-from pam_totp.formats.imported_token import FormatError, Found, hexadecimal, lines_of, whole
+from pam_totp.formats.format import Format, ParsedFile, ParseOptions, parsed_by_line
+from pam_totp.formats.imported_token import ImportedToken
+from pam_totp.formats.parsing import FormatError, first_lines, hexadecimal, numbered_lines, whole_number
 
-_LENGTHS = {32: "SHA256", 64: "SHA512"}  # bytes of keys that are likely to be for another algorithm (RFC 6238 §1.2)
+_COLUMNS = "serial, key, type, digits, counter or period, algorithm"
+_MAX_COLUMNS = 6
+# Keys of these lengths (bytes) usually belong to another algorithm than SHA1 (RFC 6238 1.2).
+_USUAL_ALGORITHMS = {32: "SHA256", 64: "SHA512"}
 
 
-def parse(data: bytes, now: int) -> list[Found]:
-    """All tokens of the file. Raises FormatError."""
-    return list(each(data, now))
+class CsvTokens(Format):
+    """Token lists of privacyIDEA and LinOTP."""
+
+    name = "csv"
+
+    def sniff(self, data: bytes) -> bool:
+        lines = first_lines(data, 1)
+        columns = [column.strip().strip('"').strip() for column in lines[0].split(",")] if lines else []
+        return 2 <= len(columns) <= _MAX_COLUMNS and columns[1] != "" and not columns[1].strip("0123456789abcdefABCDEF")
+
+    def parse(self, data: bytes, options: ParseOptions) -> ParsedFile:
+        return parsed_by_line(data, _tokens)
 
 
-def each(data: bytes, now: int) -> Iterator[Found]:
-    """All tokens of the file, one after the other. Raises FormatError where it comes to it."""
+def parse_map(data: bytes) -> dict[str, str]:
+    """Return users by serial. A first line `serial,user` is a heading. Raises FormatError."""
+    users: dict[str, str] = {}
+    for line, columns in _rows(data):
+        if len(columns) != 2 or not all(columns):
+            raise FormatError(line, "must be a serial and a user")
+        serial, user = columns
+        if (serial.lower(), user.lower()) == ("serial", "user"):
+            continue
+        if serial in users:
+            raise FormatError(line, "duplicate serial")
+        users[serial] = user
+    return users
+
+
+def _tokens(data: bytes) -> Iterator[ImportedToken]:
     lines: dict[str, int] = {}  # by serial
     for line, columns in _rows(data):
         token = _token(line, columns)
         assert token.serial is not None
         if token.serial in lines:
-            raise FormatError(line, f"its serial is in line {lines[token.serial]} too")
+            raise FormatError(line, f"the same serial as line {lines[token.serial]}")
         lines[token.serial] = line
         yield token
 
 
-def parse_map(data: bytes) -> dict[str, str]:
-    """Users by serial, from two columns; a first line `serial,user` is a heading. Raises FormatError."""
-    found: dict[str, str] = {}
-    for line, columns in _rows(data):
-        if len(columns) != 2 or not all(columns):
-            raise FormatError(line, "not a serial and a user")
-        serial, user = columns
-        if (serial.lower(), user.lower()) == ("serial", "user"):
-            continue
-        if serial in found:
-            raise FormatError(line, "its serial is there twice")
-        found[serial] = user
-    return found
-
-
 def _rows(data: bytes) -> Iterator[tuple[int, list[str]]]:
-    for number, line in lines_of(data):
+    for number, line in numbered_lines(data):
         if line.lstrip().startswith("#"):
             continue
         try:
             (columns,) = csv.reader([line], strict=True)
         except csv.Error:
-            raise FormatError(number, "its quotation marks do not match") from None
+            raise FormatError(number, "unbalanced quotation marks") from None
         yield number, [column.strip() for column in columns]
 
 
-def _token(line: int, columns: list[str]) -> Found:
-    if not 2 <= len(columns) <= 6:
-        raise FormatError(
-            line, f"{len(columns)} columns instead of 2 … 6: serial, key, type, digits, counter or period"
-        )
-    serial, key, kind, digits, moving, algorithm = [*columns, *[""] * (6 - len(columns))]
+def _token(line: int, columns: list[str]) -> ImportedToken:
+    if not 2 <= len(columns) <= _MAX_COLUMNS:
+        raise FormatError(line, f"must have 2 to {_MAX_COLUMNS} columns ({_COLUMNS}), has {len(columns)}")
+    serial, key, kind, digits, moving_factor, algorithm = [*columns, *[""] * (_MAX_COLUMNS - len(columns))]
     if not serial:
-        raise FormatError(line, "no serial")
+        raise FormatError(line, "missing serial")
     kind = kind.lower() or "hotp"
     algorithm = algorithm.upper().replace("-", "") or "SHA1"
     if algorithm not in ALGORITHMS:
-        raise FormatError(line, f"the algorithm is not one of {', '.join(ALGORITHMS)}")
+        raise FormatError(line, f"algorithm: must be {', '.join(ALGORITHMS)}")
     if kind not in ("hotp", "totp"):
-        return Found(line=line, serial=serial, unfit="its type is neither hotp nor totp")
-    secret = hexadecimal(key, line, "the key")
+        return ImportedToken(line=line, serial=serial, unsupported="unknown type: must be hotp or totp")
+    secret = hexadecimal(key, line, "key")
     counter, period = 0, DEFAULT_PERIOD
     if kind == "hotp":
-        counter = whole(moving or "0", line, "counter", high=MOVING_FACTOR_LIMIT - 1)
+        counter = whole_number(moving_factor or "0", line, "counter", high=MOVING_FACTOR_LIMIT - 1)
     else:
-        period = whole(moving or str(DEFAULT_PERIOD), line, "period", low=1, high=DAY)
-    likely = _LENGTHS.get(len(secret)) if len(columns) < 6 else None
-    return Found(
+        period = whole_number(moving_factor or str(DEFAULT_PERIOD), line, "period", low=1, high=DAY)
+    usual = _USUAL_ALGORITHMS.get(len(secret)) if len(columns) < _MAX_COLUMNS else None
+    return ImportedToken(
         line=line,
-        kind=kind,
+        type=kind,
         secret=secret,
         algorithm=algorithm,
-        digits=whole(digits or str(MIN_DIGITS), line, "digits", low=MIN_DIGITS, high=MAX_DIGITS),
+        digits=whole_number(digits or str(MIN_DIGITS), line, "digits", low=MIN_DIGITS, high=MAX_DIGITS),
         counter=counter,
         period=period,
         serial=serial,
-        remarks=(f"taken for SHA1; a key of its length may be for {likely} (say so in column 6)",) if likely else (),
+        remarks=(f"assumed SHA1, though keys of this length usually mean {usual} (set column 6)",) if usual else (),
     )

@@ -1,97 +1,147 @@
-"""~/.google_authenticator, the file of pam_google_authenticator: a key, then ` " KEY value` lines, then scratch codes.
+"""~/.google_authenticator, the file of pam_google_authenticator.
 
-What is kept: the key, HOTP_COUNTER (the counter of the next code; above zero it wins over TOTP_AUTH), STEP_SIZE,
-TIME_SKEW (our drift), and the latest step of DISALLOW_REUSE, with all before it. A fork's DIGITS and ALGORITHM too.
+The first line is the key in base32. Lines of the form `" NAME VALUE` are settings; the others are scratch codes.
+These settings are kept: HOTP_COUNTER (the counter of the next code; above 0 it takes precedence over TOTP_AUTH),
+STEP_SIZE (period), TIME_SKEW (drift), DISALLOW_REUSE (its latest step counts as used, with all steps before it), and
+a fork's DIGITS and ALGORITHM.
 """
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 
 from pam_totp.core.oath import ALGORITHMS, DEFAULT_PERIOD, MAX_DIGITS, MIN_DIGITS
-from pam_totp.core.record import MAX_DRIFT, HotpToken, Token, TotpToken
+from pam_totp.core.record import MAX_DRIFT, HotpToken, Token, TotpToken, UserRecord
 from pam_totp.core.secretfile import base32
-from pam_totp.formats.imported_token import FormatError, Found, lines_of, whole
+from pam_totp.formats.format import Format, ParsedFile, ParseOptions, parsed_at_once
+from pam_totp.formats.imported_token import ImportedToken
+from pam_totp.formats.parsing import FormatError, first_lines, numbered_lines, whole_number
 
-MAX_FILE = 64 * 1024  # bytes: more than it reads itself
+HOME_FILE = ".google_authenticator"
+MAX_FILE = 64 * 1024  # bytes: more than pam_google_authenticator reads
 MAX_STEP_SIZE = 60  # seconds
 MAX_WINDOW = 100
 DEFAULT_WINDOW = 3
-OUR_REACH = {"hotp": 11, "totp": 3}  # codes that our default policy looks at: windows up to there need no word
 COUNTER_LIMIT = 1 << 63
-_FAR_AHEAD = MAX_WINDOW  # steps: no code farther ahead can have been used
+# Codes that the default policy tries: no remark about a WINDOW_SIZE of up to these.
+DEFAULT_REACH = {"hotp": 11, "totp": 3}
+_MAX_STEPS_AHEAD = MAX_WINDOW  # a step farther ahead of the clock cannot have been used
 _LOOKALIKES = str.maketrans("018", "OLB", " \t-")
-_NO_MATTER = {"RESETTING_TIME_SKEW"}  # a memory of attempts, not a setting
+_BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+_GRACE_SETTINGS = {f"LAST{i}" for i in range(10)}  # hosts from which a login needs no code for a while
+_IGNORED_SETTINGS = {"RESETTING_TIME_SKEW"}  # a history of attempts
+
+Settings = dict[str, tuple[int, str]]  # line and value, by name
 
 
-def parse(data: bytes, now: int) -> list[Found]:
-    """The one token of the file; `now` is in Unix seconds. Raises FormatError."""
+class GoogleAuthenticator(Format):
+    """The file of one user's one token."""
+
+    name = "google-authenticator"
+    names_users = False
+    suffix = "google_authenticator"
+    lost_fields = frozenset({"last_used", "name", "serial"})
+    holds_one_token = True
+
+    def sniff(self, data: bytes) -> bool:
+        lines = first_lines(data, 2)
+        return len(lines) == 2 and _is_base32(lines[0].upper().translate(_LOOKALIKES)) and lines[1].startswith('" ')
+
+    def parse(self, data: bytes, options: ParseOptions) -> ParsedFile:
+        return parsed_at_once([_parse(data, options.now)])
+
+    def unwritable(self, token: Token) -> str | None:
+        if token.algorithm != "SHA1" or token.digits != MIN_DIGITS:
+            return "google-authenticator supports SHA1 and 6 digits only"
+        if isinstance(token, TotpToken) and token.period > MAX_STEP_SIZE:
+            return f"google-authenticator supports periods of up to {MAX_STEP_SIZE} s only"
+        if isinstance(token, HotpToken) and not 0 < token.counter < COUNTER_LIMIT:
+            return f"google-authenticator supports counters from 1 to {COUNTER_LIMIT - 1} only: use one code first"
+        return None
+
+    def write(self, record: UserRecord, tokens: Sequence[Token], password: str | None = None) -> bytes:
+        (token,) = tokens
+        lines = [base32(token.secret)]
+        if isinstance(token, TotpToken):
+            lines += [f'" STEP_SIZE {token.period}'] if token.period != DEFAULT_PERIOD else []
+            lines += [f'" TIME_SKEW {token.drift}'] if token.drift else []
+            lines += [f'" DISALLOW_REUSE {"" if token.last_step is None else token.last_step}'.rstrip(), '" TOTP_AUTH']
+        elif isinstance(token, HotpToken):
+            lines += [f'" HOTP_COUNTER {token.counter}']
+        return "".join(f"{line}\n" for line in lines).encode("ascii")
+
+
+def _parse(data: bytes, now: int) -> ImportedToken:
     if len(data) > MAX_FILE:
-        raise FormatError(None, f"larger than {MAX_FILE // 1024} KiB")
-    lines = list(lines_of(data))
+        raise FormatError(None, f"the file must be at most {MAX_FILE // 1024} KiB")
+    lines = list(numbered_lines(data))
     if not lines:
-        raise FormatError(1, "no key")
+        raise FormatError(1, "missing key")
     (first, key), *rest = lines
     secret = _key(key, first)
-    settings: dict[str, tuple[int, str]] = {}
+    settings: Settings = {}
     remarks: list[str] = []
-    scratch = 0
+    scratch_codes = 0
     for number, line in rest:
         if line.startswith('" '):
             name, _, value = line[2:].partition(" ")
             if not (name.isascii() and name.replace("_", "").isalnum()):
-                raise FormatError(number, "no setting after the quotation mark")
+                raise FormatError(number, "missing setting after the quotation mark")
             if name in settings:
-                remarks.append(f"{name} is there twice; the first counts")
+                remarks.append(f"duplicate {name}: the first one is kept")
             settings.setdefault(name, (number, value.strip()))
         elif len(line) == 8 and line.isascii() and line.isdigit() and line[0] != "0":
-            scratch += 1
+            scratch_codes += 1
         else:
-            raise FormatError(number, "neither a setting nor a scratch code")
-    if scratch:
-        remarks.append(f"{scratch} scratch codes not kept: too short for codes that are not counted (see 'recovery')")
-    return [_token(first, secret, settings, remarks, now)]
+            raise FormatError(number, "must be a setting or a scratch code")
+    if scratch_codes:
+        remarks.append(f"{scratch_codes} scratch codes dropped: too short (see 'pam-totp recovery')")
+    return _token(first, secret, settings, remarks, now)
 
 
 def _key(text: str, line: int) -> bytes:
-    """Base32 as that module takes it: any case, blanks and hyphens, 0 for O, 1 for L, 8 for B; odd bits at the end."""
+    """Return the key as pam_google_authenticator decodes it.
+
+    It ignores case, blanks and hyphens, reads 0 as O, 1 as L and 8 as B, and drops odd bits at the end.
+    """
     letters = text.upper().translate(_LOOKALIKES)
-    if not letters or letters.strip("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"):
+    if not _is_base32(letters):
         raise FormatError(line, "the key is not base32")
     return base64.b32decode(letters + "A" * (-len(letters) % 8))[: len(letters) * 5 // 8]
 
 
-def _token(line: int, secret: bytes, settings: dict[str, tuple[int, str]], remarks: list[str], now: int) -> Found:
+def _is_base32(letters: str) -> bool:
+    return letters != "" and not letters.strip(_BASE32)
+
+
+def _token(line: int, secret: bytes, settings: Settings, remarks: list[str], now: int) -> ImportedToken:
     def number(name: str, default: int, low: int, high: int) -> int:
         at, value = settings.pop(name, (line, str(default)))
-        return whole(value, at, name, low=low, high=high)
+        return whole_number(value, at, name, low=low, high=high)
 
     counter = number("HOTP_COUNTER", 0, 0, COUNTER_LIMIT - 1)
-    by_time = settings.pop("TOTP_AUTH", None) is not None
-    kind = "totp" if by_time and counter == 0 else "hotp"
+    is_totp = settings.pop("TOTP_AUTH", None) is not None
+    kind = "totp" if is_totp and counter == 0 else "hotp"
     period = number("STEP_SIZE", DEFAULT_PERIOD, 1, MAX_STEP_SIZE)
     skew = number("TIME_SKEW", 0, -MAX_DRIFT, MAX_DRIFT)
     digits = number("DIGITS", MIN_DIGITS, MIN_DIGITS, MAX_DIGITS)
     at, algorithm = settings.pop("ALGORITHM", (line, "SHA1"))
     algorithm = algorithm.upper().replace("-", "")
     if algorithm not in ALGORITHMS:
-        raise FormatError(at, f"ALGORITHM: not one of {', '.join(ALGORITHMS)}")
+        raise FormatError(at, f"ALGORITHM: must be {', '.join(ALGORITHMS)}")
     window = number("WINDOW_SIZE", DEFAULT_WINDOW, 1, MAX_WINDOW)
-    if window > OUR_REACH[kind]:
-        ours = f"look_ahead={window - 1}" if kind == "hotp" else f"window={window // 2}"
-        remarks.append(f"WINDOW_SIZE {window} not kept ('{ours}' in the policy is as wide)")
-    reuse = settings.pop("DISALLOW_REUSE", None)
+    if window > DEFAULT_REACH[kind]:
+        same = f"look_ahead={window - 1}" if kind == "hotp" else f"window={window // 2}"
+        remarks.append(f"WINDOW_SIZE {window} dropped: set '{same}' in the policy for the same width")
     last_step = None
+    reuse = settings.pop("DISALLOW_REUSE", None)
     if kind == "totp":
         last_step = _last_step(reuse, now // period + skew, remarks)
-    hosts = [name for name in settings if name in {f"LAST{i}" for i in range(10)}]
-    if hosts:
-        remarks.append(f"{len(hosts)} logins without a code for a while (grace_period) not kept")
-    for name in settings.keys() - set(hosts) - _NO_MATTER:
-        remarks.append(f"{name} not kept" + (": all wrong answers count here" if name == "RATE_LIMIT" else ""))
-    return Found(
+    remarks += _dropped(settings)
+    return ImportedToken(
         line=line,
-        kind=kind,
+        type=kind,
         secret=secret,
         algorithm=algorithm,
         digits=digits,
@@ -100,39 +150,26 @@ def _token(line: int, secret: bytes, settings: dict[str, tuple[int, str]], remar
         last_step=last_step,
         drift=skew if kind == "totp" else 0,
         remarks=tuple(remarks),
-        unfit=None
-        if by_time or counter > 0
-        else "neither TOTP_AUTH nor a HOTP_COUNTER above 0: it never let anybody in",
+        unsupported=None if is_totp or counter > 0 else "no TOTP_AUTH and no HOTP_COUNTER above 0: it accepts no code",
     )
 
 
+def _dropped(settings: Settings) -> list[str]:
+    """Return remarks on the settings that are left, which a token cannot keep."""
+    hosts = [name for name in settings if name in _GRACE_SETTINGS]
+    remarks = [f"{len(hosts)} hosts with a grace period dropped"] if hosts else []
+    for name in settings:
+        if name not in _GRACE_SETTINGS | _IGNORED_SETTINGS:
+            why = ": wrong answers are always counted here" if name == "RATE_LIMIT" else ""
+            remarks.append(f"{name} dropped{why}")
+    return remarks
+
+
 def _last_step(reuse: tuple[int, str] | None, current: int, remarks: list[str]) -> int | None:
-    """The last step that may have been used. Where no list of them was kept, it is the present one."""
+    """Return the last step that may have been used: the current one where the file has no list of used steps."""
     if reuse is None:
-        remarks.append("no DISALLOW_REUSE, so what was used is not known: every code up to now is taken for used")
+        remarks.append("no DISALLOW_REUSE, so used codes are unknown: all codes up to now count as used")
         return max(current, 0)
     line, value = reuse
-    return max((whole(step, line, "DISALLOW_REUSE", high=current + _FAR_AHEAD) for step in value.split()), default=None)
-
-
-def unwritable(token: Token) -> str | None:
-    """Why that module could not use `token`, or None."""
-    if token.algorithm != "SHA1" or token.digits != MIN_DIGITS:
-        return "google-authenticator knows SHA1 and 6 digits only"
-    if isinstance(token, TotpToken) and token.period > MAX_STEP_SIZE:
-        return f"google-authenticator knows periods up to {MAX_STEP_SIZE} s only"
-    if isinstance(token, HotpToken) and not 0 < token.counter < COUNTER_LIMIT:
-        return "google-authenticator knows no counter 0: use one code first"
-    return None
-
-
-def write(token: Token) -> bytes:
-    """The file that holds `token` alone, for a `token` that is not `unwritable`."""
-    lines = [base32(token.secret)]
-    if isinstance(token, TotpToken):
-        lines += [f'" STEP_SIZE {token.period}'] if token.period != DEFAULT_PERIOD else []
-        lines += [f'" TIME_SKEW {token.drift}'] if token.drift else []
-        lines += [f'" DISALLOW_REUSE {"" if token.last_step is None else token.last_step}'.rstrip(), '" TOTP_AUTH']
-    elif isinstance(token, HotpToken):
-        lines += [f'" HOTP_COUNTER {token.counter}']
-    return "".join(f"{line}\n" for line in lines).encode("ascii")
+    steps = (whole_number(step, line, "DISALLOW_REUSE", high=current + _MAX_STEPS_AHEAD) for step in value.split())
+    return max(steps, default=None)

@@ -1,34 +1,53 @@
-"""otpauth URIs, as authenticator apps read them from a QR code; for import one a line.
+"""otpauth URIs, which authenticator apps read from a QR code; a file has one URI a line.
 
-The format is the one of the "Key Uri Format" page of google-authenticator's wiki: type, label (issuer:account), and
-secret, issuer, algorithm, digits, and counter or period as parameters.
+The format is that of the page "Key Uri Format" in google-authenticator's wiki: a type, a label (issuer:account), and
+the parameters secret, issuer, algorithm, digits, and counter or period.
 """
 
 from __future__ import annotations
 
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from pam_totp.core.oath import ALGORITHMS, DEFAULT_PERIOD
-from pam_totp.core.record import HotpToken, Token, TotpToken
+from pam_totp.core.record import HotpToken, Token, TotpToken, UserRecord
 from pam_totp.core.secretfile import base32, unbase32
-from pam_totp.formats.imported_token import FormatError, Found, lines_of
+from pam_totp.formats.format import Format, ParsedFile, ParseOptions, parsed_by_line
+from pam_totp.formats.imported_token import ImportedToken
+from pam_totp.formats.parsing import FormatError, first_lines, numbered_lines
 
 DEFAULT_ISSUER = "pam_totp"
 MAX_URI = 2048  # characters
-_NO_MATTER = {"issuer", "image", "icon", "color", "lock"}  # how an app shows it
+_IGNORED_FIELDS = {"issuer", "image", "icon", "color", "lock"}  # how an app displays the token
 _FIELDS = {"secret", "algorithm", "digits", "counter", "period"}
-_SHORTEST_PERIOD, _LONGEST_PERIOD = 1, 86_400  # seconds
+_MIN_PERIOD, _MAX_PERIOD = 1, 86_400  # seconds
+
+
+class OtpauthUris(Format):
+    """A file of otpauth URIs; lines that start with # are comments."""
+
+    name = "otpauth"
+    suffix = "otpauth.txt"
+    lost_fields = frozenset({"last_used", "name", "serial", "last_step", "drift"})
+
+    def sniff(self, data: bytes) -> bool:
+        return any(line.startswith("otpauth:") for line in first_lines(data, 1))
+
+    def parse(self, data: bytes, options: ParseOptions) -> ParsedFile:
+        return parsed_by_line(data, _tokens)
+
+    def write(self, record: UserRecord, tokens: Sequence[Token], password: str | None = None) -> bytes:
+        return "".join(f"{to_uri(token, record.user)}\n" for token in tokens).encode("ascii")
 
 
 def to_uri(token: Token, user: str, issuer: str = DEFAULT_ISSUER) -> str:
-    """The URI of `token`; for HOTP the counter is that of the next code.
+    """Return the URI of `token`; for HOTP its counter is that of the next code.
 
     Raises ValueError for a colon in the issuer: "neither issuer nor account name may itself contain a colon".
     """
     if ":" in issuer:
-        raise ValueError("the issuer has a colon in it, which apps take for its end")
+        raise ValueError("the issuer must not contain a colon: apps read it as the end of the issuer")
     label = ":".join(urllib.parse.quote(part, safe="@") for part in (issuer, user))
     fields: dict[str, str | int] = {
         "secret": base32(token.secret),
@@ -44,77 +63,15 @@ def to_uri(token: Token, user: str, issuer: str = DEFAULT_ISSUER) -> str:
 
 
 def from_uri(uri: str, name: str, now: int) -> Token:
-    """The token that `uri` describes, unconfirmed and called `name`. Raises ValueError, never showing the secret."""
-    return replace(_found(uri, 1), name=name, confirmed=False).token(now)
-
-
-def parse(data: bytes, now: int) -> list[Found]:
-    """The tokens of a file of URIs, one a line; lines that begin with # are comments. Raises FormatError."""
-    return list(each(data, now))
-
-
-def each(data: bytes, now: int) -> Iterator[Found]:
-    """The same tokens, one after the other. Raises FormatError where it comes to it."""
-    for number, line in lines_of(data):
-        if line.startswith("#"):
-            continue
-        try:
-            yield _found(line.strip(), number)
-        except FormatError:
-            raise
-        except ValueError as e:
-            raise FormatError(number, str(e)) from None
-
-
-def write(user: str, tokens: list[Token]) -> bytes:
-    """One URI a line."""
-    return "".join(f"{to_uri(token, user)}\n" for token in tokens).encode("ascii")
-
-
-def _found(uri: str, line: int) -> Found:
-    if len(uri) > MAX_URI:
-        raise ValueError(f"longer than {MAX_URI} characters")
-    try:
-        parts = urllib.parse.urlsplit(uri)
-    except ValueError:
-        raise ValueError("not a URI") from None
-    if parts.scheme != "otpauth" or parts.netloc.lower() not in ("totp", "hotp"):
-        raise ValueError("not an otpauth://totp/… or otpauth://hotp/… URI")
-    kind = parts.netloc.lower()
-    try:
-        fields = urllib.parse.parse_qsl(
-            parts.query, keep_blank_values=True, strict_parsing=True, max_num_fields=20, errors="strict"
-        )
-        label = urllib.parse.unquote(parts.path, errors="strict")
-    except ValueError:
-        raise ValueError("its parameters cannot be read") from None
-    if len({key for key, _ in fields}) < len(fields):
-        raise ValueError("a parameter is there twice")
-    given = dict(fields)
-    if not given.get("secret"):
-        raise ValueError("no secret")
-    algorithm = given.get("algorithm", "SHA1").upper().replace("-", "").removeprefix("HMAC")
-    if algorithm not in ALGORITHMS:
-        raise ValueError(f"algorithm: not one of {', '.join(ALGORITHMS)}")
-    if kind == "hotp" and "counter" not in given:
-        raise ValueError("no counter")
-    unknown = sorted(given.keys() - _FIELDS - _NO_MATTER)
-    return Found(
-        line=line,
-        kind=kind,
-        secret=typed_secret(given["secret"]),
-        algorithm=algorithm,
-        digits=_number(given, "digits", 6, range(6, 9)),
-        counter=_number(given, "counter", 0, range(1 << 64)) if kind == "hotp" else 0,
-        period=_number(given, "period", DEFAULT_PERIOD, range(_SHORTEST_PERIOD, _LONGEST_PERIOD + 1)),
-        user=label.lstrip("/").rpartition(":")[2].strip() or None,
-        remarks=(f"{len(unknown)} parameters that are not known here",) if unknown else (),
-    )
+    """Return the token that `uri` describes, unconfirmed and with that name. Raises ValueError without the secret."""
+    return replace(_token(uri, 1), name=name, confirmed=False).token(now)
 
 
 def typed_secret(text: str) -> bytes:
-    """A key as people type it: base32 in any case, with spaces, hyphens and padding forgiven, or `hex:` and
-    hexadecimal. Raises ValueError."""
+    """Return a key that a person typed: base32, or `hex:` and hexadecimal.
+
+    Case, spaces, hyphens and padding are ignored. Raises ValueError.
+    """
     squeezed = "".join(text.split()).replace("-", "")
     if squeezed[:4].lower() == "hex:":
         try:
@@ -124,8 +81,61 @@ def typed_secret(text: str) -> bytes:
     return unbase32(squeezed.upper().rstrip("="))
 
 
+def _tokens(data: bytes) -> Iterator[ImportedToken]:
+    for number, line in numbered_lines(data):
+        if line.startswith("#"):
+            continue
+        try:
+            yield _token(line.strip(), number)
+        except FormatError:
+            raise
+        except ValueError as e:
+            raise FormatError(number, str(e)) from None
+
+
+def _token(uri: str, line: int) -> ImportedToken:
+    if len(uri) > MAX_URI:
+        raise ValueError(f"longer than {MAX_URI} characters")
+    try:
+        parts = urllib.parse.urlsplit(uri)
+    except ValueError:
+        raise ValueError("not a URI") from None
+    if parts.scheme != "otpauth" or parts.netloc.lower() not in ("totp", "hotp"):
+        raise ValueError("must be an otpauth://totp/... or otpauth://hotp/... URI")
+    kind = parts.netloc.lower()
+    try:
+        fields = urllib.parse.parse_qsl(
+            parts.query, keep_blank_values=True, strict_parsing=True, max_num_fields=20, errors="strict"
+        )
+        label = urllib.parse.unquote(parts.path, errors="strict")
+    except ValueError:
+        raise ValueError("malformed parameters") from None
+    if len({key for key, _ in fields}) < len(fields):
+        raise ValueError("duplicate parameter")
+    given = dict(fields)
+    if not given.get("secret"):
+        raise ValueError("missing secret")
+    algorithm = given.get("algorithm", "SHA1").upper().replace("-", "").removeprefix("HMAC")
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm: must be {', '.join(ALGORITHMS)}")
+    if kind == "hotp" and "counter" not in given:
+        raise ValueError("missing counter")
+    unknown = sorted(given.keys() - _FIELDS - _IGNORED_FIELDS)
+    return ImportedToken(
+        line=line,
+        type=kind,
+        secret=typed_secret(given["secret"]),
+        algorithm=algorithm,
+        digits=_number(given, "digits", 6, range(6, 9)),
+        counter=_number(given, "counter", 0, range(1 << 64)) if kind == "hotp" else 0,
+        period=_number(given, "period", DEFAULT_PERIOD, range(_MIN_PERIOD, _MAX_PERIOD + 1)),
+        user=label.lstrip("/").rpartition(":")[2].strip() or None,
+        remarks=(f"{len(unknown)} unknown parameters dropped",) if unknown else (),
+    )
+
+
 def _number(fields: dict[str, str], name: str, default: int, within: range) -> int:
     text = fields.get(name, str(default))
     if not (text.isascii() and text.isdigit() and len(text) <= 20 and int(text) in within):
-        raise ValueError(f"{name}: not a whole number {within.start} … {within.stop - 1}")
+        raise ValueError(f"{name}: must be a whole number from {within.start} to {within.stop - 1}")
     return int(text)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import io
 from typing import Any
 
-BORDER = 2  # modules: ISO/IEC 18004 asks for 4; readers do with 2, and 80×24 has room for no more
+BORDER = 2  # modules: ISO/IEC 18004 requires 4, readers accept 2, and a terminal of 80 × 24 has no room for more
 PICTURE_BORDER = 4  # modules
-PICTURE_SCALE = 8  # pixels for a module
+PICTURE_SCALE = 8  # pixels a module
 _BLOCKS = {(0, 0): "█", (0, 1): "▀", (1, 0): "▄", (1, 1): " "}  # (upper, lower) module, 1 is dark
-_ON_WHITE = "\x1b[38;5;231;48;5;16m"  # light blocks on black, whatever the terminal's theme
+_ON_WHITE = "\x1b[38;5;231;48;5;16m"  # light blocks on black, independent of the terminal's theme
 
 
 def load() -> None:
-    """Have segno in memory: after the privileges are gone it may not be readable."""
-    import segno.writers  # noqa: F401  an extra
+    """Load segno: it may be unreadable after the process has dropped its privileges."""
+    import segno.writers  # noqa: F401  an optional package
 
 
 def terminal(uri: str, *, colour: bool = True) -> str:
-    """The code as half blocks, light around dark, one line for two rows of modules."""
+    """Return the code in half blocks, dark on light; a line of text holds two rows of modules."""
     rows = [list(row) for row in _code(uri).matrix_iter(border=BORDER)]
     if len(rows) % 2:
         rows.append([0] * len(rows[0]))
@@ -30,19 +30,19 @@ def terminal(uri: str, *, colour: bool = True) -> str:
 
 
 def picture(uri: str, kind: str) -> bytes:
-    """The code as a file of `kind` png or svg."""
+    """Return the code as a file; `kind` is png or svg."""
     out = io.BytesIO()
     _code(uri).save(out, kind=kind, scale=PICTURE_SCALE, border=PICTURE_BORDER, dark="black", light="white")
     return out.getvalue()
 
 
 def inline_svg(uri: str) -> str:
-    """The code as an SVG element for a page: black on white, as large as its place."""
+    """Return the code as an SVG element for a page: black on white, without a size of its own."""
     shape = _code(uri).svg_inline(border=PICTURE_BORDER, dark="black", light="white", omitsize=True)
     return str(shape)
 
 
 def _code(uri: str) -> Any:
-    import segno  # an extra
+    import segno  # an optional package
 
     return segno.make(uri, error="l", micro=False, boost_error=False)

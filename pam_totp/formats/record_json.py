@@ -1,27 +1,40 @@
-"""The record itself, as the secret file holds it: the one format in which nothing is lost."""
+"""The whole record as JSON, as the secret file holds it. Nothing is lost."""
 
 from __future__ import annotations
 
-from pam_totp.core.record import HotpToken, RecordError, TotpToken, UserRecord
-from pam_totp.core.secretfile import parse as parse_record
-from pam_totp.formats.imported_token import FormatError, Found
+from collections.abc import Sequence
+
+from pam_totp.core.record import HotpToken, RecordError, Token, TotpToken, UserRecord
+from pam_totp.core.secretfile import parse, serialize
+from pam_totp.formats.format import Format, ParsedFile, ParseOptions
+from pam_totp.formats.imported_token import ImportedToken
+from pam_totp.formats.parsing import FormatError
 
 
-def parse(data: bytes, now: int) -> list[Found]:
-    """The tokens of the record. Raises FormatError."""
-    record = whole_record(data)
-    return [_found(i, token, record.user) for i, token in enumerate(record.tokens, 1)]
+class RecordJson(Format):
+    """The file of `pam-totp export --format json`."""
+
+    name = "json"
+    suffix = "json"
+    holds_whole_record = True
+
+    def sniff(self, data: bytes) -> bool:
+        return data.lstrip()[:1] == b"{"
+
+    def parse(self, data: bytes, options: ParseOptions) -> ParsedFile:
+        try:
+            record = parse(data)
+        except RecordError as e:
+            raise FormatError(None, str(e)) from None
+        tokens = [_imported(number, token, record.user) for number, token in enumerate(record.tokens, 1)]
+        return ParsedFile(tokens, len(tokens), record)
+
+    def write(self, record: UserRecord, tokens: Sequence[Token], password: str | None = None) -> bytes:
+        return serialize(record)
 
 
-def whole_record(data: bytes) -> UserRecord:
-    """The record. Raises FormatError."""
-    try:
-        return parse_record(data)
-    except RecordError as e:
-        raise FormatError(None, str(e)) from None
-
-
-def _found(place: int, token: object, user: str) -> Found:
+def _imported(number: int, token: Token, user: str) -> ImportedToken:
+    """Return a token of a record; its number in the record stands for the line."""
     assert isinstance(token, HotpToken | TotpToken)
     fields = {name: getattr(token, name) for name in token._fields}
-    return Found(line=place, kind=token.type, user=user, **fields)
+    return ImportedToken(line=number, type=token.type, user=user, **fields)

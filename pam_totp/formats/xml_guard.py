@@ -1,8 +1,10 @@
-"""A look at an XML file before a library that builds trees sees it.
+"""Check an XML file before a library builds a tree of it.
 
-The law: no document type, so no entities and nothing external; a bounded size, depth and number of elements; and what
-the expat parser does not take is refused. What is looked for comes back with its line numbers, which the libraries
-forget.
+Rules:
+- A document type is refused, so there are no entities and no external references.
+- Size, depth and number of elements are bounded.
+- A file that the expat parser rejects is refused.
+- The elements that the caller needs are returned with their line numbers, which the libraries drop.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from xml.parsers import expat
 
-from pam_totp.formats.imported_token import MAX_INPUT, FormatError
+from pam_totp.formats.parsing import MAX_INPUT, FormatError
 
 MAX_DEPTH = 30
 MAX_ELEMENTS = 2_000_000
@@ -19,7 +21,7 @@ _NAMESPACE_ENDS = "}"
 
 @dataclass(slots=True)
 class Element:
-    """An element that was looked for: its local name, its parents' names, its line and its text."""
+    """An element: the local names of its parents and its own (`path`), its line, attributes and text."""
 
     path: tuple[str, ...]
     line: int
@@ -35,24 +37,24 @@ class Element:
         return "".join(self.text).strip()
 
 
-def elements(data: bytes, wanted: frozenset[str]) -> list[Element]:
-    """The elements with a wanted local name, in document order. Raises FormatError."""
+def elements(data: bytes, names: frozenset[str]) -> list[Element]:
+    """Return the elements with one of these local names, in document order. Raises FormatError."""
     if len(data) > MAX_INPUT:
-        raise FormatError(None, f"larger than {MAX_INPUT // 1024 // 1024} MiB")
-    reader = _Reader(wanted)
+        raise FormatError(None, f"the file must be at most {MAX_INPUT // 1024 // 1024} MiB")
+    reader = _Reader(names)
     try:
         reader.parser.Parse(data, True)
     except expat.ExpatError as e:
         raise FormatError(e.lineno, f"not XML ({expat.errors.messages[e.code]})") from None
     except FormatError:
         raise
-    except (ValueError, LookupError):  # an encoding that Python does not know, or that expat cannot take from it
-        raise FormatError(1, "not XML in an encoding that is known") from None
+    except (ValueError, LookupError):  # an encoding that Python or expat does not support
+        raise FormatError(1, "not XML, or in an unsupported encoding") from None
     return reader.found
 
 
 class _Reader:
-    def __init__(self, wanted: frozenset[str]) -> None:
+    def __init__(self, names: frozenset[str]) -> None:
         self.parser = expat.ParserCreate(namespace_separator=_NAMESPACE_ENDS)
         self.parser.StartDoctypeDeclHandler = self._doctype
         self.parser.EntityDeclHandler = self._doctype
@@ -62,22 +64,22 @@ class _Reader:
         self.parser.CharacterDataHandler = self._text
         self.parser.buffer_text = True
         self.found: list[Element] = []
-        self._wanted = wanted
+        self._names = names
         self._path: list[str] = []
         self._open: list[Element | None] = []
         self._count = 0
 
     def _doctype(self, *_: object) -> int:
-        raise FormatError(self.parser.CurrentLineNumber, "a document type or an entity: refused, no token file has one")
+        raise FormatError(self.parser.CurrentLineNumber, "a document type or an entity is not allowed in a token file")
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         self._count += 1
         if len(self._path) >= MAX_DEPTH or self._count > MAX_ELEMENTS:
-            raise FormatError(self.parser.CurrentLineNumber, "elements too deep, or too many")
+            raise FormatError(self.parser.CurrentLineNumber, "elements nested too deep, or too many of them")
         local = name.rpartition(_NAMESPACE_ENDS)[2]
         self._path.append(local)
         element = None
-        if local in self._wanted:
+        if local in self._names:
             element = Element(tuple(self._path), self.parser.CurrentLineNumber, attributes)
             self.found.append(element)
         self._open.append(element)

@@ -124,7 +124,7 @@ def test_much_shows_its_bar_from_the_start(site: Site, tmp_path: Path) -> None:
     child = pexpect.spawn(sys.executable, words, cwd=str(TREE), encoding="utf-8", timeout=100)
     child.expect(r"importing \[ {30}\] 0/\d+\r")
     child.expect(rf"importing \[#+ *\] {MANY // 2}/\d+\r")
-    child.expect(rf"{MANY} tokens of {MANY} users came in, 0 did not")
+    child.expect(rf"{MANY} tokens of {MANY} users imported, 0 skipped")
     child.expect(pexpect.EOF)
 
 
@@ -139,8 +139,8 @@ def test_a_dry_run_knows_what_the_same_file_says_of_a_user_further_up(site: Site
     assert said | {"dry_run": False} == done
     assert [t["token"] for t in done["imported"] if t["user"] == "alice"] == ["token", "token-2", "token-3"]
     assert [(t["place"], t["reason"]) for t in done["left_out"]] == [
-        ("line 1", "there already, as fob"),
-        ("line 7", "there already, as token"),
+        ("line 1", "already imported as 'fob'"),
+        ("line 7", "already imported as 'token'"),
     ]
     assert [t.name for t in site.record("alice").tokens] == ["fob", "token", "token-2", "token-3"]
 

@@ -35,10 +35,10 @@ def test_verify_says_of_what_is_no_answer_what_would_be_one(site: Site) -> None:
     site.enrol(fob(), phone(digits=8))
     done = site.command("verify", ME, "123")
     answers = "a code of 6 or 8 digits, two or three codes in a row, or a recovery code"
-    assert (done.returncode, done.stdout) == (1, f"refused: malformed; an answer is {answers}\n")
+    assert (done.returncode, done.stdout) == (1, f"refused: malformed: must be {answers}\n")
 
 
-NO_ACCOUNT = "has no tokens, nor an account on this host: is the name right? (see 'pam-totp list')"
+NO_ACCOUNT = "has no tokens and no account on this host (check the name, or see 'pam-totp list')"
 
 
 def test_who_is_not_enrolled_is_said_with_the_remedy(site: Site) -> None:
@@ -64,7 +64,7 @@ def test_resync_looks_as_far_as_it_is_told_and_never_back(site: Site) -> None:
     for answer, reach in ((codes(1200, 2), "199"), (codes(998, 2), "100000"), (codes(999, 2), "100000")):
         done = site.command("resync", ME, *answer.split(), "--search", reach)
         assert done.returncode == 1
-        assert "not in a row" in done.stderr
+        assert "these are not codes in a row" in done.stderr
         assert site.path().read_bytes() == before
     assert site.command("resync", ME, *codes(1200, 2).split(), "--search", "200").returncode == 0
 
@@ -232,13 +232,13 @@ def test_help_is_there_for_every_command_and_a_wrong_word_is_usage(site: Site) -
 def test_a_store_out_of_reach_is_said_in_one_line(site: Site, tmp_path: Path) -> None:
     site.store.chmod(0o755)
     done = site.command("list")
-    remedy = f"if it is the store, 'chmod 0700 {site.store}'; if not, --store names another"
-    assert (done.returncode, done.stderr) == (3, f"pam-totp: {site.store}: its mode is not 0700: {remedy}\n")
+    remedy = f"run 'chmod 0700 {site.store}' if it is the store; --store selects another"
+    assert (done.returncode, done.stderr) == (3, f"pam-totp: {site.store}: the mode must be 0700 ({remedy})\n")
     site.store.chmod(0o700)
     missing = tmp_path / "none"
     until(lambda: not missing.exists(), "it is not there")
     done = site.command("list", "--store", missing)
-    said = f"pam-totp: {missing} is not there ('pam-totp enroll' makes it; --store names another)\n"
+    said = f"pam-totp: {missing}: store not found ('pam-totp enroll' creates it; --store selects another)\n"
     assert (done.returncode, done.stderr) == (3, said)
 
 
@@ -246,7 +246,7 @@ def test_a_port_that_is_not_there_is_said_in_one_line(site: Site, tmp_path: Path
     site.enrol()
     missing = tmp_path / "none"
     done = site.command("resync", ME, "--port", missing)
-    said = f"pam-totp: {missing} cannot be opened: no such file or directory; is the token plugged in?\n"
+    said = f"pam-totp: {missing} cannot be opened: no such file or directory (is the token plugged in?)\n"
     assert (done.returncode, done.stderr) == (3, said)
 
 

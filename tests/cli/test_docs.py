@@ -14,7 +14,7 @@ from pathlib import Path
 import pexpect
 
 from pam_totp.core.oath import totp
-from pam_totp.formats import pskc
+from tests.formats.reading import written
 from tests.site import KEY, ME, TREE, Site, fob
 
 DOCS = TREE / "docs" / "tokens.md"
@@ -44,7 +44,7 @@ def pattern(line: str) -> str:
 def furnished(folder: Path) -> None:
     """The files that the commands speak of."""
     tokens = [fob(name=f"T-100{i}", serial=f"T-100{i}", secret=bytes([i]) * 20) for i in (1, 2)]
-    (folder / "box.xml").write_bytes(pskc.write("", list(tokens), "qwerty"))
+    (folder / "box.xml").write_bytes(written("pskc", tokens, password="qwerty"))
     (folder / "password").write_text("qwerty\n")
     (folder / "serials.csv").write_text(f"serial,user\nT-1001,{ME}\nT-1002,bob\n")
     home = folder / "home" / ME

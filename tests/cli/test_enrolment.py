@@ -83,7 +83,7 @@ def test_a_phone_is_enrolled_from_the_code_on_the_terminal(site: Site, tmp_path:
     assert typed[1].replace(" ", "") == base32(token.secret), "the key for typing, in groups of four"
     assert not site.path().exists(), "nothing is activated before a code was right"
     child.sendline("000000")
-    child.expect("that is not a code of this token")
+    child.expect("not accepted: this is not a code of this token")
     code = pyotp.parse_uri(uri).at(int(time.time()))
     child.sendline(code)
     child.expect(f"{ME} now has the totp token phone")
@@ -104,7 +104,7 @@ def test_hotp_without_a_known_counter_asks_for_two_codes_in_a_row(site: Site) ->
     words = ("enroll", ME, "--type", "hotp", "--secret-stdin")
     one = site.command(*words, stdin=f"{base32(KEY)}\n{codes(40)}\n{codes(41)}\n{codes(42)}\n")
     assert one.returncode == 1
-    assert "that is not two codes in a row of this token" in one.stderr
+    assert "not accepted: this is not two codes in a row of this token" in one.stderr
     assert not site.path().exists()
     two = site.command(*words, stdin=f"{base32(KEY)}\n{codes(40, 2)}\n")
     assert two.returncode == 0, two.stderr
@@ -117,8 +117,8 @@ def test_a_token_that_is_there_is_not_replaced(site: Site) -> None:
     done = site.command("enroll", ME, stdin="000000\n")
     assert done.returncode == 1
     assert done.stderr == (
-        f"pam-totp: {ME} has a token named phone already; nothing was changed: "
-        "give the new one another with --name, or see 'pam-totp remove --help'\n"
+        f"pam-totp: {ME} already has a token named 'phone'; nothing was changed "
+        "(choose another name with --name, or see 'pam-totp remove --help')\n"
     )
     assert "key:" not in done.stdout, "said before anybody scans anything"
     assert site.path().read_bytes() == before
@@ -127,15 +127,15 @@ def test_a_token_that_is_there_is_not_replaced(site: Site) -> None:
 def test_a_counter_is_not_ignored_where_codes_are_by_time(site: Site) -> None:
     done = site.command("enroll", ME, "--counter", "7", stdin="")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "pam-totp: --counter is for tokens with a button: say --type hotp too\n"
+    assert done.stderr == "pam-totp: --counter requires --type hotp\n"
 
 
 def test_whose_codes_by_time_are_all_wrong_is_told_the_time_here(site: Site) -> None:
     by_time = site.command("enroll", ME, "--qr", "none", stdin="000000\n" * 3)
-    told = r"nothing was changed; is the phone's clock right\? here it is \d\d:\d\d:\d\d UTC$"
+    told = r"nothing was changed \(check the phone's clock: it is now \d\d:\d\d:\d\d UTC\)$"
     assert re.search(told, by_time.stderr)
     by_button = site.command("enroll", ME, "--qr", "none", "--type", "hotp", stdin="000000\n" * 3)
-    assert by_button.stderr.endswith("no code was right; nothing was changed\n")
+    assert by_button.stderr.endswith("3 answers were wrong; nothing was changed\n")
 
 
 CHOICES = [
@@ -178,7 +178,7 @@ def test_pictures_never_overwrite_and_leave_nothing_behind(site: Site, tmp_path:
     there.write_text("mine")
     done = site.command("qr", ME, "--yes", "--qr", f"svg={there}")
     assert done.returncode == 1
-    assert "is there already" in done.stderr
+    assert "already exists" in done.stderr
     assert there.read_text() == "mine"
     link = tmp_path / "link.png"
     link.symlink_to(tmp_path / "elsewhere")
@@ -196,9 +196,9 @@ def test_pictures_never_overwrite_and_leave_nothing_behind(site: Site, tmp_path:
 def test_qr_shows_a_token_again_after_a_yes_only(site: Site, tmp_path: Path) -> None:
     site.enrol(fob(9), phone())
     child = on_terminal(site, "qr", ME, "fob")
-    child.expect(r"whoever sees it can make the same codes \[y/N\] ")
+    child.expect(r"anyone who sees it can generate the same codes \[y/N\] ")
     child.sendline("n")
-    child.expect("not done")
+    child.expect("cancelled")
     child.expect(pexpect.EOF)
     assert base32(KEY)[:4] not in child.before
     shown = site.command("qr", ME, "fob", stdin="y\n")
@@ -208,7 +208,8 @@ def test_qr_shows_a_token_again_after_a_yes_only(site: Site, tmp_path: Path) -> 
     assert scanned(picture) == site.command_json("qr", ME, "fob", "--yes")["uri"]
     assert "counter=9" in scanned(picture), "the next code's counter"
     which = site.command("qr", ME, "--yes")
-    assert (which.returncode, which.stderr) == (1 + 1, f"pam-totp: say which token (see 'pam-totp list {ME}')\n")
+    said = f"pam-totp: {ME} has several tokens: name one (see 'pam-totp list {ME}')\n"
+    assert (which.returncode, which.stderr) == (2, said)
 
 
 @pytest.mark.parametrize(

@@ -151,8 +151,8 @@ def test_what_a_format_cannot_say_is_refused_and_leaves_no_file(site: Site, tmp_
     for words, said in (
         (["--format", "google-authenticator", "--token", "fob"], "use one code first"),
         (["--format", "users-oath", "--token", "phone"], "SHA1 only"),
-        (["--format", "otpauth"], "old: disabled, which otpauth has no way to say"),
-        (["--format", "pskc", "--token", "nosuch"], "no token named nosuch"),
+        (["--format", "otpauth"], "old: otpauth cannot hold a disabled token"),
+        (["--format", "pskc", "--token", "nosuch"], "no token named 'nosuch'"),
     ):
         done = site.command("export", ME, *words, "--output", file)
         assert done.returncode == 1
@@ -162,13 +162,13 @@ def test_what_a_format_cannot_say_is_refused_and_leaves_no_file(site: Site, tmp_
     assert not file.exists()
 
 
-def test_options_that_make_no_sense_together_are_wrong_usage_and_leave_no_file(site: Site, tmp_path: Path) -> None:
+def test_options_that_exclude_each_other_leave_no_file(site: Site, tmp_path: Path) -> None:
     site.enrol(fob(), phone())
     file, password = tmp_path / "out", tmp_path / "password"
     password.write_bytes(b"\xff\n")
     for status, said, *words in (
-        (2, "--password-file goes with pskc", "--format", "json", "--password-file", password),
-        (2, "leave --token out", "--format", "json", "--token", "fob"),
+        (2, "--password-file requires --format pskc", "--format", "json", "--password-file", password),
+        (2, "leave out --token", "--format", "json", "--token", "fob"),
         (1, "use one code first", "--format", "google-authenticator"),
         (1, "password: not UTF-8", "--format", "pskc", "--password-file", password),
     ):
@@ -192,7 +192,7 @@ def test_no_file_is_overwritten_and_the_name_comes_from_the_user(site: Site, tmp
     file.write_text("mine")
     done = site.command("export", ME, "--format", "json", "--output", file)
     assert done.returncode == 1
-    assert "is there already" in done.stderr
+    assert "already exists" in done.stderr
     assert file.read_text() == "mine"
     assert site.command("verify", ME, codes(0)).returncode == 0, "nothing else happened"
 
@@ -201,5 +201,5 @@ def test_keys_do_not_go_to_standard_output_nor_to_a_file_called_dash(site: Site)
     site.enrol()
     done = site.command("export", ME, "--format", "json", "--output", "-")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "pam-totp: keys go to a file of mode 0600, never to standard output: name one\n"
+    assert done.stderr == "pam-totp: keys are written to a file of mode 0600 only: name one with --output\n"
     assert not (TREE / "-").exists()

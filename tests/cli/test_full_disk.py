@@ -48,9 +48,9 @@ for words, stdin in commands:
 print(json.dumps(said))
 """
 REMEDY = {
-    "full": "make room on that disk",
-    "no inodes": "make room on that disk",
-    "read-only": "make that disk writable",
+    "full": "nothing was changed (free some space on that disk",
+    "no inodes": "nothing was changed (free some space on that disk",
+    "read-only": "nothing was changed (remount that disk",
 }
 
 

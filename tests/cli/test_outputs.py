@@ -41,7 +41,7 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
             with files_out.new_file(str(tmp_path / "file")) as file:
                 file.write(b"x")
         except files_out.CommandError as e:
-            assert "is there already" in str(e)
+            assert "already exists" in str(e)
     with pytest.raises(FileNotFoundError, match="nosuch"), files_out.new_file(str(tmp_path / "nosuch" / "file")):
         pass
     assert set(os.listdir("/proc/self/fd")) == before

@@ -9,21 +9,21 @@ import pytest
 from tests.pamconf import Result
 from tests.site import ME, Site, codes, fob, phone
 
-NO_ACCOUNT = "has no tokens, nor an account on this host: is the name right? (see 'pam-totp list')"
+NO_ACCOUNT = "has no tokens and no account on this host (check the name, or see 'pam-totp list')"
 SHOWN = re.compile(r"(?:[0-9A-HJKMNP-TV-Z]{4}-){3}[0-9A-HJKMNP-TV-Z]{4}")
 
 
 def test_a_token_is_renamed_and_keeps_its_counter(site: Site, way: str) -> None:
     site.enrol(fob(5), phone())
     done = site.command("rename", ME, "fob", "blue fob")
-    assert (done.returncode, done.stdout) == (0, f"{ME}'s fob is now called blue fob\n")
+    assert (done.returncode, done.stdout) == (0, f"{ME}: token 'fob' renamed to 'blue fob'\n")
     assert [t.name for t in site.record().tokens] == ["blue fob", "phone"]
     assert site.gets_in(codes(5))
     taken = site.command("rename", ME, "blue fob", "phone")
-    assert taken.returncode == 1 and f"{ME} has a token named phone already" in taken.stderr
+    assert taken.returncode == 1 and f"{ME} already has a token named 'phone'" in taken.stderr
     assert site.command("rename", ME, "phone", "phone").returncode == 0, "it is called that"
     assert site.command("rename", ME, "nosuch", "x").stderr == (
-        f"pam-totp: {ME} has no token named nosuch (see 'pam-totp list {ME}')\n"
+        f"pam-totp: {ME} has no token named 'nosuch' (see 'pam-totp list {ME}')\n"
     )
     assert [t.name for t in site.record().tokens] == ["blue fob", "phone"]
 
@@ -43,9 +43,9 @@ def test_removing_one_of_two_does_not_ask_and_the_last_one_does(site: Site) -> N
     assert site.command("remove", ME, "phone").returncode == 0
     asked = site.command("remove", ME, stdin="\n")
     assert asked.returncode == 1
-    assert "remove the last token" in asked.stdout + asked.stderr or "not done" in asked.stderr
+    assert "remove the last token" in asked.stdout + asked.stderr or "cancelled" in asked.stderr
     unasked = site.command("remove", ME, stdin="")
-    told = "pam-totp: no answer; nothing was changed (nobody is there to ask: say --yes)"
+    told = "pam-totp: no answer; nothing was changed (without a terminal, give --yes)"
     assert (unasked.returncode, unasked.stderr.splitlines()[-1]) == (1, told)
     assert len(site.record().tokens) == 1
     assert site.command("remove", ME, stdin="y\n").returncode == 0

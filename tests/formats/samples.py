@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
-from pam_totp.core.record import UserRecord
-from pam_totp.core.secretfile import base32, serialize
-from pam_totp.formats import csv_tokens, google_authenticator, migration, otpauth, pskc, record_json, users_oath
-from pam_totp.formats.imported_token import FormatError, Found
-from tests.formats.test_migration import part, token
+from pam_totp.core.secretfile import base32
+from pam_totp.formats.csv_tokens import parse_map
+from pam_totp.formats.imported_token import ImportedToken
+from pam_totp.formats.parsing import FormatError
+from pam_totp.formats.registry import FORMATS, sniff
+from tests.formats.reading import NOW, parsed, written
+from tests.formats.test_migration import part
+from tests.formats.test_migration import token as message
 from tests.formats.test_pskc import UNLOCKS, figure
 from tests.site import KEY, fob, phone
 
-NOW = 1_700_000_010
 HEX, B32 = KEY.hex(), base32(KEY)
 
 SAMPLES: dict[str, list[bytes]] = {
@@ -29,28 +31,27 @@ SAMPLES: dict[str, list[bytes]] = {
         f"otpauth://totp/A%20B:a@b?secret={B32}&algorithm=SHA256&digits=8&period=60&issuer=A%20B\n"
         f"otpauth://hotp/a?secret={B32}&counter=9\n".encode()
     ],
-    "migration": ["\n".join(part(i, 2, token(counter=i, kind=1), token(digits=2)) for i in range(2)).encode()],
+    "migration": ["\n".join(part(i, 2, message(counter=i, kind=1), message(digits=2)) for i in range(2)).encode()],
     "csv": [f'A1,{HEX},totp,8,60,SHA256\n"A2","{HEX}"\n'.encode()],
     "map": [b"serial,user\nA1,alice\n"],
-    "json": [serialize(UserRecord(user="alice", tokens=(fob(), phone(drift=-1, last_step=5))))],
-    "pskc": [*map(figure, (3, 6, 7, 10)), pskc.write("alice", [fob(), phone()], None)],
+    "json": [written("json", [fob(), phone(drift=-1, last_step=5)])],
+    "pskc": [*map(figure, (3, 6, 7, 10)), written("pskc", [fob(), phone()])],
 }
-READ: dict[str, Callable[[bytes], object]] = {
-    "google-authenticator": lambda data: google_authenticator.parse(data, NOW),
-    "users-oath": lambda data: users_oath.parse(data, NOW),
-    "otpauth": lambda data: otpauth.parse(data, NOW),
-    "migration": lambda data: migration.parse(data, NOW),
-    "csv": lambda data: csv_tokens.parse(data, NOW),
-    "map": csv_tokens.parse_map,
-    "json": lambda data: record_json.parse(data, NOW),
-    "pskc": lambda data: pskc.parse(data, NOW, UNLOCKS.__getitem__),
-}
+
+
+def read(name: str, data: bytes) -> Sequence[ImportedToken]:
+    """Parse a file of a format, or a map of serials, which has no tokens."""
+    if name == "map":
+        parse_map(data)
+        return ()
+    return parsed(name, data, ask_secret=UNLOCKS.__getitem__)
 
 
 def check(name: str, data: bytes) -> None:
     """What must hold for any bytes: tokens that are valid or say why not, or one short error; and nothing else."""
+    assert sniff(data) in {None, *FORMATS}
     try:
-        found = READ[name](data)
+        tokens = read(name, data)
     except FormatError as e:
         text = str(e)
         assert "\n" not in text
@@ -58,12 +59,11 @@ def check(name: str, data: bytes) -> None:
         assert HEX not in text
         assert B32 not in text
         return
-    for one in found if isinstance(found, list) else ():
-        assert isinstance(one, Found)
-        assert B32 not in repr(one)
-        assert repr(KEY) not in repr(one)
-        if one.unfit is None:
+    for token in tokens:
+        assert B32 not in repr(token)
+        assert repr(KEY) not in repr(token)
+        if token.unsupported is None:
             try:
-                one.token(NOW)
+                token.token(NOW)
             except ValueError as e:
                 assert len(str(e)) < 300

@@ -9,11 +9,12 @@ import urllib.parse
 import pytest
 import segno
 
-from pam_totp.formats import migration
-from pam_totp.formats.imported_token import FormatError
+from pam_totp.formats.imported_token import ImportedToken
+from pam_totp.formats.parsing import FormatError
+from pam_totp.formats.registry import FORMATS
+from tests.formats.reading import NOW, parsed
 from tests.site import KEY
 
-NOW = 1_700_000_000
 # A published example (of web pages that explain the format): an 80-bit key of "Example:alice@google.com".
 PUBLISHED = "otpauth-migration://offline?data=CjEKCkhlbGxvId6tvu8SGEV4YW1wbGU6YWxpY2VAZ29vZ2xlLmNvbRoHRXhhbXBsZTAC"
 
@@ -50,13 +51,13 @@ def part(index: int, size: int, *tokens: bytes, batch: int = 77) -> str:
     return uri(message(*[(1, t) for t in tokens], (2, 1), (3, size), (4, index), (5, batch)))
 
 
-def read(*lines: str) -> list[migration.Found]:
-    return migration.parse("\n".join(lines).encode(), NOW)
+def read(*lines: str) -> list[ImportedToken]:
+    return parsed("migration", "\n".join(lines).encode())
 
 
 def test_the_published_example_is_read() -> None:
     (found,) = read(PUBLISHED)
-    assert (found.kind, found.secret, found.user) == ("totp", b"Hello!\xde\xad\xbe\xef", "alice@google.com")
+    assert (found.type, found.secret, found.user) == ("totp", b"Hello!\xde\xad\xbe\xef", "alice@google.com")
     with pytest.raises(ValueError, match="secret"):
         found.token(NOW)
 
@@ -65,7 +66,7 @@ def test_types_digits_algorithms_and_counters_are_kept() -> None:
     found = read(
         part(0, 1, token(), token(b"x" * 20, kind=1, digits=2, counter=300), token(b"y" * 32, algorithm=2, digits=2))
     )
-    assert [(f.kind, f.digits, f.algorithm, f.counter, f.user) for f in found] == [
+    assert [(f.type, f.digits, f.algorithm, f.counter, f.user) for f in found] == [
         ("totp", 6, "SHA1", 0, "alice"),
         ("hotp", 8, "SHA1", 300, "alice"),
         ("totp", 8, "SHA256", 0, "alice"),
@@ -77,19 +78,19 @@ def test_the_parts_come_in_any_order_and_none_may_be_missing() -> None:
     assert len(read(parts[2], parts[0], parts[1])) == 3
     with pytest.raises(FormatError, match="part 2 of 3 is missing"):
         read(parts[0], parts[2])
-    with pytest.raises(FormatError, match="line 2: part 1 is there twice"):
+    with pytest.raises(FormatError, match="line 2: part 1 is a duplicate of line 1"):
         read(parts[0], parts[0])
     with pytest.raises(FormatError, match="line 2: a part of another export"):
         read(parts[0], part(1, 3, token(), batch=78))
 
 
-def test_what_later_versions_add_is_passed_over_and_what_is_not_known_is_left_out() -> None:
+def test_fields_of_later_versions_are_ignored_and_unknown_types_skipped() -> None:
     newer = token() + message((8, b"some-id"), (15, 5))
     (found,) = read(part(0, 1, newer))
-    assert found.unfit is None
+    assert found.unsupported is None
     for strange in (token(kind=3), token(digits=9), token(algorithm=4)):
         (found,) = read(part(0, 1, strange))
-        assert "is not known here" in (found.unfit or "")
+        assert "unknown type" in (found.unsupported or "")
 
 
 @pytest.mark.parametrize(
@@ -124,10 +125,10 @@ def test_anything_else_is_refused_with_its_line(line: str) -> None:
 def test_a_picture_of_the_code_will_do() -> None:
     out = io.BytesIO()
     segno.make(part(0, 1, token(counter=9, kind=1)), micro=False).save(out, kind="png", scale=5)
-    assert migration.is_picture(out.getvalue())
-    (found,) = migration.parse(migration.read_picture(out.getvalue()), NOW)
+    migration = FORMATS["migration"]
+    (found,) = parsed("migration", migration.decode(out.getvalue()))
     assert (found.secret, found.counter) == (KEY, 9)
     blank = io.BytesIO()
     segno.make("x", micro=True).save(blank, kind="png", border=0)
     with pytest.raises(FormatError, match="no QR code was found"):
-        migration.read_picture(blank.getvalue())
+        migration.decode(blank.getvalue())

@@ -54,8 +54,8 @@ def test_a_used_google_authenticator_counter_goes_on_here(site: Site, tmp_path: 
 
     done = site.command("import", "google-authenticator", file, "--user", ME)
     assert done.returncode == 0, done.stderr
-    assert "5 scratch codes not kept" in done.stdout
-    assert "RATE_LIMIT not kept" in done.stdout
+    assert "5 scratch codes dropped" in done.stdout
+    assert "RATE_LIMIT dropped" in done.stdout
     site.configure()
     assert not site.gets_in(hotp(key, 3))
     assert not site.gets_in(hotp(key, 1))

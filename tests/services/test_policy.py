@@ -80,7 +80,7 @@ def test_verify_goes_by_the_site_file(site: Site) -> None:
 def test_a_site_file_that_is_named_has_to_be_there(site: Site, words: list[str]) -> None:
     site.enrol()
     done = site.command(*words, "--config", site.config)
-    said = f"pam-totp: {site.config}: no such file or directory; is the name right?\n"
+    said = f"pam-totp: {site.config}: no such file or directory (check the name)\n"
     assert (done.returncode, done.stdout, done.stderr) == (3, "", said)
     assert site.counter() == 0
 

@@ -1,0 +1,81 @@
+"""What every command module uses: exit statuses, the error with a message for the user, and shared options.
+
+Rules:
+- A command module has `add_to`, which adds its parser, and `run`, which returns the exit status.
+- A command that prints data accepts --json; a command that uses the secret files accepts --store.
+- A CommandError is one line: what failed, why, and what to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from typing import Any
+
+from pam_totp.core.settings import DEFAULT_STORE, SITE_FILE
+from pam_totp.operations import audit_log
+
+DONE, REFUSED, WRONG_USAGE, OUT_OF_REACH = range(4)
+SERVICE = "pam-totp"  # the service that the audit log names for commands
+
+INTERRUPTED = "interrupted; nothing was changed"
+
+Commands = Any  # argparse's type of subparsers is private
+
+
+class CommandError(Exception):
+    """A message for the user, and the exit status of the command."""
+
+    def __init__(self, text: str, status: int = REFUSED) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def add_command(
+    commands: Commands,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    summary: str,
+    *examples: str,
+    data: bool = False,
+    store: bool = True,
+) -> argparse.ArgumentParser:
+    """Add the parser of a command: with `data` it has --json, with `store` it has --store."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog="\n  ".join(("examples:", *examples)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run, parser=parser)
+    if store:
+        parser.add_argument(
+            "--store", metavar="DIR", default=DEFAULT_STORE, help="directory of the secret files (%(default)s)"
+        )
+    if data:
+        parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help=f"site file ({SITE_FILE})")
+
+
+def site_file(args: argparse.Namespace) -> str:
+    """Return the path of the site file. A file that --config names must exist; the default one may be missing."""
+    if args.config is None:
+        return SITE_FILE
+    os.stat(args.config)
+    return str(args.config)
+
+
+def add_log(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--log", choices=("syslog", "stderr"), default="syslog", help="where to write the audit log (%(default)s)"
+    )
+
+
+def log_sink(args: argparse.Namespace) -> audit_log.Sink:
+    return audit_log.to_syslog if args.log == "syslog" else audit_log.to_stderr

@@ -1,0 +1,241 @@
+"""enable: require a code at a service, on trial until a second login confirms the change.
+
+Rules:
+- A service is changed only after the doctor's checks of the new stack and a rehearsed login have passed.
+- A change that is not confirmed from a second login is rolled back: by this process at once, or by a systemd unit if
+  this process is gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pwd
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pam_totp.cli.command_line import (
+    DONE,
+    OUT_OF_REACH,
+    REFUSED,
+    WRONG_USAGE,
+    CommandError,
+    Commands,
+    add_command,
+)
+from pam_totp.cli.prompts import answer_pam
+
+if TYPE_CHECKING:
+    from pam_totp.system.enable.changes import Change
+    from pam_totp.system.machine import Machine
+    from pam_totp.system.pamd.edit import FirstFactor
+    from pam_totp.system.pamd.findings import Finding
+
+KEEP_WITHIN = 120  # seconds: enough for a second terminal, a password, a code and a command
+MAX_KEEP_WITHIN = 3600  # seconds
+CONFIRM = {"sudo": "sudo pam-totp enable {} --keep", "su": "su -c 'pam-totp enable {} --keep'"}
+POLL = 0.1  # seconds between two looks at the state of the trial
+DRY_RUN = "dry run: nothing was changed"
+
+
+def add_to(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "enable",
+        run,
+        "require a code at a service; rolled back unless confirmed",
+        "pam-totp enable sudo --dry-run",
+        "pam-totp enable sshd --first-factor key",
+        "pam-totp enable sudo --keep",
+        store=False,
+    )
+    parser.add_argument("service", help="sshd, sudo (with sudo-i), su (with su-l), or another one in /etc/pam.d")
+    parser.add_argument("--for-user", metavar="USER", help="user of the rehearsed login (you; root for su)")
+    parser.add_argument(
+        "--first-factor", choices=("password", "key"), help="of sshd, before the code (default: as sshd is configured)"
+    )
+    parser.add_argument(
+        "--with",
+        dest="arguments",
+        metavar="ARGUMENT",
+        action="append",
+        default=[],
+        help="a module argument, such as nullok",
+    )
+    parser.add_argument(
+        "--keep-within",
+        type=int,
+        default=KEEP_WITHIN,
+        metavar="SECONDS",
+        help="roll back unless confirmed within this time (%(default)s)",
+    )
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--dry-run", action="store_true", help="check and show the change, and change nothing")
+    either.add_argument("--keep", action="store_true", help="confirm the change, from a second login")
+
+
+def run(args: argparse.Namespace) -> int:
+    from pam_totp.system.enable import plan, trial  # no other command needs these modules
+    from pam_totp.system.enable.changes import ChangeError
+    from pam_totp.system.machine import Machine
+    from pam_totp.system.sshd import SshdError
+
+    if not 1 <= args.keep_within <= MAX_KEEP_WITHIN:
+        raise CommandError(f"--keep-within must be 1 to {MAX_KEEP_WITHIN} seconds", WRONG_USAGE)
+    require_root("enable")
+    try:
+        if args.keep:
+            return _keep(args.service)
+        _require_not_enabled(args.service)
+        machine, user = Machine(), _user(args)
+        first: FirstFactor = args.first_factor or _first_factor(args.service, user)
+        changes = plan.plan(machine, args.service, first, args.arguments)
+        _check(machine, args.service, changes, user, first)
+        for change in changes:
+            print(change.diff(), end="")
+        if args.dry_run:
+            print(DRY_RUN)
+            return DONE
+        _rehearse(machine, args.service, changes, user)
+        trial.begin(trial.Record(args.service, changes, args.keep_within))
+        return _wait_for_confirmation(args.service, args.keep_within)
+    except plan.EnablingError as e:
+        raise _unchanged(args.service, e) from None
+    except (ChangeError, SshdError, trial.TrialError) as e:
+        raise CommandError(str(e)) from None
+
+
+def require_root(command: str) -> None:
+    if os.geteuid() != 0:
+        raise CommandError(f"{command} requires root: sudo pam-totp {command} ...", OUT_OF_REACH)
+
+
+def _unchanged(service: str, why: object) -> CommandError:
+    return CommandError(f"{service} was not changed: {why}")
+
+
+def _require_not_enabled(service: str) -> None:
+    """Raise CommandError if the service is enabled or on trial. Leftovers of an earlier trial are rolled back first."""
+    from pam_totp.system.enable import trial
+
+    for name in trial.roll_back_left_over():
+        print(f"{name}: rolled back an earlier trial that was not confirmed")
+    for name, state in trial.records():
+        if name == service and state == trial.KEPT:
+            raise CommandError(f"{service} is already enabled (see 'pam-totp doctor', 'pam-totp disable {service}')")
+        if name == service:
+            raise CommandError(f"{service} is already on trial (confirm it with --keep, or wait)")
+
+
+def _user(args: argparse.Namespace) -> str:
+    """Return the user of the rehearsed login."""
+    caller = os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
+    user = str(args.for_user or ("root" if args.service in ("su", "su-l") else caller))
+    try:
+        user = pwd.getpwnam(user).pw_name
+    except KeyError:
+        raise CommandError(f"unknown user {user}: there is no such account") from None
+    if user == "root" and args.service in ("sudo", "sudo-i"):
+        raise CommandError("sudo asks root no questions: name another user with --for-user", WRONG_USAGE)
+    return user
+
+
+def _first_factor(service: str, user: str) -> FirstFactor:
+    """Return what sshd asks for now: a password where it accepts one."""
+    from pam_totp.system import sshd
+
+    if service != "sshd":
+        return "password"
+    return "password" if sshd.accepts_passwords(sshd.settings(user)) else "key"
+
+
+def _check(machine: Machine, service: str, changes: Sequence[Change], user: str, first: FirstFactor) -> None:
+    """Run the doctor's checks on the machine as it will be."""
+    from pam_totp.system.doctor import checks
+    from pam_totp.system.doctor.context import Context
+    from pam_totp.system.enable import plan
+    from pam_totp.system.pamd.findings import errors
+
+    after = plan.texts(changes, machine)
+    covered = [name for name in plan.services_for(service) if machine.after(after).service(name) is not None]
+    findings = checks.examine(Context(machine.after(after), covered, user, first == "key"))
+    _print_findings(findings)
+    if errors(findings):
+        raise _unchanged(service, "fix the errors above first")
+
+
+def _print_findings(findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        print(f"{finding.severity}: {finding.what}\n    {finding.remedy}")
+
+
+def _rehearse(machine: Machine, service: str, changes: Sequence[Change], user: str) -> None:
+    from pam_totp.system import rehearsal
+    from pam_totp.system.enable import plan
+    from pam_totp.system.pamd.stack import StackError
+
+    print(f"\nrehearsal: log in to {service} as {user}, through the new stack; nothing has been changed yet")
+    try:
+        with rehearsal.private_copy(machine.after(plan.texts(changes, machine)), service) as folder:
+            rehearsal.in_child(service, lambda: rehearsal.prove(service, user, answer_pam, folder, _print_step))
+    except (rehearsal.RehearsalError, StackError) as e:
+        raise _unchanged(service, e) from None
+
+
+def _print_step(text: str) -> None:
+    print(f"  {text}", flush=True)
+
+
+def _wait_for_confirmation(service: str, keep_within: int) -> int:
+    """Wait until the trial is confirmed or rolled back."""
+    from pam_totp.system.enable import trial
+
+    try:
+        if service == "sshd":
+            _validate_sshd()
+        print(f"\n{service} now asks for a code, on trial. Log in from a second terminal, then run there:\n")
+        print(f"    {CONFIRM.get(service, CONFIRM['sudo']).format(service)}\n")
+        print(f"within {keep_within} seconds, or the change is rolled back. Keep this terminal open.", flush=True)
+        while trial.load(service, trial.TRIAL) is not None:
+            time.sleep(POLL)
+    except BaseException:  # Ctrl-C, or a configuration that sshd refuses: roll back at once
+        for line in trial.roll_back(service):
+            print(line)
+        raise
+    if trial.load(service, trial.KEPT) is None:
+        print(f"not confirmed: {service} was rolled back")
+        return REFUSED
+    print(f"confirmed: {service} asks for a code from now on (undo: pam-totp disable {service})")
+    return DONE
+
+
+def _validate_sshd() -> None:
+    """Validate the new sshd configuration, then reload sshd. Raises CommandError if a login could bypass PAM."""
+    from pam_totp.system import sshd
+    from pam_totp.system.doctor import checks_login
+    from pam_totp.system.doctor.context import Context
+    from pam_totp.system.machine import Machine
+    from pam_totp.system.pamd import findings
+
+    errors = findings.errors(list(checks_login.ssh(Context(Machine(), ["sshd"]))))
+    if errors:
+        _print_findings(errors)
+        raise _unchanged("sshd", "its configuration lets logins bypass the new stack")
+    if not sshd.reload():
+        print("sshd was not reloaded: it is not running, or reads its configuration at every login")
+
+
+def _keep(service: str) -> int:
+    from pam_totp.system.enable import trial
+    from pam_totp.system.enable.process_origin import why_not_second_login
+
+    record = trial.load(service, trial.TRIAL)
+    if record is None:
+        raise CommandError(f"{service} is not on trial (see 'pam-totp enable {service}')")
+    why = why_not_second_login(service, record.began, record.terminal, os.environ)
+    if why is not None:
+        raise CommandError(why)
+    trial.keep(service)
+    print(f"{service} asks for a code from now on")
+    return DONE

@@ -1,0 +1,40 @@
+"""enable-token: accept the codes of a token again."""
+
+from __future__ import annotations
+
+import argparse
+
+from pam_totp.cli.command_line import DONE, Commands, add_command
+from pam_totp.cli.store_access import named_token, open_store, update, user_of
+from pam_totp.core.record import Token, UserRecord
+
+
+def add_to(commands: Commands) -> None:
+    parser = add_command(
+        commands, "enable-token", run, "accept the codes of a token again", "pam-totp enable-token alice fob"
+    )
+    add_token_arguments(parser)
+
+
+def add_token_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a user and one of their tokens."""
+    parser.add_argument("user")
+    parser.add_argument("token", nargs="?", help="its name; optional if the user has one token only")
+
+
+def run(args: argparse.Namespace) -> int:
+    return switch(args, enabled=True)
+
+
+def switch(args: argparse.Namespace, *, enabled: bool) -> int:
+    """Enable or disable a token."""
+    store = open_store(args)
+    user = user_of(args)
+
+    def change(record: UserRecord) -> tuple[UserRecord, Token]:
+        token = named_token(record, args.token)
+        return record.with_changed(token, token.switched(enabled)), token
+
+    token = update(store, user, change)
+    print(f"{user}: token '{token.name}' {'enabled' if enabled else 'disabled: its codes are refused'}")
+    return DONE

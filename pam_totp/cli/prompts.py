@@ -1,0 +1,107 @@
+"""Questions to the user, on the terminal or through standard input.
+
+Rules:
+- A command asks before it changes anything.
+- Prompts go to standard error, so that standard output has the results alone.
+- A prompt without echo restores the terminal, also when a signal ends the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pam_totp.cli.command_line import INTERRUPTED, CommandError
+
+NO_ANSWER = "no answer; nothing was changed"
+
+
+@contextmanager
+def ending_signals_raise() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into SystemExit, so that the process cleans up before it ends."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    for number, handler in handlers.items():
+        if handler is signal.SIG_DFL:
+            signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def ask(prompt: str, *, hidden: bool = False, missing: str = NO_ANSWER) -> str:
+    """Return one line from the terminal, or the next line of standard input if that is not a terminal.
+
+    Raises CommandError on Ctrl-C and at the end of input; `missing` is the message for a standard input that is not a
+    terminal.
+    """
+    try:
+        if hidden and sys.stdin.isatty():
+            with ending_signals_raise():
+                return getpass.getpass(prompt)
+        if sys.stdin.isatty():
+            print(prompt, end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+    except KeyboardInterrupt:
+        end_prompt_line()
+        raise CommandError(INTERRUPTED, 128 + signal.SIGINT) from None
+    except EOFError:  # getpass raises it on Ctrl-D
+        line = ""
+    if not line:
+        end_prompt_line()
+        raise CommandError(NO_ANSWER if sys.stdin.isatty() else missing)
+    return line.rstrip("\r\n")
+
+
+def end_prompt_line() -> None:
+    """End the line of a prompt on the terminal, so that the next message has its own line."""
+    if sys.stdin.isatty():
+        print(file=sys.stderr)
+
+
+def confirm(question: str, args: argparse.Namespace) -> None:
+    """Return after a yes or with --yes; otherwise raise CommandError."""
+    if args.yes:
+        return
+    answer = ask(f"{question} [y/N] ", missing=f"{NO_ANSWER} (without a terminal, give --yes)")
+    if answer.strip().lower() not in ("y", "yes"):
+        raise CommandError("cancelled; nothing was changed")
+
+
+def answer_pam(style: int, text: str) -> bytes | None:
+    """Answer one message of a PAM conversation from the terminal, or by the next line of standard input.
+
+    `style` is libpam's message style. Returns None where the message needs no answer, or there is none.
+    """
+    from pam_totp.system.libpam import PROMPT_ECHO_OFF, PROMPTS  # two commands need it
+
+    shown = "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+    if style not in PROMPTS:
+        print(shown, file=sys.stderr)
+        return None
+    if style == PROMPT_ECHO_OFF and os.isatty(0):
+        try:
+            return getpass.getpass(shown, stream=sys.stderr).encode("utf-8", "surrogateescape")
+        except EOFError:
+            print(file=sys.stderr)
+            return None
+    print(shown, end="" if os.isatty(0) else "\n", file=sys.stderr, flush=True)
+    return _read_line()
+
+
+def _read_line() -> bytes | None:
+    """Return one line of standard input, without reading ahead: the rest is for the next login. None at the end."""
+    line = b""
+    while (byte := os.read(0, 1)) not in (b"", b"\n"):
+        line += byte
+    return line if line or byte else None

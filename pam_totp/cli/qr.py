@@ -1,0 +1,34 @@
+"""qr: show the QR code of an enrolled token again."""
+
+from __future__ import annotations
+
+import argparse
+
+from pam_totp.cli.command_line import DONE, Commands, add_command
+from pam_totp.cli.enable_token import add_token_arguments
+from pam_totp.cli.printing import print_json
+from pam_totp.cli.prompts import confirm
+from pam_totp.cli.qr_output import add_qr_options, qr_output, token_uri, warn_about
+from pam_totp.cli.store_access import named_token, open_store, read, token_facts, user_of
+
+
+def add_to(commands: Commands) -> None:
+    examples = ("pam-totp qr alice", "pam-totp qr alice phone --qr png=alice.png")
+    parser = add_command(commands, "qr", run, "show the QR code of an enrolled token", *examples, data=True)
+    add_token_arguments(parser)
+    add_qr_options(parser)
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def run(args: argparse.Namespace) -> int:
+    with qr_output(args, default="terminal") as show:
+        store = open_store(args)
+        user = user_of(args)
+        token = named_token(read(store, user), args.token)
+        confirm(f"show the key of {user}'s {token.name}? anyone who sees it can generate the same codes", args)
+        warn_about(token, scanned=True)
+        uri = token_uri(token, user, args.issuer)
+        show(token, uri)
+    if args.json:
+        print_json(token_facts(user, token) | {"uri": uri})
+    return DONE

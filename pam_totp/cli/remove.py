@@ -1,0 +1,46 @@
+"""remove: remove a token, or all tokens of a user."""
+
+from __future__ import annotations
+
+import argparse
+
+from pam_totp.cli.command_line import DONE, Commands, add_command
+from pam_totp.cli.enable_token import add_token_arguments
+from pam_totp.cli.printing import count
+from pam_totp.cli.prompts import confirm
+from pam_totp.cli.store_access import named_token, open_store, read, update, user_of
+from pam_totp.core.record import UserRecord
+
+CONSEQUENCE = "logins that require a code will be refused"
+
+
+def add_to(commands: Commands) -> None:
+    examples = ("pam-totp remove alice old-phone", "pam-totp remove alice --all")
+    parser = add_command(commands, "remove", run, "remove a token", *examples)
+    add_token_arguments(parser)
+    parser.add_argument("--all", action="store_true", help="remove all tokens and recovery codes")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def run(args: argparse.Namespace) -> int:
+    store = open_store(args)
+    user = user_of(args)
+    record = read(store, user)
+    if args.all:
+        confirm(f"remove all tokens and recovery codes of {user}? {CONSEQUENCE}", args)
+        update(store, user, lambda _: (None, None))
+        print(f"{user}: all tokens and recovery codes removed")
+        return DONE
+    name = named_token(record, args.token).name
+    if len(record.tokens) == 1:
+        more = f" and {count(len(record.recovery), 'recovery code')}" if record.recovery else ""
+        confirm(f"remove the last token{more} of {user}? {CONSEQUENCE}", args)
+
+    def change(record: UserRecord) -> tuple[UserRecord | None, None]:
+        named_token(record, name)
+        rest = record.without_token(name)
+        return (rest if rest.tokens else None), None
+
+    update(store, user, change)
+    print(f"{user}: token '{name}' removed")
+    return DONE

@@ -1,0 +1,31 @@
+"""rename: give a token another name."""
+
+from __future__ import annotations
+
+import argparse
+
+from pam_totp.cli.command_line import DONE, Commands, add_command
+from pam_totp.cli.store_access import named_token, open_store, require_free_name, update, user_of
+from pam_totp.core.record import UserRecord
+
+
+def add_to(commands: Commands) -> None:
+    parser = add_command(commands, "rename", run, "give a token another name", "pam-totp rename alice phone old-phone")
+    parser.add_argument("user")
+    parser.add_argument("token", help="the present name")
+    parser.add_argument("name", help="the new name")
+
+
+def run(args: argparse.Namespace) -> int:
+    store = open_store(args)
+    user = user_of(args)
+
+    def rename(record: UserRecord) -> tuple[UserRecord, None]:
+        token = named_token(record, args.token)
+        if args.name != token.name:
+            require_free_name(record, args.name, "choose another name")
+        return record.with_changed(token, token.renamed(args.name)), None
+
+    update(store, user, rename)
+    print(f"{user}: token '{args.token}' renamed to '{args.name}'")
+    return DONE

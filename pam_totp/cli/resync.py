@@ -1,0 +1,124 @@
+"""resync: bring a token back into step by codes in a row."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from pam_totp.cli.command_line import (
+    DONE,
+    INTERRUPTED,
+    OUT_OF_REACH,
+    SERVICE,
+    WRONG_USAGE,
+    CommandError,
+    Commands,
+    add_command,
+)
+from pam_totp.cli.printing import print_json
+from pam_totp.cli.progress import Bar
+from pam_totp.cli.prompts import ask
+from pam_totp.cli.store_access import named_token, not_enrolled, now, open_store, read, user_of
+from pam_totp.core.answer import codes as parse_codes
+from pam_totp.operations import audit_log
+from pam_totp.operations.resync import Moved, NotInStep, bring_back
+from pam_totp.store import NotThere
+from pam_totp.system.extras import how_to_get
+
+if TYPE_CHECKING:
+    from serial import Serial
+
+DEFAULT_SEARCH = 100_000  # counters or steps
+MAX_SEARCH = 10_000_000
+LENGTHS = {6, 7, 8}  # digits of a code
+
+
+def add_to(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "resync",
+        run,
+        "bring a token back into step by codes in a row",
+        "pam-totp resync alice 755224 287082",
+        "pam-totp resync alice --token fob --port /dev/ttyUSB0",
+        data=True,
+    )
+    parser.add_argument("user")
+    parser.add_argument("code", nargs="*", default=[], help="two or three codes in a row (default: prompt for them)")
+    parser.add_argument("--token", metavar="NAME", help="only this token of the user")
+    parser.add_argument("--port", metavar="DEVICE", help="read the codes from a serial device while it is pressed")
+    parser.add_argument(
+        "--search", type=int, default=DEFAULT_SEARCH, metavar="N", help="counters or steps to search (%(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    if not 1 <= args.search <= MAX_SEARCH:
+        raise CommandError(f"--search must be 1 to {MAX_SEARCH}", WRONG_USAGE)
+    if args.port and args.code:
+        raise CommandError("--port excludes codes on the command line", WRONG_USAGE)
+    port = _open_port(args.port) if args.port else None  # before the process drops its privileges
+    store = open_store(args)
+    user = user_of(args)
+    record = read(store, user)
+    if args.token:
+        named_token(record, args.token)
+    typed = _codes_from(port, user) if port is not None else list(args.code)
+    text = " ".join(typed) or ask("two codes in a row: ", hidden=True)
+    codes = parse_codes(text.encode("utf-8", "surrogateescape"), LENGTHS)
+    if codes is None or len(codes) < 2:
+        raise CommandError("resync needs two or three codes of one token in a row", WRONG_USAGE)
+
+    tokens = [token for token in record.tokens if args.token in (None, token.name)]
+    try:
+        token = bring_back(
+            store,
+            user,
+            tokens,
+            codes,
+            reach=args.search,
+            now=now,
+            progress=lambda token: Bar(f"searching {token.name}").show,
+        )
+    except NotThere:
+        raise not_enrolled(user) from None
+    except Moved:
+        what = "the token was used or changed in the meantime; nothing was changed"
+        raise CommandError(f"{what} (try again with new codes)") from None
+    except NotInStep:
+        what = f"these are not codes in a row within {args.search} counters or steps of a token"
+        raise CommandError(f"{what}; nothing was changed (see --search)") from None
+    audit_log.write(audit_log.to_syslog, SERVICE, "accepted", user=user, by="resync", token=token.name)
+    facts = {name: getattr(token, name) for name in ("counter", "last_step", "drift") if name in token._fields}
+    if args.json:
+        print_json({"user": user, "token": token.name, "type": token.type} | facts)
+    else:
+        print(f"{user}'s {token.name} is back in step ({', '.join(f'{k} {v}' for k, v in facts.items())})")
+    return DONE
+
+
+def _open_port(device: str) -> Serial:
+    try:
+        from pam_totp.cli import serial_port  # an optional package
+
+        return serial_port.open_port(device)
+    except OSError as e:  # the text of pyserial's own errors is a repr
+        why = os.strerror(e.errno).lower() if e.errno else str(e)
+        raise CommandError(f"{device} cannot be opened: {why} (is the token plugged in?)", OUT_OF_REACH) from None
+    except ImportError:
+        raise CommandError(f"--port needs pyserial ({how_to_get('pyserial')})", OUT_OF_REACH) from None
+
+
+def _codes_from(port: Serial, user: str) -> list[str]:
+    """Return two codes from the port, which is closed afterwards."""
+    from pam_totp.cli import serial_port  # an optional package
+
+    with port:
+        try:
+            print(f"press the button of {user}'s token twice", file=sys.stderr, flush=True)
+            return list(serial_port.read_codes(port, 2))
+        except KeyboardInterrupt:
+            raise CommandError(INTERRUPTED, 128 + signal.SIGINT) from None

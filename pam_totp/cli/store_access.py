@@ -1,0 +1,186 @@
+"""How commands open the store, find a user's record and name its tokens.
+
+Rules:
+- A command that root starts takes the rights of the store's owner before it reads a record.
+- A caller who cannot open the default store gets the file in their own home directory.
+- A record is found by the user name in the passwd entry, as at a login.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pwd
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pam_totp.cli.command_line import OUT_OF_REACH, WRONG_USAGE, CommandError
+from pam_totp.core.record import Token, UserRecord
+from pam_totp.core.settings import DEFAULT_STORE
+from pam_totp.pam.module import passwd_name
+from pam_totp.pam.privileges import become_owner_of
+from pam_totp.store import NotThere, R, Store
+from pam_totp.store.file import JOURNAL, FileStore
+from pam_totp.store.home import home_store
+
+ACCOUNT = "pam_totp"  # owns the default store of an installation
+OWN_FILE = "~/.pam_totp.json"  # of a caller other than root
+
+
+def now() -> int:
+    """Return the time in Unix seconds. Commands read the clock only here."""
+    return int(time.time())
+
+
+# --- the store
+
+
+def open_store(args: argparse.Namespace, *, create: bool = False) -> Store:
+    """Return the store; from here on this process has the rights of the store's owner, and no longer those of root.
+
+    A caller who could not open the default store gets their own file (module argument `secret=~/.pam_totp.json`).
+    """
+    if uses_own_file(args):
+        return home_store(OWN_FILE, caller_name())
+    folder = os.path.abspath(args.store)
+    if create and not os.path.exists(folder):
+        _create(folder)
+    try:
+        become_owner_of(folder)
+        status = os.stat(folder)
+    except FileNotFoundError:
+        message = f"{folder}: store not found ('pam-totp enroll' creates it; --store selects another)"
+        raise CommandError(message, OUT_OF_REACH) from None
+    if status.st_uid == os.geteuid() and status.st_mode & 0o777 != 0o700:  # FileStore names no remedy
+        remedy = f"run 'chmod 0700 {folder}' if it is the store; --store selects another"
+        raise CommandError(f"{folder}: the mode must be 0700 ({remedy})", OUT_OF_REACH)
+    store = FileStore(folder)
+    if os.path.lexists(os.path.join(folder, JOURNAL)):
+        _roll_back(store)
+    return store
+
+
+def _create(folder: str) -> None:
+    os.mkdir(folder, 0o700)
+    os.chmod(folder, 0o700)  # independent of the umask
+    if os.geteuid() == 0 and folder == DEFAULT_STORE:
+        try:
+            account = pwd.getpwnam(ACCOUNT)
+        except KeyError:
+            return  # not installed: root owns the store
+        os.chown(folder, account.pw_uid, account.pw_gid)
+
+
+def _roll_back(store: FileStore) -> None:
+    """Roll back an import that was killed."""
+    from pam_totp.store.journal import recover  # rarely needed
+
+    count = recover(store)
+    if count:
+        print(f"pam-totp: an interrupted import was rolled back: {count} records restored", file=sys.stderr)
+
+
+def uses_own_file(args: argparse.Namespace) -> bool:
+    """Return True if the command is about the caller's own file.
+
+    That is so without --store, for callers who do not own the default store.
+    """
+    if args.store != DEFAULT_STORE or os.geteuid() == 0:
+        return False
+    try:
+        return os.stat(DEFAULT_STORE).st_uid != os.geteuid()
+    except OSError:
+        return True
+
+
+# --- users
+
+
+def caller_name() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        raise CommandError("the calling user has no account on this host", OUT_OF_REACH) from None
+
+
+def has_account(user: str) -> bool:
+    try:
+        pwd.getpwnam(user)
+    except (KeyError, ValueError):
+        return False
+    return True
+
+
+def warn_without_account(user: str) -> None:
+    """Warn about a user name that is probably mistyped."""
+    if not has_account(user):
+        print(f"pam-totp: warning: there is no account {user} on this host", file=sys.stderr)
+
+
+def user_of(args: argparse.Namespace) -> str:
+    """Return the user name in the passwd entry, which the record has too. It is optional for the caller's own file."""
+    own_file = uses_own_file(args)
+    if args.user is None and not own_file:
+        raise CommandError("missing USER argument", WRONG_USAGE)
+    user = passwd_name(caller_name() if args.user is None else args.user)
+    if own_file and user != caller_name():
+        what = f"permission denied: only root can manage the tokens of {user}"
+        raise CommandError(f"{what} (your own are in {OWN_FILE})", OUT_OF_REACH)
+    return user
+
+
+def not_enrolled(user: str) -> CommandError:
+    if has_account(user):
+        return CommandError(f"{user} has no tokens (see 'pam-totp enroll {user}')")
+    return CommandError(f"{user} has no tokens and no account on this host (check the name, or see 'pam-totp list')")
+
+
+# --- records and tokens
+
+
+def read(store: Store, user: str) -> UserRecord:
+    try:
+        return store.read(user)
+    except NotThere:
+        raise not_enrolled(user) from None
+
+
+def update(store: Store, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]]) -> R:
+    try:
+        return store.update(user, change)
+    except NotThere:
+        raise not_enrolled(user) from None
+
+
+def require_free_name(record: UserRecord, name: str, remedy: str) -> None:
+    """Raise CommandError if a token has that name; `remedy` says how to choose another."""
+    if record.token(name) is not None:
+        what = f"{record.user} already has a token named '{name}'; nothing was changed"
+        raise CommandError(f"{what} ({remedy}, or see 'pam-totp remove --help')")
+
+
+def named_token(record: UserRecord, name: str | None) -> Token:
+    """Return the token of that name; without a name, the only token of the record."""
+    if name is None:
+        return _only_token(record)
+    token = record.token(name)
+    if token is None:
+        raise CommandError(f"{record.user} has no token named '{name}' (see 'pam-totp list {record.user}')")
+    return token
+
+
+def _only_token(record: UserRecord) -> Token:
+    if not record.tokens:
+        raise not_enrolled(record.user)
+    if len(record.tokens) > 1:
+        what = f"{record.user} has several tokens: name one (see 'pam-totp list {record.user}')"
+        raise CommandError(what, WRONG_USAGE)
+    return record.tokens[0]
+
+
+def token_facts(user: str, token: Token) -> dict[str, Any]:
+    """Return what may be shown of a token: all fields but the key."""
+    shown = {name: getattr(token, name) for name in token._fields if name != "secret"}
+    return {"user": user, "type": token.type} | shown

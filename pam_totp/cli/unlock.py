@@ -1,0 +1,24 @@
+"""unlock: clear a user's count of wrong answers."""
+
+from __future__ import annotations
+
+import argparse
+
+from pam_totp.cli.command_line import DONE, SERVICE, Commands, add_command
+from pam_totp.cli.store_access import open_store, update, user_of
+from pam_totp.operations import audit_log
+
+
+def add_to(commands: Commands) -> None:
+    summary = "clear a user's count of wrong answers, which lifts a lock"
+    parser = add_command(commands, "unlock", run, summary, "pam-totp unlock alice")
+    parser.add_argument("user")
+
+
+def run(args: argparse.Namespace) -> int:
+    store = open_store(args)
+    user = user_of(args)
+    update(store, user, lambda record: (record.unlocked(), None))
+    audit_log.write(audit_log.to_syslog, SERVICE, "accepted", user=user, by="unlock")
+    print(f"{user}: the count of wrong answers is now 0")
+    return DONE

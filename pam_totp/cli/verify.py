@@ -1,0 +1,52 @@
+"""verify: check an answer as a login would."""
+
+from __future__ import annotations
+
+import argparse
+
+from pam_totp.cli.command_line import DONE, REFUSED, SERVICE, Commands, add_command, add_config, site_file
+from pam_totp.cli.printing import print_json
+from pam_totp.cli.prompts import ask
+from pam_totp.cli.store_access import now, open_store, read, user_of
+from pam_totp.core.settings import settings
+from pam_totp.core.verify import Outcome
+from pam_totp.operations import audit_log
+from pam_totp.operations.authenticate import decide, log
+from pam_totp.pam.login_session import read_site
+
+
+def add_to(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "verify",
+        run,
+        "check an answer as a login would: it is counted, and a right code is used up",
+        "pam-totp verify alice 755224",
+        "pam-totp verify alice < code.txt",
+        data=True,
+    )
+    parser.add_argument("user")
+    parser.add_argument(
+        "code", nargs="*", default=[], help="a code, codes in a row or a recovery code (default: prompt for it)"
+    )
+    add_config(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    policy = settings(SERVICE, (), read_site(site_file(args))).policy
+    store = open_store(args)
+    user = user_of(args)
+    lengths = " or ".join(map(str, sorted({token.digits for token in read(store, user).tokens}))) or "6 to 8"
+    answer = (" ".join(args.code) or ask("code: ", hidden=True)).encode("utf-8", "surrogateescape")
+
+    decision = decide(store, user, answer, policy, now)
+    log(audit_log.to_syslog, SERVICE, user, decision)
+    accepted, reason = decision.outcome.accepted, decision.outcome.value
+    if args.json:
+        print_json({"user": user, "accepted": accepted, "reason": reason, "token": decision.token})
+    elif accepted:
+        print(f"accepted: {reason}" + (f" of {decision.token}" if decision.token else ""))
+    else:
+        required = f"must be a code of {lengths} digits, two or three codes in a row, or a recovery code"
+        print(f"refused: {reason}" + (f": {required}" if decision.outcome is Outcome.MALFORMED else ""))
+    return DONE if accepted else REFUSED

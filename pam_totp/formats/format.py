@@ -1,0 +1,123 @@
+"""The protocol of a file format: parse, write and sniff.
+
+Rules:
+- `parse` reads a whole file or raises FormatError. It never skips a line that it does not understand.
+- A format that is read line by line parses its lines again at each iteration, so that no token is held in memory.
+- `write` never drops a property silently: `lost_fields` and `unwritable` name what the format cannot hold.
+- `sniff` serves messages alone. No file is imported by the result of `sniff`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from pam_totp.core.record import Token, UserRecord
+from pam_totp.formats.imported_token import ImportedToken
+from pam_totp.formats.parsing import FormatError
+
+# Asks the caller for the key (hexadecimal) or the password of an encrypted file.
+AskSecret = Callable[[Literal["key", "password"]], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParseOptions:
+    """What a parser needs beside the file. `now` is in Unix seconds."""
+
+    now: int
+    ask_secret: AskSecret | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedFile:
+    """The tokens of a file. `tokens` may be iterated more than once, and each iteration may raise FormatError.
+
+    `max_tokens` is an upper bound, for a progress bar. `record` is the exported record, in the format that holds one.
+    """
+
+    tokens: Iterable[ImportedToken]
+    max_tokens: int
+    record: UserRecord | None = None
+
+
+class TokensByLine(Iterable[ImportedToken]):
+    """The tokens of `data`, parsed by `parse` at each iteration."""
+
+    def __init__(self, data: bytes, parse: Callable[[bytes], Iterator[ImportedToken]]) -> None:
+        self._data, self._parse = data, parse
+
+    def __iter__(self) -> Iterator[ImportedToken]:
+        return self._parse(self._data)
+
+
+def parsed_by_line(data: bytes, parse: Callable[[bytes], Iterator[ImportedToken]]) -> ParsedFile:
+    """Return the tokens of a file that has at most one token a line."""
+    return ParsedFile(TokensByLine(data, parse), data.count(b"\n") + 1)
+
+
+def parsed_at_once(tokens: list[ImportedToken]) -> ParsedFile:
+    """Return the tokens of a file that is held as a whole."""
+    return ParsedFile(tokens, len(tokens))
+
+
+class Format(Protocol):
+    """One file format. Subclasses are listed in `registry.FORMATS`, and set what differs from the defaults here."""
+
+    name: str
+    """The format's name on the command line."""
+    package: str | None = None
+    """The Python package that the format needs beyond the standard library."""
+
+    # For import.
+    names_users: bool = True
+    """The file may say which user a token belongs to. Where it cannot, --user or --homes is required."""
+    user_selects_tokens: bool = False
+    """The file has the tokens of many users: --user selects that user's tokens instead of assigning all of them."""
+    several_files: bool = False
+    """The parts of one export may be given as several files."""
+    has_secret: bool = False
+    """The file may be encrypted with a key or a password."""
+    is_slow: bool = False
+    """Parsing takes a second or more for a file of LONG bytes: show a progress bar."""
+
+    # For export.
+    suffix: str | None = None
+    """The end of an exported file's name. None: tokens are imported from this format, and not exported to it."""
+    lost_fields: frozenset[str] = frozenset()
+    """The fields of a token that the format does not hold."""
+    holds_one_token: bool = False
+    holds_whole_record: bool = False
+
+    def load(self) -> None:
+        """Load all modules that the format needs: they may be unreadable after the process has dropped its privileges.
+
+        Raises ImportError where `package` is not installed.
+        """
+        return
+
+    def sniff(self, data: bytes) -> bool:
+        """Return True if the beginning of `data` looks like this format."""
+        ...
+
+    def decode(self, data: bytes) -> bytes:
+        """Return the text of one file; the texts of several files are joined by line ends and parsed as one.
+
+        Raises FormatError.
+        """
+        return data
+
+    def parse(self, data: bytes, options: ParseOptions) -> ParsedFile:
+        """Return the tokens of a file. Raises FormatError, here or when the tokens are iterated."""
+        ...
+
+    def unwritable(self, token: Token) -> str | None:
+        """Return the reason why the format cannot hold `token`, or None."""
+        return None
+
+    def write(self, record: UserRecord, tokens: Sequence[Token], password: str | None = None) -> bytes:
+        """Return a file of `tokens`, which belong to `record`. No token is `unwritable`.
+
+        With `password` the file is encrypted. Raises FormatError for a user name that the format cannot hold.
+        """
+        raise FormatError(None, f"{self.name}: files of this format cannot be written")

@@ -1,0 +1,71 @@
+"""What the parsers share: bounded input, numbered lines, numbers, and an error that names the line.
+
+Rules:
+- A parser reads at most MAX_INPUT bytes, in lines of at most MAX_LINE characters.
+- An error gives the line and what is required there. It never shows a value.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+from pam_totp.core.oath import MOVING_FACTOR_LIMIT
+
+MAX_INPUT = 64 * 1024 * 1024  # bytes: a million lines of users.oath
+MAX_LINE = 4096  # characters
+_MAX_DIGITS = len(str(MOVING_FACTOR_LIMIT))
+
+
+class FormatError(ValueError):
+    """A file breaks the rules of its format."""
+
+    def __init__(self, line: int | None, text: str) -> None:
+        super().__init__(text if line is None else f"line {line}: {text}")
+
+
+def numbered_lines(data: bytes) -> Iterator[tuple[int, str]]:
+    """Yield the line number, from 1, and the text of each line that is not blank, without its end (LF or CR LF).
+
+    One line is held at a time. Raises FormatError for a file that is too large, is not UTF-8 or contains NUL.
+    """
+    if len(data) > MAX_INPUT:
+        raise FormatError(None, f"the file must be at most {MAX_INPUT // 1024 // 1024} MiB")
+    for number, raw in enumerate(io.BytesIO(data), 1):
+        try:
+            line = raw.decode("utf-8").removesuffix("\n")
+        except UnicodeDecodeError:
+            raise FormatError(number, "not UTF-8") from None
+        if "\0" in line:
+            raise FormatError(number, "contains a NUL character")
+        if len(line) > MAX_LINE:
+            raise FormatError(number, f"longer than {MAX_LINE} characters")
+        if line and not line.isspace():
+            yield number, line.removesuffix("\r")
+
+
+def first_lines(data: bytes, count: int) -> list[str]:
+    """Return up to `count` lines from the beginning of the file that are neither blank nor a comment, for `sniff`.
+
+    A file that cannot be read has no lines.
+    """
+    beginning = data[:MAX_LINE].decode("utf-8", "ignore").splitlines()
+    return [line.strip() for line in beginning if line.strip() and not line.lstrip().startswith("#")][:count]
+
+
+def whole_number(text: str, line: int, what: str, *, low: int = 0, high: int = MOVING_FACTOR_LIMIT) -> int:
+    """Return a whole number from `low` to `high`, in ASCII digits; a minus sign is valid where `low` is negative.
+
+    Raises FormatError.
+    """
+    digits = text[1:] if text[:1] == "-" and low < 0 else text
+    if digits.isascii() and digits.isdigit() and len(digits) <= _MAX_DIGITS and low <= int(text) <= high:
+        return int(text)
+    raise FormatError(line, f"{what}: must be a whole number from {low} to {high}")
+
+
+def hexadecimal(text: str, line: int, what: str) -> bytes:
+    """Return the bytes that `text` holds in hexadecimal, in either case and without spaces. Raises FormatError."""
+    if not text or len(text) % 2 or text.strip("0123456789abcdefABCDEF"):
+        raise FormatError(line, f"{what}: not hexadecimal")
+    return bytes.fromhex(text)

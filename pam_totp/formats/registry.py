@@ -1,0 +1,35 @@
+"""All file formats. A new format is a module with a subclass of `Format`, and a line here."""
+
+from __future__ import annotations
+
+from pam_totp.formats.csv_tokens import CsvTokens
+from pam_totp.formats.format import Format
+from pam_totp.formats.google_authenticator import GoogleAuthenticator
+from pam_totp.formats.migration import Migration
+from pam_totp.formats.otpauth import OtpauthUris
+from pam_totp.formats.pskc import Pskc
+from pam_totp.formats.record_json import RecordJson
+from pam_totp.formats.users_oath import UsersOath
+
+_ALL: tuple[Format, ...] = (
+    GoogleAuthenticator(),
+    UsersOath(),
+    OtpauthUris(),
+    Migration(),
+    CsvTokens(),
+    RecordJson(),
+    Pskc(),
+)
+FORMATS: dict[str, Format] = {known.name: known for known in _ALL}
+EXPORT_FORMATS: dict[str, Format] = {name: known for name, known in FORMATS.items() if known.suffix is not None}
+
+
+def sniff(data: bytes) -> str | None:
+    """Return the name of the format that `data` looks like, or None where no format or several formats fit."""
+    names = [name for name, known in FORMATS.items() if known.sniff(data)]
+    return names[0] if len(names) == 1 else None
+
+
+def encrypted(formats: dict[str, Format]) -> str:
+    """Return the names of the formats whose files may be encrypted, for messages."""
+    return ", ".join(name for name, known in formats.items() if known.has_secret)

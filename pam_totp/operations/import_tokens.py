@@ -1,0 +1,376 @@
+"""Import the tokens of a file into the records of their users.
+
+Rules:
+- Data flows one way: a parsed file, then `select` (which tokens, for which users), then `import_tokens`, then a Report.
+- Every token of the file has one result: imported, or skipped for a reason. Programs read its status; the reason is
+  for people.
+- All tokens are imported or none. If the process cannot finish, it rolls back; if it is killed, the next command does.
+- While the other tokens are read, a token takes the memory of one packed result of about a hundred bytes. So it is
+  written aside as soon as it is read, and read again if its record was changed in the meantime.
+- The time, the store and the rule for user names are arguments.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import islice
+from typing import Protocol
+
+from pam_totp.core.record import MAX_TOKENS, RecordError, Token, UserRecord
+from pam_totp.formats.format import Format, ParsedFile, ParseOptions
+from pam_totp.formats.imported_token import ImportedToken
+from pam_totp.formats.parsing import FormatError
+from pam_totp.store import NotThere, Store, StoreError
+from pam_totp.store.batch import Changes, update_many
+from pam_totp.store.file import JOURNAL, FileStore, file_name
+
+Progress = Callable[[int, int], None]  # done, total
+CanonicalName = Callable[[str], str]  # the name of an account as the passwd database has it
+
+_AHEAD = 100  # tokens: to read 100 and then write 100 takes an eighth less time than one by one
+_REPORT_EVERY = 500  # tokens between two reports of progress
+NO_USER = "the file names no user (see --user and --map)"
+NOT_IN_MAP = "the serial is not in the map"
+
+
+class Status(StrEnum):
+    """What happened to a token."""
+
+    IMPORTED = "imported"
+    ALREADY_IMPORTED = "already-imported"
+    NO_USER = "no-user"
+    INVALID_USER = "invalid-user"
+    UNSUPPORTED = "unsupported"  # by this program: the format has the reason
+    INVALID = "invalid"  # by the rules of a record
+    TOO_MANY_TOKENS = "too-many-tokens"
+    UNREADABLE = "unreadable"  # the file
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What happened to one token. `place` says where the token was read; `reason` says why it was skipped."""
+
+    status: Status
+    place: str
+    line: int
+    user: str | None
+    token: str | None
+    type: str
+    serial: str | None
+    remarks: tuple[str, ...]
+    reason: str | None = None
+
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class PackedResult:
+    """A result in few bytes: a file may have a million tokens."""
+
+    __slots__ = ("_data", "status")
+
+    def __init__(self, result: Result) -> None:
+        self.status = result.status
+        facts = (result.place, result.line, result.user, result.token, result.type, result.serial, result.remarks)
+        self._data = _encode((*facts, result.reason)).encode("ascii")
+
+    def unpack(self) -> Result:
+        place, line, user, token, kind, serial, remarks, reason = json.loads(self._data)
+        return Result(self.status, place, line, user, token, kind, serial, tuple(remarks), reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A token that is to be imported for `user`."""
+
+    place: str
+    user: str
+    token: ImportedToken
+
+    def result(self, status: Status, reason: str | None = None, name: str | None = None) -> Result:
+        """Return the result of this token; `name` is the name that it was imported under."""
+        return _result(self.place, self.token, self.user, status, reason=reason, name=name)
+
+
+class Selected(Protocol):
+    """The tokens to import, and the results of those that are skipped whatever the store holds.
+
+    They may be iterated more than once, and are the same each time. The length is an upper bound.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Candidate | Result]: ...
+
+
+# --- which tokens, for which users
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which tokens of a file are imported, and for which user.
+
+    `serial` selects one token. `users_by_serial` assigns tokens to users; else the user is `user`, or the one that the
+    file names. With `user_selects`, `user` selects the tokens that the file has for this user.
+    """
+
+    canonical: CanonicalName
+    user: str | None = None
+    serial: str | None = None
+    users_by_serial: Mapping[str, str] | None = None
+    user_selects: bool = False
+
+    def owner(self, token: ImportedToken) -> tuple[str | None, str]:
+        """Return the user that the token is for, and the reason where there is none."""
+        if self.users_by_serial is not None:
+            user = self.users_by_serial.get(token.serial or "")
+            return (None if user is None else self.canonical(user)), NOT_IN_MAP
+        if self.user is not None:
+            return self.user, NO_USER
+        return (None if token.user is None else self.canonical(token.user)), NO_USER
+
+    def has(self, token: ImportedToken) -> bool:
+        """Return True if the token is selected."""
+        if self.serial is not None and token.serial != self.serial:
+            return False
+        return not (self.user_selects and self.user is not None and self.canonical(token.user or "") != self.user)
+
+
+class SelectedTokens:
+    """The selected tokens of one file. Iterating may raise FormatError."""
+
+    def __init__(self, parsed: ParsedFile, selection: Selection) -> None:
+        self._parsed, self._selection = parsed, selection
+
+    def __len__(self) -> int:
+        return self._parsed.max_tokens
+
+    def __iter__(self) -> Iterator[Candidate | Result]:
+        for token in self._parsed.tokens:
+            if self._selection.has(token):
+                user, missing = self._selection.owner(token)
+                yield _candidate(f"line {token.line}", token, user, missing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserFile:
+    """A file of one user: its content, or the problem why it was not read."""
+
+    path: str
+    user: str | None
+    data: bytes = field(default=b"", repr=False)
+    problem: str | None = None
+
+
+def select_user_files(
+    files: Iterable[UserFile], chosen: Format, options: ParseOptions, canonical: CanonicalName
+) -> list[Candidate | Result]:
+    """Return the tokens of many files. A file that is invalid does not prevent the import of the others."""
+    selected: list[Candidate | Result] = []
+    for file in files:
+        problem = file.problem
+        if problem is None:
+            try:
+                tokens = list(chosen.parse(file.data, options).tokens)
+                selected += [_candidate(file.path, token, canonical(file.user or ""), NO_USER) for token in tokens]
+            except FormatError as e:
+                problem = str(e)
+        if problem is not None:
+            blank = ImportedToken(line=1, type="totp")
+            selected.append(_result(file.path, blank, file.user, Status.UNREADABLE, reason=problem))
+    return selected
+
+
+def _candidate(place: str, token: ImportedToken, user: str | None, missing: str) -> Candidate | Result:
+    if token.unsupported is not None:
+        return _result(place, token, user, Status.UNSUPPORTED, reason=token.unsupported)
+    if user is None:
+        return _result(place, token, user, Status.NO_USER, reason=missing)
+    problem = _user_name_problem(user)
+    if problem is not None:
+        return _result(place, token, user, Status.INVALID_USER, reason=problem)
+    return Candidate(place, user, token)
+
+
+def _result(
+    place: str,
+    token: ImportedToken,
+    user: str | None,
+    status: Status,
+    *,
+    reason: str | None = None,
+    name: str | None = None,
+) -> Result:
+    return Result(status, place, token.line, user, name or token.name, token.type, token.serial, token.remarks, reason)
+
+
+def _user_name_problem(user: str) -> str | None:
+    try:
+        file_name(user)
+    except StoreError:
+        return "invalid user name"
+    return UserRecord.RULES["user"](user)
+
+
+# --- the import
+
+
+class Interrupted(Exception):
+    """A Ctrl-C stopped the import. Without `rolled_back`, the next command completes the roll-back."""
+
+    def __init__(self, *, rolled_back: bool) -> None:
+        super().__init__("interrupted")
+        self.rolled_back = rolled_back
+
+
+class Report:
+    """The results of all tokens, in the order of the file; may be iterated more than once."""
+
+    def __init__(self, changed: list[PackedResult], skipped: list[PackedResult]) -> None:
+        self._parts = [part for part in (changed, skipped) if part]
+        self.imported = sum(result.status is Status.IMPORTED for result in changed)
+        self.skipped = len(changed) + len(skipped) - self.imported
+        expected = {Status.IMPORTED, Status.ALREADY_IMPORTED}
+        self.ok = bool(self._parts) and all(result.status in expected for part in self._parts for result in part)
+
+    def __iter__(self) -> Iterator[Result]:
+        return heapq.merge(*(map(PackedResult.unpack, part) for part in self._parts), key=lambda result: result.line)
+
+
+def import_tokens(
+    store: Store,
+    selected: Selected,
+    *,
+    now: int,
+    new_record: UserRecord | None = None,
+    dry_run: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> Report:
+    """Add the tokens to the records of their users: all of them or none. A dry run changes nothing.
+
+    `new_record` is what its user gets beside the tokens if the user has no record yet. Raises FormatError, Interrupted
+    and StoreError; then the store is as it was.
+    """
+    additions = _Additions(selected, new_record, now)
+    if dry_run:
+        results = _simulate(store, additions, progress)
+    elif type(store) is FileStore:
+        try:
+            results = update_many(store, additions, progress)
+        except KeyboardInterrupt:
+            pending = os.path.lexists(os.path.join(store.folder, JOURNAL))  # a second Ctrl-C stopped the roll-back
+            raise Interrupted(rolled_back=not pending) from None
+    else:
+        results = _update_one(store, additions)
+    return Report(results, list(additions.skipped.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Addition:
+    """The change of a record that adds a token under a free name, or says why it cannot."""
+
+    candidate: Candidate
+    new_record: UserRecord | None
+    now: int
+
+    def __call__(self, record: UserRecord) -> tuple[UserRecord, PackedResult]:
+        changed, result = self._add(record)
+        return changed, PackedResult(result)
+
+    def _add(self, record: UserRecord) -> tuple[UserRecord, Result]:
+        candidate, changed = self.candidate, record
+        if self.new_record is not None and record == UserRecord(user=self.new_record.user):
+            changed = self.new_record
+        try:
+            token = candidate.token.token(self.now)
+            same = next((known for known in record.tokens if known.secret == token.secret), None)
+            if same is not None:
+                return record, candidate.result(Status.ALREADY_IMPORTED, f"already imported as '{same.name}'")
+            if len(record.tokens) >= MAX_TOKENS:
+                reason = f"{candidate.user} has {MAX_TOKENS} tokens, which is the maximum"
+                return record, candidate.result(Status.TOO_MANY_TOKENS, reason)
+            token = _with_free_name(token, record)
+            return changed.with_token(token), candidate.result(Status.IMPORTED, name=token.name)
+        except RecordError as e:
+            return record, candidate.result(Status.INVALID, str(e))
+
+
+def _with_free_name(token: Token, record: UserRecord) -> Token:
+    name, number = token.name, 2
+    while record.token(name) is not None:
+        name, number = f"{token.name}-{number}", number + 1
+    return token if name == token.name else token.renamed(name)
+
+
+class _Additions:
+    """The changes for `update_many`. Iterating fills `skipped`, by number: it may be done more than once."""
+
+    def __init__(self, selected: Selected, new_record: UserRecord | None, now: int) -> None:
+        self._selected, self._new_record, self._now = selected, new_record, now
+        self.skipped: dict[int, PackedResult] = {}
+
+    def __len__(self) -> int:
+        return len(self._selected)
+
+    def __iter__(self) -> Iterator[tuple[str, _Addition]]:
+        for number, candidate in enumerate(_read_ahead(self._selected)):
+            if isinstance(candidate, Result):
+                self.skipped[number] = PackedResult(candidate)
+            else:
+                yield candidate.user, _Addition(candidate, self._new_record, self._now)
+
+
+def _read_ahead(selected: Selected) -> Iterator[Candidate | Result]:
+    rest = iter(selected)
+    while some := list(islice(rest, _AHEAD)):
+        yield from some
+
+
+def _simulate(store: Store, changes: Changes[PackedResult], progress: Progress) -> list[PackedResult]:
+    """Return what `update_many` would return.
+
+    Users with more than one token are looked at a second time, so that their records alone are held.
+    """
+    results: list[PackedResult] = []
+    seen: set[str] = set()
+    records: dict[str, UserRecord] = {}
+    for user, change in changes:
+        if user in seen:
+            records[user] = _read(store, user)
+        seen.add(user)
+        results.append(change(_read(store, user))[1])
+        if len(results) % _REPORT_EVERY == 0:
+            progress(len(results), len(changes))
+    for number, (user, change) in enumerate(changes if records else ()):
+        if user in records:
+            records[user], results[number] = change(records[user])
+    progress(len(changes), len(changes))
+    return results
+
+
+def _update_one(store: Store, changes: Changes[PackedResult]) -> list[PackedResult]:
+    """Make the changes in a store of one record, by one update of it. Raises StoreError for any other user."""
+    pending = list(changes)
+    for user in {user: None for user, _ in pending}:
+        _read(store, user)
+
+    def change_all(record: UserRecord) -> tuple[UserRecord, list[PackedResult]]:
+        results = []
+        for _, change in pending:
+            record, result = change(record)
+            results.append(result)
+        return record, results
+
+    return store.update(pending[0][0], change_all, create=True) if pending else []
+
+
+def _read(store: Store, user: str) -> UserRecord:
+    try:
+        return store.read(user)
+    except NotThere:
+        return UserRecord(user=user)
