@@ -10,7 +10,7 @@ import time
 from pam_totp.cli.command_line import DONE, WRONG_USAGE, CommandError, Commands, add_command
 from pam_totp.cli.printing import print_json
 from pam_totp.cli.prompts import ask
-from pam_totp.cli.qr_output import add_qr_options, qr_output, token_uri, warn_about
+from pam_totp.cli.qr_output import add_qr_options, qr_output, token_uri, warn_about, writes_picture
 from pam_totp.cli.store_access import (
     now,
     open_store,
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     with qr_output(args, default="terminal" if is_new_key else "none") as show:
         token = _new_token(args)
         codes_needed = 2 if args.type == "hotp" and args.secret_stdin and args.counter is None else 1
-        store = open_store(args, create=True)
+        store = open_store(args, create=True, keep_root=writes_picture(args))
         user = user_of(args)
         try:
             record = store.read(user)

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError("keys are written to a file of mode 0600 only: name one with --output", WRONG_USAGE)
     path = args.output or f"{file_name(user)}.{chosen.suffix}"
     with new_file(path) as file:
-        record = read(open_store(args), user)
+        record = read(open_store(args, keep_root=True), user)
         tokens = [named_token(record, args.token)] if args.token else list(record.tokens)
         file.write(_written(chosen, record, tokens, password))
     lost = {token.name: _lost(chosen, token) for token in tokens}

@@ -1,78 +1,103 @@
-"""Files that a command makes: QR codes, exports.
+"""Create the files that a command writes: QR codes and exports, which hold keys.
 
-The law: 0600 whatever the umask, never over another file nor through a link, and gone again if the command does not
-come to its end, however it ends. The file is opened before the privileges go, and to take it away may need them: so
-that is left to a small process that keeps them, and does nothing else. It removes a name of the folder in which the
-file was made, wherever the path leads by then: the folder may be somebody's who would like another file gone.
+Rules:
+- A file has mode 0600, independent of the umask. It never replaces a file, and never follows a link.
+- A file gets its name (linkat) when its content is complete and durable. Before that it has no name (O_TMPFILE), so a
+  killed process or a full disk leaves nothing.
+- If the command fails after that, by an error, Ctrl-C, SIGTERM or SIGHUP, the file is removed.
+- The folder is opened before the process drops its privileges. The name is created and removed in that folder, and
+  with those privileges, even if the path leads to another folder by then.
+
+A file system without O_TMPFILE (NFS, FAT) gets a named file at once. There, SIGKILL can leave an incomplete file.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import BinaryIO
 
 from pam_totp.cli.command_line import CommandError
+from pam_totp.cli.prompts import ending_signals_raise
+from pam_totp.pam.privileges import acting_as_root
 
-_KEEP = b"k"
+_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR)  # of the file system, of the kernel
+_MODE = 0o600
+
+
+class NewFile:
+    """A file that does not exist yet, called `name` in `folder` (a descriptor)."""
+
+    def __init__(self, path: str, folder: int, name: str) -> None:
+        self._path, self._folder, self._name = path, folder, name
+        self._file: int | None = None  # open to the end, so that its inode number stays its own
+
+    def write(self, data: bytes) -> None:
+        """Create the file with all of its content. Raises CommandError if it exists, and OSError."""
+        with acting_as_root():
+            try:
+                self._create(data)
+            except FileExistsError:
+                raise _exists(self._path) from None
+            except OSError as e:
+                raise OSError(e.errno, e.strerror, self._path) from None
+
+    def _create(self, data: bytes) -> None:
+        flags = os.O_WRONLY | os.O_CLOEXEC
+        has_name = False
+        try:
+            self._file = os.open(".", flags | os.O_TMPFILE, _MODE, dir_fd=self._folder)
+        except OSError as e:
+            if e.errno not in _NO_TMPFILE:
+                raise
+            flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            self._file = os.open(self._name, flags, _MODE, dir_fd=self._folder)
+            has_name = True
+        os.fchmod(self._file, _MODE)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self._file, rest) :]
+        os.fsync(self._file)
+        if not has_name:
+            os.link(f"/proc/self/fd/{self._file}", self._name, dst_dir_fd=self._folder, follow_symlinks=True)
+
+    def remove(self) -> None:
+        """Remove the file if it was created and still has its name."""
+        with acting_as_root(), suppress(OSError):
+            named = os.lstat(self._name, dir_fd=self._folder)
+            if self._file is not None and os.path.samestat(os.fstat(self._file), named):
+                os.unlink(self._name, dir_fd=self._folder)
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
 
 
 @contextmanager
-def new_file(path: str) -> Iterator[BinaryIO]:
-    """A new file at `path`, durable where the block ends well and taken away where it does not.
+def new_file(path: str) -> Iterator[NewFile]:
+    """Yield a file to be written at `path`. It is removed if the block raises an exception.
 
-    Raises CommandError where something is there already.
+    Raises CommandError if the path exists, and OSError if its folder cannot be opened.
     """
     path = os.path.abspath(path)
-    place, name = os.path.split(path)
-    folder = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    parent, name = os.path.split(path)
+    folder = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    file = NewFile(path, folder, name)
     try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        file = os.open(name, flags, 0o600, dir_fd=folder)
-    except FileExistsError:
-        os.close(folder)
-        raise CommandError(
-            f"{path} already exists and is not overwritten (choose another name, or remove it)"
-        ) from None
-    except OSError as e:
-        os.close(folder)
-        raise OSError(e.errno, e.strerror, path) from None
-    try:
-        with open(file, "wb") as opened, _gone_unless_finished(folder, name, file):
-            os.fchmod(file, 0o600)
-            yield opened
-            opened.flush()
-            os.fsync(file)
+        with suppress(FileNotFoundError):
+            os.lstat(name, dir_fd=folder)
+            raise _exists(path)
+        with ending_signals_raise():
+            try:
+                yield file
+            except BaseException:
+                file.remove()
+                raise
     finally:
+        file.close()
         os.close(folder)
 
 
-@contextmanager
-def _gone_unless_finished(folder: int, name: str, file: int) -> Iterator[None]:
-    hear, tell = os.pipe()
-    keeper = os.fork()
-    if keeper == 0:
-        _wait_and_remove(folder, name, file, hear, tell)
-    os.close(hear)
-    try:
-        yield
-        os.write(tell, _KEEP)
-    finally:
-        os.close(tell)
-        os.waitpid(keeper, 0)
-
-
-def _wait_and_remove(folder: int, name: str, file: int, hear: int, tell: int) -> None:
-    """The process that stays behind: it ends when the command says that all went well, or says no more."""
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-            signal.signal(number, signal.SIG_IGN)
-        os.close(tell)
-        if os.read(hear, 1) != _KEEP:
-            with suppress(OSError):
-                if os.path.samestat(os.fstat(file), os.lstat(name, dir_fd=folder)):
-                    os.unlink(name, dir_fd=folder)
-    finally:
-        os._exit(0)
+def _exists(path: str) -> CommandError:
+    return CommandError(f"{path} already exists and is not overwritten (choose another name, or remove it)")

@@ -8,7 +8,7 @@ from pam_totp.cli.command_line import DONE, Commands, add_command
 from pam_totp.cli.enable_token import add_token_arguments
 from pam_totp.cli.printing import print_json
 from pam_totp.cli.prompts import confirm
-from pam_totp.cli.qr_output import add_qr_options, qr_output, token_uri, warn_about
+from pam_totp.cli.qr_output import add_qr_options, qr_output, token_uri, warn_about, writes_picture
 from pam_totp.cli.store_access import named_token, open_store, read, token_facts, user_of
 
 
@@ -22,7 +22,7 @@ def add_to(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     with qr_output(args, default="terminal") as show:
-        store = open_store(args)
+        store = open_store(args, keep_root=writes_picture(args))
         user = user_of(args)
         token = named_token(read(store, user), args.token)
         confirm(f"show the key of {user}'s {token.name}? anyone who sees it can generate the same codes", args)

@@ -25,6 +25,10 @@ def add_qr_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--qr", metavar="HOW", help="terminal, png=FILE, svg=FILE or none")
 
 
+def writes_picture(args: argparse.Namespace) -> bool:
+    return (args.qr or "").startswith(PICTURES)
+
+
 def token_uri(token: Token, user: str, issuer: str) -> str:
     try:
         return to_uri(token, user, issuer)
@@ -56,11 +60,7 @@ def qr_output(args: argparse.Namespace, default: str) -> Iterator[ShowToken]:
         yield _print_token
         return
     with new_file(path) as file:
-        yield lambda token, uri: _write(file.write, qr.picture(uri, how))
-
-
-def _write(write: Callable[[bytes], int], data: bytes) -> None:
-    write(data)
+        yield lambda token, uri: file.write(qr.picture(uri, how))
 
 
 def _print_token(token: Token, uri: str) -> None:

@@ -20,7 +20,7 @@ from pam_totp.cli.command_line import OUT_OF_REACH, WRONG_USAGE, CommandError
 from pam_totp.core.record import Token, UserRecord
 from pam_totp.core.settings import DEFAULT_STORE
 from pam_totp.pam.module import passwd_name
-from pam_totp.pam.privileges import become_owner_of
+from pam_totp.pam.privileges import act_as_owner_of, become_owner_of
 from pam_totp.store import NotThere, R, Store
 from pam_totp.store.file import JOURNAL, FileStore
 from pam_totp.store.home import home_store
@@ -37,9 +37,10 @@ def now() -> int:
 # --- the store
 
 
-def open_store(args: argparse.Namespace, *, create: bool = False) -> Store:
+def open_store(args: argparse.Namespace, *, create: bool = False, keep_root: bool = False) -> Store:
     """Return the store; from here on this process has the rights of the store's owner, and no longer those of root.
 
+    With `keep_root` the process can return to root, to create a file where the owner may not (see `files_out`).
     A caller who could not open the default store gets their own file (module argument `secret=~/.pam_totp.json`).
     """
     if uses_own_file(args):
@@ -48,7 +49,7 @@ def open_store(args: argparse.Namespace, *, create: bool = False) -> Store:
     if create and not os.path.exists(folder):
         _create(folder)
     try:
-        become_owner_of(folder)
+        (act_as_owner_of if keep_root else become_owner_of)(folder)
         status = os.stat(folder)
     except FileNotFoundError:
         message = f"{folder}: store not found ('pam-totp enroll' creates it; --store selects another)"

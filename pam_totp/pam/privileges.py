@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import pwd
 import resource
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 NOBODY = 65534  # uid and gid: the kernel's overflow ids, which own nothing
 
@@ -38,6 +39,36 @@ def become_owner_of(folder: str | int, also: tuple[int, ...] = ()) -> None:
         return
     owner = os.stat(folder)
     _become(owner.st_uid, owner.st_gid, also)
+
+
+def act_as_owner_of(folder: str | int) -> None:
+    """As root, take the rights of the owner of `folder` and of its group. `acting_as_root` returns to root.
+
+    The real and saved ids stay root's, so that no other account can signal or trace this process.
+    Raises OSError if the folder cannot be looked at.
+    """
+    if os.geteuid() != 0:
+        return
+    owner = os.stat(folder)
+    os.setgroups(())
+    os.setegid(owner.st_gid)
+    os.seteuid(owner.st_uid)
+
+
+@contextmanager
+def acting_as_root() -> Iterator[None]:
+    """Return to root for the block, in a process that `act_as_owner_of` took the rights from; else do nothing."""
+    uid, gid = os.geteuid(), os.getegid()
+    if uid == 0 or os.getresuid()[2] != 0:
+        yield
+        return
+    os.seteuid(0)
+    os.setegid(0)
+    try:
+        yield
+    finally:
+        os.setegid(gid)
+        os.seteuid(uid)
 
 
 def become_user(name: str) -> None:

@@ -1,47 +1,224 @@
-"""Files that a command makes in folders that are not its own."""
+"""The files that a command creates: complete or absent, in the folder and with the rights that it was started with."""
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pexpect
 import pytest
 
 from pam_totp.cli import files_out
+from pam_totp.cli.command_line import CommandError
+from tests.conftest import as_root
+from tests.site import ME, PATIENCE, TREE, Site, fob
+
+KEY = b"a key of many bytes " * 50
 
 
-def test_what_takes_a_file_away_takes_no_other_where_the_folder_is_exchanged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def before_call(function: Callable[..., Any], number: int, action: Callable[[], object]) -> Callable[..., Any]:
+    """`function`, with `action` before its call of that number."""
+    left = [number]
+
+    def called(*arguments: Any, **named: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            action()
+        return function(*arguments, **named)
+
+    return called
+
+
+def no_unnamed_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without O_TMPFILE."""
+    real = os.open
+
+    def opened(name: str, flags: int, *arguments: Any, **named: Any) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        return real(name, flags, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", opened)
+
+
+@pytest.mark.parametrize("call", ["open", "fchmod", "write", "fsync", "link"])
+def test_a_killed_command_leaves_a_complete_file_or_none(tmp_path: Path, call: str) -> None:
+    path, kills = tmp_path / "file", 0
+    while True:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                setattr(os, call, before_call(getattr(os, call), kills + 1, die))
+                with files_out.new_file(str(path)) as file:
+                    file.write(KEY)
+            finally:
+                os._exit(0)
+        if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0:
+            break
+        kills += 1
+        assert os.listdir(tmp_path) in ([], ["file"])
+        if path.exists():
+            assert path.read_bytes() == KEY
+            path.unlink()
+    assert kills > 0
+    assert path.read_bytes() == KEY
+    assert path.stat().st_mode & 0o7777 == 0o600
+
+
+@pytest.mark.parametrize("unnamed", [True, False])
+def test_a_full_disk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unnamed: bool) -> None:
+    if not unnamed:
+        no_unnamed_files(monkeypatch)
+
+    def full(file: int, data: bytes) -> int:
+        if len(data) < len(KEY):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(file, data[:100])
+
+    real = os.write
+    monkeypatch.setattr(os, "write", full)
+    path = tmp_path / "file"
+    with pytest.raises(OSError, match="No space left") as failed, files_out.new_file(str(path)) as file:
+        file.write(KEY)
+    assert failed.value.filename == str(path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_system_without_unnamed_files_gets_a_named_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_unnamed_files(monkeypatch)
+    path = tmp_path / "file"
+    with files_out.new_file(str(path)) as file:
+        file.write(KEY)
+    assert (path.read_bytes(), path.stat().st_mode & 0o7777) == (KEY, 0o600)
+    for error in (RuntimeError, KeyboardInterrupt):
+        with pytest.raises(error), files_out.new_file(str(tmp_path / "other")) as file:
+            file.write(KEY)
+            raise error
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("umask", [0o777, 0])
+def test_the_mode_does_not_depend_on_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with files_out.new_file(str(tmp_path / "file")) as file:
+            file.write(KEY)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o7777 == 0o600
+
+
+def test_a_file_that_appears_in_the_meantime_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with pytest.raises(CommandError, match="already exists"), files_out.new_file(str(path)) as file:
+        path.write_text("of another process")
+        file.write(KEY)
+    assert path.read_text() == "of another process"
+
+
+def test_a_removed_file_is_the_one_that_was_created(tmp_path: Path) -> None:
+    """The path leads to another folder in the meantime, and another file has the name in the folder."""
     folder, other = tmp_path / "folder", tmp_path / "other"
     folder.mkdir()
     other.mkdir()
-    (other / "file").write_text("somebody else's")
-    same = os.path.samestat
-
-    def exchange_then_tell(one: os.stat_result, two: os.stat_result) -> bool:
-        """Between the look at the path and the removal, in the process that does both."""
-        told = same(one, two)
+    (other / "file").write_text("of another user")
+    with pytest.raises(RuntimeError), files_out.new_file(str(folder / "file")) as file:
+        file.write(KEY)
         folder.rename(tmp_path / "moved")
         folder.symlink_to(other)
-        return told
-
-    monkeypatch.setattr(os.path, "samestat", exchange_then_tell)
-    with pytest.raises(RuntimeError), files_out.new_file(str(folder / "file")):
         raise RuntimeError
-    assert folder.is_symlink(), "it was exchanged"
-    assert (other / "file").read_text() == "somebody else's"
+    assert (other / "file").read_text() == "of another user"
     assert os.listdir(tmp_path / "moved") == []
+    with pytest.raises(RuntimeError), files_out.new_file(str(tmp_path / "moved" / "file")) as file:
+        file.write(KEY)
+        (tmp_path / "moved" / "file").unlink()
+        (tmp_path / "moved" / "file").write_text("of another user")
+        raise RuntimeError
+    assert (tmp_path / "moved" / "file").read_text() == "of another user"
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     before = set(os.listdir("/proc/self/fd"))
-    for _ in range(2):  # the second time it is there
-        try:
-            with files_out.new_file(str(tmp_path / "file")) as file:
-                file.write(b"x")
-        except files_out.CommandError as e:
-            assert "already exists" in str(e)
+    with files_out.new_file(str(tmp_path / "file")) as file:
+        file.write(b"x")
+    with pytest.raises(CommandError, match="already exists"), files_out.new_file(str(tmp_path / "file")):
+        pass
     with pytest.raises(FileNotFoundError, match="nosuch"), files_out.new_file(str(tmp_path / "nosuch" / "file")):
         pass
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_picture_of_a_token_goes_when_its_enrolment_is_ended(site: Site, tmp_path: Path, number: int) -> None:
+    path = tmp_path / "code.png"
+    command = ["-m", "pam_totp.cli", "enroll", ME, "--store", str(site.store), "--qr", f"png={path}"]
+    talk = pexpect.spawn(sys.executable, command, cwd=str(TREE), timeout=PATIENCE)
+    talk.expect("a code of phone: ")
+    assert path.read_bytes().startswith(b"\x89PNG"), "the user scans it now"
+    talk.kill(number)
+    talk.expect(pexpect.EOF)
+    talk.close()
+    assert talk.exitstatus == 128 + number
+    assert not path.exists()
+    assert not site.path().exists()
+
+
+@as_root
+def test_root_writes_to_a_folder_that_is_closed_to_the_store_s_owner(site: Site) -> None:
+    """And nothing is left there by a command that fails after it took the rights of the store's owner."""
+    folder = site.folder / "closed"
+    folder.mkdir(0o700)
+    site.enrol(fob(7))
+    for path in (site.store, site.path()):
+        os.chown(path, 65534, 65534)
+    done = site.command("export", ME, "--format", "json", "--output", folder / "record.json")
+    assert done.returncode == 0, done.stderr
+    status = (folder / "record.json").stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (0, 0, 0o600)
+    picture = folder / "code.png"
+    assert site.command("qr", ME, "--yes", "--qr", f"png={picture}").returncode == 0
+    assert picture.stat().st_uid == 0
+    picture.unlink()
+    refused = site.command("enroll", ME, "--qr", f"png={picture}", stdin="000000\n" * 3)
+    assert (refused.returncode, "3 answers were wrong" in refused.stderr) == (1, True)
+    unknown = site.command("export", "zoe", "--format", "json", "--output", folder / "zoe.json")
+    assert unknown.returncode == 1
+    assert os.listdir(folder) == ["record.json"]
+    assert site.path().stat().st_uid == 65534
+
+
+@as_root
+def test_a_command_without_a_file_to_write_gives_root_up_for_good(site: Site) -> None:
+    os.chown(site.store, 65534, 65534)
+    script = f"""
+import os
+from argparse import Namespace
+from pam_totp.cli.store_access import open_store
+from pam_totp.pam.privileges import acting_as_root
+for keep_root in (True, False):
+    open_store(Namespace(store={str(site.store)!r}), keep_root=keep_root)
+    inside = "-"
+    with acting_as_root():
+        inside = os.geteuid(), os.getegid()
+    print(os.getresuid(), os.getresgid(), os.getgroups(), inside)
+    with acting_as_root():
+        pass
+    if keep_root:
+        os.seteuid(0)
+        os.setegid(0)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=TREE, text=True, capture_output=True, check=True)
+    assert done.stdout.splitlines() == [
+        "(0, 65534, 0) (0, 65534, 0) [] (0, 0)",
+        "(65534, 65534, 65534) (65534, 65534, 65534) [] (65534, 65534)",
+    ]
