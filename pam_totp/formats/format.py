@@ -71,7 +71,7 @@ class Format(Protocol):
 
     # For import.
     names_users: bool = True
-    """The file may say which user a token belongs to. Where it cannot, --user or --homes is required."""
+    """The file may name the user of a token. Otherwise --user or --homes is required."""
     user_selects_tokens: bool = False
     """The file has the tokens of many users: --user selects that user's tokens instead of assigning all of them."""
     several_files: bool = False

@@ -132,7 +132,7 @@ def test_what_nobody_confirms_is_taken_back_by_a_unit_of_its_own(root: Shell, ma
     put_on_trial(root, "su", 10)
     assert "pam_totp.so" in machine.second.does("cat /etc/pam.d/su")
     assert machine.second.does("systemctl is-active pam_totp-trial-su.service").strip() == "active"
-    assert "nobody confirmed it: su is as it was before" in root.asks(root.prompt)
+    assert "not confirmed: su was rolled back" in root.asks(root.prompt)
     assert root.does("cat /etc/pam.d/su") == before
 
 

@@ -370,7 +370,8 @@ def test_a_service_that_could_not_read_the_store_does_not_start(site: Site) -> N
     """Every login would be refused, and nobody would see why before the first."""
     os.chown(site.store, 65534, 65534)
     done = site.command("serve", "--socket", site.socket)
-    said = f"{site.store} belongs to nobody, who has to run the service: runuser -u nobody -- pam-totp serve …"
+    remedy = "runuser -u nobody -- pam-totp serve ..."
+    said = f"{site.store} belongs to nobody: that account must run the service ({remedy})"
     assert (done.returncode, done.stderr) == (3, f"pam-totp: {said}\n")
     assert not site.socket.exists()
 
@@ -669,7 +670,7 @@ def test_one_code_that_many_workers_are_given_at_once_lets_one_in(site: Site) ->
 @pytest.mark.parametrize("workers", ["0", "65", "-1"])
 def test_a_number_of_workers_that_makes_no_sense_is_wrong_usage(site: Site, workers: str) -> None:
     done = site.command("serve", "--socket", site.socket, "--workers", workers)
-    assert (done.returncode, done.stderr) == (2, "pam-totp: --workers takes 1 … 64\n")
+    assert (done.returncode, done.stderr) == (2, "pam-totp: --workers must be 1 to 64\n")
 
 
 def test_it_takes_the_socket_that_systemd_passes_on(site: Site) -> None:

@@ -94,8 +94,8 @@ def test_a_site_file_that_may_not_be_read_is_out_of_reach(capsys: pytest.Capture
             status = main(["policy", "sshd", "--config", file.name, "--", "nullok"])
         finally:
             os.seteuid(me)
-    said = "permission denied; run the command as root, or as the owner of that folder"
-    assert (status, *capsys.readouterr()) == (3, "", f"pam-totp: {file.name}: {said}\n")
+    remedy = "run the command as root, or as the owner of that directory"
+    assert (status, *capsys.readouterr()) == (3, "", f"pam-totp: {file.name}: permission denied ({remedy})\n")
 
 
 def test_a_site_file_that_vanishes_later_is_no_settings(site: Site) -> None:
@@ -122,10 +122,10 @@ def test_the_arguments_are_those_of_the_service_file(machine: Machine) -> None:
     assert json.loads(done.stdout)["look_ahead"]["value"] == 2
     machine.write("/etc/pam.d/sshd", "auth required pam_unix.so\n")
     done = machine.pam_totp("policy", "sshd", "--json")
-    assert (done.returncode, done.stderr) == (0, "pam-totp: sshd: asks for no code as it is\n")
+    assert (done.returncode, done.stderr) == (0, "pam-totp: sshd: asks for no code\n")
     assert json.loads(done.stdout)["look_ahead"]["value"] == 4
     done = machine.pam_totp("policy", "nosuch", "--json")
-    said = "pam-totp: there is no service nosuch (see /etc/pam.d); libpam would take 'other'\n"
+    said = "pam-totp: unknown service nosuch: libpam would use 'other' (see /etc/pam.d)\n"
     assert (done.returncode, done.stderr) == (0, said)
     machine.write("/etc/pam.d/sshd", machine.ours("look_ahead=1000") + "\n")
     done = machine.pam_totp("policy", "sshd")
