@@ -20,7 +20,7 @@ class Serial(SerialBase):
     def open(self) -> None:
         name = str(self.portstr).partition("://")[2].strip("/")
         wire = inprocess.find(name)
-        if wire is None or not wire.bench.plugged:
+        if wire is None or not wire.simulation.plugged:
             raise SerialException(2, f"could not open port token://{name}: there is no such token here")
         if wire.in_use:
             raise SerialException(16, f"could not open port token://{name}: another client has it open")
@@ -56,8 +56,8 @@ class Serial(SerialBase):
 
     def write(self, data: Any, /) -> int:
         wire = self._plugged()
-        wire.bench.receive(wire.line, bytes(data))
-        wire.inbox += wire.bench.take(wire.line)
+        wire.simulation.receive(wire.line, bytes(data))
+        wire.inbox += wire.simulation.take(wire.line)
         return len(data)
 
     def flush(self) -> None: ...
@@ -70,7 +70,7 @@ class Serial(SerialBase):
     def _plugged(self) -> inprocess.Wire:
         if not self.is_open:
             raise PortNotOpenError()
-        if not self._wire.bench.plugged:
+        if not self._wire.simulation.plugged:
             raise SerialException("device reports readiness to read but returned no data (device disconnected?)")
         return self._wire
 
@@ -94,8 +94,8 @@ class Serial(SerialBase):
 
     @property
     def cd(self) -> bool:
-        return bool(self._plugged().bench.device.chip.text)
+        return bool(self._plugged().simulation.device.chip.text)
 
     @property
     def ri(self) -> bool:
-        return self._plugged().bench.device.closed
+        return self._plugged().simulation.device.closed

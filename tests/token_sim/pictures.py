@@ -15,7 +15,7 @@ from tests.token_sim.tokens import NOON, image
 from token_sim.cli.tui import TokenApp
 from token_sim.device import models
 from token_sim.run.loop import Runner
-from token_sim.run.simulation import Bench
+from token_sim.run.simulation import Simulation
 
 FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # a picture that fetches nothing when it is looked at
 
@@ -27,10 +27,10 @@ class StillRunner(Runner):
 
 
 def still_runner(profile: models.Profile = models.GENERIC, **slot: object) -> StillRunner:
-    bench = Bench.in_memory(image(**slot), profile, NOON)  # type: ignore[arg-type]
-    runner = StillRunner(bench, [])
-    bench.attach()
-    runner.bench.elapse(1000)
+    simulation = Simulation.in_memory(image(**slot), profile, NOON)  # type: ignore[arg-type]
+    runner = StillRunner(simulation, [])
+    simulation.attach()
+    runner.simulation.elapse(1000)
     return runner
 
 
@@ -38,20 +38,20 @@ async def take(folder: str) -> None:
     c200 = models.PROFILES["c200"]
     for name, size, keys, profile, slot in (
         ("token", (80, 24), "space", models.GENERIC, {}),
-        ("token-bench", (120, 40), "b", c200, {"kind": "totp", "period": 60}),
+        ("token-details", (120, 40), "d", c200, {"kind": "totp", "period": 60}),
         ("token-back", (80, 24), "s", models.GENERIC, {}),
         ("token-faults", (80, 24), "f", models.GENERIC, {}),
     ):
         runner = still_runner(profile, **slot)
-        bench = runner.bench
+        simulation = runner.simulation
         app = TokenApp(runner, ["/tmp/fob"])  # noqa: S108  # shown, not opened
         async with app.run_test(size=size) as pilot:
-            for request in (b"*IDN?\r", b"PRESS\r", b"DISP?\r", b"BATT?\r") if name == "token-bench" else ():
-                bench.receive(bench.lines[0], request)
-                runner.bench.elapse(900)
-                bench.take(bench.lines[0])
+            for request in (b"*IDN?\r", b"PRESS\r", b"DISP?\r", b"BATT?\r") if name == "token-details" else ():
+                simulation.receive(simulation.lines[0], request)
+                runner.simulation.elapse(900)
+                simulation.take(simulation.lines[0])
             await pilot.press(keys)
-            runner.bench.elapse(900)
+            runner.simulation.elapse(900)
             app.tick()
             await pilot.pause()
             drawn = FONTS.sub("", app.export_screenshot())

@@ -129,18 +129,18 @@ def test_a_token_at_rest_can_be_aged_asked_and_spoiled(tmp_path: Path) -> None:
     assert token_sim("run", path, "--", *COMMAND, "press").stdout == "755224\n"
 
 
-def test_a_token_too_deep_in_folders_for_a_socket_is_told_of_control(tmp_path: Path) -> None:
+def test_a_path_too_long_for_a_socket_is_reported_with_the_option(tmp_path: Path) -> None:
     deep = tmp_path / ("x" * 120)
     deep.mkdir()
     path = new_token(deep / "fob")
     done = token_sim("run", path, "--", "true")
     assert done.returncode == 3
-    said = f"token-sim: the owner's socket {path}.control cannot be made: af_unix path too long (see --control)\n"
+    said = f"token-sim: the owner's socket {path}.control cannot be created: af_unix path too long (see --control)\n"
     assert done.stderr == said
     assert token_sim("run", path, "--control", tmp_path / "c", "--", "true").returncode == 0
 
 
-def test_a_snapshot_overwrites_nothing_and_least_of_all_its_token(tmp_path: Path) -> None:
+def test_a_snapshot_overwrites_no_file(tmp_path: Path) -> None:
     path, copy = new_token(tmp_path / "fob"), tmp_path / "copy"
     assert token_sim("snapshot", path, copy).returncode == 0
     copied = copy.read_bytes()
@@ -158,7 +158,7 @@ def test_faults_are_listed_armed_and_cleared(tmp_path: Path) -> None:
     with running(path, "--link", tmp_path / "port", "--speed", "20"):
         assert token_sim("fault", path, "power-after-write").stdout == "armed: power-after-write\n"
         assert "* power-after-write" in token_sim("fault", path).stdout
-        assert token_sim("fault", path, "power-after-write", "--clear").stdout == "armed: nothing\n"
+        assert token_sim("fault", path, "power-after-write", "--clear").stdout == "armed: none\n"
         assert token_sim("fault", path, "power-after-write").returncode == 0
         assert token_sim("press", "--port", tmp_path / "port", "--timeout", "1").returncode == 3
         assert token_sim("press", "--port", tmp_path / "port").stdout == "287082\n"
@@ -197,21 +197,21 @@ def test_watch_prints_what_others_press(tmp_path: Path) -> None:
         (["restore", "FOB", "/nowhere"], 1, "/nowhere: no such file"),
         (["run", "JUNK"], 1, "is not a token file"),
         (["run", "FOB", "--link", "JUNK"], 3, "is in the way"),
-        (["run", "FOB", "--speed", "0"], 2, "a speed is"),
+        (["run", "FOB", "--speed", "0"], 2, "--speed must be"),
         (["run", "FOB", "--", "/nowhere/at/all"], 3, "/nowhere/at/all cannot be run"),
-        (["new", "FOB"], 1, "exists already"),
+        (["new", "FOB"], 1, "already exists"),
         (["new", "NEW", "--counter", "-1"], 2, "a counter is 0 to 2^64-1"),
         (["new", "NEW", "--serial", "short"], 2, "a serial number has 12"),
         (["new", "NEW", "--digits", "5"], 2, "--digits"),
         (["new", "NEW", "--profile", "c1000"], 2, "c1000"),
         (["new", "NEW", "--slot2"], 2, "one slot"),
-        (["new", "NEW", "--secret-stdin"], 2, "neither hex nor base32"),
-        (["factory", "--out", "OUT", "--count", "0"], 2, "1 token or more"),
+        (["new", "NEW", "--secret-stdin"], 2, "must be hex or base32"),
+        (["factory", "--out", "OUT", "--count", "0"], 2, "--count must be 1 or more"),
         ([], 2, "COMMAND"),
         (["dance"], 2, "dance"),
     ],
 )
-def test_trouble_is_one_line_and_its_own_exit_status(
+def test_an_error_is_one_line_with_its_own_exit_status(
     tmp_path: Path, words: list[str], status: int, message: str
 ) -> None:
     new_token(tmp_path / "FOB")
@@ -238,10 +238,10 @@ def test_every_command_has_examples_in_its_help() -> None:
 
 
 @pytest.mark.parametrize("command", ["press", "watch", "term"])
-def test_without_a_port_both_ways_to_name_one_are_said(command: str) -> None:
+def test_a_missing_port_is_reported_with_both_ways_to_give_it(command: str) -> None:
     env = {k: v for k, v in os.environ.items() if k != "TOKEN_SIM_PORT"}
     done = token_sim(command, env=env)
-    assert (done.returncode, done.stderr) == (2, "token-sim: which port? give --port, or set TOKEN_SIM_PORT\n")
+    assert (done.returncode, done.stderr) == (2, "token-sim: missing port: give --port, or set TOKEN_SIM_PORT\n")
     assert "[--port PORT]" in token_sim(command, "--help", env=env).stdout
 
 
@@ -250,7 +250,7 @@ def test_that_run_takes_a_command_is_in_its_usage() -> None:
     assert usage.startswith("usage: token-sim run [-h]") and usage.endswith(" file [-- COMMAND ...]")
 
 
-def test_a_missing_extra_is_one_line_that_says_what_to_install(tmp_path: Path) -> None:
+def test_a_missing_package_is_one_line_with_the_command_to_install_it(tmp_path: Path) -> None:
     for module in ("serial", "textual", "pskc"):
         (tmp_path / f"{module}.py").write_text(f"raise ModuleNotFoundError(name='{module}')\n")
     path = new_token(tmp_path / "fob")
@@ -273,7 +273,7 @@ def test_without_a_terminal_the_token_is_not_drawn_into_a_file(tmp_path: Path) -
     assert names(tmp_path) == ["fob"]
 
 
-def test_a_link_that_cannot_be_made_is_called_by_its_name(tmp_path: Path) -> None:
+def test_a_link_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     link = tmp_path / "nowhere" / "port"
     done = token_sim("run", new_token(tmp_path / "fob"), "--link", link)
     assert (done.returncode, done.stderr) == (3, f"token-sim: {link}: no such file or directory\n")

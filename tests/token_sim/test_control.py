@@ -16,31 +16,31 @@ import pytest
 from tests.token_sim.tokens import NOON, SEED, image, new_token, running, token_sim
 from token_sim.device.models import GENERIC, PROFILES
 from token_sim.run import control
-from token_sim.run.simulation import Bench
+from token_sim.run.simulation import Simulation
 
 
 @pytest.fixture
-def bench() -> Bench:
-    bench = Bench.in_memory(image(), GENERIC, NOON)
-    bench.elapse(1000)
-    return bench
+def simulation() -> Simulation:
+    simulation = Simulation.in_memory(image(), GENERIC, NOON)
+    simulation.elapse(1000)
+    return simulation
 
 
 @pytest.fixture
-def owner(tmp_path: Path, bench: Bench) -> Iterator[control.Control]:
+def owner(tmp_path: Path, simulation: Simulation) -> Iterator[control.Control]:
     server = control.Control(str(tmp_path / "owner"))
     yield server
     server.close()
 
 
-def talk(owner: control.Control, bench: Bench, path: Path, data: bytes, rounds: int = 3) -> bytes:
+def talk(owner: control.Control, simulation: Simulation, path: Path, data: bytes, rounds: int = 3) -> bytes:
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
         client.sendall(data)
         client.setblocking(False)
         heard = b""
         for _ in range(rounds):
-            owner.serve(bench.command)
+            owner.serve(simulation.command)
             try:
                 heard += client.recv(1 << 20)
             except BlockingIOError:
@@ -126,60 +126,62 @@ def test_another_uid_gets_no_answer_even_where_the_file_mode_lets_it_in(tmp_path
     ],
 )
 def test_what_makes_no_sense_is_answered_with_one_error(
-    line: bytes, owner: control.Control, bench: Bench, tmp_path: Path
+    line: bytes, owner: control.Control, simulation: Simulation, tmp_path: Path
 ) -> None:
-    before = bench.oracle()
-    (reply,) = talk(owner, bench, tmp_path / "owner", line + b"\n").splitlines()
+    before = simulation.oracle()
+    (reply,) = talk(owner, simulation, tmp_path / "owner", line + b"\n").splitlines()
     answer = json.loads(reply)
     assert answer["ok"] is False and "\n" not in answer["error"] and answer.keys() == {"ok", "error"}
-    assert bench.oracle() == before
+    assert simulation.oracle() == before
 
 
-def test_a_line_without_end_is_not_kept_for_ever(owner: control.Control, bench: Bench, tmp_path: Path) -> None:
-    talk(owner, bench, tmp_path / "owner", b"x" * 150_000, rounds=10)
+def test_a_line_without_end_is_not_kept_for_ever(
+    owner: control.Control, simulation: Simulation, tmp_path: Path
+) -> None:
+    talk(owner, simulation, tmp_path / "owner", b"x" * 150_000, rounds=10)
     assert not owner._clients
 
 
-def test_the_oracle_knows_the_counter_the_time_and_the_last_code_and_never_the_seed(bench: Bench) -> None:
-    bench.command({"do": "press"})
-    bench.elapse(1000)
-    true = bench.command({"do": "oracle"})
+def test_the_oracle_knows_the_counter_the_time_and_the_last_code_and_never_the_seed(simulation: Simulation) -> None:
+    simulation.command({"do": "press"})
+    simulation.elapse(1000)
+    true = simulation.command({"do": "oracle"})
     assert (true["counter"], true["last_code"], true["time_ms"]) == (1, "755224", NOON + 2000)
-    whole = json.dumps([true, bench.command({"do": "log"}), bench.command({"do": "advance", "by": "1d"})])
+    whole = json.dumps([true, simulation.command({"do": "log"}), simulation.command({"do": "advance", "by": "1d"})])
     assert SEED.hex() not in whole and SEED.decode() not in whole
 
 
 def test_a_hot_quarter_passes_in_a_moment() -> None:
-    bench = Bench.in_memory(image(kind="totp"), PROFILES["c200"], NOON)
-    usual = bench.device.body.temperature
-    hot = bench.command({"do": "advance", "by": "90d", "temp": 35})
+    simulation = Simulation.in_memory(image(kind="totp"), PROFILES["c200"], NOON)
+    usual = simulation.device.body.temperature
+    hot = simulation.command({"do": "advance", "by": "90d", "temp": 35})
     assert hot["time_ms"] - NOON == 90 * 86_400_000
     assert hot["error_ms"] == pytest.approx(-3e-6 * 90 * 86_400_000 + 959, abs=2)  # −3 ppm, and what ageing adds
-    assert bench.device.body.temperature == usual
+    assert simulation.device.body.temperature == usual
 
 
-def test_a_snapshot_put_back_is_a_clone_that_repeats_itself(bench: Bench, tmp_path: Path) -> None:
+def test_a_snapshot_put_back_is_a_clone_that_repeats_itself(simulation: Simulation, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    bench.command({"do": "snapshot", "to": str(copy)})
+    simulation.command({"do": "snapshot", "to": str(copy)})
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
 
     def next_code() -> str:
-        bench.command({"do": "press"})
-        bench.elapse(1000)
-        return str(bench.oracle()["last_code"])
+        simulation.command({"do": "press"})
+        simulation.elapse(1000)
+        return str(simulation.oracle()["last_code"])
 
-    first, now = [next_code(), next_code()], bench.device.body.now
-    bench.command({"do": "restore", "from": str(copy)})
-    assert bench.device.body.now == now
-    bench.elapse(1000)
+    first, now = [next_code(), next_code()], simulation.device.body.now
+    simulation.command({"do": "restore", "from": str(copy)})
+    assert simulation.device.body.now == now
+    simulation.elapse(1000)
     assert [next_code(), next_code()] == first
 
 
-def test_a_snapshot_of_another_model_is_refused(bench: Bench, tmp_path: Path) -> None:
+def test_a_snapshot_of_another_model_is_refused(simulation: Simulation, tmp_path: Path) -> None:
     done = token_sim("new", tmp_path / "other", "--profile", "yubikey")
     assert done.returncode == 0
     with pytest.raises(ValueError, match="is a yubikey token"):
-        bench.command({"do": "restore", "from": str(tmp_path / "other")})
+        simulation.command({"do": "restore", "from": str(tmp_path / "other")})
 
 
 def test_nobody_on_the_socket_is_not_running(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_a_batch_never_overwrites_a_token(tmp_path: Path) -> None:
     assert token_sim("factory", "--count", "3", "--out", tmp_path).returncode == 0
     seeds = (tmp_path / "seeds.csv").read_text()
     done = token_sim("factory", "--out", tmp_path, "--first", "2")
-    assert done.returncode == 1 and "exists already" in done.stderr
+    assert done.returncode == 1 and "already exists" in done.stderr
     assert (tmp_path / "seeds.csv").read_text() == seeds
 
 

@@ -7,25 +7,25 @@ import time
 
 from tests.token_sim.tokens import NOON, image
 from token_sim.device.models import PROFILES
-from token_sim.run.simulation import Bench
+from token_sim.run.simulation import Simulation
 
 
 def day(seed: int) -> str:
     """24 hours: a press every few minutes, talk on a bad line, faults, heat; everything that was said, and the end."""
     script = random.Random(seed)
-    bench = Bench.in_memory(image(kind="totp", period=60), PROFILES["c200"], NOON, seed)
-    line = bench.attach()
-    bench.command({"do": "fault", "name": "line-noise", "number": 1})
-    end = bench.device.body.now + 24 * 3_600_000
+    simulation = Simulation.in_memory(image(kind="totp", period=60), PROFILES["c200"], NOON, seed)
+    line = simulation.attach()
+    simulation.command({"do": "fault", "name": "line-noise", "number": 1})
+    end = simulation.device.body.now + 24 * 3_600_000
     said = []
-    while bench.device.body.now < end:
-        bench.elapse(script.randrange(1, 300_000))
-        bench.device.body.temperature = script.randrange(10, 40)
-        bench.receive(line, script.choice([b"PRESS\r", b"PRESS 3000\r", b"DISP?\r", b"BATT?\r\n", b"HEL", b"P\n"]))
+    while simulation.device.body.now < end:
+        simulation.elapse(script.randrange(1, 300_000))
+        simulation.device.body.temperature = script.randrange(10, 40)
+        simulation.receive(line, script.choice([b"PRESS\r", b"PRESS 3000\r", b"DISP?\r", b"BATT?\r\n", b"HEL", b"P\n"]))
         if script.random() < 0.02:
-            bench.command({"do": "fault", "name": script.choice(["bounce", "segment", "line-stall"])})
-        said.append(bench.take(line))
-    return "\n".join([*bench.log, repr(said), repr(bench.oracle())])
+            simulation.command({"do": "fault", "name": script.choice(["bounce", "segment", "line-stall"])})
+        said.append(simulation.take(line))
+    return "\n".join([*simulation.log, repr(said), repr(simulation.oracle())])
 
 
 def test_a_day_takes_less_than_a_second_and_is_the_same_twice() -> None:
@@ -38,13 +38,13 @@ def test_a_day_takes_less_than_a_second_and_is_the_same_twice() -> None:
 
 
 def test_a_day_on_a_line_without_faults_says_every_code_once() -> None:
-    bench = Bench.in_memory(image(), PROFILES["generic"], NOON)
-    line = bench.attach()
+    simulation = Simulation.in_memory(image(), PROFILES["generic"], NOON)
+    line = simulation.attach()
     out = b""
-    bench.elapse(1000)
+    simulation.elapse(1000)
     for _ in range(24 * 60):
-        bench.receive(line, b"PRESS\n")
-        bench.elapse(60_000)
-        out += bench.take(line)
+        simulation.receive(line, b"PRESS\n")
+        simulation.elapse(60_000)
+        out += simulation.take(line)
     codes = [text for text in out.decode().split("\r\n") if text.startswith("+OTP")]
-    assert len(codes) == 24 * 60 and bench.oracle()["counter"] == 24 * 60
+    assert len(codes) == 24 * 60 and simulation.oracle()["counter"] == 24 * 60

@@ -7,25 +7,25 @@ from hypothesis import strategies as st
 
 from tests.token_sim.tokens import NOON, image
 from token_sim.device.models import GENERIC
-from token_sim.run.simulation import Bench
+from token_sim.run.simulation import Simulation
 from token_sim.wire.bad_line import Line, at_double_speed
 
 ANSWER = b"text=\r\nOK\r\n"
 
 
-def bench_and_line() -> tuple[Bench, Line]:
-    bench = Bench.in_memory(image(), GENERIC, NOON)
-    bench.elapse(1000)
-    return bench, bench.attach()
+def simulation_and_line() -> tuple[Simulation, Line]:
+    simulation = Simulation.in_memory(image(), GENERIC, NOON)
+    simulation.elapse(1000)
+    return simulation, simulation.attach()
 
 
-def fault(bench: Bench, name: str, **more: int) -> None:
-    bench.command({"do": "fault", "name": name, **more})
+def fault(simulation: Simulation, name: str, **more: int) -> None:
+    simulation.command({"do": "fault", "name": name, **more})
 
 
-def answer(bench: Bench, line: Line) -> bytes:
+def answer(simulation: Simulation, line: Line) -> bytes:
     line.session.receive(b"DISP?\r")  # the request is not what is put to the test
-    return bench.take(line)
+    return simulation.take(line)
 
 
 def test_dropped_doubled_and_flipped_bytes_are_as_many_as_was_asked_for() -> None:
@@ -34,12 +34,12 @@ def test_dropped_doubled_and_flipped_bytes_are_as_many_as_was_asked_for() -> Non
         ("line-double", lambda sent, came: len(sent) * 1.4 < len(came) < len(sent) * 1.6),
         ("line-noise", lambda sent, came: 0.4 < sum(map(bytes.__ne__, cut(sent), cut(came))) / len(sent) < 0.6),
     ):
-        bench, line = bench_and_line()
-        fault(bench, name, number=50)
-        came = b"".join(answer(bench, line) for _ in range(200))
+        simulation, line = simulation_and_line()
+        fault(simulation, name, number=50)
+        came = b"".join(answer(simulation, line) for _ in range(200))
         assert check(ANSWER * 200, came), name
-        bench.command({"do": "clear", "name": name})
-        assert answer(bench, line) == ANSWER
+        simulation.command({"do": "clear", "name": name})
+        assert answer(simulation, line) == ANSWER
 
 
 def cut(data: bytes) -> list[bytes]:
@@ -47,14 +47,14 @@ def cut(data: bytes) -> list[bytes]:
 
 
 def test_a_stalled_line_holds_everything_back_and_then_lets_it_go() -> None:
-    bench, line = bench_and_line()
-    fault(bench, "line-stall", number=500)
-    assert answer(bench, line) == b""
-    bench.elapse(499)
-    assert answer(bench, line) == b""
-    bench.elapse(1)
-    assert bench.take(line) == ANSWER * 2
-    assert answer(bench, line) == ANSWER
+    simulation, line = simulation_and_line()
+    fault(simulation, "line-stall", number=500)
+    assert answer(simulation, line) == b""
+    simulation.elapse(499)
+    assert answer(simulation, line) == b""
+    simulation.elapse(1)
+    assert simulation.take(line) == ANSWER * 2
+    assert answer(simulation, line) == ANSWER
 
 
 @given(st.binary(min_size=1, max_size=50))
@@ -64,10 +64,10 @@ def test_at_the_wrong_speed_nothing_is_understood(data: bytes) -> None:
 
 
 def test_the_wrong_speed_wedges_nothing() -> None:
-    bench, line = bench_and_line()
-    fault(bench, "line-baud")
-    bench.receive(line, b"*IDN?\r" * 20)
-    bench.command({"do": "clear", "name": "line-baud"})
-    bench.receive(line, b"\r")
-    bench.take(line)
-    assert answer(bench, line) == ANSWER
+    simulation, line = simulation_and_line()
+    fault(simulation, "line-baud")
+    simulation.receive(line, b"*IDN?\r" * 20)
+    simulation.command({"do": "clear", "name": "line-baud"})
+    simulation.receive(line, b"\r")
+    simulation.take(line)
+    assert answer(simulation, line) == ANSWER

@@ -75,7 +75,13 @@ def test_a_token_that_can_show_no_code_says_so(token_sim: LiveToken, fault: str)
 
 @pytest.mark.token_sim(key=SEED)
 def test_no_repr_shows_the_seed(token_sim: LiveToken) -> None:
-    for thing in (token_sim, token_sim.slot, token_sim._bench, token_sim._bench.device, token_sim._bench.file):
+    for thing in (
+        token_sim,
+        token_sim.slot,
+        token_sim._simulation,
+        token_sim._simulation.device,
+        token_sim._simulation.file,
+    ):
         assert SEED.hex() not in repr(thing) and SEED.decode() not in repr(thing)
 
 

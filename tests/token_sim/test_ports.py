@@ -21,7 +21,7 @@ from tests.token_sim.tokens import NOON, SEED, image, new_token, running, token_
 from token_sim.client import Client, PortError, Refused, Timeout
 from token_sim.device.models import PROFILES
 from token_sim.run.loop import Runner
-from token_sim.run.simulation import Bench
+from token_sim.run.simulation import Simulation
 from token_sim.testing import inprocess
 from token_sim.testing.live_token import LiveToken
 from token_sim.wire.tcp import Tcp
@@ -58,9 +58,9 @@ def test_every_kind_of_client_sees_the_same_session(tmp_path: Path) -> None:
         path = new_token(tmp_path / kind, "--serial", "SMGN00000001")
         with running(path, *options) as run, serial.serial_for_url(run.ports[0]) as port:
             heard[kind] = script(port)
-    bench = Bench.in_memory(image(), PROFILES["generic"], NOON)
-    bench.elapse(1000)
-    url = inprocess.publish("same", bench)
+    simulation = Simulation.in_memory(image(), PROFILES["generic"], NOON)
+    simulation.elapse(1000)
+    url = inprocess.publish("same", simulation)
     with serial.serial_for_url(url) as port:
         heard["token"] = script(port)
     inprocess.withdraw("same")
@@ -100,7 +100,7 @@ def test_a_second_telnet_client_is_told_and_let_go(tmp_path: Path) -> None:
 
 
 def test_nothing_listens_beyond_loopback() -> None:
-    for port in (Tcp(), Tcp(0, Bench.in_memory(image(), PROFILES["generic"], NOON).device)):
+    for port in (Tcp(), Tcp(0, Simulation.in_memory(image(), PROFILES["generic"], NOON).device)):
         assert "://127.0.0.1:" in port.url()
         assert port._listener is not None and port._listener.getsockname()[0] == "127.0.0.1"
         port.close()
@@ -110,8 +110,8 @@ def test_nothing_listens_beyond_loopback() -> None:
     "junk", [b"\xff\xfa\x2c\x05\xff\xf0", b"\xff\xf0", b"\xff\xfa\x2c\x03\x63\xff\xf0" * 9, b"\xff" * 999]
 )
 def test_telnet_that_makes_no_sense_loses_its_own_connection_at_worst(junk: bytes, tmp_path: Path) -> None:
-    bench = Bench.in_memory(image(), PROFILES["generic"], NOON)
-    runner = Runner(bench, [Tcp(0, bench.device)])
+    simulation = Simulation.in_memory(image(), PROFILES["generic"], NOON)
+    runner = Runner(simulation, [Tcp(0, simulation.device)])
     port = int(runner.ports[0][0].url().rpartition(":")[2])
     try:
         with socket.create_connection(("127.0.0.1", port)) as client:
@@ -217,30 +217,30 @@ def test_a_client_says_what_it_waited_for(fob: LiveToken) -> None:
 
 
 def test_token_urls_run_on_virtual_time() -> None:
-    bench = Bench.in_memory(image(), PROFILES["c100"], NOON)
-    url = inprocess.publish("virtual", bench)
+    simulation = Simulation.in_memory(image(), PROFILES["c100"], NOON)
+    url = inprocess.publish("virtual", simulation)
     try:
         with Client(url, timeout=3600) as client:
             assert [client.press() for _ in range(5)] == ["755224", "287082", "359152", "969429", "338314"]
             with pytest.raises(PortError, match="another client has it open"):
                 Client(url)
-            bench.command({"do": "unplug"})
+            simulation.command({"do": "unplug"})
             with pytest.raises(PortError, match="went away"):
                 client.press()
             with pytest.raises(PortError, match="no such"):
                 Client(url)
-        bench.command({"do": "plug"})
+        simulation.command({"do": "plug"})
         with Client(url, timeout=3600) as client:
             assert client.press() == "254676"
-        assert bench.device.body.now - NOON > 150_000  # five displays had to go dark
+        assert simulation.device.body.now - NOON > 150_000  # five displays had to go dark
     finally:
         inprocess.withdraw("virtual")
 
 
 def test_a_token_url_is_a_serial_port_like_others() -> None:
-    bench = Bench.in_memory(image(), PROFILES["c100"], NOON)
-    bench.elapse(1000)
-    url = inprocess.publish("ordinary", bench)
+    simulation = Simulation.in_memory(image(), PROFILES["c100"], NOON)
+    simulation.elapse(1000)
+    url = inprocess.publish("ordinary", simulation)
     try:
         port = serial.serial_for_url(url, timeout=3600)
         port.write(b"DISP?\r")
@@ -248,7 +248,7 @@ def test_a_token_url_is_a_serial_port_like_others() -> None:
         port.reset_input_buffer()
         assert port.in_waiting == 0, "what was dropped does not come"
         assert (port.cts, port.dsr, port.cd, port.ri) == (True, True, False, False)
-        bench.command({"do": "hold"})
+        simulation.command({"do": "hold"})
         assert port.ri, "a finger is on the button"
         with pytest.raises(OSError, match="no file descriptor"):
             port.fileno()

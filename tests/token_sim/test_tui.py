@@ -27,7 +27,7 @@ def play(story: Story, profile: Profile = GENERIC, size: tuple[int, int] = (80, 
 
 
 async def later(app: TokenApp, runner: StillRunner, pilot: Pilot[None], ms: int = 1000) -> None:
-    runner.bench.elapse(ms)
+    runner.simulation.elapse(ms)
     app.tick()
     await pilot.pause()
 
@@ -91,20 +91,20 @@ def test_the_serial_number_is_on_the_back() -> None:
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)])
-def test_the_bench_shows_counter_clock_faults_and_the_wire(size: tuple[int, int]) -> None:
+def test_the_details_show_counter_clock_faults_and_the_serial_line(size: tuple[int, int]) -> None:
     async def story(app: TokenApp, runner: StillRunner, pilot: Pilot[None]) -> None:
         assert "next counter" not in screen(app)
-        await pilot.press("b")
-        runner.bench.command({"do": "fault", "name": "bounce"})
-        runner.bench.receive(runner.bench.lines[0], b"BATT?\r")
+        await pilot.press("d")
+        runner.simulation.command({"do": "fault", "name": "bounce"})
+        runner.simulation.receive(runner.simulation.lines[0], b"BATT?\r")
         await pilot.press("space")
         await later(app, runner, pilot)
-        runner.bench.take(runner.bench.lines[0])
+        runner.simulation.take(runner.simulation.lines[0])
         await later(app, runner, pilot)
         shown = screen(app)
         for words in ("next counter 1", "last code 755224", "clock off by 0 ms", "faults none", "+OTP 755224", "PRESS"):
             assert words in shown
-        await pilot.press("b")
+        await pilot.press("d")
         await later(app, runner, pilot)
         assert "next counter" not in screen(app)
 
@@ -126,10 +126,10 @@ def test_a_fault_is_chosen_from_a_list_and_cleared_there() -> None:
     async def story(app: TokenApp, runner: StillRunner, pilot: Pilot[None]) -> None:
         await pilot.press("f", "down", "down", "enter")
         await pilot.pause()
-        assert runner.bench.faults() == {"torn-write": 1}
+        assert runner.simulation.faults() == {"torn-write": 1}
         await pilot.press("f", "down", "down", "enter")
         await pilot.pause()
-        assert runner.bench.faults() == {}
+        assert runner.simulation.faults() == {}
         await pilot.press("f", "escape", "space")
         await later(app, runner, pilot)
         assert "display: 755224" in screen(app)

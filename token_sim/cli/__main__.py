@@ -1,4 +1,4 @@
-"""`python -m token_sim.cli` is `token-sim`."""
+"""Run the command line from a source directory: `python -m token_sim.cli`."""
 
 import sys
 

@@ -1,7 +1,8 @@
-"""`token-sim run`: a token alive on its ports, alone, under a command, or in the terminal.
+"""run: run a token on its ports, until a signal or for as long as a command runs.
 
-The law: whatever ends it (a signal, the command, an error), links and sockets are gone and the file is whole; a
-signal's handler only leaves a note.
+Rules:
+- However it ends (signal, command, error), links and sockets are removed, and the token file is complete.
+- A signal handler only records the signal.
 """
 
 from __future__ import annotations
@@ -14,31 +15,64 @@ import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from token_sim.cli.commands import DONE, OUT_OF_REACH, USAGE, Trouble, say
+from token_sim.cli.command_line import (
+    DONE,
+    OUT_OF_REACH,
+    PORT_VARIABLE,
+    WRONG_USAGE,
+    CommandError,
+    Commands,
+    add_command,
+    add_control,
+    print_result,
+)
 from token_sim.extras import missing
 from token_sim.run.wall_time import now_ms
 
 if TYPE_CHECKING:
     from token_sim.run.loop import Runner
-    from token_sim.run.simulation import Bench
+    from token_sim.run.simulation import Simulation
     from token_sim.wire.pty import Transport
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+MAX_SPEED = 1_000_000
 
 
-class Notes:
-    """What signals have asked for."""
+def add_to(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "run",
+        run,
+        "run a token on a port, until Ctrl-C or for as long as a command runs",
+        "run fob.token --link /tmp/fob",
+        "run fob.token --tcp 4000 --rfc2217 4001",
+        "run fob.token --speed 60 -- make test",
+        "run fob.token --tui",
+    )
+    parser.add_argument("file")
+    parser.add_argument("--link", metavar="PATH", help="a stable path for the pseudo-terminal")
+    parser.add_argument("--tcp", type=int, metavar="PORT", help="socket:// on loopback (0: any free port)")
+    parser.add_argument("--rfc2217", type=int, metavar="PORT", help="rfc2217:// on loopback (0: any free port)")
+    parser.add_argument("--speed", type=float, default=1.0, help="simulated seconds in a real one (1)")
+    parser.add_argument("--seed", type=int, default=0, help="of noise and bit rot, for repeatable runs")
+    parser.add_argument("--tui", action="store_true", help="show the token in the terminal")
+    add_control(parser)
+    parser.usage = f"{parser.format_usage().removeprefix('usage: ').rstrip()} [-- COMMAND ...]"
+
+
+class Signals:
+    """The signals that arrived. `end` is the last one that ends the run; SIGUSR1 presses the button."""
 
     def __init__(self, runner: Runner) -> None:
-        self.stop: int | None = None
+        self.end: int | None = None
         self._runner = runner
-        for number in STOPPING:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # started with nohup, or in a script's background
-                signal.signal(number, self._stop)
+        for number in ENDING_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # ignored by nohup, or in the background of a script
+                signal.signal(number, self._end)
         signal.signal(signal.SIGUSR1, self._press)
 
-    def _stop(self, number: int, _: object) -> None:
-        self.stop = number
+    def _end(self, number: int, _: object) -> None:
+        self.end = number
 
     def _press(self, *_: object) -> None:
         self._runner.presses += 1
@@ -47,38 +81,39 @@ class Notes:
 def run(options: argparse.Namespace) -> int:
     from token_sim.run import control
     from token_sim.run.loop import Runner
-    from token_sim.run.simulation import Bench
+    from token_sim.run.simulation import Simulation
     from token_sim.run.token_file import TokenFile, TokenFileError
 
-    if not 0 < options.speed <= 1_000_000:
-        raise Trouble("a speed is more than 0 and at most 1000000", USAGE)
+    if not 0 < options.speed <= MAX_SPEED:
+        raise CommandError(f"--speed must be more than 0 and at most {MAX_SPEED}", WRONG_USAGE)
     if options.tui and options.child:
-        raise Trouble("--tui and a command both want the terminal (leave out one)", USAGE)
+        raise CommandError("--tui excludes a command: both use the terminal", WRONG_USAGE)
     with ExitStack() as undo:
         try:
             file = TokenFile.open(options.file)
         except TokenFileError as error:
-            raise Trouble(str(error)) from error
+            raise CommandError(str(error)) from error
         undo.callback(file.close)
-        bench = Bench.of_file(file, options.seed)
-        bench.elapse(max(0, now_ms() - file.body.now))  # the time in the drawer
+        simulation = Simulation.of_file(file, options.seed)
+        simulation.elapse(max(0, now_ms() - file.body.now))  # the time since it ran last
         undo.callback(file.save)
         path = options.control or control.socket_path(options.file)
         try:
             owner = control.Control(path)
         except OSError as error:
             why = (error.strerror or str(error)).lower()
-            raise Trouble(f"the owner's socket {path} cannot be made: {why} (see --control)", OUT_OF_REACH) from error
+            what = f"the owner's socket {path} cannot be created: {why} (see --control)"
+            raise CommandError(what, OUT_OF_REACH) from error
         undo.callback(owner.close)
         ports: list[Transport] = []
-        for port in _ports(options, bench):
+        for port in _ports(options, simulation):
             ports.append(port)
             undo.callback(port.close)
-        runner = Runner(bench, ports, owner, options.speed)
-        return _live(options, runner, path)
+        runner = Runner(simulation, ports, owner, options.speed)
+        return _run_token(options, runner, path)
 
 
-def _ports(options: argparse.Namespace, bench: Bench) -> list[Transport]:
+def _ports(options: argparse.Namespace, simulation: Simulation) -> list[Transport]:
     from token_sim.wire.pty import Pty
 
     ports: list[Transport] = []
@@ -93,40 +128,42 @@ def _ports(options: argparse.Namespace, bench: Bench) -> list[Transport]:
             try:
                 need_rfc2217()
             except ImportError:
-                raise Trouble(missing("pyserial"), OUT_OF_REACH) from None
-            ports.append(Tcp(options.rfc2217, modem=bench.device))
+                raise CommandError(missing("pyserial"), OUT_OF_REACH) from None
+            ports.append(Tcp(options.rfc2217, modem=simulation.device))
     return ports
 
 
-def _live(options: argparse.Namespace, runner: Runner, control: str) -> int:
-    notes = Notes(runner)
+def _run_token(options: argparse.Namespace, runner: Runner, control: str) -> int:
+    signals = Signals(runner)
     urls = [transport.url() for transport, _, _ in runner.ports]
     if options.tui:
-        return _show(runner, notes, urls)
+        return _show(runner, signals, urls)
     if options.child:
-        return _under(options.child, runner, notes, urls[0], control)
-    serial = runner.bench.device.serial
-    say(options, {"serial": serial, "ports": urls, "control": control}, f"{serial} on {', '.join(urls)}")
-    while notes.stop is None:
+        return _run_child(options.child, runner, signals, urls[0], control)
+    serial = runner.simulation.device.serial
+    document = {"serial": serial, "ports": urls, "control": control}
+    print_result(options, document, f"{serial} on {', '.join(urls)}")
+    while signals.end is None:
         runner.step()
-    return 128 + notes.stop
+    return 128 + signals.end
 
 
-def _under(command: list[str], runner: Runner, notes: Notes, url: str, control: str) -> int:
-    """Run `command` while the token lives, pass signals on to it, and its exit status back."""
-    environment = {**os.environ, "TOKEN_SIM_PORT": url, "TOKEN_SIM_CONTROL": control}
+def _run_child(command: list[str], runner: Runner, signals: Signals, url: str, control: str) -> int:
+    """Run the token while `command` runs. Signals are passed on to it; its exit status is returned."""
+    environment = {**os.environ, PORT_VARIABLE: url, "TOKEN_SIM_CONTROL": control}
     try:
         child = subprocess.Popen(command, env=environment)
     except OSError as error:
-        raise Trouble(f"{command[0]} cannot be run: {(error.strerror or '').lower()}", OUT_OF_REACH) from error
+        why = (error.strerror or "").lower()
+        raise CommandError(f"{command[0]} cannot be run: {why}", OUT_OF_REACH) from error
     try:
         while (status := child.poll()) is None:
             runner.step()
-            if notes.stop is not None:
-                # a terminal's Ctrl-C has reached the command itself: it is in our group
-                if notes.stop != signal.SIGINT or not sys.stdin.isatty():
-                    child.send_signal(notes.stop)
-                notes.stop = None
+            if signals.end is not None:
+                # The terminal sends Ctrl-C to the command itself, which is in the same process group.
+                if signals.end != signal.SIGINT or not sys.stdin.isatty():
+                    child.send_signal(signals.end)
+                signals.end = None
     except BaseException:
         child.kill()
         child.wait()
@@ -134,12 +171,12 @@ def _under(command: list[str], runner: Runner, notes: Notes, url: str, control: 
     return status if status >= 0 else 128 - status
 
 
-def _show(runner: Runner, notes: Notes, urls: list[str]) -> int:
+def _show(runner: Runner, signals: Signals, urls: list[str]) -> int:
     try:
         from token_sim.cli.tui import TokenApp
     except ImportError:
-        raise Trouble(missing("textual"), OUT_OF_REACH) from None
+        raise CommandError(missing("textual"), OUT_OF_REACH) from None
     if not (sys.stdin.isatty() and sys.stderr.isatty()):  # it reads the one and draws on the other
-        raise Trouble("--tui needs a terminal (without one: --link PATH, and 'token-sim press')", OUT_OF_REACH)
-    TokenApp(runner, urls, lambda: notes.stop is not None).run()
-    return DONE if notes.stop is None else 128 + notes.stop
+        raise CommandError("--tui needs a terminal (without one: --link PATH, and 'token-sim press')", OUT_OF_REACH)
+    TokenApp(runner, urls, lambda: signals.end is not None).run()
+    return DONE if signals.end is None else 128 + signals.end

@@ -1,7 +1,8 @@
-"""The token in the terminal: its case, its display, its button, and a bench beside it.
+"""The token in the terminal: its case, its display, its button, and its hidden state beside it.
 
-The law: the app moves nothing by itself; it lets the runner step, shows what there is to see, and passes a finger
-on. Everything that a picture says is also there in plain words.
+Rules:
+- The app changes no state by itself: it lets the runner step, draws the token, and passes presses on.
+- A line of text says what the drawing shows.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from token_sim.device import seven_segment
 from token_sim.device.faults import WHAT
 from token_sim.device.states import State
 from token_sim.run.loop import Runner
-from token_sim.run.simulation import Bench, show_time
+from token_sim.run.simulation import Simulation, show_time
 from token_sim.run.wall_time import show_span
 
 FRAME_S = 1 / 30
-WIDE = 112  # columns: from here on the bench stands beside the token
+WIDE = 112  # columns: a terminal of this width has room for the details beside the token
 LOG_SHOWN = 100  # lines
 BAR = 10  # cells
 GLASS, SHADE, INK = "#b9c4a5", "#a9b496", "#1c2418"
 
 
 class Button(Static):
-    """Presses for as long as the mouse does."""
+    """The token's button, held down while the mouse button is."""
 
     class Moved(Message):
         def __init__(self, *, down: bool) -> None:
@@ -52,7 +53,7 @@ class Button(Static):
 
 
 class FaultMenu(ModalScreen[str | None]):
-    """Choose what is to go wrong; what is armed is cleared."""
+    """Choose a fault to inject; an armed fault is cleared."""
 
     CSS = """
     FaultMenu { align: center middle; }
@@ -74,7 +75,7 @@ class FaultMenu(ModalScreen[str | None]):
 
 
 class TokenApp(App[None]):
-    """One token, driven by `runner`; `urls` are its ports; it ends when `stopped` says so, or the person does."""
+    """One token, driven by `runner`, with ports at `urls`. It ends when `stopped` returns True or the user quits."""
 
     TITLE = "token-sim"
     ENABLE_COMMAND_PALETTE = False
@@ -93,9 +94,9 @@ class TokenApp(App[None]):
     #button.down {{ background: #8f3524; }}
     #back {{ height: 11; padding: 1 4; }}
     #plain {{ height: 1; width: 100%; text-align: center; color: $text-muted; }}
-    #bench {{ border: round $primary; padding: 0 1; }}
-    .-narrow #bench {{ height: 1fr; min-height: 5; width: 100%; }}
-    .-wide #bench {{ width: 1fr; height: 100%; }}
+    #details {{ border: round $primary; padding: 0 1; }}
+    .-narrow #details {{ height: 1fr; min-height: 5; width: 100%; }}
+    .-wide #details {{ width: 1fr; height: 100%; }}
     .-narrow #case.small {{ height: 10; }}
     .-narrow #case.small #lcd {{ height: 5; padding: 0 1; }}
     .-narrow #case.small #space {{ display: none; }}
@@ -107,7 +108,7 @@ class TokenApp(App[None]):
         Binding("space,enter", "press", "Press"),
         Binding("h", "hold", "Hold"),
         Binding("s", "turn", "Turn over"),
-        Binding("b", "bench", "Bench"),
+        Binding("d", "details", "Details"),
         Binding("u", "unplug", "Unplug"),
         Binding("f", "fault", "Fault"),
         Binding("q,ctrl+c", "quit", "Quit", key_display="q", priority=True),
@@ -122,18 +123,18 @@ class TokenApp(App[None]):
         }
         self._button = Button("PRESS", id="button")
         self._case = Vertical(id="case")
-        self._pane = VerticalScroll(id="bench", classes="hidden")
+        self._pane = VerticalScroll(id="details", classes="hidden")
         self._views["back"].add_class("hidden")
         self._colour = "NO_COLOR" not in os.environ
 
     @property
-    def bench(self) -> Bench:
-        return self._runner.bench
+    def simulation(self) -> Simulation:
+        return self._runner.simulation
 
     def compose(self) -> ComposeResult:
         with Container(id="table"):
             with self._case:
-                yield Static(self.bench.device.profile.title, id="brand")
+                yield Static(self.simulation.device.profile.title, id="brand")
                 yield self._views["lcd"]
                 yield self._views["bars"]
                 yield Static(id="space")
@@ -146,7 +147,7 @@ class TokenApp(App[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        self._pane.border_title = "bench"
+        self._pane.border_title = "details"
         self.set_interval(FRAME_S, self.tick)
         self.tick()
 
@@ -158,33 +159,33 @@ class TokenApp(App[None]):
         self._show("lcd", self._lcd())
         self._show("bars", self._bars())
         self._show("plain", self.plain())
-        self._button.set_class(self.bench.device.closed, "down")
+        self._button.set_class(self.simulation.device.closed, "down")
         if not self._pane.has_class("hidden"):
             self._show("figures", self._figures())
-            self._show("log", "\n".join(list(self.bench.log)[: -LOG_SHOWN - 1 : -1]))  # the newest on top
+            self._show("log", "\n".join(list(self.simulation.log)[: -LOG_SHOWN - 1 : -1]))  # newest first
 
     def _show(self, where: str, what: str | Text) -> None:
-        """Draw only what has changed: a terminal may be at the end of a slow line."""
+        """Draw only what has changed: the terminal may be at the end of a slow connection."""
         if self._shown.get(where) != what:
             self._shown[where] = what
             self._views[where].update(what)
 
-    # --- what a finger does
+    # --- input
 
     def action_press(self) -> None:
-        self.bench.command({"do": "press"})
+        self.simulation.command({"do": "press"})
 
     def action_hold(self) -> None:
-        self._move(down=not self.bench.device.closed)
+        self._move(down=not self.simulation.device.closed)
 
     def on_button_moved(self, message: Button.Moved) -> None:
         self._move(down=message.down)
 
     def _move(self, *, down: bool) -> None:
-        self.bench.command({"do": "hold" if down else "release"})
+        self.simulation.command({"do": "hold" if down else "release"})
 
     def action_turn(self) -> None:
-        device = self.bench.device
+        device = self.simulation.device
         self._views["back"].update(
             f"{device.profile.title}\n\nS/N {device.serial}\n\nOATH {device.profile.kind.upper()}\n"
             "Do not open: the seed is wiped."
@@ -192,29 +193,29 @@ class TokenApp(App[None]):
         for part in (self._views["lcd"], self._views["bars"], self._button, self._views["back"]):
             part.toggle_class("hidden")
 
-    def action_bench(self) -> None:
+    def action_details(self) -> None:
         self._pane.toggle_class("hidden")
         self._case.toggle_class("small")
         self.tick()
 
     def action_unplug(self) -> None:
-        self.bench.command({"do": "unplug" if self.bench.plugged else "plug"})
+        self.simulation.command({"do": "unplug" if self.simulation.plugged else "plug"})
 
     def action_fault(self) -> None:
         def inject(name: str | None) -> None:
             if name is not None:
-                do = "clear" if name in self.bench.faults() else "fault"
+                do = "clear" if name in self.simulation.faults() else "fault"
                 try:
-                    self.bench.command({"do": do, "name": name})
+                    self.simulation.command({"do": do, "name": name})
                 except ValueError as error:
                     self.notify(str(error), severity="error")
 
-        self.push_screen(FaultMenu(set(self.bench.faults())), inject)
+        self.push_screen(FaultMenu(set(self.simulation.faults())), inject)
 
-    # --- what there is to see
+    # --- output
 
     def _lcd(self) -> Text:
-        lit = seven_segment.large(self.bench.device.lit())
+        lit = seven_segment.large(self.simulation.device.lit())
         text = Text()
         for strokes, glass in zip(lit, seven_segment.large((seven_segment.ALL,) * seven_segment.CELLS), strict=True):
             for column, shade in enumerate(glass):
@@ -225,7 +226,7 @@ class TokenApp(App[None]):
         return text
 
     def _bars(self) -> str:
-        device = self.bench.device
+        device = self.simulation.device
         battery = f"battery {_bar(device.body.level, 100)} {device.body.level:3d} %"
         left = device.seconds_left()
         if left is None:
@@ -233,15 +234,15 @@ class TokenApp(App[None]):
         return f"{battery}   code {_bar(left[0], left[1])} {left[0]:2d} s"
 
     def plain(self) -> str:
-        """The token in one line of words."""
-        device = self.bench.device
+        """Return the state of the token in one line of text."""
+        device = self.simulation.device
         shown = device.seen() or "off"
         low = ", battery low" if device.body.low else ""
-        plugged = f"on {self._urls[0]}" if self.bench.plugged else "unplugged"
+        plugged = f"on {self._urls[0]}" if self.simulation.plugged else "unplugged"
         return f"display: {shown}; button {'down' if device.closed else 'up'}; {_words(device.state)}{low}; {plugged}"
 
     def _figures(self) -> str:
-        true = self.bench.oracle()
+        true = self.simulation.oracle()
         time, age = show_time(true["time_ms"])[:-4], show_span(true["age_ms"] // 1000 * 1000)
         faults = ", ".join(true["faults"]) or "none"
         counter = "?" if true["counter"] is None else true["counter"]

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from token_sim.run.control import Control
-from token_sim.run.simulation import Bench
+from token_sim.run.simulation import Simulation
 from token_sim.wire.bad_line import Line
 from token_sim.wire.pty import Transport
 
@@ -27,10 +27,12 @@ class Runner:
     """`step` waits for at most `timeout` seconds and does what came up. `speed`: the token's seconds in a real one."""
 
     def __init__(
-        self, bench: Bench, transports: list[Transport], control: Control | None = None, speed: float = 1.0
+        self, simulation: Simulation, transports: list[Transport], control: Control | None = None, speed: float = 1.0
     ) -> None:
-        self.bench, self.control, self.speed = bench, control, speed
-        self.ports: list[tuple[Transport, Line, bytearray]] = [(t, bench.attach(), bytearray()) for t in transports]
+        self.simulation, self.control, self.speed = simulation, control, speed
+        self.ports: list[tuple[Transport, Line, bytearray]] = [
+            (t, simulation.attach(), bytearray()) for t in transports
+        ]
         self.presses = 0  # asked for by a signal
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._last = time.monotonic()
@@ -44,14 +46,14 @@ class Runner:
         self._catch_up()
         self._hear_owner()
         for transport, line, backlog in self.ports:
-            (transport.plug if self.bench.plugged else transport.unplug)()
+            (transport.plug if self.simulation.plugged else transport.unplug)()
             if transport.fresh():
                 line.reset()
                 backlog.clear()
             if data := transport.read():
-                self.bench.receive(line, data)
+                self.simulation.receive(line, data)
         for transport, line, backlog in self.ports:
-            backlog.extend(self.bench.take(line))
+            backlog.extend(self.simulation.take(line))
             del backlog[: transport.write(bytes(backlog))]
             if len(backlog) > LONGEST_BACKLOG:
                 backlog.clear()
@@ -81,17 +83,17 @@ class Runner:
     def _hear_owner(self) -> None:
         while self.presses:
             self.presses -= 1
-            self.bench.command({"do": "press"})
+            self.simulation.command({"do": "press"})
         while not self._calls.empty():
             self._calls.get()()
         if self.control is not None:
-            self.control.serve(self.bench.command)
+            self.control.serve(self.simulation.command)
 
     def _until_due(self) -> float:
-        due = self.bench.device.next_due()
+        due = self.simulation.device.next_due()
         if due is None:
             return LOOK_S
-        return (due - self.bench.device.body.age - self._owed) / 1000 / self.speed
+        return (due - self.simulation.device.body.age - self._owed) / 1000 / self.speed
 
     def _catch_up(self) -> None:
         now = time.monotonic()
@@ -100,4 +102,4 @@ class Runner:
         whole = int(self._owed)
         if whole > 0:
             self._owed -= whole
-            self.bench.elapse(whole)
+            self.simulation.elapse(whole)

@@ -1,10 +1,10 @@
-"""A token on the bench: the device, the lines to it, and everything that only its owner may do to it.
+"""The simulation of one token: the device, the lines to it, and the commands of its owner.
 
-The law:
-- time is an argument; nothing here waits, or knows what carries the bytes;
-- what the owner may do (faults, time, snapshots, the oracle) is asked with `command`, never over a line;
-- no answer holds a seed;
-- same token, same seed, same calls: the same log, byte for byte.
+Rules:
+- The time is an argument. Nothing here waits, or depends on what carries the bytes.
+- The owner's commands (faults, time, snapshots, the oracle) come through `command`, never over a line.
+- No reply contains a seed.
+- The same token, seed and calls give the same log, byte for byte.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class BadRequest(ValueError):
     """A command that makes no sense; the message says which would."""
 
 
-class Bench:
+class Simulation:
     """One token and its lines. `file` is the one that snapshots are taken of and restored to."""
 
     def __init__(self, device: Device, file: TokenFile, seed: int = 0) -> None:
@@ -46,11 +46,11 @@ class Bench:
         self._seed = seed
 
     @classmethod
-    def of_file(cls, file: TokenFile, seed: int = 0) -> Bench:
+    def of_file(cls, file: TokenFile, seed: int = 0) -> Simulation:
         return cls(Device(file, file.profile, file.body, seed), file, seed)
 
     @classmethod
-    def in_memory(cls, image: bytes, profile: Profile, now: int, seed: int = 0) -> Bench:
+    def in_memory(cls, image: bytes, profile: Profile, now: int, seed: int = 0) -> Simulation:
         """A token without a file, at `now` (Unix ms)."""
         body = new_body(profile, now)
         file = TokenFile("", profile, image, body)
@@ -220,18 +220,18 @@ def _temperature(value: object) -> int:
     return value
 
 
-_COMMANDS: dict[str, Callable[[Bench, Request], Request | None]] = {
-    "press": Bench._press,
-    "hold": Bench._hold,
-    "release": Bench._release,
-    "advance": Bench._advance,
-    "fault": Bench._fault,
-    "clear": Bench._clear,
-    "snapshot": Bench._snapshot,
-    "restore": Bench._restore,
-    "oracle": Bench.oracle,
-    "unplug": Bench._unplug,
-    "plug": Bench._plug,
-    "log": Bench._log,
+_COMMANDS: dict[str, Callable[[Simulation, Request], Request | None]] = {
+    "press": Simulation._press,
+    "hold": Simulation._hold,
+    "release": Simulation._release,
+    "advance": Simulation._advance,
+    "fault": Simulation._fault,
+    "clear": Simulation._clear,
+    "snapshot": Simulation._snapshot,
+    "restore": Simulation._restore,
+    "oracle": Simulation.oracle,
+    "unplug": Simulation._unplug,
+    "plug": Simulation._plug,
+    "log": Simulation._log,
 }
 AT_REST = frozenset(("advance", "fault", "clear", "snapshot", "restore", "oracle"))  # need no running token

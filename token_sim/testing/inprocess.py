@@ -6,42 +6,42 @@ token live until something comes or the timeout's time is over, and returns at o
 
 from __future__ import annotations
 
-from token_sim.run.simulation import Bench
+from token_sim.run.simulation import Simulation
 from token_sim.wire.bad_line import Line
 
 _HANDLERS = "token_sim"  # the package in which pyserial finds protocol_token, for token:// URLs
 
 
 class Wire:
-    """A published token: its bench and its one line."""
+    """A published token: its simulation and its one line."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
-        self.line: Line = bench.attach()
+    def __init__(self, simulation: Simulation) -> None:
+        self.simulation = simulation
+        self.line: Line = simulation.attach()
         self.in_use = False
         self.inbox = bytearray()  # bytes that the client has not read yet
 
     def pump(self, ms: int) -> None:
         """Let up to `ms` milliseconds pass, until something has come."""
-        device = self.bench.device
+        device = self.simulation.device
         end = device.body.age + ms
-        self.inbox += self.bench.take(self.line)
+        self.inbox += self.simulation.take(self.line)
         while not self.inbox and device.body.age < end:
             due = device.next_due()
-            self.bench.elapse((end if due is None else min(due, end)) - device.body.age)
-            self.inbox += self.bench.take(self.line)
+            self.simulation.elapse((end if due is None else min(due, end)) - device.body.age)
+            self.inbox += self.simulation.take(self.line)
 
 
 _PUBLISHED: dict[str, Wire] = {}
 
 
-def publish(name: str, bench: Bench) -> str:
-    """Make `bench` reachable in this process, and return its URL."""
+def publish(name: str, simulation: Simulation) -> str:
+    """Make `simulation` reachable in this process, and return its URL."""
     import serial  # an extra
 
     if _HANDLERS not in serial.protocol_handler_packages:
         serial.protocol_handler_packages.append(_HANDLERS)
-    _PUBLISHED[name.lower()] = Wire(bench)
+    _PUBLISHED[name.lower()] = Wire(simulation)
     return f"token://{name}"
 
 

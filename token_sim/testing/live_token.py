@@ -14,7 +14,7 @@ from token_sim.device.chip import BOOT_MS
 from token_sim.device.states import State
 from token_sim.factory import manufacture
 from token_sim.run.loop import Runner
-from token_sim.run.simulation import Bench
+from token_sim.run.simulation import Simulation
 from token_sim.run.wall_time import now_ms
 from token_sim.wire.pty import Pty
 
@@ -50,9 +50,9 @@ class LiveToken:
         self.serial = serial or manufacture.serial_number(model, 1)
         spare = model.slots - 1
         image = memory.build(self.serial, (self.slot, *[None] * spare), (counter, *[0] * spare))
-        self._bench = Bench.in_memory(image, model, now_ms() if now is None else now, seed)
-        self._runner = Runner(self._bench, [Pty(link)], speed=speed)
-        self._bench.elapse(BOOT_MS)
+        self._simulation = Simulation.in_memory(image, model, now_ms() if now is None else now, seed)
+        self._runner = Runner(self._simulation, [Pty(link)], speed=speed)
+        self._simulation.elapse(BOOT_MS)
         self.port = self._runner.ports[0][0].url()
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name=f"token {self.serial}", daemon=True)
@@ -78,7 +78,7 @@ class LiveToken:
 
     def command(self, do: str, **more: Any) -> dict[str, Any]:
         """Anything that the owner's channel can do, by its name there."""
-        reply: dict[str, Any] = self._runner.call(lambda: self._bench.command({"do": do, **more}))
+        reply: dict[str, Any] = self._runner.call(lambda: self._simulation.command({"do": do, **more}))
         return reply
 
     def advance(self, by: str, *, temp: int = 25, only_token: bool = False) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class LiveToken:
             self._runner.step()
 
     def _press(self, ms: int | None) -> str:
-        device, chip = self._bench.device, self._bench.device.chip
+        device, chip = self._simulation.device, self._simulation.device.chip
         shown, end = chip.codes_shown, device.body.age + PATIENCE_MS
         errors = 0
         while chip.codes_shown == shown:
@@ -130,9 +130,9 @@ class LiveToken:
                 raise NoCode(f"token {self.serial} shows no code however often it is pressed: it is {device.state}")
             if idle and (device.state is not State.DISPLAY or device.profile.lit_press != "same"):
                 errors += device.state is State.ERROR
-                self._bench.command({"do": "press", "ms": ms})
+                self._simulation.command({"do": "press", "ms": ms})
             elif device.state in _STUCK or errors > 1 or due is None or due > end:
                 raise NoCode(f"token {self.serial} shows no code: it is {device.state}, and {device.seen() or 'dark'}")
             else:
-                self._bench.elapse(max(0, due - device.body.age))
+                self._simulation.elapse(max(0, due - device.body.age))
         return chip.last_code

@@ -1,0 +1,90 @@
+"""What every command module uses: exit statuses, the error with a message for the user, and shared arguments.
+
+Rules:
+- A command module has `add_to`, which adds its parser, and `run`, which returns the exit status or None for DONE.
+- A command imports what it needs beyond the standard library when it runs.
+- Seeds and keys come from standard input, never from an argument.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+from token_sim.device.models import PROFILES
+
+DONE, REFUSED, WRONG_USAGE, OUT_OF_REACH = range(4)
+PORT_VARIABLE = "TOKEN_SIM_PORT"
+
+Commands = Any  # argparse's type of subparsers is private
+
+
+class CommandError(Exception):
+    """A message for the user, and the exit status of the command."""
+
+    def __init__(self, message: str, status: int = REFUSED) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def add_command(
+    commands: Commands,
+    name: str,
+    run: Callable[[argparse.Namespace], int | None],
+    summary: str,
+    *examples: str,
+) -> argparse.ArgumentParser:
+    """Add the parser of a command."""
+    lines = "\n".join(f"  token-sim {example}" for example in examples)
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", epilog=f"examples:\n{lines}"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, one document a line")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_port(parser: argparse.ArgumentParser) -> None:
+    """Add the port of a running token, for commands that work through it."""
+    default = os.environ.get(PORT_VARIABLE)
+    parser.add_argument("--port", default=default, help=f"path or pyserial URL (${PORT_VARIABLE})")
+
+
+def add_control(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--control", metavar="PATH", help="the owner's socket (FILE.control)")
+
+
+def add_owned_token(parser: argparse.ArgumentParser) -> None:
+    """Add the token file and the owner's socket, for commands that only the owner of a token may use."""
+    parser.add_argument("file")
+    add_control(parser)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the model of new tokens, and what may differ from it."""
+    models = ", ".join(f"{name} ({profile.title})" for name, profile in PROFILES.items())
+    parser.add_argument("--profile", choices=tuple(PROFILES), default="generic", metavar="MODEL", help=models)
+    parser.add_argument("--type", choices=("hotp", "totp"), dest="kind")
+    parser.add_argument("--digits", type=int, choices=(6, 7, 8))
+    parser.add_argument("--algorithm", choices=("SHA1", "SHA256", "SHA512"))
+    parser.add_argument("--period", type=int, help="seconds")
+
+
+def model_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what differs from the model; None is as the model has it."""
+    return {name: getattr(options, name) for name in ("kind", "digits", "algorithm", "period")}
+
+
+def print_result(options: argparse.Namespace, document: dict[str, Any], text: str) -> None:
+    """Print the document with --json, the text otherwise."""
+    print(json.dumps(document) if options.json else text, flush=True)
+
+
+def print_reply(options: argparse.Namespace, reply: dict[str, Any]) -> None:
+    """Print a reply of the token, one `key=value` a line."""
+    if options.json or reply:
+        lines = (f"{key}={'' if value is None else value}" for key, value in reply.items())
+        print_result(options, reply, "\n".join(lines))
