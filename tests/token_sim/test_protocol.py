@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.token_sim.tokens import SEED, token
+from token_sim.device.chip import Event
 from token_sim.device.faults import Fault
-from token_sim.device.panel import Event
 from token_sim.device.token import Device
 from token_sim.wire.protocol import ERRORS, Session
 

@@ -9,13 +9,14 @@ Rules:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pam_totp.core.oath import hotp
 from token_sim.device import memory, models
 from token_sim.device.faults import Fault, Faults
 from token_sim.device.hardware import Body
 from token_sim.device.memory import Contents, Slot
 from token_sim.device.models import Profile
-from token_sim.device.panel import Panel
 from token_sim.device.seven_segment import CELLS
 from token_sim.device.states import Signal, State
 
@@ -23,12 +24,26 @@ BOOT_MS = 50  # the self-test
 FAILURE_TEXT, WRITE_ERROR_TEXT, EXHAUSTED_TEXT = "Err 1", "Err 2", "End"
 
 
-class Chip(Panel):
-    """One chip. `text` is what the display shows; `events` holds what happened since they were last taken."""
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something visible from outside, at a time of the world (Unix ms)."""
+
+    at: int
+    name: str  # OTP, DISP, BATT, ERR or TYPE
+    text: str
+
+
+class Chip:
+    """One chip. `text` is what the display shows; `events` holds what happened since they were last taken.
+
+    `deadlines` holds the age at which a signal is due: TIMER, OFF and ROLL.
+    """
 
     def __init__(self, nvram: memory.Nvram, profile: Profile, body: Body, faults: Faults) -> None:
-        super().__init__(profile, body)
-        self.memory, self.faults = nvram, faults
+        self.memory, self.profile, self.body, self.faults = nvram, profile, body, faults
+        self.text = ""
+        self.events: list[Event] = []
+        self.deadlines: dict[Signal, int] = {}
         self.state = State.BOOT
         self.last_code = ""
         self.codes_shown = 0  # since the chip was made; a test can wait for it to grow
@@ -135,13 +150,13 @@ class Chip(Panel):
     def restart(self) -> None:
         self.text = self._code = self._untyped = ""
         self.deadlines.clear()
-        self.after(Signal.TIMER, BOOT_MS)
+        self._after(Signal.TIMER, BOOT_MS)
         self.rested_at = self.body.age + BOOT_MS
         self._read()
 
     def start_debounce(self) -> None:
         self._pressed_at = self.body.age
-        self.after(Signal.TIMER, self.profile.debounce_ms)
+        self._after(Signal.TIMER, self.profile.debounce_ms)
 
     def wake(self) -> None:
         self.rested_at = self._pressed_at + self.profile.rest_ms
@@ -164,7 +179,7 @@ class Chip(Panel):
             return Signal.WRITE_FAILED
         if torn or self.faults.strikes(Fault.POWER_AFTER_WRITE):
             return Signal.RESET
-        self.after(Signal.TIMER, self.profile.commit_ms)
+        self._after(Signal.TIMER, self.profile.commit_ms)
         return None
 
     def compute(self) -> None:
@@ -174,16 +189,16 @@ class Chip(Panel):
             self._step = self.body.clock_ms // (slot.period * 1000)
         self.body.spend(self.profile.press_nah)
         self._code = hotp(slot.key, self._step, slot.digits, slot.algorithm)
-        self.after(Signal.TIMER, self.profile.compute_ms)
+        self._after(Signal.TIMER, self.profile.compute_ms)
 
     def show_code(self) -> None:
-        self.show(self._code)
+        self._show(self._code)
         self._shown()
         self.tell("OTP", self._code)
         self._watch_step()
 
     def show_same(self) -> None:
-        self.show(self._code)
+        self._show(self._code)
         self.tell("DISP", "SAME")
 
     def show_next_step(self) -> None:
@@ -205,7 +220,7 @@ class Chip(Panel):
         self._untyped = self._untyped[1:]
         if not self._untyped:
             self._shown()
-        self.after(Signal.TIMER, self.profile.type_ms)
+        self._after(Signal.TIMER, self.profile.type_ms)
 
     def show_counter(self) -> None:
         slot, contents = self.slot, self._contents
@@ -222,7 +237,7 @@ class Chip(Panel):
         self._show_menu(f"b {self.body.level}", models.HELD_TOO_LONG_MS)
 
     def keep_lit(self) -> None:
-        self.show(self.text)
+        self._show(self.text)
 
     def show_failure(self) -> None:
         self._show_error(FAILURE_TEXT, "SELFTEST")
@@ -234,8 +249,13 @@ class Chip(Panel):
         self._show_error(EXHAUSTED_TEXT, "EXHAUSTED")
 
     def darken(self) -> None:
+        """Turn the display off."""
+        was_lit, self.text = bool(self.text), ""
         self._code = ""
-        self.go_dark()
+        self.deadlines.pop(Signal.OFF, None)
+        self.deadlines.pop(Signal.ROLL, None)
+        if was_lit:
+            self.tell("DISP", "OFF")
 
     def die(self) -> None:
         self.text = self._code = self._untyped = ""
@@ -250,6 +270,19 @@ class Chip(Panel):
         self.tell("ERR", "ZEROISED")
 
     # --- helpers
+
+    def tell(self, name: str, text: str) -> None:
+        """Add an event."""
+        self.events.append(Event(self.body.now, name, text))
+
+    def _after(self, signal: Signal, ms: int) -> None:
+        self.deadlines[signal] = self.body.age + ms
+
+    def _show(self, text: str) -> None:
+        """Show a text until the display goes off; every text has this end, except while the button is held."""
+        self.text = text
+        if self.profile.display_ms:
+            self._after(Signal.OFF, self.profile.display_ms)
 
     def _read(self) -> None:
         """Run the self-test: read the memory, or note that it is corrupt."""
@@ -267,7 +300,7 @@ class Chip(Panel):
         self.codes_shown += 1
 
     def _show_menu(self, text: str, until: int) -> None:
-        self.show(text)
+        self._show(text)
         self.deadlines.pop(Signal.OFF, None)
         self.deadlines.pop(Signal.ROLL, None)
         self._after_press(until)
@@ -275,7 +308,7 @@ class Chip(Panel):
 
     def _show_error(self, text: str, name: str) -> None:
         if self.profile.display_ms:
-            self.show(text)
+            self._show(text)
         self.rested_at = self.body.age + self.profile.rest_ms
         self.tell("ERR", name)
 
@@ -283,4 +316,4 @@ class Chip(Panel):
         slot = self.slot
         if slot is not None and slot.kind == "totp":
             left = (self._step + 1) * slot.period * 1000 - self.body.clock_ms
-            self.after(Signal.ROLL, max(1, left))
+            self._after(Signal.ROLL, max(1, left))

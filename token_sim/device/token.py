@@ -13,11 +13,11 @@ import random
 from collections.abc import Callable
 
 from token_sim.device import memory, seven_segment
+from token_sim.device.chip import Event
 from token_sim.device.faults import LASTING, UNTIL_CLEARED, Fault, Faults
 from token_sim.device.firmware import Firmware
 from token_sim.device.hardware import Body
 from token_sim.device.models import Profile
-from token_sim.device.panel import Event
 from token_sim.device.states import Signal, State
 
 BOUNCE_MS = 3  # how long a worn contact chatters each way

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import random
 
+from token_sim.device.chip import Event
 from token_sim.device.faults import Fault, Faults
-from token_sim.device.panel import Event
 from token_sim.wire.protocol import Session
 
 DEFAULT_PER_CENT = 5  # of the bytes

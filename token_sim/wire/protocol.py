@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from token_sim import __version__
-from token_sim.device.panel import Event
+from token_sim.device.chip import Event
 from token_sim.device.states import State
 from token_sim.device.token import Device
 
