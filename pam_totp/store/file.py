@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from pam_totp.core.record import RecordError, UserRecord
-from pam_totp.core.secretfile import MAX_FILE, serialize
-from pam_totp.store import NotThere, R, StoreError, recall
+from pam_totp.core.secretfile import MAX_FILE, parse, serialize
+from pam_totp.store import NotThere, R, StoreError
 
 LOCK_WAIT = 5.0  # seconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds between two tries for the lock
@@ -87,7 +87,6 @@ class FileStore:
                     _delete(folder, name)
                 elif (new := serialize(record)) != old:
                     _replace(folder, name, new, room=_room(old))
-                    recall.instead(old, new, record)
                 return result
 
     def update_nobody(self, user: str) -> None:
@@ -241,7 +240,7 @@ def _read(folder: int, name: str) -> bytes:
 
 def _parsed(data: bytes, user: str, name: str) -> UserRecord:
     try:
-        record = recall.parsed(data)
+        record = parse(data)
     except RecordError as e:
         raise StoreError(f"{name}: {e}") from None
     if record.user != user:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import stat
 import threading
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pam_totp.core.record import RecordError, UserRecord
+from pam_totp.core.record import RecordError, Token, UserRecord
 from pam_totp.core.secretfile import MAX_FILE
 from pam_totp.store import NotThere, StoreError
 from pam_totp.store.file import FileStore, file_name
@@ -53,6 +54,16 @@ def test_what_was_enrolled_is_read_and_a_login_moves_it_on(folder: Path, store: 
     assert store.read("alice") == record_of(path)
     assert says(folder, code(0)) == "replayed"
     assert files(folder) == ["alice.json", "alice.lock"]
+
+
+def test_a_key_that_another_process_removed_is_not_kept_in_memory(folder: Path, store: FileStore) -> None:
+    secret = b"a key that was removed"
+    enrol(folder, tokens=(fob(), fob(name="removed", secret=secret)))
+    assert len(store.read("alice").tokens) == 2
+    enrol(folder)
+    assert store.read("alice").tokens == (fob(),)
+    gc.collect()
+    assert not [held for held in gc.get_objects() if isinstance(held, Token) and held.secret == secret]
 
 
 def test_the_result_of_the_change_comes_back(folder: Path, store: FileStore) -> None:
