@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import ClassVar
 
-from pam_totp.core.rules import Rule, whole
-from pam_totp.core.values import Value
+from pam_totp.core.fields import Rule, Value, whole_number
 
 TWO_IN_A_ROW_FROM = 5  # failures: from here on a lone code is not enough
 THREE_IN_A_ROW_FROM = 20  # failures: nor are two
@@ -30,19 +28,14 @@ class Policy(Value):
     resync_steps: int = 0
     lock_after: int = 0
 
+    ERROR = PolicyError
     RULES: ClassVar[dict[str, Rule]] = {
-        "look_ahead": whole(0, 100),
-        "window": whole(0, 10),
-        "resync_window": whole(0, 10_000),
-        "resync_steps": whole(0, 2_880),
-        "lock_after": whole(0, 1_000_000),
+        "look_ahead": whole_number(0, 100),
+        "window": whole_number(0, 10),
+        "resync_window": whole_number(0, 10_000),
+        "resync_steps": whole_number(0, 2_880),
+        "lock_after": whole_number(0, 1_000_000),
     }
-
-    def check(self, new: Collection[str]) -> None:
-        for name in new:
-            wanted = self.RULES[name](getattr(self, name))
-            if wanted is not None:
-                raise PolicyError(f"{name}: {wanted}")
 
     def codes_needed(self, failures: int) -> int:
         """How many codes in a row one answer must have after `failures` wrong ones."""

@@ -12,9 +12,19 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import ClassVar, Self
 
+from pam_totp.core.fields import (
+    Rule,
+    Value,
+    boolean,
+    choice,
+    hexadecimal,
+    optional,
+    printable,
+    text,
+    tuple_of,
+    whole_number,
+)
 from pam_totp.core.oath import ALGORITHMS, DEFAULT_PERIOD, MAX_DIGITS, MIN_DIGITS, MOVING_FACTOR_LIMIT
-from pam_totp.core.rules import MAX_TEXT, Rule, boolean, hexadecimal, maybe, one_of, text, tuple_of, whole
-from pam_totp.core.values import Value
 
 MAX_TOKENS = 8
 MAX_RECOVERY_CODES = 100
@@ -33,34 +43,16 @@ class RecordError(ValueError):
     """Data that is no valid record; the text names the place, never the value."""
 
 
-def _user_name(v: object) -> str | None:
-    good = type(v) is str and 0 < len(v) <= MAX_TEXT and "\0" not in v and v.isprintable()
-    return None if good else f"not 1 … {MAX_TEXT} printable characters"
-
-
 def _key(v: object) -> str | None:
     good = type(v) is bytes and MIN_SECRET <= len(v) <= MAX_SECRET
     return None if good else f"not {8 * MIN_SECRET} … {8 * MAX_SECRET} bits"
 
 
 _DIGEST = hexadecimal(32, 32)  # SHA-256
-_TIME = whole(0, TIME_LIMIT - 1)
+_TIME = whole_number(0, TIME_LIMIT - 1)
 
 
-class _Ruled(Value):
-    """A value whose fields each obey a rule, in the order in which they are written."""
-
-    RULES: ClassVar[dict[str, Rule]] = {}
-
-    def check(self, new: Collection[str]) -> None:
-        fields = self.__dict__
-        for name in new:
-            wanted = self.RULES[name](fields[name])
-            if wanted is not None:
-                raise RecordError(f"{name}: {wanted}")
-
-
-class Token(_Ruled):
+class Token(Value):
     """What HOTP and TOTP tokens have in common.
 
     `secret` is the raw key. `confirmed` is False until a first code proved that the holder has the token;
@@ -78,16 +70,17 @@ class Token(_Ruled):
     last_used: int | None = None
 
     type: ClassVar[str]
+    ERROR = RecordError
     RULES: ClassVar[dict[str, Rule]] = {
         "name": text,
         "secret": _key,
-        "algorithm": one_of(*ALGORITHMS),
-        "digits": whole(MIN_DIGITS, MAX_DIGITS),
+        "algorithm": choice(*ALGORITHMS),
+        "digits": whole_number(MIN_DIGITS, MAX_DIGITS),
         "enabled": boolean,
         "confirmed": boolean,
-        "serial": maybe(text),
+        "serial": optional(text),
         "created": _TIME,
-        "last_used": maybe(_TIME),
+        "last_used": optional(_TIME),
     }
 
     @property
@@ -97,16 +90,16 @@ class Token(_Ruled):
 
     def taken_on_trust(self) -> Self:
         """Confirmed without a code."""
-        return self._but(confirmed=True)
+        return self._replace(confirmed=True)
 
     def renamed(self, name: str) -> Self:
-        return self._but(name=name)
+        return self._replace(name=name)
 
     def with_serial(self, serial: str | None) -> Self:
-        return self._but(serial=serial)
+        return self._replace(serial=serial)
 
     def switched(self, enabled: bool) -> Self:
-        return self._but(enabled=enabled)
+        return self._replace(enabled=enabled)
 
     def accepted(self, first: int, count: int, now: int) -> Token:
         """The token after `count` codes in a row from moving factor `first` were accepted at `now`; confirmed by it."""
@@ -122,12 +115,12 @@ class HotpToken(Token):
     counter: int = 0
 
     type = "hotp"
-    RULES: ClassVar[dict[str, Rule]] = {**Token.RULES, "counter": whole(0, MOVING_FACTOR_LIMIT)}
+    RULES: ClassVar[dict[str, Rule]] = {**Token.RULES, "counter": whole_number(0, MOVING_FACTOR_LIMIT)}
 
     def accepted(self, first: int, count: int, now: int) -> HotpToken:
         if first < self.counter:
             raise ValueError("a counter never goes back")
-        return self._but(counter=first + count, last_used=now, confirmed=True)
+        return self._replace(counter=first + count, last_used=now, confirmed=True)
 
 
 class TotpToken(Token):
@@ -141,9 +134,9 @@ class TotpToken(Token):
     type = "totp"
     RULES: ClassVar[dict[str, Rule]] = {
         **Token.RULES,
-        "period": whole(1, DAY),
-        "last_step": maybe(whole(0, MOVING_FACTOR_LIMIT - 1)),
-        "drift": whole(-MAX_DRIFT, MAX_DRIFT),
+        "period": whole_number(1, DAY),
+        "last_step": optional(whole_number(0, MOVING_FACTOR_LIMIT - 1)),
+        "drift": whole_number(-MAX_DRIFT, MAX_DRIFT),
     }
 
     def accepted(self, first: int, count: int, now: int) -> TotpToken:
@@ -152,23 +145,24 @@ class TotpToken(Token):
             raise ValueError("a step never goes back")
         last = first + count - 1
         drift = self.drift if count == 1 else last - now // self.period
-        return self._but(last_step=last, drift=drift, last_used=now, confirmed=True)
+        return self._replace(last_step=last, drift=drift, last_used=now, confirmed=True)
 
 
 TOKEN_TYPES: dict[str, type[HotpToken] | type[TotpToken]] = {"hotp": HotpToken, "totp": TotpToken}
 
 
-class Grace(_Ruled):
+class Grace(Value):
     """A login from `rhost` to `service` at `granted` (Unix seconds) that may stand for a code for a while."""
 
     service: str
     rhost: str
     granted: int
 
+    ERROR = RecordError
     RULES: ClassVar[dict[str, Rule]] = {"service": text, "rhost": text, "granted": _TIME}
 
 
-class UserRecord(_Ruled):
+class UserRecord(Value):
     """All that is known about one user's second factor; the fields are those of the secret file.
 
     `recovery` holds hex SHA-256 digests of salt ‖ code. `failures` counts the answers refused as wrong, as of
@@ -184,19 +178,18 @@ class UserRecord(_Ruled):
     refused: int = 0
     grace: tuple[Grace, ...] = ()
 
+    ERROR = RecordError
     RULES: ClassVar[dict[str, Rule]] = {
-        "user": _user_name,
+        "user": printable,
         "tokens": tuple_of(Token, MAX_TOKENS),
-        "salt": maybe(hexadecimal(16, 64)),
-        "recovery": lambda _: None,  # see _check_recovery
-        "failures": whole(0, MAX_COUNT),
-        "failures_at": maybe(_TIME),
-        "refused": whole(0, MAX_COUNT),
+        "salt": optional(hexadecimal(16, 64)),
+        "failures": whole_number(0, MAX_COUNT),
+        "failures_at": optional(_TIME),
+        "refused": whole_number(0, MAX_COUNT),
         "grace": tuple_of(Grace, MAX_GRACE),
     }
 
     def check(self, new: Collection[str]) -> None:
-        super().check(new)
         if "recovery" in new:
             self._check_recovery()
         if self.recovery and self.salt is None:
@@ -226,26 +219,26 @@ class UserRecord(_Ruled):
 
     def with_token(self, token: Token) -> UserRecord:
         """Enrol one more token. Grace is void when the tokens change."""
-        return self._but(tokens=(*self.tokens, token), grace=())
+        return self._replace(tokens=(*self.tokens, token), grace=())
 
     def with_changed(self, old: Token, new: Token) -> UserRecord:
         """Rename or switch a token. Grace is void when the tokens change."""
-        return self._but(tokens=tuple(new if t is old else t for t in self.tokens), grace=())
+        return self._replace(tokens=tuple(new if t is old else t for t in self.tokens), grace=())
 
     def without_token(self, name: str) -> UserRecord:
-        return self._but(tokens=tuple(t for t in self.tokens if t.name != name), grace=())
+        return self._replace(tokens=tuple(t for t in self.tokens if t.name != name), grace=())
 
     def bare(self, user: str) -> UserRecord:
         """What another user of that name would have without the tokens: the recovery codes and the failures."""
-        return self._but(user=user, tokens=(), grace=())
+        return self._replace(user=user, tokens=(), grace=())
 
     def with_recovery(self, salt: str, digests: tuple[str, ...]) -> UserRecord:
         """A fresh set of recovery codes; the old one is void."""
-        return self._but(salt=salt, recovery=digests)
+        return self._replace(salt=salt, recovery=digests)
 
     def with_grace(self, grace: tuple[Grace, ...]) -> UserRecord:
         """Which logins may do without a code is `pam.grace`'s to say."""
-        return self._but(grace=grace)
+        return self._replace(grace=grace)
 
     def failures_now(self, now: int) -> tuple[int, int | None]:
         """`failures` and `failures_at` as they stand at `now`: one less for every full day.
@@ -260,11 +253,11 @@ class UserRecord(_Ruled):
         return (left, self.failures_at + days * DAY) if left else (0, None)
 
     def refused_uncounted(self) -> UserRecord:
-        return self._but(refused=min(self.refused + 1, MAX_COUNT))
+        return self._replace(refused=min(self.refused + 1, MAX_COUNT))
 
     def refused_as_wrong(self, now: int) -> UserRecord:
         failures, since = self.failures_now(now)
-        counted = self._but(failures=min(failures + 1, MAX_COUNT), failures_at=now if since is None else since)
+        counted = self._replace(failures=min(failures + 1, MAX_COUNT), failures_at=now if since is None else since)
         return counted.refused_uncounted()
 
     def accepted(self, token: Token, first: int, count: int, now: int) -> UserRecord:
@@ -272,15 +265,15 @@ class UserRecord(_Ruled):
         not."""
         failures, since = self.failures_now(now) if count == 1 else (0, None)
         tokens = tuple(t.accepted(first, count, now) if t is token else t for t in self.tokens)
-        return self._but(tokens=tokens, failures=failures, failures_at=since, refused=0)
+        return self._replace(tokens=tokens, failures=failures, failures_at=since, refused=0)
 
     def recovered(self, digest: str) -> UserRecord:
         """After the recovery code with `digest` was accepted: it is gone, and so are the failures."""
         left = tuple(d for d in self.recovery if d != digest)
-        return self._but(recovery=left, failures=0, failures_at=None, refused=0)
+        return self._replace(recovery=left, failures=0, failures_at=None, refused=0)
 
     def unlocked(self) -> UserRecord:
-        return self._but(failures=0, failures_at=None)
+        return self._replace(failures=0, failures_at=None)
 
     def __repr__(self) -> str:
         return f"<record of {self.user!r}: {len(self.tokens)} tokens>"

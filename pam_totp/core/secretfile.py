@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from json.encoder import encode_basestring_ascii
 from typing import Any, TypeVar
 
+from pam_totp.core.fields import Value
 from pam_totp.core.record import TOKEN_TYPES, Grace, RecordError, Token, UserRecord
-from pam_totp.core.values import Value
 
 VERSION = 1
 MAX_FILE = 64 * 1024  # bytes

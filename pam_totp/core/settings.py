@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
 
+from pam_totp.core.fields import Rule, Value, boolean, printable, require, whole_number
 from pam_totp.core.policy import Policy
-from pam_totp.core.rules import MAX_TEXT, Rule, boolean, whole
-from pam_totp.core.values import Value
 
 SITE_FILE = "/etc/pam_totp.toml"
 DEFAULT_STORE = "/var/lib/pam_totp"
@@ -62,11 +61,6 @@ class Site(Value):
 Site.NONE = Site(policy={}, services={}, clients={})
 
 
-def _words(v: object) -> str | None:
-    good = type(v) is str and 0 < len(v) <= MAX_TEXT and v.isprintable()
-    return None if good else f"not 1 … {MAX_TEXT} printable characters"
-
-
 def _path(v: str) -> str | None:
     return None if v.startswith("/") and "\0" not in v else "not an absolute path"
 
@@ -83,11 +77,11 @@ def _template(v: str) -> str | None:
     return None if good else "not the path of a file, absolute or beginning with ~/ or ${HOME}/, with ${USER} at most"
 
 
-_NUMBERS: dict[str, Rule] = {**Policy.RULES, "grace_period": whole(0, MAX_GRACE_PERIOD)}
+_NUMBERS: dict[str, Rule] = {**Policy.RULES, "grace_period": whole_number(0, MAX_GRACE_PERIOD)}
 _VALUES: dict[str, Rule] = {  # name=value
     **_NUMBERS,
-    "prompt": _words,
-    "user": _words,
+    "prompt": printable,
+    "user": printable,
     "store": _path,
     "secret": _template,
     "socket": _path_or_none,  # these two, and `nodelay`, are the relay's
@@ -97,7 +91,7 @@ _FLAGS = ("echo", "nullok", "nodelay", "debug", *FIRST_PASS)
 # What the site file may set: not who and where, and not what belongs to one line's place in its stack.
 _SITE: dict[str, Rule] = {
     **_NUMBERS,
-    "prompt": _words,
+    "prompt": printable,
     "echo": boolean,
     "nullok": boolean,
     "debug": boolean,
@@ -177,7 +171,7 @@ def parse_arguments(arguments: Sequence[str]) -> dict[str, object]:
             raise SettingsError(f"{name}: {'takes no value' if equals else 'needs a value'}")
         if equals:
             found[name] = _number(text) if name in _NUMBERS else text
-            _demand(_VALUES[name], found[name], name)
+            require(_VALUES[name], found[name], name, SettingsError)
         else:
             found[name] = True
     return found
@@ -186,12 +180,6 @@ def parse_arguments(arguments: Sequence[str]) -> dict[str, object]:
 def _number(text: str) -> int | None:
     """None for what is no number, or too long for one that means something here."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else None
-
-
-def _demand(rule: Rule, value: object, place: str) -> None:
-    wanted = rule(value)
-    if wanted is not None:
-        raise SettingsError(f"{place}: {wanted}")
 
 
 def _table(value: object, place: str) -> dict[str, Any]:
@@ -205,5 +193,5 @@ def _site_table(value: object, place: str) -> dict[str, object]:
     for name, setting in table.items():
         if name not in _SITE:
             raise SettingsError(f"{SITE_FILE}: {place}: no setting is called {name!r}")
-        _demand(_SITE[name], setting, f"{SITE_FILE}: {place}.{name}")
+        require(_SITE[name], setting, f"{SITE_FILE}: {place}.{name}", SettingsError)
     return table

@@ -13,10 +13,10 @@ from __future__ import annotations
 import enum
 
 from pam_totp.core import answer as answers
+from pam_totp.core.fields import Value
 from pam_totp.core.oath import find
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_DRIFT, TIME_LIMIT, HotpToken, Token, TotpToken, UserRecord
-from pam_totp.core.values import Value
 
 REPLAYS = 10  # counters or steps: how far back a code is known again as used
 
@@ -53,7 +53,7 @@ class Decision(Value):
 
     def followed_by(self, record: UserRecord) -> Decision:
         """The same decision, with what else it led to in the record."""
-        return self._but(record=record)
+        return self._replace(record=record)
 
 
 def verify(record: UserRecord, answer: bytes, now: int, policy: Policy, *, recovery_codes: bool = True) -> Decision:

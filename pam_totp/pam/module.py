@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from pam_totp.core import answer as answers
+from pam_totp.core.fields import Value
 from pam_totp.core.record import UserRecord
 from pam_totp.core.settings import Settings, SettingsError, Site, settings
-from pam_totp.core.values import Value
 from pam_totp.core.verify import Decision, Outcome
 from pam_totp.operations import audit_log
 from pam_totp.operations.authenticate import REFUSED, decide, log, refusal_takes, remarks

@@ -11,7 +11,7 @@ import struct
 from typing import ClassVar
 
 from pam_totp.core.answer import MAX_ANSWER
-from pam_totp.core.values import Value
+from pam_totp.core.fields import Value
 
 MAX_PACKET = 4096  # bytes
 HELLO_WAIT = 2.0  # seconds
@@ -94,11 +94,11 @@ class Hello(Value):
 
     def asking(self, arguments: tuple[str, ...]) -> Hello:
         """The same hello with other module arguments."""
-        return self._but(arguments=arguments)
+        return self._replace(arguments=arguments)
 
     def from_nowhere(self) -> Hello:
         """The same hello without what it says about where the person is."""
-        return self._but(rhost=None, ruser=None, tty=None)
+        return self._replace(rhost=None, ruser=None, tty=None)
 
     ITEMS: ClassVar[tuple[str, ...]] = ("version", "service", "user", "rhost", "ruser", "tty", "flags")
 

@@ -125,7 +125,7 @@ def test_an_event_token_moves_to_just_after_the_last_code(token: HotpToken, ahea
     assert after.counter == token.counter + ahead + count
     assert after.last_used == now
     assert after.confirmed
-    assert after == token._but(counter=after.counter, last_used=now, confirmed=True), "and nothing else changes"
+    assert after == token._replace(counter=after.counter, last_used=now, confirmed=True), "and nothing else changes"
 
 
 @given(token=hotp_tokens, back=st.integers(1, 1000), count=st.integers(1, 3))
@@ -155,7 +155,7 @@ def test_a_time_token_moves_to_the_last_step_and_a_lone_code_leaves_the_drift(
     assume(abs(drift) <= 2**31)
     after = token.accepted(step, count, now)
     assert (after.last_step, after.drift, after.last_used, after.confirmed) == (last, drift, now, True)
-    assert after == token._but(last_step=last, drift=drift, last_used=now, confirmed=True)
+    assert after == token._replace(last_step=last, drift=drift, last_used=now, confirmed=True)
 
 
 def test_step_0_is_a_step_that_was_used() -> None:
@@ -176,12 +176,12 @@ def test_a_token_that_is_neither_has_no_transition() -> None:
 
 @given(tokens)
 def test_named_changes_change_what_they_name(token: Token) -> None:
-    assert token.renamed("other") == token._but(name="other")
-    assert token.with_serial("S1") == token._but(serial="S1")
+    assert token.renamed("other") == token._replace(name="other")
+    assert token.with_serial("S1") == token._replace(serial="S1")
     assert token.with_serial(None).serial is None
-    assert token.switched(False) == token._but(enabled=False)
-    assert token.switched(True) == token._but(enabled=True)
-    assert token.taken_on_trust() == token._but(confirmed=True)
+    assert token.switched(False) == token._replace(enabled=False)
+    assert token.switched(True) == token._replace(enabled=True)
+    assert token.taken_on_trust() == token._replace(confirmed=True)
 
 
 def test_only_an_enabled_and_confirmed_token_is_active() -> None:
@@ -220,7 +220,7 @@ def test_tokens_are_found_by_name_added_changed_and_removed_and_grace_is_void_th
 def test_grace_is_replaced_and_nothing_else() -> None:
     record = alice(fob(), failures=3, failures_at=7)
     grace = (Grace(service="sshd", rhost="192.0.2.7", granted=5),)
-    assert record.with_grace(grace) == record._but(grace=grace)
+    assert record.with_grace(grace) == record._replace(grace=grace)
 
 
 def test_what_is_bare_keeps_recovery_codes_and_failures_alone() -> None:
@@ -295,7 +295,7 @@ def test_failures_never_fall_faster_than_one_a_day_and_never_grow_by_waiting(
     if record.failures_at is not None:
         assert record.failures - failures <= max(now - record.failures_at, 0) // DAY
     assert (since is None) == (failures == 0)
-    later = record._but(failures=failures, failures_at=since)
+    later = record._replace(failures=failures, failures_at=since)
     assert later.failures_now(max(now, again)) == record.failures_now(max(now, again)), (
         "looking in between changes nothing"
     )
@@ -303,8 +303,8 @@ def test_failures_never_fall_faster_than_one_a_day_and_never_grow_by_waiting(
 
 def test_a_wrong_answer_counts_as_failure_and_as_refused_and_a_replay_as_refused_alone() -> None:
     record = counted(2, 100, refused=6)
-    assert record.refused_uncounted() == record._but(refused=7)
-    assert record.refused_as_wrong(200) == record._but(failures=3, refused=7)
+    assert record.refused_uncounted() == record._replace(refused=7)
+    assert record.refused_as_wrong(200) == record._replace(failures=3, refused=7)
     assert counted(0, None).refused_as_wrong(200) == counted(1, 200, refused=1)
     assert counted(1, 0).refused_as_wrong(5 * DAY) == counted(1, 5 * DAY, refused=1)
 
@@ -334,9 +334,9 @@ def test_success_moves_the_one_token_whose_code_it_was() -> None:
 def test_a_recovery_code_is_gone_after_its_use_and_so_are_the_failures() -> None:
     record = counted(30, 5, refused=9, salt=SALT, recovery=(DIGEST, "cd" * 32))
     after = record.recovered(DIGEST)
-    assert after == record._but(recovery=("cd" * 32,), failures=0, failures_at=None, refused=0)
+    assert after == record._replace(recovery=("cd" * 32,), failures=0, failures_at=None, refused=0)
 
 
 def test_unlocking_forgets_failures_alone() -> None:
     record = counted(30, 5, refused=9)
-    assert record.unlocked() == record._but(failures=0, failures_at=None)
+    assert record.unlocked() == record._replace(failures=0, failures_at=None)

@@ -550,7 +550,7 @@ def test_a_lock_falls_at_its_number_and_only_a_recovery_code_or_the_admin_lifts_
     before = alice.record
     for answer in (codes(fob(), 1), codes(fob(), 1, 2), codes(fob(), 1, 3), codes(fob(), 0), WRONG):
         assert alice.says(answer) is Outcome.LOCKED
-    assert alice.record == before._but(refused=before.refused + 5), "nothing is used up or counted"
+    assert alice.record == before._replace(refused=before.refused + 5), "nothing is used up or counted"
     alice.now += 365 * DAY
     assert alice.presses(1) is Outcome.LOCKED, "a lock does not wear off"
     assert Alice(*before.tokens, policy=Policy(lock_after=3)).presses(1) is Outcome.CODE
