@@ -29,7 +29,7 @@ from pam_totp.cli.common import (
     user_of,
 )
 from pam_totp.cli.progress import Bar
-from pam_totp.core.answer import codes as parse_codes
+from pam_totp.core.answer import CODE_LENGTHS, Answer
 from pam_totp.core.settings import settings
 from pam_totp.core.verify import Outcome
 from pam_totp.operations import audit_log
@@ -70,7 +70,8 @@ def run_verify(args: argparse.Namespace) -> int:
     store = open_store(args)
     user = user_of(args)
     lengths = " or ".join(map(str, sorted({token.digits for token in read(store, user).tokens}))) or "6 to 8"
-    answer = (" ".join(args.code) or ask("code: ", hidden=True)).encode("utf-8", "surrogateescape")
+    typed = " ".join(args.code) or ask("code: ", hidden=True)
+    answer = Answer.parse(typed.encode("utf-8", "surrogateescape"))
 
     decision = decide(store, user, answer, policy, now)
     log(audit_log.to_syslog, SERVICE, user, decision)
@@ -107,7 +108,7 @@ def run_resync(args: argparse.Namespace) -> int:
             except KeyboardInterrupt:
                 raise CommandError(INTERRUPTED, 128 + signal.SIGINT) from None
     text = " ".join(typed) or ask("two codes in a row: ", hidden=True)
-    codes = parse_codes(text.encode("utf-8", "surrogateescape"), {6, 7, 8})
+    codes = Answer.parse(text.encode("utf-8", "surrogateescape")).codes(CODE_LENGTHS)
     if codes is None or len(codes) < 2:
         raise CommandError("resync takes two or three codes of one token in a row", WRONG_USAGE)
 

@@ -30,6 +30,7 @@ from pam_totp.cli.common import (
     warn_of_no_account,
 )
 from pam_totp.cli.files_out import new_file
+from pam_totp.core.answer import Answer
 from pam_totp.core.oath import ALGORITHMS, DEFAULT_PERIOD
 from pam_totp.core.record import DEFAULT_NAMES, NEW_SECRET, Token, TotpToken, UserRecord
 from pam_totp.formats import qr
@@ -212,8 +213,8 @@ def _warn(token: Token, *, scanned: bool) -> None:
 def _confirmed(token: Token, codes_needed: int) -> Token:
     wanted = "a code of" if codes_needed == 1 else "two codes in a row of"
     for _ in range(CONFIRMATIONS):
-        answer = ask(f"{wanted} {token.name}: ")
-        proof = proved(token, answer.encode("utf-8", "surrogateescape"), now(), codes_needed=codes_needed)
+        answer = Answer.parse(ask(f"{wanted} {token.name}: ").encode("utf-8", "surrogateescape"))
+        proof = proved(token, answer, now(), codes_needed=codes_needed)
         if proof is not None:
             return proof
         print(f"that is not {wanted} this token", file=sys.stderr)

@@ -214,6 +214,11 @@ class UserRecord(Value):
         """A confirmed token exists, enabled or not."""
         return any(t.confirmed for t in self.tokens)
 
+    @property
+    def code_lengths(self) -> frozenset[int]:
+        """The lengths, in digits, of the codes that may be accepted."""
+        return frozenset(t.digits for t in self.tokens if t.active)
+
     def token(self, name: str) -> Token | None:
         return next((t for t in self.tokens if t.name == name), None)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 
-from pam_totp.core import answer as answers
+from pam_totp.core.answer import Answer, recovery_digest
 from pam_totp.core.fields import Value
 from pam_totp.core.oath import find
 from pam_totp.core.policy import Policy
@@ -56,8 +56,8 @@ class Decision(Value):
         return self._replace(record=record)
 
 
-def verify(record: UserRecord, answer: bytes, now: int, policy: Policy, *, recovery_codes: bool = True) -> Decision:
-    """Decide on `answer` (as the person gave it) at `now` (Unix seconds); without `recovery_codes` none is looked for.
+def verify(record: UserRecord, answer: Answer, now: int, policy: Policy) -> Decision:
+    """Decide on `answer` at `now` (Unix seconds).
 
     Returns a Decision; its record must be stored before anybody is let in. Raises ValueError only for a clock
     before 1970 or beyond `TIME_LIMIT`.
@@ -67,16 +67,14 @@ def verify(record: UserRecord, answer: bytes, now: int, policy: Policy, *, recov
     if not record.enrolled:
         return Decision(outcome=Outcome.NOT_ENROLLED, record=record)
 
-    recovery = answers.recovery_code(answer) if recovery_codes else None
-    if recovery is not None and record.salt is not None:
-        digest = answers.recovery_digest(record.salt, recovery)
+    if answer.recovery_code is not None and record.salt is not None:
+        digest = recovery_digest(record.salt, answer.recovery_code)
         if digest in record.recovery:
             return Decision(outcome=Outcome.RECOVERY, record=record.recovered(digest), refused_before=record.refused)
 
-    active = [t for t in record.tokens if t.active]
-    codes = answers.codes(answer, {t.digits for t in active})
+    codes = answer.codes(record.code_lengths)
     if codes is None:
-        if recovery is None:
+        if answer.recovery_code is None:
             return Decision(outcome=Outcome.MALFORMED, record=record)
         return Decision(outcome=Outcome.WRONG, record=record.refused_uncounted())  # 80 bits need no count
 
@@ -84,7 +82,7 @@ def verify(record: UserRecord, answer: bytes, now: int, policy: Policy, *, recov
     if policy.locks(record.failures):
         return Decision(outcome=Outcome.LOCKED, record=record.refused_uncounted())
 
-    candidates = [t for t in active if t.digits == len(codes[0])]
+    candidates = [t for t in record.tokens if t.active and t.digits == len(codes[0])]
     for token in candidates:
         first = _find(token, codes, acceptable(token, len(codes), now, policy))
         if first is None:

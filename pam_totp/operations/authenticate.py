@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pam_totp.core import answer as answers
+from pam_totp.core.answer import Answer
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_TOKENS, UserRecord
 from pam_totp.core.verify import Decision, Outcome, verify
@@ -20,23 +20,18 @@ from pam_totp.store import NotThere, Store
 REFUSED = "refused; if the code was right, enter two codes in a row, or three"
 REFUSAL_TAKES = 0.1  # seconds after the answer, at least: longer than any disk that is in order takes
 _LOOK_TAKES = 1e-5  # seconds for one counter or step of one token: several times what it does
-_ANY_LENGTH = {6, 7, 8}  # digits
 _NOBODY = UserRecord(user="nobody")
 
-Splitter = Callable[
-    [set[int]], bytes
-]  # the lengths of the user's codes -> the part of what was typed that is the answer
 Follow = Callable[[Decision, int], UserRecord]  # what was decided, now -> the record to keep
 
 
 def decide(
     store: Store,
     user: str,
-    answer: bytes | Splitter,
+    answer: Answer,
     policy: Policy,
     now: Callable[[], int],
     *,
-    recovery_codes: bool = True,
     follow: Follow | None = None,
 ) -> Decision:
     """Verify `answer` against the record of `user`, and return what was decided once it is durable.
@@ -44,14 +39,12 @@ def decide(
     `follow` makes the record of an accepted answer; where it raises, nothing was changed and the code is as good as
     before. Raises StoreError.
     """
-    code = _part(answer, _ANY_LENGTH)
-    if answers.codes(code, _ANY_LENGTH) is None and not (recovery_codes and answers.recovery_code(code)):
-        return verify(_known(store, user), code, now(), policy, recovery_codes=recovery_codes)
+    if not answer.is_well_formed:
+        return verify(_known(store, user), answer, now(), policy)
 
     def change(record: UserRecord) -> tuple[UserRecord, Decision]:
-        code = _part(answer, {t.digits for t in record.tokens if t.active} if record.enrolled else _ANY_LENGTH)
         at = now()
-        decision = verify(record, code, at, policy, recovery_codes=recovery_codes)
+        decision = verify(record, answer, at, policy)
         if follow is not None and decision.outcome.accepted:
             decision = decision.followed_by(follow(decision, at))
         return decision.record, decision
@@ -113,7 +106,3 @@ def _known(store: Store, user: str) -> UserRecord:
         return store.read(user)
     except NotThere:
         return _NOBODY
-
-
-def _part(answer: bytes | Splitter, lengths: set[int]) -> bytes:
-    return answer if isinstance(answer, bytes) else answer(lengths)

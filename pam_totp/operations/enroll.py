@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import secrets
 
-from pam_totp.core import answer as answers
-from pam_totp.core.answer import CROCKFORD, RECOVERY_BITS, RECOVERY_LENGTH, recovery_digest
+from pam_totp.core.answer import CROCKFORD, RECOVERY_BITS, RECOVERY_LENGTH, Answer, recovery_digest
 from pam_totp.core.oath import DEFAULT_PERIOD
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import GOOD_SECRET, HotpToken, Token, TotpToken, UserRecord
@@ -39,10 +38,10 @@ def new_token(
     return TotpToken(**common, confirmed=False, created=now, period=period)  # type: ignore[arg-type]
 
 
-def proved(token: Token, answer: bytes, now: int, *, codes_needed: int = 1) -> Token | None:
+def proved(token: Token, answer: Answer, now: int, *, codes_needed: int = 1) -> Token | None:
     """`token`, confirmed and with the answer's codes used up, or None where they are not its codes, or too few."""
     alone = UserRecord(user="nobody").with_token(token.taken_on_trust())
-    if len(answers.codes(answer, {token.digits}) or ()) < codes_needed:
+    if len(answer.codes({token.digits}) or ()) < codes_needed:
         return None
     decision = verify(alone, answer, now, FIRST_CODE)
     return decision.record.tokens[0] if decision.outcome.accepted else None

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pam_totp.core.answer import Answer
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import HotpToken, UserRecord
 from pam_totp.core.verify import verify
@@ -137,7 +138,7 @@ def test_a_used_code_does_not_come_back_when_an_import_is_undone(store: FileStor
     for user, key, counter in (("old1", KEY, 3), ("new1", ADDED, 7), ("old2", ADDED, 7)):
 
         def accept(record: UserRecord, answer: str = codes(counter, key=key)) -> tuple[UserRecord, bool]:
-            decision = verify(record, answer.encode(), 1_700_000_000, Policy())
+            decision = verify(record, Answer.parse(answer.encode()), 1_700_000_000, Policy())
             return decision.record, decision.outcome.accepted
 
         assert store.update(user, accept), user
@@ -159,7 +160,7 @@ def test_a_recovery_code_and_a_guess_stay_used_when_an_import_is_undone(store: F
 
     def answered(answer: str) -> bool:
         def accept(record: UserRecord) -> tuple[UserRecord, bool]:
-            decision = verify(record, answer.encode(), 1_700_000_000, Policy())
+            decision = verify(record, Answer.parse(answer.encode()), 1_700_000_000, Policy())
             return decision.record, decision.outcome.accepted
 
         return store.update("new", accept)
@@ -234,7 +235,7 @@ def test_wherever_the_undoing_is_killed_the_next_one_ends_it(store: FileStore, c
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
     def used(record: UserRecord) -> tuple[UserRecord, bool]:
-        decision = verify(record, codes(3).encode(), 1_700_000_000, Policy())
+        decision = verify(record, Answer.parse(codes(3).encode()), 1_700_000_000, Policy())
         return decision.record, decision.outcome.accepted
 
     before, number = content(store), 1

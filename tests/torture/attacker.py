@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
+from pam_totp.core.answer import Answer
 from pam_totp.core.oath import hotp
 from pam_totp.core.policy import THREE_IN_A_ROW_FROM, TWO_IN_A_ROW_FROM, Policy
 from pam_totp.core.record import DAY, HotpToken, Token, TotpToken, UserRecord
@@ -66,7 +67,7 @@ class World:
         if count == self.policy.codes_needed(self.failures):
             candidates = len(acceptable(token, count, self.now, self.policy))
             self.year.log_of_no_hit += math.log1p(-candidates / 10**digits)
-        decision = verify(self.record, answer, self.now, self.policy)
+        decision = verify(self.record, Answer.parse(answer), self.now, self.policy)
         if decision.outcome.accepted:
             self.year.hits += 1
         else:
@@ -107,7 +108,7 @@ class World:
         for count in (1, 2, 3):
             if flooded:
                 self.flood()
-            decision = verify(self.record, self.show(count).encode(), self.now, self.policy)
+            decision = verify(self.record, Answer.parse(self.show(count).encode()), self.now, self.policy)
             self.record = decision.record
             if decision.outcome.accepted:
                 self.year.logins += 1
