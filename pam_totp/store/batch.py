@@ -19,7 +19,7 @@ from typing import BinaryIO, Protocol, TypeVar
 from pam_totp.core.record import UserRecord
 from pam_totp.core.secretfile import serialize
 from pam_totp.store import R, journal
-from pam_totp.store import file as one
+from pam_totp.store.file import FileStore, parse_record, read_file, write_new_file
 
 Change = Callable[[UserRecord], tuple[UserRecord, R]]
 Progress = Callable[[int, int], None]  # done, total
@@ -40,7 +40,7 @@ class Changes(Protocol[R_co]):
     def __iter__(self) -> Iterator[tuple[str, Change[R_co]]]: ...
 
 
-def update_many(store: one.FileStore, changes: Changes[R], progress: Progress = lambda done, total: None) -> list[R]:
+def update_many(store: FileStore, changes: Changes[R], progress: Progress = lambda done, total: None) -> list[R]:
     """Do to each user's record what `FileStore.update` with `create` would do, all or none of it, and durably.
 
     Returns the results in the order of `changes`. A change may be asked twice, where its record was changed meanwhile;
@@ -48,7 +48,7 @@ def update_many(store: one.FileStore, changes: Changes[R], progress: Progress = 
     """
     journal.recover(store)
     total = 2 * len(changes)
-    with store._opened() as folder, journal.opened(folder) as opened:
+    with store.opened() as folder, journal.opened(folder) as opened:
         marked = False
         try:
             with journal.new_manifest(opened) as manifest:
@@ -87,16 +87,16 @@ def update_many(store: one.FileStore, changes: Changes[R], progress: Progress = 
 class _Batch:
     """The two halves of the work, a record at a time. What is staged is known from the journal, and not held."""
 
-    def __init__(self, store: one.FileStore, folder: int, opened: int, manifest: BinaryIO) -> None:
+    def __init__(self, store: FileStore, folder: int, opened: int, manifest: BinaryIO) -> None:
         self._store, self._folder, self._journal, self._manifest = store, folder, opened, manifest
 
     def stage(self, user: str, change: Change[R]) -> R:
         """Decide on a record, and write it aside; on top of what was staged for it before."""
-        name = self._store._file(user)
+        name = self._store.file_of(user)
         staged = journal.inode(self._journal, name + journal.NEW) is not None
         there = journal.inode(self._journal, name + journal.OLD) is not None if staged else self._keep(name)
         if staged or there:
-            record = one._parsed(one._read(self._journal, name + (journal.NEW if staged else journal.OLD)), user, name)
+            record = parse_record(read_file(self._journal, name + (journal.NEW if staged else journal.OLD)), user, name)
         else:
             record = UserRecord(user=user)
         changed, result = change(record)
@@ -104,7 +104,7 @@ class _Batch:
             new = serialize(changed)
             if staged:
                 journal.forget(self._journal, name + journal.NEW)
-            one._write_new(self._journal, name + journal.NEW, new, durably=False)
+            write_new_file(self._journal, name + journal.NEW, new, durably=False)
             self._manifest.write(journal.manifest_line(name, new, there))
         return result
 
@@ -128,7 +128,7 @@ class _Batch:
 
     def commit(self, name: str) -> bool:
         """Put a record in its place, under its lock; False where somebody has changed it since it was decided upon."""
-        with self._store._locked(self._folder, name):
+        with self._store.locked(self._folder, name):
             if journal.inode(self._folder, name) != journal.inode(self._journal, name + journal.OLD):
                 return journal.inode(self._journal, name + journal.NEW) is None  # it is in its place already
             with suppress(FileNotFoundError):  # as here, and removed since
@@ -139,10 +139,10 @@ class _Batch:
         """Do all changes of some records under their locks, in one go."""
         wanted: dict[str, list[tuple[int, str, Change[R]]]] = {}
         for number, (user, change) in enumerate(changes):
-            if (name := self._store._file(user)) in names:
+            if (name := self._store.file_of(user)) in names:
                 wanted.setdefault(name, []).append((number, user, change))
         for name, again in wanted.items():
-            with self._store._locked(self._folder, name):
+            with self._store.locked(self._folder, name):
                 journal.forget(self._journal, name + journal.OLD)
                 self._keep(name)
                 # Last: as long as it is there, there is nothing to undo.

@@ -1,7 +1,7 @@
 """The file store: `<user>.json` in one folder.
 
 The law:
-- in this order: lock, read, decide, write aside, verify what was written, fsync, rename, fsync the folder, answer;
+- in this order: lock, read, decide, write temporary, verify what was written, fsync, rename, fsync the folder, answer;
 - whatever becomes of an answer takes the same room while it is written: no limit and no full disk lets a right one be
   recorded where a wrong one could not be counted;
 - whatever kills a writer, the file is the old record or the new one, and the next writer cleans up and goes on;
@@ -64,29 +64,29 @@ class FileStore:
         self._lock_wait = lock_wait
 
     def read(self, user: str) -> UserRecord:
-        name = self._file(user)
-        with self._opened() as folder:
-            return _parsed(_read(folder, name), user, name)
+        name = self.file_of(user)
+        with self.opened() as folder:
+            return parse_record(read_file(folder, name), user, name)
 
     def update(
         self, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], *, create: bool = False
     ) -> R:
-        name = self._file(user)
-        with self._opened() as folder:
+        name = self.file_of(user)
+        with self.opened() as folder:
             if not create:
-                _demand(folder, name)  # a stranger's name makes no lock file
-            with self._locked(folder, name):
+                _require(folder, name)  # a stranger's name makes no lock file
+            with self.locked(folder, name):
                 try:
-                    old = _read(folder, name)
+                    old = read_file(folder, name)
                 except NotThere:
                     if not create:
                         raise
                     old = b""
-                record, result = change(_parsed(old, user, name) if old else UserRecord(user=user))
+                record, result = change(parse_record(old, user, name) if old else UserRecord(user=user))
                 if record is None:
-                    _delete(folder, name)
+                    _unlink_durably(folder, name)
                 elif (new := serialize(record)) != old:
-                    _replace(folder, name, new, room=_room(old))
+                    replace_file(folder, name, new, room=_room(old))
                 return result
 
     def update_nobody(self, user: str) -> None:
@@ -94,7 +94,7 @@ class FileStore:
         asked for again and again does, as one user's does."""
         record = serialize(UserRecord(user="nobody"))
         name = f".{file_name(user)}.nobody"  # no user's name begins with a dot once it is encoded
-        with self._opened() as folder, self._passing(folder, name) as file:
+        with self.opened() as folder, self._decoy(folder, name) as file:
             os.close(os.dup(folder))  # an `update` has three descriptors open, and their number may be limited
             _write(file, name, record, _room(record))
             os.fsync(file)
@@ -104,13 +104,13 @@ class FileStore:
     def users(self) -> Iterator[str]:
         from urllib.parse import unquote_to_bytes  # no login needs it
 
-        with self._opened() as folder, os.scandir(folder) as entries:
+        with self.opened() as folder, os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.endswith(_SUFFIX) and not entry.name.startswith("."):
                     raw = unquote_to_bytes(entry.name.removesuffix(_SUFFIX))
                     yield raw.decode("utf-8", "surrogateescape")
 
-    def _file(self, user: str) -> str:
+    def file_of(self, user: str) -> str:
         """The name of the user's file in the folder."""
         return file_name(user) + _SUFFIX
 
@@ -121,7 +121,7 @@ class FileStore:
             raise StoreError(f"{self.folder}: its mode is not 0700")
 
     @contextmanager
-    def _opened(self) -> Iterator[int]:
+    def opened(self) -> Iterator[int]:
         """The folder, open and checked; every OSError below becomes a StoreError."""
         try:
             folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -134,7 +134,7 @@ class FileStore:
             raise StoreError(f"{self.folder}: {e.strerror}") from e
 
     @contextmanager
-    def _locked(self, folder: int, name: str) -> Iterator[None]:
+    def locked(self, folder: int, name: str) -> Iterator[None]:
         lock_name = f"{name.removesuffix(_SUFFIX)}.lock"
         lock = os.open(lock_name, _LOCK, 0o600, dir_fd=folder)
         try:
@@ -142,40 +142,40 @@ class FileStore:
             _check_ours(status, lock_name)
             if stat.S_IMODE(status.st_mode) != 0o600:  # the umask of who made it
                 os.fchmod(lock, 0o600)
-            _have(lock, self._patience(lock_name))
+            _lock(lock, self._pauses(lock_name))
             with suppress(FileNotFoundError):  # of a writer that was killed: whoever holds the lock is the only one
-                os.unlink(_aside(name), dir_fd=folder)
+                os.unlink(_temporary_name(name), dir_fd=folder)
             yield
         finally:
             os.close(lock)
 
     @contextmanager
-    def _passing(self, folder: int, name: str) -> Iterator[int]:
+    def _decoy(self, folder: int, name: str) -> Iterator[int]:
         """A file that is its own lock, and is gone when it is given back: who waited for it then begins anew."""
-        file = self._taken(folder, name)
+        file = self._locked_decoy(folder, name)
         try:
             yield file
         finally:
-            _forget(folder, name)
+            _unlink(folder, name)
             os.close(file)
 
-    def _taken(self, folder: int, name: str) -> int:
-        patience = self._patience(name)
+    def _locked_decoy(self, folder: int, name: str) -> int:
+        pauses = self._pauses(name)
         while True:
             file = os.open(name, _LOCK, 0o600, dir_fd=folder)
             try:
                 _check_ours(os.fstat(file), name)
-                _have(file, patience)
+                _lock(file, pauses)
                 if os.fstat(file).st_nlink > 0:
                     return file
             except BaseException as e:
                 if isinstance(e, OSError):
-                    _forget(folder, name)  # where there are no locks, each name would leave a file
+                    _unlink(folder, name)  # where there are no locks, each name would leave a file
                 os.close(file)
                 raise
             os.close(file)
 
-    def _patience(self, name: str) -> Iterator[None]:
+    def _pauses(self, name: str) -> Iterator[None]:
         """A pause before each new try for a lock, until it is enough."""
         give_up, pause = time.monotonic() + self._lock_wait, _FIRST_PAUSE
         while time.monotonic() <= give_up:
@@ -185,20 +185,20 @@ class FileStore:
         raise StoreError(f"{name}: not had within {self._lock_wait:g} s")
 
 
-def _have(lock: int, patience: Iterator[None]) -> None:
+def _lock(lock: int, pauses: Iterator[None]) -> None:
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
-            next(patience)
+            next(pauses)
 
 
-def _aside(name: str) -> str:
+def _temporary_name(name: str) -> str:
     return f".{name}.tmp"
 
 
-def _demand(folder: int, name: str) -> None:
+def _require(folder: int, name: str) -> None:
     try:
         os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
@@ -219,7 +219,7 @@ def _check_ours(status: os.stat_result, name: str) -> None:
         raise StoreError(f"{name}: not owned by uid {os.geteuid()}, who asks")
 
 
-def _read(folder: int, name: str) -> bytes:
+def read_file(folder: int, name: str) -> bytes:
     try:
         file = os.open(name, _READ, dir_fd=folder)
     except FileNotFoundError:
@@ -238,7 +238,7 @@ def _read(folder: int, name: str) -> bytes:
     return data
 
 
-def _parsed(data: bytes, user: str, name: str) -> UserRecord:
+def parse_record(data: bytes, user: str, name: str) -> UserRecord:
     try:
         record = parse(data)
     except RecordError as e:
@@ -253,18 +253,18 @@ def _room(old: bytes) -> int:
     return -(-(len(old) + _GROWTH) // _BLOCK) * _BLOCK
 
 
-def _replace(folder: int, name: str, data: bytes, room: int = 0) -> None:
-    aside = _aside(name)
-    _write_new(folder, aside, data, room)
+def replace_file(folder: int, name: str, data: bytes, room: int = 0) -> None:
+    temporary = _temporary_name(name)
+    write_new_file(folder, temporary, data, room)
     try:
-        os.rename(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
-        _forget(folder, aside)
+        _unlink(folder, temporary)
         raise
     os.fsync(folder)
 
 
-def _write_new(folder: int, name: str, data: bytes, room: int = 0, *, durably: bool = True) -> None:
+def write_new_file(folder: int, name: str, data: bytes, room: int = 0, *, durably: bool = True) -> None:
     """Write a file that must not be there yet, and look whether it was written; nothing of it is left where not.
 
     It takes `room` bytes meanwhile, where the data takes less.
@@ -280,7 +280,7 @@ def _write_new(folder: int, name: str, data: bytes, room: int = 0, *, durably: b
         finally:
             os.close(file)
     except BaseException:
-        _forget(folder, name)
+        _unlink(folder, name)
         raise
 
 
@@ -299,12 +299,12 @@ def _write(file: int, name: str, data: bytes, room: int) -> None:
         raise StoreError(f"{name}: what was written does not read back")
 
 
-def _forget(folder: int, file: str) -> None:
+def _unlink(folder: int, file: str) -> None:
     with suppress(OSError):
         os.unlink(file, dir_fd=folder)
 
 
-def _delete(folder: int, file: str) -> None:
+def _unlink_durably(folder: int, file: str) -> None:
     with suppress(FileNotFoundError):
         os.unlink(file, dir_fd=folder)
     os.fsync(folder)

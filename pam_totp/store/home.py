@@ -24,7 +24,7 @@ def home_store(template: str, user: str) -> Store:
     try:
         entry = pwd.getpwnam(user)
     except (KeyError, ValueError):
-        return _Nobodys()
+        return _NoAccountStore()
     if os.geteuid() != entry.pw_uid:
         raise StoreError(f"a file of uid {entry.pw_uid} is not for uid {os.geteuid()} to open")
     if entry.pw_name in ("", ".", "..") or "/" in entry.pw_name:
@@ -55,7 +55,7 @@ class HomeStore(FileStore):
             return
         yield self._user
 
-    def _file(self, user: str) -> str:
+    def file_of(self, user: str) -> str:
         if user != self._user:
             raise StoreError(f"{self.folder}/{self._name}: is {self._user}'s alone")
         return self._name
@@ -67,7 +67,7 @@ class HomeStore(FileStore):
             raise StoreError(f"{self.folder}: others can write there")
 
 
-class _Nobodys:
+class _NoAccountStore:
     """The store of somebody who has no account, and so no home folder."""
 
     def read(self, user: str) -> UserRecord:

@@ -23,8 +23,7 @@ from typing import BinaryIO
 from pam_totp.core.record import RecordError
 from pam_totp.core.secretfile import parse, serialize
 from pam_totp.store import NotThere, StoreError
-from pam_totp.store import file as one
-from pam_totp.store.file import JOURNAL
+from pam_totp.store.file import JOURNAL, FileStore, read_file, replace_file
 
 NEW, OLD = ".new", ".old"
 _COMMITTING, _MANIFEST = "committing", "manifest"
@@ -32,9 +31,9 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _AT_ONCE = 10_000  # names
 
 
-def recover(store: one.FileStore) -> int:
+def recover(store: FileStore) -> int:
     """Undo what a killed `update_many` left half done; how many records that were. Nothing where one is at work."""
-    with store._opened() as folder:
+    with store.opened() as folder:
         try:
             journal = os.open(JOURNAL, _FOLDER, dir_fd=folder)
         except FileNotFoundError:
@@ -70,7 +69,7 @@ def new_manifest(journal: int) -> BinaryIO:
     return open(os.open(_MANIFEST, flags, 0o600, dir_fd=journal), "wb")
 
 
-def undo(store: one.FileStore, folder: int, journal: int) -> int:
+def undo(store: FileStore, folder: int, journal: int) -> int:
     """Take every record back to what it was, and say so; how many were taken back."""
     if not marked(journal):
         return 0
@@ -79,7 +78,7 @@ def undo(store: one.FileStore, folder: int, journal: int) -> int:
     for number, (name, new, was_there) in enumerate(manifested(journal)):
         if last[name] != number or inode(journal, name + NEW) is not None:
             continue  # never put in its place: and on a full disk there may not even be a lock to be had
-        with store._locked(folder, name):
+        with store.locked(folder, name):
             undone += _undo_one(folder, journal, name, new, was_there)
     os.fsync(folder)
     unmark(journal)
@@ -114,11 +113,11 @@ def _manifest_entry(line: bytes, number: int) -> tuple[str, bytes, bool]:
 def _undo_one(folder: int, journal: int, name: str, new: bytes, was_there: bool) -> bool:
     """Take one record back; whether there was anything to do. Its lock is held."""
     try:
-        current = one._read(folder, name)
+        current = read_file(folder, name)
     except NotThere:
         return False  # removed since
     try:
-        old = one._read(journal, name + OLD)
+        old = read_file(journal, name + OLD)
     except NotThere:
         if was_there:
             return False  # moved back already
@@ -128,7 +127,7 @@ def _undo_one(folder: int, journal: int, name: str, new: bytes, was_there: bool)
     if current != new:
         data = _without_what_came(current, old, new)
         if data != current:
-            one._replace(folder, name, data)
+            replace_file(folder, name, data)
         return data != current
     if old is None:
         os.unlink(name, dir_fd=folder)
