@@ -107,7 +107,7 @@ def run_enroll(args: argparse.Namespace) -> int:
         uri = _uri(token, user, args.issuer)
         draw(token, uri)
         if not args.later:
-            token = token.taken_on_trust() if args.yes else _confirmed(token, codes_needed)
+            token = token.confirmed_without_code() if args.yes else _confirmed(token, codes_needed)
         store.update(user, lambda record: (record.with_token(token), None), create=True)
     if args.json:
         print_json(token_facts(user, token) | ({"uri": uri} if made_here else {}))

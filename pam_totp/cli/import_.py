@@ -216,4 +216,4 @@ def _whole_record(args: argparse.Namespace, files: Sequence[tuple[str, bytes]]) 
     """For a user who is not there yet: what the exported record holds besides its tokens, recovery codes above all."""
     record = record_json.whole_record(files[0][1])
     user = passwd_name(args.user or record.user)
-    return {user: record.bare(user)}
+    return {user: record.without_tokens(user)}

@@ -45,7 +45,7 @@ _IGNORED = dict.fromkeys(  # beside white space
 
 
 class Answer(Value):
-    """What one answer can mean, whoever gave it.
+    """The meaning of one answer, for every user.
 
     `digits` are ASCII digits: all of the answer or, behind a password, all at its end. They are empty if there are no
     codes. `recovery_code` is spelt in its one way. `prefix` is what precedes the digits if a password is expected, else
@@ -58,14 +58,14 @@ class Answer(Value):
 
     @classmethod
     def parse(cls, typed: bytes) -> Self:
-        """Return what `typed` can mean."""
+        """Return the answer that `typed` is."""
         text = _normalised(typed)
         is_number = text.isdecimal() and len(text) <= MAX_CODES * MAX_DIGITS
         return cls(digits=text if is_number else "", recovery_code=_recovery_code(text))
 
     @classmethod
     def parse_behind_password(cls, typed: bytes) -> Self:
-        """Return what `typed`, a password and the codes behind it, can mean."""
+        """Return the answer that `typed`, a password with codes behind it, is."""
         prefix = typed.rstrip(b"0123456789")
         return cls(digits=typed[len(prefix) :].decode("ascii"), prefix=prefix)
 

@@ -93,36 +93,36 @@ def require(rule: Rule, value: object, place: str, error: type[ValueError]) -> N
 
 def whole_number(low: int, high: int) -> Rule:
     """Return the rule for an int from `low` to `high`, both included; bool is not accepted."""
-    requirement = f"not a whole number {low} … {high}"
+    requirement = f"must be a whole number from {low} to {high}"
     return lambda v: None if type(v) is int and low <= v <= high else requirement
 
 
 def text(v: object) -> str | None:
     """Require 1 to MAX_TEXT printable characters without white space at the ends."""
     good = type(v) is str and 0 < len(v) <= MAX_TEXT and v.isprintable() and v == v.strip()
-    return None if good else f"not 1 … {MAX_TEXT} printable characters without space at the ends"
+    return None if good else f"must be 1 to {MAX_TEXT} printable characters without white space at the ends"
 
 
 def printable(v: object) -> str | None:
     """Require 1 to MAX_TEXT printable characters."""
     good = type(v) is str and 0 < len(v) <= MAX_TEXT and v.isprintable()
-    return None if good else f"not 1 … {MAX_TEXT} printable characters"
+    return None if good else f"must be 1 to {MAX_TEXT} printable characters"
 
 
 def boolean(v: object) -> str | None:
     """Require True or False."""
-    return None if type(v) is bool else "not true or false"
+    return None if type(v) is bool else "must be true or false"
 
 
 def choice(*choices: object) -> Rule:
     """Return the rule for one of `choices`, which all have the same type."""
-    requirement = "not one of " + ", ".join(map(str, choices))
+    requirement = "must be one of " + ", ".join(map(str, choices))
     return lambda v: None if type(v) is type(choices[0]) and v in choices else requirement
 
 
 def hexadecimal(low: int, high: int) -> Rule:
     """Return the rule for `low` to `high` bytes as lower-case hexadecimal digits."""
-    requirement = f"not {low} … {high} bytes in lower-case hexadecimal"
+    requirement = f"must be {low} to {high} bytes in lower-case hexadecimal"
 
     def check(v: object) -> str | None:
         good = type(v) is str and 2 * low <= len(v) <= 2 * high and len(v) % 2 == 0 and not v.strip("0123456789abcdef")
@@ -141,6 +141,6 @@ def tuple_of(kind: type[object], most: int) -> Rule:
 
     def check(v: object) -> str | None:
         good = type(v) is tuple and len(v) <= most and all(isinstance(x, kind) for x in v)
-        return None if good else f"not a list of at most {most}"
+        return None if good else f"must be a list of at most {most}"
 
     return check

@@ -1,10 +1,10 @@
 """The record of one user: tokens, recovery codes, failures.
 
-The law:
-- a record is valid by construction: exact types, ranges, unique names, no secret twice;
-- counters and steps only go up: they are moved by `accepted`, and by nothing else;
-- an error names the place and what is wanted there, and never shows a value;
-- nothing here shows a secret in its `repr`.
+Rules:
+1. A record is valid by construction: exact types, ranges, unique names of tokens, unique secrets.
+2. Counters and steps only go up. Only `accepted` changes them.
+3. An error names the place and what is required there. It never shows a value.
+4. `repr` never shows a secret.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from pam_totp.core.oath import ALGORITHMS, DEFAULT_PERIOD, MAX_DIGITS, MIN_DIGIT
 MAX_TOKENS = 8
 MAX_RECOVERY_CODES = 100
 MAX_GRACE = 64
-MIN_SECRET, MAX_SECRET = 14, 128  # bytes: RFC 4226 §4 R6 demands 128 bits; 112 exist in the field and are warned about
+MIN_SECRET, MAX_SECRET = 14, 128  # bytes: RFC 4226 §4 R6 demands 128 bits; 112 bits occur, and cause a warning
 GOOD_SECRET = 16  # bytes: RFC 4226 §4 R6
-DEFAULT_NAMES = {"totp": "phone", "hotp": "token"}  # of a token, by type, where none is given
+DEFAULT_NAMES = {"totp": "phone", "hotp": "token"}  # of a token without a given name, by type
 NEW_SECRET = 20  # bytes: RFC 4226 §4 R6 recommends 160 bits
-TIME_LIMIT = 1 << 62  # seconds: no clock reaches it, and sums with it stay far from any edge
-MAX_COUNT = 1 << 62  # answers: a count stays there
-MAX_DRIFT = 1 << 31  # steps, either way
+TIME_LIMIT = 1 << 62  # seconds: no clock reaches it, and sums with it do not overflow 64 bits
+MAX_COUNT = 1 << 62  # answers: a count stops there
+MAX_DRIFT = 1 << 31  # steps, in either direction
 DAY = 86_400  # seconds
 
 
 class RecordError(ValueError):
-    """Data that is no valid record; the text names the place, never the value."""
+    """The data is not a valid record. The text names the place, never the value."""
 
 
 def _key(v: object) -> str | None:
     good = type(v) is bytes and MIN_SECRET <= len(v) <= MAX_SECRET
-    return None if good else f"not {8 * MIN_SECRET} … {8 * MAX_SECRET} bits"
+    return None if good else f"must be {8 * MIN_SECRET} to {8 * MAX_SECRET} bits"
 
 
 _DIGEST = hexadecimal(32, 32)  # SHA-256
@@ -53,10 +53,10 @@ _TIME = whole_number(0, TIME_LIMIT - 1)
 
 
 class Token(Value):
-    """What HOTP and TOTP tokens have in common.
+    """The fields that HOTP and TOTP tokens share.
 
-    `secret` is the raw key. `confirmed` is False until a first code proved that the holder has the token;
-    `enabled` is the admin's switch. `created` and `last_used` are Unix seconds.
+    `secret` is the raw key. `confirmed` is False until a first code has proved that the user has the token. `enabled`
+    is set by an administrator. `created` and `last_used` are Unix seconds.
     """
 
     name: str
@@ -85,11 +85,11 @@ class Token(Value):
 
     @property
     def active(self) -> bool:
-        """Whether codes of this token are looked at."""
+        """Return True if codes of this token may be accepted."""
         return self.enabled and self.confirmed
 
-    def taken_on_trust(self) -> Self:
-        """Confirmed without a code."""
+    def confirmed_without_code(self) -> Self:
+        """Return the token, confirmed although no code was checked."""
         return self._replace(confirmed=True)
 
     def renamed(self, name: str) -> Self:
@@ -102,7 +102,10 @@ class Token(Value):
         return self._replace(enabled=enabled)
 
     def accepted(self, first: int, count: int, now: int) -> Token:
-        """The token after `count` codes in a row from moving factor `first` were accepted at `now`; confirmed by it."""
+        """Return the token after `count` codes in a row, from moving factor `first`, were accepted at `now`.
+
+        That confirms the token. Raise ValueError if a code was used before (law 1).
+        """
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -110,7 +113,7 @@ class Token(Value):
 
 
 class HotpToken(Token):
-    """An event token. `counter` is the counter of the next code that will be accepted; 2^64 when there is none left."""
+    """An event token. `counter` is the counter of the next code to be accepted; 2^64 if no code is left."""
 
     counter: int = 0
 
@@ -119,13 +122,15 @@ class HotpToken(Token):
 
     def accepted(self, first: int, count: int, now: int) -> HotpToken:
         if first < self.counter:
-            raise ValueError("a counter never goes back")
+            raise ValueError("a counter must not go down")
         return self._replace(counter=first + count, last_used=now, confirmed=True)
 
 
 class TotpToken(Token):
-    """A time token. `period` is in seconds, `last_step` the last step accepted, `drift` the token's clock less ours
-    in steps (RFC 6238 §6)."""
+    """A time token. `period` is in seconds. `last_step` is the last step accepted.
+
+    `drift` is the token's clock minus this host's, in steps (RFC 6238 §6).
+    """
 
     period: int = DEFAULT_PERIOD
     last_step: int | None = None
@@ -140,9 +145,9 @@ class TotpToken(Token):
     }
 
     def accepted(self, first: int, count: int, now: int) -> TotpToken:
-        """As for every token; a lone code leaves the drift alone, codes in a row set it."""
+        """Return the token after the codes, as for every token. Only codes in a row change the drift (law 6)."""
         if self.last_step is not None and first <= self.last_step:
-            raise ValueError("a step never goes back")
+            raise ValueError("a step must not go down")
         last = first + count - 1
         drift = self.drift if count == 1 else last - now // self.period
         return self._replace(last_step=last, drift=drift, last_used=now, confirmed=True)
@@ -152,7 +157,7 @@ TOKEN_TYPES: dict[str, type[HotpToken] | type[TotpToken]] = {"hotp": HotpToken, 
 
 
 class Grace(Value):
-    """A login from `rhost` to `service` at `granted` (Unix seconds) that may stand for a code for a while."""
+    """A login from `rhost` to `service` at `granted` (Unix seconds) that may replace a code for some time."""
 
     service: str
     rhost: str
@@ -163,10 +168,11 @@ class Grace(Value):
 
 
 class UserRecord(Value):
-    """All that is known about one user's second factor; the fields are those of the secret file.
+    """The second factors of one user. The fields are those of the secret file.
 
-    `recovery` holds hex SHA-256 digests of salt ‖ code. `failures` counts the answers refused as wrong, as of
-    `failures_at`; `refused` all well-formed answers refused since the last success.
+    `recovery` holds hexadecimal SHA-256 digests of salt ‖ code. `failures` counts the answers refused as wrong, and
+    `failures_at` is the time (Unix seconds) from which that count wears off. `refused` counts all well-formed answers
+    refused since the last success.
     """
 
     user: str
@@ -193,25 +199,25 @@ class UserRecord(Value):
         if "recovery" in new:
             self._check_recovery()
         if self.recovery and self.salt is None:
-            raise RecordError("salt: missing, with recovery codes there")
+            raise RecordError("salt: required if there are recovery codes")
         if self.failures > 0 and self.failures_at is None:
-            raise RecordError("failures_at: missing, with failures there")
-        for what in ("name", "secret"):
-            if len({getattr(t, what) for t in self.tokens}) < len(self.tokens):
-                raise RecordError(f"tokens: the same {what} twice")
+            raise RecordError("failures_at: required if there are failures")
+        for field in ("name", "secret"):
+            if len({getattr(t, field) for t in self.tokens}) < len(self.tokens):
+                raise RecordError(f"tokens: duplicate {field}")
 
     def _check_recovery(self) -> None:
         if type(self.recovery) is not tuple or len(self.recovery) > MAX_RECOVERY_CODES:
-            raise RecordError(f"recovery: not a list of at most {MAX_RECOVERY_CODES}")
+            raise RecordError(f"recovery: must be a list of at most {MAX_RECOVERY_CODES}")
         for i, code in enumerate(self.recovery):
             if _DIGEST(code) is not None:
-                raise RecordError(f"recovery[{i}]: not a SHA-256 digest in lower-case hexadecimal")
+                raise RecordError(f"recovery[{i}]: must be a SHA-256 digest in lower-case hexadecimal")
         if len(set(self.recovery)) < len(self.recovery):
-            raise RecordError("recovery: the same digest twice")
+            raise RecordError("recovery: duplicate digest")
 
     @property
     def enrolled(self) -> bool:
-        """A confirmed token exists, enabled or not."""
+        """Return True if a confirmed token exists, enabled or not (law 10)."""
         return any(t.confirmed for t in self.tokens)
 
     @property
@@ -220,36 +226,38 @@ class UserRecord(Value):
         return frozenset(t.digits for t in self.tokens if t.active)
 
     def token(self, name: str) -> Token | None:
+        """Return the token of that name; None if there is none."""
         return next((t for t in self.tokens if t.name == name), None)
 
     def with_token(self, token: Token) -> UserRecord:
-        """Enrol one more token. Grace is void when the tokens change."""
+        """Return the record with one more token. Grace ends when the tokens change."""
         return self._replace(tokens=(*self.tokens, token), grace=())
 
     def with_changed(self, old: Token, new: Token) -> UserRecord:
-        """Rename or switch a token. Grace is void when the tokens change."""
+        """Return the record with `new` in place of `old`. Grace ends when the tokens change."""
         return self._replace(tokens=tuple(new if t is old else t for t in self.tokens), grace=())
 
     def without_token(self, name: str) -> UserRecord:
+        """Return the record without that token. Grace ends when the tokens change."""
         return self._replace(tokens=tuple(t for t in self.tokens if t.name != name), grace=())
 
-    def bare(self, user: str) -> UserRecord:
-        """What another user of that name would have without the tokens: the recovery codes and the failures."""
+    def without_tokens(self, user: str) -> UserRecord:
+        """Return the record for `user` without tokens and grace: recovery codes and failures stay."""
         return self._replace(user=user, tokens=(), grace=())
 
     def with_recovery(self, salt: str, digests: tuple[str, ...]) -> UserRecord:
-        """A fresh set of recovery codes; the old one is void."""
+        """Return the record with a new set of recovery codes. It replaces the old one."""
         return self._replace(salt=salt, recovery=digests)
 
     def with_grace(self, grace: tuple[Grace, ...]) -> UserRecord:
-        """Which logins may do without a code is `pam.grace`'s to say."""
+        """Return the record with these logins that may replace a code; `pam.grace` chooses them."""
         return self._replace(grace=grace)
 
     def failures_now(self, now: int) -> tuple[int, int | None]:
-        """`failures` and `failures_at` as they stand at `now`: one less for every full day.
+        """Return `failures` and `failures_at` at `now` (Unix seconds): one failure less for every full day (law 8).
 
-        The remainder of a day is kept, so that one failure a day does not stop the count from falling. Where the
-        clock went back, the days wait for it: starting anew would forget failures once it is set right.
+        The remainder of a day is kept, so that one failure a day does not stop the count from falling. If the clock
+        went back, `failures_at` stays: a new start would remove failures once the clock is correct again.
         """
         if self.failures_at is None or self.failures == 0:
             return 0, None
@@ -258,26 +266,31 @@ class UserRecord(Value):
         return (left, self.failures_at + days * DAY) if left else (0, None)
 
     def refused_uncounted(self) -> UserRecord:
+        """Return the record after a refusal that is not a failure, such as a replay."""
         return self._replace(refused=min(self.refused + 1, MAX_COUNT))
 
     def refused_as_wrong(self, now: int) -> UserRecord:
+        """Return the record after a wrong answer at `now` (Unix seconds): one failure more."""
         failures, since = self.failures_now(now)
         counted = self._replace(failures=min(failures + 1, MAX_COUNT), failures_at=now if since is None else since)
         return counted.refused_uncounted()
 
     def accepted(self, token: Token, first: int, count: int, now: int) -> UserRecord:
-        """After `count` codes in a row of `token`, from moving factor `first`; a row clears the failures, one code does
-        not."""
+        """Return the record after `count` codes of `token` in a row, from moving factor `first`, were accepted.
+
+        `now` is in Unix seconds. Codes in a row clear the failures; one code does not.
+        """
         failures, since = self.failures_now(now) if count == 1 else (0, None)
         tokens = tuple(t.accepted(first, count, now) if t is token else t for t in self.tokens)
         return self._replace(tokens=tokens, failures=failures, failures_at=since, refused=0)
 
     def recovered(self, digest: str) -> UserRecord:
-        """After the recovery code with `digest` was accepted: it is gone, and so are the failures."""
+        """Return the record after the recovery code with `digest` was accepted: without that code and the failures."""
         left = tuple(d for d in self.recovery if d != digest)
         return self._replace(recovery=left, failures=0, failures_at=None, refused=0)
 
     def unlocked(self) -> UserRecord:
+        """Return the record without failures."""
         return self._replace(failures=0, failures_at=None)
 
     def __repr__(self) -> str:

@@ -40,7 +40,7 @@ def new_token(
 
 def proved(token: Token, answer: Answer, now: int, *, codes_needed: int = 1) -> Token | None:
     """`token`, confirmed and with the answer's codes used up, or None where they are not its codes, or too few."""
-    alone = UserRecord(user="nobody").with_token(token.taken_on_trust())
+    alone = UserRecord(user="nobody").with_token(token.confirmed_without_code())
     if len(answer.codes({token.digits}) or ()) < codes_needed:
         return None
     decision = verify(alone, answer, now, FIRST_CODE)

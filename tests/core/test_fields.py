@@ -93,7 +93,7 @@ def test_a_value_is_checked_when_it_is_made_and_when_it_is_changed() -> None:
 
 def test_each_field_passes_its_rule_before_the_fields_are_checked_together() -> None:
     assert Ruled(low=1, high=2, free=MARKER).free == MARKER
-    with pytest.raises(RangeError, match=r"^high: not a whole number 0 … 9$"):
+    with pytest.raises(RangeError, match=r"^high: must be a whole number from 0 to 9$"):
         Ruled(low=1, high=MARKER)  # type: ignore[arg-type]
     with pytest.raises(RangeError, match=r"^low: above high$"):
         Ruled(low=2, high=1)
@@ -101,7 +101,7 @@ def test_each_field_passes_its_rule_before_the_fields_are_checked_together() -> 
 
 def test_a_copy_passes_the_rules_of_its_changed_fields_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     ruled = Ruled(low=1, high=2)
-    with pytest.raises(RangeError, match=r"^low: not a whole number"):
+    with pytest.raises(RangeError, match=r"^low: must be a whole number"):
         ruled.moved(low=-1)
     with pytest.raises(RangeError, match=r"^low: above high$"):
         ruled.moved(low=3)
@@ -196,7 +196,7 @@ def test_a_rule_takes_what_it_says_and_never_repeats_what_it_refuses(name: str, 
     said = rule(value)
     assert (said is None) == means(value)
     if said is not None:
-        assert said.startswith("not ")
+        assert said.startswith("must be ")
         assert MARKER not in said
 
 
@@ -233,4 +233,4 @@ def test_a_tuple_is_of_its_kind_and_no_longer_than_said() -> None:
     assert rule(()) is None
     assert rule(("a", "b")) is None
     for bad in (("a", "b", "c"), ("a", 1), ["a"], "ab", None):
-        assert rule(bad) == "not a list of at most 2"
+        assert rule(bad) == "must be a list of at most 2"

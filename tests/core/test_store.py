@@ -364,10 +364,10 @@ def _other_user(path: Path) -> None:
 
 
 SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "truncated": (_hard, "not JSON"),
+    "truncated": (_hard, "invalid JSON"),
     "empty": (lambda path: path.write_bytes(b""), "empty"),
-    "one byte": (lambda path: path.write_bytes(b"{"), "not JSON"),
-    "NULs": (lambda path: path.write_bytes(bytes(400)), "not JSON"),
+    "one byte": (lambda path: path.write_bytes(b"{"), "invalid JSON"),
+    "NULs": (lambda path: path.write_bytes(bytes(400)), "invalid JSON"),
     "just too large": (lambda path: path.write_bytes(b" " * (MAX_FILE + 1)), "larger than"),
     "much too large": (lambda path: os.truncate(path, 1 << 40), "larger than"),
     "another user's": (_other_user, "user: not the one that the file is named after"),

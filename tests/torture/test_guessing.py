@@ -99,7 +99,10 @@ def test_setting_the_clock_back_and_forth_forgets_no_failure(site: Site) -> None
         if number == 1:
             begin = record.failures_at or 0
         assert record.failures == number
-    assert decide(store, ME, Answer.parse(codes(0).encode()), Policy(), lambda: begin).outcome is Outcome.ROW_NEEDED
+    assert (
+        decide(store, ME, Answer.parse(codes(0).encode()), Policy(), lambda: begin).outcome
+        is Outcome.CONSECUTIVE_NEEDED
+    )
 
 
 # ---- a year
