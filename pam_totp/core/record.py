@@ -295,3 +295,6 @@ class UserRecord(Value):
 
     def __repr__(self) -> str:
         return f"<record of {self.user!r}: {len(self.tokens)} tokens>"
+
+
+UNKNOWN_USER = UserRecord(user="unknown")  # in place of a missing record

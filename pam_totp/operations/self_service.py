@@ -20,7 +20,7 @@ from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_TOKENS, Token, UserRecord
 from pam_totp.core.verify import Decision
 from pam_totp.operations import audit_log
-from pam_totp.operations.authenticate import REFUSED, decide, log, refusal_takes
+from pam_totp.operations.authenticate import REFUSED, decide, log, refusal_delay
 from pam_totp.operations.enroll import new_recovery_codes, proved
 from pam_totp.operations.resync import Moved, NotInStep, bring_back, stands_behind
 from pam_totp.store import NotThere, Store
@@ -170,7 +170,7 @@ class Factors:
 
     def _hold_back(self, begun: float) -> None:
         """Say a refusal no sooner than any other."""
-        time.sleep(max(0.0, begun + refusal_takes(self._policy) - time.monotonic()))
+        time.sleep(max(0.0, begun + refusal_delay(self._policy) - time.monotonic()))
 
     def resync(self, asking: Asking, name: str, typed: bytes) -> Problem | None:
         """Bring a token back into step by codes in a row."""

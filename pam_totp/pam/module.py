@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from pam_totp.core.answer import CODE_LENGTHS, Answer
 from pam_totp.core.fields import Value
-from pam_totp.core.record import UserRecord
+from pam_totp.core.record import UNKNOWN_USER, UserRecord
 from pam_totp.core.settings import Settings, SettingsError, Site, settings
 from pam_totp.core.verify import Decision, Outcome
 from pam_totp.operations import audit_log
-from pam_totp.operations.authenticate import REFUSED, decide, log, refusal_takes, remarks
+from pam_totp.operations.authenticate import REFUSED, decide, log, refusal_delay, remarks
 from pam_totp.pam import grace
 from pam_totp.pam.pam_handle import (
     PAM_AUTH_ERR,
@@ -36,8 +36,6 @@ from pam_totp.pam.pam_handle import (
 from pam_totp.store import NoAccount, NotThere, Store, StoreError
 from pam_totp.store.file import FileStore
 from pam_totp.store.home import home_store
-
-_NOBODY = UserRecord(user="nobody")
 
 
 def passwd_name(user: str) -> str:
@@ -127,7 +125,7 @@ class _Login:
                 self.log("accepted", by="grace")
                 return PAM_SUCCESS
         for typed in self._answers():
-            refused_at = time.monotonic() + refusal_takes(self._settings.policy)
+            refused_at = time.monotonic() + refusal_delay(self._settings.policy)
             try:
                 decision = self._decide(typed)
             except StoreError:
@@ -151,9 +149,9 @@ class _Login:
         except NoAccount:
             if self._settings.nullok:
                 raise StoreError("no account of that name, and so no folder that could have been looked into") from None
-            return _NOBODY
+            return UNKNOWN_USER
         except NotThere:
-            return _NOBODY
+            return UNKNOWN_USER
 
     def _has_grace(self, record: UserRecord) -> bool:
         chosen = self._settings

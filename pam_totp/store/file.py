@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from pam_totp.core.record import RecordError, UserRecord
+from pam_totp.core.record import UNKNOWN_USER, RecordError, UserRecord
 from pam_totp.core.secretfile import MAX_FILE, parse, serialize
 from pam_totp.store import NotThere, R, StoreError
 
@@ -89,10 +89,10 @@ class FileStore:
                     replace_file(folder, name, new, room=_room(old))
                 return result
 
-    def update_nobody(self, user: str) -> None:
+    def update_decoy(self, user: str) -> None:
         """See `Store`. The names of several strangers do not wait for each other, as those of users do not; one name
         asked for again and again does, as one user's does."""
-        record = serialize(UserRecord(user="nobody"))
+        record = serialize(UNKNOWN_USER)
         name = f".{file_name(user)}.nobody"  # no user's name begins with a dot once it is encoded
         with self.opened() as folder, self._decoy(folder, name) as file:
             os.close(os.dup(folder))  # an `update` has three descriptors open, and their number may be limited

@@ -45,7 +45,7 @@ class HomeStore(FileStore):
         super().__init__(folder)
         self._user = user
 
-    def update_nobody(self, user: str) -> None:
+    def update_decoy(self, user: str) -> None:
         """Nothing: who is not enrolled is not to find our files in their home folder."""
 
     def users(self) -> Iterator[str]:
@@ -78,7 +78,7 @@ class _NoAccountStore:
     ) -> R:
         raise NoAccount
 
-    def update_nobody(self, user: str) -> None:
+    def update_decoy(self, user: str) -> None:
         """Nothing."""
 
     def users(self) -> Iterator[str]:

@@ -27,7 +27,7 @@ def main(folder: str, answer: str) -> str:
     store = FileStore(folder)
     try:
         if answer == "nobody":
-            store.update_nobody("zoe")
+            store.update_decoy("zoe")
             return "nobody"
         return store.update("alice", change).value
     except StoreError as e:

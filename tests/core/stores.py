@@ -98,7 +98,7 @@ class Memory:
             self.records[user] = record
         return result
 
-    def update_nobody(self, user: str) -> None:
+    def update_decoy(self, user: str) -> None:
         self._write("nobody")
 
     def users(self) -> Iterator[str]:

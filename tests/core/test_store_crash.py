@@ -254,7 +254,7 @@ def test_killed_or_failing_anywhere_the_work_for_nobody_leaves_nothing_that_last
                 stays = call.name == "unlinkat"
                 assert stays or said.startswith("out of reach: "), call
                 assert set(os.listdir(folder)) - {"alice.json", "alice.lock"} == ({".zoe.nobody"} if stays else set())
-            FileStore(str(folder)).update_nobody("zoe")
+            FileStore(str(folder)).update_decoy("zoe")
             assert set(os.listdir(folder)) == {"alice.json", "alice.lock"}, call
 
 

@@ -48,7 +48,7 @@ class Counting:
         self.written += after != self._record
         return result
 
-    def update_nobody(self, user: str) -> None:
+    def update_decoy(self, user: str) -> None:
         self.written += 1
 
     def users(self) -> object:

@@ -127,7 +127,7 @@ def test_the_work_for_nobody_takes_as_much_as_that_for_somebody(tmp_path: Path, 
     def for_nobody() -> bool:
         limited(size)
         try:
-            FileStore(str(tmp_path)).update_nobody("zoe")
+            FileStore(str(tmp_path)).update_decoy("zoe")
         except StoreError:
             return False
         return True
