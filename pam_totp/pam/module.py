@@ -1,7 +1,10 @@
-"""pam_totp as an ordinary PAM module, in Python: ask for a code, look at it, say yes or no.
+"""The PAM module in Python: ask for a code, have it verified, return a PAM result.
 
-The law: only SUCCESS and IGNORE let anybody pass; the person is told the same whatever the reason of a refusal was;
-no lock is held while a person is being asked.
+Rules:
+1. Only PAM_SUCCESS and PAM_IGNORE let a user pass.
+2. Every refusal shows the user the same text, after the same delay.
+3. No lock is held while a user is asked.
+4. If several accounts share one record, the code of one never grants grace to another.
 """
 
 from __future__ import annotations
@@ -105,7 +108,7 @@ class _Login:
         self._host = host
         self._user = host.passwd_name(chosen.user or pamh.user)
         # Where several accounts share the record of `user=`, one's code must not let another one in.
-        self._grace_at = grace.place(pamh.service, pamh.rhost) if chosen.grace_period and chosen.user is None else None
+        self._grace_at = grace.origin(pamh.service, pamh.rhost) if chosen.grace_period and chosen.user is None else None
 
     def run(self) -> int:
         if self._settings.debug:

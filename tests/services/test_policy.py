@@ -9,7 +9,7 @@ import tempfile
 import pytest
 
 from pam_totp.cli import main
-from pam_totp.pam.privileges import NOBODY
+from pam_totp.pam.privileges import OVERFLOW_ID
 from tests.services.namespace import Machine
 from tests.site import ME, Site, codes
 
@@ -92,7 +92,7 @@ def test_a_site_file_that_may_not_be_read_is_out_of_reach(capsys: pytest.Capture
     me = os.geteuid()
     with tempfile.NamedTemporaryFile(dir="/var/tmp") as file:
         os.chmod(file.name, 0)
-        os.seteuid(me or NOBODY)
+        os.seteuid(me or OVERFLOW_ID)
         try:
             status = main(["policy", "sshd", "--config", file.name, "--", "nullok"])
         finally:
