@@ -98,8 +98,9 @@ test-roots: need-systems build venv  ## tests of the bare roots themselves, as r
 	PAM_TOTP_SYSTEMS=1 $(BIN)/python -m pytest -p no:xdist --quiet tests/systems/test_roots.py
 
 # Files and folders whose words are checked; the rest follows.
-PLAIN_WORDS = .ci CONTRIBUTING.md README.md demo docs/architecture.md pam_totp/system/doctor pam_totp/system/enable \
-              pam_totp/system/pamd tests/systems tools
+PLAIN_WORDS = .ci CONTRIBUTING.md README.md demo docs/architecture.md pam_totp/core pam_totp/pam/*.py pam_totp/store \
+              $(addprefix pam_totp/operations/,audit_log.py authenticate.py enroll.py resync.py self_service.py) \
+              pam_totp/system/doctor pam_totp/system/enable pam_totp/system/pamd tests/systems tools
 lint: need-lint venv  ## code style, types, plain words, shell scripts, manuals
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -19,6 +19,7 @@ from pam_totp.cli.store_access import (
     user_of,
     warn_without_account,
 )
+from pam_totp.core.answer import Answer
 from pam_totp.core.oath import ALGORITHMS, DEFAULT_PERIOD
 from pam_totp.core.record import DEFAULT_NAMES, NEW_SECRET, Token, TotpToken, UserRecord
 from pam_totp.formats.otpauth import from_uri, typed_secret
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         uri = token_uri(token, user, args.issuer)
         show(token, uri)
         if not args.later:
-            token = token.taken_on_trust() if args.yes else _confirmed(token, codes_needed)
+            token = token.confirmed_without_code() if args.yes else _confirmed(token, codes_needed)
         store.update(user, lambda record: (record.with_token(token), None), create=True)
     if args.json:
         print_json(token_facts(user, token) | ({"uri": uri} if is_new_key else {}))
@@ -127,8 +128,8 @@ def _confirmed(token: Token, codes_needed: int) -> Token:
     """Return the token after its first codes, which are used up. Raises CommandError after MAX_TRIES."""
     required = "a code of" if codes_needed == 1 else "two codes in a row of"
     for _ in range(MAX_TRIES):
-        answer = ask(f"{required} {token.name}: ")
-        confirmed = proved(token, answer.encode("utf-8", "surrogateescape"), now(), codes_needed=codes_needed)
+        answer = Answer.parse(ask(f"{required} {token.name}: ").encode("utf-8", "surrogateescape"))
+        confirmed = proved(token, answer, now(), codes_needed=codes_needed)
         if confirmed is not None:
             return confirmed
         print(f"not accepted: this is not {required} this token", file=sys.stderr)

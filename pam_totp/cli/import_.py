@@ -191,4 +191,4 @@ def _new_record(args: argparse.Namespace, parsed: ParsedFile) -> UserRecord | No
     """Return what an exported record holds beside its tokens, recovery codes above all, for the user who gets it."""
     if parsed.record is None:
         return None
-    return parsed.record.bare(passwd_name(args.user or parsed.record.user))
+    return parsed.record.without_tokens(passwd_name(args.user or parsed.record.user))

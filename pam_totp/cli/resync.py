@@ -22,7 +22,7 @@ from pam_totp.cli.printing import print_json
 from pam_totp.cli.progress import Bar
 from pam_totp.cli.prompts import ask
 from pam_totp.cli.store_access import named_token, not_enrolled, now, open_store, read, user_of
-from pam_totp.core.answer import codes as parse_codes
+from pam_totp.core.answer import CODE_LENGTHS, Answer
 from pam_totp.operations import audit_log
 from pam_totp.operations.resync import Moved, NotInStep, bring_back
 from pam_totp.store import NotThere
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 DEFAULT_SEARCH = 100_000  # counters or steps
 MAX_SEARCH = 10_000_000
-LENGTHS = {6, 7, 8}  # digits of a code
 
 
 def add_to(commands: Commands) -> None:
@@ -68,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         named_token(record, args.token)
     typed = _codes_from(port, user) if port is not None else list(args.code)
     text = " ".join(typed) or ask("two codes in a row: ", hidden=True)
-    codes = parse_codes(text.encode("utf-8", "surrogateescape"), LENGTHS)
+    codes = Answer.parse(text.encode("utf-8", "surrogateescape")).codes(CODE_LENGTHS)
     if codes is None or len(codes) < 2:
         raise CommandError("resync needs two or three codes of one token in a row", WRONG_USAGE)
 

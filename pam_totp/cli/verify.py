@@ -8,6 +8,7 @@ from pam_totp.cli.command_line import DONE, REFUSED, SERVICE, Commands, add_comm
 from pam_totp.cli.printing import print_json
 from pam_totp.cli.prompts import ask
 from pam_totp.cli.store_access import now, open_store, read, user_of
+from pam_totp.core.answer import Answer
 from pam_totp.core.settings import settings
 from pam_totp.core.verify import Outcome
 from pam_totp.operations import audit_log
@@ -37,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
     store = open_store(args)
     user = user_of(args)
     lengths = " or ".join(map(str, sorted({token.digits for token in read(store, user).tokens}))) or "6 to 8"
-    answer = (" ".join(args.code) or ask("code: ", hidden=True)).encode("utf-8", "surrogateescape")
+    typed = " ".join(args.code) or ask("code: ", hidden=True)
+    answer = Answer.parse(typed.encode("utf-8", "surrogateescape"))
 
     decision = decide(store, user, answer, policy, now)
     log(audit_log.to_syslog, SERVICE, user, decision)

@@ -1,62 +1,130 @@
-"""What a person may answer: one code, codes in a row, or a recovery code.
+"""One answer of a user: one code, codes in a row, or a recovery code.
 
-The law:
-- a code is ASCII digits; spaces and hyphens between digits do not count, anywhere else they make it malformed;
-- one answer holds one, two or three codes of one length (RFC 4226 §7.4 asks for "a sequence" to resynchronise);
-- a recovery code is 80 bits in Crockford's base 32: case and hyphens are forgiven, O is 0, I and L are 1;
-- behind a password (forward_pass) the codes are the longest all-digit tail that could be some, and nothing else is.
+Rules:
+1. An answer is parsed once, into an `Answer`. Later steps use that value and never the text.
+2. An answer is valid UTF-8 of at most 512 bytes. White space, hyphens, dashes and invisible characters are ignored.
+3. Codes are at most 24 decimal digits, in any script: one, two or three codes of one length (RFC 4226 §7.4 asks for
+   "a sequence" of codes to resynchronise).
+4. A recovery code is 80 bits in Crockford's base 32. Upper and lower case are equal, O is read as 0, I and L as 1.
+5. Behind a password, the codes are the longest tail of ASCII digits that can be codes. Nothing is ignored there, and
+   there are no recovery codes: a password may end in anything.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Set
+from typing import Self
+
+from pam_totp.core.fields import Value
+from pam_totp.core.oath import MAX_DIGITS, MIN_DIGITS
 
 MAX_ANSWER = 512  # bytes, as PAM_MAX_RESP_SIZE
-MAX_IN_A_ROW = 3
+MAX_CODES = 3  # in one answer
+CODE_LENGTHS = frozenset(range(MIN_DIGITS, MAX_DIGITS + 1))  # digits
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 RECOVERY_BITS = 80
-RECOVERY_LENGTH = RECOVERY_BITS // 5
+RECOVERY_LENGTH = RECOVERY_BITS // 5  # characters
 
-_LOOKALIKES = str.maketrans("OIL", "011")
+_SIMILAR = str.maketrans("OIL", "011")
+_IGNORED = dict.fromkeys(  # beside white space
+    (
+        ord("-"),
+        0x00AD,  # soft hyphen
+        *range(0x200B, 0x2010),  # zero width, direction marks
+        *range(0x2010, 0x2016),  # hyphens and dashes
+        *range(0x202A, 0x202F),  # embeddings of direction
+        *range(0x2060, 0x206A),  # invisible operators, isolates of direction
+        0x2212,  # minus
+        0xFE58,  # small em dash
+        0xFE63,  # small hyphen-minus
+        0xFEFF,  # byte order mark
+        0xFF0D,  # full-width hyphen-minus
+    )
+)
 
 
-def codes(answer: bytes, lengths: set[int]) -> tuple[str, ...] | None:
-    """The codes in `answer`, each of one of `lengths` digits; None where there are none.
+class Answer(Value):
+    """The meaning of one answer, for every user.
 
-    Lengths are 6 … 8 and counts 1 … 3, so that no number of digits can be read in two ways.
+    `digits` are ASCII digits: all of the answer or, behind a password, all at its end. They are empty if there are no
+    codes. `recovery_code` is spelt in its one way. `prefix` is what precedes the digits if a password is expected, else
+    None.
     """
-    if not answer[:1].isdigit() or not answer[-1:].isdigit() or len(answer) > MAX_ANSWER:  # bytes: ASCII digits only
+
+    digits: str
+    recovery_code: str | None = None
+    prefix: bytes | None = None
+
+    @classmethod
+    def parse(cls, typed: bytes) -> Self:
+        """Return the answer that `typed` is."""
+        text = _normalised(typed)
+        is_number = text.isdecimal() and len(text) <= MAX_CODES * MAX_DIGITS
+        return cls(digits=text if is_number else "", recovery_code=_recovery_code(text))
+
+    @classmethod
+    def parse_behind_password(cls, typed: bytes) -> Self:
+        """Return the answer that `typed`, a password with codes behind it, is."""
+        prefix = typed.rstrip(b"0123456789")
+        return cls(digits=typed[len(prefix) :].decode("ascii"), prefix=prefix)
+
+    @property
+    def is_well_formed(self) -> bool:
+        """Return True if some user could have given this answer and be right."""
+        return self.recovery_code is not None or self.codes(CODE_LENGTHS) is not None
+
+    def codes(self, lengths: Set[int]) -> tuple[str, ...] | None:
+        """Return the codes, each of one of `lengths` digits; None if there are none.
+
+        Lengths are 6 to 8 and there are 1 to 3 codes, so no number of digits has two meanings.
+        """
+        digits = self.digits[self._codes_start(lengths) :]
+        for count in range(1, MAX_CODES + 1):
+            length, rest = divmod(len(digits), count)
+            if rest == 0 and length in lengths:
+                return tuple(digits[i : i + length] for i in range(0, len(digits), length))
         return None
-    digits = answer.replace(b" ", b"").replace(b"-", b"")
-    if not digits.isdigit():
-        return None
-    for count in range(1, MAX_IN_A_ROW + 1):
-        length, rest = divmod(len(digits), count)
-        if rest == 0 and length in lengths:
-            text = digits.decode("ascii")
-            return tuple(text[i : i + length] for i in range(0, len(text), length))
-    return None
 
+    def password(self, lengths: Set[int]) -> bytes:
+        """Return what precedes the codes of `lengths` digits; empty unless a password was expected.
 
-def behind_password(answer: bytes, lengths: set[int]) -> tuple[bytes, bytes]:
-    """Split `answer` into a password and the one code, or codes in a row, behind it, each of one of `lengths` digits.
+        A password is never empty: an answer that is digits alone is all password.
+        """
+        return b"" if self.prefix is None else self.prefix + self.digits[: self._codes_start(lengths)].encode("ascii")
 
-    The codes are blank where no tail could be any. A password is never blank: digits alone are all password.
-    """
-    digits = len(answer) - len(answer.rstrip(b"0123456789"))
-    sizes = (count * length for length in lengths for count in range(1, MAX_IN_A_ROW + 1))
-    end = len(answer) - max((size for size in sizes if size <= digits), default=0)
-    return (answer[:end], answer[end:]) if end else (answer, b"")
-
-
-def recovery_code(answer: bytes) -> str | None:
-    """The recovery code in `answer`, in its one spelling; None where it does not look like one."""
-    if not RECOVERY_LENGTH <= len(answer) <= MAX_ANSWER or not answer.isascii():
-        return None
-    code = answer.decode("ascii").replace("-", "").replace(" ", "").upper().translate(_LOOKALIKES)
-    return code if len(code) == RECOVERY_LENGTH and not code.strip(CROCKFORD) else None
+    def _codes_start(self, lengths: Set[int]) -> int:
+        """Return the index in `digits` at which the codes begin; the end of `digits` if there are none."""
+        if self.prefix is None:
+            return 0
+        sizes = (count * length for length in lengths for count in range(1, MAX_CODES + 1))
+        start = len(self.digits) - max((size for size in sizes if size <= len(self.digits)), default=0)
+        return start if self.prefix or start else len(self.digits)
 
 
 def recovery_digest(salt: str, code: str) -> str:
-    """Hex SHA-256 of salt ‖ code. `salt` is hex; a plain hash will do, as 80 random bits cannot be searched."""
+    """Return the hexadecimal SHA-256 of salt ‖ code. `salt` is hexadecimal.
+
+    A plain hash suffices, because 80 random bits cannot be searched.
+    """
     return hashlib.sha256(bytes.fromhex(salt) + code.encode("ascii")).hexdigest()
+
+
+def _normalised(typed: bytes) -> str:
+    """Return `typed` without ignored characters, its digits in ASCII; empty if it cannot be an answer."""
+    if len(typed) > MAX_ANSWER:
+        return ""
+    try:
+        text = typed.decode("utf-8")
+    except UnicodeDecodeError:
+        return ""
+    text = "".join(text.split()).translate(_IGNORED)
+    return text if text.isascii() else "".join(str(int(c)) if c.isdecimal() else c for c in text)
+
+
+def _recovery_code(text: str) -> str | None:
+    """Return the recovery code that `text`, normalised, spells; None if it spells none."""
+    if len(text) != RECOVERY_LENGTH or not text.isascii():
+        return None
+    code = text.upper().translate(_SIMILAR)
+    return None if code.strip(CROCKFORD) else code

@@ -1,10 +1,10 @@
 """HOTP and TOTP: one-time codes from a key and a moving factor (RFC 4226, RFC 6238).
 
-The law:
-- the moving factor is an unsigned 64-bit number, big-endian (RFC 4226 §5.2); outside of that is an error;
-- a code is a string of exactly `digits` ASCII digits, leading zeros kept;
-- a search that finds nothing has looked at its whole range, so its time tells nothing about a near miss;
-- time is an argument, in whole Unix seconds; nothing here reads a clock.
+Rules:
+1. The moving factor is an unsigned 64-bit number, big-endian (RFC 4226 §5.2). Any other number is an error.
+2. A code is a string of exactly `digits` ASCII digits. Leading zeros are kept.
+3. A search without a result reads its whole range, so its time does not show a near miss.
+4. Time is an argument, in whole Unix seconds. This module reads no clock.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import hmac
 import struct
 from collections.abc import Callable, Iterator
 
-MOVING_FACTOR_LIMIT = 1 << 64  # RFC 4226 §5.2: an 8-byte counter
-MIN_DIGITS, MAX_DIGITS = 6, 8  # RFC 4226 §5.3: at least 6, and possibly 7 and 8
+MOVING_FACTOR_LIMIT = 1 << 64  # RFC 4226 §5.2: the counter has 8 bytes
+MIN_DIGITS, MAX_DIGITS = 6, 8  # RFC 4226 §5.3: at least 6, possibly 7 or 8
 DEFAULT_PERIOD = 30  # seconds: RFC 6238 §4.1, X
 
-_FEW = 100  # moving factors: for no more than that, PBKDF2 is not worth its beginning
-_BLOCKS_LIMIT = 1_100_000  # moving factors: what a search may hold at once, 22 MB with SHA-1
+_FEW = 100  # moving factors: a shorter search does not regain the start-up cost of PBKDF2
+_BLOCKS_LIMIT = 1_100_000  # moving factors: a search may hold so many at once, 22 MB with SHA-1
 _INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))  # RFC 2104 §2
 _WORD = struct.Struct(">I").unpack_from
 
@@ -34,37 +34,41 @@ ALGORITHMS = tuple(_HASHES)
 def hotp(key: bytes, counter: int, digits: int = 6, algorithm: str = "SHA1") -> str:
     """Return the HOTP value of `counter` (RFC 4226 §5.3).
 
-    `key` is the raw shared secret, `counter` 0 … 2^64−1, `digits` 6–8, `algorithm` one of `ALGORITHMS`.
-    Raises ValueError for anything else.
+    `key` is the raw shared secret, `counter` 0 to 2^64-1, `digits` 6 to 8, `algorithm` one of `ALGORITHMS`. Raise
+    ValueError for any other argument.
     """
     _check(digits, algorithm)
     if not 0 <= counter < MOVING_FACTOR_LIMIT:
-        raise ValueError("counter outside 0 … 2^64-1")
+        raise ValueError("counter must be 0 to 2^64-1")
     mac = hmac.digest(key, counter.to_bytes(8, "big"), algorithm)
     return str(_truncate(mac) % 10**digits).zfill(digits)
 
 
 def totp_step(now: int, period: int = DEFAULT_PERIOD) -> int:
-    """Return the time step T that `now` (Unix seconds, 0 or later) falls into (RFC 6238 §4.2, T0 = 0)."""
+    """Return the time step T of `now` (Unix seconds, 0 or later; RFC 6238 §4.2 with T0 = 0).
+
+    `period` is in seconds, at least 1. Raise ValueError for any other argument.
+    """
     if now < 0 or period < 1:
-        raise ValueError("time before 1970, or a period below one second")
+        raise ValueError("time must be 0 or later, and period 1 second or longer")
     return now // period
 
 
 def totp(key: bytes, now: int, digits: int = 6, algorithm: str = "SHA1", period: int = DEFAULT_PERIOD) -> str:
-    """Return the TOTP value at `now` (Unix seconds; RFC 6238 §4)."""
+    """Return the TOTP value at `now` (Unix seconds; RFC 6238 §4). Arguments and errors are those of `hotp`."""
     return hotp(key, totp_step(now, period), digits, algorithm)
 
 
 def find(key: bytes, codes: tuple[str, ...], within: range, digits: int = 6, algorithm: str = "SHA1") -> int | None:
-    """Return the first moving factor in `within` at which `codes` stand in a row, or None.
+    """Return the first moving factor in `within` from which the token shows `codes` in a row; None if there is none.
 
-    `codes` are one or more strings of `digits` ASCII digits. `within` holds the candidates for the *first* of
-    them; its step must be 1, and it is cut to 0 … 2^64−1 (RFC 4226 §7.4 and E.4 describe the search).
+    `codes` are one or more strings of `digits` ASCII digits. `within` holds the candidates for the first of them. Its
+    step must be 1, and it is cut to 0 to 2^64-1. RFC 4226 §7.4 and E.4 describe the search. Raise ValueError for any
+    other argument.
     """
     _check(digits, algorithm)
     if within.step != 1 or not codes or any(len(c) != digits or not _is_digits(c) for c in codes):
-        raise ValueError("find takes codes of the given digits and a range of step 1")
+        raise ValueError("codes must have the given digits, and the range step 1")
     start = max(within.start, 0)
     stop = min(within.stop, MOVING_FACTOR_LIMIT - len(codes) + 1)
     first, following = int(codes[0]), range(1, len(codes))
@@ -75,15 +79,18 @@ def find(key: bytes, codes: tuple[str, ...], within: range, digits: int = 6, alg
 
 
 def _numbers(key: bytes, start: int, stop: int, modulus: int, algorithm: str) -> Iterator[int]:
-    """The codes of start … stop−1 as numbers, by whichever of two ways computes less."""
+    """Yield the codes of start to stop-1 as numbers. Choose the cheaper of two algorithms."""
     if stop - start > _FEW and stop <= min(3 * (stop - start), _BLOCKS_LIMIT):
         return _numbers_in_blocks(key, start, stop, modulus, algorithm)
     return _numbers_one_by_one(key, start, stop, modulus, algorithm)
 
 
 def _numbers_in_blocks(key: bytes, start: int, stop: int, modulus: int, algorithm: str) -> Iterator[int]:
-    """All in one call of C. With one iteration, block i of PBKDF2 is HMAC(key, salt ‖ i), where i is a 32-bit number
-    from 1 (RFC 8018 §5.2): with four zero bytes for salt, that is the HMAC of moving factor i (RFC 4226 §5.2)."""
+    """Yield the codes of start to stop-1, computed by one call of PBKDF2.
+
+    With one iteration, block i of PBKDF2 is HMAC(key, salt ‖ i), where i is a 32-bit number from 1 (RFC 8018 §5.2).
+    With four zero bytes as salt, that is the HMAC of moving factor i (RFC 4226 §5.2).
+    """
     if start == 0:
         yield from _numbers_one_by_one(key, 0, 1, modulus, algorithm)
     size = _HASHES[algorithm]().digest_size
@@ -93,7 +100,7 @@ def _numbers_in_blocks(key: bytes, start: int, stop: int, modulus: int, algorith
 
 
 def _numbers_one_by_one(key: bytes, start: int, stop: int, modulus: int, algorithm: str) -> Iterator[int]:
-    """HMAC (RFC 2104 §4) with both keyed states computed once."""
+    """Yield the codes of start to stop-1 by HMAC (RFC 2104 §4). Both keyed states are computed once."""
     new = _HASHES[algorithm]
     block = new().block_size
     if len(key) > block:
@@ -108,18 +115,18 @@ def _numbers_one_by_one(key: bytes, start: int, stop: int, modulus: int, algorit
 
 
 def _truncate(mac: bytes) -> int:
-    """Dynamic truncation: 31 bits from where the last nibble points (RFC 4226 §5.3, §5.4)."""
+    """Return the dynamic truncation of `mac`: 31 bits at the offset in its last nibble (RFC 4226 §5.3, §5.4)."""
     offset = mac[-1] & 0x0F
     return int.from_bytes(mac[offset : offset + 4], "big") & 0x7FFFFFFF
 
 
 def _check(digits: int, algorithm: str) -> None:
     if not MIN_DIGITS <= digits <= MAX_DIGITS:
-        raise ValueError(f"digits outside {MIN_DIGITS} … {MAX_DIGITS}")
+        raise ValueError(f"digits must be {MIN_DIGITS} to {MAX_DIGITS}")
     if algorithm not in _HASHES:
-        raise ValueError(f"algorithm is none of {', '.join(_HASHES)}")
+        raise ValueError(f"algorithm must be one of {', '.join(_HASHES)}")
 
 
 def _is_digits(text: str) -> bool:
-    """ASCII digits only: str.isdigit alone takes Arabic-Indic and superscript digits too."""
+    """Return True if `text` is ASCII digits. str.isdigit alone accepts Arabic-Indic and superscript digits too."""
     return text.isascii() and text.isdigit()

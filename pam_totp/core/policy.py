@@ -1,27 +1,31 @@
-"""Policy: how far windows reach, and when a lock falls. Pure numbers; where they come from is `settings`' business."""
+"""Policy: how far a code may be from the expected one, how many codes an answer needs, and when a user is locked.
+
+Rules:
+1. A policy is five whole numbers within bounds. `core.settings` reads them from the site file and module arguments.
+2. From 5 failures on, an answer needs two codes in a row; from 20 on, three. This cannot be configured.
+3. A lock is off by default, because anybody could use it to lock a user out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import ClassVar
 
-from pam_totp.core.rules import Rule, whole
-from pam_totp.core.values import Value
+from pam_totp.core.fields import Rule, Value, whole_number
 
-TWO_IN_A_ROW_FROM = 5  # failures: from here on a lone code is not enough
-THREE_IN_A_ROW_FROM = 20  # failures: nor are two
+TWO_CODES_FROM = 5  # failures: from here on, an answer needs two codes in a row
+THREE_CODES_FROM = 20  # failures: from here on, three
 
 
 class PolicyError(ValueError):
-    """A setting outside its bounds; the text names it."""
+    """A setting is out of bounds. The text names it."""
 
 
 class Policy(Value):
-    """What `verify` goes by. Counters for HOTP, steps for TOTP.
+    """The bounds that `verify` applies.
 
-    `look_ahead` and `window` are for a lone code; `resync_window` and `resync_steps` for codes in a row (RFC 4226
-    §7.4, RFC 6238 §6), 0 meaning no farther than a lone code reaches. `lock_after` failures refuse all but a
-    recovery code; 0 means never.
+    `look_ahead` (HOTP, counters) and `window` (TOTP, steps) apply to one code. `resync_window` and `resync_steps` apply
+    to codes in a row (RFC 4226 §7.4, RFC 6238 §6); 0 means as far as one code. From `lock_after` failures on, only a
+    recovery code is accepted; 0 means never.
     """
 
     look_ahead: int = 10
@@ -30,23 +34,19 @@ class Policy(Value):
     resync_steps: int = 0
     lock_after: int = 0
 
+    ERROR = PolicyError
     RULES: ClassVar[dict[str, Rule]] = {
-        "look_ahead": whole(0, 100),
-        "window": whole(0, 10),
-        "resync_window": whole(0, 10_000),
-        "resync_steps": whole(0, 2_880),
-        "lock_after": whole(0, 1_000_000),
+        "look_ahead": whole_number(0, 100),
+        "window": whole_number(0, 10),
+        "resync_window": whole_number(0, 10_000),
+        "resync_steps": whole_number(0, 2_880),
+        "lock_after": whole_number(0, 1_000_000),
     }
 
-    def check(self, new: Collection[str]) -> None:
-        for name in new:
-            wanted = self.RULES[name](getattr(self, name))
-            if wanted is not None:
-                raise PolicyError(f"{name}: {wanted}")
-
     def codes_needed(self, failures: int) -> int:
-        """How many codes in a row one answer must have after `failures` wrong ones."""
-        return 1 + (failures >= TWO_IN_A_ROW_FROM) + (failures >= THREE_IN_A_ROW_FROM)
+        """Return how many codes in a row an answer needs after `failures`: 1, 2 or 3."""
+        return 1 + (failures >= TWO_CODES_FROM) + (failures >= THREE_CODES_FROM)
 
     def locks(self, failures: int) -> bool:
+        """Return True if a user with `failures` is locked."""
         return 0 < self.lock_after <= failures

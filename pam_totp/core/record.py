@@ -1,10 +1,10 @@
 """The record of one user: tokens, recovery codes, failures.
 
-The law:
-- a record is valid by construction: exact types, ranges, unique names, no secret twice;
-- counters and steps only go up: they are moved by `accepted`, and by nothing else;
-- an error names the place and what is wanted there, and never shows a value;
-- nothing here shows a secret in its `repr`.
+Rules:
+1. A record is valid by construction: exact types, ranges, unique names of tokens, unique secrets.
+2. Counters and steps only go up. Only `accepted` changes them.
+3. An error names the place and what is required there. It never shows a value.
+4. `repr` never shows a secret.
 """
 
 from __future__ import annotations
@@ -12,59 +12,51 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import ClassVar, Self
 
+from pam_totp.core.fields import (
+    Rule,
+    Value,
+    boolean,
+    choice,
+    hexadecimal,
+    optional,
+    printable,
+    text,
+    tuple_of,
+    whole_number,
+)
 from pam_totp.core.oath import ALGORITHMS, DEFAULT_PERIOD, MAX_DIGITS, MIN_DIGITS, MOVING_FACTOR_LIMIT
-from pam_totp.core.rules import MAX_TEXT, Rule, boolean, hexadecimal, maybe, one_of, text, tuple_of, whole
-from pam_totp.core.values import Value
 
 MAX_TOKENS = 8
 MAX_RECOVERY_CODES = 100
 MAX_GRACE = 64
-MIN_SECRET, MAX_SECRET = 14, 128  # bytes: RFC 4226 §4 R6 demands 128 bits; 112 exist in the field and are warned about
+MIN_SECRET, MAX_SECRET = 14, 128  # bytes: RFC 4226 §4 R6 demands 128 bits; 112 bits occur, and cause a warning
 GOOD_SECRET = 16  # bytes: RFC 4226 §4 R6
-DEFAULT_NAMES = {"totp": "phone", "hotp": "token"}  # of a token, by type, where none is given
+DEFAULT_NAMES = {"totp": "phone", "hotp": "token"}  # of a token without a given name, by type
 NEW_SECRET = 20  # bytes: RFC 4226 §4 R6 recommends 160 bits
-TIME_LIMIT = 1 << 62  # seconds: no clock reaches it, and sums with it stay far from any edge
-MAX_COUNT = 1 << 62  # answers: a count stays there
-MAX_DRIFT = 1 << 31  # steps, either way
+TIME_LIMIT = 1 << 62  # seconds: no clock reaches it, and sums with it do not overflow 64 bits
+MAX_COUNT = 1 << 62  # answers: a count stops there
+MAX_DRIFT = 1 << 31  # steps, in either direction
 DAY = 86_400  # seconds
 
 
 class RecordError(ValueError):
-    """Data that is no valid record; the text names the place, never the value."""
-
-
-def _user_name(v: object) -> str | None:
-    good = type(v) is str and 0 < len(v) <= MAX_TEXT and "\0" not in v and v.isprintable()
-    return None if good else f"not 1 … {MAX_TEXT} printable characters"
+    """The data is not a valid record. The text names the place, never the value."""
 
 
 def _key(v: object) -> str | None:
     good = type(v) is bytes and MIN_SECRET <= len(v) <= MAX_SECRET
-    return None if good else f"not {8 * MIN_SECRET} … {8 * MAX_SECRET} bits"
+    return None if good else f"must be {8 * MIN_SECRET} to {8 * MAX_SECRET} bits"
 
 
 _DIGEST = hexadecimal(32, 32)  # SHA-256
-_TIME = whole(0, TIME_LIMIT - 1)
+_TIME = whole_number(0, TIME_LIMIT - 1)
 
 
-class _Ruled(Value):
-    """A value whose fields each obey a rule, in the order in which they are written."""
+class Token(Value):
+    """The fields that HOTP and TOTP tokens share.
 
-    RULES: ClassVar[dict[str, Rule]] = {}
-
-    def check(self, new: Collection[str]) -> None:
-        fields = self.__dict__
-        for name in new:
-            wanted = self.RULES[name](fields[name])
-            if wanted is not None:
-                raise RecordError(f"{name}: {wanted}")
-
-
-class Token(_Ruled):
-    """What HOTP and TOTP tokens have in common.
-
-    `secret` is the raw key. `confirmed` is False until a first code proved that the holder has the token;
-    `enabled` is the admin's switch. `created` and `last_used` are Unix seconds.
+    `secret` is the raw key. `confirmed` is False until a first code has proved that the user has the token. `enabled`
+    is set by an administrator. `created` and `last_used` are Unix seconds.
     """
 
     name: str
@@ -78,38 +70,42 @@ class Token(_Ruled):
     last_used: int | None = None
 
     type: ClassVar[str]
+    ERROR = RecordError
     RULES: ClassVar[dict[str, Rule]] = {
         "name": text,
         "secret": _key,
-        "algorithm": one_of(*ALGORITHMS),
-        "digits": whole(MIN_DIGITS, MAX_DIGITS),
+        "algorithm": choice(*ALGORITHMS),
+        "digits": whole_number(MIN_DIGITS, MAX_DIGITS),
         "enabled": boolean,
         "confirmed": boolean,
-        "serial": maybe(text),
+        "serial": optional(text),
         "created": _TIME,
-        "last_used": maybe(_TIME),
+        "last_used": optional(_TIME),
     }
 
     @property
     def active(self) -> bool:
-        """Whether codes of this token are looked at."""
+        """Return True if codes of this token may be accepted."""
         return self.enabled and self.confirmed
 
-    def taken_on_trust(self) -> Self:
-        """Confirmed without a code."""
-        return self._but(confirmed=True)
+    def confirmed_without_code(self) -> Self:
+        """Return the token, confirmed although no code was checked."""
+        return self._replace(confirmed=True)
 
     def renamed(self, name: str) -> Self:
-        return self._but(name=name)
+        return self._replace(name=name)
 
     def with_serial(self, serial: str | None) -> Self:
-        return self._but(serial=serial)
+        return self._replace(serial=serial)
 
     def switched(self, enabled: bool) -> Self:
-        return self._but(enabled=enabled)
+        return self._replace(enabled=enabled)
 
     def accepted(self, first: int, count: int, now: int) -> Token:
-        """The token after `count` codes in a row from moving factor `first` were accepted at `now`; confirmed by it."""
+        """Return the token after `count` codes in a row, from moving factor `first`, were accepted at `now`.
+
+        That confirms the token. Raise ValueError if a code was used before (law 1).
+        """
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -117,22 +113,24 @@ class Token(_Ruled):
 
 
 class HotpToken(Token):
-    """An event token. `counter` is the counter of the next code that will be accepted; 2^64 when there is none left."""
+    """An event token. `counter` is the counter of the next code to be accepted; 2^64 if no code is left."""
 
     counter: int = 0
 
     type = "hotp"
-    RULES: ClassVar[dict[str, Rule]] = {**Token.RULES, "counter": whole(0, MOVING_FACTOR_LIMIT)}
+    RULES: ClassVar[dict[str, Rule]] = {**Token.RULES, "counter": whole_number(0, MOVING_FACTOR_LIMIT)}
 
     def accepted(self, first: int, count: int, now: int) -> HotpToken:
         if first < self.counter:
-            raise ValueError("a counter never goes back")
-        return self._but(counter=first + count, last_used=now, confirmed=True)
+            raise ValueError("a counter must not go down")
+        return self._replace(counter=first + count, last_used=now, confirmed=True)
 
 
 class TotpToken(Token):
-    """A time token. `period` is in seconds, `last_step` the last step accepted, `drift` the token's clock less ours
-    in steps (RFC 6238 §6)."""
+    """A time token. `period` is in seconds. `last_step` is the last step accepted.
+
+    `drift` is the token's clock minus this host's, in steps (RFC 6238 §6).
+    """
 
     period: int = DEFAULT_PERIOD
     last_step: int | None = None
@@ -141,38 +139,40 @@ class TotpToken(Token):
     type = "totp"
     RULES: ClassVar[dict[str, Rule]] = {
         **Token.RULES,
-        "period": whole(1, DAY),
-        "last_step": maybe(whole(0, MOVING_FACTOR_LIMIT - 1)),
-        "drift": whole(-MAX_DRIFT, MAX_DRIFT),
+        "period": whole_number(1, DAY),
+        "last_step": optional(whole_number(0, MOVING_FACTOR_LIMIT - 1)),
+        "drift": whole_number(-MAX_DRIFT, MAX_DRIFT),
     }
 
     def accepted(self, first: int, count: int, now: int) -> TotpToken:
-        """As for every token; a lone code leaves the drift alone, codes in a row set it."""
+        """Return the token after the codes, as for every token. Only codes in a row change the drift (law 6)."""
         if self.last_step is not None and first <= self.last_step:
-            raise ValueError("a step never goes back")
+            raise ValueError("a step must not go down")
         last = first + count - 1
         drift = self.drift if count == 1 else last - now // self.period
-        return self._but(last_step=last, drift=drift, last_used=now, confirmed=True)
+        return self._replace(last_step=last, drift=drift, last_used=now, confirmed=True)
 
 
 TOKEN_TYPES: dict[str, type[HotpToken] | type[TotpToken]] = {"hotp": HotpToken, "totp": TotpToken}
 
 
-class Grace(_Ruled):
-    """A login from `rhost` to `service` at `granted` (Unix seconds) that may stand for a code for a while."""
+class Grace(Value):
+    """A login from `rhost` to `service` at `granted` (Unix seconds) that may replace a code for some time."""
 
     service: str
     rhost: str
     granted: int
 
+    ERROR = RecordError
     RULES: ClassVar[dict[str, Rule]] = {"service": text, "rhost": text, "granted": _TIME}
 
 
-class UserRecord(_Ruled):
-    """All that is known about one user's second factor; the fields are those of the secret file.
+class UserRecord(Value):
+    """The second factors of one user. The fields are those of the secret file.
 
-    `recovery` holds hex SHA-256 digests of salt ‖ code. `failures` counts the answers refused as wrong, as of
-    `failures_at`; `refused` all well-formed answers refused since the last success.
+    `recovery` holds hexadecimal SHA-256 digests of salt ‖ code. `failures` counts the answers refused as wrong, and
+    `failures_at` is the time (Unix seconds) from which that count wears off. `refused` counts all well-formed answers
+    refused since the last success.
     """
 
     user: str
@@ -184,74 +184,80 @@ class UserRecord(_Ruled):
     refused: int = 0
     grace: tuple[Grace, ...] = ()
 
+    ERROR = RecordError
     RULES: ClassVar[dict[str, Rule]] = {
-        "user": _user_name,
+        "user": printable,
         "tokens": tuple_of(Token, MAX_TOKENS),
-        "salt": maybe(hexadecimal(16, 64)),
-        "recovery": lambda _: None,  # see _check_recovery
-        "failures": whole(0, MAX_COUNT),
-        "failures_at": maybe(_TIME),
-        "refused": whole(0, MAX_COUNT),
+        "salt": optional(hexadecimal(16, 64)),
+        "failures": whole_number(0, MAX_COUNT),
+        "failures_at": optional(_TIME),
+        "refused": whole_number(0, MAX_COUNT),
         "grace": tuple_of(Grace, MAX_GRACE),
     }
 
     def check(self, new: Collection[str]) -> None:
-        super().check(new)
         if "recovery" in new:
             self._check_recovery()
         if self.recovery and self.salt is None:
-            raise RecordError("salt: missing, with recovery codes there")
+            raise RecordError("salt: required if there are recovery codes")
         if self.failures > 0 and self.failures_at is None:
-            raise RecordError("failures_at: missing, with failures there")
-        for what in ("name", "secret"):
-            if len({getattr(t, what) for t in self.tokens}) < len(self.tokens):
-                raise RecordError(f"tokens: the same {what} twice")
+            raise RecordError("failures_at: required if there are failures")
+        for field in ("name", "secret"):
+            if len({getattr(t, field) for t in self.tokens}) < len(self.tokens):
+                raise RecordError(f"tokens: duplicate {field}")
 
     def _check_recovery(self) -> None:
         if type(self.recovery) is not tuple or len(self.recovery) > MAX_RECOVERY_CODES:
-            raise RecordError(f"recovery: not a list of at most {MAX_RECOVERY_CODES}")
+            raise RecordError(f"recovery: must be a list of at most {MAX_RECOVERY_CODES}")
         for i, code in enumerate(self.recovery):
             if _DIGEST(code) is not None:
-                raise RecordError(f"recovery[{i}]: not a SHA-256 digest in lower-case hexadecimal")
+                raise RecordError(f"recovery[{i}]: must be a SHA-256 digest in lower-case hexadecimal")
         if len(set(self.recovery)) < len(self.recovery):
-            raise RecordError("recovery: the same digest twice")
+            raise RecordError("recovery: duplicate digest")
 
     @property
     def enrolled(self) -> bool:
-        """A confirmed token exists, enabled or not."""
+        """Return True if a confirmed token exists, enabled or not (law 10)."""
         return any(t.confirmed for t in self.tokens)
 
+    @property
+    def code_lengths(self) -> frozenset[int]:
+        """The lengths, in digits, of the codes that may be accepted."""
+        return frozenset(t.digits for t in self.tokens if t.active)
+
     def token(self, name: str) -> Token | None:
+        """Return the token of that name; None if there is none."""
         return next((t for t in self.tokens if t.name == name), None)
 
     def with_token(self, token: Token) -> UserRecord:
-        """Enrol one more token. Grace is void when the tokens change."""
-        return self._but(tokens=(*self.tokens, token), grace=())
+        """Return the record with one more token. Grace ends when the tokens change."""
+        return self._replace(tokens=(*self.tokens, token), grace=())
 
     def with_changed(self, old: Token, new: Token) -> UserRecord:
-        """Rename or switch a token. Grace is void when the tokens change."""
-        return self._but(tokens=tuple(new if t is old else t for t in self.tokens), grace=())
+        """Return the record with `new` in place of `old`. Grace ends when the tokens change."""
+        return self._replace(tokens=tuple(new if t is old else t for t in self.tokens), grace=())
 
     def without_token(self, name: str) -> UserRecord:
-        return self._but(tokens=tuple(t for t in self.tokens if t.name != name), grace=())
+        """Return the record without that token. Grace ends when the tokens change."""
+        return self._replace(tokens=tuple(t for t in self.tokens if t.name != name), grace=())
 
-    def bare(self, user: str) -> UserRecord:
-        """What another user of that name would have without the tokens: the recovery codes and the failures."""
-        return self._but(user=user, tokens=(), grace=())
+    def without_tokens(self, user: str) -> UserRecord:
+        """Return the record for `user` without tokens and grace: recovery codes and failures stay."""
+        return self._replace(user=user, tokens=(), grace=())
 
     def with_recovery(self, salt: str, digests: tuple[str, ...]) -> UserRecord:
-        """A fresh set of recovery codes; the old one is void."""
-        return self._but(salt=salt, recovery=digests)
+        """Return the record with a new set of recovery codes. It replaces the old one."""
+        return self._replace(salt=salt, recovery=digests)
 
     def with_grace(self, grace: tuple[Grace, ...]) -> UserRecord:
-        """Which logins may do without a code is `pam.grace`'s to say."""
-        return self._but(grace=grace)
+        """Return the record with these logins that may replace a code; `pam.grace` chooses them."""
+        return self._replace(grace=grace)
 
     def failures_now(self, now: int) -> tuple[int, int | None]:
-        """`failures` and `failures_at` as they stand at `now`: one less for every full day.
+        """Return `failures` and `failures_at` at `now` (Unix seconds): one failure less for every full day (law 8).
 
-        The remainder of a day is kept, so that one failure a day does not stop the count from falling. Where the
-        clock went back, the days wait for it: starting anew would forget failures once it is set right.
+        The remainder of a day is kept, so that one failure a day does not stop the count from falling. If the clock
+        went back, `failures_at` stays: a new start would remove failures once the clock is correct again.
         """
         if self.failures_at is None or self.failures == 0:
             return 0, None
@@ -260,27 +266,35 @@ class UserRecord(_Ruled):
         return (left, self.failures_at + days * DAY) if left else (0, None)
 
     def refused_uncounted(self) -> UserRecord:
-        return self._but(refused=min(self.refused + 1, MAX_COUNT))
+        """Return the record after a refusal that is not a failure, such as a replay."""
+        return self._replace(refused=min(self.refused + 1, MAX_COUNT))
 
     def refused_as_wrong(self, now: int) -> UserRecord:
+        """Return the record after a wrong answer at `now` (Unix seconds): one failure more."""
         failures, since = self.failures_now(now)
-        counted = self._but(failures=min(failures + 1, MAX_COUNT), failures_at=now if since is None else since)
+        counted = self._replace(failures=min(failures + 1, MAX_COUNT), failures_at=now if since is None else since)
         return counted.refused_uncounted()
 
     def accepted(self, token: Token, first: int, count: int, now: int) -> UserRecord:
-        """After `count` codes in a row of `token`, from moving factor `first`; a row clears the failures, one code does
-        not."""
+        """Return the record after `count` codes of `token` in a row, from moving factor `first`, were accepted.
+
+        `now` is in Unix seconds. Codes in a row clear the failures; one code does not.
+        """
         failures, since = self.failures_now(now) if count == 1 else (0, None)
         tokens = tuple(t.accepted(first, count, now) if t is token else t for t in self.tokens)
-        return self._but(tokens=tokens, failures=failures, failures_at=since, refused=0)
+        return self._replace(tokens=tokens, failures=failures, failures_at=since, refused=0)
 
     def recovered(self, digest: str) -> UserRecord:
-        """After the recovery code with `digest` was accepted: it is gone, and so are the failures."""
+        """Return the record after the recovery code with `digest` was accepted: without that code and the failures."""
         left = tuple(d for d in self.recovery if d != digest)
-        return self._but(recovery=left, failures=0, failures_at=None, refused=0)
+        return self._replace(recovery=left, failures=0, failures_at=None, refused=0)
 
     def unlocked(self) -> UserRecord:
-        return self._but(failures=0, failures_at=None)
+        """Return the record without failures."""
+        return self._replace(failures=0, failures_at=None)
 
     def __repr__(self) -> str:
         return f"<record of {self.user!r}: {len(self.tokens)} tokens>"
+
+
+UNKNOWN_USER = UserRecord(user="unknown")  # in place of a missing record

@@ -1,7 +1,9 @@
-"""The secret file: the one encoding of a `UserRecord`.
+"""The secret file: the encoding of a `UserRecord` as bytes.
 
-The law: `parse` takes the canonical encoding and no other, so `serialize(parse(data)) == data` for all that parses.
-An error names the place and what is wanted there, and never echoes a value.
+Rules:
+1. A record has one encoding. `parse` accepts only that, so `serialize(parse(data)) == data` for all accepted data.
+2. The file is one JSON document in ASCII, with fixed keys in a fixed order, as json.dumps writes it with indent=1.
+3. An error names the place and what is required there. It never shows a value.
 """
 
 from __future__ import annotations
@@ -12,33 +14,33 @@ from collections.abc import Callable, Iterable
 from json.encoder import encode_basestring_ascii
 from typing import Any, TypeVar
 
+from pam_totp.core.fields import Value
 from pam_totp.core.record import TOKEN_TYPES, Grace, RecordError, Token, UserRecord
-from pam_totp.core.values import Value
 
 VERSION = 1
 MAX_FILE = 64 * 1024  # bytes
 
 _BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"  # RFC 4648 §6
 _DIGITS_32 = str.maketrans(_BASE32, "0123456789abcdefghijklmnopqrstuv")  # as int() reads them
-_NOT_BASE32 = "not base32 in upper case without padding"
+_NOT_BASE32 = "must be base32 in upper case without padding"
 
 V = TypeVar("V", bound=Value)
 
 
 def parse(data: bytes) -> UserRecord:
-    """Read a secret file's content. Raises RecordError for anything but the canonical encoding of a valid record."""
+    """Return the record of a secret file's content. Raise RecordError unless it is the encoding of a valid record."""
     if len(data) > MAX_FILE:
         raise RecordError(f"larger than {MAX_FILE} bytes")
     try:
         document = json.loads(data.decode("ascii"))
     except UnicodeDecodeError:
-        raise RecordError("not ASCII") from None
+        raise RecordError("must be ASCII") from None
     except (ValueError, RecursionError) as e:
-        where = f"line {e.lineno}" if isinstance(e, json.JSONDecodeError) else "somewhere"
-        raise RecordError(f"not JSON: {where}") from None
+        place = f" at line {e.lineno}" if isinstance(e, json.JSONDecodeError) else ""
+        raise RecordError(f"invalid JSON{place}") from None
     fields = _members(document, "", ("version", *UserRecord._fields))
     if type(fields["version"]) is not int or fields.pop("version") != VERSION:
-        raise RecordError(f"version: not {VERSION}")
+        raise RecordError(f"version: must be {VERSION}")
     fields["tokens"] = tuple(_token(t, f"tokens[{i}]") for i, t in enumerate(_items(fields, "tokens")))
     fields["grace"] = tuple(
         _made(Grace, _members(g, f"grace[{i}]", Grace._fields), f"grace[{i}]")
@@ -47,24 +49,27 @@ def parse(data: bytes) -> UserRecord:
     fields["recovery"] = tuple(_items(fields, "recovery"))
     record = _made(UserRecord, fields, "")
     if serialize(record) != data:
-        raise RecordError("not the canonical encoding (key order, indentation, escapes)")
+        raise RecordError("must be in the canonical encoding (key order, indentation, escapes)")
     return record
 
 
 def serialize(record: UserRecord) -> bytes:
-    """The secret file's content: one JSON document, in the order and layout that `parse` demands."""
+    """Return the secret file's content: one JSON document, in the order and layout that `parse` requires."""
     return f"{_object(record)}\n".encode("ascii")
 
 
 def base32(secret: bytes) -> str:
-    """RFC 4648 §6 without padding, as in otpauth URIs."""
+    """Return `secret` in base32 (RFC 4648 §6) without padding, as in otpauth URIs."""
     return base64.b32encode(secret).decode("ascii").rstrip("=")
 
 
 def unbase32(text: str) -> bytes:
-    """Undo `base32`; ValueError for lower case, padding, other characters or left-over bits."""
+    """Return the bytes that `base32` encodes as `text`.
+
+    Raise ValueError for lower case, padding, other characters, or bits that do not fill a byte and are not zero.
+    """
     size, spare = divmod(5 * len(text), 8)
-    if not text or text.strip(_BASE32) or spare >= 5:  # five bits more are a character too many
+    if not text or text.strip(_BASE32) or spare >= 5:  # five spare bits: one character too many
         raise ValueError(_NOT_BASE32)
     number = int(text.translate(_DIGITS_32), 32)
     if number & (1 << spare) - 1:
@@ -72,26 +77,26 @@ def unbase32(text: str) -> bytes:
     return (number >> spare).to_bytes(size, "big")
 
 
-# ---- writing: what json.dumps says with indent=1, at a tenth of its time (that one runs in Python, through generators)
+# ---- writing, in a tenth of the time of json.dumps with indent=1, which runs in Python, through generators
 
 
 def _layout(members: dict[str, str], end: str) -> str:
-    """An object of these keys and values; `end` is what ends its last line, and says its depth."""
+    """Return the text of an object with these keys and values. `end` is a line end and the object's indentation."""
     lines = ",".join(f'{end} "{key}": {text}' for key, text in members.items())
     return f"{{{lines}{end}}}"
 
 
-def _places(names: Iterable[str]) -> dict[str, str]:
+def _placeholders(names: Iterable[str]) -> dict[str, str]:
     return {name: f"%({name})s" for name in names}
 
 
 _LAYOUTS: dict[type[Value], str] = {
-    UserRecord: _layout({"version": str(VERSION)} | _places(UserRecord._fields), "\n"),
+    UserRecord: _layout({"version": str(VERSION)} | _placeholders(UserRecord._fields), "\n"),
     **{
-        cls: _layout(_places(["name"]) | {"type": f'"{kind}"'} | _places(cls._fields), "\n  ")
+        cls: _layout(_placeholders(["name"]) | {"type": f'"{kind}"'} | _placeholders(cls._fields), "\n  ")
         for kind, cls in TOKEN_TYPES.items()
     },
-    Grace: _layout(_places(Grace._fields), "\n  "),
+    Grace: _layout(_placeholders(Grace._fields), "\n  "),
 }
 
 
@@ -100,7 +105,7 @@ def _object(value: Value) -> str:
 
 
 def _list(items: tuple[object, ...]) -> str:
-    """A member of the record."""
+    """Return the text of a list that is a member of the record."""
     texts = ",\n  ".join([_TEXTS[type(item)](item) for item in items])
     return f"[\n  {texts}\n ]" if texts else "[]"
 
@@ -122,7 +127,7 @@ _TEXTS: dict[type, Callable[[Any], str]] = {
 def _token(document: object, place: str) -> Token:
     kind = document.get("type") if type(document) is dict else None
     if type(kind) is not str or kind not in TOKEN_TYPES:
-        raise RecordError(f"{place}.type: not one of {', '.join(TOKEN_TYPES)}")
+        raise RecordError(f"{place}.type: must be one of {', '.join(TOKEN_TYPES)}")
     cls = TOKEN_TYPES[kind]
     fields = _members(document, place, ("type", *cls._fields))
     del fields["type"]
@@ -134,22 +139,22 @@ def _token(document: object, place: str) -> Token:
 
 
 def _members(document: object, place: str, names: tuple[str, ...]) -> dict[str, Any]:
-    """The document as a dict with exactly these keys."""
+    """Return `document` as a dict with exactly these keys. Raise RecordError."""
     if type(document) is not dict:
-        raise RecordError(f"{place or 'document'}: not an object")
+        raise RecordError(f"{place or 'document'}: must be an object")
     prefix = f"{place}." if place else ""
     for name in names:
         if name not in document:
             raise RecordError(f"{prefix}{name}: missing")
     if len(document) > len(names):
-        raise RecordError(f"{place or 'document'}: a key that does not belong there")
+        raise RecordError(f"{place or 'document'}: unknown key")
     return dict(document)
 
 
 def _items(fields: dict[str, Any], name: str) -> list[Any]:
     items = fields[name]
     if not isinstance(items, list):
-        raise RecordError(f"{name}: not a list")
+        raise RecordError(f"{name}: must be a list")
     return items
 
 

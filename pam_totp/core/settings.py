@@ -1,6 +1,10 @@
-"""Settings of one login: defaults, then /etc/pam_totp.toml, then the module's arguments. Pure: text in, values out.
+"""The settings of one login: defaults, then the site file, then the module's arguments.
 
-The law: what is unknown, malformed, out of bounds, given twice or contradictory is an error, and an error denies.
+Rules:
+1. A setting that is unknown, malformed, out of bounds, given twice or contradictory is an error. An error denies.
+2. An argument overrides `[service.NAME]` of the site file, which overrides `[policy]`, which overrides the default.
+3. The site file cannot set the store, the user, or the use of an earlier module's answer. These belong to one PAM line.
+4. This module reads no file: text in, values out.
 """
 
 from __future__ import annotations
@@ -9,24 +13,23 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
 
+from pam_totp.core.fields import Rule, Value, boolean, printable, require, whole_number
 from pam_totp.core.policy import Policy
-from pam_totp.core.rules import MAX_TEXT, Rule, boolean, whole
-from pam_totp.core.values import Value
 
 SITE_FILE = "/etc/pam_totp.toml"
 DEFAULT_STORE = "/var/lib/pam_totp"
 DEFAULT_PROMPT = "One-time code: "
-FORWARD_PROMPT = "Password and one-time code: "  # where one answer holds both
+FORWARD_PROMPT = "Password and one-time code: "  # with forward_pass: one answer holds both
 MAX_GRACE_PERIOD = 86_400  # seconds: a day
 FIRST_PASS = ("try_first_pass", "use_first_pass", "forward_pass")
 
 
 class SettingsError(ValueError):
-    """A bad argument or site file; the text says which and why."""
+    """An argument or the site file is not valid. The text names the place and the reason."""
 
 
 class Settings(Value):
-    """What one login goes by. `origins` says for each setting that is not a default where it came from."""
+    """The settings of one login. `origins` names the source of each setting that is not a default."""
 
     policy: Policy
     store: str
@@ -41,13 +44,13 @@ class Settings(Value):
     origins: Mapping[str, str]
 
     def facts(self) -> dict[str, Any]:
-        """Every setting by its name, those of the policy first."""
+        """Return every setting by its name, those of the policy first."""
         facts = {name: getattr(self.policy, name) for name in Policy.RULES}
         return facts | {name: getattr(self, name) for name in self._fields if name not in ("policy", "origins")}
 
 
 class Site(Value):
-    """/etc/pam_totp.toml: `[policy]`, `[service.NAME]`, `[clients]` (account = service)."""
+    """The content of the site file: `[policy]`, `[service.NAME]`, `[clients]` (account = service)."""
 
     policy: Mapping[str, object]
     services: Mapping[str, Mapping[str, object]]
@@ -62,13 +65,8 @@ class Site(Value):
 Site.NONE = Site(policy={}, services={}, clients={})
 
 
-def _words(v: object) -> str | None:
-    good = type(v) is str and 0 < len(v) <= MAX_TEXT and v.isprintable()
-    return None if good else f"not 1 … {MAX_TEXT} printable characters"
-
-
 def _path(v: str) -> str | None:
-    return None if v.startswith("/") and "\0" not in v else "not an absolute path"
+    return None if v.startswith("/") and "\0" not in v else "must be an absolute path"
 
 
 def _path_or_none(v: str) -> str | None:
@@ -76,46 +74,48 @@ def _path_or_none(v: str) -> str | None:
 
 
 def _template(v: str) -> str | None:
-    """A path in terms of `~`, `${HOME}` and `${USER}`; what they stand for is known when the user is."""
+    """Require the path of a file, which may contain `~` or `${HOME}` and `${USER}`; see `store.home`."""
     home = next((home for home in ("~", "${HOME}") if v.startswith(f"{home}/")), "")
     plain = v.removeprefix(home).replace("${USER}", "user")
     good = plain.startswith("/") and not plain.endswith("/") and plain.isprintable() and not {"$", "~"} & set(plain)
-    return None if good else "not the path of a file, absolute or beginning with ~/ or ${HOME}/, with ${USER} at most"
+    return (
+        None if good else "must be a file's path that begins with /, ~/ or ${HOME}/; ${USER} is the only other variable"
+    )
 
 
-_NUMBERS: dict[str, Rule] = {**Policy.RULES, "grace_period": whole(0, MAX_GRACE_PERIOD)}
+_NUMBERS: dict[str, Rule] = {**Policy.RULES, "grace_period": whole_number(0, MAX_GRACE_PERIOD)}
 _VALUES: dict[str, Rule] = {  # name=value
     **_NUMBERS,
-    "prompt": _words,
-    "user": _words,
+    "prompt": printable,
+    "user": printable,
     "store": _path,
     "secret": _template,
-    "socket": _path_or_none,  # these two, and `nodelay`, are the relay's
+    "socket": _path_or_none,  # the relay uses `socket`, `helper` and `nodelay`
     "helper": _path,
 }
 _FLAGS = ("echo", "nullok", "nodelay", "debug", *FIRST_PASS)
-# What the site file may set: not who and where, and not what belongs to one line's place in its stack.
+# The settings that the site file may set.
 _SITE: dict[str, Rule] = {
     **_NUMBERS,
-    "prompt": _words,
+    "prompt": printable,
     "echo": boolean,
     "nullok": boolean,
     "debug": boolean,
 }
 
 
-@lru_cache(maxsize=1)  # the file is read at every login, and seldom says anything new
+@lru_cache(maxsize=1)  # the file is read at every login, and seldom changes
 def parse_site(text: str) -> Site:
-    """Read the site file's text (TOML). Raises SettingsError with the place."""
-    import tomllib  # most hosts have no site file, and this import costs 2 ms
+    """Return the content of the site file's `text` (TOML). Raise SettingsError."""
+    import tomllib  # here, because most hosts have no site file and the import takes 2 ms
 
     try:
         document = tomllib.loads(text)
-    except (ValueError, RecursionError) as e:  # numbers of thousands of digits, and nesting, have errors of their own
+    except (ValueError, RecursionError) as e:  # of deep nesting, or numbers of thousands of digits
         raise SettingsError(f"{SITE_FILE}: {e}") from None
     unknown = document.keys() - {"policy", "service", "clients"}
     if unknown:
-        raise SettingsError(f"{SITE_FILE}: no table is called {sorted(unknown)[0]!r}")
+        raise SettingsError(f"{SITE_FILE}: unknown table {sorted(unknown)[0]!r}")
     policy = _site_table(document.get("policy", {}), "policy")
     services = {
         name: _site_table(table, f"service.{name}")
@@ -124,17 +124,17 @@ def parse_site(text: str) -> Site:
     clients = _table(document.get("clients", {}), "clients")
     for account, service in clients.items():
         if type(service) is not str or not service:
-            raise SettingsError(f"{SITE_FILE}: clients.{account}: not the name of a service")
+            raise SettingsError(f"{SITE_FILE}: clients.{account}: must be the name of a service")
     return Site(policy=policy, services=services, clients=clients)
 
 
 def settings(service: str, arguments: Sequence[str], site: Site = Site.NONE) -> Settings:
-    """What is in force for a login to `service` with these module arguments. Raises SettingsError."""
-    return _in_force(service, tuple(arguments), site)
+    """Return the settings of a login to `service` with these module arguments. Raise SettingsError."""
+    return _settings(service, tuple(arguments), site)
 
 
-@lru_cache(maxsize=64)  # a host has a few services, and logs in to them over and over
-def _in_force(service: str, arguments: tuple[str, ...], site: Site) -> Settings:
+@lru_cache(maxsize=64)  # a host has a few services and many logins
+def _settings(service: str, arguments: tuple[str, ...], site: Site) -> Settings:
     chosen: dict[str, Any] = {}
     origins: dict[str, str] = {}
     sources = (
@@ -147,7 +147,7 @@ def _in_force(service: str, arguments: tuple[str, ...], site: Site) -> Settings:
         origins |= dict.fromkeys(source, origin)
     modes = [m for m in FIRST_PASS if m in chosen]
     if len(modes) > 1:
-        raise SettingsError(f"{modes[0]} and {modes[1]}: one or the other")
+        raise SettingsError(f"{modes[0]} and {modes[1]}: only one is allowed")
     get = chosen.get
     return Settings(
         policy=Policy(**{n: chosen[n] for n in Policy.RULES if n in chosen}),
@@ -165,38 +165,32 @@ def _in_force(service: str, arguments: tuple[str, ...], site: Site) -> Settings:
 
 
 def parse_arguments(arguments: Sequence[str]) -> dict[str, object]:
-    """The module's arguments by name. Raises SettingsError."""
+    """Return the module's arguments by name. Raise SettingsError."""
     found: dict[str, object] = {}
     for argument in arguments:
         name, equals, text = argument.partition("=")
         if name not in _VALUES and name not in _FLAGS:
-            raise SettingsError(f"no argument is called {name!r}")
+            raise SettingsError(f"unknown argument {name!r}")
         if name in found:
             raise SettingsError(f"{name}: given twice")
         if bool(equals) != (name in _VALUES):
             raise SettingsError(f"{name}: {'takes no value' if equals else 'needs a value'}")
         if equals:
             found[name] = _number(text) if name in _NUMBERS else text
-            _demand(_VALUES[name], found[name], name)
+            require(_VALUES[name], found[name], name, SettingsError)
         else:
             found[name] = True
     return found
 
 
 def _number(text: str) -> int | None:
-    """None for what is no number, or too long for one that means something here."""
+    """Return the number that `text` spells; None if it spells none, or has more than 9 digits."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else None
-
-
-def _demand(rule: Rule, value: object, place: str) -> None:
-    wanted = rule(value)
-    if wanted is not None:
-        raise SettingsError(f"{place}: {wanted}")
 
 
 def _table(value: object, place: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise SettingsError(f"{SITE_FILE}: {place}: not a table")
+        raise SettingsError(f"{SITE_FILE}: {place}: must be a table")
     return value
 
 
@@ -204,6 +198,6 @@ def _site_table(value: object, place: str) -> dict[str, object]:
     table = _table(value, place)
     for name, setting in table.items():
         if name not in _SITE:
-            raise SettingsError(f"{SITE_FILE}: {place}: no setting is called {name!r}")
-        _demand(_SITE[name], setting, f"{SITE_FILE}: {place}.{name}")
+            raise SettingsError(f"{SITE_FILE}: {place}: unknown setting {name!r}")
+        require(_SITE[name], setting, f"{SITE_FILE}: {place}.{name}", SettingsError)
     return table

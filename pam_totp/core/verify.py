@@ -1,50 +1,55 @@
-"""verify: what one answer is worth, and the record after it.
+"""Verification: decide whether one answer is accepted, and compute the record after it.
 
-The law:
+Rules (docs/architecture.md numbers the whole law of verification):
 1. A counter or step is accepted at most once, and both only go up.
-2. A wrong code moves nothing but the failure count.
-3. What is accepted is decided by the record, the answer, the time and the policy; nothing is remembered elsewhere.
-4. A malformed answer, and any from a user who is not enrolled, leaves the record as it was. Every other answer changes
-   it, so that all refusals cost the same write, and no full disk or stopwatch tells one from another.
+2. A wrong code changes only the counts of failures and refusals.
+3. The decision depends on the record, the answer, the time and the policy. There is no other state.
+4. A malformed answer leaves the record unchanged, and so does every answer for a user without a confirmed token.
+5. Every other answer changes the record. All refusals then cost the same write, so neither time nor a full disk shows
+   the reason.
 """
 
 from __future__ import annotations
 
 import enum
 
-from pam_totp.core import answer as answers
+from pam_totp.core.answer import Answer, recovery_digest
+from pam_totp.core.fields import Value
 from pam_totp.core.oath import find
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_DRIFT, TIME_LIMIT, HotpToken, Token, TotpToken, UserRecord
-from pam_totp.core.values import Value
 
-REPLAYS = 10  # counters or steps: how far back a code is known again as used
+REPLAYS = 10  # counters or steps: so many used ones are recognised as replays
 
 
 class Outcome(enum.Enum):
-    """What became of an answer; the value is the word for it in the log."""
+    """The outcome of an answer. The value is its word in the log."""
 
     CODE = "code"
-    ROW = "row"
+    CONSECUTIVE = "row"
     RECOVERY = "recovery"
     WRONG = "wrong"
     REPLAYED = "replayed"
-    ROW_NEEDED = "codes-in-a-row-needed"
+    CONSECUTIVE_NEEDED = "codes-in-a-row-needed"
     LOCKED = "locked"
     MALFORMED = "malformed"
     NOT_ENROLLED = "not-enrolled"
 
     @property
     def accepted(self) -> bool:
+        """Return True if the user may pass."""
         return self in _ACCEPTED
 
 
-_ACCEPTED = {Outcome.CODE, Outcome.ROW, Outcome.RECOVERY}
+_ACCEPTED = {Outcome.CODE, Outcome.CONSECUTIVE, Outcome.RECOVERY}
 
 
 class Decision(Value):
-    """An outcome and the record after it; the name of the token whose code it was, where there is one; and how many
-    answers were refused since the success before this one."""
+    """An outcome, and the record after it.
+
+    `token` is the name of the token that shows the codes, None if there is none. `refused_before` counts the answers
+    that were refused between the previous success and this one.
+    """
 
     outcome: Outcome
     record: UserRecord
@@ -52,47 +57,45 @@ class Decision(Value):
     refused_before: int = 0
 
     def followed_by(self, record: UserRecord) -> Decision:
-        """The same decision, with what else it led to in the record."""
-        return self._but(record=record)
+        """Return the same decision with another record."""
+        return self._replace(record=record)
 
 
-def verify(record: UserRecord, answer: bytes, now: int, policy: Policy, *, recovery_codes: bool = True) -> Decision:
-    """Decide on `answer` (as the person gave it) at `now` (Unix seconds); without `recovery_codes` none is looked for.
+def verify(record: UserRecord, answer: Answer, now: int, policy: Policy) -> Decision:
+    """Decide on `answer` at `now` (Unix seconds).
 
-    Returns a Decision; its record must be stored before anybody is let in. Raises ValueError only for a clock
-    before 1970 or beyond `TIME_LIMIT`.
+    The caller must store the record of the decision before the user may pass. Raise ValueError only if `now` is
+    negative or not below `TIME_LIMIT`.
     """
     if not 0 <= now < TIME_LIMIT:
-        raise ValueError("the clock is out of range")
+        raise ValueError("the clock must be between 1970 and TIME_LIMIT")
     if not record.enrolled:
         return Decision(outcome=Outcome.NOT_ENROLLED, record=record)
 
-    recovery = answers.recovery_code(answer) if recovery_codes else None
-    if recovery is not None and record.salt is not None:
-        digest = answers.recovery_digest(record.salt, recovery)
+    if answer.recovery_code is not None and record.salt is not None:
+        digest = recovery_digest(record.salt, answer.recovery_code)
         if digest in record.recovery:
             return Decision(outcome=Outcome.RECOVERY, record=record.recovered(digest), refused_before=record.refused)
 
-    active = [t for t in record.tokens if t.active]
-    codes = answers.codes(answer, {t.digits for t in active})
+    codes = answer.codes(record.code_lengths)
     if codes is None:
-        if recovery is None:
+        if answer.recovery_code is None:
             return Decision(outcome=Outcome.MALFORMED, record=record)
-        return Decision(outcome=Outcome.WRONG, record=record.refused_uncounted())  # 80 bits need no count
+        return Decision(outcome=Outcome.WRONG, record=record.refused_uncounted())  # law 11: 80 bits need no count
 
-    # A lock does not wear off: it goes by the count as it was stored, not as it has fallen since.
+    # Law 8: failures wear off, but a lock does not. It goes by the stored count.
     if policy.locks(record.failures):
         return Decision(outcome=Outcome.LOCKED, record=record.refused_uncounted())
 
-    candidates = [t for t in active if t.digits == len(codes[0])]
+    candidates = [t for t in record.tokens if t.active and t.digits == len(codes[0])]
     for token in candidates:
         first = _find(token, codes, acceptable(token, len(codes), now, policy))
         if first is None:
             continue
         failures, _ = record.failures_now(now)
         if len(codes) < policy.codes_needed(failures):
-            return Decision(outcome=Outcome.ROW_NEEDED, record=record.refused_uncounted(), token=token.name)
-        outcome = Outcome.CODE if len(codes) == 1 else Outcome.ROW
+            return Decision(outcome=Outcome.CONSECUTIVE_NEEDED, record=record.refused_uncounted(), token=token.name)
+        outcome = Outcome.CODE if len(codes) == 1 else Outcome.CONSECUTIVE
         after = record.accepted(token, first, len(codes), now)
         return Decision(outcome=outcome, record=after, token=token.name, refused_before=record.refused)
     for token in candidates:
@@ -102,7 +105,7 @@ def verify(record: UserRecord, answer: bytes, now: int, policy: Policy, *, recov
 
 
 def acceptable(token: Token, count: int, now: int, policy: Policy) -> range:
-    """The counters or steps at which the first of `count` codes may stand."""
+    """Return the counters or steps at which the first of `count` codes is accepted (laws 4 to 6)."""
     if isinstance(token, HotpToken):
         reach = policy.look_ahead
         if count > 1 and policy.resync_window > 0:
@@ -114,8 +117,11 @@ def acceptable(token: Token, count: int, now: int, policy: Policy) -> range:
 
 
 def steps_around(token: TotpToken, count: int, now: int, reach: int) -> range:
-    """The steps at which the first of `count` codes may stand for the last to be within `reach` of the token's clock
-    (RFC 6238 §5.2, §6), and all of them to be later than any used before. No drift grows beyond `MAX_DRIFT`."""
+    """Return the steps at which the first of `count` codes is accepted.
+
+    The last code must be within `reach` steps of the token's clock (RFC 6238 §5.2, §6). The first must be later than
+    the last step used. The drift stays within `MAX_DRIFT`.
+    """
     first = now // token.period - (count - 1)
     slowest, fastest = max(token.drift - reach, -MAX_DRIFT), min(token.drift + reach, MAX_DRIFT)
     unused = 0 if token.last_step is None else token.last_step + 1
@@ -123,7 +129,7 @@ def steps_around(token: TotpToken, count: int, now: int, reach: int) -> range:
 
 
 def _used(token: Token) -> range:
-    """The last counters or steps that can no longer be accepted."""
+    """Return the last counters or steps that can no longer be accepted (law 8: replays)."""
     if isinstance(token, HotpToken):
         return range(token.counter - REPLAYS, token.counter)
     assert isinstance(token, TotpToken)

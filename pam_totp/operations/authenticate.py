@@ -1,57 +1,51 @@
-"""One answer of one user: decided, recorded, logged. PAM, the command line and the portal all come through here.
+"""Authentication: decide on one answer of one user, record the decision, log it.
 
-The law:
-- what was decided is durable before `decide` returns, and whatever follows from it is part of the same change;
-- an answer costs the same work at the disk whoever it is for: none where it could be nobody's, else one file written;
-- the log gets one line for each answer, the person the same words for every refusal.
+Rules (docs/architecture.md numbers the whole law of verification):
+1. PAM, the command line and the portal decide on an answer by `decide`. There is no other way.
+2. The decision is durable before `decide` returns. Consequences of an accepted answer are part of the same change.
+3. A well-formed answer costs one written file for every user name, enrolled or unknown. A malformed one costs none.
+4. The log gets one line for each answer. The user gets the same words for every refusal.
+5. A refusal is delayed by a time that depends on the policy alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from pam_totp.core import answer as answers
+from pam_totp.core.answer import Answer
 from pam_totp.core.policy import Policy
-from pam_totp.core.record import MAX_TOKENS, UserRecord
+from pam_totp.core.record import MAX_TOKENS, UNKNOWN_USER, UserRecord
 from pam_totp.core.verify import Decision, Outcome, verify
 from pam_totp.operations import audit_log
-from pam_totp.store import NotThere, Store
+from pam_totp.store import NotThere, Store, read_or_unknown
 
 REFUSED = "refused; if the code was right, enter two codes in a row, or three"
-REFUSAL_TAKES = 0.1  # seconds after the answer, at least: longer than any disk that is in order takes
-_LOOK_TAKES = 1e-5  # seconds for one counter or step of one token: several times what it does
-_ANY_LENGTH = {6, 7, 8}  # digits
-_NOBODY = UserRecord(user="nobody")
+REFUSAL_DELAY = 0.1  # seconds: longer than a disk in order takes for one login
+_CANDIDATE_TIME = 1e-5  # seconds: several times what one counter or step of one token takes
 
-Splitter = Callable[
-    [set[int]], bytes
-]  # the lengths of the user's codes -> the part of what was typed that is the answer
-Follow = Callable[[Decision, int], UserRecord]  # what was decided, now -> the record to keep
+Follow = Callable[[Decision, int], UserRecord]  # the decision, now in Unix seconds -> the record to store
 
 
 def decide(
     store: Store,
     user: str,
-    answer: bytes | Splitter,
+    answer: Answer,
     policy: Policy,
     now: Callable[[], int],
     *,
-    recovery_codes: bool = True,
     follow: Follow | None = None,
 ) -> Decision:
-    """Verify `answer` against the record of `user`, and return what was decided once it is durable.
+    """Verify `answer` against the record of `user`, and return the decision once it is durable.
 
-    `follow` makes the record of an accepted answer; where it raises, nothing was changed and the code is as good as
-    before. Raises StoreError.
+    `now` returns Unix seconds. `follow` computes the record to store after an accepted answer. If it raises, nothing is
+    changed and the code is not used up. Raise StoreError if the store cannot be reached.
     """
-    code = _part(answer, _ANY_LENGTH)
-    if answers.codes(code, _ANY_LENGTH) is None and not (recovery_codes and answers.recovery_code(code)):
-        return verify(_known(store, user), code, now(), policy, recovery_codes=recovery_codes)
+    if not answer.is_well_formed:
+        return verify(read_or_unknown(store, user), answer, now(), policy)
 
     def change(record: UserRecord) -> tuple[UserRecord, Decision]:
-        code = _part(answer, {t.digits for t in record.tokens if t.active} if record.enrolled else _ANY_LENGTH)
         at = now()
-        decision = verify(record, code, at, policy, recovery_codes=recovery_codes)
+        decision = verify(record, answer, at, policy)
         if follow is not None and decision.outcome.accepted:
             decision = decision.followed_by(follow(decision, at))
         return decision.record, decision
@@ -59,21 +53,23 @@ def decide(
     try:
         decision = store.update(user, change)
     except NotThere:
-        decision = Decision(outcome=Outcome.NOT_ENROLLED, record=_NOBODY)
-    if decision.outcome in (Outcome.NOT_ENROLLED, Outcome.MALFORMED):  # to others it would have been an answer
-        store.update_nobody(user)
+        decision = Decision(outcome=Outcome.NOT_ENROLLED, record=UNKNOWN_USER)
+    if decision.outcome in (Outcome.NOT_ENROLLED, Outcome.MALFORMED):  # law 12: the record was not written
+        store.update_decoy(user)
     return decision
 
 
-def refusal_takes(policy: Policy) -> float:
-    """How long after the answer a refusal is said, in seconds: longer than looking through all the tokens that a user
-    can have takes, so that its time does not tell how many there are."""
+def refusal_delay(policy: Policy) -> float:
+    """Return the time between an answer and its refusal, in seconds.
+
+    It is longer than the search through as many tokens as a user can have, so it does not show how many there are.
+    """
     reach = max(policy.look_ahead, policy.resync_window, 2 * policy.window, 2 * policy.resync_steps)
-    return max(REFUSAL_TAKES, MAX_TOKENS * reach * _LOOK_TAKES)
+    return max(REFUSAL_DELAY, MAX_TOKENS * reach * _CANDIDATE_TIME)
 
 
 def log(sink: audit_log.Sink, service: str, user: str, decision: Decision, rhost: str | None = None) -> None:
-    """One line about `decision`."""
+    """Write one line about `decision`."""
     reason = decision.outcome.value
     if not decision.outcome.accepted:
         audit_log.write(sink, service, "refused", user=user, reason=reason, token=decision.token, rhost=rhost)
@@ -92,28 +88,17 @@ def log(sink: audit_log.Sink, service: str, user: str, decision: Decision, rhost
 
 
 def remarks(decision: Decision) -> list[str]:
-    """What the person is told after a success."""
+    """Return what the user is shown after a success."""
     found = []
     left = _recovery_left(decision)
     if left is not None:
         found.append(f"recovery code used, {left} left")
     refused = decision.refused_before
     if refused:
-        what = "1 answer was" if refused == 1 else f"{refused} answers were"
-        found.append(f"{what} refused since the last login")
+        answers = "1 answer was" if refused == 1 else f"{refused} answers were"
+        found.append(f"{answers} refused since the last login")
     return found
 
 
 def _recovery_left(decision: Decision) -> int | None:
     return len(decision.record.recovery) if decision.outcome is Outcome.RECOVERY else None
-
-
-def _known(store: Store, user: str) -> UserRecord:
-    try:
-        return store.read(user)
-    except NotThere:
-        return _NOBODY
-
-
-def _part(answer: bytes | Splitter, lengths: set[int]) -> bytes:
-    return answer if isinstance(answer, bytes) else answer(lengths)

@@ -1,21 +1,24 @@
-"""Enrolment: new tokens, the code that proves that their holder has them, recovery codes.
+"""Enrolment: new tokens, the code that proves possession of one, recovery codes.
 
-Pure but for the source of randomness.
+Rules:
+1. A new token is not confirmed. A first code of it proves that the user has it; that code is used up.
+2. A recovery code has 80 random bits. It is shown once, and stored as a salted digest.
+3. Functions return new values and warnings. They store nothing; the caller does.
+4. Randomness comes from the operating system. There is no other input than the arguments.
 """
 
 from __future__ import annotations
 
 import secrets
 
-from pam_totp.core import answer as answers
-from pam_totp.core.answer import CROCKFORD, RECOVERY_BITS, RECOVERY_LENGTH, recovery_digest
+from pam_totp.core.answer import CROCKFORD, RECOVERY_BITS, RECOVERY_LENGTH, Answer, recovery_digest
 from pam_totp.core.oath import DEFAULT_PERIOD
 from pam_totp.core.policy import Policy
-from pam_totp.core.record import GOOD_SECRET, HotpToken, Token, TotpToken, UserRecord
+from pam_totp.core.record import GOOD_SECRET, UNKNOWN_USER, HotpToken, Token, TotpToken, UserRecord
 from pam_totp.core.secretfile import base32
 from pam_totp.core.verify import verify
 
-# A first code may come from a token that was pressed in a drawer, or whose clock is slow.
+# Before its first code, a key fob may have been pressed many times, and the clock of a token may be slow.
 FIRST_CODE = Policy(look_ahead=10, window=1, resync_window=1000, resync_steps=240)
 _SALT = 16  # bytes
 _GROUP = 4  # characters, in keys and recovery codes
@@ -32,24 +35,30 @@ def new_token(
     counter: int = 0,
     period: int = DEFAULT_PERIOD,
 ) -> Token:
-    """An unconfirmed token of `kind` hotp or totp. Raises RecordError."""
+    """Return an unconfirmed token of `kind` hotp or totp.
+
+    `secret` is the raw key, `now` in Unix seconds, `period` in seconds. Raise RecordError if a field is not valid.
+    """
     common = {"name": name, "secret": secret, "algorithm": algorithm, "digits": digits}
     if kind == "hotp":
         return HotpToken(**common, confirmed=False, created=now, counter=counter)  # type: ignore[arg-type]
     return TotpToken(**common, confirmed=False, created=now, period=period)  # type: ignore[arg-type]
 
 
-def proved(token: Token, answer: bytes, now: int, *, codes_needed: int = 1) -> Token | None:
-    """`token`, confirmed and with the answer's codes used up, or None where they are not its codes, or too few."""
-    alone = UserRecord(user="nobody").with_token(token.taken_on_trust())
-    if len(answers.codes(answer, {token.digits}) or ()) < codes_needed:
+def proved(token: Token, answer: Answer, now: int, *, codes_needed: int = 1) -> Token | None:
+    """Return `token`, confirmed, with the codes of `answer` used up. Return None for wrong codes or too few.
+
+    `now` is in Unix seconds. `codes_needed` is 1 or, if the counter is not known, 2.
+    """
+    alone = UNKNOWN_USER.with_token(token.confirmed_without_code())
+    if len(answer.codes({token.digits}) or ()) < codes_needed:
         return None
     decision = verify(alone, answer, now, FIRST_CODE)
     return decision.record.tokens[0] if decision.outcome.accepted else None
 
 
 def warnings(token: Token, *, scanned: bool = False) -> list[str]:
-    """What a person should know before relying on this token; `scanned` where a phone reads it from a QR code."""
+    """Return the warnings about this token. `scanned` is True if a phone reads it from a QR code."""
     found = []
     if len(token.secret) < GOOD_SECRET:
         found.append(f"the key has {8 * len(token.secret)} bits; RFC 4226 asks for at least {8 * GOOD_SECRET}")
@@ -59,7 +68,7 @@ def warnings(token: Token, *, scanned: bool = False) -> list[str]:
 
 
 def unusual(token: Token) -> list[str]:
-    """What apps that know only the defaults of the otpauth URI would get wrong."""
+    """Return the properties that phone apps ignore if they know only the defaults of the otpauth URI."""
     found = []
     if token.algorithm != "SHA1":
         found.append(token.algorithm)
@@ -71,12 +80,12 @@ def unusual(token: Token) -> list[str]:
 
 
 def grouped_key(token: Token) -> str:
-    """The key in base32, in groups of four, for typing."""
+    """Return the key in base32, in groups of four characters, for typing."""
     return _grouped(base32(token.secret), " ")
 
 
 def new_recovery_codes(record: UserRecord, count: int) -> tuple[UserRecord, list[str]]:
-    """`record` with `count` fresh recovery codes in place of all it had, and those codes as they are shown."""
+    """Return `record` with `count` new recovery codes in place of the old ones, and the new codes for display."""
     salt = secrets.token_hex(_SALT)
     codes = [_recovery_code() for _ in range(count)]
     digests = tuple(recovery_digest(salt, code) for code in codes)

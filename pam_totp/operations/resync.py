@@ -1,8 +1,10 @@
-"""Bringing a token back into step from far away: by an admin, or by its holder in the portal (RFC 4226 §7.4,
-RFC 6238 §6).
+"""Resynchronisation: find codes in a row far from the expected counter or step (RFC 4226 §7.4, RFC 6238 §6).
 
-The law: the codes are used up by it; no lock is held during the search, and the token moves only if it was not moved
-or changed meanwhile.
+Rules:
+1. Two or more codes in a row are needed. They are used up, and they confirm the token.
+2. No lock is held during the search.
+3. The token is updated only if it still exists with the same key, and no code from the found one on was used meanwhile.
+4. Counters and steps only go up: a used code is never found.
 """
 
 from __future__ import annotations
@@ -14,17 +16,17 @@ from pam_totp.core.record import HotpToken, Token, TotpToken, UserRecord
 from pam_totp.core.verify import steps_around
 from pam_totp.store import Store
 
-_SLICE = 1_000_000  # moving factors between two reports: under a second
+_SLICE = 1_000_000  # moving factors between two reports: less than a second
 
 Progress = Callable[[int, int], None]  # done, total
 
 
 class NotInStep(Exception):
-    """These codes do not stand in a row where the token could be; nothing was changed."""
+    """The token does not show these codes in a row within reach. Nothing was changed."""
 
 
 class Moved(Exception):
-    """The token was used or changed during the search; nothing was changed."""
+    """The token was used, changed or removed during the search. Nothing was changed."""
 
 
 def bring_back(
@@ -37,10 +39,19 @@ def bring_back(
     now: Callable[[], int],
     progress: Callable[[Token], Progress],
 ) -> Token:
-    """Find `codes` (two or more, in a row) among those of `tokens` of `user`, and return the token as it was stored:
-    behind them, and confirmed by them. Raises NotInStep, Moved, and what a store raises.
+    """Find `codes`, two or more in a row, in one of the `tokens` of `user`. Return that token as it was stored.
+
+    `reach` is in counters or steps, `now` returns Unix seconds. `progress` returns the function that gets the progress
+    of the search through a token. Raise NotInStep or Moved if nothing was changed; NotThere or StoreError by the store.
     """
-    token, first = _search(tokens, codes, reach, now, progress)
+    for token in tokens:
+        if token.digits == len(codes[0]):
+            within = candidates(token, len(codes), now(), reach)
+            first = locate(token, codes, within, progress(token))
+            if first is not None:
+                break
+    else:
+        raise NotInStep
 
     def accept(record: UserRecord) -> tuple[UserRecord, Token]:
         current = record.token(token.name)
@@ -49,32 +60,18 @@ def bring_back(
         if first not in candidates(current, len(codes), now(), reach):
             raise Moved
         after = record.accepted(current, first, len(codes), now())
-        moved = after.token(token.name)
-        assert moved is not None
-        return after, moved
+        stored = after.token(token.name)
+        assert stored is not None
+        return after, stored
 
     return store.update(user, accept)
 
 
-def _search(
-    tokens: Iterable[Token],
-    codes: tuple[str, ...],
-    reach: int,
-    now: Callable[[], int],
-    progress: Callable[[Token], Progress],
-) -> tuple[Token, int]:
-    for token in tokens:
-        if token.digits != len(codes[0]):
-            continue
-        first = locate(token, codes, candidates(token, len(codes), now(), reach), progress(token))
-        if first is not None:
-            return token, first
-    raise NotInStep
-
-
 def candidates(token: Token, count: int, now: int, reach: int) -> range:
-    """Where the first of `count` codes may stand: up to `reach` counters ahead, or `reach` steps either way, and
-    never where one was accepted before."""
+    """Return the counters or steps at which the first of `count` codes is searched.
+
+    They are up to `reach` counters ahead, or `reach` steps before and after, without those that were used.
+    """
     if isinstance(token, HotpToken):
         return range(token.counter, token.counter + reach + 1)
     assert isinstance(token, TotpToken)
@@ -82,7 +79,7 @@ def candidates(token: Token, count: int, now: int, reach: int) -> range:
 
 
 def stands_behind(token: Token, codes: tuple[str, ...]) -> bool:
-    """Whether `codes` are the very last ones that were accepted of `token`, as when a form is sent twice."""
+    """Return True if `codes` are the last ones that were accepted of `token`, as after a form that was sent twice."""
     if token.digits != len(codes[0]):
         return False
     if isinstance(token, HotpToken):
@@ -95,7 +92,10 @@ def stands_behind(token: Token, codes: tuple[str, ...]) -> bool:
 
 
 def locate(token: Token, codes: tuple[str, ...], within: range, progress: Progress) -> int | None:
-    """The first position in `within` at which `codes` stand in a row, or None; `progress` hears of every slice."""
+    """Return the first moving factor in `within` from which `token` shows `codes` in a row; None if there is none.
+
+    `progress` is called after every slice with the number of moving factors that were searched, and their total.
+    """
     for start in range(within.start, within.stop, _SLICE):
         part = range(start, min(start + _SLICE, within.stop))
         found = find(token.secret, codes, part, token.digits, token.algorithm)

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pam_totp.core import answer as answers
+from pam_totp.core.answer import Answer
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_TOKENS, Token, UserRecord
 from pam_totp.core.verify import Decision
 from pam_totp.operations import audit_log
-from pam_totp.operations.authenticate import REFUSED, decide, log, refusal_takes
+from pam_totp.operations.authenticate import REFUSED, decide, log, refusal_delay
 from pam_totp.operations.enroll import new_recovery_codes, proved
 from pam_totp.operations.resync import Moved, NotInStep, bring_back, stands_behind
 from pam_totp.store import NotThere, Store
@@ -132,7 +132,7 @@ class Factors:
     def answer(self, asking: Asking) -> Decision:
         """The second step of a sign-in."""
         begun = time.monotonic()
-        decision = decide(self._store, asking.user, asking.proof, self._policy, self._now)
+        decision = decide(self._store, asking.user, Answer.parse(asking.proof), self._policy, self._now)
         log(self._sink, self._service, asking.user, decision, asking.rhost)
         if not decision.outcome.accepted:
             self._hold_back(begun)
@@ -140,7 +140,7 @@ class Factors:
 
     def add(self, asking: Asking, token: Token, first: bytes, *, field: str = "code", codes: int = 1) -> Problem | None:
         """Enrol a new token by its first code; by two in a row where its counter is not known."""
-        confirmed = proved(token, first, self._now(), codes_needed=codes)
+        confirmed = proved(token, Answer.parse(first), self._now(), codes_needed=codes)
         if confirmed is None:
             return Problem(field, Reason.INVALID_CODE if codes == 1 else Reason.NOT_CONSECUTIVE)
 
@@ -156,7 +156,7 @@ class Factors:
         handed_out = [t for t in self.of(asking.user).tokens if t.serial == serial and not t.confirmed]
         if not handed_out:
             return Problem("serial", Reason.NO_TOKEN_WAITING)
-        confirmed = proved(handed_out[0], codes, self._now(), codes_needed=2)
+        confirmed = proved(handed_out[0], Answer.parse(codes), self._now(), codes_needed=2)
         if confirmed is None:
             return Problem("codes", Reason.NOT_CONSECUTIVE)
 
@@ -170,12 +170,12 @@ class Factors:
 
     def _hold_back(self, begun: float) -> None:
         """Say a refusal no sooner than any other."""
-        time.sleep(max(0.0, begun + refusal_takes(self._policy) - time.monotonic()))
+        time.sleep(max(0.0, begun + refusal_delay(self._policy) - time.monotonic()))
 
     def resync(self, asking: Asking, name: str, typed: bytes) -> Problem | None:
         """Bring a token back into step by codes in a row."""
         tokens = [t for t in self.of(asking.user).tokens if t.name == name and t.active]
-        codes = answers.codes(typed, {t.digits for t in tokens})
+        codes = Answer.parse(typed).codes({t.digits for t in tokens})
         if not tokens:
             return Problem("codes", Reason.TOKEN_GONE)
         if codes is None or len(codes) < 2:
@@ -252,7 +252,7 @@ class Factors:
             decision = decide(
                 self._store,
                 asking.user,
-                asking.proof,
+                Answer.parse(asking.proof),
                 self._policy,
                 self._now,
                 follow=lambda decision, _: change(decision.record),

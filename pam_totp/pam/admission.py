@@ -1,9 +1,12 @@
-"""Who may ask the service for whom, by the kernel's word (SO_PEERCRED).
+"""Admission: which account may ask the service about which user. The kernel names the account (SO_PEERCRED).
 
-The law: root for anyone; an account listed under `[clients]` for anyone, under its one service name; every other
-account for itself only. Whoever is not root chooses prompt and echo, and nothing else: site policy alone applies, and
-no login goes without a code. Where a login comes from is for root and the listed to say: others could have any address
-shut out by whatever reads the log.
+Rules:
+1. Root may ask about every user.
+2. An account listed under `[clients]` may ask about every user, under its one service name.
+3. Every other account may ask about itself only.
+4. An account that is not root chooses prompt and echo only. Site policy applies, and every login needs a code.
+5. Only root and listed accounts may name the remote host. Another account could otherwise have any address banned by a
+   program that reads the log.
 """
 
 from __future__ import annotations
@@ -19,25 +22,28 @@ _UCRED = struct.Struct("iII")  # pid, uid, gid: unix(7)
 
 
 def peer_uid(sock: socket.socket) -> int:
-    """The effective uid of who connected, as of then."""
+    """Return the effective uid that the other process had when it connected."""
     _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     return int(uid)
 
 
 def admit(uid: int, hello: Hello, *, client: bool) -> Hello | None:
-    """The hello as far as `uid`, a `client` that is `listed` or not, may have its way; None where it may not ask."""
+    """Return the part of `hello` that `uid` may choose; None if it may not ask.
+
+    `client` is True for a listed account (see `listed`).
+    """
     if uid == 0:
         return hello
     if not client:
         if _uid_of(hello.user) != uid:
             return None
-        hello = hello.from_nowhere()
-    mine = tuple(a for a in hello.arguments if a == "echo" or a.startswith("prompt="))
-    return hello.asking((*mine, "grace_period=0"))  # the address would be whatever the client says
+        hello = hello.without_origin()
+    allowed = tuple(a for a in hello.arguments if a == "echo" or a.startswith("prompt="))
+    return hello.with_arguments((*allowed, "grace_period=0"))  # a client could name any address
 
 
 def listed(uid: int, hello: Hello, site: Site) -> bool:
-    """Whether it is a client of `[clients]` that asks, under its own service name."""
+    """Return True if `uid` is an account of `[clients]` that asks under its own service name."""
     return any(_uid_of(account) == uid and hello.service == service for account, service in site.clients.items())
 
 

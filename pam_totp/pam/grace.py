@@ -1,9 +1,9 @@
-"""Grace: for a while after a code, a login of the same user to the same service from the same address needs none.
+"""Grace: for some time after a code, the same user needs no code for the same service from the same address.
 
-The law:
-- only a fresh code grants it, and nothing extends it;
-- the address is a numeric remote one: a local login has none, and a host's name is what some name server says;
-- it is void when the clock went back, when the tokens changed (`record` sees to that), and where the user is locked.
+Rules:
+1. Only a code grants it. A login by grace does not extend it.
+2. The address is numeric and remote. A local login has none, and a host name depends on a name server.
+3. It ends when the clock went back, when the tokens change (`core.record` removes it), and while the user is locked.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_GRACE, Grace, UserRecord
 from pam_totp.core.settings import MAX_GRACE_PERIOD
 
-_LONGEST_SERVICE = 64  # characters: a name that a service file could have
+_LONGEST_SERVICE = 64  # characters: longer than the name of any service file
 
 
-def place(service: str, rhost: str | None) -> tuple[str, str] | None:
-    """What grace is kept under: the service, and the address in its one spelling; None where there can be no grace."""
+def origin(service: str, rhost: str | None) -> tuple[str, str] | None:
+    """Return the key of grace: the service, and the address in its canonical form. Return None if there can be none."""
     if rhost is None or not (service.isascii() and service.isprintable() and 0 < len(service) <= _LONGEST_SERVICE):
         return None
     if service != service.strip():
@@ -26,20 +26,22 @@ def place(service: str, rhost: str | None) -> tuple[str, str] | None:
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             return service, socket.inet_ntop(family, socket.inet_pton(family, rhost))
-        except (OSError, ValueError):  # not an address of this family; a NUL in it
+        except (OSError, ValueError):  # not an address of this family, or it contains NUL
             continue
     return None
 
 
-def holds(record: UserRecord, at: tuple[str, str], now: int, period: int, policy: Policy) -> bool:
-    """Whether a login at `at` (see `place`) and `now` (Unix seconds) may do without a code. `period` is in seconds."""
+def holds(record: UserRecord, origin: tuple[str, str], now: int, period: int, policy: Policy) -> bool:
+    """Return True if a login from `origin` at `now` (Unix seconds) needs no code. `period` is in seconds."""
     if policy.locks(record.failures) or any(t.last_used is not None and t.last_used > now for t in record.tokens):
         return False
-    return any((g.service, g.rhost) == at and g.granted <= now < g.granted + period for g in record.grace)
+    return any((g.service, g.rhost) == origin and g.granted <= now < g.granted + period for g in record.grace)
 
 
-def granted(record: UserRecord, at: tuple[str, str], now: int) -> UserRecord:
-    """The record after a fresh code at `at`: what no policy could still honour is dropped, and so are the oldest."""
-    others = (g for g in record.grace if (g.service, g.rhost) != at and g.granted <= now < g.granted + MAX_GRACE_PERIOD)
-    newest = sorted((*others, Grace(service=at[0], rhost=at[1], granted=now)), key=lambda g: g.granted)
+def granted(record: UserRecord, origin: tuple[str, str], now: int) -> UserRecord:
+    """Return the record after a code from `origin` at `now`, without expired entries and the oldest above MAX_GRACE."""
+    unexpired = (g for g in record.grace if g.granted <= now < g.granted + MAX_GRACE_PERIOD)
+    others = (g for g in unexpired if (g.service, g.rhost) != origin)
+    service, rhost = origin
+    newest = sorted((*others, Grace(service=service, rhost=rhost, granted=now)), key=lambda g: g.granted)
     return record.with_grace(tuple(newest[-MAX_GRACE:]))

@@ -1,11 +1,9 @@
-"""The helper: one login in a process of its own, started by the relay as `python3 -I -S helper.py` with the channel
-on descriptor 3. Every import comes before the privileges go, and no byte of a store is read before they have gone.
-"""
+"""The helper's entry point. The relay starts it as `python3 -I -S helper.py`, with the channel on descriptor 3."""
 
 import os
 import sys
 
-sys.dont_write_bytecode = True  # as root, under whatever umask and limits the caller left us
+sys.dont_write_bytecode = True  # the umask and the limits are the caller's
 os.umask(0o077)
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 

@@ -1,4 +1,10 @@
-"""What a spawned helper does: become the store's owner or, with `secret=`, the user; then carry the one login."""
+"""The helper: carry one login in a process that the relay started.
+
+Rules:
+1. The helper becomes the owner of the store or, with `secret=`, the user, before it reads a byte of a store.
+2. Every import comes before that: the new account might not be able to read this package.
+3. An error before the login gives PAM_SERVICE_ERR or PAM_AUTHINFO_UNAVAIL. Both deny.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +22,7 @@ CHANNEL = 3  # descriptor
 
 
 def main() -> None:
-    """Serve the login on descriptor 3, and end without the interpreter's farewell: the relay is waiting."""
+    """Serve the login on descriptor 3. Exit without the interpreter's clean-up, because the relay is waiting."""
     with socket.socket(fileno=CHANNEL) as channel:
         serve_one(channel, audit_log.to_syslog, _prepare)
     os._exit(0)
@@ -25,7 +31,7 @@ def main() -> None:
 def _prepare(hello: Hello) -> tuple[Hello, Host] | int:
     lift_limits()
     if os.path.exists(SITE_FILE):
-        import tomllib  # noqa: F401  what `read_site` needs, while we may still read any folder
+        import tomllib  # noqa: F401  for `read_site`, while root can still read any folder
     try:
         arguments = parse_arguments(hello.arguments)
         if "secret" in arguments:

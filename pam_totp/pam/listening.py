@@ -1,6 +1,9 @@
-"""Where the service listens: at the socket that systemd passed on, or at one of its own.
+"""The service's listening socket: passed by systemd, or created here.
 
-The law: a socket of our own is there only once it answers; nobody else's is taken away, and ours goes when we end.
+Rules:
+1. A socket that is created here appears at its path only once it accepts connections.
+2. The socket of another running service is never unlinked.
+3. At the end, the service unlinks its own socket, and no socket that has replaced it.
 """
 
 from __future__ import annotations
@@ -17,12 +20,12 @@ LISTEN_FDS_START = 3  # sd_listen_fds(3)
 
 
 class ServiceError(Exception):
-    """The service cannot start, or go on; the text says why."""
+    """The service cannot start or continue. The text gives the reason."""
 
 
 @contextmanager
 def listening(path: str | None) -> Iterator[socket.socket]:
-    """The socket that systemd passed on (sd_listen_fds(3)), or one made at `path`, which is gone again afterwards."""
+    """Yield the socket that systemd passed (sd_listen_fds(3)), or one at `path`, which is unlinked afterwards."""
     inherited = _inherited()
     if inherited is not None:
         with inherited:
@@ -31,9 +34,11 @@ def listening(path: str | None) -> Iterator[socket.socket]:
     if path is None:
         raise ServiceError("no socket: give --socket PATH, or start it from a systemd socket unit")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        with _alone(path):
+        with _locked(path):
             _bind(listener, path)
-        made = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)  # held: nobody else's gets its inode's number
+        made = os.open(
+            path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+        )  # held, so that its inode number is not used again
         try:
             yield listener
         finally:
@@ -44,9 +49,11 @@ def listening(path: str | None) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def _alone(path: str) -> Iterator[None]:
-    """Nobody else makes a socket at `path` meanwhile: of two who find none there, one would take away the other's. The
-    lock stays, as one that is deleted locks nobody out who has it open."""
+def _locked(path: str) -> Iterator[None]:
+    """Hold the lock of `path`: of two services that start at once, one would unlink the other's socket.
+
+    The lock file stays, because a deleted file that another process has open does not exclude that process.
+    """
     try:
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as e:
@@ -66,29 +73,29 @@ def _bind(listener: socket.socket, path: str) -> None:
         with suppress(FileNotFoundError):
             if not stat.S_ISSOCK(os.lstat(path).st_mode):
                 raise ServiceError(f"{path}: is there, and is no socket")
-            if _is_heard(path):
+            if _has_listener(path):
                 raise ServiceError(f"{path}: another service is listening there")
             os.unlink(path)  # left by a service that was killed
-        aside = f"{path}.new"
+        temporary = f"{path}.new"
         with suppress(FileNotFoundError):
-            os.unlink(aside)
-        listener.bind(aside)
-        os.chmod(aside, 0o666)  # noqa: S103  anybody may ask: the kernel says who it is
+            os.unlink(temporary)
+        listener.bind(temporary)
+        os.chmod(temporary, 0o666)  # noqa: S103  every account may connect: the kernel names it
         listener.listen(BACKLOG)
-        os.rename(aside, path)  # it is there only once it answers
+        os.rename(temporary, path)  # rule 1
     except OSError as e:
         raise ServiceError(f"{path}: {(e.strerror or '').lower() or e}") from e
 
 
-def _is_heard(path: str) -> bool:
-    """Whether anybody listens at a socket."""
+def _has_listener(path: str) -> bool:
+    """Return True if a process listens at the socket `path`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
         probe.setblocking(False)
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             return False
-        except BlockingIOError:  # its queue is full, and we would wait for as long as that lasts
+        except BlockingIOError:  # its queue is full
             pass
     return True
 

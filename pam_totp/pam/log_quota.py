@@ -1,7 +1,10 @@
-"""What accounts that ask for themselves may have logged: so much a minute, and no more.
+"""Log quota: how many lines a minute the accounts that ask about themselves can write to the log.
 
-The law: root's logins and the listed clients' are logged whatever others do; of the rest, what goes beyond is left out,
-and that it is left out is said. A log daemon that is flooded drops lines of its own choice, and guesses among them.
+Rules:
+1. Every line about root's logins and those of listed clients is logged.
+2. Each other account has a quota, and all of them together have one. Lines above it are dropped.
+3. One line in the log reports that lines were dropped.
+4. Without a quota, one account could flood the log daemon, which would then drop lines about guesses.
 """
 
 from __future__ import annotations
@@ -13,13 +16,13 @@ from collections import Counter
 
 from pam_totp.operations import audit_log
 
-LINES_OF_ONE = 100  # a minute: far more than a person's logins
-LINES_OF_ALL = 1000  # a minute: one person may have thousands of accounts (subuid(5))
+MAX_LINES = 100  # a minute, of one account: far more than a user's logins
+MAX_TOTAL_LINES = 1000  # a minute, of all accounts: a user may own thousands of uids (subuid(5))
 _MINUTE = 60.0  # seconds
 
 
-class BoundedLog:
-    """Passes lines on to `log`, within bounds for each uid."""
+class LogQuota:
+    """Writes lines to `log`, within a quota for each uid."""
 
     def __init__(self, log: audit_log.Sink) -> None:
         self._log = log
@@ -29,7 +32,7 @@ class BoundedLog:
         self._total = 0
 
     def of(self, uid: int) -> audit_log.Sink:
-        """The sink for what `uid` asks."""
+        """Return the sink for the logins of `uid`."""
         return lambda priority, line: self._write(uid, priority, line)
 
     def _write(self, uid: int, priority: int, line: str) -> None:
@@ -39,10 +42,10 @@ class BoundedLog:
                 self._ends, self._total = now + _MINUTE, 0
                 self._lines.clear()
             self._lines[uid] += 1
-            over, who = self._lines[uid] - LINES_OF_ONE, f"uid {uid}"
+            over, who = self._lines[uid] - MAX_LINES, f"uid {uid}"
             if over <= 0:
                 self._total += 1
-                over, who = self._total - LINES_OF_ALL, "accounts that ask for themselves"
+                over, who = self._total - MAX_TOTAL_LINES, "accounts that ask for themselves"
         if over <= 0:
             self._log(priority, line)
         elif over == 1:

@@ -1,7 +1,10 @@
-"""How many logins the accounts may have under way at once.
+"""Login quota: how many logins an account may have under way at once.
 
-The law: no account but root's holds more than a few, and all of them together leave room for root's logins. A login
-that root's program carries for somebody else, as su and sudo do for whoever calls them, is that account's too.
+Rules:
+1. Root has no quota.
+2. Every other account has one, and all of them together have one, so that root's logins always find room.
+3. A login that a program of root's carries for another account also counts for that account: su and sudo carry logins
+   for the user that calls them.
 """
 
 from __future__ import annotations
@@ -11,41 +14,44 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-MOST_OF_ONE_ACCOUNT = 128  # logins under way at once; root has no such limit
-MOST_OF_OTHERS = 1024  # of all accounts but root's together: one person may have thousands (subuid(5))
+MAX_LOGINS = 128  # under way at once, of one account
+MAX_TOTAL_LOGINS = 1024  # of all accounts except root: a user may own thousands of uids (subuid(5))
 ROOT = (0, "root")
 
-Account = int | str  # by uid where the kernel names it, by name where a program of root's does
+Account = int | str  # a uid if the kernel names the account, a name if a program of root's does
 
 
-class Places:
-    """The places of one process out of `workers` that share them."""
+class LoginQuota:
+    """The quotas of one process, which is one of `workers` that share them equally."""
 
     def __init__(self, workers: int) -> None:
-        self._of_one, self._of_others = MOST_OF_ONE_ACCOUNT // workers, MOST_OF_OTHERS // workers
+        self._limit, self._total_limit = MAX_LOGINS // workers, MAX_TOTAL_LOGINS // workers
         self._lock = threading.Lock()
-        self._taken: Counter[Account] = Counter()
+        self._logins: Counter[Account] = Counter()
 
     @contextmanager
-    def of_a_login(self) -> Iterator[Callable[[Account], bool]]:
-        """Yield what takes a place for an account, and says whether it had one; all are given back together."""
-        mine: list[Account] = []
+    def login(self) -> Iterator[Callable[[Account], bool]]:
+        """Yield a function that counts this login for an account, and returns True if the quotas allow it.
 
-        def take(account: Account) -> bool:
+        Afterwards the login is no longer counted.
+        """
+        counted: list[Account] = []
+
+        def acquire(account: Account) -> bool:
             if account in ROOT:
                 return True
             with self._lock:
-                if self._taken[account] >= self._of_one or self._taken.total() >= self._of_others:
+                if self._logins[account] >= self._limit or self._logins.total() >= self._total_limit:
                     return False
-                self._taken[account] += 1
-            mine.append(account)
+                self._logins[account] += 1
+            counted.append(account)
             return True
 
         try:
-            yield take
+            yield acquire
         finally:
             with self._lock:
-                for account in mine:
-                    self._taken[account] -= 1
-                    if not self._taken[account]:
-                        del self._taken[account]
+                for account in counted:
+                    self._logins[account] -= 1
+                    if not self._logins[account]:
+                        del self._logins[account]

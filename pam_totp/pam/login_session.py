@@ -1,4 +1,10 @@
-"""One login over one channel, whichever way the relay came by it: hello, dialogue, result."""
+"""One login over one channel: hello, dialogue, result. The service and the helper both use it.
+
+Rules:
+1. Every error ends the login without a result, and the relay then denies.
+2. An unexpected exception is a bug. The log names its type and place only, because its text could contain a secret.
+3. A site file is used only if no other account than root and this process's own can write it.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,10 @@
-"""pam_totp as an ordinary PAM module, in Python: ask for a code, look at it, say yes or no.
+"""The PAM module in Python: ask for a code, have it verified, return a PAM result.
 
-The law: only SUCCESS and IGNORE let anybody pass; the person is told the same whatever the reason of a refusal was;
-no lock is held while a person is being asked.
+Rules:
+1. Only PAM_SUCCESS and PAM_IGNORE let a user pass.
+2. Every refusal shows the user the same text, after the same delay.
+3. No lock is held while a user is asked.
+4. If several accounts share one record, the code of one never grants grace to another.
 """
 
 from __future__ import annotations
@@ -10,13 +13,13 @@ import pwd
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from pam_totp.core import answer as answers
-from pam_totp.core.record import UserRecord
+from pam_totp.core.answer import CODE_LENGTHS, Answer
+from pam_totp.core.fields import Value
+from pam_totp.core.record import UNKNOWN_USER, UserRecord
 from pam_totp.core.settings import Settings, SettingsError, Site, settings
-from pam_totp.core.values import Value
 from pam_totp.core.verify import Decision, Outcome
 from pam_totp.operations import audit_log
-from pam_totp.operations.authenticate import REFUSED, decide, log, refusal_takes, remarks
+from pam_totp.operations.authenticate import REFUSED, decide, log, refusal_delay, remarks
 from pam_totp.pam import grace
 from pam_totp.pam.pam_handle import (
     PAM_AUTH_ERR,
@@ -36,8 +39,6 @@ from pam_totp.pam.pam_handle import (
 from pam_totp.store import NoAccount, NotThere, Store, StoreError
 from pam_totp.store.file import FileStore
 from pam_totp.store.home import home_store
-
-_NOBODY = UserRecord(user="nobody")
 
 
 def passwd_name(user: str) -> str:
@@ -67,7 +68,8 @@ def this_host(site: Site, log: audit_log.Sink = audit_log.to_syslog) -> Host:
 def pam_sm_authenticate(pamh: PamHandle, flags: int, argv: Sequence[str], host: Host | None = None) -> int:
     """Authenticate `pamh.user` by one code, codes in a row, or a recovery code; `argv` are the module's arguments.
 
-    Returns a PAM result (see DESIGN's table); raises nothing that a caller must know about but ProtocolError.
+    Return a PAM result: PAM_SUCCESS, PAM_AUTH_ERR (refused), PAM_IGNORE (`nullok`), PAM_AUTHINFO_UNAVAIL (the store
+    cannot be reached), PAM_CONV_ERR (no answer) or PAM_SERVICE_ERR (bad settings). Raise ProtocolError.
     """
     if host is None:
         host = this_host(Site.NONE)
@@ -106,7 +108,7 @@ class _Login:
         self._host = host
         self._user = host.passwd_name(chosen.user or pamh.user)
         # Where several accounts share the record of `user=`, one's code must not let another one in.
-        self._grace_at = grace.place(pamh.service, pamh.rhost) if chosen.grace_period and chosen.user is None else None
+        self._grace_at = grace.origin(pamh.service, pamh.rhost) if chosen.grace_period and chosen.user is None else None
 
     def run(self) -> int:
         if self._settings.debug:
@@ -125,10 +127,10 @@ class _Login:
             if self._has_grace(known):
                 self.log("accepted", by="grace")
                 return PAM_SUCCESS
-        for answer in self._answers():
-            refused_at = time.monotonic() + refusal_takes(self._settings.policy)
+        for typed in self._answers():
+            refused_at = time.monotonic() + refusal_delay(self._settings.policy)
             try:
-                decision = self._decide(answer)
+                decision = self._decide(typed)
             except StoreError:
                 _wait_until(refused_at)  # what had to be looked through must not show on a full disk either
                 raise
@@ -150,9 +152,9 @@ class _Login:
         except NoAccount:
             if self._settings.nullok:
                 raise StoreError("no account of that name, and so no folder that could have been looked into") from None
-            return _NOBODY
+            return UNKNOWN_USER
         except NotThere:
-            return _NOBODY
+            return UNKNOWN_USER
 
     def _has_grace(self, record: UserRecord) -> bool:
         chosen = self._settings
@@ -161,7 +163,7 @@ class _Login:
         )
 
     def _answers(self) -> Iterator[bytes]:
-        """What there is to try: the first pass, then what the person says."""
+        """Yield each answer to try: the first pass, then what the user types."""
         if self._settings.first_pass in ("try_first_pass", "use_first_pass"):
             first = self._pamh.authtok
             if first is not None:
@@ -174,26 +176,14 @@ class _Login:
         response = self._pamh.conversation(self._pamh.Message(style, self._settings.prompt)).resp
         yield response if response is not None else b""
 
-    def _decide(self, answer: bytes) -> Decision:
-        """Verify. A password in front of the code is handed on, whatever the code is worth: what the next module does
-        must not tell."""
+    def _decide(self, typed: bytes) -> Decision:
+        """Verify an answer. Pass a password in front of the codes on to the next module, also after a refusal: what
+        that module does must not show whether the codes were right."""
         forwarding = self._settings.first_pass == "forward_pass"
-        password = b""
-
-        def behind_password(lengths: set[int]) -> bytes:
-            nonlocal password
-            password, code = answers.behind_password(answer, lengths)
-            return code
-
-        decision = decide(
-            self._store,
-            self._user,
-            behind_password if forwarding else answer,
-            self._settings.policy,
-            self._host.now,
-            recovery_codes=not forwarding,
-            follow=self._grant,
-        )
+        answer = Answer.parse_behind_password(typed) if forwarding else Answer.parse(typed)
+        decision = decide(self._store, self._user, answer, self._settings.policy, self._host.now, follow=self._grant)
+        record = decision.record
+        password = answer.password(record.code_lengths if record.enrolled else CODE_LENGTHS)
         if password:
             self._pamh.authtok = password
         return decision

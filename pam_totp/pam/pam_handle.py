@@ -1,7 +1,10 @@
-"""pamh: what a PAM module in Python sees of its host, carried over a channel to the relay.
+"""The PAM handle `pamh`, over a channel to the relay.
 
-The law: one message a packet, at most 4096 bytes, the first byte is the type; every prompt gets exactly one answer;
-whatever else comes is a ProtocolError, which denies.
+Rules:
+1. A packet is one message of at most 4096 bytes. Its first byte is the type.
+2. Every prompt gets exactly one answer.
+3. Any other message is a ProtocolError, which denies.
+4. Every wait has a limit.
 """
 
 from __future__ import annotations
@@ -11,11 +14,11 @@ import struct
 from typing import ClassVar
 
 from pam_totp.core.answer import MAX_ANSWER
-from pam_totp.core.values import Value
+from pam_totp.core.fields import Value
 
 MAX_PACKET = 4096  # bytes
 HELLO_WAIT = 2.0  # seconds
-TURN_WAIT = 10.0  # seconds: what the relay can answer by itself
+TURN_WAIT = 10.0  # seconds: for the relay's own replies
 PERSON_WAIT = 300.0  # seconds
 
 PROTOCOL_VERSION = "1"
@@ -40,11 +43,11 @@ _TYPES = {PAM_PROMPT_ECHO_OFF: b"p", PAM_PROMPT_ECHO_ON: b"P", PAM_ERROR_MSG: b"
 
 
 class ProtocolError(Exception):
-    """The other side does not speak as agreed, or not in time."""
+    """The relay broke the protocol or a time limit."""
 
 
 class ConversationError(Exception):
-    """The host has nobody to ask, or the person gave up."""
+    """The host cannot ask the user, or the user gave no answer."""
 
 
 def _timeval(seconds: float) -> bytes:
@@ -52,20 +55,20 @@ def _timeval(seconds: float) -> bytes:
 
 
 class Channel:
-    """A connected SOCK_SEQPACKET socket that carries messages; it is left blocking, and the kernel keeps the time."""
+    """Messages over a connected SOCK_SEQPACKET socket. It is blocking, and the kernel enforces the time limits."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
 
     def send(self, kind: bytes, body: bytes = b"") -> None:
-        """Say something. Who lets more than a few messages lie is taken for gone."""
+        """Send a message. Raise ProtocolError if the relay is gone or does not read its messages."""
         try:
             self._socket.send(kind + body, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
         except OSError as e:
             raise ProtocolError(f"the host is gone: {e}") from e
 
     def receive(self, wait: float) -> tuple[bytes, bytes]:
-        """The next message's type and body. Raises ProtocolError."""
+        """Return the next message's type and body. Raise ProtocolError after `wait` seconds."""
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(wait))
             packet = self._socket.recv(MAX_PACKET + 1)
@@ -81,7 +84,7 @@ class Channel:
 
 
 class Hello(Value):
-    """What the relay says first. Absent items are None; `arguments` are the module's, in their order."""
+    """The relay's first message. Absent items are None. `arguments` are the module's, in their order."""
 
     version: str
     service: str
@@ -92,19 +95,19 @@ class Hello(Value):
     flags: int = 0
     arguments: tuple[str, ...] = ()
 
-    def asking(self, arguments: tuple[str, ...]) -> Hello:
-        """The same hello with other module arguments."""
-        return self._but(arguments=arguments)
+    def with_arguments(self, arguments: tuple[str, ...]) -> Hello:
+        """Return the hello with other module arguments."""
+        return self._replace(arguments=arguments)
 
-    def from_nowhere(self) -> Hello:
-        """The same hello without what it says about where the person is."""
-        return self._but(rhost=None, ruser=None, tty=None)
+    def without_origin(self) -> Hello:
+        """Return the hello without remote host, remote user and terminal."""
+        return self._replace(rhost=None, ruser=None, tty=None)
 
     ITEMS: ClassVar[tuple[str, ...]] = ("version", "service", "user", "rhost", "ruser", "tty", "flags")
 
 
 def parse_hello(kind: bytes, body: bytes) -> Hello:
-    """Read an `H` message. Raises ProtocolError for anything malformed; the version is the caller's to look at."""
+    """Return the hello in an `H` message. Raise ProtocolError if it is malformed. The caller checks the version."""
     if kind != b"H":
         raise ProtocolError("the first message is not a hello")
     items: dict[str, str] = {}
@@ -127,7 +130,7 @@ def parse_hello(kind: bytes, body: bytes) -> Hello:
 
 
 class _Message:
-    """One thing to show to the person, or to ask."""
+    """A text to show to the user, or a prompt."""
 
     def __init__(self, msg_style: int, msg: str) -> None:
         self.msg_style = msg_style
@@ -135,7 +138,7 @@ class _Message:
 
 
 class _Response:
-    """What the person answered; None where nothing was asked."""
+    """The user's answer; None if the message was not a prompt."""
 
     def __init__(self, resp: bytes | None) -> None:
         self.resp = resp
@@ -145,8 +148,10 @@ class _Response:
 
 
 class PamHandle:
-    """The `pamh` of one login. Unlike the one of other Python PAM modules, answers and authtok are bytes: what people
-    type need not be text."""
+    """The `pamh` of one login. Answers and authtok are bytes, because an answer need not be text.
+
+    Other PAM modules in Python get text.
+    """
 
     Message = _Message
     Response = _Response
@@ -160,12 +165,12 @@ class PamHandle:
         self.tty = hello.tty
 
     def get_user(self, prompt: str | None = None) -> str:
-        """The user's name; the relay has asked for it where that was needed."""
+        """Return the user's name. The relay has asked for it if necessary."""
         return self.user
 
     @property
     def authtok(self) -> bytes | None:
-        """What an earlier module asked for (PAM_AUTHTOK), without a prompt."""
+        """The answer that an earlier module got (PAM_AUTHTOK); None if there is none. There is no prompt."""
         self._channel.send(b"g")
         try:
             return self._answer(TURN_WAIT)
@@ -177,7 +182,7 @@ class PamHandle:
         self._channel.send(b"s", value)
 
     def conversation(self, message: _Message) -> _Response:
-        """Show `message`, and for a prompt wait for the answer. Raises ConversationError where there is none."""
+        """Show `message`; for a prompt, wait for the answer. Raise ConversationError if there is none."""
         text = message.msg.encode("utf-8", "replace").replace(b"\0", b"")[: MAX_PACKET - 1]
         self._channel.send(_TYPES[message.msg_style], text)
         if message.msg_style in (PAM_PROMPT_ECHO_OFF, PAM_PROMPT_ECHO_ON):

@@ -1,4 +1,10 @@
-"""Giving privileges up, for good; and before that, what only root can set right."""
+"""Drop root's privileges for good; before that, lift the resource limits of the caller.
+
+Rules:
+1. Afterwards the real, effective and saved ids are equal, so there is no way back.
+2. The caller of a setuid program cannot signal this process, and its resource limits cannot stop it.
+3. A process that is not root keeps its ids.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +14,16 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-NOBODY = 65534  # uid and gid: the kernel's overflow ids, which own nothing
+OVERFLOW_ID = 65534  # uid and gid: the kernel's overflow ids, which own no file
 
-_LIMITS = ("AS", "CPU", "DATA", "FSIZE", "NPROC", "RSS", "STACK")  # what a caller could starve a helper with
+_LIMITS = ("AS", "CPU", "DATA", "FSIZE", "NPROC", "RSS", "STACK")  # with these, a caller could stop the helper
 
 
 def lift_limits() -> None:
-    """As root, undo the resource limits that the caller of a setuid program handed down (su resets none of them), so
-    that nobody chooses how far a login comes. Root without CAP_SYS_RESOURCE can lift the soft limits only."""
+    """As root, lift the resource limits that the caller of a setuid program left. su resets none of them.
+
+    Root without CAP_SYS_RESOURCE can lift only the soft limits.
+    """
     if os.geteuid() != 0:
         return
     for name in _LIMITS:
@@ -28,12 +36,9 @@ def lift_limits() -> None:
 
 
 def become_owner_of(folder: str | int, also: tuple[int, ...] = ()) -> None:
-    """As root, become the owner of `folder` with its group and no others but those of `also`; nobody else can, and
-    nobody else needs to.
+    """As root, become the owner of `folder`, with its group and the groups `also`. Otherwise do nothing.
 
-    `folder` is a path or a descriptor.
-    The real and saved ids go too, so that a caller whose process started us can neither signal us nor be returned to.
-    Raises OSError where the folder cannot be looked at.
+    `folder` is a path or a descriptor. Raise OSError if its owner cannot be read.
     """
     if os.geteuid() != 0:
         return
@@ -72,14 +77,16 @@ def acting_as_root() -> Iterator[None]:
 
 
 def become_user(name: str) -> None:
-    """As root, become the user of that name with their own group and no others; who has no account gets nobody's.
-    Whoever is not root stays who they are."""
+    """As root, become the user of that name, with the user's own group alone. Otherwise do nothing.
+
+    A name without an account gets the kernel's overflow ids, which own no file.
+    """
     if os.geteuid() != 0:
         return
     try:
         entry = pwd.getpwnam(name)
     except (KeyError, ValueError):
-        _become(NOBODY, NOBODY)
+        _become(OVERFLOW_ID, OVERFLOW_ID)
     else:
         _become(entry.pw_uid, entry.pw_gid)
 

@@ -1,10 +1,11 @@
 """The service: `pam-totp serve`, one warm process that takes logins from a Unix socket.
 
-The law: one thread a login, and nothing shared between them but the store; a client who says nothing, or too much,
-costs one thread for as long as the time limits allow; how many an account may have is `places`' to say.
-
-A thread that is done with one login waits for the next, and whoever takes one sees to it that another thread waits:
-to start it takes longer than most logins do.
+Rules:
+1. Each login has one thread. Threads share only the store.
+2. A client that sends nothing, or too much, occupies one thread until the time limits of `pam_handle` end its login.
+3. `login_quota` limits how many logins an account may have.
+4. A thread waits for the next login after one ends. The thread that accepts a login makes sure that another one waits,
+   because starting a thread takes longer than most logins.
 """
 
 from __future__ import annotations
@@ -23,26 +24,26 @@ from pam_totp.core.settings import SettingsError
 from pam_totp.operations import audit_log
 from pam_totp.pam.admission import admit, listed, peer_uid
 from pam_totp.pam.listening import ServiceError, listening
-from pam_totp.pam.log_quota import BoundedLog
-from pam_totp.pam.login_quota import Account, Places
+from pam_totp.pam.log_quota import LogQuota
+from pam_totp.pam.login_quota import Account, LoginQuota
 from pam_totp.pam.login_session import read_site, serve_one
 from pam_totp.pam.module import Host, this_host
 from pam_totp.pam.pam_handle import PAM_AUTH_ERR, PAM_AUTHINFO_UNAVAIL, PAM_SERVICE_ERR, Hello
 from pam_totp.store import StoreError
 from pam_totp.store.file import FileStore
 
-MOST_FILES = 16_384  # descriptors: four for a login under way, with slack
-NO_ROOM_PAUSE = 0.05  # seconds: where no descriptor is left, until one may be
-MOST_WAITING = 32  # threads: kept for the next rush
+MAX_FILES = 16_384  # descriptors: four for a login under way, with slack
+NO_DESCRIPTOR_PAUSE = 0.05  # seconds: where no descriptor is left, until one may be
+MAX_WAITING = 32  # threads: kept for the next rush
 THREAD_STACK = 256 * 1024  # bytes
 _ONE_AT_A_TIME = select.EPOLLIN | select.EPOLLONESHOT  # a login wakes one thread
-LAST_WORDS = 5.0  # seconds that logins under way are given when the service ends
+STOP_WAIT = 5.0  # seconds that logins under way are given when the service ends
 
 
 class Service:
-    """Takes logins from `listener` until it is told to stop. Logins that name no store use `store`.
+    """Accepts logins from `listener` until `stop`. Logins without an argument `store=` use `store`.
 
-    It may be one of `workers` processes at the same socket, and then takes its part of what an account may have.
+    If it is one of `workers` processes at the same socket, it has its share of each quota.
     """
 
     def __init__(
@@ -52,9 +53,9 @@ class Service:
         self._store = store
         self._site_file = site_file
         self._log = log
-        self._bounded = BoundedLog(log)
+        self._log_quota = LogQuota(log)
         self._trusted = {0, os.geteuid()}  # whose lines are all of them logged
-        self._places = Places(workers)
+        self._login_quota = LoginQuota(workers)
         self.stopping, self._stop = socket.socketpair()  # a byte in there, or no other end: no more logins
         self._stop.setblocking(False)
         self._changed = threading.Condition()
@@ -75,7 +76,7 @@ class Service:
         select.select([self.stopping], [], [])
         self._listener.close()
         with self._changed:
-            self._changed.wait_for(lambda: not self._threads, timeout=LAST_WORDS)
+            self._changed.wait_for(lambda: not self._threads, timeout=STOP_WAIT)
 
     def stop(self) -> None:
         """No more logins, whichever process takes them."""
@@ -128,7 +129,7 @@ class Service:
 
     def _wait_again(self) -> bool:
         with self._changed:
-            of_use = self._waiting < MOST_WAITING
+            of_use = self._waiting < MAX_WAITING
             self._waiting += of_use
             return of_use
 
@@ -137,8 +138,8 @@ class Service:
             return self._listener.accept()[0]
         except (BlockingIOError, ConnectionError):  # gone again
             return None
-        except OSError:  # no descriptors left: who waits in the queue waits on, and we do not spin meanwhile
-            select.select([self.stopping], [], [], NO_ROOM_PAUSE)
+        except OSError:  # no descriptor left: pause, so that this does not spin
+            select.select([self.stopping], [], [], NO_DESCRIPTOR_PAUSE)
             return None
         finally:
             with suppress(ValueError, OSError):  # closed: we end
@@ -146,15 +147,15 @@ class Service:
 
     def _carry(self, client: socket.socket) -> None:
         uid = peer_uid(client)
-        log = self._log if uid in self._trusted else self._bounded.of(uid)
-        with self._places.of_a_login() as take:
-            if take(uid):
-                serve_one(client, log, lambda hello: self._prepare(uid, hello, log, take))
+        log = self._log if uid in self._trusted else self._log_quota.of(uid)
+        with self._login_quota.login() as acquire:
+            if acquire(uid):
+                serve_one(client, log, lambda hello: self._prepare(uid, hello, log, acquire))
 
     def _prepare(
-        self, uid: int, hello: Hello, log: audit_log.Sink, take: Callable[[Account], bool]
+        self, uid: int, hello: Hello, log: audit_log.Sink, acquire: Callable[[Account], bool]
     ) -> tuple[Hello, Host] | int:
-        if uid == 0 and hello.ruser and not take(hello.ruser):
+        if uid == 0 and hello.ruser and not acquire(hello.ruser):
             audit_log.write(
                 log, hello.service, "refused", user=hello.user, reason="too-many-at-once", ruser=hello.ruser
             )
@@ -170,21 +171,21 @@ class Service:
             audit_log.write(log, hello.service, "refused", user=hello.user, reason="not-yours-to-ask", uid=uid)
             return PAM_AUTH_ERR
         if not any(a.startswith("store=") for a in admitted.arguments):
-            admitted = admitted.asking((*admitted.arguments, f"store={self._store}"))
+            admitted = admitted.with_arguments((*admitted.arguments, f"store={self._store}"))
         return admitted, this_host(site, self._log if client else log)
 
 
-def _take_all_descriptors() -> None:
-    """As many as we may have: by default the soft limit is far below the logins that there can be."""
+def _raise_descriptor_limit() -> None:
+    """Raise the soft limit of descriptors: the default is far below the number of simultaneous logins."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    enough = MOST_FILES if hard == resource.RLIM_INFINITY else min(MOST_FILES, hard)
+    enough = MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)
     with suppress(OSError, ValueError):  # a service unit may forbid it, and say LimitNOFILE= instead
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, enough), hard))
 
 
 def serve(path: str | None, store: str, site_file: str, log: audit_log.Sink, workers: int = 1) -> None:
-    """Run the service until SIGTERM or SIGINT. Raises ServiceError where it cannot start, or a worker is lost."""
-    _take_all_descriptors()
+    """Run the service until SIGTERM or SIGINT. Raise ServiceError if it cannot start, or a worker ends."""
+    _raise_descriptor_limit()
     with listening(path) as listener:
         service = Service(listener, store, site_file, log, workers)
         service.stop_on(signal.SIGTERM, signal.SIGINT)
@@ -200,8 +201,10 @@ def serve(path: str | None, store: str, site_file: str, log: audit_log.Sink, wor
 
 
 def run_workers(service: Service, count: int) -> None:
-    """Run `service` in `count` processes, for one interpreter uses one core. All end together: whoever watches over the
-    service has one process to watch. Raises ServiceError where one cannot be started, or ends before it was told to."""
+    """Run `service` in `count` processes, because one interpreter uses one core. If one ends, all of them end.
+
+    Raise ServiceError if a worker cannot be started, or ends before `stop`.
+    """
     children: dict[int, int] = {}  # pidfd -> pid
     try:
         for _ in range(count):

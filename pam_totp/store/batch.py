@@ -1,12 +1,13 @@
-"""Changing many records as one: all of them, or none, whatever ends the process.
+"""One change of many records: all of them or none, even if the process is killed.
 
-The law:
-- first everything is decided and written aside, and made durable at once; only then is the first record touched;
-- each record is changed under its user's lock, and only if it is still the one that was decided upon, else anew;
-- from the first record touched to the last, the folder `.import` holds what it takes to undo them all. If this process
-  cannot finish, it undoes them; if it is killed, `journal.recover` does, in the next command;
-- undoing brings no used code back to life: of a record that was changed since, what was used stays;
-- logins go on meanwhile, and see each record either as it was or as it will be.
+Rules:
+1. First every new record is computed, written to the journal and flushed. Only then is the first record changed.
+2. Each record is changed under its user's lock. If it was changed since its new content was computed, that is computed
+   again.
+3. From the first changed record to the last, `journal` can roll back all of them. This process does that after an
+   error; after a kill, the next command does.
+4. Rolling back makes no used code valid again.
+5. Logins continue meanwhile. Each sees the old record or the new one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import BinaryIO, Protocol, TypeVar
 from pam_totp.core.record import UserRecord
 from pam_totp.core.secretfile import serialize
 from pam_totp.store import R, journal
-from pam_totp.store import file as one
+from pam_totp.store.file import FileStore, parse_record, read_file, write_new_file
 
 Change = Callable[[UserRecord], tuple[UserRecord, R]]
 Progress = Callable[[int, int], None]  # done, total
@@ -30,9 +31,9 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Changes(Protocol[R_co]):
-    """Users and what to do to their records; one after the other, where a user is named more than once.
+    """Pairs of a user and a change of the record. The changes of one user are applied one after the other.
 
-    It is gone through once, and once more where a record was changed meanwhile.
+    It is iterated once, and once more if a record was changed meanwhile.
     """
 
     def __len__(self) -> int: ...
@@ -40,15 +41,15 @@ class Changes(Protocol[R_co]):
     def __iter__(self) -> Iterator[tuple[str, Change[R_co]]]: ...
 
 
-def update_many(store: one.FileStore, changes: Changes[R], progress: Progress = lambda done, total: None) -> list[R]:
-    """Do to each user's record what `FileStore.update` with `create` would do, all or none of it, and durably.
+def update_many(store: FileStore, changes: Changes[R], progress: Progress = lambda done, total: None) -> list[R]:
+    """Apply `FileStore.update` with `create` to each user's record: all of them or none, durably.
 
-    Returns the results in the order of `changes`. A change may be asked twice, where its record was changed meanwhile;
-    the result is that of the last time. Raises StoreError, and whatever a change raises, with the store as it was.
+    Return the results in the order of `changes`. A change is called again if its record was changed meanwhile; the last
+    result counts. Raise StoreError, or the exception of a change, after all records were rolled back.
     """
     journal.recover(store)
     total = 2 * len(changes)
-    with store._opened() as folder, journal.opened(folder) as opened:
+    with store.opened() as folder, journal.opened(folder) as opened:
         marked = False
         try:
             with journal.new_manifest(opened) as manifest:
@@ -62,41 +63,41 @@ def update_many(store: one.FileStore, changes: Changes[R], progress: Progress = 
                 journal.mark(opened)
                 marked = True
                 progress(len(changes), total)
-                anew = set()
+                outdated = set()
                 for done, (name, *_) in enumerate(journal.manifested(opened), len(changes)):
                     if not batch.commit(name):
-                        anew.add(name)
+                        outdated.add(name)
                     if done % _REPORT_EVERY == 0:
                         progress(done, total)
-                if anew:
-                    batch.decide_anew(anew, changes, results)
+                if outdated:
+                    batch.compute_again(outdated, changes, results)
             os.fsync(folder)
             journal.unmark(opened)
         except BaseException as why:
-            all_in = marked and not journal.marked(opened)
-            if not (all_in and isinstance(why, KeyboardInterrupt)):
+            complete = marked and not journal.marked(opened)
+            if not (complete and isinstance(why, KeyboardInterrupt)):
                 journal.undo(store, folder, opened)
                 journal.empty(folder, opened)
                 raise
-        with suppress(KeyboardInterrupt):  # all is in: nobody is to be told that it was interrupted
+        with suppress(KeyboardInterrupt):  # the change is complete, so it must not be reported as interrupted
             progress(total, total)
             journal.empty(folder, opened)
     return results
 
 
 class _Batch:
-    """The two halves of the work, a record at a time. What is staged is known from the journal, and not held."""
+    """The two phases of the change, one record at a time. Staged records are in the journal, not in memory."""
 
-    def __init__(self, store: one.FileStore, folder: int, opened: int, manifest: BinaryIO) -> None:
+    def __init__(self, store: FileStore, folder: int, opened: int, manifest: BinaryIO) -> None:
         self._store, self._folder, self._journal, self._manifest = store, folder, opened, manifest
 
     def stage(self, user: str, change: Change[R]) -> R:
-        """Decide on a record, and write it aside; on top of what was staged for it before."""
-        name = self._store._file(user)
+        """Compute a new record from the old one or the one staged before, and write it to the journal."""
+        name = self._store.file_of(user)
         staged = journal.inode(self._journal, name + journal.NEW) is not None
         there = journal.inode(self._journal, name + journal.OLD) is not None if staged else self._keep(name)
         if staged or there:
-            record = one._parsed(one._read(self._journal, name + (journal.NEW if staged else journal.OLD)), user, name)
+            record = parse_record(read_file(self._journal, name + (journal.NEW if staged else journal.OLD)), user, name)
         else:
             record = UserRecord(user=user)
         changed, result = change(record)
@@ -104,48 +105,48 @@ class _Batch:
             new = serialize(changed)
             if staged:
                 journal.forget(self._journal, name + journal.NEW)
-            one._write_new(self._journal, name + journal.NEW, new, durably=False)
+            write_new_file(self._journal, name + journal.NEW, new, durably=False)
             self._manifest.write(journal.manifest_line(name, new, there))
         return result
 
     def _keep(self, name: str) -> bool:
-        """Keep what a record is now; False where there is none.
+        """Link the old record into the journal. Return False if there is none.
 
-        The link keeps that inode from being anybody else's, so that its number says for good which file it was.
+        The link keeps the inode, so that its number identifies the old record.
         """
         try:
             os.link(name, name + journal.OLD, src_dir_fd=self._folder, dst_dir_fd=self._journal, follow_symlinks=False)
-        except FileExistsError:  # it is kept
+        except FileExistsError:  # it was linked before
             pass
         except FileNotFoundError:
             return False
         return True
 
     def make_durable(self) -> None:
-        """All that was staged."""
+        """Flush all staged records."""
         self._manifest.flush()
         journal.make_durable(self._folder)
 
     def commit(self, name: str) -> bool:
-        """Put a record in its place, under its lock; False where somebody has changed it since it was decided upon."""
-        with self._store._locked(self._folder, name):
+        """Put a new record in its place, under its lock. Return False if the old one was changed since staging."""
+        with self._store.locked(self._folder, name):
             if journal.inode(self._folder, name) != journal.inode(self._journal, name + journal.OLD):
                 return journal.inode(self._journal, name + journal.NEW) is None  # it is in its place already
-            with suppress(FileNotFoundError):  # as here, and removed since
+            with suppress(FileNotFoundError):  # rolled back, or removed since
                 self._put(name)
         return True
 
-    def decide_anew(self, names: set[str], changes: Changes[R], results: list[R]) -> None:
-        """Do all changes of some records under their locks, in one go."""
+    def compute_again(self, names: set[str], changes: Changes[R], results: list[R]) -> None:
+        """Compute and write these records again, each under its lock."""
         wanted: dict[str, list[tuple[int, str, Change[R]]]] = {}
         for number, (user, change) in enumerate(changes):
-            if (name := self._store._file(user)) in names:
+            if (name := self._store.file_of(user)) in names:
                 wanted.setdefault(name, []).append((number, user, change))
         for name, again in wanted.items():
-            with self._store._locked(self._folder, name):
+            with self._store.locked(self._folder, name):
                 journal.forget(self._journal, name + journal.OLD)
                 self._keep(name)
-                # Last: as long as it is there, there is nothing to undo.
+                # Last: while it exists, there is nothing to roll back.
                 journal.forget(self._journal, name + journal.NEW)
                 for number, user, change in again:
                     results[number] = self.stage(user, change)

@@ -1,13 +1,14 @@
 """The file store: `<user>.json` in one folder.
 
-The law:
-- in this order: lock, read, decide, write aside, verify what was written, fsync, rename, fsync the folder, answer;
-- whatever becomes of an answer takes the same room while it is written: no limit and no full disk lets a right one be
-  recorded where a wrong one could not be counted;
-- whatever kills a writer, the file is the old record or the new one, and the next writer cleans up and goes on;
-- only a regular file of mode 0600, owned by the folder's owner, in a folder of mode 0700 that is ours, is ever read;
-- a user's name is one file name, whatever is in it;
-- the lock is `<user>.lock`, never renamed or deleted; only one process holds it, and never while a person is asked.
+Rules:
+1. The order of an update is: lock, read, decide, write a temporary file, verify what was written, fsync, rename, fsync
+   the folder, answer.
+2. Every outcome writes the same number of blocks. So a full disk cannot accept a right code yet fail to count a wrong
+   one.
+3. If a writer is killed, the file is the old record or the new one. The next writer removes the temporary file.
+4. Only a regular file of mode 0600 is read, in a folder of mode 0700. Both belong to this process's account.
+5. Every user name is one file name, and no two names share one.
+6. The lock is `<user>.lock`. It is never renamed or deleted, one process holds it, and not while a user is asked.
 """
 
 from __future__ import annotations
@@ -19,27 +20,26 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from pam_totp.core.record import RecordError, UserRecord
-from pam_totp.core.secretfile import MAX_FILE, serialize
-from pam_totp.store import NotThere, R, StoreError, recall
+from pam_totp.core.record import UNKNOWN_USER, RecordError, UserRecord
+from pam_totp.core.secretfile import MAX_FILE, parse, serialize
+from pam_totp.store import NotThere, R, StoreError
 
 LOCK_WAIT = 5.0  # seconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds between two tries for the lock
 _PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-"
 _MAX_NAME = 255 - len("..json.tmp")  # bytes: NAME_MAX, less what we add around a name
 _SUFFIX = ".json"
-JOURNAL = ".import"  # where `batch` keeps what it takes to undo a change of many records
-_BLOCK = 4096  # bytes: what file systems give away at a time
-_GROWTH = 1024  # bytes: more than any answer adds to a record
+JOURNAL = ".import"  # folder of `journal`
+_BLOCK = 4096  # bytes: the unit in which file systems allocate
+_GROWTH = 1024  # bytes: no answer adds more to a record
 _LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
 def file_name(user: str) -> str:
-    """The user's name as part of a file name: percent-encoded outside [A-Za-z0-9._@-], and a leading dot too.
+    """Return the user's name as part of a file name: percent-encoded outside [A-Za-z0-9._@-], and so is a leading dot.
 
-    Raises StoreError for a name that is empty, too long for a file, or not what any bytes are decoded to: two such
-    could share a file.
+    Raise StoreError for a name that is empty, too long, or not decoded from bytes (two such names could share a file).
     """
     try:
         raw = user.encode("utf-8", "surrogateescape")
@@ -57,73 +57,74 @@ def file_name(user: str) -> str:
 
 
 class FileStore:
-    """The store in `folder`, an absolute path. Opening, checking and closing it is part of every call."""
+    """The store in `folder`, an absolute path. Every call opens, checks and closes the folder.
+
+    `lock_wait` is in seconds. `opened`, `locked` and `file_of` are for `batch` and `journal`.
+    """
 
     def __init__(self, folder: str, lock_wait: float = LOCK_WAIT) -> None:
         self.folder = folder
         self._lock_wait = lock_wait
 
     def read(self, user: str) -> UserRecord:
-        name = self._file(user)
-        with self._opened() as folder:
-            return _parsed(_read(folder, name), user, name)
+        name = self.file_of(user)
+        with self.opened() as folder:
+            return parse_record(read_file(folder, name), user, name)
 
     def update(
         self, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], *, create: bool = False
     ) -> R:
-        name = self._file(user)
-        with self._opened() as folder:
+        name = self.file_of(user)
+        with self.opened() as folder:
             if not create:
-                _demand(folder, name)  # a stranger's name makes no lock file
-            with self._locked(folder, name):
+                _require(folder, name)  # an unknown user gets no lock file
+            with self.locked(folder, name):
                 try:
-                    old = _read(folder, name)
+                    old = read_file(folder, name)
                 except NotThere:
                     if not create:
                         raise
                     old = b""
-                record, result = change(_parsed(old, user, name) if old else UserRecord(user=user))
+                record, result = change(parse_record(old, user, name) if old else UserRecord(user=user))
                 if record is None:
-                    _delete(folder, name)
+                    _unlink_durably(folder, name)
                 elif (new := serialize(record)) != old:
-                    _replace(folder, name, new, room=_room(old))
-                    recall.instead(old, new, record)
+                    replace_file(folder, name, new, room=_room(old))
                 return result
 
-    def update_nobody(self, user: str) -> None:
-        """See `Store`. The names of several strangers do not wait for each other, as those of users do not; one name
-        asked for again and again does, as one user's does."""
-        record = serialize(UserRecord(user="nobody"))
-        name = f".{file_name(user)}.nobody"  # no user's name begins with a dot once it is encoded
-        with self._opened() as folder, self._passing(folder, name) as file:
-            os.close(os.dup(folder))  # an `update` has three descriptors open, and their number may be limited
+    def update_decoy(self, user: str) -> None:
+        """See `Store`. Different names run in parallel; repeats of one name are serialised, as for enrolled users."""
+        record = serialize(UNKNOWN_USER)
+        name = f".{file_name(user)}.nobody"  # no encoded user name begins with a dot
+        with self.opened() as folder, self._decoy(folder, name) as file:
+            os.close(os.dup(folder))  # an `update` has three descriptors open, and a limit may apply
             _write(file, name, record, _room(record))
             os.fsync(file)
-            os.utime(folder)  # something to wait for, as a rename would be
+            os.utime(folder)  # so that fsync writes, as after a rename
             os.fsync(folder)
 
     def users(self) -> Iterator[str]:
         from urllib.parse import unquote_to_bytes  # no login needs it
 
-        with self._opened() as folder, os.scandir(folder) as entries:
+        with self.opened() as folder, os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.endswith(_SUFFIX) and not entry.name.startswith("."):
                     raw = unquote_to_bytes(entry.name.removesuffix(_SUFFIX))
                     yield raw.decode("utf-8", "surrogateescape")
 
-    def _file(self, user: str) -> str:
-        """The name of the user's file in the folder."""
+    def file_of(self, user: str) -> str:
+        """Return the name of the user's file in the folder. Raise StoreError."""
         return file_name(user) + _SUFFIX
 
     def _check_folder(self, status: os.stat_result) -> None:
         if status.st_uid != os.geteuid():
-            raise StoreError(f"{self.folder}: belongs to uid {status.st_uid}, not to {os.geteuid()} who asks")
+            raise StoreError(f"{self.folder}: belongs to uid {status.st_uid}, not to uid {os.geteuid()}")
         if stat.S_IMODE(status.st_mode) & 0o777 != 0o700:
             raise StoreError(f"{self.folder}: its mode is not 0700")
 
     @contextmanager
-    def _opened(self) -> Iterator[int]:
-        """The folder, open and checked; every OSError below becomes a StoreError."""
+    def opened(self) -> Iterator[int]:
+        """Yield the folder's descriptor, checked. An OSError in the block becomes a StoreError."""
         try:
             folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -135,49 +136,50 @@ class FileStore:
             raise StoreError(f"{self.folder}: {e.strerror}") from e
 
     @contextmanager
-    def _locked(self, folder: int, name: str) -> Iterator[None]:
+    def locked(self, folder: int, name: str) -> Iterator[None]:
+        """Hold the lock of the file `name`. Raise StoreError if it is not acquired in time."""
         lock_name = f"{name.removesuffix(_SUFFIX)}.lock"
         lock = os.open(lock_name, _LOCK, 0o600, dir_fd=folder)
         try:
             status = os.fstat(lock)
             _check_ours(status, lock_name)
-            if stat.S_IMODE(status.st_mode) != 0o600:  # the umask of who made it
+            if stat.S_IMODE(status.st_mode) != 0o600:  # another umask created it
                 os.fchmod(lock, 0o600)
-            _have(lock, self._patience(lock_name))
-            with suppress(FileNotFoundError):  # of a writer that was killed: whoever holds the lock is the only one
-                os.unlink(_aside(name), dir_fd=folder)
+            _lock(lock, self._pauses(lock_name))
+            with suppress(FileNotFoundError):  # of a writer that was killed
+                os.unlink(_temporary_name(name), dir_fd=folder)
             yield
         finally:
             os.close(lock)
 
     @contextmanager
-    def _passing(self, folder: int, name: str) -> Iterator[int]:
-        """A file that is its own lock, and is gone when it is given back: who waited for it then begins anew."""
-        file = self._taken(folder, name)
+    def _decoy(self, folder: int, name: str) -> Iterator[int]:
+        """Yield a file that is its own lock. It is unlinked afterwards; a process that waited for it starts again."""
+        file = self._locked_decoy(folder, name)
         try:
             yield file
         finally:
-            _forget(folder, name)
+            _unlink(folder, name)
             os.close(file)
 
-    def _taken(self, folder: int, name: str) -> int:
-        patience = self._patience(name)
+    def _locked_decoy(self, folder: int, name: str) -> int:
+        pauses = self._pauses(name)
         while True:
             file = os.open(name, _LOCK, 0o600, dir_fd=folder)
             try:
                 _check_ours(os.fstat(file), name)
-                _have(file, patience)
+                _lock(file, pauses)
                 if os.fstat(file).st_nlink > 0:
                     return file
             except BaseException as e:
                 if isinstance(e, OSError):
-                    _forget(folder, name)  # where there are no locks, each name would leave a file
+                    _unlink(folder, name)  # without locks, each name would leave a file
                 os.close(file)
                 raise
             os.close(file)
 
-    def _patience(self, name: str) -> Iterator[None]:
-        """A pause before each new try for a lock, until it is enough."""
+    def _pauses(self, name: str) -> Iterator[None]:
+        """Pause before each new attempt to acquire a lock. Raise StoreError after `lock_wait`."""
         give_up, pause = time.monotonic() + self._lock_wait, _FIRST_PAUSE
         while time.monotonic() <= give_up:
             time.sleep(pause)
@@ -186,20 +188,20 @@ class FileStore:
         raise StoreError(f"{name}: not had within {self._lock_wait:g} s")
 
 
-def _have(lock: int, patience: Iterator[None]) -> None:
+def _lock(lock: int, pauses: Iterator[None]) -> None:
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
-            next(patience)
+            next(pauses)
 
 
-def _aside(name: str) -> str:
+def _temporary_name(name: str) -> str:
     return f".{name}.tmp"
 
 
-def _demand(folder: int, name: str) -> None:
+def _require(folder: int, name: str) -> None:
     try:
         os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
@@ -217,10 +219,10 @@ def _check_ours(status: os.stat_result, name: str) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise StoreError(f"{name}: not a regular file")
     if status.st_uid != os.geteuid():
-        raise StoreError(f"{name}: not owned by uid {os.geteuid()}, who asks")
+        raise StoreError(f"{name}: not owned by uid {os.geteuid()}")
 
 
-def _read(folder: int, name: str) -> bytes:
+def read_file(folder: int, name: str) -> bytes:
     try:
         file = os.open(name, _READ, dir_fd=folder)
     except FileNotFoundError:
@@ -239,9 +241,9 @@ def _read(folder: int, name: str) -> bytes:
     return data
 
 
-def _parsed(data: bytes, user: str, name: str) -> UserRecord:
+def parse_record(data: bytes, user: str, name: str) -> UserRecord:
     try:
-        record = recall.parsed(data)
+        record = parse(data)
     except RecordError as e:
         raise StoreError(f"{name}: {e}") from None
     if record.user != user:
@@ -250,25 +252,25 @@ def _parsed(data: bytes, user: str, name: str) -> UserRecord:
 
 
 def _room(old: bytes) -> int:
-    """How much the writing of what comes after `old` takes, in bytes: whole blocks, and the same for every answer."""
+    """Return the size, in bytes, to which every record that follows `old` is padded while it is written (rule 2)."""
     return -(-(len(old) + _GROWTH) // _BLOCK) * _BLOCK
 
 
-def _replace(folder: int, name: str, data: bytes, room: int = 0) -> None:
-    aside = _aside(name)
-    _write_new(folder, aside, data, room)
+def replace_file(folder: int, name: str, data: bytes, room: int = 0) -> None:
+    temporary = _temporary_name(name)
+    write_new_file(folder, temporary, data, room)
     try:
-        os.rename(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
-        _forget(folder, aside)
+        _unlink(folder, temporary)
         raise
     os.fsync(folder)
 
 
-def _write_new(folder: int, name: str, data: bytes, room: int = 0, *, durably: bool = True) -> None:
-    """Write a file that must not be there yet, and look whether it was written; nothing of it is left where not.
+def write_new_file(folder: int, name: str, data: bytes, room: int = 0, *, durably: bool = True) -> None:
+    """Create the file `name` and verify its content. Unlink it after an error.
 
-    It takes `room` bytes meanwhile, where the data takes less.
+    While it is written, it is padded to `room` bytes. Raise StoreError or OSError, also if the file exists.
     """
     if len(data) > MAX_FILE:
         raise StoreError(f"{name}: would be larger than {MAX_FILE} bytes")
@@ -281,12 +283,12 @@ def _write_new(folder: int, name: str, data: bytes, room: int = 0, *, durably: b
         finally:
             os.close(file)
     except BaseException:
-        _forget(folder, name)
+        _unlink(folder, name)
         raise
 
 
 def _write(file: int, name: str, data: bytes, room: int) -> None:
-    os.fchmod(file, 0o600)  # whatever the umask
+    os.fchmod(file, 0o600)  # under any umask
     padded = data.ljust(room)
     written = 0
     while written < len(padded):
@@ -295,17 +297,17 @@ def _write(file: int, name: str, data: bytes, room: int) -> None:
             raise StoreError(f"{name}: nothing more could be written")
         written += count
     os.ftruncate(file, len(data))
-    # A write that claims more than it did must not be renamed over the truth.
+    # A write that reports success without writing must not replace the record.
     if os.pread(file, len(data) + 1, 0) != data:
         raise StoreError(f"{name}: what was written does not read back")
 
 
-def _forget(folder: int, file: str) -> None:
+def _unlink(folder: int, file: str) -> None:
     with suppress(OSError):
         os.unlink(file, dir_fd=folder)
 
 
-def _delete(folder: int, file: str) -> None:
+def _unlink_durably(folder: int, file: str) -> None:
     with suppress(FileNotFoundError):
         os.unlink(file, dir_fd=folder)
     os.fsync(folder)

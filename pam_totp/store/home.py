@@ -1,9 +1,10 @@
-"""The store of one user: a file of their own (`secret=` among the module's arguments), for a process of theirs to open.
+"""The store of one user: a file of the user's own (module argument `secret=`), usually in the home folder.
 
-The law:
-- whoever opens it is that user already, with no other privilege left: what they could not read, nor can we;
-- the file is theirs, regular, 0600, and its name is no link; the lock and the copy written aside are beside it;
-- the folder is theirs or root's, and nobody else can write there.
+Rules:
+1. The process that opens it runs as that user and has no other privilege.
+2. The file is a regular file of the user's with mode 0600. A symbolic link is not followed.
+3. The folder belongs to the user or to root, and no other account can write there.
+4. The lock and the temporary file are in the same folder. No decoy is written there.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from pam_totp.store.file import FileStore
 
 
 def home_store(template: str, user: str) -> Store:
-    """The store of `user` at the path that `template` stands for: `~` and `${HOME}` are the home folder, `${USER}` the
-    name. Raises StoreError where that is no path, or where we are somebody else."""
+    """Return the store of `user` at the path of `template`: `~` and `${HOME}` are the home folder, `${USER}` the name.
+
+    Raise StoreError if that is not a path, or if this process does not run as the user.
+    """
     try:
         entry = pwd.getpwnam(user)
     except (KeyError, ValueError):
-        return _Nobodys()
+        return _NoAccountStore()
     if os.geteuid() != entry.pw_uid:
         raise StoreError(f"a file of uid {entry.pw_uid} is not for uid {os.geteuid()} to open")
     if entry.pw_name in ("", ".", "..") or "/" in entry.pw_name:
@@ -45,8 +48,8 @@ class HomeStore(FileStore):
         super().__init__(folder)
         self._user = user
 
-    def update_nobody(self, user: str) -> None:
-        """Nothing: who is not enrolled is not to find our files in their home folder."""
+    def update_decoy(self, user: str) -> None:
+        """Do nothing: a user without a token must not find files of pam_totp in the home folder."""
 
     def users(self) -> Iterator[str]:
         try:
@@ -55,20 +58,20 @@ class HomeStore(FileStore):
             return
         yield self._user
 
-    def _file(self, user: str) -> str:
+    def file_of(self, user: str) -> str:
         if user != self._user:
             raise StoreError(f"{self.folder}/{self._name}: is {self._user}'s alone")
         return self._name
 
     def _check_folder(self, status: os.stat_result) -> None:
         if status.st_uid not in (0, os.geteuid()):
-            raise StoreError(f"{self.folder}: belongs to uid {status.st_uid}, not to {os.geteuid()} who asks")
+            raise StoreError(f"{self.folder}: belongs to uid {status.st_uid}, not to uid {os.geteuid()}")
         if stat.S_IMODE(status.st_mode) & 0o022:
             raise StoreError(f"{self.folder}: others can write there")
 
 
-class _Nobodys:
-    """The store of somebody who has no account, and so no home folder."""
+class _NoAccountStore:
+    """The store of a user name without an account, and so without a home folder."""
 
     def read(self, user: str) -> UserRecord:
         raise NoAccount
@@ -78,8 +81,8 @@ class _Nobodys:
     ) -> R:
         raise NoAccount
 
-    def update_nobody(self, user: str) -> None:
-        """Nothing."""
+    def update_decoy(self, user: str) -> None:
+        """Do nothing."""
 
     def users(self) -> Iterator[str]:
         return iter(())

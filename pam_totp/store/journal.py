@@ -1,12 +1,13 @@
-"""The folder `.import`: what it takes to undo a change of many records, and the undoing.
+"""The journal of a change of many records: the folder `.import`, and how such a change is rolled back.
 
-The law:
-- as long as `committing` is there, records may have been touched, and `undo` takes every one of them back;
-- NAME.new is what a record becomes until it is moved into its place, and as long as it is there, there is nothing to
-  undo; NAME.old is a link to what it was, until it is moved back; `manifest` says in lines of JSON what each becomes,
-  and whether there was one, and its last word counts;
-- undoing takes no room but for what was changed since: a full disk does not keep it from its end;
-- of a record that was changed since, what was used stays.
+Rules:
+1. While the file `committing` exists, records may have been changed, and `undo` rolls back each of them.
+2. NAME.new is the new record until it is renamed into its place. While it exists, that record has not been changed.
+3. NAME.old is a link to the old record, until it is renamed back.
+4. `manifest` has a line of JSON for each new record: its name, its content, and whether an old record exists. The last
+   line of a name counts.
+5. Rolling back needs no disk space, except for records that were changed since. A full disk does not stop it.
+6. A record that was changed since keeps what was used: counters, steps, recovery codes, failures.
 """
 
 from __future__ import annotations
@@ -23,8 +24,7 @@ from typing import BinaryIO
 from pam_totp.core.record import RecordError
 from pam_totp.core.secretfile import parse, serialize
 from pam_totp.store import NotThere, StoreError
-from pam_totp.store import file as one
-from pam_totp.store.file import JOURNAL
+from pam_totp.store.file import JOURNAL, FileStore, read_file, replace_file
 
 NEW, OLD = ".new", ".old"
 _COMMITTING, _MANIFEST = "committing", "manifest"
@@ -32,9 +32,9 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _AT_ONCE = 10_000  # names
 
 
-def recover(store: one.FileStore) -> int:
-    """Undo what a killed `update_many` left half done; how many records that were. Nothing where one is at work."""
-    with store._opened() as folder:
+def recover(store: FileStore) -> int:
+    """Roll back what a killed `update_many` left. Return the number of records; 0 if an `update_many` is running."""
+    with store.opened() as folder:
         try:
             journal = os.open(JOURNAL, _FOLDER, dir_fd=folder)
         except FileNotFoundError:
@@ -52,7 +52,7 @@ def recover(store: one.FileStore) -> int:
 
 @contextmanager
 def opened(folder: int) -> Iterator[int]:
-    """The folder `.import`, made and held by us alone."""
+    """Create and lock the folder `.import`, and yield its descriptor. Raise StoreError if it exists."""
     try:
         os.mkdir(JOURNAL, 0o700, dir_fd=folder)
     except FileExistsError:
@@ -70,16 +70,16 @@ def new_manifest(journal: int) -> BinaryIO:
     return open(os.open(_MANIFEST, flags, 0o600, dir_fd=journal), "wb")
 
 
-def undo(store: one.FileStore, folder: int, journal: int) -> int:
-    """Take every record back to what it was, and say so; how many were taken back."""
+def undo(store: FileStore, folder: int, journal: int) -> int:
+    """Roll back every record, and unmark the journal. Return the number of records that were changed."""
     if not marked(journal):
         return 0
     undone = 0
-    last = {name: number for number, (name, *_) in enumerate(manifested(journal))}  # the last word counts
+    last = {name: number for number, (name, *_) in enumerate(manifested(journal))}  # the last line of a name counts
     for number, (name, new, was_there) in enumerate(manifested(journal)):
         if last[name] != number or inode(journal, name + NEW) is not None:
-            continue  # never put in its place: and on a full disk there may not even be a lock to be had
-        with store._locked(folder, name):
+            continue  # not changed; on a full disk, no lock file could be created
+        with store.locked(folder, name):
             undone += _undo_one(folder, journal, name, new, was_there)
     os.fsync(folder)
     unmark(journal)
@@ -91,8 +91,10 @@ def manifest_line(name: str, new: bytes, was_there: bool) -> bytes:
 
 
 def manifested(journal: int) -> Iterator[tuple[str, bytes, bool]]:
-    """Each record's name, what it was to become, and whether there was one. A last line without its end was not yet
-    said."""
+    """Yield for each new record its name, its content, and whether an old record exists.
+
+    A last line without its end was not written completely, and is left out. Raise StoreError for any other bad line.
+    """
     try:
         with open(os.open(_MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=journal), "rb") as manifest:
             for number, line in enumerate(manifest, 1):
@@ -112,13 +114,13 @@ def _manifest_entry(line: bytes, number: int) -> tuple[str, bytes, bool]:
 
 
 def _undo_one(folder: int, journal: int, name: str, new: bytes, was_there: bool) -> bool:
-    """Take one record back; whether there was anything to do. Its lock is held."""
+    """Roll back one record, whose lock is held. Return True if that changed it."""
     try:
-        current = one._read(folder, name)
+        current = read_file(folder, name)
     except NotThere:
         return False  # removed since
     try:
-        old = one._read(journal, name + OLD)
+        old = read_file(journal, name + OLD)
     except NotThere:
         if was_there:
             return False  # moved back already
@@ -126,9 +128,9 @@ def _undo_one(folder: int, journal: int, name: str, new: bytes, was_there: bool)
     if current == old:
         return False
     if current != new:
-        data = _without_what_came(current, old, new)
+        data = _without_unused_tokens(current, old, new)
         if data != current:
-            one._replace(folder, name, data)
+            replace_file(folder, name, data)
         return data != current
     if old is None:
         os.unlink(name, dir_fd=folder)
@@ -137,17 +139,17 @@ def _undo_one(folder: int, journal: int, name: str, new: bytes, was_there: bool)
     return True
 
 
-def _without_what_came(current: bytes, old: bytes | None, new: bytes) -> bytes:
-    """A record that was changed since, by a login for one, without the tokens that came new and are unused.
+def _without_unused_tokens(current: bytes, old: bytes | None, new: bytes) -> bytes:
+    """Return a record that was changed since, for example by a login, without new tokens that were not used.
 
-    What was used must stay: were it gone, a token could come back with the same file, at its old counter, and so could
-    a recovery code that is used up, or guesses that were counted. So such a record is never taken away as a whole.
+    Used tokens stay: otherwise the same file, imported again, would bring them back with old counters. Used recovery
+    codes and counted failures stay too. So such a record is never removed as a whole.
     """
     try:
         record, meant = parse(current), parse(new)
         before = None if old is None else parse(old)
     except RecordError:
-        return current  # spoiled by something else
+        return current  # damaged by another program
     for token in meant.tokens:
         if (before is None or before.token(token.name) is None) and record.token(token.name) == token:
             record = record.without_token(token.name)
@@ -167,7 +169,7 @@ def mark(journal: int) -> None:
 
 
 def marked(journal: int) -> bool:
-    """Whether records may have been touched that are not yet as they are to stay."""
+    """Return True if records may have been changed and the change is not complete."""
     return inode(journal, _COMMITTING) is not None
 
 
@@ -183,10 +185,10 @@ def forget(journal: int, *names: str) -> None:
 
 
 def empty(folder: int, journal: int) -> None:
-    """Take the journal away; not while it says that there is something to undo."""
+    """Remove the journal, unless it is marked."""
     if marked(journal):
         return
-    with suppress(OSError):  # whatever is left of it is taken away by the next command
+    with suppress(OSError):  # the next command removes the rest
         while some := _some_of(journal):
             forget(journal, *some)
         os.rmdir(JOURNAL, dir_fd=folder)
@@ -194,15 +196,15 @@ def empty(folder: int, journal: int) -> None:
 
 
 def _some_of(journal: int) -> list[str]:
-    """The names of up to ten thousand files: there may be many more."""
+    """Return the names of up to ten thousand files. There may be many more."""
     with os.scandir(journal) as entries:
         return [entry.name for entry in islice(entries, _AT_ONCE)]
 
 
 def make_durable(folder: int) -> None:
-    """All that was written to this file system (syncfs(2)): one wait for the disk instead of one for each file.
+    """Flush the file system of `folder` (syncfs(2)): one wait for the disk instead of one for each file.
 
-    Reports what could not be written since the folder was opened (Linux 5.8).
+    Raise OSError for every write that failed since the folder was opened (Linux 5.8).
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syncfs(folder) != 0:

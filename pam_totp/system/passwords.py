@@ -24,7 +24,7 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 EXAMPLE = os.path.join(_PACKAGE, "web", "pam_totp-portal")
 SLOTS = 4  # checks at once: each may take as long as the slowest module
 SLOT_WAIT = 10.0  # seconds until somebody is told that it is busy
-REFUSAL_TAKES = 1.0  # seconds: longer than a hash takes, and than pam_unix does for a user it does not know
+REFUSAL_DELAY = 1.0  # seconds: longer than a hash takes, and than pam_unix does for a user it does not know
 MOST_BYTES = 511  # of a name or password: PAM_MAX_RESP_SIZE less its end
 _DECOY = b"$y$j9T$F5Jx5fExrKuPp53xLKQ..1$X3DX6M94c7o.9agCG9G317fhZg9SqC.5i5rd.RhAtQ7"  # crypt(5): yescrypt, as Debian's
 _SERVICE_ERROR, _SYSTEM_ERROR, _UNAVAILABLE = 3, 4, 9  # Linux-PAM, _pam_types.h
@@ -44,7 +44,7 @@ class SystemPasswords:
     """Checks passwords against the PAM service `service`."""
 
     def __init__(
-        self, service: str, sink: audit_log.Sink, *, slots: int = SLOTS, refusal_takes: float = REFUSAL_TAKES
+        self, service: str, sink: audit_log.Sink, *, slots: int = SLOTS, refusal_delay: float = REFUSAL_DELAY
     ) -> None:
         # Without a file of its own, libpam would go by `other`, which may ask for more than a password, or for less.
         if not os.path.exists(os.path.join(PAM_FOLDER, service)):
@@ -52,7 +52,7 @@ class SystemPasswords:
         self._service = service
         self._sink = sink
         self._slots = Turns(slots)
-        self._refusal_takes = refusal_takes
+        self._refusal_delay = refusal_delay
         self._authenticate = _python_pam()
 
     def right(self, user: str, password: str) -> bool:
@@ -65,7 +65,7 @@ class SystemPasswords:
         finally:
             self._slots.give_back()
         if not good:
-            time.sleep(max(0.0, begun + self._refusal_takes - time.monotonic()))
+            time.sleep(max(0.0, begun + self._refusal_delay - time.monotonic()))
         return good
 
     def _try(self, user: str, password: str) -> bool:

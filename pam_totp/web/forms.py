@@ -9,7 +9,7 @@ from wtforms import PasswordField, StringField
 from wtforms.validators import InputRequired, Length, Optional
 
 from pam_totp.core.answer import MAX_ANSWER
-from pam_totp.core.rules import MAX_TEXT
+from pam_totp.core.fields import MAX_TEXT
 
 _CODE = {"inputmode": "numeric", "autocomplete": "one-time-code", "spellcheck": "false", "autocapitalize": "off"}
 # A recovery code has letters, which a numeric keyboard has not.

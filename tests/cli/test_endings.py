@@ -260,7 +260,7 @@ def test_list_goes_on_past_a_file_that_is_not_in_order(site: Site) -> None:
     site.path("bob").write_bytes(b"{")
     site.path("bob").chmod(0o600)
     done = site.command("list")
-    assert (done.returncode, done.stderr) == (3, "pam-totp: bob.json: not JSON: line 1\n")
+    assert (done.returncode, done.stderr) == (3, "pam-totp: bob.json: invalid JSON at line 1\n")
     assert ME in done.stdout
     assert "zoe" in done.stdout
 

@@ -9,7 +9,8 @@ import sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from pam_totp.core.policy import Policy  # noqa: E402  the path had to be set first
+from pam_totp.core.answer import Answer  # noqa: E402  the path had to be set first
+from pam_totp.core.policy import Policy  # noqa: E402
 from pam_totp.core.record import UserRecord  # noqa: E402
 from pam_totp.core.verify import Outcome, verify  # noqa: E402
 from pam_totp.store import StoreError  # noqa: E402
@@ -20,13 +21,13 @@ NOW = 1_700_000_010
 
 def main(folder: str, answer: str) -> str:
     def change(record: UserRecord) -> tuple[UserRecord, Outcome]:
-        decision = verify(record, answer.encode(), NOW, Policy())
+        decision = verify(record, Answer.parse(answer.encode()), NOW, Policy())
         return decision.record, decision.outcome
 
     store = FileStore(folder)
     try:
         if answer == "nobody":
-            store.update_nobody("zoe")
+            store.update_decoy("zoe")
             return "nobody"
         return store.update("alice", change).value
     except StoreError as e:

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import re
 import struct
+import unicodedata
 from dataclasses import dataclass, field
 
 DAY = 86_400
@@ -23,6 +24,20 @@ def code_of(key: bytes, moving_factor: int, digits: int, algorithm: str) -> str:
     offset = mac[-1] & 0xF
     (binary,) = struct.unpack(">I", mac[offset : offset + 4])
     return f"{(binary & 0x7FFFFFFF) % 10**digits:0{digits}d}"
+
+
+def plain(answer: bytes) -> str:
+    """Point 3: without what is ignored, decimal digits in ASCII; blank where it is too long or not UTF-8."""
+    try:
+        text = answer.decode("utf-8") if len(answer) <= 512 else ""
+    except UnicodeDecodeError:
+        return ""
+    text = re.sub(
+        "[\\s\\x1c-\\x1f\\-\u2010-\u2015\u2212\ufe58\ufe63\uff0d\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]",
+        "",
+        text,
+    )
+    return "".join(c if (digit := unicodedata.decimal(c, None)) is None else f"{digit}" for c in text)
 
 
 @dataclass
@@ -145,9 +160,9 @@ class Model:
 
     def _codes(self, answer: bytes) -> tuple[list[str], list[ModelToken]]:
         """Point 3: the codes, and the tokens that have such codes."""
-        if not re.fullmatch(rb"[0-9]([ -]*[0-9])*", answer) or len(answer) > 512:
+        digits = plain(answer)
+        if not re.fullmatch("[0-9]{1,24}", digits):
             return [], []
-        digits = re.sub(rb"[ -]", b"", answer).decode()
         for token in self.tokens:
             if token.active and len(digits) in (token.digits, 2 * token.digits, 3 * token.digits):
                 size = token.digits
@@ -158,7 +173,7 @@ class Model:
     @staticmethod
     def _recovery_code(answer: bytes) -> str | None:
         """Point 11: 80 bits in Crockford's alphabet, as people type them."""
-        text = re.sub(rb"[ -]", b"", answer).upper().replace(b"O", b"0").replace(b"I", b"1").replace(b"L", b"1")
-        if len(answer) > 512 or not re.fullmatch(rb"[0-9A-HJKMNP-TV-Z]{16}", text):
+        text = plain(answer)
+        if not re.fullmatch("[0-9A-TV-Za-tv-z]{16}", text):
             return None
-        return text.decode()
+        return text.upper().replace("O", "0").replace("I", "1").replace("L", "1")

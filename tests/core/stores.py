@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pam_totp.core.answer import Answer
 from pam_totp.core.oath import hotp
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import HotpToken, UserRecord
@@ -41,7 +42,7 @@ def change(answer: bytes, now: int = NOW, policy: Policy | None = None) -> Calla
     """What a login does to a record."""
 
     def decide(record: UserRecord) -> tuple[UserRecord, Outcome]:
-        decision = verify(record, answer, now, policy or Policy())
+        decision = verify(record, Answer.parse(answer), now, policy or Policy())
         return decision.record, decision.outcome
 
     return decide
@@ -97,7 +98,7 @@ class Memory:
             self.records[user] = record
         return result
 
-    def update_nobody(self, user: str) -> None:
+    def update_decoy(self, user: str) -> None:
         self._write("nobody")
 
     def users(self) -> Iterator[str]:

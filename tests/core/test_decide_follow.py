@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pam_totp.core.answer import Answer
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import UserRecord
 from pam_totp.core.verify import Decision, Outcome
@@ -12,7 +13,7 @@ from tests.core.stores import Memory, code, fob
 
 
 def answered(store: Memory, answer: bytes, **more: object) -> Decision:
-    return decide(store, "alice", answer, Policy(), lambda: 1000, **more)  # type: ignore[arg-type]
+    return decide(store, "alice", Answer.parse(answer), Policy(), lambda: 1000, **more)  # type: ignore[arg-type]
 
 
 def enrolled() -> Memory:
@@ -70,17 +71,12 @@ def test_where_what_follows_fails_the_code_is_as_good_as_before() -> None:
     assert store.read("alice") is before
 
 
-def test_the_answer_may_depend_on_the_lengths_of_the_users_codes() -> None:
-    asked: list[set[int]] = []
-
-    def split(lengths: set[int]) -> bytes:
-        asked.append(lengths)
-        return b"000000"
-
-    decide(enrolled(), "alice", split, Policy(), lambda: 0)
-    assert asked[-1] == {6}
-    decide(Memory(), "alice", split, Policy(), lambda: 0)
-    assert asked[-1] == {6, 7, 8}
+def test_codes_behind_a_password_have_the_lengths_of_the_users_tokens() -> None:
+    answer = Answer.parse_behind_password(b"password00" + code(0))
+    store = enrolled()
+    assert decide(store, "alice", answer, Policy(), lambda: 0).outcome is Outcome.CODE
+    eight = UserRecord(user="alice", tokens=(fob(), fob(name="eight", secret=b"x" * 20, digits=8)))
+    assert decide(Memory(eight), "alice", answer, Policy(), lambda: 0).outcome is Outcome.WRONG
 
 
 def test_one_line_and_the_same_remarks_wherever_it_was_decided() -> None:

@@ -57,7 +57,7 @@ def test_it_holds_one_users_record_and_no_others(monkeypatch: pytest.MonkeyPatch
 def test_who_has_no_account_has_no_file() -> None:
     store = home_store("~/.codes", "no-such-account")
     assert list(store.users()) == []
-    store.update_nobody("zoe")
+    store.update_decoy("zoe")
     with pytest.raises(NoAccount):
         store.read("no-such-account")
     with pytest.raises(NoAccount):

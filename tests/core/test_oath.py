@@ -208,7 +208,7 @@ def test_find_never_looks_before_zero() -> None:
     ],
 )
 def test_find_takes_nothing_but_ascii_digits_of_the_right_number(codes: tuple[str, ...], within: range) -> None:
-    with pytest.raises(ValueError, match="find takes codes"):
+    with pytest.raises(ValueError, match="codes must have"):
         oath.find(KEY, codes, within)
 
 
@@ -249,7 +249,7 @@ def test_find_sees_the_end_of_a_very_long_range() -> None:
 
 @pytest.mark.parametrize("counter", [-1, 2**64, 2**64 + 1, -(2**64)])
 def test_a_counter_outside_of_eight_bytes_is_an_error(counter: int) -> None:
-    with pytest.raises(ValueError, match="counter outside"):
+    with pytest.raises(ValueError, match="counter must be"):
         oath.hotp(KEY, counter)
 
 
@@ -259,17 +259,17 @@ def test_the_last_counter_has_a_code() -> None:
 
 @pytest.mark.parametrize("digits", [-1, 0, 1, 5, 9, 10, 100])
 def test_other_numbers_of_digits_are_an_error(digits: int) -> None:
-    with pytest.raises(ValueError, match="digits outside"):
+    with pytest.raises(ValueError, match="digits must be"):
         oath.hotp(KEY, 0, digits)
-    with pytest.raises(ValueError, match="digits outside"):
+    with pytest.raises(ValueError, match="digits must be"):
         oath.find(KEY, ("1" * digits,), range(5), digits)
 
 
 @pytest.mark.parametrize("algorithm", ["", "sha1", "MD5", "SHA-1", "SHA224", "SHA384", "SHA3_256"])
 def test_other_algorithms_are_an_error(algorithm: str) -> None:
-    with pytest.raises(ValueError, match="algorithm is none of SHA1, SHA256, SHA512"):
+    with pytest.raises(ValueError, match="algorithm must be one of SHA1, SHA256, SHA512"):
         oath.hotp(KEY, 0, 6, algorithm)
-    with pytest.raises(ValueError, match="algorithm is none of"):
+    with pytest.raises(ValueError, match="algorithm must be one of"):
         oath.find(KEY, ("755224",), range(5), 6, algorithm)
 
 
@@ -292,7 +292,7 @@ def test_steps_begin_at_zero_and_at_every_period(now: int, period: int, step: in
 
 @pytest.mark.parametrize(("now", "period"), [(-1, 30), (-(2**31), 30), (0, 0), (59, -30)])
 def test_no_time_before_1970_and_no_period_below_a_second(now: int, period: int) -> None:
-    with pytest.raises(ValueError, match="time before 1970"):
+    with pytest.raises(ValueError, match="time must be"):
         oath.totp_step(now, period)
 
 

@@ -22,7 +22,7 @@ def test_every_number_has_its_bounds(name: str) -> None:
     for good in (0, 1, high):
         assert getattr(Policy(**{name: good}), name) == good
     for bad in (-1, high + 1, 2**64, 1.0, True, False, "1", None):
-        with pytest.raises(PolicyError, match=f"^{name}: not a whole number 0 … {high}$"):
+        with pytest.raises(PolicyError, match=f"^{name}: must be a whole number from 0 to {high}$"):
             Policy(**{name: bad})  # type: ignore[arg-type]
 
 

@@ -106,30 +106,30 @@ def test_a_clock_that_is_far_off_is_brought_back_by_its_drift() -> None:
     store = alice(phone())
     token = back(store, row(1100), reach=1001)
     assert token == phone().accepted(1100, 2, 3000)
-    assert token._but(drift=0) != token
+    assert token._replace(drift=0) != token
 
 
 def test_codes_that_are_not_in_a_row_within_reach_change_nothing() -> None:
     for codes, reach in [(row(0)[::-1], 100), (row(102), 100), (("000000", "000000"), 100)]:
-        store = alice(fob(0), phone()._but(secret=b"x" * 20))
+        store = alice(fob(0), phone()._replace(secret=b"x" * 20))
         with pytest.raises(NotInStep):
             back(store, codes, reach=reach)
         assert store.writes == 0
 
 
 def test_only_the_named_tokens_are_looked_at_and_only_those_with_as_many_digits() -> None:
-    other = fob(0)._but(name="other", secret=b"x" * 20)
+    other = fob(0)._replace(name="other", secret=b"x" * 20)
     store = alice(other, fob(0))
     with pytest.raises(NotInStep):
         back(store, row(7), other)
     assert back(store, row(7), fob(0)).name == "fob"
     with pytest.raises(NotInStep):
-        back(alice(fob(0)._but(digits=8)), row(7))
+        back(alice(fob(0)._replace(digits=8)), row(7))
 
 
 @pytest.mark.parametrize(
     "meanwhile",
-    [(), (fob(0)._but(secret=b"x" * 20),), (fob(8),), (fob(9),), (fob(0)._but(name="renamed"),)],
+    [(), (fob(0)._replace(secret=b"x" * 20),), (fob(8),), (fob(9),), (fob(0)._replace(name="renamed"),)],
     ids=["removed", "another key", "used", "used up", "renamed"],
 )
 def test_a_token_that_was_changed_during_the_search_is_left_alone(meanwhile: tuple[Token, ...]) -> None:
@@ -146,7 +146,7 @@ def test_a_user_who_went_during_the_search_is_not_there() -> None:
 
 
 def test_a_token_that_was_not_proved_is_proved_by_it() -> None:
-    assert back(alice(fob(0)._but(confirmed=False)), row(7)).confirmed
+    assert back(alice(fob(0)._replace(confirmed=False)), row(7)).confirmed
 
 
 @pytest.mark.parametrize("token", [fob(52), phone(last_step=51)])

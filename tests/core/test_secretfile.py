@@ -244,14 +244,14 @@ def _tokens(count: int) -> list[object]:
 
 
 TOGETHER: dict[str, tuple[Path, object]] = {
-    "tokens: not a list of at most 8": (("tokens",), _tokens(9)),
-    "tokens: the same name twice": (("tokens", 1, "name"), "fob"),
-    "tokens: the same secret twice": (("tokens", 1, "secret"), DOCUMENT["tokens"][0]["secret"]),
-    "recovery: not a list of at most 100": (("recovery",), [f"{i:064x}" for i in range(101)]),
-    "recovery: the same digest twice": (("recovery", 1), DOCUMENT["recovery"][0]),
-    "salt: missing, with recovery codes there": (("salt",), None),
-    "failures_at: missing, with failures there": (("failures_at",), None),
-    "grace: not a list of at most 64": (("grace",), DOCUMENT["grace"] * 65),
+    "tokens: must be a list of at most 8": (("tokens",), _tokens(9)),
+    "tokens: duplicate name": (("tokens", 1, "name"), "fob"),
+    "tokens: duplicate secret": (("tokens", 1, "secret"), DOCUMENT["tokens"][0]["secret"]),
+    "recovery: must be a list of at most 100": (("recovery",), [f"{i:064x}" for i in range(101)]),
+    "recovery: duplicate digest": (("recovery", 1), DOCUMENT["recovery"][0]),
+    "salt: required if there are recovery codes": (("salt",), None),
+    "failures_at: required if there are failures": (("failures_at",), None),
+    "grace: must be a list of at most 64": (("grace",), DOCUMENT["grace"] * 65),
 }
 
 
@@ -331,7 +331,7 @@ def test_no_further_key_is_taken(path: Path) -> None:
     for key in (MARKER, "", "Version", "__class__", "note"):
         document = copy.deepcopy(DOCUMENT)
         _at(document, path)[key] = MARKER
-        assert refusal(encoded(document)) == f"{place(path) or 'document'}: a key that does not belong there"
+        assert refusal(encoded(document)) == f"{place(path) or 'document'}: unknown key"
 
 
 @pytest.mark.parametrize("path", OBJECTS, ids=place)
@@ -343,7 +343,7 @@ def test_keys_stand_in_one_order(path: Path) -> None:
         swapped = [*items[:i], items[i + 1], items[i], *items[i + 2 :]]
         target.clear()
         target.update(swapped)
-        assert refusal(encoded(document)).startswith("not the canonical encoding")
+        assert refusal(encoded(document)).startswith("must be in the canonical encoding")
 
 
 @pytest.mark.parametrize("path", OBJECTS[1:], ids=place)
@@ -436,7 +436,7 @@ def test_no_other_encoding_is_taken(what: str) -> None:
 
 def test_what_is_not_ascii_is_said_to_be_so() -> None:
     for what in ("UTF-8 where an escape should be", "Latin-1", "a byte order mark", "UTF-16"):
-        assert refusal(BYTES[what]) == "not ASCII"
+        assert refusal(BYTES[what]) == "must be ASCII"
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 100, len(ALICE) // 2, len(ALICE) - 2, len(ALICE) - 1])
@@ -445,7 +445,7 @@ def test_a_truncated_file_is_refused(size: int) -> None:
 
 
 def test_an_error_in_the_json_names_its_line() -> None:
-    assert refusal(_replace('"digits": 6', '"digits": ?')) == "not JSON: line 10"
+    assert refusal(_replace('"digits": 6', '"digits": ?')) == "invalid JSON at line 10"
 
 
 def test_a_file_of_64_kibibytes_is_read_and_one_byte_more_is_not() -> None:

@@ -73,7 +73,7 @@ def test_every_number_is_taken_within_its_bounds(name: str) -> None:
     "value", ["", "-1", "+1", " 1", "1 ", "1_0", "1.0", "1e1", "0x1", "١", "²", "one", "1\n", "9" * 10, "9" * 5000]
 )
 def test_a_number_is_ascii_digits(name: str, value: str) -> None:
-    assert refused(f"{name}={value}") == f"{name}: not a whole number 0 … {NUMBERS[name]}"
+    assert refused(f"{name}={value}") == f"{name}: must be a whole number from 0 to {NUMBERS[name]}"
 
 
 def test_leading_zeros_do_not_make_it_octal() -> None:
@@ -114,31 +114,34 @@ def test_what_is_the_relays_is_taken_and_means_nothing_here(argument: str) -> No
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        ("", "no argument is called ''"),
-        ("=", "no argument is called ''"),
-        ("=1", "no argument is called ''"),
-        ("Echo", "no argument is called 'Echo'"),
-        ("echo ", "no argument is called 'echo '"),
-        (" echo", "no argument is called ' echo'"),
-        ("lookahead=5", "no argument is called 'lookahead'"),
-        ("look-ahead=5", "no argument is called 'look-ahead'"),
-        ("origins=x", "no argument is called 'origins'"),
-        ("policy=x", "no argument is called 'policy'"),
-        ("first_pass=try_first_pass", "no argument is called 'first_pass'"),
-        ("store=relative", "store: not an absolute path"),
-        ("store=", "store: not an absolute path"),
-        ("store=/a\0b", "store: not an absolute path"),
-        ("helper=relative", "helper: not an absolute path"),
+        ("", "unknown argument ''"),
+        ("=", "unknown argument ''"),
+        ("=1", "unknown argument ''"),
+        ("Echo", "unknown argument 'Echo'"),
+        ("echo ", "unknown argument 'echo '"),
+        (" echo", "unknown argument ' echo'"),
+        ("lookahead=5", "unknown argument 'lookahead'"),
+        ("look-ahead=5", "unknown argument 'look-ahead'"),
+        ("origins=x", "unknown argument 'origins'"),
+        ("policy=x", "unknown argument 'policy'"),
+        ("first_pass=try_first_pass", "unknown argument 'first_pass'"),
+        ("store=relative", "store: must be an absolute path"),
+        ("store=", "store: must be an absolute path"),
+        ("store=/a\0b", "store: must be an absolute path"),
+        ("helper=relative", "helper: must be an absolute path"),
         ("socket=", "socket: "),
         ("socket=relative", "socket: "),
         ("socket=NONE", "socket: "),
-        ("prompt=", "prompt: not 1 … 255 printable characters"),
-        ("prompt=a\nb", "prompt: not 1 … 255 printable characters"),
-        ("prompt=\x1b[2J", "prompt: not 1 … 255 printable characters"),
-        ("prompt=" + "x" * 256, "prompt: not 1 … 255 printable characters"),
-        ("user=", "user: not 1 … 255 printable characters"),
-        ("user=a\0b", "user: not 1 … 255 printable characters"),
-        ("secret=", "secret: not the path of a file, absolute or beginning with ~/ or ${HOME}/, with ${USER} at most"),
+        ("prompt=", "prompt: must be 1 to 255 printable characters"),
+        ("prompt=a\nb", "prompt: must be 1 to 255 printable characters"),
+        ("prompt=\x1b[2J", "prompt: must be 1 to 255 printable characters"),
+        ("prompt=" + "x" * 256, "prompt: must be 1 to 255 printable characters"),
+        ("user=", "user: must be 1 to 255 printable characters"),
+        ("user=a\0b", "user: must be 1 to 255 printable characters"),
+        (
+            "secret=",
+            "secret: must be a file's path that begins with /, ~/ or ${HOME}/; ${USER} is the only other variable",
+        ),
     ],
 )
 def test_what_is_unknown_or_malformed_is_refused_by_name(argument: str, said: str) -> None:
@@ -164,9 +167,9 @@ def test_nothing_is_given_twice(name: str) -> None:
 
 
 def test_two_ways_to_use_the_first_password_contradict_each_other() -> None:
-    assert refused("try_first_pass", "use_first_pass") == "try_first_pass and use_first_pass: one or the other"
-    assert refused("forward_pass", "use_first_pass") == "use_first_pass and forward_pass: one or the other"
-    assert "one or the other" in refused("forward_pass", "try_first_pass", "use_first_pass")
+    assert refused("try_first_pass", "use_first_pass") == "try_first_pass and use_first_pass: only one is allowed"
+    assert refused("forward_pass", "use_first_pass") == "use_first_pass and forward_pass: only one is allowed"
+    assert "only one is allowed" in refused("forward_pass", "try_first_pass", "use_first_pass")
 
 
 @given(st.lists(st.text(max_size=30) | st.sampled_from([*FLAGS, *[f"{n}=1" for n in WITH_VALUE]]), max_size=4))
@@ -256,22 +259,22 @@ def test_a_bad_site_setting_is_refused_although_an_argument_or_another_service_h
 def test_who_and_where_and_the_place_in_a_stack_are_no_business_of_the_site(table: str, name: str) -> None:
     for value in ("true", '"/x"', "1"):
         said = refused(site=f"[{table}]\n{name} = {value}\n")
-        assert said == f"/etc/pam_totp.toml: {table}: no setting is called '{name}'"
+        assert said == f"/etc/pam_totp.toml: {table}: unknown setting '{name}'"
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[polcy]\n", "no table is called 'polcy'"),
-        ("look_ahead = 5\n", "no table is called 'look_ahead'"),
-        ("policy = 5\n", "policy: not a table"),
-        ("service = 5\n", "service: not a table"),
-        ("[service]\nsshd = 5\n", "service.sshd: not a table"),
-        ("[[policy]]\nwindow = 1\n", "policy: not a table"),
-        ("clients = 5\n", "clients: not a table"),
-        ("[clients]\nwww-data = 5\n", "clients.www-data: not the name of a service"),
-        ('[clients]\nwww-data = ""\n', "clients.www-data: not the name of a service"),
-        ('[clients]\nwww-data = ["web"]\n', "clients.www-data: not the name of a service"),
+        ("[polcy]\n", "unknown table 'polcy'"),
+        ("look_ahead = 5\n", "unknown table 'look_ahead'"),
+        ("policy = 5\n", "policy: must be a table"),
+        ("service = 5\n", "service: must be a table"),
+        ("[service]\nsshd = 5\n", "service.sshd: must be a table"),
+        ("[[policy]]\nwindow = 1\n", "policy: must be a table"),
+        ("clients = 5\n", "clients: must be a table"),
+        ("[clients]\nwww-data = 5\n", "clients.www-data: must be the name of a service"),
+        ('[clients]\nwww-data = ""\n', "clients.www-data: must be the name of a service"),
+        ('[clients]\nwww-data = ["web"]\n', "clients.www-data: must be the name of a service"),
         ("[policy]\nwindow = 1\nwindow = 2\n", ""),
         ("[policy]\n[policy]\n", ""),
         ("[policy\n", ""),

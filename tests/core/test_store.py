@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import stat
 import threading
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pam_totp.core.record import RecordError, UserRecord
+from pam_totp.core.record import RecordError, Token, UserRecord
 from pam_totp.core.secretfile import MAX_FILE
 from pam_totp.store import NotThere, StoreError
 from pam_totp.store.file import FileStore, file_name
@@ -53,6 +54,16 @@ def test_what_was_enrolled_is_read_and_a_login_moves_it_on(folder: Path, store: 
     assert store.read("alice") == record_of(path)
     assert says(folder, code(0)) == "replayed"
     assert files(folder) == ["alice.json", "alice.lock"]
+
+
+def test_a_key_that_another_process_removed_is_not_kept_in_memory(folder: Path, store: FileStore) -> None:
+    secret = b"a key that was removed"
+    enrol(folder, tokens=(fob(), fob(name="removed", secret=secret)))
+    assert len(store.read("alice").tokens) == 2
+    enrol(folder)
+    assert store.read("alice").tokens == (fob(),)
+    gc.collect()
+    assert not [held for held in gc.get_objects() if isinstance(held, Token) and held.secret == secret]
 
 
 def test_the_result_of_the_change_comes_back(folder: Path, store: FileStore) -> None:
@@ -176,7 +187,7 @@ def test_whatever_the_umask_files_are_for_their_owner_alone(
 ) -> None:
     umask(mask)
     store.update("alice", lambda record: (record.with_token(fob()), None), create=True)
-    store.update_nobody("zoe")
+    store.update_decoy("zoe")
     umask(0o077)
     assert {name: stat.S_IMODE((folder / name).stat().st_mode) for name in files(folder)} == {
         "alice.json": 0o600,
@@ -191,7 +202,7 @@ def test_no_descriptor_is_left_open(folder: Path, store: FileStore) -> None:
     before = os.listdir("/proc/self/fd")
     for _ in range(3):
         says(folder, b"000000")
-        store.update_nobody("zoe")
+        store.update_decoy("zoe")
         list(store.users())
         for broken in ("broken", "nobody", "x" * 300):
             with pytest.raises((StoreError, NotThere)):
@@ -206,7 +217,7 @@ def test_no_descriptor_is_left_open(folder: Path, store: FileStore) -> None:
 
 def test_the_work_for_nobody_leaves_nothing(folder: Path, store: FileStore) -> None:
     for user in ("zoe", "zoe", "..", "x" * 245):
-        store.update_nobody(user)
+        store.update_decoy(user)
         assert files(folder) == []
 
 
@@ -217,7 +228,7 @@ def test_what_the_work_for_nobody_left_when_it_was_killed_goes_with_the_next(
     (folder / ".zoe.nobody").touch(0o600)
     (folder / ".zoe.nobody").write_text(left)
     assert list(store.users()) == []
-    store.update_nobody("zoe")
+    store.update_decoy("zoe")
     assert files(folder) == []
 
 
@@ -230,20 +241,20 @@ def test_strangers_do_not_wait_for_each_other_and_one_that_is_asked_for_twice_do
         fcntl.flock(lock, fcntl.LOCK_EX)
         work: dict[str, Callable[[], None]] = {
             "alice": lambda: impatient.update("alice", lambda record: (record, None)),
-            "zoe": lambda: impatient.update_nobody("zoe"),
+            "zoe": lambda: impatient.update_decoy("zoe"),
         }
         with pytest.raises(StoreError, match=r"not had within 0.01 s"):
             work.pop(name)()
         for other in work.values():
             other()
-        impatient.update_nobody("yan")
+        impatient.update_decoy("yan")
         os.close(lock)
 
 
 def test_who_waited_for_the_work_for_nobody_does_its_own(folder: Path, store: FileStore) -> None:
     lock = os.open(folder / ".zoe.nobody", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    waiting = threading.Thread(target=store.update_nobody, args=("zoe",))
+    waiting = threading.Thread(target=store.update_decoy, args=("zoe",))
     waiting.start()
     until(lambda: _open_in(folder) >= 3, "it has opened the folder and the file too")
     (folder / ".zoe.nobody").unlink()  # as whoever had it does
@@ -267,7 +278,7 @@ def _open_in(folder: Path) -> int:
 def test_a_user_called_nobody_is_somebody(folder: Path, store: FileStore) -> None:
     path = enrol(folder, "nobody")
     enrol(folder, ".nobody", file="%2Enobody.json")
-    store.update_nobody("zoe")
+    store.update_decoy("zoe")
     assert says(folder, code(0), "nobody") == "code"
     assert says(folder, code(0), ".nobody") == "code"
     assert counter_of(path) == 1
@@ -353,10 +364,10 @@ def _other_user(path: Path) -> None:
 
 
 SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "truncated": (_hard, "not JSON"),
+    "truncated": (_hard, "invalid JSON"),
     "empty": (lambda path: path.write_bytes(b""), "empty"),
-    "one byte": (lambda path: path.write_bytes(b"{"), "not JSON"),
-    "NULs": (lambda path: path.write_bytes(bytes(400)), "not JSON"),
+    "one byte": (lambda path: path.write_bytes(b"{"), "invalid JSON"),
+    "NULs": (lambda path: path.write_bytes(bytes(400)), "invalid JSON"),
     "just too large": (lambda path: path.write_bytes(b" " * (MAX_FILE + 1)), "larger than"),
     "much too large": (lambda path: os.truncate(path, 1 << 40), "larger than"),
     "another user's": (_other_user, "user: not the one that the file is named after"),
@@ -483,7 +494,7 @@ def test_a_folder_that_is_not_all_its_owners_and_nobody_elses_is_out_of_reach(
     for attempt in (
         lambda: store.read("alice"),
         lambda: says(folder, code(0)),
-        lambda: store.update_nobody("zoe"),
+        lambda: store.update_decoy("zoe"),
         lambda: list(store.users()),
     ):
         with pytest.raises(StoreError, match=r"its mode is not 0700|Permission denied"):
@@ -508,7 +519,7 @@ def test_what_is_no_folder_is_out_of_reach_and_never_means_that_a_user_is_not_th
         lambda: store.read("alice"),
         lambda: says(folder, code(0)),
         lambda: store.update("alice", lambda record: (record, None), create=True),
-        lambda: store.update_nobody("zoe"),
+        lambda: store.update_decoy("zoe"),
         lambda: list(store.users()),
     ):
         with pytest.raises(StoreError, match=str(folder)):
@@ -625,5 +636,5 @@ def test_users_are_those_with_a_record(folder: Path, store: FileStore) -> None:
     (folder / ".carol.json.tmp").write_bytes(b"left behind")
     (folder / "notes.txt").write_bytes(b"")
     (folder / ".hidden.json").write_bytes(b"no name begins with a dot")
-    store.update_nobody("zoe")
+    store.update_decoy("zoe")
     assert sorted(store.users()) == ["a/b", "alice", "bob"]

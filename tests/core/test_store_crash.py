@@ -254,7 +254,7 @@ def test_killed_or_failing_anywhere_the_work_for_nobody_leaves_nothing_that_last
                 stays = call.name == "unlinkat"
                 assert stays or said.startswith("out of reach: "), call
                 assert set(os.listdir(folder)) - {"alice.json", "alice.lock"} == ({".zoe.nobody"} if stays else set())
-            FileStore(str(folder)).update_nobody("zoe")
+            FileStore(str(folder)).update_decoy("zoe")
             assert set(os.listdir(folder)) == {"alice.json", "alice.lock"}, call
 
 
@@ -268,7 +268,7 @@ def test_killed_or_failing_anywhere_the_work_for_nobody_leaves_nothing_that_last
         ("pread64:retval=0", "what was written does not read back"),
         ("pread64:retval=5", "what was written does not read back"),
         ("read:retval=0", "empty"),
-        ("read:retval=5", "alice.json: not "),
+        ("read:retval=5", "alice.json: "),
     ],
 )
 def test_what_was_not_written_is_never_renamed_over_the_truth(folder: Path, inject: str, said: str) -> None:

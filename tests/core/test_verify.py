@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pam_totp.core.answer import recovery_digest
+from pam_totp.core.answer import Answer, recovery_digest
 from pam_totp.core.oath import hotp
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import DAY, TIME_LIMIT, HotpToken, Token, TotpToken, UserRecord
@@ -50,7 +50,7 @@ class Alice:
         self.refused_before = 0
 
     def says(self, answer: bytes) -> Outcome:
-        decision = verify(self.record, answer, self.now, self.policy)
+        decision = verify(self.record, Answer.parse(answer), self.now, self.policy)
         self.record, self.token = decision.record, decision.token
         self.refused_before = decision.refused_before
         return decision.outcome
@@ -134,7 +134,7 @@ def test_a_clock_that_goes_back_brings_no_code_back() -> None:
 
 def test_the_codes_of_a_row_are_all_used_up() -> None:
     alice = Alice(fob())
-    assert alice.presses(5, 3) is Outcome.ROW
+    assert alice.presses(5, 3) is Outcome.CONSECUTIVE
     assert alice.counter == 8
     for used in range(8):
         assert alice.presses(used) is Outcome.REPLAYED
@@ -145,7 +145,7 @@ def test_the_codes_of_a_row_are_all_used_up() -> None:
 def test_the_code_that_proved_the_token_at_enrolment_is_used_up() -> None:
     for token, first in [(fob(confirmed=False), 0), (phone(confirmed=False), STEP)]:
         for count in (1, 2):
-            confirmed = proved(token, codes(token, first, count), NOW)
+            confirmed = proved(token, Answer.parse(codes(token, first, count)), NOW)
             assert confirmed is not None
             assert confirmed.confirmed
             alice = Alice(confirmed)
@@ -158,7 +158,7 @@ def test_the_code_that_proved_the_token_at_enrolment_is_used_up() -> None:
 def test_a_wrong_code_proves_nothing_at_enrolment() -> None:
     for token in (fob(confirmed=False), phone(confirmed=False)):
         for answer in (WRONG, b"", b"12345", codes(token, 5000), codes(token, STEP + 5000), RECOVERY.encode()):
-            assert proved(token, answer, NOW) is None
+            assert proved(token, Answer.parse(answer), NOW) is None
 
 
 # ---- point 3: what is an answer
@@ -168,8 +168,8 @@ def test_a_wrong_code_proves_nothing_at_enrolment() -> None:
 def test_one_two_and_three_codes_of_every_length(digits: int) -> None:
     alice = Alice(fob(digits=digits))
     assert alice.presses(0) is Outcome.CODE
-    assert alice.presses(1, 2) is Outcome.ROW
-    assert alice.presses(3, 3) is Outcome.ROW
+    assert alice.presses(1, 2) is Outcome.CONSECUTIVE
+    assert alice.presses(3, 3) is Outcome.CONSECUTIVE
     assert alice.says(codes(alice.record.tokens[0], 6, 4)) is Outcome.MALFORMED
     assert alice.counter == 6
 
@@ -184,12 +184,10 @@ def test_one_two_and_three_codes_of_every_length(digits: int) -> None:
             b"1234567",
             b"12345678",
             b"123456789012345678901234",
-            b" 755224",
-            b"755224 ",
             b"+755224",
         ),
-        *(b"755224\n", b"755224\0", b"-755224", b"7_55224", b"75522l", b"\b\n\r\177INCORRECT", b"1" * 600),
-        "٧٥٥٢٢٤".encode(),
+        *(b"755224\b", b"755224\0", b"755224\x80", b"7_55224", b"75522l", b"\b\n\r\177INCORRECT", b"1" * 600),
+        "75522Ⅳ".encode(),
     ],
 )
 def test_a_malformed_answer_is_refused_and_leaves_no_trace(answer: bytes) -> None:
@@ -240,7 +238,7 @@ def test_a_row_that_would_go_past_the_last_counter_is_refused() -> None:
     last = hotp(FOB_KEY, LAST)
     alice = Alice(fob(LAST - 1))
     assert alice.says(f"{last} {hotp(FOB_KEY, 0)}".encode()) is Outcome.WRONG
-    assert alice.presses(LAST - 1, 2) is Outcome.ROW
+    assert alice.presses(LAST - 1, 2) is Outcome.CONSECUTIVE
     assert alice.counter == LAST + 1
 
 
@@ -250,7 +248,7 @@ def test_a_row_that_would_go_past_the_last_counter_is_refused() -> None:
 def test_a_token_40_presses_ahead_gets_in_with_two_in_a_row() -> None:
     alice = Alice(fob())
     assert alice.presses(40) is Outcome.WRONG
-    assert alice.presses(41, 2) is Outcome.ROW
+    assert alice.presses(41, 2) is Outcome.CONSECUTIVE
     assert alice.counter == 43
     assert alice.presses(43) is Outcome.CODE, "the very next code is neither refused nor re-accepted"
     assert alice.presses(43) is Outcome.REPLAYED
@@ -259,15 +257,15 @@ def test_a_token_40_presses_ahead_gets_in_with_two_in_a_row() -> None:
 def test_a_row_is_accepted_from_the_counter_to_the_end_of_the_resync_window() -> None:
     for window in (1, 20, 1000):
         policy = Policy(resync_window=window)
-        assert Alice(fob(50), policy=policy).presses(50 + window, 2) is Outcome.ROW
+        assert Alice(fob(50), policy=policy).presses(50 + window, 2) is Outcome.CONSECUTIVE
         assert Alice(fob(50), policy=policy).presses(51 + window, 2) is Outcome.WRONG
-        assert Alice(fob(50), policy=policy).presses(50 + window, 3) is Outcome.ROW
+        assert Alice(fob(50), policy=policy).presses(50 + window, 3) is Outcome.CONSECUTIVE
     assert Alice(fob(50)).presses(49, 2) is Outcome.REPLAYED
 
 
 def test_where_resync_is_off_a_row_reaches_as_far_as_a_lone_code() -> None:
     policy = Policy(resync_window=0)
-    assert Alice(fob(), policy=policy).presses(10, 2) is Outcome.ROW
+    assert Alice(fob(), policy=policy).presses(10, 2) is Outcome.CONSECUTIVE
     assert Alice(fob(), policy=policy).presses(11, 2) is Outcome.WRONG
 
 
@@ -325,7 +323,7 @@ def test_the_last_step_of_a_row_is_within_the_window_or_resync_steps_and_sets_th
         last = STEP + drift + off
         alice = Alice(phone(drift=drift), policy=policy)
         if abs(off) <= reach:
-            assert alice.presses(last - count + 1, count) is Outcome.ROW
+            assert alice.presses(last - count + 1, count) is Outcome.CONSECUTIVE
             assert alice.phone.drift == last - STEP == drift + off
             assert alice.phone.last_step == last
         else:
@@ -335,12 +333,12 @@ def test_the_last_step_of_a_row_is_within_the_window_or_resync_steps_and_sets_th
 
 def test_all_steps_of_a_row_are_later_than_the_last_one() -> None:
     assert Alice(phone(last_step=STEP - 1)).presses(STEP - 1, 2) is Outcome.REPLAYED
-    assert Alice(phone(last_step=STEP - 2)).presses(STEP - 1, 2) is Outcome.ROW
+    assert Alice(phone(last_step=STEP - 2)).presses(STEP - 1, 2) is Outcome.CONSECUTIVE
 
 
 def test_after_a_row_the_next_step_is_accepted_by_the_new_drift() -> None:
     alice = Alice(phone(), policy=Policy(resync_steps=40))
-    assert alice.presses(STEP + 20, 2) is Outcome.ROW
+    assert alice.presses(STEP + 20, 2) is Outcome.CONSECUTIVE
     assert alice.phone.drift == 21
     alice.now += 30
     assert alice.presses(STEP + 22) is Outcome.CODE
@@ -372,7 +370,7 @@ def test_late_times_are_times(now: int) -> None:
 @pytest.mark.parametrize("now", [-1, TIME_LIMIT, -(2**63), 2**63])
 def test_no_clock_is_out_of_range(now: int) -> None:
     with pytest.raises(ValueError, match="clock"):
-        verify(Alice(phone()).record, b"123456", now, Policy())
+        verify(Alice(phone()).record, Answer.parse(b"123456"), now, Policy())
 
 
 @pytest.mark.parametrize("period", [1, 30, 60, 86_400])
@@ -393,7 +391,7 @@ def test_the_drift_of_the_widest_clock_stays_within_its_bounds() -> None:
         alice = Alice(phone(drift=drift), now=2**40, policy=Policy(window=10, resync_steps=2880))
         middle = 2**40 // 30 + drift
         assert alice.presses(middle + (5 if drift > 0 else -5), 2) is Outcome.WRONG
-        assert alice.presses(middle - 1, 2) is Outcome.ROW
+        assert alice.presses(middle - 1, 2) is Outcome.CONSECUTIVE
         assert alice.phone.drift == drift
 
 
@@ -466,10 +464,10 @@ def test_from_5_wrong_answers_on_two_in_a_row_are_needed() -> None:
     assert alice.presses(0) is Outcome.CODE
     alice.guesses_wrong(1)
     for _ in range(3):
-        assert alice.presses(1) is Outcome.ROW_NEEDED
+        assert alice.presses(1) is Outcome.CONSECUTIVE_NEEDED
     assert alice.counter == 1, "nor is the code used up"
     assert alice.record.failures == 5, "nor counted"
-    assert alice.presses(1, 2) is Outcome.ROW
+    assert alice.presses(1, 2) is Outcome.CONSECUTIVE
     assert alice.record.failures == 0
     assert alice.presses(3) is Outcome.CODE
 
@@ -477,23 +475,23 @@ def test_from_5_wrong_answers_on_two_in_a_row_are_needed() -> None:
 def test_from_20_wrong_answers_on_three_in_a_row_are_needed() -> None:
     alice = Alice(fob())
     alice.guesses_wrong(19)
-    assert Alice(fob(), failures=19, failures_at=NOW).presses(0, 2) is Outcome.ROW
+    assert Alice(fob(), failures=19, failures_at=NOW).presses(0, 2) is Outcome.CONSECUTIVE
     alice.guesses_wrong(1)
-    assert alice.presses(0) is Outcome.ROW_NEEDED
-    assert alice.presses(0, 2) is Outcome.ROW_NEEDED
+    assert alice.presses(0) is Outcome.CONSECUTIVE_NEEDED
+    assert alice.presses(0, 2) is Outcome.CONSECUTIVE_NEEDED
     alice.guesses_wrong(1000)
-    assert alice.presses(0, 3) is Outcome.ROW, "nobody can lock the holder out"
+    assert alice.presses(0, 3) is Outcome.CONSECUTIVE, "nobody can lock the holder out"
     assert alice.record.failures == 0
 
 
 def test_the_same_for_a_time_token_which_takes_two_or_three_steps() -> None:
     alice = Alice(phone(), failures=5, failures_at=NOW)
-    assert alice.presses(STEP) is Outcome.ROW_NEEDED
+    assert alice.presses(STEP) is Outcome.CONSECUTIVE_NEEDED
     alice.now += 30
-    assert alice.presses(STEP, 2) is Outcome.ROW
+    assert alice.presses(STEP, 2) is Outcome.CONSECUTIVE
     alice = Alice(phone(), failures=20, failures_at=NOW)
-    assert alice.presses(STEP - 1, 2) is Outcome.ROW_NEEDED
-    assert alice.presses(STEP - 2, 3) is Outcome.ROW
+    assert alice.presses(STEP - 1, 2) is Outcome.CONSECUTIVE_NEEDED
+    assert alice.presses(STEP - 2, 3) is Outcome.CONSECUTIVE
 
 
 def test_a_lone_success_leaves_the_count_and_a_row_clears_it() -> None:
@@ -501,16 +499,16 @@ def test_a_lone_success_leaves_the_count_and_a_row_clears_it() -> None:
     alice.guesses_wrong(3)
     assert alice.presses(0) is Outcome.CODE
     assert alice.record.failures == 3
-    assert alice.presses(1, 2) is Outcome.ROW
+    assert alice.presses(1, 2) is Outcome.CONSECUTIVE
     assert (alice.record.failures, alice.record.failures_at) == (0, None)
 
 
 def test_the_count_falls_by_one_a_day() -> None:
     alice = Alice(fob(), failures=6, failures_at=NOW)
     alice.now += DAY - 1
-    assert alice.presses(0) is Outcome.ROW_NEEDED
+    assert alice.presses(0) is Outcome.CONSECUTIVE_NEEDED
     alice.now += 1
-    assert alice.presses(0) is Outcome.ROW_NEEDED
+    assert alice.presses(0) is Outcome.CONSECUTIVE_NEEDED
     alice.now += DAY
     assert alice.presses(0) is Outcome.CODE, "four are left"
     assert (alice.record.failures, alice.record.failures_at) == (4, NOW + 2 * DAY)
@@ -538,7 +536,7 @@ def test_guesses_count_whoever_else_logs_in_meanwhile() -> None:
         if alice.record.failures < 5:
             assert alice.presses(counter) is Outcome.CODE
             counter += 1
-    assert alice.presses(counter) is Outcome.ROW_NEEDED
+    assert alice.presses(counter) is Outcome.CONSECUTIVE_NEEDED
 
 
 def test_a_lock_falls_at_its_number_and_only_a_recovery_code_or_the_admin_lifts_it() -> None:
@@ -550,7 +548,7 @@ def test_a_lock_falls_at_its_number_and_only_a_recovery_code_or_the_admin_lifts_
     before = alice.record
     for answer in (codes(fob(), 1), codes(fob(), 1, 2), codes(fob(), 1, 3), codes(fob(), 0), WRONG):
         assert alice.says(answer) is Outcome.LOCKED
-    assert alice.record == before._but(refused=before.refused + 5), "nothing is used up or counted"
+    assert alice.record == before._replace(refused=before.refused + 5), "nothing is used up or counted"
     alice.now += 365 * DAY
     assert alice.presses(1) is Outcome.LOCKED, "a lock does not wear off"
     assert Alice(*before.tokens, policy=Policy(lock_after=3)).presses(1) is Outcome.CODE
@@ -564,7 +562,7 @@ def test_a_lock_falls_at_its_number_and_only_a_recovery_code_or_the_admin_lifts_
 
 def test_a_lock_is_off_by_default() -> None:
     alice = Alice(fob(), failures=10**6, failures_at=NOW)
-    assert alice.presses(0, 3) is Outcome.ROW
+    assert alice.presses(0, 3) is Outcome.CONSECUTIVE
 
 
 def test_after_a_success_it_is_known_how_many_were_refused() -> None:
@@ -629,7 +627,7 @@ def test_sixteen_digits_are_a_recovery_code_first_and_then_two_codes() -> None:
     assert alice.says(digits.encode()) is Outcome.RECOVERY
     assert alice.says(digits.encode()) is Outcome.WRONG
     assert alice.record.failures == 1, "now they are two codes, and counted"
-    assert alice.presses(0, 2) is Outcome.ROW
+    assert alice.presses(0, 2) is Outcome.CONSECUTIVE
 
 
 def test_a_recovery_code_belongs_to_its_salt() -> None:
@@ -641,9 +639,9 @@ def test_a_recovery_code_belongs_to_its_salt() -> None:
 
 
 def test_a_decision_shows_no_secret_and_can_be_followed_by_another_record() -> None:
-    decision = verify(Alice(fob()).record, codes(fob(), 0), NOW, Policy())
+    decision = verify(Alice(fob()).record, Answer.parse(codes(fob(), 0)), NOW, Policy())
     assert repr(decision) == "<Decision>"
     other = decision.followed_by(Alice(fob(7)).record)
     assert (other.outcome, other.token) == (decision.outcome, decision.token)
     assert other.record == Alice(fob(7)).record
-    assert {o for o in Outcome if o.accepted} == {Outcome.CODE, Outcome.ROW, Outcome.RECOVERY}
+    assert {o for o in Outcome if o.accepted} == {Outcome.CODE, Outcome.CONSECUTIVE, Outcome.RECOVERY}

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
+from pam_totp.core.answer import Answer
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import HotpToken, UserRecord
 from pam_totp.core.verify import verify
 from pam_totp.operations.enroll import new_recovery_codes
 from pam_totp.store import NotThere, StoreError, journal
-from pam_totp.store import batch as many
-from pam_totp.store.batch import Changes
+from pam_totp.store.batch import Changes, update_many
 from pam_totp.store.file import FileStore
 from tests.site import KEY, codes, fob
 
@@ -51,7 +51,7 @@ USERS = [user for user, _ in CHANGES]
 
 def test_all_records_are_changed_and_nothing_is_left_behind(store: FileStore) -> None:
     seen: list[tuple[int, int]] = []
-    assert many.update_many(store, CHANGES, lambda done, total: seen.append((done, total))) == USERS
+    assert update_many(store, CHANGES, lambda done, total: seen.append((done, total))) == USERS
     assert all(store.read(user).tokens[-1].secret == ADDED for user in USERS)
     assert [t.name for t in store.read(OLD[0]).tokens] == ["fob", "came"]
     assert not (Path(store.folder) / ".import").exists()
@@ -61,7 +61,7 @@ def test_all_records_are_changed_and_nothing_is_left_behind(store: FileStore) ->
 
 def test_a_record_that_stays_as_it_is_is_not_written(store: FileStore) -> None:
     before = (Path(store.folder) / "old0.json").stat()
-    many.update_many(store, [("old0", lambda record: (record, None))])
+    update_many(store, [("old0", lambda record: (record, None))])
     after = (Path(store.folder) / "old0.json").stat()
     assert (after.st_ino, after.st_mtime_ns, after.st_nlink) == (before.st_ino, before.st_mtime_ns, 1)
 
@@ -73,7 +73,7 @@ def test_a_change_that_fails_changes_nothing(store: FileStore) -> None:
         raise KeyError(record.user)
 
     with pytest.raises(KeyError):
-        many.update_many(store, [*CHANGES, ("zoe", fails)])
+        update_many(store, [*CHANGES, ("zoe", fails)])
     assert content(store) == before
     assert not (Path(store.folder) / ".import").exists()
 
@@ -107,7 +107,7 @@ def killed(
     if pid == 0:
         try:
             setattr(os, call, nth(getattr(os, call), number, die))
-            many.update_many(store, changes, progress)
+            update_many(store, changes, progress)
         finally:
             os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
@@ -127,7 +127,7 @@ def test_wherever_it_is_killed_the_next_command_finds_all_or_nothing(store: File
             break
         assert not (Path(store.folder) / ".import").exists()
     assert number > 0, "it was killed at least once"
-    many.update_many(store, [("next", added)])
+    update_many(store, [("next", added)])
     assert store.read("next").token("came") is not None
 
 
@@ -137,7 +137,7 @@ def test_a_used_code_does_not_come_back_when_an_import_is_undone(store: FileStor
     for user, key, counter in (("old1", KEY, 3), ("new1", ADDED, 7), ("old2", ADDED, 7)):
 
         def accept(record: UserRecord, answer: str = codes(counter, key=key)) -> tuple[UserRecord, bool]:
-            decision = verify(record, answer.encode(), 1_700_000_000, Policy())
+            decision = verify(record, Answer.parse(answer.encode()), 1_700_000_000, Policy())
             return decision.record, decision.outcome.accepted
 
         assert store.update(user, accept), user
@@ -159,7 +159,7 @@ def test_a_recovery_code_and_a_guess_stay_used_when_an_import_is_undone(store: F
 
     def answered(answer: str) -> bool:
         def accept(record: UserRecord) -> tuple[UserRecord, bool]:
-            decision = verify(record, answer.encode(), 1_700_000_000, Policy())
+            decision = verify(record, Answer.parse(answer.encode()), 1_700_000_000, Policy())
             return decision.record, decision.outcome.accepted
 
         return store.update("new", accept)
@@ -170,7 +170,7 @@ def test_a_recovery_code_and_a_guess_stay_used_when_an_import_is_undone(store: F
     assert not answered("123456")
     assert journal.recover(store) == 1
     assert (store.read("new").enrolled, store.read("new").failures) == (False, 1)
-    many.update_many(store, changes)
+    update_many(store, changes)
     assert store.read("new").failures == 1
     assert not answered(recovery[0]), "once"
     assert answered(recovery[1])
@@ -190,7 +190,7 @@ def test_what_cannot_be_finished_is_undone_at_once(
 
     monkeypatch.setattr(os, "rename", nth(os.rename, number, fail))
     with pytest.raises(StoreError if isinstance(error, OSError) else KeyboardInterrupt):
-        many.update_many(store, CHANGES)
+        update_many(store, CHANGES)
     assert content(store) == before
     assert not (Path(store.folder) / ".import").exists()
 
@@ -214,7 +214,7 @@ def test_where_nothing_more_can_be_written_it_is_undone_all_the_same(
     before, real = content(store), os.open
     monkeypatch.setattr(os, "rename", nth(os.rename, number, full))
     with pytest.raises(StoreError):
-        many.update_many(store, CHANGES)
+        update_many(store, CHANGES)
     assert content(store) == before
     assert not (Path(store.folder) / ".import").exists()
 
@@ -234,7 +234,7 @@ def test_wherever_the_undoing_is_killed_the_next_one_ends_it(store: FileStore, c
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
     def used(record: UserRecord) -> tuple[UserRecord, bool]:
-        decision = verify(record, codes(3).encode(), 1_700_000_000, Policy())
+        decision = verify(record, Answer.parse(codes(3).encode()), 1_700_000_000, Policy())
         return decision.record, decision.outcome.accepted
 
     before, number = content(store), 1
@@ -262,7 +262,7 @@ def test_whoever_interrupts_it_when_all_is_in_has_not_interrupted_it(store: File
         if done == total:
             raise KeyboardInterrupt
 
-    assert many.update_many(store, CHANGES, interrupt) == USERS
+    assert update_many(store, CHANGES, interrupt) == USERS
     assert all(store.read(user).token("came") is not None for user in USERS)
 
 
@@ -284,11 +284,11 @@ def test_interrupted_at_its_end_it_is_undone_or_done_and_says_which(
     if number == 1:
         monkeypatch.setattr(journal, "unmark", nth(real, 1, interrupt))
         with pytest.raises(KeyboardInterrupt):
-            many.update_many(store, CHANGES)
+            update_many(store, CHANGES)
         assert content(store) == before
     else:
         monkeypatch.setattr(journal, "unmark", unmark)
-        assert many.update_many(store, CHANGES) == USERS
+        assert update_many(store, CHANGES) == USERS
         assert all(store.read(user).token("came") is not None for user in USERS)
     assert not (Path(store.folder) / ".import").exists()
 
@@ -300,7 +300,7 @@ def test_a_record_that_was_used_meanwhile_is_decided_upon_anew(store: FileStore)
             store.update("new3", lambda record: (record.with_token(fob()), None), create=True)
             store.update("old4", lambda _: (None, None))
 
-    many.update_many(store, CHANGES, progress)
+    update_many(store, CHANGES, progress)
     for user, expected in (("old3", [("fob", 4), ("came", 7)]), ("new3", [("fob", 0), ("came", 7)])):
         assert [(t.name, getattr(t, "counter", None)) for t in store.read(user).tokens] == expected
     assert [t.name for t in store.read("old4").tokens] == ["came"]
@@ -360,7 +360,7 @@ def test_a_user_who_is_named_twice_gets_both_and_whoever_kills_it_neither(store:
         for name, data in before.items():
             (Path(store.folder) / name).write_bytes(data)
             (Path(store.folder) / name).chmod(0o600)
-    assert many.update_many(store, twice) == [*USERS, *["second"] * len(USERS)]
+    assert update_many(store, twice) == [*USERS, *["second"] * len(USERS)]
     assert [t.name for t in store.read("old0").tokens] == ["fob", "came", "second"]
 
 
@@ -369,7 +369,7 @@ def test_the_result_is_that_of_the_last_decision(store: FileStore) -> None:
         return added(record)[0], len(record.tokens)
 
     changes = [(user, counted) for user in USERS]
-    assert many.update_many(store, changes, used_meanwhile(store)) == [1, 1, 1, 1, 1, 0, 0, 0, 1, 0]
+    assert update_many(store, changes, used_meanwhile(store)) == [1, 1, 1, 1, 1, 0, 0, 0, 1, 0]
 
 
 def test_one_at_a_time(store: FileStore) -> None:
@@ -377,9 +377,9 @@ def test_one_at_a_time(store: FileStore) -> None:
         if done == 0:
             assert journal.recover(store) == 0, "what is at work is not undone"
             with pytest.raises(StoreError, match="another import is at work"):
-                many.update_many(store, [("x", added)])
+                update_many(store, [("x", added)])
 
-    many.update_many(store, CHANGES, meanwhile)
+    update_many(store, CHANGES, meanwhile)
     assert store.read("new0").token("came") is not None
     with pytest.raises(NotThere):
         store.read("x")
@@ -390,12 +390,12 @@ def test_a_spoiled_record_stops_it_and_is_left_alone(store: FileStore) -> None:
     spoiled.write_text("{}")
     before = content(store)
     with pytest.raises(StoreError, match=r"old2\.json"):
-        many.update_many(store, CHANGES)
+        update_many(store, CHANGES)
     assert content(store) == before
     link = Path(store.folder) / "new2.json"
     link.symlink_to("/etc/passwd")
     with pytest.raises(StoreError):
-        many.update_many(store, [("new2", added)])
+        update_many(store, [("new2", added)])
     assert link.is_symlink()
 
 

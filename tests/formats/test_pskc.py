@@ -54,7 +54,7 @@ def test_figure_2_is_read_and_its_key_of_32_bits_is_too_weak_to_come_in() -> Non
     (found,) = read(figure(2))
     assert (found.secret, found.counter, found.type) == (b"1234", 0, "hotp")
     assert "no counter: assumed 0" in found.remarks
-    with pytest.raises(ValueError, match="secret: not 112"):
+    with pytest.raises(ValueError, match="secret: must be 112"):
         found.token(NOW)
 
 

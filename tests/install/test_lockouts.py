@@ -230,7 +230,7 @@ def test_the_real_service_answers_logins_once_enabled(machine: Fresh) -> None:
 
 def test_a_bad_site_file_is_reported_beforehand(machine: Fresh) -> None:
     machine.write("/etc/pam_totp.toml", "[policy]\nlook_ahaed = 5\n")
-    refused_beforehand(machine, "sudo", "no setting is called 'look_ahaed'")
+    refused_beforehand(machine, "sudo", "unknown setting 'look_ahaed'")
 
 
 def test_a_bad_record_is_reported_beforehand(machine: Fresh) -> None:

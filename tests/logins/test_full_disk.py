@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pam_totp.core.answer import recovery_digest
+from pam_totp.core.answer import Answer, recovery_digest
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import UserRecord
 from pam_totp.operations.authenticate import decide
@@ -48,19 +48,22 @@ class Counting:
         self.written += after != self._record
         return result
 
-    def update_nobody(self, user: str) -> None:
+    def update_decoy(self, user: str) -> None:
         self.written += 1
 
     def users(self) -> object:
         raise NotImplementedError
 
 
-@pytest.mark.parametrize("answer", ANSWERS)
-@pytest.mark.parametrize("recovery_codes", [True, False])
-def test_an_answer_costs_one_write_or_none_whoever_it_is_for(answer: str, recovery_codes: bool) -> None:
+@pytest.mark.parametrize("typed", ANSWERS)
+@pytest.mark.parametrize("behind_password", [True, False])
+def test_an_answer_costs_one_write_or_none_whoever_it_is_for(typed: str, behind_password: bool) -> None:
+    answer = Answer.parse(typed.encode())
+    if behind_password:
+        answer = Answer.parse_behind_password(f"password{typed.replace(' ', '')}".encode())
     costs = {}
     for name, record in (USERS | {"nobody": None}).items():
         store = Counting(record)
-        decide(store, name, answer.encode(), Policy(), lambda: 86_400, recovery_codes=recovery_codes)  # type: ignore[arg-type]
+        decide(store, name, answer, Policy(), lambda: 86_400)  # type: ignore[arg-type]
         costs[name] = store.written
     assert len(set(costs.values())) == 1, costs

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pam_totp.core.answer import Answer
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import UserRecord
 from pam_totp.core.secretfile import serialize
@@ -48,7 +49,7 @@ def answered(folder: Path, answer: str, size: int) -> bool:
     """Whether what became of `answer` could be recorded with files of at most `size` bytes."""
 
     def change(record: UserRecord) -> tuple[UserRecord, bool]:
-        decision = verify(record, answer.encode(), NOW, Policy())
+        decision = verify(record, Answer.parse(answer.encode()), NOW, Policy())
         after = decision.record
         if decision.outcome.accepted:
             after = granted(after, ("sshd", "2001:db8::7"), NOW)
@@ -126,7 +127,7 @@ def test_the_work_for_nobody_takes_as_much_as_that_for_somebody(tmp_path: Path, 
     def for_nobody() -> bool:
         limited(size)
         try:
-            FileStore(str(tmp_path)).update_nobody("zoe")
+            FileStore(str(tmp_path)).update_decoy("zoe")
         except StoreError:
             return False
         return True
@@ -145,7 +146,7 @@ def test_no_number_of_descriptors_is_enough_for_nobody_and_too_few_for_somebody(
             os.close(free)
             resource.setrlimit(resource.RLIMIT_NOFILE, (free + most, free + most))
             try:
-                return decide(store, user, b"000000", Policy(), lambda: NOW).outcome is not None
+                return decide(store, user, Answer.parse(b"000000"), Policy(), lambda: NOW).outcome is not None
             except StoreError:
                 return False
 

@@ -34,9 +34,8 @@ def test_a_code_gets_in_once(site: Site, way: str) -> None:
         "7552244",
         "75522x",
         "x",
-        "755224 ",
-        " 755224",
-        "٧٥٥٢٢٤",
+        "755224x",
+        "75522²",
         "7_55224",
         "+755224",
         "7.55224",
@@ -52,6 +51,13 @@ def test_what_is_no_code_is_refused_and_leaves_no_trace(site: Site, way: str, an
     assert not site.gets_in(answer)
     assert site.path().read_bytes() == before
     assert site.gets_in(codes(0))
+
+
+@pytest.mark.parametrize("typed", ["755224 ", "\t755 224", "755-224", "755\u2013224", "٧٥٥٢٢٤", "７５５２２４"])
+def test_separators_and_the_digits_of_any_script_are_read(site: Site, way: str, typed: str) -> None:
+    site.enrol()
+    assert site.gets_in(typed)
+    assert site.counter() == 1
 
 
 def test_a_wrong_code_is_counted_and_moves_no_counter(site: Site, way: str) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from pam_totp.core.policy import Policy
-from pam_totp.operations.authenticate import REFUSAL_TAKES, refusal_takes
+from pam_totp.operations.authenticate import REFUSAL_DELAY, refusal_delay
 from tests.pamconf import Result
 from tests.site import Site
 
 
-def test_the_farther_the_search_reaches_the_longer_every_refusal_takes() -> None:
-    assert refusal_takes(Policy()) == REFUSAL_TAKES
-    assert refusal_takes(Policy(resync_window=10_000)) >= 8 * 10_000 * 5e-6, "eight tokens at 5 µs a counter"
-    assert refusal_takes(Policy(resync_steps=2_880)) >= 8 * 2 * 2_880 * 5e-6
+def test_the_farther_the_search_reaches_the_longer_every_refusal_delay() -> None:
+    assert refusal_delay(Policy()) == REFUSAL_DELAY
+    assert refusal_delay(Policy(resync_window=10_000)) >= 8 * 10_000 * 5e-6, "eight tokens at 5 µs a counter"
+    assert refusal_delay(Policy(resync_steps=2_880)) >= 8 * 2 * 2_880 * 5e-6
 
 
 @pytest.mark.parametrize("user", ["nobody-we-know", "somebody"])
@@ -22,4 +22,4 @@ def test_who_is_not_enrolled_waits_as_long_as_a_far_search_could_take(site: Site
     site.configure("demo", "resync_window=10000")
     done = site.login("000000 111111", user=user)
     assert done.result is Result.AUTH_ERR
-    assert done.seconds >= refusal_takes(Policy(resync_window=10_000))
+    assert done.seconds >= refusal_delay(Policy(resync_window=10_000))

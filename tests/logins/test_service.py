@@ -134,10 +134,10 @@ def test_an_account_does_not_say_where_it_comes_from_but_a_listed_client_does(si
 
 def test_who_floods_the_log_is_left_out_of_it_and_nobody_else_is(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log daemon that is flooded would leave out what it likes, guesses through sshd among it."""
-    monkeypatch.setattr(log_quota, "LINES_OF_ONE", 5)
-    monkeypatch.setattr(log_quota, "LINES_OF_ALL", 8)
+    monkeypatch.setattr(log_quota, "MAX_LINES", 5)
+    monkeypatch.setattr(log_quota, "MAX_TOTAL_LINES", 8)
     lines: list[str] = []
-    log = log_quota.BoundedLog(lambda _, line: lines.append(line))
+    log = log_quota.LogQuota(lambda _, line: lines.append(line))
     for _ in range(50):
         log.of(7)(3, "seven")
     log.of(8)(3, "eight")
@@ -164,7 +164,7 @@ def test_a_flood_of_nonsense_is_not_logged_and_what_comes_from_root_and_the_list
     if child == 0:
         try:
             os.setresuid(STRANGER, STRANGER, STRANGER)
-            for _ in range(2 * log_quota.LINES_OF_ONE):
+            for _ in range(2 * log_quota.MAX_LINES):
                 with connected(site) as client:
                     client.send(b"nonsense")
                     client.recv(1)
@@ -172,7 +172,7 @@ def test_a_flood_of_nonsense_is_not_logged_and_what_comes_from_root_and_the_list
             os._exit(0)
     os.waitpid(child, 0)
     until(lambda: site.log.has("too much to log", f"uid {STRANGER}"), "it is said that something is left out")
-    assert sum("not a hello" in line for line in site.log.lines()) == log_quota.LINES_OF_ONE
+    assert sum("not a hello" in line for line in site.log.lines()) == log_quota.MAX_LINES
     as_stranger(site, hello("root"), codes(0))
     assert not site.log.has("not-yours-to-ask"), "that is left out too"
     site.configure("demo", way="socket")
@@ -422,7 +422,7 @@ def test_silent_clients_of_one_account_do_not_keep_others_out(site: Site) -> Non
         try:
             os.setresuid(STRANGER, STRANGER, STRANGER)
             os.close(go[1])
-            held = [connected(site) for _ in range(2 * login_quota.MOST_OF_ONE_ACCOUNT)]
+            held = [connected(site) for _ in range(2 * login_quota.MAX_LOGINS)]
             os.write(ready[1], b"x")
             os.read(go[0], 1)
             del held
@@ -434,9 +434,7 @@ def test_silent_clients_of_one_account_do_not_keep_others_out(site: Site) -> Non
         assert site.gets_in(codes(0), user="root")
         pid = site._service.pid if site._service else 0
         threads = len(os.listdir(f"/proc/{pid}/task"))
-        assert threads <= login_quota.MOST_OF_ONE_ACCOUNT + service.MOST_WAITING + 2, (
-            "what it may hold, and those who wait"
-        )
+        assert threads <= login_quota.MAX_LOGINS + service.MAX_WAITING + 2, "what it may hold, and those who wait"
     finally:
         os.close(go[1])
         os.waitpid(child, 0)
@@ -447,7 +445,7 @@ def test_silent_clients_of_one_account_do_not_keep_others_out(site: Site) -> Non
 @as_root
 def test_all_other_accounts_together_do_not_keep_root_out(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """One person may have thousands of accounts: subordinate ids."""
-    monkeypatch.setattr(login_quota, "MOST_OF_OTHERS", 3)
+    monkeypatch.setattr(login_quota, "MAX_TOTAL_LOGINS", 3)
     site.enrol()
     with serving_here(site, lambda *_: None):
         ready, go = os.pipe(), os.pipe()
@@ -481,7 +479,7 @@ def test_who_calls_su_over_and_over_has_no_more_logins_than_who_asks_directly(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The service sees root there, and who called it in PAM_RUSER."""
-    monkeypatch.setattr(login_quota, "MOST_OF_ONE_ACCOUNT", 2)
+    monkeypatch.setattr(login_quota, "MAX_LOGINS", 2)
     site.enrol()
     lines: list[str] = []
     with serving_here(site, lambda _, line: lines.append(line)):
@@ -516,7 +514,7 @@ def test_it_takes_as_many_descriptors_as_it_may_have(site: Site) -> None:
         process = site.start()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (min(service.MOST_FILES, hard), hard)
+    assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (min(service.MAX_FILES, hard), hard)
 
 
 def test_without_a_descriptor_left_it_does_not_spin(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -530,7 +528,7 @@ def test_without_a_descriptor_left_it_does_not_spin(site: Site, monkeypatch: pyt
             return super().accept()
 
     pauses: list[int] = []
-    monkeypatch.setattr(service, "NO_ROOM_PAUSE", 0.2)
+    monkeypatch.setattr(service, "NO_DESCRIPTOR_PAUSE", 0.2)
     site.enrol()
     listener = Full(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(str(site.socket))
@@ -550,7 +548,7 @@ def test_without_a_descriptor_left_it_does_not_spin(site: Site, monkeypatch: pyt
 
 def test_a_log_that_cannot_be_written_leaves_no_thread_fewer(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else it would take a few such logins until nobody waits for the next, whatever becomes of the log."""
-    monkeypatch.setattr(service, "MOST_WAITING", 2)
+    monkeypatch.setattr(service, "MAX_WAITING", 2)
     failed: list[str] = []
 
     def log(priority: int, line: str) -> None:

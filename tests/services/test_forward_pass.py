@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pam_totp.core import answer as answers
-from pam_totp.core.answer import behind_password, recovery_digest
+from pam_totp.core.answer import Answer, recovery_digest
 from pam_totp.core.oath import hotp
 from pam_totp.pam.module import REFUSED
 from tests.pamconf import Login, Result, Style, login, service
@@ -147,12 +146,14 @@ def test_what_was_put_together_comes_apart(password: bytes, length: int, count: 
     digits = "".join(
         data.draw(st.lists(st.sampled_from("0123456789"), min_size=length * count, max_size=length * count))
     )
-    assert behind_password(password + digits.encode(), {length}) == (password, digits.encode())
+    answer = Answer.parse_behind_password(password + digits.encode())
+    assert answer.password({length}) == password
+    assert "".join(answer.codes({length}) or ()) == digits
 
 
 @given(answer=st.binary(max_size=60) | st.from_regex(rb"[a-z]{0,3}[0-9]{0,30}", fullmatch=True))
 def test_what_comes_apart_is_the_answer_and_the_tail_is_codes_or_nothing(answer: bytes) -> None:
-    password, tail = behind_password(answer, {6, 8})
-    assert password + tail == answer
+    parsed = Answer.parse_behind_password(answer)
+    password, codes = parsed.password({6, 8}), parsed.codes({6, 8})
+    assert password + "".join(codes or ()).encode() == answer
     assert bool(password) or not answer
-    assert tail == b"" or answers.codes(tail, {6, 8}) is not None

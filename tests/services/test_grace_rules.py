@@ -42,7 +42,7 @@ def test_grace_holds_from_the_code_for_the_period(now: int, holds: bool) -> None
 
 @pytest.mark.parametrize("service", ["", " sshd", "x" * 65, "sshd\n", "über"])
 def test_a_strange_service_has_no_place(service: str) -> None:
-    assert grace.place(service, HERE) is None
+    assert grace.origin(service, HERE) is None
 
 
 def test_nobody_but_root_gets_or_leaves_grace() -> None:

@@ -85,7 +85,7 @@ def test_the_documented_line_is_the_one_that_is_written() -> None:
 
 
 def test_every_verb_and_reason_is_documented() -> None:
-    for verb in audit_log._VERBS:
+    for verb in audit_log._PRIORITIES:
         assert f"| `{verb}` |" in DOCUMENT
     for outcome in Outcome:
         assert f"`{outcome.value}`" in DOCUMENT

@@ -9,7 +9,7 @@ import tempfile
 import pytest
 
 from pam_totp.cli import main
-from pam_totp.pam.privileges import NOBODY
+from pam_totp.pam.privileges import OVERFLOW_ID
 from tests.services.namespace import Machine
 from tests.site import ME, Site, codes
 
@@ -60,13 +60,16 @@ def test_the_table_is_for_people(site: Site) -> None:
 def test_what_would_deny_a_login_is_said(site: Site) -> None:
     site.config.touch(0o644)
     done = site.command("policy", "sshd", "--config", site.config, "--", "look_ahead=101")
-    assert (done.returncode, done.stderr) == (1, f"pam-totp: look_ahead: not a whole number 0 … 100{MANUAL}\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"pam-totp: look_ahead: must be a whole number from 0 to 100{MANUAL}\n",
+    )
     done = site.command("policy", "sshd", "--config", site.config, "--", "nosuch=1")
-    assert (done.returncode, done.stderr) == (1, f"pam-totp: no argument is called 'nosuch'{MANUAL}\n")
+    assert (done.returncode, done.stderr) == (1, f"pam-totp: unknown argument 'nosuch'{MANUAL}\n")
     site.config.write_text("[polcy]\n")
     done = site.command("policy", "sshd", "--config", site.config)
     assert done.returncode == 1
-    assert "no table is called 'polcy'" in done.stderr
+    assert "unknown table 'polcy'" in done.stderr
 
 
 def test_verify_goes_by_the_site_file(site: Site) -> None:
@@ -89,7 +92,7 @@ def test_a_site_file_that_may_not_be_read_is_out_of_reach(capsys: pytest.Capture
     me = os.geteuid()
     with tempfile.NamedTemporaryFile(dir="/var/tmp") as file:
         os.chmod(file.name, 0)
-        os.seteuid(me or NOBODY)
+        os.seteuid(me or OVERFLOW_ID)
         try:
             status = main(["policy", "sshd", "--config", file.name, "--", "nullok"])
         finally:

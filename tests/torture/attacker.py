@@ -12,8 +12,9 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
+from pam_totp.core.answer import Answer
 from pam_totp.core.oath import hotp
-from pam_totp.core.policy import THREE_IN_A_ROW_FROM, TWO_IN_A_ROW_FROM, Policy
+from pam_totp.core.policy import THREE_CODES_FROM, TWO_CODES_FROM, Policy
 from pam_totp.core.record import DAY, HotpToken, Token, TotpToken, UserRecord
 from pam_totp.core.verify import acceptable, verify
 from tests.site import KEY
@@ -66,23 +67,23 @@ class World:
         if count == self.policy.codes_needed(self.failures):
             candidates = len(acceptable(token, count, self.now, self.policy))
             self.year.log_of_no_hit += math.log1p(-candidates / 10**digits)
-        decision = verify(self.record, answer, self.now, self.policy)
+        decision = verify(self.record, Answer.parse(answer), self.now, self.policy)
         if decision.outcome.accepted:
             self.year.hits += 1
         else:
             self.record = decision.record
 
     def be_greedy(self) -> None:
-        while self.failures < TWO_IN_A_ROW_FROM:
+        while self.failures < TWO_CODES_FROM:
             self.guess()
 
     def be_patient(self) -> None:
-        while self.failures < TWO_IN_A_ROW_FROM - 1:
+        while self.failures < TWO_CODES_FROM - 1:
             self.guess()
 
     def flood(self) -> None:
         """Also past where a guess has a chance: to keep the owner out."""
-        while self.failures < THREE_IN_A_ROW_FROM:
+        while self.failures < THREE_CODES_FROM:
             self.guess(self.policy.codes_needed(self.failures))
         for _ in range(3):
             self.guess(3)
@@ -107,7 +108,7 @@ class World:
         for count in (1, 2, 3):
             if flooded:
                 self.flood()
-            decision = verify(self.record, self.show(count).encode(), self.now, self.policy)
+            decision = verify(self.record, Answer.parse(self.show(count).encode()), self.now, self.policy)
             self.record = decision.record
             if decision.outcome.accepted:
                 self.year.logins += 1
@@ -144,5 +145,5 @@ def formula(kind: str, digits: int, *, greedy: bool, days: int = 365, policy: Po
     """The chance as SECURITY.md computes it: guesses at one code, each at as many right ones as the window has."""
     policy = policy or Policy()
     right = policy.look_ahead + 1 if kind == "hotp" else 2 * policy.window + 1
-    guesses = days * LOGINS_A_DAY * TWO_IN_A_ROW_FROM if greedy else TWO_IN_A_ROW_FROM - 1 + days - 1
+    guesses = days * LOGINS_A_DAY * TWO_CODES_FROM if greedy else TWO_CODES_FROM - 1 + days - 1
     return -math.expm1(guesses * math.log1p(-right / 10**digits))

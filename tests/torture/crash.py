@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pam_totp.core.answer import recovery_digest
+from pam_totp.core.answer import Answer, recovery_digest
 from pam_totp.core.oath import totp
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import TotpToken, UserRecord
@@ -219,7 +219,7 @@ def judge(site: Site, kind: Kind, ended: Ended, what: object) -> None:
     store = FileStore(str(site.store))
 
     def accepts(answer: str) -> bool:
-        return decide(store, ME, answer.encode(), Policy(), lambda: int(time.time())).outcome.accepted
+        return decide(store, ME, Answer.parse(answer.encode()), Policy(), lambda: int(time.time())).outcome.accepted
 
     assert accepts(kind.answer()) is (kind.right and not noted), f"{what}: a code is good once, and not lost before"
     assert accepts(codes(5)), f"{what}: the next login works"

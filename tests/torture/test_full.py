@@ -16,7 +16,7 @@ import pytest
 
 from pam_totp.core.answer import recovery_digest
 from pam_totp.core.policy import Policy
-from pam_totp.operations.authenticate import refusal_takes
+from pam_totp.operations.authenticate import refusal_delay
 from tests.conftest import as_root
 from tests.pamconf import Result
 from tests.site import ME, Site, codes, fob, phone
@@ -66,7 +66,7 @@ def refuses_all_alike(site: Site) -> None:
     before = site.path().read_bytes()
     names = set(os.listdir(site.store))
     logins = [site.login(answer, user=user) for user in (ME, STRANGER) for answer in ANSWERS.values()]
-    assert min(login.seconds for login in logins) >= refusal_takes(Policy()), "how far was looked does not show either"
+    assert min(login.seconds for login in logins) >= refusal_delay(Policy()), "how far was looked does not show either"
     shown = [seen(login) for login in logins]
     assert shown == [(Result.AUTHINFO_UNAVAIL, ["One-time code: "], [], 0)] * len(shown)
     assert site.path().read_bytes() == before

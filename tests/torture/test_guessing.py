@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from pam_totp.core.answer import Answer
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import DAY
 from pam_totp.core.verify import Outcome
@@ -92,13 +93,16 @@ def test_setting_the_clock_back_and_forth_forgets_no_failure(site: Site) -> None
     chance = random.Random(4)
     for number in range(1, rounds(60, 2000)):
         now = chance.choice((begin, begin - DAY, begin - 4000 * DAY, 0, begin + DAY - 1, chance.randrange(begin)))
-        outcome = decide(store, ME, b"000000", Policy(), lambda at=now: at).outcome  # type: ignore[misc]
+        outcome = decide(store, ME, Answer.parse(b"000000"), Policy(), lambda at=now: at).outcome  # type: ignore[misc]
         assert outcome is Outcome.WRONG
         record = site.record()
         if number == 1:
             begin = record.failures_at or 0
         assert record.failures == number
-    assert decide(store, ME, codes(0).encode(), Policy(), lambda: begin).outcome is Outcome.ROW_NEEDED
+    assert (
+        decide(store, ME, Answer.parse(codes(0).encode()), Policy(), lambda: begin).outcome
+        is Outcome.CONSECUTIVE_NEEDED
+    )
 
 
 # ---- a year

@@ -16,7 +16,7 @@ from pam_totp.core.answer import recovery_digest
 from pam_totp.core.oath import hotp
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import Token
-from pam_totp.operations.authenticate import REFUSED, refusal_takes
+from pam_totp.operations.authenticate import REFUSED, refusal_delay
 from tests.pamconf import Login, Result
 from tests.site import ME, Site, codes, fob, phone
 from tests.torture.pace import LONG, figure, rounds
@@ -79,7 +79,7 @@ def test_a_right_answer_that_is_refused_looks_like_a_wrong_one(site: Site, way: 
         stands(site, state)
         done = site.login(answer)
         assert seen(done) == SAME, answer
-        assert done.seconds >= refusal_takes(Policy()), "a refusal takes its time, whatever had to be looked at"
+        assert done.seconds >= refusal_delay(Policy()), "a refusal takes its time, whatever had to be looked at"
 
 
 @pytest.mark.parametrize("user", [ME, "nobody", "no-such-account", "../x", "x" * 32])
@@ -90,10 +90,10 @@ def test_whoever_is_asked_about_a_refusal_looks_the_same(site: Site, user: str) 
     for answer in WRONG:
         done = site.login(answer, user=user)
         assert seen(done) == SAME, answer
-        assert done.seconds >= refusal_takes(Policy())
+        assert done.seconds >= refusal_delay(Policy())
 
 
-def test_how_long_a_refusal_takes_is_measured(site: Site) -> None:
+def test_how_long_a_refusal_delay_is_measured(site: Site) -> None:
     """What decides is that each takes the stated time at least; how far they differ beyond that is printed."""
     site.start()
     site.configure("demo", way="socket")
@@ -105,7 +105,7 @@ def test_how_long_a_refusal_takes_is_measured(site: Site) -> None:
             stands(site, state)
             done = site.login(answer)
             assert done.result is Result.AUTH_ERR
-            assert done.seconds >= refusal_takes(Policy())
+            assert done.seconds >= refusal_delay(Policy())
             took[name].append(done.seconds)
     medians = {name: statistics.median(values) for name, values in took.items()}
     spread = max(medians.values()) - min(medians.values())

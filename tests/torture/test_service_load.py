@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from pam_totp.pam.listening import BACKLOG
-from pam_totp.pam.login_quota import MOST_OF_ONE_ACCOUNT
-from pam_totp.pam.service import MOST_WAITING
+from pam_totp.pam.login_quota import MAX_LOGINS
+from pam_totp.pam.service import MAX_WAITING
 from tests.conftest import as_root
 from tests.pamconf import Result
 from tests.services.namespace import COPY, SOCKET, STORE, Machine
@@ -122,8 +122,8 @@ def test_those_who_mean_ill_do_not_keep_an_honest_login_out(site: Site, how: str
             assert site.gets_in(codes(counter))
         assert sum(f"accepted user={ME}" in line for line in site.log.lines()) == 5, "the service said so, no helper"
         threads = len(os.listdir(f"/proc/{process.pid}/task"))
-        assert threads <= MOST_OF_ONE_ACCOUNT * len(STRANGERS) + MOST_WAITING + 2, "what one account may hold at most"
-    until(lambda: len(os.listdir(f"/proc/{process.pid}/task")) <= MOST_WAITING + 1, "whatever was held is let go")
+        assert threads <= MAX_LOGINS * len(STRANGERS) + MAX_WAITING + 2, "what one account may hold at most"
+    until(lambda: len(os.listdir(f"/proc/{process.pid}/task")) <= MAX_WAITING + 1, "whatever was held is let go")
     assert len(os.listdir(f"/proc/{process.pid}/fd")) < 20
     assert site.gets_in(codes(5))
 

@@ -34,13 +34,13 @@ def checker(lines: list[str] | None = None, **more: float) -> SystemPasswords:
 
 
 def test_the_right_password_is_right_at_once(pam: list[tuple[str, str]]) -> None:
-    assert checker(refusal_takes=1e9).right(ME, "right")
+    assert checker(refusal_delay=1e9).right(ME, "right")
 
 
 @pytest.mark.parametrize(("user", "password"), [(ME, "wrong"), ("nobody-here", "right"), (ME, ""), ("", "right")])
-def test_every_refusal_takes_its_time(pam: list[tuple[str, str]], user: str, password: str) -> None:
+def test_every_refusal_delay_its_time(pam: list[tuple[str, str]], user: str, password: str) -> None:
     begun = time.monotonic()
-    assert not checker(refusal_takes=0.2).right(user, password)
+    assert not checker(refusal_delay=0.2).right(user, password)
     assert time.monotonic() - begun >= 0.2
 
 
@@ -53,7 +53,7 @@ def test_what_cannot_be_right_is_not_asked_of_pam_and_costs_a_hash_all_the_same(
 ) -> None:
     hashed: list[str] = []
     monkeypatch.setattr(passwords, "compute_decoy", hashed.append)
-    assert not checker(refusal_takes=0).right(user, password)
+    assert not checker(refusal_delay=0).right(user, password)
     assert pam == []
     assert hashed == [password]
 
@@ -100,8 +100,8 @@ def test_a_service_without_a_file_is_not_left_to_other(pam: list[tuple[str, str]
 
 def test_trouble_in_pam_is_told_to_the_admin_and_to_nobody_else(pam: list[tuple[str, str]]) -> None:
     lines: list[str] = []
-    assert not checker(lines, refusal_takes=0).right(ME, "unreachable")
+    assert not checker(lines, refusal_delay=0).right(ME, "unreachable")
     assert len(lines) == 1
     assert "group shadow" in lines[0]
-    assert not checker(lines, refusal_takes=0).right(ME, "wrong")
+    assert not checker(lines, refusal_delay=0).right(ME, "wrong")
     assert len(lines) == 1

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pam_totp.core import rules
-from pam_totp.core.values import Value
+from pam_totp.core import fields
+from pam_totp.core.fields import Value
 
 MARKER = "Xmarker0X"
 
@@ -26,7 +26,7 @@ class Point(Value):
             raise ValueError("x: too far")
 
     def moved(self, x: int) -> Point:
-        return self._but(x=x)
+        return self._replace(x=x)
 
 
 class Named(Point):
@@ -36,6 +36,26 @@ class Named(Point):
 class Other(Value):
     x: int
     y: int = 0
+
+
+class RangeError(ValueError):
+    pass
+
+
+class Ruled(Value):
+    ERROR = RangeError
+    RULES: ClassVar[dict[str, fields.Rule]] = {"low": fields.whole_number(0, 9), "high": fields.whole_number(0, 9)}
+
+    low: int
+    high: int
+    free: object = None
+
+    def check(self, new: Collection[str]) -> None:
+        if self.low > self.high:
+            raise RangeError("low: above high")
+
+    def moved(self, **changes: object) -> Ruled:
+        return self._replace(**changes)
 
 
 # ---- Value
@@ -49,14 +69,14 @@ def test_a_value_holds_what_it_was_given_and_its_defaults() -> None:
 
 
 def test_a_field_without_default_is_needed() -> None:
-    with pytest.raises(TypeError, match="Point has no, or needs, x"):
+    with pytest.raises(TypeError, match=r"^Point: unknown or missing fields: x$"):
         Point(y=1)  # type: ignore[call-arg]
 
 
 def test_unknown_names_are_refused_and_so_are_class_variables() -> None:
-    with pytest.raises(TypeError, match="Point has no, or needs, z"):
+    with pytest.raises(TypeError, match=r"^Point: unknown or missing fields: z$"):
         Point(x=1, z=2)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match="Point has no, or needs, limit"):
+    with pytest.raises(TypeError, match=r"^Point: unknown or missing fields: limit$"):
         Point(x=1, limit=2)  # type: ignore[call-arg]
     with pytest.raises(TypeError):
         Point(1)  # type: ignore[call-arg, misc]
@@ -69,6 +89,28 @@ def test_a_value_is_checked_when_it_is_made_and_when_it_is_changed() -> None:
         Point(x=1).moved(11)
     with pytest.raises(ValueError, match="too far"):
         Named(x=11)
+
+
+def test_each_field_passes_its_rule_before_the_fields_are_checked_together() -> None:
+    assert Ruled(low=1, high=2, free=MARKER).free == MARKER
+    with pytest.raises(RangeError, match=r"^high: must be a whole number from 0 to 9$"):
+        Ruled(low=1, high=MARKER)  # type: ignore[arg-type]
+    with pytest.raises(RangeError, match=r"^low: above high$"):
+        Ruled(low=2, high=1)
+
+
+def test_a_copy_passes_the_rules_of_its_changed_fields_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    ruled = Ruled(low=1, high=2)
+    with pytest.raises(RangeError, match=r"^low: must be a whole number"):
+        ruled.moved(low=-1)
+    with pytest.raises(RangeError, match=r"^low: above high$"):
+        ruled.moved(low=3)
+    seen: list[object] = []
+    monkeypatch.setitem(Ruled.RULES, "high", seen.append)
+    assert ruled.moved(low=2).low == 2
+    assert seen == []
+    assert ruled.moved(high=5).high == 5
+    assert seen == [5]
 
 
 @pytest.mark.parametrize("name", ["x", "y", "z", "limit", "_fields", "check"])
@@ -123,21 +165,25 @@ anything = st.one_of(
     st.sampled_from([MARKER, MARKER.encode(), MARKER * 50, (MARKER,), [MARKER], "ab" * 16, "\ud800", " x", "x\n"]),
 )
 
-RULES: dict[str, tuple[rules.Rule, Callable[[Any], bool]]] = {  # each with what it means, said in another way
-    "whole": (rules.whole(-3, 7), lambda v: type(v) is int and v in {-3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7}),
+RULES: dict[str, tuple[fields.Rule, Callable[[Any], bool]]] = {  # each with what it means, said in another way
+    "whole_number": (
+        fields.whole_number(-3, 7),
+        lambda v: type(v) is int and v in {-3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7},
+    ),
     "text": (
-        rules.text,
+        fields.text,
         lambda v: type(v) is str and v != "" and len(v) < 256 and v.isprintable() and v[0] != " " and v[-1] != " ",
     ),
-    "boolean": (rules.boolean, lambda v: v is True or v is False),
-    "one_of": (rules.one_of("a", "b"), lambda v: v in ("a", "b")),
+    "printable": (fields.printable, lambda v: type(v) is str and v != "" and len(v) < 256 and v.isprintable()),
+    "boolean": (fields.boolean, lambda v: v is True or v is False),
+    "choice": (fields.choice("a", "b"), lambda v: v in ("a", "b")),
     "hexadecimal": (
-        rules.hexadecimal(2, 16),
+        fields.hexadecimal(2, 16),
         lambda v: type(v) is str and len(v) in range(4, 33, 2) and all(c in "0123456789abcdef" for c in v),
     ),
-    "maybe": (rules.maybe(rules.boolean), lambda v: v is True or v is False or v is None),
+    "optional": (fields.optional(fields.boolean), lambda v: v is True or v is False or v is None),
     "tuple_of": (
-        rules.tuple_of(int, 1),
+        fields.tuple_of(int, 1),
         lambda v: type(v) is tuple and len(v) <= 1 and all(isinstance(x, int) for x in v),
     ),
 }
@@ -150,41 +196,41 @@ def test_a_rule_takes_what_it_says_and_never_repeats_what_it_refuses(name: str, 
     said = rule(value)
     assert (said is None) == means(value)
     if said is not None:
-        assert said.startswith("not ")
+        assert said.startswith("must be ")
         assert MARKER not in said
 
 
 def test_a_rule_is_not_fooled_by_what_compares_equal() -> None:
-    assert rules.whole(0, 1)(True) is not None
-    assert rules.whole(0, 1)(1.0) is not None
-    assert rules.one_of(1, 2)(True) is not None
-    assert rules.one_of(1, 2)(1.0) is not None
-    assert rules.one_of(1, 2)(1) is None
-    assert rules.boolean(1) is not None
+    assert fields.whole_number(0, 1)(True) is not None
+    assert fields.whole_number(0, 1)(1.0) is not None
+    assert fields.choice(1, 2)(True) is not None
+    assert fields.choice(1, 2)(1.0) is not None
+    assert fields.choice(1, 2)(1) is None
+    assert fields.boolean(1) is not None
 
     class Text(str):
         pass
 
-    assert rules.text(Text("x")) is not None
-    assert rules.hexadecimal(0, 16)(Text("ab")) is not None
+    assert fields.text(Text("x")) is not None
+    assert fields.hexadecimal(0, 16)(Text("ab")) is not None
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 0), (6, 8), (-(2**31), 2**31), (0, 2**64)])
 def test_the_ends_of_a_range_belong_to_it(low: int, high: int) -> None:
-    rule = rules.whole(low, high)
+    rule = fields.whole_number(low, high)
     assert [rule(v) is None for v in (low - 1, low, high, high + 1)] == [False, True, True, False]
 
 
 def test_text_is_counted_in_characters_and_has_no_space_at_its_ends() -> None:
-    assert rules.text("ü" * 255) is None
-    assert rules.text("ü" * 256) is not None
+    assert fields.text("ü" * 255) is None
+    assert fields.text("ü" * 256) is not None
     for bad in (" x", "x ", "\u00a0x", "x\u2003", "\u200bx", "a\x7fb", "a\x85b", "a\u2028b", "\u202ealice"):
-        assert rules.text(bad) is not None, ascii(bad)
+        assert fields.text(bad) is not None, ascii(bad)
 
 
 def test_a_tuple_is_of_its_kind_and_no_longer_than_said() -> None:
-    rule = rules.tuple_of(str, 2)
+    rule = fields.tuple_of(str, 2)
     assert rule(()) is None
     assert rule(("a", "b")) is None
     for bad in (("a", "b", "c"), ("a", 1), ["a"], "ab", None):
-        assert rule(bad) == "not a list of at most 2"
+        assert rule(bad) == "must be a list of at most 2"

@@ -1,0 +1,146 @@
+"""Frozen values, and the rules for their fields.
+
+Rules:
+1. A value never changes. Its class makes changed copies by methods with names, such as `Token.renamed`.
+2. A value is valid. Each new field passes its rule; then `check` looks at the fields together.
+3. A rule returns None for a valid value, otherwise what the value must be. It never repeats the value.
+4. A rule compares exact types: True is not a whole number, and a subclass of str is not text.
+5. `repr` shows no field, because a field may be a secret.
+
+The dataclasses module would do the same, but importing it takes 8 ms (inspect, ast, dis). Every login for which the
+relay starts an interpreter would pay for that. Type checkers treat a `Value` as a frozen dataclass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, ClassVar, NoReturn, Self, dataclass_transform
+
+MAX_TEXT = 255  # characters: names of users, services, hosts and tokens
+
+Rule = Callable[[Any], str | None]
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class Value:
+    """Base class: annotated names are the fields, class attributes are their defaults.
+
+    A module that defines a value must have `from __future__ import annotations`: annotations are read as strings.
+    """
+
+    RULES: ClassVar[dict[str, Rule]] = {}  # by field; a field without a rule may have any value
+    ERROR: ClassVar[type[ValueError]] = ValueError  # raised if a field breaks its rule
+
+    _fields: ClassVar[tuple[str, ...]] = ()
+    _names: ClassVar[frozenset[str]] = frozenset()
+    _defaults: ClassVar[dict[str, Any]] = {}
+
+    def __init_subclass__(cls) -> None:
+        own = cls.__dict__.get("__annotations__", {})
+        cls._fields += tuple(n for n, kind in own.items() if not kind.startswith("ClassVar"))
+        cls._names = frozenset(cls._fields)
+        cls._defaults = {n: getattr(cls, n) for n in cls._fields if hasattr(cls, n)}
+
+    def __init__(self, **given: Any) -> None:
+        self._set({**self._defaults, **given}, self._fields)
+
+    def _replace(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed. Check those fields alone; for the methods of subclasses."""
+        other = object.__new__(type(self))
+        other._set({**self.__dict__, **changes}, changes)
+        return other
+
+    def _set(self, fields: dict[str, Any], new: Collection[str]) -> None:
+        if fields.keys() != self._names:
+            wrong = ", ".join(sorted(fields.keys() ^ self._names))
+            raise TypeError(f"{type(self).__name__}: unknown or missing fields: {wrong}")
+        self.__dict__.update(fields)
+        for name in new:
+            if (rule := self.RULES.get(name)) is not None:
+                require(rule, fields[name], name, self.ERROR)
+        self.check(new)
+
+    def check(self, new: Collection[str]) -> None:
+        """Raise ERROR if the fields together are not valid. Fields that are not in `new` were checked before."""
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"{type(self).__name__} is frozen")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"{type(self).__name__} is frozen")
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(getattr(self, n) == getattr(other, n) for n in self._fields)
+
+    def __hash__(self) -> int:
+        return hash(tuple(getattr(self, n) for n in self._fields))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+
+def require(rule: Rule, value: object, place: str, error: type[ValueError]) -> None:
+    """Raise `error`, with `place` and what is required there, if `value` breaks `rule`."""
+    requirement = rule(value)
+    if requirement is not None:
+        raise error(f"{place}: {requirement}")
+
+
+# ---- rules
+
+
+def whole_number(low: int, high: int) -> Rule:
+    """Return the rule for an int from `low` to `high`, both included; bool is not accepted."""
+    requirement = f"must be a whole number from {low} to {high}"
+    return lambda v: None if type(v) is int and low <= v <= high else requirement
+
+
+def text(v: object) -> str | None:
+    """Require 1 to MAX_TEXT printable characters without white space at the ends."""
+    good = type(v) is str and 0 < len(v) <= MAX_TEXT and v.isprintable() and v == v.strip()
+    return None if good else f"must be 1 to {MAX_TEXT} printable characters without white space at the ends"
+
+
+def printable(v: object) -> str | None:
+    """Require 1 to MAX_TEXT printable characters."""
+    good = type(v) is str and 0 < len(v) <= MAX_TEXT and v.isprintable()
+    return None if good else f"must be 1 to {MAX_TEXT} printable characters"
+
+
+def boolean(v: object) -> str | None:
+    """Require True or False."""
+    return None if type(v) is bool else "must be true or false"
+
+
+def choice(*choices: object) -> Rule:
+    """Return the rule for one of `choices`, which all have the same type."""
+    requirement = "must be one of " + ", ".join(map(str, choices))
+    return lambda v: None if type(v) is type(choices[0]) and v in choices else requirement
+
+
+def hexadecimal(low: int, high: int) -> Rule:
+    """Return the rule for `low` to `high` bytes as lower-case hexadecimal digits."""
+    requirement = f"must be {low} to {high} bytes in lower-case hexadecimal"
+
+    def check(v: object) -> str | None:
+        good = type(v) is str and 2 * low <= len(v) <= 2 * high and len(v) % 2 == 0 and not v.strip("0123456789abcdef")
+        return None if good else requirement
+
+    return check
+
+
+def optional(rule: Rule) -> Rule:
+    """Return the rule for None or a value that passes `rule`."""
+    return lambda v: None if v is None else rule(v)
+
+
+def tuple_of(kind: type[object], most: int) -> Rule:
+    """Return the rule for a tuple of at most `most` instances of `kind`."""
+
+    def check(v: object) -> str | None:
+        good = type(v) is tuple and len(v) <= most and all(isinstance(x, kind) for x in v)
+        return None if good else f"must be a list of at most {most}"
+
+    return check
