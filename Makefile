@@ -24,7 +24,8 @@ NEED_SYSTEMS = debian-archive-keyring debootstrap git python3 util-linux
 NEED_INSTALL = gcc libc6-dev libpam0g-dev $(if $(strip $(EXTRAS)),ca-certificates python3-venv)
 
 BIN = .venv/bin
-PIP = $(BIN)/pip install --quiet --disable-pip-version-check
+# Other accounts take part in tests, and read what is installed there.
+PIP = umask 022; $(BIN)/pip install --quiet --disable-pip-version-check
 DATA = pam_totp/system/data
 RELAY_KNOWS = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
@@ -120,7 +121,7 @@ need-build need-venv need-test need-torture need-bench need-lint need-install ne
 LOCKED = --no-deps --require-hashes --only-binary=:all:
 
 .venv/.made: setup.cfg pyproject.toml tests/requirements.txt | need-venv
-	$(PYTHON) -m venv --clear .venv
+	umask 022; $(PYTHON) -m venv --clear .venv
 	$(PIP) $(LOCKED) --requirement tests/requirements.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
 	$(BIN)/pip --disable-pip-version-check check

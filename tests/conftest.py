@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import pamlog
+from tests import isolation, pamlog
 from tests.relay_kit import Bench
 from tests.site import Site
 
@@ -19,6 +19,27 @@ from tests.site import Site
 # terminal; whatever they start inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Isolate the suite, before there are threads. Other processes inherit it.
+
+    Tests that make a system of their own get its packages as the host does, so they need the host's settings.
+    """
+    inherited = hasattr(session.config, "workerinput")  # xdist
+    if inherited or not {"PAM_TOTP_BOOTED", "PAM_TOTP_SYSTEMS"}.isdisjoint(os.environ):
+        return
+    home = tempfile.TemporaryDirectory(prefix="pam_totp-home-")
+    session.config.add_cleanup(home.cleanup)
+    try:
+        isolation.isolate(Path(home.name))
+    except isolation.IsolationError as error:
+        raise pytest.UsageError(f"cannot test here: {error}") from error
+
+
+def pytest_report_header() -> str:
+    return f"left out: {', '.join(isolation.left_out()) or 'nothing'}"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -74,3 +95,4 @@ def log() -> Iterator[Callable[[], list[str]]]:
 
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: other accounts take part")
+with_mounts = pytest.mark.skipif(not isolation.MAY_MOUNT, reason="needs root, and leave to mount")

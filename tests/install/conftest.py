@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.install.machine import Fresh
+from tests.isolation import MAY_MOUNT
 
 
 @pytest.fixture(scope="session")
 def _installed() -> Iterator[Fresh]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root: an installation takes a mount namespace of its own")
+    if not MAY_MOUNT:
+        pytest.skip("needs root, and leave to mount: an installation takes a mount namespace of its own")
     with tempfile.TemporaryDirectory(prefix="pam_totp-installed-") as folder:
         machine = Fresh(Path(folder))
         try:

@@ -1,4 +1,4 @@
-"""A machine to install on: the one of the real services, with /usr/local and the folder of PAM modules for us to write.
+"""A machine to install on: the one of the real services, without the account of pam_totp's and its folders.
 
 The law: `make install` and `make uninstall` are the real ones, run in the namespace; nothing of the host changes.
 """
@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.services.namespace import PASSWORD, STORE, Machine, Talk
+from tests import etc
+from tests.etc import PASSWORD
+from tests.services.namespace import ACCOUNTS, STORE, Machine, Talk
 from tests.site import TREE, codes, until
 
 COMMAND = "/usr/local/bin/pam-totp"
@@ -19,24 +21,6 @@ HELPER = "/usr/local/lib/pam_totp/pam_totp/pam/helper.py"
 ENABLED = "/var/lib/pam_totp_enabled"
 SOON = "--keep-within=1"  # seconds, where a test waits for the end of a trial
 LATE = "--keep-within=60"  # where it must not come
-# Debian's own stacks, so that no test depends on what this host has made of its own
-_COMMON_AUTH = """\
-auth	[success=1 default=ignore]	pam_unix.so nullok
-auth	requisite			pam_deny.so
-auth	required			pam_permit.so
-"""
-_REST = "@include common-account\n@include common-session\n"
-STACKS = {
-    "common-auth": _COMMON_AUTH,
-    "common-account": "account required pam_unix.so\n",
-    "common-session": "session required pam_permit.so\n",
-    "sudo": f"#%PAM-1.0\n\n# limits\nsession    required   pam_limits.so\n\n@include common-auth\n{_REST}",
-    "sudo-i": f"#%PAM-1.0\n\n@include common-auth\n{_REST}",
-    "su": f"auth       sufficient pam_rootok.so\n@include common-auth\n{_REST}",
-    "su-l": "#%PAM-1.0\nauth include su\naccount include su\nsession include su\n",
-    "sshd": f"@include common-auth\naccount    required     pam_nologin.so\n{_REST}",
-    "other": "auth required pam_deny.so\naccount required pam_deny.so\n",
-}
 SSHD_CONFIG = """\
 Include /etc/ssh/sshd_config.d/*.conf
 Port 2222
@@ -58,21 +42,12 @@ class Fresh(Machine):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.modules = self.shell("dirname $(ls /usr/lib/*/security/pam_permit.so /usr/lib64/security/pam_permit.so)")
-        for name, place in (("local", "/usr/local"), ("security", self.modules)):
-            upper = f"{folder}/{name}"
-            self.shell(f"mkdir {upper} {upper}-work")
-            self.shell(f"mount -t overlay -o lowerdir={place},upperdir={upper},workdir={upper}-work private {place}")
-        self.shell("chgrp shadow /etc/shadow")  # so that unix_chkpwd can read it, for whoever asks about themselves
-        # Not userdel, which looks at the host's processes.
-        self.shell("sed -i /^pam_totp:/d /etc/passwd /etc/group /etc/shadow; rmdir /var/lib/pam_totp /run/pam_totp")
-        self.shell("rm -rf /run/tree")
-        # A ptmx that is bound by itself finds no pts beside it, and sshd could give nobody a terminal.
-        self.shell(f"[ -L /dev/ptmx ] || {{ umount /dev/ptmx {folder}/dev/ptmx; rm /dev/ptmx; }}")
-        self.shell("ln -sf pts/ptmx /dev/ptmx")
+        people = {name: uid for name, uid in ACCOUNTS.items() if name != "pam_totp"}
+        etc.write_accounts(self.path("/etc"), people)
+        self.shell("rm -rf /run/tree /run/pam_totp /var/lib/pam_totp /home/pam_totp")
         self.shell("ssh-keygen -q -t ed25519 -N '' -f /run/sshd/host_key")
         self.write("/etc/sudoers", "Defaults lecture=never\nroot ALL=(ALL:ALL) ALL\nalice ALL=(ALL:ALL) ALL\n", 0o440)
         self._sshd: subprocess.Popen[bytes] | None = None
-        self._stacks()
 
     def reset(self) -> None:
         """As `make install` leaves it, with one token: alice's."""
@@ -83,9 +58,8 @@ class Fresh(Machine):
         self.shell(f"chown pam_totp: {STORE} {STORE}/*")
 
     def _stacks(self) -> None:
-        self.shell("rm -f /etc/pam.d/.*pam_totp; rm -rf /etc/ssh/sshd_config.d; mkdir -p /etc/ssh/sshd_config.d")
-        for service, text in STACKS.items():
-            self.write(f"/etc/pam.d/{service}", text)
+        self.shell("rm -rf /etc/pam.d/.*pam_totp /etc/ssh/sshd_config.d; mkdir -p /etc/ssh/sshd_config.d")
+        etc.write_stacks(self.path("/etc"))
         self.write("/etc/ssh/sshd_config", SSHD_CONFIG)
 
     def make(self, target: str, **settings: str) -> subprocess.CompletedProcess[str]:

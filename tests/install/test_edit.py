@@ -14,7 +14,7 @@ from pam_totp.system.pamd import analysis
 from pam_totp.system.pamd.edit import insert, new_lines, remove
 from pam_totp.system.pamd.stack import StackError, flatten, parse
 from pam_totp.system.pamd.verdicts import find_path, possible_results
-from tests.install.machine import STACKS
+from tests.etc import STACKS
 from tests.install.test_dispatch import any_control
 
 ADDED = new_lines("x", "password", [])

@@ -8,8 +8,8 @@ import signal
 
 import pytest
 
-from tests.install.machine import COMMAND, LATE, SOON, STACKS, Fresh
-from tests.services.namespace import PASSWORD
+from tests.etc import PASSWORD, STACKS
+from tests.install.machine import COMMAND, LATE, SOON, Fresh
 from tests.site import codes, until
 
 OURS = "auth required pam_totp.so\n"

@@ -15,9 +15,10 @@ import pytest
 from pam_totp.cli import parser
 from pam_totp.core.secretfile import parse
 from pam_totp.formats.otpauth import typed_secret
-from tests.install.machine import COMMAND, LATE, STACKS, Fresh
+from tests.etc import PASSWORD, STACKS
+from tests.install.machine import COMMAND, LATE, Fresh
 from tests.package_index import Index
-from tests.services.namespace import PASSWORD, STORE
+from tests.services.namespace import STORE
 from tests.site import PATIENCE, TREE, codes, until
 
 DATA = TREE / "pam_totp/system/data"
@@ -266,6 +267,15 @@ def test_destdir_is_honoured_and_needs_no_root(tmp_path: Path) -> None:
     assert str(place).encode() not in compiled
     subprocess.run([*make, "uninstall"], cwd=TREE, check=True, capture_output=True)
     assert [str(p) for p in place.rglob("*") if p.is_file()] == []
+
+
+def test_a_clone_that_is_closed_to_others_installs_what_all_can_read(tmp_path: Path) -> None:
+    tree, place = cloned(tmp_path / "clone"), tmp_path / "place"
+    subprocess.run(["chmod", "-R", "go=", tree], check=True)
+    make = ["make", "--no-print-directory", f"DESTDIR={place}", "install"]
+    subprocess.run(make, cwd=tree, check=True, capture_output=True)
+    closed = [str(p.relative_to(place)) for p in place.rglob("*") if not p.stat().st_mode & 0o004]
+    assert closed == ["var/lib/pam_totp"]
 
 
 @pytest.fixture

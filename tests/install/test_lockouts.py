@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.install.machine import COMMAND, ENABLED, HELPER, LATE, SOON, STACKS, Fresh
-from tests.services.namespace import PASSWORD, STORE, Talk
+from tests.etc import PASSWORD, STACKS
+from tests.install.machine import COMMAND, ENABLED, HELPER, LATE, SOON, Fresh
+from tests.services.namespace import STORE, Talk
 from tests.site import codes, until
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import as_root
+from tests.conftest import with_mounts
 from tests.pamconf import service
 from tests.site import MODULE, TREE, Site, codes
 
-IN_NAMESPACE = ["unshare", "--mount", "--propagation", "private", "sh", "-ec"]
+IN_NAMESPACE = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-ec"]  # private already
 
 
 def hosted(site: Site, *command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -30,7 +30,7 @@ def hosted(site: Site, *command: str, stdin: str = "") -> subprocess.CompletedPr
     )
 
 
-@as_root
+@with_mounts
 def test_pamtester_logs_in_once_with_a_code(site: Site, way: str) -> None:
     site.enrol(user="root")
     first = hosted(site, "pamtester", "demo", "root", "authenticate", stdin=codes(0) + "\n")
@@ -42,7 +42,7 @@ def test_pamtester_logs_in_once_with_a_code(site: Site, way: str) -> None:
     assert hosted(site, "pamtester", "demo", "root", "authenticate", stdin=codes(1) + "\n").returncode == 0
 
 
-@as_root
+@with_mounts
 def test_python_pam_logs_in_with_its_one_answer(site: Site, way: str) -> None:
     site.enrol(user="root")
     service(site.confdir, "other", "account required pam_permit.so")  # it asks for the account too
@@ -63,7 +63,7 @@ def test_no_python_is_linked_into_the_module() -> None:
 
 
 @pytest.mark.bare
-@as_root
+@with_mounts
 def test_nothing_of_the_callers_environment_reaches_the_helper(site: Site, tmp_path: Path) -> None:
     site.configure()
     site.enrol(user="root")

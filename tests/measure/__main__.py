@@ -73,7 +73,8 @@ def spare_helpers(relay: Path) -> None:
 
 
 def make_library(folder: Path) -> None:
-    """What a measured process needs, where any account can read it, and a folder where any can leave what it saw."""
+    """What a measured process needs, where any account can read it, and a folder where any can leave what it saw. Both
+    are within the tree, which the machine of the real services has too."""
     library = folder / "library"
     shutil.copytree(Path(coverage.__file__).parent, library / "coverage", ignore=shutil.ignore_patterns("htmlfiles"))
     shutil.copy(TREE / "tests" / "measure" / "measured.py", library)
@@ -87,16 +88,17 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="pam_totp-measured-") as made:
         folder = Path(made)
         folder.chmod(0o755)
-        make_library(folder)
         held = relay.cover(copy_tree(folder / "relay"))
         tree = copy_tree(folder / "tree")
-        make_measured(tree, folder / "library")
+        measured = tree / "build" / "measured"
+        make_library(measured)
+        make_measured(tree, measured / "library")
         environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
         subprocess.run(["make", "--no-print-directory", "build/pam_totp.so"], cwd=tree, check=True)
         command = [sys.executable, "-m", "pytest", "-q", "-m", "not bare", "--timeout=400", *sys.argv[1:]]
         tests = subprocess.run(command, cwd=tree, env=environment, check=False).returncode
-        shutil.copytree(folder / "library" / "originals", tree, dirs_exist_ok=True)
-        enough = report(tree, folder / "data")
+        shutil.copytree(measured / "library" / "originals", tree, dirs_exist_ok=True)
+        enough = report(tree, measured / "data")
         return 0 if held and tests == 0 and enough else 1
 
 

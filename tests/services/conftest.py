@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.services.namespace import PASSWORD, Machine, Sshd
+from tests.etc import PASSWORD
+from tests.isolation import MAY_MOUNT
+from tests.services.namespace import Machine, Sshd
 from tests.site import codes
 
 
 @pytest.fixture(scope="session")
 def _machine() -> Iterator[Machine]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root: real services run in a mount namespace of their own")
+    if not MAY_MOUNT:
+        pytest.skip("needs root, and leave to mount: real services run in a mount namespace of their own")
     with tempfile.TemporaryDirectory(prefix="pam_totp-machine-") as folder:
         machine = Machine(Path(folder))
         try:

@@ -1,8 +1,10 @@
-"""A machine of our own for the real services: the host's programs in a private mount and network namespace.
+"""A machine of our own for the real services: the host's programs in a private root and network.
 
 The law:
-- nothing of the host changes: /etc and /var are overlays, /run, /home and /dev are new, and all of them go with the
-  namespace; so does its loopback, on which no port is taken and from which nothing else can be reached;
+- nothing of the host changes: /usr is an overlay, and /etc, /var, /run, /home, /tmp and /dev are new; all of them go
+  with the namespace, and so does its loopback, on which no port is taken and from which nothing else can be reached;
+- nothing of the host's settings counts: its /etc is made by tests/etc.py, its /usr/local is empty, and pam_totp is not
+  installed;
 - sshd, sudo, su, libpam, the relay and the helper are the real ones; what is logged goes to a socket of ours;
 - every process started here dies with the test run, even one that is killed.
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,57 +27,84 @@ import pexpect
 
 from pam_totp.core.record import Token, UserRecord
 from pam_totp.core.secretfile import parse, serialize
+from tests import etc
 from tests.services.terminal import Syslog, Talk
 from tests.site import PATIENCE, TREE, fob, until
 
-PASSWORD = "correct horse"
-_HASH = "$5$pamtotp$Y/3Gl/6rXKXrTP93D0fLc0cxoZ663rx1ZIUMiscKbQ9"  # openssl passwd -5 -salt pamtotp …
 ACCOUNTS = {"pam_totp": 54000, "alice": 54001, "bob": 54002, "carol": 54003}
 STORE = "/var/lib/pam_totp"
-COPY = "/run/tree"  # where any account can read the package and the relay, wherever this tree is
+# Where any account can read them, wherever this tree is: the package with the relay, and what .venv has.
+COPY, LIBRARIES = "/run/tree", "/run/libraries"
 RELAY = f"{COPY}/pam_totp.so"
 HELPER = f"{COPY}/pam_totp/pam/helper.py"
 SOCKET = "/run/pam_totp/socket"
 
-# $1 an empty folder, $2 this tree
+# $1 an empty folder, $2 this tree, $3 its libraries
 _MAKE = r"""
 set -eu
 mount -t tmpfs -o mode=0755 private "$1"
-for name in etc var; do
-    mkdir "$1/$name" "$1/$name-work"
-    mount -t overlay -o "lowerdir=/$name,upperdir=$1/$name,workdir=$1/$name-work" private "/$name"
+mkdir "$1/root" "$1/usr" "$1/usr-work"
+mount -t tmpfs -o mode=0755 private "$1/root"
+cd "$1/root"
+mkdir -p dev/pts dev/shm etc home media mnt opt proc root run/sshd srv sys tmp usr var/lib/nginx var/log var/tmp
+chmod 0700 root
+chmod 1777 tmp var/tmp dev/shm
+ln -s ../run var/run
+
+mount -t overlay -o "lowerdir=/usr,upperdir=$1/usr,workdir=$1/usr-work" private usr
+mount -t tmpfs -o mode=0755 private usr/local
+rm -rf usr/lib/pam_totp* usr/lib/systemd/system/pam_totp* usr/lib/*/security/pam_totp.so usr/bin/pam-totp
+for place in /bin /sbin /lib*; do
+    if [ -L "$place" ]; then
+        cp -P "$place" .
+    elif [ -d "$place" ]; then
+        mkdir ".$place"
+        mount --bind "$place" ".$place"
+        mount -o remount,bind,ro ".$place"
+    fi
 done
-mkdir -p "$1/dev/pts" "$1/dev/shm"
+# What packages have left there for other programs: it names places, and nobody's settings.
+for file in alternatives ld.so.cache ld.so.conf ld.so.conf.d nginx/mime.types ssl/openssl.cnf; do
+    [ ! -e "/etc/$file" ] || (cd /etc && cp -a --parents "$file" "$1/root/etc")
+done
+mkdir var/lib/dpkg
+[ ! -d /var/lib/dpkg ] || { mount --bind /var/lib/dpkg var/lib/dpkg; mount -o remount,bind,ro var/lib/dpkg; }
+
+mount --rbind /proc proc
+mount --rbind /sys sys
 for node in null zero full random urandom tty; do
-    touch "$1/dev/$node"
-    mount --bind "/dev/$node" "$1/dev/$node"
+    touch "dev/$node"
+    mount --bind "/dev/$node" "dev/$node"
 done
-mount --bind /dev/pts "$1/dev/pts"
-ln -s pts/ptmx "$1/dev/ptmx"
-ln -s /proc/self/fd "$1/dev/fd"
-mount --rbind "$1/dev" /dev
-mount -t tmpfs -o mode=0755 private /run
-mount -t tmpfs -o mode=0755 private /home
-mkdir -p /run/sshd /run/tree /var/log /var/lib
-cp -a "$2/pam_totp" "$2/build/pam_totp.so" /run/tree/
-chown -R 0:0 /run/tree
-chmod -R u=rwX,go=rX /run/tree
+mount --bind /dev/pts dev/pts
+ln -s pts/ptmx dev/ptmx
+ln -s /proc/self/fd dev/fd
+
+mkdir -p ".$2" run/tree run/libraries
+mount --bind "$2" ".$2"
+mount --bind "$3" run/libraries
+cp -a "$2/pam_totp" "$2/build/pam_totp.so" run/tree/
+chown -R 0:0 run/tree
+chmod -R u=rwX,go=rX run/tree
 /usr/bin/python3 - <<'END'
 import fcntl, socket, struct
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 fcntl.ioctl(socket.socket(), SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", IFF_UP))
 END
-echo ready
-exec cat
+exec chroot . sh -c 'echo ready; exec cat'
 """
 
 
 class Machine:
-    """The namespace, and what tests do there. `folder` is an empty one; call `stop` at the end."""
+    """The namespace, and what tests do there. `folder` is an empty one; call `stop` at the end.
+
+    This process is isolated already (tests/isolation.py), so no mount gets out.
+    """
 
     def __init__(self, folder: Path) -> None:
+        unshare = ["unshare", "--mount", "--net", "--propagation", "unchanged"]
         self._holder = subprocess.Popen(
-            ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-c", _MAKE, "sh", folder, TREE],
+            [*unshare, "sh", "-c", _MAKE, "sh", folder, TREE, sysconfig.get_path("purelib")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -86,8 +116,8 @@ class Machine:
         self._service: subprocess.Popen[bytes] | None = None
         self._talks: list[Talk] = []
         self.log = Syslog(self.path("/dev/log"))
-        self._make_accounts()
-        self.path(STORE).mkdir(mode=0o700, exist_ok=True)
+        self._furnish()
+        self.path(STORE).mkdir(mode=0o700)
         self.own(STORE, "pam_totp")
         self.path("/run/pam_totp").mkdir()
         self.own("/run/pam_totp", "pam_totp")
@@ -122,22 +152,15 @@ class Machine:
         uid = ACCOUNTS.get(account, 0)
         os.chown(self.path(path), uid, uid, follow_symlinks=False)
 
-    def _make_accounts(self) -> None:
-        for name, uid in ACCOUNTS.items():
-            home = f"/home/{name}"
-            self._append("/etc/passwd", f"{name}:x:{uid}:{uid}::{home}:/bin/sh")
-            self._append("/etc/group", f"{name}:x:{uid}:")
-            self._append("/etc/shadow", f"{name}:{_HASH}:19000:0:99999:7:::")
-            self.path(home).mkdir(mode=0o755)
-            self.own(home, name)
-        shadow = self.path("/etc/shadow").read_text().splitlines()
-        rest = [line for line in shadow if not line.startswith("root:")]
-        self.write("/etc/shadow", "\n".join([f"root:{_HASH}:19000:0:99999:7:::", *rest, ""]), 0o640)
+    def _furnish(self) -> None:
+        folder = self.path("/etc")
+        etc.write_accounts(folder, ACCOUNTS)
+        etc.write_stacks(folder)
+        etc.write_system(folder)
         self.write("/etc/sudoers", "Defaults lecture=never, timestamp_timeout=0\nalice ALL=(ALL:ALL) ALL\n", 0o440)
-
-    def _append(self, path: str, line: str) -> None:
-        with open(self.path(path), "a") as file:
-            file.write(line + "\n")
+        for name in ACCOUNTS:
+            self.path(f"/home/{name}").mkdir(mode=0o755)
+            self.own(f"/home/{name}", name)
 
     # PAM services, records
 
@@ -173,7 +196,8 @@ class Machine:
 
     def command(self, *words: str, user: str = "root") -> list[str]:
         """What runs `words` on the machine as `user`."""
-        enter = ["nsenter", f"--mount={self.root.parent}/ns/mnt", f"--net={self.root.parent}/ns/net", "--"]
+        spaces = [f"--{kind}={self.root.parent}/ns/{name}" for kind, name in (("mount", "mnt"), ("net", "net"))]
+        enter = ["nsenter", *spaces, f"--root={self.root}", f"--wd={self.root}", "--"]
         if user == "root":
             return [*enter, *words]
         uid = str(ACCOUNTS[user])

@@ -8,7 +8,8 @@ import stat
 import pytest
 
 from pam_totp.core.record import UserRecord
-from tests.services.namespace import ACCOUNTS, PASSWORD, Machine, Sshd
+from tests.etc import PASSWORD
+from tests.services.namespace import ACCOUNTS, Machine, Sshd
 from tests.site import codes, fob, until
 
 CODE = "One-time code: "
@@ -67,7 +68,7 @@ def test_without_root_nobody_elses_tokens_can_be_changed(machine: Machine) -> No
     put(machine)
     done = machine.pam_totp("verify", "alice", codes(0), user="bob")
     assert done.returncode == 3
-    assert "only root can do that for alice" in done.stderr
+    assert "only root can manage the tokens of alice" in done.stderr
     done = machine.pam_totp("enroll", "alice", "--secret-stdin", "--yes", user="bob", stdin=f"{HOTP_KEY}\n")
     assert done.returncode == 3
     assert machine.record("alice", OWN).tokens == (fob(),)

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from tests.services.namespace import PASSWORD, Machine, Sshd
+from tests.etc import PASSWORD
+from tests.services.namespace import Machine, Sshd
 from tests.site import TREE, codes
 
 CODE = "One-time code: "

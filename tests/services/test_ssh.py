@@ -9,7 +9,8 @@ import pytest
 from pam_totp.core.answer import recovery_digest
 from pam_totp.core.record import HotpToken
 from pam_totp.pam.module import REFUSED
-from tests.services.namespace import PASSWORD, Machine, Sshd
+from tests.etc import PASSWORD
+from tests.services.namespace import Machine, Sshd
 from tests.services.terminal import Talk
 from tests.site import codes, fob
 

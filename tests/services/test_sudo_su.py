@@ -6,7 +6,8 @@ import pytest
 
 from pam_totp.core.record import HotpToken
 from pam_totp.pam.module import REFUSED
-from tests.services.namespace import PASSWORD, Machine
+from tests.etc import PASSWORD
+from tests.services.namespace import Machine
 from tests.services.terminal import Talk
 from tests.site import codes, until
 

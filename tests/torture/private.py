@@ -32,13 +32,12 @@ def in_child(work: Callable[[], None]) -> None:
 
 
 def in_mount_namespace(work: Callable[[], None]) -> None:
-    """The same, as root, with a mount namespace of its own, of which nothing gets out."""
+    """The same, as root, with a mount namespace of its own. Its mounts are private, as the suite's are."""
 
     def unshared() -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.unshare(CLONE_NEWNS) != 0:
             raise OSError(ctypes.get_errno(), "unshare")
-        mount("--make-rprivate", "/")
         work()
 
     in_child(unshared)

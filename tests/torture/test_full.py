@@ -17,7 +17,7 @@ import pytest
 from pam_totp.core.answer import recovery_digest
 from pam_totp.core.policy import Policy
 from pam_totp.operations.authenticate import refusal_delay
-from tests.conftest import as_root
+from tests.conftest import with_mounts
 from tests.pamconf import Result
 from tests.site import ME, Site, codes, fob, phone
 from tests.torture.pace import LONG
@@ -73,7 +73,7 @@ def refuses_all_alike(site: Site) -> None:
     assert set(os.listdir(site.store)) - {f"{ME}.lock"} == names - {f"{ME}.lock"}
 
 
-@as_root
+@with_mounts
 @pytest.mark.parametrize(("how", "used_before"), list(itertools.product(BROKEN, (True, False))) if LONG else SOME)
 def test_a_store_that_cannot_be_written_refuses_all_alike_and_loses_nothing(
     site: Site, way: str, how: str, used_before: bool

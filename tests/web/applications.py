@@ -4,15 +4,15 @@ account of its own on a machine.
 
 from __future__ import annotations
 
-import grp
 import os
 import shutil
 import subprocess
 import sys
 
-from tests.services.namespace import ACCOUNTS, COPY, Machine
+from tests.etc import SHADOW
+from tests.services.namespace import ACCOUNTS, COPY, LIBRARIES, Machine
 from tests.site import TREE, until
-from tests.web.served import LIBRARIES, listens
+from tests.web.served import listens
 
 # Neither can reach the store; both are in the group shadow, to check passwords by.
 CLIENTS = {"bob": "pam_totp-portal", "carol": "web"}
@@ -49,7 +49,7 @@ def _address(url: str) -> str:
 
 def _run(machine: Machine, account: str, *words: str) -> subprocess.Popen[bytes]:
     """As a unit would: no privilege to be had, not even by the helper that pam_unix starts."""
-    uid, shadow = str(ACCOUNTS[account]), str(grp.getgrnam("shadow").gr_gid)
+    uid, shadow = str(ACCOUNTS[account]), str(SHADOW)
     become = ("setpriv", "--reuid", uid, "--regid", uid, "--groups", shadow, "--no-new-privs", "--pdeathsig", "KILL")
     given = (f"PYTHONPATH={COPY}:{LIBRARIES}", "PYTHONDONTWRITEBYTECODE=1", f"DATABASE={_FOLDER}/db.sqlite3")
     return machine.start(*become, "env", *given, os.path.realpath(sys.executable), *words)

@@ -23,9 +23,11 @@ from typing import Any
 from urllib.parse import urlencode
 
 from pam_totp.system import passwords
-from tests.services.namespace import COPY, PASSWORD, STORE, Machine
+from tests.etc import PASSWORD
+from tests.isolation import isolate
+from tests.services.namespace import COPY, LIBRARIES, STORE, Machine
 from tests.site import TREE, codes, fob
-from tests.web.served import LIBRARIES, NAME, BehindTls
+from tests.web.served import NAME, BehindTls
 
 PEOPLE = 200
 FIRST_UID = 56_000
@@ -126,22 +128,21 @@ def main(people: int) -> int:
         print("make bench-portal: needs root: accounts and PAM are those of a machine of its own", file=sys.stderr)
         return 3
     temporary = tempfile.TemporaryDirectory
-    with temporary(prefix="pam_totp-bench-") as made, temporary() as program:
+    with temporary(prefix="pam_totp-bench-") as made, temporary() as program, temporary() as home:
+        isolate(Path(home))
         machine = Machine(Path(made))
         try:
-            shadow = machine.path("/etc/shadow").read_text()
             hashed = debian_hash(PASSWORD)
             names = [f"person{number}" for number in range(people)]
             with open(machine.path("/etc/passwd"), "a") as file:
                 file.writelines(f"{name}:x:{FIRST_UID + n}:{FIRST_UID}::/:/bin/sh\n" for n, name in enumerate(names))
-            machine.write("/etc/shadow", shadow + "".join(f"{n}:{hashed}:19000:0:99999:7:::\n" for n in names), 0o640)
+            with open(machine.path("/etc/shadow"), "a") as file:
+                file.writelines(f"{name}:{hashed}:19000:0:99999:7:::\n" for name in names)
             BehindTls(machine, Path(program))
             for name in names:
                 machine.enrol(name, fob())
             machine.run("chown", "-R", "pam_totp:pam_totp", STORE)
-            machine.run("mkdir", "/run/bench")
-            machine.run("mount", "--bind", str(TREE), "/run/bench")
-            python = ["env", f"PYTHONPATH=/run/bench:{COPY}:{LIBRARIES}", sys.executable, "-m", "tests.web.bench"]
+            python = ["env", f"PYTHONPATH={TREE}:{COPY}:{LIBRARIES}", sys.executable, "-m", "tests.web.bench"]
             load = os.getloadavg()[0]
             done = machine.run(*python, str(people), "--on-the-machine")
             print(done.stderr, end="", file=sys.stderr)

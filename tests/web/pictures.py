@@ -13,6 +13,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 from pam_totp.core.record import HotpToken
+from tests.isolation import isolate
 from tests.services.namespace import Machine
 from tests.site import KEY, codes, phone
 from tests.web.conftest import FLAGS
@@ -88,4 +89,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    with tempfile.TemporaryDirectory() as home:
+        isolate(Path(home))
+        main(Path(sys.argv[1]))

@@ -4,12 +4,10 @@ in the clear on loopback with a first factor of the test's.
 
 from __future__ import annotations
 
-import grp
 import os
 import re
 import shutil
 import sys
-import sysconfig
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -22,13 +20,13 @@ from pam_totp.core.record import Token, UserRecord
 from pam_totp.store.file import FileStore
 from pam_totp.web.app import create_app
 from pam_totp.web.portal import Config
-from tests.services.namespace import COPY, PASSWORD, Machine
+from tests.etc import PASSWORD
+from tests.services.namespace import COPY, LIBRARIES, Machine
 from tests.site import TREE, Site, until
 from tests.web.kit import OnePassword
 
 CHROMIUM = "/usr/bin/chromium"
 NAME = "portal.example.org"  # as in docs/web.md
-LIBRARIES = "/run/libraries"  # where the machine's accounts can read the packages, wherever this tree is
 
 
 class Served(Protocol):
@@ -54,11 +52,6 @@ class BehindTls:
         self.browser = _inside(machine, folder)
         service = TREE / "pam_totp" / "web" / "pam_totp-portal"
         machine.write("/etc/pam.d/pam_totp-portal", service.read_text())
-        shadow = machine.path("/etc/shadow")
-        os.chown(shadow, 0, grp.getgrnam("shadow").gr_gid)
-        packages = machine.path(LIBRARIES)
-        packages.mkdir()
-        machine.run("mount", "--bind", sysconfig.get_path("purelib"), LIBRARIES)
         path = f"PYTHONPATH={COPY}:{LIBRARIES}"
         python = ["env", path, "PYTHONDONTWRITEBYTECODE=1", os.path.realpath(sys.executable), "-m", "pam_totp.cli"]
         self.process = machine.start(*python, "portal", "--behind-tls-proxy", "--issuer", NAME, "--host", NAME)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import grp
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 from pam_totp.core.record import HotpToken
+from tests.etc import SHADOW
 from tests.services.namespace import ACCOUNTS
 from tests.site import KEY, TREE, codes, phone, until
 from tests.web.people import People, Person, Phone
@@ -162,7 +162,7 @@ def test_started_as_root_it_is_the_stores_owner_in_the_group_shadow_and_no_more(
     assert told["Name"] != ["nsenter"]
     owner = str(ACCOUNTS["pam_totp"])
     assert (told["Uid"], told["Gid"]) == ([owner] * 4, [owner] * 4)
-    assert told["Groups"] == [str(grp.getgrnam("shadow").gr_gid)]
+    assert told["Groups"] == [str(SHADOW)]
     assert {told[capabilities][0].strip("0") for capabilities in ("CapEff", "CapPrm", "CapInh", "CapAmb")} == {""}
 
 

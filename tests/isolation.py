@@ -1,0 +1,165 @@
+"""Isolation of the suite: it changes no file of its host, and no setting of the host changes a test.
+
+Rules:
+- Umask, environment and home folder are the suite's own, whatever the shell's are.
+- As root, the suite has a mount namespace of its own. Accounts and PAM stacks in it are the suite's (tests/etc.py), and
+  pam_totp has no settings, records or socket in it.
+- That also works where / is a plain folder (chroot). No mount leaves the namespace.
+- What the suite leaves out is known before the first test, with the reason.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from tests import etc
+
+_TREE = Path(__file__).resolve().parent.parent
+_SITE_FILE = Path("/etc/pam_totp.toml")
+_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "TERM": "dumb"}
+# Beginnings of the variables that tests read. All others are dropped.
+_KEPT = ("PYTEST_", "COV", "HYPOTHESIS_", "TORTURE_", "PYTHONDONTWRITEBYTECODE")
+_KEPT += (
+    "PAM_TOTP_EXAMPLES",
+    "PAM_TOTP_BOOTED",
+    "PAM_TOTP_SYSTEMS",
+    "SYSTEMS_",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+)
+_NEEDED = ("/proc/self/status", "/dev/null", "/dev/ptmx", "/dev/pts/ptmx", "/dev/shm")  # noqa: S108  looked for only
+
+# linux/sched.h, sys/mount.h, linux/capability.h
+_CLONE_NEWNS = 0x0002_0000
+_MS_REC, _MS_PRIVATE = 1 << 14, 1 << 18
+_CAP_SYS_CHROOT, _CAP_SYS_ADMIN = 18, 21
+
+
+class IsolationError(Exception):
+    """The suite cannot run here; the text is the reason and the remedy."""
+
+
+def _may_mount() -> bool:
+    status = Path("/proc/self/status")
+    if os.geteuid() != 0 or not status.exists():
+        return False
+    effective = int(status.read_text().split("CapEff:")[1].split()[0], 16)
+    return all(effective >> capability & 1 for capability in (_CAP_SYS_CHROOT, _CAP_SYS_ADMIN))
+
+
+MAY_MOUNT = _may_mount()  # root, and mount namespaces are available: in many containers they are not
+
+
+def isolate(home: Path) -> None:
+    """Apply the rules to this process and to what it starts. `home` is an empty folder. Raise IsolationError.
+
+    Call it once, and before there is a second thread.
+    """
+    if sys.flags.optimize:
+        raise IsolationError("python -O removes the assertions: unset PYTHONOPTIMIZE")
+    absent = [path for path in _NEEDED if not os.path.exists(path)]
+    if absent:
+        raise IsolationError(f"{', '.join(absent)}: not found: mount /proc, /dev, /dev/pts and /dev/shm")
+    if not MAY_MOUNT and _SITE_FILE.exists():
+        raise IsolationError(f"{_SITE_FILE} applies to every login here: run the tests as root, who may mount over it")
+    os.umask(0o022)
+    _clean_environment(home)
+    if MAY_MOUNT:
+        try:
+            _enter_namespace()
+            _hide_host()
+        except OSError as error:
+            raise IsolationError(f"no mount namespace, though root has CAP_SYS_ADMIN: {error}") from error
+
+
+def _clean_environment(home: Path) -> None:
+    kept = {name: value for name, value in os.environ.items() if name.startswith(_KEPT)}
+    if os.environ.get("PYTHONPATH") == str(_TREE):  # make cover-all, which tests a copy of the tree
+        kept["PYTHONPATH"] = str(_TREE)
+    if _is_open_to_all(os.environ.get("TMPDIR")):  # other accounts take part in some tests
+        kept["TMPDIR"] = os.environ["TMPDIR"]
+    os.environ.clear()
+    os.environ.update(_ENVIRONMENT | kept | {"HOME": str(home)})
+    tempfile.tempdir = None  # computed again, from this environment
+
+
+def _is_open_to_all(folder: str | None) -> bool:
+    if folder is None or not os.path.isdir(folder):
+        return False
+    path = Path(folder).resolve()
+    return all(each.stat().st_mode & 0o001 for each in (path, *path.parents))
+
+
+def _enter_namespace() -> None:
+    """Enter a new mount namespace in which every mount is private. The root folder is unchanged.
+
+    All mounts can be made private from the root of the namespace only. A chroot is below that root: setns(2) leads
+    there, and a descriptor back.
+    """
+    _call("unshare", _CLONE_NEWNS)
+    root, here = os.open("/", os.O_PATH), os.open(".", os.O_PATH)  # after unshare: mounts of the new namespace
+    namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY)
+    _call("setns", namespace, _CLONE_NEWNS)
+    _call("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None)
+    os.fchdir(root)
+    os.chroot(".")
+    os.fchdir(here)
+    for descriptor in (root, here, namespace):
+        os.close(descriptor)
+
+
+def _hide_host() -> None:
+    """Replace accounts and PAM stacks, and remove what pam_totp has on the host, in overlays."""
+    with tempfile.TemporaryDirectory(prefix="pam_totp-layers-") as layers:
+        _mount("tmpfs", layers, "mode=0700")
+        try:
+            for number, place in enumerate(("/etc", "/var/lib")):
+                upper, work = (f"{layers}/{number}-{name}" for name in ("upper", "work"))
+                os.mkdir(upper, 0o755)
+                os.mkdir(work)
+                _mount("overlay", place, f"lowerdir={place},upperdir={upper},workdir={work}")
+        finally:
+            _call("umount2", layers.encode(), 0)  # the overlays keep it
+    for records in Path("/var/lib").glob("pam_totp*"):
+        shutil.rmtree(records)
+    _SITE_FILE.unlink(missing_ok=True)
+    shutil.rmtree("/etc/pam.d")
+    etc.write_accounts(Path("/etc"))
+    etc.write_stacks(Path("/etc"))
+    for sockets in ("/run/pam_totp", "/run/nscd"):  # nscd would answer with the host's accounts
+        if os.path.isdir(sockets):
+            _mount("tmpfs", sockets, "mode=0755")
+
+
+def _mount(kind: str, place: str, options: str) -> None:
+    _call("mount", b"private", place.encode(), kind.encode(), 0, options.encode())
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _call(function: str, *arguments: int | bytes | None) -> None:
+    if getattr(_libc, function)(*arguments) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"{function}: {os.strerror(error)}")
+
+
+def left_out() -> list[str]:
+    """Return what the suite skips here, each with its reason."""
+    root = os.geteuid() == 0
+    reasons = {
+        "real sshd, sudo and su, installations and other accounts (not root)": not root,
+        "real sshd, sudo and su, installations and full disks (root may not mount)": root and not MAY_MOUNT,
+        "the portal in a browser (no chromium)": shutil.which("chromium") is None,
+        "units and their filters (no systemd)": root and shutil.which("systemd-analyze") is None,
+        "fuzzing the relay (no clang)": shutil.which("clang") is None,
+        "a system that boots (make booted)": "PAM_TOTP_BOOTED" not in os.environ,
+        "bare roots of other systems (make systems)": "PAM_TOTP_SYSTEMS" not in os.environ,
+    }
+    return [what for what, holds in reasons.items() if holds]
