@@ -18,7 +18,7 @@ WANT_TEST  = chromium fonts-dejavu-core nginx-light openssl
 NEED_TORTURE = $(NEED_TEST) clang libclang-rt-dev
 NEED_BENCH = $(NEED_BUILD) $(NEED_VENV) libpam-google-authenticator libpam-oath libpam-python oathtool pamtester util-linux
 NEED_LINT  = $(NEED_VENV) mandoc shellcheck
-NEED_BOOTED = $(NEED_BUILD) $(NEED_VENV) debootstrap e2fsprogs qemu-system-x86
+NEED_BOOTED = $(NEED_BUILD) $(NEED_VENV) $(NEED_SYSTEMS) e2fsprogs qemu-system-x86
 # To make roots of other systems; python3 runs the tool, before there is a virtual environment.
 NEED_SYSTEMS = debian-archive-keyring debootstrap git python3 util-linux
 NEED_INSTALL = gcc libc6-dev libpam0g-dev $(if $(strip $(EXTRAS)),ca-certificates python3-venv)
@@ -182,6 +182,24 @@ install: need-install  ## puts it in place, as root (EXTRAS=qr,serial,... PREFIX
 
 uninstall:  ## takes it away again, but for the secrets
 	@$(PLACES) $(DATA)/uninstall
+
+# For the system that builds them, from a copy of this tree.
+NEED_DEB = build-essential debhelper dh-python libpam0g-dev po-debconf python3
+.PHONY: deb deb-test need-deb need-deb-lint
+
+deb: need-deb  ## Debian packages, in build/deb
+	@packaging/build build/deb
+
+# In bare roots of Debian 12 and 13 and Ubuntu 24.04, which the first run makes. ARGS="-k bookworm" for one of them.
+deb-test: need-systems venv  ## the packages' life on three systems, as root
+	PAM_TOTP_PACKAGES=1 $(BIN)/python -m pytest -p no:xdist --verbose tests/systems/test_packages.py $(ARGS)
+
+lint: need-deb-lint
+need-deb-lint: need-lint
+	shellcheck --exclude=SC1091 packaging/build $(foreach script,config postinst postrm prerm,packaging/debian/*.$(script))
+
+need-deb:
+	@.ci/need $(NEED_DEB)
 
 clean:  ## removes what was built here
 	rm -rf build .venv *.egg-info

@@ -25,7 +25,7 @@ import token_sim
 from tests.package_index import Index, normal
 from tests.site import TREE
 
-FOLDERS = (".ci", "demo", "docs", "pam_totp", "tests", "token_sim", "tools")
+FOLDERS = (".ci", "demo", "docs", "packaging", "pam_totp", "tests", "token_sim", "tools")
 FILES = (
     "CHANGELOG.md",
     "CONTRIBUTING.md",

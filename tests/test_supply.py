@@ -23,6 +23,7 @@ import pytest
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 
+import pam_totp
 from tests import audit
 from tests.package_index import Index, normal
 from tests.site import TREE
@@ -235,3 +236,31 @@ def test_the_relay_is_the_same_bytes_from_two_folders(tmp_path: Path, more: str)
         built.append((tree / "build" / "pam_totp.so").read_bytes())
     assert built[0] == built[1]
     assert str(tmp_path).encode() not in built[0]
+
+
+# ---- Debian packages (what they do: tests/systems/test_packages.py)
+
+DEBIAN = TREE / "packaging" / "debian"
+
+
+def test_packages_have_the_version_that_the_code_has() -> None:
+    first = (DEBIAN / "changelog").read_text().splitlines()[0]
+    assert re.match(r"pam-totp \((.*?)\)", first)[1] == pam_totp.__version__  # type: ignore[index]
+
+
+def test_packages_ask_for_the_python_that_setup_cfg_asks_for() -> None:
+    config = configparser.ConfigParser()
+    config.read(TREE / "setup.cfg")
+    least = config["options"]["python_requires"].removeprefix(">=")
+    asked = re.findall(r"python3:any \(>= (.*?)~\)", (DEBIAN / "control").read_text())
+    assert set(asked) == {least}
+    assert len(asked) == 3, "to build, and for the two packages that run without the other"
+
+
+def test_what_the_package_of_the_module_depends_on_is_python_alone() -> None:
+    control = (DEBIAN / "control").read_text()
+    module = control.split("Package: libpam-totp\n")[1].split("\n\n")[0]
+    depends = re.search(r"^Depends:\n((?: .*\n)+)", module, re.MULTILINE)
+    assert depends
+    names = {line.split()[0].strip(",") for line in depends[1].splitlines()}
+    assert {name for name in names if not name.startswith("$")} == {"passwd", "python3:any"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pam_totp.cli.command_line import DONE, CommandError, Commands, add_command
+from pam_totp.cli.command_line import DONE, WRONG_USAGE, CommandError, Commands, add_command
 from pam_totp.cli.enable import DRY_RUN, require_root
 
 
@@ -15,34 +15,64 @@ def add_to(commands: Commands) -> None:
         run,
         "restore what enable has changed",
         "pam-totp disable sudo",
+        "pam-totp disable --all --dry-run",
         store=False,
     )
-    parser.add_argument("service")
+    parser.add_argument("service", nargs="?", help="as for enable")
+    parser.add_argument("--all", action="store_true", help="every service, or none if a file was edited since enable")
     parser.add_argument("--dry-run", action="store_true", help="show what would be restored, and change nothing")
 
 
 def run(args: argparse.Namespace) -> int:
-    from pam_totp.system.enable import trial  # no other command needs these modules
-    from pam_totp.system.enable.changes import ChangeError, undo
+    from pam_totp.system.enable.changes import ChangeError  # no other command needs these modules
+    from pam_totp.system.enable.trial import TrialError
+
+    if args.all == (args.service is not None):
+        raise CommandError("disable needs a service, or --all", WRONG_USAGE)
+    require_root("disable")
+    try:
+        return _disable_all(args.dry_run) if args.all else _disable(args.service, args.dry_run)
+    except (ChangeError, TrialError) as e:
+        raise CommandError(f"{args.service or 'the service'} was not changed: {e}") from None
+
+
+def _disable(service: str, dry_run: bool) -> int:
+    from pam_totp.system.enable import trial
     from pam_totp.system.machine import Machine
 
-    service = args.service
-    require_root("disable")
     states = [state for name, state in trial.records() if name == service]
     if not states:
         if service in Machine().services_with_module():
             raise CommandError(f"{service} was not enabled by 'enable': remove the pam_totp line by hand")
         raise CommandError(f"{service} is not enabled")
-    try:
-        record = trial.load(service, states[0])
-        # A dry run comes first: if one change cannot be undone, none is.
-        lines = [undo(change, dry_run=True) for change in record.changes] if record else []
-        if not args.dry_run:
-            lines = trial.roll_back(service, states[0])
-            trial.log(f"disable {service}: done")
-    except (ChangeError, trial.TrialError) as e:
-        raise CommandError(f"{service} was not changed: {e}") from None
-    for line in lines:
+    for line in _restored(service, states[0], dry_run):
         print(line)
-    print(DRY_RUN if args.dry_run else f"{service} no longer asks for a code")
+    print(DRY_RUN if dry_run else f"{service} no longer asks for a code")
     return DONE
+
+
+def _disable_all(dry_run: bool) -> int:
+    """Restore the files of every service, or of none."""
+    from pam_totp.system.enable import trial
+    from pam_totp.system.machine import Machine
+
+    records, obstacles = trial.plan_roll_back_of_all(Machine())
+    if obstacles:
+        raise CommandError("nothing was changed: " + "; ".join(obstacles))
+    for service, state in records:
+        for line in _restored(service, state, dry_run):
+            print(line)
+    print(DRY_RUN if dry_run and records else "no service asks for a code")
+    return DONE
+
+
+def _restored(service: str, state: str, dry_run: bool) -> list[str]:
+    """Restore the files of one service; return the report. Raises ChangeError and TrialError."""
+    from pam_totp.system.enable import trial
+
+    # A dry run comes first: if one change cannot be undone, none is.
+    lines = trial.dry_roll_back(service, state)
+    if not dry_run:
+        lines = trial.roll_back(service, state)
+        trial.log(f"disable {service}: done")
+    return lines

@@ -7,6 +7,11 @@ sys.dont_write_bytecode = True  # the umask and the limits are the caller's
 os.umask(0o077)
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from pam_totp.pam.helper_main import main  # noqa: E402  the path had to be set first
+try:
+    from pam_totp.pam.helper_main import main
+except (ImportError, OSError):  # an upgrade may have replaced the package between two imports: try the new one, once
+    if sys.argv[1:]:
+        raise
+    os.execv(sys.executable, [sys.executable, "-I", "-S", os.path.abspath(__file__), "again"])  # noqa: S606
 
 main()

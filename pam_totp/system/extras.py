@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import sys
 
-# By the name on the package index: the Debian package, if there is a suitable one, and the extra of setup.cfg.
-_SOURCES: dict[str, tuple[str | None, str]] = {
+# By the name on the package index: the Debian packages, and the extra of setup.cfg.
+_SOURCES = {
     "segno": ("python3-segno", "qr"),
     "pyserial": ("python3-serial", "serial"),
     "python-pskc": ("python3-pskc", "pskc"),
-    "python-pam": (None, "web"),  # Debian's python3-pam is another module of that name
+    "python-pam": ("python3-pampy python3-six", "web"),  # Debian's python3-pam is another module of that name
 }
 
 
@@ -23,5 +23,4 @@ def how_to_get(package: str) -> str:
     if sys.prefix != sys.base_prefix:  # a virtual environment
         return f"pip install {package}"
     debian, extra = _SOURCES[package]
-    install = f"make install EXTRAS={extra}"
-    return install if debian is None else f"apt-get install {debian}, or {install}"
+    return f"apt-get install {debian}, or make install EXTRAS={extra}"

@@ -20,6 +20,7 @@ SERVICE_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 # Parts of services. An edit there would change every service on the machine, and conflict with pam-auth-update.
 SHARED = re.compile(r"common-.*|other|system-auth.*|password-auth.*|postlogin")
 _PAM_FOLDERS = ("etc/pam.d", "usr/lib/pam.d")  # in libpam's order
+_NAMES_MODULE = re.compile(r"^[^#\n]*\bpam_totp(\.so|\s|$)", re.MULTILINE)
 _MODULE_FOLDERS = ("usr/lib/*/security", "usr/lib64/security", "usr/lib/security", "lib/*/security")
 
 
@@ -56,8 +57,7 @@ class Machine:
             return self.replacements[name]
         for path in candidates:
             try:
-                with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-                    return file.read()
+                return _read(path)
             except FileNotFoundError:
                 continue
             except OSError as e:
@@ -91,6 +91,25 @@ class Machine:
                     names.append(name)
         return names
 
+    def files_with_module(self, replacements: Mapping[str, str]) -> list[str]:
+        """Return every file of libpam that names pam_totp.so, in any phase, or that cannot be read.
+
+        `replacements` holds other texts for some files, by path.
+        """
+        folders = (self.path(f"/{folder}/[!.]*") for folder in _PAM_FOLDERS)
+        files = [path for folder in folders for path in sorted(glob.glob(folder))]
+        named = []
+        for path in (*files, self.path("/etc/pam.conf")):
+            try:
+                text = replacements[path] if path in replacements else _read(path)
+            except (FileNotFoundError, IsADirectoryError):
+                continue
+            except OSError:
+                named.append(path)
+            else:
+                named += [path] if _NAMES_MODULE.search(text) else []
+        return named
+
     def wrong_phases(self, service: str) -> list[str]:
         """Return the phases other than auth in which a service's own file names pam_totp.so."""
         try:
@@ -109,6 +128,11 @@ class Machine:
         """Return where pam_totp.so is installed."""
         folder = self.module_folder()
         return None if folder is None else os.path.join(folder, MODULE)
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return file.read()
 
 
 def architecture(path: str) -> bytes | None:

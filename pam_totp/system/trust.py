@@ -8,10 +8,12 @@ Rules:
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Container
 
 _MAX_LINKS = 40  # as in the kernel
+_RELEASE = re.compile(r'^__path__ = \["(/[^"]+)"\]$', re.MULTILINE)
 
 
 def distrust(path: str, owners: Container[int] = (0,)) -> str | None:
@@ -27,11 +29,21 @@ def distrust_around(helper: str, owners: Container[int] = (0,)) -> str | None:
     package = helper.removesuffix("/pam/helper.py")
     if os.path.basename(package) != "pam_totp":
         return None
-    for folder, folders, files in os.walk(package):
-        for name in (*folders, *files):
-            if (reason := distrust(os.path.join(folder, name), owners)) is not None:
-                return reason
+    for root in (package, *_release(package)):
+        for folder, folders, files in os.walk(root):
+            for name in (*folders, *files):
+                if (reason := distrust(os.path.join(folder, name), owners)) is not None:
+                    return reason
     return None
+
+
+def _release(package: str) -> list[str]:
+    """Return the folders besides its own in which a package keeps its modules: one in a Debian package, see install."""
+    try:
+        with open(os.path.join(package, "__init__.py"), encoding="utf-8") as file:
+            return _RELEASE.findall(file.read())
+    except (OSError, ValueError):
+        return []
 
 
 def _distrust(path: str, owners: Container[int], links: int) -> str | None:

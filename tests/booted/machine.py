@@ -59,10 +59,12 @@ def make_system() -> None:
     made.touch()
 
 
-def make_disk(disk: Path) -> None:
-    """A copy of the system with this tree in it, on a disk that can be booted from."""
+def make_disk(disk: Path, packages: Path | None = None) -> None:
+    """A copy of the system with this tree in it, on a disk that can be booted from; with a folder of Debian packages as
+    /src/packages, where one is given."""
     with tempfile.TemporaryDirectory(prefix="pam_totp-booted-") as folder:
         tree = shlex.quote(str(TREE))
+        besides = f"cp -a {shlex.quote(str(packages))} root/src/packages" if packages is not None else ""
         script = f"""
             set -eu
             cd {shlex.quote(folder)}
@@ -71,6 +73,7 @@ def make_disk(disk: Path) -> None:
             mount -t overlay -o lowerdir={shlex.quote(str(SYSTEM))},upperdir=upper,workdir=work private root
             mkdir root/src
             cp -a --no-preserve=ownership {tree}/Makefile {tree}/.ci {tree}/pam_totp {tree}/token_sim root/src
+            {besides}
             for line in ttyS0 ttyS1; do
                 mkdir -p root/etc/systemd/system/serial-getty@$line.service.d
                 printf %s {shlex.quote(_LOGIN)} > root/etc/systemd/system/serial-getty@$line.service.d/login.conf

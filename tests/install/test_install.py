@@ -327,6 +327,25 @@ def test_extras_that_cannot_be_had_install_nothing(tmp_path: Path, index: Index,
     assert [str(p) for p in place.rglob("*") if not p.is_dir() or p.name.startswith("pam_totp")] == []
 
 
+def test_what_a_clone_under_a_strict_umask_installs_can_be_read_by_all(tmp_path: Path) -> None:
+    """The service runs under its own account, and `pam-totp` under anybody's."""
+    tree, place = cloned(tmp_path / "clone"), tmp_path / "place"
+    subprocess.run(["chmod", "-R", "go=", tree], check=True)
+    done = subprocess.run(
+        ["make", "--no-print-directory", f"DESTDIR={place}", "install"],
+        cwd=tree,
+        text=True,
+        capture_output=True,
+        check=False,
+        umask=0o077,
+    )
+    assert done.returncode == 0, done.stderr
+    installed = [p for p in place.rglob("*") if not p.is_symlink()]
+    wanted = {True: 0o055, False: 0o044}
+    hidden = [p for p in installed if p.stat().st_mode & wanted[p.is_dir()] != wanted[p.is_dir()]]
+    assert [str(p.relative_to(place)) for p in hidden] == ["var/lib/pam_totp"], "the store alone is hidden"
+
+
 @pytest.mark.parametrize(("extras", "needed"), [("", False), ("qr,serial", True)])
 def test_what_extras_need_is_asked_for_before_anything_is_done(extras: str, needed: bool) -> None:
     make = ["make", "-n", f"EXTRAS={extras}", "need-install"]

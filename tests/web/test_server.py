@@ -68,7 +68,10 @@ def test_a_missing_package_is_one_line_that_says_what_to_do(site: Site, tmp_path
         check=False,
     )
     assert (done.returncode, done.stderr.count("\n")) == (3, 1)
-    assert f"needs {module} (make install EXTRAS=web, or pip install '.[web]'" in done.stderr
+    assert (
+        f"needs {module} (the package pam-totp-portal, or make install EXTRAS=web, or pip install '.[web]'"
+        in done.stderr
+    )
 
 
 def test_a_port_that_is_taken_is_named(site: Site) -> None:

@@ -21,10 +21,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from pam_totp.system import sshd
-from pam_totp.system.enable.changes import Change, ChangeError, apply, undo
+from pam_totp.system.enable.changes import Change, ChangeError, apply, read, undo
 from pam_totp.system.enable.process_origin import now_ticks, terminal
+
+if TYPE_CHECKING:
+    from pam_totp.system.machine import Machine
 
 FOLDER = "/var/lib/pam_totp_enabled"
 TRIAL, KEPT, BACK = "trial", "json", "back"
@@ -145,6 +149,33 @@ def roll_back(service: str, state: str = TRIAL, only: int | None = None) -> list
         with suppress(FileNotFoundError):
             os.unlink(_path(service, "watch"))
     return done
+
+
+def dry_roll_back(service: str, state: str) -> list[str]:
+    """Return what `roll_back` would do. Raises ChangeError if a file could not be restored, and TrialError."""
+    record = load(service, state)
+    return [undo(change, dry_run=True) for change in record.changes] if record is not None else []
+
+
+def plan_roll_back_of_all(machine: Machine) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return service and state of every record, and the reasons that speak against `roll_back` for all of them.
+
+    A file that was edited since is a reason, and so is a stack that would still name the module afterwards.
+    """
+    every, reasons, after = records(), [], {}
+    for service, state in every:
+        try:
+            record = load(service, state)
+        except TrialError as e:
+            reasons.append(str(e))
+            continue
+        for change in record.changes if record is not None else ():
+            after[change.path] = change.before or ""
+            if read(change.path) not in (change.before, change.after):
+                reasons.append(f"{change.path}: edited since 'enable' (run 'pam-totp disable {service}' first)")
+    by_hand = "names pam_totp.so in a line that 'enable' did not add (remove it by hand first)"
+    reasons += [f"{path}: {by_hand}" for path in machine.files_with_module(after)]
+    return every, reasons
 
 
 def roll_back_left_over() -> list[str]:

@@ -1,0 +1,99 @@
+"""disable --all: every service as it was, or nothing changed; what a package runs before it takes the module away."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.etc import PASSWORD, STACKS
+from tests.install.machine import LATE, Fresh
+from tests.install.test_enable import OURS, as_before
+from tests.site import codes
+
+
+def enabled(machine: Fresh, service: str, first_code: int) -> None:
+    """Enable and confirm, without the second login: that is what test_enable is about."""
+    talk = machine.enable(service, LATE, code=codes(first_code))
+    machine.shell(f"mv /var/lib/pam_totp_enabled/{service}.trial /var/lib/pam_totp_enabled/{service}.json")
+    assert talk.ends()[0] == 0
+
+
+@pytest.fixture
+def both(machine: Fresh) -> Fresh:
+    """sudo and su, enabled."""
+    enabled(machine, "sudo", 0)
+    enabled(machine, "su", 1)
+    return machine
+
+
+def test_every_service_gets_its_very_files_back(both: Fresh) -> None:
+    done = both.installed("disable", "--all")
+    assert done.returncode == 0, done.stderr
+    assert as_before(both)
+    assert both.state("sudo") is both.state("su") is None
+    login = both.sudo("id", "-un")
+    login.asks("alice: ").says(PASSWORD)
+    assert login.ends() == (0, "\r\nroot\r\n")
+
+
+def test_a_dry_run_of_all_changes_nothing(both: Fresh) -> None:
+    done = both.installed("disable", "--all", "--dry-run")
+    assert (done.returncode, "/etc/pam.d/sudo" in done.stdout, "/etc/pam.d/su:" in done.stdout) == (0, True, True)
+    assert (both.state("sudo"), both.state("su")) == ("json", "json")
+    assert OURS in both.pam_d()["sudo"]
+
+
+def test_a_file_edited_by_others_keeps_every_service_enabled(both: Fresh) -> None:
+    file = both.path("/etc/pam.d/su")
+    file.write_text("# site policy\n" + file.read_text())
+    before = both.pam_d()
+    done = both.installed("disable", "--all")
+    assert done.returncode == 1
+    assert "/etc/pam.d/su: edited since" in done.stderr
+    assert "pam-totp disable su" in done.stderr, "what to do"
+    assert both.pam_d() == before
+    assert (both.state("sudo"), both.state("su")) == ("json", "json")
+
+
+@pytest.mark.parametrize("line", [OURS, "account required /x/pam_totp.so\n", "auth required \\\n pam_totp\n"])
+@pytest.mark.parametrize("path", ["/etc/pam.d/vlock", "/usr/lib/pam.d/vlock", "/etc/pam.conf"])
+def test_a_line_put_there_by_hand_keeps_every_service_enabled(both: Fresh, path: str, line: str) -> None:
+    if path.startswith("/usr"):
+        both.shell("mkdir -p /run/vendor && mount --bind /run/vendor /usr/lib/pam.d")
+    both.write(path, line if path != "/etc/pam.conf" else f"vlock {line}")
+    try:
+        done = both.installed("disable", "--all")
+        assert (done.returncode, path in done.stderr, "by hand" in done.stderr) == (1, True, True), done.stderr
+        assert (both.state("sudo"), both.state("su")) == ("json", "json")
+    finally:
+        both.path(path).unlink()
+        if path.startswith("/usr"):
+            both.shell("umount /usr/lib/pam.d")
+
+
+def test_a_record_that_cannot_be_read_keeps_every_service_enabled(both: Fresh) -> None:
+    both.write("/var/lib/pam_totp_enabled/su.json", "{")
+    done = both.installed("disable", "--all")
+    assert (done.returncode, "not a valid record" in done.stderr, both.state("sudo")) == (1, True, "json")
+
+
+def test_a_service_on_trial_is_taken_back_too(machine: Fresh) -> None:
+    first = machine.enable("sudo", LATE)
+    assert machine.installed("disable", "--all").returncode == 0
+    assert first.ends()[0] == 1
+    assert as_before(machine)
+
+
+def test_where_nothing_is_enabled_there_is_nothing_to_do(machine: Fresh) -> None:
+    machine.write("/etc/pam.d/vlock", "# not our pam_totp.so yet\n")
+    try:
+        done = machine.installed("disable", "--all")
+    finally:
+        machine.path("/etc/pam.d/vlock").unlink()
+    assert (done.returncode, done.stdout) == (0, "no service asks for a code\n")
+    assert {s: machine.pam_d()[s] for s in STACKS} == STACKS
+
+
+@pytest.mark.parametrize("words", [(), ("sudo", "--all")])
+def test_either_a_service_or_all_has_to_be_named(machine: Fresh, words: tuple[str, ...]) -> None:
+    done = machine.installed("disable", *words)
+    assert (done.returncode, "--all" in done.stderr) == (2, True), done.stderr

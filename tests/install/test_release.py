@@ -1,0 +1,80 @@
+"""The layout for packages: dpkg replaces files one by one, and no login may get parts of two versions."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pam_totp.system import probe
+from pam_totp.system.trust import distrust_around
+from tests.site import TREE
+
+PYTHON = "/usr/bin/python3"
+
+
+@pytest.fixture
+def packaged(tmp_path: Path) -> Path:
+    """Below it: what a package of release 1.2 would have, made for the places that it is in here."""
+    prefix = tmp_path / "usr"
+    given = (f"PREFIX={prefix}", "RELEASE=1.2", f"SIM={prefix}/share/token-sim", f"DESTDIR={tmp_path}/root")
+    subprocess.run(["make", "-s", "install", *given], cwd=TREE, check=True, capture_output=True)
+    (tmp_path / "root" / prefix.relative_to("/")).rename(prefix)
+    return prefix
+
+
+def test_all_code_of_a_release_is_in_its_folder_and_the_fixed_places_lead_there(packaged: Path) -> None:
+    lib = packaged / "lib/pam_totp"
+    fixed = {str(p.relative_to(lib)) for p in lib.rglob("*.py") if "1.2" not in p.parts}
+    assert fixed == {f"pam_totp/{name}.py" for name in ("__init__", "pam/helper", "system/enable/watchdog")}
+    order = sorted(str(p.relative_to(packaged)) for p in lib.rglob("*.py"))
+    assert order.index("lib/pam_totp/pam_totp/__init__.py") == len(order) - 3, "dpkg's order: code first, then the lead"
+    helper = lib / "pam_totp/pam/helper.py"
+    assert probe.helper(PYTHON, str(helper)) is None
+    (lib / "1.2/pam_totp/pam/helper_main.py").unlink()
+    for compiled in lib.rglob("*.pyc"):
+        compiled.unlink()
+    assert "helper_main" in (probe.helper(PYTHON, str(helper)) or ""), "from that folder and no other"
+
+
+def test_commands_of_a_package_find_its_release_and_token_sim_stands_alone(packaged: Path) -> None:
+    for command in ("pam-totp", "token-sim"):
+        done = subprocess.run([packaged / "bin" / command, "--version"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    lib = packaged / "lib/pam_totp"
+    assert not (lib / "1.2/token_sim").exists()
+    lib.rename(packaged / "elsewhere")
+    made = [packaged / "bin/token-sim", "factory", "--count", "1", "--out", packaged / "box"]
+    subprocess.run(made, check=True, capture_output=True)
+    assert (packaged / "box/seeds.csv").exists()
+
+
+def test_a_helper_that_starts_while_its_folder_goes_takes_the_next_one(packaged: Path) -> None:
+    """As at an upgrade, at the worst moment: once the old package has been found, and not a module more."""
+    lib = packaged / "lib/pam_totp"
+    new, lead = lib / "1.3", lib / "pam_totp/__init__.py"
+    (lib / "1.2").rename(new)
+    old = lib / "1.2/pam_totp/pam"
+    old.mkdir(parents=True)
+    upgrade = "import os, shutil; os.rename({!r}, {!r}); shutil.rmtree({!r})"
+    (lib / "lead").write_text(lead.read_text().replace("/1.2/", "/1.3/"))
+    for compiled in lib.rglob("*.pyc"):
+        compiled.unlink()
+    (old / "__init__.py").write_text(upgrade.format(str(lib / "lead"), str(lead), str(lib / "1.2")))
+    assert probe.helper(PYTHON, str(lib / "pam_totp/pam/helper.py")) is None
+    assert not (lib / "1.2").exists()
+    new.rename(lib / "1.4")
+    assert probe.helper(PYTHON, str(lib / "pam_totp/pam/helper.py")) is not None, "it ends, and does not try for ever"
+
+
+def test_doctor_looks_at_the_release_too(packaged: Path) -> None:
+    helper = packaged / "lib/pam_totp/pam_totp/pam/helper.py"
+    module = packaged / "lib/pam_totp/1.2/pam_totp/core/verify.py"
+    owners = {module.stat().st_uid, 0}
+    for folder in (packaged, *packaged.parents):
+        if not folder.stat().st_mode & 0o1000:
+            owners.add(folder.stat().st_uid)
+    assert distrust_around(str(helper), owners) is None
+    module.chmod(0o666)
+    assert str(module) in (distrust_around(str(helper), owners) or "")

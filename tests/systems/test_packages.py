@@ -1,0 +1,175 @@
+"""The life of the Debian packages on each system: build, install, enrol, enable, log in, upgrade, remove, purge.
+
+`make deb-test` runs these, and nothing else does: the first time, it makes the systems. ARGS="-k bookworm" for one of
+them. On each, the tests go through one life, in their order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from pam_totp import __version__
+from pam_totp.core.oath import hotp
+from tests.site import KEY
+from tests.systems.packages import NEXT, PACKAGES, PASSWORD, STORE, Packaged
+from tests.systems.roots import SYSTEMS
+
+pytestmark = [
+    pytest.mark.skipif("PAM_TOTP_PACKAGES" not in os.environ, reason="some minutes for each system: make deb-test"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: bare roots are entered"),
+    pytest.mark.timeout(1200),
+]
+KEYS = {"bob": KEY, "carol": KEY[::-1], "dave": KEY[5:] + KEY[:5]}
+SECRETS_TOO = "libpam-totp libpam-totp/purge-secrets boolean"
+# Every rename and removal of dpkg's takes a moment: so for seconds, the old and the new version lie mixed.
+SLOWLY = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=rename,unlink,rmdir:delay_enter=20000")
+
+
+@pytest.fixture(scope="module", params=SYSTEMS)
+def packaged(request: pytest.FixtureRequest) -> Iterator[Packaged]:
+    """The system, with both versions in /srv/one and /srv/two."""
+    with Packaged(SYSTEMS[request.param]) as made:
+        made.build_both()
+        yield made
+
+
+def test_two_builds_from_two_folders_give_the_same_bytes(packaged: Packaged) -> None:
+    """Another folder, account, umask, time, time zone and language."""
+    tree = packaged.clone("dave", "else/where")
+    packaged.shell("chmod -R go= /home/dave/else")
+    other = "umask 077; export TZ=Pacific/Kiritimati LANG=C; faketime '2031-05-05 05:05:05'"
+    assert packaged.build(tree, "/srv/again", "dave", other) == packaged.first
+    assert len(packaged.first) == len(PACKAGES)
+
+
+def test_lintian_finds_neither_errors_nor_warnings(packaged: Packaged) -> None:
+    found = packaged.tries("sh", "-c", "lintian --allow-root --fail-on error,warning /srv/one/*.deb")
+    assert (found.returncode, found.stdout.strip()) == (0, "")
+
+
+def test_token_sim_works_by_itself(packaged: Packaged) -> None:
+    packaged.install("/srv/one", "token-sim")
+    packaged.does("apt-get", "install", "-y", "--no-install-recommends", "python3-serial")
+    packaged.plug_in()
+    assert packaged.press() == hotp(packaged.seed, 0)
+    assert not packaged.is_installed("libpam-totp")
+
+
+def test_installing_asks_for_no_code_anywhere(packaged: Packaged) -> None:
+    before = packaged.pam_d()
+    packaged.install("/srv/one", "libpam-totp")
+    assert packaged.pam_d() == before
+    assert packaged.sudo("id -un", None) == (0, "\r\nroot\r\n")
+    assert packaged.shell(f"stat -c '%U %a' {STORE}") == "pam_totp 700\n"
+    counted = packaged.shell('for e in py pyc; do find /usr/lib/pam_totp -name "*.$e" | wc -l; done').split()
+    assert counted[0] == counted[1], "all is compiled, since logins write nothing"
+    assert packaged.does("pam-totp", "--version").split()[-1] == __version__
+
+
+def test_enrolled_and_enabled_sudo_asks_for_a_code_that_works_once(packaged: Packaged) -> None:
+    packaged.as_installed = packaged.pam_d()
+    packaged.enrol("alice", packaged.seed)
+    first = packaged.talk("pam-totp enable sudo --for-user alice --keep-within=300")
+    first.asks("Password: ").says(PASSWORD).asks("One-time code: ").says(packaged.press())
+    first.asks("Keep this terminal open.")
+    assert packaged.sudo("pam-totp enable sudo --keep", packaged.press())[0] == 0
+    assert first.ends()[0] == 0
+    code = packaged.press()
+    assert packaged.sudo("id -un", code) == (0, "\r\nroot\r\n")
+    again = packaged.talk("sudo -k id -un", "alice").asks("alice: ").says(PASSWORD).asks("code: ").says(code)
+    again.asks("try again").asks("alice: ").presses_ctrl_c()
+    assert again.ends()[0] != 0
+    assert packaged.does("pam-totp", "doctor", "sudo")
+
+
+def test_no_right_code_is_refused_while_packages_are_upgraded(packaged: Packaged) -> None:
+    for user, key in KEYS.items():
+        packaged.enrol(user, key)
+    packaged.pam_service("cold", "socket=none")
+    packaged.pam_service("warm", "")
+    packaged.serve()
+    waiting = [packaged.talk(f"pamtester {service} alice authenticate").asks("code: ") for service in ("cold", "warm")]
+    whose = {"bob": "cold", "carol": "warm", "dave": "cold"}
+    for folder, how in (("two", ()), ("one", ()), ("two", SLOWLY)):
+        with packaged.logging_in(whose) as came:
+            packaged.does(*how, *packaged.shell(f"echo dpkg -i /srv/{folder}/libpam-totp_*.deb").split())
+        assert [(user, logins.refused) for user, logins in came.items() if logins.refused] == []
+        assert min(logins.count for logins in came.values()) > 10
+    for talk in waiting:
+        assert "successfully" in talk.says(packaged.press()).ends()[1], "who was asked before may answer after"
+    assert packaged.does("pam-totp", "--version").split()[-1] == NEXT
+    assert packaged.shell("ls /usr/lib/pam_totp") == f"{NEXT}\npam_totp\n", "nothing of the old version is left"
+    packaged.install("/srv/two", "token-sim")
+    assert packaged.sudo("id -un", packaged.press()) == (0, "\r\nroot\r\n")
+    packaged.shell("rm /etc/pam.d/cold /etc/pam.d/warm")
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        ("echo 'auth required pam_totp.so' > /etc/pam.d/vlock", "/etc/pam.d/vlock: names our module"),
+        ("echo '# site policy' >> /etc/pam.d/sudo", "/etc/pam.d/sudo: edited since 'enable'"),
+    ],
+    ids=["by-hand", "edited"],
+)
+def test_removing_is_refused_where_a_stack_would_name_a_missing_module(
+    packaged: Packaged, edit: str, says: str
+) -> None:
+    packaged.shell("cp -a /etc/pam.d /srv/pam.d")
+    packaged.shell(edit)
+    try:
+        refused = packaged.tries("apt-get", "remove", "-y", "libpam-totp")
+    finally:
+        packaged.shell("cp -a /srv/pam.d/. /etc/pam.d/; rm -f /etc/pam.d/vlock; rm -r /srv/pam.d")
+    assert (refused.returncode != 0, says in refused.stdout) == (True, True), refused.stdout
+    assert packaged.is_installed("libpam-totp")
+    assert packaged.sudo("id -un", packaged.press()) == (0, "\r\nroot\r\n")
+
+
+def test_removing_puts_back_the_very_files_and_keeps_the_secrets(packaged: Packaged) -> None:
+    packaged.does("apt-get", "remove", "-y", "libpam-totp")
+    assert packaged.pam_d() == packaged.as_installed
+    assert packaged.sudo("id -un", None) == (0, "\r\nroot\r\n")
+    assert packaged.has(f"{STORE}/alice.json")
+    assert packaged.is_installed("token-sim")
+
+
+def test_purging_without_a_word_keeps_the_secrets_and_says_so(packaged: Packaged) -> None:
+    said = packaged.does("apt-get", "purge", "-y", "libpam-totp")
+    assert f"the secrets in {STORE} stay" in said
+    packaged.install("/srv/two", "libpam-totp")
+    assert packaged.does("pam-totp", "verify", "alice", packaged.press())
+
+
+def test_purging_asks_and_a_no_keeps_them(packaged: Packaged) -> None:
+    talk = packaged.talk("DEBIAN_FRONTEND=teletype dpkg --purge libpam-totp")
+    talk.asks("Delete everybody's tokens, too?").asks("[yes/no]").says("no")
+    status, said = talk.ends()
+    assert (status, f"the secrets in {STORE} stay" in said) == (0, True), said
+    assert packaged.has(f"{STORE}/alice.json")
+    packaged.install("/srv/two", "libpam-totp")
+
+
+def test_purging_with_a_yes_leaves_nothing(packaged: Packaged) -> None:
+    packaged.does("debconf-set-selections", stdin=f"{SECRETS_TOO} true\n")
+    packaged.does("apt-get", "purge", "-y", "libpam-totp")
+    assert not packaged.has(STORE)
+    assert packaged.tries("getent", "passwd", "pam_totp").returncode != 0
+    left = packaged.shell("find / -xdev -name '*pam?totp*' ! -path '/srv/*' ! -path '/root/*' ! -path '/home/*'")
+    ours = ("/usr/share/token-sim", "/usr/share/doc/token-sim", "/usr/share/bash-completion")
+    assert [line for line in left.splitlines() if not line.startswith(ours)] == []
+    assert packaged.does("debconf-show", "libpam-totp") == ""
+
+
+def test_the_portal_runs_on_the_distributions_own_flask(packaged: Packaged) -> None:
+    packaged.install("/srv/two", "libpam-totp", "pam-totp-portal")
+    packaged.enrol("bob", KEY)
+    packaged.root.start("pam-totp", "portal")
+    assert packaged.sign_in("bob", "wrong") == "Sign in"
+    assert packaged.sign_in("bob", PASSWORD) == "Your code"
+    assert packaged.sign_in("bob", PASSWORD, hotp(KEY, 0)) == "Your tokens"
+    packaged.does("apt-get", "purge", "-y", "pam-totp-portal", "libpam-totp")
+    assert not packaged.has("/etc/pam.d/pam_totp-portal")
