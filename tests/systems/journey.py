@@ -50,6 +50,13 @@ class Run(NamedTuple):
         return self.status == 0
 
 
+class Out(NamedTuple):
+    """Where to print what happens."""
+
+    say: Callable[[str], None]  # a line of progress
+    report: Callable[[Row, str], None]  # a step that has ended, and its output
+
+
 def apt_line(output: str) -> str | None:
     """Return the command that make tells an ordinary user to run, without its sudo; None if it does not."""
     found = _APT_LINE.findall(output)
@@ -59,10 +66,8 @@ def apt_line(output: str) -> str | None:
 class Journey:
     """One user's way through one root, with all output in a log file."""
 
-    def __init__(
-        self, root: Root, user: str, log: IO[str], report: Callable[[Row, str], None], label: str = ""
-    ) -> None:
-        self._root, self._user, self._log, self._report, self._label = root, user, log, report, label
+    def __init__(self, root: Root, user: str, log: IO[str], out: Out, label: str = "") -> None:
+        self._root, self._user, self._log, self._out, self._label = root, user, log, out, label
         self._tree = ""
 
     def begin(self, repository: Path) -> None:
@@ -89,6 +94,7 @@ class Journey:
 
     def _make(self, *words: str, env: Mapping[str, str] | None = None) -> Run:
         """Run make as the user. Where it prints a line for root, root runs that, and the user runs make again."""
+        self._out.say(f"  {self._label}make {words[0]} ...")
         done = self._run(("make", *words), env=env)
         line = apt_line(done.output) if self._user != "root" else None
         if line is None:
@@ -117,32 +123,23 @@ class Journey:
         step = self._label + title
         system = self._root.system.title
         row = Row(system, self._user, step, good, done.status, done.seconds, done.packages, tests)
-        self._report(row, done.output)
+        self._out.report(row, done.output)
         return good
 
 
-def travel(
-    system: System,
-    user: str,
-    wish: Wish,
-    *,
-    repository: Path,
-    log: IO[str],
-    report: Callable[[Row, str], None],
-    say: Callable[[str], None],
-) -> None:
-    """Take all steps wished for in one system as one user; `report` gets a row and the output of each."""
+def travel(system: System, user: str, wish: Wish, *, repository: Path, log: IO[str], out: Out) -> None:
+    """Take all steps wished for in one system as one user."""
     if {"demo", "again", "test"} & set(wish.steps):
-        with Root(system, say=say) as root:
-            journey = Journey(root, user, log, report)
+        with Root(system, say=out.say) as root:
+            journey = Journey(root, user, log, out)
             journey.begin(repository)
             if {"demo", "again"} & set(wish.steps) and journey.demo() and "again" in wish.steps:
                 journey.demo("make demo, again")
             if "test" in wish.steps:
                 journey.test(wish.tests)
     if "offline" in wish.steps:
-        with Root(system, network=Network.ARCHIVE, say=say) as root:
-            journey = Journey(root, user, log, report, label="offline: ")
+        with Root(system, network=Network.ARCHIVE, say=out.say) as root:
+            journey = Journey(root, user, log, out, label="offline: ")
             journey.begin(repository)
             journey.show_no_index()
             journey.build()

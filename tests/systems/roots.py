@@ -327,7 +327,9 @@ class Root:
         assert holder.stderr is not None
         if holder.stdout.readline() != "ready\n":
             holder.kill()
-            raise Unusable(f"{self.system.title}: the root cannot be entered: {holder.stderr.read().strip()}")
+            why = holder.stderr.read().strip()
+            holder.wait()
+            raise Unusable(f"{self.system.title}: the root cannot be entered: {why}")
         return holder
 
     def _stop(self) -> None:
