@@ -359,7 +359,7 @@ class Root:
             "SHELL": "/bin/bash",
             "LANG": "C.UTF-8",
             "TERM": "dumb",
-            **(host.proxies() if self.network is not Network.NONE else {}),
+            **(host.proxies() if self.network is Network.ALL else {}),  # apt has its own: host.bring
             **(host.NO_INDEX if self.network is not Network.ALL else {}),
             **(env or {}),
         }
