@@ -59,7 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wished = parser().parse_args(arguments)
     wish = journey.Wish(tuple(wished.steps), wished.tests)
     rows: list[Row] = []
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # the same way out: nothing is left half done
     try:
         require_namespaces()
         if wished.rebuild:
@@ -95,7 +94,7 @@ def visit(systems: Sequence[str], users: Sequence[str], wish: journey.Wish, rows
         for name, user in itertools.product(systems, users):
             say(f"{SYSTEMS[name].title}, as {user}")
             with (LOGS / f"{name}-{user}.log").open("w") as log:
-                journey.travel(SYSTEMS[name], user, wish, repository=repository, log=log, report=report, say=say)
+                journey.travel(SYSTEMS[name], user, wish, repository=repository, log=log, out=journey.Out(say, report))
 
 
 def say(text: str) -> None:
@@ -103,4 +102,5 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as for Ctrl-C: nothing is left half done
     sys.exit(main())

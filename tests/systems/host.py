@@ -29,7 +29,7 @@ _PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeo
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 _LOCAL_CERTIFICATES = "usr/local/share/ca-certificates"
 _PIP_CERTIFICATES = "etc/ssl/pip.pem"
-NO_NAME_SERVER = "nameserver 127.0.0.1\n"  # the root's own loopback device: nothing answers there
+KNOWN_HOSTS_ONLY = "hosts: files\n"  # in nsswitch.conf: names come from /etc/hosts, and no name server is asked
 NO_INDEX = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": "/dev/null", "PIP_INDEX_URL": "http://127.0.0.1:9/simple"}
 
 
@@ -109,6 +109,12 @@ def proxies() -> dict[str, str]:
     return found
 
 
+def _proxy_urls() -> dict[str, str]:
+    """Return the proxies by scheme."""
+    named = {name.lower().removesuffix("_proxy"): url for name, url in proxies().items()}
+    return {scheme: url for scheme, url in named.items() if url and scheme != "no"}
+
+
 def apt_settings() -> list[str]:
     """Return the settings of apt that say how archives are reached."""
     said = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=False).stdout
@@ -133,11 +139,16 @@ def pip_settings() -> dict[str, str]:
 
 def bring(root: Path, *, indexes: bool) -> None:
     """Let a root reach what this machine reaches; without `indexes`, the hosts of its archives alone."""
-    _write(root, "etc/resolv.conf", Path("/etc/resolv.conf").read_text() if indexes else NO_NAME_SERVER)
+    _write(root, "etc/resolv.conf", Path("/etc/resolv.conf").read_text() if indexes else "")
+    if not indexes:
+        switch = root / "etc/nsswitch.conf"
+        others = re.sub(r"^hosts:.*\n", "", switch.read_text() if switch.exists() else "", flags=re.MULTILINE)
+        _write(root, "etc/nsswitch.conf", others + KNOWN_HOSTS_ONLY)
     known = "" if indexes else "".join(f"{address} {name}\n" for name, address in archive_hosts(root))
     _write(root, "etc/hosts", f"127.0.0.1 localhost bare\n::1 localhost ip6-localhost ip6-loopback\n{known}")
     _write(root, "etc/hostname", "bare\n")
-    _write(root, "etc/apt/apt.conf.d/90host", "".join(f"{line}\n" for line in apt_settings()))
+    through = [f'Acquire::{scheme}::Proxy "{url}";' for scheme, url in _proxy_urls().items()]
+    _write(root, "etc/apt/apt.conf.d/90host", "".join(f"{line}\n" for line in (*through, *apt_settings())))
     for certificate in Path("/", _LOCAL_CERTIFICATES).glob("**/*.crt"):
         _write(root, f"{_LOCAL_CERTIFICATES}/{certificate.name}", certificate.read_text())
     if indexes:
@@ -152,7 +163,7 @@ def bring(root: Path, *, indexes: bool) -> None:
 def archive_hosts(root: Path) -> Iterator[tuple[str, str]]:
     """Yield the hosts that apt needs in a root, its archives and proxies, each with an address."""
     sources = "".join(path.read_text() for path in sorted((root / "etc/apt").glob("sources.list*")) if path.is_file())
-    urls = [*re.findall(r"https?://\S+", sources), *proxies().values()]
+    urls = [*re.findall(r"https?://\S+", sources), *_proxy_urls().values()]
     for name in dict.fromkeys(urlsplit(url).hostname or "" for url in urls):
         with contextlib.suppress(socket.gaierror):
             yield name, str(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0])

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from tests.systems.host import KNOWN_HOSTS_ONLY
 from tests.systems.report import Results, Row, read_junit
 from tests.systems.roots import Network, Root, System
 
@@ -23,11 +24,6 @@ LIMIT = 3600  # seconds for a step
 STEPS = ("demo", "again", "offline", "test")
 _APT_LINE = re.compile(r"^ *(sudo apt-get [^\n]+)$", re.MULTILINE)
 _JUNIT = "/tmp/junit.xml"  # noqa: S108  # in the root's own /tmp
-# No name server answers: names are known of the archives alone (host.bring). One packet, refused at once.
-_ASK_NAME_SERVER = (
-    "import socket as s; asked = s.socket(s.AF_INET, s.SOCK_DGRAM); asked.settimeout(10); "
-    "asked.connect(('127.0.0.1', 53)); asked.send(b'?'); asked.recv(1)"
-)
 
 
 class Wish(NamedTuple):
@@ -50,6 +46,13 @@ class Run(NamedTuple):
         return self.status == 0
 
 
+class Out(NamedTuple):
+    """Where to print what happens."""
+
+    say: Callable[[str], None]  # a line of progress
+    report: Callable[[Row, str], None]  # a step that has ended, and its output
+
+
 def apt_line(output: str) -> str | None:
     """Return the command that make tells an ordinary user to run, without its sudo; None if it does not."""
     found = _APT_LINE.findall(output)
@@ -59,10 +62,8 @@ def apt_line(output: str) -> str | None:
 class Journey:
     """One user's way through one root, with all output in a log file."""
 
-    def __init__(
-        self, root: Root, user: str, log: IO[str], report: Callable[[Row, str], None], label: str = ""
-    ) -> None:
-        self._root, self._user, self._log, self._report, self._label = root, user, log, report, label
+    def __init__(self, root: Root, user: str, log: IO[str], out: Out, label: str = "") -> None:
+        self._root, self._user, self._log, self._out, self._label = root, user, log, out, label
         self._tree = ""
 
     def begin(self, repository: Path) -> None:
@@ -84,11 +85,13 @@ class Journey:
 
     def show_no_index(self) -> None:
         """Show that a package index is out of reach here, and the distribution's archive is not."""
-        reached = f'cat /etc/hosts; apt-get update && ! python3 -c "{_ASK_NAME_SERVER}" && rm -r /var/lib/apt/lists'
-        self._row("no index in reach", self._run(("sh", "-c", reached), user="root"))
+        # Names come from /etc/hosts alone, where the archive's are (host.bring).
+        reached = f"cat /etc/hosts; grep -x '{KNOWN_HOSTS_ONLY.strip()}' /etc/nsswitch.conf && apt-get update"
+        self._row("no index in reach", self._run(("sh", "-c", f"{reached} && rm -r /var/lib/apt/lists"), user="root"))
 
     def _make(self, *words: str, env: Mapping[str, str] | None = None) -> Run:
         """Run make as the user. Where it prints a line for root, root runs that, and the user runs make again."""
+        self._out.say(f"  {self._label}make {words[0]} ...")
         done = self._run(("make", *words), env=env)
         line = apt_line(done.output) if self._user != "root" else None
         if line is None:
@@ -117,32 +120,23 @@ class Journey:
         step = self._label + title
         system = self._root.system.title
         row = Row(system, self._user, step, good, done.status, done.seconds, done.packages, tests)
-        self._report(row, done.output)
+        self._out.report(row, done.output)
         return good
 
 
-def travel(
-    system: System,
-    user: str,
-    wish: Wish,
-    *,
-    repository: Path,
-    log: IO[str],
-    report: Callable[[Row, str], None],
-    say: Callable[[str], None],
-) -> None:
-    """Take all steps wished for in one system as one user; `report` gets a row and the output of each."""
+def travel(system: System, user: str, wish: Wish, *, repository: Path, log: IO[str], out: Out) -> None:
+    """Take all steps wished for in one system as one user."""
     if {"demo", "again", "test"} & set(wish.steps):
-        with Root(system, say=say) as root:
-            journey = Journey(root, user, log, report)
+        with Root(system, say=out.say) as root:
+            journey = Journey(root, user, log, out)
             journey.begin(repository)
             if {"demo", "again"} & set(wish.steps) and journey.demo() and "again" in wish.steps:
                 journey.demo("make demo, again")
             if "test" in wish.steps:
                 journey.test(wish.tests)
     if "offline" in wish.steps:
-        with Root(system, network=Network.ARCHIVE, say=say) as root:
-            journey = Journey(root, user, log, report, label="offline: ")
+        with Root(system, network=Network.ARCHIVE, say=out.say) as root:
+            journey = Journey(root, user, log, out, label="offline: ")
             journey.begin(repository)
             journey.show_no_index()
             journey.build()

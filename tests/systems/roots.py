@@ -327,7 +327,9 @@ class Root:
         assert holder.stderr is not None
         if holder.stdout.readline() != "ready\n":
             holder.kill()
-            raise Unusable(f"{self.system.title}: the root cannot be entered: {holder.stderr.read().strip()}")
+            why = holder.stderr.read().strip()
+            holder.wait()
+            raise Unusable(f"{self.system.title}: the root cannot be entered: {why}")
         return holder
 
     def _stop(self) -> None:
@@ -357,7 +359,7 @@ class Root:
             "SHELL": "/bin/bash",
             "LANG": "C.UTF-8",
             "TERM": "dumb",
-            **(host.proxies() if self.network is not Network.NONE else {}),
+            **(host.proxies() if self.network is Network.ALL else {}),  # apt has its own: host.bring
             **(host.NO_INDEX if self.network is not Network.ALL else {}),
             **(env or {}),
         }

@@ -112,18 +112,23 @@ def test_pips_settings_go_along_but_no_index_in_a_folder(tmp_path: Path, monkeyp
 def test_a_root_without_indexes_knows_its_archives_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "etc/apt").mkdir(parents=True)
     (tmp_path / "etc/apt/sources.list").write_text("deb http://archive/debian bookworm main\n")
-    monkeypatch.setattr(host, "proxies", dict)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(0, 0, 0, "", ("127.0.0.1", 0))])
+    (tmp_path / "etc/nsswitch.conf").write_text("passwd: files\nhosts: files dns\nservices: files\n")
+    monkeypatch.setattr(host, "proxies", lambda: {"http_proxy": "http://proxy:3128", "no_proxy": "localhost"})
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(0, 0, 0, "", ("192.0.2.1", 0))])
     host.bring(tmp_path, indexes=False)
     assert not (tmp_path / "etc/pip.conf").exists()
-    assert (tmp_path / "etc/resolv.conf").read_text() == host.NO_NAME_SERVER
-    assert re.findall(r"^\S+ archive\S*$", (tmp_path / "etc/hosts").read_text(), re.MULTILINE) == ["127.0.0.1 archive"]
+    assert (tmp_path / "etc/resolv.conf").read_text() == ""
+    assert (tmp_path / "etc/nsswitch.conf").read_text() == "passwd: files\nservices: files\nhosts: files\n"
+    known = re.findall(r"^192\.0\.2\.1 (.*)$", (tmp_path / "etc/hosts").read_text(), re.MULTILINE)
+    assert known == ["archive", "proxy"]
+    assert 'Acquire::http::Proxy "http://proxy:3128";' in (tmp_path / "etc/apt/apt.conf.d/90host").read_text()
     host.bring(tmp_path, indexes=True)
     assert (tmp_path / "etc/pip.conf").exists()
     assert (tmp_path / "etc/resolv.conf").read_text() == Path("/etc/resolv.conf").read_text()
     assert "archive" not in (tmp_path / "etc/hosts").read_text()
     host.take_away(tmp_path)
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["sources.list"]
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"nsswitch.conf", "sources.list"}
 
 
 def test_a_link_in_the_root_does_not_lead_out_of_it(tmp_path: Path) -> None:
