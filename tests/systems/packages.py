@@ -32,7 +32,7 @@ MOST_LOGINS = 5000  # by one user in one upgrade
 PACKAGES = ("libpam-totp", "pam-totp-portal", "token-sim")
 QUIET = {"DEBIAN_FRONTEND": "noninteractive"}
 TOOLS = ("lintian", "faketime", "pamtester", "sudo", "debconf-utils", "strace")
-# Answers prompts with the codes that come in, one login after the other, until it is told to stop.
+# Answers prompts with the codes that come in, one login after the other, until its file `stop` exists.
 LOGINS = r"""
 import json, os, subprocess, sys, time
 service, user, stop = sys.argv[1:]
@@ -85,7 +85,7 @@ print(html.unescape(re.search(r"<h1>(.*?)</h1>", page, re.S)[1]))
 
 
 class Logins(NamedTuple):
-    """What came of somebody's logins."""
+    """The results of one user's logins."""
 
     count: int
     refused: list[object]
