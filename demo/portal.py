@@ -27,7 +27,7 @@ PASSWORD = "correct horse"
 class OnePassword:
     """The first factor of this demonstration: one user with one password."""
 
-    def right(self, user: str, password: str) -> bool:
+    def verify(self, user: str, password: str) -> bool:
         return (user, password) == (USER, PASSWORD)
 
 
@@ -60,8 +60,8 @@ def print_instructions(scene: Scene, serial: str, token: PluggedToken, address: 
 
 
 def main(port: int) -> None:
-    for number in server.ENDING:  # from the start: the folder must be removed whenever the portal ends
-        signal.signal(number, server.end)
+    for number in server.ENDING_SIGNALS:  # from the start: the folder must be removed whenever the portal ends
+        signal.signal(number, server.exit_on_signal)
     with tempfile.TemporaryDirectory(prefix="pam_totp-portal-") as folder:
         scene = Scene(Path(folder))
         store = FileStore(str(scene.store))

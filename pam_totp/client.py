@@ -1,19 +1,19 @@
-"""For other applications: ask the service on this host whether a user's code is right.
+"""Public: ask the service on this host whether a user's code is correct. For applications in Python.
 
     from pam_totp import client
 
     if client.verify("alice", "755224", service="web"):
         ...
 
-The account that asks must be listed in /etc/pam_totp.toml, under the service's name that it uses:
+The account that runs the application must be listed in /etc/pam_totp.toml, with the service name that it uses:
 
     [clients]
     www-data = "web"
 
-The law:
-- only an outcome that is true lets anybody in; whatever goes wrong raises, and an exception denies;
-- a code is sent at most once: nothing is tried again after it has left;
-- nothing here needs a privilege, a package or a thread; any number of threads may ask at once.
+Rules:
+- Only an outcome that is true lets a user in. Every failure raises an exception, and an exception denies.
+- A code is sent at most once. After it was sent, nothing is retried.
+- This module needs no privilege, no third-party package and no thread. Any number of threads may call it at once.
 """
 
 from __future__ import annotations
@@ -35,34 +35,47 @@ from pam_totp.pam.pam_handle import (
     PROTOCOL_VERSION,
 )
 
+__all__ = [
+    "DEFAULT_SOCKET",
+    "DEFAULT_TIMEOUT",
+    "ClientError",
+    "Misconfigured",
+    "NotAdmitted",
+    "OutOfReach",
+    "Outcome",
+    "Verdict",
+    "verify",
+]
+
 DEFAULT_SOCKET = "/run/pam_totp/socket"
-DEFAULT_TIMEOUT = 15.0  # seconds: the store's lock is waited for 5, and a busy machine has slack
-_PAUSE = 0.02  # seconds between two tries for a place, where the service is full
-_MOST_MESSAGES = 16
+DEFAULT_TIMEOUT = 15.0  # seconds: the service waits for the store's lock for 5, and a busy machine needs more
+_RETRY_PAUSE = 0.02  # seconds, at least, between two connections to a service that is full
+_MAX_MESSAGES = 16
+_UNEXPECTED = "unexpected reply from the service (is it of another version of pam_totp?)"
 
 
 class ClientError(Exception):
-    """The question could not be answered; the text says why and what to do. Nobody may be let in."""
+    """The code could not be checked, so deny. The message gives the reason and the remedy."""
 
 
 class OutOfReach(ClientError):
-    """No service there, or it did not answer in time, or its store is out of reach."""
+    """The service does not run, did not answer in time, or cannot use its store."""
 
 
 class NotAdmitted(ClientError):
-    """The service does not take this question from this account: see `[clients]` in /etc/pam_totp.toml."""
+    """The service does not let this account ask for that user: see `[clients]` in /etc/pam_totp.toml."""
 
 
 class Misconfigured(ClientError):
-    """The service refuses its own configuration; its log says what is wrong."""
+    """The service rejects its own configuration. Its log gives the reason."""
 
 
 class Verdict(enum.Enum):
-    """What the service made of an answer."""
+    """The service's decision about an answer. ACCEPTED is true; the others are false."""
 
     ACCEPTED = "accepted"
     REFUSED = "refused"
-    NOT_ENROLLED = "not-enrolled"  # only where the site's policy says `nullok`; anywhere else it is REFUSED
+    NOT_ENROLLED = "not-enrolled"  # only if the site's policy has `nullok`; otherwise such a user is REFUSED
 
     def __bool__(self) -> bool:
         return self is Verdict.ACCEPTED
@@ -70,14 +83,18 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """True where the code was accepted, and only then. `messages` are for the person, in the order they came:
-    how many answers were refused since the last success, how many recovery codes are left, what to do next."""
+    """A verdict, with messages for the user. It is true if the code was accepted, and only then.
+
+    `messages` are in the order in which the service sent them: how many answers were refused since the last success,
+    how many recovery codes are left, what to do next.
+    """
 
     verdict: Verdict
     messages: tuple[str, ...] = ()
 
     @property
     def accepted(self) -> bool:
+        """True if the code was accepted."""
         return bool(self.verdict)
 
     def __bool__(self) -> bool:
@@ -101,15 +118,15 @@ def verify(
     path: str = DEFAULT_SOCKET,
     timeout: float = DEFAULT_TIMEOUT,
 ) -> Outcome:
-    """Ask whether `code` (one code, two or three in a row, or a recovery code) is good for `user`; that uses it up.
+    """Check `code` for `user` and use it up. `code` is one code, two or three in a row, or a recovery code.
 
-    `service` is the name under which the site file lists this account; `rhost`, the person's address, is for the log
-    (of a listed account; of others it is left out).
-    `path` is the service's socket; `timeout` (seconds) is for all of it. Names and codes that nobody can have are
-    refused. Raises OutOfReach, NotAdmitted or Misconfigured.
+    `service` is the name under which /etc/pam_totp.toml lists this account. `rhost` is the user's address, for the
+    log; the service ignores it unless the account is listed. `path` is the service's socket. `timeout` is in seconds,
+    for the whole call. An impossible name or code is refused without asking the service.
+    Raise OutOfReach, NotAdmitted or Misconfigured, and ValueError for an empty `service` or one with a NUL.
     """
     if not service or "\0" in service:
-        raise ValueError("a service needs a name")
+        raise ValueError("service must be a name: not empty, without NUL")
     try:
         answer = code.encode("utf-8", "surrogateescape") if isinstance(code, str) else code
         hello = _hello(user, service, rhost)
@@ -119,25 +136,26 @@ def verify(
         return _REFUSED
     deadline = time.monotonic() + timeout
     while True:
-        with _connected(path, deadline) as channel:
-            asking = _Asking(channel, deadline)
+        with _connect(path, deadline) as channel:
+            dialogue = _Dialogue(channel, deadline)
             try:
-                return asking.run(hello, answer)
-            except _Closed:
-                if asking.answered:
-                    raise OutOfReach(f"{path}: closed before a result; the code may be used up") from None
-        # Full: it closes before it asks, so that nothing was given away.
-        if time.monotonic() + 2 * _PAUSE > deadline:
-            raise OutOfReach(f"{path}: takes no question now; see the service's log") from None
-        time.sleep(random.uniform(_PAUSE, 2 * _PAUSE))
+                return dialogue.run(hello, answer)
+            except _ConnectionClosed:
+                if dialogue.answered:
+                    reason = "the service closed the connection before the result; the code may be used up"
+                    raise OutOfReach(f"{path}: {reason}") from None
+        # A full service closes the connection before its prompt. The code was not sent, so another try is safe.
+        if time.monotonic() + 2 * _RETRY_PAUSE > deadline:
+            raise OutOfReach(f"{path}: the service closes every connection, as if it were full (see its log)") from None
+        time.sleep(random.uniform(_RETRY_PAUSE, 2 * _RETRY_PAUSE))
 
 
-class _Closed(Exception):
-    """The service hung up."""
+class _ConnectionClosed(Exception):
+    """The service closed the connection."""
 
 
-class _Asking:
-    """One dialogue over one connection."""
+class _Dialogue:
+    """One login over one connection. `answered` is True once the code was sent."""
 
     def __init__(self, channel: socket.socket, deadline: float) -> None:
         self._channel = channel
@@ -155,69 +173,71 @@ class _Asking:
                 self.answered = True
             elif kind == b"g":
                 self._send(b"N")
-            elif kind in (b"i", b"e") and len(messages) < _MOST_MESSAGES:
+            elif kind in (b"i", b"e") and len(messages) < _MAX_MESSAGES:
                 messages.append(body.decode("utf-8", "replace"))
             elif kind == b"r":
                 return self._outcome(body, tuple(messages))
             else:
-                raise OutOfReach("the service does not speak as agreed; is it of another version?")
+                raise OutOfReach(_UNEXPECTED)
 
     def _outcome(self, body: bytes, messages: tuple[str, ...]) -> Outcome:
         result = int(body) if body.isdigit() and len(body) <= 3 and body == b"%d" % int(body) else None
         if result == PAM_SERVICE_ERR:
-            raise Misconfigured("the service refuses its configuration; see its log ('pam-totp policy' checks it)")
+            raise Misconfigured("the service rejects its configuration (see its log, or run 'pam-totp policy')")
         if result == PAM_AUTHINFO_UNAVAIL:
-            raise OutOfReach("the service cannot reach its store; see its log")
+            raise OutOfReach("the service cannot use its store (see its log)")
         if result == PAM_AUTH_ERR and not self.answered:
-            raise NotAdmitted("this account may not ask that; list it under [clients] in /etc/pam_totp.toml")
+            raise NotAdmitted("this account may not ask for that user (list it under [clients] in /etc/pam_totp.toml)")
         verdict = None if result is None else _VERDICTS.get(result)
         if verdict is None or (verdict is Verdict.ACCEPTED and not self.answered):
-            raise OutOfReach("the service does not speak as agreed; is it of another version?")
+            raise OutOfReach(_UNEXPECTED)
         return Outcome(verdict, messages)
 
     def _send(self, packet: bytes) -> None:
         try:
-            self._channel.settimeout(_left(self._deadline))
+            self._channel.settimeout(_remaining(self._deadline))
             self._channel.send(packet, socket.MSG_NOSIGNAL)
         except TimeoutError:
-            raise OutOfReach("the service did not listen in time") from None
+            raise OutOfReach("the service did not read the request in time (see its log)") from None
         except OSError:
-            raise _Closed from None
+            raise _ConnectionClosed from None
 
     def _receive(self) -> bytes:
         try:
-            self._channel.settimeout(_left(self._deadline))
+            self._channel.settimeout(_remaining(self._deadline))
             packet = self._channel.recv(MAX_PACKET + 1)
         except TimeoutError:
-            used = "; the code may be used up" if self.answered else ""
-            raise OutOfReach(f"the service did not answer in time{used}") from None
+            consequence = "; the code may be used up" if self.answered else ""
+            raise OutOfReach(f"the service did not answer in time{consequence} (see its log)") from None
         except OSError:
-            raise _Closed from None
+            raise _ConnectionClosed from None
         if not packet:
-            raise _Closed
+            raise _ConnectionClosed
         return packet
 
 
-def _connected(path: str, deadline: float) -> socket.socket:
+def _connect(path: str, deadline: float) -> socket.socket:
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        channel.settimeout(_left(deadline))
+        channel.settimeout(_remaining(deadline))
         channel.connect(path)
     except OSError as e:
         channel.close()
-        hint = "is 'pam-totp serve' running?" if isinstance(e, FileNotFoundError | ConnectionRefusedError) else ""
-        raise OutOfReach(f"{path}: {e.strerror or e}{'; ' if hint else ''}{hint}") from None
+        hint = " (is 'pam-totp serve' running?)" if isinstance(e, FileNotFoundError | ConnectionRefusedError) else ""
+        raise OutOfReach(f"{path}: {(e.strerror or str(e)).lower()}{hint}") from None
     return channel
 
 
-def _left(deadline: float) -> float:
-    """Seconds; a socket takes 0 for never waiting at all, and then says something else than that it timed out."""
+def _remaining(deadline: float) -> float:
+    """Return the seconds to the deadline, at least 1 ms: a timeout of 0 would make the socket non-blocking."""
     return max(deadline - time.monotonic(), 0.001)
 
 
 def _hello(user: str, service: str, rhost: str | None) -> bytes | None:
-    """The first message; None where no user can be called that. An accepted answer is to be this one, not an earlier
-    one that grace still stands for."""
+    """Return the first packet, or None if no account can have that name.
+
+    `grace_period=0` makes the service check this code, even if the user's last one is recent.
+    """
     fields = [f"version={PROTOCOL_VERSION}", f"service={service}", f"user={user}", "flags=0", "arg=grace_period=0"]
     if rhost:
         fields.append(f"rhost={rhost}")

@@ -16,6 +16,8 @@ from typing import Any
 
 from token_sim.extras import missing
 
+__all__ = ["Client", "ClientError", "PortError", "Refused", "Timeout"]
+
 CODE = re.compile(r"(?:\+OTP )?([0-9]{6,8})", re.ASCII)
 IN_USE = re.compile(rb"ERR [0-9]+ IN-USE")  # a TCP port that has a client
 READ_S = 0.05  # one look at the port

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         import waitress  # noqa: F401  needed last; a missing package is reported first
 
-        from pam_totp.system.passwords import Missing, SystemPasswords
+        from pam_totp.system.passwords import PasswordsUnavailable, SystemPasswords
         from pam_totp.web import server  # an optional package
         from pam_totp.web.app import create_app
         from pam_totp.web.portal import SERVICE, Config
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     sink, proxy = log_sink(args), args.behind_tls_proxy
     try:
         address = server.Address.parse(args.listen)
-        server.check(address, proxy)
+        server.check_exposure(address, proxy)
     except server.ListenError as e:
         raise CommandError(str(e), WRONG_USAGE) from None
     policy = settings(SERVICE, (), read_site(site_file(args))).policy
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
             )
         )
         server.serve(app, address, proxy=proxy, ready=lambda bound: _print_address(bound, tls=proxy is not None))
-    except Missing as e:
+    except PasswordsUnavailable as e:
         raise CommandError(str(e), OUT_OF_REACH) from None
     return DONE
 

@@ -1,8 +1,9 @@
-"""Django applications that share the second factor of the host (extra `django`).
+"""Public: Django applications that use the second factor of this host (extra `django`).
 
     INSTALLED_APPS += ["django_otp", "pam_totp.django"]
     MIDDLEWARE += ["django_otp.middleware.OTPMiddleware"]
     AUTHENTICATION_BACKENDS = ["pam_totp.django.backends.PamBackend"]
 
-The device asks the service on this host, so that a code is used up wherever it was used: at ssh, sudo, or here.
+The django-otp device asks the service on this host. A code that was used at ssh or sudo is therefore refused in
+Django, and a code that was used in Django is refused there.
 """

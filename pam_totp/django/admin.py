@@ -1,4 +1,4 @@
-"""Devices in the admin site."""
+"""The admin site's pages for devices."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pam_totp.django.models import HostDevice
 
 @admin.register(HostDevice)
 class HostDeviceAdmin(admin.ModelAdmin):  # type: ignore[misc]
+    """List the devices, with search by user name."""
+
     list_display = ("user", "name", "confirmed")
     search_fields = ("user__username",)
     raw_id_fields = ("user",)

@@ -1,4 +1,4 @@
-"""The application, as Django starts it."""
+"""Django's configuration of this application."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from django.apps import AppConfig, apps
 
 
 class PamTotpConfig(AppConfig):  # type: ignore[misc]
-    """Registers the checks, and the device with django-two-factor-auth where that is installed."""
+    """Register the checks, and the device with django-two-factor-auth if that is installed."""
 
     name = "pam_totp.django"
     label = "pam_totp"
@@ -14,7 +14,7 @@ class PamTotpConfig(AppConfig):  # type: ignore[misc]
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from pam_totp.django import checks  # noqa: F401  registers them
+        from pam_totp.django import checks  # noqa: F401  registers the checks
 
         if apps.is_installed("two_factor"):
             from two_factor.plugins.registry import registry

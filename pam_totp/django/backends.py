@@ -1,4 +1,4 @@
-"""Passwords of this host's accounts, for Django."""
+"""Public: sign in to Django with the password of an account on this host."""
 
 from __future__ import annotations
 
@@ -11,32 +11,35 @@ from django.contrib.auth.backends import ModelBackend
 from pam_totp.django import conf
 from pam_totp.django.models import HostDevice
 from pam_totp.pam.module import passwd_name
-from pam_totp.system.passwords import Busy, Missing, SystemPasswords
+from pam_totp.system.passwords import PasswordsUnavailable, SystemPasswords, TooManyChecks
 
 log = logging.getLogger("pam_totp.django")
-_checkers: dict[str, SystemPasswords] = {}  # by PAM service: each bounds how many checks run at once in this process
+_checkers: dict[str, SystemPasswords] = {}  # by PAM service; each one limits how many checks this process runs at once
 
 
 class PamBackend(ModelBackend):  # type: ignore[misc]
-    """Signs in whose system password is right, and gives them a device, so that a code is asked for next.
+    """Authenticate by the system password, and create a device, so that Django asks for a code next.
 
-    Put it in the place of ModelBackend, not beside it: beside it, a password of Django's would do as well.
+    Use it instead of ModelBackend. With both, Django would also accept its own passwords.
     """
 
     def authenticate(
         self, request: object, username: str | None = None, password: str | None = None, **_: object
     ) -> Any:
-        """The user, or None."""
+        """Return the user, or None. If the password cannot be checked, log why and return None."""
         if username is None or password is None:
             return None
         name = passwd_name(username)
         try:
-            if not _checker(conf.get("PAM_TOTP_PASSWORD_SERVICE")).right(name, password):
+            if not _checker(conf.get("PAM_TOTP_PASSWORD_SERVICE")).verify(name, password):
                 return None
-        except (Busy, Missing) as e:
-            log.error("no password was checked: %s", str(e) or "too many at once")
+        except TooManyChecks:
+            log.error("cannot check the password: too many checks at once")
             return None
-        user = _user(name)
+        except PasswordsUnavailable as e:
+            log.error("cannot check the password: %s", e)
+            return None
+        user = _find_or_create_user(name)
         if user is None or not self.user_can_authenticate(user):
             return None
         if conf.get("PAM_TOTP_CREATE_DEVICES"):
@@ -44,16 +47,16 @@ class PamBackend(ModelBackend):  # type: ignore[misc]
         return user
 
 
-def _user(name: str) -> Any:
+def _find_or_create_user(name: str) -> Any:
+    """Return the Django user; create it if PAM_TOTP_CREATE_USERS is set, and return None otherwise."""
     model = get_user_model()
     try:
         return model._default_manager.get_by_natural_key(name)
     except model.DoesNotExist:
         if not conf.get("PAM_TOTP_CREATE_USERS"):
             return None
-    # A password of nobody's: the one that counts is the host's.
     user = model(**{model.USERNAME_FIELD: name})
-    user.set_unusable_password()
+    user.set_unusable_password()  # only the host's password counts
     user.save()
     return user
 

@@ -1,4 +1,4 @@
-"""What `manage.py check` says of the settings and the host."""
+"""Checks for `manage.py check`: the settings, and the host."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from pam_totp.system.passwords import EXAMPLE, PAM_FOLDER
 
 BACKEND = "pam_totp.django.backends.PamBackend"
 MIDDLEWARE = "django_otp.middleware.OTPMiddleware"
-OTHER_PASSWORDS = "django.contrib.auth.backends.ModelBackend"
+MODEL_BACKEND = "django.contrib.auth.backends.ModelBackend"
 
 
 @register(Tags.security)  # type: ignore[untyped-decorator]
 def check(app_configs: object, **_: Any) -> list[CheckMessage]:
-    """All findings, in the order of their numbers."""
-    return list(_found())
+    """Return all findings, in the order of their numbers."""
+    return list(_findings())
 
 
-def _found() -> Iterator[CheckMessage]:
+def _findings() -> Iterator[CheckMessage]:
     service, timeout = conf.get("PAM_TOTP_SERVICE"), conf.get("PAM_TOTP_TIMEOUT")
     if not isinstance(service, str) or not service:
-        yield Error("PAM_TOTP_SERVICE is not a name", hint="say what /etc/pam_totp.toml says", id="pam_totp.E001")
+        hint = "use the name that [clients] in /etc/pam_totp.toml gives to this application's account"
+        yield Error("PAM_TOTP_SERVICE must be a name", hint=hint, id="pam_totp.E001")
     if not isinstance(timeout, int | float) or timeout <= 0:
-        yield Error("PAM_TOTP_TIMEOUT is not a number of seconds", id="pam_totp.E002")
+        yield Error("PAM_TOTP_TIMEOUT must be a positive number of seconds", id="pam_totp.E002")
     if MIDDLEWARE not in settings.MIDDLEWARE:
-        hint = f"add {MIDDLEWARE!r} behind AuthenticationMiddleware"
-        yield Error("nobody is ever verified without django-otp's middleware", hint=hint, id="pam_totp.E003")
+        hint = f"add {MIDDLEWARE!r} after AuthenticationMiddleware"
+        yield Error("django-otp's middleware is missing: no user is ever verified", hint=hint, id="pam_totp.E003")
     socket = conf.get("PAM_TOTP_SOCKET")
     if not os.path.exists(socket):
         hint = "start 'pam-totp serve', or correct PAM_TOTP_SOCKET; until then every code is refused"
@@ -39,8 +40,8 @@ def _found() -> Iterator[CheckMessage]:
     if BACKEND in settings.AUTHENTICATION_BACKENDS:
         file = os.path.join(PAM_FOLDER, str(conf.get("PAM_TOTP_PASSWORD_SERVICE")))
         if not os.path.exists(file):
-            hint = f"put a file there, such as {EXAMPLE}; until then every password is refused"
-            yield Warning(f"no PAM service {file}", hint=hint, id="pam_totp.W002")
-        if OTHER_PASSWORDS in settings.AUTHENTICATION_BACKENDS:
-            hint = "leave ModelBackend out: PamBackend does the rest of its work"
-            yield Warning("passwords of Django's own are accepted beside the host's", hint=hint, id="pam_totp.W003")
+            hint = f"create it (an example is {EXAMPLE}); until then every password is refused"
+            yield Warning(f"PAM service not found: {file}", hint=hint, id="pam_totp.W002")
+        if MODEL_BACKEND in settings.AUTHENTICATION_BACKENDS:
+            hint = "remove ModelBackend: PamBackend replaces it"
+            yield Warning("Django's own passwords are accepted besides the host's", hint=hint, id="pam_totp.W003")

@@ -1,11 +1,11 @@
-"""The settings, and what they are where a project says nothing.
+"""Public: the settings of a Django project, and their defaults.
 
-PAM_TOTP_SERVICE           "web"           the name under which /etc/pam_totp.toml lists this application's account
-PAM_TOTP_SOCKET            /run/pam_totp/socket
-PAM_TOTP_TIMEOUT           15.0            seconds
-PAM_TOTP_PASSWORD_SERVICE  "pam_totp-portal"  the PAM service that asks for a password and nothing else
-PAM_TOTP_CREATE_USERS      False           whether a system account that signs in gets a Django user
-PAM_TOTP_CREATE_DEVICES    True            whether whoever signs in by PamBackend gets a device
+PAM_TOTP_SERVICE           "web"                   the name that [clients] in /etc/pam_totp.toml gives to the account
+PAM_TOTP_SOCKET            "/run/pam_totp/socket"  the service's socket
+PAM_TOTP_TIMEOUT           15.0                    seconds for one code
+PAM_TOTP_PASSWORD_SERVICE  "pam_totp-portal"       the PAM service that asks for the password only
+PAM_TOTP_CREATE_USERS      False                   create a Django user if the system account has none yet
+PAM_TOTP_CREATE_DEVICES    True                    create a device when a user signs in through PamBackend
 """
 
 from __future__ import annotations
@@ -27,5 +27,5 @@ DEFAULTS: dict[str, Any] = {
 
 
 def get(name: str) -> Any:
-    """One setting by its full name."""
+    """Return the project's setting of that full name, or its default."""
     return getattr(settings, name, DEFAULTS[name])

@@ -1,4 +1,7 @@
-"""The device: one row says that a Django user has codes on this host. No key and no counter is in the database."""
+"""Public: the django-otp device. It states that a Django user has codes on this host.
+
+The database holds neither a key nor a counter: the service on this host checks every code.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,16 @@ log = logging.getLogger("pam_totp.django")
 
 
 class HostDevice(Device):  # type: ignore[misc]
-    """All tokens that the user of the same name has on this host."""
+    """All tokens on this host of the account with the user's name."""
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=("user",), name="pam_totp_one_device"),)
 
     def verify_token(self, token: object) -> bool:
-        """Ask the service; that uses the code up. False where it was refused, or could not be asked (see the log)."""
+        """Return True if the service accepts the code, which uses it up.
+
+        Return False if the service refuses it, or cannot be asked. In the second case the log says why.
+        """
         allowed, _ = self.verify_is_allowed()
         if not allowed:
             return False

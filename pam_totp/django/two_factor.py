@@ -1,4 +1,4 @@
-"""How django-two-factor-auth asks for a code of this device."""
+"""The plugin for django-two-factor-auth: its login asks for a code of this host."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pam_totp.django.models import HostDevice
 
 
 class AnswerForm(AuthenticationTokenForm):  # type: ignore[misc]
-    """Takes what a login takes: one code of six to eight digits, codes in a row, or a recovery code."""
+    """Accept every answer that a login accepts: one code, codes in a row, or a recovery code."""
 
     otp_token = forms.CharField(
         label="One-time code",
@@ -23,7 +23,7 @@ class AnswerForm(AuthenticationTokenForm):  # type: ignore[misc]
 
 
 class HostMethod(MethodBase):  # type: ignore[misc]
-    """Has no set-up of its own: tokens are enrolled in the portal, or by an administrator."""
+    """A login method without set-up pages: the portal or an administrator enrols the tokens."""
 
     code = "pam_totp"
     verbose_name = "Phone or token of this host"
@@ -41,4 +41,4 @@ class HostMethod(MethodBase):  # type: ignore[misc]
         return "Enter a code of your phone or token"
 
     def get_verbose_action(self, device: object) -> str:
-        return "Enter a code of your phone or token; two in a row, or a recovery code, will do too."
+        return "Enter a code of your phone or token. Two codes in a row or a recovery code also work."

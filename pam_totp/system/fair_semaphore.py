@@ -1,8 +1,9 @@
-"""A few places, had in the order in which they were asked for.
+"""A semaphore that serves its waiters in the order of their requests.
 
-The law: nobody who comes later is served sooner, so that a wait is as long as the line and no longer. A semaphore of
-the standard library promises no order: whoever comes at the right moment passes all who wait, and of two hundred at
-once some waited too long.
+Rules:
+- A later request is never served before an earlier one. A wait is therefore as long as the queue, and no longer.
+- `threading.Semaphore` promises no order: a new request can overtake all waiters. With 200 requests at once, some
+  waiters of it timed out.
 """
 
 from __future__ import annotations
@@ -11,39 +12,40 @@ import threading
 from collections import deque
 
 
-class Turns:
-    """`places` places; any thread may ask. Give back what was taken, once."""
+class FairSemaphore:
+    """`permits` permits that any thread may acquire. Release each acquired permit once."""
 
-    def __init__(self, places: int) -> None:
+    def __init__(self, permits: int) -> None:
         self._lock = threading.Lock()
-        self._free = places
-        self._waiting: deque[threading.Event] = deque()
+        self._free = permits
+        self._queue: deque[threading.Event] = deque()
 
-    def take(self, timeout: float) -> bool:
-        """Wait for a place for at most `timeout` seconds; False where none came free for us."""
+    def acquire(self, timeout: float) -> bool:
+        """Wait for a permit for at most `timeout` seconds. Return True if it was acquired."""
         with self._lock:
-            if self._free > 0:  # nobody waits then: who waits is given a place before it is free
+            if self._free > 0:  # then the queue is empty: release() passes a permit to the first waiter directly
                 self._free -= 1
                 return True
-            mine = threading.Event()
-            self._waiting.append(mine)
-        if mine.wait(timeout):
+            granted = threading.Event()
+            self._queue.append(granted)
+        if granted.wait(timeout):
             return True
         with self._lock:
-            if mine.is_set():  # just now
+            if granted.is_set():  # it was granted between the timeout and this lock
                 return True
-            self._waiting.remove(mine)
+            self._queue.remove(granted)
             return False
 
-    def give_back(self) -> None:
+    def release(self) -> None:
+        """Give the permit to the first waiter, or make it free."""
         with self._lock:
-            if self._waiting:
-                self._waiting.popleft().set()
+            if self._queue:
+                self._queue.popleft().set()
             else:
                 self._free += 1
 
     @property
     def waiting(self) -> int:
-        """How many stand in line."""
+        """The number of requests in the queue."""
         with self._lock:
-            return len(self._waiting)
+            return len(self._queue)

@@ -1,5 +1,5 @@
-"""The self-service portal (extra `web`): people look after their own tokens in a browser.
+"""The self-service portal (extra `web`): users manage their own tokens in a browser.
 
-`factors` is what they may do, `sessions` who they are; both know nothing
-of Flask. `app` puts them behind pages.
+`pam_totp.operations.self_service` changes the tokens, and `sessions` remembers each browser's state. Neither of them
+imports Flask. `app` puts pages in front of both.
 """

@@ -1,4 +1,4 @@
-"""How pages write things: times, kinds of token, whether one is in step."""
+"""Template filters: a time, the kind of a token, the state of a token."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from pam_totp.core.record import HotpToken, Token, TotpToken
 
 
 def add_to(app: Flask) -> None:
-    app.add_template_filter(when)
-    app.add_template_filter(kind)
-    app.add_template_filter(in_step)
+    app.add_template_filter(utc_time)
+    app.add_template_filter(token_kind)
+    app.add_template_filter(token_state)
 
 
-def when(seconds: int | None) -> str | Markup:
-    """A time in UTC, to the minute."""
+def utc_time(seconds: int | None) -> str | Markup:
+    """Format Unix seconds as a UTC time, to the minute."""
     if seconds is None:
         return "never"
     moment = time.gmtime(seconds)
-    machine, person = time.strftime("%Y-%m-%dT%H:%MZ", moment), time.strftime("%Y-%m-%d %H:%M UTC", moment)
-    return Markup('<time datetime="{}">{}</time>').format(machine, person)
+    for_machines, for_people = time.strftime("%Y-%m-%dT%H:%MZ", moment), time.strftime("%Y-%m-%d %H:%M UTC", moment)
+    return Markup('<time datetime="{}">{}</time>').format(for_machines, for_people)
 
 
-def kind(token: Token) -> str:
+def token_kind(token: Token) -> str:
     if isinstance(token, TotpToken):
-        return f"by time, a new code every {token.period} seconds"
-    return "by button, a new code at every press"
+        return f"a new code every {token.period} seconds"
+    return "a new code at every press of the button"
 
 
-def in_step(token: Token) -> str:
-    """What is known of a token's step without a code."""
+def token_state(token: Token) -> str:
+    """Describe the state of a token by its record, without asking for a code."""
     if not token.confirmed:
-        return "not in use yet: enter two codes to begin"
+        return "not active yet: enter two codes to activate it"
     if not token.enabled:
-        return "switched off by an administrator"
+        return "disabled by an administrator"
     if isinstance(token, HotpToken):
-        return "in step, as of its last code" if token.last_used is not None else "in step, as it was handed out"
+        return "in step at its last code" if token.last_used is not None else "in step when it was issued"
     assert isinstance(token, TotpToken)
     if token.drift == 0:
         return "in step"
-    fast = "ahead" if token.drift > 0 else "behind"
-    return f"in step; its clock is {abs(token.drift) * token.period} seconds {fast}, which is allowed for"
+    direction = "ahead" if token.drift > 0 else "behind"
+    return f"in step: its clock is {abs(token.drift) * token.period} seconds {direction}, which is corrected"

@@ -1,4 +1,4 @@
-"""The forms: what is asked, how a keyboard is to look, and what may be typed at all."""
+"""The forms: fields, hints, keyboards, and limits on the input."""
 
 from __future__ import annotations
 
@@ -12,100 +12,106 @@ from pam_totp.core.answer import MAX_ANSWER
 from pam_totp.core.fields import MAX_TEXT
 
 _CODE = {"inputmode": "numeric", "autocomplete": "one-time-code", "spellcheck": "false", "autocapitalize": "off"}
-# A recovery code has letters, which a numeric keyboard has not.
-_ANSWER = {**_CODE, "inputmode": "text"}
-_PLAIN = {"autocomplete": "off", "spellcheck": "false", "autocapitalize": "off"}
+# A recovery code has letters, which a numeric keyboard lacks.
+_CODE_WITH_LETTERS = {**_CODE, "inputmode": "text"}
+_TEXT = {"autocomplete": "off", "spellcheck": "false", "autocapitalize": "off"}
 
 
-def _filled(what: str, most: int) -> list[Any]:
-    return [InputRequired(f"Enter {what}."), Length(max=most, message="That is too long.")]
+def _required(what: str, max_length: int) -> list[Any]:
+    return [InputRequired(f"Enter {what}."), Length(max=max_length, message="That is too long.")]
 
 
-class SignIn(FlaskForm):  # type: ignore[misc]
+class SignInForm(FlaskForm):  # type: ignore[misc]
     user = StringField(
         "User name",
-        _filled("your user name", MAX_TEXT),
+        _required("your user name", MAX_TEXT),
         render_kw={"autocomplete": "username", "autocapitalize": "off", "spellcheck": "false"},
     )
-    # Not a required one: a blank password gets the same answer, after the same time, as a wrong one.
+    # Without InputRequired: a blank password must get the same answer, after the same time, as a wrong one.
     password = PasswordField(
         "Password", [Length(max=MAX_ANSWER)], render_kw={"autocomplete": "current-password", "required": True}
     )
 
 
-class Code(FlaskForm):  # type: ignore[misc]
+class CodeForm(FlaskForm):  # type: ignore[misc]
     proof = StringField(
         "One-time code",
-        _filled("the code", MAX_ANSWER),
-        description="From your phone or token. Two codes in a row will do too.",
+        _required("the code", MAX_ANSWER),
+        description="From your phone or token. Two codes in a row also work.",
         render_kw=_CODE,
     )
 
 
-class RecoveryCode(FlaskForm):  # type: ignore[misc]
-    """The same question for somebody without phone and token, with all of the keyboard."""
+class RecoveryCodeForm(FlaskForm):  # type: ignore[misc]
+    """The same step for a user without phone and token, with a keyboard that has letters."""
 
     proof = StringField(
         "Recovery code",
-        _filled("the recovery code", MAX_ANSWER),
-        description="One of those that you have kept; each is good once.",
-        render_kw=_PLAIN,
+        _required("the recovery code", MAX_ANSWER),
+        description="One of the recovery codes that you saved. Each works once.",
+        render_kw=_TEXT,
     )
 
 
-class _Proof(FlaskForm):  # type: ignore[misc]
-    """A form that may ask for a code of a token that the person has."""
+class FormWithProof(FlaskForm):  # type: ignore[misc]
+    """A form that asks for a code of a token that the user has already."""
 
     proof = StringField(
         "A code of a token you have",
-        _filled("a code", MAX_ANSWER),
-        description="A new one: the code that you signed in with is used up. A recovery code will do too.",
-        render_kw=_ANSWER,
+        _required("a code", MAX_ANSWER),
+        description="Enter a new code: the code that you signed in with is used up. A recovery code also works.",
+        render_kw=_CODE_WITH_LETTERS,
     )
 
-    def without_proof(self) -> None:
-        """For somebody who has no token yet."""
+    def remove_proof(self) -> None:
+        """Remove the field, for a user without a token."""
         del self.proof
 
 
-class Name(FlaskForm):  # type: ignore[misc]
+class NameForm(FlaskForm):  # type: ignore[misc]
     name = StringField(
         "Name",
-        _filled("a name", MAX_TEXT),
-        description="To tell it from your other tokens, such as “phone” or “old phone”.",
-        render_kw=_PLAIN,
+        _required("a name", MAX_TEXT),
+        description="Choose a name that differs from your other tokens, such as “phone” or “old phone”.",
+        render_kw=_TEXT,
     )
 
 
-class Scanned(_Proof):
+class ScanForm(FormWithProof):
     code = StringField(
-        "The code that the app shows", _filled("the code that the app shows", MAX_ANSWER), render_kw=_CODE
+        "The code that the app shows", _required("the code that the app shows", MAX_ANSWER), render_kw=_CODE
     )
 
 
-class Handed(_Proof):
+class HardwareTokenForm(FormWithProof):
     serial = StringField(
-        "Serial number", _filled("the serial number", MAX_TEXT), description="On the back.", render_kw=_PLAIN
+        "Serial number",
+        _required("the serial number", MAX_TEXT),
+        description="On the back of the token.",
+        render_kw=_TEXT,
     )
     codes = StringField(
         "Two codes in a row",
-        _filled("two codes", MAX_ANSWER),
-        description="Press the button, enter the code, press again, enter the next one behind it.",
+        _required("two codes", MAX_ANSWER),
+        description="Press the button and enter the code. Press again and enter the next code, in the same field.",
         render_kw=_CODE,
     )
     key = StringField(
-        "Key", [Optional(), Length(max=MAX_ANSWER)], description="Base32, or hex: and hexadecimal.", render_kw=_PLAIN
+        "Key",
+        [Optional(), Length(max=MAX_ANSWER)],
+        description="In Base32; or hexadecimal, with “hex:” in front.",
+        render_kw=_TEXT,
     )
 
 
-class Row(FlaskForm):  # type: ignore[misc]
+class ResyncForm(FlaskForm):  # type: ignore[misc]
     codes = StringField(
         "Two codes in a row",
-        _filled("two codes", MAX_ANSWER),
-        description="The code shown now, then the next one, in one line.",
+        _required("two codes", MAX_ANSWER),
+        description="Enter the current code, then the next one, in the same field.",
         render_kw=_CODE,
     )
 
 
-class Proof(_Proof):
-    """Nothing but the code."""
+class ProofForm(FormWithProof):
+    """A form with the proof as its only field."""

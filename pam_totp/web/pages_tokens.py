@@ -1,4 +1,4 @@
-"""A person's own tokens: what there is, one more, one less, back into step, recovery codes."""
+"""The pages for a user's own tokens: list, add, resynchronise, rename and remove them, and make recovery codes."""
 
 from __future__ import annotations
 
@@ -12,85 +12,86 @@ from pam_totp.formats import qr
 from pam_totp.formats.otpauth import to_uri, typed_secret
 from pam_totp.operations.enroll import grouped_key, new_token
 from pam_totp.operations.self_service import Problem, Reason, conflict, is_last
-from pam_totp.web.forms import Handed, Name, Proof, Row, Scanned, _Proof
-from pam_totp.web.pages_signin import Page, asking, signed_in
-from pam_totp.web.portal import portal, to
-from pam_totp.web.session_cookie import current
+from pam_totp.web.forms import FormWithProof, HardwareTokenForm, NameForm, ProofForm, ResyncForm, ScanForm
+from pam_totp.web.pages_signin import Page, requester, requires_sign_in
+from pam_totp.web.portal import current_portal, redirect_to
+from pam_totp.web.session_cookie import current_session
 from pam_totp.web.sessions import Step
 
 pages = Blueprint("tokens", __name__)
 
-GONE = "That was done already, or took too long. Nothing was lost: these are your tokens."
+ALREADY_DONE = "That was already done, or it took too long. Nothing was lost. Your tokens are listed below."
 
 
 @pages.before_request
-def _only_with_a_store() -> Response | None:
-    """Without one, the portal says whether a code is right, and no more."""
-    if portal().own is None and request.endpoint != "tokens.overview":
+def _require_store() -> Response | None:
+    """Without a store, hide all pages but the one that says that the code was accepted."""
+    if not current_portal().has_store and request.endpoint != "tokens.overview":
         abort(404)
     return None
 
 
-def _record() -> UserRecord:
-    return portal().factors.of(asking().user)
+def _user_record() -> UserRecord:
+    return current_portal().factors.of(requester().user)
 
 
-def _chosen(record: UserRecord) -> Token | None:
+def _selected_token(record: UserRecord) -> Token | None:
+    """Return the token that the URL names."""
     return record.token(request.args.get("token", ""))
 
 
-def _answered(form: _Proof, record: UserRecord) -> _Proof:
-    """The form without the field for a code where there is no token yet to give one."""
+def _without_needless_proof(form: FormWithProof, record: UserRecord) -> FormWithProof:
+    """Remove the proof from the form if the user has no token that could give a code."""
     if not record.enrolled:
-        form.without_proof()
+        form.remove_proof()
     return form
 
 
-def _proof(form: _Proof) -> str | None:
+def _proof(form: FormWithProof) -> str | None:
     return form.proof.data if "proof" in form else None
 
 
-def _show(form: _Proof, problem: Problem) -> None:
-    """Put the problem beside its field, or beside the first one where the form has no such field."""
+def _show_problem(form: FormWithProof, problem: Problem) -> None:
+    """Show the problem beside its field, or beside the first field if the form has no such field."""
     field = form[problem.field] if problem.field in form else next(f for f in form if f.name != "csrf_token")
     field.errors = [problem.text]
 
 
-def _added(name: str) -> Page:
-    """A new token is a new step: a new session, and no others."""
-    visit = current()
-    visit.move(Step.SIGNED_IN, visit.state.user, by_code=True)
-    visit.end_others()
+def _finish_enrolment(name: str) -> Page:
+    """Start a new session, because the user has now given a code, and end the user's other sessions."""
+    session = current_session()
+    session.start(Step.SIGNED_IN, session.state.user, by_code=True)
+    session.end_others()
     flash(f"{name} is in use now.")
-    return to("tokens.overview")
+    return redirect_to("tokens.overview")
 
 
 @pages.get("/")
-@signed_in
+@requires_sign_in
 def overview() -> Page:
-    if portal().own is None:
-        return render_template("checked.html")
-    record = _record()
+    if not current_portal().has_store:
+        return render_template("code_accepted.html")
+    record = _user_record()
     active = [t for t in record.tokens if t.active]
-    return render_template("tokens.html", record=record, last=active[0] if len(active) == 1 else None)
+    return render_template("tokens.html", record=record, only_active=active[0] if len(active) == 1 else None)
 
 
-# A phone: a name, then the QR code, then the first code
+# Add a phone: choose a name, scan the QR code, enter the first code
 
 
 @pages.get("/add-phone")
-@signed_in
+@requires_sign_in
 def add_phone_form() -> Page:
-    form = Name()
-    taken = {t.name for t in _record().tokens}
-    form.name.data = next(n for n in ("phone", *(f"phone {i}" for i in range(2, 99))) if n not in taken)
+    form = NameForm()
+    used_names = {t.name for t in _user_record().tokens}
+    form.name.data = next(n for n in ("phone", *(f"phone {i}" for i in range(2, 99))) if n not in used_names)
     return render_template("add_phone.html", form=form)
 
 
 @pages.post("/add-phone")
-@signed_in
+@requires_sign_in
 def add_phone() -> Page:
-    form = Name()
+    form = NameForm()
     if form.validate():
         try:
             token = new_token(
@@ -99,92 +100,92 @@ def add_phone() -> Page:
                 secret=secrets.token_bytes(NEW_SECRET),
                 algorithm="SHA1",
                 digits=6,
-                now=portal().config.now(),
+                now=current_portal().config.now(),
             )
         except ValueError as e:
             form.name.errors = [Problem("name", Reason.INVALID_VALUE, str(e)).text]
         else:
-            reason = conflict(_record(), token)  # reported before the user scans the code
+            reason = conflict(_user_record(), token)  # reported before the user scans the code
             if reason is None:
-                current().wait_for(token)
-                return to("tokens.scan_form")
+                current_session().set_pending(token)
+                return redirect_to("tokens.scan_form")
             form.name.errors = [Problem("name", reason).text]
     return render_template("add_phone.html", form=form), 422
 
 
 @pages.get("/add-phone/scan")
-@signed_in
+@requires_sign_in
 def scan_form() -> Page:
-    token = current().waiting
+    token = current_session().pending_token
     if token is None:
-        flash(GONE)
-        return to("tokens.overview")
-    return _scan_page(token, _answered(Scanned(), _record()))
+        flash(ALREADY_DONE)
+        return redirect_to("tokens.overview")
+    return _scan_page(token, _without_needless_proof(ScanForm(), _user_record()))
 
 
 @pages.post("/add-phone/scan")
-@signed_in
+@requires_sign_in
 def scan() -> Page:
-    visit = current()
-    form = _answered(Scanned(), _record())
-    token = visit.take_waiting()  # of two posts of one form, one gets it
+    session = current_session()
+    form = _without_needless_proof(ScanForm(), _user_record())
+    token = session.take_pending()  # if the form is sent twice, one request gets the token
     if token is None:
-        flash(GONE)
-        return to("tokens.overview")
+        flash(ALREADY_DONE)
+        return redirect_to("tokens.overview")
     if form.validate():
-        problem = portal().factors.add(asking(_proof(form)), token, _typed(form.code.data))
+        problem = current_portal().factors.add(requester(_proof(form)), token, _answer_bytes(form.code.data))
         if problem is None:
-            return _added(token.name)
-        _show(form, problem)
-    visit.wait_for(token)
+            return _finish_enrolment(token.name)
+        _show_problem(form, problem)
+    session.set_pending(token)
     page = _scan_page(token, form)
     return page, 422
 
 
-def _scan_page(token: Token, form: _Proof) -> str:
-    uri = to_uri(token, asking().user, portal().config.issuer)
+def _scan_page(token: Token, form: FormWithProof) -> str:
+    uri = to_uri(token, requester().user, current_portal().config.issuer)
     return render_template(
-        "scan.html", form=form, token=token, uri=uri, picture=qr.inline_svg(uri), key=grouped_key(token)
+        "scan.html", form=form, token=token, uri=uri, qr_code=qr.inline_svg(uri), key=grouped_key(token)
     )
 
 
 @pages.post("/add-phone/cancel")
-@signed_in
+@requires_sign_in
 def cancel() -> Page:
-    current().wait_for(None)
+    current_session().set_pending(None)
     flash("Nothing was added.")
-    return to("tokens.overview")
+    return redirect_to("tokens.overview")
 
 
-# A hardware token: one that an admin has handed out, or one whose key is known
+# Add a hardware token: one that an administrator has handed out, or one whose key the user knows
 
 
 @pages.get("/add-token")
-@signed_in
+@requires_sign_in
 def add_token_form() -> Page:
-    form = Handed(data={"serial": request.args.get("serial", "")})
-    return render_template("add_token.html", form=_answered(form, _record()))
+    form = HardwareTokenForm(data={"serial": request.args.get("serial", "")})
+    return render_template("add_token.html", form=_without_needless_proof(form, _user_record()))
 
 
 @pages.post("/add-token")
-@signed_in
+@requires_sign_in
 def add_token() -> Page:
-    record = _record()
-    form = _answered(Handed(), record)
+    record = _user_record()
+    form = _without_needless_proof(HardwareTokenForm(), record)
     if form.validate():
         serial = form.serial.data.strip()
-        problem = _claimed(form, serial) if not form.key.data else _enrolled(form, serial)
+        problem = _claim(form, serial) if not form.key.data else _enroll(form, serial)
         if problem is None:
-            return _added(serial)
-        _show(form, problem)
+            return _finish_enrolment(serial)
+        _show_problem(form, problem)
     return render_template("add_token.html", form=form), 422
 
 
-def _claimed(form: Handed, serial: str) -> Problem | None:
-    return portal().factors.claim(asking(_proof(form)), serial, _typed(form.codes.data))
+def _claim(form: HardwareTokenForm, serial: str) -> Problem | None:
+    return current_portal().factors.claim(requester(_proof(form)), serial, _answer_bytes(form.codes.data))
 
 
-def _enrolled(form: Handed, serial: str) -> Problem | None:
+def _enroll(form: HardwareTokenForm, serial: str) -> Problem | None:
     try:
         token = new_token(
             "hotp",
@@ -192,87 +193,89 @@ def _enrolled(form: Handed, serial: str) -> Problem | None:
             secret=typed_secret(form.key.data),
             algorithm="SHA1",
             digits=6,
-            now=portal().config.now(),
+            now=current_portal().config.now(),
         ).with_serial(serial)
     except ValueError as e:
         return Problem("key", Reason.INVALID_VALUE, str(e))
-    return portal().factors.add(asking(_proof(form)), token, _typed(form.codes.data), field="codes", codes=2)
+    return current_portal().factors.add(
+        requester(_proof(form)), token, _answer_bytes(form.codes.data), field="codes", codes=2
+    )
 
 
-# Changes of one token
+# Change one token
 
 
 @pages.get("/resync")
-@signed_in
+@requires_sign_in
 def resync_form() -> Page:
-    return _about("resync.html", Row())
+    return _token_page("resync.html", ResyncForm())
 
 
 @pages.post("/resync")
-@signed_in
+@requires_sign_in
 def resync() -> Page:
-    form = Row()
-    token = _chosen(_record())
+    form = ResyncForm()
+    token = _selected_token(_user_record())
     if token is not None and form.validate():
-        problem = portal().factors.resync(asking(), token.name, _typed(form.codes.data))
+        problem = current_portal().factors.resync(requester(), token.name, _answer_bytes(form.codes.data))
         if problem is None:
             flash(f"{token.name} is back in step.")
-            return to("tokens.overview")
+            return redirect_to("tokens.overview")
         form.codes.errors = [problem.text]
-    return _about("resync.html", form)
+    return _token_page("resync.html", form)
 
 
 @pages.get("/rename")
-@signed_in
+@requires_sign_in
 def rename_form() -> Page:
-    return _about("rename.html", Name(data={"name": request.args.get("token", "")}))
+    return _token_page("rename.html", NameForm(data={"name": request.args.get("token", "")}))
 
 
 @pages.post("/rename")
-@signed_in
+@requires_sign_in
 def rename() -> Page:
-    form = Name()
-    token = _chosen(_record())
+    form = NameForm()
+    token = _selected_token(_user_record())
     if token is not None and form.validate():
         new = form.name.data.strip()
-        problem = None if new == token.name else portal().factors.rename(asking(), token.name, new)
+        problem = None if new == token.name else current_portal().factors.rename(requester(), token.name, new)
         if problem is None:
-            flash(f"{token.name} is called {new} now.")
-            return to("tokens.overview")
+            flash(f"{token.name} was renamed to {new}.")
+            return redirect_to("tokens.overview")
         form.name.errors = [problem.text]
-    return _about("rename.html", form)
+    return _token_page("rename.html", form)
 
 
 @pages.get("/remove")
-@signed_in
+@requires_sign_in
 def remove_form() -> Page:
-    return _about("remove.html", Proof())
+    return _token_page("remove.html", ProofForm())
 
 
 @pages.post("/remove")
-@signed_in
+@requires_sign_in
 def remove() -> Page:
-    form = Proof()
-    token = _chosen(_record())
+    form = ProofForm()
+    token = _selected_token(_user_record())
     if token is not None and form.validate():
-        problem = portal().factors.remove(asking(form.proof.data), token.name)
+        problem = current_portal().factors.remove(requester(form.proof.data), token.name)
         if problem is None:
-            current().end_others()
-            flash(f"{token.name} is removed. Its codes are refused from now on.")
-            return to("tokens.overview")
-        _show(form, problem)
-    return _about("remove.html", form)
+            current_session().end_others()
+            flash(f"{token.name} was removed. Its codes are refused from now on.")
+            return redirect_to("tokens.overview")
+        _show_problem(form, problem)
+    return _token_page("remove.html", form)
 
 
-def _about(template: str, form: Name | Row | Proof) -> Page:
-    """A page about the token that the address names."""
-    record = _record()
-    token = _chosen(record)
+def _token_page(template: str, form: NameForm | ResyncForm | ProofForm) -> Page:
+    """Return a page about the token that the URL names."""
+    record = _user_record()
+    token = _selected_token(record)
     if token is None:
-        flash(GONE)
-        return to("tokens.overview")
+        flash(ALREADY_DONE)
+        return redirect_to("tokens.overview")
     page = render_template(
-        template, form=form, token=token, last=is_last(record, token), by_button=isinstance(token, HotpToken)
+        template, form=form, token=token, is_only_active=is_last(record, token), by_button=isinstance(token, HotpToken)
     )
     return (page, 422) if form.errors else page
 
@@ -281,43 +284,43 @@ def _about(template: str, form: Name | Row | Proof) -> Page:
 
 
 @pages.get("/recovery")
-@signed_in
+@requires_sign_in
 def recovery_form() -> Page:
-    return render_template("recovery.html", form=Proof(), record=_record())
+    return render_template("recovery.html", form=ProofForm(), record=_user_record())
 
 
 @pages.post("/recovery")
-@signed_in
+@requires_sign_in
 def recovery() -> Page:
-    visit = current()
-    form = Proof()
+    session = current_session()
+    form = ProofForm()
     if form.validate():
-        made = portal().factors.recovery(asking(form.proof.data))
-        if not isinstance(made, Problem):
-            visit.keep_recovery(made)
-            return to("tokens.recovery_codes")
-        if visit.recovery:  # the form was sent twice: the codes are those of the first time
-            return to("tokens.recovery_codes")
-        _show(form, made)
-    return render_template("recovery.html", form=form, record=_record()), 422
+        new_codes = current_portal().factors.recovery(requester(form.proof.data))
+        if not isinstance(new_codes, Problem):
+            session.set_recovery_codes(new_codes)
+            return redirect_to("tokens.recovery_codes")
+        if session.recovery_codes:  # the form was sent twice: show the codes of the first time
+            return redirect_to("tokens.recovery_codes")
+        _show_problem(form, new_codes)
+    return render_template("recovery.html", form=form, record=_user_record()), 422
 
 
 @pages.get("/recovery/codes")
-@signed_in
+@requires_sign_in
 def recovery_codes() -> Page:
-    codes = current().recovery
+    codes = current_session().recovery_codes
     if not codes:
-        flash("Recovery codes are shown once. If you have not kept them, make new ones.")
-        return to("tokens.overview")
-    return render_template("recovery_codes.html", codes=codes, user=asking().user)
+        flash("Recovery codes are shown only once. If you did not save them, make new ones.")
+        return redirect_to("tokens.overview")
+    return render_template("recovery_codes.html", codes=codes, user=requester().user)
 
 
 @pages.post("/recovery/kept")
-@signed_in
-def recovery_kept() -> Page:
-    current().keep_recovery([])
-    return to("tokens.overview")
+@requires_sign_in
+def recovery_saved() -> Page:
+    current_session().set_recovery_codes([])
+    return redirect_to("tokens.overview")
 
 
-def _typed(text: str) -> bytes:
+def _answer_bytes(text: str) -> bytes:
     return text.strip().encode("utf-8", "replace")

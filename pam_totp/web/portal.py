@@ -1,4 +1,4 @@
-"""What one portal is made of, and how its pages come by it."""
+"""The parts of one portal, and how its pages reach them."""
 
 from __future__ import annotations
 
@@ -15,23 +15,31 @@ from pam_totp.operations import audit_log
 from pam_totp.operations.self_service import Factors
 from pam_totp.pam.module import passwd_name
 from pam_totp.store import Store
-from pam_totp.web.second_factor import SecondStep
+from pam_totp.web.second_factor import SecondFactor
 from pam_totp.web.sessions import Sessions
 
-SERVICE = "pam_totp-portal"  # the PAM service of the password, the site file's name for the policy, and the log's
+SERVICE = "pam_totp-portal"  # the PAM service for passwords; also the service's name in the site file and in the log
 
 
 class Passwords(Protocol):
-    """Checks the first factor."""
+    """The check of the first factor."""
 
-    def right(self, user: str, password: str) -> bool:
-        """Whether that is the user's password. Raises Busy."""
+    def verify(self, user: str, password: str) -> bool:
+        """Return True if the password is correct. Raise TooManyChecks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What a portal is made of. `hosts` are the names that it may be called by; none: any. Without a store, `socket` is
-    where the service looks at codes, and nobody's tokens can be seen or changed. `per_address`: sign-ins a minute."""
+    """The configuration of a portal.
+
+    store: the tokens. If it is None, `socket` is the service that checks codes, and the portal shows no tokens.
+    hosts: the host names that the portal answers to; if empty, it answers to any name.
+    tls: True if a proxy in front of the portal ends TLS.
+    first_token: True if users may add their first token themselves.
+    rate_limits: False turns the limits off, for tests.
+    per_address: how many sign-ins one address may try in a minute.
+    now: returns Unix seconds. clock: returns monotonic seconds, for the sessions.
+    """
 
     store: Store | None = None
     socket: str | None = None
@@ -41,7 +49,7 @@ class Config:
     tls: bool = True
     hosts: tuple[str, ...] = ()
     first_token: bool = True
-    limited: bool = True
+    rate_limits: bool = True
     per_address: int = 60
     sink: audit_log.Sink = audit_log.to_syslog
     now: Callable[[], int] = lambda: int(time.time())
@@ -51,26 +59,30 @@ class Config:
 
 @dataclass(frozen=True)
 class Portal:
-    """What the pages share."""
+    """The objects that all pages share. `own_factors` is None if the portal has no store."""
 
     config: Config
-    second: SecondStep
+    second_factor: SecondFactor
     sessions: Sessions
-    own: Factors | None
+    own_factors: Factors | None
+
+    @property
+    def has_store(self) -> bool:
+        return self.own_factors is not None
 
     @property
     def factors(self) -> Factors:
-        """The tokens in the store; for pages that are not there without one."""
-        if self.own is None:
+        """The tokens in the store. For pages that exist only with a store."""
+        if self.own_factors is None:
             raise RuntimeError("a page that needs the store was served without one")
-        return self.own
+        return self.own_factors
 
 
-def portal() -> Portal:
-    """The portal that serves the request at hand."""
+def current_portal() -> Portal:
+    """Return the portal that serves the current request."""
     return cast(Portal, flask.current_app.extensions["pam_totp"])
 
 
-def to(endpoint: str) -> werkzeug.Response:
-    """A redirect to a page of ours; a POST becomes a GET (RFC 9110 §15.4.4)."""
+def redirect_to(endpoint: str) -> werkzeug.Response:
+    """Redirect to a page of the portal. A POST becomes a GET (RFC 9110 §15.4.4)."""
     return flask.redirect(flask.url_for(endpoint), code=303)

@@ -1,4 +1,4 @@
-"""The second step of a sign-in: by the store, where the portal is its owner, or by the service on this host."""
+"""The second step of a sign-in: the portal checks the code in its own store, or asks the service on this host."""
 
 from __future__ import annotations
 
@@ -11,47 +11,50 @@ from pam_totp.operations.self_service import Asking, Factors
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """Whether a code was accepted, and what the person is told then."""
+class CodeResult:
+    """The result of a code, with messages for the user if it was accepted."""
 
     accepted: bool
-    remarks: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
 
 
-class SecondStep(Protocol):
-    """Where codes are looked at."""
+class SecondFactor(Protocol):
+    """The check of the second factor."""
 
-    def needed(self, user: str) -> bool:
-        """Whether the password alone is not enough."""
+    def is_required(self, user: str) -> bool:
+        """Return True if the password alone is not enough."""
 
-    def answer(self, asking: Asking) -> Answer:
-        """Look at a code, and use it up."""
+    def verify(self, asking: Asking) -> CodeResult:
+        """Check a code, and use it up."""
 
 
-class ByStore:
-    """A code is needed by those who have a token."""
+class StoreFactor:
+    """Codes are checked in the portal's own store. A user with a token needs one."""
 
     def __init__(self, factors: Factors) -> None:
         self._factors = factors
 
-    def needed(self, user: str) -> bool:
+    def is_required(self, user: str) -> bool:
         return self._factors.of(user).enrolled
 
-    def answer(self, asking: Asking) -> Answer:
+    def verify(self, asking: Asking) -> CodeResult:
         decision = self._factors.answer(asking)
-        return Answer(decision.outcome.accepted, tuple(remarks(decision)))
+        return CodeResult(decision.outcome.accepted, tuple(remarks(decision)))
 
 
-class ByService:
-    """A code is needed by everybody: who has a token is not for us to know. Raises client.ClientError."""
+class ServiceFactor:
+    """Codes are checked by the service. Every user needs one, because the portal cannot know which users are enrolled.
+
+    Raise client.ClientError if the service cannot be asked.
+    """
 
     def __init__(self, service: str, path: str) -> None:
         self._service = service
         self._path = path
 
-    def needed(self, user: str) -> bool:
+    def is_required(self, user: str) -> bool:
         return True
 
-    def answer(self, asking: Asking) -> Answer:
+    def verify(self, asking: Asking) -> CodeResult:
         outcome = client.verify(asking.user, asking.proof, service=self._service, rhost=asking.rhost, path=self._path)
-        return Answer(outcome.accepted, outcome.messages)
+        return CodeResult(outcome.accepted, outcome.messages)

@@ -1,8 +1,9 @@
-"""The session of one request, as Flask sees it, and the cookie that names it.
+"""The session of one request, as Flask sees it, and the cookie with its id.
 
-The law:
-- the cookie is `__Host-` where there is TLS: of this host alone, for all of it, over https only, out of scripts' reach;
-- a session begins only when there is something to keep: the error page for an old cookie must not replace a new one.
+Rules:
+- With TLS the cookie has the prefix `__Host-`: it goes to this host only, over https only. Scripts cannot read it.
+- A session starts only when there is a value to store. The error page for an expired cookie therefore cannot replace
+  a newer session's cookie.
 """
 
 from __future__ import annotations
@@ -19,106 +20,112 @@ from pam_totp.core.record import Token
 from pam_totp.web.sessions import Session, Sessions, Step
 
 TLS_COOKIE = "__Host-pam_totp"  # RFC 6265bis §4.1.3.2
-PLAIN_COOKIE = "pam_totp_plain_http"  # on loopback without TLS, where a browser would not take the other one
+PLAIN_COOKIE = "pam_totp_plain_http"  # on loopback without TLS, where a browser rejects a __Host- cookie
 
 
-class Visit(CallbackDict[str, Any], SessionMixin):
-    """The values that Flask and its extensions keep, and whose session it is."""
+class RequestSession(CallbackDict[str, Any], SessionMixin):
+    """The values that Flask and its extensions store, with the server's session behind them.
 
-    def __init__(self, sessions: Sessions, name: str | None) -> None:
+    `state` is the session as it was when the request started. `session_id` is None while there is no session.
+    `has_expired` is True if the browser sent the id of a session that has ended. `is_new` is True if the browser
+    needs a new cookie.
+    """
+
+    def __init__(self, sessions: Sessions, session_id: str | None) -> None:
         self._sessions = sessions
-        found = sessions.get(name) if name else None
-        self.state = Session() if found is None else found
-        self.name = None if found is None else name
-        self.lost = name is not None and self.name is None  # a cookie of a session that has ended
-        self.renamed = False
-        super().__init__(self.state.values, on_update=_mark)
+        stored = sessions.get(session_id) if session_id else None
+        self.state = Session() if stored is None else stored
+        self.session_id = None if stored is None else session_id
+        self.has_expired = session_id is not None and self.session_id is None
+        self.is_new = False
+        super().__init__(self.state.values, on_update=_mark_as_modified)
         self.modified = False
 
-    def move(self, step: Step, user: str | None, *, by_code: bool = False) -> None:
-        """A new session, at another step; the one before has ended."""
+    def start(self, step: Step, user: str | None, *, by_code: bool = False) -> None:
+        """Start a new session at that step, and end the previous one."""
         self.clear()
         self.state = Session(step=step, user=user, by_code=by_code)
-        self.name = self._sessions.begin(self.state, instead_of=self.name)
-        self.lost = False
-        self.renamed = True
+        self.session_id = self._sessions.create(self.state, instead_of=self.session_id)
+        self.has_expired = False
+        self.is_new = True
 
     def end(self) -> None:
-        if self.name is not None:
-            self._sessions.end(self.name)
-        self.name, self.state = None, Session()
+        if self.session_id is not None:
+            self._sessions.end(self.session_id)
+        self.session_id, self.state = None, Session()
         self.clear()
 
     def end_others(self) -> None:
-        """End the same user's other sessions."""
+        """End the user's other sessions."""
         if self.state.user is not None:
-            self._sessions.end_all_of(self.state.user, but=self.name)
+            self._sessions.end_all_of(self.state.user, except_id=self.session_id)
 
-    # What waits in the session
+    # A token or recovery codes between two requests
 
     @property
-    def waiting(self) -> Token | None:
-        return self._sessions.waiting(self.state)
+    def pending_token(self) -> Token | None:
+        return self._sessions.pending_token(self.state)
 
-    def wait_for(self, token: Token | None) -> None:
-        pending = None if token is None else self._sessions.pending(token)
+    def set_pending(self, token: Token | None) -> None:
+        pending = None if token is None else self._sessions.new_pending(token)
         self._change(lambda session: replace(session, pending=pending))
 
-    def take_waiting(self) -> Token | None:
-        """The token that waits for its first code, for this request alone."""
-        pending = self._sessions.take_pending(self.name) if self.name is not None else None
-        return None if pending is None else pending.token
+    def take_pending(self) -> Token | None:
+        """Return the token that waits for its first code. Only one request can take it."""
+        return None if self.session_id is None else self._sessions.take_pending(self.session_id)
 
     @property
-    def recovery(self) -> tuple[str, ...]:
-        """Recovery codes that the person has not said to have; another request may have made them just now."""
-        now = self._sessions.get(self.name) if self.name is not None else None
-        return () if now is None else now.recovery
+    def recovery_codes(self) -> tuple[str, ...]:
+        """New recovery codes that the user has not confirmed. Read again, as another request may have made them."""
+        stored = self._sessions.get(self.session_id) if self.session_id is not None else None
+        return () if stored is None else stored.recovery_codes
 
-    def keep_recovery(self, codes: list[str]) -> None:
-        """Keep recovery codes until the person says that they have them."""
-        self._change(lambda session: replace(session, recovery=tuple(codes)))
+    def set_recovery_codes(self, codes: list[str]) -> None:
+        """Keep new recovery codes until the user confirms that they are saved."""
+        self._change(lambda session: replace(session, recovery_codes=tuple(codes)))
 
     def _change(self, change: Callable[[Session], Session]) -> None:
-        if self.name is not None:
-            self._sessions.change(self.name, change)
+        if self.session_id is not None:
+            self._sessions.change(self.session_id, change)
 
     def save(self) -> None:
-        """Keep the values; begins a stranger's session where there is none yet."""
+        """Store the values. Start an anonymous session if there is none yet."""
         values = dict(self)
-        if self.name is None:
-            self.name = self._sessions.begin(Session(values=values))
-            self.renamed = True
+        if self.session_id is None:
+            self.session_id = self._sessions.create(Session(values=values))
+            self.is_new = True
         else:
             self._change(lambda session: replace(session, values=values))
 
 
-def _mark(visit: CallbackDict[str, Any]) -> None:
-    cast(Visit, visit).modified = True
+def _mark_as_modified(session: CallbackDict[str, Any]) -> None:
+    cast(RequestSession, session).modified = True
 
 
-def current() -> Visit:
-    """The session of the request at hand."""
-    return cast(Visit, flask.session._get_current_object())  # type: ignore[attr-defined]
+def current_session() -> RequestSession:
+    """Return the session of the current request."""
+    return cast(RequestSession, flask.session._get_current_object())  # type: ignore[attr-defined]
 
 
 class Cookies(SessionInterface):
-    """Carries names of sessions to and from browsers."""
+    """Read session ids from browsers' cookies, and set them."""
 
     def __init__(self, sessions: Sessions, *, tls: bool) -> None:
         self._sessions = sessions
         self._tls = tls
         self.cookie = TLS_COOKIE if tls else PLAIN_COOKIE
 
-    def open_session(self, app: flask.Flask, request: flask.Request) -> Visit:
-        return Visit(self._sessions, request.cookies.get(self.cookie))
+    def open_session(self, app: flask.Flask, request: flask.Request) -> RequestSession:
+        return RequestSession(self._sessions, request.cookies.get(self.cookie))
 
     def save_session(self, app: flask.Flask, session: SessionMixin, response: flask.Response) -> None:
-        visit = cast(Visit, session)
-        if visit.modified and (visit or visit.name is not None):
-            visit.save()
-        if visit.renamed and visit.name is not None:
-            # Lax, not strict: a link to the portal must not begin a second session. Nothing is changed by a GET.
-            response.set_cookie(self.cookie, visit.name, secure=self._tls, httponly=True, samesite="Lax", path="/")
-        elif visit.name is None and visit.modified:
+        request_session = cast(RequestSession, session)
+        if request_session.modified and (request_session or request_session.session_id is not None):
+            request_session.save()
+        if request_session.is_new and request_session.session_id is not None:
+            # Lax, not Strict: a link to the portal must not start a second session. No GET changes anything.
+            response.set_cookie(
+                self.cookie, request_session.session_id, secure=self._tls, httponly=True, samesite="Lax", path="/"
+            )
+        elif request_session.session_id is None and request_session.modified:
             response.delete_cookie(self.cookie, secure=self._tls, httponly=True, samesite="Lax", path="/")

@@ -1,14 +1,14 @@
-"""Who is at the other end: sessions on the server's side.
+"""Sessions on the server's side: the state of each browser.
 
-The law:
-- the browser holds a random name for a session and nothing else; the server keeps that name's digest;
-- every step (password, code, sign-out) begins a new session and ends the one before: a name that was stolen, or
-  planted, before a step is worth nothing after it;
-- a session ends when it was idle or old; those of a user end together when their tokens change;
-- strangers cannot fill the memory, nor push out anybody who gave a password.
+Rules:
+- A browser holds only a random session id. The server stores a digest of the id.
+- Every step (password, code, sign-out) creates a new session and ends the previous one. An id that was stolen or
+  planted before a step is worthless after it.
+- A session expires when it is idle or old. When a user's tokens change, all other sessions of that user end.
+- Anonymous sessions cannot fill the memory, and cannot displace the sessions of identified users.
 
-They live in memory: half-enrolled keys never reach a disk, one process serves the portal, and a restart costs people
-no more than a sign-in.
+Sessions live in memory, so a key that is not confirmed yet never reaches a disk. One process must therefore serve the
+whole portal, and after a restart every user signs in again.
 """
 
 from __future__ import annotations
@@ -23,139 +23,145 @@ from dataclasses import dataclass, field, replace
 
 from pam_totp.core.record import Token
 
-NAME_BYTES = 32
+ID_BYTES = 32
 PENDING_LASTS = 600.0  # seconds to scan a QR code and enter the first code
-MOST_STRANGERS, MOST_KNOWN = 10_000, 5_000
+MAX_ANONYMOUS, MAX_IDENTIFIED = 10_000, 5_000
 
 
 class Step(enum.Enum):
-    """How far a person has come. The value is (idle, in all): seconds until the session ends."""
+    """How far a browser has signed in. The values are the limits (idle, total), in seconds."""
 
-    STRANGER = (3600.0, 3600.0)
-    PASSWORD = (300.0, 300.0)  # as long as PAM waits for a code
+    ANONYMOUS = (3600.0, 3600.0)
+    PASSWORD = (300.0, 300.0)  # the password was correct; PAM waits for a code as long
     SIGNED_IN = (900.0, 3600.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
-    """A token that was shown and is not confirmed yet."""
+class PendingToken:
+    """A token that was shown and is not confirmed yet. `expires_at` is in seconds of the sessions' clock."""
 
     token: Token
-    until: float
+    expires_at: float
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One session as it was when a request began. Times are those of the sessions' clock, in seconds.
+    """One session as it was when a request started. Times are in seconds of the sessions' clock.
 
-    `by_code` says that a code was given; without, it counts as signed in only while the user has no second factor.
-    `values` are the web framework's (the CSRF token, notices).
+    `by_code` is True if the user gave a code. Without one, the session is valid only while the user has no token.
+    `values` belong to the web framework (the CSRF token, notices).
     """
 
-    step: Step = Step.STRANGER
+    step: Step = Step.ANONYMOUS
     user: str | None = None
     by_code: bool = False
-    begun: float = 0.0
-    seen: float = 0.0
-    pending: Pending | None = field(default=None, repr=False)
-    recovery: tuple[str, ...] = field(default=(), repr=False)
+    created_at: float = 0.0
+    last_seen: float = 0.0
+    pending: PendingToken | None = field(default=None, repr=False)
+    recovery_codes: tuple[str, ...] = field(default=(), repr=False)
     values: dict[str, object] = field(default_factory=dict, repr=False)
 
-    def over(self, now: float) -> bool:
-        idle, in_all = self.step.value
-        return now - self.seen > idle or now - self.begun > in_all
+    def is_expired(self, now: float) -> bool:
+        max_idle, max_total = self.step.value
+        return now - self.last_seen > max_idle or now - self.created_at > max_total
 
 
 class Sessions:
-    """All sessions of one process; any thread may call anything."""
+    """All sessions of one process. Any thread may call any method."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._strangers: OrderedDict[bytes, Session] = OrderedDict()  # least lately seen first
-        self._known: OrderedDict[bytes, Session] = OrderedDict()
+        self._anonymous: OrderedDict[bytes, Session] = OrderedDict()  # the least recently seen comes first
+        self._identified: OrderedDict[bytes, Session] = OrderedDict()
 
-    def get(self, name: str) -> Session | None:
-        """The session of that name, which was seen now; None where there is none (any more)."""
-        key = _key(name)
+    def get(self, session_id: str) -> Session | None:
+        """Return the session and mark it as seen. Return None if there is none, or if it has expired."""
+        digest = _digest(session_id)
         with self._lock:
-            return self._seen(key)
+            return self._touch(digest)
 
-    def begin(self, session: Session, instead_of: str | None = None) -> str:
-        """Start a session, and end the one of the name `instead_of`. Returns the name of the new one."""
-        name = secrets.token_urlsafe(NAME_BYTES)
+    def create(self, session: Session, instead_of: str | None = None) -> str:
+        """Start a session, end the one with the id `instead_of`, and return the id of the new one."""
+        session_id = secrets.token_urlsafe(ID_BYTES)
         now = self._clock()
         with self._lock:
             if instead_of is not None:
-                self._forget(_key(instead_of))
-            pool, most = self._pool(session)
-            self._sweep(pool, now)
-            if len(pool) >= most:
+                self._delete(_digest(instead_of))
+            pool, limit = self._pool(session)
+            self._delete_expired(pool, now)
+            if len(pool) >= limit:
                 pool.popitem(last=False)
-            pool[_key(name)] = replace(session, begun=now, seen=now)
-        return name
+            pool[_digest(session_id)] = replace(session, created_at=now, last_seen=now)
+        return session_id
 
-    def change(self, name: str, change: Callable[[Session], Session]) -> Session | None:
-        """Replace a session by what `change` makes of it, in one piece; step and user stay. Returns the one before,
-        or None where it has ended: then nothing was changed."""
-        key = _key(name)
+    def change(self, session_id: str, change: Callable[[Session], Session]) -> Session | None:
+        """Replace a session by the result of `change`, atomically. Step and user cannot be changed.
+
+        Return the session before the change. Return None if the session has ended: then nothing is changed.
+        """
+        digest = _digest(session_id)
         with self._lock:
-            before = self._seen(key)
+            before = self._touch(digest)
             if before is not None:
                 after = change(before)
                 pool, _ = self._pool(before)
-                pool[key] = replace(before, pending=after.pending, recovery=after.recovery, values=after.values)
+                pool[digest] = replace(
+                    before, pending=after.pending, recovery_codes=after.recovery_codes, values=after.values
+                )
             return before
 
-    def end(self, name: str) -> None:
+    def end(self, session_id: str) -> None:
         with self._lock:
-            self._forget(_key(name))
+            self._delete(_digest(session_id))
 
-    def end_all_of(self, user: str, but: str | None = None) -> None:
-        """End every session of `user`, but for the one of the name `but`."""
-        spared = None if but is None else _key(but)
+    def end_all_of(self, user: str, except_id: str | None = None) -> None:
+        """End every session of `user`, except the one with the id `except_id`."""
+        kept = None if except_id is None else _digest(except_id)
         with self._lock:
-            for key in [k for k, s in self._known.items() if s.user == user and k != spared]:
-                del self._known[key]
+            for digest in [d for d, s in self._identified.items() if s.user == user and d != kept]:
+                del self._identified[digest]
 
-    def take_pending(self, name: str) -> Pending | None:
-        """The token that waits for its first code, which no other request gets then."""
-        before = self.change(name, lambda session: replace(session, pending=None))
-        if before is None or before.pending is None or before.pending.until < self._clock():
-            return None
-        return before.pending
+    def new_pending(self, token: Token) -> PendingToken:
+        return PendingToken(token, self._clock() + PENDING_LASTS)
 
-    def pending(self, token: Token) -> Pending:
-        return Pending(token, self._clock() + PENDING_LASTS)
+    def pending_token(self, session: Session) -> Token | None:
+        """Return the token that waits for its first code, or None if there is none or its time is over."""
+        return self._unexpired(session.pending)
 
-    def waiting(self, session: Session) -> Token | None:
-        """The token that waits for its first code, where that has not expired."""
-        pending = session.pending
-        return None if pending is None or pending.until < self._clock() else pending.token
+    def take_pending(self, session_id: str) -> Token | None:
+        """Remove the token that waits for its first code, and return it. No other request can get it too."""
+        before = self.change(session_id, lambda session: replace(session, pending=None))
+        return None if before is None else self._unexpired(before.pending)
 
-    def _seen(self, key: bytes) -> Session | None:
-        """The session, at the young end of its pool. The lock is held."""
+    def _unexpired(self, pending: PendingToken | None) -> Token | None:
+        return None if pending is None or pending.expires_at < self._clock() else pending.token
+
+    def _touch(self, digest: bytes) -> Session | None:
+        """Return the session, marked as seen, as the last one of its pool. The caller holds the lock."""
         now = self._clock()
-        for pool in (self._known, self._strangers):
-            session = pool.pop(key, None)
-            if session is not None and not session.over(now):
-                seen = pool[key] = replace(session, seen=now)
-                return seen
+        for pool in (self._identified, self._anonymous):
+            session = pool.pop(digest, None)
+            if session is not None and not session.is_expired(now):
+                touched = pool[digest] = replace(session, last_seen=now)
+                return touched
         return None
 
     def _pool(self, session: Session) -> tuple[OrderedDict[bytes, Session], int]:
-        known = session.step is not Step.STRANGER
-        return (self._known, MOST_KNOWN) if known else (self._strangers, MOST_STRANGERS)
+        """Return the pool that the session belongs to, and the pool's limit."""
+        if session.step is Step.ANONYMOUS:
+            return self._anonymous, MAX_ANONYMOUS
+        return self._identified, MAX_IDENTIFIED
 
-    def _sweep(self, pool: OrderedDict[bytes, Session], now: float) -> None:
-        while pool and next(iter(pool.values())).over(now):
+    def _delete_expired(self, pool: OrderedDict[bytes, Session], now: float) -> None:
+        while pool and next(iter(pool.values())).is_expired(now):
             pool.popitem(last=False)
 
-    def _forget(self, key: bytes) -> None:
-        self._known.pop(key, None)
-        self._strangers.pop(key, None)
+    def _delete(self, digest: bytes) -> None:
+        self._identified.pop(digest, None)
+        self._anonymous.pop(digest, None)
 
 
-def _key(name: str) -> bytes:
-    """A look-up by digest takes as long whatever part of a name was guessed, and a look into the memory gives none."""
-    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+def _digest(session_id: str) -> bytes:
+    """Return the key of a session. A digest hides how much of a guessed id was right, and keeps ids out of memory."""
+    return hashlib.sha256(session_id.encode("utf-8", "surrogateescape")).digest()

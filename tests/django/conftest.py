@@ -1,4 +1,4 @@
-"""Django, set up once, with a database of its own for each test; a service beside it."""
+"""Fixtures: Django, set up once, with an empty database for each test, and the service that it asks."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def _django() -> None:
 
 
 class Passwords:
-    """The system's, for a test that has no accounts of its own."""
+    """Fake system passwords: the tests have no accounts of their own."""
 
-    def right(self, user: str, password: str) -> bool:
+    def verify(self, user: str, password: str) -> bool:
         return password == PASSWORD and user in (ME, "mallory")
 
 
 @pytest.fixture
 def project(_django: None, site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Django's settings, for a test to change; the service is the site's, and nobody has an account yet."""
+    """Django's settings, which a test may change. The service is the one of `site`, and the database is empty."""
     from django.conf import settings
     from django.core.management import call_command
 

@@ -1,4 +1,4 @@
-"""The example's settings, and django-two-factor-auth beside it."""
+"""The settings of the example project, with django-two-factor-auth."""
 
 from __future__ import annotations
 

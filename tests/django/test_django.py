@@ -1,4 +1,4 @@
-"""pam_totp.django in a real project: password, then a code of the host's, used up wherever it was used."""
+"""pam_totp.django in a real project: the password, then a code of this host, which is used up everywhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pam_totp.system.passwords import Busy, Missing
+from pam_totp.system.passwords import PasswordsUnavailable, TooManyChecks
 from tests.django.conftest import PASSWORD
 from tests.pamconf import Result
 from tests.site import ME, TREE, Site, codes
@@ -21,31 +21,31 @@ def sign_in(client: Any, password: str = PASSWORD, user: str = ME) -> Any:
     return client.post("/login/", {"username": user, "password": password})
 
 
-def test_password_then_code_then_the_page(client: Any, site: Site) -> None:
+def test_a_page_needs_the_password_and_then_a_code(client: Any, site: Site) -> None:
     site.enrol()
     assert client.get("/").url == "/code/?next=/"
     assert client.get("/code/").url == "/login/?next=/code/"
     assert sign_in(client).url == "/"
-    assert client.get("/").url == "/code/?next=/", "the password is not enough"
+    assert client.get("/").url == "/code/?next=/", "the password alone is not enough"
     assert client.post("/code/", {"code": codes(0)}).url == "/"
     assert f"Hello, {ME}" in client.get("/").content.decode()
     assert site.log.has("pam_totp(web:auth): accepted", f"user={ME}")
 
 
 @pytest.mark.parametrize("code", ["000000", "", "x", "12345", "1" * 600, "12345\x00", "\u0661" * 6])
-def test_what_is_no_code_is_refused(client: Any, site: Site, code: str) -> None:
+def test_a_malformed_code_is_refused(client: Any, site: Site, code: str) -> None:
     site.enrol()
     sign_in(client)
-    assert "Refused;" in client.post("/code/", {"code": code}).content.decode()
+    assert "Refused" in client.post("/code/", {"code": code}).content.decode()
     assert client.get("/").status_code == 302
 
 
-def test_a_code_used_over_pam_is_refused_here_and_the_other_way_round(client: Any, site: Site) -> None:
+def test_a_code_is_used_up_by_django_and_by_pam(client: Any, site: Site) -> None:
     site.enrol()
     site.configure("demo", way="socket")
     assert site.login(codes(0)).result is Result.SUCCESS
     sign_in(client)
-    assert "Refused;" in client.post("/code/", {"code": codes(0)}).content.decode()
+    assert "Refused" in client.post("/code/", {"code": codes(0)}).content.decode()
     assert client.post("/code/", {"code": codes(1)}).url == "/"
     assert site.login(codes(1)).result is Result.AUTH_ERR
 
@@ -56,45 +56,52 @@ def test_two_codes_in_a_row_bring_a_token_back_into_step(client: Any, site: Site
     assert client.post("/code/", {"code": codes(300, 2)}).url == "/"
 
 
-def test_who_is_not_enrolled_does_not_get_in(client: Any, site: Site) -> None:
+def test_a_user_without_token_is_refused(client: Any, site: Site) -> None:
     site.config.write_text("[service.web]\nnullok = true\n")
     sign_in(client)
-    assert "Refused;" in client.post("/code/", {"code": "123456"}).content.decode()
+    assert "Refused" in client.post("/code/", {"code": "123456"}).content.decode()
 
 
-def test_without_the_service_nobody_gets_in_and_the_log_says_why(
+def test_without_the_service_codes_are_refused_and_logged(
     client: Any, site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     site.enrol()
     sign_in(client)
     site.stop()
-    assert "Refused;" in client.post("/code/", {"code": codes(0)}).content.decode()
+    assert "Refused" in client.post("/code/", {"code": codes(0)}).content.decode()
     assert "is 'pam-totp serve' running?" in caplog.text
 
 
-def test_a_wrong_or_blank_password_signs_nobody_in(client: Any, site: Site) -> None:
+def test_a_wrong_or_blank_password_is_refused(client: Any, site: Site) -> None:
     for password in ("wrong", "", " "):
         assert "errorlist" in sign_in(client, password).content.decode()
     assert client.get("/code/").url.startswith("/login/")
 
 
-@pytest.mark.parametrize("trouble", [Busy(), Missing("checking passwords needs python-pam")], ids=["busy", "missing"])
-def test_where_no_password_can_be_checked_nobody_gets_in_and_the_log_says_why(
-    client: Any, monkeypatch: Any, caplog: pytest.LogCaptureFixture, trouble: Exception
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TooManyChecks(), "too many checks at once"),
+        (PasswordsUnavailable("python-pam is missing"), "python-pam is missing"),
+    ],
+    ids=["busy", "unavailable"],
+)
+def test_a_password_that_cannot_be_checked_is_refused_and_logged(
+    client: Any, monkeypatch: Any, caplog: pytest.LogCaptureFixture, error: Exception, reason: str
 ) -> None:
     from pam_totp.django import backends
 
     class NoPasswords:
-        def right(self, user: str, password: str) -> bool:
-            raise trouble
+        def verify(self, user: str, password: str) -> bool:
+            raise error
 
     monkeypatch.setitem(backends._checkers, "pam_totp-portal", NoPasswords())
     assert "errorlist" in sign_in(client).content.decode()
     assert client.get("/code/").url.startswith("/login/")
-    assert f"no password was checked: {str(trouble) or 'too many at once'}" in caplog.text
+    assert f"cannot check the password: {reason}" in caplog.text
 
 
-def test_users_are_made_only_where_the_project_says_so(client: Any, project: Any, monkeypatch: Any) -> None:
+def test_users_are_created_only_if_the_setting_says_so(client: Any, project: Any, monkeypatch: Any) -> None:
     from django.contrib.auth import get_user_model
 
     monkeypatch.setattr(project, "PAM_TOTP_CREATE_USERS", False)
@@ -107,14 +114,14 @@ def test_users_are_made_only_where_the_project_says_so(client: Any, project: Any
     assert not user.is_staff
 
 
-def test_a_user_who_was_switched_off_does_not_get_in(client: Any) -> None:
+def test_an_inactive_user_is_refused(client: Any) -> None:
     from django.contrib.auth import get_user_model
 
     get_user_model().objects.create_user(ME, is_active=False)
     assert "errorlist" in sign_in(client).content.decode()
 
 
-def test_the_admin_site_asks_for_a_code_too(client: Any, site: Site) -> None:
+def test_the_admin_site_needs_a_code_too(client: Any, site: Site) -> None:
     from django.contrib.auth import get_user_model
 
     site.enrol()
@@ -126,7 +133,7 @@ def test_the_admin_site_asks_for_a_code_too(client: Any, site: Site) -> None:
     assert client.get("/admin/pam_totp/hostdevice/").status_code == 200
 
 
-def test_nobody_uses_the_device_of_another(client: Any, site: Site) -> None:
+def test_a_device_accepts_codes_of_its_own_user_only(client: Any, site: Site) -> None:
     site.enrol()
     sign_in(client, user="mallory")
     from django_otp.models import Device
@@ -135,11 +142,11 @@ def test_nobody_uses_the_device_of_another(client: Any, site: Site) -> None:
 
     device = HostDevice.objects.get()
     assert device.user.get_username() == "mallory"
-    assert not device.verify_token(codes(0)), "a code of somebody else's"
+    assert not device.verify_token(codes(0)), "the code belongs to another user"
     assert Device.from_persistent_id(device.persistent_id) == device
 
 
-def test_a_user_has_one_device_however_often_they_sign_in(client: Any) -> None:
+def test_repeated_sign_ins_create_one_device(client: Any) -> None:
     from pam_totp.django.models import HostDevice
 
     sign_in(client)
@@ -147,7 +154,7 @@ def test_a_user_has_one_device_however_often_they_sign_in(client: Any) -> None:
     assert [d.name for d in HostDevice.objects.all()] == ["default"]
 
 
-def test_a_device_that_was_not_handed_out_is_not_made(client: Any, project: Any, monkeypatch: Any) -> None:
+def test_devices_are_created_only_if_the_setting_says_so(client: Any, project: Any, monkeypatch: Any) -> None:
     from pam_totp.django.models import HostDevice
 
     monkeypatch.setattr(project, "PAM_TOTP_CREATE_DEVICES", False, raising=False)
@@ -155,7 +162,7 @@ def test_a_device_that_was_not_handed_out_is_not_made(client: Any, project: Any,
     assert HostDevice.objects.count() == 0
 
 
-def test_two_factor_auth_asks_for_the_hosts_code(client: Any, site: Site) -> None:
+def test_two_factor_auth_accepts_codes_of_the_host(client: Any, site: Site) -> None:
     site.enrol()
     path = "/two-factor/account/login/"
     page = client.get(path).content.decode()
@@ -170,37 +177,37 @@ def test_two_factor_auth_asks_for_the_hosts_code(client: Any, site: Site) -> Non
     assert site.counter() == 202
 
 
-def test_the_migrations_are_all_there(project: Any) -> None:
+def test_the_migrations_are_complete(project: Any) -> None:
     from django.core.management import call_command
 
     call_command("makemigrations", "pam_totp", check=True, dry_run=True, stdout=StringIO())
 
 
-def found(**_: Any) -> set[str]:
+def finding_ids(**_: Any) -> set[str]:
     from pam_totp.django.checks import check
 
     return {message.id for message in check(None)}
 
 
-def test_the_checks_say_what_is_wrong(project: Any, monkeypatch: Any, tmp_path: Path) -> None:
+def test_each_wrong_setting_has_its_own_finding(project: Any, monkeypatch: Any, tmp_path: Path) -> None:
     monkeypatch.setattr("pam_totp.django.checks.PAM_FOLDER", str(tmp_path))
     (tmp_path / "pam_totp-portal").write_text("")
-    assert found() == set()
+    assert finding_ids() == set()
     backends = [*project.AUTHENTICATION_BACKENDS, "django.contrib.auth.backends.ModelBackend"]
     for name, value, number in (
         ("PAM_TOTP_SERVICE", "", "E001"),
         ("PAM_TOTP_TIMEOUT", 0, "E002"),
         ("MIDDLEWARE", [], "E003"),
         ("PAM_TOTP_SOCKET", "/nowhere", "W001"),
-        ("PAM_TOTP_PASSWORD_SERVICE", "nix", "W002"),
+        ("PAM_TOTP_PASSWORD_SERVICE", "no-such-service", "W002"),
         ("AUTHENTICATION_BACKENDS", backends, "W003"),
     ):
         with monkeypatch.context() as once:
             once.setattr(project, name, value, raising=False)
-            assert found() == {f"pam_totp.{number}"}, name
+            assert finding_ids() == {f"pam_totp.{number}"}, name
 
 
-def test_the_example_project_starts_by_itself(tmp_path: Path) -> None:
+def test_the_example_project_starts(tmp_path: Path) -> None:
     folder = TREE / "tests" / "examples" / "django_site"
     for command in (["migrate", "--verbosity=0"], ["check"]):
         done = subprocess.run(
@@ -237,7 +244,7 @@ def test_the_flask_example_is_short_and_works(site: Site, monkeypatch: Any) -> N
     assert "do not match" in send("/login", user=ME, password="").get_data(as_text=True)
     assert send("/login", user=ME, password=PASSWORD).location == "/code"
     assert client.get("/", base_url="https://x").location == "/login"
-    assert "refused;" in send("/code", code="000000").get_data(as_text=True)
+    assert "refused" in send("/code", code="000000").get_data(as_text=True)
     assert send("/code", code=codes(0)).location == "/"
     assert client.get("/", base_url="https://x").get_data(as_text=True) == f"Hello, {ME}."
     site.stop()

@@ -1,4 +1,4 @@
-"""The example's addresses, and those of django-two-factor-auth."""
+"""The URLs of the example project, and those of django-two-factor-auth."""
 
 from __future__ import annotations
 

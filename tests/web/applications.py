@@ -1,5 +1,6 @@
-"""What asks the service, as a site would run it: the example applications, and a portal without the store, each by an
-account of its own on a machine.
+"""Applications that ask the service, as a site would run them: the two examples, and a portal without a store.
+
+Each runs under an account of its own on a test machine.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from tests.services.namespace import ACCOUNTS, COPY, LIBRARIES, Machine
 from tests.site import TREE, until
 from tests.web.served import listens
 
-# Neither can reach the store; both are in the group shadow, to check passwords by.
+# Neither account can read the store. Both are in the group shadow, to check passwords.
 CLIENTS = {"bob": "pam_totp-portal", "carol": "web"}
 DJANGO, FLASK, PORTAL = (f"http://localhost:{port}" for port in (8001, 8002, 8003))
 _FOLDER = "/run/applications"
 
 
 def start(machine: Machine) -> None:
-    """All of them, beside a portal (whose PAM service they use), and the service that they ask. Call it once."""
+    """Start the service and all applications, on a machine with a portal: they use its PAM service. Call it once."""
     machine.serve()
     folder = machine.path(_FOLDER)
     shutil.copytree(TREE / "tests" / "examples", folder, ignore=shutil.ignore_patterns("__pycache__"))
-    machine.own(_FOLDER, "carol")  # for Django's database
+    machine.own(_FOLDER, "carol")  # Django creates its database there
     django = f"{_FOLDER}/django_site/manage.py"
     assert _run(machine, "carol", django, "migrate", "--verbosity=0").wait() == 0
     _run(machine, "carol", django, "runserver", "--noreload", _address(DJANGO))
@@ -34,11 +35,11 @@ def start(machine: Machine) -> None:
     _run(machine, "bob", "-m", "pam_totp.cli", "portal", "--socket", "--listen", _address(PORTAL))
     for url in (DJANGO, FLASK, PORTAL):
         port = int(url.rpartition(":")[2])
-        until(lambda port=port: listens(machine, port), f"{url} is there")  # type: ignore[misc]
+        until(lambda port=port: listens(machine, port), f"{url} listens")  # type: ignore[misc]
 
 
 def admit(machine: Machine, *policy: str) -> None:
-    """The site file: their accounts, and the lines of `policy`."""
+    """Write the site file: the accounts of the applications, and the lines of `policy`."""
     clients = (f'{account} = "{service}"' for account, service in CLIENTS.items())
     machine.write("/etc/pam_totp.toml", "\n".join(("[clients]", *clients, "[policy]", *policy, "")))
 
@@ -48,8 +49,8 @@ def _address(url: str) -> str:
 
 
 def _run(machine: Machine, account: str, *words: str) -> subprocess.Popen[bytes]:
-    """As a unit would: no privilege to be had, not even by the helper that pam_unix starts."""
+    """Start a command as a systemd unit would: without privileges, also for the helper that pam_unix starts."""
     uid, shadow = str(ACCOUNTS[account]), str(SHADOW)
     become = ("setpriv", "--reuid", uid, "--regid", uid, "--groups", shadow, "--no-new-privs", "--pdeathsig", "KILL")
-    given = (f"PYTHONPATH={COPY}:{LIBRARIES}", "PYTHONDONTWRITEBYTECODE=1", f"DATABASE={_FOLDER}/db.sqlite3")
-    return machine.start(*become, "env", *given, os.path.realpath(sys.executable), *words)
+    environment = (f"PYTHONPATH={COPY}:{LIBRARIES}", "PYTHONDONTWRITEBYTECODE=1", f"DATABASE={_FOLDER}/db.sqlite3")
+    return machine.start(*become, "env", *environment, os.path.realpath(sys.executable), *words)

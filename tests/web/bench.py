@@ -1,8 +1,8 @@
-"""`make bench-portal`: how long people wait who all sign in to the portal at once. ARGS=50 for fifty of them; as root.
+"""`make bench-portal`: measure how long users wait when all of them sign in to the portal at once.
 
-Everybody has an account, a password and a token of their own on a machine of its own (see tests/services/namespace.py),
-and goes through all of it: form, password by PAM, form, code, the page of their tokens. Says what they waited, keeps
-it in bench-portal.json, and fails where anybody was refused.
+ARGS=50 sets the number of users. It needs root. Every user has an account, a password and a token on a test machine
+(see tests/services/namespace.py), and takes every step: form, password through PAM, form, code, the list of tokens.
+The times are printed, and written to bench-portal.json. The exit status is 1 if a sign-in failed.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from tests.etc import PASSWORD
 from tests.isolation import isolate
 from tests.services.namespace import COPY, LIBRARIES, STORE, Machine
 from tests.site import TREE, codes, fob
-from tests.web.served import NAME, BehindTls
+from tests.web.served import NAME, TlsPortal
 
 PEOPLE = 200
 FIRST_UID = 56_000
 
 
 class Person:
-    """A browser without pictures: one connection, one cookie."""
+    """A user with a minimal browser: one connection, one cookie."""
 
     def __init__(self, number: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", 8443, timeout=120)
@@ -64,48 +64,48 @@ class Person:
         assert status == 303, (status, page)
 
     def sign_in(self) -> float:
-        """Seconds from the first form to the page of tokens."""
-        begun = time.monotonic()
+        """Sign in, and return the seconds from the first form to the list of tokens."""
+        started = time.monotonic()
         self._send("/sign-in", user=self._user, password=PASSWORD)
         self._send("/code", proof=codes(0))
         status, page = self._ask("GET", "/")
         assert (status, "Your tokens" in page) == (200, True)
-        return time.monotonic() - begun
+        return time.monotonic() - started
 
 
 def crowd(people: int) -> int:
-    """Everybody at once; prints what came of it as JSON. Runs on the machine."""
+    """Sign in `people` users at once, and print the times as JSON. This runs on the test machine."""
     seconds: list[float] = []
     errors: list[str] = []
-    together = threading.Barrier(people)
+    barrier = threading.Barrier(people)
 
-    def one(number: int) -> None:
+    def sign_in(number: int) -> None:
         person = Person(number)
-        together.wait()
+        barrier.wait()
         try:
             seconds.append(person.sign_in())
-        except Exception as e:  # counted, and told
+        except Exception as e:  # counted, and printed
             errors.append(repr(e))
 
-    threads = [threading.Thread(target=one, args=(number,)) for number in range(people)]
-    begun = time.monotonic()
+    threads = [threading.Thread(target=sign_in, args=(number,)) for number in range(people)]
+    started = time.monotonic()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    whole = time.monotonic() - begun
+    total = time.monotonic() - started
     seconds.sort()
     at = {name: seconds[min(int(share * len(seconds)), len(seconds) - 1)] for name, share in QUANTILES if seconds}
-    told = {"people": people, "in": len(seconds), "after": whole, **at, "errors": [e[:300] for e in errors]}
-    print(json.dumps(told))
+    result = {"people": people, "in": len(seconds), "after": total, **at, "errors": [e[:300] for e in errors]}
+    print(json.dumps(result))
     return 1 if errors else 0
 
 
-QUANTILES = (("p50", 0.5), ("p95", 0.95), ("slowest", 1.0))  # of seconds, as all that is told of times
+QUANTILES = (("p50", 0.5), ("p95", 0.95), ("slowest", 1.0))  # quantiles of the seconds
 
 
 def debian_hash(password: str) -> str:
-    """What passwd(1) of Debian writes into /etc/shadow: yescrypt, which costs far more than the hash of the tests."""
+    """Hash a password as Debian's passwd(1) does: yescrypt, which costs far more than the hash of the tests."""
     crypt = passwords._crypt()
     assert crypt is not None
     data = ctypes.create_string_buffer(passwords._CRYPT_DATA)
@@ -114,18 +114,18 @@ def debian_hash(password: str) -> str:
     return hashed.decode()
 
 
-def report(told: dict[str, Any], load: float) -> None:
+def report(result: dict[str, Any], load: float) -> None:
     machine = {"system": platform.platform(), "processors": os.cpu_count(), "load_before": load}
-    (TREE / "bench-portal.json").write_text(json.dumps({"machine": machine, "sign_ins": told}, indent=1) + "\n")
-    print(f"{told['people']} people sign in to the portal at once: {told['in']} are in after {told['after']:.1f} s")
-    print("   " + "   ".join(f"{name} {told[name]:.2f} s" for name, _ in QUANTILES if name in told))
-    print(f"   errors: {len(told['errors'])}", *told["errors"][:5], sep="\n      ")
+    (TREE / "bench-portal.json").write_text(json.dumps({"machine": machine, "sign_ins": result}, indent=1) + "\n")
+    print(f"{result['people']} users at once: {result['in']} signed in after {result['after']:.1f} s")
+    print("   " + "   ".join(f"{name} {result[name]:.2f} s" for name, _ in QUANTILES if name in result))
+    print(f"   errors: {len(result['errors'])}", *result["errors"][:5], sep="\n      ")
     print(f"   on {os.cpu_count()} processors, load average {load:.1f} before; written to bench-portal.json")
 
 
 def main(people: int) -> int:
     if os.geteuid() != 0:
-        print("make bench-portal: needs root: accounts and PAM are those of a machine of its own", file=sys.stderr)
+        print("make bench-portal: needs root, to make accounts on a test machine", file=sys.stderr)
         return 3
     temporary = tempfile.TemporaryDirectory
     with temporary(prefix="pam_totp-bench-") as made, temporary() as program, temporary() as home:
@@ -138,7 +138,7 @@ def main(people: int) -> int:
                 file.writelines(f"{name}:x:{FIRST_UID + n}:{FIRST_UID}::/:/bin/sh\n" for n, name in enumerate(names))
             with open(machine.path("/etc/shadow"), "a") as file:
                 file.writelines(f"{name}:{hashed}:19000:0:99999:7:::\n" for name in names)
-            BehindTls(machine, Path(program))
+            TlsPortal(machine, Path(program))
             for name in names:
                 machine.enrol(name, fob())
             machine.run("chown", "-R", "pam_totp:pam_totp", STORE)

@@ -1,4 +1,4 @@
-"""What the web's tests share."""
+"""Fixtures of the tests of the portal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.services.namespace import Machine
 from tests.site import Site
 from tests.web.kit import Portal
 from tests.web.people import People, Person
-from tests.web.served import BehindTls, Served, in_the_clear, missing
+from tests.web.served import Served, TlsPortal, missing_programs, plain_portal
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser as Chromium
@@ -28,44 +28,44 @@ FLAGS = (
 
 @pytest.fixture
 def portal(site: Site) -> Portal:
-    """The portal in this process, without limits on tries."""
+    """The portal in this process, without rate limits."""
     return Portal(site)
 
 
 @pytest.fixture(scope="session")
 def _served(request: pytest.FixtureRequest) -> Iterator[Served]:
-    why = missing()
-    if why is not None:
-        pytest.skip(why)
+    reason = missing_programs()
+    if reason is not None:
+        pytest.skip(reason)
     if os.geteuid() != 0:
-        with in_the_clear() as served:
+        with plain_portal() as served:
             yield served
         return
     own: Machine = request.getfixturevalue("_machine")
     with tempfile.TemporaryDirectory(prefix="pam_totp-browser-") as folder:
-        yield BehindTls(own, Path(folder))
+        yield TlsPortal(own, Path(folder))
 
 
 @pytest.fixture
 def served(_served: Served) -> Served:
-    """The portal as people reach it, with nobody enrolled."""
-    _served.forget_everybody()
+    """The portal as people reach it, with no user enrolled."""
+    _served.delete_all_users()
     return _served
 
 
 @pytest.fixture
-def behind_tls(served: Served) -> BehindTls:
-    if not isinstance(served, BehindTls):
-        pytest.skip("needs root: accounts, PAM and nginx are those of a machine of its own")
+def tls_portal(served: Served) -> TlsPortal:
+    if not isinstance(served, TlsPortal):
+        pytest.skip("needs root, for accounts, PAM and nginx on a test machine")
     return served
 
 
 @pytest.fixture(scope="module")
 def _chromium(_served: Served) -> Iterator[Chromium]:
-    """One browser for the module, and gone with it: while it is there, its event loop is in Django's way."""
+    """One browser for each module. It ends with the module, because Django cannot run beside its event loop."""
     from playwright.sync_api import sync_playwright  # slow to import, and only for these tests
 
-    names = "--host-resolver-rules=MAP * 127.0.0.1"  # whatever a page should ask for stays here
+    names = "--host-resolver-rules=MAP * 127.0.0.1"  # no request of a page leaves this machine
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=_served.browser, args=[*FLAGS, names])
         yield browser
@@ -74,13 +74,13 @@ def _chromium(_served: Served) -> Iterator[Chromium]:
 
 @pytest.fixture
 def people(_chromium: Chromium, served: Served) -> Iterator[People]:
-    """As many people as a test needs, each with a browser of their own."""
-    there: list[Person] = []
+    """Make users, each with a browser of their own: `people()`, or `people(option=...)` with options of Chromium."""
+    made: list[Person] = []
 
-    def one(**context: Any) -> Person:
-        there.append(Person(_chromium, served, **context))
-        return there[-1]
+    def make(**context: Any) -> Person:
+        made.append(Person(_chromium, served, **context))
+        return made[-1]
 
-    yield one
-    for person in there:
+    yield make
+    for person in made:
         person.close()

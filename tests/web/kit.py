@@ -1,4 +1,4 @@
-"""The portal in this process, with a person who fills in its forms."""
+"""The portal in this process, and a browser without scripts that fills in its forms."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from tests.site import KEY, Site
 
 PASSWORD = "correct horse"
 ORIGIN = "https://portal.example"
+REFUSAL = "Refused; if the code was right, enter two codes in a row, or three."
 
 
 class Clock:
-    """Time that the test moves."""
+    """A clock that the test sets. `at` is in seconds."""
 
     def __init__(self) -> None:
         self.at = 1_000_000.0
@@ -33,48 +34,48 @@ class Clock:
     def __call__(self) -> float:
         return self.at
 
-    def forward(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         self.at += seconds
 
 
 @dataclass
-class OnePassword:
-    """A first factor that is the same for everybody, and remembers who asked."""
+class FixedPassword:
+    """A first factor with one password for every user. `asked` lists the users whose password was checked."""
 
     asked: list[str] = field(default_factory=list)
 
-    def right(self, user: str, password: str) -> bool:
+    def verify(self, user: str, password: str) -> bool:
         self.asked.append(user)
         return password == PASSWORD
 
 
 class Portal:
-    """One portal over the store of `site`. `now` is the wall clock, `clock` the sessions'."""
+    """A portal over the store of `site`. `wall` is its wall clock, `clock` the monotonic clock of its sessions."""
 
     def __init__(self, site: Site, **config: Any) -> None:
         self.site = site
         self.clock = Clock()
         self.wall = Clock()
         self.wall.at = float(int(time.time()))
-        self.passwords = OnePassword()
+        self.passwords = FixedPassword()
         self.log: list[str] = []
-        given: dict[str, Any] = {
+        defaults: dict[str, Any] = {
             "store": FileStore(str(site.store)),
             "passwords": self.passwords,
             "issuer": "portal.example",
-            "limited": False,
+            "rate_limits": False,
             "sink": lambda _, line: self.log.append(line),
             "now": lambda: int(self.wall()),
             "clock": self.clock,
             "passwd_name": lambda name: name,
         }
-        self.app: Flask = create_app(Config(**given | config))
+        self.app: Flask = create_app(Config(**defaults | config))
 
     def browser(self) -> Browser:
         return Browser(self.app)
 
     def signed_in(self, user: str = "alice", code: str | None = None) -> Browser:
-        """A browser that came through as many steps as there are."""
+        """Return a browser that is signed in: by the password, and by `code` if one is given."""
         browser = self.browser()
         page = browser.sign_in(user)
         if code is not None:
@@ -85,7 +86,7 @@ class Portal:
 
 
 class Page:
-    """What came back."""
+    """A page that the portal returned."""
 
     def __init__(self, response: TestResponse) -> None:
         self.response = response
@@ -94,8 +95,8 @@ class Page:
 
     @property
     def heading(self) -> str:
-        found = re.search(r"<h1>(.*?)</h1>", self.html, re.S)
-        return html.unescape(found[1]) if found else ""
+        match = re.search(r"<h1>(.*?)</h1>", self.html, re.S)
+        return html.unescape(match[1]) if match else ""
 
     @property
     def text(self) -> str:
@@ -103,44 +104,44 @@ class Page:
 
     @property
     def error(self) -> str:
-        found = re.search(r'class="error"[^>]*>(.*?)<', self.html, re.S)
-        return html.unescape(found[1]) if found else ""
+        match = re.search(r'class="error"[^>]*>(.*?)<', self.html, re.S)
+        return html.unescape(match[1]) if match else ""
 
     @property
     def notice(self) -> str:
-        found = re.search(r'class="notice"[^>]*>(.*?)</div>', self.html, re.S)
-        return html.unescape(" ".join(re.sub(r"<[^>]*>", " ", found[1]).split())) if found else ""
+        match = re.search(r'class="notice"[^>]*>(.*?)</div>', self.html, re.S)
+        return html.unescape(" ".join(re.sub(r"<[^>]*>", " ", match[1]).split())) if match else ""
 
     @property
     def csrf(self) -> str:
-        found = re.search(r'name="csrf_token"[^>]* value="([^"]*)"', self.html)
-        assert found, self.text
-        return found[1]
+        match = re.search(r'name="csrf_token"[^>]* value="([^"]*)"', self.html)
+        assert match, self.text
+        return match[1]
 
     @property
     def action(self) -> str:
-        """Where the page's own form goes (the first one is to sign out)."""
+        """The target of the page's own form; the form for signing out comes before it."""
         actions = [a for a in re.findall(r'<form method="post" action="([^"]*)"', self.html) if a != "/sign-out"]
         return html.unescape(actions[0])
 
 
 class Browser:
-    """Cookies, the page at hand, and its form."""
+    """A browser with cookies. `page` is the current page."""
 
     def __init__(self, app: Flask) -> None:
         self.client: Client = app.test_client()
         self.page: Page | None = None
 
-    def open(self, path: str, **more: Any) -> Page:
-        self.page = Page(self.client.get(path, base_url=ORIGIN, follow_redirects=True, **more))
+    def open(self, path: str, **options: Any) -> Page:
+        self.page = Page(self.client.get(path, base_url=ORIGIN, follow_redirects=True, **options))
         return self.page
 
-    def post(self, path: str, fields: dict[str, str], *, follow: bool = True, **more: Any) -> Page:
-        self.page = Page(self.client.post(path, data=fields, base_url=ORIGIN, follow_redirects=follow, **more))
+    def post(self, path: str, fields: dict[str, str], *, follow: bool = True, **options: Any) -> Page:
+        self.page = Page(self.client.post(path, data=fields, base_url=ORIGIN, follow_redirects=follow, **options))
         return self.page
 
     def send(self, **fields: str) -> Page:
-        """Fill in the form of the page at hand and send it."""
+        """Fill in the form of the current page and send it."""
         assert self.page is not None
         return self.post(self.page.action, {"csrf_token": self.page.csrf, **fields})
 
@@ -150,29 +151,29 @@ class Browser:
 
     @property
     def cookie(self) -> str:
-        """The name of the session."""
-        found = self.client.get_cookie("__Host-pam_totp", domain="portal.example")
-        assert found is not None
-        return found.value
+        """The session id."""
+        cookie = self.client.get_cookie("__Host-pam_totp", domain="portal.example")
+        assert cookie is not None
+        return cookie.value
 
     def use_cookie(self, value: str) -> None:
         self.client.set_cookie("__Host-pam_totp", value, domain="portal.example", secure=True)
 
 
-def shown_key(page: Page) -> bytes:
-    """The key that the enrolment page writes out."""
-    found = re.search(r"<code>([A-Z2-7 ]+)</code>", page.html)
-    assert found
-    return unbase32(found[1].replace(" ", ""))
+def key_on_page(page: Page) -> bytes:
+    """Return the key that the enrolment page shows as text."""
+    match = re.search(r"<code>([A-Z2-7 ]+)</code>", page.html)
+    assert match
+    return unbase32(match[1].replace(" ", ""))
 
 
-def app_code(key: bytes, now: Callable[[], float], later: int = 0) -> str:
-    """What an app with that key shows, `later` steps from now."""
+def code_of_app(key: bytes, now: Callable[[], float], later: int = 0) -> str:
+    """Return the code that an app with that key shows, `later` steps of 30 s from now."""
     return hotp(key, int(now()) // 30 + later)
 
 
-def enrolled(portal: Portal, user: str = "alice", **fields: Any) -> HotpToken:
-    """A fob in that user's record."""
+def enroll_fob(portal: Portal, user: str = "alice", **fields: Any) -> HotpToken:
+    """Enrol a key fob for that user."""
     token = HotpToken(**{"name": "fob", "secret": KEY, "created": 0, "counter": 0} | fields)
     portal.site.enrol(token, user=user)
     return token

@@ -1,4 +1,4 @@
-"""A person at a real browser."""
+"""A user with a real browser."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ADDRESSES = itertools.count(1)
 
 
 class Person:
-    """One browser of their own: a context with its cookies, and one page. Call `close` at the end."""
+    """A user with a browser context, its cookies, and one page. Call `close` at the end."""
 
     def __init__(self, chromium: Chromium, served: Served, **context: Any) -> None:
         self.served = served
@@ -32,10 +32,10 @@ class Person:
         )
         self.page: Page = self._context.new_page()
         self.page.set_default_timeout(10_000)  # milliseconds
-        self.complaints: list[str] = []
+        self.console_messages: list[str] = []
         self.requests: list[str] = []
-        self.page.on("console", lambda said: self.complaints.append(f"{said.type}: {said.text}"))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", lambda line: self.console_messages.append(f"{line.type}: {line.text}"))
+        self.page.on("pageerror", lambda error: self.console_messages.append(str(error)))
         self._context.on("request", lambda request: self.requests.append(request.url))
 
     def close(self) -> None:
@@ -62,32 +62,32 @@ class Person:
             self.page.get_by_label(label.replace("_", " "), exact=True).fill(text)
 
     def press(self, button: str) -> None:
-        """Press a button or follow a link, and wait for the page behind it."""
-        both = self.page.get_by_role("button", name=button, exact=True)
-        target = both.or_(self.page.get_by_role("link", name=button, exact=True))
+        """Press a button or follow a link, and wait for the next page."""
+        as_button = self.page.get_by_role("button", name=button, exact=True)
+        target = as_button.or_(self.page.get_by_role("link", name=button, exact=True))
         with self.page.expect_navigation():
             target.click()
 
     def sign_in(self, user: str = "alice", code: str | None = None, at: str = "") -> None:
-        """With the password, and with `code` where one is given; `at` another portal than the one that is served."""
+        """Sign in with the password, and with `code` if one is given. `at` is the URL of another portal."""
         self.page.goto(f"{at}/sign-in")
         self.fill(User_name=user, Password=self.served.password)
-        self.press("Go on")
+        self.press("Continue")
         if code is not None:
             self.page.get_by_label("One-time code").fill(code)
             self.press("Sign in")
 
     def add_phone(self, picture: Path) -> Phone:
-        """As far as the QR code, by way of `picture`; the page waits for the first code then."""
+        """Add a phone up to its QR code, which is read from a screenshot, `picture`. The page then asks for a code."""
         self.press("Add a phone")
         self.press("Show the QR code")
-        seen = self.scan(picture)
-        assert (seen["kind"], seen["label"], seen["digits"]) == ("totp", "/portal.example.org:alice", "6")
-        assert self.page.locator(".key code").inner_text().replace(" ", "") == seen["secret"]
-        return Phone(seen["secret"])
+        uri = self.scan(picture)
+        assert (uri["kind"], uri["label"], uri["digits"]) == ("totp", "/portal.example.org:alice", "6")
+        assert self.page.locator(".key code").inner_text().replace(" ", "") == uri["secret"]
+        return Phone(uri["secret"])
 
     def scan(self, picture: Path) -> dict[str, str]:
-        """What a phone reads from the QR code on the screen."""
+        """Return the parts of the URI in the QR code on the screen."""
         self.page.locator(".qr").screenshot(path=picture)
         command = [
             "zbarimg",
@@ -96,17 +96,16 @@ class Person:
             "-Sdisable",
             "-Sqrcode.enable",
             picture,
-        ]  # it sees bar codes in some keys
+        ]  # without this, it sees bar codes in some pictures
         read = subprocess.run(command, capture_output=True, text=True, check=True)
         uri = urllib.parse.urlsplit(read.stdout.strip())
         return {"label": urllib.parse.unquote(uri.path), "kind": uri.netloc} | dict(urllib.parse.parse_qsl(uri.query))
 
 
 class Phone:
-    """An authenticator app: codes by the real clock, each but once.
+    """An authenticator app that starts at the current step, by the real clock, and returns each code once.
 
-    `first` is the step at the moment of scanning; a code is good for a step before and after its own, so that those of
-    `first` and the next one can be used one after the other without waiting.
+    A code is accepted one step before and after its own. The first two codes can therefore be used without waiting.
     """
 
     def __init__(self, secret: str) -> None:
@@ -119,4 +118,4 @@ class Phone:
         return code
 
 
-People = Callable[..., Person]  # one more, with Chromium's options for their browser
+People = Callable[..., Person]  # makes a user; the arguments are Chromium's options for the browser context

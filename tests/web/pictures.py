@@ -1,6 +1,6 @@
-"""Pictures of the portal, for people to look at: `python -m tests.web.pictures FOLDER`, as root.
+"""Take pictures of the portal for the documentation: `python -m tests.web.pictures FOLDER`, as root.
 
-One file for each page and look: 1280 and 320 pixels wide, light and dark.
+There is one file for each page and look: 1280 and 320 pixels wide, light and dark.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.services.namespace import Machine
 from tests.site import KEY, codes, phone
 from tests.web.conftest import FLAGS
 from tests.web.people import Person, Phone
-from tests.web.served import BehindTls
+from tests.web.served import TlsPortal
 
 LOOKS = {
     "1280": {"viewport": {"width": 1280, "height": 800}},
@@ -27,39 +27,39 @@ LOOKS = {
 }
 
 
-def taken(person: Person, folder: Path, look: str) -> None:
-    """Walk through the pages as alice, who has a token on her key ring."""
+def take_pictures(person: Person, folder: Path, look: str) -> None:
+    """Walk through the pages as alice, a user with a key fob."""
 
-    def shoot(name: str) -> None:
+    def take(name: str) -> None:
         person.page.screenshot(path=folder / f"portal-{name}-{look}.png", full_page=True)
 
     person.page.goto("/sign-in")
-    shoot("sign-in")
+    take("sign-in")
     person.sign_in()
-    shoot("code")
+    take("code")
     person.press("Use a recovery code")
-    shoot("recovery-code")
+    take("recovery-code")
     person.press("Use a code of your phone or token")
     person.page.get_by_label("One-time code").fill("000 000")
     person.press("Sign in")
-    shoot("refused")
+    take("refused")
     person.page.get_by_label("One-time code").fill(codes(0))
     person.press("Sign in")
     person.press("Add a phone")
-    shoot("add-phone")
+    take("add-phone")
     person.press("Show the QR code")
-    shoot("scan")
+    take("scan")
     app = Phone(person.page.locator(".key code").inner_text().replace(" ", ""))
     person.page.get_by_label("The code that the app shows").fill(app.code())
     person.page.get_by_label("A code of a token you have").fill(codes(1))
     person.press("Add phone")
-    shoot("tokens")
+    take("tokens")
     for page in ("add-token", "resync?token=fob", "rename?token=fob", "remove?token=phone", "recovery"):
         person.page.goto(f"/{page}")
-        shoot(page.partition("?")[0])
+        take(page.partition("?")[0])
     person.page.get_by_label("A code of a token you have").fill(codes(2))
-    person.press("Make new ones")
-    shoot("recovery-codes")
+    person.press("Make new codes")
+    take("recovery-codes")
 
 
 def main(folder: Path) -> None:
@@ -70,18 +70,18 @@ def main(folder: Path) -> None:
     ):
         machine = Machine(Path(made))
         try:
-            served = BehindTls(machine, Path(program))
+            served = TlsPortal(machine, Path(program))
             flags = [*FLAGS, "--host-resolver-rules=MAP * 127.0.0.1"]
             chromium = playwright.chromium.launch(executable_path=served.browser, args=flags)
             for look, context in LOOKS.items():
-                served.forget_everybody()
+                served.delete_all_users()
                 now = int(time.time())
                 fob = HotpToken(name="fob", secret=KEY, created=now - 9_000_000, serial="SM00000042")
                 served.enrol(
                     "alice", fob, phone(name="tablet", created=now - 4_000_000, last_used=now - 7_000, drift=1)
                 )
                 person = Person(chromium, served, **context)
-                taken(person, folder, look)
+                take_pictures(person, folder, look)
                 person.close()
             chromium.close()
         finally:

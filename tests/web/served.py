@@ -1,5 +1,7 @@
-"""The portal as people reach it, for a real browser: over TLS behind nginx on a machine of its own, or, without root,
-in the clear on loopback with a first factor of the test's.
+"""The portal as a real browser reaches it.
+
+As root: over TLS behind nginx, on a test machine with PAM and accounts. Otherwise: over http on loopback, with one
+fixed password.
 """
 
 from __future__ import annotations
@@ -23,48 +25,46 @@ from pam_totp.web.portal import Config
 from tests.etc import PASSWORD
 from tests.services.namespace import COPY, LIBRARIES, Machine
 from tests.site import TREE, Site, until
-from tests.web.kit import OnePassword
+from tests.web.kit import FixedPassword
 
 CHROMIUM = "/usr/bin/chromium"
 NAME = "portal.example.org"  # as in docs/web.md
 
 
 class Served(Protocol):
-    """A portal that runs, and its store."""
+    """A running portal, and its store."""
 
     url: str
     password: str
-    browser: str  # the program to start
+    browser: str  # the path of the browser's program
 
     def record(self, user: str) -> UserRecord: ...
     def enrol(self, user: str, *tokens: Token) -> None: ...
-    def forget_everybody(self) -> None: ...
+    def delete_all_users(self) -> None: ...
 
 
-class BehindTls:
-    """`pam-totp portal` as the store's owner, started as root; nginx as docs/web.md has it; accounts with passwords."""
+class TlsPortal:
+    """`pam-totp portal`, started as root, behind nginx as configured in docs/web.md, with accounts and passwords."""
 
     url = f"https://{NAME}"
     password = PASSWORD
 
     def __init__(self, machine: Machine, folder: Path) -> None:
         self.machine = machine
-        self.browser = _inside(machine, folder)
+        self.browser = _browser_on(machine, folder)
         service = TREE / "pam_totp" / "web" / "pam_totp-portal"
         machine.write("/etc/pam.d/pam_totp-portal", service.read_text())
         path = f"PYTHONPATH={COPY}:{LIBRARIES}"
         python = ["env", path, "PYTHONDONTWRITEBYTECODE=1", os.path.realpath(sys.executable), "-m", "pam_totp.cli"]
         self.process = machine.start(*python, "portal", "--behind-tls-proxy", "--issuer", NAME, "--host", NAME)
-        self._front()
+        self._start_nginx()
         for port in (8443, 443):
-            until(lambda port=port: listens(machine, port), f"port {port} is there")  # type: ignore[misc]
+            until(lambda port=port: listens(machine, port), f"port {port} listens")  # type: ignore[misc]
 
-    def _front(self) -> None:
+    def _start_nginx(self) -> None:
         page = (TREE / "docs" / "web.md").read_text()
         (server,) = re.findall(r"```nginx\n(.*?)```", page, re.S)
-        server = server.replace(
-            "$remote_addr", "$http_x_person"
-        )  # people who sign in often, each from their own address
+        server = server.replace("$remote_addr", "$http_x_person")  # each test user has an address of its own
         key, certificate = (re.search(rf"{word} (\S+);", server)[1] for word in ("_key", "ssl_certificate"))  # type: ignore[index]
         for file in (key, certificate):
             self.machine.path(os.path.dirname(file)).mkdir(parents=True, exist_ok=True)
@@ -101,18 +101,18 @@ class BehindTls:
     def enrol(self, user: str, *tokens: Token) -> None:
         self.machine.enrol(user, *tokens)
 
-    def forget_everybody(self) -> None:
+    def delete_all_users(self) -> None:
         self.machine.forget_everybody()
 
 
 def listens(machine: Machine, port: int) -> bool:
-    """Whether a connection to `port` of the machine's would be taken."""
+    """Return True if a process listens on that port of the machine."""
     table = (machine.root.parent / "net" / "tcp").read_text()
     return re.search(rf":{port:04X} \S+ 0A ", table) is not None
 
 
-def _inside(machine: Machine, folder: Path) -> str:
-    """A program that starts the browser in the machine's network, where there is nothing but its loopback."""
+def _browser_on(machine: Machine, folder: Path) -> str:
+    """Write a program that starts the browser in the machine's network, which has a loopback interface only."""
     program = folder / "browser"
     network = machine.root.parent / "ns" / "net"
     program.write_text(f'#!/bin/sh\nexec nsenter --net={network} -- {CHROMIUM} "$@"\n')
@@ -120,8 +120,8 @@ def _inside(machine: Machine, folder: Path) -> str:
     return str(program)
 
 
-class InTheClear:
-    """The portal in this process, on a port of the host's loopback."""
+class PlainPortal:
+    """The portal in this process, on a loopback port of the host."""
 
     password = PASSWORD
     browser = CHROMIUM
@@ -136,39 +136,39 @@ class InTheClear:
     def enrol(self, user: str, *tokens: Token) -> None:
         self._site.enrol(*tokens, user=user)
 
-    def forget_everybody(self) -> None:
+    def delete_all_users(self) -> None:
         for file in self._site.store.iterdir():
             file.unlink()
 
 
 @contextmanager
-def in_the_clear() -> Iterator[InTheClear]:
+def plain_portal() -> Iterator[PlainPortal]:
     from waitress.server import create_server  # as in web.server
 
     with tempfile.TemporaryDirectory(prefix="pam_totp-portal-") as folder:
         site = Site(Path(folder))
         config = Config(
             store=FileStore(str(site.store)),
-            passwords=OnePassword(),
+            passwords=FixedPassword(),
             policy=Policy(),
             issuer=NAME,
             tls=False,
-            limited=False,
+            rate_limits=False,
             sink=lambda *_: None,
         )
         server = create_server(create_app(config), host="127.0.0.1", port=0, threads=8)
 
         def run() -> None:
-            with suppress(OSError):  # its sockets are closed under it
+            with suppress(OSError):  # the test closes the sockets while it runs
                 server.run()
 
         threading.Thread(target=run, daemon=True).start()
-        yield InTheClear(site, int(server.effective_port))
+        yield PlainPortal(site, int(server.effective_port))
         server.close()
 
 
-def missing() -> str | None:
-    """Why no browser can be tried here."""
+def missing_programs() -> str | None:
+    """Return why the browser tests cannot run here, or None if they can."""
     programs = [CHROMIUM, "zbarimg", *(("openssl", "/usr/sbin/nginx") if os.geteuid() == 0 else ())]
     absent = [program for program in programs if shutil.which(program) is None]
     return f"not installed: {', '.join(absent)} (see WANT_TEST in the Makefile)" if absent else None

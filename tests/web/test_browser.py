@@ -1,4 +1,4 @@
-"""As people use it: a real browser, the portal behind nginx, real passwords, a phone's camera, a pressed token."""
+"""The portal with a real browser, nginx, PAM passwords, a scanned QR code, and a simulated token."""
 
 from __future__ import annotations
 
@@ -15,51 +15,51 @@ from tests.etc import SHADOW
 from tests.services.namespace import ACCOUNTS
 from tests.site import KEY, TREE, codes, phone, until
 from tests.web.people import People, Person, Phone
-from tests.web.served import BehindTls, Served
+from tests.web.served import Served, TlsPortal
 
 
-def test_scan_confirm_sign_out_sign_in_and_the_replay_is_refused(
+def test_a_scanned_phone_signs_in_and_its_replayed_code_is_refused(
     people: People, served: Served, tmp_path: Path
 ) -> None:
     alice = people()
     alice.sign_in()
-    mine = alice.add_phone(tmp_path / "qr.png")
-    alice.fill(**{"The code that the app shows": mine.code()})
+    app = alice.add_phone(tmp_path / "qr.png")
+    alice.fill(**{"The code that the app shows": app.code()})
     alice.press("Add phone")
     assert (alice.heading, alice.notice) == ("Your tokens", "phone is in use now.")
     alice.press("Sign out")
     assert "You are signed out." in alice.page.locator("main").inner_text()
-    code = mine.code()
+    code = app.code()
     alice.sign_in(code=code)
     assert alice.heading == "Your tokens"
     thief = people()
     thief.sign_in(code=code)
     assert thief.heading == "Your code"
-    assert thief.error.startswith("Refused;")
+    assert thief.error.startswith("Refused")
     assert len(served.record("alice").tokens) == 1
-    assert [c for c in alice.complaints + thief.complaints if "401" not in c] == [], "not a word in the console"
-    assert {url.split("/")[2] for url in alice.requests} == {served.url.split("/")[2]}, "nobody else is asked"
+    assert [c for c in alice.console_messages + thief.console_messages if "401" not in c] == [], "the console is empty"
+    assert {url.split("/")[2] for url in alice.requests} == {served.url.split("/")[2]}, "all requests go to the portal"
 
 
-def test_a_pressed_token_is_brought_back_into_step(people: People, served: Served, tmp_path: Path) -> None:
-    made = tmp_path / "factory"
+def test_a_token_pressed_out_of_step_is_resynchronised(people: People, served: Served, tmp_path: Path) -> None:
+    factory = tmp_path / "factory"
     sim = [sys.executable, "-m", "token_sim.cli"]
-    subprocess.run([*sim, "factory", "--count", "1", "--out", made], cwd=TREE, check=True, stdout=subprocess.DEVNULL)
-    serial, seed, _, _, counter = (made / "seeds.csv").read_text().splitlines()[0].split(",")[:5]
+    subprocess.run([*sim, "factory", "--count", "1", "--out", factory], cwd=TREE, check=True, stdout=subprocess.DEVNULL)
+    serial, seed, _, _, counter = (factory / "seeds.csv").read_text().splitlines()[0].split(",")[:5]
     token = HotpToken(name="fob", secret=bytes.fromhex(seed), created=0, counter=int(counter), serial=serial)
     served.enrol("alice", token, phone())
     port = tmp_path / "port"
-    # The token's own socket would be deep in pytest's folders, whose names grow with every run.
+    # The control socket needs a short path; pytest's folders have long names.
     with (
         tempfile.TemporaryDirectory(prefix="pam_totp-test-") as short,
         subprocess.Popen(
-            [*sim, "run", made / f"{serial}.token", "--link", port, "--control", f"{short}/control"],
+            [*sim, "run", factory / f"{serial}.token", "--link", port, "--control", f"{short}/control"],
             cwd=TREE,
             stdout=subprocess.DEVNULL,
         ) as simulator,
     ):
         try:
-            until(port.exists, "the simulator makes its port")
+            until(port.exists, "the simulator creates its port")
 
             def press(times: int) -> list[str]:
                 done = subprocess.run(
@@ -71,10 +71,10 @@ def test_a_pressed_token_is_brought_back_into_step(people: People, served: Serve
                 )
                 return done.stdout.split()
 
-            press(25)  # in a pocket: farther than one code reaches
+            press(25)  # beyond the look-ahead of one code
             alice = people()
             alice.sign_in(code=press(1)[0])
-            assert alice.error.startswith("Refused;")
+            assert alice.error.startswith("Refused")
             alice.page.get_by_label("One-time code").fill(" ".join(press(2)))
             alice.press("Sign in")
             assert alice.heading == "Your tokens"
@@ -91,28 +91,28 @@ def test_a_pressed_token_is_brought_back_into_step(people: People, served: Serve
     assert again.heading == "Your tokens"
 
 
-def test_a_recovery_code_gets_in_when_the_phone_is_lost(people: People, served: Served) -> None:
+def test_a_recovery_code_signs_in_when_the_phone_is_lost(people: People, served: Served) -> None:
     served.enrol("alice", HotpToken(name="fob", secret=KEY, created=0))
     alice = people()
     alice.sign_in(code=codes(0))
     alice.press("Make new recovery codes")
     alice.page.get_by_label("A code of a token you have").fill(codes(1))
-    alice.press("Make new ones")
+    alice.press("Make new codes")
     shown = alice.page.locator(".codes code").all_inner_texts()
     assert len(shown) == 10
     alice.page.emulate_media(media="print")
-    assert not alice.page.get_by_role("button").first.is_visible(), "on paper there are the codes alone"
+    assert not alice.page.get_by_role("button").first.is_visible(), "the printed page has no buttons"
     assert alice.page.locator(".codes").is_visible()
     alice.page.emulate_media(media="screen")
-    alice.press("I have kept them")
+    alice.press("I have saved them")
     lost = people(viewport={"width": 320, "height": 640})
     lost.sign_in()
     lost.press("Use a recovery code")
-    fits(lost)
+    assert_accessible(lost)
     lost.fill(Recovery_code="AAAA-AAAA-AAAA-AAAA")
     lost.press("Sign in")
-    assert lost.error.startswith("Refused;")
-    lost.fill(Recovery_code=shown[4])  # the form is still the one with letters on its keyboard
+    assert lost.error.startswith("Refused")
+    lost.fill(Recovery_code=shown[4])  # after a refusal, the page still has the form for recovery codes
     lost.press("Sign in")
     assert lost.heading == "Your tokens"
     assert lost.notice.startswith("Recovery code used, 9 left.")
@@ -120,20 +120,20 @@ def test_a_recovery_code_gets_in_when_the_phone_is_lost(people: People, served: 
     assert shown[5] not in lost.page.content()
 
 
-def test_of_two_browsers_with_one_code_one_gets_in(people: People, served: Served) -> None:
+def test_one_of_two_browsers_with_the_same_code_signs_in(people: People, served: Served) -> None:
     served.enrol("alice", HotpToken(name="fob", secret=KEY, created=0))
     two = [people(), people()]
     for person in two:
         person.sign_in()
         person.page.get_by_label("One-time code").fill(codes(0))
-    for person in two:  # neither waits for the other's answer
+    for person in two:  # both send before either gets a response
         person.page.evaluate("setTimeout(() => document.querySelector('main form').requestSubmit(), 50)")
     for person in two:
         person.page.locator("h1:text-is('Your tokens'), .error").wait_for()
     assert sorted(person.heading for person in two) == ["Your code", "Your tokens"]
 
 
-def test_a_session_stolen_before_the_code_is_worth_nothing(people: People, served: Served) -> None:
+def test_a_session_stolen_before_the_code_is_worthless(people: People, served: Served) -> None:
     served.enrol("alice", HotpToken(name="fob", secret=KEY, created=0))
     alice, thief = people(), people()
     alice.sign_in()
@@ -145,7 +145,7 @@ def test_a_session_stolen_before_the_code_is_worth_nothing(people: People, serve
     assert thief.heading == "Sign in"
 
 
-def test_the_cookie_is_what_it_should_be_over_tls(people: People, behind_tls: BehindTls) -> None:
+def test_the_cookie_over_tls_is_secure_and_for_this_host_only(people: People, tls_portal: TlsPortal) -> None:
     alice = people()
     alice.sign_in()
     (cookie,) = alice.context.cookies()
@@ -153,46 +153,46 @@ def test_the_cookie_is_what_it_should_be_over_tls(people: People, behind_tls: Be
     assert (cookie["secure"], cookie["httpOnly"], cookie["sameSite"]) == (True, True, "Lax")
     assert (cookie["domain"], cookie["path"], cookie["expires"]) == ("portal.example.org", "/", -1)
     assert alice.page.evaluate("document.cookie") == ""
-    assert behind_tls.machine.log.wait_for("accepted", "user=alice", "by=password", f"rhost={alice.address}")
+    assert tls_portal.machine.log.wait_for("accepted", "user=alice", "by=password", f"rhost={alice.address}")
 
 
-def test_started_as_root_it_is_the_stores_owner_in_the_group_shadow_and_no_more(behind_tls: BehindTls) -> None:
-    status = Path(f"/proc/{behind_tls.process.pid}/status").read_text()
-    told = {name: value.split() for name, _, value in (line.partition(":") for line in status.splitlines())}
-    assert told["Name"] != ["nsenter"]
+def test_started_as_root_it_runs_as_store_owner_with_group_shadow(tls_portal: TlsPortal) -> None:
+    status = Path(f"/proc/{tls_portal.process.pid}/status").read_text()
+    status_fields = {name: value.split() for name, _, value in (line.partition(":") for line in status.splitlines())}
+    assert status_fields["Name"] != ["nsenter"]
     owner = str(ACCOUNTS["pam_totp"])
-    assert (told["Uid"], told["Gid"]) == ([owner] * 4, [owner] * 4)
-    assert told["Groups"] == [str(SHADOW)]
-    assert {told[capabilities][0].strip("0") for capabilities in ("CapEff", "CapPrm", "CapInh", "CapAmb")} == {""}
+    assert (status_fields["Uid"], status_fields["Gid"]) == ([owner] * 4, [owner] * 4)
+    assert status_fields["Groups"] == [str(SHADOW)]
+    assert {status_fields[capabilities][0].strip("0") for capabilities in ("CapEff", "CapPrm", "CapInh", "CapAmb")} == {
+        ""
+    }
 
 
-def test_a_wrong_password_a_blank_one_and_an_unknown_user_are_refused_by_pam(
-    people: People, behind_tls: BehindTls
-) -> None:
-    said = set()
-    for user, password in (("alice", "wrong"), ("nobody-here", "wrong"), ("root", behind_tls.password), ("bob", " ")):
+def test_wrong_and_blank_passwords_and_unknown_users_look_the_same(people: People, tls_portal: TlsPortal) -> None:
+    shown = set()
+    for user, password in (("alice", "wrong"), ("no-such-user", "wrong"), ("root", tls_portal.password), ("bob", " ")):
         person = people()
         person.page.goto("/sign-in")
         person.fill(User_name=user, Password=password)
-        person.press("Go on")
-        said.add((person.heading, person.error))
-    assert said == {("Sign in", "User name and password do not match.")}
+        person.press("Continue")
+        shown.add((person.heading, person.error))
+    assert shown == {("Sign in", "User name and password do not match.")}
 
 
-def test_without_scripts_everything_works(people: People, served: Served, tmp_path: Path) -> None:
+def test_every_page_works_without_scripts(people: People, served: Served, tmp_path: Path) -> None:
     alice = people(java_script_enabled=False)
     alice.sign_in()
     alice.press("Add a phone")
     alice.press("Show the QR code")
-    assert not alice.page.get_by_role("button", name="Copy").is_visible(), "no button that does nothing"
-    mine = Phone(alice.scan(tmp_path / "qr.png")["secret"])
-    alice.fill(**{"The code that the app shows": mine.code()})
+    assert not alice.page.get_by_role("button", name="Copy").is_visible(), "a button that needs scripts is hidden"
+    app = Phone(alice.scan(tmp_path / "qr.png")["secret"])
+    alice.fill(**{"The code that the app shows": app.code()})
     alice.press("Add phone")
     assert alice.notice == "phone is in use now."
     assert len(served.record("alice").tokens) == 1
 
 
-def test_a_keyboard_is_enough(people: People, served: Served) -> None:
+def test_the_keyboard_alone_is_enough(people: People, served: Served) -> None:
     served.enrol("alice", HotpToken(name="fob", secret=KEY, created=0))
     alice = people()
     alice.page.goto("/sign-in")
@@ -206,15 +206,15 @@ def test_a_keyboard_is_enough(people: People, served: Served) -> None:
     with alice.page.expect_navigation():
         keys.press("Enter")
     assert alice.heading == "Your tokens"
-    reached = []
+    focused = []
     for _ in range(12):
         keys.press("Tab")
-        reached.append(alice.page.evaluate("document.activeElement.textContent.trim()"))
-    for stop in ("Skip to the page", "Sign out", "Bring back into step (fob)", "Rename fob", "Add a phone"):
-        assert stop in reached, reached
+        focused.append(alice.page.evaluate("document.activeElement.textContent.trim()"))
+    for stop in ("Skip to content", "Sign out", "Bring back into step (fob)", "Rename fob", "Add a phone"):
+        assert stop in focused, focused
 
 
-def test_the_key_is_copied_by_a_button(people: People, served: Served, tmp_path: Path) -> None:
+def test_the_copy_button_copies_the_key(people: People, served: Served, tmp_path: Path) -> None:
     alice = people(permissions=["clipboard-read", "clipboard-write"])
     alice.sign_in()
     alice.add_phone(tmp_path / "qr.png")
@@ -224,7 +224,7 @@ def test_the_key_is_copied_by_a_button(people: People, served: Served, tmp_path:
     assert alice.page.evaluate("navigator.clipboard.readText()") == shown
 
 
-def test_the_back_button_after_signing_out_shows_nothing(people: People, served: Served) -> None:
+def test_the_back_button_after_signing_out_shows_no_token(people: People, served: Served) -> None:
     alice = people()
     alice.sign_in()
     alice.press("Sign out")
@@ -240,39 +240,39 @@ PAGES = (
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_page_shuts_anybody_out_or_is_wider_than_a_small_phone(
+def test_every_page_is_accessible_and_fits_320_pixels(
     people: People, served: Served, scheme: str, tmp_path: Path
 ) -> None:
     served.enrol("alice", HotpToken(name="fob", secret=KEY, created=0), phone())
     alice = people(viewport={"width": 320, "height": 640}, color_scheme=scheme)
     alice.page.goto("/sign-in")
-    fits(alice)
+    assert_accessible(alice)
     alice.fill(User_name="alice", Password="wrong")
-    alice.press("Go on")
-    fits(alice)
+    alice.press("Continue")
+    assert_accessible(alice)
     alice.sign_in()
-    fits(alice)
+    assert_accessible(alice)
     alice.page.get_by_label("One-time code").fill("000000")
     alice.press("Sign in")
-    fits(alice)
+    assert_accessible(alice)
     alice.page.get_by_label("One-time code").fill(codes(0))
     alice.press("Sign in")
     alice.press("Make new recovery codes")
     alice.page.get_by_label("A code of a token you have").fill(codes(1))
-    alice.press("Make new ones")
+    alice.press("Make new codes")
     alice.page.goto("/add-phone")
     alice.page.get_by_label("Name").fill("x" * 100)
     alice.press("Show the QR code")
-    assert alice.scan(tmp_path / "qr.png")["kind"] == "totp", "dark on light, whatever the scheme"
+    assert alice.scan(tmp_path / "qr.png")["kind"] == "totp", "the QR code is dark on light in both schemes"
     for path in PAGES:
         alice.page.goto(path)
-        fits(alice)
+        assert_accessible(alice)
     alice.press("Sign out")
-    fits(alice)
+    assert_accessible(alice)
 
 
-def fits(person: Person) -> None:
-    """axe finds nothing, and nothing stands out of a window of 320 pixels."""
-    found = Axe().run(person.page)
-    assert found.violations_count == 0, (person.page.url, found.generate_report())
+def assert_accessible(person: Person) -> None:
+    """Check that axe has no finding, and that the page is at most 320 pixels wide."""
+    result = Axe().run(person.page)
+    assert result.violations_count == 0, (person.page.url, result.generate_report())
     assert person.page.evaluate("document.documentElement.scrollWidth") <= 320, person.page.url

@@ -1,4 +1,4 @@
-"""OWASP's lists, gone through: headers, CSRF, clickjacking, redirects, limits, caches, what is told to strangers."""
+"""Defences by OWASP's lists: headers, CSRF, clickjacking, redirects, limits, caches, disclosure."""
 
 from __future__ import annotations
 
@@ -9,41 +9,58 @@ import pytest
 
 from pam_totp.web.app import LIMITS
 from tests.site import Site, codes
-from tests.web.kit import ORIGIN, PASSWORD, Browser, Page, Portal, enrolled
+from tests.web.kit import ORIGIN, PASSWORD, Browser, Page, Portal, enroll_fob
 
-PUBLIC = ("/", "/sign-in", "/code", "/signed-out", "/nix", "/static/portal.css", "/add-phone", "/recovery/codes")
+PUBLIC = (
+    "/",
+    "/sign-in",
+    "/code",
+    "/signed-out",
+    "/no-such-page",
+    "/static/portal.css",
+    "/add-phone",
+    "/recovery/codes",
+)
 
 
 @pytest.mark.parametrize("path", PUBLIC)
-def test_every_answer_has_the_headers(portal: Portal, path: str) -> None:
-    answer = portal.browser().client.get(path, base_url=ORIGIN)
-    policy = answer.headers["Content-Security-Policy"]
+def test_every_response_has_the_security_headers(portal: Portal, path: str) -> None:
+    response = portal.browser().client.get(path, base_url=ORIGIN)
+    policy = response.headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; ")
     assert "unsafe" not in policy
     assert "frame-ancestors 'none'" in policy
-    assert answer.headers["X-Frame-Options"] == "DENY"
-    assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    assert answer.headers["Referrer-Policy"] == "no-referrer"
-    assert answer.headers["Strict-Transport-Security"] == "max-age=31536000"
-    assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
-    assert "Server" not in answer.headers
-    assert answer.headers["Cache-Control"] == ("max-age=3600" if path.startswith("/static") else "no-store")
+    assert response.headers["X-Frame-Options"] == "DENY"
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["Referrer-Policy"] == "no-referrer"
+    assert response.headers["Strict-Transport-Security"] == "max-age=31536000"
+    assert response.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+    assert "Server" not in response.headers
+    assert response.headers["Cache-Control"] == ("max-age=3600" if path.startswith("/static") else "no-store")
 
 
-def test_no_page_has_inline_script_or_style_or_anything_of_a_third_party(portal: Portal) -> None:
-    enrolled(portal)
+def test_no_page_has_inline_or_third_party_code(portal: Portal) -> None:
+    enroll_fob(portal)
     browser = portal.signed_in(code=codes(0))
-    for path in ("/", "/add-phone", "/add-token", "/rename?token=fob", "/resync?token=fob", "/recovery", "/nix"):
-        found = browser.open(path).html
-        assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:|<script(?! src=\"/static/)", found), path
-        assert not re.search(r'(?:src|href|action)="(?:https?:)?//', found), path
+    for path in (
+        "/",
+        "/add-phone",
+        "/add-token",
+        "/rename?token=fob",
+        "/resync?token=fob",
+        "/recovery",
+        "/no-such-page",
+    ):
+        page = browser.open(path).html
+        assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:|<script(?! src=\"/static/)", page), path
+        assert not re.search(r'(?:src|href|action)="(?:https?:)?//', page), path
 
 
-def test_the_cookie_is_this_hosts_alone_and_out_of_scripts_reach(portal: Portal) -> None:
-    answer = portal.browser().client.get("/sign-in", base_url=ORIGIN)
-    name, *rest = answer.headers["Set-Cookie"].split("; ")
+def test_the_cookie_is_for_this_host_and_not_for_scripts(portal: Portal) -> None:
+    response = portal.browser().client.get("/sign-in", base_url=ORIGIN)
+    name, *rest = response.headers["Set-Cookie"].split("; ")
     assert name.startswith("__Host-pam_totp=")
-    assert set(rest) == {"Secure", "HttpOnly", "Path=/", "SameSite=Lax"}, "no Domain, and gone with the browser"
+    assert set(rest) == {"Secure", "HttpOnly", "Path=/", "SameSite=Lax"}, "no Domain, no expiry time"
 
 
 def every_post(portal: Portal) -> list[str]:
@@ -51,23 +68,23 @@ def every_post(portal: Portal) -> list[str]:
     return sorted(rule.rule for rule in rules if rule.methods and "POST" in rule.methods)
 
 
-def test_every_post_takes_this_sessions_own_token(portal: Portal) -> None:
-    enrolled(portal)
+def test_every_post_needs_the_csrf_token_of_its_session(portal: Portal) -> None:
+    enroll_fob(portal)
     browser, other = portal.signed_in(code=codes(0)), portal.signed_in(code=codes(1))
-    foreign = other.open("/").csrf
+    other_token = other.open("/").csrf
     before = portal.site.path("alice").read_bytes()
     assert len(every_post(portal)) == 12
     for path in every_post(portal):
-        for token in ({}, {"csrf_token": ""}, {"csrf_token": "x"}, {"csrf_token": foreign}):
+        for token in ({}, {"csrf_token": ""}, {"csrf_token": "x"}, {"csrf_token": other_token}):
             page = browser.post(f"{path}?token=fob", {"name": "x", "proof": codes(2), "codes": codes(2, 2), **token})
             assert page.status == 400, path
-            assert "was not used" in page.text
+            assert "was ignored" in page.text
     assert portal.site.path("alice").read_bytes() == before
-    assert browser.open("/").heading == "Your tokens", "not even signed out"
+    assert browser.open("/").heading == "Your tokens", "the session is still signed in"
 
 
-def test_nothing_is_changed_by_a_get(portal: Portal) -> None:
-    enrolled(portal)
+def test_a_get_changes_nothing(portal: Portal) -> None:
+    enroll_fob(portal)
     browser = portal.signed_in(code=codes(0))
     before = portal.site.path("alice").read_bytes()
     for path in every_post(portal):
@@ -76,85 +93,85 @@ def test_nothing_is_changed_by_a_get(portal: Portal) -> None:
     assert browser.open("/").heading == "Your tokens"
 
 
-@pytest.mark.parametrize(("came_from", "status"), [("cross-site", 403), ("same-site", 403), ("same-origin", 200)])
-def test_a_form_from_another_site_is_refused_even_with_the_token(portal: Portal, came_from: str, status: int) -> None:
+@pytest.mark.parametrize(("fetch_site", "status"), [("cross-site", 403), ("same-site", 403), ("same-origin", 200)])
+def test_a_form_from_another_site_is_refused_even_with_the_token(portal: Portal, fetch_site: str, status: int) -> None:
     browser = portal.browser()
     csrf = browser.open("/sign-in").csrf
     fields = {"csrf_token": csrf, "user": "alice", "password": PASSWORD}
-    assert browser.post("/sign-in", fields, headers={"Sec-Fetch-Site": came_from}).status == status
+    assert browser.post("/sign-in", fields, headers={"Sec-Fetch-Site": fetch_site}).status == status
 
 
-@pytest.mark.parametrize("given", ["next", "url", "return_to", "redirect", "continue", "token"])
-def test_no_request_names_the_place_that_it_is_sent_to(portal: Portal, given: str) -> None:
+@pytest.mark.parametrize("parameter", ["next", "url", "return_to", "redirect", "continue", "token"])
+def test_no_request_chooses_the_target_of_a_redirect(portal: Portal, parameter: str) -> None:
     browser = portal.browser()
-    csrf = browser.open(f"/sign-in?{given}=https://evil.example/").csrf
-    fields = {"csrf_token": csrf, "user": "alice", "password": PASSWORD, given: "//evil.example/"}
-    page = browser.post(f"/sign-in?{given}=https://evil.example/", fields, follow=False)
+    csrf = browser.open(f"/sign-in?{parameter}=https://evil.example/").csrf
+    fields = {"csrf_token": csrf, "user": "alice", "password": PASSWORD, parameter: "//evil.example/"}
+    page = browser.post(f"/sign-in?{parameter}=https://evil.example/", fields, follow=False)
     assert page.response.headers["Location"] == "/"
 
 
-def test_the_name_that_it_is_called_by_leads_nowhere_else(portal: Portal) -> None:
-    answer = portal.browser().client.get("/", base_url=ORIGIN, headers={"Host": "evil.example"})
-    assert answer.headers["Location"] == "/sign-in"
-    assert "evil.example" not in answer.get_data(as_text=True)
+def test_the_host_header_does_not_change_a_redirect(portal: Portal) -> None:
+    response = portal.browser().client.get("/", base_url=ORIGIN, headers={"Host": "evil.example"})
+    assert response.headers["Location"] == "/sign-in"
+    assert "evil.example" not in response.get_data(as_text=True)
 
 
-def test_it_answers_only_to_the_names_that_were_given(site: Site) -> None:
+def test_it_answers_only_to_the_configured_host_names(site: Site) -> None:
     client = Portal(site, hosts=("portal.example",)).browser().client
     assert client.get("/sign-in", base_url=ORIGIN).status_code == 200
-    answer = client.get("/sign-in", base_url="https://evil.example")
-    assert answer.status_code == 400
-    assert answer.headers["X-Frame-Options"] == "DENY"
+    response = client.get("/sign-in", base_url="https://evil.example")
+    assert response.status_code == 400
+    assert response.headers["X-Frame-Options"] == "DENY"
 
 
-def test_behind_tls_nothing_is_served_in_the_clear(portal: Portal) -> None:
-    answer = portal.browser().client.get("/sign-in", base_url="http://portal.example")
-    assert answer.status_code == 400
-    assert "Set-Cookie" not in answer.headers
+def test_behind_tls_plain_http_is_refused(portal: Portal) -> None:
+    response = portal.browser().client.get("/sign-in", base_url="http://portal.example")
+    assert response.status_code == 400
+    assert "Set-Cookie" not in response.headers
 
 
-def test_without_tls_the_cookie_has_another_name_and_nothing_claims_tls(site: Site) -> None:
-    answer = Portal(site, tls=False).browser().client.get("/sign-in", base_url="http://127.0.0.1:8443")
-    assert answer.headers["Set-Cookie"].startswith("pam_totp_plain_http=")
-    assert "Strict-Transport-Security" not in answer.headers
+def test_without_tls_the_cookie_is_renamed_and_hsts_is_off(site: Site) -> None:
+    response = Portal(site, tls=False).browser().client.get("/sign-in", base_url="http://127.0.0.1:8443")
+    assert response.headers["Set-Cookie"].startswith("pam_totp_plain_http=")
+    assert "Strict-Transport-Security" not in response.headers
 
 
 # Limits
 
 
-def test_one_address_cannot_go_on_guessing_one_password(site: Site) -> None:
-    portal = Portal(site, limited=True)
+def test_guesses_of_one_password_from_one_address_are_limited(site: Site) -> None:
+    portal = Portal(site, rate_limits=True)
     statuses = [portal.browser().sign_in("alice", "wrong").status for _ in range(11)]
     assert statuses == [401] * 10 + [429]
-    assert portal.passwords.asked == ["alice"] * 10, "the password is not even looked at"
+    assert portal.passwords.asked == ["alice"] * 10, "no password is checked beyond the limit"
     page = portal.browser().sign_in("bob")
-    assert page.heading == "Your tokens", "somebody else at the same address gets in"
+    assert page.heading == "Your tokens", "another user at the same address can sign in"
 
 
-def test_another_address_is_not_kept_out(site: Site) -> None:
-    portal = Portal(site, limited=True)
+def test_another_address_is_not_blocked(site: Site) -> None:
+    portal = Portal(site, rate_limits=True)
     for _ in range(11):
         portal.browser().sign_in("alice", "wrong")
     browser = portal.browser()
     browser.client.environ_base["REMOTE_ADDR"] = "192.0.2.9"
     csrf = browser.open("/sign-in").csrf
     page = browser.post("/sign-in", {"csrf_token": csrf, "user": "alice", "password": PASSWORD})
-    assert page.heading == "Your tokens", "nobody can lock the holder out"
+    assert page.heading == "Your tokens", "guessing does not lock out the user"
 
 
-def test_one_address_cannot_go_on_trying_users(site: Site) -> None:
-    portal = Portal(site, limited=True)
+def test_attempts_on_many_users_from_one_address_are_limited(site: Site) -> None:
+    portal = Portal(site, rate_limits=True)
     statuses = [portal.browser().sign_in(f"user{i}", "wrong").status for i in range(61)]
     assert statuses == [401] * 60 + [429]
 
 
-def test_a_site_says_how_many_people_share_one_address(site: Site) -> None:
-    portal = Portal(site, limited=True, per_address=70)
+def test_per_address_raises_the_limit_of_one_address(site: Site) -> None:
+    portal = Portal(site, rate_limits=True, per_address=70)
     assert [portal.browser().sign_in(f"user{i}").status for i in range(71)] == [200] * 70 + [429]
 
 
-def test_the_addresses_of_one_ipv6_customer_count_as_one(site: Site) -> None:
-    portal = Portal(site, limited=True)
+def test_addresses_of_one_ipv6_network_count_as_one(site: Site) -> None:
+    portal = Portal(site, rate_limits=True)
     statuses = []
     for i in range(11):
         browser = portal.browser()
@@ -163,35 +180,37 @@ def test_the_addresses_of_one_ipv6_customer_count_as_one(site: Site) -> None:
     assert statuses[-1] == 429
 
 
-def test_codes_are_limited_too(site: Site) -> None:
-    portal = Portal(site, limited=True)
-    enrolled(portal)
+def test_code_attempts_from_one_address_are_limited(site: Site) -> None:
+    portal = Portal(site, rate_limits=True)
+    enroll_fob(portal)
     browser = portal.browser()
     browser.sign_in()
     statuses = [browser.send(proof="blank").status for _ in range(61)]
     assert statuses == [401] * 60 + [429]
     assert browser.page is not None
-    assert "Too many tries." in browser.page.text
+    assert "Too many attempts." in browser.page.text
 
 
 def test_every_page_that_takes_a_code_or_a_password_is_limited(portal: Portal) -> None:
-    taking = {"signin.sign_in", "signin.code"} | {
+    endpoints = {"signin.sign_in", "signin.code"} | {
         f"tokens.{name}" for name in ("scan", "add_token", "resync", "remove", "recovery")
     }
-    assert set(LIMITS) == taking
+    assert set(LIMITS) == endpoints
 
 
-# What strangers learn
+# What a client without a session learns
 
 
-@pytest.mark.parametrize("path", ["/nix", "/static/../app.py", "/static/%2e%2e/app.py", "/sign-in/", "/.git/config"])
-def test_an_unknown_page_says_so_and_no_more(portal: Portal, path: str) -> None:
+@pytest.mark.parametrize(
+    "path", ["/no-such-page", "/static/../app.py", "/static/%2e%2e/app.py", "/sign-in/", "/.git/config"]
+)
+def test_an_unknown_page_discloses_nothing(portal: Portal, path: str) -> None:
     page = portal.browser().open(path)
     assert page.status == 404
-    assert "There is no such page." in page.text
+    assert "Page not found." in page.text
 
 
-def test_a_request_that_is_too_long_is_not_read(portal: Portal) -> None:
+def test_a_request_that_is_too_long_is_rejected(portal: Portal) -> None:
     browser = portal.browser()
     csrf = browser.open("/sign-in").csrf
     page = browser.post("/sign-in", {"csrf_token": csrf, "user": "x" * 20_000, "password": "x"})
@@ -199,36 +218,36 @@ def test_a_request_that_is_too_long_is_not_read(portal: Portal) -> None:
 
 
 @pytest.mark.parametrize("user", ["x" * 256, "alice\0", "../alice", "\ud7ff", "a\r\nb", "%00", "alice "])
-def test_strange_user_names_are_wrong_ones(portal: Portal, user: str) -> None:
+def test_strange_user_names_are_refused_as_wrong(portal: Portal, user: str) -> None:
     page = portal.browser().sign_in(user, "wrong")
     assert page.status in (401, 422)
     assert page.heading == "Sign in"
 
 
-def test_a_defect_shows_nothing_of_itself(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_discloses_nothing(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
-        raise RuntimeError("the inner workings")
+        raise RuntimeError("internal detail")
 
-    monkeypatch.setattr(portal.passwords, "right", broken)
+    monkeypatch.setattr(portal.passwords, "verify", broken)
     page = portal.browser().sign_in("alice")
     assert page.status == 500
-    assert "inner workings" not in page.html
+    assert "internal detail" not in page.html
     assert page.response.headers["X-Frame-Options"] == "DENY"
 
 
-def test_methods_that_no_page_has_are_refused(portal: Portal) -> None:
+def test_unsupported_methods_are_refused(portal: Portal) -> None:
     client = portal.browser().client
     for method in ("PUT", "DELETE", "PATCH", "TRACE"):
         assert client.open("/sign-in", method=method, base_url=ORIGIN).status_code in (400, 405)
 
 
-def test_names_cannot_forge_a_line_in_the_log(portal: Portal) -> None:
+def test_a_user_name_cannot_forge_a_log_line(portal: Portal) -> None:
     portal.browser().sign_in("x\npam_totp(sshd:auth): accepted user=root", "wrong")
     assert not any("\n" in line for line in portal.log)
 
 
-def test_every_form_has_labels_and_keyboards_as_they_should_be(portal: Portal) -> None:
-    enrolled(portal)
+def test_every_field_has_a_label_and_the_right_keyboard(portal: Portal) -> None:
+    enroll_fob(portal)
     browser: Browser = portal.browser()
     pages: list[Page] = [browser.sign_in()]
     assert 'inputmode="numeric"' in pages[0].html
@@ -241,7 +260,7 @@ def test_every_form_has_labels_and_keyboards_as_they_should_be(portal: Portal) -
         assert '"None"' not in page.html
 
 
-def test_the_style_sheet_calls_nobody() -> None:
+def test_static_files_load_nothing_from_other_sites() -> None:
     static = Path(__file__).resolve().parents[2] / "pam_totp" / "web" / "static"
     for file in static.iterdir():
         text = file.read_text().replace("http://www.w3.org/2000/svg", "")

@@ -1,4 +1,4 @@
-"""Signing in: two steps, what each is worth, and what is told to whom."""
+"""Signing in: the two steps, the sessions between them, and what each message discloses."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import pytest
 
 from pam_totp.web.sessions import Step
 from tests.site import ME, Site, codes
-from tests.web.kit import PASSWORD, Browser, Page, Portal, enrolled
+from tests.web.kit import PASSWORD, REFUSAL, Browser, Page, Portal, enroll_fob
 
 WRONG = "User name and password do not match."
 
 
-def test_the_password_alone_lets_in_who_has_no_token(portal: Portal) -> None:
+def test_a_user_without_token_signs_in_by_password_alone(portal: Portal) -> None:
     page = portal.browser().sign_in("alice")
     assert page.heading == "Your tokens"
     assert "You have no phone or token yet." in page.text
 
 
-def test_who_has_a_token_needs_a_code_too(portal: Portal) -> None:
-    enrolled(portal)
+def test_a_user_with_a_token_needs_a_code_too(portal: Portal) -> None:
+    enroll_fob(portal)
     browser = portal.browser()
     assert browser.sign_in().heading == "Your code"
     for path in ("/", "/add-phone", "/add-token", "/recovery", "/resync?token=fob", "/remove?token=fob"):
@@ -30,18 +30,18 @@ def test_who_has_a_token_needs_a_code_too(portal: Portal) -> None:
 
 
 def test_a_wrong_code_is_refused_counted_and_logged_as_at_any_login(portal: Portal) -> None:
-    enrolled(portal)
+    enroll_fob(portal)
     browser = portal.browser()
     browser.sign_in()
     page = browser.send(proof="000000")
     assert (page.status, page.heading) == (401, "Your code")
-    assert page.error == "Refused; if the code was right, enter two codes in a row, or three."
+    assert page.error == REFUSAL
     assert portal.site.record("alice").failures == 1
     assert "pam_totp(pam_totp-portal:auth): refused user=alice reason=wrong rhost=127.0.0.1" in portal.log
 
 
-def test_a_used_code_is_refused_in_the_same_words(portal: Portal) -> None:
-    enrolled(portal)
+def test_a_used_code_gets_the_same_message_as_a_wrong_one(portal: Portal) -> None:
+    enroll_fob(portal)
     portal.signed_in(code=codes(0))
     browser = portal.browser()
     browser.sign_in()
@@ -49,37 +49,37 @@ def test_a_used_code_is_refused_in_the_same_words(portal: Portal) -> None:
     assert replayed == wrong
 
 
-def test_two_codes_in_a_row_and_a_recovery_code_get_in(portal: Portal) -> None:
-    enrolled(portal)
+def test_codes_in_a_row_and_recovery_codes_are_accepted(portal: Portal) -> None:
+    enroll_fob(portal)
     browser = portal.signed_in(code=codes(400, 2))
     browser.open("/recovery")
     page = browser.send(proof=codes(402))
     recovery = re.findall(r"<code>([0-9A-Z-]+)</code>", page.html)
     assert len(recovery) == 10
-    again = portal.signed_in(code=recovery[0].lower())
-    assert again.page is not None
-    assert again.page.notice == "Recovery code used, 9 left."
+    second = portal.signed_in(code=recovery[0].lower())
+    assert second.page is not None
+    assert second.page.notice == "Recovery code used, 9 left."
 
 
-def test_what_was_refused_before_is_told_after(portal: Portal) -> None:
-    enrolled(portal)
+def test_earlier_refusals_are_shown_after_a_sign_in(portal: Portal) -> None:
+    enroll_fob(portal)
     browser = portal.browser()
     browser.sign_in()
     browser.send(proof="000000")
     assert browser.send(proof=codes(0)).notice == "1 answer was refused since the last login."
 
 
-def test_of_two_browsers_with_one_code_one_gets_in(portal: Portal) -> None:
-    enrolled(portal)
+def test_one_of_many_browsers_with_the_same_code_signs_in(portal: Portal) -> None:
+    enroll_fob(portal)
     browsers = [portal.browser() for _ in range(20)]
     for browser in browsers:
         browser.sign_in()
-    with ThreadPoolExecutor(len(browsers)) as many:
-        headings = list(many.map(lambda b: b.send(proof=codes(0)).heading, browsers))
+    with ThreadPoolExecutor(len(browsers)) as threads:
+        headings = list(threads.map(lambda b: b.send(proof=codes(0)).heading, browsers))
     assert sorted(headings) == ["Your code"] * 19 + ["Your tokens"]
 
 
-# What tells an attacker nothing
+# What an attacker cannot learn or use
 
 
 def without_csrf(page: Page) -> str:
@@ -87,17 +87,17 @@ def without_csrf(page: Page) -> str:
 
 
 def test_unknown_user_wrong_password_and_blank_look_the_same(portal: Portal) -> None:
-    enrolled(portal)
+    enroll_fob(portal)
     pages = []
-    for user, password in (("alice", "wrong"), ("alice", ""), ("nobody-here", "wrong"), ("nobody-here", "")):
+    for user, password in (("alice", "wrong"), ("alice", ""), ("no-such-user", "wrong"), ("no-such-user", "")):
         page = portal.browser().sign_in(user, password)
         assert (page.status, page.error) == (401, WRONG)
         pages.append(without_csrf(page))
     assert len(set(pages)) == 1
 
 
-def test_a_session_stolen_before_the_code_is_worth_nothing_after_it(portal: Portal) -> None:
-    enrolled(portal)
+def test_a_session_stolen_before_the_code_is_worthless_after_it(portal: Portal) -> None:
+    enroll_fob(portal)
     browser, thief = portal.browser(), portal.browser()
     browser.sign_in()
     thief.use_cookie(browser.cookie)
@@ -106,7 +106,7 @@ def test_a_session_stolen_before_the_code_is_worth_nothing_after_it(portal: Port
     assert thief.open("/").heading == "Sign in"
 
 
-def test_a_session_planted_before_the_password_is_worth_nothing_after_it(portal: Portal) -> None:
+def test_a_session_planted_before_the_password_is_worthless_after_it(portal: Portal) -> None:
     attacker, victim = portal.browser(), portal.browser()
     attacker.open("/sign-in")
     victim.use_cookie(attacker.cookie)
@@ -115,7 +115,7 @@ def test_a_session_planted_before_the_password_is_worth_nothing_after_it(portal:
     assert attacker.open("/").heading == "Sign in"
 
 
-def test_every_step_has_a_session_of_its_own_and_ends_the_one_before(portal: Portal) -> None:
+def test_every_step_starts_a_new_session_and_ends_the_old_one(portal: Portal) -> None:
     browser, names = portal.browser(), []
 
     def step(page: Page, heading: str) -> None:
@@ -126,70 +126,72 @@ def test_every_step_has_a_session_of_its_own_and_ends_the_one_before(portal: Por
             assert thief.open("/").heading == "Sign in"
         names.append(browser.cookie)
 
-    enrolled(portal)
+    enroll_fob(portal)
     step(browser.open("/sign-in"), "Sign in")
     step(browser.sign_in(), "Your code")
     step(browser.send(proof=codes(0)), "Your tokens")
     browser.open("/add-token")
-    added = {"serial": "mine", "key": f"hex:{b'm'.hex() * 20}", "codes": codes(0, 2, b"m" * 20)}
+    added = {"serial": "own", "key": f"hex:{b'm'.hex() * 20}", "codes": codes(0, 2, b"m" * 20)}
     step(browser.send(proof=codes(1), **added), "Your tokens")
     browser.post("/sign-out", {"csrf_token": browser.open("/").csrf})
     step(browser.sign_in(), "Your code")
     assert len(set(names)) == len(names)
 
 
-def test_an_invented_session_is_nobodys(portal: Portal) -> None:
+def test_an_invented_session_id_is_not_signed_in(portal: Portal) -> None:
     browser = portal.browser()
     for name in ("", "x", "A" * 43, "\xff" * 10, "../../etc"):
         browser.use_cookie(name)
         assert browser.open("/").heading == "Sign in"
 
 
-def test_signing_out_ends_it_on_the_servers_side(portal: Portal) -> None:
+def test_signing_out_ends_the_session_on_the_server(portal: Portal) -> None:
     browser, copy = portal.signed_in(), portal.browser()
     copy.use_cookie(browser.cookie)
     page = browser.post("/sign-out", {"csrf_token": browser.open("/").csrf})
     assert "You are signed out." in page.text
-    assert portal.signed_in().open("/signed-out").heading == "Your tokens", "nobody is told so who is not"
+    assert portal.signed_in().open("/signed-out").heading == "Your tokens", (
+        "the page is shown only to users who are signed out"
+    )
     assert copy.open("/").heading == "Sign in"
 
 
 @pytest.mark.parametrize(("wait", "heading"), [(299.0, "Your code"), (301.0, "Sign in")])
 def test_the_time_between_password_and_code_is_limited(portal: Portal, wait: float, heading: str) -> None:
-    enrolled(portal)
+    enroll_fob(portal)
     browser = portal.browser()
     browser.sign_in()
-    portal.clock.forward(wait)
+    portal.clock.advance(wait)
     assert browser.open("/").heading == heading
 
 
-def test_an_idle_session_ends_and_says_that_nothing_was_lost(portal: Portal) -> None:
+def test_an_idle_session_expires_with_a_clear_notice(portal: Portal) -> None:
     browser = portal.signed_in()
-    portal.clock.forward(890)
+    portal.clock.advance(890)
     assert browser.open("/").heading == "Your tokens"
-    portal.clock.forward(910)
+    portal.clock.advance(910)
     page = browser.open("/")
-    assert (page.heading, page.notice) == ("Sign in", "Your session has ended. Nothing was lost; sign in again.")
+    assert (page.heading, page.notice) == ("Sign in", "Your session has expired. Nothing was lost. Sign in again.")
 
 
-def test_no_session_lasts_for_more_than_an_hour(portal: Portal) -> None:
+def test_no_session_lasts_longer_than_an_hour(portal: Portal) -> None:
     browser = portal.signed_in()
     for _ in range(6):
-        portal.clock.forward(590)
+        portal.clock.advance(590)
         assert browser.open("/").heading == "Your tokens"
-    portal.clock.forward(100)
+    portal.clock.advance(100)
     assert browser.open("/").heading == "Sign in"
 
 
-def test_the_password_is_not_enough_any_more_once_a_token_is_there(portal: Portal) -> None:
+def test_the_password_is_not_enough_once_the_user_has_a_token(portal: Portal) -> None:
     browser = portal.signed_in()
-    enrolled(portal)
+    enroll_fob(portal)
     assert browser.open("/").heading == "Your code"
     assert browser.send(proof=codes(0)).heading == "Your tokens"
 
 
-def test_old_forms_get_a_clear_page_and_do_nothing(portal: Portal) -> None:
-    enrolled(portal)
+def test_an_old_form_changes_nothing_and_gets_a_clear_page(portal: Portal) -> None:
+    enroll_fob(portal)
     browser = portal.browser()
     sign_in = browser.open("/sign-in")
     browser.send(user="alice", password=PASSWORD)
@@ -199,13 +201,13 @@ def test_old_forms_get_a_clear_page_and_do_nothing(portal: Portal) -> None:
     for old, fields in ((sign_in, {"user": "alice", "password": PASSWORD}), (code, {"proof": codes(1)})):
         page = browser.post(old.action, {"csrf_token": old.csrf, **fields})
         assert page.status == 400
-        assert "This form is from an earlier page, and was not used." in page.text
-        assert "Go on to your tokens" in page.text
+        assert "This form is out of date and was ignored." in page.text
+        assert "Go to your tokens" in page.text
     assert browser.open("/").heading == "Your tokens"
     assert portal.site.counter("alice") == 1, "the code of the old form was not used up"
 
 
-def test_an_old_cookies_error_page_does_not_replace_the_new_session(portal: Portal) -> None:
+def test_the_error_page_for_an_old_cookie_keeps_the_new_session(portal: Portal) -> None:
     browser = portal.signed_in()
     old = Browser(portal.app)
     old.use_cookie("x" * 43)
@@ -215,60 +217,60 @@ def test_an_old_cookies_error_page_does_not_replace_the_new_session(portal: Port
     assert browser.open("/").heading == "Your tokens"
 
 
-def test_a_store_out_of_reach_lets_nobody_in(portal: Portal) -> None:
-    enrolled(portal)
+def test_without_a_readable_store_sign_in_fails(portal: Portal) -> None:
+    enroll_fob(portal)
     portal.site.path("alice").chmod(0o644)
     page = portal.browser().sign_in()
     assert page.status == 503
-    assert "Your tokens cannot be reached now." in page.text
+    assert "Your tokens are not available now." in page.text
     assert any("error user" in line or ": error" in line for line in portal.log)
 
 
-def test_strangers_fill_neither_memory_nor_the_place_of_others(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pam_totp.web.sessions.MOST_STRANGERS", 10)
+def test_anonymous_sessions_are_bounded_and_displace_no_user(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pam_totp.web.sessions.MAX_ANONYMOUS", 10)
     browser = portal.signed_in()
     for _ in range(50):
         portal.browser().open("/sign-in")
     sessions = portal.app.extensions["pam_totp"].sessions
-    assert len(sessions._strangers) == 10
+    assert len(sessions._anonymous) == 10
     assert browser.open("/").heading == "Your tokens"
 
 
-def test_what_the_browser_holds_is_not_in_the_servers_memory(portal: Portal) -> None:
+def test_the_server_stores_a_digest_of_the_session_id(portal: Portal) -> None:
     browser = portal.signed_in()
     sessions = portal.app.extensions["pam_totp"].sessions
-    assert [s.step for s in sessions._known.values()] == [Step.SIGNED_IN]
-    assert browser.cookie not in repr(sessions._known)
+    assert [s.step for s in sessions._identified.values()] == [Step.SIGNED_IN]
+    assert browser.cookie not in repr(sessions._identified)
     assert len(browser.cookie) == 43, "256 bits"
 
 
-# Without the store: codes are checked by the service, and that is all
+# With --socket, without a store: the service checks the codes
 
 
-def test_through_the_service_a_code_is_checked_and_nothing_can_be_changed(site: Site) -> None:
+def test_with_socket_the_portal_checks_codes_and_changes_nothing(site: Site) -> None:
     site.config.write_text(f'[clients]\n"{ME}" = "pam_totp-portal"\n')
     site.start()
     portal = Portal(site, store=None, socket=str(site.socket))
     site.enrol()
     browser = portal.browser()
     assert browser.sign_in(ME).heading == "Your code"
-    assert browser.send(proof="000000").error.startswith("Refused;")
+    assert browser.send(proof="000000").error.startswith("Refused")
     page = browser.send(proof=codes(0))
-    assert (page.heading, page.notice) == ("Your code was right", "1 answer was refused since the last login.")
+    assert (page.heading, page.notice) == ("Your code was accepted", "1 answer was refused since the last login.")
     for path in ("/add-phone", "/add-token", "/recovery", "/remove?token=fob", "/rename?token=fob"):
         assert browser.open(path).status == 404
     assert site.log.has("pam_totp(pam_totp-portal:auth): accepted", f"user={ME}", "rhost=127.0.0.1")
 
 
-def test_through_the_service_who_has_no_token_is_asked_and_refused_like_anybody(site: Site) -> None:
+def test_with_socket_a_user_without_token_is_asked_and_refused(site: Site) -> None:
     site.start()
     browser = Portal(site, store=None, socket=str(site.socket)).browser()
     assert browser.sign_in(ME).heading == "Your code"
-    assert browser.send(proof="123456").error.startswith("Refused;")
+    assert browser.send(proof="123456").error.startswith("Refused")
 
 
-def test_without_the_service_nobody_gets_in(site: Site) -> None:
+def test_with_socket_and_no_service_sign_in_fails(site: Site) -> None:
     browser = Portal(site, store=None, socket=str(site.socket)).browser()
     browser.sign_in(ME)
     page = browser.send(proof="123456")
-    assert (page.status, "cannot be reached now" in page.text) == (503, True)
+    assert (page.status, "not available now" in page.text) == (503, True)

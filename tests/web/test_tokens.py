@@ -1,4 +1,4 @@
-"""What people do to their own tokens, page by page; and what the record is after it."""
+"""The pages for a user's own tokens, and the record after each change."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ import pytest
 from pam_totp.core.oath import hotp
 from pam_totp.core.record import HotpToken, TotpToken
 from tests.site import KEY, codes, phone
-from tests.web.kit import Browser, Page, Portal, app_code, enrolled, shown_key
+from tests.web.kit import REFUSAL, Browser, Page, Portal, code_of_app, enroll_fob, key_on_page
 
 
-def scanning(browser: Browser, name: str = "phone") -> Page:
+def open_scan_page(browser: Browser, name: str = "phone") -> Page:
     browser.open("/add-phone")
     page = browser.send(name=name)
     assert page.heading == "Scan this with your app"
     return page
 
 
-def test_a_phone_is_enrolled_by_a_code_of_its_own_which_that_uses_up(portal: Portal) -> None:
+def test_a_phone_is_enrolled_by_its_first_code_which_is_used_up(portal: Portal) -> None:
     browser = portal.signed_in()
-    key = shown_key(scanning(browser))
-    assert not portal.site.path("alice").exists(), "nothing is kept until the code was right"
-    code = app_code(key, portal.wall)
+    key = key_on_page(open_scan_page(browser))
+    assert not portal.site.path("alice").exists(), "nothing is stored before the code is confirmed"
+    code = code_of_app(key, portal.wall)
     page = browser.send(code=code)
     assert (page.heading, page.notice) == ("Your tokens", "phone is in use now.")
     (token,) = portal.site.record("alice").tokens
     assert isinstance(token, TotpToken)
     assert (token.secret, token.confirmed, token.last_step) == (key, True, int(portal.wall()) // 30)
     assert len(key) == 20
-    again = portal.browser()
-    again.sign_in()
-    assert again.send(proof=code).heading == "Your code", "the confirmation's code is used up"
-    assert again.send(proof=app_code(key, portal.wall, 1)).heading == "Your tokens"
+    second = portal.browser()
+    second.sign_in()
+    assert second.send(proof=code).heading == "Your code", "the code of the enrolment is used up"
+    assert second.send(proof=code_of_app(key, portal.wall, 1)).heading == "Your tokens"
 
 
-def test_the_qr_code_and_the_app_link_say_what_the_text_says(portal: Portal) -> None:
-    page = scanning(portal.signed_in())
+def test_the_qr_code_and_the_app_link_hold_the_shown_key(portal: Portal) -> None:
+    page = open_scan_page(portal.signed_in())
     assert 'role="img"' in page.html
     assert "<svg" in page.html
     uri = re.search(r'href="(otpauth://[^"]*)"', page.html)
@@ -46,106 +46,106 @@ def test_the_qr_code_and_the_app_link_say_what_the_text_says(portal: Portal) -> 
     assert re.sub(r"&amp;", "&", uri[1]).startswith("otpauth://totp/portal.example:alice?secret=")
 
 
-def test_a_wrong_first_code_adds_nothing_and_the_key_stays_for_another_try(portal: Portal) -> None:
+def test_a_wrong_first_code_adds_nothing_and_keeps_the_key(portal: Portal) -> None:
     browser = portal.signed_in()
-    key = shown_key(scanning(browser))
+    key = key_on_page(open_scan_page(browser))
     page = browser.send(code="000000")
     assert (page.status, page.error) == (422, "That is not a code of the new token.")
-    assert shown_key(page) == key
-    assert browser.send(code=app_code(key, portal.wall)).heading == "Your tokens"
+    assert key_on_page(page) == key
+    assert browser.send(code=code_of_app(key, portal.wall)).heading == "Your tokens"
 
 
-def test_an_expired_enrolment_says_so_and_adds_nothing(portal: Portal) -> None:
+def test_an_expired_enrolment_adds_nothing_with_a_clear_notice(portal: Portal) -> None:
     browser = portal.signed_in()
-    key = shown_key(scanning(browser))
-    portal.clock.forward(601)
-    page = browser.send(code=app_code(key, portal.wall))
-    assert page.notice == "That was done already, or took too long. Nothing was lost: these are your tokens."
+    key = key_on_page(open_scan_page(browser))
+    portal.clock.advance(601)
+    page = browser.send(code=code_of_app(key, portal.wall))
+    assert page.notice == "That was already done, or it took too long. Nothing was lost. Your tokens are listed below."
     assert not portal.site.path("alice").exists()
 
 
 def test_a_form_sent_twice_enrols_once(portal: Portal) -> None:
     browser = portal.signed_in()
-    page = scanning(browser)
-    fields = {"csrf_token": page.csrf, "code": app_code(shown_key(page), portal.wall)}
+    page = open_scan_page(browser)
+    fields = {"csrf_token": page.csrf, "code": code_of_app(key_on_page(page), portal.wall)}
     twins = [portal.browser() for _ in range(8)]
     for twin in twins:
         twin.use_cookie(browser.cookie)
-    with ThreadPoolExecutor(8) as many:
-        list(many.map(lambda twin: twin.post("/add-phone/scan", fields, follow=False), twins))
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda twin: twin.post("/add-phone/scan", fields, follow=False), twins))
     assert [t.name for t in portal.site.record("alice").tokens] == ["phone"]
 
 
-def test_back_to_the_qr_code_after_it_was_confirmed_shows_the_tokens(portal: Portal) -> None:
+def test_a_confirmed_qr_code_is_not_shown_again(portal: Portal) -> None:
     browser = portal.signed_in()
-    key = shown_key(scanning(browser))
-    browser.send(code=app_code(key, portal.wall))
+    key = key_on_page(open_scan_page(browser))
+    browser.send(code=code_of_app(key, portal.wall))
     page = browser.open("/add-phone/scan")
     assert page.heading == "Your tokens"
     assert "Nothing was lost" in page.notice
 
 
-def test_cancelling_forgets_the_key(portal: Portal) -> None:
+def test_cancelling_deletes_the_key(portal: Portal) -> None:
     browser = portal.signed_in()
-    page = scanning(browser)
+    page = open_scan_page(browser)
     assert browser.post("/add-phone/cancel", {"csrf_token": page.csrf}).notice == "Nothing was added."
     assert browser.open("/add-phone/scan").heading == "Your tokens"
 
 
-def test_whoever_has_a_token_adds_another_only_with_a_code_of_it(portal: Portal) -> None:
-    enrolled(portal)
+def test_adding_a_second_phone_needs_a_code_of_the_first_token(portal: Portal) -> None:
+    enroll_fob(portal)
     browser = portal.signed_in(code=codes(0))
-    key = shown_key(scanning(browser))
-    code = app_code(key, portal.wall)
+    key = key_on_page(open_scan_page(browser))
+    code = code_of_app(key, portal.wall)
     assert browser.send(code=code).error == "Enter a code."
     for proof in (codes(0), "000000", code):
         page = browser.send(code=code, proof=proof)
-        assert page.error == "Refused; if the code was right, enter two codes in a row, or three."
+        assert page.error == REFUSAL
     assert [t.name for t in portal.site.record("alice").tokens] == ["fob"]
-    assert portal.site.record("alice").failures == 2, "the two that were wrong, and not the replay"
+    assert portal.site.record("alice").failures == 2, "the two wrong codes count, the replay does not"
     assert browser.send(code=code, proof=codes(1)).notice == "phone is in use now."
     assert portal.site.counter("alice") == 2
 
 
 def test_a_wrong_first_code_does_not_use_up_the_proof(portal: Portal) -> None:
-    enrolled(portal)
+    enroll_fob(portal)
     browser = portal.signed_in(code=codes(0))
-    key = shown_key(scanning(browser))
+    key = key_on_page(open_scan_page(browser))
     browser.send(code="000000", proof=codes(1))
     assert portal.site.counter("alice") == 1
-    assert browser.send(code=app_code(key, portal.wall), proof=codes(1)).heading == "Your tokens"
+    assert browser.send(code=code_of_app(key, portal.wall), proof=codes(1)).heading == "Your tokens"
 
 
-def test_whoever_gets_a_first_token_elsewhere_meanwhile_needs_its_code(portal: Portal) -> None:
+def test_a_first_token_added_elsewhere_must_give_its_code(portal: Portal) -> None:
     browser = portal.signed_in()
-    page = scanning(browser)
-    code = app_code(shown_key(page), portal.wall)
-    enrolled(portal)
+    page = open_scan_page(browser)
+    code = code_of_app(key_on_page(page), portal.wall)
+    enroll_fob(portal)
     assert browser.send(code=code).heading == "Your code"
     assert [t.name for t in portal.site.record("alice").tokens] == ["fob"]
 
 
-def test_a_new_token_ends_the_persons_other_sessions(portal: Portal) -> None:
+def test_a_new_token_ends_the_users_other_sessions(portal: Portal) -> None:
     browser, other = portal.signed_in(), portal.signed_in()
     old = browser.cookie
-    key = shown_key(scanning(browser))
-    browser.send(code=app_code(key, portal.wall))
+    key = key_on_page(open_scan_page(browser))
+    browser.send(code=code_of_app(key, portal.wall))
     assert browser.open("/").heading == "Your tokens"
     assert other.open("/").heading == "Sign in"
     assert browser.cookie != old
 
 
-def test_where_the_site_says_so_only_an_admin_adds_the_first_token(portal: Portal) -> None:
+def test_no_first_token_leaves_the_first_token_to_an_admin(portal: Portal) -> None:
     portal = Portal(portal.site, first_token=False)
     browser = portal.signed_in()
-    key = shown_key(scanning(browser))
-    assert browser.send(code=app_code(key, portal.wall)).error == "Your first token is added by an administrator."
+    key = key_on_page(open_scan_page(browser))
+    assert browser.send(code=code_of_app(key, portal.wall)).error == "Your first token is added by an administrator."
     assert not portal.site.path("alice").exists() or not portal.site.record("alice").tokens
 
 
 @pytest.mark.parametrize("name", ["fob", " fob ", "", " ", "x" * 300, "a\x07b", "\u202e"])
-def test_a_name_that_cannot_be_is_said_before_anybody_scans(portal: Portal, name: str) -> None:
-    enrolled(portal)
+def test_an_invalid_name_is_reported_before_the_qr_code(portal: Portal, name: str) -> None:
+    enroll_fob(portal)
     browser = portal.signed_in(code=codes(0))
     browser.open("/add-phone")
     page = browser.send(name=name)
@@ -153,23 +153,23 @@ def test_a_name_that_cannot_be_is_said_before_anybody_scans(portal: Portal, name
     assert page.error
 
 
-def test_a_name_is_text_and_never_markup(portal: Portal) -> None:
-    enrolled(portal, name='<b onclick="x">&amp;\'</b>')
+def test_a_token_name_is_escaped_in_pages(portal: Portal) -> None:
+    enroll_fob(portal, name='<b onclick="x">&amp;\'</b>')
     browser = portal.signed_in(code=codes(0))
     assert browser.page is not None
     assert "<b onclick" not in browser.page.html
     assert "&lt;b onclick=" in browser.page.html
     for page in ("rename", "resync", "remove"):
-        found = browser.open(f"/{page}?token=%3Cb+onclick%3D%22x%22%3E%26amp%3B%27%3C%2Fb%3E")
-        assert "<b onclick" not in found.html
-        assert "onclick" in found.heading
+        html = browser.open(f"/{page}?token=%3Cb+onclick%3D%22x%22%3E%26amp%3B%27%3C%2Fb%3E")
+        assert "<b onclick" not in html.html
+        assert "onclick" in html.heading
 
 
 # Hardware tokens
 
 
-def test_a_token_that_was_handed_out_is_claimed_by_its_serial_and_two_codes(portal: Portal) -> None:
-    enrolled(portal, serial="SM0001", confirmed=False)
+def test_a_handed_out_token_is_claimed_by_serial_and_two_codes(portal: Portal) -> None:
+    enroll_fob(portal, serial="SM0001", confirmed=False)
     browser = portal.signed_in()
     browser.open("/add-token")
     assert browser.send(serial="SM0001", codes=codes(7)).error == "These are not two codes of this token in a row."
@@ -182,7 +182,7 @@ def test_a_token_that_was_handed_out_is_claimed_by_its_serial_and_two_codes(port
     assert (token.confirmed, token.counter, token.name) == (True, 9, "fob")
 
 
-def test_an_admin_hands_a_token_out_by_its_serial(portal: Portal) -> None:
+def test_an_admin_hands_out_a_token_by_its_serial(portal: Portal) -> None:
     key = f"hex:{KEY.hex()}\n"
     words = ("enroll", "alice", "--type", "hotp", "--name", "fob", "--secret-stdin", "--later")
     assert portal.site.command(*words, stdin=key).returncode == 2
@@ -194,8 +194,8 @@ def test_an_admin_hands_a_token_out_by_its_serial(portal: Portal) -> None:
     assert portal.site.counter("alice") == 2
 
 
-def test_a_token_handed_out_to_somebody_else_is_not_claimed(portal: Portal) -> None:
-    enrolled(portal, user="bob", serial="SM0001", confirmed=False)
+def test_a_token_handed_out_to_another_user_cannot_be_claimed(portal: Portal) -> None:
+    enroll_fob(portal, user="bob", serial="SM0001", confirmed=False)
     browser = portal.signed_in("alice")
     browser.open("/add-token")
     assert browser.send(serial="SM0001", codes=codes(0, 2)).error.startswith("No token with this number")
@@ -203,8 +203,8 @@ def test_a_token_handed_out_to_somebody_else_is_not_claimed(portal: Portal) -> N
 
 
 @pytest.mark.parametrize("proof", [{}, {"proof": ""}, {"proof": "000000"}, {"proof": codes(0)}])
-@pytest.mark.parametrize("form", [{"serial": "SM7"}, {"serial": "mine", "key": f"hex:{b'8'.hex() * 20}"}])
-def test_whoever_has_a_token_puts_a_hardware_token_into_use_only_with_a_code_of_it(
+@pytest.mark.parametrize("form", [{"serial": "SM7"}, {"serial": "own", "key": f"hex:{b'8'.hex() * 20}"}])
+def test_adding_a_hardware_token_needs_a_code_of_the_first_token(
     portal: Portal, form: dict[str, str], proof: dict[str, str]
 ) -> None:
     waiting = HotpToken(name="SM7", secret=b"7" * 20, created=0, serial="SM7", confirmed=False)
@@ -213,24 +213,24 @@ def test_whoever_has_a_token_puts_a_hardware_token_into_use_only_with_a_code_of_
     browser.open("/add-token")
     fields = {**form, "codes": codes(0, 2, b"8" * 20 if "key" in form else b"7" * 20)}
     page = browser.send(**fields, **proof)
-    assert page.error == "Enter a code." or page.error.startswith("Refused;")
+    assert page.error == "Enter a code." or page.error.startswith("Refused")
     assert [t.name for t in portal.site.record("alice").tokens if t.confirmed] == ["fob"]
     assert browser.send(**fields, proof=codes(1)).heading == "Your tokens"
 
 
-def test_a_token_of_ones_own_is_added_by_its_key(portal: Portal) -> None:
+def test_a_users_own_token_is_added_by_its_key(portal: Portal) -> None:
     browser = portal.signed_in()
     browser.open("/add-token")
-    assert browser.send(serial="mine", codes=codes(3, 2), key="hex:123").error.startswith("That cannot be used:")
-    assert browser.send(serial="mine", codes=codes(3), key=f"hex:{KEY.hex()}").error
-    assert browser.send(serial="mine", codes=codes(3, 2), key=f"hex:{KEY.hex()}").heading == "Your tokens"
+    assert browser.send(serial="own", codes=codes(3, 2), key="hex:123").error.startswith("That cannot be used:")
+    assert browser.send(serial="own", codes=codes(3), key=f"hex:{KEY.hex()}").error
+    assert browser.send(serial="own", codes=codes(3, 2), key=f"hex:{KEY.hex()}").heading == "Your tokens"
     assert portal.site.counter("alice") == 5
 
 
-# Back into step
+# Resynchronise
 
 
-def test_two_codes_bring_a_token_back_from_far_away_and_are_used_up(portal: Portal) -> None:
+def test_two_codes_resynchronise_a_token_from_far_and_are_used_up(portal: Portal) -> None:
     portal.site.enrol(HotpToken(name="fob", secret=KEY, created=0), phone(), user="alice")
     browser = portal.signed_in(code=hotp(KEY[::-1], int(portal.wall()) // 30))
     browser.open("/resync?token=fob")
@@ -242,7 +242,7 @@ def test_two_codes_bring_a_token_back_from_far_away_and_are_used_up(portal: Port
     assert any("accepted user=alice by=resync token=fob" in line for line in portal.log)
 
 
-def test_the_state_of_every_token_is_told(portal: Portal) -> None:
+def test_the_state_of_every_token_is_shown(portal: Portal) -> None:
     tokens = (
         HotpToken(name="a", secret=KEY, created=0, last_used=86_400),
         phone(name="b", drift=2),
@@ -253,15 +253,15 @@ def test_the_state_of_every_token_is_told(portal: Portal) -> None:
     portal.site.enrol(*tokens, user="alice")
     page = portal.signed_in(code=codes(0)).page
     assert page is not None
-    for said in (
-        "in step, as of its last code",
-        "its clock is 60 seconds ahead, which is allowed for",
-        "switched off by an administrator",
-        "not in use yet: enter two codes to begin",
+    for text in (
+        "in step at its last code",
+        "in step: its clock is 60 seconds ahead, which is corrected",
+        "disabled by an administrator",
+        "not active yet: enter two codes to activate it",
         "1970-01-01 00:00 UTC",
-        "by time, a new code every 30 seconds",
+        "a new code every 30 seconds",
     ):
-        assert said in page.text, said
+        assert text in page.text, text
 
 
 # Rename, remove
@@ -272,7 +272,7 @@ def test_a_token_is_renamed(portal: Portal) -> None:
     browser = portal.signed_in(code=codes(0))
     browser.open("/rename?token=fob")
     assert browser.send(name="phone").error == "You have a token of that name."
-    assert browser.send(name="key ring").notice == "fob is called key ring now."
+    assert browser.send(name="key ring").notice == "fob was renamed to key ring."
     assert [t.name for t in portal.site.record("alice").tokens] == ["key ring", "phone"]
 
 
@@ -280,14 +280,14 @@ def test_a_token_is_removed_only_with_a_code(portal: Portal) -> None:
     portal.site.enrol(HotpToken(name="fob", secret=KEY, created=0), phone(), user="alice")
     browser = portal.signed_in(code=codes(0))
     browser.open("/remove?token=phone")
-    assert browser.send(proof="000000").error.startswith("Refused;")
+    assert browser.send(proof="000000").error.startswith("Refused")
     assert browser.send().error == "Enter a code."
     assert len(portal.site.record("alice").tokens) == 2
-    assert browser.send(proof=codes(1)).notice == "phone is removed. Its codes are refused from now on."
+    assert browser.send(proof=codes(1)).notice == "phone was removed. Its codes are refused from now on."
     assert [t.name for t in portal.site.record("alice").tokens] == ["fob"]
 
 
-def test_the_last_token_in_use_is_not_removed(portal: Portal) -> None:
+def test_the_last_active_token_cannot_be_removed(portal: Portal) -> None:
     portal.site.enrol(HotpToken(name="fob", secret=KEY, created=0), phone(enabled=False), user="alice")
     browser = portal.signed_in(code=codes(0))
     page = browser.open("/remove?token=fob")
@@ -295,23 +295,29 @@ def test_the_last_token_in_use_is_not_removed(portal: Portal) -> None:
     csrf = browser.open("/remove?token=phone").csrf
     page = browser.post("/remove?token=fob", {"csrf_token": csrf, "proof": codes(1)})
     assert portal.site.record("alice").token("fob") is not None
-    assert portal.site.counter("alice") == 1, "and the code is as good as before"
+    assert portal.site.counter("alice") == 1, "the code is not used up"
 
 
-def test_of_two_that_remove_the_last_two_tokens_one_succeeds(portal: Portal) -> None:
+def test_two_racing_removals_leave_one_token(portal: Portal) -> None:
     portal.site.enrol(HotpToken(name="fob", secret=KEY, created=0), phone(), user="alice")
     browsers = [portal.signed_in(code=codes(0)), portal.signed_in(code=codes(1))]
     for browser, name in zip(browsers, ("fob", "phone"), strict=True):
         browser.open(f"/remove?token={name}")
-    with ThreadPoolExecutor(2) as two:
-        list(two.map(lambda it: it[0].send(proof=it[1]), zip(browsers, (codes(2), codes(3)), strict=True)))
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda pair: pair[0].send(proof=pair[1]), zip(browsers, (codes(2), codes(3)), strict=True)))
     assert len(portal.site.record("alice").tokens) == 1
 
 
-def test_a_token_that_is_gone_leads_back_to_those_that_are_there(portal: Portal) -> None:
-    enrolled(portal)
+def test_the_page_of_a_missing_token_leads_to_the_list(portal: Portal) -> None:
+    enroll_fob(portal)
     browser = portal.signed_in(code=codes(0))
-    for path in ("/remove?token=nix", "/rename?token=nix", "/resync?token=nix", "/resync", "/remove?token=%00"):
+    for path in (
+        "/remove?token=no-such-token",
+        "/rename?token=no-such-token",
+        "/resync?token=no-such-token",
+        "/resync",
+        "/remove?token=%00",
+    ):
         page = browser.open(path)
         assert (page.heading, "Nothing was lost" in page.notice) == ("Your tokens", True), path
 
@@ -319,25 +325,25 @@ def test_a_token_that_is_gone_leads_back_to_those_that_are_there(portal: Portal)
 # Recovery codes
 
 
-def test_recovery_codes_take_a_code_are_shown_until_kept_and_never_again(portal: Portal) -> None:
-    enrolled(portal)
+def test_recovery_codes_need_a_code_and_are_shown_until_saved(portal: Portal) -> None:
+    enroll_fob(portal)
     browser = portal.signed_in(code=codes(0))
     browser.open("/recovery")
-    assert browser.send(proof=codes(0)).error.startswith("Refused;")
+    assert browser.send(proof=codes(0)).error.startswith("Refused")
     page = browser.send(proof=codes(1))
     shown = re.findall(r"<code>([0-9A-Z-]+)</code>", page.html)
     assert len(set(shown)) == 10
     assert re.findall(r"<code>([0-9A-Z-]+)</code>", browser.open("/recovery/codes").html) == shown, (
-        "a reload is no loss"
+        "a reload shows the codes again"
     )
     assert browser.post("/recovery/kept", {"csrf_token": page.csrf}).heading == "Your tokens"
-    assert "shown once" in browser.open("/recovery/codes").notice
+    assert "shown only once" in browser.open("/recovery/codes").notice
     stored = portal.site.path("alice").read_text()
     assert not any(code in stored or code.replace("-", "") in stored for code in shown)
 
 
-def test_the_form_for_recovery_codes_sent_twice_shows_the_codes_that_count(portal: Portal) -> None:
-    enrolled(portal)
+def test_the_recovery_form_sent_twice_shows_the_valid_codes(portal: Portal) -> None:
+    enroll_fob(portal)
     browser = portal.signed_in(code=codes(0))
     form = browser.open("/recovery")
     fields = {"csrf_token": form.csrf, "proof": codes(1)}
@@ -347,8 +353,8 @@ def test_the_form_for_recovery_codes_sent_twice_shows_the_codes_that_count(porta
     assert portal.signed_in(code=first[3])
 
 
-def test_no_page_shows_a_key_that_is_in_use(portal: Portal) -> None:
-    enrolled(portal)
+def test_no_page_and_no_log_line_shows_a_key_in_use(portal: Portal) -> None:
+    enroll_fob(portal)
     browser = portal.signed_in(code=codes(0))
     for path in ("/", "/add-phone", "/add-token", "/rename?token=fob", "/resync?token=fob", "/recovery"):
         assert "GEZDGNBVGY3TQOJQ" not in browser.open(path).html.replace(" ", "")

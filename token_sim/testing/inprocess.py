@@ -9,6 +9,8 @@ from __future__ import annotations
 from token_sim.run.simulation import Simulation
 from token_sim.wire.bad_line import Line
 
+__all__ = ["publish", "withdraw"]
+
 _HANDLERS = "token_sim"  # the package in which pyserial finds protocol_token, for token:// URLs
 
 

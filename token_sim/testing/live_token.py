@@ -18,6 +18,8 @@ from token_sim.run.simulation import Simulation
 from token_sim.run.wall_time import now_ms
 from token_sim.wire.pty import Pty
 
+__all__ = ["LiveToken", "NoCode"]
+
 PATIENCE_MS = 120_000  # of the token's time, for a code: two displays' worth
 _STUCK = (State.BLANK, State.FAILED, State.EXHAUSTED, State.DEAD, State.ZEROISED)
 

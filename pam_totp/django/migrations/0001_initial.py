@@ -1,4 +1,4 @@
-"""The table of devices."""
+"""Create the table of devices."""
 
 from __future__ import annotations
 
