@@ -78,4 +78,4 @@ def _facts(result: Result) -> dict[str, Any]:
 
 def _skipped_facts(result: Result) -> dict[str, Any]:
     already = result.status is Status.ALREADY_IMPORTED
-    return _facts(result) | {"status": str(result.status), "reason": result.reason, "there_already": already}
+    return _facts(result) | {"code": str(result.status), "reason": result.reason, "there_already": already}

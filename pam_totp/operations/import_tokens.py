@@ -1,7 +1,7 @@
 """Import the tokens of a file into the records of their users.
 
 Rules:
-- Data flows one way: a parsed file, then `select` (which tokens, for which users), then `import_tokens`, then a Report.
+- Data flows one way: a parsed file, SelectedTokens (which tokens, for which users), `import_tokens`, a Report.
 - Every token of the file has one result: imported, or skipped for a reason. Programs read its status; the reason is
   for people.
 - All tokens are imported or none. If the process cannot finish, it rolls back; if it is killed, the next command does.

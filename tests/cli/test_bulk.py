@@ -20,8 +20,8 @@ from tests.bench.bulk import run
 from tests.site import KEY, TREE, Site, fob, phone, until
 
 FEW, MANY = 300, 6000  # users
-NAMES = 2.0  # MB: what a few thousand names and a block of rows may take; what was said of them took 5 MB and more
-A_TOKEN = 500  # bytes: the file's line, a row and a name take 290; what was said took twice that and more
+NAMES = 2.0  # MB for a few thousand names and a block of rows; the whole output would take 5 MB and more
+A_TOKEN = 500  # bytes: the line of the file, a result and a name take 330; the whole output would take 600 and more
 
 
 def enrol(site: Site, users: range) -> None:

@@ -21,7 +21,7 @@ DOCS = TREE / "docs" / "tokens.md"
 
 
 def documented() -> Iterator[tuple[str, list[str]]]:
-    """The commands after a root prompt, each with what is said to follow it."""
+    """The commands after a root prompt, each with its documented output."""
     for block in re.findall(r"```console\n(.*?)```", DOCS.read_text(), re.DOTALL):
         command: str | None = None
         said: list[str] = []

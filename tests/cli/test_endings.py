@@ -84,7 +84,7 @@ def test_what_enroll_takes_where_nothing_is_said_is_in_its_help(capsys: pytest.C
     assert re.search(r"--algorithm \{[\w,]+\} [^-]*\(SHA1\)", shown)
 
 
-def test_interrupted_after_the_change_it_does_not_say_that_nothing_was_changed(site: Site) -> None:
+def test_interrupted_after_the_change_it_says_to_look(site: Site) -> None:
     site.enrol(failures=3, failures_at=0)
     script = f"""
 import sys
@@ -231,7 +231,7 @@ def test_told_to_end_at_a_hidden_prompt_it_leaves_the_terminal_as_it_was(site: S
     assert talk.exitstatus == 128 + number
 
 
-def test_a_reader_that_goes_before_the_key_was_shown_is_no_enrolment_that_went_well(site: Site) -> None:
+def test_without_a_reader_of_the_key_no_token_is_enrolled(site: Site) -> None:
     read, write = os.pipe()
     os.close(read)
     try:

@@ -46,7 +46,7 @@ def test_what_is_exported_and_imported_again_is_the_same(site: Site, tmp_path: P
     assert same(back, token, "created", *lost, *used)
     if isinstance(token, TotpToken):
         for field in lost:
-            assert field in done.stderr, "what is not in the file was said"
+            assert field in done.stderr, "lost fields are listed"
 
 
 def test_json_keeps_the_whole_record(site: Site, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is said where an extra is missing: something that works there."""
+"""The message for a missing package names a command that works on that system."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_simulator_names_pip_in_a_virtual_environment_only(monkeypatch: pyte
     assert simulators.missing("textual") == "textual is missing (pip install textual)"
 
 
-def test_every_package_and_extra_that_is_named_is_so_in_setup_and_in_the_manual() -> None:
+def test_every_extra_of_a_message_is_in_setup_and_in_the_manual() -> None:
     setup = configparser.ConfigParser(interpolation=None)
     setup.read(TREE / "setup.cfg")
     table = (TREE / "docs/installing.md").read_text()
@@ -50,7 +50,7 @@ def test_every_package_and_extra_that_is_named_is_so_in_setup_and_in_the_manual(
         assert f"`{debian}`" in table
 
 
-def test_without_segno_the_key_is_there_to_type_and_what_to_install_is_said(site: Site, tmp_path: Path) -> None:
+def test_without_segno_the_key_is_shown_with_what_to_install(site: Site, tmp_path: Path) -> None:
     (tmp_path / "segno.py").write_text("raise ModuleNotFoundError(name='segno')\n")
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{TREE}"}
     command = [sys.executable, "-m", "pam_totp.cli", "enroll", ME, "--store", site.store, "--yes"]

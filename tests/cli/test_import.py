@@ -77,7 +77,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(site: Site, tmp_path: Path)
     assert (said.pop("dry_run"), done.pop("dry_run")) == (True, False)
     assert said == done
     assert [(t["user"], t["token"]) for t in done["imported"]] == [("alice", "token"), ("bob", "token")]
-    assert done["left_out"][0]["place"] == "line 3"
+    assert (done["left_out"][0]["place"], done["left_out"][0]["code"]) == ("line 3", "invalid")
     assert HEX not in json.dumps(done)
 
 
@@ -103,6 +103,18 @@ def test_an_error_names_file_and_line_and_nothing_comes_in(site: Site, tmp_path:
     assert site.command("import", "users-oath", tmp_path / "not-there").returncode == 3
 
 
+def test_a_file_of_another_format_is_named_in_the_error(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "box"
+    file.write_text(f"A1,{HEX},hotp,6,0\n")
+    done = site.command("import", "users-oath", file)
+    assert done.returncode == 1
+    assert done.stderr.endswith("; nothing was imported (it looks like csv: try 'pam-totp import csv')\n")
+    file.write_bytes(figure(3))
+    assert "it looks like pskc" in site.command("import", "json", file).stderr
+    file.write_text("hello\n")
+    assert "it looks like" not in site.command("import", "csv", file).stderr
+
+
 def test_new_tokens_stand_beside_old_ones_under_free_names(site: Site, tmp_path: Path) -> None:
     site.enrol(fob(3, name="token"), user="alice")
     file = tmp_path / "uris"
@@ -122,7 +134,7 @@ def test_new_tokens_stand_beside_old_ones_under_free_names(site: Site, tmp_path:
     assert len(site.record("alice").tokens) == 8
 
 
-def test_user_chooses_the_lines_of_users_oath_and_says_whose_other_tokens_are(site: Site, tmp_path: Path) -> None:
+def test_user_selects_lines_of_users_oath_and_assigns_other_tokens(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "f"
     file.write_text(OATH)
     assert site.command("import", "users-oath", file, "--user", "bob").returncode == 0
@@ -338,7 +350,7 @@ def has_open(pid: int, file: Path) -> bool:
     return False
 
 
-def test_an_import_that_is_interrupted_twice_does_not_say_that_nothing_was_changed(site: Site, tmp_path: Path) -> None:
+def test_an_import_interrupted_twice_says_that_its_roll_back_is_open(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "users.oath"
     file.write_text("".join(f"HOTP user{i} - {i:040x}\n" for i in range(20)))
     site.enrol(phone(), user="user0")

@@ -1,4 +1,4 @@
-"""Many records changed as one: all or none, whoever kills it where, and no used code comes back."""
+"""Many records changed as one: all or none, wherever it is killed, and no used code is valid again."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_used_code_does_not_come_back_when_an_import_is_undone(store: FileStor
 
 
 def test_a_recovery_code_and_a_guess_stay_used_when_an_import_is_undone(store: FileStore) -> None:
-    """The record is new, its token unused: but what was done with the rest of it must not be forgotten."""
+    """The record is new, its token unused: but the changes to the rest of it must be kept."""
     whole, recovery = new_recovery_codes(added(UserRecord(user="new"))[0], 2)
 
     def came(record: UserRecord) -> tuple[UserRecord, str]:
@@ -221,7 +221,7 @@ def test_where_nothing_more_can_be_written_it_is_undone_all_the_same(
 
 @pytest.mark.parametrize("call", ["rename", "unlink", "fsync", "rmdir"])
 def test_wherever_the_undoing_is_killed_the_next_one_ends_it(store: FileStore, call: str) -> None:
-    """Also where somebody has used what is back already: that stays used."""
+    """Also if a token that was already restored has been used since: it stays used."""
 
     def recovered(number: int) -> bool:
         pid = os.fork()

@@ -1,4 +1,4 @@
-"""Every parser against bytes that nobody wrote on purpose: it reads them or says one line, and comes to an end."""
+"""Every parser with arbitrary bytes: it reads them or raises an error of one line, and it ends."""
 
 from __future__ import annotations
 

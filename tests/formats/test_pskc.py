@@ -1,4 +1,4 @@
-"""PSKC files: the examples of RFC 6030, what must be refused, and what is said of what is not kept."""
+"""PSKC files: the examples of RFC 6030, what is refused, and the remarks on what is dropped."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_pin_of_figure_5_is_left_out_with_its_reason() -> None:
     assert (token.unsupported, pin.unsupported, pin.line) == (None, "a PIN is not a token", 44)
 
 
-def test_a_policy_that_cannot_be_kept_is_told_and_one_that_forbids_the_use_disables() -> None:
+def test_a_dropped_policy_is_named_and_one_that_forbids_use_disables() -> None:
     found = read(figure(10))
     assert not any(f.enabled for f in found)
     assert "policy dropped: until 2006-05-31" in found[0].remarks

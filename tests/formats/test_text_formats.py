@@ -1,4 +1,4 @@
-"""The text formats, line by line: what they mean, what is refused and where, and what is said of what is not kept."""
+"""The text formats, line by line: what they mean, what is refused by its line, and the remarks on what is dropped."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def test_a_perfect_crystal_at_25_degrees_only_ages() -> None:
 
 
 @pytest.mark.parametrize(("temperature", "ppm"), [(35, -3.0), (15, -3.0), (45, -12.0), (-10, -36.75)])
-def test_a_tuning_fork_is_slow_by_three_hundredths_ppm_for_each_degree_squared(temperature: int, ppm: float) -> None:
+def test_a_quartz_is_slow_by_003_ppm_for_each_degree_squared(temperature: int, ppm: float) -> None:
     bent = aged(90, temperature).error_ms - aged(90, 25).error_ms
     assert bent == pytest.approx(ppm * 1e-6 * 90 * DAY, abs=1)
 

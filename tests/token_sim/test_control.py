@@ -54,7 +54,7 @@ def test_the_socket_is_the_owners_alone(owner: control.Control, tmp_path: Path) 
     assert stat.S_IMODE((tmp_path / "owner").stat().st_mode) == 0o600
 
 
-def test_a_token_that_is_not_there_or_goes_away_is_said_to_be_neither_running_nor_wrong(tmp_path: Path) -> None:
+def test_a_missing_token_and_one_that_ends_are_reported_as_not_running(tmp_path: Path) -> None:
     path = str(tmp_path / "owner")
     with pytest.raises(control.NotRunning):
         control.ask(path, {"do": "status"})
@@ -142,7 +142,7 @@ def test_a_line_without_end_is_not_kept_for_ever(
     assert not owner._clients
 
 
-def test_the_oracle_knows_the_counter_the_time_and_the_last_code_and_never_the_seed(simulation: Simulation) -> None:
+def test_the_oracle_has_counter_time_and_last_code_but_no_seed(simulation: Simulation) -> None:
     simulation.command({"do": "press"})
     simulation.elapse(1000)
     true = simulation.command({"do": "oracle"})

@@ -16,7 +16,7 @@ PRESSES = 500
 KILLS = 3  # at the least, however fast it is pressed
 
 
-def test_killed_at_any_moment_during_500_presses_it_never_shows_a_code_twice(tmp_path: Path) -> None:
+def test_killed_at_any_moment_of_500_presses_it_never_shows_a_code_twice(tmp_path: Path) -> None:
     path, link = new_token(tmp_path / "fob"), tmp_path / "port"
     moments = random.Random(1)
     shown: list[str] = []

@@ -87,7 +87,7 @@ def test_a_press_on_a_lit_display_is_the_next_code_the_same_or_off() -> None:
     assert len(press(off)) == 1
 
 
-def test_a_long_press_shows_the_counter_then_serial_and_battery_and_uses_no_code() -> None:
+def test_a_long_press_shows_counter_serial_and_battery_and_uses_no_code() -> None:
     device = token(counter=41)
     device.close()
     seen = []
@@ -148,7 +148,7 @@ def test_a_long_touch_without_a_second_seed_types_nothing() -> None:
     assert told(device) == [] and load(device.memory.read()).counters == (0, 0)
 
 
-def test_the_battery_says_low_then_dies_and_a_new_one_brings_the_token_back() -> None:
+def test_the_battery_is_low_then_dead_and_a_new_one_revives_the_token() -> None:
     device = token()
     press(device)
     device.elapse(40 * YEAR)

@@ -23,7 +23,7 @@ def test_every_fault_is_explained() -> None:
     ("fault", "next_code"),
     [(Fault.POWER_BEFORE_WRITE, 0), (Fault.POWER_AFTER_WRITE, 1), (Fault.TORN_WRITE, 1), (Fault.WRITE_ERROR, 0)],
 )
-def test_a_press_that_fails_shows_nothing_and_the_next_is_never_an_old_code(fault: Fault, next_code: int) -> None:
+def test_a_failed_press_shows_nothing_and_the_next_code_is_never_old(fault: Fault, next_code: int) -> None:
     device = token()
     device.inject(fault)
     assert press(device) == []
@@ -73,7 +73,7 @@ def test_a_stuck_button_is_no_flood_of_codes() -> None:
     assert press(device) == APPENDIX_D[:1]
 
 
-def test_a_bouncing_contact_is_one_press_unless_it_bounces_for_longer_than_a_finger_rests() -> None:
+def test_a_bouncing_contact_is_one_press_unless_it_bounces_for_too_long() -> None:
     device = token()
     device.inject(Fault.BOUNCE, times=2)
     assert press(device, 60) + press(device, 60) == APPENDIX_D[:2]

@@ -150,7 +150,7 @@ def test_rfc_2217_has_modem_lines(tmp_path: Path) -> None:
         port.baudrate, port.parity, port.rts = 115_200, serial.PARITY_EVEN, False
 
 
-def test_the_link_is_a_raw_terminal_and_stays_so_after_a_client_that_made_it_cooked(fob: LiveToken) -> None:
+def test_the_link_is_a_raw_terminal_also_after_a_client_made_it_cooked(fob: LiveToken) -> None:
     assert stat.S_ISLNK(Path(fob.port).lstat().st_mode)
     with serial.Serial(fob.port) as port:
         local = termios.tcgetattr(port.fd)[3]

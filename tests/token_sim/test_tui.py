@@ -37,7 +37,7 @@ def screen(app: TokenApp) -> str:
 
 
 @pytest.mark.parametrize("key", ["space", "enter"])
-def test_a_key_presses_the_button_and_the_code_is_there_in_segments_and_in_words(key: str) -> None:
+def test_a_key_presses_the_button_and_the_code_is_drawn_and_in_words(key: str) -> None:
     async def story(app: TokenApp, runner: StillRunner, pilot: Pilot[None]) -> None:
         assert "display: off; button up; asleep" in screen(app)
         await pilot.press(key)

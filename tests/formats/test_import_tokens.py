@@ -1,0 +1,175 @@
+"""The import as an operation: a code for every token, whatever the reason says, and one way for the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pam_totp.core.record import MAX_TOKENS, UserRecord
+from pam_totp.formats.format import ParsedFile, ParseOptions, parsed_at_once
+from pam_totp.formats.imported_token import ImportedToken
+from pam_totp.formats.registry import FORMATS
+from pam_totp.operations import import_tokens as operation
+from pam_totp.operations.enroll import new_recovery_codes
+from pam_totp.operations.import_tokens import (
+    Interrupted,
+    PackedResult,
+    Report,
+    Result,
+    SelectedTokens,
+    Selection,
+    Status,
+    UserFile,
+    import_tokens,
+    select_user_files,
+)
+from pam_totp.store import NotThere
+from pam_totp.store.file import FileStore
+from tests.formats.reading import NOW, written
+from tests.site import KEY, fob
+
+OPTIONS = ParseOptions(now=NOW)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileStore:
+    folder = tmp_path / "store"
+    folder.mkdir(0o700)
+    return FileStore(str(folder))
+
+
+def token(line: int = 1, **fields: object) -> ImportedToken:
+    return ImportedToken(**({"line": line, "secret": line.to_bytes(20, "big"), "user": "alice"} | fields))  # type: ignore[arg-type]
+
+
+def selected(*tokens: ImportedToken, **selection: object) -> SelectedTokens:
+    return SelectedTokens(parsed_at_once(list(tokens)), Selection(canonical=str.lower, **selection))  # type: ignore[arg-type]
+
+
+def codes(report: Report) -> list[Status]:
+    return [result.status for result in report]
+
+
+def test_every_reason_has_a_code_and_programs_need_no_words(store: FileStore) -> None:
+    report = import_tokens(
+        store,
+        selected(
+            token(1),
+            token(2, secret=token(1).secret),
+            token(3, secret=b"short"),
+            token(4, user=None),
+            token(5, user="a\0b"),
+            token(6, unsupported="a PIN is not a token"),
+            *(token(line, user="bob") for line in range(10, 11 + MAX_TOKENS)),
+        ),
+        now=NOW,
+    )
+    assert codes(report) == [
+        Status.IMPORTED,
+        Status.ALREADY_IMPORTED,
+        Status.INVALID,
+        Status.NO_USER,
+        Status.INVALID_USER,
+        Status.UNSUPPORTED,
+        *[Status.IMPORTED] * MAX_TOKENS,
+        Status.TOO_MANY_TOKENS,
+    ]
+    assert (report.imported, report.skipped, report.ok) == (1 + MAX_TOKENS, 6, False)
+    assert [result.line for result in report][:6] == [1, 2, 3, 4, 5, 6], "in the order of the file"
+    assert all((result.reason is None) == (result.status is Status.IMPORTED) for result in report)
+
+
+def test_a_file_that_was_imported_before_is_a_success(store: FileStore) -> None:
+    for expected in (Status.IMPORTED, Status.ALREADY_IMPORTED):
+        report = import_tokens(store, selected(token(1), token(2, user="bob")), now=NOW)
+        assert (codes(report), report.ok) == ([expected] * 2, True)
+    assert not import_tokens(store, selected(), now=NOW).ok, "an empty file"
+
+
+def test_a_dry_run_gives_the_same_codes_and_changes_nothing(store: FileStore) -> None:
+    tokens = (token(1), token(2, secret=token(1).secret), token(3), token(4, user=None))
+    planned = codes(import_tokens(store, selected(*tokens), now=NOW, dry_run=True))
+    assert list(store.users()) == []
+    assert codes(import_tokens(store, selected(*tokens), now=NOW)) == planned
+
+
+def test_a_result_is_the_same_after_it_was_packed() -> None:
+    result = Result(Status.INVALID, "line 7", 7, "zoë", None, "totp", "S-1", ("one", "two"), "a reason")
+    assert PackedResult(result).unpack() == result
+
+
+def test_a_selection_assigns_tokens_by_map_by_user_or_by_the_file() -> None:
+    tokens = (token(1, serial="A", user="Alice"), token(2, serial="B", user=None), token(3, serial="C", user="bob"))
+
+    def users(**selection: object) -> list[tuple[int, str | None]]:
+        return [
+            (1, each.user) if isinstance(each, operation.Candidate) else (0, each.user)
+            for each in selected(*tokens, **selection)
+        ]
+
+    assert users() == [(1, "alice"), (0, None), (1, "bob")]
+    assert users(user="carl") == [(1, "carl")] * 3
+    assert users(user="carl", serial="B") == [(1, "carl")]
+    assert users(user="bob", user_selects=True) == [(1, "bob")]
+    assert users(users_by_serial={"A": "Zoe"}) == [(1, "zoe"), (0, None), (0, None)]
+
+
+def test_the_rest_of_an_exported_record_goes_to_its_own_user_alone(store: FileStore) -> None:
+    whole, recovery = new_recovery_codes(UserRecord(user="alice", tokens=(fob(3),)), 2)
+    store.update("bob", lambda record: (record.with_token(fob(secret=b"b" * 20)), None), create=True)
+    two = selected(token(1, secret=KEY), token(2, user="bob"), token(3, user="carl"))
+    import_tokens(store, two, now=NOW, new_record=whole.without_tokens("alice"))
+    assert [len(store.read(user).recovery) for user in ("alice", "bob", "carl")] == [len(recovery), 0, 0]
+
+
+def test_a_token_that_is_refused_brings_nothing_else_in(store: FileStore) -> None:
+    whole, _ = new_recovery_codes(UserRecord(user="alice", tokens=(fob(3),)), 2)
+    report = import_tokens(
+        store, selected(token(1, secret=b"short")), now=NOW, new_record=whole.without_tokens("alice")
+    )
+    assert codes(report) == [Status.INVALID]
+    with pytest.raises(NotThere):
+        store.read("alice")
+
+
+def test_a_file_of_one_user_that_cannot_be_read_stops_no_other(store: FileStore) -> None:
+    files = [
+        UserFile(path="/home/alice/.ga", user="Alice", data=written("google-authenticator", [fob(5)])),
+        UserFile(path="/home/bob/.ga", user="bob", data=b"junk=\n"),
+        UserFile(path="/home/carl/.ga", user="carl", problem="not a regular file"),
+    ]
+    found = select_user_files(files, FORMATS["google-authenticator"], OPTIONS, str.lower)
+    report = import_tokens(store, found, now=NOW)
+    assert sorted((result.place, result.status) for result in report) == [
+        ("/home/alice/.ga", Status.IMPORTED),
+        ("/home/bob/.ga", Status.UNREADABLE),
+        ("/home/carl/.ga", Status.UNREADABLE),
+    ]
+    assert store.read("alice").tokens[0].secret == KEY
+
+
+def test_an_interrupted_import_says_that_it_was_rolled_back(store: FileStore) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted) as interrupted:
+        import_tokens(store, selected(token(1), token(2, user="bob")), now=NOW, progress=interrupt)
+    assert interrupted.value.rolled_back
+    assert list(store.users()) == []
+
+
+def test_tokens_by_line_are_read_again_and_never_held(store: FileStore) -> None:
+    passes = 0
+
+    class Counted:
+        def __iter__(self) -> Iterator[ImportedToken]:
+            nonlocal passes
+            passes += 1
+            yield from (token(1), token(2), token(3, user="bob"))
+
+    tokens = SelectedTokens(ParsedFile(Counted(), 3), Selection(canonical=str.lower))
+    import_tokens(store, tokens, now=NOW, dry_run=True)
+    assert passes == 2, "alice has two tokens, which are decided on in order"
