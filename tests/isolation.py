@@ -28,6 +28,7 @@ _KEPT += (
     "PAM_TOTP_EXAMPLES",
     "PAM_TOTP_BOOTED",
     "PAM_TOTP_SYSTEMS",
+    "PAM_TOTP_PACKAGES",
     "SYSTEMS_",
     "http_proxy",
     "https_proxy",
