@@ -23,7 +23,7 @@ from pam_totp.core.answer import Answer
 from pam_totp.core.oath import ALGORITHMS, DEFAULT_PERIOD
 from pam_totp.core.record import DEFAULT_NAMES, NEW_SECRET, Token, TotpToken, UserRecord
 from pam_totp.formats.otpauth import from_uri, typed_secret
-from pam_totp.operations.enroll import new_token, proved
+from pam_totp.operations.enroll import new_token, verify_first_code
 from pam_totp.store import NotThere
 
 MAX_TRIES = 3  # first codes
@@ -129,7 +129,7 @@ def _confirmed(token: Token, codes_needed: int) -> Token:
     required = "a code of" if codes_needed == 1 else "two codes in a row of"
     for _ in range(MAX_TRIES):
         answer = Answer.parse(ask(f"{required} {token.name}: ").encode("utf-8", "surrogateescape"))
-        confirmed = proved(token, answer, now(), codes_needed=codes_needed)
+        confirmed = verify_first_code(token, answer, now(), codes_needed=codes_needed)
         if confirmed is not None:
             return confirmed
         print(f"not accepted: this is not {required} this token", file=sys.stderr)

@@ -24,7 +24,7 @@ from pam_totp.cli.prompts import ask
 from pam_totp.cli.store_access import named_token, not_enrolled, now, open_store, read, user_of
 from pam_totp.core.answer import CODE_LENGTHS, Answer
 from pam_totp.operations import audit_log
-from pam_totp.operations.resync import Moved, NotInStep, bring_back
+from pam_totp.operations.resync import NotConsecutive, TokenChanged, resynchronise
 from pam_totp.store import NotThere
 from pam_totp.system.extras import how_to_get
 
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
     tokens = [token for token in record.tokens if args.token in (None, token.name)]
     try:
-        token = bring_back(
+        token = resynchronise(
             store,
             user,
             tokens,
@@ -84,10 +84,10 @@ def run(args: argparse.Namespace) -> int:
         )
     except NotThere:
         raise not_enrolled(user) from None
-    except Moved:
+    except TokenChanged:
         what = "the token was used or changed in the meantime; nothing was changed"
         raise CommandError(f"{what} (try again with new codes)") from None
-    except NotInStep:
+    except NotConsecutive:
         what = f"these are not codes in a row within {args.search} counters or steps of a token"
         raise CommandError(f"{what}; nothing was changed (see --search)") from None
     audit_log.write(audit_log.to_syslog, SERVICE, "accepted", user=user, by="resync", token=token.name)

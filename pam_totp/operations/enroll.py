@@ -45,7 +45,7 @@ def new_token(
     return TotpToken(**common, confirmed=False, created=now, period=period)  # type: ignore[arg-type]
 
 
-def proved(token: Token, answer: Answer, now: int, *, codes_needed: int = 1) -> Token | None:
+def verify_first_code(token: Token, answer: Answer, now: int, *, codes_needed: int = 1) -> Token | None:
     """Return `token`, confirmed, with the codes of `answer` used up. Return None for wrong codes or too few.
 
     `now` is in Unix seconds. `codes_needed` is 1 or, if the counter is not known, 2.

@@ -21,15 +21,15 @@ _SLICE = 1_000_000  # moving factors between two reports: less than a second
 Progress = Callable[[int, int], None]  # done, total
 
 
-class NotInStep(Exception):
+class NotConsecutive(Exception):
     """The token does not show these codes in a row within reach. Nothing was changed."""
 
 
-class Moved(Exception):
+class TokenChanged(Exception):
     """The token was used, changed or removed during the search. Nothing was changed."""
 
 
-def bring_back(
+def resynchronise(
     store: Store,
     user: str,
     tokens: Iterable[Token],
@@ -42,7 +42,7 @@ def bring_back(
     """Find `codes`, two or more in a row, in one of the `tokens` of `user`. Return that token as it was stored.
 
     `reach` is in counters or steps, `now` returns Unix seconds. `progress` returns the function that gets the progress
-    of the search through a token. Raise NotInStep or Moved if nothing was changed; NotThere or StoreError by the store.
+    of the search through a token. Raise NotConsecutive, TokenChanged, NotThere or StoreError if nothing was changed.
     """
     for token in tokens:
         if token.digits == len(codes[0]):
@@ -51,14 +51,14 @@ def bring_back(
             if first is not None:
                 break
     else:
-        raise NotInStep
+        raise NotConsecutive
 
     def accept(record: UserRecord) -> tuple[UserRecord, Token]:
         current = record.token(token.name)
         if current is None or current.secret != token.secret:
-            raise Moved
+            raise TokenChanged
         if first not in candidates(current, len(codes), now(), reach):
-            raise Moved
+            raise TokenChanged
         after = record.accepted(current, first, len(codes), now())
         stored = after.token(token.name)
         assert stored is not None
@@ -78,7 +78,7 @@ def candidates(token: Token, count: int, now: int, reach: int) -> range:
     return steps_around(token, count, now, reach)
 
 
-def stands_behind(token: Token, codes: tuple[str, ...]) -> bool:
+def is_last_accepted(token: Token, codes: tuple[str, ...]) -> bool:
     """Return True if `codes` are the last ones that were accepted of `token`, as after a form that was sent twice."""
     if token.digits != len(codes[0]):
         return False

@@ -21,8 +21,8 @@ from pam_totp.core.record import MAX_TOKENS, Token, UserRecord
 from pam_totp.core.verify import Decision
 from pam_totp.operations import audit_log
 from pam_totp.operations.authenticate import REFUSED, decide, log, refusal_delay
-from pam_totp.operations.enroll import new_recovery_codes, proved
-from pam_totp.operations.resync import Moved, NotInStep, bring_back, stands_behind
+from pam_totp.operations.enroll import new_recovery_codes, verify_first_code
+from pam_totp.operations.resync import NotConsecutive, TokenChanged, is_last_accepted, resynchronise
 from pam_totp.store import NotThere, Store
 
 RECOVERY_CODES = 10
@@ -140,7 +140,7 @@ class Factors:
 
     def add(self, asking: Asking, token: Token, first: bytes, *, field: str = "code", codes: int = 1) -> Problem | None:
         """Enrol a new token by its first code; by two in a row where its counter is not known."""
-        confirmed = proved(token, Answer.parse(first), self._now(), codes_needed=codes)
+        confirmed = verify_first_code(token, Answer.parse(first), self._now(), codes_needed=codes)
         if confirmed is None:
             return Problem(field, Reason.INVALID_CODE if codes == 1 else Reason.NOT_CONSECUTIVE)
 
@@ -156,7 +156,7 @@ class Factors:
         handed_out = [t for t in self.of(asking.user).tokens if t.serial == serial and not t.confirmed]
         if not handed_out:
             return Problem("serial", Reason.NO_TOKEN_WAITING)
-        confirmed = proved(handed_out[0], Answer.parse(codes), self._now(), codes_needed=2)
+        confirmed = verify_first_code(handed_out[0], Answer.parse(codes), self._now(), codes_needed=2)
         if confirmed is None:
             return Problem("codes", Reason.NOT_CONSECUTIVE)
 
@@ -182,14 +182,14 @@ class Factors:
             return Problem("codes", Reason.CODES_NEEDED)
         begun = time.monotonic()
         try:
-            bring_back(
+            resynchronise(
                 self._store, asking.user, tokens, codes, reach=RESYNC_REACH, now=self._now, progress=lambda _: _silently
             )
-        except (NotInStep, Moved, NotThere) as why:
+        except (NotConsecutive, TokenChanged, NotThere) as why:
             now = self.of(asking.user).token(name)
-            if now is not None and stands_behind(now, codes):
+            if now is not None and is_last_accepted(now, codes):
                 return None  # the form was sent twice: these very codes have done it
-            if not isinstance(why, NotInStep):
+            if not isinstance(why, NotConsecutive):
                 return Problem("codes", Reason.CODES_OVERTAKEN)
             self._note(asking, "refused", reason="not-in-a-row", token=name)
             self._hold_back(begun)

@@ -1,4 +1,4 @@
-"""bring_back: the codes are found without a lock, and the token moves only where nothing happened to it meanwhile."""
+"""resynchronise: the search holds no lock, and a token that was used or changed meanwhile is not updated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from pam_totp.core.oath import hotp
 from pam_totp.core.record import HotpToken, Token, UserRecord
-from pam_totp.operations.resync import Moved, NotInStep, Progress, bring_back
+from pam_totp.operations.resync import NotConsecutive, Progress, TokenChanged, resynchronise
 from pam_totp.store import NotThere
 from pam_totp.store.file import FileStore
 
@@ -34,7 +34,7 @@ def silently(token: Token) -> Progress:
 def found(store: FileStore, first: int, *, progress: Callable[[Token], Progress] = silently) -> Token:
     codes = (hotp(KEY, first), hotp(KEY, first + 1))
     tokens = store.read("alice").tokens
-    return bring_back(store, "alice", tokens, codes, reach=500, now=lambda: 1000, progress=progress)
+    return resynchronise(store, "alice", tokens, codes, reach=500, now=lambda: 1000, progress=progress)
 
 
 def test_the_token_is_behind_its_codes(store: FileStore) -> None:
@@ -47,7 +47,7 @@ def test_the_token_is_behind_its_codes(store: FileStore) -> None:
 def test_codes_that_were_used_or_are_too_far_away_are_not_found(store: FileStore) -> None:
     found(store, 400)
     for first in (400, 401, 1000):
-        with pytest.raises(NotInStep):
+        with pytest.raises(NotConsecutive):
             found(store, first)
 
 
@@ -71,7 +71,7 @@ def while_searching(store: FileStore, change: Callable[[UserRecord], UserRecord 
 def test_a_token_that_was_used_or_changed_meanwhile_stays_as_it_is(
     store: FileStore, change: Callable[[UserRecord], UserRecord]
 ) -> None:
-    with pytest.raises(Moved):
+    with pytest.raises(TokenChanged):
         found(store, 400, progress=while_searching(store, change))
     changed = store.read("alice").token("fob")
     assert not isinstance(changed, HotpToken) or changed.counter in (0, 401)

@@ -7,7 +7,7 @@ import pytest
 from pam_totp.core.oath import hotp
 from pam_totp.core.record import HotpToken, Token, TotpToken, UserRecord
 from pam_totp.operations import resync
-from pam_totp.operations.resync import Moved, NotInStep, bring_back, candidates, locate, stands_behind
+from pam_totp.operations.resync import NotConsecutive, TokenChanged, candidates, is_last_accepted, locate, resynchronise
 from pam_totp.store import NotThere
 from tests.core.stores import Memory
 
@@ -80,7 +80,7 @@ def test_progress_goes_from_slice_to_slice_to_the_whole(monkeypatch: pytest.Monk
 def back(store: Memory, codes: tuple[str, ...], *tokens: Token, now: int = 3000, reach: int = 60_000) -> Token:
     """Bring back one of `tokens` of alice; all that she has, where none is named."""
     looked_at = tokens or store.read("alice").tokens
-    return bring_back(
+    return resynchronise(
         store, "alice", looked_at, codes, reach=reach, now=lambda: now, progress=lambda _: lambda *_: None
     )
 
@@ -95,9 +95,9 @@ def test_a_token_50_000_ahead_is_brought_back_and_its_codes_are_used_up() -> Non
     assert token == fob(5).accepted(50_000, 2, 3000)
     assert store.read("alice").tokens == (token,)
     assert store.read("alice").failures == 0
-    with pytest.raises(NotInStep):
+    with pytest.raises(NotConsecutive):
         back(store, row(50_000))
-    with pytest.raises(NotInStep):
+    with pytest.raises(NotConsecutive):
         back(store, row(50_001))
     assert back(store, row(50_002)) == token.accepted(50_002, 2, 3000)
 
@@ -112,7 +112,7 @@ def test_a_clock_that_is_far_off_is_brought_back_by_its_drift() -> None:
 def test_codes_that_are_not_in_a_row_within_reach_change_nothing() -> None:
     for codes, reach in [(row(0)[::-1], 100), (row(102), 100), (("000000", "000000"), 100)]:
         store = alice(fob(0), phone()._replace(secret=b"x" * 20))
-        with pytest.raises(NotInStep):
+        with pytest.raises(NotConsecutive):
             back(store, codes, reach=reach)
         assert store.writes == 0
 
@@ -120,10 +120,10 @@ def test_codes_that_are_not_in_a_row_within_reach_change_nothing() -> None:
 def test_only_the_named_tokens_are_looked_at_and_only_those_with_as_many_digits() -> None:
     other = fob(0)._replace(name="other", secret=b"x" * 20)
     store = alice(other, fob(0))
-    with pytest.raises(NotInStep):
+    with pytest.raises(NotConsecutive):
         back(store, row(7), other)
     assert back(store, row(7), fob(0)).name == "fob"
-    with pytest.raises(NotInStep):
+    with pytest.raises(NotConsecutive):
         back(alice(fob(0)._replace(digits=8)), row(7))
 
 
@@ -134,7 +134,7 @@ def test_only_the_named_tokens_are_looked_at_and_only_those_with_as_many_digits(
 )
 def test_a_token_that_was_changed_during_the_search_is_left_alone(meanwhile: tuple[Token, ...]) -> None:
     store = alice(*meanwhile)
-    with pytest.raises(Moved):
+    with pytest.raises(TokenChanged):
         back(store, row(7), fob(0))
     assert store.writes == 0
     assert store.read("alice").tokens == meanwhile
@@ -151,12 +151,12 @@ def test_a_token_that_was_not_proved_is_proved_by_it() -> None:
 
 @pytest.mark.parametrize("token", [fob(52), phone(last_step=51)])
 def test_the_very_last_codes_are_known_again_and_no_others(token: Token) -> None:
-    assert stands_behind(token, row(50))
-    assert stands_behind(token, row(49, 3))
+    assert is_last_accepted(token, row(50))
+    assert is_last_accepted(token, row(49, 3))
     for others in (row(49), row(51), row(52), row(50, 3), (hotp(KEY, 51), hotp(KEY, 50)), ("0000000", "0000000")):
-        assert not stands_behind(token, others), others
+        assert not is_last_accepted(token, others), others
 
 
 @pytest.mark.parametrize("token", [fob(0), fob(1), phone(), phone(last_step=0)])
 def test_a_token_that_was_hardly_used_stands_behind_no_row(token: Token) -> None:
-    assert not stands_behind(token, row(0))
+    assert not is_last_accepted(token, row(0))

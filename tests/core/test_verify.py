@@ -12,7 +12,7 @@ from pam_totp.core.oath import hotp
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import DAY, TIME_LIMIT, HotpToken, Token, TotpToken, UserRecord
 from pam_totp.core.verify import Outcome, verify
-from pam_totp.operations.enroll import proved
+from pam_totp.operations.enroll import verify_first_code
 
 FOB_KEY = b"12345678901234567890"
 PHONE_KEY = b"09876543210987654321"
@@ -145,7 +145,7 @@ def test_the_codes_of_a_row_are_all_used_up() -> None:
 def test_the_code_that_proved_the_token_at_enrolment_is_used_up() -> None:
     for token, first in [(fob(confirmed=False), 0), (phone(confirmed=False), STEP)]:
         for count in (1, 2):
-            confirmed = proved(token, Answer.parse(codes(token, first, count)), NOW)
+            confirmed = verify_first_code(token, Answer.parse(codes(token, first, count)), NOW)
             assert confirmed is not None
             assert confirmed.confirmed
             alice = Alice(confirmed)
@@ -158,7 +158,7 @@ def test_the_code_that_proved_the_token_at_enrolment_is_used_up() -> None:
 def test_a_wrong_code_proves_nothing_at_enrolment() -> None:
     for token in (fob(confirmed=False), phone(confirmed=False)):
         for answer in (WRONG, b"", b"12345", codes(token, 5000), codes(token, STEP + 5000), RECOVERY.encode()):
-            assert proved(token, Answer.parse(answer), NOW) is None
+            assert verify_first_code(token, Answer.parse(answer), NOW) is None
 
 
 # ---- point 3: what is an answer
