@@ -503,7 +503,7 @@ def test_without_an_argument_the_socket_is_the_one_in_run(bench):
 
 
 @needs_private_etc
-def test_a_refusal_delay_its_time(bench):
+def test_a_refusal_takes_its_time(bench):
     with bench.service(play(b"r7")) as service:
         stack = bench.stack(service.argument)
         begun = os.times().elapsed

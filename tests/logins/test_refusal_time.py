@@ -10,7 +10,7 @@ from tests.pamconf import Result
 from tests.site import Site
 
 
-def test_the_farther_the_search_reaches_the_longer_every_refusal_delay() -> None:
+def test_the_farther_the_search_reaches_the_longer_every_refusal_takes() -> None:
     assert refusal_delay(Policy()) == REFUSAL_DELAY
     assert refusal_delay(Policy(resync_window=10_000)) >= 8 * 10_000 * 5e-6, "eight tokens at 5 µs a counter"
     assert refusal_delay(Policy(resync_steps=2_880)) >= 8 * 2 * 2_880 * 5e-6

@@ -93,7 +93,7 @@ def test_whoever_is_asked_about_a_refusal_looks_the_same(site: Site, user: str) 
         assert done.seconds >= refusal_delay(Policy())
 
 
-def test_how_long_a_refusal_delay_is_measured(site: Site) -> None:
+def test_how_long_a_refusal_takes_is_measured(site: Site) -> None:
     """What decides is that each takes the stated time at least; how far they differ beyond that is printed."""
     site.start()
     site.configure("demo", way="socket")

@@ -38,7 +38,7 @@ def test_a_correct_password_is_accepted_without_delay(pam: list[tuple[str, str]]
 
 
 @pytest.mark.parametrize(("user", "password"), [(ME, "wrong"), ("no-such-user", "right"), (ME, ""), ("", "right")])
-def test_every_refusal_delay_at_least_the_set_time(pam: list[tuple[str, str]], user: str, password: str) -> None:
+def test_every_refusal_takes_at_least_the_set_time(pam: list[tuple[str, str]], user: str, password: str) -> None:
     started = time.monotonic()
     assert not checker(refusal_delay=0.2).verify(user, password)
     assert time.monotonic() - started >= 0.2
