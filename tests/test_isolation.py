@@ -28,7 +28,7 @@ SOME = (
     "logins/test_login.py::test_a_code_gets_in_once",
     "logins/test_hosts.py::test_pamtester_logs_in_once_with_a_code",
     "test_relay_process.py::test_without_an_argument_the_socket_is_the_one_in_run",
-    "web/test_client.py::test_an_account_that_is_not_listed_is_told_where_to_be_listed",
+    "web/test_client.py::test_an_unlisted_account_gets_an_error_that_names_the_list",
     "token_sim/test_control.py::test_another_uid_gets_no_answer_even_where_the_file_mode_lets_it_in",
 )
 # All kinds of mounts.
