@@ -26,7 +26,7 @@ def row(first: int, count: int = 2) -> tuple[str, ...]:
     return tuple(hotp(KEY, first + i) for i in range(count))
 
 
-def test_an_event_token_is_looked_for_from_its_counter_on() -> None:
+def test_an_event_token_is_searched_from_its_counter() -> None:
     assert candidates(fob(7), 2, 0, 100) == range(7, 108)
 
 
@@ -41,7 +41,7 @@ def test_an_event_token_is_looked_for_from_its_counter_on() -> None:
         (phone(last_step=1000), 2, range(1001, 200)),
     ],
 )
-def test_a_time_token_is_looked_for_around_its_clock_and_after_its_last_step(
+def test_a_time_token_is_searched_around_its_clock_after_its_last_step(
     token: TotpToken, count: int, within: range
 ) -> None:
     found = candidates(token, count, 3000, 100)
@@ -49,12 +49,12 @@ def test_a_time_token_is_looked_for_around_its_clock_and_after_its_last_step(
 
 
 @pytest.mark.parametrize("first", [0, 1, 9_998, 9_999, 10_000, 10_001, 19_999, 20_000, 24_999])
-def test_a_row_is_found_wherever_it_stands_also_across_slices(first: int) -> None:
+def test_codes_in_a_row_are_found_anywhere_also_across_slices(first: int) -> None:
     assert locate(fob(0), row(first), range(25_000), lambda *_: None) == first
 
 
 @pytest.mark.parametrize("first", [25_000, 25_001])
-def test_a_row_beyond_the_range_is_not_found(first: int) -> None:
+def test_codes_in_a_row_beyond_the_range_are_not_found(first: int) -> None:
     assert locate(fob(0), row(first), range(25_000), lambda *_: None) is None
 
 
@@ -64,7 +64,7 @@ def test_an_empty_range_holds_nothing() -> None:
     assert told == []
 
 
-def test_progress_goes_from_slice_to_slice_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_grows_by_slices_to_the_total(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[int, int]] = []
     monkeypatch.setattr(resync, "_SLICE", 10_000)
     locate(fob(0), row(50_000), range(100, 25_000), lambda done, total: told.append((done, total)))
@@ -89,7 +89,7 @@ def alice(*tokens: Token, **fields: int) -> Memory:
     return Memory(UserRecord(user="alice", tokens=tokens, **fields))  # type: ignore[arg-type]
 
 
-def test_a_token_50_000_ahead_is_brought_back_and_its_codes_are_used_up() -> None:
+def test_a_token_50_000_ahead_is_resynchronised_and_its_codes_used_up() -> None:
     store = alice(fob(5), failures=9, failures_at=0)
     token = back(store, row(50_000))
     assert token == fob(5).accepted(50_000, 2, 3000)
@@ -102,7 +102,7 @@ def test_a_token_50_000_ahead_is_brought_back_and_its_codes_are_used_up() -> Non
     assert back(store, row(50_002)) == token.accepted(50_002, 2, 3000)
 
 
-def test_a_clock_that_is_far_off_is_brought_back_by_its_drift() -> None:
+def test_a_clock_that_is_far_off_is_corrected_by_its_drift() -> None:
     store = alice(phone())
     token = back(store, row(1100), reach=1001)
     assert token == phone().accepted(1100, 2, 3000)
@@ -117,7 +117,7 @@ def test_codes_that_are_not_in_a_row_within_reach_change_nothing() -> None:
         assert store.writes == 0
 
 
-def test_only_the_named_tokens_are_looked_at_and_only_those_with_as_many_digits() -> None:
+def test_only_named_tokens_with_the_right_number_of_digits_are_searched() -> None:
     other = fob(0)._replace(name="other", secret=b"x" * 20)
     store = alice(other, fob(0))
     with pytest.raises(NotInStep):
@@ -132,7 +132,7 @@ def test_only_the_named_tokens_are_looked_at_and_only_those_with_as_many_digits(
     [(), (fob(0)._replace(secret=b"x" * 20),), (fob(8),), (fob(9),), (fob(0)._replace(name="renamed"),)],
     ids=["removed", "another key", "used", "used up", "renamed"],
 )
-def test_a_token_that_was_changed_during_the_search_is_left_alone(meanwhile: tuple[Token, ...]) -> None:
+def test_a_token_that_was_changed_during_the_search_is_unchanged(meanwhile: tuple[Token, ...]) -> None:
     store = alice(*meanwhile)
     with pytest.raises(Moved):
         back(store, row(7), fob(0))
@@ -140,17 +140,17 @@ def test_a_token_that_was_changed_during_the_search_is_left_alone(meanwhile: tup
     assert store.read("alice").tokens == meanwhile
 
 
-def test_a_user_who_went_during_the_search_is_not_there() -> None:
+def test_a_user_deleted_during_the_search_is_unknown() -> None:
     with pytest.raises(NotThere):
         back(Memory(), row(7), fob(0))
 
 
-def test_a_token_that_was_not_proved_is_proved_by_it() -> None:
+def test_a_resynchronisation_confirms_an_unconfirmed_token() -> None:
     assert back(alice(fob(0)._replace(confirmed=False)), row(7)).confirmed
 
 
 @pytest.mark.parametrize("token", [fob(52), phone(last_step=51)])
-def test_the_very_last_codes_are_known_again_and_no_others(token: Token) -> None:
+def test_only_the_last_used_codes_are_recognised_as_used(token: Token) -> None:
     assert stands_behind(token, row(50))
     assert stands_behind(token, row(49, 3))
     for others in (row(49), row(51), row(52), row(50, 3), (hotp(KEY, 51), hotp(KEY, 50)), ("0000000", "0000000")):
@@ -158,5 +158,5 @@ def test_the_very_last_codes_are_known_again_and_no_others(token: Token) -> None
 
 
 @pytest.mark.parametrize("token", [fob(0), fob(1), phone(), phone(last_step=0)])
-def test_a_token_that_was_hardly_used_stands_behind_no_row(token: Token) -> None:
+def test_a_token_with_few_used_codes_recognises_none_before_them(token: Token) -> None:
     assert not stands_behind(token, row(0))

@@ -26,7 +26,7 @@ def other(number: int) -> object:
     return fob(name=f"token {number}", secret=bytes([number]) * 20)
 
 
-def test_a_token_that_the_record_cannot_take_is_told_by_the_record() -> None:
+def test_a_token_that_the_record_refuses_gets_the_records_reason() -> None:
     full = UserRecord(user="alice", tokens=tuple(other(i) for i in range(MAX_TOKENS)))  # type: ignore[arg-type]
     one = UserRecord(user="alice", tokens=(fob(),))
     assert conflict(full, fob()) is Reason.TOO_MANY_TOKENS

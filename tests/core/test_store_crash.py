@@ -127,7 +127,7 @@ def _order(calls: list[Call]) -> list[str]:
     return [entry for i, entry in enumerate(found) if entry != (found[i - 1] if i else None)]
 
 
-def test_an_answer_is_durable_before_it_is_given(folder: Path) -> None:
+def test_a_decision_is_durable_before_it_is_printed(folder: Path) -> None:
     """Lock, read, write aside, look at it, fsync, rename, fsync the folder; and only then say something."""
     assert _order(calls_of(folder, code(0).decode())) == [
         "open store",
@@ -144,7 +144,7 @@ def test_an_answer_is_durable_before_it_is_given(folder: Path) -> None:
     ]
 
 
-def test_the_work_for_nobody_waits_for_the_disk_as_often(folder: Path) -> None:
+def test_the_work_for_an_unknown_user_syncs_as_often(folder: Path) -> None:
     assert _order(calls_of(folder, "nobody")) == [
         "open store",
         "open .zoe.nobody",
@@ -156,7 +156,7 @@ def test_the_work_for_nobody_waits_for_the_disk_as_often(folder: Path) -> None:
     ]
 
 
-def test_a_removal_waits_for_the_disk_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_removal_is_durable_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = fresh(folder)
     synced: list[tuple[str, bool]] = []
     fsync = os.fsync
@@ -170,7 +170,7 @@ def test_a_removal_waits_for_the_disk_too(folder: Path, monkeypatch: pytest.Monk
     assert synced == [(str(folder), False)]
 
 
-def test_killed_before_any_call_it_leaves_the_old_record_or_the_new_one(folder: Path) -> None:
+def test_a_kill_before_any_call_leaves_the_old_or_the_new_record(folder: Path) -> None:
     calls = calls_of(folder, code(0).decode())
     tried = Counter[int]()
     for call in calls:
@@ -188,7 +188,7 @@ def test_killed_before_any_call_it_leaves_the_old_record_or_the_new_one(folder: 
     print(f"{len(calls)} points tried")
 
 
-def test_killed_before_any_call_a_wrong_answer_is_counted_once_or_not_at_all(folder: Path) -> None:
+def test_a_kill_before_any_call_counts_a_wrong_answer_at_most_once(folder: Path) -> None:
     for call in calls_of(folder, "000000"):
         path = fresh(folder)
         said, _ = Traced(folder).login("000000", "-e", f"inject={call.name}:signal=KILL:when={call.number}")
@@ -226,7 +226,7 @@ def _failures(folder: Path, answer: str) -> Iterator[tuple[Call, str]]:
                 yield call, error
 
 
-def test_told_that_a_call_failed_it_refuses_or_has_tried_again(folder: Path) -> None:
+def test_after_a_failed_call_it_refuses_or_retries(folder: Path) -> None:
     tried = 0
     for call, error in _failures(folder, code(0).decode()):
         path = fresh(folder)
@@ -243,7 +243,7 @@ def test_told_that_a_call_failed_it_refuses_or_has_tried_again(folder: Path) -> 
     assert tried >= 60
 
 
-def test_killed_or_failing_anywhere_the_work_for_nobody_leaves_nothing_that_lasts(folder: Path) -> None:
+def test_a_kill_or_failure_in_decoy_work_leaves_no_lasting_file(folder: Path) -> None:
     names = {name for name, _ in FAILURES} | {"fcntl", "utimensat"}
     for call in calls_of(folder, "nobody"):
         assert call.name in names
@@ -271,7 +271,7 @@ def test_killed_or_failing_anywhere_the_work_for_nobody_leaves_nothing_that_last
         ("read:retval=5", "alice.json: "),
     ],
 )
-def test_what_was_not_written_is_never_renamed_over_the_truth(folder: Path, inject: str, said: str) -> None:
+def test_an_incomplete_file_is_never_renamed_over_the_record(folder: Path, inject: str, said: str) -> None:
     path = fresh(folder)
     before = path.read_bytes()
     answered, _ = Traced(folder).login(code(0).decode(), "-e", f"inject={inject}:when=1")
@@ -282,7 +282,7 @@ def test_what_was_not_written_is_never_renamed_over_the_truth(folder: Path, inje
     after(folder, path, answered, inject)
 
 
-def test_where_nothing_more_can_be_written_every_answer_is_out_of_reach_right_or_wrong_or_from_nobody(
+def test_on_a_full_disk_every_answer_of_every_user_is_unavailable(
     folder: Path,
 ) -> None:
     """A limit on the size of a file, which writes a part before it fails; as a full disk or a quota does."""
@@ -306,7 +306,7 @@ def test_where_nothing_more_can_be_written_every_answer_is_out_of_reach_right_or
     assert says(folder, code(1)) == "code"
 
 
-def test_short_reads_and_writes_are_gone_on_with(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_reads_and_writes_are_continued(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = fresh(folder)
     read, write = os.read, os.write
     with monkeypatch.context() as patched:

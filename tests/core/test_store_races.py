@@ -40,7 +40,7 @@ ANSWERS: dict[str, tuple[bytes, str]] = {  # kind: answer, outcome
 @pytest.mark.bare  # so many at once, each slower than it is, wait longer for the lock than they may
 @pytest.mark.parametrize("race", [in_processes, in_threads], ids=["processes", "threads"])
 @pytest.mark.parametrize("kind", ANSWERS)
-def test_a_code_is_accepted_once_however_many_ask(
+def test_a_code_is_accepted_once_under_concurrency(
     folder: Path, kind: str, race: Callable[[int, Callable[[int], str]], list[str]]
 ) -> None:
     answer, accepted = ANSWERS[kind]
@@ -52,7 +52,7 @@ def test_a_code_is_accepted_once_however_many_ask(
         assert record_of(path).refused <= MANY - 1
 
 
-def test_every_code_of_many_at_once_is_accepted_at_most_once_and_none_is_lost(folder: Path) -> None:
+def test_each_of_many_concurrent_codes_is_accepted_at_most_once(folder: Path) -> None:
     """Ten codes, five times each: whoever comes late finds the counter past."""
     path = enrol(folder)
     words = in_processes(MANY, lambda n: f"{n % 10} {says(folder, code(n % 10))}")
@@ -61,13 +61,13 @@ def test_every_code_of_many_at_once_is_accepted_at_most_once_and_none_is_lost(fo
     assert counter_of(path) == max(map(int, accepted)) + 1 == 10
 
 
-def test_no_failure_is_lost_however_many_fail(folder: Path) -> None:
+def test_no_failure_is_lost_under_concurrency(folder: Path) -> None:
     path = enrol(folder)
     assert Counter(in_processes(MANY, lambda _: says(folder, b"000000"))) == {"wrong": MANY}
     assert record_of(path).failures == record_of(path).refused == MANY
 
 
-def test_the_right_code_among_guesses_gets_in_only_before_the_fifth(folder: Path) -> None:
+def test_the_right_code_among_guesses_succeeds_only_before_the_fifth(folder: Path) -> None:
     for _ in range(ROUNDS):
         path = enrol(folder, failures=5, failures_at=NOW)
         words = in_processes(MANY, lambda n: says(folder, code(0) if n == 20 else b"000000"))
@@ -75,13 +75,13 @@ def test_the_right_code_among_guesses_gets_in_only_before_the_fifth(folder: Path
         assert counter_of(path) == 0
 
 
-def test_many_users_at_once_all_get_in(folder: Path) -> None:
+def test_many_concurrent_users_are_all_accepted(folder: Path) -> None:
     paths = [enrol(folder, f"user{n}") for n in range(MANY)]
     assert Counter(in_processes(MANY, lambda n: says(folder, code(0), f"user{n}"))) == {"code": MANY}
     assert {counter_of(path) for path in paths} == {1}
 
 
-def test_enrolments_at_once_are_all_kept(folder: Path) -> None:
+def test_concurrent_enrolments_are_all_kept(folder: Path) -> None:
     """Eight who each add a token to a record that is not there yet."""
 
     def enrols(number: int) -> str:
@@ -92,7 +92,7 @@ def test_enrolments_at_once_are_all_kept(folder: Path) -> None:
     assert sorted(t.name for t in FileStore(str(folder)).read("alice").tokens) == [f"t{n}" for n in range(8)]
 
 
-def test_a_reader_sees_the_old_record_or_the_new_one_and_never_waits(folder: Path) -> None:
+def test_a_reader_sees_the_old_or_the_new_record_without_waiting(folder: Path) -> None:
     enrol(folder)
     done = threading.Event()
     seen: list[int] = []
@@ -146,7 +146,7 @@ class Holder:
         os.waitpid(self.pid, 0)
 
 
-def test_a_lock_that_is_not_had_in_time_is_out_of_reach_and_changes_nothing(folder: Path) -> None:
+def test_a_lock_not_acquired_in_time_is_unavailable_and_changes_nothing(folder: Path) -> None:
     path = enrol(folder)
     holder = Holder(folder)
     try:
@@ -163,7 +163,7 @@ def test_a_lock_that_is_not_had_in_time_is_out_of_reach_and_changes_nothing(fold
         holder.killed()
 
 
-def test_a_writer_that_is_killed_frees_the_lock_and_its_leftover_is_gone(folder: Path) -> None:
+def test_a_killed_writer_releases_the_lock_and_its_leftover_is_removed(folder: Path) -> None:
     path = enrol(folder)
     holder = Holder(folder)
     outcome: list[str] = []
@@ -176,7 +176,7 @@ def test_a_writer_that_is_killed_frees_the_lock_and_its_leftover_is_gone(folder:
     assert sorted(os.listdir(folder)) == ["alice.json", "alice.lock"]
 
 
-def test_a_lock_that_is_given_back_in_time_is_had(folder: Path) -> None:
+def test_a_lock_released_in_time_is_acquired(folder: Path) -> None:
     enrol(folder)
     assert says(folder, b"000000") == "wrong"
     with open(folder / "alice.lock", "r+b") as lock:
@@ -191,11 +191,11 @@ def test_a_lock_that_is_given_back_in_time_is_had(folder: Path) -> None:
     assert outcome == ["code"]
 
 
-def test_the_waiting_time_is_five_seconds_by_default() -> None:
+def test_the_default_lock_timeout_is_five_seconds() -> None:
     assert FileStore("/nowhere")._lock_wait == 5.0
 
 
-def test_the_lock_is_free_while_nothing_is_decided(folder: Path) -> None:
+def test_the_lock_is_held_only_during_a_change(folder: Path) -> None:
     """A change that is under way holds it; after the change it is free for whoever comes."""
     enrol(folder)
     probes: list[bool] = []

@@ -124,7 +124,7 @@ def test_the_rest_of_an_exported_record_goes_to_its_own_user_alone(store: FileSt
     assert [len(store.read(user).recovery) for user in ("alice", "bob", "carl")] == [len(recovery), 0, 0]
 
 
-def test_a_token_that_is_refused_brings_nothing_else_in(store: FileStore) -> None:
+def test_a_refused_token_imports_nothing_else(store: FileStore) -> None:
     whole, _ = new_recovery_codes(UserRecord(user="alice", tokens=(fob(3),)), 2)
     report = import_tokens(
         store, selected(token(1, secret=b"short")), now=NOW, new_record=whole.without_tokens("alice")
@@ -134,7 +134,7 @@ def test_a_token_that_is_refused_brings_nothing_else_in(store: FileStore) -> Non
         store.read("alice")
 
 
-def test_a_file_of_one_user_that_cannot_be_read_stops_no_other(store: FileStore) -> None:
+def test_an_unreadable_record_of_one_user_stops_no_other_user(store: FileStore) -> None:
     files = [
         UserFile(path="/home/alice/.ga", user="Alice", data=written("google-authenticator", [fob(5)])),
         UserFile(path="/home/bob/.ga", user="bob", data=b"junk=\n"),
@@ -161,7 +161,7 @@ def test_an_interrupted_import_says_that_it_was_rolled_back(store: FileStore) ->
     assert list(store.users()) == []
 
 
-def test_tokens_by_line_are_read_again_and_never_held(store: FileStore) -> None:
+def test_tokens_by_line_are_read_again_and_not_kept_in_memory(store: FileStore) -> None:
     passes = 0
 
     class Counted:

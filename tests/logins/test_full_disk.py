@@ -57,7 +57,7 @@ class Counting:
 
 @pytest.mark.parametrize("typed", ANSWERS)
 @pytest.mark.parametrize("behind_password", [True, False])
-def test_an_answer_costs_one_write_or_none_whoever_it_is_for(typed: str, behind_password: bool) -> None:
+def test_an_answer_costs_every_user_the_same_number_of_writes(typed: str, behind_password: bool) -> None:
     answer = Answer.parse(typed.encode())
     if behind_password:
         answer = Answer.parse_behind_password(f"password{typed.replace(' ', '')}".encode())

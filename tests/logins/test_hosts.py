@@ -43,7 +43,7 @@ def test_pamtester_logs_in_once_with_a_code(site: Site, way: str) -> None:
 
 
 @with_mounts
-def test_python_pam_logs_in_with_its_one_answer(site: Site, way: str) -> None:
+def test_python_pam_logs_in_with_a_single_answer(site: Site, way: str) -> None:
     site.enrol(user="root")
     service(site.confdir, "other", "account required pam_permit.so")  # it asks for the account too
     program = "import pam, sys; sys.exit(not pam.authenticate('root', sys.argv[1], 'demo', resetcreds=False))"
@@ -52,7 +52,7 @@ def test_python_pam_logs_in_with_its_one_answer(site: Site, way: str) -> None:
     assert hosted(site, sys.executable, "-c", program, codes(40, 2)).returncode == 0
 
 
-def test_no_python_is_linked_into_the_module() -> None:
+def test_the_module_is_not_linked_to_python() -> None:
     dynamic = subprocess.run(["readelf", "--dynamic", MODULE], text=True, capture_output=True, check=True).stdout
     assert set(re.findall(r"NEEDED.*\[(.+)\]", dynamic)) <= {"libpam.so.0", "libc.so.6"}
     assert "BIND_NOW" in dynamic
@@ -64,7 +64,7 @@ def test_no_python_is_linked_into_the_module() -> None:
 
 @pytest.mark.bare
 @with_mounts
-def test_nothing_of_the_callers_environment_reaches_the_helper(site: Site, tmp_path: Path) -> None:
+def test_the_environment_of_the_caller_does_not_reach_the_helper(site: Site, tmp_path: Path) -> None:
     site.configure()
     site.enrol(user="root")
     trap = tmp_path / "trap"

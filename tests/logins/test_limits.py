@@ -72,7 +72,7 @@ def in_memory() -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_no_file_size_lets_a_right_code_in_and_leaves_a_wrong_one_uncounted(in_memory: Path) -> None:
+def test_no_file_size_limit_accepts_a_code_but_fails_to_count_a_failure(in_memory: Path) -> None:
     """The record of a wrong answer is longer than that of a right one: the first failure says when it was."""
     old = serialize(UserRecord(user="alice", tokens=(fob(5, last_used=NOW - 60),)))
     path = in_memory / "alice.json"
@@ -102,7 +102,7 @@ def may_raise() -> bool:
 
 @as_root
 @pytest.mark.parametrize("hard", [False, True])
-def test_the_callers_limits_are_lifted(site: Site, hard: bool) -> None:
+def test_the_limits_of_the_caller_are_lifted(site: Site, hard: bool) -> None:
     if hard and not may_raise():
         pytest.skip("needs CAP_SYS_RESOURCE: a hard limit is to be raised")
     site.enrol()
@@ -118,7 +118,7 @@ def test_the_callers_limits_are_lifted(site: Site, hard: bool) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 500, 100_000])
-def test_the_work_for_nobody_takes_as_much_as_that_for_somebody(tmp_path: Path, size: int) -> None:
+def test_the_work_for_an_unknown_user_needs_the_same_file_size(tmp_path: Path, size: int) -> None:
     tmp_path.chmod(0o700)
     path = tmp_path / "alice.json"
     path.write_bytes(serialize(UserRecord(user="alice", tokens=(fob(),))))
@@ -135,7 +135,7 @@ def test_the_work_for_nobody_takes_as_much_as_that_for_somebody(tmp_path: Path, 
     assert in_a_child(for_nobody) == answered(tmp_path, "000000", size)
 
 
-def test_no_number_of_descriptors_is_enough_for_nobody_and_too_few_for_somebody(in_memory: Path) -> None:
+def test_no_descriptor_limit_distinguishes_unknown_from_known_users(in_memory: Path) -> None:
     """The caller of su chooses it; whether a refusal could be recorded would tell who is enrolled."""
     store = FileStore(str(in_memory))
     store.update("alice", lambda record: (record.with_token(fob()), None), create=True)

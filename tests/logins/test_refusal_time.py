@@ -10,14 +10,14 @@ from tests.pamconf import Result
 from tests.site import Site
 
 
-def test_the_farther_the_search_reaches_the_longer_every_refusal_delay() -> None:
+def test_every_refusal_delay_grows_with_the_search_range() -> None:
     assert refusal_delay(Policy()) == REFUSAL_DELAY
     assert refusal_delay(Policy(resync_window=10_000)) >= 8 * 10_000 * 5e-6, "eight tokens at 5 µs a counter"
     assert refusal_delay(Policy(resync_steps=2_880)) >= 8 * 2 * 2_880 * 5e-6
 
 
 @pytest.mark.parametrize("user", ["nobody-we-know", "somebody"])
-def test_who_is_not_enrolled_waits_as_long_as_a_far_search_could_take(site: Site, user: str) -> None:
+def test_an_unenrolled_user_waits_as_long_as_the_longest_search(site: Site, user: str) -> None:
     site.enrol(user="somebody")
     site.configure("demo", "resync_window=10000")
     done = site.login("000000 111111", user=user)

@@ -100,7 +100,7 @@ def as_stranger(site: Site, first: bytes, answer: str) -> list[str]:
 
 
 @as_root
-def test_an_account_may_ask_for_itself_and_for_nobody_else(site: Site) -> None:
+def test_an_account_may_log_in_only_as_itself(site: Site) -> None:
     site.start()
     site.enrol(user="nobody")
     site.enrol(user="root")
@@ -112,7 +112,7 @@ def test_an_account_may_ask_for_itself_and_for_nobody_else(site: Site) -> None:
 
 
 @as_root
-def test_a_first_pass_that_never_came_is_in_the_log(site: Site) -> None:
+def test_a_missing_first_pass_is_logged(site: Site) -> None:
     site.start()
     site.enrol()
     site.configure("demo", "use_first_pass", way="socket")
@@ -121,7 +121,7 @@ def test_a_first_pass_that_never_came_is_in_the_log(site: Site) -> None:
 
 
 @as_root
-def test_an_account_does_not_say_where_it_comes_from_but_a_listed_client_does(site: Site) -> None:
+def test_only_a_listed_client_may_give_the_remote_address(site: Site) -> None:
     """An address in the log may be banned by what reads it."""
     site.config.write_text('[clients]\nnobody = "web"\n')
     site.start()
@@ -132,7 +132,7 @@ def test_an_account_does_not_say_where_it_comes_from_but_a_listed_client_does(si
     assert ["rhost=" in line for line in said] == [False, True]
 
 
-def test_who_floods_the_log_is_left_out_of_it_and_nobody_else_is(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_account_that_floods_the_log_is_left_out_of_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log daemon that is flooded would leave out what it likes, guesses through sshd among it."""
     monkeypatch.setattr(log_quota, "MAX_LINES", 5)
     monkeypatch.setattr(log_quota, "MAX_TOTAL_LINES", 8)
@@ -155,7 +155,7 @@ def test_who_floods_the_log_is_left_out_of_it_and_nobody_else_is(site: Site, mon
 
 
 @as_root
-def test_a_flood_of_nonsense_is_not_logged_and_what_comes_from_root_and_the_listed_is(site: Site) -> None:
+def test_a_flood_of_bad_logins_never_silences_root_or_listed_clients(site: Site) -> None:
     site.config.write_text('[clients]\ndaemon = "web"\n')
     site.start()
     site.enrol()
@@ -181,7 +181,7 @@ def test_a_flood_of_nonsense_is_not_logged_and_what_comes_from_root_and_the_list
 
 
 @as_root
-def test_the_highest_uid_is_told_as_it_is() -> None:
+def test_the_highest_uid_is_logged_correctly() -> None:
     highest = (1 << 32) - 3
     try:
         os.seteuid(highest)
@@ -197,7 +197,7 @@ def test_the_highest_uid_is_told_as_it_is() -> None:
 
 
 @as_root
-def test_an_account_chooses_prompt_and_echo_and_nothing_else(site: Site, tmp_path: Path) -> None:
+def test_an_account_may_set_only_prompt_and_echo(site: Site, tmp_path: Path) -> None:
     site.start()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir(mode=0o700)
@@ -231,7 +231,7 @@ def test_a_site_file_that_others_can_write_denies(site: Site) -> None:
 
 
 @pytest.mark.parametrize("version", ["", "0", "2", "1 ", "01"])
-def test_an_unknown_version_is_told_so(site: Site, version: str) -> None:
+def test_an_unknown_protocol_version_gets_an_error(site: Site, version: str) -> None:
     site.start()
     assert dialogue(site, hello(ME, "demo", version), codes(0)) == ["r3"]
 
@@ -264,7 +264,7 @@ def test_a_malformed_answer_gets_no_result_and_no_trace(site: Site, answer: byte
     assert site.path().read_bytes() == before
 
 
-def test_who_says_nothing_is_hung_up_on_after_the_hello_limit(site: Site) -> None:
+def test_a_silent_client_is_disconnected_after_the_hello_limit(site: Site) -> None:
     site.start()
     begun = time.monotonic()
     with connected(site) as client:
@@ -275,7 +275,7 @@ def test_who_says_nothing_is_hung_up_on_after_the_hello_limit(site: Site) -> Non
     )
 
 
-def test_a_time_limit_is_one_on_every_processor() -> None:
+def test_a_time_limit_works_on_every_processor() -> None:
     """A `long` has four bytes on some whose times have eight: there the kernel took no limit, and no login got in."""
     assert struct.calcsize("=" + pam_handle._TIMEVAL.format) == 16
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -286,7 +286,7 @@ def test_a_time_limit_is_one_on_every_processor() -> None:
         assert pam_handle._TIMEVAL.unpack(limit) == (2, 500_000)
 
 
-def test_killed_between_prompt_and_answer_it_refuses_and_the_next_login_works(site: Site) -> None:
+def test_a_kill_after_the_prompt_refuses_and_the_next_login_works(site: Site) -> None:
     site.start()
     site.enrol()
     site.configure("demo", way="socket")
@@ -312,7 +312,7 @@ def test_a_second_service_does_not_take_the_socket_away(site: Site) -> None:
     assert site.gets_in(codes(0))
 
 
-def test_a_service_whose_queue_is_full_is_one_that_listens(site: Site) -> None:
+def test_a_service_with_a_full_queue_counts_as_listening(site: Site) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as busy, ExitStack() as queue:
         busy.bind(str(site.socket))
         busy.listen(0)
@@ -325,7 +325,7 @@ def test_a_service_whose_queue_is_full_is_one_that_listens(site: Site) -> None:
     assert (done.returncode, done.stderr) == (3, f"pam-totp: {site.socket}: another service is listening there\n")
 
 
-def test_a_socket_of_another_kind_is_called_by_its_name(site: Site) -> None:
+def test_a_file_of_another_type_at_the_socket_path_is_named(site: Site) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
         other.bind(str(site.socket))
         other.listen()
@@ -335,9 +335,7 @@ def test_a_socket_of_another_kind_is_called_by_its_name(site: Site) -> None:
     assert site.socket.exists()
 
 
-def test_of_two_services_that_start_at_the_same_instant_one_has_the_socket(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_two_services_that_start_together_one_has_the_socket(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     chmod = os.chmod
     said: list[str] = []
 
@@ -354,7 +352,7 @@ def test_of_two_services_that_start_at_the_same_instant_one_has_the_socket(
     assert said == [f"{site.socket}: another service is starting there"]
 
 
-def test_who_ends_while_another_has_started_already_does_not_take_its_socket_away(site: Site) -> None:
+def test_a_service_that_ends_does_not_unlink_a_successors_socket(site: Site) -> None:
     """The first listens no longer while its last logins end, and its socket's inode may be the other's by then."""
     with ExitStack() as other:
         with listening_at(str(site.socket)) as first:
@@ -366,7 +364,7 @@ def test_who_ends_while_another_has_started_already_does_not_take_its_socket_awa
 
 
 @as_root
-def test_a_service_that_could_not_read_the_store_does_not_start(site: Site) -> None:
+def test_a_service_that_cannot_read_the_store_does_not_start(site: Site) -> None:
     """Every login would be refused, and nobody would see why before the first."""
     os.chown(site.store, 65534, 65534)
     done = site.command("serve", "--socket", site.socket)
@@ -376,7 +374,7 @@ def test_a_service_that_could_not_read_the_store_does_not_start(site: Site) -> N
     assert not site.socket.exists()
 
 
-def test_it_ends_on_sigterm_after_the_logins_under_way_and_takes_its_socket_along(site: Site) -> None:
+def test_on_sigterm_it_finishes_logins_and_unlinks_its_socket(site: Site) -> None:
     process = site.start()
     site.enrol()
     site.configure("demo", way="socket")
@@ -399,7 +397,7 @@ def _takes(site: Site) -> bool:
     return True
 
 
-def test_a_held_lock_is_waited_for_with_a_bound_then_out_of_reach(site: Site, way: str) -> None:
+def test_a_held_lock_is_awaited_until_a_limit_then_unavailable(site: Site, way: str) -> None:
     site.enrol()
     lock = os.open(site.store / f"{ME}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -410,7 +408,7 @@ def test_a_held_lock_is_waited_for_with_a_bound_then_out_of_reach(site: Site, wa
     assert site.gets_in(codes(0))
 
 
-def test_silent_clients_of_one_account_do_not_keep_others_out(site: Site) -> None:
+def test_silent_clients_of_one_account_do_not_block_others(site: Site) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root: another account takes part")
     site.start()
@@ -443,7 +441,7 @@ def test_silent_clients_of_one_account_do_not_keep_others_out(site: Site) -> Non
 
 
 @as_root
-def test_all_other_accounts_together_do_not_keep_root_out(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_other_accounts_together_do_not_block_root(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """One person may have thousands of accounts: subordinate ids."""
     monkeypatch.setattr(login_quota, "MAX_TOTAL_LOGINS", 3)
     site.enrol()
@@ -475,9 +473,7 @@ def test_all_other_accounts_together_do_not_keep_root_out(site: Site, monkeypatc
 
 
 @as_root
-def test_who_calls_su_over_and_over_has_no_more_logins_than_who_asks_directly(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_logins_through_su_count_towards_the_callers_quota(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service sees root there, and who called it in PAM_RUSER."""
     monkeypatch.setattr(login_quota, "MAX_LOGINS", 2)
     site.enrol()
@@ -507,7 +503,7 @@ def test_who_calls_su_over_and_over_has_no_more_logins_than_who_asks_directly(
             client.close()
 
 
-def test_it_takes_as_many_descriptors_as_it_may_have(site: Site) -> None:
+def test_it_raises_its_descriptor_limit_to_the_maximum(site: Site) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
     try:
@@ -517,7 +513,7 @@ def test_it_takes_as_many_descriptors_as_it_may_have(site: Site) -> None:
     assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (min(service.MAX_FILES, hard), hard)
 
 
-def test_without_a_descriptor_left_it_does_not_spin(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_free_descriptors_it_does_not_spin(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """It looks again after a pause, unless it is to end meanwhile, and loses no client that came before."""
 
     class Full(socket.socket):
@@ -546,7 +542,7 @@ def test_without_a_descriptor_left_it_does_not_spin(site: Site, monkeypatch: pyt
     assert not thread.is_alive()
 
 
-def test_a_log_that_cannot_be_written_leaves_no_thread_fewer(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_write_failure_does_not_lose_a_thread(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else it would take a few such logins until nobody waits for the next, whatever becomes of the log."""
     monkeypatch.setattr(service, "MAX_WAITING", 2)
     failed: list[str] = []
@@ -576,7 +572,7 @@ def test_a_log_that_cannot_be_written_leaves_no_thread_fewer(site: Site, monkeyp
         thread.join(PATIENCE)
 
 
-def test_where_no_thread_can_be_had_it_says_so_in_one_line(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_to_start_a_thread_is_reported_in_one_line(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     def none(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -590,7 +586,7 @@ def test_where_no_thread_can_be_had_it_says_so_in_one_line(site: Site, monkeypat
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_it_ends_when_it_is_told_to_however_many_workers_it_has(site: Site, workers: int) -> None:
+def test_it_ends_on_a_signal_with_any_number_of_workers(site: Site, workers: int) -> None:
     process = site.start("--workers", str(workers))
     site.enrol()
     site.configure("demo", way="socket")
@@ -615,7 +611,7 @@ def gone(pid: int) -> bool:
         return True
 
 
-def test_workers_end_in_order_whoever_ignores_their_ends(site: Site) -> None:
+def test_workers_end_in_order_if_the_parent_ignores_sigchld(site: Site) -> None:
     """A daemon's SIGCHLD, where it is ignored, is inherited."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
@@ -629,7 +625,7 @@ def test_workers_end_in_order_whoever_ignores_their_ends(site: Site) -> None:
     assert site.log.lines() == []
 
 
-def test_where_one_worker_is_lost_the_service_ends_and_says_so(site: Site) -> None:
+def test_if_a_worker_is_lost_the_service_ends_and_logs_it(site: Site) -> None:
     process = site.start("--workers", "3")
     workers = workers_of(process, 3)
     os.kill(workers[1], signal.SIGKILL)
@@ -646,7 +642,7 @@ def test_workers_end_with_the_process_that_started_them(site: Site) -> None:
     assert not _takes(site)
 
 
-def test_one_code_that_many_workers_are_given_at_once_lets_one_in(site: Site) -> None:
+def test_one_code_given_to_many_workers_is_accepted_once(site: Site) -> None:
     site.start("--workers", "4")
     site.enrol()
     site.configure("demo", way="socket")
@@ -666,12 +662,12 @@ def test_one_code_that_many_workers_are_given_at_once_lets_one_in(site: Site) ->
 
 
 @pytest.mark.parametrize("workers", ["0", "65", "-1"])
-def test_a_number_of_workers_that_makes_no_sense_is_wrong_usage(site: Site, workers: str) -> None:
+def test_an_invalid_number_of_workers_is_wrong_usage(site: Site, workers: str) -> None:
     done = site.command("serve", "--socket", site.socket, "--workers", workers)
     assert (done.returncode, done.stderr) == (2, "pam-totp: --workers must be 1 to 64\n")
 
 
-def test_it_takes_the_socket_that_systemd_passes_on(site: Site) -> None:
+def test_it_accepts_the_socket_that_systemd_passes(site: Site) -> None:
     site.enrol()
     listener = listening(site)
     fd = os.dup(listener.fileno())  # the shell moves it to where sd_listen_fds(3) wants it
@@ -690,7 +686,7 @@ def test_it_takes_the_socket_that_systemd_passes_on(site: Site) -> None:
     os.close(fd)
 
 
-def test_many_at_once_all_get_their_own_answer(site: Site) -> None:
+def test_concurrent_clients_each_get_their_own_result(site: Site) -> None:
     site.start()
     site.enrol()
     site.configure("demo", way="socket")

@@ -52,7 +52,7 @@ SPOILED: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("spoiled", SPOILED)
-def test_a_spoiled_secret_file_is_refused_said_and_left_alone(site: Site, way: str, spoiled: str) -> None:
+def test_a_damaged_secret_file_is_refused_logged_and_unchanged(site: Site, way: str, spoiled: str) -> None:
     site.enrol()
     path = site.path()
     SPOILED[spoiled](path)
@@ -88,7 +88,7 @@ def test_a_folder_that_others_can_enter_is_refused(site: Site, way: str) -> None
     assert site.login(codes(0)).result is Result.AUTHINFO_UNAVAIL
 
 
-def test_no_folder_is_out_of_reach_and_not_unenrolled(site: Site, obeyed_way: str) -> None:
+def test_a_missing_store_folder_is_unavailable_not_unenrolled(site: Site, obeyed_way: str) -> None:
     site.configure("lenient", "nullok", way=obeyed_way)
     shutil.rmtree(site.store)
     assert site.login(codes(0), service="lenient").result is Result.AUTHINFO_UNAVAIL

@@ -75,7 +75,7 @@ def refuses_all_alike(site: Site) -> None:
 
 @with_mounts
 @pytest.mark.parametrize(("how", "used_before"), list(itertools.product(BROKEN, (True, False))) if LONG else SOME)
-def test_a_store_that_cannot_be_written_refuses_all_alike_and_loses_nothing(
+def test_an_unwritable_store_refuses_all_alike_and_loses_no_data(
     site: Site, way: str, how: str, used_before: bool
 ) -> None:
     options, spoil, mend = BROKEN[how]
