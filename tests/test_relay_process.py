@@ -17,7 +17,8 @@ import pytest
 
 from tests.isolation import MAY_MOUNT
 from tests.pamconf import Result, Shown, login
-from tests.relay_kit import PATIENCE, STRANGER, Bench, brisk, in_turn, library, needs_root, play, told
+from tests.relay_kit import Bench, brisk, in_turn, library, needs_root, play, told
+from tests.site import OTHER_UID, PATIENCE
 
 pytestmark = [pytest.mark.bare, pytest.mark.usefixtures("log")]
 
@@ -125,18 +126,18 @@ def test_a_helper_of_a_setuid_host_keeps_both_ids(bench):
     """Real uid the caller's, effective 0: the helper decides itself when to drop, and to whom."""
     stack = spawned(bench, "tell((os.getresuid(), os.getresgid()))" + ACCEPTING)
     host = bench.run(f"""
-os.setresuid({STRANGER}, 0, 0)
+os.setresuid({OTHER_UID}, 0, 0)
 print(pamconf.login({stack!r}, "alice", [], folder).messages[0].text)
 """)
-    assert literal_eval(host.stdout) == ((STRANGER, 0, 0), (0, 0, 0)), host.stderr
+    assert literal_eval(host.stdout) == ((OTHER_UID, 0, 0), (0, 0, 0)), host.stderr
 
 
 @needs_root
 def test_the_caller_of_a_setuid_host_is_not_trusted(bench):
     stack = spawned(bench, ACCEPTING)
-    os.chown(bench.folder / "helper.py", STRANGER, -1)
+    os.chown(bench.folder / "helper.py", OTHER_UID, -1)
     host = bench.run(f"""
-os.setresuid({STRANGER}, 0, 0)
+os.setresuid({OTHER_UID}, 0, 0)
 print(pamconf.login({stack!r}, "alice", [], folder).result.name)
 """)
     assert host.stdout == "SERVICE_ERR\n", host.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import socket
 import stat
@@ -16,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.pamconf import Result
-from tests.relay_kit import AS_ROOT, INTERPRETER, RELAY, ROOT, STRANGER, Bench, build, needs_root, play
+from tests.relay_kit import AS_ROOT, INTERPRETER, RELAY, ROOT, Bench, build, needs_root, play
+from tests.site import NOBODY_UID, OTHER_UID
 
 pytestmark = pytest.mark.bare
 
@@ -53,7 +53,7 @@ def test_a_helper_of_the_same_account_is_started(bench, log, helper):
 @needs_root
 @pytest.mark.parametrize("of", ["helper.py", "."])
 def test_a_helper_of_another_account_is_refused(bench, log, folder, helper, of):
-    os.chown(folder / of, STRANGER, -1)
+    os.chown(folder / of, OTHER_UID, -1)
     assert result(bench, helper) == Result.SERVICE_ERR
     assert log() == [f"not using {helper}: {folder / of} belongs to somebody else"]
 
@@ -80,7 +80,7 @@ def test_a_sticky_folder_may_be_world_writable(bench, folder, helper, mode):
 @needs_root
 def test_a_sticky_folder_of_another_account_is_refused(bench, folder, helper):
     folder.chmod(0o1777)
-    os.chown(folder, STRANGER, -1)
+    os.chown(folder, OTHER_UID, -1)
     assert result(bench, helper) == Result.SERVICE_ERR
 
 
@@ -113,7 +113,7 @@ def test_the_parent_of_a_link_is_that_of_its_target(bench, helper, folder):
 def test_a_link_of_another_account_is_refused(bench, log, folder, helper, name):
     link = bench.folder / name
     link.symlink_to(helper if name == "link.py" else folder)
-    os.chown(link, STRANGER, -1, follow_symlinks=False)
+    os.chown(link, OTHER_UID, -1, follow_symlinks=False)
     path = link if name == "link.py" else link / "helper.py"
     assert result(bench, path) == Result.SERVICE_ERR
     assert log() == [f"not using {path}: {link} belongs to somebody else"]
@@ -192,16 +192,16 @@ def test_a_helper_that_is_not_a_file_is_refused(bench, folder, kind):
 
 @needs_root
 def test_the_builder_is_trusted_if_one_is_compiled_in(bench, folder, helper):
-    os.chown(folder, STRANGER, -1)
-    os.chown(helper, STRANGER, -1)
+    os.chown(folder, OTHER_UID, -1)
+    os.chown(helper, OTHER_UID, -1)
     assert result(bench, helper) == Result.SERVICE_ERR
-    assert result(bench, helper, relay=build(BUILDER=STRANGER)) == Result.SUCCESS
-    assert result(bench, helper, relay=build(BUILDER=STRANGER + 1)) == Result.SERVICE_ERR
+    assert result(bench, helper, relay=build(BUILDER=OTHER_UID)) == Result.SUCCESS
+    assert result(bench, helper, relay=build(BUILDER=OTHER_UID + 1)) == Result.SERVICE_ERR
 
 
 @needs_root
 def test_the_service_account_is_not_trusted_with_a_helper(bench, helper):
-    os.chown(helper, 65534, -1)
+    os.chown(helper, NOBODY_UID, -1)
     assert result(bench, helper, relay=build(ACCOUNT="nobody")) == Result.SERVICE_ERR
 
 
@@ -220,7 +220,7 @@ def test_a_foreign_module_beside_the_package_is_not_imported(bench, folder):
     for name in ("socket", "json", "hmac", "selectors", "tomllib", "syslog"):
         trap = folder / f"{name}.py"
         trap.write_text(f"open({str(sprung)!r}, 'w')\n")
-        os.chown(trap, STRANGER, STRANGER)
+        os.chown(trap, OTHER_UID, OTHER_UID)
     assert result(bench, folder / "pam_totp" / "pam" / "helper.py") != Result.SERVICE_ERR
     assert not sprung.exists()
 
@@ -252,7 +252,7 @@ def test_an_interpreter_that_is_writable_or_not_executable_is_refused(bench, log
 
 @needs_root
 def test_an_interpreter_of_another_account_is_refused(bench, helper, interpreter):
-    os.chown(interpreter, STRANGER, -1)
+    os.chown(interpreter, OTHER_UID, -1)
     assert result(bench, helper, relay=build(INTERPRETER=str(interpreter))) == Result.SERVICE_ERR
 
 
@@ -293,7 +293,7 @@ def test_a_service_is_used_if_all_accounts_may_connect_to_it(asked, log, folder,
 def test_a_socket_of_an_untrusted_account_is_not_used(bench, folder, log, of):
     helper = bench.helper("channel.send(b'r0')")
     with bench.service(play(b"r7"), folder / "socket") as service:
-        os.chown(folder / of, STRANGER, -1)
+        os.chown(folder / of, OTHER_UID, -1)
         assert bench.login(service.argument, f"helper={helper}").result == Result.SUCCESS
         assert service.logins == 0
     assert log() == [f"not using {service.path}: {folder / of} belongs to somebody else"]
@@ -356,7 +356,6 @@ channel.recv(8192)
 channel.send(b"r7")
 channel.recv(1)
 """
-NOBODY = pwd.getpwnam("nobody").pw_uid
 
 
 @contextmanager
@@ -372,7 +371,7 @@ def listening(path: Path, peer: int, owner: int) -> Iterator[None]:
 
 
 @needs_root
-@pytest.mark.parametrize(("peer", "owner"), [(0, 0), (NOBODY, NOBODY), (NOBODY, 0), (0, NOBODY)])
+@pytest.mark.parametrize(("peer", "owner"), [(0, 0), (NOBODY_UID, NOBODY_UID), (NOBODY_UID, 0), (0, NOBODY_UID)])
 def test_a_socket_of_the_service_account_is_used(asked, log, folder, peer, owner):
     with listening(folder / "other", peer, owner):
         assert asked(folder / "other", build(ACCOUNT="nobody")) == "service"
@@ -382,13 +381,13 @@ def test_a_socket_of_the_service_account_is_used(asked, log, folder, peer, owner
 @needs_root
 @pytest.mark.parametrize("account", ["no-such-account", "root", "daemon"])
 def test_a_socket_of_another_account_is_not_used(asked, log, folder, account):
-    with listening(folder / "other", NOBODY, NOBODY):
+    with listening(folder / "other", NOBODY_UID, NOBODY_UID):
         assert asked(folder / "other", build(ACCOUNT=account)) == "helper"
     assert log() == [f"not using {folder}/other: {folder}/other belongs to somebody else"]
 
 
 @needs_root
 def test_a_trusted_socket_with_an_untrusted_listener_is_not_used(asked, log, folder):
-    with listening(folder / "other", STRANGER, 0):
+    with listening(folder / "other", OTHER_UID, 0):
         assert asked(folder / "other") == "helper"
     assert log() == [f"not using {folder}/other: who listens there is somebody else"]

@@ -14,15 +14,10 @@ from pam_totp.core.secretfile import parse, serialize
 from pam_totp.core.verify import Outcome, verify
 from pam_totp.store import NotThere, R, StoreError
 from pam_totp.store.file import FileStore
+from tests.site import KEY, fob
 
-KEY = b"12345678901234567890"  # RFC 4226, appendix D
 NOW = 1_700_000_010
-PATIENCE = 60.0  # seconds that the lock is waited for: fifty in a row on a slow disk take more than a login waits
-
-
-def fob(counter: int = 0, **fields: Any) -> HotpToken:
-    given: dict[str, Any] = {"name": "fob", "secret": KEY, "created": 0, "counter": counter} | fields
-    return HotpToken(**given)
+LOCK_TIMEOUT = 60.0  # seconds: fifty changes in a row on a slow disk take longer than a login waits
 
 
 def enrol(folder: Path, user: str = "alice", *, file: str | None = None, **fields: Any) -> Path:
@@ -50,7 +45,7 @@ def change(answer: bytes, now: int = NOW, policy: Policy | None = None) -> Calla
 
 def says(folder: Path, answer: bytes, user: str = "alice", *, store: FileStore | None = None, now: int = NOW) -> str:
     """The word for what became of an answer, however long the lock is waited for."""
-    outcome: Outcome = (store or FileStore(str(folder), PATIENCE)).update(user, change(answer, now))
+    outcome: Outcome = (store or FileStore(str(folder), LOCK_TIMEOUT)).update(user, change(answer, now))
     return outcome.value
 
 

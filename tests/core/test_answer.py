@@ -20,7 +20,7 @@ IGNORED += "\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e"
 IGNORED += "\u2060\u2061\u2062\u2063\u2064\u2065\u2066\u2067\u2068\u2069"
 
 
-def codes(answer: bytes, lengths: Set[int] = CODE_LENGTHS) -> tuple[str, ...] | None:
+def codes_in(answer: bytes, lengths: Set[int] = CODE_LENGTHS) -> tuple[str, ...] | None:
     return Answer.parse(answer).codes(lengths)
 
 
@@ -70,14 +70,14 @@ def behind_password(answer: bytes, lengths: Set[int]) -> tuple[bytes, tuple[str,
     ],
 )
 def test_codes_are_decimal_digits_and_ignored_characters(answer: bytes, read: tuple[str, ...]) -> None:
-    assert codes(answer) == read
+    assert codes_in(answer) == read
 
 
 @pytest.mark.parametrize("digits", range(1, 40))
 def test_the_number_of_digits_determines_the_codes(digits: int) -> None:
     numbers = {6: (6, 1), 7: (7, 1), 8: (8, 1), 12: (6, 2), 14: (7, 2), 16: (8, 2), 18: (6, 3), 21: (7, 3), 24: (8, 3)}
     text = "1234567890" * 4
-    read = codes(text[:digits].encode())
+    read = codes_in(text[:digits].encode())
     if digits not in numbers:
         assert read is None
         return
@@ -85,9 +85,9 @@ def test_the_number_of_digits_determines_the_codes(digits: int) -> None:
     assert read is not None
     assert "".join(read) == text[:digits]
     assert [len(c) for c in read] == [length] * count
-    assert codes(text[:digits].encode(), CODE_LENGTHS - {length}) is None, "only lengths of the user's tokens count"
-    assert codes(text[:digits].encode(), {length}) == read
-    assert codes(text[:digits].encode(), set()) is None
+    assert codes_in(text[:digits].encode(), CODE_LENGTHS - {length}) is None, "only lengths of the user's tokens count"
+    assert codes_in(text[:digits].encode(), {length}) == read
+    assert codes_in(text[:digits].encode(), set()) is None
 
 
 @pytest.mark.parametrize(
@@ -128,18 +128,18 @@ def test_the_number_of_digits_determines_the_codes(digits: int) -> None:
     ],
 )
 def test_anything_else_holds_no_codes(answer: bytes) -> None:
-    assert codes(answer) is None
+    assert codes_in(answer) is None
 
 
 def test_four_codes_of_six_digits_are_not_codes_in_a_row() -> None:
     """24 digits are three codes of eight, where somebody has such a token."""
-    assert codes(b"123456 654321 123456 654321", {6, 7}) is None
-    assert codes(b"123456 654321 123456 654321", {6, 8}) == ("12345665", "43211234", "56654321")
+    assert codes_in(b"123456 654321 123456 654321", {6, 7}) is None
+    assert codes_in(b"123456 654321 123456 654321", {6, 8}) == ("12345665", "43211234", "56654321")
 
 
 @pytest.mark.parametrize("character", IGNORED, ids=ascii)
 def test_an_ignored_character_is_ignored_at_every_position(character: str) -> None:
-    assert codes(f"{character}123{character}{character}456{character}".encode()) == ("123456",)
+    assert codes_in(f"{character}123{character}{character}456{character}".encode()) == ("123456",)
 
 
 def test_only_white_space_and_the_listed_characters_are_ignored() -> None:
@@ -148,7 +148,7 @@ def test_only_white_space_and_the_listed_characters_are_ignored() -> None:
         if 0xD800 <= number < 0xE000:
             continue  # surrogates are not UTF-8
         character = chr(number)
-        read = codes(f"123456{character}".encode())
+        read = codes_in(f"123456{character}".encode())
         if read == ("123456",):
             ignored.add(character)
         elif character.isdecimal():
@@ -166,10 +166,10 @@ fillers = st.text(" \t\u00a0\u200b\u2014" + IGNORED, max_size=3)
 def test_ignored_characters_never_change_the_codes_and_others_always_do(runs: list[str], data: st.DataObject) -> None:
     digits = "".join(runs)
     filled = "".join(data.draw(fillers) + d for d in digits) + data.draw(fillers)
-    read = codes(digits.encode())
-    assert codes(filled.encode()) == read
+    read = codes_in(digits.encode())
+    assert codes_in(filled.encode()) == read
     for spoilt in ("x" + filled, filled + "_", filled + "\0", filled + "\b"):
-        assert codes(spoilt.encode()) is None
+        assert codes_in(spoilt.encode()) is None
     if read is not None:
         assert "".join(read) == digits
         assert len({len(c) for c in read}) == 1
@@ -179,7 +179,7 @@ def test_ignored_characters_never_change_the_codes_and_others_always_do(runs: li
 
 @given(st.binary(max_size=40) | st.text("0123456789 -\n\0٣", max_size=30).map(str.encode), st.sets(st.integers(6, 8)))
 def test_the_codes_are_the_digits_of_the_answer(answer: bytes, lengths: set[int]) -> None:
-    read = codes(answer, lengths)
+    read = codes_in(answer, lengths)
     if read is not None:
         digits = [c for c in answer.decode() if c.isdecimal()]
         assert "".join(read) == "".join(str(int(c)) for c in digits)

@@ -10,7 +10,8 @@ from pam_totp.core.record import UserRecord
 from pam_totp.core.verify import Outcome
 from pam_totp.operations.authenticate import decide
 from pam_totp.store import StoreError
-from tests.core.stores import NOW, Memory, code, fob
+from tests.core.stores import NOW, Memory, code
+from tests.site import fob
 
 ALICE = UserRecord(user="alice", tokens=(fob(),))
 UNPROVED = UserRecord(user="bob", tokens=(fob(confirmed=False),))

@@ -12,21 +12,11 @@ from hypothesis import strategies as st
 from pam_totp.core.record import DAY, Grace, HotpToken, RecordError, Token, TotpToken, UserRecord
 from pam_totp.core.secretfile import base32
 from tests.core.strategies import TIME_END, hotp_tokens, records, times, tokens, totp_tokens
+from tests.site import KEY, fob, phone
 
-KEY = b"12345678901234567890"
 DIGEST = "ab" * 32
 SALT = "00" * 16
 LIMIT = 2**64
-
-
-def fob(**fields: Any) -> HotpToken:
-    given_: dict[str, Any] = {"name": "fob", "secret": KEY, "created": 0} | fields
-    return HotpToken(**given_)
-
-
-def phone(**fields: Any) -> TotpToken:
-    given_: dict[str, Any] = {"name": "phone", "secret": KEY[::-1], "created": 0} | fields
-    return TotpToken(**given_)
 
 
 def alice(*held: Token, **fields: Any) -> UserRecord:

@@ -5,21 +5,12 @@ from __future__ import annotations
 import pytest
 
 from pam_totp.core.oath import hotp
-from pam_totp.core.record import HotpToken, Token, TotpToken, UserRecord
+from pam_totp.core.record import Token, TotpToken, UserRecord
 from pam_totp.operations import resync
 from pam_totp.operations.resync import Moved, NotInStep, bring_back, candidates, locate, stands_behind
 from pam_totp.store import NotThere
 from tests.core.stores import Memory
-
-KEY = b"12345678901234567890"
-
-
-def fob(counter: int) -> HotpToken:
-    return HotpToken(name="fob", secret=KEY, created=0, counter=counter)
-
-
-def phone(last_step: int | None = None, drift: int = 0, period: int = 30) -> TotpToken:
-    return TotpToken(name="phone", secret=KEY, created=0, last_step=last_step, drift=drift, period=period)
+from tests.site import KEY, fob, phone
 
 
 def row(first: int, count: int = 2) -> tuple[str, ...]:
@@ -103,15 +94,15 @@ def test_a_token_50_000_ahead_is_resynchronised_and_its_codes_used_up() -> None:
 
 
 def test_a_clock_that_is_far_off_is_corrected_by_its_drift() -> None:
-    store = alice(phone())
+    store = alice(phone(secret=KEY))
     token = back(store, row(1100), reach=1001)
-    assert token == phone().accepted(1100, 2, 3000)
+    assert token == phone(secret=KEY).accepted(1100, 2, 3000)
     assert token._replace(drift=0) != token
 
 
 def test_codes_that_are_not_in_a_row_within_reach_change_nothing() -> None:
     for codes, reach in [(row(0)[::-1], 100), (row(102), 100), (("000000", "000000"), 100)]:
-        store = alice(fob(0), phone()._replace(secret=b"x" * 20))
+        store = alice(fob(0), phone(secret=b"x" * 20))
         with pytest.raises(NotInStep):
             back(store, codes, reach=reach)
         assert store.writes == 0
@@ -149,7 +140,7 @@ def test_a_resynchronisation_confirms_an_unconfirmed_token() -> None:
     assert back(alice(fob(0)._replace(confirmed=False)), row(7)).confirmed
 
 
-@pytest.mark.parametrize("token", [fob(52), phone(last_step=51)])
+@pytest.mark.parametrize("token", [fob(52), phone(secret=KEY, last_step=51)])
 def test_only_the_last_used_codes_are_recognised_as_used(token: Token) -> None:
     assert stands_behind(token, row(50))
     assert stands_behind(token, row(49, 3))
@@ -157,6 +148,6 @@ def test_only_the_last_used_codes_are_recognised_as_used(token: Token) -> None:
         assert not stands_behind(token, others), others
 
 
-@pytest.mark.parametrize("token", [fob(0), fob(1), phone(), phone(last_step=0)])
+@pytest.mark.parametrize("token", [fob(0), fob(1), phone(secret=KEY), phone(secret=KEY, last_step=0)])
 def test_a_token_with_few_used_codes_recognises_none_before_them(token: Token) -> None:
     assert not stands_behind(token, row(0))

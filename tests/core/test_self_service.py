@@ -7,7 +7,8 @@ import pytest
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_TOKENS, UserRecord
 from pam_totp.operations.self_service import TEXTS, Asking, Factors, Problem, Reason, conflict
-from tests.core.stores import KEY, Memory, code, fob
+from tests.core.stores import Memory, code
+from tests.site import KEY, fob
 
 ALICE = Asking("alice", proof=code(0))
 

@@ -20,8 +20,8 @@ from pam_totp.core.secretfile import MAX_FILE
 from pam_totp.store import NotThere, StoreError
 from pam_totp.store.file import FileStore, file_name
 from tests.conftest import as_root
-from tests.core.stores import code, counter_of, enrol, fob, record_of, says
-from tests.site import PATIENCE, until
+from tests.core.stores import code, counter_of, enrol, record_of, says
+from tests.site import PATIENCE, fob, until
 
 
 @pytest.fixture

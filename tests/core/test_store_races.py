@@ -20,7 +20,8 @@ from pam_totp.store import StoreError
 from pam_totp.store.file import FileStore
 from tests.core.conftest import TIMES
 from tests.core.racing import in_processes, in_threads
-from tests.core.stores import KEY, NOW, code, counter_of, enrol, fob, record_of, says
+from tests.core.stores import NOW, code, counter_of, enrol, record_of, says
+from tests.site import KEY, fob
 
 MANY = 50
 ROUNDS = max(TIMES, 1)

@@ -13,9 +13,8 @@ from pam_totp.core.policy import Policy
 from pam_totp.core.record import DAY, TIME_LIMIT, HotpToken, Token, TotpToken, UserRecord
 from pam_totp.core.verify import Outcome, verify
 from pam_totp.operations.enroll import proved
+from tests.site import KEY, fob, phone
 
-FOB_KEY = b"12345678901234567890"
-PHONE_KEY = b"09876543210987654321"
 NOW = 1_700_000_010  # seconds: 20 s into a step of 30 s
 STEP = NOW // 30
 LAST = 2**64 - 1
@@ -23,17 +22,7 @@ SALT = "00" * 16
 RECOVERY = "0123456789ABCDEF"
 
 
-def fob(counter: int = 0, **fields: Any) -> HotpToken:
-    given: dict[str, Any] = {"name": "fob", "secret": FOB_KEY, "created": 0, "counter": counter} | fields
-    return HotpToken(**given)
-
-
-def phone(**fields: Any) -> TotpToken:
-    given: dict[str, Any] = {"name": "phone", "secret": PHONE_KEY, "created": 0} | fields
-    return TotpToken(**given)
-
-
-def codes(token: Token, first: int, count: int = 1) -> bytes:
+def codes_of(token: Token, first: int, count: int = 1) -> bytes:
     """`count` codes in a row from counter or step `first`."""
     row = [hotp(token.secret, first + i, token.digits, token.algorithm) for i in range(count)]
     return " ".join(row).encode()
@@ -57,7 +46,7 @@ class Alice:
 
     def presses(self, first: int, count: int = 1) -> Outcome:
         """Codes of her first token."""
-        return self.says(codes(self.record.tokens[0], first, count))
+        return self.says(codes_of(self.record.tokens[0], first, count))
 
     def guesses_wrong(self, times: int) -> None:
         for _ in range(times):
@@ -78,8 +67,8 @@ class Alice:
 
 def _never_right() -> bytes:
     """A code that neither token shows anywhere near these tests."""
-    shown = {hotp(FOB_KEY, c) for c in range(3000)} | {hotp(PHONE_KEY, STEP + s) for s in range(-5000, 5000)}
-    shown |= {hotp(PHONE_KEY, s) for s in range(100)}
+    shown = {hotp(KEY, c) for c in range(3000)} | {hotp(phone().secret, STEP + s) for s in range(-5000, 5000)}
+    shown |= {hotp(phone().secret, s) for s in range(100)}
     return next(f"{n:06}" for n in itertools.count() if f"{n:06}" not in shown).encode()
 
 
@@ -145,7 +134,7 @@ def test_all_codes_in_a_row_are_used_up() -> None:
 def test_the_code_that_confirmed_the_enrolment_is_used_up() -> None:
     for token, first in [(fob(confirmed=False), 0), (phone(confirmed=False), STEP)]:
         for count in (1, 2):
-            confirmed = proved(token, Answer.parse(codes(token, first, count)), NOW)
+            confirmed = proved(token, Answer.parse(codes_of(token, first, count)), NOW)
             assert confirmed is not None
             assert confirmed.confirmed
             alice = Alice(confirmed)
@@ -157,7 +146,7 @@ def test_the_code_that_confirmed_the_enrolment_is_used_up() -> None:
 
 def test_a_wrong_code_does_not_confirm_an_enrolment() -> None:
     for token in (fob(confirmed=False), phone(confirmed=False)):
-        for answer in (WRONG, b"", b"12345", codes(token, 5000), codes(token, STEP + 5000), RECOVERY.encode()):
+        for answer in (WRONG, b"", b"12345", codes_of(token, 5000), codes_of(token, STEP + 5000), RECOVERY.encode()):
             assert proved(token, Answer.parse(answer), NOW) is None
 
 
@@ -170,7 +159,7 @@ def test_one_two_and_three_codes_of_every_length_are_accepted(digits: int) -> No
     assert alice.presses(0) is Outcome.CODE
     assert alice.presses(1, 2) is Outcome.CONSECUTIVE
     assert alice.presses(3, 3) is Outcome.CONSECUTIVE
-    assert alice.says(codes(alice.record.tokens[0], 6, 4)) is Outcome.MALFORMED
+    assert alice.says(codes_of(alice.record.tokens[0], 6, 4)) is Outcome.MALFORMED
     assert alice.counter == 6
 
 
@@ -200,9 +189,9 @@ def test_a_malformed_answer_is_refused_and_leaves_no_trace(answer: bytes) -> Non
 
 def test_the_digits_of_an_inactive_token_do_not_make_an_answer_valid() -> None:
     eight = fob(digits=8, enabled=False)
-    assert Alice(phone(), eight).says(codes(eight, 0)) is Outcome.MALFORMED
+    assert Alice(phone(), eight).says(codes_of(eight, 0)) is Outcome.MALFORMED
     unproved = fob(digits=8, confirmed=False)
-    assert Alice(phone(), unproved).says(codes(unproved, 0)) is Outcome.MALFORMED
+    assert Alice(phone(), unproved).says(codes_of(unproved, 0)) is Outcome.MALFORMED
 
 
 # ---- point 4: HOTP, one code
@@ -231,13 +220,13 @@ def test_counter_0_and_the_last_counter_are_accepted() -> None:
     assert alice.counter == LAST + 1
     assert alice.presses(LAST) is Outcome.REPLAYED
     assert alice.presses(0) is Outcome.WRONG, "an exhausted token does not begin anew"
-    assert alice.says(codes(fob(), 0, 2)) is Outcome.WRONG
+    assert alice.says(codes_of(fob(), 0, 2)) is Outcome.WRONG
 
 
 def test_codes_in_a_row_past_the_last_counter_are_refused() -> None:
-    last = hotp(FOB_KEY, LAST)
+    last = hotp(KEY, LAST)
     alice = Alice(fob(LAST - 1))
-    assert alice.says(f"{last} {hotp(FOB_KEY, 0)}".encode()) is Outcome.WRONG
+    assert alice.says(f"{last} {hotp(KEY, 0)}".encode()) is Outcome.WRONG
     assert alice.presses(LAST - 1, 2) is Outcome.CONSECUTIVE
     assert alice.counter == LAST + 1
 
@@ -272,14 +261,14 @@ def test_with_resync_off_codes_in_a_row_reach_as_far_as_one_code() -> None:
 @pytest.mark.parametrize("order", [(1, 0), (0, 0), (0, 2), (0, 1, 0), (0, 1, 1), (0, 2, 1), (2, 1, 0), (0, 1, 3)])
 def test_codes_that_are_not_in_a_row_are_refused(order: tuple[int, ...]) -> None:
     alice = Alice(fob())
-    answer = " ".join(hotp(FOB_KEY, c) for c in order).encode()
+    answer = " ".join(hotp(KEY, c) for c in order).encode()
     assert alice.says(answer) is Outcome.WRONG
     assert alice.counter == 0
 
 
 def test_codes_of_two_tokens_are_not_codes_in_a_row() -> None:
     alice = Alice(fob(), phone())
-    assert alice.says(codes(fob(), 0) + codes(phone(), STEP)) is Outcome.WRONG
+    assert alice.says(codes_of(fob(), 0) + codes_of(phone(), STEP)) is Outcome.WRONG
 
 
 def test_attempts_are_independent() -> None:
@@ -402,7 +391,7 @@ def test_every_active_token_is_tried_and_only_the_matching_one_moves() -> None:
     tokens = (fob(), phone(), fob(name="spare", secret=b"x" * 20, digits=8))
     for number, first in enumerate((0, STEP, 0)):
         alice = Alice(*tokens)
-        assert alice.says(codes(tokens[number], first)) is Outcome.CODE
+        assert alice.says(codes_of(tokens[number], first)) is Outcome.CODE
         assert alice.token == tokens[number].name
         moved = [old != new for old, new in zip(tokens, alice.record.tokens, strict=True)]
         assert moved == [i == number for i in range(3)]
@@ -411,16 +400,16 @@ def test_every_active_token_is_tried_and_only_the_matching_one_moves() -> None:
 def test_a_disabled_or_unconfirmed_token_is_not_tried() -> None:
     for fields in ({"enabled": False}, {"confirmed": False}):
         alice = Alice(phone(), fob(**fields))
-        assert alice.says(codes(fob(), 0)) is Outcome.WRONG
-        assert alice.says(codes(fob(), 0, 2)) is Outcome.WRONG
+        assert alice.says(codes_of(fob(), 0)) is Outcome.WRONG
+        assert alice.says(codes_of(fob(), 0, 2)) is Outcome.WRONG
 
 
 def test_a_replay_is_accepted_if_it_is_the_next_code_of_another_token() -> None:
-    shown = {hotp(FOB_KEY, c): c for c in range(2000)}
-    twice = next(s for s in itertools.count() if hotp(PHONE_KEY, s) in shown)
-    counter = shown[hotp(PHONE_KEY, twice)]
+    shown = {hotp(KEY, c): c for c in range(2000)}
+    twice = next(s for s in itertools.count() if hotp(phone().secret, s) in shown)
+    counter = shown[hotp(phone().secret, twice)]
     alice = Alice(phone(last_step=twice), fob(counter), now=twice * 30)
-    assert alice.says(codes(fob(), counter)) is Outcome.CODE
+    assert alice.says(codes_of(fob(), counter)) is Outcome.CODE
     assert alice.token == "fob"
 
 
@@ -546,7 +535,7 @@ def test_a_locked_account_needs_a_recovery_code_or_the_admin() -> None:
     assert alice.presses(0) is Outcome.CODE
     alice.guesses_wrong(1)
     before = alice.record
-    for answer in (codes(fob(), 1), codes(fob(), 1, 2), codes(fob(), 1, 3), codes(fob(), 0), WRONG):
+    for answer in (codes_of(fob(), 1), codes_of(fob(), 1, 2), codes_of(fob(), 1, 3), codes_of(fob(), 0), WRONG):
         assert alice.says(answer) is Outcome.LOCKED
     assert alice.record == before._replace(refused=before.refused + 5), "nothing is used up or counted"
     alice.now += 365 * DAY
@@ -585,7 +574,7 @@ def test_a_success_reports_how_many_answers_were_refused() -> None:
 def test_without_a_confirmed_token_a_user_is_not_enrolled(tokens: tuple[Token, ...]) -> None:
     alice = Alice(*tokens, salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),), refused=3)
     before = alice.record
-    for answer in (codes(fob(), 0), codes(phone(), STEP, 2), RECOVERY.encode(), b"", WRONG):
+    for answer in (codes_of(fob(), 0), codes_of(phone(), STEP, 2), RECOVERY.encode(), b"", WRONG):
         assert alice.says(answer) is Outcome.NOT_ENROLLED
         assert alice.record == before
 
@@ -639,7 +628,7 @@ def test_a_recovery_code_is_valid_only_with_its_salt() -> None:
 
 
 def test_a_decision_shows_no_secret_and_can_take_another_record() -> None:
-    decision = verify(Alice(fob()).record, Answer.parse(codes(fob(), 0)), NOW, Policy())
+    decision = verify(Alice(fob()).record, Answer.parse(codes_of(fob(), 0)), NOW, Policy())
     assert repr(decision) == "<Decision>"
     other = decision.followed_by(Alice(fob(7)).record)
     assert (other.outcome, other.token) == (decision.outcome, decision.token)

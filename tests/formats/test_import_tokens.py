@@ -48,7 +48,7 @@ def selected(*tokens: ImportedToken, **selection: object) -> SelectedTokens:
     return SelectedTokens(parsed_at_once(list(tokens)), Selection(canonical=str.lower, **selection))  # type: ignore[arg-type]
 
 
-def codes(report: Report) -> list[Status]:
+def statuses(report: Report) -> list[Status]:
     return [result.status for result in report]
 
 
@@ -66,7 +66,7 @@ def test_every_reason_has_a_code_and_programs_need_no_words(store: FileStore) ->
         ),
         now=NOW,
     )
-    assert codes(report) == [
+    assert statuses(report) == [
         Status.IMPORTED,
         Status.ALREADY_IMPORTED,
         Status.INVALID,
@@ -84,15 +84,15 @@ def test_every_reason_has_a_code_and_programs_need_no_words(store: FileStore) ->
 def test_a_file_that_was_imported_before_is_a_success(store: FileStore) -> None:
     for expected in (Status.IMPORTED, Status.ALREADY_IMPORTED):
         report = import_tokens(store, selected(token(1), token(2, user="bob")), now=NOW)
-        assert (codes(report), report.ok) == ([expected] * 2, True)
+        assert (statuses(report), report.ok) == ([expected] * 2, True)
     assert not import_tokens(store, selected(), now=NOW).ok, "an empty file"
 
 
 def test_a_dry_run_gives_the_same_codes_and_changes_nothing(store: FileStore) -> None:
     tokens = (token(1), token(2, secret=token(1).secret), token(3), token(4, user=None))
-    planned = codes(import_tokens(store, selected(*tokens), now=NOW, dry_run=True))
+    planned = statuses(import_tokens(store, selected(*tokens), now=NOW, dry_run=True))
     assert list(store.users()) == []
-    assert codes(import_tokens(store, selected(*tokens), now=NOW)) == planned
+    assert statuses(import_tokens(store, selected(*tokens), now=NOW)) == planned
 
 
 def test_a_result_is_the_same_after_it_was_packed() -> None:
@@ -129,7 +129,7 @@ def test_a_refused_token_imports_nothing_else(store: FileStore) -> None:
     report = import_tokens(
         store, selected(token(1, secret=b"short")), now=NOW, new_record=whole.without_tokens("alice")
     )
-    assert codes(report) == [Status.INVALID]
+    assert statuses(report) == [Status.INVALID]
     with pytest.raises(NotThere):
         store.read("alice")
 

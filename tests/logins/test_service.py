@@ -26,9 +26,7 @@ from pam_totp.pam.listening import listening as listening_at
 from pam_totp.pam.pam_handle import PAM_AUTH_ERR, PAM_SUCCESS
 from tests.conftest import as_root
 from tests.pamconf import Result, Shown
-from tests.site import ME, PATIENCE, TREE, Site, codes, until
-
-STRANGER = 65534  # nobody
+from tests.site import ME, NOBODY_UID, PATIENCE, TREE, Site, codes, until
 
 
 def connected(site: Site) -> socket.socket:
@@ -87,8 +85,8 @@ def as_stranger(site: Site, first: bytes, answer: str) -> list[str]:
     if child == 0:
         try:
             os.setgroups([])
-            os.setresgid(STRANGER, STRANGER, STRANGER)
-            os.setresuid(STRANGER, STRANGER, STRANGER)
+            os.setresgid(NOBODY_UID, NOBODY_UID, NOBODY_UID)
+            os.setresuid(NOBODY_UID, NOBODY_UID, NOBODY_UID)
             os.write(write, "\n".join(dialogue(site, first, answer)).encode())
         finally:
             os._exit(0)
@@ -107,7 +105,7 @@ def test_an_account_may_log_in_only_as_itself(site: Site) -> None:
     assert as_stranger(site, hello("nobody"), codes(0))[-1] == f"r{PAM_SUCCESS}"
     assert as_stranger(site, hello("root"), codes(0)) == [f"r{PAM_AUTH_ERR}"], "not even a prompt"
     assert as_stranger(site, hello("no-such-account"), codes(0)) == [f"r{PAM_AUTH_ERR}"]
-    assert site.log.has("reason=not-yours-to-ask", "user=root", f"uid={STRANGER}")
+    assert site.log.has("reason=not-yours-to-ask", "user=root", f"uid={NOBODY_UID}")
     assert site.counter("root") == 0
 
 
@@ -163,7 +161,7 @@ def test_a_flood_of_bad_logins_never_silences_root_or_listed_clients(site: Site)
     child = os.fork()
     if child == 0:
         try:
-            os.setresuid(STRANGER, STRANGER, STRANGER)
+            os.setresuid(NOBODY_UID, NOBODY_UID, NOBODY_UID)
             for _ in range(2 * log_quota.MAX_LINES):
                 with connected(site) as client:
                     client.send(b"nonsense")
@@ -171,7 +169,7 @@ def test_a_flood_of_bad_logins_never_silences_root_or_listed_clients(site: Site)
         finally:
             os._exit(0)
     os.waitpid(child, 0)
-    until(lambda: site.log.has("too much to log", f"uid {STRANGER}"), "it is said that something is left out")
+    until(lambda: site.log.has("too much to log", f"uid {NOBODY_UID}"), "it is said that something is left out")
     assert sum("not a hello" in line for line in site.log.lines()) == log_quota.MAX_LINES
     as_stranger(site, hello("root"), codes(0))
     assert not site.log.has("not-yours-to-ask"), "that is left out too"
@@ -418,7 +416,7 @@ def test_silent_clients_of_one_account_do_not_block_others(site: Site) -> None:
     child = os.fork()
     if child == 0:
         try:
-            os.setresuid(STRANGER, STRANGER, STRANGER)
+            os.setresuid(NOBODY_UID, NOBODY_UID, NOBODY_UID)
             os.close(go[1])
             held = [connected(site) for _ in range(2 * login_quota.MAX_LOGINS)]
             os.write(ready[1], b"x")
@@ -452,7 +450,7 @@ def test_all_other_accounts_together_do_not_block_root(site: Site, monkeypatch: 
             try:
                 os.close(go[1])
                 held = []
-                for uid in range(STRANGER - 6, STRANGER):
+                for uid in range(NOBODY_UID - 6, NOBODY_UID):
                     os.seteuid(uid)
                     held.append(connected(site))
                     os.seteuid(0)

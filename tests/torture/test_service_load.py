@@ -26,7 +26,7 @@ from tests.services.namespace import COPY, SOCKET, STORE, Machine
 from tests.site import ME, PATIENCE, TREE, Site, codes, until
 from tests.torture.pace import figure, rounds
 
-STRANGERS = tuple(pwd.getpwnam(name).pw_uid for name in ("nobody", "daemon", "bin", "games"))  # they mean ill
+OTHER_UIDS = tuple(pwd.getpwnam(name).pw_uid for name in ("nobody", "daemon", "bin", "games"))  # the attackers
 EACH = 500  # connections
 
 
@@ -81,7 +81,7 @@ def besieged(site: Site, how: Callable[[Site], object]) -> Iterator[None]:
     children = []
     ready_read, ready_write = os.pipe()
     go_read, go_write = os.pipe()
-    for uid in STRANGERS:
+    for uid in OTHER_UIDS:
         child = os.fork()
         if child == 0:
             try:
@@ -122,7 +122,7 @@ def test_hostile_clients_do_not_block_an_honest_login(site: Site, how: str) -> N
             assert site.gets_in(codes(counter))
         assert sum(f"accepted user={ME}" in line for line in site.log.lines()) == 5, "the service said so, no helper"
         threads = len(os.listdir(f"/proc/{process.pid}/task"))
-        assert threads <= MAX_LOGINS * len(STRANGERS) + MAX_WAITING + 2, "what one account may hold at most"
+        assert threads <= MAX_LOGINS * len(OTHER_UIDS) + MAX_WAITING + 2, "what one account may hold at most"
     until(lambda: len(os.listdir(f"/proc/{process.pid}/task")) <= MAX_WAITING + 1, "whatever was held is let go")
     assert len(os.listdir(f"/proc/{process.pid}/fd")) < 20
     assert site.gets_in(codes(5))
