@@ -16,7 +16,7 @@ import pytest
 
 from tests.pamconf import Result
 from tests.relay_kit import AS_ROOT, INTERPRETER, RELAY, ROOT, Bench, build, needs_root, play
-from tests.site import NOBODY_UID, OTHER_UID
+from tests.site import OTHER_UID, UNPRIVILEGED_UID
 
 pytestmark = pytest.mark.bare
 
@@ -201,7 +201,7 @@ def test_the_builder_is_trusted_if_one_is_compiled_in(bench, folder, helper):
 
 @needs_root
 def test_the_service_account_is_not_trusted_with_a_helper(bench, helper):
-    os.chown(helper, NOBODY_UID, -1)
+    os.chown(helper, UNPRIVILEGED_UID, -1)
     assert result(bench, helper, relay=build(ACCOUNT="nobody")) == Result.SERVICE_ERR
 
 
@@ -371,7 +371,9 @@ def listening(path: Path, peer: int, owner: int) -> Iterator[None]:
 
 
 @needs_root
-@pytest.mark.parametrize(("peer", "owner"), [(0, 0), (NOBODY_UID, NOBODY_UID), (NOBODY_UID, 0), (0, NOBODY_UID)])
+@pytest.mark.parametrize(
+    ("peer", "owner"), [(0, 0), (UNPRIVILEGED_UID, UNPRIVILEGED_UID), (UNPRIVILEGED_UID, 0), (0, UNPRIVILEGED_UID)]
+)
 def test_a_socket_of_the_service_account_is_used(asked, log, folder, peer, owner):
     with listening(folder / "other", peer, owner):
         assert asked(folder / "other", build(ACCOUNT="nobody")) == "service"
@@ -381,7 +383,7 @@ def test_a_socket_of_the_service_account_is_used(asked, log, folder, peer, owner
 @needs_root
 @pytest.mark.parametrize("account", ["no-such-account", "root", "daemon"])
 def test_a_socket_of_another_account_is_not_used(asked, log, folder, account):
-    with listening(folder / "other", NOBODY_UID, NOBODY_UID):
+    with listening(folder / "other", UNPRIVILEGED_UID, UNPRIVILEGED_UID):
         assert asked(folder / "other", build(ACCOUNT=account)) == "helper"
     assert log() == [f"not using {folder}/other: {folder}/other belongs to somebody else"]
 

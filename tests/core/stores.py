@@ -21,7 +21,7 @@ LOCK_TIMEOUT = 60.0  # seconds: fifty changes in a row on a slow disk take longe
 
 
 def enrol(folder: Path, user: str = "alice", *, file: str | None = None, **fields: Any) -> Path:
-    """Write the record of `user`, with one HOTP token unless told otherwise; returns the file."""
+    """Write the record of `user`, by default with one HOTP token, and return the file."""
     record = UserRecord(user=user, **{"tokens": (fob(),)} | fields)
     path = folder / (file or f"{user}.json")
     path.write_bytes(serialize(record))
@@ -34,7 +34,7 @@ def code(counter: int, count: int = 1) -> bytes:
 
 
 def change(answer: bytes, now: int = NOW, policy: Policy | None = None) -> Callable[[UserRecord], Any]:
-    """What a login does to a record."""
+    """Return the change that a login makes to a record."""
 
     def decide(record: UserRecord) -> tuple[UserRecord, Outcome]:
         decision = verify(record, Answer.parse(answer), now, policy or Policy())
@@ -44,7 +44,7 @@ def change(answer: bytes, now: int = NOW, policy: Policy | None = None) -> Calla
 
 
 def says(folder: Path, answer: bytes, user: str = "alice", *, store: FileStore | None = None, now: int = NOW) -> str:
-    """The word for what became of an answer, however long the lock is waited for."""
+    """Return the outcome of an answer, as a word. The time limit of the lock is `LOCK_TIMEOUT`."""
     outcome: Outcome = (store or FileStore(str(folder), LOCK_TIMEOUT)).update(user, change(answer, now))
     return outcome.value
 
@@ -60,7 +60,7 @@ def counter_of(path: Path) -> int:
 
 
 class Memory:
-    """A store that says what was done to it, and can be full."""
+    """A store in memory that lists its writes in `done`, and can be full."""
 
     def __init__(self, *records: UserRecord, full: bool = False) -> None:
         self.records = {record.user: record for record in records}
@@ -94,7 +94,7 @@ class Memory:
         return result
 
     def update_decoy(self, user: str) -> None:
-        self._write("nobody")
+        self._write("decoy")
 
     def users(self) -> Iterator[str]:
         return iter(self.records)

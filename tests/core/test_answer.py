@@ -1,4 +1,4 @@
-"""What a person may type: codes, codes in a row, recovery codes, and nothing else."""
+"""The answers that a user may type: codes, codes in a row and recovery codes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from pam_totp.core.answer import CODE_LENGTHS, CROCKFORD, Answer, recovery_digest
 
-SSHD_FAKE = b"\b\n\r\177INCORRECT"  # what sshd answers for a user who may not log in
+SSHD_FAKE = b"\b\n\r\177INCORRECT"  # sshd's own answer for a user without permission to log in
 
-# What is ignored beside white space, written a second time.
+# Characters that are ignored besides white space: an independent copy of the list.
 IGNORED = "-\u00ad\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d\ufeff"
 IGNORED += "\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e"
 IGNORED += "\u2060\u2061\u2062\u2063\u2064\u2065\u2066\u2067\u2068\u2069"
@@ -113,7 +113,7 @@ def test_the_number_of_digits_determines_the_codes(digits: int) -> None:
         b"12345l",
         "12345²".encode(),
         "12345Ⅵ".encode(),
-        "123456\u3164".encode(),  # looks like a space, and is a letter
+        "123456\u3164".encode(),  # looks like a space, but is a letter
         "123456\u2016".encode(),  # the first after the dashes
         "123456\u180e".encode(),
         "123456".encode("utf-16-le"),
@@ -132,7 +132,7 @@ def test_anything_else_holds_no_codes(answer: bytes) -> None:
 
 
 def test_four_codes_of_six_digits_are_not_codes_in_a_row() -> None:
-    """24 digits are three codes of eight, where somebody has such a token."""
+    """24 digits are three codes of eight digits if a token has codes of eight digits."""
     assert codes_in(b"123456 654321 123456 654321", {6, 7}) is None
     assert codes_in(b"123456 654321 123456 654321", {6, 8}) == ("12345665", "43211234", "56654321")
 
@@ -194,7 +194,7 @@ def test_the_codes_are_the_digits_of_the_answer(answer: bytes, lengths: set[int]
 def test_an_answer_is_well_formed_if_it_can_be_right_for_some_user(answer: bytes, expected: bool) -> None:
     assert Answer.parse(answer).is_well_formed is expected
     behind = Answer.parse_behind_password(b"x" + answer)
-    assert behind.is_well_formed is (answer == b"123456"), "behind a password there are no recovery codes"
+    assert behind.is_well_formed is (answer == b"123456"), "after a password, recovery codes are not accepted"
 
 
 def test_spellings_of_one_answer_are_equal_and_the_repr_shows_nothing() -> None:
@@ -287,7 +287,7 @@ def test_case_separators_and_lookalikes_in_a_recovery_code_are_accepted(answer: 
         SSHD_FAKE,
         b"0123456789ABCDE",
         b"0123456789ABCDEF0",
-        b"0123456789ABCDEU",  # no U, lest codes say something
+        b"0123456789ABCDEU",  # no U, so that codes spell fewer words
         b"0123456789ABCDE!",
         b"!123456789ABCDEF",
         b"01234567!9ABCDEF",
@@ -296,7 +296,7 @@ def test_case_separators_and_lookalikes_in_a_recovery_code_are_accepted(answer: 
         b"0123456789ABCDEF\xff",
         "0123456789ABCDEÉ".encode(),
         "0123456789ＡＢＣＤＥＦ".encode(),  # letters are ASCII
-        "0123456789ABCDEſ".encode(),  # upper() makes an S of it
+        "0123456789ABCDEſ".encode(),  # upper() turns it into S
         b"0123456789ABCDEF" + b"-" * 500,  # 516 bytes
         b"0" * 600,
     ],

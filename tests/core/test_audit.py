@@ -1,4 +1,4 @@
-"""The audit log: one line a decision, which nothing that is in it can break, forge or hide."""
+"""The audit log: one line a decision. No value in it can break, forge or hide a line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""bring_back: the codes are found without a lock, and the token moves only where nothing happened to it meanwhile."""
+"""bring_back searches without a lock, and moves the token only if it was not used or changed meanwhile."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_used_codes_and_codes_out_of_range_are_not_found(store: FileStore) -> No
 
 
 def while_searching(store: FileStore, change: Callable[[UserRecord], UserRecord | None]) -> Callable[[Token], Progress]:
-    """Somebody changes the record while the codes are being searched."""
+    """Change the record during the search."""
 
     def progress(token: Token) -> Progress:
         return lambda done, total: store.update("alice", lambda record: (change(record), None))

@@ -1,4 +1,4 @@
-"""decide: what was decided is durable first, and an answer for nobody costs what one for somebody does."""
+"""decide: a decision is durable before it is returned, and costs an unknown user the same work as an enrolled one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_an_accepted_answer_is_stored_before_it_is_returned() -> None:
     ],
 )
 def test_every_user_costs_the_same_writes_and_meets_the_same_full_disk(user: str, answer: bytes, writes: int) -> None:
-    """Enrolled, with a token that was never proved, and unknown."""
+    """A user with a token, a user with an unconfirmed token, and an unknown user."""
     store = Memory(ALICE, UNPROVED)
     assert not outcome(store, user, answer).accepted
     assert store.writes == writes

@@ -1,4 +1,4 @@
-"""What follows a decision: the rest of the same change, the line in the log, the words for the person."""
+"""The follow-up of a decision: the rest of the same change, the line in the log, the text for the user."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOT_ENROLLED = ((), (UserRecord(user="alice"),), (UserRecord(user="alice", token
 def test_an_answer_for_an_unenrolled_user_costs_the_same_work(records: tuple[UserRecord, ...]) -> None:
     store = Memory(*records)
     assert answered(store, b"123456").outcome is Outcome.NOT_ENROLLED
-    assert store.done[-1] == "nobody"
+    assert store.done[-1] == "decoy"
 
 
 @pytest.mark.parametrize("records", [*NOT_ENROLLED, (UserRecord(user="alice", tokens=(fob(),)),)])
@@ -40,8 +40,8 @@ def test_an_answer_that_no_user_can_have_costs_no_work(records: tuple[UserRecord
 
 def test_an_answer_in_another_users_form_costs_every_user_the_same_work() -> None:
     store = enrolled()
-    assert answered(store, b"12345678").outcome is Outcome.MALFORMED, "eight digits, where the codes have six"
-    assert store.done[-1] == "nobody"
+    assert answered(store, b"12345678").outcome is Outcome.MALFORMED, "eight digits, but the user's codes have six"
+    assert store.done[-1] == "decoy"
 
 
 def test_the_follow_up_is_part_of_the_same_change() -> None:
@@ -57,7 +57,7 @@ def test_the_follow_up_is_part_of_the_same_change() -> None:
 
 def test_a_refusal_has_no_follow_up() -> None:
     store = enrolled()
-    assert answered(store, b"000000", follow=lambda *_: pytest.fail("asked")).outcome is Outcome.WRONG
+    assert answered(store, b"000000", follow=lambda *_: pytest.fail("follow was called")).outcome is Outcome.WRONG
 
 
 def test_if_the_follow_up_fails_the_code_is_not_used_up() -> None:

@@ -1,4 +1,4 @@
-"""Values and rules: frozen, complete, valid by construction, and silent about what they hold."""
+"""Values and rules: frozen, complete, valid by construction, with a repr that shows no content."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ anything = st.one_of(
     st.sampled_from([MARKER, MARKER.encode(), MARKER * 50, (MARKER,), [MARKER], "ab" * 16, "\ud800", " x", "x\n"]),
 )
 
-RULES: dict[str, tuple[fields.Rule, Callable[[Any], bool]]] = {  # each with what it means, said in another way
+RULES: dict[str, tuple[fields.Rule, Callable[[Any], bool]]] = {  # each with an independent statement of its meaning
     "whole_number": (
         fields.whole_number(-3, 7),
         lambda v: type(v) is int and v in {-3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7},

@@ -1,4 +1,4 @@
-"""Whose file a `secret=` template stands for: that of the user who opens it, or nobody's."""
+"""A `secret=` template stands for the file of the user that opens it, or for no file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pam_totp.store.home import HomeStore, home_store
 
 
 def account(monkeypatch: pytest.MonkeyPatch, home: str, name: str = "alice", uid: int | None = None) -> None:
-    """The machine has this account alone."""
+    """Pretend that this is the only account of the machine."""
     entry = pwd.struct_passwd((name, "x", os.geteuid() if uid is None else uid, 0, "", home, "/bin/sh"))
     monkeypatch.setattr(pwd, "getpwnam", {name: entry, "given": entry}.__getitem__)
 

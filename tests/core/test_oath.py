@@ -1,4 +1,4 @@
-"""oath: the codes of RFC 4226 and RFC 6238, as published, as two others compute them, and at the edges."""
+"""oath: the codes of RFC 4226 and RFC 6238, compared with published vectors and two peers, and at the limits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LENGTHS = {"SHA1": 20, "SHA256": 32, "SHA512": 64}  # bytes: RFC 6238, appendix 
 def test_rfc_4226_appendix_d(row: dict[str, str], digits: int) -> None:
     count, number = int(row["count"]), int(row["truncated_decimal"])
     assert number == int(row["truncated_hex"], 16)
-    assert hmac.new(KEY, count.to_bytes(8, "big"), "sha1").hexdigest() == row["hmac"], "the table is copied right"
+    assert hmac.new(KEY, count.to_bytes(8, "big"), "sha1").hexdigest() == row["hmac"], "the table is copied correctly"
     assert oath.hotp(KEY, count) == row["hotp"]
     assert oath.hotp(KEY, count, digits) == str(number)[-digits:].zfill(digits)
 
@@ -53,7 +53,7 @@ def test_the_vectors_of_google_authenticators_tests(row: dict[str, str]) -> None
     assert oath.totp(key, 30 * moving_factor) == oath.totp(key, 30 * moving_factor + 29) == row["code"]
 
 
-# ---- as others compute them: 10,000 cases, from a fixed seed, of which oathtool and pyotp each see every one
+# ---- peers: 10,000 cases from a fixed seed, each compared with oathtool and pyotp
 
 CASES_A_RUN = 100
 RUNS_HOTP, RUNS_TOTP = 40, 60
@@ -65,7 +65,7 @@ def _oathtool(*options: str | int, key: bytes) -> list[str]:
 
 
 def _counters(chance: random.Random) -> Iterator[int]:
-    """Where runs of counters begin: near both ends, around every power of two, and anywhere."""
+    """Return first counters: near both ends, around every power of two, and random ones."""
     yield from (0, 2**31 - 50, 2**32 - 50, 2**63 - 50, 2**64 - CASES_A_RUN)
     while True:
         yield chance.randrange(2 ** chance.randint(7, 64) - CASES_A_RUN)
@@ -200,8 +200,8 @@ def test_find_never_looks_before_zero() -> None:
         (("7_5522",), range(5)),
         ((" 75522",), range(5)),
         (("-55224",), range(5)),
-        (("٧٥٥٢٢٤",), range(5)),  # Arabic-Indic: int() takes them
-        (("75522²",), range(5)),  # superscript: str.isdigit takes it
+        (("٧٥٥٢٢٤",), range(5)),  # Arabic-Indic: int() accepts them
+        (("75522²",), range(5)),  # superscript: str.isdigit accepts it
         (("７５５２２４",), range(5)),  # full width
         (("755224",), range(0, 10, 2)),
         (("755224",), range(10, 0, -1)),
@@ -215,7 +215,7 @@ def test_find_accepts_only_the_right_number_of_ascii_digits(codes: tuple[str, ..
 @pytest.mark.parametrize("start", [0, 1, 2, 7, 100, 1000, 99_000, 2**32 - 20])
 @pytest.mark.parametrize("algorithm", oath.ALGORITHMS)
 def test_find_covers_exactly_its_range_by_every_search_method(start: int, algorithm: str) -> None:
-    """Short and long ranges, near the beginning and far from it: `find` may go about them in different ways."""
+    """Return short and long ranges, at low and high counters: `find` may search them by different methods."""
     for length in {1, 2, 3, 40, start // 2 % 600, start // 2 % 600 + 1, start // 2 % 600 + 2} - {0}:
         within = range(start, start + length)
         for at, found in [(start - 1, None), (start, start), (within[-1], within[-1]), (within.stop, None)]:
@@ -244,7 +244,7 @@ def test_find_covers_the_end_of_a_very_long_range() -> None:
         assert oath.find(KEY, row, range(stop - 1), 8) is None
 
 
-# ---- edges
+# ---- limits
 
 
 @pytest.mark.parametrize("counter", [-1, 2**64, 2**64 + 1, -(2**64)])
@@ -312,7 +312,7 @@ def test_leading_zeros_are_kept() -> None:
 @pytest.mark.parametrize("algorithm", oath.ALGORITHMS)
 @pytest.mark.parametrize(("start", "stop"), [(0, 1), (0, 2), (0, 40), (1, 2), (1, 40), (7, 11), (20, 31), (200, 203)])
 def test_both_search_methods_find_every_code_and_no_other(algorithm: str, start: int, stop: int) -> None:
-    """A range that begins near zero is searched in blocks, another one by one: the ends of both are in these."""
+    """A range near zero is searched in blocks, another counter by counter. These cases have the ends of both."""
     key = b"k" * 20
     for counter in range(start + 5 + stop):
         code = oath.hotp(key, counter, 8, algorithm)

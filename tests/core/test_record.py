@@ -1,4 +1,4 @@
-"""The record: valid by construction, moved by named transitions alone, and silent about its secrets."""
+"""The record: valid by construction, changed only by named transitions, with a repr that shows no secret."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def alice(*held: Token, **fields: Any) -> UserRecord:
     return UserRecord(user="alice", tokens=held, **fields)
 
 
-# ---- valid by construction (what the file's rules say, for values that are made by code)
+# ---- valid by construction (the rules of the file, for values made by code)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_an_event_token_moves_to_just_after_the_last_code(token: HotpToken, ahea
     assert after.counter == token.counter + ahead + count
     assert after.last_used == now
     assert after.confirmed
-    assert after == token._replace(counter=after.counter, last_used=now, confirmed=True), "and nothing else changes"
+    assert after == token._replace(counter=after.counter, last_used=now, confirmed=True), "no other field changes"
 
 
 @given(token=hotp_tokens, back=st.integers(1, 1000), count=st.integers(1, 3))
@@ -161,7 +161,7 @@ def test_a_token_that_is_neither_has_no_transition() -> None:
         Token(name="x", secret=KEY, created=0).accepted(0, 1, 0)
 
 
-# ---- transitions: the admin's
+# ---- transitions by the admin
 
 
 @given(tokens)
@@ -184,7 +184,7 @@ def test_enrolled_means_a_confirmed_token_enabled_or_not() -> None:
     assert not alice(fob(confirmed=False)).enrolled
     assert alice(fob(enabled=False)).enrolled
     assert alice(fob(confirmed=False), phone()).enrolled
-    assert not alice(salt=SALT, recovery=(DIGEST,)).enrolled, "recovery codes alone are no second factor"
+    assert not alice(salt=SALT, recovery=(DIGEST,)).enrolled, "recovery codes without a token are not a second factor"
 
 
 def test_a_change_of_tokens_is_made_by_name_and_voids_grace() -> None:
@@ -200,7 +200,7 @@ def test_a_change_of_tokens_is_made_by_name_and_voids_grace() -> None:
     assert [t.name for t in removed.tokens] == ["phone"]
     for after in (added, renamed, removed):
         assert after.grace == ()
-        assert (after.failures, after.failures_at, after.refused) == (3, 7, 4), "changing tokens forgives nothing"
+        assert (after.failures, after.failures_at, after.refused) == (3, 7, 4), "a change of tokens keeps the failures"
     with pytest.raises(RecordError, match="duplicate name"):
         record.with_token(fob(secret=b"x" * 20))
     with pytest.raises(RecordError, match="duplicate secret"):
@@ -259,7 +259,7 @@ def test_failures_fall_although_one_is_added_every_day() -> None:
     record = counted(10, 0)
     for day in range(1, 8):
         record = record.refused_as_wrong(day * DAY + 3600)
-    assert record.failures == 10, "one comes and one goes"
+    assert record.failures == 10, "one is added and one expires"
     for day in range(8, 15):
         record = record.refused_as_wrong(2 * day * DAY)
     assert record.failures < 10
@@ -285,7 +285,7 @@ def test_failures_fall_by_at_most_one_a_day_and_never_grow_by_waiting(record: Us
     assert (since is None) == (failures == 0)
     later = record._replace(failures=failures, failures_at=since)
     assert later.failures_now(max(now, again)) == record.failures_now(max(now, again)), (
-        "looking in between changes nothing"
+        "reading in between changes nothing"
     )
 
 
@@ -298,7 +298,7 @@ def test_a_wrong_answer_is_a_failure_and_a_refusal_a_replay_only_a_refusal() -> 
 
 
 def test_counters_stop_at_their_maximum() -> None:
-    """A right answer must get in whatever the file holds, so a refusal must be written too."""
+    """A right answer must be accepted with any counts in the file, and a refusal must be written."""
     full = counted(2**62, 2**62 - 1, refused=2**62)
     assert full.refused_uncounted() == full
     assert full.refused_as_wrong(2**62 - 1) == full

@@ -1,4 +1,4 @@
-"""Bringing a token back into step from far away: where it is looked for, and that the whole of it is."""
+"""Resynchronise a token that is far out of step: the range of the search, and its completeness."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_an_event_token_is_searched_from_its_counter() -> None:
 @pytest.mark.parametrize(
     ("token", "count", "within"),
     [
-        (phone(), 2, range(0, 200)),  # step 100, either way, by the last of the two
+        (phone(), 2, range(0, 200)),  # 100 steps either way, for the last of the two
         (phone(), 3, range(0, 199)),
         (phone(drift=5), 2, range(4, 205)),
         (phone(last_step=99), 2, range(100, 200)),
@@ -62,14 +62,14 @@ def test_progress_grows_by_slices_to_the_total(monkeypatch: pytest.MonkeyPatch) 
     assert told == [(10_000, 24_900), (20_000, 24_900), (24_900, 24_900)]
     told.clear()
     locate(fob(0), row(10_200), range(100, 25_000), lambda done, total: told.append((done, total)))
-    assert told == [(10_000, 24_900), (24_900, 24_900)], "what is found is the end"
+    assert told == [(10_000, 24_900), (24_900, 24_900)], "the search ends at the match"
 
 
-# ---- the whole of it
+# ---- the whole operation
 
 
 def back(store: Memory, codes: tuple[str, ...], *tokens: Token, now: int = 3000, reach: int = 60_000) -> Token:
-    """Bring back one of `tokens` of alice; all that she has, where none is named."""
+    """Resynchronise one of alice's `tokens`; by default, search all of them."""
     looked_at = tokens or store.read("alice").tokens
     return bring_back(
         store, "alice", looked_at, codes, reach=reach, now=lambda: now, progress=lambda _: lambda *_: None

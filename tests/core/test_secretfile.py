@@ -1,4 +1,4 @@
-"""The secret file: one encoding and no other, errors that name the place, and never a value in them."""
+"""The secret file: exactly one encoding, and errors that name the field without its value."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.core.vectors import DATA
 
 ALICE = (DATA / "alice.json").read_bytes()
 DOCUMENT: dict[str, Any] = json.loads(ALICE)
-MARKER = "Xmarker0X"  # what must never be seen in an error
+MARKER = "Xmarker0X"  # must never be in an error
 
 Path = tuple[str | int, ...]
 
 
 def encoded(document: object) -> bytes:
-    """As the format says: json.dumps(doc, indent=1) and a line end."""
+    """Encode by the format: json.dumps(doc, indent=1) and a line end."""
     return (json.dumps(document, indent=1) + "\n").encode("ascii")
 
 
@@ -39,12 +39,12 @@ def with_value(path: Path, value: object) -> bytes:
 
 
 def place(path: Path) -> str:
-    """How an error names a place: tokens[0].digits."""
+    """Return the name of a field in an error: tokens[0].digits."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".")
 
 
 def refusal(data: bytes) -> str:
-    """The text of the RecordError that `data` earns."""
+    """Return the text of the RecordError that `data` causes."""
     with pytest.raises(RecordError) as caught:
         parse(data)
     text = str(caught.value)
@@ -65,7 +65,7 @@ def _parses(data: bytes) -> bool:
     return True
 
 
-# ---- what is right
+# ---- valid files
 
 
 def test_a_file_written_by_hand_is_read_and_written_back_byte_for_byte() -> None:
@@ -155,7 +155,7 @@ NOT_SECRET = [
     "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJ\n",
     "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJß",
     "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQO3",  # bits left over
-    "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQG",  # no number of bytes has 33 characters
+    "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQG",  # 33 characters encode no whole number of bytes
 ]
 NOT_SALT = [0, True, [], "", "00" * 15, "00" * 65, "0" * 33, "0G" * 16, "AB" * 16, "0x" + "00" * 16, " " * 32]
 NOT_DIGEST = [None, 0, True, [], {}, "", "00" * 31, "00" * 33, "0" * 63, "AB" * 32, "zz" * 32]
@@ -311,7 +311,7 @@ def test_a_duplicate_key_is_refused(path: Path, key: str) -> None:
     at = text.index(f'{pad}"{key}"', block)
     for value in ("null", json.dumps(_at(DOCUMENT, (*path, key)))):
         again = f'{text[:at]}{pad}"{key}": {value},\n{text[at:]}'
-        assert json.loads(again) == DOCUMENT, "Python's parser takes the last of the two"
+        assert json.loads(again) == DOCUMENT, "Python's parser uses the last of the two"
         refusal(again.encode())
 
 
@@ -462,7 +462,7 @@ def test_a_file_of_64_kibibytes_is_read_and_one_byte_more_is_not() -> None:
     assert refusal(encoded(full)) == f"larger than {MAX_FILE} bytes"
 
 
-# ---- nothing of the file is in an error
+# ---- errors show no content
 
 
 def _paths(value: object, path: Path = ()) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""Self-service: why a change was not made is a code; the text is for the user."""
+"""Self-service: the reason of a refused change is a code; the text is for the user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings: every argument, the site file, which of them wins, and that all doubt is an error."""
+"""Settings: every argument, the site file, their precedence, and an error for every ambiguous input."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def chosen(*arguments: str, site: str = "", service: str = "sshd") -> Settings:
 
 
 def refused(*arguments: str, site: str = "", service: str = "sshd") -> str:
-    """The text of the SettingsError."""
+    """Return the text of the SettingsError."""
     with pytest.raises(SettingsError) as caught:
         chosen(*arguments, site=site, service=service)
     assert "\n" not in str(caught.value)

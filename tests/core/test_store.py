@@ -1,4 +1,4 @@
-"""The file store: whose files it reads, under which names, and that it leaves everything in order."""
+"""The file store: owners and modes it accepts, names of its files, and its temporary files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def files(folder: Path) -> list[str]:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[object, ...]]:
-    """Everything about every file but when it was last read."""
+    """Return the metadata and content of every file, without its access time."""
     found: dict[str, tuple[object, ...]] = {}
     for name in files(folder):
         status = (folder / name).lstat()
@@ -204,7 +204,7 @@ def test_every_descriptor_is_closed(folder: Path, store: FileStore) -> None:
         says(folder, b"000000")
         store.update_decoy("zoe")
         list(store.users())
-        for broken in ("broken", "nobody", "x" * 300):
+        for broken in ("broken", "zoe", "x" * 300):
             with pytest.raises((StoreError, NotThere)):
                 store.update(broken, lambda record: (record, None))
             with pytest.raises((StoreError, NotThere)):
@@ -212,7 +212,7 @@ def test_every_descriptor_is_closed(folder: Path, store: FileStore) -> None:
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
-# ---- nobody
+# ---- decoy work for an unknown user
 
 
 def test_the_work_for_an_unknown_user_leaves_no_file(folder: Path, store: FileStore) -> None:
@@ -231,7 +231,7 @@ def test_a_leftover_of_killed_decoy_work_is_removed_by_the_next(folder: Path, st
 
 
 def test_unknown_users_run_in_parallel_and_repeats_are_serialised(folder: Path) -> None:
-    """As users do not, and one user does: by what it waits for a name would tell that nobody has it."""
+    """As for real users: otherwise the waiting time of a name would show that it is unknown."""
     impatient = FileStore(str(folder), lock_wait=0.01)
     enrol(folder)
     for held, name in ((folder / "alice.lock", "alice"), (folder / ".zoe.nobody", "zoe")):
@@ -255,17 +255,17 @@ def test_a_process_that_waited_for_decoy_work_does_its_own(folder: Path, store: 
     waiting = threading.Thread(target=store.update_decoy, args=("zoe",))
     waiting.start()
     until(lambda: _open_in(folder) >= 3, "it has opened the folder and the file too")
-    (folder / ".zoe.nobody").unlink()  # as whoever had it does
+    (folder / ".zoe.nobody").unlink()  # as the process that held the lock does
     before = folder.stat().st_mtime_ns
     os.close(lock)
     waiting.join(PATIENCE)
     assert not waiting.is_alive()
     assert files(folder) == []
-    assert folder.stat().st_mtime_ns > before, "it wrote, and waited for it"
+    assert folder.stat().st_mtime_ns > before, "it wrote and synced"
 
 
 def _open_in(folder: Path) -> int:
-    """How many of our descriptors are the folder's, or its files'."""
+    """Return the number of descriptors of this process in the folder."""
     found = []
     for fd in os.listdir("/proc/self/fd"):
         with suppress(OSError):
@@ -283,7 +283,7 @@ def test_a_user_with_the_name_nobody_is_an_ordinary_user(folder: Path, store: Fi
     assert files(folder) == ["%2Enobody.json", "%2Enobody.lock", "nobody.json", "nobody.lock"]
 
 
-# ---- leftovers of a writer that was killed
+# ---- leftovers of a killed writer
 
 
 @pytest.mark.parametrize("kind", ["half", "whole", "empty", "unreadable", "link", "pipe"])
@@ -320,7 +320,7 @@ def test_a_leftover_of_another_user_is_left_to_that_users_next_writer(folder: Pa
     assert (folder / ".bob.json.tmp").exists()
 
 
-# ---- files that are not as they should be
+# ---- invalid files
 
 
 def _hard(path: Path) -> None:
@@ -413,7 +413,7 @@ def test_an_invalid_file_is_unavailable_and_unchanged(folder: Path, store: FileS
         assert "alice.json" in str(caught.value)
         assert "\n" not in str(caught.value)
     assert {name: what for name, what in _looks(folder).items() if name != "alice.lock"} == before
-    assert says_bob(folder) == "code", "nobody else is affected"
+    assert says_bob(folder) == "code", "other users are not affected"
 
 
 def _looks(folder: Path) -> dict[str, tuple[int, int, int, int]]:
@@ -446,7 +446,7 @@ def test_a_lock_that_is_not_a_file_makes_the_user_unavailable(folder: Path, spoi
 
 @pytest.mark.parametrize("mode", [0o400, 0o666, 0o644])
 def test_a_lock_file_of_another_mode_is_corrected(folder: Path, mode: int) -> None:
-    """It holds nothing; only its owner's rights matter, and that nobody else can open it."""
+    """The lock file is empty. Its owner needs permission, and no other account may open it."""
     enrol(folder)
     assert says(folder, code(0)) == "code"
     (folder / "alice.lock").chmod(mode)
@@ -462,13 +462,13 @@ def test_a_file_of_another_account_is_unavailable(folder: Path) -> None:
     with pytest.raises(StoreError, match="not owned"):
         says(folder, code(0))
     os.chown(path, 0, 65534)
-    assert says(folder, code(0)) == "code", "the group does not matter: it has no rights"
+    assert says(folder, code(0)) == "code", "the group is irrelevant: it has no permission"
     os.chown(folder / "alice.lock", 65534, 0)
     with pytest.raises(StoreError, match="not owned"):
         says(folder, code(1))
 
 
-# ---- folders that are not as they should be
+# ---- invalid folders
 
 
 @as_root

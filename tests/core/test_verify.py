@@ -1,4 +1,4 @@
-"""verify, point by point: the examples that people will ask about."""
+"""verify, point by point, by examples."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Alice:
         self.record = UserRecord(user="alice", tokens=tokens, **fields)
         self.now = now
         self.policy = policy or Policy()
-        self.token: str | None = None  # that the last answer was a code of
+        self.token: str | None = None  # the token that accepted the last answer
         self.refused_before = 0
 
     def says(self, answer: bytes) -> Outcome:
@@ -45,7 +45,7 @@ class Alice:
         return decision.outcome
 
     def presses(self, first: int, count: int = 1) -> Outcome:
-        """Codes of her first token."""
+        """Answer with codes of her first token."""
         return self.says(codes_of(self.record.tokens[0], first, count))
 
     def guesses_wrong(self, times: int) -> None:
@@ -66,7 +66,7 @@ class Alice:
 
 
 def _never_right() -> bytes:
-    """A code that neither token shows anywhere near these tests."""
+    """Return a code that is wrong for both tokens in all these tests."""
     shown = {hotp(KEY, c) for c in range(3000)} | {hotp(phone().secret, STEP + s) for s in range(-5000, 5000)}
     shown |= {hotp(phone().secret, s) for s in range(100)}
     return next(f"{n:06}" for n in itertools.count() if f"{n:06}" not in shown).encode()
@@ -75,7 +75,7 @@ def _never_right() -> bytes:
 WRONG = _never_right()
 
 
-# ---- point 1: once, and only upwards
+# ---- point 1: each code once, counters only upwards
 
 
 def test_a_code_is_accepted_once() -> None:
@@ -128,7 +128,7 @@ def test_all_codes_in_a_row_are_used_up() -> None:
     for used in range(8):
         assert alice.presses(used) is Outcome.REPLAYED
     assert alice.presses(6, 2) is Outcome.REPLAYED
-    assert alice.presses(7, 2) is Outcome.REPLAYED, "one used code spoils a row"
+    assert alice.presses(7, 2) is Outcome.REPLAYED, "one used code makes codes in a row invalid"
 
 
 def test_the_code_that_confirmed_the_enrolment_is_used_up() -> None:
@@ -150,7 +150,7 @@ def test_a_wrong_code_does_not_confirm_an_enrolment() -> None:
             assert proved(token, Answer.parse(answer), NOW) is None
 
 
-# ---- point 3: what is an answer
+# ---- point 3: well-formed answers
 
 
 @pytest.mark.parametrize("digits", [6, 7, 8])
@@ -219,7 +219,7 @@ def test_counter_0_and_the_last_counter_are_accepted() -> None:
     assert alice.presses(LAST) is Outcome.CODE
     assert alice.counter == LAST + 1
     assert alice.presses(LAST) is Outcome.REPLAYED
-    assert alice.presses(0) is Outcome.WRONG, "an exhausted token does not begin anew"
+    assert alice.presses(0) is Outcome.WRONG, "an exhausted token does not start again"
     assert alice.says(codes_of(fob(), 0, 2)) is Outcome.WRONG
 
 
@@ -239,7 +239,7 @@ def test_a_token_40_presses_ahead_is_accepted_with_two_codes_in_a_row() -> None:
     assert alice.presses(40) is Outcome.WRONG
     assert alice.presses(41, 2) is Outcome.CONSECUTIVE
     assert alice.counter == 43
-    assert alice.presses(43) is Outcome.CODE, "the very next code is neither refused nor re-accepted"
+    assert alice.presses(43) is Outcome.CODE, "the next code is accepted once"
     assert alice.presses(43) is Outcome.REPLAYED
 
 
@@ -369,7 +369,7 @@ def test_the_period_is_the_length_of_a_step(period: int) -> None:
 
 
 def test_the_window_of_a_60_second_step_is_one_step_each_way() -> None:
-    """What google-authenticator-libpam's tests hold it to."""
+    """As in the tests of google-authenticator-libpam."""
     for step in range(9_997, 10_004):
         alice = Alice(phone(period=60), now=10_000 * 60)
         assert alice.presses(step).accepted == (9_999 <= step <= 10_001)
@@ -422,7 +422,7 @@ def test_a_replay_is_refused_and_not_counted() -> None:
         assert alice.presses(used) is Outcome.REPLAYED
     assert alice.record.failures == 0
     assert alice.record.refused == 10
-    assert alice.presses(9) is Outcome.WRONG, "eleven back is a code like any other"
+    assert alice.presses(9) is Outcome.WRONG, "the eleventh last code is an ordinary wrong code"
     assert alice.record.failures == 1
 
 
@@ -454,8 +454,8 @@ def test_from_5_failures_two_codes_in_a_row_are_required() -> None:
     alice.guesses_wrong(1)
     for _ in range(3):
         assert alice.presses(1) is Outcome.CONSECUTIVE_NEEDED
-    assert alice.counter == 1, "nor is the code used up"
-    assert alice.record.failures == 5, "nor counted"
+    assert alice.counter == 1, "the code is not used up"
+    assert alice.record.failures == 5, "and no failure is counted"
     assert alice.presses(1, 2) is Outcome.CONSECUTIVE
     assert alice.record.failures == 0
     assert alice.presses(3) is Outcome.CODE
@@ -469,7 +469,7 @@ def test_from_20_failures_three_codes_in_a_row_are_required() -> None:
     assert alice.presses(0) is Outcome.CONSECUTIVE_NEEDED
     assert alice.presses(0, 2) is Outcome.CONSECUTIVE_NEEDED
     alice.guesses_wrong(1000)
-    assert alice.presses(0, 3) is Outcome.CONSECUTIVE, "nobody can lock the holder out"
+    assert alice.presses(0, 3) is Outcome.CONSECUTIVE, "an attacker cannot lock the owner out"
     assert alice.record.failures == 0
 
 
@@ -513,11 +513,11 @@ def test_the_count_falls_even_with_a_failure_every_day() -> None:
     for _ in range(10):
         alice.now += DAY
         alice.guesses_wrong(1)
-    assert alice.record.failures == 8, "as many come as go"
+    assert alice.record.failures == 8, "one is added and one expires each day"
 
 
 def test_guesses_count_although_the_owner_logs_in_meanwhile() -> None:
-    """Patient guessing between the holder's logins is not forgiven by them."""
+    """Logins of the owner do not clear the failures of a patient attacker."""
     alice = Alice(fob())
     counter = 0
     for _ in range(5):
@@ -537,9 +537,9 @@ def test_a_locked_account_needs_a_recovery_code_or_the_admin() -> None:
     before = alice.record
     for answer in (codes_of(fob(), 1), codes_of(fob(), 1, 2), codes_of(fob(), 1, 3), codes_of(fob(), 0), WRONG):
         assert alice.says(answer) is Outcome.LOCKED
-    assert alice.record == before._replace(refused=before.refused + 5), "nothing is used up or counted"
+    assert alice.record == before._replace(refused=before.refused + 5), "no code is used up and no failure is counted"
     alice.now += 365 * DAY
-    assert alice.presses(1) is Outcome.LOCKED, "a lock does not wear off"
+    assert alice.presses(1) is Outcome.LOCKED, "a lock does not expire"
     assert Alice(*before.tokens, policy=Policy(lock_after=3)).presses(1) is Outcome.CODE
     assert alice.says(RECOVERY.encode()) is Outcome.RECOVERY
     assert alice.presses(1) is Outcome.CODE
@@ -615,7 +615,7 @@ def test_sixteen_digits_are_tried_as_a_recovery_code_then_as_two_codes() -> None
     alice = Alice(fob(digits=8), salt=SALT, recovery=(recovery_digest(SALT, digits),))
     assert alice.says(digits.encode()) is Outcome.RECOVERY
     assert alice.says(digits.encode()) is Outcome.WRONG
-    assert alice.record.failures == 1, "now they are two codes, and counted"
+    assert alice.record.failures == 1, "now they are two codes, and a failure is counted"
     assert alice.presses(0, 2) is Outcome.CONSECUTIVE
 
 
@@ -624,7 +624,7 @@ def test_a_recovery_code_is_valid_only_with_its_salt() -> None:
     assert alice.says(RECOVERY.encode()) is Outcome.WRONG
 
 
-# ---- what a Decision shows
+# ---- the repr of a Decision
 
 
 def test_a_decision_shows_no_secret_and_can_take_another_record() -> None:

@@ -1,4 +1,4 @@
-"""Logins through the real libpam and the real module, by both ways."""
+"""Logins through the real libpam and the real module, by service and by helper."""
 
 from __future__ import annotations
 
@@ -73,19 +73,19 @@ def test_a_token_40_presses_ahead_returns_by_two_codes_in_one_answer(site: Site,
     assert not site.gets_in(codes(40))
     assert site.gets_in(codes(40, 2))
     assert site.counter() == 42
-    assert site.gets_in(codes(42)), "the very next code is good"
-    assert not site.gets_in(codes(41, 2)), "and a code that was used is not, in a row neither"
+    assert site.gets_in(codes(42)), "the next code is accepted"
+    assert not site.gets_in(codes(41, 2)), "a used code is refused, also among codes in a row"
 
 
 def test_after_5_failures_two_codes_are_required_and_after_20_three(site: Site, way: str) -> None:
     site.enrol(failures=5, failures_at=int(time.time()))
-    assert not site.gets_in(codes(0)), "one is not enough"
-    assert not site.gets_in("000000"), "whoever fails in between"
+    assert not site.gets_in(codes(0)), "one code is not enough"
+    assert not site.gets_in("000000"), "also after a failure in between"
     assert site.gets_in(codes(0, 2))
     assert site.record().failures == 0
     site.enrol(failures=20, failures_at=int(time.time()))
-    assert not site.gets_in(codes(0)), "one is not enough"
-    assert not site.gets_in(codes(0, 2)), "nor are two"
+    assert not site.gets_in(codes(0)), "one code is not enough"
+    assert not site.gets_in(codes(0, 2)), "two codes are not enough"
     assert site.gets_in(codes(0, 3))
 
 
@@ -101,7 +101,7 @@ def test_a_success_shows_the_user_how_many_answers_were_refused(site: Site, way:
 
 
 def test_a_time_token_is_accepted_once_a_step(site: Site, way: str) -> None:
-    token = phone(period=86_400)  # so that no step ends during the test, but for one test a day at midnight UTC
+    token = phone(period=86_400)  # no step ends during the test, except at midnight UTC
     site.enrol(token)
     code = totp(token.secret, int(time.time()), period=token.period)
     assert site.gets_in(code)
@@ -118,15 +118,17 @@ def test_each_of_several_tokens_is_tried(site: Site, way: str) -> None:
 def test_an_unenrolled_user_sees_the_same_prompt_and_refusal(site: Site, way: str) -> None:
     done = site.login("123456")
     assert (done.result, len(done.prompts), [m.text for m in done.messages]) == (Result.AUTH_ERR, 1, [REFUSED])
-    assert [p for p in site.store.iterdir() if not p.name.startswith(".")] == [], "a stranger leaves no file"
+    assert [p for p in site.store.iterdir() if not p.name.startswith(".")] == [], "an unknown user leaves no file"
 
 
 def test_nullok_passes_only_unenrolled_users(site: Site, obeyed_way: str) -> None:
-    site.configure("lenient", "nullok", obeyed_way, "auth required pam_permit.so")  # which passes whoever we ignore
+    site.configure(
+        "lenient", "nullok", obeyed_way, "auth required pam_permit.so"
+    )  # it accepts every user that the module ignores
     done = site.login(service="lenient")
     assert (done.result, done.prompts) == (Result.SUCCESS, ())
     site.enrol(fob(enabled=False))
-    assert site.login("123456", service="lenient").result is Result.AUTH_ERR, "a disabled token is an enrolled one"
+    assert site.login("123456", service="lenient").result is Result.AUTH_ERR, "a user with a disabled token is enrolled"
     site.path().write_text("{}")
     assert site.login("123456", service="lenient").result is Result.AUTHINFO_UNAVAIL
 
@@ -208,4 +210,4 @@ def test_use_first_pass_never_asks_and_try_first_pass_asks_once_more(site: Site,
     assert enter("try_first_pass", "password", codes(2)) == (Result.SUCCESS, 1)
     assert enter("try_first_pass", None, codes(3)) == (Result.SUCCESS, 1)
     assert enter("try_first_pass", "password", "password") == (Result.AUTH_ERR, 1)
-    assert site.record().failures == 0, "a password that was tried is no wrong code"
+    assert site.record().failures == 0, "a password is not counted as a wrong code"

@@ -1,6 +1,6 @@
-"""Fifty at the prompt with one code: one gets in.
+"""Of fifty concurrent logins with one code, one succeeds.
 
-In memory: on a slow disk the last of fifty may not have the lock within its five seconds (see tests/torture).
+The store is in memory: on a slow disk, the last of fifty may miss the time limit of the lock (see tests/torture).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _wait_then_answer(site: Site, answer: str, together: Barrier, results: multi
 
 
 def _race(site: Site, answers: list[str]) -> Counter[Result]:
-    """Log in with all answers at once, each from a process of its own that waits at the prompt for all others."""
+    """Log in with all answers at once, each in its own process that waits at the prompt for all others."""
     fork = multiprocessing.get_context("fork")
     together, results = fork.Barrier(len(answers)), fork.Queue()
     processes = [fork.Process(target=_wait_then_answer, args=(site, a, together, results)) for a in answers]

@@ -1,4 +1,4 @@
-"""One login on a channel, where something of ours is wrong: denied, with a reason in the log and no more."""
+"""One login on a channel with a fault of the service: denied, with only a reason in the log."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_defect_denies_and_logs_its_location_without_data() -> None:
         theirs.send(HELLO)
         with ours:
             serve_one(ours, lambda priority, line: log.append((priority, line)), defect)
-        assert theirs.recv(4096) == b"", "no result is no success"
+        assert theirs.recv(4096) == b"", "a missing result is not a success"
     assert len(log) == 1
     assert f"ValueError at {__file__}:" in log[0][1]
     assert "123456" not in log[0][1]
@@ -50,7 +50,7 @@ def test_an_invalid_site_file_is_not_ignored(tmp_path: Path, content: bytes, mod
 
 
 def test_a_site_file_read_in_pieces_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As some file systems give it: what its end says must not be passed over."""
+    """Some file systems return a file in pieces. Its last part must be read."""
     path = tmp_path / "pam_totp.toml"
     path.write_bytes(b"[policy]\nlook_ahead = 3\nlock_after = 10\n")
     path.chmod(0o600)
@@ -71,4 +71,4 @@ def test_a_site_file_that_is_unreadable_or_not_a_file_is_not_ignored(tmp_path: P
     ):
         with pytest.raises(SettingsError, match=reason):
             read_site(str(tmp_path / path))
-    assert len(os.listdir("/proc/self/fd")) == len(open_before), "nor does it stay open"
+    assert len(os.listdir("/proc/self/fd")) == len(open_before), "and the file is closed"
