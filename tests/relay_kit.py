@@ -18,13 +18,12 @@ from typing import Any
 import pytest
 
 from tests import pamconf
+from tests.site import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[1]
 RELAY = ROOT / "build" / "pam_totp.so"  # as shipped
 INTERPRETER = "/usr/bin/python3"
 AS_ROOT = os.geteuid() == 0
-STRANGER = 54321  # a uid that is nobody's
-PATIENCE = 30  # seconds until a test that hangs fails
 
 needs_root = pytest.mark.skipif(not AS_ROOT, reason="only root can give files to another owner")
 

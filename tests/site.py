@@ -32,6 +32,8 @@ def _account() -> str:
 ME = _account()  # an ordinary user can log in as nobody else through the socket
 KEY = b"12345678901234567890"  # RFC 4226, appendix D
 PATIENCE = 40.0  # seconds that a condition may take on a busy machine
+OTHER_UID = 54321  # no account has it
+UNPRIVILEGED_UID = 65534  # the account `nobody`
 
 
 def until(condition: Callable[[], object], what: str) -> None:

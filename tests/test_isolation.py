@@ -21,13 +21,13 @@ from tests.site import TREE
 SOME = (
     "services/test_ssh.py::test_password_then_code",
     "services/test_sudo_su.py::test_su_to_root",
-    "services/test_policy.py::test_the_arguments_are_those_of_the_service_file",
+    "services/test_policy.py::test_the_arguments_come_from_the_service_file",
     "install/test_install.py::test_installing_again_keeps_secrets_and_replaces_everything_whole",
     "install/test_doctor.py::test_an_installation_in_order_has_no_findings",
     "install/test_doctor.py::test_without_root_rehearse_asks_for_the_own_password",
-    "logins/test_login.py::test_a_code_gets_in_once",
+    "logins/test_login.py::test_a_code_is_accepted_once",
     "logins/test_hosts.py::test_pamtester_logs_in_once_with_a_code",
-    "test_relay_process.py::test_without_an_argument_the_socket_is_the_one_in_run",
+    "test_relay_process.py::test_without_an_argument_the_socket_is_in_run",
     "web/test_client.py::test_an_unlisted_account_gets_an_error_that_names_the_list",
     "token_sim/test_control.py::test_another_uid_gets_no_answer_even_where_the_file_mode_lets_it_in",
 )
@@ -38,9 +38,8 @@ MOUNTS = (
     "install/test_doctor.py::test_an_installation_in_order_has_no_findings",
     "logins/test_hosts.py::test_pamtester_logs_in_once_with_a_code",
     "cli/test_full_disk.py::test_the_old_state_is_intact_and_the_message_says_what_to_do[full]",
-    "torture/test_full.py::test_a_store_that_cannot_be_written_refuses_all_alike_and_loses_nothing"
-    "[spawn-no inodes-False]",
-    "test_relay_process.py::test_without_an_argument_the_socket_is_the_one_in_run",
+    "torture/test_full.py::test_an_unwritable_store_refuses_all_alike_and_loses_no_data[spawn-no inodes-False]",
+    "test_relay_process.py::test_without_an_argument_the_socket_is_in_run",
 )
 # What a shell may have set that programs, libraries, make and pip go by.
 ENVIRONMENT = {

@@ -99,12 +99,12 @@ def room_of(name: str) -> str | None:
     return max((room for room in ROOMS if within(name, {room})), key=len, default=None)
 
 
-def test_every_room_is_there() -> None:
+def test_every_package_folder_exists() -> None:
     assert {room for name in EVERYTHING if (room := room_of(name)) is not None} == set(ROOMS)
 
 
 @pytest.mark.parametrize("name", [name for name in EVERYTHING if room_of(name) is not None])
-def test_a_module_imports_only_what_its_room_may(name: str) -> None:
+def test_a_module_imports_only_what_its_folder_may(name: str) -> None:
     room = room_of(name)
     assert room is not None
     for imported in imports(name, EVERYTHING[name]):
@@ -116,7 +116,7 @@ def test_a_module_imports_only_what_its_room_may(name: str) -> None:
 
 @pytest.mark.bare
 @pytest.mark.parametrize("name", PATH)
-def test_the_authentication_path_imports_the_standard_library_alone(name: str) -> None:
+def test_the_login_path_imports_only_the_standard_library(name: str) -> None:
     for imported in imports(name, EVERYTHING[name]):
         top = imported.split(".")[0]
         assert top == "pam_totp" or top in sys.stdlib_module_names, imported
@@ -131,7 +131,7 @@ def test_a_core_module_has_no_clock_no_randomness_and_no_file(name: str) -> None
 
 
 @pytest.mark.parametrize("name", modules("token_sim"))
-def test_the_simulator_imports_nothing_of_pam_totp_but_the_codes(name: str) -> None:
+def test_the_simulator_imports_only_the_oath_codes_of_pam_totp(name: str) -> None:
     ours = {imported for imported in imports(name, EVERYTHING[name]) if imported.split(".")[0] == "pam_totp"}
     assert ours <= {"pam_totp.core", "pam_totp.core.oath"}
 
@@ -143,7 +143,7 @@ def test_the_service_and_the_command_line_do_not_need_the_simulator(name: str) -
 
 @pytest.mark.bare
 @pytest.mark.parametrize("entry", ["pam_totp.pam.helper_main", "pam_totp.pam.service"])
-def test_a_login_loads_the_core_and_the_standard_library_alone(entry: str) -> None:
+def test_a_login_loads_only_the_core_and_the_standard_library(entry: str) -> None:
     """With the distribution's interpreter, as the relay starts it."""
     script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); before = set(sys.modules); import {entry}; "
     script += "import json; print(json.dumps({n: getattr(m, '__file__', None) for n, m in sys.modules.items()}))"
@@ -165,7 +165,7 @@ def test_a_spawned_login_loads_nothing_costly() -> None:
     assert not COSTLY & set(done.stdout.split())
 
 
-def test_the_package_needs_no_other() -> None:
+def test_the_package_has_no_required_dependencies() -> None:
     setup = configparser.RawConfigParser()
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
     assert setup["options"]["install_requires"].strip() == ""

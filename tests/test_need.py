@@ -36,7 +36,7 @@ def need(folder: Path, *packages: str, uid: int, installed: str = "", known: str
     return done.returncode, done.stdout, asked.read_text().splitlines()
 
 
-def test_where_all_is_installed_nothing_is_said_or_done(tmp_path: Path) -> None:
+def test_with_all_packages_installed_it_is_silent_and_does_nothing(tmp_path: Path) -> None:
     assert need(tmp_path, "gcc", "git", uid=1000, installed="gcc git") == (0, "", [])
 
 

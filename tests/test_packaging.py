@@ -98,7 +98,7 @@ def in_sdist(sdist: Path) -> set[str]:
 
 
 @pytest.mark.skipif(not (TREE / ".git").exists(), reason="not a clone")
-def test_the_sdist_leaves_out_nothing_that_is_tracked() -> None:
+def test_the_sdist_has_every_tracked_file() -> None:
     command = ["git", "-c", f"safe.directory={TREE}", "ls-files"]
     tracked = subprocess.run(command, cwd=TREE, text=True, capture_output=True, check=True).stdout.splitlines()
     assert {name.partition("/")[0] for name in tracked} == {*FOLDERS, *FILES, ".gitignore", ".github"}
@@ -162,7 +162,7 @@ def normal_pin(text: str) -> str:
     return f"{normal(name)}=={version}"
 
 
-def test_the_metadata_says_whose_it_is_and_for_which_pythons(built: Built) -> None:
+def test_the_metadata_names_the_author_licence_and_python_versions(built: Built) -> None:
     inside = content(built.wheel)
     metadata = inside[f"pam_totp-{VERSION}.dist-info/METADATA"].decode().split("\n\n")[0]
     pythons = re.findall(r"^PYTHONS = (.*)$", (TREE / "Makefile").read_text(), re.M)[0].split()

@@ -16,13 +16,13 @@ NAMED = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (TREE / "SECURITY.md").r
 
 
 @pytest.mark.parametrize(("path", "test"), NAMED)
-def test_the_test_of_a_promise_is_there(path: str, test: str) -> None:
+def test_the_test_of_a_promise_exists(path: str, test: str) -> None:
     text = (TREE / path).read_text()
     assert f"def {test or 'test_'}" in text or (test == "" and "TestCase" in text)
 
 
 @pytest.mark.parametrize(("begins", "at_least"), [("What is promised", 12), ("The portal, by OWASP's lists", 25)])
-def test_every_promise_names_one(begins: str, at_least: int) -> None:
+def test_every_promise_names_a_test(begins: str, at_least: int) -> None:
     (promised,) = (part for part in (TREE / "SECURITY.md").read_text().split("\n## ") if part.startswith(f"{begins}\n"))
     promises = re.findall(r"^\| (?!promise|concern|---)(.*) \|$", promised, re.MULTILINE)
     assert len(promises) >= at_least
@@ -33,7 +33,7 @@ def stage(name: str, script: str) -> Stage:
     return Stage(name, (sys.executable, "-c", f"import os, signal, sys\n{script}"))
 
 
-def test_the_torture_goes_on_after_a_stage_that_fails_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_torture_run_continues_after_a_failed_stage_and_then_fails(capsys: pytest.CaptureFixture[str]) -> None:
     tried = "open(os.environ['TORTURE_FIGURES'], 'a').write('7 tried, nothing found\\n')"
     stages = [stage("first", "sys.exit(1)"), stage("nothing", "sys.exit(5)"), stage("last", tried)]
     assert torture(6, stages) == 1
@@ -45,7 +45,7 @@ def test_the_torture_goes_on_after_a_stage_that_fails_and_fails(capsys: pytest.C
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_told_to_end_the_torture_waits_for_what_runs_to_put_its_own_away(number: signal.Signals) -> None:
+def test_the_torture_run_ends_on_a_signal_after_its_stage_cleaned_up(number: signal.Signals) -> None:
     running = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT]); print('running', flush=True)\n"
     running += "signal.sigwait([signal.SIGINT]); print('put away')"
     script = "import sys; from tests.torture import __main__ as t; t.end_when_told(); "

@@ -58,7 +58,7 @@ def test_a_secret_means_a_helper_though_a_service_listens(bench, order):
         assert service.logins == 0
 
 
-def test_of_two_sockets_the_last_one_counts(bench):
+def test_of_two_socket_arguments_the_last_applies(bench):
     with bench.service(play(b"r0")) as service:
         assert bench.login("socket=/nonexistent/socket", service.argument).result == Result.SUCCESS
 
@@ -68,7 +68,7 @@ def test_a_refusal_asks_for_a_delay_of_two_seconds(bench):
         assert 1 <= bench.login(service.argument).delay <= 3  # libpam randomises it by half
 
 
-def test_a_denial_of_its_own_asks_for_the_delay_too(bench):
+def test_a_denial_by_the_relay_itself_asks_for_the_delay_too(bench):
     assert bench.login("socket=").delay >= 1
 
 
@@ -79,7 +79,7 @@ def test_success_and_ignore_ask_for_no_delay(bench, result):
 
 
 @pytest.mark.parametrize("arguments", [("nodelay",), ("socket=", "nodelay")])
-def test_nodelay_asks_for_none_whatever_else_is_wrong(bench, arguments):
+def test_nodelay_suppresses_the_delay_after_any_other_error(bench, arguments):
     with bench.service(play(b"r7")) as service:
         done = bench.login(service.argument, *arguments)
         assert done.result in (Result.AUTH_ERR, Result.SERVICE_ERR)
@@ -129,20 +129,20 @@ def test_hello_leaves_absent_items_out(bench):
 
 
 @pytest.mark.parametrize("user", ["", "a=b", "alice\nrhost=x", "zoë", "../root", "\b\n\r\x7fINCORRECT", "%s%n"])
-def test_hello_carries_any_name_unchanged(bench, user):
+def test_hello_contains_any_name_unchanged(bench, user):
     with bench.service(play(b"r0")) as service:
         bench.login(service.argument, user=user)
         assert b"user=" + os.fsencode(user) in hello(service)
 
 
-def test_a_host_that_gives_no_name_is_asked_for_one(bench):
+def test_a_host_without_a_user_name_is_prompted_for_it(bench):
     with bench.service(play(b"r0")) as service:
         done = bench.login(service.argument, user=None, answers=["carol"])
         assert [shown.style for shown in done.prompts] == [Style.PROMPT_ECHO_ON]
         assert b"user=carol" in hello(service)
 
 
-def test_no_name_is_a_conversation_error(bench, log):
+def test_a_missing_user_name_is_a_conversation_error(bench, log):
     with bench.service(play(b"r0")) as service:
         assert bench.login(service.argument, user=None).result == Result.CONV_ERR
         assert log()[-1] == "denied: the user's name is not known"
@@ -198,7 +198,7 @@ def test_only_the_exact_spellings_of_known_results_are_results(bench):
 # ---- prompts, messages, PAM_AUTHTOK
 
 
-def test_prompts_reach_the_person_and_answers_the_service(bench):
+def test_prompts_reach_the_user_and_answers_the_service(bench):
     with bench.service(play(b"pCode: ", b"PName: ", b"p", b"r0")) as service:
         done = bench.login(service.argument, answers=["123456", b"\xff\x01", ""])
         assert done.prompts == (
@@ -210,7 +210,7 @@ def test_prompts_reach_the_person_and_answers_the_service(bench):
         assert done.result == Result.SUCCESS
 
 
-def test_information_and_errors_reach_the_person(bench):
+def test_information_and_errors_reach_the_user(bench):
     with bench.service(play(b"iready", b"eno", b"i", b"r7")) as service:
         assert bench.login(service.argument).messages == (
             Shown(Style.TEXT_INFO, "ready"),
@@ -219,7 +219,7 @@ def test_information_and_errors_reach_the_person(bench):
         )
 
 
-def test_a_text_is_no_format_and_may_fill_the_packet(bench):
+def test_a_text_is_not_a_format_string_and_may_fill_the_packet(bench):
     text = "%s%n%1000d zoë".ljust(4094)
     assert len(text.encode()) == 4095
     with bench.service(play(b"p" + text.encode(), b"i" + text.encode(), b"r0")) as service:
@@ -233,7 +233,7 @@ def test_a_failed_conversation_is_no_answer(bench):
         assert service.heard[1:] == [b"N"]
 
 
-def test_an_answer_of_nothing_is_no_answer(bench):
+def test_a_null_response_is_no_answer(bench):
     class Silent(Session):
         def _answer(self, shown: Shown) -> bytes | None:
             return None
@@ -244,7 +244,7 @@ def test_an_answer_of_nothing_is_no_answer(bench):
         assert service.heard[1:] == [b"N"]
 
 
-def test_what_comes_with_a_failed_conversation_is_not_looked_at(bench):
+def test_the_response_of_a_failed_conversation_is_ignored(bench):
     class Failing(Session):
         def _converse(self, *message: Any) -> int:
             super()._converse(*message)
@@ -256,7 +256,7 @@ def test_what_comes_with_a_failed_conversation_is_not_looked_at(bench):
         assert service.heard[1:] == [b"N"]
 
 
-def test_an_answer_over_512_bytes_goes_as_a_blank(bench):
+def test_an_answer_over_512_bytes_is_sent_as_blank(bench):
     with bench.service(play(b"pCode: ", b"pCode: ", b"r7")) as service:
         bench.login(service.argument, answers=["1" * 512, "1" * 513])
         assert service.heard[1:] == [b"A" + b"1" * 512, b"A"]
@@ -296,7 +296,7 @@ channel.send(b"r0")
     assert (answer, authtok, done.authtok, done.result) == (b"A123456", b"N", "password", Result.SUCCESS)
 
 
-def test_a_login_may_be_tried_again_in_one_process_and_has_credentials(bench):
+def test_a_second_login_in_one_process_works_and_sets_credentials(bench):
     with (
         bench.service(in_turn(play(b"pCode: ", b"r7"), play(b"pCode: ", b"r0"))) as service,
         Session(bench.stack(service.argument), "alice", ["000000", "123456"], bench.folder) as session,
@@ -333,7 +333,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("before", [(), (b"pCode: ",)], ids=["at once", "after an answer"])
-def test_a_malformed_message_denies_with_one_line_that_tells_no_answer(bench, log, fault, before):
+def test_a_malformed_message_denies_and_logs_one_line_without_the_answer(bench, log, fault, before):
     message, line = FAULTS[fault]
     with bench.service(play(*before, message, b"r0")) as service:
         done = bench.login(service.argument, answers=["271828"])
@@ -349,7 +349,7 @@ def test_a_service_that_hangs_up_before_the_result_denies(bench, log, before):
         assert log() == ["denied: the service hung up"]
 
 
-def test_a_service_that_hangs_up_while_the_person_types_denies(bench, log):
+def test_a_service_that_hangs_up_while_the_user_types_denies(bench, log):
     prompted, gone = threading.Event(), threading.Event()
 
     def script(channel: socket.socket, heard: list[bytes]) -> None:
@@ -369,7 +369,7 @@ def test_a_service_that_hangs_up_while_the_person_types_denies(bench, log):
     assert log() == ["denied: the service did not take the answer"]
 
 
-def test_a_service_that_hangs_up_at_once_denies_whenever_that_is_noticed(bench, log):
+def test_a_service_that_hangs_up_at_once_denies_at_every_point(bench, log):
     with bench.service(lambda channel, heard: None) as service:
         name = bench.stack(service.argument, "nodelay")
         assert {login(name, "alice", [], bench.folder).result for _ in range(50)} == {Result.AUTHINFO_UNAVAIL}
@@ -387,7 +387,7 @@ def test_a_service_may_send_64_messages_in_a_login(bench, log, messages, result)
     assert log() == ([] if result == Result.SUCCESS else ["denied: the service never came to a decision"])
 
 
-def test_a_result_is_the_last_word(bench):
+def test_messages_after_a_result_are_ignored(bench):
     with bench.service(play(b"r7", b"r0", hang_up=True)) as service:
         assert bench.login(service.argument).result == Result.AUTH_ERR
 
@@ -410,7 +410,7 @@ TEXTS = st.one_of(
 MESSAGES = st.builds(lambda kind, text: kind + text, st.sampled_from([b"p", b"i", b"g", b"s", b"r", b"x", b""]), TEXTS)
 
 
-def test_whatever_a_service_sends_only_the_protocol_decides(bench):
+def test_any_bytes_of_a_service_are_judged_by_the_protocol_alone(bench):
     with bench.service(play()) as service:
         stack = bench.stack(service.argument, "nodelay")
 
@@ -445,7 +445,7 @@ def test_a_silent_helper_denies_after_the_limit(bench, log):
     assert log() == ["denied: the service said nothing for too long"]
 
 
-def test_the_limit_is_for_each_turn_of_the_service_and_not_for_the_person(bench):
+def test_the_time_limit_applies_to_each_service_turn_not_to_the_user(bench):
     def answer(shown: Shown) -> str:
         begun = time.monotonic()
         while time.monotonic() < begun + 0.2:  # typing takes time: two of these are over the limit of one turn
@@ -458,7 +458,7 @@ def test_the_limit_is_for_each_turn_of_the_service_and_not_for_the_person(bench)
     assert done.seconds > 0.6
 
 
-def test_a_queue_that_stays_full_means_a_helper(bench):
+def test_a_queue_that_remains_full_means_a_helper(bench):
     path = bench.folder / "socket"
     helper = bench.helper("channel.send(b'r0')")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, full(listener, path):
@@ -476,7 +476,7 @@ def full(listener: socket.socket, path: Path) -> socket.socket:
     return client
 
 
-def test_as_shipped_a_turn_has_ten_seconds_and_a_connection_one(bench):
+def test_by_default_a_turn_has_ten_seconds_and_a_connection_one(bench):
     """The one test in real time: all of them at once."""
     silent = bench.helper("channel.recv(1)", bench.folder / "silent.py")
     ready = bench.helper("channel.send(b'r0')", bench.folder / "ready.py")
@@ -513,7 +513,7 @@ def test_only_what_libpam_calls_is_exported():
     assert sorted(line.split()[-1] for line in symbols.splitlines()) == ["pam_sm_authenticate", "pam_sm_setcred"]
 
 
-def test_nothing_static_can_change(tmp_path):
+def test_the_module_has_no_writable_static_data(tmp_path):
     target = tmp_path / "relay.o"
     command = ["cc", "-std=c11", "-c", "-fno-pic", '-DINTERPRETER=""', '-DHELPER=""', "-o", target]
     subprocess.run([*command, ROOT / "pam_totp" / "pam" / "relay.c"], check=True)

@@ -17,7 +17,8 @@ import pytest
 
 from tests.isolation import MAY_MOUNT
 from tests.pamconf import Result, Shown, login
-from tests.relay_kit import PATIENCE, STRANGER, Bench, brisk, in_turn, library, needs_root, play, told
+from tests.relay_kit import Bench, brisk, in_turn, library, needs_root, play, told
+from tests.site import OTHER_UID, PATIENCE
 
 pytestmark = [pytest.mark.bare, pytest.mark.usefixtures("log")]
 
@@ -56,7 +57,7 @@ def test_a_helpers_environment_is_empty(bench):
     assert fact(bench, "tell(open('/proc/self/environ', 'rb').read())") == b""
 
 
-def test_a_helpers_descriptors_are_null_null_null_and_the_channel(bench):
+def test_a_helper_has_three_null_descriptors_and_the_channel(bench):
     held = [os.open("/dev/zero", os.O_RDONLY) for _ in range(20)]
     for descriptor in held:
         os.set_inheritable(descriptor, True)
@@ -84,7 +85,7 @@ def test_a_helper_can_read_and_write_its_null_device(bench):
     assert fact(bench, "tell((os.read(0, 1), os.write(1, b'x'), os.write(2, b'x')))") == (b"", 1, 1)
 
 
-def test_a_helpers_folder_is_the_root_one(bench):
+def test_a_helper_runs_in_the_root_folder(bench):
     assert fact(bench, "tell(os.getcwd())") == "/"
 
 
@@ -97,7 +98,7 @@ def test_a_helper_has_a_session_of_its_own(bench):
     assert fact(bench, "tell(os.getsid(0) == os.getpgrp() == os.getpid())") is True
 
 
-def test_a_helpers_signals_are_default_and_unblocked_whatever_the_host_does(bench):
+def test_a_helpers_signals_are_default_and_unblocked_under_any_host(bench):
     stack = spawned(
         bench,
         """
@@ -125,18 +126,18 @@ def test_a_helper_of_a_setuid_host_keeps_both_ids(bench):
     """Real uid the caller's, effective 0: the helper decides itself when to drop, and to whom."""
     stack = spawned(bench, "tell((os.getresuid(), os.getresgid()))" + ACCEPTING)
     host = bench.run(f"""
-os.setresuid({STRANGER}, 0, 0)
+os.setresuid({OTHER_UID}, 0, 0)
 print(pamconf.login({stack!r}, "alice", [], folder).messages[0].text)
 """)
-    assert literal_eval(host.stdout) == ((STRANGER, 0, 0), (0, 0, 0)), host.stderr
+    assert literal_eval(host.stdout) == ((OTHER_UID, 0, 0), (0, 0, 0)), host.stderr
 
 
 @needs_root
 def test_the_caller_of_a_setuid_host_is_not_trusted(bench):
     stack = spawned(bench, ACCEPTING)
-    os.chown(bench.folder / "helper.py", STRANGER, -1)
+    os.chown(bench.folder / "helper.py", OTHER_UID, -1)
     host = bench.run(f"""
-os.setresuid({STRANGER}, 0, 0)
+os.setresuid({OTHER_UID}, 0, 0)
 print(pamconf.login({stack!r}, "alice", [], folder).result.name)
 """)
     assert host.stdout == "SERVICE_ERR\n", host.stderr
@@ -145,7 +146,7 @@ print(pamconf.login({stack!r}, "alice", [], folder).result.name)
 # ---- how a helper ends
 
 
-def test_a_helper_that_goes_on_after_its_result_is_ended(bench):
+def test_a_helper_that_keeps_running_after_its_result_is_ended(bench):
     stack = spawned(
         bench,
         """
@@ -175,12 +176,12 @@ def test_a_helper_that_dies_before_its_result_denies(bench, log, source):
     assert log() == ["denied: the service hung up"]
 
 
-def test_a_helper_that_does_not_even_take_the_login_denies(bench, log):
+def test_a_helper_that_never_reads_the_login_denies(bench, log):
     assert login(spawned(bench, "syntax error"), "alice", [], bench.folder).result == Result.AUTHINFO_UNAVAIL
     assert log() in (["denied: the service did not take the login"], ["denied: the service hung up"])
 
 
-def test_a_helper_that_is_killed_while_the_person_types_denies(bench, log):
+def test_a_helper_that_is_killed_while_the_user_types_denies(bench, log):
     def kill(shown: Shown) -> str:
         pid = int(shown.text)
         os.kill(pid, signal.SIGKILL)
@@ -226,7 +227,7 @@ def test_200_logins_of_every_kind_leave_no_descriptor_and_no_process(bench):
 
 
 @pytest.mark.parametrize("way", ["service", "helper"])
-def test_what_the_host_starts_meanwhile_inherits_no_descriptor(bench, way):
+def test_a_process_that_the_host_starts_meanwhile_inherits_no_descriptor(bench, way):
     def inherited() -> set[int]:
         found = set()
         for n in map(int, os.listdir("/proc/self/fd")):
@@ -247,7 +248,7 @@ def test_what_the_host_starts_meanwhile_inherits_no_descriptor(bench, way):
     assert meanwhile == [before]
 
 
-def test_the_service_sees_the_end_though_a_child_of_the_hosts_holds_the_channel(bench):
+def test_the_service_sees_the_end_while_a_host_child_holds_the_channel(bench):
     ended, child = threading.Event(), 0
 
     def script(channel: socket.socket, heard: list[bytes]) -> None:
@@ -328,7 +329,7 @@ channel.send(b"r0" if channel.recv(600) == b"A" + user else b"r7")
 
 @pytest.mark.parametrize("closed", [(0,), (2,), (0, 1, 2)])
 @pytest.mark.parametrize("way", ["service", "helper"])
-def test_a_host_may_have_its_first_descriptors_closed_and_still_write_to_them(bench, closed, way):
+def test_a_host_with_closed_standard_descriptors_can_still_use_them(bench, closed, way):
     with bench.service(play(b"pCode: ", b"r0")) as service:
         stack = bench.stack(service.argument) if way == "service" else spawned(bench, ASKING)
         host = bench.run(f"""
@@ -354,7 +355,7 @@ os.write(report, f"{{done.result.name}} {{meanwhile}} {{write()}} {{inherited}}"
     assert host.stdout == "SUCCESS closed closed []", host.stderr
 
 
-def test_a_host_that_ignores_child_signals_still_does_and_has_no_zombie(bench):
+def test_a_host_that_ignores_sigchld_still_does_and_has_no_zombie(bench):
     host = bench.run(f"""
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for _ in range(3):
@@ -391,7 +392,7 @@ print(signal.getsignal(signal.SIGCHLD) is handler, len(signals) > 0)
     assert host.stdout == "True True\n", host.stderr
 
 
-def test_signals_of_the_hosts_do_not_end_a_turn(bench):
+def test_signals_to_the_host_do_not_end_a_turn(bench):
     def script(channel: socket.socket, heard: list[bytes]) -> None:
         channel.recv(8192)
         for _ in range(200):
@@ -407,7 +408,7 @@ def test_signals_of_the_hosts_do_not_end_a_turn(bench):
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_signals_of_the_hosts_do_not_prolong_a_turn(bench):
+def test_signals_to_the_host_do_not_prolong_a_turn(bench):
     alarms: list[int] = []
     before = signal.signal(signal.SIGALRM, lambda *_: alarms.append(1))
     signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
@@ -422,7 +423,7 @@ def test_signals_of_the_hosts_do_not_prolong_a_turn(bench):
     assert alarms
 
 
-def test_a_service_that_is_gone_does_not_end_the_host(bench):
+def test_a_service_that_exits_does_not_end_the_host(bench):
     """Python ignores SIGPIPE from its start; sudo and sshd do not."""
     host = bench.run(f"""
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -496,14 +497,14 @@ def test_pamtester_logs_in_and_is_refused(bench, way):
 
 
 @needs_private_etc
-def test_without_an_argument_the_socket_is_the_one_in_run(bench):
+def test_without_an_argument_the_socket_is_in_run(bench):
     with bench.service(play(b"r0"), bench.folder / "socket") as service:
         assert pamtester(bench, bench.stack("helper=/nonexistent/helper.py"), "").returncode == 0
         assert service.logins == 1
 
 
 @needs_private_etc
-def test_a_refusal_takes_its_time(bench):
+def test_a_refusal_takes_the_delay_asked_for(bench):
     with bench.service(play(b"r7")) as service:
         stack = bench.stack(service.argument)
         begun = os.times().elapsed

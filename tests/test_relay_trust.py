@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import socket
 import stat
@@ -16,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.pamconf import Result
-from tests.relay_kit import AS_ROOT, INTERPRETER, RELAY, ROOT, STRANGER, Bench, build, needs_root, play
+from tests.relay_kit import AS_ROOT, INTERPRETER, RELAY, ROOT, Bench, build, needs_root, play
+from tests.site import OTHER_UID, UNPRIVILEGED_UID
 
 pytestmark = pytest.mark.bare
 
@@ -45,42 +45,42 @@ def result(bench: Bench, helper: object, **options: Path) -> Result:
 # ---- helper
 
 
-def test_a_helper_of_ones_own_is_started(bench, log, helper):
+def test_a_helper_of_the_same_account_is_started(bench, log, helper):
     assert result(bench, helper) == Result.SUCCESS
     assert log() == []
 
 
 @needs_root
 @pytest.mark.parametrize("of", ["helper.py", "."])
-def test_a_helper_of_somebody_elses_is_refused(bench, log, folder, helper, of):
-    os.chown(folder / of, STRANGER, -1)
+def test_a_helper_of_another_account_is_refused(bench, log, folder, helper, of):
+    os.chown(folder / of, OTHER_UID, -1)
     assert result(bench, helper) == Result.SERVICE_ERR
     assert log() == [f"not using {helper}: {folder / of} belongs to somebody else"]
 
 
 @pytest.mark.parametrize("of", ["helper.py", "."])
-def test_what_everybody_can_write_is_refused(bench, log, folder, helper, of):
+def test_a_world_writable_file_or_folder_is_refused(bench, log, folder, helper, of):
     (folder / of).chmod(0o777)
     assert result(bench, helper) == Result.SERVICE_ERR
     assert log() == [f"not using {helper}: {folder / of} can be written by others"]
 
 
 @pytest.mark.parametrize("of", ["helper.py", "."])
-def test_what_a_group_can_write_is_refused_for_root_alone(bench, folder, helper, of):
+def test_a_group_writable_path_is_refused_only_for_root(bench, folder, helper, of):
     (folder / of).chmod(0o775)
     assert result(bench, helper) == (Result.SERVICE_ERR if AS_ROOT else Result.SUCCESS)
 
 
 @pytest.mark.parametrize("mode", [0o1777, 0o1775])
-def test_a_sticky_folder_may_be_written_by_all(bench, folder, helper, mode):
+def test_a_sticky_folder_may_be_world_writable(bench, folder, helper, mode):
     folder.chmod(mode)
     assert result(bench, helper) == Result.SUCCESS
 
 
 @needs_root
-def test_a_sticky_folder_of_somebody_elses_is_refused(bench, folder, helper):
+def test_a_sticky_folder_of_another_account_is_refused(bench, folder, helper):
     folder.chmod(0o1777)
-    os.chown(folder, STRANGER, -1)
+    os.chown(folder, OTHER_UID, -1)
     assert result(bench, helper) == Result.SERVICE_ERR
 
 
@@ -96,12 +96,12 @@ def test_links_are_followed_as_the_kernel_does(bench, folder, helper, target):
     assert result(bench, link) == Result.SUCCESS
 
 
-def test_a_path_may_wander(bench, folder, helper):
+def test_a_path_may_go_up_and_down(bench, folder, helper):
     (bench.folder / "there").symlink_to("folder")
     assert result(bench, f"{bench.folder}//there/./../folder/../there///helper.py") == Result.SUCCESS
 
 
-def test_the_parent_of_a_link_is_where_the_link_leads(bench, helper, folder):
+def test_the_parent_of_a_link_is_that_of_its_target(bench, helper, folder):
     (folder / "inner").mkdir()
     (bench.folder / "there").symlink_to("folder/inner")
     assert result(bench, f"{bench.folder}/there/../helper.py") == Result.SUCCESS
@@ -110,17 +110,17 @@ def test_the_parent_of_a_link_is_where_the_link_leads(bench, helper, folder):
 
 @needs_root
 @pytest.mark.parametrize("name", ["link.py", "link"])
-def test_a_link_of_somebody_elses_is_refused(bench, log, folder, helper, name):
+def test_a_link_of_another_account_is_refused(bench, log, folder, helper, name):
     link = bench.folder / name
     link.symlink_to(helper if name == "link.py" else folder)
-    os.chown(link, STRANGER, -1, follow_symlinks=False)
+    os.chown(link, OTHER_UID, -1, follow_symlinks=False)
     path = link if name == "link.py" else link / "helper.py"
     assert result(bench, path) == Result.SERVICE_ERR
     assert log() == [f"not using {path}: {link} belongs to somebody else"]
 
 
 @pytest.mark.parametrize("target", ["helper.py", "../folder/helper.py", "{open}/../folder/helper.py"])
-def test_a_link_in_a_folder_that_everybody_can_write_is_refused(bench, log, folder, helper, target):
+def test_a_link_in_a_world_writable_folder_is_refused(bench, log, folder, helper, target):
     opened = bench.folder / "open"
     opened.mkdir()
     opened.chmod(0o777)
@@ -130,7 +130,7 @@ def test_a_link_in_a_folder_that_everybody_can_write_is_refused(bench, log, fold
     assert log() == [f"not using {bench.folder}/start.py: {opened} can be written by others"]
 
 
-def test_a_link_through_a_folder_that_everybody_can_write_is_refused(bench, log, folder, helper):
+def test_a_link_through_a_world_writable_folder_is_refused(bench, log, folder, helper):
     opened = bench.folder / "open"
     opened.mkdir()
     opened.chmod(0o777)
@@ -168,13 +168,13 @@ def test_a_link_that_makes_the_path_too_long_is_refused(bench, log, folder, help
     assert log()[0].endswith("leads through too many links, or too long a path")
 
 
-def test_a_helper_that_is_not_there_is_refused(bench, log, folder):
+def test_a_missing_helper_is_refused(bench, log, folder):
     assert result(bench, folder / "other.py") == Result.SERVICE_ERR
     assert log() == [f"not using {folder}/other.py: {folder}/other.py cannot be found"]
 
 
 @pytest.mark.parametrize("kind", ["folder", "fifo", "link to a folder", "link to the root folder", "link to itself"])
-def test_a_helper_that_is_no_file_is_refused(bench, folder, kind):
+def test_a_helper_that_is_not_a_file_is_refused(bench, folder, kind):
     path = folder / "x"
     match kind:
         case "folder":
@@ -191,17 +191,17 @@ def test_a_helper_that_is_no_file_is_refused(bench, folder, kind):
 
 
 @needs_root
-def test_the_builder_is_trusted_where_one_is_compiled_in(bench, folder, helper):
-    os.chown(folder, STRANGER, -1)
-    os.chown(helper, STRANGER, -1)
+def test_the_builder_is_trusted_if_one_is_compiled_in(bench, folder, helper):
+    os.chown(folder, OTHER_UID, -1)
+    os.chown(helper, OTHER_UID, -1)
     assert result(bench, helper) == Result.SERVICE_ERR
-    assert result(bench, helper, relay=build(BUILDER=STRANGER)) == Result.SUCCESS
-    assert result(bench, helper, relay=build(BUILDER=STRANGER + 1)) == Result.SERVICE_ERR
+    assert result(bench, helper, relay=build(BUILDER=OTHER_UID)) == Result.SUCCESS
+    assert result(bench, helper, relay=build(BUILDER=OTHER_UID + 1)) == Result.SERVICE_ERR
 
 
 @needs_root
-def test_the_services_account_is_not_trusted_with_a_helper(bench, helper):
-    os.chown(helper, 65534, -1)
+def test_the_service_account_is_not_trusted_with_a_helper(bench, helper):
+    os.chown(helper, UNPRIVILEGED_UID, -1)
     assert result(bench, helper, relay=build(ACCOUNT="nobody")) == Result.SERVICE_ERR
 
 
@@ -212,7 +212,7 @@ def test_the_helper_is_compiled_in_unless_an_argument_names_another(bench, helpe
 
 
 @needs_root
-def test_what_others_put_beside_the_package_in_a_sticky_folder_is_not_imported(bench, folder):
+def test_a_foreign_module_beside_the_package_is_not_imported(bench, folder):
     """They may add to such a folder, and the package is found through it; the standard library is not."""
     shutil.copytree(ROOT / "pam_totp", folder / "pam_totp")
     folder.chmod(0o1777)
@@ -220,7 +220,7 @@ def test_what_others_put_beside_the_package_in_a_sticky_folder_is_not_imported(b
     for name in ("socket", "json", "hmac", "selectors", "tomllib", "syslog"):
         trap = folder / f"{name}.py"
         trap.write_text(f"open({str(sprung)!r}, 'w')\n")
-        os.chown(trap, STRANGER, STRANGER)
+        os.chown(trap, OTHER_UID, OTHER_UID)
     assert result(bench, folder / "pam_totp" / "pam" / "helper.py") != Result.SERVICE_ERR
     assert not sprung.exists()
 
@@ -244,23 +244,23 @@ def test_an_interpreter_may_be_a_link(bench, helper, interpreter):
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o757])
-def test_an_interpreter_that_cannot_be_run_or_can_be_written_is_refused(bench, log, helper, interpreter, mode):
+def test_an_interpreter_that_is_writable_or_not_executable_is_refused(bench, log, helper, interpreter, mode):
     interpreter.chmod(mode)
     assert result(bench, helper, relay=build(INTERPRETER=str(interpreter))) == Result.SERVICE_ERR
     assert log()[0].startswith(f"not using {interpreter}: {interpreter} ")
 
 
 @needs_root
-def test_an_interpreter_of_somebody_elses_is_refused(bench, helper, interpreter):
-    os.chown(interpreter, STRANGER, -1)
+def test_an_interpreter_of_another_account_is_refused(bench, helper, interpreter):
+    os.chown(interpreter, OTHER_UID, -1)
     assert result(bench, helper, relay=build(INTERPRETER=str(interpreter))) == Result.SERVICE_ERR
 
 
-def test_an_interpreter_that_is_not_there_is_refused(bench, helper, folder):
+def test_a_missing_interpreter_is_refused(bench, helper, folder):
     assert result(bench, helper, relay=build(INTERPRETER=str(folder / "none"))) == Result.SERVICE_ERR
 
 
-def test_an_interpreter_that_does_not_start_is_out_of_reach(bench, log, helper, interpreter):
+def test_an_interpreter_that_does_not_start_is_unavailable(bench, log, helper, interpreter):
     interpreter.write_text("#!/nonexistent/sh\n")
     assert result(bench, helper, relay=build(INTERPRETER=str(interpreter))) == Result.AUTHINFO_UNAVAIL
     assert log() == [f"denied: cannot start {interpreter}: No such file or directory"]
@@ -282,7 +282,7 @@ def asked(bench: Bench, helper: Path, folder: Path) -> Iterator[Callable[..., st
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o666])
-def test_a_service_is_asked_whoever_may_connect_to_it(asked, log, folder, mode):
+def test_a_service_is_used_if_all_accounts_may_connect_to_it(asked, log, folder, mode):
     (folder / "socket").chmod(mode)
     assert asked() == "service"
     assert log() == []
@@ -290,16 +290,16 @@ def test_a_service_is_asked_whoever_may_connect_to_it(asked, log, folder, mode):
 
 @needs_root
 @pytest.mark.parametrize("of", ["socket", "."])
-def test_a_socket_of_somebody_elses_is_not_used(bench, folder, log, of):
+def test_a_socket_of_an_untrusted_account_is_not_used(bench, folder, log, of):
     helper = bench.helper("channel.send(b'r0')")
     with bench.service(play(b"r7"), folder / "socket") as service:
-        os.chown(folder / of, STRANGER, -1)
+        os.chown(folder / of, OTHER_UID, -1)
         assert bench.login(service.argument, f"helper={helper}").result == Result.SUCCESS
         assert service.logins == 0
     assert log() == [f"not using {service.path}: {folder / of} belongs to somebody else"]
 
 
-def test_a_socket_where_everybody_can_write_is_not_used(bench, folder, log):
+def test_a_socket_in_a_world_writable_folder_is_not_used(bench, folder, log):
     helper = bench.helper("channel.send(b'r0')")
     folder.chmod(0o777)
     with bench.service(play(b"r7"), folder / "socket") as service:
@@ -314,7 +314,7 @@ def test_a_socket_may_be_behind_a_link(bench, asked, folder):
 
 
 @pytest.mark.parametrize("path", ["none", "none/socket", "helper.py/socket"])
-def test_without_a_socket_a_helper_is_asked_and_nothing_logged(asked, log, folder, path):
+def test_without_a_socket_a_helper_is_used_and_nothing_is_logged(asked, log, folder, path):
     assert asked(folder / path) == "helper"
     assert log() == []
 
@@ -336,7 +336,7 @@ def test_a_socket_of_another_type_means_a_helper(asked, folder):
         assert asked(folder / "stream") == "helper"
 
 
-def test_a_file_where_the_socket_should_be_means_a_helper(asked, log, folder, helper):
+def test_a_regular_file_at_the_socket_path_means_a_helper(asked, log, folder, helper):
     assert asked(helper) == "helper"
     assert log() == [f"not using {helper}: {helper} is the wrong kind of file, or not executable"]
 
@@ -356,7 +356,6 @@ channel.recv(8192)
 channel.send(b"r7")
 channel.recv(1)
 """
-NOBODY = pwd.getpwnam("nobody").pw_uid
 
 
 @contextmanager
@@ -372,8 +371,10 @@ def listening(path: Path, peer: int, owner: int) -> Iterator[None]:
 
 
 @needs_root
-@pytest.mark.parametrize(("peer", "owner"), [(0, 0), (NOBODY, NOBODY), (NOBODY, 0), (0, NOBODY)])
-def test_a_socket_of_the_services_account_is_used(asked, log, folder, peer, owner):
+@pytest.mark.parametrize(
+    ("peer", "owner"), [(0, 0), (UNPRIVILEGED_UID, UNPRIVILEGED_UID), (UNPRIVILEGED_UID, 0), (0, UNPRIVILEGED_UID)]
+)
+def test_a_socket_of_the_service_account_is_used(asked, log, folder, peer, owner):
     with listening(folder / "other", peer, owner):
         assert asked(folder / "other", build(ACCOUNT="nobody")) == "service"
     assert log() == []
@@ -382,13 +383,13 @@ def test_a_socket_of_the_services_account_is_used(asked, log, folder, peer, owne
 @needs_root
 @pytest.mark.parametrize("account", ["no-such-account", "root", "daemon"])
 def test_a_socket_of_another_account_is_not_used(asked, log, folder, account):
-    with listening(folder / "other", NOBODY, NOBODY):
+    with listening(folder / "other", UNPRIVILEGED_UID, UNPRIVILEGED_UID):
         assert asked(folder / "other", build(ACCOUNT=account)) == "helper"
     assert log() == [f"not using {folder}/other: {folder}/other belongs to somebody else"]
 
 
 @needs_root
-def test_a_trusted_socket_at_which_somebody_else_listens_is_not_used(asked, log, folder):
-    with listening(folder / "other", STRANGER, 0):
+def test_a_trusted_socket_with_an_untrusted_listener_is_not_used(asked, log, folder):
+    with listening(folder / "other", OTHER_UID, 0):
         assert asked(folder / "other") == "helper"
     assert log() == [f"not using {folder}/other: who listens there is somebody else"]

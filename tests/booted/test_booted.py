@@ -73,13 +73,13 @@ def put_on_trial(root: Shell, service: str, seconds: int) -> None:
     root.types(code()).asks("Keep this terminal open.")
 
 
-def test_installed_the_socket_is_there_and_nothing_has_failed(root: Shell) -> None:
+def test_after_installation_the_socket_exists_and_no_unit_has_failed(root: Shell) -> None:
     assert root.does("systemctl is-active pam_totp.socket").strip() == "active"
     assert root.does("systemctl is-enabled pam_totp.socket pam_totp-takeback.service").split() == ["enabled"] * 2
     assert "0 loaded units" in root.does("systemctl --no-pager --failed")
 
 
-def test_a_login_starts_the_service_which_can_do_next_to_nothing(root: Shell) -> None:
+def test_a_login_starts_the_service_with_almost_no_privileges(root: Shell) -> None:
     assert logs_in(root)
     assert root.tries(f"echo {hotp(KEY, 0)} | pamtester demo alice authenticate")[0] != 0
     facts = dict(
@@ -98,7 +98,7 @@ def test_a_login_starts_the_service_which_can_do_next_to_nothing(root: Shell) ->
     assert "refused user=alice reason=replayed token=fob" in said
 
 
-def test_killed_it_is_there_again_with_the_next_login(root: Shell) -> None:
+def test_a_killed_service_is_started_by_the_next_login(root: Shell) -> None:
     assert logs_in(root)
     before = pid(root)
     root.does(f"kill -KILL {before}")
@@ -118,7 +118,7 @@ def test_several_workers_run_under_the_same_unit(root: Shell) -> None:
         root.does(f"rm {edited}; systemctl daemon-reload; systemctl restart pam_totp.service")
 
 
-def test_while_it_is_stopped_a_helper_answers(root: Shell) -> None:
+def test_while_the_service_is_stopped_a_helper_answers(root: Shell) -> None:
     root.does("systemctl stop pam_totp.socket pam_totp.service")
     try:
         assert logs_in(root)
@@ -127,7 +127,7 @@ def test_while_it_is_stopped_a_helper_answers(root: Shell) -> None:
         root.does("systemctl start pam_totp.socket")
 
 
-def test_what_nobody_confirms_is_taken_back_by_a_unit_of_its_own(root: Shell, machine: Booted) -> None:
+def test_an_unconfirmed_change_is_rolled_back_by_its_own_unit(root: Shell, machine: Booted) -> None:
     before = root.does("cat /etc/pam.d/su")
     put_on_trial(root, "su", 10)
     assert "pam_totp.so" in machine.second.does("cat /etc/pam.d/su")
@@ -136,7 +136,7 @@ def test_what_nobody_confirms_is_taken_back_by_a_unit_of_its_own(root: Shell, ma
     assert root.does("cat /etc/pam.d/su") == before
 
 
-def test_sshd_asks_for_a_code_once_that_is_confirmed_from_a_login_with_one(root: Shell, machine: Booted) -> None:
+def test_sshd_asks_for_a_code_once_confirmed_by_a_login_with_a_code(root: Shell, machine: Booted) -> None:
     other = machine.second
     root.does(f"echo hex:{KEY.hex()}ff | pam-totp enroll root --type hotp --name fob --secret-stdin --yes")
     put_on_trial(root, "sshd", 600)
@@ -150,7 +150,7 @@ def test_sshd_asks_for_a_code_once_that_is_confirmed_from_a_login_with_one(root:
     root.does("pam-totp disable sshd")
 
 
-def test_it_goes_without_leaving_a_unit_behind(root: Shell) -> None:
+def test_uninstalling_leaves_no_unit(root: Shell) -> None:
     assert "our module is named by /etc/pam.d/demo" in root.tries("make uninstall")[1]
     root.does("mv /etc/pam.d/demo /root; make uninstall")
     try:
@@ -162,7 +162,7 @@ def test_it_goes_without_leaving_a_unit_behind(root: Shell) -> None:
         root.does("make install; mv /root/demo /etc/pam.d")
 
 
-def test_a_power_cut_on_trial_takes_the_change_back_at_boot(disk: Path, machine: Booted, root: Shell) -> None:
+def test_a_power_cut_on_trial_rolls_the_change_back_at_boot(disk: Path, machine: Booted, root: Shell) -> None:
     before = root.does("cat /etc/pam.d/sudo")
     put_on_trial(root, "sudo", 3000)
     assert "pam_totp.so" in machine.second.does("cat /etc/pam.d/sudo")

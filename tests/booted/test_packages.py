@@ -64,7 +64,7 @@ def pid(root: Shell) -> int:
     return int(root.does("systemctl show --property MainPID --value pam_totp.service"))
 
 
-def test_an_upgrade_starts_the_service_anew_and_refuses_no_right_code(root: Shell) -> None:
+def test_an_upgrade_restarts_the_service_and_refuses_no_right_code(root: Shell) -> None:
     assert root.does("systemctl is-active pam_totp.socket").strip() == "active"
     assert root.does("systemctl is-enabled pam_totp.socket pam_totp-takeback.service").split() == ["enabled"] * 2
     for service, user in (("demo", "alice"), ("cold", "root")):
@@ -85,7 +85,7 @@ def test_an_upgrade_starts_the_service_anew_and_refuses_no_right_code(root: Shel
     assert "0 loaded units" in root.does("systemctl --no-pager --failed")
 
 
-def test_purged_it_leaves_no_unit_and_keeps_the_secrets(root: Shell) -> None:
+def test_a_purge_leaves_no_unit_and_keeps_the_secrets(root: Shell) -> None:
     status, said = root.tries("dpkg -P libpam-totp")
     assert (status != 0, "/etc/pam.d/demo: names our module" in said) == (True, True), said
     root.does("rm /etc/pam.d/demo /etc/pam.d/cold; DEBIAN_FRONTEND=noninteractive dpkg -P libpam-totp")

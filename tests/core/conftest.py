@@ -1,7 +1,8 @@
-"""A folder for a store; and how long the property tests look: the same cases every time in `make test`; new ones, and
-many more, on request.
+"""A folder for a store, and the number of examples of the property tests.
 
-PAM_TOTP_EXAMPLES=20 make test ARGS=tests/core      twenty times as many, chosen anew each time
+`make test` uses the same examples every time. A variable asks for more, and for new ones:
+
+PAM_TOTP_EXAMPLES=20 make test ARGS=tests/core      twenty times as many, chosen at random each time
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""One login at a file store, in a process of its own, for tests that break it at some system call:
+"""One login at a file store, in a process of its own, for tests that break it at a system call:
 
-/usr/bin/python3 -I -S login_once.py FOLDER ANSWER      says one word on standard output: what became of the answer
+/usr/bin/python3 -I -S login_once.py FOLDER ANSWER      prints one word: the outcome of the answer
 """
 
 import os
@@ -26,9 +26,9 @@ def main(folder: str, answer: str) -> str:
 
     store = FileStore(folder)
     try:
-        if answer == "nobody":
+        if answer == "decoy":
             store.update_decoy("zoe")
-            return "nobody"
+            return "decoy"
         return store.update("alice", change).value
     except StoreError as e:
         return f"out of reach: {e}"

@@ -1,7 +1,7 @@
-"""The law of verification, written down a second time: from the RFCs and the description, not from the code.
+"""A second implementation of verification, written from the RFCs and the description, not from the code.
 
-Slow and naive on purpose. A token remembers the set of all moving factors that can never be used again, and a search
-tries one after the other with an HMAC of its own. Nothing of pam_totp is imported here.
+It is slow and naive on purpose. A token has the set of all moving factors that can never be used again. A search
+tries each moving factor with its own HMAC. This module imports nothing of pam_totp.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 DAY = 86_400
 LAST = 2**64 - 1  # RFC 4226 §5.2: counters have eight bytes
-MOST_DRIFT = 2**31  # steps: a clock farther off is none
+MOST_DRIFT = 2**31  # steps: a clock that is farther off is treated as absent
 
 
 def code_of(key: bytes, moving_factor: int, digits: int, algorithm: str) -> str:
@@ -27,7 +27,7 @@ def code_of(key: bytes, moving_factor: int, digits: int, algorithm: str) -> str:
 
 
 def plain(answer: bytes) -> str:
-    """Point 3: without what is ignored, decimal digits in ASCII; blank where it is too long or not UTF-8."""
+    """Point 3: remove ignored characters, and return ASCII digits; blank if it is too long or not UTF-8."""
     try:
         text = answer.decode("utf-8") if len(answer) <= 512 else ""
     except UnicodeDecodeError:
@@ -42,7 +42,7 @@ def plain(answer: bytes) -> str:
 
 @dataclass
 class ModelToken:
-    """One token. `floor` is the lowest moving factor that may still be accepted: all below is gone for good."""
+    """One token. `floor` is the lowest moving factor that may still be accepted; all lower ones are used up."""
 
     name: str
     kind: str
@@ -51,16 +51,16 @@ class ModelToken:
     digits: int
     active: bool
     floor: int
-    used_before: bool  # a time token that never was used has no last step
+    used_before: bool  # an unused time token has no last step
     period: int = 0
     drift: int = 0
-    accepted: set[int] = field(default_factory=set)  # what this run has accepted
+    accepted: set[int] = field(default_factory=set)  # moving factors accepted in this run
 
     def code(self, moving_factor: int) -> str:
         return code_of(self.key, moving_factor, self.digits, self.algorithm)
 
     def shows(self, codes: list[str], first: int) -> bool:
-        """Whether the token shows these codes from `first` on."""
+        """Return True if the token shows these codes from `first` on."""
         places = range(first, first + len(codes))
         return places[0] >= 0 and places[-1] <= LAST and [self.code(p) for p in places] == codes
 
@@ -68,7 +68,7 @@ class ModelToken:
         return now // self.period  # RFC 6238 §4.2
 
     def firsts(self, count: int, now: int, policy: dict[str, int]) -> list[int]:
-        """Points 4 to 6: where the first of `count` codes may stand, in the order in which they are tried."""
+        """Points 4 to 6: moving factors that the first of `count` codes may have, in the order of the search."""
         if self.kind == "hotp":
             reach = policy["look_ahead"]
             if count > 1 and policy["resync_window"]:
@@ -89,7 +89,7 @@ class ModelToken:
     def take(self, first: int, count: int, now: int) -> None:
         places = set(range(first, first + count))
         assert not places & self.accepted, "accepted twice"
-        assert min(places) >= self.floor, "gone back"
+        assert min(places) >= self.floor, "moved backwards"
         self.accepted |= places
         self.floor = max(places) + 1
         self.used_before = True
@@ -99,12 +99,12 @@ class ModelToken:
 
 @dataclass
 class Model:
-    """One user. `answer` is the law; it returns the outcome's word and the name of the token."""
+    """One user. `answer` applies all points; it returns the outcome's word and the name of the token."""
 
     tokens: list[ModelToken]
     confirmed: bool  # whether any token is
     salt: bytes
-    recovery: list[str]  # codes, in clear
+    recovery: list[str]  # codes, in plain text
     failures: int = 0
     falls_at: int | None = None  # when the next day of the count began
     refused: int = 0
@@ -120,7 +120,7 @@ class Model:
         if not self.confirmed:
             return "not-enrolled", None  # point 10
         typed = self._recovery_code(answer)
-        if typed is not None and typed in self.recovery:  # point 11: looked at always, once each
+        if typed is not None and typed in self.recovery:  # point 11: always compared, once each
             self.recovery.remove(typed)
             self.failures, self.falls_at, self.refused = 0, None, 0
             return "recovery", None

@@ -1,4 +1,4 @@
-"""Many processes or threads that begin the same thing at the same moment."""
+"""Start the same work in many processes or threads at the same moment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import suppress
 
 
 def in_processes(many: int, work: Callable[[int], str]) -> list[str]:
-    """What `work(0)` … `work(many - 1)` return, each in a process of its own, all let go at once."""
+    """Return the results of `work(0)` … `work(many - 1)`, each in its own process, all released at once."""
     go_read, go_write = os.pipe()
     said_read, said_write = os.pipe()
     children: list[int] = []
@@ -35,7 +35,7 @@ def in_processes(many: int, work: Callable[[int], str]) -> list[str]:
 
 
 def _one(number: int, work: Callable[[int], str], go_read: int, go_write: int, said: int) -> None:
-    """A child: wait until the parent has closed its end, work, say one line (shorter than PIPE_BUF, so never mixed)."""
+    """A child: wait until the parent has closed its end, work, and write one line, at most PIPE_BUF bytes: atomic."""
     try:
         os.close(go_write)
         os.read(go_read, 1)
@@ -49,7 +49,7 @@ def _one(number: int, work: Callable[[int], str], go_read: int, go_write: int, s
 
 
 def in_threads(many: int, work: Callable[[int], str]) -> list[str]:
-    """The same in threads of this process."""
+    """Do the same in threads of this process."""
     together = threading.Barrier(many)
     results: list[str] = []
 

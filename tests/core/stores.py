@@ -14,19 +14,14 @@ from pam_totp.core.secretfile import parse, serialize
 from pam_totp.core.verify import Outcome, verify
 from pam_totp.store import NotThere, R, StoreError
 from pam_totp.store.file import FileStore
+from tests.site import KEY, fob
 
-KEY = b"12345678901234567890"  # RFC 4226, appendix D
 NOW = 1_700_000_010
-PATIENCE = 60.0  # seconds that the lock is waited for: fifty in a row on a slow disk take more than a login waits
-
-
-def fob(counter: int = 0, **fields: Any) -> HotpToken:
-    given: dict[str, Any] = {"name": "fob", "secret": KEY, "created": 0, "counter": counter} | fields
-    return HotpToken(**given)
+LOCK_TIMEOUT = 60.0  # seconds: fifty changes in a row on a slow disk take longer than a login waits
 
 
 def enrol(folder: Path, user: str = "alice", *, file: str | None = None, **fields: Any) -> Path:
-    """Write the record of `user`, with one HOTP token unless told otherwise; returns the file."""
+    """Write the record of `user`, by default with one HOTP token, and return the file."""
     record = UserRecord(user=user, **{"tokens": (fob(),)} | fields)
     path = folder / (file or f"{user}.json")
     path.write_bytes(serialize(record))
@@ -39,7 +34,7 @@ def code(counter: int, count: int = 1) -> bytes:
 
 
 def change(answer: bytes, now: int = NOW, policy: Policy | None = None) -> Callable[[UserRecord], Any]:
-    """What a login does to a record."""
+    """Return the change that a login makes to a record."""
 
     def decide(record: UserRecord) -> tuple[UserRecord, Outcome]:
         decision = verify(record, Answer.parse(answer), now, policy or Policy())
@@ -49,8 +44,8 @@ def change(answer: bytes, now: int = NOW, policy: Policy | None = None) -> Calla
 
 
 def says(folder: Path, answer: bytes, user: str = "alice", *, store: FileStore | None = None, now: int = NOW) -> str:
-    """The word for what became of an answer, however long the lock is waited for."""
-    outcome: Outcome = (store or FileStore(str(folder), PATIENCE)).update(user, change(answer, now))
+    """Return the outcome of an answer, as a word. The time limit of the lock is `LOCK_TIMEOUT`."""
+    outcome: Outcome = (store or FileStore(str(folder), LOCK_TIMEOUT)).update(user, change(answer, now))
     return outcome.value
 
 
@@ -65,7 +60,7 @@ def counter_of(path: Path) -> int:
 
 
 class Memory:
-    """A store that says what was done to it, and can be full."""
+    """A store in memory that lists its writes in `done`, and can be full."""
 
     def __init__(self, *records: UserRecord, full: bool = False) -> None:
         self.records = {record.user: record for record in records}
@@ -99,7 +94,7 @@ class Memory:
         return result
 
     def update_decoy(self, user: str) -> None:
-        self._write("nobody")
+        self._write("decoy")
 
     def users(self) -> Iterator[str]:
         return iter(self.records)

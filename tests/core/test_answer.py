@@ -1,4 +1,4 @@
-"""What a person may type: codes, codes in a row, recovery codes, and nothing else."""
+"""The answers that a user may type: codes, codes in a row and recovery codes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from pam_totp.core.answer import CODE_LENGTHS, CROCKFORD, Answer, recovery_digest
 
-SSHD_FAKE = b"\b\n\r\177INCORRECT"  # what sshd answers for a user who may not log in
+SSHD_FAKE = b"\b\n\r\177INCORRECT"  # sshd's own answer for a user without permission to log in
 
-# What is ignored beside white space, written a second time.
+# Characters that are ignored besides white space: an independent copy of the list.
 IGNORED = "-\u00ad\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d\ufeff"
 IGNORED += "\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e"
 IGNORED += "\u2060\u2061\u2062\u2063\u2064\u2065\u2066\u2067\u2068\u2069"
 
 
-def codes(answer: bytes, lengths: Set[int] = CODE_LENGTHS) -> tuple[str, ...] | None:
+def codes_in(answer: bytes, lengths: Set[int] = CODE_LENGTHS) -> tuple[str, ...] | None:
     return Answer.parse(answer).codes(lengths)
 
 
@@ -70,14 +70,14 @@ def behind_password(answer: bytes, lengths: Set[int]) -> tuple[bytes, tuple[str,
     ],
 )
 def test_codes_are_decimal_digits_and_ignored_characters(answer: bytes, read: tuple[str, ...]) -> None:
-    assert codes(answer) == read
+    assert codes_in(answer) == read
 
 
 @pytest.mark.parametrize("digits", range(1, 40))
-def test_the_number_of_digits_says_which_codes_they_are(digits: int) -> None:
+def test_the_number_of_digits_determines_the_codes(digits: int) -> None:
     numbers = {6: (6, 1), 7: (7, 1), 8: (8, 1), 12: (6, 2), 14: (7, 2), 16: (8, 2), 18: (6, 3), 21: (7, 3), 24: (8, 3)}
     text = "1234567890" * 4
-    read = codes(text[:digits].encode())
+    read = codes_in(text[:digits].encode())
     if digits not in numbers:
         assert read is None
         return
@@ -85,9 +85,9 @@ def test_the_number_of_digits_says_which_codes_they_are(digits: int) -> None:
     assert read is not None
     assert "".join(read) == text[:digits]
     assert [len(c) for c in read] == [length] * count
-    assert codes(text[:digits].encode(), CODE_LENGTHS - {length}) is None, "only lengths of the user's tokens count"
-    assert codes(text[:digits].encode(), {length}) == read
-    assert codes(text[:digits].encode(), set()) is None
+    assert codes_in(text[:digits].encode(), CODE_LENGTHS - {length}) is None, "only lengths of the user's tokens count"
+    assert codes_in(text[:digits].encode(), {length}) == read
+    assert codes_in(text[:digits].encode(), set()) is None
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_the_number_of_digits_says_which_codes_they_are(digits: int) -> None:
         b"12345l",
         "12345²".encode(),
         "12345Ⅵ".encode(),
-        "123456\u3164".encode(),  # looks like a space, and is a letter
+        "123456\u3164".encode(),  # looks like a space, but is a letter
         "123456\u2016".encode(),  # the first after the dashes
         "123456\u180e".encode(),
         "123456".encode("utf-16-le"),
@@ -128,18 +128,18 @@ def test_the_number_of_digits_says_which_codes_they_are(digits: int) -> None:
     ],
 )
 def test_anything_else_holds_no_codes(answer: bytes) -> None:
-    assert codes(answer) is None
+    assert codes_in(answer) is None
 
 
-def test_four_codes_of_six_digits_are_not_a_row() -> None:
-    """24 digits are three codes of eight, where somebody has such a token."""
-    assert codes(b"123456 654321 123456 654321", {6, 7}) is None
-    assert codes(b"123456 654321 123456 654321", {6, 8}) == ("12345665", "43211234", "56654321")
+def test_four_codes_of_six_digits_are_not_codes_in_a_row() -> None:
+    """24 digits are three codes of eight digits if a token has codes of eight digits."""
+    assert codes_in(b"123456 654321 123456 654321", {6, 7}) is None
+    assert codes_in(b"123456 654321 123456 654321", {6, 8}) == ("12345665", "43211234", "56654321")
 
 
 @pytest.mark.parametrize("character", IGNORED, ids=ascii)
-def test_an_ignored_character_is_ignored_wherever_it_is(character: str) -> None:
-    assert codes(f"{character}123{character}{character}456{character}".encode()) == ("123456",)
+def test_an_ignored_character_is_ignored_at_every_position(character: str) -> None:
+    assert codes_in(f"{character}123{character}{character}456{character}".encode()) == ("123456",)
 
 
 def test_only_white_space_and_the_listed_characters_are_ignored() -> None:
@@ -148,7 +148,7 @@ def test_only_white_space_and_the_listed_characters_are_ignored() -> None:
         if 0xD800 <= number < 0xE000:
             continue  # surrogates are not UTF-8
         character = chr(number)
-        read = codes(f"123456{character}".encode())
+        read = codes_in(f"123456{character}".encode())
         if read == ("123456",):
             ignored.add(character)
         elif character.isdecimal():
@@ -163,13 +163,13 @@ fillers = st.text(" \t\u00a0\u200b\u2014" + IGNORED, max_size=3)
 
 
 @given(digit_runs, st.data())
-def test_ignored_characters_change_nothing_and_others_everything(runs: list[str], data: st.DataObject) -> None:
+def test_ignored_characters_never_change_the_codes_and_others_always_do(runs: list[str], data: st.DataObject) -> None:
     digits = "".join(runs)
     filled = "".join(data.draw(fillers) + d for d in digits) + data.draw(fillers)
-    read = codes(digits.encode())
-    assert codes(filled.encode()) == read
+    read = codes_in(digits.encode())
+    assert codes_in(filled.encode()) == read
     for spoilt in ("x" + filled, filled + "_", filled + "\0", filled + "\b"):
-        assert codes(spoilt.encode()) is None
+        assert codes_in(spoilt.encode()) is None
     if read is not None:
         assert "".join(read) == digits
         assert len({len(c) for c in read}) == 1
@@ -178,8 +178,8 @@ def test_ignored_characters_change_nothing_and_others_everything(runs: list[str]
 
 
 @given(st.binary(max_size=40) | st.text("0123456789 -\n\0٣", max_size=30).map(str.encode), st.sets(st.integers(6, 8)))
-def test_what_is_read_are_the_digits_of_the_answer(answer: bytes, lengths: set[int]) -> None:
-    read = codes(answer, lengths)
+def test_the_codes_are_the_digits_of_the_answer(answer: bytes, lengths: set[int]) -> None:
+    read = codes_in(answer, lengths)
     if read is not None:
         digits = [c for c in answer.decode() if c.isdecimal()]
         assert "".join(read) == "".join(str(int(c)) for c in digits)
@@ -194,7 +194,7 @@ def test_what_is_read_are_the_digits_of_the_answer(answer: bytes, lengths: set[i
 def test_an_answer_is_well_formed_if_it_can_be_right_for_some_user(answer: bytes, expected: bool) -> None:
     assert Answer.parse(answer).is_well_formed is expected
     behind = Answer.parse_behind_password(b"x" + answer)
-    assert behind.is_well_formed is (answer == b"123456"), "behind a password there are no recovery codes"
+    assert behind.is_well_formed is (answer == b"123456"), "after a password, recovery codes are not accepted"
 
 
 def test_spellings_of_one_answer_are_equal_and_the_repr_shows_nothing() -> None:
@@ -234,20 +234,20 @@ def test_spellings_of_one_answer_are_equal_and_the_repr_shows_nothing() -> None:
         ("sécret١٢٣٤٥٦".encode(), {6}, "sécret١٢٣٤٥٦".encode(), None),
     ],
 )
-def test_codes_behind_a_password_are_the_longest_tail_that_can_be_codes(
+def test_codes_after_a_password_are_the_longest_possible_tail(
     answer: bytes, lengths: set[int], password: bytes, tail: tuple[str, ...] | None
 ) -> None:
     assert behind_password(answer, lengths) == (password, tail)
     assert Answer.parse_behind_password(answer).recovery_code is None
 
 
-def test_without_a_password_in_front_there_is_none() -> None:
+def test_an_answer_of_codes_alone_has_no_password() -> None:
     assert Answer.parse(b"123456").password({6}) == b""
     assert Answer.parse(b"secret123456").password({6}) == b""
 
 
 @given(st.binary(max_size=20), st.text("0123456789", max_size=30), st.sets(st.integers(6, 8)))
-def test_an_answer_is_cut_in_two_and_nothing_is_lost(password: bytes, digits: str, lengths: set[int]) -> None:
+def test_an_answer_is_split_without_loss(password: bytes, digits: str, lengths: set[int]) -> None:
     first, tail = behind_password(password + digits.encode(), lengths)
     assert first + "".join(tail or ()).encode() == password + digits.encode()
     assert first or tail is None
@@ -276,7 +276,7 @@ CODE = "0123456789ABCDEF"
         "０１２３4567٨٩ABCDEF".encode(),  # digits of any script
     ],
 )
-def test_case_separators_and_lookalikes_of_a_recovery_code_are_forgiven(answer: bytes) -> None:
+def test_case_separators_and_lookalikes_in_a_recovery_code_are_accepted(answer: bytes) -> None:
     assert recovery_code(answer) == CODE
 
 
@@ -287,7 +287,7 @@ def test_case_separators_and_lookalikes_of_a_recovery_code_are_forgiven(answer: 
         SSHD_FAKE,
         b"0123456789ABCDE",
         b"0123456789ABCDEF0",
-        b"0123456789ABCDEU",  # no U, lest codes say something
+        b"0123456789ABCDEU",  # no U, so that codes spell fewer words
         b"0123456789ABCDE!",
         b"!123456789ABCDEF",
         b"01234567!9ABCDEF",
@@ -296,17 +296,17 @@ def test_case_separators_and_lookalikes_of_a_recovery_code_are_forgiven(answer: 
         b"0123456789ABCDEF\xff",
         "0123456789ABCDEÉ".encode(),
         "0123456789ＡＢＣＤＥＦ".encode(),  # letters are ASCII
-        "0123456789ABCDEſ".encode(),  # upper() makes an S of it
+        "0123456789ABCDEſ".encode(),  # upper() turns it into S
         b"0123456789ABCDEF" + b"-" * 500,  # 516 bytes
         b"0" * 600,
     ],
 )
-def test_what_does_not_look_like_a_recovery_code_is_none(answer: bytes) -> None:
+def test_other_text_is_not_a_recovery_code(answer: bytes) -> None:
     assert recovery_code(answer) is None
 
 
 @given(st.text(CROCKFORD, min_size=16, max_size=16), st.data())
-def test_every_spelling_of_a_recovery_code_is_one_code(code: str, data: st.DataObject) -> None:
+def test_every_spelling_of_a_recovery_code_is_the_same_code(code: str, data: st.DataObject) -> None:
     spellings = {"0": "0oO", "1": "1iIlL"}
     typed = "".join(data.draw(st.sampled_from(spellings.get(c, c + c.lower()))) for c in code)
     hyphens = data.draw(st.sets(st.integers(0, 16)))
@@ -315,7 +315,7 @@ def test_every_spelling_of_a_recovery_code_is_one_code(code: str, data: st.DataO
 
 
 @given(st.binary(max_size=40))
-def test_whatever_is_typed_a_recovery_code_has_80_bits_in_one_spelling(answer: bytes) -> None:
+def test_a_recovery_code_from_any_input_has_80_bits_and_one_spelling(answer: bytes) -> None:
     code = recovery_code(answer)
     assert code is None or (len(code) == 16 and set(code) <= set("0123456789ABCDEFGHJKMNPQRSTVWXYZ"))
 
@@ -326,7 +326,7 @@ def test_the_alphabet_is_crockfords() -> None:
     assert 16 * 5 == 80
 
 
-def test_the_digest_is_sha_256_of_the_salts_bytes_and_the_code() -> None:
+def test_the_digest_is_sha_256_of_the_salt_bytes_and_the_code() -> None:
     salt = "000102030405060708090a0b0c0d0e0f"
     expected = hashlib.sha256(bytes(range(16)) + b"0123456789ABCDEF").hexdigest()
     assert recovery_digest(salt, CODE) == expected

@@ -1,4 +1,4 @@
-"""The audit log: one line a decision, which nothing that is in it can break, forge or hide."""
+"""The audit log: one line a decision. No value in it can break, forge or hide a line."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from pam_totp.operations import audit_log
 
 
-def test_a_line_says_what_was_decided_about_whom() -> None:
+def test_a_line_names_the_decision_and_the_user() -> None:
     said = audit_log.line("sshd", "refused", user="alice", reason="replayed", token="fob", rhost="192.0.2.7")
     assert said == "pam_totp(sshd:auth): refused user=alice reason=replayed token=fob rhost=192.0.2.7"
 
 
-def test_what_is_none_is_left_out_and_zero_and_nothing_are_not() -> None:
+def test_none_is_left_out_but_zero_and_empty_text_are_written() -> None:
     assert audit_log.line("sudo", "accepted", user="a", token=None, left=0, tty="") == (
         'pam_totp(sudo:auth): accepted user=a left=0 tty=""'
     )
@@ -44,11 +44,11 @@ def test_what_is_none_is_left_out_and_zero_and_nothing_are_not() -> None:
         ("alice\n", '"alice\\n"'),
     ],
 )
-def test_what_is_not_one_plain_word_stands_in_quotes(text: str, escaped: str) -> None:
+def test_a_value_that_is_not_a_plain_word_is_quoted(text: str, escaped: str) -> None:
     assert audit_log.escaped(text) == escaped
 
 
-def test_what_is_too_long_is_cut_and_says_so() -> None:
+def test_a_value_that_is_too_long_is_cut_and_marked() -> None:
     whole = "x" * audit_log.MAX_FIELD
     assert audit_log.escaped(whole) == whole
     assert audit_log.escaped(whole + "x") == f'"{whole}\\u2026"'
@@ -87,12 +87,12 @@ def test_every_verb_has_its_priority(verb: str, priority: int) -> None:
     assert written == [(priority, f"pam_totp(sshd:auth): {verb} user=alice")]
 
 
-def test_an_unknown_verb_is_a_mistake() -> None:
+def test_an_unknown_verb_is_an_error() -> None:
     with pytest.raises(KeyError):
         audit_log.write(lambda *_: None, "sshd", "perhaps", user="alice")
 
 
-def test_the_systems_log_gets_it_under_authpriv(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_system_log_gets_the_line_under_authpriv(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[tuple[int, str]] = []
     monkeypatch.setattr(syslog, "syslog", lambda priority, text: written.append((priority, text)))
     audit_log.to_syslog(syslog.LOG_NOTICE, "100% of it")

@@ -1,4 +1,4 @@
-"""resynchronise: the search holds no lock, and a token that was used or changed meanwhile is not updated."""
+"""resynchronise searches without a lock, and moves the token only if it was not used or changed meanwhile."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def found(store: FileStore, first: int, *, progress: Callable[[Token], Progress]
     return resynchronise(store, "alice", tokens, codes, reach=500, now=lambda: 1000, progress=progress)
 
 
-def test_the_token_is_behind_its_codes(store: FileStore) -> None:
+def test_after_resynchronising_the_counter_is_after_the_codes(store: FileStore) -> None:
     token = found(store, 400)
     assert isinstance(token, HotpToken)
     assert (token.name, token.counter, token.last_used) == ("fob", 402, 1000)
     assert store.read("alice").token("fob") == token
 
 
-def test_codes_that_were_used_or_are_too_far_away_are_not_found(store: FileStore) -> None:
+def test_used_codes_and_codes_out_of_range_are_not_found(store: FileStore) -> None:
     found(store, 400)
     for first in (400, 401, 1000):
         with pytest.raises(NotConsecutive):
@@ -52,7 +52,7 @@ def test_codes_that_were_used_or_are_too_far_away_are_not_found(store: FileStore
 
 
 def while_searching(store: FileStore, change: Callable[[UserRecord], UserRecord | None]) -> Callable[[Token], Progress]:
-    """Somebody changes the record while the codes are being searched."""
+    """Change the record during the search."""
 
     def progress(token: Token) -> Progress:
         return lambda done, total: store.update("alice", lambda record: (change(record), None))
@@ -68,7 +68,7 @@ def while_searching(store: FileStore, change: Callable[[UserRecord], UserRecord 
         lambda record: record.without_token("fob").with_token(HotpToken(name="fob", secret=b"x" * 20, created=0)),
     ],
 )
-def test_a_token_that_was_used_or_changed_meanwhile_stays_as_it_is(
+def test_a_token_that_was_used_or_changed_meanwhile_is_unchanged(
     store: FileStore, change: Callable[[UserRecord], UserRecord]
 ) -> None:
     with pytest.raises(TokenChanged):
@@ -77,6 +77,6 @@ def test_a_token_that_was_used_or_changed_meanwhile_stays_as_it_is(
     assert not isinstance(changed, HotpToken) or changed.counter in (0, 401)
 
 
-def test_a_record_that_is_gone_meanwhile_stays_gone(store: FileStore) -> None:
+def test_a_record_that_was_deleted_meanwhile_is_not_recreated(store: FileStore) -> None:
     with pytest.raises(NotThere):
         found(store, 400, progress=while_searching(store, lambda _: None))

@@ -1,4 +1,4 @@
-"""decide: what was decided is durable first, and an answer for nobody costs what one for somebody does."""
+"""decide: a decision is durable before it is returned, and costs an unknown user the same work as an enrolled one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pam_totp.core.record import UserRecord
 from pam_totp.core.verify import Outcome
 from pam_totp.operations.authenticate import decide
 from pam_totp.store import StoreError
-from tests.core.stores import NOW, Memory, code, fob
+from tests.core.stores import NOW, Memory, code
+from tests.site import fob
 
 ALICE = UserRecord(user="alice", tokens=(fob(),))
 UNPROVED = UserRecord(user="bob", tokens=(fob(confirmed=False),))
@@ -21,7 +22,7 @@ def outcome(store: Memory, user: str, answer: bytes | Answer) -> Outcome:
     return decide(store, user, parsed, Policy(), lambda: NOW).outcome
 
 
-def test_an_accepted_answer_is_in_the_store_before_it_is_returned() -> None:
+def test_an_accepted_answer_is_stored_before_it_is_returned() -> None:
     store = Memory(ALICE)
     assert outcome(store, "alice", code(0)) is Outcome.CODE
     assert store.writes == 1
@@ -41,10 +42,8 @@ def test_an_accepted_answer_is_in_the_store_before_it_is_returned() -> None:
         (b"\b\n\r\177INCORRECT", 0),
     ],
 )
-def test_whoever_it_is_for_an_answer_costs_the_same_writes_and_meets_the_same_full_disk(
-    user: str, answer: bytes, writes: int
-) -> None:
-    """Enrolled, with a token that was never proved, and unknown."""
+def test_every_user_costs_the_same_writes_and_meets_the_same_full_disk(user: str, answer: bytes, writes: int) -> None:
+    """A user with a token, a user with an unconfirmed token, and an unknown user."""
     store = Memory(ALICE, UNPROVED)
     assert not outcome(store, user, answer).accepted
     assert store.writes == writes
@@ -57,7 +56,7 @@ def test_whoever_it_is_for_an_answer_costs_the_same_writes_and_meets_the_same_fu
 
 
 @pytest.mark.parametrize("user", ["alice", "bob", "carol"])
-def test_a_recovery_code_behind_a_password_is_malformed_for_every_user(user: str) -> None:
+def test_a_recovery_code_after_a_password_is_malformed_for_every_user(user: str) -> None:
     store = Memory(ALICE, UNPROVED)
     assert not outcome(store, user, Answer.parse_behind_password(b"passwordZZZZZZZZZZZZZZZZ")).accepted
     assert store.writes == 0

@@ -1,4 +1,4 @@
-"""What follows a decision: the rest of the same change, the line in the log, the words for the person."""
+"""The follow-up of a decision: the rest of the same change, the line in the log, the text for the user."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pam_totp.core.policy import Policy
 from pam_totp.core.record import UserRecord
 from pam_totp.core.verify import Decision, Outcome
 from pam_totp.operations.authenticate import decide, log, remarks
-from tests.core.stores import Memory, code, fob
+from tests.core.stores import Memory, code
+from tests.site import fob
 
 
 def answered(store: Memory, answer: bytes, **more: object) -> Decision:
@@ -24,26 +25,26 @@ NOT_ENROLLED = ((), (UserRecord(user="alice"),), (UserRecord(user="alice", token
 
 
 @pytest.mark.parametrize("records", NOT_ENROLLED)
-def test_an_answer_for_who_is_not_enrolled_costs_the_same_work(records: tuple[UserRecord, ...]) -> None:
+def test_an_answer_for_an_unenrolled_user_costs_the_same_work(records: tuple[UserRecord, ...]) -> None:
     store = Memory(*records)
     assert answered(store, b"123456").outcome is Outcome.NOT_ENROLLED
-    assert store.done[-1] == "nobody"
+    assert store.done[-1] == "decoy"
 
 
 @pytest.mark.parametrize("records", [*NOT_ENROLLED, (UserRecord(user="alice", tokens=(fob(),)),)])
-def test_what_could_be_nobodys_answer_costs_no_work_for_anybody(records: tuple[UserRecord, ...]) -> None:
+def test_an_answer_that_no_user_can_have_costs_no_work(records: tuple[UserRecord, ...]) -> None:
     store = Memory(*records)
     assert not answered(store, b"not a code").outcome.accepted
     assert store.done == []
 
 
-def test_an_answer_that_could_be_anothers_costs_the_same_work_for_everybody() -> None:
+def test_an_answer_in_another_users_form_costs_every_user_the_same_work() -> None:
     store = enrolled()
-    assert answered(store, b"12345678").outcome is Outcome.MALFORMED, "eight digits, where the codes have six"
-    assert store.done[-1] == "nobody"
+    assert answered(store, b"12345678").outcome is Outcome.MALFORMED, "eight digits, but the user's codes have six"
+    assert store.done[-1] == "decoy"
 
 
-def test_what_follows_is_part_of_the_same_change() -> None:
+def test_the_follow_up_is_part_of_the_same_change() -> None:
     store = enrolled()
     decision = answered(
         store, code(0), follow=lambda decided, now: decided.record.with_recovery("00" * 16, ("ab" * 32,))
@@ -54,12 +55,12 @@ def test_what_follows_is_part_of_the_same_change() -> None:
     assert decision.record.recovery == ("ab" * 32,)
 
 
-def test_nothing_follows_a_refusal() -> None:
+def test_a_refusal_has_no_follow_up() -> None:
     store = enrolled()
-    assert answered(store, b"000000", follow=lambda *_: pytest.fail("asked")).outcome is Outcome.WRONG
+    assert answered(store, b"000000", follow=lambda *_: pytest.fail("follow was called")).outcome is Outcome.WRONG
 
 
-def test_where_what_follows_fails_the_code_is_as_good_as_before() -> None:
+def test_if_the_follow_up_fails_the_code_is_not_used_up() -> None:
     store = enrolled()
     before = store.read("alice")
 
@@ -71,7 +72,7 @@ def test_where_what_follows_fails_the_code_is_as_good_as_before() -> None:
     assert store.read("alice") is before
 
 
-def test_codes_behind_a_password_have_the_lengths_of_the_users_tokens() -> None:
+def test_codes_after_a_password_have_the_lengths_of_the_users_tokens() -> None:
     answer = Answer.parse_behind_password(b"password00" + code(0))
     store = enrolled()
     assert decide(store, "alice", answer, Policy(), lambda: 0).outcome is Outcome.CODE
@@ -79,7 +80,7 @@ def test_codes_behind_a_password_have_the_lengths_of_the_users_tokens() -> None:
     assert decide(Memory(eight), "alice", answer, Policy(), lambda: 0).outcome is Outcome.WRONG
 
 
-def test_one_line_and_the_same_remarks_wherever_it_was_decided() -> None:
+def test_the_log_line_and_remarks_are_the_same_in_every_place() -> None:
     lines: list[str] = []
     record = UserRecord(user="alice", tokens=(fob(),), refused=2)
     accepted = Decision(outcome=Outcome.CODE, record=record, token="fob", refused_before=2)

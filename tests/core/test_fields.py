@@ -1,4 +1,4 @@
-"""Values and rules: frozen, complete, valid by construction, and silent about what they hold."""
+"""Values and rules: frozen, complete, valid by construction, with a repr that shows no content."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ class Ruled(Value):
 # ---- Value
 
 
-def test_a_value_holds_what_it_was_given_and_its_defaults() -> None:
+def test_a_value_has_its_arguments_and_defaults() -> None:
     point = Named(x=1)
     assert (point.x, point.y, point.name) == (1, 0, "here")
     assert Named._fields == ("x", "y", "name")
     assert Point._fields == ("x", "y")
 
 
-def test_a_field_without_default_is_needed() -> None:
+def test_a_field_without_default_is_required() -> None:
     with pytest.raises(TypeError, match=r"^Point: unknown or missing fields: x$"):
         Point(y=1)  # type: ignore[call-arg]
 
@@ -99,7 +99,7 @@ def test_each_field_passes_its_rule_before_the_fields_are_checked_together() -> 
         Ruled(low=2, high=1)
 
 
-def test_a_copy_passes_the_rules_of_its_changed_fields_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_is_checked_by_the_rules_of_its_changed_fields_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     ruled = Ruled(low=1, high=2)
     with pytest.raises(RangeError, match=r"^low: must be a whole number"):
         ruled.moved(low=-1)
@@ -165,7 +165,7 @@ anything = st.one_of(
     st.sampled_from([MARKER, MARKER.encode(), MARKER * 50, (MARKER,), [MARKER], "ab" * 16, "\ud800", " x", "x\n"]),
 )
 
-RULES: dict[str, tuple[fields.Rule, Callable[[Any], bool]]] = {  # each with what it means, said in another way
+RULES: dict[str, tuple[fields.Rule, Callable[[Any], bool]]] = {  # each with an independent statement of its meaning
     "whole_number": (
         fields.whole_number(-3, 7),
         lambda v: type(v) is int and v in {-3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7},
@@ -191,7 +191,7 @@ RULES: dict[str, tuple[fields.Rule, Callable[[Any], bool]]] = {  # each with wha
 
 @pytest.mark.parametrize("name", RULES)
 @given(value=anything | st.integers(-5, 9) | st.text("0123456789abcdefAF g", max_size=34) | st.sampled_from("abc"))
-def test_a_rule_takes_what_it_says_and_never_repeats_what_it_refuses(name: str, value: object) -> None:
+def test_a_rule_accepts_what_it_states_and_never_shows_a_refused_value(name: str, value: object) -> None:
     rule, means = RULES[name]
     said = rule(value)
     assert (said is None) == means(value)
@@ -200,7 +200,7 @@ def test_a_rule_takes_what_it_says_and_never_repeats_what_it_refuses(name: str, 
         assert MARKER not in said
 
 
-def test_a_rule_is_not_fooled_by_what_compares_equal() -> None:
+def test_a_rule_refuses_another_type_that_compares_equal() -> None:
     assert fields.whole_number(0, 1)(True) is not None
     assert fields.whole_number(0, 1)(1.0) is not None
     assert fields.choice(1, 2)(True) is not None
@@ -216,7 +216,7 @@ def test_a_rule_is_not_fooled_by_what_compares_equal() -> None:
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 0), (6, 8), (-(2**31), 2**31), (0, 2**64)])
-def test_the_ends_of_a_range_belong_to_it(low: int, high: int) -> None:
+def test_both_ends_of_a_range_are_included(low: int, high: int) -> None:
     rule = fields.whole_number(low, high)
     assert [rule(v) is None for v in (low - 1, low, high, high + 1)] == [False, True, True, False]
 
@@ -228,7 +228,7 @@ def test_text_is_counted_in_characters_and_has_no_space_at_its_ends() -> None:
         assert fields.text(bad) is not None, ascii(bad)
 
 
-def test_a_tuple_is_of_its_kind_and_no_longer_than_said() -> None:
+def test_a_tuple_has_its_type_and_at_most_its_length() -> None:
     rule = fields.tuple_of(str, 2)
     assert rule(()) is None
     assert rule(("a", "b")) is None

@@ -1,4 +1,4 @@
-"""Whose file a `secret=` template stands for: that of the user who opens it, or nobody's."""
+"""A `secret=` template stands for the file of the user that opens it, or for no file."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pam_totp.store.home import HomeStore, home_store
 
 
 def account(monkeypatch: pytest.MonkeyPatch, home: str, name: str = "alice", uid: int | None = None) -> None:
-    """The machine has this account alone."""
+    """Pretend that this is the only account of the machine."""
     entry = pwd.struct_passwd((name, "x", os.geteuid() if uid is None else uid, 0, "", home, "/bin/sh"))
     monkeypatch.setattr(pwd, "getpwnam", {name: entry, "given": entry}.__getitem__)
 
 
 @pytest.mark.parametrize("template", ["~/.codes", "${HOME}/.codes", "FOLDER/.codes"])
-def test_home_and_name_are_the_accounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, template: str) -> None:
+def test_home_and_name_are_those_of_the_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, template: str) -> None:
     account(monkeypatch, str(tmp_path))
     store = home_store(template.replace("FOLDER", str(tmp_path)), "given")
     assert isinstance(store, HomeStore)
@@ -27,34 +27,34 @@ def test_home_and_name_are_the_accounts(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert list(store.users()) == []
 
 
-def test_another_process_than_the_users_own_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_only_a_process_of_the_user_is_accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     account(monkeypatch, str(tmp_path), uid=os.geteuid() + 1)
     with pytest.raises(StoreError, match=f"not for uid {os.geteuid()} to open"):
         home_store("~/.codes", "alice")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../root", "a/b"])
-def test_no_name_leads_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+def test_no_user_name_leads_to_another_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     account(monkeypatch, str(tmp_path), name)
     with pytest.raises(StoreError, match="no file name"):
         home_store("/var/codes/${USER}", "given")
 
 
 @pytest.mark.parametrize(("template", "home"), [("codes", "/home/alice"), ("~/codes", "home/alice")])
-def test_no_path_depends_on_where_we_are(monkeypatch: pytest.MonkeyPatch, template: str, home: str) -> None:
+def test_no_path_depends_on_the_working_directory(monkeypatch: pytest.MonkeyPatch, template: str, home: str) -> None:
     account(monkeypatch, home)
     with pytest.raises(StoreError, match="no absolute path"):
         home_store(template, "alice")
 
 
-def test_it_holds_one_users_record_and_no_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_it_holds_only_the_record_of_one_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     account(monkeypatch, str(tmp_path))
     store = home_store("~/.codes", "alice")
     with pytest.raises(StoreError, match=r"\.codes: is alice's alone"):
         store.read("bob")
 
 
-def test_who_has_no_account_has_no_file() -> None:
+def test_a_user_without_an_account_has_no_file() -> None:
     store = home_store("~/.codes", "no-such-account")
     assert list(store.users()) == []
     store.update_decoy("zoe")

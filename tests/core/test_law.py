@@ -1,8 +1,8 @@
-"""verify against the model of its law, over whole histories of one user.
+"""Compare verify with its model, over whole histories of one user.
 
-Every answer goes to both; outcome, token, counters, steps, drift, failures and recovery codes must agree, and between
-any two answers the record goes through the secret file. The model itself fails where a counter or step would be
-accepted twice, or go back.
+Both get every answer. Outcome, token, counters, steps, drift, failures and recovery codes must agree. Between two
+answers the record is written to the secret file and read back. The model itself fails if a counter or step is accepted
+twice, or moves backwards.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ separators = st.sampled_from(["", " ", "-", " - ", "\n", "\u00a0", "\u2013", "\u
 
 @st.composite
 def token_fields(draw: st.DrawFn, number: int, now: int) -> dict[str, Any]:
-    """The fields of a token, near the ends of its counter or its clock at times. Keys are few, so codes meet."""
+    """Return the fields of a token, sometimes near the ends of its counter or clock. With few keys, codes coincide."""
     fields: dict[str, Any] = {
         "name": f"t{number}",
         "secret": bytes([65 + number]) * 20,
@@ -81,7 +81,7 @@ def modelled(fields: dict[str, Any]) -> ModelToken:
 
 
 class Law(RuleBasedStateMachine):
-    """One user's life."""
+    """The history of one user."""
 
     @initialize(data=st.data(), now=moments, policy=policies, codes=st.lists(recovery_codes, max_size=3, unique=True))
     def begin(self, data: st.DataObject, now: int, policy: dict[str, int], codes: list[str]) -> None:
@@ -120,7 +120,7 @@ class Law(RuleBasedStateMachine):
         if word in ("malformed", "not-enrolled"):
             assert decision.record == before
         else:
-            assert decision.record != before, "what is not written would tell by its time, and on a full disk"
+            assert decision.record != before, "a missing write would show by its time, and on a full disk"
         if word in ACCEPTED:
             self.used_codes.append(answer)
         self.record = parse(serialize(decision.record))
@@ -144,7 +144,7 @@ class Law(RuleBasedStateMachine):
     # ---- answers
 
     def place(self, token: ModelToken, offset: int) -> int:
-        """A moving factor near where the token should be."""
+        """Return a moving factor near the token's expected one."""
         middle = token.floor if token.kind == "hotp" else token.step(self.now) + token.drift
         return min(max(middle + offset, 0), LAST)
 
@@ -175,7 +175,7 @@ class Law(RuleBasedStateMachine):
 
     @rule(data=st.data(), again=st.integers(0, 2))
     def the_holder_logs_in(self, data: st.DataObject, again: int) -> None:
-        """With as many codes as are needed, and a press in a pocket now and then."""
+        """Use as many codes as are required, sometimes after presses that were not used."""
         token = data.draw(st.sampled_from(self.model.tokens))
         standing, _ = self.model.standing(self.now)
         count = 3 if standing >= 20 else 2 if standing >= 5 else 1
@@ -184,7 +184,7 @@ class Law(RuleBasedStateMachine):
 
     @rule(data=st.data(), shape=st.sampled_from(["ba", "aa", "ac", "aba", "abb", "acb", "bca", "abd", "abcd", "ax"]))
     def codes_not_in_a_row(self, data: st.DataObject, shape: str) -> None:
-        """Of one token; x is a code of another."""
+        """Use codes of one token; `x` is a code of another."""
         token, other = data.draw(st.permutations(self.model.tokens * 2))[:2]
         codes = [*self.codes(token, self.place(token, 0), 4), other.code(self.place(other, 0))]
         self.ask("".join(codes["abcdx".index(letter)] for letter in shape).encode())
@@ -210,8 +210,8 @@ class Law(RuleBasedStateMachine):
 
     @rule(
         answer=st.one_of(
-            recovery_codes.map(str.encode),  # of nobody
-            st.text("0123456789", min_size=16, max_size=16).map(str.encode),  # and one that may be two codes
+            recovery_codes.map(str.encode),  # of no user
+            st.text("0123456789", min_size=16, max_size=16).map(str.encode),  # and one that may also be two codes
             st.builds(lambda n, digit: n * digit, st.integers(1, 26), st.sampled_from([b"0", b"7"])),
             st.binary(max_size=20),
             st.sampled_from([b"", b"\b\n\r\177INCORRECT", b"1" * 600, " ١٢٣٤٥٦".encode(), b"12345\0", b"password"]),
@@ -220,7 +220,7 @@ class Law(RuleBasedStateMachine):
     def anything_else(self, answer: bytes) -> None:
         self.ask(answer)
 
-    # ---- the world around
+    # ---- clock, policy and admin
 
     @rule(seconds=st.sampled_from([1, 29, 30, 30, 60, 60, 90, 3600, DAY - 1, DAY, DAY + 1, 3 * DAY, 30 * DAY]))
     def time_goes_by(self, seconds: int) -> None:

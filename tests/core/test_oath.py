@@ -1,4 +1,4 @@
-"""oath: the codes of RFC 4226 and RFC 6238, as published, as two others compute them, and at the edges."""
+"""oath: the codes of RFC 4226 and RFC 6238, compared with published vectors and two peers, and at the limits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LENGTHS = {"SHA1": 20, "SHA256": 32, "SHA512": 64}  # bytes: RFC 6238, appendix 
 def test_rfc_4226_appendix_d(row: dict[str, str], digits: int) -> None:
     count, number = int(row["count"]), int(row["truncated_decimal"])
     assert number == int(row["truncated_hex"], 16)
-    assert hmac.new(KEY, count.to_bytes(8, "big"), "sha1").hexdigest() == row["hmac"], "the table is copied right"
+    assert hmac.new(KEY, count.to_bytes(8, "big"), "sha1").hexdigest() == row["hmac"], "the table is copied correctly"
     assert oath.hotp(KEY, count) == row["hotp"]
     assert oath.hotp(KEY, count, digits) == str(number)[-digits:].zfill(digits)
 
@@ -47,13 +47,13 @@ def test_rfc_6238_appendix_b(row: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("row", table("google-authenticator.csv"), ids=lambda row: row["code"])
-def test_what_google_authenticator_holds_itself_to(row: dict[str, str]) -> None:
+def test_the_vectors_of_google_authenticators_tests(row: dict[str, str]) -> None:
     key, moving_factor = base64.b32decode(row["base32"]), int(row["moving_factor"])
     assert oath.hotp(key, moving_factor) == row["code"]
     assert oath.totp(key, 30 * moving_factor) == oath.totp(key, 30 * moving_factor + 29) == row["code"]
 
 
-# ---- as others compute them: 10,000 cases, from a fixed seed, of which oathtool and pyotp each see every one
+# ---- peers: 10,000 cases from a fixed seed, each compared with oathtool and pyotp
 
 CASES_A_RUN = 100
 RUNS_HOTP, RUNS_TOTP = 40, 60
@@ -65,7 +65,7 @@ def _oathtool(*options: str | int, key: bytes) -> list[str]:
 
 
 def _counters(chance: random.Random) -> Iterator[int]:
-    """Where runs of counters begin: near both ends, around every power of two, and anywhere."""
+    """Return first counters: near both ends, around every power of two, and random ones."""
     yield from (0, 2**31 - 50, 2**32 - 50, 2**63 - 50, 2**64 - CASES_A_RUN)
     while True:
         yield chance.randrange(2 ** chance.randint(7, 64) - CASES_A_RUN)
@@ -137,7 +137,7 @@ def naive_find(
     count=st.integers(1, 3),
     spoilt=st.sampled_from([None, None, None, 0, 1, 2]),
 )
-def test_find_finds_what_a_naive_search_finds(
+def test_find_agrees_with_a_naive_search(
     *, key: bytes, algorithm: str, digits: int, start: int, length: int, offset: int, count: int, spoilt: int | None
 ) -> None:
     at = [min(max(start + offset + i, 0), LAST) for i in range(count)]
@@ -152,7 +152,7 @@ def test_find_finds_what_a_naive_search_finds(
         assert found <= at[0]
 
 
-def test_find_takes_the_first_of_two_places_that_show_the_same_code() -> None:
+def test_find_returns_the_first_of_two_counters_with_the_same_code() -> None:
     codes = [oath.hotp(KEY, c) for c in range(4000)]
     again = next(c for c in range(4000) if codes[c] in codes[:c])
     first = codes.index(codes[again])
@@ -160,14 +160,14 @@ def test_find_takes_the_first_of_two_places_that_show_the_same_code() -> None:
     assert oath.find(KEY, (codes[again],), range(first + 1, 4000)) == again
 
 
-def test_find_goes_on_after_a_place_where_only_the_first_code_of_a_row_stands() -> None:
+def test_find_continues_after_a_match_of_the_first_code_alone() -> None:
     codes = [oath.hotp(KEY, c) for c in range(4000)]
     again = next(c for c in range(4000) if codes[c] in codes[:c])
     row = (codes[again], oath.hotp(KEY, again + 1))
     assert oath.find(KEY, row, range(4000)) == again
 
 
-def test_find_wants_a_row_in_its_order_and_without_gaps() -> None:
+def test_find_requires_codes_in_order_and_without_gaps() -> None:
     a, b, c = (oath.hotp(KEY, n) for n in range(3))
     assert oath.find(KEY, (a, b, c), range(10)) == 0
     for wrong in [(b, a), (a, c), (a, a), (c, b, a), (a, b, a), (a, b, b)]:
@@ -200,22 +200,22 @@ def test_find_never_looks_before_zero() -> None:
         (("7_5522",), range(5)),
         ((" 75522",), range(5)),
         (("-55224",), range(5)),
-        (("٧٥٥٢٢٤",), range(5)),  # Arabic-Indic: int() takes them
-        (("75522²",), range(5)),  # superscript: str.isdigit takes it
+        (("٧٥٥٢٢٤",), range(5)),  # Arabic-Indic: int() accepts them
+        (("75522²",), range(5)),  # superscript: str.isdigit accepts it
         (("７５５２２４",), range(5)),  # full width
         (("755224",), range(0, 10, 2)),
         (("755224",), range(10, 0, -1)),
     ],
 )
-def test_find_takes_nothing_but_ascii_digits_of_the_right_number(codes: tuple[str, ...], within: range) -> None:
+def test_find_accepts_only_the_right_number_of_ascii_digits(codes: tuple[str, ...], within: range) -> None:
     with pytest.raises(ValueError, match="codes must have"):
         oath.find(KEY, codes, within)
 
 
 @pytest.mark.parametrize("start", [0, 1, 2, 7, 100, 1000, 99_000, 2**32 - 20])
 @pytest.mark.parametrize("algorithm", oath.ALGORITHMS)
-def test_find_sees_both_ends_of_its_range_and_not_beyond_however_it_searches(start: int, algorithm: str) -> None:
-    """Short and long ranges, near the beginning and far from it: `find` may go about them in different ways."""
+def test_find_covers_exactly_its_range_by_every_search_method(start: int, algorithm: str) -> None:
+    """Return short and long ranges, at low and high counters: `find` may search them by different methods."""
     for length in {1, 2, 3, 40, start // 2 % 600, start // 2 % 600 + 1, start // 2 % 600 + 2} - {0}:
         within = range(start, start + length)
         for at, found in [(start - 1, None), (start, start), (within[-1], within[-1]), (within.stop, None)]:
@@ -227,7 +227,7 @@ def test_find_sees_both_ends_of_its_range_and_not_beyond_however_it_searches(sta
 
 @pytest.mark.parametrize(("algorithm", "block"), [("SHA1", 64), ("SHA256", 64), ("SHA512", 128)])
 @pytest.mark.parametrize("start", [0, 2**40])
-def test_find_takes_keys_below_at_and_above_the_block_of_the_hash(algorithm: str, block: int, start: int) -> None:
+def test_find_accepts_keys_shorter_and_longer_than_the_hash_block(algorithm: str, block: int, start: int) -> None:
     """RFC 2104 §2: a longer key is hashed first."""
     for size in (1, block - 1, block, block + 1, 2 * block + 1):
         key = bytes([size % 251]) * size
@@ -237,14 +237,14 @@ def test_find_takes_keys_below_at_and_above_the_block_of_the_hash(algorithm: str
         )
 
 
-def test_find_sees_the_end_of_a_very_long_range() -> None:
+def test_find_covers_the_end_of_a_very_long_range() -> None:
     for stop in (99_999, 100_000, 100_001, 120_000):
         row = tuple(oath.hotp(KEY, stop - 1 + i, 8) for i in range(2))
         assert oath.find(KEY, row, range(stop), 8) == stop - 1
         assert oath.find(KEY, row, range(stop - 1), 8) is None
 
 
-# ---- edges
+# ---- limits
 
 
 @pytest.mark.parametrize("counter", [-1, 2**64, 2**64 + 1, -(2**64)])
@@ -311,8 +311,8 @@ def test_leading_zeros_are_kept() -> None:
 
 @pytest.mark.parametrize("algorithm", oath.ALGORITHMS)
 @pytest.mark.parametrize(("start", "stop"), [(0, 1), (0, 2), (0, 40), (1, 2), (1, 40), (7, 11), (20, 31), (200, 203)])
-def test_both_ways_of_searching_find_every_code_and_no_other(algorithm: str, start: int, stop: int) -> None:
-    """A range that begins near zero is searched in blocks, another one by one: the ends of both are in these."""
+def test_both_search_methods_find_every_code_and_no_other(algorithm: str, start: int, stop: int) -> None:
+    """A range near zero is searched in blocks, another counter by counter. These cases have the ends of both."""
     key = b"k" * 20
     for counter in range(start + 5 + stop):
         code = oath.hotp(key, counter, 8, algorithm)

@@ -1,4 +1,4 @@
-"""Policy: its bounds, its defaults, and what failures demand."""
+"""Policy: its bounds, its defaults, and the number of codes that failures require."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def test_every_number_has_its_bounds(name: str) -> None:
 @pytest.mark.parametrize(
     ("failures", "needed"), [(0, 1), (4, 1), (5, 2), (6, 2), (19, 2), (20, 3), (21, 3), (10**9, 3), (2**62, 3)]
 )
-def test_from_5_failures_on_two_codes_are_needed_and_from_20_on_three(failures: int, needed: int) -> None:
+def test_from_5_failures_two_codes_are_required_and_from_20_three(failures: int, needed: int) -> None:
     assert Policy().codes_needed(failures) == needed
 
 
-def test_a_lock_falls_at_its_number_and_never_where_it_is_off() -> None:
+def test_an_account_is_locked_at_its_limit_and_never_without_one() -> None:
     assert [Policy(lock_after=3).locks(n) for n in (0, 2, 3, 4)] == [False, False, True, True]
     assert not any(Policy(lock_after=0).locks(n) for n in (0, 1, 10**9))

@@ -1,4 +1,4 @@
-"""The record: valid by construction, moved by named transitions alone, and silent about its secrets."""
+"""The record: valid by construction, changed only by named transitions, with a repr that shows no secret."""
 
 from __future__ import annotations
 
@@ -12,28 +12,18 @@ from hypothesis import strategies as st
 from pam_totp.core.record import DAY, Grace, HotpToken, RecordError, Token, TotpToken, UserRecord
 from pam_totp.core.secretfile import base32
 from tests.core.strategies import TIME_END, hotp_tokens, records, times, tokens, totp_tokens
+from tests.site import KEY, fob, phone
 
-KEY = b"12345678901234567890"
 DIGEST = "ab" * 32
 SALT = "00" * 16
 LIMIT = 2**64
-
-
-def fob(**fields: Any) -> HotpToken:
-    given_: dict[str, Any] = {"name": "fob", "secret": KEY, "created": 0} | fields
-    return HotpToken(**given_)
-
-
-def phone(**fields: Any) -> TotpToken:
-    given_: dict[str, Any] = {"name": "phone", "secret": KEY[::-1], "created": 0} | fields
-    return TotpToken(**given_)
 
 
 def alice(*held: Token, **fields: Any) -> UserRecord:
     return UserRecord(user="alice", tokens=held, **fields)
 
 
-# ---- valid by construction (what the file's rules say, for values that are made by code)
+# ---- valid by construction (the rules of the file, for values made by code)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +47,7 @@ def alice(*held: Token, **fields: Any) -> UserRecord:
         ({"counter": LIMIT + 1}, "counter: "),
     ],
 )
-def test_no_token_is_made_of_bad_fields(fields: dict[str, Any], said: str) -> None:
+def test_a_token_with_a_bad_field_is_refused(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(RecordError, match=said):
         fob(**fields)
 
@@ -81,7 +71,7 @@ def test_no_token_is_made_of_bad_fields(fields: dict[str, Any], said: str) -> No
         ({"grace": (("sshd", "x", 0),)}, "grace: "),
     ],
 )
-def test_no_record_is_made_of_bad_fields(fields: dict[str, Any], said: str) -> None:
+def test_a_record_with_a_bad_field_is_refused(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(RecordError, match=said):
         UserRecord(**{"user": "alice"} | fields)
 
@@ -102,7 +92,7 @@ def test_neither_repr_nor_str_nor_format_shows_a_key_or_a_digest(record: UserRec
             assert record.salt is None or record.salt not in shown
 
 
-def test_a_token_and_a_record_say_what_they_are() -> None:
+def test_the_repr_names_the_type_of_a_token_and_a_record() -> None:
     assert repr(fob()) == "<hotp token 'fob'>"
     assert repr(phone()) == "<totp token 'phone'>"
     assert repr(alice(fob(), phone())) == "<record of 'alice': 2 tokens>"
@@ -125,7 +115,7 @@ def test_an_event_token_moves_to_just_after_the_last_code(token: HotpToken, ahea
     assert after.counter == token.counter + ahead + count
     assert after.last_used == now
     assert after.confirmed
-    assert after == token._replace(counter=after.counter, last_used=now, confirmed=True), "and nothing else changes"
+    assert after == token._replace(counter=after.counter, last_used=now, confirmed=True), "no other field changes"
 
 
 @given(token=hotp_tokens, back=st.integers(1, 1000), count=st.integers(1, 3))
@@ -143,7 +133,7 @@ def test_after_the_last_counter_there_is_none() -> None:
 
 
 @given(token=totp_tokens, step=st.integers(0, LIMIT - 4), count=st.integers(1, 3), now=times)
-def test_a_time_token_moves_to_the_last_step_and_a_lone_code_leaves_the_drift(
+def test_a_time_token_moves_to_the_last_step_and_one_code_keeps_the_drift(
     token: TotpToken, step: int, count: int, now: int
 ) -> None:
     if token.last_step is not None and step <= token.last_step:
@@ -158,7 +148,7 @@ def test_a_time_token_moves_to_the_last_step_and_a_lone_code_leaves_the_drift(
     assert after == token._replace(last_step=last, drift=drift, last_used=now, confirmed=True)
 
 
-def test_step_0_is_a_step_that_was_used() -> None:
+def test_step_0_counts_as_used() -> None:
     used = phone().accepted(0, 1, 0)
     assert used.last_step == 0
     with pytest.raises(ValueError, match="must not go down"):
@@ -171,7 +161,7 @@ def test_a_token_that_is_neither_has_no_transition() -> None:
         Token(name="x", secret=KEY, created=0).accepted(0, 1, 0)
 
 
-# ---- transitions: the admin's
+# ---- transitions by the admin
 
 
 @given(tokens)
@@ -194,10 +184,10 @@ def test_enrolled_means_a_confirmed_token_enabled_or_not() -> None:
     assert not alice(fob(confirmed=False)).enrolled
     assert alice(fob(enabled=False)).enrolled
     assert alice(fob(confirmed=False), phone()).enrolled
-    assert not alice(salt=SALT, recovery=(DIGEST,)).enrolled, "recovery codes alone are no second factor"
+    assert not alice(salt=SALT, recovery=(DIGEST,)).enrolled, "recovery codes without a token are not a second factor"
 
 
-def test_tokens_are_found_by_name_added_changed_and_removed_and_grace_is_void_then() -> None:
+def test_a_change_of_tokens_is_made_by_name_and_voids_grace() -> None:
     grace = (Grace(service="sshd", rhost="h", granted=0),)
     record = alice(fob(), grace=grace, failures=3, failures_at=7, refused=4)
     assert record.token("fob") is record.tokens[0]
@@ -210,7 +200,7 @@ def test_tokens_are_found_by_name_added_changed_and_removed_and_grace_is_void_th
     assert [t.name for t in removed.tokens] == ["phone"]
     for after in (added, renamed, removed):
         assert after.grace == ()
-        assert (after.failures, after.failures_at, after.refused) == (3, 7, 4), "changing tokens forgives nothing"
+        assert (after.failures, after.failures_at, after.refused) == (3, 7, 4), "a change of tokens keeps the failures"
     with pytest.raises(RecordError, match="duplicate name"):
         record.with_token(fob(secret=b"x" * 20))
     with pytest.raises(RecordError, match="duplicate secret"):
@@ -223,7 +213,7 @@ def test_grace_is_replaced_and_nothing_else() -> None:
     assert record.with_grace(grace) == record._replace(grace=grace)
 
 
-def test_what_is_bare_keeps_recovery_codes_and_failures_alone() -> None:
+def test_a_record_without_tokens_keeps_recovery_codes_and_failures() -> None:
     grace = (Grace(service="sshd", rhost="192.0.2.7", granted=5),)
     record = alice(fob(), salt=SALT, recovery=(DIGEST,), failures=3, failures_at=7, refused=2, grace=grace)
     assert record.without_tokens("bob") == UserRecord(
@@ -269,13 +259,13 @@ def test_failures_fall_although_one_is_added_every_day() -> None:
     record = counted(10, 0)
     for day in range(1, 8):
         record = record.refused_as_wrong(day * DAY + 3600)
-    assert record.failures == 10, "one comes and one goes"
+    assert record.failures == 10, "one is added and one expires"
     for day in range(8, 15):
         record = record.refused_as_wrong(2 * day * DAY)
     assert record.failures < 10
 
 
-def test_a_failure_is_not_lost_when_the_clock_goes_back_and_comes_again() -> None:
+def test_a_failure_is_not_lost_when_the_clock_goes_back_and_returns() -> None:
     now = 20_000 * DAY
     record = counted(0, None)
     for _ in range(4):
@@ -287,9 +277,7 @@ def test_a_failure_is_not_lost_when_the_clock_goes_back_and_comes_again() -> Non
 
 
 @given(record=records(), now=times, again=times)
-def test_failures_never_fall_faster_than_one_a_day_and_never_grow_by_waiting(
-    record: UserRecord, now: int, again: int
-) -> None:
+def test_failures_fall_by_at_most_one_a_day_and_never_grow_by_waiting(record: UserRecord, now: int, again: int) -> None:
     failures, since = record.failures_now(now)
     assert 0 <= failures <= record.failures
     if record.failures_at is not None:
@@ -297,11 +285,11 @@ def test_failures_never_fall_faster_than_one_a_day_and_never_grow_by_waiting(
     assert (since is None) == (failures == 0)
     later = record._replace(failures=failures, failures_at=since)
     assert later.failures_now(max(now, again)) == record.failures_now(max(now, again)), (
-        "looking in between changes nothing"
+        "reading in between changes nothing"
     )
 
 
-def test_a_wrong_answer_counts_as_failure_and_as_refused_and_a_replay_as_refused_alone() -> None:
+def test_a_wrong_answer_is_a_failure_and_a_refusal_a_replay_only_a_refusal() -> None:
     record = counted(2, 100, refused=6)
     assert record.refused_uncounted() == record._replace(refused=7)
     assert record.refused_as_wrong(200) == record._replace(failures=3, refused=7)
@@ -309,14 +297,14 @@ def test_a_wrong_answer_counts_as_failure_and_as_refused_and_a_replay_as_refused
     assert counted(1, 0).refused_as_wrong(5 * DAY) == counted(1, 5 * DAY, refused=1)
 
 
-def test_counts_stay_where_they_can_count_no_further() -> None:
-    """A right answer must get in whatever the file holds, so a refusal must be written too."""
+def test_counters_stop_at_their_maximum() -> None:
+    """A right answer must be accepted with any counts in the file, and a refusal must be written."""
     full = counted(2**62, 2**62 - 1, refused=2**62)
     assert full.refused_uncounted() == full
     assert full.refused_as_wrong(2**62 - 1) == full
 
 
-def test_a_lone_success_leaves_the_failures_and_a_row_clears_them_and_both_clear_what_was_refused() -> None:
+def test_one_code_keeps_failures_codes_in_a_row_clear_them() -> None:
     record = counted(3, 100, refused=6)
     token = record.tokens[0]
     alone = record.accepted(token, 0, 1, 100 + DAY + 1)
@@ -325,18 +313,18 @@ def test_a_lone_success_leaves_the_failures_and_a_row_clears_them_and_both_clear
     assert (row.failures, row.failures_at, row.refused) == (0, None, 0)
 
 
-def test_success_moves_the_one_token_whose_code_it_was() -> None:
+def test_a_success_moves_only_the_token_of_the_code() -> None:
     record = alice(fob(), phone())
     after = record.accepted(record.tokens[1], 7, 1, 210)
     assert after.tokens == (record.tokens[0], record.tokens[1].accepted(7, 1, 210))
 
 
-def test_a_recovery_code_is_gone_after_its_use_and_so_are_the_failures() -> None:
+def test_a_used_recovery_code_is_removed_and_clears_the_failures() -> None:
     record = counted(30, 5, refused=9, salt=SALT, recovery=(DIGEST, "cd" * 32))
     after = record.recovered(DIGEST)
     assert after == record._replace(recovery=("cd" * 32,), failures=0, failures_at=None, refused=0)
 
 
-def test_unlocking_forgets_failures_alone() -> None:
+def test_unlocking_clears_only_the_failures() -> None:
     record = counted(30, 5, refused=9)
     assert record.unlocked() == record._replace(failures=0, failures_at=None)

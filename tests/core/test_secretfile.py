@@ -1,4 +1,4 @@
-"""The secret file: one encoding and no other, errors that name the place, and never a value in them."""
+"""The secret file: exactly one encoding, and errors that name the field without its value."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.core.vectors import DATA
 
 ALICE = (DATA / "alice.json").read_bytes()
 DOCUMENT: dict[str, Any] = json.loads(ALICE)
-MARKER = "Xmarker0X"  # what must never be seen in an error
+MARKER = "Xmarker0X"  # must never be in an error
 
 Path = tuple[str | int, ...]
 
 
 def encoded(document: object) -> bytes:
-    """As the format says: json.dumps(doc, indent=1) and a line end."""
+    """Encode by the format: json.dumps(doc, indent=1) and a line end."""
     return (json.dumps(document, indent=1) + "\n").encode("ascii")
 
 
@@ -39,12 +39,12 @@ def with_value(path: Path, value: object) -> bytes:
 
 
 def place(path: Path) -> str:
-    """How an error names a place: tokens[0].digits."""
+    """Return the name of a field in an error: tokens[0].digits."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".")
 
 
 def refusal(data: bytes) -> str:
-    """The text of the RecordError that `data` earns."""
+    """Return the text of the RecordError that `data` causes."""
     with pytest.raises(RecordError) as caught:
         parse(data)
     text = str(caught.value)
@@ -65,10 +65,10 @@ def _parses(data: bytes) -> bool:
     return True
 
 
-# ---- what is right
+# ---- valid files
 
 
-def test_the_file_that_was_written_by_hand_is_read_as_it_says_and_written_back_byte_for_byte() -> None:
+def test_a_file_written_by_hand_is_read_and_written_back_byte_for_byte() -> None:
     record = parse(ALICE)
     fob, phone = record.tokens
     assert (record.user, record.failures, record.failures_at, record.refused) == ("alice", 2, 1_700_086_400, 3)
@@ -104,7 +104,7 @@ def test_an_empty_record_has_every_key_and_null_for_none() -> None:
 
 
 @given(records())
-def test_what_is_written_is_read_back_the_same(record: UserRecord) -> None:
+def test_a_written_record_is_read_back_unchanged(record: UserRecord) -> None:
     data = serialize(record)
     assert data == encoded(json.loads(data))
     assert data.isascii()
@@ -116,7 +116,7 @@ def test_what_is_written_is_read_back_the_same(record: UserRecord) -> None:
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_are_an_error_or_come_back_the_same(data: bytes) -> None:
+def test_any_bytes_are_an_error_or_a_round_trip(data: bytes) -> None:
     try:
         record = parse(data)
     except RecordError:
@@ -125,7 +125,7 @@ def test_any_bytes_are_an_error_or_come_back_the_same(data: bytes) -> None:
 
 
 @given(records(), st.data())
-def test_a_few_bytes_changed_are_an_error_or_come_back_the_same(record: UserRecord, data: st.DataObject) -> None:
+def test_a_few_changed_bytes_are_an_error_or_a_round_trip(record: UserRecord, data: st.DataObject) -> None:
     good = bytearray(serialize(record))
     start = data.draw(st.integers(0, len(good)))
     good[start : start + data.draw(st.integers(0, 3))] = data.draw(
@@ -155,7 +155,7 @@ NOT_SECRET = [
     "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJ\n",
     "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJß",
     "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQO3",  # bits left over
-    "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQG",  # no number of bytes has 33 characters
+    "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQG",  # 33 characters encode no whole number of bytes
 ]
 NOT_SALT = [0, True, [], "", "00" * 15, "00" * 65, "0" * 33, "0G" * 16, "AB" * 16, "0x" + "00" * 16, " " * 32]
 NOT_DIGEST = [None, 0, True, [], {}, "", "00" * 31, "00" * 33, "0" * 63, "AB" * 32, "zz" * 32]
@@ -218,14 +218,14 @@ GOOD: dict[Path, list[object]] = {
 
 
 @pytest.mark.parametrize("path", BAD, ids=place)
-def test_a_field_of_a_wrong_type_or_out_of_range_is_refused_by_its_place(path: Path) -> None:
+def test_an_error_names_the_field_of_a_wrong_type_or_range(path: Path) -> None:
     for value in BAD[path]:
         data = with_value(path, value)
         assert refusal(data).startswith(f"{place(path)}: "), value
 
 
 @pytest.mark.parametrize("path", GOOD, ids=place)
-def test_the_last_value_within_each_range_is_taken(path: Path) -> None:
+def test_the_last_value_within_each_range_is_accepted(path: Path) -> None:
     for value in GOOD[path]:
         data = with_value(path, value)
         assert serialize(parse(data)) == data
@@ -260,7 +260,7 @@ def test_fields_that_do_not_go_together_are_refused(said: str) -> None:
     assert refusal(with_value(*TOGETHER[said])) == said
 
 
-def test_the_fullest_lists_are_taken() -> None:
+def test_lists_of_maximum_length_are_accepted() -> None:
     for path, value in [
         (("tokens",), _tokens(8)),
         (("recovery",), [f"{i:064x}" for i in range(100)]),
@@ -293,7 +293,7 @@ EACH_KEY = pytest.mark.parametrize(
 
 
 @EACH_KEY
-def test_every_key_must_be_there(path: Path, key: str) -> None:
+def test_every_key_is_required(path: Path, key: str) -> None:
     document = copy.deepcopy(DOCUMENT)
     del _at(document, path)[key]
     said = refusal(encoded(document))
@@ -302,7 +302,7 @@ def test_every_key_must_be_there(path: Path, key: str) -> None:
 
 
 @EACH_KEY
-def test_no_key_may_be_there_twice(path: Path, key: str) -> None:
+def test_a_duplicate_key_is_refused(path: Path, key: str) -> None:
     text = ALICE.decode()
     pad = " " * (1 + len(path))
     block = text.index("{", text.index('"tokens"' if path[:1] == ("tokens",) else '"grace"')) if path else 0
@@ -311,7 +311,7 @@ def test_no_key_may_be_there_twice(path: Path, key: str) -> None:
     at = text.index(f'{pad}"{key}"', block)
     for value in ("null", json.dumps(_at(DOCUMENT, (*path, key)))):
         again = f'{text[:at]}{pad}"{key}": {value},\n{text[at:]}'
-        assert json.loads(again) == DOCUMENT, "Python's parser takes the last of the two"
+        assert json.loads(again) == DOCUMENT, "Python's parser uses the last of the two"
         refusal(again.encode())
 
 
@@ -327,7 +327,7 @@ def test_a_key_under_another_spelling_is_refused(path: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize("path", OBJECTS, ids=place)
-def test_no_further_key_is_taken(path: Path) -> None:
+def test_an_unknown_key_is_refused(path: Path) -> None:
     for key in (MARKER, "", "Version", "__class__", "note"):
         document = copy.deepcopy(DOCUMENT)
         _at(document, path)[key] = MARKER
@@ -335,7 +335,7 @@ def test_no_further_key_is_taken(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", OBJECTS, ids=place)
-def test_keys_stand_in_one_order(path: Path) -> None:
+def test_keys_have_one_order(path: Path) -> None:
     document = copy.deepcopy(DOCUMENT)
     target = _at(document, path)
     items = list(target.items())
@@ -348,11 +348,11 @@ def test_keys_stand_in_one_order(path: Path) -> None:
 
 @pytest.mark.parametrize("path", OBJECTS[1:], ids=place)
 @pytest.mark.parametrize("value", [None, [], "x", 1, True, [[]]])
-def test_what_should_be_an_object_is_one(path: Path, value: object) -> None:
+def test_every_object_must_be_an_object(path: Path, value: object) -> None:
     assert refusal(with_value(path, value)).startswith(place(path))
 
 
-def test_a_type_decides_which_other_keys_there_are() -> None:
+def test_the_type_determines_the_other_keys() -> None:
     assert refusal(with_value(("tokens", 0, "type"), "totp")) == "tokens[0].period: missing"
     assert refusal(with_value(("tokens", 1, "type"), "hotp")) == "tokens[1].counter: missing"
 
@@ -430,11 +430,11 @@ BYTES: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("what", BYTES)
-def test_no_other_encoding_is_taken(what: str) -> None:
+def test_another_encoding_is_refused(what: str) -> None:
     refusal(BYTES[what])
 
 
-def test_what_is_not_ascii_is_said_to_be_so() -> None:
+def test_a_byte_that_is_not_ascii_is_named_as_the_error() -> None:
     for what in ("UTF-8 where an escape should be", "Latin-1", "a byte order mark", "UTF-16"):
         assert refusal(BYTES[what]) == "must be ASCII"
 
@@ -462,7 +462,7 @@ def test_a_file_of_64_kibibytes_is_read_and_one_byte_more_is_not() -> None:
     assert refusal(encoded(full)) == f"larger than {MAX_FILE} bytes"
 
 
-# ---- nothing of the file is in an error
+# ---- errors show no content
 
 
 def _paths(value: object, path: Path = ()) -> Iterator[Path]:
@@ -478,7 +478,7 @@ planted = st.sampled_from([MARKER, [MARKER], {MARKER: MARKER}, MARKER + "\n", MA
 @given(path=st.sampled_from([p for p in _paths(DOCUMENT) if p]), value=planted, extra=st.booleans())
 @example(path=("tokens", 0, "secret"), value=MARKER, extra=False)
 @example(path=("user",), value={MARKER: 1}, extra=False)
-def test_an_error_never_shows_what_stands_in_the_file(path: Path, value: object, extra: bool) -> None:
+def test_an_error_never_shows_content_of_the_file(path: Path, value: object, extra: bool) -> None:
     document = json.loads(with_value(path, value))
     if extra:
         document[MARKER] = MARKER
@@ -508,13 +508,13 @@ def test_a_marker_among_the_bytes_is_never_shown(at: int, cut: int) -> None:
         (b"Hello world...\0", "JBSWY3DPEB3W64TMMQXC4LQA"),  # google-authenticator-libpam's test suite
     ],
 )
-def test_base32_is_the_published_one(raw: bytes, text: str) -> None:
+def test_base32_matches_the_published_vectors(raw: bytes, text: str) -> None:
     assert base32(raw) == text
     assert unbase32(text) == raw
 
 
 @given(st.binary(min_size=1, max_size=130))
-def test_base32_comes_back(raw: bytes) -> None:
+def test_base32_round_trips(raw: bytes) -> None:
     assert unbase32(base32(raw)) == raw
 
 
@@ -527,6 +527,6 @@ def test_base32_has_one_spelling(text: str) -> None:
     assert base32(raw) == text
 
 
-def test_the_tables_above_leave_no_field_out() -> None:
+def test_the_tables_above_cover_every_field() -> None:
     fields = {path for path in _paths(DOCUMENT) if path and not isinstance(_at(DOCUMENT, path), dict)}
     assert fields - {("recovery", 0)} == set(BAD)

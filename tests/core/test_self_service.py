@@ -1,4 +1,4 @@
-"""Self-service: why a change was not made is a code; the text is for the user."""
+"""Self-service: the reason of a refused change is a code; the text is for the user."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import pytest
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_TOKENS, UserRecord
 from pam_totp.operations.self_service import TEXTS, Asking, Factors, Problem, Reason, conflict
-from tests.core.stores import KEY, Memory, code, fob
+from tests.core.stores import Memory, code
+from tests.site import KEY, fob
 
 ALICE = Asking("alice", proof=code(0))
 
@@ -26,7 +27,7 @@ def other(number: int) -> object:
     return fob(name=f"token {number}", secret=bytes([number]) * 20)
 
 
-def test_a_token_that_the_record_cannot_take_is_told_by_the_record() -> None:
+def test_a_token_that_the_record_refuses_gets_the_records_reason() -> None:
     full = UserRecord(user="alice", tokens=tuple(other(i) for i in range(MAX_TOKENS)))  # type: ignore[arg-type]
     one = UserRecord(user="alice", tokens=(fob(),))
     assert conflict(full, fob()) is Reason.TOO_MANY_TOKENS

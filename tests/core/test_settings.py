@@ -1,4 +1,4 @@
-"""Settings: every argument, the site file, which of them wins, and that all doubt is an error."""
+"""Settings: every argument, the site file, their precedence, and an error for every ambiguous input."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def chosen(*arguments: str, site: str = "", service: str = "sshd") -> Settings:
 
 
 def refused(*arguments: str, site: str = "", service: str = "sshd") -> str:
-    """The text of the SettingsError."""
+    """Return the text of the SettingsError."""
     with pytest.raises(SettingsError) as caught:
         chosen(*arguments, site=site, service=service)
     assert "\n" not in str(caught.value)
@@ -35,14 +35,14 @@ def test_the_defaults() -> None:
     assert made.origins == {}
 
 
-def test_the_facts_are_every_setting_by_its_name() -> None:
+def test_the_facts_have_every_setting_by_its_name() -> None:
     facts = chosen("window=3", "echo", "user=bob").facts()
     assert list(facts)[:5] == ["look_ahead", "window", "resync_window", "resync_steps", "lock_after"]
     assert (facts["window"], facts["echo"], facts["user"], facts["secret"]) == (3, True, "bob", None)
     assert set(facts) == {*Policy.RULES, *Settings._fields} - {"policy", "origins"}
 
 
-def test_a_file_that_changed_is_in_force_at_once_and_so_is_one_that_changed_back() -> None:
+def test_a_changed_file_applies_at_once_also_when_it_is_changed_back() -> None:
     for window in (2, 3, 2):
         assert chosen(site=f"[policy]\nwindow = {window}\n").policy.window == window
         assert chosen("window=4", site=f"[policy]\nwindow = {window}\n").policy.window == 4
@@ -58,7 +58,7 @@ WITH_VALUE = [*NUMBERS, "prompt", "user", "store", "secret", "socket", "helper"]
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_every_number_is_taken_within_its_bounds(name: str) -> None:
+def test_every_number_is_accepted_within_its_bounds(name: str) -> None:
     for value in {0, 1, NUMBERS[name]}:
         made = chosen(f"{name}={value}")
         assert (made.grace_period if name == "grace_period" else getattr(made.policy, name)) == value
@@ -106,7 +106,7 @@ def test_every_other_argument_sets_its_field_and_no_other(argument: str, field: 
 
 
 @pytest.mark.parametrize("argument", ["nodelay", "socket=none", "socket=/run/x", "helper=/usr/lib/x.py"])
-def test_what_is_the_relays_is_taken_and_means_nothing_here(argument: str) -> None:
+def test_the_arguments_of_the_relay_are_accepted_and_ignored(argument: str) -> None:
     made = chosen(argument)
     assert {f for f in Settings._fields if getattr(made, f) != getattr(chosen(), f)} == {"origins"}
 
@@ -144,7 +144,7 @@ def test_what_is_the_relays_is_taken_and_means_nothing_here(argument: str) -> No
         ),
     ],
 )
-def test_what_is_unknown_or_malformed_is_refused_by_name(argument: str, said: str) -> None:
+def test_an_unknown_or_malformed_argument_is_refused_by_name(argument: str, said: str) -> None:
     assert refused(argument).startswith(said)
 
 
@@ -155,12 +155,12 @@ def test_a_flag_takes_no_value(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WITH_VALUE)
-def test_a_setting_needs_its_value(name: str) -> None:
+def test_a_setting_requires_a_value(name: str) -> None:
     assert refused(name) == f"{name}: needs a value"
 
 
 @pytest.mark.parametrize("name", [*FLAGS, *WITH_VALUE])
-def test_nothing_is_given_twice(name: str) -> None:
+def test_a_repeated_argument_is_refused(name: str) -> None:
     argument = name if name in FLAGS else f"{name}=/1" if name not in NUMBERS else f"{name}=1"
     chosen(argument)
     assert refused(argument, "debug" if name != "debug" else "echo", argument) == f"{name}: given twice"
@@ -203,7 +203,7 @@ www-data = "web"
 """
 
 
-def test_the_site_sets_defaults_a_service_its_own_and_an_argument_wins() -> None:
+def test_arguments_override_service_settings_which_override_the_site() -> None:
     made = chosen("window=4", site=SITE)
     assert (made.policy.look_ahead, made.policy.window, made.nullok, made.echo) == (20, 4, True, False)
     assert (made.prompt, made.grace_period) == ("Code: ", 60)
@@ -226,13 +226,13 @@ def test_clients_are_accounts_and_the_service_that_each_may_name() -> None:
     assert parse_site("").clients == {}
 
 
-def test_no_file_an_empty_one_and_empty_tables_are_the_same() -> None:
+def test_no_file_an_empty_file_and_empty_tables_are_the_same() -> None:
     assert parse_site("") == parse_site("# nothing\n") == parse_site("[policy]\n[service]\n[clients]\n") == Site.NONE
 
 
 @pytest.mark.parametrize("table", ["policy", "service.sshd"])
 @pytest.mark.parametrize("name", [*NUMBERS, "prompt", "echo", "nullok", "debug"])
-def test_a_site_setting_is_of_its_type_and_within_its_bounds(table: str, name: str) -> None:
+def test_a_site_setting_must_have_its_type_and_bounds(table: str, name: str) -> None:
     place = f"/etc/pam_totp.toml: {table}.{name}: "
     right: list[Any] = {"prompt": ['"x"']}.get(name, [0, NUMBERS[name]] if name in NUMBERS else ["true", "false"])
     wrong: list[Any] = ["1.0", "[]", "{}", "1979-05-27", "nan"]
@@ -244,7 +244,7 @@ def test_a_site_setting_is_of_its_type_and_within_its_bounds(table: str, name: s
         assert refused(site=f"[{table}]\n{name} = {value}\n").startswith(place), value
 
 
-def test_a_bad_site_setting_is_refused_although_an_argument_or_another_service_hides_it() -> None:
+def test_a_bad_site_setting_is_refused_even_if_overridden() -> None:
     assert refused("look_ahead=5", site="[policy]\nlook_ahead = 101\n").startswith(
         "/etc/pam_totp.toml: policy.look_ahead"
     )
@@ -256,7 +256,7 @@ def test_a_bad_site_setting_is_refused_although_an_argument_or_another_service_h
     ["user", "store", "secret", "socket", "helper", "nodelay", "try_first_pass", "use_first_pass", "forward_pass"],
 )
 @pytest.mark.parametrize("table", ["policy", "service.sshd"])
-def test_who_and_where_and_the_place_in_a_stack_are_no_business_of_the_site(table: str, name: str) -> None:
+def test_the_site_cannot_set_store_caller_or_stack_arguments(table: str, name: str) -> None:
     for value in ("true", '"/x"', "1"):
         said = refused(site=f"[{table}]\n{name} = {value}\n")
         assert said == f"/etc/pam_totp.toml: {table}: unknown setting '{name}'"
@@ -284,7 +284,7 @@ def test_who_and_where_and_the_place_in_a_stack_are_no_business_of_the_site(tabl
         ("[policy]\nwindow = " + "[" * 5000 + "\n", ""),
     ],
 )
-def test_a_site_file_with_a_mistake_is_refused_by_its_place(text: str, said: str) -> None:
+def test_an_error_in_the_site_file_names_its_place(text: str, said: str) -> None:
     assert refused(site=text).startswith(f"/etc/pam_totp.toml: {said}")
 
 

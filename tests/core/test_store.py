@@ -1,4 +1,4 @@
-"""The file store: whose files it reads, under which names, and that it leaves everything in order."""
+"""The file store: owners and modes it accepts, names of its files, and its temporary files."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from pam_totp.core.secretfile import MAX_FILE
 from pam_totp.store import NotThere, StoreError
 from pam_totp.store.file import FileStore, file_name
 from tests.conftest import as_root
-from tests.core.stores import code, counter_of, enrol, fob, record_of, says
-from tests.site import PATIENCE, until
+from tests.core.stores import code, counter_of, enrol, record_of, says
+from tests.site import PATIENCE, fob, until
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def files(folder: Path) -> list[str]:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[object, ...]]:
-    """Everything about every file but when it was last read."""
+    """Return the metadata and content of every file, without its access time."""
     found: dict[str, tuple[object, ...]] = {}
     for name in files(folder):
         status = (folder / name).lstat()
@@ -46,7 +46,7 @@ def snapshot(folder: Path) -> dict[str, tuple[object, ...]]:
 # ---- reading and writing
 
 
-def test_what_was_enrolled_is_read_and_a_login_moves_it_on(folder: Path, store: FileStore) -> None:
+def test_an_enrolled_record_is_read_and_advanced_by_a_login(folder: Path, store: FileStore) -> None:
     path = enrol(folder)
     assert store.read("alice").tokens == (fob(),)
     assert says(folder, code(0)) == "code"
@@ -66,13 +66,13 @@ def test_a_key_that_another_process_removed_is_not_kept_in_memory(folder: Path, 
     assert not [held for held in gc.get_objects() if isinstance(held, Token) and held.secret == secret]
 
 
-def test_the_result_of_the_change_comes_back(folder: Path, store: FileStore) -> None:
+def test_the_result_of_the_change_is_returned(folder: Path, store: FileStore) -> None:
     enrol(folder)
     marker = object()
     assert store.update("alice", lambda record: (record, marker)) is marker
 
 
-def test_a_record_that_did_not_change_is_not_written(folder: Path, store: FileStore) -> None:
+def test_an_unchanged_record_is_not_written(folder: Path, store: FileStore) -> None:
     path = enrol(folder)
     before = snapshot(folder)["alice.json"]
     store.update("alice", lambda record: (record, None))
@@ -83,7 +83,7 @@ def test_a_record_that_did_not_change_is_not_written(folder: Path, store: FileSt
     assert record_of(path).failures == 1
 
 
-def test_nothing_is_written_where_the_change_fails_and_the_lock_is_free_again(folder: Path, store: FileStore) -> None:
+def test_a_failed_change_writes_nothing_and_releases_the_lock(folder: Path, store: FileStore) -> None:
     enrol(folder)
     before = snapshot(folder)["alice.json"]
 
@@ -97,7 +97,7 @@ def test_nothing_is_written_where_the_change_fails_and_the_lock_is_free_again(fo
     assert says(folder, code(0), store=FileStore(str(folder), lock_wait=0.0)) == "code"
 
 
-def test_a_user_who_is_not_there_is_not_there_and_leaves_no_lock(folder: Path, store: FileStore) -> None:
+def test_an_unknown_user_is_not_found_and_leaves_no_lock_file(folder: Path, store: FileStore) -> None:
     with pytest.raises(NotThere):
         store.read("alice")
     with pytest.raises(NotThere):
@@ -105,7 +105,7 @@ def test_a_user_who_is_not_there_is_not_there_and_leaves_no_lock(folder: Path, s
     assert files(folder) == []
 
 
-def test_create_begins_with_an_empty_record_and_keeps_one_that_is_there(folder: Path, store: FileStore) -> None:
+def test_create_starts_an_empty_record_and_keeps_an_existing_one(folder: Path, store: FileStore) -> None:
     seen: list[UserRecord] = []
 
     def add(record: UserRecord) -> tuple[UserRecord, None]:
@@ -119,7 +119,7 @@ def test_create_begins_with_an_empty_record_and_keeps_one_that_is_there(folder: 
     assert [t.name for t in store.read("alice").tokens] == ["t1", "t2"]
 
 
-def test_none_deletes_the_record_and_leaves_the_lock(folder: Path, store: FileStore) -> None:
+def test_none_deletes_the_record_and_keeps_the_lock_file(folder: Path, store: FileStore) -> None:
     enrol(folder)
     assert store.update("alice", lambda record: (None, record.user)) == "alice"
     assert files(folder) == ["alice.lock"]
@@ -128,7 +128,7 @@ def test_none_deletes_the_record_and_leaves_the_lock(folder: Path, store: FileSt
     assert store.update("bob", lambda record: (None, 5), create=True) == 5
 
 
-def test_a_user_who_goes_while_the_lock_is_waited_for_is_not_there(folder: Path) -> None:
+def test_a_user_deleted_while_the_lock_is_awaited_is_not_found(folder: Path) -> None:
     path = enrol(folder)
     inside, go_on = threading.Event(), threading.Event()
     outcomes: list[object] = []
@@ -156,7 +156,7 @@ def test_a_user_who_goes_while_the_lock_is_waited_for_is_not_there(folder: Path)
     assert isinstance(outcomes[0], NotThere)
 
 
-def test_a_record_too_large_to_be_read_again_is_not_written(folder: Path, store: FileStore) -> None:
+def test_a_record_too_large_to_be_read_back_is_not_written(folder: Path, store: FileStore) -> None:
     path = enrol(folder)
     before = path.read_bytes()
     tokens = tuple(fob(name="n" * 250 + str(i), secret=bytes([i]) * 128, serial="ü" * 255) for i in range(8))
@@ -182,7 +182,7 @@ def umask() -> Iterator[Callable[[int], int]]:
 
 
 @pytest.mark.parametrize("mask", [0, 0o022, 0o077, 0o277, 0o777])
-def test_whatever_the_umask_files_are_for_their_owner_alone(
+def test_files_are_private_to_their_owner_under_every_umask(
     folder: Path, store: FileStore, umask: Callable[[int], int], mask: int
 ) -> None:
     umask(mask)
@@ -196,7 +196,7 @@ def test_whatever_the_umask_files_are_for_their_owner_alone(
     assert says(folder, code(0)) == "code"
 
 
-def test_no_descriptor_is_left_open(folder: Path, store: FileStore) -> None:
+def test_every_descriptor_is_closed(folder: Path, store: FileStore) -> None:
     enrol(folder)
     enrol(folder, "broken").write_bytes(b"{")
     before = os.listdir("/proc/self/fd")
@@ -204,7 +204,7 @@ def test_no_descriptor_is_left_open(folder: Path, store: FileStore) -> None:
         says(folder, b"000000")
         store.update_decoy("zoe")
         list(store.users())
-        for broken in ("broken", "nobody", "x" * 300):
+        for broken in ("broken", "zoe", "x" * 300):
             with pytest.raises((StoreError, NotThere)):
                 store.update(broken, lambda record: (record, None))
             with pytest.raises((StoreError, NotThere)):
@@ -212,19 +212,17 @@ def test_no_descriptor_is_left_open(folder: Path, store: FileStore) -> None:
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
-# ---- nobody
+# ---- decoy work for an unknown user
 
 
-def test_the_work_for_nobody_leaves_nothing(folder: Path, store: FileStore) -> None:
+def test_the_work_for_an_unknown_user_leaves_no_file(folder: Path, store: FileStore) -> None:
     for user in ("zoe", "zoe", "..", "x" * 245):
         store.update_decoy(user)
         assert files(folder) == []
 
 
 @pytest.mark.parametrize("left", ["", "x" * 5000])
-def test_what_the_work_for_nobody_left_when_it_was_killed_goes_with_the_next(
-    folder: Path, store: FileStore, left: str
-) -> None:
+def test_a_leftover_of_killed_decoy_work_is_removed_by_the_next(folder: Path, store: FileStore, left: str) -> None:
     (folder / ".zoe.nobody").touch(0o600)
     (folder / ".zoe.nobody").write_text(left)
     assert list(store.users()) == []
@@ -232,8 +230,8 @@ def test_what_the_work_for_nobody_left_when_it_was_killed_goes_with_the_next(
     assert files(folder) == []
 
 
-def test_strangers_do_not_wait_for_each_other_and_one_that_is_asked_for_twice_does(folder: Path) -> None:
-    """As users do not, and one user does: by what it waits for a name would tell that nobody has it."""
+def test_unknown_users_run_in_parallel_and_repeats_are_serialised(folder: Path) -> None:
+    """As for real users: otherwise the waiting time of a name would show that it is unknown."""
     impatient = FileStore(str(folder), lock_wait=0.01)
     enrol(folder)
     for held, name in ((folder / "alice.lock", "alice"), (folder / ".zoe.nobody", "zoe")):
@@ -251,23 +249,23 @@ def test_strangers_do_not_wait_for_each_other_and_one_that_is_asked_for_twice_do
         os.close(lock)
 
 
-def test_who_waited_for_the_work_for_nobody_does_its_own(folder: Path, store: FileStore) -> None:
+def test_a_process_that_waited_for_decoy_work_does_its_own(folder: Path, store: FileStore) -> None:
     lock = os.open(folder / ".zoe.nobody", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
     waiting = threading.Thread(target=store.update_decoy, args=("zoe",))
     waiting.start()
     until(lambda: _open_in(folder) >= 3, "it has opened the folder and the file too")
-    (folder / ".zoe.nobody").unlink()  # as whoever had it does
+    (folder / ".zoe.nobody").unlink()  # as the process that held the lock does
     before = folder.stat().st_mtime_ns
     os.close(lock)
     waiting.join(PATIENCE)
     assert not waiting.is_alive()
     assert files(folder) == []
-    assert folder.stat().st_mtime_ns > before, "it wrote, and waited for it"
+    assert folder.stat().st_mtime_ns > before, "it wrote and synced"
 
 
 def _open_in(folder: Path) -> int:
-    """How many of our descriptors are the folder's, or its files'."""
+    """Return the number of descriptors of this process in the folder."""
     found = []
     for fd in os.listdir("/proc/self/fd"):
         with suppress(OSError):
@@ -275,7 +273,7 @@ def _open_in(folder: Path) -> int:
     return sum(path.startswith(str(folder)) for path in found)
 
 
-def test_a_user_called_nobody_is_somebody(folder: Path, store: FileStore) -> None:
+def test_a_user_with_the_name_nobody_is_an_ordinary_user(folder: Path, store: FileStore) -> None:
     path = enrol(folder, "nobody")
     enrol(folder, ".nobody", file="%2Enobody.json")
     store.update_decoy("zoe")
@@ -285,11 +283,11 @@ def test_a_user_called_nobody_is_somebody(folder: Path, store: FileStore) -> Non
     assert files(folder) == ["%2Enobody.json", "%2Enobody.lock", "nobody.json", "nobody.lock"]
 
 
-# ---- leftovers of a writer that was killed
+# ---- leftovers of a killed writer
 
 
 @pytest.mark.parametrize("kind", ["half", "whole", "empty", "unreadable", "link", "pipe"])
-def test_what_a_killed_writer_left_blocks_nobody_and_is_gone(folder: Path, tmp_path: Path, kind: str) -> None:
+def test_a_leftover_of_a_killed_writer_does_not_block_and_is_removed(folder: Path, tmp_path: Path, kind: str) -> None:
     path = enrol(folder)
     aside = folder / ".alice.json.tmp"
     target = tmp_path / "target"
@@ -308,21 +306,21 @@ def test_what_a_killed_writer_left_blocks_nobody_and_is_gone(folder: Path, tmp_p
     assert target.read_text() == "not ours"
 
 
-def test_a_leftover_is_gone_even_where_nothing_is_written(folder: Path) -> None:
+def test_a_leftover_is_removed_even_if_nothing_is_written(folder: Path) -> None:
     enrol(folder)
     (folder / ".alice.json.tmp").write_bytes(b"a secret")
     assert says(folder, b"malformed") == "malformed"
     assert files(folder) == ["alice.json", "alice.lock"]
 
 
-def test_the_leftovers_of_another_user_are_left_to_their_next_writer(folder: Path) -> None:
+def test_a_leftover_of_another_user_is_left_to_that_users_next_writer(folder: Path) -> None:
     enrol(folder)
     (folder / ".bob.json.tmp").write_bytes(b"being written")
     says(folder, code(0))
     assert (folder / ".bob.json.tmp").exists()
 
 
-# ---- files that are not as they should be
+# ---- invalid files
 
 
 def _hard(path: Path) -> None:
@@ -400,9 +398,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("how", SPOILED)
-def test_a_file_that_is_not_as_it_should_be_is_out_of_reach_and_left_alone(
-    folder: Path, store: FileStore, how: str
-) -> None:
+def test_an_invalid_file_is_unavailable_and_unchanged(folder: Path, store: FileStore, how: str) -> None:
     spoil, said = SPOILED[how]
     path = enrol(folder)
     spoil(path)
@@ -417,7 +413,7 @@ def test_a_file_that_is_not_as_it_should_be_is_out_of_reach_and_left_alone(
         assert "alice.json" in str(caught.value)
         assert "\n" not in str(caught.value)
     assert {name: what for name, what in _looks(folder).items() if name != "alice.lock"} == before
-    assert says_bob(folder) == "code", "nobody else is affected"
+    assert says_bob(folder) == "code", "other users are not affected"
 
 
 def _looks(folder: Path) -> dict[str, tuple[int, int, int, int]]:
@@ -431,14 +427,14 @@ def says_bob(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("mode", [0, 0o200, 0o400])
-def test_a_mode_that_takes_the_owners_rights_is_refused_too(folder: Path, store: FileStore, mode: int) -> None:
+def test_a_mode_without_the_owners_rights_is_refused_too(folder: Path, store: FileStore, mode: int) -> None:
     enrol(folder).chmod(mode)
     with pytest.raises(StoreError, match=r"mode is not 0600|Permission denied"):
         store.read("alice")
 
 
 @pytest.mark.parametrize("spoil", [_link, _dangling, _pipe, _directory], ids=lambda f: f.__name__)
-def test_a_lock_that_is_not_a_file_is_out_of_reach(folder: Path, spoil: Callable[[Path], None]) -> None:
+def test_a_lock_that_is_not_a_file_makes_the_user_unavailable(folder: Path, spoil: Callable[[Path], None]) -> None:
     path = enrol(folder)
     assert says(folder, code(0)) == "code"
     spoil(folder / "alice.lock")
@@ -449,8 +445,8 @@ def test_a_lock_that_is_not_a_file_is_out_of_reach(folder: Path, spoil: Callable
 
 
 @pytest.mark.parametrize("mode", [0o400, 0o666, 0o644])
-def test_a_lock_of_another_mode_is_set_right(folder: Path, mode: int) -> None:
-    """It holds nothing; only its owner's rights matter, and that nobody else can open it."""
+def test_a_lock_file_of_another_mode_is_corrected(folder: Path, mode: int) -> None:
+    """The lock file is empty. Its owner needs permission, and no other account may open it."""
     enrol(folder)
     assert says(folder, code(0)) == "code"
     (folder / "alice.lock").chmod(mode)
@@ -460,23 +456,23 @@ def test_a_lock_of_another_mode_is_set_right(folder: Path, mode: int) -> None:
 
 
 @as_root
-def test_a_file_of_somebody_else_is_out_of_reach(folder: Path) -> None:
+def test_a_file_of_another_account_is_unavailable(folder: Path) -> None:
     path = enrol(folder)
     os.chown(path, 65534, 65534)
     with pytest.raises(StoreError, match="not owned"):
         says(folder, code(0))
     os.chown(path, 0, 65534)
-    assert says(folder, code(0)) == "code", "the group does not matter: it has no rights"
+    assert says(folder, code(0)) == "code", "the group is irrelevant: it has no permission"
     os.chown(folder / "alice.lock", 65534, 0)
     with pytest.raises(StoreError, match="not owned"):
         says(folder, code(1))
 
 
-# ---- folders that are not as they should be
+# ---- invalid folders
 
 
 @as_root
-def test_a_folder_of_somebody_else_is_out_of_reach(folder: Path) -> None:
+def test_a_folder_of_another_account_is_unavailable(folder: Path) -> None:
     enrol(folder)
     os.chown(folder, 65534, 65534)
     with pytest.raises(StoreError, match="belongs to uid 65534"):
@@ -486,9 +482,7 @@ def test_a_folder_of_somebody_else_is_out_of_reach(folder: Path) -> None:
 @pytest.mark.parametrize(
     "mode", [0o701, 0o702, 0o704, 0o710, 0o720, 0o740, 0o750, 0o755, 0o777, 0o1777, 0o500, 0o600, 0o300]
 )
-def test_a_folder_that_is_not_all_its_owners_and_nobody_elses_is_out_of_reach(
-    folder: Path, store: FileStore, mode: int
-) -> None:
+def test_a_folder_without_mode_0700_is_unavailable(folder: Path, store: FileStore, mode: int) -> None:
     enrol(folder)
     folder.chmod(mode)
     for attempt in (
@@ -504,7 +498,7 @@ def test_a_folder_that_is_not_all_its_owners_and_nobody_elses_is_out_of_reach(
 
 
 @pytest.mark.parametrize("kind", ["nothing", "a file", "a dangling link", "a pipe", "no folder above"])
-def test_what_is_no_folder_is_out_of_reach_and_never_means_that_a_user_is_not_there(tmp_path: Path, kind: str) -> None:
+def test_a_path_that_is_not_a_folder_is_unavailable_not_an_unknown_user(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "gone"
     if kind == "a file":
         folder.write_bytes(b"")
@@ -558,7 +552,7 @@ def test_a_users_name_is_one_file_name(user: str) -> None:
 
 
 @pytest.mark.parametrize("user", [u for u in NAMES if u.isprintable()], ids=ascii)
-def test_a_user_of_any_name_is_kept_in_the_folder(tmp_path: Path, folder: Path, store: FileStore, user: str) -> None:
+def test_a_user_of_any_name_is_stored_in_the_folder(tmp_path: Path, folder: Path, store: FileStore, user: str) -> None:
     before = files(tmp_path)
     store.update(user, lambda record: (record.with_token(fob()), None), create=True)
     assert says(folder, code(0), user) == "code"
@@ -568,9 +562,7 @@ def test_a_user_of_any_name_is_kept_in_the_folder(tmp_path: Path, folder: Path, 
 
 
 @pytest.mark.parametrize("user", [u for u in NAMES if not u.isprintable()], ids=ascii)
-def test_a_name_that_no_record_can_have_is_not_enrolled_and_leaves_no_trace(
-    folder: Path, store: FileStore, user: str
-) -> None:
+def test_an_impossible_user_name_is_not_enrolled_and_leaves_no_trace(folder: Path, store: FileStore, user: str) -> None:
     with pytest.raises(NotThere):
         says(folder, code(0), user)
     assert files(folder) == []
@@ -582,7 +574,7 @@ def test_a_name_that_no_record_can_have_is_not_enrolled_and_leaves_no_trace(
 @pytest.mark.parametrize(
     "user", ["", "x" * 246, "x" * 300, "é" * 41 + "x", "/" * 82, "\ud800", "\udcc3\udca9"], ids=ascii
 )
-def test_a_name_that_is_no_file_name_is_out_of_reach(folder: Path, store: FileStore, user: str) -> None:
+def test_a_user_name_that_cannot_be_a_file_name_is_unavailable(folder: Path, store: FileStore, user: str) -> None:
     for attempt in (
         lambda: store.read(user),
         lambda: says(folder, code(0), user),
@@ -611,7 +603,7 @@ def _file_name(user: str) -> str | None:
 
 
 @given(names)
-def test_no_name_leaves_the_folder_or_looks_like_a_file_of_ours(user: str) -> None:
+def test_no_user_name_leaves_the_folder_or_collides_with_other_files(user: str) -> None:
     name = _file_name(user)
     if name is not None:
         assert "/" not in name

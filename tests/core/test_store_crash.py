@@ -1,8 +1,10 @@
-"""The file store when it is broken at any of its system calls: killed before it, or told that it failed.
+"""The file store with a fault at each of its system calls: a kill before it, or an error from it.
 
-For every call between opening the folder and answering: the file is the old record or the new one, an answer that
-was given is durable, a code that was accepted is never accepted again, the next login works, and nothing is left
-behind after it. The calls are found by watching one login (strace), so that none is forgotten when the store changes.
+Rules, for every call between opening the folder and answering:
+- the file is the old or the new record, and a decision that was printed is durable;
+- a code that was accepted is never accepted again;
+- the next login works, and leaves no temporary file.
+The calls are those that strace shows for one login, so the list is complete when the store changes.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ PYTHON = "/usr/bin/python3"
 
 
 class Call(NamedTuple):
-    """The `number`th call (from 1) of `name` on the store's files, and how strace showed it."""
+    """Call number `number` (from 1) of `name` on the store's files, with strace's line."""
 
     name: str
     number: int
@@ -35,14 +37,14 @@ class Call(NamedTuple):
 
 
 class Traced:
-    """A login under strace, which looks at the store's own files alone."""
+    """A login under strace, which traces only the files of the store."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log = folder.with_name("trace")
 
     def login(self, answer: str, *inject: str) -> tuple[str, int]:
-        """The word on standard output ('' where it came to none) and the exit status."""
+        """Return the word on standard output ('' if there is none) and the exit status."""
         paths = [self.folder, *(self.folder / f for f in ("alice.json", "alice.lock", ".alice.json.tmp"))]
         paths.append(self.folder / ".zoe.nobody")
         watched = [word for path in paths for word in ("-P", str(path))]
@@ -78,7 +80,7 @@ pytestmark = [
 
 
 def fresh(folder: Path) -> Path:
-    """The store as it is before each try: alice with a lock file of an earlier login, at counter 0."""
+    """Reset the store: alice at counter 0, with a lock file of an earlier login."""
     for name in os.listdir(folder):
         (folder / name).unlink()
     path = enrol(folder, failures=1, failures_at=0)
@@ -96,8 +98,8 @@ def calls_of(folder: Path, answer: str) -> list[Call]:
 
 
 def after(folder: Path, path: Path, said: str, what: object) -> None:
-    """What must hold after a login with the code of counter 0 was broken somewhere."""
-    record = record_of(path)  # it parses: the old one or the new one
+    """Check what must hold after a fault in a login with the code of counter 0."""
+    record = record_of(path)  # it parses: the old or the new record
     assert counter_of(path) in (0, 1), what
     if said == "code":
         assert counter_of(path) == 1, f"answered before it was durable: {what}"
@@ -111,7 +113,7 @@ def after(folder: Path, path: Path, said: str, what: object) -> None:
 
 
 def _order(calls: list[Call]) -> list[str]:
-    """The calls that matter to the law, each with the file that it is about."""
+    """Return the calls that the rules are about, each with its file."""
     names: dict[str, str] = {}  # descriptor: file
     found = []
     for call in calls:
@@ -127,8 +129,8 @@ def _order(calls: list[Call]) -> list[str]:
     return [entry for i, entry in enumerate(found) if entry != (found[i - 1] if i else None)]
 
 
-def test_an_answer_is_durable_before_it_is_given(folder: Path) -> None:
-    """Lock, read, write aside, look at it, fsync, rename, fsync the folder; and only then say something."""
+def test_a_decision_is_durable_before_it_is_printed(folder: Path) -> None:
+    """Lock, read, write a temporary file, read it back, fsync, rename, fsync the folder, and only then print."""
     assert _order(calls_of(folder, code(0).decode())) == [
         "open store",
         "open alice.lock",
@@ -144,8 +146,8 @@ def test_an_answer_is_durable_before_it_is_given(folder: Path) -> None:
     ]
 
 
-def test_the_work_for_nobody_waits_for_the_disk_as_often(folder: Path) -> None:
-    assert _order(calls_of(folder, "nobody")) == [
+def test_the_work_for_an_unknown_user_syncs_as_often(folder: Path) -> None:
+    assert _order(calls_of(folder, "decoy")) == [
         "open store",
         "open .zoe.nobody",
         "flock .zoe.nobody",
@@ -156,7 +158,7 @@ def test_the_work_for_nobody_waits_for_the_disk_as_often(folder: Path) -> None:
     ]
 
 
-def test_a_removal_waits_for_the_disk_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_removal_is_durable_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = fresh(folder)
     synced: list[tuple[str, bool]] = []
     fsync = os.fsync
@@ -170,7 +172,7 @@ def test_a_removal_waits_for_the_disk_too(folder: Path, monkeypatch: pytest.Monk
     assert synced == [(str(folder), False)]
 
 
-def test_killed_before_any_call_it_leaves_the_old_record_or_the_new_one(folder: Path) -> None:
+def test_a_kill_before_any_call_leaves_the_old_or_the_new_record(folder: Path) -> None:
     calls = calls_of(folder, code(0).decode())
     tried = Counter[int]()
     for call in calls:
@@ -179,16 +181,16 @@ def test_killed_before_any_call_it_leaves_the_old_record_or_the_new_one(folder: 
             code(0).decode(), "-e", f"inject={call.name}:signal=KILL:when={call.number}"
         )
         assert status in (137, -9), call
-        assert said == "", f"no answer from the dead: {call}"
+        assert said == "", f"a killed process printed an answer: {call}"
         tried[counter_of(path)] += 1
         after(folder, path, said, call)
     renamed = next(i for i, call in enumerate(calls) if call.name.startswith("rename"))
-    assert tried == {0: renamed + 1, 1: len(calls) - renamed - 1}, "new from the rename on, and only then"
+    assert tried == {0: renamed + 1, 1: len(calls) - renamed - 1}, "the new record exists from the rename on"
     assert len(calls) >= 20
     print(f"{len(calls)} points tried")
 
 
-def test_killed_before_any_call_a_wrong_answer_is_counted_once_or_not_at_all(folder: Path) -> None:
+def test_a_kill_before_any_call_counts_a_wrong_answer_at_most_once(folder: Path) -> None:
     for call in calls_of(folder, "000000"):
         path = fresh(folder)
         said, _ = Traced(folder).login("000000", "-e", f"inject={call.name}:signal=KILL:when={call.number}")
@@ -200,7 +202,7 @@ def test_killed_before_any_call_a_wrong_answer_is_counted_once_or_not_at_all(fol
 
 FAILURES = [
     *(("openat", e) for e in ("EIO", "EMFILE", "ENOSPC", "EACCES", "EROFS", "EINTR")),
-    *((call, e) for call in ("fstat", "newfstatat") for e in ("EIO", "EACCES")),  # which of them is up to libc
+    *((call, e) for call in ("fstat", "newfstatat") for e in ("EIO", "EACCES")),  # libc chooses one of them
     *(("flock", e) for e in ("ENOLCK", "EIO", "EINTR")),
     *(("unlinkat", e) for e in ("EIO", "EROFS")),
     *(("read", e) for e in ("EIO", "EINTR", "EISDIR")),
@@ -218,7 +220,7 @@ def _failures(folder: Path, answer: str) -> Iterator[tuple[Call, str]]:
     calls = calls_of(folder, answer)
     names = {call.name for call in calls}
     assert names | {"fstat", "newfstatat"} == {name for name, _ in FAILURES}, (
-        "every call of the store is in the table, and no other"
+        "the table has exactly the calls of the store"
     )
     for call in calls:
         for name, error in FAILURES:
@@ -226,7 +228,7 @@ def _failures(folder: Path, answer: str) -> Iterator[tuple[Call, str]]:
                 yield call, error
 
 
-def test_told_that_a_call_failed_it_refuses_or_has_tried_again(folder: Path) -> None:
+def test_after_a_failed_call_it_refuses_or_retries(folder: Path) -> None:
     tried = 0
     for call, error in _failures(folder, code(0).decode()):
         path = fresh(folder)
@@ -236,20 +238,20 @@ def test_told_that_a_call_failed_it_refuses_or_has_tried_again(folder: Path) -> 
             assert said.startswith("out of reach: "), (call, error, said)
             assert os.strerror(getattr(errno, error)) in said, (call, error, said)
             left = set(os.listdir(folder)) - {"alice.json", "alice.lock"}
-            assert not left, f"nothing is left behind, also not until the next login: {call} {error}"
+            assert not left, f"no temporary file remains, also before the next login: {call} {error}"
         elif error != "EINTR":
             assert call.name == "close" or "ENOENT" in call.shown, (call, error)
         after(folder, path, said, (call, error))
     assert tried >= 60
 
 
-def test_killed_or_failing_anywhere_the_work_for_nobody_leaves_nothing_that_lasts(folder: Path) -> None:
+def test_a_kill_or_failure_in_decoy_work_leaves_no_lasting_file(folder: Path) -> None:
     names = {name for name, _ in FAILURES} | {"fcntl", "utimensat"}
-    for call in calls_of(folder, "nobody"):
+    for call in calls_of(folder, "decoy"):
         assert call.name in names
         for fault in ("signal=KILL", "error=EIO"):
             fresh(folder)
-            said, _ = Traced(folder).login("nobody", "-e", f"inject={call.name}:{fault}:when={call.number}")
+            said, _ = Traced(folder).login("decoy", "-e", f"inject={call.name}:{fault}:when={call.number}")
             if fault == "error=EIO":
                 stays = call.name == "unlinkat"
                 assert stays or said.startswith("out of reach: "), call
@@ -261,7 +263,7 @@ def test_killed_or_failing_anywhere_the_work_for_nobody_leaves_nothing_that_last
 @pytest.mark.parametrize(
     ("inject", "said"),
     [
-        ("write:retval=1", "what was written does not read back"),  # writes that never happened
+        ("write:retval=1", "what was written does not read back"),  # writes that were not done
         ("write:retval=100", "what was written does not read back"),
         ("write:retval=0", "nothing more could be written"),
         ("ftruncate:retval=0", "what was written does not read back"),
@@ -271,7 +273,7 @@ def test_killed_or_failing_anywhere_the_work_for_nobody_leaves_nothing_that_last
         ("read:retval=5", "alice.json: "),
     ],
 )
-def test_what_was_not_written_is_never_renamed_over_the_truth(folder: Path, inject: str, said: str) -> None:
+def test_an_incomplete_file_is_never_renamed_over_the_record(folder: Path, inject: str, said: str) -> None:
     path = fresh(folder)
     before = path.read_bytes()
     answered, _ = Traced(folder).login(code(0).decode(), "-e", f"inject={inject}:when=1")
@@ -282,15 +284,15 @@ def test_what_was_not_written_is_never_renamed_over_the_truth(folder: Path, inje
     after(folder, path, answered, inject)
 
 
-def test_where_nothing_more_can_be_written_every_answer_is_out_of_reach_right_or_wrong_or_from_nobody(
+def test_on_a_full_disk_every_answer_of_every_user_is_unavailable(
     folder: Path,
 ) -> None:
-    """A limit on the size of a file, which writes a part before it fails; as a full disk or a quota does."""
+    """A limit on the file size writes a part before it fails, like a full disk or a quota."""
     path = fresh(folder)
     assert says(folder, code(0)) == "code"
     before = path.read_bytes()
     limit = (100, 100)  # bytes
-    answers = [code(1), code(1, 2), code(0), b"000000", b"ZZZZZZZZZZZZZZZZ", b"nobody"]
+    answers = [code(1), code(1, 2), code(0), b"000000", b"ZZZZZZZZZZZZZZZZ", b"decoy"]
     for answer in answers:
         done = subprocess.run(
             [PYTHON, "-I", "-S", str(LOGIN), str(folder), answer.decode()],
@@ -306,7 +308,7 @@ def test_where_nothing_more_can_be_written_every_answer_is_out_of_reach_right_or
     assert says(folder, code(1)) == "code"
 
 
-def test_short_reads_and_writes_are_gone_on_with(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_reads_and_writes_are_continued(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = fresh(folder)
     read, write = os.read, os.write
     with monkeypatch.context() as patched:

@@ -1,4 +1,4 @@
-"""The file store when many come at once, and when one of them is killed."""
+"""The file store with many concurrent callers, and with a caller that is killed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from pam_totp.store import StoreError
 from pam_totp.store.file import FileStore
 from tests.core.conftest import TIMES
 from tests.core.racing import in_processes, in_threads
-from tests.core.stores import KEY, NOW, code, counter_of, enrol, fob, record_of, says
+from tests.core.stores import NOW, code, counter_of, enrol, record_of, says
+from tests.site import KEY, fob
 
 MANY = 50
 ROUNDS = max(TIMES, 1)
@@ -37,10 +38,10 @@ ANSWERS: dict[str, tuple[bytes, str]] = {  # kind: answer, outcome
 }
 
 
-@pytest.mark.bare  # so many at once, each slower than it is, wait longer for the lock than they may
+@pytest.mark.bare  # with coverage, so many concurrent callers exceed the time limit of the lock
 @pytest.mark.parametrize("race", [in_processes, in_threads], ids=["processes", "threads"])
 @pytest.mark.parametrize("kind", ANSWERS)
-def test_a_code_is_accepted_once_however_many_ask(
+def test_a_code_is_accepted_once_under_concurrency(
     folder: Path, kind: str, race: Callable[[int, Callable[[int], str]], list[str]]
 ) -> None:
     answer, accepted = ANSWERS[kind]
@@ -52,8 +53,8 @@ def test_a_code_is_accepted_once_however_many_ask(
         assert record_of(path).refused <= MANY - 1
 
 
-def test_every_code_of_many_at_once_is_accepted_at_most_once_and_none_is_lost(folder: Path) -> None:
-    """Ten codes, five times each: whoever comes late finds the counter past."""
+def test_each_of_many_concurrent_codes_is_accepted_at_most_once(folder: Path) -> None:
+    """Ten codes, five times each: a late caller finds that the counter has moved on."""
     path = enrol(folder)
     words = in_processes(MANY, lambda n: f"{n % 10} {says(folder, code(n % 10))}")
     accepted = [word.split()[0] for word in words if word.endswith(" code")]
@@ -61,13 +62,13 @@ def test_every_code_of_many_at_once_is_accepted_at_most_once_and_none_is_lost(fo
     assert counter_of(path) == max(map(int, accepted)) + 1 == 10
 
 
-def test_no_failure_is_lost_however_many_fail(folder: Path) -> None:
+def test_no_failure_is_lost_under_concurrency(folder: Path) -> None:
     path = enrol(folder)
     assert Counter(in_processes(MANY, lambda _: says(folder, b"000000"))) == {"wrong": MANY}
     assert record_of(path).failures == record_of(path).refused == MANY
 
 
-def test_the_right_code_among_guesses_gets_in_only_before_the_fifth(folder: Path) -> None:
+def test_the_right_code_among_guesses_succeeds_only_before_the_fifth(folder: Path) -> None:
     for _ in range(ROUNDS):
         path = enrol(folder, failures=5, failures_at=NOW)
         words = in_processes(MANY, lambda n: says(folder, code(0) if n == 20 else b"000000"))
@@ -75,14 +76,14 @@ def test_the_right_code_among_guesses_gets_in_only_before_the_fifth(folder: Path
         assert counter_of(path) == 0
 
 
-def test_many_users_at_once_all_get_in(folder: Path) -> None:
+def test_many_concurrent_users_are_all_accepted(folder: Path) -> None:
     paths = [enrol(folder, f"user{n}") for n in range(MANY)]
     assert Counter(in_processes(MANY, lambda n: says(folder, code(0), f"user{n}"))) == {"code": MANY}
     assert {counter_of(path) for path in paths} == {1}
 
 
-def test_enrolments_at_once_are_all_kept(folder: Path) -> None:
-    """Eight who each add a token to a record that is not there yet."""
+def test_concurrent_enrolments_are_all_kept(folder: Path) -> None:
+    """Eight callers each add a token to a record that does not exist yet."""
 
     def enrols(number: int) -> str:
         token = fob(name=f"t{number}", secret=bytes([number]) * 20)
@@ -92,7 +93,7 @@ def test_enrolments_at_once_are_all_kept(folder: Path) -> None:
     assert sorted(t.name for t in FileStore(str(folder)).read("alice").tokens) == [f"t{n}" for n in range(8)]
 
 
-def test_a_reader_sees_the_old_record_or_the_new_one_and_never_waits(folder: Path) -> None:
+def test_a_reader_sees_the_old_or_the_new_record_without_waiting(folder: Path) -> None:
     enrol(folder)
     done = threading.Event()
     seen: list[int] = []
@@ -117,7 +118,7 @@ def test_a_reader_sees_the_old_record_or_the_new_one_and_never_waits(folder: Pat
 
 
 class Holder:
-    """A process that holds a user's lock, as a writer in the middle of its change does."""
+    """Start a process that holds a user's lock, like a writer during its change."""
 
     def __init__(self, folder: Path, user: str = "alice") -> None:
         held_read, held_write = os.pipe()
@@ -146,7 +147,7 @@ class Holder:
         os.waitpid(self.pid, 0)
 
 
-def test_a_lock_that_is_not_had_in_time_is_out_of_reach_and_changes_nothing(folder: Path) -> None:
+def test_a_lock_not_acquired_in_time_is_unavailable_and_changes_nothing(folder: Path) -> None:
     path = enrol(folder)
     holder = Holder(folder)
     try:
@@ -155,15 +156,17 @@ def test_a_lock_that_is_not_had_in_time_is_out_of_reach_and_changes_nothing(fold
             says(folder, code(0), store=FileStore(str(folder), lock_wait=0.2))
         assert time.monotonic() - begun >= 0.2
         assert counter_of(path) == 0
-        assert (folder / ".alice.json.tmp").exists(), "whoever has the lock is left in peace"
+        assert (folder / ".alice.json.tmp").exists(), "the holder of the lock is not disturbed"
         assert FileStore(str(folder)).read("alice").tokens == (fob(),), "reading needs no lock"
         enrol(folder, "bob")
-        assert says(folder, code(0), "bob", store=FileStore(str(folder), lock_wait=0.0)) == "code", "nor do others wait"
+        assert says(folder, code(0), "bob", store=FileStore(str(folder), lock_wait=0.0)) == "code", (
+            "other users do not wait"
+        )
     finally:
         holder.killed()
 
 
-def test_a_writer_that_is_killed_frees_the_lock_and_its_leftover_is_gone(folder: Path) -> None:
+def test_a_killed_writer_releases_the_lock_and_its_leftover_is_removed(folder: Path) -> None:
     path = enrol(folder)
     holder = Holder(folder)
     outcome: list[str] = []
@@ -176,7 +179,7 @@ def test_a_writer_that_is_killed_frees_the_lock_and_its_leftover_is_gone(folder:
     assert sorted(os.listdir(folder)) == ["alice.json", "alice.lock"]
 
 
-def test_a_lock_that_is_given_back_in_time_is_had(folder: Path) -> None:
+def test_a_lock_released_in_time_is_acquired(folder: Path) -> None:
     enrol(folder)
     assert says(folder, b"000000") == "wrong"
     with open(folder / "alice.lock", "r+b") as lock:
@@ -191,12 +194,12 @@ def test_a_lock_that_is_given_back_in_time_is_had(folder: Path) -> None:
     assert outcome == ["code"]
 
 
-def test_the_waiting_time_is_five_seconds_by_default() -> None:
+def test_the_default_lock_timeout_is_five_seconds() -> None:
     assert FileStore("/nowhere")._lock_wait == 5.0
 
 
-def test_the_lock_is_free_while_nothing_is_decided(folder: Path) -> None:
-    """A change that is under way holds it; after the change it is free for whoever comes."""
+def test_the_lock_is_held_only_during_a_change(folder: Path) -> None:
+    """A running change holds the lock; afterwards any caller can acquire it."""
     enrol(folder)
     probes: list[bool] = []
 

@@ -1,4 +1,4 @@
-"""verify, point by point: the examples that people will ask about."""
+"""verify, point by point, by examples."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from pam_totp.core.policy import Policy
 from pam_totp.core.record import DAY, TIME_LIMIT, HotpToken, Token, TotpToken, UserRecord
 from pam_totp.core.verify import Outcome, verify
 from pam_totp.operations.enroll import verify_first_code
+from tests.site import KEY, fob, phone
 
-FOB_KEY = b"12345678901234567890"
-PHONE_KEY = b"09876543210987654321"
 NOW = 1_700_000_010  # seconds: 20 s into a step of 30 s
 STEP = NOW // 30
 LAST = 2**64 - 1
@@ -23,17 +22,7 @@ SALT = "00" * 16
 RECOVERY = "0123456789ABCDEF"
 
 
-def fob(counter: int = 0, **fields: Any) -> HotpToken:
-    given: dict[str, Any] = {"name": "fob", "secret": FOB_KEY, "created": 0, "counter": counter} | fields
-    return HotpToken(**given)
-
-
-def phone(**fields: Any) -> TotpToken:
-    given: dict[str, Any] = {"name": "phone", "secret": PHONE_KEY, "created": 0} | fields
-    return TotpToken(**given)
-
-
-def codes(token: Token, first: int, count: int = 1) -> bytes:
+def codes_of(token: Token, first: int, count: int = 1) -> bytes:
     """`count` codes in a row from counter or step `first`."""
     row = [hotp(token.secret, first + i, token.digits, token.algorithm) for i in range(count)]
     return " ".join(row).encode()
@@ -46,7 +35,7 @@ class Alice:
         self.record = UserRecord(user="alice", tokens=tokens, **fields)
         self.now = now
         self.policy = policy or Policy()
-        self.token: str | None = None  # that the last answer was a code of
+        self.token: str | None = None  # the token that accepted the last answer
         self.refused_before = 0
 
     def says(self, answer: bytes) -> Outcome:
@@ -56,8 +45,8 @@ class Alice:
         return decision.outcome
 
     def presses(self, first: int, count: int = 1) -> Outcome:
-        """Codes of her first token."""
-        return self.says(codes(self.record.tokens[0], first, count))
+        """Answer with codes of her first token."""
+        return self.says(codes_of(self.record.tokens[0], first, count))
 
     def guesses_wrong(self, times: int) -> None:
         for _ in range(times):
@@ -77,16 +66,16 @@ class Alice:
 
 
 def _never_right() -> bytes:
-    """A code that neither token shows anywhere near these tests."""
-    shown = {hotp(FOB_KEY, c) for c in range(3000)} | {hotp(PHONE_KEY, STEP + s) for s in range(-5000, 5000)}
-    shown |= {hotp(PHONE_KEY, s) for s in range(100)}
+    """Return a code that is wrong for both tokens in all these tests."""
+    shown = {hotp(KEY, c) for c in range(3000)} | {hotp(phone().secret, STEP + s) for s in range(-5000, 5000)}
+    shown |= {hotp(phone().secret, s) for s in range(100)}
     return next(f"{n:06}" for n in itertools.count() if f"{n:06}" not in shown).encode()
 
 
 WRONG = _never_right()
 
 
-# ---- point 1: once, and only upwards
+# ---- point 1: each code once, counters only upwards
 
 
 def test_a_code_is_accepted_once() -> None:
@@ -106,7 +95,7 @@ def test_a_b_a_is_refused_at_the_second_a(kind: str) -> None:
     assert alice.presses(first) is Outcome.REPLAYED
 
 
-def test_codes_that_were_skipped_are_gone() -> None:
+def test_skipped_codes_are_used_up() -> None:
     alice = Alice(fob())
     assert alice.presses(7) is Outcome.CODE
     for skipped in range(7):
@@ -132,20 +121,20 @@ def test_a_clock_that_goes_back_brings_no_code_back() -> None:
     assert alice.presses(STEP + 1) is Outcome.CODE
 
 
-def test_the_codes_of_a_row_are_all_used_up() -> None:
+def test_all_codes_in_a_row_are_used_up() -> None:
     alice = Alice(fob())
     assert alice.presses(5, 3) is Outcome.CONSECUTIVE
     assert alice.counter == 8
     for used in range(8):
         assert alice.presses(used) is Outcome.REPLAYED
     assert alice.presses(6, 2) is Outcome.REPLAYED
-    assert alice.presses(7, 2) is Outcome.REPLAYED, "one used code spoils a row"
+    assert alice.presses(7, 2) is Outcome.REPLAYED, "one used code makes codes in a row invalid"
 
 
-def test_the_code_that_proved_the_token_at_enrolment_is_used_up() -> None:
+def test_the_code_that_confirmed_the_enrolment_is_used_up() -> None:
     for token, first in [(fob(confirmed=False), 0), (phone(confirmed=False), STEP)]:
         for count in (1, 2):
-            confirmed = verify_first_code(token, Answer.parse(codes(token, first, count)), NOW)
+            confirmed = verify_first_code(token, Answer.parse(codes_of(token, first, count)), NOW)
             assert confirmed is not None
             assert confirmed.confirmed
             alice = Alice(confirmed)
@@ -155,22 +144,22 @@ def test_the_code_that_proved_the_token_at_enrolment_is_used_up() -> None:
             assert alice.presses(first + count + 1) is Outcome.CODE
 
 
-def test_a_wrong_code_proves_nothing_at_enrolment() -> None:
+def test_a_wrong_code_does_not_confirm_an_enrolment() -> None:
     for token in (fob(confirmed=False), phone(confirmed=False)):
-        for answer in (WRONG, b"", b"12345", codes(token, 5000), codes(token, STEP + 5000), RECOVERY.encode()):
+        for answer in (WRONG, b"", b"12345", codes_of(token, 5000), codes_of(token, STEP + 5000), RECOVERY.encode()):
             assert verify_first_code(token, Answer.parse(answer), NOW) is None
 
 
-# ---- point 3: what is an answer
+# ---- point 3: well-formed answers
 
 
 @pytest.mark.parametrize("digits", [6, 7, 8])
-def test_one_two_and_three_codes_of_every_length(digits: int) -> None:
+def test_one_two_and_three_codes_of_every_length_are_accepted(digits: int) -> None:
     alice = Alice(fob(digits=digits))
     assert alice.presses(0) is Outcome.CODE
     assert alice.presses(1, 2) is Outcome.CONSECUTIVE
     assert alice.presses(3, 3) is Outcome.CONSECUTIVE
-    assert alice.says(codes(alice.record.tokens[0], 6, 4)) is Outcome.MALFORMED
+    assert alice.says(codes_of(alice.record.tokens[0], 6, 4)) is Outcome.MALFORMED
     assert alice.counter == 6
 
 
@@ -198,11 +187,11 @@ def test_a_malformed_answer_is_refused_and_leaves_no_trace(answer: bytes) -> Non
     assert alice.token is None
 
 
-def test_the_length_of_a_token_that_is_not_looked_at_makes_no_answer() -> None:
+def test_the_digits_of_an_inactive_token_do_not_make_an_answer_valid() -> None:
     eight = fob(digits=8, enabled=False)
-    assert Alice(phone(), eight).says(codes(eight, 0)) is Outcome.MALFORMED
+    assert Alice(phone(), eight).says(codes_of(eight, 0)) is Outcome.MALFORMED
     unproved = fob(digits=8, confirmed=False)
-    assert Alice(phone(), unproved).says(codes(unproved, 0)) is Outcome.MALFORMED
+    assert Alice(phone(), unproved).says(codes_of(unproved, 0)) is Outcome.MALFORMED
 
 
 # ---- point 4: HOTP, one code
@@ -216,7 +205,7 @@ def test_a_code_is_accepted_from_the_counter_to_the_end_of_look_ahead() -> None:
         assert Alice(fob(50), policy=policy).presses(49) is Outcome.REPLAYED
 
 
-def test_wrong_codes_leave_the_counter_where_it_was() -> None:
+def test_wrong_codes_do_not_move_the_counter() -> None:
     alice = Alice(fob(5))
     alice.guesses_wrong(3)
     assert alice.presses(16) is Outcome.WRONG, "one beyond look-ahead"
@@ -224,20 +213,20 @@ def test_wrong_codes_leave_the_counter_where_it_was() -> None:
     assert alice.presses(5) is Outcome.CODE
 
 
-def test_counter_0_and_the_last_one_are_counters() -> None:
+def test_counter_0_and_the_last_counter_are_accepted() -> None:
     assert Alice(fob(0)).presses(0) is Outcome.CODE
     alice = Alice(fob(LAST))
     assert alice.presses(LAST) is Outcome.CODE
     assert alice.counter == LAST + 1
     assert alice.presses(LAST) is Outcome.REPLAYED
-    assert alice.presses(0) is Outcome.WRONG, "an exhausted token does not begin anew"
-    assert alice.says(codes(fob(), 0, 2)) is Outcome.WRONG
+    assert alice.presses(0) is Outcome.WRONG, "an exhausted token does not start again"
+    assert alice.says(codes_of(fob(), 0, 2)) is Outcome.WRONG
 
 
-def test_a_row_that_would_go_past_the_last_counter_is_refused() -> None:
-    last = hotp(FOB_KEY, LAST)
+def test_codes_in_a_row_past_the_last_counter_are_refused() -> None:
+    last = hotp(KEY, LAST)
     alice = Alice(fob(LAST - 1))
-    assert alice.says(f"{last} {hotp(FOB_KEY, 0)}".encode()) is Outcome.WRONG
+    assert alice.says(f"{last} {hotp(KEY, 0)}".encode()) is Outcome.WRONG
     assert alice.presses(LAST - 1, 2) is Outcome.CONSECUTIVE
     assert alice.counter == LAST + 1
 
@@ -245,16 +234,16 @@ def test_a_row_that_would_go_past_the_last_counter_is_refused() -> None:
 # ---- point 5: codes in a row
 
 
-def test_a_token_40_presses_ahead_gets_in_with_two_in_a_row() -> None:
+def test_a_token_40_presses_ahead_is_accepted_with_two_codes_in_a_row() -> None:
     alice = Alice(fob())
     assert alice.presses(40) is Outcome.WRONG
     assert alice.presses(41, 2) is Outcome.CONSECUTIVE
     assert alice.counter == 43
-    assert alice.presses(43) is Outcome.CODE, "the very next code is neither refused nor re-accepted"
+    assert alice.presses(43) is Outcome.CODE, "the next code is accepted once"
     assert alice.presses(43) is Outcome.REPLAYED
 
 
-def test_a_row_is_accepted_from_the_counter_to_the_end_of_the_resync_window() -> None:
+def test_codes_in_a_row_are_accepted_within_the_resync_window() -> None:
     for window in (1, 20, 1000):
         policy = Policy(resync_window=window)
         assert Alice(fob(50), policy=policy).presses(50 + window, 2) is Outcome.CONSECUTIVE
@@ -263,26 +252,26 @@ def test_a_row_is_accepted_from_the_counter_to_the_end_of_the_resync_window() ->
     assert Alice(fob(50)).presses(49, 2) is Outcome.REPLAYED
 
 
-def test_where_resync_is_off_a_row_reaches_as_far_as_a_lone_code() -> None:
+def test_with_resync_off_codes_in_a_row_reach_as_far_as_one_code() -> None:
     policy = Policy(resync_window=0)
     assert Alice(fob(), policy=policy).presses(10, 2) is Outcome.CONSECUTIVE
     assert Alice(fob(), policy=policy).presses(11, 2) is Outcome.WRONG
 
 
 @pytest.mark.parametrize("order", [(1, 0), (0, 0), (0, 2), (0, 1, 0), (0, 1, 1), (0, 2, 1), (2, 1, 0), (0, 1, 3)])
-def test_what_is_not_in_a_row_is_refused(order: tuple[int, ...]) -> None:
+def test_codes_that_are_not_in_a_row_are_refused(order: tuple[int, ...]) -> None:
     alice = Alice(fob())
-    answer = " ".join(hotp(FOB_KEY, c) for c in order).encode()
+    answer = " ".join(hotp(KEY, c) for c in order).encode()
     assert alice.says(answer) is Outcome.WRONG
     assert alice.counter == 0
 
 
-def test_codes_of_two_tokens_are_no_row() -> None:
+def test_codes_of_two_tokens_are_not_codes_in_a_row() -> None:
     alice = Alice(fob(), phone())
-    assert alice.says(codes(fob(), 0) + codes(phone(), STEP)) is Outcome.WRONG
+    assert alice.says(codes_of(fob(), 0) + codes_of(phone(), STEP)) is Outcome.WRONG
 
 
-def test_nothing_is_remembered_between_attempts() -> None:
+def test_attempts_are_independent() -> None:
     """Two codes in a row in two answers are two lone codes."""
     alice = Alice(fob())
     assert alice.presses(40) is Outcome.WRONG
@@ -303,7 +292,7 @@ def test_steps_within_the_window_are_accepted_and_no_others(window: int) -> None
 
 
 @pytest.mark.parametrize("drift", [-1000, -3, 3, 1000])
-def test_drift_moves_the_window_and_a_lone_code_does_not_move_the_drift(drift: int) -> None:
+def test_drift_moves_the_window_and_one_code_does_not_move_the_drift(drift: int) -> None:
     for off in (-2, -1, 0, 1, 2):
         alice = Alice(phone(drift=drift))
         assert alice.presses(STEP + drift + off) is (Outcome.CODE if abs(off) <= 1 else Outcome.WRONG)
@@ -314,7 +303,7 @@ def test_drift_moves_the_window_and_a_lone_code_does_not_move_the_drift(drift: i
 @pytest.mark.parametrize(("window", "resync_steps"), [(1, 0), (1, 5), (3, 2), (0, 0), (0, 2880)])
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("drift", [0, -7])
-def test_the_last_step_of_a_row_is_within_the_window_or_resync_steps_and_sets_the_drift(
+def test_the_last_step_of_codes_in_a_row_is_in_range_and_sets_the_drift(
     window: int, resync_steps: int, count: int, drift: int
 ) -> None:
     reach = max(window, resync_steps)
@@ -331,12 +320,12 @@ def test_the_last_step_of_a_row_is_within_the_window_or_resync_steps_and_sets_th
             assert alice.phone.drift == drift
 
 
-def test_all_steps_of_a_row_are_later_than_the_last_one() -> None:
+def test_all_steps_of_codes_in_a_row_are_after_the_last_used_step() -> None:
     assert Alice(phone(last_step=STEP - 1)).presses(STEP - 1, 2) is Outcome.REPLAYED
     assert Alice(phone(last_step=STEP - 2)).presses(STEP - 1, 2) is Outcome.CONSECUTIVE
 
 
-def test_after_a_row_the_next_step_is_accepted_by_the_new_drift() -> None:
+def test_after_codes_in_a_row_the_next_step_is_accepted_by_the_new_drift() -> None:
     alice = Alice(phone(), policy=Policy(resync_steps=40))
     assert alice.presses(STEP + 20, 2) is Outcome.CONSECUTIVE
     assert alice.phone.drift == 21
@@ -345,7 +334,7 @@ def test_after_a_row_the_next_step_is_accepted_by_the_new_drift() -> None:
     assert alice.presses(STEP + 1) is Outcome.WRONG
 
 
-def test_time_0_and_step_0_are_a_time_and_a_step() -> None:
+def test_time_0_and_step_0_are_valid() -> None:
     alice = Alice(phone(), now=0)
     assert alice.presses(0) is Outcome.CODE
     assert alice.phone.last_step == 0
@@ -361,26 +350,26 @@ def test_a_drift_to_before_1970_finds_nothing_and_raises_nothing() -> None:
 
 
 @pytest.mark.parametrize("now", [2**31 - 1, 2**31, 2**32, 2**33, TIME_LIMIT - 1])
-def test_late_times_are_times(now: int) -> None:
+def test_late_times_are_valid(now: int) -> None:
     alice = Alice(phone(), now=now)
     assert alice.presses(now // 30) is Outcome.CODE
     assert alice.phone.last_used == now
 
 
 @pytest.mark.parametrize("now", [-1, TIME_LIMIT, -(2**63), 2**63])
-def test_no_clock_is_out_of_range(now: int) -> None:
+def test_every_clock_value_is_handled(now: int) -> None:
     with pytest.raises(ValueError, match="clock"):
         verify(Alice(phone()).record, Answer.parse(b"123456"), now, Policy())
 
 
 @pytest.mark.parametrize("period", [1, 30, 60, 86_400])
-def test_the_period_says_how_long_a_step_is(period: int) -> None:
+def test_the_period_is_the_length_of_a_step(period: int) -> None:
     for off, expected in [(-2, Outcome.WRONG), (-1, Outcome.CODE), (0, Outcome.CODE), (1, Outcome.CODE)]:
         assert Alice(phone(period=period)).presses(NOW // period + off) is expected
 
 
-def test_at_a_step_of_60_seconds_9999_to_10001_are_accepted_and_9998_and_10002_are_not() -> None:
-    """What google-authenticator-libpam's tests hold it to."""
+def test_the_window_of_a_60_second_step_is_one_step_each_way() -> None:
+    """As in the tests of google-authenticator-libpam."""
     for step in range(9_997, 10_004):
         alice = Alice(phone(period=60), now=10_000 * 60)
         assert alice.presses(step).accepted == (9_999 <= step <= 10_001)
@@ -398,29 +387,29 @@ def test_the_drift_of_the_widest_clock_stays_within_its_bounds() -> None:
 # ---- point 7: several tokens
 
 
-def test_an_answer_is_tried_against_every_active_token_and_moves_the_one_it_is_of() -> None:
+def test_every_active_token_is_tried_and_only_the_matching_one_moves() -> None:
     tokens = (fob(), phone(), fob(name="spare", secret=b"x" * 20, digits=8))
     for number, first in enumerate((0, STEP, 0)):
         alice = Alice(*tokens)
-        assert alice.says(codes(tokens[number], first)) is Outcome.CODE
+        assert alice.says(codes_of(tokens[number], first)) is Outcome.CODE
         assert alice.token == tokens[number].name
         moved = [old != new for old, new in zip(tokens, alice.record.tokens, strict=True)]
         assert moved == [i == number for i in range(3)]
 
 
-def test_a_token_that_is_switched_off_or_unproved_is_not_looked_at() -> None:
+def test_a_disabled_or_unconfirmed_token_is_not_tried() -> None:
     for fields in ({"enabled": False}, {"confirmed": False}):
         alice = Alice(phone(), fob(**fields))
-        assert alice.says(codes(fob(), 0)) is Outcome.WRONG
-        assert alice.says(codes(fob(), 0, 2)) is Outcome.WRONG
+        assert alice.says(codes_of(fob(), 0)) is Outcome.WRONG
+        assert alice.says(codes_of(fob(), 0, 2)) is Outcome.WRONG
 
 
-def test_a_replay_of_one_token_is_accepted_where_it_is_the_next_code_of_another() -> None:
-    shown = {hotp(FOB_KEY, c): c for c in range(2000)}
-    twice = next(s for s in itertools.count() if hotp(PHONE_KEY, s) in shown)
-    counter = shown[hotp(PHONE_KEY, twice)]
+def test_a_replay_is_accepted_if_it_is_the_next_code_of_another_token() -> None:
+    shown = {hotp(KEY, c): c for c in range(2000)}
+    twice = next(s for s in itertools.count() if hotp(phone().secret, s) in shown)
+    counter = shown[hotp(phone().secret, twice)]
     alice = Alice(phone(last_step=twice), fob(counter), now=twice * 30)
-    assert alice.says(codes(fob(), counter)) is Outcome.CODE
+    assert alice.says(codes_of(fob(), counter)) is Outcome.CODE
     assert alice.token == "fob"
 
 
@@ -433,7 +422,7 @@ def test_a_replay_is_refused_and_not_counted() -> None:
         assert alice.presses(used) is Outcome.REPLAYED
     assert alice.record.failures == 0
     assert alice.record.refused == 10
-    assert alice.presses(9) is Outcome.WRONG, "eleven back is a code like any other"
+    assert alice.presses(9) is Outcome.WRONG, "the eleventh last code is an ordinary wrong code"
     assert alice.record.failures == 1
 
 
@@ -444,7 +433,7 @@ def test_a_replay_of_a_step_is_one_of_the_last_ten() -> None:
         assert alice.record.failures == (expected is Outcome.WRONG)
 
 
-def test_an_unused_time_token_knows_no_replays() -> None:
+def test_an_unused_time_token_has_no_replays() -> None:
     alice = Alice(phone())
     assert alice.presses(STEP - 5) is Outcome.WRONG
 
@@ -458,21 +447,21 @@ def test_wrong_answers_are_counted_per_user_and_with_their_time() -> None:
     assert (alice.record.failures, alice.record.failures_at, alice.record.refused) == (2, NOW, 2)
 
 
-def test_from_5_wrong_answers_on_two_in_a_row_are_needed() -> None:
+def test_from_5_failures_two_codes_in_a_row_are_required() -> None:
     alice = Alice(fob())
     alice.guesses_wrong(4)
     assert alice.presses(0) is Outcome.CODE
     alice.guesses_wrong(1)
     for _ in range(3):
         assert alice.presses(1) is Outcome.CONSECUTIVE_NEEDED
-    assert alice.counter == 1, "nor is the code used up"
-    assert alice.record.failures == 5, "nor counted"
+    assert alice.counter == 1, "the code is not used up"
+    assert alice.record.failures == 5, "and no failure is counted"
     assert alice.presses(1, 2) is Outcome.CONSECUTIVE
     assert alice.record.failures == 0
     assert alice.presses(3) is Outcome.CODE
 
 
-def test_from_20_wrong_answers_on_three_in_a_row_are_needed() -> None:
+def test_from_20_failures_three_codes_in_a_row_are_required() -> None:
     alice = Alice(fob())
     alice.guesses_wrong(19)
     assert Alice(fob(), failures=19, failures_at=NOW).presses(0, 2) is Outcome.CONSECUTIVE
@@ -480,11 +469,11 @@ def test_from_20_wrong_answers_on_three_in_a_row_are_needed() -> None:
     assert alice.presses(0) is Outcome.CONSECUTIVE_NEEDED
     assert alice.presses(0, 2) is Outcome.CONSECUTIVE_NEEDED
     alice.guesses_wrong(1000)
-    assert alice.presses(0, 3) is Outcome.CONSECUTIVE, "nobody can lock the holder out"
+    assert alice.presses(0, 3) is Outcome.CONSECUTIVE, "an attacker cannot lock the owner out"
     assert alice.record.failures == 0
 
 
-def test_the_same_for_a_time_token_which_takes_two_or_three_steps() -> None:
+def test_a_time_token_then_takes_two_or_three_steps() -> None:
     alice = Alice(phone(), failures=5, failures_at=NOW)
     assert alice.presses(STEP) is Outcome.CONSECUTIVE_NEEDED
     alice.now += 30
@@ -494,7 +483,7 @@ def test_the_same_for_a_time_token_which_takes_two_or_three_steps() -> None:
     assert alice.presses(STEP - 2, 3) is Outcome.CONSECUTIVE
 
 
-def test_a_lone_success_leaves_the_count_and_a_row_clears_it() -> None:
+def test_one_code_keeps_the_count_and_codes_in_a_row_clear_it() -> None:
     alice = Alice(fob())
     alice.guesses_wrong(3)
     assert alice.presses(0) is Outcome.CODE
@@ -514,7 +503,7 @@ def test_the_count_falls_by_one_a_day() -> None:
     assert (alice.record.failures, alice.record.failures_at) == (4, NOW + 2 * DAY)
 
 
-def test_the_count_falls_also_when_somebody_fails_every_day() -> None:
+def test_the_count_falls_even_with_a_failure_every_day() -> None:
     alice = Alice(fob(), failures=8, failures_at=NOW)
     for _ in range(30):
         alice.now += DAY + 7200
@@ -524,11 +513,11 @@ def test_the_count_falls_also_when_somebody_fails_every_day() -> None:
     for _ in range(10):
         alice.now += DAY
         alice.guesses_wrong(1)
-    assert alice.record.failures == 8, "as many come as go"
+    assert alice.record.failures == 8, "one is added and one expires each day"
 
 
-def test_guesses_count_whoever_else_logs_in_meanwhile() -> None:
-    """Patient guessing between the holder's logins is not forgiven by them."""
+def test_guesses_count_although_the_owner_logs_in_meanwhile() -> None:
+    """Logins of the owner do not clear the failures of a patient attacker."""
     alice = Alice(fob())
     counter = 0
     for _ in range(5):
@@ -539,18 +528,18 @@ def test_guesses_count_whoever_else_logs_in_meanwhile() -> None:
     assert alice.presses(counter) is Outcome.CONSECUTIVE_NEEDED
 
 
-def test_a_lock_falls_at_its_number_and_only_a_recovery_code_or_the_admin_lifts_it() -> None:
+def test_a_locked_account_needs_a_recovery_code_or_the_admin() -> None:
     digest = recovery_digest(SALT, RECOVERY)
     alice = Alice(fob(), policy=Policy(lock_after=3), salt=SALT, recovery=(digest,))
     alice.guesses_wrong(2)
     assert alice.presses(0) is Outcome.CODE
     alice.guesses_wrong(1)
     before = alice.record
-    for answer in (codes(fob(), 1), codes(fob(), 1, 2), codes(fob(), 1, 3), codes(fob(), 0), WRONG):
+    for answer in (codes_of(fob(), 1), codes_of(fob(), 1, 2), codes_of(fob(), 1, 3), codes_of(fob(), 0), WRONG):
         assert alice.says(answer) is Outcome.LOCKED
-    assert alice.record == before._replace(refused=before.refused + 5), "nothing is used up or counted"
+    assert alice.record == before._replace(refused=before.refused + 5), "no code is used up and no failure is counted"
     alice.now += 365 * DAY
-    assert alice.presses(1) is Outcome.LOCKED, "a lock does not wear off"
+    assert alice.presses(1) is Outcome.LOCKED, "a lock does not expire"
     assert Alice(*before.tokens, policy=Policy(lock_after=3)).presses(1) is Outcome.CODE
     assert alice.says(RECOVERY.encode()) is Outcome.RECOVERY
     assert alice.presses(1) is Outcome.CODE
@@ -560,12 +549,12 @@ def test_a_lock_falls_at_its_number_and_only_a_recovery_code_or_the_admin_lifts_
     assert alice.presses(2) is Outcome.CODE
 
 
-def test_a_lock_is_off_by_default() -> None:
+def test_locking_is_off_by_default() -> None:
     alice = Alice(fob(), failures=10**6, failures_at=NOW)
     assert alice.presses(0, 3) is Outcome.CONSECUTIVE
 
 
-def test_after_a_success_it_is_known_how_many_were_refused() -> None:
+def test_a_success_reports_how_many_answers_were_refused() -> None:
     alice = Alice(fob(5), salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),))
     alice.guesses_wrong(2)
     assert alice.presses(4) is Outcome.REPLAYED
@@ -582,15 +571,15 @@ def test_after_a_success_it_is_known_how_many_were_refused() -> None:
 
 
 @pytest.mark.parametrize("tokens", [(), (fob(confirmed=False),), (fob(confirmed=False), phone(confirmed=False))])
-def test_without_a_confirmed_token_nobody_is_enrolled(tokens: tuple[Token, ...]) -> None:
+def test_without_a_confirmed_token_a_user_is_not_enrolled(tokens: tuple[Token, ...]) -> None:
     alice = Alice(*tokens, salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),), refused=3)
     before = alice.record
-    for answer in (codes(fob(), 0), codes(phone(), STEP, 2), RECOVERY.encode(), b"", WRONG):
+    for answer in (codes_of(fob(), 0), codes_of(phone(), STEP, 2), RECOVERY.encode(), b"", WRONG):
         assert alice.says(answer) is Outcome.NOT_ENROLLED
         assert alice.record == before
 
 
-def test_a_user_whose_tokens_are_all_switched_off_is_enrolled_and_refused() -> None:
+def test_a_user_with_only_disabled_tokens_is_enrolled_and_refused() -> None:
     alice = Alice(fob(enabled=False), salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),))
     assert alice.presses(0) is Outcome.MALFORMED
     assert alice.says(RECOVERY.encode()) is Outcome.RECOVERY
@@ -611,7 +600,7 @@ def test_recovery_codes_are_accepted_once_each() -> None:
     assert alice.says(other.encode()) is Outcome.WRONG
 
 
-def test_a_wrong_recovery_code_is_refused_and_not_counted_whether_any_are_left_or_not() -> None:
+def test_a_wrong_recovery_code_is_refused_and_never_counted() -> None:
     for recovery in ((), (recovery_digest(SALT, RECOVERY),)):
         alice = Alice(fob(), salt=SALT, recovery=recovery)
         assert alice.says(b"ZZZZZZZZZZZZZZZZ") is Outcome.WRONG
@@ -621,25 +610,25 @@ def test_a_wrong_recovery_code_is_refused_and_not_counted_whether_any_are_left_o
     assert (alice.record.failures, alice.record.refused) == (0, 1)
 
 
-def test_sixteen_digits_are_a_recovery_code_first_and_then_two_codes() -> None:
+def test_sixteen_digits_are_tried_as_a_recovery_code_then_as_two_codes() -> None:
     digits = "1234567812345678"
     alice = Alice(fob(digits=8), salt=SALT, recovery=(recovery_digest(SALT, digits),))
     assert alice.says(digits.encode()) is Outcome.RECOVERY
     assert alice.says(digits.encode()) is Outcome.WRONG
-    assert alice.record.failures == 1, "now they are two codes, and counted"
+    assert alice.record.failures == 1, "now they are two codes, and a failure is counted"
     assert alice.presses(0, 2) is Outcome.CONSECUTIVE
 
 
-def test_a_recovery_code_belongs_to_its_salt() -> None:
+def test_a_recovery_code_is_valid_only_with_its_salt() -> None:
     alice = Alice(fob(), salt="11" * 16, recovery=(recovery_digest(SALT, RECOVERY),))
     assert alice.says(RECOVERY.encode()) is Outcome.WRONG
 
 
-# ---- what a Decision shows
+# ---- the repr of a Decision
 
 
-def test_a_decision_shows_no_secret_and_can_be_followed_by_another_record() -> None:
-    decision = verify(Alice(fob()).record, Answer.parse(codes(fob(), 0)), NOW, Policy())
+def test_a_decision_shows_no_secret_and_can_take_another_record() -> None:
+    decision = verify(Alice(fob()).record, Answer.parse(codes_of(fob(), 0)), NOW, Policy())
     assert repr(decision) == "<Decision>"
     other = decision.followed_by(Alice(fob(7)).record)
     assert (other.outcome, other.token) == (decision.outcome, decision.token)

@@ -9,6 +9,6 @@ DATA = Path(__file__).parent / "data"
 
 
 def table(name: str) -> list[dict[str, str]]:
-    """The rows of `data/name` by column."""
+    """Return the lines of `data/name`, each as a dict by column."""
     lines = (DATA / name).read_text("utf-8").splitlines()
     return list(csv.DictReader(line for line in lines if not line.startswith("#")))

@@ -49,7 +49,7 @@ CHANGES = [(user, added) for user in [*OLD, *NEW]]
 USERS = [user for user, _ in CHANGES]
 
 
-def test_all_records_are_changed_and_nothing_is_left_behind(store: FileStore) -> None:
+def test_all_records_are_changed_and_no_temporary_file_remains(store: FileStore) -> None:
     seen: list[tuple[int, int]] = []
     assert update_many(store, CHANGES, lambda done, total: seen.append((done, total))) == USERS
     assert all(store.read(user).tokens[-1].secret == ADDED for user in USERS)
@@ -59,7 +59,7 @@ def test_all_records_are_changed_and_nothing_is_left_behind(store: FileStore) ->
     assert seen[-1] == (20, 20)
 
 
-def test_a_record_that_stays_as_it_is_is_not_written(store: FileStore) -> None:
+def test_an_unchanged_record_is_not_written(store: FileStore) -> None:
     before = (Path(store.folder) / "old0.json").stat()
     update_many(store, [("old0", lambda record: (record, None))])
     after = (Path(store.folder) / "old0.json").stat()
@@ -114,7 +114,7 @@ def killed(
 
 
 @pytest.mark.parametrize("call", ["rename", "link", "fsync", "write", "unlink", "mkdir", "rmdir"])
-def test_wherever_it_is_killed_the_next_command_finds_all_or_nothing(store: FileStore, call: str) -> None:
+def test_after_a_kill_at_any_point_all_or_no_records_are_changed(store: FileStore, call: str) -> None:
     before = content(store)
     number = 0
     while killed(store, call, number + 1):
@@ -131,7 +131,7 @@ def test_wherever_it_is_killed_the_next_command_finds_all_or_nothing(store: File
     assert store.read("next").token("came") is not None
 
 
-def test_a_used_code_does_not_come_back_when_an_import_is_undone(store: FileStore) -> None:
+def test_rolling_back_an_import_does_not_revive_a_used_code(store: FileStore) -> None:
     before = content(store)
     assert killed(store, "rename", 9)  # old0 … old4, new0 … new2 are in their places
     for user, key, counter in (("old1", KEY, 3), ("new1", ADDED, 7), ("old2", ADDED, 7)):
@@ -150,7 +150,7 @@ def test_a_used_code_does_not_come_back_when_an_import_is_undone(store: FileStor
     assert [(t.name, getattr(t, "counter", None)) for t in new1.tokens] == [("came", 8)]
 
 
-def test_a_recovery_code_and_a_guess_stay_used_when_an_import_is_undone(store: FileStore) -> None:
+def test_rolling_back_an_import_keeps_recovery_codes_and_guesses_used(store: FileStore) -> None:
     """The record is new, its token unused: but the changes to the rest of it must be kept."""
     whole, recovery = new_recovery_codes(added(UserRecord(user="new"))[0], 2)
 
@@ -180,7 +180,7 @@ def test_a_recovery_code_and_a_guess_stay_used_when_an_import_is_undone(store: F
     "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), OSError(errno.EIO, "I/O error")]
 )
 @pytest.mark.parametrize("number", [1, 4, 10])
-def test_what_cannot_be_finished_is_undone_at_once(
+def test_a_batch_that_cannot_finish_is_rolled_back_at_once(
     store: FileStore, monkeypatch: pytest.MonkeyPatch, error: BaseException, number: int
 ) -> None:
     before = content(store)
@@ -196,7 +196,7 @@ def test_what_cannot_be_finished_is_undone_at_once(
 
 
 @pytest.mark.parametrize("number", [3, 7])
-def test_where_nothing_more_can_be_written_it_is_undone_all_the_same(
+def test_a_batch_is_rolled_back_even_on_a_full_disk(
     store: FileStore, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """The disk is full from the middle on: of those who are in their places, some were there and some were not."""
@@ -220,7 +220,7 @@ def test_where_nothing_more_can_be_written_it_is_undone_all_the_same(
 
 
 @pytest.mark.parametrize("call", ["rename", "unlink", "fsync", "rmdir"])
-def test_wherever_the_undoing_is_killed_the_next_one_ends_it(store: FileStore, call: str) -> None:
+def test_a_killed_roll_back_is_completed_by_the_next(store: FileStore, call: str) -> None:
     """Also if a token that was already restored has been used since: it stays used."""
 
     def recovered(number: int) -> bool:
@@ -255,7 +255,7 @@ def test_wherever_the_undoing_is_killed_the_next_one_ends_it(store: FileStore, c
     assert content(store) == before
 
 
-def test_whoever_interrupts_it_when_all_is_in_has_not_interrupted_it(store: FileStore) -> None:
+def test_an_interrupt_after_the_commit_has_no_effect(store: FileStore) -> None:
     """Or an import that came in would be told for one that did not."""
 
     def interrupt(done: int, total: int) -> None:
@@ -267,7 +267,7 @@ def test_whoever_interrupts_it_when_all_is_in_has_not_interrupted_it(store: File
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_interrupted_at_its_end_it_is_undone_or_done_and_says_which(
+def test_an_interrupt_near_the_end_reports_commit_or_roll_back(
     store: FileStore, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """Right before the mark that says what is to be undone is taken away, and right after."""
@@ -293,7 +293,7 @@ def test_interrupted_at_its_end_it_is_undone_or_done_and_says_which(
     assert not (Path(store.folder) / ".import").exists()
 
 
-def test_a_record_that_was_used_meanwhile_is_decided_upon_anew(store: FileStore) -> None:
+def test_a_record_that_was_used_meanwhile_is_decided_again(store: FileStore) -> None:
     def progress(done: int, total: int) -> None:
         if done == len(CHANGES):  # all is staged, nothing is in its place
             store.update("old3", lambda record: (record.accepted(record.tokens[0], 3, 1, 5), None))
@@ -318,7 +318,7 @@ def used_meanwhile(store: FileStore) -> Callable[[int, int], None]:
 
 
 @pytest.mark.parametrize("call", ["rename", "link", "write", "unlink"])
-def test_wherever_it_is_killed_while_it_decides_anew_nobody_loses_a_token(store: FileStore, call: str) -> None:
+def test_a_kill_while_deciding_again_loses_no_token(store: FileStore, call: str) -> None:
     before = content(store)
     number = 0
     while killed(store, call, number + 1, used_meanwhile(store)):
@@ -338,7 +338,7 @@ def test_wherever_it_is_killed_while_it_decides_anew_nobody_loses_a_token(store:
     assert all(store.read(user).token("came") is not None for user in USERS)
 
 
-def test_a_user_who_is_named_twice_gets_both_and_whoever_kills_it_neither(store: FileStore) -> None:
+def test_a_user_named_twice_gets_both_tokens_or_after_a_kill_neither(store: FileStore) -> None:
     def second(record: UserRecord) -> tuple[UserRecord, str]:
         assert record.token("came") is not None, "one after the other"
         return record.with_token(HotpToken(name="second", secret=b"another key of ours", created=0)), "second"
@@ -372,7 +372,7 @@ def test_the_result_is_that_of_the_last_decision(store: FileStore) -> None:
     assert update_many(store, changes, used_meanwhile(store)) == [1, 1, 1, 1, 1, 0, 0, 0, 1, 0]
 
 
-def test_one_at_a_time(store: FileStore) -> None:
+def test_only_one_batch_runs_at_a_time(store: FileStore) -> None:
     def meanwhile(done: int, total: int) -> None:
         if done == 0:
             assert journal.recover(store) == 0, "what is at work is not undone"
@@ -385,7 +385,7 @@ def test_one_at_a_time(store: FileStore) -> None:
         store.read("x")
 
 
-def test_a_spoiled_record_stops_it_and_is_left_alone(store: FileStore) -> None:
+def test_a_damaged_record_stops_the_batch_and_is_unchanged(store: FileStore) -> None:
     spoiled = Path(store.folder) / "old2.json"
     spoiled.write_text("{}")
     before = content(store)
@@ -400,7 +400,7 @@ def test_a_spoiled_record_stops_it_and_is_left_alone(store: FileStore) -> None:
 
 
 @pytest.mark.parametrize("spoiled", [b"{", b"\xff\n", b'["old0.json", 1, true]\n', b"[" * 100_000 + b"\n", b"[]\n"])
-def test_a_manifest_that_is_no_manifest_undoes_nothing_and_says_what_to_do(store: FileStore, spoiled: bytes) -> None:
+def test_an_invalid_manifest_rolls_nothing_back_and_gives_instructions(store: FileStore, spoiled: bytes) -> None:
     folder = Path(store.folder)
     before = content(store)
     opened = folder / ".import"

@@ -58,12 +58,12 @@ def test_any_bytes_are_read_or_refused(name: str, data: bytes) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @MANY
 @given(data=st.data())
-def test_a_spoiled_file_is_read_or_refused(name: str, data: st.DataObject) -> None:
+def test_a_damaged_file_is_read_or_refused(name: str, data: st.DataObject) -> None:
     check(name, data.draw(spoiled(name)))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_beginning_of_a_file_is_read_or_refused(name: str) -> None:
+def test_every_prefix_of_a_file_is_read_or_refused(name: str) -> None:
     for sample in SAMPLES[name]:
         for end in range(0, len(sample), max(1, len(sample) // 200)):
             check(name, sample[:end])

@@ -48,7 +48,7 @@ def selected(*tokens: ImportedToken, **selection: object) -> SelectedTokens:
     return SelectedTokens(parsed_at_once(list(tokens)), Selection(canonical=str.lower, **selection))  # type: ignore[arg-type]
 
 
-def codes(report: Report) -> list[Status]:
+def statuses(report: Report) -> list[Status]:
     return [result.status for result in report]
 
 
@@ -66,7 +66,7 @@ def test_every_reason_has_a_code_and_programs_need_no_words(store: FileStore) ->
         ),
         now=NOW,
     )
-    assert codes(report) == [
+    assert statuses(report) == [
         Status.IMPORTED,
         Status.ALREADY_IMPORTED,
         Status.INVALID,
@@ -84,15 +84,15 @@ def test_every_reason_has_a_code_and_programs_need_no_words(store: FileStore) ->
 def test_a_file_that_was_imported_before_is_a_success(store: FileStore) -> None:
     for expected in (Status.IMPORTED, Status.ALREADY_IMPORTED):
         report = import_tokens(store, selected(token(1), token(2, user="bob")), now=NOW)
-        assert (codes(report), report.ok) == ([expected] * 2, True)
+        assert (statuses(report), report.ok) == ([expected] * 2, True)
     assert not import_tokens(store, selected(), now=NOW).ok, "an empty file"
 
 
 def test_a_dry_run_gives_the_same_codes_and_changes_nothing(store: FileStore) -> None:
     tokens = (token(1), token(2, secret=token(1).secret), token(3), token(4, user=None))
-    planned = codes(import_tokens(store, selected(*tokens), now=NOW, dry_run=True))
+    planned = statuses(import_tokens(store, selected(*tokens), now=NOW, dry_run=True))
     assert list(store.users()) == []
-    assert codes(import_tokens(store, selected(*tokens), now=NOW)) == planned
+    assert statuses(import_tokens(store, selected(*tokens), now=NOW)) == planned
 
 
 def test_a_result_is_the_same_after_it_was_packed() -> None:
@@ -124,17 +124,17 @@ def test_the_rest_of_an_exported_record_goes_to_its_own_user_alone(store: FileSt
     assert [len(store.read(user).recovery) for user in ("alice", "bob", "carl")] == [len(recovery), 0, 0]
 
 
-def test_a_token_that_is_refused_brings_nothing_else_in(store: FileStore) -> None:
+def test_a_refused_token_imports_nothing_else(store: FileStore) -> None:
     whole, _ = new_recovery_codes(UserRecord(user="alice", tokens=(fob(3),)), 2)
     report = import_tokens(
         store, selected(token(1, secret=b"short")), now=NOW, new_record=whole.without_tokens("alice")
     )
-    assert codes(report) == [Status.INVALID]
+    assert statuses(report) == [Status.INVALID]
     with pytest.raises(NotThere):
         store.read("alice")
 
 
-def test_a_file_of_one_user_that_cannot_be_read_stops_no_other(store: FileStore) -> None:
+def test_an_unreadable_record_of_one_user_stops_no_other_user(store: FileStore) -> None:
     files = [
         UserFile(path="/home/alice/.ga", user="Alice", data=written("google-authenticator", [fob(5)])),
         UserFile(path="/home/bob/.ga", user="bob", data=b"junk=\n"),
@@ -161,7 +161,7 @@ def test_an_interrupted_import_says_that_it_was_rolled_back(store: FileStore) ->
     assert list(store.users()) == []
 
 
-def test_tokens_by_line_are_read_again_and_never_held(store: FileStore) -> None:
+def test_tokens_by_line_are_read_again_and_not_kept_in_memory(store: FileStore) -> None:
     passes = 0
 
     class Counted:

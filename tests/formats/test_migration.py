@@ -117,12 +117,12 @@ def test_fields_of_later_versions_are_ignored_and_unknown_types_skipped() -> Non
         "otpauth-migration://offline?data=" + "A" * 9000,
     ],
 )
-def test_anything_else_is_refused_with_its_line(line: str) -> None:
+def test_other_input_is_refused_with_its_line(line: str) -> None:
     with pytest.raises(FormatError, match=r"line \d"):
         read("", line)
 
 
-def test_a_picture_of_the_code_will_do() -> None:
+def test_a_picture_of_the_qr_code_is_accepted() -> None:
     out = io.BytesIO()
     segno.make(part(0, 1, token(counter=9, kind=1)), micro=False).save(out, kind="png", scale=5)
     migration = FORMATS["migration"]

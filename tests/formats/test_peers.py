@@ -45,7 +45,7 @@ def pam_oath_at(site: Site, path: Path) -> None:
     service(site.confdir, "oath", f"auth required pam_oath.so usersfile={path} window=10")
 
 
-def test_a_used_google_authenticator_counter_goes_on_here(site: Site, tmp_path: Path) -> None:
+def test_a_used_google_authenticator_counter_continues_here(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "ga"
     key = made_by_google_authenticator(file, "--counter-based", "--window-size=3", "--rate-limit=3", "--rate-time=30")
     google_authenticator_at(site, file)
@@ -62,7 +62,7 @@ def test_a_used_google_authenticator_counter_goes_on_here(site: Site, tmp_path: 
     assert site.gets_in(hotp(key, 4))
 
 
-def test_a_used_google_authenticator_clock_goes_on_here(site: Site, tmp_path: Path) -> None:
+def test_a_used_google_authenticator_clock_continues_here(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "ga"
     limit = ("--window-size=3", "--rate-limit=3", "--rate-time=30")
     key = made_by_google_authenticator(file, "--time-based", "--disallow-reuse", *limit)
@@ -92,7 +92,7 @@ def test_a_skew_that_google_authenticator_learned_is_kept(site: Site, tmp_path: 
     assert site.gets_in(hotp(key, now - 99))
 
 
-def test_a_used_users_oath_goes_on_here(site: Site, tmp_path: Path) -> None:
+def test_a_used_users_oath_file_continues_here(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "users.oath"
     clock = b"another key of 20 by"
     file.write_text(f"# fleet\nHOTP {ME} - {KEY.hex()}\nHOTP/T30 {ME} - {clock.hex()}\n")
@@ -117,7 +117,7 @@ def test_a_used_users_oath_goes_on_here(site: Site, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["hotp", "totp"])
-def test_they_take_over_what_we_export(site: Site, tmp_path: Path, kind: str) -> None:
+def test_other_modules_accept_exported_files(site: Site, tmp_path: Path, kind: str) -> None:
     now = step()
     site.configure()
     first = hotp(KEY, 7 if kind == "hotp" else now)

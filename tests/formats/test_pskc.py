@@ -50,7 +50,7 @@ def test_the_figures_of_rfc_6030_have_the_right_secret_and_counter(
         assert getattr(token, "counter", None) == 0
 
 
-def test_figure_2_is_read_and_its_key_of_32_bits_is_too_weak_to_come_in() -> None:
+def test_figure_2_is_read_and_its_key_of_32_bits_is_refused_as_weak() -> None:
     (found,) = read(figure(2))
     assert (found.secret, found.counter, found.type) == (b"1234", 0, "hotp")
     assert "no counter: assumed 0" in found.remarks
@@ -91,7 +91,7 @@ def test_a_key_that_is_not_hexadecimal_is_refused_without_showing_it() -> None:
     assert "sesame" not in str(refused.value)
 
 
-def test_the_mac_is_checked_and_demanded() -> None:
+def test_the_mac_is_checked_and_required() -> None:
     cipher = "AAECAwQFBgcICQoLDA0OD+cIHItlB3Wra1DUpxVvOx2lef1VmNPCMl8jwZqIUqGv"
     flipped = bytearray(base64.b64decode(cipher))
     flipped[0] ^= 1  # of the initialisation vector: the padding stays good, the first byte of the key changes
@@ -128,7 +128,7 @@ def test_entities_and_external_references_are_refused(kind: str) -> None:
         ("<KeyPackage>", "<KeyPackage><", 5),
     ],
 )
-def test_what_would_be_read_leniently_is_refused_with_its_line(old: str, new: str, line: int) -> None:
+def test_ambiguous_input_is_refused_with_its_line(old: str, new: str, line: int) -> None:
     with pytest.raises(FormatError) as refused:
         read(replaced(figure(3), old, new))
     assert f"line {line}:" in str(refused.value)
@@ -146,7 +146,7 @@ def test_what_would_be_read_leniently_is_refused_with_its_line(old: str, new: st
         (b'<?xml version="1.0" encoding="utf-7"?><a/>', "not XML"),
     ],
 )
-def test_what_is_no_container_is_refused(data: bytes, said: str) -> None:
+def test_input_that_is_not_a_container_is_refused(data: bytes, said: str) -> None:
     with pytest.raises(FormatError, match=said):
         read(data)
 
@@ -189,7 +189,7 @@ def test_the_user_is_the_uid_of_a_distinguished_name() -> None:
 
 
 @pytest.mark.parametrize("password", [None, "a pass phrase"])
-def test_what_is_written_is_read_back_the_same(password: str | None) -> None:
+def test_an_exported_file_is_read_back_unchanged(password: str | None) -> None:
     step = NOW // 60
     tokens = [
         fob(7, serial="S-1", digits=8),

@@ -18,7 +18,7 @@ TOKENS = [fob(7), phone(last_step=NOW // 30)]
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_file_is_recognised_by_its_own_format_alone(name: str) -> None:
+def test_a_file_is_recognised_only_by_its_own_format(name: str) -> None:
     for sample in SAMPLES[name]:
         assert [other for other, known in FORMATS.items() if known.sniff(sample)] == [name]
         assert sniff(sample) == name

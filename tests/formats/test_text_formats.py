@@ -44,7 +44,7 @@ def test_a_google_authenticator_hotp_file_is_read() -> None:
     assert found.remarks == ("2 scratch codes dropped: too short (see 'pam-totp recovery')",)
 
 
-def test_a_google_authenticator_totp_file_keeps_what_was_used() -> None:
+def test_a_google_authenticator_totp_file_keeps_its_used_codes() -> None:
     lines = [B32, '" RATE_LIMIT 3 30 1699999999', '" WINDOW_SIZE 17', f'" DISALLOW_REUSE {STEP} {STEP - 4} {STEP - 2}']
     found = ga(*lines, '" TIME_SKEW -3', '" STEP_SIZE 30', '" TOTP_AUTH')
     assert (found.type, found.last_step, found.drift, found.period) == ("totp", STEP, -3, 30)
@@ -61,7 +61,7 @@ def test_without_a_list_of_used_codes_all_up_to_now_count_as_used() -> None:
     assert any("all codes up to now count as used" in remark for remark in found.remarks)
 
 
-def test_a_key_is_taken_as_that_module_takes_it() -> None:
+def test_a_key_is_decoded_as_that_module_decodes_it() -> None:
     spelled = f"{B32[:4].lower()} -\t{B32[4:]}"
     assert ga(spelled, '" HOTP_COUNTER 1').secret == KEY
     lookalikes = "BO" * 12 + "LL"
@@ -70,7 +70,7 @@ def test_a_key_is_taken_as_that_module_takes_it() -> None:
     assert ga(mixed, '" HOTP_COUNTER 1').secret == expected, "odd bits at the end are dropped"
 
 
-def test_the_first_of_two_settings_counts_and_hotp_wins_over_totp() -> None:
+def test_the_first_of_two_settings_applies_and_hotp_precedes_totp() -> None:
     found = ga(B32, '" HOTP_COUNTER 7', '" HOTP_COUNTER 9', '" TOTP_AUTH', '" DIGITS 8', '" ALGORITHM SHA256')
     assert (found.type, found.counter, found.digits, found.algorithm) == ("hotp", 7, 8, "SHA256")
     assert "duplicate HOTP_COUNTER: the first one is kept" in found.remarks
@@ -100,13 +100,13 @@ def test_a_file_that_accepts_no_code_is_skipped() -> None:
         ([B32, '" TOTP_AUTH', '" ALGORITHM MD5'], 3),
     ],
 )
-def test_another_google_authenticator_file_is_refused_with_its_line(lines: list[str], line: int) -> None:
+def test_an_invalid_google_authenticator_file_is_refused_with_its_line(lines: list[str], line: int) -> None:
     with pytest.raises(FormatError, match=f"line {line}: "):
         ga(*lines)
 
 
 @pytest.mark.parametrize("data", [b"", b"\n\n", b"x" * 65537, b"GEZDGNBV\0", b"\xff\xfe"])
-def test_no_google_authenticator_file_at_all_is_refused(data: bytes) -> None:
+def test_a_file_of_another_kind_is_refused_as_google_authenticator(data: bytes) -> None:
     with pytest.raises(FormatError):
         parsed("google-authenticator", data)
 
@@ -124,7 +124,7 @@ def test_the_counter_of_pam_oath_is_that_of_the_last_code() -> None:
 
 
 @pytest.mark.parametrize("pin", ["-", "+"])
-def test_no_pin_and_a_pin_asked_for_elsewhere_need_no_word(pin: str) -> None:
+def test_an_absent_or_external_pin_needs_no_remark(pin: str) -> None:
     assert oath(f"HOTP alice {pin} {HEX}").remarks == ()
 
 
@@ -145,7 +145,7 @@ def test_with_a_last_code_of_another_time_all_codes_up_to_now_are_used() -> None
     assert oath(f"HOTP/T30 bob - {HEX} 1 000000").last_step == STEP, "nor without a time"
 
 
-def test_the_variant_of_nine_columns_counts_from_the_next() -> None:
+def test_the_nine_column_variant_holds_the_next_counter() -> None:
     line = f"HOTP/E carl - {HEX} 5 0 {hotp(KEY, 4)} 2023-11-14T12:00:00L 192.0.2.1"
     assert oath(line).counter == 5
     used = NOW - 60
@@ -185,7 +185,7 @@ def test_a_bad_line_of_users_oath_is_refused_by_number_without_the_key(text: str
 # otpauth
 
 
-def test_a_uri_says_whose_it_is_and_what_it_is() -> None:
+def test_a_uri_names_the_user_and_the_token() -> None:
     found = only(
         "otpauth",
         f"# phones\n\notpauth://totp/ACME%20Co:alice@example.net?secret={B32}&issuer=ACME%20Co&algorithm=SHA512&digits=8&period=60\n",
@@ -217,7 +217,7 @@ def test_a_uri_says_whose_it_is_and_what_it_is() -> None:
         f"otpauth://totp/x?secret={B32}&issuer={'x' * 3000}",
     ],
 )
-def test_another_uri_is_refused_with_its_line_and_without_the_key(uri: str) -> None:
+def test_an_invalid_uri_is_refused_with_its_line_and_without_the_key(uri: str) -> None:
     with pytest.raises(FormatError, match="line 2: ") as refused:
         parsed("otpauth", f"otpauth://totp/x?secret={B32}\n{uri}\n".encode())
     assert B32 not in str(refused.value)
@@ -257,7 +257,7 @@ def test_the_columns_of_privacyidea_are_read() -> None:
         f"A0,{HEX}",
     ],
 )
-def test_another_line_of_csv_is_refused_with_its_number(text: str) -> None:
+def test_an_invalid_csv_line_is_refused_with_its_number(text: str) -> None:
     with pytest.raises(FormatError, match="line 2: ") as refused:
         parsed("csv", f"A0,{HEX}\n{text}\n".encode())
     assert HEX not in str(refused.value)
@@ -279,7 +279,7 @@ def test_a_map_has_two_columns_and_each_serial_once() -> None:
     [fob(7), fob(2**63 - 2), phone(), phone(last_step=STEP, drift=-4), phone(period=60, last_step=NOW // 60)],
     ids=["hotp", "hotp far on", "totp", "totp drifting", "totp 60 s"],
 )
-def test_what_is_written_is_read_back_the_same(name: str, token: Token) -> None:
+def test_an_exported_file_is_read_back_unchanged(name: str, token: Token) -> None:
     back = parsed(name, written(name, [token]))[0].token(0)
     for field in ("type", "secret", "algorithm", "digits", "counter", "period", "last_step", "drift"):
         if name == "otpauth" and field in ("last_step", "drift"):

@@ -16,5 +16,5 @@ def test_every_kept_input_is_read_or_refused(name: str) -> None:
         TARGETS[name](data)
 
 
-def test_nothing_is_kept_for_a_parser_that_is_not_there() -> None:
+def test_every_kept_input_belongs_to_an_existing_parser() -> None:
     assert {path.name for path in corpus.FOLDER.iterdir()} == set(TARGETS)

@@ -1,4 +1,4 @@
-"""A disk that is full, or cannot be written: who is enrolled, and with what, does not show."""
+"""A full or read-only disk does not show which users are enrolled, or with which tokens."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ANSWERS = ["000000", codes(0), codes(0, 2), "0000000", "00000000", RECOVERY, "ZZ
 
 
 class Counting:
-    """A store of one record that counts what an answer costs it."""
+    """A store of one record that counts its writes."""
 
     def __init__(self, record: UserRecord | None) -> None:
         self._record = record
@@ -57,12 +57,12 @@ class Counting:
 
 @pytest.mark.parametrize("typed", ANSWERS)
 @pytest.mark.parametrize("behind_password", [True, False])
-def test_an_answer_costs_one_write_or_none_whoever_it_is_for(typed: str, behind_password: bool) -> None:
+def test_an_answer_costs_every_user_the_same_number_of_writes(typed: str, behind_password: bool) -> None:
     answer = Answer.parse(typed.encode())
     if behind_password:
         answer = Answer.parse_behind_password(f"password{typed.replace(' ', '')}".encode())
     costs = {}
-    for name, record in (USERS | {"nobody": None}).items():
+    for name, record in (USERS | {"zoe": None}).items():
         store = Counting(record)
         decide(store, name, answer, Policy(), lambda: 86_400)  # type: ignore[arg-type]
         costs[name] = store.written

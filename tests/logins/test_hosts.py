@@ -1,4 +1,4 @@
-"""Other hosts than our own client: pamtester and python-pam, on an /etc/pam.d of their own in a private namespace."""
+"""Other PAM hosts: pamtester and python-pam, with a private /etc/pam.d in a mount namespace."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ def test_pamtester_logs_in_once_with_a_code(site: Site, way: str) -> None:
 
 
 @with_mounts
-def test_python_pam_logs_in_with_its_one_answer(site: Site, way: str) -> None:
+def test_python_pam_logs_in_with_a_single_answer(site: Site, way: str) -> None:
     site.enrol(user="root")
-    service(site.confdir, "other", "account required pam_permit.so")  # it asks for the account too
+    service(site.confdir, "other", "account required pam_permit.so")  # it calls pam_acct_mgmt too
     program = "import pam, sys; sys.exit(not pam.authenticate('root', sys.argv[1], 'demo', resetcreds=False))"
     assert hosted(site, sys.executable, "-c", program, codes(0)).returncode == 0
     assert hosted(site, sys.executable, "-c", program, codes(0)).returncode == 1
     assert hosted(site, sys.executable, "-c", program, codes(40, 2)).returncode == 0
 
 
-def test_no_python_is_linked_into_the_module() -> None:
+def test_the_module_is_not_linked_to_python() -> None:
     dynamic = subprocess.run(["readelf", "--dynamic", MODULE], text=True, capture_output=True, check=True).stdout
     assert set(re.findall(r"NEEDED.*\[(.+)\]", dynamic)) <= {"libpam.so.0", "libc.so.6"}
     assert "BIND_NOW" in dynamic
@@ -64,7 +64,7 @@ def test_no_python_is_linked_into_the_module() -> None:
 
 @pytest.mark.bare
 @with_mounts
-def test_nothing_of_the_callers_environment_reaches_the_helper(site: Site, tmp_path: Path) -> None:
+def test_the_environment_of_the_caller_does_not_reach_the_helper(site: Site, tmp_path: Path) -> None:
     site.configure()
     site.enrol(user="root")
     trap = tmp_path / "trap"
@@ -80,4 +80,4 @@ def test_nothing_of_the_callers_environment_reaches_the_helper(site: Site, tmp_p
     helper = re.findall(r'execve\("/usr/bin/python3", (\[.*?\]), (\[.*?\])', traced)
     assert [(argv.split(", ")[1:3], envp) for argv, envp in helper] == [(['"-I"', '"-S"'], "[]")]
     after = traced[traced.index("/usr/bin/python3") :]
-    assert str(trap) not in after, "nothing under the caller's control is opened"
+    assert str(trap) not in after, "no file under the caller's control is opened"

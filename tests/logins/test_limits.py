@@ -1,4 +1,4 @@
-"""Resource limits: whoever starts sudo or su chooses them, and su hands them down to us."""
+"""Resource limits: the caller of sudo or su chooses them, and su passes them on to the module."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOW = 1_700_000_000
 
 
 def in_a_child(work: Callable[[], bool]) -> bool:
-    """What `work` finds out in a process whose limits are its own."""
+    """Return the result of `work` in a child process with its own limits."""
     child = os.fork()
     if child == 0:
         found = 2
@@ -46,7 +46,7 @@ def limited(size: int) -> None:
 
 
 def answered(folder: Path, answer: str, size: int) -> bool:
-    """Whether what became of `answer` could be recorded with files of at most `size` bytes."""
+    """Return True if the outcome of `answer` could be recorded with files of at most `size` bytes."""
 
     def change(record: UserRecord) -> tuple[UserRecord, bool]:
         decision = verify(record, Answer.parse(answer.encode()), NOW, Policy())
@@ -67,13 +67,13 @@ def answered(folder: Path, answer: str, size: int) -> bool:
 
 @pytest.fixture
 def in_memory() -> Iterator[Path]:
-    """A folder that hundreds of logins, one after the other, need not wait for."""
+    """A folder in memory, in which hundreds of logins are fast."""
     with tempfile.TemporaryDirectory(dir=FOLDERS["tmpfs"]) as folder:
         yield Path(folder)
 
 
-def test_no_file_size_lets_a_right_code_in_and_leaves_a_wrong_one_uncounted(in_memory: Path) -> None:
-    """The record of a wrong answer is longer than that of a right one: the first failure says when it was."""
+def test_no_file_size_limit_accepts_a_code_but_fails_to_count_a_failure(in_memory: Path) -> None:
+    """A wrong answer makes the record longer than a right one does: the first failure has a time."""
     old = serialize(UserRecord(user="alice", tokens=(fob(5, last_used=NOW - 60),)))
     path = in_memory / "alice.json"
     recorded = set()
@@ -83,7 +83,7 @@ def test_no_file_size_lets_a_right_code_in_and_leaves_a_wrong_one_uncounted(in_m
             path.write_bytes(old)
             path.chmod(0o600)
             could.add(answered(in_memory, answer, size))
-        assert len(could) == 1, f"with {size} bytes it matters which answer it was"
+        assert len(could) == 1, f"with {size} bytes the outcomes depend on the answer"
         recorded |= could
     assert recorded == {True, False}
 
@@ -102,9 +102,9 @@ def may_raise() -> bool:
 
 @as_root
 @pytest.mark.parametrize("hard", [False, True])
-def test_the_callers_limits_are_lifted(site: Site, hard: bool) -> None:
+def test_the_limits_of_the_caller_are_lifted(site: Site, hard: bool) -> None:
     if hard and not may_raise():
-        pytest.skip("needs CAP_SYS_RESOURCE: a hard limit is to be raised")
+        pytest.skip("needs CAP_SYS_RESOURCE to raise a hard limit")
     site.enrol()
     site.configure()
 
@@ -118,13 +118,13 @@ def test_the_callers_limits_are_lifted(site: Site, hard: bool) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 500, 100_000])
-def test_the_work_for_nobody_takes_as_much_as_that_for_somebody(tmp_path: Path, size: int) -> None:
+def test_the_work_for_an_unknown_user_needs_the_same_file_size(tmp_path: Path, size: int) -> None:
     tmp_path.chmod(0o700)
     path = tmp_path / "alice.json"
     path.write_bytes(serialize(UserRecord(user="alice", tokens=(fob(),))))
     path.chmod(0o600)
 
-    def for_nobody() -> bool:
+    def for_an_unknown_user() -> bool:
         limited(size)
         try:
             FileStore(str(tmp_path)).update_decoy("zoe")
@@ -132,11 +132,11 @@ def test_the_work_for_nobody_takes_as_much_as_that_for_somebody(tmp_path: Path, 
             return False
         return True
 
-    assert in_a_child(for_nobody) == answered(tmp_path, "000000", size)
+    assert in_a_child(for_an_unknown_user) == answered(tmp_path, "000000", size)
 
 
-def test_no_number_of_descriptors_is_enough_for_nobody_and_too_few_for_somebody(in_memory: Path) -> None:
-    """The caller of su chooses it; whether a refusal could be recorded would tell who is enrolled."""
+def test_no_descriptor_limit_distinguishes_unknown_from_known_users(in_memory: Path) -> None:
+    """The caller of su sets the limit. It must not show whether a refusal could be recorded."""
     store = FileStore(str(in_memory))
     store.update("alice", lambda record: (record.with_token(fob()), None), create=True)
 

@@ -1,4 +1,4 @@
-"""Logins through the real libpam and the real module, by both ways."""
+"""Logins through the real libpam and the real module, by service and by helper."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.pamconf import Result, Style, login, service
 from tests.site import KEY, ME, MODULE, Site, codes, fob, phone
 
 
-def test_a_code_gets_in_once(site: Site, way: str) -> None:
+def test_a_code_is_accepted_once(site: Site, way: str) -> None:
     site.enrol()
     first = site.login(codes(0))
     assert first.result is Result.SUCCESS
@@ -45,7 +45,7 @@ def test_a_code_gets_in_once(site: Site, way: str) -> None:
         "755224" * 4,
     ],
 )
-def test_what_is_no_code_is_refused_and_leaves_no_trace(site: Site, way: str, answer: str | bytes) -> None:
+def test_an_answer_that_is_not_a_code_is_refused_and_leaves_no_trace(site: Site, way: str, answer: str | bytes) -> None:
     site.enrol()
     before = site.path().read_bytes()
     assert not site.gets_in(answer)
@@ -68,28 +68,28 @@ def test_a_wrong_code_is_counted_and_moves_no_counter(site: Site, way: str) -> N
     assert site.gets_in(codes(7))
 
 
-def test_a_token_40_presses_ahead_comes_back_by_two_codes_in_one_answer(site: Site, way: str) -> None:
+def test_a_token_40_presses_ahead_returns_by_two_codes_in_one_answer(site: Site, way: str) -> None:
     site.enrol()
     assert not site.gets_in(codes(40))
     assert site.gets_in(codes(40, 2))
     assert site.counter() == 42
-    assert site.gets_in(codes(42)), "the very next code is good"
-    assert not site.gets_in(codes(41, 2)), "and a code that was used is not, in a row neither"
+    assert site.gets_in(codes(42)), "the next code is accepted"
+    assert not site.gets_in(codes(41, 2)), "a used code is refused, also among codes in a row"
 
 
-def test_after_5_failures_two_in_a_row_and_after_20_three(site: Site, way: str) -> None:
+def test_after_5_failures_two_codes_are_required_and_after_20_three(site: Site, way: str) -> None:
     site.enrol(failures=5, failures_at=int(time.time()))
-    assert not site.gets_in(codes(0)), "one is not enough"
-    assert not site.gets_in("000000"), "whoever fails in between"
+    assert not site.gets_in(codes(0)), "one code is not enough"
+    assert not site.gets_in("000000"), "also after a failure in between"
     assert site.gets_in(codes(0, 2))
     assert site.record().failures == 0
     site.enrol(failures=20, failures_at=int(time.time()))
-    assert not site.gets_in(codes(0)), "one is not enough"
-    assert not site.gets_in(codes(0, 2)), "nor are two"
+    assert not site.gets_in(codes(0)), "one code is not enough"
+    assert not site.gets_in(codes(0, 2)), "two codes are not enough"
     assert site.gets_in(codes(0, 3))
 
 
-def test_the_person_is_told_of_refused_answers_after_a_success(site: Site, way: str) -> None:
+def test_a_success_shows_the_user_how_many_answers_were_refused(site: Site, way: str) -> None:
     site.enrol()
     site.login("000000")
     site.login("111111")
@@ -100,8 +100,8 @@ def test_the_person_is_told_of_refused_answers_after_a_success(site: Site, way: 
     assert site.login(codes(1)).messages == ()
 
 
-def test_a_time_token_gets_in_once_a_step(site: Site, way: str) -> None:
-    token = phone(period=86_400)  # so that no step ends during the test, but for one test a day at midnight UTC
+def test_a_time_token_is_accepted_once_a_step(site: Site, way: str) -> None:
+    token = phone(period=86_400)  # no step ends during the test, except at midnight UTC
     site.enrol(token)
     code = totp(token.secret, int(time.time()), period=token.period)
     assert site.gets_in(code)
@@ -115,23 +115,25 @@ def test_each_of_several_tokens_is_tried(site: Site, way: str) -> None:
     assert not site.gets_in(codes(0, key=KEY * 3)), "a disabled token's code"
 
 
-def test_who_is_not_enrolled_sees_the_same_prompt_and_refusal(site: Site, way: str) -> None:
+def test_an_unenrolled_user_sees_the_same_prompt_and_refusal(site: Site, way: str) -> None:
     done = site.login("123456")
     assert (done.result, len(done.prompts), [m.text for m in done.messages]) == (Result.AUTH_ERR, 1, [REFUSED])
-    assert [p for p in site.store.iterdir() if not p.name.startswith(".")] == [], "a stranger leaves no file"
+    assert [p for p in site.store.iterdir() if not p.name.startswith(".")] == [], "an unknown user leaves no file"
 
 
-def test_nullok_lets_only_those_pass_who_are_not_enrolled(site: Site, obeyed_way: str) -> None:
-    site.configure("lenient", "nullok", obeyed_way, "auth required pam_permit.so")  # which passes whoever we ignore
+def test_nullok_passes_only_unenrolled_users(site: Site, obeyed_way: str) -> None:
+    site.configure(
+        "lenient", "nullok", obeyed_way, "auth required pam_permit.so"
+    )  # it accepts every user that the module ignores
     done = site.login(service="lenient")
     assert (done.result, done.prompts) == (Result.SUCCESS, ())
     site.enrol(fob(enabled=False))
-    assert site.login("123456", service="lenient").result is Result.AUTH_ERR, "a disabled token is an enrolled one"
+    assert site.login("123456", service="lenient").result is Result.AUTH_ERR, "a user with a disabled token is enrolled"
     site.path().write_text("{}")
     assert site.login("123456", service="lenient").result is Result.AUTHINFO_UNAVAIL
 
 
-def test_nobody_at_the_prompt_is_a_conversation_error(site: Site, way: str) -> None:
+def test_a_prompt_without_an_answer_is_a_conversation_error(site: Site, way: str) -> None:
     site.enrol()
     assert site.login(None).result is Result.CONV_ERR
     assert site.gets_in(codes(0))
@@ -151,7 +153,7 @@ def test_look_ahead_is_as_configured(site: Site, obeyed_way: str) -> None:
     assert site.login(codes(0), service="strict").result is Result.SUCCESS
 
 
-def test_lock_after_leaves_only_unlock(site: Site, obeyed_way: str) -> None:
+def test_an_account_locked_by_lock_after_is_refused_until_unlocked(site: Site, obeyed_way: str) -> None:
     site.enrol()
     site.configure("locking", "lock_after=2", way=obeyed_way)
     for answer in ("000000", "111111"):
@@ -179,7 +181,7 @@ def test_lock_after_leaves_only_unlock(site: Site, obeyed_way: str) -> None:
         "look_ahead",
     ],
 )
-def test_a_bad_argument_denies_and_says_so(site: Site, obeyed_way: str, argument: str) -> None:
+def test_a_bad_argument_denies_and_is_logged(site: Site, obeyed_way: str, argument: str) -> None:
     site.enrol()
     site.configure("bad", argument, way=obeyed_way)
     done = site.login(codes(0), service="bad")
@@ -208,4 +210,4 @@ def test_use_first_pass_never_asks_and_try_first_pass_asks_once_more(site: Site,
     assert enter("try_first_pass", "password", codes(2)) == (Result.SUCCESS, 1)
     assert enter("try_first_pass", None, codes(3)) == (Result.SUCCESS, 1)
     assert enter("try_first_pass", "password", "password") == (Result.AUTH_ERR, 1)
-    assert site.record().failures == 0, "a password that was tried is no wrong code"
+    assert site.record().failures == 0, "a password is not counted as a wrong code"

@@ -1,6 +1,6 @@
-"""Fifty at the prompt with one code: one gets in.
+"""Of fifty concurrent logins with one code, one succeeds.
 
-In memory: on a slow disk the last of fifty may not have the lock within its five seconds (see tests/torture).
+The store is in memory: on a slow disk, the last of fifty may miss the time limit of the lock (see tests/torture).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _wait_then_answer(site: Site, answer: str, together: Barrier, results: multi
 
 
 def _race(site: Site, answers: list[str]) -> Counter[Result]:
-    """Log in with all answers at once, each from a process of its own that waits at the prompt for all others."""
+    """Log in with all answers at once, each in its own process that waits at the prompt for all others."""
     fork = multiprocessing.get_context("fork")
     together, results = fork.Barrier(len(answers)), fork.Queue()
     processes = [fork.Process(target=_wait_then_answer, args=(site, a, together, results)) for a in answers]
@@ -49,7 +49,7 @@ def _race(site: Site, answers: list[str]) -> Counter[Result]:
 
 
 @pytest.mark.parametrize("kind", ["hotp", "totp"])
-def test_a_code_is_accepted_once_however_many_ask(site: Site, way: str, kind: str) -> None:
+def test_a_code_is_accepted_once_under_concurrency(site: Site, way: str, kind: str) -> None:
     token = phone(period=86_400)
     site.enrol(fob() if kind == "hotp" else token)
     code = codes(0) if kind == "hotp" else totp(token.secret, int(time.time()), period=token.period)
@@ -57,13 +57,13 @@ def test_a_code_is_accepted_once_however_many_ask(site: Site, way: str, kind: st
     assert counted == {Result.SUCCESS: 1, Result.AUTH_ERR: MANY - 1}
 
 
-def test_every_failure_is_counted_whatever_races(site: Site, way: str) -> None:
+def test_every_failure_is_counted_under_concurrency(site: Site, way: str) -> None:
     site.enrol()
     assert _race(site, ["000000"] * MANY) == {Result.AUTH_ERR: MANY}
     assert site.record().failures == MANY
 
 
-def test_the_right_code_among_many_guesses_does_not_get_in_once_two_are_needed(site: Site, way: str) -> None:
+def test_the_right_code_among_guesses_fails_once_two_codes_are_required(site: Site, way: str) -> None:
     site.enrol(failures=5, failures_at=int(time.time()))
     assert _race(site, ["000000"] * 25 + [codes(0)] + ["111111"] * 24) == {Result.AUTH_ERR: MANY}
     assert site.gets_in(codes(0, 3))

@@ -1,4 +1,4 @@
-"""The service: who may ask it for whom, what it does when it or its clients misbehave."""
+"""The service: which caller may log in which user, and how it handles its own and its clients' faults."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ from pam_totp.pam.listening import listening as listening_at
 from pam_totp.pam.pam_handle import PAM_AUTH_ERR, PAM_SUCCESS
 from tests.conftest import as_root
 from tests.pamconf import Result, Shown
-from tests.site import ME, PATIENCE, TREE, Site, codes, until
-
-STRANGER = 65534  # nobody
+from tests.site import ME, PATIENCE, TREE, UNPRIVILEGED_UID, Site, codes, until
 
 
 def connected(site: Site) -> socket.socket:
@@ -39,7 +37,7 @@ def connected(site: Site) -> socket.socket:
 
 
 def listening(site: Site) -> socket.socket:
-    """The site's socket, made by somebody else than the service."""
+    """A listener at the site's socket that is not the service."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(str(site.socket))
     site.socket.chmod(0o666)
@@ -49,7 +47,7 @@ def listening(site: Site) -> socket.socket:
 
 @contextmanager
 def serving_here(site: Site, log: Callable[[int, str], None]) -> Iterator[None]:
-    """The service in a thread of this process."""
+    """Run the service in a thread of this process."""
     serving = service.Service(listening(site), str(site.store), str(site.config), log)
     thread = threading.Thread(target=serving.run)
     thread.start()
@@ -67,7 +65,7 @@ def hello(user: str, service: str = "demo", version: str = "1", *arguments: str)
 
 
 def dialogue(site: Site, first: bytes, answer: str) -> list[str]:
-    """All that the service says to `first`, with every prompt answered."""
+    """Send `first`, answer every prompt, and return all messages of the service."""
     said = []
     with connected(site) as client:
         client.send(first)
@@ -80,15 +78,15 @@ def dialogue(site: Site, first: bytes, answer: str) -> list[str]:
     return said
 
 
-def as_stranger(site: Site, first: bytes, answer: str) -> list[str]:
-    """The same from a process of another account."""
+def as_nobody(site: Site, first: bytes, answer: str) -> list[str]:
+    """Do the same from a process of the account `nobody`."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.setgroups([])
-            os.setresgid(STRANGER, STRANGER, STRANGER)
-            os.setresuid(STRANGER, STRANGER, STRANGER)
+            os.setresgid(UNPRIVILEGED_UID, UNPRIVILEGED_UID, UNPRIVILEGED_UID)
+            os.setresuid(UNPRIVILEGED_UID, UNPRIVILEGED_UID, UNPRIVILEGED_UID)
             os.write(write, "\n".join(dialogue(site, first, answer)).encode())
         finally:
             os._exit(0)
@@ -100,19 +98,19 @@ def as_stranger(site: Site, first: bytes, answer: str) -> list[str]:
 
 
 @as_root
-def test_an_account_may_ask_for_itself_and_for_nobody_else(site: Site) -> None:
+def test_an_account_may_log_in_only_as_itself(site: Site) -> None:
     site.start()
     site.enrol(user="nobody")
     site.enrol(user="root")
-    assert as_stranger(site, hello("nobody"), codes(0))[-1] == f"r{PAM_SUCCESS}"
-    assert as_stranger(site, hello("root"), codes(0)) == [f"r{PAM_AUTH_ERR}"], "not even a prompt"
-    assert as_stranger(site, hello("no-such-account"), codes(0)) == [f"r{PAM_AUTH_ERR}"]
-    assert site.log.has("reason=not-yours-to-ask", "user=root", f"uid={STRANGER}")
+    assert as_nobody(site, hello("nobody"), codes(0))[-1] == f"r{PAM_SUCCESS}"
+    assert as_nobody(site, hello("root"), codes(0)) == [f"r{PAM_AUTH_ERR}"], "without a prompt"
+    assert as_nobody(site, hello("no-such-account"), codes(0)) == [f"r{PAM_AUTH_ERR}"]
+    assert site.log.has("reason=not-yours-to-ask", "user=root", f"uid={UNPRIVILEGED_UID}")
     assert site.counter("root") == 0
 
 
 @as_root
-def test_a_first_pass_that_never_came_is_in_the_log(site: Site) -> None:
+def test_a_missing_first_pass_is_logged(site: Site) -> None:
     site.start()
     site.enrol()
     site.configure("demo", "use_first_pass", way="socket")
@@ -121,19 +119,19 @@ def test_a_first_pass_that_never_came_is_in_the_log(site: Site) -> None:
 
 
 @as_root
-def test_an_account_does_not_say_where_it_comes_from_but_a_listed_client_does(site: Site) -> None:
-    """An address in the log may be banned by what reads it."""
+def test_only_a_listed_client_may_give_the_remote_address(site: Site) -> None:
+    """A program that reads the log may ban an address in it."""
     site.config.write_text('[clients]\nnobody = "web"\n')
     site.start()
     site.enrol(user="nobody")
     for name in ("sshd", "web"):
-        as_stranger(site, hello("nobody", name) + b"\0rhost=192.0.2.66", "000000")
+        as_nobody(site, hello("nobody", name) + b"\0rhost=192.0.2.66", "000000")
     said = [line for line in site.log.lines() if "refused user=nobody" in line]
     assert ["rhost=" in line for line in said] == [False, True]
 
 
-def test_who_floods_the_log_is_left_out_of_it_and_nobody_else_is(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log daemon that is flooded would leave out what it likes, guesses through sshd among it."""
+def test_only_the_account_that_floods_the_log_is_left_out_of_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flooded log daemon would drop any lines, also those of guesses through sshd."""
     monkeypatch.setattr(log_quota, "MAX_LINES", 5)
     monkeypatch.setattr(log_quota, "MAX_TOTAL_LINES", 8)
     lines: list[str] = []
@@ -155,7 +153,7 @@ def test_who_floods_the_log_is_left_out_of_it_and_nobody_else_is(site: Site, mon
 
 
 @as_root
-def test_a_flood_of_nonsense_is_not_logged_and_what_comes_from_root_and_the_listed_is(site: Site) -> None:
+def test_a_flood_of_bad_logins_never_silences_root_or_listed_clients(site: Site) -> None:
     site.config.write_text('[clients]\ndaemon = "web"\n')
     site.start()
     site.enrol()
@@ -163,7 +161,7 @@ def test_a_flood_of_nonsense_is_not_logged_and_what_comes_from_root_and_the_list
     child = os.fork()
     if child == 0:
         try:
-            os.setresuid(STRANGER, STRANGER, STRANGER)
+            os.setresuid(UNPRIVILEGED_UID, UNPRIVILEGED_UID, UNPRIVILEGED_UID)
             for _ in range(2 * log_quota.MAX_LINES):
                 with connected(site) as client:
                     client.send(b"nonsense")
@@ -171,17 +169,17 @@ def test_a_flood_of_nonsense_is_not_logged_and_what_comes_from_root_and_the_list
         finally:
             os._exit(0)
     os.waitpid(child, 0)
-    until(lambda: site.log.has("too much to log", f"uid {STRANGER}"), "it is said that something is left out")
+    until(lambda: site.log.has("too much to log", f"uid {UNPRIVILEGED_UID}"), "the log mentions the lines left out")
     assert sum("not a hello" in line for line in site.log.lines()) == log_quota.MAX_LINES
-    as_stranger(site, hello("root"), codes(0))
-    assert not site.log.has("not-yours-to-ask"), "that is left out too"
+    as_nobody(site, hello("root"), codes(0))
+    assert not site.log.has("not-yours-to-ask"), "that line is left out too"
     site.configure("demo", way="socket")
     assert site.gets_in(codes(0))
     assert site.log.has("accepted", f"user={ME}")
 
 
 @as_root
-def test_the_highest_uid_is_told_as_it_is() -> None:
+def test_the_highest_uid_is_logged_correctly() -> None:
     highest = (1 << 32) - 3
     try:
         os.seteuid(highest)
@@ -197,15 +195,15 @@ def test_the_highest_uid_is_told_as_it_is() -> None:
 
 
 @as_root
-def test_an_account_chooses_prompt_and_echo_and_nothing_else(site: Site, tmp_path: Path) -> None:
+def test_an_account_may_set_only_prompt_and_echo(site: Site, tmp_path: Path) -> None:
     site.start()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir(mode=0o700)
     mine = ("echo", "prompt=Mine: ", "nullok", f"store={elsewhere}", "look_ahead=100", "user=root", "nonsense")
-    assert as_stranger(site, hello("nobody", "demo", "1", *mine), codes(0))[0] == "PMine: "
+    assert as_nobody(site, hello("nobody", "demo", "1", *mine), codes(0))[0] == "PMine: "
     site.enrol(user="nobody")
-    assert as_stranger(site, hello("nobody", "demo", "1", *mine), codes(11))[-1] == f"r{PAM_AUTH_ERR}"
-    assert as_stranger(site, hello("nobody", "demo", "1", *mine), codes(10))[-1] == f"r{PAM_SUCCESS}"
+    assert as_nobody(site, hello("nobody", "demo", "1", *mine), codes(11))[-1] == f"r{PAM_AUTH_ERR}"
+    assert as_nobody(site, hello("nobody", "demo", "1", *mine), codes(10))[-1] == f"r{PAM_SUCCESS}"
 
 
 @as_root
@@ -213,9 +211,9 @@ def test_a_listed_client_may_name_any_user_under_its_own_service(site: Site) -> 
     site.config.write_text('[clients]\nnobody = "web"\n[service.web]\nlook_ahead = 2\n')
     site.start()
     site.enrol(user="alice")
-    assert as_stranger(site, hello("alice", "sshd"), codes(0)) == [f"r{PAM_AUTH_ERR}"]
-    assert as_stranger(site, hello("alice", "web", "1", "look_ahead=50"), codes(3))[-1] == f"r{PAM_AUTH_ERR}"
-    assert as_stranger(site, hello("alice", "web"), codes(2))[-1] == f"r{PAM_SUCCESS}"
+    assert as_nobody(site, hello("alice", "sshd"), codes(0)) == [f"r{PAM_AUTH_ERR}"]
+    assert as_nobody(site, hello("alice", "web", "1", "look_ahead=50"), codes(3))[-1] == f"r{PAM_AUTH_ERR}"
+    assert as_nobody(site, hello("alice", "web"), codes(2))[-1] == f"r{PAM_SUCCESS}"
 
 
 @as_root
@@ -231,7 +229,7 @@ def test_a_site_file_that_others_can_write_denies(site: Site) -> None:
 
 
 @pytest.mark.parametrize("version", ["", "0", "2", "1 ", "01"])
-def test_an_unknown_version_is_told_so(site: Site, version: str) -> None:
+def test_an_unknown_protocol_version_gets_an_error(site: Site, version: str) -> None:
     site.start()
     assert dialogue(site, hello(ME, "demo", version), codes(0)) == ["r3"]
 
@@ -264,19 +262,17 @@ def test_a_malformed_answer_gets_no_result_and_no_trace(site: Site, answer: byte
     assert site.path().read_bytes() == before
 
 
-def test_who_says_nothing_is_hung_up_on_after_the_hello_limit(site: Site) -> None:
+def test_a_silent_client_is_disconnected_after_the_hello_limit(site: Site) -> None:
     site.start()
     begun = time.monotonic()
     with connected(site) as client:
         assert client.recv(1) == b""
     assert time.monotonic() - begun >= pam_handle.HELLO_WAIT * 0.9
-    assert (pam_handle.HELLO_WAIT, pam_handle.TURN_WAIT, pam_handle.PERSON_WAIT) == (2.0, 10.0, 300.0), (
-        "as the design says"
-    )
+    assert (pam_handle.HELLO_WAIT, pam_handle.TURN_WAIT, pam_handle.PERSON_WAIT) == (2.0, 10.0, 300.0), "by design"
 
 
-def test_a_time_limit_is_one_on_every_processor() -> None:
-    """A `long` has four bytes on some whose times have eight: there the kernel took no limit, and no login got in."""
+def test_a_time_limit_works_on_every_processor() -> None:
+    """On some processors `long` has four bytes and times have eight: the kernel then refused the limit."""
     assert struct.calcsize("=" + pam_handle._TIMEVAL.format) == 16
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
@@ -286,7 +282,7 @@ def test_a_time_limit_is_one_on_every_processor() -> None:
         assert pam_handle._TIMEVAL.unpack(limit) == (2, 500_000)
 
 
-def test_killed_between_prompt_and_answer_it_refuses_and_the_next_login_works(site: Site) -> None:
+def test_a_kill_after_the_prompt_refuses_and_the_next_login_works(site: Site) -> None:
     site.start()
     site.enrol()
     site.configure("demo", way="socket")
@@ -297,10 +293,10 @@ def test_killed_between_prompt_and_answer_it_refuses_and_the_next_login_works(si
 
     assert site.login(kill_then_answer).result is Result.AUTHINFO_UNAVAIL
     assert site.counter() == 0
-    assert site.socket.exists(), "a stale socket is left, and the relay starts a helper"
+    assert site.socket.exists(), "a stale socket remains, and the relay starts a helper"
     assert site.gets_in(codes(0))
     site.start()
-    assert site.gets_in(codes(1)), "and a new service takes the place of the stale one"
+    assert site.gets_in(codes(1)), "a new service replaces the stale socket"
 
 
 def test_a_second_service_does_not_take_the_socket_away(site: Site) -> None:
@@ -312,7 +308,7 @@ def test_a_second_service_does_not_take_the_socket_away(site: Site) -> None:
     assert site.gets_in(codes(0))
 
 
-def test_a_service_whose_queue_is_full_is_one_that_listens(site: Site) -> None:
+def test_a_service_with_a_full_queue_counts_as_listening(site: Site) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as busy, ExitStack() as queue:
         busy.bind(str(site.socket))
         busy.listen(0)
@@ -325,7 +321,7 @@ def test_a_service_whose_queue_is_full_is_one_that_listens(site: Site) -> None:
     assert (done.returncode, done.stderr) == (3, f"pam-totp: {site.socket}: another service is listening there\n")
 
 
-def test_a_socket_of_another_kind_is_called_by_its_name(site: Site) -> None:
+def test_a_file_of_another_type_at_the_socket_path_is_named(site: Site) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
         other.bind(str(site.socket))
         other.listen()
@@ -335,9 +331,7 @@ def test_a_socket_of_another_kind_is_called_by_its_name(site: Site) -> None:
     assert site.socket.exists()
 
 
-def test_of_two_services_that_start_at_the_same_instant_one_has_the_socket(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_two_services_that_start_together_one_has_the_socket(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     chmod = os.chmod
     said: list[str] = []
 
@@ -354,8 +348,8 @@ def test_of_two_services_that_start_at_the_same_instant_one_has_the_socket(
     assert said == [f"{site.socket}: another service is starting there"]
 
 
-def test_who_ends_while_another_has_started_already_does_not_take_its_socket_away(site: Site) -> None:
-    """The first listens no longer while its last logins end, and its socket's inode may be the other's by then."""
+def test_a_service_that_ends_does_not_unlink_a_successors_socket(site: Site) -> None:
+    """The first service no longer listens while its last logins end, and the successor may reuse its inode."""
     with ExitStack() as other:
         with listening_at(str(site.socket)) as first:
             first.close()
@@ -366,9 +360,9 @@ def test_who_ends_while_another_has_started_already_does_not_take_its_socket_awa
 
 
 @as_root
-def test_a_service_that_could_not_read_the_store_does_not_start(site: Site) -> None:
-    """Every login would be refused, and nobody would see why before the first."""
-    os.chown(site.store, 65534, 65534)
+def test_a_service_that_cannot_read_the_store_does_not_start(site: Site) -> None:
+    """Otherwise every login would be refused, without an earlier error."""
+    os.chown(site.store, UNPRIVILEGED_UID, UNPRIVILEGED_UID)
     done = site.command("serve", "--socket", site.socket)
     remedy = "runuser -u nobody -- pam-totp serve ..."
     said = f"{site.store} belongs to nobody: that account must run the service ({remedy})"
@@ -376,7 +370,7 @@ def test_a_service_that_could_not_read_the_store_does_not_start(site: Site) -> N
     assert not site.socket.exists()
 
 
-def test_it_ends_on_sigterm_after_the_logins_under_way_and_takes_its_socket_along(site: Site) -> None:
+def test_on_sigterm_it_finishes_logins_and_unlinks_its_socket(site: Site) -> None:
     process = site.start()
     site.enrol()
     site.configure("demo", way="socket")
@@ -399,7 +393,7 @@ def _takes(site: Site) -> bool:
     return True
 
 
-def test_a_held_lock_is_waited_for_with_a_bound_then_out_of_reach(site: Site, way: str) -> None:
+def test_a_held_lock_is_awaited_until_a_limit_then_unavailable(site: Site, way: str) -> None:
     site.enrol()
     lock = os.open(site.store / f"{ME}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -410,7 +404,7 @@ def test_a_held_lock_is_waited_for_with_a_bound_then_out_of_reach(site: Site, wa
     assert site.gets_in(codes(0))
 
 
-def test_silent_clients_of_one_account_do_not_keep_others_out(site: Site) -> None:
+def test_silent_clients_of_one_account_do_not_block_others(site: Site) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root: another account takes part")
     site.start()
@@ -420,7 +414,7 @@ def test_silent_clients_of_one_account_do_not_keep_others_out(site: Site) -> Non
     child = os.fork()
     if child == 0:
         try:
-            os.setresuid(STRANGER, STRANGER, STRANGER)
+            os.setresuid(UNPRIVILEGED_UID, UNPRIVILEGED_UID, UNPRIVILEGED_UID)
             os.close(go[1])
             held = [connected(site) for _ in range(2 * login_quota.MAX_LOGINS)]
             os.write(ready[1], b"x")
@@ -434,7 +428,7 @@ def test_silent_clients_of_one_account_do_not_keep_others_out(site: Site) -> Non
         assert site.gets_in(codes(0), user="root")
         pid = site._service.pid if site._service else 0
         threads = len(os.listdir(f"/proc/{pid}/task"))
-        assert threads <= login_quota.MAX_LOGINS + service.MAX_WAITING + 2, "what it may hold, and those who wait"
+        assert threads <= login_quota.MAX_LOGINS + service.MAX_WAITING + 2, "its quota and the waiting clients"
     finally:
         os.close(go[1])
         os.waitpid(child, 0)
@@ -443,8 +437,8 @@ def test_silent_clients_of_one_account_do_not_keep_others_out(site: Site) -> Non
 
 
 @as_root
-def test_all_other_accounts_together_do_not_keep_root_out(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One person may have thousands of accounts: subordinate ids."""
+def test_all_other_accounts_together_do_not_block_root(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One user may have thousands of accounts: subordinate ids."""
     monkeypatch.setattr(login_quota, "MAX_TOTAL_LOGINS", 3)
     site.enrol()
     with serving_here(site, lambda *_: None):
@@ -454,7 +448,7 @@ def test_all_other_accounts_together_do_not_keep_root_out(site: Site, monkeypatc
             try:
                 os.close(go[1])
                 held = []
-                for uid in range(STRANGER - 6, STRANGER):
+                for uid in range(UNPRIVILEGED_UID - 6, UNPRIVILEGED_UID):
                     os.seteuid(uid)
                     held.append(connected(site))
                     os.seteuid(0)
@@ -467,7 +461,7 @@ def test_all_other_accounts_together_do_not_keep_root_out(site: Site, monkeypatc
             os.close(ready[1])
             assert os.read(ready[0], 1) == b"x"
             site.configure("demo", way="socket")
-            assert site.gets_in(codes(0)), "they were there before us, and are taken in turn"
+            assert site.gets_in(codes(0)), "they connected earlier, and are served in turn"
         finally:
             for end in (go[1], go[0], ready[0]):
                 os.close(end)
@@ -475,10 +469,8 @@ def test_all_other_accounts_together_do_not_keep_root_out(site: Site, monkeypatc
 
 
 @as_root
-def test_who_calls_su_over_and_over_has_no_more_logins_than_who_asks_directly(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The service sees root there, and who called it in PAM_RUSER."""
+def test_logins_through_su_count_towards_the_callers_quota(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service sees root as the peer, and the caller of su in PAM_RUSER."""
     monkeypatch.setattr(login_quota, "MAX_LOGINS", 2)
     site.enrol()
     lines: list[str] = []
@@ -507,7 +499,7 @@ def test_who_calls_su_over_and_over_has_no_more_logins_than_who_asks_directly(
             client.close()
 
 
-def test_it_takes_as_many_descriptors_as_it_may_have(site: Site) -> None:
+def test_it_raises_its_descriptor_limit_to_the_maximum(site: Site) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
     try:
@@ -517,8 +509,8 @@ def test_it_takes_as_many_descriptors_as_it_may_have(site: Site) -> None:
     assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (min(service.MAX_FILES, hard), hard)
 
 
-def test_without_a_descriptor_left_it_does_not_spin(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It looks again after a pause, unless it is to end meanwhile, and loses no client that came before."""
+def test_without_free_descriptors_it_does_not_spin(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It retries after a pause, ends if it is asked to meanwhile, and loses no earlier client."""
 
     class Full(socket.socket):
         def accept(self) -> tuple[socket.socket, object]:
@@ -546,8 +538,8 @@ def test_without_a_descriptor_left_it_does_not_spin(site: Site, monkeypatch: pyt
     assert not thread.is_alive()
 
 
-def test_a_log_that_cannot_be_written_leaves_no_thread_fewer(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else it would take a few such logins until nobody waits for the next, whatever becomes of the log."""
+def test_a_log_write_failure_does_not_lose_a_thread(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a few such logins would end all threads."""
     monkeypatch.setattr(service, "MAX_WAITING", 2)
     failed: list[str] = []
 
@@ -567,7 +559,7 @@ def test_a_log_that_cannot_be_written_leaves_no_thread_fewer(site: Site, monkeyp
         for _ in range(8):
             with connected(site) as client:
                 client.send(b"nonsense")
-                assert client.recv(1) == b"", "hung up on, and nothing said"
+                assert client.recv(1) == b"", "disconnected without a message"
         assert len(failed) == 8
         site.configure("demo", way="socket")
         assert site.gets_in(codes(0))
@@ -576,7 +568,7 @@ def test_a_log_that_cannot_be_written_leaves_no_thread_fewer(site: Site, monkeyp
         thread.join(PATIENCE)
 
 
-def test_where_no_thread_can_be_had_it_says_so_in_one_line(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_to_start_a_thread_is_reported_in_one_line(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     def none(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -590,7 +582,7 @@ def test_where_no_thread_can_be_had_it_says_so_in_one_line(site: Site, monkeypat
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_it_ends_when_it_is_told_to_however_many_workers_it_has(site: Site, workers: int) -> None:
+def test_it_ends_on_a_signal_with_any_number_of_workers(site: Site, workers: int) -> None:
     process = site.start("--workers", str(workers))
     site.enrol()
     site.configure("demo", way="socket")
@@ -608,15 +600,15 @@ def workers_of(process: subprocess.Popen[bytes], count: int) -> list[int]:
 
 
 def gone(pid: int) -> bool:
-    """Also when nobody has waited for it yet."""
+    """A worker that was killed but not reaped yet counts as ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):  # the latter, if it goes between open and read
+    except (FileNotFoundError, ProcessLookupError):  # the latter if it exits between open and read
         return True
 
 
-def test_workers_end_in_order_whoever_ignores_their_ends(site: Site) -> None:
-    """A daemon's SIGCHLD, where it is ignored, is inherited."""
+def test_workers_end_in_order_if_the_parent_ignores_sigchld(site: Site) -> None:
+    """A process inherits an ignored SIGCHLD from the daemon that starts it."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         process = site.start("--workers", "2")
@@ -629,7 +621,7 @@ def test_workers_end_in_order_whoever_ignores_their_ends(site: Site) -> None:
     assert site.log.lines() == []
 
 
-def test_where_one_worker_is_lost_the_service_ends_and_says_so(site: Site) -> None:
+def test_if_a_worker_is_lost_the_service_ends_and_logs_it(site: Site) -> None:
     process = site.start("--workers", "3")
     workers = workers_of(process, 3)
     os.kill(workers[1], signal.SIGKILL)
@@ -646,7 +638,7 @@ def test_workers_end_with_the_process_that_started_them(site: Site) -> None:
     assert not _takes(site)
 
 
-def test_one_code_that_many_workers_are_given_at_once_lets_one_in(site: Site) -> None:
+def test_one_code_given_to_many_workers_is_accepted_once(site: Site) -> None:
     site.start("--workers", "4")
     site.enrol()
     site.configure("demo", way="socket")
@@ -666,15 +658,15 @@ def test_one_code_that_many_workers_are_given_at_once_lets_one_in(site: Site) ->
 
 
 @pytest.mark.parametrize("workers", ["0", "65", "-1"])
-def test_a_number_of_workers_that_makes_no_sense_is_wrong_usage(site: Site, workers: str) -> None:
+def test_an_invalid_number_of_workers_is_wrong_usage(site: Site, workers: str) -> None:
     done = site.command("serve", "--socket", site.socket, "--workers", workers)
     assert (done.returncode, done.stderr) == (2, "pam-totp: --workers must be 1 to 64\n")
 
 
-def test_it_takes_the_socket_that_systemd_passes_on(site: Site) -> None:
+def test_it_accepts_the_socket_that_systemd_passes(site: Site) -> None:
     site.enrol()
     listener = listening(site)
-    fd = os.dup(listener.fileno())  # the shell moves it to where sd_listen_fds(3) wants it
+    fd = os.dup(listener.fileno())  # the shell moves it to the number that sd_listen_fds(3) requires
     script = f'exec 3<&{fd}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" -m pam_totp.cli serve --store "$1" --config "$2"'
     site.config.touch(0o644)
     command = ["/bin/bash", "-c", script, sys.executable, str(site.store), str(site.config)]
@@ -685,12 +677,12 @@ def test_it_takes_the_socket_that_systemd_passes_on(site: Site) -> None:
         finally:
             service.terminate()
     assert service.returncode == 0
-    assert site.socket.exists(), "it is systemd's, not ours to remove"
+    assert site.socket.exists(), "systemd owns the socket, so the service does not unlink it"
     listener.close()
     os.close(fd)
 
 
-def test_many_at_once_all_get_their_own_answer(site: Site) -> None:
+def test_concurrent_clients_each_get_their_own_result(site: Site) -> None:
     site.start()
     site.enrol()
     site.configure("demo", way="socket")

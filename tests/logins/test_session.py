@@ -1,4 +1,4 @@
-"""One login on a channel, where something of ours is wrong: denied, with a reason in the log and no more."""
+"""One login on a channel with a fault of the service: denied, with only a reason in the log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pam_totp.pam.pam_handle import Hello
 HELLO = b"Hversion=1\0service=demo\0user=alice\0flags=0"
 
 
-def test_a_defect_of_ours_denies_and_says_where_it_is_and_not_what_it_saw() -> None:
+def test_a_defect_denies_and_logs_its_location_without_data() -> None:
     log: list[tuple[int, str]] = []
 
     def defect(hello: Hello) -> int:
@@ -26,7 +26,7 @@ def test_a_defect_of_ours_denies_and_says_where_it_is_and_not_what_it_saw() -> N
         theirs.send(HELLO)
         with ours:
             serve_one(ours, lambda priority, line: log.append((priority, line)), defect)
-        assert theirs.recv(4096) == b"", "no result is no success"
+        assert theirs.recv(4096) == b"", "a missing result is not a success"
     assert len(log) == 1
     assert f"ValueError at {__file__}:" in log[0][1]
     assert "123456" not in log[0][1]
@@ -41,9 +41,7 @@ def test_a_defect_of_ours_denies_and_says_where_it_is_and_not_what_it_saw() -> N
         (b"#" * (1 << 18) + b"\n[policy]\nlook_ahead = 3\n", 0o644, "larger than 262144 bytes"),
     ],
 )
-def test_a_site_file_that_is_not_as_it_should_be_is_not_passed_over(
-    tmp_path: Path, content: bytes, mode: int, reason: str
-) -> None:
+def test_an_invalid_site_file_is_not_ignored(tmp_path: Path, content: bytes, mode: int, reason: str) -> None:
     path = tmp_path / "pam_totp.toml"
     path.write_bytes(content)
     path.chmod(mode)
@@ -51,8 +49,8 @@ def test_a_site_file_that_is_not_as_it_should_be_is_not_passed_over(
         read_site(str(path))
 
 
-def test_a_site_file_that_comes_in_pieces_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As some file systems give it: what its end says must not be passed over."""
+def test_a_site_file_read_in_pieces_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems return a file in pieces. Its last part must be read."""
     path = tmp_path / "pam_totp.toml"
     path.write_bytes(b"[policy]\nlook_ahead = 3\nlock_after = 10\n")
     path.chmod(0o600)
@@ -61,7 +59,7 @@ def test_a_site_file_that_comes_in_pieces_is_read_to_its_end(tmp_path: Path, mon
     assert read_site(str(path)).policy == {"look_ahead": 3, "lock_after": 10}
 
 
-def test_a_site_file_that_cannot_be_opened_or_is_none_is_not_passed_over(tmp_path: Path) -> None:
+def test_a_site_file_that_is_unreadable_or_not_a_file_is_not_ignored(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe", 0o600)
@@ -73,4 +71,4 @@ def test_a_site_file_that_cannot_be_opened_or_is_none_is_not_passed_over(tmp_pat
     ):
         with pytest.raises(SettingsError, match=reason):
             read_site(str(tmp_path / path))
-    assert len(os.listdir("/proc/self/fd")) == len(open_before), "nor does it stay open"
+    assert len(os.listdir("/proc/self/fd")) == len(open_before), "and the file is closed"

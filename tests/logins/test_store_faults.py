@@ -1,4 +1,4 @@
-"""A secret file that is not as it should be, and names that would leave the folder."""
+"""Invalid secret files, and user names that would lead out of the folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import as_root
 from tests.pamconf import Result
-from tests.site import ME, Site, codes
+from tests.site import ME, UNPRIVILEGED_UID, Site, codes
 
 
 def _truncated(path: Path) -> None:
@@ -52,7 +52,7 @@ SPOILED: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("spoiled", SPOILED)
-def test_a_spoiled_secret_file_is_refused_said_and_left_alone(site: Site, way: str, spoiled: str) -> None:
+def test_a_damaged_secret_file_is_refused_logged_and_unchanged(site: Site, way: str, spoiled: str) -> None:
     site.enrol()
     path = site.path()
     SPOILED[spoiled](path)
@@ -75,10 +75,10 @@ def test_a_spoiled_secret_file_is_refused_said_and_left_alone(site: Site, way: s
 @as_root
 def test_a_foreign_owner_is_refused(site: Site, way: str) -> None:
     site.enrol()
-    os.chown(site.path(), 65534, 65534)
+    os.chown(site.path(), UNPRIVILEGED_UID, UNPRIVILEGED_UID)
     assert site.login(codes(0)).result is Result.AUTHINFO_UNAVAIL
     os.chown(site.path(), 0, 0)
-    os.chown(site.store, 65534, 65534)
+    os.chown(site.store, UNPRIVILEGED_UID, UNPRIVILEGED_UID)
     assert site.login(codes(0)).result is Result.AUTHINFO_UNAVAIL
 
 
@@ -88,7 +88,7 @@ def test_a_folder_that_others_can_enter_is_refused(site: Site, way: str) -> None
     assert site.login(codes(0)).result is Result.AUTHINFO_UNAVAIL
 
 
-def test_no_folder_is_out_of_reach_and_not_unenrolled(site: Site, obeyed_way: str) -> None:
+def test_a_missing_store_folder_is_unavailable_not_unenrolled(site: Site, obeyed_way: str) -> None:
     site.configure("lenient", "nullok", way=obeyed_way)
     shutil.rmtree(site.store)
     assert site.login(codes(0), service="lenient").result is Result.AUTHINFO_UNAVAIL
@@ -97,10 +97,10 @@ def test_no_folder_is_out_of_reach_and_not_unenrolled(site: Site, obeyed_way: st
 @as_root
 def test_the_helper_of_root_becomes_the_owner_of_the_folder(site: Site) -> None:
     site.configure()
-    os.chown(site.store, 65534, 65534)
+    os.chown(site.store, UNPRIVILEGED_UID, UNPRIVILEGED_UID)
     site.enrol()
     assert site.gets_in(codes(0))
-    assert {(p.stat().st_uid, p.stat().st_gid) for p in site.store.iterdir()} == {(65534, 65534)}
+    assert {(p.stat().st_uid, p.stat().st_gid) for p in site.store.iterdir()} == {(UNPRIVILEGED_UID, UNPRIVILEGED_UID)}
 
 
 @as_root
@@ -110,7 +110,7 @@ def test_the_helper_of_root_becomes_the_owner_of_the_folder(site: Site) -> None:
 )
 def test_no_user_name_leaves_the_store(site: Site, way: str, name: str | bytes) -> None:
     user = os.fsdecode(name)
-    site.enrol(user="outside")  # what "../outside" of a folder in the store would be
+    site.enrol(user="outside")  # the target of "../outside" from a folder in the store
     shutil.move(site.path("outside"), site.folder / "outside.json")
     before = sorted(p for p in site.folder.rglob("*") if site.store not in p.parents)
     assert site.login(codes(0), user=user).result in (Result.AUTH_ERR, Result.AUTHINFO_UNAVAIL)

@@ -13,7 +13,7 @@ from tests.site import TREE
 pytestmark = pytest.mark.bare
 
 
-def test_the_files_that_start_the_measurement_are_run_unchanged(tmp_path: Path) -> None:
+def test_the_files_that_start_the_measurement_run_unchanged(tmp_path: Path) -> None:
     for entry in ENTRIES:
         (tmp_path / entry).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(TREE / entry, tmp_path / entry)
@@ -30,7 +30,7 @@ def test_every_file_that_is_run_by_its_path_is_measured() -> None:
     assert by_path <= set(ENTRIES)
 
 
-def test_the_measured_relay_is_ours_but_for_the_killing(tmp_path: Path) -> None:
+def test_the_measured_relay_differs_only_in_killing_helpers(tmp_path: Path) -> None:
     ours = TREE / "pam_totp" / "pam" / "relay.c"
     copy = tmp_path / "relay.c"
     shutil.copy(ours, copy)

@@ -12,7 +12,7 @@ from tests.site import codes
 
 @pytest.mark.bare
 @pytest.mark.parametrize("argument", ["", "[secret=~/.pam_totp.json]"])
-def test_imports_come_before_the_privileges_go_and_every_record_after(machine: Machine, argument: str) -> None:
+def test_imports_precede_the_privilege_drop_and_records_follow_it(machine: Machine, argument: str) -> None:
     machine.stack("demo", machine.ours(argument))
     machine.write("/etc/pam_totp.toml", "[policy]\nlook_ahead = 3\n")
     machine.enrol("alice")

@@ -30,7 +30,7 @@ def handing_on(site: Site, way: str) -> None:
     service(site.confdir, "demo", ours, carry_authtok=True)
 
 
-def test_a_code_behind_a_password_gets_in_and_the_password_is_handed_on(site: Site) -> None:
+def test_a_code_after_a_password_is_accepted_and_the_password_passed_on(site: Site) -> None:
     site.enrol()
     done = site.login("correct horse" + codes(0))
     assert (done.result, done.authtok) == (Result.SUCCESS, "correct horse")
@@ -39,7 +39,7 @@ def test_a_code_behind_a_password_gets_in_and_the_password_is_handed_on(site: Si
     assert (again.result, again.authtok) == (Result.AUTH_ERR, "correct horse"), "whatever the code is worth"
 
 
-def test_codes_in_a_row_behind_a_password_bring_a_token_back(site: Site) -> None:
+def test_codes_in_a_row_after_a_password_resynchronise_a_token(site: Site) -> None:
     site.enrol()
     done = site.login("pa55" + codes(40, 2).replace(" ", ""))
     assert (done.result, done.authtok, site.counter()) == (Result.SUCCESS, "pa55", 42)
@@ -64,14 +64,14 @@ def test_lengths_are_those_of_the_tokens_that_are_enabled(site: Site) -> None:
     assert (done.result, done.authtok) == (Result.SUCCESS, "abc99")
 
 
-def test_eight_digits_behind_a_password(site: Site) -> None:
+def test_eight_digits_after_a_password_are_accepted(site: Site) -> None:
     site.enrol(fob(digits=8))
     done = site.login("abc" + hotp(KEY, 0, 8))
     assert (done.result, done.authtok) == (Result.SUCCESS, "abc")
 
 
 @pytest.mark.parametrize("said", [RECOVERY, "password" + RECOVERY, "password" + RECOVERY[:10]])
-def test_there_are_no_recovery_codes(site: Site, said: str) -> None:
+def test_recovery_codes_after_a_password_are_refused(site: Site, said: str) -> None:
     digits = recovery_digest(SALT, "1234567890123456")
     site.enrol(fob(digits=8), salt=SALT, recovery=(recovery_digest(SALT, RECOVERY), digits))
     assert site.login(said).result is Result.AUTH_ERR
@@ -82,7 +82,7 @@ def test_there_are_no_recovery_codes(site: Site, said: str) -> None:
 @pytest.mark.parametrize(
     "said", ["password", "password12345", "755224x", "p\u0661\u0662\u0663\u0664\u0665\u0666", "x 755-224"]
 )
-def test_where_nothing_could_be_a_code_nothing_is_counted_and_all_is_password(site: Site, said: str) -> None:
+def test_an_answer_without_codes_is_not_counted_and_is_all_password(site: Site, said: str) -> None:
     site.enrol()
     before = site.path().read_bytes()
     done = site.login(said)
@@ -97,20 +97,20 @@ def test_codes_without_a_password_are_refused_and_not_used_up(site: Site, said: 
     assert site.counter() == 0
 
 
-def test_a_blank_answer_hands_nothing_on(site: Site) -> None:
+def test_a_blank_answer_passes_no_password_on(site: Site) -> None:
     site.enrol()
     done = site.login("")
     assert (done.result, done.authtok) == (Result.AUTH_ERR, None)
 
 
-def test_bytes_that_are_no_text_are_handed_on_as_they_are(site: Site) -> None:
+def test_bytes_that_are_not_text_are_passed_on_unchanged(site: Site) -> None:
     site.enrol()
     done = site.login(b"p\xff\xfe" + codes(0).encode())
     assert (done.result, done.authtok) == (Result.SUCCESS, os.fsdecode(b"p\xff\xfe"))
 
 
 @pytest.mark.parametrize("said", ["password123456", "password", "123456", "password" + "1" * 12, "x" * 600])
-def test_who_is_not_enrolled_sees_what_a_wrong_code_shows(site: Site, said: str) -> None:
+def test_an_unenrolled_user_sees_what_a_wrong_code_shows(site: Site, said: str) -> None:
     def seen(done: Login) -> Login:
         return replace(done, seconds=0.0)
 
@@ -120,7 +120,7 @@ def test_who_is_not_enrolled_sees_what_a_wrong_code_shows(site: Site, said: str)
     assert [m.text for m in unenrolled.messages] == [REFUSED]
 
 
-def test_a_password_is_never_handed_on_where_the_store_is_out_of_reach(site: Site) -> None:
+def test_a_password_is_not_passed_on_if_the_store_is_unavailable(site: Site) -> None:
     site.enrol()
     site.store.chmod(0o755)
     done = site.login("password" + codes(0))
@@ -142,7 +142,9 @@ def test_the_next_module_gets_the_password_and_not_the_code(site: Site, tmp_path
     count=st.integers(1, 3),
     data=st.data(),
 )
-def test_what_was_put_together_comes_apart(password: bytes, length: int, count: int, data: st.DataObject) -> None:
+def test_a_joined_password_and_codes_are_split_again(
+    password: bytes, length: int, count: int, data: st.DataObject
+) -> None:
     digits = "".join(
         data.draw(st.lists(st.sampled_from("0123456789"), min_size=length * count, max_size=length * count))
     )
@@ -152,7 +154,7 @@ def test_what_was_put_together_comes_apart(password: bytes, length: int, count: 
 
 
 @given(answer=st.binary(max_size=60) | st.from_regex(rb"[a-z]{0,3}[0-9]{0,30}", fullmatch=True))
-def test_what_comes_apart_is_the_answer_and_the_tail_is_codes_or_nothing(answer: bytes) -> None:
+def test_a_split_answer_is_complete_and_its_tail_is_codes_or_empty(answer: bytes) -> None:
     parsed = Answer.parse_behind_password(answer)
     password, codes = parsed.password({6, 8}), parsed.codes({6, 8})
     assert password + "".join(codes or ()).encode() == answer

@@ -35,7 +35,7 @@ def seen(machine: Machine, user: str, answer: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_all_that_cannot_be_recorded_looks_alike(machine: Machine, spoiled: str) -> None:
+def test_all_answers_that_cannot_be_recorded_look_alike(machine: Machine, spoiled: str) -> None:
     for answer in ANSWERS:
         all_seen = {name: seen(machine, name, answer) for name in (*USERS, "nobody-we-know")}
         assert len(set(all_seen.values())) == 1, (answer, all_seen)

@@ -43,7 +43,7 @@ def ago(seconds: int, rhost: str = HERE, service: str = "demo") -> Grace:
     return Grace(service=service, rhost=rhost, granted=int(time.time()) - seconds)
 
 
-def test_after_a_code_the_same_login_needs_none(site: Site) -> None:
+def test_after_a_code_the_same_login_requires_no_code(site: Site) -> None:
     site.enrol()
     assert asked(come(site))
     get_in(site, codes(0))
@@ -61,7 +61,7 @@ def test_grace_is_for_one_address_and_one_service(site: Site) -> None:
 @pytest.mark.parametrize(
     "rhost", [None, "", "laptop.example.org", "localhost", "192.0.2", "192.0.2.07", "fe80::1%eth0", " 192.0.2.7"]
 )
-def test_without_a_numeric_address_there_is_none(site: Site, rhost: str | None) -> None:
+def test_without_a_numeric_address_there_is_no_grace(site: Site, rhost: str | None) -> None:
     site.enrol()
     assert site.login(codes(0), items={} if rhost is None else {"rhost": rhost}).result is Result.SUCCESS
     assert site.record().grace == ()
@@ -106,13 +106,13 @@ def test_grace_is_void_when_the_tokens_change(site: Site, change: list[str]) -> 
     assert asked(come(site))
 
 
-def test_who_has_no_tokens_left_has_no_grace(site: Site) -> None:
+def test_a_user_without_tokens_has_no_grace(site: Site) -> None:
     site.enrol(grace=(ago(60),))
     assert site.command("remove", ME, "--all", "--yes").returncode == 0
     assert asked(come(site))
 
 
-def test_a_recovery_code_grants_none(site: Site) -> None:
+def test_a_recovery_code_grants_no_grace(site: Site) -> None:
     salt, code = "00" * 16, "0123456789ABCDEF"
     site.enrol(salt=salt, recovery=(recovery_digest(salt, code),))
     get_in(site, code)
@@ -120,26 +120,26 @@ def test_a_recovery_code_grants_none(site: Site) -> None:
     assert asked(come(site))
 
 
-def test_a_refused_code_grants_none(site: Site) -> None:
+def test_a_refused_code_grants_no_grace(site: Site) -> None:
     site.enrol()
     assert site.login("000000", items={"rhost": HERE}).result is Result.AUTH_ERR
     assert site.record().grace == ()
 
 
-def test_the_locked_have_none(site: Site, way: str) -> None:
+def test_a_locked_user_has_no_grace(site: Site, way: str) -> None:
     site.configure("demo", "grace_period=3600 lock_after=3", way)
     site.enrol(grace=(ago(60),), failures=3, failures_at=int(time.time()))
     assert asked(come(site))
 
 
-def test_a_shared_record_has_none(site: Site, way: str) -> None:
+def test_a_shared_record_has_no_grace(site: Site, way: str) -> None:
     """user=NAME: the code of one account is not to let another one in."""
     site.configure("demo", f"grace_period=3600 user={ME}", way)
     site.enrol(grace=(ago(60),))
     assert asked(come(site))
 
 
-def test_without_the_argument_nothing_is_kept(site: Site, way: str) -> None:
+def test_without_the_argument_no_grace_is_kept(site: Site, way: str) -> None:
     site.configure("demo", "", way)
     site.enrol()
     get_in(site, codes(0))

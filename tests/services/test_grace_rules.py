@@ -18,7 +18,7 @@ HERE = "192.0.2.7"
 AT = ("demo", HERE)
 
 
-def test_the_newest_are_kept_and_what_nobody_could_honour_is_dropped() -> None:
+def test_the_newest_entries_are_kept_and_unusable_ones_dropped() -> None:
     full = tuple(Grace(service="demo", rhost=f"192.0.2.{n}", granted=900_000 + n) for n in range(MAX_GRACE))
     kept = grace.granted(UserRecord(user="alice", grace=full), ("demo", "::1"), 900_100).grace
     assert len(kept) == MAX_GRACE
@@ -29,7 +29,7 @@ def test_the_newest_are_kept_and_what_nobody_could_honour_is_dropped() -> None:
     assert [g.service for g in grace.granted(UserRecord(user="alice", grace=old), AT, 900_000).grace] == ["demo"]
 
 
-def test_a_new_code_at_the_same_place_replaces_the_old_grace() -> None:
+def test_a_new_code_from_the_same_address_replaces_the_old_grace() -> None:
     record = grace.granted(grace.granted(UserRecord(user="alice"), AT, 100), AT, 200)
     assert record.grace == (Grace(service="demo", rhost=HERE, granted=200),)
 
@@ -41,11 +41,11 @@ def test_grace_holds_from_the_code_for_the_period(now: int, holds: bool) -> None
 
 
 @pytest.mark.parametrize("service", ["", " sshd", "x" * 65, "sshd\n", "über"])
-def test_a_strange_service_has_no_place(service: str) -> None:
+def test_an_unusual_service_name_gets_no_grace(service: str) -> None:
     assert grace.origin(service, HERE) is None
 
 
-def test_nobody_but_root_gets_or_leaves_grace() -> None:
+def test_only_root_reads_and_writes_grace() -> None:
     uid = os.geteuid() or 65534
     hello = Hello(version="1", service="demo", user="nobody" if uid == 65534 else ME, arguments=("grace_period=60",))
     assert not listed(uid, hello, SiteFile(policy={"grace_period": 3600}, services={}, clients={}))

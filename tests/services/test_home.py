@@ -64,7 +64,7 @@ def test_a_user_enrols_without_root_and_logs_in(machine: Machine, sshd: Sshd) ->
     assert not machine.path(OWN).exists()
 
 
-def test_without_root_nobody_elses_tokens_can_be_changed(machine: Machine) -> None:
+def test_without_root_only_the_own_tokens_can_be_changed(machine: Machine) -> None:
     put(machine)
     done = machine.pam_totp("verify", "alice", codes(0), user="bob")
     assert done.returncode == 3
@@ -75,7 +75,7 @@ def test_without_root_nobody_elses_tokens_can_be_changed(machine: Machine) -> No
 
 
 @pytest.mark.parametrize("program", ["su", "sudo"])
-def test_the_helper_is_the_user_and_nothing_else_before_it_opens_anything(machine: Machine, program: str) -> None:
+def test_the_helper_becomes_the_user_before_it_opens_any_file(machine: Machine, program: str) -> None:
     put(machine)
     words = ("su", "alice", "-c", "true") if program == "su" else ("sudo", "true")
     talk = machine.talk(*words, user="alice")
@@ -110,7 +110,7 @@ def _helper_of(machine: Machine, pid: int) -> str:
     return status
 
 
-def test_a_link_to_what_only_root_can_read_leads_nowhere(machine: Machine) -> None:
+def test_a_link_to_a_file_that_only_root_can_read_is_not_followed(machine: Machine) -> None:
     put(machine, owner="root", path="/run/secret-of-root.json")
     machine.path(OWN).symlink_to("/run/secret-of-root.json")
     machine.own(OWN, "alice")
@@ -119,27 +119,27 @@ def test_a_link_to_what_only_root_can_read_leads_nowhere(machine: Machine) -> No
     assert machine.record("alice", "/run/secret-of-root.json").tokens == (fob(),)
 
 
-def test_a_link_to_ones_own_file_is_not_followed_either(machine: Machine) -> None:
+def test_a_link_to_the_users_own_file_is_not_followed(machine: Machine) -> None:
     put(machine, path="/home/alice/.pam_totp_elsewhere.json")
     machine.path(OWN).symlink_to(".pam_totp_elsewhere.json")
     assert not gets_in(machine, codes(0))
 
 
 @pytest.mark.parametrize("owner", ["root", "bob"])
-def test_a_file_of_somebody_elses_lets_nobody_in(machine: Machine, owner: str) -> None:
+def test_a_file_of_another_account_denies(machine: Machine, owner: str) -> None:
     put(machine, owner=owner)
     assert not gets_in(machine, codes(0))
     machine.log.wait_for("pam_totp(su:auth): error user=alice")
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o400, 0o700])
-def test_a_mode_that_is_not_0600_lets_nobody_in(machine: Machine, mode: int) -> None:
+def test_a_mode_other_than_0600_denies(machine: Machine, mode: int) -> None:
     put(machine)
     machine.path(OWN).chmod(mode)
     assert not gets_in(machine, codes(0))
 
 
-def test_a_home_that_others_can_write_to_lets_nobody_in(machine: Machine) -> None:
+def test_a_home_that_others_can_write_denies(machine: Machine) -> None:
     put(machine)
     machine.path("/home/alice").chmod(0o777)
     assert not gets_in(machine, codes(0))
@@ -147,25 +147,25 @@ def test_a_home_that_others_can_write_to_lets_nobody_in(machine: Machine) -> Non
     assert gets_in(machine, codes(0))
 
 
-def test_a_home_that_only_its_owner_may_enter_will_do(machine: Machine) -> None:
+def test_a_home_that_only_its_owner_may_enter_is_accepted(machine: Machine) -> None:
     put(machine)
     machine.path("/home/alice").chmod(0o700)
     assert gets_in(machine, codes(0))
 
 
-def test_users_without_a_file_find_nothing_of_ours_at_home(machine: Machine) -> None:
+def test_users_without_a_file_get_no_file_in_their_home(machine: Machine) -> None:
     assert not gets_in(machine, codes(0))
     machine.log.wait_for("refused user=alice reason=not-enrolled")
     assert not list(machine.path("/home/alice").glob(".pam_totp*"))
 
 
-def test_a_copy_of_anothers_file_is_of_no_use(machine: Machine) -> None:
+def test_a_copy_of_another_users_file_is_refused(machine: Machine) -> None:
     """Mallory knows bob's key, and puts bob's file into alice's place: it says whose it is."""
     put(machine, user="bob")
     assert not gets_in(machine, codes(0))
 
 
-def test_an_unknown_user_is_asked_and_refused_by_a_helper_that_is_nobody(machine: Machine, sshd: Sshd) -> None:
+def test_an_unknown_user_is_refused_by_a_helper_as_account_nobody(machine: Machine, sshd: Sshd) -> None:
     machine.stack("sshd", machine.ours("secret=~/.pam_totp.json nullok"))
     talk = sshd.ssh("mallory", "NumberOfPasswordPrompts=1")
     status, _ = talk.ends()

@@ -32,7 +32,7 @@ def test_a_user_may_authenticate_themselves(machine: Machine) -> None:
     machine.log.wait_for("pam_totp(locker:auth): accepted user=alice by=code")
 
 
-def test_nobody_else_may_be_asked_for(machine: Machine) -> None:
+def test_a_user_may_not_authenticate_as_another_user(machine: Machine) -> None:
     before = machine.path("/var/lib/pam_totp/alice.json").read_bytes()
     assert not unlock(machine, "alice", codes(0), caller="bob")
     machine.log.wait_for("refused user=alice reason=not-yours-to-ask uid=54002")
@@ -40,7 +40,7 @@ def test_nobody_else_may_be_asked_for(machine: Machine) -> None:
     assert not unlock(machine, "root", codes(0)), "nor root"
 
 
-def test_whoever_is_not_root_gets_no_say_in_the_policy(machine: Machine) -> None:
+def test_an_ordinary_caller_cannot_change_the_policy(machine: Machine) -> None:
     machine.stack("locker", machine.ours("nullok user=bob look_ahead=100 lock_after=1", way="socket"))
     machine.enrol("bob")
     assert not unlock(machine, "alice", codes(50)), "look_ahead is the site's"
@@ -49,13 +49,13 @@ def test_whoever_is_not_root_gets_no_say_in_the_policy(machine: Machine) -> None
     assert not unlock(machine, "alice", codes(11)), "and nullok"
 
 
-def test_prompt_is_theirs_to_choose(machine: Machine) -> None:
+def test_an_ordinary_caller_may_choose_the_prompt(machine: Machine) -> None:
     machine.stack("locker", machine.ours("[prompt=Unlock: ]", way="socket"))
     talk = machine.talk("pamtester", "locker", "alice", "authenticate", user="alice")
     assert talk.asks("Unlock: ").says(codes(0)).ends()[0] == 0
 
 
-def test_grace_is_neither_read_nor_written_for_them(machine: Machine) -> None:
+def test_an_ordinary_caller_neither_uses_nor_gets_grace(machine: Machine) -> None:
     machine.write("/etc/pam_totp.toml", "[policy]\ngrace_period = 600\n")
     here = ("-I", "rhost=192.0.2.7")
     assert unlock(machine, "alice", codes(0), *here)
@@ -66,13 +66,13 @@ def test_grace_is_neither_read_nor_written_for_them(machine: Machine) -> None:
     assert not unlock(machine, "alice", "", *here), "and alice's has not"
 
 
-def test_without_the_service_they_are_refused(machine: Machine) -> None:
+def test_without_the_service_an_ordinary_caller_is_refused(machine: Machine) -> None:
     machine.stack("locker", machine.ours("nullok", way="spawn"))
     assert not unlock(machine, "alice", codes(0))
     assert not unlock(machine, "bob", codes(0), caller="bob"), "the store is not theirs to look at, even for nullok"
 
 
-def test_a_client_of_the_site_may_ask_for_anybody_under_its_service_alone(machine: Machine) -> None:
+def test_a_listed_client_may_name_any_user_only_under_its_service(machine: Machine) -> None:
     machine.write("/etc/pam_totp.toml", '[clients]\ncarol = "locker"\n')
     machine.stack("other", machine.ours(way="socket"))
     assert unlock(machine, "alice", codes(0), caller="carol")

@@ -63,7 +63,7 @@ def test_no_name_can_forge_a_line_or_a_field(hostile: str, place: str) -> None:
 
 
 @given(service=st.text(max_size=50), user=st.text(max_size=255), rhost=st.text(max_size=255))
-def test_what_is_written_can_be_read_back(service: str, user: str, rhost: str) -> None:
+def test_a_written_line_can_be_parsed_back(service: str, user: str, rhost: str) -> None:
     line = audit_log.line(service, "refused", user=user, reason="wrong", rhost=rhost)
     assert line.isascii()
     assert line.isprintable()
@@ -72,14 +72,14 @@ def test_what_is_written_can_be_read_back(service: str, user: str, rhost: str) -
     assert (json.loads(shown) if shown.startswith('"') else shown) == service
 
 
-def test_a_long_name_does_not_push_the_rest_out_of_the_line() -> None:
+def test_a_long_name_does_not_displace_the_other_fields() -> None:
     line = audit_log.line("sshd", "refused", user="\N{SNOWMAN}" * 4000, reason="wrong", rhost="\n" * 4000)
     assert len(line) < 4000
     assert fields(line)[2]["reason"] == "wrong"
     assert fields(line)[2]["user"] == "\N{SNOWMAN}" * 255 + "…"
 
 
-def test_the_documented_line_is_the_one_that_is_written() -> None:
+def test_the_documented_line_is_the_written_line() -> None:
     example = audit_log.line("sshd", "refused", user="alice", reason="replayed", token="fob", rhost="192.0.2.7")
     assert example in DOCUMENT
 
@@ -116,7 +116,7 @@ def test_a_login_writes_one_line_without_the_code(site: Site) -> None:
     assert codes(0) not in accepted + refused
 
 
-def test_debug_says_what_is_in_force(site: Site) -> None:
+def test_debug_logs_the_effective_settings(site: Site) -> None:
     site.config.write_text("[policy]\ndebug = true\nlook_ahead = 3\nnullok = true\n")
     site.start()
     site.configure("demo", "", "socket")

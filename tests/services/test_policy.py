@@ -24,7 +24,7 @@ prompt = "Code, please: "
 MANUAL = " (see pam_totp(8))"
 
 
-def test_every_setting_says_where_it_comes_from(site: Site) -> None:
+def test_every_setting_names_its_source(site: Site) -> None:
     site.config.write_text(SITE_FILE)
     shown = site.command_json("policy", "sshd", "--config", site.config, "--", "window=2", "use_first_pass")
     assert shown["look_ahead"] == {"value": 4, "from": f"{site.config} [service.sshd]"}
@@ -35,7 +35,7 @@ def test_every_setting_says_where_it_comes_from(site: Site) -> None:
     assert shown["store"] == {"value": "/var/lib/pam_totp", "from": "default"}
 
 
-def test_another_service_has_its_own(site: Site) -> None:
+def test_another_service_has_its_own_settings(site: Site) -> None:
     site.config.write_text(SITE_FILE)
     shown = site.command_json("policy", "another", "--config", site.config)
     assert shown["look_ahead"]["value"] == 3
@@ -48,7 +48,7 @@ def test_an_argument_wins_over_the_site_file(site: Site) -> None:
     assert shown["look_ahead"] == {"value": 0, "from": "argument"}
 
 
-def test_the_table_is_for_people(site: Site) -> None:
+def test_without_json_the_output_is_a_table(site: Site) -> None:
     site.config.touch(0o644)
     done = site.command("policy", "sshd", "--config", site.config, "--", "nullok")
     rows = [line.split() for line in done.stdout.splitlines()]
@@ -57,7 +57,7 @@ def test_the_table_is_for_people(site: Site) -> None:
     assert ["secret", "-", "default"] in rows
 
 
-def test_what_would_deny_a_login_is_said(site: Site) -> None:
+def test_a_setting_that_would_deny_logins_is_reported(site: Site) -> None:
     site.config.touch(0o644)
     done = site.command("policy", "sshd", "--config", site.config, "--", "look_ahead=101")
     assert (done.returncode, done.stderr) == (
@@ -72,7 +72,7 @@ def test_what_would_deny_a_login_is_said(site: Site) -> None:
     assert "unknown table 'polcy'" in done.stderr
 
 
-def test_verify_goes_by_the_site_file(site: Site) -> None:
+def test_verify_obeys_the_site_file(site: Site) -> None:
     site.enrol()
     site.config.write_text("[policy]\nlook_ahead = 2\n")
     assert site.command("verify", ME, codes(3), "--config", site.config).returncode == 1
@@ -80,7 +80,7 @@ def test_verify_goes_by_the_site_file(site: Site) -> None:
 
 
 @pytest.mark.parametrize("words", [["policy", "sshd"], ["verify", ME, codes(0)], ["serve"], ["portal"]])
-def test_a_site_file_that_is_named_has_to_be_there(site: Site, words: list[str]) -> None:
+def test_a_named_site_file_must_exist(site: Site, words: list[str]) -> None:
     site.enrol()
     done = site.command(*words, "--config", site.config)
     said = f"pam-totp: {site.config}: no such file or directory (check the name)\n"
@@ -88,7 +88,7 @@ def test_a_site_file_that_is_named_has_to_be_there(site: Site, words: list[str])
     assert site.counter() == 0
 
 
-def test_a_site_file_that_may_not_be_read_is_out_of_reach(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreadable_site_file_is_unavailable(capsys: pytest.CaptureFixture[str]) -> None:
     me = os.geteuid()
     with tempfile.NamedTemporaryFile(dir="/var/tmp") as file:
         os.chmod(file.name, 0)
@@ -101,7 +101,7 @@ def test_a_site_file_that_may_not_be_read_is_out_of_reach(capsys: pytest.Capture
     assert (status, *capsys.readouterr()) == (3, "", f"pam-totp: {file.name}: permission denied ({remedy})\n")
 
 
-def test_a_site_file_that_vanishes_later_is_no_settings(site: Site) -> None:
+def test_a_deleted_site_file_means_the_defaults(site: Site) -> None:
     site.enrol()
     site.config.write_text("[policy]\nlook_ahead = 0\n")
     site.start()
@@ -111,7 +111,7 @@ def test_a_site_file_that_vanishes_later_is_no_settings(site: Site) -> None:
     assert site.gets_in(codes(1))
 
 
-def test_the_arguments_are_those_of_the_service_file(machine: Machine) -> None:
+def test_the_arguments_come_from_the_service_file(machine: Machine) -> None:
     machine.write("/etc/pam_totp.toml", SITE_FILE)
     machine.write("/etc/pam.d/part", machine.ours("look_ahead=1 [prompt=A code: ]") + "\n")
     machine.write("/etc/pam.d/sshd", "auth required pam_unix.so\n@include part\n")

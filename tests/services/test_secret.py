@@ -30,7 +30,7 @@ def write(file: Path, user: str = ME) -> None:
     file.chmod(0o600)
 
 
-def test_a_code_gets_in_once_and_the_file_stays_private(site: Site, file: Path) -> None:
+def test_a_code_is_accepted_once_and_the_file_remains_private(site: Site, file: Path) -> None:
     write(file)
     assert site.gets_in(codes(0))
     assert not site.gets_in(codes(0))
@@ -39,14 +39,14 @@ def test_a_code_gets_in_once_and_the_file_stays_private(site: Site, file: Path) 
     assert sorted(os.listdir(file.parent)) == sorted([file.name, file.name + ".lock"])
 
 
-def test_it_is_never_the_service_that_opens_it(site: Site, file: Path) -> None:
+def test_the_service_never_opens_the_file(site: Site, file: Path) -> None:
     site.start()
     write(file)
     assert site.gets_in(codes(0))
     assert site.log.lines() == []
 
 
-def test_who_has_no_file_is_not_enrolled(site: Site, file: Path) -> None:
+def test_a_user_without_a_file_is_not_enrolled(site: Site, file: Path) -> None:
     done = site.login(codes(0))
     assert (done.result, len(done.prompts)) == (Result.AUTH_ERR, 1)
     assert os.listdir(file.parent) == [], "and finds nothing of ours there"
@@ -55,7 +55,7 @@ def test_who_has_no_file_is_not_enrolled(site: Site, file: Path) -> None:
     assert login("demo", ME, [], site.confdir).result is Result.SUCCESS, "ignored, and without a prompt"
 
 
-def test_who_has_no_account_is_asked_and_refused_like_who_has_no_file(site: Site, file: Path) -> None:
+def test_users_without_account_and_without_file_are_refused_alike(site: Site, file: Path) -> None:
     stranger, unenrolled = (login("demo", user, ["755224"], site.confdir) for user in ("no-such-user", ME))
     assert (stranger.result, stranger.prompts, stranger.messages) == (
         Result.AUTH_ERR,
@@ -64,7 +64,7 @@ def test_who_has_no_account_is_asked_and_refused_like_who_has_no_file(site: Site
     )
 
 
-def test_no_account_does_not_prove_that_nobody_is_enrolled(site: Site, file: Path) -> None:
+def test_an_unknown_account_is_not_treated_as_unenrolled_under_nullok(site: Site, file: Path) -> None:
     """A name service that is out of reach says the same of everybody."""
     ours = f"auth required {MODULE} [secret={file.parent}/${{USER}}.totp] nodelay nullok"
     service(site.confdir, "demo", ours, "auth required pam_permit.so")
@@ -94,7 +94,7 @@ def _link(file: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("argument", ["", "nullok"])
-def test_a_file_that_is_not_as_it_should_be_lets_nobody_in(site: Site, file: Path, spoil, argument: str) -> None:  # type: ignore[no-untyped-def]
+def test_an_invalid_file_denies(site: Site, file: Path, spoil, argument: str) -> None:  # type: ignore[no-untyped-def]
     service(site.confdir, "demo", f"auth required {MODULE} [secret={file.parent}/${{USER}}.totp] nodelay {argument}")
     write(file)
     spoil(file)
@@ -104,6 +104,6 @@ def test_a_file_that_is_not_as_it_should_be_lets_nobody_in(site: Site, file: Pat
 @pytest.mark.parametrize(
     "template", ["", "x", "./x", "~", "~bob/x", "${HOME}", "/x/", "/x/${UID}", "/x/$USER", "/x/~", "x/${USER}", "/x\ty"]
 )
-def test_what_is_no_template_denies(site: Site, template: str) -> None:
+def test_an_invalid_template_denies(site: Site, template: str) -> None:
     service(site.confdir, "demo", f"auth required {MODULE} [secret={template}] nodelay nullok")
     assert site.login(codes(0)).result is Result.SERVICE_ERR

@@ -56,7 +56,7 @@ def test_password_then_code(machine: Machine, sshd: Sshd, way_there: str) -> Non
     assert "by=code token=fob rhost=127.0.0.1" in line
 
 
-def test_a_wrong_password_asks_for_no_code_and_a_right_one_lets_nobody_in(
+def test_a_wrong_password_gets_no_code_prompt_and_a_right_one_no_login(
     machine: Machine, sshd: Sshd, way_there: str
 ) -> None:
     machine.stack("sshd", FIRST, machine.ours(way=way_there))
@@ -75,7 +75,7 @@ def test_public_key_then_code(machine: Machine, sshd: Sshd, way_there: str) -> N
     refused(sshd, "alice", codes(0), port=sshd.KEY_THEN_KEYBOARD)
 
 
-def test_no_public_key_no_prompt(machine: Machine, sshd: Sshd) -> None:
+def test_without_a_public_key_there_is_no_prompt(machine: Machine, sshd: Sshd) -> None:
     machine.stack("sshd", machine.ours())
     machine.enrol("alice")
     status, shown = sshd.ssh("alice", "PubkeyAuthentication=no", port=sshd.KEY_THEN_KEYBOARD).ends()
@@ -113,7 +113,7 @@ def test_password_and_code_in_one_answer_over_password_authentication(
         pytest.param([NON_TEXT + b"755224", b"755224" + NON_TEXT, "755224x"], 0, id="more than a code"),
     ],
 )
-def test_what_is_not_right_is_refused_and_a_right_code_still_gets_in(
+def test_wrong_answers_are_refused_and_a_right_code_is_still_accepted(
     machine: Machine, sshd: Sshd, way_there: str, answers: list[str | bytes], failures: int
 ) -> None:
     machine.stack("sshd", machine.ours(way=way_there))
@@ -123,7 +123,7 @@ def test_what_is_not_right_is_refused_and_a_right_code_still_gets_in(
     assert is_in(sshd.ssh().asks(CODE).says(codes(0)))
 
 
-def test_a_code_gets_in_once(machine: Machine, sshd: Sshd, way_there: str) -> None:
+def test_a_code_is_accepted_once(machine: Machine, sshd: Sshd, way_there: str) -> None:
     machine.stack("sshd", machine.ours(way=way_there))
     machine.enrol("alice")
     assert is_in(sshd.ssh().asks(CODE).says(codes(0)))
@@ -154,9 +154,7 @@ def test_a_connection_dropped_at_the_prompt_leaves_nothing_behind(machine: Machi
     assert (machine.record("alice").failures, counter(machine)) == (0, 1)
 
 
-def test_an_unknown_user_sees_what_a_wrong_code_shows_and_nothing_is_counted(
-    machine: Machine, sshd: Sshd, way_there: str
-) -> None:
+def test_an_unknown_user_sees_what_a_wrong_code_shows(machine: Machine, sshd: Sshd, way_there: str) -> None:
     machine.stack("sshd", machine.ours(way=way_there))
     machine.enrol("alice")
     known, unenrolled, unknown = (refused(sshd, user, "000000", "x") for user in ("alice", "bob", "mallory"))
@@ -168,7 +166,7 @@ def test_an_unknown_user_sees_what_a_wrong_code_shows_and_nothing_is_counted(
     ]
 
 
-def test_root_is_not_let_in_and_nothing_is_counted(machine: Machine, sshd: Sshd, way_there: str) -> None:
+def test_root_is_refused_and_nothing_is_counted(machine: Machine, sshd: Sshd, way_there: str) -> None:
     """sshd sends an answer of its own in place of what was typed: \\b\\n\\r\\177INCORRECT."""
     machine.stack("sshd", machine.ours(way=way_there))
     machine.enrol("root")
@@ -178,9 +176,7 @@ def test_root_is_not_let_in_and_nothing_is_counted(machine: Machine, sshd: Sshd,
     assert machine.path("/var/lib/pam_totp/root.json").read_bytes() == before
 
 
-def test_a_token_out_of_step_comes_back_by_two_codes_in_one_answer(
-    machine: Machine, sshd: Sshd, way_there: str
-) -> None:
+def test_a_token_out_of_step_returns_by_two_codes_in_one_answer(machine: Machine, sshd: Sshd, way_there: str) -> None:
     machine.stack("sshd", machine.ours(way=way_there))
     machine.enrol("alice")
     talk = sshd.ssh().asks(CODE).says(codes(40)).asks(CODE)
@@ -189,9 +185,7 @@ def test_a_token_out_of_step_comes_back_by_two_codes_in_one_answer(
     assert is_in(sshd.ssh().asks(CODE).says(codes(42)))
 
 
-def test_after_five_wrong_codes_one_is_not_enough_whatever_process_asks(
-    machine: Machine, sshd: Sshd, way_there: str
-) -> None:
+def test_five_failures_require_two_codes_in_every_process(machine: Machine, sshd: Sshd, way_there: str) -> None:
     machine.stack("sshd", machine.ours(way=way_there))
     machine.enrol("alice")
     refused(sshd, "alice", "000000", "000001", "000002")
@@ -202,7 +196,7 @@ def test_after_five_wrong_codes_one_is_not_enough_whatever_process_asks(
     assert is_in(sshd.ssh().asks(CODE).says(codes(0, 2)))
 
 
-def test_locked_looks_like_a_wrong_code_and_a_recovery_code_gets_in(
+def test_a_locked_account_looks_like_a_wrong_code_until_a_recovery_code(
     machine: Machine, sshd: Sshd, way_there: str
 ) -> None:
     machine.stack("sshd", machine.ours("lock_after=2", way=way_there))
@@ -217,7 +211,7 @@ def test_locked_looks_like_a_wrong_code_and_a_recovery_code_gets_in(
     assert is_in(sshd.ssh().asks(CODE).says(codes(0)))
 
 
-def test_after_a_success_the_person_is_told_what_was_refused(machine: Machine, sshd: Sshd, way_there: str) -> None:
+def test_a_success_shows_the_user_how_many_answers_were_refused(machine: Machine, sshd: Sshd, way_there: str) -> None:
     machine.stack("sshd", machine.ours(way=way_there))
     machine.enrol("alice")
     refused(sshd, "alice", "000000", "x", "000001")
@@ -228,7 +222,7 @@ def test_after_a_success_the_person_is_told_what_was_refused(machine: Machine, s
     assert (status, "refused" in shown) == (0, False)
 
 
-def test_nullok_lets_those_in_who_are_not_enrolled_and_no_others(machine: Machine, sshd: Sshd, way_there: str) -> None:
+def test_nullok_accepts_only_unenrolled_users(machine: Machine, sshd: Sshd, way_there: str) -> None:
     machine.stack("sshd", FIRST, machine.ours("nullok", way=way_there))
     machine.enrol("alice")
     assert is_in(sshd.ssh("bob").asks("Password: ").says(PASSWORD), "bob")
@@ -237,7 +231,7 @@ def test_nullok_lets_those_in_who_are_not_enrolled_and_no_others(machine: Machin
     assert is_in(talk)
 
 
-def test_nullok_lets_nobody_in_where_the_store_is_out_of_reach(machine: Machine, sshd: Sshd, way_there: str) -> None:
+def test_nullok_denies_if_the_store_is_unavailable(machine: Machine, sshd: Sshd, way_there: str) -> None:
     machine.stack("sshd", FIRST, machine.ours("nullok", way=way_there))
     store = machine.path("/var/lib/pam_totp")
     store.chmod(0o755)
@@ -250,20 +244,20 @@ def test_nullok_lets_nobody_in_where_the_store_is_out_of_reach(machine: Machine,
 
 
 @pytest.mark.parametrize(("argument", "visible"), [("", False), ("echo", True)])
-def test_echo_shows_what_is_typed(machine: Machine, sshd: Sshd, way_there: str, argument: str, visible: bool) -> None:
+def test_echo_shows_the_typed_code(machine: Machine, sshd: Sshd, way_there: str, argument: str, visible: bool) -> None:
     machine.stack("sshd", machine.ours(argument, way=way_there))
     machine.enrol("alice")
     status, shown = sshd.ssh("alice", echo=True).asks(CODE).says(codes(0)).ends()
     assert (status, codes(0) in shown) == (0, visible)
 
 
-def test_the_prompt_is_the_sites_to_choose(machine: Machine, sshd: Sshd, way_there: str) -> None:
+def test_the_site_chooses_the_prompt(machine: Machine, sshd: Sshd, way_there: str) -> None:
     machine.stack("sshd", machine.ours("[prompt=Code of your Schlüsselbund, please: ]", way=way_there))
     machine.enrol("alice")
     assert is_in(sshd.ssh().asks("(alice@127.0.0.1) Code of your Schlüsselbund, please: ").says(codes(0)))
 
 
-def test_try_first_pass_asks_only_after_a_first_answer_that_was_no_code(
+def test_try_first_pass_prompts_only_if_the_first_answer_was_no_code(
     machine: Machine, sshd: Sshd, way_there: str
 ) -> None:
     machine.stack("sshd", "auth optional pam_unix.so nodelay", machine.ours("try_first_pass", way=way_there))
@@ -272,7 +266,7 @@ def test_try_first_pass_asks_only_after_a_first_answer_that_was_no_code(
     assert is_in(sshd.ssh().asks("Password: ").says(PASSWORD).asks(CODE).says(codes(1)))
 
 
-def test_use_first_pass_never_asks(machine: Machine, sshd: Sshd, way_there: str) -> None:
+def test_use_first_pass_never_prompts(machine: Machine, sshd: Sshd, way_there: str) -> None:
     machine.stack("sshd", "auth optional pam_unix.so nodelay", machine.ours("use_first_pass", way=way_there))
     machine.enrol("alice")
     assert is_in(sshd.ssh().asks("Password: ").says(codes(0)))
@@ -295,7 +289,7 @@ def test_grace_is_for_the_address_that_sshd_saw(machine: Machine, sshd: Sshd, wa
 SITE_FILE = "[policy]\nlook_ahead = 2\n[service.sshd]\nprompt = 'Site code: '\ngrace_period = 600\n"
 
 
-def test_the_site_file_is_in_force_and_an_argument_wins(machine: Machine, sshd: Sshd, way_there: str) -> None:
+def test_the_site_file_applies_and_an_argument_overrides_it(machine: Machine, sshd: Sshd, way_there: str) -> None:
     machine.write("/etc/pam_totp.toml", SITE_FILE)
     machine.stack("sshd", machine.ours(way=way_there))
     machine.enrol("alice")
@@ -309,9 +303,7 @@ def test_the_site_file_is_in_force_and_an_argument_wins(machine: Machine, sshd: 
 @pytest.mark.parametrize(
     ("text", "mode"), [("[polcy]\n", 0o644), (SITE_FILE, 0o666), ("[policy]\nwindow = true\n", 0o644)]
 )
-def test_a_site_file_that_is_not_in_order_lets_nobody_in(
-    machine: Machine, sshd: Sshd, way_there: str, text: str, mode: int
-) -> None:
+def test_an_invalid_site_file_denies(machine: Machine, sshd: Sshd, way_there: str, text: str, mode: int) -> None:
     machine.write("/etc/pam_totp.toml", text, mode)
     machine.stack("sshd", machine.ours("nullok", way=way_there))
     machine.enrol("alice")
@@ -326,7 +318,7 @@ def test_a_hostile_user_name_forges_nothing(machine: Machine, sshd: Sshd, way_th
     assert (line.count("user="), line.count("by=")) == (1, 0)
 
 
-def test_twenty_sessions_with_one_code_let_one_in(machine: Machine, sshd: Sshd, way_there: str) -> None:
+def test_of_twenty_sessions_with_one_code_one_is_accepted(machine: Machine, sshd: Sshd, way_there: str) -> None:
     machine.stack("sshd", machine.ours(way=way_there))
     machine.enrol("alice", fob(last_used=int(time.time())))
     talks = [sshd.ssh("alice", "NumberOfPasswordPrompts=1") for _ in range(20)]

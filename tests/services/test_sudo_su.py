@@ -55,7 +55,7 @@ def test_sudo_gives_three_attempts_in_one_process(machine: Machine, way_there: s
     assert (counter(machine), machine.record("alice").failures) == (42, 0)
 
 
-def test_sudo_asks_us_to_be_silent_and_we_are(machine: Machine, way_there: str) -> None:
+def test_under_sudo_the_module_is_silent_as_asked(machine: Machine, way_there: str) -> None:
     """PAM_SILENT: sudo's own "Sorry, try again" is all there is, unless `Defaults !pam_silent` (newer ones) is set."""
     machine.stack("sudo", machine.ours(way=way_there))
     talk = sudo(machine).asks(CODE).says("000000").asks(CODE)
@@ -103,7 +103,7 @@ def test_sudo_without_a_terminal_reads_the_code_from_standard_input(machine: Mac
     assert machine.run("sudo", "-S", *ID, user="alice").returncode == 1, "and nothing at all is no code"
 
 
-def test_sudo_that_must_not_ask_is_refused_and_never_reaches_us(machine: Machine, way_there: str) -> None:
+def test_a_non_interactive_sudo_is_refused_before_the_module_is_called(machine: Machine, way_there: str) -> None:
     machine.stack("sudo", machine.ours(way=way_there))
     done = machine.run("sudo", "-n", *ID, user="alice")
     assert (done.returncode, done.stdout) == (1, "")
@@ -133,7 +133,7 @@ def test_sudo_never_gets_grace(machine: Machine, way_there: str) -> None:
     assert machine.record("alice").grace == ()
 
 
-def test_who_is_not_enrolled_is_asked_and_refused_like_anybody(machine: Machine, way_there: str) -> None:
+def test_an_unenrolled_user_is_prompted_and_refused_like_an_enrolled_one(machine: Machine, way_there: str) -> None:
     machine.stack("sudo", machine.ours(way=way_there))
     machine.path("/var/lib/pam_totp/alice.json").unlink()
     talk = sudo(machine).asks(CODE).says(codes(0)).asks(CODE)
@@ -155,7 +155,7 @@ TRAP = "open('/home/alice/sprung', 'a').write('as %d' % __import__('os').geteuid
 
 
 @pytest.mark.parametrize("program", ["sudo", "su"])
-def test_the_callers_environment_chooses_no_code_that_runs_as_root(
+def test_the_callers_environment_cannot_inject_code_that_runs_as_root(
     machine: Machine, way_there: str, program: str
 ) -> None:
     """pam_python.so, and any interpreter inside sudo, finds its library through the caller's PATH."""
@@ -216,7 +216,7 @@ def test_ctrl_c_at_sus_prompt_leaves_nothing_behind(machine: Machine, way_there:
     assert su(machine, "bob").asks(CODE).says(codes(0)).ends()[0] == 0
 
 
-def test_a_stopped_service_is_stood_in_for_by_a_helper(machine: Machine) -> None:
+def test_a_helper_replaces_a_stopped_service(machine: Machine) -> None:
     machine.stack("sudo", machine.ours(way="socket"))
     machine.serve()
     machine.stop_serving()

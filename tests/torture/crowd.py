@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.pamconf import Result, Shown, login
-from tests.site import ME, Site
-
-PATIENCE = 90.0  # seconds that the slowest may take on a busy machine
+from tests.site import ME, PATIENCE, Site
 
 
 def in_processes(site: Site, answers: Sequence[str], services: Sequence[str] = ("demo",)) -> Counter[Result]:
@@ -40,7 +38,7 @@ def in_threads(site: Site, answers: Sequence[str], services: Sequence[str] = ("d
 
 def _log_in(site: Site, service: str, answer: str, together: Any, results: Any) -> None:
     def at_the_prompt(_: Shown) -> str:
-        together.wait(PATIENCE)
+        together.wait(3 * PATIENCE)
         return answer
 
     try:
@@ -53,7 +51,7 @@ def _log_in(site: Site, service: str, answer: str, together: Any, results: Any) 
 def _counted(everybody: Sequence[Any], results: Any) -> Counter[Result]:
     for one in everybody:
         one.start()
-    counted = Counter(Result(results.get(timeout=2 * PATIENCE)) for _ in everybody)
+    counted = Counter(Result(results.get(timeout=5 * PATIENCE)) for _ in everybody)
     for one in everybody:
         one.join()
     return counted

@@ -82,7 +82,7 @@ def some(kind: str, points: Sequence[tuple[Call, str]]) -> list[tuple[Call, str]
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kind", KINDS)
-def test_broken_anywhere_by_helper_it_is_the_old_record_or_the_new_one(kind: str) -> None:
+def test_a_broken_helper_leaves_the_old_or_the_new_record(kind: str) -> None:
     points = injections(calls_of(KINDS[kind]))
     counted = try_all(KINDS[kind], points if LONG else some(kind, points))
     assert counted["killed"] >= 5
@@ -93,14 +93,14 @@ def test_broken_anywhere_by_helper_it_is_the_old_record_or_the_new_one(kind: str
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kind", KINDS if LONG else ["recovery"])
-def test_broken_anywhere_in_the_service_it_is_the_old_record_or_the_new_one(kind: str) -> None:
+def test_a_broken_service_leaves_the_old_or_the_new_record(kind: str) -> None:
     points = injections(calls_of(KINDS[kind], by_service))
     counted = try_all(KINDS[kind], points if LONG else some(kind, points), by_service)
     assert counted["killed"] >= 5
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_files_are_made_in_the_store_alone_and_for_its_owner_alone(kind: str) -> None:
+def test_files_are_created_only_in_the_store_and_private_to_its_owner(kind: str) -> None:
     """The new record is nowhere but beside the old one; no temporary folder ever holds a secret."""
     made = [
         call.shown for call in calls_of(KINDS[kind]) if re.search(r"O_CREAT|O_TMPFILE|memfd|mkdir|mknod", call.shown)
@@ -111,7 +111,7 @@ def test_files_are_made_in_the_store_alone_and_for_its_owner_alone(kind: str) ->
 
 
 @pytest.mark.parametrize("error", ["ENOLCK", "EIO", "EOPNOTSUPP", "EINVAL"])
-def test_a_file_system_that_has_lost_its_locks_is_refused_with_a_reason(site: Site, error: str) -> None:
+def test_a_file_system_without_locks_is_refused_with_a_reason(site: Site, error: str) -> None:
     """NFS without its lock daemon says ENOLCK; what has no locks at all, EOPNOTSUPP or EINVAL."""
     enrol_for_a_crash(site)
     before = site.path().read_bytes()

@@ -26,7 +26,7 @@ from tests.torture.test_oracle import seen
 
 SALT, RECOVERY = "5a" * 16, "0123456789ABCDEF"
 ANSWERS = {"right": codes(0), "wrong": "000000", "row": codes(0, 2), "recovery": RECOVERY}
-STRANGER = "no-such-account"
+UNKNOWN_USER = "no-such-account"
 
 
 def _fill(store: Path) -> None:
@@ -65,7 +65,7 @@ def enrol(site: Site) -> None:
 def refuses_all_alike(site: Site) -> None:
     before = site.path().read_bytes()
     names = set(os.listdir(site.store))
-    logins = [site.login(answer, user=user) for user in (ME, STRANGER) for answer in ANSWERS.values()]
+    logins = [site.login(answer, user=user) for user in (ME, UNKNOWN_USER) for answer in ANSWERS.values()]
     assert min(login.seconds for login in logins) >= refusal_delay(Policy()), "how far was looked does not show either"
     shown = [seen(login) for login in logins]
     assert shown == [(Result.AUTHINFO_UNAVAIL, ["One-time code: "], [], 0)] * len(shown)
@@ -75,7 +75,7 @@ def refuses_all_alike(site: Site) -> None:
 
 @with_mounts
 @pytest.mark.parametrize(("how", "used_before"), list(itertools.product(BROKEN, (True, False))) if LONG else SOME)
-def test_a_store_that_cannot_be_written_refuses_all_alike_and_loses_nothing(
+def test_an_unwritable_store_refuses_all_alike_and_loses_no_data(
     site: Site, way: str, how: str, used_before: bool
 ) -> None:
     options, spoil, mend = BROKEN[how]

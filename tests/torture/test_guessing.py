@@ -30,7 +30,7 @@ def ready(site: Site) -> None:
     site.configure("cold", way="spawn")
 
 
-def test_of_200_guesses_at_once_after_the_fifth_none_gets_in_though_right_ones_are_among_them(site: Site) -> None:
+def test_of_200_concurrent_guesses_none_succeeds_after_the_fifth(site: Site) -> None:
     ready(site)
     for _ in range(rounds(1, 20)):
         site.enrol()
@@ -48,7 +48,7 @@ def test_of_200_guesses_at_once_after_the_fifth_none_gets_in_though_right_ones_a
 
 
 @pytest.mark.skipif(not LONG, reason="200 interpreters at once: in the long form")
-def test_of_200_guesses_by_200_helpers_at_once_none_gets_in(site: Site) -> None:
+def test_of_200_concurrent_guesses_by_helpers_none_succeeds(site: Site) -> None:
     ready(site)
     site.enrol(failures=5, failures_at=int(time.time()))
     counted = in_processes(site, ["000000"] * 100 + [codes(0)] + ["111111"] * 99, BOTH)
@@ -56,7 +56,7 @@ def test_of_200_guesses_by_200_helpers_at_once_none_gets_in(site: Site) -> None:
     assert site.login(codes(0, 3), service="warm").result is Result.SUCCESS
 
 
-def test_the_count_holds_across_processes_services_ways_and_restarts(site: Site) -> None:
+def test_the_count_holds_across_processes_services_and_restarts(site: Site) -> None:
     ready(site)
     site.configure("sudo", way="socket")
     site.enrol()
@@ -84,7 +84,7 @@ def test_the_count_holds_across_processes_services_ways_and_restarts(site: Site)
     assert site.login(codes(0, 2), service="sudo").result is Result.SUCCESS
 
 
-def test_setting_the_clock_back_and_forth_forgets_no_failure(site: Site) -> None:
+def test_setting_the_clock_back_and_forth_loses_no_failure(site: Site) -> None:
     """However the clock jumps between the first failure's time and before it: the count falls by the days that pass
     after that time, and by nothing else."""
     site.enrol()
@@ -110,7 +110,7 @@ def test_setting_the_clock_back_and_forth_forgets_no_failure(site: Site) -> None
 
 @pytest.mark.parametrize("greedy", [True, False], ids=["greedy", "patient"])
 @pytest.mark.parametrize("kind", ["hotp", "totp"])
-def test_a_year_of_guessing_has_the_chance_that_the_formula_gives(kind: str, greedy: bool) -> None:
+def test_a_year_of_guessing_has_the_probability_of_the_formula(kind: str, greedy: bool) -> None:
     days = 365 if LONG or not greedy else 73
     year = live(kind, 6, greedy=greedy, days=days)
     assert year.logins == days * LOGINS_A_DAY
@@ -122,7 +122,7 @@ def test_a_year_of_guessing_has_the_chance_that_the_formula_gives(kind: str, gre
     assert max(year.answers_needed) == (2 if greedy else 1), "the patient are not noticed, the greedy always"
 
 
-def test_a_flood_of_wrong_answers_does_not_keep_the_owner_out_and_gains_nothing() -> None:
+def test_a_flood_of_wrong_answers_neither_succeeds_nor_blocks_the_owner() -> None:
     for kind in ("hotp", "totp"):
         days = rounds(10, 365)
         year = live(kind, 6, greedy=True, days=days, flood_every=10)
@@ -131,7 +131,7 @@ def test_a_flood_of_wrong_answers_does_not_keep_the_owner_out_and_gains_nothing(
         assert year.chance == pytest.approx(formula(kind, 6, greedy=True, days=days), rel=0.001)
 
 
-def test_as_many_guesses_are_right_as_the_chance_says() -> None:
+def test_the_rate_of_right_guesses_matches_the_probability() -> None:
     """With the widest window, so that there is something to count."""
     policy = Policy(look_ahead=100)
     days, years = rounds(120, 365), rounds(1, 10)
@@ -143,7 +143,7 @@ def test_as_many_guesses_are_right_as_the_chance_says() -> None:
 
 @pytest.mark.parametrize("kind", ["hotp", "totp"])
 @pytest.mark.parametrize("digits", [6, 7, 8])
-def test_the_chances_in_security_md_are_these(kind: str, digits: int) -> None:
+def test_the_probabilities_in_security_md_are_right(kind: str, digits: int) -> None:
     stated = re.search(
         rf"^- {kind.upper()}, {digits} digits: ([0-9.]+) % .*?, ([0-9.]+) % ",
         (TREE / "SECURITY.md").read_text(),
@@ -157,7 +157,7 @@ def test_the_chances_in_security_md_are_these(kind: str, digits: int) -> None:
 # ---- the owner, meanwhile
 
 
-def test_the_owner_gets_in_while_a_flood_of_wrong_answers_comes_in(site: Site) -> None:
+def test_the_owner_is_accepted_during_a_flood_of_wrong_answers(site: Site) -> None:
     ready(site)
     site.enrol()
     over = threading.Event()

@@ -86,9 +86,7 @@ def in_order(machine: Machine, user: str) -> None:
 
 
 @pytest.mark.parametrize(("attack", "program"), CASES)
-def test_whatever_the_caller_sets_up_a_wrong_code_gets_refusal_and_is_not_for_free(
-    attacked: Machine, attack: str, program: str
-) -> None:
+def test_a_wrong_code_is_refused_and_counted_under_any_caller(attacked: Machine, attack: str, program: str) -> None:
     user = PROGRAMS[program][0]
     assert not gets_in(attacked, program, attack, "000000")
     counted = attacked.record(user).failures
@@ -103,7 +101,7 @@ def test_whatever_the_caller_sets_up_a_wrong_code_gets_refusal_and_is_not_for_fr
 
 @pytest.mark.bare
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_nothing_in_the_callers_hands_is_opened(attacked: Machine, program: str) -> None:
+def test_no_file_that_the_caller_controls_is_opened(attacked: Machine, program: str) -> None:
     """By sudo or su, the relay, or the helper: traced from the moment that the program is started."""
     user, _, words = PROGRAMS[program]
     strace = ("strace", "-u", "alice", "-f", "-s", "4096", "-o", "/run/trace", "-e", "trace=%file,%network")
@@ -122,7 +120,7 @@ def test_nothing_in_the_callers_hands_is_opened(attacked: Machine, program: str)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_signals_of_the_callers_gain_nothing(attacked: Machine, program: str) -> None:
+def test_signals_from_the_caller_do_not_change_a_result(attacked: Machine, program: str) -> None:
     """Whatever can be stopped, woken and killed is, at any moment of the login."""
     user, becomes, words = PROGRAMS[program]
     got_in = 0
@@ -155,7 +153,7 @@ def test_a_helper_that_the_caller_can_write_is_not_started(attacked: Machine) ->
     in_order(attacked, "alice")
 
 
-def test_a_socket_where_the_caller_listens_is_not_used(attacked: Machine) -> None:
+def test_a_socket_with_the_caller_as_listener_is_not_used(attacked: Machine) -> None:
     """It would say yes to everything."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with listener:

@@ -51,7 +51,7 @@ def one_got_in(counted: Counter[Result], place: str) -> bool:
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("kind", "way", "place"), EVERY if LONG else SOME)
-def test_of_fifty_processes_with_one_code_one_gets_in(kind: str, way: str, place: str) -> None:
+def test_of_fifty_processes_with_one_code_one_succeeds(kind: str, way: str, place: str) -> None:
     with site_on(place) as site:
         ready(site)
         for number in range(ROUNDS[way] if kind != "row" else -(-ROUNDS[way] // 5)):
@@ -65,7 +65,7 @@ def test_of_fifty_processes_with_one_code_one_gets_in(kind: str, way: str, place
 @pytest.mark.parametrize(
     ("kind", "way", "place"), EVERY if LONG else [("recovery", "socket", "tmpfs"), ("row", "mixed", "disk")]
 )
-def test_of_fifty_threads_of_one_host_with_one_code_one_gets_in(kind: str, way: str, place: str) -> None:
+def test_of_fifty_threads_of_one_host_with_one_code_one_succeeds(kind: str, way: str, place: str) -> None:
     with site_on(place) as site:
         ready(site)
         for number in range(rounds(1, 10)):
@@ -74,7 +74,7 @@ def test_of_fifty_threads_of_one_host_with_one_code_one_gets_in(kind: str, way: 
         figure(f"{MANY} threads, one answer ({kind}, {way}, {place}): {number + 1} rounds, exactly one in each time")
 
 
-def test_every_one_of_ten_codes_five_times_each_gets_in_at_most_once() -> None:
+def test_each_of_ten_codes_given_five_times_succeeds_at_most_once() -> None:
     """Whoever comes late with a lower counter finds it past: no two logins by one code, and the last one wins."""
     with site_on("tmpfs") as site:
         ready(site)
@@ -86,7 +86,7 @@ def test_every_one_of_ten_codes_five_times_each_gets_in_at_most_once() -> None:
 
 
 @pytest.mark.parametrize("way", ["spawn", "socket"])
-def test_of_three_logins_at_once_through_real_sshd_one_gets_in(machine: Machine, sshd: Sshd, way: str) -> None:
+def test_of_three_concurrent_logins_through_real_sshd_one_succeeds(machine: Machine, sshd: Sshd, way: str) -> None:
     if way == "socket":
         machine.serve()
     machine.stack("sshd", machine.ours(way=way))

@@ -70,7 +70,7 @@ def stands(site: Site, state: State) -> None:
 
 
 @pytest.mark.parametrize("name", STATES)
-def test_a_right_answer_that_is_refused_looks_like_a_wrong_one(site: Site, way: str, name: str) -> None:
+def test_a_refused_right_answer_looks_like_a_wrong_answer(site: Site, way: str, name: str) -> None:
     state = STATES[name]
     site.config.write_text(f"[policy]\nlock_after = {state.lock_after}\n")  # where the service obeys
     site.configure("demo", f"lock_after={state.lock_after}", way=way)
@@ -83,7 +83,7 @@ def test_a_right_answer_that_is_refused_looks_like_a_wrong_one(site: Site, way: 
 
 
 @pytest.mark.parametrize("user", [ME, "nobody", "no-such-account", "../x", "x" * 32])
-def test_whoever_is_asked_about_a_refusal_looks_the_same(site: Site, user: str) -> None:
+def test_a_refusal_looks_the_same_for_every_user(site: Site, user: str) -> None:
     """Enrolled, with an account and not enrolled, without an account."""
     site.configure()
     site.enrol()
@@ -93,7 +93,7 @@ def test_whoever_is_asked_about_a_refusal_looks_the_same(site: Site, user: str) 
         assert done.seconds >= refusal_delay(Policy())
 
 
-def test_how_long_a_refusal_takes_is_measured(site: Site) -> None:
+def test_refusal_times_are_measured(site: Site) -> None:
     """What decides is that each takes the stated time at least; how far they differ beyond that is printed."""
     site.start()
     site.configure("demo", way="socket")

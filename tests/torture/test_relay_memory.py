@@ -115,7 +115,7 @@ def every_kind() -> Script:
 KINDS = 2 * len(BAD) + 3
 
 
-def test_under_the_address_and_undefined_behaviour_sanitizers_nothing_is_found(folder: Path) -> None:
+def test_the_address_and_undefined_behaviour_sanitizers_report_no_error(folder: Path) -> None:
     host, relay = compiled(folder, *SANITIZE)
     service, name = serve(folder, relay, every_kind())
     command: list[str | Path] = [host, folder, name, ACCOUNT, "123456"]
@@ -130,7 +130,7 @@ def test_under_the_address_and_undefined_behaviour_sanitizers_nothing_is_found(f
 
 
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="needs valgrind")
-def test_under_valgrind_nothing_is_found_and_nothing_is_lost(folder: Path) -> None:
+def test_valgrind_reports_no_error_and_no_leak(folder: Path) -> None:
     host, relay = compiled(folder, "-g", "-O1")
     valgrind = ["valgrind", "--quiet", "--error-exitcode=99", "--leak-check=full", "--track-fds=no"]
     service, name = serve(folder, relay, every_kind())
@@ -146,7 +146,7 @@ def test_under_valgrind_nothing_is_found_and_nothing_is_lost(folder: Path) -> No
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("sigchld", ["default", "ignore", "handle"])
-def test_ten_thousand_logins_leave_no_byte_no_descriptor_and_no_child(folder: Path, sigchld: str) -> None:
+def test_ten_thousand_logins_leak_no_memory_descriptor_or_child(folder: Path, sigchld: str) -> None:
     host, _ = compiled(folder, "-O2")
     service, name = serve(folder, RELAY, play(*GOOD[1]))
     logins = rounds(1000, 10_000) // 100 * 100  # a whole number for each thread, before and after the first tenth
@@ -164,7 +164,7 @@ def test_ten_thousand_logins_leave_no_byte_no_descriptor_and_no_child(folder: Pa
 
 
 @pytest.mark.timeout(3600)
-def test_what_fuzzing_kept_and_what_is_made_of_it_lets_in_for_r0_alone(folder: Path) -> None:
+def test_the_fuzzing_corpus_and_its_mutations_succeed_only_with_r0(folder: Path) -> None:
     """The target of the test below with any compiler: nothing that was found once comes back."""
     program = folder / "replay"
     sources = [HERE / "fuzz_relay.c", HERE / "replay.c"]
@@ -180,7 +180,7 @@ def test_what_fuzzing_kept_and_what_is_made_of_it_lets_in_for_r0_alone(folder: P
 
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(shutil.which("clang") is None and not LONG, reason="needs clang, with libFuzzer: see make torture")
-def test_fuzzed_by_a_hostile_service_and_a_hostile_host_it_lets_in_for_r0_alone(folder: Path) -> None:
+def test_the_fuzzed_relay_succeeds_only_with_r0(folder: Path) -> None:
     fuzzer = folder / "fuzz"
     flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", *SANITIZE, "-fsanitize=fuzzer"]
     built = subprocess.run(

@@ -26,7 +26,7 @@ from tests.services.namespace import COPY, SOCKET, STORE, Machine
 from tests.site import ME, PATIENCE, TREE, Site, codes, until
 from tests.torture.pace import figure, rounds
 
-STRANGERS = tuple(pwd.getpwnam(name).pw_uid for name in ("nobody", "daemon", "bin", "games"))  # they mean ill
+OTHER_UIDS = tuple(pwd.getpwnam(name).pw_uid for name in ("nobody", "daemon", "bin", "games"))  # the attackers
 EACH = 500  # connections
 
 
@@ -81,7 +81,7 @@ def besieged(site: Site, how: Callable[[Site], object]) -> Iterator[None]:
     children = []
     ready_read, ready_write = os.pipe()
     go_read, go_write = os.pipe()
-    for uid in STRANGERS:
+    for uid in OTHER_UIDS:
         child = os.fork()
         if child == 0:
             try:
@@ -113,7 +113,7 @@ def besieged(site: Site, how: Callable[[Site], object]) -> Iterator[None]:
 
 @as_root
 @pytest.mark.parametrize("how", ILL)
-def test_those_who_mean_ill_do_not_keep_an_honest_login_out(site: Site, how: str) -> None:
+def test_hostile_clients_do_not_block_an_honest_login(site: Site, how: str) -> None:
     process = site.start()
     site.enrol()
     site.configure("demo", way="socket")
@@ -122,7 +122,7 @@ def test_those_who_mean_ill_do_not_keep_an_honest_login_out(site: Site, how: str
             assert site.gets_in(codes(counter))
         assert sum(f"accepted user={ME}" in line for line in site.log.lines()) == 5, "the service said so, no helper"
         threads = len(os.listdir(f"/proc/{process.pid}/task"))
-        assert threads <= MAX_LOGINS * len(STRANGERS) + MAX_WAITING + 2, "what one account may hold at most"
+        assert threads <= MAX_LOGINS * len(OTHER_UIDS) + MAX_WAITING + 2, "what one account may hold at most"
     until(lambda: len(os.listdir(f"/proc/{process.pid}/task")) <= MAX_WAITING + 1, "whatever was held is let go")
     assert len(os.listdir(f"/proc/{process.pid}/fd")) < 20
     assert site.gets_in(codes(5))
@@ -165,7 +165,7 @@ class Supervisor:
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["ended", "killed"])
-def test_a_restart_under_load_loses_no_login_but_those_in_flight(site: Site, how: signal.Signals) -> None:
+def test_a_restart_under_load_loses_only_the_logins_in_flight(site: Site, how: signal.Signals) -> None:
     """Ended by SIGTERM it loses none: those under way end, those that come wait in the socket's queue."""
     clients, restarts = 8, rounds(3, 100)
     supervisor = Supervisor(site)
@@ -198,7 +198,7 @@ def test_a_restart_under_load_loses_no_login_but_those_in_flight(site: Site, how
     figure(f"{restarts} restarts by {how.name} under load: {lost} of {results.total()} logins lost")
 
 
-def test_codes_of_logins_through_restarts_are_used_once(site: Site) -> None:
+def test_a_code_is_used_once_across_restarts(site: Site) -> None:
     """The owner goes on logging in with the next code, while the service is killed and started again."""
     supervisor = Supervisor(site)
     site.configure("demo", way="socket")
@@ -231,7 +231,7 @@ exec prlimit --core=0 --nproc=1100 setpriv --reuid=pam_totp --regid=pam_totp --c
 
 
 @pytest.mark.bare
-def test_it_serves_in_a_sandbox_as_its_unit_makes_one(machine: Machine) -> None:
+def test_the_service_works_in_the_sandbox_of_its_unit(machine: Machine) -> None:
     """Nothing to write but the store, no home folders, no network, no capabilities, no way to new privileges."""
     machine.stop_serving()
     machine.stack("sudo", machine.ours(way="socket"))
