@@ -20,7 +20,7 @@ __all__ = ["Client", "ClientError", "PortError", "Refused", "Timeout"]
 
 CODE = re.compile(r"(?:\+OTP )?([0-9]{6,8})", re.ASCII)
 IN_USE = re.compile(rb"ERR [0-9]+ IN-USE")  # a TCP port that has a client
-READ_S = 0.05  # one look at the port
+POLL_S = 0.05  # one look at the port
 RETRY_S = 0.02  # after a press that came too soon
 LONGEST_LINE = 4096  # bytes without an end of line: noise
 
@@ -121,15 +121,15 @@ class Client:
 
     def _press_when_free(self, request: str, limit: _Limit) -> None:
         while True:
-            self._fill(0, limit)
+            self._read_port(0, limit)
             self._lines.clear()  # what came before this press is not its code
             try:
                 self._ask(request, limit)
                 return
             except Refused as refused:
-                if refused.name != "BUSY" or limit.over():
+                if refused.name != "BUSY" or limit.is_over():
                     raise
-            self._fill(RETRY_S, limit)
+            self._read_port(RETRY_S, limit)
 
     # --- the port
 
@@ -139,30 +139,30 @@ class Client:
             try:
                 self._port = _open(self.url)
             except PortError:
-                if limit.over():
+                if limit.is_over():
                     raise
-                time.sleep(READ_S)
+                time.sleep(POLL_S)
 
     def _send(self, request: str) -> None:
         try:
             self._port.write(request.encode() + b"\r")
         except OSError as error:
-            raise self._gone(error) from error
+            raise self._disconnected(error) from error
 
     def _line(self, limit: _Limit, what: str) -> str:
         while not self._lines:
-            if limit.over():
+            if limit.is_over():
                 raise Timeout(f"{self.url}: no {what} in {self.timeout:g} s")
-            self._fill(READ_S, limit)
+            self._read_port(POLL_S, limit)
         return self._lines.popleft()
 
-    def _fill(self, seconds: float, limit: _Limit) -> None:
+    def _read_port(self, seconds: float, limit: _Limit) -> None:
         """Read what comes, for at most `seconds` of the port's time."""
         try:
             self._port.timeout = seconds
             data = self._port.read(max(1, self._port.in_waiting))
         except OSError as error:
-            raise self._gone(error) from error
+            raise self._disconnected(error) from error
         if not data:
             limit.spend(seconds)
         *whole, self._partial = re.split(rb"[\r\n]+", (self._partial + data)[-LONGEST_LINE:])
@@ -173,11 +173,11 @@ class Client:
             if text := line.decode("ascii", "replace").strip():
                 self._lines.append(text)
 
-    def _gone(self, error: OSError) -> PortError:
+    def _disconnected(self, error: OSError) -> PortError:
         self.close()
         self._lines.clear()
         self._partial = b""
-        return PortError(f"{self.url} went away: unplugged, or the simulator ended ({_why(error)})")
+        return PortError(f"{self.url} went away: unplugged, or the simulator ended ({_reason(error)})")
 
 
 class _Limit:
@@ -190,7 +190,7 @@ class _Limit:
     def spend(self, seconds: float) -> None:
         self._left -= seconds
 
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         return self._left <= 0 or time.monotonic() >= self._deadline
 
 
@@ -205,9 +205,9 @@ def _open(url: str) -> Any:
     else:
         options = {}
     try:
-        return serial.serial_for_url(url, timeout=READ_S, **options)
+        return serial.serial_for_url(url, timeout=POLL_S, **options)
     except (OSError, ValueError) as error:
-        raise PortError(f"{url} cannot be opened: {_why(error)}") from error
+        raise PortError(f"{url} cannot be opened: {_reason(error)}") from error
 
 
 _REASONS = {
@@ -220,7 +220,7 @@ _REASONS = {
 }
 
 
-def _why(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     for cause in (error, error.__context__):  # pyserial puts some numbers only into its words
         number = getattr(cause, "errno", None) or (cause.args[0] if cause is not None and cause.args else None)
         if number in _REASONS:

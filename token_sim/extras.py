@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 # by the name on the package index: what gets it for the system's Python
-_GET = {
+_INSTALL = {
     "pyserial": "apt-get install python3-serial",
     "python-pskc": "apt-get install python3-pskc",
     "textual": "make install EXTRAS=tui",  # Debian 12 has none
@@ -18,4 +18,4 @@ _GET = {
 def missing(package: str) -> str:
     """The message."""
     in_environment = sys.prefix != sys.base_prefix
-    return f"{package} is missing ({f'pip install {package}' if in_environment else _GET[package]})"
+    return f"{package} is missing ({f'pip install {package}' if in_environment else _INSTALL[package]})"

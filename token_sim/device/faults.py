@@ -28,7 +28,7 @@ class Fault(StrEnum):
     LINE_BAUD = "line-baud"
 
 
-WHAT = {
+DESCRIPTIONS = {
     Fault.POWER_BEFORE_WRITE: "the power goes as the counter is about to be written",
     Fault.POWER_AFTER_WRITE: "the power goes after the counter was written, before the code is shown: one is skipped",
     Fault.TORN_WRITE: "the power goes in the middle of the write: the page is spoiled, one code is skipped",
@@ -48,7 +48,7 @@ WHAT = {
     Fault.LINE_BAUD: "the token listens and talks at half the speed",
 }
 
-LASTING = frozenset(  # those that are in the token, or on its file, from now on; the others wait to strike
+PERMANENT = frozenset(  # those that are in the token, or on its file, from now on; the others wait to strike
     (Fault.BIT_ROT, Fault.WEAK_BATTERY, Fault.DEAD_BATTERY, Fault.COUNTER_LIMIT, Fault.TAMPER)
 )
 UNTIL_CLEARED = frozenset(
@@ -73,7 +73,7 @@ class Faults:
         self._left.pop(fault, None)
         self._numbers.pop(fault, None)
 
-    def strikes(self, fault: Fault) -> bool:
+    def trigger(self, fault: Fault) -> bool:
         """Whether `fault` strikes here and now; if so, it has struck."""
         if fault not in self._left:
             return False
@@ -91,5 +91,5 @@ class Faults:
     def __contains__(self, fault: Fault) -> bool:
         return fault in self._left
 
-    def armed(self) -> dict[str, int | None]:
+    def armed_faults(self) -> dict[str, int | None]:
         return {str(fault): times for fault, times in sorted(self._left.items())}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from token_sim.device import memory
 from token_sim.device.chip import Chip
 from token_sim.device.faults import Faults
-from token_sim.device.hardware import Body
+from token_sim.device.hardware import Hardware
 from token_sim.device.models import Profile
 from token_sim.device.states import Signal, State
 
@@ -34,16 +34,16 @@ _S, _G = State, Signal
 
 TABLE = (
     #   state            signal           when                to               do
-    Row(_S.BOOT, _G.TIMER, Chip.is_zeroised, _S.ZEROISED, Chip.nothing),
+    Row(_S.BOOT, _G.TIMER, Chip.is_zeroised, _S.ZEROISED, Chip.do_nothing),
     Row(_S.BOOT, _G.TIMER, Chip.is_broken, _S.FAILED, Chip.show_failure),
-    Row(_S.BOOT, _G.TIMER, Chip.is_blank, _S.BLANK, Chip.nothing),
-    Row(_S.BOOT, _G.TIMER, Chip.always, _S.ASLEEP, Chip.nothing),
+    Row(_S.BOOT, _G.TIMER, Chip.is_blank, _S.BLANK, Chip.do_nothing),
+    Row(_S.BOOT, _G.TIMER, Chip.always, _S.ASLEEP, Chip.do_nothing),
     Row(_S.BLANK, _G.SEED, Chip.always, _S.BOOT, Chip.restart),
-    Row(_S.ASLEEP, _G.CLOSE, Chip.rested, _S.DEBOUNCE, Chip.start_debounce),
-    Row(_S.DISPLAY, _G.CLOSE, Chip.rested, _S.DEBOUNCE, Chip.start_debounce),
-    Row(_S.ERROR, _G.CLOSE, Chip.rested, _S.DEBOUNCE, Chip.start_debounce),
-    Row(_S.DEBOUNCE, _G.OPEN, Chip.lit, _S.DISPLAY, Chip.nothing),
-    Row(_S.DEBOUNCE, _G.OPEN, Chip.always, _S.ASLEEP, Chip.nothing),
+    Row(_S.ASLEEP, _G.CLOSE, Chip.is_ready, _S.DEBOUNCE, Chip.start_debounce),
+    Row(_S.DISPLAY, _G.CLOSE, Chip.is_ready, _S.DEBOUNCE, Chip.start_debounce),
+    Row(_S.ERROR, _G.CLOSE, Chip.is_ready, _S.DEBOUNCE, Chip.start_debounce),
+    Row(_S.DEBOUNCE, _G.OPEN, Chip.is_lit, _S.DISPLAY, Chip.do_nothing),
+    Row(_S.DEBOUNCE, _G.OPEN, Chip.always, _S.ASLEEP, Chip.do_nothing),
     Row(_S.DEBOUNCE, _G.TIMER, Chip.always, _S.HELD, Chip.wake),
     # held: the menu of a token with a display
     Row(_S.HELD, _G.TIMER, Chip.has_menu, _S.MENU_COUNTER, Chip.show_counter),
@@ -57,18 +57,18 @@ TABLE = (
     Row(_S.MENU, _G.CLOSE, Chip.always, _S.ASLEEP, Chip.darken),
     # released after a short press
     Row(_S.HELD, _G.OPEN, Chip.is_broken, _S.FAILED, Chip.show_failure),
-    Row(_S.HELD, _G.OPEN, Chip.showing_code_and_turns_off, _S.ASLEEP, Chip.darken),
-    Row(_S.HELD, _G.OPEN, Chip.showing_code_and_repeats_it, _S.DISPLAY, Chip.show_same),
-    Row(_S.HELD, _G.OPEN, Chip.between_slots, _S.ASLEEP, Chip.darken),
+    Row(_S.HELD, _G.OPEN, Chip.is_press_to_turn_off, _S.ASLEEP, Chip.darken),
+    Row(_S.HELD, _G.OPEN, Chip.is_press_to_repeat, _S.DISPLAY, Chip.show_same),
+    Row(_S.HELD, _G.OPEN, Chip.has_no_slot, _S.ASLEEP, Chip.darken),
     Row(_S.HELD, _G.OPEN, Chip.is_exhausted, _S.EXHAUSTED, Chip.show_exhausted),
-    Row(_S.HELD, _G.OPEN, Chip.counts, _S.COMMIT, Chip.commit),
+    Row(_S.HELD, _G.OPEN, Chip.is_counter_based, _S.COMMIT, Chip.commit),
     Row(_S.HELD, _G.OPEN, Chip.always, _S.COMPUTE, Chip.compute),
     Row(_S.COMMIT, _G.WRITE_FAILED, Chip.always, _S.ERROR, Chip.show_write_error),
     Row(_S.COMMIT, _G.TIMER, Chip.always, _S.COMPUTE, Chip.compute),
-    Row(_S.COMPUTE, _G.TIMER, Chip.types, _S.TYPING, Chip.type_one),
+    Row(_S.COMPUTE, _G.TIMER, Chip.has_no_display, _S.TYPING, Chip.type_character),
     Row(_S.COMPUTE, _G.TIMER, Chip.always, _S.DISPLAY, Chip.show_code),
-    Row(_S.TYPING, _G.TIMER, Chip.has_more_to_type, _S.TYPING, Chip.type_one),
-    Row(_S.TYPING, _G.TIMER, Chip.always, _S.ASLEEP, Chip.nothing),
+    Row(_S.TYPING, _G.TIMER, Chip.has_more_to_type, _S.TYPING, Chip.type_character),
+    Row(_S.TYPING, _G.TIMER, Chip.always, _S.ASLEEP, Chip.do_nothing),
     # the display's own time
     Row(_S.DISPLAY, _G.ROLL, Chip.always, None, Chip.show_next_step),
     Row(_S.DISPLAY, _G.OFF, Chip.always, _S.ASLEEP, Chip.darken),
@@ -76,13 +76,13 @@ TABLE = (
     Row(_S.MENU, _G.OFF, Chip.always, _S.ASLEEP, Chip.darken),
     Row(None, _G.OFF, Chip.always, None, Chip.darken),
     # states that a press cannot leave
-    Row(_S.FAILED, _G.CLOSE, Chip.rested, None, Chip.show_failure),
-    Row(_S.EXHAUSTED, _G.CLOSE, Chip.rested, None, Chip.show_exhausted),
+    Row(_S.FAILED, _G.CLOSE, Chip.is_ready, None, Chip.show_failure),
+    Row(_S.EXHAUSTED, _G.CLOSE, Chip.is_ready, None, Chip.show_exhausted),
     # power
     Row(_S.DEAD, _G.FRESH, Chip.always, _S.BOOT, Chip.restart),
-    Row(_S.DEAD, _G.RESET, Chip.always, None, Chip.nothing),
-    Row(_S.DEAD, _G.EMPTY, Chip.always, None, Chip.nothing),
-    Row(_S.DEAD, _G.TAMPER, Chip.always, None, Chip.nothing),
+    Row(_S.DEAD, _G.RESET, Chip.always, None, Chip.do_nothing),
+    Row(_S.DEAD, _G.EMPTY, Chip.always, None, Chip.do_nothing),
+    Row(_S.DEAD, _G.TAMPER, Chip.always, None, Chip.do_nothing),
     Row(None, _G.EMPTY, Chip.always, _S.DEAD, Chip.die),
     Row(None, _G.FRESH, Chip.always, _S.BOOT, Chip.restart),
     Row(None, _G.RESET, Chip.always, _S.BOOT, Chip.restart),
@@ -100,8 +100,8 @@ _ROWS = {
 class Firmware(Chip):
     """A chip that the table moves from state to state."""
 
-    def __init__(self, nvram: memory.Nvram, profile: Profile, body: Body, faults: Faults) -> None:
-        super().__init__(nvram, profile, body, faults)
+    def __init__(self, nvram: memory.Nvram, profile: Profile, hardware: Hardware, faults: Faults) -> None:
+        super().__init__(nvram, profile, hardware, faults)
         self.restart()
 
     def signal(self, signal: Signal) -> None:

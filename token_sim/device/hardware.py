@@ -23,7 +23,7 @@ LOW_SHARE = 10  # per cent of the charge at which a token says that it is low; a
 
 
 @dataclass(slots=True, kw_only=True)
-class Body:
+class Hardware:
     """`now` is the world's time in Unix milliseconds; the token's own clock runs beside it, `clock_ms`."""
 
     now: int
@@ -41,19 +41,19 @@ class Body:
 
     @property
     def error_ms(self) -> int:
-        return (self.drift + _aged(self.age)) // PPB
+        return (self.drift + _ageing_drift(self.age)) // PPB
 
     def set_error(self, ms: int) -> None:
         """Make the clock be off by `ms` now."""
-        self.drift = ms * PPB - _aged(self.age)
+        self.drift = ms * PPB - _ageing_drift(self.age)
 
     @property
-    def level(self) -> int:
+    def battery_level(self) -> int:
         """Per cent of the battery, rounded up: a token that runs never says 0."""
         return -(-self.charge * 100 // self.capacity)
 
     @property
-    def low(self) -> bool:
+    def is_battery_low(self) -> bool:
         return self.charge * 100 <= self.capacity * LOW_SHARE
 
     def elapse(self, ms: int, current: int, *, world: bool = True) -> None:
@@ -64,10 +64,10 @@ class Body:
         if world:
             self.now += ms
 
-    def spend(self, nah: int) -> None:
+    def discharge(self, nah: int) -> None:
         self.charge = max(0, self.charge - nah * 3_600_000)
 
-    def until(self, charge: int, current: int) -> int | None:
+    def ms_until(self, charge: int, current: int) -> int | None:
         """Milliseconds until the battery is down to `charge`; None if it already is, or never will be."""
         if self.charge <= charge or current == 0:
             return None
@@ -81,11 +81,11 @@ class Body:
         return asdict(self)
 
 
-def new_body(profile: Profile, now: int, crystal: int = 0) -> Body:
+def new_hardware(profile: Profile, now: int, crystal: int = 0) -> Hardware:
     capacity = profile.battery_uah * 1_000 * 3_600_000
-    return Body(now=now, crystal=crystal, charge=capacity, capacity=capacity)
+    return Hardware(now=now, crystal=crystal, charge=capacity, capacity=capacity)
 
 
-def _aged(age: int) -> int:
+def _ageing_drift(age: int) -> int:
     """Ageing is linear, so what it adds up to is a parabola of the age; in one formula, it does not depend on steps."""
     return AGEING * age * age // (2 * YEAR)

@@ -87,13 +87,13 @@ class Contents:
     """What a good image says. `repaired` names the slots of which one counter page was lost."""
 
     serial: str
-    zeroised: bool
+    is_zeroised: bool
     slots: tuple[Slot | None, ...]
     counters: tuple[int, ...]
-    repaired: tuple[int, ...] = ()
+    repaired_slots: tuple[int, ...] = ()
 
     @property
-    def blank(self) -> bool:
+    def is_blank(self) -> bool:
         return not any(self.slots)
 
 
@@ -126,10 +126,10 @@ def load(image: bytes) -> Contents:
         counters.append(max(good) if len(good) == 2 else good[0] + 1)
     return Contents(
         serial=serial.decode(),
-        zeroised=state == _ZEROISED,
+        is_zeroised=state == _ZEROISED,
         slots=tuple(slots),
         counters=tuple(counters),
-        repaired=tuple(repaired),
+        repaired_slots=tuple(repaired),
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from token_sim.device import memory
-from token_sim.device.hardware import new_body
+from token_sim.device.hardware import new_hardware
 from token_sim.device.models import Profile
 from token_sim.run.token_file import TokenFile
 
@@ -20,7 +20,7 @@ SEED_BYTES = {"SHA1": 20, "SHA256": 32, "SHA512": 64}  # RFC 4226 §4 R6; RFC 62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
+class NewToken:
     """One token as it leaves the line, for the seed file."""
 
     serial: str
@@ -48,12 +48,12 @@ def serial_number(profile: Profile, number: int) -> str:
     return f"{MAKER}{profile.serial_type}{number:08d}"
 
 
-def make(profile: Profile, serial: str, slot: memory.Slot, counter: int) -> Made:
+def make(profile: Profile, serial: str, slot: memory.Slot, counter: int) -> NewToken:
     """Raises ValueError for a counter that is none."""
     if not 0 <= counter <= slot.limit:
         raise ValueError("a counter is 0 to 2^64-1")
     spread = profile.quartz_ppm * 1000
-    return Made(serial=serial, slot=slot, counter=counter, crystal=secrets.randbelow(2 * spread + 1) - spread)
+    return NewToken(serial=serial, slot=slot, counter=counter, crystal=secrets.randbelow(2 * spread + 1) - spread)
 
 
 def new_slot(
@@ -77,20 +77,20 @@ def new_slot(
     )
 
 
-def token_text(profile: Profile, made: list[Made], now: int) -> str:
+def token_text(profile: Profile, made: list[NewToken], now: int) -> str:
     """The file of one token with a seed for each of the first slots; `now` (Unix ms) is when its clock is set."""
     spare = profile.slots - len(made)
     slots = (*(one.slot for one in made), *[None] * spare)
     image = memory.build(made[0].serial, slots, (*(one.counter for one in made), *[0] * spare))
-    return TokenFile("", profile, image, new_body(profile, now, made[0].crystal)).text()
+    return TokenFile("", profile, image, new_hardware(profile, now, made[0].crystal)).text()
 
 
-def batch(profile: Profile, count: int, first: int, **slot: Any) -> list[Made]:
+def batch(profile: Profile, count: int, first: int, **slot: Any) -> list[NewToken]:
     """Make `count` tokens with serial numbers from `first` on. Raises ValueError for a slot that cannot be."""
     return [make(profile, serial_number(profile, first + n), new_slot(profile, **slot), 0) for n in range(count)]
 
 
-def write_batch(folder: str, profile: Profile, tokens: list[Made], now: int) -> list[str]:
+def write_batch(folder: str, profile: Profile, tokens: list[NewToken], now: int) -> list[str]:
     """Write `SERIAL.token` for each of them into `folder` and return their paths. Raises FileExistsError.
 
     A batch is made again if the machine dies over it, so its files are not synced one by one.
@@ -103,5 +103,5 @@ def write_batch(folder: str, profile: Profile, tokens: list[Made], now: int) -> 
     return paths
 
 
-def csv_seeds(tokens: list[Made]) -> str:
+def csv_seeds(tokens: list[NewToken]) -> str:
     return "".join(made.csv() + "\n" for made in tokens)

@@ -10,7 +10,7 @@ import secrets
 from typing import Any
 
 from token_sim.extras import missing
-from token_sim.factory.manufacture import MAKER, Made
+from token_sim.factory.manufacture import MAKER, NewToken
 
 URN = "urn:ietf:params:xml:ns:keyprov:pskc:"
 AES = "http://www.w3.org/2001/04/xmlenc#aes128-cbc"  # RFC 6030 §6.1
@@ -26,7 +26,7 @@ def transport_key() -> bytes:
     return secrets.token_bytes(TRANSPORT_KEY_BYTES)
 
 
-def pskc_seeds(tokens: list[Made], key: bytes | None = None) -> bytes:
+def pskc_seeds(tokens: list[NewToken], key: bytes | None = None) -> bytes:
     """Return the PSKC document; encrypted, and authenticated with HMAC-SHA1 (RFC 6030 §6.1.1), if a `key` is given."""
     try:
         from pskc import PSKC  # an extra, and slow to load
