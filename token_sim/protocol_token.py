@@ -1,6 +1,8 @@
 """`serial.serial_for_url("token://NAME")`: pyserial finds this module by its name (serial.protocol_handler_packages).
 
-The law: to a program it is a serial port like any other, errors included; only that its waiting takes no time.
+Rules:
+- The port behaves as other serial ports of pyserial do, errors included.
+- Waiting is virtual: a read with a timeout returns at once.
 """
 
 from __future__ import annotations
@@ -11,11 +13,11 @@ from serial.serialutil import PortNotOpenError, SerialBase, SerialException
 
 from token_sim.testing import inprocess
 
-FOREVER = 10 * 365 * 86_400_000  # ms: what a read without a timeout waits for at most
+FOREVER = 10 * 365 * 86_400_000  # ms: the maximum wait of a read without a timeout
 
 
 class Serial(SerialBase):
-    """A port to a token that `inprocess.publish` made known."""
+    """A port to a token that was published with `inprocess.publish`."""
 
     def open(self) -> None:
         name = str(self.portstr).partition("://")[2].strip("/")
@@ -74,7 +76,7 @@ class Serial(SerialBase):
             raise SerialException("device reports readiness to read but returned no data (device disconnected?)")
         return self._token
 
-    # settings and modem lines: taken, and of no effect
+    # Settings and modem lines are accepted, and have no effect.
 
     def _reconfigure_port(self) -> None: ...
 

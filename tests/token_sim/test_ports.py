@@ -188,7 +188,7 @@ def test_unplugging_closes_a_tcp_port_and_plugging_opens_the_same_one(tmp_path: 
     with running(path, "--tcp", "0") as run, Client(run.ports[0]) as client:
         assert client.press() == "755224"
         assert token_sim("unplug", path).returncode == 0
-        with pytest.raises(PortError, match="went away"):
+        with pytest.raises(PortError, match="disappeared"):
             client.ask("DISP?")
         done = token_sim("press", "--port", run.ports[0])
         assert done.returncode == 3
@@ -200,7 +200,7 @@ def test_a_client_with_patience_waits_for_the_token_to_come_back(fob: LiveToken)
     with Client(fob.port, patience=20) as client:
         assert client.press() == "755224"
         fob.unplug()
-        with pytest.raises(PortError, match="went away"):
+        with pytest.raises(PortError, match="disappeared"):
             client.press()
         fob.plug()
         assert client.press() == "287082"
@@ -225,7 +225,7 @@ def test_token_urls_run_on_virtual_time() -> None:
             with pytest.raises(PortError, match="another client has it open"):
                 Client(url)
             simulation.command({"do": "unplug"})
-            with pytest.raises(PortError, match="went away"):
+            with pytest.raises(PortError, match="disappeared"):
                 client.press()
             with pytest.raises(PortError, match="no such"):
                 Client(url)

@@ -4,7 +4,7 @@ Rules:
 - The next counter is durably in memory before the code is computed, so a code is shown at most once, even if power
   fails.
 - Memory is read again at every press. A failed checksum is an error on the display, never a code.
-- Every time is an age of the hardware: no clock is read here.
+- Every time is an age of the hardware in milliseconds. No clock is read here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FAILURE_TEXT, WRITE_ERROR_TEXT, EXHAUSTED_TEXT = "Err 1", "Err 2", "End"
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something visible from outside, at a time of the world (Unix ms)."""
+    """A change that a client or user can see, with the world's time (Unix ms)."""
 
     at: int
     name: str  # OTP, DISP, BATT, ERR or TYPE
@@ -34,7 +34,7 @@ class Event:
 
 
 class Chip:
-    """One chip. `text` is what the display shows; `events` holds what happened since they were last taken.
+    """One chip. `text` is what the display shows; `events` holds the events since `Device.take_events`.
 
     `deadlines` holds the age at which a signal is due: TIMER, OFF and ROLL.
     """
@@ -47,7 +47,7 @@ class Chip:
         self.state = State.BOOT
         self.last_code = ""
         self.codes_shown = 0  # since the chip was made; a test can wait for it to grow
-        self.ready_at = 0  # a press counts again from this age on
+        self.ready_at = 0  # the age from which the next press counts
         self._pressed_at = 0
         self._slot = 0
         self._step = 0
@@ -66,10 +66,11 @@ class Chip:
 
     @property
     def serial(self) -> str:
-        """The number on the back, as of the last time that the memory was valid."""
+        """Return the serial number, as of the last time that the memory was valid."""
         return self._serial
 
     def is_healthy(self) -> bool:
+        """Return True if the memory passes its self-test now."""
         try:
             memory.load(self.memory.read())
         except memory.Corrupt:
@@ -77,6 +78,7 @@ class Chip:
         return True
 
     def seconds_left(self) -> tuple[int, int] | None:
+        """Return the seconds left and the period of the code shown; None if the display shows no time-based code."""
         slot = self.slot
         if slot is None or slot.kind != "totp" or self.text != self._code:
             return None
@@ -97,6 +99,7 @@ class Chip:
         return self._contents is not None and self._contents.is_blank
 
     def is_ready(self) -> bool:
+        """Return True if a press counts now."""
         return self.hardware.age >= self.ready_at
 
     def is_lit(self) -> bool:
@@ -106,13 +109,18 @@ class Chip:
         return self.profile.menu
 
     def is_press_to_turn_off(self) -> bool:
+        """Return True if the display is on, and a press turns this model off."""
         return self.profile.lit_press == "off" and bool(self.text)
 
     def is_press_to_repeat(self) -> bool:
+        """Return True if a code is shown, and a press shows this model's code again."""
         return self.profile.lit_press == "same" and bool(self.text) and self.text == self._code
 
     def has_no_slot(self) -> bool:
-        """Return True if the touch chose no slot, or one without a seed. Between the two slots is a gap of time."""
+        """Return True if the touch selects no slot, or a slot without a seed.
+
+        Touches longer than the first slot's maximum and shorter than the second slot's minimum select no slot.
+        """
         until, from_ = self.profile.slot1_until_ms, self.profile.slot2_from_ms
         held = self.hardware.age - self._pressed_at
         return (from_ > 0 and until < held < from_) or self._touched_slot() is None
@@ -142,7 +150,7 @@ class Chip:
         assert self._contents is not None
         return self._contents.counters[int(self._long_touch())]
 
-    # --- actions; each may return a signal that follows
+    # --- actions, each of which may return a further signal
 
     def do_nothing(self) -> None:
         pass
@@ -164,7 +172,7 @@ class Chip:
         self._load_memory()
 
     def commit(self) -> Signal | None:
-        """Write the next counter. The code of this counter has not been computed yet, if this fails."""
+        """Write the next counter. If this fails, no code has been computed, so none is shown."""
         assert self._contents is not None
         self._step = self._contents.counters[self._slot]
         if self.faults.trigger(Fault.POWER_BEFORE_WRITE):
@@ -198,6 +206,7 @@ class Chip:
         self._schedule_next_step()
 
     def show_same(self) -> None:
+        """Show the same code for another full time of the display."""
         self._show(self._code)
         self.emit("DISP", "SAME")
 
@@ -214,6 +223,7 @@ class Chip:
         self._schedule_next_step()
 
     def type_character(self) -> None:
+        """Type the next character of the code, or the first one, with Return after the last digit."""
         if not self._text_to_type:
             self._text_to_type = self._code + "\r"
         self.emit("TYPE", self._text_to_type[0])
@@ -258,11 +268,13 @@ class Chip:
             self.emit("DISP", "OFF")
 
     def die(self) -> None:
+        """Stop for lack of power."""
         self.text = self._code = self._text_to_type = ""
         self.deadlines.clear()
         self.emit("BATT", "DEAD")
 
     def wipe(self) -> None:
+        """Erase the seeds and counters."""
         self.darken()
         self.deadlines.clear()
         self.memory.write(0, memory.wiped(self.memory.read()))
@@ -279,7 +291,7 @@ class Chip:
         self.deadlines[signal] = self.hardware.age + ms
 
     def _show(self, text: str) -> None:
-        """Show a text until the display goes off; every text has this end, except while the button is held."""
+        """Show a text, and schedule the end of its display time."""
         self.text = text
         if self.profile.display_ms:
             self._schedule(Signal.OFF, self.profile.display_ms)

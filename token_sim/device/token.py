@@ -1,10 +1,10 @@
-"""A token: chip, button, battery and clock, moved by `elapse`.
+"""A token: chip, button, battery and clock, which `elapse` moves through time.
 
-The law:
-- time is an argument, in whole milliseconds; nothing here reads a clock, draws from an unseeded source or does
-  input or output, except through the memory it was given;
-- how time is cut into pieces never matters: the same calls at the same moments give the same events;
-- what happens is told as events, in order; nobody is called back.
+Rules:
+- Time is an argument, in whole milliseconds. No clock is read here.
+- Random choices come from a seeded generator. The only input and output is that of the memory.
+- The length of the time steps changes no result: the same calls at the same moments give the same events.
+- Events are recorded in order, and the caller fetches them. There are no callbacks.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from token_sim.device.hardware import Hardware
 from token_sim.device.models import Profile
 from token_sim.device.states import Signal, State
 
-BOUNCE_MS = 3  # how long a worn contact chatters each way
-_TIMED = (Signal.TIMER, Signal.ROLL, Signal.OFF)  # in the order in which they go at one moment
+BOUNCE_MS = 3  # how long each bounce of a worn contact lasts
+_TIMED = (Signal.TIMER, Signal.ROLL, Signal.OFF)  # the order of signals that are due at the same moment
 _BUSY = frozenset((State.BOOT, State.DEBOUNCE, State.HELD, State.COMMIT, State.COMPUTE, State.TYPING))
 
 
 class Device:
-    """One token. `elapse` moves it, `press` (or `close` and `open`) works its button, `take_events` tells."""
+    """One token. `elapse` lets time pass; `press` (or `close` and `open`) uses the button."""
 
     def __init__(self, nvram: memory.Nvram, profile: Profile, hardware: Hardware, seed: int = 0) -> None:
         self.memory, self.profile, self.hardware = nvram, profile, hardware
         self.faults = Faults()
         self.chip = Firmware(nvram, profile, hardware, self.faults)
-        self.is_button_closed = False  # the button's contact
+        self.is_button_closed = False  # the contact of the button
         self._random = random.Random(seed)
-        self._contact_changes: list[tuple[int, bool]] = []  # what the contact is going to do, by age
+        self._contact_changes: list[tuple[int, bool]] = []  # scheduled changes: age, and whether the contact closes
         self._is_low_reported = False
         self._check_battery()
 
@@ -51,23 +51,24 @@ class Device:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether the memory passes its self-test now."""
+        """Return True if the memory passes its self-test now."""
         return self.chip.is_healthy()
 
     def reset(self) -> None:
-        """Take the power away and give it back."""
+        """Disconnect the power and connect it again."""
         self.chip.signal(Signal.RESET)
 
     def take_events(self) -> list[Event]:
+        """Return the events since the last call."""
         events, self.chip.events = self.chip.events, []
         return events
 
-    # --- time. Everything is scheduled by age: the world's time may leap, or stand still while the token ages.
+    # --- time. All is scheduled by age, since the world's time may jump, or stand still while the token ages.
 
     def elapse(self, ms: int, *, world: bool = True) -> None:
-        """Let `ms` milliseconds pass. With `world` false the token ages and the world's time stays."""
+        """Let `ms` milliseconds pass. With `world` false, only the token ages. Raises ValueError if `ms` < 0."""
         if ms < 0:
-            raise ValueError("time only goes forward")
+            raise ValueError("time must go forward")
         end = self.hardware.age + ms
         while (due := self.next_due()) is not None and due <= end:
             self._advance_to(due, world)
@@ -75,7 +76,7 @@ class Device:
         self._advance_to(end, world)
 
     def next_due(self) -> int | None:
-        """The age (ms) at which something happens by itself; None if nothing ever will."""
+        """Return the age (ms) of the next scheduled event; None if there is none."""
         dues = [*self.chip.deadlines.values(), *(at for at, _ in self._contact_changes[:1])]
         if self.state is not State.DEAD:
             levels = (0,) if self._is_low_reported else (0, self.hardware.low_charge)
@@ -84,7 +85,7 @@ class Device:
         return min(dues, default=None)
 
     def next_change(self) -> int | None:
-        """As `next_due`, or the age at which the button counts again, if that is sooner."""
+        """Return the earlier of `next_due` and the age from which a press counts again."""
         due = self.next_due()
         if self.chip.is_ready():
             return due
@@ -116,15 +117,15 @@ class Device:
             self._is_low_reported = True
             self.chip.emit("BATT", "LOW")
 
-    # --- what goes wrong
+    # --- faults
 
     def inject(self, fault: Fault, times: int | None = 1, number: int | None = None) -> None:
-        """Let `fault` happen now, or arm it for its next `times` occasions. Raises ValueError for a bad number."""
+        """Let `fault` happen now, or arm it for the next `times` occasions. Raises ValueError for an invalid number."""
         if fault is Fault.SEGMENT:
-            place = 0 if number is None else number
-            if not 0 <= place < seven_segment.CELLS * 10 or place % 10 >= len(seven_segment.SEGMENTS):
-                raise ValueError("a segment is cell × 10 + segment: 0 … 7, then 0 … 6")
-            self.faults.segments.add(place)
+            segment = 0 if number is None else number
+            if not 0 <= segment < seven_segment.CELLS * 10 or segment % 10 >= len(seven_segment.SEGMENTS):
+                raise ValueError("the number must be cell × 10 + segment, with cells 0 to 7 and segments 0 to 6")
+            self.faults.segments.add(segment)
         elif fault in PERMANENT:
             _PERMANENT[fault](self)
         if fault not in PERMANENT:
@@ -134,7 +135,7 @@ class Device:
         self._check_battery()
 
     def clear_fault(self, fault: Fault) -> None:
-        """Undo `fault`. Raises ValueError for one that nothing undoes."""
+        """Undo `fault`. Raises ValueError if it cannot be undone."""
         if fault in (Fault.WEAK_BATTERY, Fault.DEAD_BATTERY):
             self.hardware.charge, self._is_low_reported = self.hardware.capacity, False
             self.chip.signal(Signal.FRESH)
@@ -147,7 +148,7 @@ class Device:
             self.open()
 
     def restore(self, image: bytes, hardware: Hardware) -> None:
-        """Take over another token's memory, charge and clock error, and start again. Age and the world's time stay."""
+        """Load memory, charge and clock error of a snapshot, and restart. Age and the world's time are unchanged."""
         self.memory.write(0, image)
         self.hardware.charge, self.hardware.crystal = hardware.charge, hardware.crystal
         self.hardware.set_error(hardware.error_ms)
@@ -157,9 +158,9 @@ class Device:
         self._check_battery()
 
     def _flip_bit(self) -> None:
-        place = memory.seed_offset(0) + self._random.randrange(memory.SEED_SIZE)
+        offset = memory.seed_offset(0) + self._random.randrange(memory.SEED_SIZE)
         bit = 1 << self._random.randrange(8)
-        self.memory.write(place, bytes((self.memory.read()[place] ^ bit,)))
+        self.memory.write(offset, bytes((self.memory.read()[offset] ^ bit,)))
 
     def _reach_limit(self) -> None:
         for slot in range(self.profile.slots):
@@ -170,34 +171,34 @@ class Device:
         self.hardware.charge = min(self.hardware.charge, self.hardware.capacity * per_cent // 100)
 
     def visible_text(self) -> str:
-        """What an eye reads off the display, with its broken segments."""
+        """Return the text that a user sees on the display, with its broken segments."""
         return seven_segment.read(self.lit_segments())
 
     def lit_segments(self) -> tuple[int, ...]:
         return seven_segment.light(self.chip.text, self.faults.segments)
 
     def seconds_left(self) -> tuple[int, int] | None:
-        """Of a time-based code on the display: the seconds it has left, and those of a whole step; else None."""
+        """Return the seconds left and the period of the code shown; None if the display shows no time-based code."""
         return self.chip.seconds_left() if self.chip.text else None
 
     # --- the button
 
     @property
     def is_busy(self) -> bool:
-        """Whether a press now would be lost."""
+        """Return True if a press now would be lost."""
         return bool(self._contact_changes) or not self.chip.is_ready() or self.state in _BUSY
 
     def press(self, ms: int | None = None) -> None:
-        """Put a finger on the button now, and take it off after `ms` (the profile's own if not said)."""
+        """Press the button now, and release it after `ms` (default: the model's)."""
         down = self.hardware.age
         up = down + (self.profile.press_ms if ms is None else ms)
-        chatter = Fault.BOUNCE in self.faults and self.faults.trigger(Fault.BOUNCE)
-        each = self.faults.number(Fault.BOUNCE, BOUNCE_MS)
+        has_bounce = Fault.BOUNCE in self.faults and self.faults.trigger(Fault.BOUNCE)
+        bounce_ms = self.faults.number(Fault.BOUNCE, BOUNCE_MS)
         for at, closed in ((down, True), (up, False)):
             self._contact_changes.append((at, closed))
-            if chatter:
-                self._contact_changes += [(at + each, not closed), (at + 2 * each, closed)]
-        self._contact_changes.sort(key=lambda move: move[0])
+            if has_bounce:
+                self._contact_changes += [(at + bounce_ms, not closed), (at + 2 * bounce_ms, closed)]
+        self._contact_changes.sort(key=lambda change: change[0])
         self.elapse(0)
 
     def close(self) -> None:
