@@ -1,9 +1,9 @@
 """The host's side: press the button and read the code, over any port that pyserial can open.
 
-The law:
-- everything waits with a limit, and says what it waited for;
-- three kinds of trouble and no others: `PortError` (missing, busy, unplugged), `Timeout`, `Refused` (by the token);
-- a request is never sent twice by itself: a press that may have counted is the caller's to repeat.
+Rules:
+- Every wait has a limit, and its error names what was missing.
+- There are three errors: `PortError` (missing, busy or unplugged), `Timeout`, and `Refused` (by the token).
+- A request is never repeated automatically, since a press may have counted. The caller decides whether to repeat it.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ __all__ = ["Client", "ClientError", "PortError", "Refused", "Timeout"]
 
 CODE = re.compile(r"(?:\+OTP )?([0-9]{6,8})", re.ASCII)
 IN_USE = re.compile(rb"ERR [0-9]+ IN-USE")  # a TCP port that has a client
-READ_S = 0.05  # one look at the port
-RETRY_S = 0.02  # after a press that came too soon
-LONGEST_LINE = 4096  # bytes without an end of line: noise
+POLL_S = 0.05  # the wait of one read of the port
+RETRY_S = 0.02  # until the next attempt of a press that the token was too busy for
+LONGEST_LINE = 4096  # bytes: more without an end of line is noise
 
 
 class ClientError(Exception):
-    """What went wrong, and what to do."""
+    """The base class: the message says what failed, why, and what to do."""
 
 
 class PortError(ClientError):
-    """The port is missing, busy, or went away."""
+    """The port is missing, busy, or was unplugged."""
 
 
 class Timeout(ClientError):
@@ -38,7 +38,7 @@ class Timeout(ClientError):
 
 
 class Refused(ClientError):
-    """The token answered with an error. `name` is the protocol's."""
+    """The token answered with an error. `name` is its name in the protocol."""
 
     def __init__(self, name: str, message: str) -> None:
         super().__init__(message)
@@ -48,8 +48,8 @@ class Refused(ClientError):
 class Client:
     """A token at `url`, such as /tmp/token, socket://127.0.0.1:4000 or token://NAME. Use it in a `with`.
 
-    `timeout` (seconds) is for each call. With `patience` (seconds), a port that is missing, busy or unplugged is
-    waited for so long at the start of a call; what is under way when a port goes away fails all the same.
+    `timeout` (seconds) limits each call. `patience` (seconds) is how long a call waits at its start for a port that is
+    missing, busy or unplugged. A call that is under way when the port disappears fails.
     """
 
     def __init__(self, url: str, timeout: float = 10.0, patience: float = 0.0) -> None:
@@ -76,7 +76,7 @@ class Client:
         return self._ask(request, _Limit(self.timeout))
 
     def press(self, ms: int | None = None) -> str:
-        """Press the button (for `ms`, or as long as the token's model needs) until a new code comes; return it."""
+        """Press the button for `ms` (default: the model's) until a new code appears, and return the code."""
         self._connect()
         limit = _Limit(self.timeout)
         request = "PRESS" if ms is None else f"PRESS {ms}"
@@ -87,12 +87,12 @@ class Client:
                 return match[1]
             if line.startswith("+ERR "):
                 raise Refused(line[5:], f"{self.url} shows an error: {line[5:].lower()}")
-            # Off, by that press or because the old code's time was over: only asleep does it want another press.
+            # The press turned the display off, or the old code's time was over. A token asleep needs another press.
             if line == "+DISP OFF" and self._ask("*TST?", limit)["state"] == "asleep":
                 self._press_when_free(request, limit)
 
     def wait_code(self) -> str:
-        """Return the next code that somebody else's finger brings."""
+        """Wait for a code that another client or user causes, and return it."""
         self._connect()
         limit = _Limit(self.timeout)
         while True:
@@ -121,15 +121,15 @@ class Client:
 
     def _press_when_free(self, request: str, limit: _Limit) -> None:
         while True:
-            self._fill(0, limit)
-            self._lines.clear()  # what came before this press is not its code
+            self._read_port(0, limit)
+            self._lines.clear()  # lines before this press cannot be its code
             try:
                 self._ask(request, limit)
                 return
             except Refused as refused:
-                if refused.name != "BUSY" or limit.over():
+                if refused.name != "BUSY" or limit.is_over():
                     raise
-            self._fill(RETRY_S, limit)
+            self._read_port(RETRY_S, limit)
 
     # --- the port
 
@@ -139,49 +139,49 @@ class Client:
             try:
                 self._port = _open(self.url)
             except PortError:
-                if limit.over():
+                if limit.is_over():
                     raise
-                time.sleep(READ_S)
+                time.sleep(POLL_S)
 
     def _send(self, request: str) -> None:
         try:
             self._port.write(request.encode() + b"\r")
         except OSError as error:
-            raise self._gone(error) from error
+            raise self._disconnected(error) from error
 
     def _line(self, limit: _Limit, what: str) -> str:
         while not self._lines:
-            if limit.over():
+            if limit.is_over():
                 raise Timeout(f"{self.url}: no {what} in {self.timeout:g} s")
-            self._fill(READ_S, limit)
+            self._read_port(POLL_S, limit)
         return self._lines.popleft()
 
-    def _fill(self, seconds: float, limit: _Limit) -> None:
-        """Read what comes, for at most `seconds` of the port's time."""
+    def _read_port(self, seconds: float, limit: _Limit) -> None:
+        """Read the bytes that arrive within `seconds` of the port's time, and split them into lines."""
         try:
             self._port.timeout = seconds
             data = self._port.read(max(1, self._port.in_waiting))
         except OSError as error:
-            raise self._gone(error) from error
+            raise self._disconnected(error) from error
         if not data:
             limit.spend(seconds)
-        *whole, self._partial = re.split(rb"[\r\n]+", (self._partial + data)[-LONGEST_LINE:])
-        for line in whole:
+        *lines, self._partial = re.split(rb"[\r\n]+", (self._partial + data)[-LONGEST_LINE:])
+        for line in lines:
             if IN_USE.fullmatch(line):
                 self.close()
                 raise PortError(f"{self.url} cannot be used: another client has it open")
             if text := line.decode("ascii", "replace").strip():
                 self._lines.append(text)
 
-    def _gone(self, error: OSError) -> PortError:
+    def _disconnected(self, error: OSError) -> PortError:
         self.close()
         self._lines.clear()
         self._partial = b""
-        return PortError(f"{self.url} went away: unplugged, or the simulator ended ({_why(error)})")
+        return PortError(f"{self.url} disappeared: unplugged, or the simulator ended ({_reason(error)})")
 
 
 class _Limit:
-    """A limit in seconds, by the clock and by what was spent on the port, which may run on virtual time."""
+    """A limit in seconds, both of the clock and of the waits for the port, whose time may be virtual."""
 
     def __init__(self, seconds: float) -> None:
         self._left = seconds
@@ -190,24 +190,25 @@ class _Limit:
     def spend(self, seconds: float) -> None:
         self._left -= seconds
 
-    def over(self) -> bool:
+    def is_over(self) -> bool:
+        """Return True if the limit is reached."""
         return self._left <= 0 or time.monotonic() >= self._deadline
 
 
 def _open(url: str) -> Any:
     try:
-        import serial  # an extra, and slow to load
+        import serial  # imported here, since it is an extra, and slow to load
     except ImportError:
         raise PortError(missing("pyserial")) from None
     if "://" not in url:
-        # exclusive: a second client is refused, and not given every other byte
+        # Without `exclusive`, two clients would each get a part of the bytes.
         options: dict[str, Any] = {"exclusive": True}
     else:
         options = {}
     try:
-        return serial.serial_for_url(url, timeout=READ_S, **options)
+        return serial.serial_for_url(url, timeout=POLL_S, **options)
     except (OSError, ValueError) as error:
-        raise PortError(f"{url} cannot be opened: {_why(error)}") from error
+        raise PortError(f"{url} cannot be opened: {_reason(error)}") from error
 
 
 _REASONS = {
@@ -216,15 +217,15 @@ _REASONS = {
     errno.EBUSY: "another client has it open",
     errno.EACCES: "permission denied",
     errno.ENOTTY: "it is not a serial port",
-    errno.ECONNREFUSED: "nobody listens there (is 'token-sim run' running?)",
+    errno.ECONNREFUSED: "connection refused (is 'token-sim run' running?)",
 }
 
 
-def _why(error: BaseException) -> str:
-    for cause in (error, error.__context__):  # pyserial puts some numbers only into its words
+def _reason(error: BaseException) -> str:
+    for cause in (error, error.__context__):  # pyserial gives some errors their number only in the context
         number = getattr(cause, "errno", None) or (cause.args[0] if cause is not None and cause.args else None)
         if number in _REASONS:
             return _REASONS[number]
-    if isinstance(error.__context__, OSError) and error.__context__.strerror:  # pyserial's words say the port again
+    if isinstance(error.__context__, OSError) and error.__context__.strerror:  # pyserial's own message repeats the port
         return error.__context__.strerror.lower()
     return str(error).splitlines()[0].lower()

@@ -1,6 +1,8 @@
 """`serial.serial_for_url("token://NAME")`: pyserial finds this module by its name (serial.protocol_handler_packages).
 
-The law: to a program it is a serial port like any other, errors included; only that its waiting takes no time.
+Rules:
+- The port behaves as other serial ports of pyserial do, errors included.
+- Waiting is virtual: a read with a timeout returns at once.
 """
 
 from __future__ import annotations
@@ -11,28 +13,28 @@ from serial.serialutil import PortNotOpenError, SerialBase, SerialException
 
 from token_sim.testing import inprocess
 
-FOREVER = 10 * 365 * 86_400_000  # ms: what a read without a timeout waits for at most
+FOREVER = 10 * 365 * 86_400_000  # ms: the maximum wait of a read without a timeout
 
 
 class Serial(SerialBase):
-    """A port to a token that `inprocess.publish` made known."""
+    """A port to a token that was published with `inprocess.publish`."""
 
     def open(self) -> None:
         name = str(self.portstr).partition("://")[2].strip("/")
-        wire = inprocess.find(name)
-        if wire is None or not wire.simulation.plugged:
+        token = inprocess.find(name)
+        if token is None or not token.simulation.is_plugged:
             raise SerialException(2, f"could not open port token://{name}: there is no such token here")
-        if wire.in_use:
+        if token.is_open:
             raise SerialException(16, f"could not open port token://{name}: another client has it open")
-        wire.in_use = True
-        wire.inbox.clear()
-        wire.line.reset()
-        self._wire = wire
+        token.is_open = True
+        token.inbox.clear()
+        token.line.reset()
+        self._token = token
         self.is_open = True
 
     def close(self) -> None:
         if self.is_open:
-            self._wire.in_use = False
+            self._token.is_open = False
             self.is_open = False
 
     def fileno(self) -> int:
@@ -40,41 +42,41 @@ class Serial(SerialBase):
 
     @property
     def in_waiting(self) -> int:
-        return len(self._plugged().inbox)
+        return len(self._plugged_token().inbox)
 
     @property
     def out_waiting(self) -> int:
         return 0
 
     def read(self, size: int = 1) -> bytes:
-        wire = self._plugged()
-        if len(wire.inbox) < size:
-            wire.pump(FOREVER if self.timeout is None else int(self.timeout * 1000))
-        data = bytes(wire.inbox[:size])
-        del wire.inbox[:size]
+        token = self._plugged_token()
+        if len(token.inbox) < size:
+            token.advance(FOREVER if self.timeout is None else int(self.timeout * 1000))
+        data = bytes(token.inbox[:size])
+        del token.inbox[:size]
         return data
 
     def write(self, data: Any, /) -> int:
-        wire = self._plugged()
-        wire.simulation.receive(wire.line, bytes(data))
-        wire.inbox += wire.simulation.take(wire.line)
+        token = self._plugged_token()
+        token.simulation.receive(token.line, bytes(data))
+        token.inbox += token.simulation.take_output(token.line)
         return len(data)
 
     def flush(self) -> None: ...
 
     def reset_input_buffer(self) -> None:
-        self._plugged().inbox.clear()
+        self._plugged_token().inbox.clear()
 
     def reset_output_buffer(self) -> None: ...
 
-    def _plugged(self) -> inprocess.Wire:
+    def _plugged_token(self) -> inprocess.PublishedToken:
         if not self.is_open:
             raise PortNotOpenError()
-        if not self._wire.simulation.plugged:
+        if not self._token.simulation.is_plugged:
             raise SerialException("device reports readiness to read but returned no data (device disconnected?)")
-        return self._wire
+        return self._token
 
-    # settings and modem lines: taken, and of no effect
+    # Settings and modem lines are accepted, and have no effect.
 
     def _reconfigure_port(self) -> None: ...
 
@@ -94,8 +96,8 @@ class Serial(SerialBase):
 
     @property
     def cd(self) -> bool:
-        return bool(self._plugged().simulation.device.chip.text)
+        return bool(self._plugged_token().simulation.device.chip.text)
 
     @property
     def ri(self) -> bool:
-        return self._plugged().simulation.device.closed
+        return self._plugged_token().simulation.device.is_button_closed

@@ -1,6 +1,8 @@
-"""Fixtures for the tests of anything that wants a hardware token: see docs/token_sim.md.
+"""Fixtures for tests that need a hardware token: see docs/token_sim.md.
 
-The law: importing this costs nothing but pytest; a token is built by the test that asks for one, and gone after it.
+Rules:
+- Importing this module loads only pytest: the simulator is imported by a test that uses a fixture.
+- A token lives as long as the test that asked for it.
 """
 
 from __future__ import annotations
@@ -17,21 +19,21 @@ if TYPE_CHECKING:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", "token_sim(profile=…, kind=…, digits=…, key=…): how the token_sim fixture is made"
+        "markers", "token_sim(profile=…, kind=…, digits=…, key=…): options of the token_sim fixture"
     )
 
 
 @pytest.fixture
 def token_sim_factory(tmp_path: Any) -> Iterator[Callable[..., LiveToken]]:
-    """Make tokens: `token_sim_factory(profile="c200", digits=8)`, each alive on a port of its own."""
+    """Return a function that makes tokens, each on a port of its own: `token_sim_factory(profile="c200", digits=8)`."""
     from token_sim.testing.live_token import LiveToken
 
     with ExitStack() as stack:
-        made: list[LiveToken] = []
+        tokens: list[LiveToken] = []
 
         def make(**options: Any) -> LiveToken:
-            token = LiveToken(str(tmp_path / f"token-{len(made)}"), **options)
-            made.append(stack.enter_context(token))
+            token = LiveToken(str(tmp_path / f"token-{len(tokens)}"), **options)
+            tokens.append(stack.enter_context(token))
             return token
 
         yield make
@@ -39,6 +41,6 @@ def token_sim_factory(tmp_path: Any) -> Iterator[Callable[..., LiveToken]]:
 
 @pytest.fixture
 def token_sim(request: pytest.FixtureRequest, token_sim_factory: Callable[..., LiveToken]) -> LiveToken:
-    """A token on a port: `press`, `advance`, `fault`, `unplug`, `oracle`; `.port`, `.key`, `.serial`."""
+    """Return a token on a port: `press`, `advance`, `fault`, `unplug`, `oracle`; `.port`, `.key`, `.serial`."""
     marker = request.node.get_closest_marker("token_sim")
     return token_sim_factory(**({} if marker is None else marker.kwargs))

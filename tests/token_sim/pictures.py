@@ -49,7 +49,7 @@ async def take(folder: str) -> None:
             for request in (b"*IDN?\r", b"PRESS\r", b"DISP?\r", b"BATT?\r") if name == "token-details" else ():
                 simulation.receive(simulation.lines[0], request)
                 runner.simulation.elapse(900)
-                simulation.take(simulation.lines[0])
+                simulation.take_output(simulation.lines[0])
             await pilot.press(keys)
             runner.simulation.elapse(900)
             app.tick()

@@ -6,16 +6,16 @@ import pytest
 
 from pam_totp.core.oath import totp
 from tests.token_sim.tokens import NOON, SEED, press, token
-from token_sim.device.hardware import AGEING, DAY, YEAR, Body, new_body
+from token_sim.device.hardware import AGEING, DAY, YEAR, Hardware, new_hardware
 from token_sim.device.models import GENERIC, PROFILES
 from token_sim.run.wall_time import parse_span, show_span
 
 
-def aged(days: int, temperature: int, crystal: int = 0) -> Body:
-    body = new_body(GENERIC, NOON, crystal)
-    body.temperature = temperature
-    body.elapse(days * DAY, 0)
-    return body
+def aged(days: int, temperature: int, crystal: int = 0) -> Hardware:
+    hardware = new_hardware(GENERIC, NOON, crystal)
+    hardware.temperature = temperature
+    hardware.elapse(days * DAY, 0)
+    return hardware
 
 
 def test_a_perfect_crystal_at_25_degrees_only_ages() -> None:
@@ -35,19 +35,19 @@ def test_the_initial_error_adds_up() -> None:
 
 def test_a_slow_clock_shows_the_code_of_its_own_time() -> None:
     device = token(PROFILES["c200"], kind="totp", period=60)
-    device.body.crystal = -20_000
+    device.hardware.crystal = -20_000
     device.elapse(60 * DAY)  # −20 ppm of 60 days: 104 s behind, less a little ageing
     device.take_events()
-    behind = NOON // 1000 + 60 * 86_400 + 1 + device.body.error_ms // 1000
-    assert -104 < device.body.error_ms / 1000 < -100
+    behind = NOON // 1000 + 60 * 86_400 + 1 + device.hardware.error_ms // 1000
+    assert -104 < device.hardware.error_ms / 1000 < -100
     assert press(device) == [totp(SEED, behind, period=60)]
 
 
 def test_the_token_may_age_while_the_worlds_time_stays() -> None:
     device = token()
-    now, age = device.body.now, device.body.age
+    now, age = device.hardware.now, device.hardware.age
     device.elapse(30 * DAY, world=False)
-    assert device.body.now == now and device.body.age == age + 30 * DAY
+    assert device.hardware.now == now and device.hardware.age == age + 30 * DAY
 
 
 @pytest.mark.parametrize(

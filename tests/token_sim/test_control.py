@@ -38,16 +38,16 @@ def talk(owner: control.Control, simulation: Simulation, path: Path, data: bytes
         client.connect(str(path))
         client.sendall(data)
         client.setblocking(False)
-        heard = b""
+        received = b""
         for _ in range(rounds):
             owner.serve(simulation.command)
             try:
-                heard += client.recv(1 << 20)
+                received += client.recv(1 << 20)
             except BlockingIOError:
                 continue
             except ConnectionResetError:
                 break
-        return heard
+        return received
 
 
 def test_the_socket_is_the_owners_alone(owner: control.Control, tmp_path: Path) -> None:
@@ -153,11 +153,11 @@ def test_the_oracle_has_counter_time_and_last_code_but_no_seed(simulation: Simul
 
 def test_a_hot_quarter_passes_in_a_moment() -> None:
     simulation = Simulation.in_memory(image(kind="totp"), PROFILES["c200"], NOON)
-    usual = simulation.device.body.temperature
+    usual = simulation.device.hardware.temperature
     hot = simulation.command({"do": "advance", "by": "90d", "temp": 35})
     assert hot["time_ms"] - NOON == 90 * 86_400_000
     assert hot["error_ms"] == pytest.approx(-3e-6 * 90 * 86_400_000 + 959, abs=2)  # −3 ppm, and what ageing adds
-    assert simulation.device.body.temperature == usual
+    assert simulation.device.hardware.temperature == usual
 
 
 def test_a_snapshot_put_back_is_a_clone_that_repeats_itself(simulation: Simulation, tmp_path: Path) -> None:
@@ -170,9 +170,9 @@ def test_a_snapshot_put_back_is_a_clone_that_repeats_itself(simulation: Simulati
         simulation.elapse(1000)
         return str(simulation.oracle()["last_code"])
 
-    first, now = [next_code(), next_code()], simulation.device.body.now
+    first, now = [next_code(), next_code()], simulation.device.hardware.now
     simulation.command({"do": "restore", "from": str(copy)})
-    assert simulation.device.body.now == now
+    assert simulation.device.hardware.now == now
     simulation.elapse(1000)
     assert [next_code(), next_code()] == first
 

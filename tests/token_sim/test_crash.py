@@ -64,12 +64,12 @@ def test_after_a_kill_the_next_run_starts_over_what_was_left_behind(tmp_path: Pa
 def test_a_disk_that_is_full_is_a_write_error_and_the_token_goes_on_later(tmp_path: Path) -> None:
     path, link = new_token(tmp_path / "fob"), tmp_path / "port"
     with running(path, "--link", link, "--speed", "20") as run:
-        aside = tmp_path / "fob.new"
-        aside.mkdir()  # what is written aside cannot be: a stand-in for a full disk that root meets too
+        temporary = tmp_path / "fob.new"
+        temporary.mkdir()  # the temporary file cannot be created: a stand-in for a full disk that root meets too
         done = token_sim("press", "--port", link)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == f"token-sim: {link} shows an error: write\n"
-        aside.rmdir()
+        temporary.rmdir()
         deadline = time.monotonic() + 20
         while (done := token_sim("press", "--port", link)).returncode and time.monotonic() < deadline:
             pass

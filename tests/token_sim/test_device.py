@@ -9,7 +9,7 @@ import pytest
 from pam_totp.core.oath import hotp, totp
 from tests.token_sim.tokens import APPENDIX_D, NOON, SEED, codes, image, press, token
 from token_sim.device.firmware import TABLE
-from token_sim.device.hardware import YEAR, new_body
+from token_sim.device.hardware import YEAR, new_hardware
 from token_sim.device.memory import Ram, build, load
 from token_sim.device.models import GENERIC, PROFILES
 from token_sim.device.states import Signal, State
@@ -18,7 +18,7 @@ from token_sim.device.token import Device
 C100, C200, GO7, ETOKEN, YUBIKEY = (PROFILES[name] for name in ("c100", "c200", "go7", "etoken-pass", "yubikey"))
 
 
-def told(device: Device) -> list[str]:
+def events(device: Device) -> list[str]:
     return [f"{event.name} {event.text}" for event in device.take_events()]
 
 
@@ -32,7 +32,7 @@ def test_ten_presses_show_the_codes_of_rfc_4226() -> None:
 def test_every_algorithm_and_length_is_shown(algorithm: str, digits: int) -> None:
     device = token(algorithm=algorithm, digits=digits, counter=3)
     assert press(device) == [hotp(SEED, 3, digits, algorithm)]
-    assert device.seen() == hotp(SEED, 3, digits, algorithm)
+    assert device.visible_text() == hotp(SEED, 3, digits, algorithm)
 
 
 def test_every_state_can_be_reached_and_left() -> None:
@@ -70,7 +70,7 @@ def test_the_display_goes_off_by_itself() -> None:
     device = token()
     press(device)
     device.elapse(GENERIC.display_ms)
-    assert told(device) == ["DISP OFF"] and device.chip.text == ""
+    assert events(device) == ["DISP OFF"] and device.chip.text == ""
 
 
 def test_a_press_on_a_lit_display_is_the_next_code_the_same_or_off() -> None:
@@ -80,10 +80,10 @@ def test_a_press_on_a_lit_display_is_the_next_code_the_same_or_off() -> None:
     assert press(following) == APPENDIX_D[1:2]
     same.press()
     same.elapse(1000)
-    assert told(same) == ["DISP SAME"] and same.seen() == APPENDIX_D[0]
+    assert events(same) == ["DISP SAME"] and same.visible_text() == APPENDIX_D[0]
     off.press()
     off.elapse(1000)
-    assert told(off) == ["DISP OFF"] and off.seen() == ""
+    assert events(off) == ["DISP OFF"] and off.visible_text() == ""
     assert len(press(off)) == 1
 
 
@@ -93,19 +93,19 @@ def test_a_long_press_shows_counter_serial_and_battery_and_uses_no_code() -> Non
     seen = []
     for at in (1_900, 200, 4_000, 2_000):
         device.elapse(at)
-        seen.append(device.seen())
+        seen.append(device.visible_text())
     assert seen == ["", "41", "00000001", "b 100"]
     device.open()
-    assert device.seen() == "b 100"
+    assert device.visible_text() == "b 100"
     device.elapse(GENERIC.display_ms)
-    assert device.seen() == "" and press(device) == [hotp(SEED, 41)]
+    assert device.visible_text() == "" and press(device) == [hotp(SEED, 41)]
 
 
 def test_a_button_that_stays_down_is_ignored_until_it_comes_up() -> None:
     device = token()
     device.close()
     device.elapse(10 * 60_000)
-    assert (device.state, device.seen()) == (State.ASLEEP, "")
+    assert (device.state, device.visible_text()) == (State.ASLEEP, "")
     device.open()
     device.elapse(1000)
     assert press(device) == APPENDIX_D[:1]
@@ -117,14 +117,14 @@ def test_a_time_based_token_shows_the_code_of_its_clock_and_follows_it() -> None
     device.elapse(48_000)
     press(device)  # lit again, into the next step
     device.elapse(10_000)
-    assert codes(device) == [totp(SEED, NOON // 1000 + 60, period=60)] == [device.seen()]
+    assert codes(device) == [totp(SEED, NOON // 1000 + 60, period=60)] == [device.visible_text()]
 
 
 def test_a_yubikey_types_the_code_and_return_and_tells_short_from_long() -> None:
     from token_sim.device.memory import Slot
 
     slots = (Slot(kind="hotp", key=SEED), Slot(kind="hotp", key=SEED, digits=8))
-    device = Device(Ram(build("SMYK00000001", slots, (0, 5))), YUBIKEY, new_body(YUBIKEY, NOON))
+    device = Device(Ram(build("SMYK00000001", slots, (0, 5))), YUBIKEY, new_hardware(YUBIKEY, NOON))
     device.elapse(1000)
 
     def typed(ms: int) -> tuple[str, list[int]]:
@@ -145,18 +145,18 @@ def test_a_long_touch_without_a_second_seed_types_nothing() -> None:
     device = token(YUBIKEY)
     device.press(3_500)
     device.elapse(10_000)
-    assert told(device) == [] and load(device.memory.read()).counters == (0, 0)
+    assert events(device) == [] and load(device.memory.read()).counters == (0, 0)
 
 
 def test_the_battery_is_low_then_dead_and_a_new_one_revives_the_token() -> None:
     device = token()
     press(device)
     device.elapse(40 * YEAR)
-    assert [line for line in told(device) if "BATT" in line] == ["BATT LOW", "BATT DEAD"]
+    assert [line for line in events(device) if "BATT" in line] == ["BATT LOW", "BATT DEAD"]
     assert press(device) == [] and device.state is State.DEAD
     from token_sim.device.faults import Fault
 
-    device.mend(Fault.DEAD_BATTERY)
+    device.clear_fault(Fault.DEAD_BATTERY)
     device.elapse(1000)
     assert press(device) == APPENDIX_D[1:2]
 
@@ -166,7 +166,7 @@ def test_an_exhausted_counter_is_an_error_and_no_code() -> None:
     assert press(device) == APPENDIX_D[9:]
     device.press()
     device.elapse(1000)
-    assert told(device) == ["ERR EXHAUSTED"] and device.seen() == "End"
+    assert events(device) == ["ERR EXHAUSTED"] and device.visible_text() == "End"
     assert press(device) == []
 
 
@@ -187,7 +187,7 @@ def test_how_time_is_cut_never_matters() -> None:
             device.press(100)
             for _ in range(21_000 // step):
                 device.elapse(step)
-        return [*device.take_events(), device.body.to_doc()]
+        return [*device.take_events(), device.hardware.to_doc()]
 
     assert life(21_000) == life(7) == life(1_000)
 

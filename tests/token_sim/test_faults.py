@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.token_sim.tokens import APPENDIX_D, NOON, codes, image, press, token
-from token_sim.device.faults import LASTING, WHAT, Fault
-from token_sim.device.hardware import new_body
+from token_sim.device.faults import DESCRIPTIONS, PERMANENT, Fault
+from token_sim.device.hardware import new_hardware
 from token_sim.device.memory import Ram, load
 from token_sim.device.models import GENERIC
 from token_sim.device.states import State
@@ -16,7 +16,7 @@ from token_sim.device.token import Device
 
 
 def test_every_fault_is_explained() -> None:
-    assert set(WHAT) == set(Fault)
+    assert set(DESCRIPTIONS) == set(Fault)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_a_write_error_is_shown_and_strikes_as_often_as_it_was_armed() -> None:
     device = token()
     device.inject(Fault.WRITE_ERROR, times=3)
     for _ in range(3):
-        assert press(device) == [] and device.seen() == "Err 2"
+        assert press(device) == [] and device.visible_text() == "Err 2"
     assert press(device) == APPENDIX_D[:1]
 
 
@@ -42,7 +42,7 @@ def test_a_write_error_is_shown_and_strikes_as_often_as_it_was_armed() -> None:
 def test_power_loss_at_any_moment_may_skip_a_code_and_never_repeats_one(fault: Fault, data: st.DataObject) -> None:
     memory, shown = Ram(image()), []
     for _ in range(8):
-        device = Device(memory, GENERIC, new_body(GENERIC, NOON))  # power has come back
+        device = Device(memory, GENERIC, new_hardware(GENERIC, NOON))  # power has come back
         device.elapse(100)
         if data.draw(st.booleans(), label="fault"):
             device.inject(fault)
@@ -56,11 +56,11 @@ def test_power_loss_at_any_moment_may_skip_a_code_and_never_repeats_one(fault: F
 
 @pytest.mark.parametrize("seed", range(40))
 def test_bit_rot_is_an_error_on_the_display_and_never_a_wrong_code(seed: int) -> None:
-    device = Device(Ram(image()), GENERIC, new_body(GENERIC, NOON), seed)
+    device = Device(Ram(image()), GENERIC, new_hardware(GENERIC, NOON), seed)
     device.elapse(1000)
     device.inject(Fault.BIT_ROT)
-    assert press(device) == [] and device.seen() == "Err 1" and device.state is State.FAILED
-    assert not device.healthy
+    assert press(device) == [] and device.visible_text() == "Err 1" and device.state is State.FAILED
+    assert not device.is_healthy
 
 
 def test_a_stuck_button_is_no_flood_of_codes() -> None:
@@ -68,7 +68,7 @@ def test_a_stuck_button_is_no_flood_of_codes() -> None:
     device.inject(Fault.STUCK_BUTTON)
     device.elapse(3_600_000)
     assert codes(device) == [] and press(device) == []
-    device.mend(Fault.STUCK_BUTTON)
+    device.clear_fault(Fault.STUCK_BUTTON)
     device.elapse(1000)
     assert press(device) == APPENDIX_D[:1]
 
@@ -88,7 +88,7 @@ def test_a_weak_battery_says_so_and_a_dead_one_says_nothing_more() -> None:
     assert press(device) == APPENDIX_D[:1]
     device.inject(Fault.DEAD_BATTERY)
     assert device.state is State.DEAD and press(device) == []
-    device.mend(Fault.DEAD_BATTERY)
+    device.clear_fault(Fault.DEAD_BATTERY)
     device.elapse(1000)
     assert press(device) == APPENDIX_D[1:2]
 
@@ -98,9 +98,9 @@ def test_a_dead_segment_deceives_the_eye_and_not_the_wire() -> None:
     device.inject(Fault.SEGMENT, number=12)  # c of the second cell: its 5 is no character any more
     device.inject(Fault.SEGMENT, number=0)  # a of the first: its 7 becomes a 1
     assert press(device) == APPENDIX_D[:1]
-    assert device.seen() == "1?5224"
-    device.mend(Fault.SEGMENT)
-    assert device.seen() == "755224"
+    assert device.visible_text() == "1?5224"
+    device.clear_fault(Fault.SEGMENT)
+    assert device.visible_text() == "755224"
 
 
 def test_a_counter_at_its_limit_refuses() -> None:
@@ -118,15 +118,15 @@ def test_tampering_wipes_the_seed() -> None:
 
 def test_a_restored_snapshot_is_a_clone_and_repeats_codes() -> None:
     device = token()
-    snapshot, body = device.memory.read(), new_body(GENERIC, NOON)
+    snapshot, hardware = device.memory.read(), new_hardware(GENERIC, NOON)
     first = press(device)
-    device.become(snapshot, body)
+    device.restore(snapshot, hardware)
     device.elapse(1000)
     device.take_events()
     assert press(device) == first
 
 
 def test_what_is_in_the_token_for_good_cannot_be_cleared() -> None:
-    for fault in LASTING - {Fault.WEAK_BATTERY, Fault.DEAD_BATTERY}:
+    for fault in PERMANENT - {Fault.WEAK_BATTERY, Fault.DEAD_BATTERY}:
         with pytest.raises(ValueError, match="cannot be undone"):
-            token().mend(fault)
+            token().clear_fault(fault)

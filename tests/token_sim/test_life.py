@@ -11,21 +11,21 @@ from token_sim.run.simulation import Simulation
 
 
 def day(seed: int) -> str:
-    """24 hours: a press every few minutes, talk on a bad line, faults, heat; everything that was said, and the end."""
+    """Return the log, the output and the final state of 24 hours: presses, a bad line, faults and heat."""
     script = random.Random(seed)
     simulation = Simulation.in_memory(image(kind="totp", period=60), PROFILES["c200"], NOON, seed)
     line = simulation.attach()
     simulation.command({"do": "fault", "name": "line-noise", "number": 1})
-    end = simulation.device.body.now + 24 * 3_600_000
-    said = []
-    while simulation.device.body.now < end:
+    end = simulation.device.hardware.now + 24 * 3_600_000
+    output = []
+    while simulation.device.hardware.now < end:
         simulation.elapse(script.randrange(1, 300_000))
-        simulation.device.body.temperature = script.randrange(10, 40)
+        simulation.device.hardware.temperature = script.randrange(10, 40)
         simulation.receive(line, script.choice([b"PRESS\r", b"PRESS 3000\r", b"DISP?\r", b"BATT?\r\n", b"HEL", b"P\n"]))
         if script.random() < 0.02:
             simulation.command({"do": "fault", "name": script.choice(["bounce", "segment", "line-stall"])})
-        said.append(simulation.take(line))
-    return "\n".join([*simulation.log, repr(said), repr(simulation.oracle())])
+        output.append(simulation.take_output(line))
+    return "\n".join([*simulation.log, repr(output), repr(simulation.oracle())])
 
 
 def test_a_day_takes_less_than_a_second_and_is_the_same_twice() -> None:
@@ -45,6 +45,6 @@ def test_a_day_on_a_line_without_faults_says_every_code_once() -> None:
     for _ in range(24 * 60):
         simulation.receive(line, b"PRESS\n")
         simulation.elapse(60_000)
-        out += simulation.take(line)
+        out += simulation.take_output(line)
     codes = [text for text in out.decode().split("\r\n") if text.startswith("+OTP")]
     assert len(codes) == 24 * 60 and simulation.oracle()["counter"] == 24 * 60

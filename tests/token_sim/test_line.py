@@ -25,7 +25,7 @@ def fault(simulation: Simulation, name: str, **more: int) -> None:
 
 def answer(simulation: Simulation, line: Line) -> bytes:
     line.session.receive(b"DISP?\r")  # the request is not what is put to the test
-    return simulation.take(line)
+    return simulation.take_output(line)
 
 
 def test_dropped_doubled_and_flipped_bytes_are_as_many_as_was_asked_for() -> None:
@@ -53,7 +53,7 @@ def test_a_stalled_line_holds_everything_back_and_then_lets_it_go() -> None:
     simulation.elapse(499)
     assert answer(simulation, line) == b""
     simulation.elapse(1)
-    assert simulation.take(line) == ANSWER * 2
+    assert simulation.take_output(line) == ANSWER * 2
     assert answer(simulation, line) == ANSWER
 
 
@@ -69,5 +69,5 @@ def test_the_wrong_speed_wedges_nothing() -> None:
     simulation.receive(line, b"*IDN?\r" * 20)
     simulation.command({"do": "clear", "name": "line-baud"})
     simulation.receive(line, b"\r")
-    simulation.take(line)
+    simulation.take_output(line)
     assert answer(simulation, line) == ANSWER

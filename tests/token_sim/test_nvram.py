@@ -30,7 +30,7 @@ def test_what_is_built_is_loaded_again(**given: object) -> None:
     counter = given.pop("counter")
     slot = memory.Slot(**given)  # type: ignore[arg-type]
     contents = memory.load(memory.build("SMGN00000001", (slot, None), (counter, 7)))  # type: ignore[arg-type]
-    assert (contents.slots, contents.counters, contents.repaired) == ((slot, None), (counter, 7), ())
+    assert (contents.slots, contents.counters, contents.repaired_slots) == ((slot, None), (counter, 7), ())
 
 
 @given(bit=BITS, counter=st.integers(1, 2**63))
@@ -43,7 +43,7 @@ def test_a_flipped_bit_is_noticed_or_costs_at_most_one_code(bit: int, counter: i
     except memory.Corrupt:
         return
     assert contents.slots[0] is not None and contents.slots[0].key == SEED
-    assert contents.repaired == (0,)
+    assert contents.repaired_slots == (0,)
     assert counter <= contents.counters[0] <= counter + 1  # never back to a code that was shown
 
 
@@ -64,7 +64,7 @@ def test_torn_writes_never_take_the_counter_back(torn: list[bool]) -> None:
 def test_a_wiped_memory_keeps_the_serial_number_and_nothing_else() -> None:
     wiped = memory.wiped(image(counter=77))
     contents = memory.load(wiped)
-    assert (contents.serial, contents.zeroised, contents.slots, contents.counters) == (
+    assert (contents.serial, contents.is_zeroised, contents.slots, contents.counters) == (
         "SMGN00000001",
         True,
         (None,),

@@ -26,10 +26,10 @@ def test_the_fixture_is_a_token_on_a_port(token_sim: LiveToken) -> None:
     assert token_sim.press() == "755224"
     with serial.Serial(token_sim.port, timeout=0.05) as port:
         port.write(b"DISP?\r")
-        heard = b""
-        while not heard.endswith(b"OK\r\n"):
-            heard += port.read(100)
-        assert heard.endswith(b"text=755224\r\nOK\r\n")
+        received = b""
+        while not received.endswith(b"OK\r\n"):
+            received += port.read(100)
+        assert received.endswith(b"text=755224\r\nOK\r\n")
     assert token_sim.key == SEED
 
 

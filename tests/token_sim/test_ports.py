@@ -39,17 +39,17 @@ def script(port: serial.SerialBase) -> bytes:
     """The same words on any port, and all that comes back until the code is there."""
     port.timeout = 0.1
     port.write(b"*IDN?\r\nNONSENSE\rPRESS 60\n")
-    heard = b""
-    while b"+OTP" not in heard or not heard.endswith(b"\r\n"):
-        heard += port.read(max(1, port.in_waiting))
+    received = b""
+    while b"+OTP" not in received or not received.endswith(b"\r\n"):
+        received += port.read(max(1, port.in_waiting))
     port.write(b"DISP?\r")
-    while not heard.endswith(b"text=755224\r\nOK\r\n"):
-        heard += port.read(max(1, port.in_waiting))
-    return heard
+    while not received.endswith(b"text=755224\r\nOK\r\n"):
+        received += port.read(max(1, port.in_waiting))
+    return received
 
 
 def test_every_kind_of_client_sees_the_same_session(tmp_path: Path) -> None:
-    heard = {}
+    received = {}
     for kind, options in (
         ("pty", ["--link", str(tmp_path / "port")]),
         ("socket", ["--tcp", "0"]),
@@ -57,14 +57,14 @@ def test_every_kind_of_client_sees_the_same_session(tmp_path: Path) -> None:
     ):
         path = new_token(tmp_path / kind, "--serial", "SMGN00000001")
         with running(path, *options) as run, serial.serial_for_url(run.ports[0]) as port:
-            heard[kind] = script(port)
+            received[kind] = script(port)
     simulation = Simulation.in_memory(image(), PROFILES["generic"], NOON)
     simulation.elapse(1000)
     url = inprocess.publish("same", simulation)
     with serial.serial_for_url(url) as port:
-        heard["token"] = script(port)
+        received["token"] = script(port)
     inprocess.withdraw("same")
-    assert heard["pty"] == heard["socket"] == heard["rfc2217"] == heard["token"]
+    assert received["pty"] == received["socket"] == received["rfc2217"] == received["token"]
 
 
 def test_one_token_on_three_ports_at_once_tells_all_of_them(tmp_path: Path) -> None:
@@ -127,14 +127,14 @@ def test_telnet_that_makes_no_sense_loses_its_own_connection_at_worst(junk: byte
                 runner.step()
             client.sendall(b"DISP?\r")
             client.setblocking(False)
-            heard = b""
+            received = b""
 
             def answered() -> bool:
-                nonlocal heard
+                nonlocal received
                 runner.step()
                 with suppress(BlockingIOError):
-                    heard += client.recv(4096)
-                return b"OK\r\n" in heard
+                    received += client.recv(4096)
+                return b"OK\r\n" in received
 
             wait_until(answered, "the next client was answered")
     finally:
@@ -188,7 +188,7 @@ def test_unplugging_closes_a_tcp_port_and_plugging_opens_the_same_one(tmp_path: 
     with running(path, "--tcp", "0") as run, Client(run.ports[0]) as client:
         assert client.press() == "755224"
         assert token_sim("unplug", path).returncode == 0
-        with pytest.raises(PortError, match="went away"):
+        with pytest.raises(PortError, match="disappeared"):
             client.ask("DISP?")
         done = token_sim("press", "--port", run.ports[0])
         assert done.returncode == 3
@@ -200,7 +200,7 @@ def test_a_client_with_patience_waits_for_the_token_to_come_back(fob: LiveToken)
     with Client(fob.port, patience=20) as client:
         assert client.press() == "755224"
         fob.unplug()
-        with pytest.raises(PortError, match="went away"):
+        with pytest.raises(PortError, match="disappeared"):
             client.press()
         fob.plug()
         assert client.press() == "287082"
@@ -225,14 +225,14 @@ def test_token_urls_run_on_virtual_time() -> None:
             with pytest.raises(PortError, match="another client has it open"):
                 Client(url)
             simulation.command({"do": "unplug"})
-            with pytest.raises(PortError, match="went away"):
+            with pytest.raises(PortError, match="disappeared"):
                 client.press()
             with pytest.raises(PortError, match="no such"):
                 Client(url)
         simulation.command({"do": "plug"})
         with Client(url, timeout=3600) as client:
             assert client.press() == "254676"
-        assert simulation.device.body.now - NOON > 150_000  # five displays had to go dark
+        assert simulation.device.hardware.now - NOON > 150_000  # five displays had to go dark
     finally:
         inprocess.withdraw("virtual")
 

@@ -17,14 +17,14 @@ from token_sim.wire.protocol import ERRORS, Session
 
 def ask(session: Session, request: str) -> list[str]:
     session.receive(request.encode() + b"\r")
-    return session.take().decode().split("\r\n")[:-1]
+    return session.take_output().decode().split("\r\n")[:-1]
 
 
 def live(device: Device, session: Session, ms: int) -> bytes:
     device.elapse(ms)
     for event in device.take_events():
-        session.tell(event)
-    return session.take()
+        session.notify(event)
+    return session.take_output()
 
 
 REQUESTS = st.sampled_from(
@@ -55,17 +55,17 @@ def test_how_bytes_are_chunked_never_matters(speech: bytes, cuts: list[int]) -> 
     out = b""
     for start, stop in pairwise(edges):
         pieces.receive(speech[start:stop])
-        out += pieces.take()
-    assert out == whole.take()
+        out += pieces.take_output()
+    assert out == whole.take_output()
 
 
 @given(speech=SPEECH)
 def test_after_anything_at_all_the_next_line_is_answered(speech: bytes) -> None:
     session = Session(token())
     session.receive(speech + b"\r\n")
-    session.take()
+    session.take_output()
     session.receive(b"ECHO OFF\r\n")
-    session.take()
+    session.take_output()
     assert ask(session, "BATT?") == ["level=100", "state=OK", "OK"]
 
 
@@ -73,16 +73,16 @@ def test_after_anything_at_all_the_next_line_is_answered(speech: bytes) -> None:
 def test_every_request_has_exactly_one_end(speech: bytes) -> None:
     session = Session(token())
     session.receive(speech + b"\n")
-    lines = session.take().decode("latin-1").split("\r\n")
+    lines = session.take_output().decode("latin-1").split("\r\n")
     ends = [line for line in lines if line == "OK" or line.startswith("ERR ")]
-    assert len(ends) == len(session.take_heard())
+    assert len(ends) == len(session.take_requests())
 
 
 @pytest.mark.parametrize("end", [b"\r", b"\n", b"\r\n"])
 def test_every_line_end_is_one(end: bytes) -> None:
     session = Session(token())
     session.receive(b"DISP?" + end + b"DISP?" + end)
-    assert session.take() == b"text=\r\nOK\r\n" * 2
+    assert session.take_output() == b"text=\r\nOK\r\n" * 2
 
 
 def test_the_verbs() -> None:
@@ -139,19 +139,19 @@ def test_a_wiped_token_says_that_it_is_blank() -> None:
 def test_echo_is_for_people_with_backspace() -> None:
     session = Session(token())
     session.receive(b"ECHO ON\r")
-    session.take()
+    session.take_output()
     session.receive(b"DISQ\x7fP?\r")
-    assert session.take() == b"DISQ\b \bP?\r\ntext=\r\nOK\r\n"
+    assert session.take_output() == b"DISQ\b \bP?\r\ntext=\r\nOK\r\n"
 
 
 def test_replies_wait_for_the_end_of_what_is_being_typed() -> None:
     session = Session(token())
     for char in "755":
-        session.tell(Event(0, "TYPE", char))
+        session.notify(Event(0, "TYPE", char))
     session.receive(b"DISP?\r")
     for char in "224\r":
-        session.tell(Event(0, "TYPE", char))
-    assert session.take() == b"755224\rtext=\r\nOK\r\n"
+        session.notify(Event(0, "TYPE", char))
+    assert session.take_output() == b"755224\rtext=\r\nOK\r\n"
 
 
 def test_a_new_client_finds_nothing_of_the_old_one() -> None:
@@ -159,7 +159,7 @@ def test_a_new_client_finds_nothing_of_the_old_one() -> None:
     session.receive(b"ECHO ON\rhalf a li")
     session.reset()
     session.receive(b"DISP?\r")
-    assert session.take() == b"text=\r\nOK\r\n"
+    assert session.take_output() == b"text=\r\nOK\r\n"
 
 
 VERBS = ["*IDN?", "*RST", "*TST?", "SYST:ERR?", "PRESS", "DISP?", "BATT?", "HELP", "ECHO ON"]

@@ -99,7 +99,7 @@ def test_the_details_show_counter_clock_faults_and_the_serial_line(size: tuple[i
         runner.simulation.receive(runner.simulation.lines[0], b"BATT?\r")
         await pilot.press("space")
         await later(app, runner, pilot)
-        runner.simulation.take(runner.simulation.lines[0])
+        runner.simulation.take_output(runner.simulation.lines[0])
         await later(app, runner, pilot)
         shown = screen(app)
         for words in ("next counter 1", "last code 755224", "clock off by 0 ms", "faults none", "+OTP 755224", "PRESS"):

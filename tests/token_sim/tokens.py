@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from token_sim.device import memory
-from token_sim.device.hardware import new_body
+from token_sim.device.hardware import new_hardware
 from token_sim.device.models import GENERIC, Profile
 from token_sim.device.token import Device
 
@@ -35,7 +35,7 @@ def image(*, counter: int = 0, serial: str = "SMGN00000001", slots: int = 1, **s
 def token(profile: Profile = GENERIC, *, nvram: memory.Nvram | None = None, **given: Any) -> Device:
     """A token on the table at NOON, awake enough to be pressed."""
     given.setdefault("slots", profile.slots)
-    device = Device(nvram or memory.Ram(image(**given)), profile, new_body(profile, NOON))
+    device = Device(nvram or memory.Ram(image(**given)), profile, new_hardware(profile, NOON))
     device.elapse(1000)
     device.take_events()
     return device

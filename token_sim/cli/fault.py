@@ -6,7 +6,7 @@ import argparse
 
 from token_sim.cli import owner
 from token_sim.cli.command_line import Commands, add_command, add_owned_token, print_result
-from token_sim.device.faults import WHAT
+from token_sim.device.faults import DESCRIPTIONS
 
 
 def add_to(commands: Commands) -> None:
@@ -24,7 +24,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "name",
         nargs="?",
-        choices=tuple(str(name) for name in WHAT),
+        choices=tuple(str(name) for name in DESCRIPTIONS),
         metavar="FAULT",
         help="a fault of the list, which is printed if none is named",
     )
@@ -36,8 +36,8 @@ def add_to(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     if options.name is None:
         armed = owner.ask(options, {"do": "oracle"})["faults"]
-        lines = (f"{'*' if name in armed else ' '} {name:<20} {what}" for name, what in WHAT.items())
-        known = {str(name): what for name, what in WHAT.items()}
+        lines = (f"{'*' if name in armed else ' '} {name:<20} {what}" for name, what in DESCRIPTIONS.items())
+        known = {str(name): what for name, what in DESCRIPTIONS.items()}
         print_result(options, {"faults": armed, "known": known}, "\n".join(lines))
         return
     request = {"do": "clear" if options.clear else "fault", "name": options.name}

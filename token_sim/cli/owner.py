@@ -23,7 +23,7 @@ def ask(options: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ask_file(path: str, request: dict[str, Any]) -> dict[str, Any]:
-    from token_sim.device.faults import LASTING
+    from token_sim.device.faults import PERMANENT
     from token_sim.run import simulation, token_file
 
     try:
@@ -31,11 +31,11 @@ def _ask_file(path: str, request: dict[str, Any]) -> dict[str, Any]:
     except token_file.TokenFileError as error:
         raise CommandError(str(error)) from error
     try:
-        is_lasting = request["do"] != "fault" or request["name"] in LASTING
+        is_lasting = request["do"] != "fault" or request["name"] in PERMANENT
         if request["do"] not in simulation.AT_REST or not is_lasting:
             raise CommandError(f"{path} is not running (start it with 'token-sim run {path}')", OUT_OF_REACH)
         simulated = simulation.Simulation.of_file(token)
-        simulated.elapse(max(0, now_ms() - token.body.now))  # the time since it ran last
+        simulated.elapse(max(0, now_ms() - token.hardware.now))  # the time since it ran last
         reply = simulated.command(request)
         token.save()
         return reply

@@ -75,7 +75,7 @@ class Signals:
         self.end = number
 
     def _press(self, *_: object) -> None:
-        self._runner.presses += 1
+        self._runner.requested_presses += 1
 
 
 def run(options: argparse.Namespace) -> int:
@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
             raise CommandError(str(error)) from error
         undo.callback(file.close)
         simulation = Simulation.of_file(file, options.seed)
-        simulation.elapse(max(0, now_ms() - file.body.now))  # the time since it ran last
+        simulation.elapse(max(0, now_ms() - file.hardware.now))  # the time since it ran last
         undo.callback(file.save)
         path = options.control or control.socket_path(options.file)
         try:

@@ -22,7 +22,7 @@ from textual.widgets import Footer, OptionList, Static
 from textual.widgets.option_list import Option
 
 from token_sim.device import seven_segment
-from token_sim.device.faults import WHAT
+from token_sim.device.faults import DESCRIPTIONS
 from token_sim.device.states import State
 from token_sim.run.loop import Runner
 from token_sim.run.simulation import Simulation, show_time
@@ -66,8 +66,8 @@ class FaultMenu(ModalScreen[str | None]):
         self._armed = armed
 
     def compose(self) -> ComposeResult:
-        marks = {name: "●" if name in self._armed else " " for name in WHAT}
-        options = (Option(f"{marks[name]} {name}: {what}", str(name)) for name, what in WHAT.items())
+        marks = {name: "●" if name in self._armed else " " for name in DESCRIPTIONS}
+        options = (Option(f"{marks[name]} {name}: {what}", str(name)) for name, what in DESCRIPTIONS.items())
         yield OptionList(*options, id="faults", markup=False)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
@@ -159,7 +159,7 @@ class TokenApp(App[None]):
         self._show("lcd", self._lcd())
         self._show("bars", self._bars())
         self._show("plain", self.plain())
-        self._button.set_class(self.simulation.device.closed, "down")
+        self._button.set_class(self.simulation.device.is_button_closed, "down")
         if not self._pane.has_class("hidden"):
             self._show("figures", self._figures())
             self._show("log", "\n".join(list(self.simulation.log)[: -LOG_SHOWN - 1 : -1]))  # newest first
@@ -176,7 +176,7 @@ class TokenApp(App[None]):
         self.simulation.command({"do": "press"})
 
     def action_hold(self) -> None:
-        self._move(down=not self.simulation.device.closed)
+        self._move(down=not self.simulation.device.is_button_closed)
 
     def on_button_moved(self, message: Button.Moved) -> None:
         self._move(down=message.down)
@@ -199,7 +199,7 @@ class TokenApp(App[None]):
         self.tick()
 
     def action_unplug(self) -> None:
-        self.simulation.command({"do": "unplug" if self.simulation.plugged else "plug"})
+        self.simulation.command({"do": "unplug" if self.simulation.is_plugged else "plug"})
 
     def action_fault(self) -> None:
         def inject(name: str | None) -> None:
@@ -215,7 +215,7 @@ class TokenApp(App[None]):
     # --- output
 
     def _lcd(self) -> Text:
-        lit = seven_segment.large(self.simulation.device.lit())
+        lit = seven_segment.large(self.simulation.device.lit_segments())
         text = Text()
         for strokes, glass in zip(lit, seven_segment.large((seven_segment.ALL,) * seven_segment.CELLS), strict=True):
             for column, shade in enumerate(glass):
@@ -227,7 +227,7 @@ class TokenApp(App[None]):
 
     def _bars(self) -> str:
         device = self.simulation.device
-        battery = f"battery {_bar(device.body.level, 100)} {device.body.level:3d} %"
+        battery = f"battery {_bar(device.hardware.battery_level, 100)} {device.hardware.battery_level:3d} %"
         left = device.seconds_left()
         if left is None:
             return battery
@@ -236,10 +236,11 @@ class TokenApp(App[None]):
     def plain(self) -> str:
         """Return the state of the token in one line of text."""
         device = self.simulation.device
-        shown = device.seen() or "off"
-        low = ", battery low" if device.body.low else ""
-        plugged = f"on {self._urls[0]}" if self.simulation.plugged else "unplugged"
-        return f"display: {shown}; button {'down' if device.closed else 'up'}; {_words(device.state)}{low}; {plugged}"
+        shown = device.visible_text() or "off"
+        low = ", battery low" if device.hardware.is_battery_low else ""
+        plugged = f"on {self._urls[0]}" if self.simulation.is_plugged else "unplugged"
+        button = "down" if device.is_button_closed else "up"
+        return f"display: {shown}; button {button}; {_words(device.state)}{low}; {plugged}"
 
     def _figures(self) -> str:
         true = self.simulation.oracle()

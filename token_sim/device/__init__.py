@@ -1,1 +1,1 @@
-"""The token itself: chip, memory, clock, battery and display. Pure: time is an argument."""
+"""The token itself: chip, memory, clock, battery and display, without input or output."""

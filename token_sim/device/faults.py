@@ -1,6 +1,8 @@
-"""Named places at which a token can go wrong, and which of them are armed.
+"""The faults that a token can have, by name, and the set of those that are armed.
 
-The law: a fault strikes as often as it was armed for, and only where its name says; an unarmed token has none.
+Rules:
+- A fault happens as many times as it was armed for, and only at the point that its name states.
+- A token has no fault until one is armed.
 """
 
 from __future__ import annotations
@@ -28,27 +30,27 @@ class Fault(StrEnum):
     LINE_BAUD = "line-baud"
 
 
-WHAT = {
-    Fault.POWER_BEFORE_WRITE: "the power goes as the counter is about to be written",
-    Fault.POWER_AFTER_WRITE: "the power goes after the counter was written, before the code is shown: one is skipped",
-    Fault.TORN_WRITE: "the power goes in the middle of the write: the page is spoiled, one code is skipped",
-    Fault.WRITE_ERROR: "the memory refuses the write: an error is shown, and no code",
-    Fault.BIT_ROT: "a bit of the seed's page flips: the self-test sees it at the next press",
+DESCRIPTIONS = {
+    Fault.POWER_BEFORE_WRITE: "power fails before the counter is written",
+    Fault.POWER_AFTER_WRITE: "power fails after the counter is written, before the code is shown: one code is skipped",
+    Fault.TORN_WRITE: "power fails during the write: the page is corrupt, and one code is skipped",
+    Fault.WRITE_ERROR: "the memory write fails: an error is shown instead of a code",
+    Fault.BIT_ROT: "a bit in the seed's page flips: the self-test fails at the next press",
     Fault.STUCK_BUTTON: "the button stays down until the fault is cleared",
-    Fault.BOUNCE: "the contact chatters at each press (a number: for so many ms each way, 3 if not said)",
+    Fault.BOUNCE: "the contact bounces at each press (number: milliseconds of each bounce, default 3)",
     Fault.WEAK_BATTERY: "the battery is nearly empty",
     Fault.DEAD_BATTERY: "the battery is empty",
-    Fault.SEGMENT: "a segment of the display never lights (a number: cell × 10 + segment a…g as 0…6)",
+    Fault.SEGMENT: "a segment of the display stays dark (number: cell × 10 + segment, with a to g as 0 to 6)",
     Fault.COUNTER_LIMIT: "the counter is at its limit: no more codes",
     Fault.TAMPER: "the case was opened: the seed is wiped",
-    Fault.LINE_NOISE: "bits flip on the line (a number: in so many per cent of the bytes, 5 if not said)",
-    Fault.LINE_DROP: "bytes are lost (likewise)",
-    Fault.LINE_DOUBLE: "bytes come twice (likewise)",
-    Fault.LINE_STALL: "what the token sends is held back (a number: for so many ms, 1000 if not said)",
-    Fault.LINE_BAUD: "the token listens and talks at half the speed",
+    Fault.LINE_NOISE: "bits flip on the line (number: per cent of the bytes, default 5)",
+    Fault.LINE_DROP: "bytes are lost on the line (number: per cent of the bytes, default 5)",
+    Fault.LINE_DOUBLE: "bytes are doubled on the line (number: per cent of the bytes, default 5)",
+    Fault.LINE_STALL: "the token's output is delayed (number: milliseconds, default 1000)",
+    Fault.LINE_BAUD: "the token uses half the speed of the line",
 }
 
-LASTING = frozenset(  # those that are in the token, or on its file, from now on; the others wait to strike
+PERMANENT = frozenset(  # these change the token at once, and its file; the others are armed for later
     (Fault.BIT_ROT, Fault.WEAK_BATTERY, Fault.DEAD_BATTERY, Fault.COUNTER_LIMIT, Fault.TAMPER)
 )
 UNTIL_CLEARED = frozenset(
@@ -57,12 +59,12 @@ UNTIL_CLEARED = frozenset(
 
 
 class Faults:
-    """What is armed: a fault, how many more times it strikes (None: until cleared), and the number it was given."""
+    """The armed faults, each with its remaining occasions (None: until it is cleared) and its number."""
 
     def __init__(self) -> None:
         self._left: dict[Fault, int | None] = {}
         self._numbers: dict[Fault, int] = {}
-        self.segments: set[int] = set()  # of the display, broken: cell × 10 + segment
+        self.segments: set[int] = set()  # broken display segments: cell × 10 + segment
 
     def arm(self, fault: Fault, times: int | None = 1, number: int | None = None) -> None:
         self._left[fault] = times
@@ -73,8 +75,8 @@ class Faults:
         self._left.pop(fault, None)
         self._numbers.pop(fault, None)
 
-    def strikes(self, fault: Fault) -> bool:
-        """Whether `fault` strikes here and now; if so, it has struck."""
+    def trigger(self, fault: Fault) -> bool:
+        """Return True if `fault` happens now, and count this occasion."""
         if fault not in self._left:
             return False
         left = self._left[fault]
@@ -86,10 +88,12 @@ class Faults:
         return True
 
     def number(self, fault: Fault, default: int) -> int:
+        """Return the number that `fault` was armed with, or `default`."""
         return self._numbers.get(fault, default)
 
     def __contains__(self, fault: Fault) -> bool:
         return fault in self._left
 
-    def armed(self) -> dict[str, int | None]:
+    def armed_faults(self) -> dict[str, int | None]:
+        """Return the remaining occasions of each armed fault."""
         return {str(fault): times for fault, times in sorted(self._left.items())}

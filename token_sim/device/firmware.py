@@ -1,7 +1,7 @@
-"""The life of a token as one table: in a state, a signal leads by a condition to the next state and an action.
+"""The states of a token as one table: in a state, a signal leads to the next state and an action if a condition holds.
 
 Rules:
-- A signal without a matching row does nothing, as a button of a busy token does nothing.
+- A signal without a matching row does nothing, as the button of a busy token does nothing.
 - The first row whose condition holds is taken. Rows of any state come after the state's own.
 - COMMIT comes before COMPUTE, and COMPUTE before DISPLAY and TYPING: no code is shown before the counter is written.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from token_sim.device import memory
 from token_sim.device.chip import Chip
 from token_sim.device.faults import Faults
-from token_sim.device.hardware import Body
+from token_sim.device.hardware import Hardware
 from token_sim.device.models import Profile
 from token_sim.device.states import Signal, State
 
@@ -23,10 +23,10 @@ from token_sim.device.states import Signal, State
 class Row:
     """One row: `when` is a condition of the chip, `do` an action, which may return a further signal."""
 
-    state: State | None  # None: any
+    state: State | None  # None: every state
     signal: Signal
     when: Callable[[Chip], bool]
-    to: State | None  # None: the same
+    to: State | None  # None: the same state
     do: Callable[[Chip], Signal | None]
 
 
@@ -34,18 +34,18 @@ _S, _G = State, Signal
 
 TABLE = (
     #   state            signal           when                to               do
-    Row(_S.BOOT, _G.TIMER, Chip.is_zeroised, _S.ZEROISED, Chip.nothing),
+    Row(_S.BOOT, _G.TIMER, Chip.is_zeroised, _S.ZEROISED, Chip.do_nothing),
     Row(_S.BOOT, _G.TIMER, Chip.is_broken, _S.FAILED, Chip.show_failure),
-    Row(_S.BOOT, _G.TIMER, Chip.is_blank, _S.BLANK, Chip.nothing),
-    Row(_S.BOOT, _G.TIMER, Chip.always, _S.ASLEEP, Chip.nothing),
+    Row(_S.BOOT, _G.TIMER, Chip.is_blank, _S.BLANK, Chip.do_nothing),
+    Row(_S.BOOT, _G.TIMER, Chip.always, _S.ASLEEP, Chip.do_nothing),
     Row(_S.BLANK, _G.SEED, Chip.always, _S.BOOT, Chip.restart),
-    Row(_S.ASLEEP, _G.CLOSE, Chip.rested, _S.DEBOUNCE, Chip.start_debounce),
-    Row(_S.DISPLAY, _G.CLOSE, Chip.rested, _S.DEBOUNCE, Chip.start_debounce),
-    Row(_S.ERROR, _G.CLOSE, Chip.rested, _S.DEBOUNCE, Chip.start_debounce),
-    Row(_S.DEBOUNCE, _G.OPEN, Chip.lit, _S.DISPLAY, Chip.nothing),
-    Row(_S.DEBOUNCE, _G.OPEN, Chip.always, _S.ASLEEP, Chip.nothing),
+    Row(_S.ASLEEP, _G.CLOSE, Chip.is_ready, _S.DEBOUNCE, Chip.start_debounce),
+    Row(_S.DISPLAY, _G.CLOSE, Chip.is_ready, _S.DEBOUNCE, Chip.start_debounce),
+    Row(_S.ERROR, _G.CLOSE, Chip.is_ready, _S.DEBOUNCE, Chip.start_debounce),
+    Row(_S.DEBOUNCE, _G.OPEN, Chip.is_lit, _S.DISPLAY, Chip.do_nothing),
+    Row(_S.DEBOUNCE, _G.OPEN, Chip.always, _S.ASLEEP, Chip.do_nothing),
     Row(_S.DEBOUNCE, _G.TIMER, Chip.always, _S.HELD, Chip.wake),
-    # held: the menu of a token with a display
+    # A button that is held down opens the menu of a token with a display.
     Row(_S.HELD, _G.TIMER, Chip.has_menu, _S.MENU_COUNTER, Chip.show_counter),
     Row(_S.HELD, _G.TIMER, Chip.always, _S.ASLEEP, Chip.darken),
     Row(_S.MENU_COUNTER, _G.TIMER, Chip.always, _S.MENU_SERIAL, Chip.show_serial),
@@ -55,34 +55,34 @@ TABLE = (
     Row(_S.MENU_SERIAL, _G.OPEN, Chip.always, _S.MENU, Chip.keep_lit),
     Row(_S.MENU_BATTERY, _G.OPEN, Chip.always, _S.MENU, Chip.keep_lit),
     Row(_S.MENU, _G.CLOSE, Chip.always, _S.ASLEEP, Chip.darken),
-    # released after a short press
+    # The button is released after a short press.
     Row(_S.HELD, _G.OPEN, Chip.is_broken, _S.FAILED, Chip.show_failure),
-    Row(_S.HELD, _G.OPEN, Chip.showing_code_and_turns_off, _S.ASLEEP, Chip.darken),
-    Row(_S.HELD, _G.OPEN, Chip.showing_code_and_repeats_it, _S.DISPLAY, Chip.show_same),
-    Row(_S.HELD, _G.OPEN, Chip.between_slots, _S.ASLEEP, Chip.darken),
+    Row(_S.HELD, _G.OPEN, Chip.is_press_to_turn_off, _S.ASLEEP, Chip.darken),
+    Row(_S.HELD, _G.OPEN, Chip.is_press_to_repeat, _S.DISPLAY, Chip.show_same),
+    Row(_S.HELD, _G.OPEN, Chip.has_no_slot, _S.ASLEEP, Chip.darken),
     Row(_S.HELD, _G.OPEN, Chip.is_exhausted, _S.EXHAUSTED, Chip.show_exhausted),
-    Row(_S.HELD, _G.OPEN, Chip.counts, _S.COMMIT, Chip.commit),
+    Row(_S.HELD, _G.OPEN, Chip.is_counter_based, _S.COMMIT, Chip.commit),
     Row(_S.HELD, _G.OPEN, Chip.always, _S.COMPUTE, Chip.compute),
     Row(_S.COMMIT, _G.WRITE_FAILED, Chip.always, _S.ERROR, Chip.show_write_error),
     Row(_S.COMMIT, _G.TIMER, Chip.always, _S.COMPUTE, Chip.compute),
-    Row(_S.COMPUTE, _G.TIMER, Chip.types, _S.TYPING, Chip.type_one),
+    Row(_S.COMPUTE, _G.TIMER, Chip.has_no_display, _S.TYPING, Chip.type_character),
     Row(_S.COMPUTE, _G.TIMER, Chip.always, _S.DISPLAY, Chip.show_code),
-    Row(_S.TYPING, _G.TIMER, Chip.has_more_to_type, _S.TYPING, Chip.type_one),
-    Row(_S.TYPING, _G.TIMER, Chip.always, _S.ASLEEP, Chip.nothing),
-    # the display's own time
+    Row(_S.TYPING, _G.TIMER, Chip.has_more_to_type, _S.TYPING, Chip.type_character),
+    Row(_S.TYPING, _G.TIMER, Chip.always, _S.ASLEEP, Chip.do_nothing),
+    # The time of the display, or of the code on it, is over.
     Row(_S.DISPLAY, _G.ROLL, Chip.always, None, Chip.show_next_step),
     Row(_S.DISPLAY, _G.OFF, Chip.always, _S.ASLEEP, Chip.darken),
     Row(_S.ERROR, _G.OFF, Chip.always, _S.ASLEEP, Chip.darken),
     Row(_S.MENU, _G.OFF, Chip.always, _S.ASLEEP, Chip.darken),
     Row(None, _G.OFF, Chip.always, None, Chip.darken),
-    # states that a press cannot leave
-    Row(_S.FAILED, _G.CLOSE, Chip.rested, None, Chip.show_failure),
-    Row(_S.EXHAUSTED, _G.CLOSE, Chip.rested, None, Chip.show_exhausted),
-    # power
+    # A press does not leave these states.
+    Row(_S.FAILED, _G.CLOSE, Chip.is_ready, None, Chip.show_failure),
+    Row(_S.EXHAUSTED, _G.CLOSE, Chip.is_ready, None, Chip.show_exhausted),
+    # The power fails or returns, or the case is opened.
     Row(_S.DEAD, _G.FRESH, Chip.always, _S.BOOT, Chip.restart),
-    Row(_S.DEAD, _G.RESET, Chip.always, None, Chip.nothing),
-    Row(_S.DEAD, _G.EMPTY, Chip.always, None, Chip.nothing),
-    Row(_S.DEAD, _G.TAMPER, Chip.always, None, Chip.nothing),
+    Row(_S.DEAD, _G.RESET, Chip.always, None, Chip.do_nothing),
+    Row(_S.DEAD, _G.EMPTY, Chip.always, None, Chip.do_nothing),
+    Row(_S.DEAD, _G.TAMPER, Chip.always, None, Chip.do_nothing),
     Row(None, _G.EMPTY, Chip.always, _S.DEAD, Chip.die),
     Row(None, _G.FRESH, Chip.always, _S.BOOT, Chip.restart),
     Row(None, _G.RESET, Chip.always, _S.BOOT, Chip.restart),
@@ -98,10 +98,10 @@ _ROWS = {
 
 
 class Firmware(Chip):
-    """A chip that the table moves from state to state."""
+    """A chip with the table that moves it from state to state."""
 
-    def __init__(self, nvram: memory.Nvram, profile: Profile, body: Body, faults: Faults) -> None:
-        super().__init__(nvram, profile, body, faults)
+    def __init__(self, nvram: memory.Nvram, profile: Profile, hardware: Hardware, faults: Faults) -> None:
+        super().__init__(nvram, profile, hardware, faults)
         self.restart()
 
     def signal(self, signal: Signal) -> None:

@@ -1,8 +1,8 @@
-"""What a token is made of besides its chip: a quartz, a battery, and the time that passes for both.
+"""The quartz and the battery of a token, and the time that passes for both.
 
-The law:
-- time is whole milliseconds and only goes forward; nothing here reads a clock;
-- everything is counted in whole numbers, so an hour in one piece and in ten thousand leaves the same token.
+Rules:
+- Time is in whole milliseconds, and only goes forward. No clock is read here.
+- All arithmetic is in integers, so an hour in one step and in ten thousand steps gives the same token.
 """
 
 from __future__ import annotations
@@ -15,60 +15,62 @@ DAY = 86_400_000  # ms
 YEAR = 365 * DAY
 PPB = 1_000_000_000
 
-TURNOVER = 25  # °C: where a tuning-fork crystal is fastest
-CURVATURE = 30  # ppb per °C²: 0.03 ppm, always slower, away from the turnover
-AGEING = 1_000  # ppb a year: 1 ppm, approximate: a tuning fork's first years
+TURNOVER = 25  # °C: a tuning-fork crystal is fastest here
+CURVATURE = 30  # ppb per °C² of distance from the turnover (0.03 ppm): the crystal is slower on both sides
+AGEING = 1_000  # ppb a year: 1 ppm, approximate, for the first years of a tuning fork
 
-LOW_SHARE = 10  # per cent of the charge at which a token says that it is low; approximate
+LOW_SHARE = 10  # per cent of the charge at which a token reports a low battery; approximate
 
 
 @dataclass(slots=True, kw_only=True)
-class Body:
+class Hardware:
     """`now` is the world's time in Unix milliseconds; the token's own clock runs beside it, `clock_ms`."""
 
     now: int
-    crystal: int  # ppb at the turnover: what this one crystal left the factory with
+    crystal: int  # ppb: the initial error of this crystal at the turnover
     charge: int  # nA·ms left in the battery
-    capacity: int  # nA·ms in a new one
-    age: int = 0  # ms since it was made
-    drift: int = 0  # what the clock is off by, in ms·ppb
+    capacity: int  # nA·ms in a new battery
+    age: int = 0  # ms since manufacture
+    drift: int = 0  # error of the clock without ageing, in ms·ppb
     temperature: int = TURNOVER  # °C
 
     @property
     def clock_ms(self) -> int:
-        """The time that the token believes it is."""
+        """Return the time of the token's own clock, in Unix milliseconds."""
         return self.now + self.error_ms
 
     @property
     def error_ms(self) -> int:
-        return (self.drift + _aged(self.age)) // PPB
+        """Return how far the token's clock is ahead of the world's time."""
+        return (self.drift + _ageing_drift(self.age)) // PPB
 
     def set_error(self, ms: int) -> None:
-        """Make the clock be off by `ms` now."""
-        self.drift = ms * PPB - _aged(self.age)
+        """Set the clock's present error to `ms`."""
+        self.drift = ms * PPB - _ageing_drift(self.age)
 
     @property
-    def level(self) -> int:
-        """Per cent of the battery, rounded up: a token that runs never says 0."""
+    def battery_level(self) -> int:
+        """Return the battery's charge in per cent, rounded up, so that a running token has at least 1."""
         return -(-self.charge * 100 // self.capacity)
 
     @property
-    def low(self) -> bool:
+    def is_battery_low(self) -> bool:
         return self.charge * 100 <= self.capacity * LOW_SHARE
 
     def elapse(self, ms: int, current: int, *, world: bool = True) -> None:
-        """Let `ms` pass at a drain of `current` nA; with `world` false only the token ages, not the world."""
+        """Let `ms` pass at a drain of `current` nA. With `world` false, only the token ages."""
         self.age += ms
         self.drift += ms * (self.crystal - CURVATURE * (self.temperature - TURNOVER) ** 2)
         self.charge = max(0, self.charge - ms * current)
         if world:
             self.now += ms
 
-    def spend(self, nah: int) -> None:
+    def discharge(self, nah: int) -> None:
+        """Take `nah` nanoampere-hours from the battery."""
         self.charge = max(0, self.charge - nah * 3_600_000)
 
-    def until(self, charge: int, current: int) -> int | None:
-        """Milliseconds until the battery is down to `charge`; None if it already is, or never will be."""
+    def ms_until(self, charge: int, current: int) -> int | None:
+        """Return the milliseconds until the battery is down to `charge`; None if it is already, or never will be."""
         if self.charge <= charge or current == 0:
             return None
         return -(-(self.charge - charge) // current)
@@ -81,11 +83,15 @@ class Body:
         return asdict(self)
 
 
-def new_body(profile: Profile, now: int, crystal: int = 0) -> Body:
+def new_hardware(profile: Profile, now: int, crystal: int = 0) -> Hardware:
+    """Return the hardware of a new token, with a full battery and a clock that is right at `now`."""
     capacity = profile.battery_uah * 1_000 * 3_600_000
-    return Body(now=now, crystal=crystal, charge=capacity, capacity=capacity)
+    return Hardware(now=now, crystal=crystal, charge=capacity, capacity=capacity)
 
 
-def _aged(age: int) -> int:
-    """Ageing is linear, so what it adds up to is a parabola of the age; in one formula, it does not depend on steps."""
+def _ageing_drift(age: int) -> int:
+    """Return the drift that ageing has added up to, in ms·ppb.
+
+    The rate grows linearly, so the sum is a parabola of the age. A closed formula is independent of the time steps.
+    """
     return AGEING * age * age // (2 * YEAR)

@@ -1,12 +1,12 @@
-"""The token's memory: a small EEPROM, read whole and written a page at a time.
+"""The token's memory: a small EEPROM, which is read as a whole and written a page at a time.
 
-The law:
-- a page counts only if its CRC-32 is right; a page that is not is never used;
-- a slot's counter, the one of the *next* code, lives in two pages that are written in turn, so a write that is
-  cut short spoils the older one;
-- with one of the two spoiled, the counter is the other's *plus one*: the lost page may have been the newer, and
-  then the code of the older has been shown. A code may be skipped and can never come twice;
-- no `repr` shows a key.
+Rules:
+- A page is used only if its CRC-32 is right.
+- The counter of a slot is that of the *next* code. It is stored in two pages, and a write replaces the older one. An
+  interrupted write therefore leaves the newer one intact.
+- With one corrupt page, the counter is the other page's *plus one*. The lost page may have been the newer one, and then
+  the older page's code has been shown. So a code may be skipped, and is never shown twice.
+- No `repr` shows a key.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Protocol
 
 from pam_totp.core.oath import ALGORITHMS
 
-MIN_KEY, MAX_KEY = 14, 64  # bytes: 112 bits (RFC 4226 R6 demands 128, old tokens have less), a SHA-512 key
+MIN_KEY, MAX_KEY = 14, 64  # bytes: 112 bits (RFC 4226 R6 requires 128, but old tokens have less), and a SHA-512 key
 SERIAL_LENGTH = 12  # OATH token identifier: maker 2, type 2, number 8
 
 _HEADER = struct.Struct(">4sBB12s")
@@ -34,11 +34,11 @@ _KINDS = ("none", "hotp", "totp")
 
 
 class Corrupt(Exception):
-    """The self-test failed: a page that is needed does not have its checksum. Says which."""
+    """The self-test failed: the checksum of the page in the message is wrong."""
 
 
 class Nvram(Protocol):
-    """What a device keeps its memory in. `write` is durable when it returns; it raises OSError if it cannot."""
+    """The storage of a device's memory. `write` is durable when it returns, and raises OSError if it fails."""
 
     def read(self) -> bytes: ...
 
@@ -46,7 +46,7 @@ class Nvram(Protocol):
 
 
 class Ram:
-    """Memory without a file, for tests and for tokens that live in one process."""
+    """Memory without a file, for tests and for tokens inside one process."""
 
     def __init__(self, image: bytes) -> None:
         self._image = bytearray(image)
@@ -60,7 +60,7 @@ class Ram:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """One seed and how its codes are made. `limit` is the counter at which a HOTP token ends."""
+    """One seed and the parameters of its codes. A HOTP token shows no code once its counter is at `limit`."""
 
     kind: str
     key: bytes = field(repr=False)
@@ -71,36 +71,36 @@ class Slot:
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS[1:] or self.algorithm not in ALGORITHMS:
-            raise ValueError("a slot is hotp or totp, with SHA1, SHA256 or SHA512")
+            raise ValueError("the type must be hotp or totp, and the algorithm SHA1, SHA256 or SHA512")
         if not 6 <= self.digits <= 8:
-            raise ValueError("a token shows 6, 7 or 8 digits")
+            raise ValueError("digits must be 6 to 8")
         if not 1 <= self.period <= 0xFFFF:
-            raise ValueError("a period is 1 to 65535 seconds")
+            raise ValueError("the period must be 1 to 65535 seconds")
         if not MIN_KEY <= len(self.key) <= MAX_KEY:
-            raise ValueError(f"a seed has {MIN_KEY} to {MAX_KEY} bytes")
+            raise ValueError(f"a seed must have {MIN_KEY} to {MAX_KEY} bytes")
         if not 0 <= self.limit < 1 << 64:
-            raise ValueError("a counter is 0 to 2^64-1")
+            raise ValueError("a counter must be 0 to 2^64-1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """What a good image says. `repaired` names the slots of which one counter page was lost."""
+    """The contents of a valid image. `repaired_slots` holds the numbers of slots with one corrupt counter page."""
 
     serial: str
-    zeroised: bool
+    is_zeroised: bool
     slots: tuple[Slot | None, ...]
     counters: tuple[int, ...]
-    repaired: tuple[int, ...] = ()
+    repaired_slots: tuple[int, ...] = ()
 
     @property
-    def blank(self) -> bool:
+    def is_blank(self) -> bool:
         return not any(self.slots)
 
 
 def build(serial: str, slots: tuple[Slot | None, ...], counters: tuple[int, ...]) -> bytes:
     """Return the image of a new token, sealed if it has a seed."""
     if len(serial) != SERIAL_LENGTH or not (serial.isascii() and serial.isalnum()):
-        raise ValueError(f"a serial number has {SERIAL_LENGTH} letters and digits, such as SMGN00000001")
+        raise ValueError(f"a serial number must have {SERIAL_LENGTH} letters and digits, such as SMGN00000001")
     state = _SEALED if any(slots) else _BLANK
     image = _seal(_HEADER.pack(_MAGIC, _VERSION, state, serial.encode()))
     for slot, counter in zip(slots, counters, strict=True):
@@ -110,7 +110,7 @@ def build(serial: str, slots: tuple[Slot | None, ...], counters: tuple[int, ...]
 
 
 def load(image: bytes) -> Contents:
-    """Return what `image` holds. Raises Corrupt where a needed page is bad."""
+    """Return the contents of `image`. Raises Corrupt if a required page has a wrong checksum."""
     magic, version, state, serial = _HEADER.unpack(_open(image, 0, _HEADER.size, "header"))
     if (magic, version) != (_MAGIC, _VERSION) or (len(image) - _HEADER_SIZE) % _SLOT_SIZE:
         raise Corrupt("header")
@@ -118,38 +118,41 @@ def load(image: bytes) -> Contents:
     for number in range((len(image) - _HEADER_SIZE) // _SLOT_SIZE):
         slots.append(_unpack(_open(image, seed_offset(number), _SEED.size, "seed")))
         pages = [_counter(image, number, page) for page in (0, 1)]
-        good = [value for value in pages if value is not None]
-        if not good:
+        valid = [value for value in pages if value is not None]
+        if not valid:
             raise Corrupt("counter")
-        if len(good) == 1:
+        if len(valid) == 1:
             repaired.append(number)
-        counters.append(max(good) if len(good) == 2 else good[0] + 1)
+        counters.append(max(valid) if len(valid) == 2 else valid[0] + 1)
     return Contents(
         serial=serial.decode(),
-        zeroised=state == _ZEROISED,
+        is_zeroised=state == _ZEROISED,
         slots=tuple(slots),
         counters=tuple(counters),
-        repaired=tuple(repaired),
+        repaired_slots=tuple(repaired),
     )
 
 
 def counter_write(image: bytes, slot: int, counter: int) -> tuple[int, bytes]:
-    """Return the write, offset and data, that makes `counter` the next one: over the spoiled page, or the older."""
+    """Return offset and data of the write that makes `counter` the next one.
+
+    It replaces the corrupt page if there is one, else the older page.
+    """
     pages = [_counter(image, slot, page) for page in (0, 1)]
     page = min((0, 1), key=lambda n: -1 if (value := pages[n]) is None else value)
     return counter_offset(slot, page), _seal(_COUNTER.pack(counter))
 
 
-def at_limit(image: bytes, slot: int) -> list[tuple[int, bytes]]:
-    """Return the writes that bring a slot's counter to its limit; none where there is no seed."""
-    made = load(image).slots[slot]
-    if made is None:
+def at_limit(image: bytes, number: int) -> list[tuple[int, bytes]]:
+    """Return the writes that set the counter of slot `number` to its limit; none if the slot has no seed."""
+    slot = load(image).slots[number]
+    if slot is None:
         return []
-    return [(counter_offset(slot, page), _seal(_COUNTER.pack(made.limit))) for page in (0, 1)]
+    return [(counter_offset(number, page), _seal(_COUNTER.pack(slot.limit))) for page in (0, 1)]
 
 
 def wiped(image: bytes) -> bytes:
-    """Return a zeroised image: the serial number stays, seeds and counters are gone."""
+    """Return a zeroised image: with the serial number, and without seeds and counters."""
     try:
         serial = load(image).serial
     except Corrupt:

@@ -1,7 +1,7 @@
-"""Kinds of token: what a model does and how fast, as one table.
+"""The models of tokens as one table: behaviour, times and power.
 
-Times are milliseconds of the token's life, charges microampere-hours, currents nanoamperes. Where a figure was
-not read in a maker's document it is called approximate; none of them decides what a code is.
+Times are in milliseconds, charges in microampere-hours, currents in nanoamperes. A figure without a source in a maker's
+document is called approximate. The value of a code depends on none of these figures.
 """
 
 from __future__ import annotations
@@ -13,44 +13,44 @@ LAST_COUNTER = (1 << 64) - 1  # RFC 4226 §5.2: an 8-byte counter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """One model. `lit_press` says what a press does while the display is on: `off`, `same` or `next`."""
+    """One model. `lit_press` is the effect of a press while the display is on: `off`, `same` or `next` code."""
 
     name: str
     title: str
     serial_type: str  # two characters, after the maker's two in an OATH token identifier
-    kind: str  # hotp or totp: what the factory writes if nobody says otherwise
+    kind: str  # hotp or totp: the factory's default
     digits: int = 6
     algorithm: str = "SHA1"
-    period: int = 30  # seconds, of a TOTP token
+    period: int = 30  # seconds, for TOTP
     lit_press: str = "next"
-    display_ms: int = 30_000  # auto-off; 0: no display, the code is typed
+    display_ms: int = 30_000  # until the display turns off; 0: no display, the code is typed
     menu: bool = True  # a long press shows counter, then serial and battery
     slots: int = 1
     debounce_ms: int = 10
-    press_ms: int = 50  # how long a finger of ours stays on the button
-    rest_ms: int = 100  # the least time from one press to the next
+    press_ms: int = 50  # the default length of a press
+    rest_ms: int = 100  # the minimum time from one press to the next
     commit_ms: int = 5
     compute_ms: int = 15
-    type_ms: int = 0  # between two typed characters
-    slot2_from_ms: int = 0  # a touch at least this long is for the second slot
-    slot1_until_ms: int = 0  # a touch up to this long is for the first one
+    type_ms: int = 0  # from one typed character to the next
+    slot2_from_ms: int = 0  # the minimum length of a touch for the second slot; 0: one slot
+    slot1_until_ms: int = 0  # the maximum length of a touch for the first slot
     counter_limit: int = LAST_COUNTER
     battery_uah: int = 200_000
     sleep_na: int = 1_000
     lit_na: int = 6_000
     press_nah: int = 100  # the charge of one computation and one write
-    quartz_ppm: int = 20  # a crystal leaves the factory within ± this at 25 °C
+    quartz_ppm: int = 20  # ±: the maximum initial error of a crystal at 25 °C
 
 
-MENU_COUNTER_MS = 2_000  # held this long, the button shows the counter
-MENU_SERIAL_MS = 6_000  # … and this long the serial number
-MENU_BATTERY_MS = 8_000  # … and then the battery
-HELD_TOO_LONG_MS = 30_000  # a button that never comes up again is ignored until it does
+MENU_COUNTER_MS = 2_000  # holding the button this long shows the counter
+MENU_SERIAL_MS = 6_000  # holding it this long shows the serial number
+MENU_BATTERY_MS = 8_000  # holding it this long shows the battery
+HELD_TOO_LONG_MS = 30_000  # a button that is held this long is ignored until it is released
 
-# Nobody's: quick, so that a script need not wait, and every press counts.
+# This model copies no product. It is quick, so that scripts need not wait, and every press counts.
 GENERIC = Profile(name="generic", title="OATH token", serial_type="GN", kind="hotp")
 
-# Event-based, 6 digits, shipped with PSKC: RCDevs' "Feitian c100 - c200 Tokens with OpenOTP". The rest approximate.
+# RCDevs' "Feitian c100 - c200 Tokens with OpenOTP": event-based, 6 digits, shipped with PSKC. The rest is approximate.
 C100 = Profile(
     name="c100",
     title="C100-like",
@@ -63,7 +63,7 @@ C100 = Profile(
     compute_ms=60,
 )
 
-# Time-based with 60 s unless ordered otherwise: the same page of RCDevs'. The rest approximate.
+# The same page of RCDevs': time-based, 60 s by default. The rest is approximate.
 C200 = Profile(
     name="c200",
     title="C200-like",
@@ -77,7 +77,8 @@ C200 = Profile(
     compute_ms=60,
 )
 
-# Sold event-based and time-based: Thales' "OTP hardware token" page. We take the event-based one; figures approximate.
+# Thales' "OTP hardware token" page: sold event-based and time-based. This is the event-based one; its figures are
+# approximate.
 ETOKEN_PASS = Profile(
     name="etoken-pass",
     title="eToken-PASS-like",
@@ -91,8 +92,8 @@ ETOKEN_PASS = Profile(
     compute_ms=60,
 )
 
-# A press turns it on and the next one off; off by itself after about 32 s; time, battery and serial number behind a
-# press of 6 s: a help page of iPrescribe's for the OneSpan Digipass GO 7. Period, battery and the rest approximate.
+# A help page of iPrescribe's for the OneSpan Digipass GO 7: a press turns it on, and the next one off. It turns off
+# automatically after about 32 s. A press of 6 s shows time, battery and serial number. The rest is approximate.
 GO7 = Profile(
     name="go7",
     title="GO-7-like",
@@ -106,8 +107,9 @@ GO7 = Profile(
     compute_ms=60,
 )
 
-# A touch of 1 – 2.5 s is for slot 1, of 3 – 5 s for slot 2, and the code is typed: Yubico's .NET SDK manual, "Slots".
-# Pacing is a setting of 0, 20, 40 or 60 ms; we take 20. The host powers it, so its battery never ends: approximate.
+# Yubico's .NET SDK manual, "Slots": a touch of 1 to 2.5 s is for slot 1, of 3 to 5 s for slot 2, and the code is typed.
+# The pacing is a setting of 0, 20, 40 or 60 ms; 20 is chosen here. The host powers it, so it uses no charge. The rest
+# is approximate.
 YUBIKEY = Profile(
     name="yubikey",
     title="YubiKey-like",

@@ -1,6 +1,8 @@
-"""Seven segments: what lights up for a text, what it looks like, and what an eye reads.
+"""A display of seven segments per cell: the lit segments of a text, the drawing of them, and the text that they show.
 
-The law: pure; the command line, the terminal interface and the tests draw with this and nothing else.
+Rules:
+- These functions are pure.
+- The command line, the terminal interface and the tests draw displays only with them.
 
      a
    f   b      bit 0 is a … bit 6 is g
@@ -30,14 +32,14 @@ _READ = {mask: char for char, mask in _MASKS.items()}
 def light(text: str, broken: Iterable[int] = ()) -> tuple[int, ...]:
     """Return the lit segments of each cell for `text`, flush left. `broken` holds cell × 10 + segment."""
     masks = [_MASKS.get(char, _MASKS["-"]) for char in text[:CELLS].ljust(CELLS)]
-    for place in broken:
-        cell, segment = divmod(place, 10)
+    for number in broken:
+        cell, segment = divmod(number, 10)
         masks[cell] &= ~(1 << segment)
     return tuple(masks)
 
 
 def read(masks: tuple[int, ...]) -> str:
-    """Return what an eye reads: `?` where the lit segments are no character."""
+    """Return the text that a reader sees, with `?` for segments that form no character."""
     return "".join(_READ.get(mask, UNREADABLE) for mask in masks).rstrip()
 
 

@@ -6,10 +6,10 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    BOOT = "boot"  # the self-test after power came
+    BOOT = "boot"  # the self-test after power-on
     BLANK = "blank"  # no seed yet
     ASLEEP = "asleep"  # sealed, display off
-    DEBOUNCE = "debounce"  # the contact closed; a press, or a bounce?
+    DEBOUNCE = "debounce"  # the contact closed: this may be a press or a bounce
     HELD = "held"  # pressed, for longer than a bounce
     MENU_COUNTER = "menu-counter"
     MENU_SERIAL = "menu-serial"
@@ -19,7 +19,7 @@ class State(StrEnum):
     COMPUTE = "compute"
     DISPLAY = "display"
     TYPING = "typing"
-    ERROR = "error"  # this press failed; the next one may not
+    ERROR = "error"  # this press failed; the next one may succeed
     FAILED = "failed"  # the self-test failed: no more codes
     EXHAUSTED = "exhausted"  # the counter is at its limit
     DEAD = "dead"  # the battery is empty

@@ -1,10 +1,10 @@
-"""A token: chip, button, battery and clock, moved by `elapse`.
+"""A token: chip, button, battery and clock, which `elapse` moves through time.
 
-The law:
-- time is an argument, in whole milliseconds; nothing here reads a clock, draws from an unseeded source or does
-  input or output, except through the memory it was given;
-- how time is cut into pieces never matters: the same calls at the same moments give the same events;
-- what happens is told as events, in order; nobody is called back.
+Rules:
+- Time is an argument, in whole milliseconds. No clock is read here.
+- Random choices come from a seeded generator. The only input and output is that of the memory.
+- The length of the time steps changes no result: the same calls at the same moments give the same events.
+- Events are recorded in order, and the caller fetches them. There are no callbacks.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from collections.abc import Callable
 
 from token_sim.device import memory, seven_segment
 from token_sim.device.chip import Event
-from token_sim.device.faults import LASTING, UNTIL_CLEARED, Fault, Faults
+from token_sim.device.faults import PERMANENT, UNTIL_CLEARED, Fault, Faults
 from token_sim.device.firmware import Firmware
-from token_sim.device.hardware import Body
+from token_sim.device.hardware import Hardware
 from token_sim.device.models import Profile
 from token_sim.device.states import Signal, State
 
-BOUNCE_MS = 3  # how long a worn contact chatters each way
-_TIMED = (Signal.TIMER, Signal.ROLL, Signal.OFF)  # in the order in which they go at one moment
+BOUNCE_MS = 3  # how long each bounce of a worn contact lasts
+_TIMED = (Signal.TIMER, Signal.ROLL, Signal.OFF)  # the order of signals that are due at the same moment
 _BUSY = frozenset((State.BOOT, State.DEBOUNCE, State.HELD, State.COMMIT, State.COMPUTE, State.TYPING))
 
 
 class Device:
-    """One token. `elapse` moves it, `press` (or `close` and `open`) works its button, `take_events` tells."""
+    """One token. `elapse` lets time pass; `press` (or `close` and `open`) uses the button."""
 
-    def __init__(self, nvram: memory.Nvram, profile: Profile, body: Body, seed: int = 0) -> None:
-        self.memory, self.profile, self.body = nvram, profile, body
+    def __init__(self, nvram: memory.Nvram, profile: Profile, hardware: Hardware, seed: int = 0) -> None:
+        self.memory, self.profile, self.hardware = nvram, profile, hardware
         self.faults = Faults()
-        self.chip = Firmware(nvram, profile, body, self.faults)
-        self.closed = False  # the button's contact
+        self.chip = Firmware(nvram, profile, hardware, self.faults)
+        self.is_button_closed = False  # the contact of the button
         self._random = random.Random(seed)
-        self._finger: list[tuple[int, bool]] = []  # what the contact is going to do, by age
-        self._said_low = False
+        self._contact_changes: list[tuple[int, bool]] = []  # scheduled changes: age, and whether the contact closes
+        self._is_low_reported = False
         self._check_battery()
 
     def __repr__(self) -> str:
@@ -50,53 +50,54 @@ class Device:
         return self.chip.serial
 
     @property
-    def healthy(self) -> bool:
-        """Whether the memory passes its self-test now."""
-        return self.chip.healthy()
+    def is_healthy(self) -> bool:
+        """Return True if the memory passes its self-test now."""
+        return self.chip.is_healthy()
 
     def reset(self) -> None:
-        """Take the power away and give it back."""
+        """Disconnect the power and connect it again."""
         self.chip.signal(Signal.RESET)
 
     def take_events(self) -> list[Event]:
+        """Return the events since the last call."""
         events, self.chip.events = self.chip.events, []
         return events
 
-    # --- time. Everything is scheduled by age: the world's time may leap, or stand still while the token ages.
+    # --- time. All is scheduled by age, since the world's time may jump, or stand still while the token ages.
 
     def elapse(self, ms: int, *, world: bool = True) -> None:
-        """Let `ms` milliseconds pass. With `world` false the token ages and the world's time stays."""
+        """Let `ms` milliseconds pass. With `world` false, only the token ages. Raises ValueError if `ms` < 0."""
         if ms < 0:
-            raise ValueError("time only goes forward")
-        end = self.body.age + ms
+            raise ValueError("time must go forward")
+        end = self.hardware.age + ms
         while (due := self.next_due()) is not None and due <= end:
-            self._pass(due, world)
-            self._fire()
-        self._pass(end, world)
+            self._advance_to(due, world)
+            self._process_due()
+        self._advance_to(end, world)
 
     def next_due(self) -> int | None:
-        """The age (ms) at which something happens by itself; None if nothing ever will."""
-        dues = [*self.chip.deadlines.values(), *(at for at, _ in self._finger[:1])]
+        """Return the age (ms) of the next scheduled event; None if there is none."""
+        dues = [*self.chip.deadlines.values(), *(at for at, _ in self._contact_changes[:1])]
         if self.state is not State.DEAD:
-            levels = (0,) if self._said_low else (0, self.body.low_charge)
-            left = (self.body.until(level, self._current()) for level in levels)
-            dues += [self.body.age + ms for ms in left if ms is not None]
+            levels = (0,) if self._is_low_reported else (0, self.hardware.low_charge)
+            left = (self.hardware.ms_until(level, self._current_na()) for level in levels)
+            dues += [self.hardware.age + ms for ms in left if ms is not None]
         return min(dues, default=None)
 
     def next_change(self) -> int | None:
-        """As `next_due`, or the age at which the button counts again, if that is sooner."""
+        """Return the earlier of `next_due` and the age from which a press counts again."""
         due = self.next_due()
-        if self.chip.rested():
+        if self.chip.is_ready():
             return due
-        return self.chip.rested_at if due is None else min(due, self.chip.rested_at)
+        return self.chip.ready_at if due is None else min(due, self.chip.ready_at)
 
-    def _pass(self, age: int, world: bool) -> None:
-        self.body.elapse(max(0, age - self.body.age), self._current(), world=world)
+    def _advance_to(self, age: int, world: bool) -> None:
+        self.hardware.elapse(max(0, age - self.hardware.age), self._current_na(), world=world)
 
-    def _fire(self) -> None:
-        age, deadlines = self.body.age, self.chip.deadlines
-        if self._finger and self._finger[0][0] <= age:
-            self._contact(self._finger.pop(0)[1])
+    def _process_due(self) -> None:
+        age, deadlines = self.hardware.age, self.chip.deadlines
+        if self._contact_changes and self._contact_changes[0][0] <= age:
+            self._contact(self._contact_changes.pop(0)[1])
         else:
             due = next((s for s in _TIMED if s in deadlines and deadlines[s] <= age), None)
             if due is not None:
@@ -104,41 +105,41 @@ class Device:
                 self.chip.signal(due)
         self._check_battery()
 
-    def _current(self) -> int:
+    def _current_na(self) -> int:
         return self.profile.lit_na if self.chip.text else self.profile.sleep_na
 
     def _check_battery(self) -> None:
         if self.state is State.DEAD:
             return
-        if self.body.charge == 0:
+        if self.hardware.charge == 0:
             self.chip.signal(Signal.EMPTY)
-        elif self.body.low and not self._said_low:
-            self._said_low = True
-            self.chip.tell("BATT", "LOW")
+        elif self.hardware.is_battery_low and not self._is_low_reported:
+            self._is_low_reported = True
+            self.chip.emit("BATT", "LOW")
 
-    # --- what goes wrong
+    # --- faults
 
     def inject(self, fault: Fault, times: int | None = 1, number: int | None = None) -> None:
-        """Let `fault` happen now, or arm it for its next `times` occasions. Raises ValueError for a bad number."""
+        """Let `fault` happen now, or arm it for the next `times` occasions. Raises ValueError for an invalid number."""
         if fault is Fault.SEGMENT:
-            place = 0 if number is None else number
-            if not 0 <= place < seven_segment.CELLS * 10 or place % 10 >= len(seven_segment.SEGMENTS):
-                raise ValueError("a segment is cell × 10 + segment: 0 … 7, then 0 … 6")
-            self.faults.segments.add(place)
-        elif fault in LASTING:
-            _LASTING[fault](self)
-        if fault not in LASTING:
+            segment = 0 if number is None else number
+            if not 0 <= segment < seven_segment.CELLS * 10 or segment % 10 >= len(seven_segment.SEGMENTS):
+                raise ValueError("the number must be cell × 10 + segment, with cells 0 to 7 and segments 0 to 6")
+            self.faults.segments.add(segment)
+        elif fault in PERMANENT:
+            _PERMANENT[fault](self)
+        if fault not in PERMANENT:
             self.faults.arm(fault, None if fault in UNTIL_CLEARED else times, number)
         if fault is Fault.STUCK_BUTTON:
             self.close()
         self._check_battery()
 
-    def mend(self, fault: Fault) -> None:
-        """Undo `fault`. Raises ValueError for one that nothing undoes."""
+    def clear_fault(self, fault: Fault) -> None:
+        """Undo `fault`. Raises ValueError if it cannot be undone."""
         if fault in (Fault.WEAK_BATTERY, Fault.DEAD_BATTERY):
-            self.body.charge, self._said_low = self.body.capacity, False
+            self.hardware.charge, self._is_low_reported = self.hardware.capacity, False
             self.chip.signal(Signal.FRESH)
-        elif fault in LASTING:
+        elif fault in PERMANENT:
             raise ValueError(f"{fault} cannot be undone (restore a snapshot, or make a new token)")
         self.faults.clear(fault)
         if fault is Fault.SEGMENT:
@@ -146,20 +147,20 @@ class Device:
         if fault is Fault.STUCK_BUTTON:
             self.open()
 
-    def become(self, image: bytes, body: Body) -> None:
-        """Take over another token's memory, charge and clock error, and start again. Age and the world's time stay."""
+    def restore(self, image: bytes, hardware: Hardware) -> None:
+        """Load memory, charge and clock error of a snapshot, and restart. Age and the world's time are unchanged."""
         self.memory.write(0, image)
-        self.body.charge, self.body.crystal = body.charge, body.crystal
-        self.body.set_error(body.error_ms)
+        self.hardware.charge, self.hardware.crystal = hardware.charge, hardware.crystal
+        self.hardware.set_error(hardware.error_ms)
         self.chip.last_code = ""
-        self._said_low = False
+        self._is_low_reported = False
         self.chip.signal(Signal.FRESH)
         self._check_battery()
 
-    def _rot(self) -> None:
-        place = memory.seed_offset(0) + self._random.randrange(memory.SEED_SIZE)
+    def _flip_bit(self) -> None:
+        offset = memory.seed_offset(0) + self._random.randrange(memory.SEED_SIZE)
         bit = 1 << self._random.randrange(8)
-        self.memory.write(place, bytes((self.memory.read()[place] ^ bit,)))
+        self.memory.write(offset, bytes((self.memory.read()[offset] ^ bit,)))
 
     def _reach_limit(self) -> None:
         for slot in range(self.profile.slots):
@@ -167,37 +168,37 @@ class Device:
                 self.memory.write(*page)
 
     def _drain(self, per_cent: int) -> None:
-        self.body.charge = min(self.body.charge, self.body.capacity * per_cent // 100)
+        self.hardware.charge = min(self.hardware.charge, self.hardware.capacity * per_cent // 100)
 
-    def seen(self) -> str:
-        """What an eye reads off the display, with its broken segments."""
-        return seven_segment.read(self.lit())
+    def visible_text(self) -> str:
+        """Return the text that a user sees on the display, with its broken segments."""
+        return seven_segment.read(self.lit_segments())
 
-    def lit(self) -> tuple[int, ...]:
+    def lit_segments(self) -> tuple[int, ...]:
         return seven_segment.light(self.chip.text, self.faults.segments)
 
     def seconds_left(self) -> tuple[int, int] | None:
-        """Of a time-based code on the display: the seconds it has left, and those of a whole step; else None."""
+        """Return the seconds left and the period of the code shown; None if the display shows no time-based code."""
         return self.chip.seconds_left() if self.chip.text else None
 
     # --- the button
 
     @property
-    def busy(self) -> bool:
-        """Whether a press now would be lost."""
-        return bool(self._finger) or not self.chip.rested() or self.state in _BUSY
+    def is_busy(self) -> bool:
+        """Return True if a press now would be lost."""
+        return bool(self._contact_changes) or not self.chip.is_ready() or self.state in _BUSY
 
     def press(self, ms: int | None = None) -> None:
-        """Put a finger on the button now, and take it off after `ms` (the profile's own if not said)."""
-        down = self.body.age
+        """Press the button now, and release it after `ms` (default: the model's)."""
+        down = self.hardware.age
         up = down + (self.profile.press_ms if ms is None else ms)
-        chatter = Fault.BOUNCE in self.faults and self.faults.strikes(Fault.BOUNCE)
-        each = self.faults.number(Fault.BOUNCE, BOUNCE_MS)
+        has_bounce = Fault.BOUNCE in self.faults and self.faults.trigger(Fault.BOUNCE)
+        bounce_ms = self.faults.number(Fault.BOUNCE, BOUNCE_MS)
         for at, closed in ((down, True), (up, False)):
-            self._finger.append((at, closed))
-            if chatter:
-                self._finger += [(at + each, not closed), (at + 2 * each, closed)]
-        self._finger.sort(key=lambda move: move[0])
+            self._contact_changes.append((at, closed))
+            if has_bounce:
+                self._contact_changes += [(at + bounce_ms, not closed), (at + 2 * bounce_ms, closed)]
+        self._contact_changes.sort(key=lambda change: change[0])
         self.elapse(0)
 
     def close(self) -> None:
@@ -207,13 +208,13 @@ class Device:
         self._contact(False)
 
     def _contact(self, closed: bool) -> None:
-        if closed is not self.closed and (closed or Fault.STUCK_BUTTON not in self.faults):
-            self.closed = closed
+        if closed is not self.is_button_closed and (closed or Fault.STUCK_BUTTON not in self.faults):
+            self.is_button_closed = closed
             self.chip.signal(Signal.CLOSE if closed else Signal.OPEN)
 
 
-_LASTING: dict[Fault, Callable[[Device], None]] = {
-    Fault.BIT_ROT: Device._rot,
+_PERMANENT: dict[Fault, Callable[[Device], None]] = {
+    Fault.BIT_ROT: Device._flip_bit,
     Fault.COUNTER_LIMIT: Device._reach_limit,
     Fault.WEAK_BATTERY: lambda device: device._drain(5),
     Fault.DEAD_BATTERY: lambda device: device._drain(0),

@@ -1,6 +1,8 @@
 """The factory: tokens with serial numbers and seeds, and the file of seeds that the vendor ships with them.
 
-The law: a seed is in the token and in the seed file, and nowhere else; both are readable by their owner alone.
+Rules:
+- A seed is stored only in the token file and in the seed file.
+- Both files are readable by their owner only.
 """
 
 from __future__ import annotations
@@ -11,17 +13,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from token_sim.device import memory
-from token_sim.device.hardware import new_body
+from token_sim.device.hardware import new_hardware
 from token_sim.device.models import Profile
 from token_sim.run.token_file import TokenFile
 
-MAKER = "SM"  # of an OATH token identifier: two characters for the maker; ours is not a registered one
+MAKER = "SM"  # the maker's two characters in an OATH token identifier; these are not registered
 SEED_BYTES = {"SHA1": 20, "SHA256": 32, "SHA512": 64}  # RFC 4226 §4 R6; RFC 6238 appendix B
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
-    """One token as it leaves the line, for the seed file."""
+class NewToken:
+    """One new token, for its file and for the seed file."""
 
     serial: str
     slot: memory.Slot = field(repr=False)
@@ -29,13 +31,14 @@ class Made:
     crystal: int = 0  # ppb
 
     def csv(self) -> str:
-        """One line in privacyIDEA's order: serial, hex seed, type, digits, counter or period [, hash if not SHA-1]."""
+        """Return privacyIDEA's line: serial, hex seed, type, digits, counter or period [, hash if not SHA-1]."""
         slot = self.slot
         moving = self.counter if slot.kind == "hotp" else slot.period
         line = [self.serial, slot.key.hex(), slot.kind, str(slot.digits), str(moving)]
         return ",".join(line if slot.algorithm == "SHA1" else [*line, slot.algorithm])
 
     def to_doc(self, *, with_seed: bool) -> dict[str, Any]:
+        """Return the token's data for JSON; the seed only if `with_seed`."""
         slot = self.slot
         moving = {"counter": self.counter} if slot.kind == "hotp" else {"period": slot.period}
         seed = {"seed": slot.key.hex()} if with_seed else {}
@@ -44,16 +47,16 @@ class Made:
 
 
 def serial_number(profile: Profile, number: int) -> str:
-    """An OATH token identifier: maker, token type, number."""
+    """Return an OATH token identifier: maker, token type, number."""
     return f"{MAKER}{profile.serial_type}{number:08d}"
 
 
-def make(profile: Profile, serial: str, slot: memory.Slot, counter: int) -> Made:
-    """Raises ValueError for a counter that is none."""
+def make(profile: Profile, serial: str, slot: memory.Slot, counter: int) -> NewToken:
+    """Return a new token with a random crystal. Raises ValueError if `counter` is out of range."""
     if not 0 <= counter <= slot.limit:
-        raise ValueError("a counter is 0 to 2^64-1")
+        raise ValueError("a counter must be 0 to 2^64-1")
     spread = profile.quartz_ppm * 1000
-    return Made(serial=serial, slot=slot, counter=counter, crystal=secrets.randbelow(2 * spread + 1) - spread)
+    return NewToken(serial=serial, slot=slot, counter=counter, crystal=secrets.randbelow(2 * spread + 1) - spread)
 
 
 def new_slot(
@@ -65,7 +68,7 @@ def new_slot(
     period: int | None = None,
     key: bytes | None = None,
 ) -> memory.Slot:
-    """A slot as the profile has it, but for what is said; with a new seed if none is given."""
+    """Return a slot with the profile's values, except for those given. Without `key`, the seed is random."""
     algorithm = algorithm or profile.algorithm
     return memory.Slot(
         kind=kind or profile.kind,
@@ -77,31 +80,32 @@ def new_slot(
     )
 
 
-def token_text(profile: Profile, made: list[Made], now: int) -> str:
-    """The file of one token with a seed for each of the first slots; `now` (Unix ms) is when its clock is set."""
-    spare = profile.slots - len(made)
-    slots = (*(one.slot for one in made), *[None] * spare)
-    image = memory.build(made[0].serial, slots, (*(one.counter for one in made), *[0] * spare))
-    return TokenFile("", profile, image, new_body(profile, now, made[0].crystal)).text()
+def token_text(profile: Profile, seeded: list[NewToken], now: int) -> str:
+    """Return the file of one token, with a seed in each of the first slots; its clock is right at `now` (Unix ms)."""
+    spare = profile.slots - len(seeded)
+    slots = (*(token.slot for token in seeded), *[None] * spare)
+    image = memory.build(seeded[0].serial, slots, (*(token.counter for token in seeded), *[0] * spare))
+    return TokenFile("", profile, image, new_hardware(profile, now, seeded[0].crystal)).text()
 
 
-def batch(profile: Profile, count: int, first: int, **slot: Any) -> list[Made]:
-    """Make `count` tokens with serial numbers from `first` on. Raises ValueError for a slot that cannot be."""
+def batch(profile: Profile, count: int, first: int, **slot: Any) -> list[NewToken]:
+    """Return `count` new tokens with serial numbers from `first` on. Raises ValueError for invalid options."""
     return [make(profile, serial_number(profile, first + n), new_slot(profile, **slot), 0) for n in range(count)]
 
 
-def write_batch(folder: str, profile: Profile, tokens: list[Made], now: int) -> list[str]:
-    """Write `SERIAL.token` for each of them into `folder` and return their paths. Raises FileExistsError.
+def write_batch(folder: str, profile: Profile, tokens: list[NewToken], now: int) -> list[str]:
+    """Write `SERIAL.token` for each token into `folder` and return the paths. Raises FileExistsError.
 
-    A batch is made again if the machine dies over it, so its files are not synced one by one.
+    The files are not synced one by one: after a crash, the user makes the batch again.
     """
     os.makedirs(folder, mode=0o700, exist_ok=True)
-    paths = [os.path.join(folder, f"{made.serial}.token") for made in tokens]
-    for path, made in zip(paths, tokens, strict=True):
+    paths = [os.path.join(folder, f"{token.serial}.token") for token in tokens]
+    for path, token in zip(paths, tokens, strict=True):
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-            file.write(token_text(profile, [made], now))
+            file.write(token_text(profile, [token], now))
     return paths
 
 
-def csv_seeds(tokens: list[Made]) -> str:
-    return "".join(made.csv() + "\n" for made in tokens)
+def csv_seeds(tokens: list[NewToken]) -> str:
+    """Return the seed file in the CSV form."""
+    return "".join(token.csv() + "\n" for token in tokens)

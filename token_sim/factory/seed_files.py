@@ -1,6 +1,7 @@
 """Seed files of RFC 6030 (PSKC), as vendors ship them: in the clear, or encrypted with AES under a transport key.
 
-The law: the transport key never lies in the file that it opens.
+Rules:
+- The transport key is never stored in the file that it decrypts.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import secrets
 from typing import Any
 
 from token_sim.extras import missing
-from token_sim.factory.manufacture import MAKER, Made
+from token_sim.factory.manufacture import MAKER, NewToken
 
 URN = "urn:ietf:params:xml:ns:keyprov:pskc:"
 AES = "http://www.w3.org/2001/04/xmlenc#aes128-cbc"  # RFC 6030 §6.1
@@ -26,21 +27,24 @@ def transport_key() -> bytes:
     return secrets.token_bytes(TRANSPORT_KEY_BYTES)
 
 
-def pskc_seeds(tokens: list[Made], key: bytes | None = None) -> bytes:
-    """Return the PSKC document; encrypted, and authenticated with HMAC-SHA1 (RFC 6030 §6.1.1), if a `key` is given."""
+def pskc_seeds(tokens: list[NewToken], key: bytes | None = None) -> bytes:
+    """Return the PSKC document. With a `key`, seeds are encrypted and authenticated with HMAC-SHA1 (RFC 6030 §6.1.1).
+
+    Raises MissingPskc.
+    """
     try:
-        from pskc import PSKC  # an extra, and slow to load
+        from pskc import PSKC  # imported here, since it is an extra, and slow to load
     except ImportError:
         raise MissingPskc(missing("python-pskc")) from None
     document: Any = PSKC()
-    for made in tokens:
-        slot = made.slot
-        moving = {"counter": made.counter} if slot.kind == "hotp" else {"time_interval": slot.period, "time_offset": 0}
+    for token in tokens:
+        slot = token.slot
+        moving = {"counter": token.counter} if slot.kind == "hotp" else {"time_interval": slot.period, "time_offset": 0}
         suite = {} if slot.algorithm == "SHA1" else {"algorithm_suite": f"HMAC-{slot.algorithm}"}
         document.add_key(
-            id=made.serial,
+            id=token.serial,
             manufacturer=MAKER,
-            serial=made.serial,
+            serial=token.serial,
             issuer="token_sim",
             algorithm=URN + slot.kind,
             response_encoding="DECIMAL",

@@ -19,7 +19,7 @@ from token_sim.run.simulation import Simulation
 from token_sim.wire.bad_line import Line
 from token_sim.wire.pty import Transport
 
-LOOK_S = 0.02  # how often a port without a client is looked at: nothing tells that one came
+POLL_S = 0.02  # how often a port without a client is looked at: nothing tells that one came
 LONGEST_BACKLOG = 64 * 1024  # bytes for a client that does not read; then the line drops, as a real one does
 
 
@@ -33,27 +33,27 @@ class Runner:
         self.ports: list[tuple[Transport, Line, bytearray]] = [
             (t, simulation.attach(), bytearray()) for t in transports
         ]
-        self.presses = 0  # asked for by a signal
+        self.requested_presses = 0  # asked for by a signal
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._last = time.monotonic()
-        self._owed = 0.0  # ms of the token's time, less than one after each step
+        self._lag_ms = 0.0  # ms of the token's time, less than one after each step
 
-    def step(self, timeout: float = LOOK_S) -> None:
+    def step(self, timeout: float = POLL_S) -> None:
         readable = [fd for transport, _, _ in self.ports for fd in transport.descriptors()]
         if self.control is not None:
             readable += self.control.descriptors()
-        select.select(readable, [], [], max(0.0, min(timeout, self._until_due(), LOOK_S)))
+        select.select(readable, [], [], max(0.0, min(timeout, self._until_due(), POLL_S)))
         self._catch_up()
-        self._hear_owner()
+        self._process_owner()
         for transport, line, backlog in self.ports:
-            (transport.plug if self.simulation.plugged else transport.unplug)()
-            if transport.fresh():
+            (transport.plug if self.simulation.is_plugged else transport.unplug)()
+            if transport.take_new_client():
                 line.reset()
                 backlog.clear()
             if data := transport.read():
                 self.simulation.receive(line, data)
         for transport, line, backlog in self.ports:
-            backlog.extend(self.simulation.take(line))
+            backlog.extend(self.simulation.take_output(line))
             del backlog[: transport.write(bytes(backlog))]
             if len(backlog) > LONGEST_BACKLOG:
                 backlog.clear()
@@ -80,9 +80,9 @@ class Runner:
             raise error
         return result
 
-    def _hear_owner(self) -> None:
-        while self.presses:
-            self.presses -= 1
+    def _process_owner(self) -> None:
+        while self.requested_presses:
+            self.requested_presses -= 1
             self.simulation.command({"do": "press"})
         while not self._calls.empty():
             self._calls.get()()
@@ -92,14 +92,14 @@ class Runner:
     def _until_due(self) -> float:
         due = self.simulation.device.next_due()
         if due is None:
-            return LOOK_S
-        return (due - self.simulation.device.body.age - self._owed) / 1000 / self.speed
+            return POLL_S
+        return (due - self.simulation.device.hardware.age - self._lag_ms) / 1000 / self.speed
 
     def _catch_up(self) -> None:
         now = time.monotonic()
-        self._owed += (now - self._last) * 1000 * self.speed
+        self._lag_ms += (now - self._last) * 1000 * self.speed
         self._last = now
-        whole = int(self._owed)
+        whole = int(self._lag_ms)
         if whole > 0:
-            self._owed -= whole
+            self._lag_ms -= whole
             self.simulation.elapse(whole)

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from token_sim.device.faults import Fault
-from token_sim.device.hardware import new_body
+from token_sim.device.hardware import new_hardware
 from token_sim.device.memory import Corrupt, Ram, load
 from token_sim.device.models import Profile
 from token_sim.device.token import Device
@@ -41,20 +41,20 @@ class Simulation:
     def __init__(self, device: Device, file: TokenFile, seed: int = 0) -> None:
         self.device, self.file = device, file
         self.lines: list[Line] = []
-        self.plugged = True
+        self.is_plugged = True
         self.log: deque[str] = deque(maxlen=LOG_LINES)
         self._seed = seed
 
     @classmethod
     def of_file(cls, file: TokenFile, seed: int = 0) -> Simulation:
-        return cls(Device(file, file.profile, file.body, seed), file, seed)
+        return cls(Device(file, file.profile, file.hardware, seed), file, seed)
 
     @classmethod
     def in_memory(cls, image: bytes, profile: Profile, now: int, seed: int = 0) -> Simulation:
         """A token without a file, at `now` (Unix ms)."""
-        body = new_body(profile, now)
-        file = TokenFile("", profile, image, body)
-        return cls(Device(Ram(image), profile, body, seed), file, seed)
+        hardware = new_hardware(profile, now)
+        file = TokenFile("", profile, image, hardware)
+        return cls(Device(Ram(image), profile, hardware, seed), file, seed)
 
     def attach(self) -> Line:
         """A further line to the device."""
@@ -64,33 +64,33 @@ class Simulation:
 
     def receive(self, line: Line, data: bytes) -> None:
         line.receive(data)
-        for request in line.session.take_heard():
-            self._note(self._named("<", line), request)
-        self._spread()
+        for request in line.session.take_requests():
+            self._log_text(self._log_prefix("<", line), request)
+        self._deliver_events()
 
     def elapse(self, ms: int, *, world: bool = True) -> None:
         self.device.elapse(ms, world=world)
-        self._spread()
+        self._deliver_events()
 
-    def take(self, line: Line) -> bytes:
+    def take_output(self, line: Line) -> bytes:
         """What goes out on `line` now."""
-        out = line.take(self.device.body.age)
+        out = line.take_output(self.device.hardware.age)
         for text in out.splitlines():
-            self._note(self._named(">", line), text.decode("ascii", "backslashreplace"))
+            self._log_text(self._log_prefix(">", line), text.decode("ascii", "backslashreplace"))
         return out
 
-    def _spread(self) -> None:
+    def _deliver_events(self) -> None:
         for event in self.device.take_events():
-            if not self.plugged or not self.lines:
-                self._note("(unheard)", f"+{event.name} {event.text!r}")
-            for line in self.lines if self.plugged else ():
-                line.tell(event)
+            if not self.is_plugged or not self.lines:
+                self._log_text("(unheard)", f"+{event.name} {event.text!r}")
+            for line in self.lines if self.is_plugged else ():
+                line.notify(event)
 
-    def _named(self, direction: str, line: Line) -> str:
+    def _log_prefix(self, direction: str, line: Line) -> str:
         return direction if len(self.lines) == 1 else f"{self.lines.index(line) + 1}{direction}"
 
-    def _note(self, direction: str, text: str) -> None:
-        self.log.append(f"{show_time(self.device.body.now)} {direction} {text}")
+    def _log_text(self, direction: str, text: str) -> None:
+        self.log.append(f"{show_time(self.device.hardware.now)} {direction} {text}")
 
     # --- what the owner may do
 
@@ -106,7 +106,7 @@ class Simulation:
         except OSError as error:
             raise BadRequest(f"{error.filename or 'the file'}: {(error.strerror or str(error)).lower()}") from error
         finally:
-            self._spread()
+            self._deliver_events()
 
     def _press(self, request: Request) -> None:
         ms = request.get("ms")
@@ -122,12 +122,12 @@ class Simulation:
 
     def _advance(self, request: Request) -> Request:
         ms = parse_span(str(request.get("by", "")))
-        body, usual = self.device.body, self.device.body.temperature
-        body.temperature = _temperature(request.get("temp", usual))
+        hardware, usual = self.device.hardware, self.device.hardware.temperature
+        hardware.temperature = _temperature(request.get("temp", usual))
         try:
             self.elapse(ms, world=not request.get("only_token", False))
         finally:
-            body.temperature = usual
+            hardware.temperature = usual
         return self.oracle()
 
     def _fault(self, request: Request) -> Request:
@@ -138,14 +138,14 @@ class Simulation:
         return {"faults": self.faults()}
 
     def _clear(self, request: Request) -> Request:
-        self.device.mend(_fault_in(request))
+        self.device.clear_fault(_fault_in(request))
         return {"faults": self.faults()}
 
     def _snapshot(self, request: Request) -> Request:
         to = str(request["to"])
         if os.path.lexists(to):
             raise BadRequest(f"{to} exists already, and is not overwritten (choose another name)")
-        write_durably(to, self._current().text().encode())
+        write_durably(to, self._as_file().text().encode())
         return {"snapshot": to}
 
     def _restore(self, request: Request) -> Request:
@@ -155,23 +155,23 @@ class Simulation:
             old = TokenFile.parse(path, stream.read())
         if old.profile is not self.device.profile or len(old.read()) != len(self.device.memory.read()):
             raise BadRequest(f"{path} is a {old.profile.name} token, and this is a {self.device.profile.name} one")
-        self.device.become(old.read(), old.body)
+        self.device.restore(old.read(), old.hardware)
         return self.oracle()
 
-    def _current(self) -> TokenFile:
-        return TokenFile(self.file.path, self.device.profile, self.device.memory.read(), self.device.body)
+    def _as_file(self) -> TokenFile:
+        return TokenFile(self.file.path, self.device.profile, self.device.memory.read(), self.device.hardware)
 
     def _unplug(self, _: Request) -> None:
-        self.plugged = False
+        self.is_plugged = False
 
     def _plug(self, _: Request) -> None:
-        self.plugged = True
+        self.is_plugged = True
 
     def _log(self, _: Request) -> Request:
         return {"log": list(self.log)}
 
     def faults(self) -> Request:
-        armed: Request = dict(self.device.faults.armed())
+        armed: Request = dict(self.device.faults.armed_faults())
         if self.device.faults.segments:
             armed[str(Fault.SEGMENT)] = sorted(self.device.faults.segments)
         return armed
@@ -189,14 +189,14 @@ class Simulation:
             "state": str(device.state),
             "counter": counters[0] if counters else None,
             "counters": counters,
-            "time_ms": device.body.now,
-            "clock_ms": device.body.clock_ms,
-            "error_ms": device.body.error_ms,
-            "age_ms": device.body.age,
+            "time_ms": device.hardware.now,
+            "clock_ms": device.hardware.clock_ms,
+            "error_ms": device.hardware.error_ms,
+            "age_ms": device.hardware.age,
             "display": device.chip.text,
             "last_code": device.chip.last_code,
-            "battery": device.body.level,
-            "plugged": self.plugged,
+            "battery": device.hardware.battery_level,
+            "plugged": self.is_plugged,
             "faults": self.faults(),
         }
 

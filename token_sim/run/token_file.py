@@ -1,7 +1,7 @@
-"""The file that a token lives in: its memory, its body and its model, one JSON document.
+"""The file that a token lives in: its memory, its hardware and its model, one JSON document.
 
 The law:
-- a write is durable when it returns: written aside, synced, renamed over the old one, the folder synced;
+- a write is durable when it returns: written to a temporary file, synced, renamed over the old one, the folder synced;
 - a reader sees the old token or the new one, and a write that fails leaves the old one, in memory too;
 - the memory carries its own checksums (nvram): a file with a spoiled bit is a token whose self-test fails;
 - one process at a time holds a token (`FILE.lock`).
@@ -15,12 +15,12 @@ import json
 import os
 from dataclasses import fields
 
-from token_sim.device.hardware import Body
+from token_sim.device.hardware import Hardware
 from token_sim.device.models import PROFILES, Profile
 
 FORMAT = "token_sim 1"
-_OF_THE_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EROFS)
-_BODY = {field.name for field in fields(Body)}
+_FOLDER_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EROFS)
+_HARDWARE = {field.name for field in fields(Hardware)}
 
 
 class TokenFileError(Exception):
@@ -30,8 +30,8 @@ class TokenFileError(Exception):
 class TokenFile:
     """An open token, also the memory (nvram.Nvram) that its device writes to."""
 
-    def __init__(self, path: str, profile: Profile, image: bytes, body: Body) -> None:
-        self.path, self.profile, self.body = path, profile, body
+    def __init__(self, path: str, profile: Profile, image: bytes, hardware: Hardware) -> None:
+        self.path, self.profile, self.hardware = path, profile, hardware
         self._image = image
         self._lock: int | None = None
 
@@ -58,10 +58,10 @@ class TokenFile:
             doc = json.loads(text)
             if doc.keys() != {"format", "profile", "nvram", "body"} or doc["format"] != FORMAT:
                 raise ValueError("format")
-            body = doc["body"]
-            if body.keys() != _BODY or not all(type(value) is int for value in body.values()):
+            hardware = doc["body"]
+            if hardware.keys() != _HARDWARE or not all(type(value) is int for value in hardware.values()):
                 raise ValueError("body")
-            return cls(path, PROFILES[doc["profile"]], bytes.fromhex(doc["nvram"]), Body(**body))
+            return cls(path, PROFILES[doc["profile"]], bytes.fromhex(doc["nvram"]), Hardware(**hardware))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise TokenFileError(f"{path} is not a token file (make one with 'token-sim new {path}')") from error
 
@@ -78,8 +78,8 @@ class TokenFile:
             raise
 
     def text(self) -> str:
-        body = self.body.to_doc()
-        doc = {"format": FORMAT, "profile": self.profile.name, "nvram": self._image.hex(), "body": body}
+        hardware = self.hardware.to_doc()
+        doc = {"format": FORMAT, "profile": self.profile.name, "nvram": self._image.hex(), "body": hardware}
         return json.dumps(doc, indent=1) + "\n"
 
     def save(self) -> None:
@@ -94,17 +94,17 @@ class TokenFile:
 def write_durably(path: str, data: bytes) -> None:
     """Replace the file at `path` (mode 0600) so that a crash leaves the old one or the new one."""
     folder = os.path.dirname(path) or "."
-    aside = f"{path}.new"
+    temporary = f"{path}.new"
     try:
-        descriptor = _beside(path, aside, os.O_WRONLY | os.O_TRUNC)
+        descriptor = _open_beside(path, temporary, os.O_WRONLY | os.O_TRUNC)
         with open(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.rename(aside, path)
+        os.rename(temporary, path)
     except BaseException:
-        if os.path.lexists(aside):
-            os.unlink(aside)
+        if os.path.lexists(temporary):
+            os.unlink(temporary)
         raise
     directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -113,12 +113,12 @@ def write_durably(path: str, data: bytes) -> None:
         os.close(directory)
 
 
-def _beside(path: str, name: str, flags: int) -> int:
+def _open_beside(path: str, name: str, flags: int) -> int:
     """Open `name`, a file of ours beside `path`. Where the folder will not have it, `path` is what a person knows."""
     try:
         return os.open(name, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        if error.errno in _OF_THE_FOLDER:
+        if error.errno in _FOLDER_ERRORS:
             raise OSError(error.errno, error.strerror, path) from error
         raise
 
@@ -127,7 +127,7 @@ def _lock(path: str) -> int:
     """Hold `path`.lock. It goes away with its holder, so one that is locked may be gone: then try the new one."""
     name = f"{path}.lock"
     while True:
-        lock = _beside(path, name, os.O_RDWR)
+        lock = _open_beside(path, name, os.O_RDWR)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.exists(name) and os.stat(name).st_ino == os.fstat(lock).st_ino:

@@ -14,27 +14,27 @@ __all__ = ["publish", "withdraw"]
 _HANDLERS = "token_sim"  # the package in which pyserial finds protocol_token, for token:// URLs
 
 
-class Wire:
+class PublishedToken:
     """A published token: its simulation and its one line."""
 
     def __init__(self, simulation: Simulation) -> None:
         self.simulation = simulation
         self.line: Line = simulation.attach()
-        self.in_use = False
+        self.is_open = False
         self.inbox = bytearray()  # bytes that the client has not read yet
 
-    def pump(self, ms: int) -> None:
+    def advance(self, ms: int) -> None:
         """Let up to `ms` milliseconds pass, until something has come."""
         device = self.simulation.device
-        end = device.body.age + ms
-        self.inbox += self.simulation.take(self.line)
-        while not self.inbox and device.body.age < end:
+        end = device.hardware.age + ms
+        self.inbox += self.simulation.take_output(self.line)
+        while not self.inbox and device.hardware.age < end:
             due = device.next_due()
-            self.simulation.elapse((end if due is None else min(due, end)) - device.body.age)
-            self.inbox += self.simulation.take(self.line)
+            self.simulation.elapse((end if due is None else min(due, end)) - device.hardware.age)
+            self.inbox += self.simulation.take_output(self.line)
 
 
-_PUBLISHED: dict[str, Wire] = {}
+_PUBLISHED: dict[str, PublishedToken] = {}
 
 
 def publish(name: str, simulation: Simulation) -> str:
@@ -43,7 +43,7 @@ def publish(name: str, simulation: Simulation) -> str:
 
     if _HANDLERS not in serial.protocol_handler_packages:
         serial.protocol_handler_packages.append(_HANDLERS)
-    _PUBLISHED[name.lower()] = Wire(simulation)
+    _PUBLISHED[name.lower()] = PublishedToken(simulation)
     return f"token://{name}"
 
 
@@ -51,5 +51,5 @@ def withdraw(name: str) -> None:
     _PUBLISHED.pop(name.lower(), None)
 
 
-def find(name: str) -> Wire | None:
+def find(name: str) -> PublishedToken | None:
     return _PUBLISHED.get(name.lower())

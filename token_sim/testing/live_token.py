@@ -123,18 +123,19 @@ class LiveToken:
 
     def _press(self, ms: int | None) -> str:
         device, chip = self._simulation.device, self._simulation.device.chip
-        shown, end = chip.codes_shown, device.body.age + PATIENCE_MS
+        shown, end = chip.codes_shown, device.hardware.age + PATIENCE_MS
         errors = 0
         while chip.codes_shown == shown:
             due = device.next_change()
-            idle = not device.busy and device.state in (State.ASLEEP, State.DISPLAY, State.ERROR)
-            if device.body.age > end:
+            idle = not device.is_busy and device.state in (State.ASLEEP, State.DISPLAY, State.ERROR)
+            if device.hardware.age > end:
                 raise NoCode(f"token {self.serial} shows no code however often it is pressed: it is {device.state}")
             if idle and (device.state is not State.DISPLAY or device.profile.lit_press != "same"):
                 errors += device.state is State.ERROR
                 self._simulation.command({"do": "press", "ms": ms})
             elif device.state in _STUCK or errors > 1 or due is None or due > end:
-                raise NoCode(f"token {self.serial} shows no code: it is {device.state}, and {device.seen() or 'dark'}")
+                display = device.visible_text() or "dark"
+                raise NoCode(f"token {self.serial} shows no code: it is {device.state}, and {display}")
             else:
-                self._simulation.elapse(max(0, due - device.body.age))
+                self._simulation.elapse(max(0, due - device.hardware.age))
         return chip.last_code

@@ -32,14 +32,14 @@ class Line:
         self._stalled_until = None
 
     def receive(self, data: bytes) -> None:
-        self.session.receive(self._through(data))
+        self.session.receive(self._distort(data))
 
-    def tell(self, event: Event) -> None:
-        self.session.tell(event)
+    def notify(self, event: Event) -> None:
+        self.session.notify(event)
 
-    def take(self, age: int) -> bytes:
-        out = self._through(self.session.take())
-        if out and self._stalled_until is None and self._faults.strikes(Fault.LINE_STALL):
+    def take_output(self, age: int) -> bytes:
+        out = self._distort(self.session.take_output())
+        if out and self._stalled_until is None and self._faults.trigger(Fault.LINE_STALL):
             self._stalled_until = age + self._faults.number(Fault.LINE_STALL, DEFAULT_STALL_MS)
         self._stalled += out
         if self._stalled_until is not None and age < self._stalled_until:
@@ -49,18 +49,18 @@ class Line:
         self._stalled.clear()
         return out
 
-    def _through(self, data: bytes) -> bytes:
+    def _distort(self, data: bytes) -> bytes:
         if Fault.LINE_BAUD in self._faults:
             data = at_double_speed(data)
         if Fault.LINE_DROP in self._faults:
-            data = bytes(byte for byte in data if not self._hit(Fault.LINE_DROP))
+            data = bytes(byte for byte in data if not self._is_hit(Fault.LINE_DROP))
         if Fault.LINE_DOUBLE in self._faults:
-            data = b"".join(bytes((byte,)) * (1 + self._hit(Fault.LINE_DOUBLE)) for byte in data)
+            data = b"".join(bytes((byte,)) * (1 + self._is_hit(Fault.LINE_DOUBLE)) for byte in data)
         if Fault.LINE_NOISE in self._faults:
-            data = bytes(byte ^ (1 << self._random.randrange(8)) * self._hit(Fault.LINE_NOISE) for byte in data)
+            data = bytes(byte ^ (1 << self._random.randrange(8)) * self._is_hit(Fault.LINE_NOISE) for byte in data)
         return data
 
-    def _hit(self, fault: Fault) -> bool:
+    def _is_hit(self, fault: Fault) -> bool:
         return self._random.randrange(100) < self._faults.number(fault, DEFAULT_PER_CENT)
 
 

@@ -35,16 +35,16 @@ class Session:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._errors: list[str] = []
-        self._heard: list[str] = []
+        self._requests: list[str] = []
         self.reset()
 
     def reset(self) -> None:
         """A new client: nothing of the old one's half lines and settings stays."""
         self._line = bytearray()
-        self._spoiled = ""
+        self._line_error = ""
         self._echo = False
         self._typing = False
-        self._waiting = bytearray()
+        self._held_output = bytearray()
         self._out = bytearray()
         self._errors.clear()
 
@@ -53,52 +53,52 @@ class Session:
             if byte in b"\r\n":
                 self._end_line()
             elif byte in _BACKSPACES:
-                if self._line and not self._spoiled:
+                if self._line and not self._line_error:
                     self._line.pop()
-                    self._echoed(b"\b \b")
+                    self._echo_back(b"\b \b")
             else:
-                self._add(byte)
+                self._add_byte(byte)
 
-    def tell(self, event: Event) -> None:
+    def notify(self, event: Event) -> None:
         if event.name == "TYPE":
             self._typing = event.text != "\r"
             self._out += event.text.encode()
             if not self._typing:
-                self._out += self._waiting
-                self._waiting.clear()
+                self._out += self._held_output
+                self._held_output.clear()
         else:
-            self._put(f"+{event.name} {event.text}".encode() + EOL)
+            self._send(f"+{event.name} {event.text}".encode() + EOL)
 
-    def take(self) -> bytes:
+    def take_output(self) -> bytes:
         out = bytes(self._out)
         self._out.clear()
         return out
 
-    def take_heard(self) -> list[str]:
+    def take_requests(self) -> list[str]:
         """The requests since the last call, for a log."""
-        heard, self._heard = self._heard, []
-        return heard
+        requests, self._requests = self._requests, []
+        return requests
 
-    def _add(self, byte: int) -> None:
+    def _add_byte(self, byte: int) -> None:
         if len(self._line) >= MAX_REQUEST:
-            self._spoiled = "TOO-LONG"
+            self._line_error = "TOO-LONG"
         elif not 0x20 <= byte < 0x7F:
-            self._spoiled = self._spoiled or "NOT-TEXT"
-        if not self._spoiled:
+            self._line_error = self._line_error or "NOT-TEXT"
+        if not self._line_error:
             self._line.append(byte)
-            self._echoed(bytes((byte,)))
+            self._echo_back(bytes((byte,)))
 
     def _end_line(self) -> None:
-        request, spoiled = bytes(self._line).decode("ascii").strip(), self._spoiled
+        request, line_error = bytes(self._line).decode("ascii").strip(), self._line_error
         self._line.clear()
-        self._spoiled = ""
-        if not request and not spoiled:
+        self._line_error = ""
+        if not request and not line_error:
             return
-        self._heard.append(f"({spoiled.lower()})" if spoiled else request)
-        self._echoed(EOL)
+        self._requests.append(f"({line_error.lower()})" if line_error else request)
+        self._echo_back(EOL)
         try:
-            if spoiled:
-                raise Refusal(spoiled)
+            if line_error:
+                raise Refusal(line_error)
             lines = self._answer(request)
         except Refusal as refusal:
             name = str(refusal)
@@ -107,7 +107,7 @@ class Session:
             lines = [f"ERR {ERRORS[name]} {name}"]
         else:
             lines = [*lines, "OK"]
-        self._put(b"".join(line.encode() + EOL for line in lines))
+        self._send(b"".join(line.encode() + EOL for line in lines))
 
     def _answer(self, request: str) -> list[str]:
         verb, *arguments = request.upper().split()
@@ -118,12 +118,12 @@ class Session:
             raise Refusal("ARGUMENT")
         return answer(self, arguments)
 
-    def _echoed(self, data: bytes) -> None:
+    def _echo_back(self, data: bytes) -> None:
         if self._echo:
-            self._put(data)
+            self._send(data)
 
-    def _put(self, data: bytes) -> None:
-        (self._waiting if self._typing else self._out).extend(data)
+    def _send(self, data: bytes) -> None:
+        (self._held_output if self._typing else self._out).extend(data)
 
     # --- one answer each
 
@@ -137,7 +137,7 @@ class Session:
         return []
 
     def _self_test(self, _: list[str]) -> list[str]:
-        return [f"selftest={'pass' if self._device.healthy else 'fail'}", f"state={self._device.state}"]
+        return [f"selftest={'pass' if self._device.is_healthy else 'fail'}", f"state={self._device.state}"]
 
     def _error(self, _: list[str]) -> list[str]:
         name = self._errors.pop(0) if self._errors else ""
@@ -154,18 +154,18 @@ class Session:
             raise Refusal("DEAD")
         if self._device.state in (State.BLANK, State.ZEROISED):
             raise Refusal("BLANK")
-        if self._device.busy:
+        if self._device.is_busy:
             raise Refusal("BUSY")
         self._device.press(ms)
         return []
 
     def _display(self, _: list[str]) -> list[str]:
-        return [f"text={self._device.seen()}"]
+        return [f"text={self._device.visible_text()}"]
 
     def _battery(self, _: list[str]) -> list[str]:
-        body = self._device.body
-        state = "DEAD" if self._device.state is State.DEAD else "LOW" if body.low else "OK"
-        return [f"level={body.level}", f"state={state}"]
+        hardware = self._device.hardware
+        state = "DEAD" if self._device.state is State.DEAD else "LOW" if hardware.is_battery_low else "OK"
+        return [f"level={hardware.battery_level}", f"state={state}"]
 
     def _help(self, _: list[str]) -> list[str]:
         return [f"{verb}={what}" for verb, (_, what, _) in _VERBS.items()]

@@ -1,9 +1,10 @@
-"""Where a line comes out (transports), and the first kind: a pseudo-terminal.
+"""The interface of a port (transport), and its first implementation: a pseudo-terminal.
 
-The law:
-- one client at a time; a new one meets a fresh line, and what was meant for nobody is dropped, as on a real port;
-- a pseudo-terminal is raw before its path is published, and whenever a client leaves;
-- what was published (a link) is gone after `close`.
+Rules:
+- There is one client at a time. Each new client gets a reset line.
+- Output without a client is dropped, as on a real port.
+- A pseudo-terminal is raw before its path is published, and again after a client leaves.
+- `close` removes the link that was published.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from typing import Protocol
 
 
 class Transport(Protocol):
-    """One port. `read` and `write` never block; `write` says how much it took; `fresh` tells once of a new client."""
+    """One port. `read` and `write` never block, and `write` returns the number of bytes that it accepted.
+
+    `take_new_client` returns True once for each new client.
+    """
 
     def url(self) -> str: ...
 
     def descriptors(self) -> list[int]: ...
 
-    def fresh(self) -> bool: ...
+    def take_new_client(self) -> bool: ...
 
     def read(self) -> bytes: ...
 
@@ -44,8 +48,8 @@ class Pty:
         self._link = link
         self._master: int | None = None
         self._name = ""
-        self._client = False
-        self._fresh = False
+        self._has_client = False
+        self._is_client_new = False
         self.plug()
 
     def url(self) -> str:
@@ -56,7 +60,7 @@ class Pty:
             return
         master, slave = os.openpty()
         tty.setraw(slave)
-        self._raw = termios.tcgetattr(slave)
+        self._raw_settings = termios.tcgetattr(slave)
         os.set_blocking(master, False)
         self._name = os.ttyname(slave)
         os.close(slave)
@@ -65,7 +69,7 @@ class Pty:
             _publish(self._name, self._link)
 
     def unplug(self) -> None:
-        """Go away as a USB device does: the path is gone, and who has it open reads an error."""
+        """Disappear as a USB device does: the path is removed, and a client that has it open gets an error."""
         if self._master is None:
             return
         if self._link is not None:
@@ -74,23 +78,23 @@ class Pty:
                     os.unlink(self._link)
         os.close(self._master)
         self._master = None
-        self._client = self._fresh = False
+        self._has_client = self._is_client_new = False
 
     close = unplug
 
     def descriptors(self) -> list[int]:
-        """The master, but only with a client: without one it is always ready, with a hang-up."""
-        self._look()
-        return [self._master] if self._master is not None and self._client else []
+        """Return the master if there is a client. Without a client, `select` would return at once, for a hang-up."""
+        self._update_client()
+        return [self._master] if self._master is not None and self._has_client else []
 
-    def fresh(self) -> bool:
-        self._look()
-        fresh, self._fresh = self._fresh, False
-        return fresh
+    def take_new_client(self) -> bool:
+        self._update_client()
+        is_new, self._is_client_new = self._is_client_new, False
+        return is_new
 
     def read(self) -> bytes:
-        self._look()
-        if self._master is None or not self._client:
+        self._update_client()
+        if self._master is None or not self._has_client:
             return b""
         try:
             return os.read(self._master, 4096)
@@ -102,38 +106,38 @@ class Pty:
             return b""
 
     def write(self, data: bytes) -> int:
-        self._look()
-        if self._master is None or not self._client:
+        self._update_client()
+        if self._master is None or not self._has_client:
             return len(data)
         try:
             return os.write(self._master, data)
         except BlockingIOError:
             return 0
 
-    def _look(self) -> None:
-        """Notice a client that came or went. What one left behind (`echo PRESS > port`) counts as a client too."""
+    def _update_client(self) -> None:
+        """Detect whether there is a client. Unread input counts as one, as `echo PRESS > port` leaves it behind."""
         if self._master is None:
             return
         poll = select.poll()
         poll.register(self._master, select.POLLIN)
         events = sum(events for _, events in poll.poll(0))
-        client = bool(events & select.POLLIN) or not events & select.POLLHUP
-        if client and not self._client:
-            self._fresh = True
-        elif not client:
+        has_client = bool(events & select.POLLIN) or not events & select.POLLHUP
+        if has_client and not self._has_client:
+            self._is_client_new = True
+        elif not has_client:
             self._make_raw()
-            if self._client:
+            if self._has_client:
                 self._drop_unread()
-        self._client = client
+        self._has_client = has_client
 
     def _make_raw(self) -> None:
-        """Undo what the last client set, however short it was there."""
+        """Undo the terminal settings of the last client."""
         assert self._master is not None
-        if termios.tcgetattr(self._master) != self._raw:
-            termios.tcsetattr(self._master, termios.TCSANOW, self._raw)
+        if termios.tcgetattr(self._master) != self._raw_settings:
+            termios.tcsetattr(self._master, termios.TCSANOW, self._raw_settings)
 
     def _drop_unread(self) -> None:
-        """What the client that left has not read is not for the next one. Only the other end can say so."""
+        """Drop output that the last client did not read. Only the slave end can flush it."""
         with contextlib.suppress(OSError, termios.error):
             slave = os.open(self._name, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
             try:
@@ -143,14 +147,14 @@ class Pty:
 
 
 def _publish(target: str, link: str) -> None:
-    """Make `link` point to `target` at once, over a link that was left behind, but never over anything else."""
+    """Make `link` point to `target` atomically. It may replace a symbolic link, and no other kind of file."""
     if os.path.lexists(link) and not os.path.islink(link):
         raise FileExistsError(errno.EEXIST, "is in the way", link)
-    aside = f"{link}.new"
+    temporary = f"{link}.new"
     try:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(aside)
-        os.symlink(target, aside)
-        os.rename(aside, link)
-    except OSError as error:  # symlink's own names the pseudo-terminal, and the path is what can be chosen
+            os.unlink(temporary)
+        os.symlink(target, temporary)
+        os.rename(temporary, link)
+    except OSError as error:  # the error names the pseudo-terminal; the user chose the link
         raise OSError(error.errno, error.strerror, link) from error

@@ -21,7 +21,7 @@ LOOPBACK = "127.0.0.1"
 IN_USE = f"ERR {ERRORS['IN-USE']} IN-USE".encode() + EOL
 
 LINGER_S = 1.0  # for a refused client to speak or go
-MOST_REFUSED = 8  # clients that were told, and have not gone yet
+MAX_REFUSED = 8  # clients that were told, and have not gone yet
 
 
 class Tcp:
@@ -32,8 +32,8 @@ class Tcp:
         self._telnet: Telnet | None = None
         self._listener: socket.socket | None = None
         self._client: socket.socket | None = None
-        self._refused: list[tuple[socket.socket, float]] = []
-        self._fresh = False
+        self._refused_clients: list[tuple[socket.socket, float]] = []
+        self._is_client_new = False
         self.plug()
 
     def url(self) -> str:
@@ -47,8 +47,8 @@ class Tcp:
 
     def unplug(self) -> None:
         self._drop()
-        while self._refused:
-            self._refused.pop()[0].close()
+        while self._refused_clients:
+            self._refused_clients.pop()[0].close()
         if self._listener is not None:
             self._listener.close()
             self._listener = None
@@ -58,10 +58,10 @@ class Tcp:
     def descriptors(self) -> list[int]:
         return [s.fileno() for s in (self._listener, self._client) if s is not None]
 
-    def fresh(self) -> bool:
+    def take_new_client(self) -> bool:
         self._accept()
-        fresh, self._fresh = self._fresh, False
-        return fresh
+        is_new, self._is_client_new = self._is_client_new, False
+        return is_new
 
     def read(self) -> bytes:
         if self._client is None:
@@ -93,7 +93,7 @@ class Tcp:
             return len(data)
 
     def _accept(self) -> None:
-        self._see_off()
+        self._close_refused()
         if self._listener is None:
             return
         with contextlib.suppress(BlockingIOError):
@@ -103,19 +103,19 @@ class Tcp:
                 self._refuse(client)
                 return
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._client, self._fresh = client, True
+            self._client, self._is_client_new = client, True
             self._telnet = None if self._modem is None else Telnet(self._modem)
 
     def _refuse(self, client: socket.socket) -> None:
         """Say why. It is said again when the client speaks, as pyserial drops what came while it was opening."""
         with contextlib.suppress(OSError):
             client.send(IN_USE)
-        self._refused.append((client, time.monotonic() + LINGER_S))
-        if len(self._refused) > MOST_REFUSED:
-            self._refused.pop(0)[0].close()
+        self._refused_clients.append((client, time.monotonic() + LINGER_S))
+        if len(self._refused_clients) > MAX_REFUSED:
+            self._refused_clients.pop(0)[0].close()
 
-    def _see_off(self) -> None:
-        for refused in list(self._refused):
+    def _close_refused(self) -> None:
+        for refused in list(self._refused_clients):
             client, until = refused
             try:
                 if client.recv(4096):
@@ -128,7 +128,7 @@ class Tcp:
             except OSError:
                 pass  # it went by itself
             client.close()
-            self._refused.remove(refused)
+            self._refused_clients.remove(refused)
 
     def _drop(self) -> None:
         if self._client is not None:
@@ -201,7 +201,7 @@ class Modem:
     @property
     def ri(self) -> bool:
         """A finger is on the button."""
-        return self._device.closed
+        return self._device.is_button_closed
 
     def reset_input_buffer(self) -> None: ...
 
