@@ -35,6 +35,7 @@ INSTALLED = (
     f"{UNITS}/pam_totp-portal.service",
     "/etc/pam.d/pam_totp-portal",
     "/usr/local/share/man/man8/pam_totp.8",
+    "/usr/local/share/man/man5/pam_totp.toml.5",
     "/usr/local/share/man/man1/pam-totp.1",
     "/usr/local/share/man/man1/token-sim.1",
     "/usr/local/share/bash-completion/completions/pam-totp",
