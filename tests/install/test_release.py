@@ -35,7 +35,7 @@ def test_all_code_of_a_release_is_in_its_folder_and_the_fixed_places_lead_there(
     (lib / "1.2/pam_totp/pam/helper_main.py").unlink()
     for compiled in lib.rglob("*.pyc"):
         compiled.unlink()
-    assert "helper_main" in (probe.helper(PYTHON, str(helper)) or ""), "from that folder and no other"
+    assert "helper_main" in str(probe.helper(PYTHON, str(helper))), "from that folder and no other"
 
 
 def test_commands_of_a_package_find_its_release_and_token_sim_stands_alone(packaged: Path) -> None:
