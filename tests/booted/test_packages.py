@@ -87,7 +87,7 @@ def test_an_upgrade_restarts_the_service_and_refuses_no_right_code(root: Shell) 
 
 def test_a_purge_leaves_no_unit_and_keeps_the_secrets(root: Shell) -> None:
     status, said = root.tries("dpkg -P libpam-totp")
-    assert (status != 0, "/etc/pam.d/demo: names our module" in said) == (True, True), said
+    assert (status != 0, "/etc/pam.d/demo: names pam_totp.so" in said) == (True, True), said
     root.does("rm /etc/pam.d/demo /etc/pam.d/cold; DEBIAN_FRONTEND=noninteractive dpkg -P libpam-totp")
     assert "0 loaded units" in root.does("systemctl --no-pager --failed")
     units = root.does("systemctl list-unit-files --no-pager; systemctl list-units --no-pager --all")

@@ -110,7 +110,7 @@ def test_no_right_code_is_refused_while_packages_are_upgraded(packaged: Packaged
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        ("echo 'auth required pam_totp.so' > /etc/pam.d/vlock", "/etc/pam.d/vlock: names our module"),
+        ("echo 'auth required pam_totp.so' > /etc/pam.d/vlock", "/etc/pam.d/vlock: names pam_totp.so"),
         ("echo '# site policy' >> /etc/pam.d/sudo", "/etc/pam.d/sudo: edited since 'enable'"),
     ],
     ids=["by-hand", "edited"],
