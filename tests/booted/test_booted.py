@@ -1,7 +1,7 @@
-"""The units under the systemd that they are written for; `make booted` runs these, and nothing else does.
+"""The units under a real systemd. Only `make booted` runs these tests.
 
-One machine is booted for all of them, with pam_totp installed and alice enrolled, and once more for what a power cut
-needs.
+One machine with pam_totp installed and alice enrolled is booted for all of them. The test of a power cut boots it
+again.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def logs_in(root: Shell) -> bool:
 
 
 def pid(root: Shell) -> int:
-    """Of the service; 0 where none runs."""
+    """Return the pid of the service; 0 if it is not running."""
     return int(root.does("systemctl show --property MainPID --value pam_totp.service"))
 
 
