@@ -20,7 +20,7 @@ from tests.site import TREE
 # Real services, an installation, logins through libpam in the process of the tests, and other accounts.
 SOME = (
     "services/test_ssh.py::test_password_then_code",
-    "services/test_sudo_su.py::test_su_to_root",
+    "services/test_sudo_su.py::test_su_to_root_asks_for_a_code",
     "services/test_policy.py::test_the_arguments_come_from_the_service_file",
     "install/test_install.py::test_installing_again_keeps_secrets_and_replaces_everything_whole",
     "install/test_doctor.py::test_an_installation_in_order_has_no_findings",

@@ -462,7 +462,7 @@ print(pamconf.login(stack, None, [leave_little_room, "123456"], folder).result.n
 
 needs_private_etc = pytest.mark.skipif(
     not MAY_MOUNT or shutil.which("pamtester") is None,
-    reason="pamtester reads /etc/pam.d, and needs root, and leave to mount, to be given one of its own",
+    reason="needs pamtester, root, and permission to mount: pamtester gets a private /etc/pam.d",
 )
 
 

@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--no-log", action="store_true", help="no log daemon, as in a container: see docs/speed.md")
     args = parser.parse_args()
     if os.geteuid() != 0:
-        print("make bench: needs root: the peers read /etc/pam.d, of which it makes a private one", file=sys.stderr)
+        print("make bench: needs root, to make a private /etc/pam.d for the peers", file=sys.stderr)
         return 3
     if INSIDE not in os.environ:
         command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", "tests.bench", *sys.argv[1:]]
@@ -316,4 +316,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        sys.exit("interrupted; nothing was written")
+        sys.exit("interrupted: bench.json was not written")

@@ -22,7 +22,7 @@ from tests.systems.roots import SYSTEMS
 
 pytestmark = [
     pytest.mark.skipif("PAM_TOTP_BOOTED" not in os.environ, reason="boots a machine: make booted"),
-    pytest.mark.skipif(os.uname().machine != "x86_64", reason="boots a machine of this architecture alone"),
+    pytest.mark.skipif(os.uname().machine != "x86_64", reason="boots only a machine of this architecture"),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: debootstrap makes the system"),
     pytest.mark.timeout(1800),
 ]

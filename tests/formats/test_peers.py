@@ -19,7 +19,7 @@ PERIOD = 30
 
 def step() -> int:
     """Return the present time step, with enough time left for a few logins."""
-    until(lambda: time.time() % PERIOD < PERIOD - 8, "the step is young")
+    until(lambda: time.time() % PERIOD < PERIOD - 8, "the step has enough time left")
     return int(time.time()) // PERIOD
 
 

@@ -112,4 +112,4 @@ class Syslog:
                     if all(word in line for word in words):
                         return line
                 if not self._changed.wait(give_up - time.monotonic()):
-                    raise AssertionError(f"never logged: {words}; but {self._lines}")
+                    raise AssertionError(f"not logged: {words}; lines: {self._lines}")

@@ -104,7 +104,7 @@ def _helper_of(machine: Machine, pid: int) -> str:
                 return found
         return None
 
-    until(lambda: find(pid) is not None, "the helper is there")
+    until(lambda: find(pid) is not None, "the helper runs")
     status = find(pid)
     assert status is not None
     return status

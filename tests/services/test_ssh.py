@@ -132,7 +132,7 @@ def test_a_code_is_accepted_once(machine: Machine, sshd: Sshd, way_there: str) -
     assert machine.record("alice").failures == 0
 
 
-def test_ctrl_c_at_the_prompt_leaves_nothing_behind(machine: Machine, sshd: Sshd, way_there: str) -> None:
+def test_ctrl_c_at_the_prompt_leaves_no_failure_and_no_lock(machine: Machine, sshd: Sshd, way_there: str) -> None:
     machine.stack("sshd", machine.ours(way=way_there))
     machine.enrol("alice")
     before = machine.path("/var/lib/pam_totp/alice.json").read_bytes()
@@ -143,7 +143,9 @@ def test_ctrl_c_at_the_prompt_leaves_nothing_behind(machine: Machine, sshd: Sshd
     assert is_in(sshd.ssh().asks(CODE).says(codes(0))), "and no lock is held"
 
 
-def test_a_connection_dropped_at_the_prompt_leaves_nothing_behind(machine: Machine, sshd: Sshd, way_there: str) -> None:
+def test_a_connection_dropped_at_the_prompt_leaves_no_failure_and_no_lock(
+    machine: Machine, sshd: Sshd, way_there: str
+) -> None:
     machine.stack("sshd", machine.ours(way=way_there))
     machine.enrol("alice")
     open_prompts = [sshd.ssh().asks(CODE) for _ in range(3)]

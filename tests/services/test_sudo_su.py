@@ -76,7 +76,7 @@ def test_sudo_gives_up_after_three(machine: Machine, way_there: str) -> None:
     assert machine.record("alice").failures == 0
 
 
-def test_ctrl_c_at_sudos_prompt_leaves_nothing_behind(machine: Machine, way_there: str) -> None:
+def test_ctrl_c_at_the_sudo_prompt_leaves_no_failure_and_no_lock(machine: Machine, way_there: str) -> None:
     machine.stack("sudo", machine.ours(way=way_there))
     before = machine.path("/var/lib/pam_totp/alice.json").read_bytes()
     status, _ = sudo(machine).asks(CODE).presses_ctrl_c().ends()
@@ -86,7 +86,7 @@ def test_ctrl_c_at_sudos_prompt_leaves_nothing_behind(machine: Machine, way_ther
     assert sudo(machine).asks(CODE).says(codes(0)).ends()[0] == 0, "and no lock is held"
 
 
-def test_a_terminal_that_is_gone_leaves_nothing_behind(machine: Machine, way_there: str) -> None:
+def test_a_closed_terminal_leaves_no_failure_and_no_lock(machine: Machine, way_there: str) -> None:
     machine.stack("sudo", machine.ours(way=way_there))
     sudo(machine).asks(CODE).hangs_up()
     assert sudo(machine).asks(CODE).says(codes(0)).ends()[0] == 0
@@ -191,7 +191,7 @@ def test_su_asks_for_the_other_users_code(machine: Machine, way_there: str) -> N
     assert (status, "bob\r\n" in shown) == (1, False)
 
 
-def test_su_to_root(machine: Machine, way_there: str) -> None:
+def test_su_to_root_asks_for_a_code(machine: Machine, way_there: str) -> None:
     machine.stack("su", "auth requisite pam_unix.so nodelay", machine.ours(way=way_there))
     machine.enrol("root")
     status, shown = su(machine, "root").asks("Password: ").says(PASSWORD).asks(CODE).says(codes(0)).ends()
@@ -199,7 +199,7 @@ def test_su_to_root(machine: Machine, way_there: str) -> None:
     assert su(machine, "root").asks("Password: ").says("wrong").ends()[0] == 1
 
 
-def test_su_without_a_terminal(machine: Machine, way_there: str) -> None:
+def test_su_without_a_terminal_reads_the_code_from_standard_input(machine: Machine, way_there: str) -> None:
     machine.stack("su", machine.ours(way=way_there))
     machine.enrol("bob")
     done = machine.run("su", "bob", "-c", "id -un", user="alice", stdin=f"{codes(0)}\n")
@@ -208,7 +208,7 @@ def test_su_without_a_terminal(machine: Machine, way_there: str) -> None:
     assert (done.returncode, done.stdout) == (1, "")
 
 
-def test_ctrl_c_at_sus_prompt_leaves_nothing_behind(machine: Machine, way_there: str) -> None:
+def test_ctrl_c_at_the_su_prompt_leaves_no_failure_and_no_lock(machine: Machine, way_there: str) -> None:
     machine.stack("su", machine.ours(way=way_there))
     machine.enrol("bob")
     assert su(machine, "bob").asks(CODE).presses_ctrl_c().ends()[0] != 0
@@ -220,5 +220,5 @@ def test_a_helper_replaces_a_stopped_service(machine: Machine) -> None:
     machine.stack("sudo", machine.ours(way="socket"))
     machine.serve()
     machine.stop_serving()
-    until(lambda: not machine.path("/run/pam_totp/socket").exists(), "the socket is gone")
+    until(lambda: not machine.path("/run/pam_totp/socket").exists(), "the service unlinks the socket")
     assert sudo(machine).asks(CODE).says(codes(0)).ends()[0] == 0

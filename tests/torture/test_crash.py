@@ -33,7 +33,7 @@ from tests.torture.places import site_on
 
 pytestmark = [
     pytest.mark.bare,
-    pytest.mark.skipif(not can_attach(), reason="needs strace, and leave to attach it to one's own processes"),
+    pytest.mark.skipif(not can_attach(), reason="needs strace, and permission to attach it to its own processes"),
 ]
 AT_ONCE = 2 * (os.cpu_count() or 1)  # most of the time is waiting
 
@@ -44,7 +44,7 @@ def calls_of(kind: Kind, log_in: Callable[..., Ended] = by_helper) -> list[Call]
         enrol_for_a_crash(site)
         ended = log_in(site, kind.answer())
         assert ended.accepted is kind.right
-        judge(site, kind, ended, "nothing was broken")
+        judge(site, kind, ended, "no fault was injected")
     names = {call.name for call in ended.calls}
     assert {"openat", "flock", "read", "write", "fsync", "renameat", "sendto"} <= names, names
     return ended.calls
@@ -122,4 +122,4 @@ def test_a_file_system_without_locks_is_refused_with_a_reason(site: Site, error:
     assert ended.said == [b"r9"]
     assert site.path().read_bytes() == before
     reason = {"ENOLCK": "No locks available", "EIO": "Input/output error", "EINVAL": "Invalid argument"}
-    until(lambda: site.log.has("error", f"user={ME}", reason.get(error, "not supported")), "the log says why")
+    until(lambda: site.log.has("error", f"user={ME}", reason.get(error, "not supported")), "the reason is logged")

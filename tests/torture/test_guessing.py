@@ -139,7 +139,7 @@ def test_the_rate_of_right_guesses_matches_the_probability() -> None:
     hits = sum(live("hotp", 6, greedy=True, days=days, policy=policy, seed=seed).hits for seed in range(years))
     expected = years * days * LOGINS_A_DAY * 5 * 101e-6
     assert abs(hits - expected) <= 4 * expected**0.5, (hits, expected)
-    figure(f"guesses that were right, look_ahead 100: {hits} in {years * days} days, {expected:.0f} expected")
+    figure(f"right guesses, look_ahead 100: {hits} in {years * days} days, {expected:.0f} expected")
 
 
 @pytest.mark.parametrize("kind", ["hotp", "totp"])

@@ -134,7 +134,7 @@ def test_signals_from_the_caller_do_not_change_a_result(attacked: Machine, progr
         got_in += is_in
         attacked.record(user)  # it parses
     assert got_in <= 1, "three codes in a row are accepted once"
-    figure(f"signals to {program} and all it starts: {times} logins, {got_in} got in by its one right answer")
+    figure(f"signals to {program} and all it starts: {times} logins, {got_in} accepted by the only right answer")
     first = counter(attacked, user)
     assert first in (0, 3)
     in_order(attacked, user)

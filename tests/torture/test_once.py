@@ -43,7 +43,7 @@ def enrolled(site: Site, kind: str) -> str:
     return {"hotp": codes(0), "row": codes(0, 3), "recovery": RECOVERY}[kind]
 
 
-def one_got_in(counted: Counter[Result], place: str) -> bool:
+def one_succeeded(counted: Counter[Result], place: str) -> bool:
     """On a slow disk, the last of fifty reach the time limit of the lock."""
     late = {Result.AUTHINFO_UNAVAIL} if place == "disk" else set()
     return counted[Result.SUCCESS] == 1 and counted.keys() <= {Result.SUCCESS, Result.AUTH_ERR} | late
@@ -56,7 +56,7 @@ def test_of_fifty_processes_with_one_code_one_succeeds(kind: str, way: str, plac
         ready(site)
         for number in range(ROUNDS[way] if kind != "row" else -(-ROUNDS[way] // 5)):
             counted = in_processes(site, [enrolled(site, kind)] * MANY, WAYS[way])
-            assert one_got_in(counted, place), f"round {number}: {counted}"
+            assert one_succeeded(counted, place), f"round {number}: {counted}"
             assert site.record().failures == 0, "replays are not counted, and neither are wrong recovery codes"
         figure(f"{MANY} processes, one answer ({kind}, {way}, {place}): {number + 1} rounds, exactly one in each time")
 
@@ -70,7 +70,7 @@ def test_of_fifty_threads_of_one_host_with_one_code_one_succeeds(kind: str, way:
         ready(site)
         for number in range(rounds(1, 10)):
             counted = in_threads(site, [enrolled(site, kind)] * MANY, WAYS[way])
-            assert one_got_in(counted, place), f"round {number}: {counted}"
+            assert one_succeeded(counted, place), f"round {number}: {counted}"
         figure(f"{MANY} threads, one answer ({kind}, {way}, {place}): {number + 1} rounds, exactly one in each time")
 
 

@@ -123,7 +123,7 @@ def test_hostile_clients_do_not_block_an_honest_login(site: Site, how: str) -> N
         assert sum(f"accepted user={ME}" in line for line in site.log.lines()) == 5, "the service refused, not a helper"
         threads = len(os.listdir(f"/proc/{process.pid}/task"))
         assert threads <= MAX_LOGINS * len(OTHER_UIDS) + MAX_WAITING + 2, "the quota of one account"
-    until(lambda: len(os.listdir(f"/proc/{process.pid}/task")) <= MAX_WAITING + 1, "whatever was held is let go")
+    until(lambda: len(os.listdir(f"/proc/{process.pid}/task")) <= MAX_WAITING + 1, "the held connections are closed")
     assert len(os.listdir(f"/proc/{process.pid}/fd")) < 20
     assert site.gets_in(codes(5))
 
@@ -184,7 +184,7 @@ def test_a_restart_under_load_loses_only_the_logins_in_flight(site: Site, how: s
     try:
         for _ in range(restarts):
             before = results[Result.AUTH_ERR]
-            until(lambda at=before: results[Result.AUTH_ERR] >= at + 2 * clients, "logins get their answers")  # type: ignore[misc]
+            until(lambda at=before: results[Result.AUTH_ERR] >= at + 2 * clients, "logins get their results")  # type: ignore[misc]
             supervisor.restart(how)
     finally:
         over.set()
