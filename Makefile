@@ -105,7 +105,7 @@ PLAIN_WORDS = .ci CONTRIBUTING.md README.md demo pam_totp/core pam_totp/pam/*.py
 PLAIN_WORDS += pam_totp/client.py pam_totp/django pam_totp/web tests/test_api_page.py tests/django tests/web
 PLAIN_WORDS += CHANGELOG.md SECURITY.md docs pam_totp/system/data/*.[158] tests/cli/test_manuals.py
 PLAIN_WORDS += pam_totp/system/fair_semaphore.py pam_totp/system/passwords.py
-PLAIN_WORDS += tests/core tests/logins
+PLAIN_WORDS += $(addprefix tests/,*.py bench booted core formats fuzz logins measure services torture)
 lint: need-lint venv  ## code style, types, plain words, shell scripts, manuals
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -1,9 +1,9 @@
-"""Whether anything is known against what the tests and the extras stand on: `make audit`.
+"""Look up advisories on the packages that the tests and the extras use: `make audit`.
 
-pip-audit asks the package index for the advisories on every pin of both locks in tests/. What it cannot ask it skips,
-and then says that nothing was found: here a pin that was not looked up is no pin without advisories.
+pip-audit asks the package index for the advisories on every pin of both locks in tests/. It skips a pin that it cannot
+look up, and reports no finding for it. This program reports such a pin as an error.
 
-python -m tests.audit PIP-AUDIT        exit status 0 nothing known, 1 something known, 3 not everything looked up
+python -m tests.audit PIP-AUDIT        exit status 0: no advisory, 1: advisories, 3: a look-up failed
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OPTIONS = ("--require-hashes", "--disable-pip", "--progress-spinner=off", "--for
 
 
 def judge(text: str) -> tuple[int, list[str]]:
-    """The exit status for pip-audit's JSON, and what to say. What is no such document was out of reach."""
+    """Return the exit status for pip-audit's JSON, and the lines to print. Other output means an unreachable index."""
     try:
         pins: list[dict[str, Any]] = json.loads(text)["dependencies"]
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""What all tests share: nothing of the host is touched, and every process that was started is ended."""
+"""Set-up of all tests: they change nothing of the host, and end every process that they start."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests import isolation, pamlog
 from tests.relay_kit import Bench
 from tests.site import Site
 
-# What a shell runs in the background has Ctrl-C ignored from its first breath, and what nohup runs the end of its
-# terminal; whatever they start inherits that.
+# A shell starts background jobs with SIGINT ignored, and nohup starts programs with SIGHUP ignored. Their children
+# inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -43,7 +43,7 @@ def pytest_report_header() -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say why tests were skipped, each reason once: an ordinary user has hundreds that need root."""
+    """Print each reason for skipped tests once: for an ordinary user, hundreds need root."""
     reports = terminalreporter.stats.get("skipped", ())
     for reason, count in Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reports).most_common():
         terminalreporter.write_line(f"{count} skipped: {reason}")
@@ -51,9 +51,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    """A store, a folder of PAM services, and, once it is asked for, a service on a socket.
+    """A store, a folder of PAM services and, once started, a service on a socket.
 
-    Not in pytest's own folder: no other account can enter that one.
+    It is not in pytest's own folder, which other accounts cannot enter.
     """
     with tempfile.TemporaryDirectory(prefix="pam_totp-test-") as folder:
         made = Site(Path(folder))
@@ -65,7 +65,7 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(params=["spawn", "socket"])
 def way(request: pytest.FixtureRequest, site: Site) -> str:
-    """Both ways in which the relay reaches the Python side; the service `demo` is configured for one of them."""
+    """Both ways in which the relay reaches the Python side; the PAM service `demo` is configured for one of them."""
     way: str = request.param
     if way == "socket":
         site.start()
@@ -75,24 +75,24 @@ def way(request: pytest.FixtureRequest, site: Site) -> str:
 
 @pytest.fixture
 def obeyed_way(way: str) -> str:
-    """Both ways, for tests of arguments that the service takes from root alone."""
+    """Both ways, for tests of arguments that the service accepts only from root."""
     if way == "socket" and os.geteuid() != 0:
-        pytest.skip("needs root: the service takes the module's arguments from nobody else")
+        pytest.skip("needs root: the service accepts the module's arguments only from root")
     return way
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """The relay, with a service or a helper that a test makes up."""
+    """The relay, with a scripted service or helper."""
     return Bench(tmp_path)
 
 
 @pytest.fixture
 def log() -> Iterator[Callable[[], list[str]]]:
-    """What PAM modules log from this process; in front of a login, so that nothing gets into the host's log."""
+    """The lines that PAM modules log from this process. They are captured, so none reaches the host's log."""
     with pamlog.captured() as lines:
         yield lines
 
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: other accounts take part")
-with_mounts = pytest.mark.skipif(not isolation.MAY_MOUNT, reason="needs root, and leave to mount")
+with_mounts = pytest.mark.skipif(not isolation.MAY_MOUNT, reason="needs root, and permission to mount")

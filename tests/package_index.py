@@ -33,7 +33,7 @@ class Index:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables of a process whose pip knows this index alone, whatever the host's pip is told."""
+        """The variables of a process whose pip knows this index alone, whatever the settings of the host's pip are."""
         kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(("PIP_", "PYTHON"))}
         proxies = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"), NOWHERE)
         ours = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": self._pages.as_uri(), "PIP_RETRIES": "0"}

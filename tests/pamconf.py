@@ -1,10 +1,10 @@
 """A client of the real libpam through ctypes: scripted logins against a private folder of service files.
 
-The law:
-- libpam, the stack and the modules are the real ones; only the person at the prompt is scripted;
-- nothing of the host is read but the modules: services come from `confdir` (pam_start_confdir, no root needed);
-- a login is one handle of its own, so any number of threads may log in at once;
-- nobody waits for a fail delay: what the modules asked for is recorded instead (`Login.delay`).
+Rules:
+- libpam, the stack and the modules are the real ones. Only the user at the prompt is scripted.
+- Of the host, only the modules are read: services come from `confdir` (pam_start_confdir, which needs no root).
+- Each login has its own handle, so any number of threads may log in at once.
+- A fail delay is not waited for: the delay that the modules asked for is recorded (`Login.delay`).
 
     service(confdir, "demo", "auth required /abs/build/pam_totp.so nodelay")
     done = login("demo", "alice", ["123456"], confdir, items={"rhost": "192.0.2.7"})
@@ -29,7 +29,7 @@ StrPath = str | os.PathLike[str]
 
 
 class Result(IntEnum):
-    """What libpam returns (security/_pam_types.h), less what these tests never meet."""
+    """The results of libpam (security/_pam_types.h) that occur in these tests."""
 
     SUCCESS = 0
     OPEN_ERR = 1
@@ -59,7 +59,7 @@ class Result(IntEnum):
 
 
 class Style(IntEnum):
-    """What a module may show (security/_pam_types.h)."""
+    """The styles of a module's messages (security/_pam_types.h)."""
 
     PROMPT_ECHO_OFF = 1
     PROMPT_ECHO_ON = 2
@@ -68,7 +68,7 @@ class Style(IntEnum):
 
 
 class Shown(NamedTuple):
-    """One thing that was shown to the person."""
+    """One message that was shown to the user."""
 
     style: Style
     text: str
@@ -84,16 +84,16 @@ class Login:
     authtok: str | None  # PAM_AUTHTOK after the last module, for services made with `carry_authtok`
     seconds: float
     delay: float  # seconds of fail delay that the modules asked for, as randomised by libpam (±50 %); 0 after success
-    left: int  # answers that nobody asked for
+    left: int  # answers that were not used
 
 
-# An answer at a prompt: text, raw bytes (no NUL), None (the conversation fails, as on Ctrl-C), or a function of what
-# is shown that returns one of these, called while the prompt is open.
+# An answer at a prompt: text, raw bytes (no NUL), None (the conversation fails, as on Ctrl-C), or a function. The
+# function gets the message, is called while the prompt is open, and returns one of the others.
 Answer = str | bytes | None | Callable[[Shown], str | bytes | None]
 
 _ITEMS = {"service": 1, "user": 2, "tty": 3, "rhost": 4, "authtok": 6, "ruser": 8, "user_prompt": 9}
 _ITEM_FAIL_DELAY = 10
-_BEFORE, _AFTER = "pamconf-before", "pamconf-after"  # said by pam_echo around a stack: see `service`
+_BEFORE, _AFTER = "pamconf-before", "pamconf-after"  # printed by pam_echo around a stack: see `service`
 
 
 class _Message(ctypes.Structure):
@@ -132,15 +132,15 @@ _get_item = _prototype(_libpam, "pam_get_item", c_int, c_void_p, c_int, POINTER(
 
 
 class PamError(Exception):
-    """libpam refused something that is not a login: a start, an item."""
+    """libpam refused another call than a login: a start or an item."""
 
 
 def service(confdir: StrPath, name: str, *lines: str, carry_authtok: bool = False) -> None:
     """Write the service file `name` (lower case, as libpam wants it) into the folder `confdir`.
 
-    PAM_AUTHTOK is for modules only. With `carry_authtok`, pam_echo speaks before and after `lines`: libpam takes the
-    conversation for the module's, so `items={"authtok": …}` and `Login.authtok` work there (the latter where
-    no `requisite` or `die` has ended the stack before). Those two messages are not recorded.
+    Only modules may access PAM_AUTHTOK. With `carry_authtok`, pam_echo prints a message before and after `lines`.
+    During these, libpam treats the conversation as the module's, so `items={"authtok": …}` and `Login.authtok` work
+    (the latter unless `requisite` or `die` ends the stack earlier). These two messages are not recorded.
     """
     if carry_authtok:
         lines = (f"auth optional pam_echo.so {_BEFORE}", *lines, f"auth optional pam_echo.so {_AFTER}")
@@ -156,10 +156,10 @@ def login(
     items: Mapping[str, str] | None = None,
     flags: int = 0,
 ) -> Login:
-    """Log `user` (None: libpam asks for the name) in at `service` once, and tell how that went.
+    """Log `user` in at `service` once, and return the result. For None, libpam asks for the name.
 
-    `answers` are used up in order, one a prompt, and the conversation fails when there are no more; or they are one
-    function, asked at every prompt. `items` are PAM items by lower-case name: rhost, ruser, tty, authtok …
+    `answers` are used in order, one for each prompt; the conversation fails when no answer is left. Or `answers` is one
+    function, called at every prompt. `items` are PAM items by lower-case name: rhost, ruser, tty, authtok …
     An exception in an answer's function ends the login with CONV_ERR, and is raised from here.
     """
     with Session(service, user, answers, confdir, items=items) as session:
@@ -167,7 +167,7 @@ def login(
 
 
 class Session:
-    """One PAM handle: for hosts that ask more than once (sudo), set credentials, or look at items."""
+    """One PAM handle, for hosts that authenticate repeatedly (sudo), set credentials, or read items."""
 
     def __init__(
         self,
@@ -184,7 +184,7 @@ class Session:
         self._result = 0
         self._failed: BaseException | None = None
         self._reset()
-        # libpam keeps these: they live as long as the handle.
+        # libpam keeps pointers to these: they must live as long as the handle.
         self._conversation = _Conversation(_Converse(self._converse), None)
         self._fail_delay = _FailDelay(self._note_delay)
         result = _start(
@@ -209,7 +209,7 @@ class Session:
         self._handle = c_void_p()
 
     def authenticate(self, flags: int = 0) -> Login:
-        """Call pam_authenticate; what the person sees is counted from here."""
+        """Call pam_authenticate. Only messages from here on are recorded."""
         self._reset()
         begun = time.monotonic()
         self._result = _authenticate(self._handle, flags)
@@ -261,7 +261,7 @@ class Session:
             answers = [self._answer(one) for one in shown]
         except _NoAnswer:
             return Result.CONV_ERR
-        except BaseException as error:  # ctypes would print it and go on
+        except BaseException as error:  # ctypes would print it and continue
             self._failed = error
             return Result.CONV_ERR
         array = ctypes.cast(_calloc(count, ctypes.sizeof(_Response)), POINTER(_Response))
@@ -271,7 +271,7 @@ class Session:
         return Result.SUCCESS
 
     def _answer(self, shown: Shown) -> bytes | None:
-        """The answer to a prompt; None for what needs none."""
+        """Return the answer to a prompt; None for a message without an answer."""
         if shown == (Style.TEXT_INFO, _BEFORE):
             if self._authtok_before is not None:
                 self.set("authtok", self._authtok_before)
@@ -292,7 +292,7 @@ class Session:
 
 
 class _NoAnswer(Exception):
-    """The script says that the conversation fails here, or has ended."""
+    """The conversation fails here by script, or the script has ended."""
 
 
 def _bytes(text: str | bytes) -> bytes:

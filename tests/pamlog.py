@@ -1,7 +1,7 @@
-"""What PAM modules log from this process, for a test to read instead of the host's syslog.
+"""Capture the lines that PAM modules log from this process, instead of writing them to the host's syslog.
 
-A small library that has its own pam_syslog is loaded in front of libpam's: the modules that libpam loads from then on
-use it, for as long as this process lives. Outside of `captured` nothing is logged: the host's log is not for tests.
+A small library with its own pam_syslog is loaded before libpam's. Modules that libpam loads afterwards use it until
+this process ends. Outside of `captured`, lines are dropped: tests write nothing to the host's log.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _library() -> ctypes.CDLL:
 
 @contextmanager
 def captured() -> Iterator[Callable[[], list[str]]]:
-    """Inside, the function given returns the lines that were logged so far, by whatever thread."""
+    """Yield a function that returns the lines that all threads have logged so far."""
     log_to = ctypes.c_int.in_dll(_library(), "log_to")
     with tempfile.TemporaryFile("a+", errors="surrogateescape") as file:
 

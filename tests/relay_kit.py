@@ -1,4 +1,4 @@
-"""What the relay's tests share: scripted services, scripted helpers, test-only builds, and a bench to log in on."""
+"""Support for tests of the relay: scripted services, scripted helpers, test-only builds, and a folder for logins."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _builds() -> tempfile.TemporaryDirectory[str]:
 
 @functools.cache
 def build(**defines: str | int) -> Path:
-    """A test-only build of the relay, with some of what it was compiled with changed."""
+    """Return a test-only build of the relay, with some of its compiled-in values changed."""
     macros = {"INTERPRETER": INTERPRETER, "HELPER": "/nonexistent/helper.py", "BUILDER": os.geteuid(), **defines}
     target = Path(_builds().name, f"relay-{build.cache_info().misses}.so")
     flags = [f'-D{name}="{value}"' if isinstance(value, str) else f"-D{name}={value}" for name, value in macros.items()]
@@ -47,7 +47,7 @@ def build(**defines: str | int) -> Path:
 
 
 def library(folder: Path, source: str) -> Path:
-    """A shared library in C, to stand in front of others by LD_PRELOAD."""
+    """Compile a shared library that replaces functions of others by LD_PRELOAD."""
     target = folder / "library.so"
     command = ["cc", "-w", "-shared", "-fPIC", "-x", "c", "-", "-o", target, "-lpam"]
     subprocess.run(command, input=source, text=True, check=True)
@@ -55,13 +55,15 @@ def library(folder: Path, source: str) -> Path:
 
 
 def brisk() -> Path:
-    """The relay with short time limits."""
+    """Return the relay with short time limits."""
     return build(TURN_LIMIT=300, CONNECT_LIMIT=100)
 
 
 def play(*messages: bytes, hang_up: bool = False) -> Script:
-    """A service that takes the hello, sends `messages`, hears an answer to each that asks for one, and waits for the
-    relay to hang up, unless it is to do so itself."""
+    """Return the script of a service that reads the hello, and sends `messages`.
+
+    It reads an answer to each message that asks for one. Then it waits until the relay hangs up, or hangs up itself.
+    """
 
     def script(channel: socket.socket, heard: list[bytes]) -> None:
         heard.append(channel.recv(8192))
@@ -76,7 +78,7 @@ def play(*messages: bytes, hang_up: bool = False) -> Script:
 
 
 def in_turn(*scripts: Script) -> Script:
-    """A service that plays one script at each login."""
+    """Return a script that plays one of `scripts` at each login, in turn."""
     remaining = iter(scripts)
 
     def script(channel: socket.socket, heard: list[bytes]) -> None:
@@ -86,7 +88,7 @@ def in_turn(*scripts: Script) -> Script:
 
 
 class Service:
-    """A scripted service at a socket; a thread for each login."""
+    """A scripted service at a socket, with a thread for each login."""
 
     def __init__(self, path: Path, script: Script) -> None:
         self.path, self.script = path, script
@@ -104,7 +106,7 @@ class Service:
         return f"socket={self.path}"
 
     def close(self) -> None:
-        """Stop; a failed assertion of the script's is raised here."""
+        """Stop the service. Raise a failed assertion of the script here."""
         self._listener.shutdown(socket.SHUT_RDWR)
         for thread in self.threads:
             thread.join(PATIENCE)
@@ -129,7 +131,7 @@ class Service:
             try:
                 self.script(channel, heard)
             except (BrokenPipeError, ConnectionResetError):
-                pass  # the relay has hung up, as it should on most of these scripts
+                pass  # the relay has hung up, as expected of most of these scripts
             except BaseException as error:
                 self.failures.append(error)
 
@@ -140,7 +142,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._services = 0
-        assert RELAY.exists(), "run make build first"
+        assert RELAY.exists(), "the relay is not built: run make build"
 
     @contextmanager
     def service(self, script: Script, path: Path | None = None) -> Iterator[Service]:
@@ -151,7 +153,7 @@ class Bench:
             service.close()
 
     def helper(self, source: str, path: Path | None = None) -> Path:
-        """A helper with `channel` open and the hello taken. `tell(value)` shows the host a value."""
+        """Write a helper that reads the hello from `channel`. Its `tell(value)` shows a value to the host."""
         path = path or self.folder / "helper.py"
         start = "import os, socket, sys\nchannel = socket.socket(fileno=3)\nhello = channel.recv(8192)\n"
         path.write_text(start + "def tell(value): channel.send(b'i' + repr(value).encode())\n" + source)
@@ -159,7 +161,7 @@ class Bench:
         return path
 
     def stack(self, *arguments: object, relay: Path = RELAY, carry_authtok: bool = False) -> str:
-        """A service file where the relay's result is libpam's; returns its name."""
+        """Write a service file in which the relay's result is libpam's result, and return its name."""
         self._services += 1
         name = f"bench{self._services}"
         line = f"auth [success=ok default=die] {relay} {' '.join(map(str, arguments))}"
@@ -180,7 +182,7 @@ class Bench:
         return pamconf.login(name, user, answers, self.folder, items=items, flags=flags)
 
     def run(self, source: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a host of its own: Python with `pamconf` imported and `folder`, the service files' one."""
+        """Run a PAM host in its own process: Python with `pamconf` imported, and `folder` with the service files."""
         start = f"from tests import pamconf\nimport os, signal, sys, threading\nfolder = {str(self.folder)!r}\n"
         return subprocess.run(
             [sys.executable, "-c", start + source],
@@ -194,6 +196,6 @@ class Bench:
 
 
 def told(login: pamconf.Login) -> Any:
-    """What a helper has told: the value, or a list of them."""
+    """Return the values that a helper has shown: one value, or a list."""
     values = [literal_eval(message.text) for message in login.messages]
     return values[0] if len(values) == 1 else values

@@ -29,11 +29,11 @@ def _account() -> str:
         return str(os.geteuid())
 
 
-ME = _account()  # an ordinary user can log in as nobody else through the socket
+ME = _account()  # through the socket, an ordinary user can log in only as itself
 KEY = b"12345678901234567890"  # RFC 4226, appendix D
 PATIENCE = 40.0  # seconds that a condition may take on a busy machine
 OTHER_UID = 54321  # no account has it
-UNPRIVILEGED_UID = 65534  # the account `nobody`
+UNPRIVILEGED_UID = 65534  # an account without privileges
 
 
 def until(condition: Callable[[], object], what: str) -> None:
@@ -41,7 +41,7 @@ def until(condition: Callable[[], object], what: str) -> None:
     give_up = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > give_up:
-            raise AssertionError(f"in vain: {what}")
+            raise AssertionError(f"timed out: {what}")
         time.sleep(0.002)
 
 
@@ -63,7 +63,7 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.chmod(0o755)  # other accounts take part in some tests, and pytest makes its folders 0700
+        folder.chmod(0o755)  # other accounts take part in some tests, but pytest creates folders with mode 0700
         self.store = folder / "store"
         self.store.mkdir(0o700)
         self.confdir = folder / "pam.d"
@@ -74,13 +74,13 @@ class Site:
         self._service: subprocess.Popen[bytes] | None = None
 
     def configure(self, name: str = "demo", arguments: str = "", way: str = "spawn", *then: str) -> None:
-        """A PAM service of one line, ours, and what comes after it."""
+        """Write a PAM service with the line of pam_totp, followed by `then`."""
         socket = self.socket if way == "socket" else "none"
         ours = f"auth required {MODULE} store={self.store} socket={socket} nodelay {arguments}".strip()
         service(self.confdir, name, ours, *then)
 
     def start(self, *options: str) -> subprocess.Popen[bytes]:
-        """The service, as a process of its own, ready for logins."""
+        """Start the service in its own process, and wait until it is ready for logins."""
         self.config.touch(0o644)
         command = [sys.executable, "-m", "pam_totp.cli", "serve", "--socket", self.socket, "--store", self.store]
         with open(self.folder / "log", "ab") as log:
@@ -112,7 +112,7 @@ class Site:
         return self.store / f"{user}.json"
 
     def enrol(self, *tokens: Token, user: str = ME, **fields: Any) -> None:
-        """Write the record of `user`; with no token named, one HOTP token with RFC 4226's key."""
+        """Write the record of `user`, by default with one HOTP token with RFC 4226's key."""
         record = UserRecord(user=user, tokens=tokens or (fob(),), **fields)
         self.path(user).write_bytes(serialize(record))
         self.path(user).chmod(0o600)
@@ -139,13 +139,13 @@ class Site:
         return login("demo", user, answer, self.confdir)
 
     def gets_in(self, answer: Answer, user: str = ME) -> bool:
-        """Whether one answer at the prompt gets in; that a refusal is an ordinary one is checked on the way."""
+        """Return True if this answer is accepted. Check that a refusal is PAM_AUTH_ERR."""
         done = self.login(answer, user=user)
         assert done.result in (Result.SUCCESS, Result.AUTH_ERR), done
         return done.result is Result.SUCCESS
 
     def command(self, *words: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """`pam-totp` with the store of this site."""
+        """Run `pam-totp` with the store of this site."""
         name, *rest = words
         return subprocess.run(
             [sys.executable, "-m", "pam_totp.cli", name, "--store", self.store, *rest],
@@ -164,17 +164,17 @@ class Site:
 
 
 def fob(counter: int = 0, **fields: Any) -> HotpToken:
-    """An HOTP token with RFC 4226's key."""
+    """Return an HOTP token with RFC 4226's key."""
     given: dict[str, Any] = {"name": "fob", "secret": KEY, "created": 0, "counter": counter} | fields
     return HotpToken(**given)
 
 
 def phone(**fields: Any) -> TotpToken:
-    """A TOTP token with a key of its own."""
+    """Return a TOTP token with another key."""
     given: dict[str, Any] = {"name": "phone", "secret": KEY[::-1], "created": 0} | fields
     return TotpToken(**given)
 
 
 def codes(first: int, count: int = 1, key: bytes = KEY, digits: int = 6) -> str:
-    """`count` codes in a row from `first`, as one answer."""
+    """Return `count` codes in a row from `first`, as one answer."""
     return " ".join(hotp(key, first + i, digits) for i in range(count))

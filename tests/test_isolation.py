@@ -1,6 +1,6 @@
-"""The suite as a guest: some of its tests, run on hosts whose settings are in their way.
+"""Isolation of the suite: some of its tests pass on hosts with settings that would disturb them.
 
-Each run is a pytest of its own in a private mount namespace, in which the host is made up.
+Each run is a separate pytest in a private mount namespace that imitates the host.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.site import TREE
 # Real services, an installation, logins through libpam in the process of the tests, and other accounts.
 SOME = (
     "services/test_ssh.py::test_password_then_code",
-    "services/test_sudo_su.py::test_su_to_root",
+    "services/test_sudo_su.py::test_su_to_root_asks_for_a_code",
     "services/test_policy.py::test_the_arguments_come_from_the_service_file",
     "install/test_install.py::test_installing_again_keeps_secrets_and_replaces_everything_whole",
     "install/test_doctor.py::test_an_installation_in_order_has_no_findings",
@@ -41,14 +41,14 @@ MOUNTS = (
     "torture/test_full.py::test_an_unwritable_store_refuses_all_alike_and_loses_no_data[spawn-no inodes-False]",
     "test_relay_process.py::test_without_an_argument_the_socket_is_in_run",
 )
-# What a shell may have set that programs, libraries, make and pip go by.
+# Variables of a shell that programs, libraries, make and pip obey.
 ENVIRONMENT = {
     **{"HOME": "/nonexistent", "TMPDIR": "/root", "LANG": "tr_TR.UTF-8", "LC_ALL": "C", "TZ": "Asia/Tokyo"},
     **{"NO_COLOR": "1", "COLUMNS": "20", "MAKEFLAGS": "-n", "GIT_DIR": "/nonexistent", "OPENSSL_CONF": "/nonexistent"},
     **{"PIP_TARGET": "/nonexistent", "PIP_REQUIRE_VIRTUALENV": "1", "PAM_TOTP_SOCKET": "/nonexistent", "CDPATH": "/"},
 }
-# The beginning of each host. $1 is an empty folder, $2 this tree, and the rest the command to run there. What the suite
-# covers by overlays is copied, since the kernel stacks two of them at most.
+# The start of each host's script. $1 is an empty folder, $2 this tree, the rest is the command to run there. Folders
+# that the suite covers by overlays are copied, because the kernel stacks at most two overlays.
 COPIED = r"""
 folder=$1 tree=$2
 shift 2
@@ -59,7 +59,7 @@ cp -a /var/lib/dpkg/status "$folder/lib/dpkg"
 mount --bind "$folder/etc" /etc
 mount --bind "$folder/lib" /var/lib
 """
-# A host on which pam_totp is used, with the clone in a folder that only root can enter.
+# A host that uses pam_totp, with the clone in a folder that only root can enter.
 USED = r"""
 mkdir "$folder/security" "$folder/work" "$folder/closed"
 modules=$(dirname "$(ls -d /usr/lib/*/security/pam_permit.so)")
@@ -120,7 +120,7 @@ kill "$listens" || echo 'the host: its service was asked'
 diff "$folder/before" "$folder/after" && echo 'the host: unchanged'
 exit $status
 """
-# The same system below a plain folder, in a mount whose own mounts are passed on to others.
+# The same system in a plain folder, in a mount with shared propagation.
 CHROOT = r"""
 root=$folder/root
 mkdir "$root"
@@ -165,7 +165,7 @@ def run(folder: Path, host: str, *words: str | Path, **environment: str) -> subp
 
 
 def pytest_of(*words: str) -> list[str]:
-    """Return the command of a pytest that leaves nothing in this tree."""
+    """Return the command of a pytest that writes nothing to this tree."""
     return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", *words]
 
 

@@ -1,4 +1,4 @@
-"""Who may import whom, by room: the core is pure, and the authentication path uses the standard library alone."""
+"""Imports by folder: the core is pure, and the login path uses only the standard library."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# What each room may import of the two packages, beside itself. A module is in the longest room that names it.
+# The folders and modules that each folder may import besides itself. The longest matching entry applies to a module.
 ROOMS = {
     "pam_totp.core": set(),
     "pam_totp.store": {"pam_totp.core"},
@@ -40,13 +40,13 @@ ROOMS = {
     "token_sim.client": {"token_sim.extras"},
     "token_sim.cli": {"token_sim"},
 }
-# The authentication path of one host: the standard library alone.
+# The login path of one host: only the standard library.
 STANDARD_LIBRARY_ONLY = {f"pam_totp.{room}" for room in ("core", "store", "operations", "pam", "client")}
-# No clock, no randomness, no file, no other process: what a pure module may use of the standard library.
+# The standard library without clock, randomness, files and processes: a pure module may use only this.
 PURE_LIBRARY = {"__future__", "collections", "enum", "functools", "typing"}
 PURE_LIBRARY |= {"base64", "binascii", "hashlib", "hmac", "json", "struct", "tomllib"}
 IMPURE_NAMES = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}
-# Each of these costs milliseconds at a login for which the relay has to start an interpreter.
+# Each of these costs milliseconds at a login for which the relay starts an interpreter.
 COSTLY = {"argparse", "asyncio", "ctypes", "dataclasses", "inspect", "logging", "random", "subprocess", "tomllib"}
 COSTLY |= {
     "email",
@@ -62,7 +62,7 @@ COSTLY |= {
 
 
 def modules(package: str) -> dict[str, Path]:
-    """The modules of a package by name."""
+    """Return the modules of a package by name."""
     found = {}
     for path in sorted((ROOT / package).rglob("*.py")):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
@@ -71,7 +71,7 @@ def modules(package: str) -> dict[str, Path]:
 
 
 def imports(name: str, path: Path) -> Iterator[str]:
-    """Every module that a file imports, wherever in it; `from a import b` is both a and a.b."""
+    """Yield every module that a file imports, anywhere in it; `from a import b` is both a and a.b."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -95,7 +95,7 @@ PURE = [name for name in modules("pam_totp") if within(name, {"pam_totp.core"})]
 
 
 def room_of(name: str) -> str | None:
-    """The room that a module is in; None for what stands in no room (a package's face, extras, public names)."""
+    """Return the entry for a module, or None (a package's `__init__`, extras, public names)."""
     return max((room for room in ROOMS if within(name, {room})), key=len, default=None)
 
 
@@ -144,7 +144,7 @@ def test_the_service_and_the_command_line_do_not_need_the_simulator(name: str) -
 @pytest.mark.bare
 @pytest.mark.parametrize("entry", ["pam_totp.pam.helper_main", "pam_totp.pam.service"])
 def test_a_login_loads_only_the_core_and_the_standard_library(entry: str) -> None:
-    """With the distribution's interpreter, as the relay starts it."""
+    """Use the distribution's interpreter, as the relay starts it."""
     script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); before = set(sys.modules); import {entry}; "
     script += "import json; print(json.dumps({n: getattr(m, '__file__', None) for n, m in sys.modules.items()}))"
     done = subprocess.run(["/usr/bin/python3", "-I", "-S", "-c", script], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""What make says where packages are missing: .ci/need, with commands of apt and dpkg that answer as a test wants."""
+"""The message of make about missing packages: .ci/need, with scripted commands of apt and dpkg."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NEED = TREE / ".ci" / "need"
 
 
 def need(folder: Path, *packages: str, uid: int, installed: str = "", known: str = "") -> tuple[int, str, list[str]]:
-    """Run .ci/need on a system with those packages; its exit status, what it says, and what apt-get was asked."""
+    """Run .ci/need on a system with those packages. Return its status, its output, and the arguments of apt-get."""
     asked = folder / "asked"
     asked.touch()
     answers = {

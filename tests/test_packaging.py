@@ -1,8 +1,8 @@
-"""The wheel and the sdist that `python -m build` makes, and what the metadata says.
+"""The wheel and the sdist of `python -m build`, and their metadata.
 
-The rules:
+Rules:
 - The version is written once, in pam_totp; other places read it or are compared with it here.
-- The wheel has everything that runs, and the sdist everything that the wheel and the tests are made of.
+- The wheel has every file that is needed at run time, the sdist also every file for building and testing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ VERSION = pam_totp.__version__
 
 
 class Built(NamedTuple):
-    """What `python -m build` made of a copy of the tree."""
+    """The results of `python -m build` in a copy of the tree."""
 
     tree: Path
     sdist: Path
@@ -51,7 +51,7 @@ class Built(NamedTuple):
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
-    """Stubs of all that is installed here, with their dependencies; setuptools is the real one."""
+    """An index with stubs of all packages installed here, with their dependencies; setuptools is the real one."""
     made = Index(tmp_path_factory.mktemp("packaging") / "index")
     for name, version in {(normal(d.metadata["Name"]), d.version) for d in importlib.metadata.distributions()}:
         if name == "setuptools":
@@ -63,7 +63,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, index: Index) -> Built:
-    """Built by the locked setuptools, without an index."""
+    """Build with the locked setuptools, without an index."""
     folder = tmp_path_factory.mktemp("packaging")
     tree = folder / "tree"
     for name in FOLDERS:
@@ -88,7 +88,7 @@ def content(wheel: Path) -> dict[str, bytes]:
 
 
 def sources(tree: Path, *folders: str) -> set[str]:
-    """The files below these folders, by their paths from the tree."""
+    """Return the files below these folders, by their paths from the tree."""
     return {str(p.relative_to(tree)) for folder in folders for p in (tree / folder).rglob("*") if p.is_file()}
 
 
@@ -105,12 +105,14 @@ def test_the_sdist_has_every_tracked_file() -> None:
 
 
 class Environment:
-    """A virtual environment whose pip knows the local index alone."""
+    """A virtual environment with a pip that knows only the local index."""
 
     def __init__(self, folder: Path, index: Index) -> None:
         self.folder = folder
         self._index = index
-        self.run(sys.executable, "-m", "venv", "--without-pip", folder)  # and the pip of this one: a venv's takes 4 s
+        self.run(
+            sys.executable, "-m", "venv", "--without-pip", folder
+        )  # and the pip of this environment: installing another takes 4 s
 
     def run(self, *words: str | Path) -> str:
         environment, cwd = self._index.environment, self.folder.parent
@@ -183,7 +185,7 @@ def test_the_version_is_in_one_place() -> None:
 
 
 def test_the_changelog_groups_what_changed() -> None:
-    """As https://keepachangelog.com has it."""
+    """The format is https://keepachangelog.com."""
     lines = (TREE / "CHANGELOG.md").read_text().splitlines()
     assert next(line for line in lines if line.startswith("## ")) == "## Unreleased"
     groups = {line for line in lines if line.startswith("### ")}

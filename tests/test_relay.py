@@ -1,4 +1,4 @@
-"""The relay's arguments, its hello, and the dialogue: what it passes on, and all that it denies."""
+"""The relay's arguments, its hello and its dialogue: the messages it passes on, and the faults that deny."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_of_two_socket_arguments_the_last_applies(bench):
 
 def test_a_refusal_asks_for_a_delay_of_two_seconds(bench):
     with bench.service(play(b"r7")) as service:
-        assert 1 <= bench.login(service.argument).delay <= 3  # libpam randomises it by half
+        assert 1 <= bench.login(service.argument).delay <= 3  # libpam randomises it by ±50 %
 
 
 def test_a_denial_by_the_relay_itself_asks_for_the_delay_too(bench):
@@ -305,7 +305,7 @@ def test_a_second_login_in_one_process_works_and_sets_credentials(bench):
         assert session.setcred() == Result.SUCCESS
 
 
-# ---- everything unexpected denies
+# ---- every unexpected event denies
 
 
 STRANGE = "denied: the service sent a message that is not in the protocol"
@@ -393,7 +393,7 @@ def test_messages_after_a_result_are_ignored(bench):
 
 
 def decision(messages: list[bytes]) -> int:
-    """What the protocol says a login ends with."""
+    """Return the result of a login by the protocol."""
     for message in messages[:64]:
         kind, text = message[:1], message[1:]
         if kind == b"r" and text in (b"0", b"3", b"7", b"9", b"19", b"25"):
@@ -468,7 +468,7 @@ def test_a_queue_that_remains_full_means_a_helper(bench):
 
 
 def full(listener: socket.socket, path: Path) -> socket.socket:
-    """Listen at a path with a queue that already holds all it can; returns what fills it."""
+    """Listen at a path with a full queue, and return the connections that fill it."""
     listener.bind(str(path))
     listener.listen(0)
     client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
@@ -477,7 +477,7 @@ def full(listener: socket.socket, path: Path) -> socket.socket:
 
 
 def test_by_default_a_turn_has_ten_seconds_and_a_connection_one(bench):
-    """The one test in real time: all of them at once."""
+    """The only test in real time, with all cases at once."""
     silent = bench.helper("channel.recv(1)", bench.folder / "silent.py")
     ready = bench.helper("channel.send(b'r0')", bench.folder / "ready.py")
     queue = bench.folder / "queue"

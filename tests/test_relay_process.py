@@ -1,4 +1,4 @@
-"""The helper's process, and the hosts: what a helper gets, how it ends, and that the host stays as it was."""
+"""The helper's process and the host: what a helper inherits, how it ends, and that the host is unchanged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ channel.send(b"r0" if channel.recv(600) == b"A123456" else b"r7")
 
 
 def children() -> set[int]:
-    """This process's, zombies included."""
+    """Return the children of this process, with zombies."""
     found = set()
     for entry in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
@@ -42,11 +42,11 @@ def children() -> set[int]:
 
 
 def spawned(bench: Bench, source: str) -> str:
-    """A stack that starts a helper."""
+    """Write a stack that starts a helper."""
     return bench.stack("socket=none", f"helper={bench.helper(source)}", "nodelay")
 
 
-# ---- what a helper gets
+# ---- what a helper inherits
 
 
 def fact(bench: Bench, source: str) -> Any:
@@ -70,7 +70,7 @@ for n in os.listdir("/proc/self/fd"):
     try:
         leads_to[int(n)] = os.readlink(f"/proc/self/fd/{n}")
     except FileNotFoundError:
-        pass  # the listing itself
+        pass  # the descriptor of the listing itself
 tell(leads_to)
 """,
         )
@@ -123,7 +123,7 @@ print(pamconf.login({stack!r}, "alice", [], folder).messages[0].text)
 
 @needs_root
 def test_a_helper_of_a_setuid_host_keeps_both_ids(bench):
-    """Real uid the caller's, effective 0: the helper decides itself when to drop, and to whom."""
+    """The real uid is the caller's, the effective uid is 0: the helper itself drops privileges."""
     stack = spawned(bench, "tell((os.getresuid(), os.getresgid()))" + ACCEPTING)
     host = bench.run(f"""
 os.setresuid({OTHER_UID}, 0, 0)
@@ -207,7 +207,7 @@ print(done.result.name, os.path.exists("/proc/" + done.messages[0].text))
     assert host.stdout == "SUCCESS False\n", host.stderr
 
 
-# ---- the host stays as it was
+# ---- the host is unchanged
 
 
 def test_200_logins_of_every_kind_leave_no_descriptor_and_no_process(bench):
@@ -231,7 +231,7 @@ def test_a_process_that_the_host_starts_meanwhile_inherits_no_descriptor(bench, 
     def inherited() -> set[int]:
         found = set()
         for n in map(int, os.listdir("/proc/self/fd")):
-            with contextlib.suppress(OSError):  # the listing itself
+            with contextlib.suppress(OSError):  # the descriptor of the listing itself
                 if os.get_inheritable(n):
                     found.add(n)
         return found
@@ -272,7 +272,7 @@ def test_the_service_sees_the_end_while_a_host_child_holds_the_channel(bench):
 
 
 def test_answers_and_passwords_are_wiped(bench):
-    """A library in front of libc's tells what is wiped."""
+    """A preloaded library reports the memory that is wiped."""
     source = r"""
 #include <ctype.h>
 #include <stdio.h>
@@ -370,7 +370,7 @@ except ChildProcessError:
 
 
 def test_a_host_that_reaps_every_child_itself_may_do_so(bench):
-    """A thread waits for any child, as daemons do, and takes the helper's end from the relay, or not."""
+    """A thread waits for any child, as daemons do, and may reap the helper before the relay does."""
     host = bench.run(f"""
 signals = []
 handler = lambda *_: signals.append(1)
@@ -438,7 +438,7 @@ print(pamconf.login({spawned(bench, ASKING)!r}, "alice", answer, folder).result.
 
 @pytest.mark.parametrize(("room", "result"), [(1, "AUTHINFO_UNAVAIL"), (2, "SUCCESS"), (3, "SUCCESS")])
 def test_a_host_with_few_descriptors_left_is_answered(bench, room, result):
-    """A helper needs two. The third, a pidfd, only makes its end surer."""
+    """A helper needs two descriptors. The third, a pidfd, only makes its end more reliable."""
     host = bench.run(f"""
 import resource
 def leave_little_room(shown):
@@ -462,12 +462,12 @@ print(pamconf.login(stack, None, [leave_little_room, "123456"], folder).result.n
 
 needs_private_etc = pytest.mark.skipif(
     not MAY_MOUNT or shutil.which("pamtester") is None,
-    reason="pamtester reads /etc/pam.d, and needs root, and leave to mount, to be given one of its own",
+    reason="needs pamtester, root, and permission to mount: pamtester gets a private /etc/pam.d",
 )
 
 
 def pamtester(bench: Bench, stack: str, answer: str) -> subprocess.CompletedProcess[str]:
-    """pamtester with the bench as /etc/pam.d and as /run/pam_totp, in a mount namespace of its own."""
+    """Run pamtester with the test's folder as /etc/pam.d and as /run/pam_totp, in its own mount namespace."""
     script = """
 mount --bind "$1" /etc/pam.d
 mount -t tmpfs -o mode=755 tmpfs /run

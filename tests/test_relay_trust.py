@@ -1,4 +1,4 @@
-"""Whom the relay talks to and what it starts: every path that others could have had a hand in is refused."""
+"""Trust of the relay: it uses no socket, helper or interpreter whose path another account could have changed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("log")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """For what is to be trusted or not; the service files stay outside."""
+    """A folder for trusted and untrusted files; the service files are outside it."""
     path = tmp_path / "folder"
     path.mkdir(0o755)
     return path
@@ -163,7 +163,7 @@ def test_a_path_may_be_long(bench, folder, helper):
 
 def test_a_link_that_makes_the_path_too_long_is_refused(bench, log, folder, helper):
     link = folder / "link.py"
-    link.symlink_to("./" * 2043 + "helper.py")  # 4095 bytes, which is all that a link can hold
+    link.symlink_to("./" * 2043 + "helper.py")  # 4095 bytes, the maximum for a link
     assert result(bench, link) == Result.SERVICE_ERR
     assert log()[0].endswith("leads through too many links, or too long a path")
 
@@ -213,7 +213,7 @@ def test_the_helper_is_compiled_in_unless_an_argument_names_another(bench, helpe
 
 @needs_root
 def test_a_foreign_module_beside_the_package_is_not_imported(bench, folder):
-    """They may add to such a folder, and the package is found through it; the standard library is not."""
+    """Other accounts may add files to a sticky folder. Only the package is imported through it."""
     shutil.copytree(ROOT / "pam_totp", folder / "pam_totp")
     folder.chmod(0o1777)
     sprung = folder / "sprung"
@@ -230,7 +230,7 @@ def test_a_foreign_module_beside_the_package_is_not_imported(bench, folder):
 
 @pytest.fixture
 def interpreter(folder: Path) -> Path:
-    """A program that stands in for Python: it starts Python."""
+    """Write a program that replaces Python: it starts Python."""
     path = folder / "interpreter"
     path.write_text(f'#!/bin/sh\nexec {INTERPRETER} "$@"\n')
     path.chmod(0o755)
@@ -266,12 +266,12 @@ def test_an_interpreter_that_does_not_start_is_unavailable(bench, log, helper, i
     assert log() == [f"denied: cannot start {interpreter}: No such file or directory"]
 
 
-# ---- socket: one that is not trusted is not used, a helper is
+# ---- socket: if it is not trusted, a helper is used
 
 
 @pytest.fixture
 def asked(bench: Bench, helper: Path, folder: Path) -> Iterator[Callable[..., str]]:
-    """Log in where services refuse and a helper accepts, which tells who was asked. There is a service at `socket`."""
+    """Log in with a service at `socket` that refuses, and a helper that accepts: the result names the one used."""
     with bench.service(play(b"r7"), folder / "socket"):
 
         def attempt(path: Path = folder / "socket", relay: Path = RELAY) -> str:
@@ -341,7 +341,7 @@ def test_a_regular_file_at_the_socket_path_means_a_helper(asked, log, folder, he
     assert log() == [f"not using {helper}: {helper} is the wrong kind of file, or not executable"]
 
 
-# A service of another account: the socket is bound as root, and then listened at as somebody else.
+# A service of another account: root binds the socket, then another account listens at it.
 LISTEN = """
 import os, socket, sys
 path, uid, owner = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])

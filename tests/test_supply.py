@@ -1,4 +1,4 @@
-"""What comes from elsewhere is pinned, and what is built is the same bytes wherever, whenever and by whomever.
+"""Every package from an index is pinned, and builds are reproducible.
 
 The rules of the lock, tests/requirements.txt:
 - It is complete for every Python that is tested, so pip installs it without resolving anything.
@@ -41,7 +41,7 @@ class Pin(NamedTuple):
     marker: str
 
     def applies(self, environment: dict[str, str]) -> bool:
-        """Return True if pip installs it there."""
+        """Return True if pip installs it in that environment."""
         return not self.marker or Marker(self.marker).evaluate(environment)
 
 
@@ -54,7 +54,7 @@ def pinned(lock: str = "requirements.txt") -> list[Pin]:
 
 
 def wanted(*extras: str) -> list[Requirement]:
-    """The requirements of extras in setup.cfg."""
+    """Return the requirements of extras in setup.cfg."""
     config = configparser.ConfigParser()
     config.read(TREE / "setup.cfg")
     lines = [line for extra in extras for line in config["options.extras_require"][extra].splitlines() if line]
@@ -62,7 +62,7 @@ def wanted(*extras: str) -> list[Requirement]:
 
 
 def linux(python: str) -> dict[str, str]:
-    """The environment in which markers are evaluated for a Python of that version."""
+    """Return the environment for markers of a Python of that version."""
     return {
         "implementation_name": "cpython",
         "os_name": "posix",
@@ -97,7 +97,7 @@ def test_the_lock_has_exactly_the_packages_that_each_python_needs(python: str) -
     for requirement in asked:
         assert normal(requirement.name) in there, f"{requirement}: run 'make requirements'"
         assert requirement.specifier.contains(there[normal(requirement.name)]), requirement
-    assert set(there) - {normal(requirement.name) for requirement in asked} == set(), "nothing needs it"
+    assert set(there) - {normal(requirement.name) for requirement in asked} == set(), "no package needs it"
 
 
 @pytest.mark.parametrize("lock", audit.LOCKS)
@@ -142,15 +142,15 @@ def test_only_pinned_packages_are_installed() -> None:
 
 @pytest.fixture
 def newer(tmp_path: Path) -> tuple[Index, str]:
-    """An index with each pinned version and a newer one, and the lock with the hashes of the former.
+    """An index with each pinned version and a newer one, and a lock with the hashes of the pinned versions.
 
-    Both versions have the dependencies of the real package. setuptools is the real one, since it builds ours.
+    Both versions have the dependencies of the real package. setuptools is the real one, because it builds the package.
     """
     index = Index(tmp_path / "index")
     adapted = text("requirements.txt")
     here = {normal(found.metadata["Name"]) for found in importlib.metadata.distributions()}
     for name, version, _, hashes in PIN.findall(adapted):
-        add = index.like_installed if name in here else index.stub  # not here: for another Python or system
+        add = index.like_installed if name in here else index.stub  # not installed here: for another Python or system
         sha256 = index.installed(name) if name == "setuptools" else add(name, version)
         add(name, f"{version}.post1")
         adapted = adapted.replace(hashes, f"    --hash=sha256:{sha256}\n")
@@ -180,7 +180,7 @@ def test_newer_releases_do_not_change_what_make_installs(tmp_path: Path, newer: 
     here = linux(".".join(map(str, sys.version_info[:2])))
     assert packages == {pin.name: pin.version for pin in pinned() if pin.applies(here)}
 
-    # A pip without the lock takes the newer ones.
+    # Without the lock, pip installs the newer versions.
     pip("download", "--quiet", "--no-deps", "--dest", tmp_path / "taken", *packages)
     assert len(list((tmp_path / "taken").glob("*.post1-*.whl"))) == len(packages)
 
@@ -254,7 +254,7 @@ def test_packages_require_the_python_of_setup_cfg() -> None:
     least = config["options"]["python_requires"].removeprefix(">=")
     asked = re.findall(r"python3:any \(>= (.*?)~\)", (DEBIAN / "control").read_text())
     assert set(asked) == {least}
-    assert len(asked) == 3, "to build, and for the two packages that run without the other"
+    assert len(asked) == 3, "to build, and for the packages that run independently"
 
 
 def test_the_module_package_depends_only_on_python() -> None:

@@ -1,7 +1,7 @@
-"""`make bench`: as fast as C? Ours beside the peers, in one run, interleaved; a table, and bench.json.
+"""`make bench`: measure pam_totp and its peers in one run, interleaved. The results are a table and bench.json.
 
-Ratios and medians: machines are noisy, and a figure alone means little on another one. Nothing here decides a test.
-Runs as root, in a mount namespace of its own, because the peers read /etc/pam.d.
+The results are medians and ratios: machines are noisy, and an absolute figure does not apply to another machine. No
+test depends on a figure. It runs as root in its own mount namespace, because the peers read /etc/pam.d.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def main() -> int:
     parser.add_argument("--no-log", action="store_true", help="no log daemon, as in a container: see docs/speed.md")
     args = parser.parse_args()
     if os.geteuid() != 0:
-        print("make bench: needs root: the peers read /etc/pam.d, of which it makes a private one", file=sys.stderr)
+        print("make bench: needs root, to make a private /etc/pam.d for the peers", file=sys.stderr)
         return 3
     if INSIDE not in os.environ:
         command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", "tests.bench", *sys.argv[1:]]
         os.chdir(TREE)
-        # In our place: a process above would end it at Ctrl-C, in the middle of its clean-up.
+        # It replaces this process: a parent would end it at Ctrl-C, in the middle of its clean-up.
         os.execvpe(command[0], command, os.environ | {INSIDE: "1"})  # noqa: S606
     report = Report()
     report.section("one search for a resynchronisation")
@@ -60,7 +60,7 @@ def main() -> int:
 
 
 class Report:
-    """Says each figure as it comes, and keeps it."""
+    """Print each figure at once, and keep it."""
 
     def __init__(self) -> None:
         self.figures: list[dict[str, Any]] = []
@@ -91,13 +91,13 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def spread(seconds: list[float]) -> tuple[float, float, float]:
-    """The quartiles."""
+    """Return the quartiles."""
     low, middle, high = statistics.quantiles(seconds, n=4)
     return low, middle, high
 
 
 def search(report: Report) -> None:
-    wrong = ("000000", "000001")  # nowhere in a row in that range: the whole of it is searched
+    wrong = ("000000", "000001")  # not codes in a row of that range: the whole range is searched
     otp = pyotp.HOTP("GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ")
     rounds: dict[str, list[float]] = {"ours": [], "ours, far from 0": [], "oathtool": [], "pyotp": []}
     oathtool = ["oathtool", "-w", str(SEARCHED), KEY.hex(), "99999999", "--digits=8"]
@@ -118,7 +118,7 @@ def search(report: Report) -> None:
 
 
 def on(folder: Path, medium: str, args: argparse.Namespace, report: Report) -> None:
-    """All that depends on where the store is."""
+    """Measure all that depends on the file system of the store."""
     with (
         private_etc(folder),
         private_dev(folder),
@@ -152,8 +152,10 @@ def on(folder: Path, medium: str, args: argparse.Namespace, report: Report) -> N
 
 @contextmanager
 def private_etc(folder: Path) -> Iterator[None]:
-    """A /etc/pam.d and a /etc/passwd of our own. Who has no entry there is looked for in every other source of accounts
-    too, which no login of a person costs."""
+    """Set up a private /etc/pam.d and /etc/passwd.
+
+    Without an entry, an account would be looked up in every other source too. A login of a real user has no such cost.
+    """
     (folder / "pam.d").mkdir()
     passwd = Path("/etc/passwd").read_text()
     (folder / "passwd").write_text(passwd + "".join(f"{name}:x:65534:65534::/:/bin/false\n" for name in ACCOUNTS))
@@ -168,7 +170,7 @@ def private_etc(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def private_dev(folder: Path) -> Iterator[None]:
-    """A /dev of our own, with nobody who reads a log."""
+    """Set up a private /dev without a reader of the log."""
     nodes = ("null", "zero", "full", "random", "urandom", "tty", "console")
     dev = folder / "dev"
     dev.mkdir()
@@ -187,8 +189,10 @@ def private_dev(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def read_log() -> Iterator[None]:
-    """Somebody who reads /dev/log, for ours and the peers alike. Where nobody does, the peers write on the machine's
-    console instead, which takes a millisecond."""
+    """Read /dev/log, for pam_totp and its peers alike.
+
+    Without a reader, the peers write to the machine's console instead, which takes a millisecond.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
         log.bind("/dev/log")
 
@@ -216,7 +220,7 @@ def progress(text: str) -> None:
 
 
 def floor(report: Report, folder: Path) -> None:
-    """What no program here can go below: the disk's word, and an interpreter's start."""
+    """Measure the lower bounds of every program: a sync of the disk, and the start of an interpreter."""
     synced = [timed(lambda: load.durable(folder, "floor")) for _ in range(100)]
     report.say("fsync of a file and of its folder", ms(statistics.median(synced)), seconds=statistics.median(synced))
     rate = load.durable_at_once(folder, 64, 2000)
@@ -248,7 +252,7 @@ def one_login(report: Report, seconds: dict[str, list[float]]) -> None:
 
 
 def clients_of(report: Report, path: Path, clients: list[load.Client]) -> None:
-    """What 1, 8 and 64 of them get from the service at `path`."""
+    """Measure 1, 8 and 64 clients at the service at `path`."""
     alone = 0.0
     for count in (1, 8, 64):
         for client in clients:
@@ -274,13 +278,13 @@ def many_clients(report: Report, site: Site) -> None:
 
 
 def centiles(seconds: list[float]) -> tuple[float, float]:
-    """The median and the 99th centile."""
+    """Return the median and the 99th centile."""
     ordered = sorted(seconds)
     return ordered[len(ordered) // 2], ordered[int(0.99 * len(ordered))]
 
 
 def quiet_clients(site: Site, clients: list[load.Client], hammered: load.Client | None) -> float:
-    """The p99 of `clients`, while 64 connections in another process present wrong codes for one user."""
+    """Return the p99 of `clients`, while 64 connections in another process send wrong codes for one user."""
     for client in clients:
         client.seconds.clear()
     site.enrol(fob(), user="hammered")
@@ -312,4 +316,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        sys.exit("interrupted; nothing was written")
+        sys.exit("interrupted: bench.json was not written")

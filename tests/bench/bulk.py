@@ -1,7 +1,7 @@
-"""The commands that go through all users, over a large store and over a tenth of it: linear, and in how much memory?
+"""Measure commands over all users, with a large store and a tenth of it: is the time linear, how much memory is used?
 
-The law: what is measured is a child of a process that does nothing else. The kernel hands the peak of the memory that a
-process had when it started a program on to that program, so a child of ours would at least have our own.
+Rule: the measured command is a child of a process without other work. The kernel passes the memory peak of a process
+on to the program that it starts, so a child of this process would have at least the peak of this process.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ LIMIT = 20.0  # seconds
 
 
 class Says(Protocol):
-    """Where figures go."""
+    """The destination of figures."""
 
     def say(self, what: str, figure: str, target: str = "", **data: Any) -> None: ...
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a command took: seconds, of them with a processor, and MB at most."""
+    """The cost of a command: seconds, seconds of processor time, and the peak of memory in MB."""
 
     seconds: float
     processor: float
@@ -48,7 +48,7 @@ class Run:
 
 
 def run(*words: str | Path) -> Run:
-    """Run `pam-totp`, with everything it says thrown away."""
+    """Run `pam-totp` and discard its output."""
     launcher = [sys.executable, "-I", "-S", "-c", LAUNCHER]
     command = [sys.executable, "-m", "pam_totp.cli", *map(str, words)]
     done = subprocess.run([*launcher, *command], cwd=TREE, capture_output=True, check=True, text=True)
@@ -56,7 +56,7 @@ def run(*words: str | Path) -> Run:
 
 
 def commands(report: Says, store: Path, users: int, folder: Path) -> None:
-    """Measure them all over `store`, which has user0 … and so on. /etc/pam.d must be a private one."""
+    """Measure all commands over `store`, which has user0, user1 and so on. /etc/pam.d must be private."""
     sizes = (users // 10, users)
     tenth = folder / "tenth"
     tenth.mkdir(mode=0o700)

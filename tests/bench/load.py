@@ -1,4 +1,4 @@
-"""Many clients at one service: each logs in, over and over, as a user of its own, from one process that only waits."""
+"""Many clients at one service: each logs in repeatedly as its own user. One process runs all clients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOOK_AHEAD = 10
 
 @dataclass
 class Client:
-    """One client's dialogue: where it stands, and how long its logins took."""
+    """One client's dialogue: its state, and the times of its logins."""
 
     user: str
     counter: int = 0
@@ -40,14 +40,14 @@ def names(users: int) -> list[str]:
 
 
 def clients(site: Site, users: int) -> list[Client]:
-    """As many clients, each enrolled."""
+    """Return this number of clients, each enrolled."""
     for name in names(users):
         site.enrol(fob(), user=name)
     return [Client(name) for name in names(users)]
 
 
 def hammer(path: Path, clients: list[Client], logins: int) -> float:
-    """Let `clients` make `logins` logins in all, each beginning the next when one is done; returns the seconds."""
+    """Let `clients` make `logins` logins in all, each one after the other. Return the seconds."""
     with selectors.DefaultSelector() as waiting:
         left = logins
 
@@ -83,7 +83,7 @@ def hammer(path: Path, clients: list[Client], logins: int) -> float:
 
 @contextmanager
 def deciding_nothing(path: Path) -> Iterator[None]:
-    """A service that says what ours does, and lets everybody in: what the dialogue alone costs."""
+    """Run a service with the same dialogue that accepts every answer: the cost of the dialogue alone."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(str(path))
     listener.listen()
@@ -101,7 +101,7 @@ def deciding_nothing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def beside(work: Callable[[], None]) -> Iterator[None]:
-    """Have another process do `work`, which has no end, meanwhile."""
+    """Run `work`, which never ends, in another process meanwhile."""
     child = os.fork()
     if child == 0:
         try:
@@ -116,7 +116,7 @@ def beside(work: Callable[[], None]) -> Iterator[None]:
 
 
 def durable(folder: Path, name: str) -> None:
-    """What a record takes that is to outlast a power cut, and nothing else: a new file in the place of an old one."""
+    """Replace a file durably: the minimum work for a record that survives a power cut."""
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     file = os.open(f"{name}.tmp", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=opened)
     os.write(file, b"x" * 600)
@@ -128,7 +128,7 @@ def durable(folder: Path, name: str) -> None:
 
 
 def durable_at_once(folder: Path, processes: int, times: int) -> float:
-    """How often a second that is done, by so many processes, `times` in all."""
+    """Return the rate of durable writes a second with this number of processes, `times` writes in all."""
     begun = time.perf_counter()
     children = []
     for number in range(processes):
@@ -149,7 +149,7 @@ def durable_at_once(folder: Path, processes: int, times: int) -> float:
 
 
 def resident(pid: int) -> float:
-    """MB that a process has in memory."""
+    """Return the memory of a process in MB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
@@ -157,13 +157,13 @@ def resident(pid: int) -> float:
 
 
 def processor_seconds(pid: int) -> float:
-    """Processor time that a process has used, in user and system mode."""
+    """Return the processor time of a process, in user and system mode."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def start_to_answer(site: Site) -> Iterator[float]:
-    """Seconds from starting a service to the end of its first login, over and over."""
+    """Return repeated times in seconds, from the start of a service to the end of its first login."""
     counter = 0
     while True:
         site.enrol(fob(counter), user="first")
@@ -177,7 +177,7 @@ def start_to_answer(site: Site) -> Iterator[float]:
 
 
 def flood(path: Path, user: str, connections: int) -> None:
-    """Wrong codes for one user over many connections, until this process is killed."""
+    """Send wrong codes for one user over many connections, until this process is killed."""
     with selectors.DefaultSelector() as waiting:
 
         def begin() -> None:

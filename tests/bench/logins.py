@@ -1,4 +1,4 @@
-"""One login by pamtester, ours beside the peers, in rounds in which everybody has one turn in a random order."""
+"""One login by pamtester, for pam_totp and its peers, in rounds: each module logs in once a round, in random order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.site import KEY, MODULE, Site, fob, phone
 
 USER = "root"
 DIALOGUE = "the floor: a dialogue that decides nothing"
-NOTHING = "nothing"  # the socket of who answers that
+NOTHING = "nothing"  # the socket of the process that answers
 MANY_USERS = 100_000
 PYTHON_MODULES = ("/lib/security/pam_python.so", "/usr/lib/security/pam_python.so")
 EMPTY_MODULE = """
@@ -30,7 +30,7 @@ def pam_sm_setcred(pamh, flags, argv):
 
 @dataclass(frozen=True)
 class Case:
-    """A PAM line, and what makes the next right answer; the latter is not timed."""
+    """A PAM line, and a function that makes the next right answer, which is not timed."""
 
     name: str
     line: str
@@ -43,7 +43,7 @@ def counting(key: bytes = KEY, first: int = 0) -> Callable[[], str]:
 
 
 def cases(folder: Path, site: Site, crowd: Site) -> Iterator[Case]:
-    """Every contestant, with its files below `folder`. `crowd` has 100,000 users enrolled, `site` one."""
+    """Return every module to measure, with its files below `folder`. `crowd` has 100,000 users enrolled, `site` one."""
     yield Case("pam_permit", "pam_permit.so", lambda: "")
     yield Case(DIALOGUE, f"{MODULE} socket={folder / NOTHING} nodelay", lambda: "123456")
     yield from ours(site, crowd)
@@ -65,7 +65,7 @@ def ours(site: Site, crowd: Site) -> Iterator[Case]:
     token = phone()
 
     def fresh_step() -> str:
-        site.enrol(token, user="totp")  # a step is good once: the file is put back, which is not timed
+        site.enrol(token, user="totp")  # a step is accepted once: the file is restored, which is not timed
         return totp(token.secret, int(time.time()))
 
     yield Case("ours, TOTP, socket", f"{MODULE} {arguments} user=totp", fresh_step)
@@ -86,7 +86,7 @@ def google_authenticator(folder: Path) -> Iterator[Case]:
         return secret
 
     def fresh_step() -> str:
-        fresh("TOTP", '" DISALLOW_REUSE\n" TOTP_AUTH\n')  # what it takes to refuse a replay, as ours does
+        fresh("TOTP", '" DISALLOW_REUSE\n" TOTP_AUTH\n')  # required to refuse a replay, as pam_totp does
         return totp(KEY, int(time.time()))
 
     for kind, options, answer in (("HOTP", '" HOTP_COUNTER 1\n', following), ("TOTP", "", fresh_step)):
@@ -106,7 +106,7 @@ def oath(folder: Path) -> Iterator[Case]:
 
 
 def race(contestants: list[Case], rounds: int, progress: Callable[[int], None]) -> dict[str, list[float]]:
-    """Seconds of every login, by name. `/etc/pam.d` must be a private one. Raises RuntimeError for a refused login."""
+    """Return the seconds of every login, by name. `/etc/pam.d` must be private. A refusal is a RuntimeError."""
     for i, case in enumerate(contestants):
         Path(f"/etc/pam.d/bench{i}").write_text(f"auth required {case.line}\n")
     seconds: dict[str, list[float]] = {case.name: [] for case in contestants}

@@ -1,1 +1,1 @@
-"""What takes a machine that boots: systemd as its first process, and the units as they are."""
+"""Tests that need a machine that boots: systemd as its first process, and the unchanged units."""

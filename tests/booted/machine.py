@@ -1,7 +1,7 @@
-"""A virtual machine of Debian's with systemd, and a root shell on each of two serial lines. It has no network.
+"""A virtual machine with Debian and systemd, and a root shell on each of two serial lines. It has no network.
 
-The law: the system below `build/booted` is made once, by debootstrap, and never changed: each machine gets a copy on a
-disk of its own, with this tree in /src.
+Rule: debootstrap makes the system below `build/booted` once, and it never changes. Each machine gets a copy on its own
+disk, with this tree in /src.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PACKAGES = (
 )
 DISK = "3G"
 MEMORY = "1G"
-PASSWORD = "correct horse"  # alice's, on a machine that nobody reaches
+PASSWORD = "correct horse"  # alice's, on a machine without a network
 BOOT_WAIT = 400.0  # seconds: without KVM, every instruction is a dozen
 WAIT = 120.0
 _PROMPT = "@{}> "
@@ -34,7 +34,7 @@ _LOGIN = """[Service]
 ExecStart=
 ExecStart=-/sbin/agetty --autologin root --keep-baud 115200 %I dumb
 """
-# What makes of the bare system the one that boots: run in it, on top of an overlay.
+# A script that turns the bare system into one that boots. It runs there, on an overlay.
 _PREPARE = """
 set -eu
 useradd --create-home --shell /bin/bash --groups sudo alice
@@ -48,7 +48,7 @@ systemctl --quiet enable serial-getty@ttyS0 serial-getty@ttyS1 ssh
 
 
 def make_system() -> None:
-    """The bare system, unless it is there: some minutes, and a way to Debian's archive."""
+    """Make the bare system if it does not exist. That takes some minutes, and access to Debian's archive."""
     made = SYSTEM / "made"
     if made.exists():
         return
@@ -60,8 +60,10 @@ def make_system() -> None:
 
 
 def make_disk(disk: Path, packages: Path | None = None) -> None:
-    """A copy of the system with this tree in it, on a disk that can be booted from; with a folder of Debian packages as
-    /src/packages, where one is given."""
+    """Make a bootable disk with a copy of the system and this tree.
+
+    A folder of Debian packages becomes /src/packages.
+    """
     with tempfile.TemporaryDirectory(prefix="pam_totp-booted-") as folder:
         tree = shlex.quote(str(TREE))
         besides = f"cp -a {shlex.quote(str(packages))} root/src/packages" if packages is not None else ""
@@ -86,7 +88,7 @@ def make_disk(disk: Path, packages: Path | None = None) -> None:
 
 
 class Booted:
-    """The machine, from the moment it has booted. `stop` pulls the plug."""
+    """The machine after it has booted. `stop` cuts its power."""
 
     def __init__(self, disk: Path) -> None:
         kernel, initrd = (str(next(SYSTEM.glob(f"boot/{name}-*"))) for name in ("vmlinuz", "initrd.img"))
@@ -103,28 +105,28 @@ class Booted:
         self.first, self.second = Shell(first, "1"), Shell(second, "2")
 
     def stop(self) -> None:
-        """As a power cut does."""
+        """Stop at once, as in a power cut."""
         self._machine.close(force=True)
         self.second.terminal.close()
 
 
 class Shell:
-    """A root shell, and what is typed there."""
+    """A root shell and its input."""
 
     def __init__(self, terminal: pexpect.spawn[str] | pexpect.fdpexpect.fdspawn[str], name: str) -> None:
         self.terminal = terminal
         self.prompt = _PROMPT.format(name)
         if name != "1":
-            terminal.sendline("")  # what it said was said before anybody listened
+            terminal.sendline("")  # the first prompt was printed before this end was open
         terminal.expect_exact("root@booted:~# ", timeout=BOOT_WAIT)
         terminal.sendline(f"stty -echo cols 500; cd /src; PS1='@''{name}> '; PS2=")
         self.asks(self.prompt)
 
     def asks(self, prompt: str) -> str:
-        """Wait for a prompt; what was said before it."""
+        """Wait for a prompt. Return the output before it."""
         came = self.terminal.expect_exact([prompt, pexpect.TIMEOUT, pexpect.EOF]) == 0
         before = str(self.terminal.before or "").replace("\r", "")
-        assert came, f"no {prompt!r}, but {before!r}"
+        assert came, f"expected {prompt!r}, got {before!r}"
         return before
 
     def types(self, line: str) -> Shell:
@@ -132,14 +134,14 @@ class Shell:
         return self
 
     def tries(self, command: str) -> tuple[int, str]:
-        """The exit status, and what was said."""
+        """Run a command. Return its exit status and its output."""
         said = self.types(f"{command}; echo =$?=").asks(self.prompt)
         text, _, status = said.rstrip().removesuffix("=").rpartition("=")
         assert re.fullmatch(r"\d+", status), said
         return int(status), text
 
     def does(self, command: str) -> str:
-        """What was said by a command that has to go well."""
+        """Run a command that must succeed. Return its output."""
         status, said = self.tries(command)
         assert status == 0, f"{command}: {said}"
         return said

@@ -1,7 +1,7 @@
-"""The units under the systemd that they are written for; `make booted` runs these, and nothing else does.
+"""The units under a real systemd. Only `make booted` runs these tests.
 
-One machine is booted for all of them, with pam_totp installed and alice enrolled, and once more for what a power cut
-needs.
+One machine with pam_totp installed and alice enrolled is booted for all of them. The test of a power cut boots it
+again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.site import KEY, until
 
 pytestmark = [
     pytest.mark.skipif("PAM_TOTP_BOOTED" not in os.environ, reason="boots a machine: make booted"),
-    pytest.mark.skipif(os.uname().machine != "x86_64", reason="boots a machine of this architecture alone"),
+    pytest.mark.skipif(os.uname().machine != "x86_64", reason="boots only a machine of this architecture"),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: debootstrap makes the system"),
 ]
 
@@ -62,7 +62,7 @@ def logs_in(root: Shell) -> bool:
 
 
 def pid(root: Shell) -> int:
-    """Of the service; 0 where none runs."""
+    """Return the pid of the service; 0 if it is not running."""
     return int(root.does("systemctl show --property MainPID --value pam_totp.service"))
 
 
@@ -103,7 +103,7 @@ def test_a_killed_service_is_started_by_the_next_login(root: Shell) -> None:
     before = pid(root)
     root.does(f"kill -KILL {before}")
     assert logs_in(root)
-    until(lambda: pid(root) not in (0, before), "another one runs")
+    until(lambda: pid(root) not in (0, before), "another service runs")
 
 
 def test_several_workers_run_under_the_same_unit(root: Shell) -> None:
@@ -112,7 +112,7 @@ def test_several_workers_run_under_the_same_unit(root: Shell) -> None:
     root.does(f"mkdir -p $(dirname {edited}); printf '{said}' > {edited}")
     root.does("systemctl daemon-reload; systemctl restart pam_totp.service")
     try:
-        until(lambda: len(root.tries(f"pgrep --parent {pid(root)}")[1].split()) == 3, "three processes serve")
+        until(lambda: len(root.tries(f"pgrep --parent {pid(root)}")[1].split()) == 3, "three processes run")
         assert all(logs_in(root) for _ in range(4))
     finally:
         root.does(f"rm {edited}; systemctl daemon-reload; systemctl restart pam_totp.service")

@@ -335,7 +335,7 @@ def test_an_unknown_key_is_refused(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", OBJECTS, ids=place)
-def test_keys_have_one_order(path: Path) -> None:
+def test_keys_must_have_the_canonical_order(path: Path) -> None:
     document = copy.deepcopy(DOCUMENT)
     target = _at(document, path)
     items = list(target.items())

@@ -254,7 +254,7 @@ def test_a_process_that_waited_for_decoy_work_does_its_own(folder: Path, store: 
     fcntl.flock(lock, fcntl.LOCK_EX)
     waiting = threading.Thread(target=store.update_decoy, args=("zoe",))
     waiting.start()
-    until(lambda: _open_in(folder) >= 3, "it has opened the folder and the file too")
+    until(lambda: _open_in(folder) >= 3, "the thread opens the folder and the file")
     (folder / ".zoe.nobody").unlink()  # as the process that held the lock does
     before = folder.stat().st_mtime_ns
     os.close(lock)

@@ -75,7 +75,7 @@ def _can_trace() -> bool:
 
 pytestmark = [
     pytest.mark.bare,
-    pytest.mark.skipif(not _can_trace(), reason="needs strace, and leave to trace one's own processes"),
+    pytest.mark.skipif(not _can_trace(), reason="needs strace, and permission to trace its own processes"),
 ]
 
 

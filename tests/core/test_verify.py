@@ -426,7 +426,7 @@ def test_a_replay_is_refused_and_not_counted() -> None:
     assert alice.record.failures == 1
 
 
-def test_a_replay_of_a_step_is_one_of_the_last_ten() -> None:
+def test_a_replay_is_recognised_within_the_last_ten_steps() -> None:
     for back, expected in [(0, Outcome.REPLAYED), (9, Outcome.REPLAYED), (10, Outcome.WRONG)]:
         alice = Alice(phone(last_step=STEP + 3))
         assert alice.presses(STEP + 3 - back) is expected

@@ -1,4 +1,4 @@
-"""One good file of each format, for tests that spoil them, and the one way to read each."""
+"""One valid file of each format, for tests that damage them, and a function to read each."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def read(name: str, data: bytes) -> Sequence[ImportedToken]:
 
 
 def check(name: str, data: bytes) -> None:
-    """What must hold for any bytes: tokens that are valid or say why not, or one short error; and nothing else."""
+    """Check the rule for any bytes: the result is tokens, each valid or with a reason, or one short error."""
     assert sniff(data) in {None, *FORMATS}
     try:
         tokens = read(name, data)

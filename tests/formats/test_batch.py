@@ -1,4 +1,4 @@
-"""Many records changed as one: all or none, wherever it is killed, and no used code is valid again."""
+"""Many records in one change: all or none, also after a kill at any point, and no used code is valid again."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> FileStore:
 
 
 def content(store: FileStore) -> dict[str, bytes]:
-    """All records, byte for byte; the locks do not count."""
+    """Return all records, byte for byte, without the lock files."""
     return {p.name: p.read_bytes() for p in Path(store.folder).iterdir() if p.suffix != ".lock" and p.is_file()}
 
 
@@ -79,7 +79,7 @@ def test_a_change_that_fails_changes_nothing(store: FileStore) -> None:
 
 
 def nth(function: Callable[..., Any], number: int, what: Callable[[], object]) -> Callable[..., Any]:
-    """`function`, but for its call of that number, before which `what` happens."""
+    """Wrap `function` so that `what` is called before its call of that number."""
     left = [number]
 
     def called(*arguments: Any, **named: Any) -> Any:
@@ -102,7 +102,7 @@ def killed(
     progress: Callable[[int, int], None] = lambda done, total: None,
     changes: Changes[str] = CHANGES,
 ) -> bool:
-    """Run it in a process that is killed right before that call; False where it came to its end before that."""
+    """Run it in a process that is killed right before that call. Return False if it ended before that."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -123,7 +123,7 @@ def test_after_a_kill_at_any_point_all_or_no_records_are_changed(store: FileStor
         after = content(store)
         if after != before:
             assert all(user in "".join(after) for user in USERS)
-            assert all(store.read(user).token("came") is not None for user in USERS), "it was done already"
+            assert all(store.read(user).token("came") is not None for user in USERS), "it had ended already"
             break
         assert not (Path(store.folder) / ".import").exists()
     assert number > 0, "it was killed at least once"
@@ -141,17 +141,17 @@ def test_rolling_back_an_import_does_not_revive_a_used_code(store: FileStore) ->
             return decision.record, decision.outcome.accepted
 
         assert store.update(user, accept), user
-    assert journal.recover(store) == 6, "all but the two that have nothing left to take back"
+    assert journal.recover(store) == 6, "all but the two without changes to roll back"
     after = content(store)
     assert {name for name in after if after[name] != before.get(name)} == {"old1.json", "old2.json", "new1.json"}
     old1, old2, new1 = (store.read(user) for user in ("old1", "old2", "new1"))
-    assert [(t.name, getattr(t, "counter", None)) for t in old1.tokens] == [("fob", 4)], "unused: taken back"
-    assert [(t.name, getattr(t, "counter", None)) for t in old2.tokens] == [("fob", 3), ("came", 8)], "used: stays"
+    assert [(t.name, getattr(t, "counter", None)) for t in old1.tokens] == [("fob", 4)], "unused: rolled back"
+    assert [(t.name, getattr(t, "counter", None)) for t in old2.tokens] == [("fob", 3), ("came", 8)], "used: kept"
     assert [(t.name, getattr(t, "counter", None)) for t in new1.tokens] == [("came", 8)]
 
 
 def test_rolling_back_an_import_keeps_recovery_codes_and_guesses_used(store: FileStore) -> None:
-    """The record is new, its token unused: but the changes to the rest of it must be kept."""
+    """The record is new and its token unused, but changes to its other fields must be kept."""
     whole, recovery = new_recovery_codes(added(UserRecord(user="new"))[0], 2)
 
     def came(record: UserRecord) -> tuple[UserRecord, str]:
@@ -199,7 +199,7 @@ def test_a_batch_that_cannot_finish_is_rolled_back_at_once(
 def test_a_batch_is_rolled_back_even_on_a_full_disk(
     store: FileStore, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """The disk is full from the middle on: of those who are in their places, some were there and some were not."""
+    """The disk is full from the middle on. Of the records already replaced, some existed before and some did not."""
 
     def full() -> None:
         monkeypatch.setattr(os, "open", opened)
@@ -221,7 +221,7 @@ def test_a_batch_is_rolled_back_even_on_a_full_disk(
 
 @pytest.mark.parametrize("call", ["rename", "unlink", "fsync", "rmdir"])
 def test_a_killed_roll_back_is_completed_by_the_next(store: FileStore, call: str) -> None:
-    """Also if a token that was already restored has been used since: it stays used."""
+    """A token that was already restored and has been used since remains used."""
 
     def recovered(number: int) -> bool:
         pid = os.fork()
@@ -256,7 +256,7 @@ def test_a_killed_roll_back_is_completed_by_the_next(store: FileStore, call: str
 
 
 def test_an_interrupt_after_the_commit_has_no_effect(store: FileStore) -> None:
-    """Or an import that came in would be told for one that did not."""
+    """Otherwise a successful import would be reported as failed."""
 
     def interrupt(done: int, total: int) -> None:
         if done == total:
@@ -270,7 +270,7 @@ def test_an_interrupt_after_the_commit_has_no_effect(store: FileStore) -> None:
 def test_an_interrupt_near_the_end_reports_commit_or_roll_back(
     store: FileStore, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """Right before the mark that says what is to be undone is taken away, and right after."""
+    """Interrupt right before and right after the removal of the roll-back mark."""
     before = content(store)
 
     def interrupt() -> None:
@@ -295,7 +295,7 @@ def test_an_interrupt_near_the_end_reports_commit_or_roll_back(
 
 def test_a_record_that_was_used_meanwhile_is_decided_again(store: FileStore) -> None:
     def progress(done: int, total: int) -> None:
-        if done == len(CHANGES):  # all is staged, nothing is in its place
+        if done == len(CHANGES):  # all records are staged, none is replaced
             store.update("old3", lambda record: (record.accepted(record.tokens[0], 3, 1, 5), None))
             store.update("new3", lambda record: (record.with_token(fob()), None), create=True)
             store.update("old4", lambda _: (None, None))
@@ -307,7 +307,7 @@ def test_a_record_that_was_used_meanwhile_is_decided_again(store: FileStore) -> 
 
 
 def used_meanwhile(store: FileStore) -> Callable[[int, int], None]:
-    """A progress report that comes when all is staged and nothing in its place: then two of the records change."""
+    """Return a progress callback that changes two of the records when all are staged and none is replaced."""
 
     def progress(done: int, total: int) -> None:
         if done == len(CHANGES):
@@ -325,13 +325,13 @@ def test_a_kill_while_deciding_again_loses_no_token(store: FileStore, call: str)
         number += 1
         journal.recover(store)
         if all(store.read(user).token("came") is not None for user in OLD):
-            break  # it was done already
+            break  # it had ended already
         for user in OLD:
             assert [t.name for t in store.read(user).tokens] == ["fob"], f"{user}, killed before {call} {number}"
         users = set(store.users())
         assert users - set(OLD) <= {"new3"}
         if "new3" in users:
-            assert [t.name for t in store.read("new3").tokens] == ["fob"], "which was not ours"
+            assert [t.name for t in store.read("new3").tokens] == ["fob"], "which belongs to another batch"
             store.update("new3", lambda _: (None, None))
         (Path(store.folder) / "old3.json").write_bytes(before["old3.json"])
     assert number > len(CHANGES)
@@ -352,7 +352,7 @@ def test_a_user_named_twice_gets_both_tokens_or_after_a_kill_neither(store: File
             journal.recover(store)
             after = content(store)
             if after != before:
-                assert all(b"second" in data for data in after.values()), "it was done already"
+                assert all(b"second" in data for data in after.values()), "it had ended already"
                 break
         assert number > 0
         for user in USERS:
@@ -375,7 +375,7 @@ def test_the_result_is_that_of_the_last_decision(store: FileStore) -> None:
 def test_only_one_batch_runs_at_a_time(store: FileStore) -> None:
     def meanwhile(done: int, total: int) -> None:
         if done == 0:
-            assert journal.recover(store) == 0, "what is at work is not undone"
+            assert journal.recover(store) == 0, "a running batch is not rolled back"
             with pytest.raises(StoreError, match="another import is at work"):
                 update_many(store, [("x", added)])
 
@@ -410,4 +410,4 @@ def test_an_invalid_manifest_rolls_nothing_back_and_gives_instructions(store: Fi
     with pytest.raises(StoreError, match=r"\.import/manifest: line 2: .*\.old.* remove \.import"):
         journal.recover(store)
     assert content(store) == before
-    assert (opened / "committing").exists(), "it is for people to look at"
+    assert (opened / "committing").exists(), "the file is kept for the admin"

@@ -31,7 +31,7 @@ PIECES = [
 
 @st.composite
 def spoiled(draw: st.DrawFn, name: str) -> bytes:
-    """A good file with a few pieces cut out, doubled, swapped for others, or bits turned."""
+    """Return a valid file with a few pieces removed, doubled or replaced, or with bits flipped."""
     data = bytearray(draw(st.sampled_from(SAMPLES[name])))
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(data)))

@@ -1,4 +1,4 @@
-"""The import as an operation: a code for every token, whatever the reason says, and one way for the data."""
+"""The import as an operation: every token gets a code beside the text of the reason, and data is read in one way."""
 
 from __future__ import annotations
 
@@ -172,4 +172,4 @@ def test_tokens_by_line_are_read_again_and_not_kept_in_memory(store: FileStore) 
 
     tokens = SelectedTokens(ParsedFile(Counted(), 3), Selection(canonical=str.lower))
     import_tokens(store, tokens, now=NOW, dry_run=True)
-    assert passes == 2, "alice has two tokens, which are decided on in order"
+    assert passes == 2, "alice has two tokens, which are decided in order"

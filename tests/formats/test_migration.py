@@ -27,7 +27,7 @@ def varint(number: int) -> bytes:
 
 
 def message(*fields: tuple[int, int | bytes]) -> bytes:
-    """Protocol buffers, of numbers and byte strings."""
+    """Encode protocol buffers of numbers and byte strings."""
     out = b""
     for number, value in fields:
         if isinstance(value, int):

@@ -1,4 +1,4 @@
-"""Debian's google-authenticator and pam_oath: what they used up stays used, what comes next is accepted."""
+"""Debian's google-authenticator and pam_oath: their used codes remain used, and the next codes are accepted."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ PERIOD = 30
 
 
 def step() -> int:
-    """The present time step, with enough left of it for a few logins."""
-    until(lambda: time.time() % PERIOD < PERIOD - 8, "the step is young")
+    """Return the present time step, with enough time left for a few logins."""
+    until(lambda: time.time() % PERIOD < PERIOD - 8, "the step has enough time left")
     return int(time.time()) // PERIOD
 
 
 def made_by_google_authenticator(path: Path, *options: str) -> bytes:
-    """A file by Debian's tool; the key in it."""
+    """Make a file with Debian's tool, and return its key."""
     command = ["google-authenticator", *options, "--no-confirm", "--quiet", "--force", "--secret", str(path)]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
     text = path.read_text().splitlines()[0]
@@ -50,7 +50,7 @@ def test_a_used_google_authenticator_counter_continues_here(site: Site, tmp_path
     key = made_by_google_authenticator(file, "--counter-based", "--window-size=3", "--rate-limit=3", "--rate-time=30")
     google_authenticator_at(site, file)
     assert gets_in_at("ga", site, hotp(key, 1))
-    assert gets_in_at("ga", site, hotp(key, 3)), "one pressed in a pocket"
+    assert gets_in_at("ga", site, hotp(key, 3)), "one code was skipped"
 
     done = site.command("import", "google-authenticator", file, "--user", ME)
     assert done.returncode == 0, done.stderr
@@ -69,7 +69,7 @@ def test_a_used_google_authenticator_clock_continues_here(site: Site, tmp_path: 
     google_authenticator_at(site, file)
     now = step()
     assert gets_in_at("ga", site, hotp(key, now))
-    assert gets_in_at("ga", site, hotp(key, now - 1)), "it takes them in any order"
+    assert gets_in_at("ga", site, hotp(key, now - 1)), "it accepts them in any order"
 
     assert site.command("import", "google-authenticator", file, "--user", ME).returncode == 0
     site.configure()
@@ -85,7 +85,7 @@ def test_a_skew_that_google_authenticator_learned_is_kept(site: Site, tmp_path: 
     file.write_text(file.read_text().replace('" TOTP_AUTH', '" TIME_SKEW -100\n" TOTP_AUTH'))
     google_authenticator_at(site, file)
     now = step()
-    assert gets_in_at("ga", site, hotp(key, now - 100)), "its sign is the one that we take it for"
+    assert gets_in_at("ga", site, hotp(key, now - 100)), "its sign has the expected meaning"
     assert site.command("import", "google-authenticator", file, "--user", ME).returncode == 0
     site.configure()
     assert not site.gets_in(hotp(key, now - 100))
@@ -136,4 +136,4 @@ def test_other_modules_accept_exported_files(site: Site, tmp_path: Path, kind: s
         prepare(site, file)
         # In this order: a wrong code moves google-authenticator's counter past the right one.
         assert gets_in_at(at, site, following), name
-        assert not gets_in_at(at, site, first), f"{name}: used here, used there"
+        assert not gets_in_at(at, site, first), f"{name}: a code used here is also used there"

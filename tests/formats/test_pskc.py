@@ -1,4 +1,4 @@
-"""PSKC files: the examples of RFC 6030, what is refused, and the remarks on what is dropped."""
+"""PSKC files: the examples of RFC 6030, refused input, and remarks on dropped data."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_key_that_is_not_hexadecimal_is_refused_without_showing_it() -> None:
 def test_the_mac_is_checked_and_required() -> None:
     cipher = "AAECAwQFBgcICQoLDA0OD+cIHItlB3Wra1DUpxVvOx2lef1VmNPCMl8jwZqIUqGv"
     flipped = bytearray(base64.b64decode(cipher))
-    flipped[0] ^= 1  # of the initialisation vector: the padding stays good, the first byte of the key changes
+    flipped[0] ^= 1  # of the initialisation vector: the padding remains valid, the first byte of the key changes
     with pytest.raises(FormatError, match="cannot be decrypted"):
         read(replaced(figure(6), cipher, base64.b64encode(flipped).decode()))
     with pytest.raises(FormatError, match="line 36: an encrypted value without a MAC") as refused:

@@ -1,4 +1,4 @@
-"""The registry of formats: every format is complete, and recognises its own files alone."""
+"""The registry of formats: every format is complete, and recognises only its own files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text formats, line by line: what they mean, what is refused by its line, and the remarks on what is dropped."""
+"""The text formats: the meaning of each line, errors with the line, and remarks on dropped data."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_google_authenticator_totp_file_keeps_its_used_codes() -> None:
         "RATE_LIMIT dropped: wrong answers are always counted here",
         "WINDOW_SIZE 17 dropped: set 'window=8' in the policy for the same width",
     }
-    assert ga(B32, '" DISALLOW_REUSE', '" TOTP_AUTH').last_step is None, "kept, and nothing used yet"
+    assert ga(B32, '" DISALLOW_REUSE', '" TOTP_AUTH').last_step is None, "kept, with no used code yet"
 
 
 def test_without_a_list_of_used_codes_all_up_to_now_count_as_used() -> None:
@@ -67,7 +67,7 @@ def test_a_key_is_decoded_as_that_module_decodes_it() -> None:
     lookalikes = "BO" * 12 + "LL"
     mixed = lookalikes.replace("O", "0").replace("L", "1").replace("B", "8")
     expected = base64.b32decode(lookalikes + "A" * 6)[: 26 * 5 // 8]
-    assert ga(mixed, '" HOTP_COUNTER 1').secret == expected, "odd bits at the end are dropped"
+    assert ga(mixed, '" HOTP_COUNTER 1').secret == expected, "surplus bits at the end are dropped"
 
 
 def test_the_first_of_two_settings_applies_and_hotp_precedes_totp() -> None:
@@ -142,7 +142,7 @@ def test_with_a_last_code_of_another_time_all_codes_up_to_now_are_used() -> None
     found = oath(f"HOTP/T60/7 bob - {HEX} 1 0000000 2001-01-01T00:00:00L")
     assert (found.last_step, found.period, found.digits) == (NOW // 60, 60, 7)
     assert "all codes up to now count as used" in found.remarks[0]
-    assert oath(f"HOTP/T30 bob - {HEX} 1 000000").last_step == STEP, "nor without a time"
+    assert oath(f"HOTP/T30 bob - {HEX} 1 000000").last_step == STEP, "a line without a time is refused too"
 
 
 def test_the_nine_column_variant_holds_the_next_counter() -> None:

@@ -1,7 +1,7 @@
 """The parsers under a coverage-guided fuzzer (atheris): `make fuzz`, or `make fuzz SECONDS=600`.
 
-python -m tests.fuzz SECONDS [--keep]         all parsers, so long in all; --keep adds what is new to the kept inputs
-python -m tests.fuzz SECONDS NAME FOLDER      one, from the inputs in FOLDER, where new ones go too
+python -m tests.fuzz SECONDS [--keep]         all parsers, within this time; --keep adds new inputs to the kept ones
+python -m tests.fuzz SECONDS NAME FOLDER      one parser, with the inputs in FOLDER, which also gets new ones
 
 A crash is written to build/fuzz.
 """
@@ -36,7 +36,7 @@ def fuzz(seconds: str, name: str, folder: str) -> None:
 
 
 def fuzz_all(seconds: int, keep: bool) -> int:
-    """The number of parsers with a defect."""
+    """Return the number of parsers with a defect."""
     at_once = os.cpu_count() or 1
     each = max(1, seconds * at_once // len(TARGETS))
     running: list[subprocess.Popen[str]] = []
@@ -73,7 +73,7 @@ def fuzz_all(seconds: int, keep: bool) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
     seconds, *rest = sys.argv[1:]
     if len(rest) == 2:
         fuzz(seconds, *rest)

@@ -1,4 +1,4 @@
-"""Every parser, and what must hold of it for any bytes whatever."""
+"""Every parser, and its rules for arbitrary bytes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _one_line(error: Exception) -> None:
 
 
 def secret_file(data: bytes) -> None:
-    """What parses is written back byte for byte."""
+    """A record that parses is written back byte for byte."""
     try:
         record = parse(data)
     except RecordError as e:
@@ -42,7 +42,7 @@ def secret_file(data: bytes) -> None:
 
 
 def site_file(data: bytes) -> None:
-    """It is read or refused, and what was read makes settings or is refused."""
+    """A site file is read or refused, and then gives settings or is refused."""
     try:
         site = parse_site(data.decode("utf-8", "replace"))
         settings("sshd", [], site)
@@ -61,7 +61,7 @@ def arguments(data: bytes) -> None:
 
 
 def answer(data: bytes) -> None:
-    """Codes are the answer's own digits; only one of the few right answers is accepted."""
+    """Codes are digits of the answer; only one of the few right answers is accepted."""
     parsed = Answer.parse(data)
     codes = parsed.codes({6, 8})
     if codes is not None:
@@ -94,7 +94,7 @@ def hello(data: bytes) -> None:
 
 
 def user_name(data: bytes) -> None:
-    """A name is one file's name in the folder, or none."""
+    """A user name gives one file name in the folder, or none."""
     try:
         name = file_name(data.decode("utf-8", "surrogateescape"))
     except StoreError:
@@ -105,7 +105,7 @@ def user_name(data: bytes) -> None:
 
 
 def google_authenticator(data: bytes) -> None:
-    """As for every format; but a setting that nobody knows is named, so the sample's key must not be its name."""
+    """As for every format. An error names an unknown setting, so the sample's key must not be that name."""
     if samples.B32.encode() not in data.partition(b"\n")[2]:
         samples.check("google-authenticator", data)
 

@@ -1,4 +1,4 @@
-"""What fuzzing found worth keeping, gone through again: each parser reads it or refuses it, as it should."""
+"""Run each parser over the inputs that fuzzing kept: it reads or refuses each of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.fuzz.targets import SEEDS, TARGETS
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_kept_input_is_read_or_refused(name: str) -> None:
     kept = corpus.kept(name)
-    assert kept, "nothing is kept"
+    assert kept, "there are no kept inputs"
     for data in (*SEEDS[name], *kept):
         TARGETS[name](data)
 

@@ -245,7 +245,7 @@ def test_an_unknown_protocol_version_gets_an_error(site: Site, version: str) -> 
 def test_a_malformed_hello_gets_no_result(site: Site, first: bytes) -> None:
     site.start()
     assert dialogue(site, first, codes(0)) == []
-    until(lambda: site.log.has("error", "problem="), "the log tells of it")
+    until(lambda: site.log.has("error", "problem="), "the error is logged")
 
 
 @pytest.mark.parametrize("answer", [b"", b"X", b"A" + b"1" * 513, b"A12\x0034", b"Nx", b"H", b"A" + b"1" * 5000])
@@ -377,7 +377,7 @@ def test_on_sigterm_it_finishes_logins_and_unlinks_its_socket(site: Site) -> Non
 
     def terminate_then_answer(_: Shown) -> str:
         process.send_signal(signal.SIGTERM)
-        until(lambda: not _takes(site), "it takes no more logins")
+        until(lambda: not _takes(site), "the service accepts no more logins")
         return codes(0)
 
     assert site.login(terminate_then_answer).result is Result.SUCCESS
@@ -494,7 +494,7 @@ def test_logins_through_su_count_towards_the_callers_quota(site: Site, monkeypat
             client.close()
         assert f"pam_totp(demo:auth): refused user={ME} reason=too-many-at-once ruser=bob" in lines
         held.pop()[0].close()
-        until(lambda: first_word("\0ruser=bob")[1][:1] == b"p", "one that is gone makes room for another")
+        until(lambda: first_word("\0ruser=bob")[1][:1] == b"p", "a login that ended frees its place in the quota")
         for client, _ in held:
             client.close()
 
@@ -595,7 +595,7 @@ def test_it_ends_on_a_signal_with_any_number_of_workers(site: Site, workers: int
 
 def workers_of(process: subprocess.Popen[bytes], count: int) -> list[int]:
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    until(lambda: len(children.read_text().split()) == count, "the workers are there")
+    until(lambda: len(children.read_text().split()) == count, "the workers run")
     return [int(pid) for pid in children.read_text().split()]
 
 
@@ -634,7 +634,7 @@ def test_if_a_worker_is_lost_the_service_ends_and_logs_it(site: Site) -> None:
 def test_workers_end_with_the_process_that_started_them(site: Site) -> None:
     workers = workers_of(site.start("--workers", "2"), 2)
     site.kill()
-    until(lambda: all(gone(pid) for pid in workers), "the workers are gone")
+    until(lambda: all(gone(pid) for pid in workers), "the workers end")
     assert not _takes(site)
 
 

@@ -1,18 +1,18 @@
-"""What all the tests reach of both packages, lines and branches, whichever process runs them: `make cover-all`.
+"""Measure the lines and branches of both packages that all tests reach, in every process: `make cover-all`.
 
-The law:
-- what is shipped has nothing for this: the tests run in a copy of the tree, in which whatever imports pam_totp or
-  token_sim imports `measured` first, and that finds what it needs beside itself;
-- so no process escapes: the helper (`python3 -I -S`, with an empty environment), what sshd and sudo start, what runs in
-  a namespace, on an installed copy, or under another account. What is killed or cannot write leaves no trace;
-- of relay.c it says what the relay's own tests reach, by gcov;
-- tests marked `bare` are left out: they look at a process's system calls, modules, memory or time, or at the relay,
-  which is another one here.
+Rules:
+- The shipped code has no support for this. The tests run in a copy of the tree, in which every import of pam_totp or
+  token_sim first imports `measured`, which needs only files beside it.
+- So every process is measured: the helper (`python3 -I -S`, with an empty environment), processes of sshd and sudo, of
+  a namespace, of an installed copy, or of another account. A process that is killed or cannot write leaves no data.
+- For relay.c, gcov reports the lines that the relay's own tests reach.
+- Tests marked `bare` are left out: they check a process's system calls, modules, memory or time, or the relay, which
+  is built differently here.
 
 python -m tests.measure [PYTEST ARGUMENT...]
 
-Exit status 0 where the tests held, and they reached 90 % of lines and branches together (tests/measure/coverage.ini),
-and of the lines of relay.c.
+The exit status is 0 if the tests pass and reach 90 % of lines and branches together (tests/measure/coverage.ini), and
+90 % of the lines of relay.c.
 """
 
 from __future__ import annotations
@@ -49,15 +49,17 @@ def copy_tree(tree: Path) -> Path:
 
 
 def make_measured(tree: Path, library: Path) -> None:
-    """Have whatever imports the copy's packages measured, wherever it runs."""
+    """Prepare the copy's packages so that every process that imports them is measured."""
     for entry in ENTRIES:
         measure(tree, entry, library)
     spare_helpers(tree / "pam_totp" / "pam" / "relay.c")
 
 
 def measure(tree: Path, entry: str, library: Path) -> None:
-    """Put what starts the measurement in the file's place. The file itself is run from the library then, by its own
-    name: what is under way when a measurement starts is not in it."""
+    """Replace the file by one that starts the measurement.
+
+    The original is then run from the library by its own name: code that runs before the start is not measured.
+    """
     kept = library / "originals" / entry
     kept.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(tree / entry, kept)
@@ -66,15 +68,17 @@ def measure(tree: Path, entry: str, library: Path) -> None:
 
 
 def spare_helpers(relay: Path) -> None:
-    """Have the relay wait for a helper that has answered, where it would kill it."""
+    """Make the relay wait for a helper that has answered, instead of killing it."""
     source = relay.read_text()
     assert source.count("SIGKILL") == 1
     relay.write_text(source.replace("SIGKILL", "0"))
 
 
 def make_library(folder: Path) -> None:
-    """What a measured process needs, where any account can read it, and a folder where any can leave what it saw. Both
-    are within the tree, which the machine of the real services has too."""
+    """Install the files of a measured process where any account can read them, and a folder where any can write data.
+
+    Both are in the tree, which the machine of the real services has too.
+    """
     library = folder / "library"
     shutil.copytree(Path(coverage.__file__).parent, library / "coverage", ignore=shutil.ignore_patterns("htmlfiles"))
     shutil.copy(TREE / "tests" / "measure" / "measured.py", library)
@@ -103,17 +107,19 @@ def main() -> int:
 
 
 def report(tree: Path, data: Path) -> bool:
-    """Add up what the processes have left, and say it; whether it is as much as tests/measure/coverage.ini demands. It
-    is kept in build/coverage, by the lines of the copy: this tree may have been edited meanwhile."""
+    """Combine and print the data of all processes. Return True if tests/measure/coverage.ini's minimum is reached.
+
+    The report in build/coverage has the lines of the copy: this tree may have been edited meanwhile.
+    """
     shutil.rmtree(DATA, ignore_errors=True)
     DATA.mkdir(parents=True)
     print(f"{len(list(data.iterdir()))} processes measured", flush=True)
     os.chdir(tree)
     packages = ["pam_totp", "token_sim"]
     whole = coverage.Coverage(str(DATA / "data"), config_file="tests/measure/coverage.ini", source=packages)
-    whole.start()  # and stopped at once: modules that nothing has imported count, too
+    whole.start()  # and stopped at once: modules that were never imported count, too
     whole.stop()
-    with warnings.catch_warnings():  # of those that were killed while they wrote
+    with warnings.catch_warnings():  # of processes that were killed while they wrote
         warnings.simplefilter("ignore", CoverageWarning)
         whole.combine([str(data)])
     whole.save()

@@ -1,4 +1,4 @@
-"""Starts the measurement of a process; the copy of the tree that `make cover-all` tests imports this first."""
+"""Start the measurement of a process. In the copy of the tree for `make cover-all`, this is imported first."""
 
 import os
 from types import CodeType
@@ -10,11 +10,11 @@ FOUND = {"COVERAGE_PROCESS_START": f"{LIBRARY}/coverage.ini", "COVERAGE_FILE": f
 
 os.environ.update(FOUND)
 coverage.process_startup()
-for name in FOUND:  # nobody's environment is another one for being measured
+for name in FOUND:  # the measurement does not change the environment
     del os.environ[name]
 
 
 def code(entry: str, file: str) -> CodeType:
-    """The original of a file of the tree, as if it were in `file`."""
+    """Return the code of an original file of the tree, as if it were in `file`."""
     with open(f"{LIBRARY}/originals/{entry}", encoding="utf-8") as original:
         return compile(original.read(), file, "exec")

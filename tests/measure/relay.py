@@ -1,4 +1,4 @@
-"""What the relay's own tests reach of relay.c, by gcov: lines, and branches that were taken at least once."""
+"""Measure the lines and branches of relay.c that the relay's own tests reach, by gcov."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from pathlib import Path
 
 TESTS = ("tests/test_relay.py", "tests/test_relay_process.py", "tests/test_relay_trust.py")
 FLAGS = "-std=c11 -O0 -fPIC -fvisibility=hidden --coverage"
-NOT_THIS_BUILD = "not exported"  # gcov's own symbols are
+NOT_THIS_BUILD = "not exported"  # gcov's own symbols are exported too
 DEMANDED = 90.0  # percent of the lines
 
 
 def cover(tree: Path) -> bool:
-    """Build the relay of a copy of the tree for gcov, run the tests there, and say what they reached; whether that is
-    enough, and the tests held. A host that a test kills leaves no trace, nor do the builds of tests/relay_kit.py."""
+    """Build the relay of a copy of the tree for gcov, run its tests, and print the result.
+
+    Return True if the tests pass and reach the minimum. A host that a test kills leaves no data, and the builds of
+    tests/relay_kit.py leave none either.
+    """
     subprocess.run(["make", "--no-print-directory", "build/pam_totp.so", f"CFLAGS={FLAGS}"], cwd=tree, check=True)
     command = [sys.executable, "-m", "pytest", "-q", "-k", NOT_THIS_BUILD, *TESTS]
     held = subprocess.run(command, cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)}, check=False).returncode == 0

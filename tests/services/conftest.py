@@ -17,7 +17,7 @@ from tests.site import codes
 @pytest.fixture(scope="session")
 def _machine() -> Iterator[Machine]:
     if not MAY_MOUNT:
-        pytest.skip("needs root, and leave to mount: real services run in a mount namespace of their own")
+        pytest.skip("needs root and permission to mount: real services run in their own mount namespace")
     with tempfile.TemporaryDirectory(prefix="pam_totp-machine-") as folder:
         machine = Machine(Path(folder))
         try:
@@ -28,8 +28,8 @@ def _machine() -> Iterator[Machine]:
 
 @pytest.fixture
 def machine(_machine: Machine) -> Iterator[Machine]:
-    """The machine, with nobody enrolled and nothing logged. Whatever a test does there, no secret is logged by us."""
-    _machine.forget_everybody()
+    """The machine, without enrolled users and log lines. After each test, the log of pam_totp must hold no secret."""
+    _machine.reset()
     yield _machine
     _machine.hang_up()
     said = "\n".join(_machine.log.ours())

@@ -1,12 +1,11 @@
-"""A machine of our own for the real services: the host's programs in a private root and network.
+"""A machine for the real services: the host's programs in a private root and network.
 
-The law:
-- nothing of the host changes: /usr is an overlay, and /etc, /var, /run, /home, /tmp and /dev are new; all of them go
-  with the namespace, and so does its loopback, on which no port is taken and from which nothing else can be reached;
-- nothing of the host's settings counts: its /etc is made by tests/etc.py, its /usr/local is empty, and pam_totp is not
-  installed;
-- sshd, sudo, su, libpam, the relay and the helper are the real ones; what is logged goes to a socket of ours;
-- every process started here dies with the test run, even one that is killed.
+Rules:
+- The host is unchanged: /usr is an overlay, and /etc, /var, /run, /home, /tmp and /dev are new. All of them end with
+  the namespace, as does its loopback, on which every port is free and from which no other network can be reached.
+- The host's settings have no effect: tests/etc.py makes the /etc, /usr/local is empty, and pam_totp is not installed.
+- sshd, sudo, su, libpam, the relay and the helper are the real ones. Log lines go to a socket of the test.
+- Every process that is started here ends with the test run, even if the test run is killed.
 
     machine = Machine(folder)
     machine.stack("sudo", machine.ours())
@@ -33,7 +32,7 @@ from tests.site import PATIENCE, TREE, fob, until
 
 ACCOUNTS = {"pam_totp": 54000, "alice": 54001, "bob": 54002, "carol": 54003}
 STORE = "/var/lib/pam_totp"
-# Where any account can read them, wherever this tree is: the package with the relay, and what .venv has.
+# Paths that any account can read: the package with the relay, and the libraries of .venv.
 COPY, LIBRARIES = "/run/tree", "/run/libraries"
 RELAY = f"{COPY}/pam_totp.so"
 HELPER = f"{COPY}/pam_totp/pam/helper.py"
@@ -63,7 +62,7 @@ for place in /bin /sbin /lib*; do
         mount -o remount,bind,ro ".$place"
     fi
 done
-# What packages have left there for other programs: it names places, and nobody's settings.
+# Files of packages for other programs. They hold paths, not the host's settings.
 for file in alternatives ld.so.cache ld.so.conf ld.so.conf.d nginx/mime.types ssl/openssl.cnf; do
     [ ! -e "/etc/$file" ] || (cd /etc && cp -a --parents "$file" "$1/root/etc")
 done
@@ -96,9 +95,9 @@ exec chroot . sh -c 'echo ready; exec cat'
 
 
 class Machine:
-    """The namespace, and what tests do there. `folder` is an empty one; call `stop` at the end.
+    """The namespace and its operations for tests. `folder` is empty; call `stop` at the end.
 
-    This process is isolated already (tests/isolation.py), so no mount gets out.
+    This process is isolated already (tests/isolation.py), so no mount leaves it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -110,7 +109,7 @@ class Machine:
             text=True,
         )
         assert self._holder.stdout is not None
-        assert self._holder.stdout.readline() == "ready\n", "the namespace could not be made"
+        assert self._holder.stdout.readline() == "ready\n", "cannot create the namespace"
         self.root = Path(f"/proc/{self._holder.pid}/root")
         self._started: list[subprocess.Popen[bytes]] = []
         self._service: subprocess.Popen[bytes] | None = None
@@ -139,7 +138,7 @@ class Machine:
     # Files
 
     def path(self, path: str) -> Path:
-        """A path of the machine's, as seen from here."""
+        """Return a path of the machine as this process sees it."""
         return self.root / path.lstrip("/")
 
     def write(self, path: str, text: str | bytes, mode: int = 0o644) -> None:
@@ -165,17 +164,17 @@ class Machine:
     # PAM services, records
 
     def ours(self, arguments: str = "", control: str = "required", way: str = "spawn") -> str:
-        """Our line of a stack."""
+        """Return the line of pam_totp in a stack."""
         where = SOCKET if way == "socket" else "none"
         return f"auth {control} {RELAY} socket={where} helper={HELPER} nodelay {arguments}".rstrip()
 
     def stack(self, service: str, *auth: str) -> None:
-        """Write a service file: the auth lines given, and whatever else a login needs."""
+        """Write a service file with these auth lines, and the other lines that a login needs."""
         rest = ("account required pam_permit.so", "session required pam_permit.so")
         self.write(f"/etc/pam.d/{service}", "".join(f"{line}\n" for line in (*auth, *rest)))
 
     def enrol(self, user: str, *tokens: Token, **fields: Any) -> None:
-        """Write the record of `user`; with no token named, one HOTP token with RFC 4226's key."""
+        """Write the record of `user`, by default with one HOTP token with RFC 4226's key."""
         self.put(f"{STORE}/{user}.json", "pam_totp", UserRecord(user=user, tokens=tokens or (fob(),), **fields))
 
     def put(self, path: str, owner: str, record: UserRecord) -> None:
@@ -185,8 +184,8 @@ class Machine:
     def record(self, user: str, path: str | None = None) -> UserRecord:
         return parse(self.path(path or f"{STORE}/{user}.json").read_bytes())
 
-    def forget_everybody(self) -> None:
-        """Empty the store and the log, and take the site file away."""
+    def reset(self) -> None:
+        """Empty the store and the log, and remove the site file."""
         for file in self.path(STORE).iterdir():
             file.unlink()
         self.path("/etc/pam_totp.toml").unlink(missing_ok=True)
@@ -195,7 +194,7 @@ class Machine:
     # Processes
 
     def command(self, *words: str, user: str = "root") -> list[str]:
-        """What runs `words` on the machine as `user`."""
+        """Return the command that runs `words` on the machine as `user`."""
         spaces = [f"--{kind}={self.root.parent}/ns/{name}" for kind, name in (("mount", "mnt"), ("net", "net"))]
         enter = ["nsenter", *spaces, f"--root={self.root}", f"--wd={self.root}", "--"]
         if user == "root":
@@ -224,12 +223,12 @@ class Machine:
         )
 
     def pam_totp(self, *words: str, user: str = "root", stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run a command of ours."""
+        """Run pam-totp."""
         python = ["env", f"PYTHONPATH={COPY}", "PYTHONDONTWRITEBYTECODE=1", "/usr/bin/python3", "-m", "pam_totp.cli"]
         return self.run(*python, *words, user=user, stdin=stdin)
 
     def start(self, *words: str, user: str = "root") -> subprocess.Popen[bytes]:
-        """Start `words`, to be ended by `stop`, or with us."""
+        """Start `words`. `stop` ends it, as does the end of this process."""
         process = subprocess.Popen(
             self.command("setpriv", "--pdeathsig", "KILL", *words, user=user), env=self.environment(user), cwd="/"
         )
@@ -237,7 +236,7 @@ class Machine:
         return process
 
     def serve(self) -> None:
-        """The service behind the socket, under its own account; from the first call on."""
+        """Start the service under its own account, unless it is already running."""
         if self._service is None:
             python = ["env", f"PYTHONPATH={COPY}", "/usr/bin/python3", "-m", "pam_totp.cli"]
             self._service = self.start(*python, "serve", "--socket", SOCKET, user="pam_totp")
@@ -251,7 +250,7 @@ class Machine:
             self._service = None
 
     def talk(self, *words: str, user: str = "root", echo: bool = False) -> Talk:
-        """Run `words` on a terminal, for a person to talk to; `echo` is the terminal's, until a program changes it."""
+        """Run `words` on a terminal for a dialogue. `echo` is the terminal's first setting."""
         program, *arguments = self.command(*words, user=user)
         talk = Talk(
             pexpect.spawn(
@@ -261,21 +260,21 @@ class Machine:
                 cwd="/",
                 timeout=PATIENCE,
                 echo=echo,
-                dimensions=(24, 1000),  # a line is a line, however long what was typed is
+                dimensions=(24, 1000),  # long input does not wrap
             )
         )
         self._talks.append(talk)
         return talk
 
     def hang_up(self) -> None:
-        """End what still waits for somebody to talk to it."""
+        """End programs that still wait for input."""
         for talk in self._talks:
             talk.hangs_up()
         self._talks.clear()
 
 
 class Sshd:
-    """One sshd, with a port for each way of getting in."""
+    """One sshd, with a port for each way to log in."""
 
     KEYBOARD, KEY_THEN_KEYBOARD, PASSWORD = 2201, 2202, 2203  # ports
     _CONFIG = f"""
@@ -309,7 +308,7 @@ Match LocalPort {PASSWORD}
             made = machine.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"/run/sshd/{key}")
             assert made.returncode == 0, made.stderr
         machine.write("/run/sshd/config", self._CONFIG)
-        # From OpenSSH 9.8 on we would be turned away for what these tests do on purpose; before, the word is unknown.
+        # From 9.8 on, OpenSSH would block this client for its failures; earlier versions lack the keyword.
         patient = ("-o", "PerSourcePenalties=no")
         known = machine.run("/usr/sbin/sshd", "-t", "-f", "/run/sshd/config", *patient).returncode == 0
         machine.start("/usr/sbin/sshd", "-D", "-f", "/run/sshd/config", *(patient if known else ()))
@@ -318,11 +317,11 @@ Match LocalPort {PASSWORD}
     def ssh(
         self, user: str = "alice", *options: str, port: int = KEYBOARD, source: str = "127.0.0.1", echo: bool = False
     ) -> Talk:
-        """The real client; it says `in as USER` once it is in. `options` are as in ssh_config(5)."""
+        """Run the real client; it prints `in as USER` after login. `options` are those of ssh_config(5)."""
         given: Sequence[str] = (
             "StrictHostKeyChecking=no",
             "UserKnownHostsFile=/dev/null",
-            "LogLevel=INFO",  # below that, ssh does not show what sshd says beside a prompt
+            "LogLevel=INFO",  # at a lower level, ssh does not show the messages of sshd beside a prompt
             f"BindAddress={source}",
             "IdentityFile=/run/sshd/alice_key",
             "IdentitiesOnly=yes",

@@ -1,4 +1,4 @@
-"""What a test sees of a machine: a program on a terminal with a person in front of it, and what is logged."""
+"""A program on a terminal with a scripted user, and the log of the machine."""
 
 from __future__ import annotations
 
@@ -13,23 +13,21 @@ from tests.site import PATIENCE
 
 
 class Talk:
-    """A program on a terminal, and the person in front of it."""
+    """A program on a terminal, and its user."""
 
     def __init__(self, terminal: pexpect.spawn[bytes]) -> None:
         self.terminal = terminal
-        self.terminal.delaybeforesend = (
-            None  # what is typed is typed after the prompt was seen, and prompts flush first
-        )
+        self.terminal.delaybeforesend = None  # input is sent after the prompt, and programs flush before it
         self.terminal.ptyproc.delayafterclose = self.terminal.delayafterclose = 0
 
     def asks(self, prompt: str) -> Talk:
-        """Wait for what ends in `prompt`; what was shown before is `before`."""
+        """Wait for `prompt`; the output before it is `before`."""
         self.terminal.expect_exact(prompt.encode())
         return self
 
     @property
     def before(self) -> str:
-        """What was shown between the last prompt and the one before it."""
+        """The output between the last prompt and the previous one."""
         shown: bytes = self.terminal.before or b""
         return shown.decode(errors="surrogateescape")
 
@@ -42,7 +40,7 @@ class Talk:
         return self
 
     def ends(self) -> tuple[int, str]:
-        """Wait for the end; the exit status, and what was shown since the last prompt."""
+        """Wait for the end. Return the exit status and the output since the last prompt."""
         self.terminal.expect(pexpect.EOF)
         shown = self.before
         self.terminal.wait()
@@ -51,13 +49,13 @@ class Talk:
         return (-1 if status is None else status), shown
 
     def hangs_up(self) -> None:
-        """The terminal is gone."""
+        """Close the terminal."""
         if not self.terminal.closed:
             self.terminal.close(force=True)
 
 
 class Syslog:
-    """What is logged on the machine: a /dev/log of ours."""
+    """The log of the machine, read from its /dev/log."""
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -92,7 +90,7 @@ class Syslog:
             return list(self._lines)
 
     def _catch_up(self) -> None:
-        """Whatever was logged before now has been heard afterwards."""
+        """Wait until all lines that were logged before this call have been received."""
         self._marks += 1
         mark = f"mark {self._marks}"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
@@ -102,11 +100,11 @@ class Syslog:
             self._lines.remove(mark)
 
     def ours(self) -> list[str]:
-        """Our lines, from `pam_totp(` on."""
+        """Return the lines of pam_totp, from `pam_totp(` on."""
         return [line[line.index("pam_totp(") :] for line in self.lines() if "pam_totp(" in line]
 
     def wait_for(self, *words: str) -> str:
-        """The first line with all of `words` in it."""
+        """Return the first line that contains all of `words`."""
         give_up = time.monotonic() + PATIENCE
         with self._changed:
             while True:
@@ -114,4 +112,4 @@ class Syslog:
                     if all(word in line for word in words):
                         return line
                 if not self._changed.wait(give_up - time.monotonic()):
-                    raise AssertionError(f"never logged: {words}; but {self._lines}")
+                    raise AssertionError(f"not logged: {words}; lines: {self._lines}")

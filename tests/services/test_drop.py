@@ -1,4 +1,4 @@
-"""The spawned helper and its privileges: what it opens before it gives them up, and what after."""
+"""The spawned helper and its privileges: the files that it opens before and after it drops them."""
 
 from __future__ import annotations
 

@@ -22,9 +22,9 @@ RECOVERY = "0123456789ABCDEF"
 
 @pytest.fixture(autouse=True)
 def handing_on(site: Site, way: str) -> None:
-    """`demo` takes password and code in one answer, and shows what it handed on."""
+    """The service `demo` accepts password and code in one answer, and shows the password that it passes on."""
     if os.geteuid() != 0 and way == "socket":
-        pytest.skip("the service goes by the arguments of root's hosts alone")
+        pytest.skip("the service obeys arguments only from a host of root")
     socket = site.socket if way == "socket" else "none"
     ours = f"auth required {MODULE} store={site.store} socket={socket} nodelay forward_pass"
     service(site.confdir, "demo", ours, carry_authtok=True)
@@ -36,7 +36,7 @@ def test_a_code_after_a_password_is_accepted_and_the_password_passed_on(site: Si
     assert (done.result, done.authtok) == (Result.SUCCESS, "correct horse")
     assert [(p.style, p.text) for p in done.prompts] == [(Style.PROMPT_ECHO_OFF, "Password and one-time code: ")]
     again = site.login("correct horse" + codes(0))
-    assert (again.result, again.authtok) == (Result.AUTH_ERR, "correct horse"), "whatever the code is worth"
+    assert (again.result, again.authtok) == (Result.AUTH_ERR, "correct horse"), "also for a wrong code"
 
 
 def test_codes_in_a_row_after_a_password_resynchronise_a_token(site: Site) -> None:
@@ -50,14 +50,14 @@ def test_only_the_longest_possible_tail_is_tried(site: Site) -> None:
     done = site.login("hunter123456" + codes(0))
     assert (done.result, done.authtok) == (Result.AUTH_ERR, "hunter"), "12 digits are two codes"
     assert (site.counter(), site.record().failures) == (0, 1)
-    assert site.login("hunter12345" + codes(0)).authtok == "hunter12345", "11 digits are not"
+    assert site.login("hunter12345" + codes(0)).authtok == "hunter12345", "11 digits are not two codes"
     assert site.counter() == 1
 
 
 def test_lengths_are_those_of_the_tokens_that_are_enabled(site: Site) -> None:
     other = fob(name="other", secret=KEY[::-1], digits=8)
     site.enrol(fob(), other)
-    assert site.login("abc99" + codes(0)).authtok == "abc", "8 digits could be the other token's"
+    assert site.login("abc99" + codes(0)).authtok == "abc", "8 digits could be a code of the other token"
     assert site.counter() == 0
     site.enrol(fob(), other.switched(False))
     done = site.login("abc99" + codes(0))
@@ -75,7 +75,7 @@ def test_recovery_codes_after_a_password_are_refused(site: Site, said: str) -> N
     digits = recovery_digest(SALT, "1234567890123456")
     site.enrol(fob(digits=8), salt=SALT, recovery=(recovery_digest(SALT, RECOVERY), digits))
     assert site.login(said).result is Result.AUTH_ERR
-    assert site.login("password1234567890123456").result is Result.AUTH_ERR, "nor those of digits alone"
+    assert site.login("password1234567890123456").result is Result.AUTH_ERR, "an answer of digits alone is refused too"
     assert len(site.record().recovery) == 2
 
 

@@ -1,4 +1,4 @@
-"""A disk that is full, or cannot be written to: what the person sees does not tell who is enrolled, or with what."""
+"""On a full or read-only disk, the user sees no sign of which users are enrolled, or with which tokens."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tests.services.namespace import STORE, Machine
 
 @pytest.fixture(params=["full", "read-only"])
 def spoiled(request: pytest.FixtureRequest, machine: Machine) -> Iterator[str]:
-    """The store on a small disk of its own, which is full or read-only once everybody was refused once."""
+    """The store on its own small disk, which is full or read-only after one refusal of each user."""
     made = machine.run("mount", "-t", "tmpfs", "-o", "size=128k,mode=0700,uid=54000,gid=54000", "private", STORE)
     assert made.returncode == 0, made.stderr
     try:
         machine.stack("demo", machine.ours())
         for name, record in USERS.items():
             machine.put(f"{STORE}/{name}.json", "pam_totp", record)
-        for name in (*USERS, "nobody-we-know"):
+        for name in (*USERS, "no-such-user"):
             seen(machine, name, "777777")
         if request.param == "full":
             machine.run("dd", "if=/dev/zero", f"of={STORE}/.fill", "bs=4096")
@@ -37,6 +37,6 @@ def seen(machine: Machine, user: str, answer: str) -> tuple[int, str]:
 
 def test_all_answers_that_cannot_be_recorded_look_alike(machine: Machine, spoiled: str) -> None:
     for answer in ANSWERS:
-        all_seen = {name: seen(machine, name, answer) for name in (*USERS, "nobody-we-know")}
+        all_seen = {name: seen(machine, name, answer) for name in (*USERS, "no-such-user")}
         assert len(set(all_seen.values())) == 1, (answer, all_seen)
         assert all_seen["one-token"][0] != 0

@@ -1,5 +1,7 @@
-"""grace_period: a while after a code, the same login needs none. Through the real libpam, with the real clock; how
-long ago a code was is written into the record."""
+"""grace_period: for a time after a code, the same login requires no code.
+
+The tests use the real libpam and the real clock. They write the time of the last code into the record.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,11 @@ def an_hour_of_grace(site: Site, way: str) -> None:
     site.configure("demo", "grace_period=3600", way)
     site.configure("other", "grace_period=3600", way)
     if os.geteuid() != 0 and way == "socket":
-        pytest.skip("the service keeps no grace for hosts that are not root")
+        pytest.skip("the service keeps grace only for hosts of root")
 
 
 def asked(done: Login) -> bool:
-    """Whether the person was asked; nothing but a code gets in then, and there is none in these scripts."""
+    """Return True if the user was prompted. These scripts have no code, so the login must then fail."""
     assert done.result is (Result.CONV_ERR if done.prompts else Result.SUCCESS), done
     return bool(done.prompts)
 
@@ -84,11 +86,11 @@ def test_grace_ends_and_a_login_without_a_code_does_not_extend_it(site: Site) ->
 
 
 def test_grace_from_the_future_is_void(site: Site) -> None:
-    """The clock went back."""
+    """The clock went backwards."""
     site.enrol(grace=(ago(-60),))
     assert asked(come(site))
     site.enrol(fob(last_used=int(time.time()) + 60), grace=(ago(60),))
-    assert asked(come(site)), "what else is in the record tells of it too"
+    assert asked(come(site)), "other times in the record show it too"
 
 
 @pytest.mark.parametrize("change", [["rename", "fob", "stick"], ["disable-token", "fob"], ["remove", "two", "--yes"]])
@@ -133,7 +135,7 @@ def test_a_locked_user_has_no_grace(site: Site, way: str) -> None:
 
 
 def test_a_shared_record_has_no_grace(site: Site, way: str) -> None:
-    """user=NAME: the code of one account is not to let another one in."""
+    """user=NAME: a code of one account must not accept another account."""
     site.configure("demo", f"grace_period=3600 user={ME}", way)
     site.enrol(grace=(ago(60),))
     assert asked(come(site))

@@ -1,4 +1,4 @@
-"""grace_period: the rules, in seconds of no clock."""
+"""grace_period: the rules, with times as numbers and without a clock."""
 
 from __future__ import annotations
 

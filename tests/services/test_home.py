@@ -1,4 +1,4 @@
-"""secret=: files in the users' own homes, with other accounts about; and the command line without root."""
+"""secret=: files in the users' own homes, on a machine with other accounts; and the command line without root."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def put(machine: Machine, owner: str = "alice", path: str = OWN, user: str = "al
 
 
 def gets_in(machine: Machine, answer: str, user: str = "alice") -> bool:
-    """Whether bob becomes `user`."""
+    """Return True if bob becomes `user`."""
     done = machine.run("su", user, "-c", "id -un", user="bob", stdin=f"{answer}\n")
     assert (done.returncode == 0) == (done.stdout == f"{user}\n"), done
     return done.returncode == 0
@@ -92,7 +92,7 @@ def test_the_helper_becomes_the_user_before_it_opens_any_file(machine: Machine, 
 
 
 def _helper_of(machine: Machine, pid: int) -> str:
-    """/proc/…/status of the one helper among the descendants of `pid`."""
+    """Return /proc/…/status of the only helper among the descendants of `pid`."""
 
     def find(parent: int) -> str | None:
         tasks = machine.path(f"/proc/{parent}/task/{parent}/children").read_text().split()
@@ -104,7 +104,7 @@ def _helper_of(machine: Machine, pid: int) -> str:
                 return found
         return None
 
-    until(lambda: find(pid) is not None, "the helper is there")
+    until(lambda: find(pid) is not None, "the helper runs")
     status = find(pid)
     assert status is not None
     return status
@@ -160,7 +160,7 @@ def test_users_without_a_file_get_no_file_in_their_home(machine: Machine) -> Non
 
 
 def test_a_copy_of_another_users_file_is_refused(machine: Machine) -> None:
-    """Mallory knows bob's key, and puts bob's file into alice's place: it says whose it is."""
+    """Mallory knows bob's key, and copies bob's file to alice's path. The file names its user."""
     put(machine, user="bob")
     assert not gets_in(machine, codes(0))
 
@@ -169,7 +169,7 @@ def test_an_unknown_user_is_refused_by_a_helper_as_account_nobody(machine: Machi
     machine.stack("sshd", machine.ours("secret=~/.pam_totp.json nullok"))
     talk = sshd.ssh("mallory", "NumberOfPasswordPrompts=1")
     status, _ = talk.ends()
-    assert status == 255, "nullok or not: sshd knows better"
+    assert status == 255, "with and without nullok, sshd refuses an unknown user"
     machine.stack("sshd", machine.ours("secret=~/.pam_totp.json"))
     talk = sshd.ssh("mallory", "NumberOfPasswordPrompts=1").asks(CODE)
     talk.says(codes(0))

@@ -1,4 +1,4 @@
-"""Hosts that are not root, such as screen lockers: the service answers them for their own user alone (SO_PEERCRED)."""
+"""Hosts that are not root, such as screen lockers: the service accepts only their own user (SO_PEERCRED)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def serving(machine: Machine) -> None:
 
 
 def unlock(machine: Machine, user: str, answer: str, *options: str, caller: str = "alice") -> bool:
-    """Whether pamtester, run by `caller`, gets `user` in."""
+    """Return True if pamtester, run by `caller`, logs `user` in."""
     done: subprocess.CompletedProcess[str] = machine.run(
         "pamtester", *options, "locker", user, "authenticate", user=caller, stdin=f"{answer}\n"
     )
@@ -37,16 +37,16 @@ def test_a_user_may_not_authenticate_as_another_user(machine: Machine) -> None:
     assert not unlock(machine, "alice", codes(0), caller="bob")
     machine.log.wait_for("refused user=alice reason=not-yours-to-ask uid=54002")
     assert machine.path("/var/lib/pam_totp/alice.json").read_bytes() == before
-    assert not unlock(machine, "root", codes(0)), "nor root"
+    assert not unlock(machine, "root", codes(0)), "root is refused too"
 
 
 def test_an_ordinary_caller_cannot_change_the_policy(machine: Machine) -> None:
     machine.stack("locker", machine.ours("nullok user=bob look_ahead=100 lock_after=1", way="socket"))
     machine.enrol("bob")
-    assert not unlock(machine, "alice", codes(50)), "look_ahead is the site's"
-    assert unlock(machine, "alice", codes(10)), "and so is lock_after; and it is alice who is asked for"
+    assert not unlock(machine, "alice", codes(50)), "look_ahead is set by the site"
+    assert unlock(machine, "alice", codes(10)), "lock_after is set by the site too, and user=bob is ignored"
     machine.path("/var/lib/pam_totp/alice.json").unlink()
-    assert not unlock(machine, "alice", codes(11)), "and nullok"
+    assert not unlock(machine, "alice", codes(11)), "nullok is set by the site too"
 
 
 def test_an_ordinary_caller_may_choose_the_prompt(machine: Machine) -> None:
@@ -62,14 +62,16 @@ def test_an_ordinary_caller_neither_uses_nor_gets_grace(machine: Machine) -> Non
     assert machine.record("alice").grace == ()
     assert unlock(machine, "alice", codes(1), *here, caller="root")
     assert [g.rhost for g in machine.record("alice").grace] == ["192.0.2.7"]
-    assert unlock(machine, "alice", "", *here, caller="root"), "root's host has grace"
-    assert not unlock(machine, "alice", "", *here), "and alice's has not"
+    assert unlock(machine, "alice", "", *here, caller="root"), "a host of root has grace"
+    assert not unlock(machine, "alice", "", *here), "a host of alice has no grace"
 
 
 def test_without_the_service_an_ordinary_caller_is_refused(machine: Machine) -> None:
     machine.stack("locker", machine.ours("nullok", way="spawn"))
     assert not unlock(machine, "alice", codes(0))
-    assert not unlock(machine, "bob", codes(0), caller="bob"), "the store is not theirs to look at, even for nullok"
+    assert not unlock(machine, "bob", codes(0), caller="bob"), (
+        "an ordinary caller may not read the store, even for nullok"
+    )
 
 
 def test_a_listed_client_may_name_any_user_only_under_its_service(machine: Machine) -> None:

@@ -1,4 +1,4 @@
-"""The audit log: its format as docs/log.md tells it, and that no name can forge a line or a field."""
+"""The audit log: its format is that of docs/log.md, and no name can forge a line or a field."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FORGERIES = [
 
 
 def fields(line: str) -> tuple[str, str, dict[str, str]]:
-    """Read a line as docs/log.md says it is to be read: service, verb, fields."""
+    """Parse a line by the rules of docs/log.md: service, verb, fields."""
     head = re.match(r'pam_totp\(([A-Za-z0-9._@%+:/-]+|"(?:[^"\\]|\\.)*"):auth\): ([a-z]+)', line)
     assert head is not None, line
     found = {}
@@ -58,7 +58,9 @@ def test_no_name_can_forge_a_line_or_a_field(hostile: str, place: str) -> None:
     assert line.isascii()
     assert line.isprintable()
     assert fields(line) == ("sshd", "refused", said)
-    assert [line.count(f"{name}=") for name in ("user", "reason", "by")] == [1, 1, 0], "not even for grep"
+    assert [line.count(f"{name}=") for name in ("user", "reason", "by")] == [1, 1, 0], (
+        "grep finds no forged field either"
+    )
     assert (line.count("pam_totp("), line.count("):"), line.count("auth): accepted")) == (1, 1, 0)
 
 
@@ -100,7 +102,7 @@ def test_priorities_are_those_of_the_document() -> None:
 
 
 def test_a_login_writes_one_line_without_the_code(site: Site) -> None:
-    """Where the login came from stands there if a host of root's said so: others could say what they like."""
+    """Only a host of root may give the remote address: other callers could give any address."""
     believed = os.geteuid() == 0
     site.start()
     site.configure("demo", "", "socket")

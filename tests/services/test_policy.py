@@ -1,4 +1,4 @@
-"""pam-totp policy: what is in force for a service, and where it comes from; and that verify goes by it."""
+"""pam-totp policy: the effective settings of a service and their sources, which verify obeys."""
 
 from __future__ import annotations
 
@@ -132,4 +132,4 @@ def test_the_arguments_come_from_the_service_file(machine: Machine) -> None:
     assert (done.returncode, done.stderr) == (0, said)
     machine.write("/etc/pam.d/sshd", machine.ours("look_ahead=1000") + "\n")
     done = machine.pam_totp("policy", "sshd")
-    assert (done.returncode, done.stdout) == (1, ""), "this would deny, and is said"
+    assert (done.returncode, done.stdout) == (1, ""), "a setting that would deny is reported"

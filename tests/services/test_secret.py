@@ -1,4 +1,4 @@
-"""secret=: a file of the user's own, through the real libpam. What takes other accounts is in test_home.py."""
+"""secret=: the user's own file, through the real libpam. Tests with other accounts are in test_home.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.site import ME, MODULE, Site, codes, fob
 
 @pytest.fixture
 def file(site: Site) -> Path:
-    """Where `demo` looks for it."""
+    """The path of the file for the service `demo`."""
     folder = site.folder / "home"
     folder.mkdir(0o755)
     service(
@@ -49,15 +49,15 @@ def test_the_service_never_opens_the_file(site: Site, file: Path) -> None:
 def test_a_user_without_a_file_is_not_enrolled(site: Site, file: Path) -> None:
     done = site.login(codes(0))
     assert (done.result, len(done.prompts)) == (Result.AUTH_ERR, 1)
-    assert os.listdir(file.parent) == [], "and finds nothing of ours there"
+    assert os.listdir(file.parent) == [], "no file is created"
     ours = f"auth required {MODULE} [secret={file.parent}/${{USER}}.totp] nullok"
     service(site.confdir, "demo", ours, "auth required pam_permit.so")
-    assert login("demo", ME, [], site.confdir).result is Result.SUCCESS, "ignored, and without a prompt"
+    assert login("demo", ME, [], site.confdir).result is Result.SUCCESS, "ignored without a prompt"
 
 
 def test_users_without_account_and_without_file_are_refused_alike(site: Site, file: Path) -> None:
-    stranger, unenrolled = (login("demo", user, ["755224"], site.confdir) for user in ("no-such-user", ME))
-    assert (stranger.result, stranger.prompts, stranger.messages) == (
+    unknown, unenrolled = (login("demo", user, ["755224"], site.confdir) for user in ("no-such-user", ME))
+    assert (unknown.result, unknown.prompts, unknown.messages) == (
         Result.AUTH_ERR,
         unenrolled.prompts,
         unenrolled.messages,
@@ -65,13 +65,13 @@ def test_users_without_account_and_without_file_are_refused_alike(site: Site, fi
 
 
 def test_an_unknown_account_is_not_treated_as_unenrolled_under_nullok(site: Site, file: Path) -> None:
-    """A name service that is out of reach says the same of everybody."""
+    """An unavailable name service gives the same answer for every user."""
     ours = f"auth required {MODULE} [secret={file.parent}/${{USER}}.totp] nodelay nullok"
     service(site.confdir, "demo", ours, "auth required pam_permit.so")
     assert login("demo", "no-such-user", ["755224"], site.confdir).result is Result.AUTHINFO_UNAVAIL
     service(site.confdir, "demo", ours.replace("nullok", "grace_period=60"), "auth required pam_permit.so")
     done = login("demo", "no-such-user", ["755224"], site.confdir, items={"rhost": "192.0.2.7"})
-    assert (done.result, len(done.prompts)) == (Result.AUTH_ERR, 1), "and nothing but nullok makes a difference"
+    assert (done.result, len(done.prompts)) == (Result.AUTH_ERR, 1), "only nullok makes a difference"
 
 
 def _link(file: Path) -> None:
@@ -86,7 +86,7 @@ def _link(file: Path) -> None:
         pytest.param(lambda file: file.chmod(0o640), id="group may read"),
         pytest.param(lambda file: file.parent.chmod(0o775), id="group may write to the folder"),
         pytest.param(lambda file: file.parent.chmod(0o757), id="others may write to the folder"),
-        pytest.param(lambda file: write(file, "somebody"), id="another user's record"),
+        pytest.param(lambda file: write(file, "bob"), id="another user's record"),
         pytest.param(lambda file: (file.unlink(), os.mkfifo(file, 0o600)), id="a pipe"),
         pytest.param(lambda file: (file.unlink(), file.mkdir(0o700)), id="a folder"),
         pytest.param(lambda file: file.write_bytes(b""), id="empty"),

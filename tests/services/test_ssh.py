@@ -26,7 +26,7 @@ def counter(machine: Machine, user: str = "alice") -> int:
 
 
 def is_in(talk: Talk, user: str = "alice") -> bool:
-    """Wait for the end, and say whether it was a login."""
+    """Wait for the end, and return True if it was a login."""
     status, shown = talk.ends()
     assert (status == 0) == (f"in as {user}" in shown), (status, shown)
     if status != 0:
@@ -35,7 +35,7 @@ def is_in(talk: Talk, user: str = "alice") -> bool:
 
 
 def refused(sshd: Sshd, user: str, *answers: str | bytes, port: int = Sshd.KEYBOARD) -> str:
-    """Give `answers`, one a prompt, on one connection; none must get in. Returns all that was shown."""
+    """Give `answers`, one for each prompt, on one connection. All must be refused. Return the output."""
     shown = ""
     talk = sshd.ssh(user, f"NumberOfPasswordPrompts={len(answers)}", port=port)
     for answer in answers:
@@ -132,7 +132,7 @@ def test_a_code_is_accepted_once(machine: Machine, sshd: Sshd, way_there: str) -
     assert machine.record("alice").failures == 0
 
 
-def test_ctrl_c_at_the_prompt_leaves_nothing_behind(machine: Machine, sshd: Sshd, way_there: str) -> None:
+def test_ctrl_c_at_the_prompt_leaves_no_failure_and_no_lock(machine: Machine, sshd: Sshd, way_there: str) -> None:
     machine.stack("sshd", machine.ours(way=way_there))
     machine.enrol("alice")
     before = machine.path("/var/lib/pam_totp/alice.json").read_bytes()
@@ -140,16 +140,18 @@ def test_ctrl_c_at_the_prompt_leaves_nothing_behind(machine: Machine, sshd: Sshd
     assert talk.ends()[0] != 0
     machine.log.wait_for("pam_totp(sshd:auth)", "error", "closed")
     assert machine.path("/var/lib/pam_totp/alice.json").read_bytes() == before
-    assert is_in(sshd.ssh().asks(CODE).says(codes(0))), "and nothing is locked"
+    assert is_in(sshd.ssh().asks(CODE).says(codes(0))), "and no lock is held"
 
 
-def test_a_connection_dropped_at_the_prompt_leaves_nothing_behind(machine: Machine, sshd: Sshd, way_there: str) -> None:
+def test_a_connection_dropped_at_the_prompt_leaves_no_failure_and_no_lock(
+    machine: Machine, sshd: Sshd, way_there: str
+) -> None:
     machine.stack("sshd", machine.ours(way=way_there))
     machine.enrol("alice")
     open_prompts = [sshd.ssh().asks(CODE) for _ in range(3)]
     for talk in open_prompts:
         talk.hangs_up()
-    assert is_in(sshd.ssh().asks(CODE).says(codes(0))), "whatever prompts are or were open"
+    assert is_in(sshd.ssh().asks(CODE).says(codes(0))), "while other prompts are open"
     machine.log.wait_for("pam_totp(sshd:auth)", "error", "closed")
     assert (machine.record("alice").failures, counter(machine)) == (0, 1)
 
@@ -167,7 +169,7 @@ def test_an_unknown_user_sees_what_a_wrong_code_shows(machine: Machine, sshd: Ss
 
 
 def test_root_is_refused_and_nothing_is_counted(machine: Machine, sshd: Sshd, way_there: str) -> None:
-    """sshd sends an answer of its own in place of what was typed: \\b\\n\\r\\177INCORRECT."""
+    """sshd replaces the typed answer by its own: \\b\\n\\r\\177INCORRECT."""
     machine.stack("sshd", machine.ours(way=way_there))
     machine.enrol("root")
     before = machine.path("/var/lib/pam_totp/root.json").read_bytes()
@@ -180,7 +182,7 @@ def test_a_token_out_of_step_returns_by_two_codes_in_one_answer(machine: Machine
     machine.stack("sshd", machine.ours(way=way_there))
     machine.enrol("alice")
     talk = sshd.ssh().asks(CODE).says(codes(40)).asks(CODE)
-    assert REFUSED in talk.before, "which says what to do"
+    assert REFUSED in talk.before, "the message says what to do"
     assert is_in(talk.says(codes(40, 2)))
     assert is_in(sshd.ssh().asks(CODE).says(codes(42)))
 

@@ -1,4 +1,4 @@
-"""The real sudo and su: programs of root's that an ordinary user starts, with their environment and their terminal."""
+"""The real sudo and su: setuid programs that an ordinary user starts with their own environment and terminal."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_sudo_gives_three_attempts_in_one_process(machine: Machine, way_there: s
 
 
 def test_under_sudo_the_module_is_silent_as_asked(machine: Machine, way_there: str) -> None:
-    """PAM_SILENT: sudo's own "Sorry, try again" is all there is, unless `Defaults !pam_silent` (newer ones) is set."""
+    """PAM_SILENT: only sudo's own "Sorry, try again" is shown, unless newer versions have `Defaults !pam_silent`."""
     machine.stack("sudo", machine.ours(way=way_there))
     talk = sudo(machine).asks(CODE).says("000000").asks(CODE)
     assert REFUSED not in talk.before
@@ -76,17 +76,17 @@ def test_sudo_gives_up_after_three(machine: Machine, way_there: str) -> None:
     assert machine.record("alice").failures == 0
 
 
-def test_ctrl_c_at_sudos_prompt_leaves_nothing_behind(machine: Machine, way_there: str) -> None:
+def test_ctrl_c_at_the_sudo_prompt_leaves_no_failure_and_no_lock(machine: Machine, way_there: str) -> None:
     machine.stack("sudo", machine.ours(way=way_there))
     before = machine.path("/var/lib/pam_totp/alice.json").read_bytes()
     status, _ = sudo(machine).asks(CODE).presses_ctrl_c().ends()
     assert status != 0
     machine.log.wait_for("pam_totp(sudo:auth): refused user=alice reason=no-answer")
     assert machine.path("/var/lib/pam_totp/alice.json").read_bytes() == before
-    assert sudo(machine).asks(CODE).says(codes(0)).ends()[0] == 0, "and nothing is locked"
+    assert sudo(machine).asks(CODE).says(codes(0)).ends()[0] == 0, "and no lock is held"
 
 
-def test_a_terminal_that_is_gone_leaves_nothing_behind(machine: Machine, way_there: str) -> None:
+def test_a_closed_terminal_leaves_no_failure_and_no_lock(machine: Machine, way_there: str) -> None:
     machine.stack("sudo", machine.ours(way=way_there))
     sudo(machine).asks(CODE).hangs_up()
     assert sudo(machine).asks(CODE).says(codes(0)).ends()[0] == 0
@@ -100,7 +100,7 @@ def test_sudo_without_a_terminal_reads_the_code_from_standard_input(machine: Mac
     assert CODE in done.stderr
     done = machine.run("sudo", "-S", *ID, user="alice", stdin=f"{codes(0)}\n" * 3)
     assert (done.returncode, done.stdout) == (1, "")
-    assert machine.run("sudo", "-S", *ID, user="alice").returncode == 1, "and nothing at all is no code"
+    assert machine.run("sudo", "-S", *ID, user="alice").returncode == 1, "and empty input is no code"
 
 
 def test_a_non_interactive_sudo_is_refused_before_the_module_is_called(machine: Machine, way_there: str) -> None:
@@ -158,7 +158,7 @@ TRAP = "open('/home/alice/sprung', 'a').write('as %d' % __import__('os').geteuid
 def test_the_callers_environment_cannot_inject_code_that_runs_as_root(
     machine: Machine, way_there: str, program: str
 ) -> None:
-    """pam_python.so, and any interpreter inside sudo, finds its library through the caller's PATH."""
+    """pam_python.so, like any interpreter inside sudo, finds its library through the caller's PATH."""
     machine.stack(program, machine.ours(way=way_there))
     evil = "/home/alice/evil"
     made = machine.run("mkdir", "-p", f"{evil}/lib/python3.11", user="alice")
@@ -191,7 +191,7 @@ def test_su_asks_for_the_other_users_code(machine: Machine, way_there: str) -> N
     assert (status, "bob\r\n" in shown) == (1, False)
 
 
-def test_su_to_root(machine: Machine, way_there: str) -> None:
+def test_su_to_root_asks_for_a_code(machine: Machine, way_there: str) -> None:
     machine.stack("su", "auth requisite pam_unix.so nodelay", machine.ours(way=way_there))
     machine.enrol("root")
     status, shown = su(machine, "root").asks("Password: ").says(PASSWORD).asks(CODE).says(codes(0)).ends()
@@ -199,7 +199,7 @@ def test_su_to_root(machine: Machine, way_there: str) -> None:
     assert su(machine, "root").asks("Password: ").says("wrong").ends()[0] == 1
 
 
-def test_su_without_a_terminal(machine: Machine, way_there: str) -> None:
+def test_su_without_a_terminal_reads_the_code_from_standard_input(machine: Machine, way_there: str) -> None:
     machine.stack("su", machine.ours(way=way_there))
     machine.enrol("bob")
     done = machine.run("su", "bob", "-c", "id -un", user="alice", stdin=f"{codes(0)}\n")
@@ -208,7 +208,7 @@ def test_su_without_a_terminal(machine: Machine, way_there: str) -> None:
     assert (done.returncode, done.stdout) == (1, "")
 
 
-def test_ctrl_c_at_sus_prompt_leaves_nothing_behind(machine: Machine, way_there: str) -> None:
+def test_ctrl_c_at_the_su_prompt_leaves_no_failure_and_no_lock(machine: Machine, way_there: str) -> None:
     machine.stack("su", machine.ours(way=way_there))
     machine.enrol("bob")
     assert su(machine, "bob").asks(CODE).presses_ctrl_c().ends()[0] != 0
@@ -220,5 +220,5 @@ def test_a_helper_replaces_a_stopped_service(machine: Machine) -> None:
     machine.stack("sudo", machine.ours(way="socket"))
     machine.serve()
     machine.stop_serving()
-    until(lambda: not machine.path("/run/pam_totp/socket").exists(), "the socket is gone")
+    until(lambda: not machine.path("/run/pam_totp/socket").exists(), "the service unlinks the socket")
     assert sudo(machine).asks(CODE).says(codes(0)).ends()[0] == 0

@@ -1,13 +1,14 @@
-"""`make torture`: everything that is promised under attack, for an hour or as many minutes as are said.
+"""`make torture`: run every promise under attack, for an hour or the given number of minutes.
 
 python -m tests.torture MINUTES [PYTEST ARGUMENT...]
 
-The law:
-- each file of tests is a stage, and the parsers under atheris are the last (5 of 60 minutes); a stage that fails stops
-  none after it;
-- at the end stands a line for each stage, what it tried and found below it. Exit status 0 if all held, else 1;
-- told to end (Ctrl-C, the end of the terminal, SIGTERM) it ends the stage that runs, once, waits for it to put away
-  what is its own, says how far it came, and exits with 130.
+Rules:
+- Each file of tests is a stage. The last stage is the parsers under atheris (5 of 60 minutes). A failed stage stops no
+  later one.
+- The summary has a line for each stage, and below it the figures of the stage. The exit status is 0 if all stages
+  passed, else 1.
+- On SIGINT, SIGTERM or SIGHUP it interrupts the running stage once, waits until the stage has cleaned up, prints the
+  summary so far, and exits with 130.
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).parent
-NOTHING_SELECTED = 5  # pytest's status where its arguments leave no test
+NOTHING_SELECTED = 5  # pytest's exit status if its arguments select no test
 PARSERS = "parsers"
-OVERTIME = 120  # seconds that a stage may take to end once it is told to
+OVERTIME = 120  # seconds that a stage may take to end after an interrupt
 
 
 class Stage(NamedTuple):
-    """A command, and by what name its result is given."""
+    """A command, and the name of its result."""
 
     name: str
     command: Sequence[str]
 
 
 class Outcome(NamedTuple):
-    """What became of a stage; `figures` are lines."""
+    """The result of a stage; `figures` are lines."""
 
     name: str
     status: int
@@ -46,7 +47,7 @@ class Outcome(NamedTuple):
 
 
 def stages(minutes: float, arguments: Sequence[str]) -> list[Stage]:
-    """All of them, in order; pytest's arguments are for the tests alone, and leave the parsers out."""
+    """Return all stages in order. With pytest arguments, the parsers are left out."""
     python = (sys.executable, "-m")
     tests = [
         Stage(path.stem.removeprefix("test_"), (*python, "pytest", "-s", "-v", *arguments, str(path)))
@@ -57,13 +58,13 @@ def stages(minutes: float, arguments: Sequence[str]) -> list[Stage]:
 
 
 def run(stage: Stage, minutes: float) -> Outcome:
-    """Run one, with all it says. A KeyboardInterrupt is passed on to it, and raised when it has ended."""
+    """Run a stage and show its output. Pass a KeyboardInterrupt on to it, and raise it when the stage has ended."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="pam_totp-torture-") as folder:
         figures = Path(folder, "figures")
         figures.touch()
         environment = {**os.environ, "TORTURE_MINUTES": str(minutes), "TORTURE_FIGURES": str(figures)}
-        # In a session of its own, so that it is told once, and not by the terminal too.
+        # In its own session, so that it gets the signal once, and not from the terminal too.
         with subprocess.Popen(stage.command, env=environment, start_new_session=True) as process:
             try:
                 status = process.wait()
@@ -78,7 +79,7 @@ def run(stage: Stage, minutes: float) -> Outcome:
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """A line for each stage, and its figures below it."""
+    """Return a line for each stage, with its figures below it."""
     lines = []
     for done in outcomes:
         held = "held" if done.status == 0 else f"FAILED ({done.status})"
@@ -88,7 +89,7 @@ def summary(outcomes: Sequence[Outcome]) -> str:
 
 
 def torture(minutes: float, to_run: Sequence[Stage]) -> int:
-    """Run them all; the exit status."""
+    """Run the stages and return the exit status."""
     outcomes: list[Outcome] = []
     interrupted = False
     try:
@@ -102,24 +103,24 @@ def torture(minutes: float, to_run: Sequence[Stage]) -> int:
     failed = [outcome.name for outcome in outcomes if outcome.status != 0]
     print(f"\n==== torture, {minutes:g} minutes\n{summary(outcomes)}")
     if interrupted:
-        print(f"interrupted: {len(to_run) - len(outcomes)} of {len(to_run)} stages did not come to their end")
+        print(f"interrupted: {len(to_run) - len(outcomes)} of {len(to_run)} stages were not completed")
         return 130
     print(f"{len(outcomes) - len(failed)} stages held, {len(failed)} failed{': ' * bool(failed)}{', '.join(failed)}")
     return 1 if failed or not outcomes else 0
 
 
-def _told_to_end(number: int, frame: object) -> None:
+def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def end_when_told() -> None:
-    """Have each signal that asks for an end raise KeyboardInterrupt."""
+def interrupt_on_signals() -> None:
+    """Make each signal that asks for an end raise KeyboardInterrupt."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _told_to_end)
+        signal.signal(number, _interrupt)
 
 
 if __name__ == "__main__":
-    end_when_told()
+    interrupt_on_signals()
     if len(sys.argv) < 2 or not re.fullmatch(r"\d+(\.\d+)?", sys.argv[1]) or float(sys.argv[1]) == 0:
         sys.exit("usage: python -m tests.torture MINUTES [PYTEST ARGUMENT...]")
     sys.exit(torture(float(sys.argv[1]), stages(float(sys.argv[1]), sys.argv[2:])))

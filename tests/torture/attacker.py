@@ -1,8 +1,8 @@
-"""A year of an owner who logs in twenty times a day, and of an attacker who knows the password and guesses in between.
+"""A year in which an owner logs in twenty times a day, and an attacker with the password guesses codes in between.
 
-The real core decides on every answer, in virtual time. The greedy attacker takes every guess at one code that there is
-before each of the owner's logins, so that the owner needs codes in a row, which clear the count, every time. The
-patient one keeps below the count at which the owner would notice: four guesses, then one a day.
+The real core decides on every answer, in virtual time. The greedy attacker uses all guesses at one code before each
+login of the owner. The owner then needs codes in a row every time, which clear the count. The patient attacker remains
+below the count that the owner would notice: four guesses, then one a day.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ BEGIN = 1_700_006_400  # a midnight, UTC
 
 @dataclass
 class Year:
-    """What happened. `chance` is that at least one guess was right, by what was accepted when each was made."""
+    """The result. `chance` is the probability of at least one right guess, from the codes valid at each guess."""
 
     guesses: int = 0
     hits: int = 0
     log_of_no_hit: float = 0.0
     logins: int = 0
-    answers_needed: Counter[int] = field(default_factory=Counter)  # codes in the owner's answer that got in
+    answers_needed: Counter[int] = field(default_factory=Counter)  # codes in the owner's accepted answer
 
     @property
     def chance(self) -> float:
@@ -59,7 +59,7 @@ class World:
     # The attacker
 
     def guess(self, count: int = 1) -> None:
-        """One answer of `count` random codes. A right one is noted, and the record as if it had not been given."""
+        """Answer with `count` random codes. A right answer is counted, and the record is restored."""
         digits = self.digits * count
         answer = str(self.random.randrange(10**digits)).zfill(digits).encode()
         token = self.record.tokens[0]
@@ -82,7 +82,7 @@ class World:
             self.guess()
 
     def flood(self) -> None:
-        """Also past where a guess has a chance: to keep the owner out."""
+        """Guess also when no guess can succeed, to block the owner."""
         while self.failures < THREE_CODES_FROM:
             self.guess(self.policy.codes_needed(self.failures))
         for _ in range(3):
@@ -91,7 +91,7 @@ class World:
     # The owner
 
     def show(self, count: int) -> str:
-        """The token's next codes; those of a clock take their time."""
+        """Return the token's next codes; for a time token, let the time pass."""
         token = self.record.tokens[0]
         if isinstance(token, HotpToken):
             self.presses += count
@@ -104,7 +104,7 @@ class World:
         return "".join(hotp(token.secret, step, self.digits) for step in steps)
 
     def owner_logs_in(self, flooded: bool = False) -> None:
-        """With one code; where that is refused with two in a row, then with three. That must be enough."""
+        """Log in with one code, or else with two codes in a row, or else with three. That must be enough."""
         for count in (1, 2, 3):
             if flooded:
                 self.flood()
@@ -127,7 +127,7 @@ def live(
     flood_every: int = 0,
     seed: int = 0,
 ) -> Year:
-    """Simulate; with `flood_every`, every so many logins happen in a flood of wrong answers."""
+    """Simulate. With `flood_every=n`, every n-th login happens during a flood of wrong answers."""
     world = World(kind, digits, policy or Policy(), seed=seed)
     for day in range(days):
         for login in range(LOGINS_A_DAY):
@@ -142,7 +142,7 @@ def live(
 
 
 def formula(kind: str, digits: int, *, greedy: bool, days: int = 365, policy: Policy | None = None) -> float:
-    """The chance as SECURITY.md computes it: guesses at one code, each at as many right ones as the window has."""
+    """Return the probability by the formula of SECURITY.md: guesses at one code, each with a window of right codes."""
     policy = policy or Policy()
     right = policy.look_ahead + 1 if kind == "hotp" else 2 * policy.window + 1
     guesses = days * LOGINS_A_DAY * TWO_CODES_FROM if greedy else TWO_CODES_FROM - 1 + days - 1

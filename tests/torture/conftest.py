@@ -1,4 +1,4 @@
-"""The machine of the real services, for the torture too; and, in the long form, how many tests there were."""
+"""The machine of the real services for these tests, and in the long form the number of tests."""
 
 from __future__ import annotations
 

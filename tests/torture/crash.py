@@ -1,8 +1,8 @@
-"""One login in the real helper, broken at one system call of its choice: killed before it, or told that it failed.
+"""One login in the real helper, with a fault at one system call: a kill before it, or an error from it.
 
-The helper is started as the relay starts it, and brought to its prompt; then strace takes hold of it, and only then
-is the answer given. So every call that is seen, and counted, lies between the person's answer and ours: that is where
-the secret file is read, the decision made, and its use recorded.
+The helper is started as the relay starts it. At its prompt, strace attaches; then the answer is sent. So every call
+that is traced lies between the user's answer and the result. In between, the helper reads the secret file, decides, and
+records the use.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ HELPER = str(TREE / "pam_totp" / "pam" / "helper.py")
 SALT, RECOVERY = "5a" * 16, "0123456789ABCDEF"
 PHONE = phone(period=86_400)
 
-# What every call is told, in turn; besides, that it did a part of the work.
+# Every call returns each of these errors in turn. Calls in SHORT also do a part of their work.
 ERRORS = ("ENOSPC", "EIO", "EINTR")
 SHORT = {"write", "read", "pread64", "sendto"}
 CANNOT_FAIL = {"getpid", "geteuid"}
-# Not the login's doing: how much memory it needs is not always the same, and the service's other threads wait. Nor is
-# the call that waits for the answer: it is under way when strace comes, which may or may not see it.
+# Not specific to the login: its memory varies, and other threads of the service wait. The call that waits for the
+# answer is left out too: it runs when strace attaches, which may or may not see it.
 BESIDE = {"mmap", "munmap", "mremap", "madvise", "brk", "mprotect"}
 BESIDE |= {"futex", "epoll_wait", "restart_syscall", "recvfrom"}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """An answer, and how to see in a record that it was taken note of."""
+    """An answer, and a check that a record has noted it."""
 
     name: str
     answer: Callable[[], str]
@@ -81,7 +81,7 @@ def enrol_for_a_crash(site: Site) -> None:
 
 @dataclass(frozen=True)
 class Call:
-    """The `number`th call (from 1) of `name` after the answer, and how strace shows it."""
+    """Call number `number` (from 1) of `name` after the answer, with strace's line."""
 
     name: str
     number: int
@@ -90,7 +90,7 @@ class Call:
 
 @dataclass
 class Ended:
-    """What came of a login: all that was said to the relay, and how the process ended."""
+    """The result of a login: all messages to the relay, and the exit status of the process."""
 
     said: list[bytes]
     status: int  # exit status, or minus the signal
@@ -102,7 +102,7 @@ class Ended:
 
 
 def by_helper(site: Site, answer: str, *inject: str) -> Ended:
-    """Log in through the real helper, with strace injecting what `inject` says from the answer on."""
+    """Log in through the real helper. From the answer on, strace injects the faults in `inject`."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     argv = [PYTHON, "-I", "-S", HELPER]
     pid = os.posix_spawn(PYTHON, argv, {}, file_actions=[(os.POSIX_SPAWN_DUP2, its.fileno(), 3)])
@@ -120,7 +120,7 @@ def by_helper(site: Site, answer: str, *inject: str) -> Ended:
 
 
 def by_service(site: Site, answer: str, *inject: str) -> Ended:
-    """The same through the real service; where that does not die of it, it is ended afterwards."""
+    """Do the same through the real service. End the service afterwards if it is still running."""
     process = site.start()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
         channel.connect(str(site.socket))
@@ -139,7 +139,7 @@ def _watched(
     arguments = ("version=1", "service=demo", f"user={ME}", "flags=0", f"arg=store={site.store}")
     channel.send(b"H" + "\0".join(arguments).encode())
     assert channel.recv(4097)[:1] == b"p"
-    until(lambda: _at_rest(pid), "it waits for the answer: what it does before is none of what is counted")
+    until(lambda: _at_rest(pid), "the process waits for the answer: earlier calls are not counted")
     trace = site.folder / "trace"
     expressions = [word for one in inject for word in ("-e", f"inject={one}")]
     with subprocess.Popen(
@@ -153,22 +153,24 @@ def _watched(
             while packet := channel.recv(4097):
                 said.append(packet)
         except (ConnectionResetError, BrokenPipeError):
-            pass  # it ended with something of ours unread, or before we said anything
-        # By a signal strace would let go; but of several threads that were killed it then waits for the end in vain.
-        # What it saw is written, line by line.
+            pass  # it ended before it read all, or before the first message
+        # A signal would make strace detach, but with several killed threads it would wait for their end forever.
+        # Its trace is written line by line.
         strace.kill()
     return _calls(trace), said
 
 
 def _at_rest(pid: int) -> bool:
-    """Whether every thread of a process sleeps."""
+    """Return True if every thread of a process sleeps."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return all((task / "stat").read_text().rpartition(")")[2].split()[0] == "S" for task in tasks)
 
 
 def _calls(trace: Path) -> list[Call]:
-    """The calls from the answer's arrival to ours, in order: those of the thread that answers, as strace counts for
-    each thread by itself."""
+    """Return the calls from the arrival of the answer to the result, in order.
+
+    These are the calls of the thread that answers: strace counts for each thread separately.
+    """
     lines = [
         (thread, name, line)
         for line in trace.read_text(errors="replace").splitlines()
@@ -187,11 +189,11 @@ def _calls(trace: Path) -> list[Call]:
 
 
 def injections(calls: list[Call]) -> list[tuple[Call, str]]:
-    """Everything that is to be tried on these calls, as strace wants it said."""
+    """Return all faults to inject into these calls, in strace's syntax."""
     found = []
     for call in calls:
         when = f"when={call.number}"
-        # The error keeps the call from being done: a signal alone comes when it returns.
+        # The error prevents the call: a signal alone arrives when the call returns.
         found.append((call, f"{call.name}:error=EIO:signal=KILL:{when}"))
         if call.name in CANNOT_FAIL:
             continue
@@ -202,15 +204,15 @@ def injections(calls: list[Call]) -> list[tuple[Call, str]]:
 
 
 def judge(site: Site, kind: Kind, ended: Ended, what: object) -> None:
-    """What must hold after a login that was broken somewhere."""
+    """Check what must hold after a login with a fault."""
     left = set(os.listdir(site.store)) - {f"{ME}.json", f"{ME}.lock"}
     killed = ended.status == -signal.SIGKILL
     assert not left or (killed and left == {f".{ME}.json.tmp"}), f"{what}: {left}"
     for name in left:
-        assert (site.store / name).stat().st_mode & 0o777 == 0o600, f"{what}: {name} can be read by others"
-    record = site.record()  # it parses: the old one or the new one
+        assert (site.store / name).stat().st_mode & 0o777 == 0o600, f"{what}: {name} is readable by other accounts"
+    record = site.record()  # it parses: the old or the new record
     noted = kind.noted(record)
-    assert noted or record == _before(record.user), f"{what}: neither old nor new"
+    assert noted or record == _before(record.user), f"{what}: neither the old nor the new record"
     if not kind.right:
         assert not ended.accepted, what
     elif ended.accepted:
@@ -221,9 +223,9 @@ def judge(site: Site, kind: Kind, ended: Ended, what: object) -> None:
     def accepts(answer: str) -> bool:
         return decide(store, ME, Answer.parse(answer.encode()), Policy(), lambda: int(time.time())).outcome.accepted
 
-    assert accepts(kind.answer()) is (kind.right and not noted), f"{what}: a code is good once, and not lost before"
+    assert accepts(kind.answer()) is (kind.right and not noted), f"{what}: a code is accepted once, and is not lost"
     assert accepts(codes(5)), f"{what}: the next login works"
-    assert set(os.listdir(site.store)) == {f"{ME}.json", f"{ME}.lock"}, f"{what}: something is left behind"
+    assert set(os.listdir(site.store)) == {f"{ME}.json", f"{ME}.lock"}, f"{what}: a temporary file remains"
 
 
 def _before(user: str) -> UserRecord:
@@ -231,8 +233,10 @@ def _before(user: str) -> UserRecord:
 
 
 def can_attach() -> bool:
-    """Whether strace is there, and may take hold of a process that it did not start (not so with yama's ptrace_scope
-    for ordinary users)."""
+    """Return True if strace is installed and may attach to a process that it did not start.
+
+    With yama's ptrace_scope, an ordinary user may not.
+    """
     try:
         with subprocess.Popen(["sleep", "60"]) as process:
             command = ["strace", "-o", "/dev/null", "-p", str(process.pid)]

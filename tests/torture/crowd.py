@@ -1,4 +1,4 @@
-"""Many at the prompt of real libpam at once: each waits there until all others have come, then all answer."""
+"""Many concurrent logins through real libpam: each waits at its prompt for all others, then all answer."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from tests.site import ME, PATIENCE, Site
 
 
 def in_processes(site: Site, answers: Sequence[str], services: Sequence[str] = ("demo",)) -> Counter[Result]:
-    """What becomes of `answers`, each given by a process of its own; the services are taken in turn."""
+    """Return the results of `answers`, each given by its own process; the services are used in turn."""
     fork = multiprocessing.get_context("fork")
     together, results = fork.Barrier(len(answers)), fork.Queue()
     jobs = enumerate(answers)
-    everybody = [
+    workers = [
         fork.Process(target=_log_in, args=(site, services[i % len(services)], answer, together, results))
         for i, answer in jobs
     ]
-    return _counted(everybody, results)
+    return _counted(workers, results)
 
 
 def in_threads(site: Site, answers: Sequence[str], services: Sequence[str] = ("demo",)) -> Counter[Result]:
-    """The same with threads of this process: one host, many logins."""
+    """Do the same with threads of this process: one host, many logins."""
     together, results = threading.Barrier(len(answers)), queue.Queue[int]()
     jobs = enumerate(answers)
-    everybody = [
+    workers = [
         threading.Thread(target=_log_in, args=(site, services[i % len(services)], answer, together, results))
         for i, answer in jobs
     ]
-    return _counted(everybody, results)
+    return _counted(workers, results)
 
 
 def _log_in(site: Site, service: str, answer: str, together: Any, results: Any) -> None:
@@ -44,14 +44,14 @@ def _log_in(site: Site, service: str, answer: str, together: Any, results: Any) 
     try:
         result: int = login(service, ME, at_the_prompt, site.confdir).result
     except threading.BrokenBarrierError:
-        result = Result.CONV_ERR  # somebody never came to the prompt
+        result = Result.CONV_ERR  # a login never reached its prompt
     results.put(result)
 
 
-def _counted(everybody: Sequence[Any], results: Any) -> Counter[Result]:
-    for one in everybody:
-        one.start()
-    counted = Counter(Result(results.get(timeout=5 * PATIENCE)) for _ in everybody)
-    for one in everybody:
-        one.join()
+def _counted(workers: Sequence[Any], results: Any) -> Counter[Result]:
+    for worker in workers:
+        worker.start()
+    counted = Counter(Result(results.get(timeout=5 * PATIENCE)) for _ in workers)
+    for worker in workers:
+        worker.join()
     return counted

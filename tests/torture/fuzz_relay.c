@@ -1,9 +1,9 @@
 /* The relay between a hostile service and a hostile host, for libFuzzer.
  *
- * The input is taken apart from its front: what the host says (names, items, arguments, how it answers), then the
- * messages that the service sends. What must hold, beside what the sanitizers look after:
- * - only the exact message "r0", before any other result, lets anybody in;
- * - what is sent is one hello of at most 4096 bytes, and answers of at most 512 without a NUL.
+ * The input is read from its start: first names, items, arguments and answers of the host, then the messages of the
+ * service. Rules, in addition to those of the sanitizers:
+ * - A login succeeds only with the exact message "r0", before any other result.
+ * - The relay sends one hello of at most 4096 bytes, and answers of at most 512 bytes without a NUL.
  */
 #define INTERPRETER "/usr/bin/python3"
 #define HELPER "/nonexistent/helper.py"
@@ -39,7 +39,7 @@ static struct input take(struct input *from, size_t size)
     return taken;
 }
 
-/* A string of up to 16 times as many bytes as the next byte says; NULL for 255. */
+/* Return a string. The next byte determines its size, at most 16 times that byte; 255 returns NULL. */
 static char *take_text(struct input *from)
 {
     unsigned size = take_byte(from);
@@ -53,7 +53,7 @@ static char *take_text(struct input *from)
     return text;
 }
 
-/* ---- libpam, as little of it as the relay calls ------------------------------------------------------------- */
+/* ---- the functions of libpam that the relay calls ----------------------------------------------------------- */
 
 int pam_get_item(const pam_handle_t *pamh, int type, const void **value)
 {
@@ -105,7 +105,7 @@ static int answer_prompt(int count, const struct pam_message **messages, struct 
     case 0:
         return PAM_CONV_ERR;
     case 1:
-        return PAM_SUCCESS; /* and no response at all */
+        return PAM_SUCCESS; /* without a response */
     default:
         *responses = calloc(1, sizeof **responses);
         (*responses)->resp = take_text(answers);

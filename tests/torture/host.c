@@ -1,9 +1,9 @@
-/* A PAM host: many logins, from many threads, and an account of what they have left behind.
+/* A PAM host: many logins from many threads, and a report on leaks.
  *
  * host CONFDIR SERVICE USER ANSWER LOGINS THREADS default|ignore|handle
  *
- * Prints the logins that got in, those that did not, the growth of the heap in bytes and of the open descriptors since
- * a tenth of the logins was done, and the children that are left. Exits 1 where it could not do its work.
+ * It prints the number of successful and of refused logins, the growth of the heap in bytes and of the open descriptors
+ * since a tenth of the logins was done, and the number of remaining children. It exits with 1 on an error of its own.
  */
 #define _GNU_SOURCE
 #include <dirent.h>

@@ -1,8 +1,8 @@
-"""A caller who means ill: sets the world up as ATTACK says, then becomes PROGRAM.
+"""A hostile caller: it prepares its process by ATTACK, then executes PROGRAM.
 
 /usr/bin/python3 -I hostile.py ATTACK PROGRAM [ARGUMENT...]
 
-Stands alone, as it runs under another account than the tests.
+It imports nothing of the tests, because it runs under another account.
 """
 
 import os
@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 
-TRAP = "/home/alice/trap"  # has something for everybody who looks there
+TRAP = "/home/alice/trap"  # has a file for every program that looks there
 VARIABLES = (
     *("PATH", "HOME", "TMPDIR", "PWD", "SHELL", "IFS", "ENV", "BASH_ENV"),
     *("LD_PRELOAD", "LD_LIBRARY_PATH", "LD_AUDIT", "LD_DEBUG_OUTPUT", "LD_PROFILE_OUTPUT", "LD_ORIGIN_PATH"),
@@ -68,7 +68,7 @@ def close(*descriptors: int) -> None:
 
 
 def many_descriptors() -> None:
-    """Every descriptor that one may have, and all of them to be inherited."""
+    """Open as many descriptors as the limit allows, all of them inheritable."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = min(most, 1024)
     limit(resource.RLIMIT_NOFILE, most)

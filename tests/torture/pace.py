@@ -1,7 +1,6 @@
-"""How long the torture lasts, and what it says: a short form of each test within `make test`, about an hour in all by
-`make torture`.
+"""Duration and figures of the torture tests: a short form within `make test`, about an hour by `make torture`.
 
-`make torture MINUTES=60` sets TORTURE_MINUTES; what is stated for an hour is scaled to it.
+`make torture MINUTES=60` sets TORTURE_MINUTES; numbers that are stated for an hour are scaled to it.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ LONG = MINUTES > 0
 
 
 def rounds(short: int, in_an_hour: int) -> int:
-    """How often to do something, or for how many seconds."""
+    """Return the number of rounds or seconds, scaled to the duration of the run."""
     return max(short, round(in_an_hour * MINUTES / 60)) if LONG else short
 
 
 def figure(text: str) -> None:
-    """Say what was tried and what came of it, in one line; `make torture` ends with all of them."""
+    """Print one line with the attempts and their result; `make torture` prints all of them at the end."""
     print(f"\n{text}", flush=True)
     if path := os.environ.get("TORTURE_FIGURES"):
         with open(path, "a", encoding="utf-8") as file:

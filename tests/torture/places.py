@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.site import Site
 
-FOLDERS = {"disk": "/var/tmp", "tmpfs": "/dev/shm"}  # noqa: S108  folders of our own are made there
+FOLDERS = {"disk": "/var/tmp", "tmpfs": "/dev/shm"}  # noqa: S108  private folders are created there
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A piece of a test in a process of its own: with mounts that nobody else sees, or limits that nobody else feels."""
+"""Run a part of a test in its own process, with private mounts or private limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CLONE_NEWNS = 0x00020000
 
 
 def in_child(work: Callable[[], None]) -> None:
-    """Run `work` in a forked process; what it raises is raised here, as text."""
+    """Run `work` in a forked process, and raise its exception here, as text."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -32,7 +32,7 @@ def in_child(work: Callable[[], None]) -> None:
 
 
 def in_mount_namespace(work: Callable[[], None]) -> None:
-    """The same, as root, with a mount namespace of its own. Its mounts are private, as the suite's are."""
+    """Do the same as root in a new mount namespace. Its mounts are private, like those of the suite."""
 
     def unshared() -> None:
         libc = ctypes.CDLL(None, use_errno=True)

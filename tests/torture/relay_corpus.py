@@ -1,4 +1,4 @@
-"""Inputs for fuzz_relay.c, made by name: `python -m tests.torture.relay_corpus FOLDER` writes them."""
+"""Inputs for fuzz_relay.c, by name: `python -m tests.torture.relay_corpus FOLDER` writes them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _login(
     arguments: Sequence[bytes] = (b"nodelay",),
     answers: Sequence[bytes | None] = (b"123456",),
 ) -> bytes:
-    """One login: what the host says, how its person answers, and what the service sends."""
+    """Encode one login: the arguments and items of the host, the user's answers, and the messages of the service."""
     host = b"".join(map(_text, items)) + _text(authtok)
     host += bytes([len(arguments)]) + b"".join(map(_text, arguments))
     replies = b"".join(b"\0" if a is None else b"\2" + _text(a) for a in answers)
@@ -36,7 +36,7 @@ SEEDS = {
     "echo-and-remark": _login(b"PCode: ", b"irecovery code used, 3 left", b"r0"),
     "first-pass": _login(b"g", b"r0"),
     "forward-pass": _login(b"pBoth: ", b"spassword", b"r0"),
-    "nobody-answers": _login(b"pOne-time code: ", b"r19", answers=(None,)),
+    "no-answer": _login(b"pOne-time code: ", b"r19", answers=(None,)),
     "nothing-set": _login(b"r25", items=(None,) * 5, authtok=None, arguments=()),
     "no-result": _login(b"pOne-time code: "),
     "almost-results": _login(b"i", b"r00"),

@@ -1,7 +1,7 @@
-/* libFuzzer's place taken by something that every compiler has: the inputs named, one by one, then as many as asked
- * for, made of them at random: bytes changed, left out, doubled, and the end of one behind the start of another.
+/* A replacement of libFuzzer for every compiler. It runs the named inputs, then COUNT random mutations of them: bytes
+ * changed, left out or doubled, or the end of one input after the start of another.
  *
- * replay SEED COUNT FILE...        says how many inputs were tried; what fails is left in the file `last-input`
+ * replay SEED COUNT FILE...        prints the number of inputs; a failing input is in the file `last-input`
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -37,7 +37,7 @@ static void try(const struct text *text)
         perror("last-input");
         exit(2);
     }
-    unsigned char *exact = malloc(text->size + (text->size == 0)); /* where the sanitizer knows its end */
+    unsigned char *exact = malloc(text->size + (text->size == 0)); /* the sanitizer knows the end of this block */
     memcpy(exact, text->bytes, text->size);
     LLVMFuzzerTestOneInput(exact, text->size);
     free(exact);

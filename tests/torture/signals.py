@@ -1,9 +1,8 @@
-"""A caller who starts PROGRAM, types ANSWER, and meanwhile stops, wakes and kills whatever it may: itself, and all that
-came of it.
+"""A hostile caller that starts PROGRAM, types ANSWER, and signals the program and its children.
 
 /usr/bin/python3 -I signals.py SEED ANSWER PROGRAM [ARGUMENT...]
 
-Stands alone, as it runs under another account than the tests.
+It imports nothing of the tests, because it runs under another account.
 """
 
 import os
@@ -27,7 +26,7 @@ FOR = 1.5  # seconds
 
 
 def children_of(pid: int) -> list[int]:
-    """All that came of `pid`, the oldest first."""
+    """Return all descendants of `pid`, the oldest first."""
     found = [pid]
     for one in found:
         try:
@@ -51,9 +50,9 @@ def main(seed: int, answer: str, program: list[str]) -> None:
             try:
                 os.kill(pid, chance.choice(signals))
             except OSError:
-                continue  # not ours to signal, or gone
+                continue  # not permitted, or ended
         time.sleep(chance.random() / 500)
-    while process.poll() is None:  # let what was stopped come to its end
+    while process.poll() is None:  # continue stopped processes so that they can end
         for pid in children_of(process.pid):
             try:
                 os.kill(pid, signal.SIGCONT)

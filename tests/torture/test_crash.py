@@ -1,7 +1,8 @@
-"""Broken at any system call between the person's answer and ours, a login leaves the old record or the new one.
+"""A login with a fault at any system call between answer and result leaves the old or the new record.
 
-A code that was accepted is never accepted again, one that was not used up is good at the next login, that login
-works, and nothing is left behind after it.
+Rules:
+- An accepted code is never accepted again. A code that was not used up is accepted at the next login.
+- The next login works, and leaves no temporary file.
 """
 
 from __future__ import annotations
@@ -32,25 +33,25 @@ from tests.torture.places import site_on
 
 pytestmark = [
     pytest.mark.bare,
-    pytest.mark.skipif(not can_attach(), reason="needs strace, and leave to attach it to one's own processes"),
+    pytest.mark.skipif(not can_attach(), reason="needs strace, and permission to attach it to its own processes"),
 ]
-AT_ONCE = 2 * (os.cpu_count() or 1)  # most of a try is waiting
+AT_ONCE = 2 * (os.cpu_count() or 1)  # most of the time is waiting
 
 
 def calls_of(kind: Kind, log_in: Callable[..., Ended] = by_helper) -> list[Call]:
-    """What an undisturbed login does."""
+    """The system calls of a login without a fault."""
     with site_on("tmpfs") as site:
         enrol_for_a_crash(site)
         ended = log_in(site, kind.answer())
         assert ended.accepted is kind.right
-        judge(site, kind, ended, "nothing was broken")
+        judge(site, kind, ended, "no fault was injected")
     names = {call.name for call in ended.calls}
     assert {"openat", "flock", "read", "write", "fsync", "renameat", "sendto"} <= names, names
     return ended.calls
 
 
 def try_all(kind: Kind, points: Sequence[tuple[Call, str]], log_in: Callable[..., Ended] = by_helper) -> Counter[str]:
-    """Break a login at each point, each time in a new store; how often it ended in what way."""
+    """Log in with each fault, each time in a new store. Count the results."""
 
     def try_one(point: tuple[Call, str]) -> str:
         call, injected = point
@@ -59,7 +60,7 @@ def try_all(kind: Kind, points: Sequence[tuple[Call, str]], log_in: Callable[...
             ended = log_in(site, kind.answer(), injected)
             judge(site, kind, ended, f"{kind.name} {injected}, where it did {call.shown}")
             if "signal=KILL" in injected:
-                assert ended.status == -9, f"{injected} never came"
+                assert ended.status == -9, f"{injected} was never called"
             return "killed" if ended.status == -9 else "accepted" if ended.accepted else "refused"
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -73,8 +74,10 @@ def try_all(kind: Kind, points: Sequence[tuple[Call, str]], log_in: Callable[...
 
 
 def some(kind: str, points: Sequence[tuple[Call, str]]) -> list[tuple[Call, str]]:
-    """What there is time for in `make test`: of one kind every call, killed and failed; of the others the turning
-    points alone."""
+    """Return the faults that `make test` has time for.
+
+    For one kind of answer these are a kill and an error at every call, for the others only the decisive calls.
+    """
     if kind == "hotp":
         return [p for p in points if "KILL" in p[1] or "EIO" in p[1] or "retval" in p[1]]
     return [p for p in points if "KILL" in p[1] and p[0].name in ("write", "fsync", "renameat", "sendto")]
@@ -88,7 +91,7 @@ def test_a_broken_helper_leaves_the_old_or_the_new_record(kind: str) -> None:
     assert counted["killed"] >= 5
     if LONG or kind == "hotp":
         assert counted["killed"] >= 30
-        assert counted["refused"] >= 20, "a failed call denies, unless it does not matter or is tried again"
+        assert counted["refused"] >= 20, "a failed call denies, unless it is irrelevant or retried"
 
 
 @pytest.mark.timeout(1200)
@@ -101,7 +104,7 @@ def test_a_broken_service_leaves_the_old_or_the_new_record(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_files_are_created_only_in_the_store_and_private_to_its_owner(kind: str) -> None:
-    """The new record is nowhere but beside the old one; no temporary folder ever holds a secret."""
+    """The new record is written only beside the old one; no temporary folder ever holds a secret."""
     made = [
         call.shown for call in calls_of(KINDS[kind]) if re.search(r"O_CREAT|O_TMPFILE|memfd|mkdir|mknod", call.shown)
     ]
@@ -112,11 +115,11 @@ def test_files_are_created_only_in_the_store_and_private_to_its_owner(kind: str)
 
 @pytest.mark.parametrize("error", ["ENOLCK", "EIO", "EOPNOTSUPP", "EINVAL"])
 def test_a_file_system_without_locks_is_refused_with_a_reason(site: Site, error: str) -> None:
-    """NFS without its lock daemon says ENOLCK; what has no locks at all, EOPNOTSUPP or EINVAL."""
+    """NFS without its lock daemon returns ENOLCK; a file system without locks, EOPNOTSUPP or EINVAL."""
     enrol_for_a_crash(site)
     before = site.path().read_bytes()
     ended = by_service(site, KINDS["hotp"].answer(), f"flock:error={error}")
     assert ended.said == [b"r9"]
     assert site.path().read_bytes() == before
     reason = {"ENOLCK": "No locks available", "EIO": "Input/output error", "EINVAL": "Invalid argument"}
-    until(lambda: site.log.has("error", f"user={ME}", reason.get(error, "not supported")), "the log says why")
+    until(lambda: site.log.has("error", f"user={ME}", reason.get(error, "not supported")), "the reason is logged")

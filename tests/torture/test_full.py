@@ -1,6 +1,6 @@
-"""No room, no inodes, no leave to write: refused alike, whoever asks and whatever they answer.
+"""A store that is full, out of inodes or read-only: every user and every answer is refused alike.
 
-The file stays as it was, nothing is left beside it, and the code is as good as before once there is room again.
+The file is unchanged, no temporary file remains, and once the store is writable again the code is still valid.
 For a limit on the size of files, see tests/logins/test_limits.py.
 """
 
@@ -55,7 +55,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], object]]
         lambda store: mount("-o", "remount,rw", str(store)),
     ),
 }
-SOME = [("16 KiB, full", True), ("no inodes", False), ("read-only", True)]  # used before: a lock file is there
+SOME = [("16 KiB, full", True), ("no inodes", False), ("read-only", True)]  # used before: a lock file exists
 
 
 def enrol(site: Site) -> None:
@@ -66,7 +66,9 @@ def refuses_all_alike(site: Site) -> None:
     before = site.path().read_bytes()
     names = set(os.listdir(site.store))
     logins = [site.login(answer, user=user) for user in (ME, UNKNOWN_USER) for answer in ANSWERS.values()]
-    assert min(login.seconds for login in logins) >= refusal_delay(Policy()), "how far was looked does not show either"
+    assert min(login.seconds for login in logins) >= refusal_delay(Policy()), (
+        "the range of the search does not show either"
+    )
     shown = [seen(login) for login in logins]
     assert shown == [(Result.AUTHINFO_UNAVAIL, ["One-time code: "], [], 0)] * len(shown)
     assert site.path().read_bytes() == before
@@ -79,7 +81,7 @@ def test_an_unwritable_store_refuses_all_alike_and_loses_no_data(
     site: Site, way: str, how: str, used_before: bool
 ) -> None:
     options, spoil, mend = BROKEN[how]
-    site.stop()  # the service is to live where the mount is
+    site.stop()  # the service must be in the namespace of the mount
 
     def work() -> None:
         mount("-t", "tmpfs", "-o", f"{options},mode=0700", "private", str(site.store))
@@ -97,7 +99,7 @@ def test_an_unwritable_store_refuses_all_alike_and_loses_no_data(
         spoil(site.store)
         refuses_all_alike(site)
         mend(site.store)
-        assert site.gets_in(codes(0)), "the right code is as good as before"
+        assert site.gets_in(codes(0)), "the right code is still valid"
         assert not site.gets_in(codes(0))
         assert site.record().failures == int(used_before)
         assert set(os.listdir(site.store)) <= {f"{ME}.json", f"{ME}.lock"}

@@ -1,4 +1,4 @@
-"""Guessing: what many wrong answers at once, or over a year, are worth; and that they never keep the owner out."""
+"""Guessing: the success of many wrong answers at once or over a year; they never block the owner."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def test_of_200_concurrent_guesses_none_succeeds_after_the_fifth(site: Site) -> 
         answers = ["000000"] * 198 + [codes(0), codes(1)]
         random.shuffle(answers)
         counted = in_threads(site, answers, ("warm",))
-        # An ordinary user's connections beyond the service's limit are turned away, which is a refusal too.
+        # Connections of an ordinary user above the service's quota are rejected, which is a refusal too.
         assert Result.SUCCESS not in counted, counted
         assert counted.total() == 200
         assert site.record().failures >= 5 + counted[Result.AUTH_ERR] - 2
         assert site.counter() == 0
-        assert site.login(codes(0, 3), service="warm").result is Result.SUCCESS, "the owner gets in all the same"
+        assert site.login(codes(0, 3), service="warm").result is Result.SUCCESS, "the owner is still accepted"
 
 
 @pytest.mark.skipif(not LONG, reason="200 interpreters at once: in the long form")
@@ -79,14 +79,13 @@ def test_the_count_holds_across_processes_services_and_restarts(site: Site) -> N
     assert site.command("verify", ME, "000000").returncode == 1
     assert site.record().failures == 5
     for service in ("warm", "cold", "sudo"):
-        assert site.login(codes(0), service=service).result is Result.AUTH_ERR, "one code is not enough, wherever"
+        assert site.login(codes(0), service=service).result is Result.AUTH_ERR, "one code is not enough in any process"
     assert site.command("verify", ME, codes(0)).returncode == 1
     assert site.login(codes(0, 2), service="sudo").result is Result.SUCCESS
 
 
 def test_setting_the_clock_back_and_forth_loses_no_failure(site: Site) -> None:
-    """However the clock jumps between the first failure's time and before it: the count falls by the days that pass
-    after that time, and by nothing else."""
+    """The count falls only by the days after the first failure, although the clock jumps before and after it."""
     site.enrol()
     store = FileStore(str(site.store))
     begin = 1_700_000_000
@@ -119,26 +118,28 @@ def test_a_year_of_guessing_has_the_probability_of_the_formula(kind: str, greedy
     figure(
         f"guessing {kind}, {who}: {days} days, {year.logins} logins of the owner's, chance {100 * year.chance:.3g} %"
     )
-    assert max(year.answers_needed) == (2 if greedy else 1), "the patient are not noticed, the greedy always"
+    assert max(year.answers_needed) == (2 if greedy else 1), (
+        "the owner never notices the patient attacker, and always the greedy one"
+    )
 
 
 def test_a_flood_of_wrong_answers_neither_succeeds_nor_blocks_the_owner() -> None:
     for kind in ("hotp", "totp"):
         days = rounds(10, 365)
         year = live(kind, 6, greedy=True, days=days, flood_every=10)
-        assert year.logins == days * LOGINS_A_DAY, "with at most three codes in one answer, or `live` had failed"
+        assert year.logins == days * LOGINS_A_DAY, "at most three codes in one answer; otherwise `live` fails"
         assert year.answers_needed.keys() == {2, 3}
         assert year.chance == pytest.approx(formula(kind, 6, greedy=True, days=days), rel=0.001)
 
 
 def test_the_rate_of_right_guesses_matches_the_probability() -> None:
-    """With the widest window, so that there is something to count."""
+    """Use the widest window, so that there are enough hits to count."""
     policy = Policy(look_ahead=100)
     days, years = rounds(120, 365), rounds(1, 10)
     hits = sum(live("hotp", 6, greedy=True, days=days, policy=policy, seed=seed).hits for seed in range(years))
     expected = years * days * LOGINS_A_DAY * 5 * 101e-6
     assert abs(hits - expected) <= 4 * expected**0.5, (hits, expected)
-    figure(f"guesses that were right, look_ahead 100: {hits} in {years * days} days, {expected:.0f} expected")
+    figure(f"right guesses, look_ahead 100: {hits} in {years * days} days, {expected:.0f} expected")
 
 
 @pytest.mark.parametrize("kind", ["hotp", "totp"])
@@ -149,12 +150,12 @@ def test_the_probabilities_in_security_md_are_right(kind: str, digits: int) -> N
         (TREE / "SECURITY.md").read_text(),
         re.MULTILINE,
     )
-    assert stated is not None, f"SECURITY.md says nothing about {kind} with {digits} digits"
+    assert stated is not None, f"SECURITY.md has no probability for {kind} with {digits} digits"
     for percent, greedy in ((stated[1], True), (stated[2], False)):
         assert float(percent) == pytest.approx(100 * formula(kind, digits, greedy=greedy), rel=0.05)
 
 
-# ---- the owner, meanwhile
+# ---- the owner during a flood
 
 
 def test_the_owner_is_accepted_during_a_flood_of_wrong_answers(site: Site) -> None:
@@ -174,7 +175,7 @@ def test_the_owner_is_accepted_during_a_flood_of_wrong_answers(site: Site) -> No
         counter = 0
         for number in range(rounds(6, 300)):
             while site.record().failures < 20 and number % 2:
-                time.sleep(0.01)  # every other time with the count as high as it gets
+                time.sleep(0.01)  # every second time with the highest count
             done = site.login(codes(counter, 3), service=BOTH[number % 2])
             assert done.result is Result.SUCCESS
             counter += 3
@@ -183,7 +184,5 @@ def test_the_owner_is_accepted_during_a_flood_of_wrong_answers(site: Site) -> No
         for attacker in attackers:
             attacker.join()
     assert len(refused) > 20
-    assert set(refused) <= {Result.AUTH_ERR, Result.AUTHINFO_UNAVAIL}, (
-        "late for the lock on a busy machine: refused, too"
-    )
+    assert set(refused) <= {Result.AUTH_ERR, Result.AUTHINFO_UNAVAIL}, "a lock timeout on a busy machine is refused too"
     figure(f"the owner under a flood: {number + 1} of {number + 1} logins, beside {len(refused)} wrong answers")

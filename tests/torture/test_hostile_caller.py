@@ -1,6 +1,6 @@
-"""Real sudo and su, called by somebody who means ill: whatever they set up, a wrong code gets no more than refusal.
+"""Real sudo and su under a hostile caller: a wrong code is refused under every condition that the caller can set.
 
-And nothing is for free: where a wrong answer was not counted, a right one does not get in under the same conditions.
+Guesses are never free: if a wrong answer is not counted, a right one is not accepted under the same conditions.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from tests.torture.hostile import ATTACKS, TRAP
 from tests.torture.pace import LONG, figure, rounds
 
 HOSTILE = "/run/hostile.py"
-PROGRAMS = {  # who is asked for a code, who one would be, what is called
+PROGRAMS = {  # the user of the code, the target user, the command
     "sudo": ("alice", "root", ["/usr/bin/sudo", "-S", "-p", "", "/usr/bin/id", "-un"]),
     "su": ("bob", "bob", ["/usr/bin/su", "bob", "-c", "/usr/bin/id -un"]),
 }
-# su hands its caller's limits on, sudo resets some: the short form has what is hardest for each.
+# su passes its caller's limits on, sudo resets some: the short form has the hardest attacks for each.
 SOME = {
     "sudo": ("environment", "umask 0", "signals blocked", "(0, 1, 2) closed", "5 descriptors"),
     "su": ("umask 0777", "600 bytes a file", "16 MiB in all", "6 descriptors"),
@@ -74,7 +74,7 @@ def gets_in(machine: Machine, program: str, attack: str, answer: str) -> bool:
 
 
 def in_order(machine: Machine, user: str) -> None:
-    """The store is as a login leaves it, and the owner's next login works."""
+    """Check that the store is as after a login, and that the owner's next login works."""
     assert {p.name for p in machine.path(STORE).iterdir()} <= {
         f"{u}.{s}" for u in ("alice", "bob") for s in ("json", "lock")
     }
@@ -93,8 +93,8 @@ def test_a_wrong_code_is_refused_and_counted_under_any_caller(attacked: Machine,
     assert counted in (0, 1)
     assert counter(attacked, user) == 0
     let_in = gets_in(attacked, program, attack, codes(0))
-    assert counter(attacked, user) == 1 or not let_in, "in, and the code is not used up"
-    assert counted == 1 or not let_in, "a wrong answer was not counted where a right one gets in"
+    assert counter(attacked, user) == 1 or not let_in, "accepted, but the code is not used up"
+    assert counted == 1 or not let_in, "a wrong answer was not counted, but a right one is accepted"
     assert not gets_in(attacked, program, "nothing", "000000")
     in_order(attacked, user)
 
@@ -102,7 +102,7 @@ def test_a_wrong_code_is_refused_and_counted_under_any_caller(attacked: Machine,
 @pytest.mark.bare
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_no_file_that_the_caller_controls_is_opened(attacked: Machine, program: str) -> None:
-    """By sudo or su, the relay, or the helper: traced from the moment that the program is started."""
+    """sudo or su, the relay and the helper are traced from the start of the program."""
     user, _, words = PROGRAMS[program]
     strace = ("strace", "-u", "alice", "-f", "-s", "4096", "-o", "/run/trace", "-e", "trace=%file,%network")
     launcher = ("/usr/bin/python3", "-I", HOSTILE, "environment")
@@ -111,7 +111,7 @@ def test_no_file_that_the_caller_controls_is_opened(attacked: Machine, program: 
     assert counter(attacked, user) == 1
     trace = attacked.path("/run/trace").read_text()
     privileged = trace[trace.index(f'execve("{words[0]}"') :].splitlines()[1:]
-    assert any('execve("/usr/bin/python3"' in call for call in privileged), "the helper is in it"
+    assert any('execve("/usr/bin/python3"' in call for call in privileged), "the trace has the helper"
     named = [call for call in privileged if re.search(r"/home/alice|/tmp|\bx\.so|sitecustomize", call)]
     used = [call for call in named if re.search(r"\b(open|openat|openat2|creat|execve|connect|bind|rename\w*)\(", call)]
     assert not used, used
@@ -121,7 +121,7 @@ def test_no_file_that_the_caller_controls_is_opened(attacked: Machine, program: 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_signals_from_the_caller_do_not_change_a_result(attacked: Machine, program: str) -> None:
-    """Whatever can be stopped, woken and killed is, at any moment of the login."""
+    """Stop, continue and kill every process that the caller may signal, at random moments of the login."""
     user, becomes, words = PROGRAMS[program]
     got_in = 0
     times = rounds(6, 300)
@@ -134,7 +134,7 @@ def test_signals_from_the_caller_do_not_change_a_result(attacked: Machine, progr
         got_in += is_in
         attacked.record(user)  # it parses
     assert got_in <= 1, "three codes in a row are accepted once"
-    figure(f"signals to {program} and all it starts: {times} logins, {got_in} got in by its one right answer")
+    figure(f"signals to {program} and all it starts: {times} logins, {got_in} accepted by the only right answer")
     first = counter(attacked, user)
     assert first in (0, 3)
     in_order(attacked, user)
@@ -154,7 +154,7 @@ def test_a_helper_that_the_caller_can_write_is_not_started(attacked: Machine) ->
 
 
 def test_a_socket_with_the_caller_as_listener_is_not_used(attacked: Machine) -> None:
-    """It would say yes to everything."""
+    """This listener would accept every answer."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with listener:
         listener.bind(str(attacked.path(f"{TRAP}/socket")))
@@ -163,6 +163,6 @@ def test_a_socket_with_the_caller_as_listener_is_not_used(attacked: Machine) -> 
         listener.setblocking(False)
         attacked.stack("sudo", f"auth required {RELAY} socket={TRAP}/socket helper={HELPER} nodelay")
         assert not gets_in(attacked, "sudo", "nothing", "000000")
-        assert attacked.record("alice").failures == 1, "a helper was asked instead"
+        assert attacked.record("alice").failures == 1, "a helper was used instead"
         with pytest.raises(BlockingIOError):
             listener.accept()

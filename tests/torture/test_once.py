@@ -1,4 +1,4 @@
-"""A code is accepted once: fifty at the prompt of real libpam, with one code, whatever it is and however they ask."""
+"""A code is accepted once: fifty concurrent logins, for every kind of code, by service and helper."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.torture.places import FOLDERS, site_on
 MANY = 50
 SALT = "5a" * 16
 RECOVERY = "0123456789ABCDEF"
-PHONE = phone(period=86_400)  # so that no step ends between the answer's making and its use, but at midnight UTC
+PHONE = phone(period=86_400)  # no step ends between making an answer and using it, except at midnight UTC
 WAYS = {"socket": ("warm",), "spawn": ("cold",), "mixed": ("warm", "cold")}
 KINDS = ("hotp", "row", "totp", "recovery")
 EVERY = list(itertools.product(KINDS, WAYS, FOLDERS))
-# What tests/logins/test_races.py has not: the rarer kinds, both ways at once, a store in memory.
+# Beyond tests/logins/test_races.py: the rarer kinds, service and helper at once, a store in memory.
 SOME = [("recovery", "mixed", "disk"), ("hotp", "mixed", "tmpfs"), ("totp", "socket", "tmpfs")]
 ROUNDS = {"socket": rounds(2, 100), "spawn": rounds(1, 100), "mixed": rounds(1, 100)}
 
@@ -36,15 +36,15 @@ def ready(site: Site) -> None:
 
 
 def enrolled(site: Site, kind: str) -> str:
-    """Enrol anew, and return an answer that is good once."""
+    """Write a new record, and return an answer that is valid once."""
     site.enrol(fob(), PHONE, salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),))
     if kind == "totp":
         return totp(PHONE.secret, int(time.time()), period=PHONE.period)
     return {"hotp": codes(0), "row": codes(0, 3), "recovery": RECOVERY}[kind]
 
 
-def one_got_in(counted: Counter[Result], place: str) -> bool:
-    """On a slow disk, the last of fifty do not have the lock within their five seconds."""
+def one_succeeded(counted: Counter[Result], place: str) -> bool:
+    """On a slow disk, the last of fifty reach the time limit of the lock."""
     late = {Result.AUTHINFO_UNAVAIL} if place == "disk" else set()
     return counted[Result.SUCCESS] == 1 and counted.keys() <= {Result.SUCCESS, Result.AUTH_ERR} | late
 
@@ -56,8 +56,8 @@ def test_of_fifty_processes_with_one_code_one_succeeds(kind: str, way: str, plac
         ready(site)
         for number in range(ROUNDS[way] if kind != "row" else -(-ROUNDS[way] // 5)):
             counted = in_processes(site, [enrolled(site, kind)] * MANY, WAYS[way])
-            assert one_got_in(counted, place), f"round {number}: {counted}"
-            assert site.record().failures == 0, "replays are not counted, but for recovery codes nor are wrong ones"
+            assert one_succeeded(counted, place), f"round {number}: {counted}"
+            assert site.record().failures == 0, "replays are not counted, and neither are wrong recovery codes"
         figure(f"{MANY} processes, one answer ({kind}, {way}, {place}): {number + 1} rounds, exactly one in each time")
 
 
@@ -70,12 +70,12 @@ def test_of_fifty_threads_of_one_host_with_one_code_one_succeeds(kind: str, way:
         ready(site)
         for number in range(rounds(1, 10)):
             counted = in_threads(site, [enrolled(site, kind)] * MANY, WAYS[way])
-            assert one_got_in(counted, place), f"round {number}: {counted}"
+            assert one_succeeded(counted, place), f"round {number}: {counted}"
         figure(f"{MANY} threads, one answer ({kind}, {way}, {place}): {number + 1} rounds, exactly one in each time")
 
 
 def test_each_of_ten_codes_given_five_times_succeeds_at_most_once() -> None:
-    """Whoever comes late with a lower counter finds it past: no two logins by one code, and the last one wins."""
+    """A late login with a lower counter is refused: no code is accepted twice, and the highest counter remains."""
     with site_on("tmpfs") as site:
         ready(site)
         for _ in range(rounds(1, 50)):
@@ -96,7 +96,7 @@ def test_of_three_concurrent_logins_through_real_sshd_one_succeeds(machine: Mach
         everybody: list[Talk] = [sshd.ssh("alice", "NumberOfPasswordPrompts=1") for _ in range(3)]
         for talk in everybody:
             talk.asks("One-time code: ")
-        for talk in everybody:  # all three have their answer before the first is looked at
+        for talk in everybody:  # all three have sent their answer before the first is decided
             talk.says(codes(0))
         ends = [talk.ends() for talk in everybody]
         assert sorted(status for status, _ in ends) == [0, 255, 255], ends

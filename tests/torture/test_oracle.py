@@ -1,7 +1,7 @@
-"""Refusals look alike: in no state can a right code be told from a wrong one, and never one user from another.
+"""Refusals look alike: no state distinguishes a right code from a wrong one, or one user from another.
 
-Full and read-only disks are in test_full.py, the work at the disk in tests/logins/test_full_disk.py. Without nullok
-and grace: these tell by their nature who is enrolled, and where from they came before.
+Full and read-only disks are in test_full.py, the writes to the disk in tests/logins/test_full_disk.py. These tests
+use neither nullok nor grace, which by design show which users are enrolled, or their earlier addresses.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ pytestmark = pytest.mark.bare
 SALT, RECOVERY = "5a" * 16, "0123456789ABCDEF"
 WRONG = ("000000", "000000 111111", "000000 111111 222222", "ZZZZ-ZZZZ-ZZZZ-ZZZZ", "x", "")
 SAME = (Result.AUTH_ERR, ["One-time code: "], [REFUSED], 0)
-BOUND = 0.01  # seconds: what the medians of right and wrong answers are stated to differ by at most, on an idle machine
+BOUND = 0.01  # seconds: the documented maximum difference of the medians of right and wrong answers, on an idle machine
 
 
 class State(NamedTuple):
-    """How somebody stands, and answers that would be right if they stood better."""
+    """The state of a user, and answers that would be right in a better state."""
 
     right: tuple[str, ...]
     tokens: tuple[Token, ...] = (fob(),)
@@ -59,7 +59,7 @@ STATES = {
 
 
 def seen(login: Login) -> tuple[Result, list[str], list[str], int]:
-    """All that whoever logs in can see of it, but the time."""
+    """Return all that the user can see of a login, except the time."""
     return login.result, [p.text for p in login.prompts], [m.text for m in login.messages], login.left
 
 
@@ -72,19 +72,19 @@ def stands(site: Site, state: State) -> None:
 @pytest.mark.parametrize("name", STATES)
 def test_a_refused_right_answer_looks_like_a_wrong_answer(site: Site, way: str, name: str) -> None:
     state = STATES[name]
-    site.config.write_text(f"[policy]\nlock_after = {state.lock_after}\n")  # where the service obeys
+    site.config.write_text(f"[policy]\nlock_after = {state.lock_after}\n")  # for the service
     site.configure("demo", f"lock_after={state.lock_after}", way=way)
     wrong = WRONG if way == "socket" or LONG else (WRONG[0], WRONG[3])
     for answer in (*state.right, *wrong):
         stands(site, state)
         done = site.login(answer)
         assert seen(done) == SAME, answer
-        assert done.seconds >= refusal_delay(Policy()), "a refusal takes its time, whatever had to be looked at"
+        assert done.seconds >= refusal_delay(Policy()), "every refusal takes at least the delay"
 
 
 @pytest.mark.parametrize("user", [ME, "nobody", "no-such-account", "../x", "x" * 32])
 def test_a_refusal_looks_the_same_for_every_user(site: Site, user: str) -> None:
-    """Enrolled, with an account and not enrolled, without an account."""
+    """An enrolled user, an account that is not enrolled, and an unknown user."""
     site.configure()
     site.enrol()
     for answer in WRONG:
@@ -94,7 +94,7 @@ def test_a_refusal_looks_the_same_for_every_user(site: Site, user: str) -> None:
 
 
 def test_refusal_times_are_measured(site: Site) -> None:
-    """What decides is that each takes the stated time at least; how far they differ beyond that is printed."""
+    """Each refusal must take at least the delay. The differences beyond that are only printed."""
     site.start()
     site.configure("demo", way="socket")
     state = STATES["after five failures"]

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.bare
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus" / "relay"
 SANITIZE = ("-g", "-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-ACCOUNT = "somebody"
+ACCOUNT = "alice"
 
 # Services of every kind: honest, at fault, hostile.
 GOOD: list[tuple[bytes, ...]] = [
@@ -49,7 +49,7 @@ BAD: list[tuple[bytes, ...]] = [
 
 
 class Account(NamedTuple):
-    """What the host says of all its logins."""
+    """The host's report on all its logins."""
 
     in_: int
     out: int
@@ -65,7 +65,7 @@ def folder() -> Iterator[Path]:
 
 
 def compiled(folder: Path, *flags: str) -> tuple[Path, Path]:
-    """The host and the relay, both built with these flags."""
+    """Build the host and the relay with these flags."""
     host, relay = folder / "host", folder / "relay.so"
     common = ["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", *flags]
     subprocess.run([*common, "-o", host, HERE / "host.c", "-lpam", "-pthread"], check=True)
@@ -98,7 +98,7 @@ def serve(folder: Path, relay: Path, script: Script) -> tuple[Service, str]:
 
 
 def spawning(folder: Path, relay: Path) -> str:
-    """A service that starts a real helper for each login; its store is empty, so it refuses."""
+    """Write a PAM service that starts a real helper. Its store is empty, so each login is refused."""
     store = folder / "store"
     store.mkdir(mode=0o700)
     pamconf.service(folder, "cold", f"auth [success=ok default=die] {relay} socket=none store={store} nodelay")
@@ -106,7 +106,7 @@ def spawning(folder: Path, relay: Path) -> str:
 
 
 def every_kind() -> Script:
-    """Each kind of service in turn, over and over; honest ones and others alternate."""
+    """Play each kind of service in turn, repeatedly; honest and hostile ones alternate."""
     kinds = [play(*messages) for pair in zip(itertools.cycle(GOOD), BAD, strict=False) for messages in pair]
     kinds += [play(*messages, hang_up=True) for messages in ((), (b"p",), (b"i",))]
     return in_turn(*kinds)
@@ -155,7 +155,7 @@ def test_ten_thousand_logins_leak_no_memory_descriptor_or_child(folder: Path, si
     finally:
         service.close()
     assert (warm.in_, warm.out, warm.descriptors, warm.children) == (logins, 0, 0, 0)
-    assert warm.grown < 16 * logins, "the smallest piece of memory that could be lost each time has 32 bytes"
+    assert warm.grown < 16 * logins, "the smallest leak per login is 32 bytes"
     logins = rounds(40, 1000) // 40 * 40
     cold = run([host, folder, spawning(folder, RELAY), ACCOUNT, codes(0)], logins, 4, sigchld)
     assert (cold.in_, cold.out, cold.descriptors, cold.children) == (0, logins, 0, 0)
@@ -165,7 +165,7 @@ def test_ten_thousand_logins_leak_no_memory_descriptor_or_child(folder: Path, si
 
 @pytest.mark.timeout(3600)
 def test_the_fuzzing_corpus_and_its_mutations_succeed_only_with_r0(folder: Path) -> None:
-    """The target of the test below with any compiler: nothing that was found once comes back."""
+    """Run the target of the test below with any compiler, so that earlier findings remain fixed."""
     program = folder / "replay"
     sources = [HERE / "fuzz_relay.c", HERE / "replay.c"]
     subprocess.run(["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", *SANITIZE, "-o", program, *sources], check=True)
@@ -175,7 +175,7 @@ def test_the_fuzzing_corpus_and_its_mutations_succeed_only_with_r0(folder: Path)
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert int(done.stdout) == len(kept) + made >= 5_100
-    figure(f"relay under sanitizers: {len(kept)} kept inputs and {made} made of them, nothing found")
+    figure(f"relay under sanitizers: {len(kept)} kept inputs and {made} mutations, no error")
 
 
 @pytest.mark.timeout(3600)
@@ -203,4 +203,4 @@ def test_the_fuzzed_relay_succeeds_only_with_r0(folder: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-4000:]
     runs = next(line.split()[-1] for line in done.stderr.splitlines() if "number_of_executed_units" in line)
-    figure(f"relay by libFuzzer: {runs} inputs in {seconds} s, nothing found")
+    figure(f"relay by libFuzzer: {runs} inputs in {seconds} s, no error")

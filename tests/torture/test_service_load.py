@@ -1,4 +1,4 @@
-"""The service under floods and through its own restarts: an honest login gets its answer, and from the service."""
+"""The service under floods and across restarts: an honest login gets its result, and from the service."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EACH = 500  # connections
 
 def _connect(site: Site) -> socket.socket:
     client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    client.connect(str(site.socket))  # waits where the queue is full
+    client.connect(str(site.socket))  # waits if the queue is full
     client.settimeout(PATIENCE)
     return client
 
@@ -45,7 +45,7 @@ def silent(site: Site) -> list[socket.socket]:
 
 
 def _say(clients: list[socket.socket], *messages: bytes) -> list[socket.socket]:
-    """Each client says one of the messages, in turn; who has been turned away does not."""
+    """Send one of the messages from each client, in turn. A client that was rejected sends none."""
     for number, client in enumerate(clients):
         with suppress(OSError):
             client.send(messages[number % len(messages)])
@@ -77,7 +77,7 @@ ILL = {
 
 @contextmanager
 def besieged(site: Site, how: Callable[[Site], object]) -> Iterator[None]:
-    """A process of each stranger does `how` over and over, and holds on to what it has."""
+    """One process of each attacking account repeats `how`, and keeps its connections."""
     children = []
     ready_read, ready_write = os.pipe()
     go_read, go_write = os.pipe()
@@ -103,7 +103,7 @@ def besieged(site: Site, how: Callable[[Site], object]) -> Iterator[None]:
     try:
         with open(ready_read, "rb", buffering=0) as ready:
             for _ in children:
-                assert ready.read(1) == b"x", "the siege came to nothing"
+                assert ready.read(1) == b"x", "the attack was not running"
         yield
     finally:
         os.close(go_write)
@@ -120,10 +120,10 @@ def test_hostile_clients_do_not_block_an_honest_login(site: Site, how: str) -> N
     with besieged(site, ILL[how]):
         for counter in range(5):
             assert site.gets_in(codes(counter))
-        assert sum(f"accepted user={ME}" in line for line in site.log.lines()) == 5, "the service said so, no helper"
+        assert sum(f"accepted user={ME}" in line for line in site.log.lines()) == 5, "the service refused, not a helper"
         threads = len(os.listdir(f"/proc/{process.pid}/task"))
-        assert threads <= MAX_LOGINS * len(OTHER_UIDS) + MAX_WAITING + 2, "what one account may hold at most"
-    until(lambda: len(os.listdir(f"/proc/{process.pid}/task")) <= MAX_WAITING + 1, "whatever was held is let go")
+        assert threads <= MAX_LOGINS * len(OTHER_UIDS) + MAX_WAITING + 2, "the quota of one account"
+    until(lambda: len(os.listdir(f"/proc/{process.pid}/task")) <= MAX_WAITING + 1, "the held connections are closed")
     assert len(os.listdir(f"/proc/{process.pid}/fd")) < 20
     assert site.gets_in(codes(5))
 
@@ -132,7 +132,7 @@ def test_hostile_clients_do_not_block_an_honest_login(site: Site, how: str) -> N
 
 
 class Supervisor:
-    """What systemd does with a socket unit: the listener is its own, and each service gets it as descriptor 3."""
+    """Do what systemd does with a socket unit: hold the listener, and pass it to each service as descriptor 3."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -166,7 +166,7 @@ class Supervisor:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["ended", "killed"])
 def test_a_restart_under_load_loses_only_the_logins_in_flight(site: Site, how: signal.Signals) -> None:
-    """Ended by SIGTERM it loses none: those under way end, those that come wait in the socket's queue."""
+    """SIGTERM loses no login: running logins finish, new ones wait in the queue of the socket."""
     clients, restarts = 8, rounds(3, 100)
     supervisor = Supervisor(site)
     site.configure("demo", way="socket")
@@ -184,7 +184,7 @@ def test_a_restart_under_load_loses_only_the_logins_in_flight(site: Site, how: s
     try:
         for _ in range(restarts):
             before = results[Result.AUTH_ERR]
-            until(lambda at=before: results[Result.AUTH_ERR] >= at + 2 * clients, "logins get their answers")  # type: ignore[misc]
+            until(lambda at=before: results[Result.AUTH_ERR] >= at + 2 * clients, "logins get their results")  # type: ignore[misc]
             supervisor.restart(how)
     finally:
         over.set()
@@ -199,7 +199,7 @@ def test_a_restart_under_load_loses_only_the_logins_in_flight(site: Site, how: s
 
 
 def test_a_code_is_used_once_across_restarts(site: Site) -> None:
-    """The owner goes on logging in with the next code, while the service is killed and started again."""
+    """The owner logs in with the next code repeatedly, while the service is killed and restarted."""
     supervisor = Supervisor(site)
     site.configure("demo", way="socket")
     site.enrol()
@@ -211,7 +211,7 @@ def test_a_code_is_used_once_across_restarts(site: Site) -> None:
             killer.join()
             noted = site.counter() == counter + 1
             assert noted or not let_in
-            assert site.gets_in(codes(counter)) is not noted, "good once: not lost before it was noted, and not after"
+            assert site.gets_in(codes(counter)) is not noted, "accepted once, and never lost"
     finally:
         supervisor.close()
 
@@ -232,7 +232,7 @@ exec prlimit --core=0 --nproc=1100 setpriv --reuid=pam_totp --regid=pam_totp --c
 
 @pytest.mark.bare
 def test_the_service_works_in_the_sandbox_of_its_unit(machine: Machine) -> None:
-    """Nothing to write but the store, no home folders, no network, no capabilities, no way to new privileges."""
+    """Only the store is writable. There are no home folders, no network, no capabilities and no new privileges."""
     machine.stop_serving()
     machine.stack("sudo", machine.ours(way="socket"))
     machine.enrol("alice")

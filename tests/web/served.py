@@ -102,7 +102,7 @@ class TlsPortal:
         self.machine.enrol(user, *tokens)
 
     def delete_all_users(self) -> None:
-        self.machine.forget_everybody()
+        self.machine.reset()
 
 
 def listens(machine: Machine, port: int) -> bool:
