@@ -104,6 +104,7 @@ PLAIN_WORDS = .ci CONTRIBUTING.md README.md demo docs/architecture.md pam_totp/c
               pam_totp/system/doctor pam_totp/system/enable pam_totp/system/pamd tests/systems tools
 PLAIN_WORDS += docs/api.md pam_totp/client.py pam_totp/django pam_totp/web tests/test_api_page.py tests/django tests/web
 PLAIN_WORDS += pam_totp/system/fair_semaphore.py pam_totp/system/passwords.py
+PLAIN_WORDS += docs/token_sim.md tests/token_sim token_sim
 lint: need-lint venv  ## code style, types, plain words, shell scripts, manuals
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
