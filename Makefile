@@ -98,19 +98,11 @@ systems: need-systems $(if $(strip $(ARGS)),,test-roots)  ## demo and tests on e
 test-roots: need-systems build venv  ## tests of the bare roots themselves, as root
 	PAM_TOTP_SYSTEMS=1 $(BIN)/python -m pytest -p no:xdist --quiet tests/systems/test_roots.py
 
-# Files and folders whose words are checked; the rest follows.
-PLAIN_WORDS = .ci CONTRIBUTING.md README.md demo pam_totp/core pam_totp/pam/*.py pam_totp/store \
-              $(addprefix pam_totp/operations/,audit_log.py authenticate.py enroll.py resync.py self_service.py) \
-              pam_totp/system/doctor pam_totp/system/enable pam_totp/system/pamd tests/systems tools
-PLAIN_WORDS += pam_totp/client.py pam_totp/django pam_totp/web tests/test_api_page.py tests/django tests/web
-PLAIN_WORDS += CHANGELOG.md SECURITY.md docs pam_totp/system/data/*.[158] tests/cli/test_manuals.py
-PLAIN_WORDS += pam_totp/system/fair_semaphore.py pam_totp/system/passwords.py
-PLAIN_WORDS += $(addprefix tests/,*.py bench booted core formats fuzz logins measure services torture)
 lint: need-lint venv  ## code style, types, plain words, shell scripts, manuals
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m tools.words $(PLAIN_WORDS)
+	$(BIN)/python -m tools.words
 	shellcheck .ci/run .ci/need $(DATA)/install $(DATA)/uninstall
 	shellcheck --shell=bash $(DATA)/pam-totp.bash
 	mandoc -Tlint -Wwarning $(DATA)/*.[158]

@@ -22,7 +22,7 @@ TREE = Path(__file__).resolve().parent.parent
 
 # Expression, and what to write instead.
 EXPRESSIONS = {
-    r"nobody|somebody|whoever": "name the actor: no user, an account, the caller",
+    r"(?<!user=)(?:nobody|somebody|whoever)": "name the actor: no user, an account, the caller",
     r"who (?:is|has|ends|asks|listens|waits|comes)": "name the actor, then the verb",
     r"(?:is|are|was|were) (?:said|told)": "is printed, is logged, is given",
     r"told of|told apart": "is notified, is distinguished",

@@ -1,12 +1,12 @@
-/* pam_totp.so: carries one PAM login to the Python service and its decision back.
+/* pam_totp.so: carries one PAM login to the Python service, and the decision back.
  *
- * The law:
- * - no policy lives here: the relay reads message types and four module arguments, nothing else;
- * - PAM_SUCCESS is returned only for the exact message "r0"; whatever is unexpected denies, and is logged;
- * - it only talks to a service, and only starts a program, that nobody less trusted could have put there;
- * - the host stays as it was: no signal disposition, environment, descriptor, child or static state changes,
- *   so it may be setuid, multi-threaded, or have descriptors 0-2 closed;
- * - what a person answered is wiped as soon as it has been sent, and never logged.
+ * Rules:
+ * - The relay holds no policy. It reads message types and four module arguments.
+ * - It returns PAM_SUCCESS only for the exact message "r0". Any unexpected event denies, and is logged.
+ * - It talks to a service, or starts a program, only if no untrusted account could have put it there.
+ * - The host is unchanged: signal dispositions, environment, descriptors, children and static state. So the host may be
+ *   setuid, multi-threaded, or have descriptors 0-2 closed.
+ * - An answer is wiped as soon as it has been sent, and never logged.
  *
  * The protocol (AF_UNIX SOCK_SEQPACKET, one message a packet, the first byte is its type):
  *   to the service     H hello: NUL-separated key=value   A answer   N no answer
@@ -118,8 +118,8 @@ static long long milliseconds(void)
     return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
 }
 
-/* Moves a descriptor away from 0-3: a host that has 0-2 closed may still write to them, and a helper has its own there.
- * Returns -1 for -1, and where there is no room. */
+/* Moves a descriptor away from 0-3. A host with 0-2 closed may still write to them, and a helper has its own there.
+ * Returns -1 for -1, or if no descriptor is free. */
 static int aside(int descriptor)
 {
     if (descriptor < 0 || descriptor > 3)
@@ -138,7 +138,7 @@ static const char *value_of(const char *argument, const char *key)
     return strncmp(argument, key, length) == 0 ? argument + length : NULL;
 }
 
-/* Every argument is looked at, so that `nodelay` holds when another one is malformed. The rest is the service's. */
+/* Reads every argument, so that `nodelay` works if another one is malformed. The service reads the rest. */
 static struct settings parse(int argc, const char **argv)
 {
     struct settings settings = {.socket = DEFAULT_SOCKET, .helper = HELPER};
@@ -172,9 +172,9 @@ enum trust { TRUSTED, MISSING, FOREIGN, WRITABLE, WINDING, UNFIT };
 
 static const char *const DISTRUST[] = {
     [MISSING] = "cannot be found",
-    [FOREIGN] = "belongs to somebody else",
-    [WRITABLE] = "can be written by others",
-    [WINDING] = "leads through too many links, or too long a path",
+    [FOREIGN] = "belongs to an untrusted user",
+    [WRITABLE] = "can be written by other users",
+    [WINDING] = "has too many links, or is too long",
     [UNFIT] = "is the wrong kind of file, or not executable",
 };
 
@@ -189,8 +189,8 @@ static bool trusted_owner(uid_t uid, bool of_service)
     return getpwnam_r(ACCOUNT, &entry, room, sizeof room, &found) == 0 && found != NULL && found->pw_uid == uid;
 }
 
-/* In a sticky folder others may add, but not replace what a trusted owner has there. The mode of a link means nothing,
- * and writing to a socket means connecting. */
+/* In a sticky folder other users can add files, but cannot replace those of a trusted owner. The mode of a link has no
+ * effect, and writing to a socket means connecting. */
 static bool writable_by_others(mode_t mode)
 {
     if (S_ISLNK(mode) || S_ISSOCK(mode) || (S_ISDIR(mode) && (mode & S_ISVTX)))
@@ -204,9 +204,9 @@ struct place {
     int links; /* followed on the way */
 };
 
-/* Visits every folder and link that an absolute path leads through, and what it leads to. Where all of them belong to
- * trusted owners and nobody else can write there, nobody else can change where the path leads: it may be used by name
- * afterwards. `at` tells where the visit ended. */
+/* Visits every folder and link on an absolute path, and the file at its end. If all of them belong to trusted owners,
+ * and only these can write there, no other user can change where the path leads. It may then be used by name.
+ * `at` tells where the visit ended. */
 static enum trust visit(const char *path, bool of_service, struct place *at)
 {
     for (size_t end = 1;; end += strcspn(path + end, "/")) { /* path[0 … end-1] is "/", then "/usr", "/usr/bin" … */
@@ -238,8 +238,8 @@ static enum trust visit(const char *path, bool of_service, struct place *at)
     }
 }
 
-/* Whether a path is trusted, and leads to the `wanted` type of file with the `wanted` mode bits. If not, that has been
- * logged, but for a socket that is not there: then there is no service, which is how most hosts are set up. */
+/* Returns true if a path is trusted, and leads to the `wanted` type of file with the `wanted` mode bits. Otherwise logs
+ * the reason. A missing socket is not logged: most hosts run no service. */
 static bool usable(pam_handle_t *pamh, const char *path, mode_t wanted)
 {
     struct place at = {.links = 0};
@@ -253,7 +253,7 @@ static bool usable(pam_handle_t *pamh, const char *path, mode_t wanted)
 
 /* ---- reaching a service ------------------------------------------------------------------------------------ */
 
-/* The service at the other end is whoever called listen(). */
+/* Returns true if a trusted user called listen() on the socket at the other end. */
 static bool trusted_peer(int channel)
 {
     struct ucred peer;
@@ -276,15 +276,15 @@ static int connect_to(pam_handle_t *pamh, const char *path)
         connect(channel, (const struct sockaddr *)&address, sizeof address) == 0) {
         if (trusted_peer(channel))
             return channel;
-        pam_syslog(pamh, LOG_ERR, "not using %s: who listens there is somebody else", path);
+        pam_syslog(pamh, LOG_ERR, "not using %s: the listener runs as an untrusted user", path);
     }
     close(channel);
     return -1;
 }
 
-/* Starts a helper with nothing of the host's: /dev/null on 0-2, the channel on 3, no other descriptor, no environment,
- * default signals, a session of its own (the terminal's Ctrl-C is not for it), the folder "/". It sets its own umask
- * and writes no byte code. Returns 0 or an errno value. */
+/* Starts a helper that inherits nothing of the host: /dev/null on 0-2, the channel on 3, no other descriptor, an empty
+ * environment, default signals, its own session (the terminal's Ctrl-C does not reach it), the folder "/". The helper
+ * sets its umask and writes no byte code. Returns 0 or an errno value. */
 static int spawn(const char *helper, int channel, pid_t *pid)
 {
     char *const argv[] = {INTERPRETER, "-I", "-S", (char *)helper, NULL};
@@ -331,9 +331,9 @@ static int start(const char *helper, struct service *service)
     return error;
 }
 
-/* Hangs up. A helper is ended too: what it had to make durable was so before it answered. Where the host ignores
- * SIGCHLD, or reaps every child itself, a pid may be somebody else's by now, so nothing is sent to one: a pidfd stays
- * with its process, and waitid tells whether that process is a child of ours. */
+/* Closes the channel and ends a helper. Its record was durable before it answered. If the host ignores SIGCHLD or reaps
+ * all children itself, the pid may already belong to another process. So signals go to a pidfd, which stays with its
+ * process, and waitid tells whether that process is a child of ours. */
 static void hang_up(const struct service *service)
 {
     siginfo_t unused;
@@ -377,7 +377,7 @@ static const char *receive(int channel, struct packet *packet)
         if (size == 0 || (errno != EAGAIN && errno != EINTR))
             return "hung up";
     }
-    return "said nothing for too long";
+    return "sent no message in time";
 }
 
 static void forget(char *text)
@@ -387,7 +387,7 @@ static void forget(char *text)
     free(text);
 }
 
-/* Shows one message to the person. Returns the answer, for the caller to forget, or NULL. */
+/* Shows one message to the user. Returns the answer, which the caller must wipe and free, or NULL. */
 static char *converse(pam_handle_t *pamh, int style, const char *text)
 {
     const struct pam_conv *conversation = item(pamh, PAM_CONV);

@@ -1,6 +1,6 @@
-"""A machine to install on: the one of the real services, without the account of pam_totp's and its folders.
+"""A machine to install on: the machine of the real services, without the account and the folders of pam_totp.
 
-The law: `make install` and `make uninstall` are the real ones, run in the namespace; nothing of the host changes.
+Rules: `make install` and `make uninstall` are the real ones, and run in the namespace. The host is unchanged.
 """
 
 from __future__ import annotations

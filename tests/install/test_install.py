@@ -363,7 +363,7 @@ def test_make_help_has_a_line_for_every_target_that_is_for_people() -> None:
     assert all(len(line.split()) > 2 for line in said)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="is about whoever is not root")
+@pytest.mark.skipif(os.geteuid() == 0, reason="must not be root")
 def test_without_root_it_says_what_it_needs() -> None:
     done = subprocess.run(["make", "install"], cwd=TREE, text=True, capture_output=True, check=False)
     assert (done.returncode != 0, "needs root" in done.stderr) == (True, True)

@@ -148,7 +148,7 @@ def test_a_snapshot_overwrites_no_file(tmp_path: Path) -> None:
     aged = path.read_bytes()
     for to in (copy, path):
         done = token_sim("snapshot", path, to)
-        says = f"token-sim: {to} exists already, and is not overwritten (choose another name)\n"
+        says = f"token-sim: {to} already exists (choose another name)\n"
         assert (done.returncode, done.stdout, done.stderr) == (1, "", says)
     assert (path.read_bytes(), copy.read_bytes()) == (aged, copied)
 

@@ -1,4 +1,4 @@
-"""The owner's channel: everything that is not a finger's business, and nobody else's."""
+"""The control socket: everything but the button, for the owner of the token alone."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_missing_token_and_one_that_ends_are_reported_as_not_running(tmp_path:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         with pytest.raises(control.NotRunning):
-            control.ask(path, {"do": "status"})  # nobody listens
+            control.ask(path, {"do": "status"})  # no process listens
         listener.listen()
 
         def hang_up() -> None:
@@ -79,7 +79,7 @@ def test_a_socket_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         control.Control(str(tmp_path / "nowhere" / "owner"))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can come as somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can use another uid")
 def test_another_uid_gets_no_answer_even_where_the_file_mode_lets_it_in(tmp_path: Path) -> None:
     path = new_token(tmp_path / "fob")
     os.chmod(tmp_path, 0o755)  # noqa: S103  # pytest's own folder above is closed to others: hence /proc below

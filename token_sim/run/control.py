@@ -1,9 +1,9 @@
-"""The owner's channel to a running token: a Unix socket, one JSON document a line each way.
+"""The control socket of a running token: a Unix socket, with one JSON document a line in both directions.
 
-The law:
-- only the token's owner, and root, get an answer: the socket is 0600, and the peer's credentials are looked at;
-- a request is answered by exactly one line, `{"ok": true, …}` or `{"ok": false, "error": …}`;
-- it is never on a device's port, and no answer holds a seed.
+Rules:
+- Only the token's owner and root get an answer: the mode of the socket is 0600, and the peer's uid is checked.
+- A request is answered by exactly one line, `{"ok": true, …}` or `{"ok": false, "error": …}`.
+- The socket is separate from the ports, and no answer contains a seed.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ Request = dict[str, Any]
 
 
 class NotRunning(Exception):
-    """Nobody answers on the socket."""
+    """No process answers on the socket."""
 
 
 def socket_path(token: str) -> str:
-    """Where the running token in file `token` is reached."""
+    """Return the path of the control socket of the token in file `token`."""
     return f"{token}.control"
 
 
 class Control:
-    """The server's end, without a thread: `descriptors` to wait for, `serve` to do what came."""
+    """The server's end, without a thread: the caller waits for `descriptors`, then calls `serve`."""
 
     def __init__(self, path: str) -> None:
-        """Listen on `path`; one that was left behind is replaced, so the caller holds the token's lock."""
+        """Listen on `path`. A socket left by a crash is replaced, so the caller must hold the token's lock."""
         self._path = path
         self._clients: dict[socket.socket, bytearray] = {}
         with contextlib.suppress(FileNotFoundError):
@@ -63,7 +63,7 @@ class Control:
         return [self._listener.fileno(), *(client.fileno() for client in self._clients)]
 
     def serve(self, answer: Callable[[Request], Request]) -> None:
-        """Answer every request that has come whole. `answer` raises ValueError or its kind for a bad one."""
+        """Answer every complete request. `answer` raises ValueError for an invalid one."""
         self._accept()
         for client, buffer in list(self._clients.items()):
             try:
@@ -104,12 +104,15 @@ def _answered(line: bytes, answer: Callable[[Request], Request]) -> Request:
         if not isinstance(request, dict):
             raise ValueError("a request is a JSON object")
         return {"ok": True, **answer(request)}
-    except ValueError as error:  # JSON's and UTF-8's are of its kind, and so is BadRequest
+    except ValueError as error:  # also the errors of JSON and UTF-8, and BadRequest
         return {"ok": False, "error": str(error)}
 
 
 def ask(path: str, request: Request) -> Request:
-    """Ask the token at socket `path`. Raises NotRunning, ValueError with the token's complaint, or OSError."""
+    """Send a request to socket `path`, and return the reply.
+
+    Raises NotRunning, OSError, or ValueError with the token's error message.
+    """
     with socket.socket(socket.AF_UNIX) as channel:
         channel.settimeout(TIMEOUT)
         try:

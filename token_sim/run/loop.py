@@ -1,9 +1,9 @@
-"""A token that lives in real time: the loop between its ports, its owner, its clock and its finger.
+"""A token in real time: the loop that serves its ports, its owner, its clock and its button.
 
-The law:
-- one thread; a signal's handler only leaves a note, and `step` reads it;
-- the token hears of the time before it hears of anything else;
-- however the loop ends, what was published is gone and the token's file is whole.
+Rules:
+- There is one thread. A signal handler only increments a counter, which `step` reads.
+- In each step, the token's time is advanced before input is processed.
+- However the loop ends, links and sockets are removed, and the token file is complete.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from token_sim.run.simulation import Simulation
 from token_sim.wire.bad_line import Line
 from token_sim.wire.pty import Transport
 
-POLL_S = 0.02  # how often a port without a client is looked at: nothing tells that one came
-LONGEST_BACKLOG = 64 * 1024  # bytes for a client that does not read; then the line drops, as a real one does
+POLL_S = 0.02  # seconds between two checks of a port without a client, as no event announces a client
+LONGEST_BACKLOG = 64 * 1024  # bytes for a client that does not read; beyond that they are dropped, as on a real line
 
 
 class Runner:
-    """`step` waits for at most `timeout` seconds and does what came up. `speed`: the token's seconds in a real one."""
+    """The loop. `speed` is the number of the token's seconds in a real second."""
 
     def __init__(
         self, simulation: Simulation, transports: list[Transport], control: Control | None = None, speed: float = 1.0
@@ -33,12 +33,13 @@ class Runner:
         self.ports: list[tuple[Transport, Line, bytearray]] = [
             (t, simulation.attach(), bytearray()) for t in transports
         ]
-        self.requested_presses = 0  # asked for by a signal
+        self.requested_presses = 0  # presses that a signal requested
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._last = time.monotonic()
-        self._lag_ms = 0.0  # ms of the token's time, less than one after each step
+        self._lag_ms = 0.0  # ms of the token's time that has not passed for it yet: less than one after each step
 
     def step(self, timeout: float = POLL_S) -> None:
+        """Wait for at most `timeout` seconds, and process what has arrived."""
         readable = [fd for transport, _, _ in self.ports for fd in transport.descriptors()]
         if self.control is not None:
             readable += self.control.descriptors()
@@ -65,17 +66,17 @@ class Runner:
             self.control.close()
 
     def call(self, function: Callable[[], Any], timeout: float = 30.0) -> Any:
-        """Have another thread's loop do something between two steps, and return or raise what it did."""
-        done: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+        """Have the thread of the loop call `function` between two steps, and return its result or raise its error."""
+        outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
         def run() -> None:
             try:
-                done.put((function(), None))
-            except Exception as error:  # handed to the thread that asked
-                done.put((None, error))
+                outcome.put((function(), None))
+            except Exception as error:  # raised in the thread that called
+                outcome.put((None, error))
 
         self._calls.put(run)
-        result, error = done.get(timeout=timeout)
+        result, error = outcome.get(timeout=timeout)
         if error is not None:
             raise error
         return result

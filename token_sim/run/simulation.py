@@ -1,8 +1,8 @@
 """The simulation of one token: the device, the lines to it, and the commands of its owner.
 
 Rules:
-- The time is an argument. Nothing here waits, or depends on what carries the bytes.
-- The owner's commands (faults, time, snapshots, the oracle) come through `command`, never over a line.
+- Time is an argument. Nothing here waits, and no result depends on the kind of port.
+- The owner's commands (faults, time, snapshots, the oracle) use `command`. No line accepts them.
 - No reply contains a seed.
 - The same token, seed and calls give the same log, byte for byte.
 """
@@ -26,17 +26,17 @@ from token_sim.wire.bad_line import Line
 from token_sim.wire.protocol import LONGEST_PRESS, Session
 
 LOG_LINES = 2_000
-COLDEST, HOTTEST = -40, 85  # °C: beyond that no quartz is specified
+COLDEST, HOTTEST = -40, 85  # °C: the range for which crystals are specified
 
 Request = dict[str, Any]
 
 
 class BadRequest(ValueError):
-    """A command that makes no sense; the message says which would."""
+    """The command is invalid. The message says what is valid."""
 
 
 class Simulation:
-    """One token and its lines. `file` is the one that snapshots are taken of and restored to."""
+    """One token and its lines. `file` is the file that the token was opened from."""
 
     def __init__(self, device: Device, file: TokenFile, seed: int = 0) -> None:
         self.device, self.file = device, file
@@ -47,33 +47,36 @@ class Simulation:
 
     @classmethod
     def of_file(cls, file: TokenFile, seed: int = 0) -> Simulation:
+        """Return the simulation of the token in `file`, which its writes go to."""
         return cls(Device(file, file.profile, file.hardware, seed), file, seed)
 
     @classmethod
     def in_memory(cls, image: bytes, profile: Profile, now: int, seed: int = 0) -> Simulation:
-        """A token without a file, at `now` (Unix ms)."""
+        """Return the simulation of a token without a file, whose clock is right at `now` (Unix ms)."""
         hardware = new_hardware(profile, now)
         file = TokenFile("", profile, image, hardware)
         return cls(Device(Ram(image), profile, hardware, seed), file, seed)
 
     def attach(self) -> Line:
-        """A further line to the device."""
+        """Return a new line to the device."""
         line = Line(Session(self.device), self.device.faults, self._seed + len(self.lines))
         self.lines.append(line)
         return line
 
     def receive(self, line: Line, data: bytes) -> None:
+        """Process input of `line`."""
         line.receive(data)
         for request in line.session.take_requests():
             self._log_text(self._log_prefix("<", line), request)
         self._deliver_events()
 
     def elapse(self, ms: int, *, world: bool = True) -> None:
+        """Let `ms` milliseconds pass. With `world` false, only the token ages."""
         self.device.elapse(ms, world=world)
         self._deliver_events()
 
     def take_output(self, line: Line) -> bytes:
-        """What goes out on `line` now."""
+        """Return the output of `line` since the last call, or nothing while it is delayed."""
         out = line.take_output(self.device.hardware.age)
         for text in out.splitlines():
             self._log_text(self._log_prefix(">", line), text.decode("ascii", "backslashreplace"))
@@ -82,7 +85,7 @@ class Simulation:
     def _deliver_events(self) -> None:
         for event in self.device.take_events():
             if not self.is_plugged or not self.lines:
-                self._log_text("(unheard)", f"+{event.name} {event.text!r}")
+                self._log_text("(not sent)", f"+{event.name} {event.text!r}")
             for line in self.lines if self.is_plugged else ():
                 line.notify(event)
 
@@ -92,15 +95,15 @@ class Simulation:
     def _log_text(self, direction: str, text: str) -> None:
         self.log.append(f"{show_time(self.device.hardware.now)} {direction} {text}")
 
-    # --- what the owner may do
+    # --- the owner's commands
 
     def command(self, request: Request) -> Request:
-        """Do one request, `{"do": NAME, …}`, and return what there is to say. Raises BadRequest."""
-        do = _COMMANDS.get(str(request.get("do")))
-        if do is None:
-            raise BadRequest(f"no such command; there are {', '.join(sorted(_COMMANDS))}")
+        """Execute the request `{"do": NAME, …}`, and return the reply. Raises BadRequest."""
+        execute = _COMMANDS.get(str(request.get("do")))
+        if execute is None:
+            raise BadRequest(f"unknown command: use one of {', '.join(sorted(_COMMANDS))}")
         try:
-            return do(self, request) or {}
+            return execute(self, request) or {}
         except (ValueError, TypeError, KeyError) as error:
             raise BadRequest(str(error)) from error
         except OSError as error:
@@ -111,7 +114,7 @@ class Simulation:
     def _press(self, request: Request) -> None:
         ms = request.get("ms")
         if ms is not None and not (type(ms) is int and 1 <= ms <= LONGEST_PRESS):
-            raise BadRequest(f"a press lasts 1 to {LONGEST_PRESS} ms")
+            raise BadRequest(f"a press must last 1 to {LONGEST_PRESS} ms")
         self.device.press(ms)
 
     def _hold(self, _: Request) -> None:
@@ -122,18 +125,18 @@ class Simulation:
 
     def _advance(self, request: Request) -> Request:
         ms = parse_span(str(request.get("by", "")))
-        hardware, usual = self.device.hardware, self.device.hardware.temperature
-        hardware.temperature = _temperature(request.get("temp", usual))
+        hardware, before = self.device.hardware, self.device.hardware.temperature
+        hardware.temperature = _temperature(request.get("temp", before))
         try:
             self.elapse(ms, world=not request.get("only_token", False))
         finally:
-            hardware.temperature = usual
+            hardware.temperature = before
         return self.oracle()
 
     def _fault(self, request: Request) -> Request:
         times, number = request.get("times", 1), request.get("number")
         if not (times is None or (type(times) is int and times >= 1)) or not (number is None or type(number) is int):
-            raise BadRequest("times is 1 or more, and number is a whole number")
+            raise BadRequest("times must be 1 or more, and number an integer")
         self.device.inject(_fault_in(request), times, number)
         return {"faults": self.faults()}
 
@@ -144,12 +147,12 @@ class Simulation:
     def _snapshot(self, request: Request) -> Request:
         to = str(request["to"])
         if os.path.lexists(to):
-            raise BadRequest(f"{to} exists already, and is not overwritten (choose another name)")
+            raise BadRequest(f"{to} already exists (choose another name)")
         write_durably(to, self._as_file().text().encode())
         return {"snapshot": to}
 
     def _restore(self, request: Request) -> Request:
-        """Put memory, charge and clock error back as they were: a clone. The world's time stays."""
+        """Load memory, charge and clock error of a snapshot. This makes a clone. The world's time is unchanged."""
         path = str(request["from"])
         with open(path, encoding="utf-8") as stream:
             old = TokenFile.parse(path, stream.read())
@@ -177,7 +180,7 @@ class Simulation:
         return armed
 
     def oracle(self, _: Request | None = None) -> Request:
-        """What nobody can see from outside: true counters, true time, the last code shown. Never a seed."""
+        """Return what a client cannot see: true counters, true time, the last code shown. There is no seed in it."""
         device = self.device
         try:
             counters = list(load(device.memory.read()).counters)
@@ -202,7 +205,7 @@ class Simulation:
 
 
 def show_time(ms: int) -> str:
-    """A moment in UTC to the millisecond, always as wide."""
+    """Return a moment in UTC to the millisecond, in a fixed width."""
     seconds, rest = divmod(ms, 1000)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}.{rest:03d}"
 
@@ -211,12 +214,12 @@ def _fault_in(request: Request) -> Fault:
     try:
         return Fault(str(request.get("name")))
     except ValueError:
-        raise BadRequest(f"no such fault; there are {', '.join(Fault)}") from None
+        raise BadRequest(f"unknown fault: use one of {', '.join(Fault)}") from None
 
 
 def _temperature(value: object) -> int:
     if type(value) is not int or not COLDEST <= value <= HOTTEST:
-        raise BadRequest(f"a temperature is {COLDEST} to {HOTTEST} °C")
+        raise BadRequest(f"the temperature must be {COLDEST} to {HOTTEST} °C")
     return value
 
 
@@ -234,4 +237,4 @@ _COMMANDS: dict[str, Callable[[Simulation, Request], Request | None]] = {
     "plug": Simulation._plug,
     "log": Simulation._log,
 }
-AT_REST = frozenset(("advance", "fault", "clear", "snapshot", "restore", "oracle"))  # need no running token
+AT_REST = frozenset(("advance", "fault", "clear", "snapshot", "restore", "oracle"))  # these need no running token

@@ -1,10 +1,10 @@
-"""The file that a token lives in: its memory, its hardware and its model, one JSON document.
+"""The token file: the memory, the hardware and the model of a token, as one JSON document.
 
-The law:
-- a write is durable when it returns: written to a temporary file, synced, renamed over the old one, the folder synced;
-- a reader sees the old token or the new one, and a write that fails leaves the old one, in memory too;
-- the memory carries its own checksums (nvram): a file with a spoiled bit is a token whose self-test fails;
-- one process at a time holds a token (`FILE.lock`).
+Rules:
+- A write is durable when it returns: it syncs a temporary file, renames it over the old file, and syncs the folder.
+- A reader sees the old token or the new one. A write that fails leaves the old one, in memory too.
+- The token's memory has its own checksums. A flipped bit in it makes the token's self-test fail.
+- One process at a time holds a token, by a lock on `FILE.lock`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _HARDWARE = {field.name for field in fields(Hardware)}
 
 
 class TokenFileError(Exception):
-    """The token cannot be used; the message says why and what to do."""
+    """The token cannot be used. The message says why, and what to do."""
 
 
 class TokenFile:
-    """An open token, also the memory (nvram.Nvram) that its device writes to."""
+    """An open token. It is also the memory (memory.Nvram) that the device writes to."""
 
     def __init__(self, path: str, profile: Profile, image: bytes, hardware: Hardware) -> None:
         self.path, self.profile, self.hardware = path, profile, hardware
@@ -40,7 +40,7 @@ class TokenFile:
 
     @classmethod
     def open(cls, path: str) -> TokenFile:
-        """Lock and read a token. Raises TokenFileError, and OSError where the file cannot be reached."""
+        """Lock and read a token. Raises TokenFileError, or OSError if the file cannot be opened."""
         lock = _lock(path)
         try:
             with open(path, encoding="ascii") as file:
@@ -54,6 +54,7 @@ class TokenFile:
 
     @classmethod
     def parse(cls, path: str, text: str) -> TokenFile:
+        """Return the token in `text`, without a lock. Raises TokenFileError."""
         try:
             doc = json.loads(text)
             if doc.keys() != {"format", "profile", "nvram", "body"} or doc["format"] != FORMAT:
@@ -78,11 +79,13 @@ class TokenFile:
             raise
 
     def text(self) -> str:
+        """Return the content of the token file."""
         hardware = self.hardware.to_doc()
         doc = {"format": FORMAT, "profile": self.profile.name, "nvram": self._image.hex(), "body": hardware}
         return json.dumps(doc, indent=1) + "\n"
 
     def save(self) -> None:
+        """Write the token file durably."""
         write_durably(self.path, self.text().encode())
 
     def close(self) -> None:
@@ -92,7 +95,7 @@ class TokenFile:
 
 
 def write_durably(path: str, data: bytes) -> None:
-    """Replace the file at `path` (mode 0600) so that a crash leaves the old one or the new one."""
+    """Replace the file at `path` (mode 0600), so that a crash leaves the old file or the new one."""
     folder = os.path.dirname(path) or "."
     temporary = f"{path}.new"
     try:
@@ -114,7 +117,10 @@ def write_durably(path: str, data: bytes) -> None:
 
 
 def _open_beside(path: str, name: str, flags: int) -> int:
-    """Open `name`, a file of ours beside `path`. Where the folder will not have it, `path` is what a person knows."""
+    """Open or create `name`, an auxiliary file beside `path`.
+
+    If the folder does not allow that, the error names `path`, which is the name that the user gave.
+    """
     try:
         return os.open(name, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -124,7 +130,7 @@ def _open_beside(path: str, name: str, flags: int) -> int:
 
 
 def _lock(path: str) -> int:
-    """Hold `path`.lock. It goes away with its holder, so one that is locked may be gone: then try the new one."""
+    """Create and lock `path`.lock. Its holder unlinks it, so the locked file may be unlinked: then try again."""
     name = f"{path}.lock"
     while True:
         lock = _open_beside(path, name, os.O_RDWR)

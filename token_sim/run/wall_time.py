@@ -6,28 +6,28 @@ import re
 import time
 
 UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
-LONGEST = 100 * 365 * UNITS["d"]  # ms: no token lives longer
+LONGEST = 100 * 365 * UNITS["d"]  # ms
 
 _PART = r"([0-9]{1,15})(ms|[smhdw])"
 
 
 def now_ms() -> int:
-    """Return Unix milliseconds. The world's clock is read here, and nowhere else."""
+    """Return Unix milliseconds. The host's clock is read only here."""
     return time.time_ns() // 1_000_000
 
 
 def parse_span(text: str) -> int:
-    """Return whole milliseconds. Raises ValueError for anything but numbers with units, at most 100 years."""
+    """Return whole milliseconds, at most 100 years. Raises ValueError for text that is not numbers with units."""
     if not re.fullmatch(f"(?:{_PART})+", text, re.ASCII):
         raise ValueError(f"'{text[:40]}' is not a span of time (write 90d, 36h, 1h30m, 45s or 250ms)")
     span = sum(int(number) * UNITS[unit] for number, unit in re.findall(_PART, text))
     if span > LONGEST:
-        raise ValueError("a token does not live for more than 100 years")
+        raise ValueError("a span of time must be at most 100 years")
     return span
 
 
 def show_span(ms: int) -> str:
-    """The largest two units of `ms`, for people: 3d4h, 1m5s, 250ms."""
+    """Return the largest two units of `ms`, for users: 3d4h, 1m5s, 250ms."""
     if abs(ms) < UNITS["s"]:
         return f"{ms}ms"
     sign, left, parts = "-" if ms < 0 else "", abs(ms), []

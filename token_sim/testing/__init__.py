@@ -1,1 +1,1 @@
-"""Tokens for the tests of other programs: on a port of their own, or inside the process."""
+"""Tokens for the tests of other programs: each on a port, or inside the process."""

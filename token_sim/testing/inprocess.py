@@ -1,7 +1,8 @@
-"""Tokens inside this process, for `token://NAME`: virtual time, no thread, no port.
+"""Tokens inside this process, for `token://NAME`: with virtual time, without a thread or a port.
 
-The law: time passes only while somebody reads, and no faster than what happens: a read with a timeout lets the
-token live until something comes or the timeout's time is over, and returns at once in real time.
+Rules:
+- Time passes only during a read. The read advances the token's time until output comes or the timeout is reached.
+- In real time, every read returns at once.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ _HANDLERS = "token_sim"  # the package in which pyserial finds protocol_token, f
 
 
 class PublishedToken:
-    """A published token: its simulation and its one line."""
+    """A published token: its simulation and its only line."""
 
     def __init__(self, simulation: Simulation) -> None:
         self.simulation = simulation
         self.line: Line = simulation.attach()
         self.is_open = False
-        self.inbox = bytearray()  # bytes that the client has not read yet
+        self.inbox = bytearray()  # output that the client has not read yet
 
     def advance(self, ms: int) -> None:
-        """Let up to `ms` milliseconds pass, until something has come."""
+        """Let time pass until there is output, at most `ms` milliseconds."""
         device = self.simulation.device
         end = device.hardware.age + ms
         self.inbox += self.simulation.take_output(self.line)
@@ -39,7 +40,7 @@ _PUBLISHED: dict[str, PublishedToken] = {}
 
 def publish(name: str, simulation: Simulation) -> str:
     """Make `simulation` reachable in this process, and return its URL."""
-    import serial  # an extra
+    import serial  # imported here, since it is an extra
 
     if _HANDLERS not in serial.protocol_handler_packages:
         serial.protocol_handler_packages.append(_HANDLERS)
@@ -48,8 +49,10 @@ def publish(name: str, simulation: Simulation) -> str:
 
 
 def withdraw(name: str) -> None:
+    """Make the token under `name` unreachable."""
     _PUBLISHED.pop(name.lower(), None)
 
 
 def find(name: str) -> PublishedToken | None:
+    """Return the token that is published under `name`."""
     return _PUBLISHED.get(name.lower())

@@ -1,7 +1,10 @@
-"""A token for tests: alive on a port of its own, with a thread to serve it, and its owner's hands on it.
+"""A token for tests: it has a port and a thread that serves it, and the test can use the owner's commands.
 
-The law: every call is done in the serving thread, between two steps; waiting for the token is virtual, so a test
-never sleeps, and the token's world runs ahead of the host's by what was not waited; `close` leaves nothing behind.
+Rules:
+- Every call runs in the serving thread, between two steps.
+- Waiting for the token is virtual: the call advances the token's time, and never sleeps. So the world's time of the
+  token is ahead of the host's clock.
+- `close` ends the thread and removes the port.
 """
 
 from __future__ import annotations
@@ -20,19 +23,19 @@ from token_sim.wire.pty import Pty
 
 __all__ = ["LiveToken", "NoCode"]
 
-PATIENCE_MS = 120_000  # of the token's time, for a code: two displays' worth
+PATIENCE_MS = 120_000  # of the token's time, for one code: more than two full times of any display
 _STUCK = (State.BLANK, State.FAILED, State.EXHAUSTED, State.DEAD, State.ZEROISED)
 
 
 class NoCode(AssertionError):
-    """The token shows no code; the message says what it does instead."""
+    """The token shows no code. The message gives its state."""
 
 
 class LiveToken:
     """A new token. `key` is its seed (given, or random), `port` the path that pyserial opens.
 
-    `profile` and `slot` (kind, digits, algorithm, period, key) are as for `token-sim new`; `now` is the world's time
-    in Unix ms (the host's clock if not said).
+    `profile` and `slot` (kind, digits, algorithm, period, key) are as for `token-sim new`. `now` is the world's time
+    in Unix ms (default: the host's clock).
     """
 
     def __init__(
@@ -74,17 +77,17 @@ class LiveToken:
         return self.slot.key
 
     def press(self, ms: int | None = None) -> str:
-        """Press until a new code is shown or typed, and return it. Raises NoCode where none can come."""
+        """Press until a new code is shown or typed, and return it. Raises NoCode if the token cannot show one."""
         code: str = self._runner.call(lambda: self._press(ms))
         return code
 
     def command(self, do: str, **more: Any) -> dict[str, Any]:
-        """Anything that the owner's channel can do, by its name there."""
+        """Execute a command of the control socket, and return its reply."""
         reply: dict[str, Any] = self._runner.call(lambda: self._simulation.command({"do": do, **more}))
         return reply
 
     def advance(self, by: str, *, temp: int = 25, only_token: bool = False) -> dict[str, Any]:
-        """Let time pass at once: 90d, 36h, 1h30m. Returns the oracle."""
+        """Let a span of time pass at once, such as 90d, 36h or 1h30m. Return the oracle."""
         return self.command("advance", by=by, temp=temp, only_token=only_token)
 
     def fault(self, name: str, *, times: int | None = 1, number: int | None = None) -> None:
@@ -94,12 +97,12 @@ class LiveToken:
         self.command("clear", name=name)
 
     def oracle(self) -> dict[str, Any]:
-        """True counter, true time, last code: what no verifier can see."""
+        """Return what a verifier cannot see: the true counter, the true time and the last code."""
         return self.command("oracle")
 
     def unplug(self) -> None:
         self.command("unplug")
-        self._runner.call(lambda: None)  # by now the loop has been round once
+        self._runner.call(lambda: None)  # returns after a whole step of the loop, so the port is gone
 
     def plug(self) -> None:
         self.command("plug")

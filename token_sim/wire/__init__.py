@@ -1,1 +1,1 @@
-"""The serial line: the protocol, and the ports on which it can be reached."""
+"""The serial line: the protocol, and the ports that carry it."""

@@ -1,6 +1,8 @@
-"""A serial line that is not always good: noise, lost and doubled bytes, stalls, the wrong speed.
+"""A serial line with faults: noise, lost and doubled bytes, delays, the wrong speed.
 
-The law: pure and seeded; a line without faults passes every byte as it came.
+Rules:
+- There is no input or output here, and random choices come from a seeded generator.
+- A line without faults passes every byte unchanged.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ DEFAULT_STALL_MS = 1_000
 
 
 class Line:
-    """A session and the wire to it. Bytes come in with `receive`, and out with `take`, at a moment of age (ms)."""
+    """A session and the line to it. `receive` passes input on, and `take_output` returns the output at an age (ms)."""
 
     def __init__(self, session: Session, faults: Faults, seed: int = 0) -> None:
         self.session = session
@@ -26,7 +28,7 @@ class Line:
         self._stalled_until: int | None = None
 
     def reset(self) -> None:
-        """A new client."""
+        """Reset the session and the delay, for a new client."""
         self.session.reset()
         self._stalled.clear()
         self._stalled_until = None
@@ -38,6 +40,7 @@ class Line:
         self.session.notify(event)
 
     def take_output(self, age: int) -> bytes:
+        """Return the output since the last call, or nothing while it is delayed."""
         out = self._distort(self.session.take_output())
         if out and self._stalled_until is None and self._faults.trigger(Fault.LINE_STALL):
             self._stalled_until = age + self._faults.number(Fault.LINE_STALL, DEFAULT_STALL_MS)
@@ -61,12 +64,16 @@ class Line:
         return data
 
     def _is_hit(self, fault: Fault) -> bool:
+        """Return True if `fault` changes the present byte, by its share of the bytes."""
         return self._random.randrange(100) < self._faults.number(fault, DEFAULT_PER_CENT)
 
 
 def at_double_speed(data: bytes) -> bytes:
-    """What a receiver at twice the sender's speed makes of `data`: it sees each bit of 8N1 twice, and takes every
-    fall from idle for a start bit. Two bytes or so for each, and hardly ever the right ones."""
+    """Return what a receiver at twice the sender's speed reads for `data`.
+
+    It samples each bit of 8N1 twice, and treats every fall from idle as a start bit. So it reads about two bytes for
+    one, and they are nearly always wrong.
+    """
     samples: list[int] = []
     for byte in data:
         bits = [0, *(byte >> n & 1 for n in range(8)), 1]  # start, least significant bit first, stop

@@ -1,11 +1,11 @@
-"""The wire: bytes in, replies and events out. No port in sight.
+"""The protocol: it turns bytes of input into replies and events, without input or output of its own.
 
-The law:
-- a request is one line of at most 128 bytes of printable ASCII, ended by CR, LF or both; an empty one is nothing;
-- a reply is `key=value` lines closed by exactly one `OK` or `ERR n NAME`; an event is one line that starts with `+`;
-- whatever arrives, and however it is cut into pieces, the next line is a fresh start;
-- a character that the token types is never inside a reply: replies wait for the end of what is being typed;
-- no request reads a seed, or changes anything but what a finger could.
+Rules:
+- A request is one line of at most 128 bytes of printable ASCII, ended by CR, LF or both. An empty line is ignored.
+- A reply is `key=value` lines, then exactly one `OK` or `ERR n NAME`. An event is one line that starts with `+`.
+- After any input, in chunks of any size, the next line is parsed afresh.
+- Typed characters never appear inside a reply: replies are held until the typing ends.
+- No request reads a seed. A request changes only what a user with the token in hand can change.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from token_sim.device.chip import Event
 from token_sim.device.states import State
 from token_sim.device.token import Device
 
-MAX_REQUEST = 128  # bytes, without the line's end
+MAX_REQUEST = 128  # bytes, without the end of the line
 LONGEST_PRESS = 60_000  # ms
 EOL = b"\r\n"
-_BACKSPACES = b"\b\x7f"  # a person types in miniterm
+_BACKSPACES = b"\b\x7f"  # for users who type in miniterm
 
 ERRORS = {"UNKNOWN": 1, "ARGUMENT": 2, "TOO-LONG": 3, "NOT-TEXT": 4, "BUSY": 5, "DEAD": 6, "BLANK": 7, "IN-USE": 8}
 
 
 class Refusal(Exception):
-    """A request that is answered with ERR; the argument is a name from ERRORS."""
+    """The request is answered with ERR and the name in the argument, which is one of ERRORS."""
 
 
 class Session:
-    """One end of one line to one device. `receive` and `tell` take what comes; `take` gives what goes out."""
+    """The device's end of one line. `receive` accepts input, `notify` events, and `take_output` returns the output."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -39,7 +39,7 @@ class Session:
         self.reset()
 
     def reset(self) -> None:
-        """A new client: nothing of the old one's half lines and settings stays."""
+        """Drop partial lines and settings, for a new client."""
         self._line = bytearray()
         self._line_error = ""
         self._echo = False
@@ -70,12 +70,13 @@ class Session:
             self._send(f"+{event.name} {event.text}".encode() + EOL)
 
     def take_output(self) -> bytes:
+        """Return the output since the last call."""
         out = bytes(self._out)
         self._out.clear()
         return out
 
     def take_requests(self) -> list[str]:
-        """The requests since the last call, for a log."""
+        """Return the requests since the last call, for a log."""
         requests, self._requests = self._requests, []
         return requests
 
@@ -113,8 +114,8 @@ class Session:
         verb, *arguments = request.upper().split()
         if verb not in _VERBS:
             raise Refusal("UNKNOWN")
-        most, _, answer = _VERBS[verb]
-        if len(arguments) > most:
+        max_arguments, _, answer = _VERBS[verb]
+        if len(arguments) > max_arguments:
             raise Refusal("ARGUMENT")
         return answer(self, arguments)
 
@@ -125,7 +126,7 @@ class Session:
     def _send(self, data: bytes) -> None:
         (self._held_output if self._typing else self._out).extend(data)
 
-    # --- one answer each
+    # --- one method for each verb
 
     def _identity(self, _: list[str]) -> list[str]:
         device = self._device
@@ -178,14 +179,14 @@ class Session:
 
 
 _VERBS: dict[str, tuple[int, str, Callable[[Session, list[str]], list[str]]]] = {
-    # verb: most arguments, what HELP says, the answer
-    "*IDN?": (0, "who this is", Session._identity),
-    "*RST": (0, "take the battery out and put it back", Session._reset),
+    # verb: maximum of arguments, text of HELP, method
+    "*IDN?": (0, "maker, model, serial number and version", Session._identity),
+    "*RST": (0, "remove the battery and put it back", Session._reset),
     "*TST?": (0, "self-test", Session._self_test),
-    "SYST:ERR?": (0, "the oldest error not yet asked for", Session._error),
-    "PRESS": (1, "press the button, for so many ms if said", Session._press),
-    "DISP?": (0, "what the display shows", Session._display),
-    "BATT?": (0, "the battery", Session._battery),
-    "HELP": (0, "this", Session._help),
-    "ECHO": (1, "ON or OFF: send back what is typed", Session._set_echo),
+    "SYST:ERR?": (0, "the oldest error that was not read yet", Session._error),
+    "PRESS": (1, "press the button (argument: milliseconds)", Session._press),
+    "DISP?": (0, "the text on the display", Session._display),
+    "BATT?": (0, "level and state of the battery", Session._battery),
+    "HELP": (0, "this list", Session._help),
+    "ECHO": (1, "ON or OFF: send typed characters back", Session._set_echo),
 }

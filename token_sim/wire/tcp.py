@@ -1,9 +1,9 @@
 """A line over TCP: bare, for `socket://`, or with the telnet of RFC 2217, for `rfc2217://`.
 
-The law:
-- it listens on loopback, and nowhere else;
-- one client at a time; a second is told `ERR 8 IN-USE` and let go;
-- whatever a client sends, at worst it loses its own connection.
+Rules:
+- It listens on loopback only.
+- There is one client at a time. A second client gets `ERR 8 IN-USE`, and its connection is closed.
+- Invalid input from a client closes its own connection, and has no other effect.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from token_sim.wire.protocol import EOL, ERRORS
 LOOPBACK = "127.0.0.1"
 IN_USE = f"ERR {ERRORS['IN-USE']} IN-USE".encode() + EOL
 
-LINGER_S = 1.0  # for a refused client to speak or go
-MAX_REFUSED = 8  # clients that were told, and have not gone yet
+LINGER_S = 1.0  # seconds until a refused client is disconnected, unless it sends or disconnects first
+MAX_REFUSED = 8  # refused clients whose connection is still open
 
 
 class Tcp:
-    """A listening port (0: any free one), kept over unplugging. With a device in `modem`, RFC 2217."""
+    """A listening port (0: any free port), which stays the same when it is plugged in again. `modem`: use RFC 2217."""
 
     def __init__(self, port: int = 0, modem: Device | None = None) -> None:
         self._port, self._modem = port, modem
@@ -85,7 +85,7 @@ class Tcp:
                 return self._client.send(data)
             pending = self._telnet.encode(data)
             del pending[: self._client.send(pending)]
-            return len(data)  # what is left is in the telnet's own buffer
+            return len(data)  # the rest is in the telnet's own buffer
         except BlockingIOError:
             return 0 if self._telnet is None else len(data)
         except OSError:
@@ -107,7 +107,7 @@ class Tcp:
             self._telnet = None if self._modem is None else Telnet(self._modem)
 
     def _refuse(self, client: socket.socket) -> None:
-        """Say why. It is said again when the client speaks, as pyserial drops what came while it was opening."""
+        """Send the reason. `_close_refused` repeats it, as pyserial drops input that arrives during its `open`."""
         with contextlib.suppress(OSError):
             client.send(IN_USE)
         self._refused_clients.append((client, time.monotonic() + LINGER_S))
@@ -115,18 +115,19 @@ class Tcp:
             self._refused_clients.pop(0)[0].close()
 
     def _close_refused(self) -> None:
+        """Close the connections of refused clients that disconnected or whose time is over; answer those that send."""
         for refused in list(self._refused_clients):
             client, until = refused
             try:
                 if client.recv(4096):
                     client.send(IN_USE)
-                    client.shutdown(socket.SHUT_WR)  # not closed: unread bytes would take the answer back
+                    client.shutdown(socket.SHUT_WR)  # close() with unread bytes would discard the answer
                     continue
             except BlockingIOError:
                 if time.monotonic() < until:
                     continue
             except OSError:
-                pass  # it went by itself
+                pass  # the client disconnected
             client.close()
             self._refused_clients.remove(refused)
 
@@ -138,38 +139,39 @@ class Tcp:
 
 
 def need_rfc2217() -> None:
-    """Raise ImportError without pyserial: better when the port is made than when a client comes."""
+    """Raise ImportError if pyserial is missing, so that the port fails at the start and not at the first client."""
     import serial.rfc2217  # noqa: F401
 
 
 class NotTelnet(Exception):
-    """What came is no telnet that RFC 2217 allows."""
+    """The input is not valid telnet by RFC 2217."""
 
 
 class Telnet:
-    """The server's half of RFC 2217: pyserial's PortManager, which talks of a serial port's settings and lines."""
+    """The server's half of RFC 2217: pyserial's PortManager, which negotiates settings and modem lines."""
 
-    LONGEST = 64 * 1024  # bytes not yet taken by a client that does not read
+    LONGEST = 64 * 1024  # bytes that wait for a client which does not read
 
     def __init__(self, device: Device) -> None:
-        from serial.rfc2217 import PortManager  # an extra, and slow to load
+        from serial.rfc2217 import PortManager  # imported here, since it is an extra, and slow to load
 
         self._out = bytearray()
-        # typed for serial.Serial on both sides; it asks for no more than Modem and `write` have
+        # Its type hints require serial.Serial twice. It uses only what Modem and `write` provide.
         self._manager = PortManager(cast(Any, Modem(device)), cast(Any, self))
 
     def write(self, data: bytes) -> None:
-        """What the manager itself sends."""
+        """Queue bytes that the manager itself sends."""
         self._out += data
 
     def decode(self, data: bytes) -> bytes:
+        """Return the input without telnet commands. Raises NotTelnet."""
         try:
             return b"".join(self._manager.filter(data))
-        except Exception as error:  # it raises TypeError, KeyError, struct.error, … for malformed options
+        except Exception as error:  # PortManager raises errors of many types for malformed options
             raise NotTelnet from error
 
     def encode(self, data: bytes) -> bytearray:
-        """Add `data` to what goes out, and return all of it."""
+        """Add `data` to the output, and return the buffer with all of it."""
         self._manager.check_modem_lines()
         self._out += b"".join(self._manager.escape(data))
         if len(self._out) > self.LONGEST:
@@ -178,7 +180,7 @@ class Telnet:
 
 
 class Modem:
-    """The settings that a client may make, which change nothing here, and the lines that the device drives."""
+    """The settings that a client makes, which have no effect, and the modem lines that the device drives."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -190,17 +192,17 @@ class Modem:
 
     @property
     def dsr(self) -> bool:
-        """The token has power."""
+        """Return True if the token has power."""
         return self._device.state is not State.DEAD
 
     @property
     def cd(self) -> bool:
-        """Its display is on."""
+        """Return True if the display is on."""
         return bool(self._device.chip.text)
 
     @property
     def ri(self) -> bool:
-        """A finger is on the button."""
+        """Return True if the button is pressed."""
         return self._device.is_button_closed
 
     def reset_input_buffer(self) -> None: ...
