@@ -43,7 +43,7 @@ venv: .venv/.made  ## the environment of the tests, in .venv
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: build  ## from the button to the login, in some ten seconds
+demo: build  ## from the button to the login, in under ten seconds
 	@$(PYTHON) -m demo
 
 # The portal for a browser of yours, over a folder that goes with it. ARGS=9000 for another port than 8443.
