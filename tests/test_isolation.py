@@ -173,7 +173,7 @@ def pytest_of(*words: str) -> list[str]:
 @pytest.mark.parametrize(
     ("host", "tests", "environment"), [(USED, SOME, ENVIRONMENT), (CHROOT, MOUNTS, {})], ids=["used", "chroot"]
 )
-def test_the_suite_passes_there_and_changes_nothing(
+def test_the_suite_passes_on_such_a_host_and_does_not_change_it(
     tmp_path: Path, host: str, tests: tuple[str, ...], environment: dict[str, str]
 ) -> None:
     done = run(tmp_path, host, *pytest_of(*(f"tests/{test}" for test in tests)), **environment)

@@ -104,7 +104,7 @@ def test_every_package_folder_exists() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in EVERYTHING if room_of(name) is not None])
-def test_a_module_imports_only_what_its_folder_may(name: str) -> None:
+def test_a_module_imports_only_what_its_folder_allows(name: str) -> None:
     room = room_of(name)
     assert room is not None
     for imported in imports(name, EVERYTHING[name]):
@@ -159,7 +159,7 @@ def test_a_login_loads_only_the_core_and_the_standard_library(entry: str) -> Non
 
 
 @pytest.mark.bare
-def test_a_spawned_login_loads_nothing_costly() -> None:
+def test_a_spawned_login_loads_no_costly_module() -> None:
     script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import pam_totp.pam.helper_main; print(*sys.modules)"
     done = subprocess.run(["/usr/bin/python3", "-I", "-S", "-c", script], capture_output=True, text=True, check=True)
     assert not COSTLY & set(done.stdout.split())

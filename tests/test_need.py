@@ -55,6 +55,6 @@ def test_without_package_lists_the_line_fetches_them_first(tmp_path: Path, known
     ]
 
 
-def test_root_installs_what_is_missing(tmp_path: Path) -> None:
+def test_root_installs_the_missing_packages(tmp_path: Path) -> None:
     status, _, asked = need(tmp_path, "gcc", "git", uid=0, installed="git", known="gcc")
     assert (status, asked) == (0, ["install -y --no-install-recommends gcc"])

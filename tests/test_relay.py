@@ -508,7 +508,7 @@ def test_by_default_a_turn_has_ten_seconds_and_a_connection_one(bench):
 # ---- the library
 
 
-def test_only_what_libpam_calls_is_exported():
+def test_only_the_functions_that_libpam_calls_are_exported():
     symbols = subprocess.run(["nm", "-D", "--defined-only", RELAY], check=True, capture_output=True, text=True).stdout
     assert sorted(line.split()[-1] for line in symbols.splitlines()) == ["pam_sm_authenticate", "pam_sm_setcred"]
 

@@ -194,7 +194,7 @@ def test_a_helper_that_is_killed_while_the_user_types_denies(bench, log):
     assert children() == before
 
 
-def test_a_helper_ends_by_itself_where_the_kernel_has_no_pidfd(bench):
+def test_a_helper_ends_by_itself_if_the_kernel_has_no_pidfd(bench):
     source = "#include <errno.h>\nint pidfd_open(int pid, unsigned flags) { return errno = ENOSYS, -1; }\n"
     stack = spawned(bench, "tell(os.getpid())" + ASKING + "channel.recv(1)")
     host = bench.run(

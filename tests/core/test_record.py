@@ -125,7 +125,7 @@ def test_a_counter_never_goes_back(token: HotpToken, back: int, count: int) -> N
         token.accepted(token.counter - back, count, 0)
 
 
-def test_after_the_last_counter_there_is_none() -> None:
+def test_the_last_counter_has_no_successor() -> None:
     spent = fob(counter=LIMIT - 1).accepted(LIMIT - 1, 1, 0)
     assert spent.counter == LIMIT
     with pytest.raises(RecordError):
@@ -165,7 +165,7 @@ def test_a_token_that_is_neither_has_no_transition() -> None:
 
 
 @given(tokens)
-def test_named_changes_change_what_they_name(token: Token) -> None:
+def test_a_named_change_changes_only_its_field(token: Token) -> None:
     assert token.renamed("other") == token._replace(name="other")
     assert token.with_serial("S1") == token._replace(serial="S1")
     assert token.with_serial(None).serial is None
@@ -207,7 +207,7 @@ def test_a_change_of_tokens_is_made_by_name_and_voids_grace() -> None:
         record.with_token(phone(secret=KEY))
 
 
-def test_grace_is_replaced_and_nothing_else() -> None:
+def test_a_change_of_grace_changes_only_grace() -> None:
     record = alice(fob(), failures=3, failures_at=7)
     grace = (Grace(service="sshd", rhost="192.0.2.7", granted=5),)
     assert record.with_grace(grace) == record._replace(grace=grace)

@@ -111,7 +111,7 @@ def test_steps_only_go_up() -> None:
     assert alice.phone.last_step == STEP + 1
 
 
-def test_a_clock_that_goes_back_brings_no_code_back() -> None:
+def test_a_clock_that_goes_back_revives_no_used_code() -> None:
     alice = Alice(phone())
     assert alice.presses(STEP) is Outcome.CODE
     alice.now -= 60

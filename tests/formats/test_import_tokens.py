@@ -150,7 +150,7 @@ def test_an_unreadable_record_of_one_user_stops_no_other_user(store: FileStore) 
     assert store.read("alice").tokens[0].secret == KEY
 
 
-def test_an_interrupted_import_says_that_it_was_rolled_back(store: FileStore) -> None:
+def test_an_interrupted_import_reports_that_it_was_rolled_back(store: FileStore) -> None:
     def interrupt(done: int, total: int) -> None:
         if done:
             raise KeyboardInterrupt

@@ -313,7 +313,7 @@ def test_an_invalid_site_file_denies(machine: Machine, sshd: Sshd, way_there: st
     machine.log.wait_for("pam_totp(sshd:auth): error user=alice", "/etc/pam_totp.toml")
 
 
-def test_a_hostile_user_name_forges_nothing(machine: Machine, sshd: Sshd, way_there: str) -> None:
+def test_a_hostile_user_name_forges_no_log_line(machine: Machine, sshd: Sshd, way_there: str) -> None:
     machine.stack("sshd", machine.ours(way=way_there))
     refused(sshd, "x accepted: user=root by=code", "000000")
     line = machine.log.wait_for("reason=not-enrolled")
