@@ -45,7 +45,6 @@ ALLOWED = {
     ("tests/core/test_store_crash.py", ".nobody"): "the name of files on disk",
     ("tests/logins/test_service.py", "nobody"): "the account of that name",
     ("tests/test_isolation.py", "for user in root alice bob nobody"): "the account of that name",
-    ("tests/test_relay_trust.py", "not using "): "the messages of the relay",
     ("tests/web/test_client.py", "nobody = "): "the account of that name, in a site file",
 }
 # Files that hold other programs' texts or data, and this project's own history.
