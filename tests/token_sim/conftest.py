@@ -1,4 +1,4 @@
-"""No property test of the simulator has a deadline: no timing decides a test."""
+"""Property tests of the simulator have no deadline, since no timing may decide a test."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The pictures of docs/token_sim.md: `python -m tests.token_sim.pictures docs/images`.
 
-The token is the one of RFC 4226 appendix D at a fixed moment, so the same pictures come out each time.
+The token is the one of RFC 4226 appendix D at a fixed moment, so every run draws the same pictures.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from token_sim.device import models
 from token_sim.run.loop import Runner
 from token_sim.run.simulation import Simulation
 
-FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # a picture that fetches nothing when it is looked at
+FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # removed, so that a viewer of the picture fetches nothing
 
 
 class StillRunner(Runner):
-    """Real time does not pass: only `elapse` moves the token."""
+    """A runner without real time: only `elapse` lets time pass."""
 
     def _catch_up(self) -> None: ...
 
@@ -34,7 +34,7 @@ def still_runner(profile: models.Profile = models.GENERIC, **slot: object) -> St
     return runner
 
 
-async def take(folder: str) -> None:
+async def draw(folder: str) -> None:
     c200 = models.PROFILES["c200"]
     for name, size, keys, profile, slot in (
         ("token", (80, 24), "space", models.GENERIC, {}),
@@ -60,4 +60,4 @@ async def take(folder: str) -> None:
 
 if __name__ == "__main__":
     os.makedirs(sys.argv[1], exist_ok=True)
-    asyncio.run(take(sys.argv[1]))
+    asyncio.run(draw(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""The command line, as a person and a script meet it."""
+"""The command line, for users and scripts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_from_new_to_codes(tmp_path: Path) -> None:
     assert names(tmp_path) == ["fob"]
 
 
-def test_the_cat_on_the_token(tmp_path: Path) -> None:
+def test_200_presses_advance_the_counter_by_200(tmp_path: Path) -> None:
     path, link = new_token(tmp_path / "fob"), tmp_path / "port"
     with running(path, "--link", link, "--speed", "60"):
         assert len(token_sim("press", "--port", link, "-n", "200").stdout.split()) == 200
@@ -63,7 +63,7 @@ def test_a_new_seed_is_printed_once_as_a_line_of_a_seed_file(tmp_path: Path) -> 
     assert len(seeds) == len(set(seeds)) == 2
 
 
-def test_a_command_runs_while_the_token_lives_and_its_exit_status_is_ours(tmp_path: Path) -> None:
+def test_run_returns_the_exit_status_of_its_command(tmp_path: Path) -> None:
     path = new_token(tmp_path / "fob")
     inner = f"{sys.executable} -m token_sim.cli press && exit 7"
     done = token_sim("run", path, "--speed", "20", "--", "sh", "-c", inner)
@@ -85,7 +85,7 @@ def test_a_signal_is_passed_on_to_the_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_however_it_is_stopped_nothing_is_left_half_done(tmp_path: Path, number: int) -> None:
+def test_every_ending_signal_removes_links_and_sockets(tmp_path: Path, number: int) -> None:
     path = new_token(tmp_path / "fob")
     with running(path, "--link", tmp_path / "port", "--tcp", "0") as run:
         assert names(tmp_path) == ["fob", "fob.control", "fob.lock", "port"]
@@ -116,7 +116,7 @@ def test_a_signal_ends_the_terminal_interface_too(tmp_path: Path) -> None:
     assert names(tmp_path) == ["fob"]
 
 
-def test_a_token_at_rest_can_be_aged_asked_and_spoiled(tmp_path: Path) -> None:
+def test_owner_commands_work_on_a_token_that_is_not_running(tmp_path: Path) -> None:
     path = new_token(tmp_path / "fob")
     before = json.loads(token_sim("oracle", path, "--json").stdout)
     after = json.loads(token_sim("advance", path, "90d", "--temp", "35", "--json").stdout)
@@ -135,8 +135,8 @@ def test_a_path_too_long_for_a_socket_is_reported_with_the_option(tmp_path: Path
     path = new_token(deep / "fob")
     done = token_sim("run", path, "--", "true")
     assert done.returncode == 3
-    said = f"token-sim: the owner's socket {path}.control cannot be created: af_unix path too long (see --control)\n"
-    assert done.stderr == said
+    message = f"token-sim: the owner's socket {path}.control cannot be created: af_unix path too long (see --control)\n"
+    assert done.stderr == message
     assert token_sim("run", path, "--control", tmp_path / "c", "--", "true").returncode == 0
 
 
@@ -148,8 +148,8 @@ def test_a_snapshot_overwrites_no_file(tmp_path: Path) -> None:
     aged = path.read_bytes()
     for to in (copy, path):
         done = token_sim("snapshot", path, to)
-        says = f"token-sim: {to} already exists (choose another name)\n"
-        assert (done.returncode, done.stdout, done.stderr) == (1, "", says)
+        message = f"token-sim: {to} already exists (choose another name)\n"
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
     assert (path.read_bytes(), copy.read_bytes()) == (aged, copied)
 
 
@@ -164,7 +164,7 @@ def test_faults_are_listed_armed_and_cleared(tmp_path: Path) -> None:
         assert token_sim("press", "--port", tmp_path / "port").stdout == "287082\n"
 
 
-def test_watch_prints_what_others_press(tmp_path: Path) -> None:
+def test_watch_prints_codes_that_others_cause(tmp_path: Path) -> None:
     path, link = new_token(tmp_path / "fob"), tmp_path / "port"
     with running(path, "--link", link) as run:
         words = [*COMMAND, "watch", "--port", str(link), "-n", "1"]
@@ -222,7 +222,7 @@ def test_an_error_is_one_line_with_its_own_exit_status(
     assert done.stdout == "" and names(tmp_path) == ["FOB", "JUNK"]
 
 
-def test_one_token_runs_once(tmp_path: Path) -> None:
+def test_a_running_token_cannot_be_run_again(tmp_path: Path) -> None:
     path = new_token(tmp_path / "fob")
     with running(path):
         done = token_sim("run", path)
@@ -245,7 +245,7 @@ def test_a_missing_port_is_reported_with_both_ways_to_give_it(command: str) -> N
     assert "[--port PORT]" in token_sim(command, "--help", env=env).stdout
 
 
-def test_that_run_takes_a_command_is_in_its_usage() -> None:
+def test_the_usage_of_run_shows_that_it_takes_a_command() -> None:
     usage = token_sim("run", "--help").stdout.split("\n\n")[0]
     assert usage.startswith("usage: token-sim run [-h]") and usage.endswith(" file [-- COMMAND ...]")
 
@@ -268,8 +268,8 @@ def test_a_missing_package_is_one_line_with_the_command_to_install_it(tmp_path: 
 
 def test_without_a_terminal_the_token_is_not_drawn_into_a_file(tmp_path: Path) -> None:
     done = token_sim("run", new_token(tmp_path / "fob"), "--tui")
-    says = "token-sim: --tui needs a terminal (without one: --link PATH, and 'token-sim press')\n"
-    assert (done.returncode, done.stdout, done.stderr) == (3, "", says)
+    message = "token-sim: --tui needs a terminal (without one: --link PATH, and 'token-sim press')\n"
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", message)
     assert names(tmp_path) == ["fob"]
 
 
@@ -279,22 +279,22 @@ def test_a_link_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (3, f"token-sim: {link}: no such file or directory\n")
 
 
-def test_what_is_not_needed_is_not_imported() -> None:
+def test_optional_packages_are_not_imported_at_the_start() -> None:
     code = "import sys, token_sim.cli; print(*({'serial', 'textual', 'rich', 'pskc'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "\n"
 
 
-def test_token_sim_takes_nothing_from_pam_totp_but_oath() -> None:
+def test_token_sim_imports_only_oath_from_pam_totp() -> None:
     import ast
 
     import token_sim as package
 
-    taken = set()
+    imported = set()
     for source in Path(package.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(source.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pam_totp"):
-                taken.add(node.module)
+                imported.add(node.module)
             if isinstance(node, ast.Import):
-                taken |= {alias.name for alias in node.names if alias.name.startswith("pam_totp")}
-    assert taken == {"pam_totp.core.oath"}
+                imported |= {alias.name for alias in node.names if alias.name.startswith("pam_totp")}
+    assert imported == {"pam_totp.core.oath"}

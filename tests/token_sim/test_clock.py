@@ -1,4 +1,4 @@
-"""Virtual time, and a quartz that does not keep it."""
+"""Virtual time, and the error of a quartz."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def aged(days: int, temperature: int, crystal: int = 0) -> Hardware:
 
 
 def test_a_perfect_crystal_at_25_degrees_only_ages() -> None:
-    # 1 ppm a year more each year: after one, 0.5 ppm of a year is 15.768 s
+    # The rate grows by 1 ppm a year, so after a year the error is 0.5 ppm of a year: 15.768 s.
     assert aged(365, 25).error_ms == AGEING * YEAR // 2 // 10**9 == 15_768
 
 
 @pytest.mark.parametrize(("temperature", "ppm"), [(35, -3.0), (15, -3.0), (45, -12.0), (-10, -36.75)])
 def test_a_quartz_is_slow_by_003_ppm_for_each_degree_squared(temperature: int, ppm: float) -> None:
-    bent = aged(90, temperature).error_ms - aged(90, 25).error_ms
-    assert bent == pytest.approx(ppm * 1e-6 * 90 * DAY, abs=1)
+    error = aged(90, temperature).error_ms - aged(90, 25).error_ms
+    assert error == pytest.approx(ppm * 1e-6 * 90 * DAY, abs=1)
 
 
 def test_the_initial_error_adds_up() -> None:
@@ -43,7 +43,7 @@ def test_a_slow_clock_shows_the_code_of_its_own_time() -> None:
     assert press(device) == [totp(SEED, behind, period=60)]
 
 
-def test_the_token_may_age_while_the_worlds_time_stays() -> None:
+def test_the_token_may_age_while_the_worlds_time_is_unchanged() -> None:
     device = token()
     now, age = device.hardware.now, device.hardware.age
     device.elapse(30 * DAY, world=False)
@@ -59,10 +59,10 @@ def test_spans_are_read(text: str, ms: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "90", "d", "-1d", "1.5h", "1 d", "1d ", "١d", "1e3s", "9999999w", "1_0s"])
-def test_what_is_no_span_is_refused(text: str) -> None:
+def test_invalid_spans_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"span of time|100 years"):
         parse_span(text)
 
 
-def test_spans_are_shown_for_people() -> None:
+def test_spans_are_printed_with_two_units() -> None:
     assert [show_span(ms) for ms in (250, 65_000, 90 * DAY, -3_660_000)] == ["250ms", "1m5s", "90d", "-1h1m"]

@@ -1,4 +1,4 @@
-"""The control socket: everything but the button, for the owner of the token alone."""
+"""The control socket: the owner's commands, for the owner only."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def talk(owner: control.Control, simulation: Simulation, path: Path, data: bytes
         return received
 
 
-def test_the_socket_is_the_owners_alone(owner: control.Control, tmp_path: Path) -> None:
+def test_the_mode_of_the_socket_is_0600(owner: control.Control, tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "owner").stat().st_mode) == 0o600
 
 
@@ -61,7 +61,7 @@ def test_a_missing_token_and_one_that_ends_are_reported_as_not_running(tmp_path:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         with pytest.raises(control.NotRunning):
-            control.ask(path, {"do": "status"})  # no process listens
+            control.ask(path, {"do": "status"})  # the socket has no listener
         listener.listen()
 
         def hang_up() -> None:
@@ -82,22 +82,22 @@ def test_a_socket_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can use another uid")
 def test_another_uid_gets_no_answer_even_where_the_file_mode_lets_it_in(tmp_path: Path) -> None:
     path = new_token(tmp_path / "fob")
-    os.chmod(tmp_path, 0o755)  # noqa: S103  # pytest's own folder above is closed to others: hence /proc below
+    os.chmod(tmp_path, 0o755)  # noqa: S103  # pytest's folder above is closed to others, so the path below is in /proc
     ask = "import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); "
     ask += 's.sendall(b\'{"do": "oracle"}\\n\'); print(s.recv(9))'
     with running(path) as run:
-        os.chmod(run.control, 0o666)  # noqa: S103  # the credentials must do it alone
+        os.chmod(run.control, 0o666)  # noqa: S103  # only the credentials protect the socket now
         folder = os.open(tmp_path, os.O_PATH)
         try:
-            # The distribution's interpreter: a virtual environment may be in a folder that is closed to others.
+            # The distribution's interpreter: a virtual environment may be in a folder that other accounts cannot read.
             words = ["/usr/bin/python3", "-I", "-c", ask, f"/proc/self/fd/{folder}/fob.control"]
-            mine = subprocess.run(words, pass_fds=[folder], capture_output=True, timeout=20, check=False)
+            owner = subprocess.run(words, pass_fds=[folder], capture_output=True, timeout=20, check=False)
             other = subprocess.run(
                 words, pass_fds=[folder], capture_output=True, timeout=20, check=False, user=65534, group=65534
             )
         finally:
             os.close(folder)
-    assert b'{"ok"' in mine.stdout
+    assert b'{"ok"' in owner.stdout
     assert b'{"ok"' not in other.stdout
     assert b"BrokenPipe" in other.stderr or b"ConnectionReset" in other.stderr or other.stdout == b"b''\n"
 
@@ -125,7 +125,7 @@ def test_another_uid_gets_no_answer_even_where_the_file_mode_lets_it_in(tmp_path
         b'{"do": "press", "ms": -5}',
     ],
 )
-def test_what_makes_no_sense_is_answered_with_one_error(
+def test_an_invalid_request_gets_one_error(
     line: bytes, owner: control.Control, simulation: Simulation, tmp_path: Path
 ) -> None:
     before = simulation.oracle()
@@ -135,9 +135,7 @@ def test_what_makes_no_sense_is_answered_with_one_error(
     assert simulation.oracle() == before
 
 
-def test_a_line_without_end_is_not_kept_for_ever(
-    owner: control.Control, simulation: Simulation, tmp_path: Path
-) -> None:
+def test_an_endless_line_closes_the_connection(owner: control.Control, simulation: Simulation, tmp_path: Path) -> None:
     talk(owner, simulation, tmp_path / "owner", b"x" * 150_000, rounds=10)
     assert not owner._clients
 
@@ -145,22 +143,22 @@ def test_a_line_without_end_is_not_kept_for_ever(
 def test_the_oracle_has_counter_time_and_last_code_but_no_seed(simulation: Simulation) -> None:
     simulation.command({"do": "press"})
     simulation.elapse(1000)
-    true = simulation.command({"do": "oracle"})
-    assert (true["counter"], true["last_code"], true["time_ms"]) == (1, "755224", NOON + 2000)
-    whole = json.dumps([true, simulation.command({"do": "log"}), simulation.command({"do": "advance", "by": "1d"})])
-    assert SEED.hex() not in whole and SEED.decode() not in whole
+    oracle = simulation.command({"do": "oracle"})
+    assert (oracle["counter"], oracle["last_code"], oracle["time_ms"]) == (1, "755224", NOON + 2000)
+    replies = json.dumps([oracle, simulation.command({"do": "log"}), simulation.command({"do": "advance", "by": "1d"})])
+    assert SEED.hex() not in replies and SEED.decode() not in replies
 
 
-def test_a_hot_quarter_passes_in_a_moment() -> None:
+def test_advance_by_90_days_at_35_degrees_makes_the_clock_drift() -> None:
     simulation = Simulation.in_memory(image(kind="totp"), PROFILES["c200"], NOON)
-    usual = simulation.device.hardware.temperature
+    before = simulation.device.hardware.temperature
     hot = simulation.command({"do": "advance", "by": "90d", "temp": 35})
     assert hot["time_ms"] - NOON == 90 * 86_400_000
-    assert hot["error_ms"] == pytest.approx(-3e-6 * 90 * 86_400_000 + 959, abs=2)  # −3 ppm, and what ageing adds
-    assert simulation.device.hardware.temperature == usual
+    assert hot["error_ms"] == pytest.approx(-3e-6 * 90 * 86_400_000 + 959, abs=2)  # −3 ppm, and the ageing
+    assert simulation.device.hardware.temperature == before
 
 
-def test_a_snapshot_put_back_is_a_clone_that_repeats_itself(simulation: Simulation, tmp_path: Path) -> None:
+def test_a_restored_snapshot_repeats_codes(simulation: Simulation, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     simulation.command({"do": "snapshot", "to": str(copy)})
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
@@ -184,7 +182,7 @@ def test_a_snapshot_of_another_model_is_refused(simulation: Simulation, tmp_path
         simulation.command({"do": "restore", "from": str(tmp_path / "other")})
 
 
-def test_nobody_on_the_socket_is_not_running(tmp_path: Path) -> None:
+def test_a_socket_without_listener_is_reported_as_not_running(tmp_path: Path) -> None:
     with pytest.raises(control.NotRunning):
         control.ask(str(tmp_path / "none"), {"do": "oracle"})
     left = control.Control(str(tmp_path / "left"))

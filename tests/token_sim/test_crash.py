@@ -1,4 +1,4 @@
-"""The simulator killed at any moment, with a program on the other end that writes down every code it was shown."""
+"""The simulator, killed at random moments while a client records every code that it shows."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests.token_sim.tokens import SEED, new_token, running, token_sim
 from token_sim.client import Client, ClientError
 
 PRESSES = 500
-KILLS = 3  # at the least, however fast it is pressed
+KILLS = 3  # the minimum
 
 
-def test_killed_at_any_moment_of_500_presses_it_never_shows_a_code_twice(tmp_path: Path) -> None:
+def test_a_token_killed_during_500_presses_shows_no_code_twice(tmp_path: Path) -> None:
     path, link = new_token(tmp_path / "fob"), tmp_path / "port"
     moments = random.Random(1)
     shown: list[str] = []
@@ -38,7 +38,7 @@ def test_killed_at_any_moment_of_500_presses_it_never_shows_a_code_twice(tmp_pat
 
 
 def _positions_rise(shown: list[str]) -> bool:
-    """Each code is that of a later counter than the one before; two counters may have one code, by chance."""
+    """Return True if the codes belong to increasing counters. Two counters may have the same code by chance."""
     counter = 0
     for code in shown:
         while hotp(SEED, counter) != code:
@@ -49,7 +49,7 @@ def _positions_rise(shown: list[str]) -> bool:
     return True
 
 
-def test_after_a_kill_the_next_run_starts_over_what_was_left_behind(tmp_path: Path) -> None:
+def test_after_a_kill_the_next_run_replaces_leftover_files(tmp_path: Path) -> None:
     path, link = new_token(tmp_path / "fob"), tmp_path / "port"
     with running(path, "--link", link) as run:
         run.stop(signal.SIGKILL)
@@ -61,7 +61,7 @@ def test_after_a_kill_the_next_run_starts_over_what_was_left_behind(tmp_path: Pa
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["fob"]
 
 
-def test_a_disk_that_is_full_is_a_write_error_and_the_token_goes_on_later(tmp_path: Path) -> None:
+def test_a_failed_write_is_an_error_and_a_later_press_succeeds(tmp_path: Path) -> None:
     path, link = new_token(tmp_path / "fob"), tmp_path / "port"
     with running(path, "--link", link, "--speed", "20") as run:
         temporary = tmp_path / "fob.new"

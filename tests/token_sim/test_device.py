@@ -101,7 +101,7 @@ def test_a_long_press_shows_counter_serial_and_battery_and_uses_no_code() -> Non
     assert device.visible_text() == "" and press(device) == [hotp(SEED, 41)]
 
 
-def test_a_button_that_stays_down_is_ignored_until_it_comes_up() -> None:
+def test_a_button_held_too_long_is_ignored_until_released() -> None:
     device = token()
     device.close()
     device.elapse(10 * 60_000)
@@ -115,12 +115,12 @@ def test_a_time_based_token_shows_the_code_of_its_clock_and_follows_it() -> None
     device = token(C200, kind="totp", period=60)
     assert press(device) == [totp(SEED, NOON // 1000, period=60)]
     device.elapse(48_000)
-    press(device)  # lit again, into the next step
+    press(device)  # shows the code again, until the next time step begins
     device.elapse(10_000)
     assert codes(device) == [totp(SEED, NOON // 1000 + 60, period=60)] == [device.visible_text()]
 
 
-def test_a_yubikey_types_the_code_and_return_and_tells_short_from_long() -> None:
+def test_a_yubikey_types_code_and_return_from_the_slot_of_the_touch() -> None:
     from token_sim.device.memory import Slot
 
     slots = (Slot(kind="hotp", key=SEED), Slot(kind="hotp", key=SEED, digits=8))
@@ -137,7 +137,7 @@ def test_a_yubikey_types_the_code_and_return_and_tells_short_from_long() -> None
 
     assert typed(1_000) == ("755224\r", [YUBIKEY.type_ms] * 6)
     assert typed(3_500)[0] == hotp(SEED, 5, 8) + "\r"
-    assert typed(2_700)[0] == ""  # between the two
+    assert typed(2_700)[0] == ""  # a length between those of the two slots
     assert typed(1_000)[0] == "287082\r"
 
 
@@ -170,7 +170,7 @@ def test_an_exhausted_counter_is_an_error_and_no_code() -> None:
     assert press(device) == []
 
 
-def test_a_blank_token_becomes_one_when_its_seed_is_written() -> None:
+def test_a_blank_token_shows_codes_once_its_seed_is_written() -> None:
     memory = Ram(build("SMGN00000001", (None,), (0,)))
     device = token(nvram=memory)
     assert device.state is State.BLANK and press(device) == []
@@ -180,7 +180,7 @@ def test_a_blank_token_becomes_one_when_its_seed_is_written() -> None:
     assert press(device) == APPENDIX_D[:1]
 
 
-def test_how_time_is_cut_never_matters() -> None:
+def test_the_length_of_time_steps_changes_no_result() -> None:
     def life(step: int) -> list[object]:
         device = token(C200, kind="totp", period=60)
         for _ in range(40):

@@ -9,7 +9,7 @@ from token_sim.device import seven_segment
 
 
 @given(st.text("0123456789", min_size=1, max_size=8))
-def test_an_eye_reads_what_is_shown(code: str) -> None:
+def test_the_shown_text_is_read_back(code: str) -> None:
     assert seven_segment.read(seven_segment.light(code)) == code
 
 

@@ -1,4 +1,4 @@
-"""The factory: a thousand tokens, and the seed files that a vendor would ship with them."""
+"""The factory: a thousand tokens, and the seed files that a vendor ships with them."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ def test_a_thousand_tokens_with_all_seed_files_take_less_than_five_seconds(tmp_p
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = token_sim("factory", "--count", "1000", "--profile", "c100", "--out", tmp_path / "batch", *forms)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5, "of work, however busy the machine"
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5, "seconds of processor time"
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 1000 + 4
-    made = list((tmp_path / "batch").iterdir())
-    assert {stat.S_IMODE(entry.stat().st_mode) for entry in made} == {0o600}
+    files = list((tmp_path / "batch").iterdir())
+    assert {stat.S_IMODE(entry.stat().st_mode) for entry in files} == {0o600}
     assert stat.S_IMODE((tmp_path / "batch").stat().st_mode) == 0o700
     lines = (tmp_path / "batch" / "seeds.csv").read_text().splitlines()
     rows = [line.split(",") for line in lines]
     assert len({row[0] for row in rows}) == len({row[1] for row in rows}) == 1000
     assert rows[0][0] == "SMC100000001" and rows[-1][0] == "SMC100001000"
     assert {tuple(row[2:]) for row in rows} == {("hotp", "6", "0")}
-    key = bytes.fromhex((tmp_path / "batch" / "transport-key.txt").read_text())
-    for name, opener in (("seeds.pskc.xml", None), ("seeds.aes.pskc.xml", key)):
+    secret = bytes.fromhex((tmp_path / "batch" / "transport-key.txt").read_text())
+    for name, transport_key in (("seeds.pskc.xml", None), ("seeds.aes.pskc.xml", secret)):
         document = PSKC(io.BytesIO((tmp_path / "batch" / name).read_bytes()))
-        if opener is not None:
-            document.encryption.key = opener
-        assert [(one.serial, one.secret.hex(), one.counter) for one in document.keys] == [(r[0], r[1], 0) for r in rows]
-        assert all(one.check() is not False for one in document.keys)
+        if transport_key is not None:
+            document.encryption.key = transport_key
+        assert [(key.serial, key.secret.hex(), key.counter) for key in document.keys] == [(r[0], r[1], 0) for r in rows]
+        assert all(key.check() is not False for key in document.keys)
 
 
 def test_no_seed_is_readable_in_the_encrypted_file(tmp_path: Path) -> None:
@@ -44,13 +44,13 @@ def test_no_seed_is_readable_in_the_encrypted_file(tmp_path: Path) -> None:
     words = ["factory", "--count", "3", "--out", tmp_path, "--seeds", "csv", "--seeds", "pskc-aes", "--key-stdin"]
     assert token_sim(*words, stdin=key + "\n").returncode == 0
     assert not (tmp_path / "transport-key.txt").exists()
-    sealed = (tmp_path / "seeds.aes.pskc.xml").read_bytes()
-    assert b"PlainValue>" in sealed and sealed.count(b"EncryptedValue>") == 6
-    document = PSKC(io.BytesIO(sealed))
+    encrypted = (tmp_path / "seeds.aes.pskc.xml").read_bytes()
+    assert b"PlainValue>" in encrypted and encrypted.count(b"EncryptedValue>") == 6
+    document = PSKC(io.BytesIO(encrypted))
     document.encryption.key = bytes.fromhex(key)
     seeds = [line.split(",")[1] for line in (tmp_path / "seeds.csv").read_text().splitlines()]
-    assert [one.secret.hex() for one in document.keys] == seeds
-    assert not any(seed.encode() in sealed or bytes.fromhex(seed) in sealed for seed in seeds)
+    assert [key.secret.hex() for key in document.keys] == seeds
+    assert not any(seed.encode() in encrypted or bytes.fromhex(seed) in encrypted for seed in seeds)
 
 
 def test_a_token_of_the_factory_shows_the_codes_of_its_seed(tmp_path: Path) -> None:
@@ -73,8 +73,8 @@ def test_time_based_tokens_have_their_period_in_every_seed_file(
 ) -> None:
     assert token_sim("factory", "--out", tmp_path, "--seeds", "csv", "--seeds", "pskc", *options).returncode == 0
     assert (tmp_path / "seeds.csv").read_text().strip().split(",", 2)[2] == row
-    (one,) = PSKC(io.BytesIO((tmp_path / "seeds.pskc.xml").read_bytes())).keys
-    assert one.algorithm == f"urn:ietf:params:xml:ns:keyprov:pskc:{urn}" and one.time_interval == period
+    (key,) = PSKC(io.BytesIO((tmp_path / "seeds.pskc.xml").read_bytes())).keys
+    assert key.algorithm == f"urn:ietf:params:xml:ns:keyprov:pskc:{urn}" and key.time_interval == period
 
 
 def test_a_batch_never_overwrites_a_token(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What goes wrong with a token, by name: never the same code twice, never a wrong one."""
+"""The faults of a token: it never shows the same code twice, or a wrong one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_failed_press_shows_nothing_and_the_next_code_is_never_old(fault: Faul
     assert press(device) == [APPENDIX_D[next_code]]
 
 
-def test_a_write_error_is_shown_and_strikes_as_often_as_it_was_armed() -> None:
+def test_a_write_error_is_shown_as_many_times_as_it_was_armed() -> None:
     device = token()
     device.inject(Fault.WRITE_ERROR, times=3)
     for _ in range(3):
@@ -42,12 +42,12 @@ def test_a_write_error_is_shown_and_strikes_as_often_as_it_was_armed() -> None:
 def test_power_loss_at_any_moment_may_skip_a_code_and_never_repeats_one(fault: Fault, data: st.DataObject) -> None:
     memory, shown = Ram(image()), []
     for _ in range(8):
-        device = Device(memory, GENERIC, new_hardware(GENERIC, NOON))  # power has come back
+        device = Device(memory, GENERIC, new_hardware(GENERIC, NOON))  # the power has returned
         device.elapse(100)
         if data.draw(st.booleans(), label="fault"):
             device.inject(fault)
         device.press()
-        device.elapse(data.draw(st.integers(0, 200), label="ms until the power goes"))
+        device.elapse(data.draw(st.integers(0, 200), label="ms until the power fails"))
         shown += codes(device)
     assert len(shown) == len(set(shown))
     positions = [APPENDIX_D.index(code) for code in shown]
@@ -63,7 +63,7 @@ def test_bit_rot_is_an_error_on_the_display_and_never_a_wrong_code(seed: int) ->
     assert not device.is_healthy
 
 
-def test_a_stuck_button_is_no_flood_of_codes() -> None:
+def test_a_stuck_button_shows_no_codes() -> None:
     device = token()
     device.inject(Fault.STUCK_BUTTON)
     device.elapse(3_600_000)
@@ -78,10 +78,10 @@ def test_a_bouncing_contact_is_one_press_unless_it_bounces_for_too_long() -> Non
     device.inject(Fault.BOUNCE, times=2)
     assert press(device, 60) + press(device, 60) == APPENDIX_D[:2]
     device.inject(Fault.BOUNCE, number=150)
-    assert press(device, 500) == APPENDIX_D[2:5]  # down, up and down again, and once more when it lets go
+    assert press(device, 500) == APPENDIX_D[2:5]  # one for each of two bounces, and one for the release
 
 
-def test_a_weak_battery_says_so_and_a_dead_one_says_nothing_more() -> None:
+def test_a_weak_battery_is_reported_and_a_dead_one_shows_no_code() -> None:
     device = token()
     device.inject(Fault.WEAK_BATTERY)
     assert [(event.name, event.text) for event in device.take_events()] == [("BATT", "LOW")]
@@ -93,17 +93,17 @@ def test_a_weak_battery_says_so_and_a_dead_one_says_nothing_more() -> None:
     assert press(device) == APPENDIX_D[1:2]
 
 
-def test_a_dead_segment_deceives_the_eye_and_not_the_wire() -> None:
+def test_a_dead_segment_changes_the_display_and_not_the_event() -> None:
     device = token()
-    device.inject(Fault.SEGMENT, number=12)  # c of the second cell: its 5 is no character any more
-    device.inject(Fault.SEGMENT, number=0)  # a of the first: its 7 becomes a 1
+    device.inject(Fault.SEGMENT, number=12)  # c of the second cell: its 5 becomes unreadable
+    device.inject(Fault.SEGMENT, number=0)  # a of the first cell: its 7 becomes a 1
     assert press(device) == APPENDIX_D[:1]
     assert device.visible_text() == "1?5224"
     device.clear_fault(Fault.SEGMENT)
     assert device.visible_text() == "755224"
 
 
-def test_a_counter_at_its_limit_refuses() -> None:
+def test_a_counter_at_its_limit_shows_no_code() -> None:
     device = token()
     device.inject(Fault.COUNTER_LIMIT)
     assert press(device) == [] and device.state is State.EXHAUSTED
@@ -126,7 +126,7 @@ def test_a_restored_snapshot_is_a_clone_and_repeats_codes() -> None:
     assert press(device) == first
 
 
-def test_what_is_in_the_token_for_good_cannot_be_cleared() -> None:
+def test_permanent_faults_cannot_be_cleared() -> None:
     for fault in PERMANENT - {Fault.WEAK_BATTERY, Fault.DEAD_BATTERY}:
         with pytest.raises(ValueError, match="cannot be undone"):
             token().clear_fault(fault)

@@ -1,4 +1,4 @@
-"""A whole day of a token's, in no time, and twice the same."""
+"""A simulated day: it runs quickly, and gives the same result twice."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_day_takes_less_than_a_second_and_is_the_same_twice() -> None:
     assert first.count("+OTP") > 100
 
 
-def test_a_day_on_a_line_without_faults_says_every_code_once() -> None:
+def test_a_day_on_a_line_without_faults_sends_every_code_once() -> None:
     simulation = Simulation.in_memory(image(), PROFILES["generic"], NOON)
     line = simulation.attach()
     out = b""

@@ -1,4 +1,4 @@
-"""A line that is not good."""
+"""A line with faults."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def fault(simulation: Simulation, name: str, **more: int) -> None:
 
 
 def answer(simulation: Simulation, line: Line) -> bytes:
-    line.session.receive(b"DISP?\r")  # the request is not what is put to the test
+    line.session.receive(b"DISP?\r")  # not through the line, whose faults would change the request
     return simulation.take_output(line)
 
 
-def test_dropped_doubled_and_flipped_bytes_are_as_many_as_was_asked_for() -> None:
+def test_the_share_of_faulty_bytes_is_the_requested_share() -> None:
     for name, check in (
         ("line-drop", lambda sent, came: len(sent) * 0.4 < len(came) < len(sent) * 0.6),
         ("line-double", lambda sent, came: len(sent) * 1.4 < len(came) < len(sent) * 1.6),
@@ -46,7 +46,7 @@ def cut(data: bytes) -> list[bytes]:
     return [data[n : n + 1] for n in range(len(data))]
 
 
-def test_a_stalled_line_holds_everything_back_and_then_lets_it_go() -> None:
+def test_a_stalled_line_delays_all_output() -> None:
     simulation, line = simulation_and_line()
     fault(simulation, "line-stall", number=500)
     assert answer(simulation, line) == b""
@@ -58,12 +58,12 @@ def test_a_stalled_line_holds_everything_back_and_then_lets_it_go() -> None:
 
 
 @given(st.binary(min_size=1, max_size=50))
-def test_at_the_wrong_speed_nothing_is_understood(data: bytes) -> None:
+def test_the_wrong_speed_garbles_every_input(data: bytes) -> None:
     garbled = at_double_speed(data)
     assert garbled != data and len(garbled) >= len(data)
 
 
-def test_the_wrong_speed_wedges_nothing() -> None:
+def test_the_line_works_again_after_the_wrong_speed() -> None:
     simulation, line = simulation_and_line()
     fault(simulation, "line-baud")
     simulation.receive(line, b"*IDN?\r" * 20)

@@ -1,4 +1,4 @@
-"""The token's memory: what is good is read, what is not is never used."""
+"""The token's memory: valid pages are read, and corrupt ones are never used."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def test_a_flipped_bit_is_noticed_or_costs_at_most_one_code(bit: int, counter: i
         return
     assert contents.slots[0] is not None and contents.slots[0].key == SEED
     assert contents.repaired_slots == (0,)
-    assert counter <= contents.counters[0] <= counter + 1  # never back to a code that was shown
+    assert counter <= contents.counters[0] <= counter + 1  # never a counter whose code was shown
 
 
 @given(st.lists(st.booleans(), max_size=12))
-def test_torn_writes_never_take_the_counter_back(torn: list[bool]) -> None:
+def test_torn_writes_never_decrease_the_counter(torn: list[bool]) -> None:
     data, shown = image(), -1
     for tear in torn:
         counter = memory.load(data).counters[0]
@@ -61,7 +61,7 @@ def test_torn_writes_never_take_the_counter_back(torn: list[bool]) -> None:
     assert memory.load(data).counters[0] > shown
 
 
-def test_a_wiped_memory_keeps_the_serial_number_and_nothing_else() -> None:
+def test_a_wiped_memory_keeps_only_the_serial_number() -> None:
     wiped = memory.wiped(image(counter=77))
     contents = memory.load(wiped)
     assert (contents.serial, contents.is_zeroised, contents.slots, contents.counters) == (
@@ -91,6 +91,6 @@ def test_no_repr_shows_a_key() -> None:
         {"limit": -1},
     ],
 )
-def test_a_slot_that_cannot_be_is_refused(wrong: dict[str, object]) -> None:
+def test_invalid_slots_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"^[a-z0-9]"):
         image(**wrong)

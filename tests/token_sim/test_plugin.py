@@ -1,4 +1,4 @@
-"""The pytest plugin, used as another project would."""
+"""The pytest plugin, as another project uses it."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def test_the_fixture_is_a_token_on_a_port(token_sim: LiveToken) -> None:
 
 
 def test_every_token_has_a_seed_of_its_own(token_sim_factory: Callable[..., LiveToken]) -> None:
-    one, other = token_sim_factory(), token_sim_factory(digits=8)
-    assert one.key != other.key and one.port != other.port
-    assert (one.press(), other.press()) == (hotp(one.key, 0), hotp(other.key, 0, 8))
+    first, second = token_sim_factory(), token_sim_factory(digits=8)
+    assert first.key != second.key and first.port != second.port
+    assert (first.press(), second.press()) == (hotp(first.key, 0), hotp(second.key, 0, 8))
 
 
 @pytest.mark.parametrize("profile", ["generic", "c100", "c200", "etoken-pass", "go7", "yubikey"])
@@ -51,7 +51,7 @@ def test_every_press_is_a_new_code_on_every_model_without_waiting(
         assert codes[-1] == totp(SEED, token.oracle()["clock_ms"] // 1000, period=token.slot.period)
 
 
-def test_time_faults_and_the_plug_are_in_the_tests_hands(token_sim: LiveToken, tmp_path: Path) -> None:
+def test_a_test_controls_time_faults_snapshots_and_the_plug(token_sim: LiveToken, tmp_path: Path) -> None:
     assert token_sim.advance("30d", temp=45)["error_ms"] < -30_000
     token_sim.snapshot(str(tmp_path / "copy"))
     first = token_sim.press()
@@ -67,7 +67,7 @@ def test_time_faults_and_the_plug_are_in_the_tests_hands(token_sim: LiveToken, t
 
 
 @pytest.mark.parametrize("fault", ["bit-rot", "dead-battery", "counter-limit", "tamper", "stuck-button"])
-def test_a_token_that_can_show_no_code_says_so(token_sim: LiveToken, fault: str) -> None:
+def test_a_token_that_can_show_no_code_raises_an_error(token_sim: LiveToken, fault: str) -> None:
     token_sim.fault(fault)
     with pytest.raises(NoCode, match="shows no code"):
         token_sim.press()
@@ -98,7 +98,7 @@ def test_another_projects_tests_need_no_set_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.bare
-def test_loading_the_plugin_loads_nothing_heavy() -> None:
+def test_importing_the_plugin_imports_no_other_package() -> None:
     code = "import pytest, sys; before = set(sys.modules); import token_sim.pytest_plugin; "
     code += "print(*sorted(m for m in set(sys.modules) - before if not m.startswith('token_sim')))"
     done: Any = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

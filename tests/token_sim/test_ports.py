@@ -1,4 +1,4 @@
-"""One device, served alike on every kind of port, to real pyserial."""
+"""Every kind of port serves the same token, to real pyserial."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from token_sim.testing import inprocess
 from token_sim.testing.live_token import LiveToken
 from token_sim.wire.tcp import Tcp
 
-pytestmark = pytest.mark.filterwarnings("ignore:set(Daemon|Name):DeprecationWarning")  # pyserial's own
+pytestmark = pytest.mark.filterwarnings("ignore:set(Daemon|Name):DeprecationWarning")  # of pyserial itself
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def fob(tmp_path: Path) -> Iterator[LiveToken]:
 
 
 def script(port: serial.SerialBase) -> bytes:
-    """The same words on any port, and all that comes back until the code is there."""
+    """Send the same requests on any port, and return the output up to the code."""
     port.timeout = 0.1
     port.write(b"*IDN?\r\nNONSENSE\rPRESS 60\n")
     received = b""
@@ -67,7 +67,7 @@ def test_every_kind_of_client_sees_the_same_session(tmp_path: Path) -> None:
     assert received["pty"] == received["socket"] == received["rfc2217"] == received["token"]
 
 
-def test_one_token_on_three_ports_at_once_tells_all_of_them(tmp_path: Path) -> None:
+def test_one_token_sends_its_events_to_all_its_ports(tmp_path: Path) -> None:
     path = new_token(tmp_path / "fob")
     with running(path, "--link", tmp_path / "port", "--tcp", "0", "--rfc2217", "0") as run:
         clients = [Client(url, timeout=20) for url in run.ports]
@@ -90,7 +90,7 @@ def test_a_second_client_gets_a_clean_refusal(tmp_path: Path) -> None:
                 assert first.press()
 
 
-def test_a_second_telnet_client_is_told_and_let_go(tmp_path: Path) -> None:
+def test_a_second_telnet_client_is_refused_and_disconnected(tmp_path: Path) -> None:
     with running(new_token(tmp_path / "fob"), "--rfc2217", "0") as run:
         host, port = run.ports[0].removeprefix("rfc2217://").split(":")
         with serial.serial_for_url(run.ports[0]) as first:
@@ -109,7 +109,7 @@ def test_nothing_listens_beyond_loopback() -> None:
 @pytest.mark.parametrize(
     "junk", [b"\xff\xfa\x2c\x05\xff\xf0", b"\xff\xf0", b"\xff\xfa\x2c\x03\x63\xff\xf0" * 9, b"\xff" * 999]
 )
-def test_telnet_that_makes_no_sense_loses_its_own_connection_at_worst(junk: bytes, tmp_path: Path) -> None:
+def test_invalid_telnet_closes_only_its_own_connection(junk: bytes, tmp_path: Path) -> None:
     simulation = Simulation.in_memory(image(), PROFILES["generic"], NOON)
     runner = Runner(simulation, [Tcp(0, simulation.device)])
     port = int(runner.ports[0][0].url().rpartition(":")[2])
@@ -150,7 +150,7 @@ def test_rfc_2217_has_modem_lines(tmp_path: Path) -> None:
         port.baudrate, port.parity, port.rts = 115_200, serial.PARITY_EVEN, False
 
 
-def test_the_link_is_a_raw_terminal_also_after_a_client_made_it_cooked(fob: LiveToken) -> None:
+def test_the_terminal_is_raw_again_after_a_client_changed_it(fob: LiveToken) -> None:
     assert stat.S_ISLNK(Path(fob.port).lstat().st_mode)
     with serial.Serial(fob.port) as port:
         local = termios.tcgetattr(port.fd)[3]
@@ -168,7 +168,7 @@ def test_the_link_is_a_raw_terminal_also_after_a_client_made_it_cooked(fob: Live
         assert client.press() == "755224"
 
 
-def test_unplugging_looks_like_a_usb_device_going_and_coming(fob: LiveToken) -> None:
+def test_unplugging_and_plugging_look_like_a_usb_device(fob: LiveToken) -> None:
     path = fob.port
     with serial.Serial(path, timeout=0.05) as port:
         fob.unplug()
@@ -206,7 +206,7 @@ def test_a_client_with_patience_waits_for_the_token_to_come_back(fob: LiveToken)
         assert client.press() == "287082"
 
 
-def test_a_client_says_what_it_waited_for(fob: LiveToken) -> None:
+def test_the_clients_errors_name_what_was_missing(fob: LiveToken) -> None:
     with Client(fob.port, timeout=0.2) as client:
         with pytest.raises(Timeout, match=r"no code in 0.2 s"):
             client.wait_code()
@@ -232,7 +232,7 @@ def test_token_urls_run_on_virtual_time() -> None:
         simulation.command({"do": "plug"})
         with Client(url, timeout=3600) as client:
             assert client.press() == "254676"
-        assert simulation.device.hardware.now - NOON > 150_000  # five displays had to go dark
+        assert simulation.device.hardware.now - NOON > 150_000  # the display turned off five times
     finally:
         inprocess.withdraw("virtual")
 
@@ -246,10 +246,10 @@ def test_a_token_url_is_a_serial_port_like_others() -> None:
         port.write(b"DISP?\r")
         assert (port.in_waiting > 0, port.out_waiting) == (True, 0)
         port.reset_input_buffer()
-        assert port.in_waiting == 0, "what was dropped does not come"
+        assert port.in_waiting == 0, "the dropped input does not arrive"
         assert (port.cts, port.dsr, port.cd, port.ri) == (True, True, False, False)
         simulation.command({"do": "hold"})
-        assert port.ri, "a finger is on the button"
+        assert port.ri, "the button is pressed"
         with pytest.raises(OSError, match="no file descriptor"):
             port.fileno()
         port.close()
@@ -259,7 +259,7 @@ def test_a_token_url_is_a_serial_port_like_others() -> None:
         inprocess.withdraw("ordinary")
 
 
-def test_a_code_that_a_finger_brings_is_heard(fob: LiveToken) -> None:
+def test_wait_code_returns_the_code_of_another_press(fob: LiveToken) -> None:
     with Client(fob.port) as client:
         client.ask("DISP?")
         pressed = fob.press()
@@ -283,14 +283,14 @@ def test_a_shell_can_press_the_button(fob: LiveToken) -> None:
         fob.advance("1s")
 
 
-def test_what_nobody_read_is_not_there_for_the_next_client(fob: LiveToken) -> None:
+def test_unread_output_is_dropped_before_the_next_client(fob: LiveToken) -> None:
     with serial.Serial(fob.port) as port:
         port.write(b"HELP\rhalf a li")
         wait_until(lambda: port.in_waiting > 50, "an answer came")
 
     for _ in range(2):
-        fob.oracle()  # the loop has been round, and has seen the client go
-    descriptor = os.open(fob.port, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)  # no flush here, other than in pyserial
+        fob.oracle()  # a step of the loop has detected that the client left
+    descriptor = os.open(fob.port, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)  # pyserial would flush the input
     try:
         with pytest.raises(BlockingIOError):
             os.read(descriptor, 100)

@@ -1,4 +1,4 @@
-"""The wire: whatever comes, in whatever pieces, the next line is a fresh start."""
+"""The protocol: after any input, in chunks of any size, the next line is parsed afresh."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SPEECH = st.lists(st.tuples(JUNK, ENDS).map(b"".join), max_size=12).map(b"".join
 
 
 @given(speech=SPEECH, cuts=st.lists(st.integers(0, 2000), max_size=20))
-def test_how_bytes_are_chunked_never_matters(speech: bytes, cuts: list[int]) -> None:
+def test_the_chunks_of_input_change_no_output(speech: bytes, cuts: list[int]) -> None:
     whole, pieces = Session(token()), Session(token())
     whole.receive(speech)
     edges = [0, *sorted(min(cut, len(speech)) for cut in cuts), len(speech)]
@@ -60,7 +60,7 @@ def test_how_bytes_are_chunked_never_matters(speech: bytes, cuts: list[int]) -> 
 
 
 @given(speech=SPEECH)
-def test_after_anything_at_all_the_next_line_is_answered(speech: bytes) -> None:
+def test_after_any_input_the_next_line_is_answered(speech: bytes) -> None:
     session = Session(token())
     session.receive(speech + b"\r\n")
     session.take_output()
@@ -85,7 +85,7 @@ def test_every_line_end_is_one(end: bytes) -> None:
     assert session.take_output() == b"text=\r\nOK\r\n" * 2
 
 
-def test_the_verbs() -> None:
+def test_every_verb_is_answered() -> None:
     session = Session(token())
     identity = ask(session, "*IDN?")
     assert identity[:3] == ["maker=token_sim", "model=generic", "serial=SMGN00000001"] and identity[-1] == "OK"
@@ -108,7 +108,7 @@ def test_a_press_is_answered_and_then_brings_its_code() -> None:
     assert live(device, session, 60_000) == b"+DISP OFF\r\n"
 
 
-def test_every_refusal_has_its_number_and_is_remembered_once() -> None:
+def test_every_refusal_has_its_number_and_is_reported_once() -> None:
     device = token()
     session = Session(device)
     for request, name in (
@@ -130,13 +130,13 @@ def test_every_refusal_has_its_number_and_is_remembered_once() -> None:
     assert ask(session, "BATT?") == ["level=0", "state=DEAD", "OK"]
 
 
-def test_a_wiped_token_says_that_it_is_blank() -> None:
+def test_a_wiped_token_refuses_a_press_as_blank() -> None:
     device = token()
     device.inject(Fault.TAMPER)
     assert ask(Session(device), "PRESS") == ["ERR 7 BLANK"]
 
 
-def test_echo_is_for_people_with_backspace() -> None:
+def test_echo_handles_backspace() -> None:
     session = Session(token())
     session.receive(b"ECHO ON\r")
     session.take_output()
@@ -144,7 +144,7 @@ def test_echo_is_for_people_with_backspace() -> None:
     assert session.take_output() == b"DISQ\b \bP?\r\ntext=\r\nOK\r\n"
 
 
-def test_replies_wait_for_the_end_of_what_is_being_typed() -> None:
+def test_replies_wait_until_the_typing_ends() -> None:
     session = Session(token())
     for char in "755":
         session.notify(Event(0, "TYPE", char))
@@ -154,7 +154,7 @@ def test_replies_wait_for_the_end_of_what_is_being_typed() -> None:
     assert session.take_output() == b"755224\rtext=\r\nOK\r\n"
 
 
-def test_a_new_client_finds_nothing_of_the_old_one() -> None:
+def test_a_reset_drops_partial_lines_and_settings() -> None:
     session = Session(token())
     session.receive(b"ECHO ON\rhalf a li")
     session.reset()

@@ -1,4 +1,4 @@
-"""The token in the terminal, headless: Textual's pilot works the keys, `elapse` moves the time."""
+"""The terminal interface without a terminal: Textual's pilot presses the keys, and `elapse` lets time pass."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_click_presses_for_as_long_as_the_mouse_does() -> None:
     play(story)
 
 
-def test_h_holds_and_lets_go() -> None:
+def test_h_holds_and_releases_the_button() -> None:
     async def story(app: TokenApp, runner: StillRunner, pilot: Pilot[None]) -> None:
         await pilot.press("h")
         await later(app, runner, pilot, 6500)
@@ -137,7 +137,7 @@ def test_a_fault_is_chosen_from_a_list_and_cleared_there() -> None:
     play(story)
 
 
-def test_unplugging_is_said_in_words() -> None:
+def test_unplugging_is_shown_in_words() -> None:
     async def story(app: TokenApp, runner: StillRunner, pilot: Pilot[None]) -> None:
         await pilot.press("u")
         await later(app, runner, pilot)
@@ -164,7 +164,7 @@ def test_without_colour_unlit_segments_are_not_drawn(monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert strokes() == 8 * 3
     monkeypatch.setenv("NO_COLOR", "1")
-    assert strokes() == 14  # 7 5 5 2 2 4 has so many horizontal ones
+    assert strokes() == 14  # the horizontal strokes of 755224
 
 
 def test_q_quits() -> None:

@@ -1,4 +1,4 @@
-"""What the tests of the simulator build: tokens in memory at a fixed moment, and real `token-sim` processes."""
+"""Helpers of the simulator's tests: tokens in memory at a fixed moment, and real `token-sim` processes."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from token_sim.device.token import Device
 SEED = b"12345678901234567890"  # RFC 4226 appendix D
 APPENDIX_D = ["755224", "287082", "359152", "969429", "338314", "254676", "287922", "162583", "399871", "520489"]
 NOON = 1_700_000_040_000  # a Unix time in ms; a multiple of 30 s and of 60 s
-PATIENCE = 30.0  # seconds: far more than anything here takes, for a condition that should come true
+PATIENCE = 30.0  # seconds: the limit of a wait, far longer than any wait needs
 
 COMMAND = [sys.executable, "-m", "token_sim.cli"]
 
 
 def image(*, counter: int = 0, serial: str = "SMGN00000001", slots: int = 1, **slot: Any) -> bytes:
-    made = memory.Slot(**{"kind": "hotp", "key": SEED, **slot})
-    return memory.build(serial, (made, *[None] * (slots - 1)), (counter, *[0] * (slots - 1)))
+    seeded = memory.Slot(**{"kind": "hotp", "key": SEED, **slot})
+    return memory.build(serial, (seeded, *[None] * (slots - 1)), (counter, *[0] * (slots - 1)))
 
 
 def token(profile: Profile = GENERIC, *, nvram: memory.Nvram | None = None, **given: Any) -> Device:
-    """A token on the table at NOON, awake enough to be pressed."""
+    """Return a token at NOON that has started, and can be pressed."""
     given.setdefault("slots", profile.slots)
     device = Device(nvram or memory.Ram(image(**given)), profile, new_hardware(profile, NOON))
     device.elapse(1000)
@@ -46,7 +46,7 @@ def codes(device: Device) -> list[str]:
 
 
 def press(device: Device, ms: int | None = None, then: int = 2000) -> list[str]:
-    """Press, let `then` ms pass after the finger is gone, and return the codes that came."""
+    """Press, let `then` ms pass after the release, and return the codes that were shown."""
     device.press(ms)
     device.elapse((device.profile.press_ms if ms is None else ms) + then)
     return codes(device)
@@ -55,18 +55,18 @@ def press(device: Device, ms: int | None = None, then: int = 2000) -> list[str]:
 def wait_until(condition: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain until {what}"
+        assert time.monotonic() < deadline, f"timeout: waited until {what}"
         time.sleep(0.01)
 
 
 def token_sim(*arguments: str | os.PathLike[str], stdin: str = "", **more: Any) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end."""
+    """Run one command, and wait for its end."""
     words = [*COMMAND, *map(os.fspath, arguments)]
     return subprocess.run(words, input=stdin, capture_output=True, text=True, timeout=60, check=False, **more)
 
 
 def new_token(path: Path, *options: str) -> Path:
-    """A token in a file, with the seed of RFC 4226."""
+    """Make a token file with the seed of RFC 4226, and return its path."""
     done = token_sim("new", path, "--secret-stdin", *options, stdin=SEED.hex() + "\n")
     assert done.returncode == 0, done.stderr
     return path
@@ -74,7 +74,7 @@ def new_token(path: Path, *options: str) -> Path:
 
 @dataclass
 class Running:
-    """A `token-sim run` of ours."""
+    """A `token-sim run` that this test started."""
 
     process: subprocess.Popen[str]
     serial: str
@@ -96,7 +96,7 @@ def running(path: Path, *options: str | os.PathLike[str]) -> Iterator[Running]:
         assert line, process.stderr.read()
         yield Running(process, **json.loads(line))
     finally:
-        process.terminate()  # as a person would; where it has ended already this does nothing
+        process.terminate()  # has no effect if the process has ended
         try:
             process.communicate(timeout=PATIENCE)
         finally:
