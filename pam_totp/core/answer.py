@@ -72,7 +72,8 @@ class Answer(Value):
     @property
     def is_well_formed(self) -> bool:
         """Return True if some user could have given this answer and be right."""
-        return self.recovery_code is not None or self.codes(CODE_LENGTHS) is not None
+        # One length at a time: behind a numeric password, the codes of one user are shorter than those of another.
+        return self.recovery_code is not None or any(self.codes({length}) is not None for length in CODE_LENGTHS)
 
     def codes(self, lengths: Set[int]) -> tuple[str, ...] | None:
         """Return the codes, each of one of `lengths` digits; None if there are none.

@@ -40,8 +40,9 @@ def decide(
     `now` returns Unix seconds. `follow` computes the record to store after an accepted answer. If it raises, nothing is
     changed and the code is not used up. Raise StoreError if the store cannot be reached.
     """
-    if not answer.is_well_formed:
-        return verify(read_or_unknown(store, user), answer, now(), policy)
+    if not answer.is_well_formed:  # nothing is recorded here, so nothing can be accepted (law 2)
+        record = read_or_unknown(store, user)
+        return Decision(outcome=Outcome.MALFORMED if record.enrolled else Outcome.NOT_ENROLLED, record=record)
 
     def change(record: UserRecord) -> tuple[UserRecord, Decision]:
         at = now()

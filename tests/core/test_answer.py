@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import sys
 from collections.abc import Set
 
@@ -332,3 +333,12 @@ def test_the_digest_is_sha_256_of_the_salt_bytes_and_the_code() -> None:
     assert recovery_digest(salt, CODE) == expected
     assert recovery_digest("11" * 16, CODE) != expected
     assert recovery_digest(salt, CODE[::-1]) != expected
+
+
+@pytest.mark.parametrize("prefix", [b"", b"p"])
+@pytest.mark.parametrize("count", range(60))
+def test_an_answer_with_codes_for_some_user_is_well_formed(count: int, prefix: bytes) -> None:
+    """`decide` skips the store for answers that are not well-formed, so none of these may have codes for any user."""
+    answer = Answer.parse_behind_password(prefix + b"1" * count)
+    subsets = [set(lengths) for n in (1, 2, 3) for lengths in itertools.combinations(sorted(CODE_LENGTHS), n)]
+    assert answer.is_well_formed == any(answer.codes(lengths) is not None for lengths in subsets)

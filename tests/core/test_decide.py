@@ -67,3 +67,15 @@ def test_a_right_code_on_a_full_disk_is_not_accepted() -> None:
     with pytest.raises(StoreError):
         outcome(store, "alice", code(0))
     assert store.read("alice") == ALICE
+
+
+@pytest.mark.parametrize("password", [b"1", b"12", b"1234"])
+def test_a_numeric_password_leaves_no_code_unrecorded(password: bytes) -> None:
+    """The digits of password and code together may have the length of other codes."""
+    store = Memory(ALICE)
+    answer = Answer.parse_behind_password(password + code(0))
+    assert outcome(store, "alice", answer) is Outcome.CODE
+    assert store.writes == 1
+    assert outcome(store, "alice", answer) is Outcome.REPLAYED
+    assert outcome(store, "alice", Answer.parse_behind_password(password + b"000000")) is Outcome.WRONG
+    assert store.read("alice").failures == 1
