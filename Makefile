@@ -167,7 +167,10 @@ build/bin/pam-totp build/bin/token-sim: build/bin/%: pam_totp/system/data/comman
 PREFIX = /usr/local
 PAMDIR = $(firstword $(wildcard /usr/lib/$(shell $(CC) -print-multiarch)/security /usr/lib64/security))
 EXTRAS =
-PLACES = DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' PAMDIR='$(PAMDIR)' PYTHON='$(PYTHON)' EXTRAS='$(EXTRAS)'
+# Set by packages alone: the folder of a version's code, and the folder of token_sim.
+RELEASE =
+SIM =
+PLACES = DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' PAMDIR='$(PAMDIR)' PYTHON='$(PYTHON)' EXTRAS='$(EXTRAS)' RELEASE='$(RELEASE)' SIM='$(SIM)'
 # An installed relay knows the installed helper, and trusts root alone.
 INSTALLED_RELAY_KNOWS = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(PREFIX)/lib/pam_totp/pam_totp/pam/helper.py"'
 

@@ -177,7 +177,11 @@ class PluggedToken:
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
-        wait_until(lambda: port.exists() or self._process.poll() is not None, "the start of the simulated token")
+        try:
+            wait_until(lambda: port.exists() or self._process.poll() is not None, "the start of the simulated token")
+        except BaseException:  # Ctrl-C too
+            self.unplug()
+            raise
 
     def press(self, times: int = 1) -> list[str]:
         """Press the button, and return the codes."""

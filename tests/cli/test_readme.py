@@ -38,7 +38,7 @@ def shell() -> Iterator[pexpect.spawn[str]]:
     try:
         yield spawned
     finally:
-        spawned.sendline("kill %1; rm -r $S; exit")
+        spawned.sendline("kill %1; wait; rm -r $S; exit")
         spawned.expect(pexpect.EOF)
         spawned.close()
 
