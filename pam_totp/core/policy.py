@@ -24,8 +24,8 @@ class Policy(Value):
     """The bounds that `verify` applies.
 
     `look_ahead` (HOTP, counters) and `window` (TOTP, steps) apply to one code. `resync_window` and `resync_steps` apply
-    to codes in a row (RFC 4226 §7.4, RFC 6238 §6); 0 means as far as one code. From `lock_after` failures on, only a
-    recovery code is accepted; 0 means never.
+    to codes in a row (RFC 4226 §7.4, RFC 6238 §6); 0 means the same reach as for one code. From `lock_after` failures
+    on, only a recovery code is accepted; 0 means never.
     """
 
     look_ahead: int = 10

@@ -98,9 +98,9 @@ class Candidate:
 
 
 class Selected(Protocol):
-    """The tokens to import, and the results of those that are skipped whatever the store holds.
+    """The tokens to import, and the results of tokens that are skipped regardless of the content of the store.
 
-    They may be iterated more than once, and are the same each time. The length is an upper bound.
+    Every iteration yields the same tokens. The length is an upper bound.
     """
 
     def __len__(self) -> int: ...
@@ -253,8 +253,8 @@ def import_tokens(
 ) -> Report:
     """Add the tokens to the records of their users: all of them or none. A dry run changes nothing.
 
-    `new_record` is what its user gets beside the tokens if the user has no record yet. Raises FormatError, Interrupted
-    and StoreError; then the store is as it was.
+    `new_record` is the record for its user if that user has none yet; the tokens are added to it. Raises FormatError,
+    Interrupted and StoreError; then the store is unchanged.
     """
     additions = _Additions(selected, new_record, now)
     if dry_run:

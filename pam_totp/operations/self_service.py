@@ -123,14 +123,14 @@ class Factors:
         self._first_token = first_token  # whether it may be added here, or by an admin only
 
     def of(self, user: str) -> UserRecord:
-        """The user's record, or a blank one."""
+        """Return the user's record, or an empty one."""
         try:
             return self._store.read(user)
         except NotThere:
             return UserRecord(user=user)
 
     def answer(self, asking: Asking) -> Decision:
-        """The second step of a sign-in."""
+        """Check the code of a sign-in, its second step."""
         begun = time.monotonic()
         decision = decide(self._store, asking.user, Answer.parse(asking.proof), self._policy, self._now)
         log(self._sink, self._service, asking.user, decision, asking.rhost)
@@ -169,7 +169,7 @@ class Factors:
         return self._change(asking, in_use, "enrolled", confirmed.name)
 
     def _hold_back(self, begun: float) -> None:
-        """Say a refusal no sooner than any other."""
+        """Delay a refusal as long as any other."""
         time.sleep(max(0.0, begun + refusal_delay(self._policy) - time.monotonic()))
 
     def resync(self, asking: Asking, name: str, typed: bytes) -> Problem | None:
@@ -211,7 +211,7 @@ class Factors:
         return self._change(asking, with_new, "recovery-codes", None) or shown
 
     def rename(self, asking: Asking, name: str, new: str) -> Problem | None:
-        """Call a token something else. What it is called opens nothing, so that it takes no code."""
+        """Rename a token. This needs no code, because the name grants no access."""
 
         def renamed(record: UserRecord) -> tuple[UserRecord, None]:
             token = _named(record, name, "name")
@@ -283,7 +283,7 @@ class Factors:
 
 
 def is_last(record: UserRecord, token: Token) -> bool:
-    """Whether without `token` no code of a token would be accepted any more."""
+    """Return True if `token` is the only active token."""
     return token.active and sum(t.active for t in record.tokens) == 1
 
 

@@ -59,8 +59,8 @@ def read_site(path: str = SITE_FILE) -> Site:
 def serve_one(sock: socket.socket, log: audit_log.Sink, prepare: Callable[[Hello], tuple[Hello, Host] | int]) -> None:
     """Carry one login over `sock` to its end.
 
-    `prepare` turns the hello into what the module may go by, and the host it runs on; or into the PAM result of one
-    that is turned away. Whatever goes wrong ends without a result, which the relay takes for a denial.
+    `prepare` returns the admitted hello and its host, or the PAM result of a refused login. Any error ends the login
+    without a result, and the relay then denies it.
     """
     channel = Channel(sock)
     service = "?"

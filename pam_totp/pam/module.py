@@ -50,7 +50,7 @@ def passwd_name(user: str) -> str:
 
 
 class Host(Value):
-    """What a login takes from the machine it runs on."""
+    """The parts of the host that a login uses."""
 
     site: Site
     now: Callable[[], int]
@@ -107,7 +107,7 @@ class _Login:
         self._settings = chosen
         self._host = host
         self._user = host.passwd_name(chosen.user or pamh.user)
-        # Where several accounts share the record of `user=`, one's code must not let another one in.
+        # With `user=`, several accounts share a record: the code of one account must not give grace to another.
         self._grace_at = grace.origin(pamh.service, pamh.rhost) if chosen.grace_period and chosen.user is None else None
 
     def run(self) -> int:
@@ -132,7 +132,7 @@ class _Login:
             try:
                 decision = self._decide(typed)
             except StoreError:
-                _wait_until(refused_at)  # what had to be looked through must not show on a full disk either
+                _wait_until(refused_at)  # on a full disk too, the delay must not show how long the search was
                 raise
             log(self._host.log, self._pamh.service, self._user, decision, self._pamh.rhost)
             if decision.outcome.accepted:
@@ -177,8 +177,10 @@ class _Login:
         yield response if response is not None else b""
 
     def _decide(self, typed: bytes) -> Decision:
-        """Verify an answer. Pass a password in front of the codes on to the next module, also after a refusal: what
-        that module does must not show whether the codes were right."""
+        """Verify an answer. Pass the password in front of the codes on to the next module, also after a refusal.
+
+        Otherwise the behaviour of that module would show whether the codes were right.
+        """
         forwarding = self._settings.first_pass == "forward_pass"
         answer = Answer.parse_behind_password(typed) if forwarding else Answer.parse(typed)
         decision = decide(self._store, self._user, answer, self._settings.policy, self._host.now, follow=self._grant)

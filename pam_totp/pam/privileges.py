@@ -1,4 +1,4 @@
-"""Drop root's privileges for good; before that, lift the resource limits of the caller.
+"""Lift the resource limits that the caller left, then drop root's privileges permanently.
 
 Rules:
 1. Afterwards the real, effective and saved ids are equal, so there is no way back.

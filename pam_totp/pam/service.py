@@ -54,9 +54,9 @@ class Service:
         self._site_file = site_file
         self._log = log
         self._log_quota = LogQuota(log)
-        self._trusted = {0, os.geteuid()}  # whose lines are all of them logged
+        self._trusted = {0, os.geteuid()}  # uids whose lines are always logged
         self._login_quota = LoginQuota(workers)
-        self.stopping, self._stop = socket.socketpair()  # a byte in there, or no other end: no more logins
+        self.stopping, self._stop = socket.socketpair()  # a byte, or a closed other end, means: stop
         self._stop.setblocking(False)
         self._changed = threading.Condition()
         self._threads = 0
@@ -79,20 +79,22 @@ class Service:
             self._changed.wait_for(lambda: not self._threads, timeout=STOP_WAIT)
 
     def stop(self) -> None:
-        """No more logins, whichever process takes them."""
+        """Stop accepting logins, in every process of the service."""
         self._listener.close()
-        with suppress(BlockingIOError):  # said often enough
+        with suppress(BlockingIOError):  # the pipe is full: the byte has been sent
             self._stop.send(b"x")
 
     def stop_on(self, *signals: signal.Signals) -> None:
-        """Stop when one of these comes. The C handler writes the byte: one in Python would have to wait until `run`
-        wakes."""
+        """Stop when one of the signals arrives.
+
+        The handler in C writes the byte: a handler in Python would run only when `run` wakes.
+        """
         signal.set_wakeup_fd(self._stop.fileno())
         for number in signals:
             signal.signal(number, lambda *_: None)
 
     def stop_with(self) -> None:
-        """Stop when the process does that this one was forked from; signals are that one's business."""
+        """Stop when the parent process stops. Signals are ignored, because the parent handles them."""
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
@@ -105,13 +107,13 @@ class Service:
         self._waiting += 1
 
     def _work(self) -> None:
-        """A thread's life: to wait, and to carry what comes to its end, for as long as it is of use."""
+        """Accept and serve logins until the service stops, or until enough other threads wait."""
         try:
             while not any(descriptor == self.stopping.fileno() for descriptor, _ in self._ready.poll()):
                 client = self._accepted()
                 if client is not None:
                     self._leave_others_waiting()
-                    with client, suppress(Exception):  # the log itself failed: denied, and there must be a next one
+                    with client, suppress(Exception):  # the log failed: the login is denied, and the thread goes on
                         self._carry(client)
                     if not self._wait_again():
                         break
@@ -124,7 +126,7 @@ class Service:
         with self._changed:
             self._waiting -= 1
             if self._waiting == 0:
-                with suppress(RuntimeError):  # no more threads: those that there are come back
+                with suppress(RuntimeError):  # no more threads can start: busy ones will wait again
                     self._start_waiting()
 
     def _wait_again(self) -> bool:
@@ -192,7 +194,7 @@ def serve(path: str | None, store: str, site_file: str, log: audit_log.Sink, wor
         threading.stack_size(THREAD_STACK)
         try:
             next(FileStore(store).users(), None)
-        except StoreError as e:  # said at once, and again at every login until it is mended
+        except StoreError as e:  # logged at the start, and at every login until it is repaired
             audit_log.write(log, "serve", "error", problem=str(e))
         if workers == 1:
             service.run()
