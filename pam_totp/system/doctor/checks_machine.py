@@ -16,7 +16,7 @@ from pam_totp.system.machine import architecture
 from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding
 from pam_totp.system.trust import distrust, distrust_around
 
-_INSTALL = "run 'make install' as root, again if it was run before"
+_INSTALL = "install pam_totp again: 'make install' as root, or apt-get install --reinstall libpam-totp"
 _OWNERSHIP = "chown root and chmod go-w the path named"
 _RESTART = "systemctl restart pam_totp.socket (or stop it: then every login starts a helper)"
 _MIN_FREE = 64 * 1024  # bytes: a login writes a few KiB before it answers
@@ -132,7 +132,7 @@ def _store_folder(folder: str, status: os.stat_result) -> Iterator[Finding]:
         yield Finding(ERROR, "store", Code.STORE_MODE, what, f"chmod 0700 {folder}")
     if status.st_uid == 0:
         what = f"{folder} belongs to root, so the helper stays root during a login"
-        remedy = f"chown -R {ACCOUNT}: {folder}, as 'make install' does"
+        remedy = f"chown -R {ACCOUNT}: {folder}, as the installation does"
         yield Finding(WARNING, "store", Code.STORE_OWNED_BY_ROOT, what, remedy)
     free = os.statvfs(folder)
     if free.f_bavail * free.f_frsize < _MIN_FREE or (free.f_files and free.f_favail < _MIN_FREE_FILES):
