@@ -23,12 +23,9 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Isolate the suite, before there are threads. Other processes inherit it.
-
-    Tests that make a system of their own get its packages as the host does, so they need the host's settings.
-    """
+    """Isolate the suite, before there are threads. Other processes inherit it."""
     inherited = hasattr(session.config, "workerinput")  # xdist
-    if inherited or not {"PAM_TOTP_BOOTED", "PAM_TOTP_SYSTEMS"}.isdisjoint(os.environ):
+    if inherited or not isolation.OWN_SYSTEMS.keys().isdisjoint(os.environ):
         return
     home = tempfile.TemporaryDirectory(prefix="pam_totp-home-")
     session.config.add_cleanup(home.cleanup)

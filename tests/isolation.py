@@ -23,17 +23,13 @@ _TREE = Path(__file__).resolve().parent.parent
 _SITE_FILE = Path("/etc/pam_totp.toml")
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "TERM": "dumb"}
 # Beginnings of the variables that tests read. All others are dropped.
-_KEPT = ("PYTEST_", "COV", "HYPOTHESIS_", "TORTURE_", "PYTHONDONTWRITEBYTECODE")
-_KEPT += (
-    "PAM_TOTP_EXAMPLES",
-    "PAM_TOTP_BOOTED",
-    "PAM_TOTP_SYSTEMS",
-    "PAM_TOTP_PACKAGES",
-    "SYSTEMS_",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
-)
+_KEPT = ("PYTEST_", "COV", "HYPOTHESIS_", "TORTURE_", "PAM_TOTP_EXAMPLES", "PYTHONDONTWRITEBYTECODE")
+# Variables that ask for tests of systems made on the spot, which get packages by the settings of the host.
+OWN_SYSTEMS = {
+    "PAM_TOTP_BOOTED": "a system that boots (make booted)",
+    "PAM_TOTP_SYSTEMS": "bare roots of other systems (make systems)",
+    "PAM_TOTP_PACKAGES": "Debian packages in bare roots (make deb-test)",
+}
 _NEEDED = ("/proc/self/status", "/dev/null", "/dev/ptmx", "/dev/pts/ptmx", "/dev/shm")  # noqa: S108  looked for only
 
 # linux/sched.h, sys/mount.h, linux/capability.h
@@ -160,7 +156,6 @@ def left_out() -> list[str]:
         "the portal in a browser (no chromium)": shutil.which("chromium") is None,
         "units and their filters (no systemd)": root and shutil.which("systemd-analyze") is None,
         "fuzzing the relay (no clang)": shutil.which("clang") is None,
-        "a system that boots (make booted)": "PAM_TOTP_BOOTED" not in os.environ,
-        "bare roots of other systems (make systems)": "PAM_TOTP_SYSTEMS" not in os.environ,
+        **{what: variable not in os.environ for variable, what in OWN_SYSTEMS.items()},
     }
     return [what for what, holds in reasons.items() if holds]

@@ -26,6 +26,7 @@ def start(machine: Machine) -> None:
     machine.serve()
     folder = machine.path(_FOLDER)
     shutil.copytree(TREE / "tests" / "examples", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    machine.run("chmod", "-R", "go=rX", _FOLDER)
     machine.own(_FOLDER, "carol")  # Django creates its database there
     django = f"{_FOLDER}/django_site/manage.py"
     assert _run(machine, "carol", django, "migrate", "--verbosity=0").wait() == 0
