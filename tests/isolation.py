@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pwd
 import shutil
 import sys
 import tempfile
@@ -65,6 +66,8 @@ def isolate(home: Path) -> None:
         raise IsolationError(f"{', '.join(absent)}: not found: mount /proc, /dev, /dev/pts and /dev/shm")
     if not MAY_MOUNT and _SITE_FILE.exists():
         raise IsolationError(f"{_SITE_FILE} applies to every login here: run the tests as root, who may mount over it")
+    if not MAY_MOUNT and not _has_account(os.geteuid()):
+        raise IsolationError(f"uid {os.geteuid()} has no account, and tests log in as their own: give it one")
     os.umask(0o022)
     _clean_environment(home)
     if MAY_MOUNT:
@@ -73,6 +76,13 @@ def isolate(home: Path) -> None:
             _hide_host()
         except OSError as error:
             raise IsolationError(f"no mount namespace, though root has CAP_SYS_ADMIN: {error}") from error
+
+
+def _has_account(uid: int) -> bool:
+    try:
+        return pwd.getpwuid(uid).pw_uid == uid
+    except KeyError:
+        return False
 
 
 def _clean_environment(home: Path) -> None:

@@ -189,6 +189,7 @@ def test_the_suite_passes_on_such_a_host_and_does_not_change_it(
     [
         ("_NEEDED", ("/dev/null", "/dev/absent"), "^/dev/absent: not found: mount /proc"),
         ("_SITE_FILE", Path("/dev/null"), "^/dev/null applies to every login here: run the tests as root"),
+        ("_has_account", lambda uid: False, r"^uid \d+ has no account"),
     ],
 )
 def test_a_host_that_would_change_tests_is_refused(
