@@ -67,20 +67,25 @@ class Result:
 
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+_STATUSES = tuple(Status)
 
 
-class PackedResult:
-    """A result in few bytes: a file may have a million tokens."""
+class PackedResult(bytes):
+    """A result in few bytes, because a file may have a million tokens: the number of its status, then JSON."""
 
-    __slots__ = ("_data", "status")
+    __slots__ = ()
 
-    def __init__(self, result: Result) -> None:
-        self.status = result.status
+    def __new__(cls, result: Result) -> PackedResult:
         facts = (result.place, result.line, result.user, result.token, result.type, result.serial, result.remarks)
-        self._data = _encode((*facts, result.reason)).encode("ascii")
+        data = _encode((*facts, result.reason)).encode("ascii")
+        return super().__new__(cls, bytes([_STATUSES.index(result.status)]) + data)
+
+    @property
+    def status(self) -> Status:
+        return _STATUSES[self[0]]
 
     def unpack(self) -> Result:
-        place, line, user, token, kind, serial, remarks, reason = json.loads(self._data)
+        place, line, user, token, kind, serial, remarks, reason = json.loads(self[1:])
         return Result(self.status, place, line, user, token, kind, serial, tuple(remarks), reason)
 
 

@@ -61,6 +61,11 @@ class Person:
         for label, text in labels.items():
             self.page.get_by_label(label.replace("_", " "), exact=True).fill(text)
 
+    def wait_for_focus(self, label: str) -> None:
+        """Wait until the field with this label has the focus: a browser sets it some time after the page was loaded."""
+        field = self.page.get_by_label(label, exact=True)
+        field.and_(self.page.locator(":focus")).wait_for()
+
     def press(self, button: str) -> None:
         """Press a button or follow a link, and wait for the next page."""
         as_button = self.page.get_by_role("button", name=button, exact=True)

@@ -197,11 +197,13 @@ def test_the_keyboard_alone_is_enough(people: People, served: Served) -> None:
     alice = people()
     alice.page.goto("/sign-in")
     keys = alice.page.keyboard
-    keys.type("alice")  # the first field has the focus
+    alice.wait_for_focus("User name")
+    keys.type("alice")
     keys.press("Tab")
     keys.type(served.password)
     with alice.page.expect_navigation():
         keys.press("Enter")
+    alice.wait_for_focus("One-time code")
     keys.type(codes(0))
     with alice.page.expect_navigation():
         keys.press("Enter")
