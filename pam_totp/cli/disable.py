@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         return _disable_all(args.dry_run) if args.all else _disable(args.service, args.dry_run)
     except (ChangeError, TrialError) as e:
-        raise CommandError(f"{args.service or 'the service'} was not changed: {e}") from None
+        raise CommandError(str(e) if args.all else f"{args.service} was not changed: {e}") from None
 
 
 def _disable(service: str, dry_run: bool) -> int:
@@ -45,34 +45,23 @@ def _disable(service: str, dry_run: bool) -> int:
         if service in Machine().services_with_module():
             raise CommandError(f"{service} was not enabled by 'enable': remove the pam_totp line by hand")
         raise CommandError(f"{service} is not enabled")
-    for line in _restored(service, states[0], dry_run):
+    # A dry run comes first: if one change cannot be undone, none is.
+    lines = trial.dry_roll_back(service, states[0])
+    if not dry_run:
+        lines = trial.roll_back(service, states[0])
+        trial.log(f"disable {service}: done")
+    for line in lines:
         print(line)
     print(DRY_RUN if dry_run else f"{service} no longer asks for a code")
     return DONE
 
 
 def _disable_all(dry_run: bool) -> int:
-    """Restore the files of every service, or of none."""
     from pam_totp.system.enable import trial
     from pam_totp.system.machine import Machine
 
-    records, obstacles = trial.plan_roll_back_of_all(Machine())
-    if obstacles:
-        raise CommandError("nothing was changed: " + "; ".join(obstacles))
-    for service, state in records:
-        for line in _restored(service, state, dry_run):
-            print(line)
-    print(DRY_RUN if dry_run and records else "no service asks for a code")
+    lines = trial.dry_roll_back_all(Machine()) if dry_run else trial.roll_back_all(Machine())
+    for line in lines:
+        print(line)
+    print(DRY_RUN if dry_run and lines else "no service asks for a code")
     return DONE
-
-
-def _restored(service: str, state: str, dry_run: bool) -> list[str]:
-    """Restore the files of one service; return the report. Raises ChangeError and TrialError."""
-    from pam_totp.system.enable import trial
-
-    # A dry run comes first: if one change cannot be undone, none is.
-    lines = trial.dry_roll_back(service, state)
-    if not dry_run:
-        lines = trial.roll_back(service, state)
-        trial.log(f"disable {service}: done")
-    return lines

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import pytest
 
 from tests.etc import PASSWORD, STACKS
-from tests.install.machine import LATE, Fresh
+from tests.install.machine import COMMAND, LATE, Fresh
 from tests.install.test_enable import OURS, as_before
-from tests.site import codes
+from tests.site import codes, until
 
 
 def enabled(machine: Fresh, service: str, first_code: int) -> None:
@@ -81,6 +87,34 @@ def test_a_service_on_trial_is_taken_back_too(machine: Fresh) -> None:
     assert machine.installed("disable", "--all").returncode == 0
     assert first.ends()[0] == 1
     assert as_before(machine)
+
+
+def test_a_trial_confirmed_meanwhile_is_rolled_back_too(both: Fresh) -> None:
+    folder = both.path("/var/lib/pam_totp_enabled")
+    (folder / "sudo.json").rename(folder / "sudo.trial")
+    with holds_lock(folder) as lock:
+        command = both.talk(COMMAND, "disable", "--all")
+        until(lambda: waits_for(lock), "disable to wait for the end of another change")
+        (folder / "sudo.trial").rename(folder / "sudo.json")
+    assert command.ends()[0] == 0
+    assert as_before(both)
+
+
+@contextmanager
+def holds_lock(folder: Path) -> Iterator[int]:
+    """Hold the lock that `keep` and `roll_back` take. The value is its file descriptor."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def waits_for(lock: int) -> bool:
+    """Return True if a process waits for this lock (proc_locks(5))."""
+    inode = os.fstat(lock).st_ino
+    return any("->" in line and f":{inode} " in line for line in Path("/proc/locks").read_text().splitlines())
 
 
 def test_where_nothing_is_enabled_there_is_nothing_to_do(machine: Fresh) -> None:

@@ -126,28 +126,45 @@ def roll_back(service: str, state: str = TRIAL, only: int | None = None) -> list
     message for each file that could not be.
     """
     with _lock():
+        return _roll_back(service, state, only)
+
+
+def roll_back_all(machine: Machine) -> list[str]:
+    """Restore the old files of every service, or of none. Return what was done.
+
+    No trial begins or ends meanwhile. Raises TrialError, with every obstacle, before the first change.
+    """
+    with _lock():
+        done = []
+        for service, state in _without_obstacles(machine):
+            done += _roll_back(service, state)
+            log(f"disable {service}: done")
+    return done
+
+
+def _roll_back(service: str, state: str, only: int | None = None) -> list[str]:
+    try:
+        current = load(service, state)
+        if only is not None and (current is None or current.began != only):
+            raise TrialError(f"{service}: another trial has started")
+        os.rename(_path(service, state), _path(service, BACK))
+    except FileNotFoundError:
+        if not os.path.exists(_path(service, BACK)):
+            raise TrialError(f"{service} is not {'on trial' if state == TRIAL else 'enabled'}") from None
+    record = load(service, BACK)
+    done, failed = [], []
+    for change in record.changes if record is not None else ():
         try:
-            current = load(service, state)
-            if only is not None and (current is None or current.began != only):
-                raise TrialError(f"{service}: another trial has started")
-            os.rename(_path(service, state), _path(service, BACK))
-        except FileNotFoundError:
-            if not os.path.exists(_path(service, BACK)):
-                raise TrialError(f"{service} is not {'on trial' if state == TRIAL else 'enabled'}") from None
-        record = load(service, BACK)
-        done, failed = [], []
-        for change in record.changes if record is not None else ():
-            try:
-                done.append(undo(change))
-            except ChangeError as e:
-                failed.append(str(e))
-        if record is not None and any(c.path == sshd.DROP_IN for c in record.changes):
-            sshd.reload()
-        if failed:
-            raise ChangeError("; ".join(failed))
-        os.unlink(_path(service, BACK))
-        with suppress(FileNotFoundError):
-            os.unlink(_path(service, "watch"))
+            done.append(undo(change))
+        except ChangeError as e:
+            failed.append(str(e))
+    if record is not None and any(c.path == sshd.DROP_IN for c in record.changes):
+        sshd.reload()
+    if failed:
+        raise ChangeError("; ".join(failed))
+    os.unlink(_path(service, BACK))
+    with suppress(FileNotFoundError):
+        os.unlink(_path(service, "watch"))
     return done
 
 
@@ -157,25 +174,32 @@ def dry_roll_back(service: str, state: str) -> list[str]:
     return [undo(change, dry_run=True) for change in record.changes] if record is not None else []
 
 
-def plan_roll_back_of_all(machine: Machine) -> tuple[list[tuple[str, str]], list[str]]:
-    """Return service and state of every record, and the reasons that speak against `roll_back` for all of them.
+def dry_roll_back_all(machine: Machine) -> list[str]:
+    """Return what `roll_back_all` would do. Raises TrialError with every obstacle."""
+    return [line for service, state in _without_obstacles(machine) for line in dry_roll_back(service, state)]
 
-    A file that was edited since is a reason, and so is a stack that would still name the module afterwards.
+
+def _without_obstacles(machine: Machine) -> list[tuple[str, str]]:
+    """Return the service and state of every record. Raises TrialError if not all of them can be rolled back.
+
+    A file that was edited since is an obstacle, and so is a stack that would still name the module afterwards.
     """
-    every, reasons, after = records(), [], {}
+    every, obstacles, after = records(), [], {}
     for service, state in every:
         try:
             record = load(service, state)
         except TrialError as e:
-            reasons.append(str(e))
+            obstacles.append(str(e))
             continue
         for change in record.changes if record is not None else ():
             after[change.path] = change.before or ""
             if read(change.path) not in (change.before, change.after):
-                reasons.append(f"{change.path}: edited since 'enable' (run 'pam-totp disable {service}' first)")
+                obstacles.append(f"{change.path}: edited since 'enable' (run 'pam-totp disable {service}' first)")
     by_hand = "names pam_totp.so in a line that 'enable' did not add (remove it by hand first)"
-    reasons += [f"{path}: {by_hand}" for path in machine.files_with_module(after)]
-    return every, reasons
+    obstacles += [f"{path}: {by_hand}" for path in machine.files_with_module(after)]
+    if obstacles:
+        raise TrialError("nothing was changed: " + "; ".join(obstacles))
+    return every
 
 
 def roll_back_left_over() -> list[str]:
