@@ -167,7 +167,7 @@ def _check(machine: Machine, service: str, changes: Sequence[Change], user: str,
 
 def _print_findings(findings: Sequence[Finding]) -> None:
     for finding in findings:
-        print(f"{finding.severity}: {finding.what}\n    {finding.remedy}")
+        print(f"{finding.severity}: {finding.what}\n    {finding.remedy}", flush=True)
 
 
 def _rehearse(machine: Machine, service: str, changes: Sequence[Change], user: str) -> None:

@@ -29,7 +29,7 @@ from pam_totp.store.file import FileStore
 DEFAULT_LISTEN = "127.0.0.1:8443"
 DEFAULT_PER_ADDRESS = 60  # sign-ins a minute
 LOOPBACK_NAMES = ("127.0.0.1", "::1", "localhost")
-GET_WEB = "the package pam-totp-portal, or make install EXTRAS=web, or pip install '.[web]' in the source directory"
+GET_WEB = "the package pam-totp-portal, or make install EXTRAS=web in the source directory"
 SHADOW = "shadow"  # the group that may read the system's passwords
 
 

@@ -49,7 +49,7 @@ class System(NamedTuple):
     title: str
     origin: str  # as the archive's Release file says
     components: str
-    keyring: str  # within the root
+    keyring: str  # of the archive, in the root and in the system that makes it
     made_in: str | None = None  # the system whose debootstrap makes it; the host's, where None
     needs: tuple[str, ...] = ()  # packages that the making system needs
 
@@ -132,7 +132,7 @@ def forget(system: System) -> None:
 
 
 def _recipe(system: System) -> dict[str, object]:
-    return {"version": 1, **system._asdict(), "needs": list(system.needs), "packages": list(FRESH)}
+    return {"version": 2, **system._asdict(), "needs": list(system.needs), "packages": list(FRESH)}
 
 
 def _is_made_by(place: Path, wanted: Mapping[str, object]) -> bool:
@@ -147,6 +147,8 @@ def _make(system: System, folder: Path, say: Callable[[str], None]) -> None:
     say(f"{system.title}: debootstrap from {mirror}")
     folder.mkdir()
     options = (
+        f"--keyring={system.keyring}",
+        "--force-check-gpg",
         "--variant=minbase",
         f"--include={','.join(FRESH)}",
         f"--components={system.components}",
@@ -156,8 +158,7 @@ def _make(system: System, folder: Path, say: Callable[[str], None]) -> None:
     else:
         with Root(SYSTEMS[system.made_in], binds={folder: "/mnt"}, say=say) as maker:
             maker.install(*system.needs)
-            keyring = f"--keyring={system.keyring}"
-            done = maker.run("debootstrap", keyring, *options, system.name, "/mnt", mirror, env=host.proxies())
+            done = maker.run("debootstrap", *options, system.name, "/mnt", mirror, env=host.proxies())
             status, said = done.returncode, done.stdout
     if status != 0:
         raise Unusable(f"{system.title}: debootstrap failed:\n{said[-3000:]}")
