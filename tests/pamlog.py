@@ -46,7 +46,7 @@ void pam_syslog(const pam_handle_t *pamh, int priority, const char *format, ...)
 def _library() -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder, "pamlog.so")
-        command = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", target, "-lpam"]
+        command: list[str | Path] = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", target, "-lpam"]
         subprocess.run(command, input=_SOURCE, text=True, check=True)
         return ctypes.CDLL(str(target), mode=os.RTLD_GLOBAL)
 

@@ -28,6 +28,7 @@ AS_ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not AS_ROOT, reason="only root can give files to another owner")
 
 Script = Callable[[socket.socket, list[bytes]], None]
+Log = Callable[[], list[str]]
 
 
 @functools.cache
@@ -41,7 +42,7 @@ def build(**defines: str | int) -> Path:
     macros = {"INTERPRETER": INTERPRETER, "HELPER": "/nonexistent/helper.py", "BUILDER": os.geteuid(), **defines}
     target = Path(_builds().name, f"relay-{build.cache_info().misses}.so")
     flags = [f'-D{name}="{value}"' if isinstance(value, str) else f"-D{name}={value}" for name, value in macros.items()]
-    command = ["cc", "-std=c11", "-shared", "-fPIC", "-fvisibility=hidden", *flags, "-o", target]
+    command: list[str | Path] = ["cc", "-std=c11", "-shared", "-fPIC", "-fvisibility=hidden", *flags, "-o", target]
     subprocess.run([*command, ROOT / "pam_totp" / "pam" / "relay.c", "-lpam"], check=True)
     return target
 
@@ -49,7 +50,7 @@ def build(**defines: str | int) -> Path:
 def library(folder: Path, source: str) -> Path:
     """Compile a shared library that replaces functions of others by LD_PRELOAD."""
     target = folder / "library.so"
-    command = ["cc", "-w", "-shared", "-fPIC", "-x", "c", "-", "-o", target, "-lpam"]
+    command: list[str | Path] = ["cc", "-w", "-shared", "-fPIC", "-x", "c", "-", "-o", target, "-lpam"]
     subprocess.run(command, input=source, text=True, check=True)
     return target
 
@@ -173,7 +174,7 @@ class Bench:
         *arguments: object,
         relay: Path = RELAY,
         user: str | None = "alice",
-        answers: Iterable[pamconf.Answer] = (),
+        answers: Iterable[pamconf.Answer] | Callable[[pamconf.Shown], str | bytes | None] = (),
         items: Mapping[str, str] | None = None,
         flags: int = 0,
         carry_authtok: bool = False,

@@ -82,10 +82,19 @@ class Site:
     def start(self, *options: str) -> subprocess.Popen[bytes]:
         """Start the service in its own process, and wait until it is ready for logins."""
         self.config.touch(0o644)
-        command = [sys.executable, "-m", "pam_totp.cli", "serve", "--socket", self.socket, "--store", self.store]
+        command = [
+            sys.executable,
+            "-m",
+            "pam_totp.cli",
+            "serve",
+            "--socket",
+            str(self.socket),
+            "--store",
+            str(self.store),
+        ]
         with open(self.folder / "log", "ab") as log:
             self._service = subprocess.Popen(
-                [*command, "--config", self.config, "--log", "stderr", *options], cwd=TREE, stderr=log
+                [*command, "--config", str(self.config), "--log", "stderr", *options], cwd=TREE, stderr=log
             )
         until(lambda: self.socket.exists() or self._ended(), "the service makes its socket")
         return self._service

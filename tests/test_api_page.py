@@ -245,7 +245,9 @@ def only_example(heading: str) -> str:
 
 
 def test_the_client_example_accepts_a_code_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(client.verify.__kwdefaults__, "path", str(site.socket))
+    defaults = client.verify.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "path", str(site.socket))
     names: dict[str, Any] = {}
     exec(only_example("pam_totp.client"), names)  # noqa: S102
     site.start()
@@ -257,7 +259,9 @@ def test_the_client_example_accepts_a_code_once(site: Site, monkeypatch: pytest.
 def test_the_client_example_denies_without_a_service(
     site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(client.verify.__kwdefaults__, "path", str(site.socket))
+    defaults = client.verify.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "path", str(site.socket))
     names: dict[str, Any] = {}
     exec(only_example("pam_totp.client"), names)  # noqa: S102
     assert names["log_in"](ME, codes(0), "192.0.2.7") is False

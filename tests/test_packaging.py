@@ -72,7 +72,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, index: Index) -> Built:
         shutil.copy(TREE / name, tree)
 
     def build(out: str, *options: str) -> Path:
-        command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / out, *options]
+        command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder / out), *options]
         environment = index.environment | {"PIP_NO_INDEX": "1"}
         done = subprocess.run(command, cwd=tree, env=environment, text=True, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests import pamconf
 from tests.pamconf import Result, Session, Shown, Style, login
-from tests.relay_kit import RELAY, ROOT, Service, brisk, in_turn, play, told
+from tests.relay_kit import RELAY, ROOT, Bench, Log, Service, brisk, in_turn, play, told
 
 pytestmark = [pytest.mark.bare, pytest.mark.usefixtures("log")]
 
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.bare, pytest.mark.usefixtures("log")]
     "argument",
     ["socket=", "socket=run/socket", "socket=NONE", f"socket=/{'x' * 107}", "helper=", "helper=helper.py"],
 )
-def test_a_malformed_argument_denies_and_is_named_in_the_log(bench, log, argument):
+def test_a_malformed_argument_denies_and_is_named_in_the_log(bench: Bench, log: Log, argument: str) -> None:
     with bench.service(play(b"r0")) as service:
         done = bench.login(service.argument, argument, service.argument)
         assert done.result == Result.SERVICE_ERR
@@ -37,20 +37,20 @@ def test_a_malformed_argument_denies_and_is_named_in_the_log(bench, log, argumen
         assert service.logins == 0
 
 
-def test_the_longest_socket_path_that_fits_is_used(bench, tmp_path):
+def test_the_longest_socket_path_that_fits_is_used(bench: Bench, tmp_path: Path) -> None:
     path = tmp_path / ("s" * (106 - len(str(tmp_path))))
     assert len(str(path)) == 107
     with bench.service(play(b"r0"), path) as service:
         assert bench.login(service.argument).result == Result.SUCCESS
 
 
-def test_socket_none_means_a_helper(bench):
+def test_socket_none_means_a_helper(bench: Bench) -> None:
     helper = bench.helper("channel.send(b'r0')")
     assert bench.login("socket=none", f"helper={helper}").result == Result.SUCCESS
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_secret_means_a_helper_though_a_service_listens(bench, order):
+def test_a_secret_means_a_helper_though_a_service_listens(bench: Bench, order: int) -> None:
     helper = bench.helper("channel.send(b'r0')")
     with bench.service(play(b"r7")) as service:
         arguments = [service.argument, "secret=${HOME}/.totp"][::order]
@@ -58,35 +58,35 @@ def test_a_secret_means_a_helper_though_a_service_listens(bench, order):
         assert service.logins == 0
 
 
-def test_of_two_socket_arguments_the_last_applies(bench):
+def test_of_two_socket_arguments_the_last_applies(bench: Bench) -> None:
     with bench.service(play(b"r0")) as service:
         assert bench.login("socket=/nonexistent/socket", service.argument).result == Result.SUCCESS
 
 
-def test_a_refusal_asks_for_a_delay_of_two_seconds(bench):
+def test_a_refusal_asks_for_a_delay_of_two_seconds(bench: Bench) -> None:
     with bench.service(play(b"r7")) as service:
         assert 1 <= bench.login(service.argument).delay <= 3  # libpam randomises it by ±50 %
 
 
-def test_a_denial_by_the_relay_itself_asks_for_the_delay_too(bench):
+def test_a_denial_by_the_relay_itself_asks_for_the_delay_too(bench: Bench) -> None:
     assert bench.login("socket=").delay >= 1
 
 
 @pytest.mark.parametrize("result", [b"r0", b"r25"])
-def test_success_and_ignore_ask_for_no_delay(bench, result):
+def test_success_and_ignore_ask_for_no_delay(bench: Bench, result: bytes) -> None:
     with bench.service(play(result)) as service:
         assert bench.login(service.argument).delay == 0
 
 
 @pytest.mark.parametrize("arguments", [("nodelay",), ("socket=", "nodelay")])
-def test_nodelay_suppresses_the_delay_after_any_other_error(bench, arguments):
+def test_nodelay_suppresses_the_delay_after_any_other_error(bench: Bench, arguments: tuple[str, ...]) -> None:
     with bench.service(play(b"r7")) as service:
         done = bench.login(service.argument, *arguments)
         assert done.result in (Result.AUTH_ERR, Result.SERVICE_ERR)
         assert done.delay == 0
 
 
-def test_nodelay_is_one_exact_word(bench):
+def test_nodelay_is_one_exact_word(bench: Bench) -> None:
     with bench.service(play(b"r7")) as service:
         assert bench.login(service.argument, "nodelay=1").delay >= 1
 
@@ -100,7 +100,7 @@ def hello(service: Service) -> list[bytes]:
     return message[1:].split(b"\0")
 
 
-def test_hello_has_the_items_and_every_argument_in_order(bench):
+def test_hello_has_the_items_and_every_argument_in_order(bench: Bench) -> None:
     items = {"rhost": "192.0.2.7", "ruser": "bob", "tty": "/dev/pts/3"}
     with bench.service(play(b"r0")) as service:
         name = bench.stack("nodelay", service.argument, "[prompt=Type your code: ]", "debug", "arg=x", "user=eve")
@@ -122,27 +122,27 @@ def test_hello_has_the_items_and_every_argument_in_order(bench):
         ]
 
 
-def test_hello_leaves_absent_items_out(bench):
+def test_hello_leaves_absent_items_out(bench: Bench) -> None:
     with bench.service(play(b"r0")) as service:
         bench.login(service.argument)
         assert [line.split(b"=")[0] for line in hello(service)] == [b"version", b"service", b"user", b"flags", b"arg"]
 
 
 @pytest.mark.parametrize("user", ["", "a=b", "alice\nrhost=x", "zoë", "../root", "\b\n\r\x7fINCORRECT", "%s%n"])
-def test_hello_contains_any_name_unchanged(bench, user):
+def test_hello_contains_any_name_unchanged(bench: Bench, user: str) -> None:
     with bench.service(play(b"r0")) as service:
         bench.login(service.argument, user=user)
         assert b"user=" + os.fsencode(user) in hello(service)
 
 
-def test_a_host_without_a_user_name_is_prompted_for_it(bench):
+def test_a_host_without_a_user_name_is_prompted_for_it(bench: Bench) -> None:
     with bench.service(play(b"r0")) as service:
         done = bench.login(service.argument, user=None, answers=["carol"])
         assert [shown.style for shown in done.prompts] == [Style.PROMPT_ECHO_ON]
         assert b"user=carol" in hello(service)
 
 
-def test_a_missing_user_name_is_a_conversation_error(bench, log):
+def test_a_missing_user_name_is_a_conversation_error(bench: Bench, log: Log) -> None:
     with bench.service(play(b"r0")) as service:
         assert bench.login(service.argument, user=None).result == Result.CONV_ERR
         assert log()[-1] == "denied: the user's name is not known"
@@ -151,7 +151,9 @@ def test_a_missing_user_name_is_a_conversation_error(bench, log):
 
 @pytest.mark.parametrize("last", ["", " debug"])
 @pytest.mark.parametrize(("over", "result"), [(-1, Result.SUCCESS), (0, Result.SUCCESS), (1, Result.SERVICE_ERR)])
-def test_hello_is_4096_bytes_at_most_and_never_cut(bench, log, over, result, last):
+def test_hello_is_4096_bytes_at_most_and_never_cut(
+    bench: Bench, log: Log, over: int, result: Result, last: str
+) -> None:
     with bench.service(play(b"r0")) as service:
         name = bench.stack(service.argument, "nodelay", last)
         login(name, "", [], bench.folder)
@@ -168,13 +170,13 @@ def test_hello_is_4096_bytes_at_most_and_never_cut(bench, log, over, result, las
 
 
 @pytest.mark.parametrize("result", ["SUCCESS", "SERVICE_ERR", "AUTH_ERR", "AUTHINFO_UNAVAIL", "CONV_ERR"])
-def test_a_known_result_is_returned_and_not_logged(bench, log, result):
+def test_a_known_result_is_returned_and_not_logged(bench: Bench, log: Log, result: str) -> None:
     with bench.service(play(b"r%d" % Result[result])) as service:
         assert bench.login(service.argument).result == Result[result]
         assert log() == []
 
 
-def test_ignore_is_returned_for_libpam_to_go_on_to_the_next_module(bench, log):
+def test_ignore_is_returned_for_libpam_to_go_on_to_the_next_module(bench: Bench, log: Log) -> None:
     with bench.service(play(b"r25")) as service:
         relay = f"auth [ignore=1 default=die] {RELAY} {service.argument}"
         pamconf.service(bench.folder, "x", relay, "auth requisite pam_deny.so", "auth required pam_permit.so")
@@ -182,7 +184,7 @@ def test_ignore_is_returned_for_libpam_to_go_on_to_the_next_module(bench, log):
         assert log() == []
 
 
-def test_only_the_exact_spellings_of_known_results_are_results(bench):
+def test_only_the_exact_spellings_of_known_results_are_results(bench: Bench) -> None:
     known = [0, 3, 7, 9, 19, 25]
     spellings = [b"%d" % n for n in (*range(-1, 35), 256, 2**32, 2**64) if n not in known]
     spellings += [
@@ -198,7 +200,7 @@ def test_only_the_exact_spellings_of_known_results_are_results(bench):
 # ---- prompts, messages, PAM_AUTHTOK
 
 
-def test_prompts_reach_the_user_and_answers_the_service(bench):
+def test_prompts_reach_the_user_and_answers_the_service(bench: Bench) -> None:
     with bench.service(play(b"pCode: ", b"PName: ", b"p", b"r0")) as service:
         done = bench.login(service.argument, answers=["123456", b"\xff\x01", ""])
         assert done.prompts == (
@@ -210,7 +212,7 @@ def test_prompts_reach_the_user_and_answers_the_service(bench):
         assert done.result == Result.SUCCESS
 
 
-def test_information_and_errors_reach_the_user(bench):
+def test_information_and_errors_reach_the_user(bench: Bench) -> None:
     with bench.service(play(b"iready", b"eno", b"i", b"r7")) as service:
         assert bench.login(service.argument).messages == (
             Shown(Style.TEXT_INFO, "ready"),
@@ -219,7 +221,7 @@ def test_information_and_errors_reach_the_user(bench):
         )
 
 
-def test_a_text_is_not_a_format_string_and_may_fill_the_packet(bench):
+def test_a_text_is_not_a_format_string_and_may_fill_the_packet(bench: Bench) -> None:
     text = "%s%n%1000d zoë".ljust(4094)
     assert len(text.encode()) == 4095
     with bench.service(play(b"p" + text.encode(), b"i" + text.encode(), b"r0")) as service:
@@ -227,13 +229,13 @@ def test_a_text_is_not_a_format_string_and_may_fill_the_packet(bench):
         assert [shown.text for shown in done.prompts + done.messages] == [text, text]
 
 
-def test_a_failed_conversation_is_no_answer(bench):
+def test_a_failed_conversation_is_no_answer(bench: Bench) -> None:
     with bench.service(play(b"pCode: ", b"r19")) as service:
         assert bench.login(service.argument, answers=[None]).result == Result.CONV_ERR
         assert service.heard[1:] == [b"N"]
 
 
-def test_a_null_response_is_no_answer(bench):
+def test_a_null_response_is_no_answer(bench: Bench) -> None:
     class Silent(Session):
         def _answer(self, shown: Shown) -> bytes | None:
             return None
@@ -244,7 +246,7 @@ def test_a_null_response_is_no_answer(bench):
         assert service.heard[1:] == [b"N"]
 
 
-def test_the_response_of_a_failed_conversation_is_ignored(bench):
+def test_the_response_of_a_failed_conversation_is_ignored(bench: Bench) -> None:
     class Failing(Session):
         def _converse(self, *message: Any) -> int:
             super()._converse(*message)
@@ -256,7 +258,7 @@ def test_the_response_of_a_failed_conversation_is_ignored(bench):
         assert service.heard[1:] == [b"N"]
 
 
-def test_an_answer_over_512_bytes_is_sent_as_blank(bench):
+def test_an_answer_over_512_bytes_is_sent_as_blank(bench: Bench) -> None:
     with bench.service(play(b"pCode: ", b"pCode: ", b"r7")) as service:
         bench.login(service.argument, answers=["1" * 512, "1" * 513])
         assert service.heard[1:] == [b"A" + b"1" * 512, b"A"]
@@ -266,7 +268,7 @@ def test_an_answer_over_512_bytes_is_sent_as_blank(bench):
     ("authtok", "heard"),
     [("secret", b"Asecret"), (None, b"N"), ("", b"A"), ("1" * 512, b"A" + b"1" * 512), ("1" * 513, b"A")],
 )
-def test_the_authtok_is_read_without_a_prompt(bench, authtok, heard):
+def test_the_authtok_is_read_without_a_prompt(bench: Bench, authtok: str | None, heard: bytes) -> None:
     with bench.service(play(b"g", b"r0")) as service:
         items = {} if authtok is None else {"authtok": authtok}
         done = bench.login(service.argument, items=items, carry_authtok=True)
@@ -274,14 +276,14 @@ def test_the_authtok_is_read_without_a_prompt(bench, authtok, heard):
         assert service.heard[1:] == [heard]
 
 
-def test_the_authtok_is_set_for_the_modules_after(bench):
+def test_the_authtok_is_set_for_the_modules_after(bench: Bench) -> None:
     with bench.service(play(b"sfirst", b"spassword", b"g", b"r0")) as service:
         done = bench.login(service.argument, items={"authtok": "old"}, carry_authtok=True)
         assert done.authtok == "password"
         assert service.heard[1:] == [b"Apassword"]
 
 
-def test_a_helper_speaks_the_same_protocol(bench):
+def test_a_helper_speaks_the_same_protocol(bench: Bench) -> None:
     helper = bench.helper("""
 channel.send(b"pCode: ")
 answer = channel.recv(600)
@@ -296,7 +298,7 @@ channel.send(b"r0")
     assert (answer, authtok, done.authtok, done.result) == (b"A123456", b"N", "password", Result.SUCCESS)
 
 
-def test_a_second_login_in_one_process_works_and_sets_credentials(bench):
+def test_a_second_login_in_one_process_works_and_sets_credentials(bench: Bench) -> None:
     with (
         bench.service(in_turn(play(b"pCode: ", b"r7"), play(b"pCode: ", b"r0"))) as service,
         Session(bench.stack(service.argument), "alice", ["000000", "123456"], bench.folder) as session,
@@ -333,7 +335,9 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("before", [(), (b"pCode: ",)], ids=["at once", "after an answer"])
-def test_a_malformed_message_denies_and_logs_one_line_without_the_answer(bench, log, fault, before):
+def test_a_malformed_message_denies_and_logs_one_line_without_the_answer(
+    bench: Bench, log: Log, fault: str, before: tuple[bytes, ...]
+) -> None:
     message, line = FAULTS[fault]
     with bench.service(play(*before, message, b"r0")) as service:
         done = bench.login(service.argument, answers=["271828"])
@@ -343,13 +347,13 @@ def test_a_malformed_message_denies_and_logs_one_line_without_the_answer(bench, 
 
 
 @pytest.mark.parametrize("before", [(), (b"pCode: ",), (b"ihello",)])
-def test_a_service_that_hangs_up_before_the_result_denies(bench, log, before):
+def test_a_service_that_hangs_up_before_the_result_denies(bench: Bench, log: Log, before: tuple[bytes, ...]) -> None:
     with bench.service(play(*before, hang_up=True)) as service:
         assert bench.login(service.argument, answers=["271828"]).result == Result.AUTHINFO_UNAVAIL
         assert log() == ["denied: the service hung up"]
 
 
-def test_a_service_that_hangs_up_while_the_user_types_denies(bench, log):
+def test_a_service_that_hangs_up_while_the_user_types_denies(bench: Bench, log: Log) -> None:
     prompted, gone = threading.Event(), threading.Event()
 
     def script(channel: socket.socket, heard: list[bytes]) -> None:
@@ -369,7 +373,7 @@ def test_a_service_that_hangs_up_while_the_user_types_denies(bench, log):
     assert log() == ["denied: the service did not take the answer"]
 
 
-def test_a_service_that_hangs_up_at_once_denies_at_every_point(bench, log):
+def test_a_service_that_hangs_up_at_once_denies_at_every_point(bench: Bench, log: Log) -> None:
     with bench.service(lambda channel, heard: None) as service:
         name = bench.stack(service.argument, "nodelay")
         assert {login(name, "alice", [], bench.folder).result for _ in range(50)} == {Result.AUTHINFO_UNAVAIL}
@@ -381,13 +385,13 @@ def test_a_service_that_hangs_up_at_once_denies_at_every_point(bench, log):
 
 
 @pytest.mark.parametrize(("messages", "result"), [(63, Result.SUCCESS), (64, Result.AUTHINFO_UNAVAIL)])
-def test_a_service_may_send_64_messages_in_a_login(bench, log, messages, result):
+def test_a_service_may_send_64_messages_in_a_login(bench: Bench, log: Log, messages: int, result: Result) -> None:
     with bench.service(play(*[b"imore"] * messages, b"r0")) as service:
         assert bench.login(service.argument).result == result
     assert log() == ([] if result == Result.SUCCESS else ["denied: the service never came to a decision"])
 
 
-def test_messages_after_a_result_are_ignored(bench):
+def test_messages_after_a_result_are_ignored(bench: Bench) -> None:
     with bench.service(play(b"r7", b"r0", hang_up=True)) as service:
         assert bench.login(service.argument).result == Result.AUTH_ERR
 
@@ -410,7 +414,7 @@ TEXTS = st.one_of(
 MESSAGES = st.builds(lambda kind, text: kind + text, st.sampled_from([b"p", b"i", b"g", b"s", b"r", b"x", b""]), TEXTS)
 
 
-def test_any_bytes_of_a_service_are_judged_by_the_protocol_alone(bench):
+def test_any_bytes_of_a_service_are_judged_by_the_protocol_alone(bench: Bench) -> None:
     with bench.service(play()) as service:
         stack = bench.stack(service.argument, "nodelay")
 
@@ -429,7 +433,7 @@ def test_any_bytes_of_a_service_are_judged_by_the_protocol_alone(bench):
 
 
 @pytest.mark.parametrize("before", [(), (b"pCode: ",)], ids=["after the hello", "after an answer"])
-def test_a_silent_service_denies_after_the_limit(bench, log, before):
+def test_a_silent_service_denies_after_the_limit(bench: Bench, log: Log, before: tuple[bytes, ...]) -> None:
     with bench.service(play(*before)) as service:
         done = bench.login(service.argument, relay=brisk(), answers=["1"])
     assert done.result == Result.AUTHINFO_UNAVAIL
@@ -437,7 +441,7 @@ def test_a_silent_service_denies_after_the_limit(bench, log, before):
     assert log() == ["denied: the service sent no message in time"]
 
 
-def test_a_silent_helper_denies_after_the_limit(bench, log):
+def test_a_silent_helper_denies_after_the_limit(bench: Bench, log: Log) -> None:
     helper = bench.helper("channel.send(b'ihere'); channel.recv(1)")
     done = bench.login("socket=none", f"helper={helper}", relay=brisk())
     assert (done.result, len(done.messages)) == (Result.AUTHINFO_UNAVAIL, 1)
@@ -445,7 +449,7 @@ def test_a_silent_helper_denies_after_the_limit(bench, log):
     assert log() == ["denied: the service sent no message in time"]
 
 
-def test_the_time_limit_applies_to_each_service_turn_not_to_the_user(bench):
+def test_the_time_limit_applies_to_each_service_turn_not_to_the_user(bench: Bench) -> None:
     def answer(shown: Shown) -> str:
         begun = time.monotonic()
         while time.monotonic() < begun + 0.2:  # typing takes time: two of these are over the limit of one turn
@@ -458,7 +462,7 @@ def test_the_time_limit_applies_to_each_service_turn_not_to_the_user(bench):
     assert done.seconds > 0.6
 
 
-def test_a_queue_that_remains_full_means_a_helper(bench):
+def test_a_queue_that_remains_full_means_a_helper(bench: Bench) -> None:
     path = bench.folder / "socket"
     helper = bench.helper("channel.send(b'r0')")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, full(listener, path):
@@ -476,7 +480,7 @@ def full(listener: socket.socket, path: Path) -> socket.socket:
     return client
 
 
-def test_by_default_a_turn_has_ten_seconds_and_a_connection_one(bench):
+def test_by_default_a_turn_has_ten_seconds_and_a_connection_one(bench: Bench) -> None:
     """The only test in real time, with all cases at once."""
     silent = bench.helper("channel.recv(1)", bench.folder / "silent.py")
     ready = bench.helper("channel.send(b'r0')", bench.folder / "ready.py")
@@ -508,14 +512,14 @@ def test_by_default_a_turn_has_ten_seconds_and_a_connection_one(bench):
 # ---- the library
 
 
-def test_only_the_functions_that_libpam_calls_are_exported():
+def test_only_the_functions_that_libpam_calls_are_exported() -> None:
     symbols = subprocess.run(["nm", "-D", "--defined-only", RELAY], check=True, capture_output=True, text=True).stdout
     assert sorted(line.split()[-1] for line in symbols.splitlines()) == ["pam_sm_authenticate", "pam_sm_setcred"]
 
 
-def test_the_module_has_no_writable_static_data(tmp_path):
+def test_the_module_has_no_writable_static_data(tmp_path: Path) -> None:
     target = tmp_path / "relay.o"
-    command = ["cc", "-std=c11", "-c", "-fno-pic", '-DINTERPRETER=""', '-DHELPER=""', "-o", target]
+    command: list[str | Path] = ["cc", "-std=c11", "-c", "-fno-pic", '-DINTERPRETER=""', '-DHELPER=""', "-o", target]
     subprocess.run([*command, ROOT / "pam_totp" / "pam" / "relay.c"], check=True)
     symbols = subprocess.run(["nm", target], check=True, capture_output=True, text=True).stdout
     assert re.findall(r" [bBcCdDgGsS] (\S+)", symbols) == []

@@ -17,7 +17,7 @@ import pytest
 
 from tests.isolation import MAY_MOUNT
 from tests.pamconf import Result, Shown, login
-from tests.relay_kit import Bench, brisk, in_turn, library, needs_root, play, told
+from tests.relay_kit import Bench, Log, brisk, in_turn, library, needs_root, play, told
 from tests.site import OTHER_UID, PATIENCE
 
 pytestmark = [pytest.mark.bare, pytest.mark.usefixtures("log")]
@@ -53,11 +53,11 @@ def fact(bench: Bench, source: str) -> Any:
     return told(login(spawned(bench, source + ACCEPTING), "alice", [], bench.folder))
 
 
-def test_a_helpers_environment_is_empty(bench):
+def test_a_helpers_environment_is_empty(bench: Bench) -> None:
     assert fact(bench, "tell(open('/proc/self/environ', 'rb').read())") == b""
 
 
-def test_a_helper_has_three_null_descriptors_and_the_channel(bench):
+def test_a_helper_has_three_null_descriptors_and_the_channel(bench: Bench) -> None:
     held = [os.open("/dev/zero", os.O_RDONLY) for _ in range(20)]
     for descriptor in held:
         os.set_inheritable(descriptor, True)
@@ -81,24 +81,24 @@ tell(leads_to)
     assert descriptors == dict.fromkeys(range(3), "/dev/null")
 
 
-def test_a_helper_can_read_and_write_its_null_device(bench):
+def test_a_helper_can_read_and_write_its_null_device(bench: Bench) -> None:
     assert fact(bench, "tell((os.read(0, 1), os.write(1, b'x'), os.write(2, b'x')))") == (b"", 1, 1)
 
 
-def test_a_helper_runs_in_the_root_folder(bench):
+def test_a_helper_runs_in_the_root_folder(bench: Bench) -> None:
     assert fact(bench, "tell(os.getcwd())") == "/"
 
 
-def test_a_helper_is_python_isolated_without_site(bench):
+def test_a_helper_is_python_isolated_without_site(bench: Bench) -> None:
     command = fact(bench, "tell(open('/proc/self/cmdline').read().split('\\0'))")
     assert command == ["/usr/bin/python3", "-I", "-S", str(bench.folder / "helper.py"), ""]
 
 
-def test_a_helper_has_a_session_of_its_own(bench):
+def test_a_helper_has_a_session_of_its_own(bench: Bench) -> None:
     assert fact(bench, "tell(os.getsid(0) == os.getpgrp() == os.getpid())") is True
 
 
-def test_a_helpers_signals_are_default_and_unblocked_under_any_host(bench):
+def test_a_helpers_signals_are_default_and_unblocked_under_any_host(bench: Bench) -> None:
     stack = spawned(
         bench,
         """
@@ -122,7 +122,7 @@ print(pamconf.login({stack!r}, "alice", [], folder).messages[0].text)
 
 
 @needs_root
-def test_a_helper_of_a_setuid_host_keeps_both_ids(bench):
+def test_a_helper_of_a_setuid_host_keeps_both_ids(bench: Bench) -> None:
     """The real uid is the caller's, the effective uid is 0: the helper itself drops privileges."""
     stack = spawned(bench, "tell((os.getresuid(), os.getresgid()))" + ACCEPTING)
     host = bench.run(f"""
@@ -133,7 +133,7 @@ print(pamconf.login({stack!r}, "alice", [], folder).messages[0].text)
 
 
 @needs_root
-def test_the_caller_of_a_setuid_host_is_not_trusted(bench):
+def test_the_caller_of_a_setuid_host_is_not_trusted(bench: Bench) -> None:
     stack = spawned(bench, ACCEPTING)
     os.chown(bench.folder / "helper.py", OTHER_UID, -1)
     host = bench.run(f"""
@@ -146,7 +146,7 @@ print(pamconf.login({stack!r}, "alice", [], folder).result.name)
 # ---- how a helper ends
 
 
-def test_a_helper_that_keeps_running_after_its_result_is_ended(bench):
+def test_a_helper_that_keeps_running_after_its_result_is_ended(bench: Bench) -> None:
     stack = spawned(
         bench,
         """
@@ -163,7 +163,7 @@ time.sleep(20)
     assert not os.path.exists(f"/proc/{told(done)}")
 
 
-def test_a_helper_that_is_stopped_is_ended_at_the_limit(bench):
+def test_a_helper_that_is_stopped_is_ended_at_the_limit(bench: Bench) -> None:
     helper = bench.helper("import signal\ntell(os.getpid())\nos.kill(os.getpid(), signal.SIGSTOP)" + ACCEPTING)
     done = bench.login("socket=none", f"helper={helper}", relay=brisk())
     assert done.result == Result.AUTHINFO_UNAVAIL
@@ -171,17 +171,17 @@ def test_a_helper_that_is_stopped_is_ended_at_the_limit(bench):
 
 
 @pytest.mark.parametrize("source", ["os._exit(0)", "raise SystemExit(1)", "os.kill(os.getpid(), 9)"])
-def test_a_helper_that_dies_before_its_result_denies(bench, log, source):
+def test_a_helper_that_dies_before_its_result_denies(bench: Bench, log: Log, source: str) -> None:
     assert login(spawned(bench, source), "alice", [], bench.folder).result == Result.AUTHINFO_UNAVAIL
     assert log() == ["denied: the service hung up"]
 
 
-def test_a_helper_that_never_reads_the_login_denies(bench, log):
+def test_a_helper_that_never_reads_the_login_denies(bench: Bench, log: Log) -> None:
     assert login(spawned(bench, "syntax error"), "alice", [], bench.folder).result == Result.AUTHINFO_UNAVAIL
     assert log() in (["denied: the service did not take the login"], ["denied: the service hung up"])
 
 
-def test_a_helper_that_is_killed_while_the_user_types_denies(bench, log):
+def test_a_helper_that_is_killed_while_the_user_types_denies(bench: Bench, log: Log) -> None:
     def kill(shown: Shown) -> str:
         pid = int(shown.text)
         os.kill(pid, signal.SIGKILL)
@@ -194,7 +194,7 @@ def test_a_helper_that_is_killed_while_the_user_types_denies(bench, log):
     assert children() == before
 
 
-def test_a_helper_ends_by_itself_if_the_kernel_has_no_pidfd(bench):
+def test_a_helper_ends_by_itself_if_the_kernel_has_no_pidfd(bench: Bench) -> None:
     source = "#include <errno.h>\nint pidfd_open(int pid, unsigned flags) { return errno = ENOSYS, -1; }\n"
     stack = spawned(bench, "tell(os.getpid())" + ASKING + "channel.recv(1)")
     host = bench.run(
@@ -210,7 +210,7 @@ print(done.result.name, os.path.exists("/proc/" + done.messages[0].text))
 # ---- the host is unchanged
 
 
-def test_200_logins_of_every_kind_leave_no_descriptor_and_no_process(bench):
+def test_200_logins_of_every_kind_leave_no_descriptor_and_no_process(bench: Bench) -> None:
     before = os.listdir("/proc/self/fd"), children()
     dying = bench.helper("os._exit(1)", bench.folder / "dying.py")
     lingering = bench.helper(ACCEPTING + "channel.recv(1)\nos.pipe()", bench.folder / "lingering.py")
@@ -227,7 +227,7 @@ def test_200_logins_of_every_kind_leave_no_descriptor_and_no_process(bench):
 
 
 @pytest.mark.parametrize("way", ["service", "helper"])
-def test_a_process_that_the_host_starts_meanwhile_inherits_no_descriptor(bench, way):
+def test_a_process_that_the_host_starts_meanwhile_inherits_no_descriptor(bench: Bench, way: str) -> None:
     def inherited() -> set[int]:
         found = set()
         for n in map(int, os.listdir("/proc/self/fd")):
@@ -248,7 +248,7 @@ def test_a_process_that_the_host_starts_meanwhile_inherits_no_descriptor(bench, 
     assert meanwhile == [before]
 
 
-def test_the_service_sees_the_end_while_a_host_child_holds_the_channel(bench):
+def test_the_service_sees_the_end_while_a_host_child_holds_the_channel(bench: Bench) -> None:
     ended, child = threading.Event(), 0
 
     def script(channel: socket.socket, heard: list[bytes]) -> None:
@@ -271,7 +271,7 @@ def test_the_service_sees_the_end_while_a_host_child_holds_the_channel(bench):
         os.waitpid(child, 0)
 
 
-def test_answers_and_passwords_are_wiped(bench):
+def test_answers_and_passwords_are_wiped(bench: Bench) -> None:
     """A preloaded library reports the memory that is wiped."""
     source = r"""
 #include <ctype.h>
@@ -294,7 +294,7 @@ void __explicit_bzero_chk(void *bytes, size_t size, size_t room) { explicit_bzer
 
 
 @pytest.mark.parametrize("way", ["service", "helper"])
-def test_twenty_threads_log_in_at_once_and_each_gets_its_own_decision(bench, way):
+def test_twenty_threads_log_in_at_once_and_each_gets_its_own_decision(bench: Bench, way: str) -> None:
     all_prompted = threading.Barrier(20)
     results: dict[str, Result] = {}
 
@@ -329,7 +329,9 @@ channel.send(b"r0" if channel.recv(600) == b"A" + user else b"r7")
 
 @pytest.mark.parametrize("closed", [(0,), (2,), (0, 1, 2)])
 @pytest.mark.parametrize("way", ["service", "helper"])
-def test_a_host_with_closed_standard_descriptors_can_still_use_them(bench, closed, way):
+def test_a_host_with_closed_standard_descriptors_can_still_use_them(
+    bench: Bench, closed: tuple[int, ...], way: str
+) -> None:
     with bench.service(play(b"pCode: ", b"r0")) as service:
         stack = bench.stack(service.argument) if way == "service" else spawned(bench, ASKING)
         host = bench.run(f"""
@@ -355,7 +357,7 @@ os.write(report, f"{{done.result.name}} {{meanwhile}} {{write()}} {{inherited}}"
     assert host.stdout == "SUCCESS closed closed []", host.stderr
 
 
-def test_a_host_that_ignores_sigchld_still_does_and_has_no_zombie(bench):
+def test_a_host_that_ignores_sigchld_still_does_and_has_no_zombie(bench: Bench) -> None:
     host = bench.run(f"""
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for _ in range(3):
@@ -369,7 +371,7 @@ except ChildProcessError:
     assert host.stdout.split("\n") == ["SUCCESS", "SUCCESS", "SUCCESS", "SIG_IGN", "no child", ""], host.stderr
 
 
-def test_a_host_that_reaps_every_child_itself_may_do_so(bench):
+def test_a_host_that_reaps_every_child_itself_may_do_so(bench: Bench) -> None:
     """A thread waits for any child, as daemons do, and may reap the helper before the relay does."""
     host = bench.run(f"""
 signals = []
@@ -392,7 +394,7 @@ print(signal.getsignal(signal.SIGCHLD) is handler, len(signals) > 0)
     assert host.stdout == "True True\n", host.stderr
 
 
-def test_signals_to_the_host_do_not_end_a_turn(bench):
+def test_signals_to_the_host_do_not_end_a_turn(bench: Bench) -> None:
     def script(channel: socket.socket, heard: list[bytes]) -> None:
         channel.recv(8192)
         for _ in range(200):
@@ -408,7 +410,7 @@ def test_signals_to_the_host_do_not_end_a_turn(bench):
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_signals_to_the_host_do_not_prolong_a_turn(bench):
+def test_signals_to_the_host_do_not_prolong_a_turn(bench: Bench) -> None:
     alarms: list[int] = []
     before = signal.signal(signal.SIGALRM, lambda *_: alarms.append(1))
     signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
@@ -423,7 +425,7 @@ def test_signals_to_the_host_do_not_prolong_a_turn(bench):
     assert alarms
 
 
-def test_a_service_that_exits_does_not_end_the_host(bench):
+def test_a_service_that_exits_does_not_end_the_host(bench: Bench) -> None:
     """Python ignores SIGPIPE from its start; sudo and sshd do not."""
     host = bench.run(f"""
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -437,7 +439,7 @@ print(pamconf.login({spawned(bench, ASKING)!r}, "alice", answer, folder).result.
 
 
 @pytest.mark.parametrize(("room", "result"), [(1, "AUTHINFO_UNAVAIL"), (2, "SUCCESS"), (3, "SUCCESS")])
-def test_a_host_with_few_descriptors_left_is_answered(bench, room, result):
+def test_a_host_with_few_descriptors_left_is_answered(bench: Bench, room: int, result: str) -> None:
     """A helper needs two descriptors. The third, a pidfd, only makes its end more reliable."""
     host = bench.run(f"""
 import resource
@@ -487,7 +489,7 @@ exec pamtester "$2" alice authenticate setcred
 
 @needs_private_etc
 @pytest.mark.parametrize("way", ["service", "helper"])
-def test_pamtester_logs_in_and_is_refused(bench, way):
+def test_pamtester_logs_in_and_is_refused(bench: Bench, way: str) -> None:
     with bench.service(in_turn(play(b"pCode: ", b"r0"), play(b"pCode: ", b"r7"))) as service:
         stack = bench.stack(service.argument, "nodelay") if way == "service" else spawned(bench, ASKING)
         accepted, refused = pamtester(bench, stack, "123456\n"), pamtester(bench, stack, "000000\n")
@@ -497,14 +499,14 @@ def test_pamtester_logs_in_and_is_refused(bench, way):
 
 
 @needs_private_etc
-def test_without_an_argument_the_socket_is_in_run(bench):
+def test_without_an_argument_the_socket_is_in_run(bench: Bench) -> None:
     with bench.service(play(b"r0"), bench.folder / "socket") as service:
         assert pamtester(bench, bench.stack("helper=/nonexistent/helper.py"), "").returncode == 0
         assert service.logins == 1
 
 
 @needs_private_etc
-def test_a_refusal_takes_the_delay_asked_for(bench):
+def test_a_refusal_takes_the_delay_asked_for(bench: Bench) -> None:
     with bench.service(play(b"r7")) as service:
         stack = bench.stack(service.argument)
         begun = os.times().elapsed

@@ -15,12 +15,11 @@ from pathlib import Path
 import pytest
 
 from tests.pamconf import Result
-from tests.relay_kit import AS_ROOT, INTERPRETER, RELAY, ROOT, Bench, build, needs_root, play
+from tests.relay_kit import AS_ROOT, INTERPRETER, RELAY, ROOT, Bench, Log, build, needs_root, play
 from tests.site import OTHER_UID, UNPRIVILEGED_UID
 
 pytestmark = pytest.mark.bare
 
-Log = Callable[[], list[str]]
 
 pytestmark = pytest.mark.usefixtures("log")
 
@@ -38,70 +37,72 @@ def helper(bench: Bench, folder: Path) -> Path:
     return bench.helper("channel.send(b'r0')", folder / "helper.py")
 
 
-def result(bench: Bench, helper: object, **options: Path) -> Result:
-    return bench.login("socket=none", f"helper={helper}", "nodelay", **options).result
+def result(bench: Bench, helper: object, relay: Path = RELAY) -> Result:
+    return bench.login("socket=none", f"helper={helper}", "nodelay", relay=relay).result
 
 
 # ---- helper
 
 
-def test_a_helper_of_the_same_account_is_started(bench, log, helper):
+def test_a_helper_of_the_same_account_is_started(bench: Bench, log: Log, helper: Path) -> None:
     assert result(bench, helper) == Result.SUCCESS
     assert log() == []
 
 
 @needs_root
 @pytest.mark.parametrize("of", ["helper.py", "."])
-def test_a_helper_of_another_account_is_refused(bench, log, folder, helper, of):
+def test_a_helper_of_another_account_is_refused(bench: Bench, log: Log, folder: Path, helper: Path, of: str) -> None:
     os.chown(folder / of, OTHER_UID, -1)
     assert result(bench, helper) == Result.SERVICE_ERR
     assert log() == [f"not using {helper}: {folder / of} belongs to an untrusted user"]
 
 
 @pytest.mark.parametrize("of", ["helper.py", "."])
-def test_a_world_writable_file_or_folder_is_refused(bench, log, folder, helper, of):
+def test_a_world_writable_file_or_folder_is_refused(
+    bench: Bench, log: Log, folder: Path, helper: Path, of: str
+) -> None:
     (folder / of).chmod(0o777)
     assert result(bench, helper) == Result.SERVICE_ERR
     assert log() == [f"not using {helper}: {folder / of} can be written by other users"]
 
 
 @pytest.mark.parametrize("of", ["helper.py", "."])
-def test_a_group_writable_path_is_refused_only_for_root(bench, folder, helper, of):
+def test_a_group_writable_path_is_refused_only_for_root(bench: Bench, folder: Path, helper: Path, of: str) -> None:
     (folder / of).chmod(0o775)
     assert result(bench, helper) == (Result.SERVICE_ERR if AS_ROOT else Result.SUCCESS)
 
 
 @pytest.mark.parametrize("mode", [0o1777, 0o1775])
-def test_a_sticky_folder_may_be_world_writable(bench, folder, helper, mode):
+def test_a_sticky_folder_may_be_world_writable(bench: Bench, folder: Path, helper: Path, mode: int) -> None:
     folder.chmod(mode)
     assert result(bench, helper) == Result.SUCCESS
 
 
 @needs_root
-def test_a_sticky_folder_of_another_account_is_refused(bench, folder, helper):
+def test_a_sticky_folder_of_another_account_is_refused(bench: Bench, folder: Path, helper: Path) -> None:
     folder.chmod(0o1777)
     os.chown(folder, OTHER_UID, -1)
     assert result(bench, helper) == Result.SERVICE_ERR
 
 
-def test_a_sticky_bit_does_not_make_a_file_trusted(bench, helper):
+def test_a_sticky_bit_does_not_make_a_file_trusted(bench: Bench, helper: Path) -> None:
     helper.chmod(0o1777)
     assert result(bench, helper) == Result.SERVICE_ERR
 
 
 @pytest.mark.parametrize("target", ["folder/helper.py", "./folder/../folder/.//helper.py", "{folder}/helper.py"])
-def test_links_are_followed_as_the_kernel_does(bench, folder, helper, target):
+def test_links_are_followed_as_the_kernel_does(bench: Bench, folder: Path, helper: Path, target: str) -> None:
     link = bench.folder / "link.py"
     link.symlink_to(target.format(folder=folder))
     assert result(bench, link) == Result.SUCCESS
 
 
-def test_a_path_may_go_up_and_down(bench, folder, helper):
+def test_a_path_may_go_up_and_down(bench: Bench, folder: Path, helper: Path) -> None:
     (bench.folder / "there").symlink_to("folder")
     assert result(bench, f"{bench.folder}//there/./../folder/../there///helper.py") == Result.SUCCESS
 
 
-def test_the_parent_of_a_link_is_that_of_its_target(bench, helper, folder):
+def test_the_parent_of_a_link_is_that_of_its_target(bench: Bench, helper: Path, folder: Path) -> None:
     (folder / "inner").mkdir()
     (bench.folder / "there").symlink_to("folder/inner")
     assert result(bench, f"{bench.folder}/there/../helper.py") == Result.SUCCESS
@@ -110,7 +111,7 @@ def test_the_parent_of_a_link_is_that_of_its_target(bench, helper, folder):
 
 @needs_root
 @pytest.mark.parametrize("name", ["link.py", "link"])
-def test_a_link_of_another_account_is_refused(bench, log, folder, helper, name):
+def test_a_link_of_another_account_is_refused(bench: Bench, log: Log, folder: Path, helper: Path, name: str) -> None:
     link = bench.folder / name
     link.symlink_to(helper if name == "link.py" else folder)
     os.chown(link, OTHER_UID, -1, follow_symlinks=False)
@@ -120,7 +121,9 @@ def test_a_link_of_another_account_is_refused(bench, log, folder, helper, name):
 
 
 @pytest.mark.parametrize("target", ["helper.py", "../folder/helper.py", "{open}/../folder/helper.py"])
-def test_a_link_in_a_world_writable_folder_is_refused(bench, log, folder, helper, target):
+def test_a_link_in_a_world_writable_folder_is_refused(
+    bench: Bench, log: Log, folder: Path, helper: Path, target: str
+) -> None:
     opened = bench.folder / "open"
     opened.mkdir()
     opened.chmod(0o777)
@@ -130,7 +133,7 @@ def test_a_link_in_a_world_writable_folder_is_refused(bench, log, folder, helper
     assert log() == [f"not using {bench.folder}/start.py: {opened} can be written by other users"]
 
 
-def test_a_link_through_a_world_writable_folder_is_refused(bench, log, folder, helper):
+def test_a_link_through_a_world_writable_folder_is_refused(bench: Bench, log: Log, folder: Path, helper: Path) -> None:
     opened = bench.folder / "open"
     opened.mkdir()
     opened.chmod(0o777)
@@ -141,7 +144,7 @@ def test_a_link_through_a_world_writable_folder_is_refused(bench, log, folder, h
 
 
 @pytest.mark.parametrize(("links", "expected"), [(40, Result.SUCCESS), (41, Result.SERVICE_ERR)])
-def test_forty_links_are_followed(bench, helper, links, expected):
+def test_forty_links_are_followed(bench: Bench, helper: Path, links: int, expected: Result) -> None:
     target = helper
     for i in range(links):
         link = bench.folder / f"link{i}"
@@ -150,31 +153,31 @@ def test_forty_links_are_followed(bench, helper, links, expected):
     assert result(bench, target) == expected
 
 
-def test_links_in_a_circle_are_refused(bench, log):
+def test_links_in_a_circle_are_refused(bench: Bench, log: Log) -> None:
     (bench.folder / "a").symlink_to("b")
     (bench.folder / "b").symlink_to("a")
     assert result(bench, bench.folder / "a") == Result.SERVICE_ERR
     assert "has too many links" in log()[0]
 
 
-def test_a_path_may_be_long(bench, folder, helper):
+def test_a_path_may_be_long(bench: Bench, folder: Path, helper: Path) -> None:
     assert result(bench, f"{folder}{'/' * 300}helper.py") == Result.SUCCESS
 
 
-def test_a_link_that_makes_the_path_too_long_is_refused(bench, log, folder, helper):
+def test_a_link_that_makes_the_path_too_long_is_refused(bench: Bench, log: Log, folder: Path, helper: Path) -> None:
     link = folder / "link.py"
     link.symlink_to("./" * 2043 + "helper.py")  # 4095 bytes, the maximum for a link
     assert result(bench, link) == Result.SERVICE_ERR
     assert log()[0].endswith("has too many links, or is too long")
 
 
-def test_a_missing_helper_is_refused(bench, log, folder):
+def test_a_missing_helper_is_refused(bench: Bench, log: Log, folder: Path) -> None:
     assert result(bench, folder / "other.py") == Result.SERVICE_ERR
     assert log() == [f"not using {folder}/other.py: {folder}/other.py cannot be found"]
 
 
 @pytest.mark.parametrize("kind", ["folder", "fifo", "link to a folder", "link to the root folder", "link to itself"])
-def test_a_helper_that_is_not_a_file_is_refused(bench, folder, kind):
+def test_a_helper_that_is_not_a_file_is_refused(bench: Bench, folder: Path, kind: str) -> None:
     path = folder / "x"
     match kind:
         case "folder":
@@ -191,7 +194,7 @@ def test_a_helper_that_is_not_a_file_is_refused(bench, folder, kind):
 
 
 @needs_root
-def test_the_builder_is_trusted_if_one_is_compiled_in(bench, folder, helper):
+def test_the_builder_is_trusted_if_one_is_compiled_in(bench: Bench, folder: Path, helper: Path) -> None:
     os.chown(folder, OTHER_UID, -1)
     os.chown(helper, OTHER_UID, -1)
     assert result(bench, helper) == Result.SERVICE_ERR
@@ -200,19 +203,19 @@ def test_the_builder_is_trusted_if_one_is_compiled_in(bench, folder, helper):
 
 
 @needs_root
-def test_the_service_account_is_not_trusted_with_a_helper(bench, helper):
+def test_the_service_account_is_not_trusted_with_a_helper(bench: Bench, helper: Path) -> None:
     os.chown(helper, UNPRIVILEGED_UID, -1)
     assert result(bench, helper, relay=build(ACCOUNT="nobody")) == Result.SERVICE_ERR
 
 
-def test_the_helper_is_compiled_in_unless_an_argument_names_another(bench, helper):
+def test_the_helper_is_compiled_in_unless_an_argument_names_another(bench: Bench, helper: Path) -> None:
     compiled = build(HELPER=str(helper))
     assert bench.login("socket=none", relay=compiled).result == Result.SUCCESS
     assert result(bench, "/nonexistent/helper.py", relay=compiled) == Result.SERVICE_ERR
 
 
 @needs_root
-def test_a_foreign_module_beside_the_package_is_not_imported(bench, folder):
+def test_a_foreign_module_beside_the_package_is_not_imported(bench: Bench, folder: Path) -> None:
     """Other accounts may add files to a sticky folder. Only the package is imported through it."""
     shutil.copytree(ROOT / "pam_totp", folder / "pam_totp")
     folder.chmod(0o1777)
@@ -237,30 +240,34 @@ def interpreter(folder: Path) -> Path:
     return path
 
 
-def test_an_interpreter_may_be_a_link(bench, helper, interpreter):
+def test_an_interpreter_may_be_a_link(bench: Bench, helper: Path, interpreter: Path) -> None:
     link = bench.folder / "python"
     link.symlink_to(interpreter)
     assert result(bench, helper, relay=build(INTERPRETER=str(link))) == Result.SUCCESS
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o757])
-def test_an_interpreter_that_is_writable_or_not_executable_is_refused(bench, log, helper, interpreter, mode):
+def test_an_interpreter_that_is_writable_or_not_executable_is_refused(
+    bench: Bench, log: Log, helper: Path, interpreter: Path, mode: int
+) -> None:
     interpreter.chmod(mode)
     assert result(bench, helper, relay=build(INTERPRETER=str(interpreter))) == Result.SERVICE_ERR
     assert log()[0].startswith(f"not using {interpreter}: {interpreter} ")
 
 
 @needs_root
-def test_an_interpreter_of_another_account_is_refused(bench, helper, interpreter):
+def test_an_interpreter_of_another_account_is_refused(bench: Bench, helper: Path, interpreter: Path) -> None:
     os.chown(interpreter, OTHER_UID, -1)
     assert result(bench, helper, relay=build(INTERPRETER=str(interpreter))) == Result.SERVICE_ERR
 
 
-def test_a_missing_interpreter_is_refused(bench, helper, folder):
+def test_a_missing_interpreter_is_refused(bench: Bench, helper: Path, folder: Path) -> None:
     assert result(bench, helper, relay=build(INTERPRETER=str(folder / "none"))) == Result.SERVICE_ERR
 
 
-def test_an_interpreter_that_does_not_start_is_unavailable(bench, log, helper, interpreter):
+def test_an_interpreter_that_does_not_start_is_unavailable(
+    bench: Bench, log: Log, helper: Path, interpreter: Path
+) -> None:
     interpreter.write_text("#!/nonexistent/sh\n")
     assert result(bench, helper, relay=build(INTERPRETER=str(interpreter))) == Result.AUTHINFO_UNAVAIL
     assert log() == [f"denied: cannot start {interpreter}: No such file or directory"]
@@ -282,7 +289,9 @@ def asked(bench: Bench, helper: Path, folder: Path) -> Iterator[Callable[..., st
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o666])
-def test_a_service_is_used_if_all_accounts_may_connect_to_it(asked, log, folder, mode):
+def test_a_service_is_used_if_all_accounts_may_connect_to_it(
+    asked: Callable[..., str], log: Log, folder: Path, mode: int
+) -> None:
     (folder / "socket").chmod(mode)
     assert asked() == "service"
     assert log() == []
@@ -290,7 +299,7 @@ def test_a_service_is_used_if_all_accounts_may_connect_to_it(asked, log, folder,
 
 @needs_root
 @pytest.mark.parametrize("of", ["socket", "."])
-def test_a_socket_of_an_untrusted_account_is_not_used(bench, folder, log, of):
+def test_a_socket_of_an_untrusted_account_is_not_used(bench: Bench, folder: Path, log: Log, of: str) -> None:
     helper = bench.helper("channel.send(b'r0')")
     with bench.service(play(b"r7"), folder / "socket") as service:
         os.chown(folder / of, OTHER_UID, -1)
@@ -299,7 +308,7 @@ def test_a_socket_of_an_untrusted_account_is_not_used(bench, folder, log, of):
     assert log() == [f"not using {service.path}: {folder / of} belongs to an untrusted user"]
 
 
-def test_a_socket_in_a_world_writable_folder_is_not_used(bench, folder, log):
+def test_a_socket_in_a_world_writable_folder_is_not_used(bench: Bench, folder: Path, log: Log) -> None:
     helper = bench.helper("channel.send(b'r0')")
     folder.chmod(0o777)
     with bench.service(play(b"r7"), folder / "socket") as service:
@@ -308,18 +317,20 @@ def test_a_socket_in_a_world_writable_folder_is_not_used(bench, folder, log):
     assert log() == [f"not using {service.path}: {folder} can be written by other users"]
 
 
-def test_a_socket_may_be_behind_a_link(bench, asked, folder):
+def test_a_socket_may_be_behind_a_link(bench: Bench, asked: Callable[..., str], folder: Path) -> None:
     (bench.folder / "run").symlink_to("folder")
     assert asked(bench.folder / "run" / "socket") == "service"
 
 
 @pytest.mark.parametrize("path", ["none", "none/socket", "helper.py/socket"])
-def test_without_a_socket_a_helper_is_used_and_nothing_is_logged(asked, log, folder, path):
+def test_without_a_socket_a_helper_is_used_and_nothing_is_logged(
+    asked: Callable[..., str], log: Log, folder: Path, path: str
+) -> None:
     assert asked(folder / path) == "helper"
     assert log() == []
 
 
-def test_a_stale_socket_means_a_helper(asked, log, folder):
+def test_a_stale_socket_means_a_helper(asked: Callable[..., str], log: Log, folder: Path) -> None:
     path = folder / "stale"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(path))
@@ -329,14 +340,16 @@ def test_a_stale_socket_means_a_helper(asked, log, folder):
     assert log() == []
 
 
-def test_a_socket_of_another_type_means_a_helper(asked, folder):
+def test_a_socket_of_another_type_means_a_helper(asked: Callable[..., str], folder: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(folder / "stream"))
         listener.listen()
         assert asked(folder / "stream") == "helper"
 
 
-def test_a_regular_file_at_the_socket_path_means_a_helper(asked, log, folder, helper):
+def test_a_regular_file_at_the_socket_path_means_a_helper(
+    asked: Callable[..., str], log: Log, folder: Path, helper: Path
+) -> None:
     assert asked(helper) == "helper"
     assert log() == [f"not using {helper}: {helper} is the wrong kind of file, or not executable"]
 
@@ -360,7 +373,7 @@ channel.recv(1)
 
 @contextmanager
 def listening(path: Path, peer: int, owner: int) -> Iterator[None]:
-    command = [sys.executable, "-c", LISTEN, path, str(peer), str(owner)]
+    command: list[str | Path] = [sys.executable, "-c", LISTEN, path, str(peer), str(owner)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
@@ -374,7 +387,9 @@ def listening(path: Path, peer: int, owner: int) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("peer", "owner"), [(0, 0), (UNPRIVILEGED_UID, UNPRIVILEGED_UID), (UNPRIVILEGED_UID, 0), (0, UNPRIVILEGED_UID)]
 )
-def test_a_socket_of_the_service_account_is_used(asked, log, folder, peer, owner):
+def test_a_socket_of_the_service_account_is_used(
+    asked: Callable[..., str], log: Log, folder: Path, peer: int, owner: int
+) -> None:
     with listening(folder / "other", peer, owner):
         assert asked(folder / "other", build(ACCOUNT="nobody")) == "service"
     assert log() == []
@@ -382,14 +397,18 @@ def test_a_socket_of_the_service_account_is_used(asked, log, folder, peer, owner
 
 @needs_root
 @pytest.mark.parametrize("account", ["no-such-account", "root", "daemon"])
-def test_a_socket_of_another_account_is_not_used(asked, log, folder, account):
+def test_a_socket_of_another_account_is_not_used(
+    asked: Callable[..., str], log: Log, folder: Path, account: str
+) -> None:
     with listening(folder / "other", UNPRIVILEGED_UID, UNPRIVILEGED_UID):
         assert asked(folder / "other", build(ACCOUNT=account)) == "helper"
     assert log() == [f"not using {folder}/other: {folder}/other belongs to an untrusted user"]
 
 
 @needs_root
-def test_a_trusted_socket_with_an_untrusted_listener_is_not_used(asked, log, folder):
+def test_a_trusted_socket_with_an_untrusted_listener_is_not_used(
+    asked: Callable[..., str], log: Log, folder: Path
+) -> None:
     with listening(folder / "other", OTHER_UID, 0):
         assert asked(folder / "other") == "helper"
     assert log() == [f"not using {folder}/other: the listener runs as an untrusted user"]

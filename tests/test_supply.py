@@ -15,7 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,7 +115,7 @@ def test_the_fuzzer_lock_has_the_packages_of_its_extra() -> None:
 
 
 def test_make_installs_what_setup_cfg_names() -> None:
-    words = ["/usr/bin/python3", "-I", "-S", TREE / "pam_totp/system/data/extras.py", "test, lint"]
+    words: list[str | Path] = ["/usr/bin/python3", "-I", "-S", TREE / "pam_totp/system/data/extras.py", "test, lint"]
     said = subprocess.run(words, text=True, capture_output=True, check=True).stdout.splitlines()
     assert sorted({str(r) for r in wanted("test", "lint")}) == sorted(str(Requirement(line)) for line in said)
 
@@ -185,7 +185,7 @@ def test_newer_releases_do_not_change_what_make_installs(tmp_path: Path, newer: 
     assert len(list((tmp_path / "taken").glob("*.post1-*.whl"))) == len(packages)
 
 
-def pins(*found: dict[str, object]) -> str:
+def pins(*found: Mapping[str, object]) -> str:
     return json.dumps({"dependencies": list(found), "fixes": []})
 
 

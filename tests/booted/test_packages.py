@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -65,19 +66,22 @@ def pid(root: Shell) -> int:
 
 
 def test_an_upgrade_restarts_the_service_and_refuses_no_right_code(root: Shell) -> None:
+    def reports(user: str, word: str) -> bool:
+        return word in root.does(f"cat /run/{user}")
+
     assert root.does("systemctl is-active pam_totp.socket").strip() == "active"
     assert root.does("systemctl is-enabled pam_totp.socket pam_totp-takeback.service").split() == ["enabled"] * 2
     for service, user in (("demo", "alice"), ("cold", "root")):
         loop = f"python3 -I packages/logins.py {service} {user} /run/stop < packages/{user}"
         root.does(f"({loop} > /run/{user} 2>&1 &)")
-        until(lambda user=user: "begun" in root.does(f"cat /run/{user}"), f"{user} logs in")
+        until(partial(reports, user, "begun"), f"{user} logs in")
     before = pid(root)
     assert before != 0
     root.does("dpkg -i packages/two/libpam-totp_*.deb")
     until(lambda: pid(root) not in (0, before), "the new service runs")
     root.does("touch /run/stop")
     for user in KEYS:
-        until(lambda user=user: "refused" in root.does(f"cat /run/{user}"), "the logins end")
+        until(partial(reports, user, "refused"), "the logins end")
         came = json.loads(root.does(f"cat /run/{user}").partition("begun")[2])
         assert came["refused"] == []
         assert came["count"] > 5

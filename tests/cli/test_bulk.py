@@ -111,8 +111,9 @@ def full(reader: IO[str]) -> bool:
 def test_an_interrupted_list_says_so(site: Site) -> None:
     enrol(site, range(1500))
     with listing(site, "--json") as process:
-        assert process.stdout is not None
-        until(lambda: full(process.stdout), "it is in the middle, and waits for its reader")
+        stdout = process.stdout
+        assert stdout is not None
+        until(lambda: full(stdout), "it is in the middle, and waits for its reader")
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT
@@ -149,7 +150,7 @@ def test_who_is_enrolled_is_said_of_those_asked_about_only(site: Site) -> None:
     enrol(site, range(20))
     site.enrol(fob(confirmed=False), user="user3")
     found = find_enrolled(str(site.store), {"user1", "user2", "user3", "zoe"})
-    assert (found.users, found.broken) == ({"user1", "user2"}, ())
+    assert (found.users, found.broken) == (frozenset({"user1", "user2"}), ())
 
 
 def test_a_store_full_of_broken_records_is_one_finding_more(site: Site) -> None:

@@ -24,8 +24,8 @@ from tests.site import KEY, ME, TREE, Site, codes, fob, phone
 
 def scanned(picture: Path) -> str:
     """What zbar reads from a picture."""
-    command = ["zbarimg", "--quiet", "--raw", "-Sdisable", "-Sqrcode.enable", picture]  # it sees bar codes in some keys
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    options = ("--quiet", "--raw", "-Sdisable", "-Sqrcode.enable")  # it sees bar codes in some keys
+    done = subprocess.run(["zbarimg", *options, picture], capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
@@ -84,7 +84,9 @@ def test_a_phone_is_enrolled_from_the_code_on_the_terminal(site: Site, tmp_path:
     assert not site.path().exists(), "nothing is activated before a code was right"
     child.sendline("000000")
     child.expect("not accepted: this is not a code of this token")
-    code = pyotp.parse_uri(uri).at(int(time.time()))
+    app = pyotp.parse_uri(uri)
+    assert isinstance(app, pyotp.TOTP)
+    code = app.at(int(time.time()))
     child.sendline(code)
     child.expect(f"{ME} now has the totp token phone")
     child.expect(pexpect.EOF)

@@ -53,7 +53,7 @@ def test_every_extra_of_a_message_is_in_setup_and_in_the_manual() -> None:
 def test_without_segno_the_key_is_shown_with_what_to_install(site: Site, tmp_path: Path) -> None:
     (tmp_path / "segno.py").write_text("raise ModuleNotFoundError(name='segno')\n")
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{TREE}"}
-    command = [sys.executable, "-m", "pam_totp.cli", "enroll", ME, "--store", site.store, "--yes"]
+    command: list[str | Path] = [sys.executable, "-m", "pam_totp.cli", "enroll", ME, "--store", site.store, "--yes"]
     done = subprocess.run(command, cwd=TREE, env=env, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("key: ")

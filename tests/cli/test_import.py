@@ -58,7 +58,7 @@ def test_what_came_in_and_what_did_not_is_in_a_table_without_a_key(site: Site, t
 
 def test_the_table_comes_before_its_sum_where_both_go_to_one_file(site: Site, tmp_path: Path) -> None:
     (tmp_path / "users.oath").write_text(OATH)
-    words = ["import", "--store", site.store, "users-oath", tmp_path / "users.oath"]
+    words: list[str | Path] = ["import", "--store", site.store, "users-oath", tmp_path / "users.oath"]
     with open(tmp_path / "both", "w") as both:
         command = [sys.executable, "-m", "pam_totp.cli", *words]
         env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
@@ -178,8 +178,9 @@ def test_a_pskc_file_comes_in_with_a_key_from_a_file_or_the_prompt(
     file, key = tmp_path / "box.xml", tmp_path / "key"
     file.write_bytes(figure(number))
     key.write_text(secret + "\n")
-    words = ["--serial", "987654321", "--user", "alice"]
-    done = site.command("import", "pskc", file, *words, *([option, key] if option else []))
+    words: list[str | Path] = ["--serial", "987654321", "--user", "alice"]
+    with_key = [*words, option, key] if option else words
+    done = site.command("import", "pskc", file, *with_key)
     assert done.returncode == 0, done.stderr
     assert site.command("verify", "alice", hotp(KEY, 0, 8)).returncode == 0
     assert secret == "" or secret not in done.stdout + done.stderr

@@ -28,7 +28,7 @@ def shell() -> Iterator[pexpect.spawn[str]]:
         "bash",
         ["--norc", "--noprofile"],
         cwd=str(TREE),
-        env=environment,  # type: ignore[arg-type]  # pexpect's own types know os._Environ alone
+        env=environment,
         encoding="utf-8",
         timeout=PATIENCE,
         dimensions=(24, 1000),
@@ -53,7 +53,7 @@ def type_in(shell: pexpect.spawn[str], command: str, answer: str | None = None) 
         shell.expect_exact(PROMPT)
         return str(shell.before)
     shell.expect(r"=(\d+)=")
-    output, status = str(shell.before), shell.match[1]  # type: ignore[index,union-attr]
+    output, status = str(shell.before), shell.match[1]
     shell.expect_exact(PROMPT)
     return f"{output}={status}="
 

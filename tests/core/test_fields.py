@@ -79,7 +79,7 @@ def test_unknown_names_are_refused_and_so_are_class_variables() -> None:
     with pytest.raises(TypeError, match=r"^Point: unknown or missing fields: limit$"):
         Point(x=1, limit=2)  # type: ignore[call-arg]
     with pytest.raises(TypeError):
-        Point(1)  # type: ignore[call-arg, misc]
+        Point(1)  # type: ignore[call-arg]
 
 
 def test_a_value_is_checked_when_it_is_made_and_when_it_is_changed() -> None:

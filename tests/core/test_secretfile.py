@@ -142,11 +142,14 @@ def test_a_few_changed_bytes_are_an_error_or_a_round_trip(record: UserRecord, da
 # ---- fields: types and ranges
 
 BIG = 10**30
-NOT_TEXT = [None, 0, 1.5, True, [], {}, "", " ", " x", "x ", "a\tb", "a\nb", "a\0b", "\x7f", "\ud800", "x" * 256]
-NOT_BOOLEAN = [None, 0, 1, "true", "", [], {}]
-NOT_NUMBER = [1.0, 0.5, 1e300, True, False, "0", "", [], {}, BIG, -BIG, float("nan"), float("inf"), -1]
-NOT_TIME = [*NOT_NUMBER, 2**62]
-NOT_SECRET = [
+NOT_TEXT: list[object] = [
+    *(None, 0, 1.5, True, [], {}),
+    *("", " ", " x", "x ", "a\tb", "a\nb", "a\0b", "\x7f", "\ud800", "x" * 256),
+]
+NOT_BOOLEAN: list[object] = [None, 0, 1, "true", "", [], {}]
+NOT_NUMBER: list[object] = [1.0, 0.5, 1e300, True, False, "0", "", [], {}, BIG, -BIG, float("nan"), float("inf"), -1]
+NOT_TIME: list[object] = [*NOT_NUMBER, 2**62]
+NOT_SECRET: list[object] = [
     *(None, 0, True, [], {}, "", "A", "========", "G" * 20, "G" * 207),
     "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ====",  # padding
     "gezdgnbvgy3tqojqgezdgnbvgy3tqojq",
@@ -157,8 +160,11 @@ NOT_SECRET = [
     "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQO3",  # bits left over
     "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQG",  # 33 characters encode no whole number of bytes
 ]
-NOT_SALT = [0, True, [], "", "00" * 15, "00" * 65, "0" * 33, "0G" * 16, "AB" * 16, "0x" + "00" * 16, " " * 32]
-NOT_DIGEST = [None, 0, True, [], {}, "", "00" * 31, "00" * 33, "0" * 63, "AB" * 32, "zz" * 32]
+NOT_SALT: list[object] = [
+    *(0, True, [], ""),
+    *("00" * 15, "00" * 65, "0" * 33, "0G" * 16, "AB" * 16, "0x" + "00" * 16, " " * 32),
+]
+NOT_DIGEST: list[object] = [None, 0, True, [], {}, "", "00" * 31, "00" * 33, "0" * 63, "AB" * 32, "zz" * 32]
 
 TOKEN: dict[str, list[object]] = {
     "name": NOT_TEXT,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pam_totp.core.policy import Policy
-from pam_totp.core.record import MAX_TOKENS, UserRecord
+from pam_totp.core.record import MAX_TOKENS, HotpToken, UserRecord
 from pam_totp.operations.self_service import TEXTS, Asking, Factors, Problem, Reason, conflict
 from tests.core.stores import Memory, code
 from tests.site import KEY, fob
@@ -23,12 +23,12 @@ def reason(answer: object) -> Reason | None:
     return answer.reason if isinstance(answer, Problem) else None
 
 
-def other(number: int) -> object:
+def other(number: int) -> HotpToken:
     return fob(name=f"token {number}", secret=bytes([number]) * 20)
 
 
 def test_a_token_that_the_record_refuses_gets_the_records_reason() -> None:
-    full = UserRecord(user="alice", tokens=tuple(other(i) for i in range(MAX_TOKENS)))  # type: ignore[arg-type]
+    full = UserRecord(user="alice", tokens=tuple(other(i) for i in range(MAX_TOKENS)))
     one = UserRecord(user="alice", tokens=(fob(),))
     assert conflict(full, fob()) is Reason.TOO_MANY_TOKENS
     assert conflict(one, fob(secret=KEY[::-1])) is Reason.NAME_IN_USE

@@ -361,6 +361,10 @@ def _other_user(path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"alice"', b'"mallory"'))
 
 
+def _mode(mode: int) -> Callable[[Path], None]:
+    return lambda path: path.chmod(mode)
+
+
 SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (_hard, "invalid JSON"),
     "empty": (lambda path: path.write_bytes(b""), "empty"),
@@ -376,7 +380,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a pipe": (_pipe, "not a regular file"),
     "a folder": (_directory, "not a regular file"),
     **{
-        f"mode {mode:04o}": ((lambda path, mode=mode: path.chmod(mode)), "its mode is not 0600")
+        f"mode {mode:04o}": (_mode(mode), "its mode is not 0600")
         for mode in (
             0o601,
             0o604,

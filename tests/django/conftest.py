@@ -42,7 +42,7 @@ def project(_django: None, site: Site, monkeypatch: pytest.MonkeyPatch) -> Itera
 
     site.start()
     monkeypatch.setattr(settings, "PAM_TOTP_SOCKET", str(site.socket))
-    monkeypatch.setitem(backends._checkers, "pam_totp-portal", Passwords())  # type: ignore[arg-type]
+    monkeypatch.setitem(backends._checkers, "pam_totp-portal", Passwords())
     yield settings
     call_command("flush", verbosity=0, interactive=False)
 

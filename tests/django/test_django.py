@@ -223,12 +223,14 @@ def test_the_example_project_starts(tmp_path: Path) -> None:
 
 
 def test_the_flask_example_is_short_and_works(site: Site, monkeypatch: Any) -> None:
+    import pam
+
     from tests.examples import flask_app
 
     site.start()
     site.enrol()
     assert len(Path(flask_app.__file__).read_text().splitlines()) < 80
-    monkeypatch.setattr(flask_app.pam, "authenticate", lambda user, password, **_: password == PASSWORD)
+    monkeypatch.setattr(pam, "authenticate", lambda user, password, **_: password == PASSWORD)
     monkeypatch.setitem(flask_app.app.config, "PAM_TOTP_SOCKET", str(site.socket))
     client = flask_app.app.test_client()
 

@@ -9,6 +9,7 @@ import pam
 from flask import Flask, redirect, render_template_string, request, session, url_for
 from flask_wtf.csrf import CSRFProtect
 from markupsafe import escape
+from werkzeug.wrappers import Response
 
 from pam_totp import client
 
@@ -26,17 +27,17 @@ PAGE = """<!doctype html><html lang="en"><title>{{ title }}</title><h1>{{ title 
 <button>Go on</button></form>"""
 
 
-def page(title, problem, *fields):
+def page(title: str, problem: str | None, *fields: tuple[str, str, str]) -> str:
     return render_template_string(PAGE, title=title, problem=problem, fields=fields)
 
 
-def password_is_right(user, password):
+def password_is_right(user: str, password: str) -> bool:
     """A password-only PAM service; a blank password is never one."""
     return bool(password) and pam.authenticate(user, password, service="pam_totp-portal", resetcreds=False)
 
 
 @app.route("/login", methods=["GET", "POST"])
-def login():
+def login() -> str | Response:
     problem = None
     if request.method == "POST":
         user = request.form.get("user", "")
@@ -49,7 +50,7 @@ def login():
 
 
 @app.route("/code", methods=["GET", "POST"])
-def code():
+def code() -> str | Response:
     if "halfway" not in session:
         return redirect(url_for("login"))
     problem = None
@@ -62,16 +63,16 @@ def code():
                 rhost=request.remote_addr,
                 path=app.config["PAM_TOTP_SOCKET"],
             )
-            problem = " ".join(outcome.messages)
+            accepted, problem = bool(outcome), " ".join(outcome.messages)
         except client.ClientError as e:
             app.logger.error("%s", e)
-            outcome, problem = False, "Codes cannot be checked now; try again later."
-        if outcome:
+            accepted, problem = False, "Codes cannot be checked now; try again later."
+        if accepted:
             session["user"] = session.pop("halfway")
             return redirect(url_for("private"))
     return page("Your code", problem, ("code", "One-time code", "text"))
 
 
 @app.get("/")
-def private():
+def private() -> str | Response:
     return f"Hello, {escape(session['user'])}." if "user" in session else redirect(url_for("login"))

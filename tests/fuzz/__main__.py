@@ -47,8 +47,9 @@ def fuzz_all(seconds: int, keep: bool) -> int:
             for number, data in enumerate((*SEEDS[name], *corpus.kept(name))):
                 Path(folder, f"{number}").write_bytes(data)
             command = [sys.executable, "-m", "tests.fuzz", str(each), name, folder]
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-            with subprocess.Popen(command, text=True, errors="replace", **pipes) as process:
+            with subprocess.Popen(
+                command, text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            ) as process:
                 running.append(process)
                 out, err = process.communicate()
             if keep:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from tests import etc
 from tests.etc import PASSWORD
-from tests.services.namespace import ACCOUNTS, STORE, Machine, Talk
+from tests.services.namespace import ACCOUNTS, STORE, Machine
+from tests.services.terminal import Talk
 from tests.site import TREE, codes, until
 
 COMMAND = "/usr/local/bin/pam-totp"

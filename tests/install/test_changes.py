@@ -132,7 +132,7 @@ def test_killed_at_any_step_it_can_be_undone(tmp_path: Path, monkeypatch: pytest
         """A killed process cleans nothing up."""
 
     with monkeypatch.context() as broken:
-        broken.setattr(changes.os, step, dies)
+        broken.setattr(os, step, dies)
         broken.setattr(changes, "_unlink", leaves_it_all)
         with pytest.raises(Killed):
             apply(change)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from pam_totp.system.pamd.stack import RESULTS, StackError, flatten, parse
+from pam_totp.system.pamd.stack import RESULTS, Handler, StackError, flatten, parse
 from pam_totp.system.pamd.verdicts import find_path, possible_results, verdict
 from tests.pamconf import login
 
@@ -16,7 +18,7 @@ NAMED = ("success", "auth_err", "ignore", "authinfo_unavail", "user_unknown", "p
 ACTIONS = ("ok", "done", "bad", "die", "ignore", "reset", "1", "2", "3")
 
 
-def reader(folder: Path):  # type: ignore[no-untyped-def]
+def reader(folder: Path) -> Callable[[str], str | None]:
     return lambda name: (folder / name).read_text() if (folder / name).exists() else None
 
 
@@ -43,6 +45,14 @@ def any_lines(chance: random.Random, folder: Path, depth: int = 0) -> list[str]:
     return lines
 
 
+def fixed_result(stack: Sequence[Handler], index: int) -> str:
+    return stack[index].rule.arguments[0].removeprefix("auth=")
+
+
+def results_of(stack: Sequence[Handler], index: int) -> tuple[str, ...]:
+    return possible_results(stack[index])
+
+
 def test_the_verdict_of_any_stack_is_that_of_the_real_libpam(tmp_path: Path) -> None:
     read = reader(tmp_path)
     chance = random.Random(4226)
@@ -51,7 +61,7 @@ def test_the_verdict_of_any_stack_is_that_of_the_real_libpam(tmp_path: Path) -> 
         name = f"service-{number}"
         (tmp_path / name).write_text("\n".join(any_lines(chance, tmp_path)) + "\n")
         stack = flatten(name, read)
-        computed = verdict(stack, lambda index, stack=stack: stack[index].rule.arguments[0].removeprefix("auth="))
+        computed = verdict(stack, partial(fixed_result, stack))
         real = RESULTS[login(name, "root", [], tmp_path).result]
         assert computed == real, (tmp_path / name).read_text()
         ends.add(computed)
@@ -66,7 +76,7 @@ def test_a_path_that_is_found_is_one_that_the_real_libpam_takes(tmp_path: Path) 
         lines = [f"auth {any_control(chance)} pam_debug.so" for _ in range(chance.randint(2, 5))]
         (tmp_path / "guess").write_text("\n".join(lines) + "\n")
         stack = flatten("guess", read)
-        path = find_path(stack, lambda i, stack=stack: possible_results(stack[i]), lambda _, end: end == "success")
+        path = find_path(stack, partial(results_of, stack), lambda _, end: end == "success")
         if path is None:
             continue
         paths += 1

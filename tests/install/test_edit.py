@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from pam_totp.system.enable.plan import EnablingError, plan
 from pam_totp.system.machine import Machine
 from pam_totp.system.pamd import analysis
 from pam_totp.system.pamd.edit import insert, new_lines, remove
-from pam_totp.system.pamd.stack import StackError, flatten, parse
-from pam_totp.system.pamd.verdicts import find_path, possible_results
+from pam_totp.system.pamd.stack import Handler, StackError, flatten, parse
+from pam_totp.system.pamd.verdicts import Move, find_path, possible_results
 from tests.etc import STACKS
 from tests.install.test_dispatch import any_control
 
@@ -97,10 +98,13 @@ def test_in_random_stacks_no_login_bypasses_an_inserted_line() -> None:
         stack = flatten("x", {"x": after}.get)
         totp = analysis.totp_modules(stack)
 
-        def refuse(index: int, stack=stack, totp=totp):  # type: ignore[no-untyped-def]
+        def refuse(index: int, stack: Sequence[Handler] = stack, totp: Sequence[int] = totp) -> tuple[str, ...]:
             return ("auth_err",) if index in totp else possible_results(stack[index])
 
-        path = find_path(stack, refuse, lambda path, end, totp=totp: end == "success" and path[-1].index >= totp[0])
+        def is_in(path: Sequence[Move], end: str, totp: Sequence[int] = totp) -> bool:
+            return end == "success" and path[-1].index >= totp[0]
+
+        path = find_path(stack, refuse, is_in)
         assert path is None or not any(move.index in totp for move in path), after
         bypasses = [index for index, _ in analysis.bypasses(stack, totp)]
         assert not {stack[index].rule.module for index in bypasses} & analysis.PASSWORD_MODULES, after

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -371,7 +372,7 @@ def test_without_root_it_says_what_it_needs() -> None:
 
 def commands() -> dict[str, list[str]]:
     """Every command of the command line, with its options."""
-    sub = next(a for a in parser()._actions if hasattr(a, "choices") and isinstance(a.choices, dict))
+    sub = next(a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
     return {n: [o for a in p._actions for o in a.option_strings if o.startswith("--")] for n, p in sub.choices.items()}
 
 
@@ -391,7 +392,7 @@ def complete(*words: str) -> list[str]:
         f'PATH={TREE}/.venv/bin:$PATH; . "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); '
         '_pam_totp; printf "%s\\n" "${COMPREPLY[@]}"'
     )
-    command = ["bash", "-c", script, "bash", DATA / "pam-totp.bash", *words]
+    command: list[str | Path] = ["bash", "-c", script, "bash", DATA / "pam-totp.bash", *words]
     return subprocess.run(command, check=True, text=True, capture_output=True).stdout.split()
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from tests.etc import PASSWORD, STACKS
 from tests.install.machine import COMMAND, ENABLED, HELPER, LATE, SOON, Fresh
-from tests.services.namespace import STORE, Talk
+from tests.services.namespace import STORE
+from tests.services.terminal import Talk
 from tests.site import codes, until
 
 

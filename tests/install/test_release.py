@@ -45,7 +45,7 @@ def test_commands_of_a_package_find_its_release_and_token_sim_stands_alone(packa
     lib = packaged / "lib/pam_totp"
     assert not (lib / "1.2/token_sim").exists()
     lib.rename(packaged / "elsewhere")
-    made = [packaged / "bin/token-sim", "factory", "--count", "1", "--out", packaged / "box"]
+    made: list[str | Path] = [packaged / "bin/token-sim", "factory", "--count", "1", "--out", packaged / "box"]
     subprocess.run(made, check=True, capture_output=True)
     assert (packaged / "box/seeds.csv").exists()
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from pam_totp.core.oath import totp
-from pam_totp.pam.module import REFUSED
+from pam_totp.operations.authenticate import REFUSED
 from tests.pamconf import Result, Style, login, service
 from tests.site import KEY, ME, MODULE, Site, codes, fob, phone
 

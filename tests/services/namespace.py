@@ -24,7 +24,7 @@ from typing import Any
 
 import pexpect
 
-from pam_totp.core.record import Token, UserRecord
+from pam_totp.core.record import HotpToken, Token, UserRecord
 from pam_totp.core.secretfile import parse, serialize
 from tests import etc
 from tests.services.terminal import Syslog, Talk
@@ -184,6 +184,11 @@ class Machine:
     def record(self, user: str, path: str | None = None) -> UserRecord:
         return parse(self.path(path or f"{STORE}/{user}.json").read_bytes())
 
+    def counter(self, user: str, path: str | None = None) -> int:
+        token = self.record(user, path).tokens[0]
+        assert isinstance(token, HotpToken)
+        return token.counter
+
     def reset(self) -> None:
         """Empty the store and the log, and remove the site file."""
         for file in self.path(STORE).iterdir():
@@ -256,7 +261,7 @@ class Machine:
             pexpect.spawn(
                 program,
                 arguments,
-                env=self.environment(user),  # type: ignore[arg-type]
+                env=self.environment(user),
                 cwd="/",
                 timeout=PATIENCE,
                 echo=echo,

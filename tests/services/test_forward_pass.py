@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pam_totp.core.answer import Answer, recovery_digest
 from pam_totp.core.oath import hotp
-from pam_totp.pam.module import REFUSED
+from pam_totp.operations.authenticate import REFUSED
 from tests.pamconf import Login, Result, Style, login, service
 from tests.site import KEY, ME, MODULE, Site, codes, fob
 

@@ -97,7 +97,11 @@ def test_priorities_are_those_of_the_document() -> None:
     names = {"info": syslog.LOG_INFO, "notice": syslog.LOG_NOTICE, "err": syslog.LOG_ERR, "debug": syslog.LOG_DEBUG}
     for verb, priority in re.findall(r"^\| `(\w+)` \| (\w+) \|", DOCUMENT, re.MULTILINE):
         heard: list[int] = []
-        audit_log.write(lambda number, _, heard=heard: heard.append(number), "sshd", verb)
+
+        def sink(number: int, _: str, heard: list[int] = heard) -> None:
+            heard.append(number)
+
+        audit_log.write(sink, "sshd", verb)
         assert heard == [names[priority]]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,11 @@ def _link(file: Path) -> None:
     file.symlink_to("real")
 
 
+def _pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file, 0o600)
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -87,14 +93,14 @@ def _link(file: Path) -> None:
         pytest.param(lambda file: file.parent.chmod(0o775), id="group may write to the folder"),
         pytest.param(lambda file: file.parent.chmod(0o757), id="others may write to the folder"),
         pytest.param(lambda file: write(file, "bob"), id="another user's record"),
-        pytest.param(lambda file: (file.unlink(), os.mkfifo(file, 0o600)), id="a pipe"),
+        pytest.param(_pipe, id="a pipe"),
         pytest.param(lambda file: (file.unlink(), file.mkdir(0o700)), id="a folder"),
         pytest.param(lambda file: file.write_bytes(b""), id="empty"),
         pytest.param(lambda file: (file.unlink(), file.parent.rmdir()), id="no folder"),
     ],
 )
 @pytest.mark.parametrize("argument", ["", "nullok"])
-def test_an_invalid_file_denies(site: Site, file: Path, spoil, argument: str) -> None:  # type: ignore[no-untyped-def]
+def test_an_invalid_file_denies(site: Site, file: Path, spoil: Callable[[Path], object], argument: str) -> None:
     service(site.confdir, "demo", f"auth required {MODULE} [secret={file.parent}/${{USER}}.totp] nodelay {argument}")
     write(file)
     spoil(file)

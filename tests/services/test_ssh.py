@@ -8,7 +8,7 @@ import pytest
 
 from pam_totp.core.answer import recovery_digest
 from pam_totp.core.record import HotpToken
-from pam_totp.pam.module import REFUSED
+from pam_totp.operations.authenticate import REFUSED
 from tests.etc import PASSWORD
 from tests.services.namespace import Machine, Sshd
 from tests.services.terminal import Talk

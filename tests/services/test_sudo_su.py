@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pam_totp.core.record import HotpToken
-from pam_totp.pam.module import REFUSED
+from pam_totp.operations.authenticate import REFUSED
 from tests.etc import PASSWORD
 from tests.services.namespace import Machine
 from tests.services.terminal import Talk

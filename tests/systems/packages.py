@@ -13,8 +13,8 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import pexpect
 
@@ -84,7 +84,8 @@ print(html.unescape(re.search(r"<h1>(.*?)</h1>", page, re.S)[1]))
 """
 
 
-class Logins(NamedTuple):
+@dataclass(frozen=True)
+class Logins:
     """The results of one user's logins."""
 
     count: int

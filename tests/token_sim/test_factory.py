@@ -15,6 +15,11 @@ from tests.token_sim.tokens import COMMAND, token_sim
 from token_sim.run.token_file import TokenFile
 
 
+def hexadecimal(secret: bytes | None) -> str:
+    assert secret is not None
+    return secret.hex()
+
+
 def test_a_thousand_tokens_with_all_seed_files_take_less_than_five_seconds(tmp_path: Path) -> None:
     forms = [word for form in ("csv", "pskc", "pskc-aes") for word in ("--seeds", form)]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -35,13 +40,15 @@ def test_a_thousand_tokens_with_all_seed_files_take_less_than_five_seconds(tmp_p
         document = PSKC(io.BytesIO((tmp_path / "batch" / name).read_bytes()))
         if transport_key is not None:
             document.encryption.key = transport_key
-        assert [(key.serial, key.secret.hex(), key.counter) for key in document.keys] == [(r[0], r[1], 0) for r in rows]
+        assert [(key.serial, hexadecimal(key.secret), key.counter) for key in document.keys] == [
+            (r[0], r[1], 0) for r in rows
+        ]
         assert all(key.check() is not False for key in document.keys)
 
 
 def test_no_seed_is_readable_in_the_encrypted_file(tmp_path: Path) -> None:
     key = "00112233445566778899aabbccddeeff"
-    words = ["factory", "--count", "3", "--out", tmp_path, "--seeds", "csv", "--seeds", "pskc-aes", "--key-stdin"]
+    words = ["factory", "--count", "3", "--out", str(tmp_path), "--seeds", "csv", "--seeds", "pskc-aes", "--key-stdin"]
     assert token_sim(*words, stdin=key + "\n").returncode == 0
     assert not (tmp_path / "transport-key.txt").exists()
     encrypted = (tmp_path / "seeds.aes.pskc.xml").read_bytes()
@@ -49,7 +56,7 @@ def test_no_seed_is_readable_in_the_encrypted_file(tmp_path: Path) -> None:
     document = PSKC(io.BytesIO(encrypted))
     document.encryption.key = bytes.fromhex(key)
     seeds = [line.split(",")[1] for line in (tmp_path / "seeds.csv").read_text().splitlines()]
-    assert [key.secret.hex() for key in document.keys] == seeds
+    assert [hexadecimal(key.secret) for key in document.keys] == seeds
     assert not any(seed.encode() in encrypted or bytes.fromhex(seed) in encrypted for seed in seeds)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,11 +31,12 @@ def answer(simulation: Simulation, line: Line) -> bytes:
 
 
 def test_the_share_of_faulty_bytes_is_the_requested_share() -> None:
-    for name, check in (
+    checks: tuple[tuple[str, Callable[[bytes, bytes], bool]], ...] = (
         ("line-drop", lambda sent, came: len(sent) * 0.4 < len(came) < len(sent) * 0.6),
         ("line-double", lambda sent, came: len(sent) * 1.4 < len(came) < len(sent) * 1.6),
         ("line-noise", lambda sent, came: 0.4 < sum(map(bytes.__ne__, cut(sent), cut(came))) / len(sent) < 0.6),
-    ):
+    )
+    for name, check in checks:
         simulation, line = simulation_and_line()
         fault(simulation, name, number=50)
         came = b"".join(answer(simulation, line) for _ in range(200))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -91,6 +93,6 @@ def test_no_repr_shows_a_key() -> None:
         {"limit": -1},
     ],
 )
-def test_invalid_slots_are_refused(wrong: dict[str, object]) -> None:
+def test_invalid_slots_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"^[a-z0-9]"):
         image(**wrong)

@@ -11,6 +11,7 @@ import sys
 import termios
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pexpect
@@ -35,7 +36,7 @@ def fob(tmp_path: Path) -> Iterator[LiveToken]:
         yield token
 
 
-def script(port: serial.SerialBase) -> bytes:
+def script(port: serial.Serial) -> bytes:
     """Send the same requests on any port, and return the output up to the code."""
     port.timeout = 0.1
     port.write(b"*IDN?\r\nNONSENSE\rPRESS 60\n")
@@ -153,11 +154,11 @@ def test_rfc_2217_has_modem_lines(tmp_path: Path) -> None:
 def test_the_terminal_is_raw_again_after_a_client_changed_it(fob: LiveToken) -> None:
     assert stat.S_ISLNK(Path(fob.port).lstat().st_mode)
     with serial.Serial(fob.port) as port:
-        local = termios.tcgetattr(port.fd)[3]
+        local = termios.tcgetattr(port.fileno())[3]
         assert not local & (termios.ECHO | termios.ICANON | termios.ISIG)
-        settings = termios.tcgetattr(port.fd)
+        settings = termios.tcgetattr(port.fileno())
         settings[3] |= termios.ECHO | termios.ICANON
-        termios.tcsetattr(port.fd, termios.TCSANOW, settings)
+        termios.tcsetattr(port.fileno(), termios.TCSANOW, settings)
 
     def raw() -> bool:
         with Path(fob.port).open("rb", buffering=0) as port:
@@ -275,10 +276,13 @@ def test_a_typing_token_is_read_like_any_other(tmp_path: Path) -> None:
 
 
 def test_a_shell_can_press_the_button(fob: LiveToken) -> None:
+    def has_counter(counter: int) -> object:
+        return fob.oracle()["counter"] == counter
+
     for _ in range(3):
         shown = fob.oracle()["counter"]
         assert subprocess.run(["sh", "-c", f"echo PRESS > {fob.port}"], check=False, timeout=20).returncode == 0
-        wait_until(lambda shown=shown: fob.oracle()["counter"] == shown + 1, "the press counted")
+        wait_until(partial(has_counter, shown + 1), "the press counted")
         wait_until(lambda: fob.oracle()["state"] == "display", "the code was shown")
         fob.advance("1s")
 

@@ -61,7 +61,7 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 
 def token_sim(*arguments: str | os.PathLike[str], stdin: str = "", **more: Any) -> subprocess.CompletedProcess[str]:
     """Run one command, and wait for its end."""
-    words = [*COMMAND, *map(os.fspath, arguments)]
+    words = [*COMMAND, *(os.fspath(word) for word in arguments)]
     return subprocess.run(words, input=stdin, capture_output=True, text=True, timeout=60, check=False, **more)
 
 
@@ -88,7 +88,7 @@ class Running:
 
 @contextmanager
 def running(path: Path, *options: str | os.PathLike[str]) -> Iterator[Running]:
-    words = [*COMMAND, "run", os.fspath(path), "--json", *map(os.fspath, options)]
+    words = [*COMMAND, "run", os.fspath(path), "--json", *(os.fspath(word) for word in options)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None and process.stderr is not None

@@ -10,6 +10,8 @@ import resource
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 
 TRAP = "/home/alice/trap"  # has a file for every program that looks there
 VARIABLES = (
@@ -76,7 +78,12 @@ def many_descriptors() -> None:
         os.dup2(2, descriptor)
 
 
-ATTACKS = {
+def no_memory_for_locks_and_queues() -> None:
+    limit(resource.RLIMIT_MEMLOCK, 0)
+    limit(resource.RLIMIT_MSGQUEUE, 0)
+
+
+ATTACKS: dict[str, Callable[[], object]] = {
     "nothing": lambda: None,
     "environment": environment,
     "128 KiB of environment": much_environment,
@@ -86,15 +93,15 @@ ATTACKS = {
     "signals ignored": lambda: all_signals(signal.SIG_IGN),
     "signals blocked": lambda: all_signals(signal.SIG_BLOCK),
     "many descriptors": many_descriptors,
-    **{f"{fds} closed": (lambda fds=fds: close(*fds)) for fds in ((0,), (1,), (2,), (1, 2), (0, 1, 2))},
-    **{f"{n} descriptors": (lambda n=n: limit(resource.RLIMIT_NOFILE, n)) for n in (3, 4, 5, 6, 8, 12, 16)},
-    **{f"{n} bytes a file": (lambda n=n: limit(resource.RLIMIT_FSIZE, n)) for n in (0, 1, 600, 810)},
-    **{f"{n} MiB in all": (lambda n=n: limit(resource.RLIMIT_AS, n << 20)) for n in (1, 4, 8, 12, 16, 24, 64)},
-    **{f"{n} KiB of stack": (lambda n=n: limit(resource.RLIMIT_STACK, n << 10)) for n in (16, 128, 512)},
+    **{f"{fds} closed": partial(close, *fds) for fds in ((0,), (1,), (2,), (1, 2), (0, 1, 2))},
+    **{f"{n} descriptors": partial(limit, resource.RLIMIT_NOFILE, n) for n in (3, 4, 5, 6, 8, 12, 16)},
+    **{f"{n} bytes a file": partial(limit, resource.RLIMIT_FSIZE, n) for n in (0, 1, 600, 810)},
+    **{f"{n} MiB in all": partial(limit, resource.RLIMIT_AS, n << 20) for n in (1, 4, 8, 12, 16, 24, 64)},
+    **{f"{n} KiB of stack": partial(limit, resource.RLIMIT_STACK, n << 10) for n in (16, 128, 512)},
     "no data": lambda: limit(resource.RLIMIT_DATA, 1 << 18),
     "no time": lambda: limit(resource.RLIMIT_CPU, 0),
     "one process": lambda: limit(resource.RLIMIT_NPROC, 1),
-    "no locked memory, no queues": lambda: [limit(w, 0) for w in (resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE)],
+    "no locked memory, no queues": no_memory_for_locks_and_queues,
     "no signals queued": lambda: limit(resource.RLIMIT_SIGPENDING, 0),
     "a patient": lambda: os.nice(19),
 }

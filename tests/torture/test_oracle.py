@@ -65,7 +65,7 @@ def seen(login: Login) -> tuple[Result, list[str], list[str], int]:
 
 def stands(site: Site, state: State) -> None:
     fields: dict[str, Any] = {"failures_at": int(time.time())} if state.failures else {}
-    salted = {"salt": SALT, "recovery": (recovery_digest(SALT, RECOVERY),)}
+    salted: dict[str, Any] = {"salt": SALT, "recovery": (recovery_digest(SALT, RECOVERY),)}
     site.enrol(*state.tokens, failures=state.failures, **fields, **salted)
 
 

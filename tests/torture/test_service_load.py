@@ -146,7 +146,7 @@ class Supervisor:
         number = self._listener.fileno()
         script = f'exec 3<&{number}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" -m pam_totp.cli serve "$@"'
         self._site.config.touch(0o644)
-        options = ["--store", self._site.store, "--config", self._site.config, "--log", "stderr"]
+        options: list[str | Path] = ["--store", self._site.store, "--config", self._site.config, "--log", "stderr"]
         with open(self._site.folder / "log", "ab") as log:
             return subprocess.Popen(
                 ["/bin/bash", "-c", script, sys.executable, *options], cwd=TREE, pass_fds=[number], stderr=log

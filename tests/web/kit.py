@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flask import Flask
-from werkzeug.test import Client, TestResponse
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
 
 from pam_totp.core.oath import hotp
 from pam_totp.core.record import HotpToken
@@ -129,7 +130,7 @@ class Browser:
     """A browser with cookies. `page` is the current page."""
 
     def __init__(self, app: Flask) -> None:
-        self.client: Client = app.test_client()
+        self.client: FlaskClient = app.test_client()
         self.page: Page | None = None
 
     def open(self, path: str, **options: Any) -> Page:
@@ -174,6 +175,7 @@ def code_of_app(key: bytes, now: Callable[[], float], later: int = 0) -> str:
 
 def enroll_fob(portal: Portal, user: str = "alice", **fields: Any) -> HotpToken:
     """Enrol a key fob for that user."""
-    token = HotpToken(**{"name": "fob", "secret": KEY, "created": 0, "counter": 0} | fields)
+    given: dict[str, Any] = {"name": "fob", "secret": KEY, "created": 0, "counter": 0} | fields
+    token = HotpToken(**given)
     portal.site.enrol(token, user=user)
     return token

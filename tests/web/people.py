@@ -94,7 +94,7 @@ class Person:
     def scan(self, picture: Path) -> dict[str, str]:
         """Return the parts of the URI in the QR code on the screen."""
         self.page.locator(".qr").screenshot(path=picture)
-        command = [
+        command: list[str | Path] = [
             "zbarimg",
             "--quiet",
             "--raw",

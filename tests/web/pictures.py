@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import sync_playwright
 
@@ -20,7 +21,7 @@ from tests.web.conftest import FLAGS
 from tests.web.people import Person, Phone
 from tests.web.served import TlsPortal
 
-LOOKS = {
+LOOKS: dict[str, dict[str, Any]] = {
     "1280": {"viewport": {"width": 1280, "height": 800}},
     "320": {"viewport": {"width": 320, "height": 640}, "device_scale_factor": 2},
     "dark": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"},

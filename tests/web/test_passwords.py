@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 from pathlib import Path
@@ -61,7 +62,7 @@ def test_an_impossible_password_skips_pam_but_costs_a_hash(
 def test_the_decoy_hash_is_computed() -> None:
     function = passwords._crypt()
     assert function is not None
-    data = passwords.ctypes.create_string_buffer(passwords._CRYPT_DATA)
+    data = ctypes.create_string_buffer(passwords._CRYPT_DATA)
     hashed = function(b"a password", passwords._DECOY, data)
     assert isinstance(hashed, bytes)
     assert hashed.startswith(b"$y$j9T$")

@@ -116,7 +116,8 @@ def test_a_session_planted_before_the_password_is_worthless_after_it(portal: Por
 
 
 def test_every_step_starts_a_new_session_and_ends_the_old_one(portal: Portal) -> None:
-    browser, names = portal.browser(), []
+    browser = portal.browser()
+    names: list[str] = []
 
     def step(page: Page, heading: str) -> None:
         assert page.heading == heading

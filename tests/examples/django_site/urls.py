@@ -3,6 +3,7 @@
 from django.contrib import admin
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.views import LoginView, LogoutView
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import path
 from django_otp import devices_for_user
@@ -14,7 +15,7 @@ admin.site.__class__ = OTPAdminSite
 
 
 @login_required
-def code(request):
+def code(request: HttpRequest) -> HttpResponse:
     """The second step: one field, for a code, two in a row, or a recovery code."""
     if request.method == "POST":
         device = next(iter(devices_for_user(request.user)), None)
@@ -26,7 +27,7 @@ def code(request):
 
 
 @otp_required(login_url="code")
-def private(request):
+def private(request: HttpRequest) -> HttpResponse:
     return render(request, "private.html")
 
 
