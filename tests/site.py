@@ -82,20 +82,10 @@ class Site:
     def start(self, *options: str) -> subprocess.Popen[bytes]:
         """Start the service in its own process, and wait until it is ready for logins."""
         self.config.touch(0o644)
-        command = [
-            sys.executable,
-            "-m",
-            "pam_totp.cli",
-            "serve",
-            "--socket",
-            str(self.socket),
-            "--store",
-            str(self.store),
-        ]
+        paths = ("--socket", str(self.socket), "--store", str(self.store), "--config", str(self.config))
+        command = [sys.executable, "-m", "pam_totp.cli", "serve", *paths, "--log", "stderr", *options]
         with open(self.folder / "log", "ab") as log:
-            self._service = subprocess.Popen(
-                [*command, "--config", str(self.config), "--log", "stderr", *options], cwd=TREE, stderr=log
-            )
+            self._service = subprocess.Popen(command, cwd=TREE, stderr=log)
         until(lambda: self.socket.exists() or self._ended(), "the service makes its socket")
         return self._service
 

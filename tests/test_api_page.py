@@ -81,7 +81,9 @@ def stubs(heading: str) -> dict[str, ast.stmt]:
     """Return the definitions of a section, by name."""
     found: dict[str, ast.stmt] = {}
     for node in (node for block in blocks(heading) if is_stub(block) for node in ast.parse(block).body):
-        name = node.targets[0].id if isinstance(node, ast.Assign) else node.name  # type: ignore[attr-defined]
+        defined = node.targets[0] if isinstance(node, ast.Assign) else node
+        assert isinstance(defined, ast.Name | ast.FunctionDef | ast.ClassDef)
+        name = defined.id if isinstance(defined, ast.Name) else defined.name
         assert name not in found, f"{name} is documented twice"
         found[name] = node
     return found

@@ -245,7 +245,7 @@ DEBIAN = TREE / "packaging" / "debian"
 
 def test_packages_have_the_version_of_the_code() -> None:
     first = (DEBIAN / "changelog").read_text().splitlines()[0]
-    assert re.match(r"pam-totp \((.*?)\)", first)[1] == pam_totp.__version__  # type: ignore[index]
+    assert re.findall(r"^pam-totp \((.*?)\)", first) == [pam_totp.__version__]
 
 
 def test_packages_require_the_python_of_setup_cfg() -> None:

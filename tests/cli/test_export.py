@@ -81,7 +81,9 @@ def of_pskc(text: str) -> list[str]:
     assert key is not None
     kind = key.attrib["Algorithm"].rpartition(":")[2]
     secret = base64.b64decode(key.findtext("{*}Data/{*}Secret/{*}PlainValue") or "").hex()
-    digits = key.find("{*}AlgorithmParameters/{*}ResponseFormat").attrib["Length"]  # type: ignore[union-attr]
+    response = key.find("{*}AlgorithmParameters/{*}ResponseFormat")
+    assert response is not None
+    digits = response.attrib["Length"]
     suite = (key.findtext("{*}AlgorithmParameters/{*}Suite") or "").removeprefix("HMAC-")
     return oathtool(kind, [secret], digits, key.findtext("{*}Data/{*}Counter/{*}PlainValue"), suite)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pam_totp.core.answer import Answer
@@ -13,8 +15,8 @@ from tests.core.stores import Memory, code
 from tests.site import fob
 
 
-def answered(store: Memory, answer: bytes, **more: object) -> Decision:
-    return decide(store, "alice", Answer.parse(answer), Policy(), lambda: 1000, **more)  # type: ignore[arg-type]
+def answered(store: Memory, answer: bytes, **more: Any) -> Decision:
+    return decide(store, "alice", Answer.parse(answer), Policy(), lambda: 1000, **more)
 
 
 def enrolled() -> Memory:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pam_totp.core.policy import Policy
-from pam_totp.core.record import MAX_TOKENS, HotpToken, UserRecord
+from pam_totp.core.record import MAX_TOKENS, HotpToken, Token, UserRecord
 from pam_totp.operations.self_service import TEXTS, Asking, Factors, Problem, Reason, conflict
 from tests.core.stores import Memory, code
 from tests.site import KEY, fob
@@ -13,10 +15,10 @@ from tests.site import KEY, fob
 ALICE = Asking("alice", proof=code(0))
 
 
-def factors(*tokens: object, **more: object) -> Factors:
-    store = Memory(UserRecord(user="alice", tokens=tokens))  # type: ignore[arg-type]
-    given = {"policy": Policy(), "service": "test", "sink": lambda *_: None, "now": lambda: 1000, **more}
-    return Factors(store, **given)  # type: ignore[arg-type]
+def factors(*tokens: Token, **more: Any) -> Factors:
+    store = Memory(UserRecord(user="alice", tokens=tokens))
+    given: dict[str, Any] = {"policy": Policy(), "service": "test", "sink": lambda *_: None, "now": lambda: 1000}
+    return Factors(store, **given | more)
 
 
 def reason(answer: object) -> Reason | None:
@@ -44,8 +46,8 @@ def test_a_token_that_the_record_refuses_gets_the_records_reason() -> None:
         (fob(confirmed=False, name="another"), Reason.TOKEN_KNOWN),
     ],
 )
-def test_why_a_token_was_not_added_is_a_code(new: object, expected: Reason) -> None:
-    assert reason(factors(fob()).add(ALICE, new, code(0))) is expected  # type: ignore[arg-type]
+def test_why_a_token_was_not_added_is_a_code(new: Token, expected: Reason) -> None:
+    assert reason(factors(fob()).add(ALICE, new, code(0))) is expected
 
 
 def test_why_a_token_was_not_changed_is_a_code() -> None:

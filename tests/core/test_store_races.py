@@ -15,7 +15,7 @@ import pytest
 
 from pam_totp.core.answer import recovery_digest
 from pam_totp.core.oath import totp
-from pam_totp.core.record import TotpToken, UserRecord
+from pam_totp.core.record import HotpToken, TotpToken, UserRecord
 from pam_totp.store import StoreError
 from pam_totp.store.file import FileStore
 from tests.core.conftest import TIMES
@@ -102,7 +102,8 @@ def test_a_reader_sees_the_old_or_the_new_record_without_waiting(folder: Path) -
         store = FileStore(str(folder))
         while not done.is_set():
             token = store.read("alice").tokens[0]
-            seen.append(token.counter)  # type: ignore[attr-defined]
+            assert isinstance(token, HotpToken)
+            seen.append(token.counter)
 
     reader = threading.Thread(target=reads)
     reader.start()

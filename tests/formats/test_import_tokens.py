@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,12 +41,13 @@ def store(tmp_path: Path) -> FileStore:
     return FileStore(str(folder))
 
 
-def token(line: int = 1, **fields: object) -> ImportedToken:
-    return ImportedToken(**({"line": line, "secret": line.to_bytes(20, "big"), "user": "alice"} | fields))  # type: ignore[arg-type]
+def token(line: int = 1, **fields: Any) -> ImportedToken:
+    given: dict[str, Any] = {"line": line, "secret": line.to_bytes(20, "big"), "user": "alice"} | fields
+    return ImportedToken(**given)
 
 
-def selected(*tokens: ImportedToken, **selection: object) -> SelectedTokens:
-    return SelectedTokens(parsed_at_once(list(tokens)), Selection(canonical=str.lower, **selection))  # type: ignore[arg-type]
+def selected(*tokens: ImportedToken, **selection: Any) -> SelectedTokens:
+    return SelectedTokens(parsed_at_once(list(tokens)), Selection(canonical=str.lower, **selection))
 
 
 def statuses(report: Report) -> list[Status]:
@@ -103,7 +105,7 @@ def test_a_result_is_the_same_after_it_was_packed() -> None:
 def test_a_selection_assigns_tokens_by_map_by_user_or_by_the_file() -> None:
     tokens = (token(1, serial="A", user="Alice"), token(2, serial="B", user=None), token(3, serial="C", user="bob"))
 
-    def users(**selection: object) -> list[tuple[int, str | None]]:
+    def users(**selection: Any) -> list[tuple[int, str | None]]:
         return [
             (1, each.user) if isinstance(each, operation.Candidate) else (0, each.user)
             for each in selected(*tokens, **selection)

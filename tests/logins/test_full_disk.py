@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -51,7 +51,7 @@ class Counting:
     def update_decoy(self, user: str) -> None:
         self.written += 1
 
-    def users(self) -> object:
+    def users(self) -> Iterator[str]:
         raise NotImplementedError
 
 
@@ -64,6 +64,6 @@ def test_an_answer_costs_every_user_the_same_number_of_writes(typed: str, behind
     costs = {}
     for name, record in (USERS | {"zoe": None}).items():
         store = Counting(record)
-        decide(store, name, answer, Policy(), lambda: 86_400)  # type: ignore[arg-type]
+        decide(store, name, answer, Policy(), lambda: 86_400)
         costs[name] = store.written
     assert len(set(costs.values())) == 1, costs

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from tests.token_sim.tokens import NOON, image
 from token_sim.cli.tui import TokenApp
@@ -26,8 +27,8 @@ class StillRunner(Runner):
     def _catch_up(self) -> None: ...
 
 
-def still_runner(profile: models.Profile = models.GENERIC, **slot: object) -> StillRunner:
-    simulation = Simulation.in_memory(image(**slot), profile, NOON)  # type: ignore[arg-type]
+def still_runner(profile: models.Profile = models.GENERIC, **slot: Any) -> StillRunner:
+    simulation = Simulation.in_memory(image(**slot), profile, NOON)
     runner = StillRunner(simulation, [])
     simulation.attach()
     runner.simulation.elapse(1000)

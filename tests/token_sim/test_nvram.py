@@ -28,10 +28,10 @@ def flipped(data: bytes, bit: int) -> bytes:
     key=st.binary(min_size=14, max_size=64),
     counter=st.integers(0, 2**64 - 1),
 )
-def test_what_is_built_is_loaded_again(**given: object) -> None:
+def test_what_is_built_is_loaded_again(**given: Any) -> None:
     counter = given.pop("counter")
-    slot = memory.Slot(**given)  # type: ignore[arg-type]
-    contents = memory.load(memory.build("SMGN00000001", (slot, None), (counter, 7)))  # type: ignore[arg-type]
+    slot = memory.Slot(**given)
+    contents = memory.load(memory.build("SMGN00000001", (slot, None), (counter, 7)))
     assert (contents.slots, contents.counters, contents.repaired_slots) == ((slot, None), (counter, 7), ())
 
 

@@ -11,6 +11,7 @@ import math
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from pam_totp.core.answer import Answer
 from pam_totp.core.oath import hotp
@@ -42,8 +43,8 @@ class World:
     """One user's record, their token, the attacker, and the time."""
 
     def __init__(self, kind: str, digits: int, policy: Policy, seed: int) -> None:
-        common = {"name": "t", "secret": KEY, "digits": digits, "created": 0}
-        token: Token = HotpToken(**common) if kind == "hotp" else TotpToken(**common)  # type: ignore[arg-type]
+        common: dict[str, Any] = {"name": "t", "secret": KEY, "digits": digits, "created": 0}
+        token: Token = HotpToken(**common) if kind == "hotp" else TotpToken(**common)
         self.record = UserRecord(user="owner", tokens=(token,))
         self.policy = policy
         self.digits = digits

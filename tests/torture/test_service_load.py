@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -178,13 +179,16 @@ def test_a_restart_under_load_loses_only_the_logins_in_flight(site: Site, how: s
         while not over.is_set():
             results[site.login("malformed").result] += 1
 
+    def has_refused(count: int) -> bool:
+        return results[Result.AUTH_ERR] >= count
+
     everybody = [threading.Thread(target=log_in) for _ in range(clients)]
     for one in everybody:
         one.start()
     try:
         for _ in range(restarts):
             before = results[Result.AUTH_ERR]
-            until(lambda at=before: results[Result.AUTH_ERR] >= at + 2 * clients, "logins get their results")  # type: ignore[misc]
+            until(partial(has_refused, before + 2 * clients), "logins get their results")
             supervisor.restart(how)
     finally:
         over.set()

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 from tests.etc import SHADOW
 from tests.services.namespace import ACCOUNTS, COPY, LIBRARIES, Machine
@@ -36,7 +37,7 @@ def start(machine: Machine) -> None:
     _run(machine, "bob", "-m", "pam_totp.cli", "portal", "--socket", "--listen", _address(PORTAL))
     for url in (DJANGO, FLASK, PORTAL):
         port = int(url.rpartition(":")[2])
-        until(lambda port=port: listens(machine, port), f"{url} listens")  # type: ignore[misc]
+        until(partial(listens, machine, port), f"{url} listens")
 
 
 def admit(machine: Machine, *policy: str) -> None:

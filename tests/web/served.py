@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -59,13 +60,13 @@ class TlsPortal:
         self.process = machine.start(*python, "portal", "--behind-tls-proxy", "--issuer", NAME, "--host", NAME)
         self._start_nginx()
         for port in (8443, 443):
-            until(lambda port=port: listens(machine, port), f"port {port} listens")  # type: ignore[misc]
+            until(partial(listens, machine, port), f"port {port} listens")
 
     def _start_nginx(self) -> None:
         page = (TREE / "docs" / "web.md").read_text()
         (server,) = re.findall(r"```nginx\n(.*?)```", page, re.S)
         server = server.replace("$remote_addr", "$http_x_person")  # each test user has an address of its own
-        key, certificate = (re.search(rf"{word} (\S+);", server)[1] for word in ("_key", "ssl_certificate"))  # type: ignore[index]
+        key, certificate = (re.findall(rf"{word} (\S+);", server)[0] for word in ("_key", "ssl_certificate"))
         for file in (key, certificate):
             self.machine.path(os.path.dirname(file)).mkdir(parents=True, exist_ok=True)
         made = self.machine.run(

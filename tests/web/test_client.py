@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,8 +22,8 @@ from tests.conftest import as_root
 from tests.site import ME, TREE, Site, codes
 
 
-def ask(site: Site, code: str | bytes, user: str = ME, **options: object) -> Outcome:
-    return client.verify(user, code, service="web", path=str(site.socket), **options)  # type: ignore[arg-type]
+def ask(site: Site, code: str | bytes, user: str = ME, **options: Any) -> Outcome:
+    return client.verify(user, code, service="web", path=str(site.socket), **options)
 
 
 def test_the_right_code_is_accepted_once(site: Site) -> None:

@@ -6,6 +6,7 @@ import ctypes
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,9 +30,9 @@ def pam(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, str]
     return calls
 
 
-def checker(lines: list[str] | None = None, **options: float) -> SystemPasswords:
+def checker(lines: list[str] | None = None, **options: Any) -> SystemPasswords:
     log: list[str] = [] if lines is None else lines
-    return SystemPasswords("fake", lambda _, line: log.append(line), **options)  # type: ignore[arg-type]
+    return SystemPasswords("fake", lambda _, line: log.append(line), **options)
 
 
 def test_a_correct_password_is_accepted_without_delay(pam: list[tuple[str, str]]) -> None:
