@@ -116,15 +116,17 @@ class Model:
             count, since = count - 1, since + DAY
         return (count, since) if count else (0, None)
 
-    def answer(self, answer: bytes, now: int, policy: dict[str, int]) -> tuple[str, str | None]:
+    def answer(
+        self, answer: bytes, now: int, policy: dict[str, int], *, behind_password: bool = False
+    ) -> tuple[str, str | None]:
         if not self.confirmed:
             return "not-enrolled", None  # point 10
-        typed = self._recovery_code(answer)
+        typed = None if behind_password else self._recovery_code(answer)
         if typed is not None and typed in self.recovery:  # point 11: always compared, once each
             self.recovery.remove(typed)
             self.failures, self.falls_at, self.refused = 0, None, 0
             return "recovery", None
-        codes, candidates = self._codes(answer)
+        codes, candidates = self._codes(self.split(answer)[1] if behind_password else plain(answer))
         if not codes:
             if typed is None:
                 return "malformed", None  # point 3: no trace
@@ -158,9 +160,21 @@ class Model:
         self.failures, self.falls_at = standing + 1, now if since is None else since
         return "wrong", None
 
-    def _codes(self, answer: bytes) -> tuple[list[str], list[ModelToken]]:
+    def split(self, answer: bytes) -> tuple[bytes, str]:
+        """Point 3 with `forward_pass`: the password, and the digits of the codes behind it.
+
+        Every split is tried, the shortest password first. If the codes leave no password, the answer has no codes.
+        """
+        for start in range(len(answer)):
+            password, tail = answer[:start], answer[start:]
+            if re.fullmatch(b"[0-9]+", tail) and any(
+                len(tail) == count * token.digits for token in self.tokens if token.active for count in (1, 2, 3)
+            ):
+                return (password, tail.decode()) if password else (answer, "")
+        return answer, ""
+
+    def _codes(self, digits: str) -> tuple[list[str], list[ModelToken]]:
         """Point 3: the codes, and the tokens that have such codes."""
-        digits = plain(answer)
         if not re.fullmatch("[0-9]{1,24}", digits):
             return [], []
         for token in self.tokens:

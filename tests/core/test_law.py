@@ -7,8 +7,10 @@ twice, or moves backwards.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -35,6 +37,10 @@ policies = st.fixed_dictionaries(
     }
 )
 recovery_codes = st.text(ALPHABET, min_size=16, max_size=16)
+digits = st.text("0123456789", max_size=30)
+passwords = st.builds(
+    "".join, st.tuples(st.sampled_from(["", "", "", "", "secret", "pass word ", "é", "\u0663"]), digits)
+)
 separators = st.sampled_from(["", " ", "-", " - ", "\n", "\u00a0", "\u2013", "\u2060 ", "_"])
 
 
@@ -105,15 +111,18 @@ class Law(RuleBasedStateMachine):
             failures=failures,
             falls_at=now if failures else None,
         )
-        self.used_codes: list[bytes] = []  # answers that were accepted
+        self.used_codes: list[tuple[bytes, bool]] = []  # answers that were accepted; True if behind a password
         self.codes_ever = list(codes)
 
     # ---- what is compared
 
-    def ask(self, answer: bytes) -> str:
+    def ask(self, answer: bytes, *, behind_password: bool = False) -> str:
         before, refused_before = self.record, self.model.refused
-        decision = verify(before, Answer.parse(answer), self.now, Policy(**self.policy))
-        word, token = self.model.answer(answer, self.now, self.policy)
+        parsed = Answer.parse_behind_password(answer) if behind_password else Answer.parse(answer)
+        password = self.model.split(answer)[0] if behind_password else b""
+        assert parsed.password(before.code_lengths) == password
+        decision = verify(before, parsed, self.now, Policy(**self.policy))
+        word, token = self.model.answer(answer, self.now, self.policy, behind_password=behind_password)
         assert (decision.outcome.value, decision.token) == (word, token)
         assert decision.outcome.accepted == (word in ACCEPTED)
         assert decision.refused_before == (refused_before if word in ACCEPTED else 0)
@@ -121,8 +130,9 @@ class Law(RuleBasedStateMachine):
             assert decision.record == before
         else:
             assert decision.record != before, "a missing write would show by its time, and on a full disk"
+            assert parsed.is_well_formed, "decide records no other answer"
         if word in ACCEPTED:
-            self.used_codes.append(answer)
+            self.used_codes.append((answer, behind_password))
         self.record = parse(serialize(decision.record))
         assert self.record == decision.record
         return word
@@ -151,6 +161,13 @@ class Law(RuleBasedStateMachine):
     def codes(self, token: ModelToken, first: int, count: int) -> list[str]:
         return [token.code(min(first + i, LAST)) for i in range(count)]
 
+    def required_codes(self, token: ModelToken, skipped: int) -> list[str]:
+        """Return as many codes as are required now. `skipped` presses of a key fob were not used."""
+        standing, _ = self.model.standing(self.now)
+        count = 3 if standing >= 20 else 2 if standing >= 5 else 1
+        first = max(self.place(token, skipped if token.kind == "hotp" else 1 - count), token.floor)
+        return self.codes(token, first, count)
+
     @rule(
         data=st.data(),
         offset=st.sampled_from([-11, -10, -2, -1, 0, 0, 0, 1, 2, 3, 10, 11, 12, 100, 101]),
@@ -177,10 +194,7 @@ class Law(RuleBasedStateMachine):
     def the_holder_logs_in(self, data: st.DataObject, again: int) -> None:
         """Use as many codes as are required, sometimes after presses that were not used."""
         token = data.draw(st.sampled_from(self.model.tokens))
-        standing, _ = self.model.standing(self.now)
-        count = 3 if standing >= 20 else 2 if standing >= 5 else 1
-        first = max(self.place(token, again if token.kind == "hotp" else 1 - count), token.floor)
-        self.ask("".join(self.codes(token, first, count)).encode())
+        self.ask("".join(self.required_codes(token, again)).encode())
 
     @rule(data=st.data(), shape=st.sampled_from(["ba", "aa", "ac", "aba", "abb", "acb", "bca", "abd", "abcd", "ax"]))
     def codes_not_in_a_row(self, data: st.DataObject, shape: str) -> None:
@@ -192,7 +206,8 @@ class Law(RuleBasedStateMachine):
     @precondition(lambda self: self.used_codes)
     @rule(data=st.data())
     def a_replay(self, data: st.DataObject) -> None:
-        self.ask(data.draw(st.sampled_from(self.used_codes)))
+        answer, behind_password = data.draw(st.sampled_from(self.used_codes))
+        self.ask(answer, behind_password=behind_password)
 
     @rule(data=st.data(), again=st.sampled_from([1, 1, 4, 15]))
     def wrong_codes(self, data: st.DataObject, again: int) -> None:
@@ -220,6 +235,40 @@ class Law(RuleBasedStateMachine):
     def anything_else(self, answer: bytes) -> None:
         self.ask(answer)
 
+    # ---- answers behind a password
+
+    @rule(data=st.data(), password=passwords, count=st.sampled_from([1, 1, 1, 2, 3]), offset=st.integers(-2, 2))
+    def codes_behind_a_password(self, data: st.DataObject, password: str, count: int, offset: int) -> None:
+        token = data.draw(st.sampled_from(self.model.tokens))
+        codes = self.codes(token, self.place(token, offset), count)
+        self.ask("".join([password, *codes]).encode(), behind_password=True)
+
+    @rule(data=st.data(), password=passwords)
+    def the_holder_logs_in_with_a_password(self, data: st.DataObject, password: str) -> None:
+        token = data.draw(st.sampled_from(self.model.tokens))
+        self.ask("".join([password, *self.required_codes(token, 0)]).encode(), behind_password=True)
+
+    @rule(data=st.data(), extra=st.integers(0, 3))
+    def a_password_that_is_itself_codes(self, data: st.DataObject, extra: int) -> None:
+        """Use codes in a row, and read the first of them as the password or a part of it."""
+        token = data.draw(st.sampled_from(self.model.tokens))
+        codes = self.codes(token, self.place(token, 0), 4)
+        self.ask("".join(["0" * extra, *codes[: data.draw(st.integers(1, 4))]]).encode(), behind_password=True)
+
+    @precondition(lambda self: self.used_codes)
+    @rule(data=st.data(), password=passwords)
+    def a_replay_behind_a_password(self, data: st.DataObject, password: str) -> None:
+        answer, _ = data.draw(st.sampled_from(self.used_codes))
+        self.ask(password.encode() + answer, behind_password=True)
+
+    @rule(
+        answer=st.builds(lambda password, digits: (password + digits).encode(), passwords, digits)
+        | st.builds(lambda password, code: (password + code).encode(), passwords, recovery_codes)
+        | st.binary(max_size=20)
+    )
+    def anything_else_behind_a_password(self, answer: bytes) -> None:
+        self.ask(answer, behind_password=True)
+
     # ---- clock, policy and admin
 
     @rule(seconds=st.sampled_from([1, 29, 30, 30, 60, 60, 90, 3600, DAY - 1, DAY, DAY + 1, 3 * DAY, 30 * DAY]))
@@ -242,6 +291,18 @@ class Law(RuleBasedStateMachine):
             token = self.record.tokens[number]
             self.record = self.record.with_changed(token, token.switched(not token.enabled))
             self.model.tokens[number].active = self.record.tokens[number].active
+
+
+@pytest.mark.parametrize("lengths", [set(s) for n in range(4) for s in itertools.combinations((6, 7, 8), n)], ids=str)
+@pytest.mark.parametrize("start", ["", "secret", "\u0663"], ids=ascii)
+def test_a_numeric_password_of_any_length_is_split_as_the_model_does(start: str, lengths: set[int]) -> None:
+    tokens = [{"name": f"{n}", "secret": b"x" * 20, "algorithm": "SHA1", "digits": n, "counter": 0} for n in lengths]
+    active = [modelled(fields | {"enabled": True, "confirmed": True}) for fields in tokens]
+    model = Model(tokens=active, confirmed=True, salt=b"", recovery=[])
+    for size in range(60):
+        answer = start.encode() + (b"0123456789" * 6)[:size]
+        parsed = Answer.parse_behind_password(answer)
+        assert (parsed.password(lengths), "".join(parsed.codes(lengths) or ())) == model.split(answer)
 
 
 TestLaw = Law.TestCase
