@@ -27,6 +27,7 @@ from tests.site import TREE
 
 FOLDERS = (".ci", "demo", "docs", "packaging", "pam_totp", "tests", "token_sim", "tools")
 FILES = (
+    ".pre-commit-config.yaml",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "LICENSE",
@@ -194,3 +195,10 @@ def test_the_changelog_groups_what_changed() -> None:
     for line in lines[1:]:
         under = line if line.startswith("#") else under
         assert not line.startswith("- ") or under in groups, line
+
+
+def test_pre_commit_has_the_commands_of_make_lint() -> None:
+    command = ["make", "--dry-run", "--no-print-directory", "--old-file=venv", "--old-file=need-lint", "lint"]
+    made = subprocess.run(command, cwd=TREE, text=True, capture_output=True, check=True).stdout.splitlines()
+    entries = re.findall(r"^ +entry: (.*)$", (TREE / ".pre-commit-config.yaml").read_text(), re.M)
+    assert sorted(re.sub(r"^sh -c '(.*)'$", r"\1", entry) for entry in entries) == sorted(made)
