@@ -10,13 +10,12 @@ import pytest
 
 from tests.site import ME, Site
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.django.settings")
-
 PASSWORD = "correct horse"
 
 
 @pytest.fixture(scope="session")
 def _django() -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.django.settings")  # here, after the environment was cleaned
     import django  # reads the settings
 
     django.setup()
