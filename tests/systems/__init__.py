@@ -1,1 +1,1 @@
-"""The systems that the README names, bare: roots made by debootstrap, and what is run in them by `make systems`."""
+"""Bare roots of the systems that the README names, made by debootstrap, and the steps of `make systems` in them."""

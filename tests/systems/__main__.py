@@ -1,4 +1,4 @@
-"""Run what the README promises in bare roots of every system that it names. Run by `make systems`, as root."""
+"""Run the README's commands in bare roots of every system that it names. `make systems` runs this, as root."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ LOGS = FOLDER / "logs"
 USERS = ("root", journey.USER)
 _TAIL = 25  # lines of a failed step's output
 _HELP = """\
-Each system is a bare root that debootstrap makes once, in build/systems; its changes live in a scratch folder that is
-removed at the end. Nothing of this machine is touched. The committed HEAD is cloned, not the work tree.
+Each system is a bare root that debootstrap makes once, in build/systems. Changes go to a scratch folder that is removed
+at the end, and this machine is left unchanged. The committed HEAD is cloned, not the work tree.
 
 steps:
-  demo      git clone, then make demo from nothing; make prints one apt-get line for an ordinary user, and root runs it
+  demo      git clone, then make demo; for an ordinary user, make prints one apt-get line, which root runs
   again     make demo a second time
-  offline   make build from nothing, then make demo, with no package index within reach but the distribution's
+  offline   make build, then make demo; the distribution's archive is the only package index that can be reached
   test      make test
 
 examples:
-  make systems                                                   all of it: an hour on two cores
+  make systems                                                   all systems, users and steps: an hour on two cores
   make systems ARGS="--systems trixie --users root --steps demo"
   make systems ARGS="--steps test --tests tests/install"         some of the tests
-  make systems ARGS="--rebuild --steps demo"                     base roots anew
+  make systems ARGS="--rebuild --steps demo"                     make the base roots anew
 
-The mirror is the one that apt uses here, or its neighbour for the other distribution; otherwise name one in
+The mirror is the one that apt uses here, or the other distribution's archive at the same server. To use another, set
 SYSTEMS_DEBIAN_MIRROR, SYSTEMS_DEBIAN_SECURITY_MIRROR, SYSTEMS_UBUNTU_MIRROR or SYSTEMS_UBUNTU_SECURITY_MIRROR.
-Exit status: 0 all went well; 1 a step failed; 2 wrong usage; 3 no root, no namespaces or no archive.
+Exit status: 0 all steps passed, 1 a step failed, 2 wrong usage, 3 root, namespaces or an archive missing.
 """
 
 
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def visit(systems: Sequence[str], users: Sequence[str], wish: journey.Wish, rows: list[Row]) -> None:
-    """Go through all systems as all users, and add to `rows`."""
+    """Run the chosen steps on each system as each user, and add the results to `rows`."""
 
     def report(row: Row, output: str) -> None:
         rows.append(row)
@@ -102,5 +102,5 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as for Ctrl-C: nothing is left half done
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
     sys.exit(main())

@@ -1,10 +1,12 @@
-"""What a bare root takes over from this machine: the mirror, the way to the network, and certificates.
+"""The settings that a bare root copies from this machine: the mirror, the network, and certificates.
 
 The rules:
-- The mirror is one that apt uses here, or one at the same server for the other distribution, or the one that
-  debootstrap itself would use. It counts once its Release file is seen to be of the right origin.
-- SYSTEMS_DEBIAN_MIRROR, SYSTEMS_DEBIAN_SECURITY_MIRROR, SYSTEMS_UBUNTU_MIRROR and SYSTEMS_UBUNTU_SECURITY_MIRROR win.
-- Taken over are name servers, proxies, pip's index settings, and certificates; no password, no key, no account.
+- The mirror is one that apt uses here, or another archive at the same server, or debootstrap's default. Its Release
+  file must have the right origin.
+- SYSTEMS_DEBIAN_MIRROR, SYSTEMS_DEBIAN_SECURITY_MIRROR, SYSTEMS_UBUNTU_MIRROR and SYSTEMS_UBUNTU_SECURITY_MIRROR take
+  precedence.
+- The copied settings are name servers, proxies, pip's indexes and certificates. Accounts, passwords and keys are not
+  copied.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-# The last part of an archive's address, by what is kept there.
+# The last part of an archive's address.
 _KINDS = ("debian", "debian-security", "ubuntu", "ubuntu-ports")
 _SCRIPTS = Path("/usr/share/debootstrap/scripts")
 _APT_SETTINGS = r"Acquire::(https?::Proxy|ftp::Proxy|Check-Valid-Until|Check-Date|Retries|ForceIPv[46])\b"
@@ -29,12 +31,12 @@ _PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeo
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 _LOCAL_CERTIFICATES = "usr/local/share/ca-certificates"
 _PIP_CERTIFICATES = "etc/ssl/pip.pem"
-KNOWN_HOSTS_ONLY = "hosts: files\n"  # in nsswitch.conf: names come from /etc/hosts, and no name server is asked
+KNOWN_HOSTS_ONLY = "hosts: files\n"  # in nsswitch.conf: names are looked up in /etc/hosts alone
 NO_INDEX = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": "/dev/null", "PIP_INDEX_URL": "http://127.0.0.1:9/simple"}
 
 
 class NoMirror(Exception):
-    """No archive was found for a suite."""
+    """Raised if no archive is found for a suite."""
 
 
 # Mirrors
@@ -52,16 +54,16 @@ def mirrors(suite: str, origin: str) -> tuple[str, str]:
 
 
 def apt_update_uris() -> str:
-    """Return what `apt-get update` would fetch; it needs neither root nor package lists."""
+    """Return the URIs that `apt-get update` would fetch. Works without root or package lists."""
     command = ["apt-get", "--print-uris", "update"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 def offered(uris: str) -> Iterator[str]:
     """Yield the archives that apt uses, then their neighbours at the same servers."""
-    ours = list(dict.fromkeys(re.findall(r"^'(https?://\S+?)/+dists/\S+'", uris, re.MULTILINE)))
-    yield from ours
-    for archive in ours:
+    archives = list(dict.fromkeys(re.findall(r"^'(https?://\S+?)/+dists/\S+'", uris, re.MULTILINE)))
+    yield from archives
+    for archive in archives:
         above, _, last = archive.rpartition("/")
         if last in _KINDS:
             yield from (f"{above}/{kind}" for kind in _KINDS if kind != last)
@@ -75,16 +77,16 @@ def debootstrap_mirrors(origin: str) -> list[str]:
 
 
 def choose(archives: Iterable[str], suite: str, origin: str, fetch: Callable[[str], str | None]) -> str:
-    """Return the first archive that has the suite for this architecture; `fetch` returns None for what is not there."""
+    """Return the first archive that has the suite for this architecture. `fetch` returns the text at a URL, or None."""
     for archive in dict.fromkeys(archives):
         text = fetch(f"{archive}/dists/{suite}/main/binary-{architecture()}/Release")
         if text is not None and f"Origin: {origin}" in text.splitlines():
             return archive
-    raise NoMirror(f"no archive of {suite} is known to apt here: name one by SYSTEMS_{origin.upper()}_MIRROR=URL")
+    raise NoMirror(f"no archive of {suite} found in the settings of apt: set SYSTEMS_{origin.upper()}_MIRROR=URL")
 
 
 def fetch(url: str) -> str | None:
-    """Return the text at a URL, or None."""
+    """Return the text at a URL, or None if it cannot be fetched."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url), timeout=30) as reply:  # noqa: S310  # http or https
             return str(reply.read().decode(errors="replace"))
@@ -96,7 +98,7 @@ def architecture() -> str:
     return subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True, check=True).stdout.strip()
 
 
-# The way to the network
+# Network settings
 
 
 def proxies() -> dict[str, str]:
@@ -116,13 +118,13 @@ def _proxy_urls() -> dict[str, str]:
 
 
 def apt_settings() -> list[str]:
-    """Return the settings of apt that say how archives are reached."""
+    """Return apt's settings for reaching archives."""
     said = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=False).stdout
     return [line for line in said.splitlines() if re.match(_APT_SETTINGS, line)]
 
 
 def pip_settings() -> dict[str, str]:
-    """Return the settings of pip that say how an index is reached; no index in a folder of this machine."""
+    """Return pip's settings for reaching an index, without indexes in folders of this machine."""
     config = configparser.RawConfigParser()
     config_home = Path(os.environ.get("XDG_CONFIG_HOME", Path.home() / ".config"))
     files = ("/etc/xdg/pip/pip.conf", "/etc/pip.conf", config_home / "pip/pip.conf", Path.home() / ".pip/pip.conf")
@@ -138,7 +140,7 @@ def pip_settings() -> dict[str, str]:
 
 
 def bring(root: Path, *, indexes: bool) -> None:
-    """Let a root reach what this machine reaches; without `indexes`, the hosts of its archives alone."""
+    """Copy this machine's network settings into a root; without `indexes`, the root can reach its archives alone."""
     _write(root, "etc/resolv.conf", Path("/etc/resolv.conf").read_text() if indexes else "")
     if not indexes:
         switch = root / "etc/nsswitch.conf"
@@ -161,7 +163,7 @@ def bring(root: Path, *, indexes: bool) -> None:
 
 
 def archive_hosts(root: Path) -> Iterator[tuple[str, str]]:
-    """Yield the hosts that apt needs in a root, its archives and proxies, each with an address."""
+    """Yield each host that apt needs in a root (archives and proxies) with an address."""
     sources = "".join(path.read_text() for path in sorted((root / "etc/apt").glob("sources.list*")) if path.is_file())
     urls = [*re.findall(r"https?://\S+", sources), *_proxy_urls().values()]
     for name in dict.fromkeys(urlsplit(url).hostname or "" for url in urls):
@@ -170,7 +172,7 @@ def archive_hosts(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def take_away(root: Path) -> None:
-    """Remove from a root what `bring` wrote, so that the next one brings its own."""
+    """Remove the files that `bring` wrote to a base root, since each root gets its own."""
     for name in ("etc/resolv.conf", "etc/hosts", "etc/hostname", "etc/apt/apt.conf.d/90host", "etc/pip.conf"):
         (root / name).unlink(missing_ok=True)
     (root / _PIP_CERTIFICATES).unlink(missing_ok=True)
@@ -180,6 +182,6 @@ def take_away(root: Path) -> None:
 def _write(root: Path, name: str, text: str) -> None:
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)  # it may be a link that leads out of the root
+    path.unlink(missing_ok=True)  # a link could lead out of the root
     path.write_text(text)
     path.chmod(0o644)

@@ -1,10 +1,10 @@
-"""The steps that are taken in a bare root: what the README promises of a fresh clone, as root and as an ordinary user.
+"""The steps that run in a bare root: the README's commands for a fresh clone, as root and as an ordinary user.
 
 The rules:
-- A journey starts in a new root with a clone of the committed HEAD. No step is tried again.
-- An ordinary user gets one apt-get line from make, and nothing is installed before root has run exactly that line
-  (without its sudo, which a bare system does not have).
-- In the step `offline` the distribution's archive is the only index within reach.
+- A journey starts in a new root with a clone of the committed HEAD. A failed step is not repeated.
+- For an ordinary user, make prints one apt-get line and installs no package. Root then runs exactly that line, without
+  its sudo, which a bare system lacks.
+- In the step `offline`, the distribution's archive is the only package index that can be reached.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _JUNIT = "/tmp/junit.xml"  # noqa: S108  # in the root's own /tmp
 
 
 class Wish(NamedTuple):
-    """What is to be run of all that."""
+    """The steps to run, and pytest's arguments."""
 
     steps: tuple[str, ...] = STEPS
-    tests: str = ""  # pytest's arguments for the step test; all tests, where empty
+    tests: str = ""  # pytest's arguments in the step `test`; empty for all tests
 
 
 class Run(NamedTuple):
-    """A command that was run in the root."""
+    """The result of a command in the root."""
 
     status: int
     output: str
     seconds: float
-    packages: int  # installed meanwhile
+    packages: int  # installed by the command
 
     @property
     def is_good(self) -> bool:
@@ -47,20 +47,20 @@ class Run(NamedTuple):
 
 
 class Out(NamedTuple):
-    """Where to print what happens."""
+    """The functions that print progress and results."""
 
     say: Callable[[str], None]  # a line of progress
-    report: Callable[[Row, str], None]  # a step that has ended, and its output
+    report: Callable[[Row, str], None]  # a finished step and its output
 
 
 def apt_line(output: str) -> str | None:
-    """Return the command that make tells an ordinary user to run, without its sudo; None if it does not."""
+    """Return the apt-get command in make's output for an ordinary user, without its sudo; None if there is none."""
     found = _APT_LINE.findall(output)
     return found[-1].replace("sudo apt-get", "apt-get") if found else None
 
 
 class Journey:
-    """One user's way through one root, with all output in a log file."""
+    """The steps of one user in one root, with all output in a log file."""
 
     def __init__(self, root: Root, user: str, log: IO[str], out: Out, label: str = "") -> None:
         self._root, self._user, self._log, self._out, self._label = root, user, log, out, label
@@ -84,21 +84,21 @@ class Journey:
         self._row("make test", done, tests=read_junit(results) if results.exists() else None)
 
     def show_no_index(self) -> None:
-        """Show that a package index is out of reach here, and the distribution's archive is not."""
-        # Names come from /etc/hosts alone, where the archive's are (host.bring).
+        """Check that the root can reach the distribution's archive, and no other package index."""
+        # Names are looked up in /etc/hosts alone, which contains the hosts of the archive (host.bring).
         reached = f"cat /etc/hosts; grep -x '{KNOWN_HOSTS_ONLY.strip()}' /etc/nsswitch.conf && apt-get update"
-        self._row("no index in reach", self._run(("sh", "-c", f"{reached} && rm -r /var/lib/apt/lists"), user="root"))
+        self._row("no package index", self._run(("sh", "-c", f"{reached} && rm -r /var/lib/apt/lists"), user="root"))
 
     def _make(self, *words: str, env: Mapping[str, str] | None = None) -> Run:
-        """Run make as the user. Where it prints a line for root, root runs that, and the user runs make again."""
+        """Run make as the user. If it prints an apt-get line, run that line as root, then make again."""
         self._out.say(f"  {self._label}make {words[0]} ...")
         done = self._run(("make", *words), env=env)
         line = apt_line(done.output) if self._user != "root" else None
         if line is None:
             return done
-        self._row(f"make {words[0]}: asks", done, is_good=done.status != 0 and done.packages == 0)
+        self._row(f"make {words[0]}: needs root", done, is_good=done.status != 0 and done.packages == 0)
         by_root = self._run(("sh", "-c", line), user="root")
-        return self._run(("make", *words), env=env) if self._row("the line, by root", by_root) else by_root
+        return self._run(("make", *words), env=env) if self._row("apt-get, as root", by_root) else by_root
 
     def _run(self, words: tuple[str, ...], user: str | None = None, env: Mapping[str, str] | None = None) -> Run:
         user = user or self._user
@@ -125,7 +125,7 @@ class Journey:
 
 
 def travel(system: System, user: str, wish: Wish, *, repository: Path, log: IO[str], out: Out) -> None:
-    """Take all steps wished for in one system as one user."""
+    """Run the chosen steps on one system as one user."""
     if {"demo", "again", "test"} & set(wish.steps):
         with Root(system, say=out.say) as root:
             journey = Journey(root, user, log, out)

@@ -1,8 +1,8 @@
-"""One bare root with our Debian packages built in it, two versions of them, and what a person and a tester do there.
+"""A bare root with two versions of the Debian packages, built in it, and the actions of users and tests there.
 
 The rules:
-- Packages are built natively, from the commit at hand. No process can run with parts of both versions.
-- The person talks over a terminal of the root's own; logins are real sudo, or pamtester through the real libpam.
+- Packages are built natively, from the current commit. A process that loads parts of both versions fails.
+- Dialogues run on a terminal of the root. Logins are real sudo, or pamtester through the real libpam.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from tests.systems.roots import Root, System, bare_clone
 PASSWORD = "correct horse"
 STORE = "/var/lib/pam_totp"
 NEXT = "0.1.1"
-RENAMED = "UserRecord"  # in core/, which dpkg renames first, and in store/, which it renames late
+RENAMED = "UserRecord"  # a name in core/, which dpkg replaces first, and in store/, which it replaces late
 MOST_LOGINS = 5000  # by one user in one upgrade
 PACKAGES = ("libpam-totp", "pam-totp-portal", "token-sim")
 QUIET = {"DEBIAN_FRONTEND": "noninteractive"}
 TOOLS = ("lintian", "faketime", "pamtester", "sudo", "debconf-utils", "strace")
-# Answers prompts with the codes that come in, one login after the other, until its file `stop` exists.
+# Logs in once for each code on standard input, one login after the other, until the file `stop` exists.
 LOGINS = r"""
 import json, os, subprocess, sys, time
 service, user, stop = sys.argv[1:]
@@ -53,7 +53,7 @@ print(json.dumps({"count": logins, "refused": refused, "slowest": slowest}))
 """
 
 
-# A browser without pictures: signs in, as far as it was given answers, and says which page that led to.
+# A text browser: signs in with the given answers, and prints the heading of the last page.
 _SIGN_IN = r"""
 import html, http.cookiejar, re, sys, time, urllib.error, urllib.parse, urllib.request
 user, password, *code = sys.argv[1:]
@@ -94,7 +94,7 @@ class Logins:
 
 
 class Packaged:
-    """The root. A context manager: at its end all of it is gone."""
+    """The root with the packages: a context manager that removes the root at its end."""
 
     def __init__(self, system: System, tools: Sequence[str] = TOOLS) -> None:
         self.root = Root(system)
@@ -102,8 +102,8 @@ class Packaged:
         self._scratch = tempfile.TemporaryDirectory(prefix="pam_totp-clone-")
         self._repository = bare_clone(Path(self._scratch.name))
         self.first: dict[str, str] = {}  # the packages of the first version, with their hashes
-        self.as_installed = ""  # what `pam_d` said before anything was enabled
-        self.seed = b""  # the simulated token's
+        self.as_installed = ""  # the result of `pam_d` before the first `enable`
+        self.seed = b""  # of the simulated token
         self._keys: dict[str, bytes] = {}
         self._counters: dict[str, int] = {}
         self._talks: list[Talk] = []
@@ -138,7 +138,7 @@ class Packaged:
         return self.root.run(*words, user=user, stdin=stdin, env=QUIET)
 
     def does(self, *words: str, user: str = "root", stdin: str = "") -> str:
-        """Run what has to succeed; what it said."""
+        """Run a command that must succeed; return its output."""
         done = self.tries(*words, user=user, stdin=stdin)
         assert done.returncode == 0, f"{shlex.join(words)}: {done.returncode}\n{done.stdout}"
         return done.stdout
@@ -147,7 +147,7 @@ class Packaged:
         return self.does("sh", "-ec", text, user=user)
 
     def pam_d(self) -> str:
-        """All of /etc/pam.d: names, modes, times and contents."""
+        """Return the names, modes, times and hashes of all files in /etc/pam.d."""
         return self.shell(
             "cd /etc/pam.d; find . -printf '%p %y %M %u %t\n' | grep -v '^[.] ' | sort; sha256sum * | sort"
         )
@@ -158,7 +158,7 @@ class Packaged:
         return self.root.clone(self._repository, user, name)
 
     def build(self, tree: str, into: str, user: str = "root", before: str = "") -> dict[str, str]:
-        """`make deb`; the packages, copied to `into`, by name, with the hash of each."""
+        """Run `make deb` and copy the packages to `into`; return the hash of each package by name."""
         make = f"cd {shlex.quote(tree)} && {before} make --no-print-directory deb"
         self.shell(make, user=user)
         self.shell(f"rm -rf {into}; mkdir {into}; cp {tree}/build/deb/*.deb {into}/")
@@ -166,8 +166,11 @@ class Packaged:
         return {line.split()[1]: line.split()[0] for line in lines}
 
     def build_both(self) -> None:
-        """Both versions, in /srv/one and /srv/two. A process that loads parts of both fails: a name that
-        modules of several folders import is another one in the second."""
+        """Build both versions, in /srv/one and /srv/two.
+
+        In the second, a name that modules of several folders import is changed: a process that loads parts of both
+        versions fails.
+        """
         tree = self.clone()
         self.first = self.build(tree, "/srv/one")
         self.shell(
@@ -185,24 +188,24 @@ class Packaged:
         files = self.shell(f"ls {' '.join(f'{folder}/{name}_*.deb' for name in packages)}").split()
         return self.does("apt-get", "install", "-y", "--no-install-recommends", *files)
 
-    # People
+    # Dialogues
 
     def talk(self, words: str, user: str = "root") -> Talk:
-        """Run a command on a terminal of the root's own."""
+        """Run a command on a terminal of the root."""
         program, *arguments = self.root.command("script", "-qefc", words, "/dev/null", user=user)
         talk = Talk(pexpect.spawn(program, arguments, timeout=PATIENCE, echo=False, dimensions=(24, 1000)))
         self._talks.append(talk)
         return talk
 
     def sudo(self, words: str, code: str | None) -> tuple[int, str]:
-        """alice's sudo, with her password and, where it is asked for, a code; exit status, and what it printed."""
+        """Run sudo as alice, with her password and a code if given; return the exit status and the output."""
         talk = self.talk(f"sudo -k {words}", user="alice").asks("alice: ").says(PASSWORD)
         if code is not None:
             talk.asks("code: ").says(code)
         return talk.ends()
 
     def plug_in(self) -> None:
-        """A token from the simulated factory, alive on a pseudo-serial port."""
+        """Make a token in the simulated factory, and run it on a pseudo-serial port."""
         self.does("token-sim", "factory", "--count", "1", "--out", "/root/box")
         seeds = self.shell("cat /root/box/seeds.csv").splitlines()
         self.seed = bytes.fromhex(seeds[-1].split(",")[1])
@@ -225,19 +228,21 @@ class Packaged:
         self.write(f"/etc/pam.d/{name}", f"{auth}\naccount required pam_permit.so\n")
 
     def serve(self) -> None:
-        """The service, without the units: there is no systemd in here."""
+        """Start the service without its units, since the root has no systemd."""
         self.shell("install -d -o pam_totp /run/pam_totp")
         self.root.start("pam-totp", "serve", "--socket", "/run/pam_totp/socket", user="pam_totp", cwd="/")
         until(self.root.path("/run/pam_totp/socket").exists, "the service makes its socket")
 
     def sign_in(self, *answers: str) -> str:
-        """The heading of the portal's page after user, password and code were given."""
+        """Return the heading of the portal's page after a sign-in with user, password and code."""
         return self.does("/usr/bin/python3", "-I", "-c", _SIGN_IN, *answers).strip()
 
     @contextmanager
     def logging_in(self, whose: dict[str, str]) -> Iterator[dict[str, Logins]]:
-        """Logins by user at a PAM service, one after the other for each, for as long as this lasts; at the end, what
-        came of them, by user."""
+        """Log each user in at a PAM service, one login after the other, while the block runs.
+
+        The yielded dict contains the results by user after the block.
+        """
         self._stops += 1
         stop = f"/run/stop-{self._stops}"
         came: dict[str, Logins] = {}

@@ -1,4 +1,4 @@
-"""What a run of `make systems` says at its end: a table, failed tests by name, and what was skipped and why."""
+"""The report at the end of `make systems`: a table, the failed tests by name, and the reasons of skipped tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LEFT = 4  # columns; the others are figures
 
 
 class Results(NamedTuple):
-    """What pytest counted."""
+    """The results of a run of pytest."""
 
     passed: int
     failed: tuple[str, ...]
@@ -22,7 +22,7 @@ class Results(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A step, and what came of it."""
+    """A step and its result."""
 
     system: str
     user: str
@@ -35,7 +35,7 @@ class Row(NamedTuple):
 
 
 def read_junit(file: Path) -> Results:
-    """Return what is in a file that pytest's --junitxml made."""
+    """Return the results in a file that pytest's --junitxml wrote."""
     passed, failed, skipped = 0, [], []
     for case in ElementTree.parse(file).iter("testcase"):  # noqa: S314  # pytest wrote it
         name = f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name', '')}"
@@ -50,7 +50,7 @@ def read_junit(file: Path) -> Results:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Return the table, a line for each step."""
+    """Return the table, with a line for each step."""
     lines = [_HEAD, *map(_cells, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
     return "\n".join(
@@ -93,5 +93,5 @@ def lacks(rows: Iterable[Row]) -> str:
 
 
 def _without_figures(reason: str) -> str:
-    """Make one reason of those that differ by a path or a process id."""
+    """Return the reason without its paths, so that reasons that differ only in a path are counted together."""
     return re.sub(r"/\S+", "…", re.sub(r"\s+", " ", reason)).strip()

@@ -1,14 +1,14 @@
-"""Bare roots of Debian 12, Debian 13 and Ubuntu 24.04, and a way into them. Needs root, debootstrap and the archives.
+"""Bare roots of Debian 12, Debian 13 and Ubuntu 24.04, and commands in them. Needs root, debootstrap and the archives.
 
 The rules:
-- A base root in `build/systems/NAME` is made once, under a lock, beside its place, and renamed when it is complete.
-  It holds the smallest system (minbase) with git, make and python3, upgraded, without package lists.
-- A base root never changes: a `Root` is an overlay on top of it, in a scratch folder that is removed at its end.
-- The way in is pivot_root in new mount, pid, ipc and uts namespaces, with /proc, /sys, /dev, /run and /tmp of its own.
-  After a chroot, `nsenter --mount` would enter the host's root.
-- Process 1 of a root ends with this process, however it ends, and the kernel then ends all others in it. Mounts exist
-  in the namespace alone, so none stays.
-- The mirror comes from apt's settings on this machine, or from SYSTEMS_DEBIAN_MIRROR and the like; none is named here.
+- A base root in `build/systems/NAME` is made once, under a lock, in a temporary folder, and then renamed.
+  It contains the smallest system (minbase) with git, make and python3, upgraded, without package lists.
+- A base root is never changed: a `Root` is an overlay on top of it, in a scratch folder that is removed at the end.
+- A root is entered by pivot_root in new mount, pid, ipc and uts namespaces, with its own /proc, /sys, /dev, /run and
+  /tmp. After a chroot, `nsenter --mount` would enter the host's root.
+- Process 1 of a root ends when this process ends, even if this process is killed. The kernel then ends all other
+  processes of the root, and the mounts end with the namespace.
+- The mirror is read from apt's settings on this machine, or from SYSTEMS_DEBIAN_MIRROR and similar variables.
 
     with Root(SYSTEMS["trixie"]) as root:
         root.add_account("alice")
@@ -36,7 +36,7 @@ from tests.systems import host
 
 TREE = Path(__file__).resolve().parent.parent.parent
 FOLDER = TREE / "build" / "systems"
-FRESH = ("git", "make", "python3")  # what the README asks of a system
+FRESH = ("git", "make", "python3")  # the packages that the README requires
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TREE_IN_ROOT = "/srv/pam_totp.git"
 Word = str | Path
@@ -45,13 +45,13 @@ Word = str | Path
 class System(NamedTuple):
     """A system that the README names."""
 
-    name: str  # of its suite in the archive, and of its folder
+    name: str  # of the suite in the archive, and of the folder
     title: str
-    origin: str  # as the archive's Release file says
+    origin: str  # the field Origin of the archive's Release file
     components: str
-    keyring: str  # of the archive, in the root and in the system that makes it
-    made_in: str | None = None  # the system whose debootstrap makes it; the host's, where None
-    needs: tuple[str, ...] = ()  # packages that the making system needs
+    keyring: str  # its path in the root, and in the system whose debootstrap is run
+    made_in: str | None = None  # the system whose debootstrap is run; None: the host's
+    needs: tuple[str, ...] = ()  # packages that debootstrap needs on that system
 
 
 SYSTEMS = {
@@ -65,7 +65,7 @@ SYSTEMS = {
             "Ubuntu",
             "main,universe",
             "/usr/share/keyrings/ubuntu-archive-keyring.gpg",
-            # Debian 12 has no keyring of Ubuntu's, and its debootstrap does not know the suite
+            # Debian 12 lacks Ubuntu's keyring, and its debootstrap lacks the suite.
             made_in="trixie",
             needs=("debootstrap", "ubuntu-keyring"),
         ),
@@ -74,22 +74,22 @@ SYSTEMS = {
 
 
 class Network(enum.Enum):
-    """What a root can reach."""
+    """The network that a root can reach."""
 
-    ALL = "all"  # what the host can reach
-    ARCHIVE = "archive"  # the same, without the package indexes of other languages
-    NONE = "none"  # its own loopback
+    ALL = "all"  # the same as the host
+    ARCHIVE = "archive"  # the distribution's archives alone
+    NONE = "none"  # its own loopback alone
 
 
 class Unusable(Exception):
-    """This machine cannot make or enter a root; the message says why, and what to do."""
+    """Raised if this machine cannot make or enter a root; the message contains the reason and the remedy."""
 
 
 # Base roots
 
 
 def base(system: System, say: Callable[[str], None] = print) -> Path:
-    """Return the folder of the system's base root; make it first, if it is missing or was made by another recipe."""
+    """Return the folder of the system's base root; make it first if it is missing or was made with another recipe."""
     require_namespaces()
     with _held(system, say) as folder:
         return folder
@@ -97,7 +97,7 @@ def base(system: System, say: Callable[[str], None] = print) -> Path:
 
 @contextlib.contextmanager
 def _held(system: System, say: Callable[[str], None]) -> Iterator[Path]:
-    """The base root, under a lock that keeps other processes from removing it."""
+    """Yield the base root, under a lock that keeps other processes from removing it."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     place, lock, wanted = FOLDER / system.name, FOLDER / f".{system.name}.lock", _recipe(system)
     while True:
@@ -111,7 +111,7 @@ def _held(system: System, say: Callable[[str], None]) -> Iterator[Path]:
 
 
 def _make_whole(system: System, place: Path, say: Callable[[str], None]) -> None:
-    """Make a base root beside its place, and rename it when it is complete."""
+    """Make a base root in a temporary folder, and rename that when it is complete."""
     making = FOLDER / f".{system.name}.making"
     _remove(making)
     _remove(place)
@@ -180,10 +180,10 @@ def _make(system: System, folder: Path, say: Callable[[str], None]) -> None:
 
 
 def _run_alone(*words: str) -> tuple[int, str]:
-    """Run a command in namespaces that take its mounts and its processes with them; its status and its output."""
+    """Run a command in new namespaces, so that its mounts and processes end with it; return its status and output."""
     spaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
     process = subprocess.Popen(
-        [*_DIES_WITH_US, *spaces, *words],
+        [*_DIES_WITH_PARENT, *spaces, *words],
         env={**os.environ, **host.proxies()},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -195,7 +195,7 @@ def _run_alone(*words: str) -> tuple[int, str]:
     try:
         said, _ = process.communicate()
     except BaseException:
-        # Process 1 of the namespace: when unshare has waited for it, all others are gone, and write nothing any more.
+        # The child is process 1 of the namespace. When unshare has waited for it, all processes in there have ended.
         for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
             os.kill(int(child), signal.SIGKILL)
         process.wait()
@@ -205,10 +205,10 @@ def _run_alone(*words: str) -> tuple[int, str]:
 
 # Roots
 
-_DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+_DIES_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
 _QUIET = {"DEBIAN_FRONTEND": "noninteractive"}
-# $1 an empty folder on the host, $2 the base root, $3 "overlay" or "writable", then pairs of a folder of the host and
-# where in the root it is to be seen. Relative names, for overlay's options have no quotes.
+# The arguments: an empty folder of the host, the base root, "overlay" or "writable", then pairs of a folder of the host
+# and its mount point in the root. The names are relative, since the options of overlay cannot be quoted.
 _ENTER = r"""
 set -eu
 scratch=$1 base=$2 way=$3
@@ -218,7 +218,7 @@ mkdir -p root
 if [ "$way" = writable ]; then
     mount --bind "$base" root
 else
-    # An overlay cannot hold the changes of another one: in a container, they are held in memory.
+    # The upper folder of an overlay cannot be on an overlay, as in a container: then it is on a tmpfs.
     [ "$(stat --file-system --format=%T .)" != overlayfs ] || { mount -t tmpfs private "$scratch"; cd "$scratch"; }
     mkdir -p lower upper work root
     mount --bind "$base" lower
@@ -273,7 +273,7 @@ sys.stdin.read()
 
 
 class Root:
-    """One system to change at will. A context manager: at its end, processes, mounts and changes are gone."""
+    """A system to change at will: a context manager that removes processes, mounts and changes at its end."""
 
     def __init__(
         self,
@@ -284,8 +284,10 @@ class Root:
         writable: Path | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
-        """`binds` maps folders of the host to paths in the root. `writable` is a root to change itself, with no
-        overlay."""
+        """Enter the root.
+
+        `binds` maps folders of the host to paths in the root. `writable` is a root to change without an overlay.
+        """
         require_namespaces()
         self.system = system
         self.network = network
@@ -315,7 +317,7 @@ class Root:
             namespaces.append("--net")
         pairs = [word for pair in binds.items() for word in map(str, pair)]
         holder = subprocess.Popen(
-            [*_DIES_WITH_US, "unshare", *namespaces, "sh", "-c", _ENTER, "sh", self.scratch, lower, way, *pairs],
+            [*_DIES_WITH_PARENT, "unshare", *namespaces, "sh", "-c", _ENTER, "sh", self.scratch, lower, way, *pairs],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -334,13 +336,13 @@ class Root:
         return holder
 
     def _stop(self) -> None:
-        """Close what process 1 reads: it exits, and the kernel ends all others in the namespace before."""
+        """Close the standard input of process 1, which then exits; the kernel ends the namespace's other processes."""
         assert self._holder.stdin is not None
         self._holder.stdin.close()
         self._holder.wait()
 
     def path(self, path: str) -> Path:
-        """Return a path of the root as this process sees it."""
+        """Return the path by which this process reaches a path of the root."""
         return Path(f"/proc/{self._holder.pid}/root") / path.lstrip("/")
 
     def command(
@@ -360,7 +362,7 @@ class Root:
             "SHELL": "/bin/bash",
             "LANG": "C.UTF-8",
             "TERM": "dumb",
-            **(host.proxies() if self.network is Network.ALL else {}),  # apt has its own: host.bring
+            **(host.proxies() if self.network is Network.ALL else {}),  # apt has its own settings: host.bring
             **(host.NO_INDEX if self.network is not Network.ALL else {}),
             **(env or {}),
         }
@@ -382,7 +384,7 @@ class Root:
         check: bool = False,
         timeout: float | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run `words` to their end. What it says on both outputs is `.stdout`, or goes to `log`.
+        """Run the command `words` and wait for it. Its standard output and error are `.stdout`, or written to `log`.
 
         `check` raises `Unusable` for an exit status other than 0. After a timeout the process still runs in the root.
         """
@@ -410,7 +412,7 @@ class Root:
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[str]:
-        """Start `words`, with pipes to talk to it. It ends with the root at the latest."""
+        """Start the command `words`, with pipes for its input and output. It ends with the root at the latest."""
         return subprocess.Popen(
             self.command(*words, user=user, cwd=cwd, env=env),
             stdin=subprocess.PIPE,
@@ -422,7 +424,7 @@ class Root:
         )
 
     def add_account(self, name: str) -> None:
-        """Make an ordinary user with a home folder, as the system's own tools make one."""
+        """Add an ordinary user with a home folder, by the system's own useradd."""
         self.run("useradd", "--create-home", "--shell", "/bin/bash", name, check=True)
 
     def home(self, user: str) -> str:
@@ -438,7 +440,7 @@ class Root:
         self.run("apt-get", "--yes", "--no-install-recommends", "install", *packages, env=_QUIET, check=True)
 
     def installed(self) -> set[str]:
-        """Return the names of the packages that are installed."""
+        """Return the names of the installed packages."""
         said = self.run("dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package}\n", check=True).stdout
         return {line.split()[1] for line in said.splitlines() if line.startswith("installed ")}
 
@@ -447,7 +449,7 @@ class Root:
         copy = self.path(TREE_IN_ROOT)
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(repository, copy, symlinks=True)
-        self.run("chown", "-R", f"{user}:", TREE_IN_ROOT, check=True)  # git refuses to read another account's
+        self.run("chown", "-R", f"{user}:", TREE_IN_ROOT, check=True)  # git refuses a repository of another account
         where = f"{self.home(user)}/{name}"
         self.run("git", "clone", "--quiet", f"file://{TREE_IN_ROOT}", where, user=user, check=True)
         return where
@@ -469,9 +471,9 @@ def bare_clone(folder: Path, tree: Path = TREE) -> Path:
 
 
 def require_namespaces() -> None:
-    """Raise `Unusable` where this machine cannot make the namespaces that a root needs."""
+    """Raise `Unusable` unless this machine can make the namespaces that a root needs."""
     if os.geteuid() != 0:
-        raise Unusable("bare roots need root: debootstrap makes them, and namespaces hold them")
+        raise Unusable("bare roots need root: debootstrap and namespaces require it")
     for command in ("debootstrap", "git"):
         if shutil.which(command) is None:
             raise Unusable(f"{command} is missing: apt-get install debootstrap git")
@@ -481,8 +483,8 @@ def require_namespaces() -> None:
     )
     if done.returncode != 0:
         raise Unusable(
-            f"this machine lets no process make namespaces and mounts of its own ({done.stderr.strip()}): "
-            "run it on a machine of its own, or in a container that has CAP_SYS_ADMIN"
+            f"new namespaces with mounts are not permitted here ({done.stderr.strip()}): "
+            "run this on a real or virtual machine, or in a container with CAP_SYS_ADMIN"
         )
 
 
@@ -498,7 +500,7 @@ def _locked(file: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _scratch() -> Iterator[Path]:
-    """A folder of our own beside the base roots. Those of processes that were killed are removed first."""
+    """Yield a new scratch folder beside the base roots; first remove the scratch folders of killed processes."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with _locked(FOLDER / ".scratch.lock"):
         for old in FOLDER.glob("scratch-*"):

@@ -1,7 +1,7 @@
-"""The life of the Debian packages on each system: build, install, enrol, enable, log in, upgrade, remove, purge.
+"""Tests of the Debian packages on each system: build, install, enrol, enable, log in, upgrade, remove, purge.
 
-`make deb-test` runs these, and nothing else does: the first time, it makes the systems. ARGS="-k bookworm" for one of
-them. On each, the tests go through one life, in their order.
+Only `make deb-test` runs these tests; the first run makes the systems. ARGS="-k bookworm" selects one system. On each
+system, every test continues from the state that the test before it left.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ pytestmark = [
 ]
 KEYS = {"bob": KEY, "carol": KEY[::-1], "dave": KEY[5:] + KEY[:5]}
 SECRETS_TOO = "libpam-totp libpam-totp/purge-secrets boolean"
-# Every rename and removal of dpkg's takes a moment: so for seconds, the old and the new version lie mixed.
+# Delay every rename and removal by dpkg, so that files of both versions are mixed for seconds.
 SLOWLY = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=rename,unlink,rmdir:delay_enter=20000")
 
 
 @pytest.fixture(scope="module", params=SYSTEMS)
 def packaged(request: pytest.FixtureRequest) -> Iterator[Packaged]:
-    """The system, with both versions in /srv/one and /srv/two."""
+    """Yield the system, with packages of both versions in /srv/one and /srv/two."""
     with Packaged(SYSTEMS[request.param]) as made:
         made.build_both()
         yield made
 
 
 def test_two_builds_from_two_folders_give_the_same_bytes(packaged: Packaged) -> None:
-    """Another folder, account, umask, time, time zone and language."""
+    """The second build has another folder, account, umask, time, time zone and language."""
     tree = packaged.clone("dave", "else/where")
     packaged.shell("chmod -R go= /home/dave/else")
     other = "umask 077; export TZ=Pacific/Kiritimati LANG=C; faketime '2031-05-05 05:05:05'"
@@ -65,7 +65,7 @@ def test_installing_asks_for_no_code_anywhere(packaged: Packaged) -> None:
     assert packaged.sudo("id -un", None) == (0, "\r\nroot\r\n")
     assert packaged.shell(f"stat -c '%U %a' {STORE}") == "pam_totp 700\n"
     counted = packaged.shell('for e in py pyc; do find /usr/lib/pam_totp -name "*.$e" | wc -l; done').split()
-    assert counted[0] == counted[1], "all is compiled, since logins write nothing"
+    assert counted[0] == counted[1], "every module is compiled, since a login writes no byte code"
     assert packaged.does("pam-totp", "--version").split()[-1] == __version__
 
 
@@ -99,7 +99,9 @@ def test_no_right_code_is_refused_while_packages_are_upgraded(packaged: Packaged
         assert [(user, logins.refused) for user, logins in came.items() if logins.refused] == []
         assert min(logins.count for logins in came.values()) > 10
     for talk in waiting:
-        assert "successfully" in talk.says(packaged.press()).ends()[1], "who was asked before may answer after"
+        assert "successfully" in talk.says(packaged.press()).ends()[1], (
+            "a user prompted before the upgrade can answer after it"
+        )
     assert packaged.does("pam-totp", "--version").split()[-1] == NEXT
     assert packaged.shell("ls /usr/lib/pam_totp") == f"{NEXT}\npam_totp\n", "nothing of the old version is left"
     packaged.install("/srv/two", "token-sim")
@@ -129,7 +131,7 @@ def test_removing_is_refused_where_a_stack_would_name_a_missing_module(
     assert packaged.sudo("id -un", packaged.press()) == (0, "\r\nroot\r\n")
 
 
-def test_removing_puts_back_the_very_files_and_keeps_the_secrets(packaged: Packaged) -> None:
+def test_removing_restores_the_original_files_and_keeps_the_secrets(packaged: Packaged) -> None:
     packaged.does("apt-get", "remove", "-y", "libpam-totp")
     assert packaged.pam_d() == packaged.as_installed
     assert packaged.sudo("id -un", None) == (0, "\r\nroot\r\n")
@@ -137,14 +139,14 @@ def test_removing_puts_back_the_very_files_and_keeps_the_secrets(packaged: Packa
     assert packaged.is_installed("token-sim")
 
 
-def test_purging_without_a_word_keeps_the_secrets_and_says_so(packaged: Packaged) -> None:
+def test_a_purge_without_an_answer_keeps_the_secrets_and_says_so(packaged: Packaged) -> None:
     said = packaged.does("apt-get", "purge", "-y", "libpam-totp")
     assert f"the secrets in {STORE} stay" in said
     packaged.install("/srv/two", "libpam-totp")
     assert packaged.does("pam-totp", "verify", "alice", packaged.press())
 
 
-def test_purging_asks_and_a_no_keeps_them(packaged: Packaged) -> None:
+def test_a_purge_answered_with_no_keeps_the_secrets(packaged: Packaged) -> None:
     talk = packaged.talk("DEBIAN_FRONTEND=teletype dpkg --purge libpam-totp")
     talk.asks("Delete everybody's tokens, too?").asks("[yes/no]").says("no")
     status, said = talk.ends()
@@ -153,18 +155,18 @@ def test_purging_asks_and_a_no_keeps_them(packaged: Packaged) -> None:
     packaged.install("/srv/two", "libpam-totp")
 
 
-def test_purging_with_a_yes_leaves_nothing(packaged: Packaged) -> None:
+def test_a_purge_answered_with_yes_deletes_every_file(packaged: Packaged) -> None:
     packaged.does("debconf-set-selections", stdin=f"{SECRETS_TOO} true\n")
     packaged.does("apt-get", "purge", "-y", "libpam-totp")
     assert not packaged.has(STORE)
     assert packaged.tries("getent", "passwd", "pam_totp").returncode != 0
     left = packaged.shell("find / -xdev -name '*pam?totp*' ! -path '/srv/*' ! -path '/root/*' ! -path '/home/*'")
-    ours = ("/usr/share/token-sim", "/usr/share/doc/token-sim", "/usr/share/bash-completion")
-    assert [line for line in left.splitlines() if not line.startswith(ours)] == []
+    of_token_sim = ("/usr/share/token-sim", "/usr/share/doc/token-sim", "/usr/share/bash-completion")
+    assert [line for line in left.splitlines() if not line.startswith(of_token_sim)] == []
     assert packaged.does("debconf-show", "libpam-totp") == ""
 
 
-def test_the_portal_runs_on_the_distributions_own_flask(packaged: Packaged) -> None:
+def test_the_portal_runs_on_the_distributions_flask(packaged: Packaged) -> None:
     packaged.install("/srv/two", "libpam-totp", "pam-totp-portal")
     packaged.enrol("bob", KEY)
     packaged.root.start("pam-totp", "portal")

@@ -1,6 +1,6 @@
-"""Bare roots themselves: what is in one, what it reaches, and that nothing of one stays. Run by `make systems`.
+"""Tests of the bare roots: contents, isolation, network, and removal. Run by `make systems`.
 
-The first of these tests makes the base roots, if they are not there.
+The first of these tests makes the missing base roots.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pip._internal.models.index import PyPI  # the index that pip asks unless told otherwise
+from pip._internal.models.index import PyPI  # pip's default index
 
 from tests.site import TREE, until
 from tests.systems.roots import FOLDER, FRESH, SYSTEMS, Network, Root, bare_clone
@@ -37,18 +37,18 @@ def mounts_below(folder: Path) -> list[str]:
     return [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f" {folder}/" in line]
 
 
-def test_a_base_root_is_what_its_name_says_and_bare(root: Root) -> None:
+def test_a_base_root_is_the_named_system_without_build_tools(root: Root) -> None:
     assert says(root, '. /etc/os-release; echo "$VERSION_CODENAME"') == root.system.name
     assert set(FRESH) <= root.installed()
     assert not {"gcc", "libc6-dev", "python3-venv", "python3-pip", "ca-certificates"} & root.installed()
     assert says(root, "ls /var/lib/apt/lists") == ""
 
 
-def test_a_root_has_namespaces_and_file_systems_of_its_own(root: Root) -> None:
+def test_a_root_has_its_own_namespaces_and_file_systems(root: Root) -> None:
     names = ("mnt", "pid", "ipc", "uts", "net")
-    theirs = says(root, f"cd /proc/self/ns; readlink {' '.join(names)}").split()
-    ours = [os.readlink(f"/proc/self/ns/{name}") for name in names]
-    assert [a == b for a, b in zip(theirs, ours, strict=True)] == [False, False, False, False, True]
+    inside = says(root, f"cd /proc/self/ns; readlink {' '.join(names)}").split()
+    outside = [os.readlink(f"/proc/self/ns/{name}") for name in names]
+    assert [a == b for a, b in zip(inside, outside, strict=True)] == [False, False, False, False, True]
     assert says(root, "stat -f -c %T / /tmp /run /dev/shm").split() == ["overlayfs", "tmpfs", "tmpfs", "tmpfs"]
     assert "Read-only" in root.run("mkdir", "/sys/x").stdout
     assert says(root, "ls /old /.old 2>&1 | grep -c 'No such'") == "2"
@@ -87,7 +87,7 @@ def test_an_account_has_a_clone_of_the_committed_head(root: Root, tmp_path: Path
 
 
 @pytest.mark.parametrize("network", Network)
-def test_a_root_reaches_what_it_was_given(network: Network) -> None:
+def test_a_root_reaches_only_its_chosen_network(network: Network) -> None:
     with Root(TRIXIE, network=network) as root:
         assert reaches(root, f"{PyPI.simple_url}/six/") == (network is Network.ALL)
         archive = says(root, "apt-get --print-uris update | head -1 | cut -d\\' -f2")
@@ -100,7 +100,7 @@ def reaches(root: Root, url: str) -> bool:
     return root.run("python3", "-c", script).returncode == 0
 
 
-def test_at_its_end_nothing_of_a_root_stays() -> None:
+def test_closing_a_root_ends_its_processes_mounts_and_folder() -> None:
     with Root(TRIXIE) as root:
         started = root.start("sleep", "1000")
         assert root.scratch.exists()
@@ -120,8 +120,8 @@ with Root(SYSTEMS["trixie"]) as root:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_root_ends_with_its_process_however_that_ends(how: signal.Signals) -> None:
-    """What a killed process leaves is one folder, which the next root removes."""
+def test_a_root_ends_when_its_process_ends_or_is_killed(how: signal.Signals) -> None:
+    """A killed process leaves one folder, which the next root removes."""
     process = subprocess.Popen([sys.executable, "-c", _WAITS], cwd=TREE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     holder, scratch = process.stdout.readline().split()
@@ -153,7 +153,7 @@ roots.base(roots.SYSTEMS["bookworm"])
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_a_base_root_is_there_whole_or_not_at_all(how: signal.Signals, tmp_path: Path) -> None:
+def test_an_interrupted_base_root_is_never_put_in_place(how: signal.Signals, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", _MAKES.format(folder=str(tmp_path))],
         cwd=TREE,

@@ -1,4 +1,4 @@
-"""What `make systems` decides before and after it enters a root: mirrors, settings, arguments, and the table."""
+"""Tests of the parts of `make systems` that run outside a root: mirrors, settings, arguments, and the table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ URIS = """\
 'https://vendor.example/linux/debian/dists/bookworm/InRelease' vendor.example_linux_debian_dists_bookworm_InRelease 0
 'file:/srv/local/dists/bookworm/InRelease' _srv_local_dists_bookworm_InRelease 0
 """
-# Archive and suite, and the origin that its Release file says.
+# The origin in the Release file, by archive and suite.
 ARCHIVES = {
     ("http://mirror.example/debian", "bookworm"): "Debian",
     ("http://mirror.example/debian", "trixie"): "Debian",
@@ -42,7 +42,7 @@ NEIGHBOUR = {
 
 @pytest.fixture
 def archives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[tuple[str, str], str]:
-    """The archives that there are, beside those that apt and debootstrap know."""
+    """Set the archives of apt and debootstrap; return the origins of the archives that `fetch` finds."""
     there = dict(ARCHIVES)
 
     def fetch(url: str) -> str | None:
@@ -74,17 +74,17 @@ def test_ubuntu_comes_from_the_same_server_if_it_has_it(archives: dict[tuple[str
     assert host.mirrors("noble", "Ubuntu") == ("http://mirror.example/ubuntu",) * 2
 
 
-def test_otherwise_it_comes_from_where_debootstrap_would_take_it(archives: dict[tuple[str, str], str]) -> None:
+def test_otherwise_ubuntu_comes_from_debootstraps_default_mirror(archives: dict[tuple[str, str], str]) -> None:
     assert host.mirrors("noble", "Ubuntu") == ("http://default.example/ubuntu",) * 2
 
 
-def test_an_archive_of_another_origin_is_not_taken(archives: dict[tuple[str, str], str]) -> None:
+def test_an_archive_of_another_origin_is_not_used(archives: dict[tuple[str, str], str]) -> None:
     del archives["http://default.example/ubuntu", "noble"]
     with pytest.raises(host.NoMirror, match="SYSTEMS_UBUNTU_MIRROR"):
         host.mirrors("noble", "Ubuntu")
 
 
-def test_a_mirror_in_the_environment_wins(
+def test_a_mirror_in_the_environment_takes_precedence(
     archives: dict[tuple[str, str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SYSTEMS_DEBIAN_MIRROR", "http://own.example/d")
@@ -92,7 +92,7 @@ def test_a_mirror_in_the_environment_wins(
     assert host.mirrors("trixie", "Debian") == ("http://own.example/d", "http://own.example/s")
 
 
-def test_pips_settings_go_along_but_no_index_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pips_settings_are_copied_without_indexes_in_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("PIP_", "XDG_")):
             monkeypatch.delenv(name)
@@ -109,7 +109,7 @@ def test_pips_settings_go_along_but_no_index_in_a_folder(tmp_path: Path, monkeyp
     assert not {"user", "find-links"} & set(found)
 
 
-def test_a_root_without_indexes_knows_its_archives_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_root_without_indexes_resolves_its_archives_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "etc/apt").mkdir(parents=True)
     (tmp_path / "etc/apt/sources.list").write_text("deb http://archive/debian bookworm main\n")
     (tmp_path / "etc/nsswitch.conf").write_text("passwd: files\nhosts: files dns\nservices: files\n")
@@ -143,7 +143,7 @@ def test_a_link_in_the_root_does_not_lead_out_of_it(tmp_path: Path) -> None:
 
 @as_root
 def test_a_shallow_clone_of_another_owner_can_be_cloned(tmp_path: Path) -> None:
-    """As build services have it, with a HEAD that is on no branch."""
+    """Build services make such clones, with a detached HEAD."""
     git = ("git", "-c", "user.name=a", "-c", "user.email=a@a.example", "-c", "safe.directory=*")
 
     def run(*words: str | Path, cwd: Path = tmp_path) -> str:
@@ -169,11 +169,11 @@ def test_a_shallow_clone_of_another_owner_can_be_cloned(tmp_path: Path) -> None:
         ("installing: gcc\n", None),
     ],
 )
-def test_the_printed_line_is_run_by_root_as_it_is(said: str, wanted: str | None) -> None:
+def test_root_runs_exactly_the_printed_line(said: str, wanted: str | None) -> None:
     assert journey.apt_line(said) == wanted
 
 
-# What pytest writes, shortened
+# A report of pytest, shortened.
 JUNIT = """\
 <testsuites><testsuite name="pytest" errors="1" failures="1" skipped="2" tests="6">
 <testcase classname="tests.core.test_oath" name="test_a" />
@@ -187,7 +187,7 @@ JUNIT = """\
 SYSTEM = "Debian 12"
 
 
-def test_what_pytest_wrote_is_counted(tmp_path: Path) -> None:
+def test_the_results_in_pytests_report_are_counted(tmp_path: Path) -> None:
     (tmp_path / "junit.xml").write_text(JUNIT)
     assert read_junit(tmp_path / "junit.xml") == Results(
         2,
@@ -213,7 +213,7 @@ def test_the_table_has_a_line_for_each_step() -> None:
     assert line(rows[1]).endswith("make test: FAILED, exit 2, 312 s, 120 packages; 1999 passed, 1 failed, 3 skipped")
 
 
-def test_all_is_run_unless_something_is_named() -> None:
+def test_without_arguments_everything_is_run() -> None:
     everything = command.parser().parse_args([])
     assert (everything.systems, everything.users, everything.steps) == (
         ["bookworm", "trixie", "noble"],
@@ -233,7 +233,7 @@ def test_an_unknown_system_is_wrong_usage(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize(("good", "status"), [((True, True), 0), ((True, False), 1), ((False, True), 1)])
-def test_one_failed_step_makes_the_whole_fail(
+def test_one_failed_step_makes_the_run_fail(
     good: tuple[bool, ...], status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def visit(systems: object, users: object, wish: object, rows: list[Row]) -> None:
@@ -250,7 +250,7 @@ def test_one_failed_step_makes_the_whole_fail(
 def test_a_machine_that_cannot_make_roots_fails_and_says_why(
     uid: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """Status 3, for an ordinary user and where the kernel allows no namespace."""
+    """The exit status is 3 for an ordinary user, and where the kernel permits no namespaces."""
     (tmp_path / "unshare").write_text("#!/bin/sh\necho unshare failed: Operation not permitted >&2\nexit 1\n")
     (tmp_path / "unshare").chmod(0o755)
     for name in ("debootstrap", "git"):
@@ -263,7 +263,7 @@ def test_a_machine_that_cannot_make_roots_fails_and_says_why(
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """The base roots that were made, in a folder that goes with the test; none is a whole system."""
+    """Make empty base roots in a temporary folder; return the names of those that were made."""
     names: list[str] = []
 
     def make(system: roots.System, folder: Path, say: object) -> None:
@@ -295,7 +295,7 @@ def test_a_base_root_of_another_recipe_is_made_anew(made: list[str]) -> None:
     assert (roots.base(trixie._replace(components="main,contrib")) / "new").exists()
 
 
-def test_a_base_root_that_failed_leaves_nothing(made: list[str], tmp_path: Path) -> None:
+def test_a_base_root_that_fails_leaves_no_folder(made: list[str], tmp_path: Path) -> None:
     with pytest.raises(roots.Unusable):
         roots.base(roots.SYSTEMS["noble"])
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
