@@ -21,10 +21,10 @@ from tests.site import TREE
 SOME = (
     "services/test_ssh.py::test_password_then_code",
     "services/test_sudo_su.py::test_su_to_root_asks_for_a_code",
-    "services/test_policy.py::test_the_arguments_come_from_the_service_file",
-    "install/test_install.py::test_installing_again_keeps_secrets_and_replaces_everything_whole",
+    "services/test_policy.py::test_policy_reads_the_arguments_in_the_service_file",
+    "install/test_install.py::test_installing_again_keeps_secrets_and_replaces_the_whole_folder",
     "install/test_doctor.py::test_an_installation_in_order_has_no_findings",
-    "install/test_doctor.py::test_without_root_rehearse_asks_for_the_own_password",
+    "install/test_doctor.py::test_without_root_rehearse_asks_for_the_users_own_password",
     "logins/test_login.py::test_a_code_is_accepted_once",
     "logins/test_hosts.py::test_pamtester_logs_in_once_with_a_code",
     "test_relay_process.py::test_without_an_argument_the_socket_is_in_run",

@@ -1,1 +1,1 @@
-"""Tests that need a machine that boots: systemd as its first process, and the unchanged units."""
+"""Tests on a booted machine, with systemd as its first process and the unchanged units."""

@@ -1,7 +1,7 @@
 """A virtual machine with Debian and systemd, and a root shell on each of two serial lines. It has no network.
 
-Rule: debootstrap makes the system below `build/booted` once, and it never changes. Each machine gets a copy on its own
-disk, with this tree in /src.
+Rule: debootstrap makes the system in `build/booted` once, and no later step changes it. Each machine gets a copy on its
+own disk, with this tree in /src.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ PACKAGES = (
 )
 DISK = "3G"
 MEMORY = "1G"
-PASSWORD = "correct horse"  # alice's, on a machine without a network
-BOOT_WAIT = 400.0  # seconds: without KVM, every instruction is a dozen
-WAIT = 120.0
+PASSWORD = "correct horse"  # of alice, on a machine without a network
+BOOT_WAIT = 400.0  # seconds: a machine without KVM is many times slower
+WAIT = 120.0  # seconds
 _PROMPT = "@{}> "
 _LOGIN = """[Service]
 ExecStart=
 ExecStart=-/sbin/agetty --autologin root --keep-baud 115200 %I dumb
 """
-# A script that turns the bare system into one that boots. It runs there, on an overlay.
+# This script makes the bare system bootable. It runs in the system, on an overlay.
 _PREPARE = """
 set -eu
 useradd --create-home --shell /bin/bash --groups sudo alice
@@ -48,7 +48,7 @@ systemctl --quiet enable serial-getty@ttyS0 serial-getty@ttyS1 ssh
 
 
 def make_system() -> None:
-    """Make the bare system if it does not exist. That takes some minutes, and access to Debian's archive."""
+    """Make the bare system if it does not exist. This takes some minutes, and requires Debian's archive."""
     made = SYSTEM / "made"
     if made.exists():
         return
@@ -62,7 +62,7 @@ def make_system() -> None:
 def make_disk(disk: Path, packages: Path | None = None) -> None:
     """Make a bootable disk with a copy of the system and this tree.
 
-    A folder of Debian packages becomes /src/packages.
+    A folder of Debian packages is copied to /src/packages.
     """
     with tempfile.TemporaryDirectory(prefix="pam_totp-booted-") as folder:
         tree = shlex.quote(str(TREE))
@@ -88,7 +88,7 @@ def make_disk(disk: Path, packages: Path | None = None) -> None:
 
 
 class Booted:
-    """The machine after it has booted. `stop` cuts its power."""
+    """A machine that has booted. `stop` cuts its power."""
 
     def __init__(self, disk: Path) -> None:
         kernel, initrd = (str(next(SYSTEM.glob(f"boot/{name}-*"))) for name in ("vmlinuz", "initrd.img"))
@@ -117,7 +117,7 @@ class Shell:
         self.terminal = terminal
         self.prompt = _PROMPT.format(name)
         if name != "1":
-            terminal.sendline("")  # the first prompt was printed before this end was open
+            terminal.sendline("")  # get a new prompt: the first was printed before this terminal was open
         terminal.expect_exact("root@booted:~# ", timeout=BOOT_WAIT)
         terminal.sendline(f"stty -echo cols 500; cd /src; PS1='@''{name}> '; PS2=")
         self.asks(self.prompt)

@@ -1,6 +1,6 @@
-"""The units under a real systemd. Only `make booted` runs these tests.
+"""Tests of the units under a real systemd. Only `make booted` runs these tests.
 
-One machine with pam_totp installed and alice enrolled is booted for all of them. The test of a power cut boots it
+All of them share one booted machine, with pam_totp installed and alice enrolled. The test of a power cut boots it
 again.
 """
 
@@ -20,7 +20,7 @@ from tests.site import KEY, until
 
 pytestmark = [
     pytest.mark.skipif("PAM_TOTP_BOOTED" not in os.environ, reason="boots a machine: make booted"),
-    pytest.mark.skipif(os.uname().machine != "x86_64", reason="boots only a machine of this architecture"),
+    pytest.mark.skipif(os.uname().machine != "x86_64", reason="the virtual machine needs an x86_64 host"),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: debootstrap makes the system"),
 ]
 

@@ -1,6 +1,6 @@
-"""The Debian package under a real systemd. Only `make booted` runs these tests.
+"""Tests of the Debian package under a real systemd. Only `make booted` runs these tests.
 
-The packages are built natively in a bare root of the same system: on the machine, this would take minutes.
+The packages are built in a bare root of the same system, since a build on the virtual machine would take minutes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.systems.roots import SYSTEMS
 
 pytestmark = [
     pytest.mark.skipif("PAM_TOTP_BOOTED" not in os.environ, reason="boots a machine: make booted"),
-    pytest.mark.skipif(os.uname().machine != "x86_64", reason="boots only a machine of this architecture"),
+    pytest.mark.skipif(os.uname().machine != "x86_64", reason="the virtual machine needs an x86_64 host"),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: debootstrap makes the system"),
     pytest.mark.timeout(1800),
 ]
@@ -32,7 +32,7 @@ KEYS = {"alice": KEY, "root": KEY[::-1]}
 
 @pytest.fixture(scope="module")
 def root() -> Iterator[Shell]:
-    """A root shell on a machine with the first version installed, and alice and root enrolled."""
+    """Yield a root shell on a machine with the first version installed, and alice and root enrolled."""
     make_system()
     with tempfile.TemporaryDirectory(prefix="pam_totp-packages-", dir="/var/tmp") as folder:
         packages = Path(folder) / "packages"

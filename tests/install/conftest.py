@@ -1,4 +1,4 @@
-"""One machine for all tests that install; each test finds it installed, with nothing enabled and alice enrolled."""
+"""One machine for all tests that install. Each test starts after an installation, with alice enrolled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.isolation import MAY_MOUNT
 @pytest.fixture(scope="session")
 def _installed() -> Iterator[Fresh]:
     if not MAY_MOUNT:
-        pytest.skip("needs root, and leave to mount: an installation takes a mount namespace of its own")
+        pytest.skip("needs root and permission to mount: an installation runs in its own mount namespace")
     with tempfile.TemporaryDirectory(prefix="pam_totp-installed-") as folder:
         machine = Fresh(Path(folder))
         try:
@@ -28,6 +28,6 @@ def _installed() -> Iterator[Fresh]:
 
 @pytest.fixture
 def machine(_installed: Fresh) -> Fresh:
-    """The machine as `make install` leaves it, with one token: alice's."""
+    """Return the machine in the state after `make install`, with one token for alice."""
     _installed.reset()
     return _installed

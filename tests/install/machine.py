@@ -1,6 +1,6 @@
 """A machine to install on: the machine of the real services, without the account and the folders of pam_totp.
 
-Rules: `make install` and `make uninstall` are the real ones, and run in the namespace. The host is unchanged.
+Rule: the real `make install` and `make uninstall` run in the namespace, so the host is unchanged.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from tests.site import TREE, codes, until
 COMMAND = "/usr/local/bin/pam-totp"
 HELPER = "/usr/local/lib/pam_totp/pam_totp/pam/helper.py"
 ENABLED = "/var/lib/pam_totp_enabled"
-SOON = "--keep-within=1"  # seconds, where a test waits for the end of a trial
-LATE = "--keep-within=60"  # where it must not come
+SOON = "--keep-within=1"  # seconds, for a test that waits for the end of the trial
+LATE = "--keep-within=60"  # for a test that ends before the trial does
 SSHD_CONFIG = """\
 Include /etc/ssh/sshd_config.d/*.conf
 Port 2222
@@ -38,7 +38,7 @@ PrintLastLog no
 
 
 class Fresh(Machine):
-    """A machine on which nothing of ours is installed."""
+    """A machine on which pam_totp is not installed."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -51,7 +51,7 @@ class Fresh(Machine):
         self._sshd: subprocess.Popen[bytes] | None = None
 
     def reset(self) -> None:
-        """As `make install` leaves it, with one token: alice's."""
+        """Restore the state after `make install`, with one token for alice."""
         self.shell(f"rm -rf {ENABLED} {STORE}/* /etc/pam_totp.toml /run/pam_totp /run/sudo")
         self._stacks()
         self.log.clear()
@@ -64,7 +64,7 @@ class Fresh(Machine):
         self.write("/etc/ssh/sshd_config", SSHD_CONFIG)
 
     def make(self, target: str, **settings: str) -> subprocess.CompletedProcess[str]:
-        """`make install` or `make uninstall`, as root."""
+        """Run `make install` or `make uninstall` as root."""
         given = [f"{name}={value}" for name, value in settings.items()]
         return self.run("make", "--no-print-directory", "-C", str(TREE), target, *given)
 
@@ -73,47 +73,47 @@ class Fresh(Machine):
         return self.run(COMMAND, *words, user=user, stdin=stdin)
 
     def sudo(self, *words: str, user: str = "alice") -> Talk:
-        """sudo on a terminal of its own, without the ticket of an earlier one."""
+        """Run sudo on a new terminal, without the cached login of an earlier sudo."""
         return self.talk("sudo", "-k", *words, user=user)
 
     def enable(self, service: str, *options: str, user: str = "alice", code: str | None = None) -> Talk:
-        """`enable` on a terminal, up to where the change is on trial."""
+        """Run `enable` on a terminal until the change is on trial."""
         talk = self.talk(COMMAND, "enable", service, "--for-user", user, *options)
         talk.asks("Password: ").says(PASSWORD).asks("One-time code: ").says(code or codes(0))
         talk.asks("Keep this terminal open.")
         return talk
 
     def sshd(self) -> None:
-        """A real sshd on port 2222 with the machine's own configuration; from the first call on."""
+        """Start a real sshd on port 2222 with the machine's configuration, unless it is running."""
         if self._sshd is None:
             self._sshd = self.start("/usr/sbin/sshd", "-D")
             until(self.path("/run/sshd.pid").exists, "sshd listens")
 
     @contextmanager
     def sshd_starts_anew(self) -> Iterator[None]:
-        """Until it has, who connects may still meet the configuration from before."""
+        """Wait, after the block, until sshd uses the new configuration, since a connection could still get the old."""
         path = self.path("/run/sshd.pid")
         before = path.stat().st_mtime_ns
         yield
         until(lambda: path.exists() and path.stat().st_mtime_ns != before, "sshd reads its configuration again")
 
     def ssh(self, remote: str, user: str = "alice", *options: str) -> Talk:
-        """The real client, with a terminal at the other end; it tries again while sshd restarts."""
+        """Run the real client with a terminal at the other end; it tries again while sshd restarts."""
         given = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectionAttempts=20")
         words = [word for option in (*given, *options) for word in ("-o", option)]
         return self.talk("ssh", "-F", "none", "-tt", *words, "-p", "2222", f"{user}@127.0.0.1", remote)
 
     def state(self, service: str) -> str | None:
-        """What has become of `enable`: trial, json, back, or None."""
+        """Return the state of the service's record: "trial", "json" (enabled), "back" (rolling back), or None."""
         found = [p.suffix[1:] for p in self.path(ENABLED).glob(f"{service}.*")]
         return next((s for s in found if s in ("trial", "json", "back")), None)
 
     def pam_d(self) -> dict[str, str]:
-        """All files in /etc/pam.d, hidden ones too."""
+        """Return the contents of all files in /etc/pam.d by name, hidden files included."""
         return {p.name: p.read_text() for p in self.path("/etc/pam.d").iterdir() if p.is_file()}
 
     def pid(self, *ending: str) -> int:
-        """The one process of this machine's whose command ends like this."""
+        """Return the pid of the only process on this machine whose command line ends with these words."""
         here = os.readlink(self.root.parent / "ns/mnt")
         found = [int(p.name) for p in Path("/proc").glob("[0-9]*") if _runs(p, here, ending)]
         assert len(found) == 1, found
@@ -129,5 +129,5 @@ def _runs(process: Path, namespace: str, ending: tuple[str, ...]) -> bool:
     try:
         words = (process / "cmdline").read_text().split("\0")[:-1]
         return os.readlink(process / "ns/mnt") == namespace and tuple(words[-len(ending) :]) == ending
-    except OSError:  # has ended
+    except OSError:  # the process has ended
         return False

@@ -1,4 +1,4 @@
-"""A change of a file, and its rollback: the very file from before, or others' edits without the added lines."""
+"""Tests of a change of a file and its rollback: the original file is restored, and edits by others are kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pam_totp.system.enable import changes
 from pam_totp.system.enable.changes import Change, ChangeError, apply, undo
 from tests.conftest import as_root
 
-OURS = "# ours\nauth required pam_totp.so\n"
+ADDED = "# added\nauth required pam_totp.so\n"
 BEFORE = "auth required pam_unix.so\n"
 
 
@@ -22,78 +22,78 @@ def a_change(folder: Path, before: str | None = BEFORE) -> Change:
     if before is not None:
         path.write_text(before)
         path.chmod(0o640)
-    return Change(str(path), before, (before or "") + OURS, OURS)
+    return Change(str(path), before, (before or "") + ADDED, ADDED)
 
 
 def names(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
 
 
-def test_the_very_file_from_before_comes_back(tmp_path: Path) -> None:
+def test_a_rollback_restores_the_original_file(tmp_path: Path) -> None:
     change = a_change(tmp_path)
     status = os.stat(change.path)
     apply(change)
-    assert Path(change.path).read_text() == BEFORE + OURS
-    assert os.stat(change.path).st_mode == status.st_mode, "the new one has its mode"
+    assert Path(change.path).read_text() == BEFORE + ADDED
+    assert os.stat(change.path).st_mode == status.st_mode, "the new file has the same mode"
     undo(change)
     back = os.stat(change.path)
     assert (back.st_ino, back.st_mode, back.st_mtime_ns) == (status.st_ino, status.st_mode, status.st_mtime_ns)
-    assert names(tmp_path) == ["service"], "nothing is left beside it"
+    assert names(tmp_path) == ["service"], "no temporary file is left"
 
 
-def test_a_file_that_was_not_there_is_gone_again(tmp_path: Path) -> None:
+def test_a_rollback_deletes_a_file_that_the_change_created(tmp_path: Path) -> None:
     change = a_change(tmp_path, before=None)
     apply(change)
-    assert Path(change.path).read_text() == OURS
+    assert Path(change.path).read_text() == ADDED
     undo(change)
     assert names(tmp_path) == []
 
 
-def test_a_file_that_somebody_made_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+def test_a_file_created_in_the_meantime_is_not_overwritten(tmp_path: Path) -> None:
     change = a_change(tmp_path, before=None)
-    Path(change.path).write_text("theirs\n")
+    Path(change.path).write_text("another edit\n")
     with pytest.raises(ChangeError, match="edited in the meantime"):
         apply(change)
-    assert Path(change.path).read_text() == "theirs\n"
+    assert Path(change.path).read_text() == "another edit\n"
 
 
-def test_a_file_that_somebody_edited_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+def test_a_file_edited_in_the_meantime_is_not_overwritten(tmp_path: Path) -> None:
     change = a_change(tmp_path)
-    Path(change.path).write_text("theirs\n")
+    Path(change.path).write_text("another edit\n")
     with pytest.raises(ChangeError, match="edited in the meantime"):
         apply(change)
-    assert (names(tmp_path), Path(change.path).read_text()) == (["service"], "theirs\n")
+    assert (names(tmp_path), Path(change.path).read_text()) == (["service"], "another edit\n")
 
 
 def test_an_edit_at_the_last_moment_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     change = a_change(tmp_path)
     write = changes._write
 
-    def writes_while_somebody_edits(path: str, text: str, like: str | None) -> None:
+    def write_during_another_edit(path: str, text: str, like: str | None) -> None:
         write(path, text, like)
-        (tmp_path / "theirs").write_text("theirs\n")
-        os.rename(tmp_path / "theirs", change.path)
+        (tmp_path / "edited").write_text("another edit\n")
+        os.rename(tmp_path / "edited", change.path)
 
-    monkeypatch.setattr(changes, "_write", writes_while_somebody_edits)
+    monkeypatch.setattr(changes, "_write", write_during_another_edit)
     with pytest.raises(ChangeError, match="edited in the meantime"):
         apply(change)
-    assert (names(tmp_path), Path(change.path).read_text()) == (["service"], "theirs\n")
+    assert (names(tmp_path), Path(change.path).read_text()) == (["service"], "another edit\n")
 
 
-def test_of_an_edited_file_only_the_added_lines_are_removed(tmp_path: Path) -> None:
+def test_a_rollback_of_an_edited_file_removes_only_the_added_lines(tmp_path: Path) -> None:
     change = a_change(tmp_path)
     apply(change)
-    Path(change.path).write_text("# theirs\n" + BEFORE + OURS + "session optional pam_umask.so\n")
+    Path(change.path).write_text("# another edit\n" + BEFORE + ADDED + "session optional pam_umask.so\n")
     assert "the edits stay" in undo(change)
-    assert Path(change.path).read_text() == "# theirs\n" + BEFORE + "session optional pam_umask.so\n"
+    assert Path(change.path).read_text() == "# another edit\n" + BEFORE + "session optional pam_umask.so\n"
 
 
 @pytest.mark.parametrize(
     ("before", "now", "why"),
     [
-        (BEFORE, BEFORE + OURS.replace("required", "optional"), "remove them by hand"),
+        (BEFORE, BEFORE + ADDED.replace("required", "optional"), "remove them by hand"),
         (BEFORE, None, "not found, so no lines"),
-        (None, "ours\nand theirs\n", "delete it by hand"),
+        (None, "# added\n# another edit\n", "delete it by hand"),
     ],
 )
 def test_a_file_that_cannot_be_rolled_back_is_left_alone(
@@ -114,12 +114,12 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "real").write_text(BEFORE)
     (tmp_path / "service").symlink_to("real")
     with pytest.raises(ChangeError, match="must be a regular file"):
-        apply(Change(str(tmp_path / "service"), BEFORE, BEFORE + OURS, OURS))
+        apply(Change(str(tmp_path / "service"), BEFORE, BEFORE + ADDED, ADDED))
     assert (tmp_path / "real").read_text() == BEFORE
 
 
 @pytest.mark.parametrize("step", ["link", "rename", "fsync", "pread"])
-def test_killed_at_any_step_it_can_be_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+def test_a_change_killed_at_any_step_can_be_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     change = a_change(tmp_path)
 
     class Killed(BaseException):
@@ -129,7 +129,7 @@ def test_killed_at_any_step_it_can_be_undone(tmp_path: Path, monkeypatch: pytest
         raise Killed
 
     def leaves_it_all(_: str) -> None:
-        """A killed process cleans nothing up."""
+        """Leave the file, as a killed process does."""
 
     with monkeypatch.context() as broken:
         broken.setattr(os, step, dies)
@@ -142,7 +142,7 @@ def test_killed_at_any_step_it_can_be_undone(tmp_path: Path, monkeypatch: pytest
 
 @pytest.fixture
 def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[], None]:
-    """A disk of 16 KiB at tmp_path/disk; call it to fill the disk up."""
+    """Mount a disk of 16 KiB at tmp_path/disk; return a function that fills it."""
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "private", disk], check=True)

@@ -1,4 +1,4 @@
-"""disable --all: every service as it was, or nothing changed; what a package runs before it takes the module away."""
+"""Tests of `disable --all`, which a package runs before it removes the module: all services are restored, or none."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 
 from tests.etc import PASSWORD, STACKS
 from tests.install.machine import COMMAND, LATE, Fresh
-from tests.install.test_enable import OURS, as_before
+from tests.install.test_enable import LINE, as_before
 from tests.site import codes, until
 
 
-def enabled(machine: Fresh, service: str, first_code: int) -> None:
-    """Enable and confirm, without the second login: that is what test_enable is about."""
+def enable(machine: Fresh, service: str, first_code: int) -> None:
+    """Enable and confirm a service, without the second login that test_enable tests."""
     talk = machine.enable(service, LATE, code=codes(first_code))
     machine.shell(f"mv /var/lib/pam_totp_enabled/{service}.trial /var/lib/pam_totp_enabled/{service}.json")
     assert talk.ends()[0] == 0
@@ -25,13 +25,13 @@ def enabled(machine: Fresh, service: str, first_code: int) -> None:
 
 @pytest.fixture
 def both(machine: Fresh) -> Fresh:
-    """sudo and su, enabled."""
-    enabled(machine, "sudo", 0)
-    enabled(machine, "su", 1)
+    """Enable sudo and su."""
+    enable(machine, "sudo", 0)
+    enable(machine, "su", 1)
     return machine
 
 
-def test_every_service_gets_its_very_files_back(both: Fresh) -> None:
+def test_every_service_gets_its_original_files_back(both: Fresh) -> None:
     done = both.installed("disable", "--all")
     assert done.returncode == 0, done.stderr
     assert as_before(both)
@@ -45,7 +45,7 @@ def test_a_dry_run_of_all_changes_nothing(both: Fresh) -> None:
     done = both.installed("disable", "--all", "--dry-run")
     assert (done.returncode, "/etc/pam.d/sudo" in done.stdout, "/etc/pam.d/su:" in done.stdout) == (0, True, True)
     assert (both.state("sudo"), both.state("su")) == ("json", "json")
-    assert OURS in both.pam_d()["sudo"]
+    assert LINE in both.pam_d()["sudo"]
 
 
 def test_a_file_edited_by_others_keeps_every_service_enabled(both: Fresh) -> None:
@@ -55,14 +55,14 @@ def test_a_file_edited_by_others_keeps_every_service_enabled(both: Fresh) -> Non
     done = both.installed("disable", "--all")
     assert done.returncode == 1
     assert "/etc/pam.d/su: edited since" in done.stderr
-    assert "pam-totp disable su" in done.stderr, "what to do"
+    assert "pam-totp disable su" in done.stderr, "the message names the remedy"
     assert both.pam_d() == before
     assert (both.state("sudo"), both.state("su")) == ("json", "json")
 
 
-@pytest.mark.parametrize("line", [OURS, "account required /x/pam_totp.so\n", "auth required \\\n pam_totp\n"])
+@pytest.mark.parametrize("line", [LINE, "account required /x/pam_totp.so\n", "auth required \\\n pam_totp\n"])
 @pytest.mark.parametrize("path", ["/etc/pam.d/vlock", "/usr/lib/pam.d/vlock", "/etc/pam.conf"])
-def test_a_line_put_there_by_hand_keeps_every_service_enabled(both: Fresh, path: str, line: str) -> None:
+def test_a_line_added_by_hand_keeps_every_service_enabled(both: Fresh, path: str, line: str) -> None:
     if path.startswith("/usr"):
         both.shell("mkdir -p /run/vendor && mount --bind /run/vendor /usr/lib/pam.d")
     both.write(path, line if path != "/etc/pam.conf" else f"vlock {line}")
@@ -82,7 +82,7 @@ def test_a_record_that_cannot_be_read_keeps_every_service_enabled(both: Fresh) -
     assert (done.returncode, "not a valid record" in done.stderr, both.state("sudo")) == (1, True, "json")
 
 
-def test_a_service_on_trial_is_taken_back_too(machine: Fresh) -> None:
+def test_a_service_on_trial_is_rolled_back_too(machine: Fresh) -> None:
     first = machine.enable("sudo", LATE)
     assert machine.installed("disable", "--all").returncode == 0
     assert first.ends()[0] == 1
@@ -102,7 +102,7 @@ def test_a_trial_confirmed_meanwhile_is_rolled_back_too(both: Fresh) -> None:
 
 @contextmanager
 def holds_lock(folder: Path) -> Iterator[int]:
-    """Hold the lock that `keep` and `roll_back` take. The value is its file descriptor."""
+    """Hold the lock that `keep` and `roll_back` acquire; yield its file descriptor."""
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -117,7 +117,7 @@ def waits_for(lock: int) -> bool:
     return any("->" in line and f":{inode} " in line for line in Path("/proc/locks").read_text().splitlines())
 
 
-def test_where_nothing_is_enabled_there_is_nothing_to_do(machine: Fresh) -> None:
+def test_with_no_service_enabled_nothing_is_changed(machine: Fresh) -> None:
     machine.write("/etc/pam.d/vlock", "# not our pam_totp.so yet\n")
     try:
         done = machine.installed("disable", "--all")
@@ -128,6 +128,6 @@ def test_where_nothing_is_enabled_there_is_nothing_to_do(machine: Fresh) -> None
 
 
 @pytest.mark.parametrize("words", [(), ("sudo", "--all")])
-def test_either_a_service_or_all_has_to_be_named(machine: Fresh, words: tuple[str, ...]) -> None:
+def test_either_a_service_or_all_is_required(machine: Fresh, words: tuple[str, ...]) -> None:
     done = machine.installed("disable", *words)
     assert (done.returncode, "--all" in done.stderr) == (2, True), done.stderr

@@ -1,4 +1,4 @@
-"""What libpam makes of a stack: our computation against the real libpam, for random stacks."""
+"""Tests of the computed result of a stack: random stacks are compared with the real libpam."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def any_control(chance: random.Random) -> str:
 
 
 def any_lines(chance: random.Random, folder: Path, depth: int = 0) -> list[str]:
-    """A stack of modules that return a fixed result, with includes up to two deep."""
+    """Return the lines of a stack whose modules return fixed results, with includes up to two levels deep."""
     lines = []
     for _ in range(chance.randint(1, 4)):
         if depth < 2 and chance.random() < 0.25:
             included = folder / f"included-{chance.randrange(10**9)}"
             included.write_text("\n".join(any_lines(chance, folder, depth + 1)) + "\n")
-            # by absolute path: Linux-PAM 1.5 looks for others in /etc/pam.d, even under pam_start_confdir
+            # by absolute path: Linux-PAM 1.5 looks up relative paths in /etc/pam.d, even under pam_start_confdir
             lines.append(f"{chance.choice(['@include', 'auth include', 'auth substack'])} {included}")
         else:
             lines.append(f"auth {any_control(chance)} pam_debug.so auth={chance.choice(NAMED)}")
@@ -65,10 +65,10 @@ def test_the_verdict_of_any_stack_is_that_of_the_real_libpam(tmp_path: Path) -> 
         real = RESULTS[login(name, "root", [], tmp_path).result]
         assert computed == real, (tmp_path / name).read_text()
         ends.add(computed)
-    assert {"success", "auth_err", "perm_denied", "ignore"} <= ends, "the random stacks reach different ends"
+    assert {"success", "auth_err", "perm_denied", "ignore"} <= ends, "the random stacks have different results"
 
 
-def test_a_path_that_is_found_is_one_that_the_real_libpam_takes(tmp_path: Path) -> None:
+def test_the_real_libpam_takes_each_path_that_is_found(tmp_path: Path) -> None:
     read = reader(tmp_path)
     chance = random.Random(6238)
     paths = 0
@@ -91,7 +91,7 @@ def test_lines_are_read_as_libpam_reads_them() -> None:
     text = (
         "# a comment\n"
         "auth  required \\\n"
-        "      pam_env.so  # what follows is none\n"
+        "      pam_env.so  # another comment\n"
         "-session optional pam_systemd.so\n"
         "AUTH [success=1  default=ignore] pam_unix.so [prompt=One [code\\]: ] echo\n"
         "@include common-account\n"

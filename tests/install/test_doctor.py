@@ -1,4 +1,4 @@
-"""doctor and rehearse: each finding on a machine that causes it, with its code, remedy and exit status."""
+"""Tests of doctor and rehearse: each finding on a machine that causes it, with its code, remedy and exit status."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LINE = "auth required pam_totp.so"
 
 
 def examine(machine: Fresh, *services: str) -> list[Finding]:
-    """Return what doctor finds, without the state of this machine's own clock."""
+    """Return doctor's findings, without any about the clock of this machine."""
     done = machine.installed("doctor", "--json", *services)
     findings = [Finding(**f) for f in json.loads(done.stdout)["findings"]]
     assert all(f.remedy and f.code in set(Code) and f.severity in set(Severity) for f in findings)
@@ -117,7 +117,7 @@ def test_an_sshd_configuration_that_is_invalid_is_an_error(machine: Fresh) -> No
     machine.write("/etc/ssh/sshd_config.d/x.conf", "PermitNonsense yes\n")
     [finding] = [f for f in examine(machine) if f.check == "sshd"]
     assert finding.code == Code.SSHD_CONFIGURATION_INVALID
-    assert "PermitNonsense" in finding.what, "sshd's own words"
+    assert "PermitNonsense" in finding.what, "sshd's message is quoted"
 
 
 def test_users_who_may_use_sudo_and_have_no_token_are_named(machine: Fresh) -> None:
@@ -143,7 +143,7 @@ def test_a_token_that_was_never_confirmed_does_not_count(machine: Fresh) -> None
     assert (ERROR, Code.NO_USER_WITH_TOKEN) in codes_found(machine)
 
 
-def test_a_store_that_is_open_to_others_or_roots_is_found(machine: Fresh) -> None:
+def test_a_store_open_to_others_or_owned_by_root_is_found(machine: Fresh) -> None:
     machine.shell(f"chmod 755 {STORE}")
     assert (ERROR, Code.STORE_MODE) in codes_found(machine)
     machine.shell(f"chmod 700 {STORE}; chown -R root: {STORE}")
@@ -152,11 +152,11 @@ def test_a_store_that_is_open_to_others_or_roots_is_found(machine: Fresh) -> Non
     assert (ERROR, Code.RECORD_UNREADABLE) in codes_found(machine)
 
 
-def test_lines_that_enable_added_and_that_are_gone_are_found(machine: Fresh) -> None:
+def test_a_missing_line_that_enable_had_added_is_found(machine: Fresh) -> None:
     first = machine.enable("sudo", "--keep-within=60")
     machine.shell("mv /var/lib/pam_totp_enabled/sudo.trial /var/lib/pam_totp_enabled/sudo.json")
     first.ends()
-    machine.write("/etc/pam.d/sudo", STACKS["sudo"])  # a package's own version, after an upgrade
+    machine.write("/etc/pam.d/sudo", STACKS["sudo"])  # as an upgrade of the package may do
     assert (ERROR, Code.CHANGE_LOST) in codes_found(machine)
     assert machine.installed("disable", "sudo").returncode == 0
 
@@ -193,14 +193,14 @@ def test_the_kernel_reports_the_state_of_the_clock() -> None:
 def test_the_severity_of_a_socket_follows_from_the_code_of_its_probe(
     monkeypatch: pytest.MonkeyPatch, problem: probe.Code | None, found: list[tuple[Severity, Code]]
 ) -> None:
-    """The words do not matter, in the message or in the path."""
+    """The severity does not depend on the words of the message or of the path."""
     monkeypatch.setattr(Context, "sockets", lambda _: ["/run/answer hangs up/socket"])
     monkeypatch.setattr(probe, "service", lambda _: None if problem is None else probe.Problem(problem, "any words"))
     assert [(f.severity, f.code) for f in checks_machine.sockets(Context(Machine(), []))] == found
 
 
 def test_a_deleted_account_can_log_in_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An account may be deleted between the list of people and the check of what each of them may do."""
+    """An account may be deleted after the accounts are listed, and before it is checked."""
     monkeypatch.setattr(people, "accounts_with_password", lambda: frozenset({"shadowed"}))
     can_log_in = people.login_check("sshd")
     assert [can_log_in("deleted"), can_log_in("shadowed")] == [False, False]
@@ -218,7 +218,7 @@ def test_a_path_is_distrusted_for_any_part_of_it(tmp_path: Path) -> None:
     inner.chmod(0o775)
     assert f"{inner} can be written" in str(distrust(str(tmp_path / "link"), owners))
     inner.chmod(0o1777)
-    assert distrust(str(inner / "file"), owners) is None, "sticky: others can add files, and replace none"
+    assert distrust(str(inner / "file"), owners) is None, "sticky: others can add files, but not replace them"
     (tmp_path / "loop").symlink_to("loop")
     assert "too many levels of links" in str(distrust(str(tmp_path / "loop"), owners))
     assert "no such file" in str(distrust(str(inner / "gone"), owners))
@@ -242,7 +242,7 @@ def test_rehearse_logs_in_to_the_live_stack_and_shows_every_prompt(machine: Fres
     assert "refused; if the code was right" in again.stderr, "what the module says is shown too"
 
 
-def test_rehearse_takes_a_stack_that_is_not_in_force(machine: Fresh) -> None:
+def test_rehearse_accepts_a_stack_that_is_not_installed(machine: Fresh) -> None:
     machine.write("/root/new-sudo", STACKS["sudo"].replace("common-auth\n", f"common-auth\n{LINE}\n"))
     given = f"{PASSWORD}\n{codes(0)}\n"
     done = machine.installed("rehearse", "sudo", "alice", "--stack", "/root/new-sudo", stdin=given)
@@ -252,7 +252,7 @@ def test_rehearse_takes_a_stack_that_is_not_in_force(machine: Fresh) -> None:
     assert (done.returncode, "One-time code: " in done.stderr) == (1, True)
 
 
-def test_without_root_rehearse_asks_for_the_own_password(machine: Fresh) -> None:
+def test_without_root_rehearse_asks_for_the_users_own_password(machine: Fresh) -> None:
     with_line(machine, "sudo", f"{LINE} nullok")
     done = machine.installed("rehearse", "sudo", "bob", user="bob", stdin=f"{PASSWORD}\n")
     assert "Password: " in done.stderr

@@ -1,4 +1,4 @@
-"""The pam_totp.so line in a service file: where it is inserted, where it is not, and how it is removed."""
+"""Tests of the pam_totp.so line in a service file: where it is inserted, and how it is removed."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_sufficient_password_in_a_substack_ends_only_the_substack() -> None:
 
 
 def test_in_random_stacks_no_login_bypasses_an_inserted_line() -> None:
-    """No path to success leads around the line, and no refusal of pam_totp.so ends in success."""
+    """Every path to success runs the line, and a refusal of pam_totp.so never ends in success."""
     chance = random.Random(7)
     done = 0
     for _ in range(400):
@@ -148,7 +148,7 @@ def test_sudo_covers_sudo_i_and_su_covers_su_l_once(tmp_path: Path) -> None:
     assert names(plan(here, "su", "password", [])) == ["su"], "su-l includes su, and would ask twice"
 
 
-def test_su_l_is_changed_itself_where_it_stands_on_its_own(tmp_path: Path) -> None:
+def test_su_l_is_changed_itself_if_it_does_not_include_su(tmp_path: Path) -> None:
     assert names(plan(machine(tmp_path, su_l=STACKS["su"]), "su", "password", [])) == ["su", "su-l"]
 
 

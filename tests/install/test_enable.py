@@ -1,4 +1,4 @@
-"""enable and disable on a whole machine: on trial, confirmed, rolled back, and never over another's edit."""
+"""Tests of `enable` and `disable` on an installed machine: trial, confirmation, rollback, and edits by others."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tests.etc import PASSWORD, STACKS
 from tests.install.machine import COMMAND, LATE, SOON, Fresh
 from tests.site import codes, until
 
-OURS = "auth required pam_totp.so\n"
+LINE = "auth required pam_totp.so\n"
 WATCHDOG = "/usr/local/lib/pam_totp/pam_totp/system/enable/watchdog.py"
 
 
 def as_before(machine: Fresh) -> bool:
-    """Nothing of ours is left in /etc."""
+    """Return True if /etc/pam.d and /etc/ssh contain no change by pam_totp."""
     found = machine.pam_d()
     drop_ins = list(machine.path("/etc/ssh/sshd_config.d").iterdir())
     return all(found[s] == text for s, text in STACKS.items()) and not drop_ins and not any(n[0] == "." for n in found)
 
 
-def confirmed(machine: Fresh) -> None:
-    """sudo, enabled and confirmed by a login through it."""
+def enable_and_confirm(machine: Fresh) -> None:
+    """Enable sudo, and confirm it by a login through sudo."""
     first = machine.enable("sudo", LATE)
     second = machine.sudo(COMMAND, "enable", "sudo", "--keep")
     second.asks("alice: ").says(PASSWORD).asks("One-time code: ").says(codes(1))
@@ -34,19 +34,19 @@ def confirmed(machine: Fresh) -> None:
     assert (status, "confirmed" in shown) == (0, True)
 
 
-def test_confirmed_from_a_second_login_it_stays(machine: Fresh) -> None:
-    confirmed(machine)
+def test_a_change_confirmed_from_a_second_login_stays(machine: Fresh) -> None:
+    enable_and_confirm(machine)
     assert machine.state("sudo") == "json"
-    assert OURS in machine.pam_d()["sudo"]
-    assert OURS in machine.pam_d()["sudo-i"], "sudo -i is no way around"
+    assert LINE in machine.pam_d()["sudo"]
+    assert LINE in machine.pam_d()["sudo-i"], "sudo -i requires a code too"
     login = machine.sudo("-i", "id", "-un")
     login.asks("alice: ").says(PASSWORD).asks("One-time code: ").says(codes(2))
     assert login.ends() == (0, "\r\nroot\r\n")
 
 
-def test_disable_puts_back_the_very_files(machine: Fresh) -> None:
+def test_disable_restores_the_original_files(machine: Fresh) -> None:
     before = {s: machine.path(f"/etc/pam.d/{s}").stat() for s in ("sudo", "sudo-i")}
-    confirmed(machine)
+    enable_and_confirm(machine)
     assert machine.installed("disable", "sudo", "--dry-run").returncode == 0
     assert machine.state("sudo") == "json", "a dry run changes nothing"
     done = machine.installed("disable", "sudo")
@@ -68,32 +68,32 @@ def test_a_change_that_is_not_confirmed_is_rolled_back(machine: Fresh) -> None:
     machine.log.wait_for("pam-totp[", "enable sudo: rolled back")
 
 
-def test_ctrl_c_takes_it_back_at_once(machine: Fresh) -> None:
+def test_ctrl_c_rolls_the_change_back_at_once(machine: Fresh) -> None:
     talk = machine.enable("sudo", LATE)
-    assert OURS in machine.pam_d()["sudo"]
+    assert LINE in machine.pam_d()["sudo"]
     status, _ = talk.presses_ctrl_c().ends()
     assert status == 130
     assert as_before(machine)
 
 
-def test_the_terminal_may_die(machine: Fresh) -> None:
+def test_the_change_is_rolled_back_after_the_terminal_is_closed(machine: Fresh) -> None:
     talk = machine.enable("sudo", "--keep-within=3")
     watchdog = machine.pid(WATCHDOG, "sudo")
-    assert os.getsid(watchdog) == watchdog, "a session of its own, with no terminal"
+    assert os.getsid(watchdog) == watchdog, "its own session, without a terminal"
     talk.hangs_up()
-    until(lambda: machine.state("sudo") is None and as_before(machine), "the trial is taken back without its terminal")
+    until(lambda: machine.state("sudo") is None and as_before(machine), "the trial is rolled back without its terminal")
 
 
-def test_enable_may_be_killed(machine: Fresh) -> None:
+def test_the_change_is_rolled_back_after_enable_is_killed(machine: Fresh) -> None:
     talk = machine.enable("sudo", "--keep-within=3")
     watchdog = machine.pid(WATCHDOG, "sudo")
     os.kill(talk.terminal.pid, signal.SIGKILL)
     os.kill(watchdog, signal.SIGHUP)
     os.kill(watchdog, signal.SIGINT)
-    until(lambda: machine.state("sudo") is None and as_before(machine), "the trial is taken back without its command")
+    until(lambda: machine.state("sudo") is None and as_before(machine), "the trial is rolled back without its command")
 
 
-def test_a_watchdog_that_is_told_to_end_takes_it_back_first(machine: Fresh) -> None:
+def test_a_terminated_watchdog_rolls_the_change_back_first(machine: Fresh) -> None:
     talk = machine.enable("sudo", LATE)
     os.kill(machine.pid(WATCHDOG, "sudo"), signal.SIGTERM)
     status, _ = talk.ends()
@@ -101,7 +101,7 @@ def test_a_watchdog_that_is_told_to_end_takes_it_back_first(machine: Fresh) -> N
     assert as_before(machine)
 
 
-def test_after_a_crash_of_all_of_it_the_next_start_takes_it_back(machine: Fresh) -> None:
+def test_after_a_crash_of_all_processes_the_next_boot_rolls_back(machine: Fresh) -> None:
     talk = machine.enable("sudo", LATE)
     os.kill(talk.terminal.pid, signal.SIGKILL)
     os.kill(machine.pid(WATCHDOG, "sudo"), signal.SIGKILL)
@@ -115,7 +115,7 @@ def test_after_a_crash_of_all_of_it_the_next_start_takes_it_back(machine: Fresh)
 
 
 def test_the_same_terminal_cannot_confirm(machine: Fresh) -> None:
-    """sudo would not even ask there again: it remembers the terminal."""
+    """sudo caches a login by its terminal, and would not ask again there."""
     script = (
         f"set -m; {COMMAND} enable sudo --for-user alice {LATE} & fg %1;"
         f"su alice -c 'sudo -k -S {COMMAND} enable sudo --keep'; echo said $?; kill -INT %1; kill -CONT %1; wait"
@@ -143,14 +143,14 @@ def test_a_login_from_before_cannot_confirm(machine: Fresh) -> None:
     assert as_before(machine)
 
 
-def test_root_who_is_asked_for_nothing_cannot_confirm_sudo(machine: Fresh) -> None:
+def test_root_cannot_confirm_sudo_since_sudo_does_not_prompt_root(machine: Fresh) -> None:
     first = machine.enable("sudo", LATE)
     done = machine.run("sudo", COMMAND, "enable", "sudo", "--keep")
     assert (done.returncode, "does not ask root for a code" in done.stderr) == (1, True), done
     first.presses_ctrl_c().ends()
 
 
-def test_sshd_asks_for_password_and_code_and_for_nothing_less(machine: Fresh) -> None:
+def test_sshd_requires_both_password_and_code(machine: Fresh) -> None:
     machine.sshd()
     with machine.sshd_starts_anew():
         first = machine.enable("sshd", LATE)
@@ -172,7 +172,7 @@ def test_sshd_asks_for_password_and_code_and_for_nothing_less(machine: Fresh) ->
     assert "in as alice" in plain.ends()[1]
 
 
-def test_sshd_with_keys_asks_for_key_and_code(machine: Fresh) -> None:
+def test_sshd_with_keys_requires_both_key_and_code(machine: Fresh) -> None:
     machine.write(
         "/etc/ssh/sshd_config", machine.path("/etc/ssh/sshd_config").read_text().replace("cation yes", "cation no")
     )
@@ -201,7 +201,7 @@ def test_sshd_with_keys_asks_for_key_and_code(machine: Fresh) -> None:
         ("Match User bob\n    KbdInteractiveAuthentication no\n", "KbdInteractiveAuthentication is no"),
     ],
 )
-def test_a_way_around_pam_in_sshds_own_file_ends_the_trial_at_once(machine: Fresh, config: str, says: str) -> None:
+def test_a_bypass_of_pam_in_sshd_config_ends_the_trial_at_once(machine: Fresh, config: str, says: str) -> None:
     file = machine.path("/etc/ssh/sshd_config")
     file.write_text(file.read_text() + config)
     talk = machine.talk(COMMAND, "enable", "sshd", "--for-user", "alice", LATE)
@@ -233,8 +233,8 @@ def test_su_and_su_l_ask_and_root_is_not_asked(machine: Fresh) -> None:
     assert first.ends()[0] == 0
 
 
-def test_others_edits_since_then_stay(machine: Fresh) -> None:
-    confirmed(machine)
+def test_later_edits_by_others_stay(machine: Fresh) -> None:
+    enable_and_confirm(machine)
     file = machine.path("/etc/pam.d/sudo")
     file.write_text("# site policy\n" + file.read_text())
     done = machine.installed("disable", "sudo")
@@ -243,27 +243,27 @@ def test_others_edits_since_then_stay(machine: Fresh) -> None:
     assert machine.pam_d()["sudo-i"] == STACKS["sudo-i"]
 
 
-def test_an_edit_of_our_own_line_is_for_people_to_undo(machine: Fresh) -> None:
-    confirmed(machine)
+def test_an_edited_module_line_must_be_removed_by_hand(machine: Fresh) -> None:
+    enable_and_confirm(machine)
     file = machine.path("/etc/pam.d/sudo")
     edited = file.read_text().replace("pam_totp.so", "pam_totp.so nullok")
     file.write_text(edited)
     done = machine.installed("disable", "sudo")
     assert (done.returncode, "by hand" in done.stderr) == (1, True)
     assert machine.pam_d()["sudo"] == edited
-    assert OURS in machine.pam_d()["sudo-i"], "all or nothing"
+    assert LINE in machine.pam_d()["sudo-i"], "all or nothing"
 
 
 def test_a_dry_run_shows_the_change_and_makes_none(machine: Fresh) -> None:
     done = machine.installed("enable", "sshd", "--for-user", "alice", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert f"+{OURS}" in done.stdout
+    assert f"+{LINE}" in done.stdout
     assert "+AuthenticationMethods keyboard-interactive:pam\n" in done.stdout
     assert as_before(machine)
     assert machine.state("sshd") is None
 
 
-def test_a_wrong_rehearsal_changes_nothing(machine: Fresh) -> None:
+def test_a_failed_rehearsal_changes_nothing(machine: Fresh) -> None:
     talk = machine.talk(COMMAND, "enable", "sudo", "--for-user", "alice")
     for _ in range(3):
         talk.asks("Password: ").says(PASSWORD).asks("One-time code: ").says("000000")
@@ -273,7 +273,7 @@ def test_a_wrong_rehearsal_changes_nothing(machine: Fresh) -> None:
 
 
 def test_a_rehearsal_that_lets_in_without_a_good_code_is_refused(machine: Fresh) -> None:
-    """A stack that lets in a user without any answer is found by logging in, not by reading."""
+    """The rehearsal detects this by a login; reading the stack would not detect it."""
     machine.write("/etc/pam.d/sudo", "auth sufficient pam_permit.so\n" + STACKS["sudo"])
     talk = machine.talk(COMMAND, "enable", "sudo", "--for-user", "alice")
     status, shown = talk.ends()
@@ -281,7 +281,7 @@ def test_a_rehearsal_that_lets_in_without_a_good_code_is_refused(machine: Fresh)
     assert machine.state("sudo") is None
 
 
-def test_enabled_twice_is_said_and_two_at_once_too(machine: Fresh) -> None:
+def test_a_second_enable_and_a_late_confirmation_are_refused(machine: Fresh) -> None:
     first = machine.enable("sudo", LATE)
     done = machine.installed("enable", "sudo", "--for-user", "alice")
     assert (done.returncode, "already on trial" in done.stderr) == (1, True)
@@ -290,7 +290,7 @@ def test_enabled_twice_is_said_and_two_at_once_too(machine: Fresh) -> None:
     assert (confirmed_later.returncode, "not on trial" in confirmed_later.stderr) == (1, True)
 
 
-def test_only_root_may_and_is_told_so_else(machine: Fresh) -> None:
+def test_enable_and_disable_require_root(machine: Fresh) -> None:
     for words in (("enable", "sudo"), ("disable", "sudo")):
         done = machine.installed(*words, user="alice")
         assert (done.returncode, "requires root" in done.stderr) == (3, True)

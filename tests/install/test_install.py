@@ -1,4 +1,4 @@
-"""make install and make uninstall, whole: from nothing to a login by a simulated token, and back to nothing."""
+"""Tests of `make install` and `make uninstall`: files, rights, units, extras, and a login by a simulated token."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ INSTALLED = (
 
 
 class SimulatedToken:
-    """A token from the simulated factory, alive on a pseudo-serial port."""
+    """A token from the simulated factory, running on a pseudo-serial port."""
 
     def __init__(self, folder: Path) -> None:
-        box = folder / "box"  # a short name: beside the token is a socket, whose path has 107 bytes at most
+        box = folder / "box"  # a short name: the folder contains a socket, whose path has 107 bytes at most
         self._sim("factory", "--count", "1", "--out", box)
         seeds = (box / "seeds.csv").read_text().splitlines()
         self.seed = f"hex:{seeds[-1].split(',')[1]}"
@@ -106,7 +106,7 @@ def test_from_install_to_uninstall_with_a_simulated_token(machine: Fresh, tmp_pa
         removed = machine.make("uninstall")
         assert removed.returncode == 0, removed.stderr
         assert machine.path(f"{STORE}/alice.json").read_bytes() == secret, "secrets stay"
-        assert machine.run("getent", "passwd", "pam_totp").returncode == 0, "and the account that owns them"
+        assert machine.run("getent", "passwd", "pam_totp").returncode == 0, "the account that owns them stays too"
         assert not any(machine.path(p).exists() for p in INSTALLED)
         assert not machine.path(f"{machine.modules}/pam_totp.so").exists()
         assert {s: machine.pam_d()[s] for s in STACKS} == STACKS
@@ -116,7 +116,9 @@ def test_from_install_to_uninstall_with_a_simulated_token(machine: Fresh, tmp_pa
 
         machine.shell(f"rm -rf {STORE}/*")
         machine.make("uninstall")
-        assert machine.run("getent", "passwd", "pam_totp").returncode != 0, "with no secret left, the account goes"
+        assert machine.run("getent", "passwd", "pam_totp").returncode != 0, (
+            "the account is removed with the last secret"
+        )
     finally:
         token.unplug()
         assert machine.make("install").returncode == 0
@@ -136,25 +138,25 @@ def test_uninstall_refuses_while_any_service_names_the_module(machine: Fresh, li
         machine.path("/etc/pam.d/vlock").unlink()
 
 
-def test_installing_again_keeps_secrets_and_replaces_everything_whole(machine: Fresh) -> None:
+def test_installing_again_keeps_secrets_and_replaces_the_whole_folder(machine: Fresh) -> None:
     inode = machine.path(LIB).stat().st_ino
     secret = machine.path(f"{STORE}/alice.json").read_bytes()
     assert machine.make("install").returncode == 0
-    assert machine.path(LIB).stat().st_ino != inode, "a new folder, not files overwritten one by one"
+    assert machine.path(LIB).stat().st_ino != inode, "the folder is replaced as a whole"
     assert machine.path(f"{STORE}/alice.json").read_bytes() == secret
     assert not [p.name for p in machine.path(LIB).parent.iterdir() if p.name.startswith("pam_totp.")]
 
 
-def test_what_is_installed_is_roots_alone_and_the_store_the_accounts(machine: Fresh) -> None:
-    ours = f"{LIB} {machine.modules}/pam_totp.so /usr/local/bin/pam-totp"
-    loose = machine.shell(rf"find {ours} ! -type l \( ! -user root -o -perm /022 \)")
+def test_root_owns_the_installed_files_and_the_account_the_store(machine: Fresh) -> None:
+    installed = f"{LIB} {machine.modules}/pam_totp.so /usr/local/bin/pam-totp"
+    loose = machine.shell(rf"find {installed} ! -type l \( ! -user root -o -perm /022 \)")
     assert loose == ""
     assert machine.shell(f"stat -c '%a %U %G' {STORE}") == "700 pam_totp pam_totp"
     assert machine.shell("getent passwd pam_totp | cut -d: -f6,7") == "/nonexistent:/usr/sbin/nologin"
 
 
-def test_the_command_needs_nothing_but_the_distributions_interpreter(machine: Fresh) -> None:
-    """No site packages, no environment, no byte code that would have to be written."""
+def test_the_command_needs_only_the_distributions_interpreter(machine: Fresh) -> None:
+    """Site packages and the environment are ignored, and the byte code is compiled at the installation."""
     assert machine.path(COMMAND).read_text().startswith("#!/usr/bin/python3 -IS\n")
     done = machine.run("env", "PYTHONPATH=/nonsense", "PYTHONHOME=/nonsense", COMMAND, "--version")
     assert (done.returncode, done.stdout[:9]) == (0, "pam-totp ")
@@ -165,14 +167,14 @@ def test_the_command_needs_nothing_but_the_distributions_interpreter(machine: Fr
     assert compiled[0] == compiled[1]
 
 
-def test_a_helper_that_was_installed_is_the_one_that_the_relay_knows(machine: Fresh) -> None:
+def test_the_relay_contains_the_path_of_the_installed_helper(machine: Fresh) -> None:
     assert f"{LIB}/pam_totp/pam/helper.py".encode() in machine.path(f"{machine.modules}/pam_totp.so").read_bytes()
     assert str(TREE).encode() not in machine.path(f"{machine.modules}/pam_totp.so").read_bytes()
 
 
 def test_the_units_are_sound_and_the_service_is_hardened(machine: Fresh) -> None:
     if not machine.path("/usr/bin/systemd-analyze").exists():
-        pytest.skip("systemd is not here")
+        pytest.skip("needs systemd")
     units = [
         f"{UNITS}/{u}"
         for u in ("pam_totp.socket", "pam_totp.service", "pam_totp-takeback.service", "pam_totp-portal.service")
@@ -189,9 +191,9 @@ def test_the_units_are_sound_and_the_service_is_hardened(machine: Fresh) -> None
         assert done.returncode == 0, done.stdout[-300:]
 
 
-def test_the_service_runs_from_the_socket_that_systemd_passes_on(machine: Fresh) -> None:
+def test_the_service_uses_the_socket_that_systemd_passes_on(machine: Fresh) -> None:
     if not machine.path("/usr/bin/systemd-socket-activate").exists():
-        pytest.skip("systemd is not here")
+        pytest.skip("needs systemd")
     unit = machine.path(f"{UNITS}/pam_totp.service").read_text()
     command = next(line.removeprefix("ExecStart=") for line in unit.splitlines() if line.startswith("ExecStart="))
     machine.shell("mkdir -p /run/pam_totp")
@@ -210,9 +212,9 @@ def test_the_service_runs_from_the_socket_that_systemd_passes_on(machine: Fresh)
 
 @pytest.mark.bare
 def test_the_service_makes_no_system_call_that_its_unit_forbids(machine: Fresh) -> None:
-    """Under the filter such a call would fail; so a whole life of the service is traced, with a login in it."""
+    """The filter would make such a call fail. The service is traced from its start to its end, with a login."""
     if not machine.path("/usr/bin/systemd-analyze").exists():
-        pytest.skip("systemd is not here")
+        pytest.skip("needs systemd")
     unit = machine.path(f"{UNITS}/pam_totp.service").read_text()
     allowed: set[str] = set()
     for filters in re.findall(r"^SystemCallFilter=(.*)$", unit, re.M):
@@ -232,22 +234,22 @@ def test_the_service_makes_no_system_call_that_its_unit_forbids(machine: Fresh) 
         )
         traced.wait(PATIENCE)
     trace = machine.path("/run/trace").read_text()
-    assert "AF_UNIX" in trace and "fsync" in trace, "it did listen and record"
+    assert "AF_UNIX" in trace and "fsync" in trace, "the service listened and recorded the login"
     begun = trace[trace.index(f'execve("{COMMAND}"') :]  # setpriv's own calls are not the service's
     assert set(re.findall(r"^\d+ +(\w+)\(", begun, re.M)) - allowed == set()
 
 
 def syscalls(machine: Fresh, group: str) -> set[str]:
-    """The system calls of a group, groups in it followed."""
+    """Return the system calls of a group, including those of its subgroups."""
     if not group.startswith("@"):
         return {group}
     printed = machine.shell(f"systemd-analyze syscall-filter {group}")
-    printed = re.sub(r"\x1b\[\d*m", "", printed)  # systemd 255 resets colours even where no terminal is
+    printed = re.sub(r"\x1b\[\d*m", "", printed)  # systemd 255 resets colours even without a terminal
     words = [line.split("#")[0].strip() for line in printed.splitlines()]
     return {call for word in words[1:] if word for call in syscalls(machine, word)}
 
 
-# ---- below DESTDIR, and what needs no installation
+# ---- DESTDIR, extras, and the command line
 
 
 def test_destdir_is_honoured_and_needs_no_root(tmp_path: Path) -> None:
@@ -271,7 +273,7 @@ def test_destdir_is_honoured_and_needs_no_root(tmp_path: Path) -> None:
     assert [str(p) for p in place.rglob("*") if p.is_file()] == []
 
 
-def test_a_clone_that_is_closed_to_others_installs_what_all_can_read(tmp_path: Path) -> None:
+def test_a_clone_closed_to_others_installs_files_that_all_can_read(tmp_path: Path) -> None:
     tree, place = cloned(tmp_path / "clone"), tmp_path / "place"
     subprocess.run(["chmod", "-R", "go=", tree], check=True)
     make = ["make", "--no-print-directory", f"DESTDIR={place}", "install"]
@@ -282,14 +284,14 @@ def test_a_clone_that_is_closed_to_others_installs_what_all_can_read(tmp_path: P
 
 @pytest.fixture
 def index(tmp_path: Path) -> Index:
-    """The only index that pip knows: segno as setup.cfg wants it, and no other package."""
+    """Make the only index that pip reads; it contains segno alone, in a version that setup.cfg accepts."""
     made = Index(tmp_path / "index")
     made.stub("segno", "1.6.6")
     return made
 
 
 def cloned(folder: Path) -> Path:
-    """Copy what a clone has and `make install` reads."""
+    """Copy the files that `make install` reads, as a clone would contain them."""
     shutil.copytree(TREE, folder, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "tests"))
     shutil.copytree(TREE / ".ci", folder / ".ci")
     return folder
@@ -300,7 +302,7 @@ def install_below(place: Path, tree: Path, extras: str, index: Index) -> subproc
     return subprocess.run(make, cwd=tree, env=index.environment, text=True, capture_output=True, check=False)
 
 
-def test_extras_leave_nothing_where_the_sources_are(tmp_path: Path, index: Index) -> None:
+def test_extras_leave_the_source_tree_unchanged(tmp_path: Path, index: Index) -> None:
     tree, place = cloned(tmp_path / "clone"), tmp_path / "place"
     before = {p.relative_to(tree) for p in tree.rglob("*")}
     done = install_below(place, tree, "qr", index)
@@ -312,7 +314,7 @@ def test_extras_leave_nothing_where_the_sources_are(tmp_path: Path, index: Index
     assert not any(extras.rglob("pam_totp*")), "the package itself is elsewhere"
     (library / "kept.py").touch()
     assert install_below(place, tree, "qr", index).returncode == 0
-    assert (library / "kept.py").exists(), "what earlier EXTRAS= brought stays"
+    assert (library / "kept.py").exists(), "packages of an earlier EXTRAS= stay"
 
 
 @pytest.mark.parametrize(
@@ -322,15 +324,15 @@ def test_extras_leave_nothing_where_the_sources_are(tmp_path: Path, index: Index
         ("qr,sirial", "make install: unknown extra 'sirial': choose from qr, serial, tui"),
     ],
 )
-def test_extras_that_cannot_be_had_install_nothing(tmp_path: Path, index: Index, extras: str, reason: str) -> None:
+def test_with_an_unavailable_extra_nothing_is_installed(tmp_path: Path, index: Index, extras: str, reason: str) -> None:
     place = tmp_path / "place"
     done = install_below(place, TREE, extras, index)
     assert (done.returncode != 0, reason in done.stderr) == (True, True), done.stderr
     assert [str(p) for p in place.rglob("*") if not p.is_dir() or p.name.startswith("pam_totp")] == []
 
 
-def test_what_a_clone_under_a_strict_umask_installs_can_be_read_by_all(tmp_path: Path) -> None:
-    """The service runs under its own account, and `pam-totp` under anybody's."""
+def test_files_installed_under_a_strict_umask_can_be_read_by_all(tmp_path: Path) -> None:
+    """The service runs under its own account, and `pam-totp` under any account."""
     tree, place = cloned(tmp_path / "clone"), tmp_path / "place"
     subprocess.run(["chmod", "-R", "go=", tree], check=True)
     done = subprocess.run(
@@ -349,13 +351,13 @@ def test_what_a_clone_under_a_strict_umask_installs_can_be_read_by_all(tmp_path:
 
 
 @pytest.mark.parametrize(("extras", "needed"), [("", False), ("qr,serial", True)])
-def test_what_extras_need_is_asked_for_before_anything_is_done(extras: str, needed: bool) -> None:
+def test_the_packages_of_extras_are_required_before_the_installation(extras: str, needed: bool) -> None:
     make = ["make", "-n", f"EXTRAS={extras}", "need-install"]
     said = subprocess.run(make, cwd=TREE, text=True, capture_output=True, check=True).stdout
     assert ("gcc" in said, "python3-venv" in said, "ca-certificates" in said) == (True, needed, needed)
 
 
-def test_make_help_has_a_line_for_every_target_that_is_for_people() -> None:
+def test_make_help_has_a_line_for_every_public_target() -> None:
     make = ["make", "--no-print-directory", "help"]
     said = subprocess.run(make, cwd=TREE, text=True, capture_output=True, check=True).stdout.splitlines()
     listed = re.findall(r"^\.PHONY: (.*)$", (TREE / "Makefile").read_text(), re.M)
@@ -365,18 +367,18 @@ def test_make_help_has_a_line_for_every_target_that_is_for_people() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="must not be root")
-def test_without_root_it_says_what_it_needs() -> None:
+def test_an_installation_without_root_says_that_it_needs_root() -> None:
     done = subprocess.run(["make", "install"], cwd=TREE, text=True, capture_output=True, check=False)
     assert (done.returncode != 0, "needs root" in done.stderr) == (True, True)
 
 
 def commands() -> dict[str, list[str]]:
-    """Every command of the command line, with its options."""
+    """Return the options of every command by name."""
     sub = next(a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
     return {n: [o for a in p._actions for o in a.option_strings if o.startswith("--")] for n, p in sub.choices.items()}
 
 
-def test_the_manual_has_every_command_and_every_option_of_those_that_change_the_machine() -> None:
+def test_the_manual_has_all_commands_and_options_of_system_commands() -> None:
     manual = (DATA / "pam-totp.1").read_text()
     words = manual.replace(",", " ").split()
     for name, options in commands().items():
@@ -387,7 +389,7 @@ def test_the_manual_has_every_command_and_every_option_of_those_that_change_the_
 
 
 def complete(*words: str) -> list[str]:
-    """What bash would offer for the last of these words."""
+    """Return bash's completions of the last of these words."""
     script = (
         f'PATH={TREE}/.venv/bin:$PATH; . "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); '
         '_pam_totp; printf "%s\\n" "${COMPREPLY[@]}"'

@@ -1,4 +1,4 @@
-"""Lock-outs, tried on purpose: the admin can still log in, or is warned before anything changes."""
+"""Tests that provoke lock-outs: the admin can still log in, or is warned before anything changes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def on_trial(machine: Fresh) -> Talk:
 
 
 def back_in(machine: Fresh, talk: Talk) -> None:
-    """The trial's time is over, and everything is as it was."""
+    """Wait for the end of the trial, and assert that the change was rolled back."""
     assert talk.ends()[0] == 1
     assert as_before(machine)
     assert gets_in_by_password(machine)
@@ -50,7 +50,7 @@ def test_no_token_for_the_admin_is_reported_beforehand(machine: Fresh) -> None:
     refused_beforehand(machine, "sshd", "bob has no token, and would be locked out", user="bob")
 
 
-def test_no_token_for_anybody_is_reported_beforehand(machine: Fresh) -> None:
+def test_a_store_without_tokens_is_reported_beforehand(machine: Fresh) -> None:
     machine.path(f"{STORE}/alice.json").unlink()
     refused_beforehand(machine, "sudo", "pam-totp enroll alice")
 
@@ -87,7 +87,7 @@ def test_a_helper_that_does_not_start_is_reported_beforehand(machine: Fresh) -> 
         path.write_text(good)
 
 
-def test_a_helper_that_others_could_have_written_is_reported_beforehand(machine: Fresh) -> None:
+def test_a_helper_that_others_can_write_is_reported_beforehand(machine: Fresh) -> None:
     machine.shell("chmod 2775 /usr/local/lib")
     try:
         refused_beforehand(machine, "sudo", "/usr/local/lib can be written by users other than root")
@@ -95,14 +95,14 @@ def test_a_helper_that_others_could_have_written_is_reported_beforehand(machine:
         machine.shell("chmod 755 /usr/local/lib")
 
 
-def test_a_helper_that_breaks_on_trial_keeps_nobody_out(machine: Fresh) -> None:
+def test_a_helper_that_breaks_on_trial_locks_no_user_out(machine: Fresh) -> None:
     talk = on_trial(machine)
     path = machine.path(HELPER)
     path.rename(path.with_suffix(".away"))
     try:
         login = machine.sudo("id")
         login.asks("alice: ").says(PASSWORD)
-        until(lambda: machine.state("sudo") is None, "the trial is taken back")
+        until(lambda: machine.state("sudo") is None, "the trial is rolled back")
         login.terminal.close(force=True)
         back_in(machine, talk)
     finally:
@@ -114,7 +114,7 @@ def test_a_helper_that_breaks_on_trial_keeps_nobody_out(machine: Fresh) -> None:
 
 @pytest.fixture
 def small_var(machine: Fresh) -> Iterator[Fresh]:
-    """/var/lib on a disk of its own, of 256 KiB, with room."""
+    """Mount a disk of 256 KiB with free space on /var/lib."""
     machine.shell(
         "mkdir /run/lib && cp -a /var/lib/pam_totp /run/lib/ && mount -t tmpfs -o size=256k,mode=755 small /var/lib"
         " && cp -a /run/lib/pam_totp /var/lib/"
@@ -132,13 +132,13 @@ def test_a_full_disk_is_reported_beforehand(small_var: Fresh) -> None:
     refused_beforehand(small_var, "sudo", "the disk is full")
 
 
-def test_a_disk_that_fills_up_on_trial_keeps_nobody_out(small_var: Fresh) -> None:
-    """A code whose use cannot be recorded is refused; going back needs no room."""
+def test_a_disk_that_fills_up_on_trial_locks_no_user_out(small_var: Fresh) -> None:
+    """A code whose use cannot be recorded is refused. A rollback needs no disk space."""
     talk = small_var.enable("sudo", "--keep-within=3")
     fill(small_var, "/var/lib")
     login = small_var.sudo("id")
     login.asks("alice: ").says(PASSWORD).asks("One-time code: ").says(codes(1))
-    until(lambda: small_var.state("sudo") is None, "the trial is taken back")
+    until(lambda: small_var.state("sudo") is None, "the trial is rolled back")
     login.terminal.close(force=True)
     back_in(small_var, talk)
     small_var.log.wait_for("No space left on device")
@@ -146,7 +146,7 @@ def test_a_disk_that_fills_up_on_trial_keeps_nobody_out(small_var: Fresh) -> Non
 
 @pytest.fixture
 def small_pam_d(machine: Fresh) -> Iterator[Fresh]:
-    """/etc/pam.d on a disk of its own, of 256 KiB, with room."""
+    """Mount a disk of 256 KiB with free space on /etc/pam.d."""
     machine.shell("mount -t tmpfs -o size=256k,mode=755 small /mnt && cp -a /etc/pam.d/. /mnt")
     machine.shell("mount --move /mnt /etc/pam.d")
     yield machine
@@ -163,20 +163,20 @@ def test_a_full_etc_changes_nothing(small_pam_d: Fresh) -> None:
     assert small_pam_d.state("sudo") is None
 
 
-def test_an_etc_that_fills_up_on_trial_goes_back_all_the_same(small_pam_d: Fresh) -> None:
+def test_an_etc_that_fills_up_on_trial_is_rolled_back(small_pam_d: Fresh) -> None:
     talk = on_trial(small_pam_d)
     fill(small_pam_d, "/etc/pam.d")
     back_in(small_pam_d, talk)
 
 
-def test_a_confirmation_needs_no_room(small_var: Fresh) -> None:
+def test_a_confirmation_needs_no_disk_space(small_var: Fresh) -> None:
     first = small_var.enable("sudo", LATE)
     second = small_var.sudo("sh", "-c", f"cat /dev/zero > /var/lib/full 2>/dev/null; {COMMAND} enable sudo --keep")
     second.asks("alice: ").says(PASSWORD).asks("One-time code: ").says(codes(1))
     assert second.ends()[0] == 0
     assert first.ends()[0] == 0
     assert small_var.state("sudo") == "json"
-    assert small_var.installed("disable", "sudo").returncode == 0, "and neither does the way back"
+    assert small_var.installed("disable", "sudo").returncode == 0, "a rollback works on a full disk too"
     assert as_before(small_var)
 
 
@@ -184,7 +184,7 @@ def test_a_confirmation_needs_no_room(small_var: Fresh) -> None:
 
 
 def test_with_the_service_stopped_a_helper_answers(machine: Fresh) -> None:
-    """A stale socket, as a killed service leaves it: the relay starts a helper instead, and doctor says so."""
+    """A killed service leaves its socket. The relay then starts a helper, and doctor reports the socket."""
     machine.shell("mkdir -p /run/pam_totp; chown pam_totp: /run/pam_totp")
     machine.shell(
         "/usr/bin/python3 -c 'import socket as s; s.socket(s.AF_UNIX, s.SOCK_SEQPACKET).bind(\"/run/pam_totp/socket\")'"
@@ -198,7 +198,7 @@ def test_with_the_service_stopped_a_helper_answers(machine: Fresh) -> None:
 
 
 def test_a_service_that_does_not_answer_is_reported_beforehand(machine: Fresh) -> None:
-    """As one that systemd listens for, and cannot start."""
+    """This happens if systemd listens for a service that it cannot start."""
     machine.shell("mkdir -p /run/pam_totp")
     listens = "import socket as s, signal; l = s.socket(s.AF_UNIX, s.SOCK_SEQPACKET); l.bind('/run/pam_totp/socket'); "
     process = machine.start("/usr/bin/python3", "-c", listens + "l.listen(); signal.pause()")
@@ -227,7 +227,7 @@ def test_the_real_service_answers_logins_once_enabled(machine: Fresh) -> None:
         serving.wait()
 
 
-# ---- settings and stacks that would refuse everybody
+# ---- settings and files that would refuse every user
 
 
 def test_a_bad_site_file_is_reported_beforehand(machine: Fresh) -> None:

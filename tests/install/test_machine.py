@@ -1,4 +1,4 @@
-"""A machine's PAM files, some of them missing or invalid."""
+"""Tests of reading a machine's PAM files, some of them missing or invalid."""
 
 from __future__ import annotations
 

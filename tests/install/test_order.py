@@ -1,4 +1,4 @@
-"""The order of a stack: what is found wrong, checked against what the real libpam then does."""
+"""Tests of the findings about the order of a stack, compared with the result of the real libpam."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A rehearsal through the real libpam: what has to be shown before a stack is put in force."""
+"""Tests of a rehearsal through the real libpam: the checks that a stack must pass before it is installed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ACCOUNT = "account required pam_permit.so"
 
 
 class Person:
-    """Answers in order; notes what was shown."""
+    """A user with prepared answers; `shown` lists the prompts and messages."""
 
     def __init__(self, *answers: str) -> None:
         self._answers = list(answers)
@@ -38,7 +38,7 @@ class Proves(Protocol):
 
 @pytest.fixture
 def proves(site: Site) -> Proves:
-    """Rehearse a stack with our line under some control, behind what is given; returns what was shown."""
+    """Return a function that rehearses a stack: the lines `before`, and pam_totp.so with `control`."""
     site.enrol()
 
     def run(control: str, person: Person, *before: str, name: str = "demo") -> list[str]:
@@ -60,9 +60,9 @@ def test_a_good_stack_accepts_a_code_once_and_nothing_else(proves: Proves, site:
         "a blank code",
         "no answer",
     ]
-    assert [text for style, text in person.shown if style == PROMPT_ECHO_OFF] == ["One-time code: "], "asked once"
+    assert [text for style, text in person.shown if style == PROMPT_ECHO_OFF] == ["One-time code: "], "one prompt"
     assert site.counter() == 1
-    assert site.record().failures == 0, "a rehearsal is not held against anybody"
+    assert site.record().failures == 0, "a rehearsal leaves no failures"
 
 
 @pytest.mark.parametrize(("name", "tells"), [("demo", True), ("sudo", False), ("sudo-i", False)])
@@ -89,16 +89,16 @@ def test_a_stack_that_asks_nothing_is_refused(proves: Proves) -> None:
         proves("required", Person(), "auth sufficient pam_permit.so")
 
 
-def test_three_tries_and_then_it_stays_as_it_was(proves: Proves) -> None:
+def test_three_failed_tries_end_the_rehearsal(proves: Proves) -> None:
     person = Person("000000", "000000", "000000", codes(0))
     with pytest.raises(
         RehearsalError, match=rf"{ME} could not log in to demo: auth_err; check that {ME} has a token \('"
     ):
         proves("required", person)
-    assert any(style == ERROR_MSG for style, _ in person.shown), "what the module says is shown"
+    assert any(style == ERROR_MSG for style, _ in person.shown), "the module's message is shown"
 
 
-def test_an_account_that_may_not_be_used_did_not_get_in(site: Site) -> None:
+def test_a_refusal_in_the_account_phase_is_a_failed_login(site: Site) -> None:
     service(site.confdir, "demo", "auth required pam_permit.so", "account required pam_deny.so")
     outcome = attempt("demo", ME, Person(), str(site.confdir))
     assert (outcome.is_success, str(outcome)) == (False, "success, account auth_err")
@@ -116,7 +116,7 @@ def test_the_private_folder_is_self_contained(tmp_path: Path) -> None:
     assert not os.path.exists(folder)
 
 
-def test_what_the_person_does_wrong_is_raised_and_not_swallowed(site: Site) -> None:
+def test_an_exception_in_the_dialogue_is_raised(site: Site) -> None:
     def breaks(style: int, text: str) -> bytes | None:
         raise KeyboardInterrupt
 
@@ -125,12 +125,12 @@ def test_what_the_person_does_wrong_is_raised_and_not_swallowed(site: Site) -> N
         login.authenticate()
 
 
-def test_a_service_that_libpam_does_not_know_is_said(tmp_path: Path) -> None:
+def test_libpam_refuses_a_service_without_a_file(tmp_path: Path) -> None:
     with pytest.raises(LibpamError, match="refuses to start"):
         Login("nothing", ME, Person(), folder=str(tmp_path / "nowhere"))
 
 
-def test_a_child_that_dies_is_no_success() -> None:
+def test_a_child_that_dies_fails_the_rehearsal() -> None:
     def fail() -> None:
         int("secret")
 

@@ -1,4 +1,4 @@
-"""The layout for packages: dpkg replaces files one by one, and no login may get parts of two versions."""
+"""Tests of the layout for packages: dpkg replaces files one by one, and no login may load parts of two versions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PYTHON = "/usr/bin/python3"
 
 @pytest.fixture
 def packaged(tmp_path: Path) -> Path:
-    """Below it: what a package of release 1.2 would have, made for the places that it is in here."""
+    """Install release 1.2 in the layout of a package, below a temporary prefix; return the prefix."""
     prefix = tmp_path / "usr"
     given = (f"PREFIX={prefix}", "RELEASE=1.2", f"SIM={prefix}/share/token-sim", f"DESTDIR={tmp_path}/root")
     subprocess.run(["make", "-s", "install", *given], cwd=TREE, check=True, capture_output=True)
@@ -24,21 +24,23 @@ def packaged(tmp_path: Path) -> Path:
     return prefix
 
 
-def test_all_code_of_a_release_is_in_its_folder_and_the_fixed_places_lead_there(packaged: Path) -> None:
+def test_a_release_has_its_code_in_its_folder_and_fixed_paths_to_it(packaged: Path) -> None:
     lib = packaged / "lib/pam_totp"
     fixed = {str(p.relative_to(lib)) for p in lib.rglob("*.py") if "1.2" not in p.parts}
     assert fixed == {f"pam_totp/{name}.py" for name in ("__init__", "pam/helper", "system/enable/watchdog")}
     order = sorted(str(p.relative_to(packaged)) for p in lib.rglob("*.py"))
-    assert order.index("lib/pam_totp/pam_totp/__init__.py") == len(order) - 3, "dpkg's order: code first, then the lead"
+    assert order.index("lib/pam_totp/pam_totp/__init__.py") == len(order) - 3, (
+        "dpkg's order: first the code, then the file that names its folder"
+    )
     helper = lib / "pam_totp/pam/helper.py"
     assert probe.helper(PYTHON, str(helper)) is None
     (lib / "1.2/pam_totp/pam/helper_main.py").unlink()
     for compiled in lib.rglob("*.pyc"):
         compiled.unlink()
-    assert "helper_main" in str(probe.helper(PYTHON, str(helper))), "from that folder and no other"
+    assert "helper_main" in str(probe.helper(PYTHON, str(helper))), "the code is loaded from that folder alone"
 
 
-def test_commands_of_a_package_find_its_release_and_token_sim_stands_alone(packaged: Path) -> None:
+def test_commands_load_their_release_and_token_sim_runs_without_pam_totp(packaged: Path) -> None:
     for command in ("pam-totp", "token-sim"):
         done = subprocess.run([packaged / "bin" / command, "--version"], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -50,8 +52,8 @@ def test_commands_of_a_package_find_its_release_and_token_sim_stands_alone(packa
     assert (packaged / "box/seeds.csv").exists()
 
 
-def test_a_helper_that_starts_while_its_folder_goes_takes_the_next_one(packaged: Path) -> None:
-    """As at an upgrade, at the worst moment: once the old package has been found, and not a module more."""
+def test_a_helper_that_starts_during_an_upgrade_loads_the_next_release(packaged: Path) -> None:
+    """The upgrade comes at the worst moment: after the old package is found, and before its modules are loaded."""
     lib = packaged / "lib/pam_totp"
     new, lead = lib / "1.3", lib / "pam_totp/__init__.py"
     (lib / "1.2").rename(new)
@@ -65,10 +67,10 @@ def test_a_helper_that_starts_while_its_folder_goes_takes_the_next_one(packaged:
     assert probe.helper(PYTHON, str(lib / "pam_totp/pam/helper.py")) is None
     assert not (lib / "1.2").exists()
     new.rename(lib / "1.4")
-    assert probe.helper(PYTHON, str(lib / "pam_totp/pam/helper.py")) is not None, "it ends, and does not try for ever"
+    assert probe.helper(PYTHON, str(lib / "pam_totp/pam/helper.py")) is not None, "the number of attempts is limited"
 
 
-def test_doctor_looks_at_the_release_too(packaged: Path) -> None:
+def test_doctor_checks_the_code_of_the_release_too(packaged: Path) -> None:
     helper = packaged / "lib/pam_totp/pam_totp/pam/helper.py"
     module = packaged / "lib/pam_totp/1.2/pam_totp/core/verify.py"
     owners = {module.stat().st_uid, 0}

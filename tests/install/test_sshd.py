@@ -1,4 +1,4 @@
-"""What is concluded from sshd's settings, and that only sshd receives the signal to reload."""
+"""Tests of the findings about sshd's settings, and of the signal to reload, which only sshd receives."""
 
 from __future__ import annotations
 
@@ -112,4 +112,4 @@ def test_where_systemd_runs_sshd_its_unit_is_reloaded(tmp_path: Path, monkeypatc
     monkeypatch.setattr(sshd, "_systemctl", systemctl)
     assert reload()
     assert asked[-1] == ("reload", "sshd.service")
-    assert ("reload", "ssh.service") not in asked, "it is not active"
+    assert ("reload", "ssh.service") not in asked, "the unit is not active"

@@ -1,4 +1,4 @@
-"""A change on trial whose record is invalid, or whose files cannot be restored."""
+"""Tests of a change on trial: invalid records, and files that cannot be restored."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pam_totp.system.enable import trial
 from pam_totp.system.enable.changes import Change, ChangeError, apply
 from pam_totp.system.enable.trial import BACK, TRIAL, Record, TrialError
 
-BEFORE, OURS = "auth required pam_unix.so\n", "auth required pam_totp.so\n"
+BEFORE, ADDED = "auth required pam_unix.so\n", "auth required pam_totp.so\n"
 
 
 @pytest.fixture(autouse=True)
 def logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The lines that are logged. The records are in a temporary folder."""
+    """Return the list of logged lines; keep the records in a temporary folder."""
     lines: list[str] = []
     (tmp_path / "records").mkdir()
     monkeypatch.setattr(trial, "FOLDER", str(tmp_path / "records"))
@@ -24,8 +24,8 @@ def logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def made(folder: Path, *names: str) -> tuple[Change, ...]:
-    """Files that were changed."""
-    changes = tuple(Change(str(folder / name), BEFORE, BEFORE + OURS, OURS) for name in names)
+    """Write these files, change them, and return the changes."""
+    changes = tuple(Change(str(folder / name), BEFORE, BEFORE + ADDED, ADDED) for name in names)
     for change in changes:
         Path(change.path).write_text(BEFORE)
         apply(change)
@@ -50,7 +50,7 @@ def test_a_rollback_restores_what_it_can_and_retries_the_rest(tmp_path: Path) ->
     with pytest.raises(ChangeError, match=r"sudo: Is a directory; nothing was changed$"):
         trial.roll_back("sudo")
     assert Path(second.path).read_text() == BEFORE
-    assert records() == [("sudo", BACK)], "the record says what is left to do"
+    assert records() == [("sudo", BACK)], "the record of the unfinished rollback stays"
     Path(first.path).rmdir()
     Path(first.path).write_text(first.after)
     assert trial.roll_back("sudo") == [f"{first.path}: restored", f"{second.path}: already as before"]
@@ -114,7 +114,7 @@ def test_a_watchdog_rolls_back_when_stopped_and_logs_the_result(tmp_path: Path, 
     Path(lost.path).unlink()
     on_trial("su", lost, keep_within=0)
     trial.watch("su", [])
-    trial.watch("sshd", [])  # nothing is on trial there
+    trial.watch("sshd", [])  # sshd is not on trial
     assert len(logged) == 2
     assert "rolled back: not confirmed within" in logged[0]
     assert "could not be rolled back" in logged[1]
@@ -124,9 +124,9 @@ def test_a_watchdog_rolls_back_when_stopped_and_logs_the_result(tmp_path: Path, 
 def test_a_record_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "sudo"
     path.write_text(BEFORE)
-    Path(trial.FOLDER, f"sudo.{TRIAL}").mkdir()  # where the record would go
+    Path(trial.FOLDER, f"sudo.{TRIAL}").mkdir()  # the path of the record
     with pytest.raises(TrialError, match="nothing was changed"):
-        trial.begin(Record("sudo", (Change(str(path), BEFORE, BEFORE + OURS, OURS),), 60))
+        trial.begin(Record("sudo", (Change(str(path), BEFORE, BEFORE + ADDED, ADDED),), 60))
     assert path.read_text() == BEFORE
     assert not list(Path(trial.FOLDER).glob("*.new"))
 
@@ -137,6 +137,6 @@ def test_without_a_watchdog_no_change_is_made(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(trial, "INTERPRETER", "/bin/true")
     monkeypatch.setattr(trial, "READY_WITHIN", 0.3)
     with pytest.raises(TrialError, match="does not start"):
-        trial.begin(Record("sudo", (Change(str(path), BEFORE, BEFORE + OURS, OURS),), 60))
+        trial.begin(Record("sudo", (Change(str(path), BEFORE, BEFORE + ADDED, ADDED),), 60))
     assert path.read_text() == BEFORE
     assert records() == []

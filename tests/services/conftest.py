@@ -1,4 +1,4 @@
-"""One machine for all tests of the real services, with one sshd."""
+"""Fixtures: one machine with one sshd, for all tests of the real services."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def _machine() -> Iterator[Machine]:
 
 @pytest.fixture
 def machine(_machine: Machine) -> Iterator[Machine]:
-    """The machine, without enrolled users and log lines. After each test, the log of pam_totp must hold no secret."""
+    """Yield the machine, without enrolled users and log lines. Afterwards, pam_totp's log must contain no secret."""
     _machine.reset()
     yield _machine
     _machine.hang_up()
-    said = "\n".join(_machine.log.ours())
+    said = "\n".join(_machine.log.module_lines())
     assert not [secret for secret in (PASSWORD, *map(codes, range(3))) if secret in said]
 
 
@@ -48,7 +48,7 @@ def sshd(machine: Machine, _sshd: Sshd) -> Sshd:
 
 @pytest.fixture(params=["spawn", "socket"])
 def way_there(request: pytest.FixtureRequest, machine: Machine) -> str:
-    """Both ways in which the relay reaches the Python side."""
+    """Return the way in which the relay reaches the Python side: a spawned helper, or the service's socket."""
     if request.param == "socket":
         machine.serve()
     way: str = request.param

@@ -2,13 +2,13 @@
 
 Rules:
 - The host is unchanged: /usr is an overlay, and /etc, /var, /run, /home, /tmp and /dev are new. All of them end with
-  the namespace, as does its loopback, on which every port is free and from which no other network can be reached.
-- The host's settings have no effect: tests/etc.py makes the /etc, /usr/local is empty, and pam_totp is not installed.
-- sshd, sudo, su, libpam, the relay and the helper are the real ones. Log lines go to a socket of the test.
+  the namespace. Its only network is its loopback, on which every port is free.
+- The host's settings have no effect: tests/etc.py makes /etc, /usr/local is empty, and an installed pam_totp is removed.
+- The real sshd, sudo, su, libpam, relay and helper run. Log lines go to a socket of the test.
 - Every process that is started here ends with the test run, even if the test run is killed.
 
     machine = Machine(folder)
-    machine.stack("sudo", machine.ours())
+    machine.stack("sudo", machine.module_line())
     machine.enrol("alice")
     talk = machine.talk("sudo", "id", user="alice"); talk.asks("One-time code: "); talk.says(codes(0))
 """
@@ -38,7 +38,7 @@ RELAY = f"{COPY}/pam_totp.so"
 HELPER = f"{COPY}/pam_totp/pam/helper.py"
 SOCKET = "/run/pam_totp/socket"
 
-# $1 an empty folder, $2 this tree, $3 its libraries
+# The arguments: an empty folder, this tree, its libraries.
 _MAKE = r"""
 set -eu
 mount -t tmpfs -o mode=0755 private "$1"
@@ -62,7 +62,7 @@ for place in /bin /sbin /lib*; do
         mount -o remount,bind,ro ".$place"
     fi
 done
-# Files of packages for other programs. They hold paths, not the host's settings.
+# Files that packages install for other programs. They contain paths, not the host's settings.
 for file in alternatives ld.so.cache ld.so.conf ld.so.conf.d nginx/mime.types ssl/openssl.cnf; do
     [ ! -e "/etc/$file" ] || (cd /etc && cp -a --parents "$file" "$1/root/etc")
 done
@@ -97,7 +97,7 @@ exec chroot . sh -c 'echo ready; exec cat'
 class Machine:
     """The namespace and its operations for tests. `folder` is empty; call `stop` at the end.
 
-    This process is isolated already (tests/isolation.py), so no mount leaves it.
+    This process is already isolated (tests/isolation.py), so its mounts are not visible outside.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -138,7 +138,7 @@ class Machine:
     # Files
 
     def path(self, path: str) -> Path:
-        """Return a path of the machine as this process sees it."""
+        """Return the path by which this process reaches a path of the machine."""
         return self.root / path.lstrip("/")
 
     def write(self, path: str, text: str | bytes, mode: int = 0o644) -> None:
@@ -163,7 +163,7 @@ class Machine:
 
     # PAM services, records
 
-    def ours(self, arguments: str = "", control: str = "required", way: str = "spawn") -> str:
+    def module_line(self, arguments: str = "", control: str = "required", way: str = "spawn") -> str:
         """Return the line of pam_totp in a stack."""
         where = SOCKET if way == "socket" else "none"
         return f"auth {control} {RELAY} socket={where} helper={HELPER} nodelay {arguments}".rstrip()
@@ -213,7 +213,7 @@ class Machine:
         return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "TERM": "dumb", "HOME": home}
 
     def run(self, *words: str, user: str = "root", stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run `words` to their end, without a terminal."""
+        """Run the command `words` without a terminal, and wait for it."""
         return subprocess.run(
             self.command(*words, user=user),
             env=self.environment(user),
@@ -233,7 +233,7 @@ class Machine:
         return self.run(*python, *words, user=user, stdin=stdin)
 
     def start(self, *words: str, user: str = "root") -> subprocess.Popen[bytes]:
-        """Start `words`. `stop` ends it, as does the end of this process."""
+        """Start the command `words`. It ends at `stop`, or when this process ends."""
         process = subprocess.Popen(
             self.command("setpriv", "--pdeathsig", "KILL", *words, user=user), env=self.environment(user), cwd="/"
         )
@@ -279,7 +279,7 @@ class Machine:
 
 
 class Sshd:
-    """One sshd, with a port for each way to log in."""
+    """An sshd with a port for each way to log in."""
 
     KEYBOARD, KEY_THEN_KEYBOARD, PASSWORD = 2201, 2202, 2203  # ports
     _CONFIG = f"""

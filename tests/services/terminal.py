@@ -13,7 +13,7 @@ from tests.site import PATIENCE
 
 
 class Talk:
-    """A program on a terminal, and its user."""
+    """A dialogue with a program on a terminal."""
 
     def __init__(self, terminal: pexpect.spawn[bytes]) -> None:
         self.terminal = terminal
@@ -99,7 +99,7 @@ class Syslog:
         with self._changed:
             self._lines.remove(mark)
 
-    def ours(self) -> list[str]:
+    def module_lines(self) -> list[str]:
         """Return the lines of pam_totp, from `pam_totp(` on."""
         return [line[line.index("pam_totp(") :] for line in self.lines() if "pam_totp(" in line]
 

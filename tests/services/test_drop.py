@@ -1,4 +1,4 @@
-"""The spawned helper and its privileges: the files that it opens before and after it drops them."""
+"""Test of the spawned helper's privileges: the files that it opens before and after it drops them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.site import codes
 @pytest.mark.bare
 @pytest.mark.parametrize("argument", ["", "[secret=~/.pam_totp.json]"])
 def test_imports_precede_the_privilege_drop_and_records_follow_it(machine: Machine, argument: str) -> None:
-    machine.stack("demo", machine.ours(argument))
+    machine.stack("demo", machine.module_line(argument))
     machine.write("/etc/pam_totp.toml", "[policy]\nlook_ahead = 3\n")
     machine.enrol("alice")
     strace = ("strace", "-f", "-o", "/run/trace", "-e", "trace=openat,setresuid,execve")

@@ -1,4 +1,4 @@
-"""forward_pass: password and code in one answer, through the real libpam."""
+"""Tests of forward_pass: password and code in one answer, through the real libpam."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ RECOVERY = "0123456789ABCDEF"
 
 @pytest.fixture(autouse=True)
 def handing_on(site: Site, way: str) -> None:
-    """The service `demo` accepts password and code in one answer, and shows the password that it passes on."""
+    """Make the service `demo`: it accepts password and code in one answer, and shows the password that it forwards."""
     if os.geteuid() != 0 and way == "socket":
-        pytest.skip("the service obeys arguments only from a host of root")
+        pytest.skip("the service obeys arguments only of callers that are root")
     socket = site.socket if way == "socket" else "none"
-    ours = f"auth required {MODULE} store={site.store} socket={socket} nodelay forward_pass"
-    service(site.confdir, "demo", ours, carry_authtok=True)
+    line = f"auth required {MODULE} store={site.store} socket={socket} nodelay forward_pass"
+    service(site.confdir, "demo", line, carry_authtok=True)
 
 
 def test_a_code_after_a_password_is_accepted_and_the_password_passed_on(site: Site) -> None:
@@ -36,7 +36,7 @@ def test_a_code_after_a_password_is_accepted_and_the_password_passed_on(site: Si
     assert (done.result, done.authtok) == (Result.SUCCESS, "correct horse")
     assert [(p.style, p.text) for p in done.prompts] == [(Style.PROMPT_ECHO_OFF, "Password and one-time code: ")]
     again = site.login("correct horse" + codes(0))
-    assert (again.result, again.authtok) == (Result.AUTH_ERR, "correct horse"), "also for a wrong code"
+    assert (again.result, again.authtok) == (Result.AUTH_ERR, "correct horse"), "after a wrong code too"
 
 
 def test_codes_in_a_row_after_a_password_resynchronise_a_token(site: Site) -> None:
@@ -45,7 +45,7 @@ def test_codes_in_a_row_after_a_password_resynchronise_a_token(site: Site) -> No
     assert (done.result, done.authtok, site.counter()) == (Result.SUCCESS, "pa55", 42)
 
 
-def test_only_the_longest_possible_tail_is_tried(site: Site) -> None:
+def test_only_the_longest_possible_tail_is_read_as_codes(site: Site) -> None:
     site.enrol()
     done = site.login("hunter123456" + codes(0))
     assert (done.result, done.authtok) == (Result.AUTH_ERR, "hunter"), "12 digits are two codes"
@@ -129,8 +129,8 @@ def test_a_password_is_not_passed_on_if_the_store_is_unavailable(site: Site) -> 
 
 def test_the_next_module_gets_the_password_and_not_the_code(site: Site, tmp_path: Path) -> None:
     seen = tmp_path / "seen"
-    ours = f"auth required {MODULE} store={site.store} socket=none nodelay forward_pass"
-    service(site.confdir, "demo", ours, f"auth required pam_exec.so expose_authtok quiet /usr/bin/tee {seen}")
+    line = f"auth required {MODULE} store={site.store} socket=none nodelay forward_pass"
+    service(site.confdir, "demo", line, f"auth required pam_exec.so expose_authtok quiet /usr/bin/tee {seen}")
     site.enrol()
     assert login("demo", ME, ["tr0ub4dor" + codes(0)], site.confdir).result is Result.SUCCESS
     assert seen.read_bytes().rstrip(b"\0") == b"tr0ub4dor"

@@ -1,4 +1,4 @@
-"""On a full or read-only disk, the user sees no sign of which users are enrolled, or with which tokens."""
+"""Test of a full or read-only disk: a login does not reveal which users are enrolled, or with which tokens."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.services.namespace import STORE, Machine
 
 @pytest.fixture(params=["full", "read-only"])
 def spoiled(request: pytest.FixtureRequest, machine: Machine) -> Iterator[str]:
-    """The store on its own small disk, which is full or read-only after one refusal of each user."""
+    """Put the store on a small disk that becomes full or read-only after one refusal of each user."""
     made = machine.run("mount", "-t", "tmpfs", "-o", "size=128k,mode=0700,uid=54000,gid=54000", "private", STORE)
     assert made.returncode == 0, made.stderr
     try:
-        machine.stack("demo", machine.ours())
+        machine.stack("demo", machine.module_line())
         for name, record in USERS.items():
             machine.put(f"{STORE}/{name}.json", "pam_totp", record)
         for name in (*USERS, "no-such-user"):

@@ -1,6 +1,6 @@
-"""grace_period: for a time after a code, the same login requires no code.
+"""Tests of grace_period: for some time after a code, the same login requires no code.
 
-The tests use the real libpam and the real clock. They write the time of the last code into the record.
+The tests use the real libpam and the real clock, and write the time of the last code into the record.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def an_hour_of_grace(site: Site, way: str) -> None:
     site.configure("demo", "grace_period=3600", way)
     site.configure("other", "grace_period=3600", way)
     if os.geteuid() != 0 and way == "socket":
-        pytest.skip("the service keeps grace only for hosts of root")
+        pytest.skip("the service records grace only for callers that are root")
 
 
-def asked(done: Login) -> bool:
-    """Return True if the user was prompted. These scripts have no code, so the login must then fail."""
+def was_prompted(done: Login) -> bool:
+    """Return True if the user was prompted. No answer is prepared, so the login must then fail."""
     assert done.result is (Result.CONV_ERR if done.prompts else Result.SUCCESS), done
     return bool(done.prompts)
 
 
-def come(site: Site, rhost: str | None = HERE, service: str = "demo") -> Login:
+def log_in(site: Site, rhost: str | None = HERE, service: str = "demo") -> Login:
     return site.login(service=service, items={} if rhost is None else {"rhost": rhost})
 
 
@@ -47,17 +47,17 @@ def ago(seconds: int, rhost: str = HERE, service: str = "demo") -> Grace:
 
 def test_after_a_code_the_same_login_requires_no_code(site: Site) -> None:
     site.enrol()
-    assert asked(come(site))
+    assert was_prompted(log_in(site))
     get_in(site, codes(0))
-    assert not asked(come(site))
+    assert not was_prompted(log_in(site))
     assert site.counter() == 1
 
 
 def test_grace_is_for_one_address_and_one_service(site: Site) -> None:
     site.enrol(grace=(ago(60),))
-    assert not asked(come(site))
-    assert asked(come(site, "192.0.2.8"))
-    assert asked(come(site, service="other"))
+    assert not was_prompted(log_in(site))
+    assert was_prompted(log_in(site, "192.0.2.8"))
+    assert was_prompted(log_in(site, service="other"))
 
 
 @pytest.mark.parametrize(
@@ -67,30 +67,30 @@ def test_without_a_numeric_address_there_is_no_grace(site: Site, rhost: str | No
     site.enrol()
     assert site.login(codes(0), items={} if rhost is None else {"rhost": rhost}).result is Result.SUCCESS
     assert site.record().grace == ()
-    assert asked(come(site, rhost))
+    assert was_prompted(log_in(site, rhost))
 
 
 def test_an_address_is_known_in_every_spelling(site: Site) -> None:
     site.enrol()
     get_in(site, codes(0), "2001:DB8:0::7")
-    assert not asked(come(site, "2001:db8::7"))
+    assert not was_prompted(log_in(site, "2001:db8::7"))
 
 
 def test_grace_ends_and_a_login_without_a_code_does_not_extend_it(site: Site) -> None:
     site.enrol(grace=(ago(HOUR - 60),))
     before = site.path().read_bytes()
-    assert not asked(come(site))
+    assert not was_prompted(log_in(site))
     assert site.path().read_bytes() == before
     site.enrol(grace=(ago(HOUR),))
-    assert asked(come(site))
+    assert was_prompted(log_in(site))
 
 
 def test_grace_from_the_future_is_void(site: Site) -> None:
-    """The clock went backwards."""
+    """The clock was set back."""
     site.enrol(grace=(ago(-60),))
-    assert asked(come(site))
+    assert was_prompted(log_in(site))
     site.enrol(fob(last_used=int(time.time()) + 60), grace=(ago(60),))
-    assert asked(come(site)), "other times in the record show it too"
+    assert was_prompted(log_in(site)), "a later time in the record shows this too"
 
 
 @pytest.mark.parametrize("change", [["rename", "fob", "stick"], ["disable-token", "fob"], ["remove", "two", "--yes"]])
@@ -105,13 +105,13 @@ def test_grace_is_void_when_the_tokens_change(site: Site, change: list[str]) -> 
     }[change[0]]()
     assert changed.grace == ()
     site.enrol(*changed.tokens, grace=changed.grace)
-    assert asked(come(site))
+    assert was_prompted(log_in(site))
 
 
 def test_a_user_without_tokens_has_no_grace(site: Site) -> None:
     site.enrol(grace=(ago(60),))
     assert site.command("remove", ME, "--all", "--yes").returncode == 0
-    assert asked(come(site))
+    assert was_prompted(log_in(site))
 
 
 def test_a_recovery_code_grants_no_grace(site: Site) -> None:
@@ -119,7 +119,7 @@ def test_a_recovery_code_grants_no_grace(site: Site) -> None:
     site.enrol(salt=salt, recovery=(recovery_digest(salt, code),))
     get_in(site, code)
     assert site.record().grace == ()
-    assert asked(come(site))
+    assert was_prompted(log_in(site))
 
 
 def test_a_refused_code_grants_no_grace(site: Site) -> None:
@@ -131,14 +131,14 @@ def test_a_refused_code_grants_no_grace(site: Site) -> None:
 def test_a_locked_user_has_no_grace(site: Site, way: str) -> None:
     site.configure("demo", "grace_period=3600 lock_after=3", way)
     site.enrol(grace=(ago(60),), failures=3, failures_at=int(time.time()))
-    assert asked(come(site))
+    assert was_prompted(log_in(site))
 
 
 def test_a_shared_record_has_no_grace(site: Site, way: str) -> None:
-    """user=NAME: a code of one account must not accept another account."""
+    """With user=NAME, a code for one account must not give grace to another account."""
     site.configure("demo", f"grace_period=3600 user={ME}", way)
     site.enrol(grace=(ago(60),))
-    assert asked(come(site))
+    assert was_prompted(log_in(site))
 
 
 def test_without_the_argument_no_grace_is_kept(site: Site, way: str) -> None:

@@ -1,4 +1,4 @@
-"""grace_period: the rules, with times as numbers and without a clock."""
+"""Tests of the rules of grace_period, with times as numbers and without a clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""secret=: files in the users' own homes, on a machine with other accounts; and the command line without root."""
+"""Tests of secret= with files in users' homes, on a machine with other accounts, and of commands without root."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def at_home(machine: Machine) -> None:
         home.chmod(0o755)
         for file in home.glob(".pam_totp*"):
             file.unlink()
-    machine.stack("su", machine.ours("secret=~/.pam_totp.json", way="socket"))
-    machine.stack("sudo", machine.ours("secret=${HOME}/.pam_totp.json"))
+    machine.stack("su", machine.module_line("secret=~/.pam_totp.json", way="socket"))
+    machine.stack("sudo", machine.module_line("secret=${HOME}/.pam_totp.json"))
 
 
 def put(machine: Machine, owner: str = "alice", path: str = OWN, user: str = "alice") -> None:
@@ -40,7 +40,7 @@ def gets_in(machine: Machine, answer: str, user: str = "alice") -> bool:
 
 
 def test_a_user_enrols_without_root_and_logs_in(machine: Machine, sshd: Sshd) -> None:
-    machine.stack("sshd", "auth requisite pam_unix.so nodelay", machine.ours("secret=~/.pam_totp.json"))
+    machine.stack("sshd", "auth requisite pam_unix.so nodelay", machine.module_line("secret=~/.pam_totp.json"))
     done = machine.pam_totp(
         "enroll",
         "--type",
@@ -166,17 +166,17 @@ def test_users_without_a_file_get_no_file_in_their_home(machine: Machine) -> Non
 
 
 def test_a_copy_of_another_users_file_is_refused(machine: Machine) -> None:
-    """Mallory knows bob's key, and copies bob's file to alice's path. The file names its user."""
+    """With the key of bob, an attacker could copy bob's file to alice's path. The file names its user."""
     put(machine, user="bob")
     assert not gets_in(machine, codes(0))
 
 
 def test_an_unknown_user_is_refused_by_a_helper_as_account_nobody(machine: Machine, sshd: Sshd) -> None:
-    machine.stack("sshd", machine.ours("secret=~/.pam_totp.json nullok"))
+    machine.stack("sshd", machine.module_line("secret=~/.pam_totp.json nullok"))
     talk = sshd.ssh("mallory", "NumberOfPasswordPrompts=1")
     status, _ = talk.ends()
     assert status == 255, "with and without nullok, sshd refuses an unknown user"
-    machine.stack("sshd", machine.ours("secret=~/.pam_totp.json"))
+    machine.stack("sshd", machine.module_line("secret=~/.pam_totp.json"))
     talk = sshd.ssh("mallory", "NumberOfPasswordPrompts=1").asks(CODE)
     talk.says(codes(0))
     assert talk.ends()[0] == 255

@@ -1,4 +1,4 @@
-"""Hosts that are not root, such as screen lockers: the service accepts only their own user (SO_PEERCRED)."""
+"""Tests of callers other than root, such as screen lockers: the service lets them ask only for their own user."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.site import codes
 @pytest.fixture(autouse=True)
 def serving(machine: Machine) -> None:
     machine.serve()
-    machine.stack("locker", machine.ours(way="socket"))
+    machine.stack("locker", machine.module_line(way="socket"))
     machine.enrol("alice")
 
 
@@ -41,7 +41,7 @@ def test_a_user_may_not_authenticate_as_another_user(machine: Machine) -> None:
 
 
 def test_an_ordinary_caller_cannot_change_the_policy(machine: Machine) -> None:
-    machine.stack("locker", machine.ours("nullok user=bob look_ahead=100 lock_after=1", way="socket"))
+    machine.stack("locker", machine.module_line("nullok user=bob look_ahead=100 lock_after=1", way="socket"))
     machine.enrol("bob")
     assert not unlock(machine, "alice", codes(50)), "look_ahead is set by the site"
     assert unlock(machine, "alice", codes(10)), "lock_after is set by the site too, and user=bob is ignored"
@@ -50,7 +50,7 @@ def test_an_ordinary_caller_cannot_change_the_policy(machine: Machine) -> None:
 
 
 def test_an_ordinary_caller_may_choose_the_prompt(machine: Machine) -> None:
-    machine.stack("locker", machine.ours("[prompt=Unlock: ]", way="socket"))
+    machine.stack("locker", machine.module_line("[prompt=Unlock: ]", way="socket"))
     talk = machine.talk("pamtester", "locker", "alice", "authenticate", user="alice")
     assert talk.asks("Unlock: ").says(codes(0)).ends()[0] == 0
 
@@ -62,12 +62,12 @@ def test_an_ordinary_caller_neither_uses_nor_gets_grace(machine: Machine) -> Non
     assert machine.record("alice").grace == ()
     assert unlock(machine, "alice", codes(1), *here, caller="root")
     assert [g.rhost for g in machine.record("alice").grace] == ["192.0.2.7"]
-    assert unlock(machine, "alice", "", *here, caller="root"), "a host of root has grace"
-    assert not unlock(machine, "alice", "", *here), "a host of alice has no grace"
+    assert unlock(machine, "alice", "", *here, caller="root"), "a caller that is root has grace"
+    assert not unlock(machine, "alice", "", *here), "a caller that is alice has no grace"
 
 
 def test_without_the_service_an_ordinary_caller_is_refused(machine: Machine) -> None:
-    machine.stack("locker", machine.ours("nullok", way="spawn"))
+    machine.stack("locker", machine.module_line("nullok", way="spawn"))
     assert not unlock(machine, "alice", codes(0))
     assert not unlock(machine, "bob", codes(0), caller="bob"), (
         "an ordinary caller may not read the store, even for nullok"
@@ -76,7 +76,7 @@ def test_without_the_service_an_ordinary_caller_is_refused(machine: Machine) -> 
 
 def test_a_listed_client_may_name_any_user_only_under_its_service(machine: Machine) -> None:
     machine.write("/etc/pam_totp.toml", '[clients]\ncarol = "locker"\n')
-    machine.stack("other", machine.ours(way="socket"))
+    machine.stack("other", machine.module_line(way="socket"))
     assert unlock(machine, "alice", codes(0), caller="carol")
     done = machine.run("pamtester", "other", "alice", "authenticate", user="carol", stdin=f"{codes(1)}\n")
     assert done.returncode != 0

@@ -1,4 +1,4 @@
-"""The audit log: its format is that of docs/log.md, and no name can forge a line or a field."""
+"""Tests of the audit log: its format is that of docs/log.md, and no name can forge a line or a field."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FORGERIES = [
 
 
 def fields(line: str) -> tuple[str, str, dict[str, str]]:
-    """Parse a line by the rules of docs/log.md: service, verb, fields."""
+    """Parse a line by the rules of docs/log.md; return service, verb and fields."""
     head = re.match(r'pam_totp\(([A-Za-z0-9._@%+:/-]+|"(?:[^"\\]|\\.)*"):auth\): ([a-z]+)', line)
     assert head is not None, line
     found = {}
@@ -106,7 +106,7 @@ def test_priorities_are_those_of_the_document() -> None:
 
 
 def test_a_login_writes_one_line_without_the_code(site: Site) -> None:
-    """Only a host of root may give the remote address: other callers could give any address."""
+    """Only a caller that is root may give the remote address: others could give any address."""
     believed = os.geteuid() == 0
     site.start()
     site.configure("demo", "", "socket")

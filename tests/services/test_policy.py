@@ -1,4 +1,4 @@
-"""pam-totp policy: the effective settings of a service and their sources, which verify obeys."""
+"""Tests of `pam-totp policy`: it shows the effective settings of a service and their sources."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_another_service_has_its_own_settings(site: Site) -> None:
     assert shown["prompt"] == {"value": "One-time code: ", "from": "default"}
 
 
-def test_an_argument_wins_over_the_site_file(site: Site) -> None:
+def test_an_argument_overrides_the_site_file(site: Site) -> None:
     site.config.write_text(SITE_FILE)
     shown = site.command_json("policy", "sshd", "--config", site.config, "--", "look_ahead=0")
     assert shown["look_ahead"] == {"value": 0, "from": "argument"}
@@ -101,7 +101,7 @@ def test_an_unreadable_site_file_is_unavailable(capsys: pytest.CaptureFixture[st
     assert (status, *capsys.readouterr()) == (3, "", f"pam-totp: {file.name}: permission denied ({remedy})\n")
 
 
-def test_a_deleted_site_file_means_the_defaults(site: Site) -> None:
+def test_after_the_site_file_is_deleted_the_defaults_apply(site: Site) -> None:
     site.enrol()
     site.config.write_text("[policy]\nlook_ahead = 0\n")
     site.start()
@@ -111,9 +111,9 @@ def test_a_deleted_site_file_means_the_defaults(site: Site) -> None:
     assert site.gets_in(codes(1))
 
 
-def test_the_arguments_come_from_the_service_file(machine: Machine) -> None:
+def test_policy_reads_the_arguments_in_the_service_file(machine: Machine) -> None:
     machine.write("/etc/pam_totp.toml", SITE_FILE)
-    machine.write("/etc/pam.d/part", machine.ours("look_ahead=1 [prompt=A code: ]") + "\n")
+    machine.write("/etc/pam.d/part", machine.module_line("look_ahead=1 [prompt=A code: ]") + "\n")
     machine.write("/etc/pam.d/sshd", "auth required pam_unix.so\n@include part\n")
     done = machine.pam_totp("policy", "sshd", "--json")
     assert (done.returncode, done.stderr) == (0, "")
@@ -130,6 +130,6 @@ def test_the_arguments_come_from_the_service_file(machine: Machine) -> None:
     done = machine.pam_totp("policy", "nosuch", "--json")
     said = "pam-totp: unknown service nosuch: libpam would use 'other' (see /etc/pam.d)\n"
     assert (done.returncode, done.stderr) == (0, said)
-    machine.write("/etc/pam.d/sshd", machine.ours("look_ahead=1000") + "\n")
+    machine.write("/etc/pam.d/sshd", machine.module_line("look_ahead=1000") + "\n")
     done = machine.pam_totp("policy", "sshd")
-    assert (done.returncode, done.stdout) == (1, ""), "a setting that would deny is reported"
+    assert (done.returncode, done.stdout) == (1, ""), "a setting that would deny logins is reported"

@@ -1,4 +1,4 @@
-"""The recipes of docs/module.md, verbatim, with the real sshd: other PAM modules make the exemptions."""
+"""Tests of the recipes in docs/module.md, verbatim, with the real sshd and the PAM modules that they name."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def recipe(machine: Machine, heading: str, way: str) -> None:
     lines = [line.strip() for line in re.findall(r"^    (auth .*)$", text, re.MULTILINE)]
     assert lines, heading
     for i, line in enumerate(lines):
-        ours = re.fullmatch(r"auth\s+(\S+)\s+pam_totp\.so\s*(.*)", line)
-        if ours is not None:
-            lines[i] = machine.ours(ours[2], ours[1], way)
+        found = re.fullmatch(r"auth\s+(\S+)\s+pam_totp\.so\s*(.*)", line)
+        if found is not None:
+            lines[i] = machine.module_line(found[2], found[1], way)
         elif "pam_unix.so" in line and "nodelay" not in line:
             lines[i] += " nodelay"
     machine.stack("sshd", *lines)

@@ -1,4 +1,4 @@
-"""secret=: the user's own file, through the real libpam. Tests with other accounts are in test_home.py."""
+"""Tests of secret= with the user's own file, through the real libpam. test_home.py has those with other accounts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.site import ME, MODULE, Site, codes, fob
 
 @pytest.fixture
 def file(site: Site) -> Path:
-    """The path of the file for the service `demo`."""
+    """Make the service `demo`; return the path of its file for this user."""
     folder = site.folder / "home"
     folder.mkdir(0o755)
     service(
@@ -51,8 +51,8 @@ def test_a_user_without_a_file_is_not_enrolled(site: Site, file: Path) -> None:
     done = site.login(codes(0))
     assert (done.result, len(done.prompts)) == (Result.AUTH_ERR, 1)
     assert os.listdir(file.parent) == [], "no file is created"
-    ours = f"auth required {MODULE} [secret={file.parent}/${{USER}}.totp] nullok"
-    service(site.confdir, "demo", ours, "auth required pam_permit.so")
+    line = f"auth required {MODULE} [secret={file.parent}/${{USER}}.totp] nullok"
+    service(site.confdir, "demo", line, "auth required pam_permit.so")
     assert login("demo", ME, [], site.confdir).result is Result.SUCCESS, "ignored without a prompt"
 
 
@@ -67,12 +67,12 @@ def test_users_without_account_and_without_file_are_refused_alike(site: Site, fi
 
 def test_an_unknown_account_is_not_treated_as_unenrolled_under_nullok(site: Site, file: Path) -> None:
     """An unavailable name service gives the same answer for every user."""
-    ours = f"auth required {MODULE} [secret={file.parent}/${{USER}}.totp] nodelay nullok"
-    service(site.confdir, "demo", ours, "auth required pam_permit.so")
+    line = f"auth required {MODULE} [secret={file.parent}/${{USER}}.totp] nodelay nullok"
+    service(site.confdir, "demo", line, "auth required pam_permit.so")
     assert login("demo", "no-such-user", ["755224"], site.confdir).result is Result.AUTHINFO_UNAVAIL
-    service(site.confdir, "demo", ours.replace("nullok", "grace_period=60"), "auth required pam_permit.so")
+    service(site.confdir, "demo", line.replace("nullok", "grace_period=60"), "auth required pam_permit.so")
     done = login("demo", "no-such-user", ["755224"], site.confdir, items={"rhost": "192.0.2.7"})
-    assert (done.result, len(done.prompts)) == (Result.AUTH_ERR, 1), "only nullok makes a difference"
+    assert (done.result, len(done.prompts)) == (Result.AUTH_ERR, 1), "without nullok, the user is prompted"
 
 
 def _link(file: Path) -> None:

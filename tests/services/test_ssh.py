@@ -1,4 +1,4 @@
-"""Logins through the real sshd by the real ssh."""
+"""Tests of logins through the real sshd, by the real ssh."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def counter(machine: Machine, user: str = "alice") -> int:
 
 
 def is_in(talk: Talk, user: str = "alice") -> bool:
-    """Wait for the end, and return True if it was a login."""
+    """Wait for the end; return True if the user was logged in."""
     status, shown = talk.ends()
     assert (status == 0) == (f"in as {user}" in shown), (status, shown)
     if status != 0:
@@ -48,7 +48,7 @@ def refused(sshd: Sshd, user: str, *answers: str | bytes, port: int = Sshd.KEYBO
 
 
 def test_password_then_code(machine: Machine, sshd: Sshd, way_there: str) -> None:
-    machine.stack("sshd", FIRST, machine.ours(way=way_there))
+    machine.stack("sshd", FIRST, machine.module_line(way=way_there))
     machine.enrol("alice")
     assert is_in(sshd.ssh().asks("Password: ").says(PASSWORD).asks(CODE).says(codes(0)))
     assert counter(machine) == 1
@@ -59,7 +59,7 @@ def test_password_then_code(machine: Machine, sshd: Sshd, way_there: str) -> Non
 def test_a_wrong_password_gets_no_code_prompt_and_a_right_one_no_login(
     machine: Machine, sshd: Sshd, way_there: str
 ) -> None:
-    machine.stack("sshd", FIRST, machine.ours(way=way_there))
+    machine.stack("sshd", FIRST, machine.module_line(way=way_there))
     machine.enrol("alice")
     talk = sshd.ssh().asks("Password: ").says("wrong").asks("Password: ")
     assert CODE not in talk.before
@@ -69,14 +69,14 @@ def test_a_wrong_password_gets_no_code_prompt_and_a_right_one_no_login(
 
 
 def test_public_key_then_code(machine: Machine, sshd: Sshd, way_there: str) -> None:
-    machine.stack("sshd", machine.ours(way=way_there))
+    machine.stack("sshd", machine.module_line(way=way_there))
     machine.enrol("alice")
     assert is_in(sshd.ssh(port=sshd.KEY_THEN_KEYBOARD).asks(CODE).says(codes(0)))
     refused(sshd, "alice", codes(0), port=sshd.KEY_THEN_KEYBOARD)
 
 
 def test_without_a_public_key_there_is_no_prompt(machine: Machine, sshd: Sshd) -> None:
-    machine.stack("sshd", machine.ours())
+    machine.stack("sshd", machine.module_line())
     machine.enrol("alice")
     status, shown = sshd.ssh("alice", "PubkeyAuthentication=no", port=sshd.KEY_THEN_KEYBOARD).ends()
     assert status == 255
@@ -99,7 +99,7 @@ def test_password_and_code_in_one_answer_over_password_authentication(
     machine: Machine, sshd: Sshd, way_there: str, said: str, gets_in: bool
 ) -> None:
     machine.stack(
-        "sshd", machine.ours("forward_pass", way=way_there), "auth required pam_unix.so use_first_pass nodelay"
+        "sshd", machine.module_line("forward_pass", way=way_there), "auth required pam_unix.so use_first_pass nodelay"
     )
     machine.enrol("alice")
     talk = sshd.ssh("alice", "NumberOfPasswordPrompts=1", port=sshd.PASSWORD)
@@ -116,7 +116,7 @@ def test_password_and_code_in_one_answer_over_password_authentication(
 def test_wrong_answers_are_refused_and_a_right_code_is_still_accepted(
     machine: Machine, sshd: Sshd, way_there: str, answers: list[str | bytes], failures: int
 ) -> None:
-    machine.stack("sshd", machine.ours(way=way_there))
+    machine.stack("sshd", machine.module_line(way=way_there))
     machine.enrol("alice")
     assert refused(sshd, "alice", *answers).count(REFUSED) == len(answers)
     assert (machine.record("alice").failures, counter(machine)) == (failures, 0)
@@ -124,7 +124,7 @@ def test_wrong_answers_are_refused_and_a_right_code_is_still_accepted(
 
 
 def test_a_code_is_accepted_once(machine: Machine, sshd: Sshd, way_there: str) -> None:
-    machine.stack("sshd", machine.ours(way=way_there))
+    machine.stack("sshd", machine.module_line(way=way_there))
     machine.enrol("alice")
     assert is_in(sshd.ssh().asks(CODE).says(codes(0)))
     refused(sshd, "alice", codes(0))
@@ -133,20 +133,20 @@ def test_a_code_is_accepted_once(machine: Machine, sshd: Sshd, way_there: str) -
 
 
 def test_ctrl_c_at_the_prompt_leaves_no_failure_and_no_lock(machine: Machine, sshd: Sshd, way_there: str) -> None:
-    machine.stack("sshd", machine.ours(way=way_there))
+    machine.stack("sshd", machine.module_line(way=way_there))
     machine.enrol("alice")
     before = machine.path("/var/lib/pam_totp/alice.json").read_bytes()
     talk = sshd.ssh().asks(CODE).presses_ctrl_c()
     assert talk.ends()[0] != 0
     machine.log.wait_for("pam_totp(sshd:auth)", "error", "closed")
     assert machine.path("/var/lib/pam_totp/alice.json").read_bytes() == before
-    assert is_in(sshd.ssh().asks(CODE).says(codes(0))), "and no lock is held"
+    assert is_in(sshd.ssh().asks(CODE).says(codes(0))), "the lock was released"
 
 
 def test_a_connection_dropped_at_the_prompt_leaves_no_failure_and_no_lock(
     machine: Machine, sshd: Sshd, way_there: str
 ) -> None:
-    machine.stack("sshd", machine.ours(way=way_there))
+    machine.stack("sshd", machine.module_line(way=way_there))
     machine.enrol("alice")
     open_prompts = [sshd.ssh().asks(CODE) for _ in range(3)]
     for talk in open_prompts:
@@ -157,7 +157,7 @@ def test_a_connection_dropped_at_the_prompt_leaves_no_failure_and_no_lock(
 
 
 def test_an_unknown_user_sees_what_a_wrong_code_shows(machine: Machine, sshd: Sshd, way_there: str) -> None:
-    machine.stack("sshd", machine.ours(way=way_there))
+    machine.stack("sshd", machine.module_line(way=way_there))
     machine.enrol("alice")
     known, unenrolled, unknown = (refused(sshd, user, "000000", "x") for user in ("alice", "bob", "mallory"))
     assert unenrolled.replace("bob@", "alice@") == known
@@ -169,8 +169,8 @@ def test_an_unknown_user_sees_what_a_wrong_code_shows(machine: Machine, sshd: Ss
 
 
 def test_root_is_refused_and_nothing_is_counted(machine: Machine, sshd: Sshd, way_there: str) -> None:
-    """sshd replaces the typed answer by its own: \\b\\n\\r\\177INCORRECT."""
-    machine.stack("sshd", machine.ours(way=way_there))
+    """sshd replaces the typed answer with \\b\\n\\r\\177INCORRECT."""
+    machine.stack("sshd", machine.module_line(way=way_there))
     machine.enrol("root")
     before = machine.path("/var/lib/pam_totp/root.json").read_bytes()
     refused(sshd, "root", codes(0))
@@ -179,7 +179,7 @@ def test_root_is_refused_and_nothing_is_counted(machine: Machine, sshd: Sshd, wa
 
 
 def test_a_token_out_of_step_returns_by_two_codes_in_one_answer(machine: Machine, sshd: Sshd, way_there: str) -> None:
-    machine.stack("sshd", machine.ours(way=way_there))
+    machine.stack("sshd", machine.module_line(way=way_there))
     machine.enrol("alice")
     talk = sshd.ssh().asks(CODE).says(codes(40)).asks(CODE)
     assert REFUSED in talk.before, "the message says what to do"
@@ -188,7 +188,7 @@ def test_a_token_out_of_step_returns_by_two_codes_in_one_answer(machine: Machine
 
 
 def test_five_failures_require_two_codes_in_every_process(machine: Machine, sshd: Sshd, way_there: str) -> None:
-    machine.stack("sshd", machine.ours(way=way_there))
+    machine.stack("sshd", machine.module_line(way=way_there))
     machine.enrol("alice")
     refused(sshd, "alice", "000000", "000001", "000002")
     refused(sshd, "alice", "000000", "000001")
@@ -201,7 +201,7 @@ def test_five_failures_require_two_codes_in_every_process(machine: Machine, sshd
 def test_a_locked_account_looks_like_a_wrong_code_until_a_recovery_code(
     machine: Machine, sshd: Sshd, way_there: str
 ) -> None:
-    machine.stack("sshd", machine.ours("lock_after=2", way=way_there))
+    machine.stack("sshd", machine.module_line("lock_after=2", way=way_there))
     salt, recovery = "00" * 16, "0123456789ABCDEF"
     machine.enrol("alice", salt=salt, recovery=(recovery_digest(salt, recovery),))
     wrong = refused(sshd, "alice", "000000", "000001")
@@ -214,7 +214,7 @@ def test_a_locked_account_looks_like_a_wrong_code_until_a_recovery_code(
 
 
 def test_a_success_shows_the_user_how_many_answers_were_refused(machine: Machine, sshd: Sshd, way_there: str) -> None:
-    machine.stack("sshd", machine.ours(way=way_there))
+    machine.stack("sshd", machine.module_line(way=way_there))
     machine.enrol("alice")
     refused(sshd, "alice", "000000", "x", "000001")
     status, shown = sshd.ssh("alice", "RequestTTY=force").asks(CODE).says(codes(0)).ends()
@@ -225,7 +225,7 @@ def test_a_success_shows_the_user_how_many_answers_were_refused(machine: Machine
 
 
 def test_nullok_accepts_only_unenrolled_users(machine: Machine, sshd: Sshd, way_there: str) -> None:
-    machine.stack("sshd", FIRST, machine.ours("nullok", way=way_there))
+    machine.stack("sshd", FIRST, machine.module_line("nullok", way=way_there))
     machine.enrol("alice")
     assert is_in(sshd.ssh("bob").asks("Password: ").says(PASSWORD), "bob")
     machine.log.wait_for("ignored user=bob reason=not-enrolled")
@@ -234,7 +234,7 @@ def test_nullok_accepts_only_unenrolled_users(machine: Machine, sshd: Sshd, way_
 
 
 def test_nullok_denies_if_the_store_is_unavailable(machine: Machine, sshd: Sshd, way_there: str) -> None:
-    machine.stack("sshd", FIRST, machine.ours("nullok", way=way_there))
+    machine.stack("sshd", FIRST, machine.module_line("nullok", way=way_there))
     store = machine.path("/var/lib/pam_totp")
     store.chmod(0o755)
     try:
@@ -247,14 +247,14 @@ def test_nullok_denies_if_the_store_is_unavailable(machine: Machine, sshd: Sshd,
 
 @pytest.mark.parametrize(("argument", "visible"), [("", False), ("echo", True)])
 def test_echo_shows_the_typed_code(machine: Machine, sshd: Sshd, way_there: str, argument: str, visible: bool) -> None:
-    machine.stack("sshd", machine.ours(argument, way=way_there))
+    machine.stack("sshd", machine.module_line(argument, way=way_there))
     machine.enrol("alice")
     status, shown = sshd.ssh("alice", echo=True).asks(CODE).says(codes(0)).ends()
     assert (status, codes(0) in shown) == (0, visible)
 
 
 def test_the_site_chooses_the_prompt(machine: Machine, sshd: Sshd, way_there: str) -> None:
-    machine.stack("sshd", machine.ours("[prompt=Code of your Schlüsselbund, please: ]", way=way_there))
+    machine.stack("sshd", machine.module_line("[prompt=Code of your Schlüsselbund, please: ]", way=way_there))
     machine.enrol("alice")
     assert is_in(sshd.ssh().asks("(alice@127.0.0.1) Code of your Schlüsselbund, please: ").says(codes(0)))
 
@@ -262,14 +262,14 @@ def test_the_site_chooses_the_prompt(machine: Machine, sshd: Sshd, way_there: st
 def test_try_first_pass_prompts_only_if_the_first_answer_was_no_code(
     machine: Machine, sshd: Sshd, way_there: str
 ) -> None:
-    machine.stack("sshd", "auth optional pam_unix.so nodelay", machine.ours("try_first_pass", way=way_there))
+    machine.stack("sshd", "auth optional pam_unix.so nodelay", machine.module_line("try_first_pass", way=way_there))
     machine.enrol("alice")
     assert is_in(sshd.ssh().asks("Password: ").says(codes(0)))
     assert is_in(sshd.ssh().asks("Password: ").says(PASSWORD).asks(CODE).says(codes(1)))
 
 
 def test_use_first_pass_never_prompts(machine: Machine, sshd: Sshd, way_there: str) -> None:
-    machine.stack("sshd", "auth optional pam_unix.so nodelay", machine.ours("use_first_pass", way=way_there))
+    machine.stack("sshd", "auth optional pam_unix.so nodelay", machine.module_line("use_first_pass", way=way_there))
     machine.enrol("alice")
     assert is_in(sshd.ssh().asks("Password: ").says(codes(0)))
     talk = sshd.ssh().asks("Password: ").says(PASSWORD).asks("Password: ")
@@ -278,7 +278,7 @@ def test_use_first_pass_never_prompts(machine: Machine, sshd: Sshd, way_there: s
 
 
 def test_grace_is_for_the_address_that_sshd_saw(machine: Machine, sshd: Sshd, way_there: str) -> None:
-    machine.stack("sshd", machine.ours("grace_period=600", way=way_there))
+    machine.stack("sshd", machine.module_line("grace_period=600", way=way_there))
     machine.enrol("alice")
     assert is_in(sshd.ssh(port=sshd.KEY_THEN_KEYBOARD).asks(CODE).says(codes(0)))
     assert is_in(sshd.ssh(port=sshd.KEY_THEN_KEYBOARD)), "without a prompt"
@@ -293,12 +293,12 @@ SITE_FILE = "[policy]\nlook_ahead = 2\n[service.sshd]\nprompt = 'Site code: '\ng
 
 def test_the_site_file_applies_and_an_argument_overrides_it(machine: Machine, sshd: Sshd, way_there: str) -> None:
     machine.write("/etc/pam_totp.toml", SITE_FILE)
-    machine.stack("sshd", machine.ours(way=way_there))
+    machine.stack("sshd", machine.module_line(way=way_there))
     machine.enrol("alice")
     talk = sshd.ssh().asks("Site code: ").says(codes(3)).asks("Site code: ")
     assert is_in(talk.says(codes(2)))
     assert is_in(sshd.ssh()), "grace"
-    machine.stack("sshd", machine.ours("look_ahead=10 grace_period=0 [prompt=My code: ]", way=way_there))
+    machine.stack("sshd", machine.module_line("look_ahead=10 grace_period=0 [prompt=My code: ]", way=way_there))
     assert is_in(sshd.ssh().asks("My code: ").says(codes(9)))
 
 
@@ -307,21 +307,21 @@ def test_the_site_file_applies_and_an_argument_overrides_it(machine: Machine, ss
 )
 def test_an_invalid_site_file_denies(machine: Machine, sshd: Sshd, way_there: str, text: str, mode: int) -> None:
     machine.write("/etc/pam_totp.toml", text, mode)
-    machine.stack("sshd", machine.ours("nullok", way=way_there))
+    machine.stack("sshd", machine.module_line("nullok", way=way_there))
     machine.enrol("alice")
     assert not is_in(sshd.ssh())
     machine.log.wait_for("pam_totp(sshd:auth): error user=alice", "/etc/pam_totp.toml")
 
 
 def test_a_hostile_user_name_forges_no_log_line(machine: Machine, sshd: Sshd, way_there: str) -> None:
-    machine.stack("sshd", machine.ours(way=way_there))
+    machine.stack("sshd", machine.module_line(way=way_there))
     refused(sshd, "x accepted: user=root by=code", "000000")
     line = machine.log.wait_for("reason=not-enrolled")
     assert (line.count("user="), line.count("by=")) == (1, 0)
 
 
 def test_of_twenty_sessions_with_one_code_one_is_accepted(machine: Machine, sshd: Sshd, way_there: str) -> None:
-    machine.stack("sshd", machine.ours(way=way_there))
+    machine.stack("sshd", machine.module_line(way=way_there))
     machine.enrol("alice", fob(last_used=int(time.time())))
     talks = [sshd.ssh("alice", "NumberOfPasswordPrompts=1") for _ in range(20)]
     for talk in talks:

@@ -1,4 +1,4 @@
-"""The real sudo and su: setuid programs that an ordinary user starts with their own environment and terminal."""
+"""Tests of the real sudo and su: setuid programs that get the environment and terminal of an ordinary user."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def enrolled(machine: Machine) -> None:
 
 
 def test_sudo_asks_for_a_code(machine: Machine, way_there: str) -> None:
-    machine.stack("sudo", machine.ours(way=way_there))
+    machine.stack("sudo", machine.module_line(way=way_there))
     status, shown = sudo(machine).asks(CODE).says(codes(0)).ends()
     assert (status, shown.strip()) == (0, "root")
     machine.log.wait_for("pam_totp(sudo:auth): accepted user=alice by=code token=fob")
 
 
 def test_sudo_asks_for_password_then_code(machine: Machine, way_there: str) -> None:
-    machine.stack("sudo", "auth requisite pam_unix.so nodelay", machine.ours(way=way_there))
+    machine.stack("sudo", "auth requisite pam_unix.so nodelay", machine.module_line(way=way_there))
     status, shown = sudo(machine).asks("assword").says(PASSWORD).asks(CODE).says(codes(0)).ends()
     assert (status, shown.strip()) == (0, "root")
 
 
 def test_sudo_gives_three_attempts_in_one_process(machine: Machine, way_there: str) -> None:
-    machine.stack("sudo", machine.ours(way=way_there))
+    machine.stack("sudo", machine.module_line(way=way_there))
     talk = sudo(machine).asks(CODE).says("000000").asks(CODE)
     assert "Sorry, try again." in talk.before
     status, shown = talk.says(codes(40)).asks(CODE).says(codes(40, 2)).ends()
@@ -55,17 +55,17 @@ def test_sudo_gives_three_attempts_in_one_process(machine: Machine, way_there: s
     assert (counter(machine), machine.record("alice").failures) == (42, 0)
 
 
-def test_under_sudo_the_module_is_silent_as_asked(machine: Machine, way_there: str) -> None:
+def test_under_sudo_the_module_obeys_pam_silent(machine: Machine, way_there: str) -> None:
     """PAM_SILENT: only sudo's own "Sorry, try again" is shown, unless newer versions have `Defaults !pam_silent`."""
-    machine.stack("sudo", machine.ours(way=way_there))
+    machine.stack("sudo", machine.module_line(way=way_there))
     talk = sudo(machine).asks(CODE).says("000000").asks(CODE)
     assert REFUSED not in talk.before
     status, shown = talk.says(codes(0)).ends()
     assert (status, shown.strip()) == (0, "root")
 
 
-def test_sudo_gives_up_after_three(machine: Machine, way_there: str) -> None:
-    machine.stack("sudo", machine.ours(way=way_there))
+def test_sudo_refuses_after_three_wrong_answers(machine: Machine, way_there: str) -> None:
+    machine.stack("sudo", machine.module_line(way=way_there))
     assert sudo(machine).asks(CODE).says(codes(0)).ends()[0] == 0
     talk = sudo(machine)
     for answer in (codes(0), "", "7" * 600):
@@ -77,41 +77,41 @@ def test_sudo_gives_up_after_three(machine: Machine, way_there: str) -> None:
 
 
 def test_ctrl_c_at_the_sudo_prompt_leaves_no_failure_and_no_lock(machine: Machine, way_there: str) -> None:
-    machine.stack("sudo", machine.ours(way=way_there))
+    machine.stack("sudo", machine.module_line(way=way_there))
     before = machine.path("/var/lib/pam_totp/alice.json").read_bytes()
     status, _ = sudo(machine).asks(CODE).presses_ctrl_c().ends()
     assert status != 0
     machine.log.wait_for("pam_totp(sudo:auth): refused user=alice reason=no-answer")
     assert machine.path("/var/lib/pam_totp/alice.json").read_bytes() == before
-    assert sudo(machine).asks(CODE).says(codes(0)).ends()[0] == 0, "and no lock is held"
+    assert sudo(machine).asks(CODE).says(codes(0)).ends()[0] == 0, "the lock was released"
 
 
 def test_a_closed_terminal_leaves_no_failure_and_no_lock(machine: Machine, way_there: str) -> None:
-    machine.stack("sudo", machine.ours(way=way_there))
+    machine.stack("sudo", machine.module_line(way=way_there))
     sudo(machine).asks(CODE).hangs_up()
     assert sudo(machine).asks(CODE).says(codes(0)).ends()[0] == 0
     assert machine.record("alice").failures == 0
 
 
 def test_sudo_without_a_terminal_reads_the_code_from_standard_input(machine: Machine, way_there: str) -> None:
-    machine.stack("sudo", machine.ours(way=way_there))
+    machine.stack("sudo", machine.module_line(way=way_there))
     done = machine.run("sudo", "-S", *ID, user="alice", stdin=f"{codes(0)}\n")
     assert (done.returncode, done.stdout) == (0, "root\n")
     assert CODE in done.stderr
     done = machine.run("sudo", "-S", *ID, user="alice", stdin=f"{codes(0)}\n" * 3)
     assert (done.returncode, done.stdout) == (1, "")
-    assert machine.run("sudo", "-S", *ID, user="alice").returncode == 1, "and empty input is no code"
+    assert machine.run("sudo", "-S", *ID, user="alice").returncode == 1, "empty input is refused too"
 
 
 def test_a_non_interactive_sudo_is_refused_before_the_module_is_called(machine: Machine, way_there: str) -> None:
-    machine.stack("sudo", machine.ours(way=way_there))
+    machine.stack("sudo", machine.module_line(way=way_there))
     done = machine.run("sudo", "-n", *ID, user="alice")
     assert (done.returncode, done.stdout) == (1, "")
-    assert machine.log.ours() == []
+    assert machine.log.module_lines() == []
 
 
 def test_sudo_without_a_terminal_and_without_standard_input_is_refused(machine: Machine, way_there: str) -> None:
-    machine.stack("sudo", machine.ours(way=way_there))
+    machine.stack("sudo", machine.module_line(way=way_there))
     done = machine.run("sudo", *ID, user="alice", stdin=f"{codes(0)}\n")
     assert (done.returncode, done.stdout) == (1, "")
     assert counter(machine) == 0
@@ -119,7 +119,7 @@ def test_sudo_without_a_terminal_and_without_standard_input_is_refused(machine: 
 
 def test_password_and_code_in_one_answer_to_sudo(machine: Machine, way_there: str) -> None:
     machine.stack(
-        "sudo", machine.ours("forward_pass", way=way_there), "auth required pam_unix.so use_first_pass nodelay"
+        "sudo", machine.module_line("forward_pass", way=way_there), "auth required pam_unix.so use_first_pass nodelay"
     )
     talk = sudo(machine).asks("Password and one-time code: ").says("wrong" + codes(0))
     status, shown = talk.asks("Password and one-time code: ").says(PASSWORD + codes(1)).ends()
@@ -127,14 +127,14 @@ def test_password_and_code_in_one_answer_to_sudo(machine: Machine, way_there: st
 
 
 def test_sudo_never_gets_grace(machine: Machine, way_there: str) -> None:
-    machine.stack("sudo", machine.ours("grace_period=600", way=way_there))
+    machine.stack("sudo", machine.module_line("grace_period=600", way=way_there))
     for count in (0, 1):
         assert sudo(machine).asks(CODE).says(codes(count)).ends()[0] == 0
     assert machine.record("alice").grace == ()
 
 
 def test_an_unenrolled_user_is_prompted_and_refused_like_an_enrolled_one(machine: Machine, way_there: str) -> None:
-    machine.stack("sudo", machine.ours(way=way_there))
+    machine.stack("sudo", machine.module_line(way=way_there))
     machine.path("/var/lib/pam_totp/alice.json").unlink()
     talk = sudo(machine).asks(CODE).says(codes(0)).asks(CODE)
     assert "Sorry, try again." in talk.before
@@ -158,8 +158,8 @@ TRAP = "open('/home/alice/sprung', 'a').write('as %d' % __import__('os').geteuid
 def test_the_callers_environment_cannot_inject_code_that_runs_as_root(
     machine: Machine, way_there: str, program: str
 ) -> None:
-    """pam_python.so, like any interpreter inside sudo, finds its library through the caller's PATH."""
-    machine.stack(program, machine.ours(way=way_there))
+    """An interpreter inside sudo, such as pam_python.so, would find its library through the caller's PATH."""
+    machine.stack(program, machine.module_line(way=way_there))
     evil = "/home/alice/evil"
     made = machine.run("mkdir", "-p", f"{evil}/lib/python3.11", user="alice")
     assert made.returncode == 0, made.stderr
@@ -182,7 +182,7 @@ def su(machine: Machine, user: str) -> Talk:
 
 
 def test_su_asks_for_the_other_users_code(machine: Machine, way_there: str) -> None:
-    machine.stack("su", machine.ours(way=way_there))
+    machine.stack("su", machine.module_line(way=way_there))
     machine.enrol("bob")
     status, shown = su(machine, "bob").asks(CODE).says(codes(0)).ends()
     assert (status, shown.strip()) == (0, "bob")
@@ -192,7 +192,7 @@ def test_su_asks_for_the_other_users_code(machine: Machine, way_there: str) -> N
 
 
 def test_su_to_root_asks_for_a_code(machine: Machine, way_there: str) -> None:
-    machine.stack("su", "auth requisite pam_unix.so nodelay", machine.ours(way=way_there))
+    machine.stack("su", "auth requisite pam_unix.so nodelay", machine.module_line(way=way_there))
     machine.enrol("root")
     status, shown = su(machine, "root").asks("Password: ").says(PASSWORD).asks(CODE).says(codes(0)).ends()
     assert (status, shown.strip()) == (0, "root")
@@ -200,7 +200,7 @@ def test_su_to_root_asks_for_a_code(machine: Machine, way_there: str) -> None:
 
 
 def test_su_without_a_terminal_reads_the_code_from_standard_input(machine: Machine, way_there: str) -> None:
-    machine.stack("su", machine.ours(way=way_there))
+    machine.stack("su", machine.module_line(way=way_there))
     machine.enrol("bob")
     done = machine.run("su", "bob", "-c", "id -un", user="alice", stdin=f"{codes(0)}\n")
     assert (done.returncode, done.stdout) == (0, "bob\n")
@@ -209,7 +209,7 @@ def test_su_without_a_terminal_reads_the_code_from_standard_input(machine: Machi
 
 
 def test_ctrl_c_at_the_su_prompt_leaves_no_failure_and_no_lock(machine: Machine, way_there: str) -> None:
-    machine.stack("su", machine.ours(way=way_there))
+    machine.stack("su", machine.module_line(way=way_there))
     machine.enrol("bob")
     assert su(machine, "bob").asks(CODE).presses_ctrl_c().ends()[0] != 0
     assert (counter(machine, "bob"), machine.record("bob").failures) == (0, 0)
@@ -217,7 +217,7 @@ def test_ctrl_c_at_the_su_prompt_leaves_no_failure_and_no_lock(machine: Machine,
 
 
 def test_a_helper_replaces_a_stopped_service(machine: Machine) -> None:
-    machine.stack("sudo", machine.ours(way="socket"))
+    machine.stack("sudo", machine.module_line(way="socket"))
     machine.serve()
     machine.stop_serving()
     until(lambda: not machine.path("/run/pam_totp/socket").exists(), "the service unlinks the socket")

@@ -52,7 +52,7 @@ def attacked(machine: Machine) -> Iterator[Machine]:
     for place in (trap, *trap.rglob("*")):
         os.chown(place, 54001, 54001)
     for service in PROGRAMS:
-        machine.stack(service, machine.ours())
+        machine.stack(service, machine.module_line())
     for user in ("alice", "bob"):
         machine.enrol(user)
     yield machine
@@ -149,7 +149,7 @@ def test_a_helper_that_the_caller_can_write_is_not_started(attacked: Machine) ->
         for answer in ("000000", codes(0)):
             assert not gets_in(attacked, "sudo", "nothing", answer)
     assert counter(attacked, "alice") == 0
-    attacked.stack("sudo", attacked.ours())
+    attacked.stack("sudo", attacked.module_line())
     in_order(attacked, "alice")
 
 

@@ -90,7 +90,7 @@ def test_each_of_ten_codes_given_five_times_succeeds_at_most_once() -> None:
 def test_of_three_concurrent_logins_through_real_sshd_one_succeeds(machine: Machine, sshd: Sshd, way: str) -> None:
     if way == "socket":
         machine.serve()
-    machine.stack("sshd", machine.ours(way=way))
+    machine.stack("sshd", machine.module_line(way=way))
     times = rounds(1, 100)
     for _ in range(times):
         machine.enrol("alice", fob())

@@ -238,7 +238,7 @@ exec prlimit --core=0 --nproc=1100 setpriv --reuid=pam_totp --regid=pam_totp --c
 def test_the_service_works_in_the_sandbox_of_its_unit(machine: Machine) -> None:
     """Only the store is writable. There are no home folders, no network, no capabilities and no new privileges."""
     machine.stop_serving()
-    machine.stack("sudo", machine.ours(way="socket"))
+    machine.stack("sudo", machine.module_line(way="socket"))
     machine.enrol("alice")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         path = machine.path(SOCKET)

@@ -21,7 +21,7 @@ def shared(machine: Machine, tls_portal: TlsPortal) -> Machine:
     assert tls_portal.machine is machine
     applications.start(machine)
     applications.admit(machine, WIDE)
-    machine.stack("sshd", machine.ours())
+    machine.stack("sshd", machine.module_line())
     return machine
 
 
@@ -89,6 +89,6 @@ def test_a_code_used_by_one_application_is_refused_by_all(
     assert checked.page.get_by_text("Page not found.").is_visible(), "a portal without a store has no such page"
 
     for service, times in (("web", 3), ("sshd", 2), ("pam_totp-portal", 2)):
-        refusals = [line for line in shared.log.ours() if f"({service}:auth): refused user=alice" in line]
+        refusals = [line for line in shared.log.module_lines() if f"({service}:auth): refused user=alice" in line]
         assert len(refusals) == times
         assert all("reason=replayed" in line for line in refusals), "each refusal is a replay"
