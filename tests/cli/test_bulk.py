@@ -1,4 +1,4 @@
-"""The commands that go through all users: what they say of many, and that they hold none of it."""
+"""Tests of the commands that process all users: their output, progress and use of memory with many users."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.bench.bulk import run
 from tests.site import KEY, TREE, Site, fob, phone, until
 
 FEW, MANY = 300, 6000  # users
-NAMES = 2.0  # MB for a few thousand names and a block of rows; the whole output would take 5 MB and more
-A_TOKEN = 500  # bytes: the line of the file, a result and a name take 330; the whole output would take 600 and more
+NAMES = 2.0  # MB: enough for a few thousand names and a block of rows; the complete output would take over 5 MB
+A_TOKEN = 500  # bytes: a line of the file, a result and a name take 330; the complete output would take over 600
 
 
 def enrol(site: Site, users: range) -> None:
@@ -36,12 +36,12 @@ def oath(folder: Path, users: int) -> Path:
 
 
 def listing(site: Site, *words: str) -> subprocess.Popen[str]:
-    """`list` with both its outputs on pipes."""
+    """Start `list` with both outputs on pipes."""
     command = [sys.executable, "-m", "pam_totp.cli", "list", "--store", str(site.store), *words]
     return subprocess.Popen(command, cwd=TREE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_list_holds_no_more_than_the_names(site: Site) -> None:
+def test_list_keeps_only_the_names_in_memory(site: Site) -> None:
     ways = (("list",), ("list", "--json"))
     enrol(site, range(FEW))
     few = [run(*way, "--store", site.store) for way in ways]
@@ -51,7 +51,7 @@ def test_list_holds_no_more_than_the_names(site: Site) -> None:
     assert max(m.megabytes - f.megabytes for f, m in zip(few, many, strict=True)) < NAMES
 
 
-def test_import_holds_no_more_than_the_file_and_a_few_bytes_a_token(tmp_path: Path) -> None:
+def test_import_keeps_only_the_file_and_a_few_bytes_a_token_in_memory(tmp_path: Path) -> None:
     taken: dict[tuple[str, ...], list[float]] = {}
     for users in (FEW, MANY):
         file = oath(tmp_path, users)
@@ -64,7 +64,7 @@ def test_import_holds_no_more_than_the_file_and_a_few_bytes_a_token(tmp_path: Pa
     assert max(many - few for few, many in taken.values()) * 2**20 / (MANY - FEW) < A_TOKEN
 
 
-def test_a_long_table_has_one_head_and_goes_by_name(site: Site) -> None:
+def test_a_long_table_has_one_heading_and_is_sorted_by_name(site: Site) -> None:
     enrol(site, range(BLOCK + 50))
     site.enrol(phone(name="a rather long name"), user="zoe", failures=3, failures_at=1 << 40)
     site.enrol(fob(), user="adam", failures=2, failures_at=1 << 40)
@@ -89,7 +89,7 @@ def test_a_long_json_list_is_one_document_with_a_user_a_line(site: Site) -> None
 
 
 @pytest.mark.parametrize("words", [[], ["--json"]])
-def test_a_reader_that_has_seen_enough_ends_the_list_quietly(site: Site, words: list[str]) -> None:
+def test_a_closed_pipe_ends_the_list_without_an_error(site: Site, words: list[str]) -> None:
     enrol(site, range(1500))
     with listing(site, *words) as process:
         assert process.stdout is not None and process.stderr is not None
@@ -100,7 +100,7 @@ def test_a_reader_that_has_seen_enough_ends_the_list_quietly(site: Site, words: 
 
 
 def full(reader: IO[str]) -> bool:
-    """Return True if a pipe takes no more. How many bytes that is depends on how they were written."""
+    """Return True if a pipe is full. Its capacity in bytes depends on the size of each write."""
     writer = os.open(f"/proc/self/fd/{reader.fileno()}", os.O_WRONLY | os.O_NONBLOCK)
     try:
         return not select.select([], [writer], [], 0)[1]
@@ -108,7 +108,7 @@ def full(reader: IO[str]) -> bool:
         os.close(writer)
 
 
-def test_an_interrupted_list_says_so(site: Site) -> None:
+def test_an_interrupted_list_reports_the_interrupt(site: Site) -> None:
     enrol(site, range(1500))
     with listing(site, "--json") as process:
         stdout = process.stdout
@@ -120,7 +120,7 @@ def test_an_interrupted_list_says_so(site: Site) -> None:
     assert said.startswith("pam-totp: interrupted")
 
 
-def test_much_shows_its_bar_from_the_start(site: Site, tmp_path: Path) -> None:
+def test_a_long_import_shows_its_progress_from_the_start(site: Site, tmp_path: Path) -> None:
     words = ["-m", "pam_totp.cli", "import", "--store", str(site.store), "users-oath", str(oath(tmp_path, MANY))]
     child = pexpect.spawn(sys.executable, words, cwd=str(TREE), encoding="utf-8", timeout=100)
     child.expect(r"importing \[ {30}\] 0/\d+\r")
@@ -129,7 +129,7 @@ def test_much_shows_its_bar_from_the_start(site: Site, tmp_path: Path) -> None:
     child.expect(pexpect.EOF)
 
 
-def test_a_dry_run_knows_what_the_same_file_says_of_a_user_further_up(site: Site, tmp_path: Path) -> None:
+def test_a_dry_run_includes_a_users_earlier_lines_of_the_same_file(site: Site, tmp_path: Path) -> None:
     site.enrol(fob(), user="alice")
     file = tmp_path / "users.oath"
     keys = [KEY.hex(), *(f"{i:040x}" for i in (1, 2, 1, 3))]
@@ -146,14 +146,14 @@ def test_a_dry_run_knows_what_the_same_file_says_of_a_user_further_up(site: Site
     assert [t.name for t in site.record("alice").tokens] == ["fob", "token", "token-2", "token-3"]
 
 
-def test_who_is_enrolled_is_said_of_those_asked_about_only(site: Site) -> None:
+def test_only_the_given_users_are_looked_up(site: Site) -> None:
     enrol(site, range(20))
     site.enrol(fob(confirmed=False), user="user3")
     found = find_enrolled(str(site.store), {"user1", "user2", "user3", "zoe"})
     assert (found.users, found.broken) == (frozenset({"user1", "user2"}), ())
 
 
-def test_a_store_full_of_broken_records_is_one_finding_more(site: Site) -> None:
+def test_of_many_invalid_records_the_first_hundred_are_listed(site: Site) -> None:
     for i in range(130):
         site.path(f"user{i}").touch(0o600)
     found = find_enrolled(str(site.store), set())

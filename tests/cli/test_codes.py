@@ -1,4 +1,4 @@
-"""enroll, list, verify, resync, unlock and remove, as an admin runs them."""
+"""Tests of enroll, list, verify, resync, unlock and remove, as an admin runs them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_verify_uses_the_code_up(site: Site) -> None:
     assert site.command_json("verify", ME, *codes(1, 2).split())["reason"] == "row"
 
 
-def test_verify_says_of_what_is_no_answer_what_would_be_one(site: Site) -> None:
+def test_verify_describes_valid_answers_after_a_malformed_one(site: Site) -> None:
     site.enrol(fob(), phone(digits=8))
     done = site.command("verify", ME, "123")
     answers = "a code of 6 or 8 digits, two or three codes in a row, or a recovery code"
@@ -41,7 +41,7 @@ def test_verify_says_of_what_is_no_answer_what_would_be_one(site: Site) -> None:
 NO_ACCOUNT = "has no tokens and no account on this host (check the name, or see 'pam-totp list')"
 
 
-def test_who_is_not_enrolled_is_said_with_the_remedy(site: Site) -> None:
+def test_the_error_for_a_user_without_tokens_names_the_remedy(site: Site) -> None:
     for command in (["verify", "carol", "123456"], ["resync", "carol", "123456", "123456"], ["unlock", "carol"]):
         done = site.command(*command)
         assert (done.returncode, done.stderr) == (1, f"pam-totp: carol {NO_ACCOUNT}\n")
@@ -54,11 +54,11 @@ def test_resync_brings_back_a_token_50_000_ahead(site: Site, way: str) -> None:
     assert not site.gets_in(codes(50_000, 2))
     done = site.command("resync", ME, *codes(50_001, 2).split())
     assert (done.returncode, done.stdout) == (0, f"{ME}'s fob is back in step (counter 50003)\n")
-    assert not site.gets_in(codes(50_002)), "what resync took is used up"
+    assert not site.gets_in(codes(50_002)), "the codes given to resync are used up"
     assert site.gets_in(codes(50_003))
 
 
-def test_resync_looks_as_far_as_it_is_told_and_never_back(site: Site) -> None:
+def test_resync_searches_only_forward_and_within_its_limit(site: Site) -> None:
     site.enrol(fob(1000))
     before = site.path().read_bytes()
     for answer, reach in ((codes(1200, 2), "199"), (codes(998, 2), "100000"), (codes(999, 2), "100000")):
@@ -84,14 +84,14 @@ def test_resync_learns_the_drift_of_a_time_token(site: Site) -> None:
 @pytest.mark.parametrize(
     "words", [["resync", ME, "123456"], ["resync", ME, "12", "34"], ["resync", ME, "123456", "123456", "--search", "0"]]
 )
-def test_wrong_usage_is_said_and_changes_nothing(site: Site, words: list[str]) -> None:
+def test_wrong_usage_changes_nothing(site: Site, words: list[str]) -> None:
     site.enrol()
     before = site.path().read_bytes()
     assert site.command(*words).returncode == 2
     assert site.path().read_bytes() == before
 
 
-def test_resync_reads_a_port_while_the_person_presses(site: Site) -> None:
+def test_resync_reads_the_codes_from_a_port(site: Site) -> None:
     site.enrol()
     master, slave = pty.openpty()
     os.set_blocking(master, True)
@@ -110,7 +110,7 @@ def test_resync_reads_a_port_while_the_person_presses(site: Site) -> None:
     assert (process.returncode, out) == (0, f"{ME}'s fob is back in step (counter 70002)\n"), err
 
 
-def test_a_missing_port_is_out_of_reach(site: Site) -> None:
+def test_a_missing_port_is_named_in_one_line(site: Site) -> None:
     site.enrol()
     done = site.command("resync", ME, "--port", "/dev/ttyNOT-THERE")
     assert done.returncode == 3
@@ -169,10 +169,10 @@ def test_enrolment_without_a_right_code_changes_nothing(site: Site) -> None:
     assert done.returncode == 1
     assert not site.path().exists()
     assert site.command("enroll", ME, "--type", "hotp", "--secret-stdin", stdin=base32(KEY) + "\n").returncode == 1
-    assert not site.path().exists(), "no answer is no enrolment"
+    assert not site.path().exists(), "without an answer, no token is enrolled"
 
 
-def test_what_cannot_be_a_key_is_refused_without_showing_it(site: Site) -> None:
+def test_an_invalid_key_is_refused_without_showing_it(site: Site) -> None:
     for key in ("NOT BASE 32!", "GEZDGNBVGY3TQOJQ", "hex:00ff", "", "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ1"):
         done = site.command("enroll", ME, "--secret-stdin", "--yes", stdin=key + "\n")
         assert done.returncode == 2, key
@@ -180,7 +180,7 @@ def test_what_cannot_be_a_key_is_refused_without_showing_it(site: Site) -> None:
     assert not site.path().exists()
 
 
-def test_a_uri_is_taken_as_it_is(site: Site) -> None:
+def test_enrolment_uses_all_settings_of_a_uri(site: Site) -> None:
     uri = f"otpauth://hotp/x?secret={base32(KEY)}&digits=8&algorithm=SHA256&counter=5"
     assert site.command("enroll", ME, "--uri-stdin", "--yes", stdin=uri + "\n").returncode == 0
     assert site.command("verify", ME, hotp(KEY, 5, 8, "SHA256")).returncode == 0
@@ -203,9 +203,9 @@ def test_list_shows_tokens_and_no_key(site: Site) -> None:
         assert base32(KEY[::-1]) not in text
 
 
-def test_remove_asks_before_the_last_one(site: Site) -> None:
+def test_remove_asks_before_it_removes_the_last_token(site: Site) -> None:
     site.enrol(fob(), phone())
-    assert site.command("remove", ME).returncode == 2, "which one?"
+    assert site.command("remove", ME).returncode == 2, "a token must be named"
     assert site.command("remove", ME, "phone").returncode == 0
     assert site.command("remove", ME, "fob", stdin="n\n").returncode == 1
     assert [t.name for t in site.record().tokens] == ["fob"]
@@ -213,7 +213,7 @@ def test_remove_asks_before_the_last_one(site: Site) -> None:
     assert not site.path().exists()
 
 
-def test_help_is_there_for_every_command_and_a_wrong_word_is_usage(site: Site) -> None:
+def test_every_command_has_help_and_an_unknown_word_is_wrong_usage(site: Site) -> None:
     top = subprocess.run(
         [sys.executable, "-m", "pam_totp.cli", "--help"], cwd=TREE, text=True, capture_output=True, check=True
     )
@@ -229,20 +229,20 @@ def test_help_is_there_for_every_command_and_a_wrong_word_is_usage(site: Site) -
         assert done.stderr.endswith(f" (see 'pam-totp{where} --help')\n")
 
 
-def test_a_store_out_of_reach_is_said_in_one_line(site: Site, tmp_path: Path) -> None:
+def test_an_unavailable_store_is_reported_in_one_line(site: Site, tmp_path: Path) -> None:
     site.store.chmod(0o755)
     done = site.command("list")
     remedy = f"run 'chmod 0700 {site.store}' if it is the store; --store selects another"
     assert (done.returncode, done.stderr) == (3, f"pam-totp: {site.store}: the mode must be 0700 ({remedy})\n")
     site.store.chmod(0o700)
     missing = tmp_path / "none"
-    until(lambda: not missing.exists(), "it is not there")
+    until(lambda: not missing.exists(), "the folder is missing")
     done = site.command("list", "--store", missing)
     said = f"pam-totp: {missing}: store not found ('pam-totp enroll' creates it; --store selects another)\n"
     assert (done.returncode, done.stderr) == (3, said)
 
 
-def test_a_port_that_is_not_there_is_said_in_one_line(site: Site, tmp_path: Path) -> None:
+def test_a_missing_port_is_reported_with_a_remedy(site: Site, tmp_path: Path) -> None:
     site.enrol()
     missing = tmp_path / "none"
     done = site.command("resync", ME, "--port", missing)

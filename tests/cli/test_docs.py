@@ -1,4 +1,4 @@
-"""docs/tokens.md: every command in it, run in its order, says what it says there."""
+"""Test of docs/tokens.md: its commands, run in their order, print the documented output."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DOCS = TREE / "docs" / "tokens.md"
 
 
 def documented() -> Iterator[tuple[str, list[str]]]:
-    """The commands after a root prompt, each with its documented output."""
+    """Yield the commands after a root prompt, each with its documented output."""
     for block in re.findall(r"```console\n(.*?)```", DOCS.read_text(), re.DOTALL):
         command: str | None = None
         said: list[str] = []
@@ -37,12 +37,12 @@ def documented() -> Iterator[tuple[str, list[str]]]:
 
 
 def pattern(line: str) -> str:
-    """The line, in which white space is of any length and … anything."""
+    """Return the line as a pattern, in which white space has any length, and … matches any text."""
     return r"[ \t]+".join(r"[^\r\n]*".join(map(re.escape, word.split("…"))) for word in line.split())
 
 
 def furnished(folder: Path) -> None:
-    """The files that the commands speak of."""
+    """Make the files that the commands name."""
     tokens = [fob(name=f"T-100{i}", serial=f"T-100{i}", secret=bytes([i]) * 20) for i in (1, 2)]
     (folder / "box.xml").write_bytes(written("pskc", tokens, password="qwerty"))
     (folder / "password").write_text("qwerty\n")
@@ -66,7 +66,7 @@ def furnished(folder: Path) -> None:
     (folder / "users.oath").write_text(f"# fleet\nHOTP {ME} - {KEY.hex()}\nHOTP bob 1234 {'ab' * 20}\n")
 
 
-def test_the_documented_commands_do_what_the_document_says(site: Site, tmp_path: Path) -> None:
+def test_the_documented_commands_print_the_documented_output(site: Site, tmp_path: Path) -> None:
     furnished(tmp_path)
     assert shutil.which("cat")
     run, key = 0, b""

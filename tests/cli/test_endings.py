@@ -1,4 +1,4 @@
-"""Commands that do not come to their end, or not to a good one, say what is so."""
+"""Tests of commands that fail or are interrupted: the message states the result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 def run(site: Site, *words: str, stdout: int | IO[str]) -> tuple[int, str]:
-    """The exit status and standard error of a command whose standard output goes to `stdout`."""
+    """Return the exit status and standard error of a command whose standard output goes to `stdout`."""
     name, *rest = words
     command = [sys.executable, "-m", "pam_totp.cli", name, "--store", str(site.store), *rest]
     done = subprocess.run(
@@ -55,13 +55,13 @@ def at_prompt(site: Site, *words: str) -> pexpect.spawn[bytes]:
         (["verify", ME, "--colour"], "unrecognized arguments: --colour (see 'pam-totp verify --help')"),
     ],
 )
-def test_words_that_are_not_understood_are_one_short_line(words: list[str], says: str) -> None:
+def test_unknown_words_are_reported_in_one_short_line(words: list[str], says: str) -> None:
     command = [sys.executable, "-m", "pam_totp.cli", *words]
     done = subprocess.run(command, cwd=TREE, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stderr) == (2, f"pam-totp: {says}\n")
 
 
-def test_every_command_shows_examples_that_it_understands(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_valid_examples_in_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     whole = parser()
     (commands,) = (action.choices for action in whole._actions if isinstance(action.choices, dict))
     for name in commands:
@@ -76,7 +76,7 @@ def test_every_command_shows_examples_that_it_understands(capsys: pytest.Capture
             assert whole.parse_args(words).parser is commands[name]
 
 
-def test_what_enroll_takes_where_nothing_is_said_is_in_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_of_enroll_shows_its_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parser().parse_args(["enroll", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
@@ -84,7 +84,7 @@ def test_what_enroll_takes_where_nothing_is_said_is_in_its_help(capsys: pytest.C
     assert re.search(r"--algorithm \{[\w,]+\} [^-]*\(SHA1\)", shown)
 
 
-def test_interrupted_after_the_change_it_says_to_look(site: Site) -> None:
+def test_an_interrupt_after_a_change_says_how_to_check_it(site: Site) -> None:
     site.enrol(failures=3, failures_at=0)
     script = f"""
 import sys
@@ -101,7 +101,7 @@ sys.exit(cli.main(["unlock", {ME!r}, "--store", {str(site.store)!r}]))
     assert done.stderr == "pam-totp: interrupted; the change may be done or not (see 'pam-totp list')\n"
 
 
-def test_interrupted_at_a_prompt_nothing_was_changed(site: Site) -> None:
+def test_an_interrupt_at_a_prompt_changes_nothing(site: Site) -> None:
     site.enrol()
     before = site.path().read_bytes()
     for words in (("verify", ME), ("remove", ME)):
@@ -109,7 +109,7 @@ def test_interrupted_at_a_prompt_nothing_was_changed(site: Site) -> None:
         talk.expect(rb"code: |\[y/N\] ")
         talk.sendintr()
         talk.expect(pexpect.EOF)
-        assert talk.before.endswith(b"\r\npam-totp: interrupted; nothing was changed\r\n"), "on a line of its own"
+        assert talk.before.endswith(b"\r\npam-totp: interrupted; nothing was changed\r\n"), "on a separate line"
         talk.close()
         assert talk.exitstatus == INTERRUPTED
     assert site.path().read_bytes() == before
@@ -117,7 +117,7 @@ def test_interrupted_at_a_prompt_nothing_was_changed(site: Site) -> None:
 
 @pytest.mark.parametrize("words", [("verify",), ("remove",)])
 def test_an_end_of_input_at_a_prompt_is_no_answer(site: Site, words: tuple[str, ...]) -> None:
-    """verify does not echo what is typed, remove does."""
+    """verify reads an answer without echo, remove with echo."""
     site.enrol()
     before = site.path().read_bytes()
     talk = at_prompt(site, *words, ME)
@@ -137,7 +137,9 @@ def test_an_end_of_input_at_a_prompt_is_no_answer(site: Site, words: tuple[str, 
         (b"\x03", "interrupted before the end of the login", INTERRUPTED),
     ],
 )
-def test_no_answer_at_a_rehearsal_is_said_in_a_line_of_its_own(site: Site, key: bytes, said: str, status: int) -> None:
+def test_no_answer_in_a_rehearsal_is_reported_on_a_separate_line(
+    site: Site, key: bytes, said: str, status: int
+) -> None:
     site.enrol()
     site.configure()
     words = ["-m", "pam_totp.cli", "rehearse", "demo", ME, "--stack", str(site.confdir / "demo")]
@@ -152,7 +154,7 @@ def test_no_answer_at_a_rehearsal_is_said_in_a_line_of_its_own(site: Site, key: 
 
 
 @pytest.mark.parametrize("what", ["key", "URI"])
-def test_a_key_that_standard_input_does_not_hold_is_missed_by_its_name(site: Site, what: str) -> None:
+def test_a_key_missing_on_standard_input_is_named(site: Site, what: str) -> None:
     said = f"pam-totp: no {what} on standard input; nothing was changed\n"
     option = "--secret-stdin" if what == "key" else "--uri-stdin"
     done = site.command("enroll", ME, option, stdin="")
@@ -160,7 +162,7 @@ def test_a_key_that_standard_input_does_not_hold_is_missed_by_its_name(site: Sit
     assert not site.path().exists()
 
 
-def test_import_without_a_file_says_that_it_may_be_standard_input(site: Site) -> None:
+def test_import_without_a_file_suggests_standard_input(site: Site) -> None:
     done = site.command("import", "csv", stdin="")
     assert (done.returncode, done.stderr) == (2, "pam-totp: name one file, or - for standard input\n")
 
@@ -176,12 +178,12 @@ def test_import_without_a_file_says_that_it_may_be_standard_input(site: Site) ->
         ),
     ],
 )
-def test_a_file_that_cannot_be_read_is_said_with_what_to_look_at(site: Site, words: list[str], said: str) -> None:
+def test_an_unreadable_file_is_reported_with_a_remedy(site: Site, words: list[str], said: str) -> None:
     done = site.command(*words)
     assert (done.returncode, done.stderr) == (3, f"pam-totp: {said}\n")
 
 
-def test_a_rehearsal_for_a_name_without_an_account_says_so_before_it_asks(site: Site) -> None:
+def test_rehearse_warns_of_a_missing_account_before_the_prompt(site: Site) -> None:
     site.configure()
     words = ["-m", "pam_totp.cli", "rehearse", "demo", "alcie", "--stack", str(site.confdir / "demo")]
     done = subprocess.run(
@@ -198,40 +200,40 @@ def test_a_rehearsal_for_a_name_without_an_account_says_so_before_it_asks(site: 
     assert (done.returncode, others[-1]) == (1, "pam-totp: demo would refuse alcie: auth_err")
 
 
-def test_interrupted_while_it_listens_to_a_port_nothing_was_changed(site: Site) -> None:
+def test_an_interrupt_while_a_port_is_read_changes_nothing(site: Site) -> None:
     site.enrol()
     before = site.path().read_bytes()
-    theirs, ours = os.openpty()
-    talk = at_prompt(site, "resync", ME, "--port", os.ttyname(ours))
+    master, slave = os.openpty()
+    talk = at_prompt(site, "resync", ME, "--port", os.ttyname(slave))
     talk.expect("press the button")
     talk.sendintr()
     talk.expect(pexpect.EOF)
     assert b"pam-totp: interrupted; nothing was changed\r\n" in talk.before
     talk.close()
-    os.close(theirs)
-    os.close(ours)
+    os.close(master)
+    os.close(slave)
     assert talk.exitstatus == INTERRUPTED
     assert site.path().read_bytes() == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_told_to_end_at_a_hidden_prompt_it_leaves_the_terminal_as_it_was(site: Site, number: signal.Signals) -> None:
+def test_a_signal_at_a_hidden_prompt_restores_the_terminal(site: Site, number: signal.Signals) -> None:
     site.enrol()
     talk = at_prompt(site, "verify", ME)
     talk.expect("code: ")
     terminal = os.dup(talk.child_fd)
-    until(lambda: not termios.tcgetattr(terminal)[3] & termios.ECHO, "it stops echoing")
+    until(lambda: not termios.tcgetattr(terminal)[3] & termios.ECHO, "the echo is off")
     stat = Path(f"/proc/{talk.pid}/stat")
     until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "S", "it waits for the answer")
     talk.kill(number)
     talk.expect(pexpect.EOF)
-    until(lambda: termios.tcgetattr(terminal)[3] & termios.ECHO, "it echoes again")
+    until(lambda: termios.tcgetattr(terminal)[3] & termios.ECHO, "the echo is on again")
     os.close(terminal)
     talk.close()
     assert talk.exitstatus == 128 + number
 
 
-def test_without_a_reader_of_the_key_no_token_is_enrolled(site: Site) -> None:
+def test_a_token_is_not_enrolled_if_its_key_cannot_be_printed(site: Site) -> None:
     read, write = os.pipe()
     os.close(read)
     try:
@@ -242,7 +244,7 @@ def test_without_a_reader_of_the_key_no_token_is_enrolled(site: Site) -> None:
 
 
 @pytest.mark.parametrize("more", [(), ("--json",)])
-def test_codes_that_could_not_be_printed_are_not_said_to_be_as_before(site: Site, more: tuple[str, ...]) -> None:
+def test_unprinted_recovery_codes_are_not_reported_as_unchanged(site: Site, more: tuple[str, ...]) -> None:
     site.enrol()
     with open("/dev/full", "w") as full:
         status, said = run(site, "recovery", ME, *more, stdout=full)
@@ -254,7 +256,7 @@ def test_codes_that_could_not_be_printed_are_not_said_to_be_as_before(site: Site
     assert len(site.record().recovery) == 10
 
 
-def test_list_goes_on_past_a_file_that_is_not_in_order(site: Site) -> None:
+def test_list_continues_after_an_invalid_file(site: Site) -> None:
     site.enrol()
     site.enrol(user="zoe")
     site.path("bob").write_bytes(b"{")
@@ -265,22 +267,22 @@ def test_list_goes_on_past_a_file_that_is_not_in_order(site: Site) -> None:
     assert "zoe" in done.stdout
 
 
-def test_list_passes_over_who_is_gone_by_then(site: Site) -> None:
-    """A name that no store writes stands for a record that was removed between two looks."""
+def test_list_skips_a_record_removed_in_the_meantime(site: Site) -> None:
+    """The store never writes this file name. It simulates a record that is removed after the names are listed."""
     site.enrol()
     site.path("%41lice").write_bytes(serialize(site.record()))
     done = site.command("list")
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_list_shows_a_time_that_no_calendar_has(site: Site) -> None:
+def test_list_shows_a_time_beyond_the_calendar_as_a_number(site: Site) -> None:
     site.enrol(fob(last_used=1 << 61))
     done = site.command("list")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"at {1 << 61}" in done.stdout
 
 
-def test_the_service_takes_a_store_that_is_named_from_here(site: Site) -> None:
+def test_the_service_accepts_a_relative_path_of_the_store(site: Site) -> None:
     site.store.rename(site.folder / "moved")
     here = os.path.relpath(site.folder / "moved", TREE)
     site.store = Path(here)  # started in TREE
@@ -291,7 +293,7 @@ def test_the_service_takes_a_store_that_is_named_from_here(site: Site) -> None:
     assert site.gets_in(codes(0))
 
 
-def test_a_new_store_is_its_owners_alone_whatever_the_umask(site: Site) -> None:
+def test_a_new_store_has_mode_0700_under_every_umask(site: Site) -> None:
     site.store.rmdir()
     before = os.umask(0o777)
     try:

@@ -1,4 +1,4 @@
-"""enroll and qr: what a person sees before the first login."""
+"""Tests of enroll and qr: the dialogue, the QR code and the picture."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def scanned(picture: Path) -> str:
 
 
 def png(rows: list[list[int]], scale: int = 6) -> bytes:
-    """A grey picture; 1 is dark."""
+    """Return a grey picture; 1 is dark."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
@@ -45,7 +45,7 @@ def png(rows: list[list[int]], scale: int = 6) -> bytes:
 
 
 def drawn(screen: str) -> list[list[int]]:
-    """The modules of a QR code that was drawn in half blocks; a blank is dark, whatever stands around it."""
+    """Return the modules of a QR code drawn in half blocks; a blank is dark."""
     lines = [line for line in screen.splitlines() if "█" in line]
     rows: list[list[int]] = []
     for line in lines:
@@ -63,7 +63,7 @@ def on_terminal(site: Site, *words: str) -> pexpect.spawn[str]:
     return pexpect.spawn(sys.executable, arguments, cwd=str(TREE), encoding="utf-8", dimensions=(24, 80), timeout=30)
 
 
-def test_a_phone_is_enrolled_from_the_code_on_the_terminal(site: Site, tmp_path: Path) -> None:
+def test_a_phone_app_is_enrolled_from_the_qr_code_on_the_terminal(site: Site, tmp_path: Path) -> None:
     site.configure()
     child = on_terminal(site, "enroll", ME)
     child.expect("a code of phone: ")
@@ -71,8 +71,8 @@ def test_a_phone_is_enrolled_from_the_code_on_the_terminal(site: Site, tmp_path:
     lines = shown.splitlines()
     assert all(len(line) <= 80 for line in lines)
     blocks = [line for line in lines if "█" in line]
-    assert len(blocks) + 1 <= 24, "the code and the question fit on 80×24 together"
-    assert lines[-len(blocks) :] == blocks, "nothing stands between them"
+    assert len(blocks) + 1 <= 24, "the QR code and the prompt fit on 80×24 together"
+    assert lines[-len(blocks) :] == blocks, "no line is between them"
     picture = tmp_path / "screen.png"
     picture.write_bytes(png(drawn(shown)))
     uri = scanned(picture)
@@ -81,7 +81,7 @@ def test_a_phone_is_enrolled_from_the_code_on_the_terminal(site: Site, tmp_path:
     typed = re.search(r"key: ((?:[A-Z2-7]{4} ?){8})\r?\n", shown)
     assert typed is not None
     assert typed[1].replace(" ", "") == base32(token.secret), "the key for typing, in groups of four"
-    assert not site.path().exists(), "nothing is activated before a code was right"
+    assert not site.path().exists(), "the token is not stored before a right code"
     child.sendline("000000")
     child.expect("not accepted: this is not a code of this token")
     app = pyotp.parse_uri(uri)
@@ -90,11 +90,11 @@ def test_a_phone_is_enrolled_from_the_code_on_the_terminal(site: Site, tmp_path:
     child.sendline(code)
     child.expect(f"{ME} now has the totp token phone")
     child.expect(pexpect.EOF)
-    assert not site.gets_in(code), "the code that proved the token is used up"
+    assert not site.gets_in(code), "the code that confirmed the token is used up"
     assert site.gets_in(totp(token.secret, int(time.time()) + 30))
 
 
-def test_the_drawing_is_dark_on_light_whatever_the_theme(site: Site) -> None:
+def test_the_qr_code_is_dark_on_light_under_every_theme(site: Site) -> None:
     child = on_terminal(site, "enroll", ME, "--yes")
     child.expect(pexpect.EOF)
     blocks = [line for line in child.before.splitlines() if "█" in line]
@@ -113,7 +113,7 @@ def test_hotp_without_a_known_counter_asks_for_two_codes_in_a_row(site: Site) ->
     assert site.counter() == 42
 
 
-def test_a_token_that_is_there_is_not_replaced(site: Site) -> None:
+def test_an_existing_token_is_not_replaced(site: Site) -> None:
     site.enrol(phone())
     before = site.path().read_bytes()
     done = site.command("enroll", ME, stdin="000000\n")
@@ -122,17 +122,17 @@ def test_a_token_that_is_there_is_not_replaced(site: Site) -> None:
         f"pam-totp: {ME} already has a token named 'phone'; nothing was changed "
         "(choose another name with --name, or see 'pam-totp remove --help')\n"
     )
-    assert "key:" not in done.stdout, "said before anybody scans anything"
+    assert "key:" not in done.stdout, "the error precedes the QR code"
     assert site.path().read_bytes() == before
 
 
-def test_a_counter_is_not_ignored_where_codes_are_by_time(site: Site) -> None:
+def test_a_counter_for_a_time_token_is_wrong_usage(site: Site) -> None:
     done = site.command("enroll", ME, "--counter", "7", stdin="")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "pam-totp: --counter requires --type hotp\n"
 
 
-def test_whose_codes_by_time_are_all_wrong_is_told_the_time_here(site: Site) -> None:
+def test_after_wrong_codes_of_a_time_token_the_current_time_is_shown(site: Site) -> None:
     by_time = site.command("enroll", ME, "--qr", "none", stdin="000000\n" * 3)
     told = r"nothing was changed \(check the phone's clock: it is now \d\d:\d\d:\d\d UTC\)$"
     assert re.search(told, by_time.stderr)
@@ -150,7 +150,7 @@ NAME = "al.i+ce@example.net"
 
 
 @pytest.mark.parametrize("words", CHOICES)
-def test_zbar_and_pyotp_read_what_was_enrolled(site: Site, tmp_path: Path, words: list[str]) -> None:
+def test_zbar_and_pyotp_read_the_enrolled_token(site: Site, tmp_path: Path, words: list[str]) -> None:
     picture = tmp_path / "code.png"
     done = site.command("enroll", NAME, *words, "--yes", "--qr", f"png={picture}", "--json")
     assert done.returncode == 0, done.stderr
@@ -174,7 +174,7 @@ def test_zbar_and_pyotp_read_what_was_enrolled(site: Site, tmp_path: Path, words
         assert site.command("verify", NAME, theirs.now()).returncode == 0
 
 
-def test_pictures_never_overwrite_and_leave_nothing_behind(site: Site, tmp_path: Path) -> None:
+def test_a_picture_never_replaces_a_file_and_is_deleted_on_failure(site: Site, tmp_path: Path) -> None:
     site.enrol()
     there = tmp_path / "there.svg"
     there.write_text("mine")
@@ -189,13 +189,13 @@ def test_pictures_never_overwrite_and_leave_nothing_behind(site: Site, tmp_path:
     fresh = tmp_path / "fresh.png"
     refused = site.command("enroll", ME, "--qr", f"png={fresh}", stdin="000000\n" * 3)
     assert refused.returncode == 1
-    assert not fresh.exists(), "no picture of a token that was not enrolled"
+    assert not fresh.exists(), "a failed enrolment deletes its picture"
     drawn = site.command("qr", ME, "--yes", "--qr", f"svg={fresh.with_suffix('.svg')}")
     assert drawn.returncode == 0, drawn.stderr
     assert fresh.with_suffix(".svg").read_text().startswith("<?xml")
 
 
-def test_qr_shows_a_token_again_after_a_yes_only(site: Site, tmp_path: Path) -> None:
+def test_qr_shows_a_token_again_only_after_a_yes(site: Site, tmp_path: Path) -> None:
     site.enrol(fob(9), phone())
     child = on_terminal(site, "qr", ME, "fob")
     child.expect(r"anyone who sees it can generate the same codes \[y/N\] ")
@@ -223,19 +223,19 @@ def test_qr_shows_a_token_again_after_a_yes_only(site: Site, tmp_path: Path) -> 
         (["--period", "60"], "a period of 60 s"),
     ],
 )
-def test_a_choice_that_some_apps_pass_over_is_warned_about(site: Site, words: list[str], said: str) -> None:
+def test_a_setting_that_some_apps_ignore_causes_a_warning(site: Site, words: list[str], said: str) -> None:
     done = site.command("enroll", ME, *words, "--yes")
     assert done.returncode == 0
     assert f"some phones' apps pass over {said} in a QR code" in done.stderr
     assert site.command("enroll", ME, "--name", "usual", "--yes").stderr == ""
 
 
-def test_an_issuer_that_would_be_read_as_two_is_wrong_usage(site: Site) -> None:
+def test_an_issuer_with_a_colon_is_wrong_usage(site: Site) -> None:
     assert site.command("enroll", ME, "--yes", "--issuer", "a:b").returncode == 2
     assert not site.path().exists()
 
 
 @pytest.mark.parametrize("how", ["png", "jpeg=x", "terminal=x", "none=x", "svg="])
-def test_another_way_to_draw_is_wrong_usage(site: Site, how: str) -> None:
+def test_an_unknown_qr_output_is_wrong_usage(site: Site, how: str) -> None:
     assert site.command("enroll", ME, "--yes", "--qr", how).returncode == 2
     assert not site.path().exists()

@@ -1,4 +1,4 @@
-"""export: files of mode 0600 that other programs take, and that come in again the same."""
+"""Tests of export: files of mode 0600 that other programs can read, and that import reads back unchanged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def same(one: Token, other: Token, *but: str) -> bool:
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("token", [fob(7, name="token"), phone(last_step=STEP, drift=1)], ids=["hotp", "totp"])
-def test_what_is_exported_and_imported_again_is_the_same(site: Site, tmp_path: Path, name: str, token: Token) -> None:
+def test_an_exported_token_is_imported_unchanged(site: Site, tmp_path: Path, name: str, token: Token) -> None:
     site.enrol(token)
     file = tmp_path / "out"
     done = site.command("export", ME, "--format", name, "--output", file)
@@ -61,8 +61,8 @@ def test_json_keeps_the_whole_record(site: Site, tmp_path: Path) -> None:
     assert site.command("import", "json", file).returncode == 0
     assert site.path().read_bytes() == before
     assert site.command("verify", ME, stdin=shown[0] + "\n").returncode == 0
-    assert site.command("import", "json", file).returncode == 0, "there already"
-    assert len(site.record().recovery) == 1, "a used recovery code does not come back"
+    assert site.command("import", "json", file).returncode == 0, "already imported"
+    assert len(site.record().recovery) == 1, "a used recovery code remains used"
 
 
 def from_uri(text: str) -> tuple[str, dict[str, str]]:
@@ -107,7 +107,7 @@ def of_json(text: str) -> list[str]:
 
 
 def oathtool(kind: str, key: list[str], digits: str, counter: str | None, algorithm: str) -> list[str]:
-    """Five codes in a row by Debian's oathtool, of what stands in the file."""
+    """Return five codes in a row that Debian's oathtool computes from the fields of the file."""
     how = ["--counter", str(counter)] if kind == "hotp" else [f"--totp={algorithm}", "--now", "2023-11-14 00:00:00 UTC"]
     command = ["oathtool", *how, "--window", "4", "--digits", digits, *key]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
@@ -132,8 +132,8 @@ def test_oathtool_computes_the_same_codes_from_every_export(
     file = tmp_path / "out"
     assert site.command("export", ME, "--format", name, "--output", file).returncode == 0
     first = token.counter if isinstance(token, HotpToken) else 1_699_920_000 // 30
-    ours = [hotp(token.secret, first + i, token.digits, token.algorithm) for i in range(5)]
-    assert READERS[name](file.read_text()) == ours
+    expected = [hotp(token.secret, first + i, token.digits, token.algorithm) for i in range(5)]
+    assert READERS[name](file.read_text()) == expected
 
 
 def test_a_pskc_file_can_be_encrypted(site: Site, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_pskc_file_can_be_encrypted(site: Site, tmp_path: Path) -> None:
     assert site.counter("bob") == 7
 
 
-def test_what_a_format_cannot_say_is_refused_and_leaves_no_file(site: Site, tmp_path: Path) -> None:
+def test_a_token_that_a_format_cannot_hold_is_refused_without_a_file(site: Site, tmp_path: Path) -> None:
     site.enrol(fob(0), phone(algorithm="SHA256"), fob(name="old", secret=b"o" * 20, enabled=False))
     file = tmp_path / "out"
     for words, said in (
@@ -179,7 +179,7 @@ def test_options_that_exclude_each_other_leave_no_file(site: Site, tmp_path: Pat
         assert not file.exists()
 
 
-def test_what_is_not_in_the_file_is_said_in_json_too(site: Site, tmp_path: Path) -> None:
+def test_fields_missing_in_the_file_are_listed_in_json_too(site: Site, tmp_path: Path) -> None:
     site.enrol(fob(5, serial="S1"), phone())
     file = tmp_path / "out"
     told = site.command_json("export", ME, "--format", "otpauth", "--output", file)
@@ -188,7 +188,7 @@ def test_what_is_not_in_the_file_is_said_in_json_too(site: Site, tmp_path: Path)
     assert "serial" not in told["not_in_it"]["phone"]
 
 
-def test_no_file_is_overwritten_and_the_name_comes_from_the_user(site: Site, tmp_path: Path) -> None:
+def test_export_never_replaces_a_file(site: Site, tmp_path: Path) -> None:
     site.enrol()
     file = tmp_path / "mine"
     file.write_text("mine")
@@ -196,10 +196,10 @@ def test_no_file_is_overwritten_and_the_name_comes_from_the_user(site: Site, tmp
     assert done.returncode == 1
     assert "already exists" in done.stderr
     assert file.read_text() == "mine"
-    assert site.command("verify", ME, codes(0)).returncode == 0, "nothing else happened"
+    assert site.command("verify", ME, codes(0)).returncode == 0, "the token is unchanged"
 
 
-def test_keys_do_not_go_to_standard_output_nor_to_a_file_called_dash(site: Site) -> None:
+def test_keys_are_not_written_to_standard_output_or_a_file_named_dash(site: Site) -> None:
     site.enrol()
     done = site.command("export", ME, "--format", "json", "--output", "-")
     assert (done.returncode, done.stdout) == (2, "")

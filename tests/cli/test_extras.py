@@ -1,4 +1,4 @@
-"""The message for a missing package names a command that works on that system."""
+"""Tests of the message for a missing package: it names a command that works on that system."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.site import ME, TREE, Site
         ("python-pam", "apt-get install python3-pampy python3-six, or make install EXTRAS=web"),
     ],
 )
-def test_only_in_a_virtual_environment_is_pip_named(monkeypatch: pytest.MonkeyPatch, package: str, said: str) -> None:
+def test_pip_is_named_only_in_a_virtual_environment(monkeypatch: pytest.MonkeyPatch, package: str, said: str) -> None:
     monkeypatch.setattr(sys, "prefix", sys.base_prefix)
     assert how_to_get(package) == said
     monkeypatch.setattr(sys, "prefix", "/home/alice/environment")
     assert how_to_get(package) == f"pip install {package}"
 
 
-def test_the_simulator_names_pip_in_a_virtual_environment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_simulator_names_pip_only_in_a_virtual_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "prefix", sys.base_prefix)
     assert simulators.missing("pyserial") == "pyserial is missing (apt-get install python3-serial)"
     assert simulators.missing("textual") == "textual is missing (make install EXTRAS=tui)"
@@ -50,7 +50,7 @@ def test_every_extra_of_a_message_is_in_setup_and_in_the_manual() -> None:
         assert f"`{debian}`" in table
 
 
-def test_without_segno_the_key_is_shown_with_what_to_install(site: Site, tmp_path: Path) -> None:
+def test_without_segno_the_key_and_the_missing_package_are_shown(site: Site, tmp_path: Path) -> None:
     (tmp_path / "segno.py").write_text("raise ModuleNotFoundError(name='segno')\n")
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{TREE}"}
     command: list[str | Path] = [sys.executable, "-m", "pam_totp.cli", "enroll", ME, "--store", site.store, "--yes"]
@@ -69,7 +69,7 @@ def test_without_segno_the_key_is_shown_with_what_to_install(site: Site, tmp_pat
         ("pskc", "python-pskc", ["export", ME, "--format", "pskc"]),
     ],
 )
-def test_an_extra_that_is_missing_is_out_of_reach(site: Site, module: str, package: str, words: list[str]) -> None:
+def test_a_missing_extra_is_named_with_the_remedy(site: Site, module: str, package: str, words: list[str]) -> None:
     site.enrol()
     words = [words[0], "--store", str(site.store), *words[1:]]
     script = f"import sys; sys.modules[{module!r}] = None; from pam_totp.cli import main; sys.exit(main({words!r}))"

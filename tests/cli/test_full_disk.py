@@ -1,4 +1,4 @@
-"""A disk that is full or read-only while tokens are enrolled, recovery codes made or files imported."""
+"""Test of a full or read-only disk during an enrolment, an import, or the creation of recovery codes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pam_totp.core.secretfile import base32, serialize
 from tests.isolation import MAY_MOUNT
 from tests.site import KEY, TREE, fob
 
-# Run in a mount namespace of its own: mounts a small disk, lets the commands loose on it, and says how that went.
+# Runs in a private mount namespace: mounts a small disk, runs the commands on it, and prints their results.
 SCRIPT = r"""
 import json, os, subprocess, sys
 from pathlib import Path
@@ -80,7 +80,7 @@ def test_the_old_state_is_intact_and_the_message_says_what_to_do(tmp_path: Path,
         (["import", "users-oath", str(file)], ""),
     ]
     enter, back = ["unshare", "--mount", "--propagation", "unchanged"], []
-    if os.geteuid() != 0:  # as root of a namespace of our own we may mount, and then are ourselves again
+    if os.geteuid() != 0:  # mount as root of a new user namespace, then run the commands under the original ids
         enter = ["unshare", "--map-root-user", "--mount"]
         back = ["unshare", f"--map-user={os.geteuid()}", f"--map-group={os.getegid()}"]
     done = subprocess.run(
@@ -93,7 +93,7 @@ def test_the_old_state_is_intact_and_the_message_says_what_to_do(tmp_path: Path,
     assert done.returncode == 0, done.stderr
     for (words, _), (status, out, said, files) in zip(commands, json.loads(done.stdout), strict=True):
         assert status == 3, (words, said)
-        assert out == "", "no code and no key is shown that is not stored"
+        assert out == "", "a code or a key is shown only if it is stored"
         err = re.sub(r"\Apam-totp: warning: there is no account \w+ on this host\n", "", said)
         assert err.startswith(f"pam-totp: {disk}: "), err
         assert REMEDY[how] in err

@@ -1,4 +1,4 @@
-"""import, as an admin runs it: a box of tokens, a fleet of files, and all that can be wrong with them."""
+"""Tests of import, as an admin runs it: boxes of tokens, users' files, invalid input, and interrupts."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def started(site: Site, name: str, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=TREE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def test_what_came_in_and_what_did_not_is_in_a_table_without_a_key(site: Site, tmp_path: Path) -> None:
+def test_the_table_lists_imported_and_skipped_tokens_without_keys(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "users.oath"
     file.write_text(OATH)
     done = site.command("import", "users-oath", file)
-    assert done.returncode == 1, "something was left out"
+    assert done.returncode == 1, "a token was skipped"
     shown = [line.split(maxsplit=6) for line in done.stdout.splitlines()[1:4]]
     assert [row[1:4] for row in shown] == [["1", "alice", "token"], ["2", "bob", "token"], ["3", "carl", "-"]]
     assert "skipped: secret: must be 112 to 1024 bits" in done.stdout
@@ -56,7 +56,7 @@ def test_what_came_in_and_what_did_not_is_in_a_table_without_a_key(site: Site, t
     assert sorted(records(site)) == ["alice.json", "bob.json"]
 
 
-def test_the_table_comes_before_its_sum_where_both_go_to_one_file(site: Site, tmp_path: Path) -> None:
+def test_the_table_precedes_the_summary_in_a_common_file(site: Site, tmp_path: Path) -> None:
     (tmp_path / "users.oath").write_text(OATH)
     words: list[str | Path] = ["import", "--store", site.store, "users-oath", tmp_path / "users.oath"]
     with open(tmp_path / "both", "w") as both:
@@ -67,7 +67,7 @@ def test_the_table_comes_before_its_sum_where_both_go_to_one_file(site: Site, tm
     assert (lines[0].split()[0], lines[-1]) == ("WHERE", "2 tokens of 2 users imported, 1 skipped")
 
 
-def test_a_dry_run_says_the_same_and_changes_nothing(site: Site, tmp_path: Path) -> None:
+def test_a_dry_run_prints_the_same_and_changes_nothing(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "users.oath"
     file.write_text(OATH)
     said = json.loads(site.command("import", "users-oath", file, "--dry-run", "--json").stdout)
@@ -81,7 +81,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(site: Site, tmp_path: Path)
     assert HEX not in json.dumps(done)
 
 
-def test_the_same_file_again_brings_nothing_twice(site: Site, tmp_path: Path) -> None:
+def test_the_same_file_imported_again_changes_nothing(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "users.oath"
     file.write_text(f"HOTP alice - {HEX}\n")
     assert site.command("import", "users-oath", file).returncode == 0
@@ -90,10 +90,10 @@ def test_the_same_file_again_brings_nothing_twice(site: Site, tmp_path: Path) ->
     again = site.command("import", "users-oath", file)
     assert again.returncode == 0
     assert "already imported as 'token'" in again.stdout
-    assert records(site) == before, "the counter stays where it is"
+    assert records(site) == before, "the counter is unchanged"
 
 
-def test_an_error_names_file_and_line_and_nothing_comes_in(site: Site, tmp_path: Path) -> None:
+def test_an_error_names_file_and_line_and_imports_nothing(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "users.oath"
     file.write_text(OATH + "HOTP dora - nonsense\n")
     done = site.command("import", "users-oath", file)
@@ -115,7 +115,7 @@ def test_a_file_of_another_format_is_named_in_the_error(site: Site, tmp_path: Pa
     assert "it looks like" not in site.command("import", "csv", file).stderr
 
 
-def test_new_tokens_stand_beside_old_ones_under_free_names(site: Site, tmp_path: Path) -> None:
+def test_new_tokens_are_added_under_unused_names(site: Site, tmp_path: Path) -> None:
     site.enrol(fob(3, name="token"), user="alice")
     file = tmp_path / "uris"
     uris = [f"otpauth://hotp/alice?secret={base32(bytes([i]) * 20)}&counter={i}\n" for i in (1, 2)]
@@ -149,7 +149,7 @@ def test_user_selects_lines_of_users_oath_and_assigns_other_tokens(site: Site, t
 BOX = "serial,user\n# box 7\nA1,alice\nA2,bob\nA9,zoe\n"
 
 
-def test_a_box_of_tokens_takes_a_map_or_one_serial_and_user(site: Site, tmp_path: Path) -> None:
+def test_a_box_of_tokens_requires_a_map_or_a_serial_and_a_user(site: Site, tmp_path: Path) -> None:
     box, users = tmp_path / "box.csv", tmp_path / "serials.csv"
     box.write_text(f"A1,{HEX},hotp,6,0\nA2,{'ab' * 20},totp,8,60\nA3,{'cd' * 20}\n")
     users.write_text(BOX)
@@ -172,7 +172,7 @@ def test_a_box_of_tokens_takes_a_map_or_one_serial_and_user(site: Site, tmp_path
     ("number", "option", "secret"),
     [(6, "--key-file", "12345678901234567890123456789012"), (7, "--password-file", "qwerty"), (3, None, "")],
 )
-def test_a_pskc_file_comes_in_with_a_key_from_a_file_or_the_prompt(
+def test_a_pskc_file_is_decrypted_with_a_key_from_a_file_or_the_prompt(
     site: Site, tmp_path: Path, number: int, option: str | None, secret: str
 ) -> None:
     file, key = tmp_path / "box.xml", tmp_path / "key"
@@ -193,7 +193,7 @@ def test_a_pskc_file_comes_in_with_a_key_from_a_file_or_the_prompt(
         assert "wrong key or password" in wrong.stderr
 
 
-def test_the_weak_key_of_figure_2_and_the_pin_of_figure_5_are_left_out(site: Site, tmp_path: Path) -> None:
+def test_the_weak_key_of_figure_2_and_the_pin_of_figure_5_are_skipped(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "box.xml"
     file.write_bytes(figure(2))
     weak = site.command("import", "pskc", file, "--user", "alice")
@@ -210,14 +210,14 @@ def test_a_bulk_file_is_mapped_by_serial(site: Site, tmp_path: Path) -> None:
     file.write_bytes(figure(10))
     users.write_text("654321,alice\n123456,bob\n9999999,carl\n")
     done = site.command("import", "pskc", file, "--map", users)
-    assert "already imported as 'token'" in done.stdout, "carl's two have one key"
+    assert "already imported as 'token'" in done.stdout, "carl's two tokens have the same key"
     assert [site.record(user).tokens[0].serial for user in ("alice", "bob", "carl")] == ["654321", "123456", "9999999"]
     assert site.command("verify", "alice", hotp(KEY, 0, 8)).returncode == 1, "its policy ended in 2006"
     assert site.command("enable-token", "alice").returncode == 0
     assert site.command("verify", "alice", hotp(KEY, 0, 8)).returncode == 0
 
 
-def test_ten_thousand_keys_of_one_file_come_in_with_a_bar(site: Site, tmp_path: Path) -> None:
+def test_ten_thousand_keys_of_one_file_are_imported_with_progress(site: Site, tmp_path: Path) -> None:
     file, users = tmp_path / "box.xml", tmp_path / "serials.csv"
     tokens = [fob(name=f"t{i}", secret=i.to_bytes(20, "big"), serial=f"S{i}") for i in range(10_000)]
     file.write_bytes(written("pskc", tokens))
@@ -231,7 +231,7 @@ def test_ten_thousand_keys_of_one_file_come_in_with_a_bar(site: Site, tmp_path: 
     assert site.command("verify", "user9999", hotp(tokens[9999].secret, 0)).returncode == 0
 
 
-def test_the_parts_of_a_migration_are_one_file(site: Site, tmp_path: Path) -> None:
+def test_all_parts_of_a_migration_are_imported_together(site: Site, tmp_path: Path) -> None:
     files = [tmp_path / f"{i}.txt" for i in range(2)]
     for i, file in enumerate(files):
         file.write_text(part(i, 2, token(bytes([i]) * 20, name=b"Co:alice")) + "\n")
@@ -257,7 +257,7 @@ def test_the_parts_of_a_migration_are_one_file(site: Site, tmp_path: Path) -> No
         ["nonsense", "f"],
     ],
 )
-def test_wrong_usage_is_said(site: Site, words: list[str]) -> None:
+def test_missing_or_contradictory_words_are_wrong_usage(site: Site, words: list[str]) -> None:
     done = site.command("import", *words)
     assert done.returncode == 2
     assert done.stderr
@@ -304,7 +304,7 @@ def test_a_tree_of_homes_is_read_as_each_home_s_owner(site: Site, tmp_path: Path
     assert site.counter("daemon") == 5
 
 
-def test_an_ordinary_user_takes_over_what_is_theirs(site: Site, tmp_path: Path) -> None:
+def test_an_ordinary_user_imports_the_file_of_their_home(site: Site, tmp_path: Path) -> None:
     home = tmp_path / "home" / ME
     home.mkdir(parents=True)
     (home / ".google_authenticator").write_text(f'{base32(KEY)}\n" HOTP_COUNTER 5\n')
@@ -321,19 +321,19 @@ def test_an_interrupted_import_leaves_the_store_as_it_was(site: Site, tmp_path: 
         site.enrol(phone(), user=f"user{i}")
     before = records(site)
     with open(site.store / "user250.lock", "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a login that takes its time: there the import stands still
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as a slow login would: the import waits here
         with started(site, "import", "users-oath", str(file)) as process:
             until(
                 lambda: in_place(site) == 251 or process.poll() is not None,
-                "250 came in, and one was there",
+                "all records up to user249 are in place, and the old one of user300",
             )
-            assert process.poll() is None, "it was interrupted in the middle"
+            assert process.poll() is None, "the import is not finished"
             process.send_signal(number)
             _, said = process.communicate(timeout=60)
     assert process.returncode != 0
     if number == signal.SIGINT:
         assert (process.returncode, said) == (130, "pam-totp: interrupted; nothing was changed\n")
-        assert records(site) == before, "at once"
+        assert records(site) == before, "rolled back at once"
     listed = site.command("list", "user0")
     assert listed.returncode == 0
     if number != signal.SIGINT:
@@ -351,7 +351,7 @@ def has_open(pid: int, file: Path) -> bool:
     return False
 
 
-def test_an_import_interrupted_twice_says_that_its_roll_back_is_open(site: Site, tmp_path: Path) -> None:
+def test_an_import_interrupted_twice_reports_the_open_roll_back(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "users.oath"
     file.write_text("".join(f"HOTP user{i} - {i:040x}\n" for i in range(20)))
     site.enrol(phone(), user="user0")
@@ -364,10 +364,10 @@ def test_an_import_interrupted_twice_says_that_its_roll_back_is_open(site: Site,
             yield
 
     with held("user10"), started(site, "import", "users-oath", str(file)) as process:
-        until(lambda: in_place(site) == 10, "all before that one came in")
+        until(lambda: in_place(site) == 10, "all records before user10 are in place")
         with held("user0"):
             process.send_signal(signal.SIGINT)
-            until(lambda: has_open(process.pid, site.store / "user0.lock"), "it is at the undoing")
+            until(lambda: has_open(process.pid, site.store / "user0.lock"), "the roll-back waits for user0")
             process.send_signal(signal.SIGINT)
             _, said = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -1,4 +1,4 @@
-"""The manuals: complete lists of commands, options, arguments and keys, and titles as Linux manuals have them."""
+"""Tests of the manuals: they list all commands, options, arguments and keys, and have the titles of Linux manuals."""
 
 from __future__ import annotations
 
@@ -42,15 +42,16 @@ PARSERS = [("pam-totp.1", pam_totp_parser()), ("token-sim.1", token_sim_parser()
     [(manual, name, parser) for manual, top in PARSERS for name, parser in commands_of(top).items()],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_manual_has_every_option_of(manual: str, command: str, parser: argparse.ArgumentParser) -> None:
-    """In both directions: the manual has no other option."""
+def test_a_manual_has_exactly_the_options_of_each_command(
+    manual: str, command: str, parser: argparse.ArgumentParser
+) -> None:
     text = subsections((DATA / manual).read_text())[command]
     options = {action.option_strings[-1][1:] for action in parser._actions if action.option_strings} - {"-help"}
     assert sorted(items(text, "Fl")) == sorted(options)
 
 
 @pytest.mark.parametrize(("manual", "parser"), PARSERS, ids=["pam-totp", "token-sim"])
-def test_a_manual_has_no_other_command(manual: str, parser: argparse.ArgumentParser) -> None:
+def test_a_manual_has_exactly_the_commands(manual: str, parser: argparse.ArgumentParser) -> None:
     assert subsections((DATA / manual).read_text()).keys() == commands_of(parser).keys()
 
 

@@ -1,4 +1,4 @@
-"""The files that a command creates: complete or absent, in the folder and with the rights that it was started with."""
+"""Tests of the files that a command creates: complete or absent, with mode 0600, and with the rights of the caller."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def die() -> None:
 
 
 def before_call(function: Callable[..., Any], number: int, action: Callable[[], object]) -> Callable[..., Any]:
-    """`function`, with `action` before its call of that number."""
+    """Return `function`, with `action` before its call of that number."""
     left = [number]
 
     def called(*arguments: Any, **named: Any) -> Any:
@@ -40,7 +40,7 @@ def before_call(function: Callable[..., Any], number: int, action: Callable[[], 
 
 
 def no_unnamed_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system without O_TMPFILE."""
+    """Simulate a file system without O_TMPFILE."""
     real = os.open
 
     def opened(name: str, flags: int, *arguments: Any, **named: Any) -> int:
@@ -126,8 +126,8 @@ def test_a_file_that_appears_in_the_meantime_is_not_replaced(tmp_path: Path) -> 
     assert path.read_text() == "of another process"
 
 
-def test_a_removed_file_is_the_one_that_was_created(tmp_path: Path) -> None:
-    """The path leads to another folder in the meantime, and another file has the name in the folder."""
+def test_only_the_created_file_is_removed(tmp_path: Path) -> None:
+    """In the meantime, the path leads to another folder, or another file gets the name."""
     folder, other = tmp_path / "folder", tmp_path / "other"
     folder.mkdir()
     other.mkdir()
@@ -159,12 +159,12 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_the_picture_of_a_token_goes_when_its_enrolment_is_ended(site: Site, tmp_path: Path, number: int) -> None:
+def test_a_signal_during_an_enrolment_deletes_the_picture(site: Site, tmp_path: Path, number: int) -> None:
     path = tmp_path / "code.png"
     command = ["-m", "pam_totp.cli", "enroll", ME, "--store", str(site.store), "--qr", f"png={path}"]
     talk = pexpect.spawn(sys.executable, command, cwd=str(TREE), timeout=PATIENCE)
     talk.expect("a code of phone: ")
-    assert path.read_bytes().startswith(b"\x89PNG"), "the user scans it now"
+    assert path.read_bytes().startswith(b"\x89PNG"), "the user can scan it now"
     talk.kill(number)
     talk.expect(pexpect.EOF)
     talk.close()
@@ -174,8 +174,8 @@ def test_the_picture_of_a_token_goes_when_its_enrolment_is_ended(site: Site, tmp
 
 
 @as_root
-def test_root_writes_to_a_folder_that_is_closed_to_the_store_s_owner(site: Site) -> None:
-    """And nothing is left there by a command that fails after it took the rights of the store's owner."""
+def test_root_writes_to_a_folder_closed_to_the_stores_owner(site: Site) -> None:
+    """A command that fails after it took the rights of the store's owner leaves no file there."""
     folder = site.folder / "closed"
     folder.mkdir(0o700)
     site.enrol(fob(7))
@@ -198,7 +198,7 @@ def test_root_writes_to_a_folder_that_is_closed_to_the_store_s_owner(site: Site)
 
 
 @as_root
-def test_a_command_without_a_file_to_write_gives_root_up_for_good(site: Site) -> None:
+def test_a_command_without_an_output_file_drops_root_permanently(site: Site) -> None:
     os.chown(site.store, 65534, 65534)
     script = f"""
 import os

@@ -1,4 +1,4 @@
-"""README.md, "Try it by hand": its commands, typed into a shell in order, do what the text says."""
+"""Test of README.md, "Try it by hand": its commands are typed into a shell in order, and work as documented."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROMPT = "typed> "
 
 
 def commands() -> Iterator[str]:
-    """Yield the lines of the section's code blocks; a command that goes on in the next line is one."""
+    """Yield the commands in the section's code blocks; a line that ends in `|` is joined with the next."""
     section = (TREE / "README.md").read_text().split("## Try it by hand\n")[1].split("\n## ")[0]
     for block in re.findall(r"```\n(.*?)```", section, re.DOTALL):
         joined = re.sub(r"\|\n +", "| ", block)
@@ -44,7 +44,7 @@ def shell() -> Iterator[pexpect.spawn[str]]:
 
 
 def type_in(shell: pexpect.spawn[str], command: str, answer: str | None = None) -> str:
-    """Type one command, and `answer` at its prompt for a code; return what it printed. It must succeed."""
+    """Type a command, and `answer` at its prompt for a code; return the output with the exit status."""
     shell.sendline(f"{command}; echo =$?=" if not command.endswith("&") else command)
     if answer is not None:
         shell.expect_exact("One-time code: ")
@@ -58,7 +58,7 @@ def type_in(shell: pexpect.spawn[str], command: str, answer: str | None = None) 
     return f"{output}={status}="
 
 
-def test_the_commands_to_try_by_hand_do_what_the_readme_says(shell: pexpect.spawn[str]) -> None:
+def test_the_commands_to_try_by_hand_work_as_documented(shell: pexpect.spawn[str]) -> None:
     outputs: dict[str, str] = {}
     code = ""
     for command in commands():

@@ -1,4 +1,4 @@
-"""rename, enable-token, disable-token, remove, recovery."""
+"""Tests of rename, enable-token, disable-token, remove and recovery."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_a_token_is_renamed_and_keeps_its_counter(site: Site, way: str) -> None:
     assert site.gets_in(codes(5))
     taken = site.command("rename", ME, "blue fob", "phone")
     assert taken.returncode == 1 and f"{ME} already has a token named 'phone'" in taken.stderr
-    assert site.command("rename", ME, "phone", "phone").returncode == 0, "it is called that"
+    assert site.command("rename", ME, "phone", "phone").returncode == 0, "a token can keep its name"
     assert site.command("rename", ME, "nosuch", "x").stderr == (
         f"pam-totp: {ME} has no token named 'nosuch' (see 'pam-totp list {ME}')\n"
     )
@@ -37,9 +37,9 @@ def test_a_disabled_token_is_refused_until_it_is_enabled(site: Site, way: str) -
     assert site.gets_in(codes(0))
 
 
-def test_removing_one_of_two_does_not_ask_and_the_last_one_does(site: Site) -> None:
+def test_only_the_removal_of_the_last_token_asks(site: Site) -> None:
     site.enrol(fob(), phone())
-    assert site.command("remove", ME).returncode == 2, "which?"
+    assert site.command("remove", ME).returncode == 2, "a token must be named"
     assert site.command("remove", ME, "phone").returncode == 0
     asked = site.command("remove", ME, stdin="\n")
     assert asked.returncode == 1
@@ -52,7 +52,7 @@ def test_removing_one_of_two_does_not_ask_and_the_last_one_does(site: Site) -> N
     assert not site.path().exists()
 
 
-def test_recovery_codes_get_in_once_each_and_say_how_many_are_left(site: Site, way: str) -> None:
+def test_recovery_codes_are_accepted_once_and_the_rest_is_counted(site: Site, way: str) -> None:
     site.enrol()
     done = site.command("recovery", ME)
     assert done.returncode == 0
@@ -65,18 +65,18 @@ def test_recovery_codes_get_in_once_each_and_say_how_many_are_left(site: Site, w
     first = site.login(shown[0])
     assert first.result is Result.SUCCESS
     assert [m.text for m in first.messages] == ["recovery code used, 9 left"]
-    assert not site.gets_in(shown[0]), "used once"
-    assert site.gets_in(shown[1].lower().replace("-", "")), "case and hyphens are forgiven"
-    assert site.gets_in(shown[2].translate(str.maketrans("01", "OL"))), "and what looks alike"
+    assert not site.gets_in(shown[0]), "each code is accepted once"
+    assert site.gets_in(shown[1].lower().replace("-", "")), "case and hyphens are ignored"
+    assert site.gets_in(shown[2].translate(str.maketrans("01", "OL"))), "O and L are read as 0 and 1"
     assert "7 recovery codes left" in site.command("list", ME).stdout
     assert site.command_json("list", ME)[0]["recovery_left"] == 7
-    assert site.gets_in(codes(0)), "the token goes on"
+    assert site.gets_in(codes(0)), "the token still works"
     if way == "socket":
         assert site.log.has("accepted", f"user={ME}", "by=recovery", "recovery_left=7")
         assert not any(SHOWN.search(line) for line in site.log.lines())
 
 
-def test_the_rest_is_kept_when_the_tokens_change_and_void_when_made_anew(site: Site) -> None:
+def test_recovery_codes_outlive_a_change_of_tokens_but_not_new_codes(site: Site) -> None:
     site.enrol()
     old = site.command_json("recovery", ME, "--count", "3")["recovery"]
     assert site.command("enroll", ME, "--yes").returncode == 0
@@ -99,7 +99,7 @@ def test_a_count_out_of_bounds_is_wrong_usage(site: Site, count: str) -> None:
     assert site.record().recovery == ()
 
 
-def test_nobody_without_tokens_gets_recovery_codes(site: Site) -> None:
+def test_a_user_without_tokens_gets_no_recovery_codes(site: Site) -> None:
     done = site.command("recovery", "carol")
     assert (done.returncode, done.stderr) == (1, f"pam-totp: carol {NO_ACCOUNT}\n")
     assert not site.path("carol").exists()
