@@ -1,4 +1,4 @@
-"""A full or read-only disk does not show which users are enrolled, or with which tokens."""
+"""Tests of a full or read-only disk: a refusal does not reveal which users are enrolled, or with which tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other PAM hosts: pamtester and python-pam, with a private /etc/pam.d in a mount namespace."""
+"""Tests of other callers of PAM: pamtester and python-pam, with a private /etc/pam.d in a mount namespace."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ from tests.conftest import with_mounts
 from tests.pamconf import service
 from tests.site import MODULE, TREE, Site, codes
 
-IN_NAMESPACE = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-ec"]  # private already
+IN_NAMESPACE = [
+    "unshare",
+    "--mount",
+    "--propagation",
+    "unchanged",
+    "sh",
+    "-ec",
+]  # the mounts of this process are already private
 
 
 def hosted(site: Site, *command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a PAM host that reads /etc/pam.d, with the site's services there."""
+    """Run a program that reads /etc/pam.d, with the site's services there."""
     script = 'mount --bind "$0" /etc/pam.d; exec "$@"'
     return subprocess.run(
         [*IN_NAMESPACE, script, site.confdir, *command],

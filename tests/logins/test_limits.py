@@ -1,4 +1,4 @@
-"""Resource limits: the caller of sudo or su chooses them, and su passes them on to the module."""
+"""Tests of resource limits: the caller of sudo or su chooses them, and su passes them on to the module."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ def answered(folder: Path, answer: str, size: int) -> bool:
 
 @pytest.fixture
 def in_memory() -> Iterator[Path]:
-    """A folder in memory, in which hundreds of logins are fast."""
+    """Yield a folder in memory, where hundreds of logins are fast."""
     with tempfile.TemporaryDirectory(dir=FOLDERS["tmpfs"]) as folder:
         yield Path(folder)
 
 
 def test_no_file_size_limit_accepts_a_code_but_fails_to_count_a_failure(in_memory: Path) -> None:
-    """A wrong answer makes the record longer than a right one does: the first failure has a time."""
+    """A wrong answer makes the record longer than a right answer does, since the first failure has a time."""
     old = serialize(UserRecord(user="alice", tokens=(fob(5, last_used=NOW - 60),)))
     path = in_memory / "alice.json"
     recorded = set()
@@ -136,7 +136,7 @@ def test_the_work_for_an_unknown_user_needs_the_same_file_size(tmp_path: Path, s
 
 
 def test_no_descriptor_limit_distinguishes_unknown_from_known_users(in_memory: Path) -> None:
-    """The caller of su sets the limit. It must not show whether a refusal could be recorded."""
+    """The caller of su sets the limit. The result must not show whether a refusal could be recorded."""
     store = FileStore(str(in_memory))
     store.update("alice", lambda record: (record.with_token(fob()), None), create=True)
 

@@ -1,4 +1,4 @@
-"""Logins through the real libpam and the real module, by service and by helper."""
+"""Tests of logins through the real libpam and the real module, by service and by helper."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Of fifty concurrent logins with one code, one succeeds.
+"""Tests of concurrent logins: of fifty with the same code, one succeeds.
 
-The store is in memory: on a slow disk, the last of fifty may miss the time limit of the lock (see tests/torture).
+The store is in memory: on a slow disk, the last of fifty may exceed the time limit of the lock (see tests/torture).
 """
 
 from __future__ import annotations

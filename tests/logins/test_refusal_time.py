@@ -1,4 +1,4 @@
-"""The time of a refusal does not depend on the user. Only lower bounds are checked: a busy machine is slower."""
+"""Tests of the time of a refusal: it does not depend on the user. Only lower bounds are tested, for busy machines."""
 
 from __future__ import annotations
 

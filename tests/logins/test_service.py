@@ -1,4 +1,4 @@
-"""The service: which caller may log in which user, and how it handles its own and its clients' faults."""
+"""Tests of the service: which caller may log in which user, and the handling of faults of its own and of clients."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def connected(site: Site) -> socket.socket:
 
 
 def listening(site: Site) -> socket.socket:
-    """A listener at the site's socket that is not the service."""
+    """Return a listener at the site's socket."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(str(site.socket))
     site.socket.chmod(0o666)
@@ -131,7 +131,7 @@ def test_only_a_listed_client_may_give_the_remote_address(site: Site) -> None:
 
 
 def test_only_the_account_that_floods_the_log_is_left_out_of_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A flooded log daemon would drop any lines, also those of guesses through sshd."""
+    """A flooded log daemon would drop any lines, including those about guesses through sshd."""
     monkeypatch.setattr(log_quota, "MAX_LINES", 5)
     monkeypatch.setattr(log_quota, "MAX_TOTAL_LINES", 8)
     lines: list[str] = []
@@ -272,13 +272,13 @@ def test_a_silent_client_is_disconnected_after_the_hello_limit(site: Site) -> No
 
 
 def test_a_time_limit_works_on_every_processor() -> None:
-    """On some processors `long` has four bytes and times have eight: the kernel then refused the limit."""
+    """On some processors `long` has four bytes and times have eight: then the kernel would refuse a `long` limit."""
     assert struct.calcsize("=" + pam_handle._TIMEVAL.format) == 16
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        theirs.send(b"A")
-        pam_handle.Channel(ours).receive(2.5)
-        limit = ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16)
+    server, client = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with server, client:
+        client.send(b"A")
+        pam_handle.Channel(server).receive(2.5)
+        limit = server.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16)
         assert pam_handle._TIMEVAL.unpack(limit) == (2, 500_000)
 
 
@@ -370,7 +370,7 @@ def test_a_service_that_cannot_read_the_store_does_not_start(site: Site) -> None
     assert not site.socket.exists()
 
 
-def test_on_sigterm_it_finishes_logins_and_unlinks_its_socket(site: Site) -> None:
+def test_on_sigterm_the_service_finishes_logins_and_unlinks_its_socket(site: Site) -> None:
     process = site.start()
     site.enrol()
     site.configure("demo", way="socket")
@@ -428,7 +428,9 @@ def test_silent_clients_of_one_account_do_not_block_others(site: Site) -> None:
         assert site.gets_in(codes(0), user="root")
         pid = site._service.pid if site._service else 0
         threads = len(os.listdir(f"/proc/{pid}/task"))
-        assert threads <= login_quota.MAX_LOGINS + service.MAX_WAITING + 2, "its quota and the waiting clients"
+        assert threads <= login_quota.MAX_LOGINS + service.MAX_WAITING + 2, (
+            "at most the quota, the waiting clients and two more"
+        )
     finally:
         os.close(go[1])
         os.waitpid(child, 0)
@@ -438,7 +440,7 @@ def test_silent_clients_of_one_account_do_not_block_others(site: Site) -> None:
 
 @as_root
 def test_all_other_accounts_together_do_not_block_root(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One user may have thousands of accounts: subordinate ids."""
+    """One user may have thousands of accounts, as subordinate ids."""
     monkeypatch.setattr(login_quota, "MAX_TOTAL_LOGINS", 3)
     site.enrol()
     with serving_here(site, lambda *_: None):
@@ -461,7 +463,7 @@ def test_all_other_accounts_together_do_not_block_root(site: Site, monkeypatch: 
             os.close(ready[1])
             assert os.read(ready[0], 1) == b"x"
             site.configure("demo", way="socket")
-            assert site.gets_in(codes(0)), "they connected earlier, and are served in turn"
+            assert site.gets_in(codes(0)), "root is served, although other accounts connected earlier"
         finally:
             for end in (go[1], go[0], ready[0]):
                 os.close(end)
@@ -494,12 +496,12 @@ def test_logins_through_su_count_towards_the_callers_quota(site: Site, monkeypat
             client.close()
         assert f"pam_totp(demo:auth): refused user={ME} reason=too-many-at-once ruser=bob" in lines
         held.pop()[0].close()
-        until(lambda: first_word("\0ruser=bob")[1][:1] == b"p", "a login that ended frees its place in the quota")
+        until(lambda: first_word("\0ruser=bob")[1][:1] == b"p", "a finished login no longer counts towards the quota")
         for client, _ in held:
             client.close()
 
 
-def test_it_raises_its_descriptor_limit_to_the_maximum(site: Site) -> None:
+def test_the_service_raises_its_descriptor_limit_to_the_maximum(site: Site) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
     try:
@@ -509,8 +511,8 @@ def test_it_raises_its_descriptor_limit_to_the_maximum(site: Site) -> None:
     assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (min(service.MAX_FILES, hard), hard)
 
 
-def test_without_free_descriptors_it_does_not_spin(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It retries after a pause, ends if it is asked to meanwhile, and loses no earlier client."""
+def test_without_free_descriptors_the_service_does_not_spin(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service retries after a pause, obeys `stop` during it, and keeps its earlier clients."""
 
     class Full(socket.socket):
         def accept(self) -> tuple[socket.socket, object]:
@@ -582,7 +584,7 @@ def test_a_failure_to_start_a_thread_is_reported_in_one_line(site: Site, monkeyp
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_it_ends_on_a_signal_with_any_number_of_workers(site: Site, workers: int) -> None:
+def test_the_service_ends_on_a_signal_with_any_number_of_workers(site: Site, workers: int) -> None:
     process = site.start("--workers", str(workers))
     site.enrol()
     site.configure("demo", way="socket")
@@ -603,7 +605,7 @@ def gone(pid: int) -> bool:
     """A worker that was killed but not reaped yet counts as ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):  # the latter if it exits between open and read
+    except (FileNotFoundError, ProcessLookupError):  # ProcessLookupError: it exits between open and read
         return True
 
 
@@ -663,7 +665,7 @@ def test_an_invalid_number_of_workers_is_wrong_usage(site: Site, workers: str) -
     assert (done.returncode, done.stderr) == (2, "pam-totp: --workers must be 1 to 64\n")
 
 
-def test_it_accepts_the_socket_that_systemd_passes(site: Site) -> None:
+def test_the_service_accepts_the_socket_that_systemd_passes(site: Site) -> None:
     site.enrol()
     listener = listening(site)
     fd = os.dup(listener.fileno())  # the shell moves it to the number that sd_listen_fds(3) requires

@@ -1,4 +1,4 @@
-"""One login on a channel with a fault of the service: denied, with only a reason in the log."""
+"""Tests of a fault of the service during a login: the login is denied, and the log contains only the reason."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def test_a_defect_denies_and_logs_its_location_without_data() -> None:
     def defect(hello: Hello) -> int:
         raise ValueError(f"{hello.user}'s code is 123456")
 
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        theirs.send(HELLO)
-        with ours:
-            serve_one(ours, lambda priority, line: log.append((priority, line)), defect)
-        assert theirs.recv(4096) == b"", "a missing result is not a success"
+    server, client = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with client:
+        client.send(HELLO)
+        with server:
+            serve_one(server, lambda priority, line: log.append((priority, line)), defect)
+        assert client.recv(4096) == b"", "a missing result is not a success"
     assert len(log) == 1
     assert f"ValueError at {__file__}:" in log[0][1]
     assert "123456" not in log[0][1]
@@ -71,4 +71,4 @@ def test_a_site_file_that_is_unreadable_or_not_a_file_is_not_ignored(tmp_path: P
     ):
         with pytest.raises(SettingsError, match=reason):
             read_site(str(tmp_path / path))
-    assert len(os.listdir("/proc/self/fd")) == len(open_before), "and the file is closed"
+    assert len(os.listdir("/proc/self/fd")) == len(open_before), "the file is closed too"

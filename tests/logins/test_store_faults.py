@@ -1,4 +1,4 @@
-"""Invalid secret files, and user names that would lead out of the folder."""
+"""Tests of invalid secret files, and of user names that would lead out of the folder."""
 
 from __future__ import annotations
 
