@@ -1,4 +1,4 @@
-"""Read and write one file of a format, as import and export do."""
+"""Functions that read and write a file of a format, as import and export do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def parsed(name: str, data: bytes, *, now: int = NOW, ask_secret: AskSecret | No
 
 
 def written(name: str, tokens: Sequence[Token], *, user: str = "alice", password: str | None = None) -> bytes:
-    """Return a file that holds `tokens` of `user`."""
+    """Return a file that contains `tokens` of `user`."""
     chosen = FORMATS[name]
     record = UserRecord(user=user, tokens=tuple(tokens) if chosen.holds_whole_record else ())
     return chosen.write(record, tokens, password)

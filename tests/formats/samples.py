@@ -1,4 +1,4 @@
-"""One valid file of each format, for tests that damage them, and a function to read each."""
+"""A valid file of each format, for tests that damage it, and functions that read it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many records in one change: all or none, also after a kill at any point, and no used code is valid again."""
+"""Tests of many records in one change: all are changed or none, even after a kill, and used codes remain used."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def killed(
     progress: Callable[[int, int], None] = lambda done, total: None,
     changes: Changes[str] = CHANGES,
 ) -> bool:
-    """Run it in a process that is killed right before that call. Return False if it ended before that."""
+    """Run a batch in a process that is killed right before that call. Return False if the batch ended earlier."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -123,17 +123,17 @@ def test_after_a_kill_at_any_point_all_or_no_records_are_changed(store: FileStor
         after = content(store)
         if after != before:
             assert all(user in "".join(after) for user in USERS)
-            assert all(store.read(user).token("came") is not None for user in USERS), "it had ended already"
+            assert all(store.read(user).token("came") is not None for user in USERS), "the batch ended earlier"
             break
         assert not (Path(store.folder) / ".import").exists()
-    assert number > 0, "it was killed at least once"
+    assert number > 0, "the batch was killed at least once"
     update_many(store, [("next", added)])
     assert store.read("next").token("came") is not None
 
 
 def test_rolling_back_an_import_does_not_revive_a_used_code(store: FileStore) -> None:
     before = content(store)
-    assert killed(store, "rename", 9)  # old0 … old4, new0 … new2 are in their places
+    assert killed(store, "rename", 9)  # old0 … old4, new0 … new2 are in place
     for user, key, counter in (("old1", KEY, 3), ("new1", ADDED, 7), ("old2", ADDED, 7)):
 
         def accept(record: UserRecord, answer: str = codes(counter, key=key)) -> tuple[UserRecord, bool]:
@@ -199,7 +199,7 @@ def test_a_batch_that_cannot_finish_is_rolled_back_at_once(
 def test_a_batch_is_rolled_back_even_on_a_full_disk(
     store: FileStore, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """The disk is full from the middle on. Of the records already replaced, some existed before and some did not."""
+    """The disk becomes full in the middle, when some old records are replaced and some new records are written."""
 
     def full() -> None:
         monkeypatch.setattr(os, "open", opened)
@@ -251,7 +251,7 @@ def test_a_killed_roll_back_is_completed_by_the_next(store: FileStore, call: str
             (Path(store.folder) / name).write_bytes(data)
         assert content(store) == before
         number += 1
-    assert number > 1, "it was killed at least once"
+    assert number > 1, "the batch was killed at least once"
     assert content(store) == before
 
 
@@ -325,13 +325,13 @@ def test_a_kill_while_deciding_again_loses_no_token(store: FileStore, call: str)
         number += 1
         journal.recover(store)
         if all(store.read(user).token("came") is not None for user in OLD):
-            break  # it had ended already
+            break  # the batch ended earlier
         for user in OLD:
             assert [t.name for t in store.read(user).tokens] == ["fob"], f"{user}, killed before {call} {number}"
         users = set(store.users())
         assert users - set(OLD) <= {"new3"}
         if "new3" in users:
-            assert [t.name for t in store.read("new3").tokens] == ["fob"], "which belongs to another batch"
+            assert [t.name for t in store.read("new3").tokens] == ["fob"], "new3 belongs to another batch"
             store.update("new3", lambda _: (None, None))
         (Path(store.folder) / "old3.json").write_bytes(before["old3.json"])
     assert number > len(CHANGES)
@@ -340,8 +340,8 @@ def test_a_kill_while_deciding_again_loses_no_token(store: FileStore, call: str)
 
 def test_a_user_named_twice_gets_both_tokens_or_after_a_kill_neither(store: FileStore) -> None:
     def second(record: UserRecord) -> tuple[UserRecord, str]:
-        assert record.token("came") is not None, "one after the other"
-        return record.with_token(HotpToken(name="second", secret=b"another key of ours", created=0)), "second"
+        assert record.token("came") is not None, "the tokens are decided in order"
+        return record.with_token(HotpToken(name="second", secret=b"another secret key.", created=0)), "second"
 
     before = content(store)
     twice = [*CHANGES, *((user, second) for user in reversed(USERS))]
@@ -352,7 +352,7 @@ def test_a_user_named_twice_gets_both_tokens_or_after_a_kill_neither(store: File
             journal.recover(store)
             after = content(store)
             if after != before:
-                assert all(b"second" in data for data in after.values()), "it had ended already"
+                assert all(b"second" in data for data in after.values()), "the batch ended earlier"
                 break
         assert number > 0
         for user in USERS:

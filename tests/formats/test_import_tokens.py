@@ -1,4 +1,4 @@
-"""The import as an operation: every token gets a code beside the text of the reason, and data is read in one way."""
+"""Tests of the import as an operation: the selection of tokens, and a result with a code and a text for each token."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def statuses(report: Report) -> list[Status]:
     return [result.status for result in report]
 
 
-def test_every_reason_has_a_code_and_programs_need_no_words(store: FileStore) -> None:
+def test_every_reason_has_a_code_for_programs(store: FileStore) -> None:
     report = import_tokens(
         store,
         selected(

@@ -1,4 +1,4 @@
-"""The export of Google Authenticator: protocol buffers in a URI, in parts, as text or as pictures."""
+"""Tests of Google Authenticator's exports: protocol buffers in a URI, in parts, as text or as pictures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pam_totp.formats.registry import FORMATS
 from tests.formats.reading import NOW, parsed
 from tests.site import KEY
 
-# A published example (of web pages that explain the format): an 80-bit key of "Example:alice@google.com".
+# A published example, from web pages that explain the format: an 80-bit key of "Example:alice@google.com".
 PUBLISHED = "otpauth-migration://offline?data=CjEKCkhlbGxvId6tvu8SGEV4YW1wbGU6YWxpY2VAZ29vZ2xlLmNvbRoHRXhhbXBsZTAC"
 
 

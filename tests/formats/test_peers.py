@@ -1,4 +1,4 @@
-"""Debian's google-authenticator and pam_oath: their used codes remain used, and the next codes are accepted."""
+"""Tests with Debian's google-authenticator and pam_oath: used codes remain used, and the next codes are accepted."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_used_google_authenticator_clock_continues_here(site: Site, tmp_path: 
     google_authenticator_at(site, file)
     now = step()
     assert gets_in_at("ga", site, hotp(key, now))
-    assert gets_in_at("ga", site, hotp(key, now - 1)), "it accepts them in any order"
+    assert gets_in_at("ga", site, hotp(key, now - 1)), "pam_google_authenticator accepts steps in any order"
 
     assert site.command("import", "google-authenticator", file, "--user", ME).returncode == 0
     site.configure()

@@ -1,4 +1,4 @@
-"""PSKC files: the examples of RFC 6030, refused input, and remarks on dropped data."""
+"""Tests of PSKC files: the examples of RFC 6030, refused input, and remarks on dropped data."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def test_figure_2_is_read_and_its_key_of_32_bits_is_refused_as_weak() -> None:
         found.token(NOW)
 
 
-def test_the_pin_of_figure_5_is_left_out_with_its_reason() -> None:
+def test_the_pin_of_figure_5_is_skipped_with_its_reason() -> None:
     token, pin = read(figure(5))
     assert (token.unsupported, pin.unsupported, pin.line) == (None, "a PIN is not a token", 44)
 
 
-def test_a_dropped_policy_is_named_and_one_that_forbids_use_disables() -> None:
+def test_a_dropped_policy_is_named_and_disables_a_token_it_forbids() -> None:
     found = read(figure(10))
     assert not any(f.enabled for f in found)
     assert "policy dropped: until 2006-05-31" in found[0].remarks
@@ -73,7 +73,9 @@ def test_a_dropped_policy_is_named_and_one_that_forbids_use_disables() -> None:
     assert first.enabled
     assert "policy dropped: until 2030-12-31" in first.remarks
     unknown = replaced(figure(10), "<StartDate>2006-05-01T00:00:00Z</StartDate>", "<OnlyOnSundays/>")
-    assert not read(replaced(unknown, "2006-05-31", "2030-12-31"))[0].enabled, "RFC 6030 §5: not understood, not used"
+    assert not read(replaced(unknown, "2006-05-31", "2030-12-31"))[0].enabled, (
+        "RFC 6030 §5: a key with an unknown policy must not be used"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The registry of formats: every format is complete, and recognises only its own files."""
+"""Tests of the registry of formats: every format is complete, and recognises only its own files."""
 
 from __future__ import annotations
 

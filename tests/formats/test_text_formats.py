@@ -1,4 +1,4 @@
-"""The text formats: the meaning of each line, errors with the line, and remarks on dropped data."""
+"""Tests of the text formats: the meaning of each line, errors with the line, and remarks on dropped data."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ def test_a_map_has_two_columns_and_each_serial_once() -> None:
             parse_map(bad)
 
 
-# Both ways
+# Written and read back
 
 
 @pytest.mark.parametrize("name", ["otpauth", "google-authenticator", "users-oath", "json"])
