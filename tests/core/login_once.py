@@ -1,6 +1,6 @@
-"""One login at a file store, in a process of its own, for tests that break it at a system call:
+"""A program that logs in once at a file store, for tests that interrupt it at a system call:
 
-/usr/bin/python3 -I -S login_once.py FOLDER ANSWER      prints one word: the outcome of the answer
+/usr/bin/python3 -I -S login_once.py FOLDER ANSWER      prints the outcome of the answer as one word
 """
 
 import os
@@ -31,7 +31,7 @@ def main(folder: str, answer: str) -> str:
             return "decoy"
         return store.update("alice", change).value
     except StoreError as e:
-        return f"out of reach: {e}"
+        return f"unavailable: {e}"
 
 
 print(main(sys.argv[1], sys.argv[2]), flush=True)

@@ -1,7 +1,7 @@
 """A second implementation of verification, written from the RFCs and the description, not from the code.
 
 It is slow and naive on purpose. A token has the set of all moving factors that can never be used again. A search
-tries each moving factor with its own HMAC. This module imports nothing of pam_totp.
+tries each moving factor with its own HMAC. This module does not import pam_totp.
 """
 
 from __future__ import annotations
@@ -99,10 +99,10 @@ class ModelToken:
 
 @dataclass
 class Model:
-    """One user. `answer` applies all points; it returns the outcome's word and the name of the token."""
+    """A user. `answer` applies all points; it returns the outcome's word and the name of the token."""
 
     tokens: list[ModelToken]
-    confirmed: bool  # whether any token is
+    confirmed: bool  # whether any token is confirmed
     salt: bytes
     recovery: list[str]  # codes, in plain text
     failures: int = 0

@@ -1,4 +1,4 @@
-"""Start the same work in many processes or threads at the same moment."""
+"""Functions that start the same work in many processes or threads at the same moment."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def in_processes(many: int, work: Callable[[int], str]) -> list[str]:
 
 
 def _one(number: int, work: Callable[[int], str], go_read: int, go_write: int, said: int) -> None:
-    """A child: wait until the parent has closed its end, work, and write one line, at most PIPE_BUF bytes: atomic."""
+    """In a child, wait until the parent closes its end, work, and write a line atomically (at most PIPE_BUF bytes)."""
     try:
         os.close(go_write)
         os.read(go_read, 1)

@@ -1,4 +1,4 @@
-"""Users in a file store, and a store in memory."""
+"""Functions for users in a file store, and a store in memory."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
 
 @st.composite
 def records(draw: st.DrawFn) -> UserRecord:
-    """Return a whole record, sometimes with lists of maximum length."""
+    """Return a complete record, sometimes with lists of maximum length."""
     made = draw(st.lists(tokens, max_size=8, unique_by=(lambda t: t.name, lambda t: t.secret)))
     recovery = draw(st.lists(digests, max_size=10, unique=True))
     salts = st.binary(min_size=16, max_size=64).map(bytes.hex)

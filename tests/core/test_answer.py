@@ -1,4 +1,4 @@
-"""The answers that a user may type: codes, codes in a row and recovery codes."""
+"""Tests of the answers that a user may type: codes, codes in a row and recovery codes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pam_totp.core.answer import CODE_LENGTHS, CROCKFORD, Answer, recovery_digest
 
-SSHD_FAKE = b"\b\n\r\177INCORRECT"  # sshd's own answer for a user without permission to log in
+SSHD_FAKE = b"\b\n\r\177INCORRECT"  # sshd's answer for a user without permission to log in
 
 # Characters that are ignored besides white space: an independent copy of the list.
 IGNORED = "-\u00ad\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d\ufeff"
@@ -128,7 +128,7 @@ def test_the_number_of_digits_determines_the_codes(digits: int) -> None:
         b"123456password",
     ],
 )
-def test_anything_else_holds_no_codes(answer: bytes) -> None:
+def test_any_other_text_contains_no_codes(answer: bytes) -> None:
     assert codes_in(answer) is None
 
 

@@ -1,4 +1,4 @@
-"""The audit log: one line a decision. No value in it can break, forge or hide a line."""
+"""Tests of the audit log: one line for each decision, in which no value can break, forge or hide a line."""
 
 from __future__ import annotations
 

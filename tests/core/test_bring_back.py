@@ -1,4 +1,4 @@
-"""resynchronise searches without a lock, and moves the token only if it was not used or changed meanwhile."""
+"""Tests of resynchronise: it searches without a lock, and moves the token unless it was used or changed meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""decide: a decision is durable before it is returned, and costs an unknown user the same work as an enrolled one."""
+"""Tests of decide: a decision is durable before it is returned, and every user costs the same work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The follow-up of a decision: the rest of the same change, the line in the log, the text for the user."""
+"""Tests of the follow-up of a decision: the rest of the same change, the line in the log, the text for the user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values and rules: frozen, complete, valid by construction, with a repr that shows no content."""
+"""Tests of values and rules: frozen, complete, valid by construction, with a repr that shows no content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A `secret=` template stands for the file of the user that opens it, or for no file."""
+"""Tests of the store of a `secret=` template: it is the file of the user that opens it, or no file."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_no_path_depends_on_the_working_directory(monkeypatch: pytest.MonkeyPatc
         home_store(template, "alice")
 
 
-def test_it_holds_only_the_record_of_one_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_store_contains_only_the_record_of_one_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     account(monkeypatch, str(tmp_path))
     store = home_store("~/.codes", "alice")
     with pytest.raises(StoreError, match=r"\.codes: is alice's alone"):

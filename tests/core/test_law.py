@@ -1,6 +1,6 @@
-"""Compare verify with its model, over whole histories of one user.
+"""A property test that compares verify with its model, over random histories of one user.
 
-Both get every answer. Outcome, token, counters, steps, drift, failures and recovery codes must agree. Between two
+Both receive every answer. Outcome, token, counters, steps, drift, failures and recovery codes must agree. Between two
 answers the record is written to the secret file and read back. The model itself fails if a counter or step is accepted
 twice, or moves backwards.
 """

@@ -1,4 +1,4 @@
-"""oath: the codes of RFC 4226 and RFC 6238, compared with published vectors and two peers, and at the limits."""
+"""Tests of oath: codes of RFC 4226 and RFC 6238, compared with published vectors and two peers, and at the limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Policy: its bounds, its defaults, and the number of codes that failures require."""
+"""Tests of the policy: its bounds, its defaults, and the number of codes that failures require."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record: valid by construction, changed only by named transitions, with a repr that shows no secret."""
+"""Tests of the record: valid by construction, changed only by named transitions, with a repr that shows no secret."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_record_with_a_bad_field_is_refused(fields: dict[str, Any], said: str)
 
 @given(records())
 def test_neither_repr_nor_str_nor_format_shows_a_key_or_a_digest(record: UserRecord) -> None:
-    record = record._replace(user="alice")  # a random name could hold the text of a key
+    record = record._replace(user="alice")  # a random name could contain the text of a key
     for value in (record, *record.tokens, record.tokens, *record.grace):
         for shown in (repr(value), str(value), f"{value}", f"{value!r:>10}"):
             for token in record.tokens:

@@ -1,4 +1,4 @@
-"""Resynchronise a token that is far out of step: the range of the search, and its completeness."""
+"""Tests of the resynchronisation of a token that is far out of step: the range and completeness of the search."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_codes_in_a_row_beyond_the_range_are_not_found(first: int) -> None:
     assert locate(fob(0), row(first), range(25_000), lambda *_: None) is None
 
 
-def test_an_empty_range_holds_nothing() -> None:
+def test_an_empty_range_has_no_match() -> None:
     told: list[object] = []
     assert locate(fob(0), row(0), range(5, 5), lambda *report: told.append(report)) is None
     assert told == []

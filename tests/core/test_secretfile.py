@@ -1,4 +1,4 @@
-"""The secret file: exactly one encoding, and errors that name the field without its value."""
+"""Tests of the secret file: exactly one encoding, and errors that name the field without its value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Self-service: the reason of a refused change is a code; the text is for the user."""
+"""Tests of self-service: a refused change has a reason as a code, and a text for the user."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def test_a_token_that_the_record_refuses_gets_the_records_reason() -> None:
         (fob(confirmed=False, name="another"), Reason.TOKEN_KNOWN),
     ],
 )
-def test_why_a_token_was_not_added_is_a_code(new: Token, expected: Reason) -> None:
+def test_the_reason_for_a_refused_token_is_a_code(new: Token, expected: Reason) -> None:
     assert reason(factors(fob()).add(ALICE, new, code(0))) is expected
 
 
-def test_why_a_token_was_not_changed_is_a_code() -> None:
+def test_the_reason_for_a_refused_change_is_a_code() -> None:
     mine = factors(fob(), other(1))
     assert reason(mine.rename(ALICE, "lost", "new")) is Reason.TOKEN_GONE
     assert reason(mine.rename(ALICE, "fob", "token 1")) is Reason.NAME_IN_USE

@@ -1,4 +1,4 @@
-"""Settings: every argument, the site file, their precedence, and an error for every ambiguous input."""
+"""Tests of the settings: every argument, the site file, their precedence, and an error for every ambiguous input."""
 
 from __future__ import annotations
 

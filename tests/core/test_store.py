@@ -1,4 +1,4 @@
-"""The file store: owners and modes it accepts, names of its files, and its temporary files."""
+"""Tests of the file store: the owners and modes that it accepts, the names of its files, and its temporary files."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def test_a_leftover_of_killed_decoy_work_is_removed_by_the_next(folder: Path, st
 
 
 def test_unknown_users_run_in_parallel_and_repeats_are_serialised(folder: Path) -> None:
-    """As for real users: otherwise the waiting time of a name would show that it is unknown."""
+    """Real users behave the same: otherwise the waiting time of a name would show that it is unknown."""
     impatient = FileStore(str(folder), lock_wait=0.01)
     enrol(folder)
     for held, name in ((folder / "alice.lock", "alice"), (folder / ".zoe.nobody", "zoe")):
@@ -261,7 +261,7 @@ def test_a_process_that_waited_for_decoy_work_does_its_own(folder: Path, store: 
     waiting.join(PATIENCE)
     assert not waiting.is_alive()
     assert files(folder) == []
-    assert folder.stat().st_mtime_ns > before, "it wrote and synced"
+    assert folder.stat().st_mtime_ns > before, "the thread wrote and synced the file"
 
 
 def _open_in(folder: Path) -> int:

@@ -1,6 +1,6 @@
-"""The file store with a fault at each of its system calls: a kill before it, or an error from it.
+"""Tests of the file store with a fault at each of its system calls: a kill before the call, or an error from it.
 
-Rules, for every call between opening the folder and answering:
+The rules for every call, from opening the folder to the answer:
 - the file is the old or the new record, and a decision that was printed is durable;
 - a code that was accepted is never accepted again;
 - the next login works, and leaves no temporary file.
@@ -29,7 +29,7 @@ PYTHON = "/usr/bin/python3"
 
 
 class Call(NamedTuple):
-    """Call number `number` (from 1) of `name` on the store's files, with strace's line."""
+    """A system call: the `number`-th (from 1) of `name` on the store's files, with strace's line."""
 
     name: str
     number: int
@@ -98,7 +98,7 @@ def calls_of(folder: Path, answer: str) -> list[Call]:
 
 
 def after(folder: Path, path: Path, said: str, what: object) -> None:
-    """Check what must hold after a fault in a login with the code of counter 0."""
+    """Check the rules after a fault in a login with the code of counter 0."""
     record = record_of(path)  # it parses: the old or the new record
     assert counter_of(path) in (0, 1), what
     if said == "code":
@@ -113,7 +113,7 @@ def after(folder: Path, path: Path, said: str, what: object) -> None:
 
 
 def _order(calls: list[Call]) -> list[str]:
-    """Return the calls that the rules are about, each with its file."""
+    """Return the calls to which the rules apply, each with its file."""
     names: dict[str, str] = {}  # descriptor: file
     found = []
     for call in calls:
@@ -130,7 +130,7 @@ def _order(calls: list[Call]) -> list[str]:
 
 
 def test_a_decision_is_durable_before_it_is_printed(folder: Path) -> None:
-    """Lock, read, write a temporary file, read it back, fsync, rename, fsync the folder, and only then print."""
+    """The order: lock, read, write a temporary file, read it back, fsync, rename, fsync the folder, and print."""
     assert _order(calls_of(folder, code(0).decode())) == [
         "open store",
         "open alice.lock",
@@ -235,7 +235,7 @@ def test_after_a_failed_call_it_refuses_or_retries(folder: Path) -> None:
         said, _ = Traced(folder).login(code(0).decode(), "-e", f"inject={call.name}:error={error}:when={call.number}")
         tried += 1
         if said != "code":
-            assert said.startswith("out of reach: "), (call, error, said)
+            assert said.startswith("unavailable: "), (call, error, said)
             assert os.strerror(getattr(errno, error)) in said, (call, error, said)
             left = set(os.listdir(folder)) - {"alice.json", "alice.lock"}
             assert not left, f"no temporary file remains, also before the next login: {call} {error}"
@@ -254,7 +254,7 @@ def test_a_kill_or_failure_in_decoy_work_leaves_no_lasting_file(folder: Path) ->
             said, _ = Traced(folder).login("decoy", "-e", f"inject={call.name}:{fault}:when={call.number}")
             if fault == "error=EIO":
                 stays = call.name == "unlinkat"
-                assert stays or said.startswith("out of reach: "), call
+                assert stays or said.startswith("unavailable: "), call
                 assert set(os.listdir(folder)) - {"alice.json", "alice.lock"} == ({".zoe.nobody"} if stays else set())
             FileStore(str(folder)).update_decoy("zoe")
             assert set(os.listdir(folder)) == {"alice.json", "alice.lock"}, call
@@ -277,7 +277,7 @@ def test_an_incomplete_file_is_never_renamed_over_the_record(folder: Path, injec
     path = fresh(folder)
     before = path.read_bytes()
     answered, _ = Traced(folder).login(code(0).decode(), "-e", f"inject={inject}:when=1")
-    assert answered.startswith("out of reach: ")
+    assert answered.startswith("unavailable: ")
     assert said in answered
     assert path.read_bytes() == before
     assert set(os.listdir(folder)) == {"alice.json", "alice.lock"}
@@ -302,7 +302,7 @@ def test_on_a_full_disk_every_answer_of_every_user_is_unavailable(
             check=True,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
         )
-        assert done.stdout == f"out of reach: {folder}: File too large\n", answer
+        assert done.stdout == f"unavailable: {folder}: File too large\n", answer
     assert path.read_bytes() == before
     assert set(os.listdir(folder)) == {"alice.json", "alice.lock"}
     assert says(folder, code(1)) == "code"

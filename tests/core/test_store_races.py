@@ -1,4 +1,4 @@
-"""The file store with many concurrent callers, and with a caller that is killed."""
+"""Tests of the file store with many concurrent callers, and with a caller that is killed."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_reader_sees_the_old_or_the_new_record_without_waiting(folder: Path) -
 
 
 class Holder:
-    """Start a process that holds a user's lock, like a writer during its change."""
+    """A process that holds a user's lock, like a writer during its change."""
 
     def __init__(self, folder: Path, user: str = "alice") -> None:
         held_read, held_write = os.pipe()

@@ -1,4 +1,4 @@
-"""verify, point by point, by examples."""
+"""Tests of verify by examples, point by point."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ RECOVERY = "0123456789ABCDEF"
 
 
 def codes_of(token: Token, first: int, count: int = 1) -> bytes:
-    """`count` codes in a row from counter or step `first`."""
+    """Return `count` codes in a row from counter or step `first`."""
     row = [hotp(token.secret, first + i, token.digits, token.algorithm) for i in range(count)]
     return " ".join(row).encode()
 
 
 class Alice:
-    """One user, her record, her clock and her site's policy; `says` returns the outcome of an answer."""
+    """A user with a record, a clock and a policy; `says` returns the outcome of an answer."""
 
     def __init__(self, *tokens: Token, now: int = NOW, policy: Policy | None = None, **fields: Any) -> None:
         self.record = UserRecord(user="alice", tokens=tokens, **fields)
@@ -45,7 +45,7 @@ class Alice:
         return decision.outcome
 
     def presses(self, first: int, count: int = 1) -> Outcome:
-        """Answer with codes of her first token."""
+        """Answer with codes of the first token."""
         return self.says(codes_of(self.record.tokens[0], first, count))
 
     def guesses_wrong(self, times: int) -> None:
@@ -272,7 +272,7 @@ def test_codes_of_two_tokens_are_not_codes_in_a_row() -> None:
 
 
 def test_attempts_are_independent() -> None:
-    """Two codes in a row in two answers are two lone codes."""
+    """Two codes in a row in two separate answers are two single codes."""
     alice = Alice(fob())
     assert alice.presses(40) is Outcome.WRONG
     assert alice.presses(41) is Outcome.WRONG
@@ -369,7 +369,7 @@ def test_the_period_is_the_length_of_a_step(period: int) -> None:
 
 
 def test_the_window_of_a_60_second_step_is_one_step_each_way() -> None:
-    """As in the tests of google-authenticator-libpam."""
+    """The tests of google-authenticator-libpam require the same."""
     for step in range(9_997, 10_004):
         alice = Alice(phone(period=60), now=10_000 * 60)
         assert alice.presses(step).accepted == (9_999 <= step <= 10_001)
@@ -615,7 +615,7 @@ def test_sixteen_digits_are_tried_as_a_recovery_code_then_as_two_codes() -> None
     alice = Alice(fob(digits=8), salt=SALT, recovery=(recovery_digest(SALT, digits),))
     assert alice.says(digits.encode()) is Outcome.RECOVERY
     assert alice.says(digits.encode()) is Outcome.WRONG
-    assert alice.record.failures == 1, "now they are two codes, and a failure is counted"
+    assert alice.record.failures == 1, "the second time they are two codes, and a failure is counted"
     assert alice.presses(0, 2) is Outcome.CONSECUTIVE
 
 

@@ -1,4 +1,4 @@
-"""Published vectors: tables in tests/core/data, each with its provenance in the lines that begin with `#`."""
+"""Published vectors: tables in tests/core/data, whose source is named in the lines that begin with `#`."""
 
 from __future__ import annotations
 
