@@ -73,7 +73,7 @@ def test_a_long_table_has_one_heading_and_is_sorted_by_name(site: Site) -> None:
     assert [row.split()[0] for row in rows] == sorted(["adam", "zoe", *(f"user{i}" for i in range(BLOCK + 50))])
     assert [i for i, line in enumerate(lines) if line.startswith("USER")] == [0]
     for block in (lines[:BLOCK], rows[BLOCK:]):
-        assert len({line.index("otp") for line in block if "otp" in line}) == 1, "in columns"
+        assert len({line.index("otp") for line in block if "otp" in line}) == 1, "the rows are in columns"
     remarks = [line for line in lines[1:] if "digits" not in line]
     assert [line.partition(" counted")[0] for line in remarks] == ["adam: 2 wrong answers", "zoe: 3 wrong answers"]
 
@@ -113,7 +113,7 @@ def test_an_interrupted_list_reports_the_interrupt(site: Site) -> None:
     with listing(site, "--json") as process:
         stdout = process.stdout
         assert stdout is not None
-        until(lambda: full(stdout), "it is in the middle, and waits for its reader")
+        until(lambda: full(stdout), "the command has filled the pipe, and waits for its reader")
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT

@@ -145,7 +145,7 @@ def test_no_answer_in_a_rehearsal_is_reported_on_a_separate_line(
     words = ["-m", "pam_totp.cli", "rehearse", "demo", ME, "--stack", str(site.confdir / "demo")]
     talk = pexpect.spawn(sys.executable, words, cwd=str(TREE), timeout=PATIENCE)
     talk.expect("One-time code: ")
-    until(lambda: not talk.getecho(), "it waits for the answer")
+    until(lambda: not talk.getecho(), "the command waits for the answer")
     talk.send(key)
     talk.expect(pexpect.EOF)
     assert talk.before.endswith(f"\r\npam-totp: {said.format(ME)}\r\n".encode())
@@ -224,7 +224,7 @@ def test_a_signal_at_a_hidden_prompt_restores_the_terminal(site: Site, number: s
     terminal = os.dup(talk.child_fd)
     until(lambda: not termios.tcgetattr(terminal)[3] & termios.ECHO, "the echo is off")
     stat = Path(f"/proc/{talk.pid}/stat")
-    until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "S", "it waits for the answer")
+    until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "S", "the command waits for the answer")
     talk.kill(number)
     talk.expect(pexpect.EOF)
     until(lambda: termios.tcgetattr(terminal)[3] & termios.ECHO, "the echo is on again")

@@ -23,8 +23,8 @@ from tests.site import KEY, ME, TREE, Site, codes, fob, phone
 
 
 def scanned(picture: Path) -> str:
-    """What zbar reads from a picture."""
-    options = ("--quiet", "--raw", "-Sdisable", "-Sqrcode.enable")  # it sees bar codes in some keys
+    """Return the text that zbar reads from a picture."""
+    options = ("--quiet", "--raw", "-Sdisable", "-Sqrcode.enable")  # QR codes alone: some keys look like bar codes
     done = subprocess.run(["zbarimg", *options, picture], capture_output=True, text=True, check=True)
     return done.stdout.strip()
 

@@ -19,7 +19,7 @@ MOST_DRIFT = 2**31  # steps: a clock that is farther off is treated as absent
 
 
 def code_of(key: bytes, moving_factor: int, digits: int, algorithm: str) -> str:
-    """RFC 4226 §5.3, step by step; RFC 6238 §1.2 for the other hashes."""
+    """Return the code by RFC 4226 §5.3, step by step; by RFC 6238 §1.2 for the other hashes."""
     mac = hmac.new(key, struct.pack(">Q", moving_factor), getattr(hashlib, algorithm.lower())).digest()
     offset = mac[-1] & 0xF
     (binary,) = struct.unpack(">I", mac[offset : offset + 4])
@@ -27,7 +27,7 @@ def code_of(key: bytes, moving_factor: int, digits: int, algorithm: str) -> str:
 
 
 def plain(answer: bytes) -> str:
-    """Point 3: remove ignored characters, and return ASCII digits; blank if it is too long or not UTF-8."""
+    """Return the answer in ASCII digits, without ignored characters; blank if too long or not UTF-8 (point 3)."""
     try:
         text = answer.decode("utf-8") if len(answer) <= 512 else ""
     except UnicodeDecodeError:
@@ -42,7 +42,7 @@ def plain(answer: bytes) -> str:
 
 @dataclass
 class ModelToken:
-    """One token. `floor` is the lowest moving factor that may still be accepted; all lower ones are used up."""
+    """A token. `floor` is the lowest moving factor that may still be accepted; all lower factors are used up."""
 
     name: str
     kind: str
@@ -68,7 +68,7 @@ class ModelToken:
         return now // self.period  # RFC 6238 §4.2
 
     def firsts(self, count: int, now: int, policy: dict[str, int]) -> list[int]:
-        """Points 4 to 6: moving factors that the first of `count` codes may have, in the order of the search."""
+        """Return the moving factors that the first of `count` codes may have, in the search order (points 4 to 6)."""
         if self.kind == "hotp":
             reach = policy["look_ahead"]
             if count > 1 and policy["resync_window"]:
@@ -81,7 +81,7 @@ class ModelToken:
         return [last - count + 1 for last in lasts if last - count + 1 >= self.floor]
 
     def known_replays(self) -> list[int]:
-        """Point 8: the last ten counters or steps."""
+        """Return the last ten counters or steps (point 8)."""
         if self.kind == "totp" and not self.used_before:
             return []
         return [place for place in range(self.floor - 10, self.floor) if place >= 0]
@@ -106,11 +106,11 @@ class Model:
     salt: bytes
     recovery: list[str]  # codes, in plain text
     failures: int = 0
-    falls_at: int | None = None  # when the next day of the count began
+    falls_at: int | None = None  # the time from which the next day of the count runs
     refused: int = 0
 
     def standing(self, now: int) -> tuple[int, int | None]:
-        """Point 8: the count falls by one a day."""
+        """Return the count, which falls by one a day, and the time from which its next day runs (point 8)."""
         count, since = self.failures, self.falls_at
         while count and since is not None and now - since >= DAY:
             count, since = count - 1, since + DAY
@@ -161,7 +161,7 @@ class Model:
         return "wrong", None
 
     def split(self, answer: bytes) -> tuple[bytes, str]:
-        """Point 3 with `forward_pass`: the password, and the digits of the codes behind it.
+        """Return the password, and the digits of the codes after it (point 3 with `forward_pass`).
 
         Every split is tried, the shortest password first. If the codes leave no password, the answer has no codes.
         """
@@ -174,7 +174,7 @@ class Model:
         return answer, ""
 
     def _codes(self, digits: str) -> tuple[list[str], list[ModelToken]]:
-        """Point 3: the codes, and the tokens that have such codes."""
+        """Return the codes in the digits, and the tokens with codes of that length (point 3)."""
         if not re.fullmatch("[0-9]{1,24}", digits):
             return [], []
         for token in self.tokens:
@@ -186,7 +186,7 @@ class Model:
 
     @staticmethod
     def _recovery_code(answer: bytes) -> str | None:
-        """Point 11: 80 bits in Crockford's alphabet, as people type them."""
+        """Return the recovery code in its stored spelling: 80 bits in Crockford's alphabet (point 11)."""
         text = plain(answer)
         if not re.fullmatch("[0-9A-TV-Za-tv-z]{16}", text):
             return None

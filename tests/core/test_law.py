@@ -114,7 +114,7 @@ class Law(RuleBasedStateMachine):
         self.used_codes: list[tuple[bytes, bool]] = []  # answers that were accepted; True if behind a password
         self.codes_ever = list(codes)
 
-    # ---- what is compared
+    # ---- comparisons
 
     def ask(self, answer: bytes, *, behind_password: bool = False) -> str:
         before, refused_before = self.record, self.model.refused
@@ -226,7 +226,7 @@ class Law(RuleBasedStateMachine):
     @rule(
         answer=st.one_of(
             recovery_codes.map(str.encode),  # of no user
-            st.text("0123456789", min_size=16, max_size=16).map(str.encode),  # and one that may also be two codes
+            st.text("0123456789", min_size=16, max_size=16).map(str.encode),  # may also be two codes
             st.builds(lambda n, digit: n * digit, st.integers(1, 26), st.sampled_from([b"0", b"7"])),
             st.binary(max_size=20),
             st.sampled_from([b"", b"\b\n\r\177INCORRECT", b"1" * 600, " ١٢٣٤٥٦".encode(), b"12345\0", b"password"]),

@@ -215,7 +215,7 @@ def test_find_accepts_only_the_right_number_of_ascii_digits(codes: tuple[str, ..
 @pytest.mark.parametrize("start", [0, 1, 2, 7, 100, 1000, 99_000, 2**32 - 20])
 @pytest.mark.parametrize("algorithm", oath.ALGORITHMS)
 def test_find_covers_exactly_its_range_by_every_search_method(start: int, algorithm: str) -> None:
-    """Return short and long ranges, at low and high counters: `find` may search them by different methods."""
+    """The ranges are short and long, at low and high counters: `find` may search them by different methods."""
     for length in {1, 2, 3, 40, start // 2 % 600, start // 2 % 600 + 1, start // 2 % 600 + 2} - {0}:
         within = range(start, start + length)
         for at, found in [(start - 1, None), (start, start), (within[-1], within[-1]), (within.stop, None)]:

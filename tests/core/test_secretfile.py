@@ -180,7 +180,7 @@ TOKEN: dict[str, list[object]] = {
 }
 BAD: dict[Path, list[object]] = {
     ("version",): [None, 0, 2, 1.0, True, "1", [], BIG],
-    ("user",): [v for v in NOT_TEXT if v not in (" ", " x", "x ")],  # names of users may hold spaces anywhere
+    ("user",): [v for v in NOT_TEXT if v not in (" ", " x", "x ")],  # names of users may contain spaces anywhere
     ("tokens",): [None, 0, "", {}, True],
     **{("tokens", 0, name): values for name, values in TOKEN.items()},
     **{("tokens", 1, name): values for name, values in TOKEN.items()},

@@ -102,12 +102,12 @@ def after(folder: Path, path: Path, said: str, what: object) -> None:
     record = record_of(path)  # it parses: the old or the new record
     assert counter_of(path) in (0, 1), what
     if said == "code":
-        assert counter_of(path) == 1, f"answered before it was durable: {what}"
+        assert counter_of(path) == 1, f"the answer was printed before it was durable: {what}"
     if counter_of(path) == 1:
         assert says(folder, code(0)) == "replayed", what
     else:
         assert record.failures == 1
-        assert says(folder, code(0)) == "code", f"the next login works: {what}"
+        assert says(folder, code(0)) == "code", f"the next login fails: {what}"
     assert says(folder, code(1)) == "code", what
     assert sorted(os.listdir(folder)) == ["alice.json", "alice.lock"], what
 

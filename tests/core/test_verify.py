@@ -455,7 +455,7 @@ def test_from_5_failures_two_codes_in_a_row_are_required() -> None:
     for _ in range(3):
         assert alice.presses(1) is Outcome.CONSECUTIVE_NEEDED
     assert alice.counter == 1, "the code is not used up"
-    assert alice.record.failures == 5, "and no failure is counted"
+    assert alice.record.failures == 5, "no failure is counted"
     assert alice.presses(1, 2) is Outcome.CONSECUTIVE
     assert alice.record.failures == 0
     assert alice.presses(3) is Outcome.CODE

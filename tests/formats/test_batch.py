@@ -141,7 +141,7 @@ def test_rolling_back_an_import_does_not_revive_a_used_code(store: FileStore) ->
             return decision.record, decision.outcome.accepted
 
         assert store.update(user, accept), user
-    assert journal.recover(store) == 6, "all but the two without changes to roll back"
+    assert journal.recover(store) == 6, "all records but the two whose new token was used"
     after = content(store)
     assert {name for name in after if after[name] != before.get(name)} == {"old1.json", "old2.json", "new1.json"}
     old1, old2, new1 = (store.read(user) for user in ("old1", "old2", "new1"))
@@ -172,7 +172,7 @@ def test_rolling_back_an_import_keeps_recovery_codes_and_guesses_used(store: Fil
     assert (store.read("new").enrolled, store.read("new").failures) == (False, 1)
     update_many(store, changes)
     assert store.read("new").failures == 1
-    assert not answered(recovery[0]), "once"
+    assert not answered(recovery[0]), "each code is accepted once"
     assert answered(recovery[1])
 
 

@@ -128,12 +128,12 @@ def test_a_change_killed_at_any_step_can_be_undone(tmp_path: Path, monkeypatch: 
     def dies(*_: object, **__: object) -> None:
         raise Killed
 
-    def leaves_it_all(_: str) -> None:
+    def leave_the_file(_: str) -> None:
         """Leave the file, as a killed process does."""
 
     with monkeypatch.context() as broken:
         broken.setattr(os, step, dies)
-        broken.setattr(changes, "_unlink", leaves_it_all)
+        broken.setattr(changes, "_unlink", leave_the_file)
         with pytest.raises(Killed):
             apply(change)
     undo(change)

@@ -25,7 +25,7 @@ LINE = "auth required pam_totp.so"
 
 
 def examine(machine: Fresh, *services: str) -> list[Finding]:
-    """Return doctor's findings, without any about the clock of this machine."""
+    """Return doctor's findings, without those about the clock of this machine."""
     done = machine.installed("doctor", "--json", *services)
     findings = [Finding(**f) for f in json.loads(done.stdout)["findings"]]
     assert all(f.remedy and f.code in set(Code) and f.severity in set(Severity) for f in findings)

@@ -95,7 +95,7 @@ def test_a_code_that_is_enough_without_the_password_is_an_error(tmp_path: Path) 
 def test_a_first_factor_that_is_not_requisite_is_a_warning(tmp_path: Path) -> None:
     text = "auth required pam_unix.so\nauth required pam_totp.so\n"
     assert severities(text) == {Code.CODE_AFTER_WRONG_PASSWORD: WARNING}
-    assert libpam_result(tmp_path, text, "auth_err", "success") == "auth_err", "it still refuses"
+    assert libpam_result(tmp_path, text, "auth_err", "success") == "auth_err", "the stack still refuses the login"
 
 
 @pytest.mark.parametrize(

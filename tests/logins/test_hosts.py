@@ -52,7 +52,7 @@ def test_pamtester_logs_in_once_with_a_code(site: Site, way: str) -> None:
 @with_mounts
 def test_python_pam_logs_in_with_a_single_answer(site: Site, way: str) -> None:
     site.enrol(user="root")
-    service(site.confdir, "other", "account required pam_permit.so")  # it calls pam_acct_mgmt too
+    service(site.confdir, "other", "account required pam_permit.so")  # python-pam calls pam_acct_mgmt too
     program = "import pam, sys; sys.exit(not pam.authenticate('root', sys.argv[1], 'demo', resetcreds=False))"
     assert hosted(site, sys.executable, "-c", program, codes(0)).returncode == 0
     assert hosted(site, sys.executable, "-c", program, codes(0)).returncode == 1

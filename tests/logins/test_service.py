@@ -130,7 +130,9 @@ def test_only_a_listed_client_may_give_the_remote_address(site: Site) -> None:
     assert ["rhost=" in line for line in said] == [False, True]
 
 
-def test_only_the_account_that_floods_the_log_is_left_out_of_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_lines_of_the_flooding_account_are_dropped_from_the_log(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A flooded log daemon would drop any lines, including those about guesses through sshd."""
     monkeypatch.setattr(log_quota, "MAX_LINES", 5)
     monkeypatch.setattr(log_quota, "MAX_TOTAL_LINES", 8)
@@ -268,7 +270,9 @@ def test_a_silent_client_is_disconnected_after_the_hello_limit(site: Site) -> No
     with connected(site) as client:
         assert client.recv(1) == b""
     assert time.monotonic() - begun >= pam_handle.HELLO_WAIT * 0.9
-    assert (pam_handle.HELLO_WAIT, pam_handle.TURN_WAIT, pam_handle.PERSON_WAIT) == (2.0, 10.0, 300.0), "by design"
+    assert (pam_handle.HELLO_WAIT, pam_handle.TURN_WAIT, pam_handle.PERSON_WAIT) == (2.0, 10.0, 300.0), (
+        "the limits in seconds"
+    )
 
 
 def test_a_time_limit_works_on_every_processor() -> None:
@@ -299,7 +303,7 @@ def test_a_kill_after_the_prompt_refuses_and_the_next_login_works(site: Site) ->
     assert site.gets_in(codes(1)), "a new service replaces the stale socket"
 
 
-def test_a_second_service_does_not_take_the_socket_away(site: Site) -> None:
+def test_a_second_service_does_not_replace_the_socket(site: Site) -> None:
     site.start()
     done = site.command("serve", "--socket", site.socket)
     assert (done.returncode, done.stderr) == (3, f"pam-totp: {site.socket}: another service is listening there\n")
@@ -602,7 +606,7 @@ def workers_of(process: subprocess.Popen[bytes], count: int) -> list[int]:
 
 
 def gone(pid: int) -> bool:
-    """A worker that was killed but not reaped yet counts as ended."""
+    """Return True if a worker has ended, even if it was not reaped yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):  # ProcessLookupError: it exits between open and read

@@ -3,7 +3,7 @@
 Rules:
 - The host is unchanged: /usr is an overlay, and /etc, /var, /run, /home, /tmp and /dev are new. All of them end with
   the namespace. Its only network is its loopback, on which every port is free.
-- The host's settings have no effect: tests/etc.py makes /etc, /usr/local is empty, and an installed pam_totp is removed.
+- The host's settings have no effect: tests/etc.py makes /etc, /usr/local is empty, and no pam_totp is installed.
 - The real sshd, sudo, su, libpam, relay and helper run. Log lines go to a socket of the test.
 - Every process that is started here ends with the test run, even if the test run is killed.
 

@@ -166,7 +166,7 @@ def test_users_without_a_file_get_no_file_in_their_home(machine: Machine) -> Non
 
 
 def test_a_copy_of_another_users_file_is_refused(machine: Machine) -> None:
-    """With the key of bob, an attacker could copy bob's file to alice's path. The file names its user."""
+    """An attacker with bob's key could copy bob's file to alice's path. The file names its user."""
     put(machine, user="bob")
     assert not gets_in(machine, codes(0))
 

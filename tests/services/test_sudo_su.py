@@ -56,7 +56,7 @@ def test_sudo_gives_three_attempts_in_one_process(machine: Machine, way_there: s
 
 
 def test_under_sudo_the_module_obeys_pam_silent(machine: Machine, way_there: str) -> None:
-    """PAM_SILENT: only sudo's own "Sorry, try again" is shown, unless newer versions have `Defaults !pam_silent`."""
+    """sudo sets PAM_SILENT, and shows its own "Sorry, try again". Newer versions have `Defaults !pam_silent`."""
     machine.stack("sudo", machine.module_line(way=way_there))
     talk = sudo(machine).asks(CODE).says("000000").asks(CODE)
     assert REFUSED not in talk.before
