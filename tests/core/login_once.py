@@ -9,7 +9,7 @@ import sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from pam_totp.core.answer import Answer  # noqa: E402  the path had to be set first
+from pam_totp.core.answer import Answer  # noqa: E402  the path must be set first
 from pam_totp.core.policy import Policy  # noqa: E402
 from pam_totp.core.record import UserRecord  # noqa: E402
 from pam_totp.core.verify import Outcome, verify  # noqa: E402

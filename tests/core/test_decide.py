@@ -43,7 +43,7 @@ def test_an_accepted_answer_is_stored_before_it_is_returned() -> None:
     ],
 )
 def test_every_user_costs_the_same_writes_and_meets_the_same_full_disk(user: str, answer: bytes, writes: int) -> None:
-    """The users are one with a token, one with an unconfirmed token, and one without a record."""
+    """The users have a confirmed token, an unconfirmed token, and no record."""
     store = Memory(ALICE, UNPROVED)
     assert not outcome(store, user, answer).accepted
     assert store.writes == writes

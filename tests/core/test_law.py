@@ -154,7 +154,7 @@ class Law(RuleBasedStateMachine):
     # ---- answers
 
     def place(self, token: ModelToken, offset: int) -> int:
-        """Return a moving factor near the token's expected one."""
+        """Return a moving factor near the expected factor of the token."""
         middle = token.floor if token.kind == "hotp" else token.step(self.now) + token.drift
         return min(max(middle + offset, 0), LAST)
 

@@ -65,7 +65,7 @@ def _oathtool(*options: str | int, key: bytes) -> list[str]:
 
 
 def _counters(chance: random.Random) -> Iterator[int]:
-    """Return first counters: near both ends, around every power of two, and random ones."""
+    """Return first counters: near both ends, around every power of two, and at random."""
     yield from (0, 2**31 - 50, 2**32 - 50, 2**63 - 50, 2**64 - CASES_A_RUN)
     while True:
         yield chance.randrange(2 ** chance.randint(7, 64) - CASES_A_RUN)

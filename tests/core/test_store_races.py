@@ -38,7 +38,7 @@ ANSWERS: dict[str, tuple[bytes, str]] = {  # kind: answer, outcome
 }
 
 
-@pytest.mark.bare  # with coverage, so many concurrent callers exceed the time limit of the lock
+@pytest.mark.bare  # under coverage, the concurrent callers exceed the time limit of the lock
 @pytest.mark.parametrize("race", [in_processes, in_threads], ids=["processes", "threads"])
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_a_code_is_accepted_once_under_concurrency(

@@ -79,7 +79,7 @@ def test_a_change_that_fails_changes_nothing(store: FileStore) -> None:
 
 
 def nth(function: Callable[..., Any], number: int, what: Callable[[], object]) -> Callable[..., Any]:
-    """Wrap `function` so that `what` is called before its call of that number."""
+    """Return `function` with a call of `what` before its call of that number."""
     left = [number]
 
     def called(*arguments: Any, **named: Any) -> Any:

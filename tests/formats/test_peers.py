@@ -134,6 +134,6 @@ def test_other_modules_accept_exported_files(site: Site, tmp_path: Path, kind: s
         assert done.returncode == 0, done.stderr
         assert file.stat().st_mode & 0o777 == 0o600
         prepare(site, file)
-        # In this order: a wrong code moves google-authenticator's counter past the right one.
+        # The order matters: a wrong code moves google-authenticator's counter past the right code.
         assert gets_in_at(at, site, following), name
         assert not gets_in_at(at, site, first), f"{name}: a code used here is also used there"

@@ -1,4 +1,4 @@
-"""Tests of the service: which caller may log in which user, and the handling of faults of its own and of clients."""
+"""Tests of the service: which caller may log in which user, and faults of the service and of its clients."""
 
 from __future__ import annotations
 
@@ -410,7 +410,7 @@ def test_a_held_lock_is_awaited_until_a_limit_then_unavailable(site: Site, way: 
 
 def test_silent_clients_of_one_account_do_not_block_others(site: Site) -> None:
     if os.geteuid() != 0:
-        pytest.skip("needs root: another account takes part")
+        pytest.skip("needs root: a second account connects")
     site.start()
     site.enrol(user="root")
     site.configure("demo", way="socket")
