@@ -14,10 +14,10 @@ from pathlib import Path
 
 from tests.systems import journey
 from tests.systems.host import NoMirror
-from tests.systems.report import Row, lacks, line, table
-from tests.systems.roots import FOLDER, SYSTEMS, Unusable, bare_clone, base, forget, require_namespaces
+from tests.systems.report import Row, failed_and_skipped, line, table
+from tests.systems.roots import FOLDER, SYSTEMS, Unusable, bare_clone, base, remove_base, require_namespaces
 
-OK, FAILED, OUT_OF_REACH, INTERRUPTED = 0, 1, 3, 130  # exit statuses
+OK, FAILED, UNAVAILABLE, INTERRUPTED = 0, 1, 3, 130  # exit statuses
 LOGS = FOLDER / "logs"
 USERS = ("root", journey.USER)
 _TAIL = 25  # lines of a failed step's output
@@ -63,19 +63,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         require_namespaces()
         if wished.rebuild:
             for name in wished.systems:
-                forget(SYSTEMS[name])
+                remove_base(SYSTEMS[name])
         for name in wished.systems:
             base(SYSTEMS[name], say)
         visit(wished.systems, wished.users, wish, rows)
     except (Unusable, NoMirror) as why:
         print(f"make systems: {why}", file=sys.stderr)
-        return OUT_OF_REACH
+        return UNAVAILABLE
     except KeyboardInterrupt:
         print("\nmake systems: interrupted", file=sys.stderr)
         return INTERRUPTED
     finally:
         if rows:
-            print("\n".join(filter(None, ("", table(rows), lacks(rows), f"logs: {LOGS}"))))
+            print("\n".join(filter(None, ("", table(rows), failed_and_skipped(rows), f"logs: {LOGS}"))))
     return OK if all(row.is_good for row in rows) else FAILED
 
 

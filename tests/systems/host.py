@@ -139,7 +139,7 @@ def pip_settings() -> dict[str, str]:
     return found
 
 
-def bring(root: Path, *, indexes: bool) -> None:
+def copy_settings(root: Path, *, indexes: bool) -> None:
     """Copy this machine's network settings into a root; without `indexes`, the root can reach its archives alone."""
     _write(root, "etc/resolv.conf", Path("/etc/resolv.conf").read_text() if indexes else "")
     if not indexes:
@@ -171,8 +171,8 @@ def archive_hosts(root: Path) -> Iterator[tuple[str, str]]:
             yield name, str(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0])
 
 
-def take_away(root: Path) -> None:
-    """Remove the files that `bring` wrote to a base root, since each root gets its own."""
+def remove_settings(root: Path) -> None:
+    """Remove the files that `copy_settings` wrote to a base root, since each root gets its own."""
     for name in ("etc/resolv.conf", "etc/hosts", "etc/hostname", "etc/apt/apt.conf.d/90host", "etc/pip.conf"):
         (root / name).unlink(missing_ok=True)
     (root / _PIP_CERTIFICATES).unlink(missing_ok=True)

@@ -85,7 +85,7 @@ class Journey:
 
     def show_no_index(self) -> None:
         """Check that the root can reach the distribution's archive, and no other package index."""
-        # Names are looked up in /etc/hosts alone, which contains the hosts of the archive (host.bring).
+        # Names are looked up in /etc/hosts alone, which contains the hosts of the archive (host.copy_settings).
         reached = f"cat /etc/hosts; grep -x '{KNOWN_HOSTS_ONLY.strip()}' /etc/nsswitch.conf && apt-get update"
         self._row("no package index", self._run(("sh", "-c", f"{reached} && rm -r /var/lib/apt/lists"), user="root"))
 

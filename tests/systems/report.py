@@ -79,7 +79,7 @@ def line(row: Row) -> str:
     return f"  {row.step}: {mark}, exit {row.status}, {row.seconds:.0f} s, {row.packages} packages{tests}"
 
 
-def lacks(rows: Iterable[Row]) -> str:
+def failed_and_skipped(rows: Iterable[Row]) -> str:
     """Return the failed tests by name, and each reason to skip with the number of tests."""
     lines = []
     for row in rows:

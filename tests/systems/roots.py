@@ -124,7 +124,7 @@ def _make_whole(system: System, place: Path, say: Callable[[str], None]) -> None
         _remove(making)
 
 
-def forget(system: System) -> None:
+def remove_base(system: System) -> None:
     """Remove the base root."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with _locked(FOLDER / f".{system.name}.lock"):
@@ -176,7 +176,7 @@ def _make(system: System, folder: Path, say: Callable[[str], None]) -> None:
         root.run("apt-get", "update", check=True)
         root.run("apt-get", "--yes", "dist-upgrade", env=_QUIET, check=True)
         root.run("sh", "-c", "apt-get clean; rm -rf /var/lib/apt/lists/* /var/log/*.log /var/log/apt/*", check=True)
-    host.take_away(folder)
+    host.remove_settings(folder)
 
 
 def _run_alone(*words: str) -> tuple[int, str]:
@@ -297,7 +297,7 @@ class Root:
             self.scratch = self._ends.enter_context(_scratch())
             self._holder = self._enter(lower, "writable" if writable else "overlay", binds or {})
             self._ends.callback(self._stop)
-            host.bring(self.path("/"), indexes=network is Network.ALL)
+            host.copy_settings(self.path("/"), indexes=network is Network.ALL)
         except BaseException:
             self._ends.close()
             raise
@@ -362,7 +362,7 @@ class Root:
             "SHELL": "/bin/bash",
             "LANG": "C.UTF-8",
             "TERM": "dumb",
-            **(host.proxies() if self.network is Network.ALL else {}),  # apt has its own settings: host.bring
+            **(host.proxies() if self.network is Network.ALL else {}),  # apt has its own settings
             **(host.NO_INDEX if self.network is not Network.ALL else {}),
             **(env or {}),
         }

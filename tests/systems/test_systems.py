@@ -14,7 +14,7 @@ from tests.conftest import as_root
 from tests.site import TREE
 from tests.systems import __main__ as command
 from tests.systems import host, journey, roots
-from tests.systems.report import Results, Row, lacks, line, read_junit, table
+from tests.systems.report import Results, Row, failed_and_skipped, line, read_junit, table
 
 URIS = """\
 'http://mirror.example/debian/dists/bookworm/InRelease' mirror.example_debian_dists_bookworm_InRelease 0
@@ -115,18 +115,18 @@ def test_a_root_without_indexes_resolves_its_archives_alone(tmp_path: Path, monk
     (tmp_path / "etc/nsswitch.conf").write_text("passwd: files\nhosts: files dns\nservices: files\n")
     monkeypatch.setattr(host, "proxies", lambda: {"http_proxy": "http://proxy:3128", "no_proxy": "localhost"})
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(0, 0, 0, "", ("192.0.2.1", 0))])
-    host.bring(tmp_path, indexes=False)
+    host.copy_settings(tmp_path, indexes=False)
     assert not (tmp_path / "etc/pip.conf").exists()
     assert (tmp_path / "etc/resolv.conf").read_text() == ""
     assert (tmp_path / "etc/nsswitch.conf").read_text() == "passwd: files\nservices: files\nhosts: files\n"
     known = re.findall(r"^192\.0\.2\.1 (.*)$", (tmp_path / "etc/hosts").read_text(), re.MULTILINE)
     assert known == ["archive", "proxy"]
     assert 'Acquire::http::Proxy "http://proxy:3128";' in (tmp_path / "etc/apt/apt.conf.d/90host").read_text()
-    host.bring(tmp_path, indexes=True)
+    host.copy_settings(tmp_path, indexes=True)
     assert (tmp_path / "etc/pip.conf").exists()
     assert (tmp_path / "etc/resolv.conf").read_text() == Path("/etc/resolv.conf").read_text()
     assert "archive" not in (tmp_path / "etc/hosts").read_text()
-    host.take_away(tmp_path)
+    host.remove_settings(tmp_path)
     left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {"nsswitch.conf", "sources.list"}
 
@@ -136,7 +136,7 @@ def test_a_link_in_the_root_does_not_lead_out_of_it(tmp_path: Path) -> None:
     outside.write_text("untouched")
     (tmp_path / "root" / "etc").mkdir(parents=True)
     (tmp_path / "root" / "etc" / "resolv.conf").symlink_to(outside)
-    host.bring(tmp_path / "root", indexes=True)
+    host.copy_settings(tmp_path / "root", indexes=True)
     assert outside.read_text() == "untouched"
     assert not (tmp_path / "root" / "etc" / "resolv.conf").is_symlink()
 
@@ -206,7 +206,7 @@ def test_the_table_has_a_line_for_each_step() -> None:
         "Debian 12  root      make demo  ok         0       10        31",
         "Debian 12  newcomer  make test  FAILED     2      312       120    1999       1        3",
     ]
-    assert lacks(rows).splitlines() == [
+    assert failed_and_skipped(rows).splitlines() == [
         "Debian 12, newcomer: failed: a.py::b",
         "Debian 12, newcomer: 3 skipped: no browser",
     ]
@@ -282,7 +282,7 @@ def test_a_base_root_is_made_once(made: list[str], tmp_path: Path) -> None:
     trixie = roots.SYSTEMS["trixie"]
     assert roots.base(trixie) == roots.base(trixie) == tmp_path / "trixie" / "root"
     assert made == ["trixie"]
-    roots.forget(trixie)
+    roots.remove_base(trixie)
     assert roots.base(trixie).exists()
     assert made == ["trixie"] * 2
 
