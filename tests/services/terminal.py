@@ -39,9 +39,22 @@ class Talk:
         self.terminal.sendintr()
         return self
 
+    def interrupts(self) -> tuple[int, str]:
+        """Press Ctrl-C until the program ends. Return the same as `ends`.
+
+        sudo and su miss a Ctrl-C that arrives between their prompt and their read.
+        """
+        give_up = time.monotonic() + PATIENCE
+        while self.presses_ctrl_c().terminal.expect([pexpect.EOF, pexpect.TIMEOUT], timeout=1) != 0:
+            assert time.monotonic() < give_up, "the program does not end"
+        return self._close()
+
     def ends(self) -> tuple[int, str]:
         """Wait for the end. Return the exit status and the output since the last prompt."""
         self.terminal.expect(pexpect.EOF)
+        return self._close()
+
+    def _close(self) -> tuple[int, str]:
         shown = self.before
         self.terminal.wait()
         status = self.terminal.exitstatus

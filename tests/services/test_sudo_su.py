@@ -79,7 +79,7 @@ def test_sudo_refuses_after_three_wrong_answers(machine: Machine, way_there: str
 def test_ctrl_c_at_the_sudo_prompt_leaves_no_failure_and_no_lock(machine: Machine, way_there: str) -> None:
     machine.stack("sudo", machine.module_line(way=way_there))
     before = machine.path("/var/lib/pam_totp/alice.json").read_bytes()
-    status, _ = sudo(machine).asks(CODE).presses_ctrl_c().ends()
+    status, _ = sudo(machine).asks(CODE).interrupts()
     assert status != 0
     machine.log.wait_for("pam_totp(sudo:auth): refused user=alice reason=no-answer")
     assert machine.path("/var/lib/pam_totp/alice.json").read_bytes() == before
@@ -138,7 +138,7 @@ def test_an_unenrolled_user_is_prompted_and_refused_like_an_enrolled_one(machine
     machine.path("/var/lib/pam_totp/alice.json").unlink()
     talk = sudo(machine).asks(CODE).says(codes(0)).asks(CODE)
     assert "Sorry, try again." in talk.before
-    assert talk.presses_ctrl_c().ends()[0] == 1
+    assert talk.interrupts()[0] == 1
 
 
 HOSTILE = {
@@ -211,7 +211,7 @@ def test_su_without_a_terminal_reads_the_code_from_standard_input(machine: Machi
 def test_ctrl_c_at_the_su_prompt_leaves_no_failure_and_no_lock(machine: Machine, way_there: str) -> None:
     machine.stack("su", machine.module_line(way=way_there))
     machine.enrol("bob")
-    assert su(machine, "bob").asks(CODE).presses_ctrl_c().ends()[0] != 0
+    assert su(machine, "bob").asks(CODE).interrupts()[0] != 0
     assert (counter(machine, "bob"), machine.record("bob").failures) == (0, 0)
     assert su(machine, "bob").asks(CODE).says(codes(0)).ends()[0] == 0
 
