@@ -18,10 +18,7 @@ from tests.pamconf import Result
 from tests.relay_kit import AS_ROOT, INTERPRETER, RELAY, ROOT, Bench, Log, build, needs_root, play
 from tests.site import OTHER_UID, UNPRIVILEGED_UID
 
-pytestmark = pytest.mark.bare
-
-
-pytestmark = pytest.mark.usefixtures("log")
+pytestmark = [pytest.mark.bare, pytest.mark.usefixtures("log")]
 
 
 @pytest.fixture
