@@ -224,7 +224,7 @@ def test_builds_in_two_folders_give_an_identical_relay(tmp_path: Path, more: str
         shutil.copytree(TREE / ".ci", tree / ".ci")
         shutil.copy(TREE / "Makefile", tree)
         knows = (
-            "RELAY_KNOWS=-DINTERPRETER='\"/usr/bin/python3\"' -DHELPER='\"/usr/lib/pam_totp/pam_totp/pam/helper.py\"'"
+            "RELAY_DEFINES=-DINTERPRETER='\"/usr/bin/python3\"' -DHELPER='\"/usr/lib/pam_totp/pam_totp/pam/helper.py\"'"
         )
         subprocess.run(
             ["make", "build/pam_totp.so", knows, f"CPPFLAGS={more}"],

@@ -1,1 +1,1 @@
-"""Programs for people who work on pam_totp. Nothing that is installed imports them."""
+"""Programs for developers of pam_totp. Installed code does not import them."""

@@ -1,9 +1,9 @@
-"""`make lint` asks this: do comments, docstrings, messages and documents use plain words?
+"""Report unclear expressions in comments, docstrings, messages and documents. Part of `make lint`.
 
 Rules:
-- The list below names expressions that readers stumble over, each with what to write instead (CONTRIBUTING.md).
-- In Python and C, comments and strings are read; identifiers and code are not. In Markdown, code blocks are not read.
-- A place that needs such an expression is listed in `ALLOWED`, with its reason. The list is short.
+- `EXPRESSIONS` lists expressions that are hard to read, each with a replacement (CONTRIBUTING.md).
+- In Python and C, only comments and strings are checked. In Markdown, code blocks are skipped.
+- A file that needs such an expression is listed in `ALLOWED`, with the reason.
 - The exit status is 1 if there is a finding.
 """
 
@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 TREE = Path(__file__).resolve().parent.parent
 
-# Expression, and what to write instead.
+# Expression, and its replacement.
 EXPRESSIONS = {
     r"(?<!user=)(?:nobody|somebody|whoever)": "name the actor: no user, an account, the caller",
     r"who (?:is|has|ends|asks|listens|waits|comes)": "name the actor, then the verb",
@@ -47,7 +47,7 @@ ALLOWED = {
     ("tests/test_isolation.py", "for user in root alice bob nobody"): "the account of that name",
     ("tests/web/test_client.py", "nobody = "): "the account of that name, in a site file",
 }
-# Files that hold other programs' texts or data, and this project's own history.
+# Files that contain other programs' texts or data.
 _DATA = re.compile(r"tests/(?:fuzz|torture)/corpus/|tests/\w+/data/|/migrations/|requirements.*\.txt$|^LICENSE$")
 _READ = re.compile(
     r"\.(?:py|c|md|html|sh|[158])$|(?:^|/)Makefile$|^\.ci/|/data/(?:install|uninstall|command)$|\.(?:service|socket)$"
@@ -55,7 +55,7 @@ _READ = re.compile(
 
 
 class Text(NamedTuple):
-    """A piece of prose in a file, and the line on which it starts."""
+    """A comment, string or document, and the line on which it starts."""
 
     line: int
     text: str
@@ -79,6 +79,7 @@ def prose(path: Path) -> Iterator[Text]:
 
 
 def findings(paths: list[str]) -> Iterator[str]:
+    """Yield a line for each unclear expression in these files."""
     for name in paths:
         for text in prose(TREE / name):
             if text.text == '"nobody"':  # the account of that name
@@ -93,7 +94,7 @@ def findings(paths: list[str]) -> Iterator[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Read all tracked files, or those below the paths given."""
+    """Check all tracked files, or those below the given paths. Return the exit status."""
     listed = subprocess.run(["git", "ls-files", "--", *arguments], cwd=TREE, text=True, capture_output=True, check=True)
     paths = [p for p in listed.stdout.splitlines() if _READ.search(p) and not _DATA.search(p) and (TREE / p).is_file()]
     found = list(findings(paths))
