@@ -1,2 +1,1 @@
-"""What a newcomer runs first: `make demo` and `make portal`. Both need a built tree, and change nothing outside a
-temporary folder."""
+"""Demonstrations: `make demo` and `make portal`. Both need a built tree, and write to a temporary folder only."""

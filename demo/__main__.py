@@ -1,6 +1,8 @@
-"""The main job, shown: press the token, and log in through the real libpam and the real module. Run by `make demo`.
+"""Demonstrate logins with one-time codes, through the real libpam and the real module. Run by `make demo`.
 
-Everything happens in a temporary folder. Root is not needed. The exit status is 0 if every step went as told, else 1.
+- The demo presses the simulated token's button and types all answers. The reader only watches.
+- All files are in a temporary folder. Root is not needed.
+- The exit status is 0 if every step had the expected result, else 1. Two refusals are expected results.
 """
 
 from __future__ import annotations
@@ -20,22 +22,24 @@ from pam_totp.formats.otpauth import typed_secret
 
 BY_SERVICE, BY_HELPER = "demo", "demo-helper"  # PAM services: with the service on a socket, and without it
 PRESSES_IN_THE_POCKET = 40  # more than look_ahead, fewer than resync_window
-PRESSES_UNSEEN = 15  # before `resync`, likewise more than look_ahead
+PRESSES_UNSEEN = 15  # before `resync`; also more than look_ahead
 TIMED_LOGINS = 20
 PRESS_INTERVAL = 0.2  # seconds between presses while resync listens
-PERIOD = 30  # seconds a phone shows a code
+PERIOD = 30  # seconds for which a phone shows a code
 STEP_RESERVE = 5  # seconds that a phone's step must last after its code is computed
 LOG_LINES = 6  # shown at the end
-ACCEPTED, REFUSED = "success", "auth_err"
+ACCEPTED, REFUSED = "success", "auth_err"  # libpam's results
+MEANING = {ACCEPTED: "accepted", REFUSED: "refused"}
 
 
 def main(module: Path | str = MODULE) -> int:
     begun = time.monotonic()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # in a character set without block characters the QR code is lost
+        sys.stdout.reconfigure(errors="replace")  # a character set without block characters cannot show the QR code
     screen = Screen()
-    screen.title("pam_totp: a one-time code as the second factor, from the button to the login")
-    for number in (signal.SIGTERM, signal.SIGHUP):  # these end the demo by the same path as Ctrl-C
+    screen.title("pam_totp: one-time codes as the second factor of a login")
+    screen.text("Just watch: the demo presses the button of a simulated token, and types every answer itself.")
+    for number in (signal.SIGTERM, signal.SIGHUP):  # these clean up like Ctrl-C
         signal.signal(number, lambda received, _: sys.exit(128 + received))
     with tempfile.TemporaryDirectory(prefix="pam_totp-demo-") as folder:
         scene = Scene(Path(folder), module)
@@ -45,7 +49,7 @@ def main(module: Path | str = MODULE) -> int:
             scene.close()
     screen.table()
     took = f"{time.monotonic() - begun:.0f} s"
-    print(f"\nSomething did not go as told ({took})." if screen.failed else f"\nEverything went as told, in {took}.")
+    print(f"\nA step had an unexpected result ({took})." if screen.failed else f"\nAll results as expected, in {took}.")
     return int(screen.failed)
 
 
@@ -53,13 +57,13 @@ def demonstrate(scene: Scene, screen: Screen) -> None:
     scene.start_service()
     scene.configure(BY_SERVICE, socket=str(scene.socket))
     scene.configure(BY_HELPER, socket="none")
-    screen.text(f"All files are in {scene.folder}; the user is {USER}. The PAM service has one line:")
+    screen.text(f"All files are in {scene.folder}. The user is {USER}. The PAM service has one line:")
     screen.text(f"auth required {MODULE} ...", "36")
 
-    screen.step("Make a token at the factory, and enrol its seed")
+    screen.step("Make a token, and enrol it by its seed and first code")
     made = make_token(scene.folder)
     with plugged_in(made.file, scene.folder / "token") as token:
-        screen.text(f"token {made.serial} is plugged into {token.port}; its button is pressed:")
+        screen.text(f"The simulated token {made.serial} runs at {token.port}. A press of its button shows a code:")
         (code,) = token.press()
         screen.lines(token_picture(code, made.serial))
         words = (USER, "--type", "hotp", "--name", "fob", "--serial", made.serial, "--counter", made.counter)
@@ -67,7 +71,7 @@ def demonstrate(scene: Scene, screen: Screen) -> None:
         done = scene.pam_totp("enroll", *words, "--secret-stdin", stdin=f"hex:{made.seed}\n{code}\n")
         screen.text(done.stdout + done.stderr)
         screen.result(
-            "a token from the factory is enrolled, and its first code is used up",
+            "a hardware token is enrolled, and its first code is used up",
             f"enrolled with the code {code}",
             right=done.returncode == 0,
         )
@@ -81,37 +85,39 @@ def demonstrate(scene: Scene, screen: Screen) -> None:
 def log_in(
     scene: Scene, screen: Screen, promise: str, answer: str, expected: str, *, service: str = BY_SERVICE
 ) -> Attempt:
-    """Log in once through libpam, and record whether that ended as expected."""
+    """Log in once through libpam, and record whether the result was the expected one."""
     attempt = scene.log_in(answer, service)
     screen.text("\n".join(attempt.dialogue))
-    happened = f"PAM_{attempt.result.upper()} after {1000 * attempt.seconds:.0f} ms"
+    expectation = "as expected" if attempt.result == expected else f"expected: {MEANING[expected]}"
+    meaning = MEANING.get(attempt.result, "error")
+    happened = f"{meaning}, {expectation}: PAM_{attempt.result.upper()} after {1000 * attempt.seconds:.0f} ms"
     screen.result(promise, happened, right=attempt.result == expected)
     return attempt
 
 
 def hardware_token(scene: Scene, screen: Screen, token: PluggedToken) -> None:
-    screen.step("Press the button, and log in with the code")
+    screen.step("Press the button, and log in with the new code")
     (code,) = token.press()
     log_in(scene, screen, "a code logs in through the service", code, ACCEPTED)
 
-    screen.step("Log in with the same code again")
+    screen.step("Try the same code again: it must be refused")
     log_in(scene, screen, "a used code is refused", code, REFUSED)
 
     screen.step("Log in without the service: the module starts a helper")
     (code,) = token.press()
     log_in(scene, screen, "a code logs in through a helper", code, ACCEPTED, service=BY_HELPER)
 
-    screen.step(f"Press the button {PRESSES_IN_THE_POCKET} times in a pocket, then log in")
+    screen.step(f"Press the button {PRESSES_IN_THE_POCKET} times unused, then log in: one code must be refused")
     token.press(PRESSES_IN_THE_POCKET)
     (code,) = token.press()
     log_in(scene, screen, "one code from far ahead is refused", code, REFUSED)
-    screen.text("press once more, and type both codes in one answer:")
+    screen.text("The token is out of step. Two codes in a row, in one answer, resynchronise it:")
     codes = " ".join([code, *token.press()])
     log_in(scene, screen, "two codes in a row bring the token back into step", codes, ACCEPTED)
 
 
 def resynchronise(scene: Scene, screen: Screen, token: PluggedToken) -> None:
-    screen.step(f"Press {PRESSES_UNSEEN} times more, and let pam-totp resync read the serial port")
+    screen.step(f"Press {PRESSES_UNSEEN} times unused, then resynchronise through the serial port")
     token.press(PRESSES_UNSEEN)
     screen.command("pam-totp", "resync", USER, "--port", str(token.port))
     with scene.talk_to_pam_totp("resync", USER, "--port", str(token.port)) as resync:
@@ -135,13 +141,13 @@ def phone(scene: Scene, screen: Screen) -> None:
         key_line, details, *qr_lines, question = enrolment.read_until(": ").splitlines() or ["", "", ""]
         screen.text(f"{key_line}\n{details}")
         screen.qr_code(qr_lines)
-        drawn = len(qr_lines) > 1  # without segno there is one line, which says so
+        drawn = len(qr_lines) > 1  # without segno there is one line, with the reason
         screen.result("the QR code of a phone is drawn", f"{len(qr_lines)} lines drawn", right=drawn)
         key = typed_secret(key_line.removeprefix("key: "))
         wait_until(lambda: time.time() % PERIOD < PERIOD - STEP_RESERVE, "the next step of the phone")
         now = int(time.time())
-        # A phone shows one code in 30 seconds. The previous code is still accepted, so it confirms the enrolment, and
-        # the login can follow at once with the current one.
+        # A phone shows one code in 30 seconds. The previous code is still accepted, so it confirms the enrolment. The
+        # login can then use the current code without waiting.
         first = totp(key, now - PERIOD)
         enrolment.answer(first)
         status, output = enrolment.finish()
@@ -170,7 +176,7 @@ def show_log(scene: Scene, screen: Screen) -> None:
     screen.title("The service's log, first lines")
     lines = scene.log.read_text().splitlines()
     screen.text("\n".join(lines[:LOG_LINES]))
-    screen.text(f"... and {max(0, len(lines) - LOG_LINES)} lines more")
+    screen.text(f"... and {max(0, len(lines) - LOG_LINES)} more lines")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""The portal, to look at with a browser: `make portal`. ARGS=9000 chooses another port than 8443.
+"""Run the portal for a browser, with a temporary store: `make portal`. ARGS=9000 selects another port than 8443.
 
-Nothing of the host is touched, and root is not needed: the store is a temporary folder, the port is on loopback, and
-the password is a fixed one, where a real portal asks PAM. A simulated token waits to be enrolled.
+- The store is a temporary folder, and the port is on loopback. The host is not changed, and root is not needed.
+- The password is a constant, while an installed portal asks PAM.
+- A simulated token can be activated.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ PASSWORD = "correct horse"
 
 
 class OnePassword:
-    """The first factor of this demonstration: one user with one password."""
+    """A password check that accepts one user with one password."""
 
     def verify(self, user: str, password: str) -> bool:
         return (user, password) == (USER, PASSWORD)
 
 
 def hand_out(made: Made, store: FileStore) -> None:
-    """Put the token into the user's record, unconfirmed: its holder confirms it in the portal."""
+    """Add the token to the user's record, unconfirmed. The user confirms it in the portal."""
     token = HotpToken(
         name="key ring",
         secret=bytes.fromhex(made.seed),
@@ -46,12 +47,12 @@ def hand_out(made: Made, store: FileStore) -> None:
 
 def print_instructions(scene: Scene, serial: str, token: PluggedToken, address: object) -> None:
     print(
-        f"The portal is at http://{address}/ until you press Ctrl-C.\nThen everything it stored is deleted.\n\n"
+        f"The portal is at http://{address}/ until you press Ctrl-C.\nThen its store is deleted.\n\n"
         f"   user name     {USER}\n"
         f"   password      {PASSWORD}\n\n"
         f"Add a phone: scan the QR code. Or add a hardware token, with the serial number\n"
-        f"{serial}. This command presses its button twice; run it whenever the portal\n"
-        f"asks for codes of the token:\n\n"
+        f"{serial}. When the portal asks for codes of that token, run this command,\n"
+        f"which presses its button twice:\n\n"
         f"   {TOKEN_SIM} press \\\n"
         f"      --port {token.port} -n 2\n\n"
         f"The store is {scene.store}. The audit log follows.\n",
@@ -60,7 +61,7 @@ def print_instructions(scene: Scene, serial: str, token: PluggedToken, address: 
 
 
 def main(port: int) -> None:
-    for number in server.ENDING_SIGNALS:  # from the start: the folder must be removed whenever the portal ends
+    for number in server.ENDING_SIGNALS:  # set before the folder exists, so that every signal removes it
         signal.signal(number, server.exit_on_signal)
     with tempfile.TemporaryDirectory(prefix="pam_totp-portal-") as folder:
         scene = Scene(Path(folder))

@@ -1,8 +1,7 @@
-"""A private installation in a temporary folder: a store, PAM services, the service on a socket, and a plugged-in token.
+"""A private installation in a temporary folder: a store, PAM services, the service on a socket, and a simulated token.
 
-- The commands are the built ones, `build/bin/pam-totp` and `build/bin/token-sim`; libpam and the module are the real
-  ones.
-- Every process started here is stopped by `close`, also after Ctrl-C.
+- The commands are `build/bin/pam-totp` and `build/bin/token-sim`. libpam is the host's, the module is the built one.
+- `Scene.close` stops the service. `plugged_in` stops the token. Both run after Ctrl-C too.
 """
 
 from __future__ import annotations
@@ -24,13 +23,14 @@ TREE = Path(__file__).resolve().parent.parent
 MODULE = TREE / "build" / "pam_totp.so"
 PAM_TOTP = str(TREE / "build" / "bin" / "pam-totp")
 TOKEN_SIM = str(TREE / "build" / "bin" / "token-sim")
-USER = pwd.getpwuid(os.geteuid()).pw_name  # the service lets an ordinary user log in as itself only
-UTF_8 = os.environ | {"LC_ALL": "C.UTF-8"}  # the commands draw with block characters, whatever the caller's locale
+USER = pwd.getpwuid(os.geteuid()).pw_name  # an ordinary user may ask the service about itself only
+UTF_8 = os.environ | {"LC_ALL": "C.UTF-8"}  # the commands print block characters in any locale of the caller
 START_WAIT = 40.0  # seconds for a process to be ready, on a busy machine
 SPEED = 20  # token seconds per real second: forty presses then take a quarter of a second
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
+    """Wait for the condition. Exit with a message that names `what` if it does not hold in time."""
     deadline = time.monotonic() + START_WAIT
     while not condition():
         if time.monotonic() > deadline:
@@ -40,7 +40,7 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One login. `result` is libpam's, by name; `dialogue` holds prompts with their answers, and messages."""
+    """A login. `result` is the name of libpam's result. `dialogue` has the prompts with their answers, and messages."""
 
     result: str
     dialogue: tuple[str, ...]
@@ -48,6 +48,8 @@ class Attempt:
 
 
 class Scene:
+    """A store, a folder of PAM services, and the service `pam-totp serve`, all in `folder`."""
+
     def __init__(self, folder: Path, module: Path | str = MODULE) -> None:
         self.folder = folder
         self.store = folder / "store"
@@ -60,11 +62,12 @@ class Scene:
         self._services.mkdir()
 
     def configure(self, service: str, socket: str) -> None:
-        """Write a PAM service of one line, which asks for a code."""
+        """Write a PAM service with one line: the module."""
         line = f"auth required {self._module} store={self.store} socket={socket} nodelay\n"
         (self._services / service).write_text(line)
 
     def start_service(self) -> None:
+        """Start `pam-totp serve`, and wait until it listens."""
         config = self.folder / "pam_totp.toml"
         config.touch(0o644)
         command = [PAM_TOTP, "serve", "--socket", str(self.socket), "--store", str(self.store), "--config", str(config)]
@@ -74,12 +77,13 @@ class Scene:
         wait_until(lambda: self.socket.exists() or service.poll() is not None, "the start of the service")
 
     def close(self) -> None:
+        """Stop the service."""
         if self._service is not None:
             self._service.terminate()
             self._service.wait()
 
     def log_in(self, answer: str, service: str) -> Attempt:
-        """Log in through libpam, with `answer` at every prompt."""
+        """Log in through libpam, and give `answer` at every prompt."""
         dialogue: list[str] = []
 
         def converse(style: int, text: str) -> bytes | None:
@@ -92,6 +96,7 @@ class Scene:
         return Attempt(result, tuple(dialogue), time.monotonic() - begun)
 
     def pam_totp(self, command: str, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a pam-totp command on the store."""
         return subprocess.run(
             [PAM_TOTP, command, "--store", self.store, *words],
             input=stdin,
@@ -102,11 +107,12 @@ class Scene:
         )
 
     def talk_to_pam_totp(self, command: str, *words: str) -> Dialogue:
+        """Start a pam-totp command that asks questions."""
         return Dialogue([PAM_TOTP, command, "--store", str(self.store), *words])
 
 
 class Dialogue:
-    """A command that asks a person: its standard input is a terminal, and all that it prints goes to one pipe."""
+    """A command that asks questions. Its standard input is a terminal; its output and errors go to one pipe."""
 
     def __init__(self, command: list[str]) -> None:
         self._terminal, its_end = os.openpty()
@@ -116,7 +122,7 @@ class Dialogue:
         os.close(its_end)
 
     def read_until(self, end: str) -> str:
-        """Read until the output ends with `end`, or to its end."""
+        """Return the output up to `end`, or all output if the command ends first."""
         assert self._process.stdout is not None
         output = b""
         while not output.endswith(end.encode()):
@@ -127,18 +133,20 @@ class Dialogue:
         return output.decode()
 
     def answer(self, line: str) -> None:
+        """Type a line."""
         os.write(self._terminal, f"{line}\n".encode())
 
     def has_ended(self) -> bool:
+        """Return True if the command has exited."""
         return self._process.poll() is not None
 
     def finish(self) -> tuple[int, str]:
-        """Return the exit status, and what was printed since the last read."""
+        """Wait for the command. Return its exit status, and its output since the last read."""
         output = self.read_until("\0")
         return self._process.wait(), output
 
     def close(self) -> None:
-        """End the command if it still runs."""
+        """Stop the command if it still runs."""
         os.close(self._terminal)
         self._process.terminate()
         self._process.communicate()
@@ -152,7 +160,7 @@ class Dialogue:
 
 @dataclass(frozen=True)
 class Made:
-    """A token from the factory: its file, and what the vendor's list says of it."""
+    """A new token: its file, and its entry in the vendor's list of seeds."""
 
     file: Path
     serial: str
@@ -161,6 +169,7 @@ class Made:
 
 
 def make_token(folder: Path) -> Made:
+    """Make a token and its list of seeds with `token-sim factory`."""
     out = folder / "factory"
     subprocess.run([TOKEN_SIM, "factory", "--count", "1", "--out", out], check=True, stdout=subprocess.DEVNULL)
     serial, seed, _, _, counter = (out / "seeds.csv").read_text().splitlines()[0].split(",")
@@ -168,7 +177,7 @@ def make_token(folder: Path) -> Made:
 
 
 class PluggedToken:
-    """A simulated token on a pseudo-serial port."""
+    """A running `token-sim run`, on a pseudo-serial port."""
 
     def __init__(self, file: Path, port: Path) -> None:
         self.port = port
@@ -184,21 +193,23 @@ class PluggedToken:
             raise
 
     def press(self, times: int = 1) -> list[str]:
-        """Press the button, and return the codes."""
+        """Press the button `times` times, and return the codes."""
         command = [TOKEN_SIM, "press", "--port", str(self.port), "-n", str(times)]
         return subprocess.run(command, text=True, stdout=subprocess.PIPE, check=True).stdout.split()
 
     def press_by_hand(self) -> None:
-        """Press the button for another program, which reads the port."""
+        """Press the button by a signal, while another program reads the port."""
         self._process.send_signal(signal.SIGUSR1)
 
     def unplug(self) -> None:
+        """Stop the token, which removes its port."""
         self._process.terminate()
         self._process.wait()
 
 
 @contextmanager
 def plugged_in(file: Path, port: Path) -> Iterator[PluggedToken]:
+    """Run a token for the time of the context."""
     token = PluggedToken(file, port)
     try:
         yield token

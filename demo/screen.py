@@ -1,7 +1,6 @@
-"""What the demo prints: steps, commands, prompts, a picture of the token, and a table of results at the end.
+"""The output of the demo: steps, commands, prompts, a picture of the token, and a table of results at the end.
 
-Colour is used on a terminal, unless NO_COLOR is set. The token is drawn in ASCII where the character set has no
-box-drawing characters.
+Colour is used on a terminal, unless NO_COLOR is set. Without box-drawing characters, the token is drawn in ASCII.
 """
 
 from __future__ import annotations
@@ -12,17 +11,19 @@ import textwrap
 
 from token_sim.device import seven_segment
 
-WIDTH = 76  # columns of the indented text; with the indent it fits a terminal of 80
+WIDTH = 76  # columns of the indented text, which fits a terminal of 80 columns
 INDENT = "   "
-_BLACK_ON_WHITE = "\x1b[38;5;231;48;5;16m"  # the QR code is light on dark, whatever the terminal's theme
+_QR_COLOURS = "\x1b[38;5;231;48;5;16m"  # white on black, whatever the terminal's theme
 COLOUR = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
 def paint(text: str, code: str) -> str:
+    """Return the text in the colour of an ANSI code, or unchanged if colour is off."""
     return f"\x1b[{code}m{text}\x1b[0m" if COLOUR else text
 
 
 def can_print(text: str) -> bool:
+    """Return True if the character set of the output contains all characters of the text."""
     try:
         text.encode(sys.stdout.encoding or "ascii")
     except UnicodeEncodeError:
@@ -31,7 +32,7 @@ def can_print(text: str) -> bool:
 
 
 def token_picture(code: str, serial: str) -> list[str]:
-    """A key fob with a seven-segment display, and the button that was pressed."""
+    """Return the lines of a picture: a key fob with a display and a button."""
     segments = seven_segment.light(code)
     digits = seven_segment.large(segments)
     top, side, bottom = ("╭─╮", "│", "╰─╯")
@@ -52,7 +53,7 @@ def token_picture(code: str, serial: str) -> list[str]:
 
 
 class Screen:
-    """Prints the steps in order, and remembers which results were right."""
+    """The printed steps, numbered, with a record of their results."""
 
     def __init__(self) -> None:
         self.results: list[tuple[str, bool]] = []
@@ -63,37 +64,42 @@ class Screen:
         return not all(right for _, right in self.results)
 
     def title(self, text: str) -> None:
+        """Print a heading."""
         print(paint(text, "1"))
 
     def step(self, text: str) -> None:
+        """Print the heading of the next step, with its number."""
         self._steps += 1
         print(f"\n{paint(f'{self._steps}. {text}', '1')}", flush=True)
 
     def text(self, text: str, code: str = "2") -> None:
-        """Print text, dimmed, wrapped to the terminal."""
+        """Print text in the colour of an ANSI code (default: dimmed), wrapped to the terminal."""
         for line in text.rstrip().splitlines():
             for part in textwrap.wrap(line, WIDTH) or [""]:
                 print(f"{INDENT}{paint(part, code)}")
 
     def command(self, *words: str) -> None:
+        """Print a command line."""
         self.text(f"$ {' '.join(words)}", "36")
 
     def lines(self, lines: list[str]) -> None:
-        """Print lines as they are: a picture."""
+        """Print lines unchanged, such as those of a picture."""
         for line in lines:
             print(f"{INDENT}{line}")
 
     def qr_code(self, lines: list[str]) -> None:
-        self.lines([f"{_BLACK_ON_WHITE}{line}\x1b[0m" if COLOUR else line for line in lines])
+        """Print a QR code in fixed colours, so that the terminal's theme does not invert it."""
+        self.lines([f"{_QR_COLOURS}{line}\x1b[0m" if COLOUR else line for line in lines])
 
     def result(self, promise: str, happened: str, *, right: bool) -> None:
-        """Record whether `promise` was kept, and print what happened."""
+        """Print the result of a step, and record it for the table. `right` is True if it was expected."""
         mark = paint("ok", "32") if right else paint("FAILED", "1;31")
         print(f"{INDENT}{happened:<{WIDTH - 8}} {mark}", flush=True)
         self.results.append((promise, right))
 
     def table(self) -> None:
-        print(f"\n{paint('What was shown', '1')}")
+        """Print each result with yes or NO."""
+        print(f"\n{paint('Results', '1')}")
         for promise, right in self.results:
             mark = paint("yes", "32") if right else paint("NO", "1;31")
             print(f"{INDENT}{promise:<{WIDTH - 4}} {mark}")

@@ -1,4 +1,4 @@
-"""`make demo` on the distribution's interpreter: it succeeds, it notices a broken module, and it leaves nothing."""
+"""Tests of `make demo` on the distribution's interpreter: its results, a broken module, and its clean-up."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WIDTH = 80  # columns of a terminal
 
 
 def run(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the demo with `folder` for temporary files, and nothing of the caller's Python settings."""
+    """Run the demo with `folder` for temporary files, and without the caller's Python settings."""
     given = {"PATH": "/usr/bin:/bin", "TMPDIR": str(folder), "LC_ALL": "C.UTF-8", **environment}
     return subprocess.run(
         [PYTHON, *command], cwd=TREE, env=given, capture_output=True, text=True, timeout=PATIENCE * 3, check=False
@@ -37,7 +37,9 @@ def test_the_demo_shows_every_step_and_leaves_nothing(folder: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("PAM_SUCCESS") == 5
     assert done.stdout.count("PAM_AUTH_ERR") == 2
-    assert re.search(r"Everything went as told, in \d+ s", done.stdout)
+    assert done.stdout.count("refused, as expected: PAM_AUTH_ERR") == 2
+    assert "the demo presses the button" in done.stdout
+    assert re.search(r"All results as expected, in \d+ s", done.stdout)
     assert "\x1b" not in done.stdout, "no colour where there is no terminal"
     assert list(folder.iterdir()) == []
 
@@ -50,11 +52,12 @@ def test_the_demo_draws_the_qr_code_and_the_token(folder: Path) -> None:
 
 
 def test_the_demo_fails_when_the_module_accepts_everything(folder: Path) -> None:
-    """A replay that gets in is a failed step, and the exit status says so."""
+    """An accepted replay is a failed step, and gives the exit status 1."""
     done = run(folder, "-c", "import sys; from demo.__main__ import main; sys.exit(main('pam_permit.so'))")
     assert done.returncode == 1, done.stderr
     assert "FAILED" in done.stdout
-    assert "Something did not go as told" in done.stdout
+    assert "accepted, expected: refused: PAM_SUCCESS" in done.stdout
+    assert "A step had an unexpected result" in done.stdout
 
 
 def test_the_demo_prints_ascii_where_nothing_else_can_be_shown(folder: Path) -> None:
@@ -81,7 +84,7 @@ def test_an_interrupted_demo_stops_its_processes(folder: Path, number: signal.Si
 
 
 def processes_in(folder: Path) -> list[str]:
-    """The commands of all processes that name `folder`."""
+    """Return the commands of all processes that name `folder`."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
