@@ -1,3 +1,3 @@
-"""token_sim: a hardware token on a serial port, to try and to test second factors with."""
+"""token_sim: a simulated hardware token on a serial port, for trials and tests of second factors."""
 
 __version__ = "0.1.0"

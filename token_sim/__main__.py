@@ -1,4 +1,4 @@
-"""`python -m token_sim` is `token-sim`."""
+"""Run the command line: `python -m token_sim`."""
 
 import sys
 

@@ -1,9 +1,9 @@
-"""The host's side: press the button and read the code, over any port that pyserial can open.
+"""A client of a token: it presses the button and reads the code, over any port that pyserial can open.
 
 Rules:
-- Every wait has a limit, and its error names what was missing.
+- Every wait has a limit. The error names the code or answer that did not arrive.
 - There are three errors: `PortError` (missing, busy or unplugged), `Timeout`, and `Refused` (by the token).
-- A request is never repeated automatically, since a press may have counted. The caller decides whether to repeat it.
+- A request is never repeated automatically, because a press may have counted. The caller decides whether to repeat it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ __all__ = ["Client", "ClientError", "PortError", "Refused", "Timeout"]
 CODE = re.compile(r"(?:\+OTP )?([0-9]{6,8})", re.ASCII)
 IN_USE = re.compile(rb"ERR [0-9]+ IN-USE")  # a TCP port that has a client
 POLL_S = 0.05  # the wait of one read of the port
-RETRY_S = 0.02  # until the next attempt of a press that the token was too busy for
-LONGEST_LINE = 4096  # bytes: more without an end of line is noise
+RETRY_S = 0.02  # the pause before a press is repeated, after the token answered BUSY
+LONGEST_LINE = 4096  # bytes: a longer line is noise
 
 
 class ClientError(Exception):
-    """The base class: the message says what failed, why, and what to do."""
+    """The base class. The message gives the failure, the reason and the remedy."""
 
 
 class PortError(ClientError):
@@ -46,10 +46,10 @@ class Refused(ClientError):
 
 
 class Client:
-    """A token at `url`, such as /tmp/token, socket://127.0.0.1:4000 or token://NAME. Use it in a `with`.
+    """A connection to the token at `url`, such as /tmp/token, socket://127.0.0.1:4000 or token://NAME.
 
-    `timeout` (seconds) limits each call. `patience` (seconds) is how long a call waits at its start for a port that is
-    missing, busy or unplugged. A call that is under way when the port disappears fails.
+    `timeout` (seconds) limits each call. `patience` (seconds) limits the wait at the start of a call for a port that is
+    missing, busy or unplugged. If the port disappears during a call, the call fails.
     """
 
     def __init__(self, url: str, timeout: float = 10.0, patience: float = 0.0) -> None:
@@ -71,7 +71,7 @@ class Client:
             self._port = None
 
     def ask(self, request: str) -> dict[str, str]:
-        """Send one request and return the values of its reply. Raises Refused for ERR."""
+        """Send a request, and return the values of its reply. Raises Refused for ERR."""
         self._connect()
         return self._ask(request, _Limit(self.timeout))
 
@@ -87,12 +87,12 @@ class Client:
                 return match[1]
             if line.startswith("+ERR "):
                 raise Refused(line[5:], f"{self.url} shows an error: {line[5:].lower()}")
-            # The press turned the display off, or the old code's time was over. A token asleep needs another press.
+            # The press turned the display off, or its time was over. A token that is asleep needs another press.
             if line == "+DISP OFF" and self._ask("*TST?", limit)["state"] == "asleep":
                 self._press_when_free(request, limit)
 
     def wait_code(self) -> str:
-        """Wait for a code that another client or user causes, and return it."""
+        """Wait until another client or a user presses the button, and return the code."""
         self._connect()
         limit = _Limit(self.timeout)
         while True:
@@ -122,7 +122,7 @@ class Client:
     def _press_when_free(self, request: str, limit: _Limit) -> None:
         while True:
             self._read_port(0, limit)
-            self._lines.clear()  # lines before this press cannot be its code
+            self._lines.clear()  # earlier lines cannot contain the code of this press
             try:
                 self._ask(request, limit)
                 return
@@ -157,7 +157,7 @@ class Client:
         return self._lines.popleft()
 
     def _read_port(self, seconds: float, limit: _Limit) -> None:
-        """Read the bytes that arrive within `seconds` of the port's time, and split them into lines."""
+        """Read for at most `seconds` of the port's time, and split the bytes into lines."""
         try:
             self._port.timeout = seconds
             data = self._port.read(max(1, self._port.in_waiting))
@@ -181,7 +181,7 @@ class Client:
 
 
 class _Limit:
-    """A limit in seconds, both of the clock and of the waits for the port, whose time may be virtual."""
+    """A limit in seconds: of real time, and of the waits for the port, whose time may be virtual."""
 
     def __init__(self, seconds: float) -> None:
         self._left = seconds
@@ -197,11 +197,11 @@ class _Limit:
 
 def _open(url: str) -> Any:
     try:
-        import serial  # imported here, since it is an extra, and slow to load
+        import serial  # imported here, because it is an extra, and slow to load
     except ImportError:
         raise PortError(missing("pyserial")) from None
     if "://" not in url:
-        # Without `exclusive`, two clients would each get a part of the bytes.
+        # Without `exclusive`, two clients would each receive a part of the bytes.
         options: dict[str, Any] = {"exclusive": True}
     else:
         options = {}
@@ -222,7 +222,7 @@ _REASONS = {
 
 
 def _reason(error: BaseException) -> str:
-    for cause in (error, error.__context__):  # pyserial gives some errors their number only in the context
+    for cause in (error, error.__context__):  # for some errors of pyserial, only the context has the number
         number = getattr(cause, "errno", None) or (cause.args[0] if cause is not None and cause.args else None)
         if number in _REASONS:
             return _REASONS[number]

@@ -1,7 +1,9 @@
-"""`serial.serial_for_url("token://NAME")`: pyserial finds this module by its name (serial.protocol_handler_packages).
+"""The port behind `serial.serial_for_url("token://NAME")`.
+
+pyserial finds this module by its name, because `token_sim` is listed in `serial.protocol_handler_packages`.
 
 Rules:
-- The port behaves as other serial ports of pyserial do, errors included.
+- The port behaves like other serial ports of pyserial, errors included.
 - Waiting is virtual: a read with a timeout returns at once.
 """
 
@@ -23,7 +25,7 @@ class Serial(SerialBase):
         name = str(self.portstr).partition("://")[2].strip("/")
         token = inprocess.find(name)
         if token is None or not token.simulation.is_plugged:
-            raise SerialException(2, f"could not open port token://{name}: there is no such token here")
+            raise SerialException(2, f"could not open port token://{name}: no such token in this process")
         if token.is_open:
             raise SerialException(16, f"could not open port token://{name}: another client has it open")
         token.is_open = True

@@ -1,8 +1,8 @@
 """Fixtures for tests that need a hardware token: see docs/token_sim.md.
 
 Rules:
-- Importing this module loads only pytest: the simulator is imported by a test that uses a fixture.
-- A token lives as long as the test that asked for it.
+- Importing this module loads only pytest. The fixtures import the simulator.
+- A token is closed at the end of its test.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def token_sim_factory(tmp_path: Any) -> Iterator[Callable[..., LiveToken]]:
-    """Return a function that makes tokens, each on a port of its own: `token_sim_factory(profile="c200", digits=8)`."""
+    """Return a function that makes a token on a new port: `token_sim_factory(profile="c200", digits=8)`."""
     from token_sim.testing.live_token import LiveToken
 
     with ExitStack() as stack:

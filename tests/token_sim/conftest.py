@@ -1,4 +1,4 @@
-"""Property tests of the simulator have no deadline, since no timing may decide a test."""
+"""Settings of the simulator's property tests: no deadline, because no timing may decide a test."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The pictures of docs/token_sim.md: `python -m tests.token_sim.pictures docs/images`.
+"""Draw the pictures of docs/token_sim.md: `python -m tests.token_sim.pictures docs/images`.
 
-The token is the one of RFC 4226 appendix D at a fixed moment, so every run draws the same pictures.
+The token has the key of RFC 4226 appendix D, and the time is fixed. Therefore every run draws the same pictures.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from token_sim.device import models
 from token_sim.run.loop import Runner
 from token_sim.run.simulation import Simulation
 
-FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # removed, so that a viewer of the picture fetches nothing
+FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # removed, so that a viewer downloads no fonts
 
 
 class StillRunner(Runner):

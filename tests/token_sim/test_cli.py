@@ -1,4 +1,4 @@
-"""The command line, for users and scripts."""
+"""Tests of the command line `token-sim`: codes, signals, the owner's commands, messages and help."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 
 from pam_totp.core.oath import totp
 from tests.token_sim.tokens import COMMAND, SEED, new_token, running, token_sim, wait_until
+from token_sim.cli import _parser
 
 
 def names(folder: Path) -> list[str]:
@@ -196,7 +197,7 @@ def test_watch_prints_codes_that_others_cause(tmp_path: Path) -> None:
         (["advance", "FOB", "90"], 2, "'90' is not a span of time (write 90d,"),
         (["restore", "FOB", "/nowhere"], 1, "/nowhere: no such file"),
         (["run", "JUNK"], 1, "is not a token file"),
-        (["run", "FOB", "--link", "JUNK"], 3, "is in the way"),
+        (["run", "FOB", "--link", "JUNK"], 3, "JUNK: exists and is not a symbolic link"),
         (["run", "FOB", "--speed", "0"], 2, "--speed must be"),
         (["run", "FOB", "--", "/nowhere/at/all"], 3, "/nowhere/at/all cannot be run"),
         (["new", "FOB"], 1, "already exists"),
@@ -226,7 +227,7 @@ def test_a_running_token_cannot_be_run_again(tmp_path: Path) -> None:
     path = new_token(tmp_path / "fob")
     with running(path):
         done = token_sim("run", path)
-        assert done.returncode == 1 and "is running already" in done.stderr
+        assert done.returncode == 1 and "is already in use" in done.stderr
 
 
 def test_every_command_has_examples_in_its_help() -> None:
@@ -235,6 +236,16 @@ def test_every_command_has_examples_in_its_help() -> None:
     for command in (*making, *using, *owning):
         done = token_sim(command, "--help")
         assert done.returncode == 0 and f"token-sim {command} " in done.stdout.split("examples:")[1]
+
+
+def test_help_fits_80_columns_and_explains_every_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    parser = _parser()
+    commands = next(action.choices for action in parser._actions if isinstance(action.choices, dict))
+    for command in (parser, *commands.values()):
+        assert [line for line in command.format_help().splitlines() if len(line) > 80] == []
+        unexplained = [action.dest for action in command._actions if not action.help and action.metavar != "COMMAND"]
+        assert unexplained == [], command.prog
 
 
 @pytest.mark.parametrize("command", ["press", "watch", "term"])

@@ -1,4 +1,4 @@
-"""Virtual time, and the error of a quartz."""
+"""Tests of virtual time, of the clock's error, and of spans of time in text."""
 
 from __future__ import annotations
 

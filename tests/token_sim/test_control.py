@@ -1,4 +1,4 @@
-"""The control socket: the owner's commands, for the owner only."""
+"""Tests of the control socket: its permissions, invalid requests, and the owner's commands."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_mode_of_the_socket_is_0600(owner: control.Control, tmp_path: Path) 
     assert stat.S_IMODE((tmp_path / "owner").stat().st_mode) == 0o600
 
 
-def test_a_missing_token_and_one_that_ends_are_reported_as_not_running(tmp_path: Path) -> None:
+def test_a_token_that_is_missing_or_ends_is_reported_as_not_running(tmp_path: Path) -> None:
     path = str(tmp_path / "owner")
     with pytest.raises(control.NotRunning):
         control.ask(path, {"do": "status"})
@@ -80,13 +80,13 @@ def test_a_socket_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can use another uid")
-def test_another_uid_gets_no_answer_even_where_the_file_mode_lets_it_in(tmp_path: Path) -> None:
+def test_another_uid_gets_no_answer_even_with_permission_to_connect(tmp_path: Path) -> None:
     path = new_token(tmp_path / "fob")
-    os.chmod(tmp_path, 0o755)  # noqa: S103  # pytest's folder above is closed to others, so the path below is in /proc
+    os.chmod(tmp_path, 0o755)  # noqa: S103  # other accounts cannot enter pytest's folder, so they use a path in /proc
     ask = "import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); "
     ask += 's.sendall(b\'{"do": "oracle"}\\n\'); print(s.recv(9))'
     with running(path) as run:
-        os.chmod(run.control, 0o666)  # noqa: S103  # only the credentials protect the socket now
+        os.chmod(run.control, 0o666)  # noqa: S103  # now only the check of credentials protects the socket
         folder = os.open(tmp_path, os.O_PATH)
         try:
             # The distribution's interpreter: a virtual environment may be in a folder that other accounts cannot read.

@@ -1,4 +1,4 @@
-"""The simulator, killed at random moments while a client records every code that it shows."""
+"""Tests of crashes: kills at random times while a client records all codes, leftover files, and failed writes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from pam_totp.core.oath import hotp
 from tests.token_sim.tokens import SEED, new_token, running, token_sim
 from token_sim.client import Client, ClientError
+from token_sim.run.token_file import TokenFile
 
 PRESSES = 500
 KILLS = 3  # the minimum
@@ -61,11 +62,19 @@ def test_after_a_kill_the_next_run_replaces_leftover_files(tmp_path: Path) -> No
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["fob"]
 
 
+def test_a_token_is_closed_without_error_if_its_lock_file_is_gone(tmp_path: Path) -> None:
+    path = new_token(tmp_path / "fob")
+    token = TokenFile.open(str(path))
+    (tmp_path / "fob.lock").unlink()
+    token.close()
+    assert token_sim("oracle", path).returncode == 0
+
+
 def test_a_failed_write_is_an_error_and_a_later_press_succeeds(tmp_path: Path) -> None:
     path, link = new_token(tmp_path / "fob"), tmp_path / "port"
     with running(path, "--link", link, "--speed", "20") as run:
         temporary = tmp_path / "fob.new"
-        temporary.mkdir()  # the temporary file cannot be created: a stand-in for a full disk that root meets too
+        temporary.mkdir()  # so the temporary file cannot be created, as on a full disk, but also by root
         done = token_sim("press", "--port", link)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == f"token-sim: {link} shows an error: write\n"

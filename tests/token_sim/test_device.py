@@ -1,4 +1,4 @@
-"""The token itself, in virtual time: the button, the display, the battery."""
+"""Tests of the token itself, in virtual time: states, button, display, slots and battery."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ def test_presses_too_close_together_count_once() -> None:
     assert press(device) == APPENDIX_D[1:2]
 
 
-def test_the_display_goes_off_by_itself() -> None:
+def test_the_display_turns_off_after_its_time() -> None:
     device = token()
     press(device)
     device.elapse(GENERIC.display_ms)
     assert events(device) == ["DISP OFF"] and device.chip.text == ""
 
 
-def test_a_press_on_a_lit_display_is_the_next_code_the_same_or_off() -> None:
+def test_a_press_while_lit_shows_the_next_code_or_the_same_or_turns_off() -> None:
     following, same, off = token(ETOKEN), token(C100), token(GO7, kind="totp")
     for device in (following, same, off):
         assert len(press(device)) == 1
@@ -111,7 +111,7 @@ def test_a_button_held_too_long_is_ignored_until_released() -> None:
     assert press(device) == APPENDIX_D[:1]
 
 
-def test_a_time_based_token_shows_the_code_of_its_clock_and_follows_it() -> None:
+def test_a_totp_token_shows_the_code_of_its_clock_and_of_the_next_step() -> None:
     device = token(C200, kind="totp", period=60)
     assert press(device) == [totp(SEED, NOON // 1000, period=60)]
     device.elapse(48_000)
@@ -148,7 +148,7 @@ def test_a_long_touch_without_a_second_seed_types_nothing() -> None:
     assert events(device) == [] and load(device.memory.read()).counters == (0, 0)
 
 
-def test_the_battery_is_low_then_dead_and_a_new_one_revives_the_token() -> None:
+def test_a_low_then_dead_battery_is_reported_and_can_be_replaced() -> None:
     device = token()
     press(device)
     device.elapse(40 * YEAR)
@@ -161,7 +161,7 @@ def test_the_battery_is_low_then_dead_and_a_new_one_revives_the_token() -> None:
     assert press(device) == APPENDIX_D[1:2]
 
 
-def test_an_exhausted_counter_is_an_error_and_no_code() -> None:
+def test_an_exhausted_counter_shows_an_error_instead_of_a_code() -> None:
     device = token(counter=9, limit=10)
     assert press(device) == APPENDIX_D[9:]
     device.press()
@@ -192,6 +192,6 @@ def test_the_length_of_time_steps_changes_no_result() -> None:
     assert life(21_000) == life(7) == life(1_000)
 
 
-def test_time_only_goes_forward() -> None:
+def test_negative_time_is_refused() -> None:
     with pytest.raises(ValueError, match="forward"):
         token().elapse(-1)

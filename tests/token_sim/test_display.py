@@ -1,4 +1,4 @@
-"""Seven segments."""
+"""Tests of the seven-segment display: text to segments, segments to text and drawings, broken segments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def test_the_shown_text_is_read_back(code: str) -> None:
     assert seven_segment.read(seven_segment.light(code)) == code
 
 
-def test_no_two_characters_look_alike() -> None:
+def test_codes_and_messages_are_read_back_from_their_segments() -> None:
     for text in ("0123456789", "Err 1", "End", "b 98", "------"):
         for part in (text[:8], text[8:]):
             assert seven_segment.read(seven_segment.light(part)) == part.rstrip()

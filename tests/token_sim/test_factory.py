@@ -1,4 +1,4 @@
-"""The factory: a thousand tokens, and the seed files that a vendor ships with them."""
+"""Tests of the factory: a thousand tokens, their seed files, and the files' permissions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def hexadecimal(secret: bytes | None) -> str:
     return secret.hex()
 
 
-def test_a_thousand_tokens_with_all_seed_files_take_less_than_five_seconds(tmp_path: Path) -> None:
+def test_1000_tokens_with_all_seed_files_take_under_5_processor_seconds(tmp_path: Path) -> None:
     forms = [word for form in ("csv", "pskc", "pskc-aes") for word in ("--seeds", form)]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = token_sim("factory", "--count", "1000", "--profile", "c100", "--out", tmp_path / "batch", *forms)
@@ -92,7 +92,7 @@ def test_a_batch_never_overwrites_a_token(tmp_path: Path) -> None:
     assert (tmp_path / "seeds.csv").read_text() == seeds
 
 
-def test_a_token_file_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+def test_reading_and_writing_a_token_file_preserves_its_text(tmp_path: Path) -> None:
     assert token_sim("factory", "--out", tmp_path).returncode == 0
     path = str(tmp_path / "SMGN00000001.token")
     token = TokenFile.open(path)

@@ -1,4 +1,4 @@
-"""The faults of a token: it never shows the same code twice, or a wrong one."""
+"""Tests of the faults of a token: after each fault it shows no code twice, and no wrong code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from token_sim.device.states import State
 from token_sim.device.token import Device
 
 
-def test_every_fault_is_explained() -> None:
+def test_every_fault_has_a_description() -> None:
     assert set(DESCRIPTIONS) == set(Fault)
 
 
@@ -23,14 +23,14 @@ def test_every_fault_is_explained() -> None:
     ("fault", "next_code"),
     [(Fault.POWER_BEFORE_WRITE, 0), (Fault.POWER_AFTER_WRITE, 1), (Fault.TORN_WRITE, 1), (Fault.WRITE_ERROR, 0)],
 )
-def test_a_failed_press_shows_nothing_and_the_next_code_is_never_old(fault: Fault, next_code: int) -> None:
+def test_a_failed_press_shows_no_code_and_the_next_press_a_new_code(fault: Fault, next_code: int) -> None:
     device = token()
     device.inject(fault)
     assert press(device) == []
     assert press(device) == [APPENDIX_D[next_code]]
 
 
-def test_a_write_error_is_shown_as_many_times_as_it_was_armed() -> None:
+def test_an_armed_write_error_happens_the_set_number_of_times() -> None:
     device = token()
     device.inject(Fault.WRITE_ERROR, times=3)
     for _ in range(3):
@@ -39,10 +39,10 @@ def test_a_write_error_is_shown_as_many_times_as_it_was_armed() -> None:
 
 
 @given(fault=st.sampled_from([Fault.TORN_WRITE, Fault.POWER_AFTER_WRITE, Fault.POWER_BEFORE_WRITE]), data=st.data())
-def test_power_loss_at_any_moment_may_skip_a_code_and_never_repeats_one(fault: Fault, data: st.DataObject) -> None:
+def test_power_loss_at_any_time_may_skip_but_never_repeats_a_code(fault: Fault, data: st.DataObject) -> None:
     memory, shown = Ram(image()), []
     for _ in range(8):
-        device = Device(memory, GENERIC, new_hardware(GENERIC, NOON))  # the power has returned
+        device = Device(memory, GENERIC, new_hardware(GENERIC, NOON))  # a restart after the power failure
         device.elapse(100)
         if data.draw(st.booleans(), label="fault"):
             device.inject(fault)
@@ -55,7 +55,7 @@ def test_power_loss_at_any_moment_may_skip_a_code_and_never_repeats_one(fault: F
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_bit_rot_is_an_error_on_the_display_and_never_a_wrong_code(seed: int) -> None:
+def test_after_bit_rot_a_press_shows_an_error_instead_of_a_code(seed: int) -> None:
     device = Device(Ram(image()), GENERIC, new_hardware(GENERIC, NOON), seed)
     device.elapse(1000)
     device.inject(Fault.BIT_ROT)
@@ -73,15 +73,15 @@ def test_a_stuck_button_shows_no_codes() -> None:
     assert press(device) == APPENDIX_D[:1]
 
 
-def test_a_bouncing_contact_is_one_press_unless_it_bounces_for_too_long() -> None:
+def test_a_bouncing_contact_counts_once_unless_it_bounces_too_long() -> None:
     device = token()
     device.inject(Fault.BOUNCE, times=2)
     assert press(device, 60) + press(device, 60) == APPENDIX_D[:2]
     device.inject(Fault.BOUNCE, number=150)
-    assert press(device, 500) == APPENDIX_D[2:5]  # one for each of two bounces, and one for the release
+    assert press(device, 500) == APPENDIX_D[2:5]  # three presses: two bounces, and the release
 
 
-def test_a_weak_battery_is_reported_and_a_dead_one_shows_no_code() -> None:
+def test_a_weak_battery_is_reported_and_a_dead_battery_shows_no_code() -> None:
     device = token()
     device.inject(Fault.WEAK_BATTERY)
     assert [(event.name, event.text) for event in device.take_events()] == [("BATT", "LOW")]
@@ -93,10 +93,10 @@ def test_a_weak_battery_is_reported_and_a_dead_one_shows_no_code() -> None:
     assert press(device) == APPENDIX_D[1:2]
 
 
-def test_a_dead_segment_changes_the_display_and_not_the_event() -> None:
+def test_a_dead_segment_changes_the_display_but_not_the_event() -> None:
     device = token()
-    device.inject(Fault.SEGMENT, number=12)  # c of the second cell: its 5 becomes unreadable
-    device.inject(Fault.SEGMENT, number=0)  # a of the first cell: its 7 becomes a 1
+    device.inject(Fault.SEGMENT, number=12)  # segment c of the second cell makes 5 unreadable
+    device.inject(Fault.SEGMENT, number=0)  # segment a of the first cell turns 7 into 1
     assert press(device) == APPENDIX_D[:1]
     assert device.visible_text() == "1?5224"
     device.clear_fault(Fault.SEGMENT)

@@ -1,4 +1,4 @@
-"""A line with faults."""
+"""Tests of faults of the serial line: noise, loss, doubled bytes, delay, and the wrong speed."""
 
 from __future__ import annotations
 
@@ -26,27 +26,23 @@ def fault(simulation: Simulation, name: str, **more: int) -> None:
 
 
 def answer(simulation: Simulation, line: Line) -> bytes:
-    line.session.receive(b"DISP?\r")  # not through the line, whose faults would change the request
+    line.session.receive(b"DISP?\r")  # directly, because the faults of the line would change the request
     return simulation.take_output(line)
 
 
-def test_the_share_of_faulty_bytes_is_the_requested_share() -> None:
+def test_the_rate_of_faulty_bytes_is_the_set_rate() -> None:
     checks: tuple[tuple[str, Callable[[bytes, bytes], bool]], ...] = (
-        ("line-drop", lambda sent, came: len(sent) * 0.4 < len(came) < len(sent) * 0.6),
-        ("line-double", lambda sent, came: len(sent) * 1.4 < len(came) < len(sent) * 1.6),
-        ("line-noise", lambda sent, came: 0.4 < sum(map(bytes.__ne__, cut(sent), cut(came))) / len(sent) < 0.6),
+        ("line-drop", lambda sent, received: len(sent) * 0.4 < len(received) < len(sent) * 0.6),
+        ("line-double", lambda sent, received: len(sent) * 1.4 < len(received) < len(sent) * 1.6),
+        ("line-noise", lambda sent, received: 0.4 < sum(map(int.__ne__, sent, received)) / len(sent) < 0.6),
     )
     for name, check in checks:
         simulation, line = simulation_and_line()
         fault(simulation, name, number=50)
-        came = b"".join(answer(simulation, line) for _ in range(200))
-        assert check(ANSWER * 200, came), name
+        received = b"".join(answer(simulation, line) for _ in range(200))
+        assert check(ANSWER * 200, received), name
         simulation.command({"do": "clear", "name": name})
         assert answer(simulation, line) == ANSWER
-
-
-def cut(data: bytes) -> list[bytes]:
-    return [data[n : n + 1] for n in range(len(data))]
 
 
 def test_a_stalled_line_delays_all_output() -> None:
@@ -61,7 +57,7 @@ def test_a_stalled_line_delays_all_output() -> None:
 
 
 @given(st.binary(min_size=1, max_size=50))
-def test_the_wrong_speed_garbles_every_input(data: bytes) -> None:
+def test_at_the_wrong_speed_every_input_is_garbled(data: bytes) -> None:
     garbled = at_double_speed(data)
     assert garbled != data and len(garbled) >= len(data)
 

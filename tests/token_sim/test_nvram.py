@@ -1,4 +1,4 @@
-"""The token's memory: valid pages are read, and corrupt ones are never used."""
+"""Tests of the token's memory: contents, corrupt pages, torn writes, and wiping."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def flipped(data: bytes, bit: int) -> bytes:
     key=st.binary(min_size=14, max_size=64),
     counter=st.integers(0, 2**64 - 1),
 )
-def test_what_is_built_is_loaded_again(**given: Any) -> None:
+def test_loading_a_built_image_returns_its_contents(**given: Any) -> None:
     counter = given.pop("counter")
     slot = memory.Slot(**given)
     contents = memory.load(memory.build("SMGN00000001", (slot, None), (counter, 7)))
@@ -36,7 +36,7 @@ def test_what_is_built_is_loaded_again(**given: Any) -> None:
 
 
 @given(bit=BITS, counter=st.integers(1, 2**63))
-def test_a_flipped_bit_is_noticed_or_costs_at_most_one_code(bit: int, counter: int) -> None:
+def test_a_flipped_bit_is_detected_or_skips_at_most_one_code(bit: int, counter: int) -> None:
     start = image(counter=counter - 1)
     offset, page = memory.counter_write(start, 0, counter)
     written = start[:offset] + page + start[offset + len(page) :]
@@ -46,7 +46,7 @@ def test_a_flipped_bit_is_noticed_or_costs_at_most_one_code(bit: int, counter: i
         return
     assert contents.slots[0] is not None and contents.slots[0].key == SEED
     assert contents.repaired_slots == (0,)
-    assert counter <= contents.counters[0] <= counter + 1  # never a counter whose code was shown
+    assert counter <= contents.counters[0] <= counter + 1  # a lower counter would repeat a shown code
 
 
 @given(st.lists(st.booleans(), max_size=12))

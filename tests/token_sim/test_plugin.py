@@ -1,4 +1,4 @@
-"""The pytest plugin, as another project uses it."""
+"""Tests of the pytest plugin: its fixtures, errors, and use in another project."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def test_the_fixture_is_a_token_on_a_port(token_sim: LiveToken) -> None:
     assert token_sim.key == SEED
 
 
-def test_every_token_has_a_seed_of_its_own(token_sim_factory: Callable[..., LiveToken]) -> None:
+def test_two_tokens_have_different_seeds_and_ports(token_sim_factory: Callable[..., LiveToken]) -> None:
     first, second = token_sim_factory(), token_sim_factory(digits=8)
     assert first.key != second.key and first.port != second.port
     assert (first.press(), second.press()) == (hotp(first.key, 0), hotp(second.key, 0, 8))
 
 
 @pytest.mark.parametrize("profile", ["generic", "c100", "c200", "etoken-pass", "go7", "yubikey"])
-def test_every_press_is_a_new_code_on_every_model_without_waiting(
+def test_every_press_on_every_model_returns_a_new_code(
     profile: str, token_sim_factory: Callable[..., LiveToken]
 ) -> None:
     token = token_sim_factory(profile=profile, key=SEED)
@@ -51,7 +51,7 @@ def test_every_press_is_a_new_code_on_every_model_without_waiting(
         assert codes[-1] == totp(SEED, token.oracle()["clock_ms"] // 1000, period=token.slot.period)
 
 
-def test_a_test_controls_time_faults_snapshots_and_the_plug(token_sim: LiveToken, tmp_path: Path) -> None:
+def test_a_fixture_controls_time_faults_snapshots_and_the_plug(token_sim: LiveToken, tmp_path: Path) -> None:
     assert token_sim.advance("30d", temp=45)["error_ms"] < -30_000
     token_sim.snapshot(str(tmp_path / "copy"))
     first = token_sim.press()
@@ -67,7 +67,7 @@ def test_a_test_controls_time_faults_snapshots_and_the_plug(token_sim: LiveToken
 
 
 @pytest.mark.parametrize("fault", ["bit-rot", "dead-battery", "counter-limit", "tamper", "stuck-button"])
-def test_a_token_that_can_show_no_code_raises_an_error(token_sim: LiveToken, fault: str) -> None:
+def test_a_press_without_a_code_raises_an_error(token_sim: LiveToken, fault: str) -> None:
     token_sim.fault(fault)
     with pytest.raises(NoCode, match="shows no code"):
         token_sim.press()
@@ -85,8 +85,8 @@ def test_no_repr_shows_the_seed(token_sim: LiveToken) -> None:
         assert SEED.hex() not in repr(thing) and SEED.decode() not in repr(thing)
 
 
-def test_another_projects_tests_need_no_set_up(tmp_path: Path) -> None:
-    (tmp_path / "test_theirs.py").write_text(
+def test_another_project_can_use_the_fixture_without_configuration(tmp_path: Path) -> None:
+    (tmp_path / "test_other.py").write_text(
         "import pytest\n"
         "@pytest.mark.token_sim(profile='c100', digits=8)\n"
         "def test_login(token_sim):\n"

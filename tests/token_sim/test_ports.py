@@ -1,4 +1,4 @@
-"""Every kind of port serves the same token, to real pyserial."""
+"""Tests of all kinds of ports with real pyserial: sessions, second clients, invalid input, unplugging."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def script(port: serial.Serial) -> bytes:
     return received
 
 
-def test_every_kind_of_client_sees_the_same_session(tmp_path: Path) -> None:
+def test_the_same_requests_get_the_same_output_on_every_port(tmp_path: Path) -> None:
     received = {}
     for kind, options in (
         ("pty", ["--link", str(tmp_path / "port")]),
@@ -79,7 +79,7 @@ def test_one_token_sends_its_events_to_all_its_ports(tmp_path: Path) -> None:
             client.close()
 
 
-def test_a_second_client_gets_a_clean_refusal(tmp_path: Path) -> None:
+def test_a_second_client_is_refused_with_a_message(tmp_path: Path) -> None:
     path = new_token(tmp_path / "fob")
     with running(path, "--link", tmp_path / "port", "--tcp", "0", "--speed", "20") as run:
         for url in [*run.ports] * 3:
@@ -100,7 +100,7 @@ def test_a_second_telnet_client_is_refused_and_disconnected(tmp_path: Path) -> N
             assert first.is_open and script(first)
 
 
-def test_nothing_listens_beyond_loopback() -> None:
+def test_tcp_ports_listen_on_loopback_only() -> None:
     for port in (Tcp(), Tcp(0, Simulation.in_memory(image(), PROFILES["generic"], NOON).device)):
         assert "://127.0.0.1:" in port.url()
         assert port._listener is not None and port._listener.getsockname()[0] == "127.0.0.1"
@@ -110,7 +110,7 @@ def test_nothing_listens_beyond_loopback() -> None:
 @pytest.mark.parametrize(
     "junk", [b"\xff\xfa\x2c\x05\xff\xf0", b"\xff\xf0", b"\xff\xfa\x2c\x03\x63\xff\xf0" * 9, b"\xff" * 999]
 )
-def test_invalid_telnet_closes_only_its_own_connection(junk: bytes, tmp_path: Path) -> None:
+def test_invalid_telnet_closes_only_the_connection_of_its_client(junk: bytes, tmp_path: Path) -> None:
     simulation = Simulation.in_memory(image(), PROFILES["generic"], NOON)
     runner = Runner(simulation, [Tcp(0, simulation.device)])
     port = int(runner.ports[0][0].url().rpartition(":")[2])
@@ -169,7 +169,7 @@ def test_the_terminal_is_raw_again_after_a_client_changed_it(fob: LiveToken) -> 
         assert client.press() == "755224"
 
 
-def test_unplugging_and_plugging_look_like_a_usb_device(fob: LiveToken) -> None:
+def test_unplug_removes_the_port_and_plug_restores_it(fob: LiveToken) -> None:
     path = fob.port
     with serial.Serial(path, timeout=0.05) as port:
         fob.unplug()
@@ -184,7 +184,7 @@ def test_unplugging_and_plugging_look_like_a_usb_device(fob: LiveToken) -> None:
         assert client.press() == "755224"
 
 
-def test_unplugging_closes_a_tcp_port_and_plugging_opens_the_same_one(tmp_path: Path) -> None:
+def test_unplug_closes_a_tcp_port_and_plug_opens_the_same_port(tmp_path: Path) -> None:
     path = new_token(tmp_path / "fob")
     with running(path, "--tcp", "0") as run, Client(run.ports[0]) as client:
         assert client.press() == "755224"
@@ -197,7 +197,7 @@ def test_unplugging_closes_a_tcp_port_and_plugging_opens_the_same_one(tmp_path: 
         assert Client(run.ports[0], patience=20).press() == "287082"
 
 
-def test_a_client_with_patience_waits_for_the_token_to_come_back(fob: LiveToken) -> None:
+def test_a_client_with_patience_waits_until_the_token_is_plugged_in(fob: LiveToken) -> None:
     with Client(fob.port, patience=20) as client:
         assert client.press() == "755224"
         fob.unplug()
@@ -207,7 +207,7 @@ def test_a_client_with_patience_waits_for_the_token_to_come_back(fob: LiveToken)
         assert client.press() == "287082"
 
 
-def test_the_clients_errors_name_what_was_missing(fob: LiveToken) -> None:
+def test_a_clients_error_names_the_missing_code_or_the_refusal(fob: LiveToken) -> None:
     with Client(fob.port, timeout=0.2) as client:
         with pytest.raises(Timeout, match=r"no code in 0.2 s"):
             client.wait_code()
@@ -238,7 +238,7 @@ def test_token_urls_run_on_virtual_time() -> None:
         inprocess.withdraw("virtual")
 
 
-def test_a_token_url_is_a_serial_port_like_others() -> None:
+def test_a_token_url_behaves_like_other_serial_ports() -> None:
     simulation = Simulation.in_memory(image(), PROFILES["c100"], NOON)
     simulation.elapse(1000)
     url = inprocess.publish("ordinary", simulation)
@@ -247,7 +247,7 @@ def test_a_token_url_is_a_serial_port_like_others() -> None:
         port.write(b"DISP?\r")
         assert (port.in_waiting > 0, port.out_waiting) == (True, 0)
         port.reset_input_buffer()
-        assert port.in_waiting == 0, "the dropped input does not arrive"
+        assert port.in_waiting == 0, "the input was dropped"
         assert (port.cts, port.dsr, port.cd, port.ri) == (True, True, False, False)
         simulation.command({"do": "hold"})
         assert port.ri, "the button is pressed"
@@ -267,7 +267,7 @@ def test_wait_code_returns_the_code_of_another_press(fob: LiveToken) -> None:
         assert client.wait_code() == pressed == "755224"
 
 
-def test_a_typing_token_is_read_like_any_other(tmp_path: Path) -> None:
+def test_a_client_reads_the_codes_of_a_typing_token(tmp_path: Path) -> None:
     with (
         LiveToken(str(tmp_path / "port"), profile="yubikey", key=SEED, speed=20) as token,
         Client(token.port) as client,
@@ -290,10 +290,10 @@ def test_a_shell_can_press_the_button(fob: LiveToken) -> None:
 def test_unread_output_is_dropped_before_the_next_client(fob: LiveToken) -> None:
     with serial.Serial(fob.port) as port:
         port.write(b"HELP\rhalf a li")
-        wait_until(lambda: port.in_waiting > 50, "an answer came")
+        wait_until(lambda: port.in_waiting > 50, "an answer arrived")
 
     for _ in range(2):
-        fob.oracle()  # a step of the loop has detected that the client left
+        fob.oracle()  # returns after a step of the loop, which has detected that the client disconnected
     descriptor = os.open(fob.port, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)  # pyserial would flush the input
     try:
         with pytest.raises(BlockingIOError):
@@ -302,7 +302,7 @@ def test_unread_output_is_dropped_before_the_next_client(fob: LiveToken) -> None
         os.close(descriptor)
 
 
-def test_real_miniterm_can_drive_it(fob: LiveToken) -> None:
+def test_pyserials_miniterm_can_press_and_read(fob: LiveToken) -> None:
     with pexpect.spawn(sys.executable, ["-m", "serial.tools.miniterm", fob.port], timeout=20) as terminal:
         terminal.expect(r"Quit: Ctrl\+\]")
         terminal.send("ECHO ON\r")

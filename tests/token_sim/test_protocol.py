@@ -1,4 +1,4 @@
-"""The protocol: after any input, in chunks of any size, the next line is parsed afresh."""
+"""Tests of the protocol: any input in any chunks, replies, errors, echo, typing, and secrecy of the seed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def ask(session: Session, request: str) -> list[str]:
     return session.take_output().decode().split("\r\n")[:-1]
 
 
-def live(device: Device, session: Session, ms: int) -> bytes:
+def output_after(device: Device, session: Session, ms: int) -> bytes:
     device.elapse(ms)
     for event in device.take_events():
         session.notify(event)
@@ -43,49 +43,49 @@ REQUESTS = st.sampled_from(
     ]
 )
 ENDS = st.sampled_from([b"\r", b"\n", b"\r\n"])
-JUNK = st.one_of(st.binary(max_size=300), REQUESTS)
-SPEECH = st.lists(st.tuples(JUNK, ENDS).map(b"".join), max_size=12).map(b"".join)
+LINES = st.one_of(st.binary(max_size=300), REQUESTS)
+INPUT = st.lists(st.tuples(LINES, ENDS).map(b"".join), max_size=12).map(b"".join)
 
 
-@given(speech=SPEECH, cuts=st.lists(st.integers(0, 2000), max_size=20))
-def test_the_chunks_of_input_change_no_output(speech: bytes, cuts: list[int]) -> None:
+@given(data=INPUT, cuts=st.lists(st.integers(0, 2000), max_size=20))
+def test_the_chunks_of_input_change_no_output(data: bytes, cuts: list[int]) -> None:
     whole, pieces = Session(token()), Session(token())
-    whole.receive(speech)
-    edges = [0, *sorted(min(cut, len(speech)) for cut in cuts), len(speech)]
+    whole.receive(data)
+    edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     out = b""
     for start, stop in pairwise(edges):
-        pieces.receive(speech[start:stop])
+        pieces.receive(data[start:stop])
         out += pieces.take_output()
     assert out == whole.take_output()
 
 
-@given(speech=SPEECH)
-def test_after_any_input_the_next_line_is_answered(speech: bytes) -> None:
+@given(data=INPUT)
+def test_after_any_input_the_next_line_is_answered(data: bytes) -> None:
     session = Session(token())
-    session.receive(speech + b"\r\n")
+    session.receive(data + b"\r\n")
     session.take_output()
     session.receive(b"ECHO OFF\r\n")
     session.take_output()
     assert ask(session, "BATT?") == ["level=100", "state=OK", "OK"]
 
 
-@given(speech=SPEECH)
-def test_every_request_has_exactly_one_end(speech: bytes) -> None:
+@given(data=INPUT)
+def test_every_reply_has_exactly_one_ok_or_err(data: bytes) -> None:
     session = Session(token())
-    session.receive(speech + b"\n")
+    session.receive(data + b"\n")
     lines = session.take_output().decode("latin-1").split("\r\n")
     ends = [line for line in lines if line == "OK" or line.startswith("ERR ")]
     assert len(ends) == len(session.take_requests())
 
 
 @pytest.mark.parametrize("end", [b"\r", b"\n", b"\r\n"])
-def test_every_line_end_is_one(end: bytes) -> None:
+def test_cr_lf_and_both_end_a_line(end: bytes) -> None:
     session = Session(token())
     session.receive(b"DISP?" + end + b"DISP?" + end)
     assert session.take_output() == b"text=\r\nOK\r\n" * 2
 
 
-def test_every_verb_is_answered() -> None:
+def test_every_verb_has_a_reply_and_help() -> None:
     session = Session(token())
     identity = ask(session, "*IDN?")
     assert identity[:3] == ["maker=token_sim", "model=generic", "serial=SMGN00000001"] and identity[-1] == "OK"
@@ -98,17 +98,17 @@ def test_every_verb_is_answered() -> None:
     assert ask(session, "*RST") == ["OK"]
 
 
-def test_a_press_is_answered_and_then_brings_its_code() -> None:
+def test_a_press_is_answered_before_its_code_is_sent() -> None:
     device = token()
     session = Session(device)
     assert ask(session, "PRESS") == ["OK"]
     assert ask(session, "PRESS") == ["ERR 5 BUSY"]
-    assert live(device, session, 1000) == b"+OTP 755224\r\n"
+    assert output_after(device, session, 1000) == b"+OTP 755224\r\n"
     assert ask(session, "DISP?") == ["text=755224", "OK"]
-    assert live(device, session, 60_000) == b"+DISP OFF\r\n"
+    assert output_after(device, session, 60_000) == b"+DISP OFF\r\n"
 
 
-def test_every_refusal_has_its_number_and_is_reported_once() -> None:
+def test_every_refusal_has_a_number_and_is_reported_once() -> None:
     device = token()
     session = Session(device)
     for request, name in (
@@ -144,7 +144,7 @@ def test_echo_handles_backspace() -> None:
     assert session.take_output() == b"DISQ\b \bP?\r\ntext=\r\nOK\r\n"
 
 
-def test_replies_wait_until_the_typing_ends() -> None:
+def test_replies_are_held_until_the_typing_ends() -> None:
     session = Session(token())
     for char in "755":
         session.notify(Event(0, "TYPE", char))
@@ -172,6 +172,6 @@ def test_no_request_reads_the_seed_of_a_sealed_token(requests: list[str], ms: in
     out = b""
     for request in requests:
         session.receive(request.encode() + b"\n")
-        out += live(device, session, ms)
+        out += output_after(device, session, ms)
     for form in (SEED, SEED.hex().encode(), SEED.hex().upper().encode(), b"GEZDGNBVGY3TQOJQ"):
         assert form not in out

@@ -1,4 +1,7 @@
-"""The terminal interface without a terminal: Textual's pilot presses the keys, and `elapse` lets time pass."""
+"""Tests of the terminal interface, without a terminal.
+
+Textual's pilot presses the keys, and `elapse` lets time pass.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ def screen(app: TokenApp) -> str:
 
 
 @pytest.mark.parametrize("key", ["space", "enter"])
-def test_a_key_presses_the_button_and_the_code_is_drawn_and_in_words(key: str) -> None:
+def test_a_key_presses_the_button_and_the_code_is_shown_as_text(key: str) -> None:
     async def story(app: TokenApp, runner: StillRunner, pilot: Pilot[None]) -> None:
         assert "display: off; button up; asleep" in screen(app)
         await pilot.press(key)
@@ -49,7 +52,7 @@ def test_a_key_presses_the_button_and_the_code_is_drawn_and_in_words(key: str) -
     play(story)
 
 
-def test_a_click_presses_for_as_long_as_the_mouse_does() -> None:
+def test_the_button_is_down_while_the_mouse_button_is_down() -> None:
     async def story(app: TokenApp, runner: StillRunner, pilot: Pilot[None]) -> None:
         await pilot.mouse_down(Button)
         await later(app, runner, pilot, 2500)
@@ -122,7 +125,7 @@ def test_a_time_based_token_has_a_bar_for_its_time() -> None:
     play(story, PROFILES["c200"], kind="totp", period=60)
 
 
-def test_a_fault_is_chosen_from_a_list_and_cleared_there() -> None:
+def test_the_fault_menu_injects_and_clears_a_fault() -> None:
     async def story(app: TokenApp, runner: StillRunner, pilot: Pilot[None]) -> None:
         await pilot.press("f", "down", "down", "enter")
         await pilot.pause()
@@ -137,7 +140,7 @@ def test_a_fault_is_chosen_from_a_list_and_cleared_there() -> None:
     play(story)
 
 
-def test_unplugging_is_shown_in_words() -> None:
+def test_the_state_line_shows_that_the_token_is_unplugged() -> None:
     async def story(app: TokenApp, runner: StillRunner, pilot: Pilot[None]) -> None:
         await pilot.press("u")
         await later(app, runner, pilot)
@@ -167,7 +170,7 @@ def test_without_colour_unlit_segments_are_not_drawn(monkeypatch: pytest.MonkeyP
     assert strokes() == 14  # the horizontal strokes of 755224
 
 
-def test_q_quits() -> None:
+def test_the_key_q_ends_the_app() -> None:
     async def story(app: TokenApp, runner: StillRunner, pilot: Pilot[None]) -> None:
         await pilot.press("q")
         assert not app.is_running or app._exit

@@ -33,7 +33,7 @@ def image(*, counter: int = 0, serial: str = "SMGN00000001", slots: int = 1, **s
 
 
 def token(profile: Profile = GENERIC, *, nvram: memory.Nvram | None = None, **given: Any) -> Device:
-    """Return a token at NOON that has started, and can be pressed."""
+    """Return a started token at NOON, ready for a press."""
     given.setdefault("slots", profile.slots)
     device = Device(nvram or memory.Ram(image(**given)), profile, new_hardware(profile, NOON))
     device.elapse(1000)
@@ -46,7 +46,7 @@ def codes(device: Device) -> list[str]:
 
 
 def press(device: Device, ms: int | None = None, then: int = 2000) -> list[str]:
-    """Press, let `then` ms pass after the release, and return the codes that were shown."""
+    """Press, let `then` ms pass after the release, and return the shown codes."""
     device.press(ms)
     device.elapse((device.profile.press_ms if ms is None else ms) + then)
     return codes(device)
@@ -60,7 +60,7 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 
 
 def token_sim(*arguments: str | os.PathLike[str], stdin: str = "", **more: Any) -> subprocess.CompletedProcess[str]:
-    """Run one command, and wait for its end."""
+    """Run a token-sim command, and wait for its end."""
     words = [*COMMAND, *(os.fspath(word) for word in arguments)]
     return subprocess.run(words, input=stdin, capture_output=True, text=True, timeout=60, check=False, **more)
 
@@ -74,7 +74,7 @@ def new_token(path: Path, *options: str) -> Path:
 
 @dataclass
 class Running:
-    """A `token-sim run` that this test started."""
+    """A running `token-sim run` of this test."""
 
     process: subprocess.Popen[str]
     serial: str

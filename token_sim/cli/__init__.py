@@ -1,11 +1,11 @@
 """The command line `token-sim`.
 
 Rules:
-- Each command is a module named after it. Two commands that differ in one word share a module: snapshot and restore
-  (`snapshot.py`), unplug and plug (`unplug.py`).
-- Exceptions become messages and exit statuses in `main` alone: 0 done, 1 refused or failed, 2 wrong usage, 3 out of
-  reach (port, file, permission, missing package).
-- A command imports only what it needs.
+- Each command is a module named after it. Opposite commands share a module: snapshot and restore (`snapshot.py`),
+  unplug and plug (`unplug.py`).
+- Only `main` turns exceptions into messages and exit statuses: 0 done, 1 refused or failed, 2 wrong usage,
+  3 unavailable (port, file, permission, missing package).
+- A command imports only the modules that it uses.
 """
 
 from __future__ import annotations
@@ -23,20 +23,22 @@ from token_sim.cli.command_line import DONE, OUT_OF_REACH, PORT_VARIABLE, WRONG_
 COMMANDS = (new, factory, run, press, watch, term, advance, fault, snapshot, oracle, unplug)  # in the order of --help
 EXAMPLES = """\
 examples:
-  token-sim new fob.token                              create a token; prints its serial number and seed
-  token-sim run fob.token --link /tmp/fob              run it on a serial port
-  token-sim press --port /tmp/fob                      press its button: 755224
-  token-sim run fob.token -- sh -c 'token-sim press'   run it while a command runs, with TOKEN_SIM_PORT set
-  token-sim run fob.token --tui                        show it in the terminal (space presses)
-  token-sim advance fob.token 90d --temp 35            let three hot months pass at once
-  token-sim fault fob.token torn-write                 let the power fail during the next write
+  token-sim new fob.token                     create a token, print its seed
+  token-sim run fob.token --link /tmp/fob     run it on a serial port
+  token-sim press --port /tmp/fob             press its button: 755224
+  token-sim run fob.token -- ./login-test     run it while the command runs
+  token-sim run fob.token --tui               show it in the terminal
+  token-sim advance fob.token 90d --temp 35   let three hot months pass
+  token-sim fault fob.token torn-write        cut power in the next write
 
-exit status: 0 done, 1 refused, 2 wrong usage, 3 out of reach (port, file, permission, missing package)
+exit status:
+  0 done, 1 refused, 2 wrong usage
+  3 unavailable: port, file, permission, or a missing package
 """
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, and whose examples are printed unchanged."""
+    """A parser that prints errors in one line, and examples without wrapping them."""
 
     def __init__(self, **given: object) -> None:
         super().__init__(
@@ -48,7 +50,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit status."""
+    """Run a command, and return its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     child: list[str] = []
     if words[:1] == ["run"] and "--" in words:

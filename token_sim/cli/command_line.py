@@ -1,9 +1,9 @@
-"""What every command module uses: exit statuses, the error with a message for the user, and shared arguments.
+"""Shared parts of the command modules: exit statuses, the error with a message for the user, and arguments.
 
 Rules:
 - A command module has `add_to`, which adds its parser, and `run`, which returns the exit status or None for DONE.
-- A command imports what it needs beyond the standard library when it runs.
-- Seeds and keys come from standard input, never from an argument.
+- A command imports third-party packages only when it runs.
+- Seeds and keys are read from standard input, never from an argument.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Commands = Any  # argparse's type of subparsers is private
 
 
 class CommandError(Exception):
-    """A message for the user, and the exit status of the command."""
+    """The command failed. It has a message for the user, and the exit status."""
 
     def __init__(self, message: str, status: int = REFUSED) -> None:
         super().__init__(message)
@@ -42,39 +42,40 @@ def add_command(
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", epilog=f"examples:\n{lines}"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON, one document a line")
+    parser.add_argument("--json", action="store_true", help="print JSON, one document per line")
     parser.set_defaults(run=run)
     return parser
 
 
 def add_port(parser: argparse.ArgumentParser) -> None:
-    """Add the port of a running token, for commands that work through it."""
+    """Add the option --port, for commands that use the port of a running token."""
     default = os.environ.get(PORT_VARIABLE)
     parser.add_argument("--port", default=default, help=f"path or pyserial URL (${PORT_VARIABLE})")
 
 
 def add_control(parser: argparse.ArgumentParser) -> None:
+    """Add the option --control."""
     parser.add_argument("--control", metavar="PATH", help="the owner's socket (FILE.control)")
 
 
 def add_owned_token(parser: argparse.ArgumentParser) -> None:
-    """Add the token file and the owner's socket, for commands that only the owner of a token may use."""
-    parser.add_argument("file")
+    """Add the token file and --control, for commands of the token's owner."""
+    parser.add_argument("file", help="the token file")
     add_control(parser)
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the model of new tokens, and what may differ from it."""
+    """Add the model of new tokens, and the options that override its values."""
     models = ", ".join(f"{name} ({profile.title})" for name, profile in PROFILES.items())
     parser.add_argument("--profile", choices=tuple(PROFILES), default="generic", metavar="MODEL", help=models)
-    parser.add_argument("--type", choices=("hotp", "totp"), dest="kind")
-    parser.add_argument("--digits", type=int, choices=(6, 7, 8))
-    parser.add_argument("--algorithm", choices=("SHA1", "SHA256", "SHA512"))
-    parser.add_argument("--period", type=int, help="seconds")
+    parser.add_argument("--type", choices=("hotp", "totp"), dest="kind", help="a token with a counter or a clock")
+    parser.add_argument("--digits", type=int, choices=(6, 7, 8), help="the length of a code")
+    parser.add_argument("--algorithm", choices=("SHA1", "SHA256", "SHA512"), help="the hash")
+    parser.add_argument("--period", type=int, help="the period of a TOTP token, in seconds")
 
 
 def model_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what differs from the model; None is as the model has it."""
+    """Return the options that override the model's values. None means the model's value."""
     return {name: getattr(options, name) for name in ("kind", "digits", "algorithm", "period")}
 
 
@@ -84,7 +85,7 @@ def print_result(options: argparse.Namespace, document: dict[str, Any], text: st
 
 
 def print_reply(options: argparse.Namespace, reply: dict[str, Any]) -> None:
-    """Print a reply of the token, one `key=value` a line."""
+    """Print a reply of the token, with one `key=value` per line."""
     if options.json or reply:
         lines = (f"{key}={'' if value is None else value}" for key, value in reply.items())
         print_result(options, reply, "\n".join(lines))

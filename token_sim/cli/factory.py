@@ -36,12 +36,16 @@ def add_to(commands: Commands) -> None:
         "factory --count 10 --out batch --seeds pskc-aes",
     )
     parser.add_argument("--count", type=int, default=1, help="number of tokens (1)")
-    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the new files (required)")
     parser.add_argument("--first", type=int, default=1, metavar="N", help="the first serial number (1)")
     parser.add_argument(
         "--seeds", action="append", choices=tuple(SEED_FILES), help="format of the seed file; may be repeated (csv)"
     )
-    parser.add_argument("--key-stdin", action="store_true", help="read the transport key of pskc-aes, 32 hex digits")
+    parser.add_argument(
+        "--key-stdin",
+        action="store_true",
+        help="read the transport key of pskc-aes (32 hex digits) from standard input",
+    )
     add_model(parser)
 
 
@@ -53,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
     profile = models.PROFILES[options.profile]
     last = options.first + options.count - 1
     if options.count < 1 or options.first < 0 or last > MAX_SERIAL:
-        raise CommandError("--count must be 1 or more, and serial numbers have at most 8 digits", WRONG_USAGE)
+        raise CommandError("--count must be 1 or more, and serial numbers must have at most 8 digits", WRONG_USAGE)
     key = _read_transport_key() if options.key_stdin else None
     try:
         tokens = manufacture.batch(profile, options.count, options.first, **model_options(options))
@@ -85,7 +89,7 @@ def _pskc(tokens: list[Any], _: bytes | None) -> Files:
 
 
 def _pskc_aes(tokens: list[Any], given: bytes | None) -> Files:
-    """Return the encrypted seeds, and a new transport key; a key that the caller gave is not written."""
+    """Return the file of encrypted seeds, and a file with the transport key if that is new."""
     from token_sim.factory import seed_files
 
     key = given or seed_files.transport_key()

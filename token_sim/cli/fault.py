@@ -26,11 +26,11 @@ def add_to(commands: Commands) -> None:
         nargs="?",
         choices=tuple(str(name) for name in DESCRIPTIONS),
         metavar="FAULT",
-        help="a fault of the list, which is printed if none is named",
+        help="the name of a fault; without it, the faults are listed",
     )
-    parser.add_argument("--times", type=int, default=1, metavar="N", help="how often it happens (1)")
-    parser.add_argument("--number", type=int, metavar="N", help="its extent; the list says in which unit")
-    parser.add_argument("--clear", action="store_true", help="undo it")
+    parser.add_argument("--times", type=int, default=1, metavar="N", help="how often the fault happens (1)")
+    parser.add_argument("--number", type=int, metavar="N", help="the extent of the fault; the list gives the unit")
+    parser.add_argument("--clear", action="store_true", help="undo the fault")
 
 
 def run(options: argparse.Namespace) -> None:

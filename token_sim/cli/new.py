@@ -1,4 +1,4 @@
-"""new: create one token."""
+"""new: create a token."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def add_to(commands: Commands) -> None:
         commands,
         "new",
         run,
-        "create one token",
+        "create a token",
         "new fob.token",
         "new fob.token --profile c200 --json",
         "new fob.token --secret-stdin --digits 8 < seed.hex",
     )
-    parser.add_argument("file")
+    parser.add_argument("file", help="the new token file")
     add_model(parser)
-    parser.add_argument("--counter", type=int, default=0, help="of the first code (0)")
-    parser.add_argument("--serial", help="12 letters and digits (random)")
+    parser.add_argument("--counter", type=int, default=0, help="the counter of the first code (0)")
+    parser.add_argument("--serial", help="the serial number, 12 letters and digits (random)")
     parser.add_argument("--slot2", action="store_true", help="a second seed, for the long touch (yubikey)")
     parser.add_argument("--secret-stdin", action="store_true", help="read the seed, hex or base32, from standard input")
 

@@ -26,7 +26,7 @@ def add_to(commands: Commands) -> None:
     examples = ("press --port /tmp/fob", "press --port socket://127.0.0.1:4000 -n 3 --lcd")
     parser = add_command(commands, "press", run, "press the button and print the code", *examples)
     add_code_options(parser, count=1, timeout=60.0)
-    parser.add_argument("--ms", type=int, help="how long to hold the button, in milliseconds")
+    parser.add_argument("--ms", type=int, help="hold the button for this time, in milliseconds (the model's)")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -36,9 +36,10 @@ def run(options: argparse.Namespace) -> None:
 
 
 def add_code_options(parser: argparse.ArgumentParser, *, count: int | None, timeout: float) -> None:
-    """Add the options of commands that print codes; without `count`, they print codes until they are interrupted."""
+    """Add the options of commands that print codes. If `count` is None, they print codes until an interrupt."""
     add_port(parser)
-    parser.add_argument("-n", type=int, dest="times", default=count, metavar="N", help="number of codes")
+    default = "until Ctrl-C" if count is None else count
+    parser.add_argument("-n", type=int, dest="times", default=count, metavar="N", help=f"number of codes ({default})")
     parser.add_argument(
         "--timeout", type=float, default=timeout, metavar="S", help="seconds to wait for each code (%(default)g)"
     )
@@ -49,7 +50,7 @@ def add_code_options(parser: argparse.ArgumentParser, *, count: int | None, time
 
 
 def print_codes(options: argparse.Namespace, next_code: Callable[[Client], str]) -> None:
-    """Print the codes that `next_code` gets from the token."""
+    """Print the codes that `next_code` returns."""
     from token_sim.client import Client, ClientError, Refused
     from token_sim.device import seven_segment
 

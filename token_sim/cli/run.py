@@ -1,7 +1,7 @@
 """run: run a token on its ports, until a signal or for as long as a command runs.
 
 Rules:
-- However it ends (signal, command, error), links and sockets are removed, and the token file is complete.
+- At every end (signal, command, error), links and sockets are removed, and the token file is complete.
 - A signal handler only records the signal.
 """
 
@@ -49,25 +49,25 @@ def add_to(commands: Commands) -> None:
         "run fob.token --speed 60 -- make test",
         "run fob.token --tui",
     )
-    parser.add_argument("file")
+    parser.add_argument("file", help="the token file")
     parser.add_argument("--link", metavar="PATH", help="a stable path for the pseudo-terminal")
     parser.add_argument("--tcp", type=int, metavar="PORT", help="socket:// on loopback (0: any free port)")
     parser.add_argument("--rfc2217", type=int, metavar="PORT", help="rfc2217:// on loopback (0: any free port)")
-    parser.add_argument("--speed", type=float, default=1.0, help="simulated seconds in a real one (1)")
-    parser.add_argument("--seed", type=int, default=0, help="of noise and bit rot, for repeatable runs")
+    parser.add_argument("--speed", type=float, default=1.0, help="simulated seconds per real second (1)")
+    parser.add_argument("--seed", type=int, default=0, help="the seed of noise and bit rot, for repeatable runs (0)")
     parser.add_argument("--tui", action="store_true", help="show the token in the terminal")
     add_control(parser)
     parser.usage = f"{parser.format_usage().removeprefix('usage: ').rstrip()} [-- COMMAND ...]"
 
 
 class Signals:
-    """The signals that arrived. `end` is the last one that ends the run; SIGUSR1 presses the button."""
+    """The received signals. `end` is the last signal that ends the run. SIGUSR1 presses the button."""
 
     def __init__(self, runner: Runner) -> None:
         self.end: int | None = None
         self._runner = runner
         for number in ENDING_SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # ignored by nohup, or in the background of a script
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and scripts with `&` ignore signals
                 signal.signal(number, self._end)
         signal.signal(signal.SIGUSR1, self._press)
 
@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
             raise CommandError(str(error)) from error
         undo.callback(file.close)
         simulation = Simulation.of_file(file, options.seed)
-        simulation.elapse(max(0, now_ms() - file.hardware.now))  # the time since it ran last
+        simulation.elapse(max(0, now_ms() - file.hardware.now))  # the time since the last run
         undo.callback(file.save)
         path = options.control or control.socket_path(options.file)
         try:
@@ -149,7 +149,7 @@ def _run_token(options: argparse.Namespace, runner: Runner, control: str) -> int
 
 
 def _run_child(command: list[str], runner: Runner, signals: Signals, url: str, control: str) -> int:
-    """Run the token while `command` runs. Signals are passed on to it; its exit status is returned."""
+    """Run the token while `command` runs, and pass signals on to the command. Return its exit status."""
     environment = {**os.environ, PORT_VARIABLE: url, "TOKEN_SIM_CONTROL": control}
     try:
         child = subprocess.Popen(command, env=environment)
@@ -160,7 +160,7 @@ def _run_child(command: list[str], runner: Runner, signals: Signals, url: str, c
         while (status := child.poll()) is None:
             runner.step()
             if signals.end is not None:
-                # The terminal sends Ctrl-C to the command itself, which is in the same process group.
+                # The terminal sends SIGINT to the command too, because it is in the same process group.
                 if signals.end != signal.SIGINT or not sys.stdin.isatty():
                     child.send_signal(signals.end)
                 signals.end = None
@@ -176,7 +176,7 @@ def _show(runner: Runner, signals: Signals, urls: list[str]) -> int:
         from token_sim.cli.tui import TokenApp
     except ImportError:
         raise CommandError(missing("textual"), OUT_OF_REACH) from None
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):  # it reads the one and draws on the other
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):  # textual reads standard input and draws on standard error
         raise CommandError("--tui needs a terminal (without one: --link PATH, and 'token-sim press')", OUT_OF_REACH)
     TokenApp(runner, urls, lambda: signals.end is not None).run()
     return DONE if signals.end is None else 128 + signals.end

@@ -1,4 +1,4 @@
-"""snapshot and restore: copy a token to a file, and restore a copy, which makes a clone."""
+"""snapshot and restore: copy a token to a file, and load a copy into a token, which makes a clone."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def add_to(commands: Commands) -> None:
         commands, "snapshot", run_snapshot, "copy the token to a new file", "snapshot fob.token monday.token"
     )
     restored = add_command(
-        commands, "restore", run_restore, "restore a copy: a clone", "restore fob.token monday.token"
+        commands, "restore", run_restore, "load a copy into the token: a clone", "restore fob.token monday.token"
     )
-    for parser in (copy, restored):
+    for parser, text in ((copy, "the new file"), (restored, "a file made by snapshot")):
         add_owned_token(parser)
-        parser.add_argument("copy", metavar="COPY")
+        parser.add_argument("copy", metavar="COPY", help=text)
 
 
 def run_snapshot(options: argparse.Namespace) -> None:
@@ -31,5 +31,5 @@ def run_restore(options: argparse.Namespace) -> None:
 
 
 def _path(options: argparse.Namespace) -> str:
-    """Return the absolute path: the running token may have another working directory."""
+    """Return the absolute path, because a running token may have another working directory."""
     return os.path.abspath(str(options.copy))

@@ -1,8 +1,8 @@
-"""The token in the terminal: its case, its display, its button, and its hidden state beside it.
+"""The token in the terminal: its case, its display, its button, and a pane with its hidden state.
 
 Rules:
-- The app changes no state by itself: it lets the runner step, draws the token, and passes presses on.
-- A line of text says what the drawing shows.
+- The app contains no logic of the token: it calls the runner's step, draws the token, and passes presses on.
+- A line of text describes the drawing.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from token_sim.run.simulation import Simulation, show_time
 from token_sim.run.wall_time import show_span
 
 FRAME_S = 1 / 30
-WIDE = 112  # columns: a terminal of this width has room for the details beside the token
+WIDE = 112  # columns: the minimum width for the details beside the token
 LOG_SHOWN = 100  # lines
 BAR = 10  # cells
 GLASS, SHADE, INK = "#b9c4a5", "#a9b496", "#1c2418"
 
 
 class Button(Static):
-    """The token's button, held down while the mouse button is."""
+    """The token's button, which is down while the mouse button is down."""
 
     class Moved(Message):
         def __init__(self, *, down: bool) -> None:
@@ -53,7 +53,7 @@ class Button(Static):
 
 
 class FaultMenu(ModalScreen[str | None]):
-    """Choose a fault to inject; an armed fault is cleared."""
+    """A menu of faults. The chosen fault is injected, or cleared if it is armed."""
 
     CSS = """
     FaultMenu { align: center middle; }
@@ -75,7 +75,10 @@ class FaultMenu(ModalScreen[str | None]):
 
 
 class TokenApp(App[None]):
-    """One token, driven by `runner`, with ports at `urls`. It ends when `stopped` returns True or the user quits."""
+    """The app of one token, driven by `runner`, with ports at `urls`.
+
+    The app ends when `stopped` returns True or the user quits.
+    """
 
     TITLE = "token-sim"
     ENABLE_COMMAND_PALETTE = False
@@ -165,7 +168,7 @@ class TokenApp(App[None]):
             self._show("log", "\n".join(list(self.simulation.log)[: -LOG_SHOWN - 1 : -1]))  # newest first
 
     def _show(self, where: str, what: str | Text) -> None:
-        """Draw only what has changed: the terminal may be at the end of a slow connection."""
+        """Draw a view if its content has changed, because the connection to the terminal may be slow."""
         if self._shown.get(where) != what:
             self._shown[where] = what
             self._views[where].update(what)

@@ -1,4 +1,4 @@
-"""unplug and plug: remove the token from its port, and connect it again."""
+"""unplug and plug: remove the token's port, and restore it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from token_sim.cli.command_line import Commands, add_command, add_owned_token, p
 
 
 def add_to(commands: Commands) -> None:
-    summary = "remove the token from its port"
+    summary = "unplug the token, which removes its port"
     add_owned_token(add_command(commands, "unplug", run_unplug, summary, "unplug fob.token"))
-    add_owned_token(add_command(commands, "plug", run_plug, "connect it again", "plug fob.token"))
+    add_owned_token(add_command(commands, "plug", run_plug, "plug the token in again", "plug fob.token"))
 
 
 def run_unplug(options: argparse.Namespace) -> None:

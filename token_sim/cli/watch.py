@@ -1,4 +1,4 @@
-"""watch: print the code of every press."""
+"""watch: print the code of every press by other clients or users."""
 
 from __future__ import annotations
 

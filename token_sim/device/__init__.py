@@ -1,1 +1,1 @@
-"""The token itself: chip, memory, clock, battery and display, without input or output."""
+"""The token itself: chip, memory, clock, battery and display. The package does no input or output."""

@@ -1,10 +1,10 @@
 """The token's chip: the conditions and actions that the table in firmware.py uses.
 
 Rules:
-- The next counter is durably in memory before the code is computed, so a code is shown at most once, even if power
+- The next counter is durably in memory before the code is computed. So a code is shown at most once, even if power
   fails.
-- Memory is read again at every press. A failed checksum is an error on the display, never a code.
-- Every time is an age of the hardware in milliseconds. No clock is read here.
+- Memory is read again at every press. After a failed checksum, the display shows an error instead of a code.
+- Every time is an age of the hardware in milliseconds. This module reads no clock.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FAILURE_TEXT, WRITE_ERROR_TEXT, EXHAUSTED_TEXT = "Err 1", "Err 2", "End"
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A change that a client or user can see, with the world's time (Unix ms)."""
+    """A change that a client or user can see. `at` is the world's time (Unix ms)."""
 
     at: int
     name: str  # OTP, DISP, BATT, ERR or TYPE
@@ -34,9 +34,9 @@ class Event:
 
 
 class Chip:
-    """One chip. `text` is what the display shows; `events` holds the events since `Device.take_events`.
+    """The chip. `text` is the text on the display. `events` has the events since `Device.take_events`.
 
-    `deadlines` holds the age at which a signal is due: TIMER, OFF and ROLL.
+    `deadlines` has the ages at which the signals TIMER, OFF and ROLL are due.
     """
 
     def __init__(self, nvram: memory.Nvram, profile: Profile, hardware: Hardware, faults: Faults) -> None:
@@ -46,7 +46,7 @@ class Chip:
         self.deadlines: dict[Signal, int] = {}
         self.state = State.BOOT
         self.last_code = ""
-        self.codes_shown = 0  # since the chip was made; a test can wait for it to grow
+        self.codes_shown = 0  # since the chip was made; a test can wait until it increases
         self.ready_at = 0  # the age from which the next press counts
         self._pressed_at = 0
         self._slot = 0
@@ -57,7 +57,7 @@ class Chip:
         self._serial = "?" * memory.SERIAL_LENGTH
 
     def choose_slot(self) -> None:
-        """Choose the slot by how long the button was held."""
+        """Choose the slot by the length of the touch."""
         self._slot = int(self._long_touch())
 
     @property
@@ -66,7 +66,7 @@ class Chip:
 
     @property
     def serial(self) -> str:
-        """Return the serial number, as of the last time that the memory was valid."""
+        """Return the serial number that was read last from valid memory."""
         return self._serial
 
     def is_healthy(self) -> bool:
@@ -109,17 +109,17 @@ class Chip:
         return self.profile.menu
 
     def is_press_to_turn_off(self) -> bool:
-        """Return True if the display is on, and a press turns this model off."""
+        """Return True if the display is on, and a press turns it off on this model."""
         return self.profile.lit_press == "off" and bool(self.text)
 
     def is_press_to_repeat(self) -> bool:
-        """Return True if a code is shown, and a press shows this model's code again."""
+        """Return True if a code is shown, and a press shows it again on this model."""
         return self.profile.lit_press == "same" and bool(self.text) and self.text == self._code
 
     def has_no_slot(self) -> bool:
         """Return True if the touch selects no slot, or a slot without a seed.
 
-        Touches longer than the first slot's maximum and shorter than the second slot's minimum select no slot.
+        A touch between the first slot's maximum and the second slot's minimum selects no slot.
         """
         until, from_ = self.profile.slot1_until_ms, self.profile.slot2_from_ms
         held = self.hardware.age - self._pressed_at
@@ -150,7 +150,7 @@ class Chip:
         assert self._contents is not None
         return self._contents.counters[int(self._long_touch())]
 
-    # --- actions, each of which may return a further signal
+    # --- actions; an action may return a further signal
 
     def do_nothing(self) -> None:
         pass
@@ -172,7 +172,7 @@ class Chip:
         self._load_memory()
 
     def commit(self) -> Signal | None:
-        """Write the next counter. If this fails, no code has been computed, so none is shown."""
+        """Write the next counter. The code is computed later, so after a failed write no code is shown."""
         assert self._contents is not None
         self._step = self._contents.counters[self._slot]
         if self.faults.trigger(Fault.POWER_BEFORE_WRITE):
@@ -206,12 +206,12 @@ class Chip:
         self._schedule_next_step()
 
     def show_same(self) -> None:
-        """Show the same code for another full time of the display."""
+        """Show the same code again, and restart the display time."""
         self._show(self._code)
         self.emit("DISP", "SAME")
 
     def show_next_step(self) -> None:
-        """Show the code of a new time step while the display is on, as a token with a time bar does."""
+        """Show the code of a new time step while the display is on, like a token with a time bar."""
         slot = self.slot
         assert slot is not None
         if self.hardware.clock_ms // (slot.period * 1000) > self._step:
@@ -223,7 +223,7 @@ class Chip:
         self._schedule_next_step()
 
     def type_character(self) -> None:
-        """Type the next character of the code, or the first one, with Return after the last digit."""
+        """Type the next character of the code. Return follows the last digit."""
         if not self._text_to_type:
             self._text_to_type = self._code + "\r"
         self.emit("TYPE", self._text_to_type[0])
@@ -268,7 +268,7 @@ class Chip:
             self.emit("DISP", "OFF")
 
     def die(self) -> None:
-        """Stop for lack of power."""
+        """Stop because the battery is empty."""
         self.text = self._code = self._text_to_type = ""
         self.deadlines.clear()
         self.emit("BATT", "DEAD")
@@ -297,7 +297,7 @@ class Chip:
             self._schedule(Signal.OFF, self.profile.display_ms)
 
     def _load_memory(self) -> None:
-        """Run the self-test: read the memory, or note that it is corrupt."""
+        """Run the self-test: read the memory, and set `_contents` to None if it is corrupt."""
         try:
             self._contents = memory.load(self.memory.read())
             self._serial = self._contents.serial

@@ -1,8 +1,8 @@
-"""The faults that a token can have, by name, and the set of those that are armed.
+"""The possible faults of a token, and the set of armed faults.
 
 Rules:
-- A fault happens as many times as it was armed for, and only at the point that its name states.
-- A token has no fault until one is armed.
+- An armed fault happens the set number of times, and only at the point that its name states.
+- A new token has no armed fault.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ DESCRIPTIONS = {
     Fault.LINE_BAUD: "the token uses half the speed of the line",
 }
 
-PERMANENT = frozenset(  # these change the token at once, and its file; the others are armed for later
+PERMANENT = frozenset(  # these faults change the token and its file at once; the other faults are armed
     (Fault.BIT_ROT, Fault.WEAK_BATTERY, Fault.DEAD_BATTERY, Fault.COUNTER_LIMIT, Fault.TAMPER)
 )
 UNTIL_CLEARED = frozenset(
@@ -59,7 +59,7 @@ UNTIL_CLEARED = frozenset(
 
 
 class Faults:
-    """The armed faults, each with its remaining occasions (None: until it is cleared) and its number."""
+    """The armed faults, each with its remaining times (None: until it is cleared) and its number."""
 
     def __init__(self) -> None:
         self._left: dict[Fault, int | None] = {}
@@ -76,7 +76,7 @@ class Faults:
         self._numbers.pop(fault, None)
 
     def trigger(self, fault: Fault) -> bool:
-        """Return True if `fault` happens now, and count this occasion."""
+        """Return True if `fault` happens now, and count this time."""
         if fault not in self._left:
             return False
         left = self._left[fault]
@@ -88,12 +88,12 @@ class Faults:
         return True
 
     def number(self, fault: Fault, default: int) -> int:
-        """Return the number that `fault` was armed with, or `default`."""
+        """Return the number with which `fault` was armed, or `default`."""
         return self._numbers.get(fault, default)
 
     def __contains__(self, fault: Fault) -> bool:
         return fault in self._left
 
     def armed_faults(self) -> dict[str, int | None]:
-        """Return the remaining occasions of each armed fault."""
+        """Return the remaining times of each armed fault."""
         return {str(fault): times for fault, times in sorted(self._left.items())}

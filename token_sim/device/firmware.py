@@ -1,9 +1,9 @@
-"""The states of a token as one table: in a state, a signal leads to the next state and an action if a condition holds.
+"""The states of a token as one table. A row has a state, a signal, a condition, the next state and an action.
 
 Rules:
-- A signal without a matching row does nothing, as the button of a busy token does nothing.
-- The first row whose condition holds is taken. Rows of any state come after the state's own.
-- COMMIT comes before COMPUTE, and COMPUTE before DISPLAY and TYPING: no code is shown before the counter is written.
+- A signal without a matching row is ignored, like the button of a busy token.
+- The first row with a true condition is used. Rows for every state follow the rows of the state itself.
+- COMMIT precedes COMPUTE, and COMPUTE precedes DISPLAY and TYPING: the counter is written before the code is shown.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from token_sim.device.states import Signal, State
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: `when` is a condition of the chip, `do` an action, which may return a further signal."""
+    """A row. `when` is a condition of the chip. `do` is an action, which may return a further signal."""
 
     state: State | None  # None: every state
     signal: Signal
@@ -69,13 +69,13 @@ TABLE = (
     Row(_S.COMPUTE, _G.TIMER, Chip.always, _S.DISPLAY, Chip.show_code),
     Row(_S.TYPING, _G.TIMER, Chip.has_more_to_type, _S.TYPING, Chip.type_character),
     Row(_S.TYPING, _G.TIMER, Chip.always, _S.ASLEEP, Chip.do_nothing),
-    # The time of the display, or of the code on it, is over.
+    # The display time or the time step is over.
     Row(_S.DISPLAY, _G.ROLL, Chip.always, None, Chip.show_next_step),
     Row(_S.DISPLAY, _G.OFF, Chip.always, _S.ASLEEP, Chip.darken),
     Row(_S.ERROR, _G.OFF, Chip.always, _S.ASLEEP, Chip.darken),
     Row(_S.MENU, _G.OFF, Chip.always, _S.ASLEEP, Chip.darken),
     Row(None, _G.OFF, Chip.always, None, Chip.darken),
-    # A press does not leave these states.
+    # A press does not change these states.
     Row(_S.FAILED, _G.CLOSE, Chip.is_ready, None, Chip.show_failure),
     Row(_S.EXHAUSTED, _G.CLOSE, Chip.is_ready, None, Chip.show_exhausted),
     # The power fails or returns, or the case is opened.
@@ -105,7 +105,7 @@ class Firmware(Chip):
         self.restart()
 
     def signal(self, signal: Signal) -> None:
-        """Process one signal, and each signal that follows from it."""
+        """Process a signal, and the signals that its actions return."""
         following: Signal | None = signal
         while following is not None:
             row = next((r for r in _ROWS[self.state, following] if r.when(self)), None)

@@ -1,8 +1,8 @@
-"""The quartz and the battery of a token, and the time that passes for both.
+"""The quartz and the battery of a token, and their change over time.
 
 Rules:
-- Time is in whole milliseconds, and only goes forward. No clock is read here.
-- All arithmetic is in integers, so an hour in one step and in ten thousand steps gives the same token.
+- Time is in whole milliseconds, and only increases. This module reads no clock.
+- All arithmetic uses integers, so an hour in one step and in ten thousand steps gives the same token.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LOW_SHARE = 10  # per cent of the charge at which a token reports a low battery;
 
 @dataclass(slots=True, kw_only=True)
 class Hardware:
-    """`now` is the world's time in Unix milliseconds; the token's own clock runs beside it, `clock_ms`."""
+    """The quartz and the battery. `now` is the world's time, `clock_ms` the token's time, both in Unix milliseconds."""
 
     now: int
     crystal: int  # ppb: the initial error of this crystal at the turnover
@@ -41,7 +41,7 @@ class Hardware:
 
     @property
     def error_ms(self) -> int:
-        """Return how far the token's clock is ahead of the world's time."""
+        """Return the difference between the token's clock and the world's time (positive: the token is ahead)."""
         return (self.drift + _ageing_drift(self.age)) // PPB
 
     def set_error(self, ms: int) -> None:
@@ -58,7 +58,7 @@ class Hardware:
         return self.charge * 100 <= self.capacity * LOW_SHARE
 
     def elapse(self, ms: int, current: int, *, world: bool = True) -> None:
-        """Let `ms` pass at a drain of `current` nA. With `world` false, only the token ages."""
+        """Let `ms` pass at a drain of `current` nA. If `world` is false, only the token ages."""
         self.age += ms
         self.drift += ms * (self.crystal - CURVATURE * (self.temperature - TURNOVER) ** 2)
         self.charge = max(0, self.charge - ms * current)
@@ -70,7 +70,7 @@ class Hardware:
         self.charge = max(0, self.charge - nah * 3_600_000)
 
     def ms_until(self, charge: int, current: int) -> int | None:
-        """Return the milliseconds until the battery is down to `charge`; None if it is already, or never will be."""
+        """Return the milliseconds until the battery has `charge` left. Return None if it has less or is not used."""
         if self.charge <= charge or current == 0:
             return None
         return -(-(self.charge - charge) // current)
@@ -84,14 +84,15 @@ class Hardware:
 
 
 def new_hardware(profile: Profile, now: int, crystal: int = 0) -> Hardware:
-    """Return the hardware of a new token, with a full battery and a clock that is right at `now`."""
+    """Return the hardware of a new token, with a full battery and a clock that is correct at `now`."""
     capacity = profile.battery_uah * 1_000 * 3_600_000
     return Hardware(now=now, crystal=crystal, charge=capacity, capacity=capacity)
 
 
 def _ageing_drift(age: int) -> int:
-    """Return the drift that ageing has added up to, in ms·ppb.
+    """Return the drift by ageing, in ms·ppb.
 
-    The rate grows linearly, so the sum is a parabola of the age. A closed formula is independent of the time steps.
+    The rate grows linearly with the age, so the drift grows with its square. A closed formula does not depend on the
+    time steps.
     """
     return AGEING * age * age // (2 * YEAR)

@@ -1,12 +1,12 @@
-"""The token's memory: a small EEPROM, which is read as a whole and written a page at a time.
+"""The token's memory: a small EEPROM, which is read completely and written by pages.
 
 Rules:
-- A page is used only if its CRC-32 is right.
-- The counter of a slot is that of the *next* code. It is stored in two pages, and a write replaces the older one. An
-  interrupted write therefore leaves the newer one intact.
-- With one corrupt page, the counter is the other page's *plus one*. The lost page may have been the newer one, and then
-  the older page's code has been shown. So a code may be skipped, and is never shown twice.
-- No `repr` shows a key.
+- A page is used only if its CRC-32 is correct.
+- A slot stores the counter of its *next* code in two pages, and a write replaces the older page. An interrupted write
+  therefore leaves the newer page intact.
+- If one page is corrupt, the counter is the other page's *plus one*: the corrupt page may have been the newer page, and
+  the code of the older page may have been shown. So a code may be skipped, but is never shown twice.
+- `repr` never shows a key.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Protocol
 
 from pam_totp.core.oath import ALGORITHMS
 
-MIN_KEY, MAX_KEY = 14, 64  # bytes: 112 bits (RFC 4226 R6 requires 128, but old tokens have less), and a SHA-512 key
+MIN_KEY, MAX_KEY = 14, 64  # bytes: 112 bits (RFC 4226 R6 requires 128, old tokens have fewer), and a SHA-512 key
 SERIAL_LENGTH = 12  # OATH token identifier: maker 2, type 2, number 8
 
 _HEADER = struct.Struct(">4sBB12s")
@@ -34,7 +34,7 @@ _KINDS = ("none", "hotp", "totp")
 
 
 class Corrupt(Exception):
-    """The self-test failed: the checksum of the page in the message is wrong."""
+    """The self-test failed. The message names the page with a wrong checksum."""
 
 
 class Nvram(Protocol):
@@ -60,7 +60,7 @@ class Ram:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """One seed and the parameters of its codes. A HOTP token shows no code once its counter is at `limit`."""
+    """A seed and the parameters of its codes. A HOTP token with its counter at `limit` shows no more codes."""
 
     kind: str
     key: bytes = field(repr=False)
@@ -84,7 +84,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """The contents of a valid image. `repaired_slots` holds the numbers of slots with one corrupt counter page."""
+    """The contents of a valid image. `repaired_slots` lists the slots with one corrupt counter page."""
 
     serial: str
     is_zeroised: bool
@@ -134,9 +134,9 @@ def load(image: bytes) -> Contents:
 
 
 def counter_write(image: bytes, slot: int, counter: int) -> tuple[int, bytes]:
-    """Return offset and data of the write that makes `counter` the next one.
+    """Return offset and data of the write that stores `counter` as the next counter.
 
-    It replaces the corrupt page if there is one, else the older page.
+    The write replaces the corrupt page if there is one, otherwise the older page.
     """
     pages = [_counter(image, slot, page) for page in (0, 1)]
     page = min((0, 1), key=lambda n: -1 if (value := pages[n]) is None else value)
@@ -144,7 +144,7 @@ def counter_write(image: bytes, slot: int, counter: int) -> tuple[int, bytes]:
 
 
 def at_limit(image: bytes, number: int) -> list[tuple[int, bytes]]:
-    """Return the writes that set the counter of slot `number` to its limit; none if the slot has no seed."""
+    """Return the writes that set the counter of a slot to its limit, or [] if the slot has no seed."""
     slot = load(image).slots[number]
     if slot is None:
         return []
@@ -152,7 +152,7 @@ def at_limit(image: bytes, number: int) -> list[tuple[int, bytes]]:
 
 
 def wiped(image: bytes) -> bytes:
-    """Return a zeroised image: with the serial number, and without seeds and counters."""
+    """Return a zeroised image, which keeps the serial number only."""
     try:
         serial = load(image).serial
     except Corrupt:

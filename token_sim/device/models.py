@@ -1,7 +1,7 @@
 """The models of tokens as one table: behaviour, times and power.
 
 Times are in milliseconds, charges in microampere-hours, currents in nanoamperes. A figure without a source in a maker's
-document is called approximate. The value of a code depends on none of these figures.
+document is called approximate. The value of a code does not depend on these figures.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ LAST_COUNTER = (1 << 64) - 1  # RFC 4226 §5.2: an 8-byte counter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """One model. `lit_press` is the effect of a press while the display is on: `off`, `same` or `next` code."""
+    """A model. `lit_press` is the effect of a press while the display is on: `off`, `same` code or `next` code."""
 
     name: str
     title: str
@@ -42,12 +42,13 @@ class Profile:
     quartz_ppm: int = 20  # ±: the maximum initial error of a crystal at 25 °C
 
 
-MENU_COUNTER_MS = 2_000  # holding the button this long shows the counter
-MENU_SERIAL_MS = 6_000  # holding it this long shows the serial number
-MENU_BATTERY_MS = 8_000  # holding it this long shows the battery
-HELD_TOO_LONG_MS = 30_000  # a button that is held this long is ignored until it is released
+# The effects of holding the button for this time:
+MENU_COUNTER_MS = 2_000  # show the counter
+MENU_SERIAL_MS = 6_000  # show the serial number
+MENU_BATTERY_MS = 8_000  # show the battery
+HELD_TOO_LONG_MS = 30_000  # ignore the button until it is released
 
-# This model copies no product. It is quick, so that scripts need not wait, and every press counts.
+# This model does not imitate a product. It is fast, so that scripts need not wait, and every press counts.
 GENERIC = Profile(name="generic", title="OATH token", serial_type="GN", kind="hotp")
 
 # RCDevs' "Feitian c100 - c200 Tokens with OpenOTP": event-based, 6 digits, shipped with PSKC. The rest is approximate.
@@ -77,7 +78,7 @@ C200 = Profile(
     compute_ms=60,
 )
 
-# Thales' "OTP hardware token" page: sold event-based and time-based. This is the event-based one; its figures are
+# Thales' "OTP hardware token" page: sold event-based and time-based. This model is event-based; its figures are
 # approximate.
 ETOKEN_PASS = Profile(
     name="etoken-pass",
@@ -92,8 +93,8 @@ ETOKEN_PASS = Profile(
     compute_ms=60,
 )
 
-# A help page of iPrescribe's for the OneSpan Digipass GO 7: a press turns it on, and the next one off. It turns off
-# automatically after about 32 s. A press of 6 s shows time, battery and serial number. The rest is approximate.
+# iPrescribe's help page for the OneSpan Digipass GO 7: a press turns it on, and the next press turns it off. It turns
+# off automatically after about 32 s. A press of 6 s shows time, battery and serial number. The rest is approximate.
 GO7 = Profile(
     name="go7",
     title="GO-7-like",
@@ -108,8 +109,8 @@ GO7 = Profile(
 )
 
 # Yubico's .NET SDK manual, "Slots": a touch of 1 to 2.5 s is for slot 1, of 3 to 5 s for slot 2, and the code is typed.
-# The pacing is a setting of 0, 20, 40 or 60 ms; 20 is chosen here. The host powers it, so it uses no charge. The rest
-# is approximate.
+# The pacing is a setting of 0, 20, 40 or 60 ms; this model uses 20. The host powers the key, so it uses no charge. The
+# rest is approximate.
 YUBIKEY = Profile(
     name="yubikey",
     title="YubiKey-like",

@@ -1,8 +1,8 @@
-"""A display of seven segments per cell: the lit segments of a text, the drawing of them, and the text that they show.
+"""A display of seven segments per cell: text to lit segments, lit segments to drawings and back to text.
 
 Rules:
 - These functions are pure.
-- The command line, the terminal interface and the tests draw displays only with them.
+- The command line, the terminal interface and the tests draw displays only with this module.
 
      a
    f   b      bit 0 is a … bit 6 is g
@@ -30,7 +30,7 @@ _READ = {mask: char for char, mask in _MASKS.items()}
 
 
 def light(text: str, broken: Iterable[int] = ()) -> tuple[int, ...]:
-    """Return the lit segments of each cell for `text`, flush left. `broken` holds cell × 10 + segment."""
+    """Return the lit segments of each cell for `text`, flush left. `broken` has numbers of cell × 10 + segment."""
     masks = [_MASKS.get(char, _MASKS["-"]) for char in text[:CELLS].ljust(CELLS)]
     for number in broken:
         cell, segment = divmod(number, 10)
@@ -39,7 +39,7 @@ def light(text: str, broken: Iterable[int] = ()) -> tuple[int, ...]:
 
 
 def read(masks: tuple[int, ...]) -> str:
-    """Return the text that a reader sees, with `?` for segments that form no character."""
+    """Return the visible text, with `?` for segments that form no character."""
     return "".join(_READ.get(mask, UNREADABLE) for mask in masks).rstrip()
 
 

@@ -1,4 +1,4 @@
-"""The states of a token, and the signals that move it from one to another."""
+"""The states of a token, and the signals that change the state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ class State(StrEnum):
     BOOT = "boot"  # the self-test after power-on
     BLANK = "blank"  # no seed yet
     ASLEEP = "asleep"  # sealed, display off
-    DEBOUNCE = "debounce"  # the contact closed: this may be a press or a bounce
+    DEBOUNCE = "debounce"  # the contact closed, by a press or a bounce
     HELD = "held"  # pressed, for longer than a bounce
     MENU_COUNTER = "menu-counter"
     MENU_SERIAL = "menu-serial"
@@ -27,10 +27,10 @@ class State(StrEnum):
 
 
 class Signal(StrEnum):
-    CLOSE = "close"  # the button's contact
+    CLOSE = "close"  # the button's contact closed
     OPEN = "open"
-    TIMER = "timer"  # the state's own time has passed
-    OFF = "off"  # the display's time has passed
+    TIMER = "timer"  # the time of the state is over
+    OFF = "off"  # the display time is over
     ROLL = "roll"  # a time step began while a code was shown
     SEED = "seed"  # the factory wrote a seed
     WRITE_FAILED = "write-failed"

@@ -1,9 +1,9 @@
-"""A token: chip, button, battery and clock, which `elapse` moves through time.
+"""A token: chip, button, battery and clock, which `elapse` advances in time.
 
 Rules:
-- Time is an argument, in whole milliseconds. No clock is read here.
-- Random choices come from a seeded generator. The only input and output is that of the memory.
-- The length of the time steps changes no result: the same calls at the same moments give the same events.
+- Time is an argument, in whole milliseconds. This module reads no clock.
+- Random choices use a seeded generator. Only the memory does input and output.
+- The length of the time steps changes no result: the same calls at the same times give the same events.
 - Events are recorded in order, and the caller fetches them. There are no callbacks.
 """
 
@@ -20,13 +20,13 @@ from token_sim.device.hardware import Hardware
 from token_sim.device.models import Profile
 from token_sim.device.states import Signal, State
 
-BOUNCE_MS = 3  # how long each bounce of a worn contact lasts
+BOUNCE_MS = 3  # the length of a bounce of a worn contact
 _TIMED = (Signal.TIMER, Signal.ROLL, Signal.OFF)  # the order of signals that are due at the same moment
 _BUSY = frozenset((State.BOOT, State.DEBOUNCE, State.HELD, State.COMMIT, State.COMPUTE, State.TYPING))
 
 
 class Device:
-    """One token. `elapse` lets time pass; `press` (or `close` and `open`) uses the button."""
+    """A token. `elapse` lets time pass; `press` (or `close` and `open`) uses the button."""
 
     def __init__(self, nvram: memory.Nvram, profile: Profile, hardware: Hardware, seed: int = 0) -> None:
         self.memory, self.profile, self.hardware = nvram, profile, hardware
@@ -63,10 +63,10 @@ class Device:
         events, self.chip.events = self.chip.events, []
         return events
 
-    # --- time. All is scheduled by age, since the world's time may jump, or stand still while the token ages.
+    # --- time. Events are scheduled by age, because the world's time may jump, or stop while the token ages.
 
     def elapse(self, ms: int, *, world: bool = True) -> None:
-        """Let `ms` milliseconds pass. With `world` false, only the token ages. Raises ValueError if `ms` < 0."""
+        """Let `ms` milliseconds pass. If `world` is false, only the token ages. Raises ValueError if `ms` < 0."""
         if ms < 0:
             raise ValueError("time must go forward")
         end = self.hardware.age + ms
@@ -76,7 +76,7 @@ class Device:
         self._advance_to(end, world)
 
     def next_due(self) -> int | None:
-        """Return the age (ms) of the next scheduled event; None if there is none."""
+        """Return the age (ms) of the next scheduled event, or None."""
         dues = [*self.chip.deadlines.values(), *(at for at, _ in self._contact_changes[:1])]
         if self.state is not State.DEAD:
             levels = (0,) if self._is_low_reported else (0, self.hardware.low_charge)
@@ -85,7 +85,7 @@ class Device:
         return min(dues, default=None)
 
     def next_change(self) -> int | None:
-        """Return the earlier of `next_due` and the age from which a press counts again."""
+        """Return `next_due`, or the age from which a press counts again, if that is earlier."""
         due = self.next_due()
         if self.chip.is_ready():
             return due
@@ -120,7 +120,7 @@ class Device:
     # --- faults
 
     def inject(self, fault: Fault, times: int | None = 1, number: int | None = None) -> None:
-        """Let `fault` happen now, or arm it for the next `times` occasions. Raises ValueError for an invalid number."""
+        """Let `fault` happen now, or arm it for `times` times. Raises ValueError for an invalid number."""
         if fault is Fault.SEGMENT:
             segment = 0 if number is None else number
             if not 0 <= segment < seven_segment.CELLS * 10 or segment % 10 >= len(seven_segment.SEGMENTS):
@@ -171,7 +171,7 @@ class Device:
         self.hardware.charge = min(self.hardware.charge, self.hardware.capacity * per_cent // 100)
 
     def visible_text(self) -> str:
-        """Return the text that a user sees on the display, with its broken segments."""
+        """Return the text on the display, read with its broken segments."""
         return seven_segment.read(self.lit_segments())
 
     def lit_segments(self) -> tuple[int, ...]:

@@ -1,1 +1,1 @@
-"""The factory: batches of tokens, and the seed files that a vendor ships with them."""
+"""The factory: batches of tokens, and seed files like those of a vendor."""

@@ -1,8 +1,8 @@
-"""The factory: tokens with serial numbers and seeds, and the file of seeds that the vendor ships with them.
+"""The factory: tokens with serial numbers and seeds, and a CSV file of seeds like that of a vendor.
 
 Rules:
 - A seed is stored only in the token file and in the seed file.
-- Both files are readable by their owner only.
+- Only the owner can read these files.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from token_sim.device.hardware import new_hardware
 from token_sim.device.models import Profile
 from token_sim.run.token_file import TokenFile
 
-MAKER = "SM"  # the maker's two characters in an OATH token identifier; these are not registered
+MAKER = "SM"  # the maker's two characters in an OATH token identifier, not registered
 SEED_BYTES = {"SHA1": 20, "SHA256": 32, "SHA512": 64}  # RFC 4226 §4 R6; RFC 6238 appendix B
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewToken:
-    """One new token, for its file and for the seed file."""
+    """The data of a new token, for its file and for the seed file."""
 
     serial: str
     slot: memory.Slot = field(repr=False)
@@ -38,7 +38,7 @@ class NewToken:
         return ",".join(line if slot.algorithm == "SHA1" else [*line, slot.algorithm])
 
     def to_doc(self, *, with_seed: bool) -> dict[str, Any]:
-        """Return the token's data for JSON; the seed only if `with_seed`."""
+        """Return the token's data for JSON, with the seed if `with_seed` is true."""
         slot = self.slot
         moving = {"counter": self.counter} if slot.kind == "hotp" else {"period": slot.period}
         seed = {"seed": slot.key.hex()} if with_seed else {}
@@ -68,7 +68,7 @@ def new_slot(
     period: int | None = None,
     key: bytes | None = None,
 ) -> memory.Slot:
-    """Return a slot with the profile's values, except for those given. Without `key`, the seed is random."""
+    """Return a slot with the given values, or those of the profile. Without `key`, the seed is random."""
     algorithm = algorithm or profile.algorithm
     return memory.Slot(
         kind=kind or profile.kind,
@@ -81,7 +81,7 @@ def new_slot(
 
 
 def token_text(profile: Profile, seeded: list[NewToken], now: int) -> str:
-    """Return the file of one token, with a seed in each of the first slots; its clock is right at `now` (Unix ms)."""
+    """Return the token file of a token with these seeds in its first slots. Its clock is correct at `now` (Unix ms)."""
     spare = profile.slots - len(seeded)
     slots = (*(token.slot for token in seeded), *[None] * spare)
     image = memory.build(seeded[0].serial, slots, (*(token.counter for token in seeded), *[0] * spare))
@@ -94,9 +94,9 @@ def batch(profile: Profile, count: int, first: int, **slot: Any) -> list[NewToke
 
 
 def write_batch(folder: str, profile: Profile, tokens: list[NewToken], now: int) -> list[str]:
-    """Write `SERIAL.token` for each token into `folder` and return the paths. Raises FileExistsError.
+    """Write `SERIAL.token` for each token into `folder`, and return the paths. Raises FileExistsError.
 
-    The files are not synced one by one: after a crash, the user makes the batch again.
+    The files are not synced: after a crash, the user makes the batch again.
     """
     os.makedirs(folder, mode=0o700, exist_ok=True)
     paths = [os.path.join(folder, f"{token.serial}.token") for token in tokens]
@@ -107,5 +107,5 @@ def write_batch(folder: str, profile: Profile, tokens: list[NewToken], now: int)
 
 
 def csv_seeds(tokens: list[NewToken]) -> str:
-    """Return the seed file in the CSV form."""
+    """Return the seed file in CSV."""
     return "".join(token.csv() + "\n" for token in tokens)

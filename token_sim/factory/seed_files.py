@@ -1,4 +1,4 @@
-"""Seed files of RFC 6030 (PSKC), as vendors ship them: in the clear, or encrypted with AES under a transport key.
+"""Seed files of RFC 6030 (PSKC), like those of vendors: without encryption, or with AES under a transport key.
 
 Rules:
 - The transport key is never stored in the file that it decrypts.
@@ -33,7 +33,7 @@ def pskc_seeds(tokens: list[NewToken], key: bytes | None = None) -> bytes:
     Raises MissingPskc.
     """
     try:
-        from pskc import PSKC  # imported here, since it is an extra, and slow to load
+        from pskc import PSKC  # imported here, because it is an extra, and slow to load
     except ImportError:
         raise MissingPskc(missing("python-pskc")) from None
     document: Any = PSKC()

@@ -1,1 +1,1 @@
-"""A token alive: the simulation, its loop in real time, its owner's socket and its file."""
+"""A running token: the simulation, its loop in real time, the owner's socket, and the token file."""

@@ -1,8 +1,8 @@
-"""The control socket of a running token: a Unix socket, with one JSON document a line in both directions.
+"""The control socket of a running token: a Unix socket, with one JSON document per line in both directions.
 
 Rules:
-- Only the token's owner and root get an answer: the mode of the socket is 0600, and the peer's uid is checked.
-- A request is answered by exactly one line, `{"ok": true, …}` or `{"ok": false, "error": …}`.
+- Only the token's owner and root receive answers: the mode of the socket is 0600, and the peer's uid is checked.
+- The answer to a request is exactly one line, `{"ok": true, …}` or `{"ok": false, "error": …}`.
 - The socket is separate from the ports, and no answer contains a seed.
 """
 
@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-LONGEST = 64 * 1024  # bytes a line
+LONGEST = 64 * 1024  # bytes per line
 TIMEOUT = 10.0  # seconds, for an answer
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 
@@ -36,7 +36,7 @@ class Control:
     """The server's end, without a thread: the caller waits for `descriptors`, then calls `serve`."""
 
     def __init__(self, path: str) -> None:
-        """Listen on `path`. A socket left by a crash is replaced, so the caller must hold the token's lock."""
+        """Listen on `path`, and replace a socket left by a crash. The caller must hold the token's lock."""
         self._path = path
         self._clients: dict[socket.socket, bytearray] = {}
         with contextlib.suppress(FileNotFoundError):
@@ -63,7 +63,7 @@ class Control:
         return [self._listener.fileno(), *(client.fileno() for client in self._clients)]
 
     def serve(self, answer: Callable[[Request], Request]) -> None:
-        """Answer every complete request. `answer` raises ValueError for an invalid one."""
+        """Answer every complete request. `answer` raises ValueError for an invalid request."""
         self._accept()
         for client, buffer in list(self._clients.items()):
             try:
@@ -102,7 +102,7 @@ def _answered(line: bytes, answer: Callable[[Request], Request]) -> Request:
     try:
         request = json.loads(line)
         if not isinstance(request, dict):
-            raise ValueError("a request is a JSON object")
+            raise ValueError("a request must be a JSON object")
         return {"ok": True, **answer(request)}
     except ValueError as error:  # also the errors of JSON and UTF-8, and BadRequest
         return {"ok": False, "error": str(error)}

@@ -1,9 +1,9 @@
-"""A token in real time: the loop that serves its ports, its owner, its clock and its button.
+"""The loop that runs a token in real time: it serves the ports, the owner's socket, the clock and the button.
 
 Rules:
 - There is one thread. A signal handler only increments a counter, which `step` reads.
 - In each step, the token's time is advanced before input is processed.
-- However the loop ends, links and sockets are removed, and the token file is complete.
+- `close` removes links and sockets.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from token_sim.run.simulation import Simulation
 from token_sim.wire.bad_line import Line
 from token_sim.wire.pty import Transport
 
-POLL_S = 0.02  # seconds between two checks of a port without a client, as no event announces a client
-LONGEST_BACKLOG = 64 * 1024  # bytes for a client that does not read; beyond that they are dropped, as on a real line
+POLL_S = 0.02  # seconds between two checks of a port without a client, because no event reports a new client
+LONGEST_BACKLOG = 64 * 1024  # bytes for a client that does not read; a longer backlog is dropped, as on a real line
 
 
 class Runner:
-    """The loop. `speed` is the number of the token's seconds in a real second."""
+    """The loop. `speed` is the number of token seconds per real second."""
 
     def __init__(
         self, simulation: Simulation, transports: list[Transport], control: Control | None = None, speed: float = 1.0
@@ -36,10 +36,10 @@ class Runner:
         self.requested_presses = 0  # presses that a signal requested
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._last = time.monotonic()
-        self._lag_ms = 0.0  # ms of the token's time that has not passed for it yet: less than one after each step
+        self._lag_ms = 0.0  # the token's delay behind real time, in ms: less than 1 after each step
 
     def step(self, timeout: float = POLL_S) -> None:
-        """Wait for at most `timeout` seconds, and process what has arrived."""
+        """Wait for at most `timeout` seconds, and process all input."""
         readable = [fd for transport, _, _ in self.ports for fd in transport.descriptors()]
         if self.control is not None:
             readable += self.control.descriptors()
@@ -66,13 +66,13 @@ class Runner:
             self.control.close()
 
     def call(self, function: Callable[[], Any], timeout: float = 30.0) -> Any:
-        """Have the thread of the loop call `function` between two steps, and return its result or raise its error."""
+        """Run `function` in the thread of the loop, between two steps. Return its result, or raise its error."""
         outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
         def run() -> None:
             try:
                 outcome.put((function(), None))
-            except Exception as error:  # raised in the thread that called
+            except Exception as error:  # raised again in the caller's thread
                 outcome.put((None, error))
 
         self._calls.put(run)

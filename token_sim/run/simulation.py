@@ -1,7 +1,7 @@
 """The simulation of one token: the device, the lines to it, and the commands of its owner.
 
 Rules:
-- Time is an argument. Nothing here waits, and no result depends on the kind of port.
+- Time is an argument. No function waits, and no result depends on the kind of port.
 - The owner's commands (faults, time, snapshots, the oracle) use `command`. No line accepts them.
 - No reply contains a seed.
 - The same token, seed and calls give the same log, byte for byte.
@@ -32,11 +32,11 @@ Request = dict[str, Any]
 
 
 class BadRequest(ValueError):
-    """The command is invalid. The message says what is valid."""
+    """The command is invalid. The message states the requirement."""
 
 
 class Simulation:
-    """One token and its lines. `file` is the file that the token was opened from."""
+    """A token and its lines. `file` is the token file. For a token in memory, the path of `file` is empty."""
 
     def __init__(self, device: Device, file: TokenFile, seed: int = 0) -> None:
         self.device, self.file = device, file
@@ -47,12 +47,12 @@ class Simulation:
 
     @classmethod
     def of_file(cls, file: TokenFile, seed: int = 0) -> Simulation:
-        """Return the simulation of the token in `file`, which its writes go to."""
+        """Return the simulation of the token in `file`. The token writes its memory to that file."""
         return cls(Device(file, file.profile, file.hardware, seed), file, seed)
 
     @classmethod
     def in_memory(cls, image: bytes, profile: Profile, now: int, seed: int = 0) -> Simulation:
-        """Return the simulation of a token without a file, whose clock is right at `now` (Unix ms)."""
+        """Return the simulation of a token without a file. Its clock is correct at `now` (Unix ms)."""
         hardware = new_hardware(profile, now)
         file = TokenFile("", profile, image, hardware)
         return cls(Device(Ram(image), profile, hardware, seed), file, seed)
@@ -71,12 +71,12 @@ class Simulation:
         self._deliver_events()
 
     def elapse(self, ms: int, *, world: bool = True) -> None:
-        """Let `ms` milliseconds pass. With `world` false, only the token ages."""
+        """Let `ms` milliseconds pass. If `world` is false, only the token ages."""
         self.device.elapse(ms, world=world)
         self._deliver_events()
 
     def take_output(self, line: Line) -> bytes:
-        """Return the output of `line` since the last call, or nothing while it is delayed."""
+        """Return the output of `line` since the last call, or b"" while it is delayed."""
         out = line.take_output(self.device.hardware.age)
         for text in out.splitlines():
             self._log_text(self._log_prefix(">", line), text.decode("ascii", "backslashreplace"))
@@ -136,7 +136,7 @@ class Simulation:
     def _fault(self, request: Request) -> Request:
         times, number = request.get("times", 1), request.get("number")
         if not (times is None or (type(times) is int and times >= 1)) or not (number is None or type(number) is int):
-            raise BadRequest("times must be 1 or more, and number an integer")
+            raise BadRequest("times must be 1 or more, and number must be an integer")
         self.device.inject(_fault_in(request), times, number)
         return {"faults": self.faults()}
 
@@ -152,12 +152,12 @@ class Simulation:
         return {"snapshot": to}
 
     def _restore(self, request: Request) -> Request:
-        """Load memory, charge and clock error of a snapshot. This makes a clone. The world's time is unchanged."""
+        """Load memory, charge and clock error of a snapshot, which makes a clone. The world's time is unchanged."""
         path = str(request["from"])
         with open(path, encoding="utf-8") as stream:
             old = TokenFile.parse(path, stream.read())
         if old.profile is not self.device.profile or len(old.read()) != len(self.device.memory.read()):
-            raise BadRequest(f"{path} is a {old.profile.name} token, and this is a {self.device.profile.name} one")
+            raise BadRequest(f"{path} is a {old.profile.name} token, and this is a {self.device.profile.name} token")
         self.device.restore(old.read(), old.hardware)
         return self.oracle()
 
@@ -180,7 +180,7 @@ class Simulation:
         return armed
 
     def oracle(self, _: Request | None = None) -> Request:
-        """Return what a client cannot see: true counters, true time, the last code shown. There is no seed in it."""
+        """Return the hidden state: true counters, true time, the last code shown, but no seed."""
         device = self.device
         try:
             counters = list(load(device.memory.read()).counters)
@@ -205,7 +205,7 @@ class Simulation:
 
 
 def show_time(ms: int) -> str:
-    """Return a moment in UTC to the millisecond, in a fixed width."""
+    """Return a time (Unix ms) as text in UTC with milliseconds, in a fixed width."""
     seconds, rest = divmod(ms, 1000)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}.{rest:03d}"
 
@@ -237,4 +237,5 @@ _COMMANDS: dict[str, Callable[[Simulation, Request], Request | None]] = {
     "plug": Simulation._plug,
     "log": Simulation._log,
 }
-AT_REST = frozenset(("advance", "fault", "clear", "snapshot", "restore", "oracle"))  # these need no running token
+# Commands that also work on the file of a token that is not running.
+AT_REST = frozenset(("advance", "fault", "clear", "snapshot", "restore", "oracle"))

@@ -2,13 +2,14 @@
 
 Rules:
 - A write is durable when it returns: it syncs a temporary file, renames it over the old file, and syncs the folder.
-- A reader sees the old token or the new one. A write that fails leaves the old one, in memory too.
-- The token's memory has its own checksums. A flipped bit in it makes the token's self-test fail.
-- One process at a time holds a token, by a lock on `FILE.lock`.
+- A reader sees the old token or the new token. A failed write keeps the old token, in memory too.
+- The token's memory has its own checksums. A flipped bit in the memory makes the token's self-test fail.
+- A lock on `FILE.lock` ensures that only one process uses a token.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -24,11 +25,11 @@ _HARDWARE = {field.name for field in fields(Hardware)}
 
 
 class TokenFileError(Exception):
-    """The token cannot be used. The message says why, and what to do."""
+    """The token cannot be used. The message gives the reason and the remedy."""
 
 
 class TokenFile:
-    """An open token. It is also the memory (memory.Nvram) that the device writes to."""
+    """An open token file. It implements memory.Nvram, to which the device writes."""
 
     def __init__(self, path: str, profile: Profile, image: bytes, hardware: Hardware) -> None:
         self.path, self.profile, self.hardware = path, profile, hardware
@@ -95,7 +96,7 @@ class TokenFile:
 
 
 def write_durably(path: str, data: bytes) -> None:
-    """Replace the file at `path` (mode 0600), so that a crash leaves the old file or the new one."""
+    """Replace the file at `path` (mode 0600), so that a crash leaves the old file or the new file."""
     folder = os.path.dirname(path) or "."
     temporary = f"{path}.new"
     try:
@@ -119,7 +120,7 @@ def write_durably(path: str, data: bytes) -> None:
 def _open_beside(path: str, name: str, flags: int) -> int:
     """Open or create `name`, an auxiliary file beside `path`.
 
-    If the folder does not allow that, the error names `path`, which is the name that the user gave.
+    If the folder does not allow that, the error names `path`, because the user gave that name.
     """
     try:
         return os.open(name, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -130,7 +131,7 @@ def _open_beside(path: str, name: str, flags: int) -> int:
 
 
 def _lock(path: str) -> int:
-    """Create and lock `path`.lock. Its holder unlinks it, so the locked file may be unlinked: then try again."""
+    """Create and lock `path`.lock. Try again if the last holder has unlinked the locked file meanwhile."""
     name = f"{path}.lock"
     while True:
         lock = _open_beside(path, name, os.O_RDWR)
@@ -140,12 +141,13 @@ def _lock(path: str) -> int:
                 return lock
         except BlockingIOError as error:
             os.close(lock)
-            raise TokenFileError(f"{path} is running already (stop the other 'token-sim run' first)") from error
+            raise TokenFileError(f"{path} is already in use (stop the other 'token-sim run' first)") from error
         except FileNotFoundError:
             pass
         os.close(lock)
 
 
 def _unlock(path: str, lock: int) -> None:
-    os.unlink(f"{path}.lock")
+    with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+        os.unlink(f"{path}.lock")
     os.close(lock)

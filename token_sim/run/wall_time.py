@@ -1,4 +1,4 @@
-"""The host's clock, and spans of time as people write them: 90d, 36h, 1h30m, 250ms."""
+"""The host's clock, and spans of time in text: 90d, 36h, 1h30m, 250ms."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def now_ms() -> int:
 
 
 def parse_span(text: str) -> int:
-    """Return whole milliseconds, at most 100 years. Raises ValueError for text that is not numbers with units."""
+    """Return a span in milliseconds, at most 100 years. Raises ValueError unless the text is numbers with units."""
     if not re.fullmatch(f"(?:{_PART})+", text, re.ASCII):
         raise ValueError(f"'{text[:40]}' is not a span of time (write 90d, 36h, 1h30m, 45s or 250ms)")
     span = sum(int(number) * UNITS[unit] for number, unit in re.findall(_PART, text))
@@ -27,7 +27,7 @@ def parse_span(text: str) -> int:
 
 
 def show_span(ms: int) -> str:
-    """Return the largest two units of `ms`, for users: 3d4h, 1m5s, 250ms."""
+    """Return a span as text in its largest two units, for users: 3d4h, 1m5s, 250ms."""
     if abs(ms) < UNITS["s"]:
         return f"{ms}ms"
     sign, left, parts = "-" if ms < 0 else "", abs(ms), []

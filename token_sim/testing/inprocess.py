@@ -1,7 +1,7 @@
 """Tokens inside this process, for `token://NAME`: with virtual time, without a thread or a port.
 
 Rules:
-- Time passes only during a read. The read advances the token's time until output comes or the timeout is reached.
+- Time passes only during a read. The read advances the token's time until there is output or the timeout is reached.
 - In real time, every read returns at once.
 """
 
@@ -39,8 +39,8 @@ _PUBLISHED: dict[str, PublishedToken] = {}
 
 
 def publish(name: str, simulation: Simulation) -> str:
-    """Make `simulation` reachable in this process, and return its URL."""
-    import serial  # imported here, since it is an extra
+    """Register `simulation` under `name` in this process, and return its URL."""
+    import serial  # imported here, because it is an extra
 
     if _HANDLERS not in serial.protocol_handler_packages:
         serial.protocol_handler_packages.append(_HANDLERS)
@@ -49,10 +49,10 @@ def publish(name: str, simulation: Simulation) -> str:
 
 
 def withdraw(name: str) -> None:
-    """Make the token under `name` unreachable."""
+    """Remove the token that is registered under `name`."""
     _PUBLISHED.pop(name.lower(), None)
 
 
 def find(name: str) -> PublishedToken | None:
-    """Return the token that is published under `name`."""
+    """Return the token that is registered under `name`, or None."""
     return _PUBLISHED.get(name.lower())

@@ -1,9 +1,9 @@
-"""A token for tests: it has a port and a thread that serves it, and the test can use the owner's commands.
+"""A token for tests, with a port, a thread that serves the port, and the owner's commands.
 
 Rules:
 - Every call runs in the serving thread, between two steps.
-- Waiting for the token is virtual: the call advances the token's time, and never sleeps. So the world's time of the
-  token is ahead of the host's clock.
+- Waiting is virtual: the call advances the token's time, and never sleeps. The token's world time is therefore ahead
+  of the host's clock.
 - `close` ends the thread and removes the port.
 """
 
@@ -97,12 +97,12 @@ class LiveToken:
         self.command("clear", name=name)
 
     def oracle(self) -> dict[str, Any]:
-        """Return what a verifier cannot see: the true counter, the true time and the last code."""
+        """Return the hidden state: the true counter, the true time and the last code."""
         return self.command("oracle")
 
     def unplug(self) -> None:
         self.command("unplug")
-        self._runner.call(lambda: None)  # returns after a whole step of the loop, so the port is gone
+        self._runner.call(lambda: None)  # returns after a step of the loop, which has removed the port
 
     def plug(self) -> None:
         self.command("plug")
@@ -132,7 +132,7 @@ class LiveToken:
             due = device.next_change()
             idle = not device.is_busy and device.state in (State.ASLEEP, State.DISPLAY, State.ERROR)
             if device.hardware.age > end:
-                raise NoCode(f"token {self.serial} shows no code however often it is pressed: it is {device.state}")
+                raise NoCode(f"token {self.serial} shows no code after repeated presses: it is {device.state}")
             if idle and (device.state is not State.DISPLAY or device.profile.lit_press != "same"):
                 errors += device.state is State.ERROR
                 self._simulation.command({"do": "press", "ms": ms})

@@ -1,7 +1,7 @@
 """A serial line with faults: noise, lost and doubled bytes, delays, the wrong speed.
 
 Rules:
-- There is no input or output here, and random choices come from a seeded generator.
+- The module does no input or output. Random choices use a seeded generator.
 - A line without faults passes every byte unchanged.
 """
 
@@ -18,7 +18,7 @@ DEFAULT_STALL_MS = 1_000
 
 
 class Line:
-    """A session and the line to it. `receive` passes input on, and `take_output` returns the output at an age (ms)."""
+    """A session and the line to it. `receive` passes input on, and `take_output` returns output."""
 
     def __init__(self, session: Session, faults: Faults, seed: int = 0) -> None:
         self.session = session
@@ -40,7 +40,7 @@ class Line:
         self.session.notify(event)
 
     def take_output(self, age: int) -> bytes:
-        """Return the output since the last call, or nothing while it is delayed."""
+        """Return the output since the last call, or b"" while it is delayed. `age` is the hardware's (ms)."""
         out = self._distort(self.session.take_output())
         if out and self._stalled_until is None and self._faults.trigger(Fault.LINE_STALL):
             self._stalled_until = age + self._faults.number(Fault.LINE_STALL, DEFAULT_STALL_MS)
@@ -64,15 +64,15 @@ class Line:
         return data
 
     def _is_hit(self, fault: Fault) -> bool:
-        """Return True if `fault` changes the present byte, by its share of the bytes."""
+        """Return True if `fault` changes this byte. The fault's number is its probability in per cent."""
         return self._random.randrange(100) < self._faults.number(fault, DEFAULT_PER_CENT)
 
 
 def at_double_speed(data: bytes) -> bytes:
-    """Return what a receiver at twice the sender's speed reads for `data`.
+    """Return the bytes that a receiver at twice the sender's speed reads for `data`.
 
-    It samples each bit of 8N1 twice, and treats every fall from idle as a start bit. So it reads about two bytes for
-    one, and they are nearly always wrong.
+    The receiver samples each bit of 8N1 twice, and treats every fall from idle as a start bit. Therefore it reads about
+    two bytes for each byte, nearly all of them wrong.
     """
     samples: list[int] = []
     for byte in data:

@@ -1,11 +1,11 @@
-"""The protocol: it turns bytes of input into replies and events, without input or output of its own.
+"""The protocol: it turns bytes of input into replies and events, and does no input or output itself.
 
 Rules:
-- A request is one line of at most 128 bytes of printable ASCII, ended by CR, LF or both. An empty line is ignored.
-- A reply is `key=value` lines, then exactly one `OK` or `ERR n NAME`. An event is one line that starts with `+`.
-- After any input, in chunks of any size, the next line is parsed afresh.
+- A request is a line of at most 128 bytes of printable ASCII, ended by CR, LF or both. An empty line is ignored.
+- A reply is `key=value` lines, then exactly one `OK` or `ERR n NAME`. An event is a line that starts with `+`.
+- Invalid input, in chunks of any size, does not affect the next line.
 - Typed characters never appear inside a reply: replies are held until the typing ends.
-- No request reads a seed. A request changes only what a user with the token in hand can change.
+- No request reads a seed. A request changes only state that a user with the token in hand can change.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from token_sim.device.token import Device
 MAX_REQUEST = 128  # bytes, without the end of the line
 LONGEST_PRESS = 60_000  # ms
 EOL = b"\r\n"
-_BACKSPACES = b"\b\x7f"  # for users who type in miniterm
+_BACKSPACES = b"\b\x7f"  # of users who type in miniterm
 
 ERRORS = {"UNKNOWN": 1, "ARGUMENT": 2, "TOO-LONG": 3, "NOT-TEXT": 4, "BUSY": 5, "DEAD": 6, "BLANK": 7, "IN-USE": 8}
 
 
 class Refusal(Exception):
-    """The request is answered with ERR and the name in the argument, which is one of ERRORS."""
+    """The request is refused. The argument is the name of an error in ERRORS."""
 
 
 class Session:
-    """The device's end of one line. `receive` accepts input, `notify` events, and `take_output` returns the output."""
+    """The device's end of a line. `receive` accepts input, `notify` accepts events, `take_output` returns output."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -76,7 +76,7 @@ class Session:
         return out
 
     def take_requests(self) -> list[str]:
-        """Return the requests since the last call, for a log."""
+        """Return the requests since the last call, for the log."""
         requests, self._requests = self._requests, []
         return requests
 
@@ -179,11 +179,11 @@ class Session:
 
 
 _VERBS: dict[str, tuple[int, str, Callable[[Session, list[str]], list[str]]]] = {
-    # verb: maximum of arguments, text of HELP, method
+    # verb: (maximum number of arguments, text of HELP, method)
     "*IDN?": (0, "maker, model, serial number and version", Session._identity),
     "*RST": (0, "remove the battery and put it back", Session._reset),
     "*TST?": (0, "self-test", Session._self_test),
-    "SYST:ERR?": (0, "the oldest error that was not read yet", Session._error),
+    "SYST:ERR?": (0, "the oldest unread error", Session._error),
     "PRESS": (1, "press the button (argument: milliseconds)", Session._press),
     "DISP?": (0, "the text on the display", Session._display),
     "BATT?": (0, "level and state of the battery", Session._battery),

@@ -1,10 +1,10 @@
-"""The interface of a port (transport), and its first implementation: a pseudo-terminal.
+"""The interface of a port (transport), and a port on a pseudo-terminal.
 
 Rules:
-- There is one client at a time. Each new client gets a reset line.
-- Output without a client is dropped, as on a real port.
-- A pseudo-terminal is raw before its path is published, and again after a client leaves.
-- `close` removes the link that was published.
+- A port has one client at a time. The line is reset for each new client.
+- Without a client, output is dropped, as on a real port.
+- A pseudo-terminal is set to raw mode before its link is created, and after each client disconnects.
+- `close` removes the link.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Protocol
 
 
 class Transport(Protocol):
-    """One port. `read` and `write` never block, and `write` returns the number of bytes that it accepted.
+    """A port. `read` and `write` never block. `write` returns the number of accepted bytes.
 
     `take_new_client` returns True once for each new client.
     """
@@ -69,7 +69,7 @@ class Pty:
             _publish(self._name, self._link)
 
     def unplug(self) -> None:
-        """Disappear as a USB device does: the path is removed, and a client that has it open gets an error."""
+        """Remove the path, like an unplugged USB device. A client that has the port open receives an error."""
         if self._master is None:
             return
         if self._link is not None:
@@ -83,7 +83,7 @@ class Pty:
     close = unplug
 
     def descriptors(self) -> list[int]:
-        """Return the master if there is a client. Without a client, `select` would return at once, for a hang-up."""
+        """Return the master if there is a client. Without a client, `select` would return at once: it is hung up."""
         self._update_client()
         return [self._master] if self._master is not None and self._has_client else []
 
@@ -115,7 +115,10 @@ class Pty:
             return 0
 
     def _update_client(self) -> None:
-        """Detect whether there is a client. Unread input counts as one, as `echo PRESS > port` leaves it behind."""
+        """Detect whether there is a client.
+
+        Unread input counts as a client, because `echo PRESS > port` writes and disconnects at once.
+        """
         if self._master is None:
             return
         poll = select.poll()
@@ -131,13 +134,13 @@ class Pty:
         self._has_client = has_client
 
     def _make_raw(self) -> None:
-        """Undo the terminal settings of the last client."""
+        """Set the terminal to raw mode again, if the last client changed it."""
         assert self._master is not None
         if termios.tcgetattr(self._master) != self._raw_settings:
             termios.tcsetattr(self._master, termios.TCSANOW, self._raw_settings)
 
     def _drop_unread(self) -> None:
-        """Drop output that the last client did not read. Only the slave end can flush it."""
+        """Drop output that the last client did not read. Only the slave end can do this."""
         with contextlib.suppress(OSError, termios.error):
             slave = os.open(self._name, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
             try:
@@ -147,14 +150,14 @@ class Pty:
 
 
 def _publish(target: str, link: str) -> None:
-    """Make `link` point to `target` atomically. It may replace a symbolic link, and no other kind of file."""
+    """Make `link` point to `target` atomically. Replace a symbolic link, but no other kind of file."""
     if os.path.lexists(link) and not os.path.islink(link):
-        raise FileExistsError(errno.EEXIST, "is in the way", link)
+        raise FileExistsError(errno.EEXIST, "exists and is not a symbolic link (choose another path)", link)
     temporary = f"{link}.new"
     try:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         os.symlink(target, temporary)
         os.rename(temporary, link)
-    except OSError as error:  # the error names the pseudo-terminal; the user chose the link
+    except OSError as error:  # this error names the pseudo-terminal, but the user needs the name of the link
         raise OSError(error.errno, error.strerror, link) from error

@@ -1,9 +1,9 @@
-"""A line over TCP: bare, for `socket://`, or with the telnet of RFC 2217, for `rfc2217://`.
+"""A port over TCP: raw bytes for `socket://`, or telnet with RFC 2217 for `rfc2217://`.
 
 Rules:
-- It listens on loopback only.
-- There is one client at a time. A second client gets `ERR 8 IN-USE`, and its connection is closed.
-- Invalid input from a client closes its own connection, and has no other effect.
+- The port listens on loopback only.
+- It has one client at a time. A second client receives `ERR 8 IN-USE`, and its connection is closed.
+- Invalid telnet from a client closes that client's connection only.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ LOOPBACK = "127.0.0.1"
 IN_USE = f"ERR {ERRORS['IN-USE']} IN-USE".encode() + EOL
 
 LINGER_S = 1.0  # seconds until a refused client is disconnected, unless it sends or disconnects first
-MAX_REFUSED = 8  # refused clients whose connection is still open
+MAX_REFUSED = 8  # open connections of refused clients
 
 
 class Tcp:
-    """A listening port (0: any free port), which stays the same when it is plugged in again. `modem`: use RFC 2217."""
+    """A listening port (0: any free port), with the same number after unplug and plug. With `modem`, use RFC 2217."""
 
     def __init__(self, port: int = 0, modem: Device | None = None) -> None:
         self._port, self._modem = port, modem
@@ -85,7 +85,7 @@ class Tcp:
                 return self._client.send(data)
             pending = self._telnet.encode(data)
             del pending[: self._client.send(pending)]
-            return len(data)  # the rest is in the telnet's own buffer
+            return len(data)  # the rest is in the buffer of Telnet
         except BlockingIOError:
             return 0 if self._telnet is None else len(data)
         except OSError:
@@ -107,7 +107,7 @@ class Tcp:
             self._telnet = None if self._modem is None else Telnet(self._modem)
 
     def _refuse(self, client: socket.socket) -> None:
-        """Send the reason. `_close_refused` repeats it, as pyserial drops input that arrives during its `open`."""
+        """Send the reason. `_close_refused` repeats it, because pyserial drops input that arrives during its `open`."""
         with contextlib.suppress(OSError):
             client.send(IN_USE)
         self._refused_clients.append((client, time.monotonic() + LINGER_S))
@@ -115,13 +115,13 @@ class Tcp:
             self._refused_clients.pop(0)[0].close()
 
     def _close_refused(self) -> None:
-        """Close the connections of refused clients that disconnected or whose time is over; answer those that send."""
+        """Answer refused clients that send. Close connections that ended, or that are older than LINGER_S."""
         for refused in list(self._refused_clients):
             client, until = refused
             try:
                 if client.recv(4096):
                     client.send(IN_USE)
-                    client.shutdown(socket.SHUT_WR)  # close() with unread bytes would discard the answer
+                    client.shutdown(socket.SHUT_WR)  # close() with unread input would discard the answer
                     continue
             except BlockingIOError:
                 if time.monotonic() < until:
@@ -139,28 +139,28 @@ class Tcp:
 
 
 def need_rfc2217() -> None:
-    """Raise ImportError if pyserial is missing, so that the port fails at the start and not at the first client."""
+    """Raise ImportError if pyserial is missing, so that `run` fails at the start instead of at the first client."""
     import serial.rfc2217  # noqa: F401
 
 
 class NotTelnet(Exception):
-    """The input is not valid telnet by RFC 2217."""
+    """The input is not valid telnet (RFC 2217)."""
 
 
 class Telnet:
     """The server's half of RFC 2217: pyserial's PortManager, which negotiates settings and modem lines."""
 
-    LONGEST = 64 * 1024  # bytes that wait for a client which does not read
+    LONGEST = 64 * 1024  # bytes of output for a client that does not read
 
     def __init__(self, device: Device) -> None:
-        from serial.rfc2217 import PortManager  # imported here, since it is an extra, and slow to load
+        from serial.rfc2217 import PortManager  # imported here, because it is an extra, and slow to load
 
         self._out = bytearray()
-        # Its type hints require serial.Serial twice. It uses only what Modem and `write` provide.
+        # PortManager's type hints require serial.Serial twice, but it uses only the methods of Modem and `write`.
         self._manager = PortManager(cast(Any, Modem(device)), cast(Any, self))
 
     def write(self, data: bytes) -> None:
-        """Queue bytes that the manager itself sends."""
+        """Queue bytes that PortManager sends."""
         self._out += data
 
     def decode(self, data: bytes) -> bytes:
@@ -171,7 +171,7 @@ class Telnet:
             raise NotTelnet from error
 
     def encode(self, data: bytes) -> bytearray:
-        """Add `data` to the output, and return the buffer with all of it."""
+        """Add `data` to the output, and return the output buffer."""
         self._manager.check_modem_lines()
         self._out += b"".join(self._manager.escape(data))
         if len(self._out) > self.LONGEST:
@@ -180,7 +180,7 @@ class Telnet:
 
 
 class Modem:
-    """The settings that a client makes, which have no effect, and the modem lines that the device drives."""
+    """The client's settings, which have no effect, and the modem lines of the device."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
