@@ -1,9 +1,11 @@
 """Look up advisories on the packages that the tests and the extras use: `make audit`.
 
-pip-audit asks the package index for the advisories on every pin of both locks in tests/. It skips a pin that it cannot
-look up, and reports no finding for it. This program reports such a pin as an error.
+pip-audit asks the package index for advisories on every pin of both lock files in tests/. It silently skips a pin that
+it cannot look up. This program reports such a pin as an error.
 
-python -m tests.audit PIP-AUDIT        exit status 0: no advisory, 1: advisories, 3: a look-up failed
+python -m tests.audit PIP-AUDIT
+
+The exit status is 0 if there is no advisory, 1 if there are advisories, and 3 if a look-up failed.
 """
 
 from __future__ import annotations
@@ -15,19 +17,19 @@ from typing import Any
 
 from tests.site import TREE
 
-CLEAN, KNOWN, OUT_OF_REACH = 0, 1, 3
+CLEAN, KNOWN, UNAVAILABLE = 0, 1, 3
 LOCKS = ("requirements.txt", "requirements-fuzz.txt")
 OPTIONS = ("--require-hashes", "--disable-pip", "--progress-spinner=off", "--format=json")
 
 
 def judge(text: str) -> tuple[int, list[str]]:
-    """Return the exit status for pip-audit's JSON, and the lines to print. Other output means an unreachable index."""
+    """Return the exit status for pip-audit's JSON, and the lines to print. Other output means that pip-audit failed."""
     try:
         pins: list[dict[str, Any]] = json.loads(text)["dependencies"]
     except (ValueError, KeyError, TypeError):
-        return OUT_OF_REACH, ["pip-audit came to no result: the advisories are out of reach"]
+        return UNAVAILABLE, ["pip-audit failed: no advisories were looked up (check the network and the package index)"]
     known = [
-        f"{pin['name']} {pin['version']}: {found['id']}, mended in {', '.join(found['fix_versions']) or 'no version'}"
+        f"{pin['name']} {pin['version']}: {found['id']}, fixed in {', '.join(found['fix_versions']) or 'no version'}"
         for pin in pins
         for found in pin.get("vulns", ())
     ]
@@ -36,11 +38,12 @@ def judge(text: str) -> tuple[int, list[str]]:
     if known:
         return KNOWN, [*known, looked_up]
     if unknown or not pins:
-        return OUT_OF_REACH, [f"{looked_up}: the index that is asked here has none to tell; ask where it has"]
+        return UNAVAILABLE, [f"{looked_up}: the package index publishes no advisories (use PyPI)"]
     return CLEAN, [looked_up]
 
 
 def main(program: str) -> int:
+    """Run pip-audit on the lock files, print the result, and return the exit status."""
     locks = [word for name in LOCKS for word in ("-r", TREE / "tests" / name)]
     done = subprocess.run([program, *locks, *OPTIONS], capture_output=True, text=True, check=False)
     status, lines = judge(done.stdout)

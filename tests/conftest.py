@@ -1,4 +1,4 @@
-"""Set-up of all tests: they change nothing of the host, and end every process that they start."""
+"""Set-up and fixtures of all tests. Tests do not change the host, and end every process that they start."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tests import isolation, pamlog
 from tests.relay_kit import Bench
 from tests.site import Site
 
-# A shell starts background jobs with SIGINT ignored, and nohup starts programs with SIGHUP ignored. Their children
-# inherit that.
+# Background jobs of a shell ignore SIGINT, and programs started by nohup ignore SIGHUP. Child processes would inherit
+# that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Isolate the suite, before there are threads. Other processes inherit it."""
+    """Isolate the suite, before it has threads. Child processes inherit the isolation."""
     inherited = hasattr(session.config, "workerinput")  # xdist
     if inherited or not isolation.OWN_SYSTEMS.keys().isdisjoint(os.environ):
         return
@@ -40,7 +40,7 @@ def pytest_report_header() -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print each reason for skipped tests once: for an ordinary user, hundreds need root."""
+    """Print each reason for skipped tests once, because an ordinary user skips hundreds of tests."""
     reports = terminalreporter.stats.get("skipped", ())
     for reason, count in Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reports).most_common():
         terminalreporter.write_line(f"{count} skipped: {reason}")
@@ -48,9 +48,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    """A store, a folder of PAM services and, once started, a service on a socket.
+    """Return a store with a folder of PAM services. The test may start the service on a socket.
 
-    It is not in pytest's own folder, which other accounts cannot enter.
+    The folder is not in pytest's own folder, because other accounts cannot enter that.
     """
     with tempfile.TemporaryDirectory(prefix="pam_totp-test-") as folder:
         made = Site(Path(folder))
@@ -62,7 +62,7 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(params=["spawn", "socket"])
 def way(request: pytest.FixtureRequest, site: Site) -> str:
-    """Both ways in which the relay reaches the Python side; the PAM service `demo` is configured for one of them."""
+    """Return the way to a decision, a helper or the service, for which the PAM service `demo` is configured."""
     way: str = request.param
     if way == "socket":
         site.start()
@@ -72,7 +72,7 @@ def way(request: pytest.FixtureRequest, site: Site) -> str:
 
 @pytest.fixture
 def obeyed_way(way: str) -> str:
-    """Both ways, for tests of arguments that the service accepts only from root."""
+    """Return the way, for tests of arguments that the service accepts only from root."""
     if way == "socket" and os.geteuid() != 0:
         pytest.skip("needs root: the service accepts the module's arguments only from root")
     return way
@@ -80,16 +80,16 @@ def obeyed_way(way: str) -> str:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """The relay, with a scripted service or helper."""
+    """Return the relay with scripted services and helpers."""
     return Bench(tmp_path)
 
 
 @pytest.fixture
 def log() -> Iterator[Callable[[], list[str]]]:
-    """The lines that PAM modules log from this process. They are captured, so none reaches the host's log."""
+    """Return a function that returns the log lines of PAM modules in this process. The host's log gets no lines."""
     with pamlog.captured() as lines:
         yield lines
 
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: other accounts take part")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the test uses other accounts")
 with_mounts = pytest.mark.skipif(not isolation.MAY_MOUNT, reason="needs root, and permission to mount")

@@ -1,10 +1,10 @@
-"""Files of /etc that the suite writes, so that it does not depend on those of the host.
+"""Files of /etc that the suite writes, so that it does not depend on the host's files.
 
 Rules:
-- Accounts, groups, passwords, name services, PAM stacks and sudo rules are the suite's own.
-- Ids are those that Debian and Ubuntu fix (base-passwd), so files of their packages keep their owners. The group
-  `shadow` has the id that the host's unix_chkpwd has.
-- Every file gets its mode whatever the umask is.
+- The suite writes accounts, groups, passwords, name services, PAM stacks and sudo rules.
+- Ids are the static ids of Debian and Ubuntu (base-passwd), so files of their packages keep their owners. The group
+  `shadow` has the gid of the host's unix_chkpwd.
+- The mode of a file does not depend on the umask.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 PASSWORD = "correct horse"
 PASSWORD_HASH = "$5$pamtotp$Y/3Gl/6rXKXrTP93D0fLc0cxoZ663rx1ZIUMiscKbQ9"  # openssl passwd -5 -salt pamtotp ...
 
-_CHECKER = Path("/usr/sbin/unix_chkpwd")  # setgid: an account can have its own password checked
+_CHECKER = Path("/usr/sbin/unix_chkpwd")  # setgid shadow, so that an account can check its own password
 SHADOW = (_CHECKER.exists() and _CHECKER.stat().st_gid) or 42  # gid
-# uid and gid by name. No file belongs to sshd, so its uid is free.
+# uid and gid by name. The uid of sshd is arbitrary, because sshd owns no files.
 _USERS = {
     **{"root": (0, 0), "daemon": (1, 1), "bin": (2, 2), "sys": (3, 3), "games": (5, 60), "man": (6, 12), "lp": (7, 7)},
     **{"mail": (8, 8), "www-data": (33, 33), "sshd": (101, 65534), "nobody": (65534, 65534)},
@@ -28,7 +28,7 @@ _GROUPS = {
     **{"sudo": 27, "www-data": 33, "shadow": SHADOW, "utmp": 43, "staff": 50, "games": 60, "users": 100},
     **{"nogroup": 65534},
 }
-# As in Debian's packages, shortened.
+# Shortened from Debian's packages.
 _REST = "@include common-account\n@include common-session\n"
 STACKS = {
     "common-auth": "auth\t[success=1 default=ignore]\tpam_unix.so nullok\n"
@@ -53,7 +53,7 @@ _SYSTEM = {
 
 
 def write(path: Path, text: str, mode: int = 0o644) -> None:
-    """Replace `path` by a file with this text and mode. Make its folder if necessary."""
+    """Replace `path` by a file with this text and mode. Create its folder if necessary."""
     path.parent.mkdir(exist_ok=True)
     path.parent.chmod(0o755)
     path.unlink(missing_ok=True)
@@ -62,9 +62,9 @@ def write(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def write_accounts(etc: Path, people: Mapping[str, int] | None = None) -> None:
-    """Write accounts, groups and passwords, and that they are looked up in these files alone.
+    """Write the files of accounts, groups and passwords, and an nsswitch.conf that reads these files only.
 
-    `people` are uids by name. They and root have PASSWORD; each has a group of its own and a home in /home.
+    `people` are uids by name. These users and root have PASSWORD. Each user has a separate group and a home in /home.
     """
     people = people or {}
     users = {name: ids for name, ids in _USERS.items() if name != "root"}

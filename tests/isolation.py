@@ -1,11 +1,11 @@
-"""Isolation of the suite: it changes no file of its host, and no setting of the host changes a test.
+"""Isolation of the suite from the host: neither changes the other.
 
 Rules:
-- Umask, environment and home folder are the suite's own, whatever the shell's are.
-- As root, the suite has a mount namespace of its own. Accounts and PAM stacks in it are the suite's (tests/etc.py), and
-  pam_totp has no settings, records or socket in it.
-- That also works where / is a plain folder (chroot). No mount leaves the namespace.
-- What the suite leaves out is known before the first test, with the reason.
+- The suite sets umask, environment and home folder, independent of the shell.
+- As root, the suite runs in a private mount namespace, with the accounts and PAM stacks of tests/etc.py. The namespace
+  has no settings, records or socket of an installed pam_totp.
+- This also works in a chroot. No mount propagates out of the namespace.
+- Before the first test, the suite prints the tests that it leaves out, with the reason.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from tests import etc
 _TREE = Path(__file__).resolve().parent.parent
 _SITE_FILE = Path("/etc/pam_totp.toml")
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "TERM": "dumb"}
-# Beginnings of the variables that tests read. All others are dropped.
+# Prefixes of the variables that tests read. All other variables are removed.
 _KEPT = ("PYTEST_", "COV", "HYPOTHESIS_", "TORTURE_", "PAM_TOTP_EXAMPLES", "PYTHONDONTWRITEBYTECODE")
-# Variables that ask for tests of systems made on the spot, which get packages by the settings of the host.
+# Variables that enable tests of other systems. These systems are made from packages, by the host's apt settings.
 OWN_SYSTEMS = {
     "PAM_TOTP_BOOTED": "a system that boots (make booted)",
     "PAM_TOTP_SYSTEMS": "bare roots of other systems (make systems)",
     "PAM_TOTP_PACKAGES": "Debian packages in bare roots (make deb-test)",
 }
-_NEEDED = ("/proc/self/status", "/dev/null", "/dev/ptmx", "/dev/pts/ptmx", "/dev/shm")  # noqa: S108  looked for only
+_NEEDED = ("/proc/self/status", "/dev/null", "/dev/ptmx", "/dev/pts/ptmx", "/dev/shm")  # noqa: S108  must exist
 
 # linux/sched.h, sys/mount.h, linux/capability.h
 _CLONE_NEWNS = 0x0002_0000
@@ -40,7 +40,7 @@ _CAP_SYS_CHROOT, _CAP_SYS_ADMIN = 18, 21
 
 
 class IsolationError(Exception):
-    """The suite cannot run here; the text is the reason and the remedy."""
+    """The suite cannot run here. The message gives the reason and the remedy."""
 
 
 def _may_mount() -> bool:
@@ -51,13 +51,13 @@ def _may_mount() -> bool:
     return all(effective >> capability & 1 for capability in (_CAP_SYS_CHROOT, _CAP_SYS_ADMIN))
 
 
-MAY_MOUNT = _may_mount()  # root, and mount namespaces are available: in many containers they are not
+MAY_MOUNT = _may_mount()  # False for ordinary users, and in containers that forbid mounts
 
 
 def isolate(home: Path) -> None:
-    """Apply the rules to this process and to what it starts. `home` is an empty folder. Raise IsolationError.
+    """Apply the rules to this process and its child processes. `home` is an empty folder. Raise IsolationError.
 
-    Call it once, and before there is a second thread.
+    Call this once, before the process has a second thread.
     """
     if sys.flags.optimize:
         raise IsolationError("python -O removes the assertions: unset PYTHONOPTIMIZE")
@@ -65,9 +65,9 @@ def isolate(home: Path) -> None:
     if absent:
         raise IsolationError(f"{', '.join(absent)}: not found: mount /proc, /dev, /dev/pts and /dev/shm")
     if not MAY_MOUNT and _SITE_FILE.exists():
-        raise IsolationError(f"{_SITE_FILE} applies to every login here: run the tests as root, who may mount over it")
+        raise IsolationError(f"{_SITE_FILE} applies to every login here: run the tests as root, which can hide it")
     if not MAY_MOUNT and not _has_account(os.geteuid()):
-        raise IsolationError(f"uid {os.geteuid()} has no account, and tests log in as their own: give it one")
+        raise IsolationError(f"uid {os.geteuid()} has no account, but the tests log in with it: create the account")
     os.umask(0o022)
     _clean_environment(home)
     if MAY_MOUNT:
@@ -89,7 +89,7 @@ def _clean_environment(home: Path) -> None:
     kept = {name: value for name, value in os.environ.items() if name.startswith(_KEPT)}
     if os.environ.get("PYTHONPATH") == str(_TREE):  # make cover-all, which tests a copy of the tree
         kept["PYTHONPATH"] = str(_TREE)
-    if _is_open_to_all(os.environ.get("TMPDIR")):  # other accounts take part in some tests
+    if _is_open_to_all(os.environ.get("TMPDIR")):  # some tests use other accounts
         kept["TMPDIR"] = os.environ["TMPDIR"]
     os.environ.clear()
     os.environ.update(_ENVIRONMENT | kept | {"HOME": str(home)})
@@ -106,8 +106,8 @@ def _is_open_to_all(folder: str | None) -> bool:
 def _enter_namespace() -> None:
     """Enter a new mount namespace in which every mount is private. The root folder is unchanged.
 
-    All mounts can be made private from the root of the namespace only. A chroot is below that root: setns(2) leads
-    there, and a descriptor back.
+    Only at the root of the namespace can all mounts be made private. A chroot is below that root. setns(2) changes to
+    the root of the namespace, and a descriptor allows the return to the chroot.
     """
     _call("unshare", _CLONE_NEWNS)
     root, here = os.open("/", os.O_PATH), os.open(".", os.O_PATH)  # after unshare: mounts of the new namespace
@@ -122,7 +122,7 @@ def _enter_namespace() -> None:
 
 
 def _hide_host() -> None:
-    """Replace accounts and PAM stacks, and remove what pam_totp has on the host, in overlays."""
+    """Replace accounts and PAM stacks, and remove the files of an installed pam_totp, in overlays."""
     with tempfile.TemporaryDirectory(prefix="pam_totp-layers-") as layers:
         _mount("tmpfs", layers, "mode=0700")
         try:
@@ -158,7 +158,7 @@ def _call(function: str, *arguments: int | bytes | None) -> None:
 
 
 def left_out() -> list[str]:
-    """Return what the suite skips here, each with its reason."""
+    """Return the kinds of tests that the suite skips here, each with its reason."""
     root = os.geteuid() == 0
     reasons = {
         "real sshd, sudo and su, installations and other accounts (not root)": not root,

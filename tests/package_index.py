@@ -1,6 +1,6 @@
-"""A package index of wheels made on the spot, in a folder: pip reads it by a file: URL and reaches no network.
+"""A package index in a folder, with wheels that the tests make. pip reads the index by a file: URL, without a network.
 
-A stub wheel has a name, a version and dependencies, and installs no module.
+A stub wheel has a name, a version and dependencies, but installs no module.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-NOWHERE = "http://127.0.0.1:9"  # the discard port: whatever asks for another index fails at once
+NOWHERE = "http://127.0.0.1:9"  # the discard port: connections to other indexes fail at once
 
 
 def normal(name: str) -> str:
-    """Return the name as indexes spell it (PEP 503)."""
+    """Return the normalised name of a package (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 class Index:
-    """The index in `folder`."""
+    """A package index in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._files = folder / "files"
@@ -33,14 +33,14 @@ class Index:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables of a process whose pip knows this index alone, whatever the settings of the host's pip are."""
+        """The environment for a process whose pip uses only this index, and ignores the host's settings."""
         kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(("PIP_", "PYTHON"))}
         proxies = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"), NOWHERE)
         ours = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": self._pages.as_uri(), "PIP_RETRIES": "0"}
         return kept | proxies | ours
 
     def stub(self, name: str, version: str, metadata: Iterable[str] = ()) -> str:
-        """Add a stub wheel with these further lines of metadata. Return the wheel's SHA-256."""
+        """Add a stub wheel, with `metadata` as additional lines. Return the wheel's SHA-256."""
         return self._add(
             name, version, {}, ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *metadata]
         )

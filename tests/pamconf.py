@@ -1,10 +1,10 @@
 """A client of the real libpam through ctypes: scripted logins against a private folder of service files.
 
 Rules:
-- libpam, the stack and the modules are the real ones. Only the user at the prompt is scripted.
-- Of the host, only the modules are read: services come from `confdir` (pam_start_confdir, which needs no root).
-- Each login has its own handle, so any number of threads may log in at once.
-- A fail delay is not waited for: the delay that the modules asked for is recorded (`Login.delay`).
+- libpam, the stack and the modules are real. Only the user at the prompt is scripted.
+- Only the modules of the host are used. Services are read from `confdir` (pam_start_confdir, which needs no root).
+- Each login has a separate handle, so any number of threads may log in at once.
+- Logins do not wait for the fail delay: the requested delay is recorded (`Login.delay`).
 
     service(confdir, "demo", "auth required /abs/build/pam_totp.so nodelay")
     done = login("demo", "alice", ["123456"], confdir, items={"rhost": "192.0.2.7"})
@@ -68,7 +68,7 @@ class Style(IntEnum):
 
 
 class Shown(NamedTuple):
-    """One message that was shown to the user."""
+    """A message to the user."""
 
     style: Style
     text: str
@@ -76,19 +76,19 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True)
 class Login:
-    """One call of pam_authenticate, as the host saw it."""
+    """The results of a call of pam_authenticate."""
 
     result: Result
     prompts: tuple[Shown, ...]  # in order
     messages: tuple[Shown, ...]  # information and errors, in order
     authtok: str | None  # PAM_AUTHTOK after the last module, for services made with `carry_authtok`
     seconds: float
-    delay: float  # seconds of fail delay that the modules asked for, as randomised by libpam (±50 %); 0 after success
-    left: int  # answers that were not used
+    delay: float  # seconds: the fail delay that the modules requested, randomised by libpam (±50 %); 0 after success
+    left: int  # the number of unused answers
 
 
-# An answer at a prompt: text, raw bytes (no NUL), None (the conversation fails, as on Ctrl-C), or a function. The
-# function gets the message, is called while the prompt is open, and returns one of the others.
+# An answer at a prompt: text, bytes without a NUL, None (the conversation fails, as on Ctrl-C), or a function. The
+# function is called with the message while the prompt is open, and returns text, bytes or None.
 Answer = str | bytes | None | Callable[[Shown], str | bytes | None]
 
 _ITEMS = {"service": 1, "user": 2, "tty": 3, "rhost": 4, "authtok": 6, "ruser": 8, "user_prompt": 9}
@@ -132,15 +132,16 @@ _get_item = _prototype(_libpam, "pam_get_item", c_int, c_void_p, c_int, POINTER(
 
 
 class PamError(Exception):
-    """libpam refused another call than a login: a start or an item."""
+    """libpam refused pam_start_confdir or pam_set_item."""
 
 
 def service(confdir: StrPath, name: str, *lines: str, carry_authtok: bool = False) -> None:
-    """Write the service file `name` (lower case, as libpam wants it) into the folder `confdir`.
+    """Write the service file `name` (in lower case, which libpam requires) into the folder `confdir`.
 
     Only modules may access PAM_AUTHTOK. With `carry_authtok`, pam_echo prints a message before and after `lines`.
-    During these, libpam treats the conversation as the module's, so `items={"authtok": …}` and `Login.authtok` work
-    (the latter unless `requisite` or `die` ends the stack earlier). These two messages are not recorded.
+    During such a message, libpam treats the conversation as a part of the module, so `items={"authtok": …}` and
+    `Login.authtok` work. `Login.authtok` is None if `requisite` or `die` ends the stack earlier. The two messages are
+    not recorded.
     """
     if carry_authtok:
         lines = (f"auth optional pam_echo.so {_BEFORE}", *lines, f"auth optional pam_echo.so {_AFTER}")
@@ -156,18 +157,18 @@ def login(
     items: Mapping[str, str] | None = None,
     flags: int = 0,
 ) -> Login:
-    """Log `user` in at `service` once, and return the result. For None, libpam asks for the name.
+    """Log `user` in at `service` once, and return the result. If `user` is None, libpam asks for the name.
 
-    `answers` are used in order, one for each prompt; the conversation fails when no answer is left. Or `answers` is one
-    function, called at every prompt. `items` are PAM items by lower-case name: rhost, ruser, tty, authtok …
-    An exception in an answer's function ends the login with CONV_ERR, and is raised from here.
+    Each prompt uses the next of `answers`. The conversation fails when all answers are used. `answers` may also be a
+    function, which is called at every prompt. `items` are PAM items by lower-case name: rhost, ruser, tty, authtok …
+    An exception in an answer's function ends the login with CONV_ERR, and is raised again by `login`.
     """
     with Session(service, user, answers, confdir, items=items) as session:
         return session.authenticate(flags)
 
 
 class Session:
-    """One PAM handle, for hosts that authenticate repeatedly (sudo), set credentials, or read items."""
+    """A PAM handle, to authenticate repeatedly (as sudo does), set credentials, or read items."""
 
     def __init__(
         self,
@@ -184,7 +185,7 @@ class Session:
         self._result = 0
         self._failed: BaseException | None = None
         self._reset()
-        # libpam keeps pointers to these: they must live as long as the handle.
+        # libpam keeps pointers to these two objects, so they must exist as long as the handle.
         self._conversation = _Conversation(_Converse(self._converse), None)
         self._fail_delay = _FailDelay(self._note_delay)
         result = _start(
@@ -209,7 +210,7 @@ class Session:
         self._handle = c_void_p()
 
     def authenticate(self, flags: int = 0) -> Login:
-        """Call pam_authenticate. Only messages from here on are recorded."""
+        """Call pam_authenticate, and record its messages."""
         self._reset()
         begun = time.monotonic()
         self._result = _authenticate(self._handle, flags)
@@ -233,7 +234,7 @@ class Session:
         return Result(self._result)
 
     def set(self, name: str, value: str) -> None:
-        """Set an item by its lower-case name, as the host does between pam_start and pam_authenticate."""
+        """Set an item by its lower-case name. Hosts do this between pam_start and pam_authenticate."""
         result = _set_item(self._handle, _ITEMS[name], _bytes(value))
         if result != Result.SUCCESS:
             raise PamError(f"pam_set_item {name}: {Result(result).name}")
@@ -255,10 +256,10 @@ class Session:
         self._delay = microseconds / 1e6 if result != Result.SUCCESS else 0.0
 
     def _converse(self, count: int, messages: Any, responses: Any, _data: object) -> int:
-        """The conversation function: libpam frees the array and the texts, so both are malloc's."""
+        """Answer the messages. The array and the texts are allocated by malloc, because libpam frees them."""
         try:
             shown = [Shown(Style(messages[i][0].style), _text(messages[i][0].text)) for i in range(count)]
-            answers = [self._answer(one) for one in shown]
+            answers = [self._answer(message) for message in shown]
         except _NoAnswer:
             return Result.CONV_ERR
         except BaseException as error:  # ctypes would print it and continue
@@ -271,7 +272,7 @@ class Session:
         return Result.SUCCESS
 
     def _answer(self, shown: Shown) -> bytes | None:
-        """Return the answer to a prompt; None for a message without an answer."""
+        """Return the answer to a prompt, or None for a message."""
         if shown == (Style.TEXT_INFO, _BEFORE):
             if self._authtok_before is not None:
                 self.set("authtok", self._authtok_before)
@@ -292,13 +293,13 @@ class Session:
 
 
 class _NoAnswer(Exception):
-    """The conversation fails here by script, or the script has ended."""
+    """The script lets the conversation fail here, or has ended."""
 
 
 def _bytes(text: str | bytes) -> bytes:
     raw = text if isinstance(text, bytes) else os.fsencode(text)
     if b"\0" in raw:
-        raise ValueError("libpam's strings cannot hold a NUL")
+        raise ValueError("libpam's strings cannot contain a NUL")
     return raw
 
 

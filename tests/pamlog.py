@@ -1,7 +1,7 @@
-"""Capture the lines that PAM modules log from this process, instead of writing them to the host's syslog.
+"""Capture the log lines of PAM modules in this process, so that the tests write nothing to the host's log.
 
-A small library with its own pam_syslog is loaded before libpam's. Modules that libpam loads afterwards use it until
-this process ends. Outside of `captured`, lines are dropped: tests write nothing to the host's log.
+A small library with another pam_syslog is loaded before libpam. Modules that libpam loads afterwards use it until
+this process ends. Outside of `captured`, lines are dropped.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _library() -> ctypes.CDLL:
 
 @contextmanager
 def captured() -> Iterator[Callable[[], list[str]]]:
-    """Yield a function that returns the lines that all threads have logged so far."""
+    """Yield a function that returns all lines logged so far, by all threads."""
     log_to = ctypes.c_int.in_dll(_library(), "log_to")
     with tempfile.TemporaryFile("a+", errors="surrogateescape") as file:
 

@@ -38,7 +38,7 @@ def _builds() -> tempfile.TemporaryDirectory[str]:
 
 @functools.cache
 def build(**defines: str | int) -> Path:
-    """Return a test-only build of the relay, with some of its compiled-in values changed."""
+    """Return a build of the relay for tests, with `defines` instead of its compiled-in values."""
     macros = {"INTERPRETER": INTERPRETER, "HELPER": "/nonexistent/helper.py", "BUILDER": os.geteuid(), **defines}
     target = Path(_builds().name, f"relay-{build.cache_info().misses}.so")
     flags = [f'-D{name}="{value}"' if isinstance(value, str) else f"-D{name}={value}" for name, value in macros.items()]
@@ -48,7 +48,7 @@ def build(**defines: str | int) -> Path:
 
 
 def library(folder: Path, source: str) -> Path:
-    """Compile a shared library that replaces functions of others by LD_PRELOAD."""
+    """Compile a shared library for LD_PRELOAD, which replaces functions of other libraries."""
     target = folder / "library.so"
     command: list[str | Path] = ["cc", "-w", "-shared", "-fPIC", "-x", "c", "-", "-o", target, "-lpam"]
     subprocess.run(command, input=source, text=True, check=True)
@@ -63,7 +63,8 @@ def brisk() -> Path:
 def play(*messages: bytes, hang_up: bool = False) -> Script:
     """Return the script of a service that reads the hello, and sends `messages`.
 
-    It reads an answer to each message that asks for one. Then it waits until the relay hangs up, or hangs up itself.
+    The service reads an answer after each prompt. At the end, it waits until the relay disconnects. With `hang_up`, it
+    disconnects itself.
     """
 
     def script(channel: socket.socket, heard: list[bytes]) -> None:
@@ -107,7 +108,7 @@ class Service:
         return f"socket={self.path}"
 
     def close(self) -> None:
-        """Stop the service. Raise a failed assertion of the script here."""
+        """Stop the service. If an assertion of the script failed, raise that error."""
         self._listener.shutdown(socket.SHUT_RDWR)
         for thread in self.threads:
             thread.join(PATIENCE)
@@ -132,7 +133,7 @@ class Service:
             try:
                 self.script(channel, heard)
             except (BrokenPipeError, ConnectionResetError):
-                pass  # the relay has hung up, as expected of most of these scripts
+                pass  # the relay has disconnected, as most of these scripts expect
             except BaseException as error:
                 self.failures.append(error)
 
@@ -154,7 +155,7 @@ class Bench:
             service.close()
 
     def helper(self, source: str, path: Path | None = None) -> Path:
-        """Write a helper that reads the hello from `channel`. Its `tell(value)` shows a value to the host."""
+        """Write a helper that reads the hello from `channel`. `tell(value)` in `source` sends a value to the host."""
         path = path or self.folder / "helper.py"
         start = "import os, socket, sys\nchannel = socket.socket(fileno=3)\nhello = channel.recv(8192)\n"
         path.write_text(start + "def tell(value): channel.send(b'i' + repr(value).encode())\n" + source)
@@ -197,6 +198,6 @@ class Bench:
 
 
 def told(login: pamconf.Login) -> Any:
-    """Return the values that a helper has shown: one value, or a list."""
+    """Return the values that a helper has sent with `tell`: a single value, or a list."""
     values = [literal_eval(message.text) for message in login.messages]
     return values[0] if len(values) == 1 else values

@@ -1,4 +1,4 @@
-"""One private installation for tests and the demo: a store, PAM services, and the real service on a socket."""
+"""A private installation for tests: a store, PAM services, and the real service on a socket."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ MODULE = TREE / "build" / "pam_totp.so"
 
 
 def _account() -> str:
-    """Return the name of the account that runs this. A uid without a passwd entry is its own name."""
+    """Return the name of the account that runs the tests, or the uid if it has no passwd entry."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return str(os.geteuid())
 
 
-ME = _account()  # through the socket, an ordinary user can log in only as itself
+ME = _account()  # an ordinary user may ask the service about itself only
 KEY = b"12345678901234567890"  # RFC 4226, appendix D
-PATIENCE = 40.0  # seconds that a condition may take on a busy machine
-OTHER_UID = 54321  # no account has it
+PATIENCE = 40.0  # seconds: the limit of a wait for a condition, on a busy machine
+OTHER_UID = 54321  # a uid without an account
 UNPRIVILEGED_UID = 65534  # an account without privileges
 
 
 def until(condition: Callable[[], object], what: str) -> None:
-    """Wait until `condition` holds."""
+    """Wait until `condition` is true. Fail with `what` if it is still false after PATIENCE."""
     give_up = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > give_up:
@@ -46,7 +46,7 @@ def until(condition: Callable[[], object], what: str) -> None:
 
 
 class LogFile:
-    """The audit lines of a service that logs to a file."""
+    """The log file of a service."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -59,11 +59,11 @@ class LogFile:
 
 
 class Site:
-    """The installation in `folder`. Call `stop` at the end."""
+    """An installation in `folder`. Call `stop` at the end."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.chmod(0o755)  # other accounts take part in some tests, but pytest creates folders with mode 0700
+        folder.chmod(0o755)  # some tests use other accounts, but pytest creates folders with mode 0700
         self.store = folder / "store"
         self.store.mkdir(0o700)
         self.confdir = folder / "pam.d"
@@ -99,7 +99,7 @@ class Site:
             self._service = None
 
     def kill(self) -> None:
-        """End the service as a crash would."""
+        """Kill the service, to simulate a crash."""
         assert self._service is not None
         self._service.kill()
         self._service.wait(PATIENCE)
@@ -111,7 +111,7 @@ class Site:
         return self.store / f"{user}.json"
 
     def enrol(self, *tokens: Token, user: str = ME, **fields: Any) -> None:
-        """Write the record of `user`, by default with one HOTP token with RFC 4226's key."""
+        """Write the record of `user`. Without `tokens`, it has a HOTP token with RFC 4226's key."""
         record = UserRecord(user=user, tokens=tokens or (fob(),), **fields)
         self.path(user).write_bytes(serialize(record))
         self.path(user).chmod(0o600)

@@ -1,4 +1,4 @@
-"""Isolation of the suite: some of its tests pass on hosts with settings that would disturb them.
+"""Tests of the suite's isolation: tests pass on hosts with settings that would disturb them.
 
 Each run is a separate pytest in a private mount namespace that imitates the host.
 """
@@ -17,7 +17,7 @@ from tests import isolation
 from tests.conftest import with_mounts
 from tests.site import TREE
 
-# Real services, an installation, logins through libpam in the process of the tests, and other accounts.
+# Tests with real services, an installation, logins through libpam in the test process, and other accounts.
 SOME = (
     "services/test_ssh.py::test_password_then_code",
     "services/test_sudo_su.py::test_su_to_root_asks_for_a_code",
@@ -31,7 +31,7 @@ SOME = (
     "web/test_client.py::test_an_unlisted_account_gets_an_error_that_names_the_list",
     "token_sim/test_control.py::test_another_uid_gets_no_answer_even_with_permission_to_connect",
 )
-# All kinds of mounts.
+# Tests with all kinds of mounts.
 MOUNTS = (
     "services/test_ssh.py::test_password_then_code",
     "services/test_sudo_su.py::test_sudo_asks_for_a_code",
@@ -41,14 +41,14 @@ MOUNTS = (
     "torture/test_full.py::test_an_unwritable_store_refuses_all_alike_and_loses_no_data[spawn-no inodes-False]",
     "test_relay_process.py::test_without_an_argument_the_socket_is_in_run",
 )
-# Variables of a shell that programs, libraries, make and pip obey.
+# Environment variables that change the behaviour of programs, libraries, make and pip.
 ENVIRONMENT = {
     **{"HOME": "/nonexistent", "TMPDIR": "/root", "LANG": "tr_TR.UTF-8", "LC_ALL": "C", "TZ": "Asia/Tokyo"},
     **{"NO_COLOR": "1", "COLUMNS": "20", "MAKEFLAGS": "-n", "GIT_DIR": "/nonexistent", "OPENSSL_CONF": "/nonexistent"},
     **{"PIP_TARGET": "/nonexistent", "PIP_REQUIRE_VIRTUALENV": "1", "PAM_TOTP_SOCKET": "/nonexistent", "CDPATH": "/"},
 }
-# The start of each host's script. $1 is an empty folder, $2 this tree, the rest is the command to run there. Folders
-# that the suite covers by overlays are copied, because the kernel stacks at most two overlays.
+# The start of each host's script. $1 is an empty folder, $2 is this tree, and the other words are the command. Folders
+# on which the suite mounts overlays are copied, because the kernel stacks at most two overlays.
 COPIED = r"""
 folder=$1 tree=$2
 shift 2
@@ -120,7 +120,7 @@ kill "$listens" || echo 'the host: its service was asked'
 diff "$folder/before" "$folder/after" && echo 'the host: unchanged'
 exit $status
 """
-# The same system in a plain folder, in a mount with shared propagation.
+# The host's system in a chroot, inside a mount with shared propagation.
 CHROOT = r"""
 root=$folder/root
 mkdir "$root"
@@ -151,7 +151,7 @@ exit $status
 
 
 def run(folder: Path, host: str, *words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in a private mount namespace, after `host` was run there."""
+    """Run the script `host` and then a command, both in a private mount namespace."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     return subprocess.run(
         ["unshare", "--mount", "--propagation", "unchanged", "sh", "-euc", COPIED + host, "sh", folder, TREE, *words],
@@ -165,7 +165,7 @@ def run(folder: Path, host: str, *words: str | Path, **environment: str) -> subp
 
 
 def pytest_of(*words: str) -> list[str]:
-    """Return the command of a pytest that writes nothing to this tree."""
+    """Return the command of a pytest that does not write to this tree."""
     return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", *words]
 
 

@@ -1,4 +1,4 @@
-"""Imports by folder: the core is pure, and the login path uses only the standard library."""
+"""Tests of imports: the allowed imports of each package, the pure core, and the standard library at a login."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# The folders and modules that each folder may import besides itself. The longest matching entry applies to a module.
-ROOMS = {
+# The packages and modules that each package may import besides itself. The longest matching entry applies to a module.
+PACKAGES = {
     "pam_totp.core": set(),
     "pam_totp.store": {"pam_totp.core"},
     "pam_totp.formats": {"pam_totp.core"},
@@ -22,31 +22,31 @@ ROOMS = {
     "pam_totp.pam": {"pam_totp.core", "pam_totp.store", "pam_totp.operations"},
     "pam_totp.client": {"pam_totp.core", "pam_totp.pam"},
     "pam_totp.system.pamd": set(),
-    "pam_totp.system": {f"pam_totp.{room}" for room in ("core", "store", "operations", "pam", "system.pamd")},
+    "pam_totp.system": {f"pam_totp.{package}" for package in ("core", "store", "operations", "pam", "system.pamd")},
     "pam_totp.system.enable": {"pam_totp.core", "pam_totp.system", "pam_totp.system.pamd"},
     "pam_totp.system.doctor": {
-        f"pam_totp.{room}" for room in ("core", "pam", "system", "system.pamd", "system.enable")
+        f"pam_totp.{package}" for package in ("core", "pam", "system", "system.pamd", "system.enable")
     },
-    "pam_totp.django": {f"pam_totp.{room}" for room in ("core", "pam", "client", "system")},
+    "pam_totp.django": {f"pam_totp.{package}" for package in ("core", "pam", "client", "system")},
     "pam_totp.web": {
-        f"pam_totp.{room}" for room in ("core", "store", "formats", "operations", "pam", "client", "system")
+        f"pam_totp.{package}" for package in ("core", "store", "formats", "operations", "pam", "client", "system")
     },
     "pam_totp.cli": {"pam_totp"},
     "token_sim.device": {"pam_totp.core.oath"},
     "token_sim.wire": {"token_sim.device"},
     "token_sim.run": {"token_sim.device", "token_sim.wire"},
     "token_sim.factory": {"token_sim.device", "token_sim.run", "token_sim.extras"},
-    "token_sim.testing": {f"token_sim.{room}" for room in ("device", "wire", "run", "factory")},
+    "token_sim.testing": {f"token_sim.{package}" for package in ("device", "wire", "run", "factory")},
     "token_sim.client": {"token_sim.extras"},
     "token_sim.cli": {"token_sim"},
 }
 # The login path of one host: only the standard library.
-STANDARD_LIBRARY_ONLY = {f"pam_totp.{room}" for room in ("core", "store", "operations", "pam", "client")}
-# The standard library without clock, randomness, files and processes: a pure module may use only this.
+STANDARD_LIBRARY_ONLY = {f"pam_totp.{package}" for package in ("core", "store", "operations", "pam", "client")}
+# Parts of the standard library without clock, randomness, files and processes. Pure modules may use only these.
 PURE_LIBRARY = {"__future__", "collections", "enum", "functools", "typing"}
 PURE_LIBRARY |= {"base64", "binascii", "hashlib", "hmac", "json", "struct", "tomllib"}
 IMPURE_NAMES = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}
-# Each of these costs milliseconds at a login for which the relay starts an interpreter.
+# The import of each of these takes milliseconds in a login for which the relay starts an interpreter.
 COSTLY = {"argparse", "asyncio", "ctypes", "dataclasses", "inspect", "logging", "random", "subprocess", "tomllib"}
 COSTLY |= {
     "email",
@@ -94,24 +94,24 @@ PATH = [name for name in modules("pam_totp") if within(name, STANDARD_LIBRARY_ON
 PURE = [name for name in modules("pam_totp") if within(name, {"pam_totp.core"})]
 
 
-def room_of(name: str) -> str | None:
+def package_of(name: str) -> str | None:
     """Return the entry for a module, or None (a package's `__init__`, extras, public names)."""
-    return max((room for room in ROOMS if within(name, {room})), key=len, default=None)
+    return max((package for package in PACKAGES if within(name, {package})), key=len, default=None)
 
 
 def test_every_package_folder_exists() -> None:
-    assert {room for name in EVERYTHING if (room := room_of(name)) is not None} == set(ROOMS)
+    assert {package for name in EVERYTHING if (package := package_of(name)) is not None} == set(PACKAGES)
 
 
-@pytest.mark.parametrize("name", [name for name in EVERYTHING if room_of(name) is not None])
+@pytest.mark.parametrize("name", [name for name in EVERYTHING if package_of(name) is not None])
 def test_a_module_imports_only_what_its_folder_allows(name: str) -> None:
-    room = room_of(name)
-    assert room is not None
+    package = package_of(name)
+    assert package is not None
     for imported in imports(name, EVERYTHING[name]):
         if imported in EVERYTHING and imported not in {"pam_totp", "token_sim"}:
-            target = room_of(imported) or imported
-            allowed = target == room or bool(ROOMS[room] & {target, imported, imported.split(".")[0]})
-            assert allowed, f"{name} imports {imported}: {room} may not import {target}"
+            target = package_of(imported) or imported
+            allowed = target == package or bool(PACKAGES[package] & {target, imported, imported.split(".")[0]})
+            assert allowed, f"{name} imports {imported}: {package} may not import {target}"
 
 
 @pytest.mark.bare

@@ -1,4 +1,4 @@
-"""SECURITY.md names an existing test for every promise, and `make torture` reports the result of each stage."""
+"""Tests of SECURITY.md, which names an existing test for every promise, and of the results of `make torture`."""
 
 from __future__ import annotations
 

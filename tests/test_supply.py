@@ -1,9 +1,9 @@
-"""Every package from an index is pinned, and builds are reproducible.
+"""Tests of the lock files, of `make audit`, and of reproducible builds.
 
-The rules of the lock, tests/requirements.txt:
-- It is complete for every Python that is tested, so pip installs it without resolving anything.
+The rules of the lock file, tests/requirements.txt:
+- It is complete for every tested Python, so pip resolves no dependencies.
 - Each pin has the hashes of its files, and no line names an index.
-- Everything in it is needed by an extra of setup.cfg that the tests or the lint use.
+- Every package in it is required by the extras `test` or `lint` of setup.cfg.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ PIN = re.compile(r"^([a-z0-9-]+)==([\w.]+)(?: ; ([^\\\n]+))? \\\n((?: {4}--hash=
 
 
 class Pin(NamedTuple):
-    """One pin of a lock."""
+    """A pin of a lock file."""
 
     name: str
     version: str
     marker: str
 
     def applies(self, environment: dict[str, str]) -> bool:
-        """Return True if pip installs it in that environment."""
+        """Return True if pip installs this pin in that environment."""
         return not self.marker or Marker(self.marker).evaluate(environment)
 
 
@@ -75,7 +75,7 @@ def linux(python: str) -> dict[str, str]:
 
 
 def needed(requirements: list[Requirement], environment: dict[str, str]) -> Iterator[Requirement]:
-    """Yield these requirements and those of their packages, in turn, as far as the packages are installed here."""
+    """Yield these requirements and, recursively, those of their packages. The packages must be installed here."""
     todo = list(requirements)
     done: set[tuple[str, str]] = set()
     while todo:
@@ -90,7 +90,7 @@ def needed(requirements: list[Requirement], environment: dict[str, str]) -> Iter
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_the_lock_has_exactly_the_packages_that_each_python_needs(python: str) -> None:
-    """This is `pip check` for the Pythons that are not on this machine."""
+    """Check like `pip check`, also for Pythons that are not on this machine."""
     environment = linux(python)
     there = {pin.name: pin.version for pin in pinned() if pin.applies(environment)}
     asked = list(needed(wanted("test", "lint"), environment))
@@ -130,27 +130,27 @@ def test_pip_installs_only_what_a_lock_names() -> None:
 
 
 def test_only_pinned_packages_are_installed() -> None:
-    """`make fuzz` adds its own lock; pip came with the environment."""
+    """Allow the lock file of `make fuzz` too. pip is part of the environment."""
     installed = {(normal(found.metadata["Name"]), found.version) for found in importlib.metadata.distributions()}
     installed = {(name, version) for name, version in installed if name not in ("pam-totp", "pip")}
     assert len(installed) >= 40
     assert installed - {(pin.name, pin.version) for lock in audit.LOCKS for pin in pinned(lock)} == set()
 
 
-# ---- newer releases of everything
+# ---- newer releases of all packages
 
 
 @pytest.fixture
 def newer(tmp_path: Path) -> tuple[Index, str]:
-    """An index with each pinned version and a newer one, and a lock with the hashes of the pinned versions.
+    """Return an index with each pinned version and a newer version, and a lock with the hashes of the pinned versions.
 
-    Both versions have the dependencies of the real package. setuptools is the real one, because it builds the package.
+    Both versions have the dependencies of the real package. setuptools is real, because it builds the package.
     """
     index = Index(tmp_path / "index")
     adapted = text("requirements.txt")
     here = {normal(found.metadata["Name"]) for found in importlib.metadata.distributions()}
     for name, version, _, hashes in PIN.findall(adapted):
-        add = index.like_installed if name in here else index.stub  # not installed here: for another Python or system
+        add = index.like_installed if name in here else index.stub  # the others are for another Python or system
         sha256 = index.installed(name) if name == "setuptools" else add(name, version)
         add(name, f"{version}.post1")
         adapted = adapted.replace(hashes, f"    --hash=sha256:{sha256}\n")
@@ -198,18 +198,18 @@ KNOWN = {"name": "jinja2", "version": "3.1.0", "vulns": [{"id": "PYSEC-1", "fix_
     ("said", "status", "line"),
     [
         (pins(FINE), audit.CLEAN, "1 of 1 pins looked up, 0 advisories"),
-        (pins(FINE, KNOWN), audit.KNOWN, "jinja2 3.1.0: PYSEC-1, mended in 3.1.6"),
+        (pins(FINE, KNOWN), audit.KNOWN, "jinja2 3.1.0: PYSEC-1, fixed in 3.1.6"),
         (pins(SKIPPED, KNOWN), audit.KNOWN, "1 of 2 pins looked up, 1 advisories"),
-        (pins(FINE, SKIPPED), audit.OUT_OF_REACH, "1 of 2 pins looked up, 0 advisories: "),
-        (pins(), audit.OUT_OF_REACH, "0 of 0 pins looked up, 0 advisories: "),
-        ("", audit.OUT_OF_REACH, "pip-audit came to no result: "),
-        ("[]", audit.OUT_OF_REACH, "pip-audit came to no result: "),
+        (pins(FINE, SKIPPED), audit.UNAVAILABLE, "1 of 2 pins looked up, 0 advisories: "),
+        (pins(), audit.UNAVAILABLE, "0 of 0 pins looked up, 0 advisories: "),
+        ("", audit.UNAVAILABLE, "pip-audit failed: "),
+        ("[]", audit.UNAVAILABLE, "pip-audit failed: "),
     ],
 )
 def test_a_pin_that_could_not_be_looked_up_is_not_reported_as_clean(said: str, status: int, line: str) -> None:
     judged, lines = audit.judge(said)
     assert judged == status
-    assert any(one.startswith(line) for one in lines), lines
+    assert any(printed.startswith(line) for printed in lines), lines
 
 
 @pytest.mark.parametrize("more", ["", "-g"])
@@ -223,11 +223,11 @@ def test_builds_in_two_folders_give_an_identical_relay(tmp_path: Path, more: str
         shutil.copytree(TREE / "pam_totp", tree / "pam_totp")
         shutil.copytree(TREE / ".ci", tree / ".ci")
         shutil.copy(TREE / "Makefile", tree)
-        knows = (
+        defines = (
             "RELAY_DEFINES=-DINTERPRETER='\"/usr/bin/python3\"' -DHELPER='\"/usr/lib/pam_totp/pam_totp/pam/helper.py\"'"
         )
         subprocess.run(
-            ["make", "build/pam_totp.so", knows, f"CPPFLAGS={more}"],
+            ["make", "build/pam_totp.so", defines, f"CPPFLAGS={more}"],
             cwd=tree,
             env={"PATH": "/usr/bin:/bin", **environment},
             check=True,
@@ -238,7 +238,7 @@ def test_builds_in_two_folders_give_an_identical_relay(tmp_path: Path, more: str
     assert str(tmp_path).encode() not in built[0]
 
 
-# ---- Debian packages (what they do: tests/systems/test_packages.py)
+# ---- Debian packages (tests/systems/test_packages.py tests their behaviour)
 
 DEBIAN = TREE / "packaging" / "debian"
 
@@ -254,7 +254,7 @@ def test_packages_require_the_python_of_setup_cfg() -> None:
     least = config["options"]["python_requires"].removeprefix(">=")
     asked = re.findall(r"python3:any \(>= (.*?)~\)", (DEBIAN / "control").read_text())
     assert set(asked) == {least}
-    assert len(asked) == 3, "to build, and for the packages that run independently"
+    assert len(asked) == 3, "to build, and for libpam-totp and token-sim"
 
 
 def test_the_module_package_depends_only_on_python() -> None:
