@@ -1,8 +1,8 @@
-"""docs/api.md states the public API: every name there exists with that signature, and every public name is there.
+"""Tests of docs/api.md: it lists every public name with its signature, and its examples work.
 
 Rules:
 - A Python block of definitions is a stub. Its names, arguments, types and defaults are compared with the code.
-- Every other Python block is an example. Each one is executed by a test here.
+- Every other Python block is an example, which a test executes.
 - A module's `__all__` is the list of its public names. A class's public names are those without an underscore.
 """
 
@@ -54,7 +54,7 @@ def blocks(heading: str) -> list[str]:
 
 
 def is_stub(block: str) -> bool:
-    """Return True if a block only defines names: constants, and functions and classes with `...` as their body."""
+    """Return True if a block has only definitions: constants, and functions and classes with the body `...`."""
     body = ast.parse(block).body
     return all(is_constant(node) or (isinstance(node, Definition) and is_empty(node)) for node in body)
 
@@ -103,7 +103,7 @@ def same_signature(node: ast.FunctionDef, function: Callable[..., Any]) -> None:
 
 
 def public_names(thing: type) -> set[str]:
-    """Return the public names that a class itself defines: methods, properties, fields, attributes of instances."""
+    """Return the public names that a class defines: methods, properties, fields, attributes of instances."""
     names = {name for name in vars(thing) if not name.startswith("_")}
     if dataclasses.is_dataclass(thing):
         names |= {field.name for field in dataclasses.fields(thing)}
@@ -147,7 +147,7 @@ def same_member(node: ast.FunctionDef, member: Any) -> None:
 
 
 def same_attribute(node: ast.AnnAssign, thing: type) -> None:
-    """Compare a field of a dataclass in full. For other classes, the attribute must be set by `__init__`."""
+    """Compare type and default of a dataclass field. In other classes, `__init__` must set the attribute."""
     assert isinstance(node.target, ast.Name)
     if not dataclasses.is_dataclass(thing):
         assert node.target.id in public_names(thing)
@@ -204,7 +204,7 @@ def test_the_page_and_the_code_have_the_same_django_classes(_django: None) -> No
 
 
 def own_methods(thing: type) -> set[str]:
-    """Return the public methods that this project wrote: Django adds others to every model."""
+    """Return the public methods that pam_totp defines, without those that Django adds to every model."""
     functions = [value for value in vars(thing).values() if inspect.isfunction(value)]
     return {f.__name__ for f in functions if f.__module__ == thing.__module__ and not f.__name__.startswith("_")}
 

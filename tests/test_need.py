@@ -1,4 +1,4 @@
-"""The message of make about missing packages: .ci/need, with scripted commands of apt and dpkg."""
+"""Tests of .ci/need, which installs or lists missing packages, with scripted commands of apt and dpkg."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def need(folder: Path, *packages: str, uid: int, installed: str = "", known: str
     return done.returncode, done.stdout, asked.read_text().splitlines()
 
 
-def test_with_all_packages_installed_it_is_silent_and_does_nothing(tmp_path: Path) -> None:
+def test_with_all_packages_installed_nothing_is_printed_or_done(tmp_path: Path) -> None:
     assert need(tmp_path, "gcc", "git", uid=1000, installed="gcc git") == (0, "", [])
 
 
-def test_an_ordinary_user_gets_one_line_and_nothing_is_installed(tmp_path: Path) -> None:
+def test_for_an_ordinary_user_the_apt_get_line_is_printed(tmp_path: Path) -> None:
     status, said, asked = need(tmp_path, "gcc", "git", "strace", uid=1000, installed="git", known="gcc strace")
     assert (status, asked) == (1, [])
     assert said.splitlines()[1:] == ["    sudo apt-get install -y --no-install-recommends gcc strace"]
 
 
 @pytest.mark.parametrize("known", ["", "gcc", "strace"])
-def test_without_package_lists_the_line_fetches_them_first(tmp_path: Path, known: str) -> None:
+def test_without_package_lists_the_line_starts_with_apt_get_update(tmp_path: Path, known: str) -> None:
     status, said, asked = need(tmp_path, "gcc", "strace", uid=1000, known=known)
     assert (status, asked) == (1, [])
     assert said.splitlines()[1:] == [

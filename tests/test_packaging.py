@@ -1,8 +1,8 @@
-"""The wheel and the sdist of `python -m build`, and their metadata.
+"""Tests of the wheel and the sdist of `python -m build`, and of their metadata.
 
 Rules:
-- The version is written once, in pam_totp; other places read it or are compared with it here.
-- The wheel has every file that is needed at run time, the sdist also every file for building and testing.
+- Only pam_totp states the version. Other files read it, or a test compares them with it.
+- The wheel has every file that is needed at run time. The sdist has also every file for building and testing.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Built(NamedTuple):
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
-    """An index with stubs of all packages installed here, with their dependencies; setuptools is the real one."""
+    """Return an index with stubs of all installed packages and their dependencies. Only setuptools is real."""
     made = Index(tmp_path_factory.mktemp("packaging") / "index")
     for name, version in {(normal(d.metadata["Name"]), d.version) for d in importlib.metadata.distributions()}:
         if name == "setuptools":
@@ -106,14 +106,12 @@ def test_the_sdist_has_every_tracked_file() -> None:
 
 
 class Environment:
-    """A virtual environment with a pip that knows only the local index."""
+    """A virtual environment without pip. The pip of the tests installs into it, from the local index only."""
 
     def __init__(self, folder: Path, index: Index) -> None:
         self.folder = folder
         self._index = index
-        self.run(
-            sys.executable, "-m", "venv", "--without-pip", folder
-        )  # and the pip of this environment: installing another takes 4 s
+        self.run(sys.executable, "-m", "venv", "--without-pip", folder)  # with pip, this would take 4 s longer
 
     def run(self, *words: str | Path) -> str:
         environment, cwd = self._index.environment, self.folder.parent
@@ -175,7 +173,7 @@ def test_the_metadata_names_the_author_licence_and_python_versions(built: Built)
         assert f"\n{line}\n" in metadata
 
 
-def test_the_version_is_in_one_place() -> None:
+def test_only_the_code_states_the_version() -> None:
     assert token_sim.__version__ == VERSION
     config = configparser.ConfigParser(interpolation=None)
     config.read(TREE / "setup.cfg")
@@ -185,7 +183,7 @@ def test_the_version_is_in_one_place() -> None:
         assert VERSION not in path.read_text(), path
 
 
-def test_the_changelog_groups_what_changed() -> None:
+def test_the_changelog_groups_its_entries() -> None:
     """The format is https://keepachangelog.com."""
     lines = (TREE / "CHANGELOG.md").read_text().splitlines()
     assert next(line for line in lines if line.startswith("## ")) == "## Unreleased"

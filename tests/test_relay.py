@@ -1,4 +1,4 @@
-"""The relay's arguments, its hello and its dialogue: the messages it passes on, and the faults that deny."""
+"""Tests of the relay's arguments, its hello and its dialogue: passed messages, and faults that deny."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def test_the_longest_socket_path_that_fits_is_used(bench: Bench, tmp_path: Path)
         assert bench.login(service.argument).result == Result.SUCCESS
 
 
-def test_socket_none_means_a_helper(bench: Bench) -> None:
+def test_with_socket_none_a_helper_is_started(bench: Bench) -> None:
     helper = bench.helper("channel.send(b'r0')")
     assert bench.login("socket=none", f"helper={helper}").result == Result.SUCCESS
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_secret_means_a_helper_though_a_service_listens(bench: Bench, order: int) -> None:
+def test_with_secret_a_helper_is_started_though_a_service_listens(bench: Bench, order: int) -> None:
     helper = bench.helper("channel.send(b'r0')")
     with bench.service(play(b"r7")) as service:
         arguments = [service.argument, "secret=${HOME}/.totp"][::order]
@@ -63,17 +63,17 @@ def test_of_two_socket_arguments_the_last_applies(bench: Bench) -> None:
         assert bench.login("socket=/nonexistent/socket", service.argument).result == Result.SUCCESS
 
 
-def test_a_refusal_asks_for_a_delay_of_two_seconds(bench: Bench) -> None:
+def test_a_refusal_requests_a_delay_of_two_seconds(bench: Bench) -> None:
     with bench.service(play(b"r7")) as service:
         assert 1 <= bench.login(service.argument).delay <= 3  # libpam randomises it by ±50 %
 
 
-def test_a_denial_by_the_relay_itself_asks_for_the_delay_too(bench: Bench) -> None:
+def test_a_denial_by_the_relay_itself_requests_the_delay_too(bench: Bench) -> None:
     assert bench.login("socket=").delay >= 1
 
 
 @pytest.mark.parametrize("result", [b"r0", b"r25"])
-def test_success_and_ignore_ask_for_no_delay(bench: Bench, result: bytes) -> None:
+def test_success_and_ignore_request_no_delay(bench: Bench, result: bytes) -> None:
     with bench.service(play(result)) as service:
         assert bench.login(service.argument).delay == 0
 
@@ -86,7 +86,7 @@ def test_nodelay_suppresses_the_delay_after_any_other_error(bench: Bench, argume
         assert done.delay == 0
 
 
-def test_nodelay_is_one_exact_word(bench: Bench) -> None:
+def test_nodelay_applies_only_as_an_exact_word(bench: Bench) -> None:
     with bench.service(play(b"r7")) as service:
         assert bench.login(service.argument, "nodelay=1").delay >= 1
 
@@ -176,7 +176,7 @@ def test_a_known_result_is_returned_and_not_logged(bench: Bench, log: Log, resul
         assert log() == []
 
 
-def test_ignore_is_returned_for_libpam_to_go_on_to_the_next_module(bench: Bench, log: Log) -> None:
+def test_after_ignore_libpam_continues_with_the_next_module(bench: Bench, log: Log) -> None:
     with bench.service(play(b"r25")) as service:
         relay = f"auth [ignore=1 default=die] {RELAY} {service.argument}"
         pamconf.service(bench.folder, "x", relay, "auth requisite pam_deny.so", "auth required pam_permit.so")
@@ -200,7 +200,7 @@ def test_only_the_exact_spellings_of_known_results_are_results(bench: Bench) -> 
 # ---- prompts, messages, PAM_AUTHTOK
 
 
-def test_prompts_reach_the_user_and_answers_the_service(bench: Bench) -> None:
+def test_prompts_are_passed_to_the_user_and_answers_to_the_service(bench: Bench) -> None:
     with bench.service(play(b"pCode: ", b"PName: ", b"p", b"r0")) as service:
         done = bench.login(service.argument, answers=["123456", b"\xff\x01", ""])
         assert done.prompts == (
@@ -212,7 +212,7 @@ def test_prompts_reach_the_user_and_answers_the_service(bench: Bench) -> None:
         assert done.result == Result.SUCCESS
 
 
-def test_information_and_errors_reach_the_user(bench: Bench) -> None:
+def test_information_and_errors_are_passed_to_the_user(bench: Bench) -> None:
     with bench.service(play(b"iready", b"eno", b"i", b"r7")) as service:
         assert bench.login(service.argument).messages == (
             Shown(Style.TEXT_INFO, "ready"),
@@ -229,13 +229,13 @@ def test_a_text_is_not_a_format_string_and_may_fill_the_packet(bench: Bench) -> 
         assert [shown.text for shown in done.prompts + done.messages] == [text, text]
 
 
-def test_a_failed_conversation_is_no_answer(bench: Bench) -> None:
+def test_a_failed_conversation_is_sent_as_no_answer(bench: Bench) -> None:
     with bench.service(play(b"pCode: ", b"r19")) as service:
         assert bench.login(service.argument, answers=[None]).result == Result.CONV_ERR
         assert service.heard[1:] == [b"N"]
 
 
-def test_a_null_response_is_no_answer(bench: Bench) -> None:
+def test_a_null_response_is_sent_as_no_answer(bench: Bench) -> None:
     class Silent(Session):
         def _answer(self, shown: Shown) -> bytes | None:
             return None
@@ -283,7 +283,7 @@ def test_the_authtok_is_set_for_the_modules_after(bench: Bench) -> None:
         assert service.heard[1:] == [b"Apassword"]
 
 
-def test_a_helper_speaks_the_same_protocol(bench: Bench) -> None:
+def test_a_helper_uses_the_same_protocol_as_a_service(bench: Bench) -> None:
     helper = bench.helper("""
 channel.send(b"pCode: ")
 answer = channel.recv(600)
@@ -397,7 +397,7 @@ def test_messages_after_a_result_are_ignored(bench: Bench) -> None:
 
 
 def decision(messages: list[bytes]) -> int:
-    """Return the result of a login by the protocol."""
+    """Return the result that the protocol defines for these messages."""
     for message in messages[:64]:
         kind, text = message[:1], message[1:]
         if kind == b"r" and text in (b"0", b"3", b"7", b"9", b"19", b"25"):
@@ -414,7 +414,7 @@ TEXTS = st.one_of(
 MESSAGES = st.builds(lambda kind, text: kind + text, st.sampled_from([b"p", b"i", b"g", b"s", b"r", b"x", b""]), TEXTS)
 
 
-def test_any_bytes_of_a_service_are_judged_by_the_protocol_alone(bench: Bench) -> None:
+def test_any_bytes_of_a_service_give_the_result_of_the_protocol(bench: Bench) -> None:
     with bench.service(play()) as service:
         stack = bench.stack(service.argument, "nodelay")
 
@@ -452,7 +452,7 @@ def test_a_silent_helper_denies_after_the_limit(bench: Bench, log: Log) -> None:
 def test_the_time_limit_applies_to_each_service_turn_not_to_the_user(bench: Bench) -> None:
     def answer(shown: Shown) -> str:
         begun = time.monotonic()
-        while time.monotonic() < begun + 0.2:  # typing takes time: two of these are over the limit of one turn
+        while time.monotonic() < begun + 0.2:  # two such pauses are longer than the limit of a turn
             time.sleep(0.01)
         return "1"
 
@@ -462,7 +462,7 @@ def test_the_time_limit_applies_to_each_service_turn_not_to_the_user(bench: Benc
     assert done.seconds > 0.6
 
 
-def test_a_queue_that_remains_full_means_a_helper(bench: Bench) -> None:
+def test_if_the_services_queue_remains_full_a_helper_is_started(bench: Bench) -> None:
     path = bench.folder / "socket"
     helper = bench.helper("channel.send(b'r0')")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, full(listener, path):
@@ -481,7 +481,7 @@ def full(listener: socket.socket, path: Path) -> socket.socket:
 
 
 def test_by_default_a_turn_has_ten_seconds_and_a_connection_one(bench: Bench) -> None:
-    """The only test in real time, with all cases at once."""
+    """Run all cases at once, because this test waits in real time."""
     silent = bench.helper("channel.recv(1)", bench.folder / "silent.py")
     ready = bench.helper("channel.send(b'r0')", bench.folder / "ready.py")
     queue = bench.folder / "queue"

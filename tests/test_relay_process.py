@@ -1,4 +1,4 @@
-"""The helper's process and the host: what a helper inherits, how it ends, and that the host is unchanged."""
+"""Tests of the helper's process (inherited state, end) and of the host, which is unchanged after a login."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def spawned(bench: Bench, source: str) -> str:
     return bench.stack("socket=none", f"helper={bench.helper(source)}", "nodelay")
 
 
-# ---- what a helper inherits
+# ---- the state that a helper inherits
 
 
 def fact(bench: Bench, source: str) -> Any:
@@ -94,7 +94,7 @@ def test_a_helper_is_python_isolated_without_site(bench: Bench) -> None:
     assert command == ["/usr/bin/python3", "-I", "-S", str(bench.folder / "helper.py"), ""]
 
 
-def test_a_helper_has_a_session_of_its_own(bench: Bench) -> None:
+def test_a_helper_runs_in_a_new_session(bench: Bench) -> None:
     assert fact(bench, "tell(os.getsid(0) == os.getpgrp() == os.getpid())") is True
 
 
@@ -123,7 +123,7 @@ print(pamconf.login({stack!r}, "alice", [], folder).messages[0].text)
 
 @needs_root
 def test_a_helper_of_a_setuid_host_keeps_both_ids(bench: Bench) -> None:
-    """The real uid is the caller's, the effective uid is 0: the helper itself drops privileges."""
+    """The real uid is the caller's, and the effective uid is 0. The helper itself drops its privileges."""
     stack = spawned(bench, "tell((os.getresuid(), os.getresgid()))" + ACCEPTING)
     host = bench.run(f"""
 os.setresuid({OTHER_UID}, 0, 0)
@@ -143,10 +143,10 @@ print(pamconf.login({stack!r}, "alice", [], folder).result.name)
     assert host.stdout == "SERVICE_ERR\n", host.stderr
 
 
-# ---- how a helper ends
+# ---- the end of a helper
 
 
-def test_a_helper_that_keeps_running_after_its_result_is_ended(bench: Bench) -> None:
+def test_a_helper_that_runs_on_after_its_result_is_killed(bench: Bench) -> None:
     stack = spawned(
         bench,
         """
@@ -163,7 +163,7 @@ time.sleep(20)
     assert not os.path.exists(f"/proc/{told(done)}")
 
 
-def test_a_helper_that_is_stopped_is_ended_at_the_limit(bench: Bench) -> None:
+def test_a_stopped_helper_is_killed_at_the_time_limit(bench: Bench) -> None:
     helper = bench.helper("import signal\ntell(os.getpid())\nos.kill(os.getpid(), signal.SIGSTOP)" + ACCEPTING)
     done = bench.login("socket=none", f"helper={helper}", relay=brisk())
     assert done.result == Result.AUTHINFO_UNAVAIL
@@ -248,7 +248,7 @@ def test_a_process_that_the_host_starts_meanwhile_inherits_no_descriptor(bench: 
     assert meanwhile == [before]
 
 
-def test_the_service_sees_the_end_while_a_host_child_holds_the_channel(bench: Bench) -> None:
+def test_the_service_gets_the_end_while_a_host_child_holds_the_channel(bench: Bench) -> None:
     ended, child = threading.Event(), 0
 
     def script(channel: socket.socket, heard: list[bytes]) -> None:
@@ -272,7 +272,7 @@ def test_the_service_sees_the_end_while_a_host_child_holds_the_channel(bench: Be
 
 
 def test_answers_and_passwords_are_wiped(bench: Bench) -> None:
-    """A preloaded library reports the memory that is wiped."""
+    """A preloaded library reports the wiped memory."""
     source = r"""
 #include <ctype.h>
 #include <stdio.h>
@@ -372,7 +372,7 @@ except ChildProcessError:
 
 
 def test_a_host_that_reaps_every_child_itself_may_do_so(bench: Bench) -> None:
-    """A thread waits for any child, as daemons do, and may reap the helper before the relay does."""
+    """A thread of the host waits for any child, as in daemons, and may reap the helper before the relay."""
     host = bench.run(f"""
 signals = []
 handler = lambda *_: signals.append(1)
@@ -426,7 +426,7 @@ def test_signals_to_the_host_do_not_prolong_a_turn(bench: Bench) -> None:
 
 
 def test_a_service_that_exits_does_not_end_the_host(bench: Bench) -> None:
-    """Python ignores SIGPIPE from its start; sudo and sshd do not."""
+    """Python ignores SIGPIPE by default, unlike sudo and sshd."""
     host = bench.run(f"""
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 def answer(shown):
@@ -440,7 +440,7 @@ print(pamconf.login({spawned(bench, ASKING)!r}, "alice", answer, folder).result.
 
 @pytest.mark.parametrize(("room", "result"), [(1, "AUTHINFO_UNAVAIL"), (2, "SUCCESS"), (3, "SUCCESS")])
 def test_a_host_with_few_descriptors_left_is_answered(bench: Bench, room: int, result: str) -> None:
-    """A helper needs two descriptors. The third, a pidfd, only makes its end more reliable."""
+    """A helper needs two descriptors. A third descriptor, a pidfd, makes waiting for its end more reliable."""
     host = bench.run(f"""
 import resource
 def leave_little_room(shown):
@@ -469,7 +469,7 @@ needs_private_etc = pytest.mark.skipif(
 
 
 def pamtester(bench: Bench, stack: str, answer: str) -> subprocess.CompletedProcess[str]:
-    """Run pamtester with the test's folder as /etc/pam.d and as /run/pam_totp, in its own mount namespace."""
+    """Run pamtester in a new mount namespace, with the test's folder as /etc/pam.d and as /run/pam_totp."""
     script = """
 mount --bind "$1" /etc/pam.d
 mount -t tmpfs -o mode=755 tmpfs /run
@@ -506,7 +506,7 @@ def test_without_an_argument_the_socket_is_in_run(bench: Bench) -> None:
 
 
 @needs_private_etc
-def test_a_refusal_takes_the_delay_asked_for(bench: Bench) -> None:
+def test_a_refusal_takes_the_requested_delay(bench: Bench) -> None:
     with bench.service(play(b"r7")) as service:
         stack = bench.stack(service.argument)
         begun = os.times().elapsed

@@ -1,4 +1,4 @@
-"""Trust of the relay: it uses no socket, helper or interpreter whose path another account could have changed."""
+"""Tests of the relay's trust: it uses a socket, helper or interpreter only if no other account can change its path."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.bare, pytest.mark.usefixtures("log")]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder for trusted and untrusted files; the service files are outside it."""
+    """Return a folder for trusted and untrusted files. It does not contain the service files."""
     path = tmp_path / "folder"
     path.mkdir(0o755)
     return path
@@ -94,12 +94,12 @@ def test_links_are_followed_as_the_kernel_does(bench: Bench, folder: Path, helpe
     assert result(bench, link) == Result.SUCCESS
 
 
-def test_a_path_may_go_up_and_down(bench: Bench, folder: Path, helper: Path) -> None:
+def test_a_path_may_contain_dot_dot(bench: Bench, folder: Path, helper: Path) -> None:
     (bench.folder / "there").symlink_to("folder")
     assert result(bench, f"{bench.folder}//there/./../folder/../there///helper.py") == Result.SUCCESS
 
 
-def test_the_parent_of_a_link_is_that_of_its_target(bench: Bench, helper: Path, folder: Path) -> None:
+def test_dot_dot_after_a_link_is_the_parent_of_its_target(bench: Bench, helper: Path, folder: Path) -> None:
     (folder / "inner").mkdir()
     (bench.folder / "there").symlink_to("folder/inner")
     assert result(bench, f"{bench.folder}/there/../helper.py") == Result.SUCCESS
@@ -205,7 +205,7 @@ def test_the_service_account_is_not_trusted_with_a_helper(bench: Bench, helper: 
     assert result(bench, helper, relay=build(ACCOUNT="nobody")) == Result.SERVICE_ERR
 
 
-def test_the_helper_is_compiled_in_unless_an_argument_names_another(bench: Bench, helper: Path) -> None:
+def test_the_compiled_in_helper_is_used_unless_an_argument_names_another(bench: Bench, helper: Path) -> None:
     compiled = build(HELPER=str(helper))
     assert bench.login("socket=none", relay=compiled).result == Result.SUCCESS
     assert result(bench, "/nonexistent/helper.py", relay=compiled) == Result.SERVICE_ERR
@@ -230,7 +230,7 @@ def test_a_foreign_module_beside_the_package_is_not_imported(bench: Bench, folde
 
 @pytest.fixture
 def interpreter(folder: Path) -> Path:
-    """Write a program that replaces Python: it starts Python."""
+    """Write an interpreter for the tests: a script that starts Python."""
     path = folder / "interpreter"
     path.write_text(f'#!/bin/sh\nexec {INTERPRETER} "$@"\n')
     path.chmod(0o755)
@@ -275,7 +275,7 @@ def test_an_interpreter_that_does_not_start_is_unavailable(
 
 @pytest.fixture
 def asked(bench: Bench, helper: Path, folder: Path) -> Iterator[Callable[..., str]]:
-    """Log in with a service at `socket` that refuses, and a helper that accepts: the result names the one used."""
+    """Return a function that logs in and returns "service" or "helper". The service refuses, the helper accepts."""
     with bench.service(play(b"r7"), folder / "socket"):
 
         def attempt(path: Path = folder / "socket", relay: Path = RELAY) -> str:
@@ -327,7 +327,7 @@ def test_without_a_socket_a_helper_is_used_and_nothing_is_logged(
     assert log() == []
 
 
-def test_a_stale_socket_means_a_helper(asked: Callable[..., str], log: Log, folder: Path) -> None:
+def test_with_a_stale_socket_a_helper_is_started(asked: Callable[..., str], log: Log, folder: Path) -> None:
     path = folder / "stale"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(path))
@@ -337,14 +337,14 @@ def test_a_stale_socket_means_a_helper(asked: Callable[..., str], log: Log, fold
     assert log() == []
 
 
-def test_a_socket_of_another_type_means_a_helper(asked: Callable[..., str], folder: Path) -> None:
+def test_with_a_socket_of_another_type_a_helper_is_started(asked: Callable[..., str], folder: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(folder / "stream"))
         listener.listen()
         assert asked(folder / "stream") == "helper"
 
 
-def test_a_regular_file_at_the_socket_path_means_a_helper(
+def test_with_a_regular_file_as_socket_a_helper_is_started(
     asked: Callable[..., str], log: Log, folder: Path, helper: Path
 ) -> None:
     assert asked(helper) == "helper"

@@ -1,7 +1,7 @@
-"""`make bench`: measure pam_totp and its peers in one run, interleaved. The results are a table and bench.json.
+"""`make bench`: measure pam_totp and other modules in one run, interleaved. The results are a table and bench.json.
 
-The results are medians and ratios: machines are noisy, and an absolute figure does not apply to another machine. No
-test depends on a figure. It runs as root in its own mount namespace, because the peers read /etc/pam.d.
+The results are medians and ratios, because machines are noisy, and absolute figures hold for one machine only. No test
+depends on a figure. The benchmark runs as root in a private mount namespace, because other modules read /etc/pam.d.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ ACCOUNTS = ["totp", "spawned", "hammered", "first", *load.names(64)]
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=50, help="logins of every contestant (%(default)s)")
-    parser.add_argument("--crowd", type=int, default=CROWD, help="enrolled users of the large store (%(default)s)")
-    parser.add_argument("--logins", type=int, default=10_000, help="for the memory of the service (%(default)s)")
-    parser.add_argument("--no-log", action="store_true", help="no log daemon, as in a container: see docs/speed.md")
+    parser.add_argument("--rounds", type=int, default=50, help="logins by each module (%(default)s)")
+    parser.add_argument("--crowd", type=int, default=CROWD, help="enrolled users in the large store (%(default)s)")
+    parser.add_argument("--logins", type=int, default=10_000, help="logins before memory is measured (%(default)s)")
+    parser.add_argument("--no-log", action="store_true", help="run without a log daemon: see docs/speed.md")
     args = parser.parse_args()
     if os.geteuid() != 0:
-        print("make bench: needs root, to make a private /etc/pam.d for the peers", file=sys.stderr)
+        print("make bench: root is required for a private /etc/pam.d (use sudo)", file=sys.stderr)
         return 3
     if INSIDE not in os.environ:
         command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", "tests.bench", *sys.argv[1:]]
         os.chdir(TREE)
-        # It replaces this process: a parent would end it at Ctrl-C, in the middle of its clean-up.
+        # exec, not a child process: on Ctrl-C, a parent would kill the child during its clean-up.
         os.execvpe(command[0], command, os.environ | {INSIDE: "1"})  # noqa: S606
     report = Report()
-    report.section("one search for a resynchronisation")
+    report.section("search of a resynchronisation")
     search(report)
     for medium, parent in (("tmpfs", "/dev/shm"), ("disk", "/var/tmp")):  # noqa: S108  a folder in each is made
         with tempfile.TemporaryDirectory(prefix="pam_totp-bench-", dir=parent) as folder:
@@ -60,7 +60,7 @@ def main() -> int:
 
 
 class Report:
-    """Print each figure at once, and keep it."""
+    """The figures. Each is printed immediately, and stored for bench.json."""
 
     def __init__(self) -> None:
         self.figures: list[dict[str, Any]] = []
@@ -97,28 +97,28 @@ def spread(seconds: list[float]) -> tuple[float, float, float]:
 
 
 def search(report: Report) -> None:
-    wrong = ("000000", "000001")  # not codes in a row of that range: the whole range is searched
+    wrong = ("000000", "000001")  # these are not codes in a row in that range, so all counters are searched
     otp = pyotp.HOTP("GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ")
-    rounds: dict[str, list[float]] = {"ours": [], "ours, far from 0": [], "oathtool": [], "pyotp": []}
+    rounds: dict[str, list[float]] = {"pam_totp": [], "pam_totp, far from 0": [], "oathtool": [], "pyotp": []}
     oathtool = ["oathtool", "-w", str(SEARCHED), KEY.hex(), "99999999", "--digits=8"]
     once = ["oathtool", "00"]
     idle = statistics.median(timed(lambda: subprocess.run(once, capture_output=True, check=False)) for _ in range(9))
     far = range(100 * SEARCHED, 100 * SEARCHED + SEARCHED // 10)
     for _ in range(7):
-        rounds["ours"].append(timed(lambda: find(KEY, wrong, range(SEARCHED))))
-        rounds["ours, far from 0"].append(10 * timed(lambda: find(KEY, wrong, far)))
+        rounds["pam_totp"].append(timed(lambda: find(KEY, wrong, range(SEARCHED))))
+        rounds["pam_totp, far from 0"].append(10 * timed(lambda: find(KEY, wrong, far)))
         rounds["oathtool"].append(timed(lambda: subprocess.run(oathtool, capture_output=True, check=False)) - idle)
         rounds["pyotp"].append(50 * timed(lambda: [otp.at(c) for c in range(SEARCHED // 50)]))
     middle = {name: statistics.median(values) for name, values in rounds.items()}
     for name, seconds in middle.items():
         report.say(f"{name}: {SEARCHED:,} counters", f"{seconds:.2f} s", seconds=seconds)
-    ratios = {peer: middle["ours"] / middle[peer] for peer in ("oathtool", "pyotp")}
-    report.say("ours / oathtool -w", f"{ratios['oathtool']:.2f}", "at most 2.5", ratio=ratios["oathtool"])
-    report.say("ours / pyotp", f"{ratios['pyotp']:.2f}", "at most 0.2", ratio=ratios["pyotp"])
+    ratios = {peer: middle["pam_totp"] / middle[peer] for peer in ("oathtool", "pyotp")}
+    report.say("pam_totp / oathtool -w", f"{ratios['oathtool']:.2f}", "at most 2.5", ratio=ratios["oathtool"])
+    report.say("pam_totp / pyotp", f"{ratios['pyotp']:.2f}", "at most 0.2", ratio=ratios["pyotp"])
 
 
 def on(folder: Path, medium: str, args: argparse.Namespace, report: Report) -> None:
-    """Measure all that depends on the file system of the store."""
+    """Measure everything that depends on the file system of the store."""
     with (
         private_etc(folder),
         private_dev(folder),
@@ -126,17 +126,17 @@ def on(folder: Path, medium: str, args: argparse.Namespace, report: Report) -> N
         site_in(folder / "one") as site,
         site_in(folder / "crowd") as crowd,
     ):
-        report.section(f"the floor, on {medium}")
+        report.section(f"lower bounds of every program, on {medium}")
         floor(report, folder)
         progress(f"enrolling {args.crowd:,} users")
         for i in range(args.crowd):
             crowd.enrol(fob(), user=f"user{i}")
         site.start("--log", "syslog")
         crowd.start("--log", "syslog")
-        report.section(f"one login by pamtester, on {medium}, less what pam_permit takes")
+        report.section(f"a login by pamtester, minus the time of pam_permit, on {medium}")
         with load.deciding_nothing(folder / logins.NOTHING):
             one_login(report, logins.race(list(logins.cases(folder, site, crowd)), args.rounds, lambda _: None))
-            report.section(f"many clients of a service that decides nothing, on {medium}")
+            report.section(f"many clients of a service that makes no decision, on {medium}")
             clients_of(report, folder / logins.NOTHING, load.clients(site, 64))
         for workers in sorted({1, os.cpu_count() or 1}):
             report.section(f"many clients of a service with {workers} worker{'s' * (workers > 1)}, on {medium}")
@@ -152,9 +152,9 @@ def on(folder: Path, medium: str, args: argparse.Namespace, report: Report) -> N
 
 @contextmanager
 def private_etc(folder: Path) -> Iterator[None]:
-    """Set up a private /etc/pam.d and /etc/passwd.
+    """Set up a private /etc/pam.d and a private /etc/passwd with the accounts of the benchmark.
 
-    Without an entry, an account would be looked up in every other source too. A login of a real user has no such cost.
+    Without these entries, each login would also search all other name services. Logins of real users have no such cost.
     """
     (folder / "pam.d").mkdir()
     passwd = Path("/etc/passwd").read_text()
@@ -170,7 +170,7 @@ def private_etc(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def private_dev(folder: Path) -> Iterator[None]:
-    """Set up a private /dev without a reader of the log."""
+    """Set up a private /dev without a log socket."""
     nodes = ("null", "zero", "full", "random", "urandom", "tty", "console")
     dev = folder / "dev"
     dev.mkdir()
@@ -189,9 +189,9 @@ def private_dev(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def read_log() -> Iterator[None]:
-    """Read /dev/log, for pam_totp and its peers alike.
+    """Run a log daemon at /dev/log, which discards all lines.
 
-    Without a reader, the peers write to the machine's console instead, which takes a millisecond.
+    Without a log daemon, the other modules write to the machine's console, which takes a millisecond.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
         log.bind("/dev/log")
@@ -224,10 +224,10 @@ def floor(report: Report, folder: Path) -> None:
     synced = [timed(lambda: load.durable(folder, "floor")) for _ in range(100)]
     report.say("fsync of a file and of its folder", ms(statistics.median(synced)), seconds=statistics.median(synced))
     rate = load.durable_at_once(folder, 64, 2000)
-    report.say("the same by 64 at once", f"{rate:.0f}/s", per_second=rate)
-    bare = ["/usr/bin/python3", "-I", "-S", "-c", "pass"]
-    starts = [timed(lambda: subprocess.run(bare, env={}, check=True)) for _ in range(30)]
-    report.say("a bare interpreter's start", ms(statistics.median(starts)), seconds=statistics.median(starts))
+    report.say("durable writes by 64 processes", f"{rate:.0f}/s", per_second=rate)
+    empty = ["/usr/bin/python3", "-I", "-S", "-c", "pass"]
+    starts = [timed(lambda: subprocess.run(empty, env={}, check=True)) for _ in range(30)]
+    report.say("start of an interpreter", ms(statistics.median(starts)), seconds=statistics.median(starts))
 
 
 def one_login(report: Report, seconds: dict[str, list[float]]) -> None:
@@ -239,12 +239,12 @@ def one_login(report: Report, seconds: dict[str, list[float]]) -> None:
         quartiles = f"{ms(net[name])}  (quartiles {1000 * (low - own):.2f} … {1000 * (high - own):.2f})"
         report.say(name, ms(own) if name == "pam_permit" else quartiles, seconds=net[name], samples=values)
     for ours, peer, target in (
-        ("ours, HOTP, socket", "google_authenticator, HOTP", 0.5),
-        ("ours, TOTP, socket", "google_authenticator, TOTP", 0.5),
-        ("ours, HOTP, socket", "pam_oath, 1 user", 1.0),
-        ("ours, 100,000 users", "ours, HOTP, socket", 1.1),
-        ("ours, 100,000 users", "pam_oath, 100,000 users", 0.05),
-        ("ours, HOTP, spawn", "pam_python, empty module", 1.5),
+        ("pam_totp, HOTP, socket", "google_authenticator, HOTP", 0.5),
+        ("pam_totp, TOTP, socket", "google_authenticator, TOTP", 0.5),
+        ("pam_totp, HOTP, socket", "pam_oath, 1 user", 1.0),
+        ("pam_totp, 100,000 users", "pam_totp, HOTP, socket", 1.1),
+        ("pam_totp, 100,000 users", "pam_oath, 100,000 users", 0.05),
+        ("pam_totp, HOTP, spawn", "pam_python, empty module", 1.5),
     ):
         if peer in net:
             ratio = net[ours] / net[peer]
@@ -252,7 +252,7 @@ def one_login(report: Report, seconds: dict[str, list[float]]) -> None:
 
 
 def clients_of(report: Report, path: Path, clients: list[load.Client]) -> None:
-    """Measure 1, 8 and 64 clients at the service at `path`."""
+    """Measure 1, 8 and 64 clients of the service at `path`."""
     alone = 0.0
     for count in (1, 8, 64):
         for client in clients:
@@ -273,18 +273,18 @@ def many_clients(report: Report, site: Site) -> None:
         quiet.append(quiet_clients(site, clients[:8], None))
         beside.append(quiet_clients(site, clients[:8], load.Client("hammered")))
     alone, pressed = statistics.median(quiet), statistics.median(beside)
-    figure = f"p99 {ms(alone)} alone, {ms(pressed)} beside them: {pressed / alone:.1f} ×"
-    report.say("8 others, while one user is hammered by 64", figure, "at most 2 ×", ratio=pressed / alone)
+    figure = f"p99 {ms(alone)} alone, {ms(pressed)} under load: {pressed / alone:.1f} ×"
+    report.say("8 clients, while 64 guess codes of a user", figure, "at most 2 ×", ratio=pressed / alone)
 
 
 def centiles(seconds: list[float]) -> tuple[float, float]:
-    """Return the median and the 99th centile."""
+    """Return the median and the 99th percentile."""
     ordered = sorted(seconds)
     return ordered[len(ordered) // 2], ordered[int(0.99 * len(ordered))]
 
 
 def quiet_clients(site: Site, clients: list[load.Client], hammered: load.Client | None) -> float:
-    """Return the p99 of `clients`, while 64 connections in another process send wrong codes for one user."""
+    """Return the p99 of `clients`. Meanwhile, 64 connections of another process send wrong codes for `hammered`."""
     for client in clients:
         client.seconds.clear()
     site.enrol(fob(), user="hammered")

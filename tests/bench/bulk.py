@@ -1,7 +1,7 @@
-"""Measure commands over all users, with a large store and a tenth of it: is the time linear, how much memory is used?
+"""Measure time and memory of commands that read all users, with a large store and with a tenth of it.
 
-Rule: the measured command is a child of a process without other work. The kernel passes the memory peak of a process
-on to the program that it starts, so a child of this process would have at least the peak of this process.
+Rule: a small launcher process starts the measured command. A command inherits the memory peak of the process that
+starts it, so as a child of this process it would have at least the peak of this process.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ LIMIT = 20.0  # seconds
 
 
 class Says(Protocol):
-    """The destination of figures."""
+    """A report that accepts figures."""
 
     def say(self, what: str, figure: str, target: str = "", **data: Any) -> None: ...
 
 
 @dataclass(frozen=True)
 class Run:
-    """The cost of a command: seconds, seconds of processor time, and the peak of memory in MB."""
+    """The cost of a command: seconds, seconds of processor time, peak of memory in MB, and the exit status."""
 
     seconds: float
     processor: float
@@ -56,7 +56,7 @@ def run(*words: str | Path) -> Run:
 
 
 def commands(report: Says, store: Path, users: int, folder: Path) -> None:
-    """Measure all commands over `store`, which has user0, user1 and so on. /etc/pam.d must be private."""
+    """Measure all commands on `store`, which has user0, user1 and so on. /etc/pam.d must be private."""
     sizes = (users // 10, users)
     tenth = folder / "tenth"
     tenth.mkdir(mode=0o700)

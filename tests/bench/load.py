@@ -1,4 +1,4 @@
-"""Many clients at one service: each logs in repeatedly as its own user. One process runs all clients."""
+"""Many clients of a service. Each logs in repeatedly as another user. One process runs all clients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOOK_AHEAD = 10
 
 @dataclass
 class Client:
-    """One client's dialogue: its state, and the times of its logins."""
+    """A client: the state of its dialogue, and the times of its logins."""
 
     user: str
     counter: int = 0
@@ -40,14 +40,14 @@ def names(users: int) -> list[str]:
 
 
 def clients(site: Site, users: int) -> list[Client]:
-    """Return this number of clients, each enrolled."""
+    """Enrol this number of users, and return a client for each."""
     for name in names(users):
         site.enrol(fob(), user=name)
     return [Client(name) for name in names(users)]
 
 
 def hammer(path: Path, clients: list[Client], logins: int) -> float:
-    """Let `clients` make `logins` logins in all, each one after the other. Return the seconds."""
+    """Let `clients` make `logins` logins in total. Each client makes one login at a time. Return the seconds."""
     with selectors.DefaultSelector() as waiting:
         left = logins
 
@@ -83,7 +83,7 @@ def hammer(path: Path, clients: list[Client], logins: int) -> float:
 
 @contextmanager
 def deciding_nothing(path: Path) -> Iterator[None]:
-    """Run a service with the same dialogue that accepts every answer: the cost of the dialogue alone."""
+    """Run a service with the same dialogue, which accepts every answer, to measure the dialogue alone."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(str(path))
     listener.listen()
@@ -101,7 +101,7 @@ def deciding_nothing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def beside(work: Callable[[], None]) -> Iterator[None]:
-    """Run `work`, which never ends, in another process meanwhile."""
+    """Run `work`, which never returns, in another process for the time of the context."""
     child = os.fork()
     if child == 0:
         try:
@@ -116,7 +116,7 @@ def beside(work: Callable[[], None]) -> Iterator[None]:
 
 
 def durable(folder: Path, name: str) -> None:
-    """Replace a file durably: the minimum work for a record that survives a power cut."""
+    """Replace a file durably. This is the minimum work for a record that survives a power cut."""
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     file = os.open(f"{name}.tmp", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=opened)
     os.write(file, b"x" * 600)
@@ -128,7 +128,7 @@ def durable(folder: Path, name: str) -> None:
 
 
 def durable_at_once(folder: Path, processes: int, times: int) -> float:
-    """Return the rate of durable writes a second with this number of processes, `times` writes in all."""
+    """Let this number of processes make `times` durable writes in total. Return the writes per second."""
     begun = time.perf_counter()
     children = []
     for number in range(processes):
@@ -144,7 +144,7 @@ def durable_at_once(folder: Path, processes: int, times: int) -> float:
         children.append(child)
     ends = [os.waitpid(child, 0)[1] for child in children]
     if any(ends):
-        raise OSError(f"{folder}: not all could be written")
+        raise OSError(f"{folder}: some writes failed")
     return times // processes * processes / (time.perf_counter() - begun)
 
 
@@ -163,7 +163,7 @@ def processor_seconds(pid: int) -> float:
 
 
 def start_to_answer(site: Site) -> Iterator[float]:
-    """Return repeated times in seconds, from the start of a service to the end of its first login."""
+    """Yield times in seconds, each from the start of a service to the end of its first login."""
     counter = 0
     while True:
         site.enrol(fob(counter), user="first")

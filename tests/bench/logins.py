@@ -1,4 +1,4 @@
-"""One login by pamtester, for pam_totp and its peers, in rounds: each module logs in once a round, in random order."""
+"""Logins by pamtester with pam_totp and other modules. In each round, each module logs in once, in random order."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pam_totp.core.secretfile import base32
 from tests.site import KEY, MODULE, Site, fob, phone
 
 USER = "root"
-DIALOGUE = "the floor: a dialogue that decides nothing"
-NOTHING = "nothing"  # the socket of the process that answers
+DIALOGUE = "lower bound: a dialogue without a decision"
+NOTHING = "nothing"  # the socket of the service that makes no decision
 MANY_USERS = 100_000
 PYTHON_MODULES = ("/lib/security/pam_python.so", "/usr/lib/security/pam_python.so")
 EMPTY_MODULE = """
@@ -30,7 +30,7 @@ def pam_sm_setcred(pamh, flags, argv):
 
 @dataclass(frozen=True)
 class Case:
-    """A PAM line, and a function that makes the next right answer, which is not timed."""
+    """A PAM line, and a function that computes the next right answer. The time of that function is not measured."""
 
     name: str
     line: str
@@ -43,7 +43,7 @@ def counting(key: bytes = KEY, first: int = 0) -> Callable[[], str]:
 
 
 def cases(folder: Path, site: Site, crowd: Site) -> Iterator[Case]:
-    """Return every module to measure, with its files below `folder`. `crowd` has 100,000 users enrolled, `site` one."""
+    """Yield a case for each module, with its files below `folder`. `crowd` is the site with 100,000 users."""
     yield Case("pam_permit", "pam_permit.so", lambda: "")
     yield Case(DIALOGUE, f"{MODULE} socket={folder / NOTHING} nodelay", lambda: "123456")
     yield from ours(site, crowd)
@@ -60,19 +60,19 @@ def cases(folder: Path, site: Site, crowd: Site) -> Iterator[Case]:
 def ours(site: Site, crowd: Site) -> Iterator[Case]:
     arguments = f"store={site.store} socket={site.socket} nodelay"
     site.enrol(fob(), user=USER)
-    yield Case("ours, HOTP, socket", f"{MODULE} {arguments}", counting())
+    yield Case("pam_totp, HOTP, socket", f"{MODULE} {arguments}", counting())
 
     token = phone()
 
     def fresh_step() -> str:
-        site.enrol(token, user="totp")  # a step is accepted once: the file is restored, which is not timed
+        site.enrol(token, user="totp")  # restore the file, because a step is accepted once; this time is not measured
         return totp(token.secret, int(time.time()))
 
-    yield Case("ours, TOTP, socket", f"{MODULE} {arguments} user=totp", fresh_step)
+    yield Case("pam_totp, TOTP, socket", f"{MODULE} {arguments} user=totp", fresh_step)
     site.enrol(fob(), user="spawned")
-    yield Case("ours, HOTP, spawn", f"{MODULE} store={site.store} socket=none nodelay user=spawned", counting())
+    yield Case("pam_totp, HOTP, spawn", f"{MODULE} store={site.store} socket=none nodelay user=spawned", counting())
     crowd.enrol(fob(), user=USER)
-    yield Case("ours, 100,000 users", f"{MODULE} store={crowd.store} socket={crowd.socket} nodelay", counting())
+    yield Case("pam_totp, 100,000 users", f"{MODULE} store={crowd.store} socket={crowd.socket} nodelay", counting())
 
 
 def google_authenticator(folder: Path) -> Iterator[Case]:
@@ -86,7 +86,7 @@ def google_authenticator(folder: Path) -> Iterator[Case]:
         return secret
 
     def fresh_step() -> str:
-        fresh("TOTP", '" DISALLOW_REUSE\n" TOTP_AUTH\n')  # required to refuse a replay, as pam_totp does
+        fresh("TOTP", '" DISALLOW_REUSE\n" TOTP_AUTH\n')  # with this option, it refuses a replay like pam_totp
         return totp(KEY, int(time.time()))
 
     for kind, options, answer in (("HOTP", '" HOTP_COUNTER 1\n', following), ("TOTP", "", fresh_step)):
@@ -106,7 +106,7 @@ def oath(folder: Path) -> Iterator[Case]:
 
 
 def race(contestants: list[Case], rounds: int, progress: Callable[[int], None]) -> dict[str, list[float]]:
-    """Return the seconds of every login, by name. `/etc/pam.d` must be private. A refusal is a RuntimeError."""
+    """Return the seconds of every login, by module. `/etc/pam.d` must be private. Raise RuntimeError on a refusal."""
     for i, case in enumerate(contestants):
         Path(f"/etc/pam.d/bench{i}").write_text(f"auth required {case.line}\n")
     seconds: dict[str, list[float]] = {case.name: [] for case in contestants}

@@ -1,4 +1,4 @@
-"""Fixtures: Django, set up once, with an empty database for each test, and the service that it asks."""
+"""Fixtures: Django with an empty database for each test, and the service that Django asks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _django() -> None:
 
 
 class Passwords:
-    """Fake system passwords: the tests have no accounts of their own."""
+    """Fake system passwords, because the tests have no accounts."""
 
     def verify(self, user: str, password: str) -> bool:
         return password == PASSWORD and user in (ME, "mallory")
@@ -33,7 +33,7 @@ class Passwords:
 
 @pytest.fixture
 def project(_django: None, site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Django's settings, which a test may change. The service is the one of `site`, and the database is empty."""
+    """Return Django's settings, which a test may change. The service is that of `site`. The database is empty."""
     from django.conf import settings
     from django.core.management import call_command
 

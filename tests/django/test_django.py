@@ -1,4 +1,4 @@
-"""pam_totp.django in a real project: the password, then a code of this host, which is used up everywhere."""
+"""Tests of pam_totp.django in a real project: the password, the code, devices, settings and examples."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_password_that_cannot_be_checked_is_refused_and_logged(
     assert f"cannot check the password: {reason}" in caplog.text
 
 
-def test_users_are_created_only_if_the_setting_says_so(client: Any, project: Any, monkeypatch: Any) -> None:
+def test_users_are_created_only_if_the_setting_allows_it(client: Any, project: Any, monkeypatch: Any) -> None:
     from django.contrib.auth import get_user_model
 
     monkeypatch.setattr(project, "PAM_TOTP_CREATE_USERS", False)
@@ -154,7 +154,7 @@ def test_repeated_sign_ins_create_one_device(client: Any) -> None:
     assert [d.name for d in HostDevice.objects.all()] == ["default"]
 
 
-def test_devices_are_created_only_if_the_setting_says_so(client: Any, project: Any, monkeypatch: Any) -> None:
+def test_devices_are_created_only_if_the_setting_allows_it(client: Any, project: Any, monkeypatch: Any) -> None:
     from pam_totp.django.models import HostDevice
 
     monkeypatch.setattr(project, "PAM_TOTP_CREATE_DEVICES", False, raising=False)

@@ -1,6 +1,6 @@
-"""People sign in with the system password, then with a code: `flask --app flask_app run --cert=adhoc`.
+"""Users sign in with the system password, then with a code: `flask --app flask_app run --cert=adhoc`.
 
-The account that it runs under is in the group shadow, and in /etc/pam_totp.toml: [clients] www-data = "web"
+The account of the application is in the group shadow, and listed in /etc/pam_totp.toml: [clients] www-data = "web"
 """
 
 import os
@@ -32,7 +32,7 @@ def page(title: str, problem: str | None, *fields: tuple[str, str, str]) -> str:
 
 
 def password_is_right(user: str, password: str) -> bool:
-    """A password-only PAM service; a blank password is never one."""
+    """Return True if the system password is right. A blank password is always wrong."""
     return bool(password) and pam.authenticate(user, password, service="pam_totp-portal", resetcreds=False)
 
 
@@ -43,7 +43,7 @@ def login() -> str | Response:
         user = request.form.get("user", "")
         if password_is_right(user, request.form.get("password", "")):
             session.clear()
-            session["halfway"] = user  # of no use but for the next step
+            session["halfway"] = user  # gives access to the page for the code only
             return redirect(url_for("code"))
         problem = "User name and password do not match."
     return page("Sign in", problem, ("user", "User name", "text"), ("password", "Password", "password"))

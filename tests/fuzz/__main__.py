@@ -1,9 +1,9 @@
-"""The parsers under a coverage-guided fuzzer (atheris): `make fuzz`, or `make fuzz SECONDS=600`.
+"""Run the parsers under a coverage-guided fuzzer (atheris): `make fuzz`, or `make fuzz SECONDS=600`.
 
-python -m tests.fuzz SECONDS [--keep]         all parsers, within this time; --keep adds new inputs to the kept ones
-python -m tests.fuzz SECONDS NAME FOLDER      one parser, with the inputs in FOLDER, which also gets new ones
+python -m tests.fuzz SECONDS [--keep]         all parsers in this time; --keep adds new inputs to tests/fuzz/corpus
+python -m tests.fuzz SECONDS NAME FOLDER      one parser, with the inputs in FOLDER; new inputs are added to FOLDER
 
-A crash is written to build/fuzz.
+An input that causes a crash is written to build/fuzz.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ARTIFACTS = Path("build/fuzz")
 
 
 def fuzz(seconds: str, name: str, folder: str) -> None:
-    """Does not return."""
+    """Run the fuzzer on one parser. The fuzzer exits the process."""
     options = [f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=2048", "-max_len=4096", "-verbosity=0"]
     options += [f"-artifact_prefix={ARTIFACTS}/{name}-", "-print_final_stats=1"]
     atheris.Setup([sys.argv[0], *options, folder], TARGETS[name])
@@ -36,7 +36,7 @@ def fuzz(seconds: str, name: str, folder: str) -> None:
 
 
 def fuzz_all(seconds: int, keep: bool) -> int:
-    """Return the number of parsers with a defect."""
+    """Run the fuzzer on all parsers, one process each. Return the number of parsers with a defect."""
     at_once = os.cpu_count() or 1
     each = max(1, seconds * at_once // len(TARGETS))
     running: list[subprocess.Popen[str]] = []
@@ -74,7 +74,7 @@ def fuzz_all(seconds: int, keep: bool) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore SIGINT
     seconds, *rest = sys.argv[1:]
     if len(rest) == 2:
         fuzz(seconds, *rest)

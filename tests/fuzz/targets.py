@@ -1,4 +1,4 @@
-"""Every parser, and its rules for arbitrary bytes."""
+"""The parsers, and the rules that each must follow for arbitrary bytes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _one_line(error: Exception) -> None:
 
 
 def secret_file(data: bytes) -> None:
-    """A record that parses is written back byte for byte."""
+    """Check that a secret file is refused, or is serialised again to the same bytes."""
     try:
         record = parse(data)
     except RecordError as e:
@@ -43,7 +43,7 @@ def secret_file(data: bytes) -> None:
 
 
 def site_file(data: bytes) -> None:
-    """A site file is read or refused, and then gives settings or is refused."""
+    """Check that a site file gives settings, or is refused with SettingsError."""
     try:
         site = parse_site(data.decode("utf-8", "replace"))
         settings("sshd", [], site)
@@ -62,7 +62,7 @@ def arguments(data: bytes) -> None:
 
 
 def answer(data: bytes) -> None:
-    """Codes are digits of the answer; only one of the few right answers is accepted."""
+    """Check that codes consist of the answer's digits, and that only right answers are accepted."""
     parsed = Answer.parse(data)
     codes = parsed.codes({6, 8})
     if codes is not None:
@@ -95,7 +95,7 @@ def hello(data: bytes) -> None:
 
 
 def user_name(data: bytes) -> None:
-    """A user name gives one file name in the folder, or none."""
+    """Check that a user name is refused, or gives the name of a file in the folder."""
     try:
         name = file_name(data.decode("utf-8", "surrogateescape"))
     except StoreError:
@@ -106,7 +106,7 @@ def user_name(data: bytes) -> None:
 
 
 def google_authenticator(data: bytes) -> None:
-    """As for every format. An error names an unknown setting, so the sample's key must not be that name."""
+    """Check as for every format, but skip inputs with the sample's key as a setting, because errors name settings."""
     if samples.B32.encode() not in data.partition(b"\n")[2]:
         samples.check("google-authenticator", data)
 

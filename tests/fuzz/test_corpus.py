@@ -1,4 +1,4 @@
-"""Run each parser over the inputs that fuzzing kept: it reads or refuses each of them."""
+"""Tests of each parser over the inputs kept by the fuzzer."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
 """Measure the lines and branches of both packages that all tests reach, in every process: `make cover-all`.
 
 Rules:
-- The shipped code has no support for this. The tests run in a copy of the tree, in which every import of pam_totp or
-  token_sim first imports `measured`, which needs only files beside it.
-- So every process is measured: the helper (`python3 -I -S`, with an empty environment), processes of sshd and sudo, of
-  a namespace, of an installed copy, or of another account. A process that is killed or cannot write leaves no data.
+- The shipped code has no support for this. The tests run in a copy of the tree. There, every import of pam_totp or
+  token_sim first imports `measured`, which depends only on files in its folder.
+- Therefore every process is measured, also the helper (`python3 -I -S`, with an empty environment), processes of sshd
+  and sudo, of a namespace, of an installed copy, or of another account. Killed processes leave no data.
 - For relay.c, gcov reports the lines that the relay's own tests reach.
-- Tests marked `bare` are left out: they check a process's system calls, modules, memory or time, or the relay, which
-  is built differently here.
+- Tests marked `bare` are left out, because the measurement changes a process's system calls, modules, memory and time,
+  and the build of the relay.
 
 python -m tests.measure [PYTEST ARGUMENT...]
 
@@ -42,7 +42,7 @@ ENTRIES = (
 
 
 def copy_tree(tree: Path) -> Path:
-    """A copy of this tree, with the virtual environment of the original."""
+    """Copy this tree into a temporary folder, with a link to its virtual environment."""
     shutil.copytree(TREE, tree, ignore=shutil.ignore_patterns(".git", ".venv", "build", "__pycache__", ".*_cache"))
     (tree / ".venv").symlink_to(TREE / ".venv")
     return tree
@@ -56,7 +56,7 @@ def make_measured(tree: Path, library: Path) -> None:
 
 
 def measure(tree: Path, entry: str, library: Path) -> None:
-    """Replace the file by one that starts the measurement.
+    """Replace a file by a file that starts the measurement.
 
     The original is then run from the library by its own name: code that runs before the start is not measured.
     """
@@ -68,7 +68,7 @@ def measure(tree: Path, entry: str, library: Path) -> None:
 
 
 def spare_helpers(relay: Path) -> None:
-    """Make the relay wait for a helper that has answered, instead of killing it."""
+    """Change the relay so that it waits for the end of a helper that has answered, instead of killing it."""
     source = relay.read_text()
     assert source.count("SIGKILL") == 1
     relay.write_text(source.replace("SIGKILL", "0"))
@@ -117,9 +117,9 @@ def report(tree: Path, data: Path) -> bool:
     os.chdir(tree)
     packages = ["pam_totp", "token_sim"]
     whole = coverage.Coverage(str(DATA / "data"), config_file="tests/measure/coverage.ini", source=packages)
-    whole.start()  # and stopped at once: modules that were never imported count, too
+    whole.start()  # and stop at once, so that modules without an import are counted as not reached
     whole.stop()
-    with warnings.catch_warnings():  # of processes that were killed while they wrote
+    with warnings.catch_warnings():  # about incomplete data of killed processes
         warnings.simplefilter("ignore", CoverageWarning)
         whole.combine([str(data)])
     whole.save()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 TESTS = ("tests/test_relay.py", "tests/test_relay_process.py", "tests/test_relay_trust.py")
 FLAGS = "-std=c11 -O0 -fPIC -fvisibility=hidden --coverage"
-NOT_THIS_BUILD = "not exported"  # gcov's own symbols are exported too
-DEMANDED = 90.0  # percent of the lines
+NOT_THIS_BUILD = "not exported"  # in a build for gcov, gcov's symbols are exported too
+DEMANDED = 90.0  # per cent of the lines
 
 
 def cover(tree: Path) -> bool:

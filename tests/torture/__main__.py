@@ -1,13 +1,13 @@
-"""`make torture`: run every promise under attack, for an hour or the given number of minutes.
+"""`make torture`: test every promise under attack, for an hour or the given number of minutes.
 
 python -m tests.torture MINUTES [PYTEST ARGUMENT...]
 
 Rules:
-- Each file of tests is a stage. The last stage is the parsers under atheris (5 of 60 minutes). A failed stage stops no
-  later one.
+- Each file of tests is a stage. The last stage runs the parsers under atheris (5 of 60 minutes). The run continues
+  after a failed stage.
 - The summary has a line for each stage, and below it the figures of the stage. The exit status is 0 if all stages
   passed, else 1.
-- On SIGINT, SIGTERM or SIGHUP it interrupts the running stage once, waits until the stage has cleaned up, prints the
+- SIGINT, SIGTERM or SIGHUP interrupts the running stage. The run waits until the stage has cleaned up, prints the
   summary so far, and exits with 130.
 """
 
@@ -38,7 +38,7 @@ class Stage(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The result of a stage; `figures` are lines."""
+    """The result of a stage. `figures` are lines of text."""
 
     name: str
     status: int
@@ -58,13 +58,13 @@ def stages(minutes: float, arguments: Sequence[str]) -> list[Stage]:
 
 
 def run(stage: Stage, minutes: float) -> Outcome:
-    """Run a stage and show its output. Pass a KeyboardInterrupt on to it, and raise it when the stage has ended."""
+    """Run a stage and show its output. On KeyboardInterrupt, interrupt the stage, wait for its end, and raise again."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="pam_totp-torture-") as folder:
         figures = Path(folder, "figures")
         figures.touch()
         environment = {**os.environ, "TORTURE_MINUTES": str(minutes), "TORTURE_FIGURES": str(figures)}
-        # In its own session, so that it gets the signal once, and not from the terminal too.
+        # In a new session, so that the stage receives the signal once: only from here, and not from the terminal.
         with subprocess.Popen(stage.command, env=environment, start_new_session=True) as process:
             try:
                 status = process.wait()
@@ -114,7 +114,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def interrupt_on_signals() -> None:
-    """Make each signal that asks for an end raise KeyboardInterrupt."""
+    """Let the signals that end a program raise KeyboardInterrupt."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
 

@@ -1,8 +1,8 @@
-"""A year in which an owner logs in twenty times a day, and an attacker with the password guesses codes in between.
+"""Simulate a year: an owner logs in twenty times a day, and an attacker with the password guesses codes in between.
 
 The real core decides on every answer, in virtual time. The greedy attacker uses all guesses at one code before each
-login of the owner. The owner then needs codes in a row every time, which clear the count. The patient attacker remains
-below the count that the owner would notice: four guesses, then one a day.
+login of the owner. The owner then needs codes in a row every time, which clear the count. The patient attacker keeps
+the count below that limit, with four guesses and then one a day, so the owner never needs two codes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BEGIN = 1_700_006_400  # a midnight, UTC
 
 @dataclass
 class Year:
-    """The result. `chance` is the probability of at least one right guess, from the codes valid at each guess."""
+    """The result. `chance` is the probability of a right guess in the year, from the codes valid at each guess."""
 
     guesses: int = 0
     hits: int = 0
@@ -40,7 +40,7 @@ class Year:
 
 
 class World:
-    """One user's record, their token, the attacker, and the time."""
+    """The user's record and token, the attacker, and the time."""
 
     def __init__(self, kind: str, digits: int, policy: Policy, seed: int) -> None:
         common: dict[str, Any] = {"name": "t", "secret": KEY, "digits": digits, "created": 0}
@@ -83,7 +83,7 @@ class World:
             self.guess()
 
     def flood(self) -> None:
-        """Guess also when no guess can succeed, to block the owner."""
+        """Send guesses that cannot succeed, to block the owner."""
         while self.failures < THREE_CODES_FROM:
             self.guess(self.policy.codes_needed(self.failures))
         for _ in range(3):
@@ -92,7 +92,7 @@ class World:
     # The owner
 
     def show(self, count: int) -> str:
-        """Return the token's next codes; for a time token, let the time pass."""
+        """Return the token's next codes. A TOTP token lets the time pass."""
         token = self.record.tokens[0]
         if isinstance(token, HotpToken):
             self.presses += count
@@ -105,7 +105,7 @@ class World:
         return "".join(hotp(token.secret, step, self.digits) for step in steps)
 
     def owner_logs_in(self, flooded: bool = False) -> None:
-        """Log in with one code, or else with two codes in a row, or else with three. That must be enough."""
+        """Log in with one code, or with two or three codes in a row if needed. The last attempt must succeed."""
         for count in (1, 2, 3):
             if flooded:
                 self.flood()
@@ -128,7 +128,7 @@ def live(
     flood_every: int = 0,
     seed: int = 0,
 ) -> Year:
-    """Simulate. With `flood_every=n`, every n-th login happens during a flood of wrong answers."""
+    """Run the simulation. With `flood_every=n`, every n-th login happens during a flood of wrong answers."""
     world = World(kind, digits, policy or Policy(), seed=seed)
     for day in range(days):
         for login in range(LOGINS_A_DAY):
@@ -143,7 +143,7 @@ def live(
 
 
 def formula(kind: str, digits: int, *, greedy: bool, days: int = 365, policy: Policy | None = None) -> float:
-    """Return the probability by the formula of SECURITY.md: guesses at one code, each with a window of right codes."""
+    """Return the probability by the formula of SECURITY.md, for guesses at one code with a window of right codes."""
     policy = policy or Policy()
     right = policy.look_ahead + 1 if kind == "hotp" else 2 * policy.window + 1
     guesses = days * LOGINS_A_DAY * TWO_CODES_FROM if greedy else TWO_CODES_FROM - 1 + days - 1

@@ -1,4 +1,4 @@
-"""The machine of the real services for these tests, and in the long form the number of tests."""
+"""Fixtures of the real services, and in the long form a figure with the number of tests."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""One login in the real helper, with a fault at one system call: a kill before it, or an error from it.
+"""Log in through the real helper with a fault at a system call: a kill before the call, or an error from the call.
 
-The helper is started as the relay starts it. At its prompt, strace attaches; then the answer is sent. So every call
-that is traced lies between the user's answer and the result. In between, the helper reads the secret file, decides, and
-records the use.
+The helper is started as the relay starts it. At its prompt, strace attaches, and then the answer is sent. So every
+traced call is between the user's answer and the result: the helper reads the secret file, decides, and records the use.
 """
 
 from __future__ import annotations
@@ -31,19 +30,19 @@ HELPER = str(TREE / "pam_totp" / "pam" / "helper.py")
 SALT, RECOVERY = "5a" * 16, "0123456789ABCDEF"
 PHONE = phone(period=86_400)
 
-# Every call returns each of these errors in turn. Calls in SHORT also do a part of their work.
+# Each call returns each of these errors in turn. Calls in SHORT also return 1, as after a short read or write.
 ERRORS = ("ENOSPC", "EIO", "EINTR")
 SHORT = {"write", "read", "pread64", "sendto"}
 CANNOT_FAIL = {"getpid", "geteuid"}
-# Not specific to the login: its memory varies, and other threads of the service wait. The call that waits for the
-# answer is left out too: it runs when strace attaches, which may or may not see it.
+# Calls without a fault. Memory calls vary, and other threads of the service wait. `recvfrom` waits for the answer when
+# strace attaches, so it may be missing from the trace.
 BESIDE = {"mmap", "munmap", "mremap", "madvise", "brk", "mprotect"}
 BESIDE |= {"futex", "epoll_wait", "restart_syscall", "recvfrom"}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """An answer, and a check that a record has noted it."""
+    """A kind of answer, and a check that the answer is in the record."""
 
     name: str
     answer: Callable[[], str]
@@ -90,7 +89,7 @@ class Call:
 
 @dataclass
 class Ended:
-    """The result of a login: all messages to the relay, and the exit status of the process."""
+    """The result of a login: the messages to the relay, and the exit status of the process."""
 
     said: list[bytes]
     status: int  # exit status, or minus the signal
@@ -120,7 +119,7 @@ def by_helper(site: Site, answer: str, *inject: str) -> Ended:
 
 
 def by_service(site: Site, answer: str, *inject: str) -> Ended:
-    """Do the same through the real service. End the service afterwards if it is still running."""
+    """Log in in the same way through the real service. Stop the service afterwards if it still runs."""
     process = site.start()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
         channel.connect(str(site.socket))
@@ -153,9 +152,9 @@ def _watched(
             while packet := channel.recv(4097):
                 said.append(packet)
         except (ConnectionResetError, BrokenPipeError):
-            pass  # it ended before it read all, or before the first message
-        # A signal would make strace detach, but with several killed threads it would wait for their end forever.
-        # Its trace is written line by line.
+            pass  # the process ended before it read all input, or before its first message
+        # strace is killed: after a milder signal it would wait forever for several killed threads. It writes its trace
+        # line by line.
         strace.kill()
     return _calls(trace), said
 
@@ -204,13 +203,13 @@ def injections(calls: list[Call]) -> list[tuple[Call, str]]:
 
 
 def judge(site: Site, kind: Kind, ended: Ended, what: object) -> None:
-    """Check what must hold after a login with a fault."""
+    """Check the record, the result and the next logins after a login with a fault."""
     left = set(os.listdir(site.store)) - {f"{ME}.json", f"{ME}.lock"}
     killed = ended.status == -signal.SIGKILL
     assert not left or (killed and left == {f".{ME}.json.tmp"}), f"{what}: {left}"
     for name in left:
         assert (site.store / name).stat().st_mode & 0o777 == 0o600, f"{what}: {name} is readable by other accounts"
-    record = site.record()  # it parses: the old or the new record
+    record = site.record()  # the file can be parsed
     noted = kind.noted(record)
     assert noted or record == _before(record.user), f"{what}: neither the old nor the new record"
     if not kind.right:
@@ -235,7 +234,7 @@ def _before(user: str) -> UserRecord:
 def can_attach() -> bool:
     """Return True if strace is installed and may attach to a process that it did not start.
 
-    With yama's ptrace_scope, an ordinary user may not.
+    Yama's ptrace_scope forbids that to ordinary users.
     """
     try:
         with subprocess.Popen(["sleep", "60"]) as process:

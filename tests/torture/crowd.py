@@ -1,4 +1,4 @@
-"""Many concurrent logins through real libpam: each waits at its prompt for all others, then all answer."""
+"""Many concurrent logins through real libpam. Each waits at its prompt for all others, then all answer at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.site import ME, PATIENCE, Site
 
 
 def in_processes(site: Site, answers: Sequence[str], services: Sequence[str] = ("demo",)) -> Counter[Result]:
-    """Return the results of `answers`, each given by its own process; the services are used in turn."""
+    """Return the results of `answers`. A separate process gives each answer. The services are used in turn."""
     fork = multiprocessing.get_context("fork")
     together, results = fork.Barrier(len(answers)), fork.Queue()
     jobs = enumerate(answers)
@@ -26,7 +26,7 @@ def in_processes(site: Site, answers: Sequence[str], services: Sequence[str] = (
 
 
 def in_threads(site: Site, answers: Sequence[str], services: Sequence[str] = ("demo",)) -> Counter[Result]:
-    """Do the same with threads of this process: one host, many logins."""
+    """Return the results of `answers`. A thread of this process gives each answer, as in a host with many logins."""
     together, results = threading.Barrier(len(answers)), queue.Queue[int]()
     jobs = enumerate(answers)
     workers = [

@@ -1,7 +1,7 @@
 /* The relay between a hostile service and a hostile host, for libFuzzer.
  *
- * The input is read from its start: first names, items, arguments and answers of the host, then the messages of the
- * service. Rules, in addition to those of the sanitizers:
+ * The input has the names, items, arguments and answers of the host, then the messages of the service. Rules, in
+ * addition to those of the sanitizers:
  * - A login succeeds only with the exact message "r0", before any other result.
  * - The relay sends one hello of at most 4096 bytes, and answers of at most 512 bytes without a NUL.
  */

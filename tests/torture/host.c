@@ -2,8 +2,9 @@
  *
  * host CONFDIR SERVICE USER ANSWER LOGINS THREADS default|ignore|handle
  *
- * It prints the number of successful and of refused logins, the growth of the heap in bytes and of the open descriptors
- * since a tenth of the logins was done, and the number of remaining children. It exits with 1 on an error of its own.
+ * It prints five numbers: successful logins, refused logins, growth of the heap in bytes, growth of the number of open
+ * descriptors, and remaining children. Growth is counted from a tenth of the logins on. It exits with 1 if the host
+ * itself fails.
  */
 #define _GNU_SOURCE
 #include <dirent.h>

@@ -1,8 +1,8 @@
-"""A hostile caller: it prepares its process by ATTACK, then executes PROGRAM.
+"""A hostile caller: it prepares its process for ATTACK, then executes PROGRAM.
 
 /usr/bin/python3 -I hostile.py ATTACK PROGRAM [ARGUMENT...]
 
-It imports nothing of the tests, because it runs under another account.
+This program imports no other module of the tests, because it runs under another account.
 """
 
 import os
@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 
-TRAP = "/home/alice/trap"  # has a file for every program that looks there
+TRAP = "/home/alice/trap"  # a folder with a file for each program that searches it
 VARIABLES = (
     *("PATH", "HOME", "TMPDIR", "PWD", "SHELL", "IFS", "ENV", "BASH_ENV"),
     *("LD_PRELOAD", "LD_LIBRARY_PATH", "LD_AUDIT", "LD_DEBUG_OUTPUT", "LD_PROFILE_OUTPUT", "LD_ORIGIN_PATH"),
@@ -70,7 +70,7 @@ def close(*descriptors: int) -> None:
 
 
 def many_descriptors() -> None:
-    """Open as many descriptors as the limit allows, all of them inheritable."""
+    """Open inheritable descriptors up to the limit."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = min(most, 1024)
     limit(resource.RLIMIT_NOFILE, most)

@@ -1,6 +1,6 @@
 """Duration and figures of the torture tests: a short form within `make test`, about an hour by `make torture`.
 
-`make torture MINUTES=60` sets TORTURE_MINUTES; numbers that are stated for an hour are scaled to it.
+`make torture MINUTES=60` sets TORTURE_MINUTES. Numbers for an hour are scaled to it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def rounds(short: int, in_an_hour: int) -> int:
 
 
 def figure(text: str) -> None:
-    """Print one line with the attempts and their result; `make torture` prints all of them at the end."""
+    """Print a line with the attempts and their result. `make torture` repeats all such lines at the end."""
     print(f"\n{text}", flush=True)
     if path := os.environ.get("TORTURE_FIGURES"):
         with open(path, "a", encoding="utf-8") as file:

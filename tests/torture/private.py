@@ -1,4 +1,4 @@
-"""Run a part of a test in its own process, with private mounts or private limits."""
+"""Run a part of a test in a separate process, with private mounts or private limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CLONE_NEWNS = 0x00020000
 
 
 def in_child(work: Callable[[], None]) -> None:
-    """Run `work` in a forked process, and raise its exception here, as text."""
+    """Run `work` in a forked process. If it raises an exception, raise an error with its text."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -32,7 +32,7 @@ def in_child(work: Callable[[], None]) -> None:
 
 
 def in_mount_namespace(work: Callable[[], None]) -> None:
-    """Do the same as root in a new mount namespace. Its mounts are private, like those of the suite."""
+    """Run `work` as root in a forked process with a new mount namespace. Its mounts are private."""
 
     def unshared() -> None:
         libc = ctypes.CDLL(None, use_errno=True)

@@ -1,7 +1,9 @@
-/* A replacement of libFuzzer for every compiler. It runs the named inputs, then COUNT random mutations of them: bytes
- * changed, left out or doubled, or the end of one input after the start of another.
+/* A replacement of libFuzzer for every compiler. It runs the named inputs, then COUNT random mutations of them. A
+ * mutation changes, deletes or doubles bytes, or joins the start of an input and the end of another.
  *
- * replay SEED COUNT FILE...        prints the number of inputs; a failing input is in the file `last-input`
+ * replay SEED COUNT FILE...
+ *
+ * It prints the number of inputs. A failing input is in the file `last-input`.
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -37,7 +39,7 @@ static void try(const struct text *text)
         perror("last-input");
         exit(2);
     }
-    unsigned char *exact = malloc(text->size + (text->size == 0)); /* the sanitizer knows the end of this block */
+    unsigned char *exact = malloc(text->size + (text->size == 0)); /* a block of the exact size, so that the sanitizer detects reads beyond it */
     memcpy(exact, text->bytes, text->size);
     LLVMFuzzerTestOneInput(exact, text->size);
     free(exact);

@@ -2,7 +2,7 @@
 
 /usr/bin/python3 -I signals.py SEED ANSWER PROGRAM [ARGUMENT...]
 
-It imports nothing of the tests, because it runs under another account.
+This program imports no other module of the tests, because it runs under another account.
 """
 
 import os
@@ -26,7 +26,7 @@ FOR = 1.5  # seconds
 
 
 def children_of(pid: int) -> list[int]:
-    """Return all descendants of `pid`, the oldest first."""
+    """Return all descendants of `pid`, oldest first."""
     found = [pid]
     for one in found:
         try:
@@ -50,7 +50,7 @@ def main(seed: int, answer: str, program: list[str]) -> None:
             try:
                 os.kill(pid, chance.choice(signals))
             except OSError:
-                continue  # not permitted, or ended
+                continue  # permission denied, or the process ended
         time.sleep(chance.random() / 500)
     while process.poll() is None:  # continue stopped processes so that they can end
         for pid in children_of(process.pid):

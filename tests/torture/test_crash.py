@@ -1,6 +1,7 @@
-"""A login with a fault at any system call between answer and result leaves the old or the new record.
+"""Tests of logins with a fault at any system call between answer and result.
 
 Rules:
+- The fault leaves the old or the new record.
 - An accepted code is never accepted again. A code that was not used up is accepted at the next login.
 - The next login works, and leaves no temporary file.
 """
@@ -35,11 +36,11 @@ pytestmark = [
     pytest.mark.bare,
     pytest.mark.skipif(not can_attach(), reason="needs strace, and permission to attach it to its own processes"),
 ]
-AT_ONCE = 2 * (os.cpu_count() or 1)  # most of the time is waiting
+AT_ONCE = 2 * (os.cpu_count() or 1)  # more than the processors, because logins mostly wait
 
 
 def calls_of(kind: Kind, log_in: Callable[..., Ended] = by_helper) -> list[Call]:
-    """The system calls of a login without a fault."""
+    """Return the system calls of a login without a fault."""
     with site_on("tmpfs") as site:
         enrol_for_a_crash(site)
         ended = log_in(site, kind.answer())
@@ -74,9 +75,10 @@ def try_all(kind: Kind, points: Sequence[tuple[Call, str]], log_in: Callable[...
 
 
 def some(kind: str, points: Sequence[tuple[Call, str]]) -> list[tuple[Call, str]]:
-    """Return the faults that `make test` has time for.
+    """Return the faults of the short form, which `make test` runs.
 
-    For one kind of answer these are a kill and an error at every call, for the others only the decisive calls.
+    For the kind `hotp`, these are a kill and an error at every call. For other kinds, they are kills at the calls that
+    write.
     """
     if kind == "hotp":
         return [p for p in points if "KILL" in p[1] or "EIO" in p[1] or "retval" in p[1]]
@@ -104,7 +106,7 @@ def test_a_broken_service_leaves_the_old_or_the_new_record(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_files_are_created_only_in_the_store_and_private_to_its_owner(kind: str) -> None:
-    """The new record is written only beside the old one; no temporary folder ever holds a secret."""
+    """The new record is written only beside the old record, so no temporary folder contains a secret."""
     made = [
         call.shown for call in calls_of(KINDS[kind]) if re.search(r"O_CREAT|O_TMPFILE|memfd|mkdir|mknod", call.shown)
     ]
@@ -115,7 +117,7 @@ def test_files_are_created_only_in_the_store_and_private_to_its_owner(kind: str)
 
 @pytest.mark.parametrize("error", ["ENOLCK", "EIO", "EOPNOTSUPP", "EINVAL"])
 def test_a_file_system_without_locks_is_refused_with_a_reason(site: Site, error: str) -> None:
-    """NFS without its lock daemon returns ENOLCK; a file system without locks, EOPNOTSUPP or EINVAL."""
+    """NFS without its lock daemon returns ENOLCK. A file system without locks returns EOPNOTSUPP or EINVAL."""
     enrol_for_a_crash(site)
     before = site.path().read_bytes()
     ended = by_service(site, KINDS["hotp"].answer(), f"flock:error={error}")

@@ -1,7 +1,7 @@
-"""A store that is full, out of inodes or read-only: every user and every answer is refused alike.
+"""Tests of a store that is full, out of inodes or read-only: every user and every answer is refused alike.
 
-The file is unchanged, no temporary file remains, and once the store is writable again the code is still valid.
-For a limit on the size of files, see tests/logins/test_limits.py.
+The file is unchanged, and no temporary file remains. When the store is writable again, the code is still valid.
+tests/logins/test_limits.py has the tests of a limit on the size of files.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def test_an_unwritable_store_refuses_all_alike_and_loses_no_data(
     site: Site, way: str, how: str, used_before: bool
 ) -> None:
     options, spoil, mend = BROKEN[how]
-    site.stop()  # the service must be in the namespace of the mount
+    site.stop()  # the service must run in the namespace of the mount
 
     def work() -> None:
         mount("-t", "tmpfs", "-o", f"{options},mode=0700", "private", str(site.store))

@@ -1,4 +1,4 @@
-"""Guessing: the success of many wrong answers at once or over a year; they never block the owner."""
+"""Tests of guessing: the success of many guesses at once or over a year, and the owner's logins meanwhile."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_the_count_holds_across_processes_services_and_restarts(site: Site) -> N
 
 
 def test_setting_the_clock_back_and_forth_loses_no_failure(site: Site) -> None:
-    """The count falls only by the days after the first failure, although the clock jumps before and after it."""
+    """The count decreases by one per day since the first failure, although the clock jumps back and forth."""
     site.enrol()
     store = FileStore(str(site.store))
 
@@ -136,7 +136,7 @@ def test_a_flood_of_wrong_answers_neither_succeeds_nor_blocks_the_owner() -> Non
 
 
 def test_the_rate_of_right_guesses_matches_the_probability() -> None:
-    """Use the widest window, so that there are enough hits to count."""
+    """Use the widest window, so that enough guesses are right."""
     policy = Policy(look_ahead=100)
     days, years = rounds(120, 365), rounds(1, 10)
     hits = sum(live("hotp", 6, greedy=True, days=days, policy=policy, seed=seed).hits for seed in range(years))

@@ -1,6 +1,6 @@
-"""Real sudo and su under a hostile caller: a wrong code is refused under every condition that the caller can set.
+"""Tests of real sudo and su under a hostile caller: a wrong code is refused under every condition set by the caller.
 
-Guesses are never free: if a wrong answer is not counted, a right one is not accepted under the same conditions.
+Every guess costs a failure: if a condition prevents counting a wrong answer, it also prevents accepting a right answer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PROGRAMS = {  # the user of the code, the target user, the command
     "sudo": ("alice", "root", ["/usr/bin/sudo", "-S", "-p", "", "/usr/bin/id", "-un"]),
     "su": ("bob", "bob", ["/usr/bin/su", "bob", "-c", "/usr/bin/id -un"]),
 }
-# su passes its caller's limits on, sudo resets some: the short form has the hardest attacks for each.
+# su passes its caller's limits on, sudo resets some of them. The short form has the hardest attacks for each program.
 SOME = {
     "sudo": ("environment", "umask 0", "signals blocked", "(0, 1, 2) closed", "5 descriptors"),
     "su": ("umask 0777", "600 bytes a file", "16 MiB in all", "6 descriptors"),
@@ -35,7 +35,7 @@ CASES = [(attack, program) for program in PROGRAMS for attack in (ATTACKS if LON
 
 @pytest.fixture
 def attacked(machine: Machine) -> Iterator[Machine]:
-    """The machine with both services, alice and bob enrolled, and alice's trap."""
+    """Return the machine with both services, alice and bob enrolled, and alice's trap."""
     for name in ("hostile.py", "signals.py"):
         machine.write(f"/run/{name}", Path(__file__).with_name(name).read_text(), 0o755)
     trap = machine.path(TRAP)
@@ -74,7 +74,7 @@ def gets_in(machine: Machine, program: str, attack: str, answer: str) -> bool:
 
 
 def in_order(machine: Machine, user: str) -> None:
-    """Check that the store is as after a login, and that the owner's next login works."""
+    """Check that the store has no extra files, and that the owner's next login works."""
     assert {p.name for p in machine.path(STORE).iterdir()} <= {
         f"{u}.{s}" for u in ("alice", "bob") for s in ("json", "lock")
     }
@@ -102,7 +102,7 @@ def test_a_wrong_code_is_refused_and_counted_under_any_caller(attacked: Machine,
 @pytest.mark.bare
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_no_file_that_the_caller_controls_is_opened(attacked: Machine, program: str) -> None:
-    """sudo or su, the relay and the helper are traced from the start of the program."""
+    """Trace sudo or su, the relay and the helper from the start of the program."""
     user, _, words = PROGRAMS[program]
     strace = ("strace", "-u", "alice", "-f", "-s", "4096", "-o", "/run/trace", "-e", "trace=%file,%network")
     launcher = ("/usr/bin/python3", "-I", HOSTILE, "environment")
@@ -121,7 +121,7 @@ def test_no_file_that_the_caller_controls_is_opened(attacked: Machine, program: 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_signals_from_the_caller_do_not_change_a_result(attacked: Machine, program: str) -> None:
-    """Stop, continue and kill every process that the caller may signal, at random moments of the login."""
+    """Stop, continue and kill every process that the caller may signal, at random times in the login."""
     user, becomes, words = PROGRAMS[program]
     got_in = 0
     times = rounds(6, 300)
@@ -132,7 +132,7 @@ def test_signals_from_the_caller_do_not_change_a_result(attacked: Machine, progr
         is_in = done.stdout.splitlines()[-1:] == [becomes]
         assert not is_in or answer != "000000"
         got_in += is_in
-        attacked.record(user)  # it parses
+        attacked.record(user)  # the file can be parsed
     assert got_in <= 1, "three codes in a row are accepted once"
     figure(f"signals to {program} and all it starts: {times} logins, {got_in} accepted by the only right answer")
     first = counter(attacked, user)
@@ -154,7 +154,7 @@ def test_a_helper_that_the_caller_can_write_is_not_started(attacked: Machine) ->
 
 
 def test_a_socket_with_the_caller_as_listener_is_not_used(attacked: Machine) -> None:
-    """This listener would accept every answer."""
+    """The listener would accept every answer."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with listener:
         listener.bind(str(attacked.path(f"{TRAP}/socket")))

@@ -1,4 +1,4 @@
-"""A code is accepted once: fifty concurrent logins, for every kind of code, by service and helper."""
+"""Tests that a code is accepted once: fifty concurrent logins, for every kind of code, by service and helper."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tests.torture.places import FOLDERS, site_on
 MANY = 50
 SALT = "5a" * 16
 RECOVERY = "0123456789ABCDEF"
-PHONE = phone(period=86_400)  # no step ends between making an answer and using it, except at midnight UTC
+PHONE = phone(period=86_400)  # a step ends at midnight UTC only, so not between computing and using a code
 WAYS = {"socket": ("warm",), "spawn": ("cold",), "mixed": ("warm", "cold")}
 KINDS = ("hotp", "row", "totp", "recovery")
 EVERY = list(itertools.product(KINDS, WAYS, FOLDERS))
-# Beyond tests/logins/test_races.py: the rarer kinds, service and helper at once, a store in memory.
+# In addition to tests/logins/test_races.py: rare kinds of answers, service and helper at once, a store in memory.
 SOME = [("recovery", "mixed", "disk"), ("hotp", "mixed", "tmpfs"), ("totp", "socket", "tmpfs")]
 ROUNDS = {"socket": rounds(2, 100), "spawn": rounds(1, 100), "mixed": rounds(1, 100)}
 
@@ -45,7 +45,10 @@ def enrolled(site: Site, kind: str) -> str:
 
 
 def one_succeeded(counted: Counter[Result], place: str) -> bool:
-    """On a slow disk, the last of fifty reach the time limit of the lock."""
+    """Check that exactly one login succeeded.
+
+    On a slow disk, the last of fifty logins reach the time limit of the lock.
+    """
     late = {Result.AUTHINFO_UNAVAIL} if place == "disk" else set()
     return counted[Result.SUCCESS] == 1 and counted.keys() <= {Result.SUCCESS, Result.AUTH_ERR} | late
 

@@ -1,7 +1,7 @@
-"""Refusals look alike: no state distinguishes a right code from a wrong one, or one user from another.
+"""Tests that all refusals look alike, for right and wrong codes, for every user, and in every state of a user.
 
-Full and read-only disks are in test_full.py, the writes to the disk in tests/logins/test_full_disk.py. These tests
-use neither nullok nor grace, which by design show which users are enrolled, or their earlier addresses.
+test_full.py tests full and read-only disks, and tests/logins/test_full_disk.py tests the writes to the disk. By design,
+nullok discloses which users are enrolled, and grace discloses their earlier addresses. These tests use neither.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BOUND = 0.01  # seconds: the documented maximum difference of the medians of rig
 
 
 class State(NamedTuple):
-    """The state of a user, and answers that would be right in a better state."""
+    """The state of a user, and answers with right codes that this state refuses."""
 
     right: tuple[str, ...]
     tokens: tuple[Token, ...] = (fob(),)
@@ -59,7 +59,7 @@ STATES = {
 
 
 def seen(login: Login) -> tuple[Result, list[str], list[str], int]:
-    """Return all that the user can see of a login, except the time."""
+    """Return all output of a login that the user can see, without the time."""
     return login.result, [p.text for p in login.prompts], [m.text for m in login.messages], login.left
 
 
@@ -84,7 +84,7 @@ def test_a_refused_right_answer_looks_like_a_wrong_answer(site: Site, way: str, 
 
 @pytest.mark.parametrize("user", [ME, "nobody", "no-such-account", "../x", "x" * 32])
 def test_a_refusal_looks_the_same_for_every_user(site: Site, user: str) -> None:
-    """An enrolled user, an account that is not enrolled, and an unknown user."""
+    """Test an enrolled user, an account that is not enrolled, and an unknown user."""
     site.configure()
     site.enrol()
     for answer in WRONG:
@@ -94,7 +94,7 @@ def test_a_refusal_looks_the_same_for_every_user(site: Site, user: str) -> None:
 
 
 def test_refusal_times_are_measured(site: Site) -> None:
-    """Each refusal must take at least the delay. The differences beyond that are only printed."""
+    """Check that each refusal takes at least the delay. Only print the differences beyond that."""
     site.start()
     site.configure("demo", way="socket")
     state = STATES["after five failures"]

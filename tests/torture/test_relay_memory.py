@@ -1,4 +1,4 @@
-"""The relay under sanitizers, valgrind and libFuzzer, and over ten thousand logins."""
+"""Tests of the relay's memory: under sanitizers, valgrind and libFuzzer, and over ten thousand logins."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CORPUS = HERE / "corpus" / "relay"
 SANITIZE = ("-g", "-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 ACCOUNT = "alice"
 
-# Services of every kind: honest, at fault, hostile.
+# Services of every kind: honest, defective, hostile.
 GOOD: list[tuple[bytes, ...]] = [
     (b"pOne-time code: ", b"r0"),
     (b"PCode: ", b"itold", b"eerror", b"r0"),
@@ -106,7 +106,7 @@ def spawning(folder: Path, relay: Path) -> str:
 
 
 def every_kind() -> Script:
-    """Play each kind of service in turn, repeatedly; honest and hostile ones alternate."""
+    """Return a script that plays each kind of service in turn, repeatedly. Honest and hostile services alternate."""
     kinds = [play(*messages) for pair in zip(itertools.cycle(GOOD), BAD, strict=False) for messages in pair]
     kinds += [play(*messages, hang_up=True) for messages in ((), (b"p",), (b"i",))]
     return in_turn(*kinds)
@@ -149,7 +149,7 @@ def test_valgrind_reports_no_error_and_no_leak(folder: Path) -> None:
 def test_ten_thousand_logins_leak_no_memory_descriptor_or_child(folder: Path, sigchld: str) -> None:
     host, _ = compiled(folder, "-O2")
     service, name = serve(folder, RELAY, play(*GOOD[1]))
-    logins = rounds(1000, 10_000) // 100 * 100  # a whole number for each thread, before and after the first tenth
+    logins = rounds(1000, 10_000) // 100 * 100  # a multiple of 100, so that each thread has the same number of logins
     try:
         warm = run([host, folder, name, ACCOUNT, "123456"], logins, 10, sigchld)
     finally:
@@ -165,7 +165,7 @@ def test_ten_thousand_logins_leak_no_memory_descriptor_or_child(folder: Path, si
 
 @pytest.mark.timeout(3600)
 def test_the_fuzzing_corpus_and_its_mutations_succeed_only_with_r0(folder: Path) -> None:
-    """Run the target of the test below with any compiler, so that earlier findings remain fixed."""
+    """Run the target of the next test over earlier findings. This works with any compiler."""
     program = folder / "replay"
     sources = [HERE / "fuzz_relay.c", HERE / "replay.c"]
     subprocess.run(["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", *SANITIZE, "-o", program, *sources], check=True)

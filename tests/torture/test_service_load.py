@@ -1,4 +1,4 @@
-"""The service under floods and across restarts: an honest login gets its result, and from the service."""
+"""Tests of the service under floods and across restarts: an honest login gets its result from the service."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def silent(site: Site) -> list[socket.socket]:
 
 
 def _say(clients: list[socket.socket], *messages: bytes) -> list[socket.socket]:
-    """Send one of the messages from each client, in turn. A client that was rejected sends none."""
+    """Send one of the messages from each client, in turn. Skip clients that were rejected."""
     for number, client in enumerate(clients):
         with suppress(OSError):
             client.send(messages[number % len(messages)])
@@ -78,7 +78,7 @@ ILL = {
 
 @contextmanager
 def besieged(site: Site, how: Callable[[Site], object]) -> Iterator[None]:
-    """One process of each attacking account repeats `how`, and keeps its connections."""
+    """Run a process of each attacking account, which repeats `how` and keeps its connections."""
     children = []
     ready_read, ready_write = os.pipe()
     go_read, go_write = os.pipe()
@@ -133,7 +133,7 @@ def test_hostile_clients_do_not_block_an_honest_login(site: Site, how: str) -> N
 
 
 class Supervisor:
-    """Do what systemd does with a socket unit: hold the listener, and pass it to each service as descriptor 3."""
+    """Imitate a socket unit of systemd: hold the listener, and pass it to each service as descriptor 3."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -167,7 +167,7 @@ class Supervisor:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["ended", "killed"])
 def test_a_restart_under_load_loses_only_the_logins_in_flight(site: Site, how: signal.Signals) -> None:
-    """SIGTERM loses no login: running logins finish, new ones wait in the queue of the socket."""
+    """SIGTERM loses no login: running logins finish, and new logins wait in the queue of the socket."""
     clients, restarts = 8, rounds(3, 100)
     supervisor = Supervisor(site)
     site.configure("demo", way="socket")

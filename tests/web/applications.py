@@ -1,6 +1,6 @@
-"""Applications that ask the service, as a site would run them: the two examples, and a portal without a store.
+"""Applications that ask the service, set up as on a real site: the two examples, and a portal without a store.
 
-Each runs under an account of its own on a test machine.
+Each runs under a separate account on a test machine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FOLDER = "/run/applications"
 
 
 def start(machine: Machine) -> None:
-    """Start the service and all applications, on a machine with a portal: they use its PAM service. Call it once."""
+    """Start the service and all applications. The machine must have a portal, for its PAM service. Call this once."""
     machine.serve()
     folder = machine.path(_FOLDER)
     shutil.copytree(TREE / "tests" / "examples", folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -51,7 +51,7 @@ def _address(url: str) -> str:
 
 
 def _run(machine: Machine, account: str, *words: str) -> subprocess.Popen[bytes]:
-    """Start a command as a systemd unit would: without privileges, also for the helper that pam_unix starts."""
+    """Start a command like a systemd unit: neither it nor a helper of pam_unix can gain privileges."""
     uid, shadow = str(ACCOUNTS[account]), str(SHADOW)
     become = ("setpriv", "--reuid", uid, "--regid", uid, "--groups", shadow, "--no-new-privs", "--pdeathsig", "KILL")
     environment = (f"PYTHONPATH={COPY}:{LIBRARIES}", "PYTHONDONTWRITEBYTECODE=1", f"DATABASE={_FOLDER}/db.sqlite3")

@@ -1,8 +1,8 @@
-"""`make bench-portal`: measure how long users wait when all of them sign in to the portal at once.
+"""`make bench-portal`: measure the waiting time of users who all sign in to the portal at once.
 
-ARGS=50 sets the number of users. It needs root. Every user has an account, a password and a token on a test machine
-(see tests/services/namespace.py), and takes every step: form, password through PAM, form, code, the list of tokens.
-The times are printed, and written to bench-portal.json. The exit status is 1 if a sign-in failed.
+ARGS=50 sets the number of users. Root is required. Every user has an account, a password and a token on a test machine
+(see tests/services/namespace.py). A user loads the form, sends the password to PAM, sends a code, and loads the list of
+tokens. The times are printed, and written to bench-portal.json. The exit status is 1 if a sign-in failed.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ QUANTILES = (("p50", 0.5), ("p95", 0.95), ("slowest", 1.0))  # quantiles of the 
 
 
 def debian_hash(password: str) -> str:
-    """Hash a password as Debian's passwd(1) does: yescrypt, which costs far more than the hash of the tests."""
+    """Hash a password like Debian's passwd(1), with yescrypt, which takes much longer than the hash of the tests."""
     crypt = passwords._crypt()
     assert crypt is not None
     data = ctypes.create_string_buffer(passwords._CRYPT_DATA)

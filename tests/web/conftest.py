@@ -28,7 +28,7 @@ FLAGS = (
 
 @pytest.fixture
 def portal(site: Site) -> Portal:
-    """The portal in this process, without rate limits."""
+    """Return the portal in this process, without rate limits."""
     return Portal(site)
 
 
@@ -48,7 +48,7 @@ def _served(request: pytest.FixtureRequest) -> Iterator[Served]:
 
 @pytest.fixture
 def served(_served: Served) -> Served:
-    """The portal as people reach it, with no user enrolled."""
+    """Return the portal as users reach it, without enrolled users."""
     _served.delete_all_users()
     return _served
 
@@ -62,7 +62,7 @@ def tls_portal(served: Served) -> TlsPortal:
 
 @pytest.fixture(scope="module")
 def _chromium(_served: Served) -> Iterator[Chromium]:
-    """One browser for each module. It ends with the module, because Django cannot run beside its event loop."""
+    """Return the browser of this module. It ends with the module, because Django cannot run beside its event loop."""
     from playwright.sync_api import sync_playwright  # slow to import, and only for these tests
 
     names = "--host-resolver-rules=MAP * 127.0.0.1"  # no request of a page leaves this machine
@@ -74,7 +74,7 @@ def _chromium(_served: Served) -> Iterator[Chromium]:
 
 @pytest.fixture
 def people(_chromium: Chromium, served: Served) -> Iterator[People]:
-    """Make users, each with a browser of their own: `people()`, or `people(option=...)` with options of Chromium."""
+    """Return a function that makes a user with a separate browser context. Its arguments are options of Chromium."""
     made: list[Person] = []
 
     def make(**context: Any) -> Person:

@@ -41,7 +41,7 @@ class Clock:
 
 @dataclass
 class FixedPassword:
-    """A first factor with one password for every user. `asked` lists the users whose password was checked."""
+    """A first factor with the same password for all users. `asked` lists the users of all checks."""
 
     asked: list[str] = field(default_factory=list)
 
@@ -87,7 +87,7 @@ class Portal:
 
 
 class Page:
-    """A page that the portal returned."""
+    """A response of the portal."""
 
     def __init__(self, response: TestResponse) -> None:
         self.response = response
@@ -121,7 +121,7 @@ class Page:
 
     @property
     def action(self) -> str:
-        """The target of the page's own form; the form for signing out comes before it."""
+        """The target of the page's main form, which follows the form for signing out."""
         actions = [a for a in re.findall(r'<form method="post" action="([^"]*)"', self.html) if a != "/sign-out"]
         return html.unescape(actions[0])
 
@@ -162,14 +162,14 @@ class Browser:
 
 
 def key_on_page(page: Page) -> bytes:
-    """Return the key that the enrolment page shows as text."""
+    """Return the key in the text of the enrolment page."""
     match = re.search(r"<code>([A-Z2-7 ]+)</code>", page.html)
     assert match
     return unbase32(match[1].replace(" ", ""))
 
 
 def code_of_app(key: bytes, now: Callable[[], float], later: int = 0) -> str:
-    """Return the code that an app with that key shows, `later` steps of 30 s from now."""
+    """Return the code of an app with that key, `later` steps of 30 s from now."""
     return hotp(key, int(now()) // 30 + later)
 
 

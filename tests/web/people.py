@@ -83,7 +83,7 @@ class Person:
             self.press("Sign in")
 
     def add_phone(self, picture: Path) -> Phone:
-        """Add a phone up to its QR code, which is read from a screenshot, `picture`. The page then asks for a code."""
+        """Start to add a phone, and read its QR code from a screenshot, `picture`. The page then asks for a code."""
         self.press("Add a phone")
         self.press("Show the QR code")
         uri = self.scan(picture)
@@ -101,16 +101,16 @@ class Person:
             "-Sdisable",
             "-Sqrcode.enable",
             picture,
-        ]  # without this, it sees bar codes in some pictures
+        ]  # otherwise zbar finds bar codes in some pictures
         read = subprocess.run(command, capture_output=True, text=True, check=True)
         uri = urllib.parse.urlsplit(read.stdout.strip())
         return {"label": urllib.parse.unquote(uri.path), "kind": uri.netloc} | dict(urllib.parse.parse_qsl(uri.query))
 
 
 class Phone:
-    """An authenticator app that starts at the current step, by the real clock, and returns each code once.
+    """An authenticator app that starts at the current step of the real clock, and returns each code once.
 
-    A code is accepted one step before and after its own. The first two codes can therefore be used without waiting.
+    A code is accepted one step early or late. The first two codes can therefore be used without waiting.
     """
 
     def __init__(self, secret: str) -> None:
@@ -123,4 +123,4 @@ class Phone:
         return code
 
 
-People = Callable[..., Person]  # makes a user; the arguments are Chromium's options for the browser context
+People = Callable[..., Person]  # a function that makes a user; its arguments are options of the browser context

@@ -1,6 +1,6 @@
 """Take pictures of the portal for the documentation: `python -m tests.web.pictures FOLDER`, as root.
 
-There is one file for each page and look: 1280 and 320 pixels wide, light and dark.
+It makes a file for each page in each variant: 1280 and 320 pixels wide, light and dark.
 """
 
 from __future__ import annotations

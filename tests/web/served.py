@@ -1,7 +1,7 @@
-"""The portal as a real browser reaches it.
+"""The portal for a real browser.
 
-As root: over TLS behind nginx, on a test machine with PAM and accounts. Otherwise: over http on loopback, with one
-fixed password.
+As root, the portal runs behind nginx with TLS, on a test machine with PAM and accounts. Otherwise it runs over HTTP on
+loopback, with a fixed password.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class TlsPortal:
     def _start_nginx(self) -> None:
         page = (TREE / "docs" / "web.md").read_text()
         (server,) = re.findall(r"```nginx\n(.*?)```", page, re.S)
-        server = server.replace("$remote_addr", "$http_x_person")  # each test user has an address of its own
+        server = server.replace("$remote_addr", "$http_x_person")  # each test user has a different address
         key, certificate = (re.findall(rf"{word} (\S+);", server)[0] for word in ("_key", "ssl_certificate"))
         for file in (key, certificate):
             self.machine.path(os.path.dirname(file)).mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def _browser_on(machine: Machine, folder: Path) -> str:
 
 
 class PlainPortal:
-    """The portal in this process, on a loopback port of the host."""
+    """Run the portal in this process, on a loopback port of the host."""
 
     password = PASSWORD
     browser = CHROMIUM
@@ -169,7 +169,7 @@ def plain_portal() -> Iterator[PlainPortal]:
 
 
 def missing_programs() -> str | None:
-    """Return why the browser tests cannot run here, or None if they can."""
+    """Return the reason for skipping the browser tests, or None."""
     programs = [CHROMIUM, "zbarimg", *(("openssl", "/usr/sbin/nginx") if os.geteuid() == 0 else ())]
     absent = [program for program in programs if shutil.which(program) is None]
     return f"not installed: {', '.join(absent)} (see WANT_TEST in the Makefile)" if absent else None

@@ -1,4 +1,4 @@
-"""The portal with a real browser, nginx, PAM passwords, a scanned QR code, and a simulated token."""
+"""Tests of the portal with a real browser, nginx, PAM passwords, a scanned QR code, and a simulated token."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_token_pressed_out_of_step_is_resynchronised(people: People, served: S
     token = HotpToken(name="fob", secret=bytes.fromhex(seed), created=0, counter=int(counter), serial=serial)
     served.enrol("alice", token, phone())
     port = tmp_path / "port"
-    # The control socket needs a short path; pytest's folders have long names.
+    # The control socket needs a short path, but pytest's folders have long names.
     with (
         tempfile.TemporaryDirectory(prefix="pam_totp-test-") as short,
         subprocess.Popen(

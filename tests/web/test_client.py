@@ -1,4 +1,4 @@
-"""pam_totp.client with the real service, and with services that misbehave."""
+"""Tests of pam_totp.client with the real service, and with defective services."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_missing_service_raises_an_error_with_a_hint(site: Site) -> None:
         ask(site, "123456")
 
 
-def test_an_unreadable_store_is_an_error_and_not_a_refusal(site: Site) -> None:
+def test_an_unreadable_store_raises_an_error(site: Site) -> None:
     site.start()
     site.enrol()
     site.path().chmod(0o644)
@@ -114,7 +114,7 @@ def test_an_unreadable_store_is_an_error_and_not_a_refusal(site: Site) -> None:
         ask(site, codes(0))
 
 
-def test_a_bad_site_file_is_an_error_and_not_a_refusal(site: Site) -> None:
+def test_an_invalid_site_file_raises_an_error(site: Site) -> None:
     site.config.write_text("[polcy]\n")
     site.start()
     with pytest.raises(Misconfigured, match="pam-totp policy"):
@@ -148,19 +148,19 @@ def test_one_of_200_threads_with_the_same_code_is_accepted(site: Site) -> None:
     def is_accepted(_: int) -> bool:
         try:
             return ask(site, codes(0), timeout=60.0).accepted
-        except OutOfReach:  # on a slow disk, some wait for the lock longer than five seconds
+        except OutOfReach:  # on a slow disk, some logins wait for the lock longer than five seconds
             return False
 
     with ThreadPoolExecutor(200) as threads:
         assert sum(threads.map(is_accepted, range(200))) == 1
 
 
-# A service that misbehaves
+# Defective services
 
 
 @contextmanager
 def fake_service(path: Path, *dialogues: Callable[[socket.socket], None]) -> Iterator[list[bytes]]:
-    """Serve one connection after the other by `dialogues`. The list receives the first packet of each connection."""
+    """Serve connections in turn, each by one of `dialogues`. Yield a list of the first packets of the connections."""
     hellos: list[bytes] = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(path))
@@ -208,7 +208,7 @@ def test_a_refusal_before_the_prompt_means_not_admitted(site: Site) -> None:
         ask(site, "123456")
 
 
-def test_the_code_is_sent_once_however_often_it_is_asked_for(site: Site) -> None:
+def test_the_code_is_sent_only_once_even_if_the_service_repeats_its_prompt(site: Site) -> None:
     replies: list[bytes] = []
 
     def greedy(channel: socket.socket) -> None:
@@ -222,7 +222,7 @@ def test_the_code_is_sent_once_however_often_it_is_asked_for(site: Site) -> None
     assert replies == [b"N", b"A123456", b"N", b"N"]
 
 
-def test_it_reconnects_before_the_code_was_sent_and_never_after(site: Site) -> None:
+def test_it_reconnects_only_before_the_code_was_sent(site: Site) -> None:
     with fake_service(site.socket, sends(), sends(), sends(b"p", b"r0")) as hellos:
         assert ask(site, "123456")
     assert len(hellos) == 3

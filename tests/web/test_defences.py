@@ -1,4 +1,4 @@
-"""Defences by OWASP's lists: headers, CSRF, clickjacking, redirects, limits, caches, disclosure."""
+"""Tests of defences by OWASP's lists: headers, CSRF, clickjacking, redirects, limits, caches, disclosure."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def test_every_page_that_takes_a_code_or_a_password_is_limited(portal: Portal) -
     assert set(LIMITS) == endpoints
 
 
-# What a client without a session learns
+# Clients without a session
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-"""A form that is sent twice, as by a double click without scripts: it acts once, and the second page says so.
+"""Tests of forms that are sent twice, as by a double click: the change is made once, and the second page reports it.
 
-test_tokens.py has the forms for enrolment and recovery codes, and test_signin.py has old forms.
+test_tokens.py tests the forms for enrolment and recovery codes, and test_signin.py tests old forms.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DONE, OLD = "That was already done", "This form is out of date and was ignored. 
         ("/sign-out", {}, OLD),
     ],
 )
-def test_a_form_sent_twice_acts_once_and_says_so(
+def test_a_form_sent_twice_makes_its_change_once_and_reports_it(
     portal: Portal, path: str, fields: dict[str, str], second_page: str
 ) -> None:
     waiting = HotpToken(name="SM7", secret=HANDED_OUT, created=0, serial="SM7", confirmed=False)

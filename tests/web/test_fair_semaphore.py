@@ -1,4 +1,4 @@
-"""The fair semaphore: the order of its waiters, timeouts, and the limit under load."""
+"""Tests of the fair semaphore: the order of its waiters, timeouts, and the limit under load."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from pam_totp.system.fair_semaphore import FairSemaphore
 from tests.site import until
 
-LONG = 60.0  # seconds; no test waits to the end of it
+LONG = 60.0  # seconds: the limit of a wait, far longer than any wait needs
 
 
 def test_a_later_request_never_overtakes_an_earlier_one() -> None:
@@ -28,7 +28,7 @@ def test_a_later_request_never_overtakes_an_earlier_one() -> None:
     assert semaphore.acquire(0)
     threads = [start_waiter(name) for name in "abcde"]
     semaphore.release()
-    use_permit("last")  # this thread has just released a permit, and still queues behind the others
+    use_permit("last")  # this thread has just released a permit, but must wait behind the others
     for thread in threads:
         thread.join()
     assert order == [*"abcde", "last"]

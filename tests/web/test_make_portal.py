@@ -1,4 +1,4 @@
-"""`make portal`: its printed instructions are enough to sign in, add a token, and sign in with a code of it."""
+"""Tests of `make portal`: its printed instructions, its clean-up, and invalid ports."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class MinimalBrowser:
             return text
 
 
-def test_its_printed_instructions_work_and_nothing_is_left_behind() -> None:
+def test_its_printed_instructions_work_and_its_store_is_deleted() -> None:
     command = [sys.executable, "-m", "demo.portal", "0"]
     with subprocess.Popen(command, cwd=TREE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as portal:
         assert portal.stdout is not None
@@ -75,8 +75,8 @@ def test_its_printed_instructions_work_and_nothing_is_left_behind() -> None:
     )
 
 
-def test_repeated_signals_still_leave_nothing_behind(tmp_path: Path) -> None:
-    """timeout(1) signals make, and then each of make's children once more."""
+def test_after_repeated_signals_its_store_is_deleted(tmp_path: Path) -> None:
+    """timeout(1) sends the signal to make and to each child of make, so that a child receives it twice."""
     command = [sys.executable, "-m", "demo.portal", "0"]
     with (
         open(tmp_path / "stderr", "w") as stderr,

@@ -1,4 +1,4 @@
-"""The first factor: the calls of PAM, their number at once, and the time of a refusal."""
+"""Tests of the first factor: the calls of PAM, the limit of concurrent checks, and the time of a refusal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.site import ME
 
 @pytest.fixture
 def pam(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, str]]:
-    """A fake PAM with one password, and the list of its calls. test_browser.py uses the real one."""
+    """Return the list of calls of a fake PAM with one password. test_browser.py uses real PAM."""
     calls: list[tuple[str, str]] = []
 
     def authenticate(user: str, password: str, service: str) -> tuple[int, str]:

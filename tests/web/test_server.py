@@ -1,4 +1,4 @@
-"""`pam-totp portal` as a process: addresses, the trusted proxy, errors at the start."""
+"""Tests of `pam-totp portal` as a process: addresses, the trusted proxy, errors at the start."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_port_in_use_is_named(site: Site) -> None:
 import sys
 from pam_totp import cli
 from pam_totp.system import passwords
-passwords.SystemPasswords = lambda *_: None  # this machine may have no such PAM service
+passwords.SystemPasswords = lambda *_: None  # because the portal's PAM service may be missing here
 sys.exit(cli.main({words!r}))
 """
         done = subprocess.run([sys.executable, "-c", script], cwd=TREE, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""A code is accepted once among sshd, the portal, Django and Flask: the real programs, over one store."""
+"""Tests that sshd, the portal, Django and Flask together accept a code once, with real programs and one store."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tests.web import applications
 from tests.web.people import People, Person
 from tests.web.served import TlsPortal
 
-WIDE = "window = 5"  # steps; four codes are used at once here, without waiting for their steps
+WIDE = "window = 5"  # steps: the tests use four codes without waiting for their steps
 
 
 @pytest.fixture
 def shared(machine: Machine, tls_portal: TlsPortal) -> Machine:
-    """Three ways to one record: sshd starts the helper, the portal opens the store, applications ask the service."""
+    """Return a portal with applications. sshd starts the helper, the portal opens the store, the rest ask the service."""
     assert tls_portal.machine is machine
     applications.start(machine)
     applications.admit(machine, WIDE)
@@ -36,7 +36,7 @@ def django(person: Person, code: str) -> bool:
 
 
 def flask(person: Person, code: str) -> bool:
-    """The same for the Flask example."""
+    """Sign in to the Flask example. Return True if its private page is shown."""
     person.page.goto(f"{applications.FLASK}/login")
     person.fill(User_name="alice", Password=person.served.password)
     person.press("Go on")
@@ -46,13 +46,13 @@ def flask(person: Person, code: str) -> bool:
 
 
 def checking_portal(person: Person, code: str) -> bool:
-    """The same for the portal without a store."""
+    """Sign in to the portal without a store. Return True if it accepts the code."""
     person.sign_in(code=code, at=applications.PORTAL)
     return is_signed_in(person, "Your code was accepted")
 
 
 def is_signed_in(person: Person, welcome: str) -> bool:
-    """Return True if the page is the one behind both steps. Otherwise check that it shows the refusal."""
+    """Return True if the page is the private page. Otherwise check that it shows the refusal."""
     signed_in = person.page.get_by_text(welcome, exact=True).count() == 1
     assert signed_in or "refused" in person.page.get_by_role("alert").inner_text().lower()
     return signed_in

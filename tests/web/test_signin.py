@@ -1,4 +1,4 @@
-"""Signing in: the two steps, the sessions between them, and what each message discloses."""
+"""Tests of signing in: the two steps, the sessions, and the messages, which must disclose nothing."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_one_of_many_browsers_with_the_same_code_signs_in(portal: Portal) -> Non
     assert sorted(headings) == ["Your code"] * 19 + ["Your tokens"]
 
 
-# What an attacker cannot learn or use
+# Disclosure to attackers, and stolen sessions
 
 
 def without_csrf(page: Page) -> str:

@@ -1,4 +1,4 @@
-"""The pages for a user's own tokens, and the record after each change."""
+"""Tests of the pages for a user's own tokens, and of the record after each change."""
 
 from __future__ import annotations
 

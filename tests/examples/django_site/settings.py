@@ -1,6 +1,6 @@
-"""A Django site whose people sign in with the system password, then with a code.
+"""A Django site. Users sign in with the system password, then with a code.
 
-The account that it runs under is listed in /etc/pam_totp.toml:
+The account of the application is listed in /etc/pam_totp.toml:
 
     [clients]
     www-data = "web"

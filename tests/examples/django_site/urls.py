@@ -1,4 +1,4 @@
-"""Password, then code, then the page that needs both; and an admin site that needs both."""
+"""The pages for password and code, and a private page and an admin site, which need both."""
 
 from django.contrib import admin
 from django.contrib.auth.decorators import login_required
@@ -16,7 +16,7 @@ admin.site.__class__ = OTPAdminSite
 
 @login_required
 def code(request: HttpRequest) -> HttpResponse:
-    """The second step: one field, for a code, two in a row, or a recovery code."""
+    """Ask for a code, codes in a row, or a recovery code, and show the private page after a right answer."""
     if request.method == "POST":
         device = next(iter(devices_for_user(request.user)), None)
         if device is not None and device.verify_token(request.POST.get("code", "")):
