@@ -142,7 +142,7 @@ def phone(scene: Scene, screen: Screen) -> None:
         screen.text(f"{key_line}\n{details}")
         screen.qr_code(qr_lines)
         drawn = len(qr_lines) > 1  # without segno there is one line, with the reason
-        screen.result("the QR code of a phone is drawn", f"{len(qr_lines)} lines drawn", right=drawn)
+        screen.result("the QR code of a phone is drawn", f"QR code drawn in {len(qr_lines)} lines", right=drawn)
         key = typed_secret(key_line.removeprefix("key: "))
         wait_until(lambda: time.time() % PERIOD < PERIOD - STEP_RESERVE, "the next step of the phone")
         now = int(time.time())

@@ -13,7 +13,7 @@ from token_sim.device import seven_segment
 
 WIDTH = 76  # columns of the indented text, which fits a terminal of 80 columns
 INDENT = "   "
-_QR_COLOURS = "\x1b[38;5;231;48;5;16m"  # white on black, whatever the terminal's theme
+_QR_COLOURS = "\x1b[38;5;231;48;5;16m"  # white on black, in every theme of the terminal
 COLOUR = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 

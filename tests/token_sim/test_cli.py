@@ -279,7 +279,7 @@ def test_a_missing_package_is_one_line_with_the_command_to_install_it(tmp_path: 
 
 def test_without_a_terminal_the_token_is_not_drawn_into_a_file(tmp_path: Path) -> None:
     done = token_sim("run", new_token(tmp_path / "fob"), "--tui")
-    message = "token-sim: --tui needs a terminal (without one: --link PATH, and 'token-sim press')\n"
+    message = "token-sim: --tui requires a terminal (otherwise use --link PATH and 'token-sim press')\n"
     assert (done.returncode, done.stdout, done.stderr) == (3, "", message)
     assert names(tmp_path) == ["fob"]
 

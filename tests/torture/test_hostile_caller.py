@@ -94,7 +94,7 @@ def test_a_wrong_code_is_refused_and_counted_under_any_caller(attacked: Machine,
     assert counter(attacked, user) == 0
     let_in = gets_in(attacked, program, attack, codes(0))
     assert counter(attacked, user) == 1 or not let_in, "accepted, but the code is not used up"
-    assert counted == 1 or not let_in, "a wrong answer was not counted, but a right one is accepted"
+    assert counted == 1 or not let_in, "a wrong answer was not counted, but a right answer is accepted"
     assert not gets_in(attacked, program, "nothing", "000000")
     in_order(attacked, user)
 

@@ -125,7 +125,7 @@ def report(result: dict[str, Any], load: float) -> None:
 
 def main(people: int) -> int:
     if os.geteuid() != 0:
-        print("make bench-portal: needs root, to make accounts on a test machine", file=sys.stderr)
+        print("make bench-portal: root is required for a private test machine (use sudo)", file=sys.stderr)
         return 3
     temporary = tempfile.TemporaryDirectory
     with temporary(prefix="pam_totp-bench-") as made, temporary() as program, temporary() as home:

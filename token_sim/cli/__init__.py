@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from token_sim import __version__
 from token_sim.cli import advance, factory, fault, new, oracle, press, run, snapshot, term, unplug, watch
-from token_sim.cli.command_line import DONE, OUT_OF_REACH, PORT_VARIABLE, WRONG_USAGE, CommandError
+from token_sim.cli.command_line import DONE, PORT_VARIABLE, UNAVAILABLE, WRONG_USAGE, CommandError
 
 COMMANDS = (new, factory, run, press, watch, term, advance, fault, snapshot, oracle, unplug)  # in the order of --help
 EXAMPLES = """\
@@ -68,10 +68,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + signal.SIGINT
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OUT_OF_REACH
+        return UNAVAILABLE
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
-        return _report(f"{name}{(error.strerror or str(error)).lower()}", OUT_OF_REACH)
+        return _report(f"{name}{(error.strerror or str(error)).lower()}", UNAVAILABLE)
 
 
 def _parser() -> argparse.ArgumentParser:

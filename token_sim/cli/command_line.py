@@ -16,7 +16,7 @@ from typing import Any
 
 from token_sim.device.models import PROFILES
 
-DONE, REFUSED, WRONG_USAGE, OUT_OF_REACH = range(4)
+DONE, REFUSED, WRONG_USAGE, UNAVAILABLE = range(4)
 PORT_VARIABLE = "TOKEN_SIM_PORT"
 
 Commands = Any  # argparse's type of subparsers is private

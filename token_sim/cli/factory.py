@@ -1,4 +1,4 @@
-"""factory: create many tokens, and the seed files that a vendor would ship."""
+"""factory: create many tokens, and seed files like those of a vendor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from token_sim.cli.command_line import (
-    OUT_OF_REACH,
+    UNAVAILABLE,
     WRONG_USAGE,
     CommandError,
     Commands,
@@ -31,7 +31,7 @@ def add_to(commands: Commands) -> None:
         commands,
         "factory",
         run,
-        "create many tokens, and the seed file that a vendor would ship",
+        "create many tokens, and a seed file like that of a vendor",
         "factory --count 1000 --profile c100 --out batch",
         "factory --count 10 --out batch --seeds pskc-aes",
     )
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
     except FileExistsError as error:
         raise CommandError(f"{error.filename} already exists (choose another --first or --out)") from error
     except seed_files.MissingPskc as error:
-        raise CommandError(str(error), OUT_OF_REACH) from error
+        raise CommandError(str(error), UNAVAILABLE) from error
     for name, data in files.items():
         token_file.write_durably(os.path.join(options.out, name), data)
     names = [os.path.join(options.out, name) for name in files]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from token_sim.cli.command_line import OUT_OF_REACH, CommandError
+from token_sim.cli.command_line import UNAVAILABLE, CommandError
 from token_sim.run.wall_time import now_ms
 
 
@@ -33,7 +33,7 @@ def _ask_file(path: str, request: dict[str, Any]) -> dict[str, Any]:
     try:
         is_lasting = request["do"] != "fault" or request["name"] in PERMANENT
         if request["do"] not in simulation.AT_REST or not is_lasting:
-            raise CommandError(f"{path} is not running (start it with 'token-sim run {path}')", OUT_OF_REACH)
+            raise CommandError(f"{path} is not running (start it with 'token-sim run {path}')", UNAVAILABLE)
         simulated = simulation.Simulation.of_file(token)
         simulated.elapse(max(0, now_ms() - token.hardware.now))  # the time since the last run
         reply = simulated.command(request)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from token_sim.cli.command_line import (
-    OUT_OF_REACH,
+    UNAVAILABLE,
     WRONG_USAGE,
     CommandError,
     Commands,
@@ -65,4 +65,4 @@ def print_codes(options: argparse.Namespace, next_code: Callable[[Client], str])
     except Refused as error:
         raise CommandError(str(error)) from error
     except ClientError as error:
-        raise CommandError(str(error), OUT_OF_REACH) from error
+        raise CommandError(str(error), UNAVAILABLE) from error

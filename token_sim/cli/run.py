@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from token_sim.cli.command_line import (
     DONE,
-    OUT_OF_REACH,
     PORT_VARIABLE,
+    UNAVAILABLE,
     WRONG_USAGE,
     CommandError,
     Commands,
@@ -103,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
         except OSError as error:
             why = (error.strerror or str(error)).lower()
             what = f"the owner's socket {path} cannot be created: {why} (see --control)"
-            raise CommandError(what, OUT_OF_REACH) from error
+            raise CommandError(what, UNAVAILABLE) from error
         undo.callback(owner.close)
         ports: list[Transport] = []
         for port in _ports(options, simulation):
@@ -128,7 +128,7 @@ def _ports(options: argparse.Namespace, simulation: Simulation) -> list[Transpor
             try:
                 need_rfc2217()
             except ImportError:
-                raise CommandError(missing("pyserial"), OUT_OF_REACH) from None
+                raise CommandError(missing("pyserial"), UNAVAILABLE) from None
             ports.append(Tcp(options.rfc2217, modem=simulation.device))
     return ports
 
@@ -155,7 +155,7 @@ def _run_child(command: list[str], runner: Runner, signals: Signals, url: str, c
         child = subprocess.Popen(command, env=environment)
     except OSError as error:
         why = (error.strerror or "").lower()
-        raise CommandError(f"{command[0]} cannot be run: {why}", OUT_OF_REACH) from error
+        raise CommandError(f"{command[0]} cannot be run: {why}", UNAVAILABLE) from error
     try:
         while (status := child.poll()) is None:
             runner.step()
@@ -175,8 +175,8 @@ def _show(runner: Runner, signals: Signals, urls: list[str]) -> int:
     try:
         from token_sim.cli.tui import TokenApp
     except ImportError:
-        raise CommandError(missing("textual"), OUT_OF_REACH) from None
+        raise CommandError(missing("textual"), UNAVAILABLE) from None
     if not (sys.stdin.isatty() and sys.stderr.isatty()):  # textual reads standard input and draws on standard error
-        raise CommandError("--tui needs a terminal (without one: --link PATH, and 'token-sim press')", OUT_OF_REACH)
+        raise CommandError("--tui requires a terminal (otherwise use --link PATH and 'token-sim press')", UNAVAILABLE)
     TokenApp(runner, urls, lambda: signals.end is not None).run()
     return DONE if signals.end is None else 128 + signals.end

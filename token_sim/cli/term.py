@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from token_sim.cli.command_line import OUT_OF_REACH, CommandError, Commands, add_command, add_port
+from token_sim.cli.command_line import UNAVAILABLE, CommandError, Commands, add_command, add_port
 
 
 def add_to(commands: Commands) -> None:
@@ -18,7 +18,7 @@ def run(options: argparse.Namespace) -> None:
     try:
         Client(options.port).close()  # its errors are clearer than miniterm's
     except ClientError as error:
-        raise CommandError(str(error), OUT_OF_REACH) from error
+        raise CommandError(str(error), UNAVAILABLE) from error
     from serial.tools import miniterm
 
     sys.argv = ["miniterm", "--echo", options.port, "9600"]

@@ -65,7 +65,7 @@ class TokenFile:
                 raise ValueError("body")
             return cls(path, PROFILES[doc["profile"]], bytes.fromhex(doc["nvram"]), Hardware(**hardware))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise TokenFileError(f"{path} is not a token file (make one with 'token-sim new {path}')") from error
+            raise TokenFileError(f"{path} is not a token file (create a token file with 'token-sim new')") from error
 
     def read(self) -> bytes:
         return self._image
