@@ -64,15 +64,15 @@ cover: need-test build venv  ## run the tests of the core, and measure their cov
 # Measures both packages in every process that the tests start, helpers and services included, and relay.c.
 # Fails below 90 %. ARGS=--help lists the options.
 cover-all: need-test want-test build venv  ## run all tests, and measure the coverage of all code
-	$(BIN)/python -m tests.measure $(SHARED_OUT) $(ARGS)
+	$(BIN)/python -m tools.coverage $(SHARED_OUT) $(ARGS)
 
 # ARGS=--help lists the options, such as ARGS="--rounds 50".
 bench: need-bench build venv  ## measure logins by pam_totp and by other modules, as root
-	$(BIN)/python -m tests.bench $(ARGS)
+	$(BIN)/python -m tools.bench $(ARGS)
 
 # ARGS=50 selects the number of users.
 bench-portal: need-test want-test build venv  ## measure many users who sign in to the portal at once, as root
-	$(BIN)/python -m tests.web.bench $(ARGS)
+	$(BIN)/python -m tools.bench.portal $(ARGS)
 
 # The fuzzer is guided by coverage. Its findings are kept as tests of `make test`.
 SECONDS = 60
@@ -148,7 +148,7 @@ requirements: | need-venv  ## update the lock files of the test packages
 audit: .venv/.made  ## look up security advisories on the locked packages
 	$(PYTHON) -m venv build/pip-audit
 	build/pip-audit/bin/pip install --quiet --disable-pip-version-check pip-audit
-	@$(BIN)/python -m tests.audit build/pip-audit/bin/pip-audit
+	@$(BIN)/python -m tools.audit build/pip-audit/bin/pip-audit
 
 build/pam_totp.so: pam_totp/pam/relay.c Makefile | need-build
 	mkdir -p build

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import isolation, pamlog
-from tests.relay_kit import Bench
-from tests.site import Site
+from tests.support import isolation, pamlog
+from tests.support.relay_kit import Bench
+from tests.support.site import Site
 
 # Background jobs of a shell ignore SIGINT, and programs started by nohup ignore SIGHUP. Child processes would inherit
 # that.

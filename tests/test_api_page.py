@@ -27,7 +27,7 @@ import pytest
 
 from pam_totp import client
 from pam_totp.core.oath import hotp
-from tests.site import ME, TREE, Site, codes
+from tests.support.site import ME, TREE, Site, codes
 
 if TYPE_CHECKING:
     from token_sim.testing.live_token import LiveToken

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import isolation
 from tests.conftest import with_mounts
-from tests.site import TREE
+from tests.support import isolation
+from tests.support.site import TREE
 
 # Tests with real services, an installation, logins through libpam in the test process, and other accounts.
 SOME = (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.site import TREE
+from tests.support.site import TREE
 
 NEED = TREE / ".ci" / "need"
 

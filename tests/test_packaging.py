@@ -22,10 +22,10 @@ import pytest
 
 import pam_totp
 import token_sim
-from tests.package_index import Index, normal
-from tests.site import TREE
+from tests.support.package_index import Index, normal
+from tests.support.site import TREE
 
-FOLDERS = (".ci", "demo", "docs", "packaging", "pam_totp", "tests", "token_sim", "tools")
+FOLDERS = (".ci", "demo", "docs", "examples", "packaging", "pam_totp", "tests", "token_sim", "tools")
 FILES = (
     ".pre-commit-config.yaml",
     "CHANGELOG.md",

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.site import PATIENCE, TREE
+from tests.support.site import PATIENCE, TREE
 from tests.torture.__main__ import Stage, torture
 
 NAMED = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (TREE / "SECURITY.md").read_text())

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import pamconf
-from tests.pamconf import Result, Session, Shown, Style, login
-from tests.relay_kit import RELAY, ROOT, Bench, Log, Service, brisk, in_turn, play, told
+from tests.support import pamconf
+from tests.support.pamconf import Result, Session, Shown, Style, login
+from tests.support.relay_kit import RELAY, ROOT, Bench, Log, Service, brisk, in_turn, play, told
 
 pytestmark = [pytest.mark.bare, pytest.mark.usefixtures("log")]
 

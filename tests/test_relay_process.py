@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from tests.isolation import MAY_MOUNT
-from tests.pamconf import Result, Shown, login
-from tests.relay_kit import Bench, Log, brisk, in_turn, library, needs_root, play, told
-from tests.site import OTHER_UID, PATIENCE
+from tests.support.isolation import MAY_MOUNT
+from tests.support.pamconf import Result, Shown, login
+from tests.support.relay_kit import Bench, Log, brisk, in_turn, library, needs_root, play, told
+from tests.support.site import OTHER_UID, PATIENCE
 
 pytestmark = [pytest.mark.bare, pytest.mark.usefixtures("log")]
 

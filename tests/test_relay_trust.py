@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.pamconf import Result
-from tests.relay_kit import AS_ROOT, INTERPRETER, RELAY, ROOT, Bench, Log, build, needs_root, play
-from tests.site import OTHER_UID, UNPRIVILEGED_UID
+from tests.support.pamconf import Result
+from tests.support.relay_kit import AS_ROOT, INTERPRETER, RELAY, ROOT, Bench, Log, build, needs_root, play
+from tests.support.site import OTHER_UID, UNPRIVILEGED_UID
 
 pytestmark = [pytest.mark.bare, pytest.mark.usefixtures("log")]
 

@@ -24,9 +24,9 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 
 import pam_totp
-from tests import audit
-from tests.package_index import Index, normal
-from tests.site import TREE
+from tests.support.package_index import Index, normal
+from tests.support.site import TREE
+from tools import audit
 
 MAKEFILE = (TREE / "Makefile").read_text()
 PYTHONS = re.findall(r"^PYTHONS = (.*)$", MAKEFILE, re.M)[0].split()

@@ -16,7 +16,7 @@ from pathlib import Path
 import pexpect
 import pexpect.fdpexpect
 
-from tests.site import TREE
+from tests.support.site import TREE
 
 SUITE = "bookworm"
 SYSTEM = TREE / "build" / "booted" / SUITE

@@ -16,7 +16,7 @@ import pytest
 
 from pam_totp.core.oath import hotp
 from tests.booted.machine import PASSWORD, Booted, Shell, make_disk, make_system
-from tests.site import KEY, until
+from tests.support.site import KEY, until
 
 pytestmark = [
     pytest.mark.skipif("PAM_TOTP_BOOTED" not in os.environ, reason="boots a machine: make booted"),

@@ -17,7 +17,7 @@ import pytest
 
 from pam_totp.core.oath import hotp
 from tests.booted.machine import SUITE, Booted, Shell, make_disk, make_system
-from tests.site import KEY, until
+from tests.support.site import KEY, until
 from tests.systems.packages import LOGINS, NEXT, Packaged
 from tests.systems.roots import SYSTEMS
 

@@ -16,8 +16,8 @@ import pytest
 
 from pam_totp.cli.printing import BLOCK
 from pam_totp.system.enrolled import find_enrolled
-from tests.bench.bulk import run
-from tests.site import KEY, TREE, Site, fob, phone, until
+from tests.support.site import KEY, TREE, Site, fob, phone, until
+from tools.bench.bulk import run
 
 FEW, MANY = 300, 6000  # users
 NAMES = 2.0  # MB: enough for a few thousand names and a block of rows; the complete output would take over 5 MB

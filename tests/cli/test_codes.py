@@ -16,7 +16,7 @@ from pam_totp.cli.serial_port import code_in
 from pam_totp.core.oath import hotp
 from pam_totp.core.record import TotpToken
 from pam_totp.core.secretfile import base32
-from tests.site import KEY, ME, TREE, Site, codes, fob, phone, until
+from tests.support.site import KEY, ME, TREE, Site, codes, fob, phone, until
 
 
 def test_verify_uses_the_code_up(site: Site) -> None:

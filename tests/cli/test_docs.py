@@ -15,7 +15,7 @@ import pexpect
 
 from pam_totp.core.oath import totp
 from tests.formats.reading import written
-from tests.site import KEY, ME, TREE, Site, fob
+from tests.support.site import KEY, ME, TREE, Site, fob
 
 DOCS = TREE / "docs" / "tokens.md"
 

@@ -17,7 +17,7 @@ import pytest
 
 from pam_totp.cli import parser
 from pam_totp.core.secretfile import serialize
-from tests.site import ME, PATIENCE, TREE, Site, codes, fob, until
+from tests.support.site import ME, PATIENCE, TREE, Site, codes, fob, until
 
 INTERRUPTED = 128 + signal.SIGINT
 

@@ -19,7 +19,7 @@ from pam_totp.core.record import Token
 from pam_totp.core.secretfile import base32
 from pam_totp.formats.otpauth import from_uri
 from pam_totp.store.file import FileStore
-from tests.site import KEY, ME, TREE, Site, codes, fob, phone
+from tests.support.site import KEY, ME, TREE, Site, codes, fob, phone
 
 
 def scanned(picture: Path) -> str:

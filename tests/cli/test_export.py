@@ -17,7 +17,7 @@ import pytest
 from pam_totp.core.oath import hotp
 from pam_totp.core.record import HotpToken, Token, TotpToken
 from pam_totp.core.secretfile import base32
-from tests.site import KEY, ME, TREE, Site, codes, fob, phone
+from tests.support.site import KEY, ME, TREE, Site, codes, fob, phone
 
 FORMATS = ("otpauth", "pskc", "google-authenticator", "users-oath", "json")
 STEP = int(time.time()) // 30

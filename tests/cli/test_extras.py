@@ -13,7 +13,7 @@ import pytest
 import token_sim.extras as simulators
 from pam_totp.system import extras
 from pam_totp.system.extras import how_to_get
-from tests.site import ME, TREE, Site
+from tests.support.site import ME, TREE, Site
 
 
 @pytest.mark.parametrize(

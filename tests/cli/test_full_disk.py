@@ -13,8 +13,8 @@ import pytest
 
 from pam_totp.core.record import UserRecord
 from pam_totp.core.secretfile import base32, serialize
-from tests.isolation import MAY_MOUNT
-from tests.site import KEY, TREE, fob
+from tests.support.isolation import MAY_MOUNT
+from tests.support.site import KEY, TREE, fob
 
 # Runs in a private mount namespace: mounts a small disk, runs the commands on it, and prints their results.
 SCRIPT = r"""

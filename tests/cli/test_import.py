@@ -21,7 +21,7 @@ from tests.conftest import as_root
 from tests.formats.reading import written
 from tests.formats.test_migration import part, token
 from tests.formats.test_pskc import figure
-from tests.site import KEY, ME, TREE, Site, codes, fob, phone, until
+from tests.support.site import KEY, ME, TREE, Site, codes, fob, phone, until
 
 HEX = KEY.hex()
 OATH = f"HOTP alice 1234 {HEX} 5\nHOTP/E/8 bob - {'ab' * 20}\nHOTP carl - {'cd' * 8}\n"

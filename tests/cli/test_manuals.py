@@ -10,7 +10,7 @@ import pytest
 from pam_totp.cli import parser as pam_totp_parser
 from pam_totp.core import settings
 from pam_totp.core.policy import Policy
-from tests.site import TREE
+from tests.support.site import TREE
 from token_sim.cli import _parser as token_sim_parser
 
 DATA = TREE / "pam_totp/system/data"

@@ -17,7 +17,7 @@ import pytest
 from pam_totp.cli import files_out
 from pam_totp.cli.command_line import CommandError
 from tests.conftest import as_root
-from tests.site import ME, PATIENCE, TREE, Site, fob
+from tests.support.site import ME, PATIENCE, TREE, Site, fob
 
 KEY = b"a key of many bytes " * 50
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pexpect
 import pytest
 
-from tests.site import PATIENCE, TREE
+from tests.support.site import PATIENCE, TREE
 
 PROMPT = "typed> "
 

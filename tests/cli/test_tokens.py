@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from tests.pamconf import Result
-from tests.site import ME, Site, codes, fob, phone
+from tests.support.pamconf import Result
+from tests.support.site import ME, Site, codes, fob, phone
 
 NO_ACCOUNT = "has no tokens and no account on this host (check the name, or see 'pam-totp list')"
 SHOWN = re.compile(r"(?:[0-9A-HJKMNP-TV-Z]{4}-){3}[0-9A-HJKMNP-TV-Z]{4}")

@@ -14,7 +14,7 @@ from pam_totp.core.secretfile import parse, serialize
 from pam_totp.core.verify import Outcome, verify
 from pam_totp.store import NotThere, R, StoreError
 from pam_totp.store.file import FileStore
-from tests.site import KEY, fob
+from tests.support.site import KEY, fob
 
 NOW = 1_700_000_010
 LOCK_TIMEOUT = 60.0  # seconds: fifty changes in a row on a slow disk take longer than a login waits

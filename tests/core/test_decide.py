@@ -11,7 +11,7 @@ from pam_totp.core.verify import Outcome
 from pam_totp.operations.authenticate import decide
 from pam_totp.store import StoreError
 from tests.core.stores import NOW, Memory, code
-from tests.site import fob
+from tests.support.site import fob
 
 ALICE = UserRecord(user="alice", tokens=(fob(),))
 UNPROVED = UserRecord(user="bob", tokens=(fob(confirmed=False),))

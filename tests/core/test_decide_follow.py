@@ -12,7 +12,7 @@ from pam_totp.core.record import UserRecord
 from pam_totp.core.verify import Decision, Outcome
 from pam_totp.operations.authenticate import decide, log, remarks
 from tests.core.stores import Memory, code
-from tests.site import fob
+from tests.support.site import fob
 
 
 def answered(store: Memory, answer: bytes, **more: Any) -> Decision:

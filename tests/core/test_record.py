@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pam_totp.core.record import DAY, Grace, HotpToken, RecordError, Token, TotpToken, UserRecord
 from pam_totp.core.secretfile import base32
 from tests.core.strategies import TIME_END, hotp_tokens, records, times, tokens, totp_tokens
-from tests.site import KEY, fob, phone
+from tests.support.site import KEY, fob, phone
 
 DIGEST = "ab" * 32
 SALT = "00" * 16

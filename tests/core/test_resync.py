@@ -12,7 +12,7 @@ from pam_totp.operations import resync
 from pam_totp.operations.resync import NotConsecutive, TokenChanged, candidates, is_last_accepted, locate, resynchronise
 from pam_totp.store import NotThere
 from tests.core.stores import Memory
-from tests.site import KEY, fob, phone
+from tests.support.site import KEY, fob, phone
 
 
 def row(first: int, count: int = 2) -> tuple[str, ...]:

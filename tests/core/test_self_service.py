@@ -10,7 +10,7 @@ from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_TOKENS, HotpToken, Token, UserRecord
 from pam_totp.operations.self_service import TEXTS, Asking, Factors, Problem, Reason, conflict
 from tests.core.stores import Memory, code
-from tests.site import KEY, fob
+from tests.support.site import KEY, fob
 
 ALICE = Asking("alice", proof=code(0))
 

@@ -21,7 +21,7 @@ from pam_totp.store import NotThere, StoreError
 from pam_totp.store.file import FileStore, file_name
 from tests.conftest import as_root
 from tests.core.stores import code, counter_of, enrol, record_of, says
-from tests.site import PATIENCE, fob, until
+from tests.support.site import PATIENCE, fob, until
 
 
 @pytest.fixture

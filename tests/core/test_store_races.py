@@ -21,7 +21,7 @@ from pam_totp.store.file import FileStore
 from tests.core.conftest import TIMES
 from tests.core.racing import in_processes, in_threads
 from tests.core.stores import NOW, code, counter_of, enrol, record_of, says
-from tests.site import KEY, fob
+from tests.support.site import KEY, fob
 
 MANY = 50
 ROUNDS = max(TIMES, 1)

@@ -13,7 +13,7 @@ from pam_totp.core.policy import Policy
 from pam_totp.core.record import DAY, TIME_LIMIT, HotpToken, Token, TotpToken, UserRecord
 from pam_totp.core.verify import Outcome, verify
 from pam_totp.operations.enroll import verify_first_code
-from tests.site import KEY, fob, phone
+from tests.support.site import KEY, fob, phone
 
 NOW = 1_700_000_010  # seconds: 20 s into a step of 30 s
 STEP = NOW // 30

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.site import PATIENCE, TREE
+from tests.support.site import PATIENCE, TREE
 
 PYTHON = "/usr/bin/python3"
 WIDTH = 80  # columns of a terminal

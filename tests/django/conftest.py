@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.site import ME, Site
+from tests.support.site import ME, Site
 
 PASSWORD = "correct horse"
 

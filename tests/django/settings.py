@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.examples.django_site.settings import *  # noqa: F403
-from tests.examples.django_site.settings import INSTALLED_APPS, MIDDLEWARE
+from examples.django_site.settings import *  # noqa: F403
+from examples.django_site.settings import INSTALLED_APPS, MIDDLEWARE
 
 SECRET_KEY = "of the tests"
 ROOT_URLCONF = "tests.django.urls"

@@ -13,8 +13,8 @@ import pytest
 
 from pam_totp.system.passwords import PasswordsUnavailable, TooManyChecks
 from tests.django.conftest import PASSWORD
-from tests.pamconf import Result
-from tests.site import ME, TREE, Site, codes
+from tests.support.pamconf import Result
+from tests.support.site import ME, TREE, Site, codes
 
 
 def sign_in(client: Any, password: str = PASSWORD, user: str = ME) -> Any:
@@ -208,7 +208,7 @@ def test_each_wrong_setting_has_its_own_finding(project: Any, monkeypatch: Any, 
 
 
 def test_the_example_project_starts(tmp_path: Path) -> None:
-    folder = TREE / "tests" / "examples" / "django_site"
+    folder = TREE / "examples" / "django_site"
     for command in (["migrate", "--verbosity=0"], ["check"]):
         done = subprocess.run(
             [sys.executable, "manage.py", *command],
@@ -225,7 +225,7 @@ def test_the_example_project_starts(tmp_path: Path) -> None:
 def test_the_flask_example_is_short_and_works(site: Site, monkeypatch: Any) -> None:
     import pam
 
-    from tests.examples import flask_app
+    from examples import flask_app
 
     site.start()
     site.enrol()

@@ -5,6 +5,6 @@ from __future__ import annotations
 from django.urls import include, path
 from two_factor.urls import urlpatterns as two_factor
 
-from tests.examples.django_site.urls import urlpatterns as example
+from examples.django_site.urls import urlpatterns as example
 
 urlpatterns = [*example, path("two-factor/", include(two_factor))]

@@ -13,7 +13,7 @@ from tests.formats.reading import NOW, parsed, written
 from tests.formats.test_migration import part
 from tests.formats.test_migration import token as message
 from tests.formats.test_pskc import UNLOCKS, figure
-from tests.site import KEY, fob, phone
+from tests.support.site import KEY, fob, phone
 
 HEX, B32 = KEY.hex(), base32(KEY)
 

@@ -19,7 +19,7 @@ from pam_totp.operations.enroll import new_recovery_codes
 from pam_totp.store import NotThere, StoreError, journal
 from pam_totp.store.batch import Changes, update_many
 from pam_totp.store.file import FileStore
-from tests.site import KEY, codes, fob
+from tests.support.site import KEY, codes, fob
 
 OLD = [f"old{i}" for i in range(5)]
 NEW = [f"new{i}" for i in range(5)]

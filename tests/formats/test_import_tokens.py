@@ -29,7 +29,7 @@ from pam_totp.operations.import_tokens import (
 from pam_totp.store import NotThere
 from pam_totp.store.file import FileStore
 from tests.formats.reading import NOW, written
-from tests.site import KEY, fob
+from tests.support.site import KEY, fob
 
 OPTIONS = ParseOptions(now=NOW)
 

@@ -13,7 +13,7 @@ from pam_totp.formats.imported_token import ImportedToken
 from pam_totp.formats.parsing import FormatError
 from pam_totp.formats.registry import FORMATS
 from tests.formats.reading import NOW, parsed
-from tests.site import KEY
+from tests.support.site import KEY
 
 # A published example, from web pages that explain the format: an 80-bit key of "Example:alice@google.com".
 PUBLISHED = "otpauth-migration://offline?data=CjEKCkhlbGxvId6tvu8SGEV4YW1wbGU6YWxpY2VAZ29vZ2xlLmNvbRoHRXhhbXBsZTAC"

@@ -11,8 +11,8 @@ import pytest
 
 from pam_totp.core.oath import hotp
 from pam_totp.core.record import HotpToken, TotpToken
-from tests.pamconf import Result, login, service
-from tests.site import KEY, ME, Site, until
+from tests.support.pamconf import Result, login, service
+from tests.support.site import KEY, ME, Site, until
 
 PERIOD = 30
 

@@ -10,7 +10,7 @@ import pytest
 from pam_totp.formats.imported_token import ImportedToken
 from pam_totp.formats.parsing import FormatError
 from tests.formats.reading import parsed, written
-from tests.site import KEY, fob, phone
+from tests.support.site import KEY, fob, phone
 
 FIGURES = Path(__file__).parent / "data" / "rfc6030"
 NOW = 1_700_000_000  # 2023-11-14

@@ -12,7 +12,7 @@ from pam_totp.formats.parsing import FormatError
 from pam_totp.formats.registry import EXPORT_FORMATS, FORMATS, sniff
 from tests.formats.reading import NOW, written
 from tests.formats.samples import SAMPLES
-from tests.site import TREE, fob, phone
+from tests.support.site import TREE, fob, phone
 
 TOKENS = [fob(7), phone(last_step=NOW // 30)]
 

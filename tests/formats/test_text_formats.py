@@ -15,7 +15,7 @@ from pam_totp.formats.imported_token import ImportedToken
 from pam_totp.formats.parsing import FormatError
 from pam_totp.formats.registry import FORMATS
 from tests.formats.reading import NOW, parsed, written
-from tests.site import KEY, fob, phone
+from tests.support.site import KEY, fob, phone
 
 STEP = NOW // 30
 HEX = KEY.hex()

@@ -16,7 +16,7 @@ from pam_totp.pam.pam_handle import ProtocolError, parse_hello
 from pam_totp.store import StoreError
 from pam_totp.store.file import file_name
 from tests.formats import samples
-from tests.site import KEY, fob, phone
+from tests.support.site import KEY, fob, phone
 
 NOW = 1_700_000_010
 OWNER = UserRecord(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.install.machine import Fresh
-from tests.isolation import MAY_MOUNT
+from tests.support.isolation import MAY_MOUNT
 
 
 @pytest.fixture(scope="session")

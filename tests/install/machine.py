@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests import etc
-from tests.etc import PASSWORD
 from tests.services.namespace import ACCOUNTS, STORE, Machine
 from tests.services.terminal import Talk
-from tests.site import TREE, codes, until
+from tests.support import etc
+from tests.support.etc import PASSWORD
+from tests.support.site import TREE, codes, until
 
 COMMAND = "/usr/local/bin/pam-totp"
 HELPER = "/usr/local/lib/pam_totp/pam_totp/pam/helper.py"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.etc import PASSWORD, STACKS
 from tests.install.machine import COMMAND, LATE, Fresh
 from tests.install.test_enable import LINE, as_before
-from tests.site import codes, until
+from tests.support.etc import PASSWORD, STACKS
+from tests.support.site import codes, until
 
 
 def enable(machine: Fresh, service: str, first_code: int) -> None:

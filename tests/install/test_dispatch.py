@@ -11,7 +11,7 @@ import pytest
 
 from pam_totp.system.pamd.stack import RESULTS, Handler, StackError, flatten, parse
 from pam_totp.system.pamd.verdicts import find_path, possible_results, verdict
-from tests.pamconf import login
+from tests.support.pamconf import login
 
 STACKS = 1200
 NAMED = ("success", "auth_err", "ignore", "authinfo_unavail", "user_unknown", "perm_denied", "new_authtok_reqd")

@@ -16,10 +16,10 @@ from pam_totp.system.doctor.context import Context
 from pam_totp.system.machine import Machine
 from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding, Severity, errors
 from pam_totp.system.trust import distrust
-from tests.etc import PASSWORD, STACKS
 from tests.install.machine import HELPER, Fresh
 from tests.services.namespace import STORE
-from tests.site import TREE, codes
+from tests.support.etc import PASSWORD, STACKS
+from tests.support.site import TREE, codes
 
 LINE = "auth required pam_totp.so"
 

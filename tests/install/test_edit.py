@@ -15,8 +15,8 @@ from pam_totp.system.pamd import analysis
 from pam_totp.system.pamd.edit import insert, new_lines, remove
 from pam_totp.system.pamd.stack import Handler, StackError, flatten, parse
 from pam_totp.system.pamd.verdicts import Move, find_path, possible_results
-from tests.etc import STACKS
 from tests.install.test_dispatch import any_control
+from tests.support.etc import STACKS
 
 ADDED = new_lines("x", "password", [])
 

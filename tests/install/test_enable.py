@@ -8,9 +8,9 @@ import signal
 
 import pytest
 
-from tests.etc import PASSWORD, STACKS
 from tests.install.machine import COMMAND, LATE, SOON, Fresh
-from tests.site import codes, until
+from tests.support.etc import PASSWORD, STACKS
+from tests.support.site import codes, until
 
 LINE = "auth required pam_totp.so\n"
 WATCHDOG = "/usr/local/lib/pam_totp/pam_totp/system/enable/watchdog.py"

@@ -16,11 +16,11 @@ import pytest
 from pam_totp.cli import parser
 from pam_totp.core.secretfile import parse
 from pam_totp.formats.otpauth import typed_secret
-from tests.etc import PASSWORD, STACKS
 from tests.install.machine import COMMAND, LATE, Fresh
-from tests.package_index import Index
 from tests.services.namespace import STORE
-from tests.site import PATIENCE, TREE, codes, until
+from tests.support.etc import PASSWORD, STACKS
+from tests.support.package_index import Index
+from tests.support.site import PATIENCE, TREE, codes, until
 
 DATA = TREE / "pam_totp/system/data"
 LIB = "/usr/local/lib/pam_totp"

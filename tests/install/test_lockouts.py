@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.etc import PASSWORD, STACKS
 from tests.install.machine import COMMAND, ENABLED, HELPER, LATE, SOON, Fresh
 from tests.services.namespace import STORE
 from tests.services.terminal import Talk
-from tests.site import codes, until
+from tests.support.etc import PASSWORD, STACKS
+from tests.support.site import codes, until
 
 
 def as_before(machine: Fresh) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from pam_totp.system.pamd.analysis import check_order
 from pam_totp.system.pamd.findings import ERROR, WARNING, Code, Finding, Severity
 from pam_totp.system.pamd.stack import flatten
-from tests.pamconf import login
+from tests.support.pamconf import login
 
 COMMON = "auth [success=1 default=ignore] pam_unix.so nullok\nauth requisite pam_deny.so\nauth required pam_permit.so\n"
 GOOD = f"{COMMON}auth required pam_totp.so\n"

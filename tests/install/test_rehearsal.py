@@ -12,8 +12,8 @@ from pam_totp.system import rehearsal
 from pam_totp.system.libpam import ERROR_MSG, PROMPT_ECHO_OFF, LibpamError, Login
 from pam_totp.system.rehearsal import RehearsalError, attempt, in_child, private_copy, prove
 from tests.install.test_edit import machine
-from tests.pamconf import service
-from tests.site import ME, MODULE, Site, codes
+from tests.support.pamconf import service
+from tests.support.site import ME, MODULE, Site, codes
 
 ACCOUNT = "account required pam_permit.so"
 

@@ -9,7 +9,7 @@ import pytest
 
 from pam_totp.system import probe
 from pam_totp.system.trust import distrust_around
-from tests.site import TREE
+from tests.support.site import TREE
 
 PYTHON = "/usr/bin/python3"
 

@@ -11,7 +11,7 @@ from pam_totp.core.policy import Policy
 from pam_totp.core.record import UserRecord
 from pam_totp.operations.authenticate import decide
 from pam_totp.store import NotThere, R
-from tests.site import codes, fob, phone
+from tests.support.site import codes, fob, phone
 
 SALT = "00" * 16
 RECOVERY = "0123456789ABCDEF"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import with_mounts
-from tests.pamconf import service
-from tests.site import MODULE, TREE, Site, codes
+from tests.support.pamconf import service
+from tests.support.site import MODULE, TREE, Site, codes
 
 IN_NAMESPACE = [
     "unshare",

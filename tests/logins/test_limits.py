@@ -20,8 +20,8 @@ from pam_totp.pam.grace import granted
 from pam_totp.store import StoreError
 from pam_totp.store.file import FileStore
 from tests.conftest import as_root
-from tests.pamconf import Result
-from tests.site import Site, codes, fob
+from tests.support.pamconf import Result
+from tests.support.site import Site, codes, fob
 from tests.torture.places import FOLDERS
 
 NOW = 1_700_000_000

@@ -9,8 +9,8 @@ import pytest
 
 from pam_totp.core.oath import totp
 from pam_totp.operations.authenticate import REFUSED
-from tests.pamconf import Result, Style, login, service
-from tests.site import KEY, ME, MODULE, Site, codes, fob, phone
+from tests.support.pamconf import Result, Style, login, service
+from tests.support.site import KEY, ME, MODULE, Site, codes, fob, phone
 
 
 def test_a_code_is_accepted_once(site: Site, way: str) -> None:

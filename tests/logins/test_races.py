@@ -14,8 +14,8 @@ from multiprocessing.synchronize import Barrier
 import pytest
 
 from pam_totp.core.oath import totp
-from tests.pamconf import Result
-from tests.site import Site, codes, fob, phone
+from tests.support.pamconf import Result
+from tests.support.site import Site, codes, fob, phone
 from tests.torture.places import site_on
 
 MANY = 50

@@ -6,8 +6,8 @@ import pytest
 
 from pam_totp.core.policy import Policy
 from pam_totp.operations.authenticate import REFUSAL_DELAY, refusal_delay
-from tests.pamconf import Result
-from tests.site import Site
+from tests.support.pamconf import Result
+from tests.support.site import Site
 
 
 def test_every_refusal_delay_grows_with_the_search_range() -> None:

@@ -25,8 +25,8 @@ from pam_totp.pam.listening import ServiceError
 from pam_totp.pam.listening import listening as listening_at
 from pam_totp.pam.pam_handle import PAM_AUTH_ERR, PAM_SUCCESS
 from tests.conftest import as_root
-from tests.pamconf import Result, Shown
-from tests.site import ME, PATIENCE, TREE, UNPRIVILEGED_UID, Site, codes, until
+from tests.support.pamconf import Result, Shown
+from tests.support.site import ME, PATIENCE, TREE, UNPRIVILEGED_UID, Site, codes, until
 
 
 def connected(site: Site) -> socket.socket:

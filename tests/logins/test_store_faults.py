@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import as_root
-from tests.pamconf import Result
-from tests.site import ME, UNPRIVILEGED_UID, Site, codes
+from tests.support.pamconf import Result
+from tests.support.site import ME, UNPRIVILEGED_UID, Site, codes
 
 
 def _truncated(path: Path) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.etc import PASSWORD
-from tests.isolation import MAY_MOUNT
 from tests.services.namespace import Machine, Sshd
-from tests.site import codes
+from tests.support.etc import PASSWORD
+from tests.support.isolation import MAY_MOUNT
+from tests.support.site import codes
 
 
 @pytest.fixture(scope="session")

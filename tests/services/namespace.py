@@ -3,7 +3,7 @@
 Rules:
 - The host is unchanged: /usr is an overlay, and /etc, /var, /run, /home, /tmp and /dev are new. All of them end with
   the namespace. Its only network is its loopback, on which every port is free.
-- The host's settings have no effect: tests/etc.py makes /etc, /usr/local is empty, and no pam_totp is installed.
+- The host's settings have no effect: tests/support/etc.py makes /etc, /usr/local is empty, and pam_totp is missing.
 - The real sshd, sudo, su, libpam, relay and helper run. Log lines go to a socket of the test.
 - Every process that is started here ends with the test run, even if the test run is killed.
 
@@ -26,9 +26,9 @@ import pexpect
 
 from pam_totp.core.record import HotpToken, Token, UserRecord
 from pam_totp.core.secretfile import parse, serialize
-from tests import etc
 from tests.services.terminal import Syslog, Talk
-from tests.site import PATIENCE, TREE, fob, until
+from tests.support import etc
+from tests.support.site import PATIENCE, TREE, fob, until
 
 ACCOUNTS = {"pam_totp": 54000, "alice": 54001, "bob": 54002, "carol": 54003}
 STORE = "/var/lib/pam_totp"
@@ -97,7 +97,7 @@ exec chroot . sh -c 'echo ready; exec cat'
 class Machine:
     """The namespace and its operations for tests. `folder` is empty; call `stop` at the end.
 
-    This process is already isolated (tests/isolation.py), so its mounts are not visible outside.
+    This process is already isolated (tests/support/isolation.py), so its mounts are not visible outside.
     """
 
     def __init__(self, folder: Path) -> None:

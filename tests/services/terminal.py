@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pexpect
 
-from tests.site import PATIENCE
+from tests.support.site import PATIENCE
 
 
 class Talk:

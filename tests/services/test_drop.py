@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.services.namespace import STORE, Machine
-from tests.site import codes
+from tests.support.site import codes
 
 
 @pytest.mark.bare

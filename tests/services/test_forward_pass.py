@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pam_totp.core.answer import Answer, recovery_digest
 from pam_totp.core.oath import hotp
 from pam_totp.operations.authenticate import REFUSED
-from tests.pamconf import Login, Result, Style, login, service
-from tests.site import KEY, ME, MODULE, Site, codes, fob
+from tests.support.pamconf import Login, Result, Style, login, service
+from tests.support.site import KEY, ME, MODULE, Site, codes, fob
 
 SALT = "00" * 16
 RECOVERY = "0123456789ABCDEF"

@@ -12,8 +12,8 @@ import pytest
 
 from pam_totp.core.answer import recovery_digest
 from pam_totp.core.record import Grace
-from tests.pamconf import Login, Result
-from tests.site import ME, Site, codes, fob
+from tests.support.pamconf import Login, Result
+from tests.support.site import ME, Site, codes, fob
 
 HERE = "192.0.2.7"
 HOUR = 3600

@@ -12,7 +12,7 @@ from pam_totp.core.settings import Site as SiteFile
 from pam_totp.pam import grace
 from pam_totp.pam.admission import admit, listed
 from pam_totp.pam.pam_handle import Hello
-from tests.site import ME
+from tests.support.site import ME
 
 HERE = "192.0.2.7"
 AT = ("demo", HERE)

@@ -8,9 +8,9 @@ import stat
 import pytest
 
 from pam_totp.core.record import UserRecord
-from tests.etc import PASSWORD
 from tests.services.namespace import ACCOUNTS, Machine, Sshd
-from tests.site import codes, fob, until
+from tests.support.etc import PASSWORD
+from tests.support.site import codes, fob, until
 
 CODE = "One-time code: "
 OWN = "/home/alice/.pam_totp.json"

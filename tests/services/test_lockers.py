@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from tests.services.namespace import Machine
-from tests.site import codes
+from tests.support.site import codes
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pam_totp.core.verify import Outcome
 from pam_totp.operations import audit_log
-from tests.site import TREE, Site, codes
+from tests.support.site import TREE, Site, codes
 
 DOCUMENT = (TREE / "docs" / "log.md").read_text()
 _FIELD = re.compile(r' ([a-z_]+)=([A-Za-z0-9._@%+:/-]+|"(?:[^"\\]|\\.)*")')

@@ -11,7 +11,7 @@ import pytest
 from pam_totp.cli import main
 from pam_totp.pam.privileges import OVERFLOW_ID
 from tests.services.namespace import Machine
-from tests.site import ME, Site, codes
+from tests.support.site import ME, Site, codes
 
 SITE_FILE = """
 [policy]

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from tests.etc import PASSWORD
 from tests.services.namespace import Machine, Sshd
-from tests.site import TREE, codes
+from tests.support.etc import PASSWORD
+from tests.support.site import TREE, codes
 
 CODE = "One-time code: "
 DOCUMENT = (TREE / "docs" / "module.md").read_text()

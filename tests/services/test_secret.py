@@ -11,8 +11,8 @@ import pytest
 
 from pam_totp.core.record import UserRecord
 from pam_totp.core.secretfile import parse, serialize
-from tests.pamconf import Result, login, service
-from tests.site import ME, MODULE, Site, codes, fob
+from tests.support.pamconf import Result, login, service
+from tests.support.site import ME, MODULE, Site, codes, fob
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import pytest
 from pam_totp.core.answer import recovery_digest
 from pam_totp.core.record import HotpToken
 from pam_totp.operations.authenticate import REFUSED
-from tests.etc import PASSWORD
 from tests.services.namespace import Machine, Sshd
 from tests.services.terminal import Talk
-from tests.site import codes, fob
+from tests.support.etc import PASSWORD
+from tests.support.site import codes, fob
 
 CODE = "One-time code: "
 FIRST = "auth requisite pam_unix.so nodelay"

@@ -6,10 +6,10 @@ import pytest
 
 from pam_totp.core.record import HotpToken
 from pam_totp.operations.authenticate import REFUSED
-from tests.etc import PASSWORD
 from tests.services.namespace import Machine
 from tests.services.terminal import Talk
-from tests.site import codes, until
+from tests.support.etc import PASSWORD
+from tests.support.site import codes, until
 
 CODE = "One-time code: "
 ID = ("id", "-un")

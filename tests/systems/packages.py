@@ -21,7 +21,7 @@ import pexpect
 from pam_totp import __version__
 from pam_totp.core.oath import hotp
 from tests.services.terminal import Talk
-from tests.site import PATIENCE, until
+from tests.support.site import PATIENCE, until
 from tests.systems.roots import Root, System, bare_clone
 
 PASSWORD = "correct horse"

@@ -13,7 +13,7 @@ import pytest
 
 from pam_totp import __version__
 from pam_totp.core.oath import hotp
-from tests.site import KEY
+from tests.support.site import KEY
 from tests.systems.packages import NEXT, PACKAGES, PASSWORD, STORE, Packaged
 from tests.systems.roots import SYSTEMS
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from pip._internal.models.index import PyPI  # pip's default index
 
-from tests.site import TREE, until
+from tests.support.site import TREE, until
 from tests.systems.roots import FOLDER, FRESH, SYSTEMS, Network, Root, bare_clone
 
 pytestmark = pytest.mark.skipif("PAM_TOTP_SYSTEMS" not in os.environ, reason="makes bare roots: make systems")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import as_root
-from tests.site import TREE
+from tests.support.site import TREE
 from tests.systems import __main__ as command
 from tests.systems import host, journey, roots
 from tests.systems.report import Results, Row, failed_and_skipped, line, read_junit, table

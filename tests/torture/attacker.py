@@ -18,7 +18,7 @@ from pam_totp.core.oath import hotp
 from pam_totp.core.policy import THREE_CODES_FROM, TWO_CODES_FROM, Policy
 from pam_totp.core.record import DAY, HotpToken, Token, TotpToken, UserRecord
 from pam_totp.core.verify import acceptable, verify
-from tests.site import KEY
+from tests.support.site import KEY
 
 LOGINS_A_DAY = 20
 BEGIN = 1_700_006_400  # a midnight, UTC

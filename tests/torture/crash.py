@@ -23,7 +23,7 @@ from pam_totp.core.policy import Policy
 from pam_totp.core.record import TotpToken, UserRecord
 from pam_totp.operations.authenticate import decide
 from pam_totp.store.file import FileStore
-from tests.site import ME, PATIENCE, TREE, Site, codes, fob, phone, until
+from tests.support.site import ME, PATIENCE, TREE, Site, codes, fob, phone, until
 
 PYTHON = "/usr/bin/python3"
 HELPER = str(TREE / "pam_totp" / "pam" / "helper.py")

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from tests.pamconf import Result, Shown, login
-from tests.site import ME, PATIENCE, Site
+from tests.support.pamconf import Result, Shown, login
+from tests.support.site import ME, PATIENCE, Site
 
 
 def in_processes(site: Site, answers: Sequence[str], services: Sequence[str] = ("demo",)) -> Counter[Result]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.site import Site
+from tests.support.site import Site
 
 FOLDERS = {"disk": "/var/tmp", "tmpfs": "/dev/shm"}  # noqa: S108  private folders are created there
 

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.site import ME, Site, until
+from tests.support.site import ME, Site, until
 from tests.torture.crash import (
     KINDS,
     Call,

@@ -18,8 +18,8 @@ from pam_totp.core.answer import recovery_digest
 from pam_totp.core.policy import Policy
 from pam_totp.operations.authenticate import refusal_delay
 from tests.conftest import with_mounts
-from tests.pamconf import Result
-from tests.site import ME, Site, codes, fob, phone
+from tests.support.pamconf import Result
+from tests.support.site import ME, Site, codes, fob, phone
 from tests.torture.pace import LONG
 from tests.torture.private import in_mount_namespace, mount
 from tests.torture.test_oracle import seen

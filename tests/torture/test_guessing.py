@@ -15,8 +15,8 @@ from pam_totp.core.record import DAY
 from pam_totp.core.verify import Outcome
 from pam_totp.operations.authenticate import decide
 from pam_totp.store.file import FileStore
-from tests.pamconf import Result
-from tests.site import ME, TREE, Site, codes
+from tests.support.pamconf import Result
+from tests.support.site import ME, TREE, Site, codes
 from tests.torture.attacker import LOGINS_A_DAY, formula, live
 from tests.torture.crowd import in_processes, in_threads
 from tests.torture.pace import LONG, figure, rounds

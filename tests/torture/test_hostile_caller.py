@@ -16,7 +16,7 @@ import pytest
 
 from pam_totp.core.record import HotpToken
 from tests.services.namespace import HELPER, RELAY, STORE, Machine
-from tests.site import codes
+from tests.support.site import codes
 from tests.torture.hostile import ATTACKS, TRAP
 from tests.torture.pace import LONG, figure, rounds
 

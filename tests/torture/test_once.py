@@ -10,10 +10,10 @@ import pytest
 
 from pam_totp.core.answer import recovery_digest
 from pam_totp.core.oath import totp
-from tests.pamconf import Result
 from tests.services.namespace import Machine, Sshd
 from tests.services.terminal import Talk
-from tests.site import Site, codes, fob, phone
+from tests.support.pamconf import Result
+from tests.support.site import Site, codes, fob, phone
 from tests.torture.crowd import in_processes, in_threads
 from tests.torture.pace import LONG, figure, rounds
 from tests.torture.places import FOLDERS, site_on

@@ -17,8 +17,8 @@ from pam_totp.core.oath import hotp
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import Token
 from pam_totp.operations.authenticate import REFUSED, refusal_delay
-from tests.pamconf import Login, Result
-from tests.site import ME, Site, codes, fob, phone
+from tests.support.pamconf import Login, Result
+from tests.support.site import ME, Site, codes, fob, phone
 from tests.torture.pace import LONG, figure, rounds
 
 pytestmark = pytest.mark.bare

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import pytest
 
-from tests import pamconf
-from tests.relay_kit import INTERPRETER, RELAY, ROOT, Script, Service, in_turn, play
-from tests.site import codes
+from tests.support import pamconf
+from tests.support.relay_kit import INTERPRETER, RELAY, ROOT, Script, Service, in_turn, play
+from tests.support.site import codes
 from tests.torture.pace import LONG, figure, rounds
 
 pytestmark = pytest.mark.bare

@@ -22,9 +22,9 @@ from pam_totp.pam.listening import BACKLOG
 from pam_totp.pam.login_quota import MAX_LOGINS
 from pam_totp.pam.service import MAX_WAITING
 from tests.conftest import as_root
-from tests.pamconf import Result
 from tests.services.namespace import COPY, SOCKET, STORE, Machine
-from tests.site import ME, PATIENCE, TREE, Site, codes, until
+from tests.support.pamconf import Result
+from tests.support.site import ME, PATIENCE, TREE, Site, codes, until
 from tests.torture.pace import figure, rounds
 
 OTHER_UIDS = tuple(pwd.getpwnam(name).pw_uid for name in ("nobody", "daemon", "bin", "games"))  # the attackers

@@ -11,9 +11,9 @@ import subprocess
 import sys
 from functools import partial
 
-from tests.etc import SHADOW
 from tests.services.namespace import ACCOUNTS, COPY, LIBRARIES, Machine
-from tests.site import TREE, until
+from tests.support.etc import SHADOW
+from tests.support.site import TREE, until
 from tests.web.served import listens
 
 # Neither account can read the store. Both are in the group shadow, to check passwords.
@@ -26,7 +26,7 @@ def start(machine: Machine) -> None:
     """Start the service and all applications. The machine must have a portal, for its PAM service. Call this once."""
     machine.serve()
     folder = machine.path(_FOLDER)
-    shutil.copytree(TREE / "tests" / "examples", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(TREE / "examples", folder, ignore=shutil.ignore_patterns("__pycache__"))
     machine.run("chmod", "-R", "go=rX", _FOLDER)
     machine.own(_FOLDER, "carol")  # Django creates its database there
     django = f"{_FOLDER}/django_site/manage.py"

@@ -12,7 +12,7 @@ import pytest
 
 from tests.services.conftest import _machine, _sshd, machine, sshd  # noqa: F401  fixtures
 from tests.services.namespace import Machine
-from tests.site import Site
+from tests.support.site import Site
 from tests.web.kit import Portal
 from tests.web.people import People, Person
 from tests.web.served import Served, TlsPortal, missing_programs, plain_portal

@@ -19,7 +19,7 @@ from pam_totp.core.secretfile import unbase32
 from pam_totp.store.file import FileStore
 from pam_totp.web.app import create_app
 from pam_totp.web.portal import Config
-from tests.site import KEY, Site
+from tests.support.site import KEY, Site
 
 PASSWORD = "correct horse"
 ORIGIN = "https://portal.example"

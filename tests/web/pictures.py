@@ -14,9 +14,9 @@ from typing import Any
 from playwright.sync_api import sync_playwright
 
 from pam_totp.core.record import HotpToken
-from tests.isolation import isolate
 from tests.services.namespace import Machine
-from tests.site import KEY, codes, phone
+from tests.support.isolation import isolate
+from tests.support.site import KEY, codes, phone
 from tests.web.conftest import FLAGS
 from tests.web.people import Person, Phone
 from tests.web.served import TlsPortal

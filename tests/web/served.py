@@ -23,9 +23,9 @@ from pam_totp.core.record import Token, UserRecord
 from pam_totp.store.file import FileStore
 from pam_totp.web.app import create_app
 from pam_totp.web.portal import Config
-from tests.etc import PASSWORD
 from tests.services.namespace import COPY, LIBRARIES, Machine
-from tests.site import TREE, Site, until
+from tests.support.etc import PASSWORD
+from tests.support.site import TREE, Site, until
 from tests.web.kit import FixedPassword
 
 CHROMIUM = "/usr/bin/chromium"

@@ -11,9 +11,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 from pam_totp.core.record import HotpToken
-from tests.etc import SHADOW
 from tests.services.namespace import ACCOUNTS
-from tests.site import KEY, TREE, codes, phone, until
+from tests.support.etc import SHADOW
+from tests.support.site import KEY, TREE, codes, phone, until
 from tests.web.people import People, Person, Phone
 from tests.web.served import Served, TlsPortal
 

@@ -19,7 +19,7 @@ import pytest
 from pam_totp import client
 from pam_totp.client import Misconfigured, NotAdmitted, Outcome, OutOfReach, Verdict
 from tests.conftest import as_root
-from tests.site import ME, TREE, Site, codes
+from tests.support.site import ME, TREE, Site, codes
 
 
 def ask(site: Site, code: str | bytes, user: str = ME, **options: Any) -> Outcome:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pam_totp.web.app import LIMITS
-from tests.site import Site, codes
+from tests.support.site import Site, codes
 from tests.web.kit import ORIGIN, PASSWORD, Browser, Page, Portal, enroll_fob
 
 PUBLIC = (

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pam_totp.core.record import HotpToken
-from tests.site import KEY, codes, fob
+from tests.support.site import KEY, codes, fob
 from tests.web.kit import Portal
 
 OTHER, HANDED_OUT = KEY[::-1], b"7" * 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from pam_totp.system.fair_semaphore import FairSemaphore
-from tests.site import until
+from tests.support.site import until
 
 LONG = 60.0  # seconds: the limit of a wait, far longer than any wait needs
 

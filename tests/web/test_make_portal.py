@@ -14,7 +14,7 @@ from urllib.request import HTTPCookieProcessor, build_opener
 
 import pytest
 
-from tests.site import PATIENCE, TREE
+from tests.support.site import PATIENCE, TREE
 
 
 class MinimalBrowser:

@@ -12,7 +12,7 @@ import pytest
 
 from pam_totp.system import passwords
 from pam_totp.system.passwords import PasswordsUnavailable, SystemPasswords, TooManyChecks
-from tests.site import ME
+from tests.support.site import ME
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pam_totp.web.server import Address, ListenError, check_exposure, serve
-from tests.site import TREE, Site
+from tests.support.site import TREE, Site
 from tests.web.kit import Portal
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pam_totp.web.sessions import Step
-from tests.site import ME, Site, codes
+from tests.support.site import ME, Site, codes
 from tests.web.kit import PASSWORD, REFUSAL, Browser, Page, Portal, enroll_fob
 
 WRONG = "User name and password do not match."

@@ -9,7 +9,7 @@ import pytest
 
 from pam_totp.core.oath import hotp
 from pam_totp.core.record import HotpToken, TotpToken
-from tests.site import KEY, codes, phone
+from tests.support.site import KEY, codes, phone
 from tests.web.kit import REFUSAL, Browser, Page, Portal, code_of_app, enroll_fob, key_on_page
 
 

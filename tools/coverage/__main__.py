@@ -9,9 +9,9 @@ Rules:
 - Tests marked `bare` are left out, because the measurement changes a process's system calls, modules, memory and time,
   and the build of the relay.
 
-python -m tests.measure [PYTEST ARGUMENT...]
+python -m tools.coverage [PYTEST ARGUMENT...]
 
-The exit status is 0 if the tests pass and reach 90 % of lines and branches together (tests/measure/coverage.ini), and
+The exit status is 0 if the tests pass and reach 90 % of lines and branches together (tools/coverage/coverage.ini), and
 90 % of the lines of relay.c.
 """
 
@@ -29,7 +29,7 @@ from pathlib import Path
 import coverage
 from coverage.exceptions import CoverageWarning
 
-from tests.measure import relay
+from tools.coverage import relay
 
 TREE = Path(__file__).resolve().parents[2]
 DATA = TREE / "build" / "coverage"
@@ -81,8 +81,8 @@ def make_library(folder: Path) -> None:
     """
     library = folder / "library"
     shutil.copytree(Path(coverage.__file__).parent, library / "coverage", ignore=shutil.ignore_patterns("htmlfiles"))
-    shutil.copy(TREE / "tests" / "measure" / "measured.py", library)
-    shutil.copy(TREE / "tests" / "measure" / "coverage.ini", library)
+    shutil.copy(TREE / "tools" / "coverage" / "measured.py", library)
+    shutil.copy(TREE / "tools" / "coverage" / "coverage.ini", library)
     compileall.compile_dir(library, quiet=1)
     (folder / "data").mkdir()
     (folder / "data").chmod(0o1777)
@@ -107,7 +107,7 @@ def main() -> int:
 
 
 def report(tree: Path, data: Path) -> bool:
-    """Combine and print the data of all processes. Return True if tests/measure/coverage.ini's minimum is reached.
+    """Combine and print the data of all processes. Return True if tools/coverage/coverage.ini's minimum is reached.
 
     The report in build/coverage has the lines of the copy: this tree may have been edited meanwhile.
     """
@@ -116,7 +116,7 @@ def report(tree: Path, data: Path) -> bool:
     print(f"{len(list(data.iterdir()))} processes measured", flush=True)
     os.chdir(tree)
     packages = ["pam_totp", "token_sim"]
-    whole = coverage.Coverage(str(DATA / "data"), config_file="tests/measure/coverage.ini", source=packages)
+    whole = coverage.Coverage(str(DATA / "data"), config_file="tools/coverage/coverage.ini", source=packages)
     whole.start()  # and stop at once, so that modules without an import are counted as not reached
     whole.stop()
     with warnings.catch_warnings():  # about incomplete data of killed processes

@@ -15,9 +15,9 @@ from typing import Any
 from pam_totp.core.oath import hotp
 from pam_totp.core.record import HotpToken, Token, TotpToken, UserRecord
 from pam_totp.core.secretfile import parse, serialize
-from tests.pamconf import Answer, Login, Result, Shown, login, service
+from tests.support.pamconf import Answer, Login, Result, Shown, login, service
 
-TREE = Path(__file__).resolve().parent.parent
+TREE = Path(__file__).resolve().parent.parent.parent
 MODULE = TREE / "build" / "pam_totp.so"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pam_totp.core.oath import hotp, totp
 from pam_totp.core.secretfile import base32
-from tests.site import KEY, MODULE, Site, fob, phone
+from tests.support.site import KEY, MODULE, Site, fob, phone
 
 USER = "root"
 DIALOGUE = "lower bound: a dialogue without a decision"

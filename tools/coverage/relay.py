@@ -18,7 +18,7 @@ def cover(tree: Path) -> bool:
     """Build the relay of a copy of the tree for gcov, run its tests, and print the result.
 
     Return True if the tests pass and reach the minimum. A host that a test kills leaves no data, and the builds of
-    tests/relay_kit.py leave none either.
+    tests/support/relay_kit.py leave none either.
     """
     subprocess.run(["make", "--no-print-directory", "build/pam_totp.so", f"CFLAGS={FLAGS}"], cwd=tree, check=True)
     command = [sys.executable, "-m", "pytest", "-q", "-k", NOT_THIS_BUILD, *TESTS]

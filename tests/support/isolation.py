@@ -2,8 +2,8 @@
 
 Rules:
 - The suite sets umask, environment and home folder, independent of the shell.
-- As root, the suite runs in a private mount namespace, with the accounts and PAM stacks of tests/etc.py. The namespace
-  has no settings, records or socket of an installed pam_totp.
+- As root, the suite runs in a private mount namespace, with the accounts and PAM stacks of tests/support/etc.py. The
+  namespace has no settings, records or socket of an installed pam_totp.
 - This also works in a chroot. No mount propagates out of the namespace.
 - Before the first test, the suite prints the tests that it leaves out, with the reason.
 """
@@ -18,9 +18,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests import etc
+from tests.support import etc
 
-_TREE = Path(__file__).resolve().parent.parent
+_TREE = Path(__file__).resolve().parent.parent.parent
 _SITE_FILE = Path("/etc/pam_totp.toml")
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "TERM": "dumb"}
 # Prefixes of the variables that tests read. All other variables are removed.

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from tests import pamconf
-from tests.site import PATIENCE
+from tests.support import pamconf
+from tests.support.site import PATIENCE
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RELAY = ROOT / "build" / "pam_totp.so"  # as shipped
 INTERPRETER = "/usr/bin/python3"
 AS_ROOT = os.geteuid() == 0
@@ -185,7 +185,7 @@ class Bench:
 
     def run(self, source: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a PAM host in its own process: Python with `pamconf` imported, and `folder` with the service files."""
-        start = f"from tests import pamconf\nimport os, signal, sys, threading\nfolder = {str(self.folder)!r}\n"
+        start = f"from tests.support import pamconf\nimport os, signal, sys, threading\nfolder = {str(self.folder)!r}\n"
         return subprocess.run(
             [sys.executable, "-c", start + source],
             cwd=ROOT,

@@ -3,7 +3,7 @@
 pip-audit asks the package index for advisories on every pin of both lock files in tests/. It silently skips a pin that
 it cannot look up. This program reports such a pin as an error.
 
-python -m tests.audit PIP-AUDIT
+python -m tools.audit PIP-AUDIT
 
 The exit status is 0 if there is no advisory, 1 if there are advisories, and 3 if a look-up failed.
 """
@@ -15,7 +15,7 @@ import subprocess
 import sys
 from typing import Any
 
-from tests.site import TREE
+from tests.support.site import TREE
 
 CLEAN, KNOWN, UNAVAILABLE = 0, 1, 3
 LOCKS = ("requirements.txt", "requirements-fuzz.txt")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from tests.site import MODULE, TREE
+from tests.support.site import MODULE, TREE
 
 LAUNCHER = """
 import json, os, sys, time

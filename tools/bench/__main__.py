@@ -24,8 +24,8 @@ from typing import Any
 import pyotp
 
 from pam_totp.core.oath import find, hotp
-from tests.bench import bulk, load, logins
-from tests.site import KEY, TREE, Site, fob
+from tests.support.site import KEY, TREE, Site, fob
+from tools.bench import bulk, load, logins
 
 INSIDE = "PAM_TOTP_BENCH_INSIDE"
 SEARCHED = 1_000_000
@@ -44,7 +44,7 @@ def main() -> int:
         print("make bench: root is required for a private /etc/pam.d (use sudo)", file=sys.stderr)
         return 3
     if INSIDE not in os.environ:
-        command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", "tests.bench", *sys.argv[1:]]
+        command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", "tools.bench", *sys.argv[1:]]
         os.chdir(TREE)
         # exec, not a child process: on Ctrl-C, a parent would kill the child during its clean-up.
         os.execvpe(command[0], command, os.environ | {INSIDE: "1"})  # noqa: S606

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pam_totp.core.oath import hotp
-from tests.site import KEY, Site, fob
+from tests.support.site import KEY, Site, fob
 
 LOOK_AHEAD = 10
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.measure.__main__ import ENTRIES, measure, spare_helpers
-from tests.site import TREE
+from tests.support.site import TREE
+from tools.coverage.__main__ import ENTRIES, measure, spare_helpers
 
 pytestmark = pytest.mark.bare
 

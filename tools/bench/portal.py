@@ -23,10 +23,10 @@ from typing import Any
 from urllib.parse import urlencode
 
 from pam_totp.system import passwords
-from tests.etc import PASSWORD
-from tests.isolation import isolate
 from tests.services.namespace import COPY, LIBRARIES, STORE, Machine
-from tests.site import TREE, codes, fob
+from tests.support.etc import PASSWORD
+from tests.support.isolation import isolate
+from tests.support.site import TREE, codes, fob
 from tests.web.served import NAME, TlsPortal
 
 PEOPLE = 200
@@ -142,7 +142,7 @@ def main(people: int) -> int:
             for name in names:
                 machine.enrol(name, fob())
             machine.run("chown", "-R", "pam_totp:pam_totp", STORE)
-            python = ["env", f"PYTHONPATH={TREE}:{COPY}:{LIBRARIES}", sys.executable, "-m", "tests.web.bench"]
+            python = ["env", f"PYTHONPATH={TREE}:{COPY}:{LIBRARIES}", sys.executable, "-m", "tools.bench.portal"]
             load = os.getloadavg()[0]
             done = machine.run(*python, str(people), "--on-the-machine")
             print(done.stderr, end="", file=sys.stderr)
