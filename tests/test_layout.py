@@ -169,3 +169,11 @@ def test_the_package_has_no_required_dependencies() -> None:
     setup = configparser.RawConfigParser()
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
     assert setup["options"]["install_requires"].strip() == ""
+
+
+def test_names_of_tests_have_at_most_70_characters() -> None:
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text("utf-8")))]
+    names = [node.name for node in nodes if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+    assert names
+    assert [name for name in names if len(name) > 70] == []
