@@ -6,8 +6,8 @@ Rules:
 3. Codes are at most 24 decimal digits, in any script: one, two or three codes of one length (RFC 4226 §7.4 asks for
    "a sequence" of codes to resynchronise).
 4. A recovery code is 80 bits in Crockford's base 32. Upper and lower case are equal, O is read as 0, I and L as 1.
-5. Behind a password, the codes are the longest tail of ASCII digits that can be codes. Nothing is ignored there, and
-   there are no recovery codes: a password may end in anything.
+5. After a password, the codes are the longest run of ASCII digits at the end that can be codes. Every character counts
+   there, and recovery codes are not accepted, because a password may end in any character.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ RECOVERY_BITS = 80
 RECOVERY_LENGTH = RECOVERY_BITS // 5  # characters
 
 _SIMILAR = str.maketrans("OIL", "011")
-_IGNORED = dict.fromkeys(  # beside white space
+_IGNORED = dict.fromkeys(  # in addition to white space
     (
         ord("-"),
         0x00AD,  # soft hyphen
-        *range(0x200B, 0x2010),  # zero width, direction marks
+        *range(0x200B, 0x2010),  # zero-width characters, direction marks
         *range(0x2010, 0x2016),  # hyphens and dashes
-        *range(0x202A, 0x202F),  # embeddings of direction
-        *range(0x2060, 0x206A),  # invisible operators, isolates of direction
+        *range(0x202A, 0x202F),  # directional embeddings
+        *range(0x2060, 0x206A),  # invisible operators, directional isolates
         0x2212,  # minus
         0xFE58,  # small em dash
         0xFE63,  # small hyphen-minus
@@ -45,11 +45,11 @@ _IGNORED = dict.fromkeys(  # beside white space
 
 
 class Answer(Value):
-    """The meaning of one answer, for every user.
+    """One parsed answer. Its content does not depend on the user.
 
-    `digits` are ASCII digits: all of the answer or, behind a password, all at its end. They are empty if there are no
-    codes. `recovery_code` is spelt in its one way. `prefix` is what precedes the digits if a password is expected, else
-    None.
+    `digits` are ASCII digits: the whole answer or, if a password is expected, the digits at its end. They are empty if
+    there are no codes. `recovery_code` is in its canonical spelling. `prefix` is the part before the digits if a
+    password is expected, else None.
     """
 
     digits: str
@@ -58,27 +58,27 @@ class Answer(Value):
 
     @classmethod
     def parse(cls, typed: bytes) -> Self:
-        """Return the answer that `typed` is."""
+        """Return `typed` as an answer."""
         text = _normalised(typed)
         is_number = text.isdecimal() and len(text) <= MAX_CODES * MAX_DIGITS
         return cls(digits=text if is_number else "", recovery_code=_recovery_code(text))
 
     @classmethod
     def parse_behind_password(cls, typed: bytes) -> Self:
-        """Return the answer that `typed`, a password with codes behind it, is."""
+        """Return `typed`, a password followed by codes, as an answer."""
         prefix = typed.rstrip(b"0123456789")
         return cls(digits=typed[len(prefix) :].decode("ascii"), prefix=prefix)
 
     @property
     def is_well_formed(self) -> bool:
-        """Return True if some user could have given this answer and be right."""
-        # One length at a time: behind a numeric password, the codes of one user are shorter than those of another.
+        """Return True if this answer could be correct for some user."""
+        # Each length is tried alone: digits after a password can be codes of one length and not of another.
         return self.recovery_code is not None or any(self.codes({length}) is not None for length in CODE_LENGTHS)
 
     def codes(self, lengths: Set[int]) -> tuple[str, ...] | None:
-        """Return the codes, each of one of `lengths` digits; None if there are none.
+        """Return the codes if their length, in digits, is one of `lengths`; otherwise None.
 
-        Lengths are 6 to 8 and there are 1 to 3 codes, so no number of digits has two meanings.
+        An answer has 1 to 3 codes of 6 to 8 digits, so each total number of digits has one meaning.
         """
         digits = self.digits[self._codes_start(lengths) :]
         for count in range(1, MAX_CODES + 1):
@@ -88,9 +88,9 @@ class Answer(Value):
         return None
 
     def password(self, lengths: Set[int]) -> bytes:
-        """Return what precedes the codes of `lengths` digits; empty unless a password was expected.
+        """Return the part before the codes of `lengths` digits; empty unless a password is expected.
 
-        A password is never empty: an answer that is digits alone is all password.
+        A password has at least one character: digits that could all be codes are a password without codes.
         """
         return b"" if self.prefix is None else self.prefix + self.digits[: self._codes_start(lengths)].encode("ascii")
 
@@ -112,7 +112,7 @@ def recovery_digest(salt: str, code: str) -> str:
 
 
 def _normalised(typed: bytes) -> str:
-    """Return `typed` without ignored characters, its digits in ASCII; empty if it cannot be an answer."""
+    """Return `typed` without ignored characters and with ASCII digits; empty if it cannot be an answer."""
     if len(typed) > MAX_ANSWER:
         return ""
     try:
@@ -124,7 +124,7 @@ def _normalised(typed: bytes) -> str:
 
 
 def _recovery_code(text: str) -> str | None:
-    """Return the recovery code that `text`, normalised, spells; None if it spells none."""
+    """Return the recovery code in the normalised `text`; None if there is none."""
     if len(text) != RECOVERY_LENGTH or not text.isascii():
         return None
     code = text.upper().translate(_SIMILAR)

@@ -1,14 +1,14 @@
 """Frozen values, and the rules for their fields.
 
 Rules:
-1. A value never changes. Its class makes changed copies by methods with names, such as `Token.renamed`.
-2. A value is valid. Each new field passes its rule; then `check` looks at the fields together.
-3. A rule returns None for a valid value, otherwise what the value must be. It never repeats the value.
+1. A value never changes. Named methods of its class, such as `Token.renamed`, return changed copies.
+2. A value is always valid. Each new field is checked by its rule; then `check` compares the fields.
+3. A rule returns None for a valid value, otherwise the requirement as text. The text never contains the value.
 4. A rule compares exact types: True is not a whole number, and a subclass of str is not text.
 5. `repr` shows no field, because a field may be a secret.
 
-The dataclasses module would do the same, but importing it takes 8 ms (inspect, ast, dis). Every login for which the
-relay starts an interpreter would pay for that. Type checkers treat a `Value` as a frozen dataclass.
+The dataclasses module would do the same, but importing it takes 8 ms (inspect, ast, dis). Every login that starts an
+interpreter would take that much longer. Type checkers treat a `Value` as a frozen dataclass.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Rule = Callable[[Any], str | None]
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 class Value:
-    """Base class: annotated names are the fields, class attributes are their defaults.
+    """Base class of frozen values: annotated names are the fields, class attributes are their defaults.
 
-    A module that defines a value must have `from __future__ import annotations`: annotations are read as strings.
+    A module that defines a value needs `from __future__ import annotations`, because annotations are read as strings.
     """
 
     RULES: ClassVar[dict[str, Rule]] = {}  # by field; a field without a rule may have any value
@@ -45,7 +45,7 @@ class Value:
         self._set({**self._defaults, **given}, self._fields)
 
     def _replace(self, **changes: Any) -> Self:
-        """Return a copy with some fields changed. Check those fields alone; for the methods of subclasses."""
+        """Return a copy with some fields changed, and check only those. The methods of subclasses call it."""
         other = object.__new__(type(self))
         other._set({**self.__dict__, **changes}, changes)
         return other
@@ -61,7 +61,7 @@ class Value:
         self.check(new)
 
     def check(self, new: Collection[str]) -> None:
-        """Raise ERROR if the fields together are not valid. Fields that are not in `new` were checked before."""
+        """Raise ERROR if the combination of fields is not valid. Fields outside `new` were checked before."""
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"{type(self).__name__} is frozen")
@@ -82,7 +82,7 @@ class Value:
 
 
 def require(rule: Rule, value: object, place: str, error: type[ValueError]) -> None:
-    """Raise `error`, with `place` and what is required there, if `value` breaks `rule`."""
+    """Raise `error`, with `place` and the requirement, if `value` breaks `rule`."""
     requirement = rule(value)
     if requirement is not None:
         raise error(f"{place}: {requirement}")

@@ -3,7 +3,7 @@
 Rules:
 1. The moving factor is an unsigned 64-bit number, big-endian (RFC 4226 §5.2). Any other number is an error.
 2. A code is a string of exactly `digits` ASCII digits. Leading zeros are kept.
-3. A search without a result reads its whole range, so its time does not show a near miss.
+3. An unsuccessful search examines its whole range, so its time does not show a near miss.
 4. Time is an argument, in whole Unix seconds. This module reads no clock.
 """
 
@@ -18,8 +18,8 @@ MOVING_FACTOR_LIMIT = 1 << 64  # RFC 4226 §5.2: the counter has 8 bytes
 MIN_DIGITS, MAX_DIGITS = 6, 8  # RFC 4226 §5.3: at least 6, possibly 7 or 8
 DEFAULT_PERIOD = 30  # seconds: RFC 6238 §4.1, X
 
-_FEW = 100  # moving factors: a shorter search does not regain the start-up cost of PBKDF2
-_BLOCKS_LIMIT = 1_100_000  # moving factors: a search may hold so many at once, 22 MB with SHA-1
+_FEW = 100  # moving factors: up to this number, a search without PBKDF2 is faster
+_BLOCKS_LIMIT = 1_100_000  # moving factors in memory at once: 22 MB with SHA-1
 _INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))  # RFC 2104 §2
 _WORD = struct.Struct(">I").unpack_from
 
@@ -63,8 +63,8 @@ def find(key: bytes, codes: tuple[str, ...], within: range, digits: int = 6, alg
     """Return the first moving factor in `within` from which the token shows `codes` in a row; None if there is none.
 
     `codes` are one or more strings of `digits` ASCII digits. `within` holds the candidates for the first of them. Its
-    step must be 1, and it is cut to 0 to 2^64-1. RFC 4226 §7.4 and E.4 describe the search. Raise ValueError for any
-    other argument.
+    step must be 1, and it is limited to 0 to 2^64-1. RFC 4226 §7.4 and E.4 describe the search. Raise ValueError for
+    any other argument.
     """
     _check(digits, algorithm)
     if within.step != 1 or not codes or any(len(c) != digits or not _is_digits(c) for c in codes):

@@ -3,7 +3,7 @@
 Rules:
 1. A policy is five whole numbers within bounds. `core.settings` reads them from the site file and module arguments.
 2. From 5 failures on, an answer needs two codes in a row; from 20 on, three. This cannot be configured.
-3. A lock is off by default, because anybody could use it to lock a user out.
+3. Locking is off by default, because an attacker could use it to lock a user out.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import ClassVar
 
 from pam_totp.core.fields import Rule, Value, whole_number
 
-TWO_CODES_FROM = 5  # failures: from here on, an answer needs two codes in a row
-THREE_CODES_FROM = 20  # failures: from here on, three
+TWO_CODES_FROM = 5  # failures from which an answer needs two codes in a row
+THREE_CODES_FROM = 20  # failures from which an answer needs three codes in a row
 
 
 class PolicyError(ValueError):
-    """A setting is out of bounds. The text names it."""
+    """A setting is out of bounds. The text names the setting."""
 
 
 class Policy(Value):

@@ -3,7 +3,7 @@
 Rules:
 1. A record is valid by construction: exact types, ranges, unique names of tokens, unique secrets.
 2. Counters and steps only go up. Only `accepted` changes them.
-3. An error names the place and what is required there. It never shows a value.
+3. An error names the place and the requirement there. It never shows a value.
 4. `repr` never shows a secret.
 """
 
@@ -29,7 +29,7 @@ from pam_totp.core.oath import ALGORITHMS, DEFAULT_PERIOD, MAX_DIGITS, MIN_DIGIT
 MAX_TOKENS = 8
 MAX_RECOVERY_CODES = 100
 MAX_GRACE = 64
-MIN_SECRET, MAX_SECRET = 14, 128  # bytes: RFC 4226 §4 R6 demands 128 bits; 112 bits occur, and cause a warning
+MIN_SECRET, MAX_SECRET = 14, 128  # bytes: RFC 4226 §4 R6 requires 128 bits; 112 bits are common, and cause a warning
 GOOD_SECRET = 16  # bytes: RFC 4226 §4 R6
 DEFAULT_NAMES = {"totp": "phone", "hotp": "token"}  # of a token without a given name, by type
 NEW_SECRET = 20  # bytes: RFC 4226 §4 R6 recommends 160 bits
@@ -89,7 +89,7 @@ class Token(Value):
         return self.enabled and self.confirmed
 
     def confirmed_without_code(self) -> Self:
-        """Return the token, confirmed although no code was checked."""
+        """Return the token as confirmed, without the check of a code."""
         return self._replace(confirmed=True)
 
     def renamed(self, name: str) -> Self:
@@ -102,9 +102,9 @@ class Token(Value):
         return self._replace(enabled=enabled)
 
     def accepted(self, first: int, count: int, now: int) -> Token:
-        """Return the token after `count` codes in a row, from moving factor `first`, were accepted at `now`.
+        """Return the token, confirmed, after `count` codes in a row from moving factor `first` were accepted at `now`.
 
-        That confirms the token. Raise ValueError if a code was used before (law 1).
+        Raise ValueError if one of these codes was used before (law 1).
         """
         raise NotImplementedError
 
@@ -113,7 +113,7 @@ class Token(Value):
 
 
 class HotpToken(Token):
-    """An event token. `counter` is the counter of the next code to be accepted; 2^64 if no code is left."""
+    """An event-based token. `counter` is the counter of the next code to be accepted; 2^64 if no code is left."""
 
     counter: int = 0
 
@@ -127,7 +127,7 @@ class HotpToken(Token):
 
 
 class TotpToken(Token):
-    """A time token. `period` is in seconds. `last_step` is the last step accepted.
+    """A time-based token. `period` is in seconds. `last_step` is the last step accepted.
 
     `drift` is the token's clock minus this host's, in steps (RFC 6238 §6).
     """
@@ -145,7 +145,7 @@ class TotpToken(Token):
     }
 
     def accepted(self, first: int, count: int, now: int) -> TotpToken:
-        """Return the token after the codes, as for every token. Only codes in a row change the drift (law 6)."""
+        """See `Token`. Only codes in a row change the drift (law 6)."""
         if self.last_step is not None and first <= self.last_step:
             raise ValueError("a step must not go down")
         last = first + count - 1
@@ -157,7 +157,7 @@ TOKEN_TYPES: dict[str, type[HotpToken] | type[TotpToken]] = {"hotp": HotpToken, 
 
 
 class Grace(Value):
-    """A login from `rhost` to `service` at `granted` (Unix seconds) that may replace a code for some time."""
+    """A login from `rhost` to `service` at `granted` (Unix seconds), after which a login may need no code."""
 
     service: str
     rhost: str
@@ -171,7 +171,7 @@ class UserRecord(Value):
     """The second factors of one user. The fields are those of the secret file.
 
     `recovery` holds hexadecimal SHA-256 digests of salt ‖ code. `failures` counts the answers refused as wrong, and
-    `failures_at` is the time (Unix seconds) from which that count wears off. `refused` counts all well-formed answers
+    `failures_at` is the time (Unix seconds) from which that count decreases. `refused` counts all well-formed answers
     refused since the last success.
     """
 
@@ -242,7 +242,7 @@ class UserRecord(Value):
         return self._replace(tokens=tuple(t for t in self.tokens if t.name != name), grace=())
 
     def without_tokens(self, user: str) -> UserRecord:
-        """Return the record for `user` without tokens and grace: recovery codes and failures stay."""
+        """Return the record for `user` without tokens and grace, but with its recovery codes and failures."""
         return self._replace(user=user, tokens=(), grace=())
 
     def with_recovery(self, salt: str, digests: tuple[str, ...]) -> UserRecord:
@@ -250,14 +250,14 @@ class UserRecord(Value):
         return self._replace(salt=salt, recovery=digests)
 
     def with_grace(self, grace: tuple[Grace, ...]) -> UserRecord:
-        """Return the record with these logins that may replace a code; `pam.grace` chooses them."""
+        """Return the record with this grace, which `pam.grace` chooses."""
         return self._replace(grace=grace)
 
     def failures_now(self, now: int) -> tuple[int, int | None]:
         """Return `failures` and `failures_at` at `now` (Unix seconds): one failure less for every full day (law 8).
 
-        The remainder of a day is kept, so that one failure a day does not stop the count from falling. If the clock
-        went back, `failures_at` stays: a new start would remove failures once the clock is correct again.
+        The remainder of a day is kept; otherwise one failure a day would stop the decrease. If the clock went back,
+        `failures_at` is kept; a reset would remove failures once the clock is correct again.
         """
         if self.failures_at is None or self.failures == 0:
             return 0, None
@@ -285,7 +285,7 @@ class UserRecord(Value):
         return self._replace(tokens=tokens, failures=failures, failures_at=since, refused=0)
 
     def recovered(self, digest: str) -> UserRecord:
-        """Return the record after the recovery code with `digest` was accepted: without that code and the failures."""
+        """Return the record after the recovery code with `digest` was accepted, without that code and all failures."""
         left = tuple(d for d in self.recovery if d != digest)
         return self._replace(recovery=left, failures=0, failures_at=None, refused=0)
 

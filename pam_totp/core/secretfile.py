@@ -1,9 +1,9 @@
 """The secret file: the encoding of a `UserRecord` as bytes.
 
 Rules:
-1. A record has one encoding. `parse` accepts only that, so `serialize(parse(data)) == data` for all accepted data.
+1. A record has one encoding. `parse` accepts no other, so `serialize(parse(data)) == data` for all accepted data.
 2. The file is one JSON document in ASCII, with fixed keys in a fixed order, as json.dumps writes it with indent=1.
-3. An error names the place and what is required there. It never shows a value.
+3. An error names the place and the requirement there. It never shows a value.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def base32(secret: bytes) -> str:
 def unbase32(text: str) -> bytes:
     """Return the bytes that `base32` encodes as `text`.
 
-    Raise ValueError for lower case, padding, other characters, or bits that do not fill a byte and are not zero.
+    Raise ValueError for lower case, padding, other characters, or leftover bits that are not zero.
     """
     size, spare = divmod(5 * len(text), 8)
     if not text or text.strip(_BASE32) or spare >= 5:  # five spare bits: one character too many
@@ -77,7 +77,7 @@ def unbase32(text: str) -> bytes:
     return (number >> spare).to_bytes(size, "big")
 
 
-# ---- writing, in a tenth of the time of json.dumps with indent=1, which runs in Python, through generators
+# ---- writing: ten times as fast as json.dumps with indent=1, which uses generators in Python
 
 
 def _layout(members: dict[str, str], end: str) -> str:

@@ -3,7 +3,7 @@
 Rules:
 1. A setting that is unknown, malformed, out of bounds, given twice or contradictory is an error. An error denies.
 2. An argument overrides `[service.NAME]` of the site file, which overrides `[policy]`, which overrides the default.
-3. The site file cannot set the store, the user, or the use of an earlier module's answer. These belong to one PAM line.
+3. The store, the user, and the use of an earlier module's answer are set by module arguments only.
 4. This module reads no file: text in, values out.
 """
 
@@ -111,7 +111,7 @@ def parse_site(text: str) -> Site:
 
     try:
         document = tomllib.loads(text)
-    except (ValueError, RecursionError) as e:  # of deep nesting, or numbers of thousands of digits
+    except (ValueError, RecursionError) as e:  # also for deep nesting, and for numbers of thousands of digits
         raise SettingsError(f"{SITE_FILE}: {e}") from None
     unknown = document.keys() - {"policy", "service", "clients"}
     if unknown:
@@ -184,7 +184,7 @@ def parse_arguments(arguments: Sequence[str]) -> dict[str, object]:
 
 
 def _number(text: str) -> int | None:
-    """Return the number that `text` spells; None if it spells none, or has more than 9 digits."""
+    """Return the number in `text`; None unless it consists of 1 to 9 ASCII digits."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else None
 
 

@@ -1,12 +1,12 @@
 """Verification: decide whether one answer is accepted, and compute the record after it.
 
-Rules (docs/architecture.md numbers the whole law of verification):
+Rules (docs/architecture.md numbers all laws of verification):
 1. A counter or step is accepted at most once, and both only go up.
 2. A wrong code changes only the counts of failures and refusals.
 3. The decision depends on the record, the answer, the time and the policy. There is no other state.
 4. A malformed answer leaves the record unchanged, and so does every answer for a user without a confirmed token.
-5. Every other answer changes the record. All refusals then cost the same write, so neither time nor a full disk shows
-   the reason.
+5. Every other answer changes the record. So every refusal writes once, and neither its time nor a full disk shows the
+   reason.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pam_totp.core.oath import find
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_DRIFT, TIME_LIMIT, HotpToken, Token, TotpToken, UserRecord
 
-REPLAYS = 10  # counters or steps: so many used ones are recognised as replays
+REPLAYS = 10  # counters or steps, the last used ones: their codes are recognised as replays
 
 
 class Outcome(enum.Enum):
-    """The outcome of an answer. The value is its word in the log."""
+    """The outcome of an answer. The value is its name in the log."""
 
     CODE = "code"
     CONSECUTIVE = "row"
@@ -81,9 +81,9 @@ def verify(record: UserRecord, answer: Answer, now: int, policy: Policy) -> Deci
     if codes is None:
         if answer.recovery_code is None:
             return Decision(outcome=Outcome.MALFORMED, record=record)
-        return Decision(outcome=Outcome.WRONG, record=record.refused_uncounted())  # law 11: 80 bits need no count
+        return Decision(outcome=Outcome.WRONG, record=record.refused_uncounted())  # law 11: too long to guess
 
-    # Law 8: failures wear off, but a lock does not. It goes by the stored count.
+    # Law 8: failures decrease with time, but a lock stays, because it depends on the stored count.
     if policy.locks(record.failures):
         return Decision(outcome=Outcome.LOCKED, record=record.refused_uncounted())
 
