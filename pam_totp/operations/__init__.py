@@ -1,1 +1,1 @@
-"""What can be done to one user's factors: authenticate, enrol, resynchronise, import, and self-service."""
+"""Operations on users' second factors: authenticate, enrol, resynchronise, import, and self-service."""

@@ -5,7 +5,7 @@
 Rules:
 1. A line never contains a code, a password or a key.
 2. Every field is escaped, so that no user name can forge a line or another field.
-3. A field has at most 255 characters, so that no name can push the rest of the line over a log daemon's limit.
+3. A field has at most 255 characters. Otherwise a log daemon would cut off the rest of a line with a long name.
 4. Lines go to the facility authpriv, under the name pam_totp. The verb sets the priority.
 """
 

@@ -1,10 +1,10 @@
 """Authentication: decide on one answer of one user, record the decision, log it.
 
-Rules (docs/architecture.md numbers the whole law of verification):
-1. PAM, the command line and the portal decide on an answer by `decide`. There is no other way.
+Rules (docs/architecture.md numbers all laws of verification):
+1. `decide` makes every decision, for PAM, the command line and the portal.
 2. The decision is durable before `decide` returns. Consequences of an accepted answer are part of the same change.
-3. A well-formed answer costs one written file for every user name, enrolled or unknown. A malformed one costs none.
-4. The log gets one line for each answer. The user gets the same words for every refusal.
+3. A well-formed answer writes one file for every user name, enrolled or unknown. A malformed answer writes no file.
+4. The log gets one line for each answer. The user sees the same text for every refusal.
 5. A refusal is delayed by a time that depends on the policy alone.
 """
 
@@ -19,9 +19,9 @@ from pam_totp.core.verify import Decision, Outcome, verify
 from pam_totp.operations import audit_log
 from pam_totp.store import NotThere, Store, read_or_unknown
 
-REFUSED = "refused; if the code was right, enter two codes in a row, or three"
-REFUSAL_DELAY = 0.1  # seconds: longer than a disk in order takes for one login
-_CANDIDATE_TIME = 1e-5  # seconds: several times what one counter or step of one token takes
+REFUSED = "Refused. Wait for the next code and try it. If that is refused too, enter two codes in a row in one answer."
+REFUSAL_DELAY = 0.1  # seconds: longer than one login takes on a healthy disk
+_CANDIDATE_TIME = 1e-5  # seconds: several times the search time for one counter or step of one token
 
 Follow = Callable[[Decision, int], UserRecord]  # the decision, now in Unix seconds -> the record to store
 
@@ -37,10 +37,10 @@ def decide(
 ) -> Decision:
     """Verify `answer` against the record of `user`, and return the decision once it is durable.
 
-    `now` returns Unix seconds. `follow` computes the record to store after an accepted answer. If it raises, nothing is
-    changed and the code is not used up. Raise StoreError if the store cannot be reached.
+    `now` returns Unix seconds. `follow` computes the record to store after an accepted answer. If it raises an
+    exception, the record is unchanged and the code is not used up. Raise StoreError if the store cannot be reached.
     """
-    if not answer.is_well_formed:  # nothing is recorded here, so nothing can be accepted (law 2)
+    if not answer.is_well_formed:  # no record is written here, so no code can be accepted (law 2)
         record = read_or_unknown(store, user)
         return Decision(outcome=Outcome.MALFORMED if record.enrolled else Outcome.NOT_ENROLLED, record=record)
 
@@ -63,7 +63,7 @@ def decide(
 def refusal_delay(policy: Policy) -> float:
     """Return the time between an answer and its refusal, in seconds.
 
-    It is longer than the search through as many tokens as a user can have, so it does not show how many there are.
+    It exceeds the search through `MAX_TOKENS` tokens, so it does not show the number of a user's tokens.
     """
     reach = max(policy.look_ahead, policy.resync_window, 2 * policy.window, 2 * policy.resync_steps)
     return max(REFUSAL_DELAY, MAX_TOKENS * reach * _CANDIDATE_TIME)
@@ -89,7 +89,7 @@ def log(sink: audit_log.Sink, service: str, user: str, decision: Decision, rhost
 
 
 def remarks(decision: Decision) -> list[str]:
-    """Return what the user is shown after a success."""
+    """Return the messages for the user after an accepted answer."""
     found = []
     left = _recovery_left(decision)
     if left is not None:

@@ -1,10 +1,10 @@
-"""Enrolment: new tokens, the code that proves possession of one, recovery codes.
+"""Enrolment: new tokens, the first code that confirms a token, and recovery codes.
 
 Rules:
-1. A new token is not confirmed. A first code of it proves that the user has it; that code is used up.
+1. A new token is unconfirmed until its first code proves that the user has it. That code is used up.
 2. A recovery code has 80 random bits. It is shown once, and stored as a salted digest.
-3. Functions return new values and warnings. They store nothing; the caller does.
-4. Randomness comes from the operating system. There is no other input than the arguments.
+3. Functions return new values and warnings. The caller stores them.
+4. Random bits come from the operating system. Every other input is an argument.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ def warnings(token: Token, *, scanned: bool = False) -> list[str]:
     if len(token.secret) < GOOD_SECRET:
         found.append(f"the key has {8 * len(token.secret)} bits; RFC 4226 asks for at least {8 * GOOD_SECRET}")
     if scanned and unusual(token):
-        found.append(f"some phones' apps pass over {', '.join(unusual(token))} in a QR code, and show wrong codes")
+        found.append(f"some phone apps ignore {', '.join(unusual(token))} in a QR code, and then show wrong codes")
     return found
 
 
 def unusual(token: Token) -> list[str]:
-    """Return the properties that phone apps ignore if they know only the defaults of the otpauth URI."""
+    """Return the properties that a phone app ignores if it supports only the defaults of the otpauth URI."""
     found = []
     if token.algorithm != "SHA1":
         found.append(token.algorithm)

@@ -2,11 +2,12 @@
 
 Rules:
 - Data flows one way: a parsed file, SelectedTokens (which tokens, for which users), `import_tokens`, a Report.
-- Every token of the file has one result: imported, or skipped for a reason. Programs read its status; the reason is
-  for people.
-- All tokens are imported or none. If the process cannot finish, it rolls back; if it is killed, the next command does.
-- While the other tokens are read, a token takes the memory of one packed result of about a hundred bytes. So it is
-  written aside as soon as it is read, and read again if its record was changed in the meantime.
+- Every token of the file has one result: imported, or skipped for a reason. Programs read the status; the reason is
+  for users.
+- All tokens are imported or none. If the process cannot finish, it rolls back. If it is killed, the next command rolls
+  back.
+- Memory holds only a packed result of about a hundred bytes for each token. So a token is written to the journal as
+  soon as it is read, and is read again if its record was changed meanwhile.
 - The time, the store and the rule for user names are arguments.
 """
 
@@ -30,30 +31,30 @@ from pam_totp.store.batch import Changes, update_many
 from pam_totp.store.file import JOURNAL, FileStore, file_name
 
 Progress = Callable[[int, int], None]  # done, total
-CanonicalName = Callable[[str], str]  # the name of an account as the passwd database has it
+CanonicalName = Callable[[str], str]  # a user name -> the account's name in the passwd database
 
-_AHEAD = 100  # tokens: to read 100 and then write 100 takes an eighth less time than one by one
+_AHEAD = 100  # tokens: reading 100 and then writing 100 takes an eighth less time than alternating
 _REPORT_EVERY = 500  # tokens between two reports of progress
 NO_USER = "the file names no user (see --user and --map)"
 NOT_IN_MAP = "the serial is not in the map"
 
 
 class Status(StrEnum):
-    """What happened to a token."""
+    """The result of the import for one token, as one word for programs."""
 
     IMPORTED = "imported"
     ALREADY_IMPORTED = "already-imported"
     NO_USER = "no-user"
     INVALID_USER = "invalid-user"
-    UNSUPPORTED = "unsupported"  # by this program: the format has the reason
+    UNSUPPORTED = "unsupported"  # by this program; the format gives the reason
     INVALID = "invalid"  # by the rules of a record
     TOO_MANY_TOKENS = "too-many-tokens"
-    UNREADABLE = "unreadable"  # the file
+    UNREADABLE = "unreadable"  # the file cannot be read
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What happened to one token. `place` says where the token was read; `reason` says why it was skipped."""
+    """The result for one token. `place` is where the token was read; `reason` explains why it was skipped."""
 
     status: Status
     place: str
@@ -71,7 +72,7 @@ _STATUSES = tuple(Status)
 
 
 class PackedResult(bytes):
-    """A result in few bytes, because a file may have a million tokens: the number of its status, then JSON."""
+    """A result in compact form, because a file may have a million tokens: the number of its status, then JSON."""
 
     __slots__ = ()
 
@@ -118,10 +119,10 @@ class Selected(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which tokens of a file are imported, and for which user.
+    """The choice of a file's tokens, and of their users.
 
-    `serial` selects one token. `users_by_serial` assigns tokens to users; else the user is `user`, or the one that the
-    file names. With `user_selects`, `user` selects the tokens that the file has for this user.
+    `serial` selects one token. `users_by_serial` assigns tokens to users. Without it, the user is `user` or, if that is
+    None, the user named in the file. With `user_selects`, `user` selects the tokens that the file has for this user.
     """
 
     canonical: CanonicalName
@@ -131,7 +132,7 @@ class Selection:
     user_selects: bool = False
 
     def owner(self, token: ImportedToken) -> tuple[str | None, str]:
-        """Return the user that the token is for, and the reason where there is none."""
+        """Return the token's user, or None if it has no user; and the reason to report for None."""
         if self.users_by_serial is not None:
             user = self.users_by_serial.get(token.serial or "")
             return (None if user is None else self.canonical(user)), NOT_IN_MAP
@@ -164,7 +165,7 @@ class SelectedTokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserFile:
-    """A file of one user: its content, or the problem why it was not read."""
+    """A file of one user: its content, or the reason why it was not read."""
 
     path: str
     user: str | None
@@ -175,7 +176,7 @@ class UserFile:
 def select_user_files(
     files: Iterable[UserFile], chosen: Format, options: ParseOptions, canonical: CanonicalName
 ) -> list[Candidate | Result]:
-    """Return the tokens of many files. A file that is invalid does not prevent the import of the others."""
+    """Return the tokens of many files. An invalid file does not prevent the import of the others."""
     selected: list[Candidate | Result] = []
     for file in files:
         problem = file.problem
@@ -226,7 +227,7 @@ def _user_name_problem(user: str) -> str | None:
 
 
 class Interrupted(Exception):
-    """A Ctrl-C stopped the import. Without `rolled_back`, the next command completes the roll-back."""
+    """Ctrl-C stopped the import. If `rolled_back` is False, the next command completes the roll-back."""
 
     def __init__(self, *, rolled_back: bool) -> None:
         super().__init__("interrupted")
@@ -234,7 +235,7 @@ class Interrupted(Exception):
 
 
 class Report:
-    """The results of all tokens, in the order of the file; may be iterated more than once."""
+    """The results of all tokens, in the order of the file. It may be iterated more than once."""
 
     def __init__(self, changed: list[PackedResult], skipped: list[PackedResult]) -> None:
         self._parts = [part for part in (changed, skipped) if part]
@@ -258,8 +259,8 @@ def import_tokens(
 ) -> Report:
     """Add the tokens to the records of their users: all of them or none. A dry run changes nothing.
 
-    `new_record` is the record for its user if that user has none yet; the tokens are added to it. Raises FormatError,
-    Interrupted and StoreError; then the store is unchanged.
+    `new_record` is the record for its user if that user has none yet; the tokens are added to it. Raise FormatError,
+    Interrupted or StoreError; then the store is unchanged.
     """
     additions = _Additions(selected, new_record, now)
     if dry_run:
@@ -277,7 +278,7 @@ def import_tokens(
 
 @dataclass(frozen=True, slots=True)
 class _Addition:
-    """The change of a record that adds a token under a free name, or says why it cannot."""
+    """A change that adds a token to a record under a free name, or returns the reason why it cannot."""
 
     candidate: Candidate
     new_record: UserRecord | None
@@ -313,7 +314,7 @@ def _with_free_name(token: Token, record: UserRecord) -> Token:
 
 
 class _Additions:
-    """The changes for `update_many`. Iterating fills `skipped`, by number: it may be done more than once."""
+    """The changes for `update_many`. Each iteration fills `skipped`, by the number of the token."""
 
     def __init__(self, selected: Selected, new_record: UserRecord | None, now: int) -> None:
         self._selected, self._new_record, self._now = selected, new_record, now
@@ -337,9 +338,9 @@ def _read_ahead(selected: Selected) -> Iterator[Candidate | Result]:
 
 
 def _simulate(store: Store, changes: Changes[PackedResult], progress: Progress) -> list[PackedResult]:
-    """Return what `update_many` would return.
+    """Return the results that `update_many` would return, and change no record.
 
-    Users with more than one token are looked at a second time, so that their records alone are held.
+    A second pass handles the users with several tokens, so that memory holds only their records.
     """
     results: list[PackedResult] = []
     seen: set[str] = set()
@@ -359,7 +360,7 @@ def _simulate(store: Store, changes: Changes[PackedResult], progress: Progress) 
 
 
 def _update_one(store: Store, changes: Changes[PackedResult]) -> list[PackedResult]:
-    """Make the changes in a store of one record, by one update of it. Raises StoreError for any other user."""
+    """Apply the changes to a store with a single record, in one update. Raise StoreError for any other user."""
     pending = list(changes)
     for user in {user: None for user, _ in pending}:
         _read(store, user)

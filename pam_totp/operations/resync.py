@@ -3,7 +3,7 @@
 Rules:
 1. Two or more codes in a row are needed. They are used up, and they confirm the token.
 2. No lock is held during the search.
-3. The token is updated only if it still exists with the same key, and no code from the found one on was used meanwhile.
+3. The token is updated only if it still exists with the same key, and the codes found are still unused.
 4. Counters and steps only go up: a used code is never found.
 """
 
@@ -70,7 +70,7 @@ def resynchronise(
 def candidates(token: Token, count: int, now: int, reach: int) -> range:
     """Return the counters or steps at which the first of `count` codes is searched.
 
-    They are up to `reach` counters ahead, or `reach` steps before and after, without those that were used.
+    They are up to `reach` counters ahead, or up to `reach` steps before and after. Used ones are excluded.
     """
     if isinstance(token, HotpToken):
         return range(token.counter, token.counter + reach + 1)
@@ -79,7 +79,7 @@ def candidates(token: Token, count: int, now: int, reach: int) -> range:
 
 
 def is_last_accepted(token: Token, codes: tuple[str, ...]) -> bool:
-    """Return True if `codes` are the last ones that were accepted of `token`, as after a form that was sent twice."""
+    """Return True if `codes` are the last accepted codes of `token`, for example because a form was sent twice."""
     if token.digits != len(codes[0]):
         return False
     if isinstance(token, HotpToken):

@@ -2,10 +2,10 @@
 
 Rules:
 - An enrolled user changes tokens or recovery codes only with a code. Proof and change are one change of the record.
-- A new token counts only after a code of its own, which is used up by that.
+- A new token is confirmed by its first code, which is used up.
 - The last token in use cannot be removed, so that users do not lock themselves out.
 - Every change is logged, with the user, the address and the token's name.
-- Why a change was not made is a `Reason`. The text of a `Problem` is for the user alone.
+- A change that fails has a `Reason`. The text of a `Problem` is for the user only.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Change = Callable[[UserRecord], UserRecord]
 
 
 class Reason(StrEnum):
-    """Why a change was not made."""
+    """The reason why a change was not made."""
 
     REFUSED = "refused"
     INVALID_CODE = "invalid-code"
@@ -53,27 +53,27 @@ class Reason(StrEnum):
 
 
 TEXTS = {
-    Reason.REFUSED: f"{REFUSED[:1].upper()}{REFUSED[1:]}.",
-    Reason.INVALID_CODE: "That is not a code of the new token.",
-    Reason.NOT_CONSECUTIVE: "These are not two codes of this token in a row.",
-    Reason.CODES_NEEDED: "Enter two codes in a row: press the button once, enter the code, press again.",
-    Reason.NO_TOKEN_WAITING: "No token with this number waits for you. Ask your administrator.",
-    Reason.TOKEN_GONE: "This token is no longer there.",
-    Reason.TOKEN_CHANGED: "This token was changed meanwhile. Look at your tokens.",
+    Reason.REFUSED: REFUSED,
+    Reason.INVALID_CODE: "This is not a code from the new token.",
+    Reason.NOT_CONSECUTIVE: "These are not two codes in a row from this token.",
+    Reason.CODES_NEEDED: "Enter two codes in a row: press the button, enter the code, and do both again.",
+    Reason.NO_TOKEN_WAITING: "You have no unconfirmed token with this serial number. Ask your administrator.",
+    Reason.TOKEN_GONE: "This token no longer exists.",
+    Reason.TOKEN_CHANGED: "This token was changed meanwhile. Check your list of tokens.",
     Reason.CODES_OVERTAKEN: "This token was used or changed meanwhile. Try again with new codes.",
     Reason.NOT_ENROLLED: "Add a token first.",
-    Reason.FIRST_TOKEN: "Your first token is added by an administrator.",
-    Reason.LAST_TOKEN: "This is your only token in use. Add another one first.",
-    Reason.TOO_MANY_TOKENS: "You have as many tokens as one person can have. Remove one first.",
-    Reason.NAME_IN_USE: "You have a token of that name.",
-    Reason.TOKEN_KNOWN: "You have this token already.",
-    Reason.INVALID_VALUE: "That cannot be used: {}.",
+    Reason.FIRST_TOKEN: "An administrator must add your first token.",
+    Reason.LAST_TOKEN: "This is your only token in use. Add another token first.",
+    Reason.TOO_MANY_TOKENS: f"You have {MAX_TOKENS} tokens, which is the maximum. Remove a token first.",
+    Reason.NAME_IN_USE: "You already have a token of that name.",
+    Reason.TOKEN_KNOWN: "You already have this token.",
+    Reason.INVALID_VALUE: "This value is not valid: {}.",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a change was not made, and the field of the form to which it belongs. `detail` completes the text."""
+    """The reason why a change was not made, and the form field that it concerns. `detail` completes the text."""
 
     field: str
     reason: Reason
@@ -86,7 +86,7 @@ class Problem:
 
 
 class Unfit(Exception):
-    """A change does not fit the record at this moment."""
+    """A change is not possible with the current record."""
 
     def __init__(self, field: str, reason: Reason, detail: str = "") -> None:
         super().__init__(reason)
@@ -95,7 +95,7 @@ class Unfit(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """The user, the address, and the code that proves the request; no code if the user has none yet."""
+    """The user, the address, and the code that proves the request; empty if the user has no token yet."""
 
     user: str
     rhost: str | None = None
@@ -120,17 +120,17 @@ class Factors:
         self._service = service
         self._sink = sink
         self._now = now
-        self._first_token = first_token  # whether it may be added here, or by an admin only
+        self._first_token = first_token  # True if users may add it themselves
 
     def of(self, user: str) -> UserRecord:
-        """Return the user's record, or an empty one."""
+        """Return the user's record, or an empty record."""
         try:
             return self._store.read(user)
         except NotThere:
             return UserRecord(user=user)
 
     def answer(self, asking: Asking) -> Decision:
-        """Check the code of a sign-in, its second step."""
+        """Check the code of a sign-in."""
         begun = time.monotonic()
         decision = decide(self._store, asking.user, Answer.parse(asking.proof), self._policy, self._now)
         log(self._sink, self._service, asking.user, decision, asking.rhost)
@@ -139,7 +139,7 @@ class Factors:
         return decision
 
     def add(self, asking: Asking, token: Token, first: bytes, *, field: str = "code", codes: int = 1) -> Problem | None:
-        """Enrol a new token by its first code; by two in a row where its counter is not known."""
+        """Enrol a new token by its first code, or by two codes in a row if its counter is not known."""
         confirmed = verify_first_code(token, Answer.parse(first), self._now(), codes_needed=codes)
         if confirmed is None:
             return Problem(field, Reason.INVALID_CODE if codes == 1 else Reason.NOT_CONSECUTIVE)
@@ -152,7 +152,7 @@ class Factors:
         return self._change(asking, with_it, "enrolled", token.name)
 
     def claim(self, asking: Asking, serial: str, codes: bytes) -> Problem | None:
-        """Put a token into use that an admin has handed out: known by its serial number, unconfirmed until now."""
+        """Confirm the unconfirmed token with this serial number, which an administrator has assigned to the user."""
         handed_out = [t for t in self.of(asking.user).tokens if t.serial == serial and not t.confirmed]
         if not handed_out:
             return Problem("serial", Reason.NO_TOKEN_WAITING)
@@ -169,11 +169,11 @@ class Factors:
         return self._change(asking, in_use, "enrolled", confirmed.name)
 
     def _hold_back(self, begun: float) -> None:
-        """Delay a refusal as long as any other."""
+        """Wait until the delay of a refusal, which is always the same, has passed since `begun`."""
         time.sleep(max(0.0, begun + refusal_delay(self._policy) - time.monotonic()))
 
     def resync(self, asking: Asking, name: str, typed: bytes) -> Problem | None:
-        """Bring a token back into step by codes in a row."""
+        """Resynchronise a token by codes in a row."""
         tokens = [t for t in self.of(asking.user).tokens if t.name == name and t.active]
         codes = Answer.parse(typed).codes({t.digits for t in tokens})
         if not tokens:
@@ -188,7 +188,7 @@ class Factors:
         except (NotConsecutive, TokenChanged, NotThere) as why:
             now = self.of(asking.user).token(name)
             if now is not None and is_last_accepted(now, codes):
-                return None  # the form was sent twice: these very codes have done it
+                return None  # the form was sent twice: the first request has resynchronised the token
             if not isinstance(why, NotConsecutive):
                 return Problem("codes", Reason.CODES_OVERTAKEN)
             self._note(asking, "refused", reason="not-in-a-row", token=name)
@@ -232,7 +232,7 @@ class Factors:
         return None
 
     def remove(self, asking: Asking, name: str) -> Problem | None:
-        """Take a token away."""
+        """Remove a token."""
 
         def without(record: UserRecord) -> UserRecord:
             token = _named(record, name, "proof")
@@ -243,7 +243,7 @@ class Factors:
         return self._change(asking, without, "removed", name)
 
     def _change(self, asking: Asking, change: Change, what: str, token: str | None) -> Problem | None:
-        """Make `change`, with the proof that it needs as the record stands at that moment."""
+        """Apply `change`. If the user is enrolled at that moment, require a code."""
         begun = time.monotonic()
         try:
             if self._unproved(asking.user, change):
@@ -267,7 +267,7 @@ class Factors:
         return None
 
     def _unproved(self, user: str, change: Change) -> bool:
-        """Make `change` where the user has no second factor at that moment; False where they have."""
+        """Apply `change` and return True if the user is not enrolled. Otherwise return False."""
 
         def unless_enrolled(record: UserRecord) -> tuple[UserRecord, bool]:
             if record.enrolled:

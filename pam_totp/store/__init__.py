@@ -1,9 +1,9 @@
 """Stores: the records of all users.
 
 Rules:
-1. A store runs one function on one user's record. No two changes of one record overlap.
+1. A store applies one function to one user's record. Changes of the same record never overlap.
 2. The new record is durable before the change returns.
-3. NotThere means that the store was reached and has no such record. Every other trouble is a StoreError, which denies.
+3. NotThere means that the store was read and has no such record. Every other error is a StoreError, which denies.
 4. A store does the same work for an unknown user as for an enrolled one (`update_decoy`).
 """
 
@@ -18,15 +18,15 @@ R = TypeVar("R")
 
 
 class StoreError(Exception):
-    """The store cannot be reached: the lock was not acquired in time, the disk is full, a file is not valid."""
+    """The store cannot be used, for example because the disk is full or a file is not valid."""
 
 
 class NotThere(Exception):
-    """The store was reached, and has no record of that user."""
+    """The store was read, and has no record of that user."""
 
 
 class NoAccount(NotThere):
-    """There is no account of that name, so there is no file to look for.
+    """No account has that name, so the place of its file is unknown.
 
     This does not prove that the user is not enrolled: a name service that cannot be reached gives the same result.
     """
@@ -43,14 +43,14 @@ class Store(Protocol):
     ) -> R:
         """Store the record that `change` returns, and return the result that it returns.
 
-        `change` gets the record and returns another and a result. An unchanged record is not written; None deletes it.
-        Raise NotThere, unless `create` is True: then the first record is empty.
+        `change` gets the record, and returns the new record and a result. An unchanged record is not written; None
+        deletes the file. If there is no record, raise NotThere or, if `create` is True, pass an empty record.
         """
 
     def update_decoy(self, user: str) -> None:
-        """Do the work of an `update`, if `user` has no record or its record does not change.
+        """Do the same work as an `update`, for a user without a record or with an unchanged record.
 
-        Then neither time nor a full disk shows that.
+        Then neither the time nor a full disk shows the difference.
         """
 
     def users(self) -> Iterator[str]:

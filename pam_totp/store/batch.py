@@ -2,12 +2,12 @@
 
 Rules:
 1. First every new record is computed, written to the journal and flushed. Only then is the first record changed.
-2. Each record is changed under its user's lock. If it was changed since its new content was computed, that is computed
-   again.
-3. From the first changed record to the last, `journal` can roll back all of them. This process does that after an
-   error; after a kill, the next command does.
-4. Rolling back makes no used code valid again.
-5. Logins continue meanwhile. Each sees the old record or the new one.
+2. Each record is changed under its user's lock. If it was changed after its new content was computed, the new content
+   is computed again.
+3. From the first changed record to the last, `journal` can roll back all of them. This process rolls back after an
+   error; after a kill, the next command rolls back.
+4. A roll-back never makes a used code valid again.
+5. Logins continue meanwhile. Each login reads the old record or the new record.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class _Batch:
         self._store, self._folder, self._journal, self._manifest = store, folder, opened, manifest
 
     def stage(self, user: str, change: Change[R]) -> R:
-        """Compute a new record from the old one or the one staged before, and write it to the journal."""
+        """Compute a new record from the staged record, or else from the old one, and write it to the journal."""
         name = self._store.file_of(user)
         staged = journal.inode(self._journal, name + journal.NEW) is not None
         there = journal.inode(self._journal, name + journal.OLD) is not None if staged else self._keep(name)
@@ -128,10 +128,10 @@ class _Batch:
         journal.make_durable(self._folder)
 
     def commit(self, name: str) -> bool:
-        """Put a new record in its place, under its lock. Return False if the old one was changed since staging."""
+        """Rename a new record into place, under its lock. Return False if the old one was changed since staging."""
         with self._store.locked(self._folder, name):
             if journal.inode(self._folder, name) != journal.inode(self._journal, name + journal.OLD):
-                return journal.inode(self._journal, name + journal.NEW) is None  # it is in its place already
+                return journal.inode(self._journal, name + journal.NEW) is None  # renamed before
             with suppress(FileNotFoundError):  # rolled back, or removed since
                 self._put(name)
         return True
@@ -146,7 +146,7 @@ class _Batch:
             with self._store.locked(self._folder, name):
                 journal.forget(self._journal, name + journal.OLD)
                 self._keep(name)
-                # Last: while it exists, there is nothing to roll back.
+                # Delete this file last: while it exists, this record needs no roll-back.
                 journal.forget(self._journal, name + journal.NEW)
                 for number, user, change in again:
                     results[number] = self.stage(user, change)

@@ -1,14 +1,15 @@
 """The file store: `<user>.json` in one folder.
 
 Rules:
-1. The order of an update is: lock, read, decide, write a temporary file, verify what was written, fsync, rename, fsync
-   the folder, answer.
+1. The order of an update is: lock, read, decide, write a temporary file, verify its content, fsync, rename, fsync the
+   folder, answer.
 2. Every outcome writes the same number of blocks. So a full disk cannot accept a right code yet fail to count a wrong
    one.
 3. If a writer is killed, the file is the old record or the new one. The next writer removes the temporary file.
 4. Only a regular file of mode 0600 is read, in a folder of mode 0700. Both belong to this process's account.
 5. Every user name is one file name, and no two names share one.
-6. The lock is `<user>.lock`. It is never renamed or deleted, one process holds it, and not while a user is asked.
+6. The lock file `<user>.lock` is never renamed or deleted. One process at a time holds the lock, and never while it
+   waits for a user.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pam_totp.store import NotThere, R, StoreError
 LOCK_WAIT = 5.0  # seconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds between two tries for the lock
 _PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-"
-_MAX_NAME = 255 - len("..json.tmp")  # bytes: NAME_MAX, less what we add around a name
+_MAX_NAME = 255 - len("..json.tmp")  # bytes: NAME_MAX, less the text that is added to a name
 _SUFFIX = ".json"
 JOURNAL = ".import"  # folder of `journal`
 _BLOCK = 4096  # bytes: the unit in which file systems allocate
@@ -37,7 +38,7 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
 def file_name(user: str) -> str:
-    """Return the user's name as part of a file name: percent-encoded outside [A-Za-z0-9._@-], and so is a leading dot.
+    """Return the user's name for a file name: a leading dot and all characters but A-Z a-z 0-9 . _ @ - as %XX.
 
     Raise StoreError for a name that is empty, too long, or not decoded from bytes (two such names could share a file).
     """
@@ -46,13 +47,13 @@ def file_name(user: str) -> str:
     except UnicodeEncodeError:
         raw = b""
     if raw.decode("utf-8", "surrogateescape") != user:
-        raise StoreError("a user name that is no text")
+        raise StoreError("the user name must be text")
     if raw.translate(None, _PLAIN) or raw[:1] == b".":
         name = "".join(chr(b) if b in _PLAIN and not (i == 0 and b == 0x2E) else f"%{b:02X}" for i, b in enumerate(raw))
     else:
         name = user
     if not name or len(name) > _MAX_NAME:
-        raise StoreError("a user name that is empty or too long for a file name")
+        raise StoreError("the user name is empty, or too long for a file name")
     return name
 
 
@@ -97,14 +98,14 @@ class FileStore:
         record = serialize(UNKNOWN_USER)
         name = f".{file_name(user)}.nobody"  # no encoded user name begins with a dot
         with self.opened() as folder, self._decoy(folder, name) as file:
-            os.close(os.dup(folder))  # an `update` has three descriptors open, and a limit may apply
+            os.close(os.dup(folder))  # fail at the same limit of descriptors: an `update` opens three
             _write(file, name, record, _room(record))
             os.fsync(file)
             os.utime(folder)  # so that fsync writes, as after a rename
             os.fsync(folder)
 
     def users(self) -> Iterator[str]:
-        from urllib.parse import unquote_to_bytes  # no login needs it
+        from urllib.parse import unquote_to_bytes  # here, because logins do not need it
 
         with self.opened() as folder, os.scandir(folder) as entries:
             for entry in entries:
@@ -120,7 +121,7 @@ class FileStore:
         if status.st_uid != os.geteuid():
             raise StoreError(f"{self.folder}: belongs to uid {status.st_uid}, not to uid {os.geteuid()}")
         if stat.S_IMODE(status.st_mode) & 0o777 != 0o700:
-            raise StoreError(f"{self.folder}: its mode is not 0700")
+            raise StoreError(f"{self.folder}: its mode must be 0700")
 
     @contextmanager
     def opened(self) -> Iterator[int]:
@@ -143,10 +144,10 @@ class FileStore:
         try:
             status = os.fstat(lock)
             _check_ours(status, lock_name)
-            if stat.S_IMODE(status.st_mode) != 0o600:  # another umask created it
+            if stat.S_IMODE(status.st_mode) != 0o600:  # it was created under another umask
                 os.fchmod(lock, 0o600)
             _lock(lock, self._pauses(lock_name))
-            with suppress(FileNotFoundError):  # of a writer that was killed
+            with suppress(FileNotFoundError):  # left by a writer that was killed
                 os.unlink(_temporary_name(name), dir_fd=folder)
             yield
         finally:
@@ -173,7 +174,7 @@ class FileStore:
                     return file
             except BaseException as e:
                 if isinstance(e, OSError):
-                    _unlink(folder, name)  # without locks, each name would leave a file
+                    _unlink(folder, name)  # if the file system has no locks, each name would leave a file
                 os.close(file)
                 raise
             os.close(file)
@@ -185,7 +186,7 @@ class FileStore:
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
             yield
-        raise StoreError(f"{name}: not had within {self._lock_wait:g} s")
+        raise StoreError(f"{name}: not acquired within {self._lock_wait:g} s")
 
 
 def _lock(lock: int, pauses: Iterator[None]) -> None:
@@ -212,14 +213,14 @@ def _check_file(file: int, name: str) -> None:
     status = os.fstat(file)
     _check_ours(status, name)
     if stat.S_IMODE(status.st_mode) != 0o600:
-        raise StoreError(f"{name}: its mode is not 0600")
+        raise StoreError(f"{name}: its mode must be 0600")
 
 
 def _check_ours(status: os.stat_result, name: str) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise StoreError(f"{name}: not a regular file")
+        raise StoreError(f"{name}: must be a regular file")
     if status.st_uid != os.geteuid():
-        raise StoreError(f"{name}: not owned by uid {os.geteuid()}")
+        raise StoreError(f"{name}: must be owned by uid {os.geteuid()}")
 
 
 def read_file(folder: int, name: str) -> bytes:
@@ -247,7 +248,7 @@ def parse_record(data: bytes, user: str, name: str) -> UserRecord:
     except RecordError as e:
         raise StoreError(f"{name}: {e}") from None
     if record.user != user:
-        raise StoreError(f"{name}: user: not the one that the file is named after")
+        raise StoreError(f"{name}: user: must match the file name")
     return record
 
 
@@ -294,12 +295,12 @@ def _write(file: int, name: str, data: bytes, room: int) -> None:
     while written < len(padded):
         count = os.write(file, padded[written:])
         if count == 0:
-            raise StoreError(f"{name}: nothing more could be written")
+            raise StoreError(f"{name}: cannot write more data")
         written += count
     os.ftruncate(file, len(data))
     # A write that reports success without writing must not replace the record.
     if os.pread(file, len(data) + 1, 0) != data:
-        raise StoreError(f"{name}: what was written does not read back")
+        raise StoreError(f"{name}: the data just written cannot be read back")
 
 
 def _unlink(folder: int, file: str) -> None:

@@ -2,7 +2,7 @@
 
 Rules:
 1. The process that opens it runs as that user and has no other privilege.
-2. The file is a regular file of the user's with mode 0600. A symbolic link is not followed.
+2. The file is a regular file with mode 0600 that belongs to the user. A symbolic link is not followed.
 3. The folder belongs to the user or to root, and no other account can write there.
 4. The lock and the temporary file are in the same folder. No decoy is written there.
 """
@@ -29,14 +29,14 @@ def home_store(template: str, user: str) -> Store:
     except (KeyError, ValueError):
         return _NoAccountStore()
     if os.geteuid() != entry.pw_uid:
-        raise StoreError(f"a file of uid {entry.pw_uid} is not for uid {os.geteuid()} to open")
+        raise StoreError(f"the file belongs to uid {entry.pw_uid}, but this process runs as uid {os.geteuid()}")
     if entry.pw_name in ("", ".", "..") or "/" in entry.pw_name:
-        raise StoreError("a user name that is no file name")
+        raise StoreError("the user name is not a valid file name")
     home = next((home for home in ("~", "${HOME}") if template.startswith(f"{home}/")), None)
     path = template.removeprefix(home or "").replace("${USER}", entry.pw_name)
     path = path if home is None else entry.pw_dir + path
     if not path.startswith("/"):
-        raise StoreError("a home folder that is no absolute path")
+        raise StoreError("the home folder must be an absolute path")
     return HomeStore(path, entry.pw_name)
 
 
@@ -60,14 +60,14 @@ class HomeStore(FileStore):
 
     def file_of(self, user: str) -> str:
         if user != self._user:
-            raise StoreError(f"{self.folder}/{self._name}: is {self._user}'s alone")
+            raise StoreError(f"{self.folder}/{self._name}: holds only the record of {self._user}")
         return self._name
 
     def _check_folder(self, status: os.stat_result) -> None:
         if status.st_uid not in (0, os.geteuid()):
             raise StoreError(f"{self.folder}: belongs to uid {status.st_uid}, not to uid {os.geteuid()}")
         if stat.S_IMODE(status.st_mode) & 0o022:
-            raise StoreError(f"{self.folder}: others can write there")
+            raise StoreError(f"{self.folder}: must not be writable by other accounts")
 
 
 class _NoAccountStore:

@@ -1,7 +1,7 @@
 """The journal of a change of many records: the folder `.import`, and how such a change is rolled back.
 
 Rules:
-1. While the file `committing` exists, records may have been changed, and `undo` rolls back each of them.
+1. While the file `committing` exists, records may have been changed, and `undo` rolls back each changed record.
 2. NAME.new is the new record until it is renamed into its place. While it exists, that record has not been changed.
 3. NAME.old is a link to the old record, until it is renamed back.
 4. `manifest` has a line of JSON for each new record: its name, its content, and whether an old record exists. The last
@@ -33,7 +33,7 @@ _AT_ONCE = 10_000  # names
 
 
 def recover(store: FileStore) -> int:
-    """Roll back what a killed `update_many` left. Return the number of records; 0 if an `update_many` is running."""
+    """Roll back a killed `update_many`. Return the number of records; 0 if an `update_many` is running."""
     with store.opened() as folder:
         try:
             journal = os.open(JOURNAL, _FOLDER, dir_fd=folder)
@@ -56,7 +56,7 @@ def opened(folder: int) -> Iterator[int]:
     try:
         os.mkdir(JOURNAL, 0o700, dir_fd=folder)
     except FileExistsError:
-        raise StoreError("another import is at work; try again when it is done") from None
+        raise StoreError("another import is running: try again when it has finished") from None
     journal = os.open(JOURNAL, _FOLDER, dir_fd=folder)
     try:
         fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -93,7 +93,7 @@ def manifest_line(name: str, new: bytes, was_there: bool) -> bytes:
 def manifested(journal: int) -> Iterator[tuple[str, bytes, bool]]:
     """Yield for each new record its name, its content, and whether an old record exists.
 
-    A last line without its end was not written completely, and is left out. Raise StoreError for any other bad line.
+    An incomplete last line is left out, because its writer was killed. Raise StoreError for any other invalid line.
     """
     try:
         with open(os.open(_MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=journal), "rb") as manifest:
@@ -109,8 +109,8 @@ def _manifest_entry(line: bytes, number: int) -> tuple[str, bytes, bool]:
         match json.loads(line):
             case [str(name), str(new), bool(was_there)]:
                 return name, new.encode("ascii"), was_there
-    what_to_do = "put back what has to be from the .old files there, then remove .import"
-    raise StoreError(f"{JOURNAL}/{_MANIFEST}: line {number}: not as an import writes it; {what_to_do}")
+    remedy = "restore the affected records from the .old files there, then delete .import"
+    raise StoreError(f"{JOURNAL}/{_MANIFEST}: line {number}: invalid: {remedy}")
 
 
 def _undo_one(folder: int, journal: int, name: str, new: bytes, was_there: bool) -> bool:

@@ -99,7 +99,7 @@ def code() -> Page:
         return render_template("code.html", form=form), 422
     result = current_portal().second_factor.verify(requester(form.proof.data))
     if not result.accepted:
-        form.proof.errors = [_sentence(REFUSED)]
+        form.proof.errors = [REFUSED]
         return render_template("code.html", form=form), 401
     session.start(Step.SIGNED_IN, session.state.user, by_code=True)
     for message in result.messages:

@@ -29,28 +29,28 @@ def test_home_and_name_are_those_of_the_account(monkeypatch: pytest.MonkeyPatch,
 
 def test_only_a_process_of_the_user_is_accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     account(monkeypatch, str(tmp_path), uid=os.geteuid() + 1)
-    with pytest.raises(StoreError, match=f"not for uid {os.geteuid()} to open"):
+    with pytest.raises(StoreError, match=f"this process runs as uid {os.geteuid()}"):
         home_store("~/.codes", "alice")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../root", "a/b"])
 def test_no_user_name_leads_to_another_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     account(monkeypatch, str(tmp_path), name)
-    with pytest.raises(StoreError, match="no file name"):
+    with pytest.raises(StoreError, match="not a valid file name"):
         home_store("/var/codes/${USER}", "given")
 
 
 @pytest.mark.parametrize(("template", "home"), [("codes", "/home/alice"), ("~/codes", "home/alice")])
 def test_no_path_depends_on_the_working_directory(monkeypatch: pytest.MonkeyPatch, template: str, home: str) -> None:
     account(monkeypatch, home)
-    with pytest.raises(StoreError, match="no absolute path"):
+    with pytest.raises(StoreError, match="must be an absolute path"):
         home_store(template, "alice")
 
 
 def test_the_store_contains_only_the_record_of_one_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     account(monkeypatch, str(tmp_path))
     store = home_store("~/.codes", "alice")
-    with pytest.raises(StoreError, match=r"\.codes: is alice's alone"):
+    with pytest.raises(StoreError, match=r"\.codes: holds only the record of alice"):
         store.read("bob")
 
 

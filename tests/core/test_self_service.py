@@ -66,5 +66,5 @@ def test_the_reason_for_a_refused_change_is_a_code() -> None:
 
 def test_every_reason_has_a_text_for_the_user() -> None:
     assert list(TEXTS) == list(Reason)
-    assert Problem("name", Reason.INVALID_VALUE, "name: empty").text == "That cannot be used: name: empty."
+    assert Problem("name", Reason.INVALID_VALUE, "name: empty").text == "This value is not valid: name: empty."
     assert Problem("proof", Reason.REFUSED).text.startswith("Refused")

@@ -241,7 +241,7 @@ def test_unknown_users_run_in_parallel_and_repeats_are_serialised(folder: Path) 
             "alice": lambda: impatient.update("alice", lambda record: (record, None)),
             "zoe": lambda: impatient.update_decoy("zoe"),
         }
-        with pytest.raises(StoreError, match=r"not had within 0.01 s"):
+        with pytest.raises(StoreError, match=r"not acquired within 0.01 s"):
             work.pop(name)()
         for other in work.values():
             other()
@@ -372,15 +372,15 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "NULs": (lambda path: path.write_bytes(bytes(400)), "invalid JSON"),
     "just too large": (lambda path: path.write_bytes(b" " * (MAX_FILE + 1)), "larger than"),
     "much too large": (lambda path: os.truncate(path, 1 << 40), "larger than"),
-    "another user's": (_other_user, "user: not the one that the file is named after"),
+    "another user's": (_other_user, "user: must match the file name"),
     "a link": (_link, "Too many levels of symbolic links"),
     "a dangling link": (_dangling, "Too many levels of symbolic links"),
     "a link to itself": (_loop, "Too many levels of symbolic links"),
     "a link to a device": (_device, "Too many levels of symbolic links"),
-    "a pipe": (_pipe, "not a regular file"),
-    "a folder": (_directory, "not a regular file"),
+    "a pipe": (_pipe, "must be a regular file"),
+    "a folder": (_directory, "must be a regular file"),
     **{
-        f"mode {mode:04o}": (_mode(mode), "its mode is not 0600")
+        f"mode {mode:04o}": (_mode(mode), "its mode must be 0600")
         for mode in (
             0o601,
             0o604,
@@ -433,7 +433,7 @@ def says_bob(folder: Path) -> str:
 @pytest.mark.parametrize("mode", [0, 0o200, 0o400])
 def test_a_mode_without_the_owners_rights_is_refused_too(folder: Path, store: FileStore, mode: int) -> None:
     enrol(folder).chmod(mode)
-    with pytest.raises(StoreError, match=r"mode is not 0600|Permission denied"):
+    with pytest.raises(StoreError, match=r"mode must be 0600|Permission denied"):
         store.read("alice")
 
 
@@ -463,12 +463,12 @@ def test_a_lock_file_of_another_mode_is_corrected(folder: Path, mode: int) -> No
 def test_a_file_of_another_account_is_unavailable(folder: Path) -> None:
     path = enrol(folder)
     os.chown(path, 65534, 65534)
-    with pytest.raises(StoreError, match="not owned"):
+    with pytest.raises(StoreError, match="must be owned"):
         says(folder, code(0))
     os.chown(path, 0, 65534)
     assert says(folder, code(0)) == "code", "the group is irrelevant: it has no permission"
     os.chown(folder / "alice.lock", 65534, 0)
-    with pytest.raises(StoreError, match="not owned"):
+    with pytest.raises(StoreError, match="must be owned"):
         says(folder, code(1))
 
 
@@ -495,7 +495,7 @@ def test_a_folder_without_mode_0700_is_unavailable(folder: Path, store: FileStor
         lambda: store.update_decoy("zoe"),
         lambda: list(store.users()),
     ):
-        with pytest.raises(StoreError, match=r"its mode is not 0700|Permission denied"):
+        with pytest.raises(StoreError, match=r"its mode must be 0700|Permission denied"):
             attempt()
     folder.chmod(0o700)
     assert files(folder) == ["alice.json"]
@@ -584,7 +584,7 @@ def test_a_user_name_that_cannot_be_a_file_name_is_unavailable(folder: Path, sto
         lambda: says(folder, code(0), user),
         lambda: store.update(user, lambda record: (record, None), create=True),
     ):
-        with pytest.raises(StoreError, match="a user name"):
+        with pytest.raises(StoreError, match="the user name"):
             attempt()
     assert files(folder) == []
 

@@ -263,12 +263,12 @@ def test_a_kill_or_failure_in_decoy_work_leaves_no_lasting_file(folder: Path) ->
 @pytest.mark.parametrize(
     ("inject", "said"),
     [
-        ("write:retval=1", "what was written does not read back"),  # writes that were not done
-        ("write:retval=100", "what was written does not read back"),
-        ("write:retval=0", "nothing more could be written"),
-        ("ftruncate:retval=0", "what was written does not read back"),
-        ("pread64:retval=0", "what was written does not read back"),
-        ("pread64:retval=5", "what was written does not read back"),
+        ("write:retval=1", "the data just written cannot be read back"),  # writes that were not done
+        ("write:retval=100", "the data just written cannot be read back"),
+        ("write:retval=0", "cannot write more data"),
+        ("ftruncate:retval=0", "the data just written cannot be read back"),
+        ("pread64:retval=0", "the data just written cannot be read back"),
+        ("pread64:retval=5", "the data just written cannot be read back"),
         ("read:retval=0", "empty"),
         ("read:retval=5", "alice.json: "),
     ],

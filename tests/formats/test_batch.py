@@ -376,7 +376,7 @@ def test_only_one_batch_runs_at_a_time(store: FileStore) -> None:
     def meanwhile(done: int, total: int) -> None:
         if done == 0:
             assert journal.recover(store) == 0, "a running batch is not rolled back"
-            with pytest.raises(StoreError, match="another import is at work"):
+            with pytest.raises(StoreError, match="another import is running"):
                 update_many(store, [("x", added)])
 
     update_many(store, CHANGES, meanwhile)
@@ -407,7 +407,7 @@ def test_an_invalid_manifest_rolls_nothing_back_and_gives_instructions(store: Fi
     opened.mkdir(0o700)
     (opened / "committing").touch(0o600)
     (opened / "manifest").write_bytes(journal.manifest_line("old1.json", before["old1.json"], False) + spoiled + b"\n")
-    with pytest.raises(StoreError, match=r"\.import/manifest: line 2: .*\.old.* remove \.import"):
+    with pytest.raises(StoreError, match=r"\.import/manifest: line 2: .*\.old.* delete \.import"):
         journal.recover(store)
     assert content(store) == before
     assert (opened / "committing").exists(), "the file is kept for the admin"

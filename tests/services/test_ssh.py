@@ -242,7 +242,7 @@ def test_nullok_denies_if_the_store_is_unavailable(machine: Machine, sshd: Sshd,
         assert not is_in(talk, "bob")
     finally:
         store.chmod(0o700)
-    machine.log.wait_for("pam_totp(sshd:auth): error", "mode is not 0700")
+    machine.log.wait_for("pam_totp(sshd:auth): error", "mode must be 0700")
 
 
 @pytest.mark.parametrize(("argument", "visible"), [("", False), ("echo", True)])

@@ -23,7 +23,7 @@ from tests.support.site import KEY, Site
 
 PASSWORD = "correct horse"
 ORIGIN = "https://portal.example"
-REFUSAL = "Refused; if the code was right, enter two codes in a row, or three."
+REFUSAL = "Refused. Wait for the next code and try it. If that is refused too, enter two codes in a row in one answer."
 
 
 class Clock:

@@ -32,7 +32,9 @@ def test_the_right_code_is_accepted_once(site: Site) -> None:
     assert ask(site, codes(0))
     refused = ask(site, codes(0))
     assert not refused
-    assert refused.messages == ("refused; if the code was right, enter two codes in a row, or three",)
+    assert refused.messages == (
+        "Refused. Wait for the next code and try it. If that is refused too, enter two codes in a row in one answer.",
+    )
     assert site.log.has("accepted", f"user={ME}", "by=code")
     assert site.log.has("refused", "reason=replayed")
 

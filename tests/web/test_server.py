@@ -43,7 +43,7 @@ def test_an_unusable_store_is_reported_at_the_start(site: Site) -> None:
     site.store.chmod(0o755)
     done = site.command("portal", "--listen", "127.0.0.1:0")
     assert done.returncode == 3
-    assert "its mode is not 0700" in done.stderr
+    assert "its mode must be 0700" in done.stderr
 
 
 def test_the_nginx_example_in_the_readme_matches_docs_web() -> None:

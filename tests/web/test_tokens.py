@@ -50,7 +50,7 @@ def test_a_wrong_first_code_adds_nothing_and_keeps_the_key(portal: Portal) -> No
     browser = portal.signed_in()
     key = key_on_page(open_scan_page(browser))
     page = browser.send(code="000000")
-    assert (page.status, page.error) == (422, "That is not a code of the new token.")
+    assert (page.status, page.error) == (422, "This is not a code from the new token.")
     assert key_on_page(page) == key
     assert browser.send(code=code_of_app(key, portal.wall)).heading == "Your tokens"
 
@@ -139,7 +139,7 @@ def test_no_first_token_leaves_the_first_token_to_an_admin(portal: Portal) -> No
     portal = Portal(portal.site, first_token=False)
     browser = portal.signed_in()
     key = key_on_page(open_scan_page(browser))
-    assert browser.send(code=code_of_app(key, portal.wall)).error == "Your first token is added by an administrator."
+    assert browser.send(code=code_of_app(key, portal.wall)).error == "An administrator must add your first token."
     assert not portal.site.path("alice").exists() or not portal.site.record("alice").tokens
 
 
@@ -172,9 +172,11 @@ def test_a_handed_out_token_is_claimed_by_serial_and_two_codes(portal: Portal) -
     enroll_fob(portal, serial="SM0001", confirmed=False)
     browser = portal.signed_in()
     browser.open("/add-token")
-    assert browser.send(serial="SM0001", codes=codes(7)).error == "These are not two codes of this token in a row."
+    assert browser.send(serial="SM0001", codes=codes(7)).error == "These are not two codes in a row from this token."
     assert browser.send(serial="SM0001", codes=codes(7) + " 000000").error
-    assert browser.send(serial="SM0002", codes=codes(7, 2)).error.startswith("No token with this number waits for you.")
+    assert browser.send(serial="SM0002", codes=codes(7, 2)).error.startswith(
+        "You have no unconfirmed token with this serial number."
+    )
     page = browser.send(serial="SM0001", codes=codes(7, 2))
     assert page.heading == "Your tokens"
     (token,) = portal.site.record("alice").tokens
@@ -198,7 +200,7 @@ def test_a_token_handed_out_to_another_user_cannot_be_claimed(portal: Portal) ->
     enroll_fob(portal, user="bob", serial="SM0001", confirmed=False)
     browser = portal.signed_in("alice")
     browser.open("/add-token")
-    assert browser.send(serial="SM0001", codes=codes(0, 2)).error.startswith("No token with this number")
+    assert browser.send(serial="SM0001", codes=codes(0, 2)).error.startswith("You have no unconfirmed token")
     assert not portal.site.record("bob").tokens[0].confirmed
 
 
@@ -221,7 +223,7 @@ def test_adding_a_hardware_token_needs_a_code_of_the_first_token(
 def test_a_users_own_token_is_added_by_its_key(portal: Portal) -> None:
     browser = portal.signed_in()
     browser.open("/add-token")
-    assert browser.send(serial="own", codes=codes(3, 2), key="hex:123").error.startswith("That cannot be used:")
+    assert browser.send(serial="own", codes=codes(3, 2), key="hex:123").error.startswith("This value is not valid:")
     assert browser.send(serial="own", codes=codes(3), key=f"hex:{KEY.hex()}").error
     assert browser.send(serial="own", codes=codes(3, 2), key=f"hex:{KEY.hex()}").heading == "Your tokens"
     assert portal.site.counter("alice") == 5
@@ -235,7 +237,7 @@ def test_two_codes_resynchronise_a_token_from_far_and_are_used_up(portal: Portal
     browser = portal.signed_in(code=hotp(KEY[::-1], int(portal.wall()) // 30))
     browser.open("/resync?token=fob")
     assert browser.send(codes=codes(9000)).error.startswith("Enter two codes in a row")
-    assert browser.send(codes=codes(9000) + codes(9002)).error == "These are not two codes of this token in a row."
+    assert browser.send(codes=codes(9000) + codes(9002)).error == "These are not two codes in a row from this token."
     assert portal.site.counter("alice") == 0
     assert browser.send(codes=codes(9000, 2)).notice == "fob is back in step."
     assert portal.site.counter("alice") == 9002
@@ -271,7 +273,7 @@ def test_a_token_is_renamed(portal: Portal) -> None:
     portal.site.enrol(HotpToken(name="fob", secret=KEY, created=0), phone(), user="alice")
     browser = portal.signed_in(code=codes(0))
     browser.open("/rename?token=fob")
-    assert browser.send(name="phone").error == "You have a token of that name."
+    assert browser.send(name="phone").error == "You already have a token of that name."
     assert browser.send(name="key ring").notice == "fob was renamed to key ring."
     assert [t.name for t in portal.site.record("alice").tokens] == ["key ring", "phone"]
 
