@@ -173,12 +173,12 @@ def test_a_stopped_helper_is_killed_at_the_time_limit(bench: Bench) -> None:
 @pytest.mark.parametrize("source", ["os._exit(0)", "raise SystemExit(1)", "os.kill(os.getpid(), 9)"])
 def test_a_helper_that_dies_before_its_result_denies(bench: Bench, log: Log, source: str) -> None:
     assert login(spawned(bench, source), "alice", [], bench.folder).result == Result.AUTHINFO_UNAVAIL
-    assert log() == ["denied: the service hung up"]
+    assert log() == ["denied: the service closed the connection"]
 
 
 def test_a_helper_that_never_reads_the_login_denies(bench: Bench, log: Log) -> None:
     assert login(spawned(bench, "syntax error"), "alice", [], bench.folder).result == Result.AUTHINFO_UNAVAIL
-    assert log() in (["denied: the service did not take the login"], ["denied: the service hung up"])
+    assert log() in (["denied: the service did not receive the login"], ["denied: the service closed the connection"])
 
 
 def test_a_helper_that_is_killed_while_the_user_types_denies(bench: Bench, log: Log) -> None:
@@ -190,7 +190,7 @@ def test_a_helper_that_is_killed_while_the_user_types_denies(bench: Bench, log: 
 
     before = children()
     assert login(spawned(bench, ASKING), "alice", kill, bench.folder).result == Result.AUTHINFO_UNAVAIL
-    assert log() == ["denied: the service did not take the answer"]
+    assert log() == ["denied: the service did not receive the answer"]
     assert children() == before
 
 

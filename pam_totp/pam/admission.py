@@ -5,8 +5,8 @@ Rules:
 2. An account listed under `[clients]` may ask about every user, under its one service name.
 3. Every other account may ask about itself only.
 4. An account that is not root chooses prompt and echo only. Site policy applies, and every login needs a code.
-5. Only root and listed accounts may name the remote host. Another account could otherwise have any address banned by a
-   program that reads the log.
+5. Only root and listed accounts may name the remote host. Otherwise another account could make a program that reads the
+   log ban any address.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _UCRED = struct.Struct("iII")  # pid, uid, gid: unix(7)
 
 
 def peer_uid(sock: socket.socket) -> int:
-    """Return the effective uid that the other process had when it connected."""
+    """Return the effective uid that the peer process had when it connected."""
     _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     return int(uid)
 
@@ -39,7 +39,7 @@ def admit(uid: int, hello: Hello, *, client: bool) -> Hello | None:
             return None
         hello = hello.without_origin()
     allowed = tuple(a for a in hello.arguments if a == "echo" or a.startswith("prompt="))
-    return hello.with_arguments((*allowed, "grace_period=0"))  # a client could name any address
+    return hello.with_arguments((*allowed, "grace_period=0"))  # no grace: a client could name any address
 
 
 def listed(uid: int, hello: Hello, site: Site) -> bool:

@@ -1,9 +1,9 @@
 """Grace: for some time after a code, the same user needs no code for the same service from the same address.
 
 Rules:
-1. Only a code grants it. A login by grace does not extend it.
-2. The address is numeric and remote. A local login has none, and a host name depends on a name server.
-3. It ends when the clock went back, when the tokens change (`core.record` removes it), and while the user is locked.
+1. Only a code grants grace. A login by grace does not extend it.
+2. The address must be numeric and remote. A local login has no address, and a host name depends on a name server.
+3. Grace ends if the clock goes back, if the tokens change (`core.record` removes it), and while the user is locked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _LONGEST_SERVICE = 64  # characters: longer than the name of any service file
 
 
 def origin(service: str, rhost: str | None) -> tuple[str, str] | None:
-    """Return the key of grace: the service, and the address in its canonical form. Return None if there can be none."""
+    """Return the key of grace: the service and the canonical address. Return None if this login cannot have grace."""
     if rhost is None or not (service.isascii() and service.isprintable() and 0 < len(service) <= _LONGEST_SERVICE):
         return None
     if service != service.strip():
@@ -39,7 +39,7 @@ def holds(record: UserRecord, origin: tuple[str, str], now: int, period: int, po
 
 
 def granted(record: UserRecord, origin: tuple[str, str], now: int) -> UserRecord:
-    """Return the record after a code from `origin` at `now`, without expired entries and the oldest above MAX_GRACE."""
+    """Return the record with grace for `origin` at `now`, without expired entries, and with at most MAX_GRACE."""
     unexpired = (g for g in record.grace if g.granted <= now < g.granted + MAX_GRACE_PERIOD)
     others = (g for g in unexpired if (g.service, g.rhost) != origin)
     service, rhost = origin

@@ -3,13 +3,13 @@
 import os
 import sys
 
-sys.dont_write_bytecode = True  # the umask and the limits are the caller's
+sys.dont_write_bytecode = True  # it would be written under the caller's umask and limits
 os.umask(0o077)
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 try:
     from pam_totp.pam.helper_main import main
-except (ImportError, OSError):  # an upgrade may have replaced the package between two imports: try the new one, once
+except (ImportError, OSError):  # an upgrade may have replaced the package between two imports: start once more
     if sys.argv[1:]:
         raise
     os.execv(sys.executable, [sys.executable, "-I", "-S", os.path.abspath(__file__), "again"])  # noqa: S606

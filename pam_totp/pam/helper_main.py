@@ -1,8 +1,8 @@
-"""The helper: carry one login in a process that the relay started.
+"""The helper: a process that the relay starts for one login.
 
 Rules:
-1. The helper becomes the owner of the store or, with `secret=`, the user, before it reads a byte of a store.
-2. Every import comes before that: the new account might not be able to read this package.
+1. Before it reads a store, the helper drops root's rights: it becomes the store's owner or, with `secret=`, the user.
+2. Every module is imported before that, because the new account may not be able to read this package.
 3. An error before the login gives PAM_SERVICE_ERR or PAM_AUTHINFO_UNAVAIL. Both deny.
 """
 
@@ -31,7 +31,7 @@ def main() -> None:
 def _prepare(hello: Hello) -> tuple[Hello, Host] | int:
     lift_limits()
     if os.path.exists(SITE_FILE):
-        import tomllib  # noqa: F401  for `read_site`, while root can still read any folder
+        import tomllib  # noqa: F401  for `read_site`, while this process can read any folder
     try:
         arguments = parse_arguments(hello.arguments)
         if "secret" in arguments:

@@ -25,7 +25,7 @@ class ServiceError(Exception):
 
 @contextmanager
 def listening(path: str | None) -> Iterator[socket.socket]:
-    """Yield the socket that systemd passed (sd_listen_fds(3)), or one at `path`, which is unlinked afterwards."""
+    """Yield the socket that systemd passed (sd_listen_fds(3)), or a new one at `path`, which is unlinked afterwards."""
     inherited = _inherited()
     if inherited is not None:
         with inherited:
@@ -36,9 +36,8 @@ def listening(path: str | None) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         with _locked(path):
             _bind(listener, path)
-        made = os.open(
-            path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-        )  # held, so that its inode number is not used again
+        # Kept open, so that no other file gets its inode number.
+        made = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             yield listener
         finally:
@@ -50,9 +49,9 @@ def listening(path: str | None) -> Iterator[socket.socket]:
 
 @contextmanager
 def _locked(path: str) -> Iterator[None]:
-    """Hold the lock of `path`: of two services that start at once, one would unlink the other's socket.
+    """Hold the lock of `path`. Without it, two services that start at once could unlink each other's socket.
 
-    The lock file stays, because a deleted file that another process has open does not exclude that process.
+    The lock file is never deleted: a process that has a deleted file open would not be excluded.
     """
     try:
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -62,7 +61,7 @@ def _locked(path: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ServiceError(f"{path}: another service is starting there") from None
+            raise ServiceError(f"{path}: another service is starting at this path") from None
         yield
     finally:
         os.close(lock)
@@ -72,15 +71,15 @@ def _bind(listener: socket.socket, path: str) -> None:
     try:
         with suppress(FileNotFoundError):
             if not stat.S_ISSOCK(os.lstat(path).st_mode):
-                raise ServiceError(f"{path}: is there, and is no socket")
+                raise ServiceError(f"{path}: already exists and is not a socket")
             if _has_listener(path):
-                raise ServiceError(f"{path}: another service is listening there")
+                raise ServiceError(f"{path}: another service is listening at this path")
             os.unlink(path)  # left by a service that was killed
         temporary = f"{path}.new"
         with suppress(FileNotFoundError):
             os.unlink(temporary)
         listener.bind(temporary)
-        os.chmod(temporary, 0o666)  # noqa: S103  every account may connect: the kernel names it
+        os.chmod(temporary, 0o666)  # noqa: S103  any account may connect: see `admission`
         listener.listen(BACKLOG)
         os.rename(temporary, path)  # rule 1
     except OSError as e:
@@ -105,5 +104,5 @@ def _inherited() -> socket.socket | None:
         return None
     inherited = socket.socket(fileno=LISTEN_FDS_START)
     if inherited.family != socket.AF_UNIX or inherited.type != socket.SOCK_SEQPACKET:
-        raise ServiceError("the socket passed on by systemd is not ListenSequentialPacket=")
+        raise ServiceError("the socket from systemd must be a ListenSequentialPacket=")
     return inherited

@@ -1,9 +1,9 @@
-"""Log quota: how many lines a minute the accounts that ask about themselves can write to the log.
+"""Log quota: the limit on log lines a minute about accounts that ask about themselves.
 
 Rules:
-1. Every line about root's logins and those of listed clients is logged.
-2. Each other account has a quota, and all of them together have one. Lines above it are dropped.
-3. One line in the log reports that lines were dropped.
+1. Every line about logins by root and by listed clients is logged.
+2. Each other account has a quota, and their total has a quota too. Lines above a quota are dropped.
+3. When a quota is reached, one line in the log reports it.
 4. Without a quota, one account could flood the log daemon, which would then drop lines about guesses.
 """
 
@@ -45,8 +45,9 @@ class LogQuota:
             over, who = self._lines[uid] - MAX_LINES, f"uid {uid}"
             if over <= 0:
                 self._total += 1
-                over, who = self._total - MAX_TOTAL_LINES, "accounts that ask for themselves"
+                over, who = self._total - MAX_TOTAL_LINES, "all accounts that ask about themselves"
         if over <= 0:
             self._log(priority, line)
         elif over == 1:
-            self._log(syslog.LOG_ERR, audit_log.line("serve", "error", problem=f"too much to log of {who} in a minute"))
+            problem = f"log quota of {who} reached: more lines of this minute are dropped"
+            self._log(syslog.LOG_ERR, audit_log.line("serve", "error", problem=problem))

@@ -1,10 +1,10 @@
-"""Login quota: how many logins an account may have under way at once.
+"""Login quota: the limit on logins that an account may have at once.
 
 Rules:
 1. Root has no quota.
-2. Every other account has one, and all of them together have one, so that root's logins always find room.
-3. A login that a program of root's carries for another account also counts for that account: su and sudo carry logins
-   for the user that calls them.
+2. Every other account has a quota, and their total has a quota too, so that root can always log in.
+3. A login from a root program for another account also counts for that account, because su and sudo run as root for the
+   user that calls them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-MAX_LOGINS = 128  # under way at once, of one account
-MAX_TOTAL_LOGINS = 1024  # of all accounts except root: a user may own thousands of uids (subuid(5))
+MAX_LOGINS = 128  # at once, of one account
+MAX_TOTAL_LOGINS = 1024  # at once, of all accounts except root: a user may own thousands of uids (subuid(5))
 ROOT = (0, "root")
 
-Account = int | str  # a uid if the kernel names the account, a name if a program of root's does
+Account = int | str  # a uid from the kernel, or a name from a root program
 
 
 class LoginQuota:
@@ -33,7 +33,7 @@ class LoginQuota:
     def login(self) -> Iterator[Callable[[Account], bool]]:
         """Yield a function that counts this login for an account, and returns True if the quotas allow it.
 
-        Afterwards the login is no longer counted.
+        After the block, the login is no longer counted.
         """
         counted: list[Account] = []
 

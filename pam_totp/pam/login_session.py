@@ -3,7 +3,7 @@
 Rules:
 1. Every error ends the login without a result, and the relay then denies.
 2. An unexpected exception is a bug. The log names its type and place only, because its text could contain a secret.
-3. A site file is used only if no other account than root and this process's own can write it.
+3. A site file is used only if root and this process's account alone can write it.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ MAX_SITE_FILE = 256 * 1024  # bytes
 
 
 def read_site(path: str = SITE_FILE) -> Site:
-    """The site file, or no settings where there is none. Raises SettingsError: a file that cannot be read, or that
-    others than root and ourselves could have written, must not be passed over."""
+    """Return the content of the site file; `Site.NONE` if there is no file.
+
+    Raise SettingsError if the file is not valid, cannot be read, or could have been written by an untrusted account.
+    """
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except FileNotFoundError:
@@ -42,14 +44,14 @@ def read_site(path: str = SITE_FILE) -> Site:
     try:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
-            raise SettingsError(f"{path}: not a regular file that root alone can write")
-        with open(file, "rb", closefd=False) as opened:  # which goes on after a short read
+            raise SettingsError(f"{path}: must be a regular file that only root can write")
+        with open(file, "rb", closefd=False) as opened:  # a file object continues after a short read
             text = opened.read(MAX_SITE_FILE + 1)
         if len(text) > MAX_SITE_FILE:
             raise SettingsError(f"{path}: larger than {MAX_SITE_FILE} bytes")
         return parse_site(text.decode("utf-8"))
     except UnicodeDecodeError:
-        raise SettingsError(f"{path}: not UTF-8") from None
+        raise SettingsError(f"{path}: must be UTF-8") from None
     except OSError as e:
         raise SettingsError(f"{path}: {(e.strerror or str(e)).lower()}") from e
     finally:
@@ -71,7 +73,7 @@ def serve_one(sock: socket.socket, log: audit_log.Sink, prepare: Callable[[Hello
         channel.send(b"r", str(result).encode("ascii"))
     except ProtocolError as e:
         audit_log.write(log, service, "error", problem=str(e))
-    except Exception as e:  # a defect of ours: deny, and leave a trace that shows where
+    except Exception as e:  # a bug (rule 2): deny, and log its place
         place = e.__traceback__
         while place is not None and place.tb_next is not None:
             place = place.tb_next

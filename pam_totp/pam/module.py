@@ -1,10 +1,10 @@
-"""The PAM module in Python: ask for a code, have it verified, return a PAM result.
+"""The PAM module in Python: ask for a code, verify it, return a PAM result.
 
 Rules:
 1. Only PAM_SUCCESS and PAM_IGNORE let a user pass.
 2. Every refusal shows the user the same text, after the same delay.
-3. No lock is held while a user is asked.
-4. If several accounts share one record, the code of one never grants grace to another.
+3. No lock is held while the module waits for a user.
+4. If several accounts share one record, the code of one account never grants grace to another.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from pam_totp.store.home import home_store
 
 
 def passwd_name(user: str) -> str:
-    """The name as the user's passwd entry spells it, or the given one where there is no entry."""
+    """Return the name in the user's passwd entry, or `user` if there is no entry."""
     try:
         return pwd.getpwnam(user).pw_name
-    except (KeyError, ValueError):  # no such entry; a name that cannot be one
+    except (KeyError, ValueError):  # ValueError: a name with NUL
         return user
 
 
@@ -61,7 +61,7 @@ class Host(Value):
 
 
 def this_host(site: Site, log: audit_log.Sink = audit_log.to_syslog) -> Host:
-    """The real clock (UTC, whole seconds) and the real file store."""
+    """Return this host: the real clock (whole seconds) and the real file store."""
     return Host(site=site, now=lambda: int(time.time()), log=log)
 
 
@@ -90,7 +90,7 @@ def pam_sm_authenticate(pamh: PamHandle, flags: int, argv: Sequence[str], host: 
 
 
 def pam_sm_setcred(pamh: PamHandle, flags: int, argv: Sequence[str]) -> int:
-    """Codes give no credentials. The relay answers this by itself."""
+    """Return success, because codes give no credentials. The relay answers this call itself."""
     return PAM_SUCCESS
 
 
@@ -132,7 +132,7 @@ class _Login:
             try:
                 decision = self._decide(typed)
             except StoreError:
-                _wait_until(refused_at)  # on a full disk too, the delay must not show how long the search was
+                _wait_until(refused_at)  # the delay must hide the length of the search, also if the disk is full
                 raise
             log(self._host.log, self._pamh.service, self._user, decision, self._pamh.rhost)
             if decision.outcome.accepted:
@@ -151,7 +151,7 @@ class _Login:
             return self._store.read(self._user)
         except NoAccount:
             if self._settings.nullok:
-                raise StoreError("no account of that name, and so no folder that could have been looked into") from None
+                raise StoreError("unknown account: its home folder cannot be located") from None
             return UNKNOWN_USER
         except NotThere:
             return UNKNOWN_USER
@@ -163,7 +163,7 @@ class _Login:
         )
 
     def _answers(self) -> Iterator[bytes]:
-        """Yield each answer to try: the first pass, then what the user types."""
+        """Yield each answer to try: the answer to an earlier module, then the answer to a prompt."""
         if self._settings.first_pass in ("try_first_pass", "use_first_pass"):
             first = self._pamh.authtok
             if first is not None:
@@ -177,9 +177,9 @@ class _Login:
         yield response if response is not None else b""
 
     def _decide(self, typed: bytes) -> Decision:
-        """Verify an answer. Pass the password in front of the codes on to the next module, also after a refusal.
+        """Verify an answer. With `forward_pass`, give the password before the codes to the next module.
 
-        Otherwise the behaviour of that module would show whether the codes were right.
+        This is done after a refusal too: otherwise the next module's behaviour would show whether the codes were right.
         """
         forwarding = self._settings.first_pass == "forward_pass"
         answer = Answer.parse_behind_password(typed) if forwarding else Answer.parse(typed)

@@ -3,7 +3,7 @@
 Rules:
 1. A packet is one message of at most 4096 bytes. Its first byte is the type.
 2. Every prompt gets exactly one answer.
-3. Any other message is a ProtocolError, which denies.
+3. Any message outside the protocol raises ProtocolError, which denies.
 4. Every wait has a limit.
 """
 
@@ -36,8 +36,8 @@ PAM_PROMPT_ECHO_ON = 2
 PAM_ERROR_MSG = 3
 PAM_TEXT_INFO = 4
 
-# Seconds, microseconds: socket(7), SO_RCVTIMEO. With 64-bit times on a 32-bit processor it takes these sixteen bytes
-# and no fewer; where it takes eight, it reads whole seconds from them.
+# Seconds and microseconds for SO_RCVTIMEO (socket(7)). A 32-bit system with 64-bit times requires these 16 bytes. A
+# system that reads only 8 of them gets the whole seconds.
 _TIMEVAL = struct.Struct("qq")
 _TYPES = {PAM_PROMPT_ECHO_OFF: b"p", PAM_PROMPT_ECHO_ON: b"P", PAM_ERROR_MSG: b"e", PAM_TEXT_INFO: b"i"}
 
@@ -47,7 +47,7 @@ class ProtocolError(Exception):
 
 
 class ConversationError(Exception):
-    """The host cannot ask the user, or the user gave no answer."""
+    """The application cannot prompt the user, or the user gave no answer."""
 
 
 def _timeval(seconds: float) -> bytes:
@@ -61,11 +61,11 @@ class Channel:
         self._socket = sock
 
     def send(self, kind: bytes, body: bytes = b"") -> None:
-        """Send a message. Raise ProtocolError if the relay is gone or does not read its messages."""
+        """Send a message. Raise ProtocolError if the relay has exited or does not read its messages."""
         try:
             self._socket.send(kind + body, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
         except OSError as e:
-            raise ProtocolError(f"the host is gone: {e}") from e
+            raise ProtocolError(f"cannot send to the relay: {e}") from e
 
     def receive(self, wait: float) -> tuple[bytes, bytes]:
         """Return the next message's type and body. Raise ProtocolError after `wait` seconds."""
@@ -73,13 +73,13 @@ class Channel:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(wait))
             packet = self._socket.recv(MAX_PACKET + 1)
         except BlockingIOError as e:
-            raise ProtocolError(f"nothing said for {wait:g} s") from e
+            raise ProtocolError(f"no message from the relay within {wait:g} s") from e
         except OSError as e:
-            raise ProtocolError(f"the host is gone: {e}") from e
+            raise ProtocolError(f"cannot receive from the relay: {e}") from e
         if not packet:
-            raise ProtocolError("the host closed the channel")
+            raise ProtocolError("the relay closed the channel")
         if len(packet) > MAX_PACKET:
-            raise ProtocolError("a message is too long")
+            raise ProtocolError(f"message of the relay: longer than {MAX_PACKET} bytes")
         return packet[:1], packet[1:]
 
 
@@ -109,7 +109,7 @@ class Hello(Value):
 def parse_hello(kind: bytes, body: bytes) -> Hello:
     """Return the hello in an `H` message. Raise ProtocolError if it is malformed. The caller checks the version."""
     if kind != b"H":
-        raise ProtocolError("the first message is not a hello")
+        raise ProtocolError("the first message must be a hello")
     items: dict[str, str] = {}
     arguments: list[str] = []
     for field in body.decode("utf-8", "surrogateescape").split("\0"):
@@ -119,12 +119,12 @@ def parse_hello(kind: bytes, body: bytes) -> Hello:
         elif key in Hello.ITEMS and key not in items and equals:
             items[key] = value
         else:
-            raise ProtocolError("a malformed hello")
+            raise ProtocolError("malformed hello: unknown or repeated field")
     flags = items.pop("flags", "0")
     if not (flags.isascii() and flags.isdigit() and len(flags) <= 10):
-        raise ProtocolError("a malformed hello: flags")
+        raise ProtocolError("malformed hello: flags must be a number of at most 10 digits")
     if not {"version", "service", "user"} <= items.keys():
-        raise ProtocolError("a malformed hello: something is missing")
+        raise ProtocolError("malformed hello: version, service or user is missing")
     given: dict[str, str | None] = {**items}
     return Hello(**given, flags=int(flags), arguments=tuple(arguments))  # type: ignore[arg-type]
 
@@ -165,12 +165,12 @@ class PamHandle:
         self.tty = hello.tty
 
     def get_user(self, prompt: str | None = None) -> str:
-        """Return the user's name. The relay has asked for it if necessary."""
+        """Return the user's name. The relay has prompted for it if necessary."""
         return self.user
 
     @property
     def authtok(self) -> bytes | None:
-        """The answer that an earlier module got (PAM_AUTHTOK); None if there is none. There is no prompt."""
+        """The answer that an earlier module stored (PAM_AUTHTOK), or None. The user is not prompted."""
         self._channel.send(b"g")
         try:
             return self._answer(TURN_WAIT)
@@ -194,5 +194,5 @@ class PamHandle:
         if kind == b"N" and not body:
             raise ConversationError("no answer")
         if kind != b"A" or len(body) > MAX_ANSWER or b"\0" in body:
-            raise ProtocolError("not an answer")
+            raise ProtocolError("expected an answer from the relay")
         return body

@@ -1,7 +1,7 @@
 """Lift the resource limits that the caller left, then drop root's privileges permanently.
 
 Rules:
-1. Afterwards the real, effective and saved ids are equal, so there is no way back.
+1. Afterwards the real, effective and saved ids are equal, so the process cannot become root again.
 2. The caller of a setuid program cannot signal this process, and its resource limits cannot stop it.
 3. A process that is not root keeps its ids.
 """
@@ -16,11 +16,11 @@ from contextlib import contextmanager, suppress
 
 OVERFLOW_ID = 65534  # uid and gid: the kernel's overflow ids, which own no file
 
-_LIMITS = ("AS", "CPU", "DATA", "FSIZE", "NPROC", "RSS", "STACK")  # with these, a caller could stop the helper
+_LIMITS = ("AS", "CPU", "DATA", "FSIZE", "NPROC", "RSS", "STACK")  # a caller could stop the helper by these
 
 
 def lift_limits() -> None:
-    """As root, lift the resource limits that the caller of a setuid program left. su resets none of them.
+    """As root, lift the resource limits that the caller of a setuid program set. For example, su keeps them.
 
     Root without CAP_SYS_RESOURCE can lift only the soft limits.
     """
@@ -36,7 +36,7 @@ def lift_limits() -> None:
 
 
 def become_owner_of(folder: str | int, also: tuple[int, ...] = ()) -> None:
-    """As root, become the owner of `folder`, with its group and the groups `also`. Otherwise do nothing.
+    """As root, become the owner of `folder`, with its group and the groups `also`. If not root, do nothing.
 
     `folder` is a path or a descriptor. Raise OSError if its owner cannot be read.
     """
@@ -47,10 +47,10 @@ def become_owner_of(folder: str | int, also: tuple[int, ...] = ()) -> None:
 
 
 def act_as_owner_of(folder: str | int) -> None:
-    """As root, take the rights of the owner of `folder` and of its group. `acting_as_root` returns to root.
+    """As root, set the effective ids to the owner and group of `folder`. `acting_as_root` restores root's ids.
 
     The real and saved ids stay root's, so that no other account can signal or trace this process.
-    Raises OSError if the folder cannot be looked at.
+    Raise OSError if the owner cannot be read.
     """
     if os.geteuid() != 0:
         return
@@ -62,7 +62,7 @@ def act_as_owner_of(folder: str | int) -> None:
 
 @contextmanager
 def acting_as_root() -> Iterator[None]:
-    """Return to root for the block, in a process that `act_as_owner_of` took the rights from; else do nothing."""
+    """Run the block as root in a process that called `act_as_owner_of` as root. Otherwise do nothing."""
     uid, gid = os.geteuid(), os.getegid()
     if uid == 0 or os.getresuid()[2] != 0:
         yield
@@ -77,7 +77,7 @@ def acting_as_root() -> Iterator[None]:
 
 
 def become_user(name: str) -> None:
-    """As root, become the user of that name, with the user's own group alone. Otherwise do nothing.
+    """As root, become the user of that name, with the user's primary group only. If not root, do nothing.
 
     A name without an account gets the kernel's overflow ids, which own no file.
     """
@@ -96,4 +96,4 @@ def _become(uid: int, gid: int, also: tuple[int, ...] = ()) -> None:
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     if os.getresuid() != (uid,) * 3 or os.getresgid() != (gid,) * 3:
-        raise PermissionError(1, "privileges could not be given up")
+        raise PermissionError(1, "cannot drop privileges")

@@ -3,9 +3,9 @@
  * Rules:
  * - The relay holds no policy. It reads message types and four module arguments.
  * - It returns PAM_SUCCESS only for the exact message "r0". Any unexpected event denies, and is logged.
- * - It talks to a service, or starts a program, only if no untrusted account could have put it there.
- * - The host is unchanged: signal dispositions, environment, descriptors, children and static state. So the host may be
- *   setuid, multi-threaded, or have descriptors 0-2 closed.
+ * - It connects to a service, or starts a program, only if no untrusted account could have replaced it.
+ * - The host is the program that loaded the relay. Its signal dispositions, environment, descriptors, children and
+ *   static state are unchanged. So it may be setuid, multi-threaded, or have descriptors 0-2 closed.
  * - An answer is wiped as soon as it has been sent, and never logged.
  *
  * The protocol (AF_UNIX SOCK_SEQPACKET, one message a packet, the first byte is its type):
@@ -39,19 +39,19 @@
 #include <security/pam_modules.h>
 
 #if !defined INTERPRETER || !defined HELPER
-#error "INTERPRETER and HELPER are absolute paths that the Makefile knows"
+#error "INTERPRETER and HELPER must be absolute paths (see the Makefile)"
 #endif
 #ifndef BUILDER
-#define BUILDER 0 /* uid that owns the built tree; an installed relay trusts root in its place */
+#define BUILDER 0 /* uid that owns the built tree; root's for an installed relay */
 #endif
 #ifndef ACCOUNT
 #define ACCOUNT "pam_totp" /* the account that `pam-totp serve` runs under */
 #endif
 #ifndef CONNECT_LIMIT
-#define CONNECT_LIMIT 1000 /* ms: a service whose queue is full for so long is not there */
+#define CONNECT_LIMIT 1000 /* ms: if the queue of the service stays full for longer, a helper is started */
 #endif
 #ifndef TURN_LIMIT
-#define TURN_LIMIT 10000 /* ms: the store's lock may take the service 5 s, and a helper has to start */
+#define TURN_LIMIT 10000 /* ms: the service waits up to 5 s for the store's lock, and a helper has to start */
 #endif
 
 enum {
@@ -79,22 +79,22 @@ static const struct {
 struct settings {
     const char *socket; /* NULL: always start a helper */
     const char *helper;
-    const char *malformed; /* the argument that is, or NULL */
+    const char *malformed; /* the malformed argument, or NULL */
     bool nodelay;
 };
 
 struct packet {
     size_t size;
-    char bytes[PACKET_MAX + 1]; /* one more, for a NUL that makes it text */
+    char bytes[PACKET_MAX + 1]; /* and a terminating NUL */
 };
 
 struct service {
     int channel;
-    pid_t pid; /* of a helper that was started for this login, or 0 */
-    int pidfd; /* names that helper even where the host has SIGCHLD ignored and pids are used again; or -1 */
+    pid_t pid; /* of the helper that was started for this login, or 0 */
+    int pidfd; /* refers to that helper even if the host ignores SIGCHLD and the pid is reused; or -1 */
 };
 
-/* ---- small things ------------------------------------------------------------------------------------------ */
+/* ---- utilities --------------------------------------------------------------------------------------------- */
 
 __attribute__((format(printf, 3, 4))) static int deny(pam_handle_t *pamh, int result, const char *format, ...)
 {
@@ -118,7 +118,7 @@ static long long milliseconds(void)
     return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
 }
 
-/* Moves a descriptor away from 0-3. A host with 0-2 closed may still write to them, and a helper has its own there.
+/* Moves a descriptor to a number above 3. A host with 0-2 closed may still write to them, and a helper uses 0-3.
  * Returns -1 for -1, or if no descriptor is free. */
 static int aside(int descriptor)
 {
@@ -131,7 +131,7 @@ static int aside(int descriptor)
 
 /* ---- module arguments -------------------------------------------------------------------------------------- */
 
-/* If `argument` is `key` with a value, the value; else NULL. `key` ends with "=". */
+/* Returns the value if `argument` is `key` with a value, else NULL. `key` ends with "=". */
 static const char *value_of(const char *argument, const char *key)
 {
     size_t length = strlen(key);
@@ -156,7 +156,7 @@ static struct settings parse(int argc, const char **argv)
             if (value[0] != '/')
                 settings.malformed = argv[i];
         } else if (value_of(argv[i], "secret=") != NULL) {
-            in_home = true; /* opened by a process of that user's, which the shared service never is */
+            in_home = true; /* only a helper can open it, because the service never runs as that user */
         } else if (strcmp(argv[i], "nodelay") == 0) {
             settings.nodelay = true;
         }
@@ -206,7 +206,7 @@ struct place {
 
 /* Visits every folder and link on an absolute path, and the file at its end. If all of them belong to trusted owners,
  * and only these can write there, no other user can change where the path leads. It may then be used by name.
- * `at` tells where the visit ended. */
+ * `at` is the place where the visit ended. */
 static enum trust visit(const char *path, bool of_service, struct place *at)
 {
     for (size_t end = 1;; end += strcspn(path + end, "/")) { /* path[0 … end-1] is "/", then "/usr", "/usr/bin" … */
@@ -282,8 +282,8 @@ static int connect_to(pam_handle_t *pamh, const char *path)
     return -1;
 }
 
-/* Starts a helper that inherits nothing of the host: /dev/null on 0-2, the channel on 3, no other descriptor, an empty
- * environment, default signals, its own session (the terminal's Ctrl-C does not reach it), the folder "/". The helper
+/* Starts a helper that inherits no state of the host: /dev/null on 0-2, the channel on 3, no other descriptor, an empty
+ * environment, default signals, a new session (so the terminal's Ctrl-C does not reach it), the folder "/". The helper
  * sets its umask and writes no byte code. Returns 0 or an errno value. */
 static int spawn(const char *helper, int channel, pid_t *pid)
 {
@@ -331,13 +331,13 @@ static int start(const char *helper, struct service *service)
     return error;
 }
 
-/* Closes the channel and ends a helper. Its record was durable before it answered. If the host ignores SIGCHLD or reaps
- * all children itself, the pid may already belong to another process. So signals go to a pidfd, which stays with its
- * process, and waitid tells whether that process is a child of ours. */
+/* Closes the channel and kills a helper, whose record was durable before it answered. If the host ignores SIGCHLD or
+ * reaps all children itself, the pid may already belong to another process. So the signal goes to a pidfd, which always
+ * refers to the same process, after waitid has shown that this process is still a child of the host. */
 static void hang_up(const struct service *service)
 {
     siginfo_t unused;
-    shutdown(service->channel, SHUT_RDWR); /* closing alone does nothing while a child that the host forked has it */
+    shutdown(service->channel, SHUT_RDWR); /* close() has no effect while a forked child of the host has it open */
     close(service->channel);
     if (service->pid == 0)
         return;
@@ -358,14 +358,14 @@ static bool send_packet(int channel, const char *bytes, size_t size)
     return send(channel, bytes, size, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)size;
 }
 
-/* Waits for one message. Returns what is wrong with the service, or NULL; then the packet is text. */
+/* Waits for one message. Returns the fault of the service, or NULL and a packet with a terminating NUL. */
 static const char *receive(int channel, struct packet *packet)
 {
     long long now = milliseconds(), deadline = now + TURN_LIMIT;
     for (; now < deadline; now = milliseconds()) {
         struct pollfd readable = {.fd = channel, .events = POLLIN};
         if (poll(&readable, 1, (int)(deadline - now)) <= 0)
-            continue; /* the deadline, or a signal of the host's */
+            continue; /* the deadline has passed, or the host got a signal */
         ssize_t size = recv(channel, packet->bytes, PACKET_MAX, MSG_TRUNC | MSG_DONTWAIT);
         if (size > PACKET_MAX)
             return "sent too long a message";
@@ -375,7 +375,7 @@ static const char *receive(int channel, struct packet *packet)
             return NULL;
         }
         if (size == 0 || (errno != EAGAIN && errno != EINTR))
-            return "hung up";
+            return "closed the connection";
     }
     return "sent no message in time";
 }
@@ -401,7 +401,7 @@ static char *converse(pam_handle_t *pamh, int style, const char *text)
     return answer;
 }
 
-/* Sends an answer, or that there is none. What is too long for a code goes as a blank. */
+/* Sends an answer, or N if there is none. An answer longer than ANSWER_MAX is sent as an empty one. */
 static const char *reply(int channel, const char *answer)
 {
     char bytes[1 + ANSWER_MAX];
@@ -413,7 +413,7 @@ static const char *reply(int channel, const char *answer)
         memcpy(bytes + 1, answer, length);
     bool sent = send_packet(channel, bytes, 1 + length);
     explicit_bzero(bytes, sizeof bytes);
-    return sent ? NULL : "did not take the answer";
+    return sent ? NULL : "did not receive the answer";
 }
 
 static const char *ask(pam_handle_t *pamh, int channel, int style, const char *text)
@@ -432,7 +432,7 @@ static int result_named(const char *text)
     return UNDECIDED;
 }
 
-/* Does what one message says. Returns what is wrong with it, or NULL. */
+/* Carries out one message. Returns the fault of the service, or NULL. */
 static const char *obey(pam_handle_t *pamh, int channel, const struct packet *packet, int *result)
 {
     static const char STRANGE[] = "sent a message that is not in the protocol";
@@ -469,7 +469,7 @@ static int dialogue(pam_handle_t *pamh, int channel)
     const char *fault = NULL;
     int result = UNDECIDED;
     for (int turn = 0; result == UNDECIDED && fault == NULL; turn++) {
-        fault = turn < TURNS_MAX ? receive(channel, &packet) : "never came to a decision";
+        fault = turn < TURNS_MAX ? receive(channel, &packet) : "sent too many messages without a decision";
         if (fault == NULL)
             fault = obey(pamh, channel, &packet, &result);
     }
@@ -481,7 +481,7 @@ static int dialogue(pam_handle_t *pamh, int channel)
 
 /* ---- one login --------------------------------------------------------------------------------------------- */
 
-/* Adds "key=value", and a NUL that separates it from the next. Absent items are left out. */
+/* Adds "key=value" and a NUL that separates it from the next item. Absent items are left out. */
 static void put(struct packet *hello, const char *key, const char *value)
 {
     size_t end = hello->size < sizeof hello->bytes ? hello->size : sizeof hello->bytes;
@@ -489,7 +489,7 @@ static void put(struct packet *hello, const char *key, const char *value)
         hello->size += snprintf(hello->bytes + end, sizeof hello->bytes - end, "%s=%s", key, value) + 1;
 }
 
-/* The hello message; its size is over PACKET_MAX where it does not fit. */
+/* Composes the hello message. Its size is over PACKET_MAX if it does not fit. */
 static void compose(struct packet *hello, pam_handle_t *pamh, const char *user, int flags, int argc, const char **argv)
 {
     char number[16];
@@ -520,7 +520,7 @@ static int authenticate(pam_handle_t *pamh, const struct settings *settings, int
         return deny(pamh, PAM_CONV_ERR, "denied: the user's name is not known");
     compose(&hello, pamh, user, flags, argc, argv);
     if (hello.size > PACKET_MAX)
-        return deny(pamh, PAM_SERVICE_ERR, "denied: user, items and module arguments are over %d bytes", PACKET_MAX);
+        return deny(pamh, PAM_SERVICE_ERR, "denied: user, items and module arguments exceed %d bytes", PACKET_MAX);
 
     if (settings->socket != NULL)
         service.channel = connect_to(pamh, settings->socket);
@@ -535,12 +535,12 @@ static int authenticate(pam_handle_t *pamh, const struct settings *settings, int
     }
     int result = send_packet(service.channel, hello.bytes, hello.size)
                      ? dialogue(pamh, service.channel)
-                     : deny(pamh, PAM_AUTHINFO_UNAVAIL, "denied: the service did not take the login");
+                     : deny(pamh, PAM_AUTHINFO_UNAVAIL, "denied: the service did not receive the login");
     hang_up(&service);
     return result;
 }
 
-/* ---- what libpam calls ------------------------------------------------------------------------------------- */
+/* ---- entry points for libpam ------------------------------------------------------------------------------- */
 
 #define EXPORTED __attribute__((visibility("default")))
 
@@ -556,5 +556,5 @@ EXPORTED int pam_sm_authenticate(pam_handle_t *pamh, int flags, int argc, const 
 EXPORTED int pam_sm_setcred(pam_handle_t *pamh, int flags, int argc, const char **argv)
 {
     (void)pamh, (void)flags, (void)argc, (void)argv;
-    return PAM_SUCCESS; /* there are no credentials to give, and sshd refuses where this is missing */
+    return PAM_SUCCESS; /* codes give no credentials, but sshd denies a login if this function is missing */
 }

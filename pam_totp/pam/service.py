@@ -1,11 +1,11 @@
-"""The service: `pam-totp serve`, one warm process that takes logins from a Unix socket.
+"""The service: `pam-totp serve`, a permanent process that accepts logins from a Unix socket.
 
 Rules:
 1. Each login has one thread. Threads share only the store.
 2. A client that sends nothing, or too much, occupies one thread until the time limits of `pam_handle` end its login.
 3. `login_quota` limits how many logins an account may have.
-4. A thread waits for the next login after one ends. The thread that accepts a login makes sure that another one waits,
-   because starting a thread takes longer than most logins.
+4. When a login ends, its thread waits for the next login. A thread that accepts a login makes sure that another thread
+   waits, because starting a thread takes longer than most logins.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from pam_totp.pam.pam_handle import PAM_AUTH_ERR, PAM_AUTHINFO_UNAVAIL, PAM_SERV
 from pam_totp.store import StoreError
 from pam_totp.store.file import FileStore
 
-MAX_FILES = 16_384  # descriptors: four for a login under way, with slack
-NO_DESCRIPTOR_PAUSE = 0.05  # seconds: where no descriptor is left, until one may be
-MAX_WAITING = 32  # threads: kept for the next rush
+MAX_FILES = 16_384  # descriptors: four for each login, with slack
+NO_DESCRIPTOR_PAUSE = 0.05  # seconds before the next attempt if no descriptor is free
+MAX_WAITING = 32  # threads that wait for a login; more of them end
 THREAD_STACK = 256 * 1024  # bytes
 _ONE_AT_A_TIME = select.EPOLLIN | select.EPOLLONESHOT  # a login wakes one thread
-STOP_WAIT = 5.0  # seconds that logins under way are given when the service ends
+STOP_WAIT = 5.0  # seconds for the unfinished logins when the service stops
 
 
 class Service:
     """Accepts logins from `listener` until `stop`. Logins without an argument `store=` use `store`.
 
-    If it is one of `workers` processes at the same socket, it has its share of each quota.
+    If it is one of `workers` processes at the same socket, it gets an equal share of each quota.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class Service:
         self._log_quota = LogQuota(log)
         self._trusted = {0, os.geteuid()}  # uids whose lines are always logged
         self._login_quota = LoginQuota(workers)
-        self.stopping, self._stop = socket.socketpair()  # a byte, or a closed other end, means: stop
+        self.stopping, self._stop = socket.socketpair()  # `stopping` becomes readable when the service has to stop
         self._stop.setblocking(False)
         self._changed = threading.Condition()
         self._threads = 0
-        self._waiting = 0  # of them
+        self._waiting = 0  # threads without a login
 
     def run(self) -> None:
-        """Serve until `stop`, then let the logins under way end. Raises ServiceError where no thread can be had."""
+        """Serve until `stop`, then wait for the unfinished logins. Raise ServiceError if no thread can be started."""
         self._listener.setblocking(False)
         self._ready = select.epoll()
         self._ready.register(self._listener, _ONE_AT_A_TIME)
@@ -81,7 +81,7 @@ class Service:
     def stop(self) -> None:
         """Stop accepting logins, in every process of the service."""
         self._listener.close()
-        with suppress(BlockingIOError):  # the pipe is full: the byte has been sent
+        with suppress(BlockingIOError):  # the buffer is full: a byte was sent before
             self._stop.send(b"x")
 
     def stop_on(self, *signals: signal.Signals) -> None:
@@ -101,7 +101,7 @@ class Service:
         self._stop.close()
 
     def _start_waiting(self) -> None:
-        """Let one more thread wait. `_changed` is held."""
+        """Start one more thread, which waits for a login. The caller holds `_changed`."""
         threading.Thread(target=self._work, daemon=True).start()
         self._threads += 1
         self._waiting += 1
@@ -113,7 +113,7 @@ class Service:
                 client = self._accepted()
                 if client is not None:
                     self._leave_others_waiting()
-                    with client, suppress(Exception):  # the log failed: the login is denied, and the thread goes on
+                    with client, suppress(Exception):  # the log failed: the login is denied, the thread continues
                         self._carry(client)
                     if not self._wait_again():
                         break
@@ -126,7 +126,7 @@ class Service:
         with self._changed:
             self._waiting -= 1
             if self._waiting == 0:
-                with suppress(RuntimeError):  # no more threads can start: busy ones will wait again
+                with suppress(RuntimeError):  # no thread can be started: the busy threads will wait again
                     self._start_waiting()
 
     def _wait_again(self) -> bool:
@@ -138,13 +138,13 @@ class Service:
     def _accepted(self) -> socket.socket | None:
         try:
             return self._listener.accept()[0]
-        except (BlockingIOError, ConnectionError):  # gone again
+        except (BlockingIOError, ConnectionError):  # another thread accepted it, or the client left
             return None
-        except OSError:  # no descriptor left: pause, so that this does not spin
+        except OSError:  # no descriptor is free: pause instead of a busy loop
             select.select([self.stopping], [], [], NO_DESCRIPTOR_PAUSE)
             return None
         finally:
-            with suppress(ValueError, OSError):  # closed: we end
+            with suppress(ValueError, OSError):  # closed: the service is stopping
                 self._ready.modify(self._listener, _ONE_AT_A_TIME)
 
     def _carry(self, client: socket.socket) -> None:
@@ -181,12 +181,12 @@ def _raise_descriptor_limit() -> None:
     """Raise the soft limit of descriptors: the default is far below the number of simultaneous logins."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     enough = MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)
-    with suppress(OSError, ValueError):  # a service unit may forbid it, and say LimitNOFILE= instead
+    with suppress(OSError, ValueError):  # a service unit may forbid it, and set LimitNOFILE= instead
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, enough), hard))
 
 
 def serve(path: str | None, store: str, site_file: str, log: audit_log.Sink, workers: int = 1) -> None:
-    """Run the service until SIGTERM or SIGINT. Raise ServiceError if it cannot start, or a worker ends."""
+    """Run the service until SIGTERM or SIGINT. Raise ServiceError if it cannot start, or if a worker exits."""
     _raise_descriptor_limit()
     with listening(path) as listener:
         service = Service(listener, store, site_file, log, workers)
@@ -203,9 +203,9 @@ def serve(path: str | None, store: str, site_file: str, log: audit_log.Sink, wor
 
 
 def run_workers(service: Service, count: int) -> None:
-    """Run `service` in `count` processes, because one interpreter uses one core. If one ends, all of them end.
+    """Run `service` in `count` processes, because one interpreter uses one core. If a worker exits, stop all workers.
 
-    Raise ServiceError if a worker cannot be started, or ends before `stop`.
+    Raise ServiceError if a worker cannot be started, or exits before `stop`.
     """
     children: dict[int, int] = {}  # pidfd -> pid
     try:
@@ -217,7 +217,7 @@ def run_workers(service: Service, count: int) -> None:
         stopping = service.stopping.fileno()
         ready, _, _ = select.select([stopping, *children], [], [])
         if stopping not in ready:
-            raise ServiceError(f"worker {children[ready[0]]} ended by itself")
+            raise ServiceError(f"worker {children[ready[0]]} exited unexpectedly")
     except OSError as e:
         raise ServiceError(f"cannot start a worker: {e.strerror}") from e
     finally:

@@ -141,7 +141,7 @@ def test_only_lines_of_the_flooding_account_are_dropped_from_the_log(
     for _ in range(50):
         log.of(7)(3, "seven")
     log.of(8)(3, "eight")
-    said = 'pam_totp(serve:auth): error problem="too much to log of uid 7 in a minute"'
+    said = 'pam_totp(serve:auth): error problem="log quota of uid 7 reached: more lines of this minute are dropped"'
     assert lines == ["seven"] * 5 + [said, "eight"]
     a_minute_on = time.monotonic() + 61
     monkeypatch.setattr(time, "monotonic", lambda: a_minute_on)
@@ -149,9 +149,8 @@ def test_only_lines_of_the_flooding_account_are_dropped_from_the_log(
     for uid in range(20):
         log.of(uid)(3, "one")
     assert lines[:8] == ["one"] * 8
-    assert lines[8:] == [
-        'pam_totp(serve:auth): error problem="too much to log of accounts that ask for themselves in a minute"'
-    ]
+    problem = "log quota of all accounts that ask about themselves reached: more lines of this minute are dropped"
+    assert lines[8:] == [f'pam_totp(serve:auth): error problem="{problem}"']
 
 
 @as_root
@@ -171,8 +170,8 @@ def test_a_flood_of_bad_logins_never_silences_root_or_listed_clients(site: Site)
         finally:
             os._exit(0)
     os.waitpid(child, 0)
-    until(lambda: site.log.has("too much to log", f"uid {UNPRIVILEGED_UID}"), "the log mentions the lines left out")
-    assert sum("not a hello" in line for line in site.log.lines()) == log_quota.MAX_LINES
+    until(lambda: site.log.has("log quota", f"uid {UNPRIVILEGED_UID}"), "the log mentions the lines left out")
+    assert sum("must be a hello" in line for line in site.log.lines()) == log_quota.MAX_LINES
     as_nobody(site, hello("root"), codes(0))
     assert not site.log.has("not-yours-to-ask"), "that line is left out too"
     site.configure("demo", way="socket")
@@ -306,7 +305,10 @@ def test_a_kill_after_the_prompt_refuses_and_the_next_login_works(site: Site) ->
 def test_a_second_service_does_not_replace_the_socket(site: Site) -> None:
     site.start()
     done = site.command("serve", "--socket", site.socket)
-    assert (done.returncode, done.stderr) == (3, f"pam-totp: {site.socket}: another service is listening there\n")
+    assert (done.returncode, done.stderr) == (
+        3,
+        f"pam-totp: {site.socket}: another service is listening at this path\n",
+    )
     site.enrol()
     site.configure("demo", way="socket")
     assert site.gets_in(codes(0))
@@ -322,7 +324,10 @@ def test_a_service_with_a_full_queue_counts_as_listening(site: Site) -> None:
                 waiting.setblocking(False)
                 waiting.connect(str(site.socket))
         done = site.command("serve", "--socket", site.socket)
-    assert (done.returncode, done.stderr) == (3, f"pam-totp: {site.socket}: another service is listening there\n")
+    assert (done.returncode, done.stderr) == (
+        3,
+        f"pam-totp: {site.socket}: another service is listening at this path\n",
+    )
 
 
 def test_a_file_of_another_type_at_the_socket_path_is_named(site: Site) -> None:
@@ -349,7 +354,7 @@ def test_of_two_services_that_start_together_one_has_the_socket(site: Site, monk
     monkeypatch.setattr(os, "chmod", another_starts)
     with listening_at(str(site.socket)) as listener, connected(site):
         listener.accept()[0].close()
-    assert said == [f"{site.socket}: another service is starting there"]
+    assert said == [f"{site.socket}: another service is starting at this path"]
 
 
 def test_a_service_that_ends_does_not_unlink_a_successors_socket(site: Site) -> None:
@@ -633,7 +638,7 @@ def test_if_a_worker_is_lost_the_service_ends_and_logs_it(site: Site) -> None:
     os.kill(workers[1], signal.SIGKILL)
     assert process.wait(PATIENCE) == 3
     assert all(gone(pid) for pid in workers)
-    assert site.log.lines() == [f"pam-totp: worker {workers[1]} ended by itself"]
+    assert site.log.lines() == [f"pam-totp: worker {workers[1]} exited unexpectedly"]
     assert not site.socket.exists()
 
 

@@ -35,9 +35,9 @@ def test_a_defect_denies_and_logs_its_location_without_data() -> None:
 @pytest.mark.parametrize(
     ("content", "mode", "reason"),
     [
-        (b"[policy]\nlook_ahead = 3 # \xff\n", 0o644, "not UTF-8"),
-        (b"[policy]\nlook_ahead = 3\n", 0o664, "not a regular file that root alone can write"),
-        (b"[policy]\nlook_ahead = 3\n", 0o646, "not a regular file that root alone can write"),
+        (b"[policy]\nlook_ahead = 3 # \xff\n", 0o644, "must be UTF-8"),
+        (b"[policy]\nlook_ahead = 3\n", 0o664, "must be a regular file that only root can write"),
+        (b"[policy]\nlook_ahead = 3\n", 0o646, "must be a regular file that only root can write"),
         (b"#" * (1 << 18) + b"\n[policy]\nlook_ahead = 3\n", 0o644, "larger than 262144 bytes"),
     ],
 )
@@ -66,8 +66,8 @@ def test_a_site_file_that_is_unreadable_or_not_a_file_is_not_ignored(tmp_path: P
     open_before = os.listdir("/proc/self/fd")
     for path, reason in (
         ("file/pam_totp.toml", "not a directory"),
-        ("pipe", "not a regular file"),
-        ("folder", "not a regular file"),
+        ("pipe", "must be a regular file"),
+        ("folder", "must be a regular file"),
     ):
         with pytest.raises(SettingsError, match=reason):
             read_site(str(tmp_path / path))
