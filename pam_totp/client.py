@@ -1,4 +1,4 @@
-"""Public: ask the service on this host whether a user's code is correct. For applications in Python.
+"""Public: verify a user's code through the service on this host. For applications in Python.
 
     from pam_totp import client
 
@@ -11,9 +11,9 @@ The account that runs the application must be listed in /etc/pam_totp.toml, with
     www-data = "web"
 
 Rules:
-- Only an outcome that is true lets a user in. Every failure raises an exception, and an exception denies.
-- A code is sent at most once. After it was sent, nothing is retried.
-- This module needs no privilege, no third-party package and no thread. Any number of threads may call it at once.
+- Only an outcome that is true lets a user in. Every error raises an exception, and an exception denies.
+- A code is sent at most once. After it was sent, the request is not repeated.
+- This module needs only the standard library, and no privilege. Any number of threads may call it at once.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ __all__ = [
 ]
 
 DEFAULT_SOCKET = "/run/pam_totp/socket"
-DEFAULT_TIMEOUT = 15.0  # seconds: the service waits for the store's lock for 5, and a busy machine needs more
-_RETRY_PAUSE = 0.02  # seconds, at least, between two connections to a service that is full
+DEFAULT_TIMEOUT = 15.0  # seconds: the service waits up to 5 for the store's lock, and a busy machine needs more
+_RETRY_PAUSE = 0.02  # seconds, at least, between two attempts to connect to a service at its limit
 _MAX_MESSAGES = 16
 _UNEXPECTED = "unexpected reply from the service (is it of another version of pam_totp?)"
 
@@ -59,7 +59,7 @@ class ClientError(Exception):
 
 
 class OutOfReach(ClientError):
-    """The service does not run, did not answer in time, or cannot use its store."""
+    """The service is not running, did not answer in time, or cannot use its store."""
 
 
 class NotAdmitted(ClientError):
@@ -144,7 +144,7 @@ def verify(
                 if dialogue.answered:
                     reason = "the service closed the connection before the result; the code may be used up"
                     raise OutOfReach(f"{path}: {reason}") from None
-        # A full service closes the connection before its prompt. The code was not sent, so another try is safe.
+        # A service at its limit closes the connection before its prompt. The code was not sent, so retry.
         if time.monotonic() + 2 * _RETRY_PAUSE > deadline:
             raise OutOfReach(f"{path}: the service closes every connection, as if it were full (see its log)") from None
         time.sleep(random.uniform(_RETRY_PAUSE, 2 * _RETRY_PAUSE))

@@ -1,4 +1,4 @@
-"""Public: Django applications that use the second factor of this host (extra `django`).
+"""Public: the second factor of this host for Django applications (extra `django`).
 
     INSTALLED_APPS += ["django_otp", "pam_totp.django"]
     MIDDLEWARE += ["django_otp.middleware.OTPMiddleware"]

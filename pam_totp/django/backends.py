@@ -14,19 +14,19 @@ from pam_totp.pam.module import passwd_name
 from pam_totp.system.passwords import PasswordsUnavailable, SystemPasswords, TooManyChecks
 
 log = logging.getLogger("pam_totp.django")
-_checkers: dict[str, SystemPasswords] = {}  # by PAM service; each one limits how many checks this process runs at once
+_checkers: dict[str, SystemPasswords] = {}  # by PAM service; each limits the checks that this process runs at once
 
 
 class PamBackend(ModelBackend):  # type: ignore[misc]
     """Authenticate by the system password, and create a device, so that Django asks for a code next.
 
-    Use it instead of ModelBackend. With both, Django would also accept its own passwords.
+    Use it instead of ModelBackend. With both, Django would also accept passwords of its database.
     """
 
     def authenticate(
         self, request: object, username: str | None = None, password: str | None = None, **_: object
     ) -> Any:
-        """Return the user, or None. If the password cannot be checked, log why and return None."""
+        """Return the user, or None. If the password cannot be checked, log the reason and return None."""
         if username is None or password is None:
             return None
         name = passwd_name(username)
@@ -48,7 +48,7 @@ class PamBackend(ModelBackend):  # type: ignore[misc]
 
 
 def _find_or_create_user(name: str) -> Any:
-    """Return the Django user; create it if PAM_TOTP_CREATE_USERS is set, and return None otherwise."""
+    """Return the Django user. If there is none, create it if PAM_TOTP_CREATE_USERS is set, else return None."""
     model = get_user_model()
     try:
         return model._default_manager.get_by_natural_key(name)

@@ -32,7 +32,7 @@ def _findings() -> Iterator[CheckMessage]:
         yield Error("PAM_TOTP_TIMEOUT must be a positive number of seconds", id="pam_totp.E002")
     if MIDDLEWARE not in settings.MIDDLEWARE:
         hint = f"add {MIDDLEWARE!r} after AuthenticationMiddleware"
-        yield Error("django-otp's middleware is missing: no user is ever verified", hint=hint, id="pam_totp.E003")
+        yield Error("django-otp's middleware is missing: users never count as verified", hint=hint, id="pam_totp.E003")
     socket = conf.get("PAM_TOTP_SOCKET")
     if not os.path.exists(socket):
         hint = "start 'pam-totp serve', or correct PAM_TOTP_SOCKET; until then every code is refused"
@@ -44,4 +44,4 @@ def _findings() -> Iterator[CheckMessage]:
             yield Warning(f"PAM service not found: {file}", hint=hint, id="pam_totp.W002")
         if MODEL_BACKEND in settings.AUTHENTICATION_BACKENDS:
             hint = "remove ModelBackend: PamBackend replaces it"
-            yield Warning("Django's own passwords are accepted besides the host's", hint=hint, id="pam_totp.W003")
+            yield Warning("passwords of Django's database are accepted too", hint=hint, id="pam_totp.W003")

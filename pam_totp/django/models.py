@@ -25,7 +25,7 @@ class HostDevice(Device):  # type: ignore[misc]
     def verify_token(self, token: object) -> bool:
         """Return True if the service accepts the code, which uses it up.
 
-        Return False if the service refuses it, or cannot be asked. In the second case the log says why.
+        Return False if the service refuses it or cannot be reached. In the second case, log the reason.
         """
         allowed, _ = self.verify_is_allowed()
         if not allowed:

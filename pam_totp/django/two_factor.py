@@ -1,4 +1,4 @@
-"""The plugin for django-two-factor-auth: its login asks for a code of this host."""
+"""The plugin for django-two-factor-auth: its login asks for a code, which this host verifies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class HostMethod(MethodBase):  # type: ignore[misc]
     """A login method without set-up pages: the portal or an administrator enrols the tokens."""
 
     code = "pam_totp"
-    verbose_name = "Phone or token of this host"
+    verbose_name = "Phone app or key fob"
 
     def get_devices(self, user: Any) -> Any:
         return HostDevice.objects.devices_for_user(user)
@@ -38,7 +38,7 @@ class HostMethod(MethodBase):  # type: ignore[misc]
         return AnswerForm
 
     def get_action(self, device: object) -> str:
-        return "Enter a code of your phone or token"
+        return "Enter a code from your phone app or key fob"
 
     def get_verbose_action(self, device: object) -> str:
-        return "Enter a code of your phone or token. Two codes in a row or a recovery code also work."
+        return "Enter a code from your phone app or key fob. Two codes in a row or a recovery code also work."

@@ -1,1 +1,1 @@
-"""Other programs' token files: each format is a module, and `registry` lists them."""
+"""The token files of other programs: one module for each format. `registry` lists the formats."""

@@ -1,4 +1,4 @@
-"""CSV files of hardware tokens, as privacyIDEA and LinOTP read them.
+"""CSV files of hardware tokens, in the format of privacyIDEA and LinOTP.
 
 The columns are serial, key, type, digits, counter or period, algorithm; all but the first two may be missing. The key
 is hexadecimal, the type hotp (default) or totp, the algorithm SHA1 by default. A map from serials to users is CSV too,
@@ -37,7 +37,7 @@ class CsvTokens(Format):
 
 
 def parse_map(data: bytes) -> dict[str, str]:
-    """Return users by serial. A first line `serial,user` is a heading. Raises FormatError."""
+    """Return users by serial. A first line `serial,user` is a heading. Raise FormatError."""
     users: dict[str, str] = {}
     for line, columns in _rows(data):
         if len(columns) != 2 or not all(columns):

@@ -2,9 +2,9 @@
 
 Rules:
 - `parse` reads a whole file or raises FormatError. It never skips a line that it does not understand.
-- A format that is read line by line parses its lines again at each iteration, so that no token is held in memory.
-- `write` never drops a property silently: `lost_fields` and `unwritable` name what the format cannot hold.
-- `sniff` serves messages alone. No file is imported by the result of `sniff`.
+- A format that is read line by line parses its lines again at each iteration, so that no token is kept in memory.
+- `write` never drops a property silently: `lost_fields` and `unwritable` name the properties that a format cannot hold.
+- The result of `sniff` is used in messages only. The user always names the format of an import.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pam_totp.core.record import Token, UserRecord
 from pam_totp.formats.imported_token import ImportedToken
 from pam_totp.formats.parsing import FormatError
 
-# Asks the caller for the key (hexadecimal) or the password of an encrypted file.
+# Returns the key (hexadecimal) or the password of an encrypted file, which the caller provides.
 AskSecret = Callable[[Literal["key", "password"]], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParseOptions:
-    """What a parser needs beside the file. `now` is in Unix seconds."""
+    """The arguments of a parser in addition to the file. `now` is in Unix seconds."""
 
     now: int
     ask_secret: AskSecret | None = None
@@ -33,7 +33,7 @@ class ParseOptions:
 class ParsedFile:
     """The tokens of a file. `tokens` may be iterated more than once, and each iteration may raise FormatError.
 
-    `max_tokens` is an upper bound, for a progress bar. `record` is the exported record, in the format that holds one.
+    `max_tokens` is an upper bound, for a progress bar. `record` is the record, if the format exports whole records.
     """
 
     tokens: Iterable[ImportedToken]
@@ -52,12 +52,12 @@ class TokensByLine(Iterable[ImportedToken]):
 
 
 def parsed_by_line(data: bytes, parse: Callable[[bytes], Iterator[ImportedToken]]) -> ParsedFile:
-    """Return the tokens of a file that has at most one token a line."""
+    """Return the tokens of a file with at most one token a line."""
     return ParsedFile(TokensByLine(data, parse), data.count(b"\n") + 1)
 
 
 def parsed_at_once(tokens: list[ImportedToken]) -> ParsedFile:
-    """Return the tokens of a file that is held as a whole."""
+    """Return the tokens of a file that was parsed as a whole."""
     return ParsedFile(tokens, len(tokens))
 
 
@@ -90,9 +90,9 @@ class Format(Protocol):
     holds_whole_record: bool = False
 
     def load(self) -> None:
-        """Load all modules that the format needs: they may be unreadable after the process has dropped its privileges.
+        """Load all modules that the format needs, because a process without privileges may be unable to read them.
 
-        Raises ImportError where `package` is not installed.
+        Raise ImportError if `package` is not installed.
         """
         return
 
@@ -101,14 +101,14 @@ class Format(Protocol):
         ...
 
     def decode(self, data: bytes) -> bytes:
-        """Return the text of one file; the texts of several files are joined by line ends and parsed as one.
+        """Return the text of one file. The texts of several files are joined by line ends and parsed together.
 
-        Raises FormatError.
+        Raise FormatError.
         """
         return data
 
     def parse(self, data: bytes, options: ParseOptions) -> ParsedFile:
-        """Return the tokens of a file. Raises FormatError, here or when the tokens are iterated."""
+        """Return the tokens of a file. Raise FormatError, here or when the tokens are iterated."""
         ...
 
     def unwritable(self, token: Token) -> str | None:
@@ -118,6 +118,6 @@ class Format(Protocol):
     def write(self, record: UserRecord, tokens: Sequence[Token], password: str | None = None) -> bytes:
         """Return a file of `tokens`, which belong to `record`. No token is `unwritable`.
 
-        With `password` the file is encrypted. Raises FormatError for a user name that the format cannot hold.
+        With `password` the file is encrypted. Raise FormatError for a user name that the format cannot hold.
         """
         raise FormatError(None, f"{self.name}: files of this format cannot be written")

@@ -24,7 +24,7 @@ MAX_STEP_SIZE = 60  # seconds
 MAX_WINDOW = 100
 DEFAULT_WINDOW = 3
 COUNTER_LIMIT = 1 << 63
-# Codes that the default policy tries: no remark about a WINDOW_SIZE of up to these.
+# Codes that the default policy tries. A WINDOW_SIZE up to this number gets no remark.
 DEFAULT_REACH = {"hotp": 11, "totp": 3}
 _MAX_STEPS_AHEAD = MAX_WINDOW  # a step farther ahead of the clock cannot have been used
 _LOOKALIKES = str.maketrans("018", "OLB", " \t-")
@@ -36,7 +36,7 @@ Settings = dict[str, tuple[int, str]]  # line and value, by name
 
 
 class GoogleAuthenticator(Format):
-    """The file of one user's one token."""
+    """A file with one token of one user."""
 
     name = "google-authenticator"
     names_users = False
@@ -155,7 +155,7 @@ def _token(line: int, secret: bytes, settings: Settings, remarks: list[str], now
 
 
 def _dropped(settings: Settings) -> list[str]:
-    """Return remarks on the settings that are left, which a token cannot keep."""
+    """Return remarks on the remaining settings, which a token cannot keep."""
     hosts = [name for name in settings if name in _GRACE_SETTINGS]
     remarks = [f"{len(hosts)} hosts with a grace period dropped"] if hosts else []
     for name in settings:
@@ -166,7 +166,7 @@ def _dropped(settings: Settings) -> list[str]:
 
 
 def _last_step(reuse: tuple[int, str] | None, current: int, remarks: list[str]) -> int | None:
-    """Return the last step that may have been used: the current one where the file has no list of used steps."""
+    """Return the last step that may have been used: the current step if the file has no list of used steps."""
     if reuse is None:
         remarks.append("no DISALLOW_REUSE, so used codes are unknown: all codes up to now count as used")
         return max(current, 0)

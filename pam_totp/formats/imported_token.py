@@ -1,4 +1,4 @@
-"""A token as a file describes it.
+"""A token as described in a file.
 
 Rules:
 - A token that follows the grammar of its format but cannot be used here (a PIN, an unknown algorithm) is parsed, with
@@ -19,7 +19,7 @@ from pam_totp.core.record import DEFAULT_NAMES, HotpToken, Token, TotpToken
 class ImportedToken:
     """One token of a file. The fields are those of `HotpToken` and `TotpToken`.
 
-    `line` counts from 1. `user` is None where the file names no user.
+    `line` counts from 1. `user` is None if the file names no user.
     """
 
     line: int
@@ -42,7 +42,7 @@ class ImportedToken:
     unsupported: str | None = None
 
     def token(self, now: int) -> Token:
-        """Return the token. It is created at `now` (Unix seconds) unless the file has the time. Raises RecordError."""
+        """Return the token. It is created at `now` (Unix seconds) unless the file has the time. Raise RecordError."""
         common = {
             "name": self.name or DEFAULT_NAMES[self.type],
             "secret": self.secret,

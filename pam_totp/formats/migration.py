@@ -47,7 +47,7 @@ class Migration(Format):
         return read_picture(data) if data.startswith(PICTURES) else data
 
     def parse(self, data: bytes, options: ParseOptions) -> ParsedFile:
-        """Return the tokens of all parts. The parts are one URI a line, in any order; each must be there once."""
+        """Return the tokens of all parts: one URI a line, in any order. Each part must occur exactly once."""
         tokens: list[ImportedToken] = []
         lines: dict[int, int] = {}  # by part
         export: tuple[int, int] | None = None  # the number of parts, and of the export
@@ -80,7 +80,7 @@ class Migration(Format):
 def read_picture(data: bytes) -> bytes:
     """Return the text of the QR codes in a PNG or JPEG picture, one a line, by zbarimg (Debian: zbar-tools).
 
-    Raises FormatError.
+    Raise FormatError.
     """
     command = ["zbarimg", "--quiet", "--raw", "-Sdisable", "-Sqrcode.enable", "-"]
     try:
@@ -163,7 +163,7 @@ def _fields(data: bytes, line: int) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _varint(data: bytes, at: int, line: int) -> tuple[int, int]:
-    """Return an unsigned number of at most 64 bits and where it ends. Each byte has seven bits, the lowest first."""
+    """Return an unsigned number of at most 64 bits, and its end. Each byte has seven bits, the lowest bits first."""
     value = 0
     for i in range(_MAX_VARINT):
         if at + i >= len(data):

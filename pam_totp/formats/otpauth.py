@@ -42,9 +42,9 @@ class OtpauthUris(Format):
 
 
 def to_uri(token: Token, user: str, issuer: str = DEFAULT_ISSUER) -> str:
-    """Return the URI of `token`; for HOTP its counter is that of the next code.
+    """Return the URI of `token`. A HOTP token gets the counter of its next code.
 
-    Raises ValueError for a colon in the issuer: "neither issuer nor account name may itself contain a colon".
+    Raise ValueError for a colon in the issuer: "neither issuer nor account name may itself contain a colon".
     """
     if ":" in issuer:
         raise ValueError("the issuer must not contain a colon: apps read it as the end of the issuer")
@@ -63,14 +63,14 @@ def to_uri(token: Token, user: str, issuer: str = DEFAULT_ISSUER) -> str:
 
 
 def from_uri(uri: str, name: str, now: int) -> Token:
-    """Return the token that `uri` describes, unconfirmed and with that name. Raises ValueError without the secret."""
+    """Return the unconfirmed token that `uri` describes. Raise ValueError, with a text that excludes the secret."""
     return replace(_token(uri, 1), name=name, confirmed=False).token(now)
 
 
 def typed_secret(text: str) -> bytes:
-    """Return a key that a person typed: base32, or `hex:` and hexadecimal.
+    """Return a key that a user typed: base32, or `hex:` and hexadecimal digits.
 
-    Case, spaces, hyphens and padding are ignored. Raises ValueError.
+    Case, spaces, hyphens and padding are ignored. Raise ValueError.
     """
     squeezed = "".join(text.split()).replace("-", "")
     if squeezed[:4].lower() == "hex:":

@@ -1,8 +1,8 @@
-"""What the parsers share: bounded input, numbered lines, numbers, and an error that names the line.
+"""Shared code of the parsers: bounded input, numbered lines, numbers, and an error that names the line.
 
 Rules:
 - A parser reads at most MAX_INPUT bytes, in lines of at most MAX_LINE characters.
-- An error gives the line and what is required there. It never shows a value.
+- An error names the line and the requirement there. It never shows a value.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class FormatError(ValueError):
 def numbered_lines(data: bytes) -> Iterator[tuple[int, str]]:
     """Yield the line number, from 1, and the text of each line that is not blank, without its end (LF or CR LF).
 
-    One line is held at a time. Raises FormatError for a file that is too large, is not UTF-8 or contains NUL.
+    Memory holds one line at a time. Raise FormatError for a file that is too large, is not UTF-8 or contains NUL.
     """
     if len(data) > MAX_INPUT:
         raise FormatError(None, f"the file must be at most {MAX_INPUT // 1024 // 1024} MiB")
@@ -45,7 +45,7 @@ def numbered_lines(data: bytes) -> Iterator[tuple[int, str]]:
 
 
 def first_lines(data: bytes, count: int) -> list[str]:
-    """Return up to `count` lines from the beginning of the file that are neither blank nor a comment, for `sniff`.
+    """Return up to `count` lines from the beginning of the file, without blank lines and comments, for `sniff`.
 
     A file that cannot be read has no lines.
     """
@@ -54,9 +54,9 @@ def first_lines(data: bytes, count: int) -> list[str]:
 
 
 def whole_number(text: str, line: int, what: str, *, low: int = 0, high: int = MOVING_FACTOR_LIMIT) -> int:
-    """Return a whole number from `low` to `high`, in ASCII digits; a minus sign is valid where `low` is negative.
+    """Return a whole number from `low` to `high`, in ASCII digits. A minus sign is valid if `low` is negative.
 
-    Raises FormatError.
+    Raise FormatError.
     """
     digits = text[1:] if text[:1] == "-" and low < 0 else text
     if digits.isascii() and digits.isdigit() and len(digits) <= _MAX_DIGITS and low <= int(text) <= high:
@@ -65,7 +65,7 @@ def whole_number(text: str, line: int, what: str, *, low: int = 0, high: int = M
 
 
 def hexadecimal(text: str, line: int, what: str) -> bytes:
-    """Return the bytes that `text` holds in hexadecimal, in either case and without spaces. Raises FormatError."""
+    """Return the bytes of hexadecimal `text`, in upper or lower case and without spaces. Raise FormatError."""
     if not text or len(text) % 2 or text.strip("0123456789abcdefABCDEF"):
         raise FormatError(line, f"{what}: not hexadecimal")
     return bytes.fromhex(text)

@@ -1,10 +1,10 @@
 """PSKC, the XML container of RFC 6030: plain, or encrypted with a pre-shared key or a password.
 
 Rules:
-- python-pskc reads a file only after `xml_guard` has accepted it and this module has checked every value that
-  python-pskc would decode leniently.
+- python-pskc reads a file only after two checks: by `xml_guard`, and by this module for each value that python-pskc
+  would decode leniently.
 - An encrypted value without a MAC is refused: CBC alone detects no change (RFC 6030 6.1.1, 6.2).
-- A policy that a token cannot keep is named in a remark. Where the policy forbids the use of the key now, the token is
+- A policy that a token cannot keep is named in a remark. If the policy forbids the use of the key now, the token is
   imported disabled (RFC 6030 5).
 """
 
@@ -39,7 +39,7 @@ _BINARY = frozenset(("PlainValue", "CipherValue", "ValueMAC", "Specified"))
 _CHECKED_ELEMENTS = _BINARY | _LIMITS.keys() | {"KeyContainer", "Key", "Data", "EncryptedValue"}
 _DECIMAL = re.compile(r"-?[0-9]{1,20}")
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
-_MODULES = (  # python-pskc imports these late
+_MODULES = (  # python-pskc imports these only when it uses them
     "pskc.algorithms",
     "pskc.exceptions",
     "pskc.parser",
@@ -50,7 +50,7 @@ _MODULES = (  # python-pskc imports these late
     "dateutil.parser",
     "dateutil.tz",
 )
-_MAX_STEPS_AHEAD = 100  # clocks differ
+_MAX_STEPS_AHEAD = 100  # steps: the clocks of two hosts may differ
 _UID = re.compile(r"(?:^|,)\s*UID\s*=\s*([^,=]+)", re.IGNORECASE)
 _SNIFF = 4096  # bytes
 
@@ -73,7 +73,7 @@ class Pskc(Format):
         return b"KeyContainer" in data[:_SNIFF]
 
     def parse(self, data: bytes, options: ParseOptions) -> ParsedFile:
-        """Return all keys of the file. Raises FormatError, and ImportError without python-pskc."""
+        """Return all keys of the file. Raise FormatError, or ImportError without python-pskc."""
         was_enabled = gc.isenabled()
         gc.disable()  # python-pskc makes many small objects that all stay: half of the time would go into collections
         try:
@@ -126,7 +126,7 @@ def _parse(data: bytes, options: ParseOptions) -> list[ImportedToken]:
 
 
 def _checked(data: bytes) -> list[int]:
-    """Return the lines of the keys, after numbers, base64 and MACs were checked. Raises FormatError."""
+    """Check numbers, base64 and MACs, and return the line numbers of the keys. Raise FormatError."""
     found = elements(data, _CHECKED_ELEMENTS)
     if not found or found[0].path != ("KeyContainer",) or found[0].attributes.get("Version") not in ("1.0", "1"):
         raise FormatError(found[0].line if found else 1, "must be a KeyContainer of version 1.0")

@@ -1,4 +1,4 @@
-"""QR codes of otpauth URIs (extra `qr`: segno). Every function raises ImportError without it."""
+"""QR codes of otpauth URIs (extra `qr`: segno). Without segno, every function raises ImportError."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _ON_WHITE = "\x1b[38;5;231;48;5;16m"  # light blocks on black, independent of th
 
 
 def load() -> None:
-    """Load segno: it may be unreadable after the process has dropped its privileges."""
+    """Load segno, because a process without privileges may be unable to read it."""
     import segno.writers  # noqa: F401  an optional package
 
 
 def terminal(uri: str, *, colour: bool = True) -> str:
-    """Return the code in half blocks, dark on light; a line of text holds two rows of modules."""
+    """Return the QR code in half blocks, dark on light. A line of text holds two rows of modules."""
     rows = [list(row) for row in _code(uri).matrix_iter(border=BORDER)]
     if len(rows) % 2:
         rows.append([0] * len(rows[0]))
@@ -30,14 +30,14 @@ def terminal(uri: str, *, colour: bool = True) -> str:
 
 
 def picture(uri: str, kind: str) -> bytes:
-    """Return the code as a file; `kind` is png or svg."""
+    """Return the content of a picture file; `kind` is png or svg."""
     out = io.BytesIO()
     _code(uri).save(out, kind=kind, scale=PICTURE_SCALE, border=PICTURE_BORDER, dark="black", light="white")
     return out.getvalue()
 
 
 def inline_svg(uri: str) -> str:
-    """Return the code as an SVG element for a page: black on white, without a size of its own."""
+    """Return the QR code as an SVG element for a page: black on white, without width and height."""
     shape = _code(uri).svg_inline(border=PICTURE_BORDER, dark="black", light="white", omitsize=True)
     return str(shape)
 

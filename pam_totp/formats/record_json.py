@@ -1,4 +1,4 @@
-"""The whole record as JSON, as the secret file holds it. Nothing is lost."""
+"""The whole record as JSON, in the format of the secret file. Every field is kept."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RecordJson(Format):
 
 
 def _imported(number: int, token: Token, user: str) -> ImportedToken:
-    """Return a token of a record; its number in the record stands for the line."""
+    """Return a token of a record, with its number in the record as its line."""
     assert isinstance(token, HotpToken | TotpToken)
     fields = {name: getattr(token, name) for name in token._fields}
     return ImportedToken(line=number, type=token.type, user=user, **fields)

@@ -25,7 +25,7 @@ EXPORT_FORMATS: dict[str, Format] = {name: known for name, known in FORMATS.item
 
 
 def sniff(data: bytes) -> str | None:
-    """Return the name of the format that `data` looks like, or None where no format or several formats fit."""
+    """Return the name of the format that `data` looks like. Return None unless exactly one format fits."""
     names = [name for name, known in FORMATS.items() if known.sniff(data)]
     return names[0] if len(names) == 1 else None
 

@@ -1,8 +1,8 @@
 """users.oath, the file of pam_oath and, with nine columns, of mod_authn_otp.
 
-pam_oath's columns are `type user pin key [counter [last code [timestamp]]]`. With a last code, the counter is that of
-this code; without, it is the next one. mod_authn_otp has the number of failures before the last code and an address at
-the end. Its counter is always the next one; for a time-based token it is the drift.
+pam_oath's columns are `type user pin key [counter [last code [timestamp]]]`. The counter is that of the last code or,
+without a last code, that of the next code. mod_authn_otp has the number of failures before the last code, and an
+address at the end. Its counter is always that of the next code. For a time-based token, this column is the drift.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ PERIODS = (30, 60)  # seconds
 _MOD_AUTHN_OTP_COLUMNS = 9
 _TYPE = re.compile(r"HOTP(?:/(?:E|T(30|60))(?:/([678]))?)?")
 _TIMESTAMP = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)L", re.ASCII)
-_SEARCH = sorted(range(-20, 21), key=abs)  # steps around its timestamp within which a last code is searched
-_LATE_STEPS = 1  # a code may be typed one step late without drift
+_SEARCH = sorted(range(-20, 21), key=abs)  # steps from its timestamp at which a last code is searched
+_LATE_STEPS = 1  # steps: the user of a token without drift may type a code this late
 
 
 class UsersOath(Format):
@@ -120,7 +120,7 @@ def _with_last_step(token: ImportedToken, last_code: str, now: int) -> ImportedT
 
 
 def _local_time(text: str, line: int) -> int:
-    """Return the Unix seconds of a time in this host's time zone, which is what the file holds."""
+    """Return the Unix seconds of a local time: the file holds times in this host's time zone."""
     match = _TIMESTAMP.fullmatch(text)
     try:
         if match is None:

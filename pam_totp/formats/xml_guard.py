@@ -4,7 +4,7 @@ Rules:
 - A document type is refused, so there are no entities and no external references.
 - Size, depth and number of elements are bounded.
 - A file that the expat parser rejects is refused.
-- The elements that the caller needs are returned with their line numbers, which the libraries drop.
+- The requested elements are returned with their line numbers, because XML libraries drop these.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Element:
 
 
 def elements(data: bytes, names: frozenset[str]) -> list[Element]:
-    """Return the elements with one of these local names, in document order. Raises FormatError."""
+    """Return the elements with one of these local names, in document order. Raise FormatError."""
     if len(data) > MAX_INPUT:
         raise FormatError(None, f"the file must be at most {MAX_INPUT // 1024 // 1024} MiB")
     reader = _Reader(names)

@@ -2,8 +2,8 @@
 
 Rules:
 - A GET changes nothing. Every POST must carry the CSRF token of its own session.
-- No page is cached by a browser, framed by another site, or named to another site as a referrer. Scripts and styles
-  come from our own files only.
+- A browser does not cache a page, and does not name it to another site as a referrer. No other site can frame a page.
+  Scripts and styles are loaded from the portal's files only.
 - Every redirect goes to a page of the portal that is named here. A request cannot choose the target.
 - Every failure shows a page with the next step for the user, and without internal details.
 """
@@ -45,7 +45,7 @@ HEADERS = {
 }
 HSTS = "max-age=31536000"  # seconds; one year
 
-# How often one address may try, and how often one address may try one user. `{per_address}` is Config.per_address.
+# The limits of one address, and of one address for one user. `{per_address}` is Config.per_address.
 # In addition, the store counts wrong codes of each user, from any address.
 LIMITS = {
     "signin.sign_in": (("{per_address} per minute", "address"), ("10 per minute; 40 per hour", "address_and_user")),
@@ -66,9 +66,9 @@ def create_app(config: Config) -> Flask:
         PREFERRED_URL_SCHEME="https" if config.tls else "http",
         RATELIMIT_ENABLED=config.rate_limits,
         SECRET_KEY=secrets.token_bytes(32),
-        # The strict check needs a Referer, which our pages do not send. `_refuse_foreign_requests` checks instead.
+        # The strict check needs a Referer, which the portal's pages do not send. See `_refuse_foreign_requests`.
         WTF_CSRF_SSL_STRICT=False,
-        WTF_CSRF_TIME_LIMIT=None,  # the token lives as long as its session
+        WTF_CSRF_TIME_LIMIT=None,  # the token is valid as long as its session
     )
     sessions = Sessions(config.clock)
     app.extensions["pam_totp"] = _build_portal(config, sessions)
@@ -126,7 +126,7 @@ def _add_rate_limits(app: Flask, per_address: int) -> None:
 
 
 def _refuse_foreign_requests() -> tuple[str, int] | None:
-    """Refuse requests that our own pages never send: another host name, plain http, or a form from another site."""
+    """Refuse requests that the portal's pages never send: to another host name, by plain http, or from another site."""
     config = current_portal().config
     if config.hosts and _requested_host() not in config.hosts:  # DNS rebinding; a redirect never repeats the name
         return _message_page("This server does not answer to that host name. Check the address.", status=400)

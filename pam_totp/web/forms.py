@@ -27,7 +27,7 @@ class SignInForm(FlaskForm):  # type: ignore[misc]
         _required("your user name", MAX_TEXT),
         render_kw={"autocomplete": "username", "autocapitalize": "off", "spellcheck": "false"},
     )
-    # Without InputRequired: a blank password must get the same answer, after the same time, as a wrong one.
+    # Without InputRequired: a blank and a wrong password must get the same answer after the same time.
     password = PasswordField(
         "Password", [Length(max=MAX_ANSWER)], render_kw={"autocomplete": "current-password", "required": True}
     )
@@ -37,13 +37,13 @@ class CodeForm(FlaskForm):  # type: ignore[misc]
     proof = StringField(
         "One-time code",
         _required("the code", MAX_ANSWER),
-        description="From your phone or token. Two codes in a row also work.",
+        description="From your phone app or key fob. Two codes in a row also work.",
         render_kw=_CODE,
     )
 
 
 class RecoveryCodeForm(FlaskForm):  # type: ignore[misc]
-    """The same step for a user without phone and token, with a keyboard that has letters."""
+    """The code form for a recovery code, which has letters: it must not select a numeric keyboard."""
 
     proof = StringField(
         "Recovery code",
@@ -54,10 +54,10 @@ class RecoveryCodeForm(FlaskForm):  # type: ignore[misc]
 
 
 class FormWithProof(FlaskForm):  # type: ignore[misc]
-    """A form that asks for a code of a token that the user has already."""
+    """A form that asks for a code from one of the user's present tokens."""
 
     proof = StringField(
-        "A code of a token you have",
+        "A code from a token that you already use",
         _required("a code", MAX_ANSWER),
         description="Enter a new code: the code that you signed in with is used up. A recovery code also works.",
         render_kw=_CODE_WITH_LETTERS,

@@ -1,4 +1,4 @@
-"""The pages for a user's own tokens: list, add, resynchronise, rename and remove them, and make recovery codes."""
+"""The pages for a user's own tokens: list, add, resynchronise, rename and remove them, and create recovery codes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ALREADY_DONE = "That was already done, or it took too long. Nothing was lost. Yo
 
 @pages.before_request
 def _require_store() -> Response | None:
-    """Without a store, hide all pages but the one that says that the code was accepted."""
+    """Without a store, show only the page that confirms the accepted code."""
     if not current_portal().has_store and request.endpoint != "tokens.overview":
         abort(404)
     return None
@@ -41,7 +41,7 @@ def _selected_token(record: UserRecord) -> Token | None:
 
 
 def _without_needless_proof(form: FormWithProof, record: UserRecord) -> FormWithProof:
-    """Remove the proof from the form if the user has no token that could give a code."""
+    """Remove the proof from the form if the user has no token that can show a code."""
     if not record.enrolled:
         form.remove_proof()
     return form
@@ -310,7 +310,7 @@ def recovery() -> Page:
 def recovery_codes() -> Page:
     codes = current_session().recovery_codes
     if not codes:
-        flash("Recovery codes are shown only once. If you did not save them, make new ones.")
+        flash("Recovery codes are shown only once. If you did not save them, create new ones.")
         return redirect_to("tokens.overview")
     return render_template("recovery_codes.html", codes=codes, user=requester().user)
 

@@ -1,4 +1,4 @@
-"""The parts of one portal, and how its pages reach them."""
+"""The configuration and the shared objects of a portal."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Portal:
 
     @property
     def factors(self) -> Factors:
-        """The tokens in the store. For pages that exist only with a store."""
+        """The tokens in the store, for pages that require a store."""
         if self.own_factors is None:
             raise RuntimeError("a page that needs the store was served without one")
         return self.own_factors

@@ -29,7 +29,7 @@ class SecondFactor(Protocol):
 
 
 class StoreFactor:
-    """Codes are checked in the portal's own store. A user with a token needs one."""
+    """Codes are checked in the portal's own store. A user with a token needs a code."""
 
     def __init__(self, factors: Factors) -> None:
         self._factors = factors
@@ -43,7 +43,7 @@ class StoreFactor:
 
 
 class ServiceFactor:
-    """Codes are checked by the service. Every user needs one, because the portal cannot know which users are enrolled.
+    """Codes are checked by the service. Every user needs a code, because the portal cannot list the enrolled users.
 
     Raise client.ClientError if the service cannot be asked.
     """

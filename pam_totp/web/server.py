@@ -23,7 +23,7 @@ IDLE_TIMEOUT = 30  # seconds until a silent connection is closed
 
 
 class ListenError(ValueError):
-    """The address is invalid, or must not be listened on."""
+    """The address is invalid, or the portal must not listen there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def waitress_options(address: Address, proxy: str | None) -> dict[str, Any]:
         "connection_limit": MAX_CONNECTIONS,
         "channel_timeout": IDLE_TIMEOUT,
         "max_request_body_size": MAX_BODY,
-        "asyncore_use_poll": True,  # select(2) ends at descriptor 1024
+        "asyncore_use_poll": True,  # select(2) is limited to descriptors below 1024
         "clear_untrusted_proxy_headers": True,
         "ident": None,
     }
@@ -109,7 +109,7 @@ def serve(app: Any, address: Address, *, proxy: str | None, ready: Callable[[Add
 
 
 def exit_on_signal(*_: object) -> NoReturn:
-    """Handle a signal: exit in order. Later signals, such as timeout(1) sends, must not interrupt the exit."""
+    """Handle a signal: exit cleanly. Later signals, for example from timeout(1), must not interrupt the exit."""
     # Not SIG_IGN: Python prints a complaint about a signal that has already arrived.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     raise SystemExit(0)

@@ -24,7 +24,7 @@ PLAIN_COOKIE = "pam_totp_plain_http"  # on loopback without TLS, where a browser
 
 
 class RequestSession(CallbackDict[str, Any], SessionMixin):
-    """The values that Flask and its extensions store, with the server's session behind them.
+    """The values that Flask and its extensions store, and the server's session that keeps them.
 
     `state` is the session as it was when the request started. `session_id` is None while there is no session.
     `has_expired` is True if the browser sent the id of a session that has ended. `is_new` is True if the browser

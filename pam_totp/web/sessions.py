@@ -3,11 +3,11 @@
 Rules:
 - A browser holds only a random session id. The server stores a digest of the id.
 - Every step (password, code, sign-out) creates a new session and ends the previous one. An id that was stolen or
-  planted before a step is worthless after it.
+  planted before a step is invalid after it.
 - A session expires when it is idle or old. When a user's tokens change, all other sessions of that user end.
-- Anonymous sessions cannot fill the memory, and cannot displace the sessions of identified users.
+- The number of anonymous sessions is limited, and they cannot displace the sessions of identified users.
 
-Sessions live in memory, so a key that is not confirmed yet never reaches a disk. One process must therefore serve the
+Sessions are kept in memory, so an unconfirmed key is never written to a disk. One process must therefore serve the
 whole portal, and after a restart every user signs in again.
 """
 
@@ -29,10 +29,10 @@ MAX_ANONYMOUS, MAX_IDENTIFIED = 10_000, 5_000
 
 
 class Step(enum.Enum):
-    """How far a browser has signed in. The values are the limits (idle, total), in seconds."""
+    """The step of a sign-in that a browser has reached. The values are the limits (idle, total), in seconds."""
 
     ANONYMOUS = (3600.0, 3600.0)
-    PASSWORD = (300.0, 300.0)  # the password was correct; PAM waits for a code as long
+    PASSWORD = (300.0, 300.0)  # the password was correct; the limit is that of a PAM prompt
     SIGNED_IN = (900.0, 3600.0)
 
 
@@ -130,7 +130,7 @@ class Sessions:
         return self._unexpired(session.pending)
 
     def take_pending(self, session_id: str) -> Token | None:
-        """Remove the token that waits for its first code, and return it. No other request can get it too."""
+        """Remove the token that waits for its first code, and return it. Only one request can get it."""
         before = self.change(session_id, lambda session: replace(session, pending=None))
         return None if before is None else self._unexpired(before.pending)
 

@@ -168,7 +168,7 @@ def test_two_factor_auth_accepts_codes_of_the_host(client: Any, site: Site) -> N
     page = client.get(path).content.decode()
     step = {"login_view-current_step": "auth", "auth-username": ME, "auth-password": PASSWORD}
     page = client.post(path, step).content.decode()
-    assert "Enter a code of your phone or token" in page or "One-time code" in page
+    assert "Enter a code from your phone app or key fob" in page or "One-time code" in page
     answer = {"login_view-current_step": "token", "token-otp_token": "000000"}
     assert "Invalid token" in client.post(path, answer).content.decode()
     answer["token-otp_token"] = codes(200, 2)

@@ -40,7 +40,7 @@ def take_pictures(person: Person, folder: Path, look: str) -> None:
     take("code")
     person.press("Use a recovery code")
     take("recovery-code")
-    person.press("Use a code of your phone or token")
+    person.press("Use a code from your phone app or key fob")
     person.page.get_by_label("One-time code").fill("000 000")
     person.press("Sign in")
     take("refused")
@@ -52,14 +52,14 @@ def take_pictures(person: Person, folder: Path, look: str) -> None:
     take("scan")
     app = Phone(person.page.locator(".key code").inner_text().replace(" ", ""))
     person.page.get_by_label("The code that the app shows").fill(app.code())
-    person.page.get_by_label("A code of a token you have").fill(codes(1))
+    person.page.get_by_label("A code from a token that you already use").fill(codes(1))
     person.press("Add phone")
     take("tokens")
     for page in ("add-token", "resync?token=fob", "rename?token=fob", "remove?token=phone", "recovery"):
         person.page.goto(f"/{page}")
         take(page.partition("?")[0])
-    person.page.get_by_label("A code of a token you have").fill(codes(2))
-    person.press("Make new codes")
+    person.page.get_by_label("A code from a token that you already use").fill(codes(2))
+    person.press("Create new codes")
     take("recovery-codes")
 
 

@@ -17,7 +17,7 @@ WRONG = "User name and password do not match."
 def test_a_user_without_token_signs_in_by_password_alone(portal: Portal) -> None:
     page = portal.browser().sign_in("alice")
     assert page.heading == "Your tokens"
-    assert "You have no phone or token yet." in page.text
+    assert "You have no token yet." in page.text
 
 
 def test_a_user_with_a_token_needs_a_code_too(portal: Portal) -> None:
