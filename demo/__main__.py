@@ -155,7 +155,7 @@ def phone(scene: Scene, screen: Screen) -> None:
     screen.result(
         "a phone is enrolled by its QR code and its first code", f"enroll ended with status {status}", right=status == 0
     )
-    log_in(scene, screen, "a code of the phone logs in", totp(key, now), ACCEPTED)
+    log_in(scene, screen, "a code from the phone logs in", totp(key, now), ACCEPTED)
 
 
 def time_logins(scene: Scene, screen: Screen, token: PluggedToken) -> None:

@@ -1,9 +1,9 @@
 """The command line `pam-totp`.
 
 Rules:
-- Each command is a module named after it. A new command is a module with `add_to` and `run`, and a line in COMMANDS.
-- Exceptions become messages and exit statuses in `main` alone.
-- A message says what failed, why, and what to do, in one line and without a secret.
+- Each command is a module of the same name. A new command is a module with `add_to` and `run`, and a line in COMMANDS.
+- Only `main` turns exceptions into messages and exit statuses.
+- A message is one line without a secret: the error, the reason and the remedy.
 """
 
 from __future__ import annotations
@@ -80,25 +80,29 @@ REMEDIES = {
 }
 EXAMPLES = """\
 examples:
-  pam-totp enroll alice                      a new phone: shows a QR code, asks for the first code
+  pam-totp enroll alice          new phone: show a QR code, ask for a code
   pam-totp enroll alice --type hotp --name fob --secret-stdin < key.txt
-  pam-totp list                              all users and their tokens
-  pam-totp verify alice 755224               check a code; a right code is used up
-  pam-totp resync alice --port /dev/ttyUSB0  bring a token back into step: press it twice
-  pam-totp enable sudo                       require a code at sudo; rolled back unless confirmed
-  pam-totp doctor                            what may lock users out, or let them in without a code
+  pam-totp list                  show all users and their tokens
+  pam-totp verify alice 755224   check a code, which is used up if it is right
+  pam-totp resync alice --port /dev/ttyUSB0
+                                 resynchronise a key fob: press it twice
+  pam-totp enable sudo           require a code at sudo, on trial at first
+  pam-totp doctor                find what may lock users out, or let them in
+                                 without a code
 
-exit status: 0 done or accepted, 1 refused or a check failed, 2 wrong usage, 3 out of reach (permission, store, device)
+exit status:
+  0 done or accepted             1 refused, or a check failed
+  2 wrong usage                  3 out of reach (permission, store, device)
 """
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser with one-line errors."""
 
     commands: Collection[str] = ()  # the names of all commands, of the top parser
 
     def check_command(self, word: str) -> None:
-        """End with an error for an unknown command: argparse would list all commands, which does not fit a line."""
+        """Exit with an error if the command is unknown. argparse would list all commands in a very long line."""
         if word.startswith("-") or word in self.commands:
             return
         similar = difflib.get_close_matches(word, self.commands, 1)
@@ -112,7 +116,7 @@ def parser() -> _Parser:
     """Return the parser of the whole command line."""
     top = _Parser(
         prog="pam-totp",
-        description="One-time codes as a second factor: tokens, codes and the service behind the PAM module.",
+        description="Manage one-time codes as a second factor: tokens, codes and services.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -127,8 +131,8 @@ def parser() -> _Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     args = _parse(arguments)
-    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:  # some daemons start their children like that
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a process that ignores it cannot wait for a child
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:  # inherited from some daemons
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a process that ignores SIGCHLD cannot wait for a child
     try:
         status = int(args.run(args))
         sys.stdout.flush()  # here, so that a write error is reported
@@ -142,18 +146,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _report(f"{e}{_remedy(e.__cause__)}", OUT_OF_REACH if is_unreadable else REFUSED)
     except OSError as e:
         _discard_output()
-        if isinstance(e, BrokenPipeError):  # of `pam-totp list | head`: the command may be incomplete
+        if isinstance(e, BrokenPipeError):  # as in `pam-totp list | head`: the command may be incomplete
             return 128 + signal.SIGPIPE
         what = f"{e.filename}: " if e.filename else ""
         return _report(f"{what}{(e.strerror or str(e)).lower()}{_remedy(e)}", OUT_OF_REACH)
     except KeyboardInterrupt:
-        return _report("interrupted; the change may be done or not (see 'pam-totp list')", 128 + signal.SIGINT)
+        return _report("interrupted: the change may be incomplete (see 'pam-totp list')", 128 + signal.SIGINT)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line.
 
-    argparse of Python 3.11 ends a list of words at the first option. So words after an option are added here, as in
+    In Python 3.11, argparse ends a list of words at the first option. Words after an option are added here, as in
     `resync alice --token fob 755224 287082`.
     """
     top = parser()
@@ -171,7 +175,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _discard_output() -> None:
-    """Drop what standard output did not accept, so that the interpreter does not fail on it again at its end."""
+    """Drop the rest of the output. Otherwise the interpreter would try to write it again at its exit, and fail."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,9 +1,9 @@
-"""What every command module uses: exit statuses, the error with a message for the user, and shared options.
+"""Shared code of the command modules: exit statuses, the error with a message for the user, and common options.
 
 Rules:
 - A command module has `add_to`, which adds its parser, and `run`, which returns the exit status.
 - A command that prints data accepts --json; a command that uses the secret files accepts --store.
-- A CommandError is one line: what failed, why, and what to do.
+- A CommandError is one line: the error, the reason and the remedy.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def site_file(args: argparse.Namespace) -> str:
-    """Return the path of the site file. A file that --config names must exist; the default one may be missing."""
+    """Return the path of the site file. A file named by --config must exist; the default file may be missing."""
     if args.config is None:
         return SITE_FILE
     os.stat(args.config)

@@ -13,14 +13,14 @@ def add_to(commands: Commands) -> None:
         commands,
         "disable",
         run,
-        "restore what enable has changed",
+        "restore the files that enable has changed",
         "pam-totp disable sudo",
         "pam-totp disable --all --dry-run",
         store=False,
     )
-    parser.add_argument("service", nargs="?", help="as for enable")
+    parser.add_argument("service", nargs="?", help="name of the PAM service, as given to enable")
     parser.add_argument("--all", action="store_true", help="every service, or none if a file was edited since enable")
-    parser.add_argument("--dry-run", action="store_true", help="show what would be restored, and change nothing")
+    parser.add_argument("--dry-run", action="store_true", help="show the result, and change nothing")
 
 
 def run(args: argparse.Namespace) -> int:

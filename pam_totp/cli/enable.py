@@ -2,8 +2,8 @@
 
 Rules:
 - A service is changed only after the doctor's checks of the new stack and a rehearsed login have passed.
-- A change that is not confirmed from a second login is rolled back: by this process at once, or by a systemd unit if
-  this process is gone.
+- A change that is not confirmed from a second login is rolled back by a watchdog process. If the watchdog was killed,
+  a systemd unit or the next command rolls it back.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 KEEP_WITHIN = 120  # seconds: enough for a second terminal, a password, a code and a command
 MAX_KEEP_WITHIN = 3600  # seconds
 CONFIRM = {"sudo": "sudo pam-totp enable {} --keep", "su": "su -c 'pam-totp enable {} --keep'"}
-POLL = 0.1  # seconds between two looks at the state of the trial
+POLL = 0.1  # seconds between two checks of the state of the trial
 DRY_RUN = "dry run: nothing was changed"
 
 
@@ -50,10 +50,12 @@ def add_to(commands: Commands) -> None:
         "pam-totp enable sudo --keep",
         store=False,
     )
-    parser.add_argument("service", help="sshd, sudo (with sudo-i), su (with su-l), or another one in /etc/pam.d")
+    parser.add_argument("service", help="sshd, sudo (with sudo-i), su (with su-l), or another service in /etc/pam.d")
     parser.add_argument("--for-user", metavar="USER", help="user of the rehearsed login (you; root for su)")
     parser.add_argument(
-        "--first-factor", choices=("password", "key"), help="of sshd, before the code (default: as sshd is configured)"
+        "--first-factor",
+        choices=("password", "key"),
+        help="factor that sshd asks for before the code (default: as sshd is configured)",
     )
     parser.add_argument(
         "--with",
@@ -61,7 +63,7 @@ def add_to(commands: Commands) -> None:
         metavar="ARGUMENT",
         action="append",
         default=[],
-        help="a module argument, such as nullok",
+        help="module argument, such as nullok; may be repeated",
     )
     parser.add_argument(
         "--keep-within",
@@ -71,7 +73,7 @@ def add_to(commands: Commands) -> None:
         help="roll back unless confirmed within this time (%(default)s)",
     )
     either = parser.add_mutually_exclusive_group()
-    either.add_argument("--dry-run", action="store_true", help="check and show the change, and change nothing")
+    either.add_argument("--dry-run", action="store_true", help="check and show the change, but do not apply it")
     either.add_argument("--keep", action="store_true", help="confirm the change, from a second login")
 
 
@@ -116,7 +118,7 @@ def _unchanged(service: str, why: object) -> CommandError:
 
 
 def _require_not_enabled(service: str) -> None:
-    """Raise CommandError if the service is enabled or on trial. Leftovers of an earlier trial are rolled back first."""
+    """Raise CommandError if the service is enabled or on trial. Roll back every trial without a watchdog first."""
     from pam_totp.system.enable import trial
 
     for name in trial.roll_back_left_over():
@@ -135,14 +137,14 @@ def _user(args: argparse.Namespace) -> str:
     try:
         user = pwd.getpwnam(user).pw_name
     except KeyError:
-        raise CommandError(f"unknown user {user}: there is no such account") from None
+        raise CommandError(f"unknown user {user}: no account has that name") from None
     if user == "root" and args.service in ("sudo", "sudo-i"):
-        raise CommandError("sudo asks root no questions: name another user with --for-user", WRONG_USAGE)
+        raise CommandError("sudo never asks root for a code: name another user with --for-user", WRONG_USAGE)
     return user
 
 
 def _first_factor(service: str, user: str) -> FirstFactor:
-    """Return what sshd asks for now: a password where it accepts one."""
+    """Return the present first factor: for sshd a password if it accepts passwords, else a key."""
     from pam_totp.system import sshd
 
     if service != "sshd":
@@ -151,7 +153,7 @@ def _first_factor(service: str, user: str) -> FirstFactor:
 
 
 def _check(machine: Machine, service: str, changes: Sequence[Change], user: str, first: FirstFactor) -> None:
-    """Run the doctor's checks on the machine as it will be."""
+    """Run the doctor's checks on the machine as it would be after the changes."""
     from pam_totp.system.doctor import checks
     from pam_totp.system.doctor.context import Context
     from pam_totp.system.enable import plan
@@ -199,19 +201,19 @@ def _wait_for_confirmation(service: str, keep_within: int) -> int:
         print(f"within {keep_within} seconds, or the change is rolled back. Keep this terminal open.", flush=True)
         while trial.load(service, trial.TRIAL) is not None:
             time.sleep(POLL)
-    except BaseException:  # Ctrl-C, or a configuration that sshd refuses: roll back at once
+    except BaseException:  # Ctrl-C, or an invalid sshd configuration: roll back at once
         for line in trial.roll_back(service):
             print(line)
         raise
     if trial.load(service, trial.KEPT) is None:
         print(f"not confirmed: {service} was rolled back")
         return REFUSED
-    print(f"confirmed: {service} asks for a code from now on (undo: pam-totp disable {service})")
+    print(f"confirmed: {service} asks for a code from now on (to roll back: pam-totp disable {service})")
     return DONE
 
 
 def _validate_sshd() -> None:
-    """Validate the new sshd configuration, then reload sshd. Raises CommandError if a login could bypass PAM."""
+    """Validate the new sshd configuration, then reload sshd. Raise CommandError if a login could bypass PAM."""
     from pam_totp.system import sshd
     from pam_totp.system.doctor import checks_login
     from pam_totp.system.doctor.context import Context

@@ -18,8 +18,8 @@ def add_to(commands: Commands) -> None:
 
 def add_token_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name a user and one of their tokens."""
-    parser.add_argument("user")
-    parser.add_argument("token", nargs="?", help="its name; optional if the user has one token only")
+    parser.add_argument("user", help="owner of the token")
+    parser.add_argument("token", nargs="?", help="name of the token; optional if the user has only one token")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -39,30 +39,39 @@ def add_to(commands: Commands) -> None:
         "pam-totp enroll alice --type hotp --name fob --secret-stdin < key.txt",
         data=True,
     )
-    parser.add_argument("user", nargs="?", help="without root: yourself by default, in ~/.pam_totp.json")
     parser.add_argument(
-        "--type", choices=("totp", "hotp"), default="totp", help="time-based, or a counter with a button (%(default)s)"
+        "user", nargs="?", help="owner of the token (without root: yourself, with the file ~/.pam_totp.json)"
+    )
+    parser.add_argument(
+        "--type",
+        choices=("totp", "hotp"),
+        default="totp",
+        help="totp has a clock, hotp has a counter and a button (%(default)s)",
     )
     parser.add_argument("--name", help="name of the token (phone for totp, token for hotp)")
-    parser.add_argument("--digits", type=int, choices=(6, 7, 8), default=6, help="of a code (%(default)s)")
+    parser.add_argument("--digits", type=int, choices=(6, 7, 8), default=6, help="digits of a code (%(default)s)")
     parser.add_argument(
         "--algorithm",
         choices=ALGORITHMS,
         default="SHA1",
         type=str.upper,
-        help="of the token; many apps support SHA1 only (%(default)s)",
+        help="hash of the token; many apps support SHA1 only (%(default)s)",
     )
-    parser.add_argument("--period", type=int, default=DEFAULT_PERIOD, metavar="S", help="seconds, totp (%(default)s)")
-    parser.add_argument("--counter", type=int, metavar="C", help="counter of the next code, if it is known (hotp)")
+    parser.add_argument(
+        "--period", type=int, default=DEFAULT_PERIOD, metavar="S", help="totp: seconds a code is shown (%(default)s)"
+    )
+    parser.add_argument("--counter", type=int, metavar="C", help="hotp: counter of the next code, if it is known")
     parser.add_argument("--serial", help="serial number on the back of the token")
     add_qr_options(parser)
     key = parser.add_mutually_exclusive_group()
-    key.add_argument("--secret-stdin", action="store_true", help="read its key from standard input: base32, or hex:...")
-    key.add_argument("--uri-stdin", action="store_true", help="read its otpauth:// URI from standard input")
+    key.add_argument("--secret-stdin", action="store_true", help="read the key from standard input: base32, or hex:...")
+    key.add_argument("--uri-stdin", action="store_true", help="read an otpauth:// URI from standard input")
     first = parser.add_mutually_exclusive_group()
     first.add_argument("--yes", action="store_true", help="do not ask for a first code")
     first.add_argument(
-        "--later", action="store_true", help="inactive until its holder enters two codes in the portal (with --serial)"
+        "--later",
+        action="store_true",
+        help="store the token as unconfirmed: its owner confirms it in the portal (requires --serial)",
     )
 
 
@@ -71,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     if args.counter is not None and args.type != "hotp" and not args.uri_stdin:
         raise CommandError("--counter requires --type hotp", WRONG_USAGE)
     if args.later and not args.serial:
-        raise CommandError("--later requires --serial: its holder enters the serial number in the portal", WRONG_USAGE)
+        raise CommandError("--later requires --serial: the owner enters the serial number in the portal", WRONG_USAGE)
     with qr_output(args, default="terminal" if is_new_key else "none") as show:
         token = _new_token(args)
         codes_needed = 2 if args.type == "hotp" and args.secret_stdin and args.counter is None else 1
@@ -93,13 +102,13 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(token_facts(user, token) | ({"uri": uri} if is_new_key else {}))
     else:
-        inactive = "" if token.confirmed else "; it is inactive until its holder enters two codes in the portal"
+        inactive = "" if token.confirmed else "; it is unconfirmed until its owner enters two codes in the portal"
         print(f"{user} now has the {token.type} token {token.name}{inactive}")
     return DONE
 
 
 def _new_token(args: argparse.Namespace) -> Token:
-    """Return the token that the options and standard input describe, unconfirmed."""
+    """Return the unconfirmed token that the options and standard input describe."""
     try:
         if args.uri_stdin:
             uri = ask("otpauth URI: ", hidden=True, missing="no URI on standard input; nothing was changed").strip()
@@ -125,14 +134,14 @@ def _new_token(args: argparse.Namespace) -> Token:
 
 
 def _confirmed(token: Token, codes_needed: int) -> Token:
-    """Return the token after its first codes, which are used up. Raises CommandError after MAX_TRIES."""
-    required = "a code of" if codes_needed == 1 else "two codes in a row of"
+    """Return the token, confirmed by its first codes, which are used up. Raise CommandError after MAX_TRIES."""
+    required = "a code from" if codes_needed == 1 else "two codes in a row from"
     for _ in range(MAX_TRIES):
         answer = Answer.parse(ask(f"{required} {token.name}: ").encode("utf-8", "surrogateescape"))
         confirmed = verify_first_code(token, answer, now(), codes_needed=codes_needed)
         if confirmed is not None:
             return confirmed
-        print(f"not accepted: this is not {required} this token", file=sys.stderr)
+        print(f"not accepted: enter {required} this token", file=sys.stderr)
     hint = ""
     if isinstance(token, TotpToken):
         hint = f" (check the phone's clock: it is now {time.strftime('%H:%M:%S', time.gmtime(now()))} UTC)"

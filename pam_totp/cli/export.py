@@ -32,12 +32,12 @@ def add_to(commands: Commands) -> None:
     parser = add_command(
         commands, "export", run, "write a user's tokens to a file for another program", example, data=True
     )
-    parser.add_argument("user", nargs="?", help="without root: yourself by default")
+    parser.add_argument("user", nargs="?", help="owner of the tokens (without root: yourself)")
     parser.add_argument(
         "--format", choices=EXPORT_FORMATS, required=True, metavar="FORMAT", help=", ".join(EXPORT_FORMATS)
     )
     parser.add_argument("--token", metavar="NAME", help="only this token of the user")
-    parser.add_argument("--output", metavar="FILE", help="a file that does not exist yet (USER.SUFFIX)")
+    parser.add_argument("--output", metavar="FILE", help="path of the new file (USER.SUFFIX)")
     parser.add_argument(
         "--password-file", metavar="FILE", help=f"{encrypted(EXPORT_FORMATS)}: encrypt with the password in this file"
     )
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     password = read_secret(args.password_file) if args.password_file else None
     user = user_of(args)
     if args.output == "-":
-        raise CommandError("keys are written to a file of mode 0600 only: name one with --output", WRONG_USAGE)
+        raise CommandError("keys are written only to a file of mode 0600: name it with --output", WRONG_USAGE)
     path = args.output or f"{file_name(user)}.{chosen.suffix}"
     with new_file(path) as file:
         record = read(open_store(args, keep_root=True), user)
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def load(chosen: Format) -> None:
-    """Load the packages of a format, before the process drops its privileges."""
+    """Load the packages of a format before the process drops its privileges."""
     try:
         chosen.load()
     except ImportError:
@@ -101,6 +101,6 @@ def _written(chosen: Format, record: UserRecord, tokens: list[Token], password: 
 
 
 def _lost(chosen: Format, token: Token) -> list[str]:
-    """Return the fields of this token that the file does not hold. A name is lost without a word."""
+    """Return the fields of this token that the file does not hold. A lost name is not reported."""
     lost = chosen.lost_fields - {"name"}
     return sorted(field for field in lost if getattr(token, field, None) not in (None, 0))

@@ -2,8 +2,8 @@
 
 Rules:
 - A named file is opened before the process drops its privileges, and read up to its limit at most.
-- A file in a home directory is read by a child process that has become the directory's owner for good. It follows no
-  symbolic link, and reads regular files of that owner only.
+- A file in a home directory is read by a child process with the user ids of the directory's owner. The child follows no
+  symbolic link, and reads only regular files of that owner.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PIPE_READ = 65536  # bytes
 
 
 def read_named(path: str, limit: int = MAX_INPUT) -> bytes:
-    """Return the content of a file; `-` is standard input. Raises CommandError and OSError."""
+    """Return the content of a file; `-` is standard input. Raise CommandError or OSError."""
     if path == "-":
         data = sys.stdin.buffer.read(limit + 1)
     else:
@@ -41,7 +41,7 @@ def read_named(path: str, limit: int = MAX_INPUT) -> bytes:
 
 
 def read_secret(path: str) -> str:
-    """Return the first line of a file, which is a key or a password. Raises CommandError and OSError."""
+    """Return the first line of a file, which is a key or a password. Raise CommandError or OSError."""
     try:
         return read_named(path, 4096).decode("utf-8").partition("\n")[0].removesuffix("\r")
     except UnicodeDecodeError:
@@ -77,7 +77,7 @@ def read_homes(homes: str, name: str, limit: int) -> Iterator[UserFile]:
 
 
 def _account(home: str, folder: str, uid: int, accounts: dict[str, pwd.struct_passwd]) -> str | None:
-    """Return the account with this home directory, or else with the name of the directory; it must have this uid."""
+    """Return the account with this home directory, or else with the directory's name. It must have this uid."""
     entry = accounts.get(home)
     if entry is None:
         try:
@@ -88,7 +88,7 @@ def _account(home: str, folder: str, uid: int, accounts: dict[str, pwd.struct_pa
 
 
 def _read_as_owner(home: int, name: str, limit: int) -> tuple[bytes, bytes]:
-    """Return what a child process that has become the owner of `home` sends: an answer, and the content or problem."""
+    """Read the file in a child process. Return its answer, and the content or the problem."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -111,7 +111,7 @@ def _read_as_owner(home: int, name: str, limit: int) -> tuple[bytes, bytes]:
 
 
 def _send_file(home: int, name: str, limit: int, writing: int) -> None:
-    """Run the child process."""
+    """Become the owner of `home`, send the file through the pipe, and exit. This runs in the child process."""
     try:
         with open(writing, "wb") as out:
             try:
@@ -129,9 +129,9 @@ def _read_own_file(home: int, name: str, limit: int) -> bytes:
     descriptor = os.open(name, _FILE, dir_fd=home)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(0, "not a regular file")
+        raise OSError(0, "must be a regular file")
     if status.st_uid != os.fstat(home).st_uid:
-        raise OSError(0, "not owned by the owner of the home directory")
+        raise OSError(0, "must belong to the owner of the home directory")
     with open(descriptor, "rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:

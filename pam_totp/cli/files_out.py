@@ -1,12 +1,12 @@
 """Create the files that a command writes: QR codes and exports, which hold keys.
 
 Rules:
-- A file has mode 0600, independent of the umask. It never replaces a file, and never follows a link.
-- A file gets its name (linkat) when its content is complete and durable. Before that it has no name (O_TMPFILE), so a
-  killed process or a full disk leaves nothing.
+- A new file has mode 0600 under any umask. It replaces no existing file, and follows no link.
+- A file gets its name (linkat) when its content is complete and durable. Until then it has no name (O_TMPFILE), so a
+  killed process or a full disk leaves no file.
 - If the command fails after that, by an error, Ctrl-C, SIGTERM or SIGHUP, the file is removed.
-- The folder is opened before the process drops its privileges. The name is created and removed in that folder, and
-  with those privileges, even if the path leads to another folder by then.
+- The folder is opened before the process drops its privileges. The name is created and removed in that folder with
+  those privileges, even if the path leads to another folder by then.
 
 A file system without O_TMPFILE (NFS, FAT) gets a named file at once. There, SIGKILL can leave an incomplete file.
 """
@@ -31,10 +31,10 @@ class NewFile:
 
     def __init__(self, path: str, folder: int, name: str) -> None:
         self._path, self._folder, self._name = path, folder, name
-        self._file: int | None = None  # open to the end, so that its inode number stays its own
+        self._file: int | None = None  # kept open, so that no other file gets its inode number
 
     def write(self, data: bytes) -> None:
-        """Create the file with all of its content. Raises CommandError if it exists, and OSError."""
+        """Create the file with its whole content. Raise CommandError if it exists, or OSError."""
         with acting_as_root():
             try:
                 self._create(data)
@@ -78,7 +78,7 @@ class NewFile:
 def new_file(path: str) -> Iterator[NewFile]:
     """Yield a file to be written at `path`. It is removed if the block raises an exception.
 
-    Raises CommandError if the path exists, and OSError if its folder cannot be opened.
+    Raise CommandError if the path exists, or OSError if its folder cannot be opened.
     """
     path = os.path.abspath(path)
     parent, name = os.path.split(path)

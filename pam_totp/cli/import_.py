@@ -32,8 +32,8 @@ from pam_totp.operations.import_tokens import (
 )
 from pam_totp.pam.module import passwd_name
 
-LONG_FILE = 1024 * 1024  # bytes of a slow format, which take a second or more
-MANY_TOKENS = 5000  # which take a second or more to import
+LONG_FILE = 1024 * 1024  # bytes: from this size on, parsing a slow format takes a second or more
+MANY_TOKENS = 5000  # tokens: from this number on, an import takes a second or more
 
 NamedFile = tuple[str, bytes]  # path and content
 
@@ -50,7 +50,10 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("format", choices=FORMATS, metavar="FORMAT", help=", ".join(FORMATS))
     parser.add_argument(
-        "file", nargs="*", metavar="FILE", help="- is standard input; several files for the parts of a migration"
+        "file",
+        nargs="*",
+        metavar="FILE",
+        help="file to read, - for standard input; a migration may have several files",
     )
     parser.add_argument("--user", metavar="U", help="owner of the tokens; for users-oath, only the lines of this user")
     parser.add_argument("--serial", metavar="S", help="only the token with this serial number")
@@ -61,7 +64,7 @@ def add_to(commands: Commands) -> None:
     secret = parser.add_mutually_exclusive_group()
     secret.add_argument("--key-file", metavar="FILE", help=f"{encrypted(FORMATS)}: file with the key, in hexadecimal")
     secret.add_argument("--password-file", metavar="FILE", help=f"{encrypted(FORMATS)}: file with the password")
-    parser.add_argument("--dry-run", action="store_true", help="show what would be imported, and change nothing")
+    parser.add_argument("--dry-run", action="store_true", help="show the result, and change nothing")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -98,7 +101,7 @@ def _check_usage(args: argparse.Namespace, chosen: Format) -> None:
 
 
 def _import(args: argparse.Namespace, chosen: Format, users_by_serial: dict[str, str] | None) -> Report:
-    """Import the files that the arguments name. All named files are read before the process drops its privileges."""
+    """Import the files named by the arguments. They are read before the process drops its privileges."""
     files = [(path, read_named(path)) for path in args.file]
     bar = Bar("reading", long=chosen.is_slow and sum(len(data) for _, data in files) >= LONG_FILE)
     options = ParseOptions(now=now(), ask_secret=_secret_source(args, chosen, bar))
@@ -117,7 +120,7 @@ def _import(args: argparse.Namespace, chosen: Format, users_by_serial: dict[str,
         report = import_tokens(
             store, selected, now=options.now, new_record=new_record, dry_run=args.dry_run, progress=bar.show
         )
-    except FormatError as e:  # of a format that is parsed by line
+    except FormatError as e:  # from a format that is parsed line by line
         raise _format_error(chosen, *files[0], e) from None
     except Interrupted as e:
         unfinished = "interrupted during the roll-back; the next command completes it"
@@ -133,7 +136,7 @@ def _import(args: argparse.Namespace, chosen: Format, users_by_serial: dict[str,
 
 
 def _secret_source(args: argparse.Namespace, chosen: Format, bar: Bar) -> AskSecret | None:
-    """Return the function that gets the key or the password of the file, from an option's file or by a prompt."""
+    """Return a function that reads the key or the password of the file, from an option's file or by a prompt."""
     if not chosen.has_secret:
         return None
     paths = {"key": args.key_file, "password": args.password_file}
@@ -156,12 +159,12 @@ def _read_map(path: str) -> dict[str, str]:
 
 
 def _parse(chosen: Format, files: Sequence[NamedFile], options: ParseOptions, bar: Bar) -> ParsedFile:
-    """Return the tokens of the files, which are parts of one."""
+    """Return the tokens of the files, which are the parts of one export."""
     path, data = files[0]
     bar.show(0, 1)
     try:
         parts = []
-        for path, data in files:  # noqa: B007  the path of the last one is for the message
+        for path, data in files:  # noqa: B007  a message needs the path of the last file
             parts.append(chosen.decode(data))
         parsed = chosen.parse(b"\n".join(parts), options)
     except FormatError as e:
@@ -188,7 +191,7 @@ def _selection(args: argparse.Namespace, chosen: Format, users_by_serial: dict[s
 
 
 def _new_record(args: argparse.Namespace, parsed: ParsedFile) -> UserRecord | None:
-    """Return what an exported record holds beside its tokens, recovery codes above all, for the user who gets it."""
+    """Return the exported record without tokens, for its new owner: it has recovery codes and failures."""
     if parsed.record is None:
         return None
     return parsed.record.without_tokens(passwd_name(args.user or parsed.record.user))

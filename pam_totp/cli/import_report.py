@@ -16,7 +16,7 @@ MAX_SHOWN = 100  # imported tokens without remarks, in the table
 
 
 def print_report(args: argparse.Namespace, report: Report, mapped: Iterable[str]) -> int:
-    """Print the result of every token, and the serial numbers of the map that no token has; return the exit status."""
+    """Print the result of every token, and the unused serial numbers of the map. Return the exit status."""
     unused = set(mapped)
     unused.difference_update(result.serial for result in (report if unused else ()) if result.serial is not None)
     if args.json:
@@ -52,10 +52,10 @@ def _print_table(report: Report, unused: Iterable[str], imported: str) -> None:
             for remark in result.remarks:
                 table.remark(f"{result.place}: {remark}")
     if without_remarks > MAX_SHOWN:
-        print(f"{without_remarks - MAX_SHOWN} more {imported} (--json lists all)")
+        print(f"{without_remarks - MAX_SHOWN} more {imported} (use --json to list all)")
     for serial in unused:
         print(f"serial number {serial} of the map is not in the file")
-    sys.stdout.flush()  # before the summary, where standard output and error are one file
+    sys.stdout.flush()  # keep the order if standard output and standard error are the same file
     summary = f"{count(report.imported, 'token')} of {count(len(users), 'user')} {imported}, {report.skipped} skipped"
     print(summary, file=sys.stderr)
 

@@ -19,7 +19,7 @@ HEADS = ("USER", "TOKEN", "TYPE", "CODES", "STATE", "LAST USED")
 def add_to(commands: Commands) -> None:
     examples = ("pam-totp list", "pam-totp list alice --json")
     parser = add_command(commands, "list", run, "show users and their tokens", *examples, data=True)
-    parser.add_argument("user", nargs="?", help="only this user")
+    parser.add_argument("user", nargs="?", help="show only this user's tokens")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,9 +41,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _records(store: Store, statuses: set[int]) -> Iterator[UserRecord]:
-    """Yield the records by name, and hold no more than the names.
+    """Yield the records in the order of their names. Memory holds only the names.
 
-    A record that cannot be read is reported, and adds to `statuses`.
+    A record that cannot be read is reported, and its exit status is added to `statuses`.
     """
     for user in sorted(store.users()):
         try:

@@ -1,4 +1,4 @@
-"""policy: show the settings in force for a service, and where each of them comes from."""
+"""policy: show the settings in force for a service, and the source of each value."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def add_to(commands: Commands) -> None:
         commands,
         "policy",
         run,
-        "show the settings in force for a service, and where each comes from",
+        "show the settings in force for a service, and the source of each value",
         "pam-totp policy sshd",
         "pam-totp policy sshd -- look_ahead=20 nullok",
         data=True,
@@ -60,7 +60,9 @@ def _module_arguments(service: str) -> tuple[str, ...]:
     except StackError as e:
         raise CommandError(str(e)) from None
     if len(ours) != 1:
-        what = "several lines ask for a code; these are the settings of the first" if ours else "asks for no code"
+        what = (
+            "several lines ask for a code; these are the settings of the first" if ours else "does not use the module"
+        )
         print(f"pam-totp: {service}: {what}", file=sys.stderr)
     return ours[0].arguments if ours else ()
 

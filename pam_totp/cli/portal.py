@@ -42,15 +42,19 @@ def add_to(commands: Commands) -> None:
         "pam-totp portal",
         "pam-totp portal --behind-tls-proxy --host login.example.org",
     )
-    parser.add_argument("--listen", metavar="ADDRESS:PORT", default=DEFAULT_LISTEN, help="(%(default)s)")
+    parser.add_argument(
+        "--listen", metavar="ADDRESS:PORT", default=DEFAULT_LISTEN, help="where to listen (%(default)s)"
+    )
     parser.add_argument(
         "--behind-tls-proxy",
         metavar="ADDRESS",
         nargs="?",
         const="127.0.0.1",
-        help="a web server at ADDRESS (127.0.0.1) terminates TLS; without it, loopback only, for trying it out",
+        help="a web server at ADDRESS (127.0.0.1) terminates TLS; without this option, only loopback is allowed",
     )
-    parser.add_argument("--host", metavar="NAME", action="append", help="answer requests for this host name only")
+    parser.add_argument(
+        "--host", metavar="NAME", action="append", help="answer requests for this host name only; may be repeated"
+    )
     parser.add_argument(
         "--issuer", default=socket.gethostname(), help="the name that apps show for this site (%(default)s)"
     )
@@ -67,7 +71,7 @@ def add_to(commands: Commands) -> None:
         type=int,
         default=DEFAULT_PER_ADDRESS,
         metavar="N",
-        help="sign-ins a minute from one address (%(default)s); raise it where many users share an address",
+        help="sign-ins a minute from one address (%(default)s); raise it if many users share an address",
     )
     add_config(parser)
     add_log(parser)
@@ -75,7 +79,7 @@ def add_to(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     try:
-        import waitress  # noqa: F401  needed last; a missing package is reported first
+        import waitress  # noqa: F401  used last, but a missing package must be reported first
 
         from pam_totp.system.passwords import PasswordsUnavailable, SystemPasswords
         from pam_totp.web import server  # an optional package
@@ -119,7 +123,7 @@ def _open_store(args: argparse.Namespace) -> FileStore:
     folder = os.path.abspath(args.store)
     become_owner_of(folder, also=_shadow())
     store = FileStore(folder)
-    next(store.users(), None)  # a store that cannot be opened is reported now, and not to the first user who signs in
+    next(store.users(), None)  # report a store that cannot be opened now, before a user signs in
     return store
 
 

@@ -1,8 +1,8 @@
 """Print tables and JSON, also for a hundred thousand users.
 
 Rules:
-- Nothing that was printed is kept.
-- The output is one table or one JSON document, however long it is.
+- Memory does not grow with the length of the output.
+- The output is one table or one JSON document of any length.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-BLOCK = 1000  # rows whose cells decide on the widths of the columns
+BLOCK = 1000  # rows that are printed together, with the same widths of columns
 
 
 class Table:
@@ -73,7 +73,7 @@ def print_json(data: object) -> None:
 
 
 def print_json_stream(data: Iterator[object] | Mapping[str, object]) -> None:
-    """Print a JSON document. Each iterator becomes a list with one item a line, and is never held as a whole."""
+    """Print a JSON document. Each iterator becomes a list with one item a line; memory holds one item at a time."""
     sys.stdout.writelines(_list(data) if isinstance(data, Iterator) else _object(data))
     print()
 

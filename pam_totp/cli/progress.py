@@ -12,7 +12,7 @@ DELAY = 1.0  # seconds before the bar appears
 class Bar:
     """Draws `title [####    ] done/total` on standard error if that is a terminal.
 
-    It appears after DELAY, or at once where the caller knows that the work is `long`.
+    It appears after DELAY, or at once if the caller sets `long`.
     """
 
     def __init__(self, title: str, *, long: bool = False) -> None:
@@ -21,7 +21,7 @@ class Bar:
         self._is_drawn = False
 
     def show(self, done: int, total: int) -> None:
-        """Draw the bar again. With `done` equal to `total` this ends its line."""
+        """Draw the bar again. If `done` equals `total`, end its line."""
         if not sys.stderr.isatty() or not (self._is_drawn or time.monotonic() >= self._start):
             return
         self._is_drawn = done < total

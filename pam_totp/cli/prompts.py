@@ -2,7 +2,7 @@
 
 Rules:
 - A command asks before it changes anything.
-- Prompts go to standard error, so that standard output has the results alone.
+- Prompts go to standard error, so that standard output has only the results.
 - A prompt without echo restores the terminal, also when a signal ends the process.
 """
 
@@ -23,7 +23,7 @@ NO_ANSWER = "no answer; nothing was changed"
 
 @contextmanager
 def ending_signals_raise() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into SystemExit, so that the process cleans up before it ends."""
+    """Turn SIGTERM and SIGHUP into SystemExit, so that the process cleans up before it exits."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
 
     def end(number: int, _: object) -> None:
@@ -42,8 +42,7 @@ def ending_signals_raise() -> Iterator[None]:
 def ask(prompt: str, *, hidden: bool = False, missing: str = NO_ANSWER) -> str:
     """Return one line from the terminal, or the next line of standard input if that is not a terminal.
 
-    Raises CommandError on Ctrl-C and at the end of input; `missing` is the message for a standard input that is not a
-    terminal.
+    Raise CommandError on Ctrl-C and at the end of input. `missing` is the message if standard input is not a terminal.
     """
     try:
         if hidden and sys.stdin.isatty():
@@ -70,7 +69,7 @@ def end_prompt_line() -> None:
 
 
 def confirm(question: str, args: argparse.Namespace) -> None:
-    """Return after a yes or with --yes; otherwise raise CommandError."""
+    """Ask for a confirmation unless --yes was given. Raise CommandError if the answer is not yes."""
     if args.yes:
         return
     answer = ask(f"{question} [y/N] ", missing=f"{NO_ANSWER} (without a terminal, give --yes)")
@@ -81,7 +80,7 @@ def confirm(question: str, args: argparse.Namespace) -> None:
 def answer_pam(style: int, text: str) -> bytes | None:
     """Answer one message of a PAM conversation from the terminal, or by the next line of standard input.
 
-    `style` is libpam's message style. Returns None where the message needs no answer, or there is none.
+    `style` is libpam's message style. Return None if the message needs no answer, or the user gave none.
     """
     from pam_totp.system.libpam import PROMPT_ECHO_OFF, PROMPTS  # two commands need it
 
@@ -100,7 +99,7 @@ def answer_pam(style: int, text: str) -> bytes | None:
 
 
 def _read_line() -> bytes | None:
-    """Return one line of standard input, without reading ahead: the rest is for the next login. None at the end."""
+    """Return one line of standard input, or None at its end. Do not read ahead: the rest is for the next login."""
     line = b""
     while (byte := os.read(0, 1)) not in (b"", b"\n"):
         line += byte

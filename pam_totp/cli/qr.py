@@ -17,7 +17,7 @@ def add_to(commands: Commands) -> None:
     parser = add_command(commands, "qr", run, "show the QR code of an enrolled token", *examples, data=True)
     add_token_arguments(parser)
     add_qr_options(parser)
-    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--yes", action="store_true", help="do not ask for a confirmation")
 
 
 def run(args: argparse.Namespace) -> int:

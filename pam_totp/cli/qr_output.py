@@ -1,4 +1,4 @@
-"""How enroll and qr show a token: as a QR code on the terminal, as a PNG or SVG file, or not at all."""
+"""Show a token for enroll and qr: as a QR code on the terminal, as a PNG or SVG file, or not at all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ShowToken = Callable[[Token, str], None]  # shows a token, given its URI
 
 def add_qr_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--issuer", default=DEFAULT_ISSUER, help="the name that apps show for this site (%(default)s)")
-    parser.add_argument("--qr", metavar="HOW", help="terminal, png=FILE, svg=FILE or none")
+    parser.add_argument("--qr", metavar="HOW", help="where to write the QR code: terminal, png=FILE, svg=FILE or none")
 
 
 def writes_picture(args: argparse.Namespace) -> bool:
@@ -37,14 +37,14 @@ def token_uri(token: Token, user: str, issuer: str) -> str:
 
 
 def warn_about(token: Token, *, scanned: bool) -> None:
-    """Warn about what some apps do not support."""
+    """Warn about a weak key, and about properties that some apps ignore."""
     for warning in warnings(token, scanned=scanned):
         print(f"pam-totp: warning: {warning}", file=sys.stderr)
 
 
 @contextmanager
 def qr_output(args: argparse.Namespace, default: str) -> Iterator[ShowToken]:
-    """Yield the function that shows a token as --qr says. A picture is removed if the block raises an exception."""
+    """Yield a function that shows a token according to --qr. If the block raises an exception, delete the picture."""
     how, _, path = (args.qr or default).partition("=")
     if (how in PICTURES) != bool(path) or how not in ("terminal", "none", *PICTURES):
         raise CommandError("--qr must be terminal, png=FILE, svg=FILE or none", WRONG_USAGE)
@@ -64,7 +64,7 @@ def qr_output(args: argparse.Namespace, default: str) -> Iterator[ShowToken]:
 
 
 def _print_token(token: Token, uri: str) -> None:
-    """Print the key, then the code: on 80 × 24 the code and the prompt below it fill the screen."""
+    """Print the key, then the QR code: on a terminal of 80 × 24, the QR code and the next prompt fill the screen."""
     kind = f"every {token.period} seconds" if isinstance(token, TotpToken) else "by counter"
     print(f"key: {grouped_key(token)}\n     {token.type}, {kind}, {token.digits} digits, {token.algorithm}")
     try:

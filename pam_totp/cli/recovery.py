@@ -1,4 +1,4 @@
-"""recovery: make recovery codes, for the day when the token is lost."""
+"""recovery: create recovery codes, which replace a code if the token is lost."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ DEFAULT_COUNT = 10
 
 
 def add_to(commands: Commands) -> None:
-    summary = "make new recovery codes for a user; they replace the old ones"
+    summary = "create recovery codes for a user, in place of the old ones"
     parser = add_command(commands, "recovery", run, summary, "pam-totp recovery alice", data=True)
-    parser.add_argument("user")
+    parser.add_argument("user", help="owner of the recovery codes")
     parser.add_argument("--count", type=int, default=DEFAULT_COUNT, metavar="N", help="number of codes (%(default)s)")
-    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--yes", action="store_true", help="do not ask for a confirmation")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,6 +41,6 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"user": user, "recovery": codes})
         return DONE
-    print(f"recovery codes of {user}: each replaces a code at one login; they are shown only now", file=sys.stderr)
+    print(f"recovery codes of {user}: each works once, in place of a code; they are shown only now", file=sys.stderr)
     print("\n".join(codes))
     return DONE

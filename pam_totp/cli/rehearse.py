@@ -29,10 +29,10 @@ def add_to(commands: Commands) -> None:
         data=True,
         store=False,
     )
-    parser.add_argument("service")
-    parser.add_argument("user")
+    parser.add_argument("service", help="name of the PAM service: sshd, sudo, ...")
+    parser.add_argument("user", help="user who logs in")
     parser.add_argument(
-        "--stack", metavar="PATH", help="a service file, or a directory of them, to use instead of this machine's"
+        "--stack", metavar="PATH", help="a service file, or a directory of service files, to use instead of /etc/pam.d"
     )
 
 
@@ -60,14 +60,14 @@ def run(args: argparse.Namespace) -> int:
         machine = _machine_with(args.stack, args.service) if args.stack else Machine()
         if machine.service(args.service) is None:
             raise CommandError(f"/etc/pam.d/{args.service}: not found")
-        warn_without_account(args.user)  # libpam asks for a password all the same
+        warn_without_account(args.user)  # libpam asks an unknown user for a password too
         with rehearsal.private_copy(machine, args.service) if args.stack else nullcontext(None) as folder:
             rehearsal.in_child(args.service, log_in)
     except (rehearsal.RehearsalError, StackError) as e:
         raise CommandError(str(e)) from None
     except KeyboardInterrupt:
         end_prompt_line()
-        raise CommandError("interrupted before the end of the login", 128 + signal.SIGINT) from None
+        raise CommandError("interrupted: the login was not completed", 128 + signal.SIGINT) from None
     return DONE
 
 

@@ -19,7 +19,7 @@ def add_to(commands: Commands) -> None:
     parser = add_command(commands, "remove", run, "remove a token", *examples)
     add_token_arguments(parser)
     parser.add_argument("--all", action="store_true", help="remove all tokens and recovery codes")
-    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--yes", action="store_true", help="do not ask for a confirmation")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,9 +11,9 @@ from pam_totp.core.record import UserRecord
 
 def add_to(commands: Commands) -> None:
     parser = add_command(commands, "rename", run, "give a token another name", "pam-totp rename alice phone old-phone")
-    parser.add_argument("user")
-    parser.add_argument("token", help="the present name")
-    parser.add_argument("name", help="the new name")
+    parser.add_argument("user", help="owner of the token")
+    parser.add_argument("token", help="present name of the token")
+    parser.add_argument("name", help="new name of the token")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""resync: bring a token back into step by codes in a row."""
+"""resync: resynchronise a token by codes in a row."""
 
 from __future__ import annotations
 
@@ -45,10 +45,12 @@ def add_to(commands: Commands) -> None:
         "pam-totp resync alice --token fob --port /dev/ttyUSB0",
         data=True,
     )
-    parser.add_argument("user")
+    parser.add_argument("user", help="owner of the token")
     parser.add_argument("code", nargs="*", default=[], help="two or three codes in a row (default: prompt for them)")
     parser.add_argument("--token", metavar="NAME", help="only this token of the user")
-    parser.add_argument("--port", metavar="DEVICE", help="read the codes from a serial device while it is pressed")
+    parser.add_argument(
+        "--port", metavar="DEVICE", help="read the codes from a serial device while you press its button"
+    )
     parser.add_argument(
         "--search", type=int, default=DEFAULT_SEARCH, metavar="N", help="counters or steps to search (%(default)s)"
     )
@@ -69,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     text = " ".join(typed) or ask("two codes in a row: ", hidden=True)
     codes = Answer.parse(text.encode("utf-8", "surrogateescape")).codes(CODE_LENGTHS)
     if codes is None or len(codes) < 2:
-        raise CommandError("resync needs two or three codes of one token in a row", WRONG_USAGE)
+        raise CommandError("resync needs two or three codes in a row from one token", WRONG_USAGE)
 
     tokens = [token for token in record.tokens if args.token in (None, token.name)]
     try:
@@ -85,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     except NotThere:
         raise not_enrolled(user) from None
     except TokenChanged:
-        what = "the token was used or changed in the meantime; nothing was changed"
+        what = "the token was used or changed meanwhile; it was not resynchronised"
         raise CommandError(f"{what} (try again with new codes)") from None
     except NotConsecutive:
         what = f"these are not codes in a row within {args.search} counters or steps of a token"

@@ -15,18 +15,18 @@ _MAX_LINE = 256  # bytes
 
 
 def open_port(device: str) -> serial.Serial:
-    """Open a device or a URL that pyserial supports. Raises OSError (serial.SerialException is one)."""
+    """Open a device or a URL that pyserial supports. Raise OSError, of which serial.SerialException is a subclass."""
     return serial.serial_for_url(device, timeout=1)
 
 
 def code_in(line: str) -> str | None:
-    """Return the code of a `+OTP` event, or the only number of a line if it has 6 to 8 digits."""
+    """Return the code in a `+OTP` event, or the only number in the line if it has 6 to 8 digits."""
     match = _EVENT.fullmatch(line) or _LINE_WITH_CODE.fullmatch(line)
     return match[1] if match else None
 
 
 def read_codes(port: serial.Serial, count: int) -> Iterator[str]:
-    """Yield the next `count` codes; a repeated code counts once. Raises TimeoutError."""
+    """Yield the next `count` codes. A repeated code counts once. Raise TimeoutError."""
     deadline = time.monotonic() + PRESS_TIMEOUT
     pending, last = b"", None
     while count:

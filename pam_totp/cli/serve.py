@@ -26,7 +26,9 @@ MAX_WORKERS = 64
 
 def add_to(commands: Commands) -> None:
     example = "pam-totp serve --socket /run/pam_totp/socket --log stderr"
-    parser = add_command(commands, "serve", run, "answer the PAM module over a socket, until a signal ends it", example)
+    parser = add_command(
+        commands, "serve", run, "run the service behind the PAM module, until a signal ends it", example
+    )
     parser.add_argument("--socket", metavar="PATH", help="socket to create; optional under a systemd socket unit")
     add_config(parser)
     parser.add_argument(
@@ -34,7 +36,7 @@ def add_to(commands: Commands) -> None:
         metavar="N",
         type=int,
         default=1,
-        help="number of processes; each answers about a thousand logins a second (%(default)s)",
+        help="number of processes; each serves about a thousand logins a second (%(default)s)",
     )
     add_log(parser)
 
@@ -49,9 +51,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _require_owner(store: str) -> None:
-    """Raise CommandError if another account owns the store: every login would fail.
+    """Raise CommandError if another account owns the store, because every login would fail.
 
-    A store that cannot be looked at may be created later.
+    A missing store is allowed: it may be created later.
     """
     try:
         owner = os.stat(store).st_uid

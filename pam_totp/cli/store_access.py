@@ -1,8 +1,8 @@
-"""How commands open the store, find a user's record and name its tokens.
+"""Functions by which commands open the store, find a user's record and select a token.
 
 Rules:
-- A command that root starts takes the rights of the store's owner before it reads a record.
-- A caller who cannot open the default store gets the file in their own home directory.
+- A command that root starts drops its privileges to the store's owner before it reads a record.
+- For a caller who cannot open the default store, the store is a file in the caller's home directory.
 - A record is found by the user name in the passwd entry, as at a login.
 """
 
@@ -38,10 +38,10 @@ def now() -> int:
 
 
 def open_store(args: argparse.Namespace, *, create: bool = False, keep_root: bool = False) -> Store:
-    """Return the store; from here on this process has the rights of the store's owner, and no longer those of root.
+    """Drop root's privileges to those of the store's owner, and return the store.
 
     With `keep_root` the process can return to root, to create a file where the owner may not (see `files_out`).
-    A caller who could not open the default store gets their own file (module argument `secret=~/.pam_totp.json`).
+    For a caller who cannot open the default store, return the store of ~/.pam_totp.json (module argument `secret=`).
     """
     if uses_own_file(args):
         return home_store(OWN_FILE, caller_name())
@@ -84,9 +84,9 @@ def _roll_back(store: FileStore) -> None:
 
 
 def uses_own_file(args: argparse.Namespace) -> bool:
-    """Return True if the command is about the caller's own file.
+    """Return True if the command uses the caller's own file.
 
-    That is so without --store, for callers who do not own the default store.
+    This applies to callers who do not own the default store, unless --store names another store.
     """
     if args.store != DEFAULT_STORE or os.geteuid() == 0:
         return False
@@ -103,7 +103,7 @@ def caller_name() -> str:
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
-        raise CommandError("the calling user has no account on this host", OUT_OF_REACH) from None
+        raise CommandError("your uid has no account on this host", OUT_OF_REACH) from None
 
 
 def has_account(user: str) -> bool:
@@ -121,14 +121,14 @@ def warn_without_account(user: str) -> None:
 
 
 def user_of(args: argparse.Namespace) -> str:
-    """Return the user name in the passwd entry, which the record has too. It is optional for the caller's own file."""
+    """Return the user name in the passwd entry. The default, for the caller's own file, is the caller."""
     own_file = uses_own_file(args)
     if args.user is None and not own_file:
         raise CommandError("missing USER argument", WRONG_USAGE)
     user = passwd_name(caller_name() if args.user is None else args.user)
     if own_file and user != caller_name():
         what = f"permission denied: only root can manage the tokens of {user}"
-        raise CommandError(f"{what} (your own are in {OWN_FILE})", OUT_OF_REACH)
+        raise CommandError(f"{what} (your own tokens are in {OWN_FILE})", OUT_OF_REACH)
     return user
 
 
@@ -156,7 +156,7 @@ def update(store: Store, user: str, change: Callable[[UserRecord], tuple[UserRec
 
 
 def require_free_name(record: UserRecord, name: str, remedy: str) -> None:
-    """Raise CommandError if a token has that name; `remedy` says how to choose another."""
+    """Raise CommandError, with `remedy`, if a token has that name."""
     if record.token(name) is not None:
         what = f"{record.user} already has a token named '{name}'; nothing was changed"
         raise CommandError(f"{what} ({remedy}, or see 'pam-totp remove --help')")
@@ -182,6 +182,6 @@ def _only_token(record: UserRecord) -> Token:
 
 
 def token_facts(user: str, token: Token) -> dict[str, Any]:
-    """Return what may be shown of a token: all fields but the key."""
+    """Return the fields of a token that may be shown: all except the key."""
     shown = {name: getattr(token, name) for name in token._fields if name != "secret"}
     return {"user": user, "type": token.type} | shown

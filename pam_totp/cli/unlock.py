@@ -12,7 +12,7 @@ from pam_totp.operations import audit_log
 def add_to(commands: Commands) -> None:
     summary = "clear a user's count of wrong answers, which lifts a lock"
     parser = add_command(commands, "unlock", run, summary, "pam-totp unlock alice")
-    parser.add_argument("user")
+    parser.add_argument("user", help="name of the user")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""verify: check an answer as a login would."""
+"""verify: check an answer as a login does."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def add_to(commands: Commands) -> None:
         commands,
         "verify",
         run,
-        "check an answer as a login would: it is counted, and a right code is used up",
+        "check an answer as a login does: it is counted, and a right code is used up",
         "pam-totp verify alice 755224",
         "pam-totp verify alice < code.txt",
         data=True,
     )
-    parser.add_argument("user")
+    parser.add_argument("user", help="owner of the code")
     parser.add_argument(
-        "code", nargs="*", default=[], help="a code, codes in a row or a recovery code (default: prompt for it)"
+        "code", nargs="*", default=[], help="one code, codes in a row, or a recovery code (default: prompt for it)"
     )
     add_config(parser)
 

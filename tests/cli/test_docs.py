@@ -93,8 +93,8 @@ def test_the_documented_commands_print_the_documented_output(site: Site, tmp_pat
             expected = line.replace("alice", ME).replace(f"{ME}.ga", "alice.ga")
             if line == "…":
                 continue
-            if line.startswith("a code of"):
-                child.expect("a code of phone: ")
+            if line.startswith("a code from"):
+                child.expect("a code from phone: ")
                 child.sendline(totp(key, int(time.time())))
                 continue
             child.expect(pattern(expected))

@@ -98,7 +98,7 @@ sys.exit(cli.main(["unlock", {ME!r}, "--store", {str(site.store)!r}]))
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=TREE, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, site.record().failures) == (INTERRUPTED, 0)
-    assert done.stderr == "pam-totp: interrupted; the change may be done or not (see 'pam-totp list')\n"
+    assert done.stderr == "pam-totp: interrupted: the change may be incomplete (see 'pam-totp list')\n"
 
 
 def test_an_interrupt_at_a_prompt_changes_nothing(site: Site) -> None:
@@ -134,7 +134,7 @@ def test_an_end_of_input_at_a_prompt_is_no_answer(site: Site, words: tuple[str, 
     ("key", "said", "status"),
     [
         (b"\x04", "demo would refuse {}: conv_err", 1),
-        (b"\x03", "interrupted before the end of the login", INTERRUPTED),
+        (b"\x03", "interrupted: the login was not completed", INTERRUPTED),
     ],
 )
 def test_no_answer_in_a_rehearsal_is_reported_on_a_separate_line(

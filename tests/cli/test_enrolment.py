@@ -66,7 +66,7 @@ def on_terminal(site: Site, *words: str) -> pexpect.spawn[str]:
 def test_a_phone_app_is_enrolled_from_the_qr_code_on_the_terminal(site: Site, tmp_path: Path) -> None:
     site.configure()
     child = on_terminal(site, "enroll", ME)
-    child.expect("a code of phone: ")
+    child.expect("a code from phone: ")
     shown = re.sub(r"\x1b\[[0-9;]*m", "", child.before)
     lines = shown.splitlines()
     assert all(len(line) <= 80 for line in lines)
@@ -83,7 +83,7 @@ def test_a_phone_app_is_enrolled_from_the_qr_code_on_the_terminal(site: Site, tm
     assert typed[1].replace(" ", "") == base32(token.secret), "the key for typing, in groups of four"
     assert not site.path().exists(), "the token is not stored before a right code"
     child.sendline("000000")
-    child.expect("not accepted: this is not a code of this token")
+    child.expect("not accepted: enter a code from this token")
     app = pyotp.parse_uri(uri)
     assert isinstance(app, pyotp.TOTP)
     code = app.at(int(time.time()))
@@ -106,7 +106,7 @@ def test_hotp_without_a_known_counter_asks_for_two_codes_in_a_row(site: Site) ->
     words = ("enroll", ME, "--type", "hotp", "--secret-stdin")
     one = site.command(*words, stdin=f"{base32(KEY)}\n{codes(40)}\n{codes(41)}\n{codes(42)}\n")
     assert one.returncode == 1
-    assert "not accepted: this is not two codes in a row of this token" in one.stderr
+    assert "not accepted: enter two codes in a row from this token" in one.stderr
     assert not site.path().exists()
     two = site.command(*words, stdin=f"{base32(KEY)}\n{codes(40, 2)}\n")
     assert two.returncode == 0, two.stderr

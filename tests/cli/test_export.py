@@ -203,5 +203,5 @@ def test_keys_are_not_written_to_standard_output_or_a_file_named_dash(site: Site
     site.enrol()
     done = site.command("export", ME, "--format", "json", "--output", "-")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "pam-totp: keys are written to a file of mode 0600 only: name one with --output\n"
+    assert done.stderr == "pam-totp: keys are written only to a file of mode 0600: name it with --output\n"
     assert not (TREE / "-").exists()

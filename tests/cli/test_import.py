@@ -295,8 +295,8 @@ def test_a_tree_of_homes_is_read_as_each_home_s_owner(site: Site, tmp_path: Path
     assert reasons == {
         "bin": "line 1: the key is not base32",
         "sys": "Too many levels of symbolic links",
-        "nobody": "not a regular file",
-        "games": "not owned by the owner of the home directory",
+        "nobody": "must be a regular file",
+        "games": "must belong to the owner of the home directory",
         "lp": "Permission denied",  # root could have read it
     }
     assert done.returncode == 1

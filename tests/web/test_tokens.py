@@ -189,7 +189,7 @@ def test_an_admin_hands_out_a_token_by_its_serial(portal: Portal) -> None:
     words = ("enroll", "alice", "--type", "hotp", "--name", "fob", "--secret-stdin", "--later")
     assert portal.site.command(*words, stdin=key).returncode == 2
     done = portal.site.command(*words, "--serial", "SM0001", stdin=key)
-    assert "it is inactive until its holder enters two codes in the portal" in done.stdout
+    assert "it is unconfirmed until its owner enters two codes in the portal" in done.stdout
     browser = portal.signed_in()
     assert browser.open("/add-token?serial=SM0001").html.count('value="SM0001"') == 1
     assert browser.send(serial="SM0001", codes=codes(0, 2)).heading == "Your tokens"
