@@ -1,7 +1,7 @@
-"""The host around the module: files in pam.d, sshd, a rehearsal of logins, and checks of all of it.
+"""The host around the module: files in pam.d, sshd, rehearsals of logins, and checks.
 
 Rules:
-- Nothing in this package reads a key.
-- A user who might be locked out is named before anything changes.
-- A change can be rolled back without free disk space, without a network, and without the terminal it was started from.
+- Root never reads a key here. A child process with the rights of the store's owner lists the enrolled users.
+- Users who might be locked out are named before a file is changed.
+- A roll-back needs no free disk space, no network, and no terminal.
 """

@@ -18,19 +18,19 @@ from pam_totp.store import NotThere, StoreError
 from pam_totp.store.file import FileStore
 
 _USER, _BROKEN = "user", "broken"  # the kinds of report
-_MAX_BROKEN = 100  # records: more than that have a common cause
+_MAX_BROKEN = 100  # records: a larger number has a common cause
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """Which of the given users have a confirmed token, and what is wrong with records that cannot be read."""
+    """The enrolled users among the given ones, and the problems of records that cannot be read."""
 
     users: frozenset[str]
     broken: tuple[str, ...]
 
 
 def find_enrolled(folder: str, among: Collection[str]) -> Enrolled:
-    """Read the store at `folder`. Return which of `among` are enrolled, and every record that cannot be read."""
+    """Read the store at `folder`. Return the enrolled users in `among`, and every record that cannot be read."""
     sys.stdout.flush()
     reading, writing = os.pipe()
     child = os.fork()
@@ -60,7 +60,7 @@ def find_enrolled(folder: str, among: Collection[str]) -> Enrolled:
             else:
                 more += 1
     if os.waitpid(child, 0)[1] != 0:
-        broken.append("could not be read to the end")
+        broken.append("the process that reads the records failed")
     if more:
         broken.append(f"and {more} more records that cannot be read")
     return Enrolled(frozenset(users), tuple(broken))

@@ -1,8 +1,8 @@
-"""How to install what some commands use beyond the standard library, for the message that it is missing.
+"""Installation commands for optional packages, for the message that a package is missing.
 
 Rules:
-- Every command named here works on the supported systems. Debian does not let pip change its own Python.
-- An installed pam-totp does not look at packages that a user's pip has installed.
+- Every command named here works on the supported systems. Debian does not let pip change the system's Python.
+- An installed pam-totp ignores packages that a user has installed with pip.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _SOURCES = {
     "segno": ("python3-segno", "qr"),
     "pyserial": ("python3-serial", "serial"),
     "python-pskc": ("python3-pskc", "pskc"),
-    "python-pam": ("python3-pampy python3-six", "web"),  # Debian's python3-pam is another module of that name
+    "python-pam": ("python3-pampy python3-six", "web"),  # Debian's python3-pam is a different module
 }
 
 

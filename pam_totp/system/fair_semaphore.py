@@ -1,9 +1,9 @@
 """A semaphore that serves its waiters in the order of their requests.
 
 Rules:
-- A later request is never served before an earlier one. A wait is therefore as long as the queue, and no longer.
-- `threading.Semaphore` promises no order: a new request can overtake all waiters. With 200 requests at once, some
-  waiters of it timed out.
+- Requests are served in their order, so the wait depends only on the queue at the time of the request.
+- `threading.Semaphore` promises no order: a new request can overtake all waiters. With 200 requests at once, some of
+  its waiters timed out.
 """
 
 from __future__ import annotations

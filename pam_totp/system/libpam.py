@@ -1,9 +1,9 @@
-"""libpam through ctypes: one login as a PAM application does it, with a callback that answers the prompts.
+"""libpam through ctypes: log in like a PAM application, with a callback that answers the prompts.
 
 Rules:
-- The stack and the modules are the real ones. The fail delay is skipped.
-- An exception in the callback ends the login, and is raised again from here.
-- Modules are other programs' code in this process. A caller that must survive a crash does this in a child process.
+- libpam runs the real modules of the stack. The fail delay is skipped.
+- An exception in the callback ends the login, and is raised again by `authenticate` or `account`.
+- Modules of other projects run in this process. A caller that must survive a crash uses a child process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Converse = Callable[[int, str], bytes | None]
 
 
 class LibpamError(Exception):
-    """libpam is not installed, or refused to start a login. The message says why."""
+    """libpam is not installed, or did not start a login. The message gives the reason."""
 
 
 class _Message(ctypes.Structure):
@@ -114,7 +114,7 @@ class Login:
         self._error: BaseException | None = None
         self._result = 0
         self._handle = c_void_p()
-        # libpam keeps pointers to these, so they must live as long as the handle.
+        # libpam keeps pointers to these objects, so they must exist as long as the handle.
         self._conversation = _Conversation(_CONVERSE(self._converse), None)
         self._no_delay = _DELAY(lambda _result, _microseconds, _data: None)
         names = service.encode(), user.encode("utf-8", "surrogateescape"), byref(self._conversation)
@@ -123,7 +123,7 @@ class Login:
         else:
             result = self._lib.start_confdir(*names, folder.encode(), byref(self._handle))
         if result != 0:
-            raise LibpamError(f"libpam refuses to start {service}: {name_of(result)}")
+            raise LibpamError(f"libpam cannot start the service {service}: {name_of(result)}")
         self._lib.set_item(self._handle, _FAIL_DELAY, ctypes.cast(self._no_delay, c_void_p))
         for item, value in (items or {}).items():
             self._lib.set_item(self._handle, _ITEMS[item], value.encode("utf-8", "surrogateescape"))
@@ -140,7 +140,7 @@ class Login:
         return self._call(self._lib.authenticate)
 
     def account(self) -> str:
-        """Call pam_acct_mgmt. Return "success" if the account may be used now, else the name of another result."""
+        """Call pam_acct_mgmt. Return the name of its result: "success" if the account may be used now."""
         return self._call(self._lib.acct_mgmt)
 
     def _call(self, function: Any) -> str:

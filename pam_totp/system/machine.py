@@ -1,8 +1,8 @@
-"""A machine's PAM files: where its service files and modules are, and which of them name pam_totp.so.
+"""A machine's PAM files: find its service files, its modules, and the files that name pam_totp.so.
 
 Rules:
-- Reading changes nothing.
-- A `Machine` with `replacements` shows the machine as it would be after a change.
+- This module only reads files.
+- A `Machine` with `replacements` describes the machine as it would be after a change.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pam_totp.system.pamd.stack import MODULE, Handler, StackError, flatten, parse
 
 SERVICE_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
-# Parts of services. An edit there would change every service on the machine, and conflict with pam-auth-update.
+# Files that services include. An edit there would change every service, and conflict with pam-auth-update.
 SHARED = re.compile(r"common-.*|other|system-auth.*|password-auth.*|postlogin")
 _PAM_FOLDERS = ("etc/pam.d", "usr/lib/pam.d")  # in libpam's order
 _NAMES_MODULE = re.compile(r"^[^#\n]*\bpam_totp(\.so|\s|$)", re.MULTILINE)
@@ -26,7 +26,7 @@ _MODULE_FOLDERS = ("usr/lib/*/security", "usr/lib64/security", "usr/lib/security
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The machine below `root`. `replacements` holds other texts for some service files, by name."""
+    """The machine below `root`. `replacements` has new texts for some service files, by name."""
 
     root: str = "/"
     replacements: Mapping[str, str] = field(default_factory=dict)
@@ -94,7 +94,7 @@ class Machine:
     def files_with_module(self, replacements: Mapping[str, str]) -> list[str]:
         """Return every file of libpam that names pam_totp.so, in any phase, or that cannot be read.
 
-        `replacements` holds other texts for some files, by path.
+        `replacements` has new texts for some files, by path.
         """
         folders = (self.path(f"/{folder}/[!.]*") for folder in _PAM_FOLDERS)
         files = [path for folder in folders for path in sorted(glob.glob(folder))]
@@ -125,7 +125,7 @@ class Machine:
         return next((f for f in folders if architecture(os.path.join(f, "pam_permit.so")) == same is not None), None)
 
     def module(self) -> str | None:
-        """Return where pam_totp.so is installed."""
+        """Return the path at which pam_totp.so is installed, or None if there is no folder of modules."""
         folder = self.module_folder()
         return None if folder is None else os.path.join(folder, MODULE)
 
@@ -136,7 +136,7 @@ def _read(path: str) -> str:
 
 
 def architecture(path: str) -> bytes | None:
-    """Return what two ELF files must share to be loaded together, or None if `path` is not a readable ELF file."""
+    """Return the architecture of an ELF file as bytes to compare, or None if `path` is not a readable ELF file."""
     try:
         with open(path, "rb") as file:
             head = file.read(20)

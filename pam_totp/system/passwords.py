@@ -1,8 +1,8 @@
 """The first factor: the system password, checked by PAM through python-pam.
 
 Rules:
-- Passwords are checked through a PAM service of their own that asks for the password only. A blank password is
-  refused without asking PAM.
+- Passwords are checked through a separate PAM service that asks for the password only. A blank password is refused
+  without a call of PAM.
 - An unknown user, a wrong password and a blank password get the same answer after the same time. A hash is computed
   for each of them.
 - At most `SLOTS` checks run at once, in the order of the requests. A request that waits longer than `SLOT_WAIT` is
@@ -53,7 +53,7 @@ class SystemPasswords:
     def __init__(
         self, service: str, sink: audit_log.Sink, *, slots: int = SLOTS, refusal_delay: float = REFUSAL_DELAY
     ) -> None:
-        # Without a file for the service, libpam uses `other`. That may ask for more than a password, or for less.
+        # Without a file for the service, libpam uses `other`, which may require more than a password, or less.
         file = os.path.join(PAM_FOLDER, service)
         if not os.path.exists(file):
             raise PasswordsUnavailable(f"PAM service not found: {file} (create it; an example is {EXAMPLE})")
@@ -81,7 +81,7 @@ class SystemPasswords:
             compute_decoy(password)
             return False
         code, reason = self._authenticate(user, password, self._service)
-        if code in _PAM_FAILURES:  # the person sees the usual refusal; the log tells the administrator
+        if code in _PAM_FAILURES:  # the user sees the usual refusal; the log has the reason
             problem = f"PAM: {reason} (is this account in the group shadow?)"
             audit_log.write(self._sink, self._service, "error", problem=problem)
         return code == 0
@@ -105,7 +105,7 @@ def is_account(user: str) -> bool:
 
 
 def compute_decoy(password: str) -> None:
-    """Spend the time of one password hash, for an answer that has no stored hash to compare with."""
+    """Compute one password hash, so that an answer takes as long as if a stored hash existed."""
     crypt = _crypt()
     if crypt is not None:
         data = ctypes.create_string_buffer(_CRYPT_DATA)
@@ -113,7 +113,7 @@ def compute_decoy(password: str) -> None:
 
 
 def _crypt() -> Callable[[bytes, bytes, object], object] | None:
-    """Return crypt_r(3), which pam_unix uses too. Without libcrypt return None: only `refusal_delay` hides then."""
+    """Return crypt_r(3), which pam_unix uses too; None without libcrypt, when `refusal_delay` alone hides the time."""
     name = ctypes.util.find_library("crypt")
     if name is None:
         return None

@@ -1,8 +1,8 @@
 """The accounts that can log in to a service: those with a shell, and a password, a key or a sudo rule.
 
 Rules:
-- Each file is read once, however many accounts there are.
-- sudo, which costs a process for each name, is asked only about names for which the answer matters.
+- Each file is read once for any number of accounts.
+- sudo needs one process for each name, so it is called only for names for which the result matters.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pam_totp.system import sshd
 
 SUDO = "/usr/bin/sudo"
 SHADOW = "/etc/shadow"
-_FIRST_ACCOUNT = 1000  # uid: below are service accounts (UID_MIN in login.defs)
+_FIRST_ACCOUNT = 1000  # uid: smaller uids are service accounts (UID_MIN in login.defs)
 _NO_SHELLS = ("nologin", "false", "sync", "halt", "shutdown")
 _KEYS = (".ssh/authorized_keys", ".ssh/authorized_keys2")
 
@@ -29,7 +29,7 @@ class _AnyName:
 
 
 def people() -> list[str]:
-    """Return the names of accounts that belong to people, root among them, and have a shell."""
+    """Return the names of people's accounts that have a shell, including root."""
     return sorted({p.pw_name for p in pwd.getpwall() if _is_person(p)})
 
 

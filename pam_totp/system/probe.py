@@ -1,4 +1,4 @@
-"""Probe a service or a helper: send a hello with an unknown version, and expect its refusal.
+"""Probe a service or a helper: send a hello with an unknown version, and expect a refusal.
 
 Rules:
 - A probe names no user, uses up no code and is not counted as a failure.
@@ -19,7 +19,7 @@ _WAIT = 5.0  # seconds: an interpreter has to start
 
 
 class Code(StrEnum):
-    """Why a probe got no valid answer."""
+    """The reason why a probe got no valid answer."""
 
     NOT_LISTENING = "not-listening"
     NOT_STARTED = "not-started"
@@ -45,7 +45,7 @@ def service(path: str) -> Problem | None:
         except FileNotFoundError:
             raise
         except OSError as e:
-            return Problem(Code.NOT_LISTENING, f"no process listens there ({_reason(e)})")
+            return Problem(Code.NOT_LISTENING, f"no process is listening on this socket ({_reason(e)})")
         return _exchange(channel)
 
 

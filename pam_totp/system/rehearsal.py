@@ -1,9 +1,9 @@
 """A rehearsal: log in through the real libpam with a stack from a private folder, before that stack is put in force.
 
 Rules:
-- A rehearsal changes what a login changes and nothing else: a code is used up, an answer is counted.
+- A rehearsal has the same effects as a login: a code is used up, an answer is counted.
 - Modules run in a child process, with the user ids that the service would have.
-- A stack passes if a user logs in, and the same password with the used code, a blank or no answer is refused.
+- A stack passes if a user logs in, and is refused with the same password and the used code, a blank or no answer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pam_totp.system.pamd.stack import StackError
 
 STYLES = {1: "prompt", 2: "prompt, echoed", 3: "error", 4: "information"}
 TRIES = 3  # logins, of which one must succeed
-# These services run as root. Others (sudo, su, screen lockers) keep the real uid of the user who starts them.
+# These services run as root. Others (sudo, su, screen lockers) keep the real uid of the calling user.
 _AS_ROOT = ("sshd", "login", "remote")
 _SILENT = ("sudo", "sudo-i")  # these tell modules to print nothing (PAM_SILENT)
 _NOBODY = 65534  # uid
@@ -33,11 +33,11 @@ _INCLUDE = re.compile(r"^([ \t]*(?:@include|-?\w+[ \t]+(?:include|substack))[ \t
 
 
 class RehearsalError(Exception):
-    """The rehearsal failed. The message says how."""
+    """The rehearsal failed. The message gives the reason."""
 
 
 class _End(StrEnum):
-    """How the work in a child process ended; the child reports it."""
+    """The result of the work in a child process, as the child reports it."""
 
     DONE = "done"
     FAILED = "failed"
@@ -46,7 +46,7 @@ class _End(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The results of libpam by name. `account` is None if it was not reached."""
+    """The results of libpam by name. `account` is None if the account was not checked."""
 
     authenticate: str
     account: str | None
@@ -61,7 +61,7 @@ class Outcome:
 
 @contextmanager
 def private_copy(machine: Machine, service: str) -> Iterator[str]:
-    """Copy the service file and all that it includes into a temporary folder, and delete the folder at the end.
+    """Copy the service file and all included files to a temporary folder, which is deleted at the end.
 
     Includes become absolute paths: Linux-PAM 1.5 looks for them in /etc/pam.d even under pam_start_confdir.
     Raises StackError if a file is missing.
@@ -87,7 +87,7 @@ def private_copy(machine: Machine, service: str) -> Iterator[str]:
 
 
 def attempt(service: str, user: str, converse: Converse, folder: str | None) -> Outcome:
-    """Log in once as the service does: authenticate, then check the account. Raises LibpamError."""
+    """Log in once as the service does: authenticate, then check the account. Raise LibpamError."""
     items = {"tty": "ssh" if service == "sshd" else _terminal(), "ruser": os.environ.get("SUDO_USER") or "root"}
     if service in _AS_ROOT:
         del items["ruser"]
@@ -97,7 +97,7 @@ def attempt(service: str, user: str, converse: Converse, folder: str | None) -> 
 
 
 def prove(service: str, user: str, converse: Converse, folder: str, show: Callable[[str], None]) -> None:
-    """Let a user log in, then check that the same answers without a valid code are refused. Raises RehearsalError."""
+    """Let a user log in, then check that the same answers without a valid code are refused. Raise RehearsalError."""
     for left in reversed(range(TRIES)):
         answers: list[bytes] = []
         outcome = attempt(service, user, _recording(converse, answers), folder)
@@ -105,11 +105,11 @@ def prove(service: str, user: str, converse: Converse, folder: str, show: Callab
             break
         show(f"refused ({outcome})" + ("; try again" if left else ""))
     else:
-        remedy = f"check that {user} has a token ('pam-totp list {user}'), or name another user with --for-user"
-        raise RehearsalError(f"{user} could not log in to {service}: {outcome}; {remedy}")
+        remedy = f"check the password and the code; 'pam-totp list {user}' shows whether {user} has a token"
+        raise RehearsalError(f"{user} could not log in to {service}: {outcome} ({remedy})")
     show(f"{user} logged in")
     if not answers:
-        raise RehearsalError(f"{service} lets {user} in without asking for anything")
+        raise RehearsalError(f"{service} lets {user} in without a prompt")
     for what, last in (("the same code again", answers[-1]), ("a blank code", b""), ("no answer", None)):
         outcome = attempt(service, user, _replaying([*answers[:-1], last]), folder)
         if outcome.is_success:
@@ -122,7 +122,7 @@ def prove(service: str, user: str, converse: Converse, folder: str, show: Callab
 def in_child(service: str, work: Callable[[], None]) -> None:
     """Run `work` in a child process that has the user ids of `service`.
 
-    Raises RehearsalError with the message of what `work` raised, or if the child died.
+    Raise RehearsalError with the message of the exception in `work`, or if the child crashed.
     """
     sys.stdout.flush()
     reading, writing = os.pipe()
@@ -135,7 +135,7 @@ def in_child(service: str, work: Callable[[], None]) -> None:
         report = pipe.read()
     _, status = os.waitpid(child, 0)
     if not report:
-        raise RehearsalError(f"the rehearsal died (wait status {status}); a module may have crashed")
+        raise RehearsalError(f"the rehearsal crashed, perhaps in a PAM module (wait status {status})")
     end, message = json.loads(report)
     if end == _End.INTERRUPTED:
         raise KeyboardInterrupt
@@ -162,7 +162,7 @@ def _run_and_report(writing: int, service: str, work: Callable[[], None]) -> Non
 
 
 def _recording(converse: Converse, answers: list[bytes]) -> Converse:
-    """Return a callback that passes messages on and appends each answer to `answers`."""
+    """Return a callback that calls `converse` and appends each answer to `answers`."""
 
     def record(style: int, text: str) -> bytes | None:
         answer = converse(style, text)

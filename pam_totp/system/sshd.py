@@ -1,8 +1,8 @@
-"""sshd: the settings in force for a user, our configuration file, and a reload.
+"""sshd: the settings in force for a user, the configuration file of pam_totp, and a reload.
 
 Rules:
 - The settings come from the real sshd (`sshd -T -C`). Its files are read only to find their Match blocks.
-- No user whom `sshd -T -C` can describe may log in around PAM.
+- Every setting that lets a user log in without PAM is reported, if `sshd -T -C` shows it.
 - A configuration with which sshd would not start is never left in place.
 """
 
@@ -27,7 +27,7 @@ METHODS: dict[FirstFactor, str] = {
 _PAM_METHODS = ("keyboard-interactive", "keyboard-interactive:pam", "password")
 _OTHER_METHODS = ("pubkeyauthentication", "gssapiauthentication", "hostbasedauthentication")
 _MATCH = re.compile(r"^\s*match\s+(.+?)\s*$", re.I | re.M)
-# Another program's text: it only adds advice to a message. sshd's unit creates the directory at boot.
+# This text of sshd is only used to add a remedy to a message. sshd's unit creates the directory at boot.
 _MISSING_DIRECTORY = re.compile(r"Missing privilege separation directory: (\S+)$")
 _TIMEOUT = 10  # seconds: sshd answers in 10 ms
 
@@ -35,7 +35,7 @@ Settings = Mapping[str, str]
 
 
 class SshdError(Exception):
-    """sshd is not installed, or refuses its configuration. The message is sshd's own."""
+    """sshd is not installed, or its configuration is not valid. The message comes from sshd."""
 
 
 def drop_in(first: FirstFactor) -> str:
@@ -64,7 +64,7 @@ def settings(user: str, host: str = "localhost", address: str = "127.0.0.1") -> 
 
 
 def bypasses(in_force: Settings) -> Iterator[str]:
-    """Yield each setting by which a login would not be asked for a code by PAM."""
+    """Yield each setting that allows a login without a code from PAM."""
     if in_force.get("usepam") != "yes":
         yield "UsePAM is no"
     if in_force.get("kbdinteractiveauthentication") != "yes":
@@ -146,6 +146,6 @@ def _systemctl(*arguments: str) -> bool:
 
 
 def _error(done: subprocess.CompletedProcess[str]) -> str:
-    error = "; ".join(done.stderr.split("\n")).strip("; ") or f"{PROGRAM} ended with status {done.returncode}"
+    error = "; ".join(done.stderr.split("\n")).strip("; ") or f"{PROGRAM} exited with status {done.returncode}"
     missing = _MISSING_DIRECTORY.search(error)
     return error if missing is None else f"{error} (start sshd once, or mkdir {missing[1]})"

@@ -2,7 +2,7 @@
 
 Rules:
 - Every folder, link and file on the path belongs to root.
-- Only root can write them. A sticky folder is an exception: others can add files there, and replace none.
+- Only root can write them. A sticky folder is an exception: other users can add files, but cannot replace root's.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _RELEASE = re.compile(r'^__path__ = \["(/[^"]+)"\]$', re.MULTILINE)
 
 
 def distrust(path: str, owners: Container[int] = (0,)) -> str | None:
-    """Return why the relay, as root, would refuse an absolute path, or None if it would use it."""
+    """Return the reason why the relay, as root, would not trust an absolute path; None if it would trust it."""
     return _distrust(path, owners, 0)
 
 
 def distrust_around(helper: str, owners: Container[int] = (0,)) -> str | None:
-    """Return why the package of a helper is not trusted, or None if all of it is.
+    """Return the reason why the package of a helper is not trusted; None if the whole package is trusted.
 
-    The reason names the first file or folder that breaks the rule. A helper outside a package `pam_totp` has none.
+    The reason names the first file or folder that breaks the rule. A helper outside a package `pam_totp` passes.
     """
     package = helper.removesuffix("/pam/helper.py")
     if os.path.basename(package) != "pam_totp":
@@ -38,7 +38,7 @@ def distrust_around(helper: str, owners: Container[int] = (0,)) -> str | None:
 
 
 def _release(package: str) -> list[str]:
-    """Return the folders besides its own in which a package keeps its modules: one in a Debian package, see install."""
+    """Return the additional folder with the package's modules that a Debian package has (see data/install)."""
     try:
         with open(os.path.join(package, "__init__.py"), encoding="utf-8") as file:
             return _RELEASE.findall(file.read())

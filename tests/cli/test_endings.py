@@ -80,7 +80,7 @@ def test_the_help_of_enroll_shows_its_defaults(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         parser().parse_args(["enroll", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    assert "--digits {6,7,8} of a code (6)" in shown
+    assert "--digits {6,7,8} digits of a code (6)" in shown
     assert re.search(r"--algorithm \{[\w,]+\} [^-]*\(SHA1\)", shown)
 
 

@@ -93,7 +93,7 @@ def test_a_rollback_of_an_edited_file_removes_only_the_added_lines(tmp_path: Pat
     [
         (BEFORE, BEFORE + ADDED.replace("required", "optional"), "remove them by hand"),
         (BEFORE, None, "not found, so no lines"),
-        (None, "# added\n# another edit\n", "delete it by hand"),
+        (None, "# added\n# another edit\n", "delete the file by hand"),
     ],
 )
 def test_a_file_that_cannot_be_rolled_back_is_left_alone(

@@ -56,7 +56,7 @@ def test_every_code_of_a_finding_is_reported_by_a_check() -> None:
 def test_a_service_without_a_file_is_an_error(machine: Fresh) -> None:
     [finding] = examine(machine, "sodu")
     assert (finding.severity, finding.check, finding.code) == (ERROR, "order", Code.SERVICE_NOT_FOUND)
-    assert finding.what == "service sodu not found: /etc/pam.d has no file of that name"
+    assert finding.what == "unknown service sodu: /etc/pam.d has no file of that name"
 
 
 def test_an_installation_in_order_has_no_findings(machine: Fresh) -> None:
@@ -267,4 +267,4 @@ def test_rehearse_survives_a_module_that_crashes(machine: Fresh) -> None:
     machine.shell("cc -shared -fPIC -o /root/pam_crash.so /root/crash.c")
     machine.write("/root/crash", "auth required /root/pam_crash.so\naccount required pam_permit.so\n")
     done = machine.installed("rehearse", "sudo", "alice", "--stack", "/root/crash")
-    assert (done.returncode, "the rehearsal died" in done.stderr) == (1, True)
+    assert (done.returncode, "the rehearsal crashed" in done.stderr) == (1, True)

@@ -65,7 +65,7 @@ def test_a_jump_is_never_split() -> None:
     ("text", "why"),
     [
         ("auth sufficient pam_unix.so\nauth required pam_deny.so\n", "pam_unix.so .* returns success"),
-        ("auth required pam_permit.so\n", "asks for no password"),
+        ("auth required pam_permit.so\n", "has no password module"),
         ("auth requisite pam_unix.so\nauth optional pam_totp.so\n", "already names pam_totp.so"),
         ("auth requisite pam_unix.so\n@include gone\n", "gone: not found"),
         ("auth [success=3 default=ignore] pam_unix.so\nauth requisite pam_deny.so\n", "a jump leads over the line"),

@@ -68,7 +68,7 @@ def test_left_over_trials_are_rolled_back_though_one_fails(tmp_path: Path, logge
     assert Path(good.path).read_text() == BEFORE
     assert [line.partition(": ")[0] for line in logged] == ["enable a-lost", "enable good", "enable odd"]
     assert "could not be rolled back" in logged[0]
-    assert "rolled back: not confirmed before this machine" in logged[1]
+    assert "rolled back: not confirmed before the machine" in logged[1]
     assert "not a valid record" in logged[2]
 
 
@@ -79,7 +79,7 @@ def test_left_over_trials_are_rolled_back_though_one_fails(tmp_path: Path, logge
 def test_an_invalid_record_is_refused_and_left_alone(text: str) -> None:
     path = Path(trial.FOLDER, f"sudo.{TRIAL}")
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(TrialError, match="not a valid record; undo by hand"):
+    with pytest.raises(TrialError, match="not a valid record; roll back"):
         trial.load("sudo", TRIAL)
     assert path.read_bytes() == text.encode("latin-1")
 
@@ -136,7 +136,7 @@ def test_without_a_watchdog_no_change_is_made(tmp_path: Path, monkeypatch: pytes
     path.write_text(BEFORE)
     monkeypatch.setattr(trial, "INTERPRETER", "/bin/true")
     monkeypatch.setattr(trial, "READY_WITHIN", 0.3)
-    with pytest.raises(TrialError, match="does not start"):
+    with pytest.raises(TrialError, match="did not start"):
         trial.begin(Record("sudo", (Change(str(path), BEFORE, BEFORE + ADDED, ADDED),), 60))
     assert path.read_text() == BEFORE
     assert records() == []

@@ -1,7 +1,7 @@
-"""Print what extras of setup.cfg require, one requirement a line.
+"""Print the requirements of extras in setup.cfg, one requirement a line.
 
-`make install EXTRAS=...` passes the list to pip and `make requirements` passes it to uv. Reading it here builds no
-package, so no version of setuptools has a say in it.
+`make install EXTRAS=...` passes the list to pip and `make requirements` passes it to uv. This script reads setup.cfg
+itself, so that no package has to be built and the version of setuptools does not matter.
 
 python3 extras.py EXTRA[,EXTRA...]        exit status 2 for an extra that setup.cfg does not have
 """
@@ -16,7 +16,7 @@ SETUP = Path(__file__).resolve().parents[3] / "setup.cfg"
 
 
 class UnknownExtraError(Exception):
-    """The text names the extra and those that exist."""
+    """The extra does not exist. The text names it and the existing extras."""
 
 
 def requirements(extras: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-# bash completion for pam-totp and token-sim: commands and options are asked of the programs themselves.
+# bash completion for pam-totp and token-sim: commands and options are taken from the help of the programs.
 
 _pam_totp_words() { # COMMAND…: the commands and options in its help
     "$@" --help 2>/dev/null | sed -nE \

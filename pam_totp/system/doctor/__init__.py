@@ -1,1 +1,1 @@
-"""Checks of a host: what may lock users out, or let them in without a code."""
+"""Checks of a host: find problems that may lock users out, or let them in without a code."""

@@ -1,4 +1,4 @@
-"""All checks of `pam-totp doctor`: what may lock users out, or let them in without a code."""
+"""The list of all checks of `pam-totp doctor`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of what a login meets: the order of the stack, sshd's settings, users who are not enrolled, lost changes."""
+"""Checks of a login: the order of the stack, sshd's settings, users without a token, lost changes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def stacks(context: Context) -> Iterator[Finding]:
     for service in context.services:
         try:
             if context.machine.service(service) is None:
-                what = f"service {service} not found: /etc/pam.d has no file of that name"
+                what = f"unknown service {service}: /etc/pam.d has no file of that name"
                 yield Finding(
                     ERROR, analysis.CHECK, Code.SERVICE_NOT_FOUND, what, "check the name (see 'ls /etc/pam.d')"
                 )
@@ -38,16 +38,16 @@ def stacks(context: Context) -> Iterator[Finding]:
         yield from analysis.check_order(service, stack, code_only=code_only)
         for phase in context.machine.wrong_phases(service):
             what = f"{service}: pam_totp.so is in the phase {phase}, where it always fails"
-            yield Finding(ERROR, analysis.CHECK, Code.MODULE_IN_WRONG_PHASE, what, "remove that line")
+            yield Finding(ERROR, analysis.CHECK, Code.MODULE_IN_WRONG_PHASE, what, "delete that line")
 
 
 def ssh(context: Context) -> Iterator[Finding]:
-    """Check that sshd lets no user log in around PAM."""
+    """Check that sshd never lets a user log in without PAM."""
     if "sshd" not in context.services or context.machine.replacements:
-        return  # or sshd has not been changed yet: `enable` checks it again afterwards
+        return  # with replacements, sshd is unchanged so far: `enable` checks it after the change
     try:
         if (error := sshd.configuration_error()) is not None:
-            remedy = "correct sshd's configuration"
+            remedy = "correct the configuration until 'sshd -t' reports no error"
             yield Finding(ERROR, "sshd", Code.SSHD_CONFIGURATION_INVALID, f"sshd -t: {error}", remedy)
             return
         logins = [(name, *_LOCAL) for name in context.people] + sshd.match_examples(sshd.configuration_texts())
@@ -56,11 +56,11 @@ def ssh(context: Context) -> Iterator[Finding]:
             for bypass in sshd.bypasses(sshd.settings(user, host, address)):
                 affected.setdefault(bypass, []).append(user if address == _LOCAL[1] else f"{user} from {address}")
         for bypass, users in affected.items():
-            what = f"{bypass} (for {_names(sorted(set(users)))}): no code is asked for on that way"
+            what = f"{bypass} (for {_names(sorted(set(users)))}): such a login needs no code"
             remedy = "run 'pam-totp enable sshd', or set AuthenticationMethods yourself"
             yield Finding(ERROR, "sshd", Code.SSHD_BYPASSES_PAM, what, remedy)
     except sshd.SshdError as e:
-        remedy = "install openssh-server, or correct its configuration"
+        remedy = "install openssh-server, or correct its configuration until 'sshd -t' reports no error"
         yield Finding(ERROR, "sshd", Code.SSHD_UNAVAILABLE, str(e), remedy)
 
 
@@ -68,7 +68,7 @@ def users(context: Context) -> Iterator[Finding]:
     """Check which users a service would lock out because they have no token."""
     if os.geteuid() != 0:
         what = "users without a token: not checked"
-        yield Finding(NOTE, "users", Code.USERS_NOT_CHECKED, what, "run this as root")
+        yield Finding(NOTE, "users", Code.USERS_NOT_CHECKED, what, "run this command as root")
         return
     for service, line in context.settings():
         if line.nullok or line.secret is not None or line.user is not None:
@@ -76,7 +76,9 @@ def users(context: Context) -> Iterator[Finding]:
         enrolled = context.enrolled(line.store).users if os.path.isdir(line.store) else frozenset()
         can_log_in = login_check(service)
         without = [name for name in context.people if name not in enrolled and can_log_in(name)]
-        remedy = f"pam-totp enroll {without[0] if without else 'USER'}, or add nullok to that line for a while"
+        remedy = (
+            f"pam-totp enroll {without[0] if without else 'USER'}, or add nullok to the line until all are enrolled"
+        )
         if context.user is not None and context.user in without:
             what = f"{service}: {context.user} has no token, and would be locked out"
             yield Finding(ERROR, "users", Code.USER_WITHOUT_TOKEN, what, f"pam-totp enroll {context.user}")
@@ -105,20 +107,20 @@ def changes(context: Context) -> Iterator[Finding]:
         elif state == trial.KEPT and record is not None:
             for change in record.changes:
                 if change.ours not in (read(change.path) or ""):
-                    what = f"{change.path}: the lines that 'enable {service}' added are gone; no code is asked for"
+                    what = f"{change.path}: the lines that 'enable {service}' added are missing; no code is required"
                     remedy = f"pam-totp disable {service}, then enable it again"
                     yield Finding(ERROR, "changes", Code.CHANGE_LOST, what, remedy)
 
 
 def _without_password(service: str, can_log_in: Callable[[str], bool], context: Context) -> Iterator[Finding]:
-    """Check which users have a key but no password, where PAM will ask for the password."""
+    """Check which users have a key but no password, if PAM will ask for the password."""
     if service != "sshd" or context.key_first or not context.machine.replacements:
         return
     with_password = accounts_with_password()
     without = [name for name in context.people if name not in with_password and can_log_in(name)]
     if without:
         what = f"sshd: locked out without a password, which PAM asks for before the code: {_names(without)}"
-        remedy = "set one with passwd, or enable sshd with --first-factor key"
+        remedy = "set a password with passwd, or enable sshd with --first-factor key"
         yield Finding(WARNING, "users", Code.USERS_WITHOUT_PASSWORD, what, remedy)
 
 

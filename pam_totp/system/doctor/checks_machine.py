@@ -17,8 +17,8 @@ from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding
 from pam_totp.system.trust import distrust, distrust_around
 
 _INSTALL = "install pam_totp again: 'make install' as root, or apt-get install --reinstall libpam-totp"
-_OWNERSHIP = "chown root and chmod go-w the path named"
-_RESTART = "systemctl restart pam_totp.socket (or stop it: then every login starts a helper)"
+_OWNERSHIP = "run chown root and chmod go-w on that path"
+_RESTART = "systemctl restart pam_totp.socket (or stop it, so that every login starts a helper)"
 _MIN_FREE = 64 * 1024  # bytes: a login writes a few KiB before it answers
 _MIN_FREE_FILES = 8
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
@@ -54,9 +54,9 @@ def helper(context: Context) -> Iterator[Finding]:
                 break
         else:
             if (reason := distrust_around(path, _builders())) is not None:
-                # The relay does not check these: that would be a hundred files at every login.
-                what = f"the helper may run code that root did not write: {reason}"
-                remedy = "chown -R root and chmod -R go-w the folder of the package"
+                # The relay does not check these files, because there are a hundred of them.
+                what = f"other users can change code that the helper runs: {reason}"
+                remedy = "run chown -R root and chmod -R go-w on the folder of the package"
                 yield Finding(ERROR, "helper", Code.PACKAGE_UNTRUSTED, what, remedy)
             if (problem := probe.helper(interpreter, path)) is not None:
                 yield Finding(ERROR, "helper", Code.HELPER_FAILS, f"{path}: {problem.text}", _INSTALL)
@@ -71,10 +71,10 @@ def sockets(context: Context) -> Iterator[Finding]:
                 continue
             problem = probe.service(path)
         except FileNotFoundError:
-            continue  # no service: every login starts a helper, as on most hosts
+            continue  # no service is running: every login starts a helper, as on most hosts
         if problem is None:
             continue
-        # With a stale socket the relay starts a helper. A service that accepts and then does not answer denies.
+        # For a stale socket the relay starts a helper. If a service accepts but does not answer, the login is denied.
         if problem.code is probe.Code.NOT_LISTENING:
             yield Finding(WARNING, "socket", Code.SERVICE_NOT_LISTENING, f"{path}: {problem.text}", _RESTART)
         else:
@@ -94,10 +94,10 @@ def store(context: Context) -> Iterator[Finding]:
         yield from _store_folder(folder, status)
         if os.geteuid() not in (0, status.st_uid):
             what = f"{folder}: enrolled users not checked"
-            yield Finding(NOTE, "store", Code.STORE_NOT_CHECKED, what, "run this as root")
+            yield Finding(NOTE, "store", Code.STORE_NOT_CHECKED, what, "run this command as root")
             continue
         for problem in context.enrolled(folder).broken:
-            remedy = "restore that file, or enrol the user anew"
+            remedy = "restore that file, or remove it and enrol the user again"
             yield Finding(ERROR, "store", Code.RECORD_UNREADABLE, f"{folder}: {problem}", remedy)
 
 
@@ -108,7 +108,7 @@ def site(context: Context) -> Iterator[Finding]:
         defaults = read_site(path)
     except SettingsError as e:
         what = f"{e}; every login with a code is refused"
-        yield Finding(ERROR, "settings", Code.SITE_FILE_INVALID, what, f"correct {path}, or remove it")
+        yield Finding(ERROR, "settings", Code.SITE_FILE_INVALID, what, f"correct {path}, or delete it")
         return
     for service, handler in context.lines():
         try:
@@ -137,16 +137,16 @@ def _store_folder(folder: str, status: os.stat_result) -> Iterator[Finding]:
     free = os.statvfs(folder)
     if free.f_bavail * free.f_frsize < _MIN_FREE or (free.f_files and free.f_favail < _MIN_FREE_FILES):
         what = f"{folder}: the disk is full, and a code whose use cannot be recorded is refused"
-        yield Finding(ERROR, "store", Code.STORE_FULL, what, "free some space there")
+        yield Finding(ERROR, "store", Code.STORE_FULL, what, "free some space on that disk")
 
 
 def _clock_state() -> int:
-    """Return what adjtimex(2) reports when it changes nothing."""
+    """Return the state of the clock from adjtimex(2), without a change of the clock."""
     return int(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX)))
 
 
 def _builders() -> set[int]:
-    """Return the uids that the relay trusts: root, and in a build tree the owner and the user who runs this."""
+    """Return the uids that the relay trusts: root, and in a build tree its owner and the calling user."""
     owner = os.stat(__file__).st_uid
     return {0, owner, os.geteuid()} if owner != 0 or os.geteuid() != 0 else {0}
 

@@ -1,4 +1,4 @@
-"""What the checks of `doctor` examine: a machine, the services that run pam_totp.so, and the settings of each line."""
+"""The objects that `doctor` checks: a machine, the services that run pam_totp.so, and the settings of each line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _INTERPRETER = re.compile(rb"(/[ -~]*/python3[0-9.]*)\0")
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """A machine and the services to check. `user` is the user who will log in at the rehearsal of a change."""
+    """A machine and the services to check. `user` will log in at the rehearsal of a change."""
 
     machine: Machine
     services: Sequence[str]
@@ -39,7 +39,7 @@ class Context:
         return self._people
 
     def enrolled(self, store: str) -> Enrolled:
-        """Return which of these people are enrolled in a store. Each store is read once."""
+        """Return the enrolled users of a store among `people`. Each store is read once."""
         if store not in self._enrolled:
             self._enrolled[store] = find_enrolled(store, frozenset(self.people))
         return self._enrolled[store]
@@ -53,7 +53,7 @@ class Context:
                 continue
 
     def site(self) -> Site:
-        """Return the site file's settings, or none if it is invalid: another check reports that."""
+        """Return the site file's settings; none if the file is invalid, which another check reports."""
         try:
             return read_site(self.machine.path("/etc/pam_totp.toml"))
         except SettingsError:
@@ -68,7 +68,7 @@ class Context:
                 continue
 
     def modules(self) -> list[str]:
-        """Return the module files that the lines name, or the installed one if there is no line."""
+        """Return the module files that the lines name, or the installed module if there is no line."""
         folder = self.machine.module_folder() or "/usr/lib/security"
         targets = {h.rule.target for _, h in self.lines()} or {ACCOUNT + ".so"}
         return sorted(os.path.join(folder, t) for t in targets)

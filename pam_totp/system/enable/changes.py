@@ -1,9 +1,9 @@
-"""Change a file in such a way that the change can be rolled back.
+"""Change a file so that the change can be rolled back.
 
 Rules:
-- At every moment the file has its old content or its new content, whole.
-- The old file is kept under another name in the same folder. Rolling back is one rename and needs no free space.
-- An edit that others have made since is never overwritten.
+- At every moment the file has its complete old content or its complete new content.
+- The old file is kept under another name in the same folder. A roll-back is one rename and needs no free space.
+- A later edit by others is never overwritten.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pam_totp.system.pamd.stack import StackError
 
 
 class ChangeError(Exception):
-    """A file could not be changed, or rolled back. The message names the file and says what to do."""
+    """A file cannot be changed, or rolled back. The message names the file and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Change:
 
 
 def apply(change: Change) -> None:
-    """Write the new text. Raises ChangeError; then nothing has changed."""
+    """Write the new text. Raise ChangeError if the file is unchanged."""
     try:
         _require_unedited(change)
         _unlink(change.temporary)
@@ -83,9 +83,9 @@ def apply(change: Change) -> None:
 
 
 def undo(change: Change, *, dry_run: bool = False) -> str:
-    """Restore the old file, or remove only the added lines if others have edited it since. Return what was done.
+    """Restore the old file or, if others have edited it since, remove only the added lines. Return a report.
 
-    With `dry_run`, only return what would be done. Raises ChangeError; then nothing has changed.
+    With `dry_run`, only return the report. Raise ChangeError if the file is unchanged.
     """
     try:
         now = read(change.path)
@@ -118,7 +118,7 @@ def _plan_undo(change: Change, now: str | None) -> tuple[str, str | None]:
     if now is None:
         raise ChangeError(f"{path}: not found, so no lines can be removed (was it deleted on purpose?)")
     if change.before is None:
-        raise ChangeError(f"{path}: edited since 'enable'; delete it by hand, or the lines in it that 'enable' added")
+        raise ChangeError(f"{path}: edited since 'enable'; delete the file by hand, or the lines that 'enable' added")
     try:
         return f"{path}: edited since 'enable'; the added lines are removed, the edits stay", remove(now, change.ours)
     except StackError as e:
@@ -143,7 +143,7 @@ def _undo(change: Change, now: str | None) -> str:
 
 
 def _require_unedited(change: Change) -> None:
-    """Raise ChangeError unless the file has the text that the change starts from."""
+    """Raise ChangeError unless the file still has the text before the change."""
     with suppress(FileNotFoundError):
         status = os.lstat(change.path)
         if not stat.S_ISREG(status.st_mode):
@@ -160,7 +160,7 @@ def _write(path: str, text: str, like: str | None) -> None:
         for part in _parts(data):
             os.write(file, part)
         if os.pread(file, len(data) + 1, 0) != data:
-            raise ChangeError(f"{path}: the text read back differs from what was written; is the disk full?")
+            raise ChangeError(f"{path}: the data just written cannot be read back; is the disk full?")
         if like is None:
             os.fchmod(file, 0o644)
         else:

@@ -12,12 +12,12 @@ from pam_totp.system.pamd import edit
 from pam_totp.system.pamd.edit import FirstFactor
 from pam_totp.system.pamd.stack import StackError
 
-# These are enabled together: one of them alone would leave the other as a way around it.
+# These services are enabled together. Otherwise users could avoid the code by the other service.
 COVERS = {"sudo": ("sudo", "sudo-i"), "su": ("su", "su-l")}
 
 
 class EnablingError(Exception):
-    """The service cannot be enabled. The message says why."""
+    """The service cannot be enabled. The message gives the reason."""
 
 
 def services_for(service: str) -> Sequence[str]:
@@ -68,7 +68,7 @@ def _service_files(machine: Machine, service: str, first: FirstFactor, arguments
             raise EnablingError(f"{path} not found{hint}")
         so_far = machine.after(texts(changes, machine))
         if changes and any(h.rule.is_pam_totp for h in so_far.stack(name)):
-            continue  # it includes a file that an earlier change covers
+            continue  # it includes a file that is already in `changes`
         added = edit.new_lines(service, first, arguments)
         changes.append(Change(path, before, edit.insert(before, name, added, so_far.service, first), added))
     return changes

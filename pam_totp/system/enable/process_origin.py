@@ -42,7 +42,7 @@ def ancestors() -> Iterator[Process]:
 
 
 def terminal() -> int:
-    """Return the device number of the user's terminal, or 0. Below sudo, a process may have one that sudo made."""
+    """Return the device number of the user's terminal, or 0. Ignore a terminal that sudo has created."""
     processes = list(ancestors())
     start = next((i for i, process in enumerate(processes) if process.name == "sudo"), 0)
     while processes[start].name == "sudo" and start + 1 < len(processes) and processes[start + 1].name == "sudo":
@@ -56,12 +56,12 @@ def now_ticks() -> int:
 
 
 def why_not_second_login(service: str, began: int, first: int, environment: Mapping[str, str]) -> str | None:
-    """Return why this process is not from a login through `service` since `began`, or None if it is.
+    """Return the reason why this process is not from a login through `service` since `began`; None if it is.
 
-    `first` is the terminal of the first login, or 0.
+    `began` is in ticks since boot. `first` is the terminal of the first login, or 0.
     """
     if first != 0 and terminal() == first:
-        return "this is the terminal from which the change was made; log in from another one"
+        return "this is the terminal from which the change was made; log in from another terminal"
     programs = _PROGRAMS.get(service)
     logins = [p for p in ancestors() if programs is not None and p.name in programs and p.started >= began]
     if programs is not None and not logins:

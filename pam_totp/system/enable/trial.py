@@ -1,9 +1,8 @@
-"""A change on trial: recorded, then made, then kept or rolled back.
+"""A change on trial: recorded, then applied, then kept or rolled back.
 
 Rules:
-- Before the first byte of a change, a durable record of the old files exists, and a watchdog process that will restore
-  them.
-- To keep a change is one rename. A rollback starts with a rename. Exactly one of the two happens.
+- Before a file is changed, a durable record of the old files exists, and a watchdog process waits to restore them.
+- A change is kept by one rename. A rollback starts with a rename of the same file, so only one of them can succeed.
 - FOLDER holds, for each service, NAME.trial (on trial), NAME.json (kept), or NAME.back (rollback under way). The
   watchdog locks NAME.watch.
 - A trial without a watchdog, after a crash or a reboot, is rolled back by the next command or by
@@ -40,7 +39,7 @@ _NULL = subprocess.DEVNULL
 
 
 class TrialError(Exception):
-    """There is no such trial, or it could not be started or ended. The message says what to do."""
+    """The trial does not exist, or cannot be started or ended. The message gives the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ def load(service: str, state: str) -> Record | None:
         raise TrialError(f"{_path(service, state)}: {e.strerror}") from e
     except (ValueError, TypeError, KeyError):
         raise TrialError(
-            f"{_path(service, state)}: not a valid record; undo by hand what 'enable {service}' changed"
+            f"{_path(service, state)}: not a valid record; roll back the changes of 'enable {service}' by hand"
         ) from None
 
 
@@ -87,7 +86,7 @@ def records() -> list[tuple[str, str]]:
 
 
 def begin(record: Record) -> None:
-    """Record and make the changes, with a watchdog. Raises TrialError or ChangeError; then nothing has changed."""
+    """Record and apply the changes, with a watchdog. After TrialError or ChangeError, the files are unchanged."""
     record = Record(record.service, record.changes, record.keep_within, now_ticks(), terminal())
     try:
         os.makedirs(FOLDER, 0o700, exist_ok=True)
@@ -120,19 +119,20 @@ def keep(service: str) -> None:
 
 
 def roll_back(service: str, state: str = TRIAL, only: int | None = None) -> list[str]:
-    """Restore the old files. Return what was done. With `only`, roll back only a trial that began at these ticks.
+    """Restore the old files. Return a report. With `only`, roll back only a trial that began at these ticks.
 
-    Raises TrialError if there is no such record. Raises ChangeError, after the other files were restored, with a
-    message for each file that could not be.
+    Raise TrialError if there is no such record. If some files cannot be restored, restore the others, then raise
+    ChangeError with a message for each failed file.
     """
     with _lock():
         return _roll_back(service, state, only)
 
 
 def roll_back_all(machine: Machine) -> list[str]:
-    """Restore the old files of every service, or of none. Return what was done.
+    """Restore the old files of every service, or of none. Return a report.
 
-    No trial begins or ends meanwhile. Raises TrialError, with every obstacle, before the first change.
+    The lock prevents that a trial begins or ends meanwhile. Raise TrialError, with every obstacle, before the first
+    change.
     """
     with _lock():
         done = []
@@ -169,20 +169,20 @@ def _roll_back(service: str, state: str, only: int | None = None) -> list[str]:
 
 
 def dry_roll_back(service: str, state: str) -> list[str]:
-    """Return what `roll_back` would do. Raises ChangeError if a file could not be restored, and TrialError."""
+    """Return the report of a `roll_back`, but restore no file. Raise ChangeError or TrialError if it would fail."""
     record = load(service, state)
     return [undo(change, dry_run=True) for change in record.changes] if record is not None else []
 
 
 def dry_roll_back_all(machine: Machine) -> list[str]:
-    """Return what `roll_back_all` would do. Raises TrialError with every obstacle."""
+    """Return the report of a `roll_back_all`, but restore no file. Raise TrialError with every obstacle."""
     return [line for service, state in _without_obstacles(machine) for line in dry_roll_back(service, state)]
 
 
 def _without_obstacles(machine: Machine) -> list[tuple[str, str]]:
-    """Return the service and state of every record. Raises TrialError if not all of them can be rolled back.
+    """Return the service and state of every record. Raise TrialError if not all of them can be rolled back.
 
-    A file that was edited since is an obstacle, and so is a stack that would still name the module afterwards.
+    One obstacle is a file that was edited since. Another is a stack that would still name the module afterwards.
     """
     every, obstacles, after = records(), [], {}
     for service, state in every:
@@ -208,14 +208,14 @@ def roll_back_left_over() -> list[str]:
     for service in services:
         try:
             roll_back(service)
-            log(f"enable {service}: rolled back: not confirmed before this machine or the watchdog stopped")
+            log(f"enable {service}: rolled back: not confirmed before the machine or the watchdog stopped")
         except (ChangeError, TrialError) as e:
             log(f"enable {service}: could not be rolled back: {e}", syslog.LOG_ERR)
     return services
 
 
 def watch(service: str, stop: Sequence[object]) -> None:
-    """Wait until the trial is confirmed, or roll it back when its time is over or `stop` is not empty (SIGTERM)."""
+    """Wait until the trial is confirmed. Roll it back when its time is over or `stop` is not empty (SIGTERM)."""
     with open(_path(service, "watch"), "a", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         record = load(service, TRIAL)
@@ -254,7 +254,7 @@ def log(text: str, priority: int = syslog.LOG_NOTICE) -> None:
 
 
 def _start_watchdog(service: str) -> None:
-    """Start the watchdog where the end of the terminal or the session cannot reach it, and wait until it is ready."""
+    """Start the watchdog so that it survives the end of the terminal and the session. Wait until it is ready."""
     command = [INTERPRETER, "-I", "-S", WATCHDOG, service]
     unit = ["/usr/bin/systemd-run", "--quiet", "--collect", f"--unit=pam_totp-trial-{service}", "--", *command]
     started = False
@@ -267,7 +267,7 @@ def _start_watchdog(service: str) -> None:
     give_up = time.monotonic() + READY_WITHIN
     while not has_watchdog(service):
         if time.monotonic() > give_up:
-            raise TrialError(f"the watchdog process does not start: {' '.join(command)}")
+            raise TrialError(f"the watchdog process did not start: {' '.join(command)}")
         time.sleep(PAUSE / 5)
 
 

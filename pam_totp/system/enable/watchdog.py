@@ -1,8 +1,8 @@
 """Wait for the end of a trial in a separate process: `python3 -I -S watchdog.py SERVICE`, or `--left-over`.
 
 Rules:
-- The end of a terminal or a session does not end this process.
-- On SIGTERM, as at a shutdown, it rolls the change back before it ends.
+- This process survives the end of the terminal and the session.
+- On SIGTERM, as at a shutdown, it rolls the change back before it exits.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""Check the order of a stack: how users can log in without a code, and what a refusal is worth. Pure.
+"""Check the order of a stack: find logins without a code, and refusals that let users in. Pure.
 
 Rules:
-- A stack is in order if every login runs pam_totp.so, and of its results only success and ignore let a user in.
+- A stack is in order if every login runs pam_totp.so, and only its results success and ignore let a user in.
 - A code is asked for only after the first factor was right.
 - Every path through the stack is examined.
 """
@@ -17,7 +17,7 @@ from pam_totp.system.pamd.verdicts import Move, find_path, jump, possible_result
 CHECK = "order"
 _METHODS = ("unix", "sss", "ldap", "krb5", "winbind", "userdb", "pwdfile", "systemd_home", "radius", "mysql", "pgsql")
 PASSWORD_MODULES = frozenset(f"pam_{name}.so" for name in _METHODS)
-# Lets root become another user without a prompt. Every distribution has it in su, and it accepts root alone.
+# Lets root become another user without a prompt. Every distribution has it in su, and it accepts only root.
 ROOT_MODULE = "pam_rootok.so"
 
 _OWN_RESULTS = (
@@ -51,7 +51,7 @@ def totp_modules(stack: Sequence[Handler]) -> list[int]:
 
 
 def check_order(service: str, stack: Sequence[Handler], *, code_only: bool = False) -> Iterator[Finding]:
-    """Yield what is wrong with the order of an auth stack. With `code_only`, PAM is meant to ask for the code alone."""
+    """Yield the findings about the order of an auth stack. With `code_only`, PAM has to ask for the code only."""
     totp = totp_modules(stack)
     if not totp:
         return
@@ -77,7 +77,7 @@ def is_jumped_over(stack: Sequence[Handler], index: int) -> bool:
 
 
 def bypasses(stack: Sequence[Handler], totp: Sequence[int]) -> Iterator[tuple[int, str]]:
-    """Yield each module that lets users in without pam_totp.so, and the result by which it does."""
+    """Yield each module that lets users in without pam_totp.so, and the result that does so."""
     forbidden: set[tuple[int, str]] = set()
 
     def results(index: int) -> Sequence[str]:
@@ -97,7 +97,7 @@ def bypasses(stack: Sequence[Handler], totp: Sequence[int]) -> Iterator[tuple[in
 
 
 def _accepted_refusals(service: str, stack: Sequence[Handler], totp: Sequence[int]) -> Iterator[Finding]:
-    """Report the results of pam_totp.so that must deny and do not."""
+    """Report the results of pam_totp.so that must deny a login but let users in."""
     accepted = []
     for result, meaning in _REFUSALS.items():
 
@@ -126,14 +126,14 @@ def _logins_without_code(service: str, stack: Sequence[Handler], totp: Sequence[
 
 def _impossible_login(service: str, stack: Sequence[Handler]) -> Iterator[Finding]:
     if find_path(stack, lambda i: possible_results(stack[i]), lambda _, verdict: verdict == "success") is None:
-        what = f"{service}: no user can log in, whatever the modules return"
+        what = f"{service}: no user can log in: every combination of the modules' results is refused"
         yield _finding(ERROR, Code.LOGIN_IMPOSSIBLE, what, "see pam.d(5)")
 
 
 def _login_without_password(service: str, stack: Sequence[Handler], totp: Sequence[int]) -> Iterator[Finding]:
     results = _wrong_password(stack, password_modules(stack), totp)
     if find_path(stack, results, _success_through(totp)) is not None:
-        what = f"{service}: a code alone lets users in: {_location(stack, totp[0])} is enough without a right password"
+        what = f"{service}: a code alone lets users in: {_location(stack, totp[0])} does not require a right password"
         remedy = "move the pam_totp.so line after the password, and make its control `required`"
         yield _finding(ERROR, Code.LOGIN_WITHOUT_PASSWORD, what, remedy)
 
@@ -161,7 +161,7 @@ def _forward_pass(service: str, stack: Sequence[Handler], totp: Sequence[int]) -
             remedy = "put the password's module after the pam_totp.so line, with use_first_pass"
             yield _finding(ERROR, Code.FORWARDED_PASSWORD_UNCHECKED, what, remedy)
         elif not {"try_first_pass", "use_first_pass"} & set(stack[later[0]].rule.arguments):
-            what = f"{service}: {_location(stack, later[0])} asks again for the password that forward_pass hands on"
+            what = f"{service}: {_location(stack, later[0])} asks again for the password from forward_pass"
             yield _finding(
                 WARNING, Code.PASSWORD_ASKED_TWICE, what, "give that module use_first_pass, or remove forward_pass"
             )
@@ -177,7 +177,7 @@ def _success_through(totp: Sequence[int]) -> Callable[[Sequence[Move], str], boo
 
 
 def _wrong_password(stack: Sequence[Handler], factors: Sequence[int], totp: Sequence[int]) -> _Results:
-    """Return the possible results of each module where those at `factors` refuse."""
+    """Return a function for the possible results of each module if the modules at `factors` refuse."""
 
     def results(index: int) -> Sequence[str]:
         if index in factors:

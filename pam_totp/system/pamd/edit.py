@@ -1,9 +1,9 @@
 """Insert the pam_totp.so line into a service file, and remove it again. Text in, text out. Pure.
 
 Rules:
-- Two lines are added, a comment and the rule. Every other line stays where it is.
-- If the stack would be in order at no position, the file is not edited.
-- Edits that others have made since are kept.
+- Two lines are added, a comment and the rule. All other lines are unchanged.
+- The file is edited only if a position exists at which the stack is in order.
+- Later edits by others are kept.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def insert(text: str, name: str, added: str, read: ReadService, first: FirstFact
         raise StackError(f"{name}: already names {MODULE}")
     factors = analysis.password_modules(before)
     if not factors:
-        raise StackError(f"{name}: asks for no password, so a code would be the only factor")
+        raise StackError(f"{name}: the stack has no password module, so a code would be the only factor")
     earliest = before[factors[0]].origin
     origins = sorted({h.origin for h in before if h.origin >= earliest})
     physical = text.split("\n")
@@ -72,7 +72,7 @@ def insert(text: str, name: str, added: str, read: ReadService, first: FirstFact
 
 
 def remove(text: str, added: str) -> str:
-    """Return the file without the lines `added`. Raises StackError unless it contains them unchanged, exactly once."""
+    """Return the file without the lines `added`. Raise StackError unless it contains them unchanged, exactly once."""
     before, found, after = ("\n" + text).partition("\n" + added)
     if not found or ("\n" + added) in "\n" + after:
         raise StackError("the lines that 'enable' added were changed")
@@ -80,9 +80,9 @@ def remove(text: str, added: str) -> str:
 
 
 def _problems(name: str, stack: Sequence[Handler], first: FirstFactor) -> list[Finding]:
-    """Return what is wrong with this position of the line.
+    """Return the findings that speak against this position of the line.
 
-    Ways to log in that the file had before, other than by password, do not count against the position.
+    Other ways to log in than by password are ignored, because the file had them before.
     """
     bypasses = [stack[i].rule.module for i, _ in analysis.bypasses(stack, analysis.totp_modules(stack)[:1])]
     has_other_bypass = any(module not in analysis.PASSWORD_MODULES for module in bypasses)

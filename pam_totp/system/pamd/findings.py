@@ -1,9 +1,9 @@
-"""Findings of a check: a code for programs, words for people. Pure.
+"""Findings of a check: a code for programs, and text for users. Pure.
 
 Rules:
-- Programs decide by `severity` and `code` alone. `what` and `remedy` are for people, and their wording may change.
+- Programs use only `severity` and `code`. `what` and `remedy` are for users, and their wording may change.
 - A code keeps its meaning from release to release. pam-totp(1) lists every code.
-- A finding says in one line what is wrong and in one line what to do.
+- A finding has one line for the problem and one line for the remedy.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """How bad a finding is."""
+    """The severity of a finding."""
 
     ERROR = "error"  # users are locked out, or log in without a code
-    WARNING = "warning"  # users may be locked out, or the second factor is weaker than it looks
+    WARNING = "warning"  # users may be locked out, or the second factor is weaker than expected
     NOTE = "note"  # a check was skipped
 
 
@@ -25,7 +25,7 @@ ERROR, WARNING, NOTE = Severity
 
 
 class Code(StrEnum):
-    """What was found. The order is that of the checks."""
+    """The kinds of findings, in the order of the checks."""
 
     # check "order": the stack of a service
     SERVICE_NOT_FOUND = "service-not-found"
@@ -81,7 +81,7 @@ class Code(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One finding of the check `check`, with the two lines for people."""
+    """One finding of the check `check`, with its two lines for users."""
 
     severity: Severity
     check: str

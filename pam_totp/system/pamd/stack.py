@@ -71,7 +71,7 @@ class Rule:
         return not self.is_include and self.module == MODULE
 
     def action(self, result: str) -> Action:
-        """Return what libpam does when the module returns `result`."""
+        """Return the action of libpam if the module returns `result`."""
         table = parse_control(self.control)
         return table.get(result, table.get("default", "bad"))
 
@@ -106,7 +106,7 @@ def flatten(name: str, read: ReadService, phase: str = "auth") -> tuple[Handler,
 
 
 def parse_control(control: str) -> dict[str, Action]:
-    """Return the action for each result that a control names, "default" among them. Raises StackError."""
+    """Return the action for each result that a control names, including "default". Raise StackError."""
     if control.lower() in _NAMED:
         return _NAMED[control.lower()]
     if not control.startswith("["):
@@ -122,7 +122,7 @@ def parse_control(control: str) -> dict[str, Action]:
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, int, str]]:
-    """Yield lines as libpam assembles them: comments removed, and joined where a line ends in a backslash."""
+    """Yield lines as libpam assembles them: without comments, and joined if a line ends in a backslash."""
     first, joined = None, ""
     number = -1
     for number, physical in enumerate(text.split("\n")):

@@ -1,8 +1,8 @@
-"""Compute what libpam makes of a stack: its verdict for given results, and the paths to a verdict. Pure.
+"""Simulate libpam on a stack: its verdict for given results, and the paths to a verdict. Pure.
 
 Rules:
-- `advance` does what _pam_dispatch_aux of Linux-PAM 1.5 does. Tests compare it with the real libpam on random stacks.
-- Every statement about a service file comes from walking its stack, never from searching its text for words.
+- `advance` reproduces _pam_dispatch_aux of Linux-PAM 1.5. Tests compare it with the real libpam on random stacks.
+- Every finding about a service file comes from a simulation of its stack, never from a search for words in its text.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def advance(stack: Sequence[Handler], state: State, result: str) -> State:
 
 
 def jump(stack: Sequence[Handler], index: int, count: int) -> tuple[int, int]:
-    """Return where a jump over `count` modules lands, and how many modules are missing. A substack counts as one."""
+    """Return the target of a jump over `count` modules, and the number of missing modules. A substack counts as one."""
     after, level = index + 1, stack[index].level
     while after < len(stack) and stack[after].level >= level and count:
         after += 1
