@@ -148,7 +148,7 @@ def test_a_purge_without_an_answer_keeps_the_secrets_and_says_so(packaged: Packa
 
 def test_a_purge_answered_with_no_keeps_the_secrets(packaged: Packaged) -> None:
     talk = packaged.talk("DEBIAN_FRONTEND=teletype dpkg --purge libpam-totp")
-    talk.asks("Delete everybody's tokens, too?").asks("[yes/no]").says("no")
+    talk.asks("Delete the tokens of all users?").asks("[yes/no]").says("no")
     status, said = talk.ends()
     assert (status, f"the secrets in {STORE} stay" in said) == (0, True), said
     assert packaged.has(f"{STORE}/alice.json")
