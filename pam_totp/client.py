@@ -85,8 +85,8 @@ class Verdict(enum.Enum):
 class Outcome:
     """A verdict, with messages for the user. It is true if the code was accepted, and only then.
 
-    `messages` are in the order in which the service sent them: how many answers were refused since the last success,
-    how many recovery codes are left, what to do next.
+    `messages` are in the order of the service. They state the answers refused since the last success, the remaining
+    recovery codes, or the next step.
     """
 
     verdict: Verdict
@@ -123,7 +123,7 @@ def verify(
     `service` is the name under which /etc/pam_totp.toml lists this account. `rhost` is the user's address, for the
     log; the service ignores it unless the account is listed. `path` is the service's socket. `timeout` is in seconds,
     for the whole call. An impossible name or code is refused without asking the service.
-    Raise OutOfReach, NotAdmitted or Misconfigured, and ValueError for an empty `service` or one with a NUL.
+    Raise OutOfReach, NotAdmitted or Misconfigured, or ValueError if `service` is empty or contains NUL.
     """
     if not service or "\0" in service:
         raise ValueError("service must be a name: not empty, without NUL")
@@ -236,7 +236,7 @@ def _remaining(deadline: float) -> float:
 def _hello(user: str, service: str, rhost: str | None) -> bytes | None:
     """Return the first packet, or None if no account can have that name.
 
-    `grace_period=0` makes the service check this code, even if the user's last one is recent.
+    `grace_period=0` makes the service check this code, even if the user has grace.
     """
     fields = [f"version={PROTOCOL_VERSION}", f"service={service}", f"user={user}", "flags=0", "arg=grace_period=0"]
     if rhost:

@@ -87,8 +87,8 @@ examples:
   pam-totp resync alice --port /dev/ttyUSB0
                                  resynchronise a key fob: press it twice
   pam-totp enable sudo           require a code at sudo, on trial at first
-  pam-totp doctor                find what may lock users out, or let them in
-                                 without a code
+  pam-totp doctor                find problems that lock users out, or let them
+                                 in without a code
 
 exit status:
   0 done or accepted             1 refused, or a check failed

@@ -45,7 +45,7 @@ def _disable(service: str, dry_run: bool) -> int:
         if service in Machine().services_with_module():
             raise CommandError(f"{service} was not enabled by 'enable': remove the pam_totp line by hand")
         raise CommandError(f"{service} is not enabled")
-    # A dry run comes first: if one change cannot be undone, none is.
+    # A dry run comes first: if one change cannot be rolled back, no file is changed.
     lines = trial.dry_roll_back(service, states[0])
     if not dry_run:
         lines = trial.roll_back(service, states[0])

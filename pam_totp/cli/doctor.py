@@ -1,4 +1,4 @@
-"""doctor: find what may lock users out, or let them in without a code."""
+"""doctor: find problems that lock users out, or let them in without a code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def add_to(commands: Commands) -> None:
         commands,
         "doctor",
         run,
-        "find what may lock users out, or let them in without a code",
+        "find problems that lock users out, or let them in without a code",
         "pam-totp doctor",
         "pam-totp doctor sshd --json",
         data=True,

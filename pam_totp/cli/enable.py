@@ -225,7 +225,7 @@ def _validate_sshd() -> None:
         _print_findings(errors)
         raise _unchanged("sshd", "its configuration lets logins bypass the new stack")
     if not sshd.reload():
-        print("sshd was not reloaded: it is not running, or reads its configuration at every login")
+        print("sshd was not reloaded: it is stopped, or reads its configuration at every login")
 
 
 def _keep(service: str) -> int:

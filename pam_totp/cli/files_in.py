@@ -51,7 +51,7 @@ def read_secret(path: str) -> str:
 def read_homes(homes: str, name: str, limit: int) -> Iterator[UserFile]:
     """Yield the files called `name` in the home directories within `homes`, in the order of the directories.
 
-    Raises OSError.
+    Raise OSError.
     """
     accounts = {os.path.normpath(entry.pw_dir): entry for entry in pwd.getpwall()}
     for folder in sorted(os.listdir(homes)):

@@ -49,6 +49,13 @@ def run(args: argparse.Namespace) -> int:
     elif accepted:
         print(f"accepted: {reason}" + (f" of {decision.token}" if decision.token else ""))
     else:
-        required = f"must be a code of {lengths} digits, two or three codes in a row, or a recovery code"
-        print(f"refused: {reason}" + (f": {required}" if decision.outcome is Outcome.MALFORMED else ""))
+        explanations = {
+            Outcome.MALFORMED: f"must be a code of {lengths} digits, two or three codes in a row, or a recovery code",
+            Outcome.REPLAYED: "this code was used before (wait for the next code)",
+            Outcome.CONSECUTIVE_NEEDED: "too many failures: two codes in a row are required, or three",
+            Outcome.LOCKED: f"only a recovery code is accepted (see 'pam-totp unlock {user}')",
+            Outcome.NOT_ENROLLED: "no token is confirmed",
+        }
+        explanation = explanations.get(decision.outcome)
+        print(f"refused: {reason}" + (f": {explanation}" if explanation else ""))
     return DONE if accepted else REFUSED

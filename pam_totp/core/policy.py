@@ -1,4 +1,4 @@
-"""Policy: how far a code may be from the expected one, how many codes an answer needs, and when a user is locked.
+"""Policy: the limits on codes, the number of codes in an answer, and the lock.
 
 Rules:
 1. A policy is five whole numbers within bounds. `core.settings` reads them from the site file and module arguments.

@@ -5,8 +5,8 @@ Rules (docs/architecture.md numbers all laws of verification):
 2. A wrong code changes only the counts of failures and refusals.
 3. The decision depends on the record, the answer, the time and the policy. There is no other state.
 4. A malformed answer leaves the record unchanged, and so does every answer for a user without a confirmed token.
-5. Every other answer changes the record. So every refusal writes once, and neither its time nor a full disk shows the
-   reason.
+5. Every other answer changes the record. So every refusal writes once, and a full disk or the
+   time cannot show the reason.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pam_totp.core.oath import find
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_DRIFT, TIME_LIMIT, HotpToken, Token, TotpToken, UserRecord
 
-REPLAYS = 10  # counters or steps, the last used ones: their codes are recognised as replays
+REPLAYS = 10  # the last used counters or steps, whose codes are recognised as replays
 
 
 class Outcome(enum.Enum):

@@ -62,7 +62,7 @@ def parsed_at_once(tokens: list[ImportedToken]) -> ParsedFile:
 
 
 class Format(Protocol):
-    """One file format. Subclasses are listed in `registry.FORMATS`, and set what differs from the defaults here."""
+    """One file format. Subclasses are listed in `registry.FORMATS`, and override the defaults here."""
 
     name: str
     """The format's name on the command line."""

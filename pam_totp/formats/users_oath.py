@@ -1,8 +1,10 @@
 """users.oath, the file of pam_oath and, with nine columns, of mod_authn_otp.
 
 pam_oath's columns are `type user pin key [counter [last code [timestamp]]]`. The counter is that of the last code or,
-without a last code, that of the next code. mod_authn_otp has the number of failures before the last code, and an
-address at the end. Its counter is always that of the next code. For a time-based token, this column is the drift.
+without a last code, that of the next code.
+
+mod_authn_otp has the number of failures before the last code, and an address at the end. Its counter is always that
+of the next code. For a time-based token, this column is the drift.
 """
 
 from __future__ import annotations

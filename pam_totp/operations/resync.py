@@ -70,7 +70,7 @@ def resynchronise(
 def candidates(token: Token, count: int, now: int, reach: int) -> range:
     """Return the counters or steps at which the first of `count` codes is searched.
 
-    They are up to `reach` counters ahead, or up to `reach` steps before and after. Used ones are excluded.
+    They are up to `reach` counters ahead, or up to `reach` steps before and after. Used values are excluded.
     """
     if isinstance(token, HotpToken):
         return range(token.counter, token.counter + reach + 1)

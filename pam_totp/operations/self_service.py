@@ -198,7 +198,7 @@ class Factors:
         return None
 
     def recovery(self, asking: Asking) -> list[str] | Problem:
-        """Replace the recovery codes. Return the new ones, which are shown this once."""
+        """Replace the recovery codes. Return the new codes, which are shown only once."""
         shown: list[str] = []
 
         def with_new(record: UserRecord) -> UserRecord:
@@ -288,7 +288,7 @@ def is_last(record: UserRecord, token: Token) -> bool:
 
 
 def conflict(record: UserRecord, token: Token) -> Reason | None:
-    """Return why the record cannot take one more token, or None if it can."""
+    """Return the reason why the token cannot be added to the record, or None."""
     if len(record.tokens) >= MAX_TOKENS:
         return Reason.TOO_MANY_TOKENS
     if record.token(token.name) is not None:

@@ -18,7 +18,7 @@ _LONGEST_SERVICE = 64  # characters: longer than the name of any service file
 
 
 def origin(service: str, rhost: str | None) -> tuple[str, str] | None:
-    """Return the key of grace: the service and the canonical address. Return None if this login cannot have grace."""
+    """Return the key of grace, which is the service and the canonical address; None for a login without grace."""
     if rhost is None or not (service.isascii() and service.isprintable() and 0 < len(service) <= _LONGEST_SERVICE):
         return None
     if service != service.strip():

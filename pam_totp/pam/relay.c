@@ -282,9 +282,9 @@ static int connect_to(pam_handle_t *pamh, const char *path)
     return -1;
 }
 
-/* Starts a helper that inherits no state of the host: /dev/null on 0-2, the channel on 3, no other descriptor, an empty
- * environment, default signals, a new session (so the terminal's Ctrl-C does not reach it), the folder "/". The helper
- * sets its umask and writes no byte code. Returns 0 or an errno value. */
+/* Starts a helper that inherits no state of the host. It has /dev/null on 0-2, the channel on 3, and no other
+ * descriptor; an empty environment, default signals and the folder "/". It has a new session, so the terminal's Ctrl-C
+ * does not reach it. The helper sets its umask. Returns 0 or an errno value. */
 static int spawn(const char *helper, int channel, pid_t *pid)
 {
     char *const argv[] = {INTERPRETER, "-I", "-S", (char *)helper, NULL};
@@ -331,9 +331,9 @@ static int start(const char *helper, struct service *service)
     return error;
 }
 
-/* Closes the channel and kills a helper, whose record was durable before it answered. If the host ignores SIGCHLD or
+/* Closes the channel and kills a helper. Its record was durable before it answered. If the host ignores SIGCHLD or
  * reaps all children itself, the pid may already belong to another process. So the signal goes to a pidfd, which always
- * refers to the same process, after waitid has shown that this process is still a child of the host. */
+ * refers to the same process. Before that, waitid checks that this process is still a child of the host. */
 static void hang_up(const struct service *service)
 {
     siginfo_t unused;

@@ -28,7 +28,7 @@ class NotThere(Exception):
 class NoAccount(NotThere):
     """No account has that name, so the place of its file is unknown.
 
-    This does not prove that the user is not enrolled: a name service that cannot be reached gives the same result.
+    The user may still be enrolled: an unreachable name service gives the same result.
     """
 
 
@@ -54,7 +54,7 @@ class Store(Protocol):
         """
 
     def users(self) -> Iterator[str]:
-        """Yield the names of the users who have a record, in no order."""
+        """Yield the names of the users with a record, in any order."""
 
 
 def read_or_unknown(store: Store, user: str) -> UserRecord:

@@ -7,7 +7,7 @@ Rules:
 4. `manifest` has a line of JSON for each new record: its name, its content, and whether an old record exists. The last
    line of a name counts.
 5. Rolling back needs no disk space, except for records that were changed since. A full disk does not stop it.
-6. A record that was changed since keeps what was used: counters, steps, recovery codes, failures.
+6. A record that was changed since keeps its used counters, steps and recovery codes, and its failures.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _undo_one(folder: int, journal: int, name: str, new: bytes, was_there: bool)
 
 
 def _without_unused_tokens(current: bytes, old: bytes | None, new: bytes) -> bytes:
-    """Return a record that was changed since, for example by a login, without new tokens that were not used.
+    """Return a record that was changed since, for example by a login, without its unused new tokens.
 
     Used tokens stay: otherwise the same file, imported again, would bring them back with old counters. Used recovery
     codes and counted failures stay too. So such a record is never removed as a whole.

@@ -97,7 +97,7 @@ class Login:
     """One PAM handle: `with Login("sudo", "alice", converse) as login: login.authenticate()`.
 
     `folder` is searched for service files instead of /etc/pam.d. `items` may set tty, rhost and ruser.
-    Raises LibpamError.
+    Raise LibpamError.
     """
 
     def __init__(

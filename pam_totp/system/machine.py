@@ -46,7 +46,7 @@ class Machine:
     def service(self, name: str) -> str | None:
         """Return the text of a service file by its name or absolute path, or None if it does not exist.
 
-        Bytes that are not UTF-8 become surrogates. Raises StackError if the file cannot be read.
+        Bytes that are not UTF-8 become surrogates. Raise StackError if the file cannot be read.
         """
         if name.startswith("/"):
             candidates = [self.path(name)]
@@ -65,7 +65,7 @@ class Machine:
         return None
 
     def stack(self, service: str, phase: str = "auth") -> tuple[Handler, ...]:
-        """Return the flat stack of a service. Raises StackError."""
+        """Return the flat stack of a service. Raise StackError."""
         return flatten(service, self.service, phase)
 
     def services(self) -> list[str]:

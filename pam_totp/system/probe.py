@@ -37,7 +37,7 @@ class Problem:
 
 
 def service(path: str) -> Problem | None:
-    """Probe the service that listens at `path`. Return None if it answers. Raises FileNotFoundError."""
+    """Probe the service that listens at `path`. Return None if it answers. Raise FileNotFoundError."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
         channel.settimeout(_WAIT)
         try:

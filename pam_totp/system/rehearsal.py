@@ -64,7 +64,7 @@ def private_copy(machine: Machine, service: str) -> Iterator[str]:
     """Copy the service file and all included files to a temporary folder, which is deleted at the end.
 
     Includes become absolute paths: Linux-PAM 1.5 looks for them in /etc/pam.d even under pam_start_confdir.
-    Raises StackError if a file is missing.
+    Raise StackError if a file is missing.
     """
     folder = tempfile.mkdtemp(prefix="pam-totp-rehearsal-")
     try:

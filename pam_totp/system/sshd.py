@@ -49,13 +49,13 @@ def drop_in(first: FirstFactor) -> str:
 
 
 def configuration_error() -> str | None:
-    """Return the error that `sshd -t` reports, or None. Raises SshdError if sshd is not installed."""
+    """Return the error that `sshd -t` reports, or None. Raise SshdError if sshd is not installed."""
     done = _run("-t")
     return None if done.returncode == 0 else _error(done)
 
 
 def settings(user: str, host: str = "localhost", address: str = "127.0.0.1") -> Settings:
-    """Return the settings for a login of `user` (sshd -T -C), by lower-case name. Raises SshdError."""
+    """Return the settings for a login of `user` (sshd -T -C), by lower-case name. Raise SshdError."""
     done = _run("-T", "-C", f"user={user},host={host},addr={address}")
     if done.returncode != 0:
         raise SshdError(f"sshd -T: {_error(done)}")

@@ -24,7 +24,10 @@ def test_verify_uses_the_code_up(site: Site) -> None:
     first = site.command("verify", ME, codes(0))
     assert (first.returncode, first.stdout) == (0, "accepted: code of fob\n")
     again = site.command("verify", ME, codes(0))
-    assert (again.returncode, again.stdout) == (1, "refused: replayed\n")
+    assert (again.returncode, again.stdout) == (
+        1,
+        "refused: replayed: this code was used before (wait for the next code)\n",
+    )
     wrong = site.command("verify", ME, stdin="000000\n")
     assert (wrong.returncode, wrong.stdout) == (1, "refused: wrong\n")
     assert site.record().failures == 1

@@ -1,1 +1,1 @@
-"""Checks of a host: find problems that may lock users out, or let them in without a code."""
+"""Checks of a host for problems that lock users out, or let them in without a code."""

@@ -26,7 +26,7 @@ def services_for(service: str) -> Sequence[str]:
 
 
 def plan(machine: Machine, service: str, first: FirstFactor, arguments: Sequence[str]) -> tuple[Change, ...]:
-    """Return the changes for `service`, its own file first. Raises EnablingError."""
+    """Return the changes for `service`, its own file first. Raise EnablingError."""
     if SHARED.fullmatch(service):
         raise EnablingError(f"{service} is included by other services; enable those one by one")
     if not SERVICE_NAME.fullmatch(service):

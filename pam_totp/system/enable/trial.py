@@ -57,7 +57,7 @@ class Record:
 
 
 def load(service: str, state: str) -> Record | None:
-    """Return the record in that state, or None. Raises TrialError if it cannot be read."""
+    """Return the record in that state, or None. Raise TrialError if it cannot be read."""
     try:
         with open(_path(service, state), encoding="utf-8") as file:
             document = json.load(file)
@@ -109,7 +109,7 @@ def begin(record: Record) -> None:
 
 
 def keep(service: str) -> None:
-    """End the trial and keep the change. Raises TrialError if there is no trial."""
+    """End the trial and keep the change. Raise TrialError if there is no trial."""
     with _lock():
         try:
             os.rename(_path(service, TRIAL), _path(service, KEPT))

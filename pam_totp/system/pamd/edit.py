@@ -35,7 +35,7 @@ def new_lines(service: str, first: FirstFactor, arguments: Sequence[str]) -> str
 def insert(text: str, name: str, added: str, read: ReadService, first: FirstFactor = "password") -> str:
     """Return the service file `name` with the lines `added` after its first factor (before it, for a key).
 
-    `read` returns the files that it includes. Raises StackError with the reason if no position is safe.
+    `read` returns the files that it includes. Raise StackError with the reason if no position is safe.
     """
 
     def flatten_with(candidate: str) -> tuple[Handler, ...]:

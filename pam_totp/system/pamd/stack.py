@@ -96,12 +96,12 @@ ReadService = Callable[[str], str | None]
 
 
 def parse(text: str, name: str = "the file") -> tuple[Rule, ...]:
-    """Return the rules of a service file in order. Raises StackError."""
+    """Return the rules of a service file in order. Raise StackError."""
     return tuple(_rule(first, last, line, name) for first, last, line in _logical_lines(text))
 
 
 def flatten(name: str, read: ReadService, phase: str = "auth") -> tuple[Handler, ...]:
-    """Return the modules that libpam runs for the service `name`, with includes resolved. Raises StackError."""
+    """Return the modules that libpam runs for the service `name`, with includes resolved. Raise StackError."""
     return tuple(_flatten(name, read, phase))
 
 
