@@ -5,8 +5,8 @@ Rules (docs/architecture.md numbers all laws of verification):
 2. A wrong code changes only the counts of failures and refusals.
 3. The decision depends on the record, the answer, the time and the policy. There is no other state.
 4. A malformed answer leaves the record unchanged, and so does every answer for a user without a confirmed token.
-5. Every other answer changes the record. So every refusal writes once, and a full disk or the
-   time cannot show the reason.
+5. Every other answer changes the record. So every refusal writes once, and a full disk or the time cannot show the
+   reason.
 """
 
 from __future__ import annotations

@@ -318,15 +318,15 @@ static int start(const char *helper, struct service *service)
     int ends[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
         return errno;
-    int ours = aside(ends[0]), its = aside(ends[1]);
-    int error = ours < 0 || its < 0 ? EMFILE : spawn(helper, its, &service->pid);
-    if (its >= 0)
-        close(its);
+    int near = aside(ends[0]), far = aside(ends[1]);
+    int error = near < 0 || far < 0 ? EMFILE : spawn(helper, far, &service->pid);
+    if (far >= 0)
+        close(far);
     if (error == 0) {
-        service->channel = ours;
+        service->channel = near;
         service->pidfd = aside(pidfd_open(service->pid, 0));
-    } else if (ours >= 0) {
-        close(ours);
+    } else if (near >= 0) {
+        close(near);
     }
     return error;
 }

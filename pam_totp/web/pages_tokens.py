@@ -157,7 +157,7 @@ def cancel() -> Page:
     return redirect_to("tokens.overview")
 
 
-# Add a hardware token: one that an administrator has handed out, or one whose key the user knows
+# Add a hardware token that an administrator has handed out, or a token whose key the user knows
 
 
 @pages.get("/add-token")
