@@ -105,7 +105,10 @@ def prove(service: str, user: str, converse: Converse, folder: str, show: Callab
             break
         show(f"refused ({outcome})" + ("; try again" if left else ""))
     else:
-        remedy = f"check the password and the code; 'pam-totp list {user}' shows whether {user} has a token"
+        remedy = (
+            f"check the password and the code; 'pam-totp list {user}' shows whether {user} has a token; "
+            "--for-user names another user"
+        )
         raise RehearsalError(f"{user} could not log in to {service}: {outcome} ({remedy})")
     show(f"{user} logged in")
     if not answers:

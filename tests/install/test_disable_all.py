@@ -100,6 +100,20 @@ def test_a_trial_confirmed_meanwhile_is_rolled_back_too(both: Fresh) -> None:
     assert as_before(both)
 
 
+@pytest.mark.parametrize("path", ["/etc/pam.d/sudo", "/etc/pam.d"])
+def test_a_read_only_file_keeps_every_service_enabled(both: Fresh, path: str) -> None:
+    before = both.pam_d()
+    both.shell(f"mount --bind {path} {path} && mount -o remount,bind,ro {path}")
+    try:
+        for words in ((), ("--dry-run",)):
+            done = both.installed("disable", "--all", *words)
+            assert (done.returncode, f"{path}: cannot be written" in done.stderr) == (1, True), done.stderr
+    finally:
+        both.shell(f"umount {path}")
+    assert both.pam_d() == before
+    assert (both.state("sudo"), both.state("su")) == ("json", "json")
+
+
 @contextmanager
 def holds_lock(folder: Path) -> Iterator[int]:
     """Hold the lock that `keep` and `roll_back` acquire; yield its file descriptor."""

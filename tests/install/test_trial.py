@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from pam_totp.system.enable import trial
-from pam_totp.system.enable.changes import Change, ChangeError, apply
+from pam_totp.system.enable.changes import Change, ChangeError, apply, undo
 from pam_totp.system.enable.trial import BACK, TRIAL, Record, TrialError
+from pam_totp.system.machine import Machine
 
 BEFORE, ADDED = "auth required pam_unix.so\n", "auth required pam_totp.so\n"
 
@@ -56,6 +57,28 @@ def test_a_rollback_restores_what_it_can_and_retries_the_rest(tmp_path: Path) ->
     assert trial.roll_back("sudo") == [f"{first.path}: restored", f"{second.path}: already as before"]
     assert Path(first.path).read_text() == BEFORE
     assert list(Path(trial.FOLDER).iterdir()) == []
+
+
+def test_a_rollback_of_all_restores_what_it_can_and_reports_it(
+    tmp_path: Path, logged: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = made(tmp_path, "first", "second")
+    on_trial("first", first)
+    on_trial("second", second)
+
+    def undo_second_only(change: Change, *, dry_run: bool = False) -> str:
+        if change == first and not dry_run:
+            raise ChangeError("first: No space left on device; nothing was changed")
+        return undo(change, dry_run=dry_run)
+
+    monkeypatch.setattr(trial, "undo", undo_second_only)
+    machine = Machine(str(tmp_path))
+    with pytest.raises(TrialError, match=r"first: No space .*run the command again\); done: .*second: restored$"):
+        trial.roll_back_all(machine)
+    assert (Path(first.path).read_text(), Path(second.path).read_text()) == (first.after, BEFORE)
+    assert logged == ["disable second: done"]
+    monkeypatch.setattr(trial, "undo", undo)
+    assert trial.roll_back_all(machine) == [f"{first.path}: restored"]
 
 
 def test_left_over_trials_are_rolled_back_though_one_fails(tmp_path: Path, logged: list[str]) -> None:

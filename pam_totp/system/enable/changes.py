@@ -85,15 +85,19 @@ def apply(change: Change) -> None:
 def undo(change: Change, *, dry_run: bool = False) -> str:
     """Restore the old file or, if others have edited it since, remove only the added lines. Return a report.
 
-    With `dry_run`, only return the report. Raise ChangeError if the file is unchanged.
+    With `dry_run`, only return the report. Raise ChangeError if the file is unchanged, or could not be changed.
     """
     try:
         now = read(change.path)
-        report = _plan_undo(change, now)[0] if dry_run else _undo(change, now)
-        if not dry_run:
-            _unlink(change.backup)
-            _unlink(change.temporary)
-            _sync_folder(change.path)
+        if dry_run:
+            report, wanted = _plan_undo(change, now)
+            if wanted != now:
+                _require_writable(change.path)
+            return report
+        report = _undo(change, now)
+        _unlink(change.backup)
+        _unlink(change.temporary)
+        _sync_folder(change.path)
     except OSError as e:
         raise ChangeError(f"{change.path}: {e.strerror}; nothing was changed") from e
     return report
@@ -140,6 +144,13 @@ def _undo(change: Change, now: str | None) -> str:
             raise ChangeError(f"{change.path}: is being edited by another process; try again")
         os.rename(change.temporary, change.path)
     return report
+
+
+def _require_writable(path: str) -> None:
+    """Raise ChangeError if the file or its folder is immutable, or on a read-only file system."""
+    for name in (os.path.dirname(path), path):
+        if os.path.lexists(name) and not os.access(name, os.W_OK):
+            raise ChangeError(f"{name}: cannot be written (clear its immutable flag, or remount read-write)")
 
 
 def _require_unedited(change: Change) -> None:

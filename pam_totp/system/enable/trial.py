@@ -104,7 +104,8 @@ def begin(record: Record) -> None:
                 apply(change)
         log(f"enable {record.service}: on trial for {record.keep_within} s")
     except BaseException:
-        roll_back(record.service)
+        with suppress(TrialError):  # another process has rolled it back
+            roll_back(record.service)
         raise
 
 
@@ -131,14 +132,24 @@ def roll_back(service: str, state: str = TRIAL, only: int | None = None) -> list
 def roll_back_all(machine: Machine) -> list[str]:
     """Restore the old files of every service, or of none. Return a report.
 
-    The lock prevents that a trial begins or ends meanwhile. Raise TrialError, with every obstacle, before the first
-    change.
+    No trial ends meanwhile. Raise TrialError, with every obstacle, before the first change. If a file cannot be
+    restored in spite of these checks, restore the others, then raise TrialError with both lists.
     """
+    if not records():
+        _without_obstacles(machine)
+        return []
+    done, failed, services = [], [], []
     with _lock():
-        done = []
         for service, state in _without_obstacles(machine):
-            done += _roll_back(service, state)
-            log(f"disable {service}: done")
+            try:
+                done += _roll_back(service, state)
+                services.append(service)
+            except (ChangeError, TrialError) as e:
+                failed.append(str(e))
+    for service in services:
+        log(f"disable {service}: done")
+    if failed:
+        raise TrialError(f"{'; '.join(failed)} (correct that, then run the command again); done: {'; '.join(done)}")
     return done
 
 
@@ -182,7 +193,8 @@ def dry_roll_back_all(machine: Machine) -> list[str]:
 def _without_obstacles(machine: Machine) -> list[tuple[str, str]]:
     """Return the service and state of every record. Raise TrialError if not all of them can be rolled back.
 
-    One obstacle is a file that was edited since. Another is a stack that would still name the module afterwards.
+    A file that was edited since, or that cannot be written, is an obstacle. So is a stack that would still name the
+    module afterwards.
     """
     every, obstacles, after = records(), [], {}
     for service, state in every:
@@ -195,6 +207,11 @@ def _without_obstacles(machine: Machine) -> list[tuple[str, str]]:
             after[change.path] = change.before or ""
             if read(change.path) not in (change.before, change.after):
                 obstacles.append(f"{change.path}: edited since 'enable' (run 'pam-totp disable {service}' first)")
+                continue
+            try:
+                undo(change, dry_run=True)
+            except ChangeError as e:
+                obstacles.append(str(e))
     by_hand = "names pam_totp.so in a line that 'enable' did not add (remove it by hand first)"
     obstacles += [f"{path}: {by_hand}" for path in machine.files_with_module(after)]
     if obstacles:
