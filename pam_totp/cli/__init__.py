@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         what = f"{e.filename}: " if e.filename else ""
         return _report(f"{what}{(e.strerror or str(e)).lower()}{_remedy(e)}", OUT_OF_REACH)
     except KeyboardInterrupt:
-        return _report("interrupted: the change may be incomplete (see 'pam-totp list')", 128 + signal.SIGINT)
+        return _report("interrupted: the change may be done or not (see 'pam-totp list')", 128 + signal.SIGINT)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

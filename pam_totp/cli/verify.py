@@ -9,8 +9,9 @@ from pam_totp.cli.printing import print_json
 from pam_totp.cli.prompts import ask
 from pam_totp.cli.store_access import now, open_store, read, user_of
 from pam_totp.core.answer import Answer
+from pam_totp.core.policy import Policy
 from pam_totp.core.settings import settings
-from pam_totp.core.verify import Outcome
+from pam_totp.core.verify import Decision, Outcome
 from pam_totp.operations import audit_log
 from pam_totp.operations.authenticate import decide, log
 from pam_totp.pam.login_session import read_site
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     policy = settings(SERVICE, (), read_site(site_file(args))).policy
     store = open_store(args)
     user = user_of(args)
-    lengths = " or ".join(map(str, sorted({token.digits for token in read(store, user).tokens}))) or "6 to 8"
+    read(store, user)  # a user without tokens gets an error before the prompt
     typed = " ".join(args.code) or ask("code: ", hidden=True)
     answer = Answer.parse(typed.encode("utf-8", "surrogateescape"))
 
@@ -49,13 +50,23 @@ def run(args: argparse.Namespace) -> int:
     elif accepted:
         print(f"accepted: {reason}" + (f" of {decision.token}" if decision.token else ""))
     else:
-        explanations = {
-            Outcome.MALFORMED: f"must be a code of {lengths} digits, two or three codes in a row, or a recovery code",
-            Outcome.REPLAYED: "this code was used before (wait for the next code)",
-            Outcome.CONSECUTIVE_NEEDED: "too many failures: two codes in a row are required, or three",
-            Outcome.LOCKED: f"only a recovery code is accepted (see 'pam-totp unlock {user}')",
-            Outcome.NOT_ENROLLED: "no token is confirmed",
-        }
-        explanation = explanations.get(decision.outcome)
+        explanation = _explanation(decision, policy)
         print(f"refused: {reason}" + (f": {explanation}" if explanation else ""))
     return DONE if accepted else REFUSED
+
+
+def _explanation(decision: Decision, policy: Policy) -> str | None:
+    record = decision.record
+    if decision.outcome is Outcome.MALFORMED:
+        lengths = " or ".join(map(str, sorted(record.code_lengths)))
+        if not lengths:
+            return "no token is enabled, so only a recovery code is accepted (see 'pam-totp enable-token')"
+        return f"must be a code of {lengths} digits, two or three codes in a row, or a recovery code"
+    if decision.outcome is Outcome.CONSECUTIVE_NEEDED:
+        failures, _ = record.failures_now(now())
+        return f"too many failures: {('two', 'three')[policy.codes_needed(failures) - 2]} codes in a row are required"
+    return {
+        Outcome.REPLAYED: "this code, or a later one, was used before (try the next code)",
+        Outcome.LOCKED: f"only a recovery code is accepted (see 'pam-totp unlock {record.user}')",
+        Outcome.NOT_ENROLLED: "no token is confirmed",
+    }.get(decision.outcome)

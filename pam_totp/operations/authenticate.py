@@ -19,7 +19,7 @@ from pam_totp.core.verify import Decision, Outcome, verify
 from pam_totp.operations import audit_log
 from pam_totp.store import NotThere, Store, read_or_unknown
 
-REFUSED = "Refused. Wait for the next code and try it. If that is refused too, enter two codes in a row in one answer."
+REFUSED = "Refused. Try the next code. If that is refused too, enter two codes in a row in one answer, or three."
 REFUSAL_DELAY = 0.1  # seconds: longer than one login takes on a healthy disk
 _CANDIDATE_TIME = 1e-5  # seconds: several times the search time for one counter or step of one token
 

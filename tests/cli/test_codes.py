@@ -26,7 +26,7 @@ def test_verify_uses_the_code_up(site: Site) -> None:
     again = site.command("verify", ME, codes(0))
     assert (again.returncode, again.stdout) == (
         1,
-        "refused: replayed: this code was used before (wait for the next code)\n",
+        "refused: replayed: this code, or a later one, was used before (try the next code)\n",
     )
     wrong = site.command("verify", ME, stdin="000000\n")
     assert (wrong.returncode, wrong.stdout) == (1, "refused: wrong\n")
@@ -39,6 +39,20 @@ def test_verify_describes_valid_answers_after_a_malformed_one(site: Site) -> Non
     done = site.command("verify", ME, "123")
     answers = "a code of 6 or 8 digits, two or three codes in a row, or a recovery code"
     assert (done.returncode, done.stdout) == (1, f"refused: malformed: must be {answers}\n")
+
+
+def test_verify_says_how_many_codes_in_a_row_are_required(site: Site) -> None:
+    for failures, number in ((5, "two"), (20, "three")):
+        site.enrol(fob(), failures=failures, failures_at=1 << 40)
+        done = site.command("verify", ME, codes(0))
+        text = f"too many failures: {number} codes in a row are required"
+        assert (done.returncode, done.stdout) == (1, f"refused: codes-in-a-row-needed: {text}\n")
+
+
+def test_verify_names_the_remedy_if_no_token_is_enabled(site: Site) -> None:
+    site.enrol(fob(enabled=False))
+    done = site.command("verify", ME, "123456")
+    assert (done.returncode, "see 'pam-totp enable-token'" in done.stdout) == (1, True), done.stdout
 
 
 NO_ACCOUNT = "has no tokens and no account on this host (check the name, or see 'pam-totp list')"

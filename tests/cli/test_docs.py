@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pexpect
+import pytest
 
 from pam_totp.core.oath import totp
 from tests.formats.reading import written
@@ -34,6 +35,18 @@ def documented() -> Iterator[tuple[str, list[str]]]:
                 said.append(line)
         assert command is not None
         yield command, said
+
+
+@pytest.mark.parametrize("document", sorted((TREE / "docs").glob("*.md")), ids=lambda path: str(path.name))
+def test_paths_to_the_virtual_environment_are_right_after_a_cd(document: Path) -> None:
+    for block in re.findall(r"```\w*\n(.*?)```", document.read_text(), re.DOTALL):
+        folder = TREE
+        for line in block.splitlines():
+            if found := re.match(r"cd (\S+)$", line):
+                folder = TREE / found[1]
+                assert folder.is_dir(), line
+            for path in re.findall(r"(?<!\S)((?:\.\./)*)\.venv/bin/", line):
+                assert (folder / path).resolve() == TREE, line
 
 
 def pattern(line: str) -> str:

@@ -8,10 +8,12 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from pam_totp.core.oath import hotp
 from tests.token_sim.tokens import SEED, new_token, running, token_sim
 from token_sim.client import Client, ClientError
-from token_sim.run.token_file import TokenFile
+from token_sim.run.token_file import TokenFile, TokenFileError
 
 PRESSES = 500
 KILLS = 3  # the minimum
@@ -68,6 +70,18 @@ def test_a_token_is_closed_without_error_if_its_lock_file_is_gone(tmp_path: Path
     (tmp_path / "fob.lock").unlink()
     token.close()
     assert token_sim("oracle", path).returncode == 0
+
+
+def test_a_token_does_not_unlink_the_lock_file_of_another_process(tmp_path: Path) -> None:
+    path = new_token(tmp_path / "fob")
+    token = TokenFile.open(str(path))
+    (tmp_path / "fob.lock").unlink()
+    other = TokenFile.open(str(path))
+    token.close()
+    with pytest.raises(TokenFileError, match="is already in use"):
+        TokenFile.open(str(path))
+    other.close()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["fob"]
 
 
 def test_a_failed_write_is_an_error_and_a_later_press_succeeds(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from tests.support.site import KEY, Site
 
 PASSWORD = "correct horse"
 ORIGIN = "https://portal.example"
-REFUSAL = "Refused. Wait for the next code and try it. If that is refused too, enter two codes in a row in one answer."
+REFUSAL = "Refused. Try the next code. If that is refused too, enter two codes in a row in one answer, or three."
 
 
 class Clock:

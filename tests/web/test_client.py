@@ -33,7 +33,7 @@ def test_the_right_code_is_accepted_once(site: Site) -> None:
     refused = ask(site, codes(0))
     assert not refused
     assert refused.messages == (
-        "Refused. Wait for the next code and try it. If that is refused too, enter two codes in a row in one answer.",
+        "Refused. Try the next code. If that is refused too, enter two codes in a row in one answer, or three.",
     )
     assert site.log.has("accepted", f"user={ME}", "by=code")
     assert site.log.has("refused", "reason=replayed")

@@ -148,6 +148,10 @@ def _lock(path: str) -> int:
 
 
 def _unlock(path: str, lock: int) -> None:
-    with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-        os.unlink(f"{path}.lock")
-    os.close(lock)
+    name = f"{path}.lock"
+    try:
+        with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+            if os.stat(name).st_ino == os.fstat(lock).st_ino:  # otherwise it is the lock of another process
+                os.unlink(name)
+    finally:
+        os.close(lock)
