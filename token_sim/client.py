@@ -2,8 +2,8 @@
 
 Rules:
 - Every wait has a limit. The error names the code or answer that did not arrive.
-- There are three errors: `PortError` (missing, busy or unplugged), `Timeout`, and `Refused` (by the token).
-- A request is never repeated automatically, because a press may have counted. The caller decides whether to repeat it.
+- The errors are `PortError` (the port is missing, busy or unplugged), `Timeout`, and `Refused` (the reply is ERR).
+- After a PortError or a Timeout, the caller decides whether to repeat a request: the token may have counted a press.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from token_sim.extras import missing
 __all__ = ["Client", "ClientError", "PortError", "Refused", "Timeout"]
 
 CODE = re.compile(r"(?:\+OTP )?([0-9]{6,8})", re.ASCII)
-IN_USE = re.compile(rb"ERR [0-9]+ IN-USE")  # a TCP port that has a client
-POLL_S = 0.05  # the wait of one read of the port
+IN_USE = re.compile(rb"ERR [0-9]+ IN-USE")  # the answer of a TCP port to a second client
+POLL_S = 0.05  # the maximum wait of one read from the port
 RETRY_S = 0.02  # the pause before a press is repeated, after the token answered BUSY
 LONGEST_LINE = 4096  # bytes: a longer line is noise
 
@@ -38,7 +38,7 @@ class Timeout(ClientError):
 
 
 class Refused(ClientError):
-    """The token answered with an error. `name` is its name in the protocol."""
+    """The token answered with an error. `name` is the error's name in the protocol, such as BUSY."""
 
     def __init__(self, name: str, message: str) -> None:
         super().__init__(message)
@@ -48,8 +48,8 @@ class Refused(ClientError):
 class Client:
     """A connection to the token at `url`, such as /tmp/token, socket://127.0.0.1:4000 or token://NAME.
 
-    `timeout` (seconds) limits each call. `patience` (seconds) limits the wait at the start of a call for a port that is
-    missing, busy or unplugged. If the port disappears during a call, the call fails.
+    `timeout` (seconds) limits each call. A call first waits for a port that is missing, busy or unplugged, for at most
+    `patience` seconds. If the port disappears during a call, the call fails.
     """
 
     def __init__(self, url: str, timeout: float = 10.0, patience: float = 0.0) -> None:
@@ -71,12 +71,15 @@ class Client:
             self._port = None
 
     def ask(self, request: str) -> dict[str, str]:
-        """Send a request, and return the values of its reply. Raises Refused for ERR."""
+        """Send a request, and return the values of its reply. Raises Refused if the reply is ERR."""
         self._connect()
         return self._ask(request, _Limit(self.timeout))
 
     def press(self, ms: int | None = None) -> str:
-        """Press the button for `ms` (default: the model's) until a new code appears, and return the code."""
+        """Press the button until a new code appears, and return the code.
+
+        `ms` is the length of a press in milliseconds (default: the model's).
+        """
         self._connect()
         limit = _Limit(self.timeout)
         request = "PRESS" if ms is None else f"PRESS {ms}"
@@ -87,7 +90,7 @@ class Client:
                 return match[1]
             if line.startswith("+ERR "):
                 raise Refused(line[5:], f"{self.url} shows an error: {line[5:].lower()}")
-            # The press turned the display off, or its time was over. A token that is asleep needs another press.
+            # This press, or the end of the display time, turned the display off. An asleep token needs another press.
             if line == "+DISP OFF" and self._ask("*TST?", limit)["state"] == "asleep":
                 self._press_when_free(request, limit)
 
@@ -157,7 +160,7 @@ class Client:
         return self._lines.popleft()
 
     def _read_port(self, seconds: float, limit: _Limit) -> None:
-        """Read for at most `seconds` of the port's time, and split the bytes into lines."""
+        """Read for at most `seconds` (virtual for a token:// port), and split the bytes into lines."""
         try:
             self._port.timeout = seconds
             data = self._port.read(max(1, self._port.in_waiting))
@@ -181,7 +184,7 @@ class Client:
 
 
 class _Limit:
-    """A limit in seconds: of real time, and of the waits for the port, whose time may be virtual."""
+    """A time limit in seconds. Reads without data count too, because a token:// port waits in virtual time."""
 
     def __init__(self, seconds: float) -> None:
         self._left = seconds
@@ -212,20 +215,20 @@ def _open(url: str) -> Any:
 
 
 _REASONS = {
-    errno.ENOENT: "there is no such port (is 'token-sim run' running?)",
+    errno.ENOENT: "there is no such port (start the token with 'token-sim run')",
     errno.EAGAIN: "another client has it open",
     errno.EBUSY: "another client has it open",
     errno.EACCES: "permission denied",
     errno.ENOTTY: "it is not a serial port",
-    errno.ECONNREFUSED: "connection refused (is 'token-sim run' running?)",
+    errno.ECONNREFUSED: "connection refused (start the token with 'token-sim run')",
 }
 
 
 def _reason(error: BaseException) -> str:
-    for cause in (error, error.__context__):  # for some errors of pyserial, only the context has the number
+    for cause in (error, error.__context__):  # some errors of pyserial have their errno only in the context
         number = getattr(cause, "errno", None) or (cause.args[0] if cause is not None and cause.args else None)
         if number in _REASONS:
             return _REASONS[number]
-    if isinstance(error.__context__, OSError) and error.__context__.strerror:  # pyserial's own message repeats the port
+    if isinstance(error.__context__, OSError) and error.__context__.strerror:  # pyserial's message names the port again
         return error.__context__.strerror.lower()
     return str(error).splitlines()[0].lower()

@@ -4,7 +4,7 @@ pyserial finds this module by its name, because `token_sim` is listed in `serial
 
 Rules:
 - The port behaves like other serial ports of pyserial, errors included.
-- Waiting is virtual: a read with a timeout returns at once.
+- Time is virtual: a read advances the token's time, and returns at once.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Serial(SerialBase):
             raise SerialException("device reports readiness to read but returned no data (device disconnected?)")
         return self._token
 
-    # Settings and modem lines are accepted, and have no effect.
+    # Baud rate, DTR, RTS and break are accepted, and have no effect.
 
     def _reconfigure_port(self) -> None: ...
 

@@ -41,6 +41,6 @@ def token_sim_factory(tmp_path: Any) -> Iterator[Callable[..., LiveToken]]:
 
 @pytest.fixture
 def token_sim(request: pytest.FixtureRequest, token_sim_factory: Callable[..., LiveToken]) -> LiveToken:
-    """Return a token on a port: `press`, `advance`, `fault`, `unplug`, `oracle`; `.port`, `.key`, `.serial`."""
+    """Return a LiveToken on a new port. Its attributes include `port`, `key` and `serial`."""
     marker = request.node.get_closest_marker("token_sim")
     return token_sim_factory(**({} if marker is None else marker.kwargs))

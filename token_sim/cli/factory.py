@@ -88,13 +88,13 @@ def _pskc(tokens: list[Any], _: bytes | None) -> Files:
     return {"seeds.pskc.xml": seed_files.pskc_seeds(tokens)}
 
 
-def _pskc_aes(tokens: list[Any], given: bytes | None) -> Files:
-    """Return the file of encrypted seeds, and a file with the transport key if that is new."""
+def _pskc_aes(tokens: list[Any], given_key: bytes | None) -> Files:
+    """Return the file of encrypted seeds. Without `given_key`, also return a file with a new transport key."""
     from token_sim.factory import seed_files
 
-    key = given or seed_files.transport_key()
+    key = given_key or seed_files.transport_key()
     files = {"seeds.aes.pskc.xml": seed_files.pskc_seeds(tokens, key)}
-    return files if given else {**files, "transport-key.txt": key.hex().encode() + b"\n"}
+    return files if given_key else {**files, "transport-key.txt": key.hex().encode() + b"\n"}
 
 
 SEED_FILES: dict[str, Callable[[list[Any], bytes | None], Files]] = {

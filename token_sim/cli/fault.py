@@ -26,7 +26,7 @@ def add_to(commands: Commands) -> None:
         nargs="?",
         choices=tuple(str(name) for name in DESCRIPTIONS),
         metavar="FAULT",
-        help="the name of a fault; without it, the faults are listed",
+        help="the name of a fault (default: list the faults)",
     )
     parser.add_argument("--times", type=int, default=1, metavar="N", help="how often the fault happens (1)")
     parser.add_argument("--number", type=int, metavar="N", help="the extent of the fault; the list gives the unit")

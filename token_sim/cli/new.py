@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
         raise CommandError(str(error), WRONG_USAGE) from error
     token_file.write_durably(options.file, text.encode())
     for token in made:
-        is_given = token.slot.key == key  # the caller has the seed
+        is_given = token.slot.key == key  # the caller already has this seed, so it is not printed
         print_result(options, token.to_doc(with_seed=not is_given), token.serial if is_given else token.csv())
 
 

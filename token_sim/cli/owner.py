@@ -10,7 +10,7 @@ from token_sim.run.wall_time import now_ms
 
 
 def ask(options: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
-    """Send a request, and return the reply. Raises CommandError if it is refused, or needs a running token."""
+    """Send a request, and return the reply. Raises CommandError if the request is refused or needs a running token."""
     from token_sim.run import control
 
     path = options.control or control.socket_path(options.file)
@@ -35,7 +35,7 @@ def _ask_file(path: str, request: dict[str, Any]) -> dict[str, Any]:
         if request["do"] not in simulation.AT_REST or not is_lasting:
             raise CommandError(f"{path} is not running (start it with 'token-sim run {path}')", UNAVAILABLE)
         simulated = simulation.Simulation.of_file(token)
-        simulated.elapse(max(0, now_ms() - token.hardware.now))  # the time since the last run
+        simulated.elapse(max(0, now_ms() - token.hardware.now))  # advance by the time since the last run
         reply = simulated.command(request)
         token.save()
         return reply

@@ -1,7 +1,7 @@
 """run: run a token on its ports, until a signal or for as long as a command runs.
 
 Rules:
-- At every end (signal, command, error), links and sockets are removed, and the token file is complete.
+- At the end of a run (by a signal, the command or an error), links and sockets are removed and the token file is saved.
 - A signal handler only records the signal.
 """
 
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
     if not 0 < options.speed <= MAX_SPEED:
         raise CommandError(f"--speed must be more than 0 and at most {MAX_SPEED}", WRONG_USAGE)
     if options.tui and options.child:
-        raise CommandError("--tui excludes a command: both use the terminal", WRONG_USAGE)
+        raise CommandError("--tui cannot be used with a command, because both use the terminal", WRONG_USAGE)
     with ExitStack() as undo:
         try:
             file = TokenFile.open(options.file)
@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
             raise CommandError(str(error)) from error
         undo.callback(file.close)
         simulation = Simulation.of_file(file, options.seed)
-        simulation.elapse(max(0, now_ms() - file.hardware.now))  # the time since the last run
+        simulation.elapse(max(0, now_ms() - file.hardware.now))  # advance by the time since the last run
         undo.callback(file.save)
         path = options.control or control.socket_path(options.file)
         try:
@@ -160,7 +160,7 @@ def _run_child(command: list[str], runner: Runner, signals: Signals, url: str, c
         while (status := child.poll()) is None:
             runner.step()
             if signals.end is not None:
-                # The terminal sends SIGINT to the command too, because it is in the same process group.
+                # After Ctrl-C, the terminal has also sent SIGINT to the command, which is in the same process group.
                 if signals.end != signal.SIGINT or not sys.stdin.isatty():
                     child.send_signal(signals.end)
                 signals.end = None

@@ -2,7 +2,7 @@
 
 Rules:
 - The app contains no logic of the token: it calls the runner's step, draws the token, and passes presses on.
-- A line of text describes the drawing.
+- `plain` describes the drawing in a line of text.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class TokenApp(App[None]):
 
     TITLE = "token-sim"
     ENABLE_COMMAND_PALETTE = False
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (WIDE, "-wide")]  # noqa: RUF012  # the base class's, not a ClassVar
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (WIDE, "-wide")]  # noqa: RUF012  # the base class declares it without ClassVar
     CSS = f"""
     Screen {{ background: $background; }}
     #table {{ height: 1fr; align: center middle; }}

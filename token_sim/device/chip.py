@@ -1,10 +1,10 @@
 """The token's chip: the conditions and actions that the table in firmware.py uses.
 
 Rules:
-- The next counter is durably in memory before the code is computed. So a code is shown at most once, even if power
-  fails.
+- The next counter is written durably before a HOTP code is computed. A power failure therefore cannot make the token
+  compute the same code again.
 - Memory is read again at every press. After a failed checksum, the display shows an error instead of a code.
-- Every time is an age of the hardware in milliseconds. This module reads no clock.
+- Deadlines are ages of the hardware in milliseconds. This module reads no clock.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Event:
 
 
 class Chip:
-    """The chip. `text` is the text on the display. `events` has the events since `Device.take_events`.
+    """The chip. `text` is the text on the display. `events` has the events since the last `Device.take_events`.
 
     `deadlines` has the ages at which the signals TIMER, OFF and ROLL are due.
     """
@@ -46,7 +46,7 @@ class Chip:
         self.deadlines: dict[Signal, int] = {}
         self.state = State.BOOT
         self.last_code = ""
-        self.codes_shown = 0  # since the chip was made; a test can wait until it increases
+        self.codes_shown = 0  # since the chip was created: `LiveToken.press` waits until it increases
         self.ready_at = 0  # the age from which the next press counts
         self._pressed_at = 0
         self._slot = 0
@@ -172,7 +172,7 @@ class Chip:
         self._load_memory()
 
     def commit(self) -> Signal | None:
-        """Write the next counter. The code is computed later, so after a failed write no code is shown."""
+        """Write the next counter. The code is computed later, so no code is shown after a failed write."""
         assert self._contents is not None
         self._step = self._contents.counters[self._slot]
         if self.faults.trigger(Fault.POWER_BEFORE_WRITE):
@@ -211,7 +211,7 @@ class Chip:
         self.emit("DISP", "SAME")
 
     def show_next_step(self) -> None:
-        """Show the code of a new time step while the display is on, like a token with a time bar."""
+        """Show the code of a new time step while the display is on."""
         slot = self.slot
         assert slot is not None
         if self.hardware.clock_ms // (slot.period * 1000) > self._step:
@@ -223,7 +223,7 @@ class Chip:
         self._schedule_next_step()
 
     def type_character(self) -> None:
-        """Type the next character of the code. Return follows the last digit."""
+        """Type the next character of the code, or the Return key after the last digit."""
         if not self._text_to_type:
             self._text_to_type = self._code + "\r"
         self.emit("TYPE", self._text_to_type[0])

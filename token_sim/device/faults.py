@@ -1,7 +1,7 @@
 """The possible faults of a token, and the set of armed faults.
 
 Rules:
-- An armed fault happens the set number of times, and only at the point that its name states.
+- An armed fault happens as often as it was armed for, and only at the point that its name states.
 - A new token has no armed fault.
 """
 
@@ -40,7 +40,7 @@ DESCRIPTIONS = {
     Fault.BOUNCE: "the contact bounces at each press (number: milliseconds of each bounce, default 3)",
     Fault.WEAK_BATTERY: "the battery is nearly empty",
     Fault.DEAD_BATTERY: "the battery is empty",
-    Fault.SEGMENT: "a segment of the display stays dark (number: cell × 10 + segment, with a to g as 0 to 6)",
+    Fault.SEGMENT: "a segment of the display stays dark (number: cell × 10 + segment; segments a to g are 0 to 6)",
     Fault.COUNTER_LIMIT: "the counter is at its limit: no more codes",
     Fault.TAMPER: "the case was opened: the seed is wiped",
     Fault.LINE_NOISE: "bits flip on the line (number: per cent of the bytes, default 5)",
@@ -59,7 +59,7 @@ UNTIL_CLEARED = frozenset(
 
 
 class Faults:
-    """The armed faults, each with its remaining times (None: until it is cleared) and its number."""
+    """The armed faults. Each has a number, and the times that it will still happen (None: until it is cleared)."""
 
     def __init__(self) -> None:
         self._left: dict[Fault, int | None] = {}
@@ -76,7 +76,7 @@ class Faults:
         self._numbers.pop(fault, None)
 
     def trigger(self, fault: Fault) -> bool:
-        """Return True if `fault` happens now, and count this time."""
+        """Return True if `fault` is armed, and reduce its remaining times by one."""
         if fault not in self._left:
             return False
         left = self._left[fault]

@@ -1,8 +1,8 @@
 """The states of a token as one table. A row has a state, a signal, a condition, the next state and an action.
 
 Rules:
-- A signal without a matching row is ignored, like the button of a busy token.
-- The first row with a true condition is used. Rows for every state follow the rows of the state itself.
+- A signal without a matching row is ignored. For example, a press of a busy token has no effect.
+- The first row with a true condition is used. The rows of the current state precede the rows for every state.
 - COMMIT precedes COMPUTE, and COMPUTE precedes DISPLAY and TYPING: the counter is written before the code is shown.
 """
 

@@ -2,7 +2,7 @@
 
 Rules:
 - Time is in whole milliseconds, and only increases. This module reads no clock.
-- All arithmetic uses integers, so an hour in one step and in ten thousand steps gives the same token.
+- All arithmetic uses integers, so one step of an hour gives the same result as ten thousand short steps.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TURNOVER = 25  # °C: a tuning-fork crystal is fastest here
 CURVATURE = 30  # ppb per °C² of distance from the turnover (0.03 ppm): the crystal is slower on both sides
 AGEING = 1_000  # ppb a year: 1 ppm, approximate, for the first years of a tuning fork
 
-LOW_SHARE = 10  # per cent of the charge at which a token reports a low battery; approximate
+LOW_SHARE = 10  # per cent of the capacity: at this charge, a token reports a low battery; approximate
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class Hardware:
         return self.charge * 100 <= self.capacity * LOW_SHARE
 
     def elapse(self, ms: int, current: int, *, world: bool = True) -> None:
-        """Let `ms` pass at a drain of `current` nA. If `world` is false, only the token ages."""
+        """Let `ms` milliseconds pass at a current of `current` nA. If `world` is false, `now` does not change."""
         self.age += ms
         self.drift += ms * (self.crystal - CURVATURE * (self.temperature - TURNOVER) ** 2)
         self.charge = max(0, self.charge - ms * current)

@@ -4,8 +4,8 @@ Rules:
 - A page is used only if its CRC-32 is correct.
 - A slot stores the counter of its *next* code in two pages, and a write replaces the older page. An interrupted write
   therefore leaves the newer page intact.
-- If one page is corrupt, the counter is the other page's *plus one*: the corrupt page may have been the newer page, and
-  the code of the older page may have been shown. So a code may be skipped, but is never shown twice.
+- If one page is corrupt, the counter is the other page's *plus one*, because the corrupt page may have been the newer
+  page. The token may therefore skip a code, but never shows a code twice.
 - `repr` never shows a key.
 """
 
@@ -18,8 +18,8 @@ from typing import Protocol
 
 from pam_totp.core.oath import ALGORITHMS
 
-MIN_KEY, MAX_KEY = 14, 64  # bytes: 112 bits (RFC 4226 R6 requires 128, old tokens have fewer), and a SHA-512 key
-SERIAL_LENGTH = 12  # OATH token identifier: maker 2, type 2, number 8
+MIN_KEY, MAX_KEY = 14, 64  # bytes: 112 bits (fewer than the 128 of RFC 4226 R6, for old tokens), and a SHA-512 key
+SERIAL_LENGTH = 12  # characters of an OATH token identifier: maker 2, type 2, number 8
 
 _HEADER = struct.Struct(">4sBB12s")
 _SEED = struct.Struct(">BBBBHQ64s")

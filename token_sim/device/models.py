@@ -46,12 +46,13 @@ class Profile:
 MENU_COUNTER_MS = 2_000  # show the counter
 MENU_SERIAL_MS = 6_000  # show the serial number
 MENU_BATTERY_MS = 8_000  # show the battery
-HELD_TOO_LONG_MS = 30_000  # ignore the button until it is released
+HELD_TOO_LONG_MS = 30_000  # turn the display off; the release then has no effect
 
-# This model does not imitate a product. It is fast, so that scripts need not wait, and every press counts.
+# This model does not imitate a product. Its times are short, so that scripts need not wait.
 GENERIC = Profile(name="generic", title="OATH token", serial_type="GN", kind="hotp")
 
-# RCDevs' "Feitian c100 - c200 Tokens with OpenOTP": event-based, 6 digits, shipped with PSKC. The rest is approximate.
+# Source: RCDevs' page "Feitian c100 - c200 Tokens with OpenOTP" (event-based, 6 digits, shipped with PSKC). The other
+# values are approximate.
 C100 = Profile(
     name="c100",
     title="C100-like",
@@ -64,7 +65,7 @@ C100 = Profile(
     compute_ms=60,
 )
 
-# The same page of RCDevs': time-based, 60 s by default. The rest is approximate.
+# Source: RCDevs' page named above (time-based, 60 s by default). The other values are approximate.
 C200 = Profile(
     name="c200",
     title="C200-like",
@@ -78,7 +79,7 @@ C200 = Profile(
     compute_ms=60,
 )
 
-# Thales' "OTP hardware token" page: sold event-based and time-based. This model is event-based; its figures are
+# Source: Thales' page "OTP hardware token" (sold event-based and time-based). This model is event-based; its times are
 # approximate.
 ETOKEN_PASS = Profile(
     name="etoken-pass",
@@ -93,8 +94,9 @@ ETOKEN_PASS = Profile(
     compute_ms=60,
 )
 
-# iPrescribe's help page for the OneSpan Digipass GO 7: a press turns it on, and the next press turns it off. It turns
-# off automatically after about 32 s. A press of 6 s shows time, battery and serial number. The rest is approximate.
+# Source: iPrescribe's help page for the OneSpan Digipass GO 7. A press turns it on, and the next press turns it off. It
+# turns off automatically after about 32 s. A press of 6 s shows time, battery and serial number. The other values are
+# approximate.
 GO7 = Profile(
     name="go7",
     title="GO-7-like",
@@ -108,9 +110,9 @@ GO7 = Profile(
     compute_ms=60,
 )
 
-# Yubico's .NET SDK manual, "Slots": a touch of 1 to 2.5 s is for slot 1, of 3 to 5 s for slot 2, and the code is typed.
-# The pacing is a setting of 0, 20, 40 or 60 ms; this model uses 20. The host powers the key, so it uses no charge. The
-# rest is approximate.
+# Source: Yubico's .NET SDK manual, "Slots". A touch of 1 to 2.5 s selects slot 1, a touch of 3 to 5 s slot 2. The key
+# types the code. The time between characters can be set to 0, 20, 40 or 60 ms; this model uses 20. The host
+# powers the key, so the model uses no charge. The other values are approximate.
 YUBIKEY = Profile(
     name="yubikey",
     title="YubiKey-like",

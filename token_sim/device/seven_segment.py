@@ -1,4 +1,4 @@
-"""A display of seven segments per cell: text to lit segments, lit segments to drawings and back to text.
+"""A seven-segment display: convert text to lit segments, and lit segments to text or drawings.
 
 Rules:
 - These functions are pure.
@@ -30,7 +30,7 @@ _READ = {mask: char for char, mask in _MASKS.items()}
 
 
 def light(text: str, broken: Iterable[int] = ()) -> tuple[int, ...]:
-    """Return the lit segments of each cell for `text`, flush left. `broken` has numbers of cell × 10 + segment."""
+    """Return the lit segments of each cell for `text`, flush left. `broken` holds numbers: cell × 10 + segment."""
     masks = [_MASKS.get(char, _MASKS["-"]) for char in text[:CELLS].ljust(CELLS)]
     for number in broken:
         cell, segment = divmod(number, 10)
@@ -44,12 +44,12 @@ def read(masks: tuple[int, ...]) -> str:
 
 
 def small(masks: tuple[int, ...]) -> list[str]:
-    """Draw in three lines of ASCII."""
+    """Return a drawing of the cells in three lines of ASCII."""
     return _draw(masks, (" a ", "fgb", "edc"), dict(zip(SEGMENTS, "_||_||_", strict=True)))
 
 
 def large(masks: tuple[int, ...]) -> list[str]:
-    """Draw in five lines of heavy box-drawing strokes."""
+    """Return a drawing of the cells in five lines of heavy box-drawing characters."""
     strokes = dict(zip(SEGMENTS, "━┃┃━┃┃━", strict=True))
     return _draw(masks, (" aaa ", "f   b", " ggg ", "e   c", " ddd "), strokes)
 

@@ -66,9 +66,12 @@ class Device:
     # --- time. Events are scheduled by age, because the world's time may jump, or stop while the token ages.
 
     def elapse(self, ms: int, *, world: bool = True) -> None:
-        """Let `ms` milliseconds pass. If `world` is false, only the token ages. Raises ValueError if `ms` < 0."""
+        """Let `ms` milliseconds pass. If `world` is false, the world's time does not change.
+
+        Raises ValueError if `ms` < 0.
+        """
         if ms < 0:
-            raise ValueError("time must go forward")
+            raise ValueError("the time to pass must be 0 ms or more")
         end = self.hardware.age + ms
         while (due := self.next_due()) is not None and due <= end:
             self._advance_to(due, world)
@@ -171,7 +174,7 @@ class Device:
         self.hardware.charge = min(self.hardware.charge, self.hardware.capacity * per_cent // 100)
 
     def visible_text(self) -> str:
-        """Return the text on the display, read with its broken segments."""
+        """Return the text on the display, as it looks with the broken segments."""
         return seven_segment.read(self.lit_segments())
 
     def lit_segments(self) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from token_sim.device.hardware import new_hardware
 from token_sim.device.models import Profile
 from token_sim.run.token_file import TokenFile
 
-MAKER = "SM"  # the maker's two characters in an OATH token identifier, not registered
+MAKER = "SM"  # the maker's two characters in an OATH token identifier (not registered)
 SEED_BYTES = {"SHA1": 20, "SHA256": 32, "SHA512": 64}  # RFC 4226 §4 R6; RFC 6238 appendix B
 
 
@@ -31,7 +31,7 @@ class NewToken:
     crystal: int = 0  # ppb
 
     def csv(self) -> str:
-        """Return privacyIDEA's line: serial, hex seed, type, digits, counter or period [, hash if not SHA-1]."""
+        """Return the line for privacyIDEA: serial, hex seed, type, digits, counter or period [, hash if not SHA-1]."""
         slot = self.slot
         moving = self.counter if slot.kind == "hotp" else slot.period
         line = [self.serial, slot.key.hex(), slot.kind, str(slot.digits), str(moving)]
@@ -52,7 +52,7 @@ def serial_number(profile: Profile, number: int) -> str:
 
 
 def make(profile: Profile, serial: str, slot: memory.Slot, counter: int) -> NewToken:
-    """Return a new token with a random crystal. Raises ValueError if `counter` is out of range."""
+    """Return a new token with a random clock error. Raises ValueError if `counter` is out of range."""
     if not 0 <= counter <= slot.limit:
         raise ValueError("a counter must be 0 to 2^64-1")
     spread = profile.quartz_ppm * 1000
@@ -68,7 +68,7 @@ def new_slot(
     period: int | None = None,
     key: bytes | None = None,
 ) -> memory.Slot:
-    """Return a slot with the given values, or those of the profile. Without `key`, the seed is random."""
+    """Return a slot. None means the value of the profile, or a random seed for `key`."""
     algorithm = algorithm or profile.algorithm
     return memory.Slot(
         kind=kind or profile.kind,
@@ -94,7 +94,7 @@ def batch(profile: Profile, count: int, first: int, **slot: Any) -> list[NewToke
 
 
 def write_batch(folder: str, profile: Profile, tokens: list[NewToken], now: int) -> list[str]:
-    """Write `SERIAL.token` for each token into `folder`, and return the paths. Raises FileExistsError.
+    """Write `SERIAL.token` for each token into `folder`, and return the paths. Raises FileExistsError if a file exists.
 
     The files are not synced: after a crash, the user makes the batch again.
     """

@@ -104,7 +104,7 @@ def _answered(line: bytes, answer: Callable[[Request], Request]) -> Request:
         if not isinstance(request, dict):
             raise ValueError("a request must be a JSON object")
         return {"ok": True, **answer(request)}
-    except ValueError as error:  # also the errors of JSON and UTF-8, and BadRequest
+    except ValueError as error:  # includes errors of JSON and UTF-8, and BadRequest
         return {"ok": False, "error": str(error)}
 
 

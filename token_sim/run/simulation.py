@@ -71,7 +71,7 @@ class Simulation:
         self._deliver_events()
 
     def elapse(self, ms: int, *, world: bool = True) -> None:
-        """Let `ms` milliseconds pass. If `world` is false, only the token ages."""
+        """Let `ms` milliseconds pass. If `world` is false, the world's time does not change."""
         self.device.elapse(ms, world=world)
         self._deliver_events()
 
@@ -157,7 +157,8 @@ class Simulation:
         with open(path, encoding="utf-8") as stream:
             old = TokenFile.parse(path, stream.read())
         if old.profile is not self.device.profile or len(old.read()) != len(self.device.memory.read()):
-            raise BadRequest(f"{path} is a {old.profile.name} token, and this is a {self.device.profile.name} token")
+            models = f"it is a {old.profile.name} token, and this is a {self.device.profile.name} token"
+            raise BadRequest(f"{path} cannot be restored: {models}")
         self.device.restore(old.read(), old.hardware)
         return self.oracle()
 

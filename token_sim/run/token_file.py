@@ -150,8 +150,8 @@ def _lock(path: str) -> int:
 def _unlock(path: str, lock: int) -> None:
     name = f"{path}.lock"
     try:
-        with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-            if os.stat(name).st_ino == os.fstat(lock).st_ino:  # otherwise it is the lock of another process
+        with contextlib.suppress(FileNotFoundError):  # the lock file was already deleted
+            if os.stat(name).st_ino == os.fstat(lock).st_ino:  # otherwise it belongs to another process
                 os.unlink(name)
     finally:
         os.close(lock)

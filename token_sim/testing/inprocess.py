@@ -1,4 +1,4 @@
-"""Tokens inside this process, for `token://NAME`: with virtual time, without a thread or a port.
+"""Tokens inside this process, which a client opens as `token://NAME`. They need no thread, and their time is virtual.
 
 Rules:
 - Time passes only during a read. The read advances the token's time until there is output or the timeout is reached.

@@ -2,8 +2,8 @@
 
 Rules:
 - Every call runs in the serving thread, between two steps.
-- Waiting is virtual: the call advances the token's time, and never sleeps. The token's world time is therefore ahead
-  of the host's clock.
+- A call never sleeps: it advances the token's time instead. The token's world time is therefore ahead of the host's
+  clock.
 - `close` ends the thread and removes the port.
 """
 
@@ -23,7 +23,7 @@ from token_sim.wire.pty import Pty
 
 __all__ = ["LiveToken", "NoCode"]
 
-PATIENCE_MS = 120_000  # of the token's time, for one code: more than two full times of any display
+PATIENCE_MS = 120_000  # of the token's time: the maximum wait for a code, more than twice the display time of any model
 _STUCK = (State.BLANK, State.FAILED, State.EXHAUSTED, State.DEAD, State.ZEROISED)
 
 
@@ -132,13 +132,13 @@ class LiveToken:
             due = device.next_change()
             idle = not device.is_busy and device.state in (State.ASLEEP, State.DISPLAY, State.ERROR)
             if device.hardware.age > end:
-                raise NoCode(f"token {self.serial} shows no code after repeated presses: it is {device.state}")
+                raise NoCode(f"token {self.serial} shows no code after repeated presses: its state is {device.state}")
             if idle and (device.state is not State.DISPLAY or device.profile.lit_press != "same"):
                 errors += device.state is State.ERROR
                 self._simulation.command({"do": "press", "ms": ms})
             elif device.state in _STUCK or errors > 1 or due is None or due > end:
                 display = device.visible_text() or "dark"
-                raise NoCode(f"token {self.serial} shows no code: it is {device.state}, and {display}")
+                raise NoCode(f"token {self.serial} shows no code: its state is {device.state}, its display {display}")
             else:
                 self._simulation.elapse(max(0, due - device.hardware.age))
         return chip.last_code

@@ -20,7 +20,7 @@ from token_sim.device.token import Device
 MAX_REQUEST = 128  # bytes, without the end of the line
 LONGEST_PRESS = 60_000  # ms
 EOL = b"\r\n"
-_BACKSPACES = b"\b\x7f"  # of users who type in miniterm
+_BACKSPACES = b"\b\x7f"  # sent by terminals, for a user who types in miniterm
 
 ERRORS = {"UNKNOWN": 1, "ARGUMENT": 2, "TOO-LONG": 3, "NOT-TEXT": 4, "BUSY": 5, "DEAD": 6, "BLANK": 7, "IN-USE": 8}
 

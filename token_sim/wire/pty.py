@@ -83,7 +83,7 @@ class Pty:
     close = unplug
 
     def descriptors(self) -> list[int]:
-        """Return the master if there is a client. Without a client, `select` would return at once: it is hung up."""
+        """Return the master if it has a client. Otherwise it is hung up, and `select` would return at once."""
         self._update_client()
         return [self._master] if self._master is not None and self._has_client else []
 

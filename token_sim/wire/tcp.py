@@ -25,7 +25,7 @@ MAX_REFUSED = 8  # open connections of refused clients
 
 
 class Tcp:
-    """A listening port (0: any free port), with the same number after unplug and plug. With `modem`, use RFC 2217."""
+    """A listening TCP port (0: any free port). Unplug and plug keep its number. With `modem`, it uses RFC 2217."""
 
     def __init__(self, port: int = 0, modem: Device | None = None) -> None:
         self._port, self._modem = port, modem
@@ -107,7 +107,7 @@ class Tcp:
             self._telnet = None if self._modem is None else Telnet(self._modem)
 
     def _refuse(self, client: socket.socket) -> None:
-        """Send the reason. `_close_refused` repeats it, because pyserial drops input that arrives during its `open`."""
+        """Send IN_USE. `_close_refused` repeats it, because pyserial drops input that arrives during its `open`."""
         with contextlib.suppress(OSError):
             client.send(IN_USE)
         self._refused_clients.append((client, time.monotonic() + LINGER_S))
@@ -115,7 +115,7 @@ class Tcp:
             self._refused_clients.pop(0)[0].close()
 
     def _close_refused(self) -> None:
-        """Answer refused clients that send. Close connections that ended, or that are older than LINGER_S."""
+        """Answer refused clients that send input. Close connections that ended or are older than LINGER_S."""
         for refused in list(self._refused_clients):
             client, until = refused
             try:
