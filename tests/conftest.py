@@ -15,8 +15,8 @@ from tests.support import isolation, pamlog
 from tests.support.relay_kit import Bench
 from tests.support.site import Site
 
-# Background jobs of a shell ignore SIGINT, and programs started by nohup ignore SIGHUP. Child processes would inherit
-# that.
+# Background jobs of a shell ignore SIGINT, and programs started by nohup ignore SIGHUP. Child processes of the tests
+# would ignore them too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -24,7 +24,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Isolate the suite, before it has threads. Child processes inherit the isolation."""
-    inherited = hasattr(session.config, "workerinput")  # xdist
+    inherited = hasattr(session.config, "workerinput")  # in a worker of xdist
     if inherited or not isolation.OWN_SYSTEMS.keys().isdisjoint(os.environ):
         return
     home = tempfile.TemporaryDirectory(prefix="pam_totp-home-")
@@ -32,7 +32,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     try:
         isolation.isolate(Path(home.name))
     except isolation.IsolationError as error:
-        raise pytest.UsageError(f"cannot test here: {error}") from error
+        raise pytest.UsageError(f"the tests cannot run here: {error}") from error
 
 
 def pytest_report_header() -> str:
@@ -62,7 +62,7 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(params=["spawn", "socket"])
 def way(request: pytest.FixtureRequest, site: Site) -> str:
-    """Return the way to a decision, a helper or the service, for which the PAM service `demo` is configured."""
+    """Return how the PAM service `demo` decides: `spawn` (it starts a helper) or `socket` (it asks the service)."""
     way: str = request.param
     if way == "socket":
         site.start()
@@ -72,7 +72,7 @@ def way(request: pytest.FixtureRequest, site: Site) -> str:
 
 @pytest.fixture
 def obeyed_way(way: str) -> str:
-    """Return the way, for tests of arguments that the service accepts only from root."""
+    """Return `way`, for tests of arguments that the service accepts only from root."""
     if way == "socket" and os.geteuid() != 0:
         pytest.skip("needs root: the service accepts the module's arguments only from root")
     return way
@@ -80,7 +80,7 @@ def obeyed_way(way: str) -> str:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """Return the relay with scripted services and helpers."""
+    """Return a Bench, for logins with scripted services and helpers."""
     return Bench(tmp_path)
 
 

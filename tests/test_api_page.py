@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from token_sim.testing.live_token import LiveToken
 
 PAGE = (TREE / "docs" / "api.md").read_text()
-# Headings of the page, and the module that holds the names of their stubs.
+# For each heading of the page, the module whose names the section documents.
 MODULES = {
     "pam_totp.client": "pam_totp.client",
     "pam_totp.django": "pam_totp.django",

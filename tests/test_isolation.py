@@ -1,6 +1,6 @@
-"""Tests of the suite's isolation: tests pass on hosts with settings that would disturb them.
+"""Tests of the suite's isolation: tests pass on hosts whose settings would otherwise make them fail.
 
-Each run is a separate pytest in a private mount namespace that imitates the host.
+Each run is a separate pytest, in a private mount namespace that imitates such a host.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ listed >"$folder/before"
 status=0
 "$@" || status=$?
 listed >"$folder/after"
-kill "$listens" || echo 'the host: its service was asked'
+kill "$listens" || echo 'the host: the suite connected to its service'
 diff "$folder/before" "$folder/after" && echo 'the host: unchanged'
 exit $status
 """
@@ -187,8 +187,8 @@ def test_the_suite_passes_on_such_a_host_and_does_not_change_it(
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
-        ("_NEEDED", ("/dev/null", "/dev/absent"), "^/dev/absent: not found: mount /proc"),
-        ("_SITE_FILE", Path("/dev/null"), "^/dev/null applies to every login here: run the tests as root"),
+        ("_NEEDED", ("/dev/null", "/dev/absent"), "^/dev/absent: not found .mount /proc"),
+        ("_SITE_FILE", Path("/dev/null"), "^/dev/null applies to every login here .run the tests as root"),
         ("_has_account", lambda uid: False, r"^uid \d+ has no account"),
     ],
 )
@@ -207,4 +207,4 @@ def test_an_interpreter_that_removes_assertions_is_refused() -> None:
     command = [sys.executable, "-O", *pytest_of("--collect-only", "tests/test_layout.py")[1:]]
     done = subprocess.run(command, cwd=TREE, text=True, capture_output=True, check=False)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "cannot test here: python -O removes the assertions" in done.stderr
+    assert "the tests cannot run here: python -O removes the assertions" in done.stderr

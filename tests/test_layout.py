@@ -1,4 +1,4 @@
-"""Tests of imports: the allowed imports of each package, the pure core, and the standard library at a login."""
+"""Tests of imports: the allowed imports of each package, the pure core, and the modules that a login loads."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ PACKAGES = {
     "token_sim.client": {"token_sim.extras"},
     "token_sim.cli": {"token_sim"},
 }
-# The login path of one host: only the standard library.
+# The packages of the login path, which need only the standard library.
 STANDARD_LIBRARY_ONLY = {f"pam_totp.{package}" for package in ("core", "store", "operations", "pam", "client")}
 # Parts of the standard library without clock, randomness, files and processes. Pure modules may use only these.
 PURE_LIBRARY = {"__future__", "collections", "enum", "functools", "typing"}
 PURE_LIBRARY |= {"base64", "binascii", "hashlib", "hmac", "json", "struct", "tomllib"}
 IMPURE_NAMES = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}
-# The import of each of these takes milliseconds in a login for which the relay starts an interpreter.
+# Modules whose import takes milliseconds. A login for which the relay starts an interpreter must not load them.
 COSTLY = {"argparse", "asyncio", "ctypes", "dataclasses", "inspect", "logging", "random", "subprocess", "tomllib"}
 COSTLY |= {
     "email",
@@ -71,7 +71,7 @@ def modules(package: str) -> dict[str, Path]:
 
 
 def imports(name: str, path: Path) -> Iterator[str]:
-    """Yield every module that a file imports, anywhere in it; `from a import b` is both a and a.b."""
+    """Yield every module that a file imports, at any place. `from a import b` yields a, and a.b if that is a module."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -95,7 +95,7 @@ PURE = [name for name in modules("pam_totp") if within(name, {"pam_totp.core"})]
 
 
 def package_of(name: str) -> str | None:
-    """Return the entry for a module, or None (a package's `__init__`, extras, public names)."""
+    """Return the entry of PACKAGES for a module, or None for a module outside of these packages."""
     return max((package for package in PACKAGES if within(name, {package})), key=len, default=None)
 
 
@@ -144,7 +144,7 @@ def test_the_service_and_the_command_line_do_not_need_the_simulator(name: str) -
 @pytest.mark.bare
 @pytest.mark.parametrize("entry", ["pam_totp.pam.helper_main", "pam_totp.pam.service"])
 def test_a_login_loads_only_the_core_and_the_standard_library(entry: str) -> None:
-    """Use the distribution's interpreter, as the relay starts it."""
+    """Use the distribution's interpreter with the options of the relay."""
     script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); before = set(sys.modules); import {entry}; "
     script += "import json; print(json.dumps({n: getattr(m, '__file__', None) for n, m in sys.modules.items()}))"
     done = subprocess.run(["/usr/bin/python3", "-I", "-S", "-c", script], capture_output=True, text=True, check=True)

@@ -2,7 +2,7 @@
 
 Rules:
 - Only pam_totp states the version. Other files read it, or a test compares them with it.
-- The wheel has every file that is needed at run time. The sdist has also every file for building and testing.
+- The wheel has every file that is needed at run time. The sdist also has every file for building and testing.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Built(NamedTuple):
 
     tree: Path
     sdist: Path
-    wheel: Path  # from the unpacked sdist
+    wheel: Path  # built from the unpacked sdist
     wheel_of_tree: Path
 
 
@@ -89,7 +89,7 @@ def content(wheel: Path) -> dict[str, bytes]:
 
 
 def sources(tree: Path, *folders: str) -> set[str]:
-    """Return the files below these folders, by their paths from the tree."""
+    """Return the paths of all files below `folders`, relative to `tree`."""
     return {str(p.relative_to(tree)) for folder in folders for p in (tree / folder).rglob("*") if p.is_file()}
 
 
@@ -98,7 +98,7 @@ def in_sdist(sdist: Path) -> set[str]:
         return {member.name.partition("/")[2] for member in archive if member.isfile()}
 
 
-@pytest.mark.skipif(not (TREE / ".git").exists(), reason="not a clone")
+@pytest.mark.skipif(not (TREE / ".git").exists(), reason="needs a git clone")
 def test_the_sdist_has_every_tracked_file() -> None:
     command = ["git", "-c", f"safe.directory={TREE}", "ls-files"]
     tracked = subprocess.run(command, cwd=TREE, text=True, capture_output=True, check=True).stdout.splitlines()

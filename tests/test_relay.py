@@ -65,7 +65,7 @@ def test_of_two_socket_arguments_the_last_applies(bench: Bench) -> None:
 
 def test_a_refusal_requests_a_delay_of_two_seconds(bench: Bench) -> None:
     with bench.service(play(b"r7")) as service:
-        assert 1 <= bench.login(service.argument).delay <= 3  # libpam randomises it by ±50 %
+        assert 1 <= bench.login(service.argument).delay <= 3  # libpam randomises the delay by ±50 %
 
 
 def test_a_denial_by_the_relay_itself_requests_the_delay_too(bench: Bench) -> None:
@@ -310,26 +310,26 @@ def test_a_second_login_in_one_process_works_and_sets_credentials(bench: Bench) 
 # ---- every unexpected event denies
 
 
-STRANGE = "denied: the service sent a message that is not in the protocol"
+NOT_IN_PROTOCOL = "denied: the service sent a message that is not in the protocol"
 FAULTS = {
     "an empty packet": (b"", "denied: the service closed the connection"),
     "4097 bytes": (b"i" + b"x" * 4096, "denied: the service sent too long a message"),
     "60000 bytes": (b"p" + b"x" * 60000, "denied: the service sent too long a message"),
-    "a NUL in a prompt": (b"pCode\0: ", STRANGE),
-    "a NUL in a prompt with echo": (b"PCode: \0", STRANGE),
-    "a NUL in an information": (b"i\0", STRANGE),
-    "a NUL in an error": (b"ea\0b", STRANGE),
-    "a NUL in an authtok": (b"sa\0", STRANGE),
-    "a NUL after the result": (b"r0\0", STRANGE),
-    "an authtok of nothing": (b"s", STRANGE),
-    "g with a text": (b"gPassword: ", STRANGE),
-    "an unknown type": (b"x", STRANGE),
-    "type NUL": (b"\0", STRANGE),
-    "a hello": (b"Hversion=1", STRANGE),
-    "an answer": (b"A123456", STRANGE),
-    "no answer": (b"N", STRANGE),
-    "a result in capitals": (b"R0", STRANGE),
-    "two messages in one packet": (b"r0r0", STRANGE),
+    "a NUL in a prompt": (b"pCode\0: ", NOT_IN_PROTOCOL),
+    "a NUL in a prompt with echo": (b"PCode: \0", NOT_IN_PROTOCOL),
+    "a NUL in an information message": (b"i\0", NOT_IN_PROTOCOL),
+    "a NUL in an error message": (b"ea\0b", NOT_IN_PROTOCOL),
+    "a NUL in an authtok": (b"sa\0", NOT_IN_PROTOCOL),
+    "a NUL after the result": (b"r0\0", NOT_IN_PROTOCOL),
+    "an empty authtok": (b"s", NOT_IN_PROTOCOL),
+    "a request for the authtok with a text": (b"gPassword: ", NOT_IN_PROTOCOL),
+    "an unknown type": (b"x", NOT_IN_PROTOCOL),
+    "the type NUL": (b"\0", NOT_IN_PROTOCOL),
+    "a hello": (b"Hversion=1", NOT_IN_PROTOCOL),
+    "an answer": (b"A123456", NOT_IN_PROTOCOL),
+    "no answer": (b"N", NOT_IN_PROTOCOL),
+    "a result in capitals": (b"R0", NOT_IN_PROTOCOL),
+    "two messages in one packet": (b"r0r0", NOT_IN_PROTOCOL),
 }
 
 
@@ -474,7 +474,7 @@ def test_if_the_services_queue_remains_full_a_helper_is_started(bench: Bench) ->
 
 
 def full(listener: socket.socket, path: Path) -> socket.socket:
-    """Listen at a path with a full queue, and return the connections that fill it."""
+    """Listen on `path`, and return a connection that fills the listener's queue."""
     listener.bind(str(path))
     listener.listen(0)
     client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)

@@ -32,7 +32,7 @@ channel.send(b"r0" if channel.recv(600) == b"A123456" else b"r7")
 
 
 def children() -> set[int]:
-    """Return the children of this process, with zombies."""
+    """Return the pids of this process's children, zombies included."""
     found = set()
     for entry in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
@@ -42,7 +42,7 @@ def children() -> set[int]:
 
 
 def spawned(bench: Bench, source: str) -> str:
-    """Write a stack that starts a helper."""
+    """Write a service file that starts a helper with this source, and return its name."""
     return bench.stack("socket=none", f"helper={bench.helper(source)}", "nodelay")
 
 
@@ -70,7 +70,7 @@ for n in os.listdir("/proc/self/fd"):
     try:
         leads_to[int(n)] = os.readlink(f"/proc/self/fd/{n}")
     except FileNotFoundError:
-        pass  # the descriptor of the listing itself
+        pass  # listdir's own descriptor, which is closed again
 tell(leads_to)
 """,
         )
@@ -231,7 +231,7 @@ def test_a_process_that_the_host_starts_meanwhile_inherits_no_descriptor(bench: 
     def inherited() -> set[int]:
         found = set()
         for n in map(int, os.listdir("/proc/self/fd")):
-            with contextlib.suppress(OSError):  # the descriptor of the listing itself
+            with contextlib.suppress(OSError):  # listdir's own descriptor is closed again
                 if os.get_inheritable(n):
                     found.add(n)
         return found

@@ -213,7 +213,7 @@ def test_the_compiled_in_helper_is_used_unless_an_argument_names_another(bench: 
 
 @needs_root
 def test_a_foreign_module_beside_the_package_is_not_imported(bench: Bench, folder: Path) -> None:
-    """Other accounts may add files to a sticky folder. Only the package is imported through it."""
+    """Other accounts may add files to a sticky folder. The helper imports only the package from there."""
     shutil.copytree(ROOT / "pam_totp", folder / "pam_totp")
     folder.chmod(0o1777)
     sprung = folder / "sprung"
@@ -275,7 +275,7 @@ def test_an_interpreter_that_does_not_start_is_unavailable(
 
 @pytest.fixture
 def asked(bench: Bench, helper: Path, folder: Path) -> Iterator[Callable[..., str]]:
-    """Return a function that logs in and returns "service" or "helper". The service refuses, the helper accepts."""
+    """Return a function that logs in, and returns the source of the decision: "service" or "helper"."""
     with bench.service(play(b"r7"), folder / "socket"):
 
         def attempt(path: Path = folder / "socket", relay: Path = RELAY) -> str:

@@ -41,7 +41,7 @@ class Pin(NamedTuple):
     marker: str
 
     def applies(self, environment: dict[str, str]) -> bool:
-        """Return True if pip installs this pin in that environment."""
+        """Return True if pip installs this pin in `environment`."""
         return not self.marker or Marker(self.marker).evaluate(environment)
 
 
@@ -62,7 +62,7 @@ def wanted(*extras: str) -> list[Requirement]:
 
 
 def linux(python: str) -> dict[str, str]:
-    """Return the environment for markers of a Python of that version."""
+    """Return the marker environment of this version of Python on Linux."""
     return {
         "implementation_name": "cpython",
         "os_name": "posix",
@@ -95,9 +95,9 @@ def test_the_lock_has_exactly_the_packages_that_each_python_needs(python: str) -
     there = {pin.name: pin.version for pin in pinned() if pin.applies(environment)}
     asked = list(needed(wanted("test", "lint"), environment))
     for requirement in asked:
-        assert normal(requirement.name) in there, f"{requirement}: run 'make requirements'"
-        assert requirement.specifier.contains(there[normal(requirement.name)]), requirement
-    assert set(there) - {normal(requirement.name) for requirement in asked} == set(), "no package needs it"
+        assert normal(requirement.name) in there, f"the lock lacks {requirement} (run 'make requirements')"
+        assert requirement.specifier.contains(there[normal(requirement.name)]), f"the pin does not match {requirement}"
+    assert set(there) <= {normal(requirement.name) for requirement in asked}, "each package in the lock is required"
 
 
 @pytest.mark.parametrize("lock", audit.LOCKS)
@@ -130,7 +130,7 @@ def test_pip_installs_only_what_a_lock_names() -> None:
 
 
 def test_only_pinned_packages_are_installed() -> None:
-    """Allow the lock file of `make fuzz` too. pip is part of the environment."""
+    """Packages of the lock file for `make fuzz` are allowed too. The virtual environment contains pip without a pin."""
     installed = {(normal(found.metadata["Name"]), found.version) for found in importlib.metadata.distributions()}
     installed = {(name, version) for name, version in installed if name not in ("pam-totp", "pip")}
     assert len(installed) >= 40
@@ -150,7 +150,7 @@ def newer(tmp_path: Path) -> tuple[Index, str]:
     adapted = text("requirements.txt")
     here = {normal(found.metadata["Name"]) for found in importlib.metadata.distributions()}
     for name, version, _, hashes in PIN.findall(adapted):
-        add = index.like_installed if name in here else index.stub  # the others are for another Python or system
+        add = index.like_installed if name in here else index.stub  # other packages are for another Python or system
         sha256 = index.installed(name) if name == "setuptools" else add(name, version)
         add(name, f"{version}.post1")
         adapted = adapted.replace(hashes, f"    --hash=sha256:{sha256}\n")
@@ -254,7 +254,7 @@ def test_packages_require_the_python_of_setup_cfg() -> None:
     least = config["options"]["python_requires"].removeprefix(">=")
     asked = re.findall(r"python3:any \(>= (.*?)~\)", (DEBIAN / "control").read_text())
     assert set(asked) == {least}
-    assert len(asked) == 3, "to build, and for libpam-totp and token-sim"
+    assert len(asked) == 3, "one for the build, one for libpam-totp, one for token-sim"
 
 
 def test_the_module_package_depends_only_on_python() -> None:

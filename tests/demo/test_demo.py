@@ -40,7 +40,7 @@ def test_the_demo_shows_every_step_and_leaves_nothing(folder: Path) -> None:
     assert done.stdout.count("refused, as expected: PAM_AUTH_ERR") == 2
     assert "the demo presses the button" in done.stdout
     assert re.search(r"All results as expected, in \d+ s", done.stdout)
-    assert "\x1b" not in done.stdout, "no colour where there is no terminal"
+    assert "\x1b" not in done.stdout, "without a terminal, the demo prints no colours"
     assert list(folder.iterdir()) == []
 
 
@@ -89,7 +89,7 @@ def processes_in(folder: Path) -> list[str]:
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             command = (entry / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
         if str(folder) in command and int(entry.name) != os.getpid():
             found.append(command)

@@ -15,8 +15,9 @@ PASSWORD = "correct horse"
 
 @pytest.fixture(scope="session")
 def _django() -> None:
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.django.settings")  # here, after the environment was cleaned
-    import django  # reads the settings
+    # The suite's isolation removes variables that are set earlier.
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.django.settings")
+    import django  # reads DJANGO_SETTINGS_MODULE
 
     django.setup()
     from django.core.management import call_command
@@ -33,7 +34,7 @@ class Passwords:
 
 @pytest.fixture
 def project(_django: None, site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Return Django's settings, which a test may change. The service is that of `site`. The database is empty."""
+    """Return Django's settings, which a test may change. Django asks the service of `site`. The database is empty."""
     from django.conf import settings
     from django.core.management import call_command
 

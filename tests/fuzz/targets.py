@@ -106,7 +106,7 @@ def user_name(data: bytes) -> None:
 
 
 def google_authenticator(data: bytes) -> None:
-    """Check as for every format, but skip inputs with the sample's key as a setting, because errors name settings."""
+    """Check like every format, but skip inputs with the sample's key as a setting, because errors name settings."""
     if samples.B32.encode() not in data.partition(b"\n")[2]:
         samples.check("google-authenticator", data)
 

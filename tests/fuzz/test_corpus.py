@@ -1,4 +1,4 @@
-"""Tests of each parser over the inputs kept by the fuzzer."""
+"""Tests of each parser with the inputs that the fuzzer kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.fuzz.targets import SEEDS, TARGETS
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_kept_input_is_read_or_refused(name: str) -> None:
     kept = corpus.kept(name)
-    assert kept, "there are no kept inputs"
+    assert kept, "the corpus has inputs for this parser"
     for data in (*SEEDS[name], *kept):
         TARGETS[name](data)
 

@@ -2,8 +2,8 @@
 
 Rules:
 - The suite writes accounts, groups, passwords, name services, PAM stacks and sudo rules.
-- Ids are the static ids of Debian and Ubuntu (base-passwd), so files of their packages keep their owners. The group
-  `shadow` has the gid of the host's unix_chkpwd.
+- Users and groups have the static ids of Debian and Ubuntu (base-passwd), so files of packages keep their owners. The
+  group `shadow` has the gid of the host's unix_chkpwd.
 - The mode of a file does not depend on the umask.
 """
 
@@ -28,7 +28,7 @@ _GROUPS = {
     **{"sudo": 27, "www-data": 33, "shadow": SHADOW, "utmp": 43, "staff": 50, "games": 60, "users": 100},
     **{"nogroup": 65534},
 }
-# Shortened from Debian's packages.
+# Services of Debian's packages, shortened.
 _REST = "@include common-account\n@include common-session\n"
 STACKS = {
     "common-auth": "auth\t[success=1 default=ignore]\tpam_unix.so nullok\n"

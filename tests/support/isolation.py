@@ -1,10 +1,10 @@
-"""Isolation of the suite from the host: neither changes the other.
+"""Isolation of the suite from the host: neither affects the other.
 
 Rules:
 - The suite sets umask, environment and home folder, independent of the shell.
 - As root, the suite runs in a private mount namespace, with the accounts and PAM stacks of tests/support/etc.py. The
   namespace has no settings, records or socket of an installed pam_totp.
-- This also works in a chroot. No mount propagates out of the namespace.
+- The isolation also works in a chroot. No mount propagates out of the namespace.
 - Before the first test, the suite prints the tests that it leaves out, with the reason.
 """
 
@@ -25,13 +25,13 @@ _SITE_FILE = Path("/etc/pam_totp.toml")
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "TERM": "dumb"}
 # Prefixes of the variables that tests read. All other variables are removed.
 _KEPT = ("PYTEST_", "COV", "HYPOTHESIS_", "TORTURE_", "PAM_TOTP_EXAMPLES", "PYTHONDONTWRITEBYTECODE")
-# Variables that enable tests of other systems. These systems are made from packages, by the host's apt settings.
+# Variables that enable tests of other systems. These systems are made from packages, with the host's apt settings.
 OWN_SYSTEMS = {
     "PAM_TOTP_BOOTED": "a system that boots (make booted)",
     "PAM_TOTP_SYSTEMS": "bare roots of other systems (make systems)",
     "PAM_TOTP_PACKAGES": "Debian packages in bare roots (make deb-test)",
 }
-_NEEDED = ("/proc/self/status", "/dev/null", "/dev/ptmx", "/dev/pts/ptmx", "/dev/shm")  # noqa: S108  must exist
+_NEEDED = ("/proc/self/status", "/dev/null", "/dev/ptmx", "/dev/pts/ptmx", "/dev/shm")  # noqa: S108  paths that must exist
 
 # linux/sched.h, sys/mount.h, linux/capability.h
 _CLONE_NEWNS = 0x0002_0000
@@ -55,19 +55,19 @@ MAY_MOUNT = _may_mount()  # False for ordinary users, and in containers that for
 
 
 def isolate(home: Path) -> None:
-    """Apply the rules to this process and its child processes. `home` is an empty folder. Raise IsolationError.
+    """Isolate this process and its child processes. `home` is an empty folder. Raise IsolationError on failure.
 
     Call this once, before the process has a second thread.
     """
     if sys.flags.optimize:
-        raise IsolationError("python -O removes the assertions: unset PYTHONOPTIMIZE")
+        raise IsolationError("python -O removes the assertions (unset PYTHONOPTIMIZE)")
     absent = [path for path in _NEEDED if not os.path.exists(path)]
     if absent:
-        raise IsolationError(f"{', '.join(absent)}: not found: mount /proc, /dev, /dev/pts and /dev/shm")
+        raise IsolationError(f"{', '.join(absent)}: not found (mount /proc, /dev, /dev/pts and /dev/shm)")
     if not MAY_MOUNT and _SITE_FILE.exists():
-        raise IsolationError(f"{_SITE_FILE} applies to every login here: run the tests as root, which can hide it")
+        raise IsolationError(f"{_SITE_FILE} applies to every login here (run the tests as root, to hide it)")
     if not MAY_MOUNT and not _has_account(os.geteuid()):
-        raise IsolationError(f"uid {os.geteuid()} has no account, but the tests log in with it: create the account")
+        raise IsolationError(f"uid {os.geteuid()} has no account, and the tests log in with it (create an account)")
     os.umask(0o022)
     _clean_environment(home)
     if MAY_MOUNT:
@@ -75,7 +75,7 @@ def isolate(home: Path) -> None:
             _enter_namespace()
             _hide_host()
         except OSError as error:
-            raise IsolationError(f"no mount namespace, though root has CAP_SYS_ADMIN: {error}") from error
+            raise IsolationError(f"no mount namespace: {error} (run the tests as another user)") from error
 
 
 def _has_account(uid: int) -> bool:
@@ -87,13 +87,13 @@ def _has_account(uid: int) -> bool:
 
 def _clean_environment(home: Path) -> None:
     kept = {name: value for name, value in os.environ.items() if name.startswith(_KEPT)}
-    if os.environ.get("PYTHONPATH") == str(_TREE):  # make cover-all, which tests a copy of the tree
+    if os.environ.get("PYTHONPATH") == str(_TREE):  # set by make cover-all, which tests a copy of the tree
         kept["PYTHONPATH"] = str(_TREE)
-    if _is_open_to_all(os.environ.get("TMPDIR")):  # some tests use other accounts
+    if _is_open_to_all(os.environ.get("TMPDIR")):  # other accounts must be able to enter it
         kept["TMPDIR"] = os.environ["TMPDIR"]
     os.environ.clear()
     os.environ.update(_ENVIRONMENT | kept | {"HOME": str(home)})
-    tempfile.tempdir = None  # computed again, from this environment
+    tempfile.tempdir = None  # tempfile computes it again, from this environment
 
 
 def _is_open_to_all(folder: str | None) -> bool:
@@ -110,7 +110,7 @@ def _enter_namespace() -> None:
     the root of the namespace, and a descriptor allows the return to the chroot.
     """
     _call("unshare", _CLONE_NEWNS)
-    root, here = os.open("/", os.O_PATH), os.open(".", os.O_PATH)  # after unshare: mounts of the new namespace
+    root, here = os.open("/", os.O_PATH), os.open(".", os.O_PATH)  # after unshare, to be in the new namespace
     namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY)
     _call("setns", namespace, _CLONE_NEWNS)
     _call("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None)
@@ -132,7 +132,7 @@ def _hide_host() -> None:
                 os.mkdir(work)
                 _mount("overlay", place, f"lowerdir={place},upperdir={upper},workdir={work}")
         finally:
-            _call("umount2", layers.encode(), 0)  # the overlays keep it
+            _call("umount2", layers.encode(), 0)  # the overlays keep the tmpfs
     for records in Path("/var/lib").glob("pam_totp*"):
         shutil.rmtree(records)
     _SITE_FILE.unlink(missing_ok=True)

@@ -132,7 +132,7 @@ _get_item = _prototype(_libpam, "pam_get_item", c_int, c_void_p, c_int, POINTER(
 
 
 class PamError(Exception):
-    """libpam refused pam_start_confdir or pam_set_item."""
+    """A call of libpam failed: pam_start_confdir, pam_set_item or pam_get_item."""
 
 
 def service(confdir: StrPath, name: str, *lines: str, carry_authtok: bool = False) -> None:
@@ -161,7 +161,7 @@ def login(
 
     Each prompt uses the next of `answers`. The conversation fails when all answers are used. `answers` may also be a
     function, which is called at every prompt. `items` are PAM items by lower-case name: rhost, ruser, tty, authtok …
-    An exception in an answer's function ends the login with CONV_ERR, and is raised again by `login`.
+    If such a function raises an exception, the conversation fails, and `login` raises the exception again.
     """
     with Session(service, user, answers, confdir, items=items) as session:
         return session.authenticate(flags)
@@ -196,7 +196,7 @@ class Session:
             byref(self._handle),
         )
         if result != Result.SUCCESS:
-            raise PamError(f"pam_start_confdir: {result}")
+            raise PamError(f"pam_start_confdir failed: {result}")
         _set_item(self._handle, _ITEM_FAIL_DELAY, ctypes.cast(self._fail_delay, c_void_p))
         for name, value in (items or {}).items():
             if name != "authtok":
@@ -237,14 +237,14 @@ class Session:
         """Set an item by its lower-case name. Hosts do this between pam_start and pam_authenticate."""
         result = _set_item(self._handle, _ITEMS[name], _bytes(value))
         if result != Result.SUCCESS:
-            raise PamError(f"pam_set_item {name}: {Result(result).name}")
+            raise PamError(f"pam_set_item failed for {name}: {Result(result).name}")
 
     def get(self, name: str) -> str | None:
         """Return an item by its lower-case name."""
         value = c_void_p()
         result = _get_item(self._handle, _ITEMS[name], byref(value))
         if result != Result.SUCCESS:
-            raise PamError(f"pam_get_item {name}: {Result(result).name}")
+            raise PamError(f"pam_get_item failed for {name}: {Result(result).name}")
         return None if value.value is None else _text(ctypes.string_at(value.value))
 
     def _reset(self) -> None:
@@ -293,7 +293,7 @@ class Session:
 
 
 class _NoAnswer(Exception):
-    """The script lets the conversation fail here, or has ended."""
+    """The script has no answer to a prompt, so the conversation fails."""
 
 
 def _bytes(text: str | bytes) -> bytes:

@@ -1,6 +1,6 @@
 """Capture the log lines of PAM modules in this process, so that the tests write nothing to the host's log.
 
-A small library with another pam_syslog is loaded before libpam. Modules that libpam loads afterwards use it until
+A small library with its own pam_syslog is loaded before libpam. Modules that libpam loads afterwards use it until
 this process ends. Outside of `captured`, lines are dropped.
 """
 

@@ -21,7 +21,7 @@ from tests.support import pamconf
 from tests.support.site import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
-RELAY = ROOT / "build" / "pam_totp.so"  # as shipped
+RELAY = ROOT / "build" / "pam_totp.so"  # as `make build` builds it
 INTERPRETER = "/usr/bin/python3"
 AS_ROOT = os.geteuid() == 0
 
@@ -38,7 +38,7 @@ def _builds() -> tempfile.TemporaryDirectory[str]:
 
 @functools.cache
 def build(**defines: str | int) -> Path:
-    """Return a build of the relay for tests, with `defines` instead of its compiled-in values."""
+    """Return a test build of the relay, in which `defines` replace compiled-in values."""
     macros = {"INTERPRETER": INTERPRETER, "HELPER": "/nonexistent/helper.py", "BUILDER": os.geteuid(), **defines}
     target = Path(_builds().name, f"relay-{build.cache_info().misses}.so")
     flags = [f'-D{name}="{value}"' if isinstance(value, str) else f"-D{name}={value}" for name, value in macros.items()]
@@ -64,7 +64,7 @@ def play(*messages: bytes, hang_up: bool = False) -> Script:
     """Return the script of a service that reads the hello, and sends `messages`.
 
     The service reads an answer after each prompt. At the end, it waits until the relay disconnects. With `hang_up`, it
-    disconnects itself.
+    disconnects at once instead.
     """
 
     def script(channel: socket.socket, heard: list[bytes]) -> None:
@@ -80,7 +80,7 @@ def play(*messages: bytes, hang_up: bool = False) -> Script:
 
 
 def in_turn(*scripts: Script) -> Script:
-    """Return a script that plays one of `scripts` at each login, in turn."""
+    """Return a script that plays the next of `scripts` at each login."""
     remaining = iter(scripts)
 
     def script(channel: socket.socket, heard: list[bytes]) -> None:
@@ -155,7 +155,7 @@ class Bench:
             service.close()
 
     def helper(self, source: str, path: Path | None = None) -> Path:
-        """Write a helper that reads the hello from `channel`. `tell(value)` in `source` sends a value to the host."""
+        """Write a helper that reads the hello from `channel`. `tell(value)` in `source` sends a value to the test."""
         path = path or self.folder / "helper.py"
         start = "import os, socket, sys\nchannel = socket.socket(fileno=3)\nhello = channel.recv(8192)\n"
         path.write_text(start + "def tell(value): channel.send(b'i' + repr(value).encode())\n" + source)
@@ -184,7 +184,7 @@ class Bench:
         return pamconf.login(name, user, answers, self.folder, items=items, flags=flags)
 
     def run(self, source: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a PAM host in its own process: Python with `pamconf` imported, and `folder` with the service files."""
+        """Run `source` as a PAM host in its own process. `source` can use `pamconf`, and `folder` with the services."""
         start = f"from tests.support import pamconf\nimport os, signal, sys, threading\nfolder = {str(self.folder)!r}\n"
         return subprocess.run(
             [sys.executable, "-c", start + source],

@@ -29,7 +29,7 @@ def _account() -> str:
         return str(os.geteuid())
 
 
-ME = _account()  # an ordinary user may ask the service about itself only
+ME = _account()  # the service answers an ordinary user only about the user's own account
 KEY = b"12345678901234567890"  # RFC 4226, appendix D
 PATIENCE = 40.0  # seconds: the limit of a wait for a condition, on a busy machine
 OTHER_UID = 54321  # a uid without an account
@@ -41,7 +41,7 @@ def until(condition: Callable[[], object], what: str) -> None:
     give_up = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > give_up:
-            raise AssertionError(f"timed out: {what}")
+            raise AssertionError(f"not true after {PATIENCE:g} s: {what}")
         time.sleep(0.002)
 
 
@@ -74,7 +74,7 @@ class Site:
         self._service: subprocess.Popen[bytes] | None = None
 
     def configure(self, name: str = "demo", arguments: str = "", way: str = "spawn", *then: str) -> None:
-        """Write a PAM service with the line of pam_totp, followed by `then`."""
+        """Write the PAM service `name`, with a line for pam_totp and then the lines `then`."""
         socket = self.socket if way == "socket" else "none"
         ours = f"auth required {MODULE} store={self.store} socket={socket} nodelay {arguments}".strip()
         service(self.confdir, name, ours, *then)
@@ -163,7 +163,7 @@ class Site:
 
 
 def fob(counter: int = 0, **fields: Any) -> HotpToken:
-    """Return an HOTP token with RFC 4226's key."""
+    """Return a HOTP token with RFC 4226's key."""
     given: dict[str, Any] = {"name": "fob", "secret": KEY, "created": 0, "counter": counter} | fields
     return HotpToken(**given)
 

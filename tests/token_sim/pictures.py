@@ -45,7 +45,7 @@ async def draw(folder: str) -> None:
     ):
         runner = still_runner(profile, **slot)
         simulation = runner.simulation
-        app = TokenApp(runner, ["/tmp/fob"])  # noqa: S108  # shown, not opened
+        app = TokenApp(runner, ["/tmp/fob"])  # noqa: S108  # the app shows this path, and does not open it
         async with app.run_test(size=size) as pilot:
             for request in (b"*IDN?\r", b"PRESS\r", b"DISP?\r", b"BATT?\r") if name == "token-details" else ():
                 simulation.receive(simulation.lines[0], request)

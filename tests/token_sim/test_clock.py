@@ -36,7 +36,7 @@ def test_the_initial_error_adds_up() -> None:
 def test_a_slow_clock_shows_the_code_of_its_own_time() -> None:
     device = token(PROFILES["c200"], kind="totp", period=60)
     device.hardware.crystal = -20_000
-    device.elapse(60 * DAY)  # −20 ppm of 60 days: 104 s behind, less a little ageing
+    device.elapse(60 * DAY)  # −20 ppm of 60 days are −103.7 s; ageing adds 0.4 s
     device.take_events()
     behind = NOON // 1000 + 60 * 86_400 + 1 + device.hardware.error_ms // 1000
     assert -104 < device.hardware.error_ms / 1000 < -100

@@ -82,14 +82,14 @@ def test_a_socket_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can use another uid")
 def test_another_uid_gets_no_answer_even_with_permission_to_connect(tmp_path: Path) -> None:
     path = new_token(tmp_path / "fob")
-    os.chmod(tmp_path, 0o755)  # noqa: S103  # other accounts cannot enter pytest's folder, so they use a path in /proc
+    os.chmod(tmp_path, 0o755)  # noqa: S103  # other accounts cannot enter the folders above, so they use a path in /proc
     ask = "import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); "
     ask += 's.sendall(b\'{"do": "oracle"}\\n\'); print(s.recv(9))'
     with running(path) as run:
         os.chmod(run.control, 0o666)  # noqa: S103  # now only the check of credentials protects the socket
         folder = os.open(tmp_path, os.O_PATH)
         try:
-            # The distribution's interpreter: a virtual environment may be in a folder that other accounts cannot read.
+            # Use the distribution's interpreter, because other accounts may be unable to read a virtual environment.
             words = ["/usr/bin/python3", "-I", "-c", ask, f"/proc/self/fd/{folder}/fob.control"]
             owner = subprocess.run(words, pass_fds=[folder], capture_output=True, timeout=20, check=False)
             other = subprocess.run(
@@ -154,7 +154,7 @@ def test_advance_by_90_days_at_35_degrees_makes_the_clock_drift() -> None:
     before = simulation.device.hardware.temperature
     hot = simulation.command({"do": "advance", "by": "90d", "temp": 35})
     assert hot["time_ms"] - NOON == 90 * 86_400_000
-    assert hot["error_ms"] == pytest.approx(-3e-6 * 90 * 86_400_000 + 959, abs=2)  # −3 ppm, and the ageing
+    assert hot["error_ms"] == pytest.approx(-3e-6 * 90 * 86_400_000 + 959, abs=2)  # ms: −3 ppm by heat, 959 by ageing
     assert simulation.device.hardware.temperature == before
 
 

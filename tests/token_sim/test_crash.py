@@ -16,7 +16,7 @@ from token_sim.client import Client, ClientError
 from token_sim.run.token_file import TokenFile, TokenFileError
 
 PRESSES = 500
-KILLS = 3  # the minimum
+KILLS = 3  # the minimum number of kills
 
 
 def test_a_token_killed_during_500_presses_shows_no_code_twice(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_failed_write_is_an_error_and_a_later_press_succeeds(tmp_path: Path) -
     path, link = new_token(tmp_path / "fob"), tmp_path / "port"
     with running(path, "--link", link, "--speed", "20") as run:
         temporary = tmp_path / "fob.new"
-        temporary.mkdir()  # so the temporary file cannot be created, as on a full disk, but also by root
+        temporary.mkdir()  # now even root cannot create the temporary file fob.new, as on a full disk
         done = token_sim("press", "--port", link)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == f"token-sim: {link} shows an error: write\n"

@@ -137,7 +137,7 @@ def test_a_yubikey_types_code_and_return_from_the_slot_of_the_touch() -> None:
 
     assert typed(1_000) == ("755224\r", [YUBIKEY.type_ms] * 6)
     assert typed(3_500)[0] == hotp(SEED, 5, 8) + "\r"
-    assert typed(2_700)[0] == ""  # a length between those of the two slots
+    assert typed(2_700)[0] == ""  # longer than a touch for slot 1, shorter than one for slot 2
     assert typed(1_000)[0] == "287082\r"
 
 

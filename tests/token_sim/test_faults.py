@@ -1,4 +1,4 @@
-"""Tests of the faults of a token: after each fault it shows no code twice, and no wrong code."""
+"""Tests of the faults of a token. After each fault, the token shows no code twice and no wrong code."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_bouncing_contact_counts_once_unless_it_bounces_too_long() -> None:
     device.inject(Fault.BOUNCE, times=2)
     assert press(device, 60) + press(device, 60) == APPENDIX_D[:2]
     device.inject(Fault.BOUNCE, number=150)
-    assert press(device, 500) == APPENDIX_D[2:5]  # three presses: two bounces, and the release
+    assert press(device, 500) == APPENDIX_D[2:5]  # three presses count: two bounces and the release
 
 
 def test_a_weak_battery_is_reported_and_a_dead_battery_shows_no_code() -> None:
@@ -95,8 +95,8 @@ def test_a_weak_battery_is_reported_and_a_dead_battery_shows_no_code() -> None:
 
 def test_a_dead_segment_changes_the_display_but_not_the_event() -> None:
     device = token()
-    device.inject(Fault.SEGMENT, number=12)  # segment c of the second cell makes 5 unreadable
-    device.inject(Fault.SEGMENT, number=0)  # segment a of the first cell turns 7 into 1
+    device.inject(Fault.SEGMENT, number=12)  # without segment c of the second cell, 5 is unreadable
+    device.inject(Fault.SEGMENT, number=0)  # without segment a of the first cell, 7 looks like 1
     assert press(device) == APPENDIX_D[:1]
     assert device.visible_text() == "1?5224"
     device.clear_fault(Fault.SEGMENT)

@@ -28,9 +28,9 @@ def flipped(data: bytes, bit: int) -> bytes:
     key=st.binary(min_size=14, max_size=64),
     counter=st.integers(0, 2**64 - 1),
 )
-def test_loading_a_built_image_returns_its_contents(**given: Any) -> None:
-    counter = given.pop("counter")
-    slot = memory.Slot(**given)
+def test_loading_a_built_image_returns_its_contents(**fields: Any) -> None:
+    counter = fields.pop("counter")
+    slot = memory.Slot(**fields)
     contents = memory.load(memory.build("SMGN00000001", (slot, None), (counter, 7)))
     assert (contents.slots, contents.counters, contents.repaired_slots) == ((slot, None), (counter, 7), ())
 

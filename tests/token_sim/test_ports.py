@@ -27,7 +27,7 @@ from token_sim.testing import inprocess
 from token_sim.testing.live_token import LiveToken
 from token_sim.wire.tcp import Tcp
 
-pytestmark = pytest.mark.filterwarnings("ignore:set(Daemon|Name):DeprecationWarning")  # of pyserial itself
+pytestmark = pytest.mark.filterwarnings("ignore:set(Daemon|Name):DeprecationWarning")  # caused by pyserial itself
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def fob(tmp_path: Path) -> Iterator[LiveToken]:
 
 
 def script(port: serial.Serial) -> bytes:
-    """Send the same requests on any port, and return the output up to the code."""
+    """Send a fixed list of requests to `port`, and return the output up to the code."""
     port.timeout = 0.1
     port.write(b"*IDN?\r\nNONSENSE\rPRESS 60\n")
     received = b""
@@ -145,7 +145,7 @@ def test_invalid_telnet_closes_only_the_connection_of_its_client(junk: bytes, tm
 def test_rfc_2217_has_modem_lines(tmp_path: Path) -> None:
     path = new_token(tmp_path / "fob")
     with running(path, "--rfc2217", "0") as run, serial.serial_for_url(run.ports[0], timeout=0.1) as port:
-        wait_until(lambda: port.cts and port.dsr and not port.cd, "powered, and dark")
+        wait_until(lambda: port.cts and port.dsr and not port.cd, "the token has power and a dark display")
         port.write(b"PRESS\r")
         wait_until(lambda: port.read(100) is not None and port.cd, "the display is lit")
         port.baudrate, port.parity, port.rts = 115_200, serial.PARITY_EVEN, False
@@ -164,7 +164,7 @@ def test_the_terminal_is_raw_again_after_a_client_changed_it(fob: LiveToken) -> 
         with Path(fob.port).open("rb", buffering=0) as port:
             return not termios.tcgetattr(port)[3] & termios.ECHO
 
-    wait_until(raw, "the line was raw again")
+    wait_until(raw, "the terminal is raw again")
     with Client(fob.port) as client:
         assert client.press() == "755224"
 

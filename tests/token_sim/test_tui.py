@@ -22,7 +22,7 @@ Story = Callable[[TokenApp, StillRunner, Pilot[None]], Awaitable[None]]
 def play(story: Story, profile: Profile = GENERIC, size: tuple[int, int] = (80, 24), **slot: Any) -> None:
     async def scene() -> None:
         runner = still_runner(profile, **slot)
-        app = TokenApp(runner, ["/tmp/fob"])  # noqa: S108  # shown, not opened
+        app = TokenApp(runner, ["/tmp/fob"])  # noqa: S108  # the app shows this path, and does not open it
         async with app.run_test(size=size) as pilot:
             await story(app, runner, pilot)
 

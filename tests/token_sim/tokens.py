@@ -32,10 +32,10 @@ def image(*, counter: int = 0, serial: str = "SMGN00000001", slots: int = 1, **s
     return memory.build(serial, (seeded, *[None] * (slots - 1)), (counter, *[0] * (slots - 1)))
 
 
-def token(profile: Profile = GENERIC, *, nvram: memory.Nvram | None = None, **given: Any) -> Device:
+def token(profile: Profile = GENERIC, *, nvram: memory.Nvram | None = None, **options: Any) -> Device:
     """Return a started token at NOON, ready for a press."""
-    given.setdefault("slots", profile.slots)
-    device = Device(nvram or memory.Ram(image(**given)), profile, new_hardware(profile, NOON))
+    options.setdefault("slots", profile.slots)
+    device = Device(nvram or memory.Ram(image(**options)), profile, new_hardware(profile, NOON))
     device.elapse(1000)
     device.take_events()
     return device
@@ -55,7 +55,7 @@ def press(device: Device, ms: int | None = None, then: int = 2000) -> list[str]:
 def wait_until(condition: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, f"timeout: waited until {what}"
+        assert time.monotonic() < deadline, f"not true after {PATIENCE:g} s: {what}"
         time.sleep(0.01)
 
 
@@ -74,7 +74,7 @@ def new_token(path: Path, *options: str) -> Path:
 
 @dataclass
 class Running:
-    """A running `token-sim run` of this test."""
+    """A running `token-sim run` process."""
 
     process: subprocess.Popen[str]
     serial: str

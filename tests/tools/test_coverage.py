@@ -1,4 +1,4 @@
-"""Tests of the measurement: it does not change the measured files, and covers every file that is run."""
+"""Tests of tools/coverage: it does not change what the measured files do, and measures every file that is run."""
 
 from __future__ import annotations
 
