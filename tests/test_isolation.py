@@ -31,7 +31,7 @@ SOME = (
     "web/test_client.py::test_an_unlisted_account_gets_an_error_that_names_the_list",
     "token_sim/test_control.py::test_another_uid_gets_no_answer_even_with_permission_to_connect",
 )
-# Tests with all kinds of mounts.
+# Tests that together use every kind of mount.
 MOUNTS = (
     "services/test_ssh.py::test_password_then_code",
     "services/test_sudo_su.py::test_sudo_asks_for_a_code",

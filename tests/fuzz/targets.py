@@ -29,7 +29,7 @@ OWNER = UserRecord(
 
 def _one_line(error: Exception) -> None:
     assert "\n" not in str(error).strip("\n")
-    assert "GEZDGNBV" not in str(error), "an error shows a key"
+    assert "GEZDGNBV" not in str(error), "no error shows a key"
 
 
 def secret_file(data: bytes) -> None:

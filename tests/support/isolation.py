@@ -75,7 +75,7 @@ def isolate(home: Path) -> None:
             _enter_namespace()
             _hide_host()
         except OSError as error:
-            raise IsolationError(f"no mount namespace: {error} (run the tests as another user)") from error
+            raise IsolationError(f"cannot create a mount namespace: {error} (run as another user)") from error
 
 
 def _has_account(uid: int) -> bool:
@@ -89,7 +89,7 @@ def _clean_environment(home: Path) -> None:
     kept = {name: value for name, value in os.environ.items() if name.startswith(_KEPT)}
     if os.environ.get("PYTHONPATH") == str(_TREE):  # set by make cover-all, which tests a copy of the tree
         kept["PYTHONPATH"] = str(_TREE)
-    if _is_open_to_all(os.environ.get("TMPDIR")):  # other accounts must be able to enter it
+    if _is_open_to_all(os.environ.get("TMPDIR")):  # kept only if other accounts can enter it
         kept["TMPDIR"] = os.environ["TMPDIR"]
     os.environ.clear()
     os.environ.update(_ENVIRONMENT | kept | {"HOME": str(home)})
@@ -110,7 +110,7 @@ def _enter_namespace() -> None:
     the root of the namespace, and a descriptor allows the return to the chroot.
     """
     _call("unshare", _CLONE_NEWNS)
-    root, here = os.open("/", os.O_PATH), os.open(".", os.O_PATH)  # after unshare, to be in the new namespace
+    root, here = os.open("/", os.O_PATH), os.open(".", os.O_PATH)  # opened after unshare: in the new namespace
     namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY)
     _call("setns", namespace, _CLONE_NEWNS)
     _call("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None)

@@ -160,8 +160,8 @@ def login(
     """Log `user` in at `service` once, and return the result. If `user` is None, libpam asks for the name.
 
     Each prompt uses the next of `answers`. The conversation fails when all answers are used. `answers` may also be a
-    function, which is called at every prompt. `items` are PAM items by lower-case name: rhost, ruser, tty, authtok …
-    If such a function raises an exception, the conversation fails, and `login` raises the exception again.
+    function, which is called at every prompt. If a function raises an exception, the conversation fails, and `login`
+    raises the exception again. `items` are PAM items by lower-case name: rhost, ruser, tty, authtok …
     """
     with Session(service, user, answers, confdir, items=items) as session:
         return session.authenticate(flags)

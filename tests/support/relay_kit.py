@@ -144,7 +144,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._services = 0
-        assert RELAY.exists(), "the relay is not built: run make build"
+        assert RELAY.exists(), "the relay is not built (run make build)"
 
     @contextmanager
     def service(self, script: Script, path: Path | None = None) -> Iterator[Service]:

@@ -79,7 +79,7 @@ def test_a_signal_is_passed_on_to_the_command(tmp_path: Path) -> None:
     script = f"trap 'exit 9' TERM; touch {ready}; while :; do sleep 0.05; done"
     words = [*COMMAND, "run", str(path), "--", "sh", "-c", script]
     with subprocess.Popen(words) as process:
-        wait_until(ready.exists, "the command ran")
+        wait_until(ready.exists, "the command runs")
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 9
     assert names(tmp_path) == ["fob", "ready"]
@@ -136,8 +136,8 @@ def test_a_path_too_long_for_a_socket_is_reported_with_the_option(tmp_path: Path
     path = new_token(deep / "fob")
     done = token_sim("run", path, "--", "true")
     assert done.returncode == 3
-    message = f"token-sim: the owner's socket {path}.control cannot be created: af_unix path too long (see --control)\n"
-    assert done.stderr == message
+    reason = f"the owner's socket {path}.control cannot be created: af_unix path too long"
+    assert done.stderr == f"token-sim: {reason} (choose another --control)\n"
     assert token_sim("run", path, "--control", tmp_path / "c", "--", "true").returncode == 0
 
 
@@ -252,7 +252,8 @@ def test_help_fits_80_columns_and_explains_every_argument(monkeypatch: pytest.Mo
 def test_a_missing_port_is_reported_with_both_ways_to_give_it(command: str) -> None:
     env = {k: v for k, v in os.environ.items() if k != "TOKEN_SIM_PORT"}
     done = token_sim(command, env=env)
-    assert (done.returncode, done.stderr) == (2, "token-sim: missing port: give --port, or set TOKEN_SIM_PORT\n")
+    message = "token-sim: the port is missing (give --port, or set TOKEN_SIM_PORT)\n"
+    assert (done.returncode, done.stderr) == (2, message)
     assert "[--port PORT]" in token_sim(command, "--help", env=env).stdout
 
 

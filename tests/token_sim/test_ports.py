@@ -137,7 +137,7 @@ def test_invalid_telnet_closes_only_the_connection_of_its_client(junk: bytes, tm
                     received += client.recv(4096)
                 return b"OK\r\n" in received
 
-            wait_until(answered, "the next client was answered")
+            wait_until(answered, "the next client is answered")
     finally:
         runner.close()
 
@@ -282,15 +282,15 @@ def test_a_shell_can_press_the_button(fob: LiveToken) -> None:
     for _ in range(3):
         shown = fob.oracle()["counter"]
         assert subprocess.run(["sh", "-c", f"echo PRESS > {fob.port}"], check=False, timeout=20).returncode == 0
-        wait_until(partial(has_counter, shown + 1), "the press counted")
-        wait_until(lambda: fob.oracle()["state"] == "display", "the code was shown")
+        wait_until(partial(has_counter, shown + 1), "the press is counted")
+        wait_until(lambda: fob.oracle()["state"] == "display", "the code is shown")
         fob.advance("1s")
 
 
 def test_unread_output_is_dropped_before_the_next_client(fob: LiveToken) -> None:
     with serial.Serial(fob.port) as port:
         port.write(b"HELP\rhalf a li")
-        wait_until(lambda: port.in_waiting > 50, "an answer arrived")
+        wait_until(lambda: port.in_waiting > 50, "the answer has arrived")
 
     for _ in range(2):
         fob.oracle()  # returns after a step of the loop, which has detected that the client disconnected

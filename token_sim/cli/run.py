@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
             owner = control.Control(path)
         except OSError as error:
             why = (error.strerror or str(error)).lower()
-            what = f"the owner's socket {path} cannot be created: {why} (see --control)"
+            what = f"the owner's socket {path} cannot be created: {why} (choose another --control)"
             raise CommandError(what, UNAVAILABLE) from error
         undo.callback(owner.close)
         ports: list[Transport] = []

@@ -23,10 +23,10 @@ from token_sim.device.states import Signal, State
 class Row:
     """A row. `when` is a condition of the chip. `do` is an action, which may return a further signal."""
 
-    state: State | None  # None: every state
+    state: State | None  # None: the row applies to every state
     signal: Signal
     when: Callable[[Chip], bool]
-    to: State | None  # None: the same state
+    to: State | None  # None: the state does not change
     do: Callable[[Chip], Signal | None]
 
 
@@ -98,7 +98,7 @@ _ROWS = {
 
 
 class Firmware(Chip):
-    """A chip with the table that moves it from state to state."""
+    """A chip whose state changes by the rows of TABLE."""
 
     def __init__(self, nvram: memory.Nvram, profile: Profile, hardware: Hardware, faults: Faults) -> None:
         super().__init__(nvram, profile, hardware, faults)

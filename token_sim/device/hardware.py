@@ -70,7 +70,10 @@ class Hardware:
         self.charge = max(0, self.charge - nah * 3_600_000)
 
     def ms_until(self, charge: int, current: int) -> int | None:
-        """Return the milliseconds until the battery has `charge` left. Return None if it has less or is not used."""
+        """Return the milliseconds until the battery has `charge` left.
+
+        Return None if it has no more than that, or is not used.
+        """
         if self.charge <= charge or current == 0:
             return None
         return -(-(self.charge - charge) // current)

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from pam_totp.core.oath import ALGORITHMS
 
-MIN_KEY, MAX_KEY = 14, 64  # bytes: 112 bits (fewer than the 128 of RFC 4226 R6, for old tokens), and a SHA-512 key
+MIN_KEY, MAX_KEY = 14, 64  # bytes: 112 bits for old tokens (RFC 4226 R6 requires 128), and a SHA-512 key
 SERIAL_LENGTH = 12  # characters of an OATH token identifier: maker 2, type 2, number 8
 
 _HEADER = struct.Struct(">4sBB12s")

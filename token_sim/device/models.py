@@ -65,7 +65,7 @@ C100 = Profile(
     compute_ms=60,
 )
 
-# Source: RCDevs' page named above (time-based, 60 s by default). The other values are approximate.
+# Source: the same page as for C100 (time-based, 60 s by default). The other values are approximate.
 C200 = Profile(
     name="c200",
     title="C200-like",

@@ -30,7 +30,7 @@ _READ = {mask: char for char, mask in _MASKS.items()}
 
 
 def light(text: str, broken: Iterable[int] = ()) -> tuple[int, ...]:
-    """Return the lit segments of each cell for `text`, flush left. `broken` holds numbers: cell × 10 + segment."""
+    """Return the lit segments of each cell for `text`, flush left. `broken` (cell × 10 + segment) stays dark."""
     masks = [_MASKS.get(char, _MASKS["-"]) for char in text[:CELLS].ljust(CELLS)]
     for number in broken:
         cell, segment = divmod(number, 10)

@@ -40,7 +40,7 @@ class Line:
         self.session.notify(event)
 
     def take_output(self, age: int) -> bytes:
-        """Return the output since the last call, or b"" while it is delayed. `age` is the hardware's (ms)."""
+        """Return the output since the last call, or b"" while it is delayed. `age` is the token's age (ms)."""
         out = self._distort(self.session.take_output())
         if out and self._stalled_until is None and self._faults.trigger(Fault.LINE_STALL):
             self._stalled_until = age + self._faults.number(Fault.LINE_STALL, DEFAULT_STALL_MS)
