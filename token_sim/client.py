@@ -200,7 +200,7 @@ class _Limit:
 
 def _open(url: str) -> Any:
     try:
-        import serial  # imported here, because it is an extra, and slow to load
+        import serial  # imported here, because pyserial is optional, and slow to load
     except ImportError:
         raise PortError(missing("pyserial")) from None
     if "://" not in url:

@@ -106,8 +106,8 @@ def _is_open_to_all(folder: str | None) -> bool:
 def _enter_namespace() -> None:
     """Enter a new mount namespace in which every mount is private. The root folder is unchanged.
 
-    Only at the root of the namespace can all mounts be made private. A chroot is below that root. setns(2) changes to
-    the root of the namespace, and a descriptor allows the return to the chroot.
+    All mounts can be made private only at the root of the namespace, and a chroot is below that root. setns(2)
+    therefore changes to the root of the namespace. A descriptor then allows the return to the chroot.
     """
     _call("unshare", _CLONE_NEWNS)
     root, here = os.open("/", os.O_PATH), os.open(".", os.O_PATH)  # opened after unshare: in the new namespace

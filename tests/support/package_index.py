@@ -40,7 +40,7 @@ class Index:
         return kept | proxies | ours
 
     def stub(self, name: str, version: str, metadata: Iterable[str] = ()) -> str:
-        """Add a stub wheel, with `metadata` as additional lines. Return the wheel's SHA-256."""
+        """Add a stub wheel, with `metadata` as additional lines of its metadata. Return the wheel's SHA-256."""
         return self._add(
             name, version, {}, ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *metadata]
         )

@@ -26,7 +26,7 @@ def add_to(commands: Commands) -> None:
     examples = ("press --port /tmp/fob", "press --port socket://127.0.0.1:4000 -n 3 --lcd")
     parser = add_command(commands, "press", run, "press the button and print the code", *examples)
     add_code_options(parser, count=1, timeout=60.0)
-    parser.add_argument("--ms", type=int, help="hold the button for this time, in milliseconds (the model's)")
+    parser.add_argument("--ms", type=int, help="hold the button for this many milliseconds (default: the model's)")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -33,7 +33,7 @@ def pskc_seeds(tokens: list[NewToken], key: bytes | None = None) -> bytes:
     Raises MissingPskc if python-pskc is not installed.
     """
     try:
-        from pskc import PSKC  # imported here, because it is an extra, and slow to load
+        from pskc import PSKC  # imported here, because python-pskc is optional, and slow to load
     except ImportError:
         raise MissingPskc(missing("python-pskc")) from None
     document: Any = PSKC()

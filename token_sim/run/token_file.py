@@ -2,7 +2,7 @@
 
 Rules:
 - A write is durable when it returns: it syncs a temporary file, renames it over the old file, and syncs the folder.
-- A reader sees the old token or the new token. A failed write keeps the old token, in memory too.
+- A reader sees the old token or the new token. After a failed write, the file and this object hold the old token.
 - The token's memory has its own checksums. A flipped bit in the memory makes the token's self-test fail.
 - A lock on `FILE.lock` ensures that only one process uses a token.
 """

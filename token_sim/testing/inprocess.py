@@ -40,7 +40,7 @@ _PUBLISHED: dict[str, PublishedToken] = {}
 
 def publish(name: str, simulation: Simulation) -> str:
     """Register `simulation` under `name` in this process, and return its URL."""
-    import serial  # imported here, because it is an extra
+    import serial  # imported here, because pyserial is optional
 
     if _HANDLERS not in serial.protocol_handler_packages:
         serial.protocol_handler_packages.append(_HANDLERS)

@@ -153,7 +153,7 @@ class Telnet:
     LONGEST = 64 * 1024  # bytes of output for a client that does not read
 
     def __init__(self, device: Device) -> None:
-        from serial.rfc2217 import PortManager  # imported here, because it is an extra, and slow to load
+        from serial.rfc2217 import PortManager  # imported here: pyserial is optional, and slow to load
 
         self._out = bytearray()
         # PortManager's type hints require serial.Serial twice, but it uses only the methods of Modem and `write`.
