@@ -280,8 +280,9 @@ def test_the_django_example_names_what_can_be_imported(_django: None) -> None:
     assert [importlib.import_module(name).__name__ for name in names["INSTALLED_APPS"]] == names["INSTALLED_APPS"]
 
 
-def test_the_token_client_example_reads_a_code(token_sim: LiveToken) -> None:
-    names: dict[str, Any] = {"port": token_sim.port}
+def test_the_token_client_example_reads_a_code(token_sim: LiveToken, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["example.py", token_sim.port])
+    names: dict[str, Any] = {}
     exec(only_example("token_sim.client"), names)  # noqa: S102
     assert names["code"] == hotp(token_sim.key, 0)
 
