@@ -1,6 +1,6 @@
 # `make help` lists the targets, from the text after each ##. `make` alone builds.
 
-# The relay starts this interpreter: the distribution's, because a virtual environment breaks at the next upgrade.
+# The interpreter that the relay starts. It is the distribution's, because a virtual environment breaks at an upgrade of Python.
 PYTHON  = /usr/bin/python3
 CC      = cc
 CFLAGS  = -std=c11 -Wall -Wextra -Werror -O2 -fPIC -fvisibility=hidden -fstack-protector-strong -D_FORTIFY_SOURCE=2 \
@@ -19,7 +19,7 @@ NEED_TORTURE = $(NEED_TEST) clang libclang-rt-dev
 NEED_BENCH = $(NEED_BUILD) $(NEED_VENV) libpam-google-authenticator libpam-oath libpam-python oathtool pamtester util-linux
 NEED_LINT  = $(NEED_VENV) mandoc shellcheck
 NEED_BOOTED = $(NEED_BUILD) $(NEED_VENV) $(NEED_SYSTEMS) e2fsprogs qemu-system-x86
-# These make roots of other systems. python3 runs the tool, before the virtual environment exists.
+# `make systems` needs these to make roots of other systems. python3 runs tests.systems without a virtual environment.
 NEED_SYSTEMS = debian-archive-keyring debootstrap git python3 util-linux
 NEED_INSTALL = gcc libc6-dev libpam0g-dev $(if $(strip $(EXTRAS)),ca-certificates python3-venv)
 
@@ -34,7 +34,7 @@ RELAY_DEFINES = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/he
 .PHONY: need-build need-venv need-test need-torture need-bench need-lint need-install need-booted need-systems
 .DELETE_ON_ERROR:
 
-# This compiles the byte code, because helper and commands must not write it: they may run as root, with a user's umask.
+# `build` compiles the byte code. Helper and commands must not write it, because they may run as root with a user's umask.
 build: need-build build/pam_totp.so build/bin/pam-totp build/bin/token-sim  ## build the module and the commands, in build
 	@$(PYTHON) -m compileall -q pam_totp token_sim
 
@@ -43,59 +43,62 @@ venv: .venv/.made  ## make the Python environment of the tests, in .venv
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: build  ## show logins with a simulated token, in under ten seconds
+demo: build  ## show logins with a simulated token (a few seconds)
 	@$(PYTHON) -m demo
 
-# ARGS=9000 selects another port than 8443.
+# The portal listens on port 8443. ARGS=9000 selects another port.
 portal: build venv  ## run the portal for your browser, with a temporary store (ARGS=PORT)
 	@$(BIN)/python -m demo.portal $(ARGS)
 
-# All tests run in four processes, two per core, because tests wait for half of their time. With ARGS, one process runs.
+# All tests run in four processes, because tests wait for half of their time. With ARGS, the tests run in one process.
 PROCESSES = $(if $(strip $(ARGS)),0,4)
 SHARED_OUT = --numprocesses $(PROCESSES) --dist worksteal
 
 test: need-test want-test build venv  ## run all tests (ARGS=FILE for some)
 	$(BIN)/python -m pytest $(SHARED_OUT) $(ARGS)
 
-# setup.cfg lists the modules and the required coverage.
+# setup.cfg lists the measured modules, and the required coverage.
 cover: need-test build venv  ## run the tests of the core, and measure their coverage
 	$(BIN)/python -m pytest -q tests/core --cov=pam_totp --cov-branch --cov-report=term-missing $(ARGS)
 
-# Measures both packages in every process that the tests start, helpers and services included, and relay.c.
-# Fails below 90 %. ARGS=--help lists the options.
+# `cover-all` measures relay.c, and both packages in every process that the tests start, including helpers and services.
+# It fails below 90 %. ARGS=--help lists the options.
 cover-all: need-test want-test build venv  ## run all tests, and measure the coverage of all code
 	$(BIN)/python -m tools.coverage $(SHARED_OUT) $(ARGS)
 
-# ARGS=--help lists the options, such as ARGS="--rounds 50".
+# ARGS=--help lists the options of the benchmark. Example: ARGS="--rounds 50".
 bench: need-bench build venv  ## measure logins by pam_totp and by other modules, as root
 	$(BIN)/python -m tools.bench $(ARGS)
 
-# ARGS=50 selects the number of users.
+# ARGS=50 sets the number of users.
 bench-portal: need-test want-test build venv  ## measure many users who sign in to the portal at once, as root
 	$(BIN)/python -m tools.bench.portal $(ARGS)
 
-# The fuzzer is guided by coverage. Its findings are kept as tests of `make test`.
+# The fuzzer is guided by coverage. KEEP=1 adds its new inputs to tests/fuzz/corpus, which `make test` reads. An input that
+# shows a defect is written to build/fuzz.
 SECONDS = 60
-fuzz: build venv  ## run the parsers under a fuzzer (SECONDS=60)
+KEEP =
+fuzz: build venv  ## run the parsers under a fuzzer (SECONDS=60, KEEP=1)
 	$(PIP) $(LOCKED) --requirement tests/requirements-fuzz.txt
-	$(BIN)/python -m tests.fuzz $(SECONDS)
+	$(BIN)/python -m tests.fuzz $(SECONDS) $(if $(strip $(KEEP)),--keep)
 
-# Runs the long form of tests/torture (`make test` runs the short form), then the fuzzer. Prints all figures at the end.
+# `torture` runs the long form of tests/torture (`make test` runs the short form), then the fuzzer. It prints all figures at
+# the end.
 MINUTES = 60
 torture: need-torture build venv  ## run races, crashes and hostile callers for an hour (MINUTES=60)
 	$(PIP) $(LOCKED) --requirement tests/requirements-fuzz.txt
 	$(BIN)/python -m tests.torture $(MINUTES) $(ARGS)
 
-# Runs a virtual machine without KVM for about three minutes. The first run also makes the system in build/booted.
+# `booted` runs a virtual machine without KVM for about three minutes. The first run also makes its system in build/booted.
 booted: need-booted build venv  ## test the units on a booted machine with systemd, as root
 	PAM_TOTP_BOOTED=1 $(BIN)/python -m pytest -p no:xdist --verbose tests/booted $(ARGS)
 
-# Uses bare roots of Debian 12, Debian 13 and Ubuntu 24.04, which debootstrap makes in build/systems. Takes an hour.
-# ARGS=--help lists the parts. Without ARGS, the roots themselves are tested first.
+# `systems` uses bare roots of Debian 12, Debian 13 and Ubuntu 24.04, which debootstrap makes in build/systems. It takes an
+# hour. ARGS=--help lists its options, which select systems, accounts and steps. Without ARGS, `test-roots` runs first.
 systems: need-systems $(if $(strip $(ARGS)),,test-roots)  ## run demo and tests on each system, as root and as a user
 	@$(PYTHON) -m tests.systems $(ARGS)
 
-test-roots: need-systems build venv  ## test the bare roots themselves, as root
+test-roots: need-systems build venv  ## test the tool that makes bare roots, as root
 	PAM_TOTP_SYSTEMS=1 $(BIN)/python -m pytest -p no:xdist --quiet tests/systems/test_roots.py
 
 lint: need-lint venv  ## check code style, types, plain words, shell scripts, manuals
@@ -113,7 +116,7 @@ want-test:
 need-build need-venv need-test need-torture need-bench need-lint need-install need-booted need-systems: need-%:
 	@.ci/need $(NEED_$(shell echo $* | tr a-z A-Z))
 
-# The lock files list all dependencies, so pip resolves none, and a newer release changes no installation.
+# The lock files list all dependencies. pip resolves none, so a newer release of a package changes no installation.
 LOCKED = --no-deps --require-hashes --only-binary=:all:
 
 .venv/.made: setup.cfg pyproject.toml tests/requirements.txt | need-venv
@@ -123,9 +126,9 @@ LOCKED = --no-deps --require-hashes --only-binary=:all:
 	$(BIN)/pip --disable-pip-version-check check
 	touch $@
 
-# uv resolves for each tested Python, including those that are not on this machine. All get the same version of a package,
-# with the hashes of all its files. If a version has no wheel for one Python, this fails: add a bound to setup.cfg.
-# Review the difference, and commit it.
+# uv resolves the requirements for each tested Python, also if it is not on this machine. The lock files have one version
+# of each package, with the hashes of all its files. If that version has no wheel for one Python, `requirements` fails:
+# exclude it in setup.cfg. Review the difference of the lock files, and commit it.
 PYTHONS = 3.11 3.12 3.13
 UV = build/uv/bin/uv --quiet --system-certs
 RESOLVE = $(UV) pip compile --upgrade --universal --python $(PYTHON) --python-version $(firstword $(PYTHONS)) \
@@ -154,7 +157,7 @@ build/pam_totp.so: pam_totp/pam/relay.c Makefile | need-build
 	mkdir -p build
 	$(CC) $(CFLAGS) $(CPPFLAGS) $(RELAY_DEFINES) -o $@ $< $(LDFLAGS) $(LDLIBS)
 
-# These commands use the distribution's interpreter, the code in this folder, and the optional packages of .venv.
+# The commands in build/bin use the distribution's interpreter, the code in this folder, and the optional packages of .venv.
 build/bin/pam-totp build/bin/token-sim: build/bin/%: pam_totp/system/data/command Makefile
 	@mkdir -p build/bin
 	@echo "writing $@"
@@ -167,7 +170,7 @@ build/bin/pam-totp build/bin/token-sim: build/bin/%: pam_totp/system/data/comman
 PREFIX = /usr/local
 PAMDIR = $(firstword $(wildcard /usr/lib/$(shell $(CC) -print-multiarch)/security /usr/lib64/security))
 EXTRAS =
-# Only packages set these: the folder of a version's code, and the folder of token_sim.
+# Only packages set RELEASE, the folder of a version's code, and SIM, the folder of token_sim.
 RELEASE =
 SIM =
 PLACES = DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' PAMDIR='$(PAMDIR)' PYTHON='$(PYTHON)' EXTRAS='$(EXTRAS)' RELEASE='$(RELEASE)' SIM='$(SIM)'
@@ -182,14 +185,15 @@ install: need-install  ## install pam_totp and token_sim, as root (EXTRAS=qr,ser
 uninstall:  ## remove the installation, but keep the secrets
 	@$(PLACES) $(DATA)/uninstall
 
-# The packages are for the system that builds them, from a copy of this tree.
+# `deb` builds the packages from a copy of this tree. They are for the system on which it runs.
 NEED_DEB = build-essential debhelper dh-python libpam0g-dev po-debconf python3
 .PHONY: deb deb-test need-deb need-deb-lint
 
 deb: need-deb  ## build Debian packages, in build/deb
 	@packaging/build build/deb
 
-# Uses bare roots of Debian 12 and 13 and Ubuntu 24.04, made by the first run. ARGS="-k bookworm" selects one system.
+# `deb-test` uses bare roots of Debian 12, Debian 13 and Ubuntu 24.04, which the first run makes. ARGS="-k bookworm" selects
+# one system.
 deb-test: need-systems venv  ## test the packages on three systems, as root
 	PAM_TOTP_PACKAGES=1 $(BIN)/python -m pytest -p no:xdist --verbose tests/systems/test_packages.py $(ARGS)
 
