@@ -1,1 +1,1 @@
-"""Demonstrations: `make demo` and `make portal`. Both need a built tree, and write to a temporary folder only."""
+"""Demonstrations: `make demo` and `make portal`. Both need `make build`, and write to a temporary folder only."""

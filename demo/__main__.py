@@ -1,6 +1,6 @@
 """Demonstrate logins with one-time codes, through the real libpam and the real module. Run by `make demo`.
 
-- The demo presses the simulated token's button and types all answers. The reader only watches.
+- The demo presses the simulated token's button and types all answers. The user only watches.
 - All files are in a temporary folder. Root is not needed.
 - The exit status is 0 if every step had the expected result, else 1. Two refusals are expected results.
 """
@@ -20,14 +20,14 @@ from demo.screen import Screen, token_picture
 from pam_totp.core.oath import totp
 from pam_totp.formats.otpauth import typed_secret
 
-BY_SERVICE, BY_HELPER = "demo", "demo-helper"  # PAM services: with the service on a socket, and without it
-PRESSES_IN_THE_POCKET = 40  # more than look_ahead, fewer than resync_window
-PRESSES_UNSEEN = 15  # before `resync`; also more than look_ahead
+BY_SERVICE, BY_HELPER = "demo", "demo-helper"  # PAM services: the module asks `pam-totp serve`, or starts a helper
+PRESSES_IN_THE_POCKET = 40  # unused presses before a login: more than look_ahead, fewer than resync_window
+PRESSES_UNSEEN = 15  # unused presses before `pam-totp resync`: more than look_ahead
 TIMED_LOGINS = 20
-PRESS_INTERVAL = 0.2  # seconds between presses while resync listens
+PRESS_INTERVAL = 0.2  # seconds between presses while `pam-totp resync` waits for codes
 PERIOD = 30  # seconds for which a phone shows a code
-STEP_RESERVE = 5  # seconds that a phone's step must last after its code is computed
-LOG_LINES = 6  # shown at the end
+STEP_RESERVE = 5  # seconds that must be left of a time step when the phone's code is computed
+LOG_LINES = 6  # lines of the service's log, printed at the end
 ACCEPTED, REFUSED = "success", "auth_err"  # libpam's results
 MEANING = {ACCEPTED: "accepted", REFUSED: "refused"}
 
@@ -39,7 +39,7 @@ def main(module: Path | str = MODULE) -> int:
     screen = Screen()
     screen.title("pam_totp: one-time codes as the second factor of a login")
     screen.text("Just watch: the demo presses the button of a simulated token, and types every answer itself.")
-    for number in (signal.SIGTERM, signal.SIGHUP):  # these clean up like Ctrl-C
+    for number in (signal.SIGTERM, signal.SIGHUP):  # raise SystemExit, which removes the folder, as Ctrl-C does
         signal.signal(number, lambda received, _: sys.exit(128 + received))
     with tempfile.TemporaryDirectory(prefix="pam_totp-demo-") as folder:
         scene = Scene(Path(folder), module)
@@ -71,7 +71,7 @@ def demonstrate(scene: Scene, screen: Screen) -> None:
         done = scene.pam_totp("enroll", *words, "--secret-stdin", stdin=f"hex:{made.seed}\n{code}\n")
         screen.text(done.stdout + done.stderr)
         screen.result(
-            "a hardware token is enrolled, and its first code is used up",
+            "a key fob is enrolled, and its first code is used up",
             f"enrolled with the code {code}",
             right=done.returncode == 0,
         )
@@ -100,24 +100,24 @@ def hardware_token(scene: Scene, screen: Screen, token: PluggedToken) -> None:
     (code,) = token.press()
     log_in(scene, screen, "a code logs in through the service", code, ACCEPTED)
 
-    screen.step("Try the same code again: it must be refused")
+    screen.step("Log in with the same code again: it must be refused")
     log_in(scene, screen, "a used code is refused", code, REFUSED)
 
     screen.step("Log in without the service: the module starts a helper")
     (code,) = token.press()
     log_in(scene, screen, "a code logs in through a helper", code, ACCEPTED, service=BY_HELPER)
 
-    screen.step(f"Press the button {PRESSES_IN_THE_POCKET} times unused, then log in: one code must be refused")
+    screen.step(f"Press the button {PRESSES_IN_THE_POCKET} times without a login: then one code must be refused")
     token.press(PRESSES_IN_THE_POCKET)
     (code,) = token.press()
     log_in(scene, screen, "one code from far ahead is refused", code, REFUSED)
-    screen.text("The token is out of step. Two codes in a row, in one answer, resynchronise it:")
+    screen.text("The token's counter is too far ahead. Two codes in a row, in one answer, resynchronise the token:")
     codes = " ".join([code, *token.press()])
-    log_in(scene, screen, "two codes in a row bring the token back into step", codes, ACCEPTED)
+    log_in(scene, screen, "two codes in a row resynchronise the token", codes, ACCEPTED)
 
 
 def resynchronise(scene: Scene, screen: Screen, token: PluggedToken) -> None:
-    screen.step(f"Press {PRESSES_UNSEEN} times unused, then resynchronise through the serial port")
+    screen.step(f"Press the button {PRESSES_UNSEEN} times, then resynchronise over the serial port")
     token.press(PRESSES_UNSEEN)
     screen.command("pam-totp", "resync", USER, "--port", str(token.port))
     with scene.talk_to_pam_totp("resync", USER, "--port", str(token.port)) as resync:
@@ -127,9 +127,7 @@ def resynchronise(scene: Scene, screen: Screen, token: PluggedToken) -> None:
             time.sleep(PRESS_INTERVAL)
         status, output = resync.finish()
     screen.text(output)
-    screen.result(
-        "pam-totp resync brings a token back into step", f"resync ended with status {status}", right=status == 0
-    )
+    screen.result("pam-totp resync resynchronises the token", f"resync ended with status {status}", right=status == 0)
     (code,) = token.press()
     log_in(scene, screen, "the next code logs in", code, ACCEPTED)
 
@@ -141,13 +139,13 @@ def phone(scene: Scene, screen: Screen) -> None:
         key_line, details, *qr_lines, question = enrolment.read_until(": ").splitlines() or ["", "", ""]
         screen.text(f"{key_line}\n{details}")
         screen.qr_code(qr_lines)
-        drawn = len(qr_lines) > 1  # without segno there is one line, with the reason
+        drawn = len(qr_lines) > 1  # without segno, `enroll` prints one line with the reason
         screen.result("the QR code of a phone is drawn", f"QR code drawn in {len(qr_lines)} lines", right=drawn)
         key = typed_secret(key_line.removeprefix("key: "))
         wait_until(lambda: time.time() % PERIOD < PERIOD - STEP_RESERVE, "the next step of the phone")
         now = int(time.time())
-        # A phone shows one code in 30 seconds. The previous code is still accepted, so it confirms the enrolment. The
-        # login can then use the current code without waiting.
+        # The code of the previous step is still accepted, so it confirms the enrolment. The login can then use the code
+        # of this step, and need not wait for the next step.
         first = totp(key, now - PERIOD)
         enrolment.answer(first)
         status, output = enrolment.finish()
@@ -159,7 +157,7 @@ def phone(scene: Scene, screen: Screen) -> None:
 
 
 def time_logins(scene: Scene, screen: Screen, token: PluggedToken) -> None:
-    screen.step(f"Time {2 * TIMED_LOGINS} logins; the use of each code is on disk before its login succeeds")
+    screen.step(f"Measure {2 * TIMED_LOGINS} logins: each succeeds after the use of its code is on disk")
     for service, way in ((BY_SERVICE, "through the service"), (BY_HELPER, "through a helper")):
         attempts = [scene.log_in(code, service) for code in token.press(TIMED_LOGINS)]
         median = statistics.median(attempt.seconds for attempt in attempts)
@@ -173,7 +171,7 @@ def time_logins(scene: Scene, screen: Screen, token: PluggedToken) -> None:
 
 def show_log(scene: Scene, screen: Screen) -> None:
     print()
-    screen.title("The service's log, first lines")
+    screen.title("First lines of the service's log")
     lines = scene.log.read_text().splitlines()
     screen.text("\n".join(lines[:LOG_LINES]))
     screen.text(f"... and {max(0, len(lines) - LOG_LINES)} more lines")

@@ -1,8 +1,8 @@
-"""Run the portal for a browser, with a temporary store: `make portal`. ARGS=9000 selects another port than 8443.
+"""Run the portal for a browser, with a temporary store: `make portal`. The port is 8443; ARGS=9000 selects another.
 
 - The store is a temporary folder, and the port is on loopback. The host is not changed, and root is not needed.
-- The password is a constant, while an installed portal asks PAM.
-- A simulated token can be activated.
+- The password is the constant `PASSWORD`. An installed portal asks PAM instead.
+- The user can activate a simulated token.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def print_instructions(scene: Scene, serial: str, token: PluggedToken, address: 
         f"The portal is at http://{address}/ until you press Ctrl-C.\nThen its store is deleted.\n\n"
         f"   user name     {USER}\n"
         f"   password      {PASSWORD}\n\n"
-        f"Add a phone: scan the QR code. Or add a hardware token, with the serial number\n"
+        f"Add a phone: scan its QR code. Or add a hardware token: type the serial number\n"
         f"{serial}. When the portal asks for codes of that token, run this command,\n"
         f"which presses its button twice:\n\n"
         f"   {TOKEN_SIM} press \\\n"
@@ -61,7 +61,7 @@ def print_instructions(scene: Scene, serial: str, token: PluggedToken, address: 
 
 
 def main(port: int) -> None:
-    for number in server.ENDING_SIGNALS:  # set before the folder exists, so that every signal removes it
+    for number in server.ENDING_SIGNALS:  # set before the folder exists: every signal then removes the folder
         signal.signal(number, server.exit_on_signal)
     with tempfile.TemporaryDirectory(prefix="pam_totp-portal-") as folder:
         scene = Scene(Path(folder))
@@ -94,5 +94,5 @@ def serve(scene: Scene, config: Config, address: server.Address, serial: str, to
 if __name__ == "__main__":
     wanted = sys.argv[1] if len(sys.argv) > 1 else str(PORT)
     if not (wanted.isascii() and wanted.isdigit() and int(wanted) < 1 << 16):
-        sys.exit(f"{wanted}: not a port number (example: make portal ARGS=9000)")
+        sys.exit(f"{wanted}: must be a port number (example: make portal ARGS=9000)")
     main(int(wanted))

@@ -1,7 +1,7 @@
 """A private installation in a temporary folder: a store, PAM services, the service on a socket, and a simulated token.
 
-- The commands are `build/bin/pam-totp` and `build/bin/token-sim`. libpam is the host's, the module is the built one.
-- `Scene.close` stops the service. `plugged_in` stops the token. Both run after Ctrl-C too.
+- The commands are `build/bin/pam-totp` and `build/bin/token-sim`. libpam is the host's; the module is from `build`.
+- `Scene.close` stops the service. `plugged_in` stops the token. Both do so after Ctrl-C too.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ MODULE = TREE / "build" / "pam_totp.so"
 PAM_TOTP = str(TREE / "build" / "bin" / "pam-totp")
 TOKEN_SIM = str(TREE / "build" / "bin" / "token-sim")
 USER = pwd.getpwuid(os.geteuid()).pw_name  # an ordinary user may ask the service about itself only
-UTF_8 = os.environ | {"LC_ALL": "C.UTF-8"}  # the commands print block characters in any locale of the caller
-START_WAIT = 40.0  # seconds for a process to be ready, on a busy machine
-SPEED = 20  # token seconds per real second: forty presses then take a quarter of a second
+UTF_8 = os.environ | {"LC_ALL": "C.UTF-8"}  # the commands can print block characters, whatever the caller's locale is
+START_WAIT = 40.0  # seconds until a started process must be ready: enough on a busy machine
+SPEED = 20  # token seconds per real second: forty presses take a quarter of a second
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
-    """Wait for the condition. Exit with a message that names `what` if it does not hold in time."""
+    """Wait until the condition is true. If it is not true in time, exit with a message that names `what`."""
     deadline = time.monotonic() + START_WAIT
     while not condition():
         if time.monotonic() > deadline:
-            raise SystemExit(f"demo failed: {what} did not happen within {START_WAIT:.0f} s")
+            raise SystemExit(f"demo failed: {what} takes more than {START_WAIT:.0f} s")
         time.sleep(0.002)
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A login. `result` is the name of libpam's result. `dialogue` has the prompts with their answers, and messages."""
+    """A login. `result` is the name of libpam's result. `dialogue` lists prompts, with their answers, and messages."""
 
     result: str
     dialogue: tuple[str, ...]
@@ -62,7 +62,7 @@ class Scene:
         self._services.mkdir()
 
     def configure(self, service: str, socket: str) -> None:
-        """Write a PAM service with one line: the module."""
+        """Write the file of a PAM service. Its only line is that of the module."""
         line = f"auth required {self._module} store={self.store} socket={socket} nodelay\n"
         (self._services / service).write_text(line)
 
@@ -107,12 +107,12 @@ class Scene:
         )
 
     def talk_to_pam_totp(self, command: str, *words: str) -> Dialogue:
-        """Start a pam-totp command that asks questions."""
+        """Start a pam-totp command that waits for answers."""
         return Dialogue([PAM_TOTP, command, "--store", str(self.store), *words])
 
 
 class Dialogue:
-    """A command that asks questions. Its standard input is a terminal; its output and errors go to one pipe."""
+    """A running command that waits for answers. Its input is a terminal; its output and errors go to one pipe."""
 
     def __init__(self, command: list[str]) -> None:
         self._terminal, its_end = os.openpty()
@@ -198,7 +198,7 @@ class PluggedToken:
         return subprocess.run(command, text=True, stdout=subprocess.PIPE, check=True).stdout.split()
 
     def press_by_hand(self) -> None:
-        """Press the button by a signal, while another program reads the port."""
+        """Press the button by a signal. Another program can read the port at the same time."""
         self._process.send_signal(signal.SIGUSR1)
 
     def unplug(self) -> None:
@@ -209,7 +209,7 @@ class PluggedToken:
 
 @contextmanager
 def plugged_in(file: Path, port: Path) -> Iterator[PluggedToken]:
-    """Run a token for the time of the context."""
+    """Run the token of `file` on `port` until the context ends."""
     token = PluggedToken(file, port)
     try:
         yield token

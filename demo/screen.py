@@ -1,6 +1,7 @@
 """The output of the demo: steps, commands, prompts, a picture of the token, and a table of results at the end.
 
-Colour is used on a terminal, unless NO_COLOR is set. Without box-drawing characters, the token is drawn in ASCII.
+The output is coloured on a terminal, unless NO_COLOR is set. If the output's character set has no box-drawing
+characters, the token is drawn in ASCII.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from token_sim.device import seven_segment
 
 WIDTH = 76  # columns of the indented text, which fits a terminal of 80 columns
 INDENT = "   "
-_QR_COLOURS = "\x1b[38;5;231;48;5;16m"  # white on black, in every theme of the terminal
+_QR_COLOURS = "\x1b[38;5;231;48;5;16m"  # white on black, which no theme of a terminal changes
 COLOUR = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
@@ -53,7 +54,7 @@ def token_picture(code: str, serial: str) -> list[str]:
 
 
 class Screen:
-    """The printed steps, numbered, with a record of their results."""
+    """Prints numbered steps, and records their results."""
 
     def __init__(self) -> None:
         self.results: list[tuple[str, bool]] = []
@@ -73,7 +74,7 @@ class Screen:
         print(f"\n{paint(f'{self._steps}. {text}', '1')}", flush=True)
 
     def text(self, text: str, code: str = "2") -> None:
-        """Print text in the colour of an ANSI code (default: dimmed), wrapped to the terminal."""
+        """Print text, wrapped at `WIDTH` columns, in the colour of an ANSI code (default: dimmed)."""
         for line in text.rstrip().splitlines():
             for part in textwrap.wrap(line, WIDTH) or [""]:
                 print(f"{INDENT}{paint(part, code)}")
@@ -92,13 +93,13 @@ class Screen:
         self.lines([f"{_QR_COLOURS}{line}\x1b[0m" if COLOUR else line for line in lines])
 
     def result(self, promise: str, happened: str, *, right: bool) -> None:
-        """Print the result of a step, and record it for the table. `right` is True if it was expected."""
+        """Print what happened, and record `promise` for the table. `right` is True if the result was expected."""
         mark = paint("ok", "32") if right else paint("FAILED", "1;31")
         print(f"{INDENT}{happened:<{WIDTH - 8}} {mark}", flush=True)
         self.results.append((promise, right))
 
     def table(self) -> None:
-        """Print each result with yes or NO."""
+        """Print each recorded promise, with yes if it was kept, else NO."""
         print(f"\n{paint('Results', '1')}")
         for promise, right in self.results:
             mark = paint("yes", "32") if right else paint("NO", "1;31")

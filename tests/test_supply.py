@@ -202,8 +202,8 @@ KNOWN = {"name": "jinja2", "version": "3.1.0", "vulns": [{"id": "PYSEC-1", "fix_
         (pins(SKIPPED, KNOWN), audit.KNOWN, "1 of 2 pins looked up, 1 advisories"),
         (pins(FINE, SKIPPED), audit.UNAVAILABLE, "1 of 2 pins looked up, 0 advisories: "),
         (pins(), audit.UNAVAILABLE, "0 of 0 pins looked up, 0 advisories: "),
-        ("", audit.UNAVAILABLE, "pip-audit failed: "),
-        ("[]", audit.UNAVAILABLE, "pip-audit failed: "),
+        ("", audit.UNAVAILABLE, "no advisories were looked up: "),
+        ("[]", audit.UNAVAILABLE, "no advisories were looked up: "),
     ],
 )
 def test_a_pin_that_could_not_be_looked_up_is_not_reported_as_clean(said: str, status: int, line: str) -> None:

@@ -1,7 +1,7 @@
 """Look up advisories on the packages that the tests and the extras use: `make audit`.
 
-pip-audit asks the package index for advisories on every pin of both lock files in tests/. It silently skips a pin that
-it cannot look up. This program reports such a pin as an error.
+A pin is a package with its version. pip-audit asks the package index for advisories on every pin of both lock files in
+tests/. It silently skips a pin that it cannot look up. This program reports such a pin as an error.
 
 python -m tools.audit PIP-AUDIT
 
@@ -27,7 +27,7 @@ def judge(text: str) -> tuple[int, list[str]]:
     try:
         pins: list[dict[str, Any]] = json.loads(text)["dependencies"]
     except (ValueError, KeyError, TypeError):
-        return UNAVAILABLE, ["pip-audit failed: no advisories were looked up (check the network and the package index)"]
+        return UNAVAILABLE, ["no advisories were looked up: pip-audit failed (check the network and the package index)"]
     known = [
         f"{pin['name']} {pin['version']}: {found['id']}, fixed in {', '.join(found['fix_versions']) or 'no version'}"
         for pin in pins

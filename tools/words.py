@@ -1,8 +1,8 @@
 """Report unclear expressions in comments, docstrings, messages and documents. Part of `make lint`.
 
 Rules:
-- `EXPRESSIONS` lists expressions that are hard to read, each with a replacement (CONTRIBUTING.md).
-- In Python and C, only comments and strings are checked. In Markdown, code blocks are skipped.
+- `EXPRESSIONS` lists expressions that are hard to read, each with a replacement (see "Words" in CONTRIBUTING.md).
+- In Python and C, only comments and strings are checked. In Markdown, code blocks are not checked.
 - A file that needs such an expression is listed in `ALLOWED`, with the reason.
 - The exit status is 1 if there is a finding.
 """
@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 TREE = Path(__file__).resolve().parent.parent
 
-# Expression, and its replacement.
+# Regular expressions, each with the replacement that is printed.
 EXPRESSIONS = {
     r"(?<!user=)(?:nobody|somebody|whoever)": "name the actor: no user, an account, the caller",
     r"who (?:is|has|ends|asks|listens|waits|comes)": "name the actor, then the verb",
@@ -37,17 +37,17 @@ EXPRESSIONS = {
 }
 _EXPRESSION = re.compile("|".join(rf"(?P<e{i}>\b(?:{text}))" for i, text in enumerate(EXPRESSIONS)), re.IGNORECASE)
 
-# File, words around the expression, and the reason.
+# Permitted expressions: the file, words beside the expression, and the reason.
 ALLOWED = {
     ("tools/words.py", ""): "the list itself",
-    ("pam_totp/store/file.py", ".nobody"): "the name of files on disk",
-    ("tests/core/test_store.py", "nobody"): "the name of files on disk, and a user's",
-    ("tests/core/test_store_crash.py", ".nobody"): "the name of files on disk",
+    ("pam_totp/store/file.py", ".nobody"): "the name of a file in the store",
+    ("tests/core/test_store.py", "nobody"): "the name of a file in the store, and of a user",
+    ("tests/core/test_store_crash.py", ".nobody"): "the name of a file in the store",
     ("tests/logins/test_service.py", "nobody"): "the account of that name",
     ("tests/test_isolation.py", "for user in root alice bob nobody"): "the account of that name",
     ("tests/web/test_client.py", "nobody = "): "the account of that name, in a site file",
 }
-# Files that contain other programs' texts or data.
+# Files that are not checked, because they contain data or texts of other programs.
 _DATA = re.compile(r"tests/(?:fuzz|torture)/corpus/|tests/\w+/data/|/migrations/|requirements.*\.txt$|^LICENSE$")
 _READ = re.compile(
     r"\.(?:py|c|md|html|sh|[158])$|(?:^|/)Makefile$|^\.ci/|/data/(?:install|uninstall|command)$|\.(?:service|socket)$"
@@ -82,7 +82,7 @@ def findings(paths: list[str]) -> Iterator[str]:
     """Yield a line for each unclear expression in these files."""
     for name in paths:
         for text in prose(TREE / name):
-            if text.text == '"nobody"':  # the account of that name
+            if text.text == '"nobody"':  # the name of an account
                 continue
             joined = re.sub(r"\n[ \t]*(?:#|\*)?[ \t]*", lambda gap: f"\n{' ' * (len(gap[0]) - 1)}", text.text)
             for found in _EXPRESSION.finditer(re.sub(r"\s", " ", joined)):
@@ -98,7 +98,7 @@ def main(arguments: list[str]) -> int:
     listed = subprocess.run(["git", "ls-files", "--", *arguments], cwd=TREE, text=True, capture_output=True, check=True)
     paths = [p for p in listed.stdout.splitlines() if _READ.search(p) and not _DATA.search(p) and (TREE / p).is_file()]
     found = list(findings(paths))
-    print("\n".join(found) if found else f"plain words: {len(paths)} files")
+    print("\n".join(found) if found else f"no unclear expression in {len(paths)} files")
     return int(bool(found))
 
 

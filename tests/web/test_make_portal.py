@@ -95,4 +95,4 @@ def test_an_invalid_port_prints_one_line_with_an_example(port: str) -> None:
     command = [sys.executable, "-m", "demo.portal", port]
     done = subprocess.run(command, cwd=TREE, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"{port}: not a port number (example: make portal ARGS=9000)\n"
+    assert done.stderr == f"{port}: must be a port number (example: make portal ARGS=9000)\n"

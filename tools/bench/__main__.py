@@ -1,7 +1,7 @@
-"""`make bench`: measure pam_totp and other modules in one run, interleaved. The results are a table and bench.json.
+"""`make bench`: measure logins by pam_totp and by other modules in turn. Print a table, and write bench.json.
 
 The results are medians and ratios, because machines are noisy, and absolute figures hold for one machine only. No test
-depends on a figure. The benchmark runs as root in a private mount namespace, because other modules read /etc/pam.d.
+depends on a figure. The benchmark runs as root in a private mount namespace, with its own /etc/pam.d.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ def main() -> int:
     if INSIDE not in os.environ:
         command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", "tools.bench", *sys.argv[1:]]
         os.chdir(TREE)
-        # exec, not a child process: on Ctrl-C, a parent would kill the child during its clean-up.
+        # Replace this process. On Ctrl-C, a parent process would kill its child while the child cleans up.
         os.execvpe(command[0], command, os.environ | {INSIDE: "1"})  # noqa: S606
     report = Report()
     report.section("search of a resynchronisation")
     search(report)
-    for medium, parent in (("tmpfs", "/dev/shm"), ("disk", "/var/tmp")):  # noqa: S108  a folder in each is made
+    for medium, parent in (("tmpfs", "/dev/shm"), ("disk", "/var/tmp")):  # noqa: S108  parents of temporary folders
         with tempfile.TemporaryDirectory(prefix="pam_totp-bench-", dir=parent) as folder:
             Path(folder).chmod(0o755)
             on(Path(folder), medium, args, report)
@@ -91,13 +91,13 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def spread(seconds: list[float]) -> tuple[float, float, float]:
-    """Return the quartiles."""
+    """Return the three quartiles."""
     low, middle, high = statistics.quantiles(seconds, n=4)
     return low, middle, high
 
 
 def search(report: Report) -> None:
-    wrong = ("000000", "000001")  # these are not codes in a row in that range, so all counters are searched
+    wrong = ("000000", "000001")  # codes in a row at no searched counter, so that all counters are searched
     otp = pyotp.HOTP("GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ")
     rounds: dict[str, list[float]] = {"pam_totp": [], "pam_totp, far from 0": [], "oathtool": [], "pyotp": []}
     oathtool = ["oathtool", "-w", str(SEARCHED), KEY.hex(), "99999999", "--digits=8"]
@@ -118,7 +118,7 @@ def search(report: Report) -> None:
 
 
 def on(folder: Path, medium: str, args: argparse.Namespace, report: Report) -> None:
-    """Measure everything that depends on the file system of the store."""
+    """Run the measurements that depend on the file system of the store. `folder` is on that file system."""
     with (
         private_etc(folder),
         private_dev(folder),
@@ -154,7 +154,7 @@ def on(folder: Path, medium: str, args: argparse.Namespace, report: Report) -> N
 def private_etc(folder: Path) -> Iterator[None]:
     """Set up a private /etc/pam.d and a private /etc/passwd with the accounts of the benchmark.
 
-    Without these entries, each login would also search all other name services. Logins of real users have no such cost.
+    Without the entries, each login would search all other name services too. Logins of real users have no such cost.
     """
     (folder / "pam.d").mkdir()
     passwd = Path("/etc/passwd").read_text()
@@ -189,9 +189,9 @@ def private_dev(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def read_log() -> Iterator[None]:
-    """Run a log daemon at /dev/log, which discards all lines.
+    """Run a log daemon that reads /dev/log and discards all lines.
 
-    Without a log daemon, the other modules write to the machine's console, which takes a millisecond.
+    Without a log daemon, the other modules would write to the console, which takes a millisecond.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
         log.bind("/dev/log")
@@ -238,7 +238,7 @@ def one_login(report: Report, seconds: dict[str, list[float]]) -> None:
         net[name] = middle - own
         quartiles = f"{ms(net[name])}  (quartiles {1000 * (low - own):.2f} … {1000 * (high - own):.2f})"
         report.say(name, ms(own) if name == "pam_permit" else quartiles, seconds=net[name], samples=values)
-    for ours, peer, target in (
+    for module, peer, target in (
         ("pam_totp, HOTP, socket", "google_authenticator, HOTP", 0.5),
         ("pam_totp, TOTP, socket", "google_authenticator, TOTP", 0.5),
         ("pam_totp, HOTP, socket", "pam_oath, 1 user", 1.0),
@@ -247,8 +247,8 @@ def one_login(report: Report, seconds: dict[str, list[float]]) -> None:
         ("pam_totp, HOTP, spawn", "pam_python, empty module", 1.5),
     ):
         if peer in net:
-            ratio = net[ours] / net[peer]
-            report.say(f"{ours} / {peer}", f"{ratio:.2f}", f"at most {target}", ratio=ratio)
+            ratio = net[module] / net[peer]
+            report.say(f"{module} / {peer}", f"{ratio:.2f}", f"at most {target}", ratio=ratio)
 
 
 def clients_of(report: Report, path: Path, clients: list[load.Client]) -> None:
@@ -284,7 +284,10 @@ def centiles(seconds: list[float]) -> tuple[float, float]:
 
 
 def quiet_clients(site: Site, clients: list[load.Client], hammered: load.Client | None) -> float:
-    """Return the p99 of `clients`. Meanwhile, 64 connections of another process send wrong codes for `hammered`."""
+    """Return the 99th percentile of the login times of `clients`.
+
+    During these logins, 64 connections of another process send wrong codes for `hammered`, unless it is None.
+    """
     for client in clients:
         client.seconds.clear()
     site.enrol(fob(), user="hammered")
@@ -297,16 +300,16 @@ def the_service(report: Report, folder: Path, count: int) -> None:
     with site_in(folder / "service") as site:
         starts = load.start_to_answer(site)
         middle = statistics.median(next(starts) for _ in range(9))
-        report.say("start to the first answer", ms(middle), "at most 150 ms", seconds=middle)
+        report.say("from the start to the first answer", ms(middle), "at most 150 ms", seconds=middle)
         process = site.start()
         clients = load.clients(site, 8)
         load.hammer(site.socket, clients, count)
         before = load.resident(process.pid)
         processor = load.processor_seconds(process.pid)
-        report.say(f"resident after {count:,} logins", f"{before:.1f} MB", "at most 30 MB", megabytes=before)
+        report.say(f"resident memory after {count:,} logins", f"{before:.1f} MB", "at most 30 MB", megabytes=before)
         load.hammer(site.socket, clients, 10 * count)
         after = load.resident(process.pid)
-        report.say(f"resident after {10 * count:,} more", f"{after:.1f} MB", "no growth", megabytes=after)
+        report.say(f"resident memory after {10 * count:,} more", f"{after:.1f} MB", "no growth", megabytes=after)
         each = (load.processor_seconds(process.pid) - processor) / (10 * count)
         report.say("processor time of one login", f"{1e6 * each:.0f} µs", seconds=each)
 

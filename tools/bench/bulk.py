@@ -1,7 +1,7 @@
-"""Measure time and memory of commands that read all users, with a large store and with a tenth of it.
+"""Measure time and memory of commands that read all users, with a large store and with a tenth of its users.
 
 Rule: a small launcher process starts the measured command. A command inherits the memory peak of the process that
-starts it, so as a child of this process it would have at least the peak of this process.
+starts it. The peak of this process is too large for that.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ LIMIT = 20.0  # seconds
 
 
 class Says(Protocol):
-    """A report that accepts figures."""
+    """The method of a report that prints and stores one figure."""
 
     def say(self, what: str, figure: str, target: str = "", **data: Any) -> None: ...
 
 
 @dataclass(frozen=True)
 class Run:
-    """The cost of a command: seconds, seconds of processor time, peak of memory in MB, and the exit status."""
+    """The cost of a command: seconds, seconds of processor time, peak of memory in MB; and its exit status."""
 
     seconds: float
     processor: float
@@ -56,7 +56,7 @@ def run(*words: str | Path) -> Run:
 
 
 def commands(report: Says, store: Path, users: int, folder: Path) -> None:
-    """Measure all commands on `store`, which has user0, user1 and so on. /etc/pam.d must be private."""
+    """Measure all commands on `store`, whose users are user0, user1 and so on. /etc/pam.d must be private."""
     sizes = (users // 10, users)
     tenth = folder / "tenth"
     tenth.mkdir(mode=0o700)
@@ -73,7 +73,7 @@ def commands(report: Says, store: Path, users: int, folder: Path) -> None:
     for name, (few, many) in figures.items():
         each = (many.megabytes - few.megabytes) * 1024 * 1024 / (sizes[1] - sizes[0])
         ratio, busy = many.seconds / few.seconds, many.processor / few.processor
-        figure = f"{ratio:.1f} × the time ({busy:.1f} × busy), {each:.0f} bytes a user"
+        figure = f"{ratio:.1f} × the time ({busy:.1f} × busy), {each:.0f} bytes per user"
         report.say(f"{name}: ten times the users", figure, "at most 10 ×", ratio=ratio, busy=busy, bytes_a_user=each)
 
 

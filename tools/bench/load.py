@@ -1,4 +1,4 @@
-"""Many clients of a service. Each logs in repeatedly as another user. One process runs all clients."""
+"""Many clients of a service, all in one process. Each client logs in repeatedly, for its own user."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def names(users: int) -> list[str]:
 
 
 def clients(site: Site, users: int) -> list[Client]:
-    """Enrol this number of users, and return a client for each."""
+    """Enrol `users` users, and return a client for each."""
     for name in names(users):
         site.enrol(fob(), user=name)
     return [Client(name) for name in names(users)]
 
 
 def hammer(path: Path, clients: list[Client], logins: int) -> float:
-    """Let `clients` make `logins` logins in total. Each client makes one login at a time. Return the seconds."""
+    """Let `clients` make `logins` logins in total, each client one at a time. Return the seconds that they took."""
     with selectors.DefaultSelector() as waiting:
         left = logins
 
@@ -83,7 +83,7 @@ def hammer(path: Path, clients: list[Client], logins: int) -> float:
 
 @contextmanager
 def deciding_nothing(path: Path) -> Iterator[None]:
-    """Run a service with the same dialogue, which accepts every answer, to measure the dialogue alone."""
+    """Run a service at `path` that accepts every answer without a decision, to measure the dialogue alone."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(str(path))
     listener.listen()
@@ -101,7 +101,7 @@ def deciding_nothing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def beside(work: Callable[[], None]) -> Iterator[None]:
-    """Run `work`, which never returns, in another process for the time of the context."""
+    """Run `work`, which never returns, in another process until the context ends."""
     child = os.fork()
     if child == 0:
         try:
@@ -116,7 +116,7 @@ def beside(work: Callable[[], None]) -> Iterator[None]:
 
 
 def durable(folder: Path, name: str) -> None:
-    """Replace a file durably. This is the minimum work for a record that survives a power cut."""
+    """Replace a file durably. A record that survives a power cut needs at least this work."""
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     file = os.open(f"{name}.tmp", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=opened)
     os.write(file, b"x" * 600)
@@ -128,7 +128,7 @@ def durable(folder: Path, name: str) -> None:
 
 
 def durable_at_once(folder: Path, processes: int, times: int) -> float:
-    """Let this number of processes make `times` durable writes in total. Return the writes per second."""
+    """Let `processes` processes make `times` durable writes in total. Return the writes per second."""
     begun = time.perf_counter()
     children = []
     for number in range(processes):
@@ -144,12 +144,12 @@ def durable_at_once(folder: Path, processes: int, times: int) -> float:
         children.append(child)
     ends = [os.waitpid(child, 0)[1] for child in children]
     if any(ends):
-        raise OSError(f"{folder}: some writes failed")
+        raise OSError(f"{folder}: a process could not write its files")
     return times // processes * processes / (time.perf_counter() - begun)
 
 
 def resident(pid: int) -> float:
-    """Return the memory of a process in MB."""
+    """Return the resident memory of a process in MB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024

@@ -1,4 +1,4 @@
-"""Logins by pamtester with pam_totp and other modules. In each round, each module logs in once, in random order."""
+"""Logins by pamtester with pam_totp and other modules. Each round has one login with each module, in random order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.site import KEY, MODULE, Site, fob, phone
 
 USER = "root"
 DIALOGUE = "lower bound: a dialogue without a decision"
-NOTHING = "nothing"  # the socket of the service that makes no decision
+NOTHING = "nothing"  # the name of the socket of the service that makes no decision
 MANY_USERS = 100_000
 PYTHON_MODULES = ("/lib/security/pam_python.so", "/usr/lib/security/pam_python.so")
 EMPTY_MODULE = """
@@ -30,7 +30,7 @@ def pam_sm_setcred(pamh, flags, argv):
 
 @dataclass(frozen=True)
 class Case:
-    """A PAM line, and a function that computes the next right answer. The time of that function is not measured."""
+    """A line of a stack, and a function that returns the next right answer. The time of `answer` is not measured."""
 
     name: str
     line: str
@@ -43,10 +43,10 @@ def counting(key: bytes = KEY, first: int = 0) -> Callable[[], str]:
 
 
 def cases(folder: Path, site: Site, crowd: Site) -> Iterator[Case]:
-    """Yield a case for each module, with its files below `folder`. `crowd` is the site with 100,000 users."""
+    """Yield the cases of each module, with their files below `folder`. `crowd` is the site with 100,000 users."""
     yield Case("pam_permit", "pam_permit.so", lambda: "")
     yield Case(DIALOGUE, f"{MODULE} socket={folder / NOTHING} nodelay", lambda: "123456")
-    yield from ours(site, crowd)
+    yield from pam_totp(site, crowd)
     yield from google_authenticator(folder)
     yield from oath(folder)
     for module in PYTHON_MODULES:
@@ -57,7 +57,7 @@ def cases(folder: Path, site: Site, crowd: Site) -> Iterator[Case]:
             break
 
 
-def ours(site: Site, crowd: Site) -> Iterator[Case]:
+def pam_totp(site: Site, crowd: Site) -> Iterator[Case]:
     arguments = f"store={site.store} socket={site.socket} nodelay"
     site.enrol(fob(), user=USER)
     yield Case("pam_totp, HOTP, socket", f"{MODULE} {arguments}", counting())
@@ -65,7 +65,7 @@ def ours(site: Site, crowd: Site) -> Iterator[Case]:
     token = phone()
 
     def fresh_step() -> str:
-        site.enrol(token, user="totp")  # restore the file, because a step is accepted once; this time is not measured
+        site.enrol(token, user="totp")  # restore the record, because a step is accepted only once
         return totp(token.secret, int(time.time()))
 
     yield Case("pam_totp, TOTP, socket", f"{MODULE} {arguments} user=totp", fresh_step)
@@ -86,7 +86,7 @@ def google_authenticator(folder: Path) -> Iterator[Case]:
         return secret
 
     def fresh_step() -> str:
-        fresh("TOTP", '" DISALLOW_REUSE\n" TOTP_AUTH\n')  # with this option, it refuses a replay like pam_totp
+        fresh("TOTP", '" DISALLOW_REUSE\n" TOTP_AUTH\n')  # DISALLOW_REUSE: refuse a replay, as pam_totp does
         return totp(KEY, int(time.time()))
 
     for kind, options, answer in (("HOTP", '" HOTP_COUNTER 1\n', following), ("TOTP", "", fresh_step)):
@@ -105,14 +105,14 @@ def oath(folder: Path) -> Iterator[Case]:
         yield Case(name, f"pam_oath.so usersfile={path} window=10", counting())
 
 
-def race(contestants: list[Case], rounds: int, progress: Callable[[int], None]) -> dict[str, list[float]]:
-    """Return the seconds of every login, by module. `/etc/pam.d` must be private. Raise RuntimeError on a refusal."""
-    for i, case in enumerate(contestants):
+def race(chosen: list[Case], rounds: int, progress: Callable[[int], None]) -> dict[str, list[float]]:
+    """Return the seconds of every login, by case. `/etc/pam.d` must be private. Raise RuntimeError on a refusal."""
+    for i, case in enumerate(chosen):
         Path(f"/etc/pam.d/bench{i}").write_text(f"auth required {case.line}\n")
-    seconds: dict[str, list[float]] = {case.name: [] for case in contestants}
+    seconds: dict[str, list[float]] = {case.name: [] for case in chosen}
     for turn in range(rounds):
-        for i in random.sample(range(len(contestants)), len(contestants)):
-            case = contestants[i]
+        for i in random.sample(range(len(chosen)), len(chosen)):
+            case = chosen[i]
             answer = case.answer().encode() + b"\n"
             begun = time.perf_counter()
             done = subprocess.run(
@@ -123,6 +123,6 @@ def race(contestants: list[Case], rounds: int, progress: Callable[[int], None]) 
             )
             seconds[case.name].append(time.perf_counter() - begun)
             if done.returncode != 0:
-                raise RuntimeError(f"{case.name}: {done.stderr.decode().strip()}")
+                raise RuntimeError(f"{case.name}: the login was refused: {done.stderr.decode().strip()}")
         progress(turn + 1)
     return seconds

@@ -1,4 +1,4 @@
-"""Start the measurement of a process. In the copy of the tree for `make cover-all`, this is imported first."""
+"""Start the measurement of a process. In the copy of the tree for `make cover-all`, packages import this first."""
 
 import os
 from types import CodeType
@@ -10,11 +10,11 @@ FOUND = {"COVERAGE_PROCESS_START": f"{LIBRARY}/coverage.ini", "COVERAGE_FILE": f
 
 os.environ.update(FOUND)
 coverage.process_startup()
-for name in FOUND:  # the measurement does not change the environment
+for name in FOUND:  # restore the environment: the measurement must not change it
     del os.environ[name]
 
 
 def code(entry: str, file: str) -> CodeType:
-    """Return the code of an original file of the tree, as if it were in `file`."""
+    """Return the compiled code of the original file `entry`. Tracebacks name `file` as its place."""
     with open(f"{LIBRARY}/originals/{entry}", encoding="utf-8") as original:
         return compile(original.read(), file, "exec")

@@ -10,15 +10,15 @@ from pathlib import Path
 
 TESTS = ("tests/test_relay.py", "tests/test_relay_process.py", "tests/test_relay_trust.py")
 FLAGS = "-std=c11 -O0 -fPIC -fvisibility=hidden --coverage"
-NOT_THIS_BUILD = "not exported"  # in a build for gcov, gcov's symbols are exported too
-DEMANDED = 90.0  # per cent of the lines
+NOT_THIS_BUILD = "not exported"  # for pytest -k: skip the test of exported symbols, because a build for gcov has more
+DEMANDED = 90.0  # per cent of the lines of relay.c
 
 
 def cover(tree: Path) -> bool:
     """Build the relay of a copy of the tree for gcov, run its tests, and print the result.
 
-    Return True if the tests pass and reach the minimum. A host that a test kills leaves no data, and the builds of
-    tests/support/relay_kit.py leave none either.
+    Return True if the tests pass and reach the minimum. Host processes that a test kills leave no data, and the relays
+    that tests/support/relay_kit.py builds leave no data.
     """
     subprocess.run(["make", "--no-print-directory", "build/pam_totp.so", f"CFLAGS={FLAGS}"], cwd=tree, check=True)
     command = [sys.executable, "-m", "pytest", "-q", "-k", NOT_THIS_BUILD, *TESTS]
