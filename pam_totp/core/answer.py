@@ -6,8 +6,8 @@ Rules:
 3. Codes are at most 24 decimal digits, in any script: one, two or three codes of one length (RFC 4226 §7.4 asks for
    "a sequence" of codes to resynchronise).
 4. A recovery code is 80 bits in Crockford's base 32. Upper and lower case are equal, O is read as 0, I and L as 1.
-5. After a password, the codes are the longest run of ASCII digits at the end that can be codes. Every character counts
-   there, and recovery codes are not accepted, because a password may end in any character.
+5. After a password, the codes are the longest suffix of ASCII digits that has a valid length. A password may end in any
+   character, so an answer with a password keeps every character and has no recovery code.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RECOVERY_BITS = 80
 RECOVERY_LENGTH = RECOVERY_BITS // 5  # characters
 
 _SIMILAR = str.maketrans("OIL", "011")
-_IGNORED = dict.fromkeys(  # in addition to white space
+_IGNORED = dict.fromkeys(  # characters that are ignored besides white space
     (
         ord("-"),
         0x00AD,  # soft hyphen
@@ -45,11 +45,11 @@ _IGNORED = dict.fromkeys(  # in addition to white space
 
 
 class Answer(Value):
-    """One parsed answer. Its content does not depend on the user.
+    """One parsed answer. Parsing reads no record.
 
-    `digits` are ASCII digits: the whole answer or, if a password is expected, the digits at its end. They are empty if
-    there are no codes. `recovery_code` is in its canonical spelling. `prefix` is the part before the digits if a
-    password is expected, else None.
+    `digits` is the whole answer if that is a number of at most 24 digits, otherwise empty. If a password is expected,
+    `digits` is the longest suffix of ASCII digits, and `prefix` is the part before it; otherwise `prefix` is None.
+    `recovery_code` is 16 upper-case characters of `CROCKFORD`, or None.
     """
 
     digits: str
@@ -58,21 +58,21 @@ class Answer(Value):
 
     @classmethod
     def parse(cls, typed: bytes) -> Self:
-        """Return `typed` as an answer."""
+        """Return the answer in `typed`, in which no password is expected."""
         text = _normalised(typed)
         is_number = text.isdecimal() and len(text) <= MAX_CODES * MAX_DIGITS
         return cls(digits=text if is_number else "", recovery_code=_recovery_code(text))
 
     @classmethod
     def parse_behind_password(cls, typed: bytes) -> Self:
-        """Return `typed`, a password followed by codes, as an answer."""
+        """Return the answer in `typed`, a password followed by codes."""
         prefix = typed.rstrip(b"0123456789")
         return cls(digits=typed[len(prefix) :].decode("ascii"), prefix=prefix)
 
     @property
     def is_well_formed(self) -> bool:
         """Return True if this answer could be correct for some user."""
-        # Each length is tried alone: digits after a password can be codes of one length and not of another.
+        # One length at a time: 12345678 can be a password and a code of 6 digits, but not a password and a code of 8.
         return self.recovery_code is not None or any(self.codes({length}) is not None for length in CODE_LENGTHS)
 
     def codes(self, lengths: Set[int]) -> tuple[str, ...] | None:
@@ -88,14 +88,14 @@ class Answer(Value):
         return None
 
     def password(self, lengths: Set[int]) -> bytes:
-        """Return the part before the codes of `lengths` digits; empty unless a password is expected.
+        """Return the password before codes of `lengths` digits; empty if no password is expected.
 
-        A password has at least one character: digits that could all be codes are a password without codes.
+        A password has at least one character. If codes would leave no password, the whole answer is the password.
         """
         return b"" if self.prefix is None else self.prefix + self.digits[: self._codes_start(lengths)].encode("ascii")
 
     def _codes_start(self, lengths: Set[int]) -> int:
-        """Return the index in `digits` at which the codes begin; the end of `digits` if there are none."""
+        """Return the index in `digits` at which the codes begin; `len(digits)` if there are no codes."""
         if self.prefix is None:
             return 0
         sizes = (count * length for length in lengths for count in range(1, MAX_CODES + 1))
@@ -112,7 +112,7 @@ def recovery_digest(salt: str, code: str) -> str:
 
 
 def _normalised(typed: bytes) -> str:
-    """Return `typed` without ignored characters and with ASCII digits; empty if it cannot be an answer."""
+    """Return `typed` without ignored characters and with ASCII digits; empty if it is too long or not UTF-8."""
     if len(typed) > MAX_ANSWER:
         return ""
     try:
@@ -124,7 +124,7 @@ def _normalised(typed: bytes) -> str:
 
 
 def _recovery_code(text: str) -> str | None:
-    """Return the recovery code in the normalised `text`; None if there is none."""
+    """Return the normalised `text` in the spelling of recovery codes; None if it is not a recovery code."""
     if len(text) != RECOVERY_LENGTH or not text.isascii():
         return None
     code = text.upper().translate(_SIMILAR)

@@ -7,8 +7,8 @@ Rules:
 4. A rule compares exact types: True is not a whole number, and a subclass of str is not text.
 5. `repr` shows no field, because a field may be a secret.
 
-The dataclasses module would do the same, but importing it takes 8 ms (inspect, ast, dis). Every login that starts an
-interpreter would take that much longer. Type checkers treat a `Value` as a frozen dataclass.
+The dataclasses module would do the same, but its import takes 8 ms (inspect, ast, dis), at every login that starts an
+interpreter. Type checkers treat a `Value` as a frozen dataclass.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any, ClassVar, NoReturn, Self, dataclass_transform
 
-MAX_TEXT = 255  # characters: names of users, services, hosts and tokens
+MAX_TEXT = 255  # characters in the name of a user, service, host or token
 
 Rule = Callable[[Any], str | None]
 
@@ -25,10 +25,10 @@ Rule = Callable[[Any], str | None]
 class Value:
     """Base class of frozen values: annotated names are the fields, class attributes are their defaults.
 
-    A module that defines a value needs `from __future__ import annotations`, because annotations are read as strings.
+    A module that defines a value needs `from __future__ import annotations`, because `Value` reads them as strings.
     """
 
-    RULES: ClassVar[dict[str, Rule]] = {}  # by field; a field without a rule may have any value
+    RULES: ClassVar[dict[str, Rule]] = {}  # field -> its rule; a field without a rule may have any value
     ERROR: ClassVar[type[ValueError]] = ValueError  # raised if a field breaks its rule
 
     _fields: ClassVar[tuple[str, ...]] = ()
@@ -45,7 +45,7 @@ class Value:
         self._set({**self._defaults, **given}, self._fields)
 
     def _replace(self, **changes: Any) -> Self:
-        """Return a copy with some fields changed, and check only those. The methods of subclasses call it."""
+        """For methods of subclasses: return a copy with `changes`, and check only the changed fields."""
         other = object.__new__(type(self))
         other._set({**self.__dict__, **changes}, changes)
         return other
@@ -61,7 +61,7 @@ class Value:
         self.check(new)
 
     def check(self, new: Collection[str]) -> None:
-        """Raise ERROR if the combination of fields is not valid. Fields outside `new` were checked before."""
+        """Raise ERROR if the combination of fields is not valid. `new` names the fields not checked before."""
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"{type(self).__name__} is frozen")
@@ -141,6 +141,6 @@ def tuple_of(kind: type[object], most: int) -> Rule:
 
     def check(v: object) -> str | None:
         good = type(v) is tuple and len(v) <= most and all(isinstance(x, kind) for x in v)
-        return None if good else f"must be a list of at most {most}"
+        return None if good else f"must be a list of at most {most} entries"
 
     return check

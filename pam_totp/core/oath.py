@@ -62,13 +62,13 @@ def totp(key: bytes, now: int, digits: int = 6, algorithm: str = "SHA1", period:
 def find(key: bytes, codes: tuple[str, ...], within: range, digits: int = 6, algorithm: str = "SHA1") -> int | None:
     """Return the first moving factor in `within` from which the token shows `codes` in a row; None if there is none.
 
-    `codes` are one or more strings of `digits` ASCII digits. `within` holds the candidates for the first of them. Its
-    step must be 1, and it is limited to 0 to 2^64-1. RFC 4226 §7.4 and E.4 describe the search. Raise ValueError for
-    any other argument.
+    `codes` are one or more strings of `digits` ASCII digits. `within` holds the candidates for the first code. Its
+    step must be 1; candidates outside 0 to 2^64-1 are skipped. RFC 4226 §7.4 and E.4 describe the search. Raise
+    ValueError for any other argument.
     """
     _check(digits, algorithm)
     if within.step != 1 or not codes or any(len(c) != digits or not _is_digits(c) for c in codes):
-        raise ValueError("codes must have the given digits, and the range step 1")
+        raise ValueError(f"each code must have {digits} ASCII digits, and the range must have step 1")
     start = max(within.start, 0)
     stop = min(within.stop, MOVING_FACTOR_LIMIT - len(codes) + 1)
     first, following = int(codes[0]), range(1, len(codes))
@@ -79,14 +79,14 @@ def find(key: bytes, codes: tuple[str, ...], within: range, digits: int = 6, alg
 
 
 def _numbers(key: bytes, start: int, stop: int, modulus: int, algorithm: str) -> Iterator[int]:
-    """Yield the codes of start to stop-1 as numbers. Choose the cheaper of two algorithms."""
+    """Yield the codes of moving factors start to stop-1 as numbers, by the faster of two algorithms."""
     if stop - start > _FEW and stop <= min(3 * (stop - start), _BLOCKS_LIMIT):
         return _numbers_in_blocks(key, start, stop, modulus, algorithm)
     return _numbers_one_by_one(key, start, stop, modulus, algorithm)
 
 
 def _numbers_in_blocks(key: bytes, start: int, stop: int, modulus: int, algorithm: str) -> Iterator[int]:
-    """Yield the codes of start to stop-1, computed by one call of PBKDF2.
+    """Yield the codes of moving factors start to stop-1, computed by one call of PBKDF2.
 
     With one iteration, block i of PBKDF2 is HMAC(key, salt ‖ i), where i is a 32-bit number from 1 (RFC 8018 §5.2).
     With four zero bytes as salt, that is the HMAC of moving factor i (RFC 4226 §5.2).
@@ -100,7 +100,7 @@ def _numbers_in_blocks(key: bytes, start: int, stop: int, modulus: int, algorith
 
 
 def _numbers_one_by_one(key: bytes, start: int, stop: int, modulus: int, algorithm: str) -> Iterator[int]:
-    """Yield the codes of start to stop-1 by HMAC (RFC 2104 §4). Both keyed states are computed once."""
+    """Yield the codes of factors start to stop-1 by HMAC. Its two keyed states are computed once (RFC 2104 §4)."""
     new = _HASHES[algorithm]
     block = new().block_size
     if len(key) > block:

@@ -21,7 +21,7 @@ class PolicyError(ValueError):
 
 
 class Policy(Value):
-    """The bounds that `verify` applies.
+    """The limits that `verify` applies.
 
     `look_ahead` (HOTP, counters) and `window` (TOTP, steps) apply to one code. `resync_window` and `resync_steps` apply
     to codes in a row (RFC 4226 §7.4, RFC 6238 §6); 0 means the same reach as for one code. From `lock_after` failures
@@ -44,9 +44,9 @@ class Policy(Value):
     }
 
     def codes_needed(self, failures: int) -> int:
-        """Return how many codes in a row an answer needs after `failures`: 1, 2 or 3."""
+        """Return the number of codes in a row that an answer needs at this count of failures: 1, 2 or 3."""
         return 1 + (failures >= TWO_CODES_FROM) + (failures >= THREE_CODES_FROM)
 
     def locks(self, failures: int) -> bool:
-        """Return True if a user with `failures` is locked."""
+        """Return True if this count of failures locks the user."""
         return 0 < self.lock_after <= failures

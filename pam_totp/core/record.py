@@ -31,10 +31,10 @@ MAX_RECOVERY_CODES = 100
 MAX_GRACE = 64
 MIN_SECRET, MAX_SECRET = 14, 128  # bytes: RFC 4226 §4 R6 requires 128 bits; 112 bits are common, and cause a warning
 GOOD_SECRET = 16  # bytes: RFC 4226 §4 R6
-DEFAULT_NAMES = {"totp": "phone", "hotp": "token"}  # of a token without a given name, by type
+DEFAULT_NAMES = {"totp": "phone", "hotp": "token"}  # token type -> the name of a token if none is given
 NEW_SECRET = 20  # bytes: RFC 4226 §4 R6 recommends 160 bits
 TIME_LIMIT = 1 << 62  # seconds: no clock reaches it, and sums with it do not overflow 64 bits
-MAX_COUNT = 1 << 62  # answers: a count stops there
+MAX_COUNT = 1 << 62  # answers: counts stop at this number
 MAX_DRIFT = 1 << 31  # steps, in either direction
 DAY = 86_400  # seconds
 
@@ -89,7 +89,7 @@ class Token(Value):
         return self.enabled and self.confirmed
 
     def confirmed_without_code(self) -> Self:
-        """Return the token as confirmed, without the check of a code."""
+        """Return the token as confirmed, without checking a code."""
         return self._replace(confirmed=True)
 
     def renamed(self, name: str) -> Self:
@@ -145,7 +145,7 @@ class TotpToken(Token):
     }
 
     def accepted(self, first: int, count: int, now: int) -> TotpToken:
-        """See `Token`. Only codes in a row change the drift (law 6)."""
+        """Do the same as `Token.accepted`. Only codes in a row change the drift (law 6)."""
         if self.last_step is not None and first <= self.last_step:
             raise ValueError("a step must not go down")
         last = first + count - 1
@@ -157,7 +157,7 @@ TOKEN_TYPES: dict[str, type[HotpToken] | type[TotpToken]] = {"hotp": HotpToken, 
 
 
 class Grace(Value):
-    """A login from `rhost` to `service` at `granted` (Unix seconds), after which a login may need no code."""
+    """Grace for logins from `rhost` to `service`, granted at `granted` (Unix seconds); `pam.grace` has the rules."""
 
     service: str
     rhost: str
@@ -208,7 +208,7 @@ class UserRecord(Value):
 
     def _check_recovery(self) -> None:
         if type(self.recovery) is not tuple or len(self.recovery) > MAX_RECOVERY_CODES:
-            raise RecordError(f"recovery: must be a list of at most {MAX_RECOVERY_CODES}")
+            raise RecordError(f"recovery: must be a list of at most {MAX_RECOVERY_CODES} entries")
         for i, code in enumerate(self.recovery):
             if _DIGEST(code) is not None:
                 raise RecordError(f"recovery[{i}]: must be a SHA-256 digest in lower-case hexadecimal")
@@ -222,11 +222,11 @@ class UserRecord(Value):
 
     @property
     def code_lengths(self) -> frozenset[int]:
-        """The lengths, in digits, of the codes that may be accepted."""
+        """The lengths, in digits, of the codes of all active tokens."""
         return frozenset(t.digits for t in self.tokens if t.active)
 
     def token(self, name: str) -> Token | None:
-        """Return the token of that name; None if there is none."""
+        """Return the token with this name, or None."""
         return next((t for t in self.tokens if t.name == name), None)
 
     def with_token(self, token: Token) -> UserRecord:
@@ -238,7 +238,7 @@ class UserRecord(Value):
         return self._replace(tokens=tuple(new if t is old else t for t in self.tokens), grace=())
 
     def without_token(self, name: str) -> UserRecord:
-        """Return the record without that token. Grace ends when the tokens change."""
+        """Return the record without the token `name`. Grace ends when the tokens change."""
         return self._replace(tokens=tuple(t for t in self.tokens if t.name != name), grace=())
 
     def without_tokens(self, user: str) -> UserRecord:
@@ -246,11 +246,11 @@ class UserRecord(Value):
         return self._replace(user=user, tokens=(), grace=())
 
     def with_recovery(self, salt: str, digests: tuple[str, ...]) -> UserRecord:
-        """Return the record with a new set of recovery codes. It replaces the old one."""
+        """Return the record with these recovery codes in place of the old ones."""
         return self._replace(salt=salt, recovery=digests)
 
     def with_grace(self, grace: tuple[Grace, ...]) -> UserRecord:
-        """Return the record with this grace, which `pam.grace` chooses."""
+        """Return the record with these entries of grace, which `pam.grace` chooses."""
         return self._replace(grace=grace)
 
     def failures_now(self, now: int) -> tuple[int, int | None]:
@@ -285,7 +285,7 @@ class UserRecord(Value):
         return self._replace(tokens=tokens, failures=failures, failures_at=since, refused=0)
 
     def recovered(self, digest: str) -> UserRecord:
-        """Return the record after the recovery code with `digest` was accepted, without that code and all failures."""
+        """Return the record after the recovery code with `digest` was accepted: without it, and without failures."""
         left = tuple(d for d in self.recovery if d != digest)
         return self._replace(recovery=left, failures=0, failures_at=None, refused=0)
 

@@ -21,7 +21,7 @@ VERSION = 1
 MAX_FILE = 64 * 1024  # bytes
 
 _BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"  # RFC 4648 §6
-_DIGITS_32 = str.maketrans(_BASE32, "0123456789abcdefghijklmnopqrstuv")  # as int() reads them
+_DIGITS_32 = str.maketrans(_BASE32, "0123456789abcdefghijklmnopqrstuv")  # base32 digit -> digit of int(text, 32)
 _NOT_BASE32 = "must be base32 in upper case without padding"
 
 V = TypeVar("V", bound=Value)
@@ -30,7 +30,7 @@ V = TypeVar("V", bound=Value)
 def parse(data: bytes) -> UserRecord:
     """Return the record of a secret file's content. Raise RecordError unless it is the encoding of a valid record."""
     if len(data) > MAX_FILE:
-        raise RecordError(f"larger than {MAX_FILE} bytes")
+        raise RecordError(f"must be at most {MAX_FILE} bytes")
     try:
         document = json.loads(data.decode("ascii"))
     except UnicodeDecodeError:
@@ -81,7 +81,7 @@ def unbase32(text: str) -> bytes:
 
 
 def _layout(members: dict[str, str], end: str) -> str:
-    """Return the text of an object with these keys and values. `end` is a line end and the object's indentation."""
+    """Return the JSON text of an object with these members. `end` is a line end and the object's indentation."""
     lines = ",".join(f'{end} "{key}": {text}' for key, text in members.items())
     return f"{{{lines}{end}}}"
 
@@ -105,7 +105,7 @@ def _object(value: Value) -> str:
 
 
 def _list(items: tuple[object, ...]) -> str:
-    """Return the text of a list that is a member of the record."""
+    """Return the JSON text of a list that is a member of the record."""
     texts = ",\n  ".join([_TEXTS[type(item)](item) for item in items])
     return f"[\n  {texts}\n ]" if texts else "[]"
 
@@ -139,7 +139,7 @@ def _token(document: object, place: str) -> Token:
 
 
 def _members(document: object, place: str, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return `document` as a dict with exactly these keys. Raise RecordError."""
+    """Return a copy of `document`. Raise RecordError unless it is a dict with exactly the keys `names`."""
     if type(document) is not dict:
         raise RecordError(f"{place or 'document'}: must be an object")
     prefix = f"{place}." if place else ""

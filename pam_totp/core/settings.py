@@ -44,7 +44,7 @@ class Settings(Value):
     origins: Mapping[str, str]
 
     def facts(self) -> dict[str, Any]:
-        """Return every setting by its name, those of the policy first."""
+        """Return all settings by name, the policy's first."""
         facts = {name: getattr(self.policy, name) for name in Policy.RULES}
         return facts | {name: getattr(self, name) for name in self._fields if name not in ("policy", "origins")}
 
@@ -84,7 +84,7 @@ def _template(v: str) -> str | None:
 
 
 _NUMBERS: dict[str, Rule] = {**Policy.RULES, "grace_period": whole_number(0, MAX_GRACE_PERIOD)}
-_VALUES: dict[str, Rule] = {  # name=value
+_VALUES: dict[str, Rule] = {  # arguments of the form name=value
     **_NUMBERS,
     "prompt": printable,
     "user": printable,
@@ -94,7 +94,7 @@ _VALUES: dict[str, Rule] = {  # name=value
     "helper": _path,
 }
 _FLAGS = ("echo", "nullok", "nodelay", "debug", *FIRST_PASS)
-# The settings that the site file may set.
+# The settings that are allowed in the site file.
 _SITE: dict[str, Rule] = {
     **_NUMBERS,
     "prompt": printable,
@@ -106,12 +106,12 @@ _SITE: dict[str, Rule] = {
 
 @lru_cache(maxsize=1)  # the file is read at every login, and seldom changes
 def parse_site(text: str) -> Site:
-    """Return the content of the site file's `text` (TOML). Raise SettingsError."""
-    import tomllib  # here, because most hosts have no site file and the import takes 2 ms
+    """Return the settings in `text`, the content of a site file (TOML). Raise SettingsError."""
+    import tomllib  # only if a site file exists: the import takes 2 ms
 
     try:
         document = tomllib.loads(text)
-    except (ValueError, RecursionError) as e:  # also for deep nesting, and for numbers of thousands of digits
+    except (ValueError, RecursionError) as e:  # deep nesting raises RecursionError, a huge number a plain ValueError
         raise SettingsError(f"{SITE_FILE}: {e}") from None
     unknown = document.keys() - {"policy", "service", "clients"}
     if unknown:

@@ -5,8 +5,8 @@ Rules (docs/architecture.md numbers all laws of verification):
 2. A wrong code changes only the counts of failures and refusals.
 3. The decision depends on the record, the answer, the time and the policy. There is no other state.
 4. A malformed answer leaves the record unchanged, and so does every answer for a user without a confirmed token.
-5. Every other answer changes the record. So every refusal writes once, and a full disk or the time cannot show the
-   reason.
+5. Every answer to which rule 4 does not apply changes the record. Otherwise a full disk or the response time would show
+   the reason of a refusal.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pam_totp.core.oath import find
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_DRIFT, TIME_LIMIT, HotpToken, Token, TotpToken, UserRecord
 
-REPLAYS = 10  # the last used counters or steps, whose codes are recognised as replays
+REPLAYS = 10  # counters or steps: how far back a used code is recognised as a replay
 
 
 class Outcome(enum.Enum):
@@ -45,7 +45,7 @@ _ACCEPTED = {Outcome.CODE, Outcome.CONSECUTIVE, Outcome.RECOVERY}
 
 
 class Decision(Value):
-    """An outcome, and the record after it.
+    """The outcome of one answer, and the record after it.
 
     `token` is the name of the token that shows the codes, None if there is none. `refused_before` counts the answers
     that were refused between the previous success and this one.
@@ -57,7 +57,7 @@ class Decision(Value):
     refused_before: int = 0
 
     def followed_by(self, record: UserRecord) -> Decision:
-        """Return the same decision with another record."""
+        """Return the same decision with `record` as the record after it."""
         return self._replace(record=record)
 
 
@@ -68,7 +68,7 @@ def verify(record: UserRecord, answer: Answer, now: int, policy: Policy) -> Deci
     negative or not below `TIME_LIMIT`.
     """
     if not 0 <= now < TIME_LIMIT:
-        raise ValueError("the clock must be between 1970 and TIME_LIMIT")
+        raise ValueError("the time must be at least 0 and below TIME_LIMIT")
     if not record.enrolled:
         return Decision(outcome=Outcome.NOT_ENROLLED, record=record)
 
@@ -81,7 +81,7 @@ def verify(record: UserRecord, answer: Answer, now: int, policy: Policy) -> Deci
     if codes is None:
         if answer.recovery_code is None:
             return Decision(outcome=Outcome.MALFORMED, record=record)
-        return Decision(outcome=Outcome.WRONG, record=record.refused_uncounted())  # law 11: too long to guess
+        return Decision(outcome=Outcome.WRONG, record=record.refused_uncounted())  # law 11: too long to be guessed
 
     # Law 8: failures decrease with time, but a lock stays, because it depends on the stored count.
     if policy.locks(record.failures):
@@ -119,8 +119,8 @@ def acceptable(token: Token, count: int, now: int, policy: Policy) -> range:
 def steps_around(token: TotpToken, count: int, now: int, reach: int) -> range:
     """Return the steps at which the first of `count` codes is accepted.
 
-    The last code must be within `reach` steps of the token's clock (RFC 6238 §5.2, §6). The first must be later than
-    the last step used. The drift stays within `MAX_DRIFT`.
+    The last code must be within `reach` steps of the token's clock (RFC 6238 §5.2, §6). The first code must be later
+    than the last used step. The drift stays within `MAX_DRIFT`.
     """
     first = now // token.period - (count - 1)
     slowest, fastest = max(token.drift - reach, -MAX_DRIFT), min(token.drift + reach, MAX_DRIFT)
@@ -129,7 +129,7 @@ def steps_around(token: TotpToken, count: int, now: int, reach: int) -> range:
 
 
 def _used(token: Token) -> range:
-    """Return the last counters or steps that can no longer be accepted (law 8: replays)."""
+    """Return the last `REPLAYS` counters or steps before the next acceptable one: their codes are replays (law 8)."""
     if isinstance(token, HotpToken):
         return range(token.counter - REPLAYS, token.counter)
     assert isinstance(token, TotpToken)

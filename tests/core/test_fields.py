@@ -1,4 +1,4 @@
-"""Tests of values and rules: frozen, complete, valid by construction, with a repr that shows no content."""
+"""Tests of `Value` and of the rules: a value is frozen, complete and valid, and its repr shows no field."""
 
 from __future__ import annotations
 
@@ -165,7 +165,8 @@ anything = st.one_of(
     st.sampled_from([MARKER, MARKER.encode(), MARKER * 50, (MARKER,), [MARKER], "ab" * 16, "\ud800", " x", "x\n"]),
 )
 
-RULES: dict[str, tuple[fields.Rule, Callable[[Any], bool]]] = {  # each with an independent statement of its meaning
+# Name -> (rule, independent predicate for the valid values).
+RULES: dict[str, tuple[fields.Rule, Callable[[Any], bool]]] = {
     "whole_number": (
         fields.whole_number(-3, 7),
         lambda v: type(v) is int and v in {-3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7},
@@ -233,4 +234,4 @@ def test_a_tuple_has_its_type_and_at_most_its_length() -> None:
     assert rule(()) is None
     assert rule(("a", "b")) is None
     for bad in (("a", "b", "c"), ("a", 1), ["a"], "ab", None):
-        assert rule(bad) == "must be a list of at most 2"
+        assert rule(bad) == "must be a list of at most 2 entries"

@@ -1,4 +1,4 @@
-"""Tests of oath: codes of RFC 4226 and RFC 6238, compared with published vectors and two peers, and at the limits."""
+"""Tests of oath: its codes agree with published vectors, oathtool and pyotp, also at the limits of the arguments."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from tests.core.vectors import table
 
 KEY = b"12345678901234567890"  # RFC 4226, appendix D
 LAST = 2**64 - 1
-LENGTHS = {"SHA1": 20, "SHA256": 32, "SHA512": 64}  # bytes: RFC 6238, appendix A
+LENGTHS = {"SHA1": 20, "SHA256": 32, "SHA512": 64}  # bytes of the keys: RFC 6238, appendix A
 
 
-# ---- as published
+# ---- published vectors
 
 
 @pytest.mark.parametrize("row", table("rfc4226-appendix-d.csv"), ids=lambda row: row["count"])
@@ -31,7 +31,7 @@ LENGTHS = {"SHA1": 20, "SHA256": 32, "SHA512": 64}  # bytes: RFC 6238, appendix 
 def test_rfc_4226_appendix_d(row: dict[str, str], digits: int) -> None:
     count, number = int(row["count"]), int(row["truncated_decimal"])
     assert number == int(row["truncated_hex"], 16)
-    assert hmac.new(KEY, count.to_bytes(8, "big"), "sha1").hexdigest() == row["hmac"], "the table is copied correctly"
+    assert hmac.new(KEY, count.to_bytes(8, "big"), "sha1").hexdigest() == row["hmac"], "the CSV file is a correct copy"
     assert oath.hotp(KEY, count) == row["hotp"]
     assert oath.hotp(KEY, count, digits) == str(number)[-digits:].zfill(digits)
 
@@ -53,7 +53,7 @@ def test_the_vectors_of_google_authenticators_tests(row: dict[str, str]) -> None
     assert oath.totp(key, 30 * moving_factor) == oath.totp(key, 30 * moving_factor + 29) == row["code"]
 
 
-# ---- peers: 10,000 cases from a fixed seed, each compared with oathtool and pyotp
+# ---- comparison of 10,000 cases (with a fixed seed) with oathtool and pyotp
 
 CASES_A_RUN = 100
 RUNS_HOTP, RUNS_TOTP = 40, 60
@@ -65,7 +65,7 @@ def _oathtool(*options: str | int, key: bytes) -> list[str]:
 
 
 def _counters(chance: random.Random) -> Iterator[int]:
-    """Return first counters: near both ends, around every power of two, and at random."""
+    """Yield the first counter of each run: 0, then near the limits of 31, 32, 63 and 64 bits, then at random."""
     yield from (0, 2**31 - 50, 2**32 - 50, 2**63 - 50, 2**64 - CASES_A_RUN)
     while True:
         yield chance.randrange(2 ** chance.randint(7, 64) - CASES_A_RUN)
@@ -208,14 +208,14 @@ def test_find_never_looks_before_zero() -> None:
     ],
 )
 def test_find_accepts_only_the_right_number_of_ascii_digits(codes: tuple[str, ...], within: range) -> None:
-    with pytest.raises(ValueError, match="codes must have"):
+    with pytest.raises(ValueError, match="each code must have"):
         oath.find(KEY, codes, within)
 
 
 @pytest.mark.parametrize("start", [0, 1, 2, 7, 100, 1000, 99_000, 2**32 - 20])
 @pytest.mark.parametrize("algorithm", oath.ALGORITHMS)
 def test_find_covers_exactly_its_range_by_every_search_method(start: int, algorithm: str) -> None:
-    """The ranges are short and long, at low and high counters: `find` may search them by different methods."""
+    """`find` chooses the search method by the length of the range and by its counters."""
     for length in {1, 2, 3, 40, start // 2 % 600, start // 2 % 600 + 1, start // 2 % 600 + 2} - {0}:
         within = range(start, start + length)
         for at, found in [(start - 1, None), (start, start), (within[-1], within[-1]), (within.stop, None)]:
@@ -228,7 +228,7 @@ def test_find_covers_exactly_its_range_by_every_search_method(start: int, algori
 @pytest.mark.parametrize(("algorithm", "block"), [("SHA1", 64), ("SHA256", 64), ("SHA512", 128)])
 @pytest.mark.parametrize("start", [0, 2**40])
 def test_find_accepts_keys_shorter_and_longer_than_the_hash_block(algorithm: str, block: int, start: int) -> None:
-    """RFC 2104 §2: a longer key is hashed first."""
+    """A key longer than the block is hashed first (RFC 2104 §2)."""
     for size in (1, block - 1, block, block + 1, 2 * block + 1):
         key = bytes([size % 251]) * size
         assert (
@@ -312,7 +312,7 @@ def test_leading_zeros_are_kept() -> None:
 @pytest.mark.parametrize("algorithm", oath.ALGORITHMS)
 @pytest.mark.parametrize(("start", "stop"), [(0, 1), (0, 2), (0, 40), (1, 2), (1, 40), (7, 11), (20, 31), (200, 203)])
 def test_both_search_methods_find_every_code_and_no_other(algorithm: str, start: int, stop: int) -> None:
-    """A range near zero is searched in blocks, another counter by counter. These cases have the ends of both."""
+    """A long range near zero is searched in blocks, any other counter by counter. Both are tried at their ends."""
     key = b"k" * 20
     for counter in range(start + 5 + stop):
         code = oath.hotp(key, counter, 8, algorithm)

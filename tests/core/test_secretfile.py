@@ -1,4 +1,4 @@
-"""Tests of the secret file: exactly one encoding, and errors that name the field without its value."""
+"""Tests of the secret file: a record has exactly one encoding, and an error names the field without its value."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.core.vectors import DATA
 
 ALICE = (DATA / "alice.json").read_bytes()
 DOCUMENT: dict[str, Any] = json.loads(ALICE)
-MARKER = "Xmarker0X"  # must never be in an error
+MARKER = "Xmarker0X"  # a value that no error may contain
 
 Path = tuple[str | int, ...]
 
 
 def encoded(document: object) -> bytes:
-    """Encode by the format: json.dumps(doc, indent=1) and a line end."""
+    """Encode with json.dumps(doc, indent=1) and a line end, independently of `serialize`."""
     return (json.dumps(document, indent=1) + "\n").encode("ascii")
 
 
@@ -39,7 +39,7 @@ def with_value(path: Path, value: object) -> bytes:
 
 
 def place(path: Path) -> str:
-    """Return the name of a field in an error: tokens[0].digits."""
+    """Return the name of a field as errors show it, such as tokens[0].digits."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".")
 
 
@@ -53,7 +53,7 @@ def refusal(data: bytes) -> str:
     for secret in ("GEZDGNBV", "12345678901234567890", "e3b0c442", "ba7816bf", "00010203", MARKER):
         assert secret not in text
     assert caught.value.__cause__ is None
-    assert caught.value.__suppress_context__ or caught.value.__context__ is None, "a traceback would show more"
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None, "a traceback shows no other exception"
     return text
 
 
@@ -157,7 +157,7 @@ NOT_SECRET: list[object] = [
     "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJ1",
     "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJ\n",
     "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJß",
-    "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQO3",  # bits left over
+    "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQO3",  # leftover bits that are not zero
     "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQG",  # 33 characters encode no whole number of bytes
 ]
 NOT_SALT: list[object] = [
@@ -180,7 +180,7 @@ TOKEN: dict[str, list[object]] = {
 }
 BAD: dict[Path, list[object]] = {
     ("version",): [None, 0, 2, 1.0, True, "1", [], BIG],
-    ("user",): [v for v in NOT_TEXT if v not in (" ", " x", "x ")],  # names of users may contain spaces anywhere
+    ("user",): [v for v in NOT_TEXT if v not in (" ", " x", "x ")],  # a user name may begin or end with a space
     ("tokens",): [None, 0, "", {}, True],
     **{("tokens", 0, name): values for name, values in TOKEN.items()},
     **{("tokens", 1, name): values for name, values in TOKEN.items()},
@@ -250,14 +250,14 @@ def _tokens(count: int) -> list[object]:
 
 
 TOGETHER: dict[str, tuple[Path, object]] = {
-    "tokens: must be a list of at most 8": (("tokens",), _tokens(9)),
+    "tokens: must be a list of at most 8 entries": (("tokens",), _tokens(9)),
     "tokens: duplicate name": (("tokens", 1, "name"), "fob"),
     "tokens: duplicate secret": (("tokens", 1, "secret"), DOCUMENT["tokens"][0]["secret"]),
-    "recovery: must be a list of at most 100": (("recovery",), [f"{i:064x}" for i in range(101)]),
+    "recovery: must be a list of at most 100 entries": (("recovery",), [f"{i:064x}" for i in range(101)]),
     "recovery: duplicate digest": (("recovery", 1), DOCUMENT["recovery"][0]),
     "salt: required if there are recovery codes": (("salt",), None),
     "failures_at: required if there are failures": (("failures_at",), None),
-    "grace: must be a list of at most 64": (("grace",), DOCUMENT["grace"] * 65),
+    "grace: must be a list of at most 64 entries": (("grace",), DOCUMENT["grace"] * 65),
 }
 
 
@@ -276,7 +276,7 @@ def test_lists_of_maximum_length_are_accepted() -> None:
         assert serialize(parse(data)) == data
 
 
-# ---- the shape: keys and containers
+# ---- keys and containers
 
 OBJECTS: list[Path] = [(), ("tokens", 0), ("tokens", 1), ("grace", 0)]
 
@@ -317,7 +317,7 @@ def test_a_duplicate_key_is_refused(path: Path, key: str) -> None:
     at = text.index(f'{pad}"{key}"', block)
     for value in ("null", json.dumps(_at(DOCUMENT, (*path, key)))):
         again = f'{text[:at]}{pad}"{key}": {value},\n{text[at:]}'
-        assert json.loads(again) == DOCUMENT, "Python's parser uses the last of the two"
+        assert json.loads(again) == DOCUMENT, "json.loads accepts a duplicate key"
         refusal(again.encode())
 
 
@@ -363,7 +363,7 @@ def test_the_type_determines_the_other_keys() -> None:
     assert refusal(with_value(("tokens", 1, "type"), "hotp")) == "tokens[1].counter: missing"
 
 
-# ---- the bytes
+# ---- other encodings of the same document
 
 
 def _replace(old: str, new: str) -> bytes:
@@ -384,12 +384,12 @@ BYTES: dict[str, bytes] = {
     "an empty object": b"{}\n",
     "no line end": ALICE[:-1],
     "two line ends": ALICE + b"\n",
-    "a space after": ALICE + b" ",
-    "NUL after": ALICE + b"\0",
-    "another document after": ALICE + ALICE,
-    "something after": ALICE + MARKER.encode(),
-    "a space before": b" " + ALICE,
-    "a line end before": b"\n" + ALICE,
+    "a space after the document": ALICE + b" ",
+    "NUL after the document": ALICE + b"\0",
+    "a second document": ALICE + ALICE,
+    "text after the document": ALICE + MARKER.encode(),
+    "a space before the document": b" " + ALICE,
+    "a line end before the document": b"\n" + ALICE,
     "a byte order mark": b"\xef\xbb\xbf" + ALICE,
     "UTF-16": ALICE.decode().encode("utf-16"),
     "UTF-32": ALICE.decode().encode("utf-32"),
@@ -397,20 +397,20 @@ BYTES: dict[str, bytes] = {
     "tabs": ALICE.replace(b"\n ", b"\n\t"),
     "two spaces": ALICE.replace(b"\n ", b"\n  "),
     "no indentation": json.dumps(DOCUMENT).encode() + b"\n",
-    "as small as can be": json.dumps(DOCUMENT, separators=(",", ":")).encode() + b"\n",
+    "no white space": json.dumps(DOCUMENT, separators=(",", ":")).encode() + b"\n",
     "a space before a colon": _replace('"version":', '"version" :'),
     "no space after a colon": _replace('"version": 1', '"version":1'),
     "a space before a comma": _replace('"version": 1,', '"version": 1 ,'),
     "a space at the end of a line": _replace('"version": 1,', '"version": 1, '),
-    "a comma too many": _replace('"counter": 18446744073709551615', '"counter": 18446744073709551615,'),
+    "a trailing comma": _replace('"counter": 18446744073709551615', '"counter": 18446744073709551615,'),
     "a comment": _replace('"version": 1,', '"version": 1, // one'),
     "an escaped letter": _replace('"alice"', '"\\u0061lice"'),
     "an escaped slash": _replace('"HT-0042"', '"HT\\/0042"'),
     "an escape in upper case": _replace("\\u00e9", "\\u00E9"),
     "an escaped key": _replace('"version"', '"\\u0076ersion"'),
-    "UTF-8 where an escape should be": _replace("\\u00e9", "é"),
+    "UTF-8 instead of an escape": _replace("\\u00e9", "é"),
     "half a surrogate pair": _replace("\\ud83d\\udcf1", "\\ud83d"),
-    "a surrogate pair the wrong way round": _replace("\\ud83d\\udcf1", "\\udcf1\\ud83d"),
+    "a reversed surrogate pair": _replace("\\ud83d\\udcf1", "\\udcf1\\ud83d"),
     "Latin-1": ALICE.replace(b"HT-0042", b"HT\xe90042"),
     "a number with a fraction": _replace('"digits": 6', '"digits": 6.0'),
     "a number with an exponent": _replace('"digits": 6', '"digits": 6e0'),
@@ -429,8 +429,8 @@ BYTES: dict[str, bytes] = {
     "a raw line end in a string": _replace('"alice"', '"ali\nce"'),
     "a raw NUL in a string": _replace('"alice"', '"ali\0ce"'),
     "lists in lists": _replace('"digits": 6', '"digits": ' + "[" * 30_000 + "]" * 30_000),
-    "lists without an end": b"[" * MAX_FILE,
-    "objects without an end": b'{"a":' * (MAX_FILE // 5),
+    "nested lists that are not closed": b"[" * MAX_FILE,
+    "nested objects that are not closed": b'{"a":' * (MAX_FILE // 5),
     "too large": ALICE + b" " * MAX_FILE,
 }
 
@@ -441,7 +441,7 @@ def test_another_encoding_is_refused(what: str) -> None:
 
 
 def test_a_byte_that_is_not_ascii_is_named_as_the_error() -> None:
-    for what in ("UTF-8 where an escape should be", "Latin-1", "a byte order mark", "UTF-16"):
+    for what in ("UTF-8 instead of an escape", "Latin-1", "a byte order mark", "UTF-16"):
         assert refusal(BYTES[what]) == "must be ASCII"
 
 
@@ -465,10 +465,10 @@ def test_a_file_of_64_kibibytes_is_read_and_one_byte_more_is_not() -> None:
     assert len(data) == MAX_FILE
     assert serialize(parse(data)) == data
     full["user"] += "x"
-    assert refusal(encoded(full)) == f"larger than {MAX_FILE} bytes"
+    assert refusal(encoded(full)) == f"must be at most {MAX_FILE} bytes"
 
 
-# ---- errors show no content
+# ---- errors show no content of the file
 
 
 def _paths(value: object, path: Path = ()) -> Iterator[Path]:

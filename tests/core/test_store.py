@@ -1,4 +1,4 @@
-"""Tests of the file store: the owners and modes that it accepts, the names of its files, and its temporary files."""
+"""Tests of the file store: reading and writing, file names, temporary files, and the required owners and modes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def files(folder: Path) -> list[str]:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[object, ...]]:
-    """Return the metadata and content of every file, without its access time."""
+    """Return the metadata, except the access time, and the content of every file."""
     found: dict[str, tuple[object, ...]] = {}
     for name in files(folder):
         status = (folder / name).lstat()
@@ -231,7 +231,7 @@ def test_a_leftover_of_killed_decoy_work_is_removed_by_the_next(folder: Path, st
 
 
 def test_unknown_users_run_in_parallel_and_repeats_are_serialised(folder: Path) -> None:
-    """Real users behave the same: otherwise the waiting time of a name would show that it is unknown."""
+    """Logins of enrolled users wait in the same way. Otherwise the wait would show that a user is unknown."""
     impatient = FileStore(str(folder), lock_wait=0.01)
     enrol(folder)
     for held, name in ((folder / "alice.lock", "alice"), (folder / ".zoe.nobody", "zoe")):
@@ -254,18 +254,18 @@ def test_a_process_that_waited_for_decoy_work_does_its_own(folder: Path, store: 
     fcntl.flock(lock, fcntl.LOCK_EX)
     waiting = threading.Thread(target=store.update_decoy, args=("zoe",))
     waiting.start()
-    until(lambda: _open_in(folder) >= 3, "the thread opens the folder and the file")
-    (folder / ".zoe.nobody").unlink()  # as the process that held the lock does
+    until(lambda: _open_in(folder) >= 3, "the thread has opened the folder and the file")
+    (folder / ".zoe.nobody").unlink()  # as the process with the lock does at its end
     before = folder.stat().st_mtime_ns
     os.close(lock)
     waiting.join(PATIENCE)
     assert not waiting.is_alive()
     assert files(folder) == []
-    assert folder.stat().st_mtime_ns > before, "the thread wrote and synced the file"
+    assert folder.stat().st_mtime_ns > before, "the thread created its own file in the folder"
 
 
 def _open_in(folder: Path) -> int:
-    """Return the number of descriptors of this process in the folder."""
+    """Return how many files of the folder this process has open."""
     found = []
     for fd in os.listdir("/proc/self/fd"):
         with suppress(OSError):
@@ -370,8 +370,8 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda path: path.write_bytes(b""), "empty"),
     "one byte": (lambda path: path.write_bytes(b"{"), "invalid JSON"),
     "NULs": (lambda path: path.write_bytes(bytes(400)), "invalid JSON"),
-    "just too large": (lambda path: path.write_bytes(b" " * (MAX_FILE + 1)), "larger than"),
-    "much too large": (lambda path: os.truncate(path, 1 << 40), "larger than"),
+    "just too large": (lambda path: path.write_bytes(b" " * (MAX_FILE + 1)), "must be at most"),
+    "much too large": (lambda path: os.truncate(path, 1 << 40), "must be at most"),
     "another user's": (_other_user, "user: must match the file name"),
     "a link": (_link, "Too many levels of symbolic links"),
     "a dangling link": (_dangling, "Too many levels of symbolic links"),
@@ -417,7 +417,7 @@ def test_an_invalid_file_is_unavailable_and_unchanged(folder: Path, store: FileS
         assert "alice.json" in str(caught.value)
         assert "\n" not in str(caught.value)
     assert {name: what for name, what in _looks(folder).items() if name != "alice.lock"} == before
-    assert says_bob(folder) == "code", "other users are not affected"
+    assert says_bob(folder) == "code", "another user can log in"
 
 
 def _looks(folder: Path) -> dict[str, tuple[int, int, int, int]]:
@@ -450,7 +450,7 @@ def test_a_lock_that_is_not_a_file_makes_the_user_unavailable(folder: Path, spoi
 
 @pytest.mark.parametrize("mode", [0o400, 0o666, 0o644])
 def test_a_lock_file_of_another_mode_is_corrected(folder: Path, mode: int) -> None:
-    """The lock file is empty. Its owner needs permission, and no other account may open it."""
+    """The store sets the mode of a lock file, so that its owner can open it and no other account can."""
     enrol(folder)
     assert says(folder, code(0)) == "code"
     (folder / "alice.lock").chmod(mode)
@@ -466,7 +466,7 @@ def test_a_file_of_another_account_is_unavailable(folder: Path) -> None:
     with pytest.raises(StoreError, match="must be owned"):
         says(folder, code(0))
     os.chown(path, 0, 65534)
-    assert says(folder, code(0)) == "code", "the group is irrelevant: it has no permission"
+    assert says(folder, code(0)) == "code", "the group of the file does not matter"
     os.chown(folder / "alice.lock", 65534, 0)
     with pytest.raises(StoreError, match="must be owned"):
         says(folder, code(1))

@@ -1,4 +1,4 @@
-"""Tests of verify by examples, point by point."""
+"""Examples for each law of verification in docs/architecture.md."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def codes_of(token: Token, first: int, count: int = 1) -> bytes:
 
 
 class Alice:
-    """A user with a record, a clock and a policy; `says` returns the outcome of an answer."""
+    """A user with a record, a clock and a policy. `says` verifies an answer and returns its outcome."""
 
     def __init__(self, *tokens: Token, now: int = NOW, policy: Policy | None = None, **fields: Any) -> None:
         self.record = UserRecord(user="alice", tokens=tokens, **fields)
         self.now = now
         self.policy = policy or Policy()
-        self.token: str | None = None  # the token that accepted the last answer
+        self.token: str | None = None  # the token of the last decision
         self.refused_before = 0
 
     def says(self, answer: bytes) -> Outcome:
@@ -45,7 +45,7 @@ class Alice:
         return decision.outcome
 
     def presses(self, first: int, count: int = 1) -> Outcome:
-        """Answer with codes of the first token."""
+        """Answer with `count` codes in a row of the first token, from counter or step `first`."""
         return self.says(codes_of(self.record.tokens[0], first, count))
 
     def guesses_wrong(self, times: int) -> None:
@@ -66,7 +66,7 @@ class Alice:
 
 
 def _never_right() -> bytes:
-    """Return a code that is wrong for both tokens in all these tests."""
+    """Return a code that neither token shows at any counter or time of these tests."""
     shown = {hotp(KEY, c) for c in range(3000)} | {hotp(phone().secret, STEP + s) for s in range(-5000, 5000)}
     shown |= {hotp(phone().secret, s) for s in range(100)}
     return next(f"{n:06}" for n in itertools.count() if f"{n:06}" not in shown).encode()
@@ -75,7 +75,7 @@ def _never_right() -> bytes:
 WRONG = _never_right()
 
 
-# ---- point 1: each code once, counters only upwards
+# ---- law 1: each code once, counters only upwards
 
 
 def test_a_code_is_accepted_once() -> None:
@@ -128,7 +128,7 @@ def test_all_codes_in_a_row_are_used_up() -> None:
     for used in range(8):
         assert alice.presses(used) is Outcome.REPLAYED
     assert alice.presses(6, 2) is Outcome.REPLAYED
-    assert alice.presses(7, 2) is Outcome.REPLAYED, "one used code makes codes in a row invalid"
+    assert alice.presses(7, 2) is Outcome.REPLAYED, "codes in a row must all be unused"
 
 
 def test_the_code_that_confirmed_the_enrolment_is_used_up() -> None:
@@ -150,7 +150,7 @@ def test_a_wrong_code_does_not_confirm_an_enrolment() -> None:
             assert verify_first_code(token, Answer.parse(answer), NOW) is None
 
 
-# ---- point 3: well-formed answers
+# ---- law 3: well-formed answers
 
 
 @pytest.mark.parametrize("digits", [6, 7, 8])
@@ -194,7 +194,7 @@ def test_the_digits_of_an_inactive_token_do_not_make_an_answer_valid() -> None:
     assert Alice(phone(), unproved).says(codes_of(unproved, 0)) is Outcome.MALFORMED
 
 
-# ---- point 4: HOTP, one code
+# ---- law 4: HOTP, one code
 
 
 def test_a_code_is_accepted_from_the_counter_to_the_end_of_look_ahead() -> None:
@@ -208,7 +208,7 @@ def test_a_code_is_accepted_from_the_counter_to_the_end_of_look_ahead() -> None:
 def test_wrong_codes_do_not_move_the_counter() -> None:
     alice = Alice(fob(5))
     alice.guesses_wrong(3)
-    assert alice.presses(16) is Outcome.WRONG, "one beyond look-ahead"
+    assert alice.presses(16) is Outcome.WRONG, "the counter is one beyond the look-ahead"
     assert alice.counter == 5
     assert alice.presses(5) is Outcome.CODE
 
@@ -219,7 +219,7 @@ def test_counter_0_and_the_last_counter_are_accepted() -> None:
     assert alice.presses(LAST) is Outcome.CODE
     assert alice.counter == LAST + 1
     assert alice.presses(LAST) is Outcome.REPLAYED
-    assert alice.presses(0) is Outcome.WRONG, "an exhausted token does not start again"
+    assert alice.presses(0) is Outcome.WRONG, "an exhausted token does not restart at counter 0"
     assert alice.says(codes_of(fob(), 0, 2)) is Outcome.WRONG
 
 
@@ -231,7 +231,7 @@ def test_codes_in_a_row_past_the_last_counter_are_refused() -> None:
     assert alice.counter == LAST + 1
 
 
-# ---- point 5: codes in a row
+# ---- law 5: codes in a row
 
 
 def test_a_token_40_presses_ahead_is_accepted_with_two_codes_in_a_row() -> None:
@@ -239,7 +239,7 @@ def test_a_token_40_presses_ahead_is_accepted_with_two_codes_in_a_row() -> None:
     assert alice.presses(40) is Outcome.WRONG
     assert alice.presses(41, 2) is Outcome.CONSECUTIVE
     assert alice.counter == 43
-    assert alice.presses(43) is Outcome.CODE, "the next code is accepted once"
+    assert alice.presses(43) is Outcome.CODE, "the codes in a row have moved the counter"
     assert alice.presses(43) is Outcome.REPLAYED
 
 
@@ -272,14 +272,14 @@ def test_codes_of_two_tokens_are_not_codes_in_a_row() -> None:
 
 
 def test_attempts_are_independent() -> None:
-    """Two codes in a row in two separate answers are two single codes."""
+    """Codes in a row in two separate answers are two single codes."""
     alice = Alice(fob())
     assert alice.presses(40) is Outcome.WRONG
     assert alice.presses(41) is Outcome.WRONG
     assert alice.counter == 0
 
 
-# ---- point 6: TOTP
+# ---- law 6: TOTP
 
 
 @pytest.mark.parametrize("window", [0, 1, 2, 10])
@@ -358,7 +358,7 @@ def test_late_times_are_valid(now: int) -> None:
 
 @pytest.mark.parametrize("now", [-1, TIME_LIMIT, -(2**63), 2**63])
 def test_every_clock_value_is_handled(now: int) -> None:
-    with pytest.raises(ValueError, match="clock"):
+    with pytest.raises(ValueError, match="the time must be"):
         verify(Alice(phone()).record, Answer.parse(b"123456"), now, Policy())
 
 
@@ -369,7 +369,7 @@ def test_the_period_is_the_length_of_a_step(period: int) -> None:
 
 
 def test_the_window_of_a_60_second_step_is_one_step_each_way() -> None:
-    """The tests of google-authenticator-libpam require the same."""
+    """The tests of google-authenticator-libpam require the same window."""
     for step in range(9_997, 10_004):
         alice = Alice(phone(period=60), now=10_000 * 60)
         assert alice.presses(step).accepted == (9_999 <= step <= 10_001)
@@ -384,7 +384,7 @@ def test_the_drift_of_the_widest_clock_stays_within_its_bounds() -> None:
         assert alice.phone.drift == drift
 
 
-# ---- point 7: several tokens
+# ---- law 7: several tokens
 
 
 def test_every_active_token_is_tried_and_only_the_matching_one_moves() -> None:
@@ -413,7 +413,7 @@ def test_a_replay_is_accepted_if_it_is_the_next_code_of_another_token() -> None:
     assert alice.token == "fob"
 
 
-# ---- point 8: guessing
+# ---- law 8: guessing
 
 
 def test_a_replay_is_refused_and_not_counted() -> None:
@@ -422,7 +422,7 @@ def test_a_replay_is_refused_and_not_counted() -> None:
         assert alice.presses(used) is Outcome.REPLAYED
     assert alice.record.failures == 0
     assert alice.record.refused == 10
-    assert alice.presses(9) is Outcome.WRONG, "the eleventh last code is an ordinary wrong code"
+    assert alice.presses(9) is Outcome.WRONG, "only the last ten codes are recognised as replays"
     assert alice.record.failures == 1
 
 
@@ -454,8 +454,8 @@ def test_from_5_failures_two_codes_in_a_row_are_required() -> None:
     alice.guesses_wrong(1)
     for _ in range(3):
         assert alice.presses(1) is Outcome.CONSECUTIVE_NEEDED
-    assert alice.counter == 1, "the code is not used up"
-    assert alice.record.failures == 5, "no failure is counted"
+    assert alice.counter == 1, "a refusal does not use up the code"
+    assert alice.record.failures == 5, "a right code is not counted as a failure"
     assert alice.presses(1, 2) is Outcome.CONSECUTIVE
     assert alice.record.failures == 0
     assert alice.presses(3) is Outcome.CODE
@@ -469,7 +469,7 @@ def test_from_20_failures_three_codes_in_a_row_are_required() -> None:
     assert alice.presses(0) is Outcome.CONSECUTIVE_NEEDED
     assert alice.presses(0, 2) is Outcome.CONSECUTIVE_NEEDED
     alice.guesses_wrong(1000)
-    assert alice.presses(0, 3) is Outcome.CONSECUTIVE, "an attacker cannot lock the owner out"
+    assert alice.presses(0, 3) is Outcome.CONSECUTIVE, "three codes in a row let the owner in"
     assert alice.record.failures == 0
 
 
@@ -499,7 +499,7 @@ def test_the_count_falls_by_one_a_day() -> None:
     alice.now += 1
     assert alice.presses(0) is Outcome.CONSECUTIVE_NEEDED
     alice.now += DAY
-    assert alice.presses(0) is Outcome.CODE, "four are left"
+    assert alice.presses(0) is Outcome.CODE, "at four failures, one code suffices"
     assert (alice.record.failures, alice.record.failures_at) == (4, NOW + 2 * DAY)
 
 
@@ -513,11 +513,11 @@ def test_the_count_falls_even_with_a_failure_every_day() -> None:
     for _ in range(10):
         alice.now += DAY
         alice.guesses_wrong(1)
-    assert alice.record.failures == 8, "one is added and one expires each day"
+    assert alice.record.failures == 8, "each day, one failure is added and one expires"
 
 
 def test_guesses_count_although_the_owner_logs_in_meanwhile() -> None:
-    """Logins of the owner do not clear the failures of a patient attacker."""
+    """Single codes of the owner do not clear the failures that an attacker causes."""
     alice = Alice(fob())
     counter = 0
     for _ in range(5):
@@ -537,9 +537,9 @@ def test_a_locked_account_needs_a_recovery_code_or_the_admin() -> None:
     before = alice.record
     for answer in (codes_of(fob(), 1), codes_of(fob(), 1, 2), codes_of(fob(), 1, 3), codes_of(fob(), 0), WRONG):
         assert alice.says(answer) is Outcome.LOCKED
-    assert alice.record == before._replace(refused=before.refused + 5), "no code is used up and no failure is counted"
+    assert alice.record == before._replace(refused=before.refused + 5), "a lock changes only the count of refusals"
     alice.now += 365 * DAY
-    assert alice.presses(1) is Outcome.LOCKED, "a lock does not expire"
+    assert alice.presses(1) is Outcome.LOCKED, "a lock does not expire with time"
     assert Alice(*before.tokens, policy=Policy(lock_after=3)).presses(1) is Outcome.CODE
     assert alice.says(RECOVERY.encode()) is Outcome.RECOVERY
     assert alice.presses(1) is Outcome.CODE
@@ -567,7 +567,7 @@ def test_a_success_reports_how_many_answers_were_refused() -> None:
     assert alice.refused_before == 0
 
 
-# ---- point 10: enrolled
+# ---- law 10: enrolled
 
 
 @pytest.mark.parametrize("tokens", [(), (fob(confirmed=False),), (fob(confirmed=False), phone(confirmed=False))])
@@ -585,7 +585,7 @@ def test_a_user_with_only_disabled_tokens_is_enrolled_and_refused() -> None:
     assert alice.says(RECOVERY.encode()) is Outcome.RECOVERY
 
 
-# ---- point 11: recovery codes
+# ---- law 11: recovery codes
 
 
 def test_recovery_codes_are_accepted_once_each() -> None:
@@ -615,7 +615,7 @@ def test_sixteen_digits_are_tried_as_a_recovery_code_then_as_two_codes() -> None
     alice = Alice(fob(digits=8), salt=SALT, recovery=(recovery_digest(SALT, digits),))
     assert alice.says(digits.encode()) is Outcome.RECOVERY
     assert alice.says(digits.encode()) is Outcome.WRONG
-    assert alice.record.failures == 1, "the second time they are two codes, and a failure is counted"
+    assert alice.record.failures == 1, "the second answer is read as two wrong codes"
     assert alice.presses(0, 2) is Outcome.CONSECUTIVE
 
 
