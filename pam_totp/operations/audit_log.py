@@ -5,7 +5,7 @@
 Rules:
 1. A line never contains a code, a password or a key.
 2. Every field is escaped, so that no user name can forge a line or another field.
-3. A field has at most 255 characters. Otherwise a log daemon would cut off the rest of a line with a long name.
+3. A field has at most 255 characters, so that a log daemon does not cut off the end of a line with a long name.
 4. Lines go to the facility authpriv, under the name pam_totp. The verb sets the priority.
 """
 
@@ -33,14 +33,14 @@ _PRIORITIES = {
 
 
 def to_syslog(priority: int, line: str) -> None:
-    """Write to the system's log, under the name pam_totp in every program. `%` has no special meaning."""
+    """Write `line` to syslog, under the name pam_totp in every program. A `%` in it is logged as it is."""
     syslog.openlog(NAME, syslog.LOG_PID, syslog.LOG_AUTHPRIV)
     syslog.syslog(syslog.LOG_AUTHPRIV | priority, line)
 
 
 def to_stderr(priority: int, line: str) -> None:
     """Write to standard error, for a service that runs in a terminal."""
-    sys.stderr.write(f"{line}\n")  # one write: several processes may share it
+    sys.stderr.write(f"{line}\n")  # one write, because several processes may share standard error
 
 
 def line(service: str, verb: str, **fields: str | int | None) -> str:
@@ -50,7 +50,7 @@ def line(service: str, verb: str, **fields: str | int | None) -> str:
 
 
 def write(sink: Sink, service: str, verb: str, **fields: str | int | None) -> None:
-    """Log a decision. `verb` is accepted, ignored, refused, error or debug."""
+    """Log one line. `verb` is accepted, ignored, refused, error or debug."""
     sink(_PRIORITIES[verb], line(service, verb, **fields))
 
 

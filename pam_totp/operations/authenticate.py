@@ -2,7 +2,7 @@
 
 Rules (docs/architecture.md numbers all laws of verification):
 1. `decide` makes every decision, for PAM, the command line and the portal.
-2. The decision is durable before `decide` returns. Consequences of an accepted answer are part of the same change.
+2. The decision is durable before `decide` returns. A change that an accepted answer permits is part of the same update.
 3. A well-formed answer writes one file for every user name, enrolled or unknown. A malformed answer writes no file.
 4. The log gets one line for each answer. The user sees the same text for every refusal.
 5. A refusal is delayed by a time that depends on the policy alone.
@@ -23,7 +23,7 @@ REFUSED = "Refused. Try the next code. If that is refused too, enter two codes i
 REFUSAL_DELAY = 0.1  # seconds: longer than one login takes on a healthy disk
 _CANDIDATE_TIME = 1e-5  # seconds: several times the search time for one counter or step of one token
 
-Follow = Callable[[Decision, int], UserRecord]  # the decision, now in Unix seconds -> the record to store
+Follow = Callable[[Decision, int], UserRecord]  # (decision, now in Unix seconds) -> the record to store
 
 
 def decide(
@@ -55,7 +55,7 @@ def decide(
         decision = store.update(user, change)
     except NotThere:
         decision = Decision(outcome=Outcome.NOT_ENROLLED, record=UNKNOWN_USER)
-    if decision.outcome in (Outcome.NOT_ENROLLED, Outcome.MALFORMED):  # law 12: the record was not written
+    if decision.outcome in (Outcome.NOT_ENROLLED, Outcome.MALFORMED):  # law 12: no record was written
         store.update_decoy(user)
     return decision
 
@@ -63,14 +63,14 @@ def decide(
 def refusal_delay(policy: Policy) -> float:
     """Return the time between an answer and its refusal, in seconds.
 
-    It exceeds the search through `MAX_TOKENS` tokens, so it does not show the number of a user's tokens.
+    It is longer than the search through `MAX_TOKENS` tokens, so it does not show how many tokens a user has.
     """
     reach = max(policy.look_ahead, policy.resync_window, 2 * policy.window, 2 * policy.resync_steps)
     return max(REFUSAL_DELAY, MAX_TOKENS * reach * _CANDIDATE_TIME)
 
 
 def log(sink: audit_log.Sink, service: str, user: str, decision: Decision, rhost: str | None = None) -> None:
-    """Write one line about `decision`."""
+    """Log `decision` in one line."""
     reason = decision.outcome.value
     if not decision.outcome.accepted:
         audit_log.write(sink, service, "refused", user=user, reason=reason, token=decision.token, rhost=rhost)

@@ -18,10 +18,10 @@ from pam_totp.core.record import GOOD_SECRET, UNKNOWN_USER, HotpToken, Token, To
 from pam_totp.core.secretfile import base32
 from pam_totp.core.verify import verify
 
-# Before its first code, a key fob may have been pressed many times, and the clock of a token may be slow.
+# The limits for a first code: a key fob may have been pressed many times before, and the clock of a token may be wrong.
 FIRST_CODE = Policy(look_ahead=10, window=1, resync_window=1000, resync_steps=240)
 _SALT = 16  # bytes
-_GROUP = 4  # characters, in keys and recovery codes
+_GROUP = 4  # characters between two separators, in keys and recovery codes
 
 
 def new_token(
@@ -46,7 +46,7 @@ def new_token(
 
 
 def verify_first_code(token: Token, answer: Answer, now: int, *, codes_needed: int = 1) -> Token | None:
-    """Return `token`, confirmed, with the codes of `answer` used up. Return None for wrong codes or too few.
+    """Return `token`, confirmed, with the codes of `answer` used up. Return None for wrong or too few codes.
 
     `now` is in Unix seconds. `codes_needed` is 1 or, if the counter is not known, 2.
     """
@@ -58,7 +58,7 @@ def verify_first_code(token: Token, answer: Answer, now: int, *, codes_needed: i
 
 
 def warnings(token: Token, *, scanned: bool = False) -> list[str]:
-    """Return the warnings about this token. `scanned` is True if a phone reads it from a QR code."""
+    """Return the warnings about this token. `scanned` is True if a phone app reads the token from a QR code."""
     found = []
     if len(token.secret) < GOOD_SECRET:
         found.append(f"the key has {8 * len(token.secret)} bits; RFC 4226 asks for at least {8 * GOOD_SECRET}")

@@ -1,13 +1,13 @@
 """Import the tokens of a file into the records of their users.
 
 Rules:
-- Data flows one way: a parsed file, SelectedTokens (which tokens, for which users), `import_tokens`, a Report.
+- Data flows one way: ParsedFile -> SelectedTokens (tokens with their users) -> `import_tokens` -> Report.
 - Every token of the file has one result: imported, or skipped for a reason. Programs read the status; the reason is
   for users.
 - All tokens are imported or none. If the process cannot finish, it rolls back. If it is killed, the next command rolls
   back.
-- Memory holds only a packed result of about a hundred bytes for each token. So a token is written to the journal as
-  soon as it is read, and is read again if its record was changed meanwhile.
+- Memory holds only a packed result of about a hundred bytes for each token. Each token is written to the journal as
+  soon as it is read. If its record is changed meanwhile, the token is read again.
 - The time, the store and the rule for user names are arguments.
 """
 
@@ -33,7 +33,7 @@ from pam_totp.store.file import JOURNAL, FileStore, file_name
 Progress = Callable[[int, int], None]  # done, total
 CanonicalName = Callable[[str], str]  # a user name -> the account's name in the passwd database
 
-_AHEAD = 100  # tokens: reading 100 and then writing 100 takes an eighth less time than alternating
+_AHEAD = 100  # tokens read before they are written: an eighth less time than one by one
 _REPORT_EVERY = 500  # tokens between two reports of progress
 NO_USER = "the file names no user (see --user and --map)"
 NOT_IN_MAP = "the serial is not in the map"
@@ -46,8 +46,8 @@ class Status(StrEnum):
     ALREADY_IMPORTED = "already-imported"
     NO_USER = "no-user"
     INVALID_USER = "invalid-user"
-    UNSUPPORTED = "unsupported"  # by this program; the format gives the reason
-    INVALID = "invalid"  # by the rules of a record
+    UNSUPPORTED = "unsupported"  # pam_totp does not support such a token; the format gives the reason
+    INVALID = "invalid"  # a field breaks the rules of `core.record`
     TOO_MANY_TOKENS = "too-many-tokens"
     UNREADABLE = "unreadable"  # the file cannot be read
 
@@ -104,7 +104,7 @@ class Candidate:
 
 
 class Selected(Protocol):
-    """The tokens to import, and the results of tokens that are skipped regardless of the content of the store.
+    """The tokens to import, and the results of tokens that are skipped without reading the store.
 
     Every iteration yields the same tokens. The length is an upper bound.
     """
@@ -114,15 +114,15 @@ class Selected(Protocol):
     def __iter__(self) -> Iterator[Candidate | Result]: ...
 
 
-# --- which tokens, for which users
+# --- the selection of tokens and users
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """The choice of a file's tokens, and of their users.
+    """Selects tokens of a file, and assigns each to a user.
 
     `serial` selects one token. `users_by_serial` assigns tokens to users. Without it, the user is `user` or, if that is
-    None, the user named in the file. With `user_selects`, `user` selects the tokens that the file has for this user.
+    None, the user named in the file. With `user_selects`, only tokens that the file assigns to `user` are selected.
     """
 
     canonical: CanonicalName
@@ -132,7 +132,7 @@ class Selection:
     user_selects: bool = False
 
     def owner(self, token: ImportedToken) -> tuple[str | None, str]:
-        """Return the token's user, or None if it has no user; and the reason to report for None."""
+        """Return the token's user or None, and the reason to report if it is None."""
         if self.users_by_serial is not None:
             user = self.users_by_serial.get(token.serial or "")
             return (None if user is None else self.canonical(user)), NOT_IN_MAP
@@ -259,8 +259,8 @@ def import_tokens(
 ) -> Report:
     """Add the tokens to the records of their users: all of them or none. A dry run changes nothing.
 
-    `new_record` is the record for its user if that user has none yet; the tokens are added to it. Raise FormatError,
-    Interrupted or StoreError; then the store is unchanged.
+    If the user of `new_record` has no record yet, the tokens are added to `new_record`. Raise FormatError, Interrupted
+    or StoreError; then the store is unchanged.
     """
     additions = _Additions(selected, new_record, now)
     if dry_run:
@@ -278,7 +278,7 @@ def import_tokens(
 
 @dataclass(frozen=True, slots=True)
 class _Addition:
-    """A change that adds a token to a record under a free name, or returns the reason why it cannot."""
+    """A change that adds a token to a record under an unused name, or returns the reason why it cannot be added."""
 
     candidate: Candidate
     new_record: UserRecord | None
@@ -314,7 +314,7 @@ def _with_free_name(token: Token, record: UserRecord) -> Token:
 
 
 class _Additions:
-    """The changes for `update_many`. Each iteration fills `skipped`, by the number of the token."""
+    """The changes for `update_many`. Iterating adds the skipped tokens to `skipped`, by their number in the file."""
 
     def __init__(self, selected: Selected, new_record: UserRecord | None, now: int) -> None:
         self._selected, self._new_record, self._now = selected, new_record, now

@@ -16,7 +16,7 @@ from pam_totp.core.record import HotpToken, Token, TotpToken, UserRecord
 from pam_totp.core.verify import steps_around
 from pam_totp.store import Store
 
-_SLICE = 1_000_000  # moving factors between two reports: less than a second
+_SLICE = 1_000_000  # moving factors between two reports of progress: less than a second of work
 
 Progress = Callable[[int, int], None]  # done, total
 
@@ -39,10 +39,10 @@ def resynchronise(
     now: Callable[[], int],
     progress: Callable[[Token], Progress],
 ) -> Token:
-    """Find `codes`, two or more in a row, in one of the `tokens` of `user`. Return that token as it was stored.
+    """Find `codes`, two or more in a row, in one of the `tokens` of `user`. Return that token after the update.
 
-    `reach` is in counters or steps, `now` returns Unix seconds. `progress` returns the function that gets the progress
-    of the search through a token. Raise NotConsecutive, TokenChanged, NotThere or StoreError if nothing was changed.
+    `reach` is in counters or steps, `now` returns Unix seconds. `progress(token)` returns the callback for the search
+    through that token. Raise NotConsecutive, TokenChanged, NotThere or StoreError; then nothing was changed.
     """
     for token in tokens:
         if token.digits == len(codes[0]):
@@ -68,9 +68,9 @@ def resynchronise(
 
 
 def candidates(token: Token, count: int, now: int, reach: int) -> range:
-    """Return the counters or steps at which the first of `count` codes is searched.
+    """Return the counters or steps at which to look for the first of `count` codes.
 
-    They are up to `reach` counters ahead, or up to `reach` steps before and after. Used values are excluded.
+    They are up to `reach` counters ahead, or up to `reach` steps before and after. Used ones are excluded.
     """
     if isinstance(token, HotpToken):
         return range(token.counter, token.counter + reach + 1)

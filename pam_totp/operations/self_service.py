@@ -1,11 +1,12 @@
 """Changes that users make to their own second factor.
 
 Rules:
-- An enrolled user changes tokens or recovery codes only with a code. Proof and change are one change of the record.
+- An enrolled user needs a code to add or remove a token, or to replace the recovery codes. One update of the record
+  uses up the code and makes the change.
 - A new token is confirmed by its first code, which is used up.
-- The last token in use cannot be removed, so that users do not lock themselves out.
+- The last active token cannot be removed, so that users do not lock themselves out.
 - Every change is logged, with the user, the address and the token's name.
-- A change that fails has a `Reason`. The text of a `Problem` is for the user only.
+- A change that fails has a `Reason` for programs. The text of a `Problem` is for the user only.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from pam_totp.operations.resync import NotConsecutive, TokenChanged, is_last_acc
 from pam_totp.store import NotThere, Store
 
 RECOVERY_CODES = 10
-# Counters or steps either way: two codes fit by chance once in 50 million times, and they let no user in.
+# Counters ahead, or steps before and after: two wrong codes are found once in 25 million requests, and no request signs
+# a user in.
 RESYNC_REACH = 20_000
 
 Change = Callable[[UserRecord], UserRecord]
@@ -73,7 +75,7 @@ TEXTS = {
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """The reason why a change was not made, and the form field that it concerns. `detail` completes the text."""
+    """The reason why a change was not made, and the form field that it concerns. The text contains `detail`."""
 
     field: str
     reason: Reason
@@ -95,7 +97,7 @@ class Unfit(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """The user, the address, and the code that proves the request; empty if the user has no token yet."""
+    """A request: the user, the user's address, and a code as proof (empty if the user has no token yet)."""
 
     user: str
     rhost: str | None = None
@@ -103,7 +105,10 @@ class Asking:
 
 
 class Factors:
-    """The second factors in `store`. Every method may raise StoreError; `now` is in Unix seconds."""
+    """Changes to the second factors in `store`. A change that is not made returns a `Problem`.
+
+    Every method may raise StoreError. `now` returns Unix seconds.
+    """
 
     def __init__(
         self,
@@ -120,17 +125,17 @@ class Factors:
         self._service = service
         self._sink = sink
         self._now = now
-        self._first_token = first_token  # True if users may add it themselves
+        self._first_token = first_token  # True if users may add their first token themselves
 
     def of(self, user: str) -> UserRecord:
-        """Return the user's record, or an empty record."""
+        """Return the user's record; an empty record if the store has none."""
         try:
             return self._store.read(user)
         except NotThere:
             return UserRecord(user=user)
 
     def answer(self, asking: Asking) -> Decision:
-        """Check the code of a sign-in."""
+        """Decide on the code of a sign-in, log the decision, and delay a refusal."""
         begun = time.monotonic()
         decision = decide(self._store, asking.user, Answer.parse(asking.proof), self._policy, self._now)
         log(self._sink, self._service, asking.user, decision, asking.rhost)
@@ -169,7 +174,7 @@ class Factors:
         return self._change(asking, in_use, "enrolled", confirmed.name)
 
     def _hold_back(self, begun: float) -> None:
-        """Wait until the delay of a refusal, which is always the same, has passed since `begun`."""
+        """Sleep until the delay of a refusal has passed since `begun` (monotonic seconds)."""
         time.sleep(max(0.0, begun + refusal_delay(self._policy) - time.monotonic()))
 
     def resync(self, asking: Asking, name: str, typed: bytes) -> Problem | None:
@@ -243,7 +248,7 @@ class Factors:
         return self._change(asking, without, "removed", name)
 
     def _change(self, asking: Asking, change: Change, what: str, token: str | None) -> Problem | None:
-        """Apply `change`. If the user is enrolled at that moment, require a code."""
+        """Apply `change`. If the user is enrolled when the record is updated, require a code."""
         begun = time.monotonic()
         try:
             if self._unproved(asking.user, change):
@@ -267,7 +272,7 @@ class Factors:
         return None
 
     def _unproved(self, user: str, change: Change) -> bool:
-        """Apply `change` and return True if the user is not enrolled. Otherwise return False."""
+        """If the user is not enrolled, apply `change` and return True. Otherwise return False."""
 
         def unless_enrolled(record: UserRecord) -> tuple[UserRecord, bool]:
             if record.enrolled:
