@@ -1,4 +1,4 @@
-"""CSV files of hardware tokens, in the format of privacyIDEA and LinOTP.
+"""CSV files of tokens, in the format of privacyIDEA and LinOTP.
 
 The columns are serial, key, type, digits, counter or period, algorithm; all but the first two may be missing. The key
 is hexadecimal, the type hotp (default) or totp, the algorithm SHA1 by default. A map from serials to users is CSV too,
@@ -37,7 +37,7 @@ class CsvTokens(Format):
 
 
 def parse_map(data: bytes) -> dict[str, str]:
-    """Return users by serial. A first line `serial,user` is a heading. Raise FormatError."""
+    """Return a map from serials to users. A line `serial,user` is a heading. Raise FormatError."""
     users: dict[str, str] = {}
     for line, columns in _rows(data):
         if len(columns) != 2 or not all(columns):
@@ -57,7 +57,7 @@ def _tokens(data: bytes) -> Iterator[ImportedToken]:
         token = _token(line, columns)
         assert token.serial is not None
         if token.serial in lines:
-            raise FormatError(line, f"the same serial as line {lines[token.serial]}")
+            raise FormatError(line, f"the serial is a duplicate of line {lines[token.serial]}")
         lines[token.serial] = line
         yield token
 

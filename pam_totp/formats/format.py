@@ -17,7 +17,7 @@ from pam_totp.core.record import Token, UserRecord
 from pam_totp.formats.imported_token import ImportedToken
 from pam_totp.formats.parsing import FormatError
 
-# Returns the key (hexadecimal) or the password of an encrypted file, which the caller provides.
+# A function of the caller, which returns the key (hexadecimal) or the password of an encrypted file.
 AskSecret = Callable[[Literal["key", "password"]], str]
 
 
@@ -33,7 +33,7 @@ class ParseOptions:
 class ParsedFile:
     """The tokens of a file. `tokens` may be iterated more than once, and each iteration may raise FormatError.
 
-    `max_tokens` is an upper bound, for a progress bar. `record` is the record, if the format exports whole records.
+    `max_tokens` is an upper bound, for a progress bar. `record` is the file's record if the format holds whole records.
     """
 
     tokens: Iterable[ImportedToken]
@@ -79,18 +79,18 @@ class Format(Protocol):
     has_secret: bool = False
     """The file may be encrypted with a key or a password."""
     is_slow: bool = False
-    """Parsing takes a second or more for a file of LONG bytes: show a progress bar."""
+    """Parsing a file of 1 MiB takes a second or more: show a progress bar."""
 
     # For export.
     suffix: str | None = None
-    """The end of an exported file's name. None: tokens are imported from this format, and not exported to it."""
+    """The suffix of an exported file's name; None if this format is for import only."""
     lost_fields: frozenset[str] = frozenset()
-    """The fields of a token that the format does not hold."""
+    """The fields of a token that an export in this format loses."""
     holds_one_token: bool = False
     holds_whole_record: bool = False
 
     def load(self) -> None:
-        """Load all modules that the format needs, because a process without privileges may be unable to read them.
+        """Import all modules that the format needs, before the process drops privileges that it needs to read them.
 
         Raise ImportError if `package` is not installed.
         """
@@ -116,8 +116,8 @@ class Format(Protocol):
         return None
 
     def write(self, record: UserRecord, tokens: Sequence[Token], password: str | None = None) -> bytes:
-        """Return a file of `tokens`, which belong to `record`. No token is `unwritable`.
+        """Return a file that contains `tokens` of `record`. The caller excludes tokens that are `unwritable`.
 
-        With `password` the file is encrypted. Raise FormatError for a user name that the format cannot hold.
+        With `password`, the file is encrypted. Raise FormatError for a user name that the format cannot hold.
         """
         raise FormatError(None, f"{self.name}: files of this format cannot be written")

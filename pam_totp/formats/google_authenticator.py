@@ -3,7 +3,7 @@
 The first line is the key in base32. Lines of the form `" NAME VALUE` are settings; the others are scratch codes.
 These settings are kept: HOTP_COUNTER (the counter of the next code; above 0 it takes precedence over TOTP_AUTH),
 STEP_SIZE (period), TIME_SKEW (drift), DISALLOW_REUSE (its latest step counts as used, with all steps before it), and
-a fork's DIGITS and ALGORITHM.
+DIGITS and ALGORITHM, which only a fork writes.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ MAX_STEP_SIZE = 60  # seconds
 MAX_WINDOW = 100
 DEFAULT_WINDOW = 3
 COUNTER_LIMIT = 1 << 63
-# Codes that the default policy tries. A WINDOW_SIZE up to this number gets no remark.
+# Token type -> the number of codes that the default policy tries. A WINDOW_SIZE up to this number gets no remark.
 DEFAULT_REACH = {"hotp": 11, "totp": 3}
-_MAX_STEPS_AHEAD = MAX_WINDOW  # a step farther ahead of the clock cannot have been used
+_MAX_STEPS_AHEAD = MAX_WINDOW  # a used step cannot be farther ahead of the clock
 _LOOKALIKES = str.maketrans("018", "OLB", " \t-")
 _BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _GRACE_SETTINGS = {f"LAST{i}" for i in range(10)}  # hosts from which a login needs no code for a while
-_IGNORED_SETTINGS = {"RESETTING_TIME_SKEW"}  # a history of attempts
+_IGNORED_SETTINGS = {"RESETTING_TIME_SKEW"}  # recent attempts, from which TIME_SKEW is computed
 
-Settings = dict[str, tuple[int, str]]  # line and value, by name
+Settings = dict[str, tuple[int, str]]  # name -> (line, value)
 
 
 class GoogleAuthenticator(Format):
@@ -57,7 +57,7 @@ class GoogleAuthenticator(Format):
         if isinstance(token, TotpToken) and token.period > MAX_STEP_SIZE:
             return f"google-authenticator supports periods of up to {MAX_STEP_SIZE} s only"
         if isinstance(token, HotpToken) and not 0 < token.counter < COUNTER_LIMIT:
-            return f"google-authenticator supports counters from 1 to {COUNTER_LIMIT - 1} only: use one code first"
+            return f"google-authenticator supports counters from 1 to {COUNTER_LIMIT - 1} only (use one code first)"
         return None
 
     def write(self, record: UserRecord, tokens: Sequence[Token], password: str | None = None) -> bytes:
@@ -87,9 +87,9 @@ def _parse(data: bytes, now: int) -> ImportedToken:
         if line.startswith('" '):
             name, _, value = line[2:].partition(" ")
             if not (name.isascii() and name.replace("_", "").isalnum()):
-                raise FormatError(number, "missing setting after the quotation mark")
+                raise FormatError(number, "the name of a setting must follow the quotation mark")
             if name in settings:
-                remarks.append(f"duplicate {name}: the first one is kept")
+                remarks.append(f"duplicate {name} dropped: the first one is kept")
             settings.setdefault(name, (number, value.strip()))
         elif len(line) == 8 and line.isascii() and line.isdigit() and line[0] != "0":
             scratch_codes += 1
@@ -107,7 +107,7 @@ def _key(text: str, line: int) -> bytes:
     """
     letters = text.upper().translate(_LOOKALIKES)
     if not _is_base32(letters):
-        raise FormatError(line, "the key is not base32")
+        raise FormatError(line, "the key must be base32")
     return base64.b32decode(letters + "A" * (-len(letters) % 8))[: len(letters) * 5 // 8]
 
 
@@ -150,7 +150,7 @@ def _token(line: int, secret: bytes, settings: Settings, remarks: list[str], now
         last_step=last_step,
         drift=skew if kind == "totp" else 0,
         remarks=tuple(remarks),
-        unsupported=None if is_totp or counter > 0 else "no TOTP_AUTH and no HOTP_COUNTER above 0: it accepts no code",
+        unsupported=None if is_totp or counter > 0 else "TOTP_AUTH or a HOTP_COUNTER above 0 is required",
     )
 
 
@@ -160,7 +160,7 @@ def _dropped(settings: Settings) -> list[str]:
     remarks = [f"{len(hosts)} hosts with a grace period dropped"] if hosts else []
     for name in settings:
         if name not in _GRACE_SETTINGS | _IGNORED_SETTINGS:
-            why = ": wrong answers are always counted here" if name == "RATE_LIMIT" else ""
+            why = ": pam_totp always counts wrong answers" if name == "RATE_LIMIT" else ""
             remarks.append(f"{name} dropped{why}")
     return remarks
 

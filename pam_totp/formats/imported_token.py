@@ -1,8 +1,8 @@
 """A token as described in a file.
 
 Rules:
-- A token that follows the grammar of its format but cannot be used here (a PIN, an unknown algorithm) is parsed, with
-  the reason in `unsupported`.
+- A token that follows the grammar of its format is parsed. If pam_totp cannot use it (a PIN, an unknown algorithm), the
+  reason is in `unsupported`.
 - A property that the file has and a token cannot keep (a policy, a PIN) is named in `remarks`.
 - `repr` never shows the secret.
 """
@@ -42,7 +42,10 @@ class ImportedToken:
     unsupported: str | None = None
 
     def token(self, now: int) -> Token:
-        """Return the token. It is created at `now` (Unix seconds) unless the file has the time. Raise RecordError."""
+        """Return the token for a record. If the file has no time of creation, it is `now` (Unix seconds).
+
+        Raise RecordError.
+        """
         common = {
             "name": self.name or DEFAULT_NAMES[self.type],
             "secret": self.secret,

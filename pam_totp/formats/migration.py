@@ -2,8 +2,8 @@
 
 `data` is base64 of a protocol-buffers message. Field 1 is a token; it may be repeated. Fields 3, 4 and 5 are the
 number of parts, the index of this part and the number of the export. A token's fields are 1 key, 2 label, 3 issuer,
-4 algorithm, 5 digits, 6 type and 7 counter. The parser reads varints and byte strings, and demands that every other
-field occurs at most once.
+4 algorithm, 5 digits, 6 type and 7 counter. The parser reads varints and byte strings. All these fields except tokens
+must occur at most once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pam_totp.formats.imported_token import ImportedToken
 from pam_totp.formats.parsing import FormatError, first_lines, numbered_lines
 
 MAX_PARTS = 100
-MAX_TOKENS = 1000  # in one part: a QR code holds fewer than 3 KiB
+MAX_TOKENS = 1000  # tokens in one part: a QR code holds less than 3 KiB
 MAX_URI = 8192  # characters
 PICTURE_TIMEOUT = 60  # seconds for zbarimg
 PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")  # the first bytes of PNG and JPEG files
@@ -50,7 +50,7 @@ class Migration(Format):
         """Return the tokens of all parts: one URI a line, in any order. Each part must occur exactly once."""
         tokens: list[ImportedToken] = []
         lines: dict[int, int] = {}  # by part
-        export: tuple[int, int] | None = None  # the number of parts, and of the export
+        export: tuple[int, int] | None = None  # (number of parts, number of the export)
         last_line = 1
         for line, text in numbered_lines(data):
             last_line = line
@@ -60,13 +60,13 @@ class Migration(Format):
             if size > MAX_PARTS or part >= size:
                 raise FormatError(line, "invalid part number")
             if export not in (None, (size, batch)):
-                raise FormatError(line, "a part of another export")
+                raise FormatError(line, "must be a part of the same export as the lines before")
             if part in lines:
                 raise FormatError(line, f"part {part + 1} is a duplicate of line {lines[part]}")
             export, lines[part] = (size, batch), line
             messages = message.get(1, [])
             if len(messages) > MAX_TOKENS:
-                raise FormatError(line, f"more than {MAX_TOKENS} tokens")
+                raise FormatError(line, f"must have at most {MAX_TOKENS} tokens")
             tokens += [_token(token, line) for token in messages]
         if export is None:
             raise FormatError(1, "must be an otpauth-migration://offline?data=... URI")
@@ -78,7 +78,7 @@ class Migration(Format):
 
 
 def read_picture(data: bytes) -> bytes:
-    """Return the text of the QR codes in a PNG or JPEG picture, one a line, by zbarimg (Debian: zbar-tools).
+    """Return the text of the QR codes in a PNG or JPEG picture, one a line, as zbarimg reads it.
 
     Raise FormatError.
     """
@@ -97,7 +97,7 @@ def read_picture(data: bytes) -> bytes:
 
 def _payload(uri: str, line: int) -> bytes:
     if len(uri) > MAX_URI:
-        raise FormatError(line, f"longer than {MAX_URI} characters")
+        raise FormatError(line, f"the URI must be at most {MAX_URI} characters")
     try:
         parts = urllib.parse.urlsplit(uri)
         fields = urllib.parse.parse_qsl(parts.query.replace("+", "%2B"), strict_parsing=True, max_num_fields=5)
@@ -108,7 +108,7 @@ def _payload(uri: str, line: int) -> bytes:
     try:
         return base64.b64decode(fields[0][1], validate=True)
     except (binascii.Error, ValueError):
-        raise FormatError(line, "the data is not base64") from None
+        raise FormatError(line, "the data must be base64") from None
 
 
 def _token(message: int | bytes, line: int) -> ImportedToken:
@@ -120,7 +120,7 @@ def _token(message: int | bytes, line: int) -> ImportedToken:
     counter = _number(fields, 7, line)
     unsupported = None
     if kind is None or digits is None or algorithm is None:
-        unsupported = "unknown type, number of digits or algorithm (MD5?)"
+        unsupported = "unknown type, number of digits or algorithm"
     return ImportedToken(
         line=line,
         type=kind or "hotp",
@@ -155,7 +155,7 @@ def _fields(data: bytes, line: int) -> Iterator[tuple[int, int | bytes]]:
         elif wire_type in (_EIGHT_BYTES, _FOUR_BYTES):
             length = 8 if wire_type == _EIGHT_BYTES else 4
         else:
-            raise FormatError(line, "the data is not a protocol-buffers message")
+            raise FormatError(line, "the data must be a protocol-buffers message")
         if number == 0 or length > len(data) - at:
             raise FormatError(line, "the data ends too early")
         yield number, data[at : at + length]
@@ -163,7 +163,7 @@ def _fields(data: bytes, line: int) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _varint(data: bytes, at: int, line: int) -> tuple[int, int]:
-    """Return an unsigned number of at most 64 bits, and its end. Each byte has seven bits, the lowest bits first."""
+    """Return an unsigned 64-bit number, and the index after it. Each byte has seven bits, the lowest bits first."""
     value = 0
     for i in range(_MAX_VARINT):
         if at + i >= len(data):
@@ -173,14 +173,17 @@ def _varint(data: bytes, at: int, line: int) -> tuple[int, int]:
             if value >= 1 << 64:
                 break
             return value, at + i + 1
-    raise FormatError(line, "the data has a number that does not end")
+    raise FormatError(line, "a number in the data is cut off, or has more than 64 bits")
 
 
 def _only(fields: Message, number: int, line: int, default: int | bytes) -> int | bytes:
-    """Return the value of a field that occurs at most once, of the type of `default`."""
+    """Return the value of field `number`, or `default` if it is absent.
+
+    Raise FormatError if the field is repeated or has another type than `default`.
+    """
     values = fields.get(number, [default])
     if len(values) != 1 or type(values[0]) is not type(default):
-        raise FormatError(line, f"field {number} of the data is repeated or has another type")
+        raise FormatError(line, f"field {number} of the data is repeated, or has the wrong type")
     return values[0]
 
 
@@ -200,4 +203,4 @@ def _text(fields: Message, number: int, line: int) -> str:
     try:
         return _octets(fields, number, line).decode("utf-8")
     except UnicodeDecodeError:
-        raise FormatError(line, f"field {number} of the data is not UTF-8") from None
+        raise FormatError(line, f"field {number} of the data must be UTF-8") from None

@@ -1,4 +1,4 @@
-"""otpauth URIs, which authenticator apps read from a QR code; a file has one URI a line.
+"""otpauth URIs, which phone apps read from a QR code; a file has one URI a line.
 
 The format is that of the page "Key Uri Format" in google-authenticator's wiki: a type, a label (issuer:account), and
 the parameters secret, issuer, algorithm, digits, and counter or period.
@@ -19,7 +19,7 @@ from pam_totp.formats.parsing import FormatError, first_lines, numbered_lines
 
 DEFAULT_ISSUER = "pam_totp"
 MAX_URI = 2048  # characters
-_IGNORED_FIELDS = {"issuer", "image", "icon", "color", "lock"}  # how an app displays the token
+_IGNORED_FIELDS = {"issuer", "image", "icon", "color", "lock"}  # for the display in a phone app
 _FIELDS = {"secret", "algorithm", "digits", "counter", "period"}
 _MIN_PERIOD, _MAX_PERIOD = 1, 86_400  # seconds
 
@@ -42,9 +42,9 @@ class OtpauthUris(Format):
 
 
 def to_uri(token: Token, user: str, issuer: str = DEFAULT_ISSUER) -> str:
-    """Return the URI of `token`. A HOTP token gets the counter of its next code.
+    """Return the URI of `token`. For a HOTP token, it has the counter of the next code.
 
-    Raise ValueError for a colon in the issuer: "neither issuer nor account name may itself contain a colon".
+    Raise ValueError for a colon in the issuer, which "Key Uri Format" forbids.
     """
     if ":" in issuer:
         raise ValueError("the issuer must not contain a colon: apps read it as the end of the issuer")
@@ -63,7 +63,7 @@ def to_uri(token: Token, user: str, issuer: str = DEFAULT_ISSUER) -> str:
 
 
 def from_uri(uri: str, name: str, now: int) -> Token:
-    """Return the unconfirmed token that `uri` describes. Raise ValueError, with a text that excludes the secret."""
+    """Return the unconfirmed token that `uri` describes. Raise ValueError; its text never shows the secret."""
     return replace(_token(uri, 1), name=name, confirmed=False).token(now)
 
 
@@ -77,7 +77,7 @@ def typed_secret(text: str) -> bytes:
         try:
             return bytes.fromhex(squeezed[4:])
         except ValueError:
-            raise ValueError("not hexadecimal after hex:") from None
+            raise ValueError("the key after hex: must be hexadecimal") from None
     return unbase32(squeezed.upper().rstrip("="))
 
 
@@ -95,11 +95,11 @@ def _tokens(data: bytes) -> Iterator[ImportedToken]:
 
 def _token(uri: str, line: int) -> ImportedToken:
     if len(uri) > MAX_URI:
-        raise ValueError(f"longer than {MAX_URI} characters")
+        raise ValueError(f"the URI must be at most {MAX_URI} characters")
     try:
         parts = urllib.parse.urlsplit(uri)
     except ValueError:
-        raise ValueError("not a URI") from None
+        raise ValueError("must be a URI") from None
     if parts.scheme != "otpauth" or parts.netloc.lower() not in ("totp", "hotp"):
         raise ValueError("must be an otpauth://totp/... or otpauth://hotp/... URI")
     kind = parts.netloc.lower()

@@ -35,11 +35,11 @@ def numbered_lines(data: bytes) -> Iterator[tuple[int, str]]:
         try:
             line = raw.decode("utf-8").removesuffix("\n")
         except UnicodeDecodeError:
-            raise FormatError(number, "not UTF-8") from None
+            raise FormatError(number, "must be UTF-8") from None
         if "\0" in line:
-            raise FormatError(number, "contains a NUL character")
+            raise FormatError(number, "must not contain a NUL character")
         if len(line) > MAX_LINE:
-            raise FormatError(number, f"longer than {MAX_LINE} characters")
+            raise FormatError(number, f"a line must be at most {MAX_LINE} characters")
         if line and not line.isspace():
             yield number, line.removesuffix("\r")
 
@@ -47,7 +47,7 @@ def numbered_lines(data: bytes) -> Iterator[tuple[int, str]]:
 def first_lines(data: bytes, count: int) -> list[str]:
     """Return up to `count` lines from the beginning of the file, without blank lines and comments, for `sniff`.
 
-    A file that cannot be read has no lines.
+    Bytes that are not UTF-8 are ignored.
     """
     beginning = data[:MAX_LINE].decode("utf-8", "ignore").splitlines()
     return [line.strip() for line in beginning if line.strip() and not line.lstrip().startswith("#")][:count]
@@ -67,5 +67,5 @@ def whole_number(text: str, line: int, what: str, *, low: int = 0, high: int = M
 def hexadecimal(text: str, line: int, what: str) -> bytes:
     """Return the bytes of hexadecimal `text`, in upper or lower case and without spaces. Raise FormatError."""
     if not text or len(text) % 2 or text.strip("0123456789abcdefABCDEF"):
-        raise FormatError(line, f"{what}: not hexadecimal")
+        raise FormatError(line, f"{what}: must be hexadecimal")
     return bytes.fromhex(text)

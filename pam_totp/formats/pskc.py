@@ -27,7 +27,7 @@ from pam_totp.formats.parsing import FormatError, whole_number
 from pam_totp.formats.xml_guard import Element, elements
 
 ITERATIONS = 600_000  # of PBKDF2, in a file that is written
-MAX_ITERATIONS = 5_000_000  # of PBKDF2: some seconds
+MAX_ITERATIONS = 5_000_000  # of PBKDF2, in a file that is read: some seconds of work
 MAX_DERIVED_KEY = 64  # bytes
 HOTP = "urn:ietf:params:xml:ns:keyprov:pskc:hotp"
 TOTP = "urn:ietf:params:xml:ns:keyprov:pskc:totp"
@@ -75,7 +75,7 @@ class Pskc(Format):
     def parse(self, data: bytes, options: ParseOptions) -> ParsedFile:
         """Return all keys of the file. Raise FormatError, or ImportError without python-pskc."""
         was_enabled = gc.isenabled()
-        gc.disable()  # python-pskc makes many small objects that all stay: half of the time would go into collections
+        gc.disable()  # python-pskc makes many small objects: garbage collection would take half of the time
         try:
             return parsed_at_once(_parse(data, options))
         finally:
@@ -116,21 +116,21 @@ def _parse(data: bytes, options: ParseOptions) -> list[ImportedToken]:
     try:
         container = PSKC(io.BytesIO(data))
         keys = container.keys
-    except Exception:  # python-pskc lets through the exceptions of all its parts
+    except Exception:  # python-pskc raises exceptions of all its dependencies
         raise FormatError(_first_bad_line(data, lines, PSKC), "not valid by RFC 6030") from None
     if len(keys) != len(lines):
-        raise FormatError(1, "a key outside of KeyPackage")
+        raise FormatError(1, "every Key must be in a KeyPackage")
     if container.encryption.is_encrypted:
         _decrypt(container.encryption, options.ask_secret)
     return [_token(key, line, options.now) for key, line in zip(keys, lines, strict=True)]
 
 
 def _checked(data: bytes) -> list[int]:
-    """Check numbers, base64 and MACs, and return the line numbers of the keys. Raise FormatError."""
+    """Check the file's numbers, base64 and MACs. Return the line numbers of its keys. Raise FormatError."""
     found = elements(data, _CHECKED_ELEMENTS)
     if not found or found[0].path != ("KeyContainer",) or found[0].attributes.get("Version") not in ("1.0", "1"):
         raise FormatError(found[0].line if found else 1, "must be a KeyContainer of version 1.0")
-    without_mac: Element | None = None  # an encrypted value; its MAC is a sibling that follows
+    without_mac: Element | None = None  # an encrypted value whose MAC, a later sibling, was not found yet
     for element in found:
         if without_mac is not None and element.path == (*without_mac.path[:-1], "ValueMAC"):
             without_mac = None
@@ -183,7 +183,7 @@ def _decrypt(encryption: Any, ask_secret: AskSecret | None) -> None:
         return
     try:
         encryption.derive_key(ask_secret("password"))
-    except Exception:  # its own exceptions, and those of hashlib
+    except Exception:  # exceptions of python-pskc and of hashlib
         raise FormatError(None, "unsupported key derivation: must be PBKDF2") from None
 
 
@@ -191,8 +191,9 @@ def _token(key: Any, line: int, now: int) -> ImportedToken:
     try:
         secret, counter, time_offset = key.secret, key.counter, key.time_offset
         interval, drift = key.time_interval, key.time_drift
-    except Exception:  # its own exceptions, and those of cryptography
-        raise FormatError(line, "cannot be decrypted: wrong key or password, or the file was changed") from None
+    except Exception:  # exceptions of python-pskc and of cryptography
+        reason = "wrong key or password, or the file was changed"
+        raise FormatError(line, f"the token cannot be decrypted: {reason}") from None
     word = re.split(r"[:#/]", key.algorithm or "")[-1].lower()
     kind = word if word in ("hotp", "totp") else None
     suite = _SUITE.fullmatch(key.algorithm_suite or "HMAC-SHA1")
@@ -243,7 +244,7 @@ def _policy(key: Any, now: int) -> tuple[list[str], bool]:
         if date is not None:
             remarks.append(f"policy dropped: {what} {date:%Y-%m-%d}")
     if policy.number_of_transactions is not None:
-        remarks.append(f"policy dropped: {policy.number_of_transactions} uses")
+        remarks.append(f"policy dropped: at most {policy.number_of_transactions} uses")
     if policy.pin_usage not in (None, policy.PIN_USE_LOCAL):
         remarks.append("PIN dropped: a login asks for the code only")
     allowed: bool = policy.may_use(policy.KEY_USE_OTP, datetime.datetime.fromtimestamp(now, datetime.UTC))
@@ -253,7 +254,7 @@ def _policy(key: Any, now: int) -> tuple[list[str], bool]:
 
 
 def _user(distinguished: str | None) -> str | None:
-    """Return the user of a plain name or of a distinguished name with a UID (RFC 6030 4.2.1, RFC 4514)."""
+    """Return the user in a plain name, or in the UID of a distinguished name (RFC 6030 4.2.1, RFC 4514)."""
     if distinguished is None or "=" not in distinguished:
         return distinguished
     uid = _UID.search(distinguished)

@@ -13,7 +13,7 @@ _ON_WHITE = "\x1b[38;5;231;48;5;16m"  # light blocks on black, independent of th
 
 
 def load() -> None:
-    """Load segno, because a process without privileges may be unable to read it."""
+    """Import segno, before the process drops privileges that it needs to read it."""
     import segno.writers  # noqa: F401  an optional package
 
 

@@ -1,10 +1,10 @@
 """users.oath, the file of pam_oath and, with nine columns, of mod_authn_otp.
 
-pam_oath's columns are `type user pin key [counter [last code [timestamp]]]`. The counter is that of the last code or,
-without a last code, that of the next code.
+pam_oath's columns are `type user pin key [counter [last code [timestamp]]]`. The counter belongs to the last code or,
+without a last code, to the next code.
 
-mod_authn_otp has the number of failures before the last code, and an address at the end. Its counter is always that
-of the next code. For a time-based token, this column is the drift.
+mod_authn_otp adds a column with the number of failures before the last code, and one with an address at the end. Its
+counter always belongs to the next code. For a time-based token, the counter column holds the drift.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ PERIODS = (30, 60)  # seconds
 _MOD_AUTHN_OTP_COLUMNS = 9
 _TYPE = re.compile(r"HOTP(?:/(?:E|T(30|60))(?:/([678]))?)?")
 _TIMESTAMP = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)L", re.ASCII)
-_SEARCH = sorted(range(-20, 21), key=abs)  # steps from its timestamp at which a last code is searched
+_SEARCH = sorted(range(-20, 21), key=abs)  # steps from the timestamp, nearest first, at which to look for the last code
 _LATE_STEPS = 1  # steps: the user of a token without drift may type a code this late
 
 
 class UsersOath(Format):
-    """The tokens of many users, one a line."""
+    """A file with the tokens of many users, one a line."""
 
     name = "users-oath"
     user_selects_tokens = True
@@ -53,7 +53,7 @@ class UsersOath(Format):
         if isinstance(token, TotpToken) and token.period not in PERIODS:
             return "users-oath supports periods of 30 and 60 s only"
         if isinstance(token, HotpToken) and token.counter >= MOVING_FACTOR_LIMIT:
-            return "the counter is at its limit"
+            return "the counter is at its limit: the token has no next code"
         return None
 
     def write(self, record: UserRecord, tokens: Sequence[Token], password: str | None = None) -> bytes:
@@ -78,7 +78,7 @@ def _token(line: int, fields: list[str], now: int) -> ImportedToken:
     period, digits = int(kind[1] or 0), int(kind[2] or 6)
     secret = hexadecimal(fields[3], line, "key")
     if len(secret) > MAX_KEY:
-        raise FormatError(line, f"key: longer than {MAX_KEY} bytes")
+        raise FormatError(line, f"key: must be at most {MAX_KEY} bytes")
     is_mod_authn_otp = len(fields) == _MOD_AUTHN_OTP_COLUMNS
     if is_mod_authn_otp:
         whole_number(fields[5], line, "failures")
@@ -110,7 +110,7 @@ def _token(line: int, fields: list[str], now: int) -> ImportedToken:
 
 
 def _with_last_step(token: ImportedToken, last_code: str, now: int) -> ImportedToken:
-    """Return a time-based token with the step of its last code: this step counts as used, with all steps before it."""
+    """Return the time-based `token` with the step of `last_code`. This step and all steps before it count as used."""
     expected = (now if token.last_used is None else token.last_used) // token.period + token.drift
     for steps in _SEARCH if token.last_used is not None else ():
         if expected + steps >= 0 and hotp(token.secret, expected + steps, token.digits) == last_code:

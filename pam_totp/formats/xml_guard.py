@@ -1,10 +1,10 @@
 """Check an XML file before a library builds a tree of it.
 
 Rules:
-- A document type is refused, so there are no entities and no external references.
+- A document type is refused. This excludes entities and external references.
 - Size, depth and number of elements are bounded.
 - A file that the expat parser rejects is refused.
-- The requested elements are returned with their line numbers, because XML libraries drop these.
+- The requested elements are returned with their line numbers, because XML libraries drop line numbers.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class _Reader:
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         self._count += 1
         if len(self._path) >= MAX_DEPTH or self._count > MAX_ELEMENTS:
-            raise FormatError(self.parser.CurrentLineNumber, "elements nested too deep, or too many of them")
+            raise FormatError(self.parser.CurrentLineNumber, "too many elements, or elements nested too deep")
         local = name.rpartition(_NAMESPACE_ENDS)[2]
         self._path.append(local)
         element = None

@@ -98,7 +98,7 @@ def test_an_error_names_file_and_line_and_imports_nothing(site: Site, tmp_path: 
     file.write_text(OATH + "HOTP dora - nonsense\n")
     done = site.command("import", "users-oath", file)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"pam-totp: {file}: line 4: key: not hexadecimal; nothing was imported\n"
+    assert done.stderr == f"pam-totp: {file}: line 4: key: must be hexadecimal; nothing was imported\n"
     assert records(site) == {}
     assert site.command("import", "users-oath", tmp_path / "not-there").returncode == 3
 
@@ -293,7 +293,7 @@ def test_a_tree_of_homes_is_read_as_each_home_s_owner(site: Site, tmp_path: Path
     ]
     reasons = {row["place"].split("/")[-2]: row["reason"] for row in said["left_out"]}
     assert reasons == {
-        "bin": "line 1: the key is not base32",
+        "bin": "line 1: the key must be base32",
         "sys": "Too many levels of symbolic links",
         "nobody": "must be a regular file",
         "games": "must belong to the owner of the home directory",

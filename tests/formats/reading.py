@@ -13,12 +13,12 @@ NOW = 1_700_000_010  # 2023-11-14
 
 
 def parsed(name: str, data: bytes, *, now: int = NOW, ask_secret: AskSecret | None = None) -> list[ImportedToken]:
-    """Return the tokens of a file. Raise FormatError."""
+    """Return the tokens of a file of the format `name`. Raise FormatError."""
     return list(FORMATS[name].parse(data, ParseOptions(now=now, ask_secret=ask_secret)).tokens)
 
 
 def written(name: str, tokens: Sequence[Token], *, user: str = "alice", password: str | None = None) -> bytes:
-    """Return a file that contains `tokens` of `user`."""
+    """Return a file of the format `name` that contains `tokens` of `user`."""
     chosen = FORMATS[name]
     record = UserRecord(user=user, tokens=tuple(tokens) if chosen.holds_whole_record else ())
     return chosen.write(record, tokens, password)

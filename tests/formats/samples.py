@@ -40,7 +40,7 @@ SAMPLES: dict[str, list[bytes]] = {
 
 
 def read(name: str, data: bytes) -> Sequence[ImportedToken]:
-    """Parse a file of a format, or a map of serials, which has no tokens."""
+    """Return the tokens of a file of the format `name`. A map from serials to users has no tokens."""
     if name == "map":
         parse_map(data)
         return ()
@@ -48,7 +48,7 @@ def read(name: str, data: bytes) -> Sequence[ImportedToken]:
 
 
 def check(name: str, data: bytes) -> None:
-    """Check the rule for any bytes: the result is tokens, each valid or with a reason, or one short error."""
+    """Check that a parser returns only valid or unsupported tokens for `data`, or raises an error of one short line."""
     assert sniff(data) in {None, *FORMATS}
     try:
         tokens = read(name, data)

@@ -1,4 +1,4 @@
-"""Tests of many records in one change: all are changed or none, even after a kill, and used codes remain used."""
+"""Tests of `update_many`: all records are changed or none, even after a kill, and used codes remain used."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> FileStore:
 
 
 def content(store: FileStore) -> dict[str, bytes]:
-    """Return all records, byte for byte, without the lock files."""
+    """Return the content of every file in the store except lock files, by name."""
     return {p.name: p.read_bytes() for p in Path(store.folder).iterdir() if p.suffix != ".lock" and p.is_file()}
 
 
@@ -79,7 +79,7 @@ def test_a_change_that_fails_changes_nothing(store: FileStore) -> None:
 
 
 def nth(function: Callable[..., Any], number: int, what: Callable[[], object]) -> Callable[..., Any]:
-    """Return `function` with a call of `what` before its call of that number."""
+    """Return a function that calls `function`, and calls `what` before call number `number`."""
     left = [number]
 
     def called(*arguments: Any, **named: Any) -> Any:
@@ -102,7 +102,10 @@ def killed(
     progress: Callable[[int, int], None] = lambda done, total: None,
     changes: Changes[str] = CHANGES,
 ) -> bool:
-    """Run a batch in a process that is killed right before that call. Return False if the batch ended earlier."""
+    """Run a batch in a process that is killed before call number `number` of `os.<call>`.
+
+    Return False if the batch ended before that call.
+    """
     pid = os.fork()
     if pid == 0:
         try:
@@ -123,17 +126,17 @@ def test_after_a_kill_at_any_point_all_or_no_records_are_changed(store: FileStor
         after = content(store)
         if after != before:
             assert all(user in "".join(after) for user in USERS)
-            assert all(store.read(user).token("came") is not None for user in USERS), "the batch ended earlier"
+            assert all(store.read(user).token("came") is not None for user in USERS), "a commit changes every record"
             break
         assert not (Path(store.folder) / ".import").exists()
-    assert number > 0, "the batch was killed at least once"
+    assert number > 0, "at least one kill was before the end of the batch"
     update_many(store, [("next", added)])
     assert store.read("next").token("came") is not None
 
 
 def test_rolling_back_an_import_does_not_revive_a_used_code(store: FileStore) -> None:
     before = content(store)
-    assert killed(store, "rename", 9)  # old0 … old4, new0 … new2 are in place
+    assert killed(store, "rename", 9)  # the records of old0 … old4 and new0 … new2 are renamed
     for user, key, counter in (("old1", KEY, 3), ("new1", ADDED, 7), ("old2", ADDED, 7)):
 
         def accept(record: UserRecord, answer: str = codes(counter, key=key)) -> tuple[UserRecord, bool]:
@@ -141,17 +144,19 @@ def test_rolling_back_an_import_does_not_revive_a_used_code(store: FileStore) ->
             return decision.record, decision.outcome.accepted
 
         assert store.update(user, accept), user
-    assert journal.recover(store) == 6, "all records but the two whose new token was used"
+    assert journal.recover(store) == 6, "two of the eight records have a new token that was used"
     after = content(store)
     assert {name for name in after if after[name] != before.get(name)} == {"old1.json", "old2.json", "new1.json"}
     old1, old2, new1 = (store.read(user) for user in ("old1", "old2", "new1"))
-    assert [(t.name, getattr(t, "counter", None)) for t in old1.tokens] == [("fob", 4)], "unused: rolled back"
-    assert [(t.name, getattr(t, "counter", None)) for t in old2.tokens] == [("fob", 3), ("came", 8)], "used: kept"
+    assert [(t.name, getattr(t, "counter", None)) for t in old1.tokens] == [("fob", 4)], "an unused token is removed"
+    assert [(t.name, getattr(t, "counter", None)) for t in old2.tokens] == [("fob", 3), ("came", 8)], (
+        "a used token is kept"
+    )
     assert [(t.name, getattr(t, "counter", None)) for t in new1.tokens] == [("came", 8)]
 
 
 def test_rolling_back_an_import_keeps_recovery_codes_and_guesses_used(store: FileStore) -> None:
-    """The record is new and its token unused, but changes to its other fields must be kept."""
+    """A roll-back removes the unused token of a new record, and keeps later changes to its other fields."""
     whole, recovery = new_recovery_codes(added(UserRecord(user="new"))[0], 2)
 
     def came(record: UserRecord) -> tuple[UserRecord, str]:
@@ -172,7 +177,7 @@ def test_rolling_back_an_import_keeps_recovery_codes_and_guesses_used(store: Fil
     assert (store.read("new").enrolled, store.read("new").failures) == (False, 1)
     update_many(store, changes)
     assert store.read("new").failures == 1
-    assert not answered(recovery[0]), "each code is accepted once"
+    assert not answered(recovery[0]), "each recovery code is accepted once"
     assert answered(recovery[1])
 
 
@@ -199,7 +204,7 @@ def test_a_batch_that_cannot_finish_is_rolled_back_at_once(
 def test_a_batch_is_rolled_back_even_on_a_full_disk(
     store: FileStore, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """The disk becomes full in the middle, when some old records are replaced and some new records are written."""
+    """The disk becomes full when some existing records are replaced and some new records are written."""
 
     def full() -> None:
         monkeypatch.setattr(os, "open", opened)
@@ -221,7 +226,7 @@ def test_a_batch_is_rolled_back_even_on_a_full_disk(
 
 @pytest.mark.parametrize("call", ["rename", "unlink", "fsync", "rmdir"])
 def test_a_killed_roll_back_is_completed_by_the_next(store: FileStore, call: str) -> None:
-    """A token that was already restored and has been used since remains used."""
+    """A code that is used between the two roll-backs remains used."""
 
     def recovered(number: int) -> bool:
         pid = os.fork()
@@ -251,12 +256,12 @@ def test_a_killed_roll_back_is_completed_by_the_next(store: FileStore, call: str
             (Path(store.folder) / name).write_bytes(data)
         assert content(store) == before
         number += 1
-    assert number > 1, "the batch was killed at least once"
+    assert number > 1, "at least one roll-back was killed"
     assert content(store) == before
 
 
 def test_an_interrupt_after_the_commit_has_no_effect(store: FileStore) -> None:
-    """Otherwise a successful import would be reported as failed."""
+    """If `update_many` raised KeyboardInterrupt here, a committed import would be reported as failed."""
 
     def interrupt(done: int, total: int) -> None:
         if done == total:
@@ -270,14 +275,14 @@ def test_an_interrupt_after_the_commit_has_no_effect(store: FileStore) -> None:
 def test_an_interrupt_near_the_end_reports_commit_or_roll_back(
     store: FileStore, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """Interrupt right before and right after the removal of the roll-back mark."""
+    """An interrupt before the roll-back mark is removed rolls back; an interrupt after that has no effect."""
     before = content(store)
 
     def interrupt() -> None:
         raise KeyboardInterrupt
 
     def unmark(opened: int) -> None:
-        monkeypatch.setattr(os, "fsync", nth(os.fsync, 1, interrupt))  # of the journal's folder
+        monkeypatch.setattr(os, "fsync", nth(os.fsync, 1, interrupt))  # the fsync of the journal's folder
         real(opened)
 
     real = journal.unmark
@@ -295,7 +300,7 @@ def test_an_interrupt_near_the_end_reports_commit_or_roll_back(
 
 def test_a_record_that_was_used_meanwhile_is_decided_again(store: FileStore) -> None:
     def progress(done: int, total: int) -> None:
-        if done == len(CHANGES):  # all records are staged, none is replaced
+        if done == len(CHANGES):  # all new records are staged, and none is in use yet
             store.update("old3", lambda record: (record.accepted(record.tokens[0], 3, 1, 5), None))
             store.update("new3", lambda record: (record.with_token(fob()), None), create=True)
             store.update("old4", lambda _: (None, None))
@@ -307,7 +312,7 @@ def test_a_record_that_was_used_meanwhile_is_decided_again(store: FileStore) -> 
 
 
 def used_meanwhile(store: FileStore) -> Callable[[int, int], None]:
-    """Return a progress callback that changes two of the records when all are staged and none is replaced."""
+    """Return a progress callback that changes two records after all are staged, and before any is replaced."""
 
     def progress(done: int, total: int) -> None:
         if done == len(CHANGES):
@@ -325,13 +330,15 @@ def test_a_kill_while_deciding_again_loses_no_token(store: FileStore, call: str)
         number += 1
         journal.recover(store)
         if all(store.read(user).token("came") is not None for user in OLD):
-            break  # the batch ended earlier
+            break  # the kill was after the commit
         for user in OLD:
-            assert [t.name for t in store.read(user).tokens] == ["fob"], f"{user}, killed before {call} {number}"
+            assert [t.name for t in store.read(user).tokens] == ["fob"], (
+                f"{user} is unchanged: kill before {call} {number}"
+            )
         users = set(store.users())
         assert users - set(OLD) <= {"new3"}
         if "new3" in users:
-            assert [t.name for t in store.read("new3").tokens] == ["fob"], "new3 belongs to another batch"
+            assert [t.name for t in store.read("new3").tokens] == ["fob"], "only `used_meanwhile` has changed new3"
             store.update("new3", lambda _: (None, None))
         (Path(store.folder) / "old3.json").write_bytes(before["old3.json"])
     assert number > len(CHANGES)
@@ -340,7 +347,7 @@ def test_a_kill_while_deciding_again_loses_no_token(store: FileStore, call: str)
 
 def test_a_user_named_twice_gets_both_tokens_or_after_a_kill_neither(store: FileStore) -> None:
     def second(record: UserRecord) -> tuple[UserRecord, str]:
-        assert record.token("came") is not None, "the tokens are decided in order"
+        assert record.token("came") is not None, "the changes of one user are made in their order"
         return record.with_token(HotpToken(name="second", secret=b"another secret key.", created=0)), "second"
 
     before = content(store)
@@ -352,7 +359,7 @@ def test_a_user_named_twice_gets_both_tokens_or_after_a_kill_neither(store: File
             journal.recover(store)
             after = content(store)
             if after != before:
-                assert all(b"second" in data for data in after.values()), "the batch ended earlier"
+                assert all(b"second" in data for data in after.values()), "a commit changes every record"
                 break
         assert number > 0
         for user in USERS:
@@ -410,4 +417,4 @@ def test_an_invalid_manifest_rolls_nothing_back_and_gives_instructions(store: Fi
     with pytest.raises(StoreError, match=r"\.import/manifest: line 2: .*\.old.* delete \.import"):
         journal.recover(store)
     assert content(store) == before
-    assert (opened / "committing").exists(), "the file is kept for the admin"
+    assert (opened / "committing").exists(), "the journal is kept for the administrator"

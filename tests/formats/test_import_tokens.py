@@ -1,4 +1,4 @@
-"""Tests of the import as an operation: the selection of tokens, and a result with a code and a text for each token."""
+"""Tests of `import_tokens`: the selection of tokens, and for each token a status and a reason."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_every_reason_has_a_code_for_programs(store: FileStore) -> None:
         Status.TOO_MANY_TOKENS,
     ]
     assert (report.imported, report.skipped, report.ok) == (1 + MAX_TOKENS, 6, False)
-    assert [result.line for result in report][:6] == [1, 2, 3, 4, 5, 6], "in the order of the file"
+    assert [result.line for result in report][:6] == [1, 2, 3, 4, 5, 6], "results have the order of the file"
     assert all((result.reason is None) == (result.status is Status.IMPORTED) for result in report)
 
 
@@ -87,7 +87,7 @@ def test_a_file_that_was_imported_before_is_a_success(store: FileStore) -> None:
     for expected in (Status.IMPORTED, Status.ALREADY_IMPORTED):
         report = import_tokens(store, selected(token(1), token(2, user="bob")), now=NOW)
         assert (statuses(report), report.ok) == ([expected] * 2, True)
-    assert not import_tokens(store, selected(), now=NOW).ok, "an empty file"
+    assert not import_tokens(store, selected(), now=NOW).ok, "a file without tokens is not a success"
 
 
 def test_a_dry_run_gives_the_same_codes_and_changes_nothing(store: FileStore) -> None:
@@ -174,4 +174,4 @@ def test_tokens_by_line_are_read_again_and_not_kept_in_memory(store: FileStore) 
 
     tokens = SelectedTokens(ParsedFile(Counted(), 3), Selection(canonical=str.lower))
     import_tokens(store, tokens, now=NOW, dry_run=True)
-    assert passes == 2, "alice has two tokens, which are decided in order"
+    assert passes == 2, "a second pass handles the two tokens of alice"

@@ -1,4 +1,4 @@
-"""Tests of Google Authenticator's exports: protocol buffers in a URI, in parts, as text or as pictures."""
+"""Tests of the exports of the Google Authenticator app: one or more parts, as URIs or as pictures of QR codes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pam_totp.formats.registry import FORMATS
 from tests.formats.reading import NOW, parsed
 from tests.support.site import KEY
 
-# A published example, from web pages that explain the format: an 80-bit key of "Example:alice@google.com".
+# An example that is published on several web pages: an 80-bit key with the label "Example:alice@google.com".
 PUBLISHED = "otpauth-migration://offline?data=CjEKCkhlbGxvId6tvu8SGEV4YW1wbGU6YWxpY2VAZ29vZ2xlLmNvbRoHRXhhbXBsZTAC"
 
 
@@ -27,7 +27,7 @@ def varint(number: int) -> bytes:
 
 
 def message(*fields: tuple[int, int | bytes]) -> bytes:
-    """Encode protocol buffers of numbers and byte strings."""
+    """Return a protocol-buffers message with these fields: numbers and byte strings."""
     out = b""
     for number, value in fields:
         if isinstance(value, int):
@@ -80,7 +80,7 @@ def test_the_parts_come_in_any_order_and_none_may_be_missing() -> None:
         read(parts[0], parts[2])
     with pytest.raises(FormatError, match="line 2: part 1 is a duplicate of line 1"):
         read(parts[0], parts[0])
-    with pytest.raises(FormatError, match="line 2: a part of another export"):
+    with pytest.raises(FormatError, match="line 2: must be a part of the same export"):
         read(parts[0], part(1, 3, token(), batch=78))
 
 

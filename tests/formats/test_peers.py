@@ -1,4 +1,4 @@
-"""Tests with Debian's google-authenticator and pam_oath: used codes remain used, and the next codes are accepted."""
+"""Tests with Debian's pam_google_authenticator and pam_oath: after import or export, used codes remain used."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ PERIOD = 30
 
 
 def step() -> int:
-    """Return the present time step, with enough time left for a few logins."""
-    until(lambda: time.time() % PERIOD < PERIOD - 8, "the step has enough time left")
+    """Return the current time step. Wait for the next one if less than 8 s of it are left."""
+    until(lambda: time.time() % PERIOD < PERIOD - 8, "at least 8 s of the time step are left")
     return int(time.time()) // PERIOD
 
 
 def made_by_google_authenticator(path: Path, *options: str) -> bytes:
-    """Make a file with Debian's tool, and return its key."""
+    """Write a file with Debian's google-authenticator, and return its key."""
     command = ["google-authenticator", *options, "--no-confirm", "--quiet", "--force", "--secret", str(path)]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
     text = path.read_text().splitlines()[0]
@@ -50,7 +50,7 @@ def test_a_used_google_authenticator_counter_continues_here(site: Site, tmp_path
     key = made_by_google_authenticator(file, "--counter-based", "--window-size=3", "--rate-limit=3", "--rate-time=30")
     google_authenticator_at(site, file)
     assert gets_in_at("ga", site, hotp(key, 1))
-    assert gets_in_at("ga", site, hotp(key, 3)), "one code was skipped"
+    assert gets_in_at("ga", site, hotp(key, 3)), "pam_google_authenticator accepts the code after the next"
 
     done = site.command("import", "google-authenticator", file, "--user", ME)
     assert done.returncode == 0, done.stderr
@@ -69,7 +69,7 @@ def test_a_used_google_authenticator_clock_continues_here(site: Site, tmp_path: 
     google_authenticator_at(site, file)
     now = step()
     assert gets_in_at("ga", site, hotp(key, now))
-    assert gets_in_at("ga", site, hotp(key, now - 1)), "pam_google_authenticator accepts steps in any order"
+    assert gets_in_at("ga", site, hotp(key, now - 1)), "pam_google_authenticator accepts earlier steps too"
 
     assert site.command("import", "google-authenticator", file, "--user", ME).returncode == 0
     site.configure()
@@ -85,7 +85,7 @@ def test_a_skew_that_google_authenticator_learned_is_kept(site: Site, tmp_path: 
     file.write_text(file.read_text().replace('" TOTP_AUTH', '" TIME_SKEW -100\n" TOTP_AUTH'))
     google_authenticator_at(site, file)
     now = step()
-    assert gets_in_at("ga", site, hotp(key, now - 100)), "its sign has the expected meaning"
+    assert gets_in_at("ga", site, hotp(key, now - 100)), "a negative TIME_SKEW is a slow clock"
     assert site.command("import", "google-authenticator", file, "--user", ME).returncode == 0
     site.configure()
     assert not site.gets_in(hotp(key, now - 100))
@@ -136,4 +136,4 @@ def test_other_modules_accept_exported_files(site: Site, tmp_path: Path, kind: s
         prepare(site, file)
         # The order matters: a wrong code moves google-authenticator's counter past the right code.
         assert gets_in_at(at, site, following), name
-        assert not gets_in_at(at, site, first), f"{name}: a code used here is also used there"
+        assert not gets_in_at(at, site, first), f"a code that pam_totp accepted before the export is refused: {name}"

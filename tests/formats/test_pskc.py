@@ -74,7 +74,7 @@ def test_a_dropped_policy_is_named_and_disables_a_token_it_forbids() -> None:
     assert "policy dropped: until 2030-12-31" in first.remarks
     unknown = replaced(figure(10), "<StartDate>2006-05-01T00:00:00Z</StartDate>", "<OnlyOnSundays/>")
     assert not read(replaced(unknown, "2006-05-31", "2030-12-31"))[0].enabled, (
-        "RFC 6030 §5: a key with an unknown policy must not be used"
+        "a key with an unknown policy must not be used (RFC 6030 §5)"
     )
 
 
@@ -96,7 +96,7 @@ def test_a_key_that_is_not_hexadecimal_is_refused_without_showing_it() -> None:
 def test_the_mac_is_checked_and_required() -> None:
     cipher = "AAECAwQFBgcICQoLDA0OD+cIHItlB3Wra1DUpxVvOx2lef1VmNPCMl8jwZqIUqGv"
     flipped = bytearray(base64.b64decode(cipher))
-    flipped[0] ^= 1  # of the initialisation vector: the padding remains valid, the first byte of the key changes
+    flipped[0] ^= 1  # in the initialisation vector: it changes the first byte of the key and keeps the padding valid
     with pytest.raises(FormatError, match="cannot be decrypted"):
         read(replaced(figure(6), cipher, base64.b64encode(flipped).decode()))
     with pytest.raises(FormatError, match="line 36: an encrypted value without a MAC") as refused:

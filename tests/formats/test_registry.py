@@ -1,4 +1,4 @@
-"""Tests of the registry of formats: every format is complete, and recognises only its own files."""
+"""Tests of the registry of formats: only its own format recognises a file, and every format is documented."""
 
 from __future__ import annotations
 
