@@ -39,7 +39,7 @@ def holds(record: UserRecord, origin: tuple[str, str], now: int, period: int, po
 
 
 def granted(record: UserRecord, origin: tuple[str, str], now: int) -> UserRecord:
-    """Return the record with grace for `origin` at `now`, without expired entries, and with at most MAX_GRACE."""
+    """Return the record with grace for `origin` at `now`. It drops expired entries and keeps at most MAX_GRACE."""
     unexpired = (g for g in record.grace if g.granted <= now < g.granted + MAX_GRACE_PERIOD)
     others = (g for g in unexpired if (g.service, g.rhost) != origin)
     service, rhost = origin

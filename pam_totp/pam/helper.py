@@ -3,7 +3,7 @@
 import os
 import sys
 
-sys.dont_write_bytecode = True  # it would be written under the caller's umask and limits
+sys.dont_write_bytecode = True  # bytecode files would get the umask and the size limits of the caller
 os.umask(0o077)
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 

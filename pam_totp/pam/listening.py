@@ -3,7 +3,7 @@
 Rules:
 1. A socket that is created here appears at its path only once it accepts connections.
 2. The socket of another running service is never unlinked.
-3. At the end, the service unlinks its own socket, and no socket that has replaced it.
+3. At the end, the service unlinks its socket, unless another socket has replaced it.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def listening(path: str | None) -> Iterator[socket.socket]:
             yield inherited
         return
     if path is None:
-        raise ServiceError("no socket: give --socket PATH, or start it from a systemd socket unit")
+        raise ServiceError("missing socket (give --socket PATH, or start the service from a systemd socket unit)")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         with _locked(path):
             _bind(listener, path)
-        # Kept open, so that no other file gets its inode number.
+        # The descriptor stays open, so that no other file gets the socket's inode number.
         made = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             yield listener
@@ -51,7 +51,7 @@ def listening(path: str | None) -> Iterator[socket.socket]:
 def _locked(path: str) -> Iterator[None]:
     """Hold the lock of `path`. Without it, two services that start at once could unlink each other's socket.
 
-    The lock file is never deleted: a process that has a deleted file open would not be excluded.
+    The lock file is never deleted. Otherwise two processes could lock different files at the same path.
     """
     try:
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -94,7 +94,7 @@ def _has_listener(path: str) -> bool:
             probe.connect(path)
         except ConnectionRefusedError:
             return False
-        except BlockingIOError:  # its queue is full
+        except BlockingIOError:  # the listener's queue is full
             pass
     return True
 
@@ -104,5 +104,5 @@ def _inherited() -> socket.socket | None:
         return None
     inherited = socket.socket(fileno=LISTEN_FDS_START)
     if inherited.family != socket.AF_UNIX or inherited.type != socket.SOCK_SEQPACKET:
-        raise ServiceError("the socket from systemd must be a ListenSequentialPacket=")
+        raise ServiceError("the socket from systemd must be configured by ListenSequentialPacket=")
     return inherited

@@ -16,8 +16,8 @@ from collections import Counter
 
 from pam_totp.operations import audit_log
 
-MAX_LINES = 100  # a minute, of one account: far more than a user's logins
-MAX_TOTAL_LINES = 1000  # a minute, of all accounts: a user may own thousands of uids (subuid(5))
+MAX_LINES = 100  # a minute, for one account: far more than a user's logins cause
+MAX_TOTAL_LINES = 1000  # a minute, for all accounts: a user may own thousands of uids (subuid(5))
 _MINUTE = 60.0  # seconds
 
 
@@ -49,5 +49,5 @@ class LogQuota:
         if over <= 0:
             self._log(priority, line)
         elif over == 1:
-            problem = f"log quota of {who} reached: more lines of this minute are dropped"
+            problem = f"log quota of {who} reached: further lines in this minute are dropped"
             self._log(syslog.LOG_ERR, audit_log.line("serve", "error", problem=problem))

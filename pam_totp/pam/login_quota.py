@@ -14,15 +14,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-MAX_LOGINS = 128  # at once, of one account
-MAX_TOTAL_LOGINS = 1024  # at once, of all accounts except root: a user may own thousands of uids (subuid(5))
+MAX_LOGINS = 128  # at once, for one account
+MAX_TOTAL_LOGINS = 1024  # at once, for all accounts except root: a user may own thousands of uids (subuid(5))
 ROOT = (0, "root")
 
 Account = int | str  # a uid from the kernel, or a name from a root program
 
 
 class LoginQuota:
-    """The quotas of one process, which is one of `workers` that share them equally."""
+    """The quotas of one process: an equal share for each of the service's `workers` processes."""
 
     def __init__(self, workers: int) -> None:
         self._limit, self._total_limit = MAX_LOGINS // workers, MAX_TOTAL_LOGINS // workers

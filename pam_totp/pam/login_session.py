@@ -48,7 +48,7 @@ def read_site(path: str = SITE_FILE) -> Site:
         with open(file, "rb", closefd=False) as opened:  # a file object continues after a short read
             text = opened.read(MAX_SITE_FILE + 1)
         if len(text) > MAX_SITE_FILE:
-            raise SettingsError(f"{path}: larger than {MAX_SITE_FILE} bytes")
+            raise SettingsError(f"{path}: must be at most {MAX_SITE_FILE} bytes")
         return parse_site(text.decode("utf-8"))
     except UnicodeDecodeError:
         raise SettingsError(f"{path}: must be UTF-8") from None
@@ -59,7 +59,7 @@ def read_site(path: str = SITE_FILE) -> Site:
 
 
 def serve_one(sock: socket.socket, log: audit_log.Sink, prepare: Callable[[Hello], tuple[Hello, Host] | int]) -> None:
-    """Carry one login over `sock` to its end.
+    """Serve one login over `sock`.
 
     `prepare` returns the admitted hello and its host, or the PAM result of a refused login. Any error ends the login
     without a result, and the relay then denies it.

@@ -69,7 +69,7 @@ def pam_sm_authenticate(pamh: PamHandle, flags: int, argv: Sequence[str], host: 
     """Authenticate `pamh.user` by one code, codes in a row, or a recovery code; `argv` are the module's arguments.
 
     Return a PAM result: PAM_SUCCESS, PAM_AUTH_ERR (refused), PAM_IGNORE (`nullok`), PAM_AUTHINFO_UNAVAIL (the store
-    cannot be reached), PAM_CONV_ERR (no answer) or PAM_SERVICE_ERR (bad settings). Raise ProtocolError.
+    cannot be reached), PAM_CONV_ERR (no answer) or PAM_SERVICE_ERR (invalid settings). Raise ProtocolError.
     """
     if host is None:
         host = this_host(Site.NONE)

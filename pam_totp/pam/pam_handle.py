@@ -79,12 +79,12 @@ class Channel:
         if not packet:
             raise ProtocolError("the relay closed the channel")
         if len(packet) > MAX_PACKET:
-            raise ProtocolError(f"message of the relay: longer than {MAX_PACKET} bytes")
+            raise ProtocolError(f"the message of the relay must be at most {MAX_PACKET} bytes")
         return packet[:1], packet[1:]
 
 
 class Hello(Value):
-    """The relay's first message. Absent items are None. `arguments` are the module's, in their order."""
+    """The relay's first message. Absent items are None. `arguments` are the module arguments, in order."""
 
     version: str
     service: str

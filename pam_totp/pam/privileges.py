@@ -1,7 +1,7 @@
 """Lift the resource limits that the caller left, then drop root's privileges permanently.
 
 Rules:
-1. Afterwards the real, effective and saved ids are equal, so the process cannot become root again.
+1. After the drop, the real, effective and saved ids are equal, so the process cannot become root again.
 2. The caller of a setuid program cannot signal this process, and its resource limits cannot stop it.
 3. A process that is not root keeps its ids.
 """
@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 
 OVERFLOW_ID = 65534  # uid and gid: the kernel's overflow ids, which own no file
 
-_LIMITS = ("AS", "CPU", "DATA", "FSIZE", "NPROC", "RSS", "STACK")  # a caller could stop the helper by these
+_LIMITS = ("AS", "CPU", "DATA", "FSIZE", "NPROC", "RSS", "STACK")  # limits by which a caller could stop the helper
 
 
 def lift_limits() -> None:
@@ -62,7 +62,7 @@ def act_as_owner_of(folder: str | int) -> None:
 
 @contextmanager
 def acting_as_root() -> Iterator[None]:
-    """Run the block as root in a process that called `act_as_owner_of` as root. Otherwise do nothing."""
+    """Run the block as root if `act_as_owner_of` has changed the ids; otherwise run it with the ids unchanged."""
     uid, gid = os.geteuid(), os.getegid()
     if uid == 0 or os.getresuid()[2] != 0:
         yield

@@ -4,8 +4,8 @@
  * - The relay holds no policy. It reads message types and four module arguments.
  * - It returns PAM_SUCCESS only for the exact message "r0". Any unexpected event denies, and is logged.
  * - It connects to a service, or starts a program, only if no untrusted account could have replaced it.
- * - The host is the program that loaded the relay. Its signal dispositions, environment, descriptors, children and
- *   static state are unchanged. So it may be setuid, multi-threaded, or have descriptors 0-2 closed.
+ * - The host is the program that loaded the relay. The relay leaves its signal dispositions, environment, descriptors,
+ *   children and static state unchanged. The host may be setuid, multi-threaded, or have descriptors 0-2 closed.
  * - An answer is wiped as soon as it has been sent, and never logged.
  *
  * The protocol (AF_UNIX SOCK_SEQPACKET, one message a packet, the first byte is its type):
@@ -42,7 +42,7 @@
 #error "INTERPRETER and HELPER must be absolute paths (see the Makefile)"
 #endif
 #ifndef BUILDER
-#define BUILDER 0 /* uid that owns the built tree; root's for an installed relay */
+#define BUILDER 0 /* uid that owns the built tree; 0 for an installed relay */
 #endif
 #ifndef ACCOUNT
 #define ACCOUNT "pam_totp" /* the account that `pam-totp serve` runs under */
@@ -51,7 +51,7 @@
 #define CONNECT_LIMIT 1000 /* ms: if the queue of the service stays full for longer, a helper is started */
 #endif
 #ifndef TURN_LIMIT
-#define TURN_LIMIT 10000 /* ms: the service waits up to 5 s for the store's lock, and a helper has to start */
+#define TURN_LIMIT 10000 /* ms: the service waits up to 5 s for the store's lock, and a helper takes time to start */
 #endif
 
 enum {
@@ -85,7 +85,7 @@ struct settings {
 
 struct packet {
     size_t size;
-    char bytes[PACKET_MAX + 1]; /* and a terminating NUL */
+    char bytes[PACKET_MAX + 1]; /* the last byte is for a terminating NUL */
 };
 
 struct service {
@@ -119,7 +119,7 @@ static long long milliseconds(void)
 }
 
 /* Moves a descriptor to a number above 3. A host with 0-2 closed may still write to them, and a helper uses 0-3.
- * Returns -1 for -1, or if no descriptor is free. */
+ * Returns -1 if `descriptor` is -1, or if no descriptor is free. */
 static int aside(int descriptor)
 {
     if (descriptor < 0 || descriptor > 3)
@@ -131,14 +131,14 @@ static int aside(int descriptor)
 
 /* ---- module arguments -------------------------------------------------------------------------------------- */
 
-/* Returns the value if `argument` is `key` with a value, else NULL. `key` ends with "=". */
+/* Returns the value in `argument` if it begins with `key`, which ends with "="; otherwise NULL. */
 static const char *value_of(const char *argument, const char *key)
 {
     size_t length = strlen(key);
     return strncmp(argument, key, length) == 0 ? argument + length : NULL;
 }
 
-/* Reads every argument, so that `nodelay` works if another one is malformed. The service reads the rest. */
+/* Reads all arguments, so that `nodelay` works if another one is malformed. The service checks the other arguments. */
 static struct settings parse(int argc, const char **argv)
 {
     struct settings settings = {.socket = DEFAULT_SOCKET, .helper = HELPER};
@@ -156,7 +156,7 @@ static struct settings parse(int argc, const char **argv)
             if (value[0] != '/')
                 settings.malformed = argv[i];
         } else if (value_of(argv[i], "secret=") != NULL) {
-            in_home = true; /* only a helper can open it, because the service never runs as that user */
+            in_home = true; /* only a helper can open the user's file, because the service never runs as that user */
         } else if (strcmp(argv[i], "nodelay") == 0) {
             settings.nodelay = true;
         }
@@ -201,11 +201,11 @@ static bool writable_by_others(mode_t mode)
 struct place {
     char path[PATH_MAX];
     struct stat status;
-    int links; /* followed on the way */
+    int links; /* symbolic links followed so far */
 };
 
 /* Visits every folder and link on an absolute path, and the file at its end. If all of them belong to trusted owners,
- * and only these can write there, no other user can change where the path leads. It may then be used by name.
+ * and only they can write there, no other user can change where the path leads. It may then be used by name.
  * `at` is the place where the visit ended. */
 static enum trust visit(const char *path, bool of_service, struct place *at)
 {
@@ -268,7 +268,7 @@ static int connect_to(pam_handle_t *pamh, const char *path)
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     if (!usable(pamh, path, S_IFSOCK))
         return -1;
-    strcpy(address.sun_path, path); /* its length was checked with the arguments */
+    strcpy(address.sun_path, path); /* `parse` has checked its length */
     int channel = aside(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
     if (channel < 0)
         return -1;
@@ -331,13 +331,13 @@ static int start(const char *helper, struct service *service)
     return error;
 }
 
-/* Closes the channel and kills a helper. Its record was durable before it answered. If the host ignores SIGCHLD or
- * reaps all children itself, the pid may already belong to another process. So the signal goes to a pidfd, which always
- * refers to the same process. Before that, waitid checks that this process is still a child of the host. */
+/* Closes the channel and kills a helper, which stored the record before it sent a result. If the host ignores SIGCHLD
+ * or reaps all children itself, the pid may already belong to another process. So the signal goes to a pidfd, which
+ * always refers to the same process. Before the signal, waitid checks that it is still a child of the host. */
 static void hang_up(const struct service *service)
 {
     siginfo_t unused;
-    shutdown(service->channel, SHUT_RDWR); /* close() has no effect while a forked child of the host has it open */
+    shutdown(service->channel, SHUT_RDWR); /* close() alone does not end a channel that a forked child has open */
     close(service->channel);
     if (service->pid == 0)
         return;
@@ -462,7 +462,7 @@ static const char *obey(pam_handle_t *pamh, int channel, const struct packet *pa
     }
 }
 
-/* Carries messages until the service has decided. */
+/* Carries messages between the user and the service until the service has decided. Returns a PAM result. */
 static int dialogue(pam_handle_t *pamh, int channel)
 {
     struct packet packet;
@@ -481,7 +481,7 @@ static int dialogue(pam_handle_t *pamh, int channel)
 
 /* ---- one login --------------------------------------------------------------------------------------------- */
 
-/* Adds "key=value" and a NUL that separates it from the next item. Absent items are left out. */
+/* Adds "key=value" and a NUL that separates it from the next item. Adds nothing if `value` is NULL. */
 static void put(struct packet *hello, const char *key, const char *value)
 {
     size_t end = hello->size < sizeof hello->bytes ? hello->size : sizeof hello->bytes;
@@ -489,7 +489,7 @@ static void put(struct packet *hello, const char *key, const char *value)
         hello->size += snprintf(hello->bytes + end, sizeof hello->bytes - end, "%s=%s", key, value) + 1;
 }
 
-/* Composes the hello message. Its size is over PACKET_MAX if it does not fit. */
+/* Composes the hello message. If the message does not fit, `hello->size` is above PACKET_MAX. */
 static void compose(struct packet *hello, pam_handle_t *pamh, const char *user, int flags, int argc, const char **argv)
 {
     char number[16];

@@ -2,7 +2,7 @@
 
 Rules:
 1. Each login has one thread. Threads share only the store.
-2. A client that sends nothing, or too much, occupies one thread until the time limits of `pam_handle` end its login.
+2. A client that sends nothing occupies one thread until a time limit of `pam_handle` ends its login.
 3. `login_quota` limits how many logins an account may have.
 4. When a login ends, its thread waits for the next login. A thread that accepts a login makes sure that another thread
    waits, because starting a thread takes longer than most logins.
@@ -34,7 +34,7 @@ from pam_totp.store.file import FileStore
 
 MAX_FILES = 16_384  # descriptors: four for each login, with slack
 NO_DESCRIPTOR_PAUSE = 0.05  # seconds before the next attempt if no descriptor is free
-MAX_WAITING = 32  # threads that wait for a login; more of them end
+MAX_WAITING = 32  # threads that wait for a login; any further thread ends
 THREAD_STACK = 256 * 1024  # bytes
 _ONE_AT_A_TIME = select.EPOLLIN | select.EPOLLONESHOT  # a login wakes one thread
 STOP_WAIT = 5.0  # seconds for the unfinished logins when the service stops
@@ -81,13 +81,13 @@ class Service:
     def stop(self) -> None:
         """Stop accepting logins, in every process of the service."""
         self._listener.close()
-        with suppress(BlockingIOError):  # the buffer is full: a byte was sent before
+        with suppress(BlockingIOError):  # the buffer is full: an earlier call has already stopped the service
             self._stop.send(b"x")
 
     def stop_on(self, *signals: signal.Signals) -> None:
         """Stop when one of the signals arrives.
 
-        The handler in C writes the byte: a handler in Python would run only when `run` wakes.
+        The interpreter's handler in C wakes `run` by a byte; a handler in Python would run only after `run` wakes.
         """
         signal.set_wakeup_fd(self._stop.fileno())
         for number in signals:
@@ -126,7 +126,7 @@ class Service:
         with self._changed:
             self._waiting -= 1
             if self._waiting == 0:
-                with suppress(RuntimeError):  # no thread can be started: the busy threads will wait again
+                with suppress(RuntimeError):  # no thread can be started: a busy thread will wait again
                     self._start_waiting()
 
     def _wait_again(self) -> bool:
@@ -144,7 +144,7 @@ class Service:
             select.select([self.stopping], [], [], NO_DESCRIPTOR_PAUSE)
             return None
         finally:
-            with suppress(ValueError, OSError):  # closed: the service is stopping
+            with suppress(ValueError, OSError):  # the listener is closed: the service is stopping
                 self._ready.modify(self._listener, _ONE_AT_A_TIME)
 
     def _carry(self, client: socket.socket) -> None:
@@ -194,7 +194,7 @@ def serve(path: str | None, store: str, site_file: str, log: audit_log.Sink, wor
         threading.stack_size(THREAD_STACK)
         try:
             next(FileStore(store).users(), None)
-        except StoreError as e:  # logged at the start, and at every login until it is repaired
+        except StoreError as e:  # start all the same: logins work again once the store is repaired
             audit_log.write(log, "serve", "error", problem=str(e))
         if workers == 1:
             service.run()

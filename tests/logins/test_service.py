@@ -141,7 +141,7 @@ def test_only_lines_of_the_flooding_account_are_dropped_from_the_log(
     for _ in range(50):
         log.of(7)(3, "seven")
     log.of(8)(3, "eight")
-    said = 'pam_totp(serve:auth): error problem="log quota of uid 7 reached: more lines of this minute are dropped"'
+    said = 'pam_totp(serve:auth): error problem="log quota of uid 7 reached: further lines in this minute are dropped"'
     assert lines == ["seven"] * 5 + [said, "eight"]
     a_minute_on = time.monotonic() + 61
     monkeypatch.setattr(time, "monotonic", lambda: a_minute_on)
@@ -149,7 +149,7 @@ def test_only_lines_of_the_flooding_account_are_dropped_from_the_log(
     for uid in range(20):
         log.of(uid)(3, "one")
     assert lines[:8] == ["one"] * 8
-    problem = "log quota of all accounts that ask about themselves reached: more lines of this minute are dropped"
+    problem = "log quota of all accounts that ask about themselves reached: further lines in this minute are dropped"
     assert lines[8:] == [f'pam_totp(serve:auth): error problem="{problem}"']
 
 

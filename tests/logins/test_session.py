@@ -38,7 +38,7 @@ def test_a_defect_denies_and_logs_its_location_without_data() -> None:
         (b"[policy]\nlook_ahead = 3 # \xff\n", 0o644, "must be UTF-8"),
         (b"[policy]\nlook_ahead = 3\n", 0o664, "must be a regular file that only root can write"),
         (b"[policy]\nlook_ahead = 3\n", 0o646, "must be a regular file that only root can write"),
-        (b"#" * (1 << 18) + b"\n[policy]\nlook_ahead = 3\n", 0o644, "larger than 262144 bytes"),
+        (b"#" * (1 << 18) + b"\n[policy]\nlook_ahead = 3\n", 0o644, "must be at most 262144 bytes"),
     ],
 )
 def test_an_invalid_site_file_is_not_ignored(tmp_path: Path, content: bytes, mode: int, reason: str) -> None:
