@@ -1,8 +1,8 @@
 """A fixture with a folder for a store, and the number of examples of the property tests.
 
-`make test` uses the same examples in each run. A variable selects more examples, and new ones in each run:
+`make test` uses the same examples in each run. With a variable, each run uses more examples, chosen at random:
 
-PAM_TOTP_EXAMPLES=20 make test ARGS=tests/core      twenty times the number of examples, chosen at random
+PAM_TOTP_EXAMPLES=20 make test ARGS=tests/core      use twenty times as many examples
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ settings.register_profile(
     "pam_totp",
     derandomize=TIMES == 0,
     max_examples=100 * max(TIMES, 1),
-    deadline=None,  # no test depends on its duration
+    deadline=None,  # a slow example is not a failure
     database=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

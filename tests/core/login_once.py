@@ -1,6 +1,6 @@
-"""A program that logs in once at a file store, for tests that interrupt it at a system call:
+"""A program that verifies one answer against a file store, for tests that interrupt it at a system call.
 
-/usr/bin/python3 -I -S login_once.py FOLDER ANSWER      prints the outcome of the answer as one word
+/usr/bin/python3 -I -S login_once.py FOLDER ANSWER      prints the name of the outcome
 """
 
 import os
@@ -9,7 +9,7 @@ import sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from pam_totp.core.answer import Answer  # noqa: E402  the path must be set first
+from pam_totp.core.answer import Answer  # noqa: E402  after the change of sys.path
 from pam_totp.core.policy import Policy  # noqa: E402
 from pam_totp.core.record import UserRecord  # noqa: E402
 from pam_totp.core.verify import Outcome, verify  # noqa: E402

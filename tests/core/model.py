@@ -1,7 +1,6 @@
-"""A second implementation of verification, written from the RFCs and the description, not from the code.
+"""A second implementation of verification, written from the RFCs and the laws in docs/architecture.md.
 
-It is slow and naive on purpose. A token has the set of all moving factors that can never be used again. A search
-tries each moving factor with its own HMAC. This module does not import pam_totp.
+It is slow and naive on purpose: a search computes one HMAC for each moving factor. It does not import pam_totp.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from dataclasses import dataclass, field
 
 DAY = 86_400
 LAST = 2**64 - 1  # RFC 4226 §5.2: counters have eight bytes
-MOST_DRIFT = 2**31  # steps: a clock that is farther off is treated as absent
+MOST_DRIFT = 2**31  # steps: no code of a clock that is farther off is accepted
 
 
 def code_of(key: bytes, moving_factor: int, digits: int, algorithm: str) -> str:
-    """Return the code by RFC 4226 §5.3, step by step; by RFC 6238 §1.2 for the other hashes."""
+    """Return the code by RFC 4226 §5.3, with the other hashes of RFC 6238 §1.2."""
     mac = hmac.new(key, struct.pack(">Q", moving_factor), getattr(hashlib, algorithm.lower())).digest()
     offset = mac[-1] & 0xF
     (binary,) = struct.unpack(">I", mac[offset : offset + 4])
@@ -27,7 +26,7 @@ def code_of(key: bytes, moving_factor: int, digits: int, algorithm: str) -> str:
 
 
 def plain(answer: bytes) -> str:
-    """Return the answer in ASCII digits, without ignored characters; blank if too long or not UTF-8 (point 3)."""
+    """Return the answer with ASCII digits and without ignored characters; empty if too long or not UTF-8 (law 3)."""
     try:
         text = answer.decode("utf-8") if len(answer) <= 512 else ""
     except UnicodeDecodeError:
@@ -42,7 +41,7 @@ def plain(answer: bytes) -> str:
 
 @dataclass
 class ModelToken:
-    """A token. `floor` is the lowest moving factor that may still be accepted; all lower factors are used up."""
+    """A token. `floor` is the lowest moving factor that is not used up."""
 
     name: str
     kind: str
@@ -51,7 +50,7 @@ class ModelToken:
     digits: int
     active: bool
     floor: int
-    used_before: bool  # an unused time token has no last step
+    used_before: bool  # False for a TOTP token without a last step
     period: int = 0
     drift: int = 0
     accepted: set[int] = field(default_factory=set)  # moving factors accepted in this run
@@ -68,7 +67,7 @@ class ModelToken:
         return now // self.period  # RFC 6238 §4.2
 
     def firsts(self, count: int, now: int, policy: dict[str, int]) -> list[int]:
-        """Return the moving factors that the first of `count` codes may have, in the search order (points 4 to 6)."""
+        """Return the moving factors that the first of `count` codes may have, in the search order (laws 4 to 6)."""
         if self.kind == "hotp":
             reach = policy["look_ahead"]
             if count > 1 and policy["resync_window"]:
@@ -81,7 +80,7 @@ class ModelToken:
         return [last - count + 1 for last in lasts if last - count + 1 >= self.floor]
 
     def known_replays(self) -> list[int]:
-        """Return the last ten counters or steps (point 8)."""
+        """Return the last ten used counters or steps (law 8)."""
         if self.kind == "totp" and not self.used_before:
             return []
         return [place for place in range(self.floor - 10, self.floor) if place >= 0]
@@ -99,18 +98,18 @@ class ModelToken:
 
 @dataclass
 class Model:
-    """A user. `answer` applies all points; it returns the outcome's word and the name of the token."""
+    """A user. `answer` applies all laws, and returns the name of the outcome and of the token."""
 
     tokens: list[ModelToken]
-    confirmed: bool  # whether any token is confirmed
+    confirmed: bool  # True if any token is confirmed
     salt: bytes
-    recovery: list[str]  # codes, in plain text
+    recovery: list[str]  # recovery codes, in plain text
     failures: int = 0
-    falls_at: int | None = None  # the time from which the next day of the count runs
+    falls_at: int | None = None  # Unix seconds: one day later, the count of failures decreases
     refused: int = 0
 
     def standing(self, now: int) -> tuple[int, int | None]:
-        """Return the count, which falls by one a day, and the time from which its next day runs (point 8)."""
+        """Return `failures`, which decreases by one a day, and `falls_at` at `now` (law 8)."""
         count, since = self.failures, self.falls_at
         while count and since is not None and now - since >= DAY:
             count, since = count - 1, since + DAY
@@ -120,18 +119,18 @@ class Model:
         self, answer: bytes, now: int, policy: dict[str, int], *, behind_password: bool = False
     ) -> tuple[str, str | None]:
         if not self.confirmed:
-            return "not-enrolled", None  # point 10
+            return "not-enrolled", None  # law 10
         typed = None if behind_password else self._recovery_code(answer)
-        if typed is not None and typed in self.recovery:  # point 11: always compared, once each
+        if typed is not None and typed in self.recovery:  # law 11: compared even if the user is locked
             self.recovery.remove(typed)
             self.failures, self.falls_at, self.refused = 0, None, 0
             return "recovery", None
         codes, candidates = self._codes(self.split(answer)[1] if behind_password else plain(answer))
         if not codes:
             if typed is None:
-                return "malformed", None  # point 3: no trace
+                return "malformed", None  # law 3: the record is unchanged
             self.refused += 1
-            return "wrong", None  # point 11: not counted
+            return "wrong", None  # law 11: no failure is counted
         return self._codes_answered(codes, candidates, now, policy)
 
     def _codes_answered(
@@ -142,7 +141,7 @@ class Model:
             return "locked", None
         standing, since = self.standing(now)
         needed = 3 if standing >= 20 else 2 if standing >= 5 else 1
-        for token in candidates:  # point 7
+        for token in candidates:  # law 7
             for first in token.firsts(len(codes), now, policy):
                 if not token.shows(codes, first):
                     continue
@@ -161,9 +160,9 @@ class Model:
         return "wrong", None
 
     def split(self, answer: bytes) -> tuple[bytes, str]:
-        """Return the password, and the digits of the codes after it (point 3 with `forward_pass`).
+        """Return the password and the digits of the codes after it (law 3, with `forward_pass`).
 
-        Every split is tried, the shortest password first. If the codes leave no password, the answer has no codes.
+        Try every split, the shortest password first. If the codes leave no password, the whole answer is the password.
         """
         for start in range(len(answer)):
             password, tail = answer[:start], answer[start:]
@@ -174,7 +173,7 @@ class Model:
         return answer, ""
 
     def _codes(self, digits: str) -> tuple[list[str], list[ModelToken]]:
-        """Return the codes in the digits, and the tokens with codes of that length (point 3)."""
+        """Return the codes in `digits`, and the active tokens whose codes have that length (law 3)."""
         if not re.fullmatch("[0-9]{1,24}", digits):
             return [], []
         for token in self.tokens:
@@ -186,7 +185,7 @@ class Model:
 
     @staticmethod
     def _recovery_code(answer: bytes) -> str | None:
-        """Return the recovery code in its stored spelling: 80 bits in Crockford's alphabet (point 11)."""
+        """Return the recovery code in upper case and Crockford's alphabet, or None (law 11)."""
         text = plain(answer)
         if not re.fullmatch("[0-9A-TV-Za-tv-z]{16}", text):
             return None

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 
 def in_processes(many: int, work: Callable[[int], str]) -> list[str]:
-    """Return the results of `work(0)` … `work(many - 1)`, each in its own process, all released at once."""
+    """Return the results of `work(0)` … `work(many - 1)`, each in its own process, all started at the same moment."""
     go_read, go_write = os.pipe()
     said_read, said_write = os.pipe()
     children: list[int] = []
@@ -35,7 +35,7 @@ def in_processes(many: int, work: Callable[[int], str]) -> list[str]:
 
 
 def _one(number: int, work: Callable[[int], str], go_read: int, go_write: int, said: int) -> None:
-    """In a child, wait until the parent closes its end, work, and write a line atomically (at most PIPE_BUF bytes)."""
+    """In a child: wait until the parent closes the pipe, call `work`, and write its result as one line."""
     try:
         os.close(go_write)
         os.read(go_read, 1)
@@ -43,13 +43,13 @@ def _one(number: int, work: Callable[[int], str], go_read: int, go_write: int, s
             line = work(number)
         except BaseException as e:
             line = f"{type(e).__name__}: {e}"
-        os.write(said, f"{line.splitlines()[0]}\n".encode())
+        os.write(said, f"{line.splitlines()[0]}\n".encode())  # atomic up to PIPE_BUF bytes
     finally:
         os._exit(0)
 
 
 def in_threads(many: int, work: Callable[[int], str]) -> list[str]:
-    """Do the same in threads of this process."""
+    """Return the results of `work(0)` … `work(many - 1)` in any order, each in its own thread."""
     together = threading.Barrier(many)
     results: list[str] = []
 

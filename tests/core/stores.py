@@ -1,4 +1,4 @@
-"""Functions for users in a file store, and a store in memory."""
+"""Functions that enrol and verify users of a file store, and a store in memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pam_totp.store.file import FileStore
 from tests.support.site import KEY, fob
 
 NOW = 1_700_000_010
-LOCK_TIMEOUT = 60.0  # seconds: fifty changes in a row on a slow disk take longer than a login waits
+LOCK_TIMEOUT = 60.0  # seconds: on a slow disk, fifty updates take longer than the default time limit
 
 
 def enrol(folder: Path, user: str = "alice", *, file: str | None = None, **fields: Any) -> Path:
@@ -44,7 +44,7 @@ def change(answer: bytes, now: int = NOW, policy: Policy | None = None) -> Calla
 
 
 def says(folder: Path, answer: bytes, user: str = "alice", *, store: FileStore | None = None, now: int = NOW) -> str:
-    """Return the outcome of an answer, as a word. The time limit of the lock is `LOCK_TIMEOUT`."""
+    """Return the name of the outcome of an answer. By default, wait `LOCK_TIMEOUT` for the lock."""
     outcome: Outcome = (store or FileStore(str(folder), LOCK_TIMEOUT)).update(user, change(answer, now))
     return outcome.value
 
@@ -60,7 +60,7 @@ def counter_of(path: Path) -> int:
 
 
 class Memory:
-    """A store in memory that lists its writes in `done`, and can be full."""
+    """A store in memory that lists its updates in `done`. With `full`, every write fails."""
 
     def __init__(self, *records: UserRecord, full: bool = False) -> None:
         self.records = {record.user: record for record in records}

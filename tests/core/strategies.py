@@ -1,4 +1,4 @@
-"""Random valid values of the core, for property tests."""
+"""Hypothesis strategies for valid values of the core."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pam_totp.core.oath import ALGORITHMS
 from pam_totp.core.record import Grace, HotpToken, Token, TotpToken, UserRecord
 
-TIME_END = 2**62  # seconds: the first time that is too late for a record
+TIME_END = 2**62  # Unix seconds: the times of a record are below it
 LAST_COUNTER = 2**64 - 1
 
 _printable = st.characters(exclude_categories=["C", "Z"])
@@ -41,7 +41,7 @@ digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
 
 @st.composite
 def records(draw: st.DrawFn) -> UserRecord:
-    """Return a complete record, sometimes with lists of maximum length."""
+    """Return a record with all fields, sometimes with the maximum number of tokens."""
     made = draw(st.lists(tokens, max_size=8, unique_by=(lambda t: t.name, lambda t: t.secret)))
     recovery = draw(st.lists(digests, max_size=10, unique=True))
     salts = st.binary(min_size=16, max_size=64).map(bytes.hex)

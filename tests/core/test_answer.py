@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from pam_totp.core.answer import CODE_LENGTHS, CROCKFORD, Answer, recovery_digest
 
-SSHD_FAKE = b"\b\n\r\177INCORRECT"  # sshd's answer for a user without permission to log in
+SSHD_FAKE = b"\b\n\r\177INCORRECT"  # sshd sends it instead of the answer of a user that may not log in
 
-# Characters that are ignored besides white space: an independent copy of the list.
+# Characters that are ignored besides white space: a copy of the list, independent of `core.answer`.
 IGNORED = "-\u00ad\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d\ufeff"
 IGNORED += "\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e"
 IGNORED += "\u2060\u2061\u2062\u2063\u2064\u2065\u2066\u2067\u2068\u2069"
@@ -61,9 +61,9 @@ def behind_password(answer: bytes, lengths: Set[int]) -> tuple[bytes, tuple[str,
         (b"-123456-", ("123456",)),
         (b"\n123456\r\n", ("123456",)),
         (b"123\t456", ("123456",)),
-        ("123\u00a0456".encode(), ("123456",)),  # a space that does not break, as pages have
+        ("123\u00a0456".encode(), ("123456",)),  # a no-break space, as web pages have
         ("123\u2013456".encode(), ("123456",)),  # an en dash
-        ("\u2066123\u202f456\u2069".encode(), ("123456",)),  # copied from a page with two directions
+        ("\u2066123\u202f456\u2069".encode(), ("123456",)),  # copied from bidirectional text: with isolate characters
         ("\ufeff123456".encode(), ("123456",)),
         ("١٢٣٤٥٦".encode(), ("123456",)),  # Arabic-Indic
         ("１２３ ４５６".encode(), ("123456",)),  # full width
@@ -86,7 +86,7 @@ def test_the_number_of_digits_determines_the_codes(digits: int) -> None:
     assert read is not None
     assert "".join(read) == text[:digits]
     assert [len(c) for c in read] == [length] * count
-    assert codes_in(text[:digits].encode(), CODE_LENGTHS - {length}) is None, "only lengths of the user's tokens count"
+    assert codes_in(text[:digits].encode(), CODE_LENGTHS - {length}) is None, "no token has codes of this length"
     assert codes_in(text[:digits].encode(), {length}) == read
     assert codes_in(text[:digits].encode(), set()) is None
 
@@ -115,13 +115,13 @@ def test_the_number_of_digits_determines_the_codes(digits: int) -> None:
         "12345²".encode(),
         "12345Ⅵ".encode(),
         "123456\u3164".encode(),  # looks like a space, but is a letter
-        "123456\u2016".encode(),  # the first after the dashes
+        "123456\u2016".encode(),  # the first character after the Unicode dashes
         "123456\u180e".encode(),
         "123456".encode("utf-16-le"),
         b"\xff\xfe",
         b"123456\x80",
-        b"\xed\xa0\x80123456",  # a surrogate: not UTF-8
-        b"\xc0\xad123456",  # an overlong hyphen
+        b"\xed\xa0\x80123456",  # an encoded surrogate, which is not valid UTF-8
+        b"\xc0\xad123456",  # a hyphen in overlong UTF-8
         b"1" * 600,
         b"1" + b" " * 507 + b"23456",  # 513 bytes
         b"password123456",
@@ -133,7 +133,7 @@ def test_any_other_text_contains_no_codes(answer: bytes) -> None:
 
 
 def test_four_codes_of_six_digits_are_not_codes_in_a_row() -> None:
-    """24 digits are three codes of eight digits if a token has codes of eight digits."""
+    """24 digits are three codes of eight digits if the user has a token with such codes."""
     assert codes_in(b"123456 654321 123456 654321", {6, 7}) is None
     assert codes_in(b"123456 654321 123456 654321", {6, 8}) == ("12345665", "43211234", "56654321")
 
@@ -147,7 +147,7 @@ def test_only_white_space_and_the_listed_characters_are_ignored() -> None:
     ignored = set()
     for number in range(sys.maxunicode + 1):
         if 0xD800 <= number < 0xE000:
-            continue  # surrogates are not UTF-8
+            continue  # surrogates cannot be encoded in UTF-8
         character = chr(number)
         read = codes_in(f"123456{character}".encode())
         if read == ("123456",):
@@ -195,7 +195,7 @@ def test_the_codes_are_the_digits_of_the_answer(answer: bytes, lengths: set[int]
 def test_an_answer_is_well_formed_if_it_can_be_right_for_some_user(answer: bytes, expected: bool) -> None:
     assert Answer.parse(answer).is_well_formed is expected
     behind = Answer.parse_behind_password(b"x" + answer)
-    assert behind.is_well_formed is (answer == b"123456"), "after a password, recovery codes are not accepted"
+    assert behind.is_well_formed is (answer == b"123456"), "after a password, only codes are well-formed"
 
 
 def test_spellings_of_one_answer_are_equal_and_the_repr_shows_nothing() -> None:
@@ -226,7 +226,7 @@ def test_spellings_of_one_answer_are_equal_and_the_repr_shows_nothing() -> None:
         ("secret123\u2013456".encode(), {6}, "secret123\u2013456".encode(), None),
         (b"secret0123456789ABCDEF", {6}, b"secret0123456789ABCDEF", None),
         (b"secret123456", set(), b"secret123456", None),
-        (b"123456", {6}, b"123456", None),  # digits alone are all password
+        (b"123456", {6}, b"123456", None),  # without a password before the codes, all digits are the password
         (b"123456123456", {6}, b"123456123456", None),
         (b"0123456", {6}, b"0", ("123456",)),
         (b"", {6}, b"", None),
@@ -274,7 +274,7 @@ CODE = "0123456789ABCDEF"
         b"0123\t4567\t89AB\tCDEF",
         b" 0123456789ABCDEF\n",
         "0123\u20144567\u201489AB\u2014CDEF".encode(),
-        "０１２３4567٨٩ABCDEF".encode(),  # digits of any script
+        "０１２３4567٨٩ABCDEF".encode(),  # full-width and Arabic-Indic digits
     ],
 )
 def test_case_separators_and_lookalikes_in_a_recovery_code_are_accepted(answer: bytes) -> None:
@@ -288,7 +288,7 @@ def test_case_separators_and_lookalikes_in_a_recovery_code_are_accepted(answer: 
         SSHD_FAKE,
         b"0123456789ABCDE",
         b"0123456789ABCDEF0",
-        b"0123456789ABCDEU",  # no U, so that codes spell fewer words
+        b"0123456789ABCDEU",  # the alphabet has no U
         b"0123456789ABCDE!",
         b"!123456789ABCDEF",
         b"01234567!9ABCDEF",
@@ -296,8 +296,8 @@ def test_case_separators_and_lookalikes_in_a_recovery_code_are_accepted(answer: 
         b"0123_4567_89AB_CDEF",
         b"0123456789ABCDEF\xff",
         "0123456789ABCDEÉ".encode(),
-        "0123456789ＡＢＣＤＥＦ".encode(),  # letters are ASCII
-        "0123456789ABCDEſ".encode(),  # upper() turns it into S
+        "0123456789ＡＢＣＤＥＦ".encode(),  # full-width letters
+        "0123456789ABCDEſ".encode(),  # a long s, which str.upper turns into S
         b"0123456789ABCDEF" + b"-" * 500,  # 516 bytes
         b"0" * 600,
     ],
@@ -338,7 +338,7 @@ def test_the_digest_is_sha_256_of_the_salt_bytes_and_the_code() -> None:
 @pytest.mark.parametrize("prefix", [b"", b"p"])
 @pytest.mark.parametrize("count", range(60))
 def test_an_answer_with_codes_for_some_user_is_well_formed(count: int, prefix: bytes) -> None:
-    """`decide` skips the store for answers that are not well-formed, so none of these may have codes for any user."""
+    """`decide` writes no record for an answer that is not well-formed, so such an answer must have no codes."""
     answer = Answer.parse_behind_password(prefix + b"1" * count)
     subsets = [set(lengths) for n in (1, 2, 3) for lengths in itertools.combinations(sorted(CODE_LENGTHS), n)]
     assert answer.is_well_formed == any(answer.codes(lengths) is not None for lengths in subsets)

@@ -1,4 +1,4 @@
-"""Tests of the audit log: one line for each decision, in which no value can break, forge or hide a line."""
+"""Tests of the audit log: each decision is one line, and no value in it can forge a field or another line."""
 
 from __future__ import annotations
 

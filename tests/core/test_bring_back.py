@@ -1,4 +1,4 @@
-"""Tests of resynchronise: it searches without a lock, and moves the token unless it was used or changed meanwhile."""
+"""Tests of resynchronise: a token that is used or changed during the search is not moved."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_used_codes_and_codes_out_of_range_are_not_found(store: FileStore) -> No
 
 
 def while_searching(store: FileStore, change: Callable[[UserRecord], UserRecord | None]) -> Callable[[Token], Progress]:
-    """Change the record during the search."""
+    """Return a progress callback that changes the record during the search."""
 
     def progress(token: Token) -> Progress:
         return lambda done, total: store.update("alice", lambda record: (change(record), None))

@@ -1,4 +1,4 @@
-"""Tests of decide: a decision is durable before it is returned, and every user costs the same work."""
+"""Tests of decide: a decision is stored before it is returned, and an answer costs the same writes for every user."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_an_accepted_answer_is_stored_before_it_is_returned() -> None:
     ],
 )
 def test_every_user_costs_the_same_writes_and_meets_the_same_full_disk(user: str, answer: bytes, writes: int) -> None:
-    """The users have a confirmed token, an unconfirmed token, and no record."""
+    """alice has a confirmed token, bob has an unconfirmed token, and carol has no record."""
     store = Memory(ALICE, UNPROVED)
     assert not outcome(store, user, answer).accepted
     assert store.writes == writes
@@ -71,7 +71,7 @@ def test_a_right_code_on_a_full_disk_is_not_accepted() -> None:
 
 @pytest.mark.parametrize("password", [b"1", b"12", b"1234"])
 def test_a_numeric_password_leaves_no_code_unrecorded(password: bytes) -> None:
-    """The digits of password and code together may have the length of other codes."""
+    """A password of 1 or 2 digits and a code of 6 digits are together as long as a code of 7 or 8 digits."""
     store = Memory(ALICE)
     answer = Answer.parse_behind_password(password + code(0))
     assert outcome(store, "alice", answer) is Outcome.CODE

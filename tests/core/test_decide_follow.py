@@ -1,4 +1,4 @@
-"""Tests of the follow-up of a decision: the rest of the same change, the line in the log, the text for the user."""
+"""Tests of `follow`, of the decoy for users without a record, of the log line, and of the remarks for the user."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_an_answer_that_no_user_can_have_costs_no_work(records: tuple[UserRecord
 
 def test_an_answer_in_another_users_form_costs_every_user_the_same_work() -> None:
     store = enrolled()
-    assert answered(store, b"12345678").outcome is Outcome.MALFORMED, "eight digits, but the user's codes have six"
+    assert answered(store, b"12345678").outcome is Outcome.MALFORMED, "the user's codes have six digits"
     assert store.done[-1] == "decoy"
 
 

@@ -1,4 +1,4 @@
-"""Tests of the store of a `secret=` template: it is the file of the user that opens it, or no file."""
+"""Tests of the store of a `secret=` template: it opens only a file of the user that the process runs as."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pam_totp.store.home import HomeStore, home_store
 
 
 def account(monkeypatch: pytest.MonkeyPatch, home: str, name: str = "alice", uid: int | None = None) -> None:
-    """Pretend that this is the only account of the machine."""
+    """Make this account the only account in the passwd database."""
     entry = pwd.struct_passwd((name, "x", os.geteuid() if uid is None else uid, 0, "", home, "/bin/sh"))
     monkeypatch.setattr(pwd, "getpwnam", {name: entry, "given": entry}.__getitem__)
 

@@ -1,8 +1,8 @@
-"""A property test that compares verify with its model, over random histories of one user.
+"""A property test that compares `verify` with `tests/core/model.py`, over random histories of one user.
 
-Both receive every answer. Outcome, token, counters, steps, drift, failures and recovery codes must agree. Between two
-answers the record is written to the secret file and read back. The model itself fails if a counter or step is accepted
-twice, or moves backwards.
+`verify` and the model receive every answer. Outcome, token, counters, steps, drift, failures and recovery codes must
+agree. After each answer, the record is encoded as a secret file and parsed again. The model asserts that no counter or
+step is accepted twice or moves backwards.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pam_totp.core.secretfile import parse, serialize
 from pam_totp.core.verify import verify
 from tests.core.model import DAY, LAST, Model, ModelToken
 
-END = 2**62  # seconds: beyond any clock
+END = 2**62  # Unix seconds: all times are below it
 ACCEPTED = {"code", "row", "recovery"}
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
@@ -46,7 +46,7 @@ separators = st.sampled_from(["", " ", "-", " - ", "\n", "\u00a0", "\u2013", "\u
 
 @st.composite
 def token_fields(draw: st.DrawFn, number: int, now: int) -> dict[str, Any]:
-    """Return the fields of a token, sometimes near the ends of its counter or clock. With few keys, codes coincide."""
+    """Return the fields of a token, sometimes with a counter or drift near its limit."""
     fields: dict[str, Any] = {
         "name": f"t{number}",
         "secret": bytes([65 + number]) * 20,
@@ -111,7 +111,7 @@ class Law(RuleBasedStateMachine):
             failures=failures,
             falls_at=now if failures else None,
         )
-        self.used_codes: list[tuple[bytes, bool]] = []  # answers that were accepted; True if behind a password
+        self.used_codes: list[tuple[bytes, bool]] = []  # accepted answers; True for an answer after a password
         self.codes_ever = list(codes)
 
     # ---- comparisons
@@ -129,8 +129,8 @@ class Law(RuleBasedStateMachine):
         if word in ("malformed", "not-enrolled"):
             assert decision.record == before
         else:
-            assert decision.record != before, "a missing write would show by its time, and on a full disk"
-            assert parsed.is_well_formed, "decide records no other answer"
+            assert decision.record != before, "every other answer changes the record (law 12)"
+            assert parsed.is_well_formed, "decide stores only the records of well-formed answers"
         if word in ACCEPTED:
             self.used_codes.append((answer, behind_password))
         self.record = parse(serialize(decision.record))
@@ -162,7 +162,7 @@ class Law(RuleBasedStateMachine):
         return [token.code(min(first + i, LAST)) for i in range(count)]
 
     def required_codes(self, token: ModelToken, skipped: int) -> list[str]:
-        """Return as many codes as are required now. `skipped` presses of a key fob were not used."""
+        """Return as many codes as an answer needs now, after `skipped` presses of a key fob without a login."""
         standing, _ = self.model.standing(self.now)
         count = 3 if standing >= 20 else 2 if standing >= 5 else 1
         first = max(self.place(token, skipped if token.kind == "hotp" else 1 - count), token.floor)
@@ -171,9 +171,7 @@ class Law(RuleBasedStateMachine):
     @rule(
         data=st.data(),
         offset=st.sampled_from([-11, -10, -2, -1, 0, 0, 0, 1, 2, 3, 10, 11, 12, 100, 101]),
-        zero=st.sampled_from(
-            "0000\u0660\uff10\u2070"
-        ),  # of ASCII, Arabic-Indic, full width; superscripts are no digits
+        zero=st.sampled_from("0000\u0660\uff10\u2070"),  # ASCII, Arabic-Indic, full-width, superscript (invalid)
     )
     def one_code(self, data: st.DataObject, offset: int, zero: str) -> None:
         token = data.draw(st.sampled_from(self.model.tokens))
@@ -192,13 +190,13 @@ class Law(RuleBasedStateMachine):
 
     @rule(data=st.data(), again=st.integers(0, 2))
     def the_holder_logs_in(self, data: st.DataObject, again: int) -> None:
-        """Use as many codes as are required, sometimes after presses that were not used."""
+        """Answer with as many codes as required, sometimes after presses without a login."""
         token = data.draw(st.sampled_from(self.model.tokens))
         self.ask("".join(self.required_codes(token, again)).encode())
 
     @rule(data=st.data(), shape=st.sampled_from(["ba", "aa", "ac", "aba", "abb", "acb", "bca", "abd", "abcd", "ax"]))
     def codes_not_in_a_row(self, data: st.DataObject, shape: str) -> None:
-        """Use codes of one token; `x` is a code of another."""
+        """Answer with codes of one token in the order `shape`; `x` is a code of another token."""
         token, other = data.draw(st.permutations(self.model.tokens * 2))[:2]
         codes = [*self.codes(token, self.place(token, 0), 4), other.code(self.place(other, 0))]
         self.ask("".join(codes["abcdx".index(letter)] for letter in shape).encode())
@@ -225,8 +223,8 @@ class Law(RuleBasedStateMachine):
 
     @rule(
         answer=st.one_of(
-            recovery_codes.map(str.encode),  # of no user
-            st.text("0123456789", min_size=16, max_size=16).map(str.encode),  # may also be two codes
+            recovery_codes.map(str.encode),  # recovery codes that the user does not have
+            st.text("0123456789", min_size=16, max_size=16).map(str.encode),  # read as a recovery code or as two codes
             st.builds(lambda n, digit: n * digit, st.integers(1, 26), st.sampled_from([b"0", b"7"])),
             st.binary(max_size=20),
             st.sampled_from([b"", b"\b\n\r\177INCORRECT", b"1" * 600, " ١٢٣٤٥٦".encode(), b"12345\0", b"password"]),
@@ -250,7 +248,7 @@ class Law(RuleBasedStateMachine):
 
     @rule(data=st.data(), extra=st.integers(0, 3))
     def a_password_that_is_itself_codes(self, data: st.DataObject, extra: int) -> None:
-        """Use codes in a row, and read the first of them as the password or a part of it."""
+        """Answer with one to four codes in a row, of which the first can be read as the password."""
         token = data.draw(st.sampled_from(self.model.tokens))
         codes = self.codes(token, self.place(token, 0), 4)
         self.ask("".join(["0" * extra, *codes[: data.draw(st.integers(1, 4))]]).encode(), behind_password=True)
@@ -269,7 +267,7 @@ class Law(RuleBasedStateMachine):
     def anything_else_behind_a_password(self, answer: bytes) -> None:
         self.ask(answer, behind_password=True)
 
-    # ---- clock, policy and admin
+    # ---- changes of the clock, and by the administrator
 
     @rule(seconds=st.sampled_from([1, 29, 30, 30, 60, 60, 90, 3600, DAY - 1, DAY, DAY + 1, 3 * DAY, 30 * DAY]))
     def time_goes_by(self, seconds: int) -> None:

@@ -1,4 +1,4 @@
-"""Tests of the record: valid by construction, changed only by named transitions, with a repr that shows no secret."""
+"""Tests of the record: it is always valid, changes only by named transitions, and its repr shows no secret."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def alice(*held: Token, **fields: Any) -> UserRecord:
     return UserRecord(user="alice", tokens=held, **fields)
 
 
-# ---- valid by construction (the rules of the file, for values made by code)
+# ---- every constructor checks the fields
 
 
 @pytest.mark.parametrize(
@@ -76,12 +76,12 @@ def test_a_record_with_a_bad_field_is_refused(fields: dict[str, Any], said: str)
         UserRecord(**{"user": "alice"} | fields)
 
 
-# ---- secrets are not shown
+# ---- repr and tracebacks show no secret
 
 
 @given(records())
 def test_neither_repr_nor_str_nor_format_shows_a_key_or_a_digest(record: UserRecord) -> None:
-    record = record._replace(user="alice")  # a random name could contain the text of a key
+    record = record._replace(user="alice")  # a random user name could contain the text of a key
     for value in (record, *record.tokens, record.tokens, *record.grace):
         for shown in (repr(value), str(value), f"{value}", f"{value!r:>10}"):
             for token in record.tokens:
@@ -161,7 +161,7 @@ def test_a_token_that_is_neither_has_no_transition() -> None:
         Token(name="x", secret=KEY, created=0).accepted(0, 1, 0)
 
 
-# ---- transitions by the admin
+# ---- changes by the administrator
 
 
 @given(tokens)
@@ -259,7 +259,7 @@ def test_failures_fall_although_one_is_added_every_day() -> None:
     record = counted(10, 0)
     for day in range(1, 8):
         record = record.refused_as_wrong(day * DAY + 3600)
-    assert record.failures == 10, "one is added and one expires"
+    assert record.failures == 10, "each day, one failure is added and one expires"
     for day in range(8, 15):
         record = record.refused_as_wrong(2 * day * DAY)
     assert record.failures < 10
@@ -270,7 +270,7 @@ def test_a_failure_is_not_lost_when_the_clock_goes_back_and_returns() -> None:
     record = counted(0, None)
     for _ in range(4):
         record = record.refused_as_wrong(now)
-    record = record.refused_as_wrong(0)  # a clock without battery, before the network has set it
+    record = record.refused_as_wrong(0)  # a clock at 1970: without a battery, and before the network has set it
     assert record.failures == 5
     assert record.failures_now(now)[0] == 5
     assert record.failures_now(now + DAY)[0] == 4
@@ -298,7 +298,7 @@ def test_a_wrong_answer_is_a_failure_and_a_refusal_a_replay_only_a_refusal() -> 
 
 
 def test_counters_stop_at_their_maximum() -> None:
-    """A right answer must be accepted with any counts in the file, and a refusal must be written."""
+    """At the maximum counts, a right code must still be accepted, and a refusal must still be written."""
     full = counted(2**62, 2**62 - 1, refused=2**62)
     assert full.refused_uncounted() == full
     assert full.refused_as_wrong(2**62 - 1) == full

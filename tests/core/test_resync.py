@@ -1,4 +1,4 @@
-"""Tests of the resynchronisation of a token that is far out of step: the range and completeness of the search."""
+"""Tests of resynchronisation: the range of the search, its progress, and the update of the record."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_an_event_token_is_searched_from_its_counter() -> None:
 @pytest.mark.parametrize(
     ("token", "count", "within"),
     [
-        (phone(), 2, range(0, 200)),  # 100 steps either way, for the last of the two
+        (phone(), 2, range(0, 200)),  # the last of two codes is up to 100 steps before or after the clock
         (phone(), 3, range(0, 199)),
         (phone(drift=5), 2, range(4, 205)),
         (phone(last_step=99), 2, range(100, 200)),
@@ -67,11 +67,11 @@ def test_progress_grows_by_slices_to_the_total(monkeypatch: pytest.MonkeyPatch) 
     assert told == [(10_000, 24_900), (24_900, 24_900)], "the search ends at the match"
 
 
-# ---- the whole operation
+# ---- search and update
 
 
 def back(store: Memory, codes: tuple[str, ...], *tokens: Token, now: int = 3000, reach: int = 60_000) -> Token:
-    """Resynchronise one of alice's `tokens`; by default, search all of them."""
+    """Resynchronise the token of alice that shows the codes; by default, search all her tokens."""
     looked_at = tokens or store.read("alice").tokens
     return resynchronise(
         store, "alice", looked_at, codes, reach=reach, now=lambda: now, progress=lambda _: lambda *_: None

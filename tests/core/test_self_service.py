@@ -1,4 +1,4 @@
-"""Tests of self-service: a refused change has a reason as a code, and a text for the user."""
+"""Tests of self-service: a refused change has a `Reason` for programs and a text for the user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the settings: every argument, the site file, their precedence, and an error for every ambiguous input."""
+"""Tests of the settings: arguments, site file, precedence, and an error for every ambiguous setting."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def chosen(*arguments: str, site: str = "", service: str = "sshd") -> Settings:
 
 
 def refused(*arguments: str, site: str = "", service: str = "sshd") -> str:
-    """Return the text of the SettingsError."""
+    """Return the text of the SettingsError that these arguments or this site file cause."""
     with pytest.raises(SettingsError) as caught:
         chosen(*arguments, site=site, service=service)
     assert "\n" not in str(caught.value)
@@ -218,7 +218,7 @@ def test_arguments_override_service_settings_which_override_the_site() -> None:
     assert chosen(site=SITE, service="sudo").policy.window == 2
     other = chosen(site=SITE, service="su-l")
     assert (other.policy.window, other.echo, other.nullok) == (0, True, False)
-    assert chosen("window=0", site=SITE).policy.window == 0, "0 is a value"
+    assert chosen("window=0", site=SITE).policy.window == 0, "0 overrides the site file"
 
 
 def test_clients_are_accounts_and_the_service_that_each_may_name() -> None:

@@ -1,10 +1,10 @@
 """Tests of the file store with a fault at each of its system calls: a kill before the call, or an error from it.
 
-The rules for every call, from opening the folder to the answer:
-- the file is the old or the new record, and a decision that was printed is durable;
-- a code that was accepted is never accepted again;
-- the next login works, and leaves no temporary file.
-The calls are those that strace shows for one login, so the list is complete when the store changes.
+Rules for a fault at any call, from opening the folder to printing the outcome:
+- The file holds the old or the new record. A decision that was printed is durable.
+- A code that was accepted is never accepted again.
+- The next login works, and leaves no temporary file.
+The calls are those that strace shows for one login, so the tests follow every change of the store.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PYTHON = "/usr/bin/python3"
 
 
 class Call(NamedTuple):
-    """A system call: the `number`-th (from 1) of `name` on the store's files, with strace's line."""
+    """Call number `number` (from 1) of the system call `name` on the store's files. `shown` is strace's line."""
 
     name: str
     number: int
@@ -37,14 +37,14 @@ class Call(NamedTuple):
 
 
 class Traced:
-    """A login under strace, which traces only the files of the store."""
+    """Logins under strace, which traces only the files of the store."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log = folder.with_name("trace")
 
     def login(self, answer: str, *inject: str) -> tuple[str, int]:
-        """Return the word on standard output ('' if there is none) and the exit status."""
+        """Run `login_once.py` with faults `inject`. Return its standard output and its exit status."""
         paths = [self.folder, *(self.folder / f for f in ("alice.json", "alice.lock", ".alice.json.tmp"))]
         paths.append(self.folder / ".zoe.nobody")
         watched = [word for path in paths for word in ("-P", str(path))]
@@ -80,7 +80,7 @@ pytestmark = [
 
 
 def fresh(folder: Path) -> Path:
-    """Reset the store: alice at counter 0, with a lock file of an earlier login."""
+    """Reset the store to the record of alice at counter 0, and a lock file. Return the record's path."""
     for name in os.listdir(folder):
         (folder / name).unlink()
     path = enrol(folder, failures=1, failures_at=0)
@@ -99,21 +99,21 @@ def calls_of(folder: Path, answer: str) -> list[Call]:
 
 def after(folder: Path, path: Path, said: str, what: object) -> None:
     """Check the rules after a fault in a login with the code of counter 0."""
-    record = record_of(path)  # it parses: the old or the new record
+    record = record_of(path)  # raises an error unless the file holds a whole record
     assert counter_of(path) in (0, 1), what
     if said == "code":
-        assert counter_of(path) == 1, f"the answer was printed before it was durable: {what}"
+        assert counter_of(path) == 1, f"the decision is durable before it is printed: {what}"
     if counter_of(path) == 1:
         assert says(folder, code(0)) == "replayed", what
     else:
         assert record.failures == 1
-        assert says(folder, code(0)) == "code", f"the next login fails: {what}"
+        assert says(folder, code(0)) == "code", f"the next login succeeds: {what}"
     assert says(folder, code(1)) == "code", what
     assert sorted(os.listdir(folder)) == ["alice.json", "alice.lock"], what
 
 
 def _order(calls: list[Call]) -> list[str]:
-    """Return the calls to which the rules apply, each with its file."""
+    """Return the calls that matter for durability, in order, each with its file."""
     names: dict[str, str] = {}  # descriptor: file
     found = []
     for call in calls:
@@ -181,11 +181,11 @@ def test_a_kill_before_any_call_leaves_the_old_or_the_new_record(folder: Path) -
             code(0).decode(), "-e", f"inject={call.name}:signal=KILL:when={call.number}"
         )
         assert status in (137, -9), call
-        assert said == "", f"a killed process printed an answer: {call}"
+        assert said == "", f"a killed process prints nothing: {call}"
         tried[counter_of(path)] += 1
         after(folder, path, said, call)
     renamed = next(i for i, call in enumerate(calls) if call.name.startswith("rename"))
-    assert tried == {0: renamed + 1, 1: len(calls) - renamed - 1}, "the new record exists from the rename on"
+    assert tried == {0: renamed + 1, 1: len(calls) - renamed - 1}, "only kills after the rename leave the new record"
     assert len(calls) >= 20
     print(f"{len(calls)} points tried")
 
@@ -202,7 +202,7 @@ def test_a_kill_before_any_call_counts_a_wrong_answer_at_most_once(folder: Path)
 
 FAILURES = [
     *(("openat", e) for e in ("EIO", "EMFILE", "ENOSPC", "EACCES", "EROFS", "EINTR")),
-    *((call, e) for call in ("fstat", "newfstatat") for e in ("EIO", "EACCES")),  # libc chooses one of them
+    *((call, e) for call in ("fstat", "newfstatat") for e in ("EIO", "EACCES")),  # libc uses one of these two calls
     *(("flock", e) for e in ("ENOLCK", "EIO", "EINTR")),
     *(("unlinkat", e) for e in ("EIO", "EROFS")),
     *(("read", e) for e in ("EIO", "EINTR", "EISDIR")),
@@ -220,7 +220,7 @@ def _failures(folder: Path, answer: str) -> Iterator[tuple[Call, str]]:
     calls = calls_of(folder, answer)
     names = {call.name for call in calls}
     assert names | {"fstat", "newfstatat"} == {name for name, _ in FAILURES}, (
-        "the table has exactly the calls of the store"
+        "FAILURES lists every call of the store, and no other"
     )
     for call in calls:
         for name, error in FAILURES:
@@ -238,7 +238,7 @@ def test_after_a_failed_call_it_refuses_or_retries(folder: Path) -> None:
             assert said.startswith("unavailable: "), (call, error, said)
             assert os.strerror(getattr(errno, error)) in said, (call, error, said)
             left = set(os.listdir(folder)) - {"alice.json", "alice.lock"}
-            assert not left, f"no temporary file remains, also before the next login: {call} {error}"
+            assert not left, f"a refused login removes its temporary file: {call} {error}"
         elif error != "EINTR":
             assert call.name == "close" or "ENOENT" in call.shown, (call, error)
         after(folder, path, said, (call, error))
@@ -263,7 +263,7 @@ def test_a_kill_or_failure_in_decoy_work_leaves_no_lasting_file(folder: Path) ->
 @pytest.mark.parametrize(
     ("inject", "said"),
     [
-        ("write:retval=1", "the data just written cannot be read back"),  # writes that were not done
+        ("write:retval=1", "the data just written cannot be read back"),  # write reports success and writes nothing
         ("write:retval=100", "the data just written cannot be read back"),
         ("write:retval=0", "cannot write more data"),
         ("ftruncate:retval=0", "the data just written cannot be read back"),
@@ -287,7 +287,7 @@ def test_an_incomplete_file_is_never_renamed_over_the_record(folder: Path, injec
 def test_on_a_full_disk_every_answer_of_every_user_is_unavailable(
     folder: Path,
 ) -> None:
-    """A limit on the file size writes a part before it fails, like a full disk or a quota."""
+    """With a limit on the file size, a write stores a part and then fails, as on a full disk."""
     path = fresh(folder)
     assert says(folder, code(0)) == "code"
     before = path.read_bytes()

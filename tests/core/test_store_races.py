@@ -1,4 +1,4 @@
-"""Tests of the file store with many concurrent callers, and with a caller that is killed."""
+"""Tests of the file store under concurrent updates, and of its lock when a process is killed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RECOVERY = "0123456789ABCDEF"
 
 
 phone = TotpToken(name="phone", secret=KEY[::-1], created=0)
-ANSWERS: dict[str, tuple[bytes, str]] = {  # kind: answer, outcome
+ANSWERS: dict[str, tuple[bytes, str]] = {  # kind -> (answer, outcome)
     "hotp": (code(0), "code"),
     "row": (code(0, 3), "row"),
     "totp": (totp(phone.secret, NOW).encode(), "code"),
@@ -38,7 +38,7 @@ ANSWERS: dict[str, tuple[bytes, str]] = {  # kind: answer, outcome
 }
 
 
-@pytest.mark.bare  # under coverage, the concurrent callers exceed the time limit of the lock
+@pytest.mark.bare  # under coverage, the concurrent logins exceed the time limit of the lock
 @pytest.mark.parametrize("race", [in_processes, in_threads], ids=["processes", "threads"])
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_a_code_is_accepted_once_under_concurrency(
@@ -54,7 +54,7 @@ def test_a_code_is_accepted_once_under_concurrency(
 
 
 def test_each_of_many_concurrent_codes_is_accepted_at_most_once(folder: Path) -> None:
-    """Ten codes, five times each: a late caller finds that the counter has moved on."""
+    """Ten codes are each sent five times. A code that comes after a later code is refused."""
     path = enrol(folder)
     words = in_processes(MANY, lambda n: f"{n % 10} {says(folder, code(n % 10))}")
     accepted = [word.split()[0] for word in words if word.endswith(" code")]
@@ -83,7 +83,7 @@ def test_many_concurrent_users_are_all_accepted(folder: Path) -> None:
 
 
 def test_concurrent_enrolments_are_all_kept(folder: Path) -> None:
-    """Eight callers each add a token to a record that does not exist yet."""
+    """Eight processes each add a token to a record that does not exist yet."""
 
     def enrols(number: int) -> str:
         token = fob(name=f"t{number}", secret=bytes([number]) * 20)
@@ -119,7 +119,7 @@ def test_a_reader_sees_the_old_or_the_new_record_without_waiting(folder: Path) -
 
 
 class Holder:
-    """A process that holds a user's lock, like a writer during its change."""
+    """A process that holds a user's lock and has written a part of a temporary file."""
 
     def __init__(self, folder: Path, user: str = "alice") -> None:
         held_read, held_write = os.pipe()
@@ -157,11 +157,11 @@ def test_a_lock_not_acquired_in_time_is_unavailable_and_changes_nothing(folder: 
             says(folder, code(0), store=FileStore(str(folder), lock_wait=0.2))
         assert time.monotonic() - begun >= 0.2
         assert counter_of(path) == 0
-        assert (folder / ".alice.json.tmp").exists(), "the holder of the lock is not disturbed"
-        assert FileStore(str(folder)).read("alice").tokens == (fob(),), "reading needs no lock"
+        assert (folder / ".alice.json.tmp").exists(), "the temporary file of the lock's holder is kept"
+        assert FileStore(str(folder)).read("alice").tokens == (fob(),), "a reader does not wait for the lock"
         enrol(folder, "bob")
         assert says(folder, code(0), "bob", store=FileStore(str(folder), lock_wait=0.0)) == "code", (
-            "other users do not wait"
+            "another user does not wait for the lock"
         )
     finally:
         holder.killed()
@@ -200,7 +200,7 @@ def test_the_default_lock_timeout_is_five_seconds() -> None:
 
 
 def test_the_lock_is_held_only_during_a_change(folder: Path) -> None:
-    """A running change holds the lock; afterwards any caller can acquire it."""
+    """The lock is held inside the change, and free after the update."""
     enrol(folder)
     probes: list[bool] = []
 

@@ -1,4 +1,4 @@
-"""Published vectors: tables in tests/core/data, whose source is named in the lines that begin with `#`."""
+"""Published vectors: CSV files in tests/core/data. Comments in each file name its source."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ DATA = Path(__file__).parent / "data"
 
 
 def table(name: str) -> list[dict[str, str]]:
-    """Return the lines of `data/name`, each as a dict by column."""
+    """Return the lines of the CSV file `data/name`, each as a dict from column to text."""
     lines = (DATA / name).read_text("utf-8").splitlines()
     return list(csv.DictReader(line for line in lines if not line.startswith("#")))
