@@ -2,7 +2,7 @@
 
 Rules:
 1. A policy is five whole numbers within bounds. `core.settings` reads them from the site file and module arguments.
-2. From 5 failures on, an answer needs two codes in a row; from 20 on, three. This cannot be configured.
+2. From 5 failures on, an answer needs two codes in a row; from 20 on, three. No setting changes these numbers.
 3. Locking is off by default, because an attacker could use it to lock a user out.
 """
 

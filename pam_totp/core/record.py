@@ -3,7 +3,7 @@
 Rules:
 1. A record is valid by construction: exact types, ranges, unique names of tokens, unique secrets.
 2. Counters and steps only go up. Only `accepted` changes them.
-3. An error names the place and the requirement there. It never shows a value.
+3. An error names the place and the requirement there, and never shows a value.
 4. `repr` never shows a secret.
 """
 

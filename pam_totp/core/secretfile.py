@@ -3,7 +3,7 @@
 Rules:
 1. A record has one encoding. `parse` accepts no other, so `serialize(parse(data)) == data` for all accepted data.
 2. The file is one JSON document in ASCII, with fixed keys in a fixed order, as json.dumps writes it with indent=1.
-3. An error names the place and the requirement there. It never shows a value.
+3. An error names the place and the requirement there, and never shows a value.
 """
 
 from __future__ import annotations

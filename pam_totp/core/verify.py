@@ -3,7 +3,7 @@
 Rules (docs/architecture.md numbers all laws of verification):
 1. A counter or step is accepted at most once, and both only go up.
 2. A wrong code changes only the counts of failures and refusals.
-3. The decision depends on the record, the answer, the time and the policy. There is no other state.
+3. The decision depends only on the record, the answer, the time and the policy.
 4. A malformed answer leaves the record unchanged, and so does every answer for a user without a confirmed token.
 5. Every answer to which rule 4 does not apply changes the record. Otherwise a full disk or the response time would show
    the reason of a refusal.

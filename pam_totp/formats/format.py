@@ -1,7 +1,7 @@
 """The protocol of a file format: parse, write and sniff.
 
 Rules:
-- `parse` reads a whole file or raises FormatError. It never skips a line that it does not understand.
+- `parse` reads a whole file or raises FormatError. A line of an unknown form is an error.
 - A format that is read line by line parses its lines again at each iteration, so that no token is kept in memory.
 - `write` never drops a property silently: `lost_fields` and `unwritable` name the properties that a format cannot hold.
 - The result of `sniff` is used in messages only. The user always names the format of an import.

@@ -2,7 +2,7 @@
 
 Rules:
 - A parser reads at most MAX_INPUT bytes, in lines of at most MAX_LINE characters.
-- An error names the line and the requirement there. It never shows a value.
+- An error names the line and the requirement there, and never shows a value.
 """
 
 from __future__ import annotations

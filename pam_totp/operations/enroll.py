@@ -1,7 +1,7 @@
 """Enrolment: new tokens, the first code that confirms a token, and recovery codes.
 
 Rules:
-1. A new token is unconfirmed until its first code proves that the user has it. That code is used up.
+1. A new token is unconfirmed until its first code proves that the user has it. The first code is used up.
 2. A recovery code has 80 random bits. It is shown once, and stored as a salted digest.
 3. Functions return new values and warnings. The caller stores them.
 4. Random bits come from the operating system. Every other input is an argument.

@@ -216,7 +216,7 @@ class Factors:
         return self._change(asking, with_new, "recovery-codes", None) or shown
 
     def rename(self, asking: Asking, name: str, new: str) -> Problem | None:
-        """Rename a token. This needs no code, because the name grants no access."""
+        """Rename a token. No code is needed, because the name grants no access."""
 
         def renamed(record: UserRecord) -> tuple[UserRecord, None]:
             token = _named(record, name, "name")

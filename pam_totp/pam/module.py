@@ -179,7 +179,8 @@ class _Login:
     def _decide(self, typed: bytes) -> Decision:
         """Verify an answer. With `forward_pass`, give the password before the codes to the next module.
 
-        This is done after a refusal too: otherwise the next module's behaviour would show whether the codes were right.
+        The next module gets the password after a refusal too. Otherwise the behaviour of that module would show whether
+        the codes were right.
         """
         forwarding = self._settings.first_pass == "forward_pass"
         answer = Answer.parse_behind_password(typed) if forwarding else Answer.parse(typed)

@@ -205,7 +205,7 @@ struct place {
 };
 
 /* Visits every folder and link on an absolute path, and the file at its end. If all of them belong to trusted owners,
- * and only they can write there, no other user can change where the path leads. It may then be used by name.
+ * and only they can write there, no other user can change where the path leads: it is safe to open by name.
  * `at` is the place where the visit ended. */
 static enum trust visit(const char *path, bool of_service, struct place *at)
 {
@@ -282,7 +282,7 @@ static int connect_to(pam_handle_t *pamh, const char *path)
     return -1;
 }
 
-/* Starts a helper that inherits no state of the host. It has /dev/null on 0-2, the channel on 3, and no other
+/* Starts a helper that inherits no state of the host. The helper has /dev/null on 0-2, the channel on 3, and no other
  * descriptor; an empty environment, default signals and the folder "/". It has a new session, so the terminal's Ctrl-C
  * does not reach it. The helper sets its umask. Returns 0 or an errno value. */
 static int spawn(const char *helper, int channel, pid_t *pid)

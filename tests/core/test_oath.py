@@ -312,7 +312,7 @@ def test_leading_zeros_are_kept() -> None:
 @pytest.mark.parametrize("algorithm", oath.ALGORITHMS)
 @pytest.mark.parametrize(("start", "stop"), [(0, 1), (0, 2), (0, 40), (1, 2), (1, 40), (7, 11), (20, 31), (200, 203)])
 def test_both_search_methods_find_every_code_and_no_other(algorithm: str, start: int, stop: int) -> None:
-    """A long range near zero is searched in blocks, any other counter by counter. Both are tried at their ends."""
+    """Long ranges near zero are searched in blocks, others counter by counter. The cases cover the ends of both."""
     key = b"k" * 20
     for counter in range(start + 5 + stop):
         code = oath.hotp(key, counter, 8, algorithm)
