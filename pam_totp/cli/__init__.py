@@ -1,7 +1,7 @@
 """The command line `pam-totp`.
 
 Rules:
-- Each command is a module of the same name. A new command is a module with `add_to` and `run`, and a line in COMMANDS.
+- Each command is a module of the same name, with the functions `add_to` and `run`. COMMANDS lists the modules.
 - Only `main` turns exceptions into messages and exit statuses.
 - A message is one line without a secret: the error, the reason and the remedy.
 """
@@ -71,11 +71,11 @@ COMMANDS = (  # in the order of --help
 WORD_LISTS = ("code", "argument")  # arguments that take any number of words
 REMEDIES = {
     errno.ENOSPC: "free some space on that disk, then run the command again",
-    errno.EDQUOT: "the quota of the file's owner is used up: free some space, then run the command again",
+    errno.EDQUOT: "delete files of the account whose disk quota is used up, then run the command again",
     errno.EROFS: "remount that disk with 'mount -o remount,rw', then run the command again",
     errno.EACCES: "run the command as root, or as the owner of that directory",
     errno.ENOENT: "check the name",
-    errno.EISDIR: "name a file in it",
+    errno.EISDIR: "name a file in that directory",
     errno.EADDRINUSE: "stop the process that listens there, or choose another port with --listen",
 }
 EXAMPLES = """\
@@ -92,17 +92,17 @@ examples:
 
 exit status:
   0 done or accepted             1 refused, or a check failed
-  2 wrong usage                  3 out of reach (permission, store, device)
+  2 wrong usage                  3 no access (permission, store, device)
 """
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser with one-line errors."""
+    """An argument parser that reports an error in one line."""
 
-    commands: Collection[str] = ()  # the names of all commands, of the top parser
+    commands: Collection[str] = ()  # names of all commands; set in the top parser only
 
     def check_command(self, word: str) -> None:
-        """Exit with an error if the command is unknown. argparse would list all commands in a very long line."""
+        """Exit with an error if the command is unknown. argparse's error would list all commands in one long line."""
         if word.startswith("-") or word in self.commands:
             return
         similar = difflib.get_close_matches(word, self.commands, 1)
@@ -131,11 +131,12 @@ def parser() -> _Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     args = _parse(arguments)
-    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:  # inherited from some daemons
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a process that ignores SIGCHLD cannot wait for a child
+    # Some daemons start commands with SIGCHLD ignored, and such a process cannot wait for a child.
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         status = int(args.run(args))
-        sys.stdout.flush()  # here, so that a write error is reported
+        sys.stdout.flush()  # now, so that a write error is reported below
         return status
     except CommandError as e:
         return _report(str(e), e.status)
@@ -157,8 +158,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line.
 
-    In Python 3.11, argparse ends a list of words at the first option. Words after an option are added here, as in
-    `resync alice --token fob 755224 287082`.
+    In Python 3.11, argparse ends a list of words at the first option. This function adds the words after the option, as
+    in `resync alice --token fob 755224 287082`.
     """
     top = parser()
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -175,7 +176,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _discard_output() -> None:
-    """Drop the rest of the output. Otherwise the interpreter would try to write it again at its exit, and fail."""
+    """Discard the buffered output. Otherwise the interpreter would try to write it again at its exit, and fail."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -183,12 +184,12 @@ def _discard_output() -> None:
 
 
 def _remedy(cause: BaseException | None, *, unchanged: bool = False) -> str:
-    """Return the remedy for an error of the operating system. After an error of the store, nothing was changed."""
+    """Return the remedy for an error of the operating system, or "". With `unchanged`, add that nothing was changed."""
     remedy = REMEDIES.get(cause.errno or 0) if isinstance(cause, OSError) else None
     return f"{'; nothing was changed' if unchanged else ''} ({remedy})" if remedy else ""
 
 
 def _report(problem: str, status: int) -> int:
-    """Print a message and return the exit status."""
+    """Print `problem` on standard error and return `status`."""
     print(f"pam-totp: {problem}", file=sys.stderr)
     return status

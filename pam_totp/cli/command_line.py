@@ -17,7 +17,7 @@ from pam_totp.core.settings import DEFAULT_STORE, SITE_FILE
 from pam_totp.operations import audit_log
 
 DONE, REFUSED, WRONG_USAGE, OUT_OF_REACH = range(4)
-SERVICE = "pam-totp"  # the service that the audit log names for commands
+SERVICE = "pam-totp"  # the name of the service in the audit log, for all commands
 
 INTERRUPTED = "interrupted; nothing was changed"
 
@@ -25,7 +25,7 @@ Commands = Any  # argparse's type of subparsers is private
 
 
 class CommandError(Exception):
-    """A message for the user, and the exit status of the command."""
+    """An error that ends the command: a message for the user, and the exit status."""
 
     def __init__(self, text: str, status: int = REFUSED) -> None:
         super().__init__(text)
@@ -41,7 +41,7 @@ def add_command(
     data: bool = False,
     store: bool = True,
 ) -> argparse.ArgumentParser:
-    """Add the parser of a command: with `data` it has --json, with `store` it has --store."""
+    """Add the parser of a command. `data` adds the option --json; `store` adds --store."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
@@ -64,7 +64,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def site_file(args: argparse.Namespace) -> str:
-    """Return the path of the site file. A file named by --config must exist; the default file may be missing."""
+    """Return the path of the site file. Raise OSError if --config names a missing file; the default may be missing."""
     if args.config is None:
         return SITE_FILE
     os.stat(args.config)

@@ -19,16 +19,18 @@ def add_to(commands: Commands) -> None:
         store=False,
     )
     parser.add_argument("service", nargs="?", help="name of the PAM service, as given to enable")
-    parser.add_argument("--all", action="store_true", help="every service, or none if a file was edited since enable")
+    parser.add_argument(
+        "--all", action="store_true", help="restore all services; if a file was edited since enable, restore none"
+    )
     parser.add_argument("--dry-run", action="store_true", help="show the result, and change nothing")
 
 
 def run(args: argparse.Namespace) -> int:
-    from pam_totp.system.enable.changes import ChangeError  # no other command needs these modules
+    from pam_totp.system.enable.changes import ChangeError  # imported here: few commands need it
     from pam_totp.system.enable.trial import TrialError
 
     if args.all == (args.service is not None):
-        raise CommandError("disable needs a service, or --all", WRONG_USAGE)
+        raise CommandError("name a service, or give --all", WRONG_USAGE)
     require_root("disable")
     try:
         return _disable_all(args.dry_run) if args.all else _disable(args.service, args.dry_run)
@@ -43,8 +45,8 @@ def _disable(service: str, dry_run: bool) -> int:
     states = [state for name, state in trial.records() if name == service]
     if not states:
         if service in Machine().services_with_module():
-            raise CommandError(f"{service} was not enabled by 'enable': remove the pam_totp line by hand")
-        raise CommandError(f"{service} is not enabled")
+            raise CommandError(f"{service} was not set up by 'pam-totp enable': remove the pam_totp line by hand")
+        raise CommandError(f"{service} is not enabled (see 'pam-totp doctor')")
     # A dry run comes first: if one change cannot be rolled back, no file is changed.
     lines = trial.dry_roll_back(service, states[0])
     if not dry_run:

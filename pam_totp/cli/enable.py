@@ -44,14 +44,14 @@ def add_to(commands: Commands) -> None:
         commands,
         "enable",
         run,
-        "require a code at a service; rolled back unless confirmed",
+        "require a code at a service, and roll back unless confirmed",
         "pam-totp enable sudo --dry-run",
         "pam-totp enable sshd --first-factor key",
         "pam-totp enable sudo --keep",
         store=False,
     )
     parser.add_argument("service", help="sshd, sudo (with sudo-i), su (with su-l), or another service in /etc/pam.d")
-    parser.add_argument("--for-user", metavar="USER", help="user of the rehearsed login (you; root for su)")
+    parser.add_argument("--for-user", metavar="USER", help="user of the rehearsed login (default: you; for su, root)")
     parser.add_argument(
         "--first-factor",
         choices=("password", "key"),
@@ -78,7 +78,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from pam_totp.system.enable import plan, trial  # no other command needs these modules
+    from pam_totp.system.enable import plan, trial  # imported here: few commands need it
     from pam_totp.system.enable.changes import ChangeError
     from pam_totp.system.machine import Machine
     from pam_totp.system.sshd import SshdError
@@ -127,7 +127,7 @@ def _require_not_enabled(service: str) -> None:
         if name == service and state == trial.KEPT:
             raise CommandError(f"{service} is already enabled (see 'pam-totp doctor', 'pam-totp disable {service}')")
         if name == service:
-            raise CommandError(f"{service} is already on trial (confirm it with --keep, or wait)")
+            raise CommandError(f"{service} is already on trial (confirm it with --keep, or wait for the roll-back)")
 
 
 def _user(args: argparse.Namespace) -> str:
@@ -144,7 +144,7 @@ def _user(args: argparse.Namespace) -> str:
 
 
 def _first_factor(service: str, user: str) -> FirstFactor:
-    """Return the present first factor: for sshd a password if it accepts passwords, else a key."""
+    """Return the first factor in use: a key if the service is sshd and refuses passwords, else a password."""
     from pam_totp.system import sshd
 
     if service != "sshd":
@@ -153,7 +153,7 @@ def _first_factor(service: str, user: str) -> FirstFactor:
 
 
 def _check(machine: Machine, service: str, changes: Sequence[Change], user: str, first: FirstFactor) -> None:
-    """Run the doctor's checks on the machine as it would be after the changes."""
+    """Run the doctor's checks on the machine as it would be after the changes. Raise CommandError if one fails."""
     from pam_totp.system.doctor import checks
     from pam_totp.system.doctor.context import Context
     from pam_totp.system.enable import plan
@@ -201,7 +201,7 @@ def _wait_for_confirmation(service: str, keep_within: int) -> int:
         print(f"within {keep_within} seconds, or the change is rolled back. Keep this terminal open.", flush=True)
         while trial.load(service, trial.TRIAL) is not None:
             time.sleep(POLL)
-    except BaseException:  # Ctrl-C, or an invalid sshd configuration: roll back at once
+    except BaseException:  # on Ctrl-C, or if the sshd configuration is invalid, roll back at once
         for line in trial.roll_back(service):
             print(line)
         raise

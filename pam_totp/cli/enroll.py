@@ -26,7 +26,7 @@ from pam_totp.formats.otpauth import from_uri, typed_secret
 from pam_totp.operations.enroll import new_token, verify_first_code
 from pam_totp.store import NotThere
 
-MAX_TRIES = 3  # first codes
+MAX_TRIES = 3  # attempts to enter the first code
 
 
 def add_to(commands: Commands) -> None:
@@ -48,7 +48,7 @@ def add_to(commands: Commands) -> None:
         default="totp",
         help="totp has a clock, hotp has a counter and a button (%(default)s)",
     )
-    parser.add_argument("--name", help="name of the token (phone for totp, token for hotp)")
+    parser.add_argument("--name", help="name of the token (default: phone for totp, token for hotp)")
     parser.add_argument("--digits", type=int, choices=(6, 7, 8), default=6, help="digits of a code (%(default)s)")
     parser.add_argument(
         "--algorithm",
@@ -58,7 +58,7 @@ def add_to(commands: Commands) -> None:
         help="hash of the token; many apps support SHA1 only (%(default)s)",
     )
     parser.add_argument(
-        "--period", type=int, default=DEFAULT_PERIOD, metavar="S", help="totp: seconds a code is shown (%(default)s)"
+        "--period", type=int, default=DEFAULT_PERIOD, metavar="S", help="totp: seconds between two codes (%(default)s)"
     )
     parser.add_argument("--counter", type=int, metavar="C", help="hotp: counter of the next code, if it is known")
     parser.add_argument("--serial", help="serial number on the back of the token")
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         except NotThere:
             record = UserRecord(user=user)
         require_free_name(record, token.name, "choose another name with --name")
-        record.with_token(token)  # a duplicate key is reported before the user scans the code
+        record.with_token(token)  # report a duplicate key before the user scans the QR code
         warn_without_account(user)
         warn_about(token, scanned=is_new_key or args.qr is not None)
         uri = token_uri(token, user, args.issuer)
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _new_token(args: argparse.Namespace) -> Token:
-    """Return the unconfirmed token that the options and standard input describe."""
+    """Return the unconfirmed token that the options and standard input describe. Raise CommandError."""
     try:
         if args.uri_stdin:
             uri = ask("otpauth URI: ", hidden=True, missing="no URI on standard input; nothing was changed").strip()
@@ -134,7 +134,7 @@ def _new_token(args: argparse.Namespace) -> Token:
 
 
 def _confirmed(token: Token, codes_needed: int) -> Token:
-    """Return the token, confirmed by its first codes, which are used up. Raise CommandError after MAX_TRIES."""
+    """Ask for the first code or codes, and return the confirmed token. Raise CommandError after MAX_TRIES."""
     required = "a code from" if codes_needed == 1 else "two codes in a row from"
     for _ in range(MAX_TRIES):
         answer = Answer.parse(ask(f"{required} {token.name}: ").encode("utf-8", "surrogateescape"))

@@ -37,7 +37,7 @@ def add_to(commands: Commands) -> None:
         "--format", choices=EXPORT_FORMATS, required=True, metavar="FORMAT", help=", ".join(EXPORT_FORMATS)
     )
     parser.add_argument("--token", metavar="NAME", help="only this token of the user")
-    parser.add_argument("--output", metavar="FILE", help="path of the new file (USER.SUFFIX)")
+    parser.add_argument("--output", metavar="FILE", help="path of the new file (default: USER.SUFFIX)")
     parser.add_argument(
         "--password-file", metavar="FILE", help=f"{encrypted(EXPORT_FORMATS)}: encrypt with the password in this file"
     )
@@ -53,7 +53,9 @@ def run(args: argparse.Namespace) -> int:
     password = read_secret(args.password_file) if args.password_file else None
     user = user_of(args)
     if args.output == "-":
-        raise CommandError("keys are written only to a file of mode 0600: name it with --output", WRONG_USAGE)
+        raise CommandError(
+            "keys cannot be written to standard output (give the name of a new file: --output FILE)", WRONG_USAGE
+        )
     path = args.output or f"{file_name(user)}.{chosen.suffix}"
     with new_file(path) as file:
         record = read(open_store(args, keep_root=True), user)
@@ -67,10 +69,10 @@ def run(args: argparse.Namespace) -> int:
         print_json({"user": user, "file": path, "tokens": [token.name for token in tokens], "not_in_it": lost})
         return DONE
     what = f"{count(len(tokens), 'token')} of {user} exported"
-    print(f"{path}: {what}; anyone who reads the file can generate the same codes", flush=True)
+    print(f"{path}: {what}; any account that can read the file can generate the same codes", flush=True)
     for name, fields in lost.items():
         if fields:
-            print(f"pam-totp: not exported: {', '.join(fields)} of {name}", file=sys.stderr)
+            print(f"pam-totp: {chosen.name} cannot hold these fields of {name}: {', '.join(fields)}", file=sys.stderr)
     return DONE
 
 
@@ -85,15 +87,17 @@ def load(chosen: Format) -> None:
 
 
 def _written(chosen: Format, record: UserRecord, tokens: list[Token], password: str | None) -> bytes:
-    """Return the content of the file."""
+    """Return the content of the exported file. Raise CommandError if the format cannot hold a token."""
     if chosen.holds_whole_record:
         return chosen.write(record, tokens, password)
     for token in tokens:
         reason = chosen.unwritable(token) if token.active else f"{chosen.name} cannot hold a disabled token"
         if reason is not None:
-            raise CommandError(f"{record.user}'s {token.name}: {reason} (choose with --token, or export json)")
+            raise CommandError(
+                f"{record.user}'s {token.name}: {reason} (select other tokens with --token, or use --format json)"
+            )
     if chosen.holds_one_token and len(tokens) != 1:
-        raise CommandError(f"{chosen.name} holds one token only: choose with --token", WRONG_USAGE)
+        raise CommandError(f"a {chosen.name} file holds one token: select it with --token", WRONG_USAGE)
     try:
         return chosen.write(record, tokens, password)
     except FormatError as e:
@@ -101,6 +105,6 @@ def _written(chosen: Format, record: UserRecord, tokens: list[Token], password: 
 
 
 def _lost(chosen: Format, token: Token) -> list[str]:
-    """Return the fields of this token that the file does not hold. A lost name is not reported."""
+    """Return the names of the token's fields, except `name`, that the format cannot hold and that have a value."""
     lost = chosen.lost_fields - {"name"}
     return sorted(field for field in lost if getattr(token, field, None) not in (None, 0))

@@ -1,7 +1,7 @@
 """Read the files that a command needs: named files, and files in the users' home directories.
 
 Rules:
-- A named file is opened before the process drops its privileges, and read up to its limit at most.
+- A named file is read before the process drops its privileges. A file above its size limit is an error.
 - A file in a home directory is read by a child process with the user ids of the directory's owner. The child follows no
   symbolic link, and reads only regular files of that owner.
 """
@@ -21,10 +21,10 @@ from pam_totp.formats.parsing import MAX_INPUT
 from pam_totp.operations.import_tokens import UserFile
 from pam_totp.pam.privileges import become_owner_of
 
-HOME_TIMEOUT = 10.0  # seconds: a home directory on a file server that does not answer is skipped
+HOME_TIMEOUT = 10.0  # seconds, after which a home directory on a silent file server is skipped
 _HOME = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-_CONTENT, _MISSING, _PROBLEM = b"c", b"m", b"p"  # the first byte that the child process sends
+_CONTENT, _MISSING, _PROBLEM = b"c", b"m", b"p"  # the child process sends one of these bytes first
 _PIPE_READ = 65536  # bytes
 
 
@@ -45,21 +45,18 @@ def read_secret(path: str) -> str:
     try:
         return read_named(path, 4096).decode("utf-8").partition("\n")[0].removesuffix("\r")
     except UnicodeDecodeError:
-        raise CommandError(f"{path}: not UTF-8") from None
+        raise CommandError(f"{path}: must be UTF-8 text") from None
 
 
 def read_homes(homes: str, name: str, limit: int) -> Iterator[UserFile]:
-    """Yield the files called `name` in the home directories within `homes`, in the order of the directories.
-
-    Raise OSError.
-    """
+    """Yield the file `name` of each home directory in `homes`, sorted by directory. Raise OSError."""
     accounts = {os.path.normpath(entry.pw_dir): entry for entry in pwd.getpwall()}
     for folder in sorted(os.listdir(homes)):
         home = os.path.join(os.path.abspath(homes), folder)
         try:
             descriptor = os.open(home, _HOME)
         except OSError:
-            continue  # a file, a link or an unreachable directory
+            continue  # a symbolic link, not a directory, or permission denied
         try:
             answer, content = _read_as_owner(descriptor, name, limit)
             if answer == _MISSING:
@@ -77,7 +74,7 @@ def read_homes(homes: str, name: str, limit: int) -> Iterator[UserFile]:
 
 
 def _account(home: str, folder: str, uid: int, accounts: dict[str, pwd.struct_passwd]) -> str | None:
-    """Return the account with this home directory, or else with the directory's name. It must have this uid."""
+    """Return the account with the home directory `home`, else the account `folder`. Return None if its uid differs."""
     entry = accounts.get(home)
     if entry is None:
         try:
@@ -88,7 +85,7 @@ def _account(home: str, folder: str, uid: int, accounts: dict[str, pwd.struct_pa
 
 
 def _read_as_owner(home: int, name: str, limit: int) -> tuple[bytes, bytes]:
-    """Read the file in a child process. Return its answer, and the content or the problem."""
+    """Read the file in a child process. Return the first byte that it sends, and the content or the problem."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

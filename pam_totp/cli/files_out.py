@@ -2,13 +2,14 @@
 
 Rules:
 - A new file has mode 0600 under any umask. It replaces no existing file, and follows no link.
-- A file gets its name (linkat) when its content is complete and durable. Until then it has no name (O_TMPFILE), so a
+- A file gets its name (linkat) when its content is complete and durable. Before, it has no name (O_TMPFILE), so that a
   killed process or a full disk leaves no file.
-- If the command fails after that, by an error, Ctrl-C, SIGTERM or SIGHUP, the file is removed.
-- The folder is opened before the process drops its privileges. The name is created and removed in that folder with
-  those privileges, even if the path leads to another folder by then.
+- A command that created a file and then fails removes it: after an error, Ctrl-C, SIGTERM or SIGHUP.
+- The folder is opened before the process drops its privileges. The file is created and removed in that folder, with
+  the original privileges, even if the path leads to another folder in the meantime.
 
-A file system without O_TMPFILE (NFS, FAT) gets a named file at once. There, SIGKILL can leave an incomplete file.
+On a file system without O_TMPFILE (NFS, FAT), the file has its name from the start. There, SIGKILL can leave an
+incomplete file.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from pam_totp.cli.command_line import CommandError
 from pam_totp.cli.prompts import ending_signals_raise
 from pam_totp.pam.privileges import acting_as_root
 
-_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR)  # of the file system, of the kernel
+_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR)  # the errors of a file system, and of a kernel, without O_TMPFILE
 _MODE = 0o600
 
 
 class NewFile:
-    """A file that does not exist yet, called `name` in `folder` (a descriptor)."""
+    """A file to be created as `name` in the directory with the descriptor `folder`."""
 
     def __init__(self, path: str, folder: int, name: str) -> None:
         self._path, self._folder, self._name = path, folder, name
         self._file: int | None = None  # kept open, so that no other file gets its inode number
 
     def write(self, data: bytes) -> None:
-        """Create the file with its whole content. Raise CommandError if it exists, or OSError."""
+        """Create the file with the content `data`. Raise CommandError if the file exists, or OSError."""
         with acting_as_root():
             try:
                 self._create(data)

@@ -1,4 +1,4 @@
-"""import: read tokens from another program's file, all of them or none."""
+"""import: import tokens from another program's file; an error or an interrupt changes nothing."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("--user", metavar="U", help="owner of the tokens; for users-oath, only the lines of this user")
     parser.add_argument("--serial", metavar="S", help="only the token with this serial number")
-    parser.add_argument("--map", metavar="FILE", help="owners by serial number: lines of serial,user")
+    parser.add_argument("--map", metavar="FILE", help="file with the owners by serial number: lines of serial,user")
     parser.add_argument(
         "--homes", metavar="DIR", help=f"google-authenticator: read {HOME_FILE} in all home directories within DIR"
     )
@@ -101,7 +101,7 @@ def _check_usage(args: argparse.Namespace, chosen: Format) -> None:
 
 
 def _import(args: argparse.Namespace, chosen: Format, users_by_serial: dict[str, str] | None) -> Report:
-    """Import the files named by the arguments. They are read before the process drops its privileges."""
+    """Read the files that the arguments name, drop privileges, and import the tokens."""
     files = [(path, read_named(path)) for path in args.file]
     bar = Bar("reading", long=chosen.is_slow and sum(len(data) for _, data in files) >= LONG_FILE)
     options = ParseOptions(now=now(), ask_secret=_secret_source(args, chosen, bar))
@@ -120,7 +120,7 @@ def _import(args: argparse.Namespace, chosen: Format, users_by_serial: dict[str,
         report = import_tokens(
             store, selected, now=options.now, new_record=new_record, dry_run=args.dry_run, progress=bar.show
         )
-    except FormatError as e:  # from a format that is parsed line by line
+    except FormatError as e:  # some formats are parsed line by line during the import
         raise _format_error(chosen, *files[0], e) from None
     except Interrupted as e:
         unfinished = "interrupted during the roll-back; the next command completes it"
@@ -136,7 +136,7 @@ def _import(args: argparse.Namespace, chosen: Format, users_by_serial: dict[str,
 
 
 def _secret_source(args: argparse.Namespace, chosen: Format, bar: Bar) -> AskSecret | None:
-    """Return a function that reads the key or the password of the file, from an option's file or by a prompt."""
+    """Return a function that returns the key or password of an encrypted file. Return None if the format has none."""
     if not chosen.has_secret:
         return None
     paths = {"key": args.key_file, "password": args.password_file}
@@ -164,7 +164,7 @@ def _parse(chosen: Format, files: Sequence[NamedFile], options: ParseOptions, ba
     bar.show(0, 1)
     try:
         parts = []
-        for path, data in files:  # noqa: B007  a message needs the path of the last file
+        for path, data in files:  # noqa: B007  the message below names the last file
             parts.append(chosen.decode(data))
         parsed = chosen.parse(b"\n".join(parts), options)
     except FormatError as e:
@@ -174,7 +174,7 @@ def _parse(chosen: Format, files: Sequence[NamedFile], options: ParseOptions, ba
 
 
 def _format_error(chosen: Format, path: str, data: bytes, error: FormatError) -> CommandError:
-    """Return the error of a file, with a hint if it looks like another format."""
+    """Return the error for a file, with a hint if the file looks like another format."""
     name = sniff(data)
     hint = f" (it looks like {name}: try 'pam-totp import {name}')" if name not in (None, chosen.name) else ""
     return CommandError(f"{path}: {error}; nothing was imported{hint}")
@@ -191,7 +191,7 @@ def _selection(args: argparse.Namespace, chosen: Format, users_by_serial: dict[s
 
 
 def _new_record(args: argparse.Namespace, parsed: ParsedFile) -> UserRecord | None:
-    """Return the exported record without tokens, for its new owner: it has recovery codes and failures."""
+    """Return the exported record, if the file has one, without its tokens and with the name of its new owner."""
     if parsed.record is None:
         return None
     return parsed.record.without_tokens(passwd_name(args.user or parsed.record.user))

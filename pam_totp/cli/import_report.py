@@ -12,11 +12,11 @@ from pam_totp.cli.printing import Table, count, print_json_stream
 from pam_totp.operations.import_tokens import Report, Result, Status
 
 HEADS = ("WHERE", "USER", "TOKEN", "TYPE", "SERIAL", "RESULT")
-MAX_SHOWN = 100  # imported tokens without remarks, in the table
+MAX_SHOWN = 100  # the table shows at most this number of imported tokens without remarks
 
 
 def print_report(args: argparse.Namespace, report: Report, mapped: Iterable[str]) -> int:
-    """Print the result of every token, and the unused serial numbers of the map. Return the exit status."""
+    """Print the results, and the serial numbers in `mapped` that the file lacks. Return the exit status."""
     unused = set(mapped)
     unused.difference_update(result.serial for result in (report if unused else ()) if result.serial is not None)
     if args.json:
@@ -55,7 +55,7 @@ def _print_table(report: Report, unused: Iterable[str], imported: str) -> None:
         print(f"{without_remarks - MAX_SHOWN} more {imported} (use --json to list all)")
     for serial in unused:
         print(f"serial number {serial} of the map is not in the file")
-    sys.stdout.flush()  # keep the order if standard output and standard error are the same file
+    sys.stdout.flush()  # keeps the order if standard output and standard error are the same file
     summary = f"{count(report.imported, 'token')} of {count(len(users), 'user')} {imported}, {report.skipped} skipped"
     print(summary, file=sys.stderr)
 

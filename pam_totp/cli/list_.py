@@ -41,9 +41,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _records(store: Store, statuses: set[int]) -> Iterator[UserRecord]:
-    """Yield the records in the order of their names. Memory holds only the names.
+    """Yield the records, sorted by user name. Memory holds only the names.
 
-    A record that cannot be read is reported, and its exit status is added to `statuses`.
+    Print an error for a record that cannot be read, and add the exit status to `statuses`.
     """
     for user in sorted(store.users()):
         try:

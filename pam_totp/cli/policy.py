@@ -31,7 +31,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    service = args.service.lower()  # as libpam does
+    service = args.service.lower()  # libpam also converts the name to lower case
     file = site_file(args)
     arguments, site = args.argument or _module_arguments(service), read_site(file)
     try:
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _module_arguments(service: str) -> tuple[str, ...]:
     """Return the arguments of the module's line in the stack of the service."""
-    from pam_totp.system.machine import Machine  # needed without arguments only
+    from pam_totp.system.machine import Machine  # imported here: not needed if the command line has module arguments
     from pam_totp.system.pamd.stack import StackError
 
     machine = Machine()
@@ -56,15 +56,13 @@ def _module_arguments(service: str) -> tuple[str, ...]:
         print(f"pam-totp: unknown service {service}: libpam would use 'other' (see /etc/pam.d)", file=sys.stderr)
         return ()
     try:
-        ours = [h.rule for h in machine.stack(service) if h.rule.is_pam_totp]
+        rules = [h.rule for h in machine.stack(service) if h.rule.is_pam_totp]
     except StackError as e:
         raise CommandError(str(e)) from None
-    if len(ours) != 1:
-        what = (
-            "several lines ask for a code; these are the settings of the first" if ours else "does not use the module"
-        )
-        print(f"pam-totp: {service}: {what}", file=sys.stderr)
-    return ours[0].arguments if ours else ()
+    if len(rules) != 1:
+        several = "several lines ask for a code; these are the settings of the first"
+        print(f"pam-totp: {service}: {several if rules else 'the stack does not use the module'}", file=sys.stderr)
+    return rules[0].arguments if rules else ()
 
 
 def in_force(chosen: Settings) -> list[tuple[str, object, str]]:

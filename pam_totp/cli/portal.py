@@ -29,8 +29,8 @@ from pam_totp.store.file import FileStore
 DEFAULT_LISTEN = "127.0.0.1:8443"
 DEFAULT_PER_ADDRESS = 60  # sign-ins a minute
 LOOPBACK_NAMES = ("127.0.0.1", "::1", "localhost")
-GET_WEB = "the package pam-totp-portal, or make install EXTRAS=web in the source directory"
-SHADOW = "shadow"  # the group that may read the system's passwords
+GET_WEB = "install the package pam-totp-portal, or run 'make install EXTRAS=web' in the sources"
+SHADOW = "shadow"  # the group that can read the hashes of the system's passwords
 
 
 def add_to(commands: Commands) -> None:
@@ -63,9 +63,11 @@ def add_to(commands: Commands) -> None:
         metavar="PATH",
         nargs="?",
         const=DEFAULT_SOCKET,
-        help="run without the store, under any account: only check codes, through the service at PATH",
+        help="only check codes, through the service at PATH; runs under any account, without the store",
     )
-    parser.add_argument("--no-first-token", action="store_true", help="an administrator adds each user's first token")
+    parser.add_argument(
+        "--no-first-token", action="store_true", help="users cannot add their first token: an administrator adds it"
+    )
     parser.add_argument(
         "--per-address",
         type=int,
@@ -79,10 +81,10 @@ def add_to(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     try:
-        import waitress  # noqa: F401  used last, but a missing package must be reported first
+        import waitress  # noqa: F401  imported first, so that a missing package is reported
 
         from pam_totp.system.passwords import PasswordsUnavailable, SystemPasswords
-        from pam_totp.web import server  # an optional package
+        from pam_totp.web import server  # needs optional packages
         from pam_totp.web.app import create_app
         from pam_totp.web.portal import SERVICE, Config
     except ImportError as e:
@@ -123,7 +125,7 @@ def _open_store(args: argparse.Namespace) -> FileStore:
     folder = os.path.abspath(args.store)
     become_owner_of(folder, also=_shadow())
     store = FileStore(folder)
-    next(store.users(), None)  # report a store that cannot be opened now, before a user signs in
+    next(store.users(), None)  # read it once, so that an error is reported before a user signs in
     return store
 
 

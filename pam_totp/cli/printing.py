@@ -21,7 +21,7 @@ class Table:
     """A table and remarks on its rows, printed in blocks: the rows of a block, then its remarks.
 
     A column is as wide as its widest cell so far, so the first blocks of a long table may be narrower than the rest.
-    Use it in a `with`; the last block is printed when the block of code ends without an exception.
+    Use it in a `with` statement, which prints the last block unless an exception is raised.
     """
 
     def __init__(self, heads: Sequence[str]) -> None:
@@ -38,13 +38,13 @@ class Table:
         self._block.append(row)
 
     def remark(self, text: str) -> None:
-        """Add a line below the block of the last row."""
+        """Add a remark, which is printed below the block of the last row."""
         self._remarks.append(text)
         if len(self._remarks) >= BLOCK:
             self.flush()
 
     def flush(self) -> None:
-        """Print the block."""
+        """Print the rows and the remarks added since the last block."""
         for row in self._block:
             self._widths = [max(width, len(cell)) for width, cell in zip(self._widths, row, strict=True)]
         for row in self._block:
@@ -88,7 +88,7 @@ def _object(members: Mapping[str, object]) -> Iterator[str]:
 
 
 def _list(items: Iterator[object], end: str = "\n") -> Iterator[str]:
-    """Yield the text of a list; `end` is a line feed and the indentation."""
+    """Yield the JSON text of a list. `end` is a line feed and the indentation of the closing bracket."""
     before = "["
     for item in items:
         yield f"{before}{end} {json.dumps(item)}"
@@ -102,10 +102,10 @@ def count(number: int, what: str) -> str:
 
 
 def format_time(seconds: int | None) -> str:
-    """Return a time in UTC, to the minute."""
+    """Format Unix seconds as a time in UTC, to the minute."""
     if seconds is None:
         return "never"
     try:
         return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
-    except (OverflowError, OSError, ValueError):  # outside the calendar: the clock was wrong
+    except (OverflowError, OSError, ValueError):  # a time outside the calendar, from a wrong clock
         return f"at {seconds}"

@@ -10,9 +10,9 @@ DELAY = 1.0  # seconds before the bar appears
 
 
 class Bar:
-    """Draws `title [####    ] done/total` on standard error if that is a terminal.
+    """A bar `title [####    ] done/total` on standard error. It is drawn on a terminal only.
 
-    It appears after DELAY, or at once if the caller sets `long`.
+    The bar appears after DELAY, or at once if `long` is set.
     """
 
     def __init__(self, title: str, *, long: bool = False) -> None:

@@ -42,7 +42,7 @@ def ending_signals_raise() -> Iterator[None]:
 def ask(prompt: str, *, hidden: bool = False, missing: str = NO_ANSWER) -> str:
     """Return one line from the terminal, or the next line of standard input if that is not a terminal.
 
-    Raise CommandError on Ctrl-C and at the end of input. `missing` is the message if standard input is not a terminal.
+    Raise CommandError on Ctrl-C, and at the end of input with the message `missing` (on a terminal, NO_ANSWER).
     """
     try:
         if hidden and sys.stdin.isatty():
@@ -69,7 +69,7 @@ def end_prompt_line() -> None:
 
 
 def confirm(question: str, args: argparse.Namespace) -> None:
-    """Ask for a confirmation unless --yes was given. Raise CommandError if the answer is not yes."""
+    """Ask for a confirmation unless `args.yes` is set. Raise CommandError if the answer is not yes."""
     if args.yes:
         return
     answer = ask(f"{question} [y/N] ", missing=f"{NO_ANSWER} (without a terminal, give --yes)")
@@ -80,9 +80,9 @@ def confirm(question: str, args: argparse.Namespace) -> None:
 def answer_pam(style: int, text: str) -> bytes | None:
     """Answer one message of a PAM conversation from the terminal, or by the next line of standard input.
 
-    `style` is libpam's message style. Return None if the message needs no answer, or the user gave none.
+    `style` is libpam's message style. Return None if the message needs no answer, or the input has ended.
     """
-    from pam_totp.system.libpam import PROMPT_ECHO_OFF, PROMPTS  # two commands need it
+    from pam_totp.system.libpam import PROMPT_ECHO_OFF, PROMPTS  # imported here: few commands need it
 
     shown = "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
     if style not in PROMPTS:
@@ -99,7 +99,7 @@ def answer_pam(style: int, text: str) -> bytes | None:
 
 
 def _read_line() -> bytes | None:
-    """Return one line of standard input, or None at its end. Do not read ahead: the rest is for the next login."""
+    """Return one line of standard input, or None at its end. Do not read ahead: the next login reads the rest."""
     line = b""
     while (byte := os.read(0, 1)) not in (b"", b"\n"):
         line += byte

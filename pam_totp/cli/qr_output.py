@@ -17,7 +17,7 @@ from pam_totp.system.extras import how_to_get
 
 PICTURES = ("png", "svg")
 
-ShowToken = Callable[[Token, str], None]  # shows a token, given its URI
+ShowToken = Callable[[Token, str], None]  # arguments: the token and its URI
 
 
 def add_qr_options(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def warn_about(token: Token, *, scanned: bool) -> None:
 
 @contextmanager
 def qr_output(args: argparse.Namespace, default: str) -> Iterator[ShowToken]:
-    """Yield a function that shows a token according to --qr. If the block raises an exception, delete the picture."""
+    """Yield a function that shows a token as --qr selects. Delete the picture if the block raises an exception."""
     how, _, path = (args.qr or default).partition("=")
     if (how in PICTURES) != bool(path) or how not in ("terminal", "none", *PICTURES):
         raise CommandError("--qr must be terminal, png=FILE, svg=FILE or none", WRONG_USAGE)
@@ -70,4 +70,4 @@ def _print_token(token: Token, uri: str) -> None:
     try:
         print(qr.terminal(uri, colour=sys.stdout.isatty()), end="", flush=True)
     except ImportError:
-        print(f"(no QR code: {how_to_get('segno')})")
+        print(f"(no QR code, because segno is missing: {how_to_get('segno')})")

@@ -37,7 +37,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from pam_totp.system import rehearsal  # two commands need these modules
+    from pam_totp.system import rehearsal  # imported here: few commands need it
     from pam_totp.system.machine import Machine
     from pam_totp.system.pamd.stack import StackError
 
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         machine = _machine_with(args.stack, args.service) if args.stack else Machine()
         if machine.service(args.service) is None:
             raise CommandError(f"/etc/pam.d/{args.service}: not found")
-        warn_without_account(args.user)  # libpam asks an unknown user for a password too
+        warn_without_account(args.user)  # libpam also asks an unknown user for a password
         with rehearsal.private_copy(machine, args.service) if args.stack else nullcontext(None) as folder:
             rehearsal.in_child(args.service, log_in)
     except (rehearsal.RehearsalError, StackError) as e:

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"--search must be 1 to {MAX_SEARCH}", WRONG_USAGE)
     if args.port and args.code:
         raise CommandError("--port excludes codes on the command line", WRONG_USAGE)
-    port = _open_port(args.port) if args.port else None  # before the process drops its privileges
+    port = _open_port(args.port) if args.port else None  # open it before the process drops its privileges
     store = open_store(args)
     user = user_of(args)
     record = read(store, user)
@@ -103,19 +103,21 @@ def run(args: argparse.Namespace) -> int:
 
 def _open_port(device: str) -> Serial:
     try:
-        from pam_totp.cli import serial_port  # an optional package
+        from pam_totp.cli import serial_port  # needs an optional package
 
         return serial_port.open_port(device)
-    except OSError as e:  # the text of pyserial's own errors is a repr
+    except OSError as e:  # if there is an errno, its text is clearer than pyserial's, which is a repr
         why = os.strerror(e.errno).lower() if e.errno else str(e)
-        raise CommandError(f"{device} cannot be opened: {why} (is the token plugged in?)", OUT_OF_REACH) from None
+        raise CommandError(
+            f"{device} cannot be opened: {why} (check that the token is plugged in)", OUT_OF_REACH
+        ) from None
     except ImportError:
         raise CommandError(f"--port needs pyserial ({how_to_get('pyserial')})", OUT_OF_REACH) from None
 
 
 def _codes_from(port: Serial, user: str) -> list[str]:
-    """Return two codes from the port, which is closed afterwards."""
-    from pam_totp.cli import serial_port  # an optional package
+    """Read two codes from the port, and close it."""
+    from pam_totp.cli import serial_port  # needs an optional package
 
     with port:
         try:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import serial
 
-PRESS_TIMEOUT = 120  # seconds: to find the token and press its button
+PRESS_TIMEOUT = 120  # seconds to find the token and press its button
 _EVENT = re.compile(r"\+OTP (\d{6,8})")
 _LINE_WITH_CODE = re.compile(r"[^\d=+]*(?<!\d)(\d{6,8})[^\d=+]*")
 _MAX_LINE = 256  # bytes
@@ -26,12 +26,12 @@ def code_in(line: str) -> str | None:
 
 
 def read_codes(port: serial.Serial, count: int) -> Iterator[str]:
-    """Yield the next `count` codes. A repeated code counts once. Raise TimeoutError."""
+    """Yield the next `count` codes. Skip a code that equals the last one. Raise TimeoutError after PRESS_TIMEOUT."""
     deadline = time.monotonic() + PRESS_TIMEOUT
     pending, last = b"", None
     while count:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"no code arrived within {PRESS_TIMEOUT} s (check the port)")
+            raise TimeoutError(f"the codes did not arrive within {PRESS_TIMEOUT} s (check the port)")
         pending = (pending + port.read(max(1, port.in_waiting)))[-_MAX_LINE:]
         *lines, pending = re.split(rb"[\r\n]", pending)
         for line in lines:

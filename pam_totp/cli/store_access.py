@@ -25,8 +25,8 @@ from pam_totp.store import NotThere, R, Store
 from pam_totp.store.file import JOURNAL, FileStore
 from pam_totp.store.home import home_store
 
-ACCOUNT = "pam_totp"  # owns the default store of an installation
-OWN_FILE = "~/.pam_totp.json"  # of a caller other than root
+ACCOUNT = "pam_totp"  # the account that owns the default store
+OWN_FILE = "~/.pam_totp.json"  # the store of a caller other than root
 
 
 def now() -> int:
@@ -54,7 +54,7 @@ def open_store(args: argparse.Namespace, *, create: bool = False, keep_root: boo
     except FileNotFoundError:
         message = f"{folder}: store not found ('pam-totp enroll' creates it; --store selects another)"
         raise CommandError(message, OUT_OF_REACH) from None
-    if status.st_uid == os.geteuid() and status.st_mode & 0o777 != 0o700:  # FileStore names no remedy
+    if status.st_uid == os.geteuid() and status.st_mode & 0o777 != 0o700:  # FileStore's error has no remedy
         remedy = f"run 'chmod 0700 {folder}' if it is the store; --store selects another"
         raise CommandError(f"{folder}: the mode must be 0700 ({remedy})", OUT_OF_REACH)
     store = FileStore(folder)
@@ -70,13 +70,13 @@ def _create(folder: str) -> None:
         try:
             account = pwd.getpwnam(ACCOUNT)
         except KeyError:
-            return  # not installed: root owns the store
+            return  # pam_totp is not installed: root owns the store
         os.chown(folder, account.pw_uid, account.pw_gid)
 
 
 def _roll_back(store: FileStore) -> None:
     """Roll back an import that was killed."""
-    from pam_totp.store.journal import recover  # rarely needed
+    from pam_totp.store.journal import recover  # imported here: rarely needed
 
     count = recover(store)
     if count:
@@ -121,7 +121,10 @@ def warn_without_account(user: str) -> None:
 
 
 def user_of(args: argparse.Namespace) -> str:
-    """Return the user name in the passwd entry. The default, for the caller's own file, is the caller."""
+    """Return the user name in the passwd entry. For the caller's own file, the default is the caller.
+
+    Raise CommandError if USER is missing, or if the caller may not manage that user's tokens.
+    """
     own_file = uses_own_file(args)
     if args.user is None and not own_file:
         raise CommandError("missing USER argument", WRONG_USAGE)

@@ -20,8 +20,8 @@ from tests.support.site import KEY, TREE, Site, fob, phone, until
 from tools.bench.bulk import run
 
 FEW, MANY = 300, 6000  # users
-NAMES = 2.0  # MB: enough for a few thousand names and a block of rows; the complete output would take over 5 MB
-A_TOKEN = 500  # bytes: a line of the file, a result and a name take 330; the complete output would take over 600
+NAMES = 2.0  # MB: enough for a few thousand names and a block of rows; the whole output would take over 5 MB
+A_TOKEN = 500  # bytes a token: a line, a result and a name take 330; the whole output would take over 600
 
 
 def enrol(site: Site, users: range) -> None:
@@ -36,7 +36,7 @@ def oath(folder: Path, users: int) -> Path:
 
 
 def listing(site: Site, *words: str) -> subprocess.Popen[str]:
-    """Start `list` with both outputs on pipes."""
+    """Start `list` with pipes for standard output and standard error."""
     command = [sys.executable, "-m", "pam_totp.cli", "list", "--store", str(site.store), *words]
     return subprocess.Popen(command, cwd=TREE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -52,7 +52,7 @@ def test_list_keeps_only_the_names_in_memory(site: Site) -> None:
 
 
 def test_import_keeps_only_the_file_and_a_few_bytes_a_token_in_memory(tmp_path: Path) -> None:
-    taken: dict[tuple[str, ...], list[float]] = {}
+    megabytes: dict[tuple[str, ...], list[float]] = {}
     for users in (FEW, MANY):
         file = oath(tmp_path, users)
         for number, more in enumerate(((), ("--json",), ("--dry-run",))):
@@ -60,8 +60,8 @@ def test_import_keeps_only_the_file_and_a_few_bytes_a_token_in_memory(tmp_path: 
             store.mkdir(0o700)
             done = run("import", "users-oath", file, "--store", store, *more)
             assert (done.status, len(list(store.glob("*.json")))) == (0, 0 if more == ("--dry-run",) else users)
-            taken.setdefault(more, []).append(done.megabytes)
-    assert max(many - few for few, many in taken.values()) * 2**20 / (MANY - FEW) < A_TOKEN
+            megabytes.setdefault(more, []).append(done.megabytes)
+    assert max(many - few for few, many in megabytes.values()) * 2**20 / (MANY - FEW) < A_TOKEN
 
 
 def test_a_long_table_has_one_heading_and_is_sorted_by_name(site: Site) -> None:
@@ -73,7 +73,9 @@ def test_a_long_table_has_one_heading_and_is_sorted_by_name(site: Site) -> None:
     assert [row.split()[0] for row in rows] == sorted(["adam", "zoe", *(f"user{i}" for i in range(BLOCK + 50))])
     assert [i for i, line in enumerate(lines) if line.startswith("USER")] == [0]
     for block in (lines[:BLOCK], rows[BLOCK:]):
-        assert len({line.index("otp") for line in block if "otp" in line}) == 1, "the rows are in columns"
+        assert len({line.index("otp") for line in block if "otp" in line}) == 1, (
+            "the columns of all rows in a block start at the same place"
+        )
     remarks = [line for line in lines[1:] if "digits" not in line]
     assert [line.partition(" counted")[0] for line in remarks] == ["adam: 2 wrong answers", "zoe: 3 wrong answers"]
 
@@ -113,7 +115,7 @@ def test_an_interrupted_list_reports_the_interrupt(site: Site) -> None:
     with listing(site, "--json") as process:
         stdout = process.stdout
         assert stdout is not None
-        until(lambda: full(stdout), "the command has filled the pipe, and waits for its reader")
+        until(lambda: full(stdout), "the command has filled the pipe, and waits for the reader")
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT

@@ -263,7 +263,7 @@ def test_a_missing_port_is_reported_with_a_remedy(site: Site, tmp_path: Path) ->
     site.enrol()
     missing = tmp_path / "none"
     done = site.command("resync", ME, "--port", missing)
-    said = f"pam-totp: {missing} cannot be opened: no such file or directory (is the token plugged in?)\n"
+    said = f"pam-totp: {missing} cannot be opened: no such file or directory (check that the token is plugged in)\n"
     assert (done.returncode, done.stderr) == (3, said)
 
 

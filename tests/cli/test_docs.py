@@ -22,7 +22,7 @@ DOCS = TREE / "docs" / "tokens.md"
 
 
 def documented() -> Iterator[tuple[str, list[str]]]:
-    """Yield the commands after a root prompt, each with its documented output."""
+    """Yield each command after a root prompt `#`, with the lines of its documented output."""
     for block in re.findall(r"```console\n(.*?)```", DOCS.read_text(), re.DOTALL):
         command: str | None = None
         said: list[str] = []
@@ -50,12 +50,12 @@ def test_paths_to_the_virtual_environment_are_right_after_a_cd(document: Path) -
 
 
 def pattern(line: str) -> str:
-    """Return the line as a pattern, in which white space has any length, and … matches any text."""
+    """Return a pattern for the line: white space may have any length, and … matches any text."""
     return r"[ \t]+".join(r"[^\r\n]*".join(map(re.escape, word.split("…"))) for word in line.split())
 
 
-def furnished(folder: Path) -> None:
-    """Make the files that the commands name."""
+def create_files(folder: Path) -> None:
+    """Create the files that the documented commands name."""
     tokens = [fob(name=f"T-100{i}", serial=f"T-100{i}", secret=bytes([i]) * 20) for i in (1, 2)]
     (folder / "box.xml").write_bytes(written("pskc", tokens, password="qwerty"))
     (folder / "password").write_text("qwerty\n")
@@ -80,7 +80,7 @@ def furnished(folder: Path) -> None:
 
 
 def test_the_documented_commands_print_the_documented_output(site: Site, tmp_path: Path) -> None:
-    furnished(tmp_path)
+    create_files(tmp_path)
     assert shutil.which("cat")
     run, key = 0, b""
     for command, said in documented():

@@ -1,4 +1,4 @@
-"""Tests of commands that fail or are interrupted: the message states the result."""
+"""Tests of commands that fail or are interrupted: the message states what was changed."""
 
 from __future__ import annotations
 
@@ -109,7 +109,9 @@ def test_an_interrupt_at_a_prompt_changes_nothing(site: Site) -> None:
         talk.expect(rb"code: |\[y/N\] ")
         talk.sendintr()
         talk.expect(pexpect.EOF)
-        assert talk.before.endswith(b"\r\npam-totp: interrupted; nothing was changed\r\n"), "on a separate line"
+        assert talk.before.endswith(b"\r\npam-totp: interrupted; nothing was changed\r\n"), (
+            "the message is on a separate line"
+        )
         talk.close()
         assert talk.exitstatus == INTERRUPTED
     assert site.path().read_bytes() == before
@@ -117,7 +119,7 @@ def test_an_interrupt_at_a_prompt_changes_nothing(site: Site) -> None:
 
 @pytest.mark.parametrize("words", [("verify",), ("remove",)])
 def test_an_end_of_input_at_a_prompt_is_no_answer(site: Site, words: tuple[str, ...]) -> None:
-    """verify reads an answer without echo, remove with echo."""
+    """The prompt of `verify` has no echo; the prompt of `remove` has an echo."""
     site.enrol()
     before = site.path().read_bytes()
     talk = at_prompt(site, *words, ME)
@@ -171,7 +173,7 @@ def test_import_without_a_file_suggests_standard_input(site: Site) -> None:
     ("words", "said"),
     [
         (["import", "csv", "/nonexist"], "/nonexist: no such file or directory (check the name)"),
-        (["import", "csv", "/etc"], "/etc: is a directory (name a file in it)"),
+        (["import", "csv", "/etc"], "/etc: is a directory (name a file in that directory)"),
         (
             ["import", "google-authenticator", "--homes", "/none"],
             "/none: no such file or directory (check the name)",
@@ -268,7 +270,10 @@ def test_list_continues_after_an_invalid_file(site: Site) -> None:
 
 
 def test_list_skips_a_record_removed_in_the_meantime(site: Site) -> None:
-    """The store never writes this file name. It simulates a record that is removed after the names are listed."""
+    """Simulate a record that is removed after its name was listed.
+
+    The store lists the file %41lice.json as user Alice, and then reads Alice.json, which does not exist.
+    """
     site.enrol()
     site.path("%41lice").write_bytes(serialize(site.record()))
     done = site.command("list")
@@ -285,7 +290,7 @@ def test_list_shows_a_time_beyond_the_calendar_as_a_number(site: Site) -> None:
 def test_the_service_accepts_a_relative_path_of_the_store(site: Site) -> None:
     site.store.rename(site.folder / "moved")
     here = os.path.relpath(site.folder / "moved", TREE)
-    site.store = Path(here)  # started in TREE
+    site.store = Path(here)  # the service starts in TREE
     site.start()
     site.store = site.folder / "moved"
     site.enrol()

@@ -24,13 +24,13 @@ from tests.support.site import KEY, ME, TREE, Site, codes, fob, phone
 
 def scanned(picture: Path) -> str:
     """Return the text that zbar reads from a picture."""
-    options = ("--quiet", "--raw", "-Sdisable", "-Sqrcode.enable")  # QR codes alone: some keys look like bar codes
+    options = ("--quiet", "--raw", "-Sdisable", "-Sqrcode.enable")  # QR codes only: zbar takes some keys for bar codes
     done = subprocess.run(["zbarimg", *options, picture], capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
 def png(rows: list[list[int]], scale: int = 6) -> bytes:
-    """Return a grey picture; 1 is dark."""
+    """Return a grey PNG picture of the rows, in which 1 is a dark module."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
@@ -45,7 +45,7 @@ def png(rows: list[list[int]], scale: int = 6) -> bytes:
 
 
 def drawn(screen: str) -> list[list[int]]:
-    """Return the modules of a QR code drawn in half blocks; a blank is dark."""
+    """Return the modules of a QR code that a terminal shows in half blocks. A blank is a dark module."""
     lines = [line for line in screen.splitlines() if "█" in line]
     rows: list[list[int]] = []
     for line in lines:
@@ -71,8 +71,8 @@ def test_a_phone_app_is_enrolled_from_the_qr_code_on_the_terminal(site: Site, tm
     lines = shown.splitlines()
     assert all(len(line) <= 80 for line in lines)
     blocks = [line for line in lines if "█" in line]
-    assert len(blocks) + 1 <= 24, "the QR code and the prompt fit on 80×24 together"
-    assert lines[-len(blocks) :] == blocks, "no line is between them"
+    assert len(blocks) + 1 <= 24, "the QR code and the prompt fit on one screen of 80×24"
+    assert lines[-len(blocks) :] == blocks, "no line is between the QR code and the prompt"
     picture = tmp_path / "screen.png"
     picture.write_bytes(png(drawn(shown)))
     uri = scanned(picture)
@@ -80,7 +80,7 @@ def test_a_phone_app_is_enrolled_from_the_qr_code_on_the_terminal(site: Site, tm
     assert len(token.secret) == 20
     typed = re.search(r"key: ((?:[A-Z2-7]{4} ?){8})\r?\n", shown)
     assert typed is not None
-    assert typed[1].replace(" ", "") == base32(token.secret), "the key for typing, in groups of four"
+    assert typed[1].replace(" ", "") == base32(token.secret), "the key is shown in groups of four characters"
     assert not site.path().exists(), "the token is not stored before a right code"
     child.sendline("000000")
     child.expect("not accepted: enter a code from this token")
@@ -122,7 +122,7 @@ def test_an_existing_token_is_not_replaced(site: Site) -> None:
         f"pam-totp: {ME} already has a token named 'phone'; nothing was changed "
         "(choose another name with --name, or see 'pam-totp remove --help')\n"
     )
-    assert "key:" not in done.stdout, "the error precedes the QR code"
+    assert "key:" not in done.stdout, "the error is reported before a key is shown"
     assert site.path().read_bytes() == before
 
 
@@ -198,7 +198,7 @@ def test_a_picture_never_replaces_a_file_and_is_deleted_on_failure(site: Site, t
 def test_qr_shows_a_token_again_only_after_a_yes(site: Site, tmp_path: Path) -> None:
     site.enrol(fob(9), phone())
     child = on_terminal(site, "qr", ME, "fob")
-    child.expect(r"anyone who sees it can generate the same codes \[y/N\] ")
+    child.expect(r"any person who sees it can generate the same codes \[y/N\] ")
     child.sendline("n")
     child.expect("cancelled")
     child.expect(pexpect.EOF)
@@ -208,7 +208,7 @@ def test_qr_shows_a_token_again_only_after_a_yes(site: Site, tmp_path: Path) -> 
     picture = tmp_path / "screen.png"
     picture.write_bytes(png(drawn(shown.stdout)))
     assert scanned(picture) == site.command_json("qr", ME, "fob", "--yes")["uri"]
-    assert "counter=9" in scanned(picture), "the next code's counter"
+    assert "counter=9" in scanned(picture), "the URI has the counter of the next code"
     which = site.command("qr", ME, "--yes")
     said = f"pam-totp: {ME} has several tokens: name one (see 'pam-totp list {ME}')\n"
     assert (which.returncode, which.stderr) == (2, said)

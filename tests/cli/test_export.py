@@ -46,7 +46,7 @@ def test_an_exported_token_is_imported_unchanged(site: Site, tmp_path: Path, nam
     assert same(back, token, "created", *lost, *used)
     if isinstance(token, TotpToken):
         for field in lost:
-            assert field in done.stderr, "lost fields are listed"
+            assert field in done.stderr, "fields that the format cannot hold are listed"
 
 
 def test_json_keeps_the_whole_record(site: Site, tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_json_keeps_the_whole_record(site: Site, tmp_path: Path) -> None:
     assert site.command("import", "json", file).returncode == 0
     assert site.path().read_bytes() == before
     assert site.command("verify", ME, stdin=shown[0] + "\n").returncode == 0
-    assert site.command("import", "json", file).returncode == 0, "already imported"
+    assert site.command("import", "json", file).returncode == 0, "a second import of the file succeeds"
     assert len(site.record().recovery) == 1, "a used recovery code remains used"
 
 
@@ -76,7 +76,7 @@ def of_otpauth(text: str) -> list[str]:
 
 
 def of_pskc(text: str) -> list[str]:
-    root = tree.fromstring(text)  # noqa: S314  our own export
+    root = tree.fromstring(text)  # noqa: S314  pam-totp wrote this file
     key = root.find("{*}KeyPackage/{*}Key")
     assert key is not None
     kind = key.attrib["Algorithm"].rpartition(":")[2]
@@ -172,7 +172,7 @@ def test_options_that_exclude_each_other_leave_no_file(site: Site, tmp_path: Pat
         (2, "--password-file requires --format pskc", "--format", "json", "--password-file", password),
         (2, "leave out --token", "--format", "json", "--token", "fob"),
         (1, "use one code first", "--format", "google-authenticator"),
-        (1, "password: not UTF-8", "--format", "pskc", "--password-file", password),
+        (1, "password: must be UTF-8 text", "--format", "pskc", "--password-file", password),
     ):
         done = site.command("export", ME, *map(str, words), "--output", file)
         assert (done.returncode, said in done.stderr) == (status, True), done
@@ -203,5 +203,8 @@ def test_keys_are_not_written_to_standard_output_or_a_file_named_dash(site: Site
     site.enrol()
     done = site.command("export", ME, "--format", "json", "--output", "-")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "pam-totp: keys are written only to a file of mode 0600: name it with --output\n"
+    assert (
+        done.stderr
+        == "pam-totp: keys cannot be written to standard output (give the name of a new file: --output FILE)\n"
+    )
     assert not (TREE / "-").exists()

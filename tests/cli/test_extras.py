@@ -1,4 +1,4 @@
-"""Tests of the message for a missing package: it names a command that works on that system."""
+"""Tests of the message for a missing package: it names a command that installs the package on that system."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_without_segno_the_key_and_the_missing_package_are_shown(site: Site, tmp
     done = subprocess.run(command, cwd=TREE, env=env, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("key: ")
-    assert f"\n(no QR code: {how_to_get('segno')})\n" in done.stdout
+    assert f"\n(no QR code, because segno is missing: {how_to_get('segno')})\n" in done.stdout
 
 
 @pytest.mark.parametrize(

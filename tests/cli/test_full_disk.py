@@ -16,7 +16,7 @@ from pam_totp.core.secretfile import base32, serialize
 from tests.support.isolation import MAY_MOUNT
 from tests.support.site import KEY, TREE, fob
 
-# Runs in a private mount namespace: mounts a small disk, runs the commands on it, and prints their results.
+# This script runs in a private mount namespace. It mounts a small disk, runs the commands and prints their results.
 SCRIPT = r"""
 import json, os, subprocess, sys
 from pathlib import Path
@@ -64,7 +64,7 @@ def namespaces_work() -> bool:
 
 @pytest.mark.skipif(
     not MAY_MOUNT and (os.geteuid() == 0 or not namespaces_work()),
-    reason="needs a mount namespace: root may not mount here, or there are no user namespaces",
+    reason="needs a mount namespace, but root cannot mount, or there are no user namespaces",
 )
 @pytest.mark.parametrize("how", REMEDY)
 def test_the_old_state_is_intact_and_the_message_says_what_to_do(tmp_path: Path, how: str) -> None:

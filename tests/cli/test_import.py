@@ -44,7 +44,7 @@ def test_the_table_lists_imported_and_skipped_tokens_without_keys(site: Site, tm
     file = tmp_path / "users.oath"
     file.write_text(OATH)
     done = site.command("import", "users-oath", file)
-    assert done.returncode == 1, "a token was skipped"
+    assert done.returncode == 1, "the status reports a skipped token"
     shown = [line.split(maxsplit=6) for line in done.stdout.splitlines()[1:4]]
     assert [row[1:4] for row in shown] == [["1", "alice", "token"], ["2", "bob", "token"], ["3", "carl", "-"]]
     assert "skipped: secret: must be 112 to 1024 bits" in done.stdout
@@ -90,7 +90,7 @@ def test_the_same_file_imported_again_changes_nothing(site: Site, tmp_path: Path
     again = site.command("import", "users-oath", file)
     assert again.returncode == 0
     assert "already imported as 'token'" in again.stdout
-    assert records(site) == before, "the counter is unchanged"
+    assert records(site) == before, "the second import does not reset the counter"
 
 
 def test_an_error_names_file_and_line_and_imports_nothing(site: Site, tmp_path: Path) -> None:
@@ -210,9 +210,13 @@ def test_a_bulk_file_is_mapped_by_serial(site: Site, tmp_path: Path) -> None:
     file.write_bytes(figure(10))
     users.write_text("654321,alice\n123456,bob\n9999999,carl\n")
     done = site.command("import", "pskc", file, "--map", users)
-    assert "already imported as 'token'" in done.stdout, "carl's two tokens have the same key"
+    assert "already imported as 'token'" in done.stdout, (
+        "the second of carl's tokens is skipped, because it has the key of the first"
+    )
     assert [site.record(user).tokens[0].serial for user in ("alice", "bob", "carl")] == ["654321", "123456", "9999999"]
-    assert site.command("verify", "alice", hotp(KEY, 0, 8)).returncode == 1, "its policy ended in 2006"
+    assert site.command("verify", "alice", hotp(KEY, 0, 8)).returncode == 1, (
+        "a token whose policy ended in 2006 is imported as disabled"
+    )
     assert site.command("enable-token", "alice").returncode == 0
     assert site.command("verify", "alice", hotp(KEY, 0, 8)).returncode == 0
 
@@ -297,7 +301,7 @@ def test_a_tree_of_homes_is_read_as_each_home_s_owner(site: Site, tmp_path: Path
         "sys": "Too many levels of symbolic links",
         "nobody": "must be a regular file",
         "games": "must belong to the owner of the home directory",
-        "lp": "Permission denied",  # root could have read it
+        "lp": "Permission denied",  # root could read it, but its owner cannot
     }
     assert done.returncode == 1
     assert (site.store / "daemon.json").stat().st_uid == 65534
@@ -321,11 +325,11 @@ def test_an_interrupted_import_leaves_the_store_as_it_was(site: Site, tmp_path: 
         site.enrol(phone(), user=f"user{i}")
     before = records(site)
     with open(site.store / "user250.lock", "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # as a slow login would: the import waits here
+        fcntl.flock(lock, fcntl.LOCK_EX)  # hold the lock like a slow login, so that the import waits
         with started(site, "import", "users-oath", str(file)) as process:
             until(
                 lambda: in_place(site) == 251 or process.poll() is not None,
-                "all records up to user249 are in place, and the old one of user300",
+                "the records up to user249 are written, and the old record of user300 exists",
             )
             assert process.poll() is None, "the import is not finished"
             process.send_signal(number)
@@ -333,7 +337,7 @@ def test_an_interrupted_import_leaves_the_store_as_it_was(site: Site, tmp_path: 
     assert process.returncode != 0
     if number == signal.SIGINT:
         assert (process.returncode, said) == (130, "pam-totp: interrupted; nothing was changed\n")
-        assert records(site) == before, "rolled back at once"
+        assert records(site) == before, "the command rolls the import back before it exits"
     listed = site.command("list", "user0")
     assert listed.returncode == 0
     if number != signal.SIGINT:
@@ -346,7 +350,7 @@ def test_an_interrupted_import_leaves_the_store_as_it_was(site: Site, tmp_path: 
 
 def has_open(pid: int, file: Path) -> bool:
     folder = f"/proc/{pid}/fd"
-    with suppress(FileNotFoundError):  # closed meanwhile
+    with suppress(FileNotFoundError):  # the descriptor was closed in the meantime
         return any(os.readlink(f"{folder}/{number}") == str(file) for number in os.listdir(folder))
     return False
 
@@ -364,7 +368,7 @@ def test_an_import_interrupted_twice_reports_the_open_roll_back(site: Site, tmp_
             yield
 
     with held("user10"), started(site, "import", "users-oath", str(file)) as process:
-        until(lambda: in_place(site) == 10, "all records before user10 are in place")
+        until(lambda: in_place(site) == 10, "the records before user10 are written")
         with held("user0"):
             process.send_signal(signal.SIGINT)
             until(lambda: has_open(process.pid, site.store / "user0.lock"), "the roll-back waits for user0")

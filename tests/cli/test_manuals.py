@@ -23,13 +23,13 @@ def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 
 
 def subsections(manual: str) -> dict[str, str]:
-    """Return the text of each command's subsection in COMMANDS, by the command's name."""
+    """Return the subsections of the section COMMANDS, by command name."""
     section = manual.partition(".Sh COMMANDS\n")[2].partition("\n.Sh ")[0]
     return {text.split(maxsplit=1)[0]: text for text in re.split(r"^\.Ss ", section, flags=re.MULTILINE)[1:]}
 
 
 def items(text: str, macro: str) -> list[str]:
-    """Return the words after `macro` in the items of the text's lists."""
+    """Return the words after `macro` in the list items (`.It` lines) of a manual's text."""
     lines = re.findall(r"^\.It (.*)$", text, re.MULTILINE)
     return [word for line in lines for word in re.findall(rf"\b{macro} (-?[\w-]+)", line)]
 

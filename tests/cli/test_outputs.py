@@ -1,4 +1,4 @@
-"""Tests of the files that a command creates: complete or absent, with mode 0600, and with the rights of the caller."""
+"""Tests of the files that a command creates: they are complete or absent, have mode 0600, and belong to the caller."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def die() -> None:
 
 
 def before_call(function: Callable[..., Any], number: int, action: Callable[[], object]) -> Callable[..., Any]:
-    """Return `function`, with `action` before its call of that number."""
+    """Return a wrapper of `function` that runs `action` before call `number`."""
     left = [number]
 
     def called(*arguments: Any, **named: Any) -> Any:
@@ -127,7 +127,7 @@ def test_a_file_that_appears_in_the_meantime_is_not_replaced(tmp_path: Path) -> 
 
 
 def test_only_the_created_file_is_removed(tmp_path: Path) -> None:
-    """In the meantime, the path leads to another folder, or another file gets the name."""
+    """Before the removal, the path is changed to lead to another folder, or another file gets the name."""
     folder, other = tmp_path / "folder", tmp_path / "other"
     folder.mkdir()
     other.mkdir()
@@ -164,7 +164,7 @@ def test_a_signal_during_an_enrolment_deletes_the_picture(site: Site, tmp_path: 
     command = ["-m", "pam_totp.cli", "enroll", ME, "--store", str(site.store), "--qr", f"png={path}"]
     talk = pexpect.spawn(sys.executable, command, cwd=str(TREE), timeout=PATIENCE)
     talk.expect("a code from phone: ")
-    assert path.read_bytes().startswith(b"\x89PNG"), "the user can scan it now"
+    assert path.read_bytes().startswith(b"\x89PNG"), "the picture is complete while the command waits for the code"
     talk.kill(number)
     talk.expect(pexpect.EOF)
     talk.close()
@@ -175,7 +175,7 @@ def test_a_signal_during_an_enrolment_deletes_the_picture(site: Site, tmp_path: 
 
 @as_root
 def test_root_writes_to_a_folder_closed_to_the_stores_owner(site: Site) -> None:
-    """A command that fails after it took the rights of the store's owner leaves no file there."""
+    """A command that fails after it dropped its privileges to those of the store's owner leaves no file there."""
     folder = site.folder / "closed"
     folder.mkdir(0o700)
     site.enrol(fob(7))

@@ -1,4 +1,4 @@
-"""Test of README.md, "Try it by hand": its commands are typed into a shell in order, and work as documented."""
+"""Test of "Try it by hand" in README.md: the commands, typed into a shell in order, work as documented."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROMPT = "typed> "
 
 
 def commands() -> Iterator[str]:
-    """Yield the commands in the section's code blocks; a line that ends in `|` is joined with the next."""
+    """Yield the commands in the section's code blocks. Join a line that ends in `|` with the next line."""
     section = (TREE / "README.md").read_text().split("## Try it by hand\n")[1].split("\n## ")[0]
     for block in re.findall(r"```\n(.*?)```", section, re.DOTALL):
         joined = re.sub(r"\|\n +", "| ", block)
@@ -71,4 +71,4 @@ def test_the_commands_to_try_by_hand_work_as_documented(shell: pexpect.spawn[str
     assert any("accepted: code of fob" in output for output in outputs.values())
     assert "fob" in next(output for command, output in outputs.items() if "pam-totp list" in command)
     assert "success" in type_in(shell, command, code).lower()
-    assert "success" not in type_in(shell, command, code).lower(), "the second login with the same code"
+    assert "success" not in type_in(shell, command, code).lower(), "a second login with the same code is refused"

@@ -19,8 +19,8 @@ def test_a_token_is_renamed_and_keeps_its_counter(site: Site, way: str) -> None:
     assert (done.returncode, done.stdout) == (0, f"{ME}: token 'fob' renamed to 'blue fob'\n")
     assert [t.name for t in site.record().tokens] == ["blue fob", "phone"]
     assert site.gets_in(codes(5))
-    taken = site.command("rename", ME, "blue fob", "phone")
-    assert taken.returncode == 1 and f"{ME} already has a token named 'phone'" in taken.stderr
+    refused = site.command("rename", ME, "blue fob", "phone")
+    assert refused.returncode == 1 and f"{ME} already has a token named 'phone'" in refused.stderr
     assert site.command("rename", ME, "phone", "phone").returncode == 0, "a token can keep its name"
     assert site.command("rename", ME, "nosuch", "x").stderr == (
         f"pam-totp: {ME} has no token named 'nosuch' (see 'pam-totp list {ME}')\n"
@@ -58,7 +58,7 @@ def test_recovery_codes_are_accepted_once_and_the_rest_is_counted(site: Site, wa
     assert done.returncode == 0
     shown = done.stdout.split()
     assert len(set(shown)) == 10
-    assert all(SHOWN.fullmatch(code) for code in shown), "80 bits, in groups of four"
+    assert all(SHOWN.fullmatch(code) for code in shown), "a code has 80 bits, in groups of four characters"
     on_disk = site.path().read_text()
     assert not any(code in on_disk or code.replace("-", "") in on_disk for code in shown)
 
@@ -70,7 +70,7 @@ def test_recovery_codes_are_accepted_once_and_the_rest_is_counted(site: Site, wa
     assert site.gets_in(shown[2].translate(str.maketrans("01", "OL"))), "O and L are read as 0 and 1"
     assert "7 recovery codes left" in site.command("list", ME).stdout
     assert site.command_json("list", ME)[0]["recovery_left"] == 7
-    assert site.gets_in(codes(0)), "the token still works"
+    assert site.gets_in(codes(0)), "a code of the token is still accepted"
     if way == "socket":
         assert site.log.has("accepted", f"user={ME}", "by=recovery", "recovery_left=7")
         assert not any(SHOWN.search(line) for line in site.log.lines())

@@ -125,7 +125,7 @@ def test_policy_reads_the_arguments_in_the_service_file(machine: Machine) -> Non
     assert json.loads(done.stdout)["look_ahead"]["value"] == 2
     machine.write("/etc/pam.d/sshd", "auth required pam_unix.so\n")
     done = machine.pam_totp("policy", "sshd", "--json")
-    assert (done.returncode, done.stderr) == (0, "pam-totp: sshd: does not use the module\n")
+    assert (done.returncode, done.stderr) == (0, "pam-totp: sshd: the stack does not use the module\n")
     assert json.loads(done.stdout)["look_ahead"]["value"] == 4
     done = machine.pam_totp("policy", "nosuch", "--json")
     said = "pam-totp: unknown service nosuch: libpam would use 'other' (see /etc/pam.d)\n"

@@ -69,7 +69,7 @@ def test_a_missing_package_prints_one_line_with_the_remedy(site: Site, tmp_path:
     )
     assert (done.returncode, done.stderr.count("\n")) == (3, 1)
     assert (
-        f"needs {module} (the package pam-totp-portal, or make install EXTRAS=web in the source directory)"
+        f"needs {module} (install the package pam-totp-portal, or run 'make install EXTRAS=web' in the sources)"
         in done.stderr
     )
 
