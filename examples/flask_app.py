@@ -1,6 +1,6 @@
 """Users sign in with the system password, then with a code: `flask --app flask_app run --cert=adhoc`.
 
-The account of the application is in the group shadow, and listed in /etc/pam_totp.toml: [clients] www-data = "web"
+The account that runs it must be in the group shadow, and listed in /etc/pam_totp.toml: [clients] www-data = "web"
 """
 
 import os
@@ -43,7 +43,7 @@ def login() -> str | Response:
         user = request.form.get("user", "")
         if password_is_right(user, request.form.get("password", "")):
             session.clear()
-            session["halfway"] = user  # gives access to the page for the code only
+            session["halfway"] = user  # this value gives access only to the page for the code
             return redirect(url_for("code"))
         problem = "User name and password do not match."
     return page("Sign in", problem, ("user", "User name", "text"), ("password", "Password", "password"))

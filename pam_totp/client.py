@@ -1,4 +1,4 @@
-"""Public: verify a user's code through the service on this host. For applications in Python.
+"""Public: verify a user's code through the service on this host, from an application in Python.
 
     from pam_totp import client
 
@@ -11,8 +11,8 @@ The account that runs the application must be listed in /etc/pam_totp.toml, with
     www-data = "web"
 
 Rules:
-- Only an outcome that is true lets a user in. Every error raises an exception, and an exception denies.
-- A code is sent at most once. After it was sent, the request is not repeated.
+- The application lets a user in only if the outcome is true. Every error raises an exception: deny then, too.
+- `verify` sends a code at most once. It may repeat the request until it has sent the code, and not afterwards.
 - This module needs only the standard library, and no privilege. Any number of threads may call it at once.
 """
 
@@ -49,9 +49,9 @@ __all__ = [
 
 DEFAULT_SOCKET = "/run/pam_totp/socket"
 DEFAULT_TIMEOUT = 15.0  # seconds: the service waits up to 5 for the store's lock, and a busy machine needs more
-_RETRY_PAUSE = 0.02  # seconds, at least, between two attempts to connect to a service at its limit
+_RETRY_PAUSE = 0.02  # minimum seconds between two attempts to connect to a service at its limit
 _MAX_MESSAGES = 16
-_UNEXPECTED = "unexpected reply from the service (is it of another version of pam_totp?)"
+_UNEXPECTED = "unexpected reply from the service (restart it, because it may run another version of pam_totp)"
 
 
 class ClientError(Exception):
@@ -75,7 +75,7 @@ class Verdict(enum.Enum):
 
     ACCEPTED = "accepted"
     REFUSED = "refused"
-    NOT_ENROLLED = "not-enrolled"  # only if the site's policy has `nullok`; otherwise such a user is REFUSED
+    NOT_ENROLLED = "not-enrolled"  # with `nullok` in the site's policy; without it, the verdict is REFUSED
 
     def __bool__(self) -> bool:
         return self is Verdict.ACCEPTED
@@ -83,10 +83,10 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A verdict, with messages for the user. It is true if the code was accepted, and only then.
+    """The result of `verify`: a verdict, and messages for the user. It is true only if the code was accepted.
 
-    `messages` are in the order of the service. They state the answers refused since the last success, the remaining
-    recovery codes, or the next step.
+    `messages` are in the order in which the service sent them. They state the answers refused since the last success,
+    the remaining recovery codes, or the next step.
     """
 
     verdict: Verdict
@@ -144,9 +144,11 @@ def verify(
                 if dialogue.answered:
                     reason = "the service closed the connection before the result; the code may be used up"
                     raise OutOfReach(f"{path}: {reason}") from None
-        # A service at its limit closes the connection before its prompt. The code was not sent, so retry.
+        # A service at its limit closes the connection before its prompt. Retry, because the code was not sent.
         if time.monotonic() + 2 * _RETRY_PAUSE > deadline:
-            raise OutOfReach(f"{path}: the service closes every connection, as if it were full (see its log)") from None
+            raise OutOfReach(
+                f"{path}: the service closed every connection, as it does at its limit (see its log)"
+            ) from None
         time.sleep(random.uniform(_RETRY_PAUSE, 2 * _RETRY_PAUSE))
 
 
@@ -155,7 +157,7 @@ class _ConnectionClosed(Exception):
 
 
 class _Dialogue:
-    """One login over one connection. `answered` is True once the code was sent."""
+    """One login over one connection. `answered` is True if the code was sent."""
 
     def __init__(self, channel: socket.socket, deadline: float) -> None:
         self._channel = channel
@@ -223,7 +225,7 @@ def _connect(path: str, deadline: float) -> socket.socket:
         channel.connect(path)
     except OSError as e:
         channel.close()
-        hint = " (is 'pam-totp serve' running?)" if isinstance(e, FileNotFoundError | ConnectionRefusedError) else ""
+        hint = " (start 'pam-totp serve')" if isinstance(e, FileNotFoundError | ConnectionRefusedError) else ""
         raise OutOfReach(f"{path}: {(e.strerror or str(e)).lower()}{hint}") from None
     return channel
 
@@ -234,9 +236,9 @@ def _remaining(deadline: float) -> float:
 
 
 def _hello(user: str, service: str, rhost: str | None) -> bytes | None:
-    """Return the first packet, or None if no account can have that name.
+    """Return the first packet, or None if the user name is empty, a field contains NUL, or the packet is too long.
 
-    `grace_period=0` makes the service check this code, even if the user has grace.
+    `grace_period=0` makes the service check this code, even in the user's grace period.
     """
     fields = [f"version={PROTOCOL_VERSION}", f"service={service}", f"user={user}", "flags=0", "arg=grace_period=0"]
     if rhost:

@@ -267,7 +267,7 @@ def test_the_client_example_denies_without_a_service(
     names: dict[str, Any] = {}
     exec(only_example("pam_totp.client"), names)  # noqa: S102
     assert names["log_in"](ME, codes(0), "192.0.2.7") is False
-    assert "is 'pam-totp serve' running?" in capsys.readouterr().out
+    assert "(start 'pam-totp serve')" in capsys.readouterr().out
 
 
 def test_the_django_example_names_what_can_be_imported(_django: None) -> None:

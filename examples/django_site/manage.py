@@ -1,4 +1,4 @@
-"""python manage.py migrate && python manage.py runserver"""
+"""Start the example site: `python manage.py migrate && python manage.py runserver`."""
 
 import os
 import sys

@@ -1,6 +1,6 @@
 """A Django site. Users sign in with the system password, then with a code.
 
-The account of the application is listed in /etc/pam_totp.toml:
+List the account that runs the application in /etc/pam_totp.toml:
 
     [clients]
     www-data = "web"

@@ -1,4 +1,4 @@
-"""The pages for password and code, and a private page and an admin site, which need both."""
+"""The pages for the password and the code, and two pages that require both: a private page and the admin site."""
 
 from django.contrib import admin
 from django.contrib.auth.decorators import login_required

@@ -56,7 +56,7 @@ def _find_or_create_user(name: str) -> Any:
         if not conf.get("PAM_TOTP_CREATE_USERS"):
             return None
     user = model(**{model.USERNAME_FIELD: name})
-    user.set_unusable_password()  # only the host's password counts
+    user.set_unusable_password()  # the user must sign in with the host's password
     user.save()
     return user
 

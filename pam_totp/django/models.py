@@ -17,7 +17,7 @@ log = logging.getLogger("pam_totp.django")
 
 
 class HostDevice(Device):  # type: ignore[misc]
-    """All tokens on this host of the account with the user's name."""
+    """The device of a Django user: all tokens of the account with the same name on this host."""
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=("user",), name="pam_totp_one_device"),)

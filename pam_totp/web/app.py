@@ -2,9 +2,9 @@
 
 Rules:
 - A GET changes nothing. Every POST must carry the CSRF token of its own session.
-- A browser does not cache a page, and does not name it to another site as a referrer. No other site can frame a page.
+- A browser does not cache a page, and sends its address to no other site. No other site can frame a page.
   Scripts and styles are loaded from the portal's files only.
-- Every redirect goes to a page of the portal that is named here. A request cannot choose the target.
+- Every redirect goes to a page that this code names. A request cannot choose the target.
 - Every failure shows a page with the next step for the user, and without internal details.
 """
 
@@ -31,7 +31,7 @@ from pam_totp.web.second_factor import ServiceFactor, StoreFactor
 from pam_totp.web.session_cookie import Cookies, current_session
 from pam_totp.web.sessions import Sessions, Step
 
-MAX_REQUEST = 16 * 1024  # bytes; the forms are small
+MAX_REQUEST = 16 * 1024  # bytes, more than the longest form
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self';"
@@ -43,10 +43,10 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-HSTS = "max-age=31536000"  # seconds; one year
+HSTS = "max-age=31536000"  # one year, in seconds
 
-# The limits of one address, and of one address for one user. `{per_address}` is Config.per_address.
-# In addition, the store counts wrong codes of each user, from any address.
+# Rate limits of POST requests: by address, or by address and user name. `{per_address}` is Config.per_address.
+# In addition, the store counts the wrong codes of each user, from any address.
 LIMITS = {
     "signin.sign_in": (("{per_address} per minute", "address"), ("10 per minute; 40 per hour", "address_and_user")),
     "signin.code": (("{per_address} per minute", "address"),),
@@ -66,7 +66,7 @@ def create_app(config: Config) -> Flask:
         PREFERRED_URL_SCHEME="https" if config.tls else "http",
         RATELIMIT_ENABLED=config.rate_limits,
         SECRET_KEY=secrets.token_bytes(32),
-        # The strict check needs a Referer, which the portal's pages do not send. See `_refuse_foreign_requests`.
+        # The strict check needs a Referer, which the Referrer-Policy suppresses. See `_refuse_foreign_requests`.
         WTF_CSRF_SSL_STRICT=False,
         WTF_CSRF_TIME_LIMIT=None,  # the token is valid as long as its session
     )
@@ -122,13 +122,13 @@ def _add_rate_limits(app: Flask, per_address: int) -> None:
             limit = text.format(per_address=per_address)
             view = limiter.limit(limit, key_func=keys[key], methods=["POST"])(view)
         app.view_functions[endpoint] = view
-    app.extensions["pam_totp_limiter"] = limiter  # the decorators hold weak references only, so keep it alive
+    app.extensions["pam_totp_limiter"] = limiter  # keeps the limiter alive, because the decorators hold weak references
 
 
 def _refuse_foreign_requests() -> tuple[str, int] | None:
     """Refuse requests that the portal's pages never send: to another host name, by plain http, or from another site."""
     config = current_portal().config
-    if config.hosts and _requested_host() not in config.hosts:  # DNS rebinding; a redirect never repeats the name
+    if config.hosts and _requested_host() not in config.hosts:  # prevents DNS rebinding; no redirect repeats the name
         return _message_page("This server does not answer to that host name. Check the address.", status=400)
     if config.tls and not request.is_secure:
         return _message_page("This page needs https. Check the address.", status=400)

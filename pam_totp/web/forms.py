@@ -27,7 +27,7 @@ class SignInForm(FlaskForm):  # type: ignore[misc]
         _required("your user name", MAX_TEXT),
         render_kw={"autocomplete": "username", "autocapitalize": "off", "spellcheck": "false"},
     )
-    # Without InputRequired: a blank and a wrong password must get the same answer after the same time.
+    # InputRequired is omitted, because a blank and a wrong password must get the same answer after the same time.
     password = PasswordField(
         "Password", [Length(max=MAX_ANSWER)], render_kw={"autocomplete": "current-password", "required": True}
     )
@@ -64,7 +64,7 @@ class FormWithProof(FlaskForm):  # type: ignore[misc]
     )
 
     def remove_proof(self) -> None:
-        """Remove the field, for a user without a token."""
+        """Remove the field from the form of a user without a token."""
         del self.proof
 
 
@@ -87,7 +87,7 @@ class HardwareTokenForm(FormWithProof):
     serial = StringField(
         "Serial number",
         _required("the serial number", MAX_TEXT),
-        description="On the back of the token.",
+        description="On the back of the key fob.",
         render_kw=_TEXT,
     )
     codes = StringField(

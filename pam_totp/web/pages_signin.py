@@ -36,7 +36,7 @@ def requires_sign_in(view: Callable[P, Page]) -> Callable[P, Page]:
         if state.step is not Step.SIGNED_IN or state.user is None:
             return redirect_to("signin.code" if state.step is Step.PASSWORD else "signin.sign_in")
         if not state.by_code and current_portal().second_factor.is_required(state.user):
-            session.start(Step.PASSWORD, state.user)  # the user got a token in another session
+            session.start(Step.PASSWORD, state.user)  # the user has added a token in another session
             return redirect_to("signin.code")
         return view(*args, **kwargs)
 
@@ -44,7 +44,7 @@ def requires_sign_in(view: Callable[P, Page]) -> Callable[P, Page]:
 
 
 def requester(proof: str | None = None) -> Asking:
-    """Return the signed-in user and their address, with the typed code that proves the second factor."""
+    """Return the signed-in user and their address, with `proof`, the typed code."""
     user = current_session().state.user
     assert user is not None
     return Asking(user, request.remote_addr, (proof or "").strip().encode("utf-8", "replace"))
@@ -108,7 +108,7 @@ def code() -> Page:
 
 
 def _sentence(text: str) -> str:
-    """Return a message of a login as a sentence for a page."""
+    """Return a login's message as a sentence: with a capital letter and a full stop."""
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 

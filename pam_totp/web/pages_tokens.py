@@ -25,7 +25,7 @@ ALREADY_DONE = "That was already done, or it took too long. Nothing was lost. Yo
 
 @pages.before_request
 def _require_store() -> Response | None:
-    """Without a store, show only the page that confirms the accepted code."""
+    """If the portal has no store, show only the page that confirms the accepted code."""
     if not current_portal().has_store and request.endpoint != "tokens.overview":
         abort(404)
     return None
@@ -105,7 +105,7 @@ def add_phone() -> Page:
         except ValueError as e:
             form.name.errors = [Problem("name", Reason.INVALID_VALUE, str(e)).text]
         else:
-            reason = conflict(_user_record(), token)  # reported before the user scans the code
+            reason = conflict(_user_record(), token)  # report a conflict before the user scans the QR code
             if reason is None:
                 current_session().set_pending(token)
                 return redirect_to("tokens.scan_form")
@@ -157,7 +157,7 @@ def cancel() -> Page:
     return redirect_to("tokens.overview")
 
 
-# Add a hardware token that an administrator has handed out, or a token whose key the user knows
+# Add a key fob that an administrator has handed out, or a key fob whose key the user knows
 
 
 @pages.get("/add-token")
@@ -299,7 +299,7 @@ def recovery() -> Page:
         if not isinstance(new_codes, Problem):
             session.set_recovery_codes(new_codes)
             return redirect_to("tokens.recovery_codes")
-        if session.recovery_codes:  # the form was sent twice: show the codes of the first time
+        if session.recovery_codes:  # the form was sent twice: show the codes that the first request created
             return redirect_to("tokens.recovery_codes")
         _show_problem(form, new_codes)
     return render_template("recovery.html", form=form, record=_user_record()), 422

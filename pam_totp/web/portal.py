@@ -18,7 +18,7 @@ from pam_totp.store import Store
 from pam_totp.web.second_factor import SecondFactor
 from pam_totp.web.sessions import Sessions
 
-SERVICE = "pam_totp-portal"  # the PAM service for passwords; also the service's name in the site file and in the log
+SERVICE = "pam_totp-portal"  # the name of the PAM service for passwords, and of the portal in the site file and the log
 
 
 class Passwords(Protocol):
@@ -37,7 +37,7 @@ class Config:
     tls: True if a proxy in front of the portal ends TLS.
     first_token: True if users may add their first token themselves.
     rate_limits: False turns the limits off, for tests.
-    per_address: how many sign-ins one address may try in a minute.
+    per_address: the number of sign-ins that one address may try in a minute.
     now: returns Unix seconds. clock: returns monotonic seconds, for the sessions.
     """
 
@@ -74,7 +74,7 @@ class Portal:
     def factors(self) -> Factors:
         """The tokens in the store, for pages that require a store."""
         if self.own_factors is None:
-            raise RuntimeError("a page that needs the store was served without one")
+            raise RuntimeError("this page needs a store, and the portal has none")
         return self.own_factors
 
 

@@ -12,7 +12,7 @@ from pam_totp.operations.self_service import Asking, Factors
 
 @dataclass(frozen=True, slots=True)
 class CodeResult:
-    """The result of a code, with messages for the user if it was accepted."""
+    """The result of a code. `messages` are for the user, if the code was accepted."""
 
     accepted: bool
     messages: tuple[str, ...] = ()
@@ -29,7 +29,7 @@ class SecondFactor(Protocol):
 
 
 class StoreFactor:
-    """Codes are checked in the portal's own store. A user with a token needs a code."""
+    """Check codes in the portal's own store. A user with a token needs a code."""
 
     def __init__(self, factors: Factors) -> None:
         self._factors = factors
@@ -43,9 +43,9 @@ class StoreFactor:
 
 
 class ServiceFactor:
-    """Codes are checked by the service. Every user needs a code, because the portal cannot list the enrolled users.
+    """Check codes through the service. Every user needs a code, because the portal cannot list the enrolled users.
 
-    Raise client.ClientError if the service cannot be asked.
+    `verify` raises client.ClientError if the service cannot check the code.
     """
 
     def __init__(self, service: str, path: str) -> None:

@@ -2,7 +2,7 @@
 
 Rules:
 - Without TLS in front of it, the server listens on loopback only.
-- The address that a request comes from is taken from a proxy's headers only if that proxy was named.
+- A request's address is taken from a header only if the proxy named by `proxy` sent the request.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-THREADS = 32  # most of them wait: for a disk, or for the delay of a refusal
+THREADS = 32  # most threads wait for a disk, or for the delay of a refusal
 BACKLOG = 1024
 MAX_CONNECTIONS = 1000
 MAX_BODY = 1 << 16  # bytes; the application accepts less, and answers with a page
@@ -58,7 +58,7 @@ def check_exposure(address: Address, proxy: str | None) -> None:
     """Raise ListenError if passwords would cross a network in the clear, or if any client could forge an address."""
     if proxy is not None:
         try:
-            ipaddress.ip_address(proxy)  # waitress also accepts names, which never match, and *, which trusts all
+            ipaddress.ip_address(proxy)  # waitress also accepts names, which never match, and *, which matches all
         except ValueError:
             raise ListenError(f"{proxy}: --behind-tls-proxy must be an IP address (example: 127.0.0.1)") from None
     if proxy is None and not address.is_loopback:
@@ -66,7 +66,7 @@ def check_exposure(address: Address, proxy: str | None) -> None:
 
 
 def waitress_options(address: Address, proxy: str | None) -> dict[str, Any]:
-    """Return the options for waitress. Only `proxy` may name a request's address and scheme."""
+    """Return the options for waitress. Only `proxy` may set the address and the scheme of a request."""
     values: dict[str, Any] = {
         "host": address.host,
         "port": address.port,
@@ -90,10 +90,10 @@ def serve(app: Any, address: Address, *, proxy: str | None, ready: Callable[[Add
     `proxy` is the address of the proxy that ends TLS, or None. `ready` is called with the bound address.
     Raise ListenError, OSError with the address as its file name, and ImportError without waitress.
     """
-    from waitress.server import create_server  # an extra
+    from waitress.server import create_server  # needs the extra `web`
 
     check_exposure(address, proxy)
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # it warns of every request that has to wait
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # waitress warns of every request that has to wait
     # waitress's threads inherit this mask, so that only the main thread handles these signals.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     try:
@@ -110,6 +110,6 @@ def serve(app: Any, address: Address, *, proxy: str | None, ready: Callable[[Add
 
 def exit_on_signal(*_: object) -> NoReturn:
     """Handle a signal: exit cleanly. Later signals, for example from timeout(1), must not interrupt the exit."""
-    # Not SIG_IGN: Python prints a complaint about a signal that has already arrived.
+    # The signals are blocked, not ignored: Python prints an error for an ignored signal that has already arrived.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     raise SystemExit(0)

@@ -60,7 +60,7 @@ class RequestSession(CallbackDict[str, Any], SessionMixin):
         if self.state.user is not None:
             self._sessions.end_all_of(self.state.user, except_id=self.session_id)
 
-    # A token or recovery codes between two requests
+    # Values kept between two requests: a token, or recovery codes
 
     @property
     def pending_token(self) -> Token | None:
@@ -76,7 +76,7 @@ class RequestSession(CallbackDict[str, Any], SessionMixin):
 
     @property
     def recovery_codes(self) -> tuple[str, ...]:
-        """New recovery codes that the user has not confirmed. Read again, as another request may have made them."""
+        """New recovery codes that the user has not saved, read again because another request may have created them."""
         stored = self._sessions.get(self.session_id) if self.session_id is not None else None
         return () if stored is None else stored.recovery_codes
 
@@ -108,7 +108,7 @@ def current_session() -> RequestSession:
 
 
 class Cookies(SessionInterface):
-    """Read session ids from browsers' cookies, and set them."""
+    """Flask's interface to the sessions: read session ids from cookies, and set cookies."""
 
     def __init__(self, sessions: Sessions, *, tls: bool) -> None:
         self._sessions = sessions

@@ -38,7 +38,7 @@ class Step(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class PendingToken:
-    """A token that was shown and is not confirmed yet. `expires_at` is in seconds of the sessions' clock."""
+    """A token that the user has seen and not yet confirmed. `expires_at` is in seconds of the sessions' clock."""
 
     token: Token
     expires_at: float
@@ -98,7 +98,7 @@ class Sessions:
     def change(self, session_id: str, change: Callable[[Session], Session]) -> Session | None:
         """Replace a session by the result of `change`, atomically. Step and user cannot be changed.
 
-        Return the session before the change. Return None if the session has ended: then nothing is changed.
+        Return the session before the change. If the session has ended, change nothing and return None.
         """
         digest = _digest(session_id)
         with self._lock:
@@ -126,7 +126,7 @@ class Sessions:
         return PendingToken(token, self._clock() + PENDING_LASTS)
 
     def pending_token(self, session: Session) -> Token | None:
-        """Return the token that waits for its first code, or None if there is none or its time is over."""
+        """Return the token that waits for its first code, or None if there is none or it has expired."""
         return self._unexpired(session.pending)
 
     def take_pending(self, session_id: str) -> Token | None:
@@ -138,7 +138,7 @@ class Sessions:
         return None if pending is None or pending.expires_at < self._clock() else pending.token
 
     def _touch(self, digest: bytes) -> Session | None:
-        """Return the session, marked as seen, as the last one of its pool. The caller holds the lock."""
+        """Mark the session as seen, move it to the end of its pool, and return it. The caller holds the lock."""
         now = self._clock()
         for pool in (self._identified, self._anonymous):
             session = pool.pop(digest, None)

@@ -69,7 +69,7 @@ def test_without_the_service_codes_are_refused_and_logged(
     sign_in(client)
     site.stop()
     assert "Refused" in client.post("/code/", {"code": codes(0)}).content.decode()
-    assert "is 'pam-totp serve' running?" in caplog.text
+    assert "(start 'pam-totp serve')" in caplog.text
 
 
 def test_a_wrong_or_blank_password_is_refused(client: Any, site: Site) -> None:

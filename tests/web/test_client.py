@@ -100,11 +100,11 @@ def test_no_argument_can_inject_a_field_into_the_hello(site: Site) -> None:
 
 
 def test_a_missing_service_raises_an_error_with_a_hint(site: Site) -> None:
-    with pytest.raises(OutOfReach, match=r"is 'pam-totp serve' running\?"):
+    with pytest.raises(OutOfReach, match=r"start 'pam-totp serve'"):
         ask(site, "123456")
     site.start()
     site.kill()
-    with pytest.raises(OutOfReach, match=r"is 'pam-totp serve' running\?"):
+    with pytest.raises(OutOfReach, match=r"start 'pam-totp serve'"):
         ask(site, "123456")
 
 

@@ -165,7 +165,7 @@ def test_a_token_name_is_escaped_in_pages(portal: Portal) -> None:
         assert "onclick" in html.heading
 
 
-# Hardware tokens
+# Key fobs
 
 
 def test_a_handed_out_token_is_claimed_by_serial_and_two_codes(portal: Portal) -> None:
