@@ -11,7 +11,7 @@ The account that runs the application must be listed in /etc/pam_totp.toml, with
     www-data = "web"
 
 Rules:
-- The application lets a user in only if the outcome is true. Every error raises an exception: deny then, too.
+- The application lets a user in only if the outcome is true. If `verify` raises an exception, it must deny.
 - `verify` sends a code at most once. It may repeat the request until it has sent the code, and not afterwards.
 - This module needs only the standard library, and no privilege. Any number of threads may call it at once.
 """
@@ -51,7 +51,7 @@ DEFAULT_SOCKET = "/run/pam_totp/socket"
 DEFAULT_TIMEOUT = 15.0  # seconds: the service waits up to 5 for the store's lock, and a busy machine needs more
 _RETRY_PAUSE = 0.02  # minimum seconds between two attempts to connect to a service at its limit
 _MAX_MESSAGES = 16
-_UNEXPECTED = "unexpected reply from the service (restart it, because it may run another version of pam_totp)"
+_UNEXPECTED = "unexpected reply from the service (restart the service: it may run another version of pam_totp)"
 
 
 class ClientError(Exception):

@@ -46,7 +46,7 @@ from pam_totp.core.settings import SettingsError
 from pam_totp.pam.listening import ServiceError
 from pam_totp.store import StoreError
 
-COMMANDS = (  # in the order of --help
+COMMANDS = (  # in the order in which --help lists them
     enroll,
     qr,
     list_,
@@ -76,7 +76,7 @@ REMEDIES = {
     errno.EACCES: "run the command as root, or as the owner of that directory",
     errno.ENOENT: "check the name",
     errno.EISDIR: "name a file in that directory",
-    errno.EADDRINUSE: "stop the process that listens there, or choose another port with --listen",
+    errno.EADDRINUSE: "stop the process that uses this address, or choose another port with --listen",
 }
 EXAMPLES = """\
 examples:
@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         status = int(args.run(args))
-        sys.stdout.flush()  # now, so that a write error is reported below
+        sys.stdout.flush()  # flush here, so that `main` reports a write error
         return status
     except CommandError as e:
         return _report(str(e), e.status)
@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _report(f"{e}{_remedy(e.__cause__)}", OUT_OF_REACH if is_unreadable else REFUSED)
     except OSError as e:
         _discard_output()
-        if isinstance(e, BrokenPipeError):  # as in `pam-totp list | head`: the command may be incomplete
+        if isinstance(e, BrokenPipeError):  # the reader closed the pipe, as in `pam-totp list | head`
             return 128 + signal.SIGPIPE
         what = f"{e.filename}: " if e.filename else ""
         return _report(f"{what}{(e.strerror or str(e)).lower()}{_remedy(e)}", OUT_OF_REACH)

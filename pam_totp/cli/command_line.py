@@ -1,4 +1,4 @@
-"""Shared code of the command modules: exit statuses, the error with a message for the user, and common options.
+"""Shared code of the command modules: exit statuses, CommandError, and common options.
 
 Rules:
 - A command module has `add_to`, which adds its parser, and `run`, which returns the exit status.
@@ -17,7 +17,7 @@ from pam_totp.core.settings import DEFAULT_STORE, SITE_FILE
 from pam_totp.operations import audit_log
 
 DONE, REFUSED, WRONG_USAGE, OUT_OF_REACH = range(4)
-SERVICE = "pam-totp"  # the name of the service in the audit log, for all commands
+SERVICE = "pam-totp"  # the service name of every command in the audit log
 
 INTERRUPTED = "interrupted; nothing was changed"
 

@@ -118,7 +118,7 @@ def _unchanged(service: str, why: object) -> CommandError:
 
 
 def _require_not_enabled(service: str) -> None:
-    """Raise CommandError if the service is enabled or on trial. Roll back every trial without a watchdog first."""
+    """Raise CommandError if the service is enabled or on trial. First, roll back every trial that has no watchdog."""
     from pam_totp.system.enable import trial
 
     for name in trial.roll_back_left_over():

@@ -134,7 +134,7 @@ def _new_token(args: argparse.Namespace) -> Token:
 
 
 def _confirmed(token: Token, codes_needed: int) -> Token:
-    """Ask for the first code or codes, and return the confirmed token. Raise CommandError after MAX_TRIES."""
+    """Ask for the first codes, and return the confirmed token. Raise CommandError after MAX_TRIES wrong answers."""
     required = "a code from" if codes_needed == 1 else "two codes in a row from"
     for _ in range(MAX_TRIES):
         answer = Answer.parse(ask(f"{required} {token.name}: ").encode("utf-8", "surrogateescape"))

@@ -41,7 +41,7 @@ def read_named(path: str, limit: int = MAX_INPUT) -> bytes:
 
 
 def read_secret(path: str) -> str:
-    """Return the first line of a file, which is a key or a password. Raise CommandError or OSError."""
+    """Return the key or password in the first line of a file. Raise CommandError or OSError."""
     try:
         return read_named(path, 4096).decode("utf-8").partition("\n")[0].removesuffix("\r")
     except UnicodeDecodeError:
@@ -74,7 +74,7 @@ def read_homes(homes: str, name: str, limit: int) -> Iterator[UserFile]:
 
 
 def _account(home: str, folder: str, uid: int, accounts: dict[str, pwd.struct_passwd]) -> str | None:
-    """Return the account with the home directory `home`, else the account `folder`. Return None if its uid differs."""
+    """Return the account with the home directory `home`, else the account `folder`, or None if its uid is not `uid`."""
     entry = accounts.get(home)
     if entry is None:
         try:
@@ -96,7 +96,7 @@ def _read_as_owner(home: int, name: str, limit: int) -> tuple[bytes, bytes]:
         while len(received) <= limit + 1:
             if not select.select([reading], [], [], HOME_TIMEOUT)[0]:
                 os.kill(child, signal.SIGKILL)
-                return _PROBLEM, f"no answer within {HOME_TIMEOUT:.0f} s".encode()
+                return _PROBLEM, f"the file could not be read within {HOME_TIMEOUT:.0f} s".encode()
             part = os.read(reading, _PIPE_READ)
             if not part:
                 break

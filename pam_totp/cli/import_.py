@@ -53,7 +53,7 @@ def add_to(commands: Commands) -> None:
         "file",
         nargs="*",
         metavar="FILE",
-        help="file to read, - for standard input; a migration may have several files",
+        help="file to read, or - for standard input; a migration export may have several files",
     )
     parser.add_argument("--user", metavar="U", help="owner of the tokens; for users-oath, only the lines of this user")
     parser.add_argument("--serial", metavar="S", help="only the token with this serial number")

@@ -125,7 +125,7 @@ def _open_store(args: argparse.Namespace) -> FileStore:
     folder = os.path.abspath(args.store)
     become_owner_of(folder, also=_shadow())
     store = FileStore(folder)
-    next(store.users(), None)  # read it once, so that an error is reported before a user signs in
+    next(store.users(), None)  # read the store once, so that an error is reported before a user signs in
     return store
 
 

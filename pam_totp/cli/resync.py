@@ -106,7 +106,7 @@ def _open_port(device: str) -> Serial:
         from pam_totp.cli import serial_port  # needs an optional package
 
         return serial_port.open_port(device)
-    except OSError as e:  # if there is an errno, its text is clearer than pyserial's, which is a repr
+    except OSError as e:  # pyserial's text is a repr, so prefer the text of the errno
         why = os.strerror(e.errno).lower() if e.errno else str(e)
         raise CommandError(
             f"{device} cannot be opened: {why} (check that the token is plugged in)", OUT_OF_REACH

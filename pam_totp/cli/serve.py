@@ -27,7 +27,7 @@ MAX_WORKERS = 64
 def add_to(commands: Commands) -> None:
     example = "pam-totp serve --socket /run/pam_totp/socket --log stderr"
     parser = add_command(
-        commands, "serve", run, "run the service behind the PAM module, until a signal ends it", example
+        commands, "serve", run, "run the service that answers the PAM module, until a signal ends it", example
     )
     parser.add_argument("--socket", metavar="PATH", help="socket to create; optional under a systemd socket unit")
     add_config(parser)

@@ -40,7 +40,7 @@ def now() -> int:
 def open_store(args: argparse.Namespace, *, create: bool = False, keep_root: bool = False) -> Store:
     """Drop root's privileges to those of the store's owner, and return the store.
 
-    With `keep_root` the process can return to root, to create a file where the owner may not (see `files_out`).
+    With `keep_root`, the process can return to root, to create a file in a folder that is closed to the owner.
     For a caller who cannot open the default store, return the store of ~/.pam_totp.json (module argument `secret=`).
     """
     if uses_own_file(args):
@@ -54,7 +54,7 @@ def open_store(args: argparse.Namespace, *, create: bool = False, keep_root: boo
     except FileNotFoundError:
         message = f"{folder}: store not found ('pam-totp enroll' creates it; --store selects another)"
         raise CommandError(message, OUT_OF_REACH) from None
-    if status.st_uid == os.geteuid() and status.st_mode & 0o777 != 0o700:  # FileStore's error has no remedy
+    if status.st_uid == os.geteuid() and status.st_mode & 0o777 != 0o700:  # FileStore's error names no remedy
         remedy = f"run 'chmod 0700 {folder}' if it is the store; --store selects another"
         raise CommandError(f"{folder}: the mode must be 0700 ({remedy})", OUT_OF_REACH)
     store = FileStore(folder)

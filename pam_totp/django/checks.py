@@ -44,4 +44,4 @@ def _findings() -> Iterator[CheckMessage]:
             yield Warning(f"PAM service not found: {file}", hint=hint, id="pam_totp.W002")
         if MODEL_BACKEND in settings.AUTHENTICATION_BACKENDS:
             hint = "remove ModelBackend: PamBackend replaces it"
-            yield Warning("passwords of Django's database are accepted too", hint=hint, id="pam_totp.W003")
+            yield Warning("Django also accepts the passwords in its database", hint=hint, id="pam_totp.W003")

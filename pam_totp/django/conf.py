@@ -2,7 +2,7 @@
 
 PAM_TOTP_SERVICE           "web"                   the name that [clients] in /etc/pam_totp.toml gives to the account
 PAM_TOTP_SOCKET            "/run/pam_totp/socket"  the service's socket
-PAM_TOTP_TIMEOUT           15.0                    seconds for one code
+PAM_TOTP_TIMEOUT           15.0                    seconds, for the check of one code
 PAM_TOTP_PASSWORD_SERVICE  "pam_totp-portal"       the PAM service that asks for the password only
 PAM_TOTP_CREATE_USERS      False                   create a Django user if the system account has none yet
 PAM_TOTP_CREATE_DEVICES    True                    create a device when a user signs in through PamBackend

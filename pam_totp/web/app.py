@@ -128,7 +128,7 @@ def _add_rate_limits(app: Flask, per_address: int) -> None:
 def _refuse_foreign_requests() -> tuple[str, int] | None:
     """Refuse requests that the portal's pages never send: to another host name, by plain http, or from another site."""
     config = current_portal().config
-    if config.hosts and _requested_host() not in config.hosts:  # prevents DNS rebinding; no redirect repeats the name
+    if config.hosts and _requested_host() not in config.hosts:  # prevents DNS rebinding
         return _message_page("This server does not answer to that host name. Check the address.", status=400)
     if config.tls and not request.is_secure:
         return _message_page("This page needs https. Check the address.", status=400)

@@ -43,7 +43,7 @@ class CodeForm(FlaskForm):  # type: ignore[misc]
 
 
 class RecoveryCodeForm(FlaskForm):  # type: ignore[misc]
-    """The code form for a recovery code, which has letters: it must not select a numeric keyboard."""
+    """The form for a recovery code. Its field selects a full keyboard, because a recovery code has letters."""
 
     proof = StringField(
         "Recovery code",
@@ -99,7 +99,7 @@ class HardwareTokenForm(FormWithProof):
     key = StringField(
         "Key",
         [Optional(), Length(max=MAX_ANSWER)],
-        description="In Base32; or hexadecimal, with “hex:” in front.",
+        description="In Base32, or in hexadecimal with “hex:” in front.",
         render_kw=_TEXT,
     )
 

@@ -44,7 +44,7 @@ def requires_sign_in(view: Callable[P, Page]) -> Callable[P, Page]:
 
 
 def requester(proof: str | None = None) -> Asking:
-    """Return the signed-in user and their address, with `proof`, the typed code."""
+    """Return the signed-in user, the user's address, and `proof`, the typed code."""
     user = current_session().state.user
     assert user is not None
     return Asking(user, request.remote_addr, (proof or "").strip().encode("utf-8", "replace"))

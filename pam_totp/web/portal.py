@@ -22,7 +22,7 @@ SERVICE = "pam_totp-portal"  # the name of the PAM service for passwords, and of
 
 
 class Passwords(Protocol):
-    """The check of the first factor."""
+    """The interface for checking the first factor, a password."""
 
     def verify(self, user: str, password: str) -> bool:
         """Return True if the password is correct. Raise TooManyChecks."""
@@ -32,7 +32,7 @@ class Passwords(Protocol):
 class Config:
     """The configuration of a portal.
 
-    store: the tokens. If it is None, `socket` is the service that checks codes, and the portal shows no tokens.
+    store: the tokens. If it is None, the service at `socket` checks codes, and the portal shows no tokens.
     hosts: the host names that the portal answers to; if empty, it answers to any name.
     tls: True if a proxy in front of the portal ends TLS.
     first_token: True if users may add their first token themselves.

@@ -19,7 +19,7 @@ class CodeResult:
 
 
 class SecondFactor(Protocol):
-    """The check of the second factor."""
+    """The interface for checking the second factor, a code."""
 
     def is_required(self, user: str) -> bool:
         """Return True if the password alone is not enough."""

@@ -1,4 +1,4 @@
-"""The portal on a port: waitress, one process, several threads.
+"""Serve the portal on a TCP port, by waitress: one process, several threads.
 
 Rules:
 - Without TLS in front of it, the server listens on loopback only.
@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 THREADS = 32  # most threads wait for a disk, or for the delay of a refusal
 BACKLOG = 1024
 MAX_CONNECTIONS = 1000
-MAX_BODY = 1 << 16  # bytes; the application accepts less, and answers with a page
+MAX_BODY = 1 << 16  # bytes; the limit of the application is lower, and it answers with a page
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 IDLE_TIMEOUT = 30  # seconds until a silent connection is closed
 

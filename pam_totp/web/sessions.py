@@ -72,7 +72,7 @@ class Sessions:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._anonymous: OrderedDict[bytes, Session] = OrderedDict()  # the least recently seen comes first
+        self._anonymous: OrderedDict[bytes, Session] = OrderedDict()  # the least recently used session comes first
         self._identified: OrderedDict[bytes, Session] = OrderedDict()
 
     def get(self, session_id: str) -> Session | None:
@@ -163,5 +163,5 @@ class Sessions:
 
 
 def _digest(session_id: str) -> bytes:
-    """Return the key of a session. A digest hides how much of a guessed id was right, and keeps ids out of memory."""
+    """Return the digest that identifies a session. It hides how much of a guessed id was right. No id is in memory."""
     return hashlib.sha256(session_id.encode("utf-8", "surrogateescape")).digest()

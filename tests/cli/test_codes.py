@@ -222,7 +222,7 @@ def test_list_shows_tokens_and_no_key(site: Site) -> None:
 
 def test_remove_asks_before_it_removes_the_last_token(site: Site) -> None:
     site.enrol(fob(), phone())
-    assert site.command("remove", ME).returncode == 2, "a token must be named"
+    assert site.command("remove", ME).returncode == 2, "with several tokens, `remove` requires a name"
     assert site.command("remove", ME, "phone").returncode == 0
     assert site.command("remove", ME, "fob", stdin="n\n").returncode == 1
     assert [t.name for t in site.record().tokens] == ["fob"]

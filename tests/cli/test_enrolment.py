@@ -24,7 +24,12 @@ from tests.support.site import KEY, ME, TREE, Site, codes, fob, phone
 
 def scanned(picture: Path) -> str:
     """Return the text that zbar reads from a picture."""
-    options = ("--quiet", "--raw", "-Sdisable", "-Sqrcode.enable")  # QR codes only: zbar takes some keys for bar codes
+    options = (
+        "--quiet",
+        "--raw",
+        "-Sdisable",
+        "-Sqrcode.enable",
+    )  # QR codes only: zbar reads parts of some as bar codes
     done = subprocess.run(["zbarimg", *options, picture], capture_output=True, text=True, check=True)
     return done.stdout.strip()
 

@@ -39,7 +39,7 @@ def test_a_disabled_token_is_refused_until_it_is_enabled(site: Site, way: str) -
 
 def test_only_the_removal_of_the_last_token_asks(site: Site) -> None:
     site.enrol(fob(), phone())
-    assert site.command("remove", ME).returncode == 2, "a token must be named"
+    assert site.command("remove", ME).returncode == 2, "with several tokens, `remove` requires a name"
     assert site.command("remove", ME, "phone").returncode == 0
     asked = site.command("remove", ME, stdin="\n")
     assert asked.returncode == 1

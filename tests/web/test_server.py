@@ -89,7 +89,7 @@ sys.exit(cli.main({words!r}))
 """
         done = subprocess.run([sys.executable, "-c", script], cwd=TREE, capture_output=True, text=True, check=False)
     assert caught.value.filename == str(address)
-    remedy = "stop the process that listens there, or choose another port with --listen"
+    remedy = "stop the process that uses this address, or choose another port with --listen"
     assert (done.returncode, done.stderr) == (3, f"pam-totp: {address}: address already in use ({remedy})\n")
 
 
