@@ -1,4 +1,4 @@
-"""Show a token for enroll and qr: as a QR code on the terminal, as a PNG or SVG file, or not at all."""
+"""Show a token, for the commands enroll and qr: as a QR code on the terminal, as a PNG or SVG file, or not at all."""
 
 from __future__ import annotations
 

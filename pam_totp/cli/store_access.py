@@ -86,7 +86,7 @@ def _roll_back(store: FileStore) -> None:
 def uses_own_file(args: argparse.Namespace) -> bool:
     """Return True if the command uses the caller's own file.
 
-    This applies to callers who do not own the default store, unless --store names another store.
+    It does so if the caller is not root, does not own the default store, and names no other with --store.
     """
     if args.store != DEFAULT_STORE or os.geteuid() == 0:
         return False
@@ -159,14 +159,14 @@ def update(store: Store, user: str, change: Callable[[UserRecord], tuple[UserRec
 
 
 def require_free_name(record: UserRecord, name: str, remedy: str) -> None:
-    """Raise CommandError, with `remedy`, if a token has that name."""
+    """Raise CommandError, with `remedy` in its message, if the record has a token named `name`."""
     if record.token(name) is not None:
         what = f"{record.user} already has a token named '{name}'; nothing was changed"
         raise CommandError(f"{what} ({remedy}, or see 'pam-totp remove --help')")
 
 
 def named_token(record: UserRecord, name: str | None) -> Token:
-    """Return the token of that name; without a name, the only token of the record."""
+    """Return the token named `name`, or the only token if `name` is None. Raise CommandError."""
     if name is None:
         return _only_token(record)
     token = record.token(name)

@@ -6,7 +6,7 @@ from django.apps import AppConfig, apps
 
 
 class PamTotpConfig(AppConfig):  # type: ignore[misc]
-    """Register the checks, and the device with django-two-factor-auth if that is installed."""
+    """Register the checks. Register the device with django-two-factor-auth if that package is installed."""
 
     name = "pam_totp.django"
     label = "pam_totp"

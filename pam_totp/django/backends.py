@@ -14,7 +14,7 @@ from pam_totp.pam.module import passwd_name
 from pam_totp.system.passwords import PasswordsUnavailable, SystemPasswords, TooManyChecks
 
 log = logging.getLogger("pam_totp.django")
-_checkers: dict[str, SystemPasswords] = {}  # by PAM service; each limits the checks that run at once
+_checkers: dict[str, SystemPasswords] = {}  # by PAM service; a checker limits the checks that run at once
 
 
 class PamBackend(ModelBackend):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Checks for `manage.py check`: the settings, and the host."""
+"""Checks of the settings and of the host, for `manage.py check`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The session of one request, as Flask sees it, and the cookie with its id.
+"""The session object that Flask uses in a request, and the cookie with the session id.
 
 Rules:
 - With TLS the cookie has the prefix `__Host-`: it goes to this host only, over https only. Scripts cannot read it.
@@ -24,7 +24,7 @@ PLAIN_COOKIE = "pam_totp_plain_http"  # on loopback without TLS, where a browser
 
 
 class RequestSession(CallbackDict[str, Any], SessionMixin):
-    """The values that Flask and its extensions store, and the server's session that keeps them.
+    """The session of one request: values of Flask and its extensions, and the server's session that keeps them.
 
     `state` is the session as it was when the request started. `session_id` is None while there is no session.
     `has_expired` is True if the browser sent the id of a session that has ended. `is_new` is True if the browser

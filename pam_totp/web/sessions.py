@@ -1,4 +1,4 @@
-"""Sessions on the server's side: the state of each browser.
+"""The sessions that the server keeps: the state of each browser.
 
 Rules:
 - A browser holds only a random session id. The server stores a digest of the id.
