@@ -20,7 +20,7 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("service", nargs="?", help="name of the PAM service, as given to enable")
     parser.add_argument(
-        "--all", action="store_true", help="restore all services; if a file was edited since enable, restore none"
+        "--all", action="store_true", help="restore all services, or none if a file was edited or cannot be written"
     )
     parser.add_argument("--dry-run", action="store_true", help="show the result, and change nothing")
 
