@@ -50,10 +50,8 @@ def print_instructions(scene: Scene, serial: str, token: PluggedToken, address: 
         f"The portal is at http://{address}/ until you press Ctrl-C.\nThen its store is deleted.\n\n"
         f"   user name     {USER}\n"
         f"   password      {PASSWORD}\n\n"
-        f"Add a phone: scan its QR code. Or add a key fob: type the serial number
-"
-        f"{serial}. When the portal asks for codes of that token, run this command,
-"
+        f"Add a phone: scan its QR code. Or add a key fob: type the serial number\n"
+        f"{serial}. When the portal asks for codes of that token, run this command,\n"
         f"which presses its button twice:\n\n"
         f"   {TOKEN_SIM} press \\\n"
         f"      --port {token.port} -n 2\n\n"
