@@ -1,10 +1,11 @@
-"""Stores: the records of all users.
+"""The interface of a store, which holds the records of all users.
 
 Rules:
-1. A store applies one function to one user's record. Changes of the same record never overlap.
-2. The new record is durable before the change returns.
-3. NotThere means that the store was read and has no such record. Every other error is a StoreError, which denies.
-4. A store does the same work for an unknown user as for an enrolled one (`update_decoy`).
+1. `update` applies a function to one user's record. Two updates of the same record never overlap.
+2. The new record is durable before `update` returns.
+3. NotThere means that the store was read and has no record of the user. Every other error is a StoreError, and the
+   login is denied.
+4. For an unknown user, `update_decoy` does the same work as `update` for an enrolled user. `HomeStore` is an exception.
 """
 
 from __future__ import annotations
@@ -26,39 +27,39 @@ class NotThere(Exception):
 
 
 class NoAccount(NotThere):
-    """No account has that name, so the place of its file is unknown.
+    """No account was found for the user name, so the path of the user's file is unknown.
 
-    The user may still be enrolled: an unreachable name service gives the same result.
+    The user may still be enrolled: if the name service cannot be reached, no account is found either.
     """
 
 
 class Store(Protocol):
-    """One record for each user. Every method may raise StoreError."""
+    """A store with at most one record for each user. Every method may raise StoreError."""
 
     def read(self, user: str) -> UserRecord:
-        """Return the record. Raise NotThere."""
+        """Return the record of `user`. Raise NotThere if there is none."""
 
     def update(
         self, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], *, create: bool = False
     ) -> R:
-        """Store the record that `change` returns, and return the result that it returns.
+        """Replace the record of `user` by the first value that `change` returns, and return the second value.
 
-        `change` gets the record, and returns the new record and a result. An unchanged record is not written; None
-        deletes the file. If there is no record, raise NotThere or, if `create` is True, pass an empty record.
+        `change` gets the old record. An unchanged record is not written. If `change` returns None, the record is
+        deleted. If `user` has no record, `change` gets an empty record if `create` is True; otherwise raise NotThere.
         """
 
     def update_decoy(self, user: str) -> None:
-        """Do the same work as an `update`, for a user without a record or with an unchanged record.
+        """Do the work of an `update`, but change no record.
 
-        Then neither the time nor a full disk shows the difference.
+        Callers use it if a record is missing or unchanged, so that the time and a full disk do not show this.
         """
 
     def users(self) -> Iterator[str]:
-        """Yield the names of the users with a record, in any order."""
+        """Yield the names of all users with a record, in any order."""
 
 
 def read_or_unknown(store: Store, user: str) -> UserRecord:
-    """Return the record of `user`; UNKNOWN_USER if there is none. Raise StoreError."""
+    """Return the record of `user`, or UNKNOWN_USER if there is none. Raise StoreError."""
     try:
         return store.read(user)
     except NotThere:

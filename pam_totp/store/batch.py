@@ -1,13 +1,13 @@
-"""One change of many records: all of them or none, even if the process is killed.
+"""Change many records: all of them or none, even if the process is killed.
 
 Rules:
 1. First every new record is computed, written to the journal and flushed. Only then is the first record changed.
-2. Each record is changed under its user's lock. If it was changed after its new content was computed, the new content
-   is computed again.
-3. From the first changed record to the last, `journal` can roll back all of them. This process rolls back after an
-   error; after a kill, the next command rolls back.
+2. Each record is changed under its user's lock. If another process changed the record after its new content was
+   computed, the new content is computed again.
+3. Until the last record is changed, `journal` can roll back all changes. After an error, this process rolls back. If
+   this process is killed, the next command rolls back.
 4. A roll-back never makes a used code valid again.
-5. Logins continue meanwhile. Each login reads the old record or the new record.
+5. Logins continue during the change. Each login reads the old record or the new record.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Changes(Protocol[R_co]):
-    """Pairs of a user and a change of the record. The changes of one user are applied one after the other.
+    """A sized iterable of pairs: a user, and a change of the user's record.
 
-    It is iterated once, and once more if a record was changed meanwhile.
+    Changes of one user are applied in this order. `update_many` iterates it once, and once more if another process
+    changed a record meanwhile.
     """
 
     def __len__(self) -> int: ...
@@ -42,10 +43,11 @@ class Changes(Protocol[R_co]):
 
 
 def update_many(store: FileStore, changes: Changes[R], progress: Progress = lambda done, total: None) -> list[R]:
-    """Apply `FileStore.update` with `create` to each user's record: all of them or none, durably.
+    """Do `store.update(user, change, create=True)` for each pair in `changes`: for all pairs or for none, durably.
 
-    Return the results in the order of `changes`. A change is called again if its record was changed meanwhile; the last
-    result counts. Raise StoreError, or the exception of a change, after all records were rolled back.
+    Return the results in the order of `changes`. If another process changed a record meanwhile, its change is called
+    again, and the last result is returned. After an error, roll back all records, then raise StoreError or the
+    exception of the change.
     """
     journal.recover(store)
     total = 2 * len(changes)
@@ -79,20 +81,23 @@ def update_many(store: FileStore, changes: Changes[R], progress: Progress = lamb
                 journal.undo(store, folder, opened)
                 journal.empty(folder, opened)
                 raise
-        with suppress(KeyboardInterrupt):  # the change is complete, so it must not be reported as interrupted
+        with suppress(KeyboardInterrupt):  # the change is complete: do not report it as interrupted
             progress(total, total)
             journal.empty(folder, opened)
     return results
 
 
 class _Batch:
-    """The two phases of the change, one record at a time. Staged records are in the journal, not in memory."""
+    """The two phases of `update_many` for one record, `stage` and `commit`. Staged records are not kept in memory."""
 
     def __init__(self, store: FileStore, folder: int, opened: int, manifest: BinaryIO) -> None:
         self._store, self._folder, self._journal, self._manifest = store, folder, opened, manifest
 
     def stage(self, user: str, change: Change[R]) -> R:
-        """Compute a new record from the staged record, or else from the old one, and write it to the journal."""
+        """Compute the user's new record and write it to the journal. Return the result of `change`.
+
+        `change` gets the staged record if there is one, otherwise the old record.
+        """
         name = self._store.file_of(user)
         staged = journal.inode(self._journal, name + journal.NEW) is not None
         there = journal.inode(self._journal, name + journal.OLD) is not None if staged else self._keep(name)
@@ -112,11 +117,11 @@ class _Batch:
     def _keep(self, name: str) -> bool:
         """Link the old record into the journal. Return False if there is none.
 
-        The link keeps the inode, so that its number identifies the old record.
+        While the link exists, no new file has the inode number of the old record.
         """
         try:
             os.link(name, name + journal.OLD, src_dir_fd=self._folder, dst_dir_fd=self._journal, follow_symlinks=False)
-        except FileExistsError:  # it was linked before
+        except FileExistsError:  # the journal already has the link
             pass
         except FileNotFoundError:
             return False
@@ -128,16 +133,16 @@ class _Batch:
         journal.make_durable(self._folder)
 
     def commit(self, name: str) -> bool:
-        """Rename a new record into place, under its lock. Return False if the old one was changed since staging."""
+        """Rename a new record into place, under its lock. Return False if the record was changed after `stage`."""
         with self._store.locked(self._folder, name):
             if journal.inode(self._folder, name) != journal.inode(self._journal, name + journal.OLD):
-                return journal.inode(self._journal, name + journal.NEW) is None  # renamed before
-            with suppress(FileNotFoundError):  # rolled back, or removed since
+                return journal.inode(self._journal, name + journal.NEW) is None  # True if it was renamed already
+            with suppress(FileNotFoundError):  # the new record was renamed, then removed
                 self._put(name)
         return True
 
     def compute_again(self, names: set[str], changes: Changes[R], results: list[R]) -> None:
-        """Compute and write these records again, each under its lock."""
+        """Compute the records with the file names `names` again and write them, each under its lock."""
         wanted: dict[str, list[tuple[int, str, Change[R]]]] = {}
         for number, (user, change) in enumerate(changes):
             if (name := self._store.file_of(user)) in names:
@@ -146,7 +151,7 @@ class _Batch:
             with self._store.locked(self._folder, name):
                 journal.forget(self._journal, name + journal.OLD)
                 self._keep(name)
-                # Delete this file last: while it exists, this record needs no roll-back.
+                # Delete NAME.new last: while it exists, `journal` does not roll back this record.
                 journal.forget(self._journal, name + journal.NEW)
                 for number, user, change in again:
                     results[number] = self.stage(user, change)

@@ -1,15 +1,15 @@
-"""The file store: `<user>.json` in one folder.
+"""The file store: one file `<user>.json` for each user, in one folder.
 
 Rules:
-1. The order of an update is: lock, read, decide, write a temporary file, verify its content, fsync, rename, fsync the
-   folder, answer.
-2. Every outcome writes the same number of blocks. So a full disk cannot accept a right code yet fail to count a wrong
-   one.
-3. If a writer is killed, the file is the old record or the new one. The next writer removes the temporary file.
-4. Only a regular file of mode 0600 is read, in a folder of mode 0700. Both belong to this process's account.
-5. Every user name is one file name, and no two names share one.
-6. The lock file `<user>.lock` is never renamed or deleted. One process at a time holds the lock, and never while it
-   waits for a user.
+1. The steps of an update are: lock, read, decide, write a temporary file, verify its content, fsync, rename, fsync the
+   folder, return.
+2. Every outcome of a login writes the same number of blocks, so that on a full disk right and wrong codes fail alike.
+3. After a writer was killed, `<user>.json` is the old record or the new one. The next writer unlinks the temporary
+   file.
+4. The store reads only regular files of mode 0600, in a folder of mode 0700. This process's account must own them.
+5. Every user name is encoded as one file name. Two user names never have the same file name.
+6. The lock file `<user>.lock` is never renamed or deleted. One process at a time holds the lock. A process does not
+   hold it while it waits for the user's answer.
 """
 
 from __future__ import annotations
@@ -26,28 +26,29 @@ from pam_totp.core.secretfile import MAX_FILE, parse, serialize
 from pam_totp.store import NotThere, R, StoreError
 
 LOCK_WAIT = 5.0  # seconds
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds between two tries for the lock
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds between two attempts to acquire the lock
 _PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-"
-_MAX_NAME = 255 - len("..json.tmp")  # bytes: NAME_MAX, less the text that is added to a name
+_MAX_NAME = 255 - len("..json.tmp")  # bytes: NAME_MAX, minus the rest of a temporary file's name
 _SUFFIX = ".json"
-JOURNAL = ".import"  # folder of `journal`
-_BLOCK = 4096  # bytes: the unit in which file systems allocate
-_GROWTH = 1024  # bytes: no answer adds more to a record
+JOURNAL = ".import"  # the folder that `pam_totp.store.journal` uses
+_BLOCK = 4096  # bytes: the allocation unit of most file systems
+_GROWTH = 1024  # bytes: a login adds at most this to a record
 _LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
 def file_name(user: str) -> str:
-    """Return the user's name for a file name: a leading dot and all characters but A-Z a-z 0-9 . _ @ - as %XX.
+    """Encode a user name as a file name: replace a leading dot and all bytes except A-Z a-z 0-9 . _ @ - by %XX.
 
-    Raise StoreError for a name that is empty, too long, or not decoded from bytes (two such names could share a file).
+    Raise StoreError if the name is empty or too long. Also raise it for surrogates that no bytes decode to, because two
+    such names could have the same file name.
     """
     try:
         raw = user.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         raw = b""
     if raw.decode("utf-8", "surrogateescape") != user:
-        raise StoreError("the user name must be text")
+        raise StoreError("the user name has invalid characters (unpaired surrogates)")
     if raw.translate(None, _PLAIN) or raw[:1] == b".":
         name = "".join(chr(b) if b in _PLAIN and not (i == 0 and b == 0x2E) else f"%{b:02X}" for i, b in enumerate(raw))
     else:
@@ -58,9 +59,10 @@ def file_name(user: str) -> str:
 
 
 class FileStore:
-    """The store in `folder`, an absolute path. Every call opens, checks and closes the folder.
+    """A store of files in `folder`, an absolute path. Every call opens, checks and closes the folder.
 
-    `lock_wait` is in seconds. `opened`, `locked` and `file_of` are for `batch` and `journal`.
+    `lock_wait` is the longest wait for a lock, in seconds. `batch` and `journal` also call `opened`, `locked` and
+    `file_of`.
     """
 
     def __init__(self, folder: str, lock_wait: float = LOCK_WAIT) -> None:
@@ -78,7 +80,7 @@ class FileStore:
         name = self.file_of(user)
         with self.opened() as folder:
             if not create:
-                _require(folder, name)  # an unknown user gets no lock file
+                _require(folder, name)  # create no lock file for an unknown user
             with self.locked(folder, name):
                 try:
                     old = read_file(folder, name)
@@ -94,18 +96,18 @@ class FileStore:
                 return result
 
     def update_decoy(self, user: str) -> None:
-        """See `Store`. Different names run in parallel; repeats of one name are serialised, as for enrolled users."""
+        """See `Store`. Calls for different names run in parallel; calls for one name are serialised, like updates."""
         record = serialize(UNKNOWN_USER)
         name = f".{file_name(user)}.nobody"  # no encoded user name begins with a dot
         with self.opened() as folder, self._decoy(folder, name) as file:
-            os.close(os.dup(folder))  # fail at the same limit of descriptors: an `update` opens three
+            os.close(os.dup(folder))  # open a third descriptor like `update`, to fail at the same limit
             _write(file, name, record, _room(record))
             os.fsync(file)
-            os.utime(folder)  # so that fsync writes, as after a rename
+            os.utime(folder)  # change the folder, so that fsync writes it as after a rename
             os.fsync(folder)
 
     def users(self) -> Iterator[str]:
-        from urllib.parse import unquote_to_bytes  # here, because logins do not need it
+        from urllib.parse import unquote_to_bytes  # imported here because logins do not need it
 
         with self.opened() as folder, os.scandir(folder) as entries:
             for entry in entries:
@@ -114,7 +116,7 @@ class FileStore:
                     yield raw.decode("utf-8", "surrogateescape")
 
     def file_of(self, user: str) -> str:
-        """Return the name of the user's file in the folder. Raise StoreError."""
+        """Return the name of the user's file in the folder. Raise StoreError for an invalid user name."""
         return file_name(user) + _SUFFIX
 
     def _check_folder(self, status: os.stat_result) -> None:
@@ -125,7 +127,7 @@ class FileStore:
 
     @contextmanager
     def opened(self) -> Iterator[int]:
-        """Yield the folder's descriptor, checked. An OSError in the block becomes a StoreError."""
+        """Open and check the folder, and yield its descriptor. Convert an OSError in the block to a StoreError."""
         try:
             folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -138,16 +140,16 @@ class FileStore:
 
     @contextmanager
     def locked(self, folder: int, name: str) -> Iterator[None]:
-        """Hold the lock of the file `name`. Raise StoreError if it is not acquired in time."""
+        """Hold the lock of the file `name`. Raise StoreError if it is not acquired within `lock_wait`."""
         lock_name = f"{name.removesuffix(_SUFFIX)}.lock"
         lock = os.open(lock_name, _LOCK, 0o600, dir_fd=folder)
         try:
             status = os.fstat(lock)
             _check_ours(status, lock_name)
-            if stat.S_IMODE(status.st_mode) != 0o600:  # it was created under another umask
+            if stat.S_IMODE(status.st_mode) != 0o600:  # the umask of its creator removed permissions
                 os.fchmod(lock, 0o600)
             _lock(lock, self._pauses(lock_name))
-            with suppress(FileNotFoundError):  # left by a writer that was killed
+            with suppress(FileNotFoundError):  # a killed writer leaves this file
                 os.unlink(_temporary_name(name), dir_fd=folder)
             yield
         finally:
@@ -155,7 +157,10 @@ class FileStore:
 
     @contextmanager
     def _decoy(self, folder: int, name: str) -> Iterator[int]:
-        """Yield a file that is its own lock. It is unlinked afterwards; a process that waited for it starts again."""
+        """Yield the descriptor of a locked decoy file, and unlink the file afterwards.
+
+        A process that waited for this lock then creates its own decoy file.
+        """
         file = self._locked_decoy(folder, name)
         try:
             yield file
@@ -174,19 +179,19 @@ class FileStore:
                     return file
             except BaseException as e:
                 if isinstance(e, OSError):
-                    _unlink(folder, name)  # if the file system has no locks, each name would leave a file
+                    _unlink(folder, name)  # leave no file on a file system without locks
                 os.close(file)
                 raise
             os.close(file)
 
     def _pauses(self, name: str) -> Iterator[None]:
-        """Pause before each new attempt to acquire a lock. Raise StoreError after `lock_wait`."""
+        """Sleep before each new attempt to acquire the lock `name`. Raise StoreError after `lock_wait` seconds."""
         give_up, pause = time.monotonic() + self._lock_wait, _FIRST_PAUSE
         while time.monotonic() <= give_up:
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
             yield
-        raise StoreError(f"{name}: not acquired within {self._lock_wait:g} s")
+        raise StoreError(f"{name}: the lock was not acquired within {self._lock_wait:g} s")
 
 
 def _lock(lock: int, pauses: Iterator[None]) -> None:
@@ -238,7 +243,7 @@ def read_file(folder: int, name: str) -> bytes:
     finally:
         os.close(file)
     if not data:
-        raise StoreError(f"{name}: empty")
+        raise StoreError(f"{name}: the file is empty")
     return data
 
 
@@ -253,7 +258,7 @@ def parse_record(data: bytes, user: str, name: str) -> UserRecord:
 
 
 def _room(old: bytes) -> int:
-    """Return the size, in bytes, to which every record that follows `old` is padded while it is written (rule 2)."""
+    """Return the size in bytes to which the successor of record `old` is padded while it is written (rule 2)."""
     return -(-(len(old) + _GROWTH) // _BLOCK) * _BLOCK
 
 
@@ -269,9 +274,10 @@ def replace_file(folder: int, name: str, data: bytes, room: int = 0) -> None:
 
 
 def write_new_file(folder: int, name: str, data: bytes, room: int = 0, *, durably: bool = True) -> None:
-    """Create the file `name` and verify its content. Unlink it after an error.
+    """Create the file `name` with the content `data`, and verify it. Unlink the file after an error.
 
-    While it is written, it is padded to `room` bytes. Raise StoreError or OSError, also if the file exists.
+    Pad the file to `room` bytes while it is written. Raise FileExistsError if it already exists, and StoreError or
+    OSError for other errors.
     """
     if len(data) > MAX_FILE:
         raise StoreError(f"{name}: would be larger than {MAX_FILE} bytes")
@@ -298,7 +304,7 @@ def _write(file: int, name: str, data: bytes, room: int) -> None:
             raise StoreError(f"{name}: cannot write more data")
         written += count
     os.ftruncate(file, len(data))
-    # A write that reports success without writing must not replace the record.
+    # Verify the data: a file system can report a write that it did not do.
     if os.pread(file, len(data) + 1, 0) != data:
         raise StoreError(f"{name}: the data just written cannot be read back")
 

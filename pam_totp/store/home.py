@@ -1,10 +1,10 @@
-"""The store of one user: a file of the user's own (module argument `secret=`), usually in the home folder.
+"""The store of one user: a file that the user owns, usually in the home folder (module argument `secret=`).
 
 Rules:
-1. The process that opens it runs as that user and has no other privilege.
+1. The process that opens the file runs as that user and has no other privilege.
 2. The file is a regular file with mode 0600 that belongs to the user. A symbolic link is not followed.
 3. The folder belongs to the user or to root, and no other account can write there.
-4. The lock and the temporary file are in the same folder. No decoy is written there.
+4. The lock file and the temporary file are in the same folder. `update_decoy` writes no file there.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from pam_totp.store.file import FileStore
 
 
 def home_store(template: str, user: str) -> Store:
-    """Return the store of `user` at the path of `template`: `~` and `${HOME}` are the home folder, `${USER}` the name.
+    """Return the store of `user`, a file whose path is `template`.
 
-    Raise StoreError if that is not a path, or if this process does not run as the user.
+    `~` or `${HOME}` at the start is replaced by the home folder, and `${USER}` by the user name.
+    Raise StoreError if the path is not absolute, or if this process does not run as the user.
     """
     try:
         entry = pwd.getpwnam(user)
     except (KeyError, ValueError):
         return _NoAccountStore()
     if os.geteuid() != entry.pw_uid:
-        raise StoreError(f"the file belongs to uid {entry.pw_uid}, but this process runs as uid {os.geteuid()}")
+        raise StoreError(f"only uid {entry.pw_uid} may open the file, but this process runs as uid {os.geteuid()}")
     if entry.pw_name in ("", ".", "..") or "/" in entry.pw_name:
         raise StoreError("the user name is not a valid file name")
     home = next((home for home in ("~", "${HOME}") if template.startswith(f"{home}/")), None)
@@ -41,7 +42,7 @@ def home_store(template: str, user: str) -> Store:
 
 
 class HomeStore(FileStore):
-    """The store at `path` (absolute), which holds the record of `user` and no other."""
+    """The store at `path`, an absolute path. It holds only the record of `user`."""
 
     def __init__(self, path: str, user: str) -> None:
         folder, self._name = os.path.split(path)
@@ -49,7 +50,7 @@ class HomeStore(FileStore):
         self._user = user
 
     def update_decoy(self, user: str) -> None:
-        """Do nothing: a user without a token must not find files of pam_totp in the home folder."""
+        """Do nothing: pam_totp must not write to the home folder of a user without a token."""
 
     def users(self) -> Iterator[str]:
         try:
@@ -65,13 +66,13 @@ class HomeStore(FileStore):
 
     def _check_folder(self, status: os.stat_result) -> None:
         if status.st_uid not in (0, os.geteuid()):
-            raise StoreError(f"{self.folder}: belongs to uid {status.st_uid}, not to uid {os.geteuid()}")
+            raise StoreError(f"{self.folder}: belongs to uid {status.st_uid}, not to uid {os.geteuid()} or root")
         if stat.S_IMODE(status.st_mode) & 0o022:
             raise StoreError(f"{self.folder}: must not be writable by other accounts")
 
 
 class _NoAccountStore:
-    """The store of a user name without an account, and so without a home folder."""
+    """The store for a user name that has no account. The home folder is unknown, so every read and update fails."""
 
     def read(self, user: str) -> UserRecord:
         raise NoAccount

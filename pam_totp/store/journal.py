@@ -1,13 +1,14 @@
-"""The journal of a change of many records: the folder `.import`, and how such a change is rolled back.
+"""The journal of `update_many`, which is the folder `.import`, and the roll-back of an incomplete `update_many`.
 
 Rules:
 1. While the file `committing` exists, records may have been changed, and `undo` rolls back each changed record.
-2. NAME.new is the new record until it is renamed into its place. While it exists, that record has not been changed.
-3. NAME.old is a link to the old record, until it is renamed back.
-4. `manifest` has a line of JSON for each new record: its name, its content, and whether an old record exists. The last
-   line of a name counts.
-5. Rolling back needs no disk space, except for records that were changed since. A full disk does not stop it.
-6. A record that was changed since keeps its used counters, steps and recovery codes, and its failures.
+2. NAME.new is the new record until it is renamed to NAME. While NAME.new exists, the record NAME has not been changed.
+3. NAME.old is a hard link to the old record. A roll-back renames it to NAME.
+4. `manifest` has a line of JSON for each new record: its name, its content, and True if an old record exists. If a name
+   has several lines, the last one is valid.
+5. A roll-back needs disk space only for records that another process changed meanwhile.
+6. If another process, such as a login, changed a record meanwhile, a roll-back keeps its used counters, steps and
+   recovery codes, and its failures.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from pam_totp.store.file import JOURNAL, FileStore, read_file, replace_file
 NEW, OLD = ".new", ".old"
 _COMMITTING, _MANIFEST = "committing", "manifest"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_AT_ONCE = 10_000  # names
+_AT_ONCE = 10_000  # names of files that are read, then unlinked, at a time
 
 
 def recover(store: FileStore) -> int:
-    """Roll back a killed `update_many`. Return the number of records; 0 if an `update_many` is running."""
+    """Roll back an `update_many` that was killed. Return the number of restored records: 0 if one is still running."""
     with store.opened() as folder:
         try:
             journal = os.open(JOURNAL, _FOLDER, dir_fd=folder)
@@ -52,11 +53,11 @@ def recover(store: FileStore) -> int:
 
 @contextmanager
 def opened(folder: int) -> Iterator[int]:
-    """Create and lock the folder `.import`, and yield its descriptor. Raise StoreError if it exists."""
+    """Create and lock the folder `.import`, and yield its descriptor. Raise StoreError if it already exists."""
     try:
         os.mkdir(JOURNAL, 0o700, dir_fd=folder)
     except FileExistsError:
-        raise StoreError("another import is running: try again when it has finished") from None
+        raise StoreError("another import is running (try again when it has finished)") from None
     journal = os.open(JOURNAL, _FOLDER, dir_fd=folder)
     try:
         fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -71,14 +72,14 @@ def new_manifest(journal: int) -> BinaryIO:
 
 
 def undo(store: FileStore, folder: int, journal: int) -> int:
-    """Roll back every record, and unmark the journal. Return the number of records that were changed."""
+    """Roll back every changed record, then delete the file `committing`. Return the number of restored records."""
     if not marked(journal):
         return 0
     undone = 0
-    last = {name: number for number, (name, *_) in enumerate(manifested(journal))}  # the last line of a name counts
+    last = {name: number for number, (name, *_) in enumerate(manifested(journal))}  # the line that is valid (rule 4)
     for number, (name, new, was_there) in enumerate(manifested(journal)):
         if last[name] != number or inode(journal, name + NEW) is not None:
-            continue  # not changed; on a full disk, no lock file could be created
+            continue  # unchanged: take no lock, because a full disk may have no space for its file
         with store.locked(folder, name):
             undone += _undo_one(folder, journal, name, new, was_there)
     os.fsync(folder)
@@ -91,9 +92,9 @@ def manifest_line(name: str, new: bytes, was_there: bool) -> bytes:
 
 
 def manifested(journal: int) -> Iterator[tuple[str, bytes, bool]]:
-    """Yield for each new record its name, its content, and whether an old record exists.
+    """Yield the entries of the manifest: the name and content of a new record, and True if an old record exists.
 
-    An incomplete last line is left out, because its writer was killed. Raise StoreError for any other invalid line.
+    Skip an incomplete last line, which a killed writer leaves. Raise StoreError for any other invalid line.
     """
     try:
         with open(os.open(_MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=journal), "rb") as manifest:
@@ -109,21 +110,21 @@ def _manifest_entry(line: bytes, number: int) -> tuple[str, bytes, bool]:
         match json.loads(line):
             case [str(name), str(new), bool(was_there)]:
                 return name, new.encode("ascii"), was_there
-    remedy = "restore the affected records from the .old files there, then delete .import"
-    raise StoreError(f"{JOURNAL}/{_MANIFEST}: line {number}: invalid: {remedy}")
+    remedy = "restore the affected records from the .old files in .import, then delete .import"
+    raise StoreError(f"{JOURNAL}/{_MANIFEST}: line {number} is invalid ({remedy})")
 
 
 def _undo_one(folder: int, journal: int, name: str, new: bytes, was_there: bool) -> bool:
-    """Roll back one record, whose lock is held. Return True if that changed it."""
+    """Roll back the record `name`, whose lock the caller holds. Return True if the record was changed."""
     try:
         current = read_file(folder, name)
     except NotThere:
-        return False  # removed since
+        return False  # removed after the change
     try:
         old = read_file(journal, name + OLD)
     except NotThere:
         if was_there:
-            return False  # moved back already
+            return False  # rolled back already
         old = None
     if current == old:
         return False
@@ -140,16 +141,16 @@ def _undo_one(folder: int, journal: int, name: str, new: bytes, was_there: bool)
 
 
 def _without_unused_tokens(current: bytes, old: bytes | None, new: bytes) -> bytes:
-    """Return a record that was changed since, for example by a login, without its unused new tokens.
+    """Return the record `current`, which another process changed after the import, without its unused new tokens.
 
-    Used tokens stay: otherwise the same file, imported again, would bring them back with old counters. Used recovery
-    codes and counted failures stay too. So such a record is never removed as a whole.
+    Keep used tokens: otherwise a new import of the same file would restore them with their old counters. Keep recovery
+    codes and failures too. The record is never deleted.
     """
     try:
         record, meant = parse(current), parse(new)
         before = None if old is None else parse(old)
     except RecordError:
-        return current  # damaged by another program
+        return current  # another program has damaged a record
     for token in meant.tokens:
         if (before is None or before.token(token.name) is None) and record.token(token.name) == token:
             record = record.without_token(token.name)
@@ -185,10 +186,10 @@ def forget(journal: int, *names: str) -> None:
 
 
 def empty(folder: int, journal: int) -> None:
-    """Remove the journal, unless it is marked."""
+    """Delete the journal, unless the file `committing` exists."""
     if marked(journal):
         return
-    with suppress(OSError):  # the next command removes the rest
+    with suppress(OSError):  # the next command deletes the rest
         while some := _some_of(journal):
             forget(journal, *some)
         os.rmdir(JOURNAL, dir_fd=folder)
@@ -196,15 +197,15 @@ def empty(folder: int, journal: int) -> None:
 
 
 def _some_of(journal: int) -> list[str]:
-    """Return the names of up to ten thousand files. There may be many more."""
+    """Return the names of at most `_AT_ONCE` files of the journal."""
     with os.scandir(journal) as entries:
         return [entry.name for entry in islice(entries, _AT_ONCE)]
 
 
 def make_durable(folder: int) -> None:
-    """Flush the file system of `folder` (syncfs(2)): one wait for the disk instead of one for each file.
+    """Flush the file system of `folder` by one call of syncfs(2), which is faster than an fsync of each file.
 
-    Raise OSError for every write that failed since the folder was opened (Linux 5.8).
+    Raise OSError if a write failed after the folder was opened (since Linux 5.8).
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syncfs(folder) != 0:

@@ -153,7 +153,7 @@ def test_a_lock_not_acquired_in_time_is_unavailable_and_changes_nothing(folder: 
     holder = Holder(folder)
     try:
         begun = time.monotonic()
-        with pytest.raises(StoreError, match=r"alice.lock: not acquired within 0.2 s"):
+        with pytest.raises(StoreError, match=r"alice.lock: the lock was not acquired within 0.2 s"):
             says(folder, code(0), store=FileStore(str(folder), lock_wait=0.2))
         assert time.monotonic() - begun >= 0.2
         assert counter_of(path) == 0

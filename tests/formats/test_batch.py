@@ -414,7 +414,7 @@ def test_an_invalid_manifest_rolls_nothing_back_and_gives_instructions(store: Fi
     opened.mkdir(0o700)
     (opened / "committing").touch(0o600)
     (opened / "manifest").write_bytes(journal.manifest_line("old1.json", before["old1.json"], False) + spoiled + b"\n")
-    with pytest.raises(StoreError, match=r"\.import/manifest: line 2: .*\.old.* delete \.import"):
+    with pytest.raises(StoreError, match=r"\.import/manifest: line 2 is invalid .*\.old.* delete \.import"):
         journal.recover(store)
     assert content(store) == before
     assert (opened / "committing").exists(), "the journal is kept for the administrator"
