@@ -151,7 +151,7 @@ def test_sshd_asks_for_a_code_once_confirmed_by_a_login_with_a_code(root: Shell,
 
 
 def test_uninstalling_leaves_no_unit(root: Shell) -> None:
-    assert "the module is named by /etc/pam.d/demo" in root.tries("make uninstall")[1]
+    assert "these files name the module: /etc/pam.d/demo" in root.tries("make uninstall")[1]
     root.does("mv /etc/pam.d/demo /root; make uninstall")
     try:
         assert "0 loaded units" in root.does("systemctl --no-pager --failed")

@@ -1,9 +1,10 @@
-"""Print the requirements of extras in setup.cfg, one requirement a line.
+"""Print the requirements of extras in setup.cfg, one requirement per line.
 
 `make install EXTRAS=...` passes the list to pip and `make requirements` passes it to uv. This script reads setup.cfg
 itself, so that no package has to be built and the version of setuptools does not matter.
 
-python3 extras.py EXTRA[,EXTRA...]        exit status 2 for an extra that setup.cfg does not have
+Usage: python3 extras.py EXTRA[,EXTRA...]
+The exit status is 2 if setup.cfg does not have the extra.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ SETUP = Path(__file__).resolve().parents[3] / "setup.cfg"
 
 
 class UnknownExtraError(Exception):
-    """The extra does not exist. The text names it and the existing extras."""
+    """The extra does not exist. The message names it and lists the existing extras."""
 
 
 def requirements(extras: list[str]) -> list[str]:
@@ -27,7 +28,7 @@ def requirements(extras: list[str]) -> list[str]:
     found: set[str] = set()
     for extra in extras:
         if extra not in known:
-            raise UnknownExtraError(f"unknown extra {extra!r}: choose from {', '.join(known)}")
+            raise UnknownExtraError(f"unknown extra {extra!r} (choose from {', '.join(known)})")
         found.update(line for line in known[extra].splitlines() if line)
     return sorted(found, key=str.lower)
 

@@ -1,6 +1,6 @@
-# bash completion for pam-totp and token-sim: commands and options are taken from the help of the programs.
+# bash completion for pam-totp and token-sim. The commands and options come from the programs' help texts.
 
-_pam_totp_words() { # COMMAND…: the commands and options in its help
+_pam_totp_words() { # COMMAND…: print the commands and options that its help lists
     "$@" --help 2>/dev/null | sed -nE \
         -e 's/^    ([a-z][a-z-]*)( .*)?$/\1/p' \
         -e 's/^  (-[a-zA-Z], )?(--[a-z-]+).*$/\2/p'
