@@ -5,7 +5,7 @@ Rules:
 2. The new record is durable before `update` returns.
 3. NotThere means that the store was read and has no record of the user. Every other error is a StoreError, and the
    login is denied.
-4. For an unknown user, `update_decoy` does the same work as `update` for an enrolled user. `HomeStore` is an exception.
+4. Except in `HomeStore`, `update_decoy` does the same work for an unknown user as `update` for an enrolled user.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Store(Protocol):
     def update_decoy(self, user: str) -> None:
         """Do the work of an `update`, but change no record.
 
-        Callers use it if a record is missing or unchanged, so that the time and a full disk do not show this.
+        Callers use it if a record is missing or unchanged: the time of an answer and a full disk must not reveal this.
         """
 
     def users(self) -> Iterator[str]:

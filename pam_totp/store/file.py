@@ -253,7 +253,7 @@ def parse_record(data: bytes, user: str, name: str) -> UserRecord:
     except RecordError as e:
         raise StoreError(f"{name}: {e}") from None
     if record.user != user:
-        raise StoreError(f"{name}: user: must match the file name")
+        raise StoreError(f"{name}: the field 'user' must match the file name")
     return record
 
 
@@ -301,7 +301,7 @@ def _write(file: int, name: str, data: bytes, room: int) -> None:
     while written < len(padded):
         count = os.write(file, padded[written:])
         if count == 0:
-            raise StoreError(f"{name}: cannot write more data")
+            raise StoreError(f"{name}: the file system accepts no more data")
         written += count
     os.ftruncate(file, len(data))
     # Verify the data: a file system can report a write that it did not do.

@@ -30,11 +30,11 @@ from pam_totp.store.file import JOURNAL, FileStore, read_file, replace_file
 NEW, OLD = ".new", ".old"
 _COMMITTING, _MANIFEST = "committing", "manifest"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_AT_ONCE = 10_000  # names of files that are read, then unlinked, at a time
+_AT_ONCE = 10_000  # names of files that are listed, then unlinked, at a time
 
 
 def recover(store: FileStore) -> int:
-    """Roll back an `update_many` that was killed. Return the number of restored records: 0 if one is still running."""
+    """Roll back an `update_many` that was killed. Return the number of restored records, or 0 if it still runs."""
     with store.opened() as folder:
         try:
             journal = os.open(JOURNAL, _FOLDER, dir_fd=folder)
@@ -76,7 +76,7 @@ def undo(store: FileStore, folder: int, journal: int) -> int:
     if not marked(journal):
         return 0
     undone = 0
-    last = {name: number for number, (name, *_) in enumerate(manifested(journal))}  # the line that is valid (rule 4)
+    last = {name: number for number, (name, *_) in enumerate(manifested(journal))}  # rule 4: the last line is valid
     for number, (name, new, was_there) in enumerate(manifested(journal)):
         if last[name] != number or inode(journal, name + NEW) is not None:
             continue  # unchanged: take no lock, because a full disk may have no space for its file

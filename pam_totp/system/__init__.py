@@ -1,7 +1,8 @@
-"""The host around the module: files in pam.d, sshd, rehearsals of logins, and checks.
+"""Manage the host around the module: files in pam.d, sshd, rehearsals of logins, and checks.
 
 Rules:
-- Root never reads a key here. A child process with the rights of the store's owner lists the enrolled users.
-- Users who might be locked out are named before a file is changed.
+- No code here reads a token's key as root. A child process with the rights of the store's owner lists the enrolled
+  users.
+- Before a file is changed, the users who might be locked out are listed.
 - A roll-back needs no free disk space, no network, and no terminal.
 """

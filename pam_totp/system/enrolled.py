@@ -2,7 +2,7 @@
 
 Rules:
 - Root reads no key: the child drops its privileges first, and sends back names and errors, never a key.
-- The child reports each user at once, so a large store needs little memory.
+- The child reports each user immediately, so a large store needs little memory.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from pam_totp.store import NotThere, StoreError
 from pam_totp.store.file import FileStore
 
 _USER, _BROKEN = "user", "broken"  # the kinds of report
-_MAX_BROKEN = 100  # records: a larger number has a common cause
+_MAX_BROKEN = 100  # messages about records that cannot be read; the others are only counted
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """The enrolled users among the given ones, and the problems of records that cannot be read."""
+    """The result of `find_enrolled`: the enrolled users, and the messages about records that cannot be read."""
 
     users: frozenset[str]
     broken: tuple[str, ...]
 
 
 def find_enrolled(folder: str, among: Collection[str]) -> Enrolled:
-    """Read the store at `folder`. Return the enrolled users in `among`, and every record that cannot be read."""
+    """Read the store at `folder`. Return the users in `among` who are enrolled, and messages about bad records."""
     sys.stdout.flush()
     reading, writing = os.pipe()
     child = os.fork()
@@ -62,7 +62,7 @@ def find_enrolled(folder: str, among: Collection[str]) -> Enrolled:
     if os.waitpid(child, 0)[1] != 0:
         broken.append("the process that reads the records failed")
     if more:
-        broken.append(f"and {more} more records that cannot be read")
+        broken.append(f"{more} more records cannot be read")
     return Enrolled(frozenset(users), tuple(broken))
 
 
@@ -74,7 +74,7 @@ def _read_store(folder: str, among: Collection[str]) -> Iterator[tuple[str, str]
             try:
                 if store.read(user).enrolled and user in among:
                     yield _USER, user
-            except NotThere:  # removed in the meantime
+            except NotThere:  # the record was removed meanwhile
                 continue
             except StoreError as e:
                 yield _BROKEN, str(e)

@@ -1,7 +1,7 @@
-"""Installation commands for optional packages, for the message that a package is missing.
+"""Installation commands for optional packages. A message about a missing package contains its command.
 
 Rules:
-- Every command named here works on the supported systems. Debian does not let pip change the system's Python.
+- Every command works on the supported systems. On Debian, pip refuses to change the system's Python.
 - An installed pam-totp ignores packages that a user has installed with pip.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-# By the name on the package index: the Debian packages, and the extra of setup.cfg.
+# For each package on PyPI: its Debian packages, and its extra in setup.cfg.
 _SOURCES = {
     "segno": ("python3-segno", "qr"),
     "pyserial": ("python3-serial", "serial"),
@@ -19,7 +19,7 @@ _SOURCES = {
 
 
 def how_to_get(package: str) -> str:
-    """Return the command that installs a package."""
+    """Return the command that installs `package`."""
     if sys.prefix != sys.base_prefix:  # a virtual environment
         return f"pip install {package}"
     debian, extra = _SOURCES[package]

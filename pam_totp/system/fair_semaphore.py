@@ -2,8 +2,8 @@
 
 Rules:
 - Requests are served in their order, so the wait depends only on the queue at the time of the request.
-- `threading.Semaphore` promises no order: a new request can overtake all waiters. With 200 requests at once, some of
-  its waiters timed out.
+- `threading.Semaphore` promises no order: a new request can overtake all waiters. With 200 requests at once, some
+  of its waiters timed out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import deque
 
 
 class FairSemaphore:
-    """`permits` permits that any thread may acquire. Release each acquired permit once."""
+    """A semaphore with `permits` permits, which any thread may acquire. Release each acquired permit once."""
 
     def __init__(self, permits: int) -> None:
         self._lock = threading.Lock()
@@ -23,7 +23,7 @@ class FairSemaphore:
     def acquire(self, timeout: float) -> bool:
         """Wait for a permit for at most `timeout` seconds. Return True if it was acquired."""
         with self._lock:
-            if self._free > 0:  # then the queue is empty: release() passes a permit to the first waiter directly
+            if self._free > 0:  # the queue is empty, because release() passes a permit to the first waiter
                 self._free -= 1
                 return True
             granted = threading.Event()
@@ -31,13 +31,13 @@ class FairSemaphore:
         if granted.wait(timeout):
             return True
         with self._lock:
-            if granted.is_set():  # it was granted between the timeout and this lock
+            if granted.is_set():  # release() granted the permit after the timeout
                 return True
             self._queue.remove(granted)
             return False
 
     def release(self) -> None:
-        """Give the permit to the first waiter, or make it free."""
+        """Pass the permit to the first waiter, or free it if no thread waits."""
         with self._lock:
             if self._queue:
                 self._queue.popleft().set()

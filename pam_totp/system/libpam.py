@@ -1,9 +1,9 @@
 """libpam through ctypes: log in like a PAM application, with a callback that answers the prompts.
 
 Rules:
-- libpam runs the real modules of the stack. The fail delay is skipped.
+- libpam runs the real modules of the stack. A refused login has no delay.
 - An exception in the callback ends the login, and is raised again by `authenticate` or `account`.
-- Modules of other projects run in this process. A caller that must survive a crash uses a child process.
+- The modules of the stack run in this process. A caller that must survive a crash of a module uses a child process.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ITEMS = {"tty": 3, "rhost": 4, "ruser": 8}
 _FAIL_DELAY = 10
 _MAX_MESSAGES = 32  # PAM_MAX_NUM_MSG
 
-# Show a message of this style and text. Return the answer to a prompt, or None to give up.
+# A callback that shows a message of this style and text. It returns the answer to a prompt, or None to end the login.
 Converse = Callable[[int, str], bytes | None]
 
 
@@ -96,8 +96,8 @@ def _load() -> _Library:
 class Login:
     """One PAM handle: `with Login("sudo", "alice", converse) as login: login.authenticate()`.
 
-    `folder` is searched for service files instead of /etc/pam.d. `items` may set tty, rhost and ruser.
-    Raise LibpamError.
+    `folder` has the service files, instead of /etc/pam.d. `items` may set tty, rhost and ruser.
+    Raise LibpamError if libpam does not start the login.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Login:
         else:
             result = self._lib.start_confdir(*names, folder.encode(), byref(self._handle))
         if result != 0:
-            raise LibpamError(f"libpam cannot start the service {service}: {name_of(result)}")
+            raise LibpamError(f"libpam cannot start a login to {service}: {name_of(result)}")
         self._lib.set_item(self._handle, _FAIL_DELAY, ctypes.cast(self._no_delay, c_void_p))
         for item, value in (items or {}).items():
             self._lib.set_item(self._handle, _ITEMS[item], value.encode("utf-8", "surrogateescape"))
@@ -151,7 +151,7 @@ class Login:
         return name_of(self._result)
 
     def _converse(self, count: int, messages: Any, responses: Any, _data: object) -> int:
-        """Answer one call of libpam, which frees the array and the texts: both must come from malloc."""
+        """Answer one call from libpam, which frees the array and its texts: both must come from malloc."""
         if not 0 < count <= _MAX_MESSAGES:
             return _CONV_ERR
         array = ctypes.cast(self._lib.calloc(count, ctypes.sizeof(_Response)), POINTER(_Response))
@@ -163,7 +163,7 @@ class Login:
                     if answer is None or b"\0" in answer:
                         raise _NoAnswer
                     array[i].text = self._lib.strdup(answer)
-        except BaseException as e:  # ctypes would print it and continue
+        except BaseException as e:  # ctypes would print the exception and continue
             self._error = None if isinstance(e, _NoAnswer) else e
             for i in range(count):
                 self._lib.free(array[i].text)

@@ -1,4 +1,4 @@
-"""A machine's PAM files: find its service files, its modules, and the files that name pam_totp.so.
+"""Find a machine's PAM service files, its PAM modules, and the files that name pam_totp.so.
 
 Rules:
 - This module only reads files.
@@ -17,30 +17,30 @@ from dataclasses import dataclass, field, replace
 from pam_totp.system.pamd.stack import MODULE, Handler, StackError, flatten, parse
 
 SERVICE_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
-# Files that services include. An edit there would change every service, and conflict with pam-auth-update.
+# Files that service files include. An edit of these would change every service, and conflict with pam-auth-update.
 SHARED = re.compile(r"common-.*|other|system-auth.*|password-auth.*|postlogin")
-_PAM_FOLDERS = ("etc/pam.d", "usr/lib/pam.d")  # in libpam's order
+_PAM_FOLDERS = ("etc/pam.d", "usr/lib/pam.d")  # in the order in which libpam searches them
 _NAMES_MODULE = re.compile(r"^[^#\n]*\bpam_totp(\.so|\s|$)", re.MULTILINE)
 _MODULE_FOLDERS = ("usr/lib/*/security", "usr/lib64/security", "usr/lib/security", "lib/*/security")
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The machine below `root`. `replacements` has new texts for some service files, by name."""
+    """A machine with its files below `root`. `replacements` has new texts for some service files, by name."""
 
     root: str = "/"
     replacements: Mapping[str, str] = field(default_factory=dict)
 
     def path(self, absolute: str) -> str:
-        """Return the path below `root` of an absolute path."""
+        """Return the path below `root` that stands for an absolute path of the machine."""
         return os.path.join(self.root, absolute.lstrip("/"))
 
     def after(self, texts: Mapping[str, str]) -> Machine:
-        """Return the machine with these texts in place of its own service files."""
+        """Return this machine with `texts` in place of the service files of these names."""
         return replace(self, replacements={**self.replacements, **texts})
 
     def service_path(self, service: str) -> str:
-        """Return the file to edit for a service."""
+        """Return the path of the file to edit for a service."""
         return self.path(f"/etc/pam.d/{service}")
 
     def service(self, name: str) -> str | None:
@@ -69,7 +69,7 @@ class Machine:
         return flatten(service, self.service, phase)
 
     def services(self) -> list[str]:
-        """Return the names in /etc/pam.d, sorted, without hidden files and editors' backup files."""
+        """Return the sorted names of the service files in /etc/pam.d. Skip hidden files and editors' backup files."""
         try:
             names = os.listdir(self.path("/etc/pam.d"))
         except OSError:
@@ -79,7 +79,7 @@ class Machine:
     def services_with_module(self) -> list[str]:
         """Return the services whose auth stack runs pam_totp.so.
 
-        A service whose stack cannot be read counts if its own file names the module.
+        A service whose stack cannot be read is included if its own file names the module.
         """
         names = []
         for name in self.services():
@@ -92,7 +92,7 @@ class Machine:
         return names
 
     def files_with_module(self, replacements: Mapping[str, str]) -> list[str]:
-        """Return every file of libpam that names pam_totp.so, in any phase, or that cannot be read.
+        """Return the path of every PAM file that names pam_totp.so, in any phase, or that cannot be read.
 
         `replacements` has new texts for some files, by path.
         """

@@ -2,7 +2,7 @@
 
 Rules:
 - Passwords are checked through a separate PAM service that asks for the password only. A blank password is refused
-  without a call of PAM.
+  without a call of libpam.
 - An unknown user, a wrong password and a blank password get the same answer after the same time. A hash is computed
   for each of them.
 - At most `SLOTS` checks run at once, in the order of the requests. A request that waits longer than `SLOT_WAIT` is
@@ -26,17 +26,19 @@ PAM_FOLDER = "/etc/pam.d"
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 EXAMPLE = os.path.join(_PACKAGE, "web", "pam_totp-portal")
 SLOTS = 4  # checks at once; one check takes as long as the slowest module of the PAM service
-SLOT_WAIT = 10.0  # seconds that a request waits for a slot
-REFUSAL_DELAY = 1.0  # seconds; longer than a hash takes, and longer than pam_unix takes for an unknown user
-MAX_BYTES = 511  # of a name or a password: PAM_MAX_RESP_SIZE without the final NUL
-_DECOY = b"$y$j9T$F5Jx5fExrKuPp53xLKQ..1$X3DX6M94c7o.9agCG9G317fhZg9SqC.5i5rd.RhAtQ7"  # crypt(5): yescrypt, as Debian's
-_SERVICE_ERROR, _SYSTEM_ERROR, _UNAVAILABLE = 3, 4, 9  # Linux-PAM, _pam_types.h
-_PAM_FAILURES = (_SERVICE_ERROR, _SYSTEM_ERROR, _UNAVAILABLE)  # PAM could not check; the password may be correct
-_CRYPT_DATA = 32_768  # bytes: struct crypt_data of crypt_r(3)
+SLOT_WAIT = 10.0  # seconds: the longest wait of a request for a slot
+REFUSAL_DELAY = 1.0  # seconds: more than a hash takes, and more than pam_unix takes for an unknown user
+MAX_BYTES = 511  # of a user name or a password: PAM_MAX_RESP_SIZE without the final NUL
+# A hash in the default format of Debian, yescrypt (crypt(5)).
+_DECOY = b"$y$j9T$F5Jx5fExrKuPp53xLKQ..1$X3DX6M94c7o.9agCG9G317fhZg9SqC.5i5rd.RhAtQ7"
+_SERVICE_ERROR, _SYSTEM_ERROR, _UNAVAILABLE = 3, 4, 9  # from _pam_types.h of Linux-PAM
+_PAM_FAILURES = (_SERVICE_ERROR, _SYSTEM_ERROR, _UNAVAILABLE)  # PAM could not check the password, which may be correct
+_REMEDY = "the account that runs this process must be in the group shadow"
+_CRYPT_DATA = 32_768  # bytes: the size of struct crypt_data in crypt_r(3)
 
 
 class TooManyChecks(Exception):
-    """Every slot stayed in use for `SLOT_WAIT` seconds. Try again later."""
+    """No slot became free within `SLOT_WAIT` seconds. The user may try again later."""
 
 
 class PasswordsUnavailable(Exception):
@@ -46,14 +48,14 @@ class PasswordsUnavailable(Exception):
 class SystemPasswords:
     """Check passwords by the PAM service `service`, at most `slots` at once.
 
-    A refusal takes at least `refusal_delay` seconds. `sink` gets a line if PAM itself fails.
+    A refusal takes at least `refusal_delay` seconds. If PAM cannot check a password, `sink` gets a line for the log.
     Raise PasswordsUnavailable if the PAM service has no file, or if python-pam is not installed.
     """
 
     def __init__(
         self, service: str, sink: audit_log.Sink, *, slots: int = SLOTS, refusal_delay: float = REFUSAL_DELAY
     ) -> None:
-        # Without a file for the service, libpam uses `other`, which may require more than a password, or less.
+        # Without a file for the service, libpam uses the service `other`, which may not ask for a password.
         file = os.path.join(PAM_FOLDER, service)
         if not os.path.exists(file):
             raise PasswordsUnavailable(f"PAM service not found: {file} (create it; an example is {EXAMPLE})")
@@ -82,7 +84,7 @@ class SystemPasswords:
             return False
         code, reason = self._authenticate(user, password, self._service)
         if code in _PAM_FAILURES:  # the user sees the usual refusal; the log has the reason
-            problem = f"PAM: {reason} (is this account in the group shadow?)"
+            problem = f"PAM could not check the password: {reason} ({_REMEDY})"
             audit_log.write(self._sink, self._service, "error", problem=problem)
         return code == 0
 
@@ -113,7 +115,10 @@ def compute_decoy(password: str) -> None:
 
 
 def _crypt() -> Callable[[bytes, bytes, object], object] | None:
-    """Return crypt_r(3), which pam_unix uses too; None without libcrypt, when `refusal_delay` alone hides the time."""
+    """Return crypt_r(3), which pam_unix uses too, or None without libcrypt.
+
+    Without libcrypt, only `refusal_delay` hides that no hash is computed for an unknown user.
+    """
     name = ctypes.util.find_library("crypt")
     if name is None:
         return None
@@ -123,15 +128,15 @@ def _crypt() -> Callable[[bytes, bytes, object], object] | None:
 
 
 def _python_pam() -> Callable[[str, str, str], tuple[int, str]]:
-    """Return a function of user, password and PAM service that returns PAM's result and its text."""
+    """Return a function that checks a user's password by a PAM service, and returns PAM's result and its text."""
     try:
-        import pam  # an extra
+        import pam  # an optional package
     except ImportError:
         raise PasswordsUnavailable(f"python-pam is missing ({how_to_get('python-pam')})") from None
 
     def authenticate(user: str, password: str, service: str) -> tuple[int, str]:
         handle = pam.pam()
-        # resetcreds=False: no session is opened here, so no credentials are needed.
+        # resetcreds=False: a check of a password opens no session, so it needs no credentials.
         correct = handle.authenticate(user, password, service=service, resetcreds=False)
         reason = handle.reason.decode("utf-8", "replace") if isinstance(handle.reason, bytes) else str(handle.reason)
         return (0 if correct else int(handle.code) or _SYSTEM_ERROR), reason

@@ -2,7 +2,7 @@
 
 Rules:
 - Each file is read once for any number of accounts.
-- sudo needs one process for each name, so it is called only for names for which the result matters.
+- `sudo -l` needs one process for each name, so it runs only for names whose result matters.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from pam_totp.system import sshd
 
 SUDO = "/usr/bin/sudo"
 SHADOW = "/etc/shadow"
-_FIRST_ACCOUNT = 1000  # uid: smaller uids are service accounts (UID_MIN in login.defs)
+_FIRST_ACCOUNT = 1000  # uid: smaller uids except 0 belong to services (UID_MIN in login.defs)
 _NO_SHELLS = ("nologin", "false", "sync", "halt", "shutdown")
 _KEYS = (".ssh/authorized_keys", ".ssh/authorized_keys2")
 
 
 class _AnyName:
-    """A container of every name: each account may have a password if the shadow file cannot be read."""
+    """A container of every name: if the shadow file cannot be read, every account may have a password."""
 
     def __contains__(self, name: object) -> bool:
         return True
 
 
 def people() -> list[str]:
-    """Return the names of people's accounts that have a shell, including root."""
+    """Return the names of accounts of people, including root. Accounts without a shell are left out."""
     return sorted({p.pw_name for p in pwd.getpwall() if _is_person(p)})
 
 
 def login_check(service: str) -> Callable[[str], bool]:
-    """Return a predicate that is true for an account that can log in to `service` now."""
+    """Return a function that returns True for the name of an account that can log in to `service` now."""
     if service in ("sudo", "sudo-i"):
         return lambda name: name != "root" and _may_sudo(name)
     with_password = accounts_with_password()

@@ -1,4 +1,4 @@
-"""Probe a service or a helper: send a hello with an unknown version, and expect a refusal.
+"""Probe a service or a helper: send a hello packet with an unknown version, and expect a refusal.
 
 Rules:
 - A probe names no user, uses up no code and is not counted as a failure.
@@ -15,7 +15,7 @@ from enum import StrEnum
 
 _HELLO = b"Hversion=0\0service=doctor\0user=nobody"
 _REFUSAL = b"r3"  # PAM_SERVICE_ERR, for an unknown version
-_WAIT = 5.0  # seconds: an interpreter has to start
+_WAIT = 5.0  # seconds to wait for an answer: a helper starts an interpreter first
 
 
 class Code(StrEnum):
@@ -30,14 +30,17 @@ class Code(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A code for programs and a text for people."""
+    """A problem of a service or helper: a code for programs, and a text for people."""
 
     code: Code
     text: str
 
 
 def service(path: str) -> Problem | None:
-    """Probe the service that listens at `path`. Return None if it answers. Raise FileNotFoundError."""
+    """Probe the service that listens at `path`. Return None if it answers.
+
+    Raise FileNotFoundError if there is no socket.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
         channel.settimeout(_WAIT)
         try:
@@ -64,7 +67,7 @@ def helper(interpreter: str, path: str) -> Problem | None:
         try:
             child = os.posix_spawn(interpreter, [interpreter, "-I", "-S", path], {}, file_actions=actions)
         except OSError as e:
-            return Problem(Code.NOT_STARTED, f"cannot be started: {_reason(e)}")
+            return Problem(Code.NOT_STARTED, f"the helper cannot be started: {_reason(e)}")
         far.close()
         try:
             problem = _exchange(near)
@@ -83,14 +86,14 @@ def _exchange(channel: socket.socket) -> Problem | None:
         channel.send(_HELLO, socket.MSG_NOSIGNAL)
         answer = channel.recv(4096)
     except TimeoutError:
-        return Problem(Code.NO_ANSWER, f"no answer within {_WAIT:g} s")
+        return Problem(Code.NO_ANSWER, f"the process did not answer within {_WAIT:g} s")
     except OSError as e:
-        return Problem(Code.CLOSED, f"closed the connection ({_reason(e)})")
+        return Problem(Code.CLOSED, f"the process closed the connection ({_reason(e)})")
     if answer == _REFUSAL:
         return None
     if answer:
-        return Problem(Code.INVALID_ANSWER, "the answer is not in the protocol")
-    return Problem(Code.CLOSED, "closed the connection")
+        return Problem(Code.INVALID_ANSWER, "the process sent an answer that is not in the protocol")
+    return Problem(Code.CLOSED, "the process closed the connection")
 
 
 def _reason(error: OSError) -> str:

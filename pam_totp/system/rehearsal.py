@@ -1,9 +1,9 @@
-"""A rehearsal: log in through the real libpam with a stack from a private folder, before that stack is put in force.
+"""Rehearse a login: use the real libpam with a stack in a private folder, before that stack is installed.
 
 Rules:
-- A rehearsal has the same effects as a login: a code is used up, an answer is counted.
-- Modules run in a child process, with the user ids that the service would have.
-- A stack passes if a user logs in, and is refused with the same password and the used code, a blank or no answer.
+- A rehearsal has the same effects as a login: a right code is used up, and a wrong answer is counted.
+- The PAM modules run in a child process, with the user ids that the service has at a login.
+- A stack passes if it accepts a user's answers, then refuses the same answers with the code used, blank or missing.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from pam_totp.system.machine import Machine
 from pam_totp.system.pamd.stack import StackError
 
 STYLES = {1: "prompt", 2: "prompt, echoed", 3: "error", 4: "information"}
-TRIES = 3  # logins, of which one must succeed
+TRIES = 3  # attempts to log in; one must succeed
 # These services run as root. Others (sudo, su, screen lockers) keep the real uid of the calling user.
 _AS_ROOT = ("sshd", "login", "remote")
-_SILENT = ("sudo", "sudo-i")  # these tell modules to print nothing (PAM_SILENT)
+_SILENT = ("sudo", "sudo-i")  # these services tell modules to print no messages (PAM_SILENT)
 _NOBODY = 65534  # uid
 _INCLUDE = re.compile(r"^([ \t]*(?:@include|-?\w+[ \t]+(?:include|substack))[ \t]+)([^/ \t\n][^ \t\n]*)", re.M | re.I)
 
@@ -37,7 +37,7 @@ class RehearsalError(Exception):
 
 
 class _End(StrEnum):
-    """The result of the work in a child process, as the child reports it."""
+    """The result that the child process reports."""
 
     DONE = "done"
     FAILED = "failed"
@@ -46,7 +46,7 @@ class _End(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The results of libpam by name. `account` is None if the account was not checked."""
+    """The names of libpam's results for a login. `account` is None if the account was not checked."""
 
     authenticate: str
     account: str | None
@@ -61,9 +61,10 @@ class Outcome:
 
 @contextmanager
 def private_copy(machine: Machine, service: str) -> Iterator[str]:
-    """Copy the service file and all included files to a temporary folder, which is deleted at the end.
+    """Copy the service file and all included files to a temporary folder. Yield the folder, then delete it.
 
-    Includes become absolute paths: Linux-PAM 1.5 looks for them in /etc/pam.d even under pam_start_confdir.
+    Included names become absolute paths: Linux-PAM 1.5 always searches /etc/pam.d for names, even with
+    pam_start_confdir.
     Raise StackError if a file is missing.
     """
     folder = tempfile.mkdtemp(prefix="pam-totp-rehearsal-")
@@ -158,7 +159,7 @@ def _run_and_report(writing: int, service: str, work: Callable[[], None]) -> Non
     except KeyboardInterrupt:
         end = _End.INTERRUPTED
     except BaseException as e:
-        message = f"{type(e).__name__} in the rehearsal"
+        message = f"the rehearsal failed: {type(e).__name__}"
     sys.stdout.flush()
     os.write(writing, json.dumps((end, message)).encode())
     os._exit(0)
@@ -177,7 +178,7 @@ def _recording(converse: Converse, answers: list[bytes]) -> Converse:
 
 
 def _replaying(answers: Sequence[bytes | None]) -> Converse:
-    """Return a callback that gives these answers in order."""
+    """Return a callback that answers the prompts with `answers`, in order."""
     remaining = iter(answers)
     return lambda style, text: next(remaining, None) if style in PROMPTS else None
 

@@ -1,7 +1,7 @@
-"""sshd: the settings in force for a user, the configuration file of pam_totp, and a reload.
+"""sshd: its settings for a user, the configuration file that pam_totp adds, and a reload.
 
 Rules:
-- The settings come from the real sshd (`sshd -T -C`). Its files are read only to find their Match blocks.
+- The settings come from the real sshd (`sshd -T -C`). This module reads sshd's files only to find their Match blocks.
 - Every setting that lets a user log in without PAM is reported, if `sshd -T -C` shows it.
 - A configuration with which sshd would not start is never left in place.
 """
@@ -27,19 +27,19 @@ METHODS: dict[FirstFactor, str] = {
 _PAM_METHODS = ("keyboard-interactive", "keyboard-interactive:pam", "password")
 _OTHER_METHODS = ("pubkeyauthentication", "gssapiauthentication", "hostbasedauthentication")
 _MATCH = re.compile(r"^\s*match\s+(.+?)\s*$", re.I | re.M)
-# This text of sshd is only used to add a remedy to a message. sshd's unit creates the directory at boot.
+# `_error` adds a remedy to this error of sshd. sshd's unit creates the directory when it starts.
 _MISSING_DIRECTORY = re.compile(r"Missing privilege separation directory: (\S+)$")
-_TIMEOUT = 10  # seconds: sshd answers in 10 ms
+_TIMEOUT = 10  # seconds; sshd normally takes 10 ms
 
 Settings = Mapping[str, str]
 
 
 class SshdError(Exception):
-    """sshd is not installed, or its configuration is not valid. The message comes from sshd."""
+    """sshd is not installed, or its configuration is not valid. The message gives the reason."""
 
 
 def drop_in(first: FirstFactor) -> str:
-    """Return the text of the file that `enable sshd` writes."""
+    """Return the text of the sshd configuration file that `enable sshd` writes."""
     return (
         "# added by 'pam-totp enable sshd'; 'pam-totp disable sshd' removes it\n"
         "UsePAM yes\n"
@@ -64,7 +64,7 @@ def settings(user: str, host: str = "localhost", address: str = "127.0.0.1") -> 
 
 
 def bypasses(in_force: Settings) -> Iterator[str]:
-    """Yield each setting that allows a login without a code from PAM."""
+    """Yield a description of each setting that allows a login without a code from PAM."""
     if in_force.get("usepam") != "yes":
         yield "UsePAM is no"
     if in_force.get("kbdinteractiveauthentication") != "yes":
@@ -77,7 +77,7 @@ def bypasses(in_force: Settings) -> Iterator[str]:
         return
     for method in methods.split():
         if not set(method.split(",")) & set(_PAM_METHODS):
-            yield f"AuthenticationMethods has {method}"
+            yield f"AuthenticationMethods allows {method}"
 
 
 def accepts_passwords(in_force: Settings) -> bool:
@@ -86,7 +86,7 @@ def accepts_passwords(in_force: Settings) -> bool:
 
 
 def match_examples(texts: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Return a user, host and address for each Match block. Blocks with patterns are skipped."""
+    """Return an example of user, host and address for each Match block. Skip blocks with patterns."""
     examples = []
     for criteria in (m for text in texts for m in _MATCH.findall(text)):
         words = re.findall(r"(\w+)[ \t=]+\"?([^\s\"]+)", criteria)
@@ -148,4 +148,4 @@ def _systemctl(*arguments: str) -> bool:
 def _error(done: subprocess.CompletedProcess[str]) -> str:
     error = "; ".join(done.stderr.split("\n")).strip("; ") or f"{PROGRAM} exited with status {done.returncode}"
     missing = _MISSING_DIRECTORY.search(error)
-    return error if missing is None else f"{error} (start sshd once, or mkdir {missing[1]})"
+    return error if missing is None else f"{error} (start sshd once, or run 'mkdir {missing[1]}')"

@@ -1,8 +1,9 @@
-"""The relay's rule for trusted paths, so that `doctor` reports a violation before a login fails.
+"""Check paths by the relay's rules for trusted paths, so that `doctor` reports a violation before a login fails.
 
 Rules:
 - Every folder, link and file on the path belongs to root.
-- Only root can write them. A sticky folder is an exception: other users can add files, but cannot replace root's.
+- Only root can write these files and folders. A sticky folder is an exception: other users can add files to it,
+  but cannot replace root's files.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ import re
 import stat
 from collections.abc import Container
 
-_MAX_LINKS = 40  # as in the kernel
+_MAX_LINKS = 40  # the kernel's limit of symbolic links in one path
 _RELEASE = re.compile(r'^__path__ = \["(/[^"]+)"\]$', re.MULTILINE)
 
 
 def distrust(path: str, owners: Container[int] = (0,)) -> str | None:
-    """Return the reason why the relay, as root, would not trust an absolute path; None if it would trust it."""
+    """Return the reason why the relay, run by root, does not trust an absolute path, or None if it trusts the path."""
     return _distrust(path, owners, 0)
 
 
 def distrust_around(helper: str, owners: Container[int] = (0,)) -> str | None:
-    """Return the reason why the package of a helper is not trusted; None if the whole package is trusted.
+    """Return the reason why the package that contains `helper` is not trusted. Return None if it is trusted.
 
-    The reason names the first file or folder that breaks the rule. A helper outside a package `pam_totp` passes.
+    The reason names the first file or folder that breaks a rule. Return None if `helper` is in no package `pam_totp`.
     """
     package = helper.removesuffix("/pam/helper.py")
     if os.path.basename(package) != "pam_totp":
@@ -38,7 +39,7 @@ def distrust_around(helper: str, owners: Container[int] = (0,)) -> str | None:
 
 
 def _release(package: str) -> list[str]:
-    """Return the additional folder with the package's modules that a Debian package has (see data/install)."""
+    """Return the second folder of the package's modules, which only a Debian package has (RELEASE in data/install)."""
     try:
         with open(os.path.join(package, "__init__.py"), encoding="utf-8") as file:
             return _RELEASE.findall(file.read())
@@ -62,7 +63,7 @@ def _distrust(path: str, owners: Container[int], links: int) -> str | None:
             return f"{here} can be written by users other than root (mode {stat.S_IMODE(mode):04o})"
         if stat.S_ISLNK(mode):
             if links >= _MAX_LINKS:
-                return f"{here}: too many levels of links"
+                return f"{here}: too many levels of symbolic links"
             reason = _distrust(os.path.join(os.path.dirname(here), os.readlink(here)), owners, links + 1)
             if reason is not None:
                 return reason

@@ -160,4 +160,4 @@ def test_of_many_invalid_records_the_first_hundred_are_listed(site: Site) -> Non
         site.path(f"user{i}").touch(0o600)
     found = find_enrolled(str(site.store), set())
     assert len(found.broken) == 101
-    assert found.broken[-1] == "and 30 more records that cannot be read"
+    assert found.broken[-1] == "30 more records cannot be read"

@@ -372,7 +372,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "NULs": (lambda path: path.write_bytes(bytes(400)), "invalid JSON"),
     "just too large": (lambda path: path.write_bytes(b" " * (MAX_FILE + 1)), "must be at most"),
     "much too large": (lambda path: os.truncate(path, 1 << 40), "must be at most"),
-    "another user's": (_other_user, "user: must match the file name"),
+    "another user's": (_other_user, "the field 'user' must match the file name"),
     "a link": (_link, "Too many levels of symbolic links"),
     "a dangling link": (_dangling, "Too many levels of symbolic links"),
     "a link to itself": (_loop, "Too many levels of symbolic links"),

@@ -265,7 +265,7 @@ def test_a_kill_or_failure_in_decoy_work_leaves_no_lasting_file(folder: Path) ->
     [
         ("write:retval=1", "the data just written cannot be read back"),  # write reports success and writes nothing
         ("write:retval=100", "the data just written cannot be read back"),
-        ("write:retval=0", "cannot write more data"),
+        ("write:retval=0", "the file system accepts no more data"),
         ("ftruncate:retval=0", "the data just written cannot be read back"),
         ("pread64:retval=0", "the data just written cannot be read back"),
         ("pread64:retval=5", "the data just written cannot be read back"),

@@ -92,7 +92,7 @@ def test_a_rollback_of_an_edited_file_removes_only_the_added_lines(tmp_path: Pat
     ("before", "now", "why"),
     [
         (BEFORE, BEFORE + ADDED.replace("required", "optional"), "remove them by hand"),
-        (BEFORE, None, "not found, so no lines"),
+        (BEFORE, None, "not found, so the added lines"),
         (None, "# added\n# another edit\n", "delete the file by hand"),
     ],
 )

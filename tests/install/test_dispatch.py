@@ -110,11 +110,11 @@ def test_lines_are_read_as_libpam_reads_them() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("auth\n", "x:1: no module named"),
+        ("auth\n", "x:1: the line names no module"),
         ("\nautt required pam_unix.so\n", "x:2: unknown phase autt"),
         ("auth require pam_unix.so\n", "x:1: unknown control require"),
         ("auth [success=often] pam_unix.so\n", "success=often"),
-        ("@include\n", "x:1: @include without a file"),
+        ("@include\n", "x:1: @include names no file"),
         ("@include nowhere\n", "nowhere: not found"),
         ("@include x\n", "x: included more than 32 files deep"),
     ],

@@ -126,11 +126,11 @@ def test_users_who_may_use_sudo_and_have_no_token_are_named(machine: Fresh) -> N
     try:
         [finding] = examine(machine)
         assert (finding.severity, finding.code) == (WARNING, Code.USERS_WITHOUT_TOKEN)
-        assert finding.what == "sudo: locked out without a token: bob"
+        assert finding.what == "sudo: these users have no token and are locked out: bob"
         machine.path(f"{STORE}/alice.json").unlink()
         [finding] = examine(machine)
         assert (finding.severity, finding.code) == (ERROR, Code.NO_USER_WITH_TOKEN)
-        assert finding.what == "sudo: no user has a token; locked out: alice, bob"
+        assert finding.what == "sudo: no user has a token; these users are locked out: alice, bob"
         with_line(machine, "sudo", f"{LINE} nullok")
         assert examine(machine) == []
     finally:
@@ -220,7 +220,7 @@ def test_a_path_is_distrusted_for_any_part_of_it(tmp_path: Path) -> None:
     inner.chmod(0o1777)
     assert distrust(str(inner / "file"), owners) is None, "sticky: others can add files, but not replace them"
     (tmp_path / "loop").symlink_to("loop")
-    assert "too many levels of links" in str(distrust(str(tmp_path / "loop"), owners))
+    assert "too many levels of symbolic links" in str(distrust(str(tmp_path / "loop"), owners))
     assert "no such file" in str(distrust(str(inner / "gone"), owners))
 
 

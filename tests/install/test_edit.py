@@ -68,7 +68,7 @@ def test_a_jump_is_never_split() -> None:
         ("auth required pam_permit.so\n", "has no password module"),
         ("auth requisite pam_unix.so\nauth optional pam_totp.so\n", "already names pam_totp.so"),
         ("auth requisite pam_unix.so\n@include gone\n", "gone: not found"),
-        ("auth [success=3 default=ignore] pam_unix.so\nauth requisite pam_deny.so\n", "a jump leads over the line"),
+        ("auth [success=3 default=ignore] pam_unix.so\nauth requisite pam_deny.so\n", "a jump would skip the line"),
     ],
 )
 def test_where_no_position_is_safe_there_is_no_edit(text: str, why: str) -> None:
@@ -155,9 +155,9 @@ def test_su_l_is_changed_itself_if_it_does_not_include_su(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("service", "arguments", "why"),
     [
-        ("common-auth", [], "enable those one by one"),
-        ("other", [], "enable those one by one"),
-        ("../../etc/shadow", [], "a service name must consist of"),
+        ("common-auth", [], "enable each of them instead"),
+        ("other", [], "enable each of them instead"),
+        ("../../etc/shadow", [], "a service name may have only"),
         ("gdm", [], "not found"),
         ("sudo", ["look_ahead=1000"], r"look_ahead: .* \(see pam_totp\(8\)\)"),
         ("sudo", ["forward_pass"], "no later module checks"),

@@ -124,7 +124,7 @@ def test_the_same_terminal_cannot_confirm(machine: Fresh) -> None:
     shell.asks("Password: ").says(PASSWORD).asks("One-time code: ").says(codes(0)).asks("Keep this terminal open.")
     shell.terminal.sendcontrol("z")
     shell.asks("alice: ").says(PASSWORD).asks("One-time code: ").says(codes(1)).asks("said 1")
-    assert "this is the terminal from which the change was made" in shell.before
+    assert "cannot confirm on the terminal on which the change was made" in shell.before
     shell.ends()
     assert as_before(machine)
 
@@ -136,7 +136,7 @@ def test_a_login_from_before_cannot_confirm(machine: Fresh) -> None:
     first = machine.enable("sshd", LATE)
     before.terminal.sendeof()
     before.asks("alice: ").says(PASSWORD).asks("said 1")
-    assert "this process is not from a login through sshd after" in before.before
+    assert "cannot confirm without a login through sshd after" in before.before
     assert machine.state("sshd") == "trial"
     first.presses_ctrl_c().ends()
     before.ends()
@@ -196,7 +196,7 @@ def test_sshd_with_keys_requires_both_key_and_code(machine: Fresh) -> None:
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ("Match User bob\n    AuthenticationMethods publickey\n", "AuthenticationMethods has publickey (for bob)"),
+        ("Match User bob\n    AuthenticationMethods publickey\n", "AuthenticationMethods allows publickey (for bob)"),
         ("Match Address 192.0.2.0/24\n    AuthenticationMethods publickey\n", "root from 192.0.2.0"),
         ("Match User bob\n    KbdInteractiveAuthentication no\n", "KbdInteractiveAuthentication is no"),
     ],

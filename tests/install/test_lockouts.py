@@ -58,7 +58,7 @@ def test_a_store_without_tokens_is_reported_beforehand(machine: Fresh) -> None:
 def test_other_users_who_would_be_locked_out_are_named(machine: Fresh) -> None:
     done = machine.installed("enable", "sshd", "--for-user", "alice", "--dry-run")
     assert done.returncode == 0
-    assert "sshd: locked out without a token: bob, carol, root" in done.stdout
+    assert "sshd: these users have no token and are locked out: bob, carol, root" in done.stdout
 
 
 # ---- a broken helper
@@ -204,7 +204,7 @@ def test_a_service_that_does_not_answer_is_reported_beforehand(machine: Fresh) -
     process = machine.start("/usr/bin/python3", "-c", listens + "l.listen(); signal.pause()")
     until(machine.path("/run/pam_totp/socket").exists, "a process listens")
     try:
-        refused_beforehand(machine, "sudo", "/run/pam_totp/socket: no answer within")
+        refused_beforehand(machine, "sudo", "/run/pam_totp/socket: the process did not answer within")
     finally:
         process.kill()
         process.wait()
@@ -246,7 +246,7 @@ def test_a_module_of_another_architecture_is_reported_beforehand(machine: Fresh)
     good = path.read_bytes()
     machine.write(f"{machine.modules}/pam_totp.so", good[:4] + b"\x01" + good[5:])  # 32 bits
     try:
-        refused_beforehand(machine, "sudo", "not of libpam's architecture")
+        refused_beforehand(machine, "sudo", "built for another architecture than libpam")
     finally:
         machine.write(f"{machine.modules}/pam_totp.so", good)
 

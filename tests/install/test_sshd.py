@@ -24,7 +24,7 @@ BY_PAM = "publickey,keyboard-interactive:pam"
         ({"authenticationmethods": f"{BY_PAM} password"}, []),
         ({}, ["AuthenticationMethods is any, so pubkey is enough"]),
         ({"authenticationmethods": "any", "pubkeyauthentication": "no"}, []),
-        ({"authenticationmethods": f"{BY_PAM} publickey"}, ["AuthenticationMethods has publickey"]),
+        ({"authenticationmethods": f"{BY_PAM} publickey"}, ["AuthenticationMethods allows publickey"]),
         ({"authenticationmethods": BY_PAM, "usepam": "no"}, ["UsePAM is no"]),
         (
             {"authenticationmethods": BY_PAM, "kbdinteractiveauthentication": "no"},
@@ -71,7 +71,7 @@ def test_where_sshd_never_ran_the_message_says_what_to_do(machine: Fresh) -> Non
         done = machine.installed("enable", "sshd", "--for-user", "alice", "--dry-run")
     finally:
         machine.shell("mv /run/sshd-away /run/sshd; sed -i s,/run/sshd-away,/run/sshd, /etc/ssh/sshd_config")
-    error = "sshd -T: Missing privilege separation directory: /run/sshd (start sshd once, or mkdir /run/sshd)"
+    error = "sshd -T: Missing privilege separation directory: /run/sshd (start sshd once, or run 'mkdir /run/sshd')"
     assert (done.returncode, done.stderr) == (1, f"pam-totp: {error}\n")
     assert machine.installed("enable", "sshd", "--for-user", "alice", "--dry-run").returncode == 0
 

@@ -14,7 +14,7 @@ from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding
 from pam_totp.system.pamd.stack import StackError
 from pam_totp.system.people import accounts_with_password, login_check
 
-_MAX_NAMES = 8  # in one message
+_MAX_NAMES = 8  # names in one message
 _LOCAL = ("localhost", "127.0.0.1")  # host and address
 
 
@@ -31,10 +31,11 @@ def stacks(context: Context) -> Iterator[Finding]:
             stack = context.machine.stack(service)
         except StackError as e:
             what = f"{service}: {e}; libpam refuses every login"
-            yield Finding(ERROR, analysis.CHECK, Code.STACK_INVALID, what, "see pam.d(5)")
+            yield Finding(ERROR, analysis.CHECK, Code.STACK_INVALID, what, "correct that file (see pam.d(5))")
             continue
         rules = [h.rule for h in stack if h.rule.is_pam_totp]
-        code_only = service == "sshd" and any(r.action("success") == "done" for r in rules)  # after a key
+        # PAM asks for the code only: sshd has already checked a key
+        code_only = service == "sshd" and any(r.action("success") == "done" for r in rules)
         yield from analysis.check_order(service, stack, code_only=code_only)
         for phase in context.machine.wrong_phases(service):
             what = f"{service}: pam_totp.so is in the phase {phase}, where it always fails"
@@ -44,7 +45,7 @@ def stacks(context: Context) -> Iterator[Finding]:
 def ssh(context: Context) -> Iterator[Finding]:
     """Check that sshd never lets a user log in without PAM."""
     if "sshd" not in context.services or context.machine.replacements:
-        return  # with replacements, sshd is unchanged so far: `enable` checks it after the change
+        return  # `enable` has not changed sshd yet, and checks it after the change
     try:
         if (error := sshd.configuration_error()) is not None:
             remedy = "correct the configuration until 'sshd -t' reports no error"
@@ -76,17 +77,16 @@ def users(context: Context) -> Iterator[Finding]:
         enrolled = context.enrolled(line.store).users if os.path.isdir(line.store) else frozenset()
         can_log_in = login_check(service)
         without = [name for name in context.people if name not in enrolled and can_log_in(name)]
-        remedy = (
-            f"pam-totp enroll {without[0] if without else 'USER'}, or add nullok to the line until all are enrolled"
-        )
+        remedy = f"run 'pam-totp enroll {without[0] if without else 'USER'}', or add nullok until all are enrolled"
         if context.user is not None and context.user in without:
             what = f"{service}: {context.user} has no token, and would be locked out"
-            yield Finding(ERROR, "users", Code.USER_WITHOUT_TOKEN, what, f"pam-totp enroll {context.user}")
+            remedy = f"run 'pam-totp enroll {context.user}'"
+            yield Finding(ERROR, "users", Code.USER_WITHOUT_TOKEN, what, remedy)
         elif without and not any(can_log_in(name) for name in enrolled):
-            what = f"{service}: no user has a token; locked out: {_names(without)}"
+            what = f"{service}: no user has a token; these users are locked out: {_names(without)}"
             yield Finding(ERROR, "users", Code.NO_USER_WITH_TOKEN, what, remedy)
         elif without:
-            what = f"{service}: locked out without a token: {_names(without)}"
+            what = f"{service}: these users have no token and are locked out: {_names(without)}"
             yield Finding(WARNING, "users", Code.USERS_WITHOUT_TOKEN, what, remedy)
         yield from _without_password(service, can_log_in, context)
 
@@ -96,30 +96,30 @@ def changes(context: Context) -> Iterator[Finding]:
     try:
         records = [(s, state, trial.load(s, state)) for s, state in trial.records()]
     except trial.TrialError as e:
-        remedy = "see FILES in pam-totp(1)"
+        remedy = "roll back that change by hand (see FILES in pam-totp(1))"
         yield Finding(WARNING, "changes", Code.RECORD_OF_CHANGE_INVALID, str(e), remedy)
         return
     for service, state, record in records:
         if state != trial.KEPT and not trial.has_watchdog(service):
             what = f"{service}: a change on trial was not rolled back"
-            remedy = f"pam-totp disable {service}, or confirm it with 'enable --keep'"
+            remedy = f"run 'pam-totp disable {service}', or confirm the change with 'enable --keep'"
             yield Finding(ERROR, "changes", Code.TRIAL_NOT_ROLLED_BACK, what, remedy)
         elif state == trial.KEPT and record is not None:
             for change in record.changes:
                 if change.ours not in (read(change.path) or ""):
                     what = f"{change.path}: the lines that 'enable {service}' added are missing; no code is required"
-                    remedy = f"pam-totp disable {service}, then enable it again"
+                    remedy = f"run 'pam-totp disable {service}', then enable it again"
                     yield Finding(ERROR, "changes", Code.CHANGE_LOST, what, remedy)
 
 
 def _without_password(service: str, can_log_in: Callable[[str], bool], context: Context) -> Iterator[Finding]:
-    """Check which users have a key but no password, if PAM will ask for the password."""
+    """Report the users who have a key but no password, if PAM will ask for a password."""
     if service != "sshd" or context.key_first or not context.machine.replacements:
         return
     with_password = accounts_with_password()
     without = [name for name in context.people if name not in with_password and can_log_in(name)]
     if without:
-        what = f"sshd: locked out without a password, which PAM asks for before the code: {_names(without)}"
+        what = f"sshd: these users have no password, which PAM asks for before the code: {_names(without)}"
         remedy = "set a password with passwd, or enable sshd with --first-factor key"
         yield Finding(WARNING, "users", Code.USERS_WITHOUT_PASSWORD, what, remedy)
 

@@ -16,11 +16,11 @@ from pam_totp.system.machine import architecture
 from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding
 from pam_totp.system.trust import distrust, distrust_around
 
-_INSTALL = "install pam_totp again: 'make install' as root, or apt-get install --reinstall libpam-totp"
-_OWNERSHIP = "run chown root and chmod go-w on that path"
-_RESTART = "systemctl restart pam_totp.socket (or stop it, so that every login starts a helper)"
+_INSTALL = "install pam_totp again: run 'make install' as root, or 'apt-get install --reinstall libpam-totp'"
+_OWNERSHIP = "run 'chown root' and 'chmod go-w' on that path"
+_RESTART = "run 'systemctl restart pam_totp.socket' (or stop it, so that every login starts a helper)"
 _MIN_FREE = 64 * 1024  # bytes: a login writes a few KiB before it answers
-_MIN_FREE_FILES = 8
+_MIN_FREE_FILES = 8  # files that the file system can still create
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 _TIMEX = 512  # bytes: more than struct timex has on any architecture
 
@@ -37,8 +37,8 @@ def module(context: Context) -> Iterator[Finding]:
         if not os.path.exists(path):
             yield Finding(ERROR, "module", Code.MODULE_NOT_FOUND, f"{path}: not found", _INSTALL)
         elif architecture(path) != architecture(permit):
-            what = f"{path}: not of libpam's architecture"
-            yield Finding(ERROR, "module", Code.MODULE_ARCHITECTURE, what, "build it on this machine")
+            what = f"{path}: built for another architecture than libpam"
+            yield Finding(ERROR, "module", Code.MODULE_ARCHITECTURE, what, "build and install pam_totp on this machine")
         elif (reason := distrust(path, _builders())) is not None:
             yield Finding(ERROR, "module", Code.MODULE_UNTRUSTED, f"{path}: {reason}", _OWNERSHIP)
 
@@ -54,9 +54,9 @@ def helper(context: Context) -> Iterator[Finding]:
                 break
         else:
             if (reason := distrust_around(path, _builders())) is not None:
-                # The relay does not check these files, because there are a hundred of them.
+                # The relay checks only the helper itself, because the package has a hundred files.
                 what = f"other users can change code that the helper runs: {reason}"
-                remedy = "run chown -R root and chmod -R go-w on the folder of the package"
+                remedy = "run 'chown -R root' and 'chmod -R go-w' on the folder of the package"
                 yield Finding(ERROR, "helper", Code.PACKAGE_UNTRUSTED, what, remedy)
             if (problem := probe.helper(interpreter, path)) is not None:
                 yield Finding(ERROR, "helper", Code.HELPER_FAILS, f"{path}: {problem.text}", _INSTALL)
@@ -74,7 +74,7 @@ def sockets(context: Context) -> Iterator[Finding]:
             continue  # no service is running: every login starts a helper, as on most hosts
         if problem is None:
             continue
-        # For a stale socket the relay starts a helper. If a service accepts but does not answer, the login is denied.
+        # If no service listens, the relay starts a helper. If a service accepts but does not answer, login is denied.
         if problem.code is probe.Code.NOT_LISTENING:
             yield Finding(WARNING, "socket", Code.SERVICE_NOT_LISTENING, f"{path}: {problem.text}", _RESTART)
         else:
@@ -87,7 +87,7 @@ def store(context: Context) -> Iterator[Finding]:
         try:
             status = os.stat(folder)
         except OSError as e:
-            what = f"{folder}: {(e.strerror or str(e)).lower()}: no user can log in with a code"
+            what = f"{folder}: {(e.strerror or str(e)).lower()}; no user can log in with a code"
             remedy = _INSTALL if folder == DEFAULT_STORE else "create the folder with mode 0700"
             yield Finding(ERROR, "store", Code.STORE_UNREACHABLE, what, remedy)
             continue
@@ -121,32 +121,32 @@ def site(context: Context) -> Iterator[Finding]:
 def clock(context: Context) -> Iterator[Finding]:
     """Check that the clock is synchronised: TOTP codes depend on it."""
     if _clock_state() == _TIME_ERROR:
-        what = "the clock is not synchronised; TOTP codes are refused if it is off by more than a step"
-        remedy = "install chrony, or systemctl enable --now systemd-timesyncd"
+        what = "the clock is not synchronised; TOTP codes are refused if its error is more than a step"
+        remedy = "install chrony, or run 'systemctl enable --now systemd-timesyncd'"
         yield Finding(WARNING, "clock", Code.CLOCK_NOT_SYNCHRONISED, what, remedy)
 
 
 def _store_folder(folder: str, status: os.stat_result) -> Iterator[Finding]:
     if not stat.S_ISDIR(status.st_mode) or stat.S_IMODE(status.st_mode) & 0o777 != 0o700:
         what = f"{folder}: must be a folder of mode 0700"
-        yield Finding(ERROR, "store", Code.STORE_MODE, what, f"chmod 0700 {folder}")
+        yield Finding(ERROR, "store", Code.STORE_MODE, what, f"run 'chmod 0700 {folder}'")
     if status.st_uid == 0:
         what = f"{folder} belongs to root, so the helper stays root during a login"
-        remedy = f"chown -R {ACCOUNT}: {folder}, as the installation does"
+        remedy = f"run 'chown -R {ACCOUNT}: {folder}', as the installation does"
         yield Finding(WARNING, "store", Code.STORE_OWNED_BY_ROOT, what, remedy)
     free = os.statvfs(folder)
     if free.f_bavail * free.f_frsize < _MIN_FREE or (free.f_files and free.f_favail < _MIN_FREE_FILES):
-        what = f"{folder}: the disk is full, and a code whose use cannot be recorded is refused"
+        what = f"{folder}: the disk is full, so that every code is refused, because its use cannot be recorded"
         yield Finding(ERROR, "store", Code.STORE_FULL, what, "free some space on that disk")
 
 
 def _clock_state() -> int:
-    """Return the state of the clock from adjtimex(2), without a change of the clock."""
+    """Return the state of the clock from adjtimex(2). The clock is not changed."""
     return int(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX)))
 
 
 def _builders() -> set[int]:
-    """Return the uids that the relay trusts: root, and in a build tree its owner and the calling user."""
+    """Return the uids that the relay trusts: root and, in a build tree, the owner of the tree and the caller."""
     owner = os.stat(__file__).st_uid
     return {0, owner, os.geteuid()} if owner != 0 or os.geteuid() != 0 else {0}
 

@@ -22,7 +22,7 @@ _INTERPRETER = re.compile(rb"(/[ -~]*/python3[0-9.]*)\0")
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """A machine and the services to check. `user` will log in at the rehearsal of a change."""
+    """A machine and the services to check. `user` is the user of a rehearsal, if a change is checked."""
 
     machine: Machine
     services: Sequence[str]
@@ -39,7 +39,7 @@ class Context:
         return self._people
 
     def enrolled(self, store: str) -> Enrolled:
-        """Return the enrolled users of a store among `people`. Each store is read once."""
+        """Return the users in `people` who are enrolled in a store. Each store is read once."""
         if store not in self._enrolled:
             self._enrolled[store] = find_enrolled(store, frozenset(self.people))
         return self._enrolled[store]
@@ -53,7 +53,7 @@ class Context:
                 continue
 
     def site(self) -> Site:
-        """Return the site file's settings; none if the file is invalid, which another check reports."""
+        """Return the site file's settings. An invalid file has no settings here: another check reports it."""
         try:
             return read_site(self.machine.path("/etc/pam_totp.toml"))
         except SettingsError:
@@ -74,7 +74,7 @@ class Context:
         return sorted(os.path.join(folder, t) for t in targets)
 
     def helpers(self) -> dict[str, str]:
-        """Return the path of each helper that a login may start, with its interpreter."""
+        """Return a mapping of path to interpreter, for each helper that a login may start."""
         helpers: dict[str, str] = {}
         interpreter = "/usr/bin/python3"
         for module in self.modules():
@@ -90,7 +90,7 @@ class Context:
         return helpers | {str(h): interpreter for _, h in self._argument("helper")}
 
     def sockets(self) -> list[str]:
-        """Return the sockets to which a login connects first."""
+        """Return the paths of the sockets to which logins connect."""
         named = {service: str(path) for service, path in self._argument("socket")}
         used = {named.get(service, SOCKET) for service, _ in self.lines()} or {SOCKET}
         return sorted(used - {"none"})

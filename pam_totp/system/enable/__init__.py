@@ -1,1 +1,1 @@
-"""Enable the second factor for a service: on trial until a second login confirms it."""
+"""Enable the second factor for a service. The change is on trial until a second login confirms it."""

@@ -3,7 +3,7 @@
 Rules:
 - At every moment the file has its complete old content or its complete new content.
 - The old file is kept under another name in the same folder. A roll-back is one rename and needs no free space.
-- A later edit by others is never overwritten.
+- If a user or another program has edited the file after the change, the edit is never overwritten.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class ChangeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The text of one file before (None: it did not exist) and after. `ours` holds the lines that were added.
+    """The change of one file: its text before (None: it did not exist) and after. `ours` has the added lines.
 
-    The names of the fields are those of the record on disk.
+    The field names are also used in the record on disk.
     """
 
     path: str
@@ -46,7 +46,7 @@ class Change:
 
     @property
     def backup(self) -> str:
-        """The path that keeps the old file until it is restored."""
+        """The path of the old file, until it is restored."""
         return _beside(self.path, "before-pam_totp")
 
     @property
@@ -56,14 +56,14 @@ class Change:
 
 
 def apply(change: Change) -> None:
-    """Write the new text. Raise ChangeError if the file is unchanged."""
+    """Write the new text. If this fails, leave the file unchanged and raise ChangeError."""
     try:
         _require_unedited(change)
         _unlink(change.temporary)
         if change.before is None:
             _write(change.temporary, change.after, None)
             try:
-                os.link(change.temporary, change.path)  # a rename could overwrite another file
+                os.link(change.temporary, change.path)  # a rename could overwrite another process's file
             finally:
                 _unlink(change.temporary)
         else:
@@ -83,9 +83,9 @@ def apply(change: Change) -> None:
 
 
 def undo(change: Change, *, dry_run: bool = False) -> str:
-    """Restore the old file or, if others have edited it since, remove only the added lines. Return a report.
+    """Restore the old file. If it was edited after the change, remove only the added lines. Return a report.
 
-    With `dry_run`, only return the report. Raise ChangeError if the file is unchanged, or could not be changed.
+    With `dry_run`, only return the report. If neither is possible, leave the file unchanged and raise ChangeError.
     """
     try:
         now = read(change.path)
@@ -113,16 +113,16 @@ def read(path: str) -> str | None:
 
 
 def _plan_undo(change: Change, now: str | None) -> tuple[str, str | None]:
-    """Return a report of what to do, and the text that the file will have (None: no file)."""
+    """Return a report of the roll-back, and the text that the file will have (None: no file)."""
     path = change.path
     if now == change.before:
-        return f"{path}: already as before", now
+        return f"{path}: already has the old content", now
     if now == change.after:
         return f"{path}: {'deleted' if change.before is None else 'restored'}", change.before
     if now is None:
-        raise ChangeError(f"{path}: not found, so no lines can be removed (was it deleted on purpose?)")
+        raise ChangeError(f"{path}: not found, so the added lines cannot be removed (restore the file, then try again)")
     if change.before is None:
-        raise ChangeError(f"{path}: edited since 'enable'; delete the file by hand, or the lines that 'enable' added")
+        raise ChangeError(f"{path}: edited since 'enable' (delete the file by hand, or the lines that 'enable' added)")
     try:
         return f"{path}: edited since 'enable'; the added lines are removed, the edits stay", remove(now, change.ours)
     except StackError as e:
@@ -141,7 +141,7 @@ def _undo(change: Change, now: str | None) -> str:
         _unlink(change.temporary)
         _write(change.temporary, wanted, change.path)
         if read(change.path) != now:
-            raise ChangeError(f"{change.path}: is being edited by another process; try again")
+            raise ChangeError(f"{change.path}: another process is editing the file (try again)")
         os.rename(change.temporary, change.path)
     return report
 
@@ -154,24 +154,24 @@ def _require_writable(path: str) -> None:
 
 
 def _require_unedited(change: Change) -> None:
-    """Raise ChangeError unless the file still has the text before the change."""
+    """Raise ChangeError unless the file still has its old text."""
     with suppress(FileNotFoundError):
         status = os.lstat(change.path)
         if not stat.S_ISREG(status.st_mode):
-            raise ChangeError(f"{change.path}: must be a regular file; edit the file that it points to by hand")
+            raise ChangeError(f"{change.path}: must be a regular file (edit the file that it points to by hand)")
     if read(change.path) != change.before:
-        raise ChangeError(f"{change.path}: edited in the meantime; try again")
+        raise ChangeError(f"{change.path}: edited in the meantime (try again)")
 
 
 def _write(path: str, text: str, like: str | None) -> None:
-    """Write and fsync the text at `path`, with the owner, mode and attributes of the file `like`."""
+    """Create and fsync the file `path`, with the owner, mode and attributes of the file `like` if there is one."""
     data = text.encode("utf-8", "surrogateescape")
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         for part in _parts(data):
             os.write(file, part)
         if os.pread(file, len(data) + 1, 0) != data:
-            raise ChangeError(f"{path}: the data just written cannot be read back; is the disk full?")
+            raise ChangeError(f"{path}: the data just written cannot be read back (check that the disk is not full)")
         if like is None:
             os.fchmod(file, 0o644)
         else:
@@ -192,7 +192,7 @@ def _parts(data: bytes) -> Iterator[bytes]:
 
 
 def _beside(path: str, ending: str) -> str:
-    """Return a hidden name in the same folder, which neither libpam nor sshd reads."""
+    """Return the path of a hidden file in the same folder. libpam and sshd do not read hidden files."""
     folder, name = os.path.split(path)
     return os.path.join(folder, f".{name}.{ending}")
 

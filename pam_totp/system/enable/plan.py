@@ -12,7 +12,7 @@ from pam_totp.system.pamd import edit
 from pam_totp.system.pamd.edit import FirstFactor
 from pam_totp.system.pamd.stack import StackError
 
-# These services are enabled together. Otherwise users could avoid the code by the other service.
+# These services are enabled together: otherwise users could use the other service without a code.
 COVERS = {"sudo": ("sudo", "sudo-i"), "su": ("su", "su-l")}
 
 
@@ -21,16 +21,16 @@ class EnablingError(Exception):
 
 
 def services_for(service: str) -> Sequence[str]:
-    """Return the services that are enabled together with this one."""
+    """Return all services that `enable` changes together with `service`."""
     return COVERS.get(service, (service,))
 
 
 def plan(machine: Machine, service: str, first: FirstFactor, arguments: Sequence[str]) -> tuple[Change, ...]:
     """Return the changes for `service`, its own file first. Raise EnablingError."""
     if SHARED.fullmatch(service):
-        raise EnablingError(f"{service} is included by other services; enable those one by one")
+        raise EnablingError(f"{service} cannot be enabled: other services include it (enable each of them instead)")
     if not SERVICE_NAME.fullmatch(service):
-        raise EnablingError(f"{service!r}: a service name must consist of lower-case letters, digits, . _ -")
+        raise EnablingError(f"{service!r}: a service name may have only lower-case letters, digits, . _ -")
     if first == "key" and service != "sshd":
         raise EnablingError("--first-factor key requires the service sshd")
     try:
@@ -44,7 +44,7 @@ def plan(machine: Machine, service: str, first: FirstFactor, arguments: Sequence
         path = machine.path(sshd.DROP_IN)
         before = read(path)
         if before is not None:
-            raise EnablingError(f"{path} already exists; check it, then remove it")
+            raise EnablingError(f"{path} already exists (check it, then delete it)")
         text = sshd.drop_in(first)
         changes.append(Change(path, None, text, text))
     return tuple(changes)

@@ -1,6 +1,7 @@
-"""The origin of a process: its ancestors, their terminals and start times, from proc(5).
+"""Find the login from which this process comes, by the terminals and start times of its ancestors (proc(5)).
 
-Rule: a second login is one whose service process started after the change, on another terminal than the first login's.
+Rule: a login is a second login if its service process started after the change, and its terminal is not that of the
+first login.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-# The programs between a service and the shell that it starts. OpenSSH 9.8 split sshd in two.
+# The programs of each service that start the user's shell. Since OpenSSH 9.8, a connection runs in sshd-session.
 _PROGRAMS = {"sshd": ("sshd", "sshd-session"), "sudo": ("sudo",), "su": ("su",), "login": ("login",)}
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process: its short name, the device number of its terminal (0: none), its start in ticks since boot."""
+    """A process: its short name, the device number of its terminal (0: none), and its start in ticks since boot."""
 
     pid: int
     name: str
@@ -26,7 +27,7 @@ class Process:
 
 
 def ancestors() -> Iterator[Process]:
-    """Yield this process, its parent, and so on."""
+    """Yield this process and all its ancestors, the parent first."""
     current = os.getpid()
     while current > 0:
         try:
@@ -35,7 +36,7 @@ def ancestors() -> Iterator[Process]:
         except OSError:
             return
         name, _, rest = text.partition("(")[2].rpartition(")")
-        fields = rest.split()  # state is field 3 of proc(5)
+        fields = rest.split()  # fields[0] is the state, field 3 of /proc/PID/stat
         process = Process(current, name, int(fields[1]), int(fields[4]), int(fields[19]))
         yield process
         current = process.parent
@@ -56,24 +57,24 @@ def now_ticks() -> int:
 
 
 def why_not_second_login(service: str, began: int, first: int, environment: Mapping[str, str]) -> str | None:
-    """Return the reason why this process is not from a login through `service` since `began`; None if it is.
+    """Return the reason why this process does not come from a second login through `service`. Return None if it does.
 
-    `began` is in ticks since boot. `first` is the terminal of the first login, or 0.
+    `began` is the time of the change in ticks since boot. `first` is the terminal of the first login, or 0.
     """
     if first != 0 and terminal() == first:
-        return "this is the terminal from which the change was made; log in from another terminal"
+        return "cannot confirm on the terminal on which the change was made (log in on another terminal, then confirm)"
     programs = _PROGRAMS.get(service)
     logins = [p for p in ancestors() if programs is not None and p.name in programs and p.started >= began]
     if programs is not None and not logins:
-        return f"this process is not from a login through {service} after the change; log in again, then confirm"
+        return f"cannot confirm without a login through {service} after the change (log in again, then confirm)"
     is_root = service == "sudo" and environment.get("SUDO_UID", "0") == "0"
     if is_root or (service == "su" and all(_real_uid(p.pid) == 0 for p in logins)):
-        return f"{service} does not ask root for a code; log in as another user, then confirm"
+        return f"cannot confirm: {service} does not ask root for a code (log in as another user, then confirm)"
     return None
 
 
 def _real_uid(pid: int) -> int:
-    """Return the real uid of a process, or root's if it cannot be read."""
+    """Return the real uid of a process, or 0 (root) if it cannot be read."""
     try:
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
             return next(int(line.split()[1]) for line in file if line.startswith("Uid:"))

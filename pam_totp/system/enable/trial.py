@@ -1,9 +1,9 @@
-"""A change on trial: recorded, then applied, then kept or rolled back.
+"""Put a change on trial: record it, apply it, then keep it or roll it back.
 
 Rules:
 - Before a file is changed, a durable record of the old files exists, and a watchdog process waits to restore them.
-- A change is kept by one rename. A rollback starts with a rename of the same file, so only one of them can succeed.
-- FOLDER holds, for each service, NAME.trial (on trial), NAME.json (kept), or NAME.back (rollback under way). The
+- A change is kept by one rename. A roll-back starts with a rename of the same file, so only one of them can succeed.
+- FOLDER holds, for each service, NAME.trial (on trial), NAME.json (kept), or NAME.back (roll-back in progress). The
   watchdog locks NAME.watch.
 - A trial without a watchdog, after a crash or a reboot, is rolled back by the next command or by
   pam_totp-takeback.service.
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FOLDER = "/var/lib/pam_totp_enabled"
 TRIAL, KEPT, BACK = "trial", "json", "back"
-READY_WITHIN = 10.0  # seconds: an interpreter has to start
+READY_WITHIN = 10.0  # seconds for the watchdog to start
 PAUSE = 0.1  # seconds between two checks
 WATCHDOG = os.path.join(os.path.dirname(os.path.abspath(__file__)), "watchdog.py")
 INTERPRETER = "/usr/bin/python3"
@@ -44,7 +44,7 @@ class TrialError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The changes for a service. `began` is in ticks since boot, as in proc(5)."""
+    """The record of a trial: the changes for a service. `began` is in ticks since boot, as in proc(5)."""
 
     service: str
     changes: tuple[Change, ...]
@@ -57,7 +57,7 @@ class Record:
 
 
 def load(service: str, state: str) -> Record | None:
-    """Return the record in that state, or None. Raise TrialError if it cannot be read."""
+    """Return the record of `service` in `state`, or None if there is none. Raise TrialError if it cannot be read."""
     try:
         with open(_path(service, state), encoding="utf-8") as file:
             document = json.load(file)
@@ -71,7 +71,7 @@ def load(service: str, state: str) -> Record | None:
         raise TrialError(f"{_path(service, state)}: {e.strerror}") from e
     except (ValueError, TypeError, KeyError):
         raise TrialError(
-            f"{_path(service, state)}: not a valid record; roll back the changes of 'enable {service}' by hand"
+            f"{_path(service, state)}: not a valid record (roll back the changes of 'enable {service}' by hand)"
         ) from None
 
 
@@ -86,7 +86,7 @@ def records() -> list[tuple[str, str]]:
 
 
 def begin(record: Record) -> None:
-    """Record and apply the changes, with a watchdog. After TrialError or ChangeError, the files are unchanged."""
+    """Write the record, start a watchdog, apply the changes. After a TrialError or ChangeError, no file is changed."""
     record = Record(record.service, record.changes, record.keep_within, now_ticks(), terminal())
     try:
         os.makedirs(FOLDER, 0o700, exist_ok=True)
@@ -99,7 +99,7 @@ def begin(record: Record) -> None:
         _start_watchdog(record.service)
         with _lock():
             if not os.path.exists(_path(record.service, TRIAL)):
-                raise TrialError("rolled back before it started; nothing was changed")
+                raise TrialError("the trial was rolled back before it started; nothing was changed")
             for change in record.changes:
                 apply(change)
         log(f"enable {record.service}: on trial for {record.keep_within} s")
@@ -115,12 +115,12 @@ def keep(service: str) -> None:
         try:
             os.rename(_path(service, TRIAL), _path(service, KEPT))
         except FileNotFoundError:
-            raise TrialError(f"{service} is not on trial; see 'pam-totp enable {service}'") from None
+            raise TrialError(f"{service} is not on trial (see 'pam-totp enable {service}')") from None
     log(f"enable {service}: confirmed")
 
 
 def roll_back(service: str, state: str = TRIAL, only: int | None = None) -> list[str]:
-    """Restore the old files. Return a report. With `only`, roll back only a trial that began at these ticks.
+    """Restore the old files, and return a report. With `only`, roll back only a trial that began at this time in ticks.
 
     Raise TrialError if there is no such record. If some files cannot be restored, restore the others, then raise
     ChangeError with a message for each failed file.
@@ -132,8 +132,8 @@ def roll_back(service: str, state: str = TRIAL, only: int | None = None) -> list
 def roll_back_all(machine: Machine) -> list[str]:
     """Restore the old files of every service, or of none. Return a report.
 
-    No trial ends meanwhile. Raise TrialError, with every obstacle, before the first change. If a file cannot be
-    restored in spite of these checks, restore the others, then raise TrialError with both lists.
+    No trial can begin or end meanwhile. If a file cannot be restored, raise TrialError with all obstacles before the
+    first change. If an error occurs later, restore the other files, then raise TrialError with both lists.
     """
     if not records():
         _without_obstacles(machine)
@@ -149,7 +149,7 @@ def roll_back_all(machine: Machine) -> list[str]:
     for service in services:
         log(f"disable {service}: done")
     if failed:
-        raise TrialError(f"{'; '.join(failed)} (correct that, then run the command again); done: {'; '.join(done)}")
+        raise TrialError(f"{'; '.join(failed)} (correct this, then run the command again); done: {'; '.join(done)}")
     return done
 
 
@@ -193,8 +193,8 @@ def dry_roll_back_all(machine: Machine) -> list[str]:
 def _without_obstacles(machine: Machine) -> list[tuple[str, str]]:
     """Return the service and state of every record. Raise TrialError if not all of them can be rolled back.
 
-    A file that was edited since, or that cannot be written, is an obstacle. So is a stack that would still name the
-    module afterwards.
+    Obstacles are invalid records, files that were edited after the change or cannot be written, and files that would
+    still name pam_totp.so afterwards.
     """
     every, obstacles, after = records(), [], {}
     for service, state in every:
@@ -220,7 +220,7 @@ def _without_obstacles(machine: Machine) -> list[tuple[str, str]]:
 
 
 def roll_back_left_over() -> list[str]:
-    """Roll back every trial without a watchdog. Return the services."""
+    """Roll back every trial that has no watchdog. Return the services."""
     services = [s for s, state in records() if state in (TRIAL, BACK) and not has_watchdog(s)]
     for service in services:
         try:
@@ -232,7 +232,7 @@ def roll_back_left_over() -> list[str]:
 
 
 def watch(service: str, stop: Sequence[object]) -> None:
-    """Wait until the trial is confirmed. Roll it back when its time is over or `stop` is not empty (SIGTERM)."""
+    """Wait until the trial ends. Roll it back when its time is over, or when `stop` is not empty (SIGTERM)."""
     with open(_path(service, "watch"), "a", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         record = load(service, TRIAL)
@@ -247,7 +247,7 @@ def watch(service: str, stop: Sequence[object]) -> None:
             roll_back(service, only=record.began)
             log(f"enable {service}: rolled back: not confirmed within {record.keep_within} s")
         except TrialError:
-            return  # kept or rolled back in the meantime
+            return  # the trial was kept or rolled back meanwhile
         except ChangeError as e:
             log(f"enable {service}: could not be rolled back: {e}", syslog.LOG_ERR)
 
@@ -265,7 +265,7 @@ def has_watchdog(service: str) -> bool:
 
 
 def log(text: str, priority: int = syslog.LOG_NOTICE) -> None:
-    """Log a line to authpriv."""
+    """Write a line to the system log, with the facility authpriv."""
     syslog.openlog("pam-totp", syslog.LOG_PID, syslog.LOG_AUTHPRIV)
     syslog.syslog(priority, text)
 
@@ -275,7 +275,7 @@ def _start_watchdog(service: str) -> None:
     command = [INTERPRETER, "-I", "-S", WATCHDOG, service]
     unit = ["/usr/bin/systemd-run", "--quiet", "--collect", f"--unit=pam_totp-trial-{service}", "--", *command]
     started = False
-    if os.path.isdir(sshd.SYSTEMD):  # outside the session's control group, which logind may empty
+    if os.path.isdir(sshd.SYSTEMD):  # not in the session's control group, whose processes logind may kill
         with suppress(OSError, subprocess.TimeoutExpired):
             done = subprocess.run(unit, stdin=_NULL, capture_output=True, timeout=READY_WITHIN, cwd="/", check=False)
             started = done.returncode == 0
@@ -290,7 +290,7 @@ def _start_watchdog(service: str) -> None:
 
 @contextmanager
 def _lock() -> Iterator[None]:
-    """Hold the lock that allows one change, confirmation or rollback at a time on the whole machine."""
+    """Hold the lock that allows one change, confirmation or roll-back at a time on the whole machine."""
     os.makedirs(FOLDER, 0o700, exist_ok=True)
     folder = os.open(FOLDER, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -1,8 +1,10 @@
-"""Wait for the end of a trial in a separate process: `python3 -I -S watchdog.py SERVICE`, or `--left-over`.
+"""Wait for the end of a trial in a separate process: `python3 -I -S watchdog.py SERVICE`.
+
+With `--left-over` instead of SERVICE, roll back every trial that has no watchdog.
 
 Rules:
 - This process survives the end of the terminal and the session.
-- On SIGTERM, as at a shutdown, it rolls the change back before it exits.
+- On SIGTERM, which systemd sends at a shutdown, it rolls back the change before it exits.
 """
 
 import os
@@ -13,7 +15,7 @@ sys.dont_write_bytecode = True
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.append(os.path.dirname(_PACKAGE))
 
-from pam_totp.system.enable.trial import roll_back_left_over, watch  # noqa: E402  the path had to be set first
+from pam_totp.system.enable.trial import roll_back_left_over, watch  # noqa: E402  sys.path is set first
 
 if __name__ == "__main__":
     stop: list[object] = []

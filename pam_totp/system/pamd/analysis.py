@@ -17,7 +17,7 @@ from pam_totp.system.pamd.verdicts import Move, find_path, jump, possible_result
 CHECK = "order"
 _METHODS = ("unix", "sss", "ldap", "krb5", "winbind", "userdb", "pwdfile", "systemd_home", "radius", "mysql", "pgsql")
 PASSWORD_MODULES = frozenset(f"pam_{name}.so" for name in _METHODS)
-# Lets root become another user without a prompt. Every distribution has it in su, and it accepts only root.
+# This module lets root become another user without a prompt, and accepts only root. Every distribution uses it in su.
 ROOT_MODULE = "pam_rootok.so"
 
 _OWN_RESULTS = (
@@ -46,12 +46,12 @@ def password_modules(stack: Sequence[Handler]) -> list[int]:
 
 
 def totp_modules(stack: Sequence[Handler]) -> list[int]:
-    """Return the indices of pam_totp.so."""
+    """Return the indices at which the stack runs pam_totp.so."""
     return [i for i, h in enumerate(stack) if h.rule.is_pam_totp]
 
 
 def check_order(service: str, stack: Sequence[Handler], *, code_only: bool = False) -> Iterator[Finding]:
-    """Yield the findings about the order of an auth stack. With `code_only`, PAM has to ask for the code only."""
+    """Yield the findings about the order of an auth stack. With `code_only`, PAM needs to ask for the code only."""
     totp = totp_modules(stack)
     if not totp:
         return
@@ -65,7 +65,7 @@ def check_order(service: str, stack: Sequence[Handler], *, code_only: bool = Fal
 
 
 def is_jumped_over(stack: Sequence[Handler], index: int) -> bool:
-    """Return True if a jump of an earlier module leads over `index`."""
+    """Return True if a jump from an earlier module can skip the module at `index`."""
     for i, handler in enumerate(stack[:index]):
         if handler.is_head:
             continue
@@ -120,14 +120,14 @@ def _logins_without_code(service: str, stack: Sequence[Handler], totp: Sequence[
         how = f"jumps over {_location(stack, totp[0])}" if isinstance(action, int) else "ends the stack"
         is_serious = rule.module in PASSWORD_MODULES or isinstance(action, int)
         what = f"{service}: no code is asked for when {_location(stack, index)} ({rule.control}) returns {result}: "
-        remedy = "move the pam_totp.so line before it, or change its control; leave it if that is intended"
+        remedy = "move the pam_totp.so line before that line, or change its control (leave it if this is intended)"
         yield _finding(ERROR if is_serious else WARNING, Code.LOGIN_WITHOUT_CODE, f"{what}it {how}", remedy)
 
 
 def _impossible_login(service: str, stack: Sequence[Handler]) -> Iterator[Finding]:
     if find_path(stack, lambda i: possible_results(stack[i]), lambda _, verdict: verdict == "success") is None:
         what = f"{service}: no user can log in: every combination of the modules' results is refused"
-        yield _finding(ERROR, Code.LOGIN_IMPOSSIBLE, what, "see pam.d(5)")
+        yield _finding(ERROR, Code.LOGIN_IMPOSSIBLE, what, "change the controls of the stack (see pam.d(5))")
 
 
 def _login_without_password(service: str, stack: Sequence[Handler], totp: Sequence[int]) -> Iterator[Finding]:
@@ -146,7 +146,7 @@ def _code_after_wrong_password(service: str, stack: Sequence[Handler], totp: Seq
 
     results = _wrong_password(stack, factors, totp)
     if factors and find_path(stack, results, asks_for_code, lambda i: i in totp or None) is not None:
-        what = f"{service}: a code is asked for after a wrong password, so anyone can add to a user's failures: "
+        what = f"{service}: a code is asked for after a wrong password, so any person can add to a user's failures: "
         what += f"{_location(stack, factors[0])} is {stack[factors[0]].rule.control}"
         yield _finding(WARNING, Code.CODE_AFTER_WRONG_PASSWORD, what, "make the first factor `requisite`")
 
@@ -158,7 +158,7 @@ def _forward_pass(service: str, stack: Sequence[Handler], totp: Sequence[int]) -
         later = [i for i in password_modules(stack) if i > index]
         if not later:
             what = f"{service}: {_location(stack, index)} forwards a password that no later module checks"
-            remedy = "put the password's module after the pam_totp.so line, with use_first_pass"
+            remedy = "put a password module after the pam_totp.so line, with use_first_pass"
             yield _finding(ERROR, Code.FORWARDED_PASSWORD_UNCHECKED, what, remedy)
         elif not {"try_first_pass", "use_first_pass"} & set(stack[later[0]].rule.arguments):
             what = f"{service}: {_location(stack, later[0])} asks again for the password from forward_pass"
@@ -177,7 +177,7 @@ def _success_through(totp: Sequence[int]) -> Callable[[Sequence[Move], str], boo
 
 
 def _wrong_password(stack: Sequence[Handler], factors: Sequence[int], totp: Sequence[int]) -> _Results:
-    """Return a function for the possible results of each module if the modules at `factors` refuse."""
+    """Return a function that returns a module's possible results if the modules at `factors` refuse the password."""
 
     def results(index: int) -> Sequence[str]:
         if index in factors:
@@ -195,7 +195,7 @@ def _jumps_over_any(stack: Sequence[Handler], move: Move, totp: Sequence[int]) -
 
 
 def _leads_over(stack: Sequence[Handler], start: int, count: int, index: int) -> bool:
-    """Return True if a jump over `count` modules from `start` leads over `index`."""
+    """Return True if a jump over `count` modules from `start` skips the module at `index`."""
     return start < index < jump(stack, start, count)[0]
 
 

@@ -1,9 +1,9 @@
-"""Insert the pam_totp.so line into a service file, and remove it again. Text in, text out. Pure.
+"""Insert the pam_totp.so line into the text of a service file, and remove it again. Pure.
 
 Rules:
 - Two lines are added, a comment and the rule. All other lines are unchanged.
-- The file is edited only if a position exists at which the stack is in order.
-- Later edits by others are kept.
+- The line is inserted only at a position at which the stack is in order.
+- If the file was edited after the line was inserted, these edits are kept.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pam_totp.system.pamd import analysis
 from pam_totp.system.pamd.findings import ERROR, Code, Finding
 from pam_totp.system.pamd.stack import MODULE, Handler, ReadService, StackError, flatten, parse
 
-FirstFactor = Literal["password", "key"]  # asked for by PAM, or the SSH key that sshd has checked before
+FirstFactor = Literal["password", "key"]  # PAM asks for a password, or sshd checks an SSH key first
 
 _CONTROLS: dict[FirstFactor, str] = {
     "password": "required",
-    # PAM asks for the code alone. A user without a token passes by `nullok` and is asked for the password.
+    # PAM asks for the code only. With `nullok`, it asks a user without a token for the password instead.
     "key": "[success=done ignore=ignore default=die]",
 }
 
@@ -32,10 +32,10 @@ def new_lines(service: str, first: FirstFactor, arguments: Sequence[str]) -> str
     )
 
 
-def insert(text: str, name: str, added: str, read: ReadService, first: FirstFactor = "password") -> str:
-    """Return the service file `name` with the lines `added` after its first factor (before it, for a key).
+def insert(text: str, name: str, added_lines: str, read: ReadService, first: FirstFactor = "password") -> str:
+    """Return `text`, the file of service `name`, with `added_lines` after the first factor (before it, for a key).
 
-    `read` returns the files that it includes. Raise StackError with the reason if no position is safe.
+    `read` returns the text of an included file. Raise StackError with the reason if no position is safe.
     """
 
     def flatten_with(candidate: str) -> tuple[Handler, ...]:
@@ -55,10 +55,10 @@ def insert(text: str, name: str, added: str, read: ReadService, first: FirstFact
     acceptable: str | None = None
     for origin in origins[:1] if first == "key" else origins:
         line = rules[origin].first if first == "key" else rules[origin].last + 1
-        candidate = _join(physical[:line], added, physical[line:])
+        candidate = _join(physical[:line], added_lines, physical[line:])
         stack = flatten_with(candidate)
         if analysis.is_jumped_over(stack, analysis.totp_modules(stack)[0]):
-            reasons.append(f"{name}: a jump leads over the line")
+            reasons.append(f"{name}: a jump would skip the line")
             continue
         found = _problems(name, stack, first)
         if not found:
@@ -68,21 +68,22 @@ def insert(text: str, name: str, added: str, read: ReadService, first: FirstFact
             acceptable = candidate
     if acceptable is not None:
         return acceptable
-    raise StackError(f"no position for the pam_totp.so line is safe; after the first factor, {reasons[0]}")
+    raise StackError(f"no position for the pam_totp.so line is safe: at the first position, {reasons[0]}")
 
 
-def remove(text: str, added: str) -> str:
-    """Return the file without the lines `added`. Raise StackError unless it contains them unchanged, exactly once."""
-    before, found, after = ("\n" + text).partition("\n" + added)
-    if not found or ("\n" + added) in "\n" + after:
+def remove(text: str, added_lines: str) -> str:
+    """Return `text` without `added_lines`. Raise StackError unless `text` contains them unchanged, exactly once."""
+    before, found, after = ("\n" + text).partition("\n" + added_lines)
+    if not found or ("\n" + added_lines) in "\n" + after:
         raise StackError("the lines that 'enable' added were changed")
     return (before + "\n" + after)[1:]
 
 
 def _problems(name: str, stack: Sequence[Handler], first: FirstFactor) -> list[Finding]:
-    """Return the findings that speak against this position of the line.
+    """Return the findings that make this position of the line unsafe.
 
-    Other ways to log in than by password are ignored, because the file had them before.
+    If a module other than a password module lets users in without a code, the warning about it is left out, because
+    the file already had that module.
     """
     bypasses = [stack[i].rule.module for i, _ in analysis.bypasses(stack, analysis.totp_modules(stack)[:1])]
     has_other_bypass = any(module not in analysis.PASSWORD_MODULES for module in bypasses)
@@ -92,9 +93,9 @@ def _problems(name: str, stack: Sequence[Handler], first: FirstFactor) -> list[F
     return [f for f in found if f.code is not Code.LOGIN_WITHOUT_CODE or f.severity == ERROR]
 
 
-def _join(head: list[str], added: str, tail: list[str]) -> str:
-    """Return the file with `added` in between. A missing newline at the end of the file is added first."""
-    return "\n".join([*head, added.removesuffix("\n"), *(tail or [""])])
+def _join(head: list[str], added_lines: str, tail: list[str]) -> str:
+    """Return the text of `head`, `added_lines` and `tail`. If the last line of `head` has no newline, add it."""
+    return "\n".join([*head, added_lines.removesuffix("\n"), *(tail or [""])])
 
 
 def _quote(argument: str) -> str:

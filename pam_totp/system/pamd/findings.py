@@ -1,9 +1,9 @@
-"""Findings of a check: a code for programs, and text for users. Pure.
+"""Findings of `doctor`: each has a code for programs and a text for users. Pure.
 
 Rules:
 - Programs use only `severity` and `code`. `what` and `remedy` are for users, and their wording may change.
 - A code keeps its meaning from release to release. pam-totp(1) lists every code.
-- A finding has one line for the problem and one line for the remedy.
+- A finding has one line about the problem and one line about the remedy.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ERROR, WARNING, NOTE = Severity
 
 
 class Code(StrEnum):
-    """The kinds of findings, in the order of the checks."""
+    """The code of a finding, in the order of the checks."""
 
     # check "order": the stack of a service
     SERVICE_NOT_FOUND = "service-not-found"
@@ -91,5 +91,5 @@ class Finding:
 
 
 def errors(findings: Iterable[Finding]) -> list[Finding]:
-    """Return the findings that must be corrected."""
+    """Return the findings of severity ERROR."""
     return [f for f in findings if f.severity == ERROR]

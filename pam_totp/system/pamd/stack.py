@@ -16,7 +16,7 @@ MODULE = "pam_totp.so"
 PHASES = ("auth", "account", "password", "session")
 MAX_INCLUDE_DEPTH = 32  # files: PAM_INCLUDE_MAX_DEPTH
 
-# _pam_types.h, in the order of their numbers
+# the names in _pam_types.h, in the order of their numbers
 RESULTS = (  # noqa: SIM905  thirty-two words
     "success open_err symbol_err service_err system_err buf_err perm_denied auth_err cred_insufficient "
     "authinfo_unavail user_unknown maxtries new_authtok_reqd acct_expired session_err cred_unavail cred_expired "
@@ -44,7 +44,7 @@ class StackError(Exception):
 class Rule:
     """One rule of a service file, on the physical lines `first` to `last`, counted from 0.
 
-    `control` is the word or the bracketed text as written. For `@include` it is that word, and `phase` is "*".
+    `control` is the control word or the bracketed text. For an `@include` line, it is "@include" and `phase` is "*".
     `target` is a module, or the file to include.
     """
 
@@ -80,8 +80,9 @@ class Rule:
 class Handler:
     """One module of a flat stack.
 
-    `rule` is the module's rule and `file` the file that contains it. `level` is the depth of substacks. `origin` is the
-    index of the rule in the service's own file that leads here. The head of a substack is a handler too (`is_head`).
+    `rule` is the module's rule and `file` the file that contains it. `level` is the number of substacks around it.
+    `origin` is the index of the rule in the service's own file that leads to this module. The head of a substack is
+    also a handler (`is_head`).
     """
 
     rule: Rule
@@ -91,7 +92,7 @@ class Handler:
     is_head: bool = False
 
 
-# Return the text of a service file by its name or absolute path, or None if it does not exist.
+# A function that returns the text of a service file by its name or absolute path, or None if it does not exist.
 ReadService = Callable[[str], str | None]
 
 
@@ -145,13 +146,13 @@ def _rule(first: int, last: int, line: str, name: str) -> Rule:
     tokens = [m[0] if m[1] is not None else m[2] for m in _TOKEN.finditer(line)]
     if tokens[0].lower() == "@include":
         if len(tokens) < 2:
-            raise StackError(f"{where}: @include without a file")
+            raise StackError(f"{where}: @include names no file")
         return Rule(first, last, "*", "@include", tokens[1])
     phase = tokens[0].lower().removeprefix("-")
     if phase not in PHASES:
         raise StackError(f"{where}: unknown phase {tokens[0]}")
     if len(tokens) < 3:
-        raise StackError(f"{where}: no module named")
+        raise StackError(f"{where}: the line names no module")
     control = tokens[1].lower() if not tokens[1].startswith("[") else tokens[1]
     rule = Rule(first, last, phase, control, tokens[2], tuple(_argument(t) for t in tokens[3:]))
     if not rule.is_include:

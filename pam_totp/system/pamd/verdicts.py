@@ -1,4 +1,4 @@
-"""Simulate libpam on a stack: its verdict for given results, and the paths to a verdict. Pure.
+"""Simulate libpam on a stack: compute the verdict for the modules' results, and find a path to a verdict. Pure.
 
 Rules:
 - `advance` reproduces _pam_dispatch_aux of Linux-PAM 1.5. Tests compare it with the real libpam on random stacks.
@@ -29,18 +29,18 @@ _CONSTANT = {
 class State:
     """The state of libpam within a stack.
 
-    `next` is the index of the next handler. `entered` holds impression and status at the entry of each substack.
+    `next` is the index of the next handler. `entered` has the impression and the status at the entry of each substack.
     """
 
     next: int = 0
-    impression: str = "undefined"  # positive, negative
+    impression: str = "undefined"  # or positive, negative
     status: str = MUST_FAIL
     entered: tuple[tuple[str, str], ...] = (("undefined", MUST_FAIL),)
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One move on a path: the handler's index, the result of its module, the action of libpam."""
+    """One move on a path: the handler's index, the result of its module, and the action of libpam."""
 
     index: int
     result: str
@@ -48,7 +48,7 @@ class Move:
 
 
 def verdict(stack: Sequence[Handler], result_of: Callable[[int], str]) -> str:
-    """Return the result of pam_authenticate when the module at index i returns `result_of(i)`."""
+    """Return the result of pam_authenticate if the module at each index i returns `result_of(i)`."""
     state = State()
     while state.next < len(stack):
         index = state.next
@@ -84,7 +84,10 @@ def advance(stack: Sequence[Handler], state: State, result: str) -> State:
 
 
 def jump(stack: Sequence[Handler], index: int, count: int) -> tuple[int, int]:
-    """Return the target of a jump over `count` modules, and the number of missing modules. A substack counts as one."""
+    """Return the index to which a jump over `count` modules leads, and the number of modules that are missing for it.
+
+    A substack is one module.
+    """
     after, level = index + 1, stack[index].level
     while after < len(stack) and stack[after].level >= level and count:
         after += 1
@@ -95,7 +98,7 @@ def jump(stack: Sequence[Handler], index: int, count: int) -> tuple[int, int]:
 
 
 def possible_results(handler: Handler) -> tuple[str, ...]:
-    """Return one result for each action that libpam may take after this module, success and refusal first."""
+    """Return one result for each action that libpam may take after this module. Success is the first."""
     if handler.is_head:
         return ("success",)
     if handler.rule.module in _CONSTANT:
@@ -117,8 +120,8 @@ def find_path(
 ) -> tuple[Move, ...] | None:
     """Return a shortest path for which `is_wanted(path, verdict)` is true, or None.
 
-    The module at index i returns one of `results(i)`. Two paths to the same state count as one, unless `mark` returns
-    different values for the handlers that they visited.
+    The module at index i returns one of `results(i)`. Of several paths to the same state, only the first is followed,
+    unless `mark` returns different values for their handlers.
     """
     waiting: deque[tuple[State, tuple[Move, ...]]] = deque([(State(), ())])
     known: set[tuple[State, frozenset[object]]] = set()
