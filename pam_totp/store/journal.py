@@ -3,7 +3,7 @@
 Rules:
 1. While the file `committing` exists, records may have been changed, and `undo` rolls back each changed record.
 2. NAME.new is the new record until it is renamed to NAME. While NAME.new exists, the record NAME has not been changed.
-3. NAME.old is a hard link to the old record. A roll-back renames it to NAME.
+3. NAME.old is a hard link to the old record. A roll-back renames NAME.old to NAME.
 4. `manifest` has a line of JSON for each new record: its name, its content, and True if an old record exists. If a name
    has several lines, the last one is valid.
 5. A roll-back needs disk space only for records that another process changed meanwhile.

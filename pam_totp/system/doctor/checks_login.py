@@ -68,7 +68,7 @@ def ssh(context: Context) -> Iterator[Finding]:
 def users(context: Context) -> Iterator[Finding]:
     """Check which users a service would lock out because they have no token."""
     if os.geteuid() != 0:
-        what = "users without a token: not checked"
+        what = "the check for users without a token was skipped"
         yield Finding(NOTE, "users", Code.USERS_NOT_CHECKED, what, "run this command as root")
         return
     for service, line in context.settings():

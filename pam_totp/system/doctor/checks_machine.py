@@ -93,7 +93,7 @@ def store(context: Context) -> Iterator[Finding]:
             continue
         yield from _store_folder(folder, status)
         if os.geteuid() not in (0, status.st_uid):
-            what = f"{folder}: enrolled users not checked"
+            what = f"{folder}: the check of the records was skipped"
             yield Finding(NOTE, "store", Code.STORE_NOT_CHECKED, what, "run this command as root")
             continue
         for problem in context.enrolled(folder).broken:

@@ -64,7 +64,7 @@ def _service_files(machine: Machine, service: str, first: FirstFactor, arguments
         if before is None:
             if name != service:
                 continue  # not every system has su-l and sudo-i
-            hint = "; copy the vendor's file to /etc/pam.d first" if machine.service(name) is not None else ""
+            hint = " (copy the vendor's file to /etc/pam.d first)" if machine.service(name) is not None else ""
             raise EnablingError(f"{path} not found{hint}")
         so_far = machine.after(texts(changes, machine))
         if changes and any(h.rule.is_pam_totp for h in so_far.stack(name)):
