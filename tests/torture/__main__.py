@@ -1,11 +1,11 @@
-"""`make torture`: test every promise under attack, for an hour or the given number of minutes.
+"""`make torture`: run the torture tests for an hour, or for the given number of minutes.
 
 python -m tests.torture MINUTES [PYTEST ARGUMENT...]
 
 Rules:
-- Each file of tests is a stage. The last stage runs the parsers under atheris (5 of 60 minutes). The run continues
-  after a failed stage.
-- The summary has a line for each stage, and below it the figures of the stage. The exit status is 0 if all stages
+- Each test file is a stage. The last stage fuzzes the parsers with atheris, for 5 minutes of an hour. The run
+  continues after a failed stage.
+- The summary has a line for each stage, with the figures of that stage below it. The exit status is 0 if all stages
   passed, else 1.
 - SIGINT, SIGTERM or SIGHUP interrupts the running stage. The run waits until the stage has cleaned up, prints the
   summary so far, and exits with 130.
@@ -31,7 +31,7 @@ OVERTIME = 120  # seconds that a stage may take to end after an interrupt
 
 
 class Stage(NamedTuple):
-    """A command, and the name of its result."""
+    """A stage of the run: its name in the summary, and its command."""
 
     name: str
     command: Sequence[str]
@@ -47,7 +47,7 @@ class Outcome(NamedTuple):
 
 
 def stages(minutes: float, arguments: Sequence[str]) -> list[Stage]:
-    """Return all stages in order. With pytest arguments, the parsers are left out."""
+    """Return all stages in order. With pytest arguments, omit the stage of the parsers."""
     python = (sys.executable, "-m")
     tests = [
         Stage(path.stem.removeprefix("test_"), (*python, "pytest", "-s", "-v", *arguments, str(path)))
@@ -58,13 +58,13 @@ def stages(minutes: float, arguments: Sequence[str]) -> list[Stage]:
 
 
 def run(stage: Stage, minutes: float) -> Outcome:
-    """Run a stage and show its output. On KeyboardInterrupt, interrupt the stage, wait for its end, and raise again."""
+    """Run a stage and show its output. On KeyboardInterrupt, interrupt it, wait for its end, and raise again."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="pam_totp-torture-") as folder:
         figures = Path(folder, "figures")
         figures.touch()
         environment = {**os.environ, "TORTURE_MINUTES": str(minutes), "TORTURE_FIGURES": str(figures)}
-        # In a new session, so that the stage receives the signal once: only from here, and not from the terminal.
+        # In a new session, because Ctrl-C would otherwise signal the stage twice: from the terminal and from here.
         with subprocess.Popen(stage.command, env=environment, start_new_session=True) as process:
             try:
                 status = process.wait()
@@ -79,7 +79,7 @@ def run(stage: Stage, minutes: float) -> Outcome:
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """Return a line for each stage, with its figures below it."""
+    """Return a line for each stage, followed by its figures."""
     lines = []
     for done in outcomes:
         held = "held" if done.status == 0 else f"FAILED ({done.status})"
@@ -114,7 +114,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def interrupt_on_signals() -> None:
-    """Let the signals that end a program raise KeyboardInterrupt."""
+    """Let SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
 

@@ -1,8 +1,8 @@
 """Simulate a year: an owner logs in twenty times a day, and an attacker with the password guesses codes in between.
 
-The real core decides on every answer, in virtual time. The greedy attacker uses all guesses at one code before each
-login of the owner. The owner then needs codes in a row every time, which clear the count. The patient attacker keeps
-the count below that limit, with four guesses and then one a day, so the owner never needs two codes.
+`pam_totp.core` decides on every answer; the time is simulated. The greedy attacker guesses until two codes in a row are
+needed, before each login of the owner. The owner enters them, and that login resets the count of failures. The patient
+attacker makes four guesses and then one a day, so one code is always enough for the owner.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ BEGIN = 1_700_006_400  # a midnight, UTC
 
 @dataclass
 class Year:
-    """The result. `chance` is the probability of a right guess in the year, from the codes valid at each guess."""
+    """The result of a year. `chance` is the probability of a right guess, from the valid codes at each guess."""
 
     guesses: int = 0
     hits: int = 0
     log_of_no_hit: float = 0.0
     logins: int = 0
-    answers_needed: Counter[int] = field(default_factory=Counter)  # codes in the owner's accepted answer
+    answers_needed: Counter[int] = field(default_factory=Counter)  # key: codes in the owner's accepted answer
 
     @property
     def chance(self) -> float:
@@ -40,7 +40,7 @@ class Year:
 
 
 class World:
-    """The user's record and token, the attacker, and the time."""
+    """The state of the simulation: the owner's record and token, the time, and the results so far."""
 
     def __init__(self, kind: str, digits: int, policy: Policy, seed: int) -> None:
         common: dict[str, Any] = {"name": "t", "secret": KEY, "digits": digits, "created": 0}
@@ -50,7 +50,7 @@ class World:
         self.digits = digits
         self.random = random.Random(seed)
         self.now = BEGIN
-        self.presses = 0  # of a hardware token
+        self.presses = 0  # of the key fob's button
         self.year = Year()
 
     @property
@@ -60,7 +60,7 @@ class World:
     # The attacker
 
     def guess(self, count: int = 1) -> None:
-        """Answer with `count` random codes. A right answer is counted, and the record is restored."""
+        """Answer with `count` random codes. After a right answer, count a hit and leave the record unchanged."""
         digits = self.digits * count
         answer = str(self.random.randrange(10**digits)).zfill(digits).encode()
         token = self.record.tokens[0]
@@ -83,7 +83,7 @@ class World:
             self.guess()
 
     def flood(self) -> None:
-        """Send guesses that cannot succeed, to block the owner."""
+        """Guess until three codes in a row are needed, and three times more."""
         while self.failures < THREE_CODES_FROM:
             self.guess(self.policy.codes_needed(self.failures))
         for _ in range(3):
@@ -92,7 +92,7 @@ class World:
     # The owner
 
     def show(self, count: int) -> str:
-        """Return the token's next codes. A TOTP token lets the time pass."""
+        """Return the token's next `count` codes. For a TOTP token, advance the time to the step of the last code."""
         token = self.record.tokens[0]
         if isinstance(token, HotpToken):
             self.presses += count
@@ -105,7 +105,7 @@ class World:
         return "".join(hotp(token.secret, step, self.digits) for step in steps)
 
     def owner_logs_in(self, flooded: bool = False) -> None:
-        """Log in with one code, or with two or three codes in a row if needed. The last attempt must succeed."""
+        """Log in with one code; if it is refused, with two codes in a row, then with three. Fail if all are refused."""
         for count in (1, 2, 3):
             if flooded:
                 self.flood()
@@ -143,7 +143,7 @@ def live(
 
 
 def formula(kind: str, digits: int, *, greedy: bool, days: int = 365, policy: Policy | None = None) -> float:
-    """Return the probability by the formula of SECURITY.md, for guesses at one code with a window of right codes."""
+    """Return the probability of a right guess by the formula of SECURITY.md, for guesses at one code each."""
     policy = policy or Policy()
     right = policy.look_ahead + 1 if kind == "hotp" else 2 * policy.window + 1
     guesses = days * LOGINS_A_DAY * TWO_CODES_FROM if greedy else TWO_CODES_FROM - 1 + days - 1

@@ -1,4 +1,4 @@
-"""Fixtures of the real services, and in the long form a figure with the number of tests."""
+"""Fixtures of the real services. In the long form, a summary line counts the tests by result."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Log in through the real helper with a fault at a system call: a kill before the call, or an error from the call.
+"""Log in through the real helper or service with a fault at a system call: a kill before the call, or an error from it.
 
-The helper is started as the relay starts it. At its prompt, strace attaches, and then the answer is sent. So every
-traced call is between the user's answer and the result: the helper reads the secret file, decides, and records the use.
+The test starts the process, waits for its prompt, attaches strace, and then sends the answer. Every traced call is
+therefore between answer and result: the process reads the secret file, decides, and records the use of the code.
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ HELPER = str(TREE / "pam_totp" / "pam" / "helper.py")
 SALT, RECOVERY = "5a" * 16, "0123456789ABCDEF"
 PHONE = phone(period=86_400)
 
-# Each call returns each of these errors in turn. Calls in SHORT also return 1, as after a short read or write.
+# Each call fails with each of these errors, one in each login. Calls in SHORT also return 1, as after a short read or
+# write.
 ERRORS = ("ENOSPC", "EIO", "EINTR")
 SHORT = {"write", "read", "pread64", "sendto"}
 CANNOT_FAIL = {"getpid", "geteuid"}
-# Calls without a fault. Memory calls vary, and other threads of the service wait. `recvfrom` waits for the answer when
-# strace attaches, so it may be missing from the trace.
+# No fault is injected at these calls. The number of memory calls varies, and other threads of the service wait in the
+# second group. `recvfrom` waits for the answer when strace attaches, so the trace may lack it.
 BESIDE = {"mmap", "munmap", "mremap", "madvise", "brk", "mprotect"}
 BESIDE |= {"futex", "epoll_wait", "restart_syscall", "recvfrom"}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of answer, and a check that the answer is in the record."""
+    """A kind of answer. `noted` returns True if the record shows that the answer was used or counted."""
 
     name: str
     answer: Callable[[], str]
@@ -80,7 +81,7 @@ def enrol_for_a_crash(site: Site) -> None:
 
 @dataclass(frozen=True)
 class Call:
-    """Call number `number` (from 1) of `name` after the answer, with strace's line."""
+    """A system call after the answer: the `number`-th call of `name`, from 1. `shown` is its line in the trace."""
 
     name: str
     number: int
@@ -92,7 +93,7 @@ class Ended:
     """The result of a login: the messages to the relay, and the exit status of the process."""
 
     said: list[bytes]
-    status: int  # exit status, or minus the signal
+    status: int  # exit status, or the negative number of the signal that ended the process
     calls: list[Call] = field(default_factory=list)
 
     @property
@@ -101,7 +102,7 @@ class Ended:
 
 
 def by_helper(site: Site, answer: str, *inject: str) -> Ended:
-    """Log in through the real helper. From the answer on, strace injects the faults in `inject`."""
+    """Log in through the real helper. After the prompt, strace injects the faults in `inject`."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     argv = [PYTHON, "-I", "-S", HELPER]
     pid = os.posix_spawn(PYTHON, argv, {}, file_actions=[(os.POSIX_SPAWN_DUP2, its.fileno(), 3)])
@@ -119,7 +120,7 @@ def by_helper(site: Site, answer: str, *inject: str) -> Ended:
 
 
 def by_service(site: Site, answer: str, *inject: str) -> Ended:
-    """Log in in the same way through the real service. Stop the service afterwards if it still runs."""
+    """Log in through the real service as `by_helper` does through the helper. Stop the service at the end."""
     process = site.start()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
         channel.connect(str(site.socket))
@@ -138,7 +139,7 @@ def _watched(
     arguments = ("version=1", "service=demo", f"user={ME}", "flags=0", f"arg=store={site.store}")
     channel.send(b"H" + "\0".join(arguments).encode())
     assert channel.recv(4097)[:1] == b"p"
-    until(lambda: _at_rest(pid), "the process waits for the answer: earlier calls are not counted")
+    until(lambda: _at_rest(pid), "every thread of the process sleeps")  # no later call is before the answer
     trace = site.folder / "trace"
     expressions = [word for one in inject for word in ("-e", f"inject={one}")]
     with subprocess.Popen(
@@ -152,9 +153,9 @@ def _watched(
             while packet := channel.recv(4097):
                 said.append(packet)
         except (ConnectionResetError, BrokenPipeError):
-            pass  # the process ended before it read all input, or before its first message
-        # strace is killed: after a milder signal it would wait forever for several killed threads. It writes its trace
-        # line by line.
+            pass  # the process was killed before it received the answer, or before it sent a message
+        # After SIGTERM, strace would wait forever for several killed threads. After SIGKILL the trace is still
+        # complete, because strace writes it line by line.
         strace.kill()
     return _calls(trace), said
 
@@ -168,7 +169,7 @@ def _at_rest(pid: int) -> bool:
 def _calls(trace: Path) -> list[Call]:
     """Return the calls from the arrival of the answer to the result, in order.
 
-    These are the calls of the thread that answers: strace counts for each thread separately.
+    Include only the thread that sends the result, because strace counts the calls of each thread separately.
     """
     lines = [
         (thread, name, line)
@@ -188,11 +189,11 @@ def _calls(trace: Path) -> list[Call]:
 
 
 def injections(calls: list[Call]) -> list[tuple[Call, str]]:
-    """Return all faults to inject into these calls, in strace's syntax."""
+    """Return each call with each fault to inject at it, in strace's syntax."""
     found = []
     for call in calls:
         when = f"when={call.number}"
-        # The error prevents the call: a signal alone arrives when the call returns.
+        # The error prevents the call: a signal alone would arrive after the call.
         found.append((call, f"{call.name}:error=EIO:signal=KILL:{when}"))
         if call.name in CANNOT_FAIL:
             continue
@@ -208,23 +209,23 @@ def judge(site: Site, kind: Kind, ended: Ended, what: object) -> None:
     killed = ended.status == -signal.SIGKILL
     assert not left or (killed and left == {f".{ME}.json.tmp"}), f"{what}: {left}"
     for name in left:
-        assert (site.store / name).stat().st_mode & 0o777 == 0o600, f"{what}: {name} is readable by other accounts"
-    record = site.record()  # the file can be parsed
+        assert (site.store / name).stat().st_mode & 0o777 == 0o600, f"{what}: only the owner can read {name}"
+    record = site.record()  # raises an exception if the file is damaged
     noted = kind.noted(record)
-    assert noted or record == _before(record.user), f"{what}: neither the old nor the new record"
+    assert noted or record == _before(record.user), f"{what}: the store has the old or the new record"
     if not kind.right:
         assert not ended.accepted, what
     elif ended.accepted:
-        assert noted, f"{what}: accepted before it was recorded"
-    assert noted or b"r7" not in ended.said, f"{what}: refused as wrong, and not counted"
+        assert noted, f"{what}: an accepted answer is recorded"
+    assert noted or b"r7" not in ended.said, f"{what}: an answer that is refused as wrong is recorded"
     store = FileStore(str(site.store))
 
     def accepts(answer: str) -> bool:
         return decide(store, ME, Answer.parse(answer.encode()), Policy(), lambda: int(time.time())).outcome.accepted
 
-    assert accepts(kind.answer()) is (kind.right and not noted), f"{what}: a code is accepted once, and is not lost"
-    assert accepts(codes(5)), f"{what}: the next login works"
-    assert set(os.listdir(site.store)) == {f"{ME}.json", f"{ME}.lock"}, f"{what}: a temporary file remains"
+    assert accepts(kind.answer()) is (kind.right and not noted), f"{what}: a right answer is accepted exactly once"
+    assert accepts(codes(5)), f"{what}: the next login succeeds"
+    assert set(os.listdir(site.store)) == {f"{ME}.json", f"{ME}.lock"}, f"{what}: no temporary file remains"
 
 
 def _before(user: str) -> UserRecord:
@@ -234,7 +235,7 @@ def _before(user: str) -> UserRecord:
 def can_attach() -> bool:
     """Return True if strace is installed and may attach to a process that it did not start.
 
-    Yama's ptrace_scope forbids that to ordinary users.
+    Linux may forbid that to ordinary users (Yama's ptrace_scope).
     """
     try:
         with subprocess.Popen(["sleep", "60"]) as process:

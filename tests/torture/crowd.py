@@ -1,4 +1,4 @@
-"""Many concurrent logins through real libpam. Each waits at its prompt for all others, then all answer at once."""
+"""Concurrent logins through the real libpam: each waits at its prompt for all others, then all answer at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.site import ME, PATIENCE, Site
 
 
 def in_processes(site: Site, answers: Sequence[str], services: Sequence[str] = ("demo",)) -> Counter[Result]:
-    """Return the results of `answers`. A separate process gives each answer. The services are used in turn."""
+    """Log in once with each answer, each in its own process, at `services` in turn. Count the results."""
     fork = multiprocessing.get_context("fork")
     together, results = fork.Barrier(len(answers)), fork.Queue()
     jobs = enumerate(answers)
@@ -26,7 +26,7 @@ def in_processes(site: Site, answers: Sequence[str], services: Sequence[str] = (
 
 
 def in_threads(site: Site, answers: Sequence[str], services: Sequence[str] = ("demo",)) -> Counter[Result]:
-    """Return the results of `answers`. A thread of this process gives each answer, as in a host with many logins."""
+    """Do the same as `in_processes`, but with a thread of this process for each login, as in a multi-threaded host."""
     together, results = threading.Barrier(len(answers)), queue.Queue[int]()
     jobs = enumerate(answers)
     workers = [
@@ -44,7 +44,7 @@ def _log_in(site: Site, service: str, answer: str, together: Any, results: Any) 
     try:
         result: int = login(service, ME, at_the_prompt, site.confdir).result
     except threading.BrokenBarrierError:
-        result = Result.CONV_ERR  # a login never reached its prompt
+        result = Result.CONV_ERR  # another login did not reach its prompt
     results.put(result)
 
 

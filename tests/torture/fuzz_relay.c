@@ -1,8 +1,8 @@
-/* The relay between a hostile service and a hostile host, for libFuzzer.
+/* A libFuzzer target: the relay between a hostile host and a hostile service.
  *
- * The input has the names, items, arguments and answers of the host, then the messages of the service. Rules, in
- * addition to those of the sanitizers:
- * - A login succeeds only with the exact message "r0", before any other result.
+ * The input contains the items, module arguments and answers of the host, then the messages of the service. Rules
+ * besides those of the sanitizers:
+ * - A login succeeds only if the first result message of the service is exactly "r0".
  * - The relay sends one hello of at most 4096 bytes, and answers of at most 512 bytes without a NUL.
  */
 #define INTERPRETER "/usr/bin/python3"
@@ -17,7 +17,7 @@ struct input {
 };
 
 struct pam_handle {
-    const char *items[16]; /* by number, as in security/_pam_types.h */
+    const char *items[16]; /* index: the item's number in security/_pam_types.h */
     char *authtok;
     struct input answers;
     struct pam_conv conversation;
@@ -39,7 +39,7 @@ static struct input take(struct input *from, size_t size)
     return taken;
 }
 
-/* Return a string. The next byte determines its size, at most 16 times that byte; 255 returns NULL. */
+/* Return a string, or NULL if the next byte is 255. That byte is its size; if it is 15 modulo 16, 16 times the byte. */
 static char *take_text(struct input *from)
 {
     unsigned size = take_byte(from);
@@ -105,7 +105,7 @@ static int answer_prompt(int count, const struct pam_message **messages, struct 
     case 0:
         return PAM_CONV_ERR;
     case 1:
-        return PAM_SUCCESS; /* without a response */
+        return PAM_SUCCESS; /* a defective host: success without a response */
     default:
         *responses = calloc(1, sizeof **responses);
         (*responses)->resp = take_text(answers);

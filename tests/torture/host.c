@@ -3,8 +3,8 @@
  * host CONFDIR SERVICE USER ANSWER LOGINS THREADS default|ignore|handle
  *
  * It prints five numbers: successful logins, refused logins, growth of the heap in bytes, growth of the number of open
- * descriptors, and remaining children. Growth is counted from a tenth of the logins on. It exits with 1 if the host
- * itself fails.
+ * descriptors, and children that were not reaped. Growth is measured after the first tenth of the logins. The program
+ * aborts if a login or a thread cannot start.
  */
 #define _GNU_SOURCE
 #include <dirent.h>

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 
-TRAP = "/home/alice/trap"  # a folder with a file for each program that searches it
+TRAP = "/home/alice/trap"  # a folder of files that a program would load if it searched the folder
 VARIABLES = (
     *("PATH", "HOME", "TMPDIR", "PWD", "SHELL", "IFS", "ENV", "BASH_ENV"),
     *("LD_PRELOAD", "LD_LIBRARY_PATH", "LD_AUDIT", "LD_DEBUG_OUTPUT", "LD_PROFILE_OUTPUT", "LD_ORIGIN_PATH"),
@@ -70,7 +70,7 @@ def close(*descriptors: int) -> None:
 
 
 def many_descriptors() -> None:
-    """Open inheritable descriptors up to the limit."""
+    """Open inheritable descriptors until only 20 remain below the limit."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = min(most, 1024)
     limit(resource.RLIMIT_NOFILE, most)

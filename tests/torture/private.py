@@ -12,7 +12,7 @@ CLONE_NEWNS = 0x00020000
 
 
 def in_child(work: Callable[[], None]) -> None:
-    """Run `work` in a forked process. If it raises an exception, raise an error with its text."""
+    """Run `work` in a forked process. If it raises an exception, raise AssertionError with its traceback."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -32,7 +32,7 @@ def in_child(work: Callable[[], None]) -> None:
 
 
 def in_mount_namespace(work: Callable[[], None]) -> None:
-    """Run `work` as root in a forked process with a new mount namespace. Its mounts are private."""
+    """Run `work` in a forked process with its own mount namespace. Requires root."""
 
     def unshared() -> None:
         libc = ctypes.CDLL(None, use_errno=True)

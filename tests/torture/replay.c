@@ -1,9 +1,9 @@
-/* A replacement of libFuzzer for every compiler. It runs the named inputs, then COUNT random mutations of them. A
- * mutation changes, deletes or doubles bytes, or joins the start of an input and the end of another.
+/* A substitute for libFuzzer that works with every compiler. It runs the input FILEs, then COUNT random mutations of
+ * them. A mutation changes, deletes or duplicates bytes, or joins the start of an input and the end of another.
  *
  * replay SEED COUNT FILE...
  *
- * It prints the number of inputs. A failing input is in the file `last-input`.
+ * It prints the number of inputs that it ran. After a crash, the file `last-input` contains the input.
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -63,17 +63,17 @@ static void change(struct text *text, const struct text *other)
         if (text->size > 0)
             text->bytes[at] = TELLING[below(sizeof TELLING)];
         break;
-    case 2: /* left out */
+    case 2: /* delete bytes */
         memmove(text->bytes + at, text->bytes + at + length, text->size - at - length);
         text->size -= length;
         break;
-    case 3: /* doubled */
+    case 3: /* duplicate bytes */
         if (text->size + length <= sizeof text->bytes) {
             memmove(text->bytes + at + length, text->bytes + at, text->size - at);
             text->size += length;
         }
         break;
-    default: /* spliced */
+    default: /* join with the end of `other` */
         length = below(other->size + 1);
         if (at + length <= sizeof text->bytes) {
             memcpy(text->bytes + at, other->bytes + other->size - length, length);

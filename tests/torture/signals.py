@@ -22,11 +22,11 @@ GENTLE = (
     signal.SIGPIPE,
 )
 HARSH = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGSEGV, signal.SIGQUIT, signal.SIGXCPU)
-FOR = 1.5  # seconds
+FOR = 1.5  # seconds of random signals
 
 
 def children_of(pid: int) -> list[int]:
-    """Return all descendants of `pid`, oldest first."""
+    """Return `pid` and all its descendants, parents first."""
     found = [pid]
     for one in found:
         try:
@@ -50,7 +50,7 @@ def main(seed: int, answer: str, program: list[str]) -> None:
             try:
                 os.kill(pid, chance.choice(signals))
             except OSError:
-                continue  # permission denied, or the process ended
+                continue  # permission denied, or the process has ended
         time.sleep(chance.random() / 500)
     while process.poll() is None:  # continue stopped processes so that they can end
         for pid in children_of(process.pid):

@@ -1,9 +1,9 @@
 """Tests of logins with a fault at any system call between answer and result.
 
 Rules:
-- The fault leaves the old or the new record.
+- After the fault, the store contains the old or the new record.
 - An accepted code is never accepted again. A code that was not used up is accepted at the next login.
-- The next login works, and leaves no temporary file.
+- The next login succeeds and leaves no temporary file.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from tests.torture.places import site_on
 
 pytestmark = [
     pytest.mark.bare,
-    pytest.mark.skipif(not can_attach(), reason="needs strace, and permission to attach it to its own processes"),
+    pytest.mark.skipif(not can_attach(), reason="needs strace, and permission to attach it to a running process"),
 ]
-AT_ONCE = 2 * (os.cpu_count() or 1)  # more than the processors, because logins mostly wait
+AT_ONCE = 2 * (os.cpu_count() or 1)  # concurrent logins: more than processors, because logins mostly wait
 
 
 def calls_of(kind: Kind, log_in: Callable[..., Ended] = by_helper) -> list[Call]:
@@ -59,26 +59,24 @@ def try_all(kind: Kind, points: Sequence[tuple[Call, str]], log_in: Callable[...
         with site_on("tmpfs") as site:
             enrol_for_a_crash(site)
             ended = log_in(site, kind.answer(), injected)
-            judge(site, kind, ended, f"{kind.name} {injected}, where it did {call.shown}")
+            judge(site, kind, ended, f"{kind.name}: {injected} injected at {call.shown}")
             if "signal=KILL" in injected:
-                assert ended.status == -9, f"{injected} was never called"
+                assert ended.status == -9, f"{kind.name}: {injected} kills the process"
             return "killed" if ended.status == -9 else "accepted" if ended.accepted else "refused"
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         counted = Counter(pool.map(try_one, points))
     assert counted.total() == len(points)
-    way = "in the service" if log_in is by_service else "by helper"
-    figure(
-        f"broken {way}, {kind.name}: {len(points)} points, {', '.join(f'{n} {what}' for what, n in counted.items())}"
-    )
+    process = "service" if log_in is by_service else "helper"
+    results = ", ".join(f"{n} {what}" for what, n in counted.items())
+    figure(f"faults in the {process}, {kind.name}: {len(points)} injected, {results}")
     return counted
 
 
 def some(kind: str, points: Sequence[tuple[Call, str]]) -> list[tuple[Call, str]]:
     """Return the faults of the short form, which `make test` runs.
 
-    For the kind `hotp`, these are a kill and an error at every call. For other kinds, they are kills at the calls that
-    write.
+    For the kind `hotp`: a kill, EIO and a short result at every call. For other kinds: kills at the calls that write.
     """
     if kind == "hotp":
         return [p for p in points if "KILL" in p[1] or "EIO" in p[1] or "retval" in p[1]]
@@ -93,7 +91,7 @@ def test_a_broken_helper_leaves_the_old_or_the_new_record(kind: str) -> None:
     assert counted["killed"] >= 5
     if LONG or kind == "hotp":
         assert counted["killed"] >= 30
-        assert counted["refused"] >= 20, "a failed call denies, unless it is irrelevant or retried"
+        assert counted["refused"] >= 20, "at least 20 failed calls lead to a refusal"
 
 
 @pytest.mark.timeout(1200)
@@ -106,7 +104,7 @@ def test_a_broken_service_leaves_the_old_or_the_new_record(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_files_are_created_only_in_the_store_and_private_to_its_owner(kind: str) -> None:
-    """The new record is written only beside the old record, so no temporary folder contains a secret."""
+    """A new record is written only in the folder of the old record, so no secret is in a folder such as /tmp."""
     made = [
         call.shown for call in calls_of(KINDS[kind]) if re.search(r"O_CREAT|O_TMPFILE|memfd|mkdir|mknod", call.shown)
     ]

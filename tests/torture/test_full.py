@@ -1,7 +1,7 @@
 """Tests of a store that is full, out of inodes or read-only: every user and every answer is refused alike.
 
-The file is unchanged, and no temporary file remains. When the store is writable again, the code is still valid.
-tests/logins/test_limits.py has the tests of a limit on the size of files.
+The record is unchanged, and no temporary file remains. When the store is writable again, the code is still valid.
+tests/logins/test_limits.py tests the limit of a process on the size of files.
 """
 
 from __future__ import annotations
@@ -55,7 +55,11 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], object]]
         lambda store: mount("-o", "remount,rw", str(store)),
     ),
 }
-SOME = [("16 KiB, full", True), ("no inodes", False), ("read-only", True)]  # used before: a lock file exists
+SOME = [
+    ("16 KiB, full", True),
+    ("no inodes", False),
+    ("read-only", True),
+]  # True: a login before the fault created the lock file
 
 
 def enrol(site: Site) -> None:
@@ -66,9 +70,7 @@ def refuses_all_alike(site: Site) -> None:
     before = site.path().read_bytes()
     names = set(os.listdir(site.store))
     logins = [site.login(answer, user=user) for user in (ME, UNKNOWN_USER) for answer in ANSWERS.values()]
-    assert min(login.seconds for login in logins) >= refusal_delay(Policy()), (
-        "the range of the search does not show either"
-    )
+    assert min(login.seconds for login in logins) >= refusal_delay(Policy()), "every refusal takes at least the delay"
     shown = [seen(login) for login in logins]
     assert shown == [(Result.AUTHINFO_UNAVAIL, ["One-time code: "], [], 0)] * len(shown)
     assert site.path().read_bytes() == before
@@ -81,7 +83,7 @@ def test_an_unwritable_store_refuses_all_alike_and_loses_no_data(
     site: Site, way: str, how: str, used_before: bool
 ) -> None:
     options, spoil, mend = BROKEN[how]
-    site.stop()  # the service must run in the namespace of the mount
+    site.stop()  # the service must start in the mount namespace of `work`
 
     def work() -> None:
         mount("-t", "tmpfs", "-o", f"{options},mode=0700", "private", str(site.store))

@@ -1,4 +1,4 @@
-"""Tests of guessing: the success of many guesses at once or over a year, and the owner's logins meanwhile."""
+"""Tests of guessing: how often guesses succeed, at once or over a year, and that the owner can log in meanwhile."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def test_of_200_concurrent_guesses_none_succeeds_after_the_fifth(site: Site) -> 
         answers = ["000000"] * 198 + [codes(0), codes(1)]
         random.shuffle(answers)
         counted = in_threads(site, answers, ("warm",))
-        # Connections of an ordinary user above the service's quota are rejected, which is a refusal too.
+        # The service rejects connections of an ordinary user above its quota. Such a login counts as refused here.
         assert Result.SUCCESS not in counted, counted
         assert counted.total() == 200
         assert site.record().failures >= 5 + counted[Result.AUTH_ERR] - 2
         assert site.counter() == 0
-        assert site.login(codes(0, 3), service="warm").result is Result.SUCCESS, "the owner is still accepted"
+        assert site.login(codes(0, 3), service="warm").result is Result.SUCCESS, "the owner can log in with three codes"
 
 
-@pytest.mark.skipif(not LONG, reason="200 interpreters at once: in the long form")
+@pytest.mark.skipif(not LONG, reason="starts 200 interpreters at once: only in make torture")
 def test_of_200_concurrent_guesses_by_helpers_none_succeeds(site: Site) -> None:
     ready(site)
     site.enrol(failures=5, failures_at=int(time.time()))
@@ -79,13 +79,13 @@ def test_the_count_holds_across_processes_services_and_restarts(site: Site) -> N
     assert site.command("verify", ME, "000000").returncode == 1
     assert site.record().failures == 5
     for service in ("warm", "cold", "sudo"):
-        assert site.login(codes(0), service=service).result is Result.AUTH_ERR, "one code is not enough in any process"
+        assert site.login(codes(0), service=service).result is Result.AUTH_ERR, "one code is refused by every process"
     assert site.command("verify", ME, codes(0)).returncode == 1
     assert site.login(codes(0, 2), service="sudo").result is Result.SUCCESS
 
 
 def test_setting_the_clock_back_and_forth_loses_no_failure(site: Site) -> None:
-    """The count decreases by one per day since the first failure, although the clock jumps back and forth."""
+    """The clock jumps, but never to a full day after the first failure, when the count would decrease."""
     site.enrol()
     store = FileStore(str(site.store))
 
@@ -118,11 +118,9 @@ def test_a_year_of_guessing_has_the_probability_of_the_formula(kind: str, greedy
     assert year.logins == days * LOGINS_A_DAY
     assert year.chance == pytest.approx(formula(kind, 6, greedy=greedy, days=days), rel=0.001)
     who = "greedy" if greedy else "patient"
-    figure(
-        f"guessing {kind}, {who}: {days} days, {year.logins} logins of the owner's, chance {100 * year.chance:.3g} %"
-    )
+    figure(f"guessing {kind}, {who}: {days} days, {year.logins} logins of the owner, chance {100 * year.chance:.3g} %")
     assert max(year.answers_needed) == (2 if greedy else 1), (
-        "the owner never notices the patient attacker, and always the greedy one"
+        "the owner needs two codes under the greedy attacker, and one under the patient attacker"
     )
 
 
@@ -130,13 +128,13 @@ def test_a_flood_of_wrong_answers_neither_succeeds_nor_blocks_the_owner() -> Non
     for kind in ("hotp", "totp"):
         days = rounds(10, 365)
         year = live(kind, 6, greedy=True, days=days, flood_every=10)
-        assert year.logins == days * LOGINS_A_DAY, "at most three codes in one answer; otherwise `live` fails"
+        assert year.logins == days * LOGINS_A_DAY, "every login of the owner succeeds"
         assert year.answers_needed.keys() == {2, 3}
         assert year.chance == pytest.approx(formula(kind, 6, greedy=True, days=days), rel=0.001)
 
 
 def test_the_rate_of_right_guesses_matches_the_probability() -> None:
-    """Use the widest window, so that enough guesses are right."""
+    """With the largest look-ahead, enough guesses are right to compare their number."""
     policy = Policy(look_ahead=100)
     days, years = rounds(120, 365), rounds(1, 10)
     hits = sum(live("hotp", 6, greedy=True, days=days, policy=policy, seed=seed).hits for seed in range(years))
@@ -178,7 +176,7 @@ def test_the_owner_is_accepted_during_a_flood_of_wrong_answers(site: Site) -> No
         counter = 0
         for number in range(rounds(6, 300)):
             while site.record().failures < 20 and number % 2:
-                time.sleep(0.01)  # every second time with the highest count
+                time.sleep(0.01)  # before every second login, until three codes are needed
             done = site.login(codes(counter, 3), service=BOTH[number % 2])
             assert done.result is Result.SUCCESS
             counter += 3
@@ -187,5 +185,9 @@ def test_the_owner_is_accepted_during_a_flood_of_wrong_answers(site: Site) -> No
         for attacker in attackers:
             attacker.join()
     assert len(refused) > 20
-    assert set(refused) <= {Result.AUTH_ERR, Result.AUTHINFO_UNAVAIL}, "a lock timeout on a busy machine is refused too"
-    figure(f"the owner under a flood: {number + 1} of {number + 1} logins, beside {len(refused)} wrong answers")
+    assert set(refused) <= {Result.AUTH_ERR, Result.AUTHINFO_UNAVAIL}, (
+        "every wrong answer is refused, or the lock timed out"
+    )
+    figure(
+        f"the owner during a flood: {number + 1} of {number + 1} logins succeeded, beside {len(refused)} wrong answers"
+    )

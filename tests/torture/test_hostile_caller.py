@@ -1,4 +1,4 @@
-"""Tests of real sudo and su under a hostile caller: a wrong code is refused under every condition set by the caller.
+"""Tests of the real sudo and su with a hostile caller: a wrong code is refused under all conditions that it can set.
 
 Every guess costs a failure: if a condition prevents counting a wrong answer, it also prevents accepting a right answer.
 """
@@ -21,11 +21,11 @@ from tests.torture.hostile import ATTACKS, TRAP
 from tests.torture.pace import LONG, figure, rounds
 
 HOSTILE = "/run/hostile.py"
-PROGRAMS = {  # the user of the code, the target user, the command
+PROGRAMS = {  # the user that enters a code, the target user, the command
     "sudo": ("alice", "root", ["/usr/bin/sudo", "-S", "-p", "", "/usr/bin/id", "-un"]),
     "su": ("bob", "bob", ["/usr/bin/su", "bob", "-c", "/usr/bin/id -un"]),
 }
-# su passes its caller's limits on, sudo resets some of them. The short form has the hardest attacks for each program.
+# su keeps the limits of its caller; sudo resets some of them. The short form has the hardest attacks on each program.
 SOME = {
     "sudo": ("environment", "umask 0", "signals blocked", "(0, 1, 2) closed", "5 descriptors"),
     "su": ("umask 0777", "600 bytes a file", "16 MiB in all", "6 descriptors"),
@@ -35,7 +35,7 @@ CASES = [(attack, program) for program in PROGRAMS for attack in (ATTACKS if LON
 
 @pytest.fixture
 def attacked(machine: Machine) -> Iterator[Machine]:
-    """Return the machine with both services, alice and bob enrolled, and alice's trap."""
+    """Yield the machine with sudo, su, the trap, and alice and bob enrolled. Then check that the trap was not used."""
     for name in ("hostile.py", "signals.py"):
         machine.write(f"/run/{name}", Path(__file__).with_name(name).read_text(), 0o755)
     trap = machine.path(TRAP)
@@ -74,7 +74,7 @@ def gets_in(machine: Machine, program: str, attack: str, answer: str) -> bool:
 
 
 def in_order(machine: Machine, user: str) -> None:
-    """Check that the store has no extra files, and that the owner's next login works."""
+    """Check the names, modes and owners of the files in the store, and that the next login of `user` succeeds."""
     assert {p.name for p in machine.path(STORE).iterdir()} <= {
         f"{u}.{s}" for u in ("alice", "bob") for s in ("json", "lock")
     }
@@ -93,8 +93,8 @@ def test_a_wrong_code_is_refused_and_counted_under_any_caller(attacked: Machine,
     assert counted in (0, 1)
     assert counter(attacked, user) == 0
     let_in = gets_in(attacked, program, attack, codes(0))
-    assert counter(attacked, user) == 1 or not let_in, "accepted, but the code is not used up"
-    assert counted == 1 or not let_in, "a wrong answer was not counted, but a right answer is accepted"
+    assert counter(attacked, user) == 1 or not let_in, "an accepted code is used up"
+    assert counted == 1 or not let_in, "a right answer is accepted only if the wrong one was counted"
     assert not gets_in(attacked, program, "nothing", "000000")
     in_order(attacked, user)
 
@@ -102,7 +102,7 @@ def test_a_wrong_code_is_refused_and_counted_under_any_caller(attacked: Machine,
 @pytest.mark.bare
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_no_file_that_the_caller_controls_is_opened(attacked: Machine, program: str) -> None:
-    """Trace sudo or su, the relay and the helper from the start of the program."""
+    """Trace sudo or su from its start, including the relay and the helper."""
     user, _, words = PROGRAMS[program]
     strace = ("strace", "-u", "alice", "-f", "-s", "4096", "-o", "/run/trace", "-e", "trace=%file,%network")
     launcher = ("/usr/bin/python3", "-I", HOSTILE, "environment")
@@ -111,7 +111,7 @@ def test_no_file_that_the_caller_controls_is_opened(attacked: Machine, program: 
     assert counter(attacked, user) == 1
     trace = attacked.path("/run/trace").read_text()
     privileged = trace[trace.index(f'execve("{words[0]}"') :].splitlines()[1:]
-    assert any('execve("/usr/bin/python3"' in call for call in privileged), "the trace has the helper"
+    assert any('execve("/usr/bin/python3"' in call for call in privileged), "the trace includes the helper"
     named = [call for call in privileged if re.search(r"/home/alice|/tmp|\bx\.so|sitecustomize", call)]
     used = [call for call in named if re.search(r"\b(open|openat|openat2|creat|execve|connect|bind|rename\w*)\(", call)]
     assert not used, used
@@ -132,9 +132,9 @@ def test_signals_from_the_caller_do_not_change_a_result(attacked: Machine, progr
         is_in = done.stdout.splitlines()[-1:] == [becomes]
         assert not is_in or answer != "000000"
         got_in += is_in
-        attacked.record(user)  # the file can be parsed
-    assert got_in <= 1, "three codes in a row are accepted once"
-    figure(f"signals to {program} and all it starts: {times} logins, {got_in} accepted by the only right answer")
+        attacked.record(user)  # raises an exception if the file is damaged
+    assert got_in <= 1, "the same three codes are accepted at most once"
+    figure(f"signals to {program} and its children: {times} logins, {got_in} accepted (0 or 1 expected)")
     first = counter(attacked, user)
     assert first in (0, 3)
     in_order(attacked, user)
@@ -154,7 +154,7 @@ def test_a_helper_that_the_caller_can_write_is_not_started(attacked: Machine) ->
 
 
 def test_a_socket_with_the_caller_as_listener_is_not_used(attacked: Machine) -> None:
-    """The listener would accept every answer."""
+    """A listener of the caller could accept every answer."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with listener:
         listener.bind(str(attacked.path(f"{TRAP}/socket")))
@@ -163,6 +163,6 @@ def test_a_socket_with_the_caller_as_listener_is_not_used(attacked: Machine) -> 
         listener.setblocking(False)
         attacked.stack("sudo", f"auth required {RELAY} socket={TRAP}/socket helper={HELPER} nodelay")
         assert not gets_in(attacked, "sudo", "nothing", "000000")
-        assert attacked.record("alice").failures == 1, "a helper was used instead"
+        assert attacked.record("alice").failures == 1, "a helper checks the answer instead"
         with pytest.raises(BlockingIOError):
             listener.accept()

@@ -1,4 +1,4 @@
-"""Tests that a code is accepted once: fifty concurrent logins, for every kind of code, by service and helper."""
+"""Tests that of fifty concurrent logins with one code one succeeds: for every kind of code, by service and helper."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tests.torture.places import FOLDERS, site_on
 MANY = 50
 SALT = "5a" * 16
 RECOVERY = "0123456789ABCDEF"
-PHONE = phone(period=86_400)  # a step ends at midnight UTC only, so not between computing and using a code
+PHONE = phone(period=86_400)  # steps end at midnight UTC only, so the code of the current step stays valid
 WAYS = {"socket": ("warm",), "spawn": ("cold",), "mixed": ("warm", "cold")}
 KINDS = ("hotp", "row", "totp", "recovery")
 EVERY = list(itertools.product(KINDS, WAYS, FOLDERS))
-# In addition to tests/logins/test_races.py: rare kinds of answers, service and helper at once, a store in memory.
+# The short form adds to tests/logins/test_races.py: recovery codes, service and helper at once, and a store on a disk.
 SOME = [("recovery", "mixed", "disk"), ("hotp", "mixed", "tmpfs"), ("totp", "socket", "tmpfs")]
 ROUNDS = {"socket": rounds(2, 100), "spawn": rounds(1, 100), "mixed": rounds(1, 100)}
 
@@ -37,7 +37,7 @@ def ready(site: Site) -> None:
 
 
 def enrolled(site: Site, kind: str) -> str:
-    """Write a new record, and return an answer that is valid once."""
+    """Enrol the user anew, and return an answer that must be accepted once."""
     site.enrol(fob(), PHONE, salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),))
     if kind == "totp":
         return totp(PHONE.secret, int(time.time()), period=PHONE.period)
@@ -45,9 +45,9 @@ def enrolled(site: Site, kind: str) -> str:
 
 
 def one_succeeded(counted: Counter[Result], place: str) -> bool:
-    """Check that exactly one login succeeded.
+    """Return True if exactly one login succeeded, and all others were refused.
 
-    On a slow disk, the last of fifty logins reach the time limit of the lock.
+    On a slow disk, the last of fifty logins may reach the time limit of the lock.
     """
     late = {Result.AUTHINFO_UNAVAIL} if place == "disk" else set()
     return counted[Result.SUCCESS] == 1 and counted.keys() <= {Result.SUCCESS, Result.AUTH_ERR} | late
@@ -61,8 +61,8 @@ def test_of_fifty_processes_with_one_code_one_succeeds(kind: str, way: str, plac
         for number in range(ROUNDS[way] if kind != "row" else -(-ROUNDS[way] // 5)):
             counted = in_processes(site, [enrolled(site, kind)] * MANY, WAYS[way])
             assert one_succeeded(counted, place), f"round {number}: {counted}"
-            assert site.record().failures == 0, "replays are not counted, and neither are wrong recovery codes"
-        figure(f"{MANY} processes, one answer ({kind}, {way}, {place}): {number + 1} rounds, exactly one in each time")
+            assert site.record().failures == 0, "replays and wrong recovery codes are not counted"
+        figure(f"{MANY} processes, one answer ({kind}, {way}, {place}): {number + 1} rounds, one success in each")
 
 
 @pytest.mark.timeout(3600)
@@ -75,11 +75,11 @@ def test_of_fifty_threads_of_one_host_with_one_code_one_succeeds(kind: str, way:
         for number in range(rounds(1, 10)):
             counted = in_threads(site, [enrolled(site, kind)] * MANY, WAYS[way])
             assert one_succeeded(counted, place), f"round {number}: {counted}"
-        figure(f"{MANY} threads, one answer ({kind}, {way}, {place}): {number + 1} rounds, exactly one in each time")
+        figure(f"{MANY} threads, one answer ({kind}, {way}, {place}): {number + 1} rounds, one success in each")
 
 
 def test_each_of_ten_codes_given_five_times_succeeds_at_most_once() -> None:
-    """A late login with a lower counter is refused: no code is accepted twice, and the highest counter remains."""
+    """After a code with a higher counter, a lower one is refused: no code is accepted twice."""
     with site_on("tmpfs") as site:
         ready(site)
         for _ in range(rounds(1, 50)):
@@ -100,10 +100,10 @@ def test_of_three_concurrent_logins_through_real_sshd_one_succeeds(machine: Mach
         everybody: list[Talk] = [sshd.ssh("alice", "NumberOfPasswordPrompts=1") for _ in range(3)]
         for talk in everybody:
             talk.asks("One-time code: ")
-        for talk in everybody:  # all three have sent their answer before the first is decided
+        for talk in everybody:  # answer all three before waiting for the first result
             talk.says(codes(0))
         ends = [talk.ends() for talk in everybody]
         assert sorted(status for status, _ in ends) == [0, 255, 255], ends
         assert sum("in as alice" in shown for _, shown in ends) == 1
         assert machine.record("alice").failures == 0
-    figure(f"3 logins through sshd, one code ({way}): {times} rounds, exactly one in each time")
+    figure(f"3 logins through sshd, one code ({way}): {times} rounds, one success in each")

@@ -1,6 +1,6 @@
 """Tests that all refusals look alike, for right and wrong codes, for every user, and in every state of a user.
 
-test_full.py tests full and read-only disks, and tests/logins/test_full_disk.py tests the writes to the disk. By design,
+test_full.py tests full and read-only disks. tests/logins/test_full_disk.py counts the writes to the store. By design,
 nullok discloses which users are enrolled, and grace discloses their earlier addresses. These tests use neither.
 """
 
@@ -30,7 +30,7 @@ BOUND = 0.01  # seconds: the documented maximum difference of the medians of rig
 
 
 class State(NamedTuple):
-    """The state of a user, and answers with right codes that this state refuses."""
+    """The state of a user, and answers with right codes that are refused in this state."""
 
     right: tuple[str, ...]
     tokens: tuple[Token, ...] = (fob(),)
@@ -59,7 +59,7 @@ STATES = {
 
 
 def seen(login: Login) -> tuple[Result, list[str], list[str], int]:
-    """Return all output of a login that the user can see, without the time."""
+    """Return everything that the user can see of a login, except its duration."""
     return login.result, [p.text for p in login.prompts], [m.text for m in login.messages], login.left
 
 
@@ -94,7 +94,7 @@ def test_a_refusal_looks_the_same_for_every_user(site: Site, user: str) -> None:
 
 
 def test_refusal_times_are_measured(site: Site) -> None:
-    """Check that each refusal takes at least the delay. Only print the differences beyond that."""
+    """Check that each refusal takes at least the delay. Print the difference of the medians, but do not check it."""
     site.start()
     site.configure("demo", way="socket")
     state = STATES["after five failures"]
@@ -111,5 +111,5 @@ def test_refusal_times_are_measured(site: Site) -> None:
     spread = max(medians.values()) - min(medians.values())
     figure(
         f"refusals: {', '.join(f'{name} {1000 * m:.2f} ms' for name, m in medians.items())}; the medians differ by "
-        f"{1000 * spread:.2f} ms, stated are {1000 * BOUND:.0f} ms ({'within' if spread <= BOUND else 'beyond'})"
+        f"{1000 * spread:.2f} ms; the documented {1000 * BOUND:.0f} ms are {'kept' if spread <= BOUND else 'exceeded'}"
     )

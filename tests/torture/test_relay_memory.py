@@ -25,7 +25,7 @@ CORPUS = HERE / "corpus" / "relay"
 SANITIZE = ("-g", "-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 ACCOUNT = "alice"
 
-# Services of every kind: honest, defective, hostile.
+# The messages of services: honest (GOOD), defective or hostile (BAD).
 GOOD: list[tuple[bytes, ...]] = [
     (b"pOne-time code: ", b"r0"),
     (b"PCode: ", b"itold", b"eerror", b"r0"),
@@ -49,7 +49,7 @@ BAD: list[tuple[bytes, ...]] = [
 
 
 class Account(NamedTuple):
-    """The host's report on all its logins."""
+    """The numbers that host.c prints, in its order."""
 
     in_: int
     out: int
@@ -65,7 +65,7 @@ def folder() -> Iterator[Path]:
 
 
 def compiled(folder: Path, *flags: str) -> tuple[Path, Path]:
-    """Build the host and the relay with these flags."""
+    """Compile host.c and the relay with these flags; return the paths of both."""
     host, relay = folder / "host", folder / "relay.so"
     common = ["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", *flags]
     subprocess.run([*common, "-o", host, HERE / "host.c", "-lpam", "-pthread"], check=True)
@@ -98,7 +98,7 @@ def serve(folder: Path, relay: Path, script: Script) -> tuple[Service, str]:
 
 
 def spawning(folder: Path, relay: Path) -> str:
-    """Write a PAM service that starts a real helper. Its store is empty, so each login is refused."""
+    """Write a PAM service that starts a real helper with an empty store, so each login is refused. Return its name."""
     store = folder / "store"
     store.mkdir(mode=0o700)
     pamconf.service(folder, "cold", f"auth [success=ok default=die] {relay} socket=none store={store} nodelay")
@@ -155,17 +155,17 @@ def test_ten_thousand_logins_leak_no_memory_descriptor_or_child(folder: Path, si
     finally:
         service.close()
     assert (warm.in_, warm.out, warm.descriptors, warm.children) == (logins, 0, 0, 0)
-    assert warm.grown < 16 * logins, "the smallest leak per login is 32 bytes"
+    assert warm.grown < 16 * logins, "the heap grows by less than 16 bytes a login (a leaked block has 32)"
     logins = rounds(40, 1000) // 40 * 40
     cold = run([host, folder, spawning(folder, RELAY), ACCOUNT, codes(0)], logins, 4, sigchld)
     assert (cold.in_, cold.out, cold.descriptors, cold.children) == (0, logins, 0, 0)
-    kept = f"{warm.grown} bytes, {warm.descriptors} descriptors, {warm.children} children kept"
+    kept = f"{warm.grown} bytes, {warm.descriptors} descriptors and {warm.children} children remain"
     figure(f"relay, SIGCHLD {sigchld}: {warm.in_} logins by socket and {cold.out} by helper, {kept}")
 
 
 @pytest.mark.timeout(3600)
 def test_the_fuzzing_corpus_and_its_mutations_succeed_only_with_r0(folder: Path) -> None:
-    """Run the target of the next test over earlier findings. This works with any compiler."""
+    """Run the fuzz target on the stored inputs and on mutations of them. This works with any compiler."""
     program = folder / "replay"
     sources = [HERE / "fuzz_relay.c", HERE / "replay.c"]
     subprocess.run(["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", *SANITIZE, "-o", program, *sources], check=True)
@@ -175,11 +175,13 @@ def test_the_fuzzing_corpus_and_its_mutations_succeed_only_with_r0(folder: Path)
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert int(done.stdout) == len(kept) + made >= 5_100
-    figure(f"relay under sanitizers: {len(kept)} kept inputs and {made} mutations, no error")
+    figure(f"relay under sanitizers: {len(kept)} stored inputs and {made} mutations, no error")
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.skipif(shutil.which("clang") is None and not LONG, reason="needs clang, with libFuzzer: see make torture")
+@pytest.mark.skipif(
+    shutil.which("clang") is None and not LONG, reason="needs clang with libFuzzer (see NEED_TORTURE in the Makefile)"
+)
 def test_the_fuzzed_relay_succeeds_only_with_r0(folder: Path) -> None:
     fuzzer = folder / "fuzz"
     flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", *SANITIZE, "-fsanitize=fuzzer"]
@@ -203,4 +205,4 @@ def test_the_fuzzed_relay_succeeds_only_with_r0(folder: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-4000:]
     runs = next(line.split()[-1] for line in done.stderr.splitlines() if "number_of_executed_units" in line)
-    figure(f"relay by libFuzzer: {runs} inputs in {seconds} s, no error")
+    figure(f"relay under libFuzzer: {runs} inputs in {seconds} s, no error")

@@ -33,7 +33,7 @@ EACH = 500  # connections
 
 def _connect(site: Site) -> socket.socket:
     client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    client.connect(str(site.socket))  # waits if the queue is full
+    client.connect(str(site.socket))  # waits while the queue of the socket is full
     client.settimeout(PATIENCE)
     return client
 
@@ -46,7 +46,7 @@ def silent(site: Site) -> list[socket.socket]:
 
 
 def _say(clients: list[socket.socket], *messages: bytes) -> list[socket.socket]:
-    """Send one of the messages from each client, in turn. Skip clients that were rejected."""
+    """Send a message from each client: all of `messages` in turn, repeatedly. Skip clients that were rejected."""
     for number, client in enumerate(clients):
         with suppress(OSError):
             client.send(messages[number % len(messages)])
@@ -69,16 +69,16 @@ def flood(site: Site) -> list[socket.socket]:
 
 
 ILL = {
-    "500 that say nothing": silent,
-    "500 with half a message": half_a_message,
-    "500 that never answer": never_answering,
+    "500 silent clients": silent,
+    "500 clients that send half a message": half_a_message,
+    "500 clients that never answer": never_answering,
     "a flood": flood,
 }
 
 
 @contextmanager
 def besieged(site: Site, how: Callable[[Site], object]) -> Iterator[None]:
-    """Run a process of each attacking account, which repeats `how` and keeps its connections."""
+    """Attack the service by `how` from a process of each account in OTHER_UIDS, until the block ends."""
     children = []
     ready_read, ready_write = os.pipe()
     go_read, go_write = os.pipe()
@@ -104,7 +104,7 @@ def besieged(site: Site, how: Callable[[Site], object]) -> Iterator[None]:
     try:
         with open(ready_read, "rb", buffering=0) as ready:
             for _ in children:
-                assert ready.read(1) == b"x", "the attack was not running"
+                assert ready.read(1) == b"x", "every attacking process has connected"
         yield
     finally:
         os.close(go_write)
@@ -121,10 +121,15 @@ def test_hostile_clients_do_not_block_an_honest_login(site: Site, how: str) -> N
     with besieged(site, ILL[how]):
         for counter in range(5):
             assert site.gets_in(codes(counter))
-        assert sum(f"accepted user={ME}" in line for line in site.log.lines()) == 5, "the service refused, not a helper"
+        assert sum(f"accepted user={ME}" in line for line in site.log.lines()) == 5, (
+            "the service accepted all five, not a helper"
+        )
         threads = len(os.listdir(f"/proc/{process.pid}/task"))
-        assert threads <= MAX_LOGINS * len(OTHER_UIDS) + MAX_WAITING + 2, "the quota of one account"
-    until(lambda: len(os.listdir(f"/proc/{process.pid}/task")) <= MAX_WAITING + 1, "the held connections are closed")
+        assert threads <= MAX_LOGINS * len(OTHER_UIDS) + MAX_WAITING + 2, "each account stays within its quota"
+    until(
+        lambda: len(os.listdir(f"/proc/{process.pid}/task")) <= MAX_WAITING + 1,
+        "the threads of the attackers' logins end",
+    )
     assert len(os.listdir(f"/proc/{process.pid}/fd")) < 20
     assert site.gets_in(codes(5))
 
@@ -188,7 +193,7 @@ def test_a_restart_under_load_loses_only_the_logins_in_flight(site: Site, how: s
     try:
         for _ in range(restarts):
             before = results[Result.AUTH_ERR]
-            until(partial(has_refused, before + 2 * clients), "logins get their results")
+            until(partial(has_refused, before + 2 * clients), "each client gets two results")
             supervisor.restart(how)
     finally:
         over.set()
@@ -215,12 +220,12 @@ def test_a_code_is_used_once_across_restarts(site: Site) -> None:
             killer.join()
             noted = site.counter() == counter + 1
             assert noted or not let_in
-            assert site.gets_in(codes(counter)) is not noted, "accepted once, and never lost"
+            assert site.gets_in(codes(counter)) is not noted, "the code is accepted if it was not used up"
     finally:
         supervisor.close()
 
 
-# ---- the sandbox of its unit, without systemd
+# ---- the sandbox of the service's unit, without systemd
 
 _SANDBOX = r"""
 set -e
@@ -236,7 +241,7 @@ exec prlimit --core=0 --nproc=1100 setpriv --reuid=pam_totp --regid=pam_totp --c
 
 @pytest.mark.bare
 def test_the_service_works_in_the_sandbox_of_its_unit(machine: Machine) -> None:
-    """Only the store is writable. There are no home folders, no network, no capabilities and no new privileges."""
+    """In the sandbox, only the store is writable. It has no home folders, network, capabilities or new privileges."""
     machine.stop_serving()
     machine.stack("sudo", machine.module_line(way="socket"))
     machine.enrol("alice")
