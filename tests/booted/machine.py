@@ -34,7 +34,7 @@ _LOGIN = """[Service]
 ExecStart=
 ExecStart=-/sbin/agetty --autologin root --keep-baud 115200 %I dumb
 """
-# This script makes the bare system bootable. It runs in the system, on an overlay.
+# This script makes the bare system bootable. It runs in an overlay of the system.
 _PREPARE = """
 set -eu
 useradd --create-home --shell /bin/bash --groups sudo alice
@@ -62,7 +62,7 @@ def make_system() -> None:
 def make_disk(disk: Path, packages: Path | None = None) -> None:
     """Make a bootable disk with a copy of the system and this tree.
 
-    A folder of Debian packages is copied to /src/packages.
+    `packages` is a folder of Debian packages to copy to /src/packages.
     """
     with tempfile.TemporaryDirectory(prefix="pam_totp-booted-") as folder:
         tree = shlex.quote(str(TREE))
@@ -88,7 +88,7 @@ def make_disk(disk: Path, packages: Path | None = None) -> None:
 
 
 class Booted:
-    """A machine that has booted. `stop` cuts its power."""
+    """A running virtual machine. `stop` cuts its power."""
 
     def __init__(self, disk: Path) -> None:
         kernel, initrd = (str(next(SYSTEM.glob(f"boot/{name}-*"))) for name in ("vmlinuz", "initrd.img"))
@@ -111,7 +111,7 @@ class Booted:
 
 
 class Shell:
-    """A root shell and its input."""
+    """A root shell on a serial line of the virtual machine."""
 
     def __init__(self, terminal: pexpect.spawn[str] | pexpect.fdpexpect.fdspawn[str], name: str) -> None:
         self.terminal = terminal

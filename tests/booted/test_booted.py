@@ -1,6 +1,6 @@
 """Tests of the units under a real systemd. Only `make booted` runs these tests.
 
-All of them share one booted machine, with pam_totp installed and alice enrolled. The test of a power cut boots it
+All tests share one virtual machine, with pam_totp installed and alice enrolled. The test of a power cut boots it
 again.
 """
 
@@ -19,9 +19,9 @@ from tests.booted.machine import PASSWORD, Booted, Shell, make_disk, make_system
 from tests.support.site import KEY, until
 
 pytestmark = [
-    pytest.mark.skipif("PAM_TOTP_BOOTED" not in os.environ, reason="boots a machine: make booted"),
+    pytest.mark.skipif("PAM_TOTP_BOOTED" not in os.environ, reason="boots a virtual machine: only in make booted"),
     pytest.mark.skipif(os.uname().machine != "x86_64", reason="the virtual machine needs an x86_64 host"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: debootstrap makes the system"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root for debootstrap"),
 ]
 
 _counter = itertools.count()
@@ -103,7 +103,7 @@ def test_a_killed_service_is_started_by_the_next_login(root: Shell) -> None:
     before = pid(root)
     root.does(f"kill -KILL {before}")
     assert logs_in(root)
-    until(lambda: pid(root) not in (0, before), "another service runs")
+    until(lambda: pid(root) not in (0, before), "a new service process runs")
 
 
 def test_several_workers_run_under_the_same_unit(root: Shell) -> None:
@@ -112,7 +112,7 @@ def test_several_workers_run_under_the_same_unit(root: Shell) -> None:
     root.does(f"mkdir -p $(dirname {edited}); printf '{said}' > {edited}")
     root.does("systemctl daemon-reload; systemctl restart pam_totp.service")
     try:
-        until(lambda: len(root.tries(f"pgrep --parent {pid(root)}")[1].split()) == 3, "three processes run")
+        until(lambda: len(root.tries(f"pgrep --parent {pid(root)}")[1].split()) == 3, "three workers run")
         assert all(logs_in(root) for _ in range(4))
     finally:
         root.does(f"rm {edited}; systemctl daemon-reload; systemctl restart pam_totp.service")

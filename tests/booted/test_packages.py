@@ -22,9 +22,9 @@ from tests.systems.packages import LOGINS, NEXT, Packaged
 from tests.systems.roots import SYSTEMS
 
 pytestmark = [
-    pytest.mark.skipif("PAM_TOTP_BOOTED" not in os.environ, reason="boots a machine: make booted"),
+    pytest.mark.skipif("PAM_TOTP_BOOTED" not in os.environ, reason="boots a virtual machine: only in make booted"),
     pytest.mark.skipif(os.uname().machine != "x86_64", reason="the virtual machine needs an x86_64 host"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: debootstrap makes the system"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root for debootstrap"),
     pytest.mark.timeout(1800),
 ]
 KEYS = {"alice": KEY, "root": KEY[::-1]}
@@ -74,7 +74,7 @@ def test_an_upgrade_restarts_the_service_and_refuses_no_right_code(root: Shell) 
     for service, user in (("demo", "alice"), ("cold", "root")):
         loop = f"python3 -I packages/logins.py {service} {user} /run/stop < packages/{user}"
         root.does(f"({loop} > /run/{user} 2>&1 &)")
-        until(partial(reports, user, "begun"), f"{user} logs in")
+        until(partial(reports, user, "begun"), f"{user} has logged in once")
     before = pid(root)
     assert before != 0
     root.does("dpkg -i packages/two/libpam-totp_*.deb")

@@ -30,7 +30,7 @@ ANSWERS = ["000000", codes(0), codes(0, 2), "0000000", "00000000", RECOVERY, "ZZ
 
 
 class Counting:
-    """A store of one record that counts its writes."""
+    """A store with one record. It counts the writes."""
 
     def __init__(self, record: UserRecord | None) -> None:
         self._record = record

@@ -13,18 +13,12 @@ from tests.conftest import with_mounts
 from tests.support.pamconf import service
 from tests.support.site import MODULE, TREE, Site, codes
 
-IN_NAMESPACE = [
-    "unshare",
-    "--mount",
-    "--propagation",
-    "unchanged",
-    "sh",
-    "-ec",
-]  # the mounts of this process are already private
+# The mounts of this process are already private (tests/support/isolation.py), so their propagation need not change.
+IN_NAMESPACE = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-ec"]
 
 
 def hosted(site: Site, *command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a program that reads /etc/pam.d, with the site's services there."""
+    """Run `command` in a mount namespace that has the site's services in /etc/pam.d."""
     script = 'mount --bind "$0" /etc/pam.d; exec "$@"'
     return subprocess.run(
         [*IN_NAMESPACE, script, site.confdir, *command],
@@ -52,7 +46,7 @@ def test_pamtester_logs_in_once_with_a_code(site: Site, way: str) -> None:
 @with_mounts
 def test_python_pam_logs_in_with_a_single_answer(site: Site, way: str) -> None:
     site.enrol(user="root")
-    service(site.confdir, "other", "account required pam_permit.so")  # python-pam calls pam_acct_mgmt too
+    service(site.confdir, "other", "account required pam_permit.so")  # for pam_acct_mgmt, which python-pam calls too
     program = "import pam, sys; sys.exit(not pam.authenticate('root', sys.argv[1], 'demo', resetcreds=False))"
     assert hosted(site, sys.executable, "-c", program, codes(0)).returncode == 0
     assert hosted(site, sys.executable, "-c", program, codes(0)).returncode == 1
@@ -87,4 +81,4 @@ def test_the_environment_of_the_caller_does_not_reach_the_helper(site: Site, tmp
     helper = re.findall(r'execve\("/usr/bin/python3", (\[.*?\]), (\[.*?\])', traced)
     assert [(argv.split(", ")[1:3], envp) for argv, envp in helper] == [(['"-I"', '"-S"'], "[]")]
     after = traced[traced.index("/usr/bin/python3") :]
-    assert str(trap) not in after, "no file under the caller's control is opened"
+    assert str(trap) not in after, "no file in the caller's folder is opened"

@@ -37,7 +37,7 @@ def in_a_child(work: Callable[[], bool]) -> bool:
         finally:
             os._exit(found)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status in (0, 1), "the child failed"
+    assert status in (0, 1), "the child ends without an exception"
     return status == 0
 
 
@@ -67,13 +67,13 @@ def answered(folder: Path, answer: str, size: int) -> bool:
 
 @pytest.fixture
 def in_memory() -> Iterator[Path]:
-    """Yield a folder in memory, where hundreds of logins are fast."""
+    """Yield a folder in memory, because hundreds of logins on a disk are slow."""
     with tempfile.TemporaryDirectory(dir=FOLDERS["tmpfs"]) as folder:
         yield Path(folder)
 
 
 def test_no_file_size_limit_accepts_a_code_but_fails_to_count_a_failure(in_memory: Path) -> None:
-    """A wrong answer makes the record longer than a right answer does, since the first failure has a time."""
+    """A wrong answer makes the record longer than a right answer does, since it adds the time of the first failure."""
     old = serialize(UserRecord(user="alice", tokens=(fob(5, last_used=NOW - 60),)))
     path = in_memory / "alice.json"
     recorded = set()
@@ -83,7 +83,7 @@ def test_no_file_size_limit_accepts_a_code_but_fails_to_count_a_failure(in_memor
             path.write_bytes(old)
             path.chmod(0o600)
             could.add(answered(in_memory, answer, size))
-        assert len(could) == 1, f"with {size} bytes the outcomes depend on the answer"
+        assert len(could) == 1, f"with {size} bytes a file, all answers can be recorded, or none"
         recorded |= could
     assert recorded == {True, False}
 

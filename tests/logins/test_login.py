@@ -80,7 +80,7 @@ def test_a_token_40_presses_ahead_returns_by_two_codes_in_one_answer(site: Site,
 def test_after_5_failures_two_codes_are_required_and_after_20_three(site: Site, way: str) -> None:
     site.enrol(failures=5, failures_at=int(time.time()))
     assert not site.gets_in(codes(0)), "one code is not enough"
-    assert not site.gets_in("000000"), "also after a failure in between"
+    assert not site.gets_in("000000"), "a wrong code is refused"
     assert site.gets_in(codes(0, 2))
     assert site.record().failures == 0
     site.enrol(failures=20, failures_at=int(time.time()))
@@ -112,19 +112,20 @@ def test_each_of_several_tokens_is_tried(site: Site, way: str) -> None:
     site.enrol(fob(), fob(name="spare", secret=KEY * 2, digits=8), fob(name="off", secret=KEY * 3, enabled=False))
     assert site.gets_in(codes(0, key=KEY * 2, digits=8))
     assert site.gets_in(codes(0))
-    assert not site.gets_in(codes(0, key=KEY * 3)), "a disabled token's code"
+    assert not site.gets_in(codes(0, key=KEY * 3)), "the code of a disabled token is refused"
 
 
 def test_an_unenrolled_user_sees_the_same_prompt_and_refusal(site: Site, way: str) -> None:
     done = site.login("123456")
     assert (done.result, len(done.prompts), [m.text for m in done.messages]) == (Result.AUTH_ERR, 1, [REFUSED])
-    assert [p for p in site.store.iterdir() if not p.name.startswith(".")] == [], "an unknown user leaves no file"
+    assert [p for p in site.store.iterdir() if not p.name.startswith(".")] == [], (
+        "a refused login of an unenrolled user leaves no file"
+    )
 
 
 def test_nullok_passes_only_unenrolled_users(site: Site, obeyed_way: str) -> None:
-    site.configure(
-        "lenient", "nullok", obeyed_way, "auth required pam_permit.so"
-    )  # it accepts every user that the module ignores
+    # pam_permit accepts every user that pam_totp ignores.
+    site.configure("lenient", "nullok", obeyed_way, "auth required pam_permit.so")
     done = site.login(service="lenient")
     assert (done.result, done.prompts) == (Result.SUCCESS, ())
     site.enrol(fob(enabled=False))

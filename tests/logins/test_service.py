@@ -79,7 +79,7 @@ def dialogue(site: Site, first: bytes, answer: str) -> list[str]:
 
 
 def as_nobody(site: Site, first: bytes, answer: str) -> list[str]:
-    """Do the same from a process of the account `nobody`."""
+    """Run `dialogue` in a process of the account `nobody`."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -103,7 +103,7 @@ def test_an_account_may_log_in_only_as_itself(site: Site) -> None:
     site.enrol(user="nobody")
     site.enrol(user="root")
     assert as_nobody(site, hello("nobody"), codes(0))[-1] == f"r{PAM_SUCCESS}"
-    assert as_nobody(site, hello("root"), codes(0)) == [f"r{PAM_AUTH_ERR}"], "without a prompt"
+    assert as_nobody(site, hello("root"), codes(0)) == [f"r{PAM_AUTH_ERR}"], "another user is refused without a prompt"
     assert as_nobody(site, hello("no-such-account"), codes(0)) == [f"r{PAM_AUTH_ERR}"]
     assert site.log.has("reason=not-yours-to-ask", "user=root", f"uid={UNPRIVILEGED_UID}")
     assert site.counter("root") == 0
@@ -120,7 +120,7 @@ def test_a_missing_first_pass_is_logged(site: Site) -> None:
 
 @as_root
 def test_only_a_listed_client_may_give_the_remote_address(site: Site) -> None:
-    """A program that reads the log may ban an address in it."""
+    """Programs such as fail2ban ban addresses in the log, so an ordinary account must not be able to choose them."""
     site.config.write_text('[clients]\nnobody = "web"\n')
     site.start()
     site.enrol(user="nobody")
@@ -170,10 +170,10 @@ def test_a_flood_of_bad_logins_never_silences_root_or_listed_clients(site: Site)
         finally:
             os._exit(0)
     os.waitpid(child, 0)
-    until(lambda: site.log.has("log quota", f"uid {UNPRIVILEGED_UID}"), "the log mentions the lines left out")
+    until(lambda: site.log.has("log quota", f"uid {UNPRIVILEGED_UID}"), "the log reports that the quota is reached")
     assert sum("must be a hello" in line for line in site.log.lines()) == log_quota.MAX_LINES
     as_nobody(site, hello("root"), codes(0))
-    assert not site.log.has("not-yours-to-ask"), "that line is left out too"
+    assert not site.log.has("not-yours-to-ask"), "the lines of the flooding account are still dropped"
     site.configure("demo", way="socket")
     assert site.gets_in(codes(0))
     assert site.log.has("accepted", f"user={ME}")
@@ -270,12 +270,12 @@ def test_a_silent_client_is_disconnected_after_the_hello_limit(site: Site) -> No
         assert client.recv(1) == b""
     assert time.monotonic() - begun >= pam_handle.HELLO_WAIT * 0.9
     assert (pam_handle.HELLO_WAIT, pam_handle.TURN_WAIT, pam_handle.PERSON_WAIT) == (2.0, 10.0, 300.0), (
-        "the limits in seconds"
+        "the time limits are 2, 10 and 300 seconds"
     )
 
 
 def test_a_time_limit_works_on_every_processor() -> None:
-    """On some processors `long` has four bytes and times have eight: then the kernel would refuse a `long` limit."""
+    """On some processors `long` has four bytes and time_t has eight. There the kernel refuses a limit of `long`s."""
     assert struct.calcsize("=" + pam_handle._TIMEVAL.format) == 16
     server, client = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with server, client:
@@ -296,8 +296,8 @@ def test_a_kill_after_the_prompt_refuses_and_the_next_login_works(site: Site) ->
 
     assert site.login(kill_then_answer).result is Result.AUTHINFO_UNAVAIL
     assert site.counter() == 0
-    assert site.socket.exists(), "a stale socket remains, and the relay starts a helper"
-    assert site.gets_in(codes(0))
+    assert site.socket.exists(), "a killed service leaves a stale socket"
+    assert site.gets_in(codes(0)), "the relay starts a helper instead"
     site.start()
     assert site.gets_in(codes(1)), "a new service replaces the stale socket"
 
@@ -358,7 +358,7 @@ def test_of_two_services_that_start_together_one_has_the_socket(site: Site, monk
 
 
 def test_a_service_that_ends_does_not_unlink_a_successors_socket(site: Site) -> None:
-    """The first service no longer listens while its last logins end, and the successor may reuse its inode."""
+    """While its last logins end, a service no longer listens. Its successor may start then, and reuse the inode."""
     with ExitStack() as other:
         with listening_at(str(site.socket)) as first:
             first.close()
@@ -370,7 +370,7 @@ def test_a_service_that_ends_does_not_unlink_a_successors_socket(site: Site) -> 
 
 @as_root
 def test_a_service_that_cannot_read_the_store_does_not_start(site: Site) -> None:
-    """Otherwise every login would be refused, without an earlier error."""
+    """If it started, every login would be refused, and the mistake would show only then."""
     os.chown(site.store, UNPRIVILEGED_UID, UNPRIVILEGED_UID)
     done = site.command("serve", "--socket", site.socket)
     remedy = "runuser -u nobody -- pam-totp serve ..."
@@ -415,7 +415,7 @@ def test_a_held_lock_is_awaited_until_a_limit_then_unavailable(site: Site, way: 
 
 def test_silent_clients_of_one_account_do_not_block_others(site: Site) -> None:
     if os.geteuid() != 0:
-        pytest.skip("needs root: a second account connects")
+        pytest.skip("needs root, to connect from a second account")
     site.start()
     site.enrol(user="root")
     site.configure("demo", way="socket")
@@ -438,7 +438,7 @@ def test_silent_clients_of_one_account_do_not_block_others(site: Site) -> None:
         pid = site._service.pid if site._service else 0
         threads = len(os.listdir(f"/proc/{pid}/task"))
         assert threads <= login_quota.MAX_LOGINS + service.MAX_WAITING + 2, (
-            "at most the quota, the waiting clients and two more"
+            "the service has at most the quota of threads, the waiting clients, and two more"
         )
     finally:
         os.close(go[1])
@@ -449,7 +449,7 @@ def test_silent_clients_of_one_account_do_not_block_others(site: Site) -> None:
 
 @as_root
 def test_all_other_accounts_together_do_not_block_root(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One user may have thousands of accounts, as subordinate ids."""
+    """One user may have thousands of accounts, as subordinate uids (subuid(5))."""
     monkeypatch.setattr(login_quota, "MAX_TOTAL_LOGINS", 3)
     site.enrol()
     with serving_here(site, lambda *_: None):
@@ -521,7 +521,7 @@ def test_the_service_raises_its_descriptor_limit_to_the_maximum(site: Site) -> N
 
 
 def test_without_free_descriptors_the_service_does_not_spin(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service retries after a pause, obeys `stop` during it, and keeps its earlier clients."""
+    """If `accept` fails for lack of descriptors, the service pauses before it retries."""
 
     class Full(socket.socket):
         def accept(self) -> tuple[socket.socket, object]:
@@ -550,7 +550,7 @@ def test_without_free_descriptors_the_service_does_not_spin(site: Site, monkeypa
 
 
 def test_a_log_write_failure_does_not_lose_a_thread(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise a few such logins would end all threads."""
+    """If the failure ended its thread, a few such logins would end all threads."""
     monkeypatch.setattr(service, "MAX_WAITING", 2)
     failed: list[str] = []
 
@@ -570,7 +570,7 @@ def test_a_log_write_failure_does_not_lose_a_thread(site: Site, monkeypatch: pyt
         for _ in range(8):
             with connected(site) as client:
                 client.send(b"nonsense")
-                assert client.recv(1) == b"", "disconnected without a message"
+                assert client.recv(1) == b"", "the service disconnects the client without a message"
         assert len(failed) == 8
         site.configure("demo", way="socket")
         assert site.gets_in(codes(0))
@@ -614,12 +614,12 @@ def gone(pid: int) -> bool:
     """Return True if a worker has ended, even if it was not reaped yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):  # ProcessLookupError: it exits between open and read
+    except (FileNotFoundError, ProcessLookupError):  # ProcessLookupError: the worker ended between open and read
         return True
 
 
 def test_workers_end_in_order_if_the_parent_ignores_sigchld(site: Site) -> None:
-    """A process inherits an ignored SIGCHLD from the daemon that starts it."""
+    """A service inherits an ignored SIGCHLD from the process that starts it."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         process = site.start("--workers", "2")

@@ -1,4 +1,4 @@
-"""Tests of a fault of the service during a login: the login is denied, and the log contains only the reason."""
+"""Tests of a login with a defect or an invalid site file: it is denied, and the log contains only the reason."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_defect_denies_and_logs_its_location_without_data() -> None:
         client.send(HELLO)
         with server:
             serve_one(server, lambda priority, line: log.append((priority, line)), defect)
-        assert client.recv(4096) == b"", "a missing result is not a success"
+        assert client.recv(4096) == b"", "the service sends no result"
     assert len(log) == 1
     assert f"ValueError at {__file__}:" in log[0][1]
     assert "123456" not in log[0][1]
@@ -50,7 +50,7 @@ def test_an_invalid_site_file_is_not_ignored(tmp_path: Path, content: bytes, mod
 
 
 def test_a_site_file_read_in_pieces_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some file systems return a file in pieces. Its last part must be read."""
+    """On some file systems, one `read` returns only a part of a file."""
     path = tmp_path / "pam_totp.toml"
     path.write_bytes(b"[policy]\nlook_ahead = 3\nlock_after = 10\n")
     path.chmod(0o600)
@@ -71,4 +71,4 @@ def test_a_site_file_that_is_unreadable_or_not_a_file_is_not_ignored(tmp_path: P
     ):
         with pytest.raises(SettingsError, match=reason):
             read_site(str(tmp_path / path))
-    assert len(os.listdir("/proc/self/fd")) == len(open_before), "the file is closed too"
+    assert len(os.listdir("/proc/self/fd")) == len(open_before), "every file that was opened is closed"

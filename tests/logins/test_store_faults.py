@@ -69,7 +69,7 @@ def test_a_damaged_secret_file_is_refused_logged_and_unchanged(site: Site, way: 
     )
     if way == "socket":
         assert site.log.has("error", f"user={ME}", f"{ME}.json")
-        assert not site.log.has("GEZDGNBV"), "no secret in the log"
+        assert not site.log.has("GEZDGNBV"), "the log contains no secret"
 
 
 @as_root
@@ -110,7 +110,7 @@ def test_the_helper_of_root_becomes_the_owner_of_the_folder(site: Site) -> None:
 )
 def test_no_user_name_leaves_the_store(site: Site, way: str, name: str | bytes) -> None:
     user = os.fsdecode(name)
-    site.enrol(user="outside")  # the target of "../outside" from a folder in the store
+    site.enrol(user="outside")  # moved below to the path that "../outside" would name
     shutil.move(site.path("outside"), site.folder / "outside.json")
     before = sorted(p for p in site.folder.rglob("*") if site.store not in p.parents)
     assert site.login(codes(0), user=user).result in (Result.AUTH_ERR, Result.AUTHINFO_UNAVAIL)

@@ -1,4 +1,4 @@
-"""Run the README's commands in bare roots of every system that it names. `make systems` runs this, as root."""
+"""Run the README's commands in a bare root of every system that the README names. `make systems` runs this, as root."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.systems.roots import FOLDER, SYSTEMS, Unusable, bare_clone, base, rem
 OK, FAILED, UNAVAILABLE, INTERRUPTED = 0, 1, 3, 130  # exit statuses
 LOGS = FOLDER / "logs"
 USERS = ("root", journey.USER)
-_TAIL = 25  # lines of a failed step's output
+_TAIL = 25  # lines to print of a failed step's output
 _HELP = """\
 Each system is a bare root that debootstrap makes once, in build/systems. Changes go to a scratch folder that is removed
 at the end, and this machine is left unchanged. The committed HEAD is cloned, not the work tree.
@@ -39,7 +39,7 @@ examples:
 
 The mirror is the one that apt uses here, or the other distribution's archive at the same server. To use another, set
 SYSTEMS_DEBIAN_MIRROR, SYSTEMS_DEBIAN_SECURITY_MIRROR, SYSTEMS_UBUNTU_MIRROR or SYSTEMS_UBUNTU_SECURITY_MIRROR.
-Exit status: 0 all steps passed, 1 a step failed, 2 wrong usage, 3 root, namespaces or an archive missing.
+Exit status: 0 all steps passed, 1 a step failed, 2 wrong usage, 3 no root, no namespaces or no archive.
 """
 
 
@@ -50,7 +50,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="default: all")
     made.add_argument("--users", nargs="+", choices=USERS, default=list(USERS), help="default: both")
     made.add_argument("--steps", nargs="+", choices=journey.STEPS, default=list(journey.STEPS), help="default: all")
-    made.add_argument("--tests", default="", metavar="ARGUMENTS", help="for pytest, instead of all tests")
+    made.add_argument(
+        "--tests", default="", metavar="ARGUMENTS", help="pytest's arguments in the step test (default: all tests)"
+    )
     made.add_argument("--rebuild", action="store_true", help="make the base roots anew")
     return made
 
@@ -102,5 +104,5 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up after SIGTERM as after Ctrl-C
     sys.exit(main())

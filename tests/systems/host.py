@@ -2,7 +2,7 @@
 
 The rules:
 - The mirror is one that apt uses here, or another archive at the same server, or debootstrap's default. Its Release
-  file must have the right origin.
+  file must name the distribution as its origin.
 - SYSTEMS_DEBIAN_MIRROR, SYSTEMS_DEBIAN_SECURITY_MIRROR, SYSTEMS_UBUNTU_MIRROR and SYSTEMS_UBUNTU_SECURITY_MIRROR take
   precedence.
 - The copied settings are name servers, proxies, pip's indexes and certificates. Accounts, passwords and keys are not
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-# The last part of an archive's address.
+# The last parts of the archives' addresses: many mirrors have several of these side by side.
 _KINDS = ("debian", "debian-security", "ubuntu", "ubuntu-ports")
 _SCRIPTS = Path("/usr/share/debootstrap/scripts")
 _APT_SETTINGS = r"Acquire::(https?::Proxy|ftp::Proxy|Check-Valid-Until|Check-Date|Retries|ForceIPv[46])\b"
@@ -82,7 +82,7 @@ def choose(archives: Iterable[str], suite: str, origin: str, fetch: Callable[[st
         text = fetch(f"{archive}/dists/{suite}/main/binary-{architecture()}/Release")
         if text is not None and f"Origin: {origin}" in text.splitlines():
             return archive
-    raise NoMirror(f"no archive of {suite} found in the settings of apt: set SYSTEMS_{origin.upper()}_MIRROR=URL")
+    raise NoMirror(f"no archive of {suite} found in the settings of apt (set SYSTEMS_{origin.upper()}_MIRROR=URL)")
 
 
 def fetch(url: str) -> str | None:
@@ -102,7 +102,7 @@ def architecture() -> str:
 
 
 def proxies() -> dict[str, str]:
-    """Return the proxies of this machine as environment variables, apt's included."""
+    """Return the proxies of this machine, including those of apt, as environment variables."""
     found = {name: os.environ[name] for name in _PROXIES if name in os.environ}
     for line in apt_settings():
         match = re.fullmatch(r'Acquire::(https?)::Proxy "(\S+)";', line)
@@ -112,7 +112,7 @@ def proxies() -> dict[str, str]:
 
 
 def _proxy_urls() -> dict[str, str]:
-    """Return the proxies by scheme."""
+    """Return the URL of each proxy by its scheme, such as "https"."""
     named = {name.lower().removesuffix("_proxy"): url for name, url in proxies().items()}
     return {scheme: url for scheme, url in named.items() if url and scheme != "no"}
 
@@ -140,7 +140,7 @@ def pip_settings() -> dict[str, str]:
 
 
 def copy_settings(root: Path, *, indexes: bool) -> None:
-    """Copy this machine's network settings into a root; without `indexes`, the root can reach its archives alone."""
+    """Copy this machine's network settings into a root; without `indexes`, it can reach only its archives."""
     _write(root, "etc/resolv.conf", Path("/etc/resolv.conf").read_text() if indexes else "")
     if not indexes:
         switch = root / "etc/nsswitch.conf"
@@ -182,6 +182,6 @@ def remove_settings(root: Path) -> None:
 def _write(root: Path, name: str, text: str) -> None:
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)  # a link could lead out of the root
+    path.unlink(missing_ok=True)  # write_text would follow a link out of the root
     path.write_text(text)
     path.chmod(0o644)

@@ -49,8 +49,8 @@ class Run(NamedTuple):
 class Out(NamedTuple):
     """The functions that print progress and results."""
 
-    say: Callable[[str], None]  # a line of progress
-    report: Callable[[Row, str], None]  # a finished step and its output
+    say: Callable[[str], None]  # print a line of progress
+    report: Callable[[Row, str], None]  # print the result and the output of a step
 
 
 def apt_line(output: str) -> str | None:

@@ -1,4 +1,4 @@
-"""A bare root with two versions of the Debian packages, built in it, and the actions of users and tests there.
+"""A bare root in which two versions of the Debian packages are built, and the actions of users and tests there.
 
 The rules:
 - Packages are built natively, from the current commit. A process that loads parts of both versions fails.
@@ -27,12 +27,12 @@ from tests.systems.roots import Root, System, bare_clone
 PASSWORD = "correct horse"
 STORE = "/var/lib/pam_totp"
 NEXT = "0.1.1"
-RENAMED = "UserRecord"  # a name in core/, which dpkg replaces first, and in store/, which it replaces late
-MOST_LOGINS = 5000  # by one user in one upgrade
+RENAMED = "UserRecord"  # used in core/, which dpkg replaces first, and in store/, which it replaces late
+MOST_LOGINS = 5000  # of one user during one upgrade
 PACKAGES = ("libpam-totp", "pam-totp-portal", "token-sim")
 QUIET = {"DEBIAN_FRONTEND": "noninteractive"}
 TOOLS = ("lintian", "faketime", "pamtester", "sudo", "debconf-utils", "strace")
-# Logs in once for each code on standard input, one login after the other, until the file `stop` exists.
+# This script logs in once for each code on standard input, one login after the other, until the file `stop` exists.
 LOGINS = r"""
 import json, os, subprocess, sys, time
 service, user, stop = sys.argv[1:]
@@ -53,7 +53,7 @@ print(json.dumps({"count": logins, "refused": refused, "slowest": slowest}))
 """
 
 
-# A text browser: signs in with the given answers, and prints the heading of the last page.
+# This script signs in to the portal with its arguments, and prints the heading of the last page.
 _SIGN_IN = r"""
 import html, http.cookiejar, re, sys, time, urllib.error, urllib.parse, urllib.request
 user, password, *code = sys.argv[1:]
@@ -101,9 +101,9 @@ class Packaged:
         self._tools = tools
         self._scratch = tempfile.TemporaryDirectory(prefix="pam_totp-clone-")
         self._repository = bare_clone(Path(self._scratch.name))
-        self.first: dict[str, str] = {}  # the packages of the first version, with their hashes
+        self.first: dict[str, str] = {}  # SHA-256 of each package of the first version
         self.as_installed = ""  # the result of `pam_d` before the first `enable`
-        self.seed = b""  # of the simulated token
+        self.seed = b""  # the key of the simulated token
         self._keys: dict[str, bytes] = {}
         self._counters: dict[str, int] = {}
         self._talks: list[Talk] = []
@@ -168,8 +168,8 @@ class Packaged:
     def build_both(self) -> None:
         """Build both versions, in /srv/one and /srv/two.
 
-        In the second, a name that modules of several folders import is changed: a process that loads parts of both
-        versions fails.
+        The second version renames a class that modules of several folders import. A process that loads parts of both
+        versions therefore fails.
         """
         tree = self.clone()
         self.first = self.build(tree, "/srv/one")
@@ -239,9 +239,9 @@ class Packaged:
 
     @contextmanager
     def logging_in(self, whose: dict[str, str]) -> Iterator[dict[str, Logins]]:
-        """Log each user in at a PAM service, one login after the other, while the block runs.
+        """Log in each user at the PAM service `whose[user]`, one login after the other, while the block runs.
 
-        The yielded dict contains the results by user after the block.
+        After the block, the yielded dict contains the results by user.
         """
         self._stops += 1
         stop = f"/run/stop-{self._stops}"

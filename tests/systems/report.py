@@ -10,7 +10,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 _HEAD = ("system", "user", "step", "", "exit", "seconds", "packages", "passed", "failed", "skipped")
-_LEFT = 4  # columns; the others are figures
+_LEFT = 4  # the first columns are text, aligned left; the others are numbers
 
 
 class Results(NamedTuple):
@@ -18,7 +18,7 @@ class Results(NamedTuple):
 
     passed: int
     failed: tuple[str, ...]
-    skipped: tuple[str, ...]  # the reason of each
+    skipped: tuple[str, ...]  # the reason of each skipped test
 
 
 class Row(NamedTuple):
@@ -80,7 +80,7 @@ def line(row: Row) -> str:
 
 
 def failed_and_skipped(rows: Iterable[Row]) -> str:
-    """Return the failed tests by name, and each reason to skip with the number of tests."""
+    """Return the names of the failed tests, and each reason for skipping with its number of tests."""
     lines = []
     for row in rows:
         if row.tests is None:

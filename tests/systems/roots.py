@@ -45,13 +45,13 @@ Word = str | Path
 class System(NamedTuple):
     """A system that the README names."""
 
-    name: str  # of the suite in the archive, and of the folder
+    name: str  # the name of the suite in the archive, and of the folder in build/systems
     title: str
     origin: str  # the field Origin of the archive's Release file
     components: str
-    keyring: str  # its path in the root, and in the system whose debootstrap is run
-    made_in: str | None = None  # the system whose debootstrap is run; None: the host's
-    needs: tuple[str, ...] = ()  # packages that debootstrap needs on that system
+    keyring: str  # path of the archive's keys, in the root and in the system that runs debootstrap
+    made_in: str | None = None  # the system that runs debootstrap; None: this machine
+    needs: tuple[str, ...] = ()  # packages to install on `made_in` before
 
 
 SYSTEMS = {
@@ -65,7 +65,7 @@ SYSTEMS = {
             "Ubuntu",
             "main,universe",
             "/usr/share/keyrings/ubuntu-archive-keyring.gpg",
-            # Debian 12 lacks Ubuntu's keyring, and its debootstrap lacks the suite.
+            # Debian 12 lacks Ubuntu's keyring, and its debootstrap lacks the suite noble.
             made_in="trixie",
             needs=("debootstrap", "ubuntu-keyring"),
         ),
@@ -76,9 +76,9 @@ SYSTEMS = {
 class Network(enum.Enum):
     """The network that a root can reach."""
 
-    ALL = "all"  # the same as the host
-    ARCHIVE = "archive"  # the distribution's archives alone
-    NONE = "none"  # its own loopback alone
+    ALL = "all"  # the network of this machine
+    ARCHIVE = "archive"  # only the distribution's archives
+    NONE = "none"  # only a loopback of its own
 
 
 class Unusable(Exception):
@@ -195,7 +195,7 @@ def _run_alone(*words: str) -> tuple[int, str]:
     try:
         said, _ = process.communicate()
     except BaseException:
-        # The child is process 1 of the namespace. When unshare has waited for it, all processes in there have ended.
+        # The child is process 1 of the namespace. When unshare has reaped it, all other processes there have ended.
         for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
             os.kill(int(child), signal.SIGKILL)
         process.wait()
@@ -208,7 +208,7 @@ def _run_alone(*words: str) -> tuple[int, str]:
 _DIES_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
 _QUIET = {"DEBIAN_FRONTEND": "noninteractive"}
 # The arguments: an empty folder of the host, the base root, "overlay" or "writable", then pairs of a folder of the host
-# and its mount point in the root. The names are relative, since the options of overlay cannot be quoted.
+# and its mount point in the root. The overlay's folders have relative names, since mount options cannot be quoted.
 _ENTER = r"""
 set -eu
 scratch=$1 base=$2 way=$3
@@ -218,7 +218,7 @@ mkdir -p root
 if [ "$way" = writable ]; then
     mount --bind "$base" root
 else
-    # The upper folder of an overlay cannot be on an overlay, as in a container: then it is on a tmpfs.
+    # The upper folder of an overlay cannot be on another overlay, such as a container's root. Then use a tmpfs.
     [ "$(stat --file-system --format=%T .)" != overlayfs ] || { mount -t tmpfs private "$scratch"; cd "$scratch"; }
     mkdir -p lower upper work root
     mount --bind "$base" lower
@@ -273,7 +273,7 @@ sys.stdin.read()
 
 
 class Root:
-    """A system to change at will: a context manager that removes processes, mounts and changes at its end."""
+    """A base root in which tests may change any file: a context manager that discards all changes at its end."""
 
     def __init__(
         self,
@@ -286,7 +286,7 @@ class Root:
     ) -> None:
         """Enter the root.
 
-        `binds` maps folders of the host to paths in the root. `writable` is a root to change without an overlay.
+        `binds` maps folders of the host to paths in the root. `writable` is a base root to change without an overlay.
         """
         require_namespaces()
         self.system = system
@@ -362,7 +362,7 @@ class Root:
             "SHELL": "/bin/bash",
             "LANG": "C.UTF-8",
             "TERM": "dumb",
-            **(host.proxies() if self.network is Network.ALL else {}),  # apt has its own settings
+            **(host.proxies() if self.network is Network.ALL else {}),  # apt reads its proxies from apt.conf
             **(host.NO_INDEX if self.network is not Network.ALL else {}),
             **(env or {}),
         }
@@ -386,7 +386,7 @@ class Root:
     ) -> subprocess.CompletedProcess[str]:
         """Run the command `words` and wait for it. Its standard output and error are `.stdout`, or written to `log`.
 
-        `check` raises `Unusable` for an exit status other than 0. After a timeout the process still runs in the root.
+        With `check`, raise `Unusable` if it fails. After a timeout, the process still runs in the root.
         """
         done = subprocess.run(
             self.command(*words, user=user, cwd=cwd, env=env),
@@ -461,7 +461,7 @@ _NAMESPACES = {"mount": "mnt", "pid": "pid_for_children", "ipc": "ipc", "uts": "
 def bare_clone(folder: Path, tree: Path = TREE) -> Path:
     """Clone the committed HEAD of `tree` into a bare repository in `folder`, for `Root.clone`."""
     made = folder / "pam_totp.git"
-    # The tree may belong to another user than root.
+    # Without safe.directory, git refuses a tree that belongs to another user than root.
     serve = "git -c safe.directory='*' upload-pack"
     command = ["git", "clone", "--quiet", "--bare", "--upload-pack", serve, f"file://{tree}", str(made)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
@@ -473,18 +473,18 @@ def bare_clone(folder: Path, tree: Path = TREE) -> Path:
 def require_namespaces() -> None:
     """Raise `Unusable` unless this machine can make the namespaces that a root needs."""
     if os.geteuid() != 0:
-        raise Unusable("bare roots need root: debootstrap and namespaces require it")
+        raise Unusable("bare roots need root, for debootstrap and namespaces (run the command as root)")
     for command in ("debootstrap", "git"):
         if shutil.which(command) is None:
-            raise Unusable(f"{command} is missing: apt-get install debootstrap git")
+            raise Unusable(f"{command} not found (apt-get install debootstrap git)")
     trial = ["unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--propagation", "private"]
     done = subprocess.run(
         [*trial, "mount", "-t", "tmpfs", "private", "/mnt"], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         raise Unusable(
-            f"new namespaces with mounts are not permitted here ({done.stderr.strip()}): "
-            "run this on a real or virtual machine, or in a container with CAP_SYS_ADMIN"
+            f"new namespaces with mounts are not permitted here: {done.stderr.strip()} "
+            "(use a real or virtual machine, or a container with CAP_SYS_ADMIN)"
         )
 
 

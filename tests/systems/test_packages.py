@@ -18,8 +18,10 @@ from tests.systems.packages import NEXT, PACKAGES, PASSWORD, STORE, Packaged
 from tests.systems.roots import SYSTEMS
 
 pytestmark = [
-    pytest.mark.skipif("PAM_TOTP_PACKAGES" not in os.environ, reason="some minutes for each system: make deb-test"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: bare roots are entered"),
+    pytest.mark.skipif(
+        "PAM_TOTP_PACKAGES" not in os.environ, reason="takes minutes for each system: only in make deb-test"
+    ),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root to enter bare roots"),
     pytest.mark.timeout(1200),
 ]
 KEYS = {"bob": KEY, "carol": KEY[::-1], "dave": KEY[5:] + KEY[:5]}

@@ -1,6 +1,6 @@
-"""Tests of the bare roots: contents, isolation, network, and removal. Run by `make systems`.
+"""Tests of the bare roots: contents, isolation, network, and removal.
 
-The first of these tests makes the missing base roots.
+Only `make systems` runs these tests. The first of them makes the missing base roots.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pip._internal.models.index import PyPI  # pip's default index
 from tests.support.site import TREE, until
 from tests.systems.roots import FOLDER, FRESH, SYSTEMS, Network, Root, bare_clone
 
-pytestmark = pytest.mark.skipif("PAM_TOTP_SYSTEMS" not in os.environ, reason="makes bare roots: make systems")
+pytestmark = pytest.mark.skipif("PAM_TOTP_SYSTEMS" not in os.environ, reason="makes bare roots: only in make systems")
 
 TRIXIE = SYSTEMS["trixie"]
 
@@ -62,7 +62,7 @@ def test_nsenter_enters_the_root_and_not_the_host(root: Root) -> None:
 
 def test_orphans_are_reaped(root: Root) -> None:
     assert says(root, "sh -c 'sleep 0 & echo $!'").isdecimal()
-    until(lambda: "Z" not in says(root, "cat /proc/[0-9]*/stat | cut -d' ' -f3"), "process 1 reaps it")
+    until(lambda: "Z" not in says(root, "cat /proc/[0-9]*/stat | cut -d' ' -f3"), "process 1 reaps the orphan")
 
 
 def test_changes_stay_in_their_root(root: Root) -> None:
@@ -121,7 +121,7 @@ with Root(SYSTEMS["trixie"]) as root:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_root_ends_when_its_process_ends_or_is_killed(how: signal.Signals) -> None:
-    """A killed process leaves one folder, which the next root removes."""
+    """A killed process leaves its scratch folder, which the next root removes."""
     process = subprocess.Popen([sys.executable, "-c", _WAITS], cwd=TREE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     holder, scratch = process.stdout.readline().split()
@@ -161,7 +161,7 @@ def test_an_interrupted_base_root_is_never_put_in_place(how: signal.Signals, tmp
         stderr=subprocess.DEVNULL,
     )
     half = tmp_path / ".bookworm.making"
-    until((half / "root" / "usr" / "bin").exists, "debootstrap is in the middle")
+    until((half / "root" / "usr" / "bin").exists, "debootstrap has created usr/bin")
     process.send_signal(how)
     process.wait(20)
     assert not (tmp_path / "bookworm").exists()

@@ -143,7 +143,7 @@ def test_a_link_in_the_root_does_not_lead_out_of_it(tmp_path: Path) -> None:
 
 @as_root
 def test_a_shallow_clone_of_another_owner_can_be_cloned(tmp_path: Path) -> None:
-    """Build services make such clones, with a detached HEAD."""
+    """Build services make shallow clones with a detached HEAD."""
     git = ("git", "-c", "user.name=a", "-c", "user.email=a@a.example", "-c", "safe.directory=*")
 
     def run(*words: str | Path, cwd: Path = tmp_path) -> str:
