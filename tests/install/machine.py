@@ -1,4 +1,4 @@
-"""A machine to install on: the machine of the real services, without the account and the folders of pam_totp.
+"""A machine to install pam_totp on: the machine of tests/services, without the account and the folders of pam_totp.
 
 Rule: the real `make install` and `make uninstall` run in the namespace, so the host is unchanged.
 """
@@ -21,7 +21,7 @@ COMMAND = "/usr/local/bin/pam-totp"
 HELPER = "/usr/local/lib/pam_totp/pam_totp/pam/helper.py"
 ENABLED = "/var/lib/pam_totp_enabled"
 SOON = "--keep-within=1"  # seconds, for a test that waits for the end of the trial
-LATE = "--keep-within=60"  # for a test that ends before the trial does
+LATE = "--keep-within=60"  # seconds, for a test that ends before the trial does
 SSHD_CONFIG = """\
 Include /etc/ssh/sshd_config.d/*.conf
 Port 2222
@@ -69,7 +69,7 @@ class Fresh(Machine):
         return self.run("make", "--no-print-directory", "-C", str(TREE), target, *given)
 
     def installed(self, *words: str, user: str = "root", stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run the installed command."""
+        """Run the installed pam-totp."""
         return self.run(COMMAND, *words, user=user, stdin=stdin)
 
     def sudo(self, *words: str, user: str = "alice") -> Talk:
@@ -91,14 +91,14 @@ class Fresh(Machine):
 
     @contextmanager
     def sshd_starts_anew(self) -> Iterator[None]:
-        """Wait, after the block, until sshd uses the new configuration, since a connection could still get the old."""
+        """After the block, wait until sshd uses the new configuration."""
         path = self.path("/run/sshd.pid")
         before = path.stat().st_mtime_ns
         yield
         until(lambda: path.exists() and path.stat().st_mtime_ns != before, "sshd reads its configuration again")
 
     def ssh(self, remote: str, user: str = "alice", *options: str) -> Talk:
-        """Run the real client with a terminal at the other end; it tries again while sshd restarts."""
+        """Run the real ssh with a remote terminal. It tries to connect again while sshd restarts."""
         given = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectionAttempts=20")
         words = [word for option in (*given, *options) for word in ("-o", option)]
         return self.talk("ssh", "-F", "none", "-tt", *words, "-p", "2222", f"{user}@127.0.0.1", remote)

@@ -129,7 +129,7 @@ def test_a_change_killed_at_any_step_can_be_undone(tmp_path: Path, monkeypatch: 
         raise Killed
 
     def leave_the_file(_: str) -> None:
-        """Leave the file, as a killed process does."""
+        """Do not unlink the file, because a killed process cannot."""
 
     with monkeypatch.context() as broken:
         broken.setattr(os, step, dies)

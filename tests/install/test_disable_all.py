@@ -94,7 +94,7 @@ def test_a_trial_confirmed_meanwhile_is_rolled_back_too(both: Fresh) -> None:
     (folder / "sudo.json").rename(folder / "sudo.trial")
     with holds_lock(folder) as lock:
         command = both.talk(COMMAND, "disable", "--all")
-        until(lambda: waits_for(lock), "disable to wait for the end of another change")
+        until(lambda: waits_for(lock), "disable waits for the lock")
         (folder / "sudo.trial").rename(folder / "sudo.json")
     assert command.ends()[0] == 0
     assert as_before(both)

@@ -1,4 +1,4 @@
-"""Tests of the computed result of a stack: random stacks are compared with the real libpam."""
+"""Tests of the computed result of a stack: for random stacks, it is the result of the real libpam."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def test_a_missing_line_that_enable_had_added_is_found(machine: Fresh) -> None:
     first = machine.enable("sudo", "--keep-within=60")
     machine.shell("mv /var/lib/pam_totp_enabled/sudo.trial /var/lib/pam_totp_enabled/sudo.json")
     first.ends()
-    machine.write("/etc/pam.d/sudo", STACKS["sudo"])  # as an upgrade of the package may do
+    machine.write("/etc/pam.d/sudo", STACKS["sudo"])  # an upgrade of sudo's package may replace the file
     assert (ERROR, Code.CHANGE_LOST) in codes_found(machine)
     assert machine.installed("disable", "sudo").returncode == 0
 
@@ -193,7 +193,7 @@ def test_the_kernel_reports_the_state_of_the_clock() -> None:
 def test_the_severity_of_a_socket_follows_from_the_code_of_its_probe(
     monkeypatch: pytest.MonkeyPatch, problem: probe.Code | None, found: list[tuple[Severity, Code]]
 ) -> None:
-    """The severity does not depend on the words of the message or of the path."""
+    """The severity does not depend on the words of the message or of the socket's path."""
     monkeypatch.setattr(Context, "sockets", lambda _: ["/run/answer hangs up/socket"])
     monkeypatch.setattr(probe, "service", lambda _: None if problem is None else probe.Problem(problem, "any words"))
     assert [(f.severity, f.code) for f in checks_machine.sockets(Context(Machine(), []))] == found
@@ -218,7 +218,7 @@ def test_a_path_is_distrusted_for_any_part_of_it(tmp_path: Path) -> None:
     inner.chmod(0o775)
     assert f"{inner} can be written" in str(distrust(str(tmp_path / "link"), owners))
     inner.chmod(0o1777)
-    assert distrust(str(inner / "file"), owners) is None, "sticky: others can add files, but not replace them"
+    assert distrust(str(inner / "file"), owners) is None, "in a sticky folder, others cannot replace files"
     (tmp_path / "loop").symlink_to("loop")
     assert "too many levels of symbolic links" in str(distrust(str(tmp_path / "loop"), owners))
     assert "no such file" in str(distrust(str(inner / "gone"), owners))
@@ -239,7 +239,7 @@ def test_rehearse_logs_in_to_the_live_stack_and_shows_every_prompt(machine: Fres
     assert machine.counter("alice") == 1, "a rehearsal uses the code up, as a login does"
     again = machine.installed("rehearse", "sudo", "alice", stdin=f"{PASSWORD}\n{codes(0)}\n")
     assert (again.returncode, "would refuse alice: auth_err" in again.stderr) == (1, True)
-    assert "Refused. Try the next code." in again.stderr, "what the module says is shown too"
+    assert "Refused. Try the next code." in again.stderr, "the module's message is shown"
 
 
 def test_rehearse_accepts_a_stack_that_is_not_installed(machine: Fresh) -> None:

@@ -58,7 +58,7 @@ def test_a_jump_is_never_split() -> None:
         "auth [success=2 default=ignore] pam_unix.so\nauth [success=1 default=ignore] pam_sss.so\n"
         "auth requisite pam_deny.so\nauth required pam_permit.so\n"
     )
-    assert put(text).splitlines()[3].startswith("# added by"), "where the jump lands, after pam_deny"
+    assert put(text).splitlines()[3].startswith("# added by"), "the line is at the target of the jump"
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def names(changes: tuple[Change, ...]) -> list[str]:
 def test_sudo_covers_sudo_i_and_su_covers_su_l_once(tmp_path: Path) -> None:
     here = machine(tmp_path)
     assert names(plan(here, "sudo", "password", [])) == ["sudo", "sudo-i"]
-    assert names(plan(here, "su", "password", [])) == ["su"], "su-l includes su, and would ask twice"
+    assert names(plan(here, "su", "password", [])) == ["su"], "su-l is unchanged, because it includes su"
 
 
 def test_su_l_is_changed_itself_if_it_does_not_include_su(tmp_path: Path) -> None:

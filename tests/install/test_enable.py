@@ -79,7 +79,7 @@ def test_ctrl_c_rolls_the_change_back_at_once(machine: Fresh) -> None:
 def test_the_change_is_rolled_back_after_the_terminal_is_closed(machine: Fresh) -> None:
     talk = machine.enable("sudo", "--keep-within=3")
     watchdog = machine.pid(WATCHDOG, "sudo")
-    assert os.getsid(watchdog) == watchdog, "its own session, without a terminal"
+    assert os.getsid(watchdog) == watchdog, "the watchdog has its own session, without a terminal"
     talk.hangs_up()
     until(lambda: machine.state("sudo") is None and as_before(machine), "the trial is rolled back without its terminal")
 
@@ -115,7 +115,7 @@ def test_after_a_crash_of_all_processes_the_next_boot_rolls_back(machine: Fresh)
 
 
 def test_the_same_terminal_cannot_confirm(machine: Fresh) -> None:
-    """sudo caches a login by its terminal, and would not ask again there."""
+    """sudo caches a login for each terminal, so a confirmation from the same terminal might not need a code."""
     script = (
         f"set -m; {COMMAND} enable sudo --for-user alice {LATE} & fg %1;"
         f"su alice -c 'sudo -k -S {COMMAND} enable sudo --keep'; echo said $?; kill -INT %1; kill -CONT %1; wait"
@@ -251,7 +251,7 @@ def test_an_edited_module_line_must_be_removed_by_hand(machine: Fresh) -> None:
     done = machine.installed("disable", "sudo")
     assert (done.returncode, "by hand" in done.stderr) == (1, True)
     assert machine.pam_d()["sudo"] == edited
-    assert LINE in machine.pam_d()["sudo-i"], "all or nothing"
+    assert LINE in machine.pam_d()["sudo-i"], "no file of the service is changed"
 
 
 def test_a_dry_run_shows_the_change_and_makes_none(machine: Fresh) -> None:
@@ -273,7 +273,7 @@ def test_a_failed_rehearsal_changes_nothing(machine: Fresh) -> None:
 
 
 def test_a_rehearsal_that_lets_in_without_a_good_code_is_refused(machine: Fresh) -> None:
-    """The rehearsal detects this by a login; reading the stack would not detect it."""
+    """The rehearsal finds this by a login. Reading the stack would not find it."""
     machine.write("/etc/pam.d/sudo", "auth sufficient pam_permit.so\n" + STACKS["sudo"])
     talk = machine.talk(COMMAND, "enable", "sudo", "--for-user", "alice")
     status, shown = talk.ends()

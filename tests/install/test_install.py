@@ -105,8 +105,8 @@ def test_from_install_to_uninstall_with_a_simulated_token(machine: Fresh, tmp_pa
         secret = machine.path(f"{STORE}/alice.json").read_bytes()
         removed = machine.make("uninstall")
         assert removed.returncode == 0, removed.stderr
-        assert machine.path(f"{STORE}/alice.json").read_bytes() == secret, "secrets stay"
-        assert machine.run("getent", "passwd", "pam_totp").returncode == 0, "the account that owns them stays too"
+        assert machine.path(f"{STORE}/alice.json").read_bytes() == secret, "the secrets are kept"
+        assert machine.run("getent", "passwd", "pam_totp").returncode == 0, "the account that owns them is kept"
         assert not any(machine.path(p).exists() for p in INSTALLED)
         assert not machine.path(f"{machine.modules}/pam_totp.so").exists()
         assert {s: machine.pam_d()[s] for s in STACKS} == STACKS
@@ -142,7 +142,7 @@ def test_installing_again_keeps_secrets_and_replaces_the_whole_folder(machine: F
     inode = machine.path(LIB).stat().st_ino
     secret = machine.path(f"{STORE}/alice.json").read_bytes()
     assert machine.make("install").returncode == 0
-    assert machine.path(LIB).stat().st_ino != inode, "the folder is replaced as a whole"
+    assert machine.path(LIB).stat().st_ino != inode, "the whole folder is replaced"
     assert machine.path(f"{STORE}/alice.json").read_bytes() == secret
     assert not [p.name for p in machine.path(LIB).parent.iterdir() if p.name.startswith("pam_totp.")]
 
@@ -186,7 +186,7 @@ def test_the_units_are_sound_and_the_service_is_hardened(machine: Fresh) -> None
         ("pam_totp.service", 15),
         ("pam_totp-takeback.service", 35),
         ("pam_totp-portal.service", 30),
-    ):  # tenths of "exposure"
+    ):  # tenths of systemd's exposure level
         done = machine.run("systemd-analyze", "security", "--offline=true", f"--threshold={most}", f"{UNITS}/{unit}")
         assert done.returncode == 0, done.stdout[-300:]
 
@@ -197,7 +197,7 @@ def test_the_service_uses_the_socket_that_systemd_passes_on(machine: Fresh) -> N
     unit = machine.path(f"{UNITS}/pam_totp.service").read_text()
     command = next(line.removeprefix("ExecStart=") for line in unit.splitlines() if line.startswith("ExecStart="))
     machine.shell("mkdir -p /run/pam_totp")
-    as_account = ["setpriv", "--reuid=pam_totp", "--regid=pam_totp", "--clear-groups"]  # User= in the unit
+    as_account = ["setpriv", "--reuid=pam_totp", "--regid=pam_totp", "--clear-groups"]  # as User= in the unit does
     listening = machine.start(
         "systemd-socket-activate", "--seqpacket", "--listen=/run/pam_totp/socket", *as_account, *command.split()
     )
@@ -212,7 +212,7 @@ def test_the_service_uses_the_socket_that_systemd_passes_on(machine: Fresh) -> N
 
 @pytest.mark.bare
 def test_the_service_makes_no_system_call_that_its_unit_forbids(machine: Fresh) -> None:
-    """The filter would make such a call fail. The service is traced from its start to its end, with a login."""
+    """The unit's filter would make such a call fail. The trace covers the service from start to end, with a login."""
     if not machine.path("/usr/bin/systemd-analyze").exists():
         pytest.skip("needs systemd")
     unit = machine.path(f"{UNITS}/pam_totp.service").read_text()
@@ -235,7 +235,7 @@ def test_the_service_makes_no_system_call_that_its_unit_forbids(machine: Fresh) 
         traced.wait(PATIENCE)
     trace = machine.path("/run/trace").read_text()
     assert "AF_UNIX" in trace and "fsync" in trace, "the service listened and recorded the login"
-    begun = trace[trace.index(f'execve("{COMMAND}"') :]  # setpriv's own calls are not the service's
+    begun = trace[trace.index(f'execve("{COMMAND}"') :]  # without the calls of setpriv
     assert set(re.findall(r"^\d+ +(\w+)\(", begun, re.M)) - allowed == set()
 
 
@@ -311,10 +311,10 @@ def test_extras_leave_the_source_tree_unchanged(tmp_path: Path, index: Index) ->
     extras = place / "usr/local/lib/pam_totp-extras"
     library = next(extras.glob("lib/python*/site-packages"))
     assert (library / "segno-1.6.6.dist-info").is_dir()
-    assert not any(extras.rglob("pam_totp*")), "the package itself is elsewhere"
+    assert not any(extras.rglob("pam_totp*")), "pam_totp itself is in another folder"
     (library / "kept.py").touch()
     assert install_below(place, tree, "qr", index).returncode == 0
-    assert (library / "kept.py").exists(), "packages of an earlier EXTRAS= stay"
+    assert (library / "kept.py").exists(), "files of an earlier installation of extras are kept"
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_with_an_unavailable_extra_nothing_is_installed(tmp_path: Path, index: I
 
 
 def test_files_installed_under_a_strict_umask_can_be_read_by_all(tmp_path: Path) -> None:
-    """The service runs under its own account, and `pam-totp` under any account."""
+    """Other accounts read them: the service has its own account, and any account may run `pam-totp`."""
     tree, place = cloned(tmp_path / "clone"), tmp_path / "place"
     subprocess.run(["chmod", "-R", "go=", tree], check=True)
     done = subprocess.run(
@@ -347,7 +347,7 @@ def test_files_installed_under_a_strict_umask_can_be_read_by_all(tmp_path: Path)
     installed = [p for p in place.rglob("*") if not p.is_symlink()]
     wanted = {True: 0o055, False: 0o044}
     hidden = [p for p in installed if p.stat().st_mode & wanted[p.is_dir()] != wanted[p.is_dir()]]
-    assert [str(p.relative_to(place)) for p in hidden] == ["var/lib/pam_totp"], "the store alone is hidden"
+    assert [str(p.relative_to(place)) for p in hidden] == ["var/lib/pam_totp"], "only the store is closed to others"
 
 
 @pytest.mark.parametrize(("extras", "needed"), [("", False), ("qr,serial", True)])
@@ -366,7 +366,7 @@ def test_make_help_has_a_line_for_every_public_target() -> None:
     assert all(len(line.split()) > 2 for line in said)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="must not be root")
+@pytest.mark.skipif(os.geteuid() == 0, reason="must not run as root")
 def test_an_installation_without_root_says_that_it_needs_root() -> None:
     done = subprocess.run(["make", "install"], cwd=TREE, text=True, capture_output=True, check=False)
     assert (done.returncode != 0, "root is required" in done.stderr) == (True, True)

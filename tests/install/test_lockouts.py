@@ -27,7 +27,7 @@ def refused_beforehand(machine: Fresh, service: str, says: str, user: str = "ali
     done = machine.installed("enable", service, "--for-user", user)
     assert done.returncode == 1
     assert says in done.stdout + done.stderr
-    assert "Password" not in done.stderr, "reported before the first prompt"
+    assert "Password" not in done.stderr, "the problem is reported before the first prompt"
     assert as_before(machine)
     assert machine.state(service) is None
 
@@ -198,7 +198,7 @@ def test_with_the_service_stopped_a_helper_answers(machine: Fresh) -> None:
 
 
 def test_a_service_that_does_not_answer_is_reported_beforehand(machine: Fresh) -> None:
-    """This happens if systemd listens for a service that it cannot start."""
+    """A socket has no service behind it if systemd listens, but cannot start the service."""
     machine.shell("mkdir -p /run/pam_totp")
     listens = "import socket as s, signal; l = s.socket(s.AF_UNIX, s.SOCK_SEQPACKET); l.bind('/run/pam_totp/socket'); "
     process = machine.start("/usr/bin/python3", "-c", listens + "l.listen(); signal.pause()")

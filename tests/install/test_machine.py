@@ -54,7 +54,7 @@ def test_lines_in_the_wrong_phase_are_found(tmp_path: Path, pam_d: Path) -> None
     (pam_d / "su").write_text("auth required\n")
     machine = Machine(str(tmp_path))
     assert machine.wrong_phases("sudo") == ["account", "session"]
-    assert machine.wrong_phases("su") == [], "an invalid stack is another check's finding"
+    assert machine.wrong_phases("su") == [], "another check reports an invalid stack"
 
 
 def test_a_machine_without_pam_has_no_services_and_no_module_folder(tmp_path: Path) -> None:

@@ -60,7 +60,9 @@ def test_a_good_stack_accepts_a_code_once_and_nothing_else(proves: Proves, site:
         "a blank code",
         "no answer",
     ]
-    assert [text for style, text in person.shown if style == PROMPT_ECHO_OFF] == ["One-time code: "], "one prompt"
+    assert [text for style, text in person.shown if style == PROMPT_ECHO_OFF] == ["One-time code: "], (
+        "the user is prompted once"
+    )
     assert site.counter() == 1
     assert site.record().failures == 0, "a rehearsal leaves no failures"
 
@@ -106,7 +108,7 @@ def test_a_refusal_in_the_account_phase_is_a_failed_login(site: Site) -> None:
 
 
 def test_the_private_folder_is_self_contained(tmp_path: Path) -> None:
-    """Linux-PAM 1.5 looks for includes in /etc/pam.d, even under pam_start_confdir."""
+    """Its includes have absolute paths: Linux-PAM 1.5 looks up others in /etc/pam.d, even under pam_start_confdir."""
     here = machine(tmp_path, su_l="auth include su\n")
     with private_copy(here, "su-l") as folder:
         assert sorted(os.listdir(folder)) == ["common-account", "common-auth", "common-session", "other", "su", "su-l"]

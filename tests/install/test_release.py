@@ -30,14 +30,14 @@ def test_a_release_has_its_code_in_its_folder_and_fixed_paths_to_it(packaged: Pa
     assert fixed == {f"pam_totp/{name}.py" for name in ("__init__", "pam/helper", "system/enable/watchdog")}
     order = sorted(str(p.relative_to(packaged)) for p in lib.rglob("*.py"))
     assert order.index("lib/pam_totp/pam_totp/__init__.py") == len(order) - 3, (
-        "dpkg's order: first the code, then the file that names its folder"
+        "dpkg replaces the code before the file that names its folder"
     )
     helper = lib / "pam_totp/pam/helper.py"
     assert probe.helper(PYTHON, str(helper)) is None
     (lib / "1.2/pam_totp/pam/helper_main.py").unlink()
     for compiled in lib.rglob("*.pyc"):
         compiled.unlink()
-    assert "helper_main" in str(probe.helper(PYTHON, str(helper))), "the code is loaded from that folder alone"
+    assert "helper_main" in str(probe.helper(PYTHON, str(helper))), "the code is loaded only from that folder"
 
 
 def test_commands_load_their_release_and_token_sim_runs_without_pam_totp(packaged: Path) -> None:
@@ -67,7 +67,9 @@ def test_a_helper_that_starts_during_an_upgrade_loads_the_next_release(packaged:
     assert probe.helper(PYTHON, str(lib / "pam_totp/pam/helper.py")) is None
     assert not (lib / "1.2").exists()
     new.rename(lib / "1.4")
-    assert probe.helper(PYTHON, str(lib / "pam_totp/pam/helper.py")) is not None, "the number of attempts is limited"
+    assert probe.helper(PYTHON, str(lib / "pam_totp/pam/helper.py")) is not None, (
+        "the helper makes a limited number of attempts"
+    )
 
 
 def test_doctor_checks_the_code_of_the_release_too(packaged: Path) -> None:

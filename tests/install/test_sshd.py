@@ -112,4 +112,4 @@ def test_where_systemd_runs_sshd_its_unit_is_reloaded(tmp_path: Path, monkeypatc
     monkeypatch.setattr(sshd, "_systemctl", systemctl)
     assert reload()
     assert asked[-1] == ("reload", "sshd.service")
-    assert ("reload", "ssh.service") not in asked, "the unit is not active"
+    assert ("reload", "ssh.service") not in asked, "an inactive unit is not reloaded"

@@ -25,7 +25,7 @@ def logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def made(folder: Path, *names: str) -> tuple[Change, ...]:
-    """Write these files, change them, and return the changes."""
+    """Write the files `names`, change them, and return the changes."""
     changes = tuple(Change(str(folder / name), BEFORE, BEFORE + ADDED, ADDED) for name in names)
     for change in changes:
         Path(change.path).write_text(BEFORE)
@@ -147,7 +147,7 @@ def test_a_watchdog_rolls_back_when_stopped_and_logs_the_result(tmp_path: Path, 
 def test_a_record_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "sudo"
     path.write_text(BEFORE)
-    Path(trial.FOLDER, f"sudo.{TRIAL}").mkdir()  # the path of the record
+    Path(trial.FOLDER, f"sudo.{TRIAL}").mkdir()  # a folder at the path of the record
     with pytest.raises(TrialError, match="nothing was changed"):
         trial.begin(Record("sudo", (Change(str(path), BEFORE, BEFORE + ADDED, ADDED),), 60))
     assert path.read_text() == BEFORE
