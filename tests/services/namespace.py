@@ -95,7 +95,7 @@ exec chroot . sh -c 'echo ready; exec cat'
 
 
 class Machine:
-    """The namespace and its operations for tests. `folder` is empty; call `stop` at the end.
+    """A machine in a namespace of its own. `folder` must be empty. Call `stop` at the end.
 
     This process is already isolated (tests/support/isolation.py), so its mounts are not visible outside.
     """
@@ -109,7 +109,7 @@ class Machine:
             text=True,
         )
         assert self._holder.stdout is not None
-        assert self._holder.stdout.readline() == "ready\n", "cannot create the namespace"
+        assert self._holder.stdout.readline() == "ready\n", "the namespace has been created"
         self.root = Path(f"/proc/{self._holder.pid}/root")
         self._started: list[subprocess.Popen[bytes]] = []
         self._service: subprocess.Popen[bytes] | None = None
@@ -248,14 +248,14 @@ class Machine:
             until(self.path(SOCKET).exists, "the service makes its socket")
 
     def stop_serving(self) -> None:
-        """End the service as systemd would."""
+        """Stop the service with SIGTERM, as systemd does."""
         if self._service is not None:
             self._service.terminate()
             self._service.wait(PATIENCE)
             self._service = None
 
     def talk(self, *words: str, user: str = "root", echo: bool = False) -> Talk:
-        """Run `words` on a terminal for a dialogue. `echo` is the terminal's first setting."""
+        """Run `words` on a terminal for a dialogue. With `echo`, the terminal echoes at the start."""
         program, *arguments = self.command(*words, user=user)
         talk = Talk(
             pexpect.spawn(
@@ -272,7 +272,7 @@ class Machine:
         return talk
 
     def hang_up(self) -> None:
-        """End programs that still wait for input."""
+        """Close the terminals of all dialogues, to end programs that still wait for input."""
         for talk in self._talks:
             talk.hangs_up()
         self._talks.clear()
@@ -313,7 +313,7 @@ Match LocalPort {PASSWORD}
             made = machine.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"/run/sshd/{key}")
             assert made.returncode == 0, made.stderr
         machine.write("/run/sshd/config", self._CONFIG)
-        # From 9.8 on, OpenSSH would block this client for its failures; earlier versions lack the keyword.
+        # From 9.8 on, OpenSSH would block this client after its failures. Earlier versions lack the keyword.
         patient = ("-o", "PerSourcePenalties=no")
         known = machine.run("/usr/sbin/sshd", "-t", "-f", "/run/sshd/config", *patient).returncode == 0
         machine.start("/usr/sbin/sshd", "-D", "-f", "/run/sshd/config", *(patient if known else ()))
@@ -322,7 +322,7 @@ Match LocalPort {PASSWORD}
     def ssh(
         self, user: str = "alice", *options: str, port: int = KEYBOARD, source: str = "127.0.0.1", echo: bool = False
     ) -> Talk:
-        """Run the real client; it prints `in as USER` after login. `options` are those of ssh_config(5)."""
+        """Run the real ssh; it prints `in as USER` after login. `options` are options of ssh_config(5)."""
         given: Sequence[str] = (
             "StrictHostKeyChecking=no",
             "UserKnownHostsFile=/dev/null",

@@ -17,7 +17,7 @@ class Talk:
 
     def __init__(self, terminal: pexpect.spawn[bytes]) -> None:
         self.terminal = terminal
-        self.terminal.delaybeforesend = None  # input is sent after the prompt, and programs flush before it
+        self.terminal.delaybeforesend = None  # not needed: programs flush their input before they prompt
         self.terminal.ptyproc.delayafterclose = self.terminal.delayafterclose = 0
 
     def asks(self, prompt: str) -> Talk:
@@ -46,11 +46,11 @@ class Talk:
         """
         give_up = time.monotonic() + PATIENCE
         while self.presses_ctrl_c().terminal.expect([pexpect.EOF, pexpect.TIMEOUT], timeout=1) != 0:
-            assert time.monotonic() < give_up, "the program does not end"
+            assert time.monotonic() < give_up, "the program ends after Ctrl-C"
         return self._close()
 
     def ends(self) -> tuple[int, str]:
-        """Wait for the end. Return the exit status and the output since the last prompt."""
+        """Wait until the program ends. Return its exit status and its output since the last prompt."""
         self.terminal.expect(pexpect.EOF)
         return self._close()
 
@@ -117,7 +117,7 @@ class Syslog:
         return [line[line.index("pam_totp(") :] for line in self.lines() if "pam_totp(" in line]
 
     def wait_for(self, *words: str) -> str:
-        """Return the first line that contains all of `words`."""
+        """Wait for a line that contains all of `words`; return the first."""
         give_up = time.monotonic() + PATIENCE
         with self._changed:
             while True:

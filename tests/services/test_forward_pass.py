@@ -24,7 +24,7 @@ RECOVERY = "0123456789ABCDEF"
 def handing_on(site: Site, way: str) -> None:
     """Make the service `demo`: it accepts password and code in one answer, and shows the password that it forwards."""
     if os.geteuid() != 0 and way == "socket":
-        pytest.skip("the service obeys arguments only of callers that are root")
+        pytest.skip("needs root: the service obeys the module arguments of root only")
     socket = site.socket if way == "socket" else "none"
     line = f"auth required {MODULE} store={site.store} socket={socket} nodelay forward_pass"
     service(site.confdir, "demo", line, carry_authtok=True)
@@ -36,7 +36,9 @@ def test_a_code_after_a_password_is_accepted_and_the_password_passed_on(site: Si
     assert (done.result, done.authtok) == (Result.SUCCESS, "correct horse")
     assert [(p.style, p.text) for p in done.prompts] == [(Style.PROMPT_ECHO_OFF, "Password and one-time code: ")]
     again = site.login("correct horse" + codes(0))
-    assert (again.result, again.authtok) == (Result.AUTH_ERR, "correct horse"), "after a wrong code too"
+    assert (again.result, again.authtok) == (Result.AUTH_ERR, "correct horse"), (
+        "the password is forwarded after a refusal too"
+    )
 
 
 def test_codes_in_a_row_after_a_password_resynchronise_a_token(site: Site) -> None:
@@ -48,16 +50,18 @@ def test_codes_in_a_row_after_a_password_resynchronise_a_token(site: Site) -> No
 def test_only_the_longest_possible_tail_is_read_as_codes(site: Site) -> None:
     site.enrol()
     done = site.login("hunter123456" + codes(0))
-    assert (done.result, done.authtok) == (Result.AUTH_ERR, "hunter"), "12 digits are two codes"
+    assert (done.result, done.authtok) == (Result.AUTH_ERR, "hunter"), "the last 12 digits are read as two codes"
     assert (site.counter(), site.record().failures) == (0, 1)
-    assert site.login("hunter12345" + codes(0)).authtok == "hunter12345", "11 digits are not two codes"
+    assert site.login("hunter12345" + codes(0)).authtok == "hunter12345", (
+        "of 11 digits, the last six are read as a code"
+    )
     assert site.counter() == 1
 
 
 def test_lengths_are_those_of_the_tokens_that_are_enabled(site: Site) -> None:
     other = fob(name="other", secret=KEY[::-1], digits=8)
     site.enrol(fob(), other)
-    assert site.login("abc99" + codes(0)).authtok == "abc", "8 digits could be a code of the other token"
+    assert site.login("abc99" + codes(0)).authtok == "abc", "the last 8 digits could be a code of the other token"
     assert site.counter() == 0
     site.enrol(fob(), other.switched(False))
     done = site.login("abc99" + codes(0))

@@ -24,7 +24,7 @@ def an_hour_of_grace(site: Site, way: str) -> None:
     site.configure("demo", "grace_period=3600", way)
     site.configure("other", "grace_period=3600", way)
     if os.geteuid() != 0 and way == "socket":
-        pytest.skip("the service records grace only for callers that are root")
+        pytest.skip("needs root: the service records grace only for callers that are root")
 
 
 def was_prompted(done: Login) -> bool:
@@ -86,11 +86,11 @@ def test_grace_ends_and_a_login_without_a_code_does_not_extend_it(site: Site) ->
 
 
 def test_grace_from_the_future_is_void(site: Site) -> None:
-    """The clock was set back."""
+    """After the clock was set back, a record may contain times in the future."""
     site.enrol(grace=(ago(-60),))
     assert was_prompted(log_in(site))
     site.enrol(fob(last_used=int(time.time()) + 60), grace=(ago(60),))
-    assert was_prompted(log_in(site)), "a later time in the record shows this too"
+    assert was_prompted(log_in(site)), "the last use of a token in the future voids grace too"
 
 
 @pytest.mark.parametrize("change", [["rename", "fob", "stick"], ["disable-token", "fob"], ["remove", "two", "--yes"]])

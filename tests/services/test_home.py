@@ -14,7 +14,7 @@ from tests.support.site import codes, fob, until
 
 CODE = "One-time code: "
 OWN = "/home/alice/.pam_totp.json"
-HOTP_KEY = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"  # RFC 4226's, in base32
+HOTP_KEY = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"  # the key of RFC 4226 in base32
 
 
 @pytest.fixture(autouse=True)
@@ -166,7 +166,7 @@ def test_users_without_a_file_get_no_file_in_their_home(machine: Machine) -> Non
 
 
 def test_a_copy_of_another_users_file_is_refused(machine: Machine) -> None:
-    """An attacker with bob's key could copy bob's file to alice's path. The file names its user."""
+    """An attacker with bob's key could copy bob's file to alice's path. Therefore a file contains its user's name."""
     put(machine, user="bob")
     assert not gets_in(machine, codes(0))
 
@@ -175,7 +175,7 @@ def test_an_unknown_user_is_refused_by_a_helper_as_account_nobody(machine: Machi
     machine.stack("sshd", machine.module_line("secret=~/.pam_totp.json nullok"))
     talk = sshd.ssh("mallory", "NumberOfPasswordPrompts=1")
     status, _ = talk.ends()
-    assert status == 255, "with and without nullok, sshd refuses an unknown user"
+    assert status == 255, "an unknown user is refused under nullok too"
     machine.stack("sshd", machine.module_line("secret=~/.pam_totp.json"))
     talk = sshd.ssh("mallory", "NumberOfPasswordPrompts=1").asks(CODE)
     talk.says(codes(0))

@@ -37,16 +37,16 @@ def test_a_user_may_not_authenticate_as_another_user(machine: Machine) -> None:
     assert not unlock(machine, "alice", codes(0), caller="bob")
     machine.log.wait_for("refused user=alice reason=not-yours-to-ask uid=54002")
     assert machine.path("/var/lib/pam_totp/alice.json").read_bytes() == before
-    assert not unlock(machine, "root", codes(0)), "root is refused too"
+    assert not unlock(machine, "root", codes(0)), "alice may not ask for root"
 
 
 def test_an_ordinary_caller_cannot_change_the_policy(machine: Machine) -> None:
     machine.stack("locker", machine.module_line("nullok user=bob look_ahead=100 lock_after=1", way="socket"))
     machine.enrol("bob")
-    assert not unlock(machine, "alice", codes(50)), "look_ahead is set by the site"
-    assert unlock(machine, "alice", codes(10)), "lock_after is set by the site too, and user=bob is ignored"
+    assert not unlock(machine, "alice", codes(50)), "look_ahead of the caller is ignored"
+    assert unlock(machine, "alice", codes(10)), "lock_after and user of the caller are ignored"
     machine.path("/var/lib/pam_totp/alice.json").unlink()
-    assert not unlock(machine, "alice", codes(11)), "nullok is set by the site too"
+    assert not unlock(machine, "alice", codes(11)), "nullok of the caller is ignored"
 
 
 def test_an_ordinary_caller_may_choose_the_prompt(machine: Machine) -> None:
@@ -62,8 +62,8 @@ def test_an_ordinary_caller_neither_uses_nor_gets_grace(machine: Machine) -> Non
     assert machine.record("alice").grace == ()
     assert unlock(machine, "alice", codes(1), *here, caller="root")
     assert [g.rhost for g in machine.record("alice").grace] == ["192.0.2.7"]
-    assert unlock(machine, "alice", "", *here, caller="root"), "a caller that is root has grace"
-    assert not unlock(machine, "alice", "", *here), "a caller that is alice has no grace"
+    assert unlock(machine, "alice", "", *here, caller="root"), "a login by root has grace"
+    assert not unlock(machine, "alice", "", *here), "a login by alice has no grace"
 
 
 def test_without_the_service_an_ordinary_caller_is_refused(machine: Machine) -> None:

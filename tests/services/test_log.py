@@ -59,7 +59,7 @@ def test_no_name_can_forge_a_line_or_a_field(hostile: str, place: str) -> None:
     assert line.isprintable()
     assert fields(line) == ("sshd", "refused", said)
     assert [line.count(f"{name}=") for name in ("user", "reason", "by")] == [1, 1, 0], (
-        "grep finds no forged field either"
+        "the name of the user forges no field"
     )
     assert (line.count("pam_totp("), line.count("):"), line.count("auth): accepted")) == (1, 1, 0)
 

@@ -53,7 +53,7 @@ def test_a_user_without_a_file_is_not_enrolled(site: Site, file: Path) -> None:
     assert os.listdir(file.parent) == [], "no file is created"
     line = f"auth required {MODULE} [secret={file.parent}/${{USER}}.totp] nullok"
     service(site.confdir, "demo", line, "auth required pam_permit.so")
-    assert login("demo", ME, [], site.confdir).result is Result.SUCCESS, "ignored without a prompt"
+    assert login("demo", ME, [], site.confdir).result is Result.SUCCESS, "the module ignores the user without a prompt"
 
 
 def test_users_without_account_and_without_file_are_refused_alike(site: Site, file: Path) -> None:
@@ -66,13 +66,13 @@ def test_users_without_account_and_without_file_are_refused_alike(site: Site, fi
 
 
 def test_an_unknown_account_is_not_treated_as_unenrolled_under_nullok(site: Site, file: Path) -> None:
-    """An unavailable name service gives the same answer for every user."""
+    """While a name service is unavailable, every user of it is unknown."""
     line = f"auth required {MODULE} [secret={file.parent}/${{USER}}.totp] nodelay nullok"
     service(site.confdir, "demo", line, "auth required pam_permit.so")
     assert login("demo", "no-such-user", ["755224"], site.confdir).result is Result.AUTHINFO_UNAVAIL
     service(site.confdir, "demo", line.replace("nullok", "grace_period=60"), "auth required pam_permit.so")
     done = login("demo", "no-such-user", ["755224"], site.confdir, items={"rhost": "192.0.2.7"})
-    assert (done.result, len(done.prompts)) == (Result.AUTH_ERR, 1), "without nullok, the user is prompted"
+    assert (done.result, len(done.prompts)) == (Result.AUTH_ERR, 1), "without nullok, an unknown user is prompted"
 
 
 def _link(file: Path) -> None:

@@ -140,7 +140,7 @@ def test_ctrl_c_at_the_prompt_leaves_no_failure_and_no_lock(machine: Machine, ss
     assert talk.ends()[0] != 0
     machine.log.wait_for("pam_totp(sshd:auth)", "error", "closed")
     assert machine.path("/var/lib/pam_totp/alice.json").read_bytes() == before
-    assert is_in(sshd.ssh().asks(CODE).says(codes(0))), "the lock was released"
+    assert is_in(sshd.ssh().asks(CODE).says(codes(0))), "the next login gets the lock"
 
 
 def test_a_connection_dropped_at_the_prompt_leaves_no_failure_and_no_lock(
@@ -151,7 +151,7 @@ def test_a_connection_dropped_at_the_prompt_leaves_no_failure_and_no_lock(
     open_prompts = [sshd.ssh().asks(CODE) for _ in range(3)]
     for talk in open_prompts:
         talk.hangs_up()
-    assert is_in(sshd.ssh().asks(CODE).says(codes(0))), "while other prompts are open"
+    assert is_in(sshd.ssh().asks(CODE).says(codes(0))), "the next login gets the lock"
     machine.log.wait_for("pam_totp(sshd:auth)", "error", "closed")
     assert (machine.record("alice").failures, counter(machine)) == (0, 1)
 
@@ -182,7 +182,7 @@ def test_a_token_out_of_step_returns_by_two_codes_in_one_answer(machine: Machine
     machine.stack("sshd", machine.module_line(way=way_there))
     machine.enrol("alice")
     talk = sshd.ssh().asks(CODE).says(codes(40)).asks(CODE)
-    assert REFUSED in talk.before, "the message says what to do"
+    assert REFUSED in talk.before, "the refusal says what to do"
     assert is_in(talk.says(codes(40, 2)))
     assert is_in(sshd.ssh().asks(CODE).says(codes(42)))
 

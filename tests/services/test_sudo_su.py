@@ -83,7 +83,7 @@ def test_ctrl_c_at_the_sudo_prompt_leaves_no_failure_and_no_lock(machine: Machin
     assert status != 0
     machine.log.wait_for("pam_totp(sudo:auth): refused user=alice reason=no-answer")
     assert machine.path("/var/lib/pam_totp/alice.json").read_bytes() == before
-    assert sudo(machine).asks(CODE).says(codes(0)).ends()[0] == 0, "the lock was released"
+    assert sudo(machine).asks(CODE).says(codes(0)).ends()[0] == 0, "the next login gets the lock"
 
 
 def test_a_closed_terminal_leaves_no_failure_and_no_lock(machine: Machine, way_there: str) -> None:

@@ -1,6 +1,6 @@
-"""Applications that ask the service, set up as on a real site: the two examples, and a portal without a store.
+"""Applications whose codes the service checks, set up as on a real site: the two examples and a portal without a store.
 
-Each runs under a separate account on a test machine.
+The examples run under one account of a test machine, and the portal under another.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from tests.support.etc import SHADOW
 from tests.support.site import TREE, until
 from tests.web.served import listens
 
-# Neither account can read the store. Both are in the group shadow, to check passwords.
+# The account of each client, and its PAM service. The accounts cannot read the store. They are in the group shadow, to
+# check passwords.
 CLIENTS = {"bob": "pam_totp-portal", "carol": "web"}
 DJANGO, FLASK, PORTAL = (f"http://localhost:{port}" for port in (8001, 8002, 8003))
 _FOLDER = "/run/applications"
 
 
 def start(machine: Machine) -> None:
-    """Start the service and all applications. The machine must have a portal, for its PAM service. Call this once."""
+    """Start the service and all applications. The machine must have the portal's PAM service. Call this once."""
     machine.serve()
     folder = machine.path(_FOLDER)
     shutil.copytree(TREE / "examples", folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -51,7 +52,7 @@ def _address(url: str) -> str:
 
 
 def _run(machine: Machine, account: str, *words: str) -> subprocess.Popen[bytes]:
-    """Start a command like a systemd unit: neither it nor a helper of pam_unix can gain privileges."""
+    """Start a command as a hardened unit: its processes, such as the helper of pam_unix, cannot gain privileges."""
     uid, shadow = str(ACCOUNTS[account]), str(SHADOW)
     become = ("setpriv", "--reuid", uid, "--regid", uid, "--groups", shadow, "--no-new-privs", "--pdeathsig", "KILL")
     environment = (f"PYTHONPATH={COPY}:{LIBRARIES}", "PYTHONDONTWRITEBYTECODE=1", f"DATABASE={_FOLDER}/db.sqlite3")

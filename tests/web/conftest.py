@@ -48,7 +48,7 @@ def _served(request: pytest.FixtureRequest) -> Iterator[Served]:
 
 @pytest.fixture
 def served(_served: Served) -> Served:
-    """Return the portal as users reach it, without enrolled users."""
+    """Return the portal for a real browser, without enrolled users."""
     _served.delete_all_users()
     return _served
 
@@ -63,7 +63,7 @@ def tls_portal(served: Served) -> TlsPortal:
 @pytest.fixture(scope="module")
 def _chromium(_served: Served) -> Iterator[Chromium]:
     """Return the browser of this module. It ends with the module, because Django cannot run beside its event loop."""
-    from playwright.sync_api import sync_playwright  # slow to import, and only for these tests
+    from playwright.sync_api import sync_playwright  # imported here: it is slow, and only these tests need it
 
     names = "--host-resolver-rules=MAP * 127.0.0.1"  # no request of a page leaves this machine
     with sync_playwright() as playwright:
@@ -74,7 +74,7 @@ def _chromium(_served: Served) -> Iterator[Chromium]:
 
 @pytest.fixture
 def people(_chromium: Chromium, served: Served) -> Iterator[People]:
-    """Return a function that makes a user with a separate browser context. Its arguments are options of Chromium."""
+    """Return a function that makes a user with a separate browser context. Its arguments are context options."""
     made: list[Person] = []
 
     def make(**context: Any) -> Person:

@@ -169,12 +169,12 @@ def key_on_page(page: Page) -> bytes:
 
 
 def code_of_app(key: bytes, now: Callable[[], float], later: int = 0) -> str:
-    """Return the code of an app with that key, `later` steps of 30 s from now."""
+    """Return the code of an app with this key, `later` steps of 30 s from now."""
     return hotp(key, int(now()) // 30 + later)
 
 
 def enroll_fob(portal: Portal, user: str = "alice", **fields: Any) -> HotpToken:
-    """Enrol a key fob for that user."""
+    """Enrol a key fob for `user`."""
     given: dict[str, Any] = {"name": "fob", "secret": KEY, "created": 0, "counter": 0} | fields
     token = HotpToken(**given)
     portal.site.enrol(token, user=user)

@@ -62,7 +62,7 @@ class Person:
             self.page.get_by_label(label.replace("_", " "), exact=True).fill(text)
 
     def wait_for_focus(self, label: str) -> None:
-        """Wait until the field with this label has the focus: a browser sets it some time after the page was loaded."""
+        """Wait until the field with this label has the focus: the browser sets it only after the page was loaded."""
         field = self.page.get_by_label(label, exact=True)
         field.and_(self.page.locator(":focus")).wait_for()
 
@@ -83,7 +83,7 @@ class Person:
             self.press("Sign in")
 
     def add_phone(self, picture: Path) -> Phone:
-        """Start to add a phone, and read its QR code from a screenshot, `picture`. The page then asks for a code."""
+        """Start to add a phone: read its QR code from the screenshot `picture`. The page then asks for a code."""
         self.press("Add a phone")
         self.press("Show the QR code")
         uri = self.scan(picture)
@@ -94,14 +94,8 @@ class Person:
     def scan(self, picture: Path) -> dict[str, str]:
         """Return the parts of the URI in the QR code on the screen."""
         self.page.locator(".qr").screenshot(path=picture)
-        command: list[str | Path] = [
-            "zbarimg",
-            "--quiet",
-            "--raw",
-            "-Sdisable",
-            "-Sqrcode.enable",
-            picture,
-        ]  # otherwise zbar finds bar codes in some pictures
+        # Only QR codes are enabled, because zbar finds bar codes in some pictures.
+        command: list[str | Path] = ["zbarimg", "--quiet", "--raw", "-Sdisable", "-Sqrcode.enable", picture]
         read = subprocess.run(command, capture_output=True, text=True, check=True)
         uri = urllib.parse.urlsplit(read.stdout.strip())
         return {"label": urllib.parse.unquote(uri.path), "kind": uri.netloc} | dict(urllib.parse.parse_qsl(uri.query))

@@ -29,7 +29,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 
 
 def take_pictures(person: Person, folder: Path, look: str) -> None:
-    """Walk through the pages as alice, a user with a key fob."""
+    """Take a picture of each page as alice, a user with a key fob."""
 
     def take(name: str) -> None:
         person.page.screenshot(path=folder / f"portal-{name}-{look}.png", full_page=True)

@@ -65,7 +65,7 @@ class TlsPortal:
     def _start_nginx(self) -> None:
         page = (TREE / "docs" / "web.md").read_text()
         (server,) = re.findall(r"```nginx\n(.*?)```", page, re.S)
-        server = server.replace("$remote_addr", "$http_x_person")  # each test user has a different address
+        server = server.replace("$remote_addr", "$http_x_person")  # the address of a test user
         key, certificate = (re.findall(rf"{word} (\S+);", server)[0] for word in ("_key", "ssl_certificate"))
         for file in (key, certificate):
             self.machine.path(os.path.dirname(file)).mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def _browser_on(machine: Machine, folder: Path) -> str:
 
 
 class PlainPortal:
-    """Run the portal in this process, on a loopback port of the host."""
+    """The portal in this process, on a loopback port of the host."""
 
     password = PASSWORD
     browser = CHROMIUM
@@ -160,7 +160,7 @@ def plain_portal() -> Iterator[PlainPortal]:
         server = create_server(create_app(config), host="127.0.0.1", port=0, threads=8)
 
         def run() -> None:
-            with suppress(OSError):  # the test closes the sockets while it runs
+            with suppress(OSError):  # the test closes the sockets while the server runs
                 server.run()
 
         threading.Thread(target=run, daemon=True).start()

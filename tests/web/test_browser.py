@@ -71,7 +71,7 @@ def test_a_token_pressed_out_of_step_is_resynchronised(people: People, served: S
                 )
                 return done.stdout.split()
 
-            press(25)  # beyond the look-ahead of one code
+            press(25)  # so far ahead that one code is refused
             alice = people()
             alice.sign_in(code=press(1)[0])
             assert alice.error.startswith("Refused")

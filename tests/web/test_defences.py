@@ -60,7 +60,7 @@ def test_the_cookie_is_for_this_host_and_not_for_scripts(portal: Portal) -> None
     response = portal.browser().client.get("/sign-in", base_url=ORIGIN)
     name, *rest = response.headers["Set-Cookie"].split("; ")
     assert name.startswith("__Host-pam_totp=")
-    assert set(rest) == {"Secure", "HttpOnly", "Path=/", "SameSite=Lax"}, "no Domain, no expiry time"
+    assert set(rest) == {"Secure", "HttpOnly", "Path=/", "SameSite=Lax"}, "the cookie has no Domain and no expiry time"
 
 
 def every_post(portal: Portal) -> list[str]:

@@ -7,7 +7,7 @@ import threading
 from pam_totp.system.fair_semaphore import FairSemaphore
 from tests.support.site import until
 
-LONG = 60.0  # seconds: the limit of a wait, far longer than any wait needs
+LONG = 60.0  # seconds: a time limit that no wait reaches
 
 
 def test_a_later_request_never_overtakes_an_earlier_one() -> None:
@@ -28,7 +28,7 @@ def test_a_later_request_never_overtakes_an_earlier_one() -> None:
     assert semaphore.acquire(0)
     threads = [start_waiter(name) for name in "abcde"]
     semaphore.release()
-    use_permit("last")  # this thread has just released a permit, but must wait behind the others
+    use_permit("last")  # this thread has just released a permit, but must wait behind the other threads
     for thread in threads:
         thread.join()
     assert order == [*"abcde", "last"]

@@ -47,7 +47,7 @@ def test_an_unusable_store_is_reported_at_the_start(site: Site) -> None:
 
 
 def test_the_nginx_example_in_the_readme_matches_docs_web() -> None:
-    """tests/web/served.py runs the example of docs/web.md."""
+    """tests/web/served.py tests only the example of docs/web.md."""
     readme, web_md = (
         re.findall(r"```nginx\n(.*?)```", (TREE / page).read_text(), re.DOTALL) for page in ("README.md", "docs/web.md")
     )
@@ -103,7 +103,7 @@ def served(portal: Portal, proxy: str | None) -> Iterator[int]:
     running = waitress.create_server(portal.app, **server.waitress_options(Address("127.0.0.1", 0), proxy))
 
     def run() -> None:
-        with suppress(OSError):  # the test closes the sockets while it runs
+        with suppress(OSError):  # the test closes the sockets while the server runs
             running.run()
 
     threading.Thread(target=run, daemon=True).start()
@@ -120,7 +120,7 @@ def get(port: int, **headers: str) -> http.client.HTTPResponse:
 
 def test_only_the_named_proxy_may_declare_tls(site: Site) -> None:
     with served(Portal(site), proxy="127.0.0.1") as port:
-        assert get(port).status == 400, "the request did not come over TLS"
+        assert get(port).status == 400, "a request without TLS is rejected"
         assert get(port, X_Forwarded_Proto="https").status == 200
     with served(Portal(site), proxy="192.0.2.1") as port:
         assert get(port, X_Forwarded_Proto="https").status == 400

@@ -17,7 +17,7 @@ WIDE = "window = 5"  # steps: the tests use four codes without waiting for their
 
 @pytest.fixture
 def shared(machine: Machine, tls_portal: TlsPortal) -> Machine:
-    """Return a portal and applications. sshd starts a helper, the portal opens the store, the rest ask the service."""
+    """Return the machine of a portal, which opens the store, of applications, which ask the service, and of sshd."""
     assert tls_portal.machine is machine
     applications.start(machine)
     applications.admit(machine, WIDE)

@@ -242,7 +242,7 @@ def test_the_server_stores_a_digest_of_the_session_id(portal: Portal) -> None:
     sessions = portal.app.extensions["pam_totp"].sessions
     assert [s.step for s in sessions._identified.values()] == [Step.SIGNED_IN]
     assert browser.cookie not in repr(sessions._identified)
-    assert len(browser.cookie) == 43, "256 bits"
+    assert len(browser.cookie) == 43, "a session id has 256 bits"
 
 
 # With --socket, without a store: the service checks the codes

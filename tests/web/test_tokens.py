@@ -102,7 +102,7 @@ def test_adding_a_second_phone_needs_a_code_of_the_first_token(portal: Portal) -
         page = browser.send(code=code, proof=proof)
         assert page.error == REFUSAL
     assert [t.name for t in portal.site.record("alice").tokens] == ["fob"]
-    assert portal.site.record("alice").failures == 2, "the two wrong codes count, the replay does not"
+    assert portal.site.record("alice").failures == 2, "the two wrong codes are counted, the replay is not"
     assert browser.send(code=code, proof=codes(1)).notice == "phone is in use now."
     assert portal.site.counter("alice") == 2
 
