@@ -200,7 +200,7 @@ def test_the_severity_of_a_socket_follows_from_the_code_of_its_probe(
 
 
 def test_a_deleted_account_can_log_in_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An account may be deleted after the accounts are listed, and before it is checked."""
+    """An account may be deleted between the listing of all accounts and its check."""
     monkeypatch.setattr(people, "accounts_with_password", lambda: frozenset({"shadowed"}))
     can_log_in = people.login_check("sshd")
     assert [can_log_in("deleted"), can_log_in("shadowed")] == [False, False]

@@ -44,7 +44,7 @@ INSTALLED = (
 
 
 class SimulatedToken:
-    """A token from the simulated factory, running on a pseudo-serial port."""
+    """A token from the simulated factory. It runs on a pseudo-serial port."""
 
     def __init__(self, folder: Path) -> None:
         box = folder / "box"  # a short name: the folder contains a socket, whose path has 107 bytes at most
@@ -389,7 +389,7 @@ def test_the_manual_has_all_commands_and_options_of_system_commands() -> None:
 
 
 def complete(*words: str) -> list[str]:
-    """Return bash's completions of the last of these words."""
+    """Return bash's completions of the last of `words`."""
     script = (
         f'PATH={TREE}/.venv/bin:$PATH; . "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); '
         '_pam_totp; printf "%s\\n" "${COMPREPLY[@]}"'

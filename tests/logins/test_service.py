@@ -275,7 +275,7 @@ def test_a_silent_client_is_disconnected_after_the_hello_limit(site: Site) -> No
 
 
 def test_a_time_limit_works_on_every_processor() -> None:
-    """On some processors `long` has four bytes and time_t has eight. There the kernel refuses a limit of `long`s."""
+    """On some processors `long` has four bytes and time_t has eight. There the kernel refuses a limit in `long`s."""
     assert struct.calcsize("=" + pam_handle._TIMEVAL.format) == 16
     server, client = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with server, client:
@@ -370,7 +370,7 @@ def test_a_service_that_ends_does_not_unlink_a_successors_socket(site: Site) -> 
 
 @as_root
 def test_a_service_that_cannot_read_the_store_does_not_start(site: Site) -> None:
-    """If it started, every login would be refused, and the mistake would show only then."""
+    """If the service started, every login would be refused, and the mistake would show only then."""
     os.chown(site.store, UNPRIVILEGED_UID, UNPRIVILEGED_UID)
     done = site.command("serve", "--socket", site.socket)
     remedy = "runuser -u nobody -- pam-totp serve ..."
@@ -550,7 +550,7 @@ def test_without_free_descriptors_the_service_does_not_spin(site: Site, monkeypa
 
 
 def test_a_log_write_failure_does_not_lose_a_thread(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the failure ended its thread, a few such logins would end all threads."""
+    """If the failed write ended its thread, a few such logins would end all threads."""
     monkeypatch.setattr(service, "MAX_WAITING", 2)
     failed: list[str] = []
 

@@ -2,7 +2,7 @@
 
 Rules:
 - The host is unchanged: /usr is an overlay, and /etc, /var, /run, /home, /tmp and /dev are new. All of them end with
-  the namespace. Its only network is its loopback, on which every port is free.
+  the namespace. The only network is a new loopback, on which every port is free.
 - The host's settings have no effect: tests/support/etc.py makes /etc, /usr/local is empty, and pam_totp is missing.
 - The real sshd, sudo, su, libpam, relay and helper run. Log lines go to a socket of the test.
 - Every process that is started here ends with the test run, even if the test run is killed.
@@ -169,7 +169,7 @@ class Machine:
         return f"auth {control} {RELAY} socket={where} helper={HELPER} nodelay {arguments}".rstrip()
 
     def stack(self, service: str, *auth: str) -> None:
-        """Write a service file with these auth lines, and the other lines that a login needs."""
+        """Write a service file with the lines `auth`, and the other lines that a login needs."""
         rest = ("account required pam_permit.so", "session required pam_permit.so")
         self.write(f"/etc/pam.d/{service}", "".join(f"{line}\n" for line in (*auth, *rest)))
 

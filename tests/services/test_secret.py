@@ -1,4 +1,4 @@
-"""Tests of secret= with the user's own file, through the real libpam. test_home.py has those with other accounts."""
+"""Tests of secret= with the user's own file, through the real libpam. test_home.py tests other accounts."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-# The last parts of the archives' addresses: many mirrors have several of these side by side.
+# The last parts of archive URLs. Many mirrors have several of these archives side by side.
 _KINDS = ("debian", "debian-security", "ubuntu", "ubuntu-ports")
 _SCRIPTS = Path("/usr/share/debootstrap/scripts")
 _APT_SETTINGS = r"Acquire::(https?::Proxy|ftp::Proxy|Check-Valid-Until|Check-Date|Retries|ForceIPv[46])\b"
@@ -54,7 +54,7 @@ def mirrors(suite: str, origin: str) -> tuple[str, str]:
 
 
 def apt_update_uris() -> str:
-    """Return the URIs that `apt-get update` would fetch. Works without root or package lists."""
+    """Return the URIs that `apt-get update` would fetch. This requires no root and no package lists."""
     command = ["apt-get", "--print-uris", "update"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
@@ -172,7 +172,7 @@ def archive_hosts(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def remove_settings(root: Path) -> None:
-    """Remove the files that `copy_settings` wrote to a base root, since each root gets its own."""
+    """Remove the files that `copy_settings` wrote to a base root. Every `Root` writes them again."""
     for name in ("etc/resolv.conf", "etc/hosts", "etc/hostname", "etc/apt/apt.conf.d/90host", "etc/pip.conf"):
         (root / name).unlink(missing_ok=True)
     (root / _PIP_CERTIFICATES).unlink(missing_ok=True)

@@ -60,7 +60,7 @@ def apt_line(output: str) -> str | None:
 
 
 class Journey:
-    """The steps of one user in one root, with all output in a log file."""
+    """The steps of one user in one root. A log file gets all output."""
 
     def __init__(self, root: Root, user: str, log: IO[str], out: Out, label: str = "") -> None:
         self._root, self._user, self._log, self._out, self._label = root, user, log, out, label

@@ -1,8 +1,8 @@
 """A bare root in which two versions of the Debian packages are built, and the actions of users and tests there.
 
 The rules:
-- Packages are built natively, from the current commit. A process that loads parts of both versions fails.
-- Dialogues run on a terminal of the root. Logins are real sudo, or pamtester through the real libpam.
+- Packages are built in the root, from the current commit. A process that loads parts of both versions fails.
+- Dialogues run on a terminal of the root. Logins use the real sudo, or pamtester with the real libpam.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ class Packaged:
         until(self.root.path("/run/pam_totp/socket").exists, "the service makes its socket")
 
     def sign_in(self, *answers: str) -> str:
-        """Return the heading of the portal's page after a sign-in with user, password and code."""
+        """Sign in to the portal with user, password and, if given, a code. Return the heading of the next page."""
         return self.does("/usr/bin/python3", "-I", "-c", _SIGN_IN, *answers).strip()
 
     @contextmanager

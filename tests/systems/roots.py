@@ -51,7 +51,7 @@ class System(NamedTuple):
     components: str
     keyring: str  # path of the archive's keys, in the root and in the system that runs debootstrap
     made_in: str | None = None  # the system that runs debootstrap; None: this machine
-    needs: tuple[str, ...] = ()  # packages to install on `made_in` before
+    needs: tuple[str, ...] = ()  # packages that debootstrap needs in `made_in`
 
 
 SYSTEMS = {
@@ -111,7 +111,7 @@ def _held(system: System, say: Callable[[str], None]) -> Iterator[Path]:
 
 
 def _make_whole(system: System, place: Path, say: Callable[[str], None]) -> None:
-    """Make a base root in a temporary folder, and rename that when it is complete."""
+    """Make a base root in a temporary folder, and rename the folder when it is complete."""
     making = FOLDER / f".{system.name}.making"
     _remove(making)
     _remove(place)

@@ -1,7 +1,7 @@
 """Simulate a year: an owner logs in twenty times a day, and an attacker with the password guesses codes in between.
 
-`pam_totp.core` decides on every answer; the time is simulated. The greedy attacker guesses until two codes in a row are
-needed, before each login of the owner. The owner enters them, and that login resets the count of failures. The patient
+`pam_totp.core` decides on every answer; the time is simulated. Before each login of the owner, the greedy attacker
+guesses until two codes in a row are needed. The owner enters two codes, which resets the count of failures. The patient
 attacker makes four guesses and then one a day, so one code is always enough for the owner.
 """
 
@@ -50,7 +50,7 @@ class World:
         self.digits = digits
         self.random = random.Random(seed)
         self.now = BEGIN
-        self.presses = 0  # of the key fob's button
+        self.presses = 0  # how often the key fob's button was pressed
         self.year = Year()
 
     @property

@@ -139,7 +139,7 @@ def _watched(
     arguments = ("version=1", "service=demo", f"user={ME}", "flags=0", f"arg=store={site.store}")
     channel.send(b"H" + "\0".join(arguments).encode())
     assert channel.recv(4097)[:1] == b"p"
-    until(lambda: _at_rest(pid), "every thread of the process sleeps")  # no later call is before the answer
+    until(lambda: _at_rest(pid), "every thread of the process sleeps")  # in `recvfrom`, for the answer
     trace = site.folder / "trace"
     expressions = [word for one in inject for word in ("-e", f"inject={one}")]
     with subprocess.Popen(

@@ -39,7 +39,7 @@ static struct input take(struct input *from, size_t size)
     return taken;
 }
 
-/* Return a string, or NULL if the next byte is 255. That byte is its size; if it is 15 modulo 16, 16 times the byte. */
+/* Return a string, or NULL if the next byte is 255. The size is that byte, or 16 times it if it is 15 modulo 16. */
 static char *take_text(struct input *from)
 {
     unsigned size = take_byte(from);

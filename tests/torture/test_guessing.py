@@ -186,7 +186,7 @@ def test_the_owner_is_accepted_during_a_flood_of_wrong_answers(site: Site) -> No
             attacker.join()
     assert len(refused) > 20
     assert set(refused) <= {Result.AUTH_ERR, Result.AUTHINFO_UNAVAIL}, (
-        "every wrong answer is refused, or the lock timed out"
+        "every wrong answer is refused, some by a lock timeout"
     )
     figure(
         f"the owner during a flood: {number + 1} of {number + 1} logins succeeded, beside {len(refused)} wrong answers"

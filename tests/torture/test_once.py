@@ -1,4 +1,7 @@
-"""Tests that of fifty concurrent logins with one code one succeeds: for every kind of code, by service and helper."""
+"""Tests that exactly one of fifty concurrent logins with one code succeeds, for every kind of code.
+
+The logins use the service, helpers, or both.
+"""
 
 from __future__ import annotations
 

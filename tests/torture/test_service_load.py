@@ -220,7 +220,7 @@ def test_a_code_is_used_once_across_restarts(site: Site) -> None:
             killer.join()
             noted = site.counter() == counter + 1
             assert noted or not let_in
-            assert site.gets_in(codes(counter)) is not noted, "the code is accepted if it was not used up"
+            assert site.gets_in(codes(counter)) is not noted, "a code is accepted only if it was not used up"
     finally:
         supervisor.close()
 

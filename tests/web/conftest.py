@@ -74,7 +74,7 @@ def _chromium(_served: Served) -> Iterator[Chromium]:
 
 @pytest.fixture
 def people(_chromium: Chromium, served: Served) -> Iterator[People]:
-    """Return a function that makes a user with a separate browser context. Its arguments are context options."""
+    """Return a function that makes a user with a separate browser context. Its arguments are passed to the context."""
     made: list[Person] = []
 
     def make(**context: Any) -> Person:

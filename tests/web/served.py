@@ -65,7 +65,7 @@ class TlsPortal:
     def _start_nginx(self) -> None:
         page = (TREE / "docs" / "web.md").read_text()
         (server,) = re.findall(r"```nginx\n(.*?)```", page, re.S)
-        server = server.replace("$remote_addr", "$http_x_person")  # the address of a test user
+        server = server.replace("$remote_addr", "$http_x_person")  # the address that a test user's browser sends
         key, certificate = (re.findall(rf"{word} (\S+);", server)[0] for word in ("_key", "ssl_certificate"))
         for file in (key, certificate):
             self.machine.path(os.path.dirname(file)).mkdir(parents=True, exist_ok=True)

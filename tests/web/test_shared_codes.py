@@ -17,7 +17,7 @@ WIDE = "window = 5"  # steps: the tests use four codes without waiting for their
 
 @pytest.fixture
 def shared(machine: Machine, tls_portal: TlsPortal) -> Machine:
-    """Return the machine of a portal, which opens the store, of applications, which ask the service, and of sshd."""
+    """Return the machine. sshd starts a helper, the portal opens the store, and the applications ask the service."""
     assert tls_portal.machine is machine
     applications.start(machine)
     applications.admit(machine, WIDE)
