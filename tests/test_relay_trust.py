@@ -60,7 +60,7 @@ def test_a_world_writable_file_or_folder_is_refused(
 ) -> None:
     (folder / of).chmod(0o777)
     assert result(bench, helper) == Result.SERVICE_ERR
-    assert log() == [f"not using {helper}: {folder / of} can be written by other users"]
+    assert log() == [f"not using {helper}: {folder / of} must not be writable by other users"]
 
 
 @pytest.mark.parametrize("of", ["helper.py", "."])
@@ -127,7 +127,7 @@ def test_a_link_in_a_world_writable_folder_is_refused(
     (opened / "helper.py").symlink_to(target.format(open=opened))
     (bench.folder / "start.py").symlink_to("open/helper.py")
     assert result(bench, bench.folder / "start.py") == Result.SERVICE_ERR
-    assert log() == [f"not using {bench.folder}/start.py: {opened} can be written by other users"]
+    assert log() == [f"not using {bench.folder}/start.py: {opened} must not be writable by other users"]
 
 
 def test_a_link_through_a_world_writable_folder_is_refused(bench: Bench, log: Log, folder: Path, helper: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_link_through_a_world_writable_folder_is_refused(bench: Bench, log: Lo
     link = bench.folder / "link.py"
     link.symlink_to("open/../folder/helper.py")
     assert result(bench, link) == Result.SERVICE_ERR
-    assert log() == [f"not using {link}: {bench.folder}/open can be written by other users"]
+    assert log() == [f"not using {link}: {bench.folder}/open must not be writable by other users"]
 
 
 @pytest.mark.parametrize(("links", "expected"), [(40, Result.SUCCESS), (41, Result.SERVICE_ERR)])
@@ -311,7 +311,7 @@ def test_a_socket_in_a_world_writable_folder_is_not_used(bench: Bench, folder: P
     with bench.service(play(b"r7"), folder / "socket") as service:
         assert bench.login(service.argument, f"helper={helper}").result == Result.SUCCESS
         assert service.logins == 0
-    assert log() == [f"not using {service.path}: {folder} can be written by other users"]
+    assert log() == [f"not using {service.path}: {folder} must not be writable by other users"]
 
 
 def test_a_socket_may_be_behind_a_link(bench: Bench, asked: Callable[..., str], folder: Path) -> None:

@@ -73,9 +73,9 @@ REMEDIES = {
     errno.ENOSPC: "free some space on that disk, then run the command again",
     errno.EDQUOT: "delete files of the account whose disk quota is used up, then run the command again",
     errno.EROFS: "remount that disk with 'mount -o remount,rw', then run the command again",
-    errno.EACCES: "run the command as root, or as the owner of that directory",
+    errno.EACCES: "run the command as root, or as the owner of that folder",
     errno.ENOENT: "check the name",
-    errno.EISDIR: "name a file in that directory",
+    errno.EISDIR: "name a file in that folder",
     errno.EADDRINUSE: "stop the process that uses this address, or choose another port with --listen",
 }
 EXAMPLES = """\

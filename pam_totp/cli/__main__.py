@@ -1,4 +1,4 @@
-"""Run the command line from a source directory: `python3 -m pam_totp.cli`."""
+"""Run the command line from a source folder: `python3 -m pam_totp.cli`."""
 
 import sys
 

@@ -1,8 +1,8 @@
-"""Read the files that a command needs: named files, and files in the users' home directories.
+"""Read the files that a command needs: named files, and files in the users' home folders.
 
 Rules:
 - A named file is read before the process drops its privileges. A file above its size limit is an error.
-- A file in a home directory is read by a child process with the user ids of the directory's owner. The child follows no
+- A file in a home folder is read by a child process with the user ids of the folder's owner. The child follows no
   symbolic link, and reads only regular files of that owner.
 """
 
@@ -21,7 +21,7 @@ from pam_totp.formats.parsing import MAX_INPUT
 from pam_totp.operations.import_tokens import UserFile
 from pam_totp.pam.privileges import become_owner_of
 
-HOME_TIMEOUT = 10.0  # seconds, after which a home directory on a silent file server is skipped
+HOME_TIMEOUT = 10.0  # seconds, after which a home folder on a silent file server is skipped
 _HOME = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _CONTENT, _MISSING, _PROBLEM = b"c", b"m", b"p"  # the child process sends one of these bytes first
@@ -49,7 +49,7 @@ def read_secret(path: str) -> str:
 
 
 def read_homes(homes: str, name: str, limit: int) -> Iterator[UserFile]:
-    """Yield the file `name` of each home directory in `homes`, sorted by directory. Raise OSError."""
+    """Yield the file `name` of each home folder in `homes`, sorted by folder. Raise OSError."""
     accounts = {os.path.normpath(entry.pw_dir): entry for entry in pwd.getpwall()}
     for folder in sorted(os.listdir(homes)):
         home = os.path.join(os.path.abspath(homes), folder)
@@ -68,13 +68,13 @@ def read_homes(homes: str, name: str, limit: int) -> Iterator[UserFile]:
         if answer != _CONTENT:
             yield UserFile(path=path, user=user, problem=content.decode("utf-8", "replace") or "cannot be read")
         elif user is None:
-            yield UserFile(path=path, user=None, problem="the owner of this home directory has no account")
+            yield UserFile(path=path, user=None, problem="the owner of this home folder has no account")
         else:
             yield UserFile(path=path, user=user, data=content)
 
 
 def _account(home: str, folder: str, uid: int, accounts: dict[str, pwd.struct_passwd]) -> str | None:
-    """Return the account with the home directory `home`, else the account `folder`, or None if its uid is not `uid`."""
+    """Return the account with the home folder `home`, else the account `folder`, or None if its uid is not `uid`."""
     entry = accounts.get(home)
     if entry is None:
         try:
@@ -128,7 +128,7 @@ def _read_own_file(home: int, name: str, limit: int) -> bytes:
     if not stat.S_ISREG(status.st_mode):
         raise OSError(0, "must be a regular file")
     if status.st_uid != os.fstat(home).st_uid:
-        raise OSError(0, "must belong to the owner of the home directory")
+        raise OSError(0, "must belong to the owner of the home folder")
     with open(descriptor, "rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:

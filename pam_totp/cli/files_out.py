@@ -28,7 +28,7 @@ _MODE = 0o600
 
 
 class NewFile:
-    """A file to be created as `name` in the directory with the descriptor `folder`."""
+    """A file to be created as `name` in the folder with the descriptor `folder`."""
 
     def __init__(self, path: str, folder: int, name: str) -> None:
         self._path, self._folder, self._name = path, folder, name

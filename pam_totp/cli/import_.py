@@ -59,7 +59,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--serial", metavar="S", help="only the token with this serial number")
     parser.add_argument("--map", metavar="FILE", help="file with the owners by serial number: lines of serial,user")
     parser.add_argument(
-        "--homes", metavar="DIR", help=f"google-authenticator: read {HOME_FILE} in all home directories within DIR"
+        "--homes", metavar="DIR", help=f"google-authenticator: read {HOME_FILE} in all home folders within DIR"
     )
     secret = parser.add_mutually_exclusive_group()
     secret.add_argument("--key-file", metavar="FILE", help=f"{encrypted(FORMATS)}: file with the key, in hexadecimal")

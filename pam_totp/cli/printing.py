@@ -97,7 +97,7 @@ def _list(items: Iterator[object], end: str = "\n") -> Iterator[str]:
 
 
 def count(number: int, what: str) -> str:
-    """Return `1 token` or `2 tokens`."""
+    """Return the number and the noun, in the plural unless the number is 1: `1 token`, `2 tokens`."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 

@@ -32,7 +32,9 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("service", help="name of the PAM service: sshd, sudo, ...")
     parser.add_argument("user", help="user who logs in")
     parser.add_argument(
-        "--stack", metavar="PATH", help="a service file, or a directory of service files, to use instead of /etc/pam.d"
+        "--stack",
+        metavar="PATH",
+        help="a service file, or a folder of service files, used in place of those in /etc/pam.d",
     )
 
 

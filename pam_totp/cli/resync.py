@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"user": user, "token": token.name, "type": token.type} | facts)
     else:
-        print(f"{user}'s {token.name} is back in step ({', '.join(f'{k} {v}' for k, v in facts.items())})")
+        print(f"{user}'s {token.name} is resynchronised ({', '.join(f'{k} {v}' for k, v in facts.items())})")
     return DONE
 
 

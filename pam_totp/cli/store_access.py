@@ -2,7 +2,7 @@
 
 Rules:
 - A command that root starts drops its privileges to the store's owner before it reads a record.
-- For a caller who cannot open the default store, the store is a file in the caller's home directory.
+- For a caller who cannot open the default store, the store is a file in the caller's home folder.
 - A record is found by the user name in the passwd entry, as at a login.
 """
 

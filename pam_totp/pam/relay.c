@@ -173,7 +173,7 @@ enum trust { TRUSTED, MISSING, FOREIGN, WRITABLE, WINDING, UNFIT };
 static const char *const DISTRUST[] = {
     [MISSING] = "cannot be found",
     [FOREIGN] = "belongs to an untrusted user",
-    [WRITABLE] = "can be written by other users",
+    [WRITABLE] = "must not be writable by other users",
     [WINDING] = "has too many links, or is too long",
     [UNFIT] = "is the wrong kind of file, or not executable",
 };
@@ -401,7 +401,7 @@ static char *converse(pam_handle_t *pamh, int style, const char *text)
     return answer;
 }
 
-/* Sends an answer, or N if there is none. An answer longer than ANSWER_MAX is sent as an empty one. */
+/* Sends an answer, or N if there is none. If the answer is longer than ANSWER_MAX, an empty answer is sent. */
 static const char *reply(int channel, const char *answer)
 {
     char bytes[1 + ANSWER_MAX];

@@ -43,7 +43,7 @@ STOP_WAIT = 5.0  # seconds for the unfinished logins when the service stops
 class Service:
     """Accepts logins from `listener` until `stop`. Logins without an argument `store=` use `store`.
 
-    If it is one of `workers` processes at the same socket, it gets an equal share of each quota.
+    Each of `workers` processes that share the socket allows an equal part of the quota of logins.
     """
 
     def __init__(

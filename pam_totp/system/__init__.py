@@ -1,4 +1,4 @@
-"""Manage the host around the module: files in pam.d, sshd, rehearsals of logins, and checks.
+"""Configure and check the host: files in pam.d, sshd's configuration, and rehearsals of logins.
 
 Rules:
 - No code here reads a token's key as root. A child process with the rights of the store's owner lists the enrolled

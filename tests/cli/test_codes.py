@@ -70,7 +70,7 @@ def test_resync_brings_back_a_token_50_000_ahead(site: Site, way: str) -> None:
     site.enrol()
     assert not site.gets_in(codes(50_000, 2))
     done = site.command("resync", ME, *codes(50_001, 2).split())
-    assert (done.returncode, done.stdout) == (0, f"{ME}'s fob is back in step (counter 50003)\n")
+    assert (done.returncode, done.stdout) == (0, f"{ME}'s fob is resynchronised (counter 50003)\n")
     assert not site.gets_in(codes(50_002)), "the codes given to resync are used up"
     assert site.gets_in(codes(50_003))
 
@@ -124,7 +124,7 @@ def test_resync_reads_the_codes_from_a_port(site: Site) -> None:
         out, err = process.communicate(timeout=60)
     os.close(master)
     os.close(slave)
-    assert (process.returncode, out) == (0, f"{ME}'s fob is back in step (counter 70002)\n"), err
+    assert (process.returncode, out) == (0, f"{ME}'s fob is resynchronised (counter 70002)\n"), err
 
 
 def test_a_missing_port_is_named_in_one_line(site: Site) -> None:

@@ -173,7 +173,7 @@ def test_import_without_a_file_suggests_standard_input(site: Site) -> None:
     ("words", "said"),
     [
         (["import", "csv", "/nonexist"], "/nonexist: no such file or directory (check the name)"),
-        (["import", "csv", "/etc"], "/etc: is a directory (name a file in that directory)"),
+        (["import", "csv", "/etc"], "/etc: is a directory (name a file in that folder)"),
         (
             ["import", "google-authenticator", "--homes", "/none"],
             "/none: no such file or directory (check the name)",

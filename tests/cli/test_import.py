@@ -300,7 +300,7 @@ def test_a_tree_of_homes_is_read_as_each_home_s_owner(site: Site, tmp_path: Path
         "bin": "line 1: the key must be base32",
         "sys": "Too many levels of symbolic links",
         "nobody": "must be a regular file",
-        "games": "must belong to the owner of the home directory",
+        "games": "must belong to the owner of the home folder",
         "lp": "Permission denied",  # root could read it, but its owner cannot
     }
     assert done.returncode == 1

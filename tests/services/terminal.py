@@ -117,7 +117,7 @@ class Syslog:
         return [line[line.index("pam_totp(") :] for line in self.lines() if "pam_totp(" in line]
 
     def wait_for(self, *words: str) -> str:
-        """Wait for a line that contains all of `words`; return the first."""
+        """Wait for a line that contains all of `words`, and return it."""
         give_up = time.monotonic() + PATIENCE
         with self._changed:
             while True:

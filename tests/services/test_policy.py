@@ -97,7 +97,7 @@ def test_an_unreadable_site_file_is_unavailable(capsys: pytest.CaptureFixture[st
             status = main(["policy", "sshd", "--config", file.name, "--", "nullok"])
         finally:
             os.seteuid(me)
-    remedy = "run the command as root, or as the owner of that directory"
+    remedy = "run the command as root, or as the owner of that folder"
     assert (status, *capsys.readouterr()) == (3, "", f"pam-totp: {file.name}: permission denied ({remedy})\n")
 
 

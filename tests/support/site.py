@@ -74,7 +74,7 @@ class Site:
         self._service: subprocess.Popen[bytes] | None = None
 
     def configure(self, name: str = "demo", arguments: str = "", way: str = "spawn", *then: str) -> None:
-        """Write the PAM service `name`, with a line for pam_totp and then the lines `then`."""
+        """Write the stack of the PAM service `name`: a line for pam_totp, followed by the lines in `then`."""
         socket = self.socket if way == "socket" else "none"
         ours = f"auth required {MODULE} store={self.store} socket={socket} nodelay {arguments}".strip()
         service(self.confdir, name, ours, *then)

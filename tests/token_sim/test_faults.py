@@ -1,4 +1,4 @@
-"""Tests of the faults of a token. After each fault, the token shows no code twice and no wrong code."""
+"""Tests of the faults of a token. Every code that the token shows after a fault is right and new."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run the command line from a source directory: `python -m token_sim.cli`."""
+"""Run the command line from a source folder: `python -m token_sim.cli`."""
 
 import sys
 

@@ -72,7 +72,7 @@ class Hardware:
     def ms_until(self, charge: int, current: int) -> int | None:
         """Return the milliseconds until the battery has `charge` left.
 
-        Return None if it has no more than that, or is not used.
+        Return None if at most `charge` is left, or if `current` is 0.
         """
         if self.charge <= charge or current == 0:
             return None

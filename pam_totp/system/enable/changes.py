@@ -46,12 +46,12 @@ class Change:
 
     @property
     def backup(self) -> str:
-        """The path of the old file, until it is restored."""
+        """Return the path at which the old file is kept until it is restored."""
         return _beside(self.path, "before-pam_totp")
 
     @property
     def temporary(self) -> str:
-        """The path of the temporary file."""
+        """Return the path of the temporary file."""
         return _beside(self.path, "new-pam_totp")
 
 
