@@ -1,6 +1,6 @@
 """A machine to install pam_totp on: the machine of tests/services, without the account and the folders of pam_totp.
 
-Rule: the real `make install` and `make uninstall` run in the namespace, so the host is unchanged.
+Rule: the real `make install` and `make uninstall` run in the namespace of the machine, so the host is unchanged.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ class Fresh(Machine):
         self.write("/etc/ssh/sshd_config", SSHD_CONFIG)
 
     def make(self, target: str, **settings: str) -> subprocess.CompletedProcess[str]:
-        """Run `make install` or `make uninstall` as root."""
+        """Run `make TARGET` in the source tree as root, with `settings` as make's variables."""
         given = [f"{name}={value}" for name, value in settings.items()]
         return self.run("make", "--no-print-directory", "-C", str(TREE), target, *given)
 
     def installed(self, *words: str, user: str = "root", stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run the installed pam-totp."""
+        """Run the installed pam-totp with the arguments `words`."""
         return self.run(COMMAND, *words, user=user, stdin=stdin)
 
     def sudo(self, *words: str, user: str = "alice") -> Talk:
@@ -77,25 +77,25 @@ class Fresh(Machine):
         return self.talk("sudo", "-k", *words, user=user)
 
     def enable(self, service: str, *options: str, user: str = "alice", code: str | None = None) -> Talk:
-        """Run `enable` on a terminal until the change is on trial."""
+        """Run `pam-totp enable` on a terminal, and wait until the change is on trial."""
         talk = self.talk(COMMAND, "enable", service, "--for-user", user, *options)
         talk.asks("Password: ").says(PASSWORD).asks("One-time code: ").says(code or codes(0))
         talk.asks("Keep this terminal open.")
         return talk
 
     def sshd(self) -> None:
-        """Start a real sshd on port 2222 with the machine's configuration, unless it is running."""
+        """Start the real sshd with the machine's configuration, on port 2222, unless it is running."""
         if self._sshd is None:
             self._sshd = self.start("/usr/sbin/sshd", "-D")
-            until(self.path("/run/sshd.pid").exists, "sshd listens")
+            until(self.path("/run/sshd.pid").exists, "sshd writes its pid file")
 
     @contextmanager
     def sshd_starts_anew(self) -> Iterator[None]:
-        """After the block, wait until sshd uses the new configuration."""
+        """After the block, wait until sshd has restarted: an earlier connection would get the old configuration."""
         path = self.path("/run/sshd.pid")
         before = path.stat().st_mtime_ns
         yield
-        until(lambda: path.exists() and path.stat().st_mtime_ns != before, "sshd reads its configuration again")
+        until(lambda: path.exists() and path.stat().st_mtime_ns != before, "sshd writes its pid file again")
 
     def ssh(self, remote: str, user: str = "alice", *options: str) -> Talk:
         """Run the real ssh with a remote terminal. It tries to connect again while sshd restarts."""
@@ -109,11 +109,11 @@ class Fresh(Machine):
         return next((s for s in found if s in ("trial", "json", "back")), None)
 
     def pam_d(self) -> dict[str, str]:
-        """Return the contents of all files in /etc/pam.d by name, hidden files included."""
+        """Return the contents of the files in /etc/pam.d by name. Hidden files are included."""
         return {p.name: p.read_text() for p in self.path("/etc/pam.d").iterdir() if p.is_file()}
 
     def pid(self, *ending: str) -> int:
-        """Return the pid of the only process on this machine whose command line ends with these words."""
+        """Return the pid of the only process on this machine whose command line ends with the words `ending`."""
         here = os.readlink(self.root.parent / "ns/mnt")
         found = [int(p.name) for p in Path("/proc").glob("[0-9]*") if _runs(p, here, ending)]
         assert len(found) == 1, found

@@ -34,7 +34,7 @@ def test_a_rollback_restores_the_original_file(tmp_path: Path) -> None:
     status = os.stat(change.path)
     apply(change)
     assert Path(change.path).read_text() == BEFORE + ADDED
-    assert os.stat(change.path).st_mode == status.st_mode, "the new file has the same mode"
+    assert os.stat(change.path).st_mode == status.st_mode, "the changed file has the mode of the original"
     undo(change)
     back = os.stat(change.path)
     assert (back.st_ino, back.st_mode, back.st_mtime_ns) == (status.st_ino, status.st_mode, status.st_mtime_ns)
@@ -129,7 +129,7 @@ def test_a_change_killed_at_any_step_can_be_undone(tmp_path: Path, monkeypatch: 
         raise Killed
 
     def leave_the_file(_: str) -> None:
-        """Do not unlink the file, because a killed process cannot."""
+        """Leave the temporary file, as a killed process does."""
 
     with monkeypatch.context() as broken:
         broken.setattr(os, step, dies)
@@ -142,7 +142,7 @@ def test_a_change_killed_at_any_step_can_be_undone(tmp_path: Path, monkeypatch: 
 
 @pytest.fixture
 def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[], None]:
-    """Mount a disk of 16 KiB at tmp_path/disk; return a function that fills it."""
+    """Mount a disk of 16 KiB at tmp_path/disk. Return a function that fills it."""
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "private", disk], check=True)

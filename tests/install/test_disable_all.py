@@ -17,7 +17,7 @@ from tests.support.site import codes, until
 
 
 def enable(machine: Fresh, service: str, first_code: int) -> None:
-    """Enable and confirm a service, without the second login that test_enable tests."""
+    """Enable a service, and confirm it by renaming its record. test_enable.py confirms it by a second login."""
     talk = machine.enable(service, LATE, code=codes(first_code))
     machine.shell(f"mv /var/lib/pam_totp_enabled/{service}.trial /var/lib/pam_totp_enabled/{service}.json")
     assert talk.ends()[0] == 0
@@ -25,7 +25,7 @@ def enable(machine: Fresh, service: str, first_code: int) -> None:
 
 @pytest.fixture
 def both(machine: Fresh) -> Fresh:
-    """Enable sudo and su."""
+    """Return the machine with sudo and su enabled."""
     enable(machine, "sudo", 0)
     enable(machine, "su", 1)
     return machine
@@ -116,7 +116,7 @@ def test_a_read_only_file_keeps_every_service_enabled(both: Fresh, path: str) ->
 
 @contextmanager
 def holds_lock(folder: Path) -> Iterator[int]:
-    """Hold the lock that `keep` and `roll_back` acquire; yield its file descriptor."""
+    """Hold the lock that `keep` and `roll_back` acquire. Yield its file descriptor."""
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -126,7 +126,7 @@ def holds_lock(folder: Path) -> Iterator[int]:
 
 
 def waits_for(lock: int) -> bool:
-    """Return True if a process waits for this lock (proc_locks(5))."""
+    """Return True if a process waits for the lock of the file descriptor `lock` (proc_locks(5))."""
     inode = os.fstat(lock).st_ino
     return any("->" in line and f":{inode} " in line for line in Path("/proc/locks").read_text().splitlines())
 

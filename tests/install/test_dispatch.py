@@ -32,7 +32,7 @@ def any_control(chance: random.Random) -> str:
 
 
 def any_lines(chance: random.Random, folder: Path, depth: int = 0) -> list[str]:
-    """Return the lines of a stack whose modules return fixed results, with includes up to two levels deep."""
+    """Return random lines of a stack. Each module returns a fixed result, and includes are at most two levels deep."""
     lines = []
     for _ in range(chance.randint(1, 4)):
         if depth < 2 and chance.random() < 0.25:
@@ -65,7 +65,7 @@ def test_the_verdict_of_any_stack_is_that_of_the_real_libpam(tmp_path: Path) -> 
         real = RESULTS[login(name, "root", [], tmp_path).result]
         assert computed == real, (tmp_path / name).read_text()
         ends.add(computed)
-    assert {"success", "auth_err", "perm_denied", "ignore"} <= ends, "the random stacks have different results"
+    assert {"success", "auth_err", "perm_denied", "ignore"} <= ends, "the random stacks end with every common result"
 
 
 def test_the_real_libpam_takes_each_path_that_is_found(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ LINE = "auth required pam_totp.so"
 
 
 def examine(machine: Fresh, *services: str) -> list[Finding]:
-    """Return doctor's findings, without those about the clock of this machine."""
+    """Return doctor's findings about `services`, without that about the clock of the host."""
     done = machine.installed("doctor", "--json", *services)
     findings = [Finding(**f) for f in json.loads(done.stdout)["findings"]]
     assert all(f.remedy and f.code in set(Code) and f.severity in set(Severity) for f in findings)
@@ -117,7 +117,7 @@ def test_an_sshd_configuration_that_is_invalid_is_an_error(machine: Fresh) -> No
     machine.write("/etc/ssh/sshd_config.d/x.conf", "PermitNonsense yes\n")
     [finding] = [f for f in examine(machine) if f.check == "sshd"]
     assert finding.code == Code.SSHD_CONFIGURATION_INVALID
-    assert "PermitNonsense" in finding.what, "sshd's message is quoted"
+    assert "PermitNonsense" in finding.what, "the finding quotes the message of sshd"
 
 
 def test_users_who_may_use_sudo_and_have_no_token_are_named(machine: Fresh) -> None:
@@ -236,7 +236,7 @@ def test_rehearse_logs_in_to_the_live_stack_and_shows_every_prompt(machine: Fres
         ("prompt", "Password: "),
         ("prompt", "One-time code: "),
     ]
-    assert machine.counter("alice") == 1, "a rehearsal uses the code up, as a login does"
+    assert machine.counter("alice") == 1, "a rehearsal uses up the code, as a login does"
     again = machine.installed("rehearse", "sudo", "alice", stdin=f"{PASSWORD}\n{codes(0)}\n")
     assert (again.returncode, "would refuse alice: auth_err" in again.stderr) == (1, True)
     assert "Refused. Try the next code." in again.stderr, "the module's message is shown"

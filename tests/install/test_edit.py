@@ -50,7 +50,7 @@ def test_with_a_key_the_line_comes_first_and_no_password_is_asked_for() -> None:
         lambda i: ("success",) if stack[i].rule.is_pam_totp else possible_results(stack[i]),
         lambda path, _: len(path) > 1,
     )
-    assert longer is None, "after an accepted code no other module runs"
+    assert longer is None, "after an accepted code, no other module runs"
 
 
 def test_a_jump_is_never_split() -> None:
@@ -82,7 +82,7 @@ def test_a_sufficient_password_in_a_substack_ends_only_the_substack() -> None:
 
 
 def test_in_random_stacks_no_login_bypasses_an_inserted_line() -> None:
-    """Every path to success runs the line, and a refusal of pam_totp.so never ends in success."""
+    """Every path to success runs the inserted line, and a refusal of pam_totp.so never ends in success."""
     chance = random.Random(7)
     done = 0
     for _ in range(400):

@@ -17,7 +17,7 @@ WATCHDOG = "/usr/local/lib/pam_totp/pam_totp/system/enable/watchdog.py"
 
 
 def as_before(machine: Fresh) -> bool:
-    """Return True if /etc/pam.d and /etc/ssh contain no change by pam_totp."""
+    """Return True if no change by pam_totp is left in /etc/pam.d and /etc/ssh."""
     found = machine.pam_d()
     drop_ins = list(machine.path("/etc/ssh/sshd_config.d").iterdir())
     return all(found[s] == text for s, text in STACKS.items()) and not drop_ins and not any(n[0] == "." for n in found)
@@ -38,7 +38,7 @@ def test_a_change_confirmed_from_a_second_login_stays(machine: Fresh) -> None:
     enable_and_confirm(machine)
     assert machine.state("sudo") == "json"
     assert LINE in machine.pam_d()["sudo"]
-    assert LINE in machine.pam_d()["sudo-i"], "sudo -i requires a code too"
+    assert LINE in machine.pam_d()["sudo-i"], "enable sudo also changes sudo-i"
     login = machine.sudo("-i", "id", "-un")
     login.asks("alice: ").says(PASSWORD).asks("One-time code: ").says(codes(2))
     assert login.ends() == (0, "\r\nroot\r\n")
@@ -251,7 +251,7 @@ def test_an_edited_module_line_must_be_removed_by_hand(machine: Fresh) -> None:
     done = machine.installed("disable", "sudo")
     assert (done.returncode, "by hand" in done.stderr) == (1, True)
     assert machine.pam_d()["sudo"] == edited
-    assert LINE in machine.pam_d()["sudo-i"], "no file of the service is changed"
+    assert LINE in machine.pam_d()["sudo-i"], "if one file cannot be restored, disable restores none"
 
 
 def test_a_dry_run_shows_the_change_and_makes_none(machine: Fresh) -> None:
@@ -273,7 +273,7 @@ def test_a_failed_rehearsal_changes_nothing(machine: Fresh) -> None:
 
 
 def test_a_rehearsal_that_lets_in_without_a_good_code_is_refused(machine: Fresh) -> None:
-    """The rehearsal finds this by a login. Reading the stack would not find it."""
+    """Only the login of the rehearsal detects this. An analysis of the stack does not."""
     machine.write("/etc/pam.d/sudo", "auth sufficient pam_permit.so\n" + STACKS["sudo"])
     talk = machine.talk(COMMAND, "enable", "sudo", "--for-user", "alice")
     status, shown = talk.ends()

@@ -47,14 +47,17 @@ class SimulatedToken:
     """A token from the simulated factory. It runs on a pseudo-serial port."""
 
     def __init__(self, folder: Path) -> None:
-        box = folder / "box"  # a short name: the folder contains a socket, whose path has 107 bytes at most
+        box = folder / "box"  # a short name: the path of a socket in this folder has at most 107 bytes
         self._sim("factory", "--count", "1", "--out", box)
         seeds = (box / "seeds.csv").read_text().splitlines()
         self.seed = f"hex:{seeds[-1].split(',')[1]}"
         self._port = folder / "port"
         file = next(box.glob("*.token"))
         self._process = subprocess.Popen([*self._command, "run", file, "--link", self._port], stdout=subprocess.DEVNULL)
-        until(lambda: self._port.exists() or self._process.poll() is not None, "the simulator makes its port")
+        until(
+            lambda: self._port.exists() or self._process.poll() is not None,
+            "the simulator creates its port, or has ended",
+        )
         assert self._port.exists()
 
     @property
@@ -99,14 +102,16 @@ def test_from_install_to_uninstall_with_a_simulated_token(machine: Fresh, tmp_pa
 
         refused = machine.make("uninstall")
         assert (refused.returncode != 0, "/etc/pam.d/sudo" in refused.stderr) == (True, True)
-        assert all(machine.path(p).exists() for p in INSTALLED), "nothing was removed"
+        assert all(machine.path(p).exists() for p in INSTALLED), "a refused uninstall removes nothing"
 
         assert machine.installed("disable", "sudo").returncode == 0
         secret = machine.path(f"{STORE}/alice.json").read_bytes()
         removed = machine.make("uninstall")
         assert removed.returncode == 0, removed.stderr
-        assert machine.path(f"{STORE}/alice.json").read_bytes() == secret, "the secrets are kept"
-        assert machine.run("getent", "passwd", "pam_totp").returncode == 0, "the account that owns them is kept"
+        assert machine.path(f"{STORE}/alice.json").read_bytes() == secret, "uninstall keeps the secrets"
+        assert machine.run("getent", "passwd", "pam_totp").returncode == 0, (
+            "uninstall keeps the account that owns the secrets"
+        )
         assert not any(machine.path(p).exists() for p in INSTALLED)
         assert not machine.path(f"{machine.modules}/pam_totp.so").exists()
         assert {s: machine.pam_d()[s] for s in STACKS} == STACKS
@@ -117,7 +122,7 @@ def test_from_install_to_uninstall_with_a_simulated_token(machine: Fresh, tmp_pa
         machine.shell(f"rm -rf {STORE}/*")
         machine.make("uninstall")
         assert machine.run("getent", "passwd", "pam_totp").returncode != 0, (
-            "the account is removed with the last secret"
+            "without secrets, uninstall removes the account"
         )
     finally:
         token.unplug()
@@ -156,7 +161,7 @@ def test_root_owns_the_installed_files_and_the_account_the_store(machine: Fresh)
 
 
 def test_the_command_needs_only_the_distributions_interpreter(machine: Fresh) -> None:
-    """Site packages and the environment are ignored, and the byte code is compiled at the installation."""
+    """The command ignores site packages and the environment. `make install` compiles its byte code."""
     assert machine.path(COMMAND).read_text().startswith("#!/usr/bin/python3 -IS\n")
     done = machine.run("env", "PYTHONPATH=/nonsense", "PYTHONHOME=/nonsense", COMMAND, "--version")
     assert (done.returncode, done.stdout[:9]) == (0, "pam-totp ")
@@ -201,7 +206,7 @@ def test_the_service_uses_the_socket_that_systemd_passes_on(machine: Fresh) -> N
     listening = machine.start(
         "systemd-socket-activate", "--seqpacket", "--listen=/run/pam_totp/socket", *as_account, *command.split()
     )
-    until(machine.path("/run/pam_totp/socket").exists, "systemd listens")
+    until(machine.path("/run/pam_totp/socket").exists, "systemd-socket-activate creates the socket")
     try:
         findings = machine.installed("doctor", "--json").stdout
         assert '"check": "socket"' not in findings
@@ -223,7 +228,7 @@ def test_the_service_makes_no_system_call_that_its_unit_forbids(machine: Fresh) 
     machine.shell("mkdir -p /run/pam_totp; chown pam_totp: /run/pam_totp")
     program = ["setpriv", "--reuid=pam_totp", "--regid=pam_totp", "--clear-groups", "--no-new-privs", COMMAND, "serve"]
     traced = machine.start("strace", "-f", "-qq", "-o", "/run/trace", *program, "--socket", "/run/pam_totp/socket")
-    until(machine.path("/run/pam_totp/socket").exists, "the service makes its socket")
+    until(machine.path("/run/pam_totp/socket").exists, "the service creates its socket")
     try:
         machine.write("/root/one", "auth required pam_totp.so nodelay\naccount required pam_permit.so\n")
         done = machine.installed("rehearse", "one", "alice", "--stack", "/root/one", stdin=f"{codes(0)}\n")
@@ -240,7 +245,7 @@ def test_the_service_makes_no_system_call_that_its_unit_forbids(machine: Fresh) 
 
 
 def syscalls(machine: Fresh, group: str) -> set[str]:
-    """Return the system calls of a group, including those of its subgroups."""
+    """Return the system calls in `group` and in its subgroups."""
     if not group.startswith("@"):
         return {group}
     printed = machine.shell(f"systemd-analyze syscall-filter {group}")
@@ -249,7 +254,7 @@ def syscalls(machine: Fresh, group: str) -> set[str]:
     return {call for word in words[1:] if word for call in syscalls(machine, word)}
 
 
-# ---- DESTDIR, extras, and the command line
+# ---- DESTDIR=, EXTRAS=, the manual, and completion in bash
 
 
 def test_destdir_is_honoured_and_needs_no_root(tmp_path: Path) -> None:
@@ -284,7 +289,7 @@ def test_a_clone_closed_to_others_installs_files_that_all_can_read(tmp_path: Pat
 
 @pytest.fixture
 def index(tmp_path: Path) -> Index:
-    """Make the only index that pip reads; it contains segno alone, in a version that setup.cfg accepts."""
+    """Return the only package index that pip reads. It has one package: segno, in a version that setup.cfg accepts."""
     made = Index(tmp_path / "index")
     made.stub("segno", "1.6.6")
     return made
@@ -373,7 +378,7 @@ def test_an_installation_without_root_says_that_it_needs_root() -> None:
 
 
 def commands() -> dict[str, list[str]]:
-    """Return the options of every command by name."""
+    """Return the long options of each command of pam-totp, by the name of the command."""
     sub = next(a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
     return {n: [o for a in p._actions for o in a.option_strings if o.startswith("--")] for n, p in sub.choices.items()}
 

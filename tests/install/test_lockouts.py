@@ -1,4 +1,4 @@
-"""Tests that provoke lock-outs: the admin can still log in, or is warned before anything changes."""
+"""Tests that provoke lock-outs: the administrator can still log in, or gets an error before any file is changed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def on_trial(machine: Fresh) -> Talk:
 
 
 def back_in(machine: Fresh, talk: Talk) -> None:
-    """Wait for the end of the trial, and assert that the change was rolled back."""
+    """Wait until the trial ends, and check that the change was rolled back."""
     assert talk.ends()[0] == 1
     assert as_before(machine)
     assert gets_in_by_password(machine)
@@ -114,7 +114,7 @@ def test_a_helper_that_breaks_on_trial_locks_no_user_out(machine: Fresh) -> None
 
 @pytest.fixture
 def small_var(machine: Fresh) -> Iterator[Fresh]:
-    """Mount a disk of 256 KiB with free space on /var/lib."""
+    """Mount a disk of 256 KiB on /var/lib, with free space."""
     machine.shell(
         "mkdir /run/lib && cp -a /var/lib/pam_totp /run/lib/ && mount -t tmpfs -o size=256k,mode=755 small /var/lib"
         " && cp -a /run/lib/pam_totp /var/lib/"
@@ -133,7 +133,7 @@ def test_a_full_disk_is_reported_beforehand(small_var: Fresh) -> None:
 
 
 def test_a_disk_that_fills_up_on_trial_locks_no_user_out(small_var: Fresh) -> None:
-    """A code whose use cannot be recorded is refused. A rollback needs no disk space."""
+    """On the full disk, the module cannot record a code, and refuses it. The rollback needs no disk space."""
     talk = small_var.enable("sudo", "--keep-within=3")
     fill(small_var, "/var/lib")
     login = small_var.sudo("id")
@@ -146,7 +146,7 @@ def test_a_disk_that_fills_up_on_trial_locks_no_user_out(small_var: Fresh) -> No
 
 @pytest.fixture
 def small_pam_d(machine: Fresh) -> Iterator[Fresh]:
-    """Mount a disk of 256 KiB with free space on /etc/pam.d."""
+    """Mount a disk of 256 KiB on /etc/pam.d, with free space."""
     machine.shell("mount -t tmpfs -o size=256k,mode=755 small /mnt && cp -a /etc/pam.d/. /mnt")
     machine.shell("mount --move /mnt /etc/pam.d")
     yield machine
@@ -176,7 +176,7 @@ def test_a_confirmation_needs_no_disk_space(small_var: Fresh) -> None:
     assert second.ends()[0] == 0
     assert first.ends()[0] == 0
     assert small_var.state("sudo") == "json"
-    assert small_var.installed("disable", "sudo").returncode == 0, "a rollback works on a full disk too"
+    assert small_var.installed("disable", "sudo").returncode == 0, "disable restores the files on a full disk too"
     assert as_before(small_var)
 
 
@@ -202,7 +202,7 @@ def test_a_service_that_does_not_answer_is_reported_beforehand(machine: Fresh) -
     machine.shell("mkdir -p /run/pam_totp")
     listens = "import socket as s, signal; l = s.socket(s.AF_UNIX, s.SOCK_SEQPACKET); l.bind('/run/pam_totp/socket'); "
     process = machine.start("/usr/bin/python3", "-c", listens + "l.listen(); signal.pause()")
-    until(machine.path("/run/pam_totp/socket").exists, "a process listens")
+    until(machine.path("/run/pam_totp/socket").exists, "the process creates the socket")
     try:
         refused_beforehand(machine, "sudo", "/run/pam_totp/socket: the process did not answer within")
     finally:
@@ -214,7 +214,7 @@ def test_the_real_service_answers_logins_once_enabled(machine: Fresh) -> None:
     machine.shell("mkdir -p /run/pam_totp; chown pam_totp: /run/pam_totp")
     serving = machine.start("setpriv", "--reuid=pam_totp", "--regid=pam_totp", "--clear-groups", COMMAND, "serve",
                             "--socket", "/run/pam_totp/socket")  # fmt: skip
-    until(machine.path("/run/pam_totp/socket").exists, "the service makes its socket")
+    until(machine.path("/run/pam_totp/socket").exists, "the service creates its socket")
     try:
         assert '"socket"' not in machine.installed("doctor", "--json").stdout
         first = machine.enable("sudo", LATE)
@@ -244,7 +244,7 @@ def test_a_bad_record_is_reported_beforehand(machine: Fresh) -> None:
 def test_a_module_of_another_architecture_is_reported_beforehand(machine: Fresh) -> None:
     path = machine.path(f"{machine.modules}/pam_totp.so")
     good = path.read_bytes()
-    machine.write(f"{machine.modules}/pam_totp.so", good[:4] + b"\x01" + good[5:])  # 32 bits
+    machine.write(f"{machine.modules}/pam_totp.so", good[:4] + b"\x01" + good[5:])  # the byte EI_CLASS: a 32-bit module
     try:
         refused_beforehand(machine, "sudo", "built for another architecture than libpam")
     finally:

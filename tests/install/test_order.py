@@ -1,4 +1,4 @@
-"""Tests of the findings about the order of a stack, compared with the result of the real libpam."""
+"""Tests of the findings about the order of modules in a stack. The real libpam confirms them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def severities(text: str) -> dict[Code, Severity]:
 
 
 def libpam_result(folder: Path, text: str, password: str, code: str) -> str:
-    """Return the real libpam's result if the password module returns `password` and pam_totp.so returns `code`."""
+    """Return the real libpam's result if pam_unix.so returns `password` and pam_totp.so returns `code`."""
     text = re.sub(r"pam_unix\.so[^\n]*", f"pam_debug.so auth={password}", text)
     text = re.sub(r"pam_totp\.so[^\n]*", f"pam_debug.so auth={code}", text)
     text = re.sub(r"pam_(rootok|fprintd|cap)\.so", "pam_debug.so auth=auth_err", text)
@@ -62,7 +62,7 @@ def test_a_control_that_accepts_a_refusal_is_an_error(tmp_path: Path, control: s
     text = f"{COMMON}auth {control} pam_totp.so\n"
     (finding,) = (f for f in examine(text) if f.code is Code.REFUSAL_ACCEPTED)
     assert finding.severity is ERROR
-    assert f"({result})" in finding.what, "the message names the result"
+    assert f"({result})" in finding.what, "the finding names the result that is accepted"
     assert libpam_result(tmp_path, text, "success", result) == "success", "the real libpam accepts it too"
     assert libpam_result(tmp_path, GOOD, "success", result) != "success"
 

@@ -19,7 +19,7 @@ ACCOUNT = "account required pam_permit.so"
 
 
 class Person:
-    """A user with prepared answers; `shown` lists the prompts and messages."""
+    """A user with prepared answers. `shown` lists the style and text of all prompts and messages."""
 
     def __init__(self, *answers: str) -> None:
         self._answers = list(answers)

@@ -1,4 +1,4 @@
-"""Tests of the layout for packages: dpkg replaces files one by one, and no login may load parts of two versions."""
+"""Tests of the layout for packages: no login loads parts of two releases, although dpkg replaces files one by one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PYTHON = "/usr/bin/python3"
 
 @pytest.fixture
 def packaged(tmp_path: Path) -> Path:
-    """Install release 1.2 in the layout of a package, below a temporary prefix; return the prefix."""
+    """Install release 1.2 below a temporary prefix, in the layout of a package. Return the prefix."""
     prefix = tmp_path / "usr"
     given = (f"PREFIX={prefix}", "RELEASE=1.2", f"SIM={prefix}/share/token-sim", f"DESTDIR={tmp_path}/root")
     subprocess.run(["make", "-s", "install", *given], cwd=TREE, check=True, capture_output=True)
@@ -30,14 +30,16 @@ def test_a_release_has_its_code_in_its_folder_and_fixed_paths_to_it(packaged: Pa
     assert fixed == {f"pam_totp/{name}.py" for name in ("__init__", "pam/helper", "system/enable/watchdog")}
     order = sorted(str(p.relative_to(packaged)) for p in lib.rglob("*.py"))
     assert order.index("lib/pam_totp/pam_totp/__init__.py") == len(order) - 3, (
-        "dpkg replaces the code before the file that names its folder"
+        "dpkg unpacks the code before __init__.py, which names the folder of the code"
     )
     helper = lib / "pam_totp/pam/helper.py"
     assert probe.helper(PYTHON, str(helper)) is None
     (lib / "1.2/pam_totp/pam/helper_main.py").unlink()
     for compiled in lib.rglob("*.pyc"):
         compiled.unlink()
-    assert "helper_main" in str(probe.helper(PYTHON, str(helper))), "the code is loaded only from that folder"
+    assert "helper_main" in str(probe.helper(PYTHON, str(helper))), (
+        "the helper loads code only from the folder of its release"
+    )
 
 
 def test_commands_load_their_release_and_token_sim_runs_without_pam_totp(packaged: Path) -> None:
@@ -53,7 +55,7 @@ def test_commands_load_their_release_and_token_sim_runs_without_pam_totp(package
 
 
 def test_a_helper_that_starts_during_an_upgrade_loads_the_next_release(packaged: Path) -> None:
-    """The upgrade comes at the worst moment: after the old package is found, and before its modules are loaded."""
+    """Here the upgrade happens after the helper has found the old package, and before it loads the modules."""
     lib = packaged / "lib/pam_totp"
     new, lead = lib / "1.3", lib / "pam_totp/__init__.py"
     (lib / "1.2").rename(new)

@@ -1,4 +1,4 @@
-"""Tests of the findings about sshd's settings, and of the signal to reload, which only sshd receives."""
+"""Tests of the findings about sshd's settings, and of the signal that makes sshd reload them."""
 
 from __future__ import annotations
 

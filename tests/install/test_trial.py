@@ -16,7 +16,7 @@ BEFORE, ADDED = "auth required pam_unix.so\n", "auth required pam_totp.so\n"
 
 @pytest.fixture(autouse=True)
 def logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the list of logged lines; keep the records in a temporary folder."""
+    """Put the records of trials into a temporary folder, and return the list of logged lines."""
     lines: list[str] = []
     (tmp_path / "records").mkdir()
     monkeypatch.setattr(trial, "FOLDER", str(tmp_path / "records"))

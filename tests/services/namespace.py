@@ -3,7 +3,8 @@
 Rules:
 - The host is unchanged: /usr is an overlay, and /etc, /var, /run, /home, /tmp and /dev are new. All of them end with
   the namespace. The only network is a new loopback, on which every port is free.
-- The host's settings have no effect: tests/support/etc.py makes /etc, /usr/local is empty, and pam_totp is missing.
+- The host's settings have no effect: tests/support/etc.py writes /etc, /usr/local is empty, and no pam_totp is
+  installed.
 - The real sshd, sudo, su, libpam, relay and helper run. Log lines go to a socket of the test.
 - Every process that is started here ends with the test run, even if the test run is killed.
 
@@ -38,7 +39,7 @@ RELAY = f"{COPY}/pam_totp.so"
 HELPER = f"{COPY}/pam_totp/pam/helper.py"
 SOCKET = "/run/pam_totp/socket"
 
-# The arguments: an empty folder, this tree, its libraries.
+# The shell script that makes the root. Its arguments: an empty folder, this tree, the folder of the libraries.
 _MAKE = r"""
 set -eu
 mount -t tmpfs -o mode=0755 private "$1"
@@ -62,7 +63,7 @@ for place in /bin /sbin /lib*; do
         mount -o remount,bind,ro ".$place"
     fi
 done
-# Files that packages install for other programs. They contain paths, not the host's settings.
+# Copy files that programs in /usr need. They contain paths, and no settings of the host.
 for file in alternatives ld.so.cache ld.so.conf ld.so.conf.d nginx/mime.types ssl/openssl.cnf; do
     [ ! -e "/etc/$file" ] || (cd /etc && cp -a --parents "$file" "$1/root/etc")
 done
@@ -97,7 +98,7 @@ exec chroot . sh -c 'echo ready; exec cat'
 class Machine:
     """A machine in a namespace of its own. `folder` must be empty. Call `stop` at the end.
 
-    This process is already isolated (tests/support/isolation.py), so its mounts are not visible outside.
+    The test run is already isolated (tests/support/isolation.py): its mounts are not visible on the host.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -164,17 +165,17 @@ class Machine:
     # PAM services, records
 
     def module_line(self, arguments: str = "", control: str = "required", way: str = "spawn") -> str:
-        """Return the line of pam_totp in a stack."""
+        """Return the stack line that calls this relay. `way` is `spawn` for a helper, or `socket` for the service."""
         where = SOCKET if way == "socket" else "none"
         return f"auth {control} {RELAY} socket={where} helper={HELPER} nodelay {arguments}".rstrip()
 
     def stack(self, service: str, *auth: str) -> None:
-        """Write a service file with the lines `auth`, and the other lines that a login needs."""
+        """Write the file of `service`: the lines `auth`, and the account and session lines that a login needs."""
         rest = ("account required pam_permit.so", "session required pam_permit.so")
         self.write(f"/etc/pam.d/{service}", "".join(f"{line}\n" for line in (*auth, *rest)))
 
     def enrol(self, user: str, *tokens: Token, **fields: Any) -> None:
-        """Write the record of `user`, by default with one HOTP token with RFC 4226's key."""
+        """Write the record of `user`, by default with one HOTP token that has the key of RFC 4226."""
         self.put(f"{STORE}/{user}.json", "pam_totp", UserRecord(user=user, tokens=tokens or (fob(),), **fields))
 
     def put(self, path: str, owner: str, record: UserRecord) -> None:
@@ -228,7 +229,7 @@ class Machine:
         )
 
     def pam_totp(self, *words: str, user: str = "root", stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run pam-totp."""
+        """Run pam-totp with the arguments `words`, and wait for it."""
         python = ["env", f"PYTHONPATH={COPY}", "PYTHONDONTWRITEBYTECODE=1", "/usr/bin/python3", "-m", "pam_totp.cli"]
         return self.run(*python, *words, user=user, stdin=stdin)
 
@@ -245,7 +246,7 @@ class Machine:
         if self._service is None:
             python = ["env", f"PYTHONPATH={COPY}", "/usr/bin/python3", "-m", "pam_totp.cli"]
             self._service = self.start(*python, "serve", "--socket", SOCKET, user="pam_totp")
-            until(self.path(SOCKET).exists, "the service makes its socket")
+            until(self.path(SOCKET).exists, "the service creates its socket")
 
     def stop_serving(self) -> None:
         """Stop the service with SIGTERM, as systemd does."""
@@ -265,7 +266,7 @@ class Machine:
                 cwd="/",
                 timeout=PATIENCE,
                 echo=echo,
-                dimensions=(24, 1000),  # long input does not wrap
+                dimensions=(24, 1000),  # rows and columns: long input does not wrap
             )
         )
         self._talks.append(talk)

@@ -17,11 +17,11 @@ class Talk:
 
     def __init__(self, terminal: pexpect.spawn[bytes]) -> None:
         self.terminal = terminal
-        self.terminal.delaybeforesend = None  # not needed: programs flush their input before they prompt
+        self.terminal.delaybeforesend = None  # `asks` waits for the prompt; programs flush earlier input
         self.terminal.ptyproc.delayafterclose = self.terminal.delayafterclose = 0
 
     def asks(self, prompt: str) -> Talk:
-        """Wait for `prompt`; the output before it is `before`."""
+        """Wait for `prompt`. Afterwards, `before` is the output that preceded it."""
         self.terminal.expect_exact(prompt.encode())
         return self
 
@@ -113,7 +113,7 @@ class Syslog:
             self._lines.remove(mark)
 
     def module_lines(self) -> list[str]:
-        """Return the lines of pam_totp, from `pam_totp(` on."""
+        """Return the part from `pam_totp(` on of every line that pam_totp logged."""
         return [line[line.index("pam_totp(") :] for line in self.lines() if "pam_totp(" in line]
 
     def wait_for(self, *words: str) -> str:

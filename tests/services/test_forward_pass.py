@@ -24,7 +24,7 @@ RECOVERY = "0123456789ABCDEF"
 def handing_on(site: Site, way: str) -> None:
     """Make the service `demo`: it accepts password and code in one answer, and shows the password that it forwards."""
     if os.geteuid() != 0 and way == "socket":
-        pytest.skip("needs root: the service obeys the module arguments of root only")
+        pytest.skip("needs root: the service accepts the module's arguments only from root")
     socket = site.socket if way == "socket" else "none"
     line = f"auth required {MODULE} store={site.store} socket={socket} nodelay forward_pass"
     service(site.confdir, "demo", line, carry_authtok=True)

@@ -1,4 +1,4 @@
-"""Tests of secret= with files in users' homes, on a machine with other accounts, and of commands without root."""
+"""Tests of secret= with files in the homes of several accounts, and of commands that users run without root."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def put(machine: Machine, owner: str = "alice", path: str = OWN, user: str = "al
 
 
 def gets_in(machine: Machine, answer: str, user: str = "alice") -> bool:
-    """Return True if bob becomes `user`."""
+    """Return True if bob becomes `user` by giving `answer` to su."""
     done = machine.run("su", user, "-c", "id -un", user="bob", stdin=f"{answer}\n")
     assert (done.returncode == 0) == (done.stdout == f"{user}\n"), done
     return done.returncode == 0
@@ -110,7 +110,7 @@ def _helper_of(machine: Machine, pid: int) -> str:
                 return found
         return None
 
-    until(lambda: find(pid) is not None, "the helper runs")
+    until(lambda: find(pid) is not None, "the program starts a helper")
     status = find(pid)
     assert status is not None
     return status
@@ -175,7 +175,7 @@ def test_an_unknown_user_is_refused_by_a_helper_as_account_nobody(machine: Machi
     machine.stack("sshd", machine.module_line("secret=~/.pam_totp.json nullok"))
     talk = sshd.ssh("mallory", "NumberOfPasswordPrompts=1")
     status, _ = talk.ends()
-    assert status == 255, "an unknown user is refused under nullok too"
+    assert status == 255, "sshd refuses an unknown user even with nullok"
     machine.stack("sshd", machine.module_line("secret=~/.pam_totp.json"))
     talk = sshd.ssh("mallory", "NumberOfPasswordPrompts=1").asks(CODE)
     talk.says(codes(0))

@@ -1,4 +1,4 @@
-"""Tests of callers other than root, such as screen lockers: the service lets them ask only for their own user."""
+"""Tests of callers without root, such as screen lockers: the service answers them only about their own user."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def test_a_user_may_not_authenticate_as_another_user(machine: Machine) -> None:
 def test_an_ordinary_caller_cannot_change_the_policy(machine: Machine) -> None:
     machine.stack("locker", machine.module_line("nullok user=bob look_ahead=100 lock_after=1", way="socket"))
     machine.enrol("bob")
-    assert not unlock(machine, "alice", codes(50)), "look_ahead of the caller is ignored"
-    assert unlock(machine, "alice", codes(10)), "lock_after and user of the caller are ignored"
+    assert not unlock(machine, "alice", codes(50)), "the argument look_ahead is ignored"
+    assert unlock(machine, "alice", codes(10)), "the arguments lock_after and user are ignored"
     machine.path("/var/lib/pam_totp/alice.json").unlink()
-    assert not unlock(machine, "alice", codes(11)), "nullok of the caller is ignored"
+    assert not unlock(machine, "alice", codes(11)), "the argument nullok is ignored"
 
 
 def test_an_ordinary_caller_may_choose_the_prompt(machine: Machine) -> None:
@@ -70,7 +70,7 @@ def test_without_the_service_an_ordinary_caller_is_refused(machine: Machine) -> 
     machine.stack("locker", machine.module_line("nullok", way="spawn"))
     assert not unlock(machine, "alice", codes(0))
     assert not unlock(machine, "bob", codes(0), caller="bob"), (
-        "an ordinary caller may not read the store, even for nullok"
+        "a caller that cannot read the store is refused even with nullok"
     )
 
 

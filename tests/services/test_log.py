@@ -59,7 +59,7 @@ def test_no_name_can_forge_a_line_or_a_field(hostile: str, place: str) -> None:
     assert line.isprintable()
     assert fields(line) == ("sshd", "refused", said)
     assert [line.count(f"{name}=") for name in ("user", "reason", "by")] == [1, 1, 0], (
-        "the name of the user forges no field"
+        "no forged field is found by grep either"
     )
     assert (line.count("pam_totp("), line.count("):"), line.count("auth): accepted")) == (1, 1, 0)
 
@@ -106,7 +106,7 @@ def test_priorities_are_those_of_the_document() -> None:
 
 
 def test_a_login_writes_one_line_without_the_code(site: Site) -> None:
-    """Only a caller that is root may give the remote address: others could give any address."""
+    """The remote address is logged only if the caller is root: others could give any address."""
     believed = os.geteuid() == 0
     site.start()
     site.configure("demo", "", "socket")

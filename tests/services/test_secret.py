@@ -17,7 +17,7 @@ from tests.support.site import ME, MODULE, Site, codes, fob
 
 @pytest.fixture
 def file(site: Site) -> Path:
-    """Make the service `demo`; return the path of its file for this user."""
+    """Configure the service `demo`. Return the path of this user's secret file, which does not exist yet."""
     folder = site.folder / "home"
     folder.mkdir(0o755)
     service(
@@ -53,7 +53,9 @@ def test_a_user_without_a_file_is_not_enrolled(site: Site, file: Path) -> None:
     assert os.listdir(file.parent) == [], "no file is created"
     line = f"auth required {MODULE} [secret={file.parent}/${{USER}}.totp] nullok"
     service(site.confdir, "demo", line, "auth required pam_permit.so")
-    assert login("demo", ME, [], site.confdir).result is Result.SUCCESS, "the module ignores the user without a prompt"
+    assert login("demo", ME, [], site.confdir).result is Result.SUCCESS, (
+        "with nullok, the module returns PAM_IGNORE without a prompt"
+    )
 
 
 def test_users_without_account_and_without_file_are_refused_alike(site: Site, file: Path) -> None:
@@ -66,7 +68,7 @@ def test_users_without_account_and_without_file_are_refused_alike(site: Site, fi
 
 
 def test_an_unknown_account_is_not_treated_as_unenrolled_under_nullok(site: Site, file: Path) -> None:
-    """While a name service is unavailable, every user of it is unknown."""
+    """While a name service is unavailable, every account looks unknown."""
     line = f"auth required {MODULE} [secret={file.parent}/${{USER}}.totp] nodelay nullok"
     service(site.confdir, "demo", line, "auth required pam_permit.so")
     assert login("demo", "no-such-user", ["755224"], site.confdir).result is Result.AUTHINFO_UNAVAIL

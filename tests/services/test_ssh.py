@@ -26,7 +26,7 @@ def counter(machine: Machine, user: str = "alice") -> int:
 
 
 def is_in(talk: Talk, user: str = "alice") -> bool:
-    """Wait for the end; return True if the user was logged in."""
+    """Wait until ssh ends. Return True if `user` was logged in."""
     status, shown = talk.ends()
     assert (status == 0) == (f"in as {user}" in shown), (status, shown)
     if status != 0:
@@ -35,7 +35,7 @@ def is_in(talk: Talk, user: str = "alice") -> bool:
 
 
 def refused(sshd: Sshd, user: str, *answers: str | bytes, port: int = Sshd.KEYBOARD) -> str:
-    """Give `answers`, one for each prompt, on one connection. All must be refused. Return the output."""
+    """Give `answers`, one for each prompt, on one connection. Check that all are refused. Return the output."""
     shown = ""
     talk = sshd.ssh(user, f"NumberOfPasswordPrompts={len(answers)}", port=port)
     for answer in answers:
@@ -151,7 +151,7 @@ def test_a_connection_dropped_at_the_prompt_leaves_no_failure_and_no_lock(
     open_prompts = [sshd.ssh().asks(CODE) for _ in range(3)]
     for talk in open_prompts:
         talk.hangs_up()
-    assert is_in(sshd.ssh().asks(CODE).says(codes(0))), "the next login gets the lock"
+    assert is_in(sshd.ssh().asks(CODE).says(codes(0))), "dropped connections do not block a login"
     machine.log.wait_for("pam_totp(sshd:auth)", "error", "closed")
     assert (machine.record("alice").failures, counter(machine)) == (0, 1)
 
@@ -169,7 +169,7 @@ def test_an_unknown_user_sees_what_a_wrong_code_shows(machine: Machine, sshd: Ss
 
 
 def test_root_is_refused_and_nothing_is_counted(machine: Machine, sshd: Sshd, way_there: str) -> None:
-    """sshd replaces the typed answer with \\b\\n\\r\\177INCORRECT."""
+    """With `PermitRootLogin no`, sshd replaces root's answer with \\b\\n\\r\\177INCORRECT."""
     machine.stack("sshd", machine.module_line(way=way_there))
     machine.enrol("root")
     before = machine.path("/var/lib/pam_totp/root.json").read_bytes()
@@ -182,7 +182,7 @@ def test_a_token_out_of_step_returns_by_two_codes_in_one_answer(machine: Machine
     machine.stack("sshd", machine.module_line(way=way_there))
     machine.enrol("alice")
     talk = sshd.ssh().asks(CODE).says(codes(40)).asks(CODE)
-    assert REFUSED in talk.before, "the refusal says what to do"
+    assert REFUSED in talk.before, "the refusal asks for two codes in a row"
     assert is_in(talk.says(codes(40, 2)))
     assert is_in(sshd.ssh().asks(CODE).says(codes(42)))
 
@@ -281,7 +281,7 @@ def test_grace_is_for_the_address_that_sshd_saw(machine: Machine, sshd: Sshd, wa
     machine.stack("sshd", machine.module_line("grace_period=600", way=way_there))
     machine.enrol("alice")
     assert is_in(sshd.ssh(port=sshd.KEY_THEN_KEYBOARD).asks(CODE).says(codes(0)))
-    assert is_in(sshd.ssh(port=sshd.KEY_THEN_KEYBOARD)), "without a prompt"
+    assert is_in(sshd.ssh(port=sshd.KEY_THEN_KEYBOARD)), "during grace, sshd shows no prompt"
     machine.log.wait_for("accepted user=alice by=grace rhost=127.0.0.1")
     elsewhere = sshd.ssh(port=sshd.KEY_THEN_KEYBOARD, source="127.0.0.2")
     assert is_in(elsewhere.asks(CODE).says(codes(1)))
@@ -297,7 +297,7 @@ def test_the_site_file_applies_and_an_argument_overrides_it(machine: Machine, ss
     machine.enrol("alice")
     talk = sshd.ssh().asks("Site code: ").says(codes(3)).asks("Site code: ")
     assert is_in(talk.says(codes(2)))
-    assert is_in(sshd.ssh()), "grace"
+    assert is_in(sshd.ssh()), "grace_period of the site file applies, so there is no prompt"
     machine.stack("sshd", machine.module_line("look_ahead=10 grace_period=0 [prompt=My code: ]", way=way_there))
     assert is_in(sshd.ssh().asks("My code: ").says(codes(9)))
 

@@ -1,6 +1,6 @@
 """Applications whose codes the service checks, set up as on a real site: the two examples and a portal without a store.
 
-The examples run under one account of a test machine, and the portal under another.
+On a test machine, the examples run as carol and the portal as bob.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from tests.support.etc import SHADOW
 from tests.support.site import TREE, until
 from tests.web.served import listens
 
-# The account of each client, and its PAM service. The accounts cannot read the store. They are in the group shadow, to
-# check passwords.
+# The accounts of the applications, and their PAM services. Both accounts are in the group shadow, to check passwords.
+# Neither account can read the store.
 CLIENTS = {"bob": "pam_totp-portal", "carol": "web"}
 DJANGO, FLASK, PORTAL = (f"http://localhost:{port}" for port in (8001, 8002, 8003))
 _FOLDER = "/run/applications"
 
 
 def start(machine: Machine) -> None:
-    """Start the service and all applications. The machine must have the portal's PAM service. Call this once."""
+    """Start the service and all applications. TlsPortal must have written the portal's PAM service. Call this once."""
     machine.serve()
     folder = machine.path(_FOLDER)
     shutil.copytree(TREE / "examples", folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -38,11 +38,11 @@ def start(machine: Machine) -> None:
     _run(machine, "bob", "-m", "pam_totp.cli", "portal", "--socket", "--listen", _address(PORTAL))
     for url in (DJANGO, FLASK, PORTAL):
         port = int(url.rpartition(":")[2])
-        until(partial(listens, machine, port), f"{url} listens")
+        until(partial(listens, machine, port), f"a process listens at {url}")
 
 
 def admit(machine: Machine, *policy: str) -> None:
-    """Write the site file: the accounts of the applications, and the lines of `policy`."""
+    """Write a site file that admits the applications as clients, and has the lines `policy`."""
     clients = (f'{account} = "{service}"' for account, service in CLIENTS.items())
     machine.write("/etc/pam_totp.toml", "\n".join(("[clients]", *clients, "[policy]", *policy, "")))
 
@@ -52,7 +52,7 @@ def _address(url: str) -> str:
 
 
 def _run(machine: Machine, account: str, *words: str) -> subprocess.Popen[bytes]:
-    """Start a command as a hardened unit: its processes, such as the helper of pam_unix, cannot gain privileges."""
+    """Start Python as `account`. As in a systemd unit, a setuid program (such as pam_unix's helper) has no effect."""
     uid, shadow = str(ACCOUNTS[account]), str(SHADOW)
     become = ("setpriv", "--reuid", uid, "--regid", uid, "--groups", shadow, "--no-new-privs", "--pdeathsig", "KILL")
     environment = (f"PYTHONPATH={COPY}:{LIBRARIES}", "PYTHONDONTWRITEBYTECODE=1", f"DATABASE={_FOLDER}/db.sqlite3")

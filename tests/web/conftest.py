@@ -48,7 +48,7 @@ def _served(request: pytest.FixtureRequest) -> Iterator[Served]:
 
 @pytest.fixture
 def served(_served: Served) -> Served:
-    """Return the portal for a real browser, without enrolled users."""
+    """Return the running portal for a real browser. No user is enrolled."""
     _served.delete_all_users()
     return _served
 
@@ -56,14 +56,14 @@ def served(_served: Served) -> Served:
 @pytest.fixture
 def tls_portal(served: Served) -> TlsPortal:
     if not isinstance(served, TlsPortal):
-        pytest.skip("needs root, for accounts, PAM and nginx on a test machine")
+        pytest.skip("needs root: the portal runs behind nginx on a test machine with accounts")
     return served
 
 
 @pytest.fixture(scope="module")
 def _chromium(_served: Served) -> Iterator[Chromium]:
-    """Return the browser of this module. It ends with the module, because Django cannot run beside its event loop."""
-    from playwright.sync_api import sync_playwright  # imported here: it is slow, and only these tests need it
+    """Yield a browser for one module of tests, and close it: Django cannot run beside Playwright's event loop."""
+    from playwright.sync_api import sync_playwright  # slow to import, so only tests with a browser import it
 
     names = "--host-resolver-rules=MAP * 127.0.0.1"  # no request of a page leaves this machine
     with sync_playwright() as playwright:

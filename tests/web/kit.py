@@ -41,7 +41,7 @@ class Clock:
 
 @dataclass
 class FixedPassword:
-    """A first factor with the same password for all users. `asked` lists the users of all checks."""
+    """A first factor with the same password for all users. `asked` lists the user of every check."""
 
     asked: list[str] = field(default_factory=list)
 
@@ -51,7 +51,7 @@ class FixedPassword:
 
 
 class Portal:
-    """A portal over the store of `site`. `wall` is its wall clock, `clock` the monotonic clock of its sessions."""
+    """The portal, with the store of `site`. `wall` is its wall clock, `clock` the monotonic clock of its sessions."""
 
     def __init__(self, site: Site, **config: Any) -> None:
         self.site = site
@@ -76,7 +76,7 @@ class Portal:
         return Browser(self.app)
 
     def signed_in(self, user: str = "alice", code: str | None = None) -> Browser:
-        """Return a browser that is signed in: by the password, and by `code` if one is given."""
+        """Return a browser that signed in with the password, and with `code` unless it is None."""
         browser = self.browser()
         page = browser.sign_in(user)
         if code is not None:
@@ -121,7 +121,7 @@ class Page:
 
     @property
     def action(self) -> str:
-        """The target of the page's main form, which follows the form for signing out."""
+        """The path of the page's main form: the first form that does not sign out."""
         actions = [a for a in re.findall(r'<form method="post" action="([^"]*)"', self.html) if a != "/sign-out"]
         return html.unescape(actions[0])
 
@@ -152,7 +152,7 @@ class Browser:
 
     @property
     def cookie(self) -> str:
-        """The session id."""
+        """The session id, from the browser's cookie."""
         cookie = self.client.get_cookie("__Host-pam_totp", domain="portal.example")
         assert cookie is not None
         return cookie.value
@@ -162,19 +162,19 @@ class Browser:
 
 
 def key_on_page(page: Page) -> bytes:
-    """Return the key in the text of the enrolment page."""
+    """Return the key that the enrolment page shows as text."""
     match = re.search(r"<code>([A-Z2-7 ]+)</code>", page.html)
     assert match
     return unbase32(match[1].replace(" ", ""))
 
 
 def code_of_app(key: bytes, now: Callable[[], float], later: int = 0) -> str:
-    """Return the code of an app with this key, `later` steps of 30 s from now."""
+    """Return the code that a phone app with `key` shows, `later` steps of 30 s after `now()`."""
     return hotp(key, int(now()) // 30 + later)
 
 
 def enroll_fob(portal: Portal, user: str = "alice", **fields: Any) -> HotpToken:
-    """Enrol a key fob for `user`."""
+    """Enrol a key fob for `user`. `fields` are fields of HotpToken that replace the defaults."""
     given: dict[str, Any] = {"name": "fob", "secret": KEY, "created": 0, "counter": 0} | fields
     token = HotpToken(**given)
     portal.site.enrol(token, user=user)

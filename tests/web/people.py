@@ -62,7 +62,7 @@ class Person:
             self.page.get_by_label(label.replace("_", " "), exact=True).fill(text)
 
     def wait_for_focus(self, label: str) -> None:
-        """Wait until the field with this label has the focus: the browser sets it only after the page was loaded."""
+        """Wait until the field `label` has the focus. A browser sets the focus some time after it loads the page."""
         field = self.page.get_by_label(label, exact=True)
         field.and_(self.page.locator(":focus")).wait_for()
 
@@ -74,7 +74,7 @@ class Person:
             target.click()
 
     def sign_in(self, user: str = "alice", code: str | None = None, at: str = "") -> None:
-        """Sign in with the password, and with `code` if one is given. `at` is the URL of another portal."""
+        """Sign in with the password, and with `code` unless it is None. `at` is the URL of another portal."""
         self.page.goto(f"{at}/sign-in")
         self.fill(User_name=user, Password=self.served.password)
         self.press("Continue")
@@ -83,7 +83,7 @@ class Person:
             self.press("Sign in")
 
     def add_phone(self, picture: Path) -> Phone:
-        """Start to add a phone: read its QR code from the screenshot `picture`. The page then asks for a code."""
+        """Start to add a phone, and read its key from a screenshot of the QR code. The page then asks for a code."""
         self.press("Add a phone")
         self.press("Show the QR code")
         uri = self.scan(picture)
@@ -92,7 +92,7 @@ class Person:
         return Phone(uri["secret"])
 
     def scan(self, picture: Path) -> dict[str, str]:
-        """Return the parts of the URI in the QR code on the screen."""
+        """Save a screenshot of the QR code as `picture`. Return the parts of the URI in it."""
         self.page.locator(".qr").screenshot(path=picture)
         # Only QR codes are enabled, because zbar finds bar codes in some pictures.
         command: list[str | Path] = ["zbarimg", "--quiet", "--raw", "-Sdisable", "-Sqrcode.enable", picture]

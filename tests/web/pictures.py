@@ -1,6 +1,6 @@
 """Take pictures of the portal for the documentation: `python -m tests.web.pictures FOLDER`, as root.
 
-It makes a file for each page in each variant: 1280 and 320 pixels wide, light and dark.
+It writes three files for each page: 1280 pixels wide, 320 pixels wide, and 1280 pixels wide in dark colours.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The portal for a real browser.
+"""The portal for tests with a real browser.
 
-As root, the portal runs behind nginx with TLS, on a test machine with PAM and accounts. Otherwise it runs over HTTP on
-loopback, with a fixed password.
+As root, the portal runs behind nginx with TLS, on a test machine with PAM and accounts. Without root, it runs over
+HTTP on loopback, and all users have the same password.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.support.site import TREE, Site, until
 from tests.web.kit import FixedPassword
 
 CHROMIUM = "/usr/bin/chromium"
-NAME = "portal.example.org"  # as in docs/web.md
+NAME = "portal.example.org"  # the host name in docs/web.md
 
 
 class Served(Protocol):
@@ -37,7 +37,7 @@ class Served(Protocol):
 
     url: str
     password: str
-    browser: str  # the path of the browser's program
+    browser: str  # path of the program that starts the browser
 
     def record(self, user: str) -> UserRecord: ...
     def enrol(self, user: str, *tokens: Token) -> None: ...
@@ -45,7 +45,7 @@ class Served(Protocol):
 
 
 class TlsPortal:
-    """`pam-totp portal`, started as root, behind nginx as configured in docs/web.md, with accounts and passwords."""
+    """`pam-totp portal`, started as root on a test machine, behind nginx with the configuration of docs/web.md."""
 
     url = f"https://{NAME}"
     password = PASSWORD
@@ -60,7 +60,7 @@ class TlsPortal:
         self.process = machine.start(*python, "portal", "--behind-tls-proxy", "--issuer", NAME, "--host", NAME)
         self._start_nginx()
         for port in (8443, 443):
-            until(partial(listens, machine, port), f"port {port} listens")
+            until(partial(listens, machine, port), f"a process listens on port {port}")
 
     def _start_nginx(self) -> None:
         page = (TREE / "docs" / "web.md").read_text()
@@ -107,13 +107,13 @@ class TlsPortal:
 
 
 def listens(machine: Machine, port: int) -> bool:
-    """Return True if a process listens on that port of the machine."""
+    """Return True if a process of the machine listens on TCP port `port`."""
     table = (machine.root.parent / "net" / "tcp").read_text()
     return re.search(rf":{port:04X} \S+ 0A ", table) is not None
 
 
 def _browser_on(machine: Machine, folder: Path) -> str:
-    """Write a program that starts the browser in the machine's network, which has a loopback interface only."""
+    """Write a program that starts the browser in the machine's network, which is only a loopback. Return its path."""
     program = folder / "browser"
     network = machine.root.parent / "ns" / "net"
     program.write_text(f'#!/bin/sh\nexec nsenter --net={network} -- {CHROMIUM} "$@"\n')
@@ -144,7 +144,7 @@ class PlainPortal:
 
 @contextmanager
 def plain_portal() -> Iterator[PlainPortal]:
-    from waitress.server import create_server  # as in web.server
+    from waitress.server import create_server  # needs the extra `web`
 
     with tempfile.TemporaryDirectory(prefix="pam_totp-portal-") as folder:
         site = Site(Path(folder))
@@ -169,7 +169,7 @@ def plain_portal() -> Iterator[PlainPortal]:
 
 
 def missing_programs() -> str | None:
-    """Return the reason for skipping the browser tests, or None."""
+    """Return the reason for skipping the browser tests, or None if all programs are installed."""
     programs = [CHROMIUM, "zbarimg", *(("openssl", "/usr/sbin/nginx") if os.geteuid() == 0 else ())]
     absent = [program for program in programs if shutil.which(program) is None]
-    return f"not installed: {', '.join(absent)} (see WANT_TEST in the Makefile)" if absent else None
+    return f"needs {', '.join(absent)} (see WANT_TEST and NEED_TEST in the Makefile)" if absent else None

@@ -37,7 +37,9 @@ def test_a_scanned_phone_signs_in_and_its_replayed_code_is_refused(
     assert thief.heading == "Your code"
     assert thief.error.startswith("Refused")
     assert len(served.record("alice").tokens) == 1
-    assert [c for c in alice.console_messages + thief.console_messages if "401" not in c] == [], "the console is empty"
+    assert [c for c in alice.console_messages + thief.console_messages if "401" not in c] == [], (
+        "the console shows only refused sign-ins"
+    )
     assert {url.split("/")[2] for url in alice.requests} == {served.url.split("/")[2]}, "all requests go to the portal"
 
 
@@ -49,7 +51,7 @@ def test_a_token_pressed_out_of_step_is_resynchronised(people: People, served: S
     token = HotpToken(name="fob", secret=bytes.fromhex(seed), created=0, counter=int(counter), serial=serial)
     served.enrol("alice", token, phone())
     port = tmp_path / "port"
-    # The control socket needs a short path, but pytest's folders have long names.
+    # The path of a socket must be short, and pytest's folders have long names.
     with (
         tempfile.TemporaryDirectory(prefix="pam_totp-test-") as short,
         subprocess.Popen(

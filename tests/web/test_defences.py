@@ -1,4 +1,4 @@
-"""Tests of defences by OWASP's lists: headers, CSRF, clickjacking, redirects, limits, caches, disclosure."""
+"""Tests of the defences that OWASP recommends: headers, CSRF, clickjacking, redirects, limits, caches, disclosure."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def test_a_later_request_never_overtakes_an_earlier_one() -> None:
         thread = threading.Thread(target=use_permit, args=(name,))
         before = semaphore.waiting
         thread.start()
-        until(lambda: semaphore.waiting > before, f"{name} waits")
+        until(lambda: semaphore.waiting > before, f"thread {name} waits for the permit")
         return thread
 
     assert semaphore.acquire(0)

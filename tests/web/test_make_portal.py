@@ -71,12 +71,12 @@ def test_its_printed_instructions_work_and_its_store_is_deleted() -> None:
     assert portal.returncode == 0
     assert not Path(find(r"The store is (\S+)\.")).exists()
     assert [line for line in output.splitlines() if len(line) > 80 and str(TREE) not in line] == [], (
-        "lines fit in 80 columns"
+        "every line without the path of the tree fits in 80 columns"
     )
 
 
 def test_after_repeated_signals_its_store_is_deleted(tmp_path: Path) -> None:
-    """timeout(1) sends the signal to make and to each child of make, so that a child receives it twice."""
+    """Under `timeout make portal`, the portal receives the signal twice: from timeout(1) and from make."""
     command = [sys.executable, "-m", "demo.portal", "0"]
     with (
         open(tmp_path / "stderr", "w") as stderr,

@@ -17,7 +17,7 @@ from tests.support.site import ME
 
 @pytest.fixture
 def pam(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, str]]:
-    """Replace PAM by a fake with one password; return the list of its calls. test_browser.py uses the real PAM."""
+    """Replace PAM with a fake that accepts one password. Return its list of calls. test_browser.py uses real PAM."""
     calls: list[tuple[str, str]] = []
 
     def authenticate(user: str, password: str, service: str) -> tuple[int, str]:
@@ -67,7 +67,7 @@ def test_the_decoy_hash_is_computed() -> None:
     hashed = function(b"a password", passwords._DECOY, data)
     assert isinstance(hashed, bytes)
     assert hashed.startswith(b"$y$j9T$")
-    assert len(hashed) == len(passwords._DECOY), "crypt(5) knows the method; otherwise it returns *0"
+    assert len(hashed) == len(passwords._DECOY), "the hash is complete: for an unknown method, crypt(3) returns *0"
 
 
 def test_checks_at_once_are_limited_and_the_rest_rejected_soon(

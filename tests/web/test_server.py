@@ -47,7 +47,7 @@ def test_an_unusable_store_is_reported_at_the_start(site: Site) -> None:
 
 
 def test_the_nginx_example_in_the_readme_matches_docs_web() -> None:
-    """tests/web/served.py tests only the example of docs/web.md."""
+    """tests/web/served.py runs nginx with the example of docs/web.md."""
     readme, web_md = (
         re.findall(r"```nginx\n(.*?)```", (TREE / page).read_text(), re.DOTALL) for page in ("README.md", "docs/web.md")
     )
@@ -84,7 +84,7 @@ def test_a_port_in_use_is_named(site: Site) -> None:
 import sys
 from pam_totp import cli
 from pam_totp.system import passwords
-passwords.SystemPasswords = lambda *_: None  # because the portal's PAM service may be missing here
+passwords.SystemPasswords = lambda *_: None  # this machine may lack the portal's PAM service
 sys.exit(cli.main({words!r}))
 """
         done = subprocess.run([sys.executable, "-c", script], cwd=TREE, capture_output=True, text=True, check=False)

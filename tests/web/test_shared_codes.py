@@ -1,4 +1,4 @@
-"""Tests that sshd, the portal, Django and Flask together accept a code once, with real programs and one store."""
+"""Tests that sshd, the portal, Django and Flask accept a code once among them all: real programs share one store."""
 
 from __future__ import annotations
 
@@ -91,4 +91,4 @@ def test_a_code_used_by_one_application_is_refused_by_all(
     for service, times in (("web", 3), ("sshd", 2), ("pam_totp-portal", 2)):
         refusals = [line for line in shared.log.module_lines() if f"({service}:auth): refused user=alice" in line]
         assert len(refusals) == times
-        assert all("reason=replayed" in line for line in refusals), "each refusal is a replay"
+        assert all("reason=replayed" in line for line in refusals), "every code is refused as replayed"

@@ -1,4 +1,4 @@
-"""Tests of signing in: the two steps, the sessions, and the messages, which must disclose nothing."""
+"""Tests of signing in: the two steps, the sessions, and messages that disclose nothing."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_signing_out_ends_the_session_on_the_server(portal: Portal) -> None:
     page = browser.post("/sign-out", {"csrf_token": browser.open("/").csrf})
     assert "You are signed out." in page.text
     assert portal.signed_in().open("/signed-out").heading == "Your tokens", (
-        "the page is shown only to users who are signed out"
+        "a signed-in user is redirected from the page for signed-out users"
     )
     assert copy.open("/").heading == "Sign in"
 
@@ -245,7 +245,7 @@ def test_the_server_stores_a_digest_of_the_session_id(portal: Portal) -> None:
     assert len(browser.cookie) == 43, "a session id has 256 bits"
 
 
-# With --socket, without a store: the service checks the codes
+# The portal with --socket: it opens no store, and the service checks the codes
 
 
 def test_with_socket_the_portal_checks_codes_and_changes_nothing(site: Site) -> None:

@@ -23,7 +23,7 @@ def open_scan_page(browser: Browser, name: str = "phone") -> Page:
 def test_a_phone_is_enrolled_by_its_first_code_which_is_used_up(portal: Portal) -> None:
     browser = portal.signed_in()
     key = key_on_page(open_scan_page(browser))
-    assert not portal.site.path("alice").exists(), "nothing is stored before the code is confirmed"
+    assert not portal.site.path("alice").exists(), "nothing is stored before the first code is accepted"
     code = code_of_app(key, portal.wall)
     page = browser.send(code=code)
     assert (page.heading, page.notice) == ("Your tokens", "phone is in use now.")
