@@ -38,7 +38,7 @@ def any_lines(chance: random.Random, folder: Path, depth: int = 0) -> list[str]:
         if depth < 2 and chance.random() < 0.25:
             included = folder / f"included-{chance.randrange(10**9)}"
             included.write_text("\n".join(any_lines(chance, folder, depth + 1)) + "\n")
-            # an absolute path, because Linux-PAM 1.5 looks up others in /etc/pam.d, even under pam_start_confdir
+            # absolute, because Linux-PAM 1.5 looks up relative paths in /etc/pam.d, even under pam_start_confdir
             lines.append(f"{chance.choice(['@include', 'auth include', 'auth substack'])} {included}")
         else:
             lines.append(f"auth {any_control(chance)} pam_debug.so auth={chance.choice(NAMED)}")

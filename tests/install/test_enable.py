@@ -81,7 +81,10 @@ def test_the_change_is_rolled_back_after_the_terminal_is_closed(machine: Fresh) 
     watchdog = machine.pid(WATCHDOG, "sudo")
     assert os.getsid(watchdog) == watchdog, "the watchdog has its own session, without a terminal"
     talk.hangs_up()
-    until(lambda: machine.state("sudo") is None and as_before(machine), "the trial is rolled back without its terminal")
+    until(
+        lambda: machine.state("sudo") is None and as_before(machine),
+        "the watchdog rolls back the trial after the terminal was closed",
+    )
 
 
 def test_the_change_is_rolled_back_after_enable_is_killed(machine: Fresh) -> None:
@@ -90,7 +93,10 @@ def test_the_change_is_rolled_back_after_enable_is_killed(machine: Fresh) -> Non
     os.kill(talk.terminal.pid, signal.SIGKILL)
     os.kill(watchdog, signal.SIGHUP)
     os.kill(watchdog, signal.SIGINT)
-    until(lambda: machine.state("sudo") is None and as_before(machine), "the trial is rolled back without its command")
+    until(
+        lambda: machine.state("sudo") is None and as_before(machine),
+        "the watchdog rolls back the trial after `enable` was killed",
+    )
 
 
 def test_a_terminated_watchdog_rolls_the_change_back_first(machine: Fresh) -> None:
@@ -273,7 +279,7 @@ def test_a_failed_rehearsal_changes_nothing(machine: Fresh) -> None:
 
 
 def test_a_rehearsal_that_lets_in_without_a_good_code_is_refused(machine: Fresh) -> None:
-    """Only the login of the rehearsal detects this. An analysis of the stack does not."""
+    """The rehearsal detects by a login that no code is required. An analysis of the stack would not detect it."""
     machine.write("/etc/pam.d/sudo", "auth sufficient pam_permit.so\n" + STACKS["sudo"])
     talk = machine.talk(COMMAND, "enable", "sudo", "--for-user", "alice")
     status, shown = talk.ends()

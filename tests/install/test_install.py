@@ -202,7 +202,12 @@ def test_the_service_uses_the_socket_that_systemd_passes_on(machine: Fresh) -> N
     unit = machine.path(f"{UNITS}/pam_totp.service").read_text()
     command = next(line.removeprefix("ExecStart=") for line in unit.splitlines() if line.startswith("ExecStart="))
     machine.shell("mkdir -p /run/pam_totp")
-    as_account = ["setpriv", "--reuid=pam_totp", "--regid=pam_totp", "--clear-groups"]  # as User= in the unit does
+    as_account = [
+        "setpriv",
+        "--reuid=pam_totp",
+        "--regid=pam_totp",
+        "--clear-groups",
+    ]  # the account that the unit names in User=
     listening = machine.start(
         "systemd-socket-activate", "--seqpacket", "--listen=/run/pam_totp/socket", *as_account, *command.split()
     )
@@ -337,7 +342,7 @@ def test_with_an_unavailable_extra_nothing_is_installed(tmp_path: Path, index: I
 
 
 def test_files_installed_under_a_strict_umask_can_be_read_by_all(tmp_path: Path) -> None:
-    """Other accounts read them: the service has its own account, and any account may run `pam-totp`."""
+    """Other accounts read the files: the service has its own account, and any account may run `pam-totp`."""
     tree, place = cloned(tmp_path / "clone"), tmp_path / "place"
     subprocess.run(["chmod", "-R", "go=", tree], check=True)
     done = subprocess.run(

@@ -40,7 +40,7 @@ def libpam_result(folder: Path, text: str, password: str, code: str) -> str:
         f"auth sufficient pam_rootok.so\n{GOOD}",
         "auth requisite pam_unix.so\nauth required pam_totp.so\n",
         f"{GOOD}auth optional pam_cap.so\n",
-        "auth [success=done new_authtok_reqd=done default=die] pam_permit.so\n",  # does not run pam_totp.so
+        "auth [success=done new_authtok_reqd=done default=die] pam_permit.so\n",  # a stack without pam_totp.so
     ],
 )
 def test_a_stack_in_order_has_no_findings(text: str) -> None:
@@ -63,7 +63,9 @@ def test_a_control_that_accepts_a_refusal_is_an_error(tmp_path: Path, control: s
     (finding,) = (f for f in examine(text) if f.code is Code.REFUSAL_ACCEPTED)
     assert finding.severity is ERROR
     assert f"({result})" in finding.what, "the finding names the result that is accepted"
-    assert libpam_result(tmp_path, text, "success", result) == "success", "the real libpam accepts it too"
+    assert libpam_result(tmp_path, text, "success", result) == "success", (
+        "the real libpam ends the stack with success too"
+    )
     assert libpam_result(tmp_path, GOOD, "success", result) != "success"
 
 

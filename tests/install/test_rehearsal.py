@@ -108,7 +108,7 @@ def test_a_refusal_in_the_account_phase_is_a_failed_login(site: Site) -> None:
 
 
 def test_the_private_folder_is_self_contained(tmp_path: Path) -> None:
-    """Includes have absolute paths: Linux-PAM 1.5 looks up others in /etc/pam.d, even under pam_start_confdir."""
+    """Includes are absolute paths: Linux-PAM 1.5 looks up relative ones in /etc/pam.d, even with pam_start_confdir."""
     here = machine(tmp_path, su_l="auth include su\n")
     with private_copy(here, "su-l") as folder:
         assert sorted(os.listdir(folder)) == ["common-account", "common-auth", "common-session", "other", "su", "su-l"]

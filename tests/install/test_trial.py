@@ -51,7 +51,7 @@ def test_a_rollback_restores_what_it_can_and_retries_the_rest(tmp_path: Path) ->
     with pytest.raises(ChangeError, match=r"sudo: Is a directory; nothing was changed$"):
         trial.roll_back("sudo")
     assert Path(second.path).read_text() == BEFORE
-    assert records() == [("sudo", BACK)], "the record of the unfinished rollback stays"
+    assert records() == [("sudo", BACK)], "an unfinished rollback keeps its record"
     Path(first.path).rmdir()
     Path(first.path).write_text(first.after)
     assert trial.roll_back("sudo") == [f"{first.path}: restored", f"{second.path}: already has the old content"]

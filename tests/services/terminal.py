@@ -17,7 +17,7 @@ class Talk:
 
     def __init__(self, terminal: pexpect.spawn[bytes]) -> None:
         self.terminal = terminal
-        self.terminal.delaybeforesend = None  # `asks` waits for the prompt; programs flush earlier input
+        self.terminal.delaybeforesend = None  # no delay is needed, because `asks` waits for the prompt
         self.terminal.ptyproc.delayafterclose = self.terminal.delayafterclose = 0
 
     def asks(self, prompt: str) -> Talk:

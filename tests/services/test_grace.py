@@ -90,7 +90,7 @@ def test_grace_from_the_future_is_void(site: Site) -> None:
     site.enrol(grace=(ago(-60),))
     assert was_prompted(log_in(site))
     site.enrol(fob(last_used=int(time.time()) + 60), grace=(ago(60),))
-    assert was_prompted(log_in(site)), "the last use of a token in the future voids grace too"
+    assert was_prompted(log_in(site)), "a token whose last use is in the future voids grace too"
 
 
 @pytest.mark.parametrize("change", [["rename", "fob", "stick"], ["disable-token", "fob"], ["remove", "two", "--yes"]])

@@ -62,8 +62,8 @@ def test_an_ordinary_caller_neither_uses_nor_gets_grace(machine: Machine) -> Non
     assert machine.record("alice").grace == ()
     assert unlock(machine, "alice", codes(1), *here, caller="root")
     assert [g.rhost for g in machine.record("alice").grace] == ["192.0.2.7"]
-    assert unlock(machine, "alice", "", *here, caller="root"), "a login by root has grace"
-    assert not unlock(machine, "alice", "", *here), "a login by alice has no grace"
+    assert unlock(machine, "alice", "", *here, caller="root"), "a login has grace if the caller is root"
+    assert not unlock(machine, "alice", "", *here), "a login has no grace if the caller is alice"
 
 
 def test_without_the_service_an_ordinary_caller_is_refused(machine: Machine) -> None:

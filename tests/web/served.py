@@ -160,7 +160,7 @@ def plain_portal() -> Iterator[PlainPortal]:
         server = create_server(create_app(config), host="127.0.0.1", port=0, threads=8)
 
         def run() -> None:
-            with suppress(OSError):  # the test closes the sockets while the server runs
+            with suppress(OSError):  # raised when the test closes the server's sockets
                 server.run()
 
         threading.Thread(target=run, daemon=True).start()

@@ -128,7 +128,7 @@ def test_one_of_two_browsers_with_the_same_code_signs_in(people: People, served:
     for person in two:
         person.sign_in()
         person.page.get_by_label("One-time code").fill(codes(0))
-    for person in two:  # both send before either gets a response
+    for person in two:  # both browsers send the code before either gets a response
         person.page.evaluate("setTimeout(() => document.querySelector('main form').requestSubmit(), 50)")
     for person in two:
         person.page.locator("h1:text-is('Your tokens'), .error").wait_for()

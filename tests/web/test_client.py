@@ -128,7 +128,7 @@ def test_an_unlisted_account_gets_an_error_that_names_the_list(site: Site) -> No
     site.start()
     site.enrol(user="root")
     script = (
-        "import os, sys; from pam_totp import client\n"  # as root: other accounts may be unable to read the tree
+        "import os, sys; from pam_totp import client\n"  # import as root: others may be unable to read the tree
         "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
         f"print(client.verify('root', sys.argv[1], service='web', path={str(site.socket)!r}).verdict.value)"
     )

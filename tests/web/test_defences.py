@@ -156,7 +156,7 @@ def test_another_address_is_not_blocked(site: Site) -> None:
     browser.client.environ_base["REMOTE_ADDR"] = "192.0.2.9"
     csrf = browser.open("/sign-in").csrf
     page = browser.post("/sign-in", {"csrf_token": csrf, "user": "alice", "password": PASSWORD})
-    assert page.heading == "Your tokens", "guessing does not lock out the user"
+    assert page.heading == "Your tokens", "guesses from another address do not lock out the user"
 
 
 def test_attempts_on_many_users_from_one_address_are_limited(site: Site) -> None:

@@ -103,7 +103,7 @@ def served(portal: Portal, proxy: str | None) -> Iterator[int]:
     running = waitress.create_server(portal.app, **server.waitress_options(Address("127.0.0.1", 0), proxy))
 
     def run() -> None:
-        with suppress(OSError):  # the test closes the sockets while the server runs
+        with suppress(OSError):  # raised when the test closes the server's sockets
             running.run()
 
     threading.Thread(target=run, daemon=True).start()

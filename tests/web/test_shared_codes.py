@@ -52,7 +52,7 @@ def checking_portal(person: Person, code: str) -> bool:
 
 
 def is_signed_in(person: Person, welcome: str) -> bool:
-    """Return True if the page is the private page. Otherwise check that it shows the refusal."""
+    """Return True if the page contains the text `welcome`. Otherwise check that it shows a refusal."""
     signed_in = person.page.get_by_text(welcome, exact=True).count() == 1
     assert signed_in or "refused" in person.page.get_by_role("alert").inner_text().lower()
     return signed_in
