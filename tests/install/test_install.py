@@ -202,12 +202,8 @@ def test_the_service_uses_the_socket_that_systemd_passes_on(machine: Fresh) -> N
     unit = machine.path(f"{UNITS}/pam_totp.service").read_text()
     command = next(line.removeprefix("ExecStart=") for line in unit.splitlines() if line.startswith("ExecStart="))
     machine.shell("mkdir -p /run/pam_totp")
-    as_account = [
-        "setpriv",
-        "--reuid=pam_totp",
-        "--regid=pam_totp",
-        "--clear-groups",
-    ]  # the account that the unit names in User=
+    # The unit names this account in User=.
+    as_account = ["setpriv", "--reuid=pam_totp", "--regid=pam_totp", "--clear-groups"]
     listening = machine.start(
         "systemd-socket-activate", "--seqpacket", "--listen=/run/pam_totp/socket", *as_account, *command.split()
     )
