@@ -2,13 +2,15 @@
 
 Rules:
 - libpam runs the real modules of the stack. A refused login has no delay.
-- An exception in the callback ends the login, and is raised again by `authenticate` or `account`.
+- An exception in the callback ends the login, and is raised again by `authenticate` or `account`. So is an exception of
+  a signal handler that runs while libpam is called, such as KeyboardInterrupt.
 - The modules of the stack run in this process. A caller that must survive a crash of a module uses a child process.
 """
 
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable, Mapping
 from ctypes import CFUNCTYPE, POINTER, byref, c_char_p, c_int, c_uint, c_void_p
 from dataclasses import dataclass
@@ -144,7 +146,21 @@ class Login:
         return self._call(self._lib.acct_mgmt)
 
     def _call(self, function: Any) -> str:
-        self._result = function(self._handle, 0)
+        # A signal handler runs at the first instruction of a callback, before its `try`. ctypes gives the exception of
+        # the handler to this hook, and continues.
+        before = sys.unraisablehook
+
+        def keep(unraisable: sys.UnraisableHookArgs) -> None:
+            if isinstance(unraisable.exc_value, Exception):  # of a finalizer
+                before(unraisable)
+            else:
+                self._error = unraisable.exc_value
+
+        sys.unraisablehook = keep
+        try:
+            self._result = function(self._handle, 0)
+        finally:
+            sys.unraisablehook = before
         if self._error is not None:
             error, self._error = self._error, None
             raise error
