@@ -27,6 +27,7 @@ from typing import NamedTuple
 HERE = Path(__file__).parent
 NOTHING_SELECTED = 5  # pytest's exit status if its arguments select no test
 PARSERS = "parsers"
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 OVERTIME = 120  # seconds that a stage may take to end after an interrupt
 
 
@@ -64,9 +65,16 @@ def run(stage: Stage, minutes: float) -> Outcome:
         figures = Path(folder, "figures")
         figures.touch()
         environment = {**os.environ, "TORTURE_MINUTES": str(minutes), "TORTURE_FIGURES": str(figures)}
+        # A signal that arrives while the stage starts is kept until the stage can be interrupted.
+        kept: list[int] = []
+        handlers = {number: signal.signal(number, lambda received, _: kept.append(received)) for number in ENDING}
         # In a new session, because Ctrl-C would otherwise signal the stage twice: from the terminal and from here.
         with subprocess.Popen(stage.command, env=environment, start_new_session=True) as process:
             try:
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
+                if kept:
+                    raise KeyboardInterrupt
                 status = process.wait()
             except KeyboardInterrupt:
                 process.send_signal(signal.SIGINT)
@@ -115,7 +123,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 def interrupt_on_signals() -> None:
     """Let SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         signal.signal(number, _interrupt)
 
 
