@@ -2,8 +2,8 @@
 
 Rules:
 - libpam runs the real modules of the stack. A refused login has no delay.
-- An exception in the callback ends the login, and is raised again by `authenticate` or `account`. So is an exception of
-  a signal handler that runs while libpam is called, such as KeyboardInterrupt.
+- An exception in the callback ends the login, and is raised again by `authenticate` or `account`. So is a
+  KeyboardInterrupt or SystemExit that a signal handler raises while libpam is called.
 - The modules of the stack run in this process. A caller that must survive a crash of a module uses a child process.
 """
 

@@ -132,7 +132,7 @@ def roll_back(service: str, state: str = TRIAL, only: int | None = None) -> list
 def roll_back_all(machine: Machine) -> list[str]:
     """Restore the old files of every service, or of none. Return a report.
 
-    No trial can begin or end meanwhile. If a file cannot be restored, raise TrialError with all obstacles before the
+    No trial can end meanwhile. If a file cannot be restored, raise TrialError with all obstacles before the
     first change. If an error occurs later, restore the other files, then raise TrialError with both lists.
     """
     if not records():
