@@ -22,7 +22,7 @@ CODE = re.compile(r"(?:\+OTP )?([0-9]{6,8})", re.ASCII)
 IN_USE = re.compile(rb"ERR [0-9]+ IN-USE")  # the answer of a TCP port to a second client
 POLL_S = 0.05  # the maximum wait of one read from the port
 RETRY_S = 0.02  # the pause before a press is repeated, after the token answered BUSY
-LONGEST_LINE = 4096  # bytes: a longer line is noise
+LONGEST_LINE = 4096  # bytes: of a longer line, only the end is kept
 
 
 class ClientError(Exception):

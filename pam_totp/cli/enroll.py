@@ -141,7 +141,7 @@ def _confirmed(token: Token, codes_needed: int) -> Token:
         confirmed = verify_first_code(token, answer, now(), codes_needed=codes_needed)
         if confirmed is not None:
             return confirmed
-        print(f"not accepted: enter {required} this token", file=sys.stderr)
+        print(f"wrong answer: enter {required} this token", file=sys.stderr)
     hint = ""
     if isinstance(token, TotpToken):
         hint = f" (check the phone's clock: it is now {time.strftime('%H:%M:%S', time.gmtime(now()))} UTC)"

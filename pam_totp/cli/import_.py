@@ -136,7 +136,7 @@ def _import(args: argparse.Namespace, chosen: Format, users_by_serial: dict[str,
 
 
 def _secret_source(args: argparse.Namespace, chosen: Format, bar: Bar) -> AskSecret | None:
-    """Return a function that returns the key or password of an encrypted file. Return None if the format has none."""
+    """Return a function that returns the key or password of an encrypted file, or None for an unencrypted format."""
     if not chosen.has_secret:
         return None
     paths = {"key": args.key_file, "password": args.password_file}

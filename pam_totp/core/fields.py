@@ -45,7 +45,7 @@ class Value:
         self._set({**self._defaults, **given}, self._fields)
 
     def _replace(self, **changes: Any) -> Self:
-        """For methods of subclasses: return a copy with `changes`, and check only the changed fields."""
+        """Return a copy with `changes`, and check only the changed fields. Methods of subclasses call this."""
         other = object.__new__(type(self))
         other._set({**self.__dict__, **changes}, changes)
         return other

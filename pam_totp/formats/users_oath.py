@@ -110,7 +110,7 @@ def _token(line: int, fields: list[str], now: int) -> ImportedToken:
 
 
 def _with_last_step(token: ImportedToken, last_code: str, now: int) -> ImportedToken:
-    """Return the time-based `token` with the step of `last_code`. This step and all steps before it count as used."""
+    """Return the time-based `token` with the step of `last_code`: codes of this and earlier steps are replays."""
     expected = (now if token.last_used is None else token.last_used) // token.period + token.drift
     for steps in _SEARCH if token.last_used is not None else ():
         if expected + steps >= 0 and hotp(token.secret, expected + steps, token.digits) == last_code:

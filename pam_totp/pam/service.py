@@ -81,7 +81,7 @@ class Service:
     def stop(self) -> None:
         """Stop accepting logins, in every process of the service."""
         self._listener.close()
-        with suppress(BlockingIOError):  # the buffer is full: an earlier call has already stopped the service
+        with suppress(BlockingIOError):  # the buffer is full, so an earlier call has already stopped the service
             self._stop.send(b"x")
 
     def stop_on(self, *signals: signal.Signals) -> None:

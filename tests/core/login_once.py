@@ -1,6 +1,6 @@
 """A program that verifies one answer against a file store, for tests that interrupt it at a system call.
 
-/usr/bin/python3 -I -S login_once.py FOLDER ANSWER      prints the name of the outcome
+/usr/bin/python3 -I -S login_once.py FOLDER ANSWER      prints the outcome's name
 """
 
 import os

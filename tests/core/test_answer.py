@@ -226,7 +226,7 @@ def test_spellings_of_one_answer_are_equal_and_the_repr_shows_nothing() -> None:
         ("secret123\u2013456".encode(), {6}, "secret123\u2013456".encode(), None),
         (b"secret0123456789ABCDEF", {6}, b"secret0123456789ABCDEF", None),
         (b"secret123456", set(), b"secret123456", None),
-        (b"123456", {6}, b"123456", None),  # without a password before the codes, all digits are the password
+        (b"123456", {6}, b"123456", None),  # no password precedes the digits, so the digits are the password
         (b"123456123456", {6}, b"123456123456", None),
         (b"0123456", {6}, b"0", ("123456",)),
         (b"", {6}, b"", None),

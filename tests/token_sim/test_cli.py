@@ -197,7 +197,7 @@ def test_watch_prints_codes_that_others_cause(tmp_path: Path) -> None:
         (["advance", "FOB", "90"], 2, "'90' is not a span of time (write 90d,"),
         (["restore", "FOB", "/nowhere"], 1, "/nowhere: no such file"),
         (["run", "JUNK"], 1, "is not a token file"),
-        (["run", "FOB", "--link", "JUNK"], 3, "JUNK: exists and is not a symbolic link"),
+        (["run", "FOB", "--link", "JUNK"], 3, "JUNK: file already exists (choose another path)"),
         (["run", "FOB", "--speed", "0"], 2, "--speed must be"),
         (["run", "FOB", "--", "/nowhere/at/all"], 3, "/nowhere/at/all cannot be run"),
         (["new", "FOB"], 1, "already exists"),

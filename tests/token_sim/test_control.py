@@ -82,7 +82,7 @@ def test_a_socket_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can use another uid")
 def test_another_uid_gets_no_answer_even_with_permission_to_connect(tmp_path: Path) -> None:
     path = new_token(tmp_path / "fob")
-    os.chmod(tmp_path, 0o755)  # noqa: S103  # other accounts cannot enter the folders above, so they use a path in /proc
+    os.chmod(tmp_path, 0o755)  # noqa: S103  # the folders above deny other accounts: the test connects through /proc
     ask = "import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); "
     ask += 's.sendall(b\'{"do": "oracle"}\\n\'); print(s.recv(9))'
     with running(path) as run:

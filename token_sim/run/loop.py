@@ -1,7 +1,7 @@
 """The loop that runs a token in real time: it serves the ports, the owner's socket, the clock and the button.
 
 Rules:
-- There is one thread. A signal handler only increments a counter, which `step` reads.
+- There is one thread. The handler of SIGUSR1 only increments a counter of presses, which `step` reads.
 - In each step, the token's time is advanced before input is processed.
 - `close` removes links and sockets.
 """

@@ -152,7 +152,7 @@ class Pty:
 def _publish(target: str, link: str) -> None:
     """Make `link` point to `target` atomically. Replace a symbolic link, but no other kind of file."""
     if os.path.lexists(link) and not os.path.islink(link):
-        raise FileExistsError(errno.EEXIST, "exists and is not a symbolic link (choose another path)", link)
+        raise FileExistsError(errno.EEXIST, "file already exists (choose another path)", link)
     temporary = f"{link}.new"
     try:
         with contextlib.suppress(FileNotFoundError):
