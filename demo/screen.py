@@ -54,7 +54,7 @@ def token_picture(code: str, serial: str) -> list[str]:
 
 
 class Screen:
-    """Prints numbered steps, and records their results."""
+    """The printer of numbered steps. It records their results."""
 
     def __init__(self) -> None:
         self.results: list[tuple[str, bool]] = []

@@ -50,7 +50,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def site() -> Iterator[Site]:
     """Return a store with a folder of PAM services. The test may start the service on a socket.
 
-    The folder is not in pytest's own folder, because other accounts cannot enter that.
+    The folder is outside pytest's own folder, so that other accounts can enter it.
     """
     with tempfile.TemporaryDirectory(prefix="pam_totp-test-") as folder:
         made = Site(Path(folder))

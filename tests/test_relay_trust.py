@@ -51,7 +51,7 @@ def test_a_helper_of_the_same_account_is_started(bench: Bench, log: Log, helper:
 def test_a_helper_of_another_account_is_refused(bench: Bench, log: Log, folder: Path, helper: Path, of: str) -> None:
     os.chown(folder / of, OTHER_UID, -1)
     assert result(bench, helper) == Result.SERVICE_ERR
-    assert log() == [f"not using {helper}: {folder / of} belongs to an untrusted user"]
+    assert log() == [f"refusing {helper}: {folder / of} belongs to an untrusted user"]
 
 
 @pytest.mark.parametrize("of", ["helper.py", "."])
@@ -60,7 +60,7 @@ def test_a_world_writable_file_or_folder_is_refused(
 ) -> None:
     (folder / of).chmod(0o777)
     assert result(bench, helper) == Result.SERVICE_ERR
-    assert log() == [f"not using {helper}: {folder / of} must not be writable by other users"]
+    assert log() == [f"refusing {helper}: {folder / of} must not be writable by other users"]
 
 
 @pytest.mark.parametrize("of", ["helper.py", "."])
@@ -114,7 +114,7 @@ def test_a_link_of_another_account_is_refused(bench: Bench, log: Log, folder: Pa
     os.chown(link, OTHER_UID, -1, follow_symlinks=False)
     path = link if name == "link.py" else link / "helper.py"
     assert result(bench, path) == Result.SERVICE_ERR
-    assert log() == [f"not using {path}: {link} belongs to an untrusted user"]
+    assert log() == [f"refusing {path}: {link} belongs to an untrusted user"]
 
 
 @pytest.mark.parametrize("target", ["helper.py", "../folder/helper.py", "{open}/../folder/helper.py"])
@@ -127,7 +127,7 @@ def test_a_link_in_a_world_writable_folder_is_refused(
     (opened / "helper.py").symlink_to(target.format(open=opened))
     (bench.folder / "start.py").symlink_to("open/helper.py")
     assert result(bench, bench.folder / "start.py") == Result.SERVICE_ERR
-    assert log() == [f"not using {bench.folder}/start.py: {opened} must not be writable by other users"]
+    assert log() == [f"refusing {bench.folder}/start.py: {opened} must not be writable by other users"]
 
 
 def test_a_link_through_a_world_writable_folder_is_refused(bench: Bench, log: Log, folder: Path, helper: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_link_through_a_world_writable_folder_is_refused(bench: Bench, log: Lo
     link = bench.folder / "link.py"
     link.symlink_to("open/../folder/helper.py")
     assert result(bench, link) == Result.SERVICE_ERR
-    assert log() == [f"not using {link}: {bench.folder}/open must not be writable by other users"]
+    assert log() == [f"refusing {link}: {bench.folder}/open must not be writable by other users"]
 
 
 @pytest.mark.parametrize(("links", "expected"), [(40, Result.SUCCESS), (41, Result.SERVICE_ERR)])
@@ -170,7 +170,7 @@ def test_a_link_that_makes_the_path_too_long_is_refused(bench: Bench, log: Log, 
 
 def test_a_missing_helper_is_refused(bench: Bench, log: Log, folder: Path) -> None:
     assert result(bench, folder / "other.py") == Result.SERVICE_ERR
-    assert log() == [f"not using {folder}/other.py: {folder}/other.py cannot be found"]
+    assert log() == [f"refusing {folder}/other.py: {folder}/other.py cannot be found"]
 
 
 @pytest.mark.parametrize("kind", ["folder", "fifo", "link to a folder", "link to the root folder", "link to itself"])
@@ -249,7 +249,7 @@ def test_an_interpreter_that_is_writable_or_not_executable_is_refused(
 ) -> None:
     interpreter.chmod(mode)
     assert result(bench, helper, relay=build(INTERPRETER=str(interpreter))) == Result.SERVICE_ERR
-    assert log()[0].startswith(f"not using {interpreter}: {interpreter} ")
+    assert log()[0].startswith(f"refusing {interpreter}: {interpreter} ")
 
 
 @needs_root
@@ -302,7 +302,7 @@ def test_a_socket_of_an_untrusted_account_is_not_used(bench: Bench, folder: Path
         os.chown(folder / of, OTHER_UID, -1)
         assert bench.login(service.argument, f"helper={helper}").result == Result.SUCCESS
         assert service.logins == 0
-    assert log() == [f"not using {service.path}: {folder / of} belongs to an untrusted user"]
+    assert log() == [f"refusing {service.path}: {folder / of} belongs to an untrusted user"]
 
 
 def test_a_socket_in_a_world_writable_folder_is_not_used(bench: Bench, folder: Path, log: Log) -> None:
@@ -311,7 +311,7 @@ def test_a_socket_in_a_world_writable_folder_is_not_used(bench: Bench, folder: P
     with bench.service(play(b"r7"), folder / "socket") as service:
         assert bench.login(service.argument, f"helper={helper}").result == Result.SUCCESS
         assert service.logins == 0
-    assert log() == [f"not using {service.path}: {folder} must not be writable by other users"]
+    assert log() == [f"refusing {service.path}: {folder} must not be writable by other users"]
 
 
 def test_a_socket_may_be_behind_a_link(bench: Bench, asked: Callable[..., str], folder: Path) -> None:
@@ -348,7 +348,7 @@ def test_with_a_regular_file_as_socket_a_helper_is_started(
     asked: Callable[..., str], log: Log, folder: Path, helper: Path
 ) -> None:
     assert asked(helper) == "helper"
-    assert log() == [f"not using {helper}: {helper} is the wrong kind of file, or not executable"]
+    assert log() == [f"refusing {helper}: {helper} is the wrong kind of file, or not executable"]
 
 
 # A service of another account: root binds the socket, then another account listens at it.
@@ -399,7 +399,7 @@ def test_a_socket_of_another_account_is_not_used(
 ) -> None:
     with listening(folder / "other", UNPRIVILEGED_UID, UNPRIVILEGED_UID):
         assert asked(folder / "other", build(ACCOUNT=account)) == "helper"
-    assert log() == [f"not using {folder}/other: {folder}/other belongs to an untrusted user"]
+    assert log() == [f"refusing {folder}/other: {folder}/other belongs to an untrusted user"]
 
 
 @needs_root
@@ -408,4 +408,4 @@ def test_a_trusted_socket_with_an_untrusted_listener_is_not_used(
 ) -> None:
     with listening(folder / "other", OTHER_UID, 0):
         assert asked(folder / "other") == "helper"
-    assert log() == [f"not using {folder}/other: the listener runs as an untrusted user"]
+    assert log() == [f"refusing {folder}/other: the listener runs as an untrusted user"]

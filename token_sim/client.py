@@ -71,7 +71,7 @@ class Client:
             self._port = None
 
     def ask(self, request: str) -> dict[str, str]:
-        """Send a request, and return the values of its reply. Raises Refused if the reply is ERR."""
+        """Send a request, and return the values of its reply. Raise Refused if the reply is ERR."""
         self._connect()
         return self._ask(request, _Limit(self.timeout))
 

@@ -191,7 +191,7 @@ def _selection(args: argparse.Namespace, chosen: Format, users_by_serial: dict[s
 
 
 def _new_record(args: argparse.Namespace, parsed: ParsedFile) -> UserRecord | None:
-    """Return the exported record, if the file has one, without its tokens and with the name of its new owner."""
+    """Return the exported record without its tokens and under its owner's name here, or None if the file has none."""
     if parsed.record is None:
         return None
     return parsed.record.without_tokens(passwd_name(args.user or parsed.record.user))

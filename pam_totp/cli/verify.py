@@ -22,7 +22,7 @@ def add_to(commands: Commands) -> None:
         commands,
         "verify",
         run,
-        "check an answer as a login does: it is counted, and a right code is used up",
+        "check an answer as a login does: a wrong answer is counted, and a right code is used up",
         "pam-totp verify alice 755224",
         "pam-totp verify alice < code.txt",
         data=True,

@@ -40,7 +40,7 @@ DAY = 86_400  # seconds
 
 
 class RecordError(ValueError):
-    """The data is not a valid record. The text names the place, never the value."""
+    """The data of a record is invalid. The text names the place, never the value."""
 
 
 def _key(v: object) -> str | None:

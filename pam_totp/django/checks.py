@@ -31,8 +31,8 @@ def _findings() -> Iterator[CheckMessage]:
     if not isinstance(timeout, int | float) or timeout <= 0:
         yield Error("PAM_TOTP_TIMEOUT must be a positive number of seconds", id="pam_totp.E002")
     if MIDDLEWARE not in settings.MIDDLEWARE:
-        hint = f"add {MIDDLEWARE!r} after AuthenticationMiddleware"
-        yield Error("django-otp's middleware is missing: users never count as verified", hint=hint, id="pam_totp.E003")
+        hint = f"add {MIDDLEWARE!r} after AuthenticationMiddleware; until then no user counts as verified"
+        yield Error("MIDDLEWARE must have django-otp's middleware", hint=hint, id="pam_totp.E003")
     socket = conf.get("PAM_TOTP_SOCKET")
     if not os.path.exists(socket):
         hint = "start 'pam-totp serve', or correct PAM_TOTP_SOCKET; until then every code is refused"

@@ -155,7 +155,7 @@ def _token(line: int, secret: bytes, settings: Settings, remarks: list[str], now
 
 
 def _dropped(settings: Settings) -> list[str]:
-    """Return remarks on the remaining settings, which a token cannot keep."""
+    """Return remarks on the remaining settings, which are dropped."""
     hosts = [name for name in settings if name in _GRACE_SETTINGS]
     remarks = [f"{len(hosts)} hosts with a grace period dropped"] if hosts else []
     for name in settings:
@@ -168,7 +168,7 @@ def _dropped(settings: Settings) -> list[str]:
 def _last_step(reuse: tuple[int, str] | None, current: int, remarks: list[str]) -> int | None:
     """Return the last step that may have been used: the current step if the file has no list of used steps."""
     if reuse is None:
-        remarks.append("no DISALLOW_REUSE, so used codes are unknown: all codes up to now count as used")
+        remarks.append("all codes up to now count as used: the file has no DISALLOW_REUSE")
         return max(current, 0)
     line, value = reuse
     steps = (whole_number(step, line, "DISALLOW_REUSE", high=current + _MAX_STEPS_AHEAD) for step in value.split())

@@ -3,7 +3,7 @@
 Rules:
 - A token that follows the grammar of its format is parsed. If pam_totp cannot use it (a PIN, an unknown algorithm), the
   reason is in `unsupported`.
-- A property that the file has and a token cannot keep (a policy, a PIN) is named in `remarks`.
+- A property of the file that a token cannot have, such as a PIN, is dropped. `remarks` names it.
 - `repr` never shows the secret.
 """
 

@@ -1,4 +1,4 @@
-"""otpauth-migration://offline?data=...: the "export accounts" of the Google Authenticator app, in one or more QR codes.
+"""otpauth-migration://offline?data=...: URIs that Google Authenticator exports as one or more QR codes.
 
 `data` is base64 of a protocol-buffers message. Field 1 is a token; it may be repeated. Fields 3, 4 and 5 are the
 number of parts, the index of this part and the number of the export. A token's fields are 1 key, 2 label, 3 issuer,

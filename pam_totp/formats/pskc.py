@@ -4,8 +4,8 @@ Rules:
 - python-pskc reads a file only after two checks: by `xml_guard`, and by this module for each value that python-pskc
   would decode leniently.
 - An encrypted value without a MAC is refused: CBC alone detects no change (RFC 6030 6.1.1, 6.2).
-- A policy that a token cannot keep is named in a remark. If the policy forbids the use of the key now, the token is
-  imported disabled (RFC 6030 5).
+- A policy that pam_totp cannot enforce is dropped, and a remark names it. If the policy forbids the use of the key now,
+  the token is imported disabled (RFC 6030 5).
 """
 
 from __future__ import annotations
@@ -144,7 +144,8 @@ def _checked(data: bytes) -> list[int]:
         elif element.name == "PlainValue" and element.path[-2] in _NUMBERS and _DECIMAL.fullmatch(element.content):
             pass
         elif element.name in _BINARY and not _BASE64.fullmatch("".join(element.content.split())):
-            raise FormatError(element.line, f"{element.name}: must be base64 or an allowed number")
+            number = " or a whole number of at most 20 digits" if element.path[-2] in _NUMBERS else ""
+            raise FormatError(element.line, f"{element.name}: must be base64{number}")
     _require_mac(without_mac)
     return [element.line for element in found if element.path == ("KeyContainer", "KeyPackage", "Key")]
 

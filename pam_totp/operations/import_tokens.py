@@ -119,7 +119,7 @@ class Selected(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Selects tokens of a file, and assigns each to a user.
+    """The tokens to import from a file, and the user of each.
 
     `serial` selects one token. `users_by_serial` assigns tokens to users. Without it, the user is `user` or, if that is
     None, the user named in the file. With `user_selects`, only tokens that the file assigns to `user` are selected.

@@ -247,7 +247,7 @@ static bool usable(pam_handle_t *pamh, const char *path, mode_t wanted)
     if (trust == TRUSTED && (at.status.st_mode & (S_IFMT | wanted)) != wanted)
         trust = UNFIT;
     if (trust != TRUSTED && !(trust == MISSING && S_ISSOCK(wanted)))
-        pam_syslog(pamh, LOG_ERR, "not using %s: %s %s", path, at.path, DISTRUST[trust]);
+        pam_syslog(pamh, LOG_ERR, "refusing %s: %s %s", path, at.path, DISTRUST[trust]);
     return trust == TRUSTED;
 }
 
@@ -276,7 +276,7 @@ static int connect_to(pam_handle_t *pamh, const char *path)
         connect(channel, (const struct sockaddr *)&address, sizeof address) == 0) {
         if (trusted_peer(channel))
             return channel;
-        pam_syslog(pamh, LOG_ERR, "not using %s: the listener runs as an untrusted user", path);
+        pam_syslog(pamh, LOG_ERR, "refusing %s: the listener runs as an untrusted user", path);
     }
     close(channel);
     return -1;

@@ -79,7 +79,7 @@ def test_a_line_added_by_hand_keeps_every_service_enabled(both: Fresh, path: str
 def test_a_record_that_cannot_be_read_keeps_every_service_enabled(both: Fresh) -> None:
     both.write("/var/lib/pam_totp_enabled/su.json", "{")
     done = both.installed("disable", "--all")
-    assert (done.returncode, "not a valid record" in done.stderr, both.state("sudo")) == (1, True, "json")
+    assert (done.returncode, "must be a record of 'enable'" in done.stderr, both.state("sudo")) == (1, True, "json")
 
 
 def test_a_service_on_trial_is_rolled_back_too(machine: Fresh) -> None:

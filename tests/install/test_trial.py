@@ -92,7 +92,7 @@ def test_left_over_trials_are_rolled_back_though_one_fails(tmp_path: Path, logge
     assert [line.partition(": ")[0] for line in logged] == ["enable a-lost", "enable good", "enable odd"]
     assert "could not be rolled back" in logged[0]
     assert "rolled back: not confirmed before the machine" in logged[1]
-    assert "not a valid record" in logged[2]
+    assert "must be a record of 'enable'" in logged[2]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_left_over_trials_are_rolled_back_though_one_fails(tmp_path: Path, logge
 def test_an_invalid_record_is_refused_and_left_alone(text: str) -> None:
     path = Path(trial.FOLDER, f"sudo.{TRIAL}")
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(TrialError, match=r"not a valid record \(roll back"):
+    with pytest.raises(TrialError, match=r"must be a record of 'enable' \(roll back"):
         trial.load("sudo", TRIAL)
     assert path.read_bytes() == text.encode("latin-1")
 

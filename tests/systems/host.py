@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-# The last parts of archive URLs. Many mirrors have several of these archives side by side.
+# The last path components of archive URLs. Many mirrors have several of these archives side by side.
 _KINDS = ("debian", "debian-security", "ubuntu", "ubuntu-ports")
 _SCRIPTS = Path("/usr/share/debootstrap/scripts")
 _APT_SETTINGS = r"Acquire::(https?::Proxy|ftp::Proxy|Check-Valid-Until|Check-Date|Retries|ForceIPv[46])\b"

@@ -23,7 +23,7 @@ def test_the_files_that_start_the_measurement_run_unchanged(tmp_path: Path) -> N
 
 
 def test_every_file_that_is_run_by_its_path_is_measured() -> None:
-    """Check the files that add their folder to `sys.path`, because they are run by their path."""
+    """Check that ENTRIES has every file that changes `sys.path`: such files are run by their path."""
     files = (path for package in ("pam_totp", "token_sim") for path in (TREE / package).rglob("*.py"))
     by_path = {str(path.relative_to(TREE)) for path in files if "sys.path." in path.read_text()}
     assert by_path

@@ -10,7 +10,7 @@ from token_sim.run.wall_time import now_ms
 
 
 def ask(options: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
-    """Send a request, and return the reply. Raises CommandError if the request is refused or needs a running token."""
+    """Send a request, and return the reply. Raise CommandError if the request is refused or needs a running token."""
     from token_sim.run import control
 
     path = options.control or control.socket_path(options.file)

@@ -73,7 +73,7 @@ class Slot:
         if self.kind not in _KINDS[1:] or self.algorithm not in ALGORITHMS:
             raise ValueError("the type must be hotp or totp, and the algorithm SHA1, SHA256 or SHA512")
         if not 6 <= self.digits <= 8:
-            raise ValueError("digits must be 6 to 8")
+            raise ValueError("the number of digits must be 6 to 8")
         if not 1 <= self.period <= 0xFFFF:
             raise ValueError("the period must be 1 to 65535 seconds")
         if not MIN_KEY <= len(self.key) <= MAX_KEY:
@@ -110,7 +110,7 @@ def build(serial: str, slots: tuple[Slot | None, ...], counters: tuple[int, ...]
 
 
 def load(image: bytes) -> Contents:
-    """Return the contents of `image`. Raises Corrupt if a required page has a wrong checksum."""
+    """Return the contents of `image`. Raise Corrupt if a required page has a wrong checksum."""
     magic, version, state, serial = _HEADER.unpack(_open(image, 0, _HEADER.size, "header"))
     if (magic, version) != (_MAGIC, _VERSION) or (len(image) - _HEADER_SIZE) % _SLOT_SIZE:
         raise Corrupt("header")

@@ -68,7 +68,7 @@ class Device:
     def elapse(self, ms: int, *, world: bool = True) -> None:
         """Let `ms` milliseconds pass. If `world` is false, the world's time does not change.
 
-        Raises ValueError if `ms` < 0.
+        Raise ValueError if `ms` < 0.
         """
         if ms < 0:
             raise ValueError("the time to pass must be 0 ms or more")
@@ -123,7 +123,7 @@ class Device:
     # --- faults
 
     def inject(self, fault: Fault, times: int | None = 1, number: int | None = None) -> None:
-        """Let `fault` happen now, or arm it for `times` times. Raises ValueError for an invalid number."""
+        """Let `fault` happen now, or arm it for `times` times. Raise ValueError for an invalid number."""
         if fault is Fault.SEGMENT:
             segment = 0 if number is None else number
             if not 0 <= segment < seven_segment.CELLS * 10 or segment % 10 >= len(seven_segment.SEGMENTS):
@@ -138,7 +138,7 @@ class Device:
         self._check_battery()
 
     def clear_fault(self, fault: Fault) -> None:
-        """Undo `fault`. Raises ValueError if it cannot be undone."""
+        """Undo `fault`. Raise ValueError if it cannot be undone."""
         if fault in (Fault.WEAK_BATTERY, Fault.DEAD_BATTERY):
             self.hardware.charge, self._is_low_reported = self.hardware.capacity, False
             self.chip.signal(Signal.FRESH)

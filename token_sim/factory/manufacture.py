@@ -52,7 +52,7 @@ def serial_number(profile: Profile, number: int) -> str:
 
 
 def make(profile: Profile, serial: str, slot: memory.Slot, counter: int) -> NewToken:
-    """Return a new token with a random clock error. Raises ValueError if `counter` is out of range."""
+    """Return a new token with a random clock error. Raise ValueError if `counter` is out of range."""
     if not 0 <= counter <= slot.limit:
         raise ValueError("a counter must be 0 to 2^64-1")
     spread = profile.quartz_ppm * 1000
@@ -89,12 +89,12 @@ def token_text(profile: Profile, seeded: list[NewToken], now: int) -> str:
 
 
 def batch(profile: Profile, count: int, first: int, **slot: Any) -> list[NewToken]:
-    """Return `count` new tokens with serial numbers from `first` on. Raises ValueError for invalid options."""
+    """Return `count` new tokens with serial numbers from `first` on. Raise ValueError for invalid options."""
     return [make(profile, serial_number(profile, first + n), new_slot(profile, **slot), 0) for n in range(count)]
 
 
 def write_batch(folder: str, profile: Profile, tokens: list[NewToken], now: int) -> list[str]:
-    """Write `SERIAL.token` for each token into `folder`, and return the paths. Raises FileExistsError if a file exists.
+    """Write `SERIAL.token` for each token into `folder`, and return the paths. Raise FileExistsError if a file exists.
 
     The files are not synced: after a crash, the user makes the batch again.
     """

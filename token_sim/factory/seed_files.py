@@ -30,7 +30,7 @@ def transport_key() -> bytes:
 def pskc_seeds(tokens: list[NewToken], key: bytes | None = None) -> bytes:
     """Return the PSKC document. With a `key`, seeds are encrypted and authenticated with HMAC-SHA1 (RFC 6030 §6.1.1).
 
-    Raises MissingPskc if python-pskc is not installed.
+    Raise MissingPskc if python-pskc is not installed.
     """
     try:
         from pskc import PSKC  # imported here, because python-pskc is optional, and slow to load

@@ -111,7 +111,7 @@ def _answered(line: bytes, answer: Callable[[Request], Request]) -> Request:
 def ask(path: str, request: Request) -> Request:
     """Send a request to socket `path`, and return the reply.
 
-    Raises NotRunning, OSError, or ValueError with the token's error message.
+    Raise NotRunning, OSError, or ValueError with the token's error message.
     """
     with socket.socket(socket.AF_UNIX) as channel:
         channel.settimeout(TIMEOUT)

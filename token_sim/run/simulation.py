@@ -98,7 +98,7 @@ class Simulation:
     # --- the owner's commands
 
     def command(self, request: Request) -> Request:
-        """Execute the request `{"do": NAME, …}`, and return the reply. Raises BadRequest."""
+        """Execute the request `{"do": NAME, …}`, and return the reply. Raise BadRequest."""
         execute = _COMMANDS.get(str(request.get("do")))
         if execute is None:
             raise BadRequest(f"unknown command: use one of {', '.join(sorted(_COMMANDS))}")

@@ -41,7 +41,7 @@ class TokenFile:
 
     @classmethod
     def open(cls, path: str) -> TokenFile:
-        """Lock and read a token. Raises TokenFileError, or OSError if the file cannot be opened."""
+        """Lock and read a token. Raise TokenFileError, or OSError if the file cannot be opened."""
         lock = _lock(path)
         try:
             with open(path, encoding="ascii") as file:
@@ -55,7 +55,7 @@ class TokenFile:
 
     @classmethod
     def parse(cls, path: str, text: str) -> TokenFile:
-        """Return the token in `text`, without a lock. Raises TokenFileError."""
+        """Return the token in `text`, without a lock. Raise TokenFileError."""
         try:
             doc = json.loads(text)
             if doc.keys() != {"format", "profile", "nvram", "body"} or doc["format"] != FORMAT:

@@ -17,7 +17,7 @@ def now_ms() -> int:
 
 
 def parse_span(text: str) -> int:
-    """Return a span in milliseconds, at most 100 years. Raises ValueError if the text is not numbers with units."""
+    """Return a span in milliseconds, at most 100 years. Raise ValueError if the text is not numbers with units."""
     if not re.fullmatch(f"(?:{_PART})+", text, re.ASCII):
         raise ValueError(f"'{text[:40]}' is not a span of time (write 90d, 36h, 1h30m, 45s or 250ms)")
     span = sum(int(number) * UNITS[unit] for number, unit in re.findall(_PART, text))

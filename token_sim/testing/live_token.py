@@ -77,7 +77,7 @@ class LiveToken:
         return self.slot.key
 
     def press(self, ms: int | None = None) -> str:
-        """Press until a new code is shown or typed, and return the code. Raises NoCode if the token shows no code."""
+        """Press until a new code is shown or typed, and return the code. Raise NoCode if the token shows no code."""
         code: str = self._runner.call(lambda: self._press(ms))
         return code
 

@@ -164,7 +164,7 @@ class Telnet:
         self._out += data
 
     def decode(self, data: bytes) -> bytes:
-        """Return the input without telnet commands. Raises NotTelnet."""
+        """Return the input without telnet commands. Raise NotTelnet for malformed options."""
         try:
             return b"".join(self._manager.filter(data))
         except Exception as error:  # PortManager raises errors of many types for malformed options

@@ -71,7 +71,7 @@ def load(service: str, state: str) -> Record | None:
         raise TrialError(f"{_path(service, state)}: {e.strerror}") from e
     except (ValueError, TypeError, KeyError):
         raise TrialError(
-            f"{_path(service, state)}: not a valid record (roll back the changes of 'enable {service}' by hand)"
+            f"{_path(service, state)}: must be a record of 'enable' (roll back its changes of {service} by hand)"
         ) from None
 
 

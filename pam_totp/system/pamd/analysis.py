@@ -158,7 +158,7 @@ def _forward_pass(service: str, stack: Sequence[Handler], totp: Sequence[int]) -
         later = [i for i in password_modules(stack) if i > index]
         if not later:
             what = f"{service}: {_location(stack, index)} forwards a password that no later module checks"
-            remedy = "put a password module after the pam_totp.so line, with use_first_pass"
+            remedy = "after the pam_totp.so line, put a password module with use_first_pass"
             yield _finding(ERROR, Code.FORWARDED_PASSWORD_UNCHECKED, what, remedy)
         elif not {"try_first_pass", "use_first_pass"} & set(stack[later[0]].rule.arguments):
             what = f"{service}: {_location(stack, later[0])} asks again for the password from forward_pass"
