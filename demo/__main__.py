@@ -1,8 +1,8 @@
-"""Demonstrate logins with one-time codes, through the real libpam and the real module. Run by `make demo`.
+"""A demonstration of logins with one-time codes, through the real libpam and the real module: `make demo`.
 
 - The demo presses the simulated token's button and types all answers. The user only watches.
 - All files are in a temporary folder. Root is not needed.
-- The exit status is 0 if every step had the expected result, else 1. Two refusals are expected results.
+- The exit status is 0 if every step had the expected result, else 1. Two expected results are refusals.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from demo.screen import Screen, token_picture
 from pam_totp.core.oath import totp
 from pam_totp.formats.otpauth import typed_secret
 
-BY_SERVICE, BY_HELPER = "demo", "demo-helper"  # PAM services: the module asks `pam-totp serve`, or starts a helper
+BY_SERVICE, BY_HELPER = "demo", "demo-helper"  # PAM services, named after the process that verifies codes
 PRESSES_IN_THE_POCKET = 40  # unused presses before a login: more than look_ahead, fewer than resync_window
 PRESSES_UNSEEN = 15  # unused presses before `pam-totp resync`: more than look_ahead
 TIMED_LOGINS = 20
 PRESS_INTERVAL = 0.2  # seconds between presses while `pam-totp resync` waits for codes
 PERIOD = 30  # seconds for which a phone shows a code
-STEP_RESERVE = 5  # seconds that must be left of a time step when the phone's code is computed
+STEP_RESERVE = 5  # minimum seconds from the computation of the phone's code to the next time step
 LOG_LINES = 6  # lines of the service's log, printed at the end
 ACCEPTED, REFUSED = "success", "auth_err"  # libpam's results
 MEANING = {ACCEPTED: "accepted", REFUSED: "refused"}
@@ -35,11 +35,11 @@ MEANING = {ACCEPTED: "accepted", REFUSED: "refused"}
 def main(module: Path | str = MODULE) -> int:
     begun = time.monotonic()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a character set without block characters cannot show the QR code
+        sys.stdout.reconfigure(errors="replace")  # print ? if the character set has no block characters
     screen = Screen()
     screen.title("pam_totp: one-time codes as the second factor of a login")
     screen.text("Just watch: the demo presses the button of a simulated token, and types every answer itself.")
-    for number in (signal.SIGTERM, signal.SIGHUP):  # raise SystemExit, which removes the folder, as Ctrl-C does
+    for number in (signal.SIGTERM, signal.SIGHUP):  # SystemExit removes the folder, as Ctrl-C does
         signal.signal(number, lambda received, _: sys.exit(128 + received))
     with tempfile.TemporaryDirectory(prefix="pam_totp-demo-") as folder:
         scene = Scene(Path(folder), module)
@@ -57,7 +57,7 @@ def demonstrate(scene: Scene, screen: Screen) -> None:
     scene.start_service()
     scene.configure(BY_SERVICE, socket=str(scene.socket))
     scene.configure(BY_HELPER, socket="none")
-    screen.text(f"All files are in {scene.folder}. The user is {USER}. The PAM service has one line:")
+    screen.text(f"All files are in {scene.folder}. The user is {USER}. Each PAM service has one line:")
     screen.text(f"auth required {MODULE} ...", "36")
 
     screen.step("Make a token, and enrol it by its seed and first code")
@@ -71,7 +71,7 @@ def demonstrate(scene: Scene, screen: Screen) -> None:
         done = scene.pam_totp("enroll", *words, "--secret-stdin", stdin=f"hex:{made.seed}\n{code}\n")
         screen.text(done.stdout + done.stderr)
         screen.result(
-            "a key fob is enrolled, and its first code is used up",
+            "a key fob is enrolled, and its first code counts as used",
             f"enrolled with the code {code}",
             right=done.returncode == 0,
         )
@@ -85,7 +85,7 @@ def demonstrate(scene: Scene, screen: Screen) -> None:
 def log_in(
     scene: Scene, screen: Screen, promise: str, answer: str, expected: str, *, service: str = BY_SERVICE
 ) -> Attempt:
-    """Log in once through libpam, and record whether the result was the expected one."""
+    """Log in once through libpam, and record whether libpam's result was `expected`."""
     attempt = scene.log_in(answer, service)
     screen.text("\n".join(attempt.dialogue))
     expectation = "as expected" if attempt.result == expected else f"expected: {MEANING[expected]}"
@@ -107,11 +107,11 @@ def hardware_token(scene: Scene, screen: Screen, token: PluggedToken) -> None:
     (code,) = token.press()
     log_in(scene, screen, "a code logs in through a helper", code, ACCEPTED, service=BY_HELPER)
 
-    screen.step(f"Press the button {PRESSES_IN_THE_POCKET} times without a login: then one code must be refused")
+    screen.step(f"Press the button {PRESSES_IN_THE_POCKET} times without a login: the next code must be refused")
     token.press(PRESSES_IN_THE_POCKET)
     (code,) = token.press()
-    log_in(scene, screen, "one code from far ahead is refused", code, REFUSED)
-    screen.text("The token's counter is too far ahead. Two codes in a row, in one answer, resynchronise the token:")
+    log_in(scene, screen, "a code far ahead of the counter is refused", code, REFUSED)
+    screen.text("The token is too far ahead of the record. Two codes in a row, in one answer, resynchronise it:")
     codes = " ".join([code, *token.press()])
     log_in(scene, screen, "two codes in a row resynchronise the token", codes, ACCEPTED)
 
@@ -142,10 +142,10 @@ def phone(scene: Scene, screen: Screen) -> None:
         drawn = len(qr_lines) > 1  # without segno, `enroll` prints one line with the reason
         screen.result("the QR code of a phone is drawn", f"QR code drawn in {len(qr_lines)} lines", right=drawn)
         key = typed_secret(key_line.removeprefix("key: "))
-        wait_until(lambda: time.time() % PERIOD < PERIOD - STEP_RESERVE, "the next step of the phone")
+        wait_until(lambda: time.time() % PERIOD < PERIOD - STEP_RESERVE, "the phone's next time step")
         now = int(time.time())
-        # The code of the previous step is still accepted, so it confirms the enrolment. The login can then use the code
-        # of this step, and need not wait for the next step.
+        # Confirm the enrolment with the code of the previous step, which is still accepted. The login can then use the
+        # code of the current step at once.
         first = totp(key, now - PERIOD)
         enrolment.answer(first)
         status, output = enrolment.finish()
@@ -157,7 +157,7 @@ def phone(scene: Scene, screen: Screen) -> None:
 
 
 def time_logins(scene: Scene, screen: Screen, token: PluggedToken) -> None:
-    screen.step(f"Measure {2 * TIMED_LOGINS} logins: each succeeds after the use of its code is on disk")
+    screen.step(f"Measure {2 * TIMED_LOGINS} logins: each succeeds only after its used code is recorded on disk")
     for service, way in ((BY_SERVICE, "through the service"), (BY_HELPER, "through a helper")):
         attempts = [scene.log_in(code, service) for code in token.press(TIMED_LOGINS)]
         median = statistics.median(attempt.seconds for attempt in attempts)

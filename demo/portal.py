@@ -1,7 +1,7 @@
-"""Run the portal for a browser, with a temporary store: `make portal`. The port is 8443; ARGS=9000 selects another.
+"""A portal with a temporary store, for a browser: `make portal`. The port is 8443; ARGS=9000 selects port 9000.
 
-- The store is a temporary folder, and the port is on loopback. The host is not changed, and root is not needed.
-- The password is the constant `PASSWORD`. An installed portal asks PAM instead.
+- The store is a temporary folder, and the port is on loopback. The host is unchanged. Root is not needed.
+- The password is the constant `PASSWORD`. An installed portal validates passwords through PAM.
 - The user can activate a simulated token.
 """
 
@@ -61,7 +61,7 @@ def print_instructions(scene: Scene, serial: str, token: PluggedToken, address: 
 
 
 def main(port: int) -> None:
-    for number in server.ENDING_SIGNALS:  # set before the folder exists: every signal then removes the folder
+    for number in server.ENDING_SIGNALS:  # before the folder is created, so that every signal removes it
         signal.signal(number, server.exit_on_signal)
     with tempfile.TemporaryDirectory(prefix="pam_totp-portal-") as folder:
         scene = Scene(Path(folder))
@@ -88,7 +88,8 @@ def serve(scene: Scene, config: Config, address: server.Address, serial: str, to
         server.serve(create_app(config), address, proxy=None, ready=ready)
     except OSError as e:
         another = address.port + 1 if 1024 <= address.port < 65535 else PORT + 1  # ports below 1024 need root
-        sys.exit(f"{address}: {(e.strerror or str(e)).lower()}; try another port: make portal ARGS={another}")
+        why = (e.strerror or str(e)).lower()
+        sys.exit(f"{address} cannot be used: {why} (try another port: make portal ARGS={another})")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A private installation in a temporary folder: a store, PAM services, the service on a socket, and a simulated token.
 
 - The commands are `build/bin/pam-totp` and `build/bin/token-sim`. libpam is the host's; the module is from `build`.
-- `Scene.close` stops the service. `plugged_in` stops the token. Both do so after Ctrl-C too.
+- `Scene.close` stops the service. `plugged_in` stops the token. Both also run after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ TREE = Path(__file__).resolve().parent.parent
 MODULE = TREE / "build" / "pam_totp.so"
 PAM_TOTP = str(TREE / "build" / "bin" / "pam-totp")
 TOKEN_SIM = str(TREE / "build" / "bin" / "token-sim")
-USER = pwd.getpwuid(os.geteuid()).pw_name  # an ordinary user may ask the service about itself only
-UTF_8 = os.environ | {"LC_ALL": "C.UTF-8"}  # the commands can print block characters, whatever the caller's locale is
-START_WAIT = 40.0  # seconds until a started process must be ready: enough on a busy machine
+USER = pwd.getpwuid(os.geteuid()).pw_name  # the service answers an ordinary user about that user only
+UTF_8 = os.environ | {"LC_ALL": "C.UTF-8"}  # a locale in which the commands can print block characters
+START_WAIT = 40.0  # maximum seconds until a started process is ready: enough on a busy machine
 SPEED = 20  # token seconds per real second: forty presses take a quarter of a second
 
 
@@ -62,7 +62,7 @@ class Scene:
         self._services.mkdir()
 
     def configure(self, service: str, socket: str) -> None:
-        """Write the file of a PAM service. Its only line is that of the module."""
+        """Write the file of a PAM service. Its only line calls the module."""
         line = f"auth required {self._module} store={self.store} socket={socket} nodelay\n"
         (self._services / service).write_text(line)
 
@@ -160,7 +160,7 @@ class Dialogue:
 
 @dataclass(frozen=True)
 class Made:
-    """A new token: its file, and its entry in the vendor's list of seeds."""
+    """A new token: its file, and its line in the vendor's seed file."""
 
     file: Path
     serial: str
@@ -169,7 +169,7 @@ class Made:
 
 
 def make_token(folder: Path) -> Made:
-    """Make a token and its list of seeds with `token-sim factory`."""
+    """Make a token and its seed file with `token-sim factory`."""
     out = folder / "factory"
     subprocess.run([TOKEN_SIM, "factory", "--count", "1", "--out", out], check=True, stdout=subprocess.DEVNULL)
     serial, seed, _, _, counter = (out / "seeds.csv").read_text().splitlines()[0].split(",")
@@ -177,7 +177,7 @@ def make_token(folder: Path) -> Made:
 
 
 class PluggedToken:
-    """A running `token-sim run`, on a pseudo-serial port."""
+    """A running `token-sim run`, with a port on a pseudo-terminal."""
 
     def __init__(self, file: Path, port: Path) -> None:
         self.port = port

@@ -14,7 +14,7 @@ from token_sim.device import seven_segment
 
 WIDTH = 76  # columns of the indented text, which fits a terminal of 80 columns
 INDENT = "   "
-_QR_COLOURS = "\x1b[38;5;231;48;5;16m"  # white on black, which no theme of a terminal changes
+_QR_COLOURS = "\x1b[38;5;231;48;5;16m"  # white on black, from the part of the palette that themes do not change
 COLOUR = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
@@ -93,13 +93,13 @@ class Screen:
         self.lines([f"{_QR_COLOURS}{line}\x1b[0m" if COLOUR else line for line in lines])
 
     def result(self, promise: str, happened: str, *, right: bool) -> None:
-        """Print what happened, and record `promise` for the table. `right` is True if the result was expected."""
+        """Print the result, and record `promise` for the table. `right` is True if the result was expected."""
         mark = paint("ok", "32") if right else paint("FAILED", "1;31")
         print(f"{INDENT}{happened:<{WIDTH - 8}} {mark}", flush=True)
         self.results.append((promise, right))
 
     def table(self) -> None:
-        """Print each recorded promise, with yes if it was kept, else NO."""
+        """Print each recorded promise, with "yes" if its step had the expected result, else "NO"."""
         print(f"\n{paint('Results', '1')}")
         for promise, right in self.results:
             mark = paint("yes", "32") if right else paint("NO", "1;31")

@@ -52,7 +52,7 @@ def test_the_demo_draws_the_qr_code_and_the_token(folder: Path) -> None:
 
 
 def test_the_demo_fails_when_the_module_accepts_everything(folder: Path) -> None:
-    """An accepted replay is a failed step, and gives the exit status 1."""
+    """If the module accepts a replay, the step fails, and the exit status is 1."""
     done = run(folder, "-c", "import sys; from demo.__main__ import main; sys.exit(main('pam_permit.so'))")
     assert done.returncode == 1, done.stderr
     assert "FAILED" in done.stdout
@@ -60,7 +60,7 @@ def test_the_demo_fails_when_the_module_accepts_everything(folder: Path) -> None
     assert "A step had an unexpected result" in done.stdout
 
 
-def test_the_demo_prints_ascii_where_nothing_else_can_be_shown(folder: Path) -> None:
+def test_the_demo_prints_ascii_if_the_character_set_is_ascii(folder: Path) -> None:
     done = run(folder, "-m", "demo", PYTHONIOENCODING="ascii:replace", PYTHONUTF8="0")
     assert done.returncode == 0, done.stderr
     assert "(o)" in done.stdout

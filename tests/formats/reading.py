@@ -1,4 +1,4 @@
-"""Functions that read and write a file of a format, as import and export do."""
+"""Functions that parse and write files of a given format, as import and export do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def parsed(name: str, data: bytes, *, now: int = NOW, ask_secret: AskSecret | No
 
 
 def written(name: str, tokens: Sequence[Token], *, user: str = "alice", password: str | None = None) -> bytes:
-    """Return a file of the format `name` that contains `tokens` of `user`."""
+    """Return the content of a file of the format `name` with the `tokens` of `user`."""
     chosen = FORMATS[name]
     record = UserRecord(user=user, tokens=tuple(tokens) if chosen.holds_whole_record else ())
     return chosen.write(record, tokens, password)

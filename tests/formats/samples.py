@@ -1,4 +1,4 @@
-"""A valid file of each format, for tests that damage it, and functions that read it."""
+"""Valid files of each format, for tests that damage them, and functions that read them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of every parser with arbitrary bytes: it returns tokens, or raises an error of one line."""
+"""Tests of every parser with arbitrary bytes: a parser returns tokens, or raises an error of one line."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PIECES = [
 
 @st.composite
 def spoiled(draw: st.DrawFn, name: str) -> bytes:
-    """Return a damaged file: a few parts of a valid file are removed, doubled or replaced, or bits are flipped."""
+    """Return a valid file with one to four changes: a part is removed, doubled or replaced, or a bit is flipped."""
     data = bytearray(draw(st.sampled_from(SAMPLES[name])))
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(data)))

@@ -87,7 +87,7 @@ def test_a_file_that_was_imported_before_is_a_success(store: FileStore) -> None:
     for expected in (Status.IMPORTED, Status.ALREADY_IMPORTED):
         report = import_tokens(store, selected(token(1), token(2, user="bob")), now=NOW)
         assert (statuses(report), report.ok) == ([expected] * 2, True)
-    assert not import_tokens(store, selected(), now=NOW).ok, "a file without tokens is not a success"
+    assert not import_tokens(store, selected(), now=NOW).ok, "`ok` is False for a file without tokens"
 
 
 def test_a_dry_run_gives_the_same_codes_and_changes_nothing(store: FileStore) -> None:

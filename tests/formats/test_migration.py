@@ -27,7 +27,7 @@ def varint(number: int) -> bytes:
 
 
 def message(*fields: tuple[int, int | bytes]) -> bytes:
-    """Return a protocol-buffers message with these fields: numbers and byte strings."""
+    """Return a protocol-buffers message with `fields`: field numbers, each with an integer or a byte string."""
     out = b""
     for number, value in fields:
         if isinstance(value, int):
@@ -73,7 +73,7 @@ def test_types_digits_algorithms_and_counters_are_kept() -> None:
     ]
 
 
-def test_the_parts_come_in_any_order_and_none_may_be_missing() -> None:
+def test_all_parts_are_required_in_any_order() -> None:
     parts = [part(i, 3, token(bytes([i]) * 20)) for i in range(3)]
     assert len(read(parts[2], parts[0], parts[1])) == 3
     with pytest.raises(FormatError, match="part 2 of 3 is missing"):

@@ -18,8 +18,8 @@ PERIOD = 30
 
 
 def step() -> int:
-    """Return the current time step. Wait for the next one if less than 8 s of it are left."""
-    until(lambda: time.time() % PERIOD < PERIOD - 8, "at least 8 s of the time step are left")
+    """Return the current time step. First wait for a new time step if the current one ends within 8 s."""
+    until(lambda: time.time() % PERIOD < PERIOD - 8, "the time step lasts at least 8 s longer")
     return int(time.time()) // PERIOD
 
 
@@ -50,7 +50,7 @@ def test_a_used_google_authenticator_counter_continues_here(site: Site, tmp_path
     key = made_by_google_authenticator(file, "--counter-based", "--window-size=3", "--rate-limit=3", "--rate-time=30")
     google_authenticator_at(site, file)
     assert gets_in_at("ga", site, hotp(key, 1))
-    assert gets_in_at("ga", site, hotp(key, 3)), "pam_google_authenticator accepts the code after the next"
+    assert gets_in_at("ga", site, hotp(key, 3)), "pam_google_authenticator accepts a code within its window"
 
     done = site.command("import", "google-authenticator", file, "--user", ME)
     assert done.returncode == 0, done.stderr
@@ -69,7 +69,7 @@ def test_a_used_google_authenticator_clock_continues_here(site: Site, tmp_path: 
     google_authenticator_at(site, file)
     now = step()
     assert gets_in_at("ga", site, hotp(key, now))
-    assert gets_in_at("ga", site, hotp(key, now - 1)), "pam_google_authenticator accepts earlier steps too"
+    assert gets_in_at("ga", site, hotp(key, now - 1)), "pam_google_authenticator accepts a code of the previous step"
 
     assert site.command("import", "google-authenticator", file, "--user", ME).returncode == 0
     site.configure()
@@ -85,7 +85,7 @@ def test_a_skew_that_google_authenticator_learned_is_kept(site: Site, tmp_path: 
     file.write_text(file.read_text().replace('" TOTP_AUTH', '" TIME_SKEW -100\n" TOTP_AUTH'))
     google_authenticator_at(site, file)
     now = step()
-    assert gets_in_at("ga", site, hotp(key, now - 100)), "a negative TIME_SKEW is a slow clock"
+    assert gets_in_at("ga", site, hotp(key, now - 100)), "a negative TIME_SKEW means a slow clock"
     assert site.command("import", "google-authenticator", file, "--user", ME).returncode == 0
     site.configure()
     assert not site.gets_in(hotp(key, now - 100))
@@ -134,6 +134,6 @@ def test_other_modules_accept_exported_files(site: Site, tmp_path: Path, kind: s
         assert done.returncode == 0, done.stderr
         assert file.stat().st_mode & 0o777 == 0o600
         prepare(site, file)
-        # The order matters: a wrong code moves google-authenticator's counter past the right code.
+        # Enter the right code first, because a wrong code moves google-authenticator's counter past the right code.
         assert gets_in_at(at, site, following), name
         assert not gets_in_at(at, site, first), f"a code that pam_totp accepted before the export is refused: {name}"

@@ -96,7 +96,9 @@ def test_a_key_that_is_not_hexadecimal_is_refused_without_showing_it() -> None:
 def test_the_mac_is_checked_and_required() -> None:
     cipher = "AAECAwQFBgcICQoLDA0OD+cIHItlB3Wra1DUpxVvOx2lef1VmNPCMl8jwZqIUqGv"
     flipped = bytearray(base64.b64decode(cipher))
-    flipped[0] ^= 1  # in the initialisation vector: it changes the first byte of the key and keeps the padding valid
+    flipped[0] ^= (
+        1  # a bit of the initialisation vector: it changes the key's first byte, and the padding remains valid
+    )
     with pytest.raises(FormatError, match="cannot be decrypted"):
         read(replaced(figure(6), cipher, base64.b64encode(flipped).decode()))
     with pytest.raises(FormatError, match="line 36: an encrypted value without a MAC") as refused:
@@ -138,7 +140,7 @@ def test_ambiguous_input_is_refused_with_its_line(old: str, new: str, line: int)
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "reason"),
     [
         (b"", "not XML"),
         (b"<a/>", "must be a KeyContainer"),
@@ -148,8 +150,8 @@ def test_ambiguous_input_is_refused_with_its_line(old: str, new: str, line: int)
         (b'<?xml version="1.0" encoding="utf-7"?><a/>', "not XML"),
     ],
 )
-def test_input_that_is_not_a_container_is_refused(data: bytes, said: str) -> None:
-    with pytest.raises(FormatError, match=said):
+def test_input_that_is_not_a_container_is_refused(data: bytes, reason: str) -> None:
+    with pytest.raises(FormatError, match=reason):
         read(data)
 
 

@@ -1,4 +1,4 @@
-"""Tests of the registry of formats: only its own format recognises a file, and every format is documented."""
+"""Tests of the registry of formats: a file is recognised only by its own format, and tokens.md lists every format."""
 
 from __future__ import annotations
 

@@ -61,13 +61,13 @@ def test_without_a_list_of_used_codes_all_up_to_now_count_as_used() -> None:
     assert any("all codes up to now count as used" in remark for remark in found.remarks)
 
 
-def test_a_key_is_decoded_as_that_module_decodes_it() -> None:
+def test_a_key_is_decoded_as_google_authenticator_decodes_it() -> None:
     spelled = f"{B32[:4].lower()} -\t{B32[4:]}"
     assert ga(spelled, '" HOTP_COUNTER 1').secret == KEY
     lookalikes = "BO" * 12 + "LL"
     mixed = lookalikes.replace("O", "0").replace("L", "1").replace("B", "8")
     expected = base64.b32decode(lookalikes + "A" * 6)[: 26 * 5 // 8]
-    assert ga(mixed, '" HOTP_COUNTER 1').secret == expected, "surplus bits at the end are dropped"
+    assert ga(mixed, '" HOTP_COUNTER 1').secret == expected, "incomplete bytes at the end of the key are dropped"
 
 
 def test_the_first_of_two_settings_applies_and_hotp_precedes_totp() -> None:
@@ -142,7 +142,7 @@ def test_with_a_last_code_of_another_time_all_codes_up_to_now_are_used() -> None
     found = oath(f"HOTP/T60/7 bob - {HEX} 1 0000000 2001-01-01T00:00:00L")
     assert (found.last_step, found.period, found.digits) == (NOW // 60, 60, 7)
     assert "all codes up to now count as used" in found.remarks[0]
-    assert oath(f"HOTP/T30 bob - {HEX} 1 000000").last_step == STEP, "also without a timestamp"
+    assert oath(f"HOTP/T30 bob - {HEX} 1 000000").last_step == STEP, "a code without a timestamp has the same result"
 
 
 def test_the_nine_column_variant_holds_the_next_counter() -> None:
@@ -176,7 +176,7 @@ def test_the_nine_column_variant_holds_the_next_counter() -> None:
         "x" * 5000,
     ],
 )
-def test_a_bad_line_of_users_oath_is_refused_by_number_without_the_key(text: str) -> None:
+def test_an_invalid_users_oath_line_is_refused_with_its_number(text: str) -> None:
     with pytest.raises(FormatError, match="line 3: ") as refused:
         parsed("users-oath", f"# users\n\n{text}\nHOTP bob - {HEX}\n".encode())
     assert HEX not in str(refused.value)

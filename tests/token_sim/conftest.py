@@ -1,4 +1,4 @@
-"""Settings of the simulator's property tests. They have no deadline, because a slow machine must not fail a test."""
+"""Settings of the simulator's property tests: no deadline, so that the tests pass on a slow machine."""
 
 from __future__ import annotations
 

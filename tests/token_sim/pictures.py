@@ -1,6 +1,6 @@
-"""Draw the pictures of docs/token_sim.md: `python -m tests.token_sim.pictures docs/images`.
+"""The program that draws the pictures of docs/token_sim.md: `python -m tests.token_sim.pictures docs/images`.
 
-The token has the key of RFC 4226 appendix D, and the time is fixed. Therefore every run draws the same pictures.
+Every run draws the same pictures, because the token's key (RFC 4226 appendix D) and the time are fixed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from token_sim.device import models
 from token_sim.run.loop import Runner
 from token_sim.run.simulation import Simulation
 
-FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # removed, so that a viewer downloads no fonts
+FONTS = re.compile(
+    r"@font-face \{.*?\}\s*", re.DOTALL
+)  # `draw` removes the web fonts, so that a viewer downloads no files
 
 
 class StillRunner(Runner):

@@ -61,7 +61,7 @@ def test_a_token_that_is_missing_or_ends_is_reported_as_not_running(tmp_path: Pa
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         with pytest.raises(control.NotRunning):
-            control.ask(path, {"do": "status"})  # the socket has no listener
+            control.ask(path, {"do": "status"})  # the socket file exists, but has no listener
         listener.listen()
 
         def hang_up() -> None:
@@ -82,14 +82,14 @@ def test_a_socket_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can use another uid")
 def test_another_uid_gets_no_answer_even_with_permission_to_connect(tmp_path: Path) -> None:
     path = new_token(tmp_path / "fob")
-    os.chmod(tmp_path, 0o755)  # noqa: S103  # the folders above deny other accounts: the test connects through /proc
+    os.chmod(tmp_path, 0o755)  # noqa: S103  # the parent folders deny other accounts: the test connects through /proc
     ask = "import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); "
     ask += 's.sendall(b\'{"do": "oracle"}\\n\'); print(s.recv(9))'
     with running(path) as run:
         os.chmod(run.control, 0o666)  # noqa: S103  # now only the check of credentials protects the socket
         folder = os.open(tmp_path, os.O_PATH)
         try:
-            # Use the distribution's interpreter, because other accounts may be unable to read a virtual environment.
+            # Use the distribution's interpreter, because other accounts may lack access to a virtual environment.
             words = ["/usr/bin/python3", "-I", "-c", ask, f"/proc/self/fd/{folder}/fob.control"]
             owner = subprocess.run(words, pass_fds=[folder], capture_output=True, timeout=20, check=False)
             other = subprocess.run(

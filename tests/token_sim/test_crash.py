@@ -1,4 +1,4 @@
-"""Tests of crashes: kills at random times while a client records all codes, leftover files, and failed writes."""
+"""Tests of crashes: kills at random times while a client records all codes, files after a kill, and failed writes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_token_killed_during_500_presses_shows_no_code_twice(tmp_path: Path) -
 
 
 def _positions_rise(shown: list[str]) -> bool:
-    """Return True if the codes belong to increasing counters. Two counters may have the same code by chance."""
+    """Return True if the codes belong to increasing counters. By chance, two counters may have the same code."""
     counter = 0
     for code in shown:
         while hotp(SEED, counter) != code:
@@ -88,7 +88,7 @@ def test_a_failed_write_is_an_error_and_a_later_press_succeeds(tmp_path: Path) -
     path, link = new_token(tmp_path / "fob"), tmp_path / "port"
     with running(path, "--link", link, "--speed", "20") as run:
         temporary = tmp_path / "fob.new"
-        temporary.mkdir()  # now even root cannot create the temporary file fob.new, as on a full disk
+        temporary.mkdir()  # a folder of this name prevents the write of the temporary file, even by root
         done = token_sim("press", "--port", link)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == f"token-sim: {link} shows an error: write\n"

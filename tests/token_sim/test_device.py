@@ -115,7 +115,7 @@ def test_a_totp_token_shows_the_code_of_its_clock_and_of_the_next_step() -> None
     device = token(C200, kind="totp", period=60)
     assert press(device) == [totp(SEED, NOON // 1000, period=60)]
     device.elapse(48_000)
-    press(device)  # shows the code again, until the next time step begins
+    press(device)  # the display shows the same code until the next time step begins
     device.elapse(10_000)
     assert codes(device) == [totp(SEED, NOON // 1000 + 60, period=60)] == [device.visible_text()]
 
@@ -137,7 +137,7 @@ def test_a_yubikey_types_code_and_return_from_the_slot_of_the_touch() -> None:
 
     assert typed(1_000) == ("755224\r", [YUBIKEY.type_ms] * 6)
     assert typed(3_500)[0] == hotp(SEED, 5, 8) + "\r"
-    assert typed(2_700)[0] == ""  # longer than a touch for slot 1, shorter than one for slot 2
+    assert typed(2_700)[0] == ""  # above the maximum for slot 1, below the minimum for slot 2
     assert typed(1_000)[0] == "287082\r"
 
 

@@ -78,7 +78,9 @@ def test_a_bouncing_contact_counts_once_unless_it_bounces_too_long() -> None:
     device.inject(Fault.BOUNCE, times=2)
     assert press(device, 60) + press(device, 60) == APPENDIX_D[:2]
     device.inject(Fault.BOUNCE, number=150)
-    assert press(device, 500) == APPENDIX_D[2:5]  # three presses count: two bounces and the release
+    assert (
+        press(device, 500) == APPENDIX_D[2:5]
+    )  # the contact closes three times: at the press, and at a bounce after the press and the release
 
 
 def test_a_weak_battery_is_reported_and_a_dead_battery_shows_no_code() -> None:

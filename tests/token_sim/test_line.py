@@ -26,7 +26,7 @@ def fault(simulation: Simulation, name: str, **more: int) -> None:
 
 
 def answer(simulation: Simulation, line: Line) -> bytes:
-    line.session.receive(b"DISP?\r")  # not through the line, whose faults would change the request
+    line.session.receive(b"DISP?\r")  # directly to the session, because the line's faults would change the request
     return simulation.take_output(line)
 
 

@@ -27,7 +27,9 @@ from token_sim.testing import inprocess
 from token_sim.testing.live_token import LiveToken
 from token_sim.wire.tcp import Tcp
 
-pytestmark = pytest.mark.filterwarnings("ignore:set(Daemon|Name):DeprecationWarning")  # caused by pyserial itself
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:set(Daemon|Name):DeprecationWarning"
+)  # pyserial calls the deprecated methods
 
 
 @pytest.fixture
@@ -294,7 +296,9 @@ def test_unread_output_is_dropped_before_the_next_client(fob: LiveToken) -> None
 
     for _ in range(2):
         fob.oracle()  # returns after a step of the loop, which has detected that the client disconnected
-    descriptor = os.open(fob.port, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)  # pyserial would flush the input
+    descriptor = os.open(
+        fob.port, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK
+    )  # a raw descriptor, because pyserial would flush the input
     try:
         with pytest.raises(BlockingIOError):
             os.read(descriptor, 100)

@@ -22,7 +22,7 @@ from token_sim.device.token import Device
 SEED = b"12345678901234567890"  # RFC 4226 appendix D
 APPENDIX_D = ["755224", "287082", "359152", "969429", "338314", "254676", "287922", "162583", "399871", "520489"]
 NOON = 1_700_000_040_000  # a Unix time in ms; a multiple of 30 s and of 60 s
-PATIENCE = 30.0  # seconds: the limit of a wait, far longer than any wait needs
+PATIENCE = 30.0  # seconds: the maximum wait, even on a busy machine
 
 COMMAND = [sys.executable, "-m", "token_sim.cli"]
 
@@ -33,7 +33,7 @@ def image(*, counter: int = 0, serial: str = "SMGN00000001", slots: int = 1, **s
 
 
 def token(profile: Profile = GENERIC, *, nvram: memory.Nvram | None = None, **options: Any) -> Device:
-    """Return a started token at NOON, ready for a press."""
+    """Return a token that was started at NOON, and that is ready for a press."""
     options.setdefault("slots", profile.slots)
     device = Device(nvram or memory.Ram(image(**options)), profile, new_hardware(profile, NOON))
     device.elapse(1000)
@@ -46,7 +46,7 @@ def codes(device: Device) -> list[str]:
 
 
 def press(device: Device, ms: int | None = None, then: int = 2000) -> list[str]:
-    """Press, let `then` ms pass after the release, and return the shown codes."""
+    """Press the button, let `then` ms pass after the release, and return the shown codes."""
     device.press(ms)
     device.elapse((device.profile.press_ms if ms is None else ms) + then)
     return codes(device)
@@ -55,7 +55,7 @@ def press(device: Device, ms: int | None = None, then: int = 2000) -> list[str]:
 def wait_until(condition: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, f"not true after {PATIENCE:g} s: {what}"
+        assert time.monotonic() < deadline, f"{what}: not true within {PATIENCE:g} s"
         time.sleep(0.01)
 
 
@@ -96,7 +96,7 @@ def running(path: Path, *options: str | os.PathLike[str]) -> Iterator[Running]:
         assert line, process.stderr.read()
         yield Running(process, **json.loads(line))
     finally:
-        process.terminate()  # has no effect if the process has ended
+        process.terminate()  # without effect if the process has ended
         try:
             process.communicate(timeout=PATIENCE)
         finally:
