@@ -30,7 +30,7 @@ SPEED = 20  # token seconds per real second: forty presses take a quarter of a s
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
-    """Wait until the condition is true. If it is not true in time, exit with a message that names `what`."""
+    """Wait until the condition is true. Exit with a message that names `what` if the wait exceeds START_WAIT."""
     deadline = time.monotonic() + START_WAIT
     while not condition():
         if time.monotonic() > deadline:

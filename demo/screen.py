@@ -1,7 +1,7 @@
 """The output of the demo: steps, commands, prompts, a picture of the token, and a table of results at the end.
 
-The output is coloured on a terminal, unless NO_COLOR is set. If the output's character set has no box-drawing
-characters, the token is drawn in ASCII.
+The output is coloured on a terminal, unless NO_COLOR is set. The picture is ASCII if the output's character set has no
+box-drawing characters.
 """
 
 from __future__ import annotations

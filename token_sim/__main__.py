@@ -1,4 +1,4 @@
-"""Run the command line: `python -m token_sim`."""
+"""The entry point of `python -m token_sim`."""
 
 import sys
 

@@ -22,15 +22,15 @@ CODE = re.compile(r"(?:\+OTP )?([0-9]{6,8})", re.ASCII)
 IN_USE = re.compile(rb"ERR [0-9]+ IN-USE")  # the answer of a TCP port to a second client
 POLL_S = 0.05  # the maximum wait of one read from the port
 RETRY_S = 0.02  # the pause before a press is repeated, after the token answered BUSY
-LONGEST_LINE = 4096  # bytes: of a longer line, only the end is kept
+LONGEST_LINE = 4096  # bytes: the client drops the beginning of a longer line
 
 
 class ClientError(Exception):
-    """The base class. The message gives the failure, the reason and the remedy."""
+    """The base class of the errors of this module. The message states the problem, the reason and the remedy."""
 
 
 class PortError(ClientError):
-    """The port is missing, busy, or was unplugged."""
+    """The port is missing, busy or unplugged."""
 
 
 class Timeout(ClientError):
@@ -48,8 +48,8 @@ class Refused(ClientError):
 class Client:
     """A connection to the token at `url`, such as /tmp/token, socket://127.0.0.1:4000 or token://NAME.
 
-    `timeout` (seconds) limits each call. A call first waits for a port that is missing, busy or unplugged, for at most
-    `patience` seconds. If the port disappears during a call, the call fails.
+    `timeout` (seconds) limits each call. A call first waits up to `patience` seconds for a port that is missing, busy
+    or unplugged. A call fails if the port disappears meanwhile.
     """
 
     def __init__(self, url: str, timeout: float = 10.0, patience: float = 0.0) -> None:
@@ -78,7 +78,7 @@ class Client:
     def press(self, ms: int | None = None) -> str:
         """Press the button until a new code appears, and return the code.
 
-        `ms` is the length of a press in milliseconds (default: the model's).
+        `ms` is the length of a press in milliseconds (default: the model's value).
         """
         self._connect()
         limit = _Limit(self.timeout)
@@ -90,7 +90,7 @@ class Client:
                 return match[1]
             if line.startswith("+ERR "):
                 raise Refused(line[5:], f"{self.url} shows an error: {line[5:].lower()}")
-            # This press, or the end of the display time, turned the display off. An asleep token needs another press.
+            # The press, or the end of the display time, turned the display off. Press again if the token is asleep.
             if line == "+DISP OFF" and self._ask("*TST?", limit)["state"] == "asleep":
                 self._press_when_free(request, limit)
 
@@ -184,7 +184,7 @@ class Client:
 
 
 class _Limit:
-    """A time limit in seconds. Reads without data count too, because a token:// port waits in virtual time."""
+    """A time limit in seconds. `spend` counts reads without data, because a token:// port waits in virtual time."""
 
     def __init__(self, seconds: float) -> None:
         self._left = seconds
@@ -200,7 +200,7 @@ class _Limit:
 
 def _open(url: str) -> Any:
     try:
-        import serial  # imported here, because pyserial is optional, and slow to load
+        import serial  # pyserial is optional, and slow to load
     except ImportError:
         raise PortError(missing("pyserial")) from None
     if "://" not in url:
@@ -215,11 +215,11 @@ def _open(url: str) -> Any:
 
 
 _REASONS = {
-    errno.ENOENT: "there is no such port (start the token with 'token-sim run')",
+    errno.ENOENT: "port not found (start the token with 'token-sim run')",
     errno.EAGAIN: "another client has it open",
     errno.EBUSY: "another client has it open",
     errno.EACCES: "permission denied",
-    errno.ENOTTY: "it is not a serial port",
+    errno.ENOTTY: "the path must be a serial port",
     errno.ECONNREFUSED: "connection refused (start the token with 'token-sim run')",
 }
 
@@ -229,6 +229,6 @@ def _reason(error: BaseException) -> str:
         number = getattr(cause, "errno", None) or (cause.args[0] if cause is not None and cause.args else None)
         if number in _REASONS:
             return _REASONS[number]
-    if isinstance(error.__context__, OSError) and error.__context__.strerror:  # pyserial's message names the port again
+    if isinstance(error.__context__, OSError) and error.__context__.strerror:  # shorter than pyserial's message
         return error.__context__.strerror.lower()
     return str(error).splitlines()[0].lower()

@@ -3,7 +3,7 @@
 pyserial finds this module by its name, because `token_sim` is listed in `serial.protocol_handler_packages`.
 
 Rules:
-- The port behaves like other serial ports of pyserial, errors included.
+- The port behaves like pyserial's other ports, and raises the same errors.
 - Time is virtual: a read advances the token's time, and returns at once.
 """
 
@@ -25,7 +25,7 @@ class Serial(SerialBase):
         name = str(self.portstr).partition("://")[2].strip("/")
         token = inprocess.find(name)
         if token is None or not token.simulation.is_plugged:
-            raise SerialException(2, f"could not open port token://{name}: no such token in this process")
+            raise SerialException(2, f"could not open port token://{name}: token not found in this process")
         if token.is_open:
             raise SerialException(16, f"could not open port token://{name}: another client has it open")
         token.is_open = True
@@ -75,6 +75,7 @@ class Serial(SerialBase):
         if not self.is_open:
             raise PortNotOpenError()
         if not self._token.simulation.is_plugged:
+            # the message of pyserial's ports after a disconnect
             raise SerialException("device reports readiness to read but returned no data (device disconnected?)")
         return self._token
 

@@ -1,8 +1,8 @@
 """Fixtures for tests that need a hardware token: see docs/token_sim.md.
 
 Rules:
-- Importing this module loads only pytest. The fixtures import the simulator.
-- A token is closed at the end of its test.
+- This module imports only pytest. The fixtures import the simulator.
+- The fixtures close a token at the end of its test.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ PERIOD = 30
 
 
 def step() -> int:
-    """Return the current time step. First wait for a new time step if the current one ends within 8 s."""
+    """Return the current time step. First wait for the next time step if the current step ends within 8 s."""
     until(lambda: time.time() % PERIOD < PERIOD - 8, "the time step lasts at least 8 s longer")
     return int(time.time()) // PERIOD
 

@@ -1,8 +1,8 @@
 """The command line `token-sim`.
 
 Rules:
-- Each command is a module named after it. Opposite commands share a module: snapshot and restore (`snapshot.py`),
-  unplug and plug (`unplug.py`).
+- A module contains the command of the same name. Opposite commands share a module: snapshot and restore
+  (`snapshot.py`), unplug and plug (`unplug.py`).
 - Only `main` turns exceptions into messages and exit statuses: 0 done, 1 refused or failed, 2 wrong usage,
   3 unavailable (port, file, permission, missing package).
 - A command imports only the modules that it uses.
@@ -38,7 +38,7 @@ exit status:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that prints errors in one line, and examples without wrapping them."""
+    """A parser that prints an error in one line, and examples with their own line breaks."""
 
     def __init__(self, **given: object) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""Run the command line from a source folder: `python -m token_sim.cli`."""
+"""The entry point of `python -m token_sim.cli`."""
 
 import sys
 

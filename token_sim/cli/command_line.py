@@ -23,7 +23,7 @@ Commands = Any  # argparse's type of subparsers is private
 
 
 class CommandError(Exception):
-    """The command failed. It has a message for the user, and the exit status."""
+    """An error that ends the command, with a message for the user and the exit status."""
 
     def __init__(self, message: str, status: int = REFUSED) -> None:
         super().__init__(message)
@@ -50,7 +50,7 @@ def add_command(
 def add_port(parser: argparse.ArgumentParser) -> None:
     """Add the option --port, for commands that use the port of a running token."""
     default = os.environ.get(PORT_VARIABLE)
-    parser.add_argument("--port", default=default, help=f"path or pyserial URL (${PORT_VARIABLE})")
+    parser.add_argument("--port", default=default, help=f"the port: a path or a pyserial URL (${PORT_VARIABLE})")
 
 
 def add_control(parser: argparse.ArgumentParser) -> None:
@@ -59,33 +59,35 @@ def add_control(parser: argparse.ArgumentParser) -> None:
 
 
 def add_owned_token(parser: argparse.ArgumentParser) -> None:
-    """Add the token file and --control, for commands of the token's owner."""
+    """Add the argument `file` and the option --control, for commands of the token's owner."""
     parser.add_argument("file", help="the token file")
     add_control(parser)
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the model of new tokens, and the options that override its values."""
+    """Add the option --profile for the model of new tokens, and the options that override the model's values."""
     models = ", ".join(f"{name} ({profile.title})" for name, profile in PROFILES.items())
     parser.add_argument("--profile", choices=tuple(PROFILES), default="generic", metavar="MODEL", help=models)
-    parser.add_argument("--type", choices=("hotp", "totp"), dest="kind", help="a token with a counter or a clock")
-    parser.add_argument("--digits", type=int, choices=(6, 7, 8), help="the length of a code")
-    parser.add_argument("--algorithm", choices=("SHA1", "SHA256", "SHA512"), help="the hash")
+    parser.add_argument(
+        "--type", choices=("hotp", "totp"), dest="kind", help="the type: hotp (counter) or totp (clock)"
+    )
+    parser.add_argument("--digits", type=int, choices=(6, 7, 8), help="the number of digits of a code")
+    parser.add_argument("--algorithm", choices=("SHA1", "SHA256", "SHA512"), help="the hash function")
     parser.add_argument("--period", type=int, help="the period of a TOTP token, in seconds")
 
 
 def model_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the options that override the model's values. None means the model's value."""
+    """Return the options that override the model's values. None selects the model's value."""
     return {name: getattr(options, name) for name in ("kind", "digits", "algorithm", "period")}
 
 
 def print_result(options: argparse.Namespace, document: dict[str, Any], text: str) -> None:
-    """Print the document with --json, the text otherwise."""
+    """Print `document` if --json was given, otherwise `text`."""
     print(json.dumps(document) if options.json else text, flush=True)
 
 
 def print_reply(options: argparse.Namespace, reply: dict[str, Any]) -> None:
-    """Print a reply of the token, with one `key=value` per line."""
+    """Print a reply of the token, as JSON if --json was given, otherwise as one `key=value` per line."""
     if options.json or reply:
         lines = (f"{key}={'' if value is None else value}" for key, value in reply.items())
         print_result(options, reply, "\n".join(lines))

@@ -35,11 +35,11 @@ def add_to(commands: Commands) -> None:
         "factory --count 1000 --profile c100 --out batch",
         "factory --count 10 --out batch --seeds pskc-aes",
     )
-    parser.add_argument("--count", type=int, default=1, help="number of tokens (1)")
+    parser.add_argument("--count", type=int, default=1, help="the number of tokens (1)")
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the new files (required)")
     parser.add_argument("--first", type=int, default=1, metavar="N", help="the first serial number (1)")
     parser.add_argument(
-        "--seeds", action="append", choices=tuple(SEED_FILES), help="format of the seed file; may be repeated (csv)"
+        "--seeds", action="append", choices=tuple(SEED_FILES), help="a format of the seed file; may be repeated (csv)"
     )
     parser.add_argument(
         "--key-stdin",
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
     profile = models.PROFILES[options.profile]
     last = options.first + options.count - 1
     if options.count < 1 or options.first < 0 or last > MAX_SERIAL:
-        raise CommandError("--count must be 1 or more, and serial numbers must have at most 8 digits", WRONG_USAGE)
+        raise CommandError(f"--count must be 1 or more, and serial numbers must be 0 to {MAX_SERIAL}", WRONG_USAGE)
     key = _read_transport_key() if options.key_stdin else None
     try:
         tokens = manufacture.batch(profile, options.count, options.first, **model_options(options))
@@ -89,7 +89,7 @@ def _pskc(tokens: list[Any], _: bytes | None) -> Files:
 
 
 def _pskc_aes(tokens: list[Any], given_key: bytes | None) -> Files:
-    """Return the file of encrypted seeds. Without `given_key`, also return a file with a new transport key."""
+    """Return the file of encrypted seeds, and a file with a new transport key if `given_key` is None."""
     from token_sim.factory import seed_files
 
     key = given_key or seed_files.transport_key()

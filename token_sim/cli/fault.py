@@ -28,7 +28,9 @@ def add_to(commands: Commands) -> None:
         metavar="FAULT",
         help="the name of a fault (default: list the faults)",
     )
-    parser.add_argument("--times", type=int, default=1, metavar="N", help="how often the fault happens (1)")
+    parser.add_argument(
+        "--times", type=int, default=1, metavar="N", help="the number of times that the fault happens (1)"
+    )
     parser.add_argument("--number", type=int, metavar="N", help="the extent of the fault; the list gives the unit")
     parser.add_argument("--clear", action="store_true", help="undo the fault")
 

@@ -45,9 +45,9 @@ def run(options: argparse.Namespace) -> None:
 
     profile = models.PROFILES[options.profile]
     if os.path.lexists(options.file):
-        raise CommandError(f"{options.file} already exists and is not overwritten (choose another name)")
+        raise CommandError(f"{options.file} already exists (choose another name)")
     if options.slot2 and profile.slots < 2:
-        raise CommandError(f"a {profile.name} token has one slot (--slot2 requires --profile yubikey)", WRONG_USAGE)
+        raise CommandError(f"--slot2 requires --profile yubikey: a {profile.name} token has one slot", WRONG_USAGE)
     key = _read_seed() if options.secret_stdin else None
     number = int.from_bytes(os.urandom(4), "big") % 10**8
     serial = options.serial or manufacture.serial_number(profile, number)
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
         raise CommandError(str(error), WRONG_USAGE) from error
     token_file.write_durably(options.file, text.encode())
     for token in made:
-        is_given = token.slot.key == key  # the caller already has this seed, so it is not printed
+        is_given = token.slot.key == key  # the user supplied this seed, so `new` does not print it
         print_result(options, token.to_doc(with_seed=not is_given), token.serial if is_given else token.csv())
 
 

@@ -1,4 +1,4 @@
-"""The owner's requests to a token: over its control socket if it is running, otherwise on its file."""
+"""The owner's requests to a token: over the control socket of a running token, otherwise to the token's file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _ask_file(path: str, request: dict[str, Any]) -> dict[str, Any]:
     try:
         is_lasting = request["do"] != "fault" or request["name"] in PERMANENT
         if request["do"] not in simulation.AT_REST or not is_lasting:
-            raise CommandError(f"{path} is not running (start it with 'token-sim run {path}')", UNAVAILABLE)
+            raise CommandError(f"the token {path} is not running (start it with 'token-sim run {path}')", UNAVAILABLE)
         simulated = simulation.Simulation.of_file(token)
         simulated.elapse(max(0, now_ms() - token.hardware.now))  # advance by the time since the last run
         reply = simulated.command(request)

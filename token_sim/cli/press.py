@@ -26,7 +26,9 @@ def add_to(commands: Commands) -> None:
     examples = ("press --port /tmp/fob", "press --port socket://127.0.0.1:4000 -n 3 --lcd")
     parser = add_command(commands, "press", run, "press the button and print the code", *examples)
     add_code_options(parser, count=1, timeout=60.0)
-    parser.add_argument("--ms", type=int, help="hold the button for this many milliseconds (default: the model's)")
+    parser.add_argument(
+        "--ms", type=int, help="hold the button for this many milliseconds (default: the model's value)"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -36,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def add_code_options(parser: argparse.ArgumentParser, *, count: int | None, timeout: float) -> None:
-    """Add the options of commands that print codes. If `count` is None, they print codes until an interrupt."""
+    """Add the options of commands that print `count` codes (None: until an interrupt)."""
     add_port(parser)
     default = "until Ctrl-C" if count is None else count
     parser.add_argument("-n", type=int, dest="times", default=count, metavar="N", help=f"number of codes ({default})")

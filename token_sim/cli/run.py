@@ -1,7 +1,7 @@
 """run: run a token on its ports, until a signal or for as long as a command runs.
 
 Rules:
-- At the end of a run (by a signal, the command or an error), links and sockets are removed and the token file is saved.
+- When a run ends (by a signal, the command or an error), `run` removes links and sockets, and saves the token file.
 - A signal handler only records the signal.
 """
 
@@ -67,7 +67,9 @@ class Signals:
         self.end: int | None = None
         self._runner = runner
         for number in ENDING_SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and scripts with `&` ignore signals
+            if (
+                signal.getsignal(number) is not signal.SIG_IGN
+            ):  # a signal that nohup or a script's `&` ignores stays ignored
                 signal.signal(number, self._end)
         signal.signal(signal.SIGUSR1, self._press)
 
@@ -87,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     if not 0 < options.speed <= MAX_SPEED:
         raise CommandError(f"--speed must be more than 0 and at most {MAX_SPEED}", WRONG_USAGE)
     if options.tui and options.child:
-        raise CommandError("--tui cannot be used with a command, because both use the terminal", WRONG_USAGE)
+        raise CommandError("--tui cannot be used with a command: both use the terminal", WRONG_USAGE)
     with ExitStack() as undo:
         try:
             file = TokenFile.open(options.file)
@@ -149,7 +151,7 @@ def _run_token(options: argparse.Namespace, runner: Runner, control: str) -> int
 
 
 def _run_child(command: list[str], runner: Runner, signals: Signals, url: str, control: str) -> int:
-    """Run the token while `command` runs, and pass signals on to the command. Return its exit status."""
+    """Run the token while `command` runs, and pass signals on to the command. Return the command's exit status."""
     environment = {**os.environ, PORT_VARIABLE: url, "TOKEN_SIM_CONTROL": control}
     try:
         child = subprocess.Popen(command, env=environment)
@@ -160,7 +162,7 @@ def _run_child(command: list[str], runner: Runner, signals: Signals, url: str, c
         while (status := child.poll()) is None:
             runner.step()
             if signals.end is not None:
-                # After Ctrl-C, the terminal has also sent SIGINT to the command, which is in the same process group.
+                # At Ctrl-C, the terminal also sends SIGINT to the command, which is in the same process group.
                 if signals.end != signal.SIGINT or not sys.stdin.isatty():
                     child.send_signal(signals.end)
                 signals.end = None

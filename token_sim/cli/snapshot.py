@@ -1,4 +1,4 @@
-"""snapshot and restore: copy a token to a file, and load a copy into a token, which makes a clone."""
+"""snapshot and restore: copy a token to a file, and load the copy into a token, which becomes a clone."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ def add_to(commands: Commands) -> None:
         commands, "snapshot", run_snapshot, "copy the token to a new file", "snapshot fob.token monday.token"
     )
     restored = add_command(
-        commands, "restore", run_restore, "load a copy into the token: a clone", "restore fob.token monday.token"
+        commands,
+        "restore",
+        run_restore,
+        "load a copy into the token, which becomes a clone",
+        "restore fob.token monday.token",
     )
-    for parser, text in ((copy, "the new file"), (restored, "a file made by snapshot")):
+    for parser, text in ((copy, "the new file"), (restored, "a file that snapshot created")):
         add_owned_token(parser)
         parser.add_argument("copy", metavar="COPY", help=text)
 

@@ -2,7 +2,7 @@
 
 Rules:
 - The app contains no logic of the token: it calls the runner's step, draws the token, and passes presses on.
-- `plain` describes the drawing in a line of text.
+- `plain` describes the token's state in one line of text.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Button(Static):
 
 
 class FaultMenu(ModalScreen[str | None]):
-    """A menu of faults. The chosen fault is injected, or cleared if it is armed."""
+    """A menu of faults, which marks the armed faults. Its result is the name of the chosen fault, or None."""
 
     CSS = """
     FaultMenu { align: center middle; }
@@ -168,7 +168,7 @@ class TokenApp(App[None]):
             self._show("log", "\n".join(list(self.simulation.log)[: -LOG_SHOWN - 1 : -1]))  # newest first
 
     def _show(self, where: str, what: str | Text) -> None:
-        """Draw a view if its content has changed, because the connection to the terminal may be slow."""
+        """Draw a view only if its content has changed: the connection to the terminal may be slow."""
         if self._shown.get(where) != what:
             self._shown[where] = what
             self._views[where].update(what)

@@ -1,9 +1,9 @@
 """The token's chip: the conditions and actions that the table in firmware.py uses.
 
 Rules:
-- The next counter is written durably before a HOTP code is computed. A power failure therefore cannot make the token
-  compute the same code again.
-- Memory is read again at every press. After a failed checksum, the display shows an error instead of a code.
+- The chip writes the next counter durably before it computes a HOTP code. A power failure therefore cannot make the
+  token compute the same code again.
+- The chip reads the memory again at every press. After a failed checksum, the display shows an error instead of a code.
 - Deadlines are ages of the hardware in milliseconds. This module reads no clock.
 """
 
@@ -20,7 +20,7 @@ from token_sim.device.models import Profile
 from token_sim.device.seven_segment import CELLS
 from token_sim.device.states import Signal, State
 
-BOOT_MS = 50  # the self-test
+BOOT_MS = 50  # the duration of the self-test
 FAILURE_TEXT, WRITE_ERROR_TEXT, EXHAUSTED_TEXT = "Err 1", "Err 2", "End"
 
 
@@ -34,9 +34,9 @@ class Event:
 
 
 class Chip:
-    """The chip. `text` is the text on the display. `events` has the events since the last `Device.take_events`.
+    """The chip. `text` is the text on the display. `events` contains the events since the last `Device.take_events`.
 
-    `deadlines` has the ages at which the signals TIMER, OFF and ROLL are due.
+    `deadlines` maps the signals TIMER, OFF and ROLL to the ages at which they are due.
     """
 
     def __init__(self, nvram: memory.Nvram, profile: Profile, hardware: Hardware, faults: Faults) -> None:
@@ -46,7 +46,7 @@ class Chip:
         self.deadlines: dict[Signal, int] = {}
         self.state = State.BOOT
         self.last_code = ""
-        self.codes_shown = 0  # since the chip was created: `LiveToken.press` waits until it increases
+        self.codes_shown = 0  # since the chip was created; `LiveToken.press` waits for an increase
         self.ready_at = 0  # the age from which the next press counts
         self._pressed_at = 0
         self._slot = 0
@@ -66,7 +66,7 @@ class Chip:
 
     @property
     def serial(self) -> str:
-        """Return the serial number that was read last from valid memory."""
+        """The serial number that the chip last read from valid memory."""
         return self._serial
 
     def is_healthy(self) -> bool:
@@ -78,7 +78,7 @@ class Chip:
         return True
 
     def seconds_left(self) -> tuple[int, int] | None:
-        """Return the seconds left and the period of the code shown; None if the display shows no time-based code."""
+        """Return the remaining seconds and the period of the shown code, or None if no time-based code is shown."""
         slot = self.slot
         if slot is None or slot.kind != "totp" or self.text != self._code:
             return None
@@ -117,7 +117,7 @@ class Chip:
         return self.profile.lit_press == "same" and bool(self.text) and self.text == self._code
 
     def has_no_slot(self) -> bool:
-        """Return True if the touch selects no slot, or a slot without a seed.
+        """Return True unless the touch selects a slot with a seed.
 
         A touch between the first slot's maximum and the second slot's minimum selects no slot.
         """
@@ -172,7 +172,7 @@ class Chip:
         self._load_memory()
 
     def commit(self) -> Signal | None:
-        """Write the next counter. The code is computed later, so no code is shown after a failed write."""
+        """Write the next counter. No code is shown after a failed write, because `compute` follows the write."""
         assert self._contents is not None
         self._step = self._contents.counters[self._slot]
         if self.faults.trigger(Fault.POWER_BEFORE_WRITE):
@@ -297,7 +297,7 @@ class Chip:
             self._schedule(Signal.OFF, self.profile.display_ms)
 
     def _load_memory(self) -> None:
-        """Run the self-test: read the memory, and set `_contents` to None if it is corrupt."""
+        """Run the self-test: read the memory, and set `_contents` to None if the memory is corrupt."""
         try:
             self._contents = memory.load(self.memory.read())
             self._serial = self._contents.serial

@@ -1,7 +1,7 @@
 """The possible faults of a token, and the set of armed faults.
 
 Rules:
-- An armed fault happens the number of times for which it was armed, and only at the point that its name states.
+- An armed fault happens only at the point that its name states, for the armed number of times or until it is cleared.
 - A new token has no armed fault.
 """
 
@@ -59,7 +59,7 @@ UNTIL_CLEARED = frozenset(
 
 
 class Faults:
-    """The armed faults. Each has a number, and a count of remaining times (None: until it is cleared)."""
+    """The armed faults. Each fault has a number, and a count of remaining times (None: until it is cleared)."""
 
     def __init__(self) -> None:
         self._left: dict[Fault, int | None] = {}

@@ -2,7 +2,7 @@
 
 Rules:
 - Time is in whole milliseconds, and only increases. This module reads no clock.
-- All arithmetic uses integers, so one step of an hour gives the same result as ten thousand short steps.
+- One step of an hour gives the same result as ten thousand short steps, because all arithmetic uses integers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ DAY = 86_400_000  # ms
 YEAR = 365 * DAY
 PPB = 1_000_000_000
 
-TURNOVER = 25  # °C: a tuning-fork crystal is fastest here
+TURNOVER = 25  # °C: the temperature at which a tuning-fork crystal is fastest
 CURVATURE = 30  # ppb per °C² of distance from the turnover (0.03 ppm): the crystal is slower on both sides
 AGEING = 1_000  # ppb a year: 1 ppm, approximate, for the first years of a tuning fork
 
@@ -28,20 +28,20 @@ class Hardware:
 
     now: int
     crystal: int  # ppb: the initial error of this crystal at the turnover
-    charge: int  # nA·ms left in the battery
-    capacity: int  # nA·ms in a new battery
+    charge: int  # nA·ms: the remaining charge of the battery
+    capacity: int  # nA·ms: the charge of a new battery
     age: int = 0  # ms since manufacture
     drift: int = 0  # error of the clock without ageing, in ms·ppb
     temperature: int = TURNOVER  # °C
 
     @property
     def clock_ms(self) -> int:
-        """Return the time of the token's own clock, in Unix milliseconds."""
+        """The time of the token's own clock, in Unix milliseconds."""
         return self.now + self.error_ms
 
     @property
     def error_ms(self) -> int:
-        """Return the difference between the token's clock and the world's time (positive: the token is ahead)."""
+        """The difference between the token's clock and the world's time, in ms (positive: the token is ahead)."""
         return (self.drift + _ageing_drift(self.age)) // PPB
 
     def set_error(self, ms: int) -> None:
@@ -50,7 +50,7 @@ class Hardware:
 
     @property
     def battery_level(self) -> int:
-        """Return the battery's charge in per cent, rounded up, so that a running token has at least 1."""
+        """The battery's charge in per cent, rounded up, so that a running token has at least 1."""
         return -(-self.charge * 100 // self.capacity)
 
     @property
@@ -58,7 +58,7 @@ class Hardware:
         return self.charge * 100 <= self.capacity * LOW_SHARE
 
     def elapse(self, ms: int, current: int, *, world: bool = True) -> None:
-        """Let `ms` milliseconds pass at a current of `current` nA. If `world` is false, `now` does not change."""
+        """Let `ms` milliseconds pass at a current of `current` nA. `now` changes only if `world` is true."""
         self.age += ms
         self.drift += ms * (self.crystal - CURVATURE * (self.temperature - TURNOVER) ** 2)
         self.charge = max(0, self.charge - ms * current)
@@ -70,9 +70,9 @@ class Hardware:
         self.charge = max(0, self.charge - nah * 3_600_000)
 
     def ms_until(self, charge: int, current: int) -> int | None:
-        """Return the milliseconds until the battery has `charge` left.
+        """Return the milliseconds until the battery's charge decreases to `charge`.
 
-        Return None if at most `charge` is left, or if `current` is 0.
+        Return None if it is already at most `charge`, or if `current` is 0.
         """
         if self.charge <= charge or current == 0:
             return None
@@ -95,7 +95,7 @@ def new_hardware(profile: Profile, now: int, crystal: int = 0) -> Hardware:
 def _ageing_drift(age: int) -> int:
     """Return the drift by ageing, in ms·ppb.
 
-    The rate grows linearly with the age, so the drift grows with its square. A closed formula does not depend on the
+    The drift grows with the square of the age, because its rate grows linearly. A closed formula does not depend on the
     time steps.
     """
     return AGEING * age * age // (2 * YEAR)

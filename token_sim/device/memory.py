@@ -2,10 +2,10 @@
 
 Rules:
 - A page is used only if its CRC-32 is correct.
-- A slot stores the counter of its *next* code in two pages, and a write replaces the older page. An interrupted write
-  therefore leaves the newer page intact.
-- If one page is corrupt, the counter is the other page's *plus one*, because the corrupt page may have been the newer
-  page. The token may therefore skip a code, but never shows a code twice.
+- A slot stores the counter of its *next* code in two pages, and a write replaces the older page. The newer page
+  therefore remains intact after an interrupted write.
+- The counter is the valid page's counter *plus one* if the other page is corrupt, because that page may have been the
+  newer page. The token may therefore skip a code, but never shows a code twice.
 - `repr` never shows a key.
 """
 
@@ -134,7 +134,7 @@ def load(image: bytes) -> Contents:
 
 
 def counter_write(image: bytes, slot: int, counter: int) -> tuple[int, bytes]:
-    """Return offset and data of the write that stores `counter` as the next counter.
+    """Return the offset and the data of the write that stores `counter` as the next counter.
 
     The write replaces the corrupt page if there is one, otherwise the older page.
     """
@@ -152,7 +152,7 @@ def at_limit(image: bytes, number: int) -> list[tuple[int, bytes]]:
 
 
 def wiped(image: bytes) -> bytes:
-    """Return a zeroised image, which keeps the serial number only."""
+    """Return a zeroised image with the serial number of `image` (zeros if `image` is corrupt)."""
     try:
         serial = load(image).serial
     except Corrupt:

@@ -17,21 +17,21 @@ class Profile:
 
     name: str
     title: str
-    serial_type: str  # two characters, after the maker's two in an OATH token identifier
+    serial_type: str  # the third and fourth characters of an OATH token identifier, after the maker
     kind: str  # hotp or totp: the factory's default
     digits: int = 6
     algorithm: str = "SHA1"
     period: int = 30  # seconds, for TOTP
     lit_press: str = "next"
-    display_ms: int = 30_000  # until the display turns off; 0: no display, the code is typed
-    menu: bool = True  # a long press shows counter, then serial and battery
+    display_ms: int = 30_000  # the time until the display turns off; 0: a token without a display types the code
+    menu: bool = True  # a long press shows the counter, then the serial number, then the battery
     slots: int = 1
     debounce_ms: int = 10
     press_ms: int = 50  # the default length of a press
     rest_ms: int = 100  # the minimum time from one press to the next
     commit_ms: int = 5
     compute_ms: int = 15
-    type_ms: int = 0  # from one typed character to the next
+    type_ms: int = 0  # the time from one typed character to the next
     slot2_from_ms: int = 0  # the minimum length of a touch for the second slot; 0: one slot
     slot1_until_ms: int = 0  # the maximum length of a touch for the first slot
     counter_limit: int = LAST_COUNTER
@@ -94,9 +94,9 @@ ETOKEN_PASS = Profile(
     compute_ms=60,
 )
 
-# Source: iPrescribe's help page for the OneSpan Digipass GO 7. A press turns it on, and the next press turns it off. It
-# turns off automatically after about 32 s. A press of 6 s shows time, battery and serial number. The other values are
-# approximate.
+# Source: iPrescribe's help page for the OneSpan Digipass GO 7. A press turns the token on, and the next press turns it
+# off. It turns off automatically after about 32 s. A press of 6 s shows time, battery and serial number. The other
+# values are approximate.
 GO7 = Profile(
     name="go7",
     title="GO-7-like",

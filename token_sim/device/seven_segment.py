@@ -1,4 +1,4 @@
-"""A seven-segment display: convert text to lit segments, and lit segments to text or drawings.
+"""Conversions of a seven-segment display: text to lit segments, and lit segments to text or drawings.
 
 Rules:
 - These functions are pure.

@@ -7,9 +7,9 @@ from enum import StrEnum
 
 class State(StrEnum):
     BOOT = "boot"  # the self-test after power-on
-    BLANK = "blank"  # no seed yet
+    BLANK = "blank"  # before the factory writes a seed
     ASLEEP = "asleep"  # sealed, display off
-    DEBOUNCE = "debounce"  # the contact closed, by a press or a bounce
+    DEBOUNCE = "debounce"  # the contact was closed by a press or a bounce
     HELD = "held"  # pressed, for longer than a bounce
     MENU_COUNTER = "menu-counter"
     MENU_SERIAL = "menu-serial"
@@ -19,7 +19,7 @@ class State(StrEnum):
     COMPUTE = "compute"
     DISPLAY = "display"
     TYPING = "typing"
-    ERROR = "error"  # this press failed; the next one may succeed
+    ERROR = "error"  # this press failed; the next press may succeed
     FAILED = "failed"  # the self-test failed: no more codes
     EXHAUSTED = "exhausted"  # the counter is at its limit
     DEAD = "dead"  # the battery is empty
@@ -34,7 +34,7 @@ class Signal(StrEnum):
     ROLL = "roll"  # a time step began while a code was shown
     SEED = "seed"  # the factory wrote a seed
     WRITE_FAILED = "write-failed"
-    RESET = "reset"  # power failed and returned
+    RESET = "reset"  # the power failed and was restored
     EMPTY = "empty"  # the battery is empty
-    FRESH = "fresh"  # a new battery
+    FRESH = "fresh"  # the battery was replaced, or a snapshot was restored
     TAMPER = "tamper"

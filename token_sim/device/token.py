@@ -4,7 +4,7 @@ Rules:
 - Time is an argument, in whole milliseconds. This module reads no clock.
 - Random choices use a seeded generator. Only the memory does input and output.
 - The length of the time steps changes no result: the same calls at the same times give the same events.
-- Events are recorded in order, and the caller fetches them. There are no callbacks.
+- The device records events in order, and the caller fetches them with `take_events`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Device:
     # --- time. Events are scheduled by age, because the world's time may jump, or stop while the token ages.
 
     def elapse(self, ms: int, *, world: bool = True) -> None:
-        """Let `ms` milliseconds pass. If `world` is false, the world's time does not change.
+        """Let `ms` milliseconds pass. The world's time changes only if `world` is true.
 
         Raise ValueError if `ms` < 0.
         """
@@ -88,7 +88,7 @@ class Device:
         return min(dues, default=None)
 
     def next_change(self) -> int | None:
-        """Return `next_due`, or the age from which a press counts again, if that is earlier."""
+        """Return the earlier of two ages (ms): `next_due`, and the age from which a press counts again."""
         due = self.next_due()
         if self.chip.is_ready():
             return due
@@ -123,7 +123,10 @@ class Device:
     # --- faults
 
     def inject(self, fault: Fault, times: int | None = 1, number: int | None = None) -> None:
-        """Let `fault` happen now, or arm it for `times` times. Raise ValueError for an invalid number."""
+        """Let a permanent fault happen now, or arm another fault for `times` times.
+
+        Raise ValueError for an invalid number.
+        """
         if fault is Fault.SEGMENT:
             segment = 0 if number is None else number
             if not 0 <= segment < seven_segment.CELLS * 10 or segment % 10 >= len(seven_segment.SEGMENTS):
@@ -151,7 +154,10 @@ class Device:
             self.open()
 
     def restore(self, image: bytes, hardware: Hardware) -> None:
-        """Load memory, charge and clock error of a snapshot, and restart. Age and the world's time are unchanged."""
+        """Load the memory, the charge and the clock error of a snapshot, and restart.
+
+        The token's age and the world's time are unchanged.
+        """
         self.memory.write(0, image)
         self.hardware.charge, self.hardware.crystal = hardware.charge, hardware.crystal
         self.hardware.set_error(hardware.error_ms)
@@ -174,14 +180,14 @@ class Device:
         self.hardware.charge = min(self.hardware.charge, self.hardware.capacity * per_cent // 100)
 
     def visible_text(self) -> str:
-        """Return the text on the display, as it looks with the broken segments."""
+        """Return the text that the display shows with its broken segments."""
         return seven_segment.read(self.lit_segments())
 
     def lit_segments(self) -> tuple[int, ...]:
         return seven_segment.light(self.chip.text, self.faults.segments)
 
     def seconds_left(self) -> tuple[int, int] | None:
-        """Return the seconds left and the period of the code shown; None if the display shows no time-based code."""
+        """Return the remaining seconds and the period of the shown code, or None if no time-based code is shown."""
         return self.chip.seconds_left() if self.chip.text else None
 
     # --- the button
@@ -192,7 +198,7 @@ class Device:
         return bool(self._contact_changes) or not self.chip.is_ready() or self.state in _BUSY
 
     def press(self, ms: int | None = None) -> None:
-        """Press the button now, and release it after `ms` (default: the model's)."""
+        """Press the button now, and release it after `ms` milliseconds (default: the model's value)."""
         down = self.hardware.age
         up = down + (self.profile.press_ms if ms is None else ms)
         has_bounce = Fault.BOUNCE in self.faults and self.faults.trigger(Fault.BOUNCE)

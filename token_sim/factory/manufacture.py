@@ -68,7 +68,7 @@ def new_slot(
     period: int | None = None,
     key: bytes | None = None,
 ) -> memory.Slot:
-    """Return a slot. None means the value of the profile, or a random seed for `key`."""
+    """Return a slot. None selects the value of the profile, or a random seed for `key`."""
     algorithm = algorithm or profile.algorithm
     return memory.Slot(
         kind=kind or profile.kind,
@@ -94,9 +94,9 @@ def batch(profile: Profile, count: int, first: int, **slot: Any) -> list[NewToke
 
 
 def write_batch(folder: str, profile: Profile, tokens: list[NewToken], now: int) -> list[str]:
-    """Write `SERIAL.token` for each token into `folder`, and return the paths. Raise FileExistsError if a file exists.
+    """Write `SERIAL.token` for each token into `folder`, and return the paths. Raise FileExistsError if a path exists.
 
-    The files are not synced: after a crash, the user makes the batch again.
+    The files are not synced: after a crash, the user must make the batch again.
     """
     os.makedirs(folder, mode=0o700, exist_ok=True)
     paths = [os.path.join(folder, f"{token.serial}.token") for token in tokens]

@@ -28,12 +28,12 @@ def transport_key() -> bytes:
 
 
 def pskc_seeds(tokens: list[NewToken], key: bytes | None = None) -> bytes:
-    """Return the PSKC document. With a `key`, seeds are encrypted and authenticated with HMAC-SHA1 (RFC 6030 §6.1.1).
+    """Return the PSKC document. Raise MissingPskc if python-pskc is not installed.
 
-    Raise MissingPskc if python-pskc is not installed.
+    If `key` is given, encrypt the seeds, and authenticate them with HMAC-SHA1 (RFC 6030 §6.1.1).
     """
     try:
-        from pskc import PSKC  # imported here, because python-pskc is optional, and slow to load
+        from pskc import PSKC  # python-pskc is optional, and slow to load
     except ImportError:
         raise MissingPskc(missing("python-pskc")) from None
     document: Any = PSKC()

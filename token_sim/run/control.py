@@ -1,7 +1,7 @@
 """The control socket of a running token: a Unix socket, with one JSON document per line in both directions.
 
 Rules:
-- Only the token's owner and root receive answers: the mode of the socket is 0600, and the peer's uid is checked.
+- Only the token's owner and root receive answers: the mode of the socket is 0600, and `Control` checks the peer's uid.
 - The answer to a request is exactly one line, `{"ok": true, …}` or `{"ok": false, "error": …}`.
 - The socket is separate from the ports, and no answer contains a seed.
 """
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 LONGEST = 64 * 1024  # bytes per line
-TIMEOUT = 10.0  # seconds, for an answer
+TIMEOUT = 10.0  # maximum seconds until an answer
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 
 Request = dict[str, Any]
@@ -33,10 +33,10 @@ def socket_path(token: str) -> str:
 
 
 class Control:
-    """The server's end, without a thread: the caller waits for `descriptors`, then calls `serve`."""
+    """The server of the socket, without a thread: the caller waits for `descriptors`, then calls `serve`."""
 
     def __init__(self, path: str) -> None:
-        """Listen on `path`, and replace a socket left by a crash. The caller must hold the token's lock."""
+        """Listen on `path`, and replace the socket of a crashed process. The caller must hold the token's lock."""
         self._path = path
         self._clients: dict[socket.socket, bytearray] = {}
         with contextlib.suppress(FileNotFoundError):
@@ -104,7 +104,7 @@ def _answered(line: bytes, answer: Callable[[Request], Request]) -> Request:
         if not isinstance(request, dict):
             raise ValueError("a request must be a JSON object")
         return {"ok": True, **answer(request)}
-    except ValueError as error:  # includes errors of JSON and UTF-8, and BadRequest
+    except ValueError as error:  # BadRequest, or an error of JSON or UTF-8
         return {"ok": False, "error": str(error)}
 
 

@@ -1,8 +1,8 @@
 """The loop that runs a token in real time: it serves the ports, the owner's socket, the clock and the button.
 
 Rules:
-- There is one thread. The handler of SIGUSR1 only increments a counter of presses, which `step` reads.
-- In each step, the token's time is advanced before input is processed.
+- The loop uses one thread. The handler of SIGUSR1 only increments a counter of presses, which `step` reads.
+- Each step advances the token's time before it processes input.
 - `close` removes links and sockets.
 """
 
@@ -19,7 +19,7 @@ from token_sim.run.simulation import Simulation
 from token_sim.wire.bad_line import Line
 from token_sim.wire.pty import Transport
 
-POLL_S = 0.02  # seconds between two checks of a port without a client, because no event reports a new client
+POLL_S = 0.02  # seconds between two checks for a new client of a pseudo-terminal, which `select` cannot report
 LONGEST_BACKLOG = 64 * 1024  # bytes for a client that does not read; a longer backlog is dropped, as on a real line
 
 
@@ -72,7 +72,7 @@ class Runner:
         def run() -> None:
             try:
                 outcome.put((function(), None))
-            except Exception as error:  # raised again in the caller's thread
+            except Exception as error:  # `call` raises the error again, in the caller's thread
                 outcome.put((None, error))
 
         self._calls.put(run)

@@ -1,8 +1,8 @@
 """The simulation of one token: the device, the lines to it, and the commands of its owner.
 
 Rules:
-- Time is an argument. No function waits, and no result depends on the kind of port.
-- The owner's commands (faults, time, snapshots, the oracle) use `command`. No line accepts them.
+- Time is an argument, and every function returns at once. Results are the same for all kinds of ports.
+- Only `command` executes the owner's commands (faults, time, snapshots, the oracle). The lines refuse them.
 - No reply contains a seed.
 - The same token, seed and calls give the same log, byte for byte.
 """
@@ -36,7 +36,7 @@ class BadRequest(ValueError):
 
 
 class Simulation:
-    """A token and its lines. `file` is the token file. For a token in memory, the path of `file` is empty."""
+    """A token and its lines. `file` is the token file, with an empty path if the token is in memory."""
 
     def __init__(self, device: Device, file: TokenFile, seed: int = 0) -> None:
         self.device, self.file = device, file
@@ -71,7 +71,7 @@ class Simulation:
         self._deliver_events()
 
     def elapse(self, ms: int, *, world: bool = True) -> None:
-        """Let `ms` milliseconds pass. If `world` is false, the world's time does not change."""
+        """Let `ms` milliseconds pass. The world's time changes only if `world` is true."""
         self.device.elapse(ms, world=world)
         self._deliver_events()
 
@@ -101,7 +101,7 @@ class Simulation:
         """Execute the request `{"do": NAME, …}`, and return the reply. Raise BadRequest."""
         execute = _COMMANDS.get(str(request.get("do")))
         if execute is None:
-            raise BadRequest(f"unknown command: use one of {', '.join(sorted(_COMMANDS))}")
+            raise BadRequest(f"the command must be one of {', '.join(sorted(_COMMANDS))}")
         try:
             return execute(self, request) or {}
         except (ValueError, TypeError, KeyError) as error:
@@ -152,7 +152,7 @@ class Simulation:
         return {"snapshot": to}
 
     def _restore(self, request: Request) -> Request:
-        """Load memory, charge and clock error of a snapshot, which makes a clone. The world's time is unchanged."""
+        """Load a snapshot's memory, charge and clock error, as in a clone. The world's time is unchanged."""
         path = str(request["from"])
         with open(path, encoding="utf-8") as stream:
             old = TokenFile.parse(path, stream.read())
@@ -181,7 +181,7 @@ class Simulation:
         return armed
 
     def oracle(self, _: Request | None = None) -> Request:
-        """Return the hidden state: true counters, true time, the last code shown, but no seed."""
+        """Return the hidden state, such as true counters, true time and the last code, but no seed."""
         device = self.device
         try:
             counters = list(load(device.memory.read()).counters)
@@ -215,7 +215,7 @@ def _fault_in(request: Request) -> Fault:
     try:
         return Fault(str(request.get("name")))
     except ValueError:
-        raise BadRequest(f"unknown fault: use one of {', '.join(Fault)}") from None
+        raise BadRequest(f"the fault must be one of {', '.join(Fault)}") from None
 
 
 def _temperature(value: object) -> int:
@@ -238,5 +238,5 @@ _COMMANDS: dict[str, Callable[[Simulation, Request], Request | None]] = {
     "plug": Simulation._plug,
     "log": Simulation._log,
 }
-# Commands that also work on the file of a token that is not running.
+# Commands that also work on a token file without a running token.
 AT_REST = frozenset(("advance", "fault", "clear", "snapshot", "restore", "oracle"))

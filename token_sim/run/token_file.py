@@ -65,7 +65,7 @@ class TokenFile:
                 raise ValueError("body")
             return cls(path, PROFILES[doc["profile"]], bytes.fromhex(doc["nvram"]), Hardware(**hardware))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise TokenFileError(f"{path} is not a token file (create a token file with 'token-sim new')") from error
+            raise TokenFileError(f"{path} must be a token file (create a token file with 'token-sim new')") from error
 
     def read(self) -> bytes:
         return self._image
@@ -118,9 +118,9 @@ def write_durably(path: str, data: bytes) -> None:
 
 
 def _open_beside(path: str, name: str, flags: int) -> int:
-    """Open or create `name`, an auxiliary file beside `path`.
+    """Open or create `name`, an auxiliary file in the same folder as `path`.
 
-    If the folder does not allow that, the error names `path`, because the user gave that name.
+    An error of the folder names `path`, which the user gave, instead of `name`.
     """
     try:
         return os.open(name, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -131,7 +131,7 @@ def _open_beside(path: str, name: str, flags: int) -> int:
 
 
 def _lock(path: str) -> int:
-    """Create and lock `path`.lock. Try again if the last holder has unlinked the locked file meanwhile."""
+    """Create and lock `path`.lock. Try again if another process has unlinked the file before the lock."""
     name = f"{path}.lock"
     while True:
         lock = _open_beside(path, name, os.O_RDWR)
@@ -150,8 +150,8 @@ def _lock(path: str) -> int:
 def _unlock(path: str, lock: int) -> None:
     name = f"{path}.lock"
     try:
-        with contextlib.suppress(FileNotFoundError):  # the lock file was already deleted
-            if os.stat(name).st_ino == os.fstat(lock).st_ino:  # otherwise it belongs to another process
+        with contextlib.suppress(FileNotFoundError):  # another process has unlinked the lock file
+            if os.stat(name).st_ino == os.fstat(lock).st_ino:  # otherwise the lock file belongs to another process
                 os.unlink(name)
     finally:
         os.close(lock)

@@ -12,14 +12,14 @@ _PART = r"([0-9]{1,15})(ms|[smhdw])"
 
 
 def now_ms() -> int:
-    """Return Unix milliseconds. The host's clock is read only here."""
+    """Return the host's time in Unix milliseconds. No other function of this package reads that time."""
     return time.time_ns() // 1_000_000
 
 
 def parse_span(text: str) -> int:
-    """Return a span in milliseconds, at most 100 years. Raise ValueError if the text is not numbers with units."""
+    """Return the span of time in `text`, in milliseconds. Raise ValueError if it has no units, or exceeds 100 years."""
     if not re.fullmatch(f"(?:{_PART})+", text, re.ASCII):
-        raise ValueError(f"'{text[:40]}' is not a span of time (write 90d, 36h, 1h30m, 45s or 250ms)")
+        raise ValueError(f"'{text[:40]}' must be a span of time (write 90d, 36h, 1h30m, 45s or 250ms)")
     span = sum(int(number) * UNITS[unit] for number, unit in re.findall(_PART, text))
     if span > LONGEST:
         raise ValueError("a span of time must be at most 100 years")

@@ -1,1 +1,1 @@
-"""Tokens for the tests of other programs: each on a port, or inside the process."""
+"""Tokens for the tests of other programs: with a port each, or inside the process of the tests."""

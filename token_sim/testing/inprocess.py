@@ -2,7 +2,7 @@
 
 Rules:
 - Time passes only during a read. The read advances the token's time until there is output or the timeout is reached.
-- In real time, every read returns at once.
+- A read returns at once in real time.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PUBLISHED: dict[str, PublishedToken] = {}
 
 def publish(name: str, simulation: Simulation) -> str:
     """Register `simulation` under `name` in this process, and return its URL."""
-    import serial  # imported here, because pyserial is optional
+    import serial  # pyserial is optional
 
     if _HANDLERS not in serial.protocol_handler_packages:
         serial.protocol_handler_packages.append(_HANDLERS)

@@ -23,19 +23,19 @@ from token_sim.wire.pty import Pty
 
 __all__ = ["LiveToken", "NoCode"]
 
-PATIENCE_MS = 120_000  # of the token's time: the maximum wait for a code, more than twice the display time of any model
+PATIENCE_MS = 120_000  # the maximum wait for a code, in the token's time: more than three times any display time
 _STUCK = (State.BLANK, State.FAILED, State.EXHAUSTED, State.DEAD, State.ZEROISED)
 
 
 class NoCode(AssertionError):
-    """The token shows no code. The message gives its state."""
+    """The token shows no code. The message states the token's state."""
 
 
 class LiveToken:
     """A new token. `key` is its seed (given, or random), `port` the path that pyserial opens.
 
-    `profile` and `slot` (kind, digits, algorithm, period, key) are as for `token-sim new`. `now` is the world's time
-    in Unix ms (default: the host's clock).
+    `profile` and `slot` (kind, digits, algorithm, period, key) have the values of `token-sim new`. `now` is the world's
+    time in Unix ms (default: the host's time).
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class LiveToken:
         return self.slot.key
 
     def press(self, ms: int | None = None) -> str:
-        """Press until a new code is shown or typed, and return the code. Raise NoCode if the token shows no code."""
+        """Press the button until the token shows or types a new code, and return the code. Raise NoCode."""
         code: str = self._runner.call(lambda: self._press(ms))
         return code
 
@@ -87,7 +87,7 @@ class LiveToken:
         return reply
 
     def advance(self, by: str, *, temp: int = 25, only_token: bool = False) -> dict[str, Any]:
-        """Let a span of time pass at once, such as 90d, 36h or 1h30m. Return the oracle."""
+        """Let a span of time pass at once, such as 90d, 36h or 1h30m. Return the hidden state."""
         return self.command("advance", by=by, temp=temp, only_token=only_token)
 
     def fault(self, name: str, *, times: int | None = 1, number: int | None = None) -> None:
@@ -102,7 +102,7 @@ class LiveToken:
 
     def unplug(self) -> None:
         self.command("unplug")
-        self._runner.call(lambda: None)  # returns after a step of the loop, which has removed the port
+        self._runner.call(lambda: None)  # returns after a step of the loop: `step` removes the port
 
     def plug(self) -> None:
         self.command("plug")

@@ -1,4 +1,4 @@
-"""A serial line with faults: noise, lost and doubled bytes, delays, the wrong speed.
+"""A serial line with faults: noise, lost and doubled bytes, delays, and the wrong speed.
 
 Rules:
 - The module does no input or output. Random choices use a seeded generator.
@@ -18,7 +18,7 @@ DEFAULT_STALL_MS = 1_000
 
 
 class Line:
-    """A session and the line to it. `receive` passes input on, and `take_output` returns output."""
+    """A session and its line. `receive` passes input to the session, and `take_output` returns the session's output."""
 
     def __init__(self, session: Session, faults: Faults, seed: int = 0) -> None:
         self.session = session
@@ -71,8 +71,8 @@ class Line:
 def at_double_speed(data: bytes) -> bytes:
     """Return the bytes that a receiver at twice the sender's speed reads for `data`.
 
-    The receiver samples each bit of 8N1 twice, and treats every fall from idle as a start bit. Therefore it reads about
-    two bytes for each byte, nearly all of them wrong.
+    The result has about two bytes for each byte, nearly all of them wrong: the receiver samples each bit of 8N1 twice,
+    and treats every fall from idle as a start bit.
     """
     samples: list[int] = []
     for byte in data:

@@ -1,10 +1,10 @@
-"""The protocol: it turns bytes of input into replies and events, and does no input or output itself.
+"""The protocol of the serial line, which turns requests into replies. The module does no input or output.
 
 Rules:
-- A request is a line of at most 128 bytes of printable ASCII, ended by CR, LF or both. An empty line is ignored.
+- A request is a line of at most 128 bytes of printable ASCII, ended by CR, LF or both. The session ignores empty lines.
 - A reply is `key=value` lines, then exactly one `OK` or `ERR n NAME`. An event is a line that starts with `+`.
 - Invalid input, in chunks of any size, does not affect the next line.
-- Typed characters never appear inside a reply: replies are held until the typing ends.
+- Typed characters never appear inside a reply: the session holds replies until the typing ends.
 - No request reads a seed. A request changes only state that a user with the token in hand can change.
 """
 
@@ -20,7 +20,7 @@ from token_sim.device.token import Device
 MAX_REQUEST = 128  # bytes, without the end of the line
 LONGEST_PRESS = 60_000  # ms
 EOL = b"\r\n"
-_BACKSPACES = b"\b\x7f"  # sent by terminals, for a user who types in miniterm
+_BACKSPACES = b"\b\x7f"  # the bytes that terminals send for the Backspace key
 
 ERRORS = {"UNKNOWN": 1, "ARGUMENT": 2, "TOO-LONG": 3, "NOT-TEXT": 4, "BUSY": 5, "DEAD": 6, "BLANK": 7, "IN-USE": 8}
 

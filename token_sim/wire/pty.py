@@ -1,9 +1,9 @@
 """The interface of a port (transport), and a port on a pseudo-terminal.
 
 Rules:
-- A port has one client at a time. The line is reset for each new client.
-- Without a client, output is dropped, as on a real port.
-- A pseudo-terminal is set to raw mode before its link is created, and after each client disconnects.
+- A port has one client at a time. The loop resets the line for each new client.
+- A port without a client drops its output, as a real port does.
+- `Pty` sets the terminal to raw mode before it creates the link, and after each client disconnects.
 - `close` removes the link.
 """
 
@@ -69,7 +69,7 @@ class Pty:
             _publish(self._name, self._link)
 
     def unplug(self) -> None:
-        """Remove the path, like an unplugged USB device. A client that has the port open receives an error."""
+        """Remove the port's path, as the kernel does for a USB device. A connected client receives an error."""
         if self._master is None:
             return
         if self._link is not None:
@@ -83,7 +83,7 @@ class Pty:
     close = unplug
 
     def descriptors(self) -> list[int]:
-        """Return the master if it has a client. Otherwise it is hung up, and `select` would return at once."""
+        """Return the master if it has a client. Without a client, `select` would return at once."""
         self._update_client()
         return [self._master] if self._master is not None and self._has_client else []
 
@@ -115,7 +115,7 @@ class Pty:
             return 0
 
     def _update_client(self) -> None:
-        """Detect whether there is a client.
+        """Detect whether the port has a client.
 
         Unread input counts as a client, because `echo PRESS > port` writes and disconnects at once.
         """
@@ -134,13 +134,13 @@ class Pty:
         self._has_client = has_client
 
     def _make_raw(self) -> None:
-        """Set the terminal to raw mode again, if the last client changed it."""
+        """Set the terminal to raw mode again, if the last client changed the mode."""
         assert self._master is not None
         if termios.tcgetattr(self._master) != self._raw_settings:
             termios.tcsetattr(self._master, termios.TCSANOW, self._raw_settings)
 
     def _drop_unread(self) -> None:
-        """Drop output that the last client did not read. Only the slave end can do this."""
+        """Drop output that the last client did not read. Only the slave end can drop it."""
         with contextlib.suppress(OSError, termios.error):
             slave = os.open(self._name, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
             try:
@@ -159,5 +159,5 @@ def _publish(target: str, link: str) -> None:
             os.unlink(temporary)
         os.symlink(target, temporary)
         os.rename(temporary, link)
-    except OSError as error:  # this error names the pseudo-terminal, but the user needs the name of the link
+    except OSError as error:  # name the link, which the user gave, instead of the pseudo-terminal
         raise OSError(error.errno, error.strerror, link) from error

@@ -3,7 +3,7 @@
 Rules:
 - The port listens on loopback only.
 - It has one client at a time. A second client receives `ERR 8 IN-USE`, and its connection is closed.
-- Invalid telnet from a client closes that client's connection only.
+- Invalid telnet closes only the connection of the client that sent it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from token_sim.wire.protocol import EOL, ERRORS
 LOOPBACK = "127.0.0.1"
 IN_USE = f"ERR {ERRORS['IN-USE']} IN-USE".encode() + EOL
 
-LINGER_S = 1.0  # seconds until a refused client is disconnected, unless it sends or disconnects first
+LINGER_S = 1.0  # maximum seconds until a refused client is disconnected
 MAX_REFUSED = 8  # open connections of refused clients
 
 
 class Tcp:
-    """A listening TCP port (0: any free port). Unplug and plug keep its number. With `modem`, it uses RFC 2217."""
+    """A TCP port (0: any free port). It uses RFC 2217 if `modem` is given. `plug` uses the same number again."""
 
     def __init__(self, port: int = 0, modem: Device | None = None) -> None:
         self._port, self._modem = port, modem
@@ -85,7 +85,7 @@ class Tcp:
                 return self._client.send(data)
             pending = self._telnet.encode(data)
             del pending[: self._client.send(pending)]
-            return len(data)  # the rest is in the buffer of Telnet
+            return len(data)  # `Telnet` buffers the remaining bytes
         except BlockingIOError:
             return 0 if self._telnet is None else len(data)
         except OSError:
@@ -144,7 +144,7 @@ def need_rfc2217() -> None:
 
 
 class NotTelnet(Exception):
-    """The input is not valid telnet (RFC 2217)."""
+    """The input violates the telnet protocol (RFC 2217)."""
 
 
 class Telnet:
@@ -153,10 +153,10 @@ class Telnet:
     LONGEST = 64 * 1024  # bytes of output for a client that does not read
 
     def __init__(self, device: Device) -> None:
-        from serial.rfc2217 import PortManager  # imported here: pyserial is optional, and slow to load
+        from serial.rfc2217 import PortManager  # pyserial is optional, and slow to load
 
         self._out = bytearray()
-        # PortManager's type hints require serial.Serial twice, but it uses only the methods of Modem and `write`.
+        # PortManager's type hints require serial.Serial twice, but PortManager uses only Modem's methods and `write`.
         self._manager = PortManager(cast(Any, Modem(device)), cast(Any, self))
 
     def write(self, data: bytes) -> None:
@@ -164,10 +164,10 @@ class Telnet:
         self._out += data
 
     def decode(self, data: bytes) -> bytes:
-        """Return the input without telnet commands. Raise NotTelnet for malformed options."""
+        """Return the input without telnet commands. Raise NotTelnet for invalid options."""
         try:
             return b"".join(self._manager.filter(data))
-        except Exception as error:  # PortManager raises errors of many types for malformed options
+        except Exception as error:  # PortManager raises errors of many types for invalid options
             raise NotTelnet from error
 
     def encode(self, data: bytes) -> bytearray:
