@@ -49,7 +49,11 @@ def main(module: Path | str = MODULE) -> int:
             scene.close()
     screen.table()
     took = f"{time.monotonic() - begun:.0f} s"
-    print(f"\nA step had an unexpected result ({took})." if screen.failed else f"\nAll results as expected, in {took}.")
+    print(
+        f"\nA step had an unexpected result ({took})."
+        if screen.failed
+        else f"\nEvery step had the expected result ({took})."
+    )
     return int(screen.failed)
 
 
@@ -111,7 +115,7 @@ def hardware_token(scene: Scene, screen: Screen, token: PluggedToken) -> None:
     token.press(PRESSES_IN_THE_POCKET)
     (code,) = token.press()
     log_in(scene, screen, "a code far ahead of the counter is refused", code, REFUSED)
-    screen.text("The token is too far ahead of the record. Two codes in a row, in one answer, resynchronise it:")
+    screen.text("The token's counter is too far ahead. Two codes in a row, in one answer, resynchronise the token:")
     codes = " ".join([code, *token.press()])
     log_in(scene, screen, "two codes in a row resynchronise the token", codes, ACCEPTED)
 
@@ -139,7 +143,7 @@ def phone(scene: Scene, screen: Screen) -> None:
         key_line, details, *qr_lines, question = enrolment.read_until(": ").splitlines() or ["", "", ""]
         screen.text(f"{key_line}\n{details}")
         screen.qr_code(qr_lines)
-        drawn = len(qr_lines) > 1  # without segno, `enroll` prints one line with the reason
+        drawn = len(qr_lines) > 1  # `enroll` prints one line with the reason if segno is missing
         screen.result("the QR code of a phone is drawn", f"QR code drawn in {len(qr_lines)} lines", right=drawn)
         key = typed_secret(key_line.removeprefix("key: "))
         wait_until(lambda: time.time() % PERIOD < PERIOD - STEP_RESERVE, "the phone's next time step")
@@ -181,5 +185,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        print("\ninterrupted; the temporary folder was removed", file=sys.stderr)
+        print("\ndemo interrupted by Ctrl-C (the temporary folder was removed)", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

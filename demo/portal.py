@@ -52,7 +52,7 @@ def print_instructions(scene: Scene, serial: str, token: PluggedToken, address: 
         f"   password      {PASSWORD}\n\n"
         f"Add a phone: scan its QR code. Or add a key fob: type the serial number\n"
         f"{serial}. When the portal asks for codes of that token, run this command,\n"
-        f"which presses its button twice:\n\n"
+        f"which presses the token's button twice:\n\n"
         f"   {TOKEN_SIM} press \\\n"
         f"      --port {token.port} -n 2\n\n"
         f"The store is {scene.store}. The audit log follows.\n",

@@ -1,4 +1,4 @@
-"""Tests of the seven-segment display: text to segments, segments to text and drawings, broken segments."""
+"""Tests of the seven-segment display: text to segments, segments to text and drawings, and broken segments."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_a_weak_battery_is_reported_and_a_dead_battery_shows_no_code() -> None:
 def test_a_dead_segment_changes_the_display_but_not_the_event() -> None:
     device = token()
     device.inject(Fault.SEGMENT, number=12)  # without segment c of the second cell, 5 is unreadable
-    device.inject(Fault.SEGMENT, number=0)  # without segment a of the first cell, 7 looks like 1
+    device.inject(Fault.SEGMENT, number=0)  # without segment a of the first cell, 7 is read as 1
     assert press(device) == APPENDIX_D[:1]
     assert device.visible_text() == "1?5224"
     device.clear_fault(Fault.SEGMENT)

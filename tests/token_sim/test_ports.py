@@ -1,4 +1,4 @@
-"""Tests of all kinds of ports with real pyserial: sessions, second clients, invalid input, unplugging."""
+"""Tests of all kinds of ports with real pyserial: sessions, second clients, invalid input, and unplugging."""
 
 from __future__ import annotations
 
@@ -295,7 +295,7 @@ def test_unread_output_is_dropped_before_the_next_client(fob: LiveToken) -> None
         wait_until(lambda: port.in_waiting > 50, "the answer has arrived")
 
     for _ in range(2):
-        fob.oracle()  # returns after a step of the loop, which has detected that the client disconnected
+        fob.oracle()  # returns after a step of the loop: `step` detects that the client disconnected
     descriptor = os.open(
         fob.port, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK
     )  # a raw descriptor, because pyserial would flush the input
