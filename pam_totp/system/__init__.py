@@ -1,8 +1,8 @@
-"""Configure and check the host: files in pam.d, sshd's configuration, and rehearsals of logins.
+"""Configuration and checks of the host: PAM service files, sshd's settings, and rehearsals of logins.
 
 Rules:
-- No code here reads a token's key as root. A child process with the rights of the store's owner lists the enrolled
+- No process reads a token's key as root. A child process with the rights of the store's owner lists the enrolled
   users.
-- Before a file is changed, the users who might be locked out are listed.
-- A roll-back needs no free disk space, no network, and no terminal.
+- `enable` lists the users that it may lock out, before it changes a file.
+- A roll-back works without free disk space, network or terminal.
 """

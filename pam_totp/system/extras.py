@@ -1,4 +1,4 @@
-"""Installation commands for optional packages. A message about a missing package contains its command.
+"""Installation commands for optional packages, for the messages about missing packages.
 
 Rules:
 - Every command works on the supported systems. On Debian, pip refuses to change the system's Python.

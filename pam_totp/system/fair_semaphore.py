@@ -1,7 +1,7 @@
 """A semaphore that serves its waiters in the order of their requests.
 
 Rules:
-- Requests are served in their order, so the wait depends only on the queue at the time of the request.
+- The semaphore serves requests in their order, so the wait depends only on the queue at the time of the request.
 - `threading.Semaphore` promises no order: a new request can overtake all waiters. With 200 requests at once, some
   of its waiters timed out.
 """

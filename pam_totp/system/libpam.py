@@ -1,9 +1,9 @@
-"""libpam through ctypes: log in like a PAM application, with a callback that answers the prompts.
+"""libpam through ctypes: logins as a PAM application makes them, with a callback that answers the prompts.
 
 Rules:
 - libpam runs the real modules of the stack. A refused login has no delay.
-- An exception in the callback ends the login, and is raised again by `authenticate` or `account`. So is a
-  KeyboardInterrupt or SystemExit that a signal handler raises while libpam is called.
+- An exception in the callback ends the login. `authenticate` or `account` raises the exception again.
+- The same applies to a KeyboardInterrupt or SystemExit that a signal handler raises during a call of libpam.
 - The modules of the stack run in this process. A caller that must survive a crash of a module uses a child process.
 """
 
@@ -31,7 +31,7 @@ Converse = Callable[[int, str], bytes | None]
 
 
 class LibpamError(Exception):
-    """libpam is not installed, or did not start a login. The message gives the reason."""
+    """libpam is missing, or did not start a login. The message gives the reason."""
 
 
 class _Message(ctypes.Structure):
@@ -151,7 +151,7 @@ class Login:
         before = sys.unraisablehook
 
         def keep(unraisable: sys.UnraisableHookArgs) -> None:
-            if isinstance(unraisable.exc_value, Exception):  # of a finalizer
+            if isinstance(unraisable.exc_value, Exception):  # the exception of a finalizer
                 before(unraisable)
             else:
                 self._error = unraisable.exc_value

@@ -1,4 +1,4 @@
-"""Find a machine's PAM service files, its PAM modules, and the files that name pam_totp.so.
+"""A machine's PAM service files, its PAM modules, and the files that name pam_totp.so.
 
 Rules:
 - This module only reads files.
@@ -17,7 +17,8 @@ from dataclasses import dataclass, field, replace
 from pam_totp.system.pamd.stack import MODULE, Handler, StackError, flatten, parse
 
 SERVICE_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
-# Files that service files include. An edit of these would change every service, and conflict with pam-auth-update.
+# Files that service files include. An edit of these files would change every service, and conflict with
+# pam-auth-update.
 SHARED = re.compile(r"common-.*|other|system-auth.*|password-auth.*|postlogin")
 _PAM_FOLDERS = ("etc/pam.d", "usr/lib/pam.d")  # in the order in which libpam searches them
 _NAMES_MODULE = re.compile(r"^[^#\n]*\bpam_totp(\.so|\s|$)", re.MULTILINE)
@@ -32,11 +33,11 @@ class Machine:
     replacements: Mapping[str, str] = field(default_factory=dict)
 
     def path(self, absolute: str) -> str:
-        """Return the path below `root` that stands for an absolute path of the machine."""
+        """Return the path below `root` for an absolute path of the machine."""
         return os.path.join(self.root, absolute.lstrip("/"))
 
     def after(self, texts: Mapping[str, str]) -> Machine:
-        """Return this machine with `texts` in place of the service files of these names."""
+        """Return a copy of this machine in which `texts` replace the service files of the same names."""
         return replace(self, replacements={**self.replacements, **texts})
 
     def service_path(self, service: str) -> str:
@@ -79,7 +80,7 @@ class Machine:
     def services_with_module(self) -> list[str]:
         """Return the services whose auth stack runs pam_totp.so.
 
-        A service whose stack cannot be read is included if its own file names the module.
+        Include a service with an unreadable stack if the service's own file names the module.
         """
         names = []
         for name in self.services():

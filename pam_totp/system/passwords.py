@@ -1,8 +1,8 @@
 """The first factor: the system password, checked by PAM through python-pam.
 
 Rules:
-- Passwords are checked through a separate PAM service that asks for the password only. A blank password is refused
-  without a call of libpam.
+- A separate PAM service, which asks for the password only, checks passwords. A blank password is refused without a
+  call of libpam.
 - An unknown user, a wrong password and a blank password get the same answer after the same time. A hash is computed
   for each of them.
 - At most `SLOTS` checks run at once, in the order of the requests. A request that waits longer than `SLOT_WAIT` is
@@ -46,16 +46,16 @@ class PasswordsUnavailable(Exception):
 
 
 class SystemPasswords:
-    """Check passwords by the PAM service `service`, at most `slots` at once.
+    """A check of passwords by the PAM service `service`, for at most `slots` requests at once.
 
-    A refusal takes at least `refusal_delay` seconds. If PAM cannot check a password, `sink` gets a line for the log.
+    A refusal takes at least `refusal_delay` seconds. `sink` gets a log line if PAM cannot check a password.
     Raise PasswordsUnavailable if the PAM service has no file, or if python-pam is not installed.
     """
 
     def __init__(
         self, service: str, sink: audit_log.Sink, *, slots: int = SLOTS, refusal_delay: float = REFUSAL_DELAY
     ) -> None:
-        # Without a file for the service, libpam uses the service `other`, which may not ask for a password.
+        # If the file is missing, libpam uses the service `other`, which may accept a user without a password.
         file = os.path.join(PAM_FOLDER, service)
         if not os.path.exists(file):
             raise PasswordsUnavailable(f"PAM service not found: {file} (create it; an example is {EXAMPLE})")
@@ -117,7 +117,7 @@ def compute_decoy(password: str) -> None:
 def _crypt() -> Callable[[bytes, bytes, object], object] | None:
     """Return crypt_r(3), which pam_unix uses too, or None without libcrypt.
 
-    Without libcrypt, only `refusal_delay` hides that no hash is computed for an unknown user.
+    If libcrypt is missing, only `refusal_delay` hides that an unknown user's password is not hashed.
     """
     name = ctypes.util.find_library("crypt")
     if name is None:
@@ -136,7 +136,7 @@ def _python_pam() -> Callable[[str, str, str], tuple[int, str]]:
 
     def authenticate(user: str, password: str, service: str) -> tuple[int, str]:
         handle = pam.pam()
-        # resetcreds=False: a check of a password opens no session, so it needs no credentials.
+        # resetcreds=False: only a session needs credentials, and a check of a password does not open a session.
         correct = handle.authenticate(user, password, service=service, resetcreds=False)
         reason = handle.reason.decode("utf-8", "replace") if isinstance(handle.reason, bytes) else str(handle.reason)
         return (0 if correct else int(handle.code) or _SYSTEM_ERROR), reason

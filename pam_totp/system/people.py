@@ -2,7 +2,7 @@
 
 Rules:
 - Each file is read once for any number of accounts.
-- `sudo -l` needs one process for each name, so it runs only for names whose result matters.
+- `sudo -l` runs only for names with a relevant result, because it needs a process for each name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _AnyName:
 
 
 def people() -> list[str]:
-    """Return the names of accounts of people, including root. Accounts without a shell are left out."""
+    """Return the names of accounts of people, including root. Skip accounts without a login shell."""
     return sorted({p.pw_name for p in pwd.getpwall() if _is_person(p)})
 
 

@@ -1,7 +1,7 @@
-"""Probe a service or a helper: send a hello packet with an unknown version, and expect a refusal.
+"""Probes of a service or a helper: send a hello packet with an unknown version, and expect a refusal.
 
 Rules:
-- A probe names no user, uses up no code and is not counted as a failure.
+- The service refuses the unknown version before it reads a record, so every record is unchanged.
 - Only a refusal in the relay's own protocol counts as an answer.
 """
 
@@ -92,7 +92,7 @@ def _exchange(channel: socket.socket) -> Problem | None:
     if answer == _REFUSAL:
         return None
     if answer:
-        return Problem(Code.INVALID_ANSWER, "the process sent an answer that is not in the protocol")
+        return Problem(Code.INVALID_ANSWER, "the process sent an answer outside the protocol")
     return Problem(Code.CLOSED, "the process closed the connection")
 
 

@@ -1,4 +1,4 @@
-"""Rehearse a login: use the real libpam with a stack in a private folder, before that stack is installed.
+"""Rehearsals of logins: the real libpam runs a stack from a private folder, before that stack is installed.
 
 Rules:
 - A rehearsal has the same effects as a login: a right code is used up, and a wrong answer is counted.

@@ -3,7 +3,7 @@
 Rules:
 - The settings come from the real sshd (`sshd -T -C`). This module reads sshd's files only to find their Match blocks.
 - Every setting that lets a user log in without PAM is reported, if `sshd -T -C` shows it.
-- A configuration with which sshd would not start is never left in place.
+- `enable` rolls back a configuration that `sshd -t` rejects.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pam_totp.system.pamd.edit import FirstFactor
 
 PROGRAM = "/usr/sbin/sshd"
-# sshd uses the first value that it reads, so this file sorts before others.
+# sshd uses the first value of a setting, so the name of this file sorts before other names.
 DROP_IN = "/etc/ssh/sshd_config.d/00-pam_totp.conf"
 SYSTEMD = "/run/systemd/system"  # sd_booted(3)
 METHODS: dict[FirstFactor, str] = {
@@ -27,7 +27,7 @@ METHODS: dict[FirstFactor, str] = {
 _PAM_METHODS = ("keyboard-interactive", "keyboard-interactive:pam", "password")
 _OTHER_METHODS = ("pubkeyauthentication", "gssapiauthentication", "hostbasedauthentication")
 _MATCH = re.compile(r"^\s*match\s+(.+?)\s*$", re.I | re.M)
-# `_error` adds a remedy to this error of sshd. sshd's unit creates the directory when it starts.
+# `_error` adds a remedy to this error of sshd. The start of sshd's unit creates the directory.
 _MISSING_DIRECTORY = re.compile(r"Missing privilege separation directory: (\S+)$")
 _TIMEOUT = 10  # seconds; sshd normally takes 10 ms
 
@@ -35,7 +35,7 @@ Settings = Mapping[str, str]
 
 
 class SshdError(Exception):
-    """sshd is not installed, or its configuration is not valid. The message gives the reason."""
+    """sshd is missing, or its configuration is invalid. The message gives the reason."""
 
 
 def drop_in(first: FirstFactor) -> str:
@@ -49,7 +49,7 @@ def drop_in(first: FirstFactor) -> str:
 
 
 def configuration_error() -> str | None:
-    """Return the error that `sshd -t` reports, or None. Raise SshdError if sshd is not installed."""
+    """Return the error that `sshd -t` reports, or None. Raise SshdError if sshd is missing."""
     done = _run("-t")
     return None if done.returncode == 0 else _error(done)
 

@@ -1,4 +1,4 @@
-"""Check paths by the relay's rules for trusted paths, so that `doctor` reports a violation before a login fails.
+"""The relay's rules for trusted paths, by which `doctor` reports an untrusted path before a login fails.
 
 Rules:
 - Every folder, link and file on the path belongs to root.
@@ -25,7 +25,7 @@ def distrust(path: str, owners: Container[int] = (0,)) -> str | None:
 def distrust_around(helper: str, owners: Container[int] = (0,)) -> str | None:
     """Return the reason why the package that contains `helper` is not trusted. Return None if it is trusted.
 
-    The reason names the first file or folder that breaks a rule. Return None if `helper` is in no package `pam_totp`.
+    The reason names the first untrusted file or folder. Return None if no package `pam_totp` contains `helper`.
     """
     package = helper.removesuffix("/pam/helper.py")
     if os.path.basename(package) != "pam_totp":

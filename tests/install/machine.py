@@ -21,7 +21,7 @@ COMMAND = "/usr/local/bin/pam-totp"
 HELPER = "/usr/local/lib/pam_totp/pam_totp/pam/helper.py"
 ENABLED = "/var/lib/pam_totp_enabled"
 SOON = "--keep-within=1"  # seconds, for a test that waits for the end of the trial
-LATE = "--keep-within=60"  # seconds, for a test that ends before the trial does
+LATE = "--keep-within=60"  # seconds, for a test that ends before the trial ends
 SSHD_CONFIG = """\
 Include /etc/ssh/sshd_config.d/*.conf
 Port 2222
@@ -104,12 +104,12 @@ class Fresh(Machine):
         return self.talk("ssh", "-F", "none", "-tt", *words, "-p", "2222", f"{user}@127.0.0.1", remote)
 
     def state(self, service: str) -> str | None:
-        """Return the state of the service's record: "trial", "json" (enabled), "back" (rolling back), or None."""
+        """Return the state of the service's trial file: "trial", "json" (enabled), "back" (rolling back), or None."""
         found = [p.suffix[1:] for p in self.path(ENABLED).glob(f"{service}.*")]
         return next((s for s in found if s in ("trial", "json", "back")), None)
 
     def pam_d(self) -> dict[str, str]:
-        """Return the contents of the files in /etc/pam.d by name. Hidden files are included."""
+        """Return the contents of the files in /etc/pam.d by name, including hidden files."""
         return {p.name: p.read_text() for p in self.path("/etc/pam.d").iterdir() if p.is_file()}
 
     def pid(self, *ending: str) -> int:

@@ -1,4 +1,4 @@
-"""Tests of a change of a file and its rollback: the original file is restored, and edits by others are kept."""
+"""Tests of a file's change and its roll-back, which restores the original file and keeps later edits."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_rollback_restores_the_original_file(tmp_path: Path) -> None:
     undo(change)
     back = os.stat(change.path)
     assert (back.st_ino, back.st_mode, back.st_mtime_ns) == (status.st_ino, status.st_mode, status.st_mtime_ns)
-    assert names(tmp_path) == ["service"], "no temporary file is left"
+    assert names(tmp_path) == ["service"], "no temporary file remains"
 
 
 def test_a_rollback_deletes_a_file_that_the_change_created(tmp_path: Path) -> None:
@@ -84,15 +84,15 @@ def test_a_rollback_of_an_edited_file_removes_only_the_added_lines(tmp_path: Pat
     change = a_change(tmp_path)
     apply(change)
     Path(change.path).write_text("# another edit\n" + BEFORE + ADDED + "session optional pam_umask.so\n")
-    assert "the edits stay" in undo(change)
+    assert "kept the edits" in undo(change)
     assert Path(change.path).read_text() == "# another edit\n" + BEFORE + "session optional pam_umask.so\n"
 
 
 @pytest.mark.parametrize(
     ("before", "now", "why"),
     [
-        (BEFORE, BEFORE + ADDED.replace("required", "optional"), "remove them by hand"),
-        (BEFORE, None, "not found, so the added lines"),
+        (BEFORE, BEFORE + ADDED.replace("required", "optional"), "remove these lines by hand"),
+        (BEFORE, None, ": file not found"),
         (None, "# added\n# another edit\n", "delete the file by hand"),
     ],
 )

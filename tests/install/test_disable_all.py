@@ -1,4 +1,4 @@
-"""Tests of `disable --all`, which a package runs before it removes the module: all services are restored, or none."""
+"""Tests of `disable --all`, which a package runs before its removal: all files are restored, or no file is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.site import codes, until
 
 
 def enable(machine: Fresh, service: str, first_code: int) -> None:
-    """Enable a service, and confirm it by renaming its record. test_enable.py confirms it by a second login."""
+    """Enable a service, and confirm it by renaming its trial file. test_enable.py confirms a service by a login."""
     talk = machine.enable(service, LATE, code=codes(first_code))
     machine.shell(f"mv /var/lib/pam_totp_enabled/{service}.trial /var/lib/pam_totp_enabled/{service}.json")
     assert talk.ends()[0] == 0
@@ -79,7 +79,7 @@ def test_a_line_added_by_hand_keeps_every_service_enabled(both: Fresh, path: str
 def test_a_record_that_cannot_be_read_keeps_every_service_enabled(both: Fresh) -> None:
     both.write("/var/lib/pam_totp_enabled/su.json", "{")
     done = both.installed("disable", "--all")
-    assert (done.returncode, "must be a record of 'enable'" in done.stderr, both.state("sudo")) == (1, True, "json")
+    assert (done.returncode, "must be a trial file of 'enable'" in done.stderr, both.state("sudo")) == (1, True, "json")
 
 
 def test_a_service_on_trial_is_rolled_back_too(machine: Fresh) -> None:
@@ -132,7 +132,7 @@ def waits_for(lock: int) -> bool:
 
 
 def test_with_no_service_enabled_nothing_is_changed(machine: Fresh) -> None:
-    machine.write("/etc/pam.d/vlock", "# not our pam_totp.so yet\n")
+    machine.write("/etc/pam.d/vlock", "# without pam_totp.so\n")
     try:
         done = machine.installed("disable", "--all")
     finally:

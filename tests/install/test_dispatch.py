@@ -1,4 +1,4 @@
-"""Tests of the computed result of a stack: for random stacks, it is the result of the real libpam."""
+"""Tests of the computed result of a stack: it equals the result of the real libpam, for random stacks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def any_lines(chance: random.Random, folder: Path, depth: int = 0) -> list[str]:
         if depth < 2 and chance.random() < 0.25:
             included = folder / f"included-{chance.randrange(10**9)}"
             included.write_text("\n".join(any_lines(chance, folder, depth + 1)) + "\n")
-            # absolute, because Linux-PAM 1.5 looks up relative paths in /etc/pam.d, even under pam_start_confdir
+            # an absolute path, because Linux-PAM 1.5 looks up relative paths in /etc/pam.d
             lines.append(f"{chance.choice(['@include', 'auth include', 'auth substack'])} {included}")
         else:
             lines.append(f"auth {any_control(chance)} pam_debug.so auth={chance.choice(NAMED)}")
@@ -110,13 +110,13 @@ def test_lines_are_read_as_libpam_reads_them() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("auth\n", "x:1: the line names no module"),
+        ("auth\n", "x:1: the line must name a module"),
         ("\nautt required pam_unix.so\n", "x:2: unknown phase autt"),
         ("auth require pam_unix.so\n", "x:1: unknown control require"),
         ("auth [success=often] pam_unix.so\n", "success=often"),
-        ("@include\n", "x:1: @include names no file"),
+        ("@include\n", "x:1: @include must name a file"),
         ("@include nowhere\n", "nowhere: not found"),
-        ("@include x\n", "x: included more than 32 files deep"),
+        ("@include x\n", "x: includes must be at most 32 files deep"),
     ],
 )
 def test_text_that_libpam_would_refuse_is_an_error_with_its_line(text: str, says: str) -> None:

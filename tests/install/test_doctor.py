@@ -25,7 +25,7 @@ LINE = "auth required pam_totp.so"
 
 
 def examine(machine: Fresh, *services: str) -> list[Finding]:
-    """Return doctor's findings about `services`, without that about the clock of the host."""
+    """Return doctor's findings about `services`, without the finding about the host's clock."""
     done = machine.installed("doctor", "--json", *services)
     findings = [Finding(**f) for f in json.loads(done.stdout)["findings"]]
     assert all(f.remedy and f.code in set(Code) and f.severity in set(Severity) for f in findings)
@@ -218,7 +218,7 @@ def test_a_path_is_distrusted_for_any_part_of_it(tmp_path: Path) -> None:
     inner.chmod(0o775)
     assert f"{inner} can be written" in str(distrust(str(tmp_path / "link"), owners))
     inner.chmod(0o1777)
-    assert distrust(str(inner / "file"), owners) is None, "in a sticky folder, others cannot replace files"
+    assert distrust(str(inner / "file"), owners) is None, "other users cannot replace files in a sticky folder"
     (tmp_path / "loop").symlink_to("loop")
     assert "too many levels of symbolic links" in str(distrust(str(tmp_path / "loop"), owners))
     assert "no such file" in str(distrust(str(inner / "gone"), owners))
@@ -239,7 +239,7 @@ def test_rehearse_logs_in_to_the_live_stack_and_shows_every_prompt(machine: Fres
     assert machine.counter("alice") == 1, "a rehearsal uses up the code, as a login does"
     again = machine.installed("rehearse", "sudo", "alice", stdin=f"{PASSWORD}\n{codes(0)}\n")
     assert (again.returncode, "would refuse alice: auth_err" in again.stderr) == (1, True)
-    assert "Refused. Try the next code." in again.stderr, "the module's message is shown"
+    assert "Refused. Try the next code." in again.stderr, "rehearse shows the module's message"
 
 
 def test_rehearse_accepts_a_stack_that_is_not_installed(machine: Fresh) -> None:

@@ -1,4 +1,4 @@
-"""Tests of the pam_totp.so line in a service file: where it is inserted, and how it is removed."""
+"""Tests of the pam_totp.so line in a service file: its position, and its removal."""
 
 from __future__ import annotations
 

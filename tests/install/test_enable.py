@@ -1,4 +1,4 @@
-"""Tests of `enable` and `disable` on an installed machine: trial, confirmation, rollback, and edits by others."""
+"""Tests of `enable` and `disable` on an installed machine: trial, confirmation, roll-back, and other edits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WATCHDOG = "/usr/local/lib/pam_totp/pam_totp/system/enable/watchdog.py"
 
 
 def as_before(machine: Fresh) -> bool:
-    """Return True if no change by pam_totp is left in /etc/pam.d and /etc/ssh."""
+    """Return True if no change by pam_totp remains in /etc/pam.d and /etc/ssh."""
     found = machine.pam_d()
     drop_ins = list(machine.path("/etc/ssh/sshd_config.d").iterdir())
     return all(found[s] == text for s, text in STACKS.items()) and not drop_ins and not any(n[0] == "." for n in found)
@@ -121,28 +121,28 @@ def test_after_a_crash_of_all_processes_the_next_boot_rolls_back(machine: Fresh)
 
 
 def test_the_same_terminal_cannot_confirm(machine: Fresh) -> None:
-    """sudo caches a login for each terminal, so a confirmation from the same terminal might not need a code."""
+    """sudo caches a login for each terminal, so a confirmation from the same terminal might work without a code."""
     script = (
         f"set -m; {COMMAND} enable sudo --for-user alice {LATE} & fg %1;"
-        f"su alice -c 'sudo -k -S {COMMAND} enable sudo --keep'; echo said $?; kill -INT %1; kill -CONT %1; wait"
+        f"su alice -c 'sudo -k -S {COMMAND} enable sudo --keep'; echo status $?; kill -INT %1; kill -CONT %1; wait"
     )
     shell = machine.talk("bash", "-ic", script)
     shell.asks("Password: ").says(PASSWORD).asks("One-time code: ").says(codes(0)).asks("Keep this terminal open.")
     shell.terminal.sendcontrol("z")
-    shell.asks("alice: ").says(PASSWORD).asks("One-time code: ").says(codes(1)).asks("said 1")
-    assert "cannot confirm on the terminal on which the change was made" in shell.before
+    shell.asks("alice: ").says(PASSWORD).asks("One-time code: ").says(codes(1)).asks("status 1")
+    assert "cannot confirm: the change was made on this terminal" in shell.before
     shell.ends()
     assert as_before(machine)
 
 
 def test_a_login_from_before_cannot_confirm(machine: Fresh) -> None:
     machine.sshd()
-    before = machine.ssh(f"echo in; cat; sudo -k; sudo {COMMAND} enable sshd --keep; echo said $?")
+    before = machine.ssh(f"echo in; cat; sudo -k; sudo {COMMAND} enable sshd --keep; echo status $?")
     before.asks("password: ").says(PASSWORD).asks("in")
     first = machine.enable("sshd", LATE)
     before.terminal.sendeof()
-    before.asks("alice: ").says(PASSWORD).asks("said 1")
-    assert "cannot confirm without a login through sshd after" in before.before
+    before.asks("alice: ").says(PASSWORD).asks("status 1")
+    assert "cannot confirm: a login through sshd after" in before.before
     assert machine.state("sshd") == "trial"
     first.presses_ctrl_c().ends()
     before.ends()
@@ -152,7 +152,7 @@ def test_a_login_from_before_cannot_confirm(machine: Fresh) -> None:
 def test_root_cannot_confirm_sudo_since_sudo_does_not_prompt_root(machine: Fresh) -> None:
     first = machine.enable("sudo", LATE)
     done = machine.run("sudo", COMMAND, "enable", "sudo", "--keep")
-    assert (done.returncode, "does not ask root for a code" in done.stderr) == (1, True), done
+    assert (done.returncode, "asks only other users for a code" in done.stderr) == (1, True), done
     first.presses_ctrl_c().ends()
 
 
@@ -160,9 +160,9 @@ def test_sshd_requires_both_password_and_code(machine: Fresh) -> None:
     machine.sshd()
     with machine.sshd_starts_anew():
         first = machine.enable("sshd", LATE)
-    second = machine.ssh(f"sudo -k {COMMAND} enable sshd --keep; echo said $?")
+    second = machine.ssh(f"sudo -k {COMMAND} enable sshd --keep; echo status $?")
     second.asks("Password: ").says(PASSWORD).asks("One-time code: ").says(codes(1)).asks("alice: ").says(PASSWORD)
-    second.asks("said 0").ends()
+    second.asks("status 0").ends()
     assert first.ends()[0] == 0
     only_password = machine.ssh(
         "echo in", "alice", "PreferredAuthentications=password,publickey", "NumberOfPasswordPrompts=1"
@@ -244,7 +244,7 @@ def test_later_edits_by_others_stay(machine: Fresh) -> None:
     file = machine.path("/etc/pam.d/sudo")
     file.write_text("# site policy\n" + file.read_text())
     done = machine.installed("disable", "sudo")
-    assert (done.returncode, "the edits stay" in done.stdout) == (0, True)
+    assert (done.returncode, "kept the edits" in done.stdout) == (0, True)
     assert machine.pam_d()["sudo"] == "# site policy\n" + STACKS["sudo"]
     assert machine.pam_d()["sudo-i"] == STACKS["sudo-i"]
 
@@ -257,7 +257,7 @@ def test_an_edited_module_line_must_be_removed_by_hand(machine: Fresh) -> None:
     done = machine.installed("disable", "sudo")
     assert (done.returncode, "by hand" in done.stderr) == (1, True)
     assert machine.pam_d()["sudo"] == edited
-    assert LINE in machine.pam_d()["sudo-i"], "if one file cannot be restored, disable restores none"
+    assert LINE in machine.pam_d()["sudo-i"], "disable restores no file if another file cannot be restored"
 
 
 def test_a_dry_run_shows_the_change_and_makes_none(machine: Fresh) -> None:

@@ -47,7 +47,7 @@ class SimulatedToken:
     """A token from the simulated factory. It runs on a pseudo-serial port."""
 
     def __init__(self, folder: Path) -> None:
-        box = folder / "box"  # a short name: the path of a socket in this folder has at most 107 bytes
+        box = folder / "box"  # a short name: the path of a socket in this folder must have at most 107 bytes
         self._sim("factory", "--count", "1", "--out", box)
         seeds = (box / "seeds.csv").read_text().splitlines()
         self.seed = f"hex:{seeds[-1].split(',')[1]}"
@@ -185,8 +185,8 @@ def test_the_units_are_sound_and_the_service_is_hardened(machine: Fresh) -> None
         for u in ("pam_totp.socket", "pam_totp.service", "pam_totp-takeback.service", "pam_totp-portal.service")
     ]
     verified = machine.run("systemd-analyze", "verify", "--man=no", *units)
-    said = [line for line in verified.stderr.splitlines() if "pam_totp" in line]
-    assert (verified.returncode, said) == (0, [])
+    printed = [line for line in verified.stderr.splitlines() if "pam_totp" in line]
+    assert (verified.returncode, printed) == (0, [])
     for unit, most in (
         ("pam_totp.service", 15),
         ("pam_totp-takeback.service", 35),
@@ -353,23 +353,23 @@ def test_files_installed_under_a_strict_umask_can_be_read_by_all(tmp_path: Path)
     installed = [p for p in place.rglob("*") if not p.is_symlink()]
     wanted = {True: 0o055, False: 0o044}
     hidden = [p for p in installed if p.stat().st_mode & wanted[p.is_dir()] != wanted[p.is_dir()]]
-    assert [str(p.relative_to(place)) for p in hidden] == ["var/lib/pam_totp"], "only the store is closed to others"
+    assert [str(p.relative_to(place)) for p in hidden] == ["var/lib/pam_totp"], "only the store is private to its owner"
 
 
 @pytest.mark.parametrize(("extras", "needed"), [("", False), ("qr,serial", True)])
 def test_the_packages_of_extras_are_required_before_the_installation(extras: str, needed: bool) -> None:
     make = ["make", "-n", f"EXTRAS={extras}", "need-install"]
-    said = subprocess.run(make, cwd=TREE, text=True, capture_output=True, check=True).stdout
-    assert ("gcc" in said, "python3-venv" in said, "ca-certificates" in said) == (True, needed, needed)
+    printed = subprocess.run(make, cwd=TREE, text=True, capture_output=True, check=True).stdout
+    assert ("gcc" in printed, "python3-venv" in printed, "ca-certificates" in printed) == (True, needed, needed)
 
 
 def test_make_help_has_a_line_for_every_public_target() -> None:
     make = ["make", "--no-print-directory", "help"]
-    said = subprocess.run(make, cwd=TREE, text=True, capture_output=True, check=True).stdout.splitlines()
+    printed = subprocess.run(make, cwd=TREE, text=True, capture_output=True, check=True).stdout.splitlines()
     listed = re.findall(r"^\.PHONY: (.*)$", (TREE / "Makefile").read_text(), re.M)
     targets = {word for line in listed for word in line.split() if not word.startswith(("need-", "want-"))}
-    assert {line.split()[1] for line in said} == targets
-    assert all(len(line.split()) > 2 for line in said)
+    assert {line.split()[1] for line in printed} == targets
+    assert all(len(line.split()) > 2 for line in printed)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="must not run as root")

@@ -17,7 +17,7 @@ from pam_totp.system.libpam import Login
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 with Login("demo", "root", lambda style, text: b"", folder=sys.argv[1]) as login:
     login.authenticate()
-print("the login went on")
+print("the login continued")
 """
 
 

@@ -133,7 +133,7 @@ def test_a_full_disk_is_reported_beforehand(small_var: Fresh) -> None:
 
 
 def test_a_disk_that_fills_up_on_trial_locks_no_user_out(small_var: Fresh) -> None:
-    """On the full disk, the module cannot record a code, and refuses it. The rollback needs no disk space."""
+    """On the full disk, the module cannot record a code, and refuses it. The roll-back needs no disk space."""
     talk = small_var.enable("sudo", "--keep-within=3")
     fill(small_var, "/var/lib")
     login = small_var.sudo("id")
@@ -252,7 +252,7 @@ def test_a_module_of_another_architecture_is_reported_beforehand(machine: Fresh)
 
 
 def test_a_record_folder_that_cannot_be_made_changes_nothing(machine: Fresh) -> None:
-    machine.write(ENABLED, "a file where the folder should be")
+    machine.write(ENABLED, "a file at the path of the folder")
     talk = machine.talk(COMMAND, "enable", "sudo", "--for-user", "alice")
     talk.asks("Password: ").says(PASSWORD).asks("One-time code: ").says(codes(0))
     status, shown = talk.ends()

@@ -1,4 +1,4 @@
-"""Tests of system.machine: it reads a machine's PAM files, some of which are missing or invalid."""
+"""Tests of system.machine with a machine's PAM files, some of them missing or invalid."""
 
 from __future__ import annotations
 

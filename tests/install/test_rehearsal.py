@@ -42,19 +42,19 @@ def proves(site: Site) -> Proves:
     site.enrol()
 
     def run(control: str, person: Person, *before: str, name: str = "demo") -> list[str]:
-        said: list[str] = []
+        shown: list[str] = []
         line = f"auth {control} {MODULE} store={site.store} socket=none nodelay"
         service(site.confdir, name, *before, line, "auth optional pam_permit.so", ACCOUNT)
-        prove(name, ME, person, str(site.confdir), said.append)
-        return said
+        prove(name, ME, person, str(site.confdir), shown.append)
+        return shown
 
     return run
 
 
 def test_a_good_stack_accepts_a_code_once_and_nothing_else(proves: Proves, site: Site) -> None:
     person = Person(codes(0))
-    said = proves("required", person)
-    assert [text.partition(":")[0] for text in said[:4]] == [
+    shown = proves("required", person)
+    assert [text.partition(":")[0] for text in shown[:4]] == [
         f"{ME} logged in",
         "the same code again",
         "a blank code",
@@ -69,9 +69,9 @@ def test_a_good_stack_accepts_a_code_once_and_nothing_else(proves: Proves, site:
 
 @pytest.mark.parametrize(("name", "tells"), [("demo", True), ("sudo", False), ("sudo-i", False)])
 def test_only_services_that_report_refusals_announce_the_report(proves: Proves, name: str, tells: bool) -> None:
-    said = proves("required", Person(codes(0)), name=name)
-    assert said[3] == "no answer: refused, as required"
-    assert said[4:] == [f"(the next login of {ME} will report refused answers: they are from this rehearsal)"] * tells
+    shown = proves("required", Person(codes(0)), name=name)
+    assert shown[3] == "no answer: refused, as required"
+    assert shown[4:] == [f"(the next login of {ME} will report refused answers: they are from this rehearsal)"] * tells
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_three_failed_tries_end_the_rehearsal(proves: Proves) -> None:
         match=rf"{ME} could not log in to demo: auth_err \(check the password and the code; 'pam-totp list {ME}'",
     ):
         proves("required", person)
-    assert any(style == ERROR_MSG for style, _ in person.shown), "the module's message is shown"
+    assert any(style == ERROR_MSG for style, _ in person.shown), "the rehearsal shows the module's message"
 
 
 def test_a_refusal_in_the_account_phase_is_a_failed_login(site: Site) -> None:
@@ -108,7 +108,7 @@ def test_a_refusal_in_the_account_phase_is_a_failed_login(site: Site) -> None:
 
 
 def test_the_private_folder_is_self_contained(tmp_path: Path) -> None:
-    """Includes are absolute paths: Linux-PAM 1.5 looks up relative ones in /etc/pam.d, even with pam_start_confdir."""
+    """Includes are absolute paths: Linux-PAM 1.5 looks up relative paths in /etc/pam.d, even with pam_start_confdir."""
     here = machine(tmp_path, su_l="auth include su\n")
     with private_copy(here, "su-l") as folder:
         assert sorted(os.listdir(folder)) == ["common-account", "common-auth", "common-session", "other", "su", "su-l"]

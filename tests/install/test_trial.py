@@ -1,4 +1,4 @@
-"""Tests of a change on trial: invalid records, and files that cannot be restored."""
+"""Tests of a change on trial: invalid trial files, and files that cannot be restored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BEFORE, ADDED = "auth required pam_unix.so\n", "auth required pam_totp.so\n"
 
 @pytest.fixture(autouse=True)
 def logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Put the records of trials into a temporary folder, and return the list of logged lines."""
+    """Put the trial files into a temporary folder, and return the list of logged lines."""
     lines: list[str] = []
     (tmp_path / "records").mkdir()
     monkeypatch.setattr(trial, "FOLDER", str(tmp_path / "records"))
@@ -51,7 +51,7 @@ def test_a_rollback_restores_what_it_can_and_retries_the_rest(tmp_path: Path) ->
     with pytest.raises(ChangeError, match=r"sudo: Is a directory; nothing was changed$"):
         trial.roll_back("sudo")
     assert Path(second.path).read_text() == BEFORE
-    assert records() == [("sudo", BACK)], "an unfinished rollback keeps its record"
+    assert records() == [("sudo", BACK)], "an unfinished roll-back keeps its trial file"
     Path(first.path).rmdir()
     Path(first.path).write_text(first.after)
     assert trial.roll_back("sudo") == [f"{first.path}: restored", f"{second.path}: already has the old content"]
@@ -92,7 +92,7 @@ def test_left_over_trials_are_rolled_back_though_one_fails(tmp_path: Path, logge
     assert [line.partition(": ")[0] for line in logged] == ["enable a-lost", "enable good", "enable odd"]
     assert "could not be rolled back" in logged[0]
     assert "rolled back: not confirmed before the machine" in logged[1]
-    assert "must be a record of 'enable'" in logged[2]
+    assert "must be a trial file of 'enable'" in logged[2]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_left_over_trials_are_rolled_back_though_one_fails(tmp_path: Path, logge
 def test_an_invalid_record_is_refused_and_left_alone(text: str) -> None:
     path = Path(trial.FOLDER, f"sudo.{TRIAL}")
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(TrialError, match=r"must be a record of 'enable' \(roll back"):
+    with pytest.raises(TrialError, match=r"must be a trial file of 'enable' \(roll back"):
         trial.load("sudo", TRIAL)
     assert path.read_bytes() == text.encode("latin-1")
 
@@ -147,7 +147,7 @@ def test_a_watchdog_rolls_back_when_stopped_and_logs_the_result(tmp_path: Path, 
 def test_a_record_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "sudo"
     path.write_text(BEFORE)
-    Path(trial.FOLDER, f"sudo.{TRIAL}").mkdir()  # a folder at the path of the record
+    Path(trial.FOLDER, f"sudo.{TRIAL}").mkdir()  # a folder at the path of the trial file
     with pytest.raises(TrialError, match="nothing was changed"):
         trial.begin(Record("sudo", (Change(str(path), BEFORE, BEFORE + ADDED, ADDED),), 60))
     assert path.read_text() == BEFORE

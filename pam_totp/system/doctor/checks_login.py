@@ -1,4 +1,4 @@
-"""Checks of a login: the order of the stack, sshd's settings, users without a token, lost changes."""
+"""Checks of logins: the order of the stack, sshd's settings, users without a token, missing changes."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def stacks(context: Context) -> Iterator[Finding]:
 
 
 def ssh(context: Context) -> Iterator[Finding]:
-    """Check that sshd never lets a user log in without PAM."""
+    """Check that sshd uses PAM for every login."""
     if "sshd" not in context.services or context.machine.replacements:
-        return  # `enable` has not changed sshd yet, and checks it after the change
+        return  # `enable` checks sshd's settings after it has changed them
     try:
         if (error := sshd.configuration_error()) is not None:
             remedy = "correct the configuration until 'sshd -t' reports no error"
@@ -57,7 +57,7 @@ def ssh(context: Context) -> Iterator[Finding]:
             for bypass in sshd.bypasses(sshd.settings(user, host, address)):
                 affected.setdefault(bypass, []).append(user if address == _LOCAL[1] else f"{user} from {address}")
         for bypass, users in affected.items():
-            what = f"{bypass} (for {_names(sorted(set(users)))}): such a login needs no code"
+            what = f"sshd lets users in without a code: {bypass} (for {_names(sorted(set(users)))})"
             remedy = "run 'pam-totp enable sshd', or set AuthenticationMethods yourself"
             yield Finding(ERROR, "sshd", Code.SSHD_BYPASSES_PAM, what, remedy)
     except sshd.SshdError as e:
@@ -66,7 +66,7 @@ def ssh(context: Context) -> Iterator[Finding]:
 
 
 def users(context: Context) -> Iterator[Finding]:
-    """Check which users a service would lock out because they have no token."""
+    """Find the users that a service would lock out because they have no token."""
     if os.geteuid() != 0:
         what = "the check for users without a token was skipped"
         yield Finding(NOTE, "users", Code.USERS_NOT_CHECKED, what, "run this command as root")
@@ -77,7 +77,9 @@ def users(context: Context) -> Iterator[Finding]:
         enrolled = context.enrolled(line.store).users if os.path.isdir(line.store) else frozenset()
         can_log_in = login_check(service)
         without = [name for name in context.people if name not in enrolled and can_log_in(name)]
-        remedy = f"run 'pam-totp enroll {without[0] if without else 'USER'}', or add nullok until all are enrolled"
+        remedy = (
+            f"run 'pam-totp enroll {without[0] if without else 'USER'}', or add nullok until all users are enrolled"
+        )
         if context.user is not None and context.user in without:
             what = f"{service}: {context.user} has no token, and would be locked out"
             remedy = f"run 'pam-totp enroll {context.user}'"
@@ -92,7 +94,7 @@ def users(context: Context) -> Iterator[Finding]:
 
 
 def changes(context: Context) -> Iterator[Finding]:
-    """Check that the changes that `enable` has recorded are still in the files."""
+    """Check that the files still contain the changes by `enable`."""
     try:
         records = [(s, state, trial.load(s, state)) for s, state in trial.records()]
     except trial.TrialError as e:
@@ -108,7 +110,7 @@ def changes(context: Context) -> Iterator[Finding]:
             for change in record.changes:
                 if change.ours not in (read(change.path) or ""):
                     what = f"{change.path}: the lines that 'enable {service}' added are missing; no code is required"
-                    remedy = f"run 'pam-totp disable {service}', then enable it again"
+                    remedy = f"run 'pam-totp disable {service}', then 'pam-totp enable {service}'"
                     yield Finding(ERROR, "changes", Code.CHANGE_LOST, what, remedy)
 
 
@@ -119,7 +121,7 @@ def _without_password(service: str, can_log_in: Callable[[str], bool], context: 
     with_password = accounts_with_password()
     without = [name for name in context.people if name not in with_password and can_log_in(name)]
     if without:
-        what = f"sshd: these users have no password, which PAM asks for before the code: {_names(without)}"
+        what = f"sshd: PAM asks for a password before the code; these users have no password: {_names(without)}"
         remedy = "set a password with passwd, or enable sshd with --first-factor key"
         yield Finding(WARNING, "users", Code.USERS_WITHOUT_PASSWORD, what, remedy)
 

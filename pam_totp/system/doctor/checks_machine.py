@@ -22,11 +22,11 @@ _RESTART = "run 'systemctl restart pam_totp.socket' (or stop it, so that every l
 _MIN_FREE = 64 * 1024  # bytes: a login writes a few KiB before it answers
 _MIN_FREE_FILES = 8  # files that the file system can still create
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
-_TIMEX = 512  # bytes: more than struct timex has on any architecture
+_TIMEX = 512  # bytes: more than the size of struct timex on any architecture
 
 
 def module(context: Context) -> Iterator[Finding]:
-    """Check that the module is in libpam's folder, has libpam's architecture, and only root can write it."""
+    """Check that the module exists, has libpam's architecture, and is writable by root only."""
     folder = context.machine.module_folder()
     if folder is None:
         what = "libpam's module folder not found"
@@ -44,7 +44,7 @@ def module(context: Context) -> Iterator[Finding]:
 
 
 def helper(context: Context) -> Iterator[Finding]:
-    """Check that the helper starts, and that it and everything it imports from the package belong to root."""
+    """Check that the helper starts, and that only root can change the helper and its package."""
     for path, interpreter in context.helpers().items():
         for program in (interpreter, path):
             if (reason := distrust(program, _builders())) is not None:
@@ -74,7 +74,7 @@ def sockets(context: Context) -> Iterator[Finding]:
             continue  # no service is running: every login starts a helper, as on most hosts
         if problem is None:
             continue
-        # If no service listens, the relay starts a helper. If a service accepts but does not answer, login is denied.
+        # The relay starts a helper if no process listens. It denies the login if a process accepts but does not answer.
         if problem.code is probe.Code.NOT_LISTENING:
             yield Finding(WARNING, "socket", Code.SERVICE_NOT_LISTENING, f"{path}: {problem.text}", _RESTART)
         else:
@@ -102,7 +102,7 @@ def store(context: Context) -> Iterator[Finding]:
 
 
 def site(context: Context) -> Iterator[Finding]:
-    """Check that the site file and the arguments of every line are valid."""
+    """Check that the site file is valid, and the arguments of every pam_totp.so line."""
     path = context.machine.path("/etc/pam_totp.toml")
     try:
         defaults = read_site(path)
@@ -141,7 +141,7 @@ def _store_folder(folder: str, status: os.stat_result) -> Iterator[Finding]:
 
 
 def _clock_state() -> int:
-    """Return the state of the clock from adjtimex(2). The clock is not changed."""
+    """Return the state of the clock from adjtimex(2), and leave the clock unchanged."""
     return int(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX)))
 
 

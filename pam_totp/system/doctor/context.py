@@ -22,7 +22,7 @@ _INTERPRETER = re.compile(rb"(/[ -~]*/python3[0-9.]*)\0")
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """A machine and the services to check. `user` is the user of a rehearsal, if a change is checked."""
+    """A machine and the services to check. `user` is the user who rehearses a change, or None."""
 
     machine: Machine
     services: Sequence[str]
@@ -33,7 +33,7 @@ class Context:
 
     @property
     def people(self) -> Sequence[str]:
-        """The names of accounts that belong to people. They are looked up once."""
+        """The names of accounts that belong to people, looked up once."""
         if not self._people:
             self._people.extend(people())
         return self._people
@@ -45,7 +45,7 @@ class Context:
         return self._enrolled[store]
 
     def lines(self) -> Iterator[tuple[str, Handler]]:
-        """Yield every pam_totp.so line with its service. A stack that cannot be read is skipped."""
+        """Yield every pam_totp.so line with its service. Skip a stack that cannot be read."""
         for service in self.services:
             try:
                 yield from ((service, h) for h in self.machine.stack(service) if h.rule.is_pam_totp)
@@ -53,14 +53,14 @@ class Context:
                 continue
 
     def site(self) -> Site:
-        """Return the site file's settings. An invalid file has no settings here: another check reports it."""
+        """Return the site file's settings, or empty settings if the file is invalid: another check reports it."""
         try:
             return read_site(self.machine.path("/etc/pam_totp.toml"))
         except SettingsError:
             return Site.NONE
 
     def settings(self) -> Iterator[tuple[str, Settings]]:
-        """Yield the settings of each line with its service. An invalid line is skipped: another check reports it."""
+        """Yield the settings of each line with its service. Skip an invalid line: another check reports it."""
         for service, handler in self.lines():
             try:
                 yield service, settings(service, handler.rule.arguments, self.site())

@@ -1,9 +1,10 @@
-"""Change a file so that the change can be rolled back.
+"""Changes of files that can be rolled back.
 
 Rules:
 - At every moment the file has its complete old content or its complete new content.
-- The old file is kept under another name in the same folder. A roll-back is one rename and needs no free space.
-- If a user or another program has edited the file after the change, the edit is never overwritten.
+- The old file is kept under another name in the same folder. The roll-back of an unedited file is one rename or
+  unlink, and needs no free space.
+- An edit by a user or another program is never overwritten.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from pam_totp.system.pamd.stack import StackError
 
 
 class ChangeError(Exception):
-    """A file cannot be changed, or rolled back. The message names the file and the remedy."""
+    """A file cannot be changed or rolled back. The message names the file and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The change of one file: its text before (None: it did not exist) and after. `ours` has the added lines.
+    """The change of one file: its text before (None: the file did not exist) and after.
 
-    The field names are also used in the record on disk.
+    `ours` has the lines that the change adds. A trial file has the same field names.
     """
 
     path: str
@@ -46,24 +47,24 @@ class Change:
 
     @property
     def backup(self) -> str:
-        """Return the path at which the old file is kept until it is restored."""
+        """The path at which the old file is kept until it is restored."""
         return _beside(self.path, "before-pam_totp")
 
     @property
     def temporary(self) -> str:
-        """Return the path of the temporary file."""
+        """The path of the temporary file."""
         return _beside(self.path, "new-pam_totp")
 
 
 def apply(change: Change) -> None:
-    """Write the new text. If this fails, leave the file unchanged and raise ChangeError."""
+    """Write the new text, or leave the file unchanged and raise ChangeError."""
     try:
         _require_unedited(change)
         _unlink(change.temporary)
         if change.before is None:
             _write(change.temporary, change.after, None)
             try:
-                os.link(change.temporary, change.path)  # a rename could overwrite another process's file
+                os.link(change.temporary, change.path)  # not a rename, which could overwrite another process's file
             finally:
                 _unlink(change.temporary)
         else:
@@ -83,9 +84,9 @@ def apply(change: Change) -> None:
 
 
 def undo(change: Change, *, dry_run: bool = False) -> str:
-    """Restore the old file. If it was edited after the change, remove only the added lines. Return a report.
+    """Restore the old file, or remove only the added lines if the file was edited after the change. Return a report.
 
-    With `dry_run`, only return the report. If neither is possible, leave the file unchanged and raise ChangeError.
+    With `dry_run`, only return the report. Raise ChangeError if the change cannot be rolled back.
     """
     try:
         now = read(change.path)
@@ -120,13 +121,13 @@ def _plan_undo(change: Change, now: str | None) -> tuple[str, str | None]:
     if now == change.after:
         return f"{path}: {'deleted' if change.before is None else 'restored'}", change.before
     if now is None:
-        raise ChangeError(f"{path}: not found, so the added lines cannot be removed (restore the file, then try again)")
+        raise ChangeError(f"cannot remove the added lines from {path}: file not found (restore it, then try again)")
     if change.before is None:
         raise ChangeError(f"{path}: edited since 'enable' (delete the file by hand, or the lines that 'enable' added)")
     try:
-        return f"{path}: edited since 'enable'; the added lines are removed, the edits stay", remove(now, change.ours)
+        return f"{path}: edited since 'enable'; removed the added lines, kept the edits", remove(now, change.ours)
     except StackError as e:
-        raise ChangeError(f"{path}: edited since 'enable', and {e}; remove them by hand") from None
+        raise ChangeError(f"{path}: {e} (remove these lines by hand)") from None
 
 
 def _undo(change: Change, now: str | None) -> str:
@@ -147,24 +148,24 @@ def _undo(change: Change, now: str | None) -> str:
 
 
 def _require_writable(path: str) -> None:
-    """Raise ChangeError if the file or its folder is immutable, or on a read-only file system."""
+    """Raise ChangeError if the file or its folder is immutable or on a read-only file system."""
     for name in (os.path.dirname(path), path):
         if os.path.lexists(name) and not os.access(name, os.W_OK):
             raise ChangeError(f"{name}: cannot be written (clear its immutable flag, or remount read-write)")
 
 
 def _require_unedited(change: Change) -> None:
-    """Raise ChangeError unless the file still has its old text."""
+    """Raise ChangeError unless the file is a regular file with the old text, or is missing as before the change."""
     with suppress(FileNotFoundError):
         status = os.lstat(change.path)
         if not stat.S_ISREG(status.st_mode):
-            raise ChangeError(f"{change.path}: must be a regular file (edit the file that it points to by hand)")
+            raise ChangeError(f"{change.path}: must be a regular file (edit the target of the link by hand)")
     if read(change.path) != change.before:
         raise ChangeError(f"{change.path}: edited in the meantime (try again)")
 
 
 def _write(path: str, text: str, like: str | None) -> None:
-    """Create and fsync the file `path`, with the owner, mode and attributes of the file `like` if there is one."""
+    """Create and fsync the file `path`, with the owner, mode and attributes of the file `like` if given."""
     data = text.encode("utf-8", "surrogateescape")
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:

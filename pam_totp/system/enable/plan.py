@@ -1,4 +1,4 @@
-"""Plan the changes that enable the second factor for a service."""
+"""The plan of the changes that enable the second factor for a service."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pam_totp.system.pamd import edit
 from pam_totp.system.pamd.edit import FirstFactor
 from pam_totp.system.pamd.stack import StackError
 
-# These services are enabled together: otherwise users could use the other service without a code.
+# Services that are enabled together: otherwise users could use the other service without a code.
 COVERS = {"sudo": ("sudo", "sudo-i"), "su": ("su", "su-l")}
 
 
@@ -68,7 +68,7 @@ def _service_files(machine: Machine, service: str, first: FirstFactor, arguments
             raise EnablingError(f"{path} not found{hint}")
         so_far = machine.after(texts(changes, machine))
         if changes and any(h.rule.is_pam_totp for h in so_far.stack(name)):
-            continue  # it includes a file that is already in `changes`
+            continue  # the service includes a file that is already in `changes`
         added = edit.new_lines(service, first, arguments)
         changes.append(Change(path, before, edit.insert(before, name, added, so_far.service, first), added))
     return changes

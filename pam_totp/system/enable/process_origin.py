@@ -1,4 +1,4 @@
-"""Find the login from which this process comes, by the terminals and start times of its ancestors (proc(5)).
+"""The login from which this process comes, found by the terminals and start times of its ancestors (proc(5)).
 
 Rule: a login is a second login if its service process started after the change, and its terminal is not that of the
 first login.
@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-# The programs of each service that start the user's shell. Since OpenSSH 9.8, a connection runs in sshd-session.
+# For each service, the programs that start the user's shell. Since OpenSSH 9.8, a connection runs in sshd-session.
 _PROGRAMS = {"sshd": ("sshd", "sshd-session"), "sudo": ("sudo",), "su": ("su",), "login": ("login",)}
 
 
@@ -27,7 +27,7 @@ class Process:
 
 
 def ancestors() -> Iterator[Process]:
-    """Yield this process and all its ancestors, the parent first."""
+    """Yield this process, its parent, and all further ancestors in order."""
     current = os.getpid()
     while current > 0:
         try:
@@ -57,19 +57,19 @@ def now_ticks() -> int:
 
 
 def why_not_second_login(service: str, began: int, first: int, environment: Mapping[str, str]) -> str | None:
-    """Return the reason why this process does not come from a second login through `service`. Return None if it does.
+    """Return the reason why this process cannot confirm a change of `service`, or None if it can.
 
     `began` is the time of the change in ticks since boot. `first` is the terminal of the first login, or 0.
     """
     if first != 0 and terminal() == first:
-        return "cannot confirm on the terminal on which the change was made (log in on another terminal, then confirm)"
+        return "cannot confirm: the change was made on this terminal (log in on another terminal, then confirm)"
     programs = _PROGRAMS.get(service)
     logins = [p for p in ancestors() if programs is not None and p.name in programs and p.started >= began]
     if programs is not None and not logins:
-        return f"cannot confirm without a login through {service} after the change (log in again, then confirm)"
+        return f"cannot confirm: a login through {service} after the change is required (log in again, then confirm)"
     is_root = service == "sudo" and environment.get("SUDO_UID", "0") == "0"
     if is_root or (service == "su" and all(_real_uid(p.pid) == 0 for p in logins)):
-        return f"cannot confirm: {service} does not ask root for a code (log in as another user, then confirm)"
+        return f"cannot confirm as root: {service} asks only other users for a code (confirm as another user)"
     return None
 
 

@@ -1,12 +1,11 @@
-"""Put a change on trial: record it, apply it, then keep it or roll it back.
+"""The trial of a change, from its start until the change is kept or rolled back.
 
 Rules:
-- Before a file is changed, a durable record of the old files exists, and a watchdog process waits to restore them.
-- A change is kept by one rename. A roll-back starts with a rename of the same file, so only one of them can succeed.
-- FOLDER holds, for each service, NAME.trial (on trial), NAME.json (kept), or NAME.back (roll-back in progress). The
-  watchdog locks NAME.watch.
-- A trial without a watchdog, after a crash or a reboot, is rolled back by the next command or by
-  pam_totp-takeback.service.
+- Before a file is changed, a durable copy of the old texts exists, and a watchdog process waits to restore them.
+- A change is kept by one rename. A roll-back starts with a rename of the same file, so only one rename succeeds.
+- FOLDER has a trial file for each service: NAME.trial (on trial), NAME.json (kept), or NAME.back (roll-back in
+  progress). The watchdog locks NAME.watch.
+- The next command or pam_totp-takeback.service rolls back a trial that has lost its watchdog in a crash or a reboot.
 """
 
 from __future__ import annotations
@@ -39,12 +38,12 @@ _NULL = subprocess.DEVNULL
 
 
 class TrialError(Exception):
-    """The trial does not exist, or cannot be started or ended. The message gives the remedy."""
+    """The trial does not exist, or cannot be started or ended. The message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The record of a trial: the changes for a service. `began` is in ticks since boot, as in proc(5)."""
+    """The content of a trial file: the changes for a service. `began` is in ticks since boot, as in proc(5)."""
 
     service: str
     changes: tuple[Change, ...]
@@ -57,7 +56,7 @@ class Record:
 
 
 def load(service: str, state: str) -> Record | None:
-    """Return the record of `service` in `state`, or None if there is none. Raise TrialError if it cannot be read."""
+    """Return the content of the trial file, or None if it does not exist. Raise TrialError if it cannot be read."""
     try:
         with open(_path(service, state), encoding="utf-8") as file:
             document = json.load(file)
@@ -71,12 +70,12 @@ def load(service: str, state: str) -> Record | None:
         raise TrialError(f"{_path(service, state)}: {e.strerror}") from e
     except (ValueError, TypeError, KeyError):
         raise TrialError(
-            f"{_path(service, state)}: must be a record of 'enable' (roll back its changes of {service} by hand)"
+            f"{_path(service, state)}: must be a trial file of 'enable' (roll back its changes of {service} by hand)"
         ) from None
 
 
 def records() -> list[tuple[str, str]]:
-    """Return the service and state of every record."""
+    """Return the service and state of every trial file."""
     try:
         names = sorted(os.listdir(FOLDER))
     except OSError:
@@ -86,7 +85,7 @@ def records() -> list[tuple[str, str]]:
 
 
 def begin(record: Record) -> None:
-    """Write the record, start a watchdog, apply the changes. After a TrialError or ChangeError, no file is changed."""
+    """Write the trial file, start a watchdog, apply the changes. Restore every file if a step raises an exception."""
     record = Record(record.service, record.changes, record.keep_within, now_ticks(), terminal())
     try:
         os.makedirs(FOLDER, 0o700, exist_ok=True)
@@ -104,7 +103,7 @@ def begin(record: Record) -> None:
                 apply(change)
         log(f"enable {record.service}: on trial for {record.keep_within} s")
     except BaseException:
-        with suppress(TrialError):  # another process has rolled it back
+        with suppress(TrialError):  # another process has rolled back the trial
             roll_back(record.service)
         raise
 
@@ -120,20 +119,20 @@ def keep(service: str) -> None:
 
 
 def roll_back(service: str, state: str = TRIAL, only: int | None = None) -> list[str]:
-    """Restore the old files, and return a report. With `only`, roll back only a trial that began at this time in ticks.
+    """Restore the old files, and return a report.
 
-    Raise TrialError if there is no such record. If some files cannot be restored, restore the others, then raise
-    ChangeError with a message for each failed file.
+    Raise TrialError if the trial does not exist, or if `only` is given and the trial began at other ticks than `only`.
+    Raise ChangeError with a message for each file that cannot be restored, after the other files are restored.
     """
     with _lock():
         return _roll_back(service, state, only)
 
 
 def roll_back_all(machine: Machine) -> list[str]:
-    """Restore the old files of every service, or of none. Return a report.
+    """Restore the old files of all services, or change no file. Return a report.
 
-    No trial can end meanwhile. If a file cannot be restored, raise TrialError with all obstacles before the
-    first change. If an error occurs later, restore the other files, then raise TrialError with both lists.
+    Hold the lock, so that no trial can end meanwhile. Raise TrialError with all obstacles before the first change.
+    After a later error, restore the other files, then raise TrialError with the failed and the restored files.
     """
     if not records():
         _without_obstacles(machine)
@@ -180,7 +179,7 @@ def _roll_back(service: str, state: str, only: int | None = None) -> list[str]:
 
 
 def dry_roll_back(service: str, state: str) -> list[str]:
-    """Return the report of a `roll_back`, but restore no file. Raise ChangeError or TrialError if it would fail."""
+    """Return the report of a `roll_back`, but restore no file. Raise ChangeError or TrialError if `roll_back` would."""
     record = load(service, state)
     return [undo(change, dry_run=True) for change in record.changes] if record is not None else []
 
@@ -191,10 +190,10 @@ def dry_roll_back_all(machine: Machine) -> list[str]:
 
 
 def _without_obstacles(machine: Machine) -> list[tuple[str, str]]:
-    """Return the service and state of every record. Raise TrialError if not all of them can be rolled back.
+    """Return the service and state of every trial file. Raise TrialError if a roll-back of all has an obstacle.
 
-    Obstacles are invalid records, files that were edited after the change or cannot be written, and files that would
-    still name pam_totp.so afterwards.
+    Obstacles are invalid trial files, changed files that were edited or cannot be written, and files that would still
+    name pam_totp.so after the roll-back.
     """
     every, obstacles, after = records(), [], {}
     for service, state in every:
@@ -212,7 +211,7 @@ def _without_obstacles(machine: Machine) -> list[tuple[str, str]]:
                 undo(change, dry_run=True)
             except ChangeError as e:
                 obstacles.append(str(e))
-    by_hand = "names pam_totp.so in a line that 'enable' did not add (remove it by hand first)"
+    by_hand = "names pam_totp.so in a line that 'enable' did not add (remove that line by hand first)"
     obstacles += [f"{path}: {by_hand}" for path in machine.files_with_module(after)]
     if obstacles:
         raise TrialError("nothing was changed: " + "; ".join(obstacles))
@@ -232,7 +231,7 @@ def roll_back_left_over() -> list[str]:
 
 
 def watch(service: str, stop: Sequence[object]) -> None:
-    """Wait until the trial ends. Roll it back when its time is over, or when `stop` is not empty (SIGTERM)."""
+    """Wait until the trial ends. Roll it back after `keep_within` seconds, or when `stop` gets a signal (SIGTERM)."""
     with open(_path(service, "watch"), "a", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         record = load(service, TRIAL)
@@ -247,13 +246,13 @@ def watch(service: str, stop: Sequence[object]) -> None:
             roll_back(service, only=record.began)
             log(f"enable {service}: rolled back: not confirmed within {record.keep_within} s")
         except TrialError:
-            return  # the trial was kept or rolled back meanwhile
+            return  # another process has kept or rolled back the trial
         except ChangeError as e:
             log(f"enable {service}: could not be rolled back: {e}", syslog.LOG_ERR)
 
 
 def has_watchdog(service: str) -> bool:
-    """Return True if a watchdog waits for the end of this trial."""
+    """Return True if a watchdog waits for the end of the service's trial."""
     try:
         with open(_path(service, "watch"), encoding="ascii") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -275,7 +274,7 @@ def _start_watchdog(service: str) -> None:
     command = [INTERPRETER, "-I", "-S", WATCHDOG, service]
     unit = ["/usr/bin/systemd-run", "--quiet", "--collect", f"--unit=pam_totp-trial-{service}", "--", *command]
     started = False
-    if os.path.isdir(sshd.SYSTEMD):  # not in the session's control group, whose processes logind may kill
+    if os.path.isdir(sshd.SYSTEMD):  # outside the session's control group, which logind may kill
         with suppress(OSError, subprocess.TimeoutExpired):
             done = subprocess.run(unit, stdin=_NULL, capture_output=True, timeout=READY_WITHIN, cwd="/", check=False)
             started = done.returncode == 0
@@ -284,7 +283,8 @@ def _start_watchdog(service: str) -> None:
     give_up = time.monotonic() + READY_WITHIN
     while not has_watchdog(service):
         if time.monotonic() > give_up:
-            raise TrialError(f"the watchdog process did not start: {' '.join(command)}")
+            call = " ".join(command)
+            raise TrialError(f"the watchdog did not start within {READY_WITHIN:g} s (check that '{call}' can run)")
         time.sleep(PAUSE / 5)
 
 

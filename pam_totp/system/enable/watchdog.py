@@ -1,6 +1,6 @@
-"""Wait for the end of a trial in a separate process: `python3 -I -S watchdog.py SERVICE`.
+"""The watchdog, a separate process that waits for the end of a trial: `python3 -I -S watchdog.py SERVICE`.
 
-With `--left-over` instead of SERVICE, roll back every trial that has no watchdog.
+With `--left-over` instead of SERVICE, the process rolls back every trial that has no watchdog.
 
 Rules:
 - This process survives the end of the terminal and the session.

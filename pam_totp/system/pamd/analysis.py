@@ -1,8 +1,8 @@
-"""Check the order of a stack: find logins without a code, and refusals that let users in. Pure.
+"""The analysis of a stack's order: logins without a code, and refusals that let users in. Pure.
 
 Rules:
 - A stack is in order if every login runs pam_totp.so, and only its results success and ignore let a user in.
-- A code is asked for only after the first factor was right.
+- The stack must ask for a code only after the first factor was right.
 - Every path through the stack is examined.
 """
 
@@ -77,7 +77,7 @@ def is_jumped_over(stack: Sequence[Handler], index: int) -> bool:
 
 
 def bypasses(stack: Sequence[Handler], totp: Sequence[int]) -> Iterator[tuple[int, str]]:
-    """Yield each module that lets users in without pam_totp.so, and the result that does so."""
+    """Yield each module that lets users in without pam_totp.so, and the result with which it does so."""
     forbidden: set[tuple[int, str]] = set()
 
     def results(index: int) -> Sequence[str]:
@@ -120,8 +120,8 @@ def _logins_without_code(service: str, stack: Sequence[Handler], totp: Sequence[
         how = f"jumps over {_location(stack, totp[0])}" if isinstance(action, int) else "ends the stack"
         is_serious = rule.module in PASSWORD_MODULES or isinstance(action, int)
         what = f"{service}: no code is asked for when {_location(stack, index)} ({rule.control}) returns {result}: "
-        remedy = "move the pam_totp.so line before that line, or change its control (leave it if this is intended)"
-        yield _finding(ERROR if is_serious else WARNING, Code.LOGIN_WITHOUT_CODE, f"{what}it {how}", remedy)
+        remedy = "move the pam_totp.so line before that line, or change that line's control (unless this is intended)"
+        yield _finding(ERROR if is_serious else WARNING, Code.LOGIN_WITHOUT_CODE, f"{what}the module {how}", remedy)
 
 
 def _impossible_login(service: str, stack: Sequence[Handler]) -> Iterator[Finding]:
@@ -184,7 +184,7 @@ def _wrong_password(stack: Sequence[Handler], factors: Sequence[int], totp: Sequ
             return [r for r in possible_results(stack[index]) if r not in ("success", "ignore", "new_authtok_reqd")]
         if index in totp:
             return _OWN_RESULTS
-        is_root_module = stack[index].rule.module == ROOT_MODULE  # refuses every user but root
+        is_root_module = stack[index].rule.module == ROOT_MODULE  # accepts only root
         return [r for r in possible_results(stack[index]) if r != "success" or not is_root_module]
 
     return results

@@ -1,9 +1,9 @@
-"""Insert the pam_totp.so line into the text of a service file, and remove it again. Pure.
+"""Edits of a service file: the insertion of the pam_totp.so line, and its removal. Pure.
 
 Rules:
 - Two lines are added, a comment and the rule. All other lines are unchanged.
 - The line is inserted only at a position at which the stack is in order.
-- If the file was edited after the line was inserted, these edits are kept.
+- The removal keeps every other edit that was made after the insertion.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def remove(text: str, added_lines: str) -> str:
 def _problems(name: str, stack: Sequence[Handler], first: FirstFactor) -> list[Finding]:
     """Return the findings that make this position of the line unsafe.
 
-    If a module other than a password module lets users in without a code, the warning about it is left out, because
-    the file already had that module.
+    Skip the warning that a module other than a password module lets users in without a code: the file already had
+    that module.
     """
     bypasses = [stack[i].rule.module for i, _ in analysis.bypasses(stack, analysis.totp_modules(stack)[:1])]
     has_other_bypass = any(module not in analysis.PASSWORD_MODULES for module in bypasses)

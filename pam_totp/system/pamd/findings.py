@@ -25,7 +25,7 @@ ERROR, WARNING, NOTE = Severity
 
 
 class Code(StrEnum):
-    """The code of a finding, in the order of the checks."""
+    """The codes of all findings, in the order of the checks."""
 
     # check "order": the stack of a service
     SERVICE_NOT_FOUND = "service-not-found"
@@ -48,7 +48,7 @@ class Code(StrEnum):
     NO_USER_WITH_TOKEN = "no-user-with-token"
     USERS_WITHOUT_TOKEN = "users-without-token"
     USERS_WITHOUT_PASSWORD = "users-without-password"
-    # check "changes": what `pam-totp enable` has recorded
+    # check "changes": the changes by `pam-totp enable`
     RECORD_OF_CHANGE_INVALID = "record-of-change-invalid"
     TRIAL_NOT_ROLLED_BACK = "trial-not-rolled-back"
     CHANGE_LOST = "change-lost"

@@ -1,4 +1,4 @@
-"""PAM service files: parse their text into rules, and flatten them into the stack that libpam runs. Pure.
+"""PAM service files: their rules, and the flat stack that libpam runs. Pure.
 
 Rules:
 - A file is read as libpam reads it (pam.d(5), libpam/pam_handlers.c).
@@ -25,7 +25,7 @@ RESULTS = (  # noqa: SIM905  thirty-two words
 ).split()
 ACTIONS = ("ignore", "bad", "die", "ok", "done", "reset")
 
-Action = str | int  # a number skips that many modules
+Action = str | int  # a number of modules to skip
 _NAMED: dict[str, dict[str, Action]] = {  # pam.d(5)
     "required": {"success": "ok", "new_authtok_reqd": "ok", "ignore": "ignore", "default": "bad"},
     "requisite": {"success": "ok", "new_authtok_reqd": "ok", "ignore": "ignore", "default": "die"},
@@ -146,13 +146,13 @@ def _rule(first: int, last: int, line: str, name: str) -> Rule:
     tokens = [m[0] if m[1] is not None else m[2] for m in _TOKEN.finditer(line)]
     if tokens[0].lower() == "@include":
         if len(tokens) < 2:
-            raise StackError(f"{where}: @include names no file")
+            raise StackError(f"{where}: @include must name a file")
         return Rule(first, last, "*", "@include", tokens[1])
     phase = tokens[0].lower().removeprefix("-")
     if phase not in PHASES:
         raise StackError(f"{where}: unknown phase {tokens[0]}")
     if len(tokens) < 3:
-        raise StackError(f"{where}: the line names no module")
+        raise StackError(f"{where}: the line must name a module")
     control = tokens[1].lower() if not tokens[1].startswith("[") else tokens[1]
     rule = Rule(first, last, phase, control, tokens[2], tuple(_argument(t) for t in tokens[3:]))
     if not rule.is_include:
@@ -171,7 +171,9 @@ def _flatten(
     name: str, read: ReadService, phase: str, level: int = 0, *, origin: int | None = None, depth: int = 0
 ) -> Iterator[Handler]:
     if depth > MAX_INCLUDE_DEPTH:
-        raise StackError(f"{name}: included more than {MAX_INCLUDE_DEPTH} files deep, perhaps by itself")
+        raise StackError(
+            f"{name}: includes must be at most {MAX_INCLUDE_DEPTH} files deep (check whether a file includes itself)"
+        )
     text = read(name)
     if text is None:
         raise StackError(f"{name}: not found")

@@ -1,4 +1,4 @@
-"""Simulate libpam on a stack: compute the verdict for the modules' results, and find a path to a verdict. Pure.
+"""A simulation of libpam on a stack: the verdict for the modules' results, and a path to a verdict. Pure.
 
 Rules:
 - `advance` reproduces _pam_dispatch_aux of Linux-PAM 1.5. Tests compare it with the real libpam on random stacks.
@@ -84,9 +84,9 @@ def advance(stack: Sequence[Handler], state: State, result: str) -> State:
 
 
 def jump(stack: Sequence[Handler], index: int, count: int) -> tuple[int, int]:
-    """Return the index to which a jump over `count` modules leads, and the number of modules that are missing for it.
+    """Return the index to which a jump over `count` modules leads, and the number of missing modules.
 
-    A substack is one module.
+    A substack counts as one module.
     """
     after, level = index + 1, stack[index].level
     while after < len(stack) and stack[after].level >= level and count:
