@@ -1,8 +1,8 @@
 """Configuration and checks of the host: PAM service files, sshd's settings, and rehearsals of logins.
 
 Rules:
-- No process reads a token's key as root. A child process with the rights of the store's owner lists the enrolled
-  users.
+- This package never reads a token's key as root. A child process with the rights of the store's owner lists the
+  enrolled users.
 - `enable` lists the users that it may lock out, before it changes a file.
 - A roll-back works without free disk space, network or terminal.
 """

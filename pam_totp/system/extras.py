@@ -1,7 +1,7 @@
 """Installation commands for optional packages, for the messages about missing packages.
 
 Rules:
-- Every command works on the supported systems. On Debian, pip refuses to change the system's Python.
+- A command uses pip only in a virtual environment: Debian's pip refuses to change the system's Python.
 - An installed pam-totp ignores packages that a user has installed with pip.
 """
 

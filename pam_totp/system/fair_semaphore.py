@@ -2,8 +2,8 @@
 
 Rules:
 - The semaphore serves requests in their order, so the wait depends only on the queue at the time of the request.
-- `threading.Semaphore` promises no order: a new request can overtake all waiters. With 200 requests at once, some
-  of its waiters timed out.
+- `threading.Semaphore` promises no order: a new request can overtake all waiters. Some of its waiters timed out
+  with 200 requests at once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""libpam through ctypes: logins as a PAM application makes them, with a callback that answers the prompts.
+"""libpam through ctypes: the calls of a PAM application, with a callback that answers the prompts.
 
 Rules:
 - libpam runs the real modules of the stack. A refused login has no delay.

@@ -4,7 +4,7 @@ Rules:
 - A separate PAM service, which asks for the password only, checks passwords. A blank password is refused without a
   call of libpam.
 - An unknown user, a wrong password and a blank password get the same answer after the same time. A hash is computed
-  for each of them.
+  in each of these cases.
 - At most `SLOTS` checks run at once, in the order of the requests. A request that waits longer than `SLOT_WAIT` is
   rejected with `TooManyChecks`.
 """
@@ -49,7 +49,7 @@ class SystemPasswords:
     """A check of passwords by the PAM service `service`, for at most `slots` requests at once.
 
     A refusal takes at least `refusal_delay` seconds. `sink` gets a log line if PAM cannot check a password.
-    Raise PasswordsUnavailable if the PAM service has no file, or if python-pam is not installed.
+    Raise PasswordsUnavailable if the file of the PAM service or the package python-pam is missing.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ def compute_decoy(password: str) -> None:
 def _crypt() -> Callable[[bytes, bytes, object], object] | None:
     """Return crypt_r(3), which pam_unix uses too, or None without libcrypt.
 
-    If libcrypt is missing, only `refusal_delay` hides that an unknown user's password is not hashed.
+    If libcrypt is missing, an unknown user gets the usual answer time only because of `refusal_delay`.
     """
     name = ctypes.util.find_library("crypt")
     if name is None:

@@ -2,7 +2,7 @@
 
 Rules:
 - Each file is read once for any number of accounts.
-- `sudo -l` runs only for names with a relevant result, because it needs a process for each name.
+- `sudo -l` runs only for names that the caller checks, because it needs a process for each name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _KEYS = (".ssh/authorized_keys", ".ssh/authorized_keys2")
 
 
 class _AnyName:
-    """A container of every name: if the shadow file cannot be read, every account may have a password."""
+    """A container of every name: every account may have a password if the shadow file cannot be read."""
 
     def __contains__(self, name: object) -> bool:
         return True

@@ -1,7 +1,7 @@
-"""Probes of a service or a helper: send a hello packet with an unknown version, and expect a refusal.
+"""Probes of a service or a helper: a hello packet with an unknown version, which must be refused.
 
 Rules:
-- The service refuses the unknown version before it reads a record, so every record is unchanged.
+- The process refuses the unknown version before it reads a record, so every record is unchanged.
 - Only a refusal in the relay's own protocol counts as an answer.
 """
 

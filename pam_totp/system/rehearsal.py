@@ -24,7 +24,7 @@ from pam_totp.system.machine import Machine
 from pam_totp.system.pamd.stack import StackError
 
 STYLES = {1: "prompt", 2: "prompt, echoed", 3: "error", 4: "information"}
-TRIES = 3  # attempts to log in; one must succeed
+TRIES = 3  # logins: the rehearsal fails if all of them are refused
 # These services run as root. Others (sudo, su, screen lockers) keep the real uid of the calling user.
 _AS_ROOT = ("sshd", "login", "remote")
 _SILENT = ("sudo", "sudo-i")  # these services tell modules to print no messages (PAM_SILENT)

@@ -39,7 +39,7 @@ def distrust_around(helper: str, owners: Container[int] = (0,)) -> str | None:
 
 
 def _release(package: str) -> list[str]:
-    """Return the second folder of the package's modules, which only a Debian package has (RELEASE in data/install)."""
+    """Return the second folder of modules (RELEASE in data/install), or an empty list. Only a Debian package has it."""
     try:
         with open(os.path.join(package, "__init__.py"), encoding="utf-8") as file:
             return _RELEASE.findall(file.read())

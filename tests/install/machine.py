@@ -113,7 +113,7 @@ class Fresh(Machine):
         return {p.name: p.read_text() for p in self.path("/etc/pam.d").iterdir() if p.is_file()}
 
     def pid(self, *ending: str) -> int:
-        """Return the pid of the only process on this machine whose command line ends with the words `ending`."""
+        """Return the pid of the only process on this machine with a command line that ends with `ending`."""
         here = os.readlink(self.root.parent / "ns/mnt")
         found = [int(p.name) for p in Path("/proc").glob("[0-9]*") if _runs(p, here, ending)]
         assert len(found) == 1, found

@@ -96,7 +96,7 @@ def test_a_rollback_of_an_edited_file_removes_only_the_added_lines(tmp_path: Pat
         (None, "# added\n# another edit\n", "delete the file by hand"),
     ],
 )
-def test_a_file_that_cannot_be_rolled_back_is_left_alone(
+def test_a_file_that_cannot_be_rolled_back_is_unchanged(
     tmp_path: Path, before: str | None, now: str | None, why: str
 ) -> None:
     change = a_change(tmp_path, before)

@@ -1,4 +1,4 @@
-"""Tests of `disable --all`, which a package runs before its removal: all files are restored, or no file is."""
+"""Tests of `disable --all`, which a package runs before its removal: it restores all files, or changes no file."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_line_added_by_hand_keeps_every_service_enabled(both: Fresh, path: str
             both.shell("umount /usr/lib/pam.d")
 
 
-def test_a_record_that_cannot_be_read_keeps_every_service_enabled(both: Fresh) -> None:
+def test_an_unreadable_trial_file_keeps_every_service_enabled(both: Fresh) -> None:
     both.write("/var/lib/pam_totp_enabled/su.json", "{")
     done = both.installed("disable", "--all")
     assert (done.returncode, "must be a trial file of 'enable'" in done.stderr, both.state("sudo")) == (1, True, "json")

@@ -78,7 +78,7 @@ def test_an_installation_in_order_has_no_findings(machine: Fresh) -> None:
         ("auth required /nowhere/pam_totp.so", "module", Code.MODULE_NOT_FOUND),
     ],
 )
-def test_a_line_that_is_wrong_is_an_error(machine: Fresh, line: str, check: str, code: Code) -> None:
+def test_an_invalid_line_is_an_error(machine: Fresh, line: str, check: str, code: Code) -> None:
     with_line(machine, "sudo", line)
     assert (ERROR, check, code) in [(f.severity, f.check, f.code) for f in examine(machine)]
 
@@ -143,7 +143,7 @@ def test_a_token_that_was_never_confirmed_does_not_count(machine: Fresh) -> None
     assert (ERROR, Code.NO_USER_WITH_TOKEN) in codes_found(machine)
 
 
-def test_a_store_open_to_others_or_owned_by_root_is_found(machine: Fresh) -> None:
+def test_a_store_that_others_can_read_or_that_root_owns_is_found(machine: Fresh) -> None:
     machine.shell(f"chmod 755 {STORE}")
     assert (ERROR, Code.STORE_MODE) in codes_found(machine)
     machine.shell(f"chmod 700 {STORE}; chown -R root: {STORE}")
@@ -199,14 +199,14 @@ def test_the_severity_of_a_socket_follows_from_the_code_of_its_probe(
     assert [(f.severity, f.code) for f in checks_machine.sockets(Context(Machine(), []))] == found
 
 
-def test_a_deleted_account_can_log_in_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deleted_account_cannot_log_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """An account may be deleted between the listing of all accounts and its check."""
     monkeypatch.setattr(people, "accounts_with_password", lambda: frozenset({"shadowed"}))
     can_log_in = people.login_check("sshd")
     assert [can_log_in("deleted"), can_log_in("shadowed")] == [False, False]
 
 
-def test_a_path_is_distrusted_for_any_part_of_it(tmp_path: Path) -> None:
+def test_an_untrusted_part_makes_a_path_untrusted(tmp_path: Path) -> None:
     owners = {0, os.getuid()}
     for part in (tmp_path, *tmp_path.parents):
         owners.add(part.stat().st_uid)

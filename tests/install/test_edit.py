@@ -33,7 +33,7 @@ def machine(folder: Path, **stacks: str) -> Machine:
 
 
 @pytest.mark.parametrize("service", ["sudo", "sudo-i", "su", "sshd"])
-def test_the_line_follows_the_first_factor_and_nothing_else_moves(service: str) -> None:
+def test_the_line_follows_the_first_factor_and_other_lines_are_unchanged(service: str) -> None:
     before = STACKS[service]
     after = insert(before, service, ADDED, STACKS.get)
     assert after.replace(ADDED, "") == before
@@ -71,7 +71,7 @@ def test_a_jump_is_never_split() -> None:
         ("auth [success=3 default=ignore] pam_unix.so\nauth requisite pam_deny.so\n", "a jump would skip the line"),
     ],
 )
-def test_where_no_position_is_safe_there_is_no_edit(text: str, why: str) -> None:
+def test_insert_raises_an_error_if_no_position_is_safe(text: str, why: str) -> None:
     with pytest.raises(StackError, match=why):
         put(text)
 
@@ -112,7 +112,7 @@ def test_in_random_stacks_no_login_bypasses_an_inserted_line() -> None:
     assert done > 30
 
 
-def test_edits_that_others_have_made_since_stay() -> None:
+def test_later_edits_are_kept() -> None:
     after = put(STACKS["sudo"])
     edited = (
         "# site policy\n"
@@ -157,7 +157,7 @@ def test_su_l_is_changed_itself_if_it_does_not_include_su(tmp_path: Path) -> Non
     [
         ("common-auth", [], "enable each of them instead"),
         ("other", [], "enable each of them instead"),
-        ("../../etc/shadow", [], "a service name may have only"),
+        ("../../etc/shadow", [], "a service name must consist of"),
         ("gdm", [], "not found"),
         ("sudo", ["look_ahead=1000"], r"look_ahead: .* \(see pam_totp\(8\)\)"),
         ("sudo", ["forward_pass"], "no later module checks"),

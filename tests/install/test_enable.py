@@ -34,7 +34,7 @@ def enable_and_confirm(machine: Fresh) -> None:
     assert (status, "confirmed" in shown) == (0, True)
 
 
-def test_a_change_confirmed_from_a_second_login_stays(machine: Fresh) -> None:
+def test_a_change_confirmed_from_a_second_login_is_kept(machine: Fresh) -> None:
     enable_and_confirm(machine)
     assert machine.state("sudo") == "json"
     assert LINE in machine.pam_d()["sudo"]
@@ -135,7 +135,7 @@ def test_the_same_terminal_cannot_confirm(machine: Fresh) -> None:
     assert as_before(machine)
 
 
-def test_a_login_from_before_cannot_confirm(machine: Fresh) -> None:
+def test_a_login_before_the_change_cannot_confirm(machine: Fresh) -> None:
     machine.sshd()
     before = machine.ssh(f"echo in; cat; sudo -k; sudo {COMMAND} enable sshd --keep; echo status $?")
     before.asks("password: ").says(PASSWORD).asks("in")
@@ -226,7 +226,7 @@ def test_a_drop_in_that_sshd_does_not_read_ends_the_trial_at_once(machine: Fresh
     assert as_before(machine)
 
 
-def test_su_and_su_l_ask_and_root_is_not_asked(machine: Fresh) -> None:
+def test_su_and_su_l_ask_for_a_code_and_do_not_ask_root(machine: Fresh) -> None:
     first = machine.enable("su", LATE)
     for option in ("-c", "-lc"):
         login = machine.talk("su", option, "id -un", "alice", user="bob")
@@ -239,7 +239,7 @@ def test_su_and_su_l_ask_and_root_is_not_asked(machine: Fresh) -> None:
     assert first.ends()[0] == 0
 
 
-def test_later_edits_by_others_stay(machine: Fresh) -> None:
+def test_disable_keeps_later_edits(machine: Fresh) -> None:
     enable_and_confirm(machine)
     file = machine.path("/etc/pam.d/sudo")
     file.write_text("# site policy\n" + file.read_text())
@@ -278,7 +278,7 @@ def test_a_failed_rehearsal_changes_nothing(machine: Fresh) -> None:
     assert as_before(machine)
 
 
-def test_a_rehearsal_that_lets_in_without_a_good_code_is_refused(machine: Fresh) -> None:
+def test_a_stack_that_lets_users_in_without_a_code_is_refused(machine: Fresh) -> None:
     """The rehearsal detects by a login that no code is required. An analysis of the stack would not detect it."""
     machine.write("/etc/pam.d/sudo", "auth sufficient pam_permit.so\n" + STACKS["sudo"])
     talk = machine.talk(COMMAND, "enable", "sudo", "--for-user", "alice")

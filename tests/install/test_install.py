@@ -177,7 +177,7 @@ def test_the_relay_contains_the_path_of_the_installed_helper(machine: Fresh) -> 
     assert str(TREE).encode() not in machine.path(f"{machine.modules}/pam_totp.so").read_bytes()
 
 
-def test_the_units_are_sound_and_the_service_is_hardened(machine: Fresh) -> None:
+def test_the_units_are_valid_and_the_service_is_hardened(machine: Fresh) -> None:
     if not machine.path("/usr/bin/systemd-analyze").exists():
         pytest.skip("needs systemd")
     units = [
@@ -279,7 +279,7 @@ def test_destdir_is_honoured_and_needs_no_root(tmp_path: Path) -> None:
     assert [str(p) for p in place.rglob("*") if p.is_file()] == []
 
 
-def test_a_clone_closed_to_others_installs_files_that_all_can_read(tmp_path: Path) -> None:
+def test_a_private_clone_installs_files_that_all_users_can_read(tmp_path: Path) -> None:
     tree, place = cloned(tmp_path / "clone"), tmp_path / "place"
     subprocess.run(["chmod", "-R", "go=", tree], check=True)
     make = ["make", "--no-print-directory", f"DESTDIR={place}", "install"]

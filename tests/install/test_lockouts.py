@@ -246,12 +246,12 @@ def test_a_module_of_another_architecture_is_reported_beforehand(machine: Fresh)
     good = path.read_bytes()
     machine.write(f"{machine.modules}/pam_totp.so", good[:4] + b"\x01" + good[5:])  # the byte EI_CLASS: a 32-bit module
     try:
-        refused_beforehand(machine, "sudo", "built for another architecture than libpam")
+        refused_beforehand(machine, "sudo", "must be built for libpam's architecture")
     finally:
         machine.write(f"{machine.modules}/pam_totp.so", good)
 
 
-def test_a_record_folder_that_cannot_be_made_changes_nothing(machine: Fresh) -> None:
+def test_a_trial_folder_that_cannot_be_created_changes_nothing(machine: Fresh) -> None:
     machine.write(ENABLED, "a file at the path of the folder")
     talk = machine.talk(COMMAND, "enable", "sudo", "--for-user", "alice")
     talk.asks("Password: ").says(PASSWORD).asks("One-time code: ").says(codes(0))

@@ -34,7 +34,7 @@ def test_a_service_is_found_by_name_by_path_and_as_planned(tmp_path: Path, pam_d
     assert after.services_with_module() == ["sudo"]
 
 
-def test_an_unreadable_service_is_an_error_not_a_missing_one(tmp_path: Path, pam_d: Path) -> None:
+def test_an_unreadable_service_file_is_an_error(tmp_path: Path, pam_d: Path) -> None:
     (pam_d / "sudo").mkdir()
     with pytest.raises(StackError, match=r"pam\.d/sudo: Is a directory"):
         Machine(str(tmp_path)).service("sudo")

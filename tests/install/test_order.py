@@ -107,11 +107,11 @@ def test_a_first_factor_that_is_not_requisite_is_a_warning(tmp_path: Path) -> No
         (f"auth requisite pam_totp.so forward_pass\n{COMMON}", WARNING, Code.PASSWORD_ASKED_TWICE),
     ],
 )
-def test_forward_pass_needs_a_later_module_that_takes_it(text: str, severity: Severity, code: Code) -> None:
+def test_forward_pass_needs_a_later_module_that_uses_the_password(text: str, severity: Severity, code: Code) -> None:
     assert severities(text)[code] is severity
 
 
-def test_forward_pass_before_a_password_that_takes_it_is_in_order() -> None:
+def test_forward_pass_before_a_module_that_uses_it_is_in_order() -> None:
     taking = COMMON.replace("nullok", "nullok use_first_pass")
     assert examine(f"auth requisite pam_totp.so forward_pass\n{taking}") == []
 

@@ -86,7 +86,7 @@ def test_a_stack_that_accepts_a_refusal_is_found_by_logging_in(proves: Proves, c
         proves(control, Person(codes(0)))
 
 
-def test_a_stack_that_asks_nothing_is_refused(proves: Proves) -> None:
+def test_a_stack_without_a_prompt_is_refused(proves: Proves) -> None:
     with pytest.raises(RehearsalError, match="without a prompt"):
         proves("required", Person(), "auth sufficient pam_permit.so")
 

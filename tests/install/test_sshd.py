@@ -65,7 +65,7 @@ def test_a_missing_sshd_raises_an_error(monkeypatch: pytest.MonkeyPatch) -> None
     assert not reload()
 
 
-def test_where_sshd_never_ran_the_message_says_what_to_do(machine: Fresh) -> None:
+def test_before_the_first_start_of_sshd_the_message_names_the_remedy(machine: Fresh) -> None:
     machine.shell("mv /run/sshd /run/sshd-away; sed -i s,/run/sshd/host,/run/sshd-away/host, /etc/ssh/sshd_config")
     try:
         done = machine.installed("enable", "sshd", "--for-user", "alice", "--dry-run")

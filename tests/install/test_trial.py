@@ -24,7 +24,7 @@ def logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return lines
 
 
-def made(folder: Path, *names: str) -> tuple[Change, ...]:
+def make_changes(folder: Path, *names: str) -> tuple[Change, ...]:
     """Write the files `names`, change them, and return the changes."""
     changes = tuple(Change(str(folder / name), BEFORE, BEFORE + ADDED, ADDED) for name in names)
     for change in changes:
@@ -44,7 +44,7 @@ def records() -> list[tuple[str, str]]:
 
 
 def test_a_rollback_restores_what_it_can_and_retries_the_rest(tmp_path: Path) -> None:
-    first, second = made(tmp_path, "sudo", "sudo-i")
+    first, second = make_changes(tmp_path, "sudo", "sudo-i")
     on_trial("sudo", first, second)
     Path(first.path).unlink()
     Path(first.path).mkdir()
@@ -62,7 +62,7 @@ def test_a_rollback_restores_what_it_can_and_retries_the_rest(tmp_path: Path) ->
 def test_a_rollback_of_all_restores_what_it_can_and_reports_it(
     tmp_path: Path, logged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = made(tmp_path, "first", "second")
+    first, second = make_changes(tmp_path, "first", "second")
     on_trial("first", first)
     on_trial("second", second)
 
@@ -81,8 +81,8 @@ def test_a_rollback_of_all_restores_what_it_can_and_reports_it(
     assert trial.roll_back_all(machine) == [f"{first.path}: restored"]
 
 
-def test_left_over_trials_are_rolled_back_though_one_fails(tmp_path: Path, logged: list[str]) -> None:
-    lost, good = made(tmp_path, "lost", "good")
+def test_left_over_trials_are_rolled_back_after_a_failed_roll_back(tmp_path: Path, logged: list[str]) -> None:
+    lost, good = make_changes(tmp_path, "lost", "good")
     Path(lost.path).unlink()
     on_trial("a-lost", lost)
     on_trial("good", good)
@@ -99,7 +99,7 @@ def test_left_over_trials_are_rolled_back_though_one_fails(tmp_path: Path, logge
     "text",
     ["", "{}", "[]", '{"version": 2}', '{"version": 1, "changes": [{}]}', '{"version": 1, "changes": []}', "\xff"],
 )
-def test_an_invalid_record_is_refused_and_left_alone(text: str) -> None:
+def test_an_invalid_trial_file_is_refused_and_unchanged(text: str) -> None:
     path = Path(trial.FOLDER, f"sudo.{TRIAL}")
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(TrialError, match=r"must be a trial file of 'enable' \(roll back"):
@@ -107,7 +107,7 @@ def test_an_invalid_record_is_refused_and_left_alone(text: str) -> None:
     assert path.read_bytes() == text.encode("latin-1")
 
 
-def test_an_unreadable_record_is_an_error_not_a_missing_one() -> None:
+def test_an_unreadable_trial_file_is_an_error() -> None:
     Path(trial.FOLDER, f"sudo.{TRIAL}").mkdir()
     with pytest.raises(TrialError, match=r"sudo\.trial: Is a directory"):
         trial.load("sudo", TRIAL)
@@ -120,8 +120,8 @@ def test_a_service_not_on_trial_is_neither_kept_nor_rolled_back() -> None:
         trial.roll_back("sudo")
 
 
-def test_the_watchdog_of_one_trial_leaves_the_next_alone(tmp_path: Path) -> None:
-    (change,) = made(tmp_path, "sudo")
+def test_a_watchdog_does_not_roll_back_the_next_trial(tmp_path: Path) -> None:
+    (change,) = make_changes(tmp_path, "sudo")
     on_trial("sudo", change, began=8)
     with pytest.raises(TrialError, match="another trial has started"):
         trial.roll_back("sudo", only=7)
@@ -130,7 +130,7 @@ def test_the_watchdog_of_one_trial_leaves_the_next_alone(tmp_path: Path) -> None
 
 
 def test_a_watchdog_rolls_back_when_stopped_and_logs_the_result(tmp_path: Path, logged: list[str]) -> None:
-    good, lost = made(tmp_path, "good", "lost")
+    good, lost = make_changes(tmp_path, "good", "lost")
     on_trial("sudo", good)
     trial.watch("sudo", ["stop"])
     assert Path(good.path).read_text() == BEFORE
@@ -144,7 +144,7 @@ def test_a_watchdog_rolls_back_when_stopped_and_logs_the_result(tmp_path: Path, 
     assert not trial.has_watchdog("sudo")
 
 
-def test_a_record_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_file_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "sudo"
     path.write_text(BEFORE)
     Path(trial.FOLDER, f"sudo.{TRIAL}").mkdir()  # a folder at the path of the trial file

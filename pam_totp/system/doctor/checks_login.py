@@ -68,7 +68,7 @@ def ssh(context: Context) -> Iterator[Finding]:
 def users(context: Context) -> Iterator[Finding]:
     """Find the users that a service would lock out because they have no token."""
     if os.geteuid() != 0:
-        what = "the check for users without a token was skipped"
+        what = "the check for users without a token requires root"
         yield Finding(NOTE, "users", Code.USERS_NOT_CHECKED, what, "run this command as root")
         return
     for service, line in context.settings():

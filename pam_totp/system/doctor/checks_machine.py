@@ -37,7 +37,7 @@ def module(context: Context) -> Iterator[Finding]:
         if not os.path.exists(path):
             yield Finding(ERROR, "module", Code.MODULE_NOT_FOUND, f"{path}: not found", _INSTALL)
         elif architecture(path) != architecture(permit):
-            what = f"{path}: built for another architecture than libpam"
+            what = f"{path}: must be built for libpam's architecture"
             yield Finding(ERROR, "module", Code.MODULE_ARCHITECTURE, what, "build and install pam_totp on this machine")
         elif (reason := distrust(path, _builders())) is not None:
             yield Finding(ERROR, "module", Code.MODULE_UNTRUSTED, f"{path}: {reason}", _OWNERSHIP)
@@ -74,7 +74,7 @@ def sockets(context: Context) -> Iterator[Finding]:
             continue  # no service is running: every login starts a helper, as on most hosts
         if problem is None:
             continue
-        # The relay starts a helper if no process listens. It denies the login if a process accepts but does not answer.
+        # The relay starts a helper if no process listens. It denies the login if the process does not answer.
         if problem.code is probe.Code.NOT_LISTENING:
             yield Finding(WARNING, "socket", Code.SERVICE_NOT_LISTENING, f"{path}: {problem.text}", _RESTART)
         else:

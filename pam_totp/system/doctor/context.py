@@ -90,7 +90,7 @@ class Context:
         return helpers | {str(h): interpreter for _, h in self._argument("helper")}
 
     def sockets(self) -> list[str]:
-        """Return the paths of the sockets to which logins connect."""
+        """Return the paths of the sockets to which the relay connects."""
         named = {service: str(path) for service, path in self._argument("socket")}
         used = {named.get(service, SOCKET) for service, _ in self.lines()} or {SOCKET}
         return sorted(used - {"none"})

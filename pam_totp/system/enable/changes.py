@@ -1,4 +1,4 @@
-"""Changes of files that can be rolled back.
+"""File changes that can be rolled back.
 
 Rules:
 - At every moment the file has its complete old content or its complete new content.
@@ -64,7 +64,7 @@ def apply(change: Change) -> None:
         if change.before is None:
             _write(change.temporary, change.after, None)
             try:
-                os.link(change.temporary, change.path)  # not a rename, which could overwrite another process's file
+                os.link(change.temporary, change.path)  # link: a rename could overwrite another process's file
             finally:
                 _unlink(change.temporary)
         else:

@@ -30,7 +30,7 @@ def plan(machine: Machine, service: str, first: FirstFactor, arguments: Sequence
     if SHARED.fullmatch(service):
         raise EnablingError(f"{service} cannot be enabled: other services include it (enable each of them instead)")
     if not SERVICE_NAME.fullmatch(service):
-        raise EnablingError(f"{service!r}: a service name may have only lower-case letters, digits, . _ -")
+        raise EnablingError(f"{service!r}: a service name must consist of lower-case letters, digits, . _ -")
     if first == "key" and service != "sshd":
         raise EnablingError("--first-factor key requires the service sshd")
     try:

@@ -1,7 +1,7 @@
 """The login from which this process comes, found by the terminals and start times of its ancestors (proc(5)).
 
-Rule: a login is a second login if its service process started after the change, and its terminal is not that of the
-first login.
+Rule: a login is a second login if its service process started after the change, and its terminal differs from that
+of the first login.
 """
 
 from __future__ import annotations

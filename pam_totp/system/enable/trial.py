@@ -131,8 +131,9 @@ def roll_back(service: str, state: str = TRIAL, only: int | None = None) -> list
 def roll_back_all(machine: Machine) -> list[str]:
     """Restore the old files of all services, or change no file. Return a report.
 
-    Hold the lock, so that no trial can end meanwhile. Raise TrialError with all obstacles before the first change.
-    After a later error, restore the other files, then raise TrialError with the failed and the restored files.
+    Hold the lock, so that no trial can end meanwhile. If a file cannot be restored, raise TrialError with all
+    obstacles before the first change. After a later error, restore the other files, then raise TrialError with the
+    failed and the restored files.
     """
     if not records():
         _without_obstacles(machine)
@@ -190,7 +191,7 @@ def dry_roll_back_all(machine: Machine) -> list[str]:
 
 
 def _without_obstacles(machine: Machine) -> list[tuple[str, str]]:
-    """Return the service and state of every trial file. Raise TrialError if a roll-back of all has an obstacle.
+    """Return the service and state of every trial file. Raise TrialError if a roll-back has an obstacle.
 
     Obstacles are invalid trial files, changed files that were edited or cannot be written, and files that would still
     name pam_totp.so after the roll-back.

@@ -4,7 +4,7 @@ With `--left-over` instead of SERVICE, the process rolls back every trial that h
 
 Rules:
 - This process survives the end of the terminal and the session.
-- On SIGTERM, which systemd sends at a shutdown, it rolls back the change before it exits.
+- The process rolls back the change before it exits on SIGTERM, which systemd sends at a shutdown.
 """
 
 import os

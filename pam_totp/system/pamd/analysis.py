@@ -17,7 +17,7 @@ from pam_totp.system.pamd.verdicts import Move, find_path, jump, possible_result
 CHECK = "order"
 _METHODS = ("unix", "sss", "ldap", "krb5", "winbind", "userdb", "pwdfile", "systemd_home", "radius", "mysql", "pgsql")
 PASSWORD_MODULES = frozenset(f"pam_{name}.so" for name in _METHODS)
-# This module lets root become another user without a prompt, and accepts only root. Every distribution uses it in su.
+# A module that accepts only root: root becomes another user without a prompt. Distributions use this module in su.
 ROOT_MODULE = "pam_rootok.so"
 
 _OWN_RESULTS = (
@@ -77,7 +77,7 @@ def is_jumped_over(stack: Sequence[Handler], index: int) -> bool:
 
 
 def bypasses(stack: Sequence[Handler], totp: Sequence[int]) -> Iterator[tuple[int, str]]:
-    """Yield each module that lets users in without pam_totp.so, and the result with which it does so."""
+    """Yield each module that lets users in without pam_totp.so, and the module's result in that case."""
     forbidden: set[tuple[int, str]] = set()
 
     def results(index: int) -> Sequence[str]:

@@ -44,8 +44,8 @@ class StackError(Exception):
 class Rule:
     """One rule of a service file, on the physical lines `first` to `last`, counted from 0.
 
-    `control` is the control word or the bracketed text. For an `@include` line, it is "@include" and `phase` is "*".
-    `target` is a module, or the file to include.
+    `control` is the control word or the bracketed text. `target` is a module, or the file to include. An `@include`
+    line has the control "@include" and the phase "*".
     """
 
     first: int

@@ -98,7 +98,7 @@ def jump(stack: Sequence[Handler], index: int, count: int) -> tuple[int, int]:
 
 
 def possible_results(handler: Handler) -> tuple[str, ...]:
-    """Return one result for each action that libpam may take after this module. Success is the first."""
+    """Return one result for each action that libpam may take after this module, with success first if possible."""
     if handler.is_head:
         return ("success",)
     if handler.rule.module in _CONSTANT:
