@@ -146,8 +146,8 @@ class Login:
         return self._call(self._lib.acct_mgmt)
 
     def _call(self, function: Any) -> str:
-        # A signal handler runs at the first instruction of a callback, before its `try`. ctypes gives the exception of
-        # the handler to this hook, and continues.
+        # A signal handler can run at the first instruction of a callback, before the callback's `try`. ctypes gives the
+        # exception of the handler to this hook, and continues.
         before = sys.unraisablehook
 
         def keep(unraisable: sys.UnraisableHookArgs) -> None:

@@ -14,7 +14,7 @@ from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding
 from pam_totp.system.pamd.stack import StackError
 from pam_totp.system.people import accounts_with_password, login_check
 
-_MAX_NAMES = 8  # names in one message
+_MAX_NAMES = 8  # the largest number of names in a message
 _LOCAL = ("localhost", "127.0.0.1")  # host and address
 
 

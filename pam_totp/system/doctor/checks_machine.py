@@ -63,7 +63,7 @@ def helper(context: Context) -> Iterator[Finding]:
 
 
 def sockets(context: Context) -> Iterator[Finding]:
-    """Check that a service answers on every socket that exists, and that the relay trusts the path."""
+    """Check that a service answers on every socket that exists, and that the relay trusts the socket's path."""
     for path in context.sockets():
         try:
             if os.path.exists(path) and (reason := distrust(path, _builders() | _account())) is not None:
@@ -102,7 +102,7 @@ def store(context: Context) -> Iterator[Finding]:
 
 
 def site(context: Context) -> Iterator[Finding]:
-    """Check that the site file is valid, and the arguments of every pam_totp.so line."""
+    """Check that the site file and the arguments of every pam_totp.so line are valid."""
     path = context.machine.path("/etc/pam_totp.toml")
     try:
         defaults = read_site(path)

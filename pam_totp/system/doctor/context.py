@@ -53,7 +53,7 @@ class Context:
                 continue
 
     def site(self) -> Site:
-        """Return the site file's settings, or empty settings if the file is invalid: another check reports it."""
+        """Return the site file's settings, or empty settings if the file is invalid: another check reports that."""
         try:
             return read_site(self.machine.path("/etc/pam_totp.toml"))
         except SettingsError:

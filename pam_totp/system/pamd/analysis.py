@@ -119,7 +119,7 @@ def _logins_without_code(service: str, stack: Sequence[Handler], totp: Sequence[
         action = rule.action(result)
         how = f"jumps over {_location(stack, totp[0])}" if isinstance(action, int) else "ends the stack"
         is_serious = rule.module in PASSWORD_MODULES or isinstance(action, int)
-        what = f"{service}: no code is asked for when {_location(stack, index)} ({rule.control}) returns {result}: "
+        what = f"{service}: no code is required when {_location(stack, index)} ({rule.control}) returns {result}: "
         remedy = "move the pam_totp.so line before that line, or change that line's control (unless this is intended)"
         yield _finding(ERROR if is_serious else WARNING, Code.LOGIN_WITHOUT_CODE, f"{what}the module {how}", remedy)
 
@@ -146,7 +146,7 @@ def _code_after_wrong_password(service: str, stack: Sequence[Handler], totp: Seq
 
     results = _wrong_password(stack, factors, totp)
     if factors and find_path(stack, results, asks_for_code, lambda i: i in totp or None) is not None:
-        what = f"{service}: a code is asked for after a wrong password, so any person can add to a user's failures: "
+        what = f"{service}: PAM asks for a code after a wrong password, so any person can add to a user's failures: "
         what += f"{_location(stack, factors[0])} is {stack[factors[0]].rule.control}"
         yield _finding(WARNING, Code.CODE_AFTER_WRONG_PASSWORD, what, "make the first factor `requisite`")
 
