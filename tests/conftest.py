@@ -15,15 +15,15 @@ from tests.support import isolation, pamlog
 from tests.support.relay_kit import Bench
 from tests.support.site import Site
 
-# Background jobs of a shell ignore SIGINT, and programs started by nohup ignore SIGHUP. Child processes of the tests
-# would ignore them too.
+# Background jobs of a shell ignore SIGINT, and programs started by nohup ignore SIGHUP. Child processes would inherit
+# both settings.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Isolate the suite, before it has threads. Child processes inherit the isolation."""
+    """Isolate this process before it starts threads. Child processes inherit the isolation."""
     inherited = hasattr(session.config, "workerinput")  # in a worker of xdist
     if inherited or not isolation.OWN_SYSTEMS.keys().isdisjoint(os.environ):
         return
@@ -36,11 +36,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_report_header() -> str:
-    return f"left out: {', '.join(isolation.left_out()) or 'nothing'}"
+    return f"skipped here: {', '.join(isolation.left_out()) or 'nothing'}"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print each reason for skipped tests once, because an ordinary user skips hundreds of tests."""
+    """Print each reason for skipped tests once, because hundreds of tests are skipped for an ordinary user."""
     reports = terminalreporter.stats.get("skipped", ())
     for reason, count in Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reports).most_common():
         terminalreporter.write_line(f"{count} skipped: {reason}")
@@ -48,9 +48,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    """Return a store with a folder of PAM services. The test may start the service on a socket.
+    """Yield a store with a folder of PAM services. The test may start the service on a socket.
 
-    The folder is outside pytest's own folder, so that other accounts can enter it.
+    The folder is outside pytest's temporary folder, so that other accounts can enter it.
     """
     with tempfile.TemporaryDirectory(prefix="pam_totp-test-") as folder:
         made = Site(Path(folder))
@@ -62,7 +62,7 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(params=["spawn", "socket"])
 def way(request: pytest.FixtureRequest, site: Site) -> str:
-    """Return how the PAM service `demo` decides: `spawn` (it starts a helper) or `socket` (it asks the service)."""
+    """Configure the PAM service `demo`, and return its way: `spawn` (start a helper) or `socket` (ask the service)."""
     way: str = request.param
     if way == "socket":
         site.start()
@@ -80,13 +80,13 @@ def obeyed_way(way: str) -> str:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """Return a Bench, for logins with scripted services and helpers."""
+    """Return a `Bench` for logins with scripted services and helpers."""
     return Bench(tmp_path)
 
 
 @pytest.fixture
 def log() -> Iterator[Callable[[], list[str]]]:
-    """Return a function that returns the log lines of PAM modules in this process. The host's log gets no lines."""
+    """Yield a function that returns the log lines of PAM modules in this process, which do not reach the host's log."""
     with pamlog.captured() as lines:
         yield lines
 

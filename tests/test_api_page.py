@@ -1,7 +1,7 @@
 """Tests of docs/api.md: it lists every public name with its signature, and its examples work.
 
 Rules:
-- A Python block of definitions is a stub. Its names, arguments, types and defaults are compared with the code.
+- A Python block of definitions is a stub. Tests compare its names, arguments, types and defaults with the code.
 - Every other Python block is an example, which a test executes.
 - A module's `__all__` is the list of its public names. A class's public names are those without an underscore.
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from token_sim.testing.live_token import LiveToken
 
 PAGE = (TREE / "docs" / "api.md").read_text()
-# For each heading of the page, the module whose names the section documents.
+# The module that each section of the page documents, by the section's heading.
 MODULES = {
     "pam_totp.client": "pam_totp.client",
     "pam_totp.django": "pam_totp.django",
@@ -45,7 +45,7 @@ Definition = ast.FunctionDef | ast.ClassDef
 
 
 def section(heading: str) -> str:
-    """Return the text below a heading of the second level."""
+    """Return the text of a section, by its second-level heading."""
     return PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
 
 
@@ -78,7 +78,7 @@ def examples(heading: str) -> list[str]:
 
 
 def stubs(heading: str) -> dict[str, ast.stmt]:
-    """Return the definitions of a section, by name."""
+    """Return the stub definitions of a section, by name."""
     found: dict[str, ast.stmt] = {}
     for node in (node for block in blocks(heading) if is_stub(block) for node in ast.parse(block).body):
         defined = node.targets[0] if isinstance(node, ast.Assign) else node
@@ -94,7 +94,7 @@ def parameters(node: ast.FunctionDef) -> inspect.Signature:
     code = f"from __future__ import annotations\ndef {node.name}({ast.unparse(node.args)})"
     code += f" -> {ast.unparse(node.returns)}: ..." if node.returns else ": ..."
     names: dict[str, Any] = {}
-    exec(code, names)  # noqa: S102  a signature of this project's own page
+    exec(code, names)  # noqa: S102  the signature is from docs/api.md
     return inspect.signature(names[node.name])
 
 
@@ -120,7 +120,7 @@ def attributes_set_by(method: Callable[..., None]) -> set[str]:
 
 
 def same_class(node: ast.ClassDef, thing: type, *, names: set[str] | None = None) -> None:
-    """Compare a class with its stub: bases, attributes, properties, methods. `names` replaces its public names."""
+    """Compare a class with its stub: bases, attributes, properties, methods. `names` overrides its public names."""
     bases = [base.__name__ for base in thing.__bases__ if base is not object]
     assert [ast.unparse(base).rpartition(".")[2] for base in node.bases] == bases, node.name
     documented: set[str] = set()
@@ -147,7 +147,7 @@ def same_member(node: ast.FunctionDef, member: Any) -> None:
 
 
 def same_attribute(node: ast.AnnAssign, thing: type) -> None:
-    """Compare type and default of a dataclass field. In other classes, `__init__` must set the attribute."""
+    """Compare the type and default of a dataclass field. In other classes, check that `__init__` sets the attribute."""
     assert isinstance(node.target, ast.Name)
     if not dataclasses.is_dataclass(thing):
         assert node.target.id in public_names(thing)
@@ -204,7 +204,7 @@ def test_the_page_and_the_code_have_the_same_django_classes(_django: None) -> No
 
 
 def own_methods(thing: type) -> set[str]:
-    """Return the public methods that pam_totp defines, without those that Django adds to every model."""
+    """Return the public methods that pam_totp itself defines in a Django model."""
     functions = [value for value in vars(thing).values() if inspect.isfunction(value)]
     return {f.__name__ for f in functions if f.__module__ == thing.__module__ and not f.__name__.startswith("_")}
 

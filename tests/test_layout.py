@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# The packages and modules that each package may import besides itself. The longest matching entry applies to a module.
+# The packages and modules that each package may import besides itself. The longest matching key applies to a module.
 PACKAGES = {
     "pam_totp.core": set(),
     "pam_totp.store": {"pam_totp.core"},
@@ -42,11 +42,11 @@ PACKAGES = {
 }
 # The packages of the login path, which need only the standard library.
 STANDARD_LIBRARY_ONLY = {f"pam_totp.{package}" for package in ("core", "store", "operations", "pam", "client")}
-# Parts of the standard library without clock, randomness, files and processes. Pure modules may use only these.
+# The modules of the standard library that pure modules may use: without clock, randomness, files and processes.
 PURE_LIBRARY = {"__future__", "collections", "enum", "functools", "typing"}
 PURE_LIBRARY |= {"base64", "binascii", "hashlib", "hmac", "json", "struct", "tomllib"}
 IMPURE_NAMES = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}
-# Modules whose import takes milliseconds. A login for which the relay starts an interpreter must not load them.
+# Modules whose import takes milliseconds. A helper must not load them, because the user waits for its start.
 COSTLY = {"argparse", "asyncio", "ctypes", "dataclasses", "inspect", "logging", "random", "subprocess", "tomllib"}
 COSTLY |= {
     "email",
@@ -71,7 +71,7 @@ def modules(package: str) -> dict[str, Path]:
 
 
 def imports(name: str, path: Path) -> Iterator[str]:
-    """Yield every module that a file imports, at any place. `from a import b` yields a, and a.b if that is a module."""
+    """Yield each module that a file imports anywhere. `from a import b` yields a, and also a.b if a.b is a module."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -95,7 +95,7 @@ PURE = [name for name in modules("pam_totp") if within(name, {"pam_totp.core"})]
 
 
 def package_of(name: str) -> str | None:
-    """Return the entry of PACKAGES for a module, or None for a module outside of these packages."""
+    """Return the entry of PACKAGES for a module, or None for a module outside these packages."""
     return max((package for package in PACKAGES if within(name, {package})), key=len, default=None)
 
 
@@ -144,7 +144,7 @@ def test_the_service_and_the_command_line_do_not_need_the_simulator(name: str) -
 @pytest.mark.bare
 @pytest.mark.parametrize("entry", ["pam_totp.pam.helper_main", "pam_totp.pam.service"])
 def test_a_login_loads_only_the_core_and_the_standard_library(entry: str) -> None:
-    """Use the distribution's interpreter with the options of the relay."""
+    """Check the distribution's interpreter with the options that the relay gives it."""
     script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); before = set(sys.modules); import {entry}; "
     script += "import json; print(json.dumps({n: getattr(m, '__file__', None) for n, m in sys.modules.items()}))"
     done = subprocess.run(["/usr/bin/python3", "-I", "-S", "-c", script], capture_output=True, text=True, check=True)

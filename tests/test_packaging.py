@@ -1,8 +1,8 @@
 """Tests of the wheel and the sdist of `python -m build`, and of their metadata.
 
 Rules:
-- Only pam_totp states the version. Other files read it, or a test compares them with it.
-- The wheel has every file that is needed at run time. The sdist also has every file for building and testing.
+- Only pam_totp states the version. Other files read the version from pam_totp, or a test compares them with pam_totp.
+- The wheel has every file for run time. The sdist also has every file for builds and tests.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ class Built(NamedTuple):
 
     tree: Path
     sdist: Path
-    wheel: Path  # built from the unpacked sdist
+    wheel: Path  # the wheel built from the unpacked sdist
     wheel_of_tree: Path
 
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
-    """Return an index with stubs of all installed packages and their dependencies. Only setuptools is real."""
+    """Return a package index with stubs of all installed packages, except for the real setuptools."""
     made = Index(tmp_path_factory.mktemp("packaging") / "index")
     for name, version in {(normal(d.metadata["Name"]), d.version) for d in importlib.metadata.distributions()}:
         if name == "setuptools":
@@ -64,7 +64,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, index: Index) -> Built:
-    """Build with the locked setuptools, without an index."""
+    """Build the sdist and the wheels with the locked setuptools and without an index."""
     folder = tmp_path_factory.mktemp("packaging")
     tree = folder / "tree"
     for name in FOLDERS:
@@ -106,12 +106,12 @@ def test_the_sdist_has_every_tracked_file() -> None:
 
 
 class Environment:
-    """A virtual environment without pip. The pip of the tests installs into it, from the local index only."""
+    """A virtual environment without pip. The tests' own pip installs into it from the local index only."""
 
     def __init__(self, folder: Path, index: Index) -> None:
         self.folder = folder
         self._index = index
-        self.run(sys.executable, "-m", "venv", "--without-pip", folder)  # with pip, this would take 4 s longer
+        self.run(sys.executable, "-m", "venv", "--without-pip", folder)  # an environment with pip would take 4 s longer
 
     def run(self, *words: str | Path) -> str:
         environment, cwd = self._index.environment, self.folder.parent
@@ -184,7 +184,7 @@ def test_only_the_code_states_the_version() -> None:
 
 
 def test_the_changelog_groups_its_entries() -> None:
-    """The format is https://keepachangelog.com."""
+    """Check the format of https://keepachangelog.com."""
     lines = (TREE / "CHANGELOG.md").read_text().splitlines()
     assert next(line for line in lines if line.startswith("## ")) == "## Unreleased"
     groups = {line for line in lines if line.startswith("### ")}

@@ -1,4 +1,4 @@
-"""Tests of SECURITY.md, which names an existing test for every promise, and of the results of `make torture`."""
+"""Tests of SECURITY.md, which cites an existing test for each promise, and of the results of `make torture`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_torture_run_continues_after_a_failed_stage_and_then_fails(capsys: p
     assert re.search(r"\nfirst FAILED \(1\) \d+ s\nlast held \d+ s\n 7 tried, nothing found\n", said)
     assert said.endswith("1 stages held, 1 failed: first\n")
     assert torture(6, stages[1:]) == 0
-    assert torture(6, stages[1:2]) == 1, "a run without a completed stage fails"
+    assert torture(6, stages[1:2]) == 1, "a run must complete at least one stage"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -1,4 +1,4 @@
-"""Tests of the relay's arguments, its hello and its dialogue: passed messages, and faults that deny."""
+"""Tests of the relay's arguments, hello and dialogue: relayed messages, and faults that deny the login."""
 
 from __future__ import annotations
 
@@ -307,7 +307,7 @@ def test_a_second_login_in_one_process_works_and_sets_credentials(bench: Bench) 
         assert session.setcred() == Result.SUCCESS
 
 
-# ---- every unexpected event denies
+# ---- every unexpected event denies the login
 
 
 NOT_IN_PROTOCOL = "denied: the service sent a message that is not in the protocol"
@@ -454,7 +454,7 @@ def test_a_silent_helper_denies_after_the_limit(bench: Bench, log: Log) -> None:
 def test_the_time_limit_applies_to_each_service_turn_not_to_the_user(bench: Bench) -> None:
     def answer(shown: Shown) -> str:
         begun = time.monotonic()
-        while time.monotonic() < begun + 0.2:  # two such pauses are longer than the limit of a turn
+        while time.monotonic() < begun + 0.2:  # two pauses exceed the time limit of a turn
             time.sleep(0.01)
         return "1"
 
@@ -483,7 +483,7 @@ def full(listener: socket.socket, path: Path) -> socket.socket:
 
 
 def test_by_default_a_turn_has_ten_seconds_and_a_connection_one(bench: Bench) -> None:
-    """Run all cases at once, because this test waits in real time."""
+    """Run all cases in parallel, because each case waits in real time."""
     silent = bench.helper("channel.recv(1)", bench.folder / "silent.py")
     ready = bench.helper("channel.send(b'r0')", bench.folder / "ready.py")
     queue = bench.folder / "queue"

@@ -1,4 +1,4 @@
-"""Tests of the helper's process (inherited state, end) and of the host, which is unchanged after a login."""
+"""Tests of the helper's process (inherited state, end) and of the host, which a login leaves unchanged."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def children() -> set[int]:
 
 
 def spawned(bench: Bench, source: str) -> str:
-    """Write a service file that starts a helper with this source, and return its name."""
+    """Write a stack that starts a helper with this source. Return the stack's name."""
     return bench.stack("socket=none", f"helper={bench.helper(source)}", "nodelay")
 
 
@@ -70,7 +70,7 @@ for n in os.listdir("/proc/self/fd"):
     try:
         leads_to[int(n)] = os.readlink(f"/proc/self/fd/{n}")
     except FileNotFoundError:
-        pass  # listdir's own descriptor, which is closed again
+        pass  # listdir closed its own descriptor
 tell(leads_to)
 """,
         )
@@ -231,7 +231,7 @@ def test_a_process_that_the_host_starts_meanwhile_inherits_no_descriptor(bench: 
     def inherited() -> set[int]:
         found = set()
         for n in map(int, os.listdir("/proc/self/fd")):
-            with contextlib.suppress(OSError):  # listdir's own descriptor is closed again
+            with contextlib.suppress(OSError):  # listdir closed its own descriptor
                 if os.get_inheritable(n):
                     found.add(n)
         return found
@@ -272,7 +272,7 @@ def test_the_service_gets_the_end_while_a_host_child_holds_the_channel(bench: Be
 
 
 def test_answers_and_passwords_are_wiped(bench: Bench) -> None:
-    """A preloaded library reports the wiped memory."""
+    """A preloaded library prints the memory that the relay wipes."""
     source = r"""
 #include <ctype.h>
 #include <stdio.h>
@@ -372,7 +372,7 @@ except ChildProcessError:
 
 
 def test_a_host_that_reaps_every_child_itself_may_do_so(bench: Bench) -> None:
-    """A thread of the host waits for any child, as in daemons, and may reap the helper before the relay."""
+    """A thread of the host waits for any child, as daemons do, and may reap the helper before the relay does."""
     host = bench.run(f"""
 signals = []
 handler = lambda *_: signals.append(1)
@@ -440,7 +440,7 @@ print(pamconf.login({spawned(bench, ASKING)!r}, "alice", answer, folder).result.
 
 @pytest.mark.parametrize(("room", "result"), [(1, "AUTHINFO_UNAVAIL"), (2, "SUCCESS"), (3, "SUCCESS")])
 def test_a_host_with_few_descriptors_left_is_answered(bench: Bench, room: int, result: str) -> None:
-    """A helper needs two descriptors. A third descriptor, a pidfd, makes waiting for its end more reliable."""
+    """A helper needs two descriptors. A third descriptor, a pidfd, makes the wait for its end more reliable."""
     host = bench.run(f"""
 import resource
 def leave_little_room(shown):

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.bare, pytest.mark.usefixtures("log")]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a folder for trusted and untrusted files. It does not contain the service files."""
+    """Return a folder for trusted and untrusted files, outside the folder of the stacks."""
     path = tmp_path / "folder"
     path.mkdir(0o755)
     return path
@@ -163,7 +163,7 @@ def test_a_path_may_be_long(bench: Bench, folder: Path, helper: Path) -> None:
 
 def test_a_link_that_makes_the_path_too_long_is_refused(bench: Bench, log: Log, folder: Path, helper: Path) -> None:
     link = folder / "link.py"
-    link.symlink_to("./" * 2043 + "helper.py")  # 4095 bytes, the maximum for a link
+    link.symlink_to("./" * 2043 + "helper.py")  # 4095 bytes: the maximum length of a link's target
     assert result(bench, link) == Result.SERVICE_ERR
     assert log()[0].endswith("has too many links, or is too long")
 
@@ -270,12 +270,12 @@ def test_an_interpreter_that_does_not_start_is_unavailable(
     assert log() == [f"denied: cannot start {interpreter}: No such file or directory"]
 
 
-# ---- socket: if it is not trusted, a helper is used
+# ---- socket: the relay starts a helper if the socket is untrusted
 
 
 @pytest.fixture
 def asked(bench: Bench, helper: Path, folder: Path) -> Iterator[Callable[..., str]]:
-    """Return a function that logs in, and returns the source of the decision: "service" or "helper"."""
+    """Return a function that logs in and returns the source of the decision: "service" or "helper"."""
     with bench.service(play(b"r7"), folder / "socket"):
 
         def attempt(path: Path = folder / "socket", relay: Path = RELAY) -> str:
@@ -351,7 +351,7 @@ def test_with_a_regular_file_as_socket_a_helper_is_started(
     assert log() == [f"refusing {helper}: {helper} is the wrong kind of file, or not executable"]
 
 
-# A service of another account: root binds the socket, then another account listens at it.
+# A service of another account: root binds the socket, then another account listens on it.
 LISTEN = """
 import os, socket, sys
 path, uid, owner = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])

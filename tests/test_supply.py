@@ -3,7 +3,7 @@
 The rules of the lock file, tests/requirements.txt:
 - It is complete for every tested Python, so pip resolves no dependencies.
 - Each pin has the hashes of its files, and no line names an index.
-- Every package in it is required by the extras `test` or `lint` of setup.cfg.
+- It contains only packages that the extras `test` and `lint` of setup.cfg require.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def pinned(lock: str = "requirements.txt") -> list[Pin]:
 
 
 def wanted(*extras: str) -> list[Requirement]:
-    """Return the requirements of extras in setup.cfg."""
+    """Return the requirements of these extras in setup.cfg."""
     config = configparser.ConfigParser()
     config.read(TREE / "setup.cfg")
     lines = [line for extra in extras for line in config["options.extras_require"][extra].splitlines() if line]
@@ -62,7 +62,7 @@ def wanted(*extras: str) -> list[Requirement]:
 
 
 def linux(python: str) -> dict[str, str]:
-    """Return the marker environment of this version of Python on Linux."""
+    """Return the values of all markers for a version of Python on Linux."""
     return {
         "implementation_name": "cpython",
         "os_name": "posix",
@@ -75,7 +75,7 @@ def linux(python: str) -> dict[str, str]:
 
 
 def needed(requirements: list[Requirement], environment: dict[str, str]) -> Iterator[Requirement]:
-    """Yield these requirements and, recursively, those of their packages. The packages must be installed here."""
+    """Yield these requirements and, recursively, the requirements of their packages, which must be installed."""
     todo = list(requirements)
     done: set[tuple[str, str]] = set()
     while todo:
@@ -90,14 +90,16 @@ def needed(requirements: list[Requirement], environment: dict[str, str]) -> Iter
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_the_lock_has_exactly_the_packages_that_each_python_needs(python: str) -> None:
-    """Check like `pip check`, also for Pythons that are not on this machine."""
+    """Compare the pins with the requirements, as `pip check` does, also for Pythons that are missing here."""
     environment = linux(python)
     there = {pin.name: pin.version for pin in pinned() if pin.applies(environment)}
     asked = list(needed(wanted("test", "lint"), environment))
     for requirement in asked:
         assert normal(requirement.name) in there, f"the lock lacks {requirement} (run 'make requirements')"
-        assert requirement.specifier.contains(there[normal(requirement.name)]), f"the pin does not match {requirement}"
-    assert set(there) <= {normal(requirement.name) for requirement in asked}, "each package in the lock is required"
+        assert requirement.specifier.contains(there[normal(requirement.name)]), f"the pin must match {requirement}"
+    assert set(there) <= {normal(requirement.name) for requirement in asked}, (
+        "the extras must require each package in the lock"
+    )
 
 
 @pytest.mark.parametrize("lock", audit.LOCKS)
@@ -130,7 +132,7 @@ def test_pip_installs_only_what_a_lock_names() -> None:
 
 
 def test_only_pinned_packages_are_installed() -> None:
-    """Packages of the lock file for `make fuzz` are allowed too. The virtual environment contains pip without a pin."""
+    """An installed package may also be in the lock file of `make fuzz`. The virtual environment has pip without a pin."""
     installed = {(normal(found.metadata["Name"]), found.version) for found in importlib.metadata.distributions()}
     installed = {(name, version) for name, version in installed if name not in ("pam-totp", "pip")}
     assert len(installed) >= 40
@@ -144,13 +146,13 @@ def test_only_pinned_packages_are_installed() -> None:
 def newer(tmp_path: Path) -> tuple[Index, str]:
     """Return an index with each pinned version and a newer version, and a lock with the hashes of the pinned versions.
 
-    Both versions have the dependencies of the real package. setuptools is real, because it builds the package.
+    Both versions have the dependencies of the real package. The pinned setuptools is real: it builds pam_totp.
     """
     index = Index(tmp_path / "index")
     adapted = text("requirements.txt")
     here = {normal(found.metadata["Name"]) for found in importlib.metadata.distributions()}
     for name, version, _, hashes in PIN.findall(adapted):
-        add = index.like_installed if name in here else index.stub  # other packages are for another Python or system
+        add = index.like_installed if name in here else index.stub  # other packages: another Python or system
         sha256 = index.installed(name) if name == "setuptools" else add(name, version)
         add(name, f"{version}.post1")
         adapted = adapted.replace(hashes, f"    --hash=sha256:{sha256}\n")
@@ -202,8 +204,8 @@ KNOWN = {"name": "jinja2", "version": "3.1.0", "vulns": [{"id": "PYSEC-1", "fix_
         (pins(SKIPPED, KNOWN), audit.KNOWN, "1 of 2 pins looked up, 1 advisories"),
         (pins(FINE, SKIPPED), audit.UNAVAILABLE, "1 of 2 pins looked up, 0 advisories: "),
         (pins(), audit.UNAVAILABLE, "0 of 0 pins looked up, 0 advisories: "),
-        ("", audit.UNAVAILABLE, "no advisories were looked up: "),
-        ("[]", audit.UNAVAILABLE, "no advisories were looked up: "),
+        ("", audit.UNAVAILABLE, "the look-up of advisories failed: "),
+        ("[]", audit.UNAVAILABLE, "the look-up of advisories failed: "),
     ],
 )
 def test_a_pin_that_could_not_be_looked_up_is_not_reported_as_clean(said: str, status: int, line: str) -> None:
@@ -254,7 +256,7 @@ def test_packages_require_the_python_of_setup_cfg() -> None:
     least = config["options"]["python_requires"].removeprefix(">=")
     asked = re.findall(r"python3:any \(>= (.*?)~\)", (DEBIAN / "control").read_text())
     assert set(asked) == {least}
-    assert len(asked) == 3, "one for the build, one for libpam-totp, one for token-sim"
+    assert len(asked) == 3, "a requirement of the build, of libpam-totp, and of token-sim"
 
 
 def test_the_module_package_depends_only_on_python() -> None:

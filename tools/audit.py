@@ -1,11 +1,11 @@
 """Look up advisories on the packages that the tests and the extras use: `make audit`.
 
 A pin is a package with its version. pip-audit asks the package index for advisories on every pin of both lock files in
-tests/. It silently skips a pin that it cannot look up. This program reports such a pin as an error.
+tests/. pip-audit silently skips a pin if its look-up fails. This program reports such a pin as an error.
 
 python -m tools.audit PIP-AUDIT
 
-The exit status is 0 if there is no advisory, 1 if there are advisories, and 3 if a look-up failed.
+The exit status is 0 if all look-ups find no advisory, 1 if there are advisories, and 3 if a look-up failed.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ OPTIONS = ("--require-hashes", "--disable-pip", "--progress-spinner=off", "--for
 
 
 def judge(text: str) -> tuple[int, list[str]]:
-    """Return the exit status for pip-audit's JSON, and the lines to print. Other output means that pip-audit failed."""
+    """Return the exit status and the lines to print for pip-audit's output. Output without a result is a failure."""
     try:
         pins: list[dict[str, Any]] = json.loads(text)["dependencies"]
     except (ValueError, KeyError, TypeError):
-        return UNAVAILABLE, ["no advisories were looked up: pip-audit failed (check the network and the package index)"]
+        message = (
+            "the look-up of advisories failed: pip-audit printed no result (check the network and the package index)"
+        )
+        return UNAVAILABLE, [message]
     known = [
         f"{pin['name']} {pin['version']}: {found['id']}, fixed in {', '.join(found['fix_versions']) or 'no version'}"
         for pin in pins

@@ -1,9 +1,9 @@
-"""Report unclear expressions in comments, docstrings, messages and documents. Part of `make lint`.
+"""Report unclear expressions in comments, docstrings, messages and documents. `make lint` runs this program.
 
 Rules:
 - `EXPRESSIONS` lists expressions that are hard to read, each with a replacement (see "Words" in CONTRIBUTING.md).
-- In Python and C, only comments and strings are checked. In Markdown, code blocks are not checked.
-- A file that needs such an expression is listed in `ALLOWED`, with the reason.
+- In Python and C, the program checks only comments and strings. In Markdown, it skips code blocks.
+- `ALLOWED` lists the files that need such an expression, each with the reason.
 - The exit status is 1 if there is a finding.
 """
 
@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 TREE = Path(__file__).resolve().parent.parent
 
-# Regular expressions, each with the replacement that is printed.
+# Regular expressions, each with the replacement that the program prints.
 EXPRESSIONS = {
     r"(?<!user=)(?:nobody|somebody|whoever)": "name the actor: no user, an account, the caller",
     r"who (?:is|has|ends|asks|listens|waits|comes)": "name the actor, then the verb",
@@ -47,7 +47,7 @@ ALLOWED = {
     ("tests/test_isolation.py", "for user in root alice bob nobody"): "the account of that name",
     ("tests/web/test_client.py", "nobody = "): "the account of that name, in a site file",
 }
-# Files that are not checked, because they contain data or texts of other programs.
+# Files to skip, because they contain data or texts of other programs.
 _DATA = re.compile(r"tests/(?:fuzz|torture)/corpus/|tests/\w+/data/|/migrations/|requirements.*\.txt$|^LICENSE$")
 _READ = re.compile(
     r"\.(?:py|c|md|html|sh|[158])$|(?:^|/)Makefile$|^\.ci/|/data/(?:install|uninstall|command)$|\.(?:service|socket)$"
@@ -94,7 +94,7 @@ def findings(paths: list[str]) -> Iterator[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Check all tracked files, or those below the given paths. Return the exit status."""
+    """Check all tracked files, or only those below the given paths. Return the exit status."""
     listed = subprocess.run(["git", "ls-files", "--", *arguments], cwd=TREE, text=True, capture_output=True, check=True)
     paths = [p for p in listed.stdout.splitlines() if _READ.search(p) and not _DATA.search(p) and (TREE / p).is_file()]
     found = list(findings(paths))

@@ -26,7 +26,7 @@ PACKAGES = (
 )
 DISK = "3G"
 MEMORY = "1G"
-PASSWORD = "correct horse"  # of alice, on a machine without a network
+PASSWORD = "correct horse"  # the password of alice; the machine has no network
 BOOT_WAIT = 400.0  # seconds: a machine without KVM is many times slower
 WAIT = 120.0  # seconds
 _PROMPT = "@{}> "
@@ -48,7 +48,7 @@ systemctl --quiet enable serial-getty@ttyS0 serial-getty@ttyS1 ssh
 
 
 def make_system() -> None:
-    """Make the bare system if it does not exist. This takes some minutes, and requires Debian's archive."""
+    """Make the bare system if it does not exist. This takes minutes, and requires access to Debian's archive."""
     made = SYSTEM / "made"
     if made.exists():
         return
@@ -60,7 +60,7 @@ def make_system() -> None:
 
 
 def make_disk(disk: Path, packages: Path | None = None) -> None:
-    """Make a bootable disk with a copy of the system and this tree.
+    """Make a bootable disk that contains the bare system and a copy of this tree.
 
     `packages` is a folder of Debian packages to copy to /src/packages.
     """
@@ -105,7 +105,7 @@ class Booted:
         self.first, self.second = Shell(first, "1"), Shell(second, "2")
 
     def stop(self) -> None:
-        """Stop at once, as in a power cut."""
+        """Kill the machine's process: a power cut for its system."""
         self._machine.close(force=True)
         self.second.terminal.close()
 
@@ -117,7 +117,7 @@ class Shell:
         self.terminal = terminal
         self.prompt = _PROMPT.format(name)
         if name != "1":
-            terminal.sendline("")  # get a new prompt: the first was printed before this terminal was open
+            terminal.sendline("")  # get a new prompt: the system printed the first before this terminal was open
         terminal.expect_exact("root@booted:~# ", timeout=BOOT_WAIT)
         terminal.sendline(f"stty -echo cols 500; cd /src; PS1='@''{name}> '; PS2=")
         self.asks(self.prompt)

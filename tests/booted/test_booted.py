@@ -1,7 +1,7 @@
 """Tests of the units under a real systemd. Only `make booted` runs these tests.
 
-All tests share one virtual machine, with pam_totp installed and alice enrolled. The test of a power cut boots it
-again.
+All tests share one virtual machine, with pam_totp installed and alice enrolled. The test of a power cut boots this
+machine again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.booted.machine import PASSWORD, Booted, Shell, make_disk, make_system
 from tests.support.site import KEY, until
 
 pytestmark = [
-    pytest.mark.skipif("PAM_TOTP_BOOTED" not in os.environ, reason="boots a virtual machine: only in make booted"),
+    pytest.mark.skipif("PAM_TOTP_BOOTED" not in os.environ, reason="only 'make booted' boots virtual machines"),
     pytest.mark.skipif(os.uname().machine != "x86_64", reason="the virtual machine needs an x86_64 host"),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root for debootstrap"),
 ]
@@ -103,7 +103,7 @@ def test_a_killed_service_is_started_by_the_next_login(root: Shell) -> None:
     before = pid(root)
     root.does(f"kill -KILL {before}")
     assert logs_in(root)
-    until(lambda: pid(root) not in (0, before), "a new service process runs")
+    until(lambda: pid(root) not in (0, before), "systemd starts a new service process")
 
 
 def test_several_workers_run_under_the_same_unit(root: Shell) -> None:

@@ -1,6 +1,6 @@
 """Tests of the Debian package under a real systemd. Only `make booted` runs these tests.
 
-The packages are built in a bare root of the same system, since a build on the virtual machine would take minutes.
+A fixture builds the packages in a bare root of the same system: a build on the virtual machine would take minutes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.systems.packages import LOGINS, NEXT, Packaged
 from tests.systems.roots import SYSTEMS
 
 pytestmark = [
-    pytest.mark.skipif("PAM_TOTP_BOOTED" not in os.environ, reason="boots a virtual machine: only in make booted"),
+    pytest.mark.skipif("PAM_TOTP_BOOTED" not in os.environ, reason="only 'make booted' boots virtual machines"),
     pytest.mark.skipif(os.uname().machine != "x86_64", reason="the virtual machine needs an x86_64 host"),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root for debootstrap"),
     pytest.mark.timeout(1800),
@@ -74,11 +74,11 @@ def test_an_upgrade_restarts_the_service_and_refuses_no_right_code(root: Shell) 
     for service, user in (("demo", "alice"), ("cold", "root")):
         loop = f"python3 -I packages/logins.py {service} {user} /run/stop < packages/{user}"
         root.does(f"({loop} > /run/{user} 2>&1 &)")
-        until(partial(reports, user, "begun"), f"{user} has logged in once")
+        until(partial(reports, user, "begun"), f"{user} completes a first login")
     before = pid(root)
     assert before != 0
     root.does("dpkg -i packages/two/libpam-totp_*.deb")
-    until(lambda: pid(root) not in (0, before), "the new service runs")
+    until(lambda: pid(root) not in (0, before), "systemd starts the new service")
     root.does("touch /run/stop")
     for user in KEYS:
         until(partial(reports, user, "refused"), "the logins end")

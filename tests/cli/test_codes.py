@@ -186,7 +186,7 @@ def test_enrolment_without_a_right_code_changes_nothing(site: Site) -> None:
     assert done.returncode == 1
     assert not site.path().exists()
     assert site.command("enroll", ME, "--type", "hotp", "--secret-stdin", stdin=base32(KEY) + "\n").returncode == 1
-    assert not site.path().exists(), "without an answer, no token is enrolled"
+    assert not site.path().exists(), "enrolment requires an answer"
 
 
 def test_an_invalid_key_is_refused_without_showing_it(site: Site) -> None:
@@ -222,7 +222,7 @@ def test_list_shows_tokens_and_no_key(site: Site) -> None:
 
 def test_remove_asks_before_it_removes_the_last_token(site: Site) -> None:
     site.enrol(fob(), phone())
-    assert site.command("remove", ME).returncode == 2, "with several tokens, `remove` requires a name"
+    assert site.command("remove", ME).returncode == 2, "`remove` requires a name if the user has several tokens"
     assert site.command("remove", ME, "phone").returncode == 0
     assert site.command("remove", ME, "fob", stdin="n\n").returncode == 1
     assert [t.name for t in site.record().tokens] == ["fob"]
@@ -253,7 +253,7 @@ def test_an_unavailable_store_is_reported_in_one_line(site: Site, tmp_path: Path
     assert (done.returncode, done.stderr) == (3, f"pam-totp: {site.store}: the mode must be 0700 ({remedy})\n")
     site.store.chmod(0o700)
     missing = tmp_path / "none"
-    until(lambda: not missing.exists(), "the folder is missing")
+    until(lambda: not missing.exists(), "the folder does not exist")
     done = site.command("list", "--store", missing)
     said = f"pam-totp: {missing}: store not found ('pam-totp enroll' creates it; --store selects another)\n"
     assert (done.returncode, done.stderr) == (3, said)

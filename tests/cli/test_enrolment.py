@@ -29,13 +29,13 @@ def scanned(picture: Path) -> str:
         "--raw",
         "-Sdisable",
         "-Sqrcode.enable",
-    )  # QR codes only: zbar reads parts of some as bar codes
+    )  # QR codes only: zbar takes parts of some QR codes for bar codes
     done = subprocess.run(["zbarimg", *options, picture], capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
 def png(rows: list[list[int]], scale: int = 6) -> bytes:
-    """Return a grey PNG picture of the rows, in which 1 is a dark module."""
+    """Return a greyscale PNG picture of the QR code's rows of modules; 1 is a dark module."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
@@ -50,7 +50,7 @@ def png(rows: list[list[int]], scale: int = 6) -> bytes:
 
 
 def drawn(screen: str) -> list[list[int]]:
-    """Return the modules of a QR code that a terminal shows in half blocks. A blank is a dark module."""
+    """Return the modules of a QR code on a terminal, with two modules per character. A blank is a dark module."""
     lines = [line for line in screen.splitlines() if "█" in line]
     rows: list[list[int]] = []
     for line in lines:
@@ -77,7 +77,7 @@ def test_a_phone_app_is_enrolled_from_the_qr_code_on_the_terminal(site: Site, tm
     assert all(len(line) <= 80 for line in lines)
     blocks = [line for line in lines if "█" in line]
     assert len(blocks) + 1 <= 24, "the QR code and the prompt fit on one screen of 80×24"
-    assert lines[-len(blocks) :] == blocks, "no line is between the QR code and the prompt"
+    assert lines[-len(blocks) :] == blocks, "the prompt is directly below the QR code"
     picture = tmp_path / "screen.png"
     picture.write_bytes(png(drawn(shown)))
     uri = scanned(picture)
@@ -86,7 +86,7 @@ def test_a_phone_app_is_enrolled_from_the_qr_code_on_the_terminal(site: Site, tm
     typed = re.search(r"key: ((?:[A-Z2-7]{4} ?){8})\r?\n", shown)
     assert typed is not None
     assert typed[1].replace(" ", "") == base32(token.secret), "the key is shown in groups of four characters"
-    assert not site.path().exists(), "the token is not stored before a right code"
+    assert not site.path().exists(), "`enroll` stores the token only after a right code"
     child.sendline("000000")
     child.expect("wrong answer: enter a code from this token")
     app = pyotp.parse_uri(uri)
@@ -95,7 +95,7 @@ def test_a_phone_app_is_enrolled_from_the_qr_code_on_the_terminal(site: Site, tm
     child.sendline(code)
     child.expect(f"{ME} now has the totp token phone")
     child.expect(pexpect.EOF)
-    assert not site.gets_in(code), "the code that confirmed the token is used up"
+    assert not site.gets_in(code), "the code that confirmed the token counts as used"
     assert site.gets_in(totp(token.secret, int(time.time()) + 30))
 
 
@@ -127,7 +127,7 @@ def test_an_existing_token_is_not_replaced(site: Site) -> None:
         f"pam-totp: {ME} already has a token named 'phone'; nothing was changed "
         "(choose another name with --name, or see 'pam-totp remove --help')\n"
     )
-    assert "key:" not in done.stdout, "the error is reported before a key is shown"
+    assert "key:" not in done.stdout, "`enroll` reports the error before it shows a key"
     assert site.path().read_bytes() == before
 
 

@@ -44,7 +44,7 @@ def shell() -> Iterator[pexpect.spawn[str]]:
 
 
 def type_in(shell: pexpect.spawn[str], command: str, answer: str | None = None) -> str:
-    """Type a command, and `answer` at its prompt for a code; return the output with the exit status."""
+    """Type a command, and `answer` at its prompt for a code; return the output and the exit status."""
     shell.sendline(f"{command}; echo =$?=" if not command.endswith("&") else command)
     if answer is not None:
         shell.expect_exact("One-time code: ")

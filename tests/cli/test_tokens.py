@@ -21,7 +21,7 @@ def test_a_token_is_renamed_and_keeps_its_counter(site: Site, way: str) -> None:
     assert site.gets_in(codes(5))
     refused = site.command("rename", ME, "blue fob", "phone")
     assert refused.returncode == 1 and f"{ME} already has a token named 'phone'" in refused.stderr
-    assert site.command("rename", ME, "phone", "phone").returncode == 0, "a token can keep its name"
+    assert site.command("rename", ME, "phone", "phone").returncode == 0, "`rename` accepts the present name"
     assert site.command("rename", ME, "nosuch", "x").stderr == (
         f"pam-totp: {ME} has no token named 'nosuch' (see 'pam-totp list {ME}')\n"
     )
@@ -39,7 +39,7 @@ def test_a_disabled_token_is_refused_until_it_is_enabled(site: Site, way: str) -
 
 def test_only_the_removal_of_the_last_token_asks(site: Site) -> None:
     site.enrol(fob(), phone())
-    assert site.command("remove", ME).returncode == 2, "with several tokens, `remove` requires a name"
+    assert site.command("remove", ME).returncode == 2, "`remove` requires a name if the user has several tokens"
     assert site.command("remove", ME, "phone").returncode == 0
     asked = site.command("remove", ME, stdin="\n")
     assert asked.returncode == 1
@@ -58,19 +58,19 @@ def test_recovery_codes_are_accepted_once_and_the_rest_is_counted(site: Site, wa
     assert done.returncode == 0
     shown = done.stdout.split()
     assert len(set(shown)) == 10
-    assert all(SHOWN.fullmatch(code) for code in shown), "a code has 80 bits, in groups of four characters"
+    assert all(SHOWN.fullmatch(code) for code in shown), "a recovery code has 80 bits, in groups of four characters"
     on_disk = site.path().read_text()
     assert not any(code in on_disk or code.replace("-", "") in on_disk for code in shown)
 
     first = site.login(shown[0])
     assert first.result is Result.SUCCESS
     assert [m.text for m in first.messages] == ["recovery code used, 9 left"]
-    assert not site.gets_in(shown[0]), "each code is accepted once"
+    assert not site.gets_in(shown[0]), "a recovery code is accepted once"
     assert site.gets_in(shown[1].lower().replace("-", "")), "case and hyphens are ignored"
     assert site.gets_in(shown[2].translate(str.maketrans("01", "OL"))), "O and L are read as 0 and 1"
     assert "7 recovery codes left" in site.command("list", ME).stdout
     assert site.command_json("list", ME)[0]["recovery_left"] == 7
-    assert site.gets_in(codes(0)), "a code of the token is still accepted"
+    assert site.gets_in(codes(0)), "codes of the token are accepted as before"
     if way == "socket":
         assert site.log.has("accepted", f"user={ME}", "by=recovery", "recovery_left=7")
         assert not any(SHOWN.search(line) for line in site.log.lines())

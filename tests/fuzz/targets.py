@@ -33,7 +33,7 @@ def _one_line(error: Exception) -> None:
 
 
 def secret_file(data: bytes) -> None:
-    """Check that a secret file is refused, or is serialised again to the same bytes."""
+    """Check that `parse` refuses a secret file, or that `serialize` returns the same bytes for the parsed record."""
     try:
         record = parse(data)
     except RecordError as e:
@@ -43,7 +43,7 @@ def secret_file(data: bytes) -> None:
 
 
 def site_file(data: bytes) -> None:
-    """Check that a site file gives settings, or is refused with SettingsError."""
+    """Check that the parser returns settings for a site file, or raises SettingsError."""
     try:
         site = parse_site(data.decode("utf-8", "replace"))
         settings("sshd", [], site)
@@ -62,7 +62,7 @@ def arguments(data: bytes) -> None:
 
 
 def answer(data: bytes) -> None:
-    """Check that codes consist of the answer's digits, and that only right answers are accepted."""
+    """Check that the codes contain exactly the answer's digits, and that `verify` accepts only right answers."""
     parsed = Answer.parse(data)
     codes = parsed.codes({6, 8})
     if codes is not None:
@@ -95,7 +95,7 @@ def hello(data: bytes) -> None:
 
 
 def user_name(data: bytes) -> None:
-    """Check that a user name is refused, or gives the name of a file in the folder."""
+    """Check that `file_name` refuses a user name, or returns the name of a file directly in the store."""
     try:
         name = file_name(data.decode("utf-8", "surrogateescape"))
     except StoreError:
@@ -106,7 +106,7 @@ def user_name(data: bytes) -> None:
 
 
 def google_authenticator(data: bytes) -> None:
-    """Check like every format, but skip inputs with the sample's key as a setting, because errors name settings."""
+    """Check the format, but skip inputs with the sample's key as a setting: error messages name wrong settings."""
     if samples.B32.encode() not in data.partition(b"\n")[2]:
         samples.check("google-authenticator", data)
 

@@ -1,4 +1,4 @@
-"""Run the README's commands in a bare root of every system that the README names. `make systems` runs this, as root."""
+"""Run the README's commands in a bare root of each system that the README names, as root: `make systems`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from tests.systems.roots import FOLDER, SYSTEMS, Unusable, bare_clone, base, rem
 OK, FAILED, UNAVAILABLE, INTERRUPTED = 0, 1, 3, 130  # exit statuses
 LOGS = FOLDER / "logs"
 USERS = ("root", journey.USER)
-_TAIL = 25  # lines to print of a failed step's output
+_TAIL = 25  # lines of a failed step's output to print
 _HELP = """\
-Each system is a bare root that debootstrap makes once, in build/systems. Changes go to a scratch folder that is removed
-at the end, and this machine is left unchanged. The committed HEAD is cloned, not the work tree.
+Each system is a bare root that debootstrap makes once, in build/systems. All changes are in a scratch folder, which is
+removed at the end; this machine does not change. The steps use a clone of the committed HEAD, not the work tree.
 
 steps:
   demo      git clone, then make demo; for an ordinary user, make prints one apt-get line, which root runs
@@ -37,9 +37,9 @@ examples:
   make systems ARGS="--steps test --tests tests/install"         some of the tests
   make systems ARGS="--rebuild --steps demo"                     make the base roots anew
 
-The mirror is the one that apt uses here, or the other distribution's archive at the same server. To use another, set
+The mirror is the archive that apt uses here, or another archive on the same server. To use another mirror, set
 SYSTEMS_DEBIAN_MIRROR, SYSTEMS_DEBIAN_SECURITY_MIRROR, SYSTEMS_UBUNTU_MIRROR or SYSTEMS_UBUNTU_SECURITY_MIRROR.
-Exit status: 0 all steps passed, 1 a step failed, 2 wrong usage, 3 no root, no namespaces or no archive.
+Exit status: 0 all steps passed, 1 a step failed, 2 wrong usage, 3 this machine cannot make a root.
 """
 
 

@@ -1,8 +1,8 @@
 """The settings that a bare root copies from this machine: the mirror, the network, and certificates.
 
 The rules:
-- The mirror is one that apt uses here, or another archive at the same server, or debootstrap's default. Its Release
-  file must name the distribution as its origin.
+- The mirror is an archive that apt uses here, another archive on the same server, or debootstrap's default. The
+  mirror's Release file must name the distribution as its origin.
 - SYSTEMS_DEBIAN_MIRROR, SYSTEMS_DEBIAN_SECURITY_MIRROR, SYSTEMS_UBUNTU_MIRROR and SYSTEMS_UBUNTU_SECURITY_MIRROR take
   precedence.
 - The copied settings are name servers, proxies, pip's indexes and certificates. Accounts, passwords and keys are not
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-# The last path components of archive URLs. Many mirrors have several of these archives side by side.
+# The last path components of archive URLs. Many mirrors offer several of these archives under one parent path.
 _KINDS = ("debian", "debian-security", "ubuntu", "ubuntu-ports")
 _SCRIPTS = Path("/usr/share/debootstrap/scripts")
 _APT_SETTINGS = r"Acquire::(https?::Proxy|ftp::Proxy|Check-Valid-Until|Check-Date|Retries|ForceIPv[46])\b"
@@ -31,12 +31,12 @@ _PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeo
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 _LOCAL_CERTIFICATES = "usr/local/share/ca-certificates"
 _PIP_CERTIFICATES = "etc/ssl/pip.pem"
-KNOWN_HOSTS_ONLY = "hosts: files\n"  # in nsswitch.conf: names are looked up in /etc/hosts alone
+KNOWN_HOSTS_ONLY = "hosts: files\n"  # a line of nsswitch.conf: programs look up host names in /etc/hosts alone
 NO_INDEX = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": "/dev/null", "PIP_INDEX_URL": "http://127.0.0.1:9/simple"}
 
 
 class NoMirror(Exception):
-    """Raised if no archive is found for a suite."""
+    """The error if no archive is found for a suite."""
 
 
 # Mirrors
@@ -54,13 +54,13 @@ def mirrors(suite: str, origin: str) -> tuple[str, str]:
 
 
 def apt_update_uris() -> str:
-    """Return the URIs that `apt-get update` would fetch. This requires no root and no package lists."""
+    """Return the URIs that `apt-get update` would fetch. apt-get prints them to any user."""
     command = ["apt-get", "--print-uris", "update"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 def offered(uris: str) -> Iterator[str]:
-    """Yield the archives that apt uses, then their neighbours at the same servers."""
+    """Yield the archives that apt uses, then other archives on the same servers."""
     archives = list(dict.fromkeys(re.findall(r"^'(https?://\S+?)/+dists/\S+'", uris, re.MULTILINE)))
     yield from archives
     for archive in archives:
@@ -86,7 +86,7 @@ def choose(archives: Iterable[str], suite: str, origin: str, fetch: Callable[[st
 
 
 def fetch(url: str) -> str | None:
-    """Return the text at a URL, or None if it cannot be fetched."""
+    """Return the text at a URL, or None if the request fails."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url), timeout=30) as reply:  # noqa: S310  # http or https
             return str(reply.read().decode(errors="replace"))
@@ -102,7 +102,7 @@ def architecture() -> str:
 
 
 def proxies() -> dict[str, str]:
-    """Return the proxies of this machine, including those of apt, as environment variables."""
+    """Return this machine's proxies, including apt's, as environment variables."""
     found = {name: os.environ[name] for name in _PROXIES if name in os.environ}
     for line in apt_settings():
         match = re.fullmatch(r'Acquire::(https?)::Proxy "(\S+)";', line)
@@ -140,7 +140,7 @@ def pip_settings() -> dict[str, str]:
 
 
 def copy_settings(root: Path, *, indexes: bool) -> None:
-    """Copy this machine's network settings into a root; without `indexes`, it can reach only its archives."""
+    """Copy this machine's network settings into a root. Without `indexes`, the root can reach only its archives."""
     _write(root, "etc/resolv.conf", Path("/etc/resolv.conf").read_text() if indexes else "")
     if not indexes:
         switch = root / "etc/nsswitch.conf"
@@ -163,7 +163,7 @@ def copy_settings(root: Path, *, indexes: bool) -> None:
 
 
 def archive_hosts(root: Path) -> Iterator[tuple[str, str]]:
-    """Yield each host that apt needs in a root (archives and proxies) with an address."""
+    """Yield the name and an address of each host that apt needs in a root: archives and proxies."""
     sources = "".join(path.read_text() for path in sorted((root / "etc/apt").glob("sources.list*")) if path.is_file())
     urls = [*re.findall(r"https?://\S+", sources), *_proxy_urls().values()]
     for name in dict.fromkeys(urlsplit(url).hostname or "" for url in urls):

@@ -1,9 +1,9 @@
 """The steps that run in a bare root: the README's commands for a fresh clone, as root and as an ordinary user.
 
 The rules:
-- A journey starts in a new root with a clone of the committed HEAD. A failed step is not repeated.
-- For an ordinary user, make prints one apt-get line and installs no package. Root then runs exactly that line, without
-  its sudo, which a bare system lacks.
+- A journey starts in a new root with a clone of the committed HEAD. A failed step runs only once.
+- For an ordinary user, make prints one apt-get line and installs no package. Root then runs exactly that line, but
+  without sudo, which a bare system lacks.
 - In the step `offline`, the distribution's archive is the only package index that can be reached.
 """
 
@@ -27,19 +27,19 @@ _JUNIT = "/tmp/junit.xml"  # noqa: S108  # in the root's own /tmp
 
 
 class Wish(NamedTuple):
-    """The steps to run, and pytest's arguments."""
+    """The steps to run, and the arguments of pytest in the step `test`."""
 
     steps: tuple[str, ...] = STEPS
-    tests: str = ""  # pytest's arguments in the step `test`; empty for all tests
+    tests: str = ""  # empty: all tests
 
 
 class Run(NamedTuple):
-    """The result of a command in the root."""
+    """The result of one or more commands in the root."""
 
     status: int
     output: str
     seconds: float
-    packages: int  # installed by the command
+    packages: int  # number of packages that the commands installed
 
     @property
     def is_good(self) -> bool:
@@ -54,13 +54,13 @@ class Out(NamedTuple):
 
 
 def apt_line(output: str) -> str | None:
-    """Return the apt-get command in make's output for an ordinary user, without its sudo; None if there is none."""
+    """Return the apt-get command in make's output for an ordinary user, but without sudo. Return None if not found."""
     found = _APT_LINE.findall(output)
     return found[-1].replace("sudo apt-get", "apt-get") if found else None
 
 
 class Journey:
-    """The steps of one user in one root. A log file gets all output."""
+    """The steps of one user in one root, with all output in a log file."""
 
     def __init__(self, root: Root, user: str, log: IO[str], out: Out, label: str = "") -> None:
         self._root, self._user, self._log, self._out, self._label = root, user, log, out, label
@@ -84,8 +84,8 @@ class Journey:
         self._row("make test", done, tests=read_junit(results) if results.exists() else None)
 
     def show_no_index(self) -> None:
-        """Check that the root can reach the distribution's archive, and no other package index."""
-        # Names are looked up in /etc/hosts alone, which contains the hosts of the archive (host.copy_settings).
+        """Check that the root can reach the distribution's archive as its only package index."""
+        # The root looks up host names in /etc/hosts alone, which lists the archive's hosts (host.copy_settings).
         reached = f"cat /etc/hosts; grep -x '{KNOWN_HOSTS_ONLY.strip()}' /etc/nsswitch.conf && apt-get update"
         self._row("no package index", self._run(("sh", "-c", f"{reached} && rm -r /var/lib/apt/lists"), user="root"))
 

@@ -27,8 +27,8 @@ from tests.systems.roots import Root, System, bare_clone
 PASSWORD = "correct horse"
 STORE = "/var/lib/pam_totp"
 NEXT = "0.1.1"
-RENAMED = "UserRecord"  # used in core/, which dpkg replaces first, and in store/, which it replaces late
-MOST_LOGINS = 5000  # of one user during one upgrade
+RENAMED = "UserRecord"  # a class used in core/, which dpkg replaces first, and in store/, which it replaces late
+MOST_LOGINS = 5000  # the limit for one user during one upgrade
 PACKAGES = ("libpam-totp", "pam-totp-portal", "token-sim")
 QUIET = {"DEBIAN_FRONTEND": "noninteractive"}
 TOOLS = ("lintian", "faketime", "pamtester", "sudo", "debconf-utils", "strace")
@@ -53,7 +53,7 @@ print(json.dumps({"count": logins, "refused": refused, "slowest": slowest}))
 """
 
 
-# This script signs in to the portal with its arguments, and prints the heading of the last page.
+# This script signs in to the portal as USER with PASSWORD and an optional CODE, and prints the last page's heading.
 _SIGN_IN = r"""
 import html, http.cookiejar, re, sys, time, urllib.error, urllib.parse, urllib.request
 user, password, *code = sys.argv[1:]
@@ -94,7 +94,7 @@ class Logins:
 
 
 class Packaged:
-    """The root with the packages: a context manager that removes the root at its end."""
+    """A root with packages of two versions: a context manager that removes the root at its end."""
 
     def __init__(self, system: System, tools: Sequence[str] = TOOLS) -> None:
         self.root = Root(system)
@@ -168,7 +168,7 @@ class Packaged:
     def build_both(self) -> None:
         """Build both versions, in /srv/one and /srv/two.
 
-        The second version renames a class that modules of several folders import. A process that loads parts of both
+        In the second version, a class that several packages import has a new name. A process that loads parts of both
         versions therefore fails.
         """
         tree = self.clone()
@@ -198,7 +198,7 @@ class Packaged:
         return talk
 
     def sudo(self, words: str, code: str | None) -> tuple[int, str]:
-        """Run sudo as alice, with her password and a code if given; return the exit status and the output."""
+        """Run sudo as alice with her password and, if given, a code. Return the exit status and the output."""
         talk = self.talk(f"sudo -k {words}", user="alice").asks("alice: ").says(PASSWORD)
         if code is not None:
             talk.asks("code: ").says(code)
@@ -228,20 +228,20 @@ class Packaged:
         self.write(f"/etc/pam.d/{name}", f"{auth}\naccount required pam_permit.so\n")
 
     def serve(self) -> None:
-        """Start the service without its units, since the root has no systemd."""
+        """Start the service by its command, since the root lacks systemd."""
         self.shell("install -d -o pam_totp /run/pam_totp")
         self.root.start("pam-totp", "serve", "--socket", "/run/pam_totp/socket", user="pam_totp", cwd="/")
         until(self.root.path("/run/pam_totp/socket").exists, "the service makes its socket")
 
     def sign_in(self, *answers: str) -> str:
-        """Sign in to the portal with user, password and, if given, a code. Return the heading of the next page."""
+        """Sign in to the portal with a user name, a password and, if given, a code. Return the next page's heading."""
         return self.does("/usr/bin/python3", "-I", "-c", _SIGN_IN, *answers).strip()
 
     @contextmanager
     def logging_in(self, whose: dict[str, str]) -> Iterator[dict[str, Logins]]:
-        """Log in each user at the PAM service `whose[user]`, one login after the other, while the block runs.
+        """Log in each user at the PAM service `whose[user]` while the block runs, one login after the other.
 
-        After the block, the yielded dict contains the results by user.
+        Yield a dict, which contains the results by user name after the block.
         """
         self._stops += 1
         stop = f"/run/stop-{self._stops}"

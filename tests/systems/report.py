@@ -10,7 +10,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 _HEAD = ("system", "user", "step", "", "exit", "seconds", "packages", "passed", "failed", "skipped")
-_LEFT = 4  # the first columns are text, aligned left; the others are numbers
+_LEFT = 4  # number of text columns, aligned left; the other columns are numbers
 
 
 class Results(NamedTuple):
@@ -18,7 +18,7 @@ class Results(NamedTuple):
 
     passed: int
     failed: tuple[str, ...]
-    skipped: tuple[str, ...]  # the reason of each skipped test
+    skipped: tuple[str, ...]  # the reason for each skipped test
 
 
 class Row(NamedTuple):
@@ -30,12 +30,12 @@ class Row(NamedTuple):
     is_good: bool
     status: int
     seconds: float
-    packages: int  # installed by the step
+    packages: int  # number of packages that the step installed
     tests: Results | None = None
 
 
 def read_junit(file: Path) -> Results:
-    """Return the results in a file that pytest's --junitxml wrote."""
+    """Return the results from a file of pytest's --junitxml."""
     passed, failed, skipped = 0, [], []
     for case in ElementTree.parse(file).iter("testcase"):  # noqa: S314  # pytest wrote it
         name = f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name', '')}"
@@ -71,7 +71,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def line(row: Row) -> str:
-    """Return the line that is printed when a step ends."""
+    """Return the line for the end of a step."""
     tests = ""
     if row.tests is not None:
         tests = f"; {row.tests.passed} passed, {len(row.tests.failed)} failed, {len(row.tests.skipped)} skipped"
@@ -80,7 +80,7 @@ def line(row: Row) -> str:
 
 
 def failed_and_skipped(rows: Iterable[Row]) -> str:
-    """Return the names of the failed tests, and each reason for skipping with its number of tests."""
+    """Return lines with the names of the failed tests, and with each reason for skipped tests and its count."""
     lines = []
     for row in rows:
         if row.tests is None:
@@ -93,5 +93,5 @@ def failed_and_skipped(rows: Iterable[Row]) -> str:
 
 
 def _without_figures(reason: str) -> str:
-    """Return the reason without its paths, so that reasons that differ only in a path are counted together."""
+    """Return the reason with … for each path, so that reasons that differ only in a path count as equal."""
     return re.sub(r"/\S+", "…", re.sub(r"\s+", " ", reason)).strip()

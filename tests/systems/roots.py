@@ -1,14 +1,17 @@
-"""Bare roots of Debian 12, Debian 13 and Ubuntu 24.04, and commands in them. Needs root, debootstrap and the archives.
+"""Bare roots of Debian 12, Debian 13 and Ubuntu 24.04, and commands in them.
+
+Bare roots require the account root, debootstrap, and access to the archives.
 
 The rules:
-- A base root in `build/systems/NAME` is made once, under a lock, in a temporary folder, and then renamed.
-  It contains the smallest system (minbase) with git, make and python3, upgraded, without package lists.
-- A base root is never changed: a `Root` is an overlay on top of it, in a scratch folder that is removed at the end.
-- A root is entered by pivot_root in new mount, pid, ipc and uts namespaces, with its own /proc, /sys, /dev, /run and
-  /tmp. After a chroot, `nsenter --mount` would enter the host's root.
+- A base root is made once, under a lock, in a temporary folder. The complete folder is `build/systems/NAME`.
+  The root contains the smallest system (minbase) with git, make and python3, upgraded, and without package lists.
+- A complete base root does not change: a `Root` is an overlay on top of it, in a scratch folder. `Root` removes that
+  folder at its end.
+- Process 1 of a root enters it by pivot_root in new namespaces: mount, pid, ipc and uts. The root has its own /proc,
+  /sys, /dev, /run and /tmp. After a chroot, `nsenter --mount` would enter the host's root.
 - Process 1 of a root ends when this process ends, even if this process is killed. The kernel then ends all other
   processes of the root, and the mounts end with the namespace.
-- The mirror is read from apt's settings on this machine, or from SYSTEMS_DEBIAN_MIRROR and similar variables.
+- The mirror comes from apt's settings on this machine, or from SYSTEMS_DEBIAN_MIRROR and similar variables.
 
     with Root(SYSTEMS["trixie"]) as root:
         root.add_account("alice")
@@ -74,22 +77,22 @@ SYSTEMS = {
 
 
 class Network(enum.Enum):
-    """The network that a root can reach."""
+    """The networks that a root may reach."""
 
     ALL = "all"  # the network of this machine
     ARCHIVE = "archive"  # only the distribution's archives
-    NONE = "none"  # only a loopback of its own
+    NONE = "none"  # only the root's own loopback interface
 
 
 class Unusable(Exception):
-    """Raised if this machine cannot make or enter a root; the message contains the reason and the remedy."""
+    """The error if this machine cannot make or enter a root. Its message contains the reason and the remedy."""
 
 
 # Base roots
 
 
 def base(system: System, say: Callable[[str], None] = print) -> Path:
-    """Return the folder of the system's base root; make it first if it is missing or was made with another recipe."""
+    """Return the folder of the system's base root. Make a new base root if it is missing or has another recipe."""
     require_namespaces()
     with _held(system, say) as folder:
         return folder
@@ -97,7 +100,7 @@ def base(system: System, say: Callable[[str], None] = print) -> Path:
 
 @contextlib.contextmanager
 def _held(system: System, say: Callable[[str], None]) -> Iterator[Path]:
-    """Yield the base root, under a lock that keeps other processes from removing it."""
+    """Yield the base root, under a lock that prevents its removal by other processes."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     place, lock, wanted = FOLDER / system.name, FOLDER / f".{system.name}.lock", _recipe(system)
     while True:
@@ -180,7 +183,7 @@ def _make(system: System, folder: Path, say: Callable[[str], None]) -> None:
 
 
 def _run_alone(*words: str) -> tuple[int, str]:
-    """Run a command in new namespaces, so that its mounts and processes end with it; return its status and output."""
+    """Run a command in new namespaces, so that its mounts and processes end with it. Return its status and output."""
     spaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
     process = subprocess.Popen(
         [*_DIES_WITH_PARENT, *spaces, *words],
@@ -195,7 +198,7 @@ def _run_alone(*words: str) -> tuple[int, str]:
     try:
         said, _ = process.communicate()
     except BaseException:
-        # The child is process 1 of the namespace. When unshare has reaped it, all other processes there have ended.
+        # The child is process 1 of the namespace. When unshare has reaped that child, the namespace has no processes.
         for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
             os.kill(int(child), signal.SIGKILL)
         process.wait()
@@ -208,7 +211,7 @@ def _run_alone(*words: str) -> tuple[int, str]:
 _DIES_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
 _QUIET = {"DEBIAN_FRONTEND": "noninteractive"}
 # The arguments: an empty folder of the host, the base root, "overlay" or "writable", then pairs of a folder of the host
-# and its mount point in the root. The overlay's folders have relative names, since mount options cannot be quoted.
+# and its mount point in the root. The overlay's folders have relative names, since mount options allow no quotes.
 _ENTER = r"""
 set -eu
 scratch=$1 base=$2 way=$3
@@ -218,7 +221,7 @@ mkdir -p root
 if [ "$way" = writable ]; then
     mount --bind "$base" root
 else
-    # The upper folder of an overlay cannot be on another overlay, such as a container's root. Then use a tmpfs.
+    # The upper folder of an overlay cannot be on another overlay, such as a container's root: use a tmpfs.
     [ "$(stat --file-system --format=%T .)" != overlayfs ] || { mount -t tmpfs private "$scratch"; cd "$scratch"; }
     mkdir -p lower upper work root
     mount --bind "$base" lower
@@ -336,13 +339,13 @@ class Root:
         return holder
 
     def _stop(self) -> None:
-        """Close the standard input of process 1, which then exits; the kernel ends the namespace's other processes."""
+        """Close the standard input of process 1, which then exits. The kernel kills the namespace's other processes."""
         assert self._holder.stdin is not None
         self._holder.stdin.close()
         self._holder.wait()
 
     def path(self, path: str) -> Path:
-        """Return the path by which this process reaches a path of the root."""
+        """Return this process's path to a file of the root."""
         return Path(f"/proc/{self._holder.pid}/root") / path.lstrip("/")
 
     def command(
@@ -384,9 +387,9 @@ class Root:
         check: bool = False,
         timeout: float | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run the command `words` and wait for it. Its standard output and error are `.stdout`, or written to `log`.
+        """Run the command `words`, and wait. Its standard output and error are in `.stdout`, or in the file `log`.
 
-        With `check`, raise `Unusable` if it fails. After a timeout, the process still runs in the root.
+        With `check`, raise `Unusable` if the command fails. After a timeout, its process still runs in the root.
         """
         done = subprocess.run(
             self.command(*words, user=user, cwd=cwd, env=env),
@@ -412,7 +415,7 @@ class Root:
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[str]:
-        """Start the command `words`, with pipes for its input and output. It ends with the root at the latest."""
+        """Start the command `words` with pipes for input and output. The process ends with the root at the latest."""
         return subprocess.Popen(
             self.command(*words, user=user, cwd=cwd, env=env),
             stdin=subprocess.PIPE,
@@ -461,7 +464,7 @@ _NAMESPACES = {"mount": "mnt", "pid": "pid_for_children", "ipc": "ipc", "uts": "
 def bare_clone(folder: Path, tree: Path = TREE) -> Path:
     """Clone the committed HEAD of `tree` into a bare repository in `folder`, for `Root.clone`."""
     made = folder / "pam_totp.git"
-    # Without safe.directory, git refuses a tree that belongs to another user than root.
+    # git requires safe.directory for a tree that belongs to a user other than root.
     serve = "git -c safe.directory='*' upload-pack"
     command = ["git", "clone", "--quiet", "--bare", "--upload-pack", serve, f"file://{tree}", str(made)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
@@ -473,7 +476,7 @@ def bare_clone(folder: Path, tree: Path = TREE) -> Path:
 def require_namespaces() -> None:
     """Raise `Unusable` unless this machine can make the namespaces that a root needs."""
     if os.geteuid() != 0:
-        raise Unusable("bare roots need root, for debootstrap and namespaces (run the command as root)")
+        raise Unusable("debootstrap and namespaces require root (run the command as root)")
     for command in ("debootstrap", "git"):
         if shutil.which(command) is None:
             raise Unusable(f"{command} not found (apt-get install debootstrap git)")
@@ -483,7 +486,7 @@ def require_namespaces() -> None:
     )
     if done.returncode != 0:
         raise Unusable(
-            f"new namespaces with mounts are not permitted here: {done.stderr.strip()} "
+            f"this machine cannot make namespaces with mounts: {done.stderr.strip()} "
             "(use a real or virtual machine, or a container with CAP_SYS_ADMIN)"
         )
 

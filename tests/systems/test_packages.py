@@ -1,7 +1,7 @@
 """Tests of the Debian packages on each system: build, install, enrol, enable, log in, upgrade, remove, purge.
 
 Only `make deb-test` runs these tests; the first run makes the systems. ARGS="-k bookworm" selects one system. On each
-system, every test continues from the state that the test before it left.
+system, each test starts with the state at the end of the previous test.
 """
 
 from __future__ import annotations
@@ -19,27 +19,28 @@ from tests.systems.roots import SYSTEMS
 
 pytestmark = [
     pytest.mark.skipif(
-        "PAM_TOTP_PACKAGES" not in os.environ, reason="takes minutes for each system: only in make deb-test"
+        "PAM_TOTP_PACKAGES" not in os.environ,
+        reason="only 'make deb-test' runs this test: it takes minutes for each system",
     ),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root to enter bare roots"),
     pytest.mark.timeout(1200),
 ]
 KEYS = {"bob": KEY, "carol": KEY[::-1], "dave": KEY[5:] + KEY[:5]}
 SECRETS_TOO = "libpam-totp libpam-totp/purge-secrets boolean"
-# Delay every rename and removal by dpkg, so that files of both versions are mixed for seconds.
+# strace delays each rename and removal by dpkg, so that for seconds the folder has files of both versions.
 SLOWLY = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=rename,unlink,rmdir:delay_enter=20000")
 
 
 @pytest.fixture(scope="module", params=SYSTEMS)
 def packaged(request: pytest.FixtureRequest) -> Iterator[Packaged]:
-    """Yield the system, with packages of both versions in /srv/one and /srv/two."""
+    """Yield the system with the first version's packages in /srv/one and the second version's in /srv/two."""
     with Packaged(SYSTEMS[request.param]) as made:
         made.build_both()
         yield made
 
 
 def test_two_builds_from_two_folders_give_the_same_bytes(packaged: Packaged) -> None:
-    """The second build has another folder, account, umask, time, time zone and language."""
+    """The second build has a different folder, account, umask, time, time zone and language."""
     tree = packaged.clone("dave", "else/where")
     packaged.shell("chmod -R go= /home/dave/else")
     other = "umask 077; export TZ=Pacific/Kiritimati LANG=C; faketime '2031-05-05 05:05:05'"
@@ -67,7 +68,7 @@ def test_installing_asks_for_no_code_anywhere(packaged: Packaged) -> None:
     assert packaged.sudo("id -un", None) == (0, "\r\nroot\r\n")
     assert packaged.shell(f"stat -c '%U %a' {STORE}") == "pam_totp 700\n"
     counted = packaged.shell('for e in py pyc; do find /usr/lib/pam_totp -name "*.$e" | wc -l; done').split()
-    assert counted[0] == counted[1], "every module is compiled, since a login writes no byte code"
+    assert counted[0] == counted[1], "the package contains byte code for every module, since a login writes none"
     assert packaged.does("pam-totp", "--version").split()[-1] == __version__
 
 
@@ -102,10 +103,10 @@ def test_no_right_code_is_refused_while_packages_are_upgraded(packaged: Packaged
         assert min(logins.count for logins in came.values()) > 10
     for talk in waiting:
         assert "successfully" in talk.says(packaged.press()).ends()[1], (
-            "a user prompted before the upgrade can answer after it"
+            "a prompt from before the upgrade accepts a code after the upgrade"
         )
     assert packaged.does("pam-totp", "--version").split()[-1] == NEXT
-    assert packaged.shell("ls /usr/lib/pam_totp") == f"{NEXT}\npam_totp\n", "nothing of the old version is left"
+    assert packaged.shell("ls /usr/lib/pam_totp") == f"{NEXT}\npam_totp\n", "dpkg removes all files of the old version"
     packaged.install("/srv/two", "token-sim")
     assert packaged.sudo("id -un", packaged.press()) == (0, "\r\nroot\r\n")
     packaged.shell("rm /etc/pam.d/cold /etc/pam.d/warm")

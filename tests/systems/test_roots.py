@@ -1,6 +1,6 @@
 """Tests of the bare roots: contents, isolation, network, and removal.
 
-Only `make systems` runs these tests. The first of them makes the missing base roots.
+Only `make systems` runs these tests. The first test makes the missing base roots.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from pip._internal.models.index import PyPI  # pip's default index
 from tests.support.site import TREE, until
 from tests.systems.roots import FOLDER, FRESH, SYSTEMS, Network, Root, bare_clone
 
-pytestmark = pytest.mark.skipif("PAM_TOTP_SYSTEMS" not in os.environ, reason="makes bare roots: only in make systems")
+pytestmark = pytest.mark.skipif(
+    "PAM_TOTP_SYSTEMS" not in os.environ, reason="only 'make systems' runs this test: it makes bare roots"
+)
 
 TRIXIE = SYSTEMS["trixie"]
 
@@ -95,7 +97,7 @@ def test_a_root_reaches_only_its_chosen_network(network: Network) -> None:
 
 
 def reaches(root: Root, url: str) -> bool:
-    unverified = "ssl._create_unverified_context()"  # a bare root has no certificates
+    unverified = "ssl._create_unverified_context()"  # a bare root lacks certificates
     script = f"import ssl, urllib.request as u; u.urlopen({url!r}, timeout=20, context={unverified})"
     return root.run("python3", "-c", script).returncode == 0
 
@@ -121,7 +123,7 @@ with Root(SYSTEMS["trixie"]) as root:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_root_ends_when_its_process_ends_or_is_killed(how: signal.Signals) -> None:
-    """A killed process leaves its scratch folder, which the next root removes."""
+    """The next root removes the scratch folder of a killed process."""
     process = subprocess.Popen([sys.executable, "-c", _WAITS], cwd=TREE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     holder, scratch = process.stdout.readline().split()
@@ -132,7 +134,7 @@ def test_a_root_ends_when_its_process_ends_or_is_killed(how: signal.Signals) -> 
     def gone() -> bool:
         return namespace not in {link for link in map(_mount_namespace, Path("/proc").glob("[0-9]*")) if link}
 
-    until(gone, "no process is left in the root")
+    until(gone, "all processes of the root end")
     with Root(TRIXIE):
         assert not Path(scratch).exists()
 
@@ -161,13 +163,13 @@ def test_an_interrupted_base_root_is_never_put_in_place(how: signal.Signals, tmp
         stderr=subprocess.DEVNULL,
     )
     half = tmp_path / ".bookworm.making"
-    until((half / "root" / "usr" / "bin").exists, "debootstrap has created usr/bin")
+    until((half / "root" / "usr" / "bin").exists, "debootstrap creates usr/bin")
     process.send_signal(how)
     process.wait(20)
     assert not (tmp_path / "bookworm").exists()
     if how is signal.SIGINT:
         assert not half.exists()
-    until(lambda: not _users_of(half), "debootstrap has ended")
+    until(lambda: not _users_of(half), "debootstrap ends")
     assert not mounts_below(tmp_path)
 
 

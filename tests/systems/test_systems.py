@@ -42,7 +42,7 @@ NEIGHBOUR = {
 
 @pytest.fixture
 def archives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[tuple[str, str], str]:
-    """Set the archives of apt and debootstrap; return the origins of the archives that `fetch` finds."""
+    """Fake the archives of apt and debootstrap. Return the origins of the archives that `fetch` finds."""
     there = dict(ARCHIVES)
 
     def fetch(url: str) -> str | None:
@@ -173,7 +173,7 @@ def test_root_runs_exactly_the_printed_line(said: str, wanted: str | None) -> No
     assert journey.apt_line(said) == wanted
 
 
-# A report of pytest, shortened.
+# A shortened report of pytest.
 JUNIT = """\
 <testsuites><testsuite name="pytest" errors="1" failures="1" skipped="2" tests="6">
 <testcase classname="tests.core.test_oath" name="test_a" />
@@ -250,7 +250,7 @@ def test_one_failed_step_makes_the_run_fail(
 def test_a_machine_that_cannot_make_roots_fails_and_says_why(
     uid: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """The exit status is 3 for an ordinary user, and where the kernel permits no namespaces."""
+    """The exit status is 3 for an ordinary user, and for root on a kernel that forbids namespaces."""
     (tmp_path / "unshare").write_text("#!/bin/sh\necho unshare failed: Operation not permitted >&2\nexit 1\n")
     (tmp_path / "unshare").chmod(0o755)
     for name in ("debootstrap", "git"):
@@ -258,12 +258,12 @@ def test_a_machine_that_cannot_make_roots_fails_and_says_why(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     assert command.main([]) == 3
-    assert ("need root" if uid else "namespaces") in capsys.readouterr().err
+    assert ("require root" if uid else "namespaces") in capsys.readouterr().err
 
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """Make empty base roots in a temporary folder; return the names of those that were made."""
+    """Fake base roots as empty temporary folders. Return a list that gets the name of each new base root."""
     names: list[str] = []
 
     def make(system: roots.System, folder: Path, say: object) -> None:

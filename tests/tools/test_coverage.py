@@ -1,4 +1,4 @@
-"""Tests of tools/coverage: it does not change what the measured files do, and measures every file that is run."""
+"""Tests of tools/coverage: files behave as before, and each file that runs by its path is measured."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_the_files_that_start_the_measurement_run_unchanged(tmp_path: Path) -> N
 
 
 def test_every_file_that_is_run_by_its_path_is_measured() -> None:
-    """Check that ENTRIES has every file that changes `sys.path`: such files are run by their path."""
+    """Check that ENTRIES lists each file that changes `sys.path`: Python runs such files by their path."""
     files = (path for package in ("pam_totp", "token_sim") for path in (TREE / package).rglob("*.py"))
     by_path = {str(path.relative_to(TREE)) for path in files if "sys.path." in path.read_text()}
     assert by_path

@@ -1,4 +1,4 @@
-"""Applications whose codes the service checks, set up as on a real site: the two examples and a portal without a store.
+"""Applications that ask the service for decisions, as on a real site: the two examples and a portal without a store.
 
 On a test machine, the examples run as carol and the portal as bob.
 """
@@ -16,20 +16,20 @@ from tests.support.etc import SHADOW
 from tests.support.site import TREE, until
 from tests.web.served import listens
 
-# The accounts of the applications, and their PAM services. Both accounts are in the group shadow, to check passwords.
-# Neither account can read the store.
+# The accounts of the applications, and their PAM services. Both accounts can check passwords, as members of the group
+# shadow, but only the service can read the store.
 CLIENTS = {"bob": "pam_totp-portal", "carol": "web"}
 DJANGO, FLASK, PORTAL = (f"http://localhost:{port}" for port in (8001, 8002, 8003))
 _FOLDER = "/run/applications"
 
 
 def start(machine: Machine) -> None:
-    """Start the service and all applications. TlsPortal must have written the portal's PAM service. Call this once."""
+    """Start the service and all applications. Call this once, after TlsPortal wrote the portal's stack."""
     machine.serve()
     folder = machine.path(_FOLDER)
     shutil.copytree(TREE / "examples", folder, ignore=shutil.ignore_patterns("__pycache__"))
     machine.run("chmod", "-R", "go=rX", _FOLDER)
-    machine.own(_FOLDER, "carol")  # Django creates its database there
+    machine.own(_FOLDER, "carol")  # Django creates its database in this folder
     django = f"{_FOLDER}/django_site/manage.py"
     assert _run(machine, "carol", django, "migrate", "--verbosity=0").wait() == 0
     _run(machine, "carol", django, "runserver", "--noreload", _address(DJANGO))
@@ -38,11 +38,11 @@ def start(machine: Machine) -> None:
     _run(machine, "bob", "-m", "pam_totp.cli", "portal", "--socket", "--listen", _address(PORTAL))
     for url in (DJANGO, FLASK, PORTAL):
         port = int(url.rpartition(":")[2])
-        until(partial(listens, machine, port), f"a process listens at {url}")
+        until(partial(listens, machine, port), f"an application listens at {url}")
 
 
 def admit(machine: Machine, *policy: str) -> None:
-    """Write a site file that admits the applications as clients, and has the lines `policy`."""
+    """Write a site file with the applications as clients and with the lines `policy` as the policy."""
     clients = (f'{account} = "{service}"' for account, service in CLIENTS.items())
     machine.write("/etc/pam_totp.toml", "\n".join(("[clients]", *clients, "[policy]", *policy, "")))
 
@@ -52,7 +52,7 @@ def _address(url: str) -> str:
 
 
 def _run(machine: Machine, account: str, *words: str) -> subprocess.Popen[bytes]:
-    """Start Python as `account`. As in a systemd unit, a setuid program (such as pam_unix's helper) has no effect."""
+    """Start Python as `account`. The kernel ignores setuid bits (as of pam_unix's helper), as in a systemd unit."""
     uid, shadow = str(ACCOUNTS[account]), str(SHADOW)
     become = ("setpriv", "--reuid", uid, "--regid", uid, "--groups", shadow, "--no-new-privs", "--pdeathsig", "KILL")
     environment = (f"PYTHONPATH={COPY}:{LIBRARIES}", "PYTHONDONTWRITEBYTECODE=1", f"DATABASE={_FOLDER}/db.sqlite3")

@@ -48,7 +48,7 @@ def _served(request: pytest.FixtureRequest) -> Iterator[Served]:
 
 @pytest.fixture
 def served(_served: Served) -> Served:
-    """Return the running portal for a real browser. No user is enrolled."""
+    """Return the running portal for a real browser, with an empty store."""
     _served.delete_all_users()
     return _served
 
@@ -62,10 +62,10 @@ def tls_portal(served: Served) -> TlsPortal:
 
 @pytest.fixture(scope="module")
 def _chromium(_served: Served) -> Iterator[Chromium]:
-    """Yield a browser for one module of tests, and close it: Django cannot run beside Playwright's event loop."""
+    """Yield a browser for one test module, then close it: Django cannot run while Playwright's event loop runs."""
     from playwright.sync_api import sync_playwright  # slow to import, so only tests with a browser import it
 
-    names = "--host-resolver-rules=MAP * 127.0.0.1"  # no request of a page leaves this machine
+    names = "--host-resolver-rules=MAP * 127.0.0.1"  # all host names lead to this machine
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=_served.browser, args=[*FLAGS, names])
         yield browser
@@ -74,7 +74,7 @@ def _chromium(_served: Served) -> Iterator[Chromium]:
 
 @pytest.fixture
 def people(_chromium: Chromium, served: Served) -> Iterator[People]:
-    """Return a function that makes a user with a separate browser context. Its arguments are passed to the context."""
+    """Return a function that makes a user with a separate browser context. Its arguments are the context's options."""
     made: list[Person] = []
 
     def make(**context: Any) -> Person:

@@ -41,7 +41,7 @@ class Clock:
 
 @dataclass
 class FixedPassword:
-    """A first factor with the same password for all users. `asked` lists the user of every check."""
+    """A fake first factor with the same password for all users. `asked` lists the user of each check."""
 
     asked: list[str] = field(default_factory=list)
 
@@ -51,7 +51,7 @@ class FixedPassword:
 
 
 class Portal:
-    """The portal, with the store of `site`. `wall` is its wall clock, `clock` the monotonic clock of its sessions."""
+    """The portal, with the store of `site`. `wall` is its wall clock; `clock` is its sessions' clock."""
 
     def __init__(self, site: Site, **config: Any) -> None:
         self.site = site
@@ -76,7 +76,7 @@ class Portal:
         return Browser(self.app)
 
     def signed_in(self, user: str = "alice", code: str | None = None) -> Browser:
-        """Return a browser that signed in with the password, and with `code` unless it is None."""
+        """Return a browser after a sign-in with the password and, if given, the code."""
         browser = self.browser()
         page = browser.sign_in(user)
         if code is not None:
@@ -174,7 +174,7 @@ def code_of_app(key: bytes, now: Callable[[], float], later: int = 0) -> str:
 
 
 def enroll_fob(portal: Portal, user: str = "alice", **fields: Any) -> HotpToken:
-    """Enrol a key fob for `user`. `fields` are fields of HotpToken that replace the defaults."""
+    """Enrol a key fob for `user`. `fields` override the default fields of the HotpToken."""
     given: dict[str, Any] = {"name": "fob", "secret": KEY, "created": 0, "counter": 0} | fields
     token = HotpToken(**given)
     portal.site.enrol(token, user=user)

@@ -22,7 +22,7 @@ _ADDRESSES = itertools.count(1)
 
 
 class Person:
-    """A user with a browser context, its cookies, and one page. Call `close` at the end."""
+    """A user with a separate browser context, which has its own cookies, and one page. Call `close` at the end."""
 
     def __init__(self, chromium: Chromium, served: Served, **context: Any) -> None:
         self.served = served
@@ -74,7 +74,7 @@ class Person:
             target.click()
 
     def sign_in(self, user: str = "alice", code: str | None = None, at: str = "") -> None:
-        """Sign in with the password, and with `code` unless it is None. `at` is the URL of another portal."""
+        """Sign in with the password and, if given, the code. `at` is the URL of another portal."""
         self.page.goto(f"{at}/sign-in")
         self.fill(User_name=user, Password=self.served.password)
         self.press("Continue")
@@ -94,7 +94,7 @@ class Person:
     def scan(self, picture: Path) -> dict[str, str]:
         """Save a screenshot of the QR code as `picture`. Return the parts of the URI in it."""
         self.page.locator(".qr").screenshot(path=picture)
-        # Only QR codes are enabled, because zbar finds bar codes in some pictures.
+        # Read only QR codes: zbar takes parts of some QR codes for bar codes.
         command: list[str | Path] = ["zbarimg", "--quiet", "--raw", "-Sdisable", "-Sqrcode.enable", picture]
         read = subprocess.run(command, capture_output=True, text=True, check=True)
         uri = urllib.parse.urlsplit(read.stdout.strip())
@@ -102,9 +102,9 @@ class Person:
 
 
 class Phone:
-    """An authenticator app that starts at the current step of the real clock, and returns each code once.
+    """A phone app that starts at the current step of the real clock, and returns each code once.
 
-    A code is accepted one step early or late. The first two codes can therefore be used without waiting.
+    The portal accepts a code one step early or late, so a test can enter the first two codes without a wait.
     """
 
     def __init__(self, secret: str) -> None:

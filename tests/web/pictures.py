@@ -1,6 +1,6 @@
 """Take pictures of the portal for the documentation: `python -m tests.web.pictures FOLDER`, as root.
 
-It writes three files for each page: 1280 pixels wide, 320 pixels wide, and 1280 pixels wide in dark colours.
+The program writes three files for each page: 1280 pixels wide, 320 pixels wide, and 1280 pixels wide in dark colours.
 """
 
 from __future__ import annotations

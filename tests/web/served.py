@@ -65,7 +65,7 @@ class TlsPortal:
     def _start_nginx(self) -> None:
         page = (TREE / "docs" / "web.md").read_text()
         (server,) = re.findall(r"```nginx\n(.*?)```", page, re.S)
-        server = server.replace("$remote_addr", "$http_x_person")  # the address that a test user's browser sends
+        server = server.replace("$remote_addr", "$http_x_person")  # the header with the test user's address
         key, certificate = (re.findall(rf"{word} (\S+);", server)[0] for word in ("_key", "ssl_certificate"))
         for file in (key, certificate):
             self.machine.path(os.path.dirname(file)).mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def listens(machine: Machine, port: int) -> bool:
 
 
 def _browser_on(machine: Machine, folder: Path) -> str:
-    """Write a program that starts the browser in the machine's network, which is only a loopback. Return its path."""
+    """Write a program that starts the browser in the machine's network, a loopback interface. Return its path."""
     program = folder / "browser"
     network = machine.root.parent / "ns" / "net"
     program.write_text(f'#!/bin/sh\nexec nsenter --net={network} -- {CHROMIUM} "$@"\n')

@@ -38,7 +38,7 @@ def test_a_scanned_phone_signs_in_and_its_replayed_code_is_refused(
     assert thief.error.startswith("Refused")
     assert len(served.record("alice").tokens) == 1
     assert [c for c in alice.console_messages + thief.console_messages if "401" not in c] == [], (
-        "the console shows only refused sign-ins"
+        "the browser's console reports only responses of status 401"
     )
     assert {url.split("/")[2] for url in alice.requests} == {served.url.split("/")[2]}, "all requests go to the portal"
 
@@ -51,7 +51,7 @@ def test_a_token_pressed_out_of_step_is_resynchronised(people: People, served: S
     token = HotpToken(name="fob", secret=bytes.fromhex(seed), created=0, counter=int(counter), serial=serial)
     served.enrol("alice", token, phone())
     port = tmp_path / "port"
-    # The path of a socket must be short, and pytest's folders have long names.
+    # The path of a socket must be short, but pytest's folders have long names.
     with (
         tempfile.TemporaryDirectory(prefix="pam_totp-test-") as short,
         subprocess.Popen(
@@ -73,7 +73,7 @@ def test_a_token_pressed_out_of_step_is_resynchronised(people: People, served: S
                 )
                 return done.stdout.split()
 
-            press(25)  # so far ahead that one code is refused
+            press(25)  # 25 steps, so that the portal refuses a single code
             alice = people()
             alice.sign_in(code=press(1)[0])
             assert alice.error.startswith("Refused")
@@ -114,7 +114,7 @@ def test_a_recovery_code_signs_in_when_the_phone_is_lost(people: People, served:
     lost.fill(Recovery_code="AAAA-AAAA-AAAA-AAAA")
     lost.press("Sign in")
     assert lost.error.startswith("Refused")
-    lost.fill(Recovery_code=shown[4])  # after a refusal, the page still has the form for recovery codes
+    lost.fill(Recovery_code=shown[4])  # the page of the refusal has the form for recovery codes, too
     lost.press("Sign in")
     assert lost.heading == "Your tokens"
     assert lost.notice.startswith("Recovery code used, 9 left.")
@@ -276,7 +276,7 @@ def test_every_page_is_accessible_and_fits_320_pixels(
 
 
 def assert_accessible(person: Person) -> None:
-    """Check that axe has no finding, and that the page is at most 320 pixels wide."""
+    """Check that axe reports no violation, and that the page is at most 320 pixels wide."""
     result = Axe().run(person.page)
     assert result.violations_count == 0, (person.page.url, result.generate_report())
     assert person.page.evaluate("document.documentElement.scrollWidth") <= 320, person.page.url

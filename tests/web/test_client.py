@@ -77,7 +77,7 @@ def test_a_user_without_token_is_refused_unless_nullok_is_set(site: Site) -> Non
     site.config.write_text("[service.web]\nnullok = true\n")
     outcome = ask(site, "123456")
     assert outcome.verdict is Verdict.NOT_ENROLLED
-    assert not outcome, "the outcome NOT_ENROLLED is false"
+    assert not outcome, "bool(Outcome.NOT_ENROLLED) is False"
 
 
 @pytest.mark.parametrize("code", ["1" * 513, "12\x0045", b"\xff" * 600, "\ud800"])
@@ -94,7 +94,7 @@ def test_no_argument_can_inject_a_field_into_the_hello(site: Site) -> None:
     site.start()
     site.enrol()
     assert not ask(site, codes(0), user="other", rhost=f"x\0user={ME}")
-    with suppress(NotAdmitted):  # without root, this account may not ask for other users
+    with suppress(NotAdmitted):  # an ordinary account may ask only for itself
         assert not ask(site, codes(0), user=f"other user={ME}")
     assert site.counter() == 0
 
@@ -128,7 +128,7 @@ def test_an_unlisted_account_gets_an_error_that_names_the_list(site: Site) -> No
     site.start()
     site.enrol(user="root")
     script = (
-        "import os, sys; from pam_totp import client\n"  # import as root: others may be unable to read the tree
+        "import os, sys; from pam_totp import client\n"  # import as root: other accounts may lack access to the tree
         "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
         f"print(client.verify('root', sys.argv[1], service='web', path={str(site.socket)!r}).verdict.value)"
     )
@@ -150,7 +150,7 @@ def test_one_of_200_threads_with_the_same_code_is_accepted(site: Site) -> None:
     def is_accepted(_: int) -> bool:
         try:
             return ask(site, codes(0), timeout=60.0).accepted
-        except OutOfReach:  # on a slow disk, some logins wait for the lock longer than five seconds
+        except OutOfReach:  # some logins wait for the lock for over five seconds if the disk is slow
             return False
 
     with ThreadPoolExecutor(200) as threads:
@@ -162,7 +162,7 @@ def test_one_of_200_threads_with_the_same_code_is_accepted(site: Site) -> None:
 
 @contextmanager
 def fake_service(path: Path, *dialogues: Callable[[socket.socket], None]) -> Iterator[list[bytes]]:
-    """Serve one connection with each of `dialogues`, in turn. Yield the list of the first packets received."""
+    """Serve one connection for each of `dialogues`, in order. Yield a list that gets each connection's first packet."""
     hellos: list[bytes] = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(path))

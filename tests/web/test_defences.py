@@ -60,7 +60,7 @@ def test_the_cookie_is_for_this_host_and_not_for_scripts(portal: Portal) -> None
     response = portal.browser().client.get("/sign-in", base_url=ORIGIN)
     name, *rest = response.headers["Set-Cookie"].split("; ")
     assert name.startswith("__Host-pam_totp=")
-    assert set(rest) == {"Secure", "HttpOnly", "Path=/", "SameSite=Lax"}, "the cookie has no Domain and no expiry time"
+    assert set(rest) == {"Secure", "HttpOnly", "Path=/", "SameSite=Lax"}, "the cookie lacks a Domain and an expiry time"
 
 
 def every_post(portal: Portal) -> list[str]:
@@ -143,7 +143,7 @@ def test_guesses_of_one_password_from_one_address_are_limited(site: Site) -> Non
     portal = Portal(site, rate_limits=True)
     statuses = [portal.browser().sign_in("alice", "wrong").status for _ in range(11)]
     assert statuses == [401] * 10 + [429]
-    assert portal.passwords.asked == ["alice"] * 10, "no password is checked beyond the limit"
+    assert portal.passwords.asked == ["alice"] * 10, "the portal checks only as many passwords as the limit allows"
     page = portal.browser().sign_in("bob")
     assert page.heading == "Your tokens", "another user at the same address can sign in"
 

@@ -1,4 +1,6 @@
-"""Tests of forms that are sent twice, as by a double click: the change is made once, and the second page reports it.
+"""Tests of forms that a browser sends twice, as at a double click.
+
+The portal makes the change once, and the second page reports it.
 
 test_tokens.py tests the forms for enrolment and recovery codes, and test_signin.py tests old forms.
 """

@@ -64,7 +64,7 @@ def test_its_printed_instructions_work_and_its_store_is_deleted() -> None:
             assert browser.send("/sign-in", **user) == "Your tokens"
             assert browser.send("/add-token", serial=find(r"serial number\s(\w+)"), codes=two_codes()) == "Your tokens"
             second = MinimalBrowser(url)
-            assert second.send("/sign-in", **user) == "Your code", "after the enrolment, a password is not enough"
+            assert second.send("/sign-in", **user) == "Your code", "a user with a token must enter a code, too"
             assert second.send("/code", proof=two_codes()) == "Your tokens"
         finally:
             portal.send_signal(signal.SIGINT)

@@ -120,7 +120,7 @@ def get(port: int, **headers: str) -> http.client.HTTPResponse:
 
 def test_only_the_named_proxy_may_declare_tls(site: Site) -> None:
     with served(Portal(site), proxy="127.0.0.1") as port:
-        assert get(port).status == 400, "a request without TLS is rejected"
+        assert get(port).status == 400, "the portal rejects a request without TLS"
         assert get(port, X_Forwarded_Proto="https").status == 200
     with served(Portal(site), proxy="192.0.2.1") as port:
         assert get(port, X_Forwarded_Proto="https").status == 400

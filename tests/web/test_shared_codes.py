@@ -1,4 +1,4 @@
-"""Tests that sshd, the portal, Django and Flask accept a code once among them all: real programs share one store."""
+"""Tests of sshd, the portal, Django and Flask with one store: together, they accept each code only once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIDE = "window = 5"  # steps: the tests use four codes without waiting for their
 
 @pytest.fixture
 def shared(machine: Machine, tls_portal: TlsPortal) -> Machine:
-    """Return the machine. sshd starts a helper, the portal opens the store, and the applications ask the service."""
+    """Return a machine where sshd starts a helper, the portal opens the store, and the applications ask the service."""
     assert tls_portal.machine is machine
     applications.start(machine)
     applications.admit(machine, WIDE)
@@ -26,7 +26,7 @@ def shared(machine: Machine, tls_portal: TlsPortal) -> Machine:
 
 
 def django(person: Person, code: str) -> bool:
-    """Sign in to the Django example with password and code. Return True if its private page is shown."""
+    """Sign in to the Django example with a password and a code. Return True if its private page appears."""
     person.page.goto(f"{applications.DJANGO}/login/")
     person.fill(**{"Username:": "alice", "Password:": person.served.password})
     person.press("Go on")
@@ -36,7 +36,7 @@ def django(person: Person, code: str) -> bool:
 
 
 def flask(person: Person, code: str) -> bool:
-    """Sign in to the Flask example. Return True if its private page is shown."""
+    """Sign in to the Flask example. Return True if its private page appears."""
     person.page.goto(f"{applications.FLASK}/login")
     person.fill(User_name="alice", Password=person.served.password)
     person.press("Go on")
@@ -52,7 +52,7 @@ def checking_portal(person: Person, code: str) -> bool:
 
 
 def is_signed_in(person: Person, welcome: str) -> bool:
-    """Return True if the page contains the text `welcome`. Otherwise check that it shows a refusal."""
+    """Return True if the page contains the text `welcome`. Otherwise check that the page shows a refusal."""
     signed_in = person.page.get_by_text(welcome, exact=True).count() == 1
     assert signed_in or "refused" in person.page.get_by_role("alert").inner_text().lower()
     return signed_in
@@ -86,9 +86,9 @@ def test_a_code_used_by_one_application_is_refused_by_all(
     assert checking_portal(checked, fourth)
     assert not over_ssh(fourth)
     checked.page.goto(f"{applications.PORTAL}/add-phone")
-    assert checked.page.get_by_text("Page not found.").is_visible(), "a portal without a store has no such page"
+    assert checked.page.get_by_text("Page not found.").is_visible(), "only a portal with a store has this page"
 
     for service, times in (("web", 3), ("sshd", 2), ("pam_totp-portal", 2)):
         refusals = [line for line in shared.log.module_lines() if f"({service}:auth): refused user=alice" in line]
         assert len(refusals) == times
-        assert all("reason=replayed" in line for line in refusals), "every code is refused as replayed"
+        assert all("reason=replayed" in line for line in refusals), "the reason for each refusal is a replay"

@@ -1,4 +1,4 @@
-"""Tests of signing in: the two steps, the sessions, and messages that disclose nothing."""
+"""Tests of the sign-in: its two steps, the sessions, and messages that hide whether a user name exists."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_an_old_form_changes_nothing_and_gets_a_clear_page(portal: Portal) -> No
         assert "This form is out of date and was ignored." in page.text
         assert "Go to your tokens" in page.text
     assert browser.open("/").heading == "Your tokens"
-    assert portal.site.counter("alice") == 1, "the code of the old form was not used up"
+    assert portal.site.counter("alice") == 1, "the old form leaves its code unused"
 
 
 def test_the_error_page_for_an_old_cookie_keeps_the_new_session(portal: Portal) -> None:

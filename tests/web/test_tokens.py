@@ -23,7 +23,7 @@ def open_scan_page(browser: Browser, name: str = "phone") -> Page:
 def test_a_phone_is_enrolled_by_its_first_code_which_is_used_up(portal: Portal) -> None:
     browser = portal.signed_in()
     key = key_on_page(open_scan_page(browser))
-    assert not portal.site.path("alice").exists(), "nothing is stored before the first code is accepted"
+    assert not portal.site.path("alice").exists(), "the portal stores the token only after a right code"
     code = code_of_app(key, portal.wall)
     page = browser.send(code=code)
     assert (page.heading, page.notice) == ("Your tokens", "phone is in use now.")
@@ -33,7 +33,7 @@ def test_a_phone_is_enrolled_by_its_first_code_which_is_used_up(portal: Portal) 
     assert len(key) == 20
     second = portal.browser()
     second.sign_in()
-    assert second.send(proof=code).heading == "Your code", "the code of the enrolment is used up"
+    assert second.send(proof=code).heading == "Your code", "the code of the enrolment counts as used"
     assert second.send(proof=code_of_app(key, portal.wall, 1)).heading == "Your tokens"
 
 
@@ -102,7 +102,7 @@ def test_adding_a_second_phone_needs_a_code_of_the_first_token(portal: Portal) -
         page = browser.send(code=code, proof=proof)
         assert page.error == REFUSAL
     assert [t.name for t in portal.site.record("alice").tokens] == ["fob"]
-    assert portal.site.record("alice").failures == 2, "the two wrong codes are counted, the replay is not"
+    assert portal.site.record("alice").failures == 2, "the two wrong codes count as failures, but the replay does not"
     assert browser.send(code=code, proof=codes(1)).notice == "phone is in use now."
     assert portal.site.counter("alice") == 2
 
@@ -297,7 +297,7 @@ def test_the_last_active_token_cannot_be_removed(portal: Portal) -> None:
     csrf = browser.open("/remove?token=phone").csrf
     page = browser.post("/remove?token=fob", {"csrf_token": csrf, "proof": codes(1)})
     assert portal.site.record("alice").token("fob") is not None
-    assert portal.site.counter("alice") == 1, "the code is not used up"
+    assert portal.site.counter("alice") == 1, "the code remains unused"
 
 
 def test_two_racing_removals_leave_one_token(portal: Portal) -> None:

@@ -1,12 +1,12 @@
-"""Measure the lines and branches of both packages that all tests reach, in every process: `make cover-all`.
+"""Measure the lines and branches of both packages that the tests reach in any process: `make cover-all`.
 
 Rules:
 - The installed code has no support for the measurement. The tests run in a copy of the tree, in which every import of
   pam_totp or token_sim first imports `measured`. That module depends only on files in its folder.
-- Therefore every process is measured: also the helper (`python3 -I -S`, with an empty environment), processes of sshd
+- The measurement covers every process: also the helper (`python3 -I -S`, with an empty environment), processes of sshd
   and sudo, and processes in a namespace, of an installed copy, or of another account. Killed processes leave no data.
 - For relay.c, gcov reports the lines that the relay's own tests reach.
-- Tests marked `bare` are not run, because the measurement changes a process's system calls, modules, memory and time,
+- The run skips tests marked `bare`, because the measurement changes a process's system calls, modules, memory and time,
   and the build of the relay.
 
 python -m tools.coverage [PYTEST ARGUMENT...]
@@ -42,23 +42,23 @@ ENTRIES = (
 
 
 def copy_tree(tree: Path) -> Path:
-    """Copy this tree to `tree`, with a link to its virtual environment. Return `tree`."""
+    """Copy this tree to `tree`, with a link to this tree's virtual environment. Return `tree`."""
     shutil.copytree(TREE, tree, ignore=shutil.ignore_patterns(".git", ".venv", "build", "__pycache__", ".*_cache"))
     (tree / ".venv").symlink_to(TREE / ".venv")
     return tree
 
 
 def make_measured(tree: Path, library: Path) -> None:
-    """Change the packages of the copy `tree` so that every process that imports them is measured."""
+    """Change the packages of the copy `tree` so that each process that imports them measures itself."""
     for entry in ENTRIES:
         measure(tree, entry, library)
     spare_helpers(tree / "pam_totp" / "pam" / "relay.c")
 
 
 def measure(tree: Path, entry: str, library: Path) -> None:
-    """Replace a file by a file that starts the measurement, then runs the original file from the library.
+    """Replace a file with a stub that starts the measurement, then runs the original file from the library.
 
-    The original cannot start the measurement itself, because code that runs before the start is not measured.
+    A separate stub is required, because only code that runs after the start is measured.
     """
     kept = library / "originals" / entry
     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -68,16 +68,16 @@ def measure(tree: Path, entry: str, library: Path) -> None:
 
 
 def spare_helpers(relay: Path) -> None:
-    """Change the relay so that it does not kill a helper that has answered, and waits until the helper exits."""
+    """Change the relay: instead of killing the helper after the dialogue, it waits until the helper exits."""
     source = relay.read_text()
     assert source.count("SIGKILL") == 1
     relay.write_text(source.replace("SIGKILL", "0"))
 
 
 def make_library(folder: Path) -> None:
-    """Make a library that any account can read, and a folder for data where any account can write.
+    """Make a library that any account can read, and a folder for data to which any account can write.
 
-    Both are in the copy of the tree, because the test machine of real services has that copy too.
+    Both are in the copy of the tree, because the test machine for real services contains that copy.
     """
     library = folder / "library"
     shutil.copytree(Path(coverage.__file__).parent, library / "coverage", ignore=shutil.ignore_patterns("htmlfiles"))
@@ -107,9 +107,9 @@ def main() -> int:
 
 
 def report(tree: Path, data: Path) -> bool:
-    """Combine and print the data of all processes. Return True if they reach the minimum in coverage.ini.
+    """Combine and print the data of all processes. Return True if the coverage reaches the minimum in coverage.ini.
 
-    The report quotes the lines of the copy, because this tree may have been edited in the meantime.
+    The report quotes the lines of the copy, because a developer may edit this tree during the tests.
     """
     shutil.rmtree(DATA, ignore_errors=True)
     DATA.mkdir(parents=True)
@@ -117,7 +117,7 @@ def report(tree: Path, data: Path) -> bool:
     os.chdir(tree)
     packages = ["pam_totp", "token_sim"]
     whole = coverage.Coverage(str(DATA / "data"), config_file="tools/coverage/coverage.ini", source=packages)
-    whole.start()  # start and stop, so that modules that were never imported are counted as not reached
+    whole.start()  # start and stop: this adds the modules that the tests never import
     whole.stop()
     with warnings.catch_warnings():  # the data of killed processes are incomplete
         warnings.simplefilter("ignore", CoverageWarning)

@@ -1,4 +1,7 @@
-"""Start the measurement of a process. In the copy of the tree for `make cover-all`, packages import this first."""
+"""Start the measurement of this process.
+
+In the copy of the tree for `make cover-all`, the packages import this module first.
+"""
 
 import os
 from types import CodeType
@@ -15,6 +18,6 @@ for name in FOUND:  # restore the environment: the measurement must not change i
 
 
 def code(entry: str, file: str) -> CodeType:
-    """Return the compiled code of the original file `entry`. Tracebacks name `file` as its place."""
+    """Return the compiled code of the original file `entry`. Tracebacks show `file` as its file name."""
     with open(f"{LIBRARY}/originals/{entry}", encoding="utf-8") as original:
         return compile(original.read(), file, "exec")

@@ -1,4 +1,4 @@
-"""Measure the lines and branches of relay.c that the relay's own tests reach, by gcov."""
+"""Measure by gcov the lines and branches of relay.c that the relay's own tests reach."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 TESTS = ("tests/test_relay.py", "tests/test_relay_process.py", "tests/test_relay_trust.py")
 FLAGS = "-std=c11 -O0 -fPIC -fvisibility=hidden --coverage"
-NOT_THIS_BUILD = "not exported"  # for pytest -k: skip the test of exported symbols, because a build for gcov has more
-DEMANDED = 90.0  # per cent of the lines of relay.c
+NOT_THIS_BUILD = "not exported"  # for pytest -k: skip the test of exported symbols, because gcov exports more
+DEMANDED = 90.0  # the minimum in per cent of the lines of relay.c
 
 
 def cover(tree: Path) -> bool:
     """Build the relay of a copy of the tree for gcov, run its tests, and print the result.
 
-    Return True if the tests pass and reach the minimum. Host processes that a test kills leave no data, and the relays
-    that tests/support/relay_kit.py builds leave no data.
+    Return True if the tests pass and reach the minimum. Two parts leave no data: killed host processes, and
+    the relays that tests/support/relay_kit.py builds.
     """
     subprocess.run(["make", "--no-print-directory", "build/pam_totp.so", f"CFLAGS={FLAGS}"], cwd=tree, check=True)
     command = [sys.executable, "-m", "pytest", "-q", "-k", NOT_THIS_BUILD, *TESTS]
