@@ -72,7 +72,7 @@ def way(request: pytest.FixtureRequest, site: Site) -> str:
 
 @pytest.fixture
 def obeyed_way(way: str) -> str:
-    """Return `way`, for tests of arguments that the service accepts only from root."""
+    """Return `way`, or skip the test: the service accepts the module's arguments only from root."""
     if way == "socket" and os.geteuid() != 0:
         pytest.skip("needs root: the service accepts the module's arguments only from root")
     return way

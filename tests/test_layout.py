@@ -104,7 +104,7 @@ def test_every_package_folder_exists() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in EVERYTHING if package_of(name) is not None])
-def test_a_module_imports_only_what_its_folder_allows(name: str) -> None:
+def test_a_module_imports_only_modules_that_its_folder_may_import(name: str) -> None:
     package = package_of(name)
     assert package is not None
     for imported in imports(name, EVERYTHING[name]):

@@ -482,7 +482,7 @@ def full(listener: socket.socket, path: Path) -> socket.socket:
     return client
 
 
-def test_by_default_a_turn_has_ten_seconds_and_a_connection_one(bench: Bench) -> None:
+def test_by_default_a_turn_has_ten_seconds_and_a_connection_a_second(bench: Bench) -> None:
     """Run all cases in parallel, because each case waits in real time."""
     silent = bench.helper("channel.recv(1)", bench.folder / "silent.py")
     ready = bench.helper("channel.send(b'r0')", bench.folder / "ready.py")

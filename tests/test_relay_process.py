@@ -123,7 +123,7 @@ print(pamconf.login({stack!r}, "alice", [], folder).messages[0].text)
 
 @needs_root
 def test_a_helper_of_a_setuid_host_keeps_both_ids(bench: Bench) -> None:
-    """The real uid is the caller's, and the effective uid is 0. The helper itself drops its privileges."""
+    """The host has the caller's real uid and the effective uid 0. The helper itself drops its privileges."""
     stack = spawned(bench, "tell((os.getresuid(), os.getresgid()))" + ACCEPTING)
     host = bench.run(f"""
 os.setresuid({OTHER_UID}, 0, 0)

@@ -1,4 +1,4 @@
-"""Tests of the relay's trust: it uses a socket, helper or interpreter only if no other account can change its path."""
+"""Tests of trust: the relay uses a socket, helper or interpreter only if no other account can change its path."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_the_compiled_in_helper_is_used_unless_an_argument_names_another(bench: 
 
 @needs_root
 def test_a_foreign_module_beside_the_package_is_not_imported(bench: Bench, folder: Path) -> None:
-    """Other accounts may add files to a sticky folder. The helper imports only the package from there."""
+    """Other accounts may add files to a sticky folder. The helper imports only the package from that folder."""
     shutil.copytree(ROOT / "pam_totp", folder / "pam_totp")
     folder.chmod(0o1777)
     sprung = folder / "sprung"
@@ -230,7 +230,7 @@ def test_a_foreign_module_beside_the_package_is_not_imported(bench: Bench, folde
 
 @pytest.fixture
 def interpreter(folder: Path) -> Path:
-    """Write an interpreter for the tests: a script that starts Python."""
+    """Write an interpreter for the tests: a script that starts Python. Return its path."""
     path = folder / "interpreter"
     path.write_text(f'#!/bin/sh\nexec {INTERPRETER} "$@"\n')
     path.chmod(0o755)

@@ -116,13 +116,13 @@ def test_the_fuzzer_lock_has_the_packages_of_its_extra() -> None:
         assert all(r.specifier.contains(there[r.name]) for r in wanted("fuzz"))
 
 
-def test_make_installs_what_setup_cfg_names() -> None:
+def test_make_installs_the_packages_that_setup_cfg_names() -> None:
     words: list[str | Path] = ["/usr/bin/python3", "-I", "-S", TREE / "pam_totp/system/data/extras.py", "test, lint"]
     said = subprocess.run(words, text=True, capture_output=True, check=True).stdout.splitlines()
     assert sorted({str(r) for r in wanted("test", "lint")}) == sorted(str(Requirement(line)) for line in said)
 
 
-def test_pip_installs_only_what_a_lock_names() -> None:
+def test_pip_installs_only_packages_that_a_lock_names() -> None:
     assert re.findall(r"^LOCKED = (.*)$", MAKEFILE, re.M) == ["--no-deps --require-hashes --only-binary=:all:"]
     assert set(re.findall(r"^\t\$\(PIP\) (.*)$", MAKEFILE, re.M)) == {
         "$(LOCKED) --requirement tests/requirements.txt",
@@ -132,7 +132,7 @@ def test_pip_installs_only_what_a_lock_names() -> None:
 
 
 def test_only_pinned_packages_are_installed() -> None:
-    """An installed package may also be in the lock file of `make fuzz`. The virtual environment has pip without a pin."""
+    """A package may also be in the lock file of `make fuzz`. The virtual environment contains pip without a pin."""
     installed = {(normal(found.metadata["Name"]), found.version) for found in importlib.metadata.distributions()}
     installed = {(name, version) for name, version in installed if name not in ("pam-totp", "pip")}
     assert len(installed) >= 40
@@ -159,7 +159,7 @@ def newer(tmp_path: Path) -> tuple[Index, str]:
     return index, adapted
 
 
-def test_newer_releases_do_not_change_what_make_installs(tmp_path: Path, newer: tuple[Index, str]) -> None:
+def test_newer_releases_do_not_change_the_packages_that_make_installs(tmp_path: Path, newer: tuple[Index, str]) -> None:
     index, adapted = newer
     tree = tmp_path / "tree"
     (tree / "tests").mkdir(parents=True)
@@ -208,7 +208,7 @@ KNOWN = {"name": "jinja2", "version": "3.1.0", "vulns": [{"id": "PYSEC-1", "fix_
         ("[]", audit.UNAVAILABLE, "the look-up of advisories failed: "),
     ],
 )
-def test_a_pin_that_could_not_be_looked_up_is_not_reported_as_clean(said: str, status: int, line: str) -> None:
+def test_a_failed_look_up_of_a_pin_is_an_error(said: str, status: int, line: str) -> None:
     judged, lines = audit.judge(said)
     assert judged == status
     assert any(printed.startswith(line) for printed in lines), lines

@@ -1,7 +1,7 @@
-"""A virtual machine with Debian and systemd, and a root shell on each of two serial lines. It has no network.
+"""A virtual machine with Debian and systemd, and a root shell on each of two serial lines. The machine has no network.
 
-Rule: debootstrap makes the system in `build/booted` once, and no later step changes it. Each machine gets a copy on its
-own disk, with this tree in /src.
+Rule: debootstrap makes the system in `build/booted` once, and no later step changes it. Each machine gets a disk
+with a copy of that system, and with this tree in /src.
 """
 
 from __future__ import annotations

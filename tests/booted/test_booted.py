@@ -62,7 +62,7 @@ def logs_in(root: Shell) -> bool:
 
 
 def pid(root: Shell) -> int:
-    """Return the pid of the service; 0 if it is not running."""
+    """Return the pid of the service, or 0 if the service is not running."""
     return int(root.does("systemctl show --property MainPID --value pam_totp.service"))
 
 

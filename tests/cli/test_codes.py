@@ -34,7 +34,7 @@ def test_verify_uses_the_code_up(site: Site) -> None:
     assert site.command_json("verify", ME, *codes(1, 2).split())["reason"] == "row"
 
 
-def test_verify_describes_valid_answers_after_a_malformed_one(site: Site) -> None:
+def test_verify_describes_valid_answers_after_an_invalid_answer(site: Site) -> None:
     site.enrol(fob(), phone(digits=8))
     done = site.command("verify", ME, "123")
     answers = "a code of 6 or 8 digits, two or three codes in a row, or a recovery code"
@@ -71,7 +71,7 @@ def test_resync_brings_back_a_token_50_000_ahead(site: Site, way: str) -> None:
     assert not site.gets_in(codes(50_000, 2))
     done = site.command("resync", ME, *codes(50_001, 2).split())
     assert (done.returncode, done.stdout) == (0, f"{ME}'s fob is resynchronised (counter 50003)\n")
-    assert not site.gets_in(codes(50_002)), "the codes given to resync are used up"
+    assert not site.gets_in(codes(50_002)), "the codes for `resync` count as used"
     assert site.gets_in(codes(50_003))
 
 

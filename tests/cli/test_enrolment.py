@@ -85,7 +85,7 @@ def test_a_phone_app_is_enrolled_from_the_qr_code_on_the_terminal(site: Site, tm
     assert len(token.secret) == 20
     typed = re.search(r"key: ((?:[A-Z2-7]{4} ?){8})\r?\n", shown)
     assert typed is not None
-    assert typed[1].replace(" ", "") == base32(token.secret), "the key is shown in groups of four characters"
+    assert typed[1].replace(" ", "") == base32(token.secret), "`enroll` shows the key in groups of four characters"
     assert not site.path().exists(), "`enroll` stores the token only after a right code"
     child.sendline("000000")
     child.expect("wrong answer: enter a code from this token")

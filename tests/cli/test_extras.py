@@ -1,4 +1,4 @@
-"""Tests of the message for a missing package: it names a command that installs the package on that system."""
+"""Tests of the message for a missing package: it contains a command that installs the package on this system."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ PASSWORD = "correct horse"
 
 @pytest.fixture(scope="session")
 def _django() -> None:
-    # The suite's isolation removes variables that are set earlier.
+    # Set the variable here, because the suite's isolation removes earlier variables.
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.django.settings")
     import django  # reads DJANGO_SETTINGS_MODULE
 
@@ -34,7 +34,7 @@ class Passwords:
 
 @pytest.fixture
 def project(_django: None, site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Return Django's settings, which a test may change. Django asks the service of `site`. The database is empty."""
+    """Yield Django's settings, which a test may change. Django asks the service of `site`. The database is empty."""
     from django.conf import settings
     from django.core.management import call_command
 

@@ -35,7 +35,7 @@ examples:
   make systems                                                   all systems, users and steps: an hour on two cores
   make systems ARGS="--systems trixie --users root --steps demo"
   make systems ARGS="--steps test --tests tests/install"         some of the tests
-  make systems ARGS="--rebuild --steps demo"                     make the base roots anew
+  make systems ARGS="--rebuild --steps demo"                     make new base roots
 
 The mirror is the archive that apt uses here, or another archive on the same server. To use another mirror, set
 SYSTEMS_DEBIAN_MIRROR, SYSTEMS_DEBIAN_SECURITY_MIRROR, SYSTEMS_UBUNTU_MIRROR or SYSTEMS_UBUNTU_SECURITY_MIRROR.
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--tests", default="", metavar="ARGUMENTS", help="pytest's arguments in the step test (default: all tests)"
     )
-    made.add_argument("--rebuild", action="store_true", help="make the base roots anew")
+    made.add_argument("--rebuild", action="store_true", help="make new base roots")
     return made
 
 

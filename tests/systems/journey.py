@@ -90,7 +90,7 @@ class Journey:
         self._row("no package index", self._run(("sh", "-c", f"{reached} && rm -r /var/lib/apt/lists"), user="root"))
 
     def _make(self, *words: str, env: Mapping[str, str] | None = None) -> Run:
-        """Run make as the user. If it prints an apt-get line, run that line as root, then make again."""
+        """Run make as the user. If make prints an apt-get line, run that line as root, then make again."""
         self._out.say(f"  {self._label}make {words[0]} ...")
         done = self._run(("make", *words), env=env)
         line = apt_line(done.output) if self._user != "root" else None

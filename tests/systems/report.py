@@ -1,4 +1,4 @@
-"""The report at the end of `make systems`: a table, the failed tests by name, and the reasons of skipped tests."""
+"""The report at the end of `make systems`: a table, the failed tests by name, and the reasons for skipped tests."""
 
 from __future__ import annotations
 

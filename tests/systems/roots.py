@@ -427,7 +427,7 @@ class Root:
         )
 
     def add_account(self, name: str) -> None:
-        """Add an ordinary user with a home folder, by the system's own useradd."""
+        """Run the system's own useradd to add an ordinary user with a home folder."""
         self.run("useradd", "--create-home", "--shell", "/bin/bash", name, check=True)
 
     def home(self, user: str) -> str:

@@ -1,6 +1,6 @@
 """Tests of the Debian packages on each system: build, install, enrol, enable, log in, upgrade, remove, purge.
 
-Only `make deb-test` runs these tests; the first run makes the systems. ARGS="-k bookworm" selects one system. On each
+Only `make deb-test` runs these tests; the first run makes the base roots. `ARGS="-k trixie"` selects a system. On each
 system, each test starts with the state at the end of the previous test.
 """
 

@@ -170,7 +170,7 @@ def test_started_as_root_it_runs_as_store_owner_with_group_shadow(tls_portal: Tl
     }
 
 
-def test_wrong_and_blank_passwords_and_unknown_users_look_the_same(people: People, tls_portal: TlsPortal) -> None:
+def test_wrong_and_blank_passwords_and_unknown_users_get_the_same_error(people: People, tls_portal: TlsPortal) -> None:
     shown = set()
     for user, password in (("alice", "wrong"), ("no-such-user", "wrong"), ("root", tls_portal.password), ("bob", " ")):
         person = people()
@@ -194,7 +194,7 @@ def test_every_page_works_without_scripts(people: People, served: Served, tmp_pa
     assert len(served.record("alice").tokens) == 1
 
 
-def test_the_keyboard_alone_is_enough(people: People, served: Served) -> None:
+def test_sign_in_and_the_token_page_require_only_a_keyboard(people: People, served: Served) -> None:
     served.enrol("alice", HotpToken(name="fob", secret=KEY, created=0))
     alice = people()
     alice.page.goto("/sign-in")

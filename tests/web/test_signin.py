@@ -40,7 +40,7 @@ def test_a_wrong_code_is_refused_counted_and_logged_as_at_any_login(portal: Port
     assert "pam_totp(pam_totp-portal:auth): refused user=alice reason=wrong rhost=127.0.0.1" in portal.log
 
 
-def test_a_used_code_gets_the_same_message_as_a_wrong_one(portal: Portal) -> None:
+def test_a_used_code_and_a_wrong_code_get_the_same_message(portal: Portal) -> None:
     enroll_fob(portal)
     portal.signed_in(code=codes(0))
     browser = portal.browser()
@@ -86,7 +86,7 @@ def without_csrf(page: Page) -> str:
     return re.sub(r'value="[^"]*"', "", page.html)
 
 
-def test_unknown_user_wrong_password_and_blank_look_the_same(portal: Portal) -> None:
+def test_unknown_user_wrong_password_and_blank_get_the_same_page(portal: Portal) -> None:
     enroll_fob(portal)
     pages = []
     for user, password in (("alice", "wrong"), ("alice", ""), ("no-such-user", "wrong"), ("no-such-user", "")):
