@@ -47,9 +47,11 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="make systems", description=__doc__, epilog=_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="default: all")
-    made.add_argument("--users", nargs="+", choices=USERS, default=list(USERS), help="default: both")
-    made.add_argument("--steps", nargs="+", choices=journey.STEPS, default=list(journey.STEPS), help="default: all")
+    made.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="the systems (default: all)")
+    made.add_argument("--users", nargs="+", choices=USERS, default=list(USERS), help="the users (default: both)")
+    made.add_argument(
+        "--steps", nargs="+", choices=journey.STEPS, default=list(journey.STEPS), help="the steps (default: all)"
+    )
     made.add_argument(
         "--tests", default="", metavar="ARGUMENTS", help="pytest's arguments in the step test (default: all tests)"
     )

@@ -82,7 +82,9 @@ def choose(archives: Iterable[str], suite: str, origin: str, fetch: Callable[[st
         text = fetch(f"{archive}/dists/{suite}/main/binary-{architecture()}/Release")
         if text is not None and f"Origin: {origin}" in text.splitlines():
             return archive
-    raise NoMirror(f"no archive of {suite} found in the settings of apt (set SYSTEMS_{origin.upper()}_MIRROR=URL)")
+    raise NoMirror(
+        f"archive of {suite} not found on the mirrors of apt and debootstrap (set SYSTEMS_{origin.upper()}_MIRROR=URL)"
+    )
 
 
 def fetch(url: str) -> str | None:

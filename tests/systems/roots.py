@@ -335,7 +335,7 @@ class Root:
             holder.kill()
             why = holder.stderr.read().strip()
             holder.wait()
-            raise Unusable(f"{self.system.title}: the root cannot be entered: {why}")
+            raise Unusable(f"{self.system.title}: cannot enter the root: {why}")
         return holder
 
     def _stop(self) -> None:
@@ -355,7 +355,7 @@ class Root:
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
     ) -> list[str]:
-        """Return the command line that runs `words` in the root as `user`, in `cwd` (the user's home by default)."""
+        """Return the command line that runs `words` in the root as `user`, in `cwd` (default: the home folder)."""
         home = self.home(user)
         environment = {
             "PATH": PATH if user == "root" else "/usr/local/bin:/usr/bin:/bin",
@@ -405,7 +405,9 @@ class Root:
         )
         if check and done.returncode != 0:
             said = done.stdout or ""
-            raise Unusable(f"{self.system.title}: {' '.join(map(str, words))}: {done.returncode}\n{said[-3000:]}")
+            raise Unusable(
+                f"{self.system.title}: {' '.join(map(str, words))}: exit status {done.returncode}\n{said[-3000:]}"
+            )
         return done
 
     def start(
@@ -435,7 +437,7 @@ class Root:
             fields = line.split(":")
             if fields[0] == user:
                 return fields[5]
-        raise Unusable(f"{self.system.title}: no account {user}")
+        raise Unusable(f"{self.system.title}: unknown user {user}")
 
     def install(self, *packages: str) -> None:
         """Install packages of the distribution."""
@@ -469,7 +471,7 @@ def bare_clone(folder: Path, tree: Path = TREE) -> Path:
     command = ["git", "clone", "--quiet", "--bare", "--upload-pack", serve, f"file://{tree}", str(made)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise Unusable(f"{tree} cannot be cloned: {done.stderr.strip()}")
+        raise Unusable(f"cannot clone {tree}: {done.stderr.strip()}")
     return made
 
 
@@ -503,7 +505,7 @@ def _locked(file: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _scratch() -> Iterator[Path]:
-    """Yield a new scratch folder beside the base roots; first remove the scratch folders of killed processes."""
+    """Remove the scratch folders of killed processes. Then yield a new scratch folder beside the base roots."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with _locked(FOLDER / ".scratch.lock"):
         for old in FOLDER.glob("scratch-*"):
