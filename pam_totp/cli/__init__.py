@@ -1,9 +1,9 @@
 """The command line `pam-totp`.
 
 Rules:
-- Each command is a module of the same name, with the functions `add_to` and `run`. COMMANDS lists the modules.
+- Each command has a module, with the functions `add_to` and `run`. COMMANDS lists the modules.
 - Only `main` turns exceptions into messages and exit statuses.
-- A message is one line without a secret: the error, the reason and the remedy.
+- A message is one line: the error, the reason and the remedy. It never shows a secret.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from pam_totp.core.settings import SettingsError
 from pam_totp.pam.listening import ServiceError
 from pam_totp.store import StoreError
 
-COMMANDS = (  # in the order in which --help lists them
+COMMANDS = (  # in the order of --help
     enroll,
     qr,
     list_,
@@ -71,7 +71,7 @@ COMMANDS = (  # in the order in which --help lists them
 WORD_LISTS = ("code", "argument")  # arguments that take any number of words
 REMEDIES = {
     errno.ENOSPC: "free some space on that disk, then run the command again",
-    errno.EDQUOT: "delete files of the account whose disk quota is used up, then run the command again",
+    errno.EDQUOT: "delete files of the account that is over its disk quota, then run the command again",
     errno.EROFS: "remount that disk with 'mount -o remount,rw', then run the command again",
     errno.EACCES: "run the command as root, or as the owner of that folder",
     errno.ENOENT: "check the name",
@@ -131,7 +131,7 @@ def parser() -> _Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     args = _parse(arguments)
-    # Some daemons start commands with SIGCHLD ignored, and such a process cannot wait for a child.
+    # Restore the default action for SIGCHLD: a process that was started with SIGCHLD ignored cannot wait for a child.
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         what = f"{e.filename}: " if e.filename else ""
         return _report(f"{what}{(e.strerror or str(e)).lower()}{_remedy(e)}", OUT_OF_REACH)
     except KeyboardInterrupt:
-        return _report("interrupted: the change may be done or not (see 'pam-totp list')", 128 + signal.SIGINT)
+        return _report("interrupted, perhaps after the change was made (see 'pam-totp list')", 128 + signal.SIGINT)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -176,7 +176,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _discard_output() -> None:
-    """Discard the buffered output. Otherwise the interpreter would try to write it again at its exit, and fail."""
+    """Discard the buffered output. Otherwise the interpreter would write the output again at exit, and fail."""
     try:
         sys.stdout.flush()
     except OSError:

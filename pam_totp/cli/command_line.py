@@ -64,7 +64,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def site_file(args: argparse.Namespace) -> str:
-    """Return the path of the site file. Raise OSError if --config names a missing file; the default may be missing."""
+    """Return the path of the site file, which may be missing. Raise OSError if --config names a missing file."""
     if args.config is None:
         return SITE_FILE
     os.stat(args.config)
@@ -73,7 +73,7 @@ def site_file(args: argparse.Namespace) -> str:
 
 def add_log(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--log", choices=("syslog", "stderr"), default="syslog", help="where to write the audit log (%(default)s)"
+        "--log", choices=("syslog", "stderr"), default="syslog", help="destination of the audit log (%(default)s)"
     )
 
 

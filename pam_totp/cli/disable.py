@@ -20,7 +20,9 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("service", nargs="?", help="name of the PAM service, as given to enable")
     parser.add_argument(
-        "--all", action="store_true", help="restore all services, or none if a file was edited or cannot be written"
+        "--all",
+        action="store_true",
+        help="restore all services, or fail if a file was edited or cannot be written",
     )
     parser.add_argument("--dry-run", action="store_true", help="show the result, and change nothing")
 
@@ -30,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from pam_totp.system.enable.trial import TrialError
 
     if args.all == (args.service is not None):
-        raise CommandError("name a service, or give --all", WRONG_USAGE)
+        raise CommandError("give either SERVICE or --all", WRONG_USAGE)
     require_root("disable")
     try:
         return _disable_all(args.dry_run) if args.all else _disable(args.service, args.dry_run)
@@ -45,9 +47,9 @@ def _disable(service: str, dry_run: bool) -> int:
     states = [state for name, state in trial.records() if name == service]
     if not states:
         if service in Machine().services_with_module():
-            raise CommandError(f"{service} was not set up by 'pam-totp enable': remove the pam_totp line by hand")
+            raise CommandError(f"{service} was not set up by 'pam-totp enable' (remove the pam_totp line by hand)")
         raise CommandError(f"{service} is not enabled (see 'pam-totp doctor')")
-    # A dry run comes first: if one change cannot be rolled back, no file is changed.
+    # Do a dry run first: it raises an exception before any file is written if a change cannot be rolled back.
     lines = trial.dry_roll_back(service, states[0])
     if not dry_run:
         lines = trial.roll_back(service, states[0])

@@ -1,9 +1,9 @@
 """enable: require a code at a service, on trial until a second login confirms the change.
 
 Rules:
-- A service is changed only after the doctor's checks of the new stack and a rehearsed login have passed.
-- A change that is not confirmed from a second login is rolled back by a watchdog process. If the watchdog was killed,
-  a systemd unit or the next command rolls it back.
+- The command changes a service only after the doctor's checks of the new stack and a rehearsed login have succeeded.
+- A watchdog process rolls back a change that is not confirmed from a second login. A systemd unit or the next command
+  rolls the change back if the watchdog was killed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def add_to(commands: Commands) -> None:
         commands,
         "enable",
         run,
-        "require a code at a service, and roll back unless confirmed",
+        "require a code at a service, and roll back the change unless it is confirmed",
         "pam-totp enable sudo --dry-run",
         "pam-totp enable sshd --first-factor key",
         "pam-totp enable sudo --keep",
@@ -70,7 +70,7 @@ def add_to(commands: Commands) -> None:
         type=int,
         default=KEEP_WITHIN,
         metavar="SECONDS",
-        help="roll back unless confirmed within this time (%(default)s)",
+        help="roll back the change unless it is confirmed within this time (%(default)s)",
     )
     either = parser.add_mutually_exclusive_group()
     either.add_argument("--dry-run", action="store_true", help="check and show the change, but do not apply it")
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
 
 def require_root(command: str) -> None:
     if os.geteuid() != 0:
-        raise CommandError(f"{command} requires root: sudo pam-totp {command} ...", OUT_OF_REACH)
+        raise CommandError(f"{command} requires root (run 'sudo pam-totp {command} ...')", OUT_OF_REACH)
 
 
 def _unchanged(service: str, why: object) -> CommandError:
@@ -118,14 +118,14 @@ def _unchanged(service: str, why: object) -> CommandError:
 
 
 def _require_not_enabled(service: str) -> None:
-    """Raise CommandError if the service is enabled or on trial. First, roll back every trial that has no watchdog."""
+    """Roll back every trial that has no watchdog. Then raise CommandError if the service is enabled or on trial."""
     from pam_totp.system.enable import trial
 
     for name in trial.roll_back_left_over():
         print(f"{name}: rolled back an earlier trial that was not confirmed")
     for name, state in trial.records():
         if name == service and state == trial.KEPT:
-            raise CommandError(f"{service} is already enabled (see 'pam-totp doctor', 'pam-totp disable {service}')")
+            raise CommandError(f"{service} is already enabled (see 'pam-totp doctor' and 'pam-totp disable {service}')")
         if name == service:
             raise CommandError(f"{service} is already on trial (confirm it with --keep, or wait for the roll-back)")
 
@@ -139,7 +139,7 @@ def _user(args: argparse.Namespace) -> str:
     except KeyError:
         raise CommandError(f"unknown user {user}: no account has that name") from None
     if user == "root" and args.service in ("sudo", "sudo-i"):
-        raise CommandError("sudo never asks root for a code: name another user with --for-user", WRONG_USAGE)
+        raise CommandError("sudo never asks root for a code (name another user with --for-user)", WRONG_USAGE)
     return user
 
 
@@ -153,7 +153,7 @@ def _first_factor(service: str, user: str) -> FirstFactor:
 
 
 def _check(machine: Machine, service: str, changes: Sequence[Change], user: str, first: FirstFactor) -> None:
-    """Run the doctor's checks on the machine as it would be after the changes. Raise CommandError if one fails."""
+    """Run the doctor's checks on the machine with the changes applied. Raise CommandError if they find an error."""
     from pam_totp.system.doctor import checks
     from pam_totp.system.doctor.context import Context
     from pam_totp.system.enable import plan
@@ -164,7 +164,7 @@ def _check(machine: Machine, service: str, changes: Sequence[Change], user: str,
     findings = checks.examine(Context(machine.after(after), covered, user, first == "key"))
     _print_findings(findings)
     if errors(findings):
-        raise _unchanged(service, "fix the errors above first")
+        raise _unchanged(service, "the checks found errors (fix them, then run the command again)")
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:
@@ -201,12 +201,12 @@ def _wait_for_confirmation(service: str, keep_within: int) -> int:
         print(f"within {keep_within} seconds, or the change is rolled back. Keep this terminal open.", flush=True)
         while trial.load(service, trial.TRIAL) is not None:
             time.sleep(POLL)
-    except BaseException:  # on Ctrl-C, or if the sshd configuration is invalid, roll back at once
+    except BaseException:  # roll back at once on Ctrl-C, or if the sshd configuration is invalid
         for line in trial.roll_back(service):
             print(line)
         raise
     if trial.load(service, trial.KEPT) is None:
-        print(f"not confirmed: {service} was rolled back")
+        print(f"{service} was rolled back: the change was not confirmed")
         return REFUSED
     print(f"confirmed: {service} asks for a code from now on (to roll back: pam-totp disable {service})")
     return DONE

@@ -17,7 +17,7 @@ def add_to(commands: Commands) -> None:
 
 
 def add_token_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that name a user and one of their tokens."""
+    """Add the arguments USER and TOKEN."""
     parser.add_argument("user", help="owner of the token")
     parser.add_argument("token", nargs="?", help="name of the token; optional if the user has only one token")
 

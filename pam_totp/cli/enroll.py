@@ -111,11 +111,11 @@ def _new_token(args: argparse.Namespace) -> Token:
     """Return the unconfirmed token that the options and standard input describe. Raise CommandError."""
     try:
         if args.uri_stdin:
-            uri = ask("otpauth URI: ", hidden=True, missing="no URI on standard input; nothing was changed").strip()
-            token = from_uri(uri, args.name or "token", now())
+            uri = ask("otpauth URI: ", hidden=True, missing="missing URI on standard input; nothing was changed")
+            token = from_uri(uri.strip(), args.name or "token", now())
             return token.renamed(args.name or DEFAULT_NAMES[token.type])
         if args.secret_stdin:
-            key = typed_secret(ask("key: ", hidden=True, missing="no key on standard input; nothing was changed"))
+            key = typed_secret(ask("key: ", hidden=True, missing="missing key on standard input; nothing was changed"))
         else:
             key = secrets.token_bytes(NEW_SECRET)
         token = new_token(
@@ -141,8 +141,8 @@ def _confirmed(token: Token, codes_needed: int) -> Token:
         confirmed = verify_first_code(token, answer, now(), codes_needed=codes_needed)
         if confirmed is not None:
             return confirmed
-        print(f"wrong answer: enter {required} this token", file=sys.stderr)
+        print(f"wrong answer (enter {required} this token)", file=sys.stderr)
     hint = ""
     if isinstance(token, TotpToken):
         hint = f" (check the phone's clock: it is now {time.strftime('%H:%M:%S', time.gmtime(now()))} UTC)"
-    raise CommandError(f"not enrolled: {MAX_TRIES} answers were wrong; nothing was changed{hint}")
+    raise CommandError(f"enrolment failed: {MAX_TRIES} answers were wrong; nothing was changed{hint}")

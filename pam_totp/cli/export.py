@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     if args.password_file and not chosen.has_secret:
         raise CommandError(f"--password-file requires --format {encrypted(EXPORT_FORMATS)}", WRONG_USAGE)
     if args.token and chosen.holds_whole_record:
-        raise CommandError(f"{chosen.name} exports the whole record: leave out --token", WRONG_USAGE)
+        raise CommandError(f"--format {chosen.name} excludes --token: the file holds the whole record", WRONG_USAGE)
     load(chosen)
     password = read_secret(args.password_file) if args.password_file else None
     user = user_of(args)
@@ -97,7 +97,7 @@ def _written(chosen: Format, record: UserRecord, tokens: list[Token], password: 
                 f"{record.user}'s {token.name}: {reason} (select other tokens with --token, or use --format json)"
             )
     if chosen.holds_one_token and len(tokens) != 1:
-        raise CommandError(f"a {chosen.name} file holds one token: select it with --token", WRONG_USAGE)
+        raise CommandError(f"a {chosen.name} file must have exactly one token (select it with --token)", WRONG_USAGE)
     try:
         return chosen.write(record, tokens, password)
     except FormatError as e:
@@ -105,6 +105,6 @@ def _written(chosen: Format, record: UserRecord, tokens: list[Token], password: 
 
 
 def _lost(chosen: Format, token: Token) -> list[str]:
-    """Return the names of the token's fields, except `name`, that the format cannot hold and that have a value."""
+    """Return the names of the token's fields, except `name`, that have a value and that the format cannot hold."""
     lost = chosen.lost_fields - {"name"}
     return sorted(field for field in lost if getattr(token, field, None) not in (None, 0))

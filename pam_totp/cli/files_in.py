@@ -1,8 +1,8 @@
-"""Read the files that a command needs: named files, and files in the users' home folders.
+"""Input files of a command: named files, and files in the users' home folders.
 
 Rules:
-- A named file is read before the process drops its privileges. A file above its size limit is an error.
-- A file in a home folder is read by a child process with the user ids of the folder's owner. The child follows no
+- A command reads a named file before it drops its privileges. A file above its size limit is an error.
+- A child process reads the file in a home folder, with the user ids of the folder's owner. The child follows no
   symbolic link, and reads only regular files of that owner.
 """
 
@@ -21,10 +21,10 @@ from pam_totp.formats.parsing import MAX_INPUT
 from pam_totp.operations.import_tokens import UserFile
 from pam_totp.pam.privileges import become_owner_of
 
-HOME_TIMEOUT = 10.0  # seconds, after which a home folder on a silent file server is skipped
+HOME_TIMEOUT = 10.0  # seconds to wait for a home folder, which may be on a silent file server
 _HOME = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-_CONTENT, _MISSING, _PROBLEM = b"c", b"m", b"p"  # the child process sends one of these bytes first
+_CONTENT, _MISSING, _PROBLEM = b"c", b"m", b"p"  # the first byte from the child process
 _PIPE_READ = 65536  # bytes
 
 
@@ -68,13 +68,16 @@ def read_homes(homes: str, name: str, limit: int) -> Iterator[UserFile]:
         if answer != _CONTENT:
             yield UserFile(path=path, user=user, problem=content.decode("utf-8", "replace") or "cannot be read")
         elif user is None:
-            yield UserFile(path=path, user=None, problem="the owner of this home folder has no account")
+            yield UserFile(path=path, user=None, problem="no account matches this home folder and its owner")
         else:
             yield UserFile(path=path, user=user, data=content)
 
 
 def _account(home: str, folder: str, uid: int, accounts: dict[str, pwd.struct_passwd]) -> str | None:
-    """Return the account with the home folder `home`, else the account `folder`, or None if its uid is not `uid`."""
+    """Return the name of the account with the home folder `home`, else of the account named `folder`.
+
+    Return None if that account is missing, or has another uid than `uid`.
+    """
     entry = accounts.get(home)
     if entry is None:
         try:
@@ -85,7 +88,7 @@ def _account(home: str, folder: str, uid: int, accounts: dict[str, pwd.struct_pa
 
 
 def _read_as_owner(home: int, name: str, limit: int) -> tuple[bytes, bytes]:
-    """Read the file in a child process. Return the first byte that it sends, and the content or the problem."""
+    """Read the file in a child process. Return the first byte from the child, and the content or the problem."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -108,7 +111,7 @@ def _read_as_owner(home: int, name: str, limit: int) -> tuple[bytes, bytes]:
 
 
 def _send_file(home: int, name: str, limit: int, writing: int) -> None:
-    """Become the owner of `home`, send the file through the pipe, and exit. This runs in the child process."""
+    """Run the child process: take the user ids of the owner of `home`, send the file through the pipe, and exit."""
     try:
         with open(writing, "wb") as out:
             try:

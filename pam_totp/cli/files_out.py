@@ -1,15 +1,15 @@
-"""Create the files that a command writes: QR codes and exports, which hold keys.
+"""Output files of a command: QR codes and exports, which hold keys.
 
 Rules:
-- A new file has mode 0600 under any umask. It replaces no existing file, and follows no link.
-- A file gets its name (linkat) when its content is complete and durable. Before, it has no name (O_TMPFILE), so that a
-  killed process or a full disk leaves no file.
-- A command that created a file and then fails removes it: after an error, Ctrl-C, SIGTERM or SIGHUP.
-- The folder is opened before the process drops its privileges. The file is created and removed in that folder, with
-  the original privileges, even if the path leads to another folder in the meantime.
+- A new file has mode 0600 under any umask. A path that already exists, also as a symbolic link, is an error.
+- A file gets its name (linkat) when its content is complete and durable. Until then it is an unnamed file (O_TMPFILE),
+  which the kernel deletes when the process ends.
+- A command that fails, or is ended by Ctrl-C, SIGTERM or SIGHUP, removes the file that it created.
+- The process opens the folder before it drops its privileges. It creates and removes the file in that folder, with the
+  original privileges, even if the path meanwhile leads to another folder.
 
-On a file system without O_TMPFILE (NFS, FAT), the file has its name from the start. There, SIGKILL can leave an
-incomplete file.
+A file system without O_TMPFILE (NFS, FAT) gives the file its name from the start. SIGKILL can leave an incomplete file
+there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pam_totp.cli.command_line import CommandError
 from pam_totp.cli.prompts import ending_signals_raise
 from pam_totp.pam.privileges import acting_as_root
 
-_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR)  # the errors of a file system, and of a kernel, without O_TMPFILE
+_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR)  # from a file system, or from a kernel, without O_TMPFILE
 _MODE = 0o600
 
 
@@ -77,7 +77,7 @@ class NewFile:
 
 @contextmanager
 def new_file(path: str) -> Iterator[NewFile]:
-    """Yield a file to be written at `path`. It is removed if the block raises an exception.
+    """Yield a file to be created at `path`. Remove the file if the block raises an exception.
 
     Raise CommandError if the path exists, or OSError if its folder cannot be opened.
     """

@@ -55,7 +55,7 @@ def add_to(commands: Commands) -> None:
         metavar="FILE",
         help="file to read, or - for standard input; a migration export may have several files",
     )
-    parser.add_argument("--user", metavar="U", help="owner of the tokens; for users-oath, only the lines of this user")
+    parser.add_argument("--user", metavar="U", help="owner of the tokens; users-oath: import only this user's lines")
     parser.add_argument("--serial", metavar="S", help="only the token with this serial number")
     parser.add_argument("--map", metavar="FILE", help="file with the owners by serial number: lines of serial,user")
     parser.add_argument(
@@ -85,17 +85,17 @@ def _check_usage(args: argparse.Namespace, chosen: Format) -> None:
     ):
         problem = "--homes requires google-authenticator, and excludes FILE, --user, --map and --serial"
     elif not args.homes and len(args.file) != 1 and not (args.file and chosen.several_files):
-        problem = "name one file, or - for standard input"
+        problem = "FILE must be one file, or - for standard input"
     elif args.map and (args.user or args.serial):
         problem = "--map excludes --user and --serial"
     elif args.serial and not args.user:
         problem = "--serial requires --user"
     elif not chosen.names_users and not args.homes and not args.user:
-        problem = f"a {chosen.name} file names no user: --user is required"
+        problem = f"--user is required: a {chosen.name} file names no user"
     elif (args.key_file or args.password_file) and not chosen.has_secret:
         problem = f"--key-file and --password-file require {encrypted(FORMATS)}"
     elif [args.map, args.key_file, args.password_file, *args.file].count("-") > 1:
-        problem = "standard input can be used for one file only"
+        problem = "standard input must be used for at most one file"
     if problem:
         raise CommandError(problem, WRONG_USAGE)
 
@@ -136,7 +136,7 @@ def _import(args: argparse.Namespace, chosen: Format, users_by_serial: dict[str,
 
 
 def _secret_source(args: argparse.Namespace, chosen: Format, bar: Bar) -> AskSecret | None:
-    """Return a function that returns the key or password of an encrypted file, or None for an unencrypted format."""
+    """Return a function that returns the key or password of a file. Return None for a format without encryption."""
     if not chosen.has_secret:
         return None
     paths = {"key": args.key_file, "password": args.password_file}
@@ -145,7 +145,7 @@ def _secret_source(args: argparse.Namespace, chosen: Format, bar: Bar) -> AskSec
     def ask_secret(what: Literal["key", "password"]) -> str:
         bar.end_line()
         if known and what not in known:
-            raise CommandError(f"the file is encrypted with a {what}: give --{what}-file")
+            raise CommandError(f"--{what}-file is required: the file is encrypted with a {what}")
         return known[what] if known else ask(f"{what} of the file: ", hidden=True)
 
     return ask_secret
@@ -164,7 +164,7 @@ def _parse(chosen: Format, files: Sequence[NamedFile], options: ParseOptions, ba
     bar.show(0, 1)
     try:
         parts = []
-        for path, data in files:  # noqa: B007  the message below names the last file
+        for path, data in files:  # noqa: B007  the error names the last file
             parts.append(chosen.decode(data))
         parsed = chosen.parse(b"\n".join(parts), options)
     except FormatError as e:
@@ -191,7 +191,7 @@ def _selection(args: argparse.Namespace, chosen: Format, users_by_serial: dict[s
 
 
 def _new_record(args: argparse.Namespace, parsed: ParsedFile) -> UserRecord | None:
-    """Return the exported record without its tokens and under its owner's name here, or None if the file has none."""
+    """Return the record in the file, without tokens and under the user name on this host, or None without a record."""
     if parsed.record is None:
         return None
     return parsed.record.without_tokens(passwd_name(args.user or parsed.record.user))

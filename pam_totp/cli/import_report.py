@@ -1,4 +1,4 @@
-"""Print the results of an import: a table, or JSON."""
+"""The output of an import: its results as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _print_table(report: Report, unused: Iterable[str], imported: str) -> None:
         print(f"{without_remarks - MAX_SHOWN} more {imported} (use --json to list all)")
     for serial in unused:
         print(f"serial number {serial} of the map is not in the file")
-    sys.stdout.flush()  # keeps the order if standard output and standard error are the same file
+    sys.stdout.flush()  # keep the order if standard output and standard error are the same file
     summary = f"{count(report.imported, 'token')} of {count(len(users), 'user')} {imported}, {report.skipped} skipped"
     print(summary, file=sys.stderr)
 

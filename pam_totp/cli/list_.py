@@ -41,14 +41,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _records(store: Store, statuses: set[int]) -> Iterator[UserRecord]:
-    """Yield the records, sorted by user name. Memory holds only the names.
+    """Yield the records, sorted by user name. Hold only the names and one record in memory.
 
     Print an error for a record that cannot be read, and add the exit status to `statuses`.
     """
     for user in sorted(store.users()):
         try:
             yield store.read(user)
-        except NotThere:  # removed in the meantime
+        except NotThere:  # the user was removed meanwhile
             continue
         except StoreError as e:
             print(f"pam-totp: {e}", file=sys.stderr)
@@ -67,9 +67,9 @@ def _remarks(record: UserRecord) -> list[str]:
     failures, _ = record.failures_now(now())
     remarks = []
     if record.recovery:
-        remarks.append(f"{count(len(record.recovery), 'recovery code')} left")
+        remarks.append(count(len(record.recovery), "unused recovery code"))
     elif record.salt is not None:
-        remarks.append(f"no recovery codes left (see 'pam-totp recovery {record.user}')")
+        remarks.append(f"all recovery codes are used (see 'pam-totp recovery {record.user}')")
     if failures:
         remarks.append(f"{count(failures, 'wrong answer')} counted (see 'pam-totp unlock {record.user}')")
     return remarks

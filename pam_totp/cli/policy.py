@@ -60,7 +60,7 @@ def _module_arguments(service: str) -> tuple[str, ...]:
     except StackError as e:
         raise CommandError(str(e)) from None
     if len(rules) != 1:
-        several = "several lines ask for a code; these are the settings of the first"
+        several = "several lines ask for a code; these are the settings of the first line"
         print(f"pam-totp: {service}: {several if rules else 'the stack does not use the module'}", file=sys.stderr)
     return rules[0].arguments if rules else ()
 

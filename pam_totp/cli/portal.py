@@ -63,7 +63,7 @@ def add_to(commands: Commands) -> None:
         metavar="PATH",
         nargs="?",
         const=DEFAULT_SOCKET,
-        help="only check codes, through the service at PATH; runs under any account, without the store",
+        help="only check codes, through the service at PATH; such a portal runs under any account",
     )
     parser.add_argument(
         "--no-first-token", action="store_true", help="users cannot add their first token: an administrator adds it"
@@ -73,7 +73,7 @@ def add_to(commands: Commands) -> None:
         type=int,
         default=DEFAULT_PER_ADDRESS,
         metavar="N",
-        help="sign-ins a minute from one address (%(default)s); raise it if many users share an address",
+        help="sign-ins a minute from one address (%(default)s); raise this limit if many users share an address",
     )
     add_config(parser)
     add_log(parser)

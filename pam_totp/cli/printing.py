@@ -1,7 +1,7 @@
-"""Print tables and JSON, also for a hundred thousand users.
+"""Tables and JSON on standard output, also for a hundred thousand users.
 
 Rules:
-- Memory does not grow with the length of the output.
+- The use of memory does not grow with the length of the output.
 - The output is one table or one JSON document of any length.
 """
 

@@ -10,7 +10,7 @@ DELAY = 1.0  # seconds before the bar appears
 
 
 class Bar:
-    """A bar `title [####    ] done/total` on standard error. It is drawn on a terminal only.
+    """A bar `title [####    ] done/total` on standard error, if that is a terminal.
 
     The bar appears after DELAY, or at once if `long` is set.
     """
@@ -21,7 +21,7 @@ class Bar:
         self._is_drawn = False
 
     def show(self, done: int, total: int) -> None:
-        """Draw the bar again. If `done` equals `total`, end its line."""
+        """Draw the bar again, and end its line if `done` equals `total`."""
         if not sys.stderr.isatty() or not (self._is_drawn or time.monotonic() >= self._start):
             return
         self._is_drawn = done < total

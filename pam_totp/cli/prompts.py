@@ -18,7 +18,7 @@ from contextlib import contextmanager
 
 from pam_totp.cli.command_line import INTERRUPTED, CommandError
 
-NO_ANSWER = "no answer; nothing was changed"
+NO_ANSWER = "missing answer; nothing was changed"
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def confirm(question: str, args: argparse.Namespace) -> None:
 def answer_pam(style: int, text: str) -> bytes | None:
     """Answer one message of a PAM conversation from the terminal, or by the next line of standard input.
 
-    `style` is libpam's message style. Return None if the message needs no answer, or the input has ended.
+    `style` is libpam's message style. Return None if the message needs no answer, or if the input has ended.
     """
     from pam_totp.system.libpam import PROMPT_ECHO_OFF, PROMPTS  # imported here: few commands need it
 

@@ -1,4 +1,4 @@
-"""Show a token, for the commands enroll and qr: as a QR code on the terminal, as a PNG or SVG file, or not at all."""
+"""The display of a token in the commands enroll and qr: a QR code on the terminal, a PNG or SVG file, or nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ShowToken = Callable[[Token, str], None]  # arguments: the token and its URI
 
 def add_qr_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--issuer", default=DEFAULT_ISSUER, help="the name that apps show for this site (%(default)s)")
-    parser.add_argument("--qr", metavar="HOW", help="where to write the QR code: terminal, png=FILE, svg=FILE or none")
+    parser.add_argument("--qr", metavar="HOW", help="destination of the QR code: terminal, png=FILE, svg=FILE or none")
 
 
 def writes_picture(args: argparse.Namespace) -> bool:

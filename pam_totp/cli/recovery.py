@@ -16,7 +16,7 @@ DEFAULT_COUNT = 10
 
 
 def add_to(commands: Commands) -> None:
-    summary = "create recovery codes for a user, in place of the old ones"
+    summary = "create recovery codes for a user, which replace the old codes"
     parser = add_command(commands, "recovery", run, summary, "pam-totp recovery alice", data=True)
     parser.add_argument("user", help="owner of the recovery codes")
     parser.add_argument("--count", type=int, default=DEFAULT_COUNT, metavar="N", help="number of codes (%(default)s)")

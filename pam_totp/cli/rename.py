@@ -12,7 +12,7 @@ from pam_totp.core.record import UserRecord
 def add_to(commands: Commands) -> None:
     parser = add_command(commands, "rename", run, "give a token another name", "pam-totp rename alice phone old-phone")
     parser.add_argument("user", help="owner of the token")
-    parser.add_argument("token", help="present name of the token")
+    parser.add_argument("token", help="current name of the token")
     parser.add_argument("name", help="new name of the token")
 
 

@@ -40,14 +40,14 @@ def add_to(commands: Commands) -> None:
         commands,
         "resync",
         run,
-        "bring a token back into step by codes in a row",
+        "resynchronise a token by codes in a row",
         "pam-totp resync alice 755224 287082",
         "pam-totp resync alice --token fob --port /dev/ttyUSB0",
         data=True,
     )
     parser.add_argument("user", help="owner of the token")
     parser.add_argument("code", nargs="*", default=[], help="two or three codes in a row (default: prompt for them)")
-    parser.add_argument("--token", metavar="NAME", help="only this token of the user")
+    parser.add_argument("--token", metavar="NAME", help="resynchronise only this token of the user")
     parser.add_argument(
         "--port", metavar="DEVICE", help="read the codes from a serial device while you press its button"
     )
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"--search must be 1 to {MAX_SEARCH}", WRONG_USAGE)
     if args.port and args.code:
         raise CommandError("--port excludes codes on the command line", WRONG_USAGE)
-    port = _open_port(args.port) if args.port else None  # open it before the process drops its privileges
+    port = _open_port(args.port) if args.port else None  # open the port before the process drops its privileges
     store = open_store(args)
     user = user_of(args)
     record = read(store, user)
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     text = " ".join(typed) or ask("two codes in a row: ", hidden=True)
     codes = Answer.parse(text.encode("utf-8", "surrogateescape")).codes(CODE_LENGTHS)
     if codes is None or len(codes) < 2:
-        raise CommandError("resync needs two or three codes in a row from one token", WRONG_USAGE)
+        raise CommandError("the codes must be two or three codes in a row from one token", WRONG_USAGE)
 
     tokens = [token for token in record.tokens if args.token in (None, token.name)]
     try:
@@ -87,11 +87,11 @@ def run(args: argparse.Namespace) -> int:
     except NotThere:
         raise not_enrolled(user) from None
     except TokenChanged:
-        what = "the token was used or changed meanwhile; it was not resynchronised"
+        what = "resynchronisation failed: the token was used, changed or removed meanwhile"
         raise CommandError(f"{what} (try again with new codes)") from None
     except NotConsecutive:
-        what = f"these are not codes in a row within {args.search} counters or steps of a token"
-        raise CommandError(f"{what}; nothing was changed (see --search)") from None
+        required = f"the codes must be in a row, within {args.search} counters or steps of a token"
+        raise CommandError(f"resynchronisation failed: {required} (see --search)") from None
     audit_log.write(audit_log.to_syslog, SERVICE, "accepted", user=user, by="resync", token=token.name)
     facts = {name: getattr(token, name) for name in ("counter", "last_step", "drift") if name in token._fields}
     if args.json:
@@ -106,7 +106,7 @@ def _open_port(device: str) -> Serial:
         from pam_totp.cli import serial_port  # needs an optional package
 
         return serial_port.open_port(device)
-    except OSError as e:  # pyserial's text is a repr, so prefer the text of the errno
+    except OSError as e:  # prefer the text of the errno: pyserial's text is a repr
         why = os.strerror(e.errno).lower() if e.errno else str(e)
         raise CommandError(
             f"{device} cannot be opened: {why} (check that the token is plugged in)", OUT_OF_REACH

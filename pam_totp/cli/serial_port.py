@@ -1,4 +1,4 @@
-"""Read codes from a token on a serial port (extra `serial`: pyserial)."""
+"""Codes from a token on a serial port (extra `serial`: pyserial)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def code_in(line: str) -> str | None:
 
 
 def read_codes(port: serial.Serial, count: int) -> Iterator[str]:
-    """Yield the next `count` codes. Skip a code that equals the last one. Raise TimeoutError after PRESS_TIMEOUT."""
+    """Yield the next `count` codes. Skip a repeated code. Raise TimeoutError after PRESS_TIMEOUT."""
     deadline = time.monotonic() + PRESS_TIMEOUT
     pending, last = b"", None
     while count:

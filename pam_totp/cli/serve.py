@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 def _require_owner(store: str) -> None:
     """Raise CommandError if another account owns the store, because every login would fail.
 
-    A missing store is allowed, because it may be created later.
+    Accept a missing store, because a command may create it later.
     """
     try:
         owner = os.stat(store).st_uid

@@ -3,7 +3,7 @@
 Rules:
 - A command that root starts drops its privileges to the store's owner before it reads a record.
 - For a caller who cannot open the default store, the store is a file in the caller's home folder.
-- A record is found by the user name in the passwd entry, as at a login.
+- A command finds a record by the user name in the passwd entry, as a login does.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def now() -> int:
 def open_store(args: argparse.Namespace, *, create: bool = False, keep_root: bool = False) -> Store:
     """Drop root's privileges to those of the store's owner, and return the store.
 
-    With `keep_root`, the process can return to root, to create a file in a folder that is closed to the owner.
-    For a caller who cannot open the default store, return the store of ~/.pam_totp.json (module argument `secret=`).
+    With `keep_root`, the process can return to root, to create a file in a folder where the owner has no permission.
+    Return the store of ~/.pam_totp.json (module argument `secret=`) for a caller who cannot open the default store.
     """
     if uses_own_file(args):
         return home_store(OWN_FILE, caller_name())
@@ -70,7 +70,7 @@ def _create(folder: str) -> None:
         try:
             account = pwd.getpwnam(ACCOUNT)
         except KeyError:
-            return  # pam_totp is not installed: root owns the store
+            return  # root owns the store, because pam_totp is not installed
         os.chown(folder, account.pw_uid, account.pw_gid)
 
 
@@ -86,7 +86,7 @@ def _roll_back(store: FileStore) -> None:
 def uses_own_file(args: argparse.Namespace) -> bool:
     """Return True if the command uses the caller's own file.
 
-    It does so if the caller is not root, does not own the default store, and names no other with --store.
+    Return False if --store selects another store, or if the caller is root or the owner of the default store.
     """
     if args.store != DEFAULT_STORE or os.geteuid() == 0:
         return False
@@ -115,15 +115,15 @@ def has_account(user: str) -> bool:
 
 
 def warn_without_account(user: str) -> None:
-    """Warn about a user name that is probably mistyped."""
+    """Print a warning if the user has no account, because the name may be mistyped."""
     if not has_account(user):
         print(f"pam-totp: warning: there is no account {user} on this host", file=sys.stderr)
 
 
 def user_of(args: argparse.Namespace) -> str:
-    """Return the user name in the passwd entry. For the caller's own file, the default is the caller.
+    """Return the user name in the passwd entry. The default is the caller if the store is the caller's own file.
 
-    Raise CommandError if USER is missing, or if the caller may not manage that user's tokens.
+    Raise CommandError if USER is missing, or if the caller must not manage that user's tokens.
     """
     own_file = uses_own_file(args)
     if args.user is None and not own_file:
@@ -138,7 +138,7 @@ def user_of(args: argparse.Namespace) -> str:
 def not_enrolled(user: str) -> CommandError:
     if has_account(user):
         return CommandError(f"{user} has no tokens (see 'pam-totp enroll {user}')")
-    return CommandError(f"{user} has no tokens and no account on this host (check the name, or see 'pam-totp list')")
+    return CommandError(f"unknown user {user}: no account has that name (see 'pam-totp list')")
 
 
 # --- records and tokens

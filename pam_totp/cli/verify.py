@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     policy = settings(SERVICE, (), read_site(site_file(args))).policy
     store = open_store(args)
     user = user_of(args)
-    read(store, user)  # a user without tokens gets an error before the prompt
+    read(store, user)  # report an unknown user before the prompt
     typed = " ".join(args.code) or ask("code: ", hidden=True)
     answer = Answer.parse(typed.encode("utf-8", "surrogateescape"))
 
@@ -66,7 +66,7 @@ def _explanation(decision: Decision, policy: Policy) -> str | None:
         failures, _ = record.failures_now(now())
         return f"too many failures: {('two', 'three')[policy.codes_needed(failures) - 2]} codes in a row are required"
     return {
-        Outcome.REPLAYED: "this code, or a later one, was used before (try the next code)",
+        Outcome.REPLAYED: "this code or a later code was used before (try the next code)",
         Outcome.LOCKED: f"only a recovery code is accepted (see 'pam-totp unlock {record.user}')",
         Outcome.NOT_ENROLLED: "no token is confirmed",
     }.get(decision.outcome)

@@ -132,7 +132,7 @@ def test_an_unconfirmed_change_is_rolled_back_by_its_own_unit(root: Shell, machi
     put_on_trial(root, "su", 10)
     assert "pam_totp.so" in machine.second.does("cat /etc/pam.d/su")
     assert machine.second.does("systemctl is-active pam_totp-trial-su.service").strip() == "active"
-    assert "not confirmed: su was rolled back" in root.asks(root.prompt)
+    assert "su was rolled back: the change was not confirmed" in root.asks(root.prompt)
     assert root.does("cat /etc/pam.d/su") == before
 
 

@@ -98,7 +98,7 @@ sys.exit(cli.main(["unlock", {ME!r}, "--store", {str(site.store)!r}]))
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=TREE, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, site.record().failures) == (INTERRUPTED, 0)
-    assert done.stderr == "pam-totp: interrupted: the change may be done or not (see 'pam-totp list')\n"
+    assert done.stderr == "pam-totp: interrupted, perhaps after the change was made (see 'pam-totp list')\n"
 
 
 def test_an_interrupt_at_a_prompt_changes_nothing(site: Site) -> None:
@@ -126,7 +126,7 @@ def test_an_end_of_input_at_a_prompt_is_no_answer(site: Site, words: tuple[str, 
     talk.expect(rb"code: |\[y/N\] ")
     talk.sendeof()
     talk.expect(pexpect.EOF)
-    assert talk.before.endswith(b"\r\npam-totp: no answer; nothing was changed\r\n")
+    assert talk.before.endswith(b"\r\npam-totp: missing answer; nothing was changed\r\n")
     talk.close()
     assert talk.exitstatus == 1
     assert site.path().read_bytes() == before
@@ -157,7 +157,7 @@ def test_no_answer_in_a_rehearsal_is_reported_on_a_separate_line(
 
 @pytest.mark.parametrize("what", ["key", "URI"])
 def test_a_key_missing_on_standard_input_is_named(site: Site, what: str) -> None:
-    said = f"pam-totp: no {what} on standard input; nothing was changed\n"
+    said = f"pam-totp: missing {what} on standard input; nothing was changed\n"
     option = "--secret-stdin" if what == "key" else "--uri-stdin"
     done = site.command("enroll", ME, option, stdin="")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
@@ -166,7 +166,7 @@ def test_a_key_missing_on_standard_input_is_named(site: Site, what: str) -> None
 
 def test_import_without_a_file_suggests_standard_input(site: Site) -> None:
     done = site.command("import", "csv", stdin="")
-    assert (done.returncode, done.stderr) == (2, "pam-totp: name one file, or - for standard input\n")
+    assert (done.returncode, done.stderr) == (2, "pam-totp: FILE must be one file, or - for standard input\n")
 
 
 @pytest.mark.parametrize(

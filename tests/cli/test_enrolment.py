@@ -88,7 +88,7 @@ def test_a_phone_app_is_enrolled_from_the_qr_code_on_the_terminal(site: Site, tm
     assert typed[1].replace(" ", "") == base32(token.secret), "`enroll` shows the key in groups of four characters"
     assert not site.path().exists(), "`enroll` stores the token only after a right code"
     child.sendline("000000")
-    child.expect("wrong answer: enter a code from this token")
+    child.expect_exact("wrong answer (enter a code from this token)")
     app = pyotp.parse_uri(uri)
     assert isinstance(app, pyotp.TOTP)
     code = app.at(int(time.time()))
@@ -111,7 +111,7 @@ def test_hotp_without_a_known_counter_asks_for_two_codes_in_a_row(site: Site) ->
     words = ("enroll", ME, "--type", "hotp", "--secret-stdin")
     one = site.command(*words, stdin=f"{base32(KEY)}\n{codes(40)}\n{codes(41)}\n{codes(42)}\n")
     assert one.returncode == 1
-    assert "wrong answer: enter two codes in a row from this token" in one.stderr
+    assert "wrong answer (enter two codes in a row from this token)" in one.stderr
     assert not site.path().exists()
     two = site.command(*words, stdin=f"{base32(KEY)}\n{codes(40, 2)}\n")
     assert two.returncode == 0, two.stderr

@@ -170,7 +170,7 @@ def test_options_that_exclude_each_other_leave_no_file(site: Site, tmp_path: Pat
     password.write_bytes(b"\xff\n")
     for status, said, *words in (
         (2, "--password-file requires --format pskc", "--format", "json", "--password-file", password),
-        (2, "leave out --token", "--format", "json", "--token", "fob"),
+        (2, "excludes --token", "--format", "json", "--token", "fob"),
         (1, "use one code first", "--format", "google-authenticator"),
         (1, "password: must be UTF-8 text", "--format", "pskc", "--password-file", password),
     ):

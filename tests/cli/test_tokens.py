@@ -9,7 +9,7 @@ import pytest
 from tests.support.pamconf import Result
 from tests.support.site import ME, Site, codes, fob, phone
 
-NO_ACCOUNT = "has no tokens and no account on this host (check the name, or see 'pam-totp list')"
+NO_ACCOUNT = "no account has that name (see 'pam-totp list')"
 SHOWN = re.compile(r"(?:[0-9A-HJKMNP-TV-Z]{4}-){3}[0-9A-HJKMNP-TV-Z]{4}")
 
 
@@ -45,7 +45,7 @@ def test_only_the_removal_of_the_last_token_asks(site: Site) -> None:
     assert asked.returncode == 1
     assert "remove the last token" in asked.stdout + asked.stderr or "cancelled" in asked.stderr
     unasked = site.command("remove", ME, stdin="")
-    told = "pam-totp: no answer; nothing was changed (without a terminal, give --yes)"
+    told = "pam-totp: missing answer; nothing was changed (without a terminal, give --yes)"
     assert (unasked.returncode, unasked.stderr.splitlines()[-1]) == (1, told)
     assert len(site.record().tokens) == 1
     assert site.command("remove", ME, stdin="y\n").returncode == 0
@@ -68,7 +68,7 @@ def test_recovery_codes_are_accepted_once_and_the_rest_is_counted(site: Site, wa
     assert not site.gets_in(shown[0]), "a recovery code is accepted once"
     assert site.gets_in(shown[1].lower().replace("-", "")), "case and hyphens are ignored"
     assert site.gets_in(shown[2].translate(str.maketrans("01", "OL"))), "O and L are read as 0 and 1"
-    assert "7 recovery codes left" in site.command("list", ME).stdout
+    assert "7 unused recovery codes" in site.command("list", ME).stdout
     assert site.command_json("list", ME)[0]["recovery_left"] == 7
     assert site.gets_in(codes(0)), "codes of the token are accepted as before"
     if way == "socket":
@@ -89,7 +89,7 @@ def test_recovery_codes_outlive_a_change_of_tokens_but_not_new_codes(site: Site)
     new = site.command("recovery", ME, "--count", "2", "--yes").stdout.split()
     assert site.command("verify", ME, stdin=old[1] + "\n").returncode == 1
     assert [site.command("verify", ME, stdin=code + "\n").returncode for code in new] == [0, 0]
-    assert "no recovery codes left (see 'pam-totp recovery" in site.command("list", ME).stdout
+    assert "all recovery codes are used (see 'pam-totp recovery" in site.command("list", ME).stdout
 
 
 @pytest.mark.parametrize("count", ["0", "101", "-1", "x"])
@@ -101,5 +101,5 @@ def test_a_count_out_of_bounds_is_wrong_usage(site: Site, count: str) -> None:
 
 def test_a_user_without_tokens_gets_no_recovery_codes(site: Site) -> None:
     done = site.command("recovery", "carol")
-    assert (done.returncode, done.stderr) == (1, f"pam-totp: carol {NO_ACCOUNT}\n")
+    assert (done.returncode, done.stderr) == (1, f"pam-totp: unknown user carol: {NO_ACCOUNT}\n")
     assert not site.path("carol").exists()

@@ -62,7 +62,7 @@ def test_disable_restores_the_original_files(machine: Fresh) -> None:
 
 def test_a_change_that_is_not_confirmed_is_rolled_back(machine: Fresh) -> None:
     status, shown = machine.enable("sudo", SOON).ends()
-    assert (status, "not confirmed: sudo was rolled back" in shown) == (1, True)
+    assert (status, "sudo was rolled back: the change was not confirmed" in shown) == (1, True)
     assert as_before(machine)
     assert machine.state("sudo") is None
     machine.log.wait_for("pam-totp[", "enable sudo: rolled back")
