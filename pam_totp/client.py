@@ -11,8 +11,8 @@ The account that runs the application must be listed in /etc/pam_totp.toml, with
     www-data = "web"
 
 Rules:
-- The application lets a user in only if the outcome is true. If `verify` raises an exception, it must deny.
-- `verify` sends a code at most once. It may repeat the request until it has sent the code, and not afterwards.
+- The application lets a user in only if the outcome is true. It must deny if `verify` raises an exception.
+- `verify` sends a code at most once. It may repeat the request only before it sends the code.
 - This module needs only the standard library, and no privilege. Any number of threads may call it at once.
 """
 
@@ -71,7 +71,7 @@ class Misconfigured(ClientError):
 
 
 class Verdict(enum.Enum):
-    """The service's decision about an answer. ACCEPTED is true; the others are false."""
+    """The service's decision about an answer. ACCEPTED is true; the other verdicts are false."""
 
     ACCEPTED = "accepted"
     REFUSED = "refused"
@@ -122,11 +122,11 @@ def verify(
 
     `service` is the name under which /etc/pam_totp.toml lists this account. `rhost` is the user's address, for the
     log; the service ignores it unless the account is listed. `path` is the service's socket. `timeout` is in seconds,
-    for the whole call. An impossible name or code is refused without asking the service.
+    for the whole call. An impossible name or code is refused, without a request to the service.
     Raise OutOfReach, NotAdmitted or Misconfigured, or ValueError if `service` is empty or contains NUL.
     """
     if not service or "\0" in service:
-        raise ValueError("service must be a name: not empty, without NUL")
+        raise ValueError("service must have at least one character, and no NUL")
     try:
         answer = code.encode("utf-8", "surrogateescape") if isinstance(code, str) else code
         hello = _hello(user, service, rhost)

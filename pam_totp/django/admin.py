@@ -9,7 +9,7 @@ from pam_totp.django.models import HostDevice
 
 @admin.register(HostDevice)
 class HostDeviceAdmin(admin.ModelAdmin):  # type: ignore[misc]
-    """List the devices, with search by user name."""
+    """The list of devices, with search by user name."""
 
     list_display = ("user", "name", "confirmed")
     search_fields = ("user__username",)

@@ -6,7 +6,7 @@ from django.apps import AppConfig, apps
 
 
 class PamTotpConfig(AppConfig):  # type: ignore[misc]
-    """Register the checks. Register the device with django-two-factor-auth if that package is installed."""
+    """The application, which registers its checks, and its device if django-two-factor-auth is installed."""
 
     name = "pam_totp.django"
     label = "pam_totp"

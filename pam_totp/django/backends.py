@@ -18,15 +18,15 @@ _checkers: dict[str, SystemPasswords] = {}  # by PAM service; a checker limits t
 
 
 class PamBackend(ModelBackend):  # type: ignore[misc]
-    """Authenticate by the system password, and create a device, so that Django asks for a code next.
+    """Authentication by the system password. A successful check creates a device, so that Django then asks for a code.
 
-    Use it instead of ModelBackend. With both, Django would also accept passwords of its database.
+    Use this backend instead of ModelBackend. With both, Django would also accept the passwords in its database.
     """
 
     def authenticate(
         self, request: object, username: str | None = None, password: str | None = None, **_: object
     ) -> Any:
-        """Return the user, or None. If the password cannot be checked, log the reason and return None."""
+        """Return the user, or None. Log the reason if the password cannot be checked."""
         if username is None or password is None:
             return None
         name = passwd_name(username)
@@ -48,7 +48,7 @@ class PamBackend(ModelBackend):  # type: ignore[misc]
 
 
 def _find_or_create_user(name: str) -> Any:
-    """Return the Django user. If there is none, create it if PAM_TOTP_CREATE_USERS is set, else return None."""
+    """Return the Django user. Create a missing user if PAM_TOTP_CREATE_USERS is set, else return None."""
     model = get_user_model()
     try:
         return model._default_manager.get_by_natural_key(name)

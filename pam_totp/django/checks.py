@@ -36,7 +36,7 @@ def _findings() -> Iterator[CheckMessage]:
     socket = conf.get("PAM_TOTP_SOCKET")
     if not os.path.exists(socket):
         hint = "start 'pam-totp serve', or correct PAM_TOTP_SOCKET; until then every code is refused"
-        yield Warning(f"pam_totp service not found: there is no socket {socket}", hint=hint, id="pam_totp.W001")
+        yield Warning(f"socket of the pam_totp service not found: {socket}", hint=hint, id="pam_totp.W001")
     if BACKEND in settings.AUTHENTICATION_BACKENDS:
         file = os.path.join(PAM_FOLDER, str(conf.get("PAM_TOTP_PASSWORD_SERVICE")))
         if not os.path.exists(file):

@@ -4,7 +4,7 @@ PAM_TOTP_SERVICE           "web"                   the name that [clients] in /e
 PAM_TOTP_SOCKET            "/run/pam_totp/socket"  the service's socket
 PAM_TOTP_TIMEOUT           15.0                    seconds, for the check of one code
 PAM_TOTP_PASSWORD_SERVICE  "pam_totp-portal"       the PAM service that asks for the password only
-PAM_TOTP_CREATE_USERS      False                   create a Django user if the system account has none yet
+PAM_TOTP_CREATE_USERS      False                   create a missing Django user for a system account
 PAM_TOTP_CREATE_DEVICES    True                    create a device when a user signs in through PamBackend
 """
 
@@ -27,5 +27,5 @@ DEFAULTS: dict[str, Any] = {
 
 
 def get(name: str) -> Any:
-    """Return the project's setting of that full name, or its default."""
+    """Return the project's setting with the full name `name`, or its default."""
     return getattr(settings, name, DEFAULTS[name])

@@ -1,6 +1,6 @@
 """Public: the django-otp device. It states that a Django user has codes on this host.
 
-The database holds neither a key nor a counter: the service on this host checks every code.
+The database holds no keys or counters, because the service on this host checks every code.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class HostDevice(Device):  # type: ignore[misc]
     def verify_token(self, token: object) -> bool:
         """Return True if the service accepts the code, which uses it up.
 
-        Return False if the service refuses it or cannot be reached. In the second case, log the reason.
+        Return False if the service refuses the code. Log the reason and return False if the service cannot check it.
         """
         allowed, _ = self.verify_is_allowed()
         if not allowed:

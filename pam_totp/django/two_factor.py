@@ -13,7 +13,7 @@ from pam_totp.django.models import HostDevice
 
 
 class AnswerForm(AuthenticationTokenForm):  # type: ignore[misc]
-    """Accept every answer that a login accepts: one code, codes in a row, or a recovery code."""
+    """A form for every answer that a login accepts: one code, codes in a row, or a recovery code."""
 
     otp_token = forms.CharField(
         label="One-time code",

@@ -1,7 +1,7 @@
 """CSV files of tokens, in the format of privacyIDEA and LinOTP.
 
-The columns are serial, key, type, digits, counter or period, algorithm; all but the first two may be missing. The key
-is hexadecimal, the type hotp (default) or totp, the algorithm SHA1 by default. A map from serials to users is CSV too,
+The columns are serial, key, type, digits, counter or period, algorithm; only the first two are required. The key is
+hexadecimal, the type hotp (default) or totp, the algorithm SHA1 by default. A map from serials to users is CSV too,
 with the columns serial and user.
 """
 
@@ -18,12 +18,12 @@ from pam_totp.formats.parsing import FormatError, first_lines, hexadecimal, numb
 
 _COLUMNS = "serial, key, type, digits, counter or period, algorithm"
 _MAX_COLUMNS = 6
-# Keys of these lengths (bytes) usually belong to another algorithm than SHA1 (RFC 6238 1.2).
+# Keys of these lengths (bytes) usually belong to an algorithm other than SHA1 (RFC 6238 1.2).
 _USUAL_ALGORITHMS = {32: "SHA256", 64: "SHA512"}
 
 
 class CsvTokens(Format):
-    """Token lists of privacyIDEA and LinOTP."""
+    """A token list of privacyIDEA or LinOTP."""
 
     name = "csv"
 
@@ -41,7 +41,7 @@ def parse_map(data: bytes) -> dict[str, str]:
     users: dict[str, str] = {}
     for line, columns in _rows(data):
         if len(columns) != 2 or not all(columns):
-            raise FormatError(line, "must be a serial and a user")
+            raise FormatError(line, "must have two columns: serial and user")
         serial, user = columns
         if (serial.lower(), user.lower()) == ("serial", "user"):
             continue
@@ -69,7 +69,7 @@ def _rows(data: bytes) -> Iterator[tuple[int, list[str]]]:
         try:
             (columns,) = csv.reader([line], strict=True)
         except csv.Error:
-            raise FormatError(number, "unbalanced quotation marks") from None
+            raise FormatError(number, "quotation marks must be balanced") from None
         yield number, [column.strip() for column in columns]
 
 

@@ -2,7 +2,7 @@
 
 Rules:
 - `parse` reads a whole file or raises FormatError. A line of an unknown form is an error.
-- A format that is read line by line parses its lines again at each iteration, so that no token is kept in memory.
+- A format with one token a line parses its lines again at each iteration, so that memory holds one token at a time.
 - `write` never drops a property silently: `lost_fields` and `unwritable` name the properties that a format cannot hold.
 - The result of `sniff` is used in messages only. The user always names the format of an import.
 """
@@ -62,7 +62,7 @@ def parsed_at_once(tokens: list[ImportedToken]) -> ParsedFile:
 
 
 class Format(Protocol):
-    """One file format. Subclasses are listed in `registry.FORMATS`, and override the defaults here."""
+    """One file format. `registry.FORMATS` lists the subclasses, which override the defaults here."""
 
     name: str
     """The format's name on the command line."""
@@ -71,26 +71,26 @@ class Format(Protocol):
 
     # For import.
     names_users: bool = True
-    """The file may name the user of a token. Otherwise --user or --homes is required."""
+    """True if a file may name the user of a token. If it is False, --user or --homes is required."""
     user_selects_tokens: bool = False
-    """The file has the tokens of many users: --user selects that user's tokens instead of assigning all of them."""
+    """True if --user selects the tokens of that user. Otherwise --user assigns all tokens to that user."""
     several_files: bool = False
-    """The parts of one export may be given as several files."""
+    """True if one export may consist of several files."""
     has_secret: bool = False
-    """The file may be encrypted with a key or a password."""
+    """True if a file may be encrypted with a key or a password."""
     is_slow: bool = False
-    """Parsing a file of 1 MiB takes a second or more: show a progress bar."""
+    """True if parsing a file of 1 MiB takes a second or more, so that a command shows a progress bar."""
 
     # For export.
     suffix: str | None = None
-    """The suffix of an exported file's name; None if this format is for import only."""
+    """The suffix of an exported file's name, or None for a format that is for import only."""
     lost_fields: frozenset[str] = frozenset()
     """The fields of a token that an export in this format loses."""
     holds_one_token: bool = False
     holds_whole_record: bool = False
 
     def load(self) -> None:
-        """Import all modules that the format needs, before the process drops privileges that it needs to read them.
+        """Import all modules that the format needs, before the process drops the privileges to read them.
 
         Raise ImportError if `package` is not installed.
         """
@@ -101,7 +101,7 @@ class Format(Protocol):
         ...
 
     def decode(self, data: bytes) -> bytes:
-        """Return the text of one file. The texts of several files are joined by line ends and parsed together.
+        """Return the text of one file. The caller joins the texts of several files by line ends, and parses the result.
 
         Raise FormatError.
         """
@@ -116,8 +116,8 @@ class Format(Protocol):
         return None
 
     def write(self, record: UserRecord, tokens: Sequence[Token], password: str | None = None) -> bytes:
-        """Return a file that contains `tokens` of `record`. The caller excludes tokens that are `unwritable`.
+        """Return the content of a file with `tokens` of `record`. The caller excludes tokens that are `unwritable`.
 
-        With `password`, the file is encrypted. Raise FormatError for a user name that the format cannot hold.
+        Encrypt the content if `password` is given. Raise FormatError for a user name that the format cannot hold.
         """
         raise FormatError(None, f"{self.name}: files of this format cannot be written")

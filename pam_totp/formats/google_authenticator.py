@@ -1,9 +1,11 @@
 """~/.google_authenticator, the file of pam_google_authenticator.
 
 The first line is the key in base32. Lines of the form `" NAME VALUE` are settings; the others are scratch codes.
-These settings are kept: HOTP_COUNTER (the counter of the next code; above 0 it takes precedence over TOTP_AUTH),
-STEP_SIZE (period), TIME_SKEW (drift), DISALLOW_REUSE (its latest step counts as used, with all steps before it), and
-DIGITS and ALGORITHM, which only a fork writes.
+These settings are kept:
+- HOTP_COUNTER: the counter of the next code. A counter above 0 takes precedence over TOTP_AUTH.
+- STEP_SIZE and TIME_SKEW: the period and the drift.
+- DISALLOW_REUSE: used steps. The latest step in the list and all steps before it count as used.
+- DIGITS and ALGORITHM, which only a fork writes.
 """
 
 from __future__ import annotations
@@ -89,21 +91,21 @@ def _parse(data: bytes, now: int) -> ImportedToken:
             if not (name.isascii() and name.replace("_", "").isalnum()):
                 raise FormatError(number, "the name of a setting must follow the quotation mark")
             if name in settings:
-                remarks.append(f"duplicate {name} dropped: the first one is kept")
+                remarks.append(f"duplicate {name} dropped: the first value is kept")
             settings.setdefault(name, (number, value.strip()))
         elif len(line) == 8 and line.isascii() and line.isdigit() and line[0] != "0":
             scratch_codes += 1
         else:
             raise FormatError(number, "must be a setting or a scratch code")
     if scratch_codes:
-        remarks.append(f"{scratch_codes} scratch codes dropped: too short (see 'pam-totp recovery')")
+        remarks.append(f"{scratch_codes} scratch codes dropped: they are too short (see 'pam-totp recovery')")
     return _token(first, secret, settings, remarks, now)
 
 
 def _key(text: str, line: int) -> bytes:
     """Return the key as pam_google_authenticator decodes it.
 
-    It ignores case, blanks and hyphens, reads 0 as O, 1 as L and 8 as B, and drops odd bits at the end.
+    That module ignores case, blanks and hyphens, reads 0 as O, 1 as L and 8 as B, and drops odd bits at the end.
     """
     letters = text.upper().translate(_LOOKALIKES)
     if not _is_base32(letters):

@@ -1,8 +1,8 @@
 """A token as described in a file.
 
 Rules:
-- A token that follows the grammar of its format is parsed. If pam_totp cannot use it (a PIN, an unknown algorithm), the
-  reason is in `unsupported`.
+- A token that follows the grammar of its format is parsed. `unsupported` is the reason if pam_totp cannot use the
+  token (a PIN, an unknown algorithm).
 - A property of the file that a token cannot have, such as a PIN, is dropped. `remarks` names it.
 - `repr` never shows the secret.
 """
@@ -42,7 +42,7 @@ class ImportedToken:
     unsupported: str | None = None
 
     def token(self, now: int) -> Token:
-        """Return the token for a record. If the file has no time of creation, it is `now` (Unix seconds).
+        """Return the token for a record. It was created at `now` (Unix seconds) if the file has no time of creation.
 
         Raise RecordError.
         """

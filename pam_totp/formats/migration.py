@@ -58,7 +58,7 @@ class Migration(Format):
             size, part, batch = (_number(message, field, line) for field in (3, 4, 5))
             size = max(size, 1)
             if size > MAX_PARTS or part >= size:
-                raise FormatError(line, "invalid part number")
+                raise FormatError(line, f"must be a numbered part of an export with at most {MAX_PARTS} parts")
             if export not in (None, (size, batch)):
                 raise FormatError(line, "must be a part of the same export as the lines before")
             if part in lines:
@@ -73,7 +73,7 @@ class Migration(Format):
         missing = [str(part + 1) for part in range(export[0]) if part not in lines]
         if missing:
             parts = ", ".join(missing)
-            raise FormatError(last_line, f"part {parts} of {export[0]} is missing: give all QR codes of the export")
+            raise FormatError(last_line, f"part {parts} of {export[0]} is missing (give all QR codes of the export)")
         return parsed_at_once(tokens)
 
 
@@ -163,7 +163,7 @@ def _fields(data: bytes, line: int) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _varint(data: bytes, at: int, line: int) -> tuple[int, int]:
-    """Return an unsigned 64-bit number, and the index after it. Each byte has seven bits, the lowest bits first."""
+    """Return an unsigned 64-bit number, and the index after it. Each byte holds seven bits, the lowest bits first."""
     value = 0
     for i in range(_MAX_VARINT):
         if at + i >= len(data):
@@ -173,7 +173,7 @@ def _varint(data: bytes, at: int, line: int) -> tuple[int, int]:
             if value >= 1 << 64:
                 break
             return value, at + i + 1
-    raise FormatError(line, "a number in the data is cut off, or has more than 64 bits")
+    raise FormatError(line, "a number in the data must be complete, and have at most 64 bits")
 
 
 def _only(fields: Message, number: int, line: int, default: int | bytes) -> int | bytes:
@@ -183,7 +183,8 @@ def _only(fields: Message, number: int, line: int, default: int | bytes) -> int 
     """
     values = fields.get(number, [default])
     if len(values) != 1 or type(values[0]) is not type(default):
-        raise FormatError(line, f"field {number} of the data is repeated, or has the wrong type")
+        kind = "a number" if isinstance(default, int) else "a byte string"
+        raise FormatError(line, f"field {number} of the data must be {kind}, and occur at most once")
     return values[0]
 
 

@@ -1,7 +1,7 @@
 """otpauth URIs, which phone apps read from a QR code; a file has one URI a line.
 
-The format is that of the page "Key Uri Format" in google-authenticator's wiki: a type, a label (issuer:account), and
-the parameters secret, issuer, algorithm, digits, and counter or period.
+The page "Key Uri Format" in google-authenticator's wiki defines the format: a type, a label (issuer:account), and the
+parameters secret, issuer, algorithm, digits, and counter or period.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class OtpauthUris(Format):
 
 
 def to_uri(token: Token, user: str, issuer: str = DEFAULT_ISSUER) -> str:
-    """Return the URI of `token`. For a HOTP token, it has the counter of the next code.
+    """Return the URI of `token`. The URI of a HOTP token has the counter of the next code.
 
     Raise ValueError for a colon in the issuer, which "Key Uri Format" forbids.
     """
@@ -109,7 +109,7 @@ def _token(uri: str, line: int) -> ImportedToken:
         )
         label = urllib.parse.unquote(parts.path, errors="strict")
     except ValueError:
-        raise ValueError("malformed parameters") from None
+        raise ValueError("the parameters must be at most 20 pairs NAME=VALUE in UTF-8") from None
     if len({key for key, _ in fields}) < len(fields):
         raise ValueError("duplicate parameter")
     given = dict(fields)

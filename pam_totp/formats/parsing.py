@@ -45,7 +45,7 @@ def numbered_lines(data: bytes) -> Iterator[tuple[int, str]]:
 
 
 def first_lines(data: bytes, count: int) -> list[str]:
-    """Return up to `count` lines from the beginning of the file, without blank lines and comments, for `sniff`.
+    """Return up to `count` lines from the beginning of the file, for `sniff`. Skip blank lines and comments.
 
     Bytes that are not UTF-8 are ignored.
     """

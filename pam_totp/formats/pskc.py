@@ -3,9 +3,9 @@
 Rules:
 - python-pskc reads a file only after two checks: by `xml_guard`, and by this module for each value that python-pskc
   would decode leniently.
-- An encrypted value without a MAC is refused: CBC alone detects no change (RFC 6030 6.1.1, 6.2).
-- A policy that pam_totp cannot enforce is dropped, and a remark names it. If the policy forbids the use of the key now,
-  the token is imported disabled (RFC 6030 5).
+- An encrypted value must have a MAC, because CBC alone detects no change (RFC 6030 6.1.1, 6.2).
+- A policy that pam_totp cannot enforce is dropped, and a remark names it. The token is imported as disabled if the
+  policy forbids the use of the key now (RFC 6030 5).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _SNIFF = 4096  # bytes
 
 
 class Pskc(Format):
-    """The seed file of token vendors."""
+    """A seed file of a token vendor."""
 
     name = "pskc"
     package = "python-pskc"
@@ -117,7 +117,7 @@ def _parse(data: bytes, options: ParseOptions) -> list[ImportedToken]:
         container = PSKC(io.BytesIO(data))
         keys = container.keys
     except Exception:  # python-pskc raises exceptions of all its dependencies
-        raise FormatError(_first_bad_line(data, lines, PSKC), "not valid by RFC 6030") from None
+        raise FormatError(_first_bad_line(data, lines, PSKC), "must follow RFC 6030") from None
     if len(keys) != len(lines):
         raise FormatError(1, "every Key must be in a KeyPackage")
     if container.encryption.is_encrypted:
@@ -130,7 +130,7 @@ def _checked(data: bytes) -> list[int]:
     found = elements(data, _CHECKED_ELEMENTS)
     if not found or found[0].path != ("KeyContainer",) or found[0].attributes.get("Version") not in ("1.0", "1"):
         raise FormatError(found[0].line if found else 1, "must be a KeyContainer of version 1.0")
-    without_mac: Element | None = None  # an encrypted value whose MAC, a later sibling, was not found yet
+    without_mac: Element | None = None  # an encrypted value before its MAC, which is a later sibling
     for element in found:
         if without_mac is not None and element.path == (*without_mac.path[:-1], "ValueMAC"):
             without_mac = None
@@ -152,7 +152,7 @@ def _checked(data: bytes) -> list[int]:
 
 def _require_mac(without_mac: Element | None) -> None:
     if without_mac is not None:
-        raise FormatError(without_mac.line, "an encrypted value without a MAC: changes to it would not be detected")
+        raise FormatError(without_mac.line, "an encrypted value must have a MAC, which detects changes")
 
 
 def _first_bad_line(data: bytes, lines: list[int], container: Callable[[io.BytesIO], object]) -> int:
@@ -175,7 +175,7 @@ def _first_bad_line(data: bytes, lines: list[int], container: Callable[[io.Bytes
 
 def _decrypt(encryption: Any, ask_secret: AskSecret | None) -> None:
     if ask_secret is None:
-        raise FormatError(None, "the file is encrypted: a key or a password is required")
+        raise FormatError(None, "a key or a password is required: the file is encrypted")
     if encryption.derivation.algorithm is None:
         try:
             encryption.key = bytes.fromhex(ask_secret("key").strip())
@@ -200,9 +200,9 @@ def _token(key: Any, line: int, now: int) -> ImportedToken:
     suite = _SUITE.fullmatch(key.algorithm_suite or "HMAC-SHA1")
     remarks, enabled = _policy(key, now)
     if kind == "hotp" and counter is None:
-        remarks.append("no counter: assumed 0")
+        remarks.append("assumed counter 0: the file has no counter")
     if kind is not None and key.response_length is None:
-        remarks.append(f"no number of digits: assumed {MIN_DIGITS}")
+        remarks.append(f"assumed {MIN_DIGITS} digits: the file has no number of digits")
     period = DEFAULT_PERIOD if interval is None else interval
     last_step = time_offset or None
     if last_step is not None and not 0 < last_step <= now // max(period, 1) + _MAX_STEPS_AHEAD:
@@ -250,7 +250,7 @@ def _policy(key: Any, now: int) -> tuple[list[str], bool]:
         remarks.append("PIN dropped: a login asks for the code only")
     allowed: bool = policy.may_use(policy.KEY_USE_OTP, datetime.datetime.fromtimestamp(now, datetime.UTC))
     if not allowed:
-        remarks.append("imported disabled: its policy forbids its use now (see 'pam-totp enable-token')")
+        remarks.append("imported as disabled: the policy forbids the use of the key now (see 'pam-totp enable-token')")
     return remarks, allowed
 
 

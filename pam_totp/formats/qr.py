@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
-BORDER = 2  # modules: ISO/IEC 18004 requires 4, readers accept 2, and a terminal of 80 × 24 has no room for more
+BORDER = 2  # modules: ISO/IEC 18004 requires 4, readers accept 2, and a terminal of 80 × 24 has no space for more
 PICTURE_BORDER = 4  # modules
 PICTURE_SCALE = 8  # pixels a module
 _BLOCKS = {(0, 0): "█", (0, 1): "▀", (1, 0): "▄", (1, 1): " "}  # (upper, lower) module, 1 is dark
@@ -13,7 +13,7 @@ _ON_WHITE = "\x1b[38;5;231;48;5;16m"  # light blocks on black, independent of th
 
 
 def load() -> None:
-    """Import segno, before the process drops privileges that it needs to read it."""
+    """Import segno before the process drops the privileges to read it."""
     import segno.writers  # noqa: F401  an optional package
 
 

@@ -3,8 +3,8 @@
 pam_oath's columns are `type user pin key [counter [last code [timestamp]]]`. The counter belongs to the last code or,
 without a last code, to the next code.
 
-mod_authn_otp adds a column with the number of failures before the last code, and one with an address at the end. Its
-counter always belongs to the next code. For a time-based token, the counter column holds the drift.
+mod_authn_otp adds a column with the number of failures before the last code, and a column with an address at the end.
+In its files, the counter always belongs to the next code. The counter column of a time-based token holds the drift.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PERIODS = (30, 60)  # seconds
 _MOD_AUTHN_OTP_COLUMNS = 9
 _TYPE = re.compile(r"HOTP(?:/(?:E|T(30|60))(?:/([678]))?)?")
 _TIMESTAMP = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)L", re.ASCII)
-_SEARCH = sorted(range(-20, 21), key=abs)  # steps from the timestamp, nearest first, at which to look for the last code
+_SEARCH = sorted(range(-20, 21), key=abs)  # steps from the timestamp to search for the last code, nearest first
 _LATE_STEPS = 1  # steps: the user of a token without drift may type a code this late
 
 
@@ -116,7 +116,7 @@ def _with_last_step(token: ImportedToken, last_code: str, now: int) -> ImportedT
         if expected + steps >= 0 and hotp(token.secret, expected + steps, token.digits) == last_code:
             drift = token.drift if abs(steps) <= _LATE_STEPS else token.drift + steps
             return replace(token, last_step=expected + steps, drift=drift)
-    remark = "the time of the last code is unknown: all codes up to now count as used"
+    remark = "all codes up to now count as used: the time of the last code is unknown"
     current = now // token.period + token.drift
     return replace(token, last_step=max(current, 0), remarks=(*token.remarks, remark))
 

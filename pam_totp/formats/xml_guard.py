@@ -1,4 +1,4 @@
-"""Check an XML file before a library builds a tree of it.
+"""A check of an XML file before a library builds a tree of it.
 
 Rules:
 - A document type is refused. This excludes entities and external references.
@@ -45,11 +45,11 @@ def elements(data: bytes, names: frozenset[str]) -> list[Element]:
     try:
         reader.parser.Parse(data, True)
     except expat.ExpatError as e:
-        raise FormatError(e.lineno, f"not XML ({expat.errors.messages[e.code]})") from None
+        raise FormatError(e.lineno, f"must be XML ({expat.errors.messages[e.code]})") from None
     except FormatError:
         raise
     except (ValueError, LookupError):  # an encoding that Python or expat does not support
-        raise FormatError(1, "not XML, or in an unsupported encoding") from None
+        raise FormatError(1, "must be XML in a supported encoding") from None
     return reader.found
 
 
@@ -70,12 +70,13 @@ class _Reader:
         self._count = 0
 
     def _doctype(self, *_: object) -> int:
-        raise FormatError(self.parser.CurrentLineNumber, "a document type or an entity is not allowed in a token file")
+        raise FormatError(self.parser.CurrentLineNumber, "must not contain a document type or an entity")
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         self._count += 1
         if len(self._path) >= MAX_DEPTH or self._count > MAX_ELEMENTS:
-            raise FormatError(self.parser.CurrentLineNumber, "too many elements, or elements nested too deep")
+            limits = f"must have at most {MAX_ELEMENTS} elements, nested at most {MAX_DEPTH} deep"
+            raise FormatError(self.parser.CurrentLineNumber, limits)
         local = name.rpartition(_NAMESPACE_ENDS)[2]
         self._path.append(local)
         element = None

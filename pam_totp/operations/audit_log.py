@@ -1,4 +1,4 @@
-"""The audit log: one line for each decision. docs/log.md describes its fields.
+"""The audit log: one line for each decision. docs/log.md describes the fields.
 
     pam_totp(sshd:auth): refused user=alice reason=replayed token=fob rhost=192.0.2.7
 
@@ -33,18 +33,18 @@ _PRIORITIES = {
 
 
 def to_syslog(priority: int, line: str) -> None:
-    """Write `line` to syslog, under the name pam_totp in every program. A `%` in it is logged as it is."""
+    """Write `line` to syslog, under the name pam_totp in every program. A `%` in `line` is logged unchanged."""
     syslog.openlog(NAME, syslog.LOG_PID, syslog.LOG_AUTHPRIV)
     syslog.syslog(syslog.LOG_AUTHPRIV | priority, line)
 
 
 def to_stderr(priority: int, line: str) -> None:
-    """Write to standard error, for a service that runs in a terminal."""
+    """Write `line` to standard error, for a service that runs in a terminal."""
     sys.stderr.write(f"{line}\n")  # one write, because several processes may share standard error
 
 
 def line(service: str, verb: str, **fields: str | int | None) -> str:
-    """Return the text of one line. Fields that are None are left out."""
+    """Return the text of one line. Omit the fields that are None."""
     text = " ".join(f"{name}={escaped(str(value))}" for name, value in fields.items() if value is not None)
     return f"{NAME}({escaped(service)}:auth): {verb} {text}"
 
@@ -55,10 +55,10 @@ def write(sink: Sink, service: str, verb: str, **fields: str | int | None) -> No
 
 
 def escaped(text: str) -> str:
-    """Return `text` if it is one plain word, else in double quotes.
+    """Return `text`, in double quotes unless it is one plain word.
 
     Quoted text is a JSON string in printable ASCII, with `=`, `(` and `)` as escapes: grep can then find fields without
-    a parser. Text that is too long ends in an ellipsis.
+    a parser. An ellipsis replaces the end of text that has more than MAX_FIELD characters.
     """
     if len(text) > MAX_FIELD:
         text = text[:MAX_FIELD] + "…"

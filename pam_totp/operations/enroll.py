@@ -3,8 +3,8 @@
 Rules:
 1. A new token is unconfirmed until its first code proves that the user has it. The first code is used up.
 2. A recovery code has 80 random bits. It is shown once, and stored as a salted digest.
-3. Functions return new values and warnings. The caller stores them.
-4. Random bits come from the operating system. Every other input is an argument.
+3. Functions return new values. The caller stores them.
+4. The operating system generates the random bits. Every other input is an argument.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pam_totp.core.record import GOOD_SECRET, UNKNOWN_USER, HotpToken, Token, To
 from pam_totp.core.secretfile import base32
 from pam_totp.core.verify import verify
 
-# The limits for a first code: a key fob may have been pressed many times before, and the clock of a token may be wrong.
+# The limits for a first code are wide: a user may have pressed a key fob many times, and a token's clock may be wrong.
 FIRST_CODE = Policy(look_ahead=10, window=1, resync_window=1000, resync_steps=240)
 _SALT = 16  # bytes
 _GROUP = 4  # characters between two separators, in keys and recovery codes
@@ -37,7 +37,7 @@ def new_token(
 ) -> Token:
     """Return an unconfirmed token of `kind` hotp or totp.
 
-    `secret` is the raw key, `now` in Unix seconds, `period` in seconds. Raise RecordError if a field is not valid.
+    `secret` is the raw key. `now` is in Unix seconds, and `period` in seconds. Raise RecordError if a field is invalid.
     """
     common = {"name": name, "secret": secret, "algorithm": algorithm, "digits": digits}
     if kind == "hotp":
@@ -46,9 +46,9 @@ def new_token(
 
 
 def verify_first_code(token: Token, answer: Answer, now: int, *, codes_needed: int = 1) -> Token | None:
-    """Return `token`, confirmed, with the codes of `answer` used up. Return None for wrong or too few codes.
+    """Return the confirmed token with the codes of `answer` used up. Return None for wrong or too few codes.
 
-    `now` is in Unix seconds. `codes_needed` is 1 or, if the counter is not known, 2.
+    `now` is in Unix seconds. `codes_needed` is 1, or 2 if the counter is unknown.
     """
     alone = UNKNOWN_USER.with_token(token.confirmed_without_code())
     if len(answer.codes({token.digits}) or ()) < codes_needed:
@@ -61,7 +61,7 @@ def warnings(token: Token, *, scanned: bool = False) -> list[str]:
     """Return the warnings about this token. `scanned` is True if a phone app reads the token from a QR code."""
     found = []
     if len(token.secret) < GOOD_SECRET:
-        found.append(f"the key has {8 * len(token.secret)} bits; RFC 4226 asks for at least {8 * GOOD_SECRET}")
+        found.append(f"the key has {8 * len(token.secret)} bits; RFC 4226 requires at least {8 * GOOD_SECRET}")
     if scanned and unusual(token):
         found.append(f"some phone apps ignore {', '.join(unusual(token))} in a QR code, and then show wrong codes")
     return found
@@ -85,7 +85,7 @@ def grouped_key(token: Token) -> str:
 
 
 def new_recovery_codes(record: UserRecord, count: int) -> tuple[UserRecord, list[str]]:
-    """Return `record` with `count` new recovery codes in place of the old ones, and the new codes for display."""
+    """Return `record` with `count` new recovery codes instead of the old codes, and the new codes for display."""
     salt = secrets.token_hex(_SALT)
     codes = [_recovery_code() for _ in range(count)]
     digests = tuple(recovery_digest(salt, code) for code in codes)

@@ -1,13 +1,13 @@
-"""Import the tokens of a file into the records of their users.
+"""The import of a file's tokens into the records of their users.
 
 Rules:
 - Data flows one way: ParsedFile -> SelectedTokens (tokens with their users) -> `import_tokens` -> Report.
 - Every token of the file has one result: imported, or skipped for a reason. Programs read the status; the reason is
   for users.
-- All tokens are imported or none. If the process cannot finish, it rolls back. If it is killed, the next command rolls
-  back.
-- Memory holds only a packed result of about a hundred bytes for each token. Each token is written to the journal as
-  soon as it is read. If its record is changed meanwhile, the token is read again.
+- An import that cannot finish changes nothing: the process rolls back, or the next command does so if the process was
+  killed.
+- Memory holds only a packed result of about a hundred bytes for each token. The import writes each token to the journal
+  as soon as it reads the token. It reads the token again if another process changes the record meanwhile.
 - The time, the store and the rule for user names are arguments.
 """
 
@@ -33,7 +33,7 @@ from pam_totp.store.file import JOURNAL, FileStore, file_name
 Progress = Callable[[int, int], None]  # done, total
 CanonicalName = Callable[[str], str]  # a user name -> the account's name in the passwd database
 
-_AHEAD = 100  # tokens read before they are written: an eighth less time than one by one
+_AHEAD = 100  # tokens to read before the first is written, which saves an eighth of the time
 _REPORT_EVERY = 500  # tokens between two reports of progress
 NO_USER = "the file names no user (see --user and --map)"
 NOT_IN_MAP = "the serial is not in the map"
@@ -54,7 +54,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The result for one token. `place` is where the token was read; `reason` explains why it was skipped."""
+    """The result for one token. `place` is its line or file; `reason` is the reason to skip the token, or None."""
 
     status: Status
     place: str
@@ -72,7 +72,7 @@ _STATUSES = tuple(Status)
 
 
 class PackedResult(bytes):
-    """A result in compact form, because a file may have a million tokens: the number of its status, then JSON."""
+    """A result in compact form: the number of its status, then JSON. A file may have a million tokens."""
 
     __slots__ = ()
 
@@ -99,12 +99,12 @@ class Candidate:
     token: ImportedToken
 
     def result(self, status: Status, reason: str | None = None, name: str | None = None) -> Result:
-        """Return the result of this token; `name` is the name that it was imported under."""
+        """Return the result for this token; `name` is the token's name in the record."""
         return _result(self.place, self.token, self.user, status, reason=reason, name=name)
 
 
 class Selected(Protocol):
-    """The tokens to import, and the results of tokens that are skipped without reading the store.
+    """The tokens to import, and the results for tokens that were skipped before the store was read.
 
     Every iteration yields the same tokens. The length is an upper bound.
     """
@@ -119,10 +119,10 @@ class Selected(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """The tokens to import from a file, and the user of each.
+    """The rules that select tokens of a file, and that assign a user to each token.
 
-    `serial` selects one token. `users_by_serial` assigns tokens to users. Without it, the user is `user` or, if that is
-    None, the user named in the file. With `user_selects`, only tokens that the file assigns to `user` are selected.
+    `serial` selects one token. `users_by_serial` assigns tokens to users. Without it, the user is `user` or, if `user`
+    is None, the user named in the file. With `user_selects`, only tokens that the file assigns to `user` are selected.
     """
 
     canonical: CanonicalName
@@ -148,7 +148,7 @@ class Selection:
 
 
 class SelectedTokens:
-    """The selected tokens of one file. Iterating may raise FormatError."""
+    """The selected tokens of one file. Iteration may raise FormatError."""
 
     def __init__(self, parsed: ParsedFile, selection: Selection) -> None:
         self._parsed, self._selection = parsed, selection
@@ -176,7 +176,7 @@ class UserFile:
 def select_user_files(
     files: Iterable[UserFile], chosen: Format, options: ParseOptions, canonical: CanonicalName
 ) -> list[Candidate | Result]:
-    """Return the tokens of many files. An invalid file does not prevent the import of the others."""
+    """Return the tokens of many files. An invalid file does not prevent the import of the other files."""
     selected: list[Candidate | Result] = []
     for file in files:
         problem = file.problem
@@ -227,7 +227,7 @@ def _user_name_problem(user: str) -> str | None:
 
 
 class Interrupted(Exception):
-    """Ctrl-C stopped the import. If `rolled_back` is False, the next command completes the roll-back."""
+    """Ctrl-C stopped the import. The next command completes the roll-back if `rolled_back` is False."""
 
     def __init__(self, *, rolled_back: bool) -> None:
         super().__init__("interrupted")
@@ -235,7 +235,7 @@ class Interrupted(Exception):
 
 
 class Report:
-    """The results of all tokens, in the order of the file. It may be iterated more than once."""
+    """The results of all tokens, in the order of the file. The report may be iterated more than once."""
 
     def __init__(self, changed: list[PackedResult], skipped: list[PackedResult]) -> None:
         self._parts = [part for part in (changed, skipped) if part]
@@ -259,8 +259,8 @@ def import_tokens(
 ) -> Report:
     """Add the tokens to the records of their users: all of them or none. A dry run changes nothing.
 
-    If the user of `new_record` has no record yet, the tokens are added to `new_record`. Raise FormatError, Interrupted
-    or StoreError; then the store is unchanged.
+    Add them to `new_record` if its user has no record yet. Raise FormatError, Interrupted or StoreError; then the store
+    is unchanged, unless a second Ctrl-C stopped the roll-back.
     """
     additions = _Additions(selected, new_record, now)
     if dry_run:
@@ -314,7 +314,7 @@ def _with_free_name(token: Token, record: UserRecord) -> Token:
 
 
 class _Additions:
-    """The changes for `update_many`. Iterating adds the skipped tokens to `skipped`, by their number in the file."""
+    """The changes for `update_many`. Iteration adds the skipped tokens to `skipped`, by their number in the file."""
 
     def __init__(self, selected: Selected, new_record: UserRecord | None, now: int) -> None:
         self._selected, self._new_record, self._now = selected, new_record, now
@@ -338,7 +338,7 @@ def _read_ahead(selected: Selected) -> Iterator[Candidate | Result]:
 
 
 def _simulate(store: Store, changes: Changes[PackedResult], progress: Progress) -> list[PackedResult]:
-    """Return the results that `update_many` would return, and change no record.
+    """Return the results that `update_many` would return, without a change to the records.
 
     A second pass handles the users with several tokens, so that memory holds only their records.
     """

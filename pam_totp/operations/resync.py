@@ -1,10 +1,10 @@
 """Resynchronisation: find codes in a row far from the expected counter or step (RFC 4226 §7.4, RFC 6238 §6).
 
 Rules:
-1. Two or more codes in a row are needed. They are used up, and they confirm the token.
+1. Two or more codes in a row are required. They are used up, and they confirm the token.
 2. No lock is held during the search.
 3. The token is updated only if it still exists with the same key, and the codes found are still unused.
-4. Counters and steps only go up: a used code is never found.
+4. Counters and steps only increase: a used code is never found.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def resynchronise(
     now: Callable[[], int],
     progress: Callable[[Token], Progress],
 ) -> Token:
-    """Find `codes`, two or more in a row, in one of the `tokens` of `user`. Return that token after the update.
+    """Find `codes`, two or more in a row, in one of the `tokens` of `user`. Return the updated token.
 
     `reach` is in counters or steps, `now` returns Unix seconds. `progress(token)` returns the callback for the search
     through that token. Raise NotConsecutive, TokenChanged, NotThere or StoreError; then nothing was changed.
@@ -68,9 +68,10 @@ def resynchronise(
 
 
 def candidates(token: Token, count: int, now: int, reach: int) -> range:
-    """Return the counters or steps at which to look for the first of `count` codes.
+    """Return the counters or steps to search for the first of `count` codes.
 
-    They are up to `reach` counters ahead, or up to `reach` steps before and after. Used ones are excluded.
+    The range is up to `reach` counters ahead, or up to `reach` steps before and after the current step. It excludes
+    used counters and steps.
     """
     if isinstance(token, HotpToken):
         return range(token.counter, token.counter + reach + 1)
@@ -92,9 +93,9 @@ def is_last_accepted(token: Token, codes: tuple[str, ...]) -> bool:
 
 
 def locate(token: Token, codes: tuple[str, ...], within: range, progress: Progress) -> int | None:
-    """Return the first moving factor in `within` from which `token` shows `codes` in a row; None if there is none.
+    """Return the first moving factor in `within` from which `token` shows `codes` in a row, or None.
 
-    `progress` is called after every slice with the number of moving factors that were searched, and their total.
+    Call `progress` after every slice, with the number of moving factors searched and the total.
     """
     for start in range(within.start, within.stop, _SLICE):
         part = range(start, min(start + _SLICE, within.stop))

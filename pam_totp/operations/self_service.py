@@ -3,9 +3,9 @@
 Rules:
 - An enrolled user needs a code to add or remove a token, or to replace the recovery codes. One update of the record
   uses up the code and makes the change.
-- A new token is confirmed by its first code, which is used up.
-- The last active token cannot be removed, so that users do not lock themselves out.
-- Every change is logged, with the user, the address and the token's name.
+- The first code from a new token confirms the token, and is used up.
+- Users cannot remove their last active token, because they would lock themselves out.
+- The audit log names the user, the address and the token of every change.
 - A change that fails has a `Reason` for programs. The text of a `Problem` is for the user only.
 """
 
@@ -27,8 +27,8 @@ from pam_totp.operations.resync import NotConsecutive, TokenChanged, is_last_acc
 from pam_totp.store import NotThere, Store
 
 RECOVERY_CODES = 10
-# Counters ahead, or steps before and after: two wrong codes are found once in 25 million requests, and no request signs
-# a user in.
+# Counters ahead, or steps before and after. Two guessed codes match once in 25 million requests, and such a match does
+# not sign a user in.
 RESYNC_REACH = 20_000
 
 Change = Callable[[UserRecord], UserRecord]
@@ -56,8 +56,8 @@ class Reason(StrEnum):
 
 TEXTS = {
     Reason.REFUSED: REFUSED,
-    Reason.INVALID_CODE: "This is not a code from the new token.",
-    Reason.NOT_CONSECUTIVE: "These are not two codes in a row from this token.",
+    Reason.INVALID_CODE: "Wrong code. Enter a code from the new token.",
+    Reason.NOT_CONSECUTIVE: "Wrong codes. Enter two codes in a row from this token.",
     Reason.CODES_NEEDED: "Enter two codes in a row: press the button, enter the code, and do both again.",
     Reason.NO_TOKEN_WAITING: "You have no unconfirmed token with this serial number. Ask your administrator.",
     Reason.TOKEN_GONE: "This token no longer exists.",
@@ -105,7 +105,7 @@ class Asking:
 
 
 class Factors:
-    """Changes to the second factors in `store`. A change that is not made returns a `Problem`.
+    """Changes to the second factors in `store`. A change that fails returns a `Problem`.
 
     Every method may raise StoreError. `now` returns Unix seconds.
     """
@@ -128,7 +128,7 @@ class Factors:
         self._first_token = first_token  # True if users may add their first token themselves
 
     def of(self, user: str) -> UserRecord:
-        """Return the user's record; an empty record if the store has none."""
+        """Return the user's record, or an empty record if the user has no record."""
         try:
             return self._store.read(user)
         except NotThere:
@@ -144,7 +144,7 @@ class Factors:
         return decision
 
     def add(self, asking: Asking, token: Token, first: bytes, *, field: str = "code", codes: int = 1) -> Problem | None:
-        """Enrol a new token by its first code, or by two codes in a row if its counter is not known."""
+        """Enrol a new token by its first code, or by two codes in a row if its counter is unknown."""
         confirmed = verify_first_code(token, Answer.parse(first), self._now(), codes_needed=codes)
         if confirmed is None:
             return Problem(field, Reason.INVALID_CODE if codes == 1 else Reason.NOT_CONSECUTIVE)
@@ -157,7 +157,7 @@ class Factors:
         return self._change(asking, with_it, "enrolled", token.name)
 
     def claim(self, asking: Asking, serial: str, codes: bytes) -> Problem | None:
-        """Confirm the unconfirmed token with this serial number, which an administrator has assigned to the user."""
+        """Confirm the user's unconfirmed token with this serial number. An administrator has assigned the token."""
         handed_out = [t for t in self.of(asking.user).tokens if t.serial == serial and not t.confirmed]
         if not handed_out:
             return Problem("serial", Reason.NO_TOKEN_WAITING)
@@ -216,7 +216,7 @@ class Factors:
         return self._change(asking, with_new, "recovery-codes", None) or shown
 
     def rename(self, asking: Asking, name: str, new: str) -> Problem | None:
-        """Rename a token. No code is needed, because the name grants no access."""
+        """Rename a token. A code is not required, because a rename changes only a label."""
 
         def renamed(record: UserRecord) -> tuple[UserRecord, None]:
             token = _named(record, name, "name")
@@ -248,7 +248,7 @@ class Factors:
         return self._change(asking, without, "removed", name)
 
     def _change(self, asking: Asking, change: Change, what: str, token: str | None) -> Problem | None:
-        """Apply `change`. If the user is enrolled when the record is updated, require a code."""
+        """Apply `change`. Require a code if the user is enrolled when the record is updated."""
         begun = time.monotonic()
         try:
             if self._unproved(asking.user, change):
@@ -272,7 +272,7 @@ class Factors:
         return None
 
     def _unproved(self, user: str, change: Change) -> bool:
-        """If the user is not enrolled, apply `change` and return True. Otherwise return False."""
+        """Apply `change` and return True if the user is not enrolled. Otherwise return False."""
 
         def unless_enrolled(record: UserRecord) -> tuple[UserRecord, bool]:
             if record.enrolled:

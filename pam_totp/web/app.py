@@ -2,10 +2,10 @@
 
 Rules:
 - A GET changes nothing. Every POST must carry the CSRF token of its own session.
-- A browser does not cache a page, and sends its address to no other site. No other site can frame a page.
+- A browser does not cache a page, and hides the page's address from other sites. Other sites cannot frame a page.
   Scripts and styles are loaded from the portal's files only.
 - Every redirect goes to a page that this code names. A request cannot choose the target.
-- Every failure shows a page with the next step for the user, and without internal details.
+- Every error page names the next step for the user, and hides internal details.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ LIMITS = {
 
 
 def create_app(config: Config) -> Flask:
-    """Return the application. Serve it by one process only, because the sessions are in its memory."""
+    """Return the application. Serve it by one process only, because the sessions are in that process's memory."""
     app = Flask("pam_totp.web", static_url_path="/static")
     app.config.update(
         MAX_CONTENT_LENGTH=MAX_REQUEST,
@@ -68,7 +68,7 @@ def create_app(config: Config) -> Flask:
         SECRET_KEY=secrets.token_bytes(32),
         # The strict check needs a Referer, which the Referrer-Policy suppresses. See `_refuse_foreign_requests`.
         WTF_CSRF_SSL_STRICT=False,
-        WTF_CSRF_TIME_LIMIT=None,  # the token is valid as long as its session
+        WTF_CSRF_TIME_LIMIT=None,  # the CSRF token is valid as long as its session
     )
     sessions = Sessions(config.clock)
     app.extensions["pam_totp"] = _build_portal(config, sessions)
@@ -122,7 +122,7 @@ def _add_rate_limits(app: Flask, per_address: int) -> None:
             limit = text.format(per_address=per_address)
             view = limiter.limit(limit, key_func=keys[key], methods=["POST"])(view)
         app.view_functions[endpoint] = view
-    app.extensions["pam_totp_limiter"] = limiter  # keeps the limiter alive, because the decorators hold weak references
+    app.extensions["pam_totp_limiter"] = limiter  # keep the limiter alive, because the decorators hold weak references
 
 
 def _refuse_foreign_requests() -> tuple[str, int] | None:
@@ -131,7 +131,7 @@ def _refuse_foreign_requests() -> tuple[str, int] | None:
     if config.hosts and _requested_host() not in config.hosts:  # prevents DNS rebinding
         return _message_page("This server does not answer to that host name. Check the address.", status=400)
     if config.tls and not request.is_secure:
-        return _message_page("This page needs https. Check the address.", status=400)
+        return _message_page("This page requires https. Check the address.", status=400)
     if request.method == "POST" and request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
         return _message_page("This form was sent from another site. Nothing was changed.", status=403)
     return None

@@ -18,7 +18,7 @@ _TEXT = {"autocomplete": "off", "spellcheck": "false", "autocapitalize": "off"}
 
 
 def _required(what: str, max_length: int) -> list[Any]:
-    return [InputRequired(f"Enter {what}."), Length(max=max_length, message="That is too long.")]
+    return [InputRequired(f"Enter {what}."), Length(max=max_length, message="This text is too long.")]
 
 
 class SignInForm(FlaskForm):  # type: ignore[misc]
@@ -27,7 +27,7 @@ class SignInForm(FlaskForm):  # type: ignore[misc]
         _required("your user name", MAX_TEXT),
         render_kw={"autocomplete": "username", "autocapitalize": "off", "spellcheck": "false"},
     )
-    # InputRequired is omitted, because a blank and a wrong password must get the same answer after the same time.
+    # InputRequired is omitted, because a blank and a wrong password must get the same page after the same time.
     password = PasswordField(
         "Password", [Length(max=MAX_ANSWER)], render_kw={"autocomplete": "current-password", "required": True}
     )
@@ -54,7 +54,7 @@ class RecoveryCodeForm(FlaskForm):  # type: ignore[misc]
 
 
 class FormWithProof(FlaskForm):  # type: ignore[misc]
-    """A form that asks for a code from one of the user's present tokens."""
+    """A form that asks for a code from a token that the user already has."""
 
     proof = StringField(
         "A code from a token that you already use",
@@ -64,7 +64,7 @@ class FormWithProof(FlaskForm):  # type: ignore[misc]
     )
 
     def remove_proof(self) -> None:
-        """Remove the field from the form of a user without a token."""
+        """Remove the field `proof`, for a user without a token."""
         del self.proof
 
 
@@ -72,7 +72,7 @@ class NameForm(FlaskForm):  # type: ignore[misc]
     name = StringField(
         "Name",
         _required("a name", MAX_TEXT),
-        description="Choose a name that differs from your other tokens, such as “phone” or “old phone”.",
+        description="Choose a new name, such as “phone” or “old phone”.",
         render_kw=_TEXT,
     )
 

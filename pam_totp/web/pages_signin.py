@@ -27,7 +27,7 @@ pages = Blueprint("signin", __name__)
 
 
 def requires_sign_in(view: Callable[P, Page]) -> Callable[P, Page]:
-    """Show `view` only after both steps, or after the first step to a user without a token."""
+    """Return a page that shows `view` only after both steps, or after the first step to a user without a token."""
 
     @wraps(view)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> Page:

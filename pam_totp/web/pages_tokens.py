@@ -20,12 +20,12 @@ from pam_totp.web.sessions import Step
 
 pages = Blueprint("tokens", __name__)
 
-ALREADY_DONE = "That was already done, or it took too long. Nothing was lost. Your tokens are listed below."
+ALREADY_DONE = "This change was already made, or the page has expired. Check your tokens below."
 
 
 @pages.before_request
 def _require_store() -> Response | None:
-    """If the portal has no store, show only the page that confirms the accepted code."""
+    """Refuse every page except the overview, which confirms the accepted code, if the portal has no store."""
     if not current_portal().has_store and request.endpoint != "tokens.overview":
         abort(404)
     return None
@@ -128,7 +128,7 @@ def scan_form() -> Page:
 def scan() -> Page:
     session = current_session()
     form = _without_needless_proof(ScanForm(), _user_record())
-    token = session.take_pending()  # if the form is sent twice, one request gets the token
+    token = session.take_pending()  # only one request gets the token if the form is sent twice
     if token is None:
         flash(ALREADY_DONE)
         return redirect_to("tokens.overview")
@@ -157,7 +157,7 @@ def cancel() -> Page:
     return redirect_to("tokens.overview")
 
 
-# Add a key fob that an administrator has handed out, or a key fob whose key the user knows
+# Add a key fob: a token that an administrator assigned, or a new token with a key that the user enters
 
 
 @pages.get("/add-token")
@@ -310,7 +310,7 @@ def recovery() -> Page:
 def recovery_codes() -> Page:
     codes = current_session().recovery_codes
     if not codes:
-        flash("Recovery codes are shown only once. If you did not save them, create new ones.")
+        flash("Recovery codes are shown only once. If you did not save them, create new codes.")
         return redirect_to("tokens.overview")
     return render_template("recovery_codes.html", codes=codes, user=requester().user)
 

@@ -33,11 +33,11 @@ class Config:
     """The configuration of a portal.
 
     store: the tokens. If it is None, the service at `socket` checks codes, and the portal shows no tokens.
-    hosts: the host names that the portal answers to; if empty, it answers to any name.
-    tls: True if a proxy in front of the portal ends TLS.
+    hosts: the host names that the portal answers to; an empty tuple means any name.
+    tls: True if a proxy in front of the portal terminates TLS.
     first_token: True if users may add their first token themselves.
     rate_limits: False turns the limits off, for tests.
-    per_address: the number of sign-ins that one address may try in a minute.
+    per_address: the maximum number of sign-ins a minute from one address.
     now: returns Unix seconds. clock: returns monotonic seconds, for the sessions.
     """
 
@@ -74,7 +74,7 @@ class Portal:
     def factors(self) -> Factors:
         """The tokens in the store, for pages that require a store."""
         if self.own_factors is None:
-            raise RuntimeError("this page needs a store, and the portal has none")
+            raise RuntimeError("this page requires a store: the portal has no store")
         return self.own_factors
 
 
@@ -84,5 +84,5 @@ def current_portal() -> Portal:
 
 
 def redirect_to(endpoint: str) -> werkzeug.Response:
-    """Redirect to a page of the portal. A POST becomes a GET (RFC 9110 §15.4.4)."""
+    """Return a redirect to a page of the portal. The browser sends a GET, also after a POST (RFC 9110 §15.4.4)."""
     return flask.redirect(flask.url_for(endpoint), code=303)

@@ -12,7 +12,7 @@ from pam_totp.operations.self_service import Asking, Factors
 
 @dataclass(frozen=True, slots=True)
 class CodeResult:
-    """The result of a code. `messages` are for the user, if the code was accepted."""
+    """The result of a check. `messages` are for the user, after an accepted code."""
 
     accepted: bool
     messages: tuple[str, ...] = ()
@@ -22,14 +22,14 @@ class SecondFactor(Protocol):
     """The interface for checking the second factor, a code."""
 
     def is_required(self, user: str) -> bool:
-        """Return True if the password alone is not enough."""
+        """Return True if the user must also enter a code."""
 
     def verify(self, asking: Asking) -> CodeResult:
         """Check a code, and use it up."""
 
 
 class StoreFactor:
-    """Check codes in the portal's own store. A user with a token needs a code."""
+    """The check of codes in the portal's own store. A user with a token needs a code."""
 
     def __init__(self, factors: Factors) -> None:
         self._factors = factors
@@ -43,7 +43,7 @@ class StoreFactor:
 
 
 class ServiceFactor:
-    """Check codes through the service. Every user needs a code, because the portal cannot list the enrolled users.
+    """The check of codes through the service. Every user needs a code: the portal cannot list the enrolled users.
 
     `verify` raises client.ClientError if the service cannot check the code.
     """

@@ -1,8 +1,8 @@
-"""Serve the portal on a TCP port, by waitress: one process, several threads.
+"""The server of the portal: waitress on a TCP port, with one process and several threads.
 
 Rules:
-- Without TLS in front of it, the server listens on loopback only.
-- A request's address is taken from a header only if the proxy named by `proxy` sent the request.
+- The server listens on loopback only, unless a proxy terminates TLS.
+- The server takes a request's address from a header only if the proxy named by `proxy` sent the request.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 THREADS = 32  # most threads wait for a disk, or for the delay of a refusal
 BACKLOG = 1024
 MAX_CONNECTIONS = 1000
-MAX_BODY = 1 << 16  # bytes; the limit of the application is lower, and it answers with a page
+MAX_BODY = 1 << 16  # bytes; the application has a lower limit, and answers with a page
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 IDLE_TIMEOUT = 30  # seconds until a silent connection is closed
 
@@ -35,7 +35,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read ADDRESS:PORT; an IPv6 address is in square brackets. Raise ListenError."""
+        """Return the address in ADDRESS:PORT, where an IPv6 address is in square brackets. Raise ListenError."""
         host, colon, port = text.rpartition(":")
         host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
         try:
@@ -55,14 +55,14 @@ class Address:
 
 
 def check_exposure(address: Address, proxy: str | None) -> None:
-    """Raise ListenError if passwords would cross a network in the clear, or if any client could forge an address."""
+    """Raise ListenError if passwords would cross a network unencrypted, or if any client could forge an address."""
     if proxy is not None:
         try:
-            ipaddress.ip_address(proxy)  # waitress also accepts names, which never match, and *, which matches all
+            ipaddress.ip_address(proxy)  # waitress also accepts names, which never match, and *, which always matches
         except ValueError:
             raise ListenError(f"{proxy}: --behind-tls-proxy must be an IP address (example: 127.0.0.1)") from None
     if proxy is None and not address.is_loopback:
-        raise ListenError(f"{address}: without TLS in front, only loopback is allowed (see --behind-tls-proxy)")
+        raise ListenError(f"{address}: must be loopback, unless a proxy terminates TLS (see --behind-tls-proxy)")
 
 
 def waitress_options(address: Address, proxy: str | None) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def waitress_options(address: Address, proxy: str | None) -> dict[str, Any]:
 def serve(app: Any, address: Address, *, proxy: str | None, ready: Callable[[Address], None]) -> None:
     """Serve `app` until SIGTERM or SIGINT.
 
-    `proxy` is the address of the proxy that ends TLS, or None. `ready` is called with the bound address.
+    `proxy` is the address of the proxy that terminates TLS, or None. Call `ready` with the bound address.
     Raise ListenError, OSError with the address as its file name, and ImportError without waitress.
     """
     from waitress.server import create_server  # needs the extra `web`
@@ -105,11 +105,11 @@ def serve(app: Any, address: Address, *, proxy: str | None, ready: Callable[[Add
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, exit_on_signal)
     ready(Address(address.host, server.effective_port))
-    server.run()  # on SystemExit waitress finishes the requests under way
+    server.run()  # waitress finishes the current requests on SystemExit
 
 
 def exit_on_signal(*_: object) -> NoReturn:
-    """Handle a signal: exit cleanly. Later signals, for example from timeout(1), must not interrupt the exit."""
+    """Exit on a signal, and block later signals, for example from timeout(1), which would interrupt the exit."""
     # The signals are blocked, not ignored: Python prints an error for an ignored signal that has already arrived.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     raise SystemExit(0)

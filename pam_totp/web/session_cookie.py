@@ -1,7 +1,8 @@
 """The session object that Flask uses in a request, and the cookie with the session id.
 
 Rules:
-- With TLS the cookie has the prefix `__Host-`: it goes to this host only, over https only. Scripts cannot read it.
+- The cookie has the prefix `__Host-` with TLS: browsers send it to this host only, over https only. Scripts cannot read
+  the cookie.
 - A session starts only when there is a value to store. The error page for an expired cookie therefore cannot replace
   a newer session's cookie.
 """
@@ -42,7 +43,7 @@ class RequestSession(CallbackDict[str, Any], SessionMixin):
         self.modified = False
 
     def start(self, step: Step, user: str | None, *, by_code: bool = False) -> None:
-        """Start a new session at that step, and end the previous one."""
+        """Start a new session at `step`, and end the previous session."""
         self.clear()
         self.state = Session(step=step, user=user, by_code=by_code)
         self.session_id = self._sessions.create(self.state, instead_of=self.session_id)
@@ -71,12 +72,12 @@ class RequestSession(CallbackDict[str, Any], SessionMixin):
         self._change(lambda session: replace(session, pending=pending))
 
     def take_pending(self) -> Token | None:
-        """Return the token that waits for its first code. Only one request can take it."""
+        """Remove and return the token that waits for its first code. Only one request gets the token."""
         return None if self.session_id is None else self._sessions.take_pending(self.session_id)
 
     @property
     def recovery_codes(self) -> tuple[str, ...]:
-        """New recovery codes that the user has not saved, read again because another request may have created them."""
+        """The new recovery codes that the user must still save. Another request may have created them meanwhile."""
         stored = self._sessions.get(self.session_id) if self.session_id is not None else None
         return () if stored is None else stored.recovery_codes
 
@@ -89,7 +90,7 @@ class RequestSession(CallbackDict[str, Any], SessionMixin):
             self._sessions.change(self.session_id, change)
 
     def save(self) -> None:
-        """Store the values. Start an anonymous session if there is none yet."""
+        """Store the values. Start an anonymous session if the request has no session."""
         values = dict(self)
         if self.session_id is None:
             self.session_id = self._sessions.create(Session(values=values))
@@ -123,7 +124,7 @@ class Cookies(SessionInterface):
         if request_session.modified and (request_session or request_session.session_id is not None):
             request_session.save()
         if request_session.is_new and request_session.session_id is not None:
-            # Lax, not Strict: a link to the portal must not start a second session. No GET changes anything.
+            # Lax instead of Strict: a link to the portal must not start a second session. A GET changes nothing.
             response.set_cookie(
                 self.cookie, request_session.session_id, secure=self._tls, httponly=True, samesite="Lax", path="/"
             )

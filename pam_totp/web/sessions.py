@@ -8,7 +8,7 @@ Rules:
 - The number of anonymous sessions is limited, and they cannot displace the sessions of identified users.
 
 Sessions are kept in memory, so an unconfirmed key is never written to a disk. One process must therefore serve the
-whole portal, and after a restart every user signs in again.
+whole portal, and every user must sign in again after a restart.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Step(enum.Enum):
     """The step of a sign-in that a browser has reached. The values are the limits (idle, total), in seconds."""
 
     ANONYMOUS = (3600.0, 3600.0)
-    PASSWORD = (300.0, 300.0)  # the password was correct; the limit is that of a PAM prompt
+    PASSWORD = (300.0, 300.0)  # the password was correct; a PAM prompt has the same limit
     SIGNED_IN = (900.0, 3600.0)
 
 
 @dataclass(frozen=True, slots=True)
 class PendingToken:
-    """A token that the user has seen and not yet confirmed. `expires_at` is in seconds of the sessions' clock."""
+    """A token that the user has seen, and must confirm. `expires_at` is in seconds of the sessions' clock."""
 
     token: Token
     expires_at: float
@@ -48,7 +48,7 @@ class PendingToken:
 class Session:
     """One session as it was when a request started. Times are in seconds of the sessions' clock.
 
-    `by_code` is True if the user gave a code. Without one, the session is valid only while the user has no token.
+    `by_code` is True if the user gave a code. Otherwise the session is valid only until the user has a token.
     `values` belong to the web framework (the CSRF token, notices).
     """
 
@@ -72,17 +72,17 @@ class Sessions:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._anonymous: OrderedDict[bytes, Session] = OrderedDict()  # the least recently used session comes first
+        self._anonymous: OrderedDict[bytes, Session] = OrderedDict()  # the least recently used session is first
         self._identified: OrderedDict[bytes, Session] = OrderedDict()
 
     def get(self, session_id: str) -> Session | None:
-        """Return the session and mark it as seen. Return None if there is none, or if it has expired."""
+        """Return the session and mark it as seen. Return None if the session is not found or has expired."""
         digest = _digest(session_id)
         with self._lock:
             return self._touch(digest)
 
     def create(self, session: Session, instead_of: str | None = None) -> str:
-        """Start a session, end the one with the id `instead_of`, and return the id of the new one."""
+        """Start a session, and end the session with the id `instead_of`. Return the new id."""
         session_id = secrets.token_urlsafe(ID_BYTES)
         now = self._clock()
         with self._lock:
@@ -126,11 +126,11 @@ class Sessions:
         return PendingToken(token, self._clock() + PENDING_LASTS)
 
     def pending_token(self, session: Session) -> Token | None:
-        """Return the token that waits for its first code, or None if there is none or it has expired."""
+        """Return the token that waits for its first code, or None if it is missing or has expired."""
         return self._unexpired(session.pending)
 
     def take_pending(self, session_id: str) -> Token | None:
-        """Remove the token that waits for its first code, and return it. Only one request can get it."""
+        """Remove and return the token that waits for its first code. Only one request gets the token."""
         before = self.change(session_id, lambda session: replace(session, pending=None))
         return None if before is None else self._unexpired(before.pending)
 
@@ -163,5 +163,5 @@ class Sessions:
 
 
 def _digest(session_id: str) -> bytes:
-    """Return the digest that identifies a session. It hides how much of a guessed id was right. No id is in memory."""
+    """Return the digest that identifies a session. A search by digest hides ids from timing, and memory holds no id."""
     return hashlib.sha256(session_id.encode("utf-8", "surrogateescape")).digest()

@@ -41,7 +41,7 @@ def oath(text: str) -> ImportedToken:
 def test_a_google_authenticator_hotp_file_is_read() -> None:
     found = ga(B32, '" HOTP_COUNTER 42', '" WINDOW_SIZE 3', "12345678", "87654321")
     assert (found.type, found.secret, found.counter, found.unsupported) == ("hotp", KEY, 42, None)
-    assert found.remarks == ("2 scratch codes dropped: too short (see 'pam-totp recovery')",)
+    assert found.remarks == ("2 scratch codes dropped: they are too short (see 'pam-totp recovery')",)
 
 
 def test_a_google_authenticator_totp_file_keeps_its_used_codes() -> None:
@@ -73,7 +73,7 @@ def test_a_key_is_decoded_as_google_authenticator_decodes_it() -> None:
 def test_the_first_of_two_settings_applies_and_hotp_precedes_totp() -> None:
     found = ga(B32, '" HOTP_COUNTER 7', '" HOTP_COUNTER 9', '" TOTP_AUTH', '" DIGITS 8', '" ALGORITHM SHA256')
     assert (found.type, found.counter, found.digits, found.algorithm) == ("hotp", 7, 8, "SHA256")
-    assert "duplicate HOTP_COUNTER dropped: the first one is kept" in found.remarks
+    assert "duplicate HOTP_COUNTER dropped: the first value is kept" in found.remarks
     assert ga(B32, '" HOTP_COUNTER 0', '" TOTP_AUTH').type == "totp"
 
 

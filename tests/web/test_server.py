@@ -23,7 +23,7 @@ from tests.web.kit import Portal
 def test_it_listens_beyond_loopback_only_behind_tls(site: Site, text: str) -> None:
     done = site.command("portal", "--listen", text)
     assert done.returncode == 2
-    assert "without TLS in front, only loopback is allowed (see --behind-tls-proxy)" in done.stderr
+    assert "must be loopback, unless a proxy terminates TLS (see --behind-tls-proxy)" in done.stderr
     check_exposure(Address.parse(text), "127.0.0.1")
 
 

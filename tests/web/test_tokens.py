@@ -12,6 +12,8 @@ from pam_totp.core.record import HotpToken, TotpToken
 from tests.support.site import KEY, codes, phone
 from tests.web.kit import REFUSAL, Browser, Page, Portal, code_of_app, enroll_fob, key_on_page
 
+NOT_IN_A_ROW = "Wrong codes. Enter two codes in a row from this token."
+
 
 def open_scan_page(browser: Browser, name: str = "phone") -> Page:
     browser.open("/add-phone")
@@ -50,7 +52,7 @@ def test_a_wrong_first_code_adds_nothing_and_keeps_the_key(portal: Portal) -> No
     browser = portal.signed_in()
     key = key_on_page(open_scan_page(browser))
     page = browser.send(code="000000")
-    assert (page.status, page.error) == (422, "This is not a code from the new token.")
+    assert (page.status, page.error) == (422, "Wrong code. Enter a code from the new token.")
     assert key_on_page(page) == key
     assert browser.send(code=code_of_app(key, portal.wall)).heading == "Your tokens"
 
@@ -60,7 +62,7 @@ def test_an_expired_enrolment_adds_nothing_with_a_clear_notice(portal: Portal) -
     key = key_on_page(open_scan_page(browser))
     portal.clock.advance(601)
     page = browser.send(code=code_of_app(key, portal.wall))
-    assert page.notice == "That was already done, or it took too long. Nothing was lost. Your tokens are listed below."
+    assert page.notice == "This change was already made, or the page has expired. Check your tokens below."
     assert not portal.site.path("alice").exists()
 
 
@@ -82,7 +84,7 @@ def test_a_confirmed_qr_code_is_not_shown_again(portal: Portal) -> None:
     browser.send(code=code_of_app(key, portal.wall))
     page = browser.open("/add-phone/scan")
     assert page.heading == "Your tokens"
-    assert "Nothing was lost" in page.notice
+    assert "This change was already made" in page.notice
 
 
 def test_cancelling_deletes_the_key(portal: Portal) -> None:
@@ -172,7 +174,7 @@ def test_a_handed_out_token_is_claimed_by_serial_and_two_codes(portal: Portal) -
     enroll_fob(portal, serial="SM0001", confirmed=False)
     browser = portal.signed_in()
     browser.open("/add-token")
-    assert browser.send(serial="SM0001", codes=codes(7)).error == "These are not two codes in a row from this token."
+    assert browser.send(serial="SM0001", codes=codes(7)).error == NOT_IN_A_ROW
     assert browser.send(serial="SM0001", codes=codes(7) + " 000000").error
     assert browser.send(serial="SM0002", codes=codes(7, 2)).error.startswith(
         "You have no unconfirmed token with this serial number."
@@ -237,7 +239,7 @@ def test_two_codes_resynchronise_a_token_from_far_and_are_used_up(portal: Portal
     browser = portal.signed_in(code=hotp(KEY[::-1], int(portal.wall()) // 30))
     browser.open("/resync?token=fob")
     assert browser.send(codes=codes(9000)).error.startswith("Enter two codes in a row")
-    assert browser.send(codes=codes(9000) + codes(9002)).error == "These are not two codes in a row from this token."
+    assert browser.send(codes=codes(9000) + codes(9002)).error == NOT_IN_A_ROW
     assert portal.site.counter("alice") == 0
     assert browser.send(codes=codes(9000, 2)).notice == "fob is back in step."
     assert portal.site.counter("alice") == 9002
@@ -321,7 +323,7 @@ def test_the_page_of_a_missing_token_leads_to_the_list(portal: Portal) -> None:
         "/remove?token=%00",
     ):
         page = browser.open(path)
-        assert (page.heading, "Nothing was lost" in page.notice) == ("Your tokens", True), path
+        assert (page.heading, "This change was already made" in page.notice) == ("Your tokens", True), path
 
 
 # Recovery codes
