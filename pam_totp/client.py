@@ -5,7 +5,7 @@
     if client.verify("alice", "755224", service="web"):
         ...
 
-The account that runs the application must be listed in /etc/pam_totp.toml, with the service name that it uses:
+The account that runs the application must be listed in /etc/pam_totp.toml, with the application's service name:
 
     [clients]
     www-data = "web"
@@ -67,7 +67,7 @@ class NotAdmitted(ClientError):
 
 
 class Misconfigured(ClientError):
-    """The service rejects its own configuration. Its log gives the reason."""
+    """The service rejects its own configuration. The service's log gives the reason."""
 
 
 class Verdict(enum.Enum):
@@ -75,7 +75,7 @@ class Verdict(enum.Enum):
 
     ACCEPTED = "accepted"
     REFUSED = "refused"
-    NOT_ENROLLED = "not-enrolled"  # with `nullok` in the site's policy; without it, the verdict is REFUSED
+    NOT_ENROLLED = "not-enrolled"  # only with `nullok` in the site's policy; otherwise the verdict is REFUSED
 
     def __bool__(self) -> bool:
         return self is Verdict.ACCEPTED
@@ -122,7 +122,7 @@ def verify(
 
     `service` is the name under which /etc/pam_totp.toml lists this account. `rhost` is the user's address, for the
     log; the service ignores it unless the account is listed. `path` is the service's socket. `timeout` is in seconds,
-    for the whole call. An impossible name or code is refused, without a request to the service.
+    for the whole call. A name or code that a packet cannot hold is refused at once.
     Raise OutOfReach, NotAdmitted or Misconfigured, or ValueError if `service` is empty or contains NUL.
     """
     if not service or "\0" in service:

@@ -28,7 +28,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from pam_totp.system.enable.changes import ChangeError  # imported here: few commands need it
+    from pam_totp.system.enable.changes import ChangeError  # imported here: few commands need this module
     from pam_totp.system.enable.trial import TrialError
 
     if args.all == (args.service is not None):

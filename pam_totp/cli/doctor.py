@@ -24,7 +24,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from pam_totp.system.doctor import checks  # imported here: few commands need it
+    from pam_totp.system.doctor import checks  # imported here: few commands need this module
     from pam_totp.system.doctor.context import Context
     from pam_totp.system.machine import Machine
     from pam_totp.system.pamd.findings import errors

@@ -78,7 +78,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from pam_totp.system.enable import plan, trial  # imported here: few commands need it
+    from pam_totp.system.enable import plan, trial  # imported here: few commands need this module
     from pam_totp.system.enable.changes import ChangeError
     from pam_totp.system.machine import Machine
     from pam_totp.system.sshd import SshdError

@@ -55,7 +55,7 @@ def add_to(commands: Commands) -> None:
         choices=ALGORITHMS,
         default="SHA1",
         type=str.upper,
-        help="hash of the token; many apps support SHA1 only (%(default)s)",
+        help="hash function of the token; many apps support SHA1 only (%(default)s)",
     )
     parser.add_argument(
         "--period", type=int, default=DEFAULT_PERIOD, metavar="S", help="totp: seconds between two codes (%(default)s)"

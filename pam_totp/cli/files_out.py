@@ -23,7 +23,7 @@ from pam_totp.cli.command_line import CommandError
 from pam_totp.cli.prompts import ending_signals_raise
 from pam_totp.pam.privileges import acting_as_root
 
-_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR)  # from a file system, or from a kernel, without O_TMPFILE
+_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR)  # errors of a file system or kernel without O_TMPFILE
 _MODE = 0o600
 
 
@@ -101,4 +101,4 @@ def new_file(path: str) -> Iterator[NewFile]:
 
 
 def _exists(path: str) -> CommandError:
-    return CommandError(f"{path} already exists and is not overwritten (choose another name, or remove it)")
+    return CommandError(f"{path} already exists and is not overwritten (choose another name, or remove the file)")

@@ -25,7 +25,7 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("service", help="name of the PAM service: sshd, sudo, ...")
     parser.add_argument(
-        "argument", nargs="*", help="after --: module arguments to try instead of those in the service file"
+        "argument", nargs="*", help="after --: module arguments to try instead of the arguments in the service file"
     )
     add_config(parser)
 

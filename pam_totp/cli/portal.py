@@ -43,7 +43,7 @@ def add_to(commands: Commands) -> None:
         "pam-totp portal --behind-tls-proxy --host login.example.org",
     )
     parser.add_argument(
-        "--listen", metavar="ADDRESS:PORT", default=DEFAULT_LISTEN, help="where to listen (%(default)s)"
+        "--listen", metavar="ADDRESS:PORT", default=DEFAULT_LISTEN, help="address and port to listen on (%(default)s)"
     )
     parser.add_argument(
         "--behind-tls-proxy",

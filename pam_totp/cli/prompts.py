@@ -40,7 +40,7 @@ def ending_signals_raise() -> Iterator[None]:
 
 
 def ask(prompt: str, *, hidden: bool = False, missing: str = NO_ANSWER) -> str:
-    """Return one line from the terminal, or the next line of standard input if that is not a terminal.
+    """Return a line from the terminal, or from standard input if standard input is not a terminal.
 
     Raise CommandError on Ctrl-C, and at the end of input with the message `missing` (on a terminal, NO_ANSWER).
     """
@@ -54,7 +54,7 @@ def ask(prompt: str, *, hidden: bool = False, missing: str = NO_ANSWER) -> str:
     except KeyboardInterrupt:
         end_prompt_line()
         raise CommandError(INTERRUPTED, 128 + signal.SIGINT) from None
-    except EOFError:  # getpass raises it on Ctrl-D
+    except EOFError:  # getpass raises EOFError on Ctrl-D
         line = ""
     if not line:
         end_prompt_line()
@@ -82,7 +82,7 @@ def answer_pam(style: int, text: str) -> bytes | None:
 
     `style` is libpam's message style. Return None if the message needs no answer, or if the input has ended.
     """
-    from pam_totp.system.libpam import PROMPT_ECHO_OFF, PROMPTS  # imported here: few commands need it
+    from pam_totp.system.libpam import PROMPT_ECHO_OFF, PROMPTS  # imported here: few commands need this module
 
     shown = "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
     if style not in PROMPTS:

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
         store = open_store(args, keep_root=writes_picture(args))
         user = user_of(args)
         token = named_token(read(store, user), args.token)
-        confirm(f"show the key of {user}'s {token.name}? any person who sees it can generate the same codes", args)
+        confirm(f"show the key of {user}'s {token.name}? any person who sees the key can generate the same codes", args)
         warn_about(token, scanned=True)
         uri = token_uri(token, user, args.issuer)
         show(token, uri)

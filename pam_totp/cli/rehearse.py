@@ -34,12 +34,12 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--stack",
         metavar="PATH",
-        help="a service file, or a folder of service files, used in place of those in /etc/pam.d",
+        help="a service file, or a folder of service files, used in place of the files in /etc/pam.d",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    from pam_totp.system import rehearsal  # imported here: few commands need it
+    from pam_totp.system import rehearsal  # imported here: few commands need this module
     from pam_totp.system.machine import Machine
     from pam_totp.system.pamd.stack import StackError
 

@@ -2,7 +2,7 @@
 
 Rules:
 - A command that root starts drops its privileges to the store's owner before it reads a record.
-- For a caller who cannot open the default store, the store is a file in the caller's home folder.
+- A caller who cannot open the default store uses a file in the home folder as the store.
 - A command finds a record by the user name in the passwd entry, as a login does.
 """
 
@@ -55,7 +55,7 @@ def open_store(args: argparse.Namespace, *, create: bool = False, keep_root: boo
         message = f"{folder}: store not found ('pam-totp enroll' creates it; --store selects another)"
         raise CommandError(message, OUT_OF_REACH) from None
     if status.st_uid == os.geteuid() and status.st_mode & 0o777 != 0o700:  # FileStore's error names no remedy
-        remedy = f"run 'chmod 0700 {folder}' if it is the store; --store selects another"
+        remedy = f"run 'chmod 0700 {folder}' if this folder is the store; --store selects another"
         raise CommandError(f"{folder}: the mode must be 0700 ({remedy})", OUT_OF_REACH)
     store = FileStore(folder)
     if os.path.lexists(os.path.join(folder, JOURNAL)):
@@ -76,7 +76,7 @@ def _create(folder: str) -> None:
 
 def _roll_back(store: FileStore) -> None:
     """Roll back an import that was killed."""
-    from pam_totp.store.journal import recover  # imported here: rarely needed
+    from pam_totp.store.journal import recover  # imported here: few commands need this module
 
     count = recover(store)
     if count:

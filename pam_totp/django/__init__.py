@@ -5,5 +5,5 @@
     AUTHENTICATION_BACKENDS = ["pam_totp.django.backends.PamBackend"]
 
 The django-otp device asks the service on this host. A code that was used at ssh or sudo is therefore refused in
-Django, and a code that was used in Django is refused there.
+Django. A code that was used in Django is refused at ssh and sudo.
 """

@@ -1,4 +1,4 @@
-"""The plugin for django-two-factor-auth, whose login asks for a code that this host verifies."""
+"""The plugin for django-two-factor-auth: a login with a code that this host verifies."""
 
 from __future__ import annotations
 

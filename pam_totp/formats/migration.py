@@ -157,7 +157,7 @@ def _fields(data: bytes, line: int) -> Iterator[tuple[int, int | bytes]]:
         else:
             raise FormatError(line, "the data must be a protocol-buffers message")
         if number == 0 or length > len(data) - at:
-            raise FormatError(line, "the data ends too early")
+            raise FormatError(line, "a field of the data must be complete, and have a number above 0")
         yield number, data[at : at + length]
         at += length
 

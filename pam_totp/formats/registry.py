@@ -31,5 +31,5 @@ def sniff(data: bytes) -> str | None:
 
 
 def encrypted(formats: dict[str, Format]) -> str:
-    """Return the names of the formats whose files may be encrypted, for messages."""
+    """Return the names of the formats that support encryption, for messages."""
     return ", ".join(name for name, known in formats.items() if known.has_secret)

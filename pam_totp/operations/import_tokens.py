@@ -4,8 +4,7 @@ Rules:
 - Data flows one way: ParsedFile -> SelectedTokens (tokens with their users) -> `import_tokens` -> Report.
 - Every token of the file has one result: imported, or skipped for a reason. Programs read the status; the reason is
   for users.
-- An import that cannot finish changes nothing: the process rolls back, or the next command does so if the process was
-  killed.
+- The process rolls back an import that fails. The next command does so if the process was killed.
 - Memory holds only a packed result of about a hundred bytes for each token. The import writes each token to the journal
   as soon as it reads the token. It reads the token again if another process changes the record meanwhile.
 - The time, the store and the rule for user names are arguments.
@@ -132,7 +131,7 @@ class Selection:
     user_selects: bool = False
 
     def owner(self, token: ImportedToken) -> tuple[str | None, str]:
-        """Return the token's user or None, and the reason to report if it is None."""
+        """Return the token's user or None, and the reason to report if the user is None."""
         if self.users_by_serial is not None:
             user = self.users_by_serial.get(token.serial or "")
             return (None if user is None else self.canonical(user)), NOT_IN_MAP
@@ -278,7 +277,7 @@ def import_tokens(
 
 @dataclass(frozen=True, slots=True)
 class _Addition:
-    """A change that adds a token to a record under an unused name, or returns the reason why it cannot be added."""
+    """A change that adds a token to a record under a new name. The result has the reason if that fails."""
 
     candidate: Candidate
     new_record: UserRecord | None

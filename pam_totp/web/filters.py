@@ -32,7 +32,7 @@ def token_kind(token: Token) -> str:
 
 
 def token_state(token: Token) -> str:
-    """Describe the state of a token, as far as its record shows it."""
+    """Return a description of the token's state in its record."""
     if not token.confirmed:
         return "not active yet: enter two codes to activate it"
     if not token.enabled:

@@ -108,7 +108,7 @@ class ResyncForm(FlaskForm):  # type: ignore[misc]
     codes = StringField(
         "Two codes in a row",
         _required("two codes", MAX_ANSWER),
-        description="Enter the current code, then the next one, in the same field.",
+        description="Enter the current code, then the next code, in the same field.",
         render_kw=_CODE,
     )
 

@@ -25,7 +25,7 @@ ALREADY_DONE = "This change was already made, or the page has expired. Check you
 
 @pages.before_request
 def _require_store() -> Response | None:
-    """Refuse every page except the overview, which confirms the accepted code, if the portal has no store."""
+    """Answer 404 on every page except the overview if the portal has no store."""
     if not current_portal().has_store and request.endpoint != "tokens.overview":
         abort(404)
     return None

@@ -25,7 +25,7 @@ class SecondFactor(Protocol):
         """Return True if the user must also enter a code."""
 
     def verify(self, asking: Asking) -> CodeResult:
-        """Check a code, and use it up."""
+        """Check a code, and use up a right code."""
 
 
 class StoreFactor:

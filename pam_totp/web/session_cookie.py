@@ -25,7 +25,7 @@ PLAIN_COOKIE = "pam_totp_plain_http"  # on loopback without TLS, where a browser
 
 
 class RequestSession(CallbackDict[str, Any], SessionMixin):
-    """The session of one request: values of Flask and its extensions, and the server's session that keeps them.
+    """The session of one request: values of Flask and its extensions, and the server's session that stores them.
 
     `state` is the session as it was when the request started. `session_id` is None while there is no session.
     `has_expired` is True if the browser sent the id of a session that has ended. `is_new` is True if the browser

@@ -2,13 +2,13 @@
 
 Rules:
 - A browser holds only a random session id. The server stores a digest of the id.
-- Every step (password, code, sign-out) creates a new session and ends the previous one. An id that was stolen or
-  planted before a step is invalid after it.
-- A session expires when it is idle or old. When a user's tokens change, all other sessions of that user end.
+- Every step (password, code, sign-out) creates a new session and ends the previous session. An id that was stolen
+  or planted before a step is invalid after it.
+- A session expires when it is idle or old. All other sessions of a user end when that user's tokens change.
 - The number of anonymous sessions is limited, and they cannot displace the sessions of identified users.
 
-Sessions are kept in memory, so an unconfirmed key is never written to a disk. One process must therefore serve the
-whole portal, and every user must sign in again after a restart.
+Sessions are in memory, so an unconfirmed key is never written to a disk. One process must therefore serve the whole
+portal, and every user must sign in again after a restart.
 """
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ class Sessions:
         return session_id
 
     def change(self, session_id: str, change: Callable[[Session], Session]) -> Session | None:
-        """Replace a session by the result of `change`, atomically. Step and user cannot be changed.
+        """Replace a session by the result of `change`, atomically. The step and the user stay the same.
 
-        Return the session before the change. If the session has ended, change nothing and return None.
+        Return the session before the change. Change nothing and return None if the session has ended.
         """
         digest = _digest(session_id)
         with self._lock:
@@ -116,7 +116,7 @@ class Sessions:
             self._delete(_digest(session_id))
 
     def end_all_of(self, user: str, except_id: str | None = None) -> None:
-        """End every session of `user`, except the one with the id `except_id`."""
+        """End every session of `user`, except the session with the id `except_id`."""
         kept = None if except_id is None else _digest(except_id)
         with self._lock:
             for digest in [d for d, s in self._identified.items() if s.user == user and d != kept]:
@@ -163,5 +163,8 @@ class Sessions:
 
 
 def _digest(session_id: str) -> bytes:
-    """Return the digest that identifies a session. A search by digest hides ids from timing, and memory holds no id."""
+    """Return the digest that identifies a session.
+
+    The digest protects the ids from timing attacks, and from a reader of the memory.
+    """
     return hashlib.sha256(session_id.encode("utf-8", "surrogateescape")).digest()

@@ -249,7 +249,7 @@ def test_every_command_has_help_and_an_unknown_word_is_wrong_usage(site: Site) -
 def test_an_unavailable_store_is_reported_in_one_line(site: Site, tmp_path: Path) -> None:
     site.store.chmod(0o755)
     done = site.command("list")
-    remedy = f"run 'chmod 0700 {site.store}' if it is the store; --store selects another"
+    remedy = f"run 'chmod 0700 {site.store}' if this folder is the store; --store selects another"
     assert (done.returncode, done.stderr) == (3, f"pam-totp: {site.store}: the mode must be 0700 ({remedy})\n")
     site.store.chmod(0o700)
     missing = tmp_path / "none"

@@ -203,7 +203,7 @@ def test_a_picture_never_replaces_a_file_and_is_deleted_on_failure(site: Site, t
 def test_qr_shows_a_token_again_only_after_a_yes(site: Site, tmp_path: Path) -> None:
     site.enrol(fob(9), phone())
     child = on_terminal(site, "qr", ME, "fob")
-    child.expect(r"any person who sees it can generate the same codes \[y/N\] ")
+    child.expect(r"any person who sees the key can generate the same codes \[y/N\] ")
     child.sendline("n")
     child.expect("cancelled")
     child.expect(pexpect.EOF)
