@@ -1,4 +1,4 @@
-"""enroll: give a user a new token, a phone app or a key fob."""
+"""enroll: give a user a new token (a phone app or a key fob)."""
 
 from __future__ import annotations
 

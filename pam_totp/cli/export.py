@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     user = user_of(args)
     if args.output == "-":
         raise CommandError(
-            "keys cannot be written to standard output (give the name of a new file: --output FILE)", WRONG_USAGE
+            "--output must be the name of a new file: keys must not be written to standard output", WRONG_USAGE
         )
     path = args.output or f"{file_name(user)}.{chosen.suffix}"
     with new_file(path) as file:
@@ -87,7 +87,7 @@ def load(chosen: Format) -> None:
 
 
 def _written(chosen: Format, record: UserRecord, tokens: list[Token], password: str | None) -> bytes:
-    """Return the content of the exported file. Raise CommandError if the format cannot hold a token."""
+    """Return the content of the exported file. Raise CommandError if the format cannot hold all tokens."""
     if chosen.holds_whole_record:
         return chosen.write(record, tokens, password)
     for token in tokens:

@@ -140,13 +140,13 @@ def _secret_source(args: argparse.Namespace, chosen: Format, bar: Bar) -> AskSec
     if not chosen.has_secret:
         return None
     paths = {"key": args.key_file, "password": args.password_file}
-    known = {what: read_secret(path) for what, path in paths.items() if path}
+    secrets = {what: read_secret(path) for what, path in paths.items() if path}
 
     def ask_secret(what: Literal["key", "password"]) -> str:
         bar.end_line()
-        if known and what not in known:
+        if secrets and what not in secrets:
             raise CommandError(f"--{what}-file is required: the file is encrypted with a {what}")
-        return known[what] if known else ask(f"{what} of the file: ", hidden=True)
+        return secrets[what] if secrets else ask(f"{what} of the file: ", hidden=True)
 
     return ask_secret
 

@@ -21,7 +21,7 @@ class Table:
     """A table and remarks on its rows, printed in blocks: the rows of a block, then its remarks.
 
     A column is as wide as its widest cell so far, so the first blocks of a long table may be narrower than the rest.
-    Use it in a `with` statement, which prints the last block unless an exception is raised.
+    Use a table in a `with` statement, which prints the last block unless an exception is raised.
     """
 
     def __init__(self, heads: Sequence[str]) -> None:

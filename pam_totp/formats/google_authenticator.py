@@ -135,7 +135,7 @@ def _token(line: int, secret: bytes, settings: Settings, remarks: list[str], now
     window = number("WINDOW_SIZE", DEFAULT_WINDOW, 1, MAX_WINDOW)
     if window > DEFAULT_REACH[kind]:
         same = f"look_ahead={window - 1}" if kind == "hotp" else f"window={window // 2}"
-        remarks.append(f"WINDOW_SIZE {window} dropped: set '{same}' in the policy for the same width")
+        remarks.append(f"WINDOW_SIZE {window} dropped (set '{same}' in the policy for the same width)")
     last_step = None
     reuse = settings.pop("DISALLOW_REUSE", None)
     if kind == "totp":

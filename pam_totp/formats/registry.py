@@ -20,16 +20,16 @@ _ALL: tuple[Format, ...] = (
     RecordJson(),
     Pskc(),
 )
-FORMATS: dict[str, Format] = {known.name: known for known in _ALL}
-EXPORT_FORMATS: dict[str, Format] = {name: known for name, known in FORMATS.items() if known.suffix is not None}
+FORMATS: dict[str, Format] = {each.name: each for each in _ALL}
+EXPORT_FORMATS: dict[str, Format] = {name: each for name, each in FORMATS.items() if each.suffix is not None}
 
 
 def sniff(data: bytes) -> str | None:
     """Return the name of the format that `data` looks like. Return None unless exactly one format fits."""
-    names = [name for name, known in FORMATS.items() if known.sniff(data)]
+    names = [name for name, each in FORMATS.items() if each.sniff(data)]
     return names[0] if len(names) == 1 else None
 
 
 def encrypted(formats: dict[str, Format]) -> str:
     """Return the names of the formats that support encryption, for messages."""
-    return ", ".join(name for name, known in formats.items() if known.has_secret)
+    return ", ".join(name for name, each in formats.items() if each.has_secret)

@@ -293,7 +293,7 @@ class _Addition:
             changed = self.new_record
         try:
             token = candidate.token.token(self.now)
-            same = next((known for known in record.tokens if known.secret == token.secret), None)
+            same = next((other for other in record.tokens if other.secret == token.secret), None)
             if same is not None:
                 return record, candidate.result(Status.ALREADY_IMPORTED, f"already imported as '{same.name}'")
             if len(record.tokens) >= MAX_TOKENS:

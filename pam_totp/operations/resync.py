@@ -3,7 +3,7 @@
 Rules:
 1. Two or more codes in a row are required. They are used up, and they confirm the token.
 2. No lock is held during the search.
-3. The token is updated only if it still exists with the same key, and the codes found are still unused.
+3. The token is updated only if it still exists with the same key, and if the codes are still unused.
 4. Counters and steps only increase: a used code is never found.
 """
 

@@ -158,16 +158,16 @@ class Factors:
 
     def claim(self, asking: Asking, serial: str, codes: bytes) -> Problem | None:
         """Confirm the user's unconfirmed token with this serial number. An administrator has assigned the token."""
-        handed_out = [t for t in self.of(asking.user).tokens if t.serial == serial and not t.confirmed]
-        if not handed_out:
+        candidates = [t for t in self.of(asking.user).tokens if t.serial == serial and not t.confirmed]
+        if not candidates:
             return Problem("serial", Reason.NO_TOKEN_WAITING)
-        confirmed = verify_first_code(handed_out[0], Answer.parse(codes), self._now(), codes_needed=2)
+        confirmed = verify_first_code(candidates[0], Answer.parse(codes), self._now(), codes_needed=2)
         if confirmed is None:
             return Problem("codes", Reason.NOT_CONSECUTIVE)
 
         def in_use(record: UserRecord) -> UserRecord:
             found = record.token(confirmed.name)
-            if found != handed_out[0] or found is None:
+            if found != candidates[0] or found is None:
                 raise Unfit("serial", Reason.TOKEN_CHANGED)
             return record.with_changed(found, confirmed)
 

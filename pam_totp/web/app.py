@@ -3,7 +3,7 @@
 Rules:
 - A GET changes nothing. Every POST must carry the CSRF token of its own session.
 - A browser does not cache a page, and hides the page's address from other sites. Other sites cannot frame a page.
-  Scripts and styles are loaded from the portal's files only.
+  A page loads scripts and styles from the portal's files only.
 - Every redirect goes to a page that this code names. A request cannot choose the target.
 - Every error page names the next step for the user, and hides internal details.
 """

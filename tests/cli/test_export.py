@@ -205,6 +205,6 @@ def test_keys_are_not_written_to_standard_output_or_a_file_named_dash(site: Site
     assert (done.returncode, done.stdout) == (2, "")
     assert (
         done.stderr
-        == "pam-totp: keys cannot be written to standard output (give the name of a new file: --output FILE)\n"
+        == "pam-totp: --output must be the name of a new file: keys must not be written to standard output\n"
     )
     assert not (TREE / "-").exists()

@@ -50,7 +50,7 @@ def test_a_google_authenticator_totp_file_keeps_its_used_codes() -> None:
     assert (found.type, found.last_step, found.drift, found.period) == ("totp", STEP, -3, 30)
     assert set(found.remarks) == {
         "RATE_LIMIT dropped: pam_totp always counts wrong answers",
-        "WINDOW_SIZE 17 dropped: set 'window=8' in the policy for the same width",
+        "WINDOW_SIZE 17 dropped (set 'window=8' in the policy for the same width)",
     }
     assert ga(B32, '" DISALLOW_REUSE', '" TOTP_AUTH').last_step is None, "an empty DISALLOW_REUSE lists no used code"
 

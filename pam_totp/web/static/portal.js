@@ -1,4 +1,4 @@
-// Every page works without this file. It shows the buttons that need it, and stops a form from being sent twice.
+// Every page works without this script. The script shows the buttons that need it, and sends each form only once.
 "use strict";
 
 for (const button of document.querySelectorAll("[data-copy]")) {
