@@ -28,7 +28,9 @@ from pam_totp.core.oath import ALGORITHMS, DEFAULT_PERIOD, MAX_DIGITS, MIN_DIGIT
 
 MAX_TOKENS = 8
 MAX_RECOVERY_CODES = 100
-MAX_GRACE = 64
+MAX_GRACE = 64  # in a file; a login keeps KEPT_GRACE
+KEPT_GRACE = 16
+MAX_GRACE_SERVICE, MAX_GRACE_RHOST = 32, 39  # characters: a service file's name, and the longest address of IPv6
 MIN_SECRET, MAX_SECRET = 14, 128  # bytes: RFC 4226 §4 R6 requires 128 bits; 112 bits are common, and cause a warning
 GOOD_SECRET = 16  # bytes: RFC 4226 §4 R6
 DEFAULT_NAMES = {"totp": "phone", "hotp": "token"}  # token type -> the name of a token if none is given
@@ -98,6 +100,10 @@ class Token(Value):
     def with_serial(self, serial: str | None) -> Self:
         return self._replace(serial=serial)
 
+    def longest(self) -> Self:
+        """Return the token with every field that a login changes at its longest in text."""
+        return self._replace(enabled=False, confirmed=False, last_used=TIME_LIMIT - 1)
+
     def switched(self, enabled: bool) -> Self:
         return self._replace(enabled=enabled)
 
@@ -124,6 +130,9 @@ class HotpToken(Token):
         if first < self.counter:
             raise ValueError("a counter must not go down")
         return self._replace(counter=first + count, last_used=now, confirmed=True)
+
+    def longest(self) -> HotpToken:
+        return super().longest()._replace(counter=MOVING_FACTOR_LIMIT)
 
 
 class TotpToken(Token):
@@ -152,6 +161,9 @@ class TotpToken(Token):
         drift = self.drift if count == 1 else last - now // self.period
         return self._replace(last_step=last, drift=drift, last_used=now, confirmed=True)
 
+    def longest(self) -> TotpToken:
+        return super().longest()._replace(last_step=MOVING_FACTOR_LIMIT - 1, drift=-MAX_DRIFT)
+
 
 TOKEN_TYPES: dict[str, type[HotpToken] | type[TotpToken]] = {"hotp": HotpToken, "totp": TotpToken}
 
@@ -165,6 +177,11 @@ class Grace(Value):
 
     ERROR = RecordError
     RULES: ClassVar[dict[str, Rule]] = {"service": text, "rhost": text, "granted": _TIME}
+
+
+_LONGEST_GRACE = KEPT_GRACE * (
+    Grace(service="s" * MAX_GRACE_SERVICE, rhost="r" * MAX_GRACE_RHOST, granted=TIME_LIMIT - 1),
+)
 
 
 class UserRecord(Value):
@@ -224,6 +241,21 @@ class UserRecord(Value):
     def code_lengths(self) -> frozenset[int]:
         """The lengths, in digits, of the codes of all active tokens."""
         return frozenset(t.digits for t in self.tokens if t.active)
+
+    @property
+    def lasting(self) -> tuple[object, ...]:
+        """What no login changes: the user, the salt of the recovery codes, and the keys and texts of the tokens."""
+        return self.user, self.salt, [(t.type, t.name, t.secret, t.serial) for t in self.tokens]
+
+    def longest(self) -> UserRecord:
+        """Return the record with every number at its longest, and as much grace as logins can give."""
+        return self._replace(
+            tokens=tuple(t.longest() for t in self.tokens),
+            failures=MAX_COUNT,
+            failures_at=TIME_LIMIT - 1,
+            refused=MAX_COUNT,
+            grace=_LONGEST_GRACE,
+        )
 
     def token(self, name: str) -> Token | None:
         """Return the token with this name, or None."""

@@ -11,17 +11,15 @@ from __future__ import annotations
 import socket
 
 from pam_totp.core.policy import Policy
-from pam_totp.core.record import MAX_GRACE, Grace, UserRecord
+from pam_totp.core.record import KEPT_GRACE, MAX_GRACE_SERVICE, Grace, UserRecord
 from pam_totp.core.settings import MAX_GRACE_PERIOD
-
-_LONGEST_SERVICE = 64  # characters: longer than the name of any service file
 
 
 def origin(service: str, rhost: str | None) -> tuple[str, str] | None:
     """Return the key of grace, which is the service and the canonical address; None for a login without grace."""
-    if rhost is None or not (service.isascii() and service.isprintable() and 0 < len(service) <= _LONGEST_SERVICE):
+    if rhost is None or not 0 < len(service) <= MAX_GRACE_SERVICE:
         return None
-    if service != service.strip():
+    if not (service.isascii() and service.isprintable() and service == service.strip()) or set(service) & set('"\\'):
         return None
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
@@ -39,9 +37,9 @@ def holds(record: UserRecord, origin: tuple[str, str], now: int, period: int, po
 
 
 def granted(record: UserRecord, origin: tuple[str, str], now: int) -> UserRecord:
-    """Return the record with grace for `origin` at `now`. It drops expired entries and keeps at most MAX_GRACE."""
+    """Return the record with grace for `origin` at `now`. It drops expired entries and keeps at most KEPT_GRACE."""
     unexpired = (g for g in record.grace if g.granted <= now < g.granted + MAX_GRACE_PERIOD)
     others = (g for g in unexpired if (g.service, g.rhost) != origin)
     service, rhost = origin
     newest = sorted((*others, Grace(service=service, rhost=rhost, granted=now)), key=lambda g: g.granted)
-    return record.with_grace(tuple(newest[-MAX_GRACE:]))
+    return record.with_grace(tuple(newest[-KEPT_GRACE:]))

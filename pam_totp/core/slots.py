@@ -1,0 +1,115 @@
+"""The secret file, version 2: two slots, one of which holds the record.
+
+Rules:
+1. The slots have equal sizes, a multiple of 4096 bytes: writing one of them cannot damage the other.
+2. A slot is a header line, a document and padding. An empty slot is padding alone. Both have one encoding.
+3. The header has the version, the sequence number, the length of the document, and the CRC-32 of the rest of the slot.
+4. The record is the document of the valid slot with the higher sequence number. The next one goes to the other slot.
+5. Two slots with one sequence number and different documents are refused.
+6. So a slot that was written in part is not valid, and the record is the older one.
+7. A slot has room for every document that logins can make of the record.
+8. A file that begins with `{` is of version 1: one document, and no slots.
+"""
+
+from __future__ import annotations
+
+from binascii import crc32
+
+from pam_totp.core.fields import Value
+from pam_totp.core.record import RecordError, UserRecord
+from pam_totp.core.secretfile import MAX_FILE, serialize
+
+BLOCK = 4096  # bytes: the unit of disks and file systems
+MAX_SLOT = 2 * MAX_FILE  # bytes
+_MAGIC = b"pam_totp 2"
+_MAX_DIGITS = 19  # of a sequence number
+_CRC_DIGITS = 8
+MAX_HEADER = len(_MAGIC) + len(" 1234567890123456789 131072 12345678\n")  # bytes
+_EMPTY = (0, b"")  # sequence number and document of an empty slot
+
+
+class Slots(Value):
+    """The content of a secret file. `size` is that of each slot in bytes, 0 for version 1.
+
+    `document` is that of the record, in slot `current` with number `sequence`. `other` is the document of the other
+    slot: empty for an empty slot, None for a damaged one.
+    """
+
+    document: bytes
+    sequence: int = 0
+    size: int = 0
+    current: int = 0
+    other: bytes | None = b""
+
+    def has_room(self, document: bytes) -> bool:
+        """Return True if a slot has room for `document`, whatever its number."""
+        return len(document) + MAX_HEADER < self.size
+
+    def next(self, document: bytes) -> tuple[int, bytes]:
+        """Return where to write a new document, in bytes from the start of the file, and the whole slot."""
+        return (1 - self.current) * self.size, encode(self.sequence + 1, document, self.size)
+
+    def after(self, document: bytes) -> Slots:
+        """Return the slots once `document` is written as `next` tells."""
+        return self._replace(
+            document=document, sequence=self.sequence + 1, current=1 - self.current, other=self.document
+        )
+
+
+def slot_size(record: UserRecord) -> int:
+    """Return the size of a slot, in bytes, that has room for `record` and for all that logins can make of it."""
+    longest = max(len(serialize(record)), len(serialize(record.longest())))
+    return -(-(longest + MAX_HEADER + 1) // BLOCK) * BLOCK
+
+
+def new_file(document: bytes, size: int, sequence: int = 1) -> bytes:
+    """Return the content of a new file: a slot with the document, and an empty one."""
+    return encode(sequence, document, size) + empty(size)
+
+
+def encode(sequence: int, document: bytes, size: int) -> bytes:
+    """Return a slot of `size` bytes. Raise RecordError if it has no room for the document."""
+    slot = _slot(sequence, document, size)
+    if len(slot) > size:
+        raise RecordError(f"longer than its slot of {size} bytes")
+    return slot
+
+
+def decode(data: bytes) -> Slots:
+    """Return the slots of a file with this content. Raise RecordError."""
+    if data.startswith(b"{"):
+        return Slots(document=data)
+    size = len(data) // 2
+    if len(data) % (2 * BLOCK) or not 0 < size <= MAX_SLOT:
+        raise RecordError(f"must be two slots, each a multiple of {BLOCK} bytes")
+    found = [_decode(data[:size]), _decode(data[size:])]
+    numbers = [0 if slot is None else slot[0] for slot in found]
+    current = numbers.index(max(numbers))
+    newer, older = found[current], found[1 - current]
+    if newer is None or newer == _EMPTY:
+        raise RecordError("no slot is valid")
+    if older is not None and older[0] == newer[0] and older != newer:
+        raise RecordError("two slots have the same sequence number")
+    return Slots(document=newer[1], sequence=newer[0], size=size, current=current, other=older and older[1])
+
+
+def _slot(sequence: int, document: bytes, size: int) -> bytes:
+    head = b"%s %d %d " % (_MAGIC, sequence, len(document))
+    body = (b"\n" + document).ljust(size - len(head) - _CRC_DIGITS - 1) + b"\n"
+    return b"%s%08x%s" % (head, crc32(body, crc32(head)), body)
+
+
+def empty(size: int) -> bytes:
+    """Return an empty slot of `size` bytes."""
+    return b"\n".rjust(size)
+
+
+def _decode(slot: bytes) -> tuple[int, bytes] | None:
+    """Return the sequence number and the document of a slot, `_EMPTY`, or None for an invalid slot."""
+    header, _, rest = slot.partition(b"\n")
+    words = header[:MAX_HEADER].split(b" ")
+    if len(words) == 5 and words[2].isdigit() and len(words[2]) <= _MAX_DIGITS and words[3].isdigit():
+        sequence, document = int(words[2]), rest[: int(words[3])]
+        if sequence > 0 and slot == _slot(sequence, document, len(slot)):
+            return sequence, document
+    return _EMPTY if slot == empty(len(slot)) else None
