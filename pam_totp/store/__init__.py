@@ -22,6 +22,10 @@ class StoreError(Exception):
     """The store cannot be used, for example because the disk is full or a file is not valid."""
 
 
+class DamagedFile(StoreError):
+    """A file has no valid content. Without the lock that can happen while it is written."""
+
+
 class NotThere(Exception):
     """The store was read, and has no record of that user."""
 

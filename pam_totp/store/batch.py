@@ -1,13 +1,14 @@
-"""Change many records: all of them or none, even if the process is killed.
+"""One change of many records: all of them or none, even if the process is killed.
 
 Rules:
-1. First every new record is computed, written to the journal and flushed. Only then is the first record changed.
-2. Each record is changed under its user's lock. If another process changed the record after its new content was
-   computed, the new content is computed again.
-3. Until the last record is changed, `journal` can roll back all changes. After an error, this process rolls back. If
-   this process is killed, the next command rolls back.
+1. First every new record is computed, written to the journal beside the old one, and flushed. Only then is the first
+   record changed.
+2. Each record is changed under its user's lock. If it was changed after its new content was computed, the new content
+   is computed again.
+3. From the first changed record to the last, `journal` can roll back all of them. This process rolls back after an
+   error; after a kill, the next command rolls back.
 4. A roll-back never makes a used code valid again.
-5. Logins continue during the change. Each login reads the old record or the new record.
+5. Logins continue meanwhile. Each login reads the old record or the new record.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from contextlib import suppress
 from typing import BinaryIO, Protocol, TypeVar
 
 from pam_totp.core.record import UserRecord
-from pam_totp.core.secretfile import serialize
+from pam_totp.core.secretfile import parse, serialize
+from pam_totp.core.slots import Slots
 from pam_totp.store import R, journal
-from pam_totp.store.file import FileStore, parse_record, read_file, write_new_file
+from pam_totp.store.file import FileStore, parse_record
+from pam_totp.store.secret_file import flush_all
 
 Change = Callable[[UserRecord], tuple[UserRecord, R]]
 Progress = Callable[[int, int], None]  # done, total
@@ -31,10 +34,9 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Changes(Protocol[R_co]):
-    """A sized iterable of pairs: a user, and a change of the user's record.
+    """Pairs of a user and a change of the record. The changes of one user are applied one after the other.
 
-    Changes of one user are applied in this order. `update_many` iterates it once, and once more if another process
-    changed a record meanwhile.
+    It is iterated once, and once more if a record was changed meanwhile.
     """
 
     def __len__(self) -> int: ...
@@ -43,11 +45,10 @@ class Changes(Protocol[R_co]):
 
 
 def update_many(store: FileStore, changes: Changes[R], progress: Progress = lambda done, total: None) -> list[R]:
-    """Do `store.update(user, change, create=True)` for each pair in `changes`: for all pairs or for none, durably.
+    """Apply `FileStore.update` with `create` to each user's record: all of them or none, durably.
 
-    Return the results in the order of `changes`. If another process changed a record meanwhile, its change is called
-    again, and the last result is returned. After an error, roll back all records, then raise StoreError or the
-    exception of the change.
+    Return the results in the order of `changes`. A change is called again if its record was changed meanwhile; the last
+    result counts. Raise StoreError, or the exception of a change, after all records were rolled back.
     """
     journal.recover(store)
     total = 2 * len(changes)
@@ -55,25 +56,25 @@ def update_many(store: FileStore, changes: Changes[R], progress: Progress = lamb
         marked = False
         try:
             with journal.new_manifest(opened) as manifest:
-                batch = _Batch(store, folder, opened, manifest)
+                batch = _Batch(store, folder, manifest)
                 results: list[R] = []
                 for user, change in changes:
                     if len(results) % _REPORT_EVERY == 0:
                         progress(len(results), total)
                     results.append(batch.stage(user, change))
-                batch.make_durable()
-                journal.mark(opened)
+                batch.flush()
+                journal.mark(folder, opened)
                 marked = True
                 progress(len(changes), total)
                 outdated = set()
-                for done, (name, *_) in enumerate(journal.manifested(opened), len(changes)):
-                    if not batch.commit(name):
-                        outdated.add(name)
+                for done, entry in enumerate(journal.entries(opened), len(changes)):
+                    if not batch.commit(entry):
+                        outdated.add(entry.name)
                     if done % _REPORT_EVERY == 0:
                         progress(done, total)
                 if outdated:
                     batch.compute_again(outdated, changes, results)
-            os.fsync(folder)
+            flush_all(folder)
             journal.unmark(opened)
         except BaseException as why:
             complete = marked and not journal.marked(opened)
@@ -81,83 +82,78 @@ def update_many(store: FileStore, changes: Changes[R], progress: Progress = lamb
                 journal.undo(store, folder, opened)
                 journal.empty(folder, opened)
                 raise
-        with suppress(KeyboardInterrupt):  # the change is complete: do not report it as interrupted
+        with suppress(KeyboardInterrupt):  # the change is complete, so it must not be reported as interrupted
             progress(total, total)
             journal.empty(folder, opened)
     return results
 
 
 class _Batch:
-    """The two phases of `update_many` for one record, `stage` and `commit`. Staged records are not kept in memory."""
+    """The two phases of the change, one record at a time. Staged records are in the manifest, not in memory."""
 
-    def __init__(self, store: FileStore, folder: int, opened: int, manifest: BinaryIO) -> None:
-        self._store, self._folder, self._journal, self._manifest = store, folder, opened, manifest
+    def __init__(self, store: FileStore, folder: int, manifest: BinaryIO) -> None:
+        self._store, self._folder, self._manifest = store, folder, manifest
+        self._staged: dict[str, int] = {}  # file name: where its last line in the manifest begins
 
     def stage(self, user: str, change: Change[R]) -> R:
-        """Compute the user's new record and write it to the journal. Return the result of `change`.
-
-        `change` gets the staged record if there is one, otherwise the old record.
-        """
+        """Compute a new record from the staged record, or else from the old one, and write it to the manifest."""
         name = self._store.file_of(user)
-        staged = journal.inode(self._journal, name + journal.NEW) is not None
-        there = journal.inode(self._journal, name + journal.OLD) is not None if staged else self._keep(name)
-        if staged or there:
-            record = parse_record(read_file(self._journal, name + (journal.NEW if staged else journal.OLD)), user, name)
-        else:
-            record = UserRecord(user=user)
+        stored = None if name in self._staged else self._store.peek(self._folder, name)
+        return self._compute(name, user, change, _document(stored))
+
+    def _compute(self, name: str, user: str, change: Change[R], old: bytes | None) -> R:
+        document = old
+        if name in self._staged:
+            _, old, document = self._read(name)
+        record = UserRecord(user=user) if document is None else parse_record(document, user, name)
         changed, result = change(record)
         if changed != record:
-            new = serialize(changed)
-            if staged:
-                journal.forget(self._journal, name + journal.NEW)
-            write_new_file(self._journal, name + journal.NEW, new, durably=False)
-            self._manifest.write(journal.manifest_line(name, new, there))
+            self._write(journal.Entry(name, old, serialize(changed)))
         return result
 
-    def _keep(self, name: str) -> bool:
-        """Link the old record into the journal. Return False if there is none.
+    def _read(self, name: str) -> journal.Entry:
+        self._manifest.seek(self._staged[name])
+        return journal.parse_entry(self._manifest.readline(), 0)
 
-        While the link exists, no new file has the inode number of the old record.
-        """
-        try:
-            os.link(name, name + journal.OLD, src_dir_fd=self._folder, dst_dir_fd=self._journal, follow_symlinks=False)
-        except FileExistsError:  # the journal already has the link
-            pass
-        except FileNotFoundError:
-            return False
-        return True
+    def _write(self, entry: journal.Entry) -> None:
+        self._staged[entry.name] = self._manifest.seek(0, os.SEEK_END)
+        self._manifest.write(entry.line())
 
-    def make_durable(self) -> None:
-        """Flush all staged records."""
+    def flush(self) -> None:
+        """Flush the manifest."""
         self._manifest.flush()
-        journal.make_durable(self._folder)
+        os.fsync(self._manifest.fileno())
 
-    def commit(self, name: str) -> bool:
-        """Rename a new record into place, under its lock. Return False if the record was changed after `stage`."""
-        with self._store.locked(self._folder, name):
-            if journal.inode(self._folder, name) != journal.inode(self._journal, name + journal.OLD):
-                return journal.inode(self._journal, name + journal.NEW) is None  # True if it was renamed already
-            with suppress(FileNotFoundError):  # the new record was renamed, then removed
-                self._put(name)
+    def commit(self, entry: journal.Entry) -> bool:
+        """Put a new record in its place, under its lock. Return False if the old one was changed since staging."""
+        with self._store.locked(self._folder, entry.name):
+            stored = self._store.load(self._folder, entry.name)
+            if _document(stored) != entry.old:
+                return False
+            self._put(stored, entry)
         return True
 
     def compute_again(self, names: set[str], changes: Changes[R], results: list[R]) -> None:
-        """Compute the records with the file names `names` again and write them, each under its lock."""
+        """Compute and write these records again, each under its lock."""
         wanted: dict[str, list[tuple[int, str, Change[R]]]] = {}
         for number, (user, change) in enumerate(changes):
             if (name := self._store.file_of(user)) in names:
                 wanted.setdefault(name, []).append((number, user, change))
         for name, again in wanted.items():
             with self._store.locked(self._folder, name):
-                journal.forget(self._journal, name + journal.OLD)
-                self._keep(name)
-                # Delete NAME.new last: while it exists, `journal` does not roll back this record.
-                journal.forget(self._journal, name + journal.NEW)
+                stored = self._store.load(self._folder, name)
+                del self._staged[name]
                 for number, user, change in again:
-                    results[number] = self.stage(user, change)
-                self.make_durable()
-                if journal.inode(self._journal, name + journal.NEW) is not None:
-                    self._put(name)
+                    results[number] = self._compute(name, user, change, _document(stored))
+                if name in self._staged:
+                    self.flush()
+                    self._put(stored, self._read(name))
 
-    def _put(self, name: str) -> None:
-        os.rename(name + journal.NEW, name, src_dir_fd=self._journal, dst_dir_fd=self._folder)
+    def _put(self, stored: Slots | None, entry: journal.Entry) -> None:
+        new = parse(entry.new)
+        old = UserRecord(user=new.user) if entry.old is None else parse(entry.old)
+        self._store.put(self._folder, entry.name, stored, old, new, durably=False)
+
+
+def _document(stored: Slots | None) -> bytes | None:
+    return None if stored is None else stored.document

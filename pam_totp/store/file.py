@@ -1,54 +1,52 @@
-"""The file store: one file `<user>.json` for each user, in one folder.
+"""The file store: `<user>.record` in one folder, as `core.slots` describes it.
 
 Rules:
-1. The steps of an update are: lock, read, decide, write a temporary file, verify its content, fsync, rename, fsync the
-   folder, return.
-2. Every outcome of a login writes the same number of blocks, so that on a full disk right and wrong codes fail alike.
-3. After a writer was killed, `<user>.json` is the old record or the new one. The next writer unlinks the temporary
-   file.
-4. The store reads only regular files of mode 0600, in a folder of mode 0700. This process's account must own them.
-5. Every user name is encoded as one file name. Two user names never have the same file name.
-6. The lock file `<user>.lock` is never renamed or deleted. One process at a time holds the lock. A process does not
-   hold it while it waits for the user's answer.
+1. The order of an update is: lock, read, decide, write, answer. `secret_file` makes the write durable.
+2. A login writes blocks that exist, for every user name, whatever the outcome. So a full disk locks no user out, and
+   does not show which name is enrolled or which code was right.
+3. The lock of a user is one byte of the file `.lock`. One process holds it, and not while a user is asked.
+4. For an unknown user, one of the decoys is written, chosen at random. Its lock is that of the user's own name.
+5. Only files of mode 0600 are read, in a folder of mode 0700. All belong to this process's account.
+6. Every user name is one file name, and no two names share one.
+7. A file `<user>.json` is a record of version 1. The first update converts it. With both, `.record` counts.
+8. A change of keys or texts leaves no removed key: it writes both slots.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from pam_totp.core.record import UNKNOWN_USER, RecordError, UserRecord
+from pam_totp.core.record import RecordError, UserRecord
 from pam_totp.core.secretfile import MAX_FILE, parse, serialize
-from pam_totp.store import NotThere, R, StoreError
+from pam_totp.core.slots import Slots, new_file, slot_size
+from pam_totp.store import DamagedFile, NotThere, R, StoreError, decoys
+from pam_totp.store.byte_lock import acquire
+from pam_totp.store.secret_file import create, exists, read, unlink, write
 
 LOCK_WAIT = 5.0  # seconds
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds between two attempts to acquire the lock
+LOCK = ".lock"  # the lock file
+_SILENCE = 60.0  # seconds
 _PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-"
-_MAX_NAME = 255 - len("..json.tmp")  # bytes: NAME_MAX, minus the rest of a temporary file's name
-_SUFFIX = ".json"
-JOURNAL = ".import"  # the folder that `pam_totp.store.journal` uses
-_BLOCK = 4096  # bytes: the allocation unit of most file systems
-_GROWTH = 1024  # bytes: a login adds at most this to a record
-_LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_MAX_NAME = 245  # bytes: NAME_MAX, less what this version and version 1 add around a name
+_SUFFIX, _SUFFIX_1 = ".record", ".json"  # of version 2 and of version 1
+JOURNAL = ".import"  # folder of `journal`
 
 
 def file_name(user: str) -> str:
-    """Encode a user name as a file name: replace a leading dot and all bytes except A-Z a-z 0-9 . _ @ - by %XX.
+    """Return the user's name for a file name: a leading dot and all characters but A-Z a-z 0-9 . _ @ - as %XX.
 
-    Raise StoreError if the name is empty or too long. Also raise it for surrogates that no bytes decode to, because two
-    such names could have the same file name.
+    Raise StoreError for a name that is empty, too long, or not decoded from bytes (two such names could share a file).
     """
     try:
         raw = user.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         raw = b""
     if raw.decode("utf-8", "surrogateescape") != user:
-        raise StoreError("the user name has invalid characters (unpaired surrogates)")
+        raise StoreError("the user name must be text")
     if raw.translate(None, _PLAIN) or raw[:1] == b".":
         name = "".join(chr(b) if b in _PLAIN and not (i == 0 and b == 0x2E) else f"%{b:02X}" for i, b in enumerate(raw))
     else:
@@ -58,21 +56,43 @@ def file_name(user: str) -> str:
     return name
 
 
-class FileStore:
-    """A store of files in `folder`, an absolute path. Every call opens, checks and closes the folder.
+class Warnings:
+    """Write problems that stop no login to the system's log: one a minute, so that no flood of logins fills it."""
 
-    `lock_wait` is the longest wait for a lock, in seconds. `batch` and `journal` also call `opened`, `locked` and
-    `file_of`.
+    def __init__(self) -> None:
+        self._silent_until = 0.0  # monotonic seconds
+
+    def __call__(self, problem: str) -> None:
+        import syslog  # here, because it is rarely needed
+
+        if time.monotonic() >= self._silent_until:
+            self._silent_until = time.monotonic() + _SILENCE
+            syslog.openlog("pam_totp", syslog.LOG_PID, syslog.LOG_AUTHPRIV)
+            syslog.syslog(syslog.LOG_AUTHPRIV | syslog.LOG_WARNING, f"pam_totp(store): {problem}")
+
+
+to_syslog = Warnings()
+
+
+class FileStore:
+    """The store in `folder`, an absolute path. Every call opens, checks and closes the folder.
+
+    `lock_wait` is in seconds. `warn` gets problems that stop no login. The methods from `file_of` to `locked` are for
+    this package.
     """
 
-    def __init__(self, folder: str, lock_wait: float = LOCK_WAIT) -> None:
+    def __init__(self, folder: str, lock_wait: float = LOCK_WAIT, warn: Callable[[str], None] = to_syslog) -> None:
         self.folder = folder
         self._lock_wait = lock_wait
+        self._warn = warn
 
     def read(self, user: str) -> UserRecord:
         name = self.file_of(user)
         with self.opened() as folder:
-            return parse_record(read_file(folder, name), user, name)
+            stored = self.peek(folder, name)
+            if stored is None:
+                raise NotThere
+            return parse_record(stored.document, user, name)
 
     def update(
         self, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], *, create: bool = False
@@ -80,54 +100,104 @@ class FileStore:
         name = self.file_of(user)
         with self.opened() as folder:
             if not create:
-                _require(folder, name)  # create no lock file for an unknown user
+                self._require(folder, name)  # an unknown user waits for the lock in `update_decoy`
             with self.locked(folder, name):
-                try:
-                    old = read_file(folder, name)
-                except NotThere:
-                    if not create:
-                        raise
-                    old = b""
-                record, result = change(parse_record(old, user, name) if old else UserRecord(user=user))
-                if record is None:
-                    _unlink_durably(folder, name)
-                elif (new := serialize(record)) != old:
-                    replace_file(folder, name, new, room=_room(old))
+                stored = self.load(folder, name)
+                if stored is None and not create:
+                    raise NotThere
+                old = UserRecord(user=user) if stored is None else parse_record(stored.document, user, name)
+                new, result = change(old)
+                if new is None:
+                    self.remove(folder, name)
+                    os.fsync(folder)
+                elif stored is None or new != old or not stored.size:
+                    self.put(folder, name, stored, old, new)
                 return result
 
     def update_decoy(self, user: str) -> None:
-        """See `Store`. Calls for different names run in parallel; calls for one name are serialised, like updates."""
-        record = serialize(UNKNOWN_USER)
-        name = f".{file_name(user)}.nobody"  # no encoded user name begins with a dot
-        with self.opened() as folder, self._decoy(folder, name) as file:
-            os.close(os.dup(folder))  # open a third descriptor like `update`, to fail at the same limit
-            _write(file, name, record, _room(record))
-            os.fsync(file)
-            os.utime(folder)  # change the folder, so that fsync writes it as after a rename
-            os.fsync(folder)
+        with self.opened() as folder, self.locked(folder, self.file_of(user)):
+            unusable = decoys.use_one(folder)
+            if unusable is not None:
+                self._warn(f"{self.folder}/{unusable}: not found or damaged (run 'pam-totp doctor --repair')")
 
     def users(self) -> Iterator[str]:
         from urllib.parse import unquote_to_bytes  # imported here because logins do not need it
 
         with self.opened() as folder, os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.endswith(_SUFFIX) and not entry.name.startswith("."):
-                    raw = unquote_to_bytes(entry.name.removesuffix(_SUFFIX))
-                    yield raw.decode("utf-8", "surrogateescape")
+                stem, dot, suffix = entry.name.rpartition(".")
+                if not stem or stem.startswith("."):
+                    continue
+                if dot + suffix == _SUFFIX or (dot + suffix == _SUFFIX_1 and not exists(folder, stem + _SUFFIX)):
+                    yield unquote_to_bytes(stem).decode("utf-8", "surrogateescape")
+
+    def prepare(self) -> None:
+        """Create the lock file and the decoys, as far as they do not exist."""
+        with self.opened() as folder:
+            self._prepare(folder)
 
     def file_of(self, user: str) -> str:
-        """Return the name of the user's file in the folder. Raise StoreError for an invalid user name."""
+        """Return the name of the user's file in the folder. Raise StoreError."""
         return file_name(user) + _SUFFIX
 
-    def _check_folder(self, status: os.stat_result) -> None:
-        if status.st_uid != os.geteuid():
-            raise StoreError(f"{self.folder}: belongs to uid {status.st_uid}, not to uid {os.geteuid()}")
-        if stat.S_IMODE(status.st_mode) & 0o777 != 0o700:
-            raise StoreError(f"{self.folder}: its mode must be 0700")
+    def aside(self, name: str) -> str:
+        """Return the name under which a file is written before it gets its own. No user's file begins with a dot."""
+        return f".{name}"
+
+    def peek(self, folder: int, name: str) -> Slots | None:
+        """Return what the file `name` holds, whose lock need not be held; None if there is no file."""
+        try:
+            return self._find(folder, name)
+        except DamagedFile:  # perhaps it is being written
+            with self.locked(folder, name):
+                return self.load(folder, name)
+
+    def load(self, folder: int, name: str) -> Slots | None:
+        """Return what the file `name` holds, whose lock is held; None if there is no file."""
+        try:
+            stored = self._find(folder, name)
+        except DamagedFile:
+            if not unlink(folder, self.aside(name)):  # the second name that a killed process left
+                raise
+            stored = self._find(folder, name)
+        if stored is not None and stored.other is None:
+            self._warn(f"{self.folder}/{name}: one of its slots is damaged; the other one is in force")
+        return stored
+
+    def put(
+        self, folder: int, name: str, stored: Slots | None, old: UserRecord, new: UserRecord, *, durably: bool = True
+    ) -> None:
+        """Write `new` where `stored` with the record `old` was loaded, under the same lock.
+
+        Without `durably`, the file of a new user is not flushed.
+        """
+        document = serialize(new)
+        if len(document) > MAX_FILE:
+            raise StoreError(f"{name}: would be larger than {MAX_FILE} bytes")
+        if stored is not None and old.lasting == new.lasting and stored.has_room(document):
+            if stored.other == b"":
+                self._sweep(folder, name)
+            write(folder, name, stored, document)
+        elif stored is not None and stored.size >= slot_size(new):
+            self._sweep(folder, name)
+            write(folder, name, write(folder, name, stored, document), document)
+        else:
+            over = stored is not None and exists(folder, name)
+            content = new_file(document, slot_size(new), 1 if stored is None else stored.sequence + 1)
+            create(folder, name, content, self.aside(name), over=over, durably=durably or stored is not None)
+            self._sweep(folder, name)
+            if not decoys.are_made(folder):
+                with suppress(OSError, StoreError):  # then an unknown user has none, and the log says so
+                    self._prepare(folder)
+
+    def remove(self, folder: int, name: str) -> None:
+        """Delete the file `name`, whose lock is held. The caller flushes the folder."""
+        self._sweep(folder, name)
+        unlink(folder, name)
 
     @contextmanager
     def opened(self) -> Iterator[int]:
-        """Open and check the folder, and yield its descriptor. Convert an OSError in the block to a StoreError."""
+        """Yield the folder's descriptor, checked. An OSError in the block becomes a StoreError."""
         try:
             folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -140,111 +210,48 @@ class FileStore:
 
     @contextmanager
     def locked(self, folder: int, name: str) -> Iterator[None]:
-        """Hold the lock of the file `name`. Raise StoreError if it is not acquired within `lock_wait`."""
-        lock_name = f"{name.removesuffix(_SUFFIX)}.lock"
-        lock = os.open(lock_name, _LOCK, 0o600, dir_fd=folder)
+        """Hold the lock of the file `name`. Raise StoreError if it is not acquired in time."""
+        lock = acquire(folder, self._lock_name(), name, self._lock_wait)
         try:
-            status = os.fstat(lock)
-            _check_ours(status, lock_name)
-            if stat.S_IMODE(status.st_mode) != 0o600:  # the umask of its creator removed permissions
-                os.fchmod(lock, 0o600)
-            _lock(lock, self._pauses(lock_name))
-            with suppress(FileNotFoundError):  # a killed writer leaves this file
-                os.unlink(_temporary_name(name), dir_fd=folder)
             yield
         finally:
             os.close(lock)
 
-    @contextmanager
-    def _decoy(self, folder: int, name: str) -> Iterator[int]:
-        """Yield the descriptor of a locked decoy file, and unlink the file afterwards.
+    def _check_folder(self, status: os.stat_result) -> None:
+        if status.st_uid != os.geteuid():
+            raise StoreError(f"{self.folder}: belongs to uid {status.st_uid}, not to uid {os.geteuid()}")
+        if stat.S_IMODE(status.st_mode) & 0o777 != 0o700:
+            raise StoreError(f"{self.folder}: its mode must be 0700")
 
-        A process that waited for this lock then creates its own decoy file.
-        """
-        file = self._locked_decoy(folder, name)
-        try:
-            yield file
-        finally:
-            _unlink(folder, name)
-            os.close(file)
+    def _find(self, folder: int, name: str) -> Slots | None:
+        """Return what is stored. Without the lock, another process may convert the file between two looks."""
+        for there in (name, self._version_1(name), name):
+            with suppress(NotThere):
+                return read(folder, there)
+        return None
 
-    def _locked_decoy(self, folder: int, name: str) -> int:
-        pauses = self._pauses(name)
-        while True:
-            file = os.open(name, _LOCK, 0o600, dir_fd=folder)
-            try:
-                _check_ours(os.fstat(file), name)
-                _lock(file, pauses)
-                if os.fstat(file).st_nlink > 0:
-                    return file
-            except BaseException as e:
-                if isinstance(e, OSError):
-                    _unlink(folder, name)  # leave no file on a file system without locks
-                os.close(file)
-                raise
-            os.close(file)
+    def _require(self, folder: int, name: str) -> None:
+        if not any(exists(folder, there) for there in (name, self._version_1(name), name)):
+            raise NotThere
 
-    def _pauses(self, name: str) -> Iterator[None]:
-        """Sleep before each new attempt to acquire the lock `name`. Raise StoreError after `lock_wait` seconds."""
-        give_up, pause = time.monotonic() + self._lock_wait, _FIRST_PAUSE
-        while time.monotonic() <= give_up:
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-            yield
-        raise StoreError(f"{name}: the lock was not acquired within {self._lock_wait:g} s")
+    def _sweep(self, folder: int, name: str) -> None:
+        """Remove what killed processes and version 1 left of the file `name`."""
+        if sum(unlink(folder, left) for left in self._leftovers(name)):
+            os.fsync(folder)
 
+    def _prepare(self, folder: int) -> None:
+        with self.locked(folder, decoys.FOLDER):
+            decoys.make(folder)
 
-def _lock(lock: int, pauses: Iterator[None]) -> None:
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            next(pauses)
+    def _lock_name(self) -> str:
+        return LOCK
 
+    def _version_1(self, name: str) -> str:
+        return name.removesuffix(_SUFFIX) + _SUFFIX_1
 
-def _temporary_name(name: str) -> str:
-    return f".{name}.tmp"
-
-
-def _require(folder: int, name: str) -> None:
-    try:
-        os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        raise NotThere from None
-
-
-def _check_file(file: int, name: str) -> None:
-    status = os.fstat(file)
-    _check_ours(status, name)
-    if stat.S_IMODE(status.st_mode) != 0o600:
-        raise StoreError(f"{name}: its mode must be 0600")
-
-
-def _check_ours(status: os.stat_result, name: str) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise StoreError(f"{name}: must be a regular file")
-    if status.st_uid != os.geteuid():
-        raise StoreError(f"{name}: must be owned by uid {os.geteuid()}")
-
-
-def read_file(folder: int, name: str) -> bytes:
-    try:
-        file = os.open(name, _READ, dir_fd=folder)
-    except FileNotFoundError:
-        raise NotThere from None
-    except OSError as e:
-        raise StoreError(f"{name}: {e.strerror}") from e
-    try:
-        _check_file(file, name)
-        data = b""
-        while len(data) <= MAX_FILE and (part := os.read(file, MAX_FILE + 1 - len(data))):
-            data += part
-    finally:
-        os.close(file)
-    if not data:
-        raise StoreError(f"{name}: the file is empty")
-    return data
+    def _leftovers(self, name: str) -> list[str]:
+        stem = name.removesuffix(_SUFFIX)
+        return [self.aside(name), stem + _SUFFIX_1, f".{stem}{_SUFFIX_1}.tmp", f"{stem}.lock"]
 
 
 def parse_record(data: bytes, user: str, name: str) -> UserRecord:
@@ -255,66 +262,3 @@ def parse_record(data: bytes, user: str, name: str) -> UserRecord:
     if record.user != user:
         raise StoreError(f"{name}: the field 'user' must match the file name")
     return record
-
-
-def _room(old: bytes) -> int:
-    """Return the size in bytes to which the successor of record `old` is padded while it is written (rule 2)."""
-    return -(-(len(old) + _GROWTH) // _BLOCK) * _BLOCK
-
-
-def replace_file(folder: int, name: str, data: bytes, room: int = 0) -> None:
-    temporary = _temporary_name(name)
-    write_new_file(folder, temporary, data, room)
-    try:
-        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        _unlink(folder, temporary)
-        raise
-    os.fsync(folder)
-
-
-def write_new_file(folder: int, name: str, data: bytes, room: int = 0, *, durably: bool = True) -> None:
-    """Create the file `name` with the content `data`, and verify it. Unlink the file after an error.
-
-    Pad the file to `room` bytes while it is written. Raise FileExistsError if it already exists, and StoreError or
-    OSError for other errors.
-    """
-    if len(data) > MAX_FILE:
-        raise StoreError(f"{name}: would be larger than {MAX_FILE} bytes")
-    file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
-    try:
-        try:
-            _write(file, name, data, room)
-            if durably:
-                os.fsync(file)
-        finally:
-            os.close(file)
-    except BaseException:
-        _unlink(folder, name)
-        raise
-
-
-def _write(file: int, name: str, data: bytes, room: int) -> None:
-    os.fchmod(file, 0o600)  # under any umask
-    padded = data.ljust(room)
-    written = 0
-    while written < len(padded):
-        count = os.write(file, padded[written:])
-        if count == 0:
-            raise StoreError(f"{name}: the file system accepts no more data")
-        written += count
-    os.ftruncate(file, len(data))
-    # Verify the data: a file system can report a write that it did not do.
-    if os.pread(file, len(data) + 1, 0) != data:
-        raise StoreError(f"{name}: the data just written cannot be read back")
-
-
-def _unlink(folder: int, file: str) -> None:
-    with suppress(OSError):
-        os.unlink(file, dir_fd=folder)
-
-
-def _unlink_durably(folder: int, file: str) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(file, dir_fd=folder)
-    os.fsync(folder)

@@ -5,6 +5,7 @@ Rules:
 2. The file is a regular file with mode 0600 that belongs to the user. A symbolic link is not followed.
 3. The folder belongs to the user or to root, and no other account can write there.
 4. The lock file and the temporary file are in the same folder. `update_decoy` writes no file there.
+5. A file of version 1 is converted in its place: the first line tells the version.
 """
 
 from __future__ import annotations
@@ -63,6 +64,21 @@ class HomeStore(FileStore):
         if user != self._user:
             raise StoreError(f"{self.folder}/{self._name}: holds only the record of {self._user}")
         return self._name
+
+    def _lock_name(self) -> str:
+        return f"{self._name}.lock"
+
+    def aside(self, name: str) -> str:
+        return f".{name}.tmp"
+
+    def _version_1(self, name: str) -> str:
+        return name
+
+    def _leftovers(self, name: str) -> list[str]:
+        return [self.aside(name)]
+
+    def _prepare(self, folder: int) -> None:
+        """Do nothing: see `update_decoy`."""
 
     def _check_folder(self, status: os.stat_result) -> None:
         if status.st_uid not in (0, os.geteuid()):

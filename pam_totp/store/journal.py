@@ -1,40 +1,48 @@
-"""The journal of `update_many`, which is the folder `.import`, and the roll-back of an incomplete `update_many`.
+"""The journal of a change of many records: the folder `.import`, and how such a change is rolled back.
 
 Rules:
 1. While the file `committing` exists, records may have been changed, and `undo` rolls back each changed record.
-2. NAME.new is the new record until it is renamed to NAME. While NAME.new exists, the record NAME has not been changed.
-3. NAME.old is a hard link to the old record. A roll-back renames NAME.old to NAME.
-4. `manifest` has a line of JSON for each new record: its name, its content, and True if an old record exists. If a name
-   has several lines, the last one is valid.
-5. A roll-back needs disk space only for records that another process changed meanwhile.
-6. If another process, such as a login, changed a record meanwhile, a roll-back keeps its used counters, steps and
-   recovery codes, and its failures.
+2. `manifest` has a line of JSON for each record: its file name, the old document (null if there was no record), and the
+   new one. The last line of a name counts.
+3. Rolling back writes in place or deletes, so it needs no disk space. A full disk does not stop it.
+4. A record that was changed since keeps its used counters, steps and recovery codes, and its failures.
 """
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from pam_totp.core.record import RecordError
-from pam_totp.core.secretfile import parse, serialize
-from pam_totp.store import NotThere, StoreError
-from pam_totp.store.file import JOURNAL, FileStore, read_file, replace_file
+from pam_totp.core.record import RecordError, UserRecord
+from pam_totp.core.secretfile import parse
+from pam_totp.store import DamagedFile, StoreError
+from pam_totp.store.file import JOURNAL, FileStore
+from pam_totp.store.secret_file import exists, unlink
 
-NEW, OLD = ".new", ".old"
 _COMMITTING, _MANIFEST = "committing", "manifest"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_AT_ONCE = 10_000  # names of files that are listed, then unlinked, at a time
+_AT_ONCE = 10_000  # names
+
+
+class Entry(NamedTuple):
+    """One record of the change: the name of its file, and its documents before (None: no record) and after."""
+
+    name: str
+    old: bytes | None
+    new: bytes
+
+    def line(self) -> bytes:
+        old = None if self.old is None else self.old.decode("ascii")
+        return json.dumps([self.name, old, self.new.decode("ascii")]).encode("ascii") + b"\n"
 
 
 def recover(store: FileStore) -> int:
-    """Roll back an `update_many` that was killed. Return the number of restored records, or 0 if it still runs."""
+    """Roll back a killed `update_many`. Return the number of records; 0 if an `update_many` is running."""
     with store.opened() as folder:
         try:
             journal = os.open(JOURNAL, _FOLDER, dir_fd=folder)
@@ -53,7 +61,7 @@ def recover(store: FileStore) -> int:
 
 @contextmanager
 def opened(folder: int) -> Iterator[int]:
-    """Create and lock the folder `.import`, and yield its descriptor. Raise StoreError if it already exists."""
+    """Create and lock the folder `.import`, and yield its descriptor. Raise StoreError if it exists."""
     try:
         os.mkdir(JOURNAL, 0o700, dir_fd=folder)
     except FileExistsError:
@@ -67,147 +75,133 @@ def opened(folder: int) -> Iterator[int]:
 
 
 def new_manifest(journal: int) -> BinaryIO:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-    return open(os.open(_MANIFEST, flags, 0o600, dir_fd=journal), "wb")
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+    return open(os.open(_MANIFEST, flags, 0o600, dir_fd=journal), "w+b")
 
 
 def undo(store: FileStore, folder: int, journal: int) -> int:
-    """Roll back every changed record, then delete the file `committing`. Return the number of restored records."""
+    """Roll back every record, and unmark the journal. Return the number of records that were changed."""
     if not marked(journal):
         return 0
     undone = 0
-    last = {name: number for number, (name, *_) in enumerate(manifested(journal))}  # rule 4: the last line is valid
-    for number, (name, new, was_there) in enumerate(manifested(journal)):
-        if last[name] != number or inode(journal, name + NEW) is not None:
-            continue  # unchanged: take no lock, because a full disk may have no space for its file
-        with store.locked(folder, name):
-            undone += _undo_one(folder, journal, name, new, was_there)
+    for entry in entries(journal):
+        if _is_unchanged(store, folder, entry):
+            continue  # without its lock, which a login may hold
+        with store.locked(folder, entry.name):
+            undone += _undo_one(store, folder, entry)
     os.fsync(folder)
     unmark(journal)
     return undone
 
 
-def manifest_line(name: str, new: bytes, was_there: bool) -> bytes:
-    return json.dumps([name, new.decode("ascii"), was_there]).encode("ascii") + b"\n"
+def entries(journal: int) -> Iterator[Entry]:
+    """Yield the last entry of each record.
 
-
-def manifested(journal: int) -> Iterator[tuple[str, bytes, bool]]:
-    """Yield the entries of the manifest: the name and content of a new record, and True if an old record exists.
-
-    Skip an incomplete last line, which a killed writer leaves. Raise StoreError for any other invalid line.
+    An incomplete last line is left out, because its writer was killed. Raise StoreError for any other invalid line.
     """
+    last = {entry.name: number for number, entry in enumerate(_all_entries(journal))}
+    for number, entry in enumerate(_all_entries(journal)):
+        if last.get(entry.name) == number:
+            yield entry
+
+
+def _all_entries(journal: int) -> Iterator[Entry]:
     try:
         with open(os.open(_MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=journal), "rb") as manifest:
             for number, line in enumerate(manifest, 1):
                 if line.endswith(b"\n"):
-                    yield _manifest_entry(line, number)
+                    yield parse_entry(line, number)
     except FileNotFoundError:
         pass
 
 
-def _manifest_entry(line: bytes, number: int) -> tuple[str, bytes, bool]:
+def parse_entry(line: bytes, number: int) -> Entry:
+    """Return the entry of line `number` of the manifest. Raise StoreError."""
     with suppress(ValueError, RecursionError):
         match json.loads(line):
-            case [str(name), str(new), bool(was_there)]:
-                return name, new.encode("ascii"), was_there
-    remedy = "restore the affected records from the .old files in .import, then delete .import"
+            case [str(name), None, str(new)]:
+                return Entry(name, None, new.encode("ascii"))
+            case [str(name), str(old), str(new)]:
+                return Entry(name, old.encode("ascii"), new.encode("ascii"))
+    remedy = "restore the affected records from the old documents in that file, then delete .import"
     raise StoreError(f"{JOURNAL}/{_MANIFEST}: line {number} is invalid ({remedy})")
 
 
-def _undo_one(folder: int, journal: int, name: str, new: bytes, was_there: bool) -> bool:
-    """Roll back the record `name`, whose lock the caller holds. Return True if the record was changed."""
+def _is_unchanged(store: FileStore, folder: int, entry: Entry) -> bool:
     try:
-        current = read_file(folder, name)
-    except NotThere:
-        return False  # removed after the change
-    try:
-        old = read_file(journal, name + OLD)
-    except NotThere:
-        if was_there:
-            return False  # rolled back already
-        old = None
-    if current == old:
+        stored = store.peek(folder, entry.name)
+    except DamagedFile:
         return False
-    if current != new:
-        data = _without_unused_tokens(current, old, new)
-        if data != current:
-            replace_file(folder, name, data)
-        return data != current
-    if old is None:
-        os.unlink(name, dir_fd=folder)
-    else:
-        os.rename(name + OLD, name, src_dir_fd=journal, dst_dir_fd=folder)
-    return True
+    return (None if stored is None else stored.document) == entry.old and not exists(folder, store.aside(entry.name))
 
 
-def _without_unused_tokens(current: bytes, old: bytes | None, new: bytes) -> bytes:
-    """Return the record `current`, which another process changed after the import, without its unused new tokens.
-
-    Keep used tokens: otherwise a new import of the same file would restore them with their old counters. Keep recovery
-    codes and failures too. The record is never deleted.
-    """
+def _undo_one(store: FileStore, folder: int, entry: Entry) -> bool:
+    """Roll back one record, whose lock is held. Return True if that changed it."""
+    unlink(folder, store.aside(entry.name))  # a file that was being created
     try:
-        record, meant = parse(current), parse(new)
-        before = None if old is None else parse(old)
+        stored = store.load(folder, entry.name)
+    except DamagedFile:
+        if entry.old is not None:
+            raise
+        store.remove(folder, entry.name)  # it was created, and lost its content when the power failed
+        return True
+    if stored is None or stored.document == entry.old:
+        return False
+    if stored.document == entry.new and entry.old is None:
+        store.remove(folder, entry.name)
+        return True
+    try:
+        current, new = parse(stored.document), parse(entry.new)
+        old = None if entry.old is None else parse(entry.old)
     except RecordError:
-        return current  # another program has damaged a record
-    for token in meant.tokens:
-        if (before is None or before.token(token.name) is None) and record.token(token.name) == token:
-            record = record.without_token(token.name)
-    return serialize(record)
+        return False  # damaged by another program
+    back = old if current == new and old is not None else _without_unused_tokens(current, old, new)
+    if back != current:
+        store.put(folder, entry.name, stored, current, back)
+    return back != current
 
 
-def inode(folder: int, name: str) -> int | None:
-    try:
-        return os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino
-    except FileNotFoundError:
-        return None
+def _without_unused_tokens(current: UserRecord, old: UserRecord | None, new: UserRecord) -> UserRecord:
+    """Return a record that was changed since, for example by a login, without its unused new tokens.
+
+    Used tokens stay: otherwise the same file, imported again, would bring them back with old counters. Used recovery
+    codes and counted failures stay too. So such a record is never removed as a whole.
+    """
+    for token in new.tokens:
+        if (old is None or old.token(token.name) is None) and current.token(token.name) == token:
+            current = current.without_token(token.name)
+    return current
 
 
-def mark(journal: int) -> None:
+def mark(folder: int, journal: int) -> None:
     os.close(os.open(_COMMITTING, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=journal))
     os.fsync(journal)
+    os.fsync(folder)
 
 
 def marked(journal: int) -> bool:
     """Return True if records may have been changed and the change is not complete."""
-    return inode(journal, _COMMITTING) is not None
+    return exists(journal, _COMMITTING)
 
 
 def unmark(journal: int) -> None:
-    forget(journal, _COMMITTING)
+    unlink(journal, _COMMITTING)
     os.fsync(journal)
 
 
-def forget(journal: int, *names: str) -> None:
-    for name in names:
-        with suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=journal)
-
-
 def empty(folder: int, journal: int) -> None:
-    """Delete the journal, unless the file `committing` exists."""
+    """Remove the journal, unless it is marked."""
     if marked(journal):
         return
-    with suppress(OSError):  # the next command deletes the rest
+    with suppress(OSError):  # the next command removes the rest
         while some := _some_of(journal):
-            forget(journal, *some)
+            for name in some:
+                unlink(journal, name)
         os.rmdir(JOURNAL, dir_fd=folder)
         os.fsync(folder)
 
 
 def _some_of(journal: int) -> list[str]:
-    """Return the names of at most `_AT_ONCE` files of the journal."""
-    with os.scandir(journal) as entries:
-        return [entry.name for entry in islice(entries, _AT_ONCE)]
-
-
-def make_durable(folder: int) -> None:
-    """Flush the file system of `folder` by one call of syncfs(2), which is faster than an fsync of each file.
-
-    Raise OSError if a write failed after the folder was opened (since Linux 5.8).
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syncfs(folder) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
+    """Return the names of up to ten thousand files. Version 1 left two for each record."""
+    with os.scandir(journal) as files:
+        return [file.name for file in islice(files, _AT_ONCE)]

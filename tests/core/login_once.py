@@ -1,37 +1,69 @@
-"""A program that verifies one answer against a file store, for tests that interrupt it at a system call.
+"""A program that makes one change of a file store, for tests that interrupt it at a system call:
 
 /usr/bin/python3 -I -S login_once.py FOLDER ANSWER      prints the outcome's name
+/usr/bin/python3 -I -S login_once.py FOLDER CHANGE      prints CHANGE, which is a name in `CHANGES`, or 'decoy'
 """
 
 import os
 import sys
+from collections.abc import Callable
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from pam_totp.core.answer import Answer  # noqa: E402  after the change of sys.path
 from pam_totp.core.policy import Policy  # noqa: E402
-from pam_totp.core.record import UserRecord  # noqa: E402
-from pam_totp.core.verify import Outcome, verify  # noqa: E402
+from pam_totp.core.record import HotpToken, UserRecord  # noqa: E402
+from pam_totp.core.verify import verify  # noqa: E402
 from pam_totp.store import StoreError  # noqa: E402
 from pam_totp.store.file import FileStore  # noqa: E402
 
 NOW = 1_700_000_010
 
 
-def main(folder: str, answer: str) -> str:
-    def change(record: UserRecord) -> tuple[UserRecord, Outcome]:
-        decision = verify(record, Answer.parse(answer.encode()), NOW, Policy())
-        return decision.record, decision.outcome
+def one_token(record: UserRecord) -> UserRecord:
+    """Return the record with one more token."""
+    return record.with_token(HotpToken(name="added", secret=b"a key that was added", created=0))
+
+
+def many_codes(record: UserRecord) -> UserRecord:
+    """Return the record with recovery codes, which need a larger file."""
+    return record.with_recovery("00" * 16, tuple(f"{number:064x}" for number in range(100)))
+
+
+def another_token(record: UserRecord) -> UserRecord:
+    """Return the record with another token in place of its first."""
+    return one_token(record).without_token("fob")
+
+
+def nothing(record: UserRecord) -> None:
+    """Return None, which deletes the record."""
+
+
+CHANGES: dict[str, Callable[[UserRecord], UserRecord | None]] = {
+    "add": one_token,
+    "grow": many_codes,
+    "replace": another_token,
+    "remove": nothing,
+}
+
+
+def main(folder: str, word: str) -> str:
+    def change(record: UserRecord) -> tuple[UserRecord, str]:
+        decision = verify(record, Answer.parse(word.encode()), NOW, Policy())
+        return decision.record, decision.outcome.value
 
     store = FileStore(folder)
     try:
-        if answer == "decoy":
+        if word == "decoy":
             store.update_decoy("zoe")
             return "decoy"
-        return store.update("alice", change).value
+        if word in CHANGES:
+            return store.update("alice", lambda record: (CHANGES[word](record), word), create=word == "add")
+        return store.update("alice", change)
     except StoreError as e:
         return f"unavailable: {e}"
 
 
-print(main(sys.argv[1], sys.argv[2]), flush=True)
+if __name__ == "__main__":
+    print(main(sys.argv[1], sys.argv[2]), flush=True)

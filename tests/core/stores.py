@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import struct
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ from pam_totp.core.oath import hotp
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import HotpToken, UserRecord
 from pam_totp.core.secretfile import parse, serialize
+from pam_totp.core.slots import decode, new_file, slot_size
 from pam_totp.core.verify import Outcome, verify
 from pam_totp.store import NotThere, R, StoreError
 from pam_totp.store.file import FileStore
@@ -23,10 +28,30 @@ LOCK_TIMEOUT = 60.0  # seconds: on a slow disk, fifty updates take longer than t
 def enrol(folder: Path, user: str = "alice", *, file: str | None = None, **fields: Any) -> Path:
     """Write the record of `user`, by default with one HOTP token, and return the file."""
     record = UserRecord(user=user, **{"tokens": (fob(),)} | fields)
-    path = folder / (file or f"{user}.json")
-    path.write_bytes(serialize(record))
+    path = folder / (file or f"{user}.record")
+    path.write_bytes(new_file(serialize(record), slot_size(record)))
     path.chmod(0o600)
     return path
+
+
+def enrol_1(folder: Path, user: str = "alice", **fields: Any) -> Path:
+    """Write the record of `user` as a file of version 1, and return the file."""
+    path = folder / f"{user}.json"
+    path.write_bytes(serialize(UserRecord(user=user, **{"tokens": (fob(),)} | fields)))
+    path.chmod(0o600)
+    return path
+
+
+def holding(folder: Path, name: str) -> int:
+    """Lock the file `name` as another process would. Return the descriptor: closing it releases the lock."""
+    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    start = int.from_bytes(sha256(name.encode()).digest()[:8], "big") >> 2
+    try:
+        fcntl.fcntl(lock, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0))
+    except BlockingIOError:
+        os.close(lock)
+        raise
+    return lock
 
 
 def code(counter: int, count: int = 1) -> bytes:
@@ -50,7 +75,7 @@ def says(folder: Path, answer: bytes, user: str = "alice", *, store: FileStore |
 
 
 def record_of(path: Path) -> UserRecord:
-    return parse(path.read_bytes())
+    return parse(decode(path.read_bytes()).document)
 
 
 def counter_of(path: Path) -> int:

@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from pam_totp.core.record import UserRecord
+from pam_totp.core.secretfile import serialize
+from pam_totp.core.slots import decode
+from pam_totp.core.verify import Outcome
 from pam_totp.store import NoAccount, StoreError
 from pam_totp.store.home import HomeStore, home_store
+from tests.core.stores import change, code
+from tests.support.site import fob
 
 
 def account(monkeypatch: pytest.MonkeyPatch, home: str, name: str = "alice", uid: int | None = None) -> None:
@@ -52,6 +58,29 @@ def test_the_store_contains_only_the_record_of_one_user(monkeypatch: pytest.Monk
     store = home_store("~/.codes", "alice")
     with pytest.raises(StoreError, match=r"\.codes: holds only the record of alice"):
         store.read("bob")
+
+
+def test_a_file_of_version_1_is_converted_in_its_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    account(monkeypatch, str(tmp_path))
+    tmp_path.chmod(0o700)
+    (tmp_path / ".codes").write_bytes(serialize(UserRecord(user="alice", tokens=(fob(),))))
+    (tmp_path / ".codes").chmod(0o600)
+    store = home_store("~/.codes", "alice")
+    assert store.read("alice").tokens == (fob(),)
+    assert [store.update("alice", change(code(0))) for _ in range(2)] == [Outcome.CODE, Outcome.REPLAYED]
+    assert decode((tmp_path / ".codes").read_bytes()).sequence == 2
+    assert sorted(os.listdir(tmp_path)) == [".codes", ".codes.lock"]
+    store.update("alice", lambda record: (None, None))
+    assert os.listdir(tmp_path) == [".codes.lock"]
+
+
+def test_a_new_file_is_created_without_decoys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    account(monkeypatch, str(tmp_path))
+    tmp_path.chmod(0o700)
+    store = home_store("~/.codes", "alice")
+    store.update("alice", lambda record: (record.with_token(fob()), None), create=True)
+    assert sorted(os.listdir(tmp_path)) == [".codes", ".codes.lock"]
+    assert list(store.users()) == ["alice"]
 
 
 def test_a_user_without_an_account_has_no_file() -> None:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gc
 import os
+import re
 import stat
+import syslog
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pam_totp.core.record import RecordError, Token, UserRecord
-from pam_totp.core.secretfile import MAX_FILE
+from pam_totp.core.secretfile import MAX_FILE, base32, parse
+from pam_totp.core.slots import Slots, decode, new_file
 from pam_totp.store import NotThere, StoreError
-from pam_totp.store.file import FileStore, file_name
+from pam_totp.store.decoys import FOLDER as DECOYS
+from pam_totp.store.file import FileStore, Warnings, file_name
 from tests.conftest import as_root
-from tests.core.stores import code, counter_of, enrol, record_of, says
-from tests.support.site import PATIENCE, fob, until
+from tests.core.stores import NOW, code, counter_of, enrol, enrol_1, holding, record_of, says
+from tests.support.site import KEY, PATIENCE, fob, phone, until
 
 
 @pytest.fixture
@@ -30,7 +37,8 @@ def store(folder: Path) -> FileStore:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(os.listdir(folder))
+    """Return the names in the store, without the lock file and the folder of the decoys."""
+    return sorted(set(os.listdir(folder)) - {".lock", DECOYS})
 
 
 def snapshot(folder: Path) -> dict[str, tuple[object, ...]]:
@@ -53,7 +61,7 @@ def test_an_enrolled_record_is_read_and_advanced_by_a_login(folder: Path, store:
     assert counter_of(path) == 1
     assert store.read("alice") == record_of(path)
     assert says(folder, code(0)) == "replayed"
-    assert files(folder) == ["alice.json", "alice.lock"]
+    assert files(folder) == ["alice.record"]
 
 
 def test_a_key_that_another_process_removed_is_not_kept_in_memory(folder: Path, store: FileStore) -> None:
@@ -74,26 +82,26 @@ def test_the_result_of_the_change_is_returned(folder: Path, store: FileStore) ->
 
 def test_an_unchanged_record_is_not_written(folder: Path, store: FileStore) -> None:
     path = enrol(folder)
-    before = snapshot(folder)["alice.json"]
+    before = snapshot(folder)["alice.record"]
     store.update("alice", lambda record: (record, None))
     assert says(folder, b"malformed") == "malformed"
-    assert snapshot(folder)["alice.json"] == before
+    assert snapshot(folder)["alice.record"] == before
     assert says(folder, b"000000") == "wrong"
-    assert snapshot(folder)["alice.json"] != before
+    assert snapshot(folder)["alice.record"] != before
     assert record_of(path).failures == 1
 
 
 def test_a_failed_change_writes_nothing_and_releases_the_lock(folder: Path, store: FileStore) -> None:
     enrol(folder)
-    before = snapshot(folder)["alice.json"]
+    before = snapshot(folder)["alice.record"]
 
     def fails(record: UserRecord) -> tuple[UserRecord, None]:
         raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError, match="in the middle"):
         store.update("alice", fails)
-    assert snapshot(folder)["alice.json"] == before
-    assert files(folder) == ["alice.json", "alice.lock"]
+    assert snapshot(folder)["alice.record"] == before
+    assert files(folder) == ["alice.record"]
     assert says(folder, code(0), store=FileStore(str(folder), lock_wait=0.0)) == "code"
 
 
@@ -119,10 +127,10 @@ def test_create_starts_an_empty_record_and_keeps_an_existing_one(folder: Path, s
     assert [t.name for t in store.read("alice").tokens] == ["t1", "t2"]
 
 
-def test_none_deletes_the_record_and_keeps_the_lock_file(folder: Path, store: FileStore) -> None:
+def test_none_deletes_the_record(folder: Path, store: FileStore) -> None:
     enrol(folder)
     assert store.update("alice", lambda record: (None, record.user)) == "alice"
-    assert files(folder) == ["alice.lock"]
+    assert files(folder) == []
     with pytest.raises(NotThere):
         store.read("alice")
     assert store.update("bob", lambda record: (None, 5), create=True) == 5
@@ -171,7 +179,7 @@ def test_a_record_too_large_to_be_read_back_is_not_written(folder: Path, store: 
     with pytest.raises(StoreError, match=f"would be larger than {MAX_FILE} bytes"):
         store.update("alice", grow)
     assert path.read_bytes() == before
-    assert files(folder) == ["alice.json", "alice.lock"]
+    assert files(folder) == ["alice.record"]
 
 
 @pytest.fixture
@@ -189,10 +197,12 @@ def test_files_are_private_to_their_owner_under_every_umask(
     store.update("alice", lambda record: (record.with_token(fob()), None), create=True)
     store.update_decoy("zoe")
     umask(0o077)
-    assert {name: stat.S_IMODE((folder / name).stat().st_mode) for name in files(folder)} == {
-        "alice.json": 0o600,
-        "alice.lock": 0o600,
+    assert {name: stat.S_IMODE((folder / name).stat().st_mode) for name in os.listdir(folder)} == {
+        "alice.record": 0o600,
+        ".lock": 0o600,
+        DECOYS: 0o700,
     }
+    assert {path.stat().st_mode & 0o7777 for path in (folder / DECOYS).iterdir()} == {0o600}
     assert says(folder, code(0)) == "code"
 
 
@@ -215,53 +225,234 @@ def test_every_descriptor_is_closed(folder: Path, store: FileStore) -> None:
 # ---- decoy work for an unknown user
 
 
-def test_the_work_for_an_unknown_user_leaves_no_file(folder: Path, store: FileStore) -> None:
-    for user in ("zoe", "zoe", "..", "x" * 245):
-        store.update_decoy(user)
-        assert files(folder) == []
+def decoys(folder: Path) -> dict[str, Slots]:
+    return {path.name: decode(path.read_bytes()) for path in (folder / DECOYS).iterdir()}
 
 
-@pytest.mark.parametrize("left", ["", "x" * 5000])
-def test_a_leftover_of_killed_decoy_work_is_removed_by_the_next(folder: Path, store: FileStore, left: str) -> None:
-    (folder / ".zoe.nobody").touch(0o600)
-    (folder / ".zoe.nobody").write_text(left)
-    assert list(store.users()) == []
+def test_an_unknown_user_costs_one_write_of_a_decoy_chosen_at_random(folder: Path, store: FileStore) -> None:
+    store.prepare()
+    before, names = decoys(folder), files(folder)
+    assert sorted(before) == [f"{number:02}" for number in range(64)]
+    for _ in range(200):
+        store.update_decoy("zoe")
+    after = decoys(folder)
+    assert sum(after[name].sequence - before[name].sequence for name in after) == 200
+    assert sum(after[name].sequence > before[name].sequence for name in after) > 32, "not by name"
+    assert files(folder) == names
+
+
+def test_a_decoy_is_as_long_as_a_record_and_has_a_key_of_its_own(folder: Path, store: FileStore) -> None:
+    store.update("alice", lambda record: (record.with_token(fob()), None), create=True)
+    size = (folder / "alice.record").stat().st_size
+    assert {path.stat().st_size for path in (folder / DECOYS).iterdir()} == {size}
+    assert {slots.other is not None and slots.other != b"" for slots in decoys(folder).values()} == {True}
+    assert len({parse(slots.document).tokens[0].secret for slots in decoys(folder).values()}) == 64
+
+
+def test_missing_and_damaged_decoys_are_made_again(folder: Path, store: FileStore) -> None:
+    store.prepare()
+    before = decoys(folder)
+    (folder / DECOYS / "07").unlink()
+    (folder / DECOYS / "08").write_bytes(b"")
+    (folder / DECOYS / ".new").write_bytes(b"left behind")
+    (folder / ".lock").unlink()
+    store.prepare()
+    after = decoys(folder)
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name] != before[name]} == {"07", "08"}
+    assert (folder / ".lock").stat().st_size == 0
+
+
+def test_the_first_record_makes_the_decoys_if_the_disk_has_room(
+    folder: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "mkdir", full)
+        store.update("alice", lambda record: (record.with_token(fob()), None), create=True)
+    assert not (folder / DECOYS).exists()
+    store.update("bob", lambda record: (record.with_token(fob()), None), create=True)
+    assert len(decoys(folder)) == 64
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"x")], ids=["none", "damaged"])
+def test_without_a_decoy_an_unknown_user_is_refused_and_the_log_says_why(
+    folder: Path, spoil: Callable[[Path], object]
+) -> None:
+    said: list[str] = []
+    store = FileStore(str(folder), warn=said.append)
+    store.prepare()
+    for path in (folder / DECOYS).iterdir():
+        spoil(path)
     store.update_decoy("zoe")
-    assert files(folder) == []
+    assert len(said) == 1
+    assert re.fullmatch(rf"{folder}/\.decoy/\d\d: not found or damaged \(run 'pam-totp doctor --repair'\)", said[0])
 
 
-def test_unknown_users_run_in_parallel_and_repeats_are_serialised(folder: Path) -> None:
-    """Logins of enrolled users wait in the same way. Otherwise the wait would show that a user is unknown."""
+def test_every_name_waits_for_its_own_lock_alike(folder: Path) -> None:
     impatient = FileStore(str(folder), lock_wait=0.01)
+    impatient.prepare()
     enrol(folder)
-    for held, name in ((folder / "alice.lock", "alice"), (folder / ".zoe.nobody", "zoe")):
-        lock = os.open(held, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        work: dict[str, Callable[[], None]] = {
-            "alice": lambda: impatient.update("alice", lambda record: (record, None)),
-            "zoe": lambda: impatient.update_decoy("zoe"),
-        }
-        with pytest.raises(StoreError, match=r"not acquired within 0.01 s"):
-            work.pop(name)()
-        for other in work.values():
-            other()
+    work: dict[str, Callable[[], None]] = {
+        "alice": lambda: impatient.update("alice", lambda record: (record, None)),
+        "zoe": lambda: impatient.update_decoy("zoe"),
+    }
+    for name, own in work.items():
+        lock = holding(folder, f"{name}.record")
+        with pytest.raises(StoreError, match=rf"{name}.record: the lock was not acquired within 0.01 s"):
+            own()
+        for other in work.keys() - {name}:
+            work[other]()
         impatient.update_decoy("yan")
         os.close(lock)
 
 
-def test_a_process_that_waited_for_decoy_work_does_its_own(folder: Path, store: FileStore) -> None:
-    lock = os.open(folder / ".zoe.nobody", os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    waiting = threading.Thread(target=store.update_decoy, args=("zoe",))
-    waiting.start()
-    until(lambda: _open_in(folder) >= 3, "the thread has opened the folder and the file")
-    (folder / ".zoe.nobody").unlink()  # as the process with the lock does at its end
-    before = folder.stat().st_mtime_ns
+def test_a_lock_file_that_was_replaced_is_not_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lock is worth nothing: other processes lock the new file."""
+    path = enrol(folder)
+    acquire = fcntl.fcntl
+    held: list[int] = []
+
+    def replaced(file: int, command: int, argument: bytes) -> object:
+        if not held:
+            held.append(file)
+            (folder / ".lock").unlink()
+            other = holding(folder, "alice.record")
+            threading.Timer(0.05, os.close, [other]).start()
+        return acquire(file, command, argument)
+
+    monkeypatch.setattr(fcntl, "fcntl", replaced)
+    assert says(folder, code(0)) == "code"
+    assert counter_of(path) == 1
+    assert held
+
+
+def test_a_lock_file_that_was_deleted_is_made_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = enrol(folder)
+    acquire = fcntl.fcntl
+    calls: list[int] = []
+
+    def deletes(file: int, command: int, argument: bytes) -> object:
+        if not calls:
+            (folder / ".lock").unlink()
+        calls.append(file)
+        return acquire(file, command, argument)
+
+    monkeypatch.setattr(fcntl, "fcntl", deletes)
+    assert says(folder, code(0)) == "code"
+    assert counter_of(path) == 1
+    assert (folder / ".lock").exists()
+
+
+# ---- slots
+
+
+def test_a_login_writes_in_place(folder: Path) -> None:
+    path = enrol(folder)
+    before = path.stat()
+    for counter in range(4):
+        assert says(folder, code(counter)) == "code"
+    assert (path.stat().st_ino, path.stat().st_size) == (before.st_ino, before.st_size)
+    found = decode(path.read_bytes())
+    assert (found.sequence, parse(found.other or b"").tokens) == (5, (fob(3, last_used=NOW),))
+
+
+def keys_in(path: Path) -> set[bytes]:
+    return {key for key in (KEY, OTHER_KEY) if base32(key).encode() in path.read_bytes()}
+
+
+OTHER_KEY = b"another key of ours!"
+
+
+def with_codes(salt: str, record: UserRecord) -> tuple[UserRecord, None]:
+    return record.with_recovery(salt, (salt * 2,)), None
+
+
+def with_token(token: Token, record: UserRecord) -> tuple[UserRecord, None]:
+    return record.with_token(token), None
+
+
+def test_a_change_of_keys_leaves_no_removed_key_in_the_file(folder: Path, store: FileStore) -> None:
+    path = enrol(folder, tokens=(fob(), fob(name="old", secret=OTHER_KEY)))
+    assert says(folder, code(0)) == "code"
+    assert keys_in(path) == {KEY, OTHER_KEY}
+    store.update("alice", lambda record: (record.without_token("old"), None))
+    assert keys_in(path) == {KEY}
+    assert counter_of(path) == 1
+    for salt in ("00" * 16, "11" * 16):
+        store.update("alice", partial(with_codes, salt))
+        assert path.read_bytes().count(salt.encode() * 2) == 2
+    assert b"0" * 64 not in path.read_bytes()
+
+
+def test_a_record_that_needs_more_room_gets_a_larger_file(folder: Path, store: FileStore) -> None:
+    path = enrol(folder)
+    assert says(folder, code(0)) == "code"
+    tokens = [fob(name=f"t{n}", secret=bytes([n]) * 20, serial="s" * 200) for n in range(7)]
+    for token in tokens:
+        store.update("alice", partial(with_token, token))
+    assert store.read("alice").tokens[1:] == tuple(tokens)
+    assert path.stat().st_size == 4 * 4096
+    before = path.stat()
+    assert says(folder, code(1)) == "code"
+    store.update("alice", lambda record: (record.without_token("t1"), None))
+    assert path.stat().st_ino == before.st_ino, "it does not shrink"
+    assert files(folder) == ["alice.record"]
+
+
+def test_a_file_that_another_program_made_too_small_grows_at_a_login(folder: Path) -> None:
+    path = enrol(folder, tokens=(fob(serial="s" * 41),), recovery=tuple(f"{n:064x}" for n in range(51)), salt="00" * 16)
+    path.write_bytes(new_file(decode(path.read_bytes()).document, 4096))
+    sizes = []
+    for counter in range(12):
+        assert says(folder, code(counter)) == "code"
+        sizes.append(path.stat().st_size)
+    assert (sizes[0], sizes[-1]) == (2 * 4096, 4 * 4096)
+
+
+def test_a_damaged_slot_is_reported_and_the_other_one_is_in_force(folder: Path) -> None:
+    path = enrol(folder)
+    assert says(folder, code(0)) == "code"
+    data = bytearray(path.read_bytes())
+    data[4096 + 200] ^= 1
+    path.write_bytes(data)
+    said: list[str] = []
+    assert says(folder, code(0), store=FileStore(str(folder), warn=said.append)) == "code", "the older record"
+    assert said == [f"{folder}/alice.record: one of its slots is damaged; the other one is in force"]
+    assert says(folder, code(0), store=FileStore(str(folder), warn=said.append)) == "replayed"
+    assert len(said) == 1, "the next write repaired it"
+
+
+def test_a_problem_that_stops_no_login_goes_to_the_system_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[tuple[object, ...]] = []
+    monkeypatch.setattr(syslog, "openlog", lambda *given: lines.append(given))
+    monkeypatch.setattr(syslog, "syslog", lambda *given: lines.append(given))
+    warn = Warnings()
+    warn("a decoy is missing")
+    warn("a decoy is missing")
+    assert len(lines) == 2, "at most one line a minute"
+    assert lines[0] == ("pam_totp", syslog.LOG_PID, syslog.LOG_AUTHPRIV)
+    assert lines[1] == (syslog.LOG_AUTHPRIV | syslog.LOG_WARNING, "pam_totp(store): a decoy is missing")
+
+
+def test_a_reader_that_finds_no_valid_slot_waits_for_the_writer(folder: Path, store: FileStore) -> None:
+    path = enrol(folder)
+    whole = path.read_bytes()
+    lock = holding(folder, "alice.record")
+    path.write_bytes(whole[:4096] * 2)
+    data = bytearray(whole)
+    data[100] ^= 1
+    path.write_bytes(data)
+    read: list[UserRecord] = []
+    reader = threading.Thread(target=lambda: read.append(store.read("alice")))
+    reader.start()
+    until(lambda: _open_in(folder) >= 2, "the reader waits for the lock")
+    path.write_bytes(whole)
     os.close(lock)
-    waiting.join(PATIENCE)
-    assert not waiting.is_alive()
-    assert files(folder) == []
-    assert folder.stat().st_mtime_ns > before, "the thread created its own file in the folder"
+    reader.join(PATIENCE)
+    assert [record.tokens for record in read] == [(fob(),)]
 
 
 def _open_in(folder: Path) -> int:
@@ -273,14 +464,113 @@ def _open_in(folder: Path) -> int:
     return sum(path.startswith(str(folder)) for path in found)
 
 
-def test_a_user_with_the_name_nobody_is_an_ordinary_user(folder: Path, store: FileStore) -> None:
-    path = enrol(folder, "nobody")
-    enrol(folder, ".nobody", file="%2Enobody.json")
-    store.update_decoy("zoe")
-    assert says(folder, code(0), "nobody") == "code"
-    assert says(folder, code(0), ".nobody") == "code"
-    assert counter_of(path) == 1
-    assert files(folder) == ["%2Enobody.json", "%2Enobody.lock", "nobody.json", "nobody.lock"]
+def test_a_record_with_two_names_is_refused(folder: Path, store: FileStore) -> None:
+    """A write through one name would change the other file too."""
+    path = enrol(folder)
+    os.link(path, folder / "bob.record")
+    for attempt in (lambda: store.read("alice"), lambda: says(folder, code(0))):
+        with pytest.raises(StoreError, match=r"alice\.record: has more than one name"):
+            attempt()
+
+
+def test_a_record_whose_creation_was_killed_in_its_last_step_is_read(folder: Path, store: FileStore) -> None:
+    path = enrol(folder)
+    os.link(path, folder / ".alice.record")
+    assert store.read("alice").tokens == (fob(),)
+    assert files(folder) == ["alice.record"]
+
+
+def test_creation_never_replaces_a_file(folder: Path, store: FileStore) -> None:
+    """An administrator may put a copy there in the middle, without the lock."""
+
+    def restored(record: UserRecord) -> tuple[UserRecord, None]:
+        enrol(folder)
+        return record.with_token(fob(9)), None
+
+    with pytest.raises(StoreError, match="File exists"):
+        store.update("alice", restored, create=True)
+    assert store.read("alice").tokens == (fob(),)
+    assert files(folder) == ["alice.record"]
+
+
+# ---- version 1
+
+
+def test_a_file_of_version_1_is_read_and_converted_by_the_first_update(folder: Path, store: FileStore) -> None:
+    enrol_1(folder)
+    assert store.read("alice").tokens == (fob(),)
+    assert files(folder) == ["alice.json"]
+    assert list(store.users()) == ["alice"]
+    assert says(folder, code(0)) == "code"
+    assert files(folder) == ["alice.record"]
+    assert says(folder, code(0)) == "replayed"
+    assert list(store.users()) == ["alice"]
+
+
+def test_an_update_without_a_change_converts_too(folder: Path, store: FileStore) -> None:
+    enrol_1(folder)
+    store.update("alice", lambda record: (record, None))
+    assert files(folder) == ["alice.record"]
+    assert store.read("alice").tokens == (fob(),)
+
+
+def test_with_both_versions_there_the_new_one_counts(folder: Path, store: FileStore) -> None:
+    """A process was killed between creating the new file and removing the old one."""
+    enrol_1(folder, tokens=(fob(), fob(name="old", secret=OTHER_KEY)))
+    enrol(folder, tokens=(fob(5),))
+    assert store.read("alice").tokens == (fob(5),)
+    assert list(store.users()) == ["alice"]
+    assert says(folder, code(0)) == "replayed"
+    assert files(folder) == ["alice.record"], "the old file is removed"
+
+
+def test_a_removed_user_is_not_revived_by_a_file_of_version_1(folder: Path, store: FileStore) -> None:
+    enrol_1(folder)
+    enrol(folder)
+    store.update("alice", lambda record: (None, None))
+    assert files(folder) == []
+
+
+def test_the_lock_file_of_version_1_is_removed_with_the_record(folder: Path) -> None:
+    enrol_1(folder)
+    (folder / "alice.lock").touch(0o600)
+    (folder / ".alice.json.tmp").touch(0o600)
+    assert says(folder, code(0)) == "code"
+    assert files(folder) == ["alice.record"]
+
+
+def test_a_file_of_version_1_that_cannot_be_converted_is_unavailable(
+    folder: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = enrol_1(folder)
+    before = path.read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", full)
+    with pytest.raises(StoreError, match="No space left"):
+        says(folder, code(0))
+    assert files(folder) == ["alice.json"]
+    assert path.read_bytes() == before
+    assert store.read("alice").enrolled
+
+
+def test_a_reader_never_misses_a_file_that_is_converted_meanwhile(
+    folder: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its looks for the new file and for the old one, another process converts it."""
+    enrol_1(folder)
+    opened = os.open
+
+    def converts(name: str, *arguments: Any, **named: Any) -> int:
+        if name == "alice.json":
+            monkeypatch.undo()
+            assert says(folder, code(0)) == "code"
+        return opened(name, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", converts)
+    assert store.read("alice").tokens == (fob(1, last_used=NOW),)
 
 
 # ---- leftovers of a killed writer
@@ -289,7 +579,7 @@ def test_a_user_with_the_name_nobody_is_an_ordinary_user(folder: Path, store: Fi
 @pytest.mark.parametrize("kind", ["half", "whole", "empty", "unreadable", "link", "pipe"])
 def test_a_leftover_of_a_killed_writer_does_not_block_and_is_removed(folder: Path, tmp_path: Path, kind: str) -> None:
     path = enrol(folder)
-    aside = folder / ".alice.json.tmp"
+    aside = folder / ".alice.record"
     target = tmp_path / "target"
     target.write_text("not ours")
     if kind == "link":
@@ -301,23 +591,35 @@ def test_a_leftover_of_a_killed_writer_does_not_block_and_is_removed(folder: Pat
         aside.write_bytes({"half": content[:50], "empty": b""}.get(kind, content))
         aside.chmod(0 if kind == "unreadable" else 0o600)
     assert says(folder, code(0)) == "code"
-    assert files(folder) == ["alice.json", "alice.lock"]
+    assert files(folder) == ["alice.record"]
     assert counter_of(path) == 1
     assert target.read_text() == "not ours"
 
 
-def test_a_leftover_is_removed_even_if_nothing_is_written(folder: Path) -> None:
+CHANGES: dict[str, Callable[[UserRecord], tuple[UserRecord | None, None]]] = {
+    "a token added": lambda record: (record.with_token(phone()), None),
+    "a token renamed": lambda record: (record.with_changed(record.tokens[0], record.tokens[0].renamed("new")), None),
+    "growth": lambda record: (record.with_recovery("00" * 16, tuple(f"{n:064x}" for n in range(100))), None),
+    "removal": lambda record: (None, None),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_change_but_a_login_removes_what_a_killed_writer_left(
+    folder: Path, store: FileStore, change: str
+) -> None:
     enrol(folder)
-    (folder / ".alice.json.tmp").write_bytes(b"a secret")
-    assert says(folder, b"malformed") == "malformed"
-    assert files(folder) == ["alice.json", "alice.lock"]
+    assert says(folder, code(0)) == "code"
+    (folder / ".alice.record").write_bytes(b"a secret")
+    store.update("alice", CHANGES[change])
+    assert files(folder) == ([] if change == "removal" else ["alice.record"])
 
 
 def test_a_leftover_of_another_user_is_left_to_that_users_next_writer(folder: Path) -> None:
     enrol(folder)
-    (folder / ".bob.json.tmp").write_bytes(b"being written")
+    (folder / ".bob.record").write_bytes(b"being written")
     says(folder, code(0))
-    assert (folder / ".bob.json.tmp").exists()
+    assert (folder / ".bob.record").exists()
 
 
 # ---- invalid files
@@ -358,7 +660,7 @@ def _device(path: Path) -> None:
 
 
 def _other_user(path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b'"alice"', b'"mallory"'))
+    enrol(path.parent, "mallory", file=path.name)
 
 
 def _mode(mode: int) -> Callable[[Path], None]:
@@ -366,12 +668,12 @@ def _mode(mode: int) -> Callable[[Path], None]:
 
 
 SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "truncated": (_hard, "invalid JSON"),
-    "empty": (lambda path: path.write_bytes(b""), "empty"),
+    "truncated": (_hard, "must be two slots"),
+    "empty": (lambda path: path.write_bytes(b""), "must be two slots"),
     "one byte": (lambda path: path.write_bytes(b"{"), "invalid JSON"),
-    "NULs": (lambda path: path.write_bytes(bytes(400)), "invalid JSON"),
-    "just too large": (lambda path: path.write_bytes(b" " * (MAX_FILE + 1)), "must be at most"),
-    "much too large": (lambda path: os.truncate(path, 1 << 40), "must be at most"),
+    "NULs": (lambda path: path.write_bytes(bytes(8192)), "no slot is valid"),
+    "just too large": (lambda path: path.write_bytes(b"{" + b" " * MAX_FILE), "must be at most"),
+    "much too large": (lambda path: os.truncate(path, 1 << 40), "must be two slots"),
     "another user's": (_other_user, "the field 'user' must match the file name"),
     "a link": (_link, "Too many levels of symbolic links"),
     "a dangling link": (_dangling, "Too many levels of symbolic links"),
@@ -406,7 +708,7 @@ def test_an_invalid_file_is_unavailable_and_unchanged(folder: Path, store: FileS
     spoil, said = SPOILED[how]
     path = enrol(folder)
     spoil(path)
-    before = {name: what for name, what in _looks(folder).items() if name != "alice.lock"}
+    before = _looks(folder)
     for attempt in (
         lambda: store.read("alice"),
         lambda: says(folder, code(0)),
@@ -414,9 +716,9 @@ def test_an_invalid_file_is_unavailable_and_unchanged(folder: Path, store: FileS
     ):
         with pytest.raises(StoreError, match=said) as caught:
             attempt()
-        assert "alice.json" in str(caught.value)
+        assert "alice.record" in str(caught.value)
         assert "\n" not in str(caught.value)
-    assert {name: what for name, what in _looks(folder).items() if name != "alice.lock"} == before
+    assert _looks(folder) == before
     assert says_bob(folder) == "code", "another user can log in"
 
 
@@ -441,7 +743,7 @@ def test_a_mode_without_the_owners_rights_is_refused_too(folder: Path, store: Fi
 def test_a_lock_that_is_not_a_file_makes_the_user_unavailable(folder: Path, spoil: Callable[[Path], None]) -> None:
     path = enrol(folder)
     assert says(folder, code(0)) == "code"
-    spoil(folder / "alice.lock")
+    spoil(folder / ".lock")
     with pytest.raises(StoreError):
         says(folder, code(1))
     assert counter_of(path) == 1
@@ -453,10 +755,10 @@ def test_a_lock_file_of_another_mode_is_corrected(folder: Path, mode: int) -> No
     """The store sets the mode of a lock file, so that its owner can open it and no other account can."""
     enrol(folder)
     assert says(folder, code(0)) == "code"
-    (folder / "alice.lock").chmod(mode)
-    if os.access(folder / "alice.lock", os.W_OK):
+    (folder / ".lock").chmod(mode)
+    if os.access(folder / ".lock", os.W_OK):
         assert says(folder, code(1)) == "code"
-        assert stat.S_IMODE((folder / "alice.lock").stat().st_mode) == 0o600
+        assert stat.S_IMODE((folder / ".lock").stat().st_mode) == 0o600
 
 
 @as_root
@@ -467,7 +769,7 @@ def test_a_file_of_another_account_is_unavailable(folder: Path) -> None:
         says(folder, code(0))
     os.chown(path, 0, 65534)
     assert says(folder, code(0)) == "code", "the group of the file does not matter"
-    os.chown(folder / "alice.lock", 65534, 0)
+    os.chown(folder / ".lock", 65534, 0)
     with pytest.raises(StoreError, match="must be owned"):
         says(folder, code(1))
 
@@ -498,7 +800,7 @@ def test_a_folder_without_mode_0700_is_unavailable(folder: Path, store: FileStor
         with pytest.raises(StoreError, match=r"its mode must be 0700|Permission denied"):
             attempt()
     folder.chmod(0o700)
-    assert files(folder) == ["alice.json"]
+    assert files(folder) == ["alice.record"]
 
 
 @pytest.mark.parametrize("kind", ["nothing", "a file", "a dangling link", "a pipe", "no folder above"])
@@ -560,7 +862,7 @@ def test_a_user_of_any_name_is_stored_in_the_folder(tmp_path: Path, folder: Path
     before = files(tmp_path)
     store.update(user, lambda record: (record.with_token(fob()), None), create=True)
     assert says(folder, code(0), user) == "code"
-    assert files(folder) == sorted([f"{NAMES[user]}.json", f"{NAMES[user]}.lock"])
+    assert files(folder) == [f"{NAMES[user]}.record"]
     assert list(store.users()) == [user]
     assert files(tmp_path) == before
 
@@ -572,7 +874,7 @@ def test_an_impossible_user_name_is_not_enrolled_and_leaves_no_trace(folder: Pat
     assert files(folder) == []
     with pytest.raises((RecordError, StoreError)):
         store.update(user, lambda record: (record, None), create=True)
-    assert [name for name in files(folder) if name.endswith(".json")] == []
+    assert [name for name in files(folder) if name.endswith(".record")] == []
 
 
 @pytest.mark.parametrize(
@@ -614,22 +916,21 @@ def test_no_user_name_leaves_the_folder_or_collides_with_other_files(user: str) 
         assert "\0" not in name
         assert not name.startswith(".")
         assert name.isascii()
-        assert len(f".{name}.json.tmp") <= 255
+        assert len(f".{name}.record") <= 255
 
 
 @given(names, names)
 def test_no_two_names_share_a_file(one: str, other: str) -> None:
     if one != other and _file_name(one) is not None:
         assert _file_name(one) != _file_name(other)
-        assert f"{_file_name(one)}.json" != f"{_file_name(other)}.lock"
 
 
 def test_users_are_those_with_a_record(folder: Path, store: FileStore) -> None:
     for user in ("alice", "bob"):
         enrol(folder, user)
         says(folder, code(0), user)
-    enrol(folder, "a/b", file="a%2Fb.json")
-    (folder / ".carol.json.tmp").write_bytes(b"left behind")
+    enrol(folder, "a/b", file="a%2Fb.record")
+    (folder / ".carol.record").write_bytes(b"left behind")
     (folder / "notes.txt").write_bytes(b"")
     (folder / ".hidden.json").write_bytes(b"no name begins with a dot")
     store.update_decoy("zoe")

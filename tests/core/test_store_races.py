@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from pam_totp.core.answer import recovery_digest
 from pam_totp.core.oath import totp
-from pam_totp.core.record import HotpToken, TotpToken, UserRecord
+from pam_totp.core.record import HotpToken, RecordError, TotpToken, UserRecord
+from pam_totp.core.slots import decode
 from pam_totp.store import StoreError
+from pam_totp.store.decoys import FOLDER as DECOYS
 from pam_totp.store.file import FileStore
 from tests.core.conftest import TIMES
 from tests.core.racing import in_processes, in_threads
-from tests.core.stores import NOW, code, counter_of, enrol, record_of, says
+from tests.core.stores import LOCK_TIMEOUT, NOW, code, counter_of, enrol, enrol_1, holding, record_of, says
 from tests.support.site import KEY, fob
 
 MANY = 50
@@ -51,6 +54,36 @@ def test_a_code_is_accepted_once_under_concurrency(
         refused = "wrong" if kind == "recovery" else "replayed"
         assert counted == {accepted: 1, refused: MANY - 1}
         assert record_of(path).refused <= MANY - 1
+
+
+@pytest.mark.bare
+@pytest.mark.parametrize("race", [in_processes, in_threads], ids=["processes", "threads"])
+def test_a_code_is_accepted_once_while_a_file_of_version_1_is_converted(
+    folder: Path, race: Callable[[int, Callable[[int], str]], list[str]]
+) -> None:
+    for _ in range(ROUNDS):
+        for name in os.listdir(folder):
+            if name not in (".lock", DECOYS):
+                (folder / name).unlink()
+        enrol_1(folder)
+        assert Counter(race(MANY, lambda _: says(folder, code(0)))) == {"code": 1, "replayed": MANY - 1}
+        assert sorted(os.listdir(folder)) == [DECOYS, ".lock", "alice.record"]
+
+
+def test_concurrent_decoy_work_leaves_every_decoy_whole(folder: Path) -> None:
+    """Different names may write the same decoy at the same time."""
+    store = FileStore(str(folder), LOCK_TIMEOUT)
+    store.prepare()
+
+    def works(number: int) -> str:
+        for _ in range(20):
+            store.update_decoy(f"user{number}")
+        return "done"
+
+    assert in_processes(MANY, works) == ["done"] * MANY
+    found = [decode(path.read_bytes()) for path in (folder / DECOYS).iterdir()]
+    assert all(slots.other for slots in found)
+    assert sum(slots.sequence - 2 for slots in found) <= MANY * 20
 
 
 def test_each_of_many_concurrent_codes_is_accepted_at_most_once(folder: Path) -> None:
@@ -115,6 +148,40 @@ def test_a_reader_sees_the_old_or_the_new_record_without_waiting(folder: Path) -
     assert set(seen) <= set(range(101))
 
 
+COPY: dict[str, list[str]] = {
+    "cp": ["cp", "alice.record", "../copy"],
+    "tar": ["sh", "-c", "tar -c alice.record | tar -x -C .. --transform s/alice.record/copy/"],
+}
+
+
+@pytest.mark.parametrize("program", COPY)
+def test_a_copy_that_is_made_while_logins_go_on_is_valid(folder: Path, program: str) -> None:
+    """It may be a little older. A copy without a valid slot is possible, and would be refused, but takes two writes."""
+    enrol(folder)
+    store, done = FileStore(str(folder)), threading.Event()
+
+    def log_in() -> None:
+        counter = 0
+        while not done.is_set():
+            assert says(folder, code(counter)) == "code"
+            counter += 1
+
+    logins = threading.Thread(target=log_in)
+    logins.start()
+    last, copied = 0, 0
+    for _ in range(50):
+        token = store.read("alice").tokens[0]
+        assert isinstance(token, HotpToken)
+        subprocess.run(COPY[program], cwd=folder, check=True)
+        with suppress(RecordError):
+            assert counter_of(folder.parent / "copy") >= last
+            copied += 1
+        last = token.counter - 1
+    done.set()
+    logins.join()
+    assert copied >= 45
+
+
 # ---- waiting for the lock
 
 
@@ -133,7 +200,7 @@ class Holder:
     @staticmethod
     def _hold(folder: Path, user: str, held: int) -> None:
         def waits(record: UserRecord) -> tuple[UserRecord, None]:
-            (folder / f".{user}.json.tmp").write_bytes(b"half a reco")
+            (folder / f".{user}.record").write_bytes(b"half a reco")
             os.write(held, b"!")
             signal.pause()
             return record, None
@@ -153,12 +220,12 @@ def test_a_lock_not_acquired_in_time_is_unavailable_and_changes_nothing(folder: 
     holder = Holder(folder)
     try:
         begun = time.monotonic()
-        with pytest.raises(StoreError, match=r"alice.lock: the lock was not acquired within 0.2 s"):
+        with pytest.raises(StoreError, match=r"alice.record: the lock was not acquired within 0.2 s"):
             says(folder, code(0), store=FileStore(str(folder), lock_wait=0.2))
         assert time.monotonic() - begun >= 0.2
         assert counter_of(path) == 0
-        assert (folder / ".alice.json.tmp").exists(), "the temporary file of the lock's holder is kept"
-        assert FileStore(str(folder)).read("alice").tokens == (fob(),), "a reader does not wait for the lock"
+        assert (folder / ".alice.record").exists(), "the holder of the lock is not disturbed"
+        assert FileStore(str(folder)).read("alice").tokens == (fob(),), "reading needs no lock"
         enrol(folder, "bob")
         assert says(folder, code(0), "bob", store=FileStore(str(folder), lock_wait=0.0)) == "code", (
             "another user does not wait for the lock"
@@ -177,21 +244,18 @@ def test_a_killed_writer_releases_the_lock_and_its_leftover_is_removed(folder: P
     waiting.join()
     assert outcome == ["code"]
     assert counter_of(path) == 1
-    assert sorted(os.listdir(folder)) == ["alice.json", "alice.lock"]
+    assert sorted(os.listdir(folder)) == [".lock", "alice.record"]
 
 
 def test_a_lock_released_in_time_is_acquired(folder: Path) -> None:
     enrol(folder)
     assert says(folder, b"000000") == "wrong"
-    with open(folder / "alice.lock", "r+b") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        outcome: list[str] = []
-        waiting = threading.Thread(
-            target=lambda: outcome.append(says(folder, code(0), store=FileStore(str(folder), 60.0)))
-        )
-        waiting.start()
-        fcntl.flock(lock, fcntl.LOCK_UN)
-        waiting.join()
+    lock = holding(folder, "alice.record")
+    outcome: list[str] = []
+    waiting = threading.Thread(target=lambda: outcome.append(says(folder, code(0), store=FileStore(str(folder), 60.0))))
+    waiting.start()
+    os.close(lock)
+    waiting.join()
     assert outcome == ["code"]
 
 
@@ -205,12 +269,11 @@ def test_the_lock_is_held_only_during_a_change(folder: Path) -> None:
     probes: list[bool] = []
 
     def free() -> bool:
-        with open(folder / "alice.lock", "r+b") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            return True
+        try:
+            os.close(holding(folder, "alice.record"))
+        except BlockingIOError:
+            return False
+        return True
 
     def probes_inside(record: UserRecord) -> tuple[UserRecord, None]:
         probes.append(free())
