@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import asdict
 
-from pam_totp.cli.command_line import DONE, REFUSED, Commands, add_command
+from pam_totp.cli.command_line import DONE, OUT_OF_REACH, REFUSED, CommandError, Commands, add_command
 from pam_totp.cli.printing import count, print_json
 
 
@@ -17,10 +18,12 @@ def add_to(commands: Commands) -> None:
         "find problems that lock users out, or let them in without a code",
         "pam-totp doctor",
         "pam-totp doctor sshd --json",
+        "pam-totp doctor --repair",
         data=True,
         store=False,
     )
     parser.add_argument("service", nargs="*", help="services to check (default: all that use the module)")
+    parser.add_argument("--repair", action="store_true", help="first mend what is out of order in the stores")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,13 +31,23 @@ def run(args: argparse.Namespace) -> int:
     from pam_totp.system.doctor.context import Context
     from pam_totp.system.machine import Machine
     from pam_totp.system.pamd.findings import errors
+    from pam_totp.system.upkeep import mend
 
     machine = Machine()
     services = args.service or machine.services_with_module()
+    mended: list[str] = []
+    if args.repair:
+        for folder in filter(os.path.isdir, Context(machine, services).stores()):
+            done, failed = mend(folder)
+            mended += [f"{folder}: {what}" for what in done]
+            if failed:
+                raise CommandError(f"{folder}: not mended: {'; '.join(failed)}", OUT_OF_REACH)
     findings = checks.examine(Context(machine, services))
     if args.json:
-        print_json({"services": services, "findings": [asdict(finding) for finding in findings]})
+        print_json({"services": services, "mended": mended, "findings": [asdict(finding) for finding in findings]})
     else:
+        for what in mended:
+            print(f"mended: {what}")
         for finding in findings:
             print(f"{finding.severity}: {finding.what}\n    {finding.remedy}")
         what = f"services: {', '.join(services)}" if services else "no service asks for a code yet"

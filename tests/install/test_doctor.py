@@ -127,7 +127,7 @@ def test_users_who_may_use_sudo_and_have_no_token_are_named(machine: Fresh) -> N
         [finding] = examine(machine)
         assert (finding.severity, finding.code) == (WARNING, Code.USERS_WITHOUT_TOKEN)
         assert finding.what == "sudo: these users have no token and are locked out: bob"
-        machine.path(f"{STORE}/alice.json").unlink()
+        machine.path(f"{STORE}/alice.record").unlink()
         [finding] = examine(machine)
         assert (finding.severity, finding.code) == (ERROR, Code.NO_USER_WITH_TOKEN)
         assert finding.what == "sudo: no user has a token; these users are locked out: alice, bob"
@@ -148,8 +148,33 @@ def test_a_store_that_others_can_read_or_that_root_owns_is_found(machine: Fresh)
     assert (ERROR, Code.STORE_MODE) in codes_found(machine)
     machine.shell(f"chmod 700 {STORE}; chown -R root: {STORE}")
     assert (WARNING, Code.STORE_OWNED_BY_ROOT) in codes_found(machine)
-    machine.shell(f"chown -R pam_totp: {STORE}; chmod 644 {STORE}/alice.json")
+    machine.shell(f"chown -R pam_totp: {STORE}; chmod 644 {STORE}/alice.record")
     assert (ERROR, Code.RECORD_UNREADABLE) in codes_found(machine)
+
+
+def test_a_store_out_of_order_is_found_and_mended(machine: Fresh) -> None:
+    assert codes_found(machine) == []
+    machine.shell(f"rm {STORE}/.lock {STORE}/.decoy/1*; touch {STORE}/.alice.record; chmod 640 {STORE}/alice.record")
+    done = machine.installed("doctor", "--json")
+    found = [f["what"] for f in json.loads(done.stdout)["findings"] if f["code"] == Code.STORE_DISORDER]
+    assert found == [
+        f"{STORE}: 10 of 64 decoys missing: unknown users stand out",
+        f"{STORE}: .lock: missing",
+        f"{STORE}: .alice.record: left by a killed process",
+        f"{STORE}: alice.record: its mode must be 0600",
+    ]
+    done = machine.installed("doctor", "--repair", "--json")
+    assert json.loads(done.stdout)["mended"] == found
+    assert done.returncode == 0
+    assert codes_found(machine) == []
+    owners = machine.shell(f"find {STORE} -printf '%u %m\\n' | sort -u").split("\n")
+    assert owners == ["pam_totp 600", "pam_totp 700"]
+
+
+def test_only_root_or_the_owner_mends_a_store(machine: Fresh) -> None:
+    done = machine.installed("doctor", "--repair", user="alice")
+    assert done.returncode == 3
+    assert f"{STORE}: not mended: " in done.stderr
 
 
 def test_a_missing_line_that_enable_had_added_is_found(machine: Fresh) -> None:

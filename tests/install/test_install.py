@@ -15,6 +15,7 @@ import pytest
 
 from pam_totp.cli import parser
 from pam_totp.core.secretfile import parse
+from pam_totp.core.slots import decode
 from pam_totp.formats.otpauth import typed_secret
 from tests.install.machine import COMMAND, LATE, Fresh
 from tests.services.namespace import STORE
@@ -78,7 +79,7 @@ class SimulatedToken:
 def test_from_install_to_uninstall_with_a_simulated_token(machine: Fresh, tmp_path: Path) -> None:
     token = SimulatedToken(tmp_path)
     try:
-        machine.path(f"{STORE}/alice.json").unlink()
+        machine.path(f"{STORE}/alice.record").unlink()
         assert machine.make("uninstall").returncode == 0
         assert not any(machine.path(p).exists() for p in INSTALLED)
         assert machine.make("install").returncode == 0
@@ -105,10 +106,10 @@ def test_from_install_to_uninstall_with_a_simulated_token(machine: Fresh, tmp_pa
         assert all(machine.path(p).exists() for p in INSTALLED), "a refused uninstall removes nothing"
 
         assert machine.installed("disable", "sudo").returncode == 0
-        secret = machine.path(f"{STORE}/alice.json").read_bytes()
+        secret = machine.path(f"{STORE}/alice.record").read_bytes()
         removed = machine.make("uninstall")
         assert removed.returncode == 0, removed.stderr
-        assert machine.path(f"{STORE}/alice.json").read_bytes() == secret, "uninstall keeps the secrets"
+        assert machine.path(f"{STORE}/alice.record").read_bytes() == secret, "uninstall keeps the secrets"
         assert machine.run("getent", "passwd", "pam_totp").returncode == 0, (
             "uninstall keeps the account that owns the secrets"
         )
@@ -127,7 +128,7 @@ def test_from_install_to_uninstall_with_a_simulated_token(machine: Fresh, tmp_pa
     finally:
         token.unplug()
         assert machine.make("install").returncode == 0
-    assert parse(secret).tokens[0].secret == typed_secret(token.seed)
+    assert parse(decode(secret).document).tokens[0].secret == typed_secret(token.seed)
 
 
 @pytest.mark.parametrize(
@@ -145,10 +146,10 @@ def test_uninstall_refuses_while_any_service_names_the_module(machine: Fresh, li
 
 def test_installing_again_keeps_secrets_and_replaces_the_whole_folder(machine: Fresh) -> None:
     inode = machine.path(LIB).stat().st_ino
-    secret = machine.path(f"{STORE}/alice.json").read_bytes()
+    secret = machine.path(f"{STORE}/alice.record").read_bytes()
     assert machine.make("install").returncode == 0
     assert machine.path(LIB).stat().st_ino != inode, "the whole folder is replaced"
-    assert machine.path(f"{STORE}/alice.json").read_bytes() == secret
+    assert machine.path(f"{STORE}/alice.record").read_bytes() == secret
     assert not [p.name for p in machine.path(LIB).parent.iterdir() if p.name.startswith("pam_totp.")]
 
 

@@ -15,11 +15,12 @@ from pam_totp.system.doctor.context import ACCOUNT, Context
 from pam_totp.system.machine import architecture
 from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding
 from pam_totp.system.trust import distrust, distrust_around
+from pam_totp.system.upkeep import find_disorder
 
 _INSTALL = "install pam_totp again: run 'make install' as root, or 'apt-get install --reinstall libpam-totp'"
 _OWNERSHIP = "run 'chown root' and 'chmod go-w' on that path"
 _RESTART = "run 'systemctl restart pam_totp.socket' (or stop it, so that every login starts a helper)"
-_MIN_FREE = 64 * 1024  # bytes: a login writes a few KiB before it answers
+_MIN_FREE = 64 * 1024  # bytes: the file of a new user has 8 KiB or more
 _MIN_FREE_FILES = 8  # files that the file system can still create
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 _TIMEX = 512  # bytes: more than the size of struct timex on any architecture
@@ -83,7 +84,7 @@ def sockets(context: Context) -> Iterator[Finding]:
 
 def store(context: Context) -> Iterator[Finding]:
     """Check that each store is private to its owner, has free space, and that every record can be read."""
-    for folder in sorted({s.store for _, s in context.settings() if s.secret is None} or {DEFAULT_STORE}):
+    for folder in context.stores():
         try:
             status = os.stat(folder)
         except OSError as e:
@@ -99,6 +100,12 @@ def store(context: Context) -> Iterator[Finding]:
         for problem in context.enrolled(folder).broken:
             remedy = "restore that file, or remove it and enrol the user again"
             yield Finding(ERROR, "store", Code.RECORD_UNREADABLE, f"{folder}: {problem}", remedy)
+        disorder = find_disorder(folder)
+        for what in disorder.mendable:
+            yield Finding(WARNING, "store", Code.STORE_DISORDER, f"{folder}: {what}", "pam-totp doctor --repair")
+        for what in disorder.others:
+            remedy = f"chattr +C {folder}, then pam-totp doctor --repair; take no snapshots of it"
+            yield Finding(WARNING, "store", Code.STORE_NOT_IN_PLACE, f"{folder}: {what}", remedy)
 
 
 def site(context: Context) -> Iterator[Finding]:
@@ -136,8 +143,8 @@ def _store_folder(folder: str, status: os.stat_result) -> Iterator[Finding]:
         yield Finding(WARNING, "store", Code.STORE_OWNED_BY_ROOT, what, remedy)
     free = os.statvfs(folder)
     if free.f_bavail * free.f_frsize < _MIN_FREE or (free.f_files and free.f_favail < _MIN_FREE_FILES):
-        what = f"{folder}: the disk is full, so that every code is refused, because its use cannot be recorded"
-        yield Finding(ERROR, "store", Code.STORE_FULL, what, "free some space on that disk")
+        what = f"{folder}: the disk is full: logins go on, but no user can be enrolled"
+        yield Finding(WARNING, "store", Code.STORE_FULL, what, "free some space on that disk")
 
 
 def _clock_state() -> int:

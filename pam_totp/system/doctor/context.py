@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from pam_totp.core.settings import Settings, SettingsError, Site, parse_arguments, settings
+from pam_totp.core.settings import DEFAULT_STORE, Settings, SettingsError, Site, parse_arguments, settings
 from pam_totp.pam.login_session import read_site
 from pam_totp.system.enrolled import Enrolled, find_enrolled
 from pam_totp.system.machine import Machine
@@ -66,6 +66,10 @@ class Context:
                 yield service, settings(service, handler.rule.arguments, self.site())
             except SettingsError:
                 continue
+
+    def stores(self) -> list[str]:
+        """Return the folders of the stores that the lines use, or the default one if there is no line."""
+        return sorted({s.store for _, s in self.settings() if s.secret is None} or {DEFAULT_STORE})
 
     def modules(self) -> list[str]:
         """Return the module files that the lines name, or the installed module if there is no line."""
