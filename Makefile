@@ -12,7 +12,7 @@ LDLIBS  = -lpam
 NEED_BUILD = gcc libc6-dev libpam0g-dev python3 python3-segno python3-serial
 NEED_VENV  = ca-certificates python3-venv
 NEED_TEST  = $(NEED_BUILD) $(NEED_VENV) libpam-google-authenticator libpam-modules libpam-oath oathtool openssh-client openssh-server \
-             pamtester strace sudo util-linux valgrind zbar-tools
+             e2fsprogs pamtester strace sudo util-linux valgrind xfsprogs zbar-tools
 # A browser, and the proxy and certificates in front of the portal. Tests that need them are skipped without them.
 WANT_TEST  = chromium fonts-dejavu-core nginx-light openssl
 NEED_TORTURE = $(NEED_TEST) clang libclang-rt-dev

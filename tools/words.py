@@ -40,9 +40,7 @@ _EXPRESSION = re.compile("|".join(rf"(?P<e{i}>\b(?:{text}))" for i, text in enum
 # Permitted expressions: the file, words beside the expression, and the reason.
 ALLOWED = {
     ("tools/words.py", ""): "the list itself",
-    ("pam_totp/store/file.py", ".nobody"): "the name of a file in the store",
-    ("tests/core/test_store.py", "nobody"): "the name of a file in the store, and of a user",
-    ("tests/core/test_store_crash.py", ".nobody"): "the name of a file in the store",
+    ("tests/core/test_upkeep.py", ".nobody"): "the name of a file in the store",
     ("tests/logins/test_service.py", "nobody"): "the account of that name",
     ("tests/test_isolation.py", "for user in root alice bob nobody"): "the account of that name",
     ("tests/web/test_client.py", "nobody = "): "the account of that name, in a site file",

@@ -59,7 +59,7 @@ def test_import_keeps_only_the_file_and_a_few_bytes_a_token_in_memory(tmp_path: 
             store = tmp_path / f"{users}-{number}"
             store.mkdir(0o700)
             done = run("import", "users-oath", file, "--store", store, *more)
-            assert (done.status, len(list(store.glob("*.json")))) == (0, 0 if more == ("--dry-run",) else users)
+            assert (done.status, len(list(store.glob("*.record")))) == (0, 0 if more == ("--dry-run",) else users)
             megabytes.setdefault(more, []).append(done.megabytes)
     assert max(many - few for few, many in megabytes.values()) * 2**20 / (MANY - FEW) < A_TOKEN
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -264,7 +265,7 @@ def test_list_continues_after_an_invalid_file(site: Site) -> None:
     site.path("bob").write_bytes(b"{")
     site.path("bob").chmod(0o600)
     done = site.command("list")
-    assert (done.returncode, done.stderr) == (3, "pam-totp: bob.json: invalid JSON at line 1\n")
+    assert (done.returncode, done.stderr) == (3, "pam-totp: bob.record: invalid JSON at line 1\n")
     assert ME in done.stdout
     assert "zoe" in done.stdout
 
@@ -299,7 +300,7 @@ def test_the_service_accepts_a_relative_path_of_the_store(site: Site) -> None:
 
 
 def test_a_new_store_has_mode_0700_under_every_umask(site: Site) -> None:
-    site.store.rmdir()
+    shutil.rmtree(site.store)
     before = os.umask(0o777)
     try:
         done = site.command("enroll", ME, "--yes", "--qr", "none")

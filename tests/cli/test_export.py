@@ -54,12 +54,12 @@ def test_json_keeps_the_whole_record(site: Site, tmp_path: Path) -> None:
         fob(7, serial="S-1"), phone(drift=-3, last_step=STEP, enabled=False), failures=3, failures_at=1_700_000_000
     )
     shown = site.command_json("recovery", ME, "--count", "2")["recovery"]
-    before = site.path().read_bytes()
+    before = site.record()
     file = tmp_path / "alice.json"
     assert site.command("export", ME, "--format", "json", "--output", file).returncode == 0
     assert site.command("remove", ME, "--all", "--yes").returncode == 0
     assert site.command("import", "json", file).returncode == 0
-    assert site.path().read_bytes() == before
+    assert site.record() == before
     assert site.command("verify", ME, stdin=shown[0] + "\n").returncode == 0
     assert site.command("import", "json", file).returncode == 0, "a second import of the file succeeds"
     assert len(site.record().recovery) == 1, "a used recovery code remains used"

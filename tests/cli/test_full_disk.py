@@ -13,6 +13,7 @@ import pytest
 
 from pam_totp.core.record import UserRecord
 from pam_totp.core.secretfile import base32, serialize
+from pam_totp.core.slots import new_file, slot_size
 from tests.support.isolation import MAY_MOUNT
 from tests.support.site import KEY, TREE, fob
 
@@ -22,9 +23,9 @@ import json, os, subprocess, sys
 from pathlib import Path
 disk, how, record, commands, back = Path(sys.argv[1]), *sys.argv[2:4], *map(json.loads, sys.argv[4:])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,nr_inodes=200,mode=0700", "disk", disk], check=True)
-(disk / "alice.json").write_text(record)
-(disk / "alice.json").chmod(0o600)
-(disk / "alice.lock").touch(0o600)
+(disk / "alice.record").write_text(record)
+(disk / "alice.record").chmod(0o600)
+(disk / ".lock").touch(0o600)
 if how == "full":
     with open(disk / "ballast", "wb") as ballast:
         try:
@@ -44,7 +45,7 @@ said = []
 for words, stdin in commands:
     command = [*back, sys.executable, "-m", "pam_totp.cli", words[0], "--store", str(disk), *words[1:]]
     done = subprocess.run(command, input=stdin, text=True, capture_output=True)
-    files = {p.name: p.read_text() for p in disk.iterdir() if p.suffix not in (".lock",) and "ballast" not in p.name}
+    files = {p.name: p.read_text() for p in disk.iterdir() if p.name.endswith(".record")}
     said.append((done.returncode, done.stdout, done.stderr, files))
 print(json.dumps(said))
 """
@@ -72,13 +73,19 @@ def test_the_old_state_is_intact_and_the_message_says_what_to_do(tmp_path: Path,
     disk.mkdir()
     file = tmp_path / "users.oath"
     file.write_text("".join(f"HOTP {user} - {i:040x}\n" for i, user in enumerate(["alice", "bob", "carl"])))
-    record = serialize(UserRecord(user="alice", tokens=(fob(3),))).decode()
+    owner = UserRecord(user="alice", tokens=(fob(3),))
+    record = new_file(serialize(owner), slot_size(owner)).decode()
     commands = [
-        (["enroll", "alice", "--secret-stdin", "--yes"], base32(b"k" * 20) + "\n"),
         (["enroll", "bob", "--secret-stdin", "--yes"], base32(KEY) + "\n"),
-        (["recovery", "alice"], ""),
+        (["recovery", "alice", "--count", "99"], ""),
         (["import", "users-oath", str(file)], ""),
     ]
+    in_place = [
+        (["enroll", "alice", "--secret-stdin", "--yes"], base32(b"k" * 20) + "\n"),
+        (["recovery", "alice", "--count", "5"], ""),
+    ]
+    failing = len(commands) if how != "read-only" else None
+    commands += in_place
     enter, back = ["unshare", "--mount", "--propagation", "unchanged"], []
     if os.geteuid() != 0:  # mount as root of a new user namespace, then run the commands under the original ids
         enter = ["unshare", "--map-root-user", "--mount"]
@@ -91,11 +98,15 @@ def test_the_old_state_is_intact_and_the_message_says_what_to_do(tmp_path: Path,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    for (words, _), (status, out, said, files) in zip(commands, json.loads(done.stdout), strict=True):
+    results = list(zip(commands, json.loads(done.stdout), strict=True))
+    for (words, _), (status, out, said, files) in results[:failing]:
         assert status == 3, (words, said)
         assert out == "", "a code or a key is shown only if it is stored"
         err = re.sub(r"\Apam-totp: warning: there is no account \w+ on this host\n", "", said)
         assert err.startswith(f"pam-totp: {disk}: "), err
         assert REMEDY[how] in err
         assert err.count("\n") == 1
-        assert files == {"alice.json": record}, words
+        assert files == {"alice.record": record}, words
+    for (words, _), (status, _, said, files) in results[failing:] if failing else []:
+        assert status == 0, (words, said)
+        assert files != {"alice.record": record}, "what fits into the file of the user needs no free space"

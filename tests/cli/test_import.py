@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -17,7 +16,9 @@ import pytest
 
 from pam_totp.core.oath import hotp
 from pam_totp.core.secretfile import base32
+from pam_totp.core.slots import decode
 from tests.conftest import as_root
+from tests.core.stores import holding
 from tests.formats.reading import written
 from tests.formats.test_migration import part, token
 from tests.formats.test_pskc import figure
@@ -28,11 +29,11 @@ OATH = f"HOTP alice 1234 {HEX} 5\nHOTP/E/8 bob - {'ab' * 20}\nHOTP carl - {'cd' 
 
 
 def records(site: Site) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in site.store.glob("*.json")}
+    return {p.name: decode(p.read_bytes()).document for p in site.store.glob("*.record")}
 
 
 def in_place(site: Site) -> int:
-    return sum(name.endswith(".json") for name in os.listdir(site.store))
+    return sum(name.endswith(".record") for name in site.files() if not name.startswith("."))
 
 
 def started(site: Site, name: str, *words: str) -> subprocess.Popen[str]:
@@ -53,7 +54,7 @@ def test_the_table_lists_imported_and_skipped_tokens_without_keys(site: Site, tm
     for key in (HEX, "ab" * 20, base32(KEY)):
         assert key not in done.stdout + done.stderr
     assert site.counter("alice") == 5
-    assert sorted(records(site)) == ["alice.json", "bob.json"]
+    assert sorted(records(site)) == ["alice.record", "bob.record"]
 
 
 def test_the_table_precedes_the_summary_in_a_common_file(site: Site, tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_user_selects_lines_of_users_oath_and_assigns_other_tokens(site: Site, t
     file = tmp_path / "f"
     file.write_text(OATH)
     assert site.command("import", "users-oath", file, "--user", "bob").returncode == 0
-    assert sorted(records(site)) == ["bob.json"]
+    assert sorted(records(site)) == ["bob.record"]
     nobody = site.command("import", "users-oath", file, "--user", "zoe")
     assert (nobody.returncode, nobody.stderr) == (1, f"pam-totp: {file}: no tokens of zoe\n")
     file.write_text(f"otpauth://totp/someone@else?secret={base32(KEY)}\n")
@@ -289,7 +290,7 @@ def test_a_tree_of_homes_is_read_as_each_home_s_owner(site: Site, tmp_path: Path
             os.chown(file, uid, uid)
         os.chown(home, 0 if name == "games" else uid, uid)
     (homes / "linked").symlink_to(homes / "daemon")
-    os.chown(site.store, 65534, 65534)
+    site.give_to(65534)
     done = site.command("import", "google-authenticator", "--homes", homes, "--json")
     said = json.loads(done.stdout)
     assert [(row["user"], row["place"]) for row in said["imported"]] == [
@@ -304,7 +305,7 @@ def test_a_tree_of_homes_is_read_as_each_home_s_owner(site: Site, tmp_path: Path
         "lp": "Permission denied",  # root could read it, but its owner cannot
     }
     assert done.returncode == 1
-    assert (site.store / "daemon.json").stat().st_uid == 65534
+    assert (site.store / "daemon.record").stat().st_uid == 65534
     assert site.counter("daemon") == 5
 
 
@@ -317,6 +318,15 @@ def test_an_ordinary_user_imports_the_file_of_their_home(site: Site, tmp_path: P
     assert site.counter() == 5
 
 
+@contextmanager
+def held(site: Site, user: str) -> Iterator[None]:
+    lock = holding(site.store, f"{user}.record")
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_import_leaves_the_store_as_it_was(site: Site, tmp_path: Path, number: signal.Signals) -> None:
     file = tmp_path / "users.oath"
@@ -324,16 +334,15 @@ def test_an_interrupted_import_leaves_the_store_as_it_was(site: Site, tmp_path: 
     for i in range(0, 400, 100):
         site.enrol(phone(), user=f"user{i}")
     before = records(site)
-    with open(site.store / "user250.lock", "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # hold the lock like a slow login, so that the import waits
-        with started(site, "import", "users-oath", str(file)) as process:
-            until(
-                lambda: in_place(site) == 251 or process.poll() is not None,
-                "the records up to user249 are written, and the old record of user300 exists",
-            )
-            assert process.poll() is None, "the import is not finished"
-            process.send_signal(number)
-            _, said = process.communicate(timeout=60)
+    # As a slow login would: the import waits here.
+    with held(site, "user250"), started(site, "import", "users-oath", str(file)) as process:
+        until(
+            lambda: in_place(site) == 251 or process.poll() is not None,
+            "all records up to user249 are in place, and the old one of user300",
+        )
+        assert process.poll() is None, "the import is not finished"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
     assert process.returncode != 0
     if number == signal.SIGINT:
         assert (process.returncode, said) == (130, "pam-totp: interrupted; nothing was changed\n")
@@ -348,10 +357,14 @@ def test_an_interrupted_import_leaves_the_store_as_it_was(site: Site, tmp_path: 
     assert in_place(site) == 400
 
 
-def has_open(pid: int, file: Path) -> bool:
-    folder = f"/proc/{pid}/fd"
-    with suppress(FileNotFoundError):  # the descriptor was closed in the meantime
-        return any(os.readlink(f"{folder}/{number}") == str(file) for number in os.listdir(folder))
+def appends_to(pid: int, file: Path) -> bool:
+    """Return True if the process has the file open to append to it."""
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):  # closed meanwhile
+            if os.readlink(f"/proc/{pid}/fd/{number}") == str(file):
+                flags = Path(f"/proc/{pid}/fdinfo/{number}").read_text().split("flags:")[1].split()[0]
+                if int(flags, 8) & os.O_APPEND:
+                    return True
     return False
 
 
@@ -361,17 +374,13 @@ def test_an_import_interrupted_twice_reports_the_open_roll_back(site: Site, tmp_
     site.enrol(phone(), user="user0")
     before = records(site)
 
-    @contextmanager
-    def held(user: str) -> Iterator[None]:
-        with open(site.store / f"{user}.lock", "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-    with held("user10"), started(site, "import", "users-oath", str(file)) as process:
-        until(lambda: in_place(site) == 10, "the records before user10 are written")
-        with held("user0"):
+    manifest = site.store / ".import" / "manifest"
+    with held(site, "user10"), started(site, "import", "users-oath", str(file)) as process:
+        until(lambda: in_place(site) == 10, "all records before user10 are in place")
+        assert appends_to(process.pid, manifest)
+        with held(site, "user0"):
             process.send_signal(signal.SIGINT)
-            until(lambda: has_open(process.pid, site.store / "user0.lock"), "the roll-back waits for user0")
+            until(lambda: not appends_to(process.pid, manifest), "the roll-back waits for user0")
             process.send_signal(signal.SIGINT)
             _, said = process.communicate(timeout=60)
     assert process.returncode == 130

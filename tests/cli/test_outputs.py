@@ -199,7 +199,7 @@ def test_root_writes_to_a_folder_closed_to_the_stores_owner(site: Site) -> None:
 
 @as_root
 def test_a_command_without_an_output_file_drops_root_permanently(site: Site) -> None:
-    os.chown(site.store, 65534, 65534)
+    site.give_to(65534)
     script = f"""
 import os
 from argparse import Namespace

@@ -11,6 +11,7 @@ from pam_totp.core.policy import Policy
 from pam_totp.core.record import RecordError, UserRecord
 from pam_totp.core.secretfile import parse, serialize
 from pam_totp.core.settings import SettingsError, Site, parse_arguments, parse_site, settings
+from pam_totp.core.slots import BLOCK, decode, encode, new_file
 from pam_totp.core.verify import Outcome, verify
 from pam_totp.pam.pam_handle import ProtocolError, parse_hello
 from pam_totp.store import StoreError
@@ -40,6 +41,20 @@ def secret_file(data: bytes) -> None:
         _one_line(e)
         return
     assert serialize(record) == data
+
+
+def slots(data: bytes) -> None:
+    """A file that is read has the slot in force, as it is written."""
+    try:
+        found = decode(data)
+    except RecordError as e:
+        _one_line(e)
+        return
+    if found.size:
+        start = found.current * found.size
+        assert data[start : start + found.size] == encode(found.sequence, found.document, found.size)
+    else:
+        assert data == found.document
 
 
 def site_file(data: bytes) -> None:
@@ -113,6 +128,7 @@ def google_authenticator(data: bytes) -> None:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "secret-file": secret_file,
+    "slots": slots,
     "site-file": site_file,
     "arguments": arguments,
     "answer": answer,
@@ -123,6 +139,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 }
 SEEDS: dict[str, list[bytes]] = {
     "secret-file": [serialize(OWNER), serialize(UserRecord(user="bob"))],
+    "slots": [new_file(serialize(OWNER), BLOCK), encode(8, b"{}", BLOCK) + encode(7, b"[]", BLOCK), b"{}"],
     "site-file": [
         b'[policy]\nlook_ahead = 5\n[service.sshd]\nprompt = "Code: "\necho = true\n[clients]\nwww-data = "web"\n'
     ],

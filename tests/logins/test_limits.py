@@ -13,13 +13,13 @@ import pytest
 from pam_totp.core.answer import Answer
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import UserRecord
-from pam_totp.core.secretfile import serialize
 from pam_totp.core.verify import verify
 from pam_totp.operations.authenticate import decide
 from pam_totp.pam.grace import granted
 from pam_totp.store import StoreError
 from pam_totp.store.file import FileStore
 from tests.conftest import as_root
+from tests.core.stores import enrol
 from tests.support.pamconf import Result
 from tests.support.site import Site, codes, fob
 from tests.torture.places import FOLDERS
@@ -74,14 +74,11 @@ def in_memory() -> Iterator[Path]:
 
 def test_no_file_size_limit_accepts_a_code_but_fails_to_count_a_failure(in_memory: Path) -> None:
     """A wrong answer makes the record longer than a right answer does, since it adds the time of the first failure."""
-    old = serialize(UserRecord(user="alice", tokens=(fob(5, last_used=NOW - 60),)))
-    path = in_memory / "alice.json"
     recorded = set()
-    for size in (*range(len(old) - 3, len(old) + 300, 3), 4095, 4096, 65536):
+    for size in (*range(4096 + 300, 4096 + 1500, 30), 4095, 4096, 4097, 8191, 8192, 65536):
         could = set()
         for answer in ("000000", codes(5), codes(4)):
-            path.write_bytes(old)
-            path.chmod(0o600)
+            enrol(in_memory, tokens=(fob(5, last_used=NOW - 60),))
             could.add(answered(in_memory, answer, size))
         assert len(could) == 1, f"with {size} bytes a file, all answers can be recorded, or none"
         recorded |= could
@@ -120,9 +117,8 @@ def test_the_limits_of_the_caller_are_lifted(site: Site, hard: bool) -> None:
 @pytest.mark.parametrize("size", [0, 500, 100_000])
 def test_the_work_for_an_unknown_user_needs_the_same_file_size(tmp_path: Path, size: int) -> None:
     tmp_path.chmod(0o700)
-    path = tmp_path / "alice.json"
-    path.write_bytes(serialize(UserRecord(user="alice", tokens=(fob(),))))
-    path.chmod(0o600)
+    enrol(tmp_path)
+    FileStore(str(tmp_path)).prepare()
 
     def for_an_unknown_user() -> bool:
         limited(size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import resource
 import signal
@@ -25,6 +24,7 @@ from pam_totp.pam.listening import ServiceError
 from pam_totp.pam.listening import listening as listening_at
 from pam_totp.pam.pam_handle import PAM_AUTH_ERR, PAM_SUCCESS
 from tests.conftest import as_root
+from tests.core.stores import holding
 from tests.support.pamconf import Result, Shown
 from tests.support.site import ME, PATIENCE, TREE, UNPRIVILEGED_UID, Site, codes, until
 
@@ -371,7 +371,7 @@ def test_a_service_that_ends_does_not_unlink_a_successors_socket(site: Site) -> 
 @as_root
 def test_a_service_that_cannot_read_the_store_does_not_start(site: Site) -> None:
     """If the service started, every login would be refused, and the mistake would show only then."""
-    os.chown(site.store, UNPRIVILEGED_UID, UNPRIVILEGED_UID)
+    site.give_to(UNPRIVILEGED_UID)
     done = site.command("serve", "--socket", site.socket)
     remedy = "runuser -u nobody -- pam-totp serve ..."
     said = f"{site.store} belongs to nobody: that account must run the service ({remedy})"
@@ -404,8 +404,7 @@ def _takes(site: Site) -> bool:
 
 def test_a_held_lock_is_awaited_until_a_limit_then_unavailable(site: Site, way: str) -> None:
     site.enrol()
-    lock = os.open(site.store / f"{ME}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = holding(site.store, f"{ME}.record")
     try:
         assert site.login(codes(0)).result is Result.AUTHINFO_UNAVAIL
     finally:

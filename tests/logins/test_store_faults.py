@@ -68,7 +68,7 @@ def test_a_damaged_secret_file_is_refused_logged_and_unchanged(site: Site, way: 
         status.st_mtime_ns,
     )
     if way == "socket":
-        assert site.log.has("error", f"user={ME}", f"{ME}.json")
+        assert site.log.has("error", f"user={ME}", f"{ME}.record")
         assert not site.log.has("GEZDGNBV"), "the log contains no secret"
 
 
@@ -97,7 +97,7 @@ def test_a_missing_store_folder_is_unavailable_not_unenrolled(site: Site, obeyed
 @as_root
 def test_the_helper_of_root_becomes_the_owner_of_the_folder(site: Site) -> None:
     site.configure()
-    os.chown(site.store, UNPRIVILEGED_UID, UNPRIVILEGED_UID)
+    site.give_to(UNPRIVILEGED_UID)
     site.enrol()
     assert site.gets_in(codes(0))
     assert {(p.stat().st_uid, p.stat().st_gid) for p in site.store.iterdir()} == {(UNPRIVILEGED_UID, UNPRIVILEGED_UID)}
@@ -115,4 +115,4 @@ def test_no_user_name_leaves_the_store(site: Site, way: str, name: str | bytes) 
     before = sorted(p for p in site.folder.rglob("*") if site.store not in p.parents)
     assert site.login(codes(0), user=user).result in (Result.AUTH_ERR, Result.AUTHINFO_UNAVAIL)
     assert sorted(p for p in site.folder.rglob("*") if site.store not in p.parents) == before
-    assert list(site.store.iterdir()) == []
+    assert site.files() == set()

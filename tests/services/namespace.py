@@ -27,9 +27,12 @@ import pexpect
 
 from pam_totp.core.record import HotpToken, Token, UserRecord
 from pam_totp.core.secretfile import parse, serialize
+from pam_totp.core.slots import decode, new_file, slot_size
+from pam_totp.store.decoys import FOLDER as DECOYS
+from pam_totp.store.file import LOCK
 from tests.services.terminal import Syslog, Talk
 from tests.support import etc
-from tests.support.site import PATIENCE, TREE, fob, until
+from tests.support.site import PATIENCE, TREE, fob, make_decoys, until
 
 ACCOUNTS = {"pam_totp": 54000, "alice": 54001, "bob": 54002, "carol": 54003}
 STORE = "/var/lib/pam_totp"
@@ -118,7 +121,7 @@ class Machine:
         self.log = Syslog(self.path("/dev/log"))
         self._furnish()
         self.path(STORE).mkdir(mode=0o700)
-        self.own(STORE, "pam_totp")
+        self.make_decoys()
         self.path("/run/pam_totp").mkdir()
         self.own("/run/pam_totp", "pam_totp")
 
@@ -176,24 +179,31 @@ class Machine:
 
     def enrol(self, user: str, *tokens: Token, **fields: Any) -> None:
         """Write the record of `user`, by default with one HOTP token that has the key of RFC 4226."""
-        self.put(f"{STORE}/{user}.json", "pam_totp", UserRecord(user=user, tokens=tokens or (fob(),), **fields))
+        self.put(f"{STORE}/{user}.record", "pam_totp", UserRecord(user=user, tokens=tokens or (fob(),), **fields))
 
     def put(self, path: str, owner: str, record: UserRecord) -> None:
-        self.write(path, serialize(record), 0o600)
+        self.write(path, new_file(serialize(record), slot_size(record)), 0o600)
         self.own(path, owner)
 
     def record(self, user: str, path: str | None = None) -> UserRecord:
-        return parse(self.path(path or f"{STORE}/{user}.json").read_bytes())
+        return parse(decode(self.path(path or f"{STORE}/{user}.record").read_bytes()).document)
 
     def counter(self, user: str, path: str | None = None) -> int:
         token = self.record(user, path).tokens[0]
         assert isinstance(token, HotpToken)
         return token.counter
 
+    def make_decoys(self) -> None:
+        """Make the lock file and the decoys of the store, and give it to its account."""
+        make_decoys(self.path(STORE))
+        for path in (self.path(STORE), *self.path(STORE).rglob("*")):
+            os.chown(path, ACCOUNTS["pam_totp"], ACCOUNTS["pam_totp"])
+
     def reset(self) -> None:
         """Empty the store and the log, and remove the site file."""
         for file in self.path(STORE).iterdir():
-            file.unlink()
+            if file.name not in (LOCK, DECOYS):
+                file.unlink()
         self.path("/etc/pam_totp.toml").unlink(missing_ok=True)
         self.log.clear()
 

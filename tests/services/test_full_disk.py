@@ -1,4 +1,4 @@
-"""Test of a full or read-only disk: a login does not reveal which users are enrolled, or with which tokens."""
+"""On a full disk codes are accepted once, by sudo and sshd too. A user sees no sign of which users are enrolled."""
 
 from __future__ import annotations
 
@@ -6,23 +6,30 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.logins.test_full_disk import ANSWERS, USERS
-from tests.services.namespace import STORE, Machine
+from tests.logins.test_full_disk import ANSWERS, RECOVERY, USERS
+from tests.services.namespace import STORE, Machine, Sshd
+from tests.support.site import codes
+from tests.torture.images import fill
+
+CODE = "One-time code: "
+RIGHT = {codes(0), codes(0, 2), RECOVERY}  # for some of the users
 
 
 @pytest.fixture(params=["full", "read-only"])
 def spoiled(request: pytest.FixtureRequest, machine: Machine) -> Iterator[str]:
-    """Put the store on a small disk that becomes full or read-only after one refusal of each user."""
-    made = machine.run("mount", "-t", "tmpfs", "-o", "size=128k,mode=0700,uid=54000,gid=54000", "private", STORE)
+    """The store on its own small disk, which is full or read-only after one refusal of each user."""
+    made = machine.run("mount", "-t", "tmpfs", "-o", "size=2m,mode=0700,uid=54000,gid=54000", "private", STORE)
     assert made.returncode == 0, made.stderr
     try:
+        machine.make_decoys()
         machine.stack("demo", machine.module_line())
         for name, record in USERS.items():
-            machine.put(f"{STORE}/{name}.json", "pam_totp", record)
+            machine.put(f"{STORE}/{name}.record", "pam_totp", record)
+        machine.enrol("alice")
         for name in (*USERS, "no-such-user"):
             seen(machine, name, "777777")
         if request.param == "full":
-            machine.run("dd", "if=/dev/zero", f"of={STORE}/.fill", "bs=4096")
+            fill(machine.path(STORE))
         else:
             machine.run("mount", "-o", "remount,ro", STORE)
         yield request.param
@@ -35,8 +42,28 @@ def seen(machine: Machine, user: str, answer: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_all_answers_that_cannot_be_recorded_look_alike(machine: Machine, spoiled: str) -> None:
+def test_all_refusals_look_alike(machine: Machine, spoiled: str) -> None:
     for answer in ANSWERS:
+        if spoiled == "full" and answer in RIGHT:
+            continue
         all_seen = {name: seen(machine, name, answer) for name in (*USERS, "no-such-user")}
         assert len(set(all_seen.values())) == 1, (answer, all_seen)
         assert all_seen["one-token"][0] != 0
+
+
+@pytest.mark.parametrize("spoiled", ["full"], indirect=True)
+def test_sudo_and_sshd_accept_a_code_once_on_a_full_disk(
+    machine: Machine, sshd: Sshd, spoiled: str, way_there: str
+) -> None:
+    for service in ("sudo", "sshd"):
+        machine.stack(service, machine.module_line(way=way_there))
+    status, shown = machine.talk("sudo", "id", "-un", user="alice").asks(CODE).says(codes(0)).ends()
+    assert (status, shown.strip()) == (0, "root")
+    status, shown = sshd.ssh().asks(CODE).says(codes(1)).ends()
+    assert (status, "in as alice" in shown) == (0, True)
+    status, shown = sshd.ssh("alice", "NumberOfPasswordPrompts=1").asks(CODE).says(codes(1)).ends()
+    assert status == 255, shown
+    talk = machine.talk("sudo", "id", "-un", user="alice").asks(CODE).says("000000").asks(CODE).says(codes(2))
+    assert talk.ends()[0] == 0, "a wrong code is counted, and the next one is accepted"
+    assert machine.record("alice").failures == 1
+    assert machine.counter("alice") == 3

@@ -33,10 +33,10 @@ def test_a_user_may_authenticate_themselves(machine: Machine) -> None:
 
 
 def test_a_user_may_not_authenticate_as_another_user(machine: Machine) -> None:
-    before = machine.path("/var/lib/pam_totp/alice.json").read_bytes()
+    before = machine.path("/var/lib/pam_totp/alice.record").read_bytes()
     assert not unlock(machine, "alice", codes(0), caller="bob")
     machine.log.wait_for("refused user=alice reason=not-yours-to-ask uid=54002")
-    assert machine.path("/var/lib/pam_totp/alice.json").read_bytes() == before
+    assert machine.path("/var/lib/pam_totp/alice.record").read_bytes() == before
     assert not unlock(machine, "root", codes(0)), "alice may not ask for root"
 
 
@@ -45,7 +45,7 @@ def test_an_ordinary_caller_cannot_change_the_policy(machine: Machine) -> None:
     machine.enrol("bob")
     assert not unlock(machine, "alice", codes(50)), "the argument look_ahead is ignored"
     assert unlock(machine, "alice", codes(10)), "the arguments lock_after and user are ignored"
-    machine.path("/var/lib/pam_totp/alice.json").unlink()
+    machine.path("/var/lib/pam_totp/alice.record").unlink()
     assert not unlock(machine, "alice", codes(11)), "the argument nullok is ignored"
 
 

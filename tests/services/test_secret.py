@@ -11,6 +11,7 @@ import pytest
 
 from pam_totp.core.record import UserRecord
 from pam_totp.core.secretfile import parse, serialize
+from pam_totp.core.slots import decode
 from tests.support.pamconf import Result, login, service
 from tests.support.site import ME, MODULE, Site, codes, fob
 
@@ -35,7 +36,9 @@ def test_a_code_is_accepted_once_and_the_file_remains_private(site: Site, file: 
     write(file)
     assert site.gets_in(codes(0))
     assert not site.gets_in(codes(0))
-    assert parse(file.read_bytes()).tokens == (fob(1, last_used=parse(file.read_bytes()).tokens[0].last_used),)
+    assert parse(decode(file.read_bytes()).document).tokens == (
+        fob(1, last_used=parse(decode(file.read_bytes()).document).tokens[0].last_used),
+    )
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert sorted(os.listdir(file.parent)) == sorted([file.name, file.name + ".lock"])
 

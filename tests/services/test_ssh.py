@@ -135,11 +135,11 @@ def test_a_code_is_accepted_once(machine: Machine, sshd: Sshd, way_there: str) -
 def test_ctrl_c_at_the_prompt_leaves_no_failure_and_no_lock(machine: Machine, sshd: Sshd, way_there: str) -> None:
     machine.stack("sshd", machine.module_line(way=way_there))
     machine.enrol("alice")
-    before = machine.path("/var/lib/pam_totp/alice.json").read_bytes()
+    before = machine.path("/var/lib/pam_totp/alice.record").read_bytes()
     talk = sshd.ssh().asks(CODE).presses_ctrl_c()
     assert talk.ends()[0] != 0
     machine.log.wait_for("pam_totp(sshd:auth)", "error", "closed")
-    assert machine.path("/var/lib/pam_totp/alice.json").read_bytes() == before
+    assert machine.path("/var/lib/pam_totp/alice.record").read_bytes() == before
     assert is_in(sshd.ssh().asks(CODE).says(codes(0))), "the next login gets the lock"
 
 
@@ -163,8 +163,8 @@ def test_an_unknown_user_sees_what_a_wrong_code_shows(machine: Machine, sshd: Ss
     assert unenrolled.replace("bob@", "alice@") == known
     assert unknown.replace("mallory@", "alice@") == known
     machine.log.wait_for("refused user=mallory reason=not-enrolled")
-    assert sorted(f.name for f in machine.path("/var/lib/pam_totp").iterdir() if f.name.endswith(".json")) == [
-        "alice.json"
+    assert sorted(f.name for f in machine.path("/var/lib/pam_totp").iterdir() if f.name.endswith(".record")) == [
+        "alice.record"
     ]
 
 
@@ -172,10 +172,10 @@ def test_root_is_refused_and_nothing_is_counted(machine: Machine, sshd: Sshd, wa
     """With `PermitRootLogin no`, sshd replaces root's answer with \\b\\n\\r\\177INCORRECT."""
     machine.stack("sshd", machine.module_line(way=way_there))
     machine.enrol("root")
-    before = machine.path("/var/lib/pam_totp/root.json").read_bytes()
+    before = machine.path("/var/lib/pam_totp/root.record").read_bytes()
     refused(sshd, "root", codes(0))
     machine.log.wait_for("refused user=root reason=malformed")
-    assert machine.path("/var/lib/pam_totp/root.json").read_bytes() == before
+    assert machine.path("/var/lib/pam_totp/root.record").read_bytes() == before
 
 
 def test_a_token_out_of_step_returns_by_two_codes_in_one_answer(machine: Machine, sshd: Sshd, way_there: str) -> None:

@@ -78,11 +78,11 @@ def test_sudo_refuses_after_three_wrong_answers(machine: Machine, way_there: str
 
 def test_ctrl_c_at_the_sudo_prompt_leaves_no_failure_and_no_lock(machine: Machine, way_there: str) -> None:
     machine.stack("sudo", machine.module_line(way=way_there))
-    before = machine.path("/var/lib/pam_totp/alice.json").read_bytes()
+    before = machine.path("/var/lib/pam_totp/alice.record").read_bytes()
     status, _ = sudo(machine).asks(CODE).interrupts()
     assert status != 0
     machine.log.wait_for("pam_totp(sudo:auth): refused user=alice reason=no-answer")
-    assert machine.path("/var/lib/pam_totp/alice.json").read_bytes() == before
+    assert machine.path("/var/lib/pam_totp/alice.record").read_bytes() == before
     assert sudo(machine).asks(CODE).says(codes(0)).ends()[0] == 0, "the next login gets the lock"
 
 
@@ -135,7 +135,7 @@ def test_sudo_never_gets_grace(machine: Machine, way_there: str) -> None:
 
 def test_an_unenrolled_user_is_prompted_and_refused_like_an_enrolled_one(machine: Machine, way_there: str) -> None:
     machine.stack("sudo", machine.module_line(way=way_there))
-    machine.path("/var/lib/pam_totp/alice.json").unlink()
+    machine.path("/var/lib/pam_totp/alice.record").unlink()
     talk = sudo(machine).asks(CODE).says(codes(0)).asks(CODE)
     assert "Sorry, try again." in talk.before
     assert talk.interrupts()[0] == 1

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from pam_totp.core.oath import hotp
-from pam_totp.core.record import HotpToken, Token, TotpToken, UserRecord
+from pam_totp.core.record import UNKNOWN_USER, HotpToken, Token, TotpToken, UserRecord
 from pam_totp.core.secretfile import parse, serialize
+from pam_totp.core.slots import BLOCK, decode, encode, new_file, slot_size
+from pam_totp.store.decoys import COUNT as DECOY_COUNT
+from pam_totp.store.decoys import FOLDER as DECOYS
 from tests.support.pamconf import Answer, Login, Result, Shown, login, service
 
 TREE = Path(__file__).resolve().parent.parent.parent
@@ -66,6 +69,7 @@ class Site:
         folder.chmod(0o755)  # some tests use other accounts, but pytest creates folders with mode 0700
         self.store = folder / "store"
         self.store.mkdir(0o700)
+        make_decoys(self.store)
         self.confdir = folder / "pam.d"
         self.confdir.mkdir()
         self.socket = folder / "socket"
@@ -108,19 +112,28 @@ class Site:
     # The records
 
     def path(self, user: str = ME) -> Path:
-        return self.store / f"{user}.json"
+        return self.store / f"{user}.record"
 
     def enrol(self, *tokens: Token, user: str = ME, **fields: Any) -> None:
         """Write the record of `user`. Without `tokens`, it has a HOTP token with RFC 4226's key."""
         record = UserRecord(user=user, tokens=tokens or (fob(),), **fields)
-        self.path(user).write_bytes(serialize(record))
+        self.path(user).write_bytes(new_file(serialize(record), slot_size(record)))
         self.path(user).chmod(0o600)
         owner = self.store.stat()
         if os.geteuid() == 0:
             os.chown(self.path(user), owner.st_uid, owner.st_gid)
 
+    def give_to(self, uid: int) -> None:
+        """Change the owner of the store and of all that is in it."""
+        for path in (self.store, *self.store.rglob("*")):
+            os.chown(path, uid, uid)
+
+    def files(self) -> set[str]:
+        """Return the names in the store, without the lock file and the folder of the decoys."""
+        return set(os.listdir(self.store)) - {".lock", DECOYS}
+
     def record(self, user: str = ME) -> UserRecord:
-        return parse(self.path(user).read_bytes())
+        return parse(decode(self.path(user).read_bytes()).document)
 
     def counter(self, user: str = ME) -> int:
         token = self.record(user).tokens[0]
@@ -160,6 +173,18 @@ class Site:
         done = self.command(words[0], "--json", *words[1:], stdin=stdin)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
+
+
+def make_decoys(store: Path) -> None:
+    """Make the lock file and the decoys, as `FileStore.prepare` does, but without a wait for the disk."""
+    (store / ".lock").touch(0o600)
+    (store / DECOYS).mkdir(0o700)
+    document = serialize(UNKNOWN_USER.with_token(phone()))
+    content = encode(1, document, BLOCK) + encode(2, document, BLOCK)
+    for number in range(DECOY_COUNT):
+        path = store / DECOYS / f"{number:02}"
+        path.write_bytes(content)
+        path.chmod(0o600)
 
 
 def fob(counter: int = 0, **fields: Any) -> HotpToken:

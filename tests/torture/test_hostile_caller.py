@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pam_totp.core.record import HotpToken
+from pam_totp.store.decoys import FOLDER as DECOYS
 from tests.services.namespace import HELPER, RELAY, STORE, Machine
 from tests.support.site import codes
 from tests.torture.hostile import ATTACKS, TRAP
@@ -75,12 +76,10 @@ def gets_in(machine: Machine, program: str, attack: str, answer: str) -> bool:
 
 def in_order(machine: Machine, user: str) -> None:
     """Check the names, modes and owners of the files in the store, and that the next login of `user` succeeds."""
-    assert {p.name for p in machine.path(STORE).iterdir()} <= {
-        f"{u}.{s}" for u in ("alice", "bob") for s in ("json", "lock")
-    }
-    for path in machine.path(STORE).iterdir():
+    assert {p.name for p in machine.path(STORE).iterdir()} <= {"alice.record", "bob.record", ".lock", DECOYS}
+    for path in machine.path(STORE).rglob("*"):
         status = path.stat()
-        assert (status.st_mode & 0o777, status.st_uid) == (0o600, 54000), path
+        assert (status.st_mode & 0o777, status.st_uid) == (0o700 if path.is_dir() else 0o600, 54000), path
     program = "sudo" if user == "alice" else "su"
     assert gets_in(machine, program, "nothing", codes(counter(machine, user), 3))
 

@@ -7,7 +7,7 @@ starts it. The peak of this process is too large for that.
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -61,7 +61,7 @@ def commands(report: Says, store: Path, users: int, folder: Path) -> None:
     tenth = folder / "tenth"
     tenth.mkdir(mode=0o700)
     for i in range(sizes[0]):
-        os.link(store / f"user{i}.json", tenth / f"user{i}.json")
+        shutil.copy2(store / f"user{i}.record", tenth / f"user{i}.record")
     figures: dict[str, list[Run]] = {}
     for size, place in zip(sizes, (tenth, store), strict=True):
         for name, words in _commands(place, size, folder):

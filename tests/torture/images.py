@@ -1,0 +1,73 @@
+"""File systems in images, mounted in the mount namespace of a child: ext4 and xfs as hosts have them, and tmpfs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.torture.private import mount
+
+MIB = 1 << 20
+SIZES = {"ext4": 24 * MIB, "xfs": 320 * MIB}  # mkfs.xfs makes none below 300 MiB
+OPTIONS = {"ext4": ("-q", "-m", "0", "-N", "1024"), "xfs": ("-q",)}
+SYSTEMS = ["tmpfs", *(name for name in SIZES if shutil.which(f"mkfs.{name}"))]
+
+
+def mounted(system: str, image: Path, folder: Path) -> None:
+    """Make a file system in `image`, and mount it on `folder`, as root's and with mode 0700."""
+    if system == "tmpfs":
+        mount("-t", "tmpfs", "-o", "size=2m,nr_inodes=120,mode=0700", "private", str(folder))
+        return
+    with open(image, "wb") as file:
+        file.truncate(SIZES[system])
+    subprocess.run([f"mkfs.{system}", *OPTIONS[system], str(image)], check=True, capture_output=True)
+    mount("-o", "loop", str(image), str(folder))
+    shutil.rmtree(folder / "lost+found", ignore_errors=True)
+    folder.chmod(0o700)
+
+
+def fill(folder: Path) -> None:
+    """Use up every block, as root, to the last one. Then no inode and no directory entry that needs a block is left."""
+    file = os.open(folder / "ballast", os.O_WRONLY | os.O_CREAT, 0o600)
+    end = 0
+    for size in (64 * MIB, 4 * MIB, MIB, 65_536, 4096):
+        while _fits(lambda: os.posix_fallocate(file, end, size)):  # noqa: B023  called at once
+            end += size
+    os.close(file)
+    number = 0
+    while _fits(lambda: (folder / f"ballast{number}").write_bytes(b"x" * 4096)):  # noqa: B023
+        number += 1
+    os.sync()
+    while not is_full(folder):  # xfs gives back what it had allocated ahead
+        os.sync()
+
+
+def is_full(folder: Path) -> bool:
+    """Return True if not one more block can be written. Reserves of the file system do not count."""
+    with open(folder / "ballast", "ab", buffering=0) as ballast:
+        return not _fits(lambda: ballast.write(b"x" * 4096))
+
+
+def use_up_inodes(folder: Path) -> None:
+    number = 0
+    while _fits((folder / f"ballast{number}").touch):
+        number += 1
+    assert number > 0
+
+
+def _fits(work: object) -> bool:
+    assert callable(work)
+    try:
+        work()
+    except OSError as e:
+        assert e.errno == errno.ENOSPC, e
+        return False
+    return True
+
+
+def make_room(folder: Path) -> None:
+    for ballast in folder.glob("ballast*"):
+        ballast.unlink()

@@ -1,0 +1,55 @@
+"""Tests of an upgrade from version 1: no user passes without a code, and no user is lost, on a full disk too."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.conftest import with_mounts
+from tests.core.stores import enrol_1
+from tests.support.pamconf import Result
+from tests.support.site import ME, Site, codes
+from tests.torture.images import SYSTEMS, fill, make_room, mounted
+from tests.torture.private import in_mount_namespace
+
+
+def enrol_in_version_1(site: Site) -> None:
+    path = enrol_1(site.store, ME)
+    if os.geteuid() == 0:
+        os.chown(path, site.store.stat().st_uid, site.store.stat().st_gid)
+
+
+def test_a_user_of_version_1_is_asked_for_a_code_under_nullok(site: Site, way: str) -> None:
+    site.configure("demo", "nullok", way=way)
+    enrol_in_version_1(site)
+    assert site.login("000000").result is Result.AUTH_ERR
+    assert site.files() == {f"{ME}.record"}
+    assert site.login(codes(0)).result is Result.SUCCESS
+    assert site.login(codes(0)).result is Result.AUTH_ERR
+
+
+@with_mounts
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_on_a_full_disk_an_upgrade_lets_no_user_in_without_a_code(site: Site, way: str, system: str) -> None:
+    site.stop()
+
+    def work() -> None:
+        mounted(system, site.folder / "image", site.store)
+        enrol_in_version_1(site)
+        fill(site.store)
+        if way == "socket":
+            site.start()
+        site.configure("demo", "nullok", way=way)
+        try:
+            for answer in (codes(0), "000000"):
+                assert site.login(answer).result is Result.AUTHINFO_UNAVAIL
+            assert site.files() - {f"{ME}.json"} == {name for name in site.files() if name.startswith("ballast")}
+            make_room(site.store)
+            assert site.login(codes(0)).result is Result.SUCCESS
+            assert site.login(codes(0)).result is Result.AUTH_ERR
+            assert site.files() == {f"{ME}.record"}
+        finally:
+            site.stop()
+
+    in_mount_namespace(work)
