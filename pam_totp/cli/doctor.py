@@ -23,7 +23,7 @@ def add_to(commands: Commands) -> None:
         store=False,
     )
     parser.add_argument("service", nargs="*", help="services to check (default: all that use the module)")
-    parser.add_argument("--repair", action="store_true", help="first mend what is out of order in the stores")
+    parser.add_argument("--repair", action="store_true", help="repair the stores first")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,23 +31,23 @@ def run(args: argparse.Namespace) -> int:
     from pam_totp.system.doctor.context import Context
     from pam_totp.system.machine import Machine
     from pam_totp.system.pamd.findings import errors
-    from pam_totp.system.upkeep import mend
+    from pam_totp.system.upkeep import repair
 
     machine = Machine()
     services = args.service or machine.services_with_module()
-    mended: list[str] = []
+    repaired: list[str] = []
     if args.repair:
         for folder in filter(os.path.isdir, Context(machine, services).stores()):
-            done, failed = mend(folder)
-            mended += [f"{folder}: {what}" for what in done]
-            if failed:
-                raise CommandError(f"{folder}: not mended: {'; '.join(failed)}", OUT_OF_REACH)
+            done, errors_of_repair = repair(folder)
+            repaired += [f"{folder}: {text}" for text in done]
+            if errors_of_repair:
+                raise CommandError(f"{folder}: not repaired: {'; '.join(errors_of_repair)}", OUT_OF_REACH)
     findings = checks.examine(Context(machine, services))
     if args.json:
-        print_json({"services": services, "mended": mended, "findings": [asdict(finding) for finding in findings]})
+        print_json({"services": services, "repaired": repaired, "findings": [asdict(finding) for finding in findings]})
     else:
-        for what in mended:
-            print(f"mended: {what}")
+        for text in repaired:
+            print(f"repaired: {text}")
         for finding in findings:
             print(f"{finding.severity}: {finding.what}\n    {finding.remedy}")
         what = f"services: {', '.join(services)}" if services else "no service asks for a code yet"

@@ -1,14 +1,14 @@
-"""The secret file, version 2: two slots, one of which holds the record.
+"""The secret file of version 2, which has two slots.
 
 Rules:
-1. The slots have equal sizes, a multiple of 4096 bytes: writing one of them cannot damage the other.
-2. A slot is a header line, a document and padding. An empty slot is padding alone. Both have one encoding.
+1. Both slots have the same size, a multiple of 4096 bytes. So a write to one slot cannot damage the other slot.
+2. A slot is a header line, a document and padding. An empty slot is padding alone. Each slot has exactly one encoding.
 3. The header has the version, the sequence number, the length of the document, and the CRC-32 of the rest of the slot.
-4. The record is the document of the valid slot with the higher sequence number. The next one goes to the other slot.
-5. Two slots with one sequence number and different documents are refused.
-6. So a slot that was written in part is not valid, and the record is the older one.
+4. The current slot is the valid slot with the higher sequence number. Its document is the record.
+5. A new document is written to the other slot. A torn write makes that slot invalid, and the record stays the same.
+6. Two slots with the same sequence number and different documents are refused.
 7. A slot has room for every document that logins can make of the record.
-8. A file that begins with `{` is of version 1: one document, and no slots.
+8. A file that begins with `{` has version 1: it is a document without slots.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _EMPTY = (0, b"")  # sequence number and document of an empty slot
 
 
 class Slots(Value):
-    """The content of a secret file. `size` is that of each slot in bytes, 0 for version 1.
+    """The content of a secret file.
 
-    `document` is that of the record, in slot `current` with number `sequence`. `other` is the document of the other
-    slot: empty for an empty slot, None for a damaged one.
+    `document` is the record, from slot `current` with the number `sequence`. `size` is the size of each slot in bytes,
+    or 0 for version 1. `other` is the document of the other slot, empty for an empty slot and None for a damaged slot.
     """
 
     document: bytes
@@ -42,41 +42,41 @@ class Slots(Value):
     other: bytes | None = b""
 
     def has_room(self, document: bytes) -> bool:
-        """Return True if a slot has room for `document`, whatever its number."""
+        """Return True if a slot has room for `document` with any sequence number."""
         return len(document) + MAX_HEADER < self.size
 
     def next(self, document: bytes) -> tuple[int, bytes]:
-        """Return where to write a new document, in bytes from the start of the file, and the whole slot."""
+        """Return the next slot with `document`: its offset in the file in bytes, and its content."""
         return (1 - self.current) * self.size, encode(self.sequence + 1, document, self.size)
 
     def after(self, document: bytes) -> Slots:
-        """Return the slots once `document` is written as `next` tells."""
+        """Return the slots after the write of the next slot with `document`."""
         return self._replace(
             document=document, sequence=self.sequence + 1, current=1 - self.current, other=self.document
         )
 
 
 def slot_size(record: UserRecord) -> int:
-    """Return the size of a slot, in bytes, that has room for `record` and for all that logins can make of it."""
+    """Return the size in bytes of a slot that has room for `record`, and for each record that logins make of it."""
     longest = max(len(serialize(record)), len(serialize(record.longest())))
     return -(-(longest + MAX_HEADER + 1) // BLOCK) * BLOCK
 
 
 def new_file(document: bytes, size: int, sequence: int = 1) -> bytes:
-    """Return the content of a new file: a slot with the document, and an empty one."""
+    """Return the content of a new file: a slot with the document, and an empty slot."""
     return encode(sequence, document, size) + empty(size)
 
 
 def encode(sequence: int, document: bytes, size: int) -> bytes:
-    """Return a slot of `size` bytes. Raise RecordError if it has no room for the document."""
+    """Return a slot of `size` bytes. Raise RecordError if the document does not fit."""
     slot = _slot(sequence, document, size)
     if len(slot) > size:
-        raise RecordError(f"longer than its slot of {size} bytes")
+        raise RecordError(f"does not fit in a slot of {size} bytes")
     return slot
 
 
 def decode(data: bytes) -> Slots:
-    """Return the slots of a file with this content. Raise RecordError."""
+    """Return the slots of a file with the content `data`. Raise RecordError if they are invalid."""
     if data.startswith(b"{"):
         return Slots(document=data)
     size = len(data) // 2

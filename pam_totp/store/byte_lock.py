@@ -1,9 +1,9 @@
-"""A lock for each file name: one byte of one empty file.
+"""The lock of a file name: one byte of an empty file.
 
 Rules:
-1. The byte is at the first 62 bits of the SHA-256 of the name. So every name has a lock, and none leaves a file.
-2. The lock belongs to the open file (F_OFD_SETLK): it holds between threads too, and ends with the process.
-3. The lock file must still be the file of that name once it is locked. Otherwise another process locks a newer one.
+1. The offset of the byte is the first 62 bits of the SHA-256 of the name. So a lock of a name leaves no file.
+2. The lock belongs to the open file (F_OFD_SETLK). It works between threads, and the kernel releases it at exit.
+3. After it is locked, the lock file must still have its name. Otherwise, other processes lock a newer file.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from contextlib import suppress
 from hashlib import sha256
 
 from pam_totp.store import StoreError
-from pam_totp.store.secret_file import check_ours
+from pam_totp.store.secret_file import check_type_and_owner
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds between two tries for the lock
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds between two attempts
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
 def acquire(folder: int, lock_file: str, name: str, wait: float) -> int:
-    """Lock `name` within `wait` seconds. Return a descriptor: the lock ends when it is closed. Raise StoreError."""
+    """Lock `name` within `wait` seconds. Return a descriptor; closing it releases the lock. Raise StoreError."""
     start = int.from_bytes(sha256(name.encode()).digest()[:8], "big") >> 2
     byte = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0)
     for _ in _pauses(wait):
@@ -42,17 +42,17 @@ def acquire(folder: int, lock_file: str, name: str, wait: float) -> int:
 
 def _is_locked(folder: int, lock: int, lock_file: str, byte: bytes) -> bool:
     status = os.fstat(lock)
-    check_ours(status, lock_file)
-    if stat.S_IMODE(status.st_mode) != 0o600:  # it was created under another umask
+    check_type_and_owner(status, lock_file)
+    if stat.S_IMODE(status.st_mode) != 0o600:  # the umask was 0200 or stricter
         os.fchmod(lock, 0o600)
-    with suppress(BlockingIOError, FileNotFoundError):  # held by another process; deleted
+    with suppress(BlockingIOError, FileNotFoundError):  # another process holds the lock, or deleted the file
         fcntl.fcntl(lock, fcntl.F_OFD_SETLK, byte)
         return os.path.samestat(status, os.stat(lock_file, dir_fd=folder, follow_symlinks=False))
     return False
 
 
 def _pauses(wait: float) -> Iterator[None]:
-    """Pause between two tries, and end after `wait` seconds."""
+    """Yield before each attempt, until `wait` seconds have passed. Sleep between the attempts."""
     give_up, pause = time.monotonic() + wait, _FIRST_PAUSE
     yield
     while time.monotonic() <= give_up:

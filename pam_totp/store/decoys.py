@@ -1,9 +1,9 @@
-"""Decoys: records with random keys, of which one is written in place of the record of an unknown user.
+"""Decoys: secret files with random keys. An answer for an unknown user is written to a decoy.
 
 Rules:
-1. The decoy is chosen at random. It does not depend on the user name, and a held lock shows nothing about a name.
-2. Several processes may write one decoy at the same time. They write the same bytes, or the slots stay in order.
-3. A decoy has both slots filled, so that its writes cost the same as those of a record in use.
+1. The decoy is chosen at random, because a choice by user name would show which names share a decoy.
+2. Processes write a decoy without a lock. Two writes of the same sequence number write the same bytes.
+3. Both slots of a decoy are filled, so that a write costs the same as for a record in use.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from pam_totp.store.secret_file import create, exists, flush_all, read, write
 
 FOLDER = ".decoy"
 COUNT = 64
+_ATTEMPTS = 4  # a decoy that another process is writing can look damaged
 
 
-def use_one(folder: int) -> str | None:
-    """Do a login's work on one decoy. Return its name if it is missing or damaged, and so was not used."""
-    name = f"{FOLDER}/{os.urandom(1)[0] % COUNT:02}"
-    found = _read(folder, name)
-    if found is None:
-        return name
-    stored, record = found
-    write(folder, name, stored, serialize(record.refused_uncounted()))
-    return None
+def use(folder: int) -> bool:
+    """Do the work of a login on a random decoy. Return False if all that were tried are missing or damaged."""
+    for choice in os.urandom(_ATTEMPTS):
+        name = f"{FOLDER}/{choice % COUNT:02}"
+        found = _read(folder, name)
+        if found is not None:
+            stored, record = found
+            write(folder, name, stored, serialize(record.refused_uncounted()))
+            return True
+    return False
 
 
 def missing(folder: int) -> int:
@@ -38,12 +40,12 @@ def missing(folder: int) -> int:
 
 
 def are_made(folder: int) -> bool:
-    """Return True if `make` has run to its end."""
+    """Return True if `make` was completed."""
     return exists(folder, f"{FOLDER}/{COUNT - 1:02}")
 
 
 def make(folder: int) -> None:
-    """Make the decoys that are missing or damaged. The caller holds the lock of FOLDER."""
+    """Create the decoys that are missing or damaged. The caller holds the lock of FOLDER."""
     with suppress(FileExistsError):
         os.mkdir(FOLDER, 0o700, dir_fd=folder)
         os.chmod(FOLDER, 0o700, dir_fd=folder)  # under any umask

@@ -1,15 +1,16 @@
-"""The file store: `<user>.record` in one folder, as `core.slots` describes it.
+"""The file store: a folder with a file `<user>.record` for each user.
 
 Rules:
-1. The order of an update is: lock, read, decide, write, answer. `secret_file` makes the write durable.
-2. A login writes blocks that exist, for every user name, whatever the outcome. So a full disk locks no user out, and
-   does not show which name is enrolled or which code was right.
-3. The lock of a user is one byte of the file `.lock`. One process holds it, and not while a user is asked.
-4. For an unknown user, one of the decoys is written, chosen at random. Its lock is that of the user's own name.
-5. Only files of mode 0600 are read, in a folder of mode 0700. All belong to this process's account.
-6. Every user name is one file name, and no two names share one.
-7. A file `<user>.json` is a record of version 1. The first update converts it. With both, `.record` counts.
-8. A change of keys or texts leaves no removed key: it writes both slots.
+1. The order of an update is: lock, read, decide, write, answer. The write is durable before the answer.
+2. A login overwrites existing blocks, for every user name and every outcome. So a full disk locks no user out, and
+   does not show whether a name is enrolled or a code is right.
+3. The lock of a user is a byte of the file `.lock`. It is not held during a prompt.
+4. An unknown user has a lock, too. The write goes to a decoy.
+5. The folder has mode 0700, and each file has mode 0600. All belong to the account of this process.
+6. Every user name has one file name. Two user names never have the same file name.
+7. A file `<user>.json` has version 1. The first update converts it to `<user>.record`, and empties it. A service of
+   version 1 that still runs finds the empty file damaged, and denies. Without any file, `nullok` would let the user in.
+8. A change of tokens or recovery codes writes both slots, so that the file contains no removed key.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from pam_totp.core.secretfile import MAX_FILE, parse, serialize
 from pam_totp.core.slots import Slots, new_file, slot_size
 from pam_totp.store import DamagedFile, NotThere, R, StoreError, decoys
 from pam_totp.store.byte_lock import acquire
-from pam_totp.store.secret_file import create, exists, read, unlink, write
+from pam_totp.store.secret_file import create, empty_file, exists, read, unlink, write
 
 LOCK_WAIT = 5.0  # seconds
 LOCK = ".lock"  # the lock file
 _SILENCE = 60.0  # seconds
 _PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-"
-_MAX_NAME = 245  # bytes: NAME_MAX, less what this version and version 1 add around a name
+_MAX_NAME = 245  # bytes: NAME_MAX minus the prefixes and suffixes of both versions
 _SUFFIX, _SUFFIX_1 = ".record", ".json"  # of version 2 and of version 1
 JOURNAL = ".import"  # folder of `journal`
 
@@ -57,7 +58,7 @@ def file_name(user: str) -> str:
 
 
 class Warnings:
-    """Write problems that stop no login to the system's log: one a minute, so that no flood of logins fills it."""
+    """Write warnings to the system log: at most one per minute, so that many logins cannot fill the log."""
 
     def __init__(self) -> None:
         self._silent_until = 0.0  # monotonic seconds
@@ -77,8 +78,8 @@ to_syslog = Warnings()
 class FileStore:
     """The store in `folder`, an absolute path. Every call opens, checks and closes the folder.
 
-    `lock_wait` is in seconds. `warn` gets problems that stop no login. The methods from `file_of` to `locked` are for
-    this package.
+    `lock_wait` is in seconds. `warn` is called with a problem that a login does not report. The methods from `file_of`
+    to `locked` are for this package.
     """
 
     def __init__(self, folder: str, lock_wait: float = LOCK_WAIT, warn: Callable[[str], None] = to_syslog) -> None:
@@ -116,9 +117,8 @@ class FileStore:
 
     def update_decoy(self, user: str) -> None:
         with self.opened() as folder, self.locked(folder, self.file_of(user)):
-            unusable = decoys.use_one(folder)
-            if unusable is not None:
-                self._warn(f"{self.folder}/{unusable}: not found or damaged (run 'pam-totp doctor --repair')")
+            if not decoys.use(folder):
+                self._warn(f"{self.folder}/{decoys.FOLDER}: decoys are missing (run 'pam-totp doctor --repair')")
 
     def users(self) -> Iterator[str]:
         from urllib.parse import unquote_to_bytes  # imported here because logins do not need it
@@ -132,7 +132,7 @@ class FileStore:
                     yield unquote_to_bytes(stem).decode("utf-8", "surrogateescape")
 
     def prepare(self) -> None:
-        """Create the lock file and the decoys, as far as they do not exist."""
+        """Create the lock file and the decoys that do not exist."""
         with self.opened() as folder:
             self._prepare(folder)
 
@@ -140,40 +140,40 @@ class FileStore:
         """Return the name of the user's file in the folder. Raise StoreError."""
         return file_name(user) + _SUFFIX
 
-    def aside(self, name: str) -> str:
-        """Return the name under which a file is written before it gets its own. No user's file begins with a dot."""
+    def temporary(self, name: str) -> str:
+        """Return the name of the temporary file for the file `name`. File names of users do not begin with a dot."""
         return f".{name}"
 
     def peek(self, folder: int, name: str) -> Slots | None:
-        """Return what the file `name` holds, whose lock need not be held; None if there is no file."""
+        """Return the slots of the file `name`, or None if it does not exist. The caller need not hold the lock."""
         try:
             return self._find(folder, name)
-        except DamagedFile:  # perhaps it is being written
+        except DamagedFile:  # another process may be writing it
             with self.locked(folder, name):
                 return self.load(folder, name)
 
     def load(self, folder: int, name: str) -> Slots | None:
-        """Return what the file `name` holds, whose lock is held; None if there is no file."""
+        """Return the slots of the file `name`, or None if it does not exist. The caller holds the lock."""
         try:
             stored = self._find(folder, name)
         except DamagedFile:
-            if not unlink(folder, self.aside(name)):  # the second name that a killed process left
+            if not unlink(folder, self.temporary(name)):  # a killed process left it as a hard link of the file
                 raise
             stored = self._find(folder, name)
         if stored is not None and stored.other is None:
-            self._warn(f"{self.folder}/{name}: one of its slots is damaged; the other one is in force")
+            self._warn(f"{self.folder}/{name}: a slot is damaged (the other slot is used)")
         return stored
 
     def put(
         self, folder: int, name: str, stored: Slots | None, old: UserRecord, new: UserRecord, *, durably: bool = True
     ) -> None:
-        """Write `new` where `stored` with the record `old` was loaded, under the same lock.
+        """Write `new` in place of `old`, the record of `stored`. The caller has held the lock since `load`.
 
         Without `durably`, the file of a new user is not flushed.
         """
         document = serialize(new)
         if len(document) > MAX_FILE:
-            raise StoreError(f"{name}: would be larger than {MAX_FILE} bytes")
+            raise StoreError(f"{name}: the record must be at most {MAX_FILE} bytes")
         if stored is not None and old.lasting == new.lasting and stored.has_room(document):
             if stored.other == b"":
                 self._sweep(folder, name)
@@ -184,20 +184,21 @@ class FileStore:
         else:
             over = stored is not None and exists(folder, name)
             content = new_file(document, slot_size(new), 1 if stored is None else stored.sequence + 1)
-            create(folder, name, content, self.aside(name), over=over, durably=durably or stored is not None)
+            create(folder, name, content, self.temporary(name), over=over, durably=durably or stored is not None)
             self._sweep(folder, name)
             if not decoys.are_made(folder):
-                with suppress(OSError, StoreError):  # then an unknown user has none, and the log says so
+                with suppress(OSError, StoreError):  # the first login of an unknown user logs it
                     self._prepare(folder)
 
     def remove(self, folder: int, name: str) -> None:
-        """Delete the file `name`, whose lock is held. The caller flushes the folder."""
+        """Delete the file `name`. The caller holds the lock, and flushes the folder afterwards."""
         self._sweep(folder, name)
+        unlink(folder, self._version_1(name))
         unlink(folder, name)
 
     @contextmanager
     def opened(self) -> Iterator[int]:
-        """Yield the folder's descriptor, checked. An OSError in the block becomes a StoreError."""
+        """Open and check the folder, and yield its descriptor. Raise StoreError for an OSError in the block."""
         try:
             folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -210,7 +211,7 @@ class FileStore:
 
     @contextmanager
     def locked(self, folder: int, name: str) -> Iterator[None]:
-        """Hold the lock of the file `name`. Raise StoreError if it is not acquired in time."""
+        """Hold the lock of the file `name`. Raise StoreError if it was not acquired in time."""
         lock = acquire(folder, self._lock_name(), name, self._lock_wait)
         try:
             yield
@@ -224,20 +225,22 @@ class FileStore:
             raise StoreError(f"{self.folder}: its mode must be 0700")
 
     def _find(self, folder: int, name: str) -> Slots | None:
-        """Return what is stored. Without the lock, another process may convert the file between two looks."""
-        for there in (name, self._version_1(name), name):
+        """Return the slots of the file, or None. Try `name` again, because another process may convert version 1."""
+        for candidate in (name, self._version_1(name), name):
             with suppress(NotThere):
-                return read(folder, there)
+                return read(folder, candidate)
         return None
 
     def _require(self, folder: int, name: str) -> None:
-        if not any(exists(folder, there) for there in (name, self._version_1(name), name)):
+        if not any(exists(folder, candidate) for candidate in (name, self._version_1(name), name)):
             raise NotThere
 
     def _sweep(self, folder: int, name: str) -> None:
-        """Remove what killed processes and version 1 left of the file `name`."""
-        if sum(unlink(folder, left) for left in self._leftovers(name)):
+        """Delete temporary files and the lock file of version 1, and empty the file of version 1."""
+        if sum(unlink(folder, leftover) for leftover in self._leftovers(name)):
             os.fsync(folder)
+        if self._version_1(name) != name:
+            empty_file(folder, self._version_1(name))
 
     def _prepare(self, folder: int) -> None:
         with self.locked(folder, decoys.FOLDER):
@@ -251,7 +254,7 @@ class FileStore:
 
     def _leftovers(self, name: str) -> list[str]:
         stem = name.removesuffix(_SUFFIX)
-        return [self.aside(name), stem + _SUFFIX_1, f".{stem}{_SUFFIX_1}.tmp", f"{stem}.lock"]
+        return [self.temporary(name), f".{stem}{_SUFFIX_1}.tmp", f"{stem}.lock"]
 
 
 def parse_record(data: bytes, user: str, name: str) -> UserRecord:

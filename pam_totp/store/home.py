@@ -5,7 +5,7 @@ Rules:
 2. The file is a regular file with mode 0600 that belongs to the user. A symbolic link is not followed.
 3. The folder belongs to the user or to root, and no other account can write there.
 4. The lock file and the temporary file are in the same folder. `update_decoy` writes no file there.
-5. A file of version 1 is converted in its place: the first line tells the version.
+5. A file of version 1 keeps its path. The first line of a file contains the version.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ class HomeStore(FileStore):
     def _lock_name(self) -> str:
         return f"{self._name}.lock"
 
-    def aside(self, name: str) -> str:
+    def temporary(self, name: str) -> str:
         return f".{name}.tmp"
 
     def _version_1(self, name: str) -> str:
         return name
 
     def _leftovers(self, name: str) -> list[str]:
-        return [self.aside(name)]
+        return [self.temporary(name)]
 
     def _prepare(self, folder: int) -> None:
         """Do nothing: see `update_decoy`."""

@@ -132,12 +132,13 @@ def _is_unchanged(store: FileStore, folder: int, entry: Entry) -> bool:
         stored = store.peek(folder, entry.name)
     except DamagedFile:
         return False
-    return (None if stored is None else stored.document) == entry.old and not exists(folder, store.aside(entry.name))
+    document = None if stored is None else stored.document
+    return document == entry.old and not exists(folder, store.temporary(entry.name))
 
 
 def _undo_one(store: FileStore, folder: int, entry: Entry) -> bool:
     """Roll back one record, whose lock is held. Return True if that changed it."""
-    unlink(folder, store.aside(entry.name))  # a file that was being created
+    unlink(folder, store.temporary(entry.name))  # a file that was being created
     try:
         stored = store.load(folder, entry.name)
     except DamagedFile:

@@ -1,14 +1,14 @@
-"""One secret file on the disk: read it, write it in place, create it.
+"""Read, write and create a secret file.
 
 Rules:
-1. A writer holds the lock of the file's name. A reader that holds no lock may find a file damaged, and reads it again.
-2. A login overwrites the slot that is not the record, by one write that is durable when it returns. No kill can fall
-   between the write and its flush, a torn write leaves the older record, and no free block is needed.
-3. After an error, that slot is emptied: the older record is in force, whatever the disk has kept.
-4. Before the second slot is filled for the first time, the file and its folder are flushed.
-5. A new file is written aside and flushed. It gets its name by link(2), which replaces no file, or replaces the
-   smaller file by rename(2).
-6. A secret file is a regular file of mode 0600 with one name. It belongs to this process's account.
+1. A writer holds the lock of the file name. A reader without the lock may find a damaged file.
+2. A login overwrites the slot that is not current by one write, which is durable when it returns. So no signal can
+   separate the write from its flush, and a full disk has room for it.
+3. After an error, that slot is emptied, so that the older record stays in force.
+4. Before the empty slot of a new file is filled, the file and its folder are flushed.
+5. A new file is written under a temporary name and flushed. Then link(2) gives it its name, and replaces no file.
+   A larger file replaces the smaller file by rename(2).
+6. A secret file is a regular file of mode 0600 with one name. It belongs to the account of this process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _UNKNOWN_FLAG = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
 
 def read(folder: int, name: str) -> Slots:
-    """Raise NotThere, DamagedFile, or another StoreError."""
+    """Return the slots of a file. Raise NotThere, DamagedFile, or another StoreError."""
     try:
         file = os.open(name, os.O_RDONLY | _FLAGS, dir_fd=folder)
     except FileNotFoundError:
@@ -36,11 +36,11 @@ def read(folder: int, name: str) -> Slots:
         raise StoreError(f"{name}: {e.strerror}") from e
     try:
         status = os.fstat(file)
-        check_ours(status, name)
+        check_type_and_owner(status, name)
         if stat.S_IMODE(status.st_mode) != 0o600:
             raise StoreError(f"{name}: its mode must be 0600")
         if status.st_nlink > 1:
-            raise DamagedFile(f"{name}: has more than one name (hard links)")
+            raise DamagedFile(f"{name}: must not have hard links")
         data = os.pread(file, min(status.st_size, 2 * MAX_SLOT + 1), 0)
     finally:
         os.close(file)
@@ -51,7 +51,7 @@ def read(folder: int, name: str) -> Slots:
 
 
 def write(folder: int, name: str, slots: Slots, document: bytes) -> Slots:
-    """Put `document` into the other slot, durably. Return the slots after that."""
+    """Write `document` to the slot that is not current, durably. Return the new slots. Raise OSError or StoreError."""
     offset, slot = slots.next(document)
     file = os.open(name, os.O_WRONLY | _FLAGS, dir_fd=folder)
     try:
@@ -60,7 +60,7 @@ def write(folder: int, name: str, slots: Slots, document: bytes) -> Slots:
             os.fsync(folder)
         try:
             if _write_durably(file, slot, offset) != len(slot):
-                raise StoreError(f"{name}: written in part")
+                raise StoreError(f"{name}: the disk took only a part of a slot")
         except BaseException:
             with suppress(OSError):
                 _write_durably(file, empty(slots.size), offset)
@@ -70,13 +70,13 @@ def write(folder: int, name: str, slots: Slots, document: bytes) -> Slots:
     return slots.after(document)
 
 
-def create(folder: int, name: str, content: bytes, aside: str, *, over: bool = False, durably: bool = True) -> None:
-    """Create the file with that content, by way of the file `aside`; with `over`, in place of the file of that name.
+def create(folder: int, name: str, content: bytes, temporary: str, *, over: bool = False, durably: bool = True) -> None:
+    """Create a file. `temporary` is its name until it is complete. With `over`, replace the file that exists.
 
-    Raise OSError, FileExistsError without `over`.
+    Raise OSError, for example FileExistsError without `over`.
     """
-    unlink(folder, aside)  # of a process that was killed
-    file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600, dir_fd=folder)
+    unlink(folder, temporary)  # left by a killed process
+    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600, dir_fd=folder)
     try:
         try:
             os.fchmod(file, 0o600)  # under any umask
@@ -87,16 +87,17 @@ def create(folder: int, name: str, content: bytes, aside: str, *, over: bool = F
         finally:
             os.close(file)
         if over:
-            os.rename(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
         else:
-            os.link(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     finally:
-        unlink(folder, aside)
+        unlink(folder, temporary)
     if durably:
         os.fsync(folder)
 
 
 def exists(folder: int, name: str) -> bool:
+    """Return True if `folder` has an entry of that name, of any type."""
     try:
         os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
@@ -105,7 +106,7 @@ def exists(folder: int, name: str) -> bool:
 
 
 def unlink(folder: int, name: str) -> bool:
-    """Return True if there was a file of that name."""
+    """Delete a file. Return True if it existed."""
     try:
         os.unlink(name, dir_fd=folder)
     except FileNotFoundError:
@@ -113,12 +114,23 @@ def unlink(folder: int, name: str) -> bool:
     return True
 
 
-def flush_all(folder: int) -> None:
-    """Flush the file system of `folder` (syncfs(2)): one wait for the disk instead of one for each file.
+def empty_file(folder: int, name: str) -> None:
+    """Truncate a file durably, if it exists and has content."""
+    with suppress(FileNotFoundError):
+        if os.stat(name, dir_fd=folder, follow_symlinks=False).st_size > 0:
+            file = os.open(name, os.O_WRONLY | os.O_TRUNC | _FLAGS, dir_fd=folder)
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
 
-    Raise OSError for every write that failed since the folder was opened (Linux 5.8).
+
+def flush_all(folder: int) -> None:
+    """Flush the file system of `folder` by one call of syncfs(2), which is faster than an fsync of each file.
+
+    Raise OSError if a write failed since the folder was opened (Linux 5.8).
     """
-    import ctypes  # costly, and no login needs it
+    import ctypes  # imported here because it is slow, and logins do not need it
 
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syncfs(folder) != 0:
@@ -126,7 +138,7 @@ def flush_all(folder: int) -> None:
         raise OSError(error, os.strerror(error))
 
 
-def check_ours(status: os.stat_result, name: str) -> None:
+def check_type_and_owner(status: os.stat_result, name: str) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise StoreError(f"{name}: must be a regular file")
     if status.st_uid != os.geteuid():
@@ -134,14 +146,13 @@ def check_ours(status: os.stat_result, name: str) -> None:
 
 
 def _write_durably(file: int, data: bytes, offset: int) -> int:
-    """Return the number of bytes written."""
+    """Write and flush `data`. Return the number of bytes written."""
     try:
         return os.pwritev(file, [data], offset, os.RWF_DSYNC)
     except OSError as e:
         if e.errno not in _UNKNOWN_FLAG:
             raise
-    # A process that was killed between its write and its flush may have left a slot that is not durable. It must be,
-    # before the older one is overwritten.
+    # A killed process may have written the current slot without a flush. Flush it before the older slot is overwritten.
     os.fdatasync(file)
     written = os.pwrite(file, data, offset)
     os.fdatasync(file)

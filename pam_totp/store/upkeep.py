@@ -1,10 +1,10 @@
-"""What is out of order in a file store, and how to mend it: `pam-totp doctor` and its `--repair`.
+"""Find and repair defects of a file store, for `pam-totp doctor` and `pam-totp doctor --repair`.
 
 Rules:
-1. Logins continue meanwhile: every change of a record's file holds its lock, and looks again under it.
-2. Only a person can decide about a record without a valid slot: it is left unchanged.
-3. A full disk locks no user out only if a login writes into blocks of its own. So every block of a record must be
-   written, none may be shared with a copy, and the file system must not write into new blocks.
+1. Logins continue during a repair. A repair holds the lock of the record, and checks the defect again.
+2. A record without a valid slot is left unchanged, because only an administrator can decide about it.
+3. On a full disk, a login needs blocks that it can overwrite. So every block of a secret file must be allocated and
+   written, and must not be shared with a copy. The file system must overwrite blocks in place.
 """
 
 from __future__ import annotations
@@ -21,57 +21,58 @@ from typing import NamedTuple
 from pam_totp.core.slots import Slots, new_file
 from pam_totp.store import NotThere, StoreError, decoys
 from pam_totp.store.file import LOCK, FileStore
-from pam_totp.store.secret_file import create, exists, read, unlink, write
+from pam_totp.store.secret_file import create, empty_file, exists, read, unlink, write
 
-_FIEMAP = 0xC020660B  # ioctl(2) FS_IOC_FIEMAP: where the blocks of a file are
+_FIEMAP = 0xC020660B  # ioctl(2) FS_IOC_FIEMAP returns the extents of a file
 _FIEMAP_HEAD, _FIEMAP_EXTENT = struct.Struct("QQIIII"), struct.Struct("QQQQQIIII")
 _FIEMAP_SYNC, _UNWRITTEN, _SHARED = 0x1, 0x0800, 0x2000
-_MOST_EXTENTS = 64  # of one file: two slots are rarely in more than two
-_GET_FLAGS, _NOCOW = 0x80086601, 0x0080_0000  # ioctl(2) FS_IOC_GETFLAGS; what `chattr +C` sets
+_MAX_EXTENTS = 64  # of a file; most secret files have one
+_GET_FLAGS, _NOCOW = 0x80086601, 0x0080_0000  # ioctl(2) FS_IOC_GETFLAGS; the flag of `chattr +C`
 _COPY_ON_WRITE = {"btrfs", "zfs", "bcachefs", "nilfs2", "f2fs"}
 
 
-class Trouble(NamedTuple):
-    """Something out of order, and the function that mends it; None if a person has to."""
+class Defect(NamedTuple):
+    """A defect, and the function that repairs it, or None if only an administrator can."""
 
-    what: str
-    mend: Callable[[], None] | None = None
+    text: str
+    repair: Callable[[], None] | None = None
 
 
-def examine(store: FileStore) -> Iterator[Trouble]:
-    """Yield all that is out of order. Raise StoreError if the folder cannot be read."""
+def examine(store: FileStore) -> Iterator[Defect]:
+    """Yield all defects. Raise StoreError if the folder cannot be read."""
     with store.opened() as folder:
-        yield from _troubles(store, folder)
+        yield from _defects(store, folder)
 
 
 def repair(store: FileStore) -> Iterator[str]:
-    """Mend what can be mended, and yield what it was. Raise StoreError."""
+    """Repair the defects, and yield the text of each repaired defect. Raise StoreError."""
     with store.opened() as folder:
-        for trouble in list(_troubles(store, folder)):
-            if trouble.mend is not None:
-                trouble.mend()
-                yield trouble.what
+        for defect in list(_defects(store, folder)):
+            if defect.repair is not None:
+                defect.repair()
+                yield defect.text
 
 
-def _troubles(store: FileStore, folder: int) -> Iterator[Trouble]:
+def _defects(store: FileStore, folder: int) -> Iterator[Defect]:
     system = _file_system(store.folder)
     cow, nocow = system in _COPY_ON_WRITE, _has_flag(folder, _NOCOW)
     if cow and not nocow:
-        yield Trouble(f"{system} writes into new blocks: a full disk locks users out (set chattr +C on the folder)")
+        yield Defect(f"{system} does not overwrite blocks, so a full disk locks users out")
     missing = decoys.missing(folder)
     if missing:
-        yield Trouble(f"{missing} of {decoys.COUNT} decoys missing: unknown users stand out", store.prepare)
+        text = f"{missing} of {decoys.COUNT} decoys are missing, so unknown users can be distinguished"
+        yield Defect(text, store.prepare)
     if not exists(folder, LOCK):
-        yield Trouble(f"{LOCK}: missing", store.prepare)
+        yield Defect(f"{LOCK}: not found", store.prepare)
     for name in sorted(os.listdir(folder)):
         if (record := _record_of(folder, name)) is not None:
-            yield Trouble(f"{name}: left by a killed process", partial(_remove, store, folder, record, name))
+            yield Defect(f"{name}: left by a killed process", partial(_sweep, store, folder, record, name))
         elif name.endswith(".record"):
             yield from _of_record(store, folder, name, cow=cow and nocow)
 
 
 def _record_of(folder: int, name: str) -> str | None:
-    """Return the name of the record that a leftover belongs to; None for other files."""
+    """Return the file name of the record of a leftover, or None if `name` is no leftover."""
     stem, _, suffix = name.rpartition(".")
     if name.startswith("."):
         if suffix == "record":
@@ -79,37 +80,39 @@ def _record_of(folder: int, name: str) -> str | None:
         if name.endswith(".json.tmp"):
             return name[1 : -len(".json.tmp")] + ".record"
         return stem[1:] + ".record" if suffix == "nobody" else None
-    converted = exists(folder, stem + ".record") or not exists(folder, stem + ".json")
-    return stem + ".record" if suffix in ("json", "lock") and converted else None
+    record = stem + ".record"
+    if suffix == "json":  # the conversion was interrupted before it emptied the file
+        return record if exists(folder, record) and os.stat(name, dir_fd=folder).st_size > 0 else None
+    return record if suffix == "lock" and (exists(folder, record) or not exists(folder, stem + ".json")) else None
 
 
-def _of_record(store: FileStore, folder: int, name: str, *, cow: bool) -> Iterator[Trouble]:
+def _of_record(store: FileStore, folder: int, name: str, *, cow: bool) -> Iterator[Defect]:
     with suppress(NotThere, OSError):
         file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
         try:
             status = os.fstat(file)
             if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-                return  # `pam-totp list` says why
+                return  # `pam-totp list` reports it
             if stat.S_IMODE(status.st_mode) != 0o600:
-                yield Trouble(f"{name}: its mode must be 0600", partial(os.chmod, name, 0o600, dir_fd=folder))
+                yield Defect(f"{name}: its mode must be 0600", partial(os.chmod, name, 0o600, dir_fd=folder))
                 return
-            what = _blocks(file, status)
-            if not what and cow and not _has_flag(file, _NOCOW):
-                what = "was written before chattr +C was set"
+            text = _blocks(file, status)
+            if not text and cow and not _has_flag(file, _NOCOW):
+                text = "was created before chattr +C was set"
         finally:
             os.close(file)
         with suppress(StoreError):
             slots = read(folder, name)
-            if what:
-                yield Trouble(f"{name}: {what}", partial(_write_anew, store, folder, name))
+            if text:
+                yield Defect(f"{name}: {text}", partial(_replace_file, store, folder, name))
             elif slots.other is None:
-                yield Trouble(f"{name}: one of its slots is damaged", partial(_write_again, store, folder, name))
+                yield Defect(f"{name}: a slot is damaged", partial(_fill_other_slot, store, folder, name))
 
 
 def _blocks(file: int, status: os.stat_result) -> str:
-    """Return what is wrong with the blocks of a file, or an empty string."""
-    extents = bytearray(_FIEMAP_HEAD.size + _MOST_EXTENTS * _FIEMAP_EXTENT.size)
-    _FIEMAP_HEAD.pack_into(extents, 0, 0, status.st_size, _FIEMAP_SYNC, 0, _MOST_EXTENTS, 0)
+    """Return the defect of the blocks of a file, or an empty string."""
+    extents = bytearray(_FIEMAP_HEAD.size + _MAX_EXTENTS * _FIEMAP_EXTENT.size)
+    _FIEMAP_HEAD.pack_into(extents, 0, 0, status.st_size, _FIEMAP_SYNC, 0, _MAX_EXTENTS, 0)
     try:
         fcntl.ioctl(file, _FIEMAP, extents)
     except OSError:  # not on tmpfs, for example
@@ -131,7 +134,7 @@ def _has_flag(file: int, flag: int) -> bool:
 
 
 def _file_system(folder: str) -> str:
-    """Return the type of the file system that holds `folder`, from mountinfo: see proc(5)."""
+    """Return the type of the file system of `folder`, from mountinfo (proc(5))."""
     best, found = "", "unknown"
     path = os.path.realpath(folder)
     with suppress(OSError), open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
@@ -143,22 +146,26 @@ def _file_system(folder: str) -> str:
     return found
 
 
-def _remove(store: FileStore, folder: int, record: str, name: str) -> None:
+def _sweep(store: FileStore, folder: int, record: str, name: str) -> None:
     with store.locked(folder, record):
-        if _record_of(folder, name) is not None:
+        if _record_of(folder, name) is None:
+            return
+        if name.endswith(".json"):
+            empty_file(folder, name)
+        else:
             unlink(folder, name)
             os.fsync(folder)
 
 
-def _write_anew(store: FileStore, folder: int, name: str) -> None:
-    """Write a record into a new file, with blocks of its own."""
+def _replace_file(store: FileStore, folder: int, name: str) -> None:
+    """Write a record to a new file, which has its own blocks."""
     with store.locked(folder, name):
         if (slots := store.load(folder, name)) is not None:
-            create(folder, name, _moved(slots), store.aside(name), over=True)
+            create(folder, name, _moved(slots), store.temporary(name), over=True)
 
 
-def _write_again(store: FileStore, folder: int, name: str) -> None:
-    """Write the same record into the other slot."""
+def _fill_other_slot(store: FileStore, folder: int, name: str) -> None:
+    """Write the same record to the other slot."""
     with store.locked(folder, name):
         if (slots := store.load(folder, name)) is not None and slots.size:
             write(folder, name, slots, slots.document)

@@ -1,4 +1,4 @@
-"""Find the enrolled users of a store, as the store's owner."""
+"""Find the enrolled users of a store, in a process that runs as the store's owner."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from pam_totp.store.file import FileStore
 from pam_totp.system.store_owner import BROKEN, Report, as_owner
 
 _USER = "user"  # the kind of a report
-_MAX_BROKEN = 100  # records: a larger number has a common cause
+_MAX_BROKEN = 100  # messages about records that cannot be read; the others are only counted
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """The enrolled users among the given ones, and the problems of records that cannot be read."""
+    """The result of `find_enrolled`: the enrolled users, and the messages about records that cannot be read."""
 
     users: frozenset[str]
     broken: tuple[str, ...]
 
 
 def find_enrolled(folder: str, among: Collection[str]) -> Enrolled:
-    """Read the store at `folder`. Return the enrolled users in `among`, and every record that cannot be read."""
+    """Read the store at `folder`. Return the users in `among` who are enrolled, and messages about bad records."""
 
     def read(store: FileStore) -> Iterator[Report]:
         for user in store.users():
             try:
                 if store.read(user).enrolled and user in among:
                     yield _USER, user
-            except NotThere:  # removed in the meantime
+            except NotThere:  # the record was removed meanwhile
                 continue
             except StoreError as e:
                 yield BROKEN, str(e)

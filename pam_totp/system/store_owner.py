@@ -1,8 +1,8 @@
-"""Do something in a store as its owner, in a child process.
+"""Work on a store in a child process that runs as the store's owner.
 
 Rules:
-- Root reads no key: the child drops its privileges first, and sends back names and errors, never a key.
-- The child sends each report at once, so a large store needs little memory.
+- Root reads no key. The child drops its privileges first, and sends names and errors, never a key.
+- The child sends each report immediately, so a large store needs little memory.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pam_totp.pam.privileges import become_owner_of
 from pam_totp.store import StoreError
 from pam_totp.store.file import FileStore
 
-BROKEN = "broken"  # the kind of a report about something that could not be read
+BROKEN = "broken"  # the kind of a report about a store or a record that cannot be read
 
 Report = tuple[str, str]  # kind, text
 
 
 def as_owner(folder: str, work: Callable[[FileStore], Iterator[Report]]) -> Iterator[Report]:
-    """Yield what `work` yields in a child process that runs as the owner of `folder`, and its errors as BROKEN."""
+    """Run `work` in a child process as the owner of `folder`. Yield its reports, and a report BROKEN for an error."""
     sys.stdout.flush()
     reading, writing = os.pipe()
     child = os.fork()

@@ -1,4 +1,4 @@
-"""Find and mend what is out of order in a store, as the store's owner."""
+"""Find and repair defects of a store, in a process that runs as the store's owner."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from pam_totp.store import upkeep
 from pam_totp.store.file import FileStore
 from pam_totp.system.store_owner import BROKEN, Report, as_owner
 
-_MENDABLE, _FOR_A_PERSON, _MENDED = "mendable", "for a person", "mended"  # the kinds of reports
-_MOST = 100  # reports: more than that have a common cause
+_REPAIRABLE, _OTHER, _REPAIRED = "repairable", "other", "repaired"  # the kinds of reports
+_MAX_REPORTS = 100  # a larger number has a common cause
 
 
 @dataclass(frozen=True, slots=True)
-class Disorder:
-    """What is out of order in a store. `pam-totp doctor --repair` mends what is in `mendable`."""
+class Defects:
+    """The defects of a store. `pam-totp doctor --repair` repairs those in `repairable`."""
 
-    mendable: tuple[str, ...]
+    repairable: tuple[str, ...]
     others: tuple[str, ...]
 
 
-def find_disorder(folder: str) -> Disorder:
-    """Examine the store at `folder`. What cannot be read is left to `find_enrolled`."""
+def find_defects(folder: str) -> Defects:
+    """Examine the store at `folder`. `find_enrolled` reports records that cannot be read."""
 
     def examine(store: FileStore) -> Iterator[Report]:
-        for trouble in upkeep.examine(store):
-            yield _MENDABLE if trouble.mend else _FOR_A_PERSON, trouble.what
+        for defect in upkeep.examine(store):
+            yield _REPAIRABLE if defect.repair else _OTHER, defect.text
 
     reports = [report for report in as_owner(folder, examine) if report[0] != BROKEN]
-    mendable = [text for kind, text in reports if kind == _MENDABLE]
-    if len(mendable) > _MOST:
-        mendable[_MOST:] = [f"and {len(mendable) - _MOST} more"]
-    return Disorder(tuple(mendable), tuple(text for kind, text in reports if kind == _FOR_A_PERSON))
+    repairable = [text for kind, text in reports if kind == _REPAIRABLE]
+    if len(repairable) > _MAX_REPORTS:
+        repairable[_MAX_REPORTS:] = [f"and {len(repairable) - _MAX_REPORTS} more"]
+    return Defects(tuple(repairable), tuple(text for kind, text in reports if kind == _OTHER))
 
 
-def mend(folder: str) -> tuple[list[str], list[str]]:
-    """Mend the store at `folder`. Return what was mended, and what went wrong."""
+def repair(folder: str) -> tuple[list[str], list[str]]:
+    """Repair the store at `folder`. Return the repaired defects, and the errors."""
 
-    def repair(store: FileStore) -> Iterator[Report]:
-        for what in upkeep.repair(store):
-            yield _MENDED, what
+    def repaired(store: FileStore) -> Iterator[Report]:
+        for text in upkeep.repair(store):
+            yield _REPAIRED, text
 
-    reports = list(as_owner(folder, repair))
-    return [text for kind, text in reports if kind == _MENDED], [text for kind, text in reports if kind == BROKEN]
+    reports = list(as_owner(folder, repaired))
+    return [text for kind, text in reports if kind == _REPAIRED], [text for kind, text in reports if kind == BROKEN]

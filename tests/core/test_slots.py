@@ -147,7 +147,7 @@ def test_a_file_of_version_1_is_one_document() -> None:
 def test_a_document_that_is_too_long_for_its_slot_is_refused() -> None:
     assert len(encode(1, b"x" * (BLOCK - 28), BLOCK)) == BLOCK
     for length in (BLOCK - 27, BLOCK, 2 * BLOCK):
-        with pytest.raises(RecordError, match="longer than its slot of 4096 bytes"):
+        with pytest.raises(RecordError, match="does not fit in a slot of 4096 bytes"):
             encode(1, b"x" * length, BLOCK)
 
 

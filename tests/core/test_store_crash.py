@@ -325,9 +325,9 @@ def test_a_kill_or_failure_in_decoy_work_leaves_the_decoys_whole(folder: Path) -
 @pytest.mark.parametrize(
     ("inject", "state", "said"),
     [
-        ("pwritev2:retval=1", "used", "written in part"),  # writes that were not done
-        ("pwritev2:retval=100", "used", "written in part"),
-        ("pwritev2:retval=0", "new", "written in part"),
+        ("pwritev2:retval=1", "used", "the disk took only a part of a slot"),  # writes that were not done
+        ("pwritev2:retval=100", "used", "the disk took only a part of a slot"),
+        ("pwritev2:retval=0", "new", "the disk took only a part of a slot"),
         ("write:retval=100", "version 1", "No space left on device"),
         ("pread64:retval=0", "used", "must be two slots"),
         ("pread64:retval=5", "used", "must be two slots"),

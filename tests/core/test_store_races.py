@@ -67,7 +67,7 @@ def test_a_code_is_accepted_once_while_a_file_of_version_1_is_converted(
                 (folder / name).unlink()
         enrol_1(folder)
         assert Counter(race(MANY, lambda _: says(folder, code(0)))) == {"code": 1, "replayed": MANY - 1}
-        assert sorted(os.listdir(folder)) == [DECOYS, ".lock", "alice.record"]
+        assert sorted(os.listdir(folder)) == [DECOYS, ".lock", "alice.json", "alice.record"]
 
 
 def test_concurrent_decoy_work_leaves_every_decoy_whole(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is out of order in a store is found, mended where that is possible, and nothing else is touched."""
+"""Tests of the defects of a file store, and of their repair, which changes no other file."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def store(folder: Path) -> FileStore:
 
 
 def found(store: FileStore) -> list[tuple[str, bool]]:
-    return [(trouble.what, trouble.mend is not None) for trouble in upkeep.examine(store)]
+    return [(defect.text, defect.repair is not None) for defect in upkeep.examine(store)]
 
 
-def in_order(store: FileStore) -> bool:
+def is_flawless(store: FileStore) -> bool:
     return found(store) == [] and list(upkeep.repair(store)) == []
 
 
-def test_a_store_in_order_is_left_alone(folder: Path, store: FileStore) -> None:
+def test_a_store_without_defects_is_left_unchanged(folder: Path, store: FileStore) -> None:
     assert says(folder, code(0)) == "code"
     before = (folder / "alice.record").read_bytes()
-    assert in_order(store)
+    assert is_flawless(store)
     assert (folder / "alice.record").read_bytes() == before
 
 
@@ -46,34 +46,36 @@ def test_missing_decoys_and_a_missing_lock_file_are_made(folder: Path, store: Fi
     (folder / DECOYS / "08").write_bytes(b"{}")
     (folder / DECOYS / "09").chmod(0o644)
     (folder / ".lock").unlink()
-    expected = ["3 of 64 decoys missing: unknown users stand out", ".lock: missing"]
-    assert found(store) == [(what, True) for what in expected]
+    expected = ["3 of 64 decoys are missing, so unknown users can be distinguished", ".lock: not found"]
+    assert found(store) == [(text, True) for text in expected]
     assert list(upkeep.repair(store)) == expected
-    assert in_order(store)
+    assert is_flawless(store)
 
 
-def test_what_killed_processes_and_version_1_left_is_removed(folder: Path, store: FileStore) -> None:
-    left = [".alice.record", ".bob.json.tmp", ".zoe.nobody", "alice.json", "alice.lock"]
+def test_leftovers_of_killed_processes_and_of_version_1_are_swept(folder: Path, store: FileStore) -> None:
+    left = [".alice.record", ".bob.json.tmp", ".zoe.nobody", "alice.lock"]
     for name in left:
         (folder / name).touch(0o600)
+    left.append(enrol_1(folder).name)
     enrol_1(folder, "carl")
     kept = ["carl.json", "carl.lock", ".import", "notes.txt"]
     for name in kept[1:]:
         (folder / name).touch(0o600)
     assert found(store) == [(f"{name}: left by a killed process", True) for name in sorted(left)]
     assert list(upkeep.repair(store)) == [f"{name}: left by a killed process" for name in sorted(left)]
-    assert sorted(os.listdir(folder)) == sorted([*kept, "alice.record", ".lock", DECOYS])
-    assert in_order(store)
+    assert sorted(os.listdir(folder)) == sorted([*kept, "alice.json", "alice.record", ".lock", DECOYS])
+    assert (folder / "alice.json").read_bytes() == b""
+    assert is_flawless(store)
 
 
-def test_a_leftover_that_is_one_no_more_stays(folder: Path, store: FileStore) -> None:
-    """Between the look and the lock, the record is removed, and the file of version 1 counts."""
+def test_a_file_that_is_no_longer_a_leftover_is_kept(folder: Path, store: FileStore) -> None:
+    """Before the repair takes the lock, the record is removed, so that the file of version 1 counts."""
     enrol_1(folder, tokens=(fob(5),))
     with store.opened() as opened:
-        (trouble,) = list(upkeep._troubles(store, opened))
+        (defect,) = list(upkeep._defects(store, opened))
         (folder / "alice.record").unlink()
-        assert trouble.mend is not None
-        trouble.mend()
+        assert defect.repair is not None
+        defect.repair()
     assert store.read("alice").tokens == (fob(5),)
 
 
@@ -81,16 +83,16 @@ def test_a_mode_that_is_too_open_is_closed(folder: Path, store: FileStore) -> No
     (folder / "alice.record").chmod(0o644)
     assert list(upkeep.repair(store)) == ["alice.record: its mode must be 0600"]
     assert (folder / "alice.record").stat().st_mode & 0o777 == 0o600
-    assert in_order(store)
+    assert is_flawless(store)
 
 
 def test_a_damaged_slot_is_written_again(folder: Path, store: FileStore) -> None:
     path = folder / "alice.record"
     path.write_bytes(path.read_bytes()[:4096] + b"x" * 4096)
-    assert list(upkeep.repair(store)) == ["alice.record: one of its slots is damaged"]
+    assert list(upkeep.repair(store)) == ["alice.record: a slot is damaged"]
     assert decode(path.read_bytes()).other is not None
     assert store.read("alice").tokens == (fob(),)
-    assert in_order(store)
+    assert is_flawless(store)
 
 
 def punch(path: Path) -> None:
@@ -102,7 +104,7 @@ def punch(path: Path) -> None:
 
 
 @pytest.mark.parametrize("mapped", [True, False], ids=["FIEMAP", "without"])
-def test_a_sparse_record_is_written_anew(
+def test_a_sparse_file_is_replaced(
     folder: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch, mapped: bool
 ) -> None:
     def unknown(*_: object) -> None:
@@ -117,7 +119,7 @@ def test_a_sparse_record_is_written_anew(
     assert path.stat().st_blocks * 512 >= path.stat().st_size
     assert decode(path.read_bytes()).sequence == 2
     assert store.read("alice").tokens == (fob(),)
-    assert in_order(store)
+    assert is_flawless(store)
 
 
 def mapping(flags: int) -> object:
@@ -134,26 +136,26 @@ def mapping(flags: int) -> object:
 
 
 @pytest.mark.parametrize(
-    ("flags", "what"), [(0x2000, "shares blocks with a copy (reflink)"), (0x800, "has holes"), (1, "")]
+    ("flags", "text"), [(0x2000, "shares blocks with a copy (reflink)"), (0x800, "has holes"), (1, "")]
 )
 def test_shared_and_unwritten_blocks_are_found(
-    store: FileStore, monkeypatch: pytest.MonkeyPatch, flags: int, what: str
+    store: FileStore, monkeypatch: pytest.MonkeyPatch, flags: int, text: str
 ) -> None:
     monkeypatch.setattr(fcntl, "ioctl", mapping(flags))
-    assert found(store) == ([(f"alice.record: {what}", True)] if what else [])
+    assert found(store) == ([(f"alice.record: {text}", True)] if text else [])
 
 
 @pytest.mark.parametrize("nocow", [False, True])
-def test_a_file_system_that_writes_into_new_blocks_is_named(
+def test_a_file_system_that_does_not_overwrite_blocks_is_reported(
     folder: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch, nocow: bool
 ) -> None:
     monkeypatch.setattr(upkeep, "_file_system", lambda folder: "btrfs")
     monkeypatch.setattr(upkeep, "_has_flag", lambda file, flag: nocow)
-    warning = "btrfs writes into new blocks: a full disk locks users out (set chattr +C on the folder)"
+    warning = "btrfs does not overwrite blocks, so a full disk locks users out"
     assert found(store) == ([] if nocow else [(warning, False)])
 
 
-def test_a_record_from_before_the_folder_got_its_attribute_is_written_anew(
+def test_a_file_created_before_the_attribute_was_set_is_replaced(
     folder: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = (folder / "alice.record").stat().st_ino
@@ -163,12 +165,12 @@ def test_a_record_from_before_the_folder_got_its_attribute_is_written_anew(
 
     monkeypatch.setattr(upkeep, "_file_system", lambda folder: "btrfs")
     monkeypatch.setattr(upkeep, "_has_flag", has_flag)
-    assert list(upkeep.repair(store)) == ["alice.record: was written before chattr +C was set"]
+    assert list(upkeep.repair(store)) == ["alice.record: was created before chattr +C was set"]
     assert (folder / "alice.record").stat().st_ino != old
     assert found(store) == []
 
 
-def test_the_attribute_is_read_where_there_are_attributes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_attributes_of_a_file_are_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = os.open(folder, os.O_RDONLY)
     try:
         assert upkeep._has_flag(file, 0x0080_0000) is False
@@ -187,20 +189,20 @@ def test_the_file_system_of_a_folder_is_known(path: str, system: str) -> None:
     assert upkeep._file_system(path) == system
 
 
-def test_files_for_a_person_are_left_alone(folder: Path, store: FileStore) -> None:
+def test_files_for_an_administrator_are_left_unchanged(folder: Path, store: FileStore) -> None:
     (folder / "link.record").symlink_to("alice.record")
     (folder / "folder.record").mkdir()
     (folder / "spoiled.record").write_bytes(b"x" * 8192)
     (folder / "spoiled.record").chmod(0o600)
     enrol_1(folder, "bob").rename(folder / "bob.record")
-    assert in_order(store)
+    assert is_flawless(store)
 
 
 @as_root
-def test_a_file_of_another_account_is_left_alone(folder: Path, store: FileStore) -> None:
+def test_a_file_of_another_account_is_left_unchanged(folder: Path, store: FileStore) -> None:
     os.chown(folder / "alice.record", 65534, 65534)
     (folder / "alice.record").chmod(0o644)
-    assert in_order(store)
+    assert is_flawless(store)
 
 
 def test_a_folder_that_cannot_be_read_is_an_error(folder: Path, store: FileStore) -> None:
@@ -211,14 +213,14 @@ def test_a_folder_that_cannot_be_read_is_an_error(folder: Path, store: FileStore
         list(upkeep.repair(store))
 
 
-def test_a_record_that_is_gone_when_it_is_mended_stays_gone(folder: Path, store: FileStore) -> None:
+def test_a_record_that_is_removed_before_its_repair_stays_removed(folder: Path, store: FileStore) -> None:
     path = folder / "alice.record"
     for spoil in (punch, lambda path: path.write_bytes(path.read_bytes()[:4096] + b"x" * 4096)):
         enrol(folder)
         spoil(path)
         with store.opened() as opened:
-            (trouble,) = list(upkeep._troubles(store, opened))
+            (defect,) = list(upkeep._defects(store, opened))
             path.unlink()
-            assert trouble.mend is not None
-            trouble.mend()
+            assert defect.repair is not None
+            defect.repair()
         assert not path.exists()

@@ -152,29 +152,29 @@ def test_a_store_that_others_can_read_or_that_root_owns_is_found(machine: Fresh)
     assert (ERROR, Code.RECORD_UNREADABLE) in codes_found(machine)
 
 
-def test_a_store_out_of_order_is_found_and_mended(machine: Fresh) -> None:
+def test_defects_of_a_store_are_found_and_repaired(machine: Fresh) -> None:
     assert codes_found(machine) == []
     machine.shell(f"rm {STORE}/.lock {STORE}/.decoy/1*; touch {STORE}/.alice.record; chmod 640 {STORE}/alice.record")
     done = machine.installed("doctor", "--json")
-    found = [f["what"] for f in json.loads(done.stdout)["findings"] if f["code"] == Code.STORE_DISORDER]
+    found = [f["what"] for f in json.loads(done.stdout)["findings"] if f["code"] == Code.STORE_DEFECT]
     assert found == [
-        f"{STORE}: 10 of 64 decoys missing: unknown users stand out",
-        f"{STORE}: .lock: missing",
+        f"{STORE}: 10 of 64 decoys are missing, so unknown users can be distinguished",
+        f"{STORE}: .lock: not found",
         f"{STORE}: .alice.record: left by a killed process",
         f"{STORE}: alice.record: its mode must be 0600",
     ]
     done = machine.installed("doctor", "--repair", "--json")
-    assert json.loads(done.stdout)["mended"] == found
+    assert json.loads(done.stdout)["repaired"] == found
     assert done.returncode == 0
     assert codes_found(machine) == []
     owners = machine.shell(f"find {STORE} -printf '%u %m\\n' | sort -u").split("\n")
     assert owners == ["pam_totp 600", "pam_totp 700"]
 
 
-def test_only_root_or_the_owner_mends_a_store(machine: Fresh) -> None:
+def test_only_root_or_the_owner_can_repair_a_store(machine: Fresh) -> None:
     done = machine.installed("doctor", "--repair", user="alice")
     assert done.returncode == 3
-    assert f"{STORE}: not mended: " in done.stderr
+    assert f"{STORE}: not repaired: " in done.stderr
 
 
 def test_a_missing_line_that_enable_had_added_is_found(machine: Fresh) -> None:

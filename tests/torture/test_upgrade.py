@@ -24,7 +24,8 @@ def test_a_user_of_version_1_is_asked_for_a_code_under_nullok(site: Site, way: s
     site.configure("demo", "nullok", way=way)
     enrol_in_version_1(site)
     assert site.login("000000").result is Result.AUTH_ERR
-    assert site.files() == {f"{ME}.record"}
+    assert site.files() == {f"{ME}.record", f"{ME}.json"}
+    assert (site.store / f"{ME}.json").read_bytes() == b""
     assert site.login(codes(0)).result is Result.SUCCESS
     assert site.login(codes(0)).result is Result.AUTH_ERR
 
@@ -48,7 +49,7 @@ def test_on_a_full_disk_an_upgrade_lets_no_user_in_without_a_code(site: Site, wa
             make_room(site.store)
             assert site.login(codes(0)).result is Result.SUCCESS
             assert site.login(codes(0)).result is Result.AUTH_ERR
-            assert site.files() == {f"{ME}.record"}
+            assert site.files() == {f"{ME}.record", f"{ME}.json"}
         finally:
             site.stop()
 

@@ -15,7 +15,7 @@ from pam_totp.system.doctor.context import ACCOUNT, Context
 from pam_totp.system.machine import architecture
 from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding
 from pam_totp.system.trust import distrust, distrust_around
-from pam_totp.system.upkeep import find_disorder
+from pam_totp.system.upkeep import find_defects
 
 _INSTALL = "install pam_totp again: run 'make install' as root, or 'apt-get install --reinstall libpam-totp'"
 _OWNERSHIP = "run 'chown root' and 'chmod go-w' on that path"
@@ -100,11 +100,11 @@ def store(context: Context) -> Iterator[Finding]:
         for problem in context.enrolled(folder).broken:
             remedy = "restore that file, or remove it and enrol the user again"
             yield Finding(ERROR, "store", Code.RECORD_UNREADABLE, f"{folder}: {problem}", remedy)
-        disorder = find_disorder(folder)
-        for what in disorder.mendable:
-            yield Finding(WARNING, "store", Code.STORE_DISORDER, f"{folder}: {what}", "pam-totp doctor --repair")
-        for what in disorder.others:
-            remedy = f"chattr +C {folder}, then pam-totp doctor --repair; take no snapshots of it"
+        defects = find_defects(folder)
+        for what in defects.repairable:
+            yield Finding(WARNING, "store", Code.STORE_DEFECT, f"{folder}: {what}", "run 'pam-totp doctor --repair'")
+        for what in defects.others:
+            remedy = f"on btrfs, run 'chattr +C {folder}' and 'pam-totp doctor --repair', and take no snapshots"
             yield Finding(WARNING, "store", Code.STORE_NOT_IN_PLACE, f"{folder}: {what}", remedy)
 
 
@@ -143,7 +143,7 @@ def _store_folder(folder: str, status: os.stat_result) -> Iterator[Finding]:
         yield Finding(WARNING, "store", Code.STORE_OWNED_BY_ROOT, what, remedy)
     free = os.statvfs(folder)
     if free.f_bavail * free.f_frsize < _MIN_FREE or (free.f_files and free.f_favail < _MIN_FREE_FILES):
-        what = f"{folder}: the disk is full: logins go on, but no user can be enrolled"
+        what = f"{folder}: the disk is full: logins work, but users cannot be enrolled"
         yield Finding(WARNING, "store", Code.STORE_FULL, what, "free some space on that disk")
 
 

@@ -72,7 +72,7 @@ class Code(StrEnum):
     STORE_FULL = "store-full"
     STORE_NOT_CHECKED = "store-not-checked"
     RECORD_UNREADABLE = "record-unreadable"
-    STORE_DISORDER = "store-disorder"
+    STORE_DEFECT = "store-defect"
     STORE_NOT_IN_PLACE = "store-not-in-place"
     # check "settings"
     SITE_FILE_INVALID = "site-file-invalid"
