@@ -12,7 +12,7 @@ from tests.torture.private import mount
 
 MIB = 1 << 20
 SIZES = {"ext4": 24 * MIB, "xfs": 320 * MIB}  # mkfs.xfs makes none below 300 MiB
-OPTIONS = {"ext4": ("-q", "-m", "0", "-N", "1024"), "xfs": ("-q",)}
+OPTIONS = {"ext4": ("-q", "-m", "0", "-N", "1024"), "xfs": ("-q", "-i", "maxpct=1")}  # few inodes, which a test uses up
 SYSTEMS = ["tmpfs", *(name for name in SIZES if shutil.which(f"mkfs.{name}"))]
 
 
