@@ -38,7 +38,7 @@ MOUNTS = (
     "install/test_doctor.py::test_an_installation_in_order_has_no_findings",
     "logins/test_hosts.py::test_pamtester_logs_in_once_with_a_code",
     "cli/test_full_disk.py::test_the_old_state_is_intact_and_the_message_says_what_to_do[full]",
-    "torture/test_full.py::test_an_unwritable_store_refuses_all_alike_and_loses_no_data[spawn-no inodes-False]",
+    "torture/test_full.py::test_a_read_only_store_refuses_all_alike_and_loses_no_data[spawn]",
     "test_relay_process.py::test_without_an_argument_the_socket_is_in_run",
 )
 # Environment variables that change the behaviour of programs, libraries, make and pip.
