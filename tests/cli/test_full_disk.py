@@ -1,4 +1,4 @@
-"""Test of a full or read-only disk during an enrolment, an import, or the creation of recovery codes."""
+"""Tests of a full or read-only disk during an enrolment, an import, or the creation of recovery codes."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ elif how == "no inodes":
             break
 else:
     subprocess.run(["mount", "-o", "remount,bind,ro", disk], check=True)
-said = []
+results = []
 for words, stdin in commands:
     command = [*back, sys.executable, "-m", "pam_totp.cli", words[0], "--store", str(disk), *words[1:]]
     done = subprocess.run(command, input=stdin, text=True, capture_output=True)
     files = {p.name: p.read_text() for p in disk.iterdir() if p.name.endswith(".record")}
-    said.append((done.returncode, done.stdout, done.stderr, files))
-print(json.dumps(said))
+    results.append((done.returncode, done.stdout, done.stderr, files))
+print(json.dumps(results))
 """
 REMEDY = {
     "full": "nothing was changed (free some space on that disk",
@@ -99,14 +99,14 @@ def test_the_old_state_is_intact_and_the_message_says_what_to_do(tmp_path: Path,
     )
     assert done.returncode == 0, done.stderr
     results = list(zip(commands, json.loads(done.stdout), strict=True))
-    for (words, _), (status, out, said, files) in results[:failing]:
-        assert status == 3, (words, said)
+    for (words, _), (status, out, shown, files) in results[:failing]:
+        assert status == 3, (words, shown)
         assert out == "", "a code or a key is shown only if it is stored"
-        err = re.sub(r"\Apam-totp: warning: there is no account \w+ on this host\n", "", said)
+        err = re.sub(r"\Apam-totp: warning: there is no account \w+ on this host\n", "", shown)
         assert err.startswith(f"pam-totp: {disk}: "), err
         assert REMEDY[how] in err
         assert err.count("\n") == 1
         assert files == {"alice.record": record}, words
-    for (words, _), (status, _, said, files) in results[failing:] if failing else []:
-        assert status == 0, (words, said)
-        assert files != {"alice.record": record}, "what fits into the file of the user needs no free space"
+    for (words, _), (status, _, shown, files) in results[failing:] if failing else []:
+        assert status == 0, (words, shown)
+        assert files != {"alice.record": record}, "a record that fits into the user's file needs no free space"

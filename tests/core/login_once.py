@@ -1,4 +1,4 @@
-"""A program that makes one change of a file store, for tests that interrupt it at a system call:
+"""A program that makes one change to a file store, for tests that interrupt the program at a system call:
 
 /usr/bin/python3 -I -S login_once.py FOLDER ANSWER      prints the outcome's name
 /usr/bin/python3 -I -S login_once.py FOLDER CHANGE      prints CHANGE, which is a name in `CHANGES`, or 'decoy'

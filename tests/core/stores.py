@@ -43,7 +43,7 @@ def enrol_1(folder: Path, user: str = "alice", **fields: Any) -> Path:
 
 
 def holding(folder: Path, name: str) -> int:
-    """Lock the file `name` as another process would. Return the descriptor: closing it releases the lock."""
+    """Lock the file `name` as another process does. Return a descriptor; `os.close` releases the lock."""
     lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
     start = int.from_bytes(sha256(name.encode()).digest()[:8], "big") >> 2
     try:
@@ -68,8 +68,8 @@ def change(answer: bytes, now: int = NOW, policy: Policy | None = None) -> Calla
     return decide
 
 
-def says(folder: Path, answer: bytes, user: str = "alice", *, store: FileStore | None = None, now: int = NOW) -> str:
-    """Return the name of the outcome of an answer. By default, wait `LOCK_TIMEOUT` for the lock."""
+def log_in(folder: Path, answer: bytes, user: str = "alice", *, store: FileStore | None = None, now: int = NOW) -> str:
+    """Log in with an answer, and return the name of the outcome. By default, wait `LOCK_TIMEOUT` for the lock."""
     outcome: Outcome = (store or FileStore(str(folder), LOCK_TIMEOUT)).update(user, change(answer, now))
     return outcome.value
 

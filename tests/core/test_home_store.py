@@ -60,7 +60,7 @@ def test_the_store_contains_only_the_record_of_one_user(monkeypatch: pytest.Monk
         store.read("bob")
 
 
-def test_a_file_of_version_1_is_converted_in_its_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_file_of_version_1_is_converted_under_the_same_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     account(monkeypatch, str(tmp_path))
     tmp_path.chmod(0o700)
     (tmp_path / ".codes").write_bytes(serialize(UserRecord(user="alice", tokens=(fob(),))))

@@ -1,4 +1,4 @@
-"""The secret file's slots: one encoding, a torn slot leaves the older record, and room for all that logins add."""
+"""Tests of the slots of a secret file: their encoding, torn writes, and their size."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ EMPTY = b" " * (BLOCK - 1) + b"\n"
 
 
 def written(data: bytes, document: bytes) -> bytes:
-    """Return the file after `document` was written to it."""
+    """Return the content of the file after a write of `document`."""
     offset, slot = decode(data).next(document)
     return data[:offset] + slot + data[offset + len(slot) :]
 
 
 def test_a_file_is_text_that_shows_its_record() -> None:
-    """The layout, byte for byte: other programs read it."""
+    """Check each byte of the layout, because other programs read it."""
     slot = b'pam_totp 2 1 9 cd74e315\n{"a": 1}\n'.ljust(BLOCK - 1) + b"\n"
     assert encode(1, OLD, BLOCK) == slot
     assert new_file(OLD, BLOCK) == slot + EMPTY
     assert decode(slot + EMPTY) == Slots(document=OLD, sequence=1, size=BLOCK, current=0, other=b"")
 
 
-def test_writes_alternate_between_the_slots_and_number_themselves() -> None:
+def test_each_write_goes_to_the_other_slot_with_the_next_number() -> None:
     data = new_file(OLD, BLOCK)
     expected = decode(data)
     for number, document in enumerate([NEW, NEWER, OLD, NEW], 2):
@@ -42,7 +42,7 @@ def test_writes_alternate_between_the_slots_and_number_themselves() -> None:
 
 @pytest.mark.parametrize("writes", [[NEW], [NEW, NEWER], [NEW, NEWER, OLD]])
 def test_every_torn_prefix_of_a_write_leaves_the_older_record(writes: list[bytes]) -> None:
-    """On either slot, over an empty one and over a longer and a shorter document."""
+    """The writes replace an empty slot, a shorter document and a longer document."""
     data = new_file(OLD, BLOCK)
     for document in writes:
         offset, slot = decode(data).next(document)
@@ -50,7 +50,7 @@ def test_every_torn_prefix_of_a_write_leaves_the_older_record(writes: list[bytes
         for length in range(BLOCK + 1):
             torn = data[:offset] + slot[:length] + data[offset + length :]
             found = decode(torn)
-            if torn == written(data, document):  # what is left of the padding was there already
+            if torn == written(data, document):  # the rest of the slot already had these bytes
                 assert found == before.after(document)
             else:
                 assert (found.document, found.sequence, found.current) == (
@@ -59,19 +59,19 @@ def test_every_torn_prefix_of_a_write_leaves_the_older_record(writes: list[bytes
                     before.current,
                 )
                 assert found.other == before.other or found.other is None
-                assert decode(written(torn, document)).document == document, "the next write repairs it"
+                assert decode(written(torn, document)).document == document, "the next write repairs the slot"
         data = written(data, document)
 
 
 @given(st.binary(min_size=1, max_size=300), st.integers(0, BLOCK - 1), st.integers(1, 255))
-def test_a_slot_with_any_byte_changed_is_not_valid(document: bytes, place: int, change: int) -> None:
+def test_a_slot_with_any_byte_changed_is_not_valid(document: bytes, offset: int, change: int) -> None:
     data = bytearray(written(new_file(OLD, BLOCK), document))
-    data[BLOCK + place] ^= change
+    data[BLOCK + offset] ^= change
     found = decode(bytes(data))
     assert (found.document, found.sequence, found.other) == (OLD, 1, None)
 
 
-def test_equal_numbers_are_refused_unless_the_slots_are_equal() -> None:
+def test_equal_sequence_numbers_are_refused_unless_the_slots_are_equal() -> None:
     with pytest.raises(RecordError, match="same sequence number"):
         decode(encode(7, OLD, BLOCK) + encode(7, NEW, BLOCK))
     assert decode(encode(7, OLD, BLOCK) * 2).current == 0
@@ -91,7 +91,7 @@ def test_equal_numbers_are_refused_unless_the_slots_are_equal() -> None:
     ],
     ids=len,
 )
-def test_a_file_of_another_size_is_refused(data: bytes) -> None:
+def test_a_file_of_an_invalid_size_is_refused(data: bytes) -> None:
     with pytest.raises(RecordError, match="two slots"):
         decode(data)
 
@@ -124,7 +124,7 @@ def test_a_file_without_a_valid_slot_is_refused(slot: bytes) -> None:
         assert decode(data).other == (b"" if slot == EMPTY else None)
 
 
-def test_the_numbers_have_at_most_nineteen_digits() -> None:
+def test_a_sequence_number_has_at_most_nineteen_digits() -> None:
     assert decode(new_file(OLD, BLOCK, 10**19 - 1)).sequence == 10**19 - 1
     with pytest.raises(RecordError, match="no slot is valid"):
         decode(new_file(OLD, BLOCK, 10**19))
@@ -132,7 +132,7 @@ def test_the_numbers_have_at_most_nineteen_digits() -> None:
 
 @given(st.binary(max_size=3 * BLOCK))
 @example(b"{}\n")
-def test_any_content_is_read_as_it_would_be_written_or_refused(data: bytes) -> None:
+def test_arbitrary_bytes_are_refused_or_are_a_file_of_version_1(data: bytes) -> None:
     try:
         found = decode(data)
     except RecordError:
@@ -155,7 +155,7 @@ def test_a_document_that_is_too_long_for_its_slot_is_refused() -> None:
 
 
 @pytest.mark.parametrize("length", [BLOCK - 49, BLOCK - 48, BLOCK - 47, BLOCK])
-def test_a_slot_has_room_for_a_document_with_every_number(length: int) -> None:
+def test_a_slot_has_room_for_a_document_with_any_sequence_number(length: int) -> None:
     slots, document = Slots(document=OLD, size=BLOCK), b"x" * length
     assert slots.has_room(document) is (length + MAX_HEADER + 1 <= BLOCK)
     if slots.has_room(document):
@@ -164,7 +164,7 @@ def test_a_slot_has_room_for_a_document_with_every_number(length: int) -> None:
 
 
 def at_the_limits(record: UserRecord) -> UserRecord:
-    """Return what logins can make of a record: every number at its highest, and grace from the longest origins."""
+    """Return the longest record that logins can make of `record`: with the highest numbers and the longest grace."""
     tokens = tuple(
         token.accepted(2**64 - 1, 1, 2**62 - 1) if token.type == "hotp" else drifted(token) for token in record.tokens
     )
@@ -190,7 +190,7 @@ def drifted(token: object) -> TotpToken:
 
 
 @given(records())
-def test_a_slot_has_room_for_all_that_logins_make_of_a_record(record: UserRecord) -> None:
+def test_a_slot_has_room_for_every_later_change_by_logins(record: UserRecord) -> None:
     tokens = tuple(type(t)(**{**vars(t), **START[t.type]}) for t in record.tokens)
     fresh = UserRecord(**{**vars(record), "tokens": tokens, "failures": 0, "refused": 0, "grace": ()})
     grown = at_the_limits(fresh)
@@ -210,14 +210,14 @@ def test_a_slot_of_an_ordinary_record_is_one_block() -> None:
     assert slot_size(UserRecord(user="alice", tokens=(fob(), phone()))) == BLOCK
 
 
-def test_a_record_of_version_1_with_more_grace_has_room_too() -> None:
+def test_a_slot_has_room_for_a_record_of_version_1_with_more_grace() -> None:
     many = tuple(Grace(service="s" * 60, rhost=f"192.0.2.{n}", granted=5) for n in range(64))
     record = UserRecord(user="alice", tokens=(fob(),), grace=many)
     assert decode(new_file(serialize(record), slot_size(record))).document == serialize(record)
 
 
-def test_the_longest_record_has_a_size_that_is_read() -> None:
-    """A record of version 1 may have used all of its 64 KiB."""
+def test_the_slots_of_the_longest_record_are_not_too_large() -> None:
+    """A record of version 1 may have up to 64 KiB."""
     names = tuple("\N{GRINNING FACE}" * 200 + str(n) for n in range(8))
     tokens = tuple(
         fob(name=name, serial="\N{GRINNING FACE}" * 255, secret=bytes([n]) * 128) for n, name in enumerate(names)

@@ -26,7 +26,7 @@ from pam_totp.store import DamagedFile, NotThere, StoreError
 from pam_totp.store.decoys import FOLDER as DECOYS
 from pam_totp.store.file import FileStore, Warnings, file_name
 from tests.conftest import as_root
-from tests.core.stores import NOW, code, counter_of, enrol, enrol_1, holding, record_of, says
+from tests.core.stores import NOW, code, counter_of, enrol, enrol_1, holding, log_in, record_of
 from tests.support.site import KEY, PATIENCE, fob, phone, until
 
 
@@ -56,10 +56,10 @@ def snapshot(folder: Path) -> dict[str, tuple[object, ...]]:
 def test_an_enrolled_record_is_read_and_advanced_by_a_login(folder: Path, store: FileStore) -> None:
     path = enrol(folder)
     assert store.read("alice").tokens == (fob(),)
-    assert says(folder, code(0)) == "code"
+    assert log_in(folder, code(0)) == "code"
     assert counter_of(path) == 1
     assert store.read("alice") == record_of(path)
-    assert says(folder, code(0)) == "replayed"
+    assert log_in(folder, code(0)) == "replayed"
     assert files(folder) == ["alice.record"]
 
 
@@ -83,9 +83,9 @@ def test_an_unchanged_record_is_not_written(folder: Path, store: FileStore) -> N
     path = enrol(folder)
     before = snapshot(folder)["alice.record"]
     store.update("alice", lambda record: (record, None))
-    assert says(folder, b"malformed") == "malformed"
+    assert log_in(folder, b"malformed") == "malformed"
     assert snapshot(folder)["alice.record"] == before
-    assert says(folder, b"000000") == "wrong"
+    assert log_in(folder, b"000000") == "wrong"
     assert snapshot(folder)["alice.record"] != before
     assert record_of(path).failures == 1
 
@@ -101,7 +101,7 @@ def test_a_failed_change_writes_nothing_and_releases_the_lock(folder: Path, stor
         store.update("alice", fails)
     assert snapshot(folder)["alice.record"] == before
     assert files(folder) == ["alice.record"]
-    assert says(folder, code(0), store=FileStore(str(folder), lock_wait=0.0)) == "code"
+    assert log_in(folder, code(0), store=FileStore(str(folder), lock_wait=0.0)) == "code"
 
 
 def test_an_unknown_user_is_not_found_and_leaves_no_lock_file(folder: Path, store: FileStore) -> None:
@@ -147,7 +147,7 @@ def test_a_user_deleted_while_the_lock_is_awaited_is_not_found(folder: Path) -> 
 
     def waits() -> None:
         try:
-            outcomes.append(says(folder, code(0)))
+            outcomes.append(log_in(folder, code(0)))
         except NotThere as e:
             outcomes.append(e)
 
@@ -202,7 +202,7 @@ def test_files_are_private_to_their_owner_under_every_umask(
         DECOYS: 0o700,
     }
     assert {path.stat().st_mode & 0o7777 for path in (folder / DECOYS).iterdir()} == {0o600}
-    assert says(folder, code(0)) == "code"
+    assert log_in(folder, code(0)) == "code"
 
 
 def test_every_descriptor_is_closed(folder: Path, store: FileStore) -> None:
@@ -210,7 +210,7 @@ def test_every_descriptor_is_closed(folder: Path, store: FileStore) -> None:
     enrol(folder, "broken").write_bytes(b"{")
     before = os.listdir("/proc/self/fd")
     for _ in range(3):
-        says(folder, b"000000")
+        log_in(folder, b"000000")
         store.update_decoy("zoe")
         list(store.users())
         for broken in ("broken", "zoe", "x" * 300):
@@ -236,11 +236,13 @@ def test_an_unknown_user_costs_one_write_of_a_decoy_chosen_at_random(folder: Pat
         store.update_decoy("zoe")
     after = decoys(folder)
     assert sum(after[name].sequence - before[name].sequence for name in after) == 200
-    assert sum(after[name].sequence > before[name].sequence for name in after) > 32, "not by name"
+    assert sum(after[name].sequence > before[name].sequence for name in after) > 32, (
+        "the decoys are chosen at random, not by name"
+    )
     assert files(folder) == names
 
 
-def test_a_decoy_is_as_long_as_a_record_and_has_a_key_of_its_own(folder: Path, store: FileStore) -> None:
+def test_a_decoy_has_the_size_of_a_record_and_a_unique_key(folder: Path, store: FileStore) -> None:
     store.update("alice", lambda record: (record.with_token(fob()), None), create=True)
     size = (folder / "alice.record").stat().st_size
     assert {path.stat().st_size for path in (folder / DECOYS).iterdir()} == {size}
@@ -248,7 +250,7 @@ def test_a_decoy_is_as_long_as_a_record_and_has_a_key_of_its_own(folder: Path, s
     assert len({parse(slots.document).tokens[0].secret for slots in decoys(folder).values()}) == 64
 
 
-def test_missing_and_damaged_decoys_are_made_again(folder: Path, store: FileStore) -> None:
+def test_missing_and_damaged_decoys_are_created_again(folder: Path, store: FileStore) -> None:
     store.prepare()
     before = decoys(folder)
     (folder / DECOYS / "07").unlink()
@@ -262,7 +264,7 @@ def test_missing_and_damaged_decoys_are_made_again(folder: Path, store: FileStor
     assert (folder / ".lock").stat().st_size == 0
 
 
-def test_the_first_record_makes_the_decoys_if_the_disk_has_room(
+def test_a_new_record_creates_missing_decoys_if_the_disk_has_room(
     folder: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
@@ -276,20 +278,18 @@ def test_the_first_record_makes_the_decoys_if_the_disk_has_room(
     assert len(decoys(folder)) == 64
 
 
-@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"x")], ids=["none", "damaged"])
-def test_without_a_decoy_an_unknown_user_is_refused_and_the_log_says_why(
-    folder: Path, spoil: Callable[[Path], object]
-) -> None:
-    said: list[str] = []
-    store = FileStore(str(folder), warn=said.append)
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"x")], ids=["none", "damaged"])
+def test_missing_decoys_are_logged_and_raise_no_error(folder: Path, damage: Callable[[Path], object]) -> None:
+    warnings: list[str] = []
+    store = FileStore(str(folder), warn=warnings.append)
     store.prepare()
     for path in (folder / DECOYS).iterdir():
-        spoil(path)
+        damage(path)
     store.update_decoy("zoe")
-    assert said == [f"{folder}/.decoy: decoys are missing (run 'pam-totp doctor --repair')"]
+    assert warnings == [f"{folder}/.decoy: decoys are missing (run 'pam-totp doctor --repair')"]
 
 
-def test_every_name_waits_for_its_own_lock_alike(folder: Path) -> None:
+def test_known_and_unknown_users_wait_only_for_their_own_lock(folder: Path) -> None:
     impatient = FileStore(str(folder), lock_wait=0.01)
     impatient.prepare()
     enrol(folder)
@@ -308,7 +308,7 @@ def test_every_name_waits_for_its_own_lock_alike(folder: Path) -> None:
 
 
 def test_a_lock_file_that_was_replaced_is_not_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its lock is worth nothing: other processes lock the new file."""
+    """A lock of the old file has no effect, because other processes lock the new file."""
     path = enrol(folder)
     acquire = fcntl.fcntl
     held: list[int] = []
@@ -322,12 +322,12 @@ def test_a_lock_file_that_was_replaced_is_not_trusted(folder: Path, monkeypatch:
         return acquire(file, command, argument)
 
     monkeypatch.setattr(fcntl, "fcntl", replaced)
-    assert says(folder, code(0)) == "code"
+    assert log_in(folder, code(0)) == "code"
     assert counter_of(path) == 1
     assert held
 
 
-def test_a_lock_file_that_was_deleted_is_made_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_file_that_was_deleted_is_created_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = enrol(folder)
     acquire = fcntl.fcntl
     calls: list[int] = []
@@ -339,7 +339,7 @@ def test_a_lock_file_that_was_deleted_is_made_again(folder: Path, monkeypatch: p
         return acquire(file, command, argument)
 
     monkeypatch.setattr(fcntl, "fcntl", deletes)
-    assert says(folder, code(0)) == "code"
+    assert log_in(folder, code(0)) == "code"
     assert counter_of(path) == 1
     assert (folder / ".lock").exists()
 
@@ -351,7 +351,7 @@ def test_a_login_writes_in_place(folder: Path) -> None:
     path = enrol(folder)
     before = path.stat()
     for counter in range(4):
-        assert says(folder, code(counter)) == "code"
+        assert log_in(folder, code(counter)) == "code"
     assert (path.stat().st_ino, path.stat().st_size) == (before.st_ino, before.st_size)
     found = decode(path.read_bytes())
     assert (found.sequence, parse(found.other or b"").tokens) == (5, (fob(3, last_used=NOW),))
@@ -361,7 +361,7 @@ def keys_in(path: Path) -> set[bytes]:
     return {key for key in (KEY, OTHER_KEY) if base32(key).encode() in path.read_bytes()}
 
 
-OTHER_KEY = b"another key of ours!"
+OTHER_KEY = b"another 20-byte key."
 
 
 def with_codes(salt: str, record: UserRecord) -> tuple[UserRecord, None]:
@@ -374,7 +374,7 @@ def with_token(token: Token, record: UserRecord) -> tuple[UserRecord, None]:
 
 def test_a_change_of_keys_leaves_no_removed_key_in_the_file(folder: Path, store: FileStore) -> None:
     path = enrol(folder, tokens=(fob(), fob(name="old", secret=OTHER_KEY)))
-    assert says(folder, code(0)) == "code"
+    assert log_in(folder, code(0)) == "code"
     assert keys_in(path) == {KEY, OTHER_KEY}
     store.update("alice", lambda record: (record.without_token("old"), None))
     assert keys_in(path) == {KEY}
@@ -387,16 +387,16 @@ def test_a_change_of_keys_leaves_no_removed_key_in_the_file(folder: Path, store:
 
 def test_a_record_that_needs_more_room_gets_a_larger_file(folder: Path, store: FileStore) -> None:
     path = enrol(folder)
-    assert says(folder, code(0)) == "code"
+    assert log_in(folder, code(0)) == "code"
     tokens = [fob(name=f"t{n}", secret=bytes([n]) * 20, serial="s" * 200) for n in range(7)]
     for token in tokens:
         store.update("alice", partial(with_token, token))
     assert store.read("alice").tokens[1:] == tuple(tokens)
     assert path.stat().st_size == 4 * 4096
     before = path.stat()
-    assert says(folder, code(1)) == "code"
+    assert log_in(folder, code(1)) == "code"
     store.update("alice", lambda record: (record.without_token("t1"), None))
-    assert path.stat().st_ino == before.st_ino, "it does not shrink"
+    assert path.stat().st_ino == before.st_ino, "the file does not shrink"
     assert files(folder) == ["alice.record"]
 
 
@@ -405,25 +405,27 @@ def test_a_file_that_another_program_made_too_small_grows_at_a_login(folder: Pat
     path.write_bytes(new_file(decode(path.read_bytes()).document, 4096))
     sizes = []
     for counter in range(12):
-        assert says(folder, code(counter)) == "code"
+        assert log_in(folder, code(counter)) == "code"
         sizes.append(path.stat().st_size)
     assert (sizes[0], sizes[-1]) == (2 * 4096, 4 * 4096)
 
 
-def test_a_damaged_slot_is_reported_and_the_other_one_is_in_force(folder: Path) -> None:
+def test_a_damaged_slot_is_logged_and_the_other_slot_is_used(folder: Path) -> None:
     path = enrol(folder)
-    assert says(folder, code(0)) == "code"
+    assert log_in(folder, code(0)) == "code"
     data = bytearray(path.read_bytes())
     data[4096 + 200] ^= 1
     path.write_bytes(data)
-    said: list[str] = []
-    assert says(folder, code(0), store=FileStore(str(folder), warn=said.append)) == "code", "the older record"
-    assert said == [f"{folder}/alice.record: a slot is damaged (the other slot is used)"]
-    assert says(folder, code(0), store=FileStore(str(folder), warn=said.append)) == "replayed"
-    assert len(said) == 1, "the next write repaired it"
+    warnings: list[str] = []
+    assert log_in(folder, code(0), store=FileStore(str(folder), warn=warnings.append)) == "code", (
+        "the older record is in force"
+    )
+    assert warnings == [f"{folder}/alice.record: a slot is damaged (the other slot is used)"]
+    assert log_in(folder, code(0), store=FileStore(str(folder), warn=warnings.append)) == "replayed"
+    assert len(warnings) == 1, "the next write repaired the slot"
 
 
-def test_a_problem_that_stops_no_login_goes_to_the_system_log(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warnings_go_to_the_system_log_at_most_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[tuple[object, ...]] = []
     monkeypatch.setattr(syslog, "openlog", lambda *given: lines.append(given))
     monkeypatch.setattr(syslog, "syslog", lambda *given: lines.append(given))
@@ -463,10 +465,10 @@ def _open_in(folder: Path) -> int:
 
 
 def test_a_record_with_two_names_is_refused(folder: Path, store: FileStore) -> None:
-    """A write through one name would change the other file too."""
+    """A write to alice.record would change bob.record, too."""
     path = enrol(folder)
     os.link(path, folder / "bob.record")
-    for attempt in (lambda: store.read("alice"), lambda: says(folder, code(0))):
+    for attempt in (lambda: store.read("alice"), lambda: log_in(folder, code(0))):
         with pytest.raises(StoreError, match=r"alice\.record: must not have hard links"):
             attempt()
 
@@ -479,7 +481,7 @@ def test_a_record_whose_creation_was_killed_in_its_last_step_is_read(folder: Pat
 
 
 def test_creation_never_replaces_a_file(folder: Path, store: FileStore) -> None:
-    """An administrator may put a copy there in the middle, without the lock."""
+    """An administrator may restore a copy during the update, without the lock."""
 
     def restored(record: UserRecord) -> tuple[UserRecord, None]:
         enrol(folder)
@@ -505,9 +507,9 @@ def test_a_file_of_version_1_is_read_and_converted_by_the_first_update(folder: P
     assert store.read("alice").tokens == (fob(),)
     assert files(folder) == ["alice.json"]
     assert list(store.users()) == ["alice"]
-    assert says(folder, code(0)) == "code"
+    assert log_in(folder, code(0)) == "code"
     assert sizes(folder) == CONVERTED
-    assert says(folder, code(0)) == "replayed"
+    assert log_in(folder, code(0)) == "replayed"
     assert list(store.users()) == ["alice"]
 
 
@@ -518,18 +520,18 @@ def test_an_update_without_a_change_converts_too(folder: Path, store: FileStore)
     assert store.read("alice").tokens == (fob(),)
 
 
-def test_with_both_versions_there_the_new_one_counts(folder: Path, store: FileStore) -> None:
+def test_if_files_of_both_versions_exist_version_2_is_used(folder: Path, store: FileStore) -> None:
     """A process was killed after it created the new file and before it emptied the old file."""
     enrol_1(folder, tokens=(fob(), fob(name="old", secret=OTHER_KEY)))
     enrol(folder, tokens=(fob(5),))
     assert store.read("alice").tokens == (fob(5),)
     assert list(store.users()) == ["alice"]
-    assert says(folder, code(0)) == "replayed"
+    assert log_in(folder, code(0)) == "replayed"
     assert sizes(folder) == CONVERTED
 
 
 def test_an_emptied_file_of_version_1_is_damaged_for_every_version(folder: Path, store: FileStore) -> None:
-    """A service of version 1 that still runs must deny. So must this version if an administrator deletes the record."""
+    """A service of version 1 that still runs must deny. This version must deny if the record is deleted."""
     enrol_1(folder)
     store.update("alice", lambda record: (record, None))
     with pytest.raises(RecordError):
@@ -539,18 +541,18 @@ def test_an_emptied_file_of_version_1_is_damaged_for_every_version(folder: Path,
         store.read("alice")
 
 
-def test_a_removed_user_is_not_revived_by_a_file_of_version_1(folder: Path, store: FileStore) -> None:
+def test_removing_a_user_removes_the_file_of_version_1_too(folder: Path, store: FileStore) -> None:
     enrol_1(folder)
     enrol(folder)
     store.update("alice", lambda record: (None, None))
     assert files(folder) == []
 
 
-def test_the_lock_file_of_version_1_is_removed_with_the_record(folder: Path) -> None:
+def test_a_conversion_removes_the_other_files_of_version_1(folder: Path) -> None:
     enrol_1(folder)
     (folder / "alice.lock").touch(0o600)
     (folder / ".alice.json.tmp").touch(0o600)
-    assert says(folder, code(0)) == "code"
+    assert log_in(folder, code(0)) == "code"
     assert sizes(folder) == CONVERTED
 
 
@@ -565,7 +567,7 @@ def test_a_file_of_version_1_that_cannot_be_converted_is_unavailable(
 
     monkeypatch.setattr(os, "link", full)
     with pytest.raises(StoreError, match="No space left"):
-        says(folder, code(0))
+        log_in(folder, code(0))
     assert files(folder) == ["alice.json"]
     assert path.read_bytes() == before
     assert store.read("alice").enrolled
@@ -581,7 +583,7 @@ def test_a_reader_never_misses_a_file_that_is_converted_meanwhile(
     def converts(name: str, *arguments: Any, **named: Any) -> int:
         if name == "alice.json":
             monkeypatch.undo()
-            assert says(folder, code(0)) == "code"
+            assert log_in(folder, code(0)) == "code"
         return opened(name, *arguments, **named)
 
     monkeypatch.setattr(os, "open", converts)
@@ -594,21 +596,21 @@ def test_a_reader_never_misses_a_file_that_is_converted_meanwhile(
 @pytest.mark.parametrize("kind", ["half", "whole", "empty", "unreadable", "link", "pipe"])
 def test_a_leftover_of_a_killed_writer_does_not_block_and_is_removed(folder: Path, tmp_path: Path, kind: str) -> None:
     path = enrol(folder)
-    aside = folder / ".alice.record"
+    temporary = folder / ".alice.record"
     target = tmp_path / "target"
-    target.write_text("not ours")
+    target.write_text("unrelated")
     if kind == "link":
-        aside.symlink_to(target)
+        temporary.symlink_to(target)
     elif kind == "pipe":
-        os.mkfifo(aside)
+        os.mkfifo(temporary)
     else:
         content = path.read_bytes().replace(b'"counter": 0', b'"counter": 9')
-        aside.write_bytes({"half": content[:50], "empty": b""}.get(kind, content))
-        aside.chmod(0 if kind == "unreadable" else 0o600)
-    assert says(folder, code(0)) == "code"
+        temporary.write_bytes({"half": content[:50], "empty": b""}.get(kind, content))
+        temporary.chmod(0 if kind == "unreadable" else 0o600)
+    assert log_in(folder, code(0)) == "code"
     assert files(folder) == ["alice.record"]
     assert counter_of(path) == 1
-    assert target.read_text() == "not ours"
+    assert target.read_text() == "unrelated"
 
 
 CHANGES: dict[str, Callable[[UserRecord], tuple[UserRecord | None, None]]] = {
@@ -620,27 +622,27 @@ CHANGES: dict[str, Callable[[UserRecord], tuple[UserRecord | None, None]]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_every_change_but_a_login_removes_what_a_killed_writer_left(
+def test_every_change_but_a_login_removes_leftovers_of_killed_writers(
     folder: Path, store: FileStore, change: str
 ) -> None:
     enrol(folder)
-    assert says(folder, code(0)) == "code"
+    assert log_in(folder, code(0)) == "code"
     (folder / ".alice.record").write_bytes(b"a secret")
     store.update("alice", CHANGES[change])
     assert files(folder) == ([] if change == "removal" else ["alice.record"])
 
 
-def test_a_leftover_of_another_user_is_left_to_that_users_next_writer(folder: Path) -> None:
+def test_a_login_removes_no_leftover_of_another_user(folder: Path) -> None:
     enrol(folder)
     (folder / ".bob.record").write_bytes(b"being written")
-    says(folder, code(0))
+    log_in(folder, code(0))
     assert (folder / ".bob.record").exists()
 
 
 # ---- invalid files
 
 
-def _hard(path: Path) -> None:
+def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
 
 
@@ -682,8 +684,8 @@ def _mode(mode: int) -> Callable[[Path], None]:
     return lambda path: path.chmod(mode)
 
 
-SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "truncated": (_hard, "must be two slots"),
+INVALID_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated": (_truncate, "must be two slots"),
     "empty": (lambda path: path.write_bytes(b""), "must be two slots"),
     "one byte": (lambda path: path.write_bytes(b"{"), "invalid JSON"),
     "NULs": (lambda path: path.write_bytes(bytes(8192)), "no slot is valid"),
@@ -718,33 +720,33 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("how", SPOILED)
+@pytest.mark.parametrize("how", INVALID_FILES)
 def test_an_invalid_file_is_unavailable_and_unchanged(folder: Path, store: FileStore, how: str) -> None:
-    spoil, said = SPOILED[how]
+    damage, message = INVALID_FILES[how]
     path = enrol(folder)
-    spoil(path)
-    before = _looks(folder)
+    damage(path)
+    before = _metadata(folder)
     for attempt in (
         lambda: store.read("alice"),
-        lambda: says(folder, code(0)),
+        lambda: log_in(folder, code(0)),
         lambda: store.update("alice", lambda record: (record, None), create=True),
     ):
-        with pytest.raises(StoreError, match=said) as caught:
+        with pytest.raises(StoreError, match=message) as caught:
             attempt()
         assert "alice.record" in str(caught.value)
         assert "\n" not in str(caught.value)
-    assert _looks(folder) == before
-    assert says_bob(folder) == "code", "another user can log in"
+    assert _metadata(folder) == before
+    assert log_in_bob(folder) == "code", "another user can log in"
 
 
-def _looks(folder: Path) -> dict[str, tuple[int, int, int, int]]:
-    looks = {name: (folder / name).lstat() for name in files(folder)}
-    return {name: (s.st_ino, s.st_mode, s.st_size, s.st_mtime_ns) for name, s in looks.items()}
+def _metadata(folder: Path) -> dict[str, tuple[int, int, int, int]]:
+    found = {name: (folder / name).lstat() for name in files(folder)}
+    return {name: (s.st_ino, s.st_mode, s.st_size, s.st_mtime_ns) for name, s in found.items()}
 
 
-def says_bob(folder: Path) -> str:
+def log_in_bob(folder: Path) -> str:
     enrol(folder, "bob")
-    return says(folder, code(0), "bob")
+    return log_in(folder, code(0), "bob")
 
 
 @pytest.mark.parametrize("mode", [0, 0o200, 0o400])
@@ -754,25 +756,25 @@ def test_a_mode_without_the_owners_rights_is_refused_too(folder: Path, store: Fi
         store.read("alice")
 
 
-@pytest.mark.parametrize("spoil", [_link, _dangling, _pipe, _directory], ids=lambda f: f.__name__)
-def test_a_lock_that_is_not_a_file_makes_the_user_unavailable(folder: Path, spoil: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize("damage", [_link, _dangling, _pipe, _directory], ids=lambda f: f.__name__)
+def test_a_lock_file_of_another_type_makes_the_user_unavailable(folder: Path, damage: Callable[[Path], None]) -> None:
     path = enrol(folder)
-    assert says(folder, code(0)) == "code"
-    spoil(folder / ".lock")
+    assert log_in(folder, code(0)) == "code"
+    damage(folder / ".lock")
     with pytest.raises(StoreError):
-        says(folder, code(1))
+        log_in(folder, code(1))
     assert counter_of(path) == 1
     assert not (folder / "nowhere").exists()
 
 
 @pytest.mark.parametrize("mode", [0o400, 0o666, 0o644])
 def test_a_lock_file_of_another_mode_is_corrected(folder: Path, mode: int) -> None:
-    """The store sets the mode of a lock file, so that its owner can open it and no other account can."""
+    """The store sets the mode of the lock file, so that only its owner can open it."""
     enrol(folder)
-    assert says(folder, code(0)) == "code"
+    assert log_in(folder, code(0)) == "code"
     (folder / ".lock").chmod(mode)
     if os.access(folder / ".lock", os.W_OK):
-        assert says(folder, code(1)) == "code"
+        assert log_in(folder, code(1)) == "code"
         assert stat.S_IMODE((folder / ".lock").stat().st_mode) == 0o600
 
 
@@ -781,12 +783,12 @@ def test_a_file_of_another_account_is_unavailable(folder: Path) -> None:
     path = enrol(folder)
     os.chown(path, 65534, 65534)
     with pytest.raises(StoreError, match="must be owned"):
-        says(folder, code(0))
+        log_in(folder, code(0))
     os.chown(path, 0, 65534)
-    assert says(folder, code(0)) == "code", "the group of the file does not matter"
+    assert log_in(folder, code(0)) == "code", "the group of the file is not checked"
     os.chown(folder / ".lock", 65534, 0)
     with pytest.raises(StoreError, match="must be owned"):
-        says(folder, code(1))
+        log_in(folder, code(1))
 
 
 # ---- invalid folders
@@ -797,7 +799,7 @@ def test_a_folder_of_another_account_is_unavailable(folder: Path) -> None:
     enrol(folder)
     os.chown(folder, 65534, 65534)
     with pytest.raises(StoreError, match="belongs to uid 65534"):
-        says(folder, code(0))
+        log_in(folder, code(0))
 
 
 @pytest.mark.parametrize(
@@ -808,7 +810,7 @@ def test_a_folder_without_mode_0700_is_unavailable(folder: Path, store: FileStor
     folder.chmod(mode)
     for attempt in (
         lambda: store.read("alice"),
-        lambda: says(folder, code(0)),
+        lambda: log_in(folder, code(0)),
         lambda: store.update_decoy("zoe"),
         lambda: list(store.users()),
     ):
@@ -820,7 +822,7 @@ def test_a_folder_without_mode_0700_is_unavailable(folder: Path, store: FileStor
 
 @pytest.mark.parametrize("kind", ["nothing", "a file", "a dangling link", "a pipe", "no folder above"])
 def test_a_path_that_is_not_a_folder_is_unavailable_not_an_unknown_user(tmp_path: Path, kind: str) -> None:
-    folder = tmp_path / "gone"
+    folder = tmp_path / "missing"
     if kind == "a file":
         folder.write_bytes(b"")
     elif kind == "a dangling link":
@@ -832,7 +834,7 @@ def test_a_path_that_is_not_a_folder_is_unavailable_not_an_unknown_user(tmp_path
     store = FileStore(str(folder))
     for attempt in (
         lambda: store.read("alice"),
-        lambda: says(folder, code(0)),
+        lambda: log_in(folder, code(0)),
         lambda: store.update("alice", lambda record: (record, None), create=True),
         lambda: store.update_decoy("zoe"),
         lambda: list(store.users()),
@@ -876,7 +878,7 @@ def test_a_users_name_is_one_file_name(user: str) -> None:
 def test_a_user_of_any_name_is_stored_in_the_folder(tmp_path: Path, folder: Path, store: FileStore, user: str) -> None:
     before = files(tmp_path)
     store.update(user, lambda record: (record.with_token(fob()), None), create=True)
-    assert says(folder, code(0), user) == "code"
+    assert log_in(folder, code(0), user) == "code"
     assert files(folder) == [f"{NAMES[user]}.record"]
     assert list(store.users()) == [user]
     assert files(tmp_path) == before
@@ -885,7 +887,7 @@ def test_a_user_of_any_name_is_stored_in_the_folder(tmp_path: Path, folder: Path
 @pytest.mark.parametrize("user", [u for u in NAMES if not u.isprintable()], ids=ascii)
 def test_an_impossible_user_name_is_not_enrolled_and_leaves_no_trace(folder: Path, store: FileStore, user: str) -> None:
     with pytest.raises(NotThere):
-        says(folder, code(0), user)
+        log_in(folder, code(0), user)
     assert files(folder) == []
     with pytest.raises((RecordError, StoreError)):
         store.update(user, lambda record: (record, None), create=True)
@@ -898,7 +900,7 @@ def test_an_impossible_user_name_is_not_enrolled_and_leaves_no_trace(folder: Pat
 def test_a_user_name_that_cannot_be_a_file_name_is_unavailable(folder: Path, store: FileStore, user: str) -> None:
     for attempt in (
         lambda: store.read(user),
-        lambda: says(folder, code(0), user),
+        lambda: log_in(folder, code(0), user),
         lambda: store.update(user, lambda record: (record, None), create=True),
     ):
         with pytest.raises(StoreError, match="the user name"):
@@ -909,7 +911,7 @@ def test_a_user_name_that_cannot_be_a_file_name_is_unavailable(folder: Path, sto
 @pytest.mark.parametrize("user", ["x" * 245, "é" * 40 + "x" * 5])
 def test_the_longest_name_works(folder: Path, store: FileStore, user: str) -> None:
     store.update(user, lambda record: (record.with_token(fob()), None), create=True)
-    assert says(folder, code(0), user) == "code"
+    assert log_in(folder, code(0), user) == "code"
     assert list(store.users()) == [user]
 
 
@@ -935,15 +937,15 @@ def test_no_user_name_leaves_the_folder_or_collides_with_other_files(user: str) 
 
 
 @given(names, names)
-def test_no_two_names_share_a_file(one: str, other: str) -> None:
-    if one != other and _file_name(one) is not None:
-        assert _file_name(one) != _file_name(other)
+def test_no_two_names_share_a_file(first: str, second: str) -> None:
+    if first != second and _file_name(first) is not None:
+        assert _file_name(first) != _file_name(second)
 
 
-def test_users_are_those_with_a_record(folder: Path, store: FileStore) -> None:
+def test_users_lists_the_users_with_a_record(folder: Path, store: FileStore) -> None:
     for user in ("alice", "bob"):
         enrol(folder, user)
-        says(folder, code(0), user)
+        log_in(folder, code(0), user)
     enrol(folder, "a/b", file="a%2Fb.record")
     (folder / ".carol.record").write_bytes(b"left behind")
     (folder / "notes.txt").write_bytes(b"")

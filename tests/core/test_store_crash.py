@@ -1,10 +1,10 @@
-"""Tests of the file store with a fault at each of its system calls: a kill before the call, or an error from it.
+"""Tests of the file store with a fault at each of its system calls: a kill before the call, or an error of the call.
 
 The rules for every call, from opening the folder to the answer:
-- the record is the old or the new one, and a decision that was printed is durable;
+- the record is the old or the new record, and a printed decision is durable;
 - a code that was accepted is never accepted again;
 - the next login works, and a change of keys leaves no temporary file.
-The calls are those that strace shows for one change, so the list is complete when the store changes.
+strace lists the calls of each change, so the list stays complete when the code of the store changes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pam_totp.store import NotThere
 from pam_totp.store.decoys import FOLDER as DECOYS
 from pam_totp.store.file import FileStore
 from tests.core.login_once import CHANGES
-from tests.core.stores import code, enrol, enrol_1, says
+from tests.core.stores import code, enrol, enrol_1, log_in
 
 LOGIN = Path(__file__).with_name("login_once.py")
 PYTHON = "/usr/bin/python3"
@@ -84,11 +84,11 @@ pytestmark = [
     pytest.mark.skipif(not _can_trace(), reason="needs strace, and permission to trace its own processes"),
 ]
 
-STATES = ["used", "new", "version 1"]  # of the record: both slots filled, one slot filled, to be converted
+STATES = ["used", "new", "version 1"]  # both slots filled; one slot filled; to be converted
 
 
 def fresh(folder: Path, state: str = "used") -> None:
-    """Reset the store: alice at counter 0 with one failure, in a file of that state; the decoys are made once."""
+    """Reset the store except the decoys: alice has counter 0 and one failure, in a file of that state."""
     FileStore(str(folder)).prepare()
     for name in set(os.listdir(folder)) - {".lock", DECOYS}:
         (folder / name).unlink()
@@ -104,8 +104,8 @@ def fresh(folder: Path, state: str = "used") -> None:
 def calls_of(folder: Path, word: str, state: str = "used") -> list[Call]:
     fresh(folder, state)
     traced = Traced(folder)
-    said, status = traced.run(word)
-    assert status == 0 and not said.startswith("unavailable"), said
+    printed, status = traced.run(word)
+    assert status == 0 and not printed.startswith("unavailable"), printed
     found = traced.calls()
     assert {"openat", "fcntl", "close"} <= {call.name for call in found}
     return found
@@ -126,24 +126,25 @@ def counter(folder: Path) -> int:
     return token.counter
 
 
-def after(folder: Path, said: str, what: object) -> None:
+def after(folder: Path, printed: str, what: object) -> None:
     """Check the rules after a fault in a login with the code of counter 0."""
     assert counter(folder) in (0, 1), what
-    if said == "code":
+    if printed == "code":
         assert counter(folder) == 1, f"the answer was printed before it was durable: {what}"
     if counter(folder) == 1:
-        assert says(folder, code(0)) == "replayed", what
+        assert log_in(folder, code(0)) == "replayed", what
     else:
         found = record(folder)
         assert found is not None
         assert found.failures == 1
-        assert says(folder, code(0)) == "code", f"the next login fails: {what}"
-    assert says(folder, code(1)) == "code", what
-    assert sorted(os.listdir(folder)) == [DECOYS, ".lock", "alice.record"], what
+        assert log_in(folder, code(0)) == "code", f"the next login fails: {what}"
+    assert log_in(folder, code(1)) == "code", what
+    sizes = {name: (folder / name).stat().st_size for name in os.listdir(folder) if name not in (".lock", DECOYS)}
+    assert sizes in ({"alice.record": 8192}, {"alice.record": 8192, "alice.json": 0}), what
 
 
 def _order(calls: list[Call]) -> list[str]:
-    """Return the calls that matter for durability, in order, each with its file."""
+    """Return the calls that affect durability in their order, each with its file."""
     names: dict[str, str] = {}  # descriptor: file
     found = []
     for call in calls:
@@ -185,13 +186,13 @@ def test_a_login_is_one_write_that_is_durable_when_it_returns(folder: Path) -> N
     assert [call.shown.endswith("RWF_DSYNC) = 4096") for call in calls if call.name == "pwritev2"] == [True]
 
 
-def test_the_work_for_an_unknown_user_is_the_same(folder: Path) -> None:
+def test_an_unknown_user_causes_the_same_calls_as_a_login(folder: Path) -> None:
     decoy = [line.replace("a decoy", "alice.record") for line in _order(calls_of(folder, "decoy"))]
     assert decoy == _order(calls_of(folder, RIGHT))
-    assert decoy == _order(calls_of(folder, "000000")), "as for a wrong code"
+    assert decoy == _order(calls_of(folder, "000000")), "a wrong code causes the same calls"
 
 
-def test_the_second_slot_is_first_filled_when_file_and_name_are_durable(folder: Path) -> None:
+def test_file_and_name_are_durable_before_the_second_slot_is_filled(folder: Path) -> None:
     order = _order(calls_of(folder, RIGHT, "new"))
     assert [line for line in order if not line.startswith("unlink")][-4:] == [
         "open alice.record",
@@ -212,18 +213,18 @@ def test_a_removal_is_durable_too(folder: Path) -> None:
     assert _order(calls_of(folder, "remove"))[-2:] == ["unlink", "fsync store"]
 
 
-def test_where_the_flag_is_unknown_the_write_is_flushed_before_and_after(folder: Path) -> None:
+def test_without_rwf_dsync_the_write_is_flushed_before_and_after(folder: Path) -> None:
     fresh(folder)
     traced = Traced(folder)
-    said, _ = traced.run(RIGHT, "-e", "inject=pwritev2:error=EOPNOTSUPP")
-    assert said == "code"
+    printed, _ = traced.run(RIGHT, "-e", "inject=pwritev2:error=EOPNOTSUPP")
+    assert printed == "code"
     assert _order(traced.calls())[-4:] == [
         "pwritev2 alice.record",
         "fdatasync alice.record",
         "pwrite64 alice.record",
         "fdatasync alice.record",
     ]
-    after(folder, said, "without RWF_DSYNC")
+    after(folder, printed, "without RWF_DSYNC")
 
 
 # ---- kills
@@ -232,31 +233,31 @@ def test_where_the_flag_is_unknown_the_write_is_flushed_before_and_after(folder:
 @pytest.mark.parametrize("state", STATES)
 def test_a_kill_before_any_call_leaves_the_old_or_the_new_record(folder: Path, state: str) -> None:
     calls = calls_of(folder, RIGHT, state)
-    tried = Counter[int]()
+    counters = Counter[int]()
     for call in calls:
         fresh(folder, state)
-        said, status = Traced(folder).run(RIGHT, "-e", f"inject={call.name}:signal=KILL:when={call.number}")
+        printed, status = Traced(folder).run(RIGHT, "-e", f"inject={call.name}:signal=KILL:when={call.number}")
         assert status in (137, -9), call
-        assert said == "", f"a killed process printed an answer: {call}"
-        tried[counter(folder)] += 1
-        after(folder, said, call)
+        assert printed == "", f"a killed process printed an answer: {call}"
+        counters[counter(folder)] += 1
+        after(folder, printed, call)
     done = "link" if state == "version 1" else "pwritev2"
     changed = next(i for i, call in enumerate(calls) if call.name.startswith(done))
-    assert tried == {0: changed + 1, 1: len(calls) - changed - 1}, f"the new record exists from the {done} on"
+    assert counters == {0: changed + 1, 1: len(calls) - changed - 1}, f"the new record exists after the {done}"
     assert len(calls) >= 16
-    print(f"{len(calls)} points tried")
+    print(f"{len(calls)} kills")
 
 
 @pytest.mark.parametrize("state", STATES)
 def test_a_kill_before_any_call_counts_a_wrong_answer_at_most_once(folder: Path, state: str) -> None:
     for call in calls_of(folder, "000000", state):
         fresh(folder, state)
-        said, _ = Traced(folder).run("000000", "-e", f"inject={call.name}:signal=KILL:when={call.number}")
-        assert said == "", call
+        printed, _ = Traced(folder).run("000000", "-e", f"inject={call.name}:signal=KILL:when={call.number}")
+        assert printed == "", call
         found = record(folder)
         assert found is not None
         assert found.failures in (1, 2), call
-        assert says(folder, code(0)) == "code", call
+        assert log_in(folder, code(0)) == "code", call
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -266,8 +267,8 @@ def test_a_kill_in_a_change_of_keys_leaves_the_old_or_the_new_record(folder: Pat
         fresh(folder, state)
         before = record(folder)
         expected = CHANGES[change](before or UserRecord(user="alice"))
-        said, _ = Traced(folder).run(change, "-e", f"inject={call.name}:signal=KILL:when={call.number}")
-        assert said == "", call
+        printed, _ = Traced(folder).run(change, "-e", f"inject={call.name}:signal=KILL:when={call.number}")
+        assert printed == "", call
         assert record(folder) in (before, expected), call
         store = FileStore(str(folder))
         store.update("alice", lambda found: (found.unlocked(), None), create=True)
@@ -277,7 +278,7 @@ def test_a_kill_in_a_change_of_keys_leaves_the_old_or_the_new_record(folder: Pat
 
 # ---- errors
 
-FAILURES = [
+ERRORS = [
     *(("openat", e) for e in ("EIO", "EMFILE", "ENOSPC", "EACCES", "EROFS", "EINTR")),
     *((call, e) for call in ("fstat", "newfstatat") for e in ("EIO", "EACCES")),  # libc chooses one of them
     *(("fcntl", e) for e in ("ENOLCK", "EIO", "EINTR")),
@@ -293,39 +294,40 @@ FAILURES = [
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_after_a_failed_call_it_refuses_or_retries(folder: Path, state: str) -> None:
+def test_after_a_failed_call_a_login_is_refused_or_the_call_is_retried(folder: Path, state: str) -> None:
     calls = calls_of(folder, RIGHT, state)
-    assert {call.name for call in calls} <= {name for name, _ in FAILURES}, "the table has every call of the store"
+    assert {call.name for call in calls} <= {name for name, _ in ERRORS}, "ERRORS has every call of the store"
     tried = 0
-    for call, error in ((call, error) for call in calls for name, error in FAILURES if name == call.name):
+    for call, error in ((call, error) for call in calls for name, error in ERRORS if name == call.name):
         fresh(folder, state)
-        said, _ = Traced(folder).run(RIGHT, "-e", f"inject={call.name}:error={error}:when={call.number}")
+        printed, _ = Traced(folder).run(RIGHT, "-e", f"inject={call.name}:error={error}:when={call.number}")
         tried += 1
-        if said != "code":
-            assert said.startswith("unavailable: "), (call, error, said)
-            assert os.strerror(getattr(errno, error)) in said, (call, error, said)
+        if printed != "code":
+            assert printed.startswith("unavailable: "), (call, error, printed)
+            assert os.strerror(getattr(errno, error)) in printed, (call, error, printed)
         elif error != "EINTR":
             assert call.name == "close" or "ENOENT" in call.shown, (call, error)
-        after(folder, said, (call, error))
+        after(folder, printed, (call, error))
     assert tried >= 30
 
 
-def test_a_kill_or_failure_in_decoy_work_leaves_the_decoys_whole(folder: Path) -> None:
+def test_a_kill_or_an_error_in_decoy_work_leaves_the_decoys_valid(folder: Path) -> None:
     for call in calls_of(folder, "decoy"):
-        assert call.name in {name for name, _ in FAILURES}
+        assert call.name in {name for name, _ in ERRORS}
         for fault in ("signal=KILL", "error=EIO"):
-            said, _ = Traced(folder).run("decoy", "-e", f"inject={call.name}:{fault}:when={call.number}")
+            printed, _ = Traced(folder).run("decoy", "-e", f"inject={call.name}:{fault}:when={call.number}")
             if fault == "error=EIO":
-                assert call.name == "close" or said.startswith("unavailable: "), call
+                assert call.name == "close" or printed.startswith("unavailable: "), call
             assert all(decode(path.read_bytes()).document for path in (folder / DECOYS).iterdir())
             FileStore(str(folder)).update_decoy("zoe")
     assert sorted(os.listdir(folder)) == [DECOYS, ".lock", "alice.record"]
 
 
 @pytest.mark.parametrize(
-    ("inject", "state", "said"),
+    ("inject", "state", "message"),
     [
-        ("pwritev2:retval=1", "used", "the disk took only a part of a slot"),  # writes that were not done
+        # With `retval`, strace skips the call and returns this size.
+        ("pwritev2:retval=1", "used", "the disk took only a part of a slot"),
         ("pwritev2:retval=100", "used", "the disk took only a part of a slot"),
         ("pwritev2:retval=0", "new", "the disk took only a part of a slot"),
         ("write:retval=100", "version 1", "No space left on device"),
@@ -333,18 +335,18 @@ def test_a_kill_or_failure_in_decoy_work_leaves_the_decoys_whole(folder: Path) -
         ("pread64:retval=5", "used", "must be two slots"),
     ],
 )
-def test_an_incomplete_write_or_read_refuses(folder: Path, inject: str, state: str, said: str) -> None:
+def test_an_incomplete_write_or_read_refuses(folder: Path, inject: str, state: str, message: str) -> None:
     fresh(folder, state)
-    answered, _ = Traced(folder).run(RIGHT, "-e", f"inject={inject}")
-    assert answered.startswith("unavailable: ")
-    assert said in answered
+    printed, _ = Traced(folder).run(RIGHT, "-e", f"inject={inject}")
+    assert printed.startswith("unavailable: ")
+    assert message in printed
     assert counter(folder) == 0
-    after(folder, answered, inject)
+    after(folder, printed, inject)
 
 
 @pytest.mark.parametrize("state", ["used", "new"])
 def test_a_slot_that_was_written_in_part_is_emptied(folder: Path, state: str) -> None:
-    """A limit on the file size writes a part before it fails, like a disk error in the middle."""
+    """A limit on the file size makes the kernel write only a part of a slot, as after a disk error."""
     for limit in (0, 1, 100, 4095, 4096, 4097, 5000, 8191):
         for answer in (RIGHT, "000000", code(0, 2).decode()):
             fresh(folder, state)
@@ -361,4 +363,4 @@ def test_a_slot_that_was_written_in_part_is_emptied(folder: Path, state: str) ->
                 assert record(folder) == before
             else:
                 assert (limit, state) >= (4096, "used"), done.stdout
-            assert says(folder, code(0)) in ("code", "replayed")
+            assert log_in(folder, code(0)) in ("code", "replayed")

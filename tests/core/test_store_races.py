@@ -23,7 +23,7 @@ from pam_totp.store.decoys import FOLDER as DECOYS
 from pam_totp.store.file import FileStore
 from tests.core.conftest import TIMES
 from tests.core.racing import in_processes, in_threads
-from tests.core.stores import LOCK_TIMEOUT, NOW, code, counter_of, enrol, enrol_1, holding, record_of, says
+from tests.core.stores import LOCK_TIMEOUT, NOW, code, counter_of, enrol, enrol_1, holding, log_in, record_of
 from tests.support.site import KEY, fob
 
 MANY = 50
@@ -50,7 +50,7 @@ def test_a_code_is_accepted_once_under_concurrency(
     answer, accepted = ANSWERS[kind]
     for _ in range(ROUNDS):
         path = enrol(folder, tokens=(fob(), phone), salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),))
-        counted = Counter(race(MANY, lambda _: says(folder, answer)))
+        counted = Counter(race(MANY, lambda _: log_in(folder, answer)))
         refused = "wrong" if kind == "recovery" else "replayed"
         assert counted == {accepted: 1, refused: MANY - 1}
         assert record_of(path).refused <= MANY - 1
@@ -66,11 +66,11 @@ def test_a_code_is_accepted_once_while_a_file_of_version_1_is_converted(
             if name not in (".lock", DECOYS):
                 (folder / name).unlink()
         enrol_1(folder)
-        assert Counter(race(MANY, lambda _: says(folder, code(0)))) == {"code": 1, "replayed": MANY - 1}
+        assert Counter(race(MANY, lambda _: log_in(folder, code(0)))) == {"code": 1, "replayed": MANY - 1}
         assert sorted(os.listdir(folder)) == [DECOYS, ".lock", "alice.json", "alice.record"]
 
 
-def test_concurrent_decoy_work_leaves_every_decoy_whole(folder: Path) -> None:
+def test_concurrent_decoy_work_leaves_every_decoy_valid(folder: Path) -> None:
     """Different names may write the same decoy at the same time."""
     store = FileStore(str(folder), LOCK_TIMEOUT)
     store.prepare()
@@ -87,9 +87,9 @@ def test_concurrent_decoy_work_leaves_every_decoy_whole(folder: Path) -> None:
 
 
 def test_each_of_many_concurrent_codes_is_accepted_at_most_once(folder: Path) -> None:
-    """Ten codes are each sent five times. A code that comes after a later code is refused."""
+    """Each of ten codes is sent five times. A code is refused if a later code was accepted before."""
     path = enrol(folder)
-    words = in_processes(MANY, lambda n: f"{n % 10} {says(folder, code(n % 10))}")
+    words = in_processes(MANY, lambda n: f"{n % 10} {log_in(folder, code(n % 10))}")
     accepted = [word.split()[0] for word in words if word.endswith(" code")]
     assert len(accepted) == len(set(accepted)) >= 1
     assert counter_of(path) == max(map(int, accepted)) + 1 == 10
@@ -97,21 +97,21 @@ def test_each_of_many_concurrent_codes_is_accepted_at_most_once(folder: Path) ->
 
 def test_no_failure_is_lost_under_concurrency(folder: Path) -> None:
     path = enrol(folder)
-    assert Counter(in_processes(MANY, lambda _: says(folder, b"000000"))) == {"wrong": MANY}
+    assert Counter(in_processes(MANY, lambda _: log_in(folder, b"000000"))) == {"wrong": MANY}
     assert record_of(path).failures == record_of(path).refused == MANY
 
 
 def test_the_right_code_among_guesses_succeeds_only_before_the_fifth(folder: Path) -> None:
     for _ in range(ROUNDS):
         path = enrol(folder, failures=5, failures_at=NOW)
-        words = in_processes(MANY, lambda n: says(folder, code(0) if n == 20 else b"000000"))
+        words = in_processes(MANY, lambda n: log_in(folder, code(0) if n == 20 else b"000000"))
         assert Counter(words) == {"wrong": MANY - 1, "codes-in-a-row-needed": 1}
         assert counter_of(path) == 0
 
 
 def test_many_concurrent_users_are_all_accepted(folder: Path) -> None:
     paths = [enrol(folder, f"user{n}") for n in range(MANY)]
-    assert Counter(in_processes(MANY, lambda n: says(folder, code(0), f"user{n}"))) == {"code": MANY}
+    assert Counter(in_processes(MANY, lambda n: log_in(folder, code(0), f"user{n}"))) == {"code": MANY}
     assert {counter_of(path) for path in paths} == {1}
 
 
@@ -141,7 +141,7 @@ def test_a_reader_sees_the_old_or_the_new_record_without_waiting(folder: Path) -
     reader = threading.Thread(target=reads)
     reader.start()
     for counter in range(100):
-        assert says(folder, code(counter)) == "code"
+        assert log_in(folder, code(counter)) == "code"
     done.set()
     reader.join()
     assert seen == sorted(seen)
@@ -155,18 +155,18 @@ COPY: dict[str, list[str]] = {
 
 
 @pytest.mark.parametrize("program", COPY)
-def test_a_copy_that_is_made_while_logins_go_on_is_valid(folder: Path, program: str) -> None:
-    """It may be a little older. A copy without a valid slot is possible, and would be refused, but takes two writes."""
+def test_a_copy_that_is_made_during_logins_is_valid(folder: Path, program: str) -> None:
+    """A copy may have an older record. Two writes during the copy may leave it without a valid slot: it is refused."""
     enrol(folder)
     store, done = FileStore(str(folder)), threading.Event()
 
-    def log_in() -> None:
+    def log_in_repeatedly() -> None:
         counter = 0
         while not done.is_set():
-            assert says(folder, code(counter)) == "code"
+            assert log_in(folder, code(counter)) == "code"
             counter += 1
 
-    logins = threading.Thread(target=log_in)
+    logins = threading.Thread(target=log_in_repeatedly)
     logins.start()
     last, copied = 0, 0
     for _ in range(50):
@@ -210,7 +210,7 @@ class Holder:
         finally:
             os._exit(1)
 
-    def killed(self) -> None:
+    def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
 
@@ -221,26 +221,28 @@ def test_a_lock_not_acquired_in_time_is_unavailable_and_changes_nothing(folder: 
     try:
         begun = time.monotonic()
         with pytest.raises(StoreError, match=r"alice.record: the lock was not acquired within 0.2 s"):
-            says(folder, code(0), store=FileStore(str(folder), lock_wait=0.2))
+            log_in(folder, code(0), store=FileStore(str(folder), lock_wait=0.2))
         assert time.monotonic() - begun >= 0.2
         assert counter_of(path) == 0
-        assert (folder / ".alice.record").exists(), "the holder of the lock is not disturbed"
+        assert (folder / ".alice.record").exists(), "the temporary file of the holder of the lock is kept"
         assert FileStore(str(folder)).read("alice").tokens == (fob(),), "reading needs no lock"
         enrol(folder, "bob")
-        assert says(folder, code(0), "bob", store=FileStore(str(folder), lock_wait=0.0)) == "code", (
+        assert log_in(folder, code(0), "bob", store=FileStore(str(folder), lock_wait=0.0)) == "code", (
             "another user does not wait for the lock"
         )
     finally:
-        holder.killed()
+        holder.kill()
 
 
 def test_a_killed_writer_releases_the_lock_and_its_leftover_is_removed(folder: Path) -> None:
     path = enrol(folder)
     holder = Holder(folder)
     outcome: list[str] = []
-    waiting = threading.Thread(target=lambda: outcome.append(says(folder, code(0), store=FileStore(str(folder), 60.0))))
+    waiting = threading.Thread(
+        target=lambda: outcome.append(log_in(folder, code(0), store=FileStore(str(folder), 60.0)))
+    )
     waiting.start()
-    holder.killed()
+    holder.kill()
     waiting.join()
     assert outcome == ["code"]
     assert counter_of(path) == 1
@@ -249,10 +251,12 @@ def test_a_killed_writer_releases_the_lock_and_its_leftover_is_removed(folder: P
 
 def test_a_lock_released_in_time_is_acquired(folder: Path) -> None:
     enrol(folder)
-    assert says(folder, b"000000") == "wrong"
+    assert log_in(folder, b"000000") == "wrong"
     lock = holding(folder, "alice.record")
     outcome: list[str] = []
-    waiting = threading.Thread(target=lambda: outcome.append(says(folder, code(0), store=FileStore(str(folder), 60.0))))
+    waiting = threading.Thread(
+        target=lambda: outcome.append(log_in(folder, code(0), store=FileStore(str(folder), 60.0)))
+    )
     waiting.start()
     os.close(lock)
     waiting.join()
@@ -264,21 +268,21 @@ def test_the_default_lock_timeout_is_five_seconds() -> None:
 
 
 def test_the_lock_is_held_only_during_a_change(folder: Path) -> None:
-    """The lock is held inside the change, and free after the update."""
+    """The lock is held during the change, and released after the update."""
     enrol(folder)
     probes: list[bool] = []
 
-    def free() -> bool:
+    def is_free() -> bool:
         try:
             os.close(holding(folder, "alice.record"))
         except BlockingIOError:
             return False
         return True
 
-    def probes_inside(record: UserRecord) -> tuple[UserRecord, None]:
-        probes.append(free())
+    def probe(record: UserRecord) -> tuple[UserRecord, None]:
+        probes.append(is_free())
         return record, None
 
-    FileStore(str(folder)).update("alice", probes_inside)
-    probes.append(free())
+    FileStore(str(folder)).update("alice", probe)
+    probes.append(is_free())
     assert probes == [False, True]

@@ -1,4 +1,4 @@
-"""Tests of the defects of a file store, and of their repair, which changes no other file."""
+"""Tests of `examine` and `repair`: defects of a file store are found and repaired, and other files are unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pam_totp.store import StoreError, upkeep
 from pam_totp.store.decoys import FOLDER as DECOYS
 from pam_totp.store.file import FileStore
 from tests.conftest import as_root
-from tests.core.stores import code, enrol, enrol_1, says
+from tests.core.stores import code, enrol, enrol_1, log_in
 from tests.support.site import fob
 
 
@@ -34,14 +34,14 @@ def is_flawless(store: FileStore) -> bool:
     return found(store) == [] and list(upkeep.repair(store)) == []
 
 
-def test_a_store_without_defects_is_left_unchanged(folder: Path, store: FileStore) -> None:
-    assert says(folder, code(0)) == "code"
+def test_a_store_without_defects_is_unchanged(folder: Path, store: FileStore) -> None:
+    assert log_in(folder, code(0)) == "code"
     before = (folder / "alice.record").read_bytes()
     assert is_flawless(store)
     assert (folder / "alice.record").read_bytes() == before
 
 
-def test_missing_decoys_and_a_missing_lock_file_are_made(folder: Path, store: FileStore) -> None:
+def test_missing_decoys_and_a_missing_lock_file_are_created(folder: Path, store: FileStore) -> None:
     (folder / DECOYS / "07").unlink()
     (folder / DECOYS / "08").write_bytes(b"{}")
     (folder / DECOYS / "09").chmod(0o644)
@@ -52,24 +52,24 @@ def test_missing_decoys_and_a_missing_lock_file_are_made(folder: Path, store: Fi
     assert is_flawless(store)
 
 
-def test_leftovers_of_killed_processes_and_of_version_1_are_swept(folder: Path, store: FileStore) -> None:
-    left = [".alice.record", ".bob.json.tmp", ".zoe.nobody", "alice.lock"]
-    for name in left:
+def test_leftovers_of_killed_processes_and_of_version_1_are_repaired(folder: Path, store: FileStore) -> None:
+    leftovers = [".alice.record", ".bob.json.tmp", ".zoe.nobody", "alice.lock"]
+    for name in leftovers:
         (folder / name).touch(0o600)
-    left.append(enrol_1(folder).name)
+    leftovers.append(enrol_1(folder).name)
     enrol_1(folder, "carl")
     kept = ["carl.json", "carl.lock", ".import", "notes.txt"]
     for name in kept[1:]:
         (folder / name).touch(0o600)
-    assert found(store) == [(f"{name}: left by a killed process", True) for name in sorted(left)]
-    assert list(upkeep.repair(store)) == [f"{name}: left by a killed process" for name in sorted(left)]
+    assert found(store) == [(f"{name}: left by a killed process", True) for name in sorted(leftovers)]
+    assert list(upkeep.repair(store)) == [f"{name}: left by a killed process" for name in sorted(leftovers)]
     assert sorted(os.listdir(folder)) == sorted([*kept, "alice.json", "alice.record", ".lock", DECOYS])
     assert (folder / "alice.json").read_bytes() == b""
     assert is_flawless(store)
 
 
-def test_a_file_that_is_no_longer_a_leftover_is_kept(folder: Path, store: FileStore) -> None:
-    """Before the repair takes the lock, the record is removed, so that the file of version 1 counts."""
+def test_a_file_of_version_1_that_is_in_force_again_is_kept(folder: Path, store: FileStore) -> None:
+    """The record is removed before the repair acquires the lock, so the file of version 1 is in force again."""
     enrol_1(folder, tokens=(fob(5),))
     with store.opened() as opened:
         (defect,) = list(upkeep._defects(store, opened))
@@ -79,7 +79,7 @@ def test_a_file_that_is_no_longer_a_leftover_is_kept(folder: Path, store: FileSt
     assert store.read("alice").tokens == (fob(5),)
 
 
-def test_a_mode_that_is_too_open_is_closed(folder: Path, store: FileStore) -> None:
+def test_a_mode_that_is_too_open_is_corrected(folder: Path, store: FileStore) -> None:
     (folder / "alice.record").chmod(0o644)
     assert list(upkeep.repair(store)) == ["alice.record: its mode must be 0600"]
     assert (folder / "alice.record").stat().st_mode & 0o777 == 0o600
@@ -95,8 +95,8 @@ def test_a_damaged_slot_is_written_again(folder: Path, store: FileStore) -> None
     assert is_flawless(store)
 
 
-def punch(path: Path) -> None:
-    """Copy the file as `cp --sparse=always` would with NULs in place of its empty slot."""
+def make_hole(path: Path) -> None:
+    """Replace the second slot of the file by a hole."""
     data = path.read_bytes()
     with open(path, "wb") as file:
         file.write(data[:4096])
@@ -113,7 +113,7 @@ def test_a_sparse_file_is_replaced(
     if not mapped:
         monkeypatch.setattr(fcntl, "ioctl", unknown)
     path = folder / "alice.record"
-    punch(path)
+    make_hole(path)
     assert path.stat().st_blocks * 512 < path.stat().st_size
     assert list(upkeep.repair(store)) == ["alice.record: has holes"]
     assert path.stat().st_blocks * 512 >= path.stat().st_size
@@ -123,7 +123,7 @@ def test_a_sparse_file_is_replaced(
 
 
 def mapping(flags: int) -> object:
-    """Return an ioctl(2) that shows a file as one extent with these flags."""
+    """Return a replacement for `fcntl.ioctl` that reports a file as a single extent with `flags`."""
 
     def ioctl(file: int, request: int, argument: bytearray | bytes) -> bytes:
         if not isinstance(argument, bytearray):
@@ -185,21 +185,21 @@ def test_the_attributes_of_a_file_are_read(folder: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(("path", "system"), [("/proc", "proc"), ("/proc/self/fd", "proc"), ("/sys", "sysfs")])
-def test_the_file_system_of_a_folder_is_known(path: str, system: str) -> None:
+def test_the_file_system_of_a_folder_is_found(path: str, system: str) -> None:
     assert upkeep._file_system(path) == system
 
 
-def test_files_for_an_administrator_are_left_unchanged(folder: Path, store: FileStore) -> None:
+def test_files_that_need_an_administrator_are_unchanged(folder: Path, store: FileStore) -> None:
     (folder / "link.record").symlink_to("alice.record")
     (folder / "folder.record").mkdir()
-    (folder / "spoiled.record").write_bytes(b"x" * 8192)
-    (folder / "spoiled.record").chmod(0o600)
+    (folder / "damaged.record").write_bytes(b"x" * 8192)
+    (folder / "damaged.record").chmod(0o600)
     enrol_1(folder, "bob").rename(folder / "bob.record")
     assert is_flawless(store)
 
 
 @as_root
-def test_a_file_of_another_account_is_left_unchanged(folder: Path, store: FileStore) -> None:
+def test_a_file_of_another_account_is_unchanged(folder: Path, store: FileStore) -> None:
     os.chown(folder / "alice.record", 65534, 65534)
     (folder / "alice.record").chmod(0o644)
     assert is_flawless(store)
@@ -215,9 +215,9 @@ def test_a_folder_that_cannot_be_read_is_an_error(folder: Path, store: FileStore
 
 def test_a_record_that_is_removed_before_its_repair_stays_removed(folder: Path, store: FileStore) -> None:
     path = folder / "alice.record"
-    for spoil in (punch, lambda path: path.write_bytes(path.read_bytes()[:4096] + b"x" * 4096)):
+    for damage in (make_hole, lambda path: path.write_bytes(path.read_bytes()[:4096] + b"x" * 4096)):
         enrol(folder)
-        spoil(path)
+        damage(path)
         with store.opened() as opened:
             (defect,) = list(upkeep._defects(store, opened))
             path.unlink()

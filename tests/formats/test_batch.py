@@ -91,14 +91,14 @@ def test_a_change_that_fails_changes_nothing(store: FileStore) -> None:
     assert not (Path(store.folder) / ".import").exists()
 
 
-def nth(function: Callable[..., Any], number: int, what: Callable[[], object]) -> Callable[..., Any]:
-    """Return a function that calls `function`, and calls `what` before call number `number`."""
-    left = [number]
+def nth(function: Callable[..., Any], number: int, action: Callable[[], object]) -> Callable[..., Any]:
+    """Return a function that calls `function`, and calls `action` before call number `number`."""
+    remaining = [number]
 
     def called(*arguments: Any, **named: Any) -> Any:
-        left[0] -= 1
-        if left[0] == 0:
-            what()
+        remaining[0] -= 1
+        if remaining[0] == 0:
+            action()
         return function(*arguments, **named)
 
     return called
@@ -217,15 +217,15 @@ def test_a_batch_that_cannot_finish_is_rolled_back_at_once(
 def test_a_batch_is_rolled_back_even_on_a_full_disk(
     store: FileStore, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    """The disk becomes full when some existing records are replaced and some new records are written."""
+    """The disk is full after some of the records were written."""
 
     def full() -> None:
         monkeypatch.setattr(os, "open", opened)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     def opened(name: str, flags: int, *arguments: Any, **named: Any) -> int:
-        there = os.path.lexists(os.path.join(f"/proc/self/fd/{named['dir_fd']}", name)) if "dir_fd" in named else True
-        if flags & os.O_CREAT and not there:
+        exists = os.path.lexists(os.path.join(f"/proc/self/fd/{named['dir_fd']}", name)) if "dir_fd" in named else True
+        if flags & os.O_CREAT and not exists:
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(name, flags, *arguments, **named)
 
@@ -238,8 +238,8 @@ def test_a_batch_is_rolled_back_even_on_a_full_disk(
 
 
 def test_a_record_that_grew_is_rolled_back_in_place(store: FileStore) -> None:
-    codes_left = tuple(f"{number:064x}" for number in range(13))
-    store.update("old0", lambda record: (record.with_recovery("00" * 16, codes_left), None))
+    digests = tuple(f"{number:064x}" for number in range(13))
+    store.update("old0", lambda record: (record.with_recovery("00" * 16, digests), None))
     path, before = Path(store.folder) / "old0.record", content(store)
     assert path.stat().st_size == 2 * BLOCK
     assert killed(store, "link", 4)
@@ -269,15 +269,15 @@ def test_an_old_record_that_is_damaged_stops_the_roll_back(store: FileStore) -> 
     assert (Path(store.folder) / ".import" / "committing").exists()
 
 
-def test_a_record_with_an_invalid_document_is_left_by_the_roll_back(store: FileStore) -> None:
+def test_a_record_with_an_invalid_document_is_kept_by_the_roll_back(store: FileStore) -> None:
     assert killed(store, "link", 4)
     path = Path(store.folder) / "new0.record"
-    path.write_bytes(new_file(b"not one of ours", BLOCK))
+    path.write_bytes(new_file(b"an invalid document", BLOCK))
     assert journal.recover(store) == 7
-    assert path.read_bytes() == new_file(b"not one of ours", BLOCK)
+    assert path.read_bytes() == new_file(b"an invalid document", BLOCK)
 
 
-def test_records_of_version_1_take_part(store: FileStore) -> None:
+def test_a_batch_changes_records_of_version_1_too(store: FileStore) -> None:
     folder = Path(store.folder)
     for user in OLD:
         path = folder / f"{user}.record"
@@ -317,11 +317,11 @@ def test_a_killed_roll_back_is_completed_by_the_next(store: FileStore, call: str
         assert killed(store, "link", 4)
         if recovered(number):
             break
-        back = [user for user in OLD if [t.name for t in store.read(user).tokens] == ["fob"]]
-        assert all(store.update(user, used) for user in back)
+        rolled_back = [user for user in OLD if [t.name for t in store.read(user).tokens] == ["fob"]]
+        assert all(store.update(user, used) for user in rolled_back)
         journal.recover(store)
         assert [[t.name for t in store.read(user).tokens] for user in OLD] == [["fob"]] * 5
-        assert [getattr(store.read(user).tokens[0], "counter", None) for user in back] == [4] * len(back)
+        assert [getattr(store.read(user).tokens[0], "counter", None) for user in rolled_back] == [4] * len(rolled_back)
         put_back(store, files)
         assert content(store) == before
         number += 1
@@ -369,7 +369,7 @@ def test_an_interrupt_near_the_end_reports_commit_or_roll_back(
 
 def test_a_record_that_was_used_meanwhile_is_decided_again(store: FileStore) -> None:
     def progress(done: int, total: int) -> None:
-        if done == len(CHANGES):  # all new records are staged, and none is in use yet
+        if done == len(CHANGES):  # all records are staged, and no record is changed yet
             store.update("old3", lambda record: (record.accepted(record.tokens[0], 3, 1, 5), None))
             store.update("new3", lambda record: (record.with_token(fob()), None), create=True)
             store.update("old4", lambda _: (None, None))
@@ -416,7 +416,7 @@ def test_a_kill_while_deciding_again_loses_no_token(store: FileStore, call: str)
 
 def test_a_user_named_twice_gets_both_tokens_or_after_a_kill_neither(store: FileStore) -> None:
     def second(record: UserRecord) -> tuple[UserRecord, str]:
-        assert record.token("came") is not None, "the changes of one user are made in their order"
+        assert record.token("came") is not None, "the changes of a user are made in the order of the list"
         return record.with_token(HotpToken(name="second", secret=b"another secret key.", created=0)), "second"
 
     before, files = content(store), raw(store)
@@ -460,8 +460,8 @@ def test_only_one_batch_runs_at_a_time(store: FileStore) -> None:
 
 
 def test_a_damaged_record_stops_the_batch_and_is_unchanged(store: FileStore) -> None:
-    spoiled = Path(store.folder) / "old2.record"
-    spoiled.write_text("{}")
+    damaged = Path(store.folder) / "old2.record"
+    damaged.write_text("{}")
     before = content(store)
     with pytest.raises(StoreError, match=r"old2\.record"):
         update_many(store, CHANGES)
@@ -473,15 +473,15 @@ def test_a_damaged_record_stops_the_batch_and_is_unchanged(store: FileStore) -> 
     assert link.is_symlink()
 
 
-@pytest.mark.parametrize("spoiled", [b"{", b"\xff\n", b'["old0.record", 1, true]\n', b"[" * 100_000 + b"\n", b"[]\n"])
-def test_an_invalid_manifest_rolls_nothing_back_and_gives_instructions(store: FileStore, spoiled: bytes) -> None:
+@pytest.mark.parametrize("invalid", [b"{", b"\xff\n", b'["old0.record", 1, true]\n', b"[" * 100_000 + b"\n", b"[]\n"])
+def test_an_invalid_manifest_rolls_nothing_back_and_gives_instructions(store: FileStore, invalid: bytes) -> None:
     folder = Path(store.folder)
     before = content(store)
     opened = folder / ".import"
     opened.mkdir(0o700)
     (opened / "committing").touch(0o600)
     good = journal.Entry("old1.record", None, before["old1.record"]).line()
-    (opened / "manifest").write_bytes(good + spoiled + b"\n")
+    (opened / "manifest").write_bytes(good + invalid + b"\n")
     with pytest.raises(StoreError, match=r"\.import/manifest: line 2 is invalid .* delete \.import"):
         journal.recover(store)
     assert content(store) == before

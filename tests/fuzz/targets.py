@@ -30,7 +30,7 @@ OWNER = UserRecord(
 
 def _one_line(error: Exception) -> None:
     assert "\n" not in str(error).strip("\n")
-    assert "GEZDGNBV" not in str(error), "no error shows a key"
+    assert "GEZDGNBV" not in str(error), "an error shows no key"
 
 
 def secret_file(data: bytes) -> None:
@@ -44,7 +44,7 @@ def secret_file(data: bytes) -> None:
 
 
 def slots(data: bytes) -> None:
-    """A file that is read has the slot in force, as it is written."""
+    """Check that a secret file is refused, or that its current slot is encoded again to the same bytes."""
     try:
         found = decode(data)
     except RecordError as e:

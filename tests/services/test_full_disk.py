@@ -1,4 +1,4 @@
-"""On a full disk codes are accepted once, by sudo and sshd too. A user sees no sign of which users are enrolled."""
+"""Tests of services on a full or read-only disk: codes are accepted at most once, and all refusals look alike."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tests.support.site import codes
 from tests.torture.images import fill
 
 CODE = "One-time code: "
-RIGHT = {codes(0), codes(0, 2), RECOVERY}  # for some of the users
+RIGHT = {codes(0), codes(0, 2), RECOVERY}  # right codes of some users
 
 
 @pytest.fixture(params=["full", "read-only"])
-def spoiled(request: pytest.FixtureRequest, machine: Machine) -> Iterator[str]:
-    """The store on its own small disk, which is full or read-only after one refusal of each user."""
+def disk(request: pytest.FixtureRequest, machine: Machine) -> Iterator[str]:
+    """Put the store on a small disk, refuse each user once, and then fill the disk or remount it read-only."""
     made = machine.run("mount", "-t", "tmpfs", "-o", "size=2m,mode=0700,uid=54000,gid=54000", "private", STORE)
     assert made.returncode == 0, made.stderr
     try:
@@ -42,18 +42,18 @@ def seen(machine: Machine, user: str, answer: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_all_refusals_look_alike(machine: Machine, spoiled: str) -> None:
+def test_all_refusals_look_alike(machine: Machine, disk: str) -> None:
     for answer in ANSWERS:
-        if spoiled == "full" and answer in RIGHT:
+        if disk == "full" and answer in RIGHT:
             continue
         all_seen = {name: seen(machine, name, answer) for name in (*USERS, "no-such-user")}
         assert len(set(all_seen.values())) == 1, (answer, all_seen)
         assert all_seen["one-token"][0] != 0
 
 
-@pytest.mark.parametrize("spoiled", ["full"], indirect=True)
+@pytest.mark.parametrize("disk", ["full"], indirect=True)
 def test_sudo_and_sshd_accept_a_code_once_on_a_full_disk(
-    machine: Machine, sshd: Sshd, spoiled: str, way_there: str
+    machine: Machine, sshd: Sshd, disk: str, way_there: str
 ) -> None:
     for service in ("sudo", "sshd"):
         machine.stack(service, machine.module_line(way=way_there))
@@ -64,6 +64,6 @@ def test_sudo_and_sshd_accept_a_code_once_on_a_full_disk(
     status, shown = sshd.ssh("alice", "NumberOfPasswordPrompts=1").asks(CODE).says(codes(1)).ends()
     assert status == 255, shown
     talk = machine.talk("sudo", "id", "-un", user="alice").asks(CODE).says("000000").asks(CODE).says(codes(2))
-    assert talk.ends()[0] == 0, "a wrong code is counted, and the next one is accepted"
+    assert talk.ends()[0] == 0, "a wrong code is counted, and the next right code is accepted"
     assert machine.record("alice").failures == 1
     assert machine.counter("alice") == 3

@@ -32,7 +32,7 @@ def _account() -> str:
         return str(os.geteuid())
 
 
-ME = _account()  # the service answers an ordinary user only about the user's own account
+ME = _account()  # the service serves an ordinary user only for the user's own account
 KEY = b"12345678901234567890"  # RFC 4226, appendix D
 PATIENCE = 40.0  # seconds: the limit of a wait for a condition, on a busy machine
 OTHER_UID = 54321  # a uid without an account
@@ -80,8 +80,8 @@ class Site:
     def configure(self, name: str = "demo", arguments: str = "", way: str = "spawn", *then: str) -> None:
         """Write the stack of the PAM service `name`: a line for pam_totp, followed by the lines in `then`."""
         socket = self.socket if way == "socket" else "none"
-        ours = f"auth required {MODULE} store={self.store} socket={socket} nodelay {arguments}".strip()
-        service(self.confdir, name, ours, *then)
+        line = f"auth required {MODULE} store={self.store} socket={socket} nodelay {arguments}".strip()
+        service(self.confdir, name, line, *then)
 
     def start(self, *options: str) -> subprocess.Popen[bytes]:
         """Start the service in its own process, and wait until it is ready for logins."""
@@ -115,7 +115,7 @@ class Site:
         return self.store / f"{user}.record"
 
     def enrol(self, *tokens: Token, user: str = ME, **fields: Any) -> None:
-        """Write the record of `user`. Without `tokens`, it has a HOTP token with RFC 4226's key."""
+        """Write the record of `user`. Without `tokens`, the record has a HOTP token with RFC 4226's key."""
         record = UserRecord(user=user, tokens=tokens or (fob(),), **fields)
         self.path(user).write_bytes(new_file(serialize(record), slot_size(record)))
         self.path(user).chmod(0o600)
@@ -124,7 +124,7 @@ class Site:
             os.chown(self.path(user), owner.st_uid, owner.st_gid)
 
     def give_to(self, uid: int) -> None:
-        """Change the owner of the store and of all that is in it."""
+        """Change the owner of the store and of all files in it."""
         for path in (self.store, *self.store.rglob("*")):
             os.chown(path, uid, uid)
 
@@ -176,7 +176,7 @@ class Site:
 
 
 def make_decoys(store: Path) -> None:
-    """Make the lock file and the decoys, as `FileStore.prepare` does, but without a wait for the disk."""
+    """Create the lock file and the decoys like `FileStore.prepare`, but without a flush."""
     (store / ".lock").touch(0o600)
     (store / DECOYS).mkdir(0o700)
     document = serialize(UNKNOWN_USER.with_token(phone()))

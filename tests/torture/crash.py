@@ -1,4 +1,4 @@
-"""Log in through the real helper or service with a fault at a system call: a kill before the call, or an error from it.
+"""Log in through the real helper or service with a fault at a system call: a kill before the call, or an error of the call.
 
 The test starts the process, waits for its prompt, attaches strace, and then sends the answer. Every traced call is
 therefore between answer and result: the process reads the secret file, decides, and records the use of the code.
@@ -30,15 +30,15 @@ HELPER = str(TREE / "pam_totp" / "pam" / "helper.py")
 SALT, RECOVERY = "5a" * 16, "0123456789ABCDEF"
 PHONE = phone(period=86_400)
 
-# Each call fails with each of these errors, one in each login. Calls in SHORT also return 1, as after a short read or
-# write.
+# Each call fails with each of these errors, in separate logins. Calls in SHORT also return 1, as after a short read
+# or write.
 ERRORS = ("ENOSPC", "EIO", "EINTR")
 SHORT = {"pwritev2", "read", "pread64", "sendto"}
 CANNOT_FAIL = {"getpid", "geteuid"}
 # No fault is injected at these calls. The number of memory calls varies, and other threads of the service wait in the
 # second group. `recvfrom` waits for the answer when strace attaches, so the trace may lack it.
-BESIDE = {"mmap", "munmap", "mremap", "madvise", "brk", "mprotect"}
-BESIDE |= {"futex", "epoll_wait", "restart_syscall", "recvfrom"}
+IGNORED = {"mmap", "munmap", "mremap", "madvise", "brk", "mprotect"}
+IGNORED |= {"futex", "epoll_wait", "restart_syscall", "recvfrom"}
 
 
 @dataclass(frozen=True)
@@ -92,27 +92,27 @@ class Call:
 class Ended:
     """The result of a login: the messages to the relay, and the exit status of the process."""
 
-    said: list[bytes]
+    messages: list[bytes]
     status: int  # exit status, or the negative number of the signal that ended the process
     calls: list[Call] = field(default_factory=list)
 
     @property
     def accepted(self) -> bool:
-        return b"r0" in self.said
+        return b"r0" in self.messages
 
 
 def by_helper(site: Site, answer: str, *inject: str) -> Ended:
     """Log in through the real helper. After the prompt, strace injects the faults in `inject`."""
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    channel, helper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     argv = [PYTHON, "-I", "-S", HELPER]
-    pid = os.posix_spawn(PYTHON, argv, {}, file_actions=[(os.POSIX_SPAWN_DUP2, its.fileno(), 3)])
-    its.close()
+    pid = os.posix_spawn(PYTHON, argv, {}, file_actions=[(os.POSIX_SPAWN_DUP2, helper_end.fileno(), 3)])
+    helper_end.close()
     try:
-        with ours:
-            calls, said = _watched(site, pid, ours, answer, inject)
+        with channel:
+            calls, messages = _watched(site, pid, channel, answer, inject)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         pid = 0
-        return Ended(said, status, calls)
+        return Ended(messages, status, calls)
     finally:
         if pid:
             os.kill(pid, signal.SIGKILL)
@@ -124,12 +124,12 @@ def by_service(site: Site, answer: str, *inject: str) -> Ended:
     process = site.start()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
         channel.connect(str(site.socket))
-        calls, said = _watched(site, process.pid, channel, answer, inject)
-    if not any("KILL" in one for one in inject):
+        calls, messages = _watched(site, process.pid, channel, answer, inject)
+    if not any("KILL" in fault for fault in inject):
         process.terminate()
     status = process.wait(PATIENCE)
     site.stop()
-    return Ended(said, status, calls)
+    return Ended(messages, status, calls)
 
 
 def _watched(
@@ -141,23 +141,23 @@ def _watched(
     assert channel.recv(4097)[:1] == b"p"
     until(lambda: _at_rest(pid), "every thread of the process sleeps")  # in `recvfrom`, for the answer
     trace = site.folder / "trace"
-    expressions = [word for one in inject for word in ("-e", f"inject={one}")]
+    expressions = [word for fault in inject for word in ("-e", f"inject={fault}")]
     with subprocess.Popen(
         ["strace", "-f", "-p", str(pid), "-o", trace, "-s", "64", *expressions], stderr=subprocess.PIPE
     ) as strace:
         assert strace.stderr is not None
         assert b"attached" in strace.stderr.readline()
-        said = []
+        messages = []
         try:
             channel.send(b"A" + answer.encode())
             while packet := channel.recv(4097):
-                said.append(packet)
+                messages.append(packet)
         except (ConnectionResetError, BrokenPipeError):
             pass  # the process was killed before it received the answer, or before it sent a message
         # After SIGTERM, strace would wait forever for several killed threads. After SIGKILL the trace is still
         # complete, because strace writes it line by line.
         strace.kill()
-    return _calls(trace), said
+    return _calls(trace), messages
 
 
 def _at_rest(pid: int) -> bool:
@@ -175,7 +175,7 @@ def _calls(trace: Path) -> list[Call]:
         (thread, name, line)
         for line in trace.read_text(errors="replace").splitlines()
         for thread, name in re.findall(r"^(\d*) *(\w+)\(", line)
-        if name not in BESIDE
+        if name not in IGNORED
     ]
     ends = [number for number, (_, _, line) in enumerate(lines) if re.search(r'sendto\(\d+, "r\d', line)]
     upto = lines[: ends[0] + 1] if ends else lines
@@ -213,7 +213,7 @@ def judge(site: Site, kind: Kind, ended: Ended, what: object) -> None:
         assert not ended.accepted, what
     elif ended.accepted:
         assert noted, f"{what}: an accepted answer is recorded"
-    assert noted or b"r7" not in ended.said, f"{what}: an answer that is refused as wrong is recorded"
+    assert noted or b"r7" not in ended.messages, f"{what}: an answer that is refused as wrong is recorded"
     store = FileStore(str(site.store))
 
     def accepts(answer: str) -> bool:
@@ -231,7 +231,7 @@ def _before(user: str) -> UserRecord:
 def can_attach() -> bool:
     """Return True if strace is installed and may attach to a process that it did not start.
 
-    Linux may forbid that to ordinary users (Yama's ptrace_scope).
+    Linux may forbid that for ordinary users (Yama's ptrace_scope).
     """
     try:
         with subprocess.Popen(["sleep", "60"]) as process:

@@ -1,4 +1,4 @@
-"""File systems in images, mounted in the mount namespace of a child: ext4 and xfs as hosts have them, and tmpfs."""
+"""Mount and fill file systems in the mount namespace of a child process: ext4 and xfs in images, and tmpfs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from tests.torture.private import mount
 
 MIB = 1 << 20
-SIZES = {"ext4": 24 * MIB, "xfs": 320 * MIB}  # mkfs.xfs makes none below 300 MiB
-OPTIONS = {"ext4": ("-q", "-m", "0", "-N", "1024"), "xfs": ("-q", "-i", "maxpct=1")}  # few inodes, which a test uses up
+SIZES = {"ext4": 24 * MIB, "xfs": 320 * MIB}  # bytes; mkfs.xfs needs at least 300 MiB
+OPTIONS = {"ext4": ("-q", "-m", "0", "-N", "1024"), "xfs": ("-q", "-i", "maxpct=1")}  # few inodes, to use them up
 SYSTEMS = ["tmpfs", *(name for name in SIZES if shutil.which(f"mkfs.{name}"))]
 
 
-def mounted(system: str, image: Path, folder: Path) -> None:
-    """Make a file system in `image`, and mount it on `folder`, as root's and with mode 0700."""
+def make_and_mount(system: str, image: Path, folder: Path) -> None:
+    """Make a file system in `image`, and mount it on `folder` with mode 0700."""
     if system == "tmpfs":
         mount("-t", "tmpfs", "-o", "size=2m,nr_inodes=120,mode=0700", "private", str(folder))
         return
@@ -30,7 +30,7 @@ def mounted(system: str, image: Path, folder: Path) -> None:
 
 
 def fill(folder: Path) -> None:
-    """Use up every block, as root, to the last one. Then no inode and no directory entry that needs a block is left."""
+    """Use up every block, including those for new inodes and directory entries."""
     file = os.open(folder / "ballast", os.O_WRONLY | os.O_CREAT, 0o600)
     end = 0
     for size in (64 * MIB, 4 * MIB, MIB, 65_536, 4096):
@@ -41,12 +41,12 @@ def fill(folder: Path) -> None:
     while _fits(lambda: (folder / f"ballast{number}").write_bytes(b"x" * 4096)):  # noqa: B023
         number += 1
     os.sync()
-    while not is_full(folder):  # xfs gives back what it had allocated ahead
+    while not is_full(folder):  # xfs releases preallocated blocks
         os.sync()
 
 
 def is_full(folder: Path) -> bool:
-    """Return True if not one more block can be written. Reserves of the file system do not count."""
+    """Return True if no data block can be allocated. The reserves of the file system do not count."""
     with open(folder / "ballast", "ab", buffering=0) as ballast:
         return not _fits(lambda: ballast.write(b"x" * 4096))
 

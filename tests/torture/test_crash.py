@@ -85,7 +85,7 @@ def some(kind: str, points: Sequence[tuple[Call, str]]) -> list[tuple[Call, str]
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_broken_helper_leaves_the_old_or_the_new_record(kind: str) -> None:
+def test_a_fault_in_the_helper_leaves_the_old_or_the_new_record(kind: str) -> None:
     points = injections(calls_of(KINDS[kind]))
     counted = try_all(KINDS[kind], points if LONG else some(kind, points))
     assert counted["killed"] >= 5
@@ -96,7 +96,7 @@ def test_a_broken_helper_leaves_the_old_or_the_new_record(kind: str) -> None:
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kind", KINDS if LONG else ["recovery"])
-def test_a_broken_service_leaves_the_old_or_the_new_record(kind: str) -> None:
+def test_a_fault_in_the_service_leaves_the_old_or_the_new_record(kind: str) -> None:
     points = injections(calls_of(KINDS[kind], by_service))
     counted = try_all(KINDS[kind], points if LONG else some(kind, points), by_service)
     assert counted["killed"] >= 5
@@ -104,7 +104,7 @@ def test_a_broken_service_leaves_the_old_or_the_new_record(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_login_creates_no_file_but_a_missing_lock_file(kind: str) -> None:
-    """The new record is written into the file of the old one; no temporary file ever holds a secret."""
+    """A login overwrites the secret file, so a temporary file never contains a secret."""
     made = [
         call.shown for call in calls_of(KINDS[kind]) if re.search(r"O_CREAT|O_TMPFILE|memfd|mkdir|mknod", call.shown)
     ]
@@ -119,7 +119,7 @@ def test_a_file_system_without_locks_is_refused_with_a_reason(site: Site, error:
     enrol_for_a_crash(site)
     before = site.path().read_bytes()
     ended = by_service(site, KINDS["hotp"].answer(), f"fcntl:error={error}")
-    assert ended.said == [b"r9"]
+    assert ended.messages == [b"r9"]
     assert site.path().read_bytes() == before
     reason = {"ENOLCK": "No locks available", "EIO": "Input/output error", "EINVAL": "Invalid argument"}
     until(lambda: site.log.has("error", f"user={ME}", reason.get(error, "not supported")), "the reason is logged")

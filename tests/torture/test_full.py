@@ -1,10 +1,10 @@
-"""A store on a full disk: logins go on as if there were room. On a read-only disk all are refused alike.
+"""Tests of a store on a full or read-only disk.
 
-Rules:
-- A right code is accepted, a replay and a wrong code are refused and counted.
+Rules for a full disk:
+- A right code is accepted. A replay and a wrong code are refused and counted.
 - Refusals of enrolled, not enrolled and unknown users look alike.
-- No file is created. What needs room fails, and says so.
-For a limit on the size of files, see tests/logins/test_limits.py.
+- A login creates no file. An enrolment and a conversion from version 1 fail with ENOSPC, and change no file.
+On a read-only disk, all answers are refused alike. tests/logins/test_limits.py tests a limit on the size of files.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from tests.conftest import with_mounts
 from tests.core.stores import enrol_1
 from tests.support.pamconf import Result
 from tests.support.site import ME, Site, codes, fob, phone
-from tests.torture.images import SYSTEMS, fill, is_full, make_room, mounted, use_up_inodes
+from tests.torture.images import SYSTEMS, fill, is_full, make_and_mount, make_room, use_up_inodes
 from tests.torture.private import in_mount_namespace, mount
 from tests.torture.test_oracle import SAME, seen
 
 SALT, RECOVERY = "5a" * 16, "0123456789ABCDEF"
 ANSWERS = {"right": codes(0), "wrong": "000000", "row": codes(0, 2), "recovery": RECOVERY}
 UNKNOWN_USERS = ["nobody", "no-such-account"]
-SPOILED: dict[str, Callable[[Path], object]] = {"full": fill, "no inodes": use_up_inodes}
+FULL: dict[str, Callable[[Path], object]] = {"full": fill, "no inodes": use_up_inodes}
 NOW = 1_700_000_000
-LOGINS = 1000  # accepted logins in a row
+LOGINS = 1000  # consecutive accepted logins
 
 
 def enrol(site: Site) -> None:
-    """Enrol as the command does, which makes the decoys too."""
+    """Enrol the user through the store, which also creates the decoys."""
 
     def change(record: UserRecord) -> tuple[UserRecord, None]:
         return record.with_token(fob()).with_token(phone()).with_recovery(SALT, digests), None
@@ -51,10 +51,10 @@ def enrol(site: Site) -> None:
 
 def on(system: str, site: Site, way: str, work: Callable[[], None]) -> None:
     """Run `work` in a mount namespace where the store is on a file system of that kind."""
-    site.stop()  # the service must be in the namespace of the mount
+    site.stop()  # the service must run in the mount namespace
 
-    def mounts_and_works() -> None:
-        mounted(system, site.folder / "image", site.store)
+    def mount_and_work() -> None:
+        make_and_mount(system, site.folder / "image", site.store)
         enrol(site)
         if way == "socket":
             site.start()
@@ -64,17 +64,17 @@ def on(system: str, site: Site, way: str, work: Callable[[], None]) -> None:
         finally:
             site.stop()
 
-    in_mount_namespace(mounts_and_works)
+    in_mount_namespace(mount_and_work)
 
 
 @with_mounts
-@pytest.mark.parametrize("how", SPOILED)
+@pytest.mark.parametrize("how", FULL)
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_on_a_full_disk_codes_are_accepted_once_and_wrong_ones_counted(
+def test_on_a_full_disk_codes_are_accepted_once_and_failures_counted(
     site: Site, way: str, system: str, how: str
 ) -> None:
     def work() -> None:
-        SPOILED[how](site.store)
+        FULL[how](site.store)
         names = site.files()
         assert site.gets_in(codes(0)), "the first login after the enrolment"
         assert not site.gets_in(codes(0))
@@ -82,13 +82,13 @@ def test_on_a_full_disk_codes_are_accepted_once_and_wrong_ones_counted(
         assert (site.record().failures, site.record().refused) == (1, 2)
         assert site.gets_in(RECOVERY)
         assert not site.gets_in(RECOVERY)
-        logins_go_on(site, 1, LOGINS if way == "spawn" else 20)  # they use no service
+        check_logins(site, 1, LOGINS if way == "spawn" else 20)  # these logins use no service
         assert site.files() == names
 
     on(system, site, way, work)
 
 
-def logins_go_on(site: Site, first: int, count: int) -> None:
+def check_logins(site: Site, first: int, count: int) -> None:
     store = FileStore(str(site.store))
     for counter in range(first, first + count):
         for answer, accepted in ((codes(counter), True), (codes(counter), False)):
@@ -99,24 +99,24 @@ def logins_go_on(site: Site, first: int, count: int) -> None:
 
 @with_mounts
 @pytest.mark.parametrize("system", [system for system in SYSTEMS if system != "tmpfs"])
-def test_a_full_disk_that_is_mounted_again_takes_logins(site: Site, system: str) -> None:
+def test_a_full_disk_that_is_mounted_again_allows_logins(site: Site, system: str) -> None:
     def work() -> None:
         fill(site.store)
-        logins_go_on(site, 0, 20)
+        check_logins(site, 0, 20)
         subprocess.run(["umount", str(site.store)], check=True)
         mount("-o", "loop", str(site.folder / "image"), str(site.store))
         assert is_full(site.store)
-        logins_go_on(site, 20, LOGINS)
+        check_logins(site, 20, LOGINS)
 
     on(system, site, "spawn", work)
 
 
 @with_mounts
-@pytest.mark.parametrize("how", SPOILED)
+@pytest.mark.parametrize("how", FULL)
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_on_a_full_disk_refusals_look_alike_for_every_user(site: Site, way: str, system: str, how: str) -> None:
     def work() -> None:
-        SPOILED[how](site.store)
+        FULL[how](site.store)
         for user in (ME, *UNKNOWN_USERS):
             for answer in ("000000", codes(500), "ZZZZ-ZZZZ-ZZZZ-ZZZZ"):
                 done = site.login(answer, user=user)
@@ -129,7 +129,7 @@ def test_on_a_full_disk_refusals_look_alike_for_every_user(site: Site, way: str,
 
 @with_mounts
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_on_a_full_disk_what_needs_room_fails_and_changes_nothing(site: Site, system: str) -> None:
+def test_on_a_full_disk_an_update_that_needs_blocks_changes_no_file(site: Site, system: str) -> None:
     def work() -> None:
         path = enrol_1(site.store, "carl")
         fill(site.store)
@@ -154,7 +154,7 @@ def test_a_read_only_store_refuses_all_alike_and_loses_no_data(site: Site, way: 
         mount("-o", "remount,ro", str(site.store))
         before, names = site.path().read_bytes(), site.files()
         logins = [site.login(answer, user=user) for user in (ME, *UNKNOWN_USERS) for answer in ANSWERS.values()]
-        assert min(login.seconds for login in logins) >= refusal_delay(Policy()), "nor does the range of the search"
+        assert min(login.seconds for login in logins) >= refusal_delay(Policy()), "every refusal is delayed"
         shown = [seen(login) for login in logins]
         assert shown == [(Result.AUTHINFO_UNAVAIL, ["One-time code: "], [], 0)] * len(shown)
         assert (site.path().read_bytes(), site.files()) == (before, names)
@@ -168,19 +168,19 @@ def test_a_read_only_store_refuses_all_alike_and_loses_no_data(site: Site, way: 
 
 @with_mounts
 @pytest.mark.skipif("xfs" not in SYSTEMS, reason="needs mkfs.xfs: its files can share blocks with copies")
-def test_a_record_with_shared_blocks_is_found_and_written_anew(site: Site) -> None:
-    """On a full disk, a login that writes to shared blocks would need new ones."""
+def test_a_record_with_shared_blocks_is_found_and_replaced(site: Site) -> None:
+    """A login that writes to shared blocks needs new blocks, so it would fail on a full disk."""
 
     def work() -> None:
         store, copy = FileStore(str(site.store)), site.store / "copy"
         assert list(upkeep.examine(store)) == []
         subprocess.run(["cp", "--reflink=always", str(site.path()), str(copy)], check=True)
-        assert [trouble.text for trouble in upkeep.examine(store)] == [
+        assert [defect.text for defect in upkeep.examine(store)] == [
             f"{ME}.record: shares blocks with a copy (reflink)"
         ]
         assert len(list(upkeep.repair(store))) == 1
         assert list(upkeep.examine(store)) == []
         fill(site.store)
-        logins_go_on(site, 0, 20)
+        check_logins(site, 0, 20)
 
     on("xfs", site, "spawn", work)

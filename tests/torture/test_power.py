@@ -1,9 +1,9 @@
 """Tests of a power cut: the file system is shut down under load, without flushing its journal, and mounted again.
 
 The rules:
-- No acknowledged use of a code is lost, and no acknowledged enrolment.
+- An acknowledged use of a code, or an acknowledged enrolment, is never lost.
 - A record is the old or the new record, and the next login works.
-What the kernel held in memory is lost. A disk's own cache is not simulated.
+The shutdown discards the data that the kernel holds in memory. The cache of a disk is not simulated.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from pam_totp.core.record import UserRecord
 from pam_totp.store import StoreError
 from pam_totp.store.file import FileStore
 from tests.conftest import with_mounts
-from tests.core.stores import code, says
+from tests.core.stores import code, log_in
 from tests.support.site import ME, Site, fob, phone
-from tests.torture.images import SYSTEMS, mounted
+from tests.torture.images import SYSTEMS, make_and_mount
 from tests.torture.pace import figure, rounds
 from tests.torture.private import in_mount_namespace, mount
 
 _SHUTDOWN = 0x8004587D  # ioctl(2) EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN
 _NO_LOG_FLUSH = 2
-MOST = 40  # logins before the power fails
+MAX_LOGINS = 40  # logins before a power cut
 
 
 def shut_down(folder: Path) -> None:
@@ -39,11 +39,11 @@ def shut_down(folder: Path) -> None:
     os.close(opened)
 
 
-def work_until_it_fails(folder: Path, first: int, acknowledge: int) -> None:
-    """Log in with code after code, and enrol a user after each fourth. Acknowledge each counter that is used up."""
+def log_in_until_failure(folder: Path, first: int, acknowledge: int) -> None:
+    """Log in with consecutive codes, and enrol a user at every fourth counter. Acknowledge each used counter."""
     store = FileStore(str(folder))
     for counter in range(first, first + 10_000):
-        assert says(folder, code(counter), ME, store=store) == "code"
+        assert log_in(folder, code(counter), ME, store=store) == "code"
         if counter % 4 == 0:
             store.update(f"user{counter}", lambda record: (record.with_token(phone()), None), create=True)
         if counter % 7 == 0:
@@ -52,18 +52,18 @@ def work_until_it_fails(folder: Path, first: int, acknowledge: int) -> None:
 
 
 def toggled(record: UserRecord) -> UserRecord:
-    """Return the record with one token more or less: such a change writes both slots."""
+    """Return the record with the token 'phone' added or removed, because such a change writes both slots."""
     return record.without_token("phone") if record.token("phone") is not None else record.with_token(phone())
 
 
 def power_cut(folder: Path, first: int, logins: int, *, killed: bool) -> int:
-    """Start the work at counter `first`, and cut the power after some logins. Return the last counter acknowledged."""
+    """Log in from counter `first`, and cut the power after `logins` logins. Return the last acknowledged counter."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.close(reading)
-            work_until_it_fails(folder, first, writing)
+            log_in_until_failure(folder, first, writing)
         except StoreError:
             pass
         finally:
@@ -89,21 +89,21 @@ def test_no_acknowledged_use_of_a_code_is_lost(site: Site, system: str, killed: 
     image, chance = site.folder / "image", random.Random(1)
 
     def work() -> None:
-        mounted(system, image, site.store)
+        make_and_mount(system, image, site.store)
         store = FileStore(str(site.store))
         store.update(ME, lambda record: (record.with_token(fob()), None), create=True)
         first = 0
         cuts = rounds(4, 100)
         for _ in range(cuts):
-            last = power_cut(site.store, first, chance.randint(1, MOST), killed=killed)
+            last = power_cut(site.store, first, chance.randint(1, MAX_LOGINS), killed=killed)
             subprocess.run(["umount", str(site.store)], check=True)
             mount("-o", "loop", str(image), str(site.store))
             assert last + 1 <= site.counter() <= last + 2
             for counter in range(first, last + 1):
                 assert counter % 4 or store.read(f"user{counter}").tokens == (phone(),)
             first = site.counter()
-            assert says(site.store, code(first), ME) == "code"
-            assert says(site.store, code(first), ME) == "replayed"
+            assert log_in(site.store, code(first), ME) == "code"
+            assert log_in(site.store, code(first), ME) == "replayed"
             first += 1
         figure(f"{cuts} power cuts of {system}{' after a kill' if killed else ''}: {first} logins, none lost")
 

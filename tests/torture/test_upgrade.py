@@ -1,4 +1,4 @@
-"""Tests of an upgrade from version 1: no user passes without a code, and no user is lost, on a full disk too."""
+"""Tests of an upgrade from version 1: every user stays enrolled and must enter a code, also on a full disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.conftest import with_mounts
 from tests.core.stores import enrol_1
 from tests.support.pamconf import Result
 from tests.support.site import ME, Site, codes
-from tests.torture.images import SYSTEMS, fill, make_room, mounted
+from tests.torture.images import SYSTEMS, fill, make_and_mount, make_room
 from tests.torture.private import in_mount_namespace
 
 
@@ -36,7 +36,7 @@ def test_on_a_full_disk_an_upgrade_lets_no_user_in_without_a_code(site: Site, wa
     site.stop()
 
     def work() -> None:
-        mounted(system, site.folder / "image", site.store)
+        make_and_mount(system, site.folder / "image", site.store)
         enrol_in_version_1(site)
         fill(site.store)
         if way == "socket":
