@@ -248,13 +248,13 @@ class UserRecord(Value):
         return self.user, self.salt, [(t.type, t.name, t.secret, t.serial) for t in self.tokens]
 
     def longest(self) -> UserRecord:
-        """Return the record with every number at its longest, and as much grace as logins can give."""
+        """Return the record with the longest value of every number, and all grace that logins can give or keep."""
         return self._replace(
             tokens=tuple(t.longest() for t in self.tokens),
             failures=MAX_COUNT,
             failures_at=TIME_LIMIT - 1,
             refused=MAX_COUNT,
-            grace=_LONGEST_GRACE,
+            grace=_LONGEST_GRACE if len(self.grace) <= KEPT_GRACE else self.grace,
         )
 
     def token(self, name: str) -> Token | None:

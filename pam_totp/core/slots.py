@@ -68,7 +68,9 @@ def new_file(document: bytes, size: int, sequence: int = 1) -> bytes:
 
 
 def encode(sequence: int, document: bytes, size: int) -> bytes:
-    """Return a slot of `size` bytes. Raise RecordError if the document does not fit."""
+    """Return a slot of `size` bytes. Raise RecordError if the document does not fit, or the number is too large."""
+    if sequence >= 10**_MAX_DIGITS:
+        raise RecordError(f"the sequence number must have at most {_MAX_DIGITS} digits")
     slot = _slot(sequence, document, size)
     if len(slot) > size:
         raise RecordError(f"does not fit in a slot of {size} bytes")

@@ -23,7 +23,7 @@ class StoreError(Exception):
 
 
 class DamagedFile(StoreError):
-    """A file has no valid content. Without the lock that can happen while it is written."""
+    """A file has an invalid content or mode. Without its lock, a reader may find content that is being written."""
 
 
 class NotThere(Exception):

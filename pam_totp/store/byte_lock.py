@@ -1,4 +1,4 @@
-"""The lock of a file name: one byte of an empty file.
+"""The lock of a file name: one byte of an empty file. Version 1 locked a whole file for each name.
 
 Rules:
 1. The offset of the byte is the first 62 bits of the SHA-256 of the name. So a lock of a name leaves no file.
@@ -13,7 +13,7 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from hashlib import sha256
 
@@ -28,10 +28,19 @@ def acquire(folder: int, lock_file: str, name: str, wait: float) -> int:
     """Lock `name` within `wait` seconds. Return a descriptor; closing it releases the lock. Raise StoreError."""
     start = int.from_bytes(sha256(name.encode()).digest()[:8], "big") >> 2
     byte = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0)
+    return _acquire(folder, lock_file, name, wait, lambda lock: fcntl.fcntl(lock, fcntl.F_OFD_SETLK, byte))
+
+
+def acquire_as_version_1(folder: int, lock_file: str, name: str, wait: float) -> int:
+    """Do the same with the lock of version 1, which flock(2) takes. Processes of version 1 know no other lock."""
+    return _acquire(folder, lock_file, name, wait, lambda lock: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB))
+
+
+def _acquire(folder: int, lock_file: str, name: str, wait: float, take: Callable[[int], object]) -> int:
     for _ in _pauses(wait):
         lock = os.open(lock_file, _FLAGS, 0o600, dir_fd=folder)
         try:
-            if _is_locked(folder, lock, lock_file, byte):
+            if _is_locked(folder, lock, lock_file, take):
                 return lock
         except BaseException:
             os.close(lock)
@@ -40,13 +49,13 @@ def acquire(folder: int, lock_file: str, name: str, wait: float) -> int:
     raise StoreError(f"{name}: the lock was not acquired within {wait:g} s")
 
 
-def _is_locked(folder: int, lock: int, lock_file: str, byte: bytes) -> bool:
+def _is_locked(folder: int, lock: int, lock_file: str, take: Callable[[int], object]) -> bool:
     status = os.fstat(lock)
     check_type_and_owner(status, lock_file)
     if stat.S_IMODE(status.st_mode) != 0o600:  # the umask was 0200 or stricter
         os.fchmod(lock, 0o600)
     with suppress(BlockingIOError, FileNotFoundError):  # another process holds the lock, or deleted the file
-        fcntl.fcntl(lock, fcntl.F_OFD_SETLK, byte)
+        take(lock)
         return os.path.samestat(status, os.stat(lock_file, dir_fd=folder, follow_symlinks=False))
     return False
 

@@ -10,6 +10,7 @@ Rules:
 6. Every user name has one file name. Two user names never have the same file name.
 7. A file `<user>.json` has version 1. The first update converts it to `<user>.record`, and empties it. A service of
    version 1 that still runs finds the empty file damaged, and denies. Without any file, `nullok` would let the user in.
+   While the file has content, an update also takes the lock of version 1.
 8. A change of tokens or recovery codes writes both slots, so that the file contains no removed key.
 """
 
@@ -25,7 +26,7 @@ from pam_totp.core.record import RecordError, UserRecord
 from pam_totp.core.secretfile import MAX_FILE, parse, serialize
 from pam_totp.core.slots import Slots, new_file, slot_size
 from pam_totp.store import DamagedFile, NotThere, R, StoreError, decoys
-from pam_totp.store.byte_lock import acquire
+from pam_totp.store.byte_lock import acquire, acquire_as_version_1
 from pam_totp.store.secret_file import create, empty_file, exists, read, unlink, write
 
 LOCK_WAIT = 5.0  # seconds
@@ -212,11 +213,14 @@ class FileStore:
     @contextmanager
     def locked(self, folder: int, name: str) -> Iterator[None]:
         """Hold the lock of the file `name`. Raise StoreError if it was not acquired in time."""
-        lock = acquire(folder, self._lock_name(), name, self._lock_wait)
+        locks = [acquire(folder, self._lock_name(), name, self._lock_wait)]
         try:
+            if self._has_version_1(folder, name):
+                locks.append(acquire_as_version_1(folder, self._lock_of_version_1(name), name, self._lock_wait))
             yield
         finally:
-            os.close(lock)
+            for lock in locks:
+                os.close(lock)
 
     def _check_folder(self, status: os.stat_result) -> None:
         if status.st_uid != os.geteuid():
@@ -236,11 +240,11 @@ class FileStore:
             raise NotThere
 
     def _sweep(self, folder: int, name: str) -> None:
-        """Delete temporary files and the lock file of version 1, and empty the file of version 1."""
-        if sum(unlink(folder, leftover) for leftover in self._leftovers(name)):
-            os.fsync(folder)
+        """Empty the file of version 1. Delete temporary files, and the lock file of version 1."""
         if self._version_1(name) != name:
             empty_file(folder, self._version_1(name))
+        if sum(unlink(folder, leftover) for leftover in self._leftovers(name)):
+            os.fsync(folder)
 
     def _prepare(self, folder: int) -> None:
         with self.locked(folder, decoys.FOLDER):
@@ -252,9 +256,18 @@ class FileStore:
     def _version_1(self, name: str) -> str:
         return name.removesuffix(_SUFFIX) + _SUFFIX_1
 
+    def _has_version_1(self, folder: int, name: str) -> bool:
+        try:
+            return os.stat(self._version_1(name), dir_fd=folder, follow_symlinks=False).st_size > 0
+        except FileNotFoundError:
+            return False
+
+    def _lock_of_version_1(self, name: str) -> str:
+        return f"{name.removesuffix(_SUFFIX)}.lock"
+
     def _leftovers(self, name: str) -> list[str]:
         stem = name.removesuffix(_SUFFIX)
-        return [self.temporary(name), f".{stem}{_SUFFIX_1}.tmp", f"{stem}.lock"]
+        return [self.temporary(name), f".{stem}{_SUFFIX_1}.tmp", self._lock_of_version_1(name)]
 
 
 def parse_record(data: bytes, user: str, name: str) -> UserRecord:

@@ -5,7 +5,8 @@ Rules:
 2. The file is a regular file with mode 0600 that belongs to the user. A symbolic link is not followed.
 3. The folder belongs to the user or to root, and no other account can write there.
 4. The lock file and the temporary file are in the same folder. `update_decoy` writes no file there.
-5. A file of version 1 keeps its path. The first line of a file contains the version.
+5. A file of version 1 keeps its path. The first line of a file contains the version. Every update also takes the lock
+   of version 1, which is on the same lock file.
 """
 
 from __future__ import annotations
@@ -73,6 +74,9 @@ class HomeStore(FileStore):
 
     def _version_1(self, name: str) -> str:
         return name
+
+    def _lock_of_version_1(self, name: str) -> str:
+        return self._lock_name()
 
     def _leftovers(self, name: str) -> list[str]:
         return [self.temporary(name)]

@@ -38,21 +38,27 @@ def read(folder: int, name: str) -> Slots:
         status = os.fstat(file)
         check_type_and_owner(status, name)
         if stat.S_IMODE(status.st_mode) != 0o600:
-            raise StoreError(f"{name}: its mode must be 0600")
-        if status.st_nlink > 1:
-            raise DamagedFile(f"{name}: must not have hard links")
+            raise DamagedFile(f"{name}: its mode must be 0600")
         data = os.pread(file, min(status.st_size, 2 * MAX_SLOT + 1), 0)
     finally:
         os.close(file)
+    if not data:
+        raise DamagedFile(f"{name}: empty (restore the user's record, or delete this file)")
     try:
-        return decode(data)
+        slots = decode(data)
     except RecordError as e:
         raise DamagedFile(f"{name}: {e}") from None
+    if status.st_nlink > 1 and slots.size:  # an import of version 1 links its files to copies
+        raise DamagedFile(f"{name}: must not have hard links")
+    return slots
 
 
 def write(folder: int, name: str, slots: Slots, document: bytes) -> Slots:
     """Write `document` to the slot that is not current, durably. Return the new slots. Raise OSError or StoreError."""
-    offset, slot = slots.next(document)
+    try:
+        offset, slot = slots.next(document)
+    except RecordError as e:
+        raise StoreError(f"{name}: {e}") from None
     file = os.open(name, os.O_WRONLY | _FLAGS, dir_fd=folder)
     try:
         if slots.other == b"":
@@ -115,10 +121,17 @@ def unlink(folder: int, name: str) -> bool:
 
 
 def empty_file(folder: int, name: str) -> None:
-    """Truncate a file durably, if it exists and has content."""
+    """Truncate a file durably, if it exists and has content. Earlier changes of the folder become durable first.
+
+    Replace a file that has hard links by an empty file, so that the links keep the content.
+    """
     with suppress(FileNotFoundError):
-        if os.stat(name, dir_fd=folder, follow_symlinks=False).st_size > 0:
-            file = os.open(name, os.O_WRONLY | os.O_TRUNC | _FLAGS, dir_fd=folder)
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if status.st_size > 0:
+            os.fsync(folder)
+            if status.st_nlink > 1:
+                os.unlink(name, dir_fd=folder)
+            file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _FLAGS, 0o600, dir_fd=folder)
             try:
                 os.fsync(file)
             finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 from pathlib import Path
@@ -91,3 +92,17 @@ def test_a_user_without_an_account_has_no_file() -> None:
         store.read("no-such-account")
     with pytest.raises(NoAccount):
         store.update("no-such-account", lambda record: (record, None))
+
+
+def test_an_update_waits_for_a_process_of_version_1(tmp_path: Path) -> None:
+    """Version 1 locks the same lock file by flock(2), and would replace the file by an older record."""
+    tmp_path.chmod(0o700)
+    store = HomeStore(str(tmp_path / ".codes"), "alice")
+    store.update("alice", lambda record: (record.with_token(fob()), None), create=True)
+    store._lock_wait = 0.01
+    with open(tmp_path / ".codes.lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StoreError, match=r"the lock was not acquired within 0\.01 s"):
+            store.update("alice", lambda record: (record.without_token("fob"), None))
+    store.update("alice", lambda record: (record.without_token("fob"), None))
+    assert store.read("alice").tokens == ()

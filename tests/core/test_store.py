@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pam_totp.core.record import RecordError, Token, UserRecord
+from pam_totp.core.record import Grace, RecordError, Token, UserRecord
 from pam_totp.core.secretfile import MAX_FILE, base32, parse
 from pam_totp.core.slots import Slots, decode, new_file
 from pam_totp.store import DamagedFile, NotThere, StoreError
@@ -278,7 +278,11 @@ def test_a_new_record_creates_missing_decoys_if_the_disk_has_room(
     assert len(decoys(folder)) == 64
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"x")], ids=["none", "damaged"])
+@pytest.mark.parametrize(
+    "damage",
+    [Path.unlink, lambda path: path.write_bytes(b"x"), lambda path: path.chmod(0o640)],
+    ids=["none", "damaged", "mode"],
+)
 def test_missing_decoys_are_logged_and_raise_no_error(folder: Path, damage: Callable[[Path], object]) -> None:
     warnings: list[str] = []
     store = FileStore(str(folder), warn=warnings.append)
@@ -537,7 +541,7 @@ def test_an_emptied_file_of_version_1_is_damaged_for_every_version(folder: Path,
     with pytest.raises(RecordError):
         parse((folder / "alice.json").read_bytes())
     (folder / "alice.record").unlink()
-    with pytest.raises(DamagedFile, match=r"alice\.json"):
+    with pytest.raises(DamagedFile, match=r"alice\.json: empty \(restore the user's record, or delete this file\)"):
         store.read("alice")
 
 
@@ -568,9 +572,59 @@ def test_a_file_of_version_1_that_cannot_be_converted_is_unavailable(
     monkeypatch.setattr(os, "link", full)
     with pytest.raises(StoreError, match="No space left"):
         log_in(folder, code(0))
-    assert files(folder) == ["alice.json"]
+    assert files(folder) == ["alice.json", "alice.lock"]
     assert path.read_bytes() == before
     assert store.read("alice").enrolled
+
+
+@pytest.fixture
+def locked_by_version_1(folder: Path) -> Iterator[None]:
+    lock = os.open(folder / "alice.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    yield
+    os.close(lock)
+
+
+@pytest.mark.usefixtures("locked_by_version_1")
+def test_a_conversion_waits_for_a_process_of_version_1(folder: Path) -> None:
+    """Otherwise both versions accept the same code."""
+    impatient = FileStore(str(folder), lock_wait=0.01)
+    path = enrol_1(folder)
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"the lock was not acquired within 0\.01 s"):
+        log_in(folder, code(0), store=impatient)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.usefixtures("locked_by_version_1")
+def test_a_converted_user_does_not_wait_for_the_lock_of_version_1(folder: Path) -> None:
+    impatient = FileStore(str(folder), lock_wait=0.01)
+    enrol(folder)
+    (folder / "alice.json").touch(0o600)
+    assert log_in(folder, code(0), store=impatient) == "code"
+    impatient.update_decoy("zoe")
+
+
+def test_a_file_of_version_1_with_a_copy_is_converted_and_the_copy_kept(folder: Path, store: FileStore) -> None:
+    """An import of version 1 that was killed leaves hard links."""
+    path = enrol_1(folder)
+    content = path.read_bytes()
+    os.link(path, folder / ".copy")
+    assert log_in(folder, code(0)) == "code"
+    assert (folder / ".copy").read_bytes() == content
+    assert path.read_bytes() == b""
+    assert store.read("alice").tokens == (fob(1, last_used=NOW),)
+
+
+def test_a_file_with_more_grace_than_logins_keep_does_not_grow(folder: Path) -> None:
+    grace = tuple(Grace(service="sshd", rhost=f"192.0.2.{i}", granted=NOW) for i in range(40))
+    enrol_1(folder, grace=grace, failures=9, failures_at=NOW)
+    assert log_in(folder, b"000000") == "wrong"
+    path = folder / "alice.record"
+    before = path.stat()
+    for _ in range(3):
+        log_in(folder, b"000000")
+    assert (path.stat().st_ino, path.stat().st_size) == (before.st_ino, before.st_size)
 
 
 def test_a_reader_never_misses_a_file_that_is_converted_meanwhile(
@@ -686,7 +740,7 @@ def _mode(mode: int) -> Callable[[Path], None]:
 
 INVALID_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (_truncate, "must be two slots"),
-    "empty": (lambda path: path.write_bytes(b""), "must be two slots"),
+    "empty": (lambda path: path.write_bytes(b""), "empty"),
     "one byte": (lambda path: path.write_bytes(b"{"), "invalid JSON"),
     "NULs": (lambda path: path.write_bytes(bytes(8192)), "no slot is valid"),
     "just too large": (lambda path: path.write_bytes(b"{" + b" " * MAX_FILE), "must be at most"),

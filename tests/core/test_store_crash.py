@@ -331,7 +331,7 @@ def test_a_kill_or_an_error_in_decoy_work_leaves_the_decoys_valid(folder: Path) 
         ("pwritev2:retval=100", "used", "the disk took only a part of a slot"),
         ("pwritev2:retval=0", "new", "the disk took only a part of a slot"),
         ("write:retval=100", "version 1", "No space left on device"),
-        ("pread64:retval=0", "used", "must be two slots"),
+        ("pread64:retval=0", "used", "alice.record: empty"),
         ("pread64:retval=5", "used", "must be two slots"),
     ],
 )
