@@ -50,7 +50,8 @@ class Traced:
 
     def run(self, word: str, *inject: str) -> tuple[str, int]:
         """Return the word on standard output ('' if there is none) and the exit status."""
-        names = ["alice.record", ".alice.record", "alice.json", ".lock", *(f"{DECOYS}/{n:02}" for n in range(64))]
+        names = ["alice.record", ".alice.record", "alice.json", "alice.lock", ".lock"]
+        names += [f"{DECOYS}/{n:02}" for n in range(64)]
         watched = [
             word for path in (self.folder, *(self.folder / name for name in names)) for word in ("-P", str(path))
         ]
@@ -72,7 +73,7 @@ class Traced:
         return found
 
 
-def _can_trace() -> bool:
+def can_trace() -> bool:
     try:
         return subprocess.run(["strace", "-o", "/dev/null", "true"], check=False, capture_output=True).returncode == 0
     except FileNotFoundError:
@@ -81,7 +82,7 @@ def _can_trace() -> bool:
 
 pytestmark = [
     pytest.mark.bare,
-    pytest.mark.skipif(not _can_trace(), reason="needs strace, and permission to trace its own processes"),
+    pytest.mark.skipif(not can_trace(), reason="needs strace, and permission to trace its own processes"),
 ]
 
 STATES = ["used", "new", "version 1"]  # both slots filled; one slot filled; to be converted
@@ -281,7 +282,7 @@ def test_a_kill_in_a_change_of_keys_leaves_the_old_or_the_new_record(folder: Pat
 ERRORS = [
     *(("openat", e) for e in ("EIO", "EMFILE", "ENOSPC", "EACCES", "EROFS", "EINTR")),
     *((call, e) for call in ("fstat", "newfstatat") for e in ("EIO", "EACCES")),  # libc chooses one of them
-    *(("fcntl", e) for e in ("ENOLCK", "EIO", "EINTR")),
+    *((call, e) for call in ("fcntl", "flock") for e in ("ENOLCK", "EIO", "EINTR")),
     *(("unlinkat", e) for e in ("EIO", "EROFS")),
     *(("pread64", e) for e in ("EIO", "EINTR", "EISDIR")),
     *(("fchmod", e) for e in ("EPERM", "EIO", "EINTR")),

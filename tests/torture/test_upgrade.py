@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
+from pam_totp.store.file import FileStore
 from tests.conftest import with_mounts
-from tests.core.stores import enrol_1
+from tests.core.stores import code, enrol_1, log_in
+from tests.core.test_store_crash import RIGHT, Traced, can_trace
 from tests.support.pamconf import Result
 from tests.support.site import ME, Site, codes
 from tests.torture.images import SYSTEMS, fill, make_and_mount, make_room
@@ -45,14 +48,41 @@ def test_on_a_full_disk_an_upgrade_lets_no_user_in_without_a_code(site: Site, wa
         try:
             for answer in (codes(0), "000000"):
                 assert site.login(answer).result is Result.AUTHINFO_UNAVAIL
-            assert site.files() - {f"{ME}.json", f"{ME}.lock"} == {
-                name for name in site.files() if name.startswith("ballast")
-            }
+            others = {name for name in site.files() if not name.startswith("ballast")}
+            assert others - {f"{ME}.lock"} == {f"{ME}.json"}
             make_room(site.store)
             assert site.login(codes(0)).result is Result.SUCCESS
             assert site.login(codes(0)).result is Result.AUTH_ERR
             assert site.files() == {f"{ME}.record", f"{ME}.json"}
         finally:
             site.stop()
+
+    in_mount_namespace(work)
+
+
+@with_mounts
+@pytest.mark.skipif(not can_trace(), reason="needs strace, and permission to trace its own processes")
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_kill_at_any_call_of_a_conversion_on_a_full_disk_loses_no_user(tmp_path: Path, system: str) -> None:
+    folder = tmp_path / "store"
+    folder.mkdir()
+
+    def work() -> None:
+        make_and_mount(system, tmp_path / "image", folder)
+        path, store = enrol_1(folder), FileStore(str(folder))
+        before = path.read_bytes()
+        store.prepare()
+        fill(folder)
+        traced = Traced(folder)
+        printed, _ = traced.run(RIGHT)
+        assert printed.startswith("unavailable: ")
+        assert "No space left on device" in printed
+        for call in traced.calls():
+            traced.run(RIGHT, "-e", f"inject={call.name}:signal=KILL:when={call.number}")
+            assert store.read("alice").enrolled, call
+            assert path.read_bytes() == before, call
+        make_room(folder)
+        assert log_in(folder, code(0)) == "code"
+        assert log_in(folder, code(0)) == "replayed"
 
     in_mount_namespace(work)
