@@ -104,7 +104,8 @@ class _Batch:
     def _compute(self, name: str, user: str, change: Change[R], old: bytes | None) -> R:
         document = old
         if name in self._staged:
-            _, old, document = self._read(name)
+            staged = self._read(name)
+            old, document = staged.old, staged.new
         record = UserRecord(user=user) if document is None else parse_record(document, user, name)
         changed, result = change(record)
         if changed != record:

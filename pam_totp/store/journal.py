@@ -6,6 +6,10 @@ Rules:
    new one. The last line of a name counts.
 3. Rolling back writes in place or deletes, so it needs no disk space. A full disk does not stop it.
 4. A record that was changed since keeps its used counters, steps and recovery codes, and its failures.
+5. A power cut can empty a new record, so such a record is deleted. A record with any other damage is kept, and a login
+   is denied: without the record, the user would not be enrolled.
+6. Version 1 wrote lines of a name, the new document, and True if there was an old record. NAME.json.old is a hard link
+   of the old record. While NAME.json.new exists, the record is unchanged. Rolling back converts a changed record.
 """
 
 from __future__ import annotations
@@ -20,9 +24,10 @@ from typing import BinaryIO, NamedTuple
 
 from pam_totp.core.record import RecordError, UserRecord
 from pam_totp.core.secretfile import parse
-from pam_totp.store import DamagedFile, StoreError
+from pam_totp.core.slots import MAX_SLOT
+from pam_totp.store import DamagedFile, NotThere, StoreError
 from pam_totp.store.file import JOURNAL, FileStore
-from pam_totp.store.secret_file import exists, unlink
+from pam_totp.store.secret_file import exists, read, unlink
 
 _COMMITTING, _MANIFEST = "committing", "manifest"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -30,11 +35,15 @@ _AT_ONCE = 10_000  # names
 
 
 class Entry(NamedTuple):
-    """One record of the change: the name of its file, and its documents before (None: no record) and after."""
+    """One record of the change: the name of its file, and its documents before (None: no record) and after.
+
+    With `linked`, version 1 wrote the entry. The name is that of version 1, and `old` is not known yet.
+    """
 
     name: str
     old: bytes | None
     new: bytes
+    linked: bool | None = None  # True if there was an old record
 
     def line(self) -> bytes:
         old = None if self.old is None else self.old.decode("ascii")
@@ -59,6 +68,21 @@ def recover(store: FileStore) -> int:
             os.close(journal)
 
 
+def is_left(folder: int) -> bool:
+    """Return True if a killed `update_many` left a journal."""
+    try:
+        journal = os.open(JOURNAL, _FOLDER, dir_fd=folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        fcntl.flock(journal, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(journal)
+
+
 @contextmanager
 def opened(folder: int) -> Iterator[int]:
     """Create and lock the folder `.import`, and yield its descriptor. Raise StoreError if it exists."""
@@ -68,7 +92,7 @@ def opened(folder: int) -> Iterator[int]:
         raise StoreError("another import is running (try again when it has finished)") from None
     journal = os.open(JOURNAL, _FOLDER, dir_fd=folder)
     try:
-        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(journal, fcntl.LOCK_EX)  # waits for `is_left` of another process
         yield journal
     finally:
         os.close(journal)
@@ -80,29 +104,51 @@ def new_manifest(journal: int) -> BinaryIO:
 
 
 def undo(store: FileStore, folder: int, journal: int) -> int:
-    """Roll back every record, and unmark the journal. Return the number of records that were changed."""
+    """Roll back every record, and unmark the journal. Return the number of records that were changed.
+
+    Raise DamagedFile if an old record is damaged, after the others were rolled back. Then the journal, which contains
+    the old document, stays marked.
+    """
     if not marked(journal):
         return 0
-    undone = 0
+    undone, damage = 0, None
     for entry in entries(journal):
         if _is_unchanged(store, folder, entry):
             continue  # without its lock, which a login may hold
         with store.locked(folder, entry.name):
-            undone += _undo_one(store, folder, entry)
+            try:
+                undone += _undo_one(store, folder, entry)
+            except DamagedFile as e:
+                store._warn(  # noqa: SLF001 (a method of this package)
+                    f"{store.folder}/{e} (the roll-back of an import left it unchanged)"
+                )
+                if entry.old is not None:
+                    damage = damage or e
     os.fsync(folder)
+    if damage is not None:
+        raise damage
     unmark(journal)
     return undone
 
 
 def entries(journal: int) -> Iterator[Entry]:
-    """Yield the last entry of each record.
+    """Yield the last entry of each record, without those of unchanged records of version 1.
 
     An incomplete last line is left out, because its writer was killed. Raise StoreError for any other invalid line.
     """
     last = {entry.name: number for number, entry in enumerate(_all_entries(journal))}
     for number, entry in enumerate(_all_entries(journal)):
         if last.get(entry.name) == number:
-            yield entry
+            yield from [entry] if entry.linked is None else _of_version_1(journal, entry, was_there=entry.linked)
+
+
+def _of_version_1(journal: int, entry: Entry, *, was_there: bool) -> Iterator[Entry]:
+    """Yield the entry of version 2, unless the record is unchanged or was rolled back by version 1."""
+    if exists(journal, f"{entry.name}.new"):
+        return
+    with suppress(NotThere, DamagedFile):
+        old = read(journal, f"{entry.name}.old").document if was_there else None
+        yield Entry(entry.name.removesuffix(".json") + ".record", old, entry.new)
 
 
 def _all_entries(journal: int) -> Iterator[Entry]:
@@ -123,6 +169,8 @@ def parse_entry(line: bytes, number: int) -> Entry:
                 return Entry(name, None, new.encode("ascii"))
             case [str(name), str(old), str(new)]:
                 return Entry(name, old.encode("ascii"), new.encode("ascii"))
+            case [str(name), str(new), bool(was_there)] if name.endswith(".json"):
+                return Entry(name, None, new.encode("ascii"), was_there)
     remedy = "restore the affected records from the old documents in that file, then delete .import"
     raise StoreError(f"{JOURNAL}/{_MANIFEST}: line {number} is invalid ({remedy})")
 
@@ -142,9 +190,9 @@ def _undo_one(store: FileStore, folder: int, entry: Entry) -> bool:
     try:
         stored = store.load(folder, entry.name)
     except DamagedFile:
-        if entry.old is not None:
+        if entry.old is not None or not _lost_its_content(folder, entry.name):
             raise
-        store.remove(folder, entry.name)  # it was created, and lost its content when the power failed
+        store.remove(folder, entry.name)
         return True
     if stored is None or stored.document == entry.old:
         return False
@@ -160,6 +208,19 @@ def _undo_one(store: FileStore, folder: int, entry: Entry) -> bool:
     if back != current:
         store.put(folder, entry.name, stored, current, back)
     return back != current
+
+
+def _lost_its_content(folder: int, name: str) -> bool:
+    """Return True if the file of a new record has no content or NUL bytes, as after a power cut, and one name.
+
+    A killed roll-back can leave an empty file of version 1.
+    """
+    for candidate in (name, name.removesuffix(".record") + ".json"):
+        with suppress(FileNotFoundError):
+            file = os.open(candidate, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+            with open(file, "rb") as content:
+                return os.fstat(file).st_nlink == 1 and not content.read(2 * MAX_SLOT).strip(b"\0")
+    return False
 
 
 def _without_unused_tokens(current: UserRecord, old: UserRecord | None, new: UserRecord) -> UserRecord:

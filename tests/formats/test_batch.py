@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from pam_totp.core.answer import Answer
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import HotpToken, UserRecord
+from pam_totp.core.secretfile import serialize
 from pam_totp.core.slots import BLOCK, decode, new_file
 from pam_totp.core.verify import verify
 from pam_totp.operations.enroll import new_recovery_codes
@@ -255,8 +257,46 @@ def test_a_new_record_that_lost_its_content_in_a_power_cut_is_rolled_back(store:
     assert killed(store, "link", 4)
     for user in ("new0", "new1"):
         os.truncate(Path(store.folder) / f"{user}.record", 0)
-    with pytest.raises(StoreError, match=r"new0\.record: must be two slots"):
+    with pytest.raises(StoreError, match=r"new0\.record: empty"):
         store.read("new0")
+    assert journal.recover(store) == 8
+    assert content(store) == before
+
+
+def link_elsewhere(path: Path) -> None:
+    os.link(path, path.parent.parent / "backup")
+
+
+def damage_both_slots(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(b"x" + data[1:BLOCK] + b"x" + data[BLOCK + 1 :])
+
+
+@pytest.mark.parametrize("damage", [link_elsewhere, damage_both_slots], ids=["hard link", "slots"])
+def test_a_new_record_that_is_damaged_is_kept_by_the_roll_back(
+    tmp_path: Path, store: FileStore, damage: Callable[[Path], None]
+) -> None:
+    """The record was used. Without it, the user would not be enrolled, and `nullok` would let the user in."""
+    assert killed(store, "link", 4)
+    store.update("new0", lambda record: (record.accepted(record.tokens[0], 7, 1, 5), None))
+    damage(Path(store.folder) / "new0.record")
+    warnings: list[str] = []
+    assert journal.recover(FileStore(store.folder, warn=warnings.append)) == 7
+    (warning,) = warnings
+    assert warning.startswith(f"{store.folder}/new0.record: ")
+    assert warning.endswith(" (the roll-back of an import left it unchanged)")
+    with pytest.raises(StoreError, match=r"new0\.record: "):
+        store.read("new0")
+    assert [[t.name for t in store.read(user).tokens] for user in OLD] == [["fob"]] * 5
+    assert sorted(store.users()) == sorted([*OLD, "new0"])
+    assert not (Path(store.folder) / ".import").exists()
+
+
+@pytest.mark.parametrize("size", [BLOCK, 2 * BLOCK])
+def test_a_new_record_of_zeros_is_rolled_back(store: FileStore, size: int) -> None:
+    before = content(store)
+    assert killed(store, "link", 4)
+    (Path(store.folder) / "new1.record").write_bytes(bytes(size))
     assert journal.recover(store) == 8
     assert content(store) == before
 
@@ -264,9 +304,12 @@ def test_a_new_record_that_lost_its_content_in_a_power_cut_is_rolled_back(store:
 def test_an_old_record_that_is_damaged_stops_the_roll_back(store: FileStore) -> None:
     assert killed(store, "link", 4)
     os.truncate(Path(store.folder) / "old0.record", 0)
-    with pytest.raises(StoreError, match=r"old0\.record: must be two slots"):
+    with pytest.raises(StoreError, match=r"old0\.record: empty"):
         journal.recover(store)
     assert (Path(store.folder) / ".import" / "committing").exists()
+    assert [[t.name for t in store.read(user).tokens] for user in OLD[1:]] == [["fob"]] * 4, (
+        "the others are rolled back"
+    )
 
 
 def test_a_record_with_an_invalid_document_is_kept_by_the_roll_back(store: FileStore) -> None:
@@ -486,3 +529,128 @@ def test_an_invalid_manifest_rolls_nothing_back_and_gives_instructions(store: Fi
         journal.recover(store)
     assert content(store) == before
     assert (opened / "committing").exists(), "the journal is kept for the administrator"
+
+
+# --- an import of version 1
+
+
+PENDING = ["old2", "old3", "old4", "new2", "new3", "new4"]
+
+
+def import_1(store: FileStore, *, pending: list[str], mark: bool = True) -> None:
+    """Replace all records by files of version 1, and leave an import of version 1 that was killed.
+
+    The records of all users but `pending` are changed. A hard link keeps each old file.
+    """
+    folder, opened = Path(store.folder), Path(store.folder) / ".import"
+    opened.mkdir(0o700)
+    lines = []
+    for user in USERS:
+        path, old = folder / f"{user}.json", folder / f"{user}.record"
+        new = serialize(added(store.read(user) if user in OLD else UserRecord(user=user))[0])
+        if user in OLD:
+            path.write_bytes(decode(old.read_bytes()).document)
+            path.chmod(0o600)
+            old.unlink()
+            os.link(path, opened / f"{user}.json.old")
+        staged = opened / f"{user}.json.new"
+        staged.write_bytes(new)
+        staged.chmod(0o600)
+        if user not in pending:
+            staged.rename(path)
+        lines.append(json.dumps([path.name, new.decode(), user in OLD]) + "\n")
+    (opened / "manifest").write_text("".join(lines))
+    if mark:
+        (opened / "committing").touch(0o600)
+
+
+def tokens(store: FileStore, user: str) -> list[tuple[str, int | None]]:
+    return [(token.name, getattr(token, "counter", None)) for token in store.read(user).tokens]
+
+
+def used(counter: int, key: bytes) -> Callable[[UserRecord], tuple[UserRecord, bool]]:
+    """Return the change of a login with one code."""
+
+    def accept(record: UserRecord) -> tuple[UserRecord, bool]:
+        decision = verify(record, Answer.parse(codes(counter, key=key).encode()), 1_700_000_000, Policy())
+        return decision.record, decision.outcome.accepted
+
+    return accept
+
+
+def test_an_import_of_version_1_is_rolled_back(store: FileStore) -> None:
+    import_1(store, pending=PENDING)
+    assert journal.recover(store) == 4
+    assert [tokens(store, user) for user in OLD] == [[("fob", 3)]] * 5
+    assert sorted(store.users()) == OLD
+    assert not (Path(store.folder) / ".import").exists()
+    assert update_many(store, CHANGES) == USERS
+
+
+def test_an_import_of_version_1_without_a_mark_is_only_removed(store: FileStore) -> None:
+    import_1(store, pending=USERS, mark=False)
+    before = content(store)
+    assert journal.recover(store) == 0
+    assert content(store) == before
+    assert not (Path(store.folder) / ".import").exists()
+
+
+def test_codes_used_after_an_import_of_version_1_stay_used(store: FileStore) -> None:
+    import_1(store, pending=PENDING)
+    for user, counter, key in (("old0", 3, KEY), ("old1", 7, ADDED), ("old2", 3, KEY), ("new1", 7, ADDED)):
+        assert store.update(user, used(counter, key)), user
+    assert journal.recover(store) == 2, "a record with a used new token is kept"
+    assert tokens(store, "old0") == [("fob", 4)]
+    assert tokens(store, "old1") == [("fob", 3), ("came", 8)]
+    assert tokens(store, "old2") == [("fob", 4)]
+    assert tokens(store, "new1") == [("came", 8)]
+    assert sorted(store.users()) == sorted([*OLD, "new1"])
+
+
+@pytest.mark.parametrize("is_used", [True, False])
+def test_a_record_that_version_1_staged_again_is_unchanged(store: FileStore, is_used: bool) -> None:
+    """Version 1 deletes NAME.json.new before it computes it again. NAME.json.old is a link of the current record."""
+    import_1(store, pending=PENDING)
+    (Path(store.folder) / ".import" / "old2.json.new").unlink()
+    if is_used:
+        assert store.update("old2", used(3, KEY))
+    assert journal.recover(store) == 4
+    assert tokens(store, "old2") == [("fob", 4 if is_used else 3)]
+
+
+def test_a_roll_back_that_version_1_began_is_completed(store: FileStore) -> None:
+    """Version 1 renames NAME.json.old to NAME.json. The next login converts that file."""
+    import_1(store, pending=PENDING)
+    folder = Path(store.folder)
+    (folder / ".import" / "old0.json.old").rename(folder / "old0.json")
+    assert store.update("old0", used(3, KEY))
+    assert journal.recover(store) == 3
+    assert tokens(store, "old0") == [("fob", 4)]
+
+
+@pytest.mark.parametrize("call", ["link", "unlink", "fsync", "rmdir"])
+def test_a_killed_roll_back_of_version_1_is_completed_by_the_next(store: FileStore, call: str) -> None:
+    files, number = raw(store), 1
+    while True:
+        import_1(store, pending=PENDING)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                setattr(os, call, nth(getattr(os, call), number, die))
+                journal.recover(store)
+            finally:
+                os._exit(0)
+        ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        rolled_back = [user for user in OLD if tokens(store, user) == [("fob", 3)]]
+        assert all(store.update(user, used(3, KEY)) for user in rolled_back)
+        journal.recover(store)
+        assert [tokens(store, user) for user in OLD] == [[("fob", 4 if user in rolled_back else 3)] for user in OLD]
+        assert sorted(store.users()) == OLD
+        assert not (Path(store.folder) / ".import").exists()
+        if ended:
+            break
+        for path in Path(store.folder).glob("*.json"):
+            path.unlink()
+        put_back(store, files)
+        number += 1
+    assert number > 1, "at least one roll-back was killed"
