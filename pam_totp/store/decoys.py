@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import os
+from collections.abc import Container
 from contextlib import suppress
 
 from pam_totp.core.record import NEW_SECRET, UNKNOWN_USER, HotpToken, RecordError, UserRecord
@@ -36,7 +37,11 @@ def use(folder: int) -> bool:
 
 def missing(folder: int) -> int:
     """Return the number of decoys that are missing or damaged."""
-    return sum(not _is_valid(folder, f"{FOLDER}/{number:02}") for number in range(COUNT))
+    return sum(not _is_valid(folder, name) for name in names())
+
+
+def names() -> list[str]:
+    return [f"{FOLDER}/{number:02}" for number in range(COUNT)]
 
 
 def are_made(folder: int) -> bool:
@@ -44,14 +49,13 @@ def are_made(folder: int) -> bool:
     return exists(folder, f"{FOLDER}/{COUNT - 1:02}")
 
 
-def make(folder: int) -> None:
-    """Create the decoys that are missing or damaged. The caller holds the lock of FOLDER."""
+def make(folder: int, again: Container[str] = ()) -> None:
+    """Create the decoys that are missing or damaged, and those in `again`. The caller holds the lock of FOLDER."""
     with suppress(FileExistsError):
         os.mkdir(FOLDER, 0o700, dir_fd=folder)
         os.chmod(FOLDER, 0o700, dir_fd=folder)  # under any umask
-    for number in range(COUNT):
-        name = f"{FOLDER}/{number:02}"
-        if not _is_valid(folder, name):
+    for name in names():
+        if name in again or not _is_valid(folder, name):
             create(folder, name, _content(), f"{FOLDER}/.new", over=exists(folder, name), durably=False)
     flush_all(folder)
 

@@ -4,7 +4,10 @@ Rules:
 1. Logins continue during a repair. A repair holds the lock of the record, and checks the defect again.
 2. A record without a valid slot is left unchanged, because only an administrator can decide about it.
 3. On a full disk, a login needs blocks that it can overwrite. So every block of a secret file must be allocated and
-   written, and must not be shared with a copy. The file system must overwrite blocks in place.
+   written, and must not be shared with a copy. The file system must overwrite blocks in place. The same holds for
+   decoys, so that unknown users cannot be distinguished.
+4. A process of version 1 may still run. A repair that deletes its files also holds its lock.
+5. A repair that fails does not stop the others.
 """
 
 from __future__ import annotations
@@ -13,21 +16,27 @@ import fcntl
 import os
 import stat
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
 
-from pam_totp.core.slots import Slots, new_file
-from pam_totp.store import NotThere, StoreError, decoys
-from pam_totp.store.file import LOCK, FileStore
+from pam_totp.core.record import RecordError
+from pam_totp.core.secretfile import parse
+from pam_totp.core.slots import Slots, new_file, slot_size
+from pam_totp.store import NotThere, StoreError, decoys, journal
+from pam_totp.store.byte_lock import acquire_as_version_1
+from pam_totp.store.file import JOURNAL, LOCK, LOCK_WAIT, FileStore
 from pam_totp.store.secret_file import create, empty_file, exists, read, unlink, write
 
 _FIEMAP = 0xC020660B  # ioctl(2) FS_IOC_FIEMAP returns the extents of a file
 _FIEMAP_HEAD, _FIEMAP_EXTENT = struct.Struct("QQIIII"), struct.Struct("QQQQQIIII")
-_FIEMAP_SYNC, _UNWRITTEN, _SHARED = 0x1, 0x0800, 0x2000
+_FIEMAP_SYNC, _LAST, _UNWRITTEN, _SHARED = 0x1, 0x0001, 0x0800, 0x2000
 _MAX_EXTENTS = 64  # of a file; most secret files have one
-_GET_FLAGS, _NOCOW = 0x80086601, 0x0080_0000  # ioctl(2) FS_IOC_GETFLAGS; the flag of `chattr +C`
+_GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602  # ioctl(2) FS_IOC_GETFLAGS and FS_IOC_SETFLAGS
+_NOCOW = 0x0080_0000  # the flag of `chattr +C`; a new file gets it from its folder
+_MAX_ERRORS = 20  # a larger number has a common cause
 _COPY_ON_WRITE = {"btrfs", "zfs", "bcachefs", "nilfs2", "f2fs"}
 
 
@@ -35,7 +44,7 @@ class Defect(NamedTuple):
     """A defect, and the function that repairs it, or None if only an administrator can."""
 
     text: str
-    repair: Callable[[], None] | None = None
+    repair: Callable[[], object] | None = None
 
 
 def examine(store: FileStore) -> Iterator[Defect]:
@@ -45,12 +54,20 @@ def examine(store: FileStore) -> Iterator[Defect]:
 
 
 def repair(store: FileStore) -> Iterator[str]:
-    """Repair the defects, and yield the text of each repaired defect. Raise StoreError."""
+    """Repair the defects, and yield the text of each repaired defect. Raise StoreError with the errors at the end."""
+    errors = []
     with store.opened() as folder:
         for defect in list(_defects(store, folder)):
             if defect.repair is not None:
-                defect.repair()
-                yield defect.text
+                try:
+                    defect.repair()
+                except (StoreError, OSError) as e:
+                    errors.append(f"{defect.text} ({getattr(e, 'strerror', None) or e})")
+                else:
+                    yield defect.text
+    if errors:
+        more = [f"and {len(errors) - _MAX_ERRORS} more"] if len(errors) > _MAX_ERRORS else []
+        raise StoreError("; ".join(errors[:_MAX_ERRORS] + more))
 
 
 def _defects(store: FileStore, folder: int) -> Iterator[Defect]:
@@ -58,10 +75,15 @@ def _defects(store: FileStore, folder: int) -> Iterator[Defect]:
     cow, nocow = system in _COPY_ON_WRITE, _has_flag(folder, _NOCOW)
     if cow and not nocow:
         yield Defect(f"{system} does not overwrite blocks, so a full disk locks users out")
+    if journal.is_left(folder):
+        yield Defect(f"{JOURNAL}: left by an interrupted import", partial(journal.recover, store))
     missing = decoys.missing(folder)
     if missing:
         text = f"{missing} of {decoys.COUNT} decoys are missing, so unknown users can be distinguished"
         yield Defect(text, store.prepare)
+    for text, count in Counter(_of_decoys(folder, cow=cow and nocow).values()).items():
+        what = f"{decoys.FOLDER}: {text}, in {count} of {decoys.COUNT} files"
+        yield Defect(what, partial(_replace_decoys, store, folder, cow=cow and nocow))
     if not exists(folder, LOCK):
         yield Defect(f"{LOCK}: not found", store.prepare)
     for name in sorted(os.listdir(folder)):
@@ -96,17 +118,35 @@ def _of_record(store: FileStore, folder: int, name: str, *, cow: bool) -> Iterat
             if stat.S_IMODE(status.st_mode) != 0o600:
                 yield Defect(f"{name}: its mode must be 0600", partial(os.chmod, name, 0o600, dir_fd=folder))
                 return
-            text = _blocks(file, status)
-            if not text and cow and not _has_flag(file, _NOCOW):
-                text = "was created before chattr +C was set"
+            text = _of_blocks(file, status, cow=cow)
         finally:
             os.close(file)
-        with suppress(StoreError):
+        with suppress(StoreError, RecordError):  # `pam-totp list` reports it
             slots = read(folder, name)
             if text:
+                _moved(slots)
                 yield Defect(f"{name}: {text}", partial(_replace_file, store, folder, name))
             elif slots.other is None:
                 yield Defect(f"{name}: a slot is damaged", partial(_fill_other_slot, store, folder, name))
+
+
+def _of_decoys(folder: int, *, cow: bool) -> dict[str, str]:
+    """Return the defects of the blocks of the decoys, by file name."""
+    found = {}
+    for name in decoys.names():
+        with suppress(OSError):
+            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+            try:
+                found[name] = _of_blocks(file, os.fstat(file), cow=cow)
+            finally:
+                os.close(file)
+    return {name: text for name, text in found.items() if text}
+
+
+def _of_blocks(file: int, status: os.stat_result, *, cow: bool) -> str:
+    """Return the defect of a file on disk, or an empty string. With `cow`, a file needs the flag of `chattr +C`."""
+    text = _blocks(file, status)
+    return "was created before chattr +C was set" if not text and cow and not _has_flag(file, _NOCOW) else text
 
 
 def _blocks(file: int, status: os.stat_result) -> str:
@@ -116,21 +156,31 @@ def _blocks(file: int, status: os.stat_result) -> str:
     try:
         fcntl.ioctl(file, _FIEMAP, extents)
     except OSError:  # not on tmpfs, for example
-        return "" if status.st_blocks * 512 >= status.st_size else "has holes"
+        return _allocation(status)
     count = _FIEMAP_HEAD.unpack_from(extents)[3]
     found = [_FIEMAP_EXTENT.unpack_from(extents, _FIEMAP_HEAD.size + i * _FIEMAP_EXTENT.size) for i in range(count)]
     if any(extent[5] & _SHARED for extent in found):
         return "shares blocks with a copy (reflink)"
+    if count == _MAX_EXTENTS and not found[-1][5] & _LAST:
+        return _allocation(status)
     written = sum(extent[2] for extent in found if not extent[5] & _UNWRITTEN)
     return "" if written >= status.st_size else "has holes"
 
 
+def _allocation(status: os.stat_result) -> str:
+    return "" if status.st_blocks * 512 >= status.st_size else "has holes"
+
+
 def _has_flag(file: int, flag: int) -> bool:
     try:
-        (flags,) = struct.unpack("i", fcntl.ioctl(file, _GET_FLAGS, bytes(4)))
+        return bool(_flags(file) & flag)
     except OSError:
         return False
-    return bool(flags & flag)
+
+
+def _flags(file: int) -> int:
+    (flags,) = struct.unpack("i", fcntl.ioctl(file, _GET_FLAGS, bytes(4)))
+    return int(flags)
 
 
 def _file_system(folder: str) -> str:
@@ -147,7 +197,7 @@ def _file_system(folder: str) -> str:
 
 
 def _sweep(store: FileStore, folder: int, record: str, name: str) -> None:
-    with store.locked(folder, record):
+    with store.locked(folder, record), _locked_as_version_1(folder, record):
         if _record_of(folder, name) is None:
             return
         if name.endswith(".json"):
@@ -155,6 +205,39 @@ def _sweep(store: FileStore, folder: int, record: str, name: str) -> None:
         else:
             unlink(folder, name)
             os.fsync(folder)
+
+
+@contextmanager
+def _locked_as_version_1(folder: int, record: str) -> Iterator[None]:
+    """Hold the lock of version 1, and delete its file. While NAME.json has content, `FileStore.locked` holds it."""
+    stem = record.removesuffix(".record")
+    with suppress(FileNotFoundError):
+        if os.stat(f"{stem}.json", dir_fd=folder, follow_symlinks=False).st_size > 0:
+            yield
+            return
+    lock = acquire_as_version_1(folder, f"{stem}.lock", record, LOCK_WAIT)
+    try:
+        yield
+    finally:
+        unlink(folder, f"{stem}.lock")
+        os.close(lock)
+
+
+def _replace_decoys(store: FileStore, folder: int, *, cow: bool) -> None:
+    """Create the decoys again that have a defect, under the lock that `FileStore.prepare` takes."""
+    with store.locked(folder, decoys.FOLDER):
+        if cow:
+            _set_flag(folder, decoys.FOLDER, _NOCOW)
+        decoys.make(folder, again=_of_decoys(folder, cow=cow))
+
+
+def _set_flag(folder: int, name: str, flag: int) -> None:
+    file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        if not (flags := _flags(file)) & flag:
+            fcntl.ioctl(file, _SET_FLAGS, struct.pack("i", flags | flag))
+    finally:
+        os.close(file)
 
 
 def _replace_file(store: FileStore, folder: int, name: str) -> None:
@@ -172,4 +255,5 @@ def _fill_other_slot(store: FileStore, folder: int, name: str) -> None:
 
 
 def _moved(slots: Slots) -> bytes:
-    return new_file(slots.document, slots.size, slots.sequence + 1)
+    """Return the content of a new file with two slots. Raise RecordError for an invalid document of version 1."""
+    return new_file(slots.document, slots.size or slot_size(parse(slots.document)), slots.sequence + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
@@ -9,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from pam_totp.core.record import HotpToken
 from pam_totp.core.slots import decode
 from pam_totp.store import StoreError, upkeep
+from pam_totp.store.batch import update_many
 from pam_totp.store.decoys import FOLDER as DECOYS
 from pam_totp.store.file import FileStore
 from tests.conftest import as_root
-from tests.core.stores import code, enrol, enrol_1, log_in
+from tests.core.stores import code, enrol, enrol_1, holding, log_in
 from tests.support.site import fob
 
 
@@ -95,6 +98,81 @@ def test_a_damaged_slot_is_written_again(folder: Path, store: FileStore) -> None
     assert is_flawless(store)
 
 
+def test_a_temporary_file_of_a_running_process_of_version_1_is_kept(
+    folder: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process holds its lock, and would fail if the file were deleted before it is renamed."""
+    monkeypatch.setattr(upkeep, "LOCK_WAIT", 0.01)
+    temporary = folder / ".bob.json.tmp"
+    temporary.touch(0o600)
+    waiting = FileStore(str(folder), lock_wait=0.01)
+    with open(folder / "bob.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StoreError, match=r"\.bob\.json\.tmp: left by .* \(bob\.record: the lock was not acquired"):
+            list(upkeep.repair(waiting))
+        assert temporary.exists()
+        assert (folder / "bob.lock").exists()
+    assert list(upkeep.repair(waiting)) == [
+        f"{name}: left by a killed process" for name in (temporary.name, "bob.lock")
+    ]
+    assert is_flawless(store)
+    enrol_1(folder, "bob")
+    temporary.touch(0o600)
+    assert list(upkeep.repair(waiting)) == [f"{temporary.name}: left by a killed process"]
+    assert store.read("bob").enrolled
+
+
+def test_after_a_repair_that_fails_the_next_defects_are_repaired(
+    folder: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For example, a full disk has no room for decoys, but a mode can be set."""
+    (folder / DECOYS / "07").unlink()
+    make_hole(folder / "alice.record")
+    enrol(folder, "bob").chmod(0o644)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    repaired = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(StoreError) as raised:
+            for text in upkeep.repair(store):
+                repaired.append(text)
+    assert repaired == ["bob.record: its mode must be 0600"]
+    assert str(raised.value) == (
+        f"1 of 64 decoys are missing, so unknown users can be distinguished ({folder}: No space left on device); "
+        "alice.record: has holes (No space left on device)"
+    )
+    assert len(list(upkeep.repair(store))) == 2
+    assert is_flawless(store)
+
+
+def test_an_interrupted_import_is_rolled_back_by_a_repair(folder: Path, store: FileStore) -> None:
+    """Its journal contains keys."""
+
+    def killed(done: int, total: int) -> None:
+        if done == 1:
+            os._exit(0)
+        if done == 0:
+            assert found(store) == [], "an import that runs is no defect"
+
+    other = HotpToken(name="other", secret=b"abcdefghijklmnopqrst", created=0)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            update_many(store, [("alice", lambda record: (record.with_token(other), None))], killed)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert (folder / ".import" / "manifest").exists()
+    assert found(store) == [(".import: left by an interrupted import", True)]
+    assert list(upkeep.repair(store)) == [".import: left by an interrupted import"]
+    assert not (folder / ".import").exists()
+    assert store.read("alice").tokens == (fob(),)
+    assert is_flawless(store)
+
+
 def make_hole(path: Path) -> None:
     """Replace the second slot of the file by a hole."""
     data = path.read_bytes()
@@ -122,6 +200,40 @@ def test_a_sparse_file_is_replaced(
     assert is_flawless(store)
 
 
+def test_a_sparse_file_with_a_document_of_version_1_gets_two_slots(
+    folder: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = enrol_1(folder, "bob").rename(folder / "bob.record")
+    damaged = folder / "damaged.record"
+    damaged.write_bytes(b"{")
+    damaged.chmod(0o600)
+    small = (path.stat().st_size, damaged.stat().st_size)
+    monkeypatch.setattr(upkeep, "_blocks", lambda file, status: "has holes" if status.st_size in small else "")
+    assert list(upkeep.repair(store)) == ["bob.record: has holes"]
+    assert (decode(path.read_bytes()).size, decode(path.read_bytes()).sequence) == (4096, 1)
+    assert store.read("bob").tokens == (fob(),)
+    assert is_flawless(store)
+
+
+def test_a_sparse_decoy_is_replaced(folder: Path, store: FileStore) -> None:
+    sparse, other = folder / DECOYS / "07", folder / DECOYS / "08"
+    make_hole(sparse)
+    before = other.stat()
+    assert found(store) == [(".decoy: has holes, in 1 of 64 files", True)]
+    assert list(upkeep.repair(store)) == [".decoy: has holes, in 1 of 64 files"]
+    assert sparse.stat().st_blocks * 512 >= sparse.stat().st_size
+    assert (other.stat().st_ino, other.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert is_flawless(store)
+
+
+def test_decoys_are_replaced_under_their_lock(folder: Path, store: FileStore) -> None:
+    make_hole(folder / DECOYS / "07")
+    held = holding(folder, DECOYS)
+    with pytest.raises(StoreError, match=r"\.decoy: has holes.* \(\.decoy: the lock was not acquired"):
+        list(upkeep.repair(FileStore(str(folder), lock_wait=0.01)))
+    os.close(held)
+
+
 def mapping(flags: int) -> object:
     """Return a replacement for `fcntl.ioctl` that reports a file as a single extent with `flags`."""
 
@@ -142,7 +254,24 @@ def test_shared_and_unwritten_blocks_are_found(
     store: FileStore, monkeypatch: pytest.MonkeyPatch, flags: int, text: str
 ) -> None:
     monkeypatch.setattr(fcntl, "ioctl", mapping(flags))
-    assert found(store) == ([(f"alice.record: {text}", True)] if text else [])
+    expected = [f".decoy: {text}, in 64 of 64 files", f"alice.record: {text}"]
+    assert found(store) == ([(line, True) for line in expected] if text else [])
+
+
+@pytest.mark.parametrize(("last", "text"), [(0, ""), (1, "has holes")])
+def test_the_blocks_of_a_file_with_too_many_extents_are_unknown(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, last: int, text: str
+) -> None:
+    def ioctl(file: int, request: int, argument: bytearray) -> bytes:
+        struct.pack_into("QQIIII", argument, 0, 0, 8192, 1, 64, 64, 0)
+        for number in range(64):
+            flags = last if number == 63 else 0
+            struct.pack_into("QQQQQIIII", argument, 32 + 56 * number, 0, 0, 64, 0, 0, flags, 0, 0, 0)
+        return b""
+
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    with open(enrol(folder), "rb") as file:
+        assert upkeep._blocks(file.fileno(), os.fstat(file.fileno())) == text
 
 
 @pytest.mark.parametrize("nocow", [False, True])
@@ -158,16 +287,36 @@ def test_a_file_system_that_does_not_overwrite_blocks_is_reported(
 def test_a_file_created_before_the_attribute_was_set_is_replaced(
     folder: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = (folder / "alice.record").stat().st_ino
+    decoy = folder / DECOYS
+    paths = [folder / "alice.record", decoy, *decoy.iterdir()]
+    old = {path.stat().st_ino for path in paths}
+    held = [os.open(path, os.O_RDONLY) for path in paths]  # new files get other inode numbers
+    changed: list[tuple[int, int]] = []
 
-    def has_flag(file: int, flag: int) -> bool:
-        return os.fstat(file).st_ino != old
+    def flags(file: int) -> int:
+        """Return the flags of a file: a new file inherits +C from a folder that has it."""
+        inode = os.fstat(file).st_ino
+        return 0x0080_0000 if inode not in old or (inode, 0x0080_0010) in changed else 0x10
+
+    def ioctl(file: int, request: int, argument: bytearray | bytes) -> bytes:
+        if request == 0x40086602:
+            changed.append((os.fstat(file).st_ino, *struct.unpack("i", argument)))
+        elif isinstance(argument, bytearray):
+            raise OSError(errno.EOPNOTSUPP, "no FIEMAP")
+        return struct.pack("i", flags(file))
 
     monkeypatch.setattr(upkeep, "_file_system", lambda folder: "btrfs")
-    monkeypatch.setattr(upkeep, "_has_flag", has_flag)
-    assert list(upkeep.repair(store)) == ["alice.record: was created before chattr +C was set"]
-    assert (folder / "alice.record").stat().st_ino != old
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    expected = [
+        ".decoy: was created before chattr +C was set, in 64 of 64 files",
+        "alice.record: was created before chattr +C was set",
+    ]
+    assert list(upkeep.repair(store)) == expected
+    assert changed == [(decoy.stat().st_ino, 0x0080_0010)]
+    assert not old & {path.stat().st_ino for path in (folder / "alice.record", *decoy.iterdir())}
     assert found(store) == []
+    for file in held:
+        os.close(file)
 
 
 def test_the_attributes_of_a_file_are_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
