@@ -36,12 +36,12 @@ def run(args: argparse.Namespace) -> int:
     machine = Machine()
     services = args.service or machine.services_with_module()
     repaired: list[str] = []
+    failed: list[str] = []
     if args.repair:
         for folder in filter(os.path.isdir, Context(machine, services).stores()):
             done, errors_of_repair = repair(folder)
             repaired += [f"{folder}: {text}" for text in done]
-            if errors_of_repair:
-                raise CommandError(f"{folder}: not repaired: {'; '.join(errors_of_repair)}", OUT_OF_REACH)
+            failed += [f"{folder}: not repaired: {text}" for text in errors_of_repair]
     findings = checks.examine(Context(machine, services))
     if args.json:
         print_json({"services": services, "repaired": repaired, "findings": [asdict(finding) for finding in findings]})
@@ -52,4 +52,6 @@ def run(args: argparse.Namespace) -> int:
             print(f"{finding.severity}: {finding.what}\n    {finding.remedy}")
         what = f"services: {', '.join(services)}" if services else "no service asks for a code yet"
         print(f"{count(len(findings), 'finding') if findings else 'no findings'}; {what}")
+    if failed:
+        raise CommandError("; ".join(failed), OUT_OF_REACH)
     return REFUSED if errors(findings) else DONE

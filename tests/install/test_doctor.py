@@ -154,14 +154,16 @@ def test_a_store_that_others_can_read_or_that_root_owns_is_found(machine: Fresh)
 
 def test_defects_of_a_store_are_found_and_repaired(machine: Fresh) -> None:
     assert codes_found(machine) == []
-    machine.shell(f"rm {STORE}/.lock {STORE}/.decoy/1*; touch {STORE}/.alice.record; chmod 640 {STORE}/alice.record")
+    machine.shell(f"rm {STORE}/.lock {STORE}/.decoy/1*; touch {STORE}/.alice.record {STORE}/zoe.lock")
+    machine.shell(f"mkdir -m 700 {STORE}/.import; chown pam_totp: {STORE}/.import {STORE}/zoe.lock")
     done = machine.installed("doctor", "--json")
     found = [f["what"] for f in json.loads(done.stdout)["findings"] if f["code"] == Code.STORE_DEFECT]
     assert found == [
+        f"{STORE}: .import: left by an interrupted import",
         f"{STORE}: 10 of 64 decoys are missing, so unknown users can be distinguished",
         f"{STORE}: .lock: not found",
         f"{STORE}: .alice.record: left by a killed process",
-        f"{STORE}: alice.record: its mode must be 0600",
+        f"{STORE}: zoe.lock: left by a killed process",
     ]
     done = machine.installed("doctor", "--repair", "--json")
     assert json.loads(done.stdout)["repaired"] == found
@@ -169,6 +171,26 @@ def test_defects_of_a_store_are_found_and_repaired(machine: Fresh) -> None:
     assert codes_found(machine) == []
     owners = machine.shell(f"find {STORE} -printf '%u %m\\n' | sort -u").split("\n")
     assert owners == ["pam_totp 600", "pam_totp 700"]
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
+def test_a_repair_that_fails_is_reported_after_the_others(machine: Fresh, options: list[str]) -> None:
+    machine.shell(f"rm -r {STORE}/.decoy; touch {STORE}/.decoy; chmod 640 {STORE}/alice.record")
+    done = machine.installed("doctor", "--repair", *options)
+    assert done.returncode == 3
+    mode = f"{STORE}: alice.record: its mode must be 0600"
+    missing = "64 of 64 decoys are missing, so unknown users can be distinguished"
+    if options:
+        answer = json.loads(done.stdout)
+        assert answer["repaired"] == [mode]
+        assert f"{STORE}: {missing}" in [finding["what"] for finding in answer["findings"]]
+    else:
+        assert done.stdout.startswith(f"repaired: {mode}\n")
+        assert f"warning: {STORE}: {missing}\n" in done.stdout
+    assert f"{STORE}: not repaired: {missing} ({STORE}: Not a directory)\n" in done.stderr
+    machine.shell(f"rm {STORE}/.decoy")
+    assert machine.installed("doctor", "--repair").returncode == 0
+    assert codes_found(machine) == []
 
 
 def test_only_root_or_the_owner_can_repair_a_store(machine: Fresh) -> None:
