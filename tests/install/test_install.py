@@ -197,6 +197,22 @@ def test_the_units_are_valid_and_the_service_is_hardened(machine: Fresh) -> None
         assert done.returncode == 0, done.stdout[-300:]
 
 
+def test_an_upgrade_restarts_the_service_before_it_repairs_the_store(machine: Fresh) -> None:
+    """The service that still runs may be older, and may be writing the files that a repair deletes."""
+    programs = "/usr/local/stub"
+    machine.shell(f"rm -rf {STORE}/.lock {STORE}/.decoy; mkdir -p /run/systemd/system {programs}")
+    log = f'echo "$1 $([ -e {STORE}/.lock ] && echo repaired)" >>/run/systemd/calls'
+    machine.write(f"{programs}/systemctl", f"#!/bin/sh\n{log}\n", 0o755)
+    try:
+        path = f"PATH={programs}:{machine.environment()['PATH']}"
+        assert machine.run("env", path, "make", "-C", str(TREE), "install").returncode == 0
+        calls = machine.path("/run/systemd/calls").read_text().splitlines()
+        assert calls == ["daemon-reload ", "enable ", "enable ", "try-restart "]
+        assert machine.path(f"{STORE}/.lock").exists()
+    finally:
+        machine.shell(f"rm -rf {programs} /run/systemd/system /run/systemd/calls")
+
+
 def test_the_service_uses_the_socket_that_systemd_passes_on(machine: Fresh) -> None:
     if not machine.path("/usr/bin/systemd-socket-activate").exists():
         pytest.skip("needs systemd")
