@@ -16,7 +16,7 @@ NEED_TEST  = $(NEED_BUILD) $(NEED_VENV) libpam-google-authenticator libpam-modul
 # A browser, and the proxy and certificates in front of the portal. Tests that need them are skipped without them.
 WANT_TEST  = chromium fonts-dejavu-core nginx-light openssl
 NEED_TORTURE = $(NEED_TEST) clang libclang-rt-dev
-NEED_BENCH = $(NEED_BUILD) $(NEED_VENV) libpam-google-authenticator libpam-oath libpam-python oathtool pamtester util-linux
+NEED_BENCH = $(NEED_BUILD) $(NEED_VENV) e2fsprogs libpam-google-authenticator libpam-oath libpam-python oathtool util-linux xfsprogs
 NEED_LINT  = $(NEED_VENV) mandoc shellcheck
 NEED_BOOTED = $(NEED_BUILD) $(NEED_VENV) $(NEED_SYSTEMS) e2fsprogs qemu-system-x86
 # `make systems` needs these to make roots of other systems. python3 runs tests.systems without a virtual environment.

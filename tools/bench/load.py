@@ -6,6 +6,7 @@ import os
 import selectors
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -97,6 +98,23 @@ def deciding_nothing(path: Path) -> Iterator[None]:
 
     with listener, beside(answer_all):
         yield
+
+
+@contextmanager
+def making_the_same_calls(program: Path, path: Path, store: Path) -> Iterator[None]:
+    """Run the service of `floor.c` at `path`, with a record of its own in `store`."""
+    (store / "floor.record").write_bytes(b" " * 8192)
+    (store / "floor.record").chmod(0o600)
+    with subprocess.Popen([program, path, store]) as service:
+        try:
+            while not path.exists():
+                if service.poll() is not None:
+                    raise RuntimeError(f"{program.name} exited with {service.returncode}")
+                time.sleep(0.01)
+            yield
+        finally:
+            service.kill()
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""Logins by pamtester with pam_totp and other modules. Each round has one login with each module, in random order."""
+"""Logins with pam_totp and other modules. Each round has one login with each module, in random order.
+
+Every login is made by a new process, `client.c`, through libpam.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pam_totp.core.oath import hotp, totp
 from pam_totp.core.secretfile import base32
@@ -16,7 +20,8 @@ from tests.support.site import KEY, MODULE, Site, fob, phone
 
 USER = "root"
 DIALOGUE = "lower bound: a dialogue without a decision"
-NOTHING = "nothing"  # the name of the socket of the service that makes no decision
+SAME_CALLS = "lower bound: the same system calls in C"
+NOTHING, FLOOR = "nothing", "same-calls"  # the sockets of the services of these two cases
 MANY_USERS = 100_000
 PYTHON_MODULES = ("/lib/security/pam_python.so", "/usr/lib/security/pam_python.so")
 EMPTY_MODULE = """
@@ -42,13 +47,14 @@ def counting(key: bytes = KEY, first: int = 0) -> Callable[[], str]:
     return lambda: hotp(key, next(counter))
 
 
-def cases(folder: Path, site: Site, crowd: Site) -> Iterator[Case]:
+def cases(folder: Path, site: Site, crowd: Site | None) -> Iterator[Case]:
     """Yield the cases of each module, with their files below `folder`. `crowd` is the site with 100,000 users."""
     yield Case("pam_permit", "pam_permit.so", lambda: "")
     yield Case(DIALOGUE, f"{MODULE} socket={folder / NOTHING} nodelay", lambda: "123456")
+    yield Case(SAME_CALLS, f"{MODULE} socket={folder / FLOOR} nodelay", lambda: "123456")
     yield from pam_totp(site, crowd)
     yield from google_authenticator(folder)
-    yield from oath(folder)
+    yield from oath(folder, many=crowd is not None)
     for module in PYTHON_MODULES:
         if os.path.exists(module):
             script = folder / "empty.py"
@@ -57,7 +63,7 @@ def cases(folder: Path, site: Site, crowd: Site) -> Iterator[Case]:
             break
 
 
-def pam_totp(site: Site, crowd: Site) -> Iterator[Case]:
+def pam_totp(site: Site, crowd: Site | None) -> Iterator[Case]:
     arguments = f"store={site.store} socket={site.socket} nodelay"
     site.enrol(fob(), user=USER)
     yield Case("pam_totp, HOTP, socket", f"{MODULE} {arguments}", counting())
@@ -71,6 +77,8 @@ def pam_totp(site: Site, crowd: Site) -> Iterator[Case]:
     yield Case("pam_totp, TOTP, socket", f"{MODULE} {arguments} user=totp", fresh_step)
     site.enrol(fob(), user="spawned")
     yield Case("pam_totp, HOTP, spawn", f"{MODULE} store={site.store} socket=none nodelay user=spawned", counting())
+    if crowd is None:
+        return
     crowd.enrol(fob(), user=USER)
     yield Case("pam_totp, 100,000 users", f"{MODULE} store={crowd.store} socket={crowd.socket} nodelay", counting())
 
@@ -94,8 +102,8 @@ def google_authenticator(folder: Path) -> Iterator[Case]:
         yield Case(f"google_authenticator, {kind}", line, answer)
 
 
-def oath(folder: Path) -> Iterator[Case]:
-    for name, users in (("pam_oath, 1 user", 1), ("pam_oath, 100,000 users", MANY_USERS)):
+def oath(folder: Path, *, many: bool) -> Iterator[Case]:
+    for name, users in (("pam_oath, 1 user", 1), ("pam_oath, 100,000 users", MANY_USERS))[: 1 + many]:
         path = folder / f"users.oath.{users}"
         with open(path, "w", encoding="ascii") as file:
             for i in range(users - 1):
@@ -105,24 +113,27 @@ def oath(folder: Path) -> Iterator[Case]:
         yield Case(name, f"pam_oath.so usersfile={path} window=10", counting())
 
 
-def race(chosen: list[Case], rounds: int, progress: Callable[[int], None]) -> dict[str, list[float]]:
-    """Return the seconds of every login, by case. `/etc/pam.d` must be private. Raise RuntimeError on a refusal."""
+class Times(NamedTuple):
+    """The seconds of a login, without the pause before the answer, and of its part from the answer to the result."""
+
+    whole: float
+    decision: float
+
+
+def race(client: Path, chosen: list[Case], rounds: int, pause_ms: int) -> dict[str, list[Times]]:
+    """Return the times of every login, by case. `/etc/pam.d` must be private. Raise RuntimeError on a refusal.
+
+    `client` is the program of `client.c`, which waits for `pause_ms` before it answers.
+    """
     for i, case in enumerate(chosen):
         Path(f"/etc/pam.d/bench{i}").write_text(f"auth required {case.line}\n")
-    seconds: dict[str, list[float]] = {case.name: [] for case in chosen}
-    for turn in range(rounds):
+    times: dict[str, list[Times]] = {case.name: [] for case in chosen}
+    for _ in range(rounds):
         for i in random.sample(range(len(chosen)), len(chosen)):
             case = chosen[i]
-            answer = case.answer().encode() + b"\n"
-            begun = time.perf_counter()
-            done = subprocess.run(
-                ["/usr/bin/pamtester", f"bench{i}", USER, "authenticate"],
-                input=answer,
-                capture_output=True,
-                check=False,
-            )
-            seconds[case.name].append(time.perf_counter() - begun)
+            command = [str(client), f"bench{i}", USER, case.answer(), str(pause_ms)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode != 0:
-                raise RuntimeError(f"{case.name}: the login was refused: {done.stderr.decode().strip()}")
-        progress(turn + 1)
-    return seconds
+                raise RuntimeError(f"{case.name}: the login was refused: {done.stderr.strip()}")
+            times[case.name].append(Times(*(int(number) / 1e9 for number in done.stdout.split())))
+    return times
