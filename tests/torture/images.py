@@ -8,12 +8,30 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.torture.private import mount
 
 MIB = 1 << 20
 SIZES = {"ext4": 24 * MIB, "xfs": 320 * MIB}  # bytes; mkfs.xfs needs at least 300 MiB
 OPTIONS = {"ext4": ("-q", "-m", "0", "-N", "1024"), "xfs": ("-q", "-i", "maxpct=1")}  # few inodes, to use them up
-SYSTEMS = ["tmpfs", *(name for name in SIZES if shutil.which(f"mkfs.{name}"))]
+
+
+def _has_loop_device() -> bool:
+    try:
+        return subprocess.run(["losetup", "--find"], check=False, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+def needs(system: str) -> pytest.MarkDecorator:
+    """Return the mark of a test that mounts an image of `system`."""
+    is_missing = shutil.which(f"mkfs.{system}") is None or not _has_loop_device()
+    return pytest.mark.skipif(is_missing, reason=f"needs mkfs.{system}, and a loop device")
+
+
+ON_DISK = [pytest.param(system, marks=needs(system)) for system in SIZES]
+SYSTEMS = ["tmpfs", *ON_DISK]
 
 
 def make_and_mount(system: str, image: Path, folder: Path) -> None:

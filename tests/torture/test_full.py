@@ -27,7 +27,7 @@ from tests.conftest import with_mounts
 from tests.core.stores import enrol_1
 from tests.support.pamconf import Result
 from tests.support.site import ME, Site, codes, fob, phone
-from tests.torture.images import SYSTEMS, fill, is_full, make_and_mount, make_room, use_up_inodes
+from tests.torture.images import ON_DISK, SYSTEMS, fill, is_full, make_and_mount, make_room, needs, use_up_inodes
 from tests.torture.private import in_mount_namespace, mount
 from tests.torture.test_oracle import SAME, seen
 
@@ -98,7 +98,7 @@ def check_logins(site: Site, first: int, count: int) -> None:
 
 
 @with_mounts
-@pytest.mark.parametrize("system", [system for system in SYSTEMS if system != "tmpfs"])
+@pytest.mark.parametrize("system", ON_DISK)
 def test_a_full_disk_that_is_mounted_again_allows_logins(site: Site, system: str) -> None:
     def work() -> None:
         fill(site.store)
@@ -167,7 +167,7 @@ def test_a_read_only_store_refuses_all_alike_and_loses_no_data(site: Site, way: 
 
 
 @with_mounts
-@pytest.mark.skipif("xfs" not in SYSTEMS, reason="needs mkfs.xfs: its files can share blocks with copies")
+@needs("xfs")  # its files can share blocks with copies
 def test_a_record_with_shared_blocks_is_found_and_replaced(site: Site) -> None:
     """A login that writes to shared blocks needs new blocks, so it would fail on a full disk."""
 

@@ -24,7 +24,7 @@ from pam_totp.store.file import FileStore
 from tests.conftest import with_mounts
 from tests.core.stores import code, log_in
 from tests.support.site import ME, Site, fob, phone
-from tests.torture.images import SYSTEMS, make_and_mount
+from tests.torture.images import ON_DISK, make_and_mount
 from tests.torture.pace import figure, rounds
 from tests.torture.private import in_mount_namespace, mount
 
@@ -84,7 +84,7 @@ def power_cut(folder: Path, first: int, logins: int, *, killed: bool) -> int:
 
 @with_mounts
 @pytest.mark.parametrize("killed", [False, True], ids=["power", "kill and power"])
-@pytest.mark.parametrize("system", [system for system in SYSTEMS if system != "tmpfs"])
+@pytest.mark.parametrize("system", ON_DISK)
 def test_no_acknowledged_use_of_a_code_is_lost(site: Site, system: str, killed: bool) -> None:
     image, chance = site.folder / "image", random.Random(1)
 
