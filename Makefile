@@ -1,6 +1,6 @@
 # `make help` lists the targets, from the text after each ##. `make` alone builds.
 
-# The interpreter that the relay starts. It is the distribution's, because a virtual environment breaks at an upgrade of Python.
+# The interpreter that the relay starts: the distribution's, because an upgrade of Python breaks a virtual environment.
 PYTHON  = /usr/bin/python3
 CC      = cc
 CFLAGS  = -std=c11 -Wall -Wextra -Werror -O2 -fPIC -fvisibility=hidden -fstack-protector-strong -D_FORTIFY_SOURCE=2 \
@@ -8,18 +8,18 @@ CFLAGS  = -std=c11 -Wall -Wextra -Werror -O2 -fPIC -fvisibility=hidden -fstack-p
 LDFLAGS = -shared -Wl,-z,relro,-z,now
 LDLIBS  = -lpam
 
-# Debian packages, by target. The build and the demo need these only: no package index or virtual environment.
+# Debian packages, by target. The build and the demo need only these, without a package index.
 NEED_BUILD = gcc libc6-dev libpam0g-dev python3 python3-segno python3-serial
 NEED_VENV  = ca-certificates python3-venv
 NEED_TEST  = $(NEED_BUILD) $(NEED_VENV) libpam-google-authenticator libpam-modules libpam-oath oathtool openssh-client openssh-server \
              e2fsprogs pamtester strace sudo util-linux valgrind xfsprogs zbar-tools
-# A browser, and the proxy and certificates in front of the portal. Tests that need them are skipped without them.
+# A browser, and the proxy and certificates in front of the portal. Tests that need them are skipped if they are missing.
 WANT_TEST  = chromium fonts-dejavu-core nginx-light openssl
 NEED_TORTURE = $(NEED_TEST) clang libclang-rt-dev
 NEED_BENCH = $(NEED_BUILD) $(NEED_VENV) e2fsprogs libpam-google-authenticator libpam-oath libpam-python oathtool util-linux xfsprogs
 NEED_LINT  = $(NEED_VENV) mandoc shellcheck
 NEED_BOOTED = $(NEED_BUILD) $(NEED_VENV) $(NEED_SYSTEMS) e2fsprogs qemu-system-x86
-# `make systems` needs these to make roots of other systems. python3 runs tests.systems without a virtual environment.
+# `make systems` makes roots of other systems with these packages. python3 runs tests.systems without a virtual environment.
 NEED_SYSTEMS = debian-archive-keyring debootstrap git python3 util-linux
 NEED_INSTALL = gcc libc6-dev libpam0g-dev $(if $(strip $(EXTRAS)),ca-certificates python3-venv)
 
@@ -34,7 +34,8 @@ RELAY_DEFINES = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/he
 .PHONY: need-build need-venv need-test need-torture need-bench need-lint need-install need-booted need-systems
 .DELETE_ON_ERROR:
 
-# `build` compiles the byte code. Helper and commands must not write it, because they may run as root with a user's umask.
+# `build` compiles the byte code. The helper and the commands must not write byte code, because they may run as root with
+# a user's umask.
 build: need-build build/pam_totp.so build/bin/pam-totp build/bin/token-sim  ## build the module and the commands, in build
 	@$(PYTHON) -m compileall -q pam_totp token_sim
 
@@ -50,7 +51,7 @@ demo: build  ## show logins with a simulated token (a few seconds)
 portal: build venv  ## run the portal for your browser, with a temporary store (ARGS=PORT)
 	@$(BIN)/python -m demo.portal $(ARGS)
 
-# All tests run in four processes, because tests wait for half of their time. With ARGS, the tests run in one process.
+# All tests run in four processes, because tests spend much time waiting. With ARGS, the tests run in one process.
 PROCESSES = $(if $(strip $(ARGS)),0,4)
 SHARED_OUT = --numprocesses $(PROCESSES) --dist worksteal
 
@@ -62,7 +63,7 @@ cover: need-test build venv  ## run the tests of the core, and measure their cov
 	$(BIN)/python -m pytest -q tests/core --cov=pam_totp --cov-branch --cov-report=term-missing $(ARGS)
 
 # `cover-all` measures relay.c, and both packages in every process that the tests start, including helpers and services.
-# It fails below 90 %. ARGS=--help lists the options.
+# The target fails below 90 %. ARGS=--help lists the options.
 cover-all: need-test want-test build venv  ## run all tests, and measure the coverage of all code
 	$(BIN)/python -m tools.coverage $(SHARED_OUT) $(ARGS)
 
@@ -74,7 +75,7 @@ bench: need-bench build venv  ## measure logins by pam_totp and by other modules
 bench-portal: need-test want-test build venv  ## measure many users who sign in to the portal at once, as root
 	$(BIN)/python -m tools.bench.portal $(ARGS)
 
-# The fuzzer is guided by coverage. KEEP=1 adds its new inputs to tests/fuzz/corpus, which `make test` reads. An input that
+# Coverage guides the fuzzer. KEEP=1 adds new inputs to tests/fuzz/corpus, which `make test` reads. An input that
 # shows a defect is written to build/fuzz.
 SECONDS = 60
 KEEP =
@@ -111,12 +112,12 @@ lint: need-lint venv  ## check code style, types, plain words, shell scripts, ma
 	mandoc -Tlint -Wwarning $(DATA)/*.[158]
 
 want-test:
-	@[ "$$(id -u)" -ne 0 ] || .ci/need $(WANT_TEST) || echo "make: cannot install a browser: the tests that need it are skipped"
+	@[ "$$(id -u)" -ne 0 ] || .ci/need $(WANT_TEST) || echo "make: skipping the tests with a browser: the browser cannot be installed"
 
 need-build need-venv need-test need-torture need-bench need-lint need-install need-booted need-systems: need-%:
 	@.ci/need $(NEED_$(shell echo $* | tr a-z A-Z))
 
-# The lock files list all dependencies. pip resolves none, so a newer release of a package changes no installation.
+# The lock files list all dependencies. pip installs exactly these, even if a package has a newer release.
 LOCKED = --no-deps --require-hashes --only-binary=:all:
 
 .venv/.made: setup.cfg pyproject.toml tests/requirements.txt | need-venv
@@ -126,9 +127,9 @@ LOCKED = --no-deps --require-hashes --only-binary=:all:
 	$(BIN)/pip --disable-pip-version-check check
 	touch $@
 
-# uv resolves the requirements for each tested Python, also if it is not on this machine. The lock files have one version
-# of each package, with the hashes of all its files. If that version has no wheel for one Python, `requirements` fails:
-# exclude it in setup.cfg. Review the difference of the lock files, and commit it.
+# uv resolves the requirements for each tested Python, even if that Python is missing on this machine. The lock files have
+# one version of each package, with the hashes of all its files. `requirements` fails if that version has no wheel for a
+# tested Python: exclude the version in setup.cfg. Review the difference of the lock files, and commit them.
 PYTHONS = 3.11 3.12 3.13
 UV = build/uv/bin/uv --quiet --system-certs
 RESOLVE = $(UV) pip compile --upgrade --universal --python $(PYTHON) --python-version $(firstword $(PYTHONS)) \
@@ -166,7 +167,7 @@ build/bin/pam-totp build/bin/token-sim: build/bin/%: pam_totp/system/data/comman
 	@chmod 755 $@
 
 # Locations of an installation. DESTDIR= puts all files below another folder, for packages. EXTRAS=qr,serial makes a
-# virtual environment for optional packages of the commands. Debian's own packages do not need it.
+# virtual environment for optional packages of the commands. Packages of the distribution need no EXTRAS.
 PREFIX = /usr/local
 PAMDIR = $(firstword $(wildcard /usr/lib/$(shell $(CC) -print-multiarch)/security /usr/lib64/security))
 EXTRAS =
@@ -174,7 +175,7 @@ EXTRAS =
 RELEASE =
 SIM =
 PLACES = DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' PAMDIR='$(PAMDIR)' PYTHON='$(PYTHON)' EXTRAS='$(EXTRAS)' RELEASE='$(RELEASE)' SIM='$(SIM)'
-# An installed relay starts the installed helper, and trusts root alone.
+# An installed relay starts the installed helper, and does not trust the account that built the relay.
 INSTALLED_RELAY_DEFINES = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(PREFIX)/lib/pam_totp/pam_totp/pam/helper.py"'
 
 install: need-install  ## install pam_totp and token_sim, as root (EXTRAS=qr,serial,... PREFIX= DESTDIR=)
@@ -185,7 +186,7 @@ install: need-install  ## install pam_totp and token_sim, as root (EXTRAS=qr,ser
 uninstall:  ## remove the installation, but keep the secrets
 	@$(PLACES) $(DATA)/uninstall
 
-# `deb` builds the packages from a copy of this tree. They are for the system on which it runs.
+# `deb` builds the packages from a copy of this tree. The packages fit only the system on which `make deb` runs.
 NEED_DEB = build-essential debhelper dh-python libpam0g-dev po-debconf python3
 .PHONY: deb deb-test need-deb need-deb-lint
 

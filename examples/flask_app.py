@@ -1,6 +1,6 @@
-"""Users sign in with the system password, then with a code: `flask --app flask_app run --cert=adhoc`.
+"""A Flask application with a sign-in by system password and code: `flask --app flask_app run --cert=adhoc`.
 
-The account that runs it must be in the group shadow, and listed in /etc/pam_totp.toml: [clients] www-data = "web"
+Its account must be in the group shadow, and listed in /etc/pam_totp.toml: [clients] www-data = "web"
 """
 
 import os
@@ -66,7 +66,7 @@ def code() -> str | Response:
             accepted, problem = bool(outcome), " ".join(outcome.messages)
         except client.ClientError as e:
             app.logger.error("%s", e)
-            accepted, problem = False, "Codes cannot be checked now; try again later."
+            accepted, problem = False, "The code cannot be checked now. Try again later."
         if accepted:
             session["user"] = session.pop("halfway")
             return redirect(url_for("private"))

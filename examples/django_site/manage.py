@@ -1,4 +1,4 @@
-"""Start the example site: `python manage.py migrate && python manage.py runserver`."""
+"""The command line of the example site: `python manage.py migrate && python manage.py runserver`."""
 
 import os
 import sys

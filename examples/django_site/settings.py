@@ -1,4 +1,4 @@
-"""A Django site. Users sign in with the system password, then with a code.
+"""The settings of a Django site, on which users sign in with the system password, then with a code.
 
 List the account that runs the application in /etc/pam_totp.toml:
 

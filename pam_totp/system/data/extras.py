@@ -1,7 +1,7 @@
 """Print the requirements of extras in setup.cfg, one requirement per line.
 
 `make install EXTRAS=...` passes the list to pip and `make requirements` passes it to uv. This script reads setup.cfg
-itself, so that no package has to be built and the version of setuptools does not matter.
+itself, because a build of the package would need a recent setuptools.
 
 Usage: python3 extras.py EXTRA[,EXTRA...]
 The exit status is 2 if setup.cfg does not have the extra.
@@ -17,19 +17,19 @@ SETUP = Path(__file__).resolve().parents[3] / "setup.cfg"
 
 
 class UnknownExtraError(Exception):
-    """The extra does not exist. The message names it and lists the existing extras."""
+    """An extra was not found. The message names it, and lists the existing extras."""
 
 
 def requirements(extras: list[str]) -> list[str]:
-    """Return the requirements of `extras`, sorted, each once."""
+    """Return the requirements of `extras`, sorted and without duplicates."""
     setup = configparser.ConfigParser()
     setup.read(SETUP, encoding="utf-8")
-    known = setup["options.extras_require"]
+    table = setup["options.extras_require"]
     found: set[str] = set()
     for extra in extras:
-        if extra not in known:
-            raise UnknownExtraError(f"unknown extra {extra!r} (choose from {', '.join(known)})")
-        found.update(line for line in known[extra].splitlines() if line)
+        if extra not in table:
+            raise UnknownExtraError(f"unknown extra {extra!r} (choose from {', '.join(table)})")
+        found.update(line for line in table[extra].splitlines() if line)
     return sorted(found, key=str.lower)
 
 

@@ -1,4 +1,4 @@
-# bash completion for pam-totp and token-sim. The commands and options come from the programs' help texts.
+# bash completion for pam-totp and token-sim. It reads the commands and options from the programs' help texts.
 
 _pam_totp_words() { # COMMAND…: print the commands and options that its help lists
     "$@" --help 2>/dev/null | sed -nE \
