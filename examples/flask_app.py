@@ -66,7 +66,7 @@ def code() -> str | Response:
             accepted, problem = bool(outcome), " ".join(outcome.messages)
         except client.ClientError as e:
             app.logger.error("%s", e)
-            accepted, problem = False, "The code cannot be checked now. Try again later."
+            accepted, problem = False, "Codes cannot be checked now; try again later."
         if accepted:
             session["user"] = session.pop("halfway")
             return redirect(url_for("private"))
