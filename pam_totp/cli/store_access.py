@@ -185,6 +185,6 @@ def _only_token(record: UserRecord) -> Token:
 
 
 def token_facts(user: str, token: Token) -> dict[str, Any]:
-    """Return the fields of a token that may be shown: all except the key."""
+    """Return the user's name, the token's type, and all fields of the token except its key."""
     shown = {name: getattr(token, name) for name in token._fields if name != "secret"}
     return {"user": user, "type": token.type} | shown

@@ -1,4 +1,4 @@
-"""Tests with Debian's pam_google_authenticator and pam_oath: after import or export, used codes remain used."""
+"""Tests with Debian's pam_google_authenticator and pam_oath: used codes remain used after an import or an export."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ class Bench:
         return path
 
     def stack(self, *arguments: object, relay: Path = RELAY, carry_authtok: bool = False) -> str:
-        """Write a service file in which the relay's result is libpam's result, and return its name."""
+        """Write a PAM service file in which libpam's result is the relay's result. Return the name of the service."""
         self._services += 1
         name = f"bench{self._services}"
         line = f"auth [success=ok default=die] {relay} {' '.join(map(str, arguments))}"

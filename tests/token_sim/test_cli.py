@@ -252,7 +252,7 @@ def test_help_fits_80_columns_and_explains_every_argument(monkeypatch: pytest.Mo
 def test_a_missing_port_is_reported_with_both_ways_to_give_it(command: str) -> None:
     env = {k: v for k, v in os.environ.items() if k != "TOKEN_SIM_PORT"}
     done = token_sim(command, env=env)
-    message = "token-sim: the port is missing (give --port, or set TOKEN_SIM_PORT)\n"
+    message = "token-sim: missing option --port (give it, or set TOKEN_SIM_PORT)\n"
     assert (done.returncode, done.stderr) == (2, message)
     assert "[--port PORT]" in token_sim(command, "--help", env=env).stdout
 

@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(words)
     options.child = child
     if "port" in options and options.port is None:
-        return _report(f"the port is missing (give --port, or set {PORT_VARIABLE})", WRONG_USAGE)
+        return _report(f"missing option --port (give it, or set {PORT_VARIABLE})", WRONG_USAGE)
     try:
         return int(options.run(options) or DONE)
     except CommandError as error:

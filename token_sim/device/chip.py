@@ -26,7 +26,7 @@ FAILURE_TEXT, WRITE_ERROR_TEXT, EXHAUSTED_TEXT = "Err 1", "Err 2", "End"
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A change that a client or user can see. `at` is the world's time (Unix ms)."""
+    """A change that a client or user can see. `at` is the true time (Unix ms)."""
 
     at: int
     name: str  # OTP, DISP, BATT, ERR or TYPE

@@ -24,7 +24,7 @@ LOW_SHARE = 10  # per cent of the capacity: at this charge, a token reports a lo
 
 @dataclass(slots=True, kw_only=True)
 class Hardware:
-    """The quartz and the battery. `now` is the world's time, `clock_ms` the token's time, both in Unix milliseconds."""
+    """The quartz and the battery. `now` is the true time, `clock_ms` the token's time, both in Unix milliseconds."""
 
     now: int
     crystal: int  # ppb: the initial error of this crystal at the turnover
@@ -41,7 +41,7 @@ class Hardware:
 
     @property
     def error_ms(self) -> int:
-        """The difference between the token's clock and the world's time, in ms (positive: the token is ahead)."""
+        """The difference between the token's clock and the true time, in ms (positive: the token is ahead)."""
         return (self.drift + _ageing_drift(self.age)) // PPB
 
     def set_error(self, ms: int) -> None:

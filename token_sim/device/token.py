@@ -63,10 +63,10 @@ class Device:
         events, self.chip.events = self.chip.events, []
         return events
 
-    # --- time. Events are scheduled by age, because the world's time may jump, or stop while the token ages.
+    # --- time. Events are scheduled by age, because the true time may jump, or stop while the token ages.
 
     def elapse(self, ms: int, *, world: bool = True) -> None:
-        """Let `ms` milliseconds pass. The world's time changes only if `world` is true.
+        """Let `ms` milliseconds pass. The true time changes only if `world` is true.
 
         Raise ValueError if `ms` < 0.
         """
@@ -156,7 +156,7 @@ class Device:
     def restore(self, image: bytes, hardware: Hardware) -> None:
         """Load the memory, the charge and the clock error of a snapshot, and restart.
 
-        The token's age and the world's time are unchanged.
+        The token's age and the true time are unchanged.
         """
         self.memory.write(0, image)
         self.hardware.charge, self.hardware.crystal = hardware.charge, hardware.crystal

@@ -71,7 +71,7 @@ class Simulation:
         self._deliver_events()
 
     def elapse(self, ms: int, *, world: bool = True) -> None:
-        """Let `ms` milliseconds pass. The world's time changes only if `world` is true."""
+        """Let `ms` milliseconds pass. The true time changes only if `world` is true."""
         self.device.elapse(ms, world=world)
         self._deliver_events()
 
@@ -152,7 +152,7 @@ class Simulation:
         return {"snapshot": to}
 
     def _restore(self, request: Request) -> Request:
-        """Load a snapshot's memory, charge and clock error, as in a clone. The world's time is unchanged."""
+        """Load a snapshot's memory, charge and clock error, as in a clone. The true time is unchanged."""
         path = str(request["from"])
         with open(path, encoding="utf-8") as stream:
             old = TokenFile.parse(path, stream.read())

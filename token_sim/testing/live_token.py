@@ -2,8 +2,8 @@
 
 Rules:
 - Every call runs in the serving thread, between two steps.
-- A call never sleeps: it advances the token's time instead. The token's world time is therefore ahead of the host's
-  clock.
+- A call never sleeps: it advances the token's time instead. The true time of the simulation is therefore ahead of
+  the host's clock.
 - `close` ends the thread and removes the port.
 """
 
@@ -34,7 +34,7 @@ class NoCode(AssertionError):
 class LiveToken:
     """A new token. `key` is its seed (given, or random), `port` the path that pyserial opens.
 
-    `profile` and `slot` (kind, digits, algorithm, period, key) have the values of `token-sim new`. `now` is the world's
+    `profile` and `slot` (kind, digits, algorithm, period, key) have the values of `token-sim new`. `now` is the true
     time in Unix ms (default: the host's time).
     """
 
