@@ -1,7 +1,8 @@
 """The steps that run in a bare root: the README's commands for a fresh clone, as root and as an ordinary user.
 
 The rules:
-- A journey starts in a new root with a clone of the committed HEAD. The step `again` runs only if `demo` succeeded. A failed step is not retried.
+- A journey starts in a new root with a clone of the committed HEAD. A failed step is not retried. The step `again` runs
+  only if `demo` succeeded.
 - For an ordinary user, make prints one apt-get line and installs no package. Root then runs exactly that line, but
   without sudo, which a bare system lacks.
 - In the step `offline`, the distribution's archive is the only package index that can be reached.
