@@ -13,6 +13,8 @@ The account that runs the application must be listed in /etc/pam_totp.toml, with
 Rules:
 - The application lets a user in only if the outcome is true. It must deny if `verify` raises an exception.
 - `verify` sends a code at most once. It may repeat the request only before it sends the code.
+- Error reports of web frameworks show the variables of each frame. When this module raises one of its errors, no
+  frame of it has a variable that shows the code.
 - This module needs only the standard library, and no privilege. Any number of threads may call it at once.
 """
 
@@ -22,7 +24,7 @@ import enum
 import random
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pam_totp.core.answer import MAX_ANSWER
 from pam_totp.pam.pam_handle import (
@@ -101,6 +103,14 @@ class Outcome:
         return self.accepted
 
 
+@dataclass(frozen=True, slots=True)
+class _Packet:
+    """A packet to the service. Its repr is hidden, because it may have the code."""
+
+    data: bytes = field(repr=False)
+
+
+_NO_ANSWER = _Packet(b"N")
 _REFUSED = Outcome(Verdict.REFUSED)
 _VERDICTS = {
     PAM_SUCCESS: Verdict.ACCEPTED,
@@ -125,14 +135,12 @@ def verify(
     for the whole call. A name or code that a packet cannot hold is refused at once.
     Raise OutOfReach, NotAdmitted or Misconfigured, or ValueError if `service` is empty or contains NUL.
     """
+    answer = _answer(code)
+    del code  # see the rules
     if not service or "\0" in service:
         raise ValueError("service must have at least one character, and no NUL")
-    try:
-        answer = code.encode("utf-8", "surrogateescape") if isinstance(code, str) else code
-        hello = _hello(user, service, rhost)
-    except UnicodeEncodeError:
-        return _REFUSED
-    if hello is None or len(answer) > MAX_ANSWER or b"\0" in answer:
+    hello = _hello(user, service, rhost)
+    if hello is None or answer is None:
         return _REFUSED
     deadline = time.monotonic() + timeout
     while True:
@@ -164,17 +172,17 @@ class _Dialogue:
         self._deadline = deadline
         self.answered = False
 
-    def run(self, hello: bytes, answer: bytes) -> Outcome:
+    def run(self, hello: _Packet, answer: _Packet) -> Outcome:
         self._send(hello)
         messages: list[str] = []
         while True:
             packet = self._receive()
             kind, body = packet[:1], packet[1:]
             if kind in (b"p", b"P"):
-                self._send(b"N" if self.answered else b"A" + answer)
+                self._send(_NO_ANSWER if self.answered else answer)
                 self.answered = True
             elif kind == b"g":
-                self._send(b"N")
+                self._send(_NO_ANSWER)
             elif kind in (b"i", b"e") and len(messages) < _MAX_MESSAGES:
                 messages.append(body.decode("utf-8", "replace"))
             elif kind == b"r":
@@ -195,10 +203,10 @@ class _Dialogue:
             raise OutOfReach(_UNEXPECTED)
         return Outcome(verdict, messages)
 
-    def _send(self, packet: bytes) -> None:
+    def _send(self, packet: _Packet) -> None:
         try:
             self._channel.settimeout(_remaining(self._deadline))
-            self._channel.send(packet, socket.MSG_NOSIGNAL)
+            self._channel.send(packet.data, socket.MSG_NOSIGNAL)
         except TimeoutError:
             raise OutOfReach("the service did not read the request in time (see its log)") from None
         except OSError:
@@ -235,8 +243,17 @@ def _remaining(deadline: float) -> float:
     return max(deadline - time.monotonic(), 0.001)
 
 
-def _hello(user: str, service: str, rhost: str | None) -> bytes | None:
-    """Return the first packet, or None if the user name is empty, a field contains NUL, or the packet is too long.
+def _answer(code: str | bytes) -> _Packet | None:
+    """Return the packet with the code, or None if no token can have such a code."""
+    try:
+        answer = code.encode("utf-8", "surrogateescape") if isinstance(code, str) else code
+    except UnicodeEncodeError:
+        return None
+    return None if len(answer) > MAX_ANSWER or b"\0" in answer else _Packet(b"A" + answer)
+
+
+def _hello(user: str, service: str, rhost: str | None) -> _Packet | None:
+    """Return the first packet, or None if the user name is empty, a field cannot be sent, or the packet is too long.
 
     `grace_period=0` makes the service check this code, even in the user's grace period.
     """
@@ -245,5 +262,8 @@ def _hello(user: str, service: str, rhost: str | None) -> bytes | None:
         fields.append(f"rhost={rhost}")
     if not user or any("\0" in field for field in fields):
         return None
-    packet = b"H" + "\0".join(fields).encode("utf-8", "surrogateescape")
-    return packet if len(packet) <= MAX_PACKET else None
+    try:
+        packet = b"H" + "\0".join(fields).encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return None
+    return _Packet(packet) if len(packet) <= MAX_PACKET else None

@@ -8,9 +8,10 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,42 @@ def test_it_reconnects_only_before_the_code_was_sent(site: Site) -> None:
     with fake_service(site.socket, sends(b"p")) as hellos, pytest.raises(OutOfReach, match="may be used up"):
         ask(site, "123456")
     assert len(hellos) == 1
+
+
+@pytest.mark.parametrize(
+    ("packets", "error"),
+    [
+        ((b"p",), OutOfReach),
+        ((b"p", b"x"), OutOfReach),
+        ((b"p", b"r9"), OutOfReach),
+        ((b"p", b"r3"), Misconfigured),
+        ((b"r7",), NotAdmitted),
+        (None, OutOfReach),
+    ],
+)
+def test_no_variable_of_a_failed_call_shows_the_code(
+    site: Site, packets: tuple[bytes, ...] | None, error: type[Exception]
+) -> None:
+    with nullcontext() if packets is None else fake_service(site.socket, sends(*packets)):
+        with pytest.raises(error) as caught:
+            ask(site, "314159")
+        variables = variables_of_the_client(caught.value)
+    assert variables
+    assert not [text for text in variables if "314159" in text]
+
+
+def test_no_variable_of_a_wrong_call_shows_the_code(site: Site) -> None:
+    with pytest.raises(ValueError) as caught:
+        client.verify(ME, "314159", service="", path=str(site.socket))
+    assert not [text for text in variables_of_the_client(caught.value) if "314159" in text]
+
+
+def variables_of_the_client(error: BaseException) -> list[str]:
+    """Return the variables that a web framework would show: those of every frame of the client in the traceback."""
+    frames = [
+        frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == client.__file__
+    ]
+    return [f"{name} = {value!r}" for frame in frames for name, value in frame.f_locals.items()]
 
 
 def test_a_silent_service_ends_in_a_timeout(site: Site) -> None:
