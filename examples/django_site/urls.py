@@ -6,6 +6,7 @@ from django.contrib.auth.views import LoginView, LogoutView
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import path
+from django.views.decorators.debug import sensitive_post_parameters
 from django_otp import devices_for_user
 from django_otp import login as otp_login
 from django_otp.admin import OTPAdminSite
@@ -14,6 +15,7 @@ from django_otp.decorators import otp_required
 admin.site.__class__ = OTPAdminSite
 
 
+@sensitive_post_parameters("code")
 @login_required
 def code(request: HttpRequest) -> HttpResponse:
     """Ask for a code, codes in a row, or a recovery code, and show the private page after a right answer."""

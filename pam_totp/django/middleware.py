@@ -1,0 +1,54 @@
+"""Public: remember the request of the current thread or task.
+
+django-otp calls `verify_token` without the request. The device needs it for the user's address, which goes to the log,
+and for the service's messages, which go to the user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+
+_request: ContextVar[Any] = ContextVar("pam_totp_request", default=None)
+
+
+class RequestMiddleware:
+    """Remember the request while its view runs."""
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[Any], Any]) -> None:
+        self._get_response = get_response
+        self._is_async = iscoroutinefunction(get_response)
+        if self._is_async:
+            markcoroutinefunction(self)
+
+    def __call__(self, request: Any) -> Any:
+        if self._is_async:
+            return self._respond(request)
+        before = _request.set(request)
+        try:
+            return self._get_response(request)
+        finally:
+            _request.reset(before)
+
+    async def _respond(self, request: Any) -> Any:
+        before = _request.set(request)
+        try:
+            return await self._get_response(request)
+        finally:
+            _request.reset(before)
+
+
+def current_request() -> Any:
+    """Return the request that this thread or task serves, or None: outside of a request, or without the middleware."""
+    return _request.get()
+
+
+def address_of(request: Any) -> str | None:
+    """Return the client's address: Django's REMOTE_ADDR, or None if it has no address, as on a Unix socket."""
+    return getattr(request, "META", {}).get("REMOTE_ADDR") or None

@@ -1,0 +1,81 @@
+"""Tests of the methods that the backend and the device inherit: each is harmless for a stated reason, or overridden.
+
+Rules:
+- A new release of Django or django-otp may add a method that lets a user in. Its name is then not in the list, and the
+  test fails until someone has read the method.
+- The lists have the methods of Django 4.2, 5.2 and 6.1 with django-otp 1.5 and 1.7, so a name may be missing here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.django.conftest import PASSWORD
+from tests.support.site import ME
+
+LOADS = "loads the user of a session that exists; checks is_active"
+PERMITS = "reads permissions of a user who has signed in"
+READS = "reads fields or rows; a row has neither a key nor a counter"
+WRITES = "writes the row of the device; a row has neither a key nor a counter"
+VALIDATES = "validates the fields of a form"
+IS_ERROR = "a class of errors, or options of the model"
+
+BACKEND = {
+    **dict.fromkeys(("get_user", "aget_user"), LOADS),
+    **dict.fromkeys(("get_all_permissions", "aget_all_permissions"), PERMITS),
+    **dict.fromkeys(("get_group_permissions", "aget_group_permissions"), PERMITS),
+    **dict.fromkeys(("get_user_permissions", "aget_user_permissions"), PERMITS),
+    **dict.fromkeys(("has_module_perms", "ahas_module_perms", "has_perm", "ahas_perm", "with_perm"), PERMITS),
+    "user_can_authenticate": "returns False for an inactive user; authenticate calls it",
+}
+DEVICE = {
+    "generate_challenge": "does nothing: the user's token shows the code",
+    "generate_is_allowed": "is about generate_challenge only",
+    "is_interactive": "returns False, because there is no challenge",
+    "verify_is_allowed": "returns True: the service limits the answers; verify_token calls it",
+    **dict.fromkeys(("from_persistent_id", "afrom_persistent_id", "model_label", "from_db"), READS),
+    **dict.fromkeys(("refresh_from_db", "arefresh_from_db", "get_deferred_fields", "serializable_value"), READS),
+    "prepare_database_save": READS,
+    **dict.fromkeys(("save", "asave", "save_base", "delete", "adelete"), WRITES),
+    **dict.fromkeys(("clean", "clean_fields", "full_clean", "validate_constraints", "validate_unique"), VALIDATES),
+    **dict.fromkeys(("check", "get_constraints", "date_error_message", "unique_error_message"), VALIDATES),
+    **dict.fromkeys(("DoesNotExist", "MultipleObjectsReturned", "NotUpdated", "Meta"), IS_ERROR),
+}
+
+
+def public_methods(thing: type) -> set[str]:
+    return {name for name in dir(thing) if not name.startswith("_") and callable(getattr(thing, name))}
+
+
+@pytest.mark.usefixtures("_django")
+def test_every_inherited_method_of_the_backend_has_a_reason() -> None:
+    from pam_totp.django.backends import PamBackend
+
+    assert public_methods(PamBackend) - set(BACKEND) == {"authenticate", "aauthenticate"}
+    assert {"authenticate", "aauthenticate"} <= set(vars(PamBackend)), "both are overridden"
+
+
+@pytest.mark.usefixtures("_django")
+def test_every_inherited_method_of_the_device_has_a_reason() -> None:
+    from pam_totp.django.models import HostDevice
+
+    assert public_methods(HostDevice) - set(DEVICE) == {"verify_token"}
+    assert "verify_token" in vars(HostDevice), "it is overridden"
+
+
+def test_an_asynchronous_sign_in_asks_pam(project: Any) -> None:
+    from asgiref.sync import async_to_sync
+    from django.contrib.auth import get_user_model
+
+    from pam_totp.django.backends import PamBackend
+    from pam_totp.django.models import HostDevice
+
+    user = get_user_model().objects.create_user(ME, password="stale")
+    sign_in = async_to_sync(PamBackend().aauthenticate)
+    assert sign_in(None, username=ME, password="stale") is None, "Django's own password is worthless"
+    assert sign_in(None, username=ME) is None
+    assert HostDevice.objects.count() == 0
+    assert sign_in(None, username=ME, password=PASSWORD) == user
+    assert HostDevice.objects.count() == 1
