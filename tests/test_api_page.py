@@ -192,11 +192,12 @@ def test_every_section_of_the_page_is_checked() -> None:
 
 def test_the_page_and_the_code_have_the_same_django_classes(_django: None) -> None:
     from pam_totp.django.backends import PamBackend
+    from pam_totp.django.middleware import RequestMiddleware
     from pam_totp.django.models import HostDevice
 
     documented = stubs("pam_totp.django")
-    assert set(documented) == {"PamBackend", "HostDevice"}
-    for thing in (PamBackend, HostDevice):
+    assert set(documented) == {"PamBackend", "HostDevice", "RequestMiddleware"}
+    for thing in (PamBackend, HostDevice, RequestMiddleware):
         node = documented[thing.__name__]
         assert isinstance(node, ast.ClassDef)
         same_class(node, thing, names=own_methods(thing))

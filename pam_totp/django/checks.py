@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.http import HttpRequest
+from django.urls import URLPattern, URLResolver, get_resolver
 
 from pam_totp.django import conf
 from pam_totp.system.passwords import EXAMPLE, PAM_FOLDER
 
 BACKEND = "pam_totp.django.backends.PamBackend"
 MIDDLEWARE = "django_otp.middleware.OTPMiddleware"
+REQUEST_MIDDLEWARE = "pam_totp.django.middleware.RequestMiddleware"
 MODEL_BACKEND = "django.contrib.auth.backends.ModelBackend"
 
 
@@ -45,3 +48,46 @@ def _findings() -> Iterator[CheckMessage]:
         if MODEL_BACKEND in settings.AUTHENTICATION_BACKENDS:
             hint = "remove ModelBackend: PamBackend replaces it"
             yield Warning("Django also accepts the passwords in its database", hint=hint, id="pam_totp.W003")
+    for site in _open_admin_sites():
+        hint = "add 'admin.site.__class__ = OTPAdminSite' to urls.py (from django_otp.admin import OTPAdminSite)"
+        yield Warning(f"admin site {site!r} may open with the password alone", hint=hint, id="pam_totp.W004")
+    if REQUEST_MIDDLEWARE not in settings.MIDDLEWARE:
+        hint = f"add {REQUEST_MIDDLEWARE!r}; until then the log has no address, and users see no message of the service"
+        yield Warning("MIDDLEWARE does not pass on the request", hint=hint, id="pam_totp.W005")
+
+
+class _UserWithoutCode:
+    """A user who may do everything, and who gave the password only."""
+
+    pk = id = otp_device = None
+    is_active = is_staff = is_superuser = is_authenticated = True
+    is_anonymous = False
+
+    def is_verified(self) -> bool:
+        return False
+
+
+def _open_admin_sites() -> list[str]:
+    """Return the names of the admin sites in ROOT_URLCONF that a user without a code may open, each once."""
+    if not getattr(settings, "ROOT_URLCONF", None):
+        return []
+    sites = {id(site): site for site in _admin_sites(get_resolver().url_patterns)}
+    return [site.name for site in sites.values() if _may_be_open(site)]
+
+
+def _admin_sites(patterns: Iterable[URLPattern | URLResolver]) -> Iterator[Any]:
+    for pattern in patterns:
+        if isinstance(pattern, URLResolver):
+            yield from _admin_sites(pattern.url_patterns)
+        elif hasattr(pattern.callback, "admin_site"):  # AdminSite sets it on the views that need its permission
+            yield pattern.callback.admin_site
+
+
+def _may_be_open(site: Any) -> bool:
+    """Ask the site itself, so that every way of guarding it counts."""
+    request = HttpRequest()
+    request.user = _UserWithoutCode()
+    try:
+        return bool(site.has_permission(request))
+    except Exception:  # the site needs more of a request than this one has, so the answer is unknown
+        return True

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from io import StringIO
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -133,6 +134,30 @@ def test_the_admin_site_needs_a_code_too(client: Any, site: Site) -> None:
     assert client.get("/admin/pam_totp/hostdevice/").status_code == 200
 
 
+def test_the_login_page_of_the_admin_site_asks_for_a_code(
+    client: Any, site: Site, project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from django.contrib.admin import AdminSite
+    from django.contrib.auth import get_user_model
+    from django_otp.admin import OTPAdminSite
+    from two_factor.admin import original_login
+
+    from pam_totp.django.models import HostDevice
+
+    monkeypatch.setattr(AdminSite, "login", original_login)  # django-two-factor-auth replaces it
+    monkeypatch.setattr(project, "ROOT_URLCONF", site_urls(OTPAdminSite("admin")))
+    monkeypatch.setattr(project, "LOGIN_REDIRECT_URL", "/")
+    site.enrol()
+    get_user_model().objects.create_superuser(ME)
+    answer = {"username": ME, "password": PASSWORD}
+    assert client.post("/a/b/login/", answer).status_code == 200, "the password alone is not enough"
+    answer["otp_device"] = HostDevice.objects.get().persistent_id
+    assert client.post("/a/b/login/", {**answer, "otp_token": "000000"}).status_code == 200
+    assert client.get("/a/b/").status_code == 302
+    assert client.post("/a/b/login/", {**answer, "otp_token": codes(0)}).status_code == 302
+    assert client.get("/a/b/").status_code == 200
+
+
 def test_a_device_accepts_codes_of_its_own_user_only(client: Any, site: Site) -> None:
     site.enrol()
     sign_in(client, user="mallory")
@@ -189,22 +214,136 @@ def finding_ids(**_: Any) -> set[str]:
     return {message.id for message in check(None)}
 
 
-def test_each_wrong_setting_has_its_own_finding(project: Any, monkeypatch: Any, tmp_path: Path) -> None:
+@pytest.fixture
+def _password_service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("pam_totp.django.checks.PAM_FOLDER", str(tmp_path))
     (tmp_path / "pam_totp-portal").write_text("")
+
+
+@pytest.mark.usefixtures("_password_service")
+def test_each_wrong_setting_has_its_own_finding(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from django.contrib.admin import AdminSite
+
     assert finding_ids() == set()
     backends = [*project.AUTHENTICATION_BACKENDS, "django.contrib.auth.backends.ModelBackend"]
     for name, value, number in (
         ("PAM_TOTP_SERVICE", "", "E001"),
         ("PAM_TOTP_TIMEOUT", 0, "E002"),
-        ("MIDDLEWARE", [], "E003"),
+        ("MIDDLEWARE", [name for name in project.MIDDLEWARE if "django_otp" not in name], "E003"),
         ("PAM_TOTP_SOCKET", "/nowhere", "W001"),
         ("PAM_TOTP_PASSWORD_SERVICE", "no-such-service", "W002"),
         ("AUTHENTICATION_BACKENDS", backends, "W003"),
+        ("ROOT_URLCONF", site_urls(AdminSite()), "W004"),
+        ("MIDDLEWARE", [name for name in project.MIDDLEWARE if "pam_totp" not in name], "W005"),
     ):
         with monkeypatch.context() as once:
             once.setattr(project, name, value, raising=False)
             assert finding_ids() == {f"pam_totp.{number}"}, name
+
+
+def site_urls(site: Any) -> ModuleType:
+    """Return a module of URLs that has an admin site below two levels of paths."""
+    from django.urls import include, path
+
+    urls = ModuleType("urls")
+    urls.__dict__["urlpatterns"] = [path("a/", include([path("b/", site.urls)]))]
+    return urls
+
+
+@pytest.mark.usefixtures("_password_service")
+def test_every_guard_of_an_admin_site_is_recognised(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from django.contrib.admin import AdminSite
+    from django_otp.admin import OTPAdminSite
+    from two_factor.admin import AdminSiteOTPRequired
+
+    class OwnSite(AdminSite):  # type: ignore[misc]
+        def has_permission(self, request: Any) -> bool:
+            return bool(request.user.is_active and request.user.is_verified())
+
+    class OwnForm(AdminSite):  # type: ignore[misc]
+        site_header = "Password only"
+
+    class NeedsSession(AdminSite):  # type: ignore[misc]
+        def has_permission(self, request: Any) -> bool:
+            return bool(request.session["any"])
+
+    for made, expected in (
+        (OTPAdminSite(), set()),
+        (AdminSiteOTPRequired(), set()),
+        (OwnSite(), set()),
+        (OwnForm(), {"pam_totp.W004"}),
+        (NeedsSession(), {"pam_totp.W004"}),
+    ):
+        monkeypatch.setattr(project, "ROOT_URLCONF", site_urls(made))
+        assert finding_ids() == expected, type(made).__name__
+
+
+@pytest.mark.usefixtures("_password_service")
+def test_the_documented_line_guards_the_admin_site(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from django.contrib import admin
+    from django.contrib.admin import AdminSite
+
+    (block,) = re.findall(r"```python\n(from django.*?OTPAdminSite\n)```", (TREE / "docs" / "web.md").read_text(), re.S)
+    monkeypatch.setattr(admin, "site", AdminSite())
+    monkeypatch.setattr(project, "ROOT_URLCONF", site_urls(admin.site))
+    assert finding_ids() == {"pam_totp.W004"}
+    exec(block, {})  # noqa: S102  the project's own page
+    assert finding_ids() == set()
+
+
+def test_the_log_and_the_user_get_address_and_messages(
+    client: Any, site: Site, project: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "pam_totp.django")
+    site.config.write_text(f'[clients]\n"{ME}" = "web"\n')
+    site.enrol()
+    client.defaults["REMOTE_ADDR"] = "192.0.2.7"
+    sign_in(client, "wrong")
+    assert f"sign-in refused: user='{ME}' reason=password rhost='192.0.2.7'" in caplog.text
+    sign_in(client)
+    assert f"password accepted: user='{ME}' rhost='192.0.2.7'" in caplog.text
+    page = client.post("/code/", {"code": "000000"}).content.decode()
+    assert "Refused. Try the next code." in page
+    assert page.count('role="alert"') == 1
+    assert site.log.has("refused", "rhost=192.0.2.7")
+    page = client.post("/code/", {"code": codes(0)}, follow=True).content.decode()
+    assert "1 answer was refused since the last login" in page
+    assert site.log.has("accepted", "rhost=192.0.2.7")
+
+
+def test_a_user_name_cannot_forge_a_line_of_the_log(client: Any, caplog: pytest.LogCaptureFixture) -> None:
+    from pam_totp.django.backends import PamBackend
+
+    assert PamBackend().authenticate(None, "a'\n\u2028password accepted: user='root'", "wrong") is None
+    (line,) = caplog.messages
+    assert line.isascii() and line.isprintable()
+    assert line.startswith("sign-in refused: user=\"a'\\n")
+
+
+def test_a_missing_user_is_logged(
+    client: Any, project: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(project, "PAM_TOTP_CREATE_USERS", False)
+    sign_in(client)
+    assert f"sign-in refused: user='{ME}' reason=user rhost='127.0.0.1'" in caplog.text
+
+
+def test_an_asynchronous_view_passes_on_the_address(project: Any, site: Site) -> None:
+    import asyncio
+
+    from django.test import RequestFactory
+
+    from pam_totp.django.middleware import RequestMiddleware, address_of, current_request
+
+    seen: list[str | None] = []
+
+    async def view(request: Any) -> str:
+        seen.append(address_of(current_request()))
+        return "page"
+
+    middleware = RequestMiddleware(view)
+    assert asyncio.run(middleware(RequestFactory(REMOTE_ADDR="192.0.2.7").get("/"))) == "page"
+    assert (seen, current_request()) == (["192.0.2.7"], None)
 
 
 def test_the_example_project_starts(tmp_path: Path) -> None:
