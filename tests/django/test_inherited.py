@@ -16,7 +16,7 @@ from tests.django.conftest import PASSWORD
 from tests.support.site import ME
 
 LOADS = "loads the user of a session that exists; checks is_active"
-PERMITS = "reads permissions of a user who has signed in"
+PERMITS = "reads permissions of a signed-in user"
 READS = "reads fields or rows; a row has neither a key nor a counter"
 WRITES = "writes the row of the device; a row has neither a key nor a counter"
 VALIDATES = "validates the fields of a form"
