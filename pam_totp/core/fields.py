@@ -1,14 +1,14 @@
 """Frozen values, and the rules for their fields.
 
 Rules:
-1. A value never changes. Named methods of its class, such as `Token.renamed`, return changed copies.
-2. A value is always valid. Each new field is checked by its rule; then `check` compares the fields.
-3. A rule returns None for a valid value, otherwise the requirement as text. The text never contains the value.
+1. A value is immutable. Methods of its class, such as `Token.renamed`, return changed copies.
+2. A value is always valid: each new field passed its rule, then `check` compared the fields.
+3. A rule returns None for a valid value, otherwise the requirement as text. This text never contains the value.
 4. A rule compares exact types: True is not a whole number, and a subclass of str is not text.
 5. `repr` shows no field, because a field may be a secret.
 
-The dataclasses module would do the same, but its import takes 8 ms (inspect, ast, dis), at every login that starts an
-interpreter. Type checkers treat a `Value` as a frozen dataclass.
+`Value` replaces frozen dataclasses: the import of `dataclasses` (inspect, ast, dis) would add 8 ms to each login that
+starts an interpreter. Type checkers treat a `Value` as a frozen dataclass.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any, ClassVar, NoReturn, Self, dataclass_transform
 
-MAX_TEXT = 255  # characters in the name of a user, service, host or token
+MAX_TEXT = 255  # characters: the longest name of a user, service, host or token
 
 Rule = Callable[[Any], str | None]
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 class Value:
-    """Base class of frozen values: annotated names are the fields, class attributes are their defaults.
+    """Base class of frozen values: its annotated names are the fields, and its class attributes are the defaults.
 
-    A module that defines a value needs `from __future__ import annotations`, because `Value` reads them as strings.
+    A module that defines a subclass needs `from __future__ import annotations`: `Value` reads annotations as strings.
     """
 
-    RULES: ClassVar[dict[str, Rule]] = {}  # field -> its rule; a field without a rule may have any value
-    ERROR: ClassVar[type[ValueError]] = ValueError  # raised if a field breaks its rule
+    RULES: ClassVar[dict[str, Rule]] = {}  # field -> its rule; any value is valid for a field without a rule
+    ERROR: ClassVar[type[ValueError]] = ValueError  # the exception for a field that breaks its rule
 
     _fields: ClassVar[tuple[str, ...]] = ()
     _names: ClassVar[frozenset[str]] = frozenset()
@@ -45,7 +45,7 @@ class Value:
         self._set({**self._defaults, **given}, self._fields)
 
     def _replace(self, **changes: Any) -> Self:
-        """Return a copy with `changes`, and check only the changed fields. Methods of subclasses call this."""
+        """Return a copy with `changes`. Check only the changed fields. Only methods of subclasses call this."""
         other = object.__new__(type(self))
         other._set({**self.__dict__, **changes}, changes)
         return other
@@ -61,7 +61,7 @@ class Value:
         self.check(new)
 
     def check(self, new: Collection[str]) -> None:
-        """Raise ERROR if the combination of fields is not valid. `new` names the fields not checked before."""
+        """Raise ERROR if the fields contradict each other. `new` contains the names of the changed fields."""
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"{type(self).__name__} is frozen")
@@ -115,7 +115,7 @@ def boolean(v: object) -> str | None:
 
 
 def choice(*choices: object) -> Rule:
-    """Return the rule for one of `choices`, which all have the same type."""
+    """Return the rule for a value in `choices`. All choices have the same type."""
     requirement = "must be one of " + ", ".join(map(str, choices))
     return lambda v: None if type(v) is type(choices[0]) and v in choices else requirement
 
@@ -132,7 +132,7 @@ def hexadecimal(low: int, high: int) -> Rule:
 
 
 def optional(rule: Rule) -> Rule:
-    """Return the rule for None or a value that passes `rule`."""
+    """Return the rule for None and for values that pass `rule`."""
     return lambda v: None if v is None else rule(v)
 
 

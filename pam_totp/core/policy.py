@@ -1,7 +1,7 @@
-"""Policy: the limits on codes, the number of codes in an answer, and the lock.
+"""Policy: the limits on codes, the number of codes that an answer needs, and the lock.
 
 Rules:
-1. A policy is five whole numbers within bounds. `core.settings` reads them from the site file and module arguments.
+1. A policy has five whole numbers within bounds. `core.settings` reads them from the site file and module arguments.
 2. From 5 failures on, an answer needs two codes in a row; from 20 on, three. No setting changes these numbers.
 3. Locking is off by default, because an attacker could use it to lock a user out.
 """
@@ -12,19 +12,19 @@ from typing import ClassVar
 
 from pam_totp.core.fields import Rule, Value, whole_number
 
-TWO_CODES_FROM = 5  # failures from which an answer needs two codes in a row
-THREE_CODES_FROM = 20  # failures from which an answer needs three codes in a row
+TWO_CODES_FROM = 5  # number of failures from which an answer needs two codes in a row
+THREE_CODES_FROM = 20  # number of failures from which an answer needs three codes in a row
 
 
 class PolicyError(ValueError):
-    """A setting is out of bounds. The text names the setting."""
+    """The error for a setting that is out of bounds. The text names the setting."""
 
 
 class Policy(Value):
     """The limits that `verify` applies.
 
     `look_ahead` (HOTP, counters) and `window` (TOTP, steps) apply to one code. `resync_window` and `resync_steps` apply
-    to codes in a row (RFC 4226 §7.4, RFC 6238 §6); 0 means the same reach as for one code. From `lock_after` failures
+    to codes in a row (RFC 4226 §7.4, RFC 6238 §6); 0 means the limit for one code. From `lock_after` failures
     on, only a recovery code is accepted; 0 means never.
     """
 

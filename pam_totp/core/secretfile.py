@@ -1,9 +1,9 @@
 """The secret file: the encoding of a `UserRecord` as bytes.
 
 Rules:
-1. A record has one encoding. `parse` accepts no other, so `serialize(parse(data)) == data` for all accepted data.
+1. A record has one encoding. `parse` accepts only this encoding, so `serialize(parse(data)) == data`.
 2. The file is one JSON document in ASCII, with fixed keys in a fixed order, as json.dumps writes it with indent=1.
-3. An error names the place and the requirement there, and never shows a value.
+3. An error names the field or the line, and the requirement. It never shows a value.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ V = TypeVar("V", bound=Value)
 
 
 def parse(data: bytes) -> UserRecord:
-    """Return the record of a secret file's content. Raise RecordError unless it is the encoding of a valid record."""
+    """Return the record that `data`, the content of a secret file, encodes.
+
+    Raise RecordError unless `data` is the encoding of a valid record.
+    """
     if len(data) > MAX_FILE:
         raise RecordError(f"must be at most {MAX_FILE} bytes")
     try:
@@ -36,8 +39,8 @@ def parse(data: bytes) -> UserRecord:
     except UnicodeDecodeError:
         raise RecordError("must be ASCII") from None
     except (ValueError, RecursionError) as e:
-        place = f" at line {e.lineno}" if isinstance(e, json.JSONDecodeError) else ""
-        raise RecordError(f"invalid JSON{place}") from None
+        place = f" (error at line {e.lineno})" if isinstance(e, json.JSONDecodeError) else ""
+        raise RecordError(f"must be JSON{place}") from None
     fields = _members(document, "", ("version", *UserRecord._fields))
     if type(fields["version"]) is not int or fields.pop("version") != VERSION:
         raise RecordError(f"version: must be {VERSION}")
@@ -66,10 +69,10 @@ def base32(secret: bytes) -> str:
 def unbase32(text: str) -> bytes:
     """Return the bytes that `base32` encodes as `text`.
 
-    Raise ValueError for lower case, padding, other characters, or leftover bits that are not zero.
+    Raise ValueError for lower case, padding, other characters, or spare bits that are not zero.
     """
     size, spare = divmod(5 * len(text), 8)
-    if not text or text.strip(_BASE32) or spare >= 5:  # five spare bits: one character too many
+    if not text or text.strip(_BASE32) or spare >= 5:  # five spare bits are a superfluous character
         raise ValueError(_NOT_BASE32)
     number = int(text.translate(_DIGITS_32), 32)
     if number & (1 << spare) - 1:
@@ -77,11 +80,11 @@ def unbase32(text: str) -> bytes:
     return (number >> spare).to_bytes(size, "big")
 
 
-# ---- writing: ten times as fast as json.dumps with indent=1, which uses generators in Python
+# ---- writing: ten times as fast as json.dumps with indent=1, which runs Python generators
 
 
 def _layout(members: dict[str, str], end: str) -> str:
-    """Return the JSON text of an object with these members. `end` is a line end and the object's indentation."""
+    """Return the JSON text of an object with these members. `end` is a line break and the object's indentation."""
     lines = ",".join(f'{end} "{key}": {text}' for key, text in members.items())
     return f"{{{lines}{end}}}"
 
@@ -139,7 +142,7 @@ def _token(document: object, place: str) -> Token:
 
 
 def _members(document: object, place: str, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return a copy of `document`. Raise RecordError unless it is a dict with exactly the keys `names`."""
+    """Return a copy of `document`. Raise RecordError unless `document` is a dict with exactly the keys `names`."""
     if type(document) is not dict:
         raise RecordError(f"{place or 'document'}: must be an object")
     prefix = f"{place}." if place else ""

@@ -1,13 +1,13 @@
 """The secret file of version 2, which has two slots.
 
 Rules:
-1. Both slots have the same size, a multiple of 4096 bytes. So a write to one slot cannot damage the other slot.
-2. A slot is a header line, a document and padding. An empty slot is padding alone. Each slot has exactly one encoding.
+1. Both slots have the same size, a multiple of 4096 bytes, so a write to one slot cannot damage the other.
+2. A slot is a header line, a document and padding. An empty slot contains only padding. A slot has one encoding.
 3. The header has the version, the sequence number, the length of the document, and the CRC-32 of the rest of the slot.
 4. The current slot is the valid slot with the higher sequence number. Its document is the record.
-5. A new document is written to the other slot. A torn write makes that slot invalid, and the record stays the same.
-6. Two slots with the same sequence number and different documents are refused.
-7. A slot has room for every document that logins can make of the record.
+5. An update writes the new document to the other slot. A torn write makes that slot invalid, and the record remains.
+6. Two slots with the same sequence number must have the same document.
+7. A slot has space for the longest document that logins can write for the user.
 8. A file that begins with `{` has version 1: it is a document without slots.
 """
 
@@ -22,7 +22,7 @@ from pam_totp.core.secretfile import MAX_FILE, serialize
 BLOCK = 4096  # bytes: the unit of disks and file systems
 MAX_SLOT = 2 * MAX_FILE  # bytes
 _MAGIC = b"pam_totp 2"
-_MAX_DIGITS = 19  # of a sequence number
+_MAX_DIGITS = 19  # digits of a sequence number
 _CRC_DIGITS = 8
 MAX_HEADER = len(_MAGIC) + len(" 1234567890123456789 131072 12345678\n")  # bytes
 _EMPTY = (0, b"")  # sequence number and document of an empty slot
@@ -31,8 +31,9 @@ _EMPTY = (0, b"")  # sequence number and document of an empty slot
 class Slots(Value):
     """The content of a secret file.
 
-    `document` is the record, from slot `current` with the number `sequence`. `size` is the size of each slot in bytes,
-    or 0 for version 1. `other` is the document of the other slot, empty for an empty slot and None for a damaged slot.
+    `document` encodes the record. It is from slot `current`, which has the sequence number `sequence`. `size` is the
+    size of each slot in bytes, or 0 for version 1. `other` is the document of the other slot: empty for an empty slot,
+    None for a damaged slot.
     """
 
     document: bytes
@@ -42,22 +43,22 @@ class Slots(Value):
     other: bytes | None = b""
 
     def has_room(self, document: bytes) -> bool:
-        """Return True if a slot has room for `document` with any sequence number."""
+        """Return True if a slot has space for `document` with any sequence number."""
         return len(document) + MAX_HEADER < self.size
 
     def next(self, document: bytes) -> tuple[int, bytes]:
-        """Return the next slot with `document`: its offset in the file in bytes, and its content."""
+        """Return the slot that an update writes with `document`: its offset in the file in bytes, and its content."""
         return (1 - self.current) * self.size, encode(self.sequence + 1, document, self.size)
 
     def after(self, document: bytes) -> Slots:
-        """Return the slots after the write of the next slot with `document`."""
+        """Return the slots after an update wrote `document` to the other slot."""
         return self._replace(
             document=document, sequence=self.sequence + 1, current=1 - self.current, other=self.document
         )
 
 
 def slot_size(record: UserRecord) -> int:
-    """Return the size in bytes of a slot that has room for `record`, and for each record that logins make of it."""
+    """Return the size in bytes of a slot for `record`, with space for the longest record that logins can write."""
     longest = max(len(serialize(record)), len(serialize(record.longest())))
     return -(-(longest + MAX_HEADER + 1) // BLOCK) * BLOCK
 
@@ -68,7 +69,7 @@ def new_file(document: bytes, size: int, sequence: int = 1) -> bytes:
 
 
 def encode(sequence: int, document: bytes, size: int) -> bytes:
-    """Return a slot of `size` bytes. Raise RecordError if the document does not fit, or the number is too large."""
+    """Return a slot of `size` bytes. Raise RecordError if the document or the number is too large."""
     if sequence >= 10**_MAX_DIGITS:
         raise RecordError(f"the sequence number must have at most {_MAX_DIGITS} digits")
     slot = _slot(sequence, document, size)
@@ -78,7 +79,7 @@ def encode(sequence: int, document: bytes, size: int) -> bytes:
 
 
 def decode(data: bytes) -> Slots:
-    """Return the slots of a file with the content `data`. Raise RecordError if they are invalid."""
+    """Return the slots of a file with the content `data`. Raise RecordError if `data` is invalid."""
     if data.startswith(b"{"):
         return Slots(document=data)
     size = len(data) // 2
@@ -91,7 +92,7 @@ def decode(data: bytes) -> Slots:
     if newer is None or newer == _EMPTY:
         raise RecordError("no slot is valid")
     if older is not None and older[0] == newer[0] and older != newer:
-        raise RecordError("two slots have the same sequence number")
+        raise RecordError("slots with the same sequence number must have the same document")
     return Slots(document=newer[1], sequence=newer[0], size=size, current=current, other=older and older[1])
 
 

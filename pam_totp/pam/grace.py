@@ -1,9 +1,10 @@
 """Grace: for some time after a code, the same user needs no code for the same service from the same address.
 
 Rules:
-1. Only a code grants grace. A login by grace does not extend it.
+1. Only a code grants grace. A login by grace does not extend the grace.
 2. The address must be numeric and remote. A local login has no address, and a host name depends on a name server.
-3. Grace ends if the clock goes back, if the tokens change (`core.record` removes it), and while the user is locked.
+3. Grace is void after the clock was set back, after the tokens changed (`core.record` removes the grace), and while the
+   user is locked.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pam_totp.core.settings import MAX_GRACE_PERIOD
 
 
 def origin(service: str, rhost: str | None) -> tuple[str, str] | None:
-    """Return the key of grace, which is the service and the canonical address; None for a login without grace."""
+    """Return the service and the canonical address of a login, or None if the login cannot have grace."""
     if rhost is None or not 0 < len(service) <= MAX_GRACE_SERVICE:
         return None
     if not (service.isascii() and service.isprintable() and service == service.strip()) or set(service) & set('"\\'):
@@ -24,7 +25,7 @@ def origin(service: str, rhost: str | None) -> tuple[str, str] | None:
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             return service, socket.inet_ntop(family, socket.inet_pton(family, rhost))
-        except (OSError, ValueError):  # not an address of this family, or it contains NUL
+        except (OSError, ValueError):  # the host is not an address of this family
             continue
     return None
 
@@ -37,7 +38,7 @@ def holds(record: UserRecord, origin: tuple[str, str], now: int, period: int, po
 
 
 def granted(record: UserRecord, origin: tuple[str, str], now: int) -> UserRecord:
-    """Return the record with grace for `origin` at `now`. It drops expired entries and keeps at most KEPT_GRACE."""
+    """Return the record with grace for `origin` at `now`. Drop expired entries, and keep at most KEPT_GRACE entries."""
     unexpired = (g for g in record.grace if g.granted <= now < g.granted + MAX_GRACE_PERIOD)
     others = (g for g in unexpired if (g.service, g.rhost) != origin)
     service, rhost = origin

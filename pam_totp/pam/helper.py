@@ -3,13 +3,13 @@
 import os
 import sys
 
-sys.dont_write_bytecode = True  # bytecode files would get the umask and the size limits of the caller
+sys.dont_write_bytecode = True  # the caller's limit on file sizes could truncate bytecode files
 os.umask(0o077)
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 try:
     from pam_totp.pam.helper_main import main
-except (ImportError, OSError):  # an upgrade may have replaced the package between two imports: start once more
+except (ImportError, OSError):  # an upgrade may have replaced the package between two imports: start again
     if sys.argv[1:]:
         raise
     os.execv(sys.executable, [sys.executable, "-I", "-S", os.path.abspath(__file__), "again"])  # noqa: S606

@@ -1,8 +1,8 @@
 """The service's listening socket: passed by systemd, or created here.
 
 Rules:
-1. A socket that is created here appears at its path only once it accepts connections.
-2. The socket of another running service is never unlinked.
+1. A new socket appears at its path only after the service listens on it.
+2. A service never unlinks the socket of another running service.
 3. At the end, the service unlinks its socket, unless another socket has replaced it.
 """
 
@@ -20,12 +20,12 @@ LISTEN_FDS_START = 3  # sd_listen_fds(3)
 
 
 class ServiceError(Exception):
-    """The service cannot start or continue. The text gives the reason."""
+    """The error of a service that cannot start or continue. The text gives the reason."""
 
 
 @contextmanager
 def listening(path: str | None) -> Iterator[socket.socket]:
-    """Yield the socket that systemd passed (sd_listen_fds(3)), or a new one at `path`, which is unlinked afterwards."""
+    """Yield the socket that systemd passed (sd_listen_fds(3)), or a new socket at `path`. Unlink a new socket later."""
     inherited = _inherited()
     if inherited is not None:
         with inherited:
@@ -36,7 +36,7 @@ def listening(path: str | None) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         with _locked(path):
             _bind(listener, path)
-        # The descriptor stays open, so that no other file gets the socket's inode number.
+        # While this descriptor is open, the kernel gives the socket's inode number to no other file.
         made = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             yield listener
@@ -71,7 +71,7 @@ def _bind(listener: socket.socket, path: str) -> None:
     try:
         with suppress(FileNotFoundError):
             if not stat.S_ISSOCK(os.lstat(path).st_mode):
-                raise ServiceError(f"{path}: already exists and is not a socket")
+                raise ServiceError(f"{path}: must be a socket (delete the file, or give another path)")
             if _has_listener(path):
                 raise ServiceError(f"{path}: another service is listening at this path")
             os.unlink(path)  # left by a service that was killed

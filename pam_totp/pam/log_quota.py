@@ -1,10 +1,10 @@
-"""Log quota: the limit on log lines a minute about accounts that ask about themselves.
+"""The limit on log lines a minute for accounts that ask about themselves.
 
 Rules:
-1. Every line about logins by root and by listed clients is logged.
-2. Each other account has a quota, and their total has a quota too. Lines above a quota are dropped.
-3. When a quota is reached, one line in the log reports it.
-4. Without a quota, one account could flood the log daemon, which would then drop lines about guesses.
+1. The service logs every line for root and for listed clients.
+2. Each other account has a limit, and all other accounts together have a limit. The service drops lines above a limit.
+3. One line in the log reports each limit that an account reaches.
+4. Without a limit, one account could flood the log daemon, which would then drop lines about guesses.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from collections import Counter
 
 from pam_totp.operations import audit_log
 
-MAX_LINES = 100  # a minute, for one account: far more than a user's logins cause
-MAX_TOTAL_LINES = 1000  # a minute, for all accounts: a user may own thousands of uids (subuid(5))
+MAX_LINES = 100  # lines a minute for one account: far more than a user's logins cause
+MAX_TOTAL_LINES = 1000  # lines a minute for all accounts together: a user may own thousands of uids (subuid(5))
 _MINUTE = 60.0  # seconds
 
 
 class LogQuota:
-    """Writes lines to `log`, within a quota for each uid."""
+    """A writer of lines to `log`, with a limit for each uid and a limit for all uids together."""
 
     def __init__(self, log: audit_log.Sink) -> None:
         self._log = log

@@ -1,8 +1,8 @@
-"""Lift the resource limits that the caller left, then drop root's privileges permanently.
+"""Privileges of a process that starts as root: its resource limits, and its change to another account.
 
 Rules:
-1. After the drop, the real, effective and saved ids are equal, so the process cannot become root again.
-2. The caller of a setuid program cannot signal this process, and its resource limits cannot stop it.
+1. After a permanent change, the real, effective and saved ids are equal, so the process cannot become root again.
+2. The caller of a setuid program cannot stop this process by a signal or by resource limits.
 3. A process that is not root keeps its ids.
 """
 
@@ -20,7 +20,7 @@ _LIMITS = ("AS", "CPU", "DATA", "FSIZE", "NPROC", "RSS", "STACK")  # limits by w
 
 
 def lift_limits() -> None:
-    """As root, lift the resource limits that the caller of a setuid program set. For example, su keeps them.
+    """As root, lift the resource limits that the caller of a setuid program set; su keeps such limits.
 
     Root without CAP_SYS_RESOURCE can lift only the soft limits.
     """
@@ -49,7 +49,7 @@ def become_owner_of(folder: str | int, also: tuple[int, ...] = ()) -> None:
 def act_as_owner_of(folder: str | int) -> None:
     """As root, set the effective ids to the owner and group of `folder`. `acting_as_root` restores root's ids.
 
-    The real and saved ids stay root's, so that no other account can signal or trace this process.
+    The real and saved ids remain root's, so that no other account can signal or trace this process.
     Raise OSError if the owner cannot be read.
     """
     if os.geteuid() != 0:
@@ -62,7 +62,7 @@ def act_as_owner_of(folder: str | int) -> None:
 
 @contextmanager
 def acting_as_root() -> Iterator[None]:
-    """Run the block as root if `act_as_owner_of` has changed the ids; otherwise run it with the ids unchanged."""
+    """Run the block as root if `act_as_owner_of` has changed the ids; otherwise keep the ids."""
     uid, gid = os.geteuid(), os.getegid()
     if uid == 0 or os.getresuid()[2] != 0:
         yield
@@ -77,9 +77,9 @@ def acting_as_root() -> Iterator[None]:
 
 
 def become_user(name: str) -> None:
-    """As root, become the user of that name, with the user's primary group only. If not root, do nothing.
+    """As root, become the user `name`, with only the user's primary group. If not root, do nothing.
 
-    A name without an account gets the kernel's overflow ids, which own no file.
+    If no account has this name, use the kernel's overflow ids, which own no file.
     """
     if os.geteuid() != 0:
         return

@@ -1,14 +1,14 @@
-"""One change of many records: all of them or none, even if the process is killed.
+"""An atomic change of many records, even if the process is killed.
 
 Rules:
-1. First every new record is computed, written to the journal beside the old one, and flushed. Only then is the first
-   record changed.
-2. Each record is changed under its user's lock. If it was changed after its new content was computed, the new content
-   is computed again.
-3. From the first changed record to the last, `journal` can roll back all of them. This process rolls back after an
-   error; after a kill, the next command rolls back.
+1. First the process computes all new records, writes them to the journal beside the old records, and flushes the
+   journal. Then it changes the first record.
+2. The process changes each record under its user's lock. It computes the new record again if another process changed
+   the old record meanwhile.
+3. `journal` can roll back all records from the first change to the last. After an error, this process rolls back;
+   after a kill, the next command that opens the store rolls back.
 4. A roll-back never makes a used code valid again.
-5. Logins continue meanwhile. Each login reads the old record or the new record.
+5. Logins continue during the change. Each login reads the old record or the new record.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Changes(Protocol[R_co]):
-    """Pairs of a user and a change of the record. The changes of one user are applied one after the other.
+    """Pairs of a user name and a change, which is a function of the user's record.
 
-    It is iterated once, and once more if a record was changed meanwhile.
+    `update_many` applies the changes of one user in their order. It iterates over the pairs once, and a second time if
+    another process changed a record meanwhile.
     """
 
     def __len__(self) -> int: ...
@@ -45,10 +46,10 @@ class Changes(Protocol[R_co]):
 
 
 def update_many(store: FileStore, changes: Changes[R], progress: Progress = lambda done, total: None) -> list[R]:
-    """Apply `FileStore.update` with `create` to each user's record: all of them or none, durably.
+    """Apply all changes to the users' records durably and atomically. A user without a record gets an empty record.
 
-    Return the results in the order of `changes`. A change is called again if its record was changed meanwhile; the last
-    result counts. Raise StoreError, or the exception of a change, after all records were rolled back.
+    Return the results in the order of `changes`. If another process changed a record meanwhile, call its changes again;
+    the last result counts. After an error, roll back all records, then raise StoreError or the exception of a change.
     """
     journal.recover(store)
     total = 2 * len(changes)
@@ -82,21 +83,21 @@ def update_many(store: FileStore, changes: Changes[R], progress: Progress = lamb
                 journal.undo(store, folder, opened)
                 journal.empty(folder, opened)
                 raise
-        with suppress(KeyboardInterrupt):  # the change is complete, so it must not be reported as interrupted
+        with suppress(KeyboardInterrupt):  # no interruption is reported: the change is complete
             progress(total, total)
             journal.empty(folder, opened)
     return results
 
 
 class _Batch:
-    """The two phases of the change, one record at a time. Staged records are in the manifest, not in memory."""
+    """The two phases of `update_many`, stage and commit. Staged records are in the manifest instead of memory."""
 
     def __init__(self, store: FileStore, folder: int, manifest: BinaryIO) -> None:
         self._store, self._folder, self._manifest = store, folder, manifest
-        self._staged: dict[str, int] = {}  # file name: where its last line in the manifest begins
+        self._staged: dict[str, int] = {}  # file name -> offset of its last line in the manifest
 
     def stage(self, user: str, change: Change[R]) -> R:
-        """Compute a new record from the staged record, or else from the old one, and write it to the manifest."""
+        """Compute a new record from the staged or the old record, and write the new record to the manifest."""
         name = self._store.file_of(user)
         stored = None if name in self._staged else self._store.peek(self._folder, name)
         return self._compute(name, user, change, _document(stored))
@@ -126,7 +127,7 @@ class _Batch:
         os.fsync(self._manifest.fileno())
 
     def commit(self, entry: journal.Entry) -> bool:
-        """Put a new record in its place, under its lock. Return False if the old one was changed since staging."""
+        """Write the new record under its lock. Return False if another process changed the old record since staging."""
         with self._store.locked(self._folder, entry.name):
             stored = self._store.load(self._folder, entry.name)
             if _document(stored) != entry.old:
@@ -135,7 +136,7 @@ class _Batch:
         return True
 
     def compute_again(self, names: set[str], changes: Changes[R], results: list[R]) -> None:
-        """Compute and write these records again, each under its lock."""
+        """Compute and write the records of the files `names` again, each under its lock."""
         wanted: dict[str, list[tuple[int, str, Change[R]]]] = {}
         for number, (user, change) in enumerate(changes):
             if (name := self._store.file_of(user)) in names:

@@ -1,9 +1,9 @@
-"""Decoys: secret files with random keys. An answer for an unknown user is written to a decoy.
+"""Decoys: secret files with random keys. After an answer of an unknown user, the store overwrites a slot of a decoy.
 
 Rules:
-1. The decoy is chosen at random, because a choice by user name would show which names share a decoy.
+1. The store chooses the decoy at random: a choice by user name would reveal the names that share a decoy.
 2. Processes write a decoy without a lock. Two writes of the same sequence number write the same bytes.
-3. Both slots of a decoy are filled, so that a write costs the same as for a record in use.
+3. Both slots of a decoy contain a document, so that a write costs the same as for a user's record.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pam_totp.store.secret_file import create, exists, flush_all, read, write
 
 FOLDER = ".decoy"
 COUNT = 64
-_ATTEMPTS = 4  # a decoy that another process is writing can look damaged
+_ATTEMPTS = 4  # more than one: a decoy that another process is writing can look damaged
 
 
 def use(folder: int) -> bool:
-    """Do the work of a login on a random decoy. Return False if all that were tried are missing or damaged."""
+    """Write to a random decoy, as a login writes to a record. Return False if the decoys are missing or damaged."""
     for choice in os.urandom(_ATTEMPTS):
         name = f"{FOLDER}/{choice % COUNT:02}"
         found = _read(folder, name)
@@ -45,12 +45,12 @@ def names() -> list[str]:
 
 
 def are_made(folder: int) -> bool:
-    """Return True if `make` was completed."""
+    """Return True if `make` has created the last decoy."""
     return exists(folder, f"{FOLDER}/{COUNT - 1:02}")
 
 
 def make(folder: int, again: Container[str] = ()) -> None:
-    """Create the decoys that are missing or damaged, and those in `again`. The caller holds the lock of FOLDER."""
+    """Create each decoy that is missing, damaged, or in `again`. The caller holds the lock of FOLDER."""
     with suppress(FileExistsError):
         os.mkdir(FOLDER, 0o700, dir_fd=folder)
         os.chmod(FOLDER, 0o700, dir_fd=folder)  # under any umask

@@ -1,16 +1,16 @@
 """The file store: a folder with a file `<user>.record` for each user.
 
 Rules:
-1. The order of an update is: lock, read, decide, write, answer. The write is durable before the answer.
-2. A login overwrites existing blocks, for every user name and every outcome. So a full disk locks no user out, and
-   does not show whether a name is enrolled or a code is right.
-3. The lock of a user is a byte of the file `.lock`. It is not held during a prompt.
-4. An unknown user has a lock, too. The write goes to a decoy.
-5. The folder has mode 0700, and each file has mode 0600. All belong to the account of this process.
+1. An update acquires the lock, reads, decides, writes durably and returns, in this order.
+2. A login overwrites existing blocks, for every user name and every outcome. So users can log in on a full disk, which
+   does not reveal enrolled names or right codes.
+3. The lock of a user is a byte of the file `.lock`. The process releases the lock before a prompt.
+4. An unknown user has a lock, too, and the update overwrites a decoy.
+5. The folder has mode 0700, and each file has mode 0600. The account of this process owns them.
 6. Every user name has one file name. Two user names never have the same file name.
-7. A file `<user>.json` has version 1. The first update converts it to `<user>.record`, and empties it. A service of
-   version 1 that still runs finds the empty file damaged, and denies. Without any file, `nullok` would let the user in.
-   While the file has content, an update also takes the lock of version 1.
+7. A file `<user>.json` has version 1. The first update writes `<user>.record`, then empties `<user>.json`. A service of
+   version 1 that still runs finds the empty file damaged, and denies the login. If the file did not exist, `nullok`
+   would let the user in. While the file has content, an update also acquires the lock of version 1.
 8. A change of tokens or recovery codes writes both slots, so that the file contains no removed key.
 """
 
@@ -35,13 +35,13 @@ _SILENCE = 60.0  # seconds
 _PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-"
 _MAX_NAME = 245  # bytes: NAME_MAX minus the prefixes and suffixes of both versions
 _SUFFIX, _SUFFIX_1 = ".record", ".json"  # of version 2 and of version 1
-JOURNAL = ".import"  # folder of `journal`
+JOURNAL = ".import"  # the folder that `journal` manages
 
 
 def file_name(user: str) -> str:
-    """Return the user's name for a file name: a leading dot and all characters but A-Z a-z 0-9 . _ @ - as %XX.
+    """Return the user name as a file name: a leading dot and all bytes except A-Z a-z 0-9 . _ @ - become %XX.
 
-    Raise StoreError for a name that is empty, too long, or not decoded from bytes (two such names could share a file).
+    Raise StoreError for a name that is empty, too long, or not decoded from bytes: two such names could share a file.
     """
     try:
         raw = user.encode("utf-8", "surrogateescape")
@@ -54,18 +54,18 @@ def file_name(user: str) -> str:
     else:
         name = user
     if not name or len(name) > _MAX_NAME:
-        raise StoreError("the user name is empty, or too long for a file name")
+        raise StoreError(f"the user name must be 1 to {_MAX_NAME} bytes as a file name")
     return name
 
 
 class Warnings:
-    """Write warnings to the system log: at most one per minute, so that many logins cannot fill the log."""
+    """A writer of warnings to the system log: at most one per minute, so that many logins cannot fill the log."""
 
     def __init__(self) -> None:
         self._silent_until = 0.0  # monotonic seconds
 
     def __call__(self, problem: str) -> None:
-        import syslog  # here, because it is rarely needed
+        import syslog  # imported here because most processes log no warning
 
         if time.monotonic() >= self._silent_until:
             self._silent_until = time.monotonic() + _SILENCE
@@ -77,10 +77,10 @@ to_syslog = Warnings()
 
 
 class FileStore:
-    """The store in `folder`, an absolute path. Every call opens, checks and closes the folder.
+    """The store in `folder`, an absolute path. Every method opens, checks and closes the folder.
 
-    `lock_wait` is in seconds. `warn` is called with a problem that a login does not report. The methods from `file_of`
-    to `locked` are for this package.
+    `lock_wait` is in seconds. The store passes to `warn` each problem that does not stop a login. Only this package
+    calls the methods from `file_of` to `locked`.
     """
 
     def __init__(self, folder: str, lock_wait: float = LOCK_WAIT, warn: Callable[[str], None] = to_syslog) -> None:
@@ -102,7 +102,7 @@ class FileStore:
         name = self.file_of(user)
         with self.opened() as folder:
             if not create:
-                self._require(folder, name)  # an unknown user waits for the lock in `update_decoy`
+                self._require(folder, name)  # for an unknown user, `update_decoy` acquires the lock
             with self.locked(folder, name):
                 stored = self.load(folder, name)
                 if stored is None and not create:
@@ -133,12 +133,12 @@ class FileStore:
                     yield unquote_to_bytes(stem).decode("utf-8", "surrogateescape")
 
     def prepare(self) -> None:
-        """Create the lock file and the decoys that do not exist."""
+        """Create the lock file, and each decoy that is missing or damaged."""
         with self.opened() as folder:
             self._prepare(folder)
 
     def file_of(self, user: str) -> str:
-        """Return the name of the user's file in the folder. Raise StoreError."""
+        """Return the name of the user's file in the folder. Raise StoreError for an invalid user name."""
         return file_name(user) + _SUFFIX
 
     def temporary(self, name: str) -> str:
@@ -149,7 +149,7 @@ class FileStore:
         """Return the slots of the file `name`, or None if it does not exist. The caller need not hold the lock."""
         try:
             return self._find(folder, name)
-        except DamagedFile:  # another process may be writing it
+        except DamagedFile:  # another process may be writing the file
             with self.locked(folder, name):
                 return self.load(folder, name)
 
@@ -158,7 +158,7 @@ class FileStore:
         try:
             stored = self._find(folder, name)
         except DamagedFile:
-            if not unlink(folder, self.temporary(name)):  # a killed process left it as a hard link of the file
+            if not unlink(folder, self.temporary(name)):  # after a kill, this can be a hard link of the file
                 raise
             stored = self._find(folder, name)
         if stored is not None and stored.other is None:
@@ -168,9 +168,9 @@ class FileStore:
     def put(
         self, folder: int, name: str, stored: Slots | None, old: UserRecord, new: UserRecord, *, durably: bool = True
     ) -> None:
-        """Write `new` in place of `old`, the record of `stored`. The caller has held the lock since `load`.
+        """Replace the record `old`, which `stored` contains, by `new`. The caller has held the lock since `load`.
 
-        Without `durably`, the file of a new user is not flushed.
+        If `durably` is False, the caller flushes the file of a new user.
         """
         document = serialize(new)
         if len(document) > MAX_FILE:
@@ -188,7 +188,7 @@ class FileStore:
             create(folder, name, content, self.temporary(name), over=over, durably=durably or stored is not None)
             self._sweep(folder, name)
             if not decoys.are_made(folder):
-                with suppress(OSError, StoreError):  # the first login of an unknown user logs it
+                with suppress(OSError, StoreError):  # the first login of an unknown user logs missing decoys
                     self._prepare(folder)
 
     def remove(self, folder: int, name: str) -> None:
@@ -212,7 +212,7 @@ class FileStore:
 
     @contextmanager
     def locked(self, folder: int, name: str) -> Iterator[None]:
-        """Hold the lock of the file `name`. Raise StoreError if it was not acquired in time."""
+        """Hold the lock of the file `name`. Raise StoreError if the lock was not acquired within `lock_wait`."""
         locks = [acquire(folder, self._lock_name(), name, self._lock_wait)]
         try:
             if self._has_version_1(folder, name):
@@ -224,12 +224,12 @@ class FileStore:
 
     def _check_folder(self, status: os.stat_result) -> None:
         if status.st_uid != os.geteuid():
-            raise StoreError(f"{self.folder}: belongs to uid {status.st_uid}, not to uid {os.geteuid()}")
+            raise StoreError(f"{self.folder}: must be owned by uid {os.geteuid()}")
         if stat.S_IMODE(status.st_mode) & 0o777 != 0o700:
             raise StoreError(f"{self.folder}: its mode must be 0700")
 
     def _find(self, folder: int, name: str) -> Slots | None:
-        """Return the slots of the file, or None. Try `name` again, because another process may convert version 1."""
+        """Return the slots of the file, or None. Try `name` twice, because another process may convert version 1."""
         for candidate in (name, self._version_1(name), name):
             with suppress(NotThere):
                 return read(folder, candidate)

@@ -2,11 +2,11 @@
 
 Rules:
 1. The process that opens the file runs as that user and has no other privilege.
-2. The file is a regular file with mode 0600 that belongs to the user. A symbolic link is not followed.
-3. The folder belongs to the user or to root, and no other account can write there.
-4. The lock file and the temporary file are in the same folder. `update_decoy` writes no file there.
-5. A file of version 1 keeps its path. The first line of a file contains the version. Every update also takes the lock
-   of version 1, which is on the same lock file.
+2. The file is a regular file with mode 0600, owned by the user. It must not be a symbolic link.
+3. The user or root owns the folder, and no other account may write to it.
+4. The lock file and the temporary file are in the same folder. `update_decoy` writes no file.
+5. A file of version 1 keeps its path. The first line of a file contains the version. Every update also acquires
+   the lock of version 1, on the same lock file.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from pam_totp.store.file import FileStore
 def home_store(template: str, user: str) -> Store:
     """Return the store of `user`, a file whose path is `template`.
 
-    `~` or `${HOME}` at the start is replaced by the home folder, and `${USER}` by the user name.
-    Raise StoreError if the path is not absolute, or if this process does not run as the user.
+    The home folder replaces `~` or `${HOME}` at the start, and the user name replaces `${USER}`.
+    Raise StoreError unless the path is absolute and this process runs as the user.
     """
     try:
         entry = pwd.getpwnam(user)
     except (KeyError, ValueError):
         return _NoAccountStore()
     if os.geteuid() != entry.pw_uid:
-        raise StoreError(f"only uid {entry.pw_uid} may open the file, but this process runs as uid {os.geteuid()}")
+        raise StoreError(f"this process must run as uid {entry.pw_uid}, but runs as uid {os.geteuid()}")
     if entry.pw_name in ("", ".", "..") or "/" in entry.pw_name:
-        raise StoreError("the user name is not a valid file name")
+        raise StoreError("the user name must be a valid file name")
     home = next((home for home in ("~", "${HOME}") if template.startswith(f"{home}/")), None)
     path = template.removeprefix(home or "").replace("${USER}", entry.pw_name)
     path = path if home is None else entry.pw_dir + path
@@ -44,7 +44,7 @@ def home_store(template: str, user: str) -> Store:
 
 
 class HomeStore(FileStore):
-    """The store at `path`, an absolute path. It holds only the record of `user`."""
+    """The store in the file `path`, an absolute path. The file has only the record of `user`."""
 
     def __init__(self, path: str, user: str) -> None:
         folder, self._name = os.path.split(path)
@@ -52,7 +52,7 @@ class HomeStore(FileStore):
         self._user = user
 
     def update_decoy(self, user: str) -> None:
-        """Do nothing: pam_totp must not write to the home folder of a user without a token."""
+        """Do nothing: pam_totp writes only to the home folders of enrolled users."""
 
     def users(self) -> Iterator[str]:
         try:
@@ -82,17 +82,17 @@ class HomeStore(FileStore):
         return [self.temporary(name)]
 
     def _prepare(self, folder: int) -> None:
-        """Do nothing: see `update_decoy`."""
+        """Do nothing: this store has no decoys."""
 
     def _check_folder(self, status: os.stat_result) -> None:
         if status.st_uid not in (0, os.geteuid()):
-            raise StoreError(f"{self.folder}: belongs to uid {status.st_uid}, not to uid {os.geteuid()} or root")
+            raise StoreError(f"{self.folder}: must be owned by uid {os.geteuid()} or root")
         if stat.S_IMODE(status.st_mode) & 0o022:
             raise StoreError(f"{self.folder}: must not be writable by other accounts")
 
 
 class _NoAccountStore:
-    """The store for a user name that has no account. The home folder is unknown, so every read and update fails."""
+    """The store for a user name without an account. Every read and update fails: the home folder is unknown."""
 
     def read(self, user: str) -> UserRecord:
         raise NoAccount

@@ -1,15 +1,17 @@
-"""The journal of a change of many records: the folder `.import`, and how such a change is rolled back.
+"""The journal of a change of many records: the folder `.import`, and the roll-back of such a change.
 
 Rules:
-1. While the file `committing` exists, records may have been changed, and `undo` rolls back each changed record.
+1. The file `committing` exists while records may be changed. `undo` then rolls back each changed record.
 2. `manifest` has a line of JSON for each record: its file name, the old document (null if there was no record), and the
-   new one. The last line of a name counts.
-3. Rolling back writes in place or deletes, so it needs no disk space. A full disk does not stop it.
-4. A record that was changed since keeps its used counters, steps and recovery codes, and its failures.
-5. A power cut can empty a new record, so such a record is deleted. A record with any other damage is kept, and a login
-   is denied: without the record, the user would not be enrolled.
-6. Version 1 wrote lines of a name, the new document, and True if there was an old record. NAME.json.old is a hard link
-   of the old record. While NAME.json.new exists, the record is unchanged. Rolling back converts a changed record.
+   new one. For each name, the last line counts.
+3. A roll-back overwrites or deletes files, so it succeeds on a full disk.
+4. If a login has changed a record meanwhile, the record keeps its used counters, steps and recovery codes, and its
+   failures.
+5. `undo` deletes a new record that a power cut has emptied. It keeps a record with any other damage, so that logins are
+   denied: after a deletion, the user would count as not enrolled.
+6. In version 1, a line has a name, the new document, and True if an old record existed. NAME.json.old is a hard link
+   of the old record. While NAME.json.new exists, the record is unchanged. A roll-back converts a
+   changed record to version 2.
 """
 
 from __future__ import annotations
@@ -35,15 +37,15 @@ _AT_ONCE = 10_000  # names
 
 
 class Entry(NamedTuple):
-    """One record of the change: the name of its file, and its documents before (None: no record) and after.
+    """The change of one record: the file name, the old document (None if there was no record), and the new document.
 
-    With `linked`, version 1 wrote the entry. The name is that of version 1, and `old` is not known yet.
+    If `linked` is a bool, version 1 wrote the entry. Then `name` is the file name of version 1, and `old` is None.
     """
 
     name: str
     old: bytes | None
     new: bytes
-    linked: bool | None = None  # True if there was an old record
+    linked: bool | None = None  # True if an old record existed
 
     def line(self) -> bytes:
         old = None if self.old is None else self.old.decode("ascii")
@@ -51,7 +53,7 @@ class Entry(NamedTuple):
 
 
 def recover(store: FileStore) -> int:
-    """Roll back a killed `update_many`. Return the number of records; 0 if an `update_many` is running."""
+    """Roll back a killed `update_many`. Return the number of changed records, or 0 if an `update_many` is running."""
     with store.opened() as folder:
         try:
             journal = os.open(JOURNAL, _FOLDER, dir_fd=folder)
@@ -85,7 +87,7 @@ def is_left(folder: int) -> bool:
 
 @contextmanager
 def opened(folder: int) -> Iterator[int]:
-    """Create and lock the folder `.import`, and yield its descriptor. Raise StoreError if it exists."""
+    """Create and lock the folder `.import`, and yield its descriptor. Raise StoreError if the folder exists."""
     try:
         os.mkdir(JOURNAL, 0o700, dir_fd=folder)
     except FileExistsError:
@@ -106,15 +108,15 @@ def new_manifest(journal: int) -> BinaryIO:
 def undo(store: FileStore, folder: int, journal: int) -> int:
     """Roll back every record, and unmark the journal. Return the number of records that were changed.
 
-    Raise DamagedFile if an old record is damaged, after the others were rolled back. Then the journal, which contains
-    the old document, stays marked.
+    If a record that has an old document is damaged, roll back the other records, then raise DamagedFile. The journal
+    remains marked, because it contains the old document.
     """
     if not marked(journal):
         return 0
     undone, damage = 0, None
     for entry in entries(journal):
         if _is_unchanged(store, folder, entry):
-            continue  # without its lock, which a login may hold
+            continue  # do not wait for the lock, which a login may hold
         with store.locked(folder, entry.name):
             try:
                 undone += _undo_one(store, folder, entry)
@@ -132,9 +134,9 @@ def undo(store: FileStore, folder: int, journal: int) -> int:
 
 
 def entries(journal: int) -> Iterator[Entry]:
-    """Yield the last entry of each record, without those of unchanged records of version 1.
+    """Yield the last entry of each record. Skip unchanged records of version 1.
 
-    An incomplete last line is left out, because its writer was killed. Raise StoreError for any other invalid line.
+    Skip an incomplete last line, which a killed process wrote. Raise StoreError for any other invalid line.
     """
     last = {entry.name: number for number, entry in enumerate(_all_entries(journal))}
     for number, entry in enumerate(_all_entries(journal)):
@@ -162,7 +164,7 @@ def _all_entries(journal: int) -> Iterator[Entry]:
 
 
 def parse_entry(line: bytes, number: int) -> Entry:
-    """Return the entry of line `number` of the manifest. Raise StoreError."""
+    """Return the entry of line `number` of the manifest. Raise StoreError if the line is invalid."""
     with suppress(ValueError, RecursionError):
         match json.loads(line):
             case [str(name), None, str(new)]:
@@ -172,7 +174,7 @@ def parse_entry(line: bytes, number: int) -> Entry:
             case [str(name), str(new), bool(was_there)] if name.endswith(".json"):
                 return Entry(name, None, new.encode("ascii"), was_there)
     remedy = "restore the affected records from the old documents in that file, then delete .import"
-    raise StoreError(f"{JOURNAL}/{_MANIFEST}: line {number} is invalid ({remedy})")
+    raise StoreError(f"{JOURNAL}/{_MANIFEST}: line {number} must be a file name and two documents ({remedy})")
 
 
 def _is_unchanged(store: FileStore, folder: int, entry: Entry) -> bool:
@@ -185,8 +187,8 @@ def _is_unchanged(store: FileStore, folder: int, entry: Entry) -> bool:
 
 
 def _undo_one(store: FileStore, folder: int, entry: Entry) -> bool:
-    """Roll back one record, whose lock is held. Return True if that changed it."""
-    unlink(folder, store.temporary(entry.name))  # a file that was being created
+    """Roll back one record. The caller holds its lock. Return True if the record was changed."""
+    unlink(folder, store.temporary(entry.name))  # of a file that a killed process was creating
     try:
         stored = store.load(folder, entry.name)
     except DamagedFile:
@@ -203,7 +205,7 @@ def _undo_one(store: FileStore, folder: int, entry: Entry) -> bool:
         current, new = parse(stored.document), parse(entry.new)
         old = None if entry.old is None else parse(entry.old)
     except RecordError:
-        return False  # damaged by another program
+        return False  # another program has damaged the document
     back = old if current == new and old is not None else _without_unused_tokens(current, old, new)
     if back != current:
         store.put(folder, entry.name, stored, current, back)
@@ -211,9 +213,9 @@ def _undo_one(store: FileStore, folder: int, entry: Entry) -> bool:
 
 
 def _lost_its_content(folder: int, name: str) -> bool:
-    """Return True if the file of a new record has no content or NUL bytes, as after a power cut, and one name.
+    """Return True if the file of a new record has one hard link, and is empty or only NUL bytes, as after a power cut.
 
-    A killed roll-back can leave an empty file of version 1.
+    Check the file of version 1 too, because a killed roll-back can leave it empty.
     """
     for candidate in (name, name.removesuffix(".record") + ".json"):
         with suppress(FileNotFoundError):
@@ -224,10 +226,10 @@ def _lost_its_content(folder: int, name: str) -> bool:
 
 
 def _without_unused_tokens(current: UserRecord, old: UserRecord | None, new: UserRecord) -> UserRecord:
-    """Return a record that was changed since, for example by a login, without its unused new tokens.
+    """Return the record without its unused new tokens. A login, for example, changed the record after the import.
 
-    Used tokens stay: otherwise the same file, imported again, would bring them back with old counters. Used recovery
-    codes and counted failures stay too. So such a record is never removed as a whole.
+    Used tokens remain: otherwise a second import of the same file would restore their old counters. Used recovery codes
+    and counted failures remain too. So a roll-back never deletes such a record.
     """
     for token in new.tokens:
         if (old is None or old.token(token.name) is None) and current.token(token.name) == token:
@@ -242,7 +244,7 @@ def mark(folder: int, journal: int) -> None:
 
 
 def marked(journal: int) -> bool:
-    """Return True if records may have been changed and the change is not complete."""
+    """Return True if records may have been changed by an incomplete change."""
     return exists(journal, _COMMITTING)
 
 
@@ -255,7 +257,7 @@ def empty(folder: int, journal: int) -> None:
     """Remove the journal, unless it is marked."""
     if marked(journal):
         return
-    with suppress(OSError):  # the next command removes the rest
+    with suppress(OSError):  # the next command that opens the store removes the rest
         while some := _some_of(journal):
             for name in some:
                 unlink(journal, name)
@@ -264,6 +266,6 @@ def empty(folder: int, journal: int) -> None:
 
 
 def _some_of(journal: int) -> list[str]:
-    """Return the names of up to ten thousand files. Version 1 left two for each record."""
+    """Return the names of at most _AT_ONCE files. Version 1 left two files for each record."""
     with os.scandir(journal) as files:
         return [file.name for file in islice(files, _AT_ONCE)]

@@ -1,14 +1,14 @@
-"""Read, write and create a secret file.
+"""The file operations on a secret file: read, write, create, delete and flush.
 
 Rules:
 1. A writer holds the lock of the file name. A reader without the lock may find a damaged file.
-2. A login overwrites the slot that is not current by one write, which is durable when it returns. So no signal can
-   separate the write from its flush, and a full disk has room for it.
-3. After an error, that slot is emptied, so that the older record stays in force.
-4. Before the empty slot of a new file is filled, the file and its folder are flushed.
-5. A new file is written under a temporary name and flushed. Then link(2) gives it its name, and replaces no file.
-   A larger file replaces the smaller file by rename(2).
-6. A secret file is a regular file of mode 0600 with one name. It belongs to the account of this process.
+2. A login overwrites the other slot by one system call, which returns after the flush. So a signal cannot separate the
+   write from its flush. The write succeeds on a full disk.
+3. After an error, the process empties the other slot, so that the current record remains valid.
+4. Before the first write to the empty slot of a new file, the process flushes the file and its folder.
+5. The process writes and flushes a new file under a temporary name. Then link(2) gives the file its name, or fails if
+   the name exists. rename(2) replaces a smaller file by a larger file.
+6. A secret file is a regular file of mode 0600 with one hard link. The account of this process owns it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def read(folder: int, name: str) -> Slots:
 
 
 def write(folder: int, name: str, slots: Slots, document: bytes) -> Slots:
-    """Write `document` to the slot that is not current, durably. Return the new slots. Raise OSError or StoreError."""
+    """Write `document` durably to the other slot. Return the new slots. Raise OSError or StoreError."""
     try:
         offset, slot = slots.next(document)
     except RecordError as e:
@@ -66,7 +66,7 @@ def write(folder: int, name: str, slots: Slots, document: bytes) -> Slots:
             os.fsync(folder)
         try:
             if _write_durably(file, slot, offset) != len(slot):
-                raise StoreError(f"{name}: the disk took only a part of a slot")
+                raise StoreError(f"{name}: the file system wrote only a part of a slot")
         except BaseException:
             with suppress(OSError):
                 _write_durably(file, empty(slots.size), offset)
@@ -77,9 +77,9 @@ def write(folder: int, name: str, slots: Slots, document: bytes) -> Slots:
 
 
 def create(folder: int, name: str, content: bytes, temporary: str, *, over: bool = False, durably: bool = True) -> None:
-    """Create a file. `temporary` is its name until it is complete. With `over`, replace the file that exists.
+    """Create a file. `temporary` is its name until it is complete. If `over`, replace the existing file.
 
-    Raise OSError, for example FileExistsError without `over`.
+    Raise OSError, for example FileExistsError if `over` is False.
     """
     unlink(folder, temporary)  # left by a killed process
     file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600, dir_fd=folder)
@@ -103,7 +103,7 @@ def create(folder: int, name: str, content: bytes, temporary: str, *, over: bool
 
 
 def exists(folder: int, name: str) -> bool:
-    """Return True if `folder` has an entry of that name, of any type."""
+    """Return True if `folder` has an entry `name` of any type."""
     try:
         os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
@@ -121,7 +121,7 @@ def unlink(folder: int, name: str) -> bool:
 
 
 def empty_file(folder: int, name: str) -> None:
-    """Truncate a file durably, if it exists and has content. Earlier changes of the folder become durable first.
+    """Truncate a file durably, if it exists and has content. First flush earlier changes of the folder.
 
     Replace a file that has hard links by an empty file, so that the links keep the content.
     """
@@ -141,9 +141,9 @@ def empty_file(folder: int, name: str) -> None:
 def flush_all(folder: int) -> None:
     """Flush the file system of `folder` by one call of syncfs(2), which is faster than an fsync of each file.
 
-    Raise OSError if a write failed since the folder was opened (Linux 5.8).
+    Raise OSError if a write has failed since the folder was opened (Linux 5.8).
     """
-    import ctypes  # imported here because it is slow, and logins do not need it
+    import ctypes  # imported here because the import is slow, and logins do not need it
 
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syncfs(folder) != 0:
@@ -165,7 +165,7 @@ def _write_durably(file: int, data: bytes, offset: int) -> int:
     except OSError as e:
         if e.errno not in _UNKNOWN_FLAG:
             raise
-    # A killed process may have written the current slot without a flush. Flush it before the older slot is overwritten.
+    # A killed process may have written the current slot without a flush. Flush that slot before the write to the other.
     os.fdatasync(file)
     written = os.pwrite(file, data, offset)
     os.fdatasync(file)

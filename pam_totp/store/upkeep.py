@@ -1,13 +1,14 @@
-"""Find and repair defects of a file store, for `pam-totp doctor` and `pam-totp doctor --repair`.
+"""The defects of a file store and their repairs, for `pam-totp doctor` and `pam-totp doctor --repair`.
 
 Rules:
-1. Logins continue during a repair. A repair holds the lock of the record, and checks the defect again.
-2. A record without a valid slot is left unchanged, because only an administrator can decide about it.
+1. Logins continue during a repair. A repair that writes a record holds its lock, and reads the record again.
+2. Only an administrator can restore a record that has no valid slot.
 3. On a full disk, a login needs blocks that it can overwrite. So every block of a secret file must be allocated and
    written, and must not be shared with a copy. The file system must overwrite blocks in place. The same holds for
-   decoys, so that unknown users cannot be distinguished.
-4. A process of version 1 may still run. A repair that deletes its files also holds its lock.
-5. A repair that fails does not stop the others.
+   decoys, so that an attacker cannot distinguish unknown users.
+4. A repair that deletes files of version 1 also holds the lock of version 1, because a process of version 1 may still
+   run.
+5. After a failed repair, the other repairs continue.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ from pam_totp.store.secret_file import create, empty_file, exists, read, unlink,
 _FIEMAP = 0xC020660B  # ioctl(2) FS_IOC_FIEMAP returns the extents of a file
 _FIEMAP_HEAD, _FIEMAP_EXTENT = struct.Struct("QQIIII"), struct.Struct("QQQQQIIII")
 _FIEMAP_SYNC, _LAST, _UNWRITTEN, _SHARED = 0x1, 0x0001, 0x0800, 0x2000
-_MAX_EXTENTS = 64  # of a file; most secret files have one
+_MAX_EXTENTS = 64  # extents of a file; most secret files have one extent
 _GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602  # ioctl(2) FS_IOC_GETFLAGS and FS_IOC_SETFLAGS
 _NOCOW = 0x0080_0000  # the flag of `chattr +C`; a new file gets it from its folder
-_MAX_ERRORS = 20  # a larger number has a common cause
+_MAX_ERRORS = 20  # errors in a message; more errors usually have one cause
 _COPY_ON_WRITE = {"btrfs", "zfs", "bcachefs", "nilfs2", "f2fs"}
 
 
 class Defect(NamedTuple):
-    """A defect, and the function that repairs it, or None if only an administrator can."""
+    """A defect, and the function that repairs it, or None if only an administrator can repair it."""
 
     text: str
     repair: Callable[[], object] | None = None
@@ -54,7 +55,7 @@ def examine(store: FileStore) -> Iterator[Defect]:
 
 
 def repair(store: FileStore) -> Iterator[str]:
-    """Repair the defects, and yield the text of each repaired defect. Raise StoreError with the errors at the end."""
+    """Repair the defects, and yield the text of each repaired defect. At the end, raise StoreError with all errors."""
     errors = []
     with store.opened() as folder:
         for defect in list(_defects(store, folder)):
@@ -94,7 +95,7 @@ def _defects(store: FileStore, folder: int) -> Iterator[Defect]:
 
 
 def _record_of(folder: int, name: str) -> str | None:
-    """Return the file name of the record of a leftover, or None if `name` is no leftover."""
+    """Return the file name of the record to which the leftover `name` belongs, or None if `name` is not a leftover."""
     stem, _, suffix = name.rpartition(".")
     if name.startswith("."):
         if suffix == "record":
@@ -131,7 +132,7 @@ def _of_record(store: FileStore, folder: int, name: str, *, cow: bool) -> Iterat
 
 
 def _of_decoys(folder: int, *, cow: bool) -> dict[str, str]:
-    """Return the defects of the blocks of the decoys, by file name."""
+    """Return the block defects of the decoys, as a dict from file name to defect."""
     found = {}
     for name in decoys.names():
         with suppress(OSError):
@@ -155,7 +156,7 @@ def _blocks(file: int, status: os.stat_result) -> str:
     _FIEMAP_HEAD.pack_into(extents, 0, 0, status.st_size, _FIEMAP_SYNC, 0, _MAX_EXTENTS, 0)
     try:
         fcntl.ioctl(file, _FIEMAP, extents)
-    except OSError:  # not on tmpfs, for example
+    except OSError:  # for example on tmpfs
         return _allocation(status)
     count = _FIEMAP_HEAD.unpack_from(extents)[3]
     found = [_FIEMAP_EXTENT.unpack_from(extents, _FIEMAP_HEAD.size + i * _FIEMAP_EXTENT.size) for i in range(count)]
@@ -209,7 +210,7 @@ def _sweep(store: FileStore, folder: int, record: str, name: str) -> None:
 
 @contextmanager
 def _locked_as_version_1(folder: int, record: str) -> Iterator[None]:
-    """Hold the lock of version 1, and delete its file. While NAME.json has content, `FileStore.locked` holds it."""
+    """Hold the lock of version 1, then delete its file. If NAME.json has content, `FileStore.locked` holds the lock."""
     stem = record.removesuffix(".record")
     with suppress(FileNotFoundError):
         if os.stat(f"{stem}.json", dir_fd=folder, follow_symlinks=False).st_size > 0:
@@ -224,7 +225,7 @@ def _locked_as_version_1(folder: int, record: str) -> Iterator[None]:
 
 
 def _replace_decoys(store: FileStore, folder: int, *, cow: bool) -> None:
-    """Create the decoys again that have a defect, under the lock that `FileStore.prepare` takes."""
+    """Replace each decoy that has a defect, under the lock that `FileStore.prepare` acquires."""
     with store.locked(folder, decoys.FOLDER):
         if cow:
             _set_flag(folder, decoys.FOLDER, _NOCOW)
@@ -241,14 +242,14 @@ def _set_flag(folder: int, name: str, flag: int) -> None:
 
 
 def _replace_file(store: FileStore, folder: int, name: str) -> None:
-    """Write a record to a new file, which has its own blocks."""
+    """Copy a record to a new file, which has its own blocks."""
     with store.locked(folder, name):
         if (slots := store.load(folder, name)) is not None:
             create(folder, name, _moved(slots), store.temporary(name), over=True)
 
 
 def _fill_other_slot(store: FileStore, folder: int, name: str) -> None:
-    """Write the same record to the other slot."""
+    """Write the current record to the damaged slot."""
     with store.locked(folder, name):
         if (slots := store.load(folder, name)) is not None and slots.size:
             write(folder, name, slots, slots.document)

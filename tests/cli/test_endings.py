@@ -265,7 +265,7 @@ def test_list_continues_after_an_invalid_file(site: Site) -> None:
     site.path("bob").write_bytes(b"{")
     site.path("bob").chmod(0o600)
     done = site.command("list")
-    assert (done.returncode, done.stderr) == (3, "pam-totp: bob.record: invalid JSON at line 1\n")
+    assert (done.returncode, done.stderr) == (3, "pam-totp: bob.record: must be JSON (error at line 1)\n")
     assert ME in done.stdout
     assert "zoe" in done.stdout
 

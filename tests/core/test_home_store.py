@@ -43,7 +43,7 @@ def test_only_a_process_of_the_user_is_accepted(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize("name", ["", ".", "..", "../root", "a/b"])
 def test_no_user_name_leads_to_another_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     account(monkeypatch, str(tmp_path), name)
-    with pytest.raises(StoreError, match="not a valid file name"):
+    with pytest.raises(StoreError, match="must be a valid file name"):
         home_store("/var/codes/${USER}", "given")
 
 

@@ -451,7 +451,7 @@ def test_a_truncated_file_is_refused(size: int) -> None:
 
 
 def test_an_error_in_the_json_names_its_line() -> None:
-    assert refusal(_replace('"digits": 6', '"digits": ?')) == "invalid JSON at line 10"
+    assert refusal(_replace('"digits": 6', '"digits": ?')) == "must be JSON (error at line 10)"
 
 
 def test_a_file_of_64_kibibytes_is_read_and_one_byte_more_is_not() -> None:

@@ -741,7 +741,7 @@ def _mode(mode: int) -> Callable[[Path], None]:
 INVALID_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (_truncate, "must be two slots"),
     "empty": (lambda path: path.write_bytes(b""), "empty"),
-    "one byte": (lambda path: path.write_bytes(b"{"), "invalid JSON"),
+    "one byte": (lambda path: path.write_bytes(b"{"), "must be JSON"),
     "NULs": (lambda path: path.write_bytes(bytes(8192)), "no slot is valid"),
     "just too large": (lambda path: path.write_bytes(b"{" + b" " * MAX_FILE), "must be at most"),
     "much too large": (lambda path: os.truncate(path, 1 << 40), "must be two slots"),
@@ -852,7 +852,7 @@ def test_a_file_of_another_account_is_unavailable(folder: Path) -> None:
 def test_a_folder_of_another_account_is_unavailable(folder: Path) -> None:
     enrol(folder)
     os.chown(folder, 65534, 65534)
-    with pytest.raises(StoreError, match="belongs to uid 65534"):
+    with pytest.raises(StoreError, match="must be owned by uid"):
         log_in(folder, code(0))
 
 

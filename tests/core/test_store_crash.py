@@ -328,9 +328,9 @@ def test_a_kill_or_an_error_in_decoy_work_leaves_the_decoys_valid(folder: Path) 
     ("inject", "state", "message"),
     [
         # With `retval`, strace skips the call and returns this size.
-        ("pwritev2:retval=1", "used", "the disk took only a part of a slot"),
-        ("pwritev2:retval=100", "used", "the disk took only a part of a slot"),
-        ("pwritev2:retval=0", "new", "the disk took only a part of a slot"),
+        ("pwritev2:retval=1", "used", "the file system wrote only a part of a slot"),
+        ("pwritev2:retval=100", "used", "the file system wrote only a part of a slot"),
+        ("pwritev2:retval=0", "new", "the file system wrote only a part of a slot"),
         ("write:retval=100", "version 1", "No space left on device"),
         ("pread64:retval=0", "used", "alice.record: empty"),
         ("pread64:retval=5", "used", "must be two slots"),

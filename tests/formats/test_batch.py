@@ -525,7 +525,7 @@ def test_an_invalid_manifest_rolls_nothing_back_and_gives_instructions(store: Fi
     (opened / "committing").touch(0o600)
     good = journal.Entry("old1.record", None, before["old1.record"]).line()
     (opened / "manifest").write_bytes(good + invalid + b"\n")
-    with pytest.raises(StoreError, match=r"\.import/manifest: line 2 is invalid .* delete \.import"):
+    with pytest.raises(StoreError, match=r"\.import/manifest: line 2 must be .* delete \.import"):
         journal.recover(store)
     assert content(store) == before
     assert (opened / "committing").exists(), "the journal is kept for the administrator"
