@@ -49,9 +49,9 @@ def listening(path: str | None) -> Iterator[socket.socket]:
 
 @contextmanager
 def _locked(path: str) -> Iterator[None]:
-    """Hold the lock of `path`. Without it, two services that start at once could unlink each other's socket.
+    """Hold the lock of `path`. Otherwise, two services that start at once could unlink each other's socket.
 
-    The lock file is never deleted. Otherwise two processes could lock different files at the same path.
+    Never delete the lock file. Otherwise, two processes could lock different files at the same path.
     """
     try:
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

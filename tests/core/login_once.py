@@ -11,7 +11,7 @@ from collections.abc import Callable
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from pam_totp.core.answer import Answer  # noqa: E402  after the change of sys.path
+from pam_totp.core.answer import Answer  # noqa: E402  imported after the change of sys.path
 from pam_totp.core.policy import Policy  # noqa: E402
 from pam_totp.core.record import HotpToken, UserRecord  # noqa: E402
 from pam_totp.core.verify import verify  # noqa: E402
@@ -22,7 +22,7 @@ NOW = 1_700_000_010
 
 
 def one_token(record: UserRecord) -> UserRecord:
-    """Return the record with one more token."""
+    """Return the record with an additional token."""
     return record.with_token(HotpToken(name="added", secret=b"a key that was added", created=0))
 
 
@@ -32,7 +32,7 @@ def many_codes(record: UserRecord) -> UserRecord:
 
 
 def another_token(record: UserRecord) -> UserRecord:
-    """Return the record with another token in place of its first."""
+    """Return the record with another token instead of its first token."""
     return one_token(record).without_token("fob")
 
 

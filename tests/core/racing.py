@@ -43,7 +43,7 @@ def _one(number: int, work: Callable[[int], str], go_read: int, go_write: int, s
             line = work(number)
         except BaseException as e:
             line = f"{type(e).__name__}: {e}"
-        os.write(said, f"{line.splitlines()[0]}\n".encode())  # atomic up to PIPE_BUF bytes
+        os.write(said, f"{line.splitlines()[0]}\n".encode())  # a write of at most PIPE_BUF bytes is atomic
     finally:
         os._exit(0)
 

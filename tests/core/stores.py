@@ -43,7 +43,7 @@ def enrol_1(folder: Path, user: str = "alice", **fields: Any) -> Path:
 
 
 def holding(folder: Path, name: str) -> int:
-    """Lock the file `name` as another process does. Return a descriptor; `os.close` releases the lock."""
+    """Acquire the lock of the file `name`, like another process. Return a descriptor; `os.close` releases the lock."""
     lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
     start = int.from_bytes(sha256(name.encode()).digest()[:8], "big") >> 2
     try:
@@ -59,7 +59,7 @@ def code(counter: int, count: int = 1) -> bytes:
 
 
 def change(answer: bytes, now: int = NOW, policy: Policy | None = None) -> Callable[[UserRecord], Any]:
-    """Return the change that a login makes to a record."""
+    """Return the function that a login passes to `update`."""
 
     def decide(record: UserRecord) -> tuple[UserRecord, Outcome]:
         decision = verify(record, Answer.parse(answer), now, policy or Policy())
@@ -85,7 +85,7 @@ def counter_of(path: Path) -> int:
 
 
 class Memory:
-    """A store in memory that lists its updates in `done`. With `full`, every write fails."""
+    """A store in memory that lists its updates in `done`. If `full` is True, every write fails."""
 
     def __init__(self, *records: UserRecord, full: bool = False) -> None:
         self.records = {record.user: record for record in records}

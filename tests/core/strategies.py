@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pam_totp.core.oath import ALGORITHMS
 from pam_totp.core.record import Grace, HotpToken, Token, TotpToken, UserRecord
 
-TIME_END = 2**62  # Unix seconds: the times of a record are below it
+TIME_END = 2**62  # Unix seconds: the upper bound for the times of a record
 LAST_COUNTER = 2**64 - 1
 
 _printable = st.characters(exclude_categories=["C", "Z"])

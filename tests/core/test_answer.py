@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from pam_totp.core.answer import CODE_LENGTHS, CROCKFORD, Answer, recovery_digest
 
-SSHD_FAKE = b"\b\n\r\177INCORRECT"  # sshd sends it instead of the answer of a user that may not log in
+SSHD_FAKE = b"\b\n\r\177INCORRECT"  # sshd sends this text as the answer of a user that may not log in
 
-# Characters that are ignored besides white space: a copy of the list, independent of `core.answer`.
+# The ignored characters, except white space: a copy of the list, independent of `core.answer`.
 IGNORED = "-\u00ad\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d\ufeff"
 IGNORED += "\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e"
 IGNORED += "\u2060\u2061\u2062\u2063\u2064\u2065\u2066\u2067\u2068\u2069"
@@ -61,9 +61,9 @@ def behind_password(answer: bytes, lengths: Set[int]) -> tuple[bytes, tuple[str,
         (b"-123456-", ("123456",)),
         (b"\n123456\r\n", ("123456",)),
         (b"123\t456", ("123456",)),
-        ("123\u00a0456".encode(), ("123456",)),  # a no-break space, as web pages have
+        ("123\u00a0456".encode(), ("123456",)),  # a no-break space, as in web pages
         ("123\u2013456".encode(), ("123456",)),  # an en dash
-        ("\u2066123\u202f456\u2069".encode(), ("123456",)),  # copied from bidirectional text: with isolate characters
+        ("\u2066123\u202f456\u2069".encode(), ("123456",)),  # bidirectional text with isolate characters
         ("\ufeff123456".encode(), ("123456",)),
         ("١٢٣٤٥٦".encode(), ("123456",)),  # Arabic-Indic
         ("１２３ ４５６".encode(), ("123456",)),  # full width
@@ -114,7 +114,7 @@ def test_the_number_of_digits_determines_the_codes(digits: int) -> None:
         b"12345l",
         "12345²".encode(),
         "12345Ⅵ".encode(),
-        "123456\u3164".encode(),  # looks like a space, but is a letter
+        "123456\u3164".encode(),  # a letter that looks like a space
         "123456\u2016".encode(),  # the first character after the Unicode dashes
         "123456\u180e".encode(),
         "123456".encode("utf-16-le"),
@@ -133,7 +133,7 @@ def test_any_other_text_contains_no_codes(answer: bytes) -> None:
 
 
 def test_four_codes_of_six_digits_are_not_codes_in_a_row() -> None:
-    """24 digits are three codes of eight digits if the user has a token with such codes."""
+    """24 digits are three codes of eight digits if the user has a token with codes of eight digits."""
     assert codes_in(b"123456 654321 123456 654321", {6, 7}) is None
     assert codes_in(b"123456 654321 123456 654321", {6, 8}) == ("12345665", "43211234", "56654321")
 
@@ -195,7 +195,7 @@ def test_the_codes_are_the_digits_of_the_answer(answer: bytes, lengths: set[int]
 def test_an_answer_is_well_formed_if_it_can_be_right_for_some_user(answer: bytes, expected: bool) -> None:
     assert Answer.parse(answer).is_well_formed is expected
     behind = Answer.parse_behind_password(b"x" + answer)
-    assert behind.is_well_formed is (answer == b"123456"), "after a password, only codes are well-formed"
+    assert behind.is_well_formed is (answer == b"123456"), "after a password, a recovery code is not well-formed"
 
 
 def test_spellings_of_one_answer_are_equal_and_the_repr_shows_nothing() -> None:
@@ -338,7 +338,7 @@ def test_the_digest_is_sha_256_of_the_salt_bytes_and_the_code() -> None:
 @pytest.mark.parametrize("prefix", [b"", b"p"])
 @pytest.mark.parametrize("count", range(60))
 def test_an_answer_with_codes_for_some_user_is_well_formed(count: int, prefix: bytes) -> None:
-    """`decide` writes no record for an answer that is not well-formed, so such an answer must have no codes."""
+    """Only a well-formed answer may have codes, because `decide` writes a record only for a well-formed answer."""
     answer = Answer.parse_behind_password(prefix + b"1" * count)
     subsets = [set(lengths) for n in (1, 2, 3) for lengths in itertools.combinations(sorted(CODE_LENGTHS), n)]
     assert answer.is_well_formed == any(answer.codes(lengths) is not None for lengths in subsets)

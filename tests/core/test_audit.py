@@ -1,4 +1,4 @@
-"""Tests of the audit log: each decision is one line, and no value in it can forge a field or another line."""
+"""Tests of the audit log: each decision is one line, and its values cannot forge a field or another line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of resynchronise: a token that is used or changed during the search is not moved."""
+"""Tests of `resynchronise`: if a token is used or changed during the search, its counter is not changed."""
 
 from __future__ import annotations
 

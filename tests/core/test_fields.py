@@ -165,7 +165,7 @@ anything = st.one_of(
     st.sampled_from([MARKER, MARKER.encode(), MARKER * 50, (MARKER,), [MARKER], "ab" * 16, "\ud800", " x", "x\n"]),
 )
 
-# Name -> (rule, independent predicate for the valid values).
+# Name of a rule -> (rule, independent predicate for the valid values).
 RULES: dict[str, tuple[fields.Rule, Callable[[Any], bool]]] = {
     "whole_number": (
         fields.whole_number(-3, 7),

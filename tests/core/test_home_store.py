@@ -1,4 +1,4 @@
-"""Tests of the store of a `secret=` template: it opens only a file of the user that the process runs as."""
+"""Tests of the store of a `secret=` template: it opens only files of the user of the process."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_home_and_name_are_those_of_the_account(monkeypatch: pytest.MonkeyPatch,
 
 def test_only_a_process_of_the_user_is_accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     account(monkeypatch, str(tmp_path), uid=os.geteuid() + 1)
-    with pytest.raises(StoreError, match=f"this process runs as uid {os.geteuid()}"):
+    with pytest.raises(StoreError, match=f"but runs as uid {os.geteuid()}"):
         home_store("~/.codes", "alice")
 
 
@@ -95,7 +95,7 @@ def test_a_user_without_an_account_has_no_file() -> None:
 
 
 def test_an_update_waits_for_a_process_of_version_1(tmp_path: Path) -> None:
-    """Version 1 locks the same lock file by flock(2), and would replace the file by an older record."""
+    """Version 1 locks the same lock file by flock(2), and would write an older record to the file."""
     tmp_path.chmod(0o700)
     store = HomeStore(str(tmp_path / ".codes"), "alice")
     store.update("alice", lambda record: (record.with_token(fob()), None), create=True)

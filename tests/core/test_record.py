@@ -184,7 +184,7 @@ def test_enrolled_means_a_confirmed_token_enabled_or_not() -> None:
     assert not alice(fob(confirmed=False)).enrolled
     assert alice(fob(enabled=False)).enrolled
     assert alice(fob(confirmed=False), phone()).enrolled
-    assert not alice(salt=SALT, recovery=(DIGEST,)).enrolled, "recovery codes without a token are not a second factor"
+    assert not alice(salt=SALT, recovery=(DIGEST,)).enrolled, "recovery codes need a token"
 
 
 def test_a_change_of_tokens_is_made_by_name_and_voids_grace() -> None:
@@ -259,7 +259,7 @@ def test_failures_fall_although_one_is_added_every_day() -> None:
     record = counted(10, 0)
     for day in range(1, 8):
         record = record.refused_as_wrong(day * DAY + 3600)
-    assert record.failures == 10, "each day, one failure is added and one expires"
+    assert record.failures == 10, "each day adds one failure, and one failure expires"
     for day in range(8, 15):
         record = record.refused_as_wrong(2 * day * DAY)
     assert record.failures < 10
@@ -270,7 +270,7 @@ def test_a_failure_is_not_lost_when_the_clock_goes_back_and_returns() -> None:
     record = counted(0, None)
     for _ in range(4):
         record = record.refused_as_wrong(now)
-    record = record.refused_as_wrong(0)  # a clock at 1970: without a battery, and before the network has set it
+    record = record.refused_as_wrong(0)  # the clock of a machine without a battery, before its first synchronisation
     assert record.failures == 5
     assert record.failures_now(now)[0] == 5
     assert record.failures_now(now + DAY)[0] == 4
@@ -285,7 +285,7 @@ def test_failures_fall_by_at_most_one_a_day_and_never_grow_by_waiting(record: Us
     assert (since is None) == (failures == 0)
     later = record._replace(failures=failures, failures_at=since)
     assert later.failures_now(max(now, again)) == record.failures_now(max(now, again)), (
-        "reading in between changes nothing"
+        "a read between the changes has no effect"
     )
 
 
@@ -298,7 +298,7 @@ def test_a_wrong_answer_is_a_failure_and_a_refusal_a_replay_only_a_refusal() -> 
 
 
 def test_counters_stop_at_their_maximum() -> None:
-    """At the maximum counts, a right code must still be accepted, and a refusal must still be written."""
+    """At the maximum counts, the store must still accept a right code, and still write a refusal."""
     full = counted(2**62, 2**62 - 1, refused=2**62)
     assert full.refused_uncounted() == full
     assert full.refused_as_wrong(2**62 - 1) == full

@@ -26,7 +26,7 @@ def test_an_event_token_is_searched_from_its_counter() -> None:
 @pytest.mark.parametrize(
     ("token", "count", "within"),
     [
-        (phone(), 2, range(0, 200)),  # the last of two codes is up to 100 steps before or after the clock
+        (phone(), 2, range(0, 200)),  # the last of two codes is at most 100 steps before or after the clock
         (phone(), 3, range(0, 199)),
         (phone(drift=5), 2, range(4, 205)),
         (phone(last_step=99), 2, range(100, 200)),
@@ -71,7 +71,7 @@ def test_progress_grows_by_slices_to_the_total(monkeypatch: pytest.MonkeyPatch) 
 
 
 def back(store: Memory, codes: tuple[str, ...], *tokens: Token, now: int = 3000, reach: int = 60_000) -> Token:
-    """Resynchronise the token of alice that shows the codes; by default, search all her tokens."""
+    """Resynchronise the token of alice that shows `codes`. By default, search all tokens of alice."""
     looked_at = tokens or store.read("alice").tokens
     return resynchronise(
         store, "alice", looked_at, codes, reach=reach, now=lambda: now, progress=lambda _: lambda *_: None

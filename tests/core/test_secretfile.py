@@ -39,7 +39,7 @@ def with_value(path: Path, value: object) -> bytes:
 
 
 def place(path: Path) -> str:
-    """Return the name of a field as errors show it, such as tokens[0].digits."""
+    """Return the name of a field as in an error, such as tokens[0].digits."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".")
 
 
@@ -157,7 +157,7 @@ NOT_SECRET: list[object] = [
     "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJ1",
     "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJ\n",
     "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJß",
-    "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQO3",  # leftover bits that are not zero
+    "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQO3",  # spare bits that are not zero
     "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQG",  # 33 characters encode no whole number of bytes
 ]
 NOT_SALT: list[object] = [

@@ -422,7 +422,7 @@ def test_a_damaged_slot_is_logged_and_the_other_slot_is_used(folder: Path) -> No
     path.write_bytes(data)
     warnings: list[str] = []
     assert log_in(folder, code(0), store=FileStore(str(folder), warn=warnings.append)) == "code", (
-        "the older record is in force"
+        "the older record is used"
     )
     assert warnings == [f"{folder}/alice.record: a slot is damaged (the other slot is used)"]
     assert log_in(folder, code(0), store=FileStore(str(folder), warn=warnings.append)) == "replayed"
@@ -460,7 +460,7 @@ def test_a_reader_that_finds_no_valid_slot_waits_for_the_writer(folder: Path, st
 
 
 def _open_in(folder: Path) -> int:
-    """Return how many files of the folder this process has open."""
+    """Return the number of open files of this process that are in the folder."""
     found = []
     for fd in os.listdir("/proc/self/fd"):
         with suppress(OSError):
@@ -469,7 +469,7 @@ def _open_in(folder: Path) -> int:
 
 
 def test_a_record_with_two_names_is_refused(folder: Path, store: FileStore) -> None:
-    """A write to alice.record would change bob.record, too."""
+    """A write to alice.record would change bob.record too, because both are one file."""
     path = enrol(folder)
     os.link(path, folder / "bob.record")
     for attempt in (lambda: store.read("alice"), lambda: log_in(folder, code(0))):
@@ -485,7 +485,7 @@ def test_a_record_whose_creation_was_killed_in_its_last_step_is_read(folder: Pat
 
 
 def test_creation_never_replaces_a_file(folder: Path, store: FileStore) -> None:
-    """An administrator may restore a copy during the update, without the lock."""
+    """During the update, an administrator may restore a copy of the file without the lock."""
 
     def restored(record: UserRecord) -> tuple[UserRecord, None]:
         enrol(folder)
@@ -499,7 +499,7 @@ def test_creation_never_replaces_a_file(folder: Path, store: FileStore) -> None:
 
 # ---- version 1
 
-CONVERTED = {"alice.json": 0, "alice.record": 8192}  # names and sizes in bytes
+CONVERTED = {"alice.json": 0, "alice.record": 8192}  # file name -> size in bytes
 
 
 def sizes(folder: Path) -> dict[str, int]:
@@ -525,7 +525,7 @@ def test_an_update_without_a_change_converts_too(folder: Path, store: FileStore)
 
 
 def test_if_files_of_both_versions_exist_version_2_is_used(folder: Path, store: FileStore) -> None:
-    """A process was killed after it created the new file and before it emptied the old file."""
+    """A process was killed between the creation of the new file and the truncation of the old file."""
     enrol_1(folder, tokens=(fob(), fob(name="old", secret=OTHER_KEY)))
     enrol(folder, tokens=(fob(5),))
     assert store.read("alice").tokens == (fob(5),)
@@ -535,7 +535,7 @@ def test_if_files_of_both_versions_exist_version_2_is_used(folder: Path, store: 
 
 
 def test_an_emptied_file_of_version_1_is_damaged_for_every_version(folder: Path, store: FileStore) -> None:
-    """A service of version 1 that still runs must deny. This version must deny if the record is deleted."""
+    """A service of version 1 that still runs must deny logins. This version must too, if the record is deleted."""
     enrol_1(folder)
     store.update("alice", lambda record: (record, None))
     with pytest.raises(RecordError):
@@ -587,7 +587,7 @@ def locked_by_version_1(folder: Path) -> Iterator[None]:
 
 @pytest.mark.usefixtures("locked_by_version_1")
 def test_a_conversion_waits_for_a_process_of_version_1(folder: Path) -> None:
-    """Otherwise both versions accept the same code."""
+    """Otherwise, both versions could accept the same code."""
     impatient = FileStore(str(folder), lock_wait=0.01)
     path = enrol_1(folder)
     before = path.read_bytes()
@@ -606,7 +606,7 @@ def test_a_converted_user_does_not_wait_for_the_lock_of_version_1(folder: Path) 
 
 
 def test_a_file_of_version_1_with_a_copy_is_converted_and_the_copy_kept(folder: Path, store: FileStore) -> None:
-    """An import of version 1 that was killed leaves hard links."""
+    """A killed import of version 1 leaves hard links."""
     path = enrol_1(folder)
     content = path.read_bytes()
     os.link(path, folder / ".copy")
@@ -630,7 +630,7 @@ def test_a_file_with_more_grace_than_logins_keep_does_not_grow(folder: Path) -> 
 def test_a_reader_never_misses_a_file_that_is_converted_meanwhile(
     folder: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process converts the file after the reader misses the new file and before it opens the old file."""
+    """Another process converts the file between two steps of the reader: new file not found, and open the old file."""
     enrol_1(folder)
     opened = os.open
 
@@ -839,7 +839,7 @@ def test_a_file_of_another_account_is_unavailable(folder: Path) -> None:
     with pytest.raises(StoreError, match="must be owned"):
         log_in(folder, code(0))
     os.chown(path, 0, 65534)
-    assert log_in(folder, code(0)) == "code", "the group of the file is not checked"
+    assert log_in(folder, code(0)) == "code", "the file may have any group"
     os.chown(folder / ".lock", 65534, 0)
     with pytest.raises(StoreError, match="must be owned"):
         log_in(folder, code(1))

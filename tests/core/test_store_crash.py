@@ -1,10 +1,10 @@
 """Tests of the file store with a fault at each of its system calls: a kill before the call, or an error of the call.
 
-The rules for every call, from opening the folder to the answer:
-- the record is the old or the new record, and a printed decision is durable;
-- a code that was accepted is never accepted again;
-- the next login works, and a change of keys leaves no temporary file.
-strace lists the calls of each change, so the list stays complete when the code of the store changes.
+The rules for every call, from the open of the folder to the printed outcome:
+- The record is the old or the new record, and a printed outcome is durable.
+- An accepted code is never accepted again.
+- The next login succeeds, and a change of keys leaves no temporary file.
+strace lists the calls of each change, so the list remains complete if the code of the store changes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Traced:
         self.log = folder.with_name("trace")
 
     def run(self, word: str, *inject: str) -> tuple[str, int]:
-        """Return the word on standard output ('' if there is none) and the exit status."""
+        """Return the text on standard output and the exit status."""
         names = ["alice.record", ".alice.record", "alice.json", "alice.lock", ".lock"]
         names += [f"{DECOYS}/{n:02}" for n in range(64)]
         watched = [
@@ -85,11 +85,11 @@ pytestmark = [
     pytest.mark.skipif(not can_trace(), reason="needs strace, and permission to trace its own processes"),
 ]
 
-STATES = ["used", "new", "version 1"]  # both slots filled; one slot filled; to be converted
+STATES = ["used", "new", "version 1"]  # two documents; one document and an empty slot; version 1
 
 
 def fresh(folder: Path, state: str = "used") -> None:
-    """Reset the store except the decoys: alice has counter 0 and one failure, in a file of that state."""
+    """Reset the store except the decoys. alice has counter 0 and one failure, in a file of the state `state`."""
     FileStore(str(folder)).prepare()
     for name in set(os.listdir(folder)) - {".lock", DECOYS}:
         (folder / name).unlink()
@@ -131,7 +131,7 @@ def after(folder: Path, printed: str, what: object) -> None:
     """Check the rules after a fault in a login with the code of counter 0."""
     assert counter(folder) in (0, 1), what
     if printed == "code":
-        assert counter(folder) == 1, f"the answer was printed before it was durable: {what}"
+        assert counter(folder) == 1, f"the outcome was printed before it was durable: {what}"
     if counter(folder) == 1:
         assert log_in(folder, code(0)) == "replayed", what
     else:
@@ -145,7 +145,7 @@ def after(folder: Path, printed: str, what: object) -> None:
 
 
 def _order(calls: list[Call]) -> list[str]:
-    """Return the calls that affect durability in their order, each with its file."""
+    """Return the calls that affect durability, in their order and with their files."""
     names: dict[str, str] = {}  # descriptor: file
     found = []
     for call in calls:
@@ -239,7 +239,7 @@ def test_a_kill_before_any_call_leaves_the_old_or_the_new_record(folder: Path, s
         fresh(folder, state)
         printed, status = Traced(folder).run(RIGHT, "-e", f"inject={call.name}:signal=KILL:when={call.number}")
         assert status in (137, -9), call
-        assert printed == "", f"a killed process printed an answer: {call}"
+        assert printed == "", f"a killed process printed an outcome: {call}"
         counters[counter(folder)] += 1
         after(folder, printed, call)
     done = "link" if state == "version 1" else "pwritev2"
@@ -281,7 +281,7 @@ def test_a_kill_in_a_change_of_keys_leaves_the_old_or_the_new_record(folder: Pat
 
 ERRORS = [
     *(("openat", e) for e in ("EIO", "EMFILE", "ENOSPC", "EACCES", "EROFS", "EINTR")),
-    *((call, e) for call in ("fstat", "newfstatat") for e in ("EIO", "EACCES")),  # libc chooses one of them
+    *((call, e) for call in ("fstat", "newfstatat") for e in ("EIO", "EACCES")),  # libc uses one of these calls
     *((call, e) for call in ("fcntl", "flock") for e in ("ENOLCK", "EIO", "EINTR")),
     *(("unlinkat", e) for e in ("EIO", "EROFS")),
     *(("pread64", e) for e in ("EIO", "EINTR", "EISDIR")),
@@ -297,7 +297,7 @@ ERRORS = [
 @pytest.mark.parametrize("state", STATES)
 def test_after_a_failed_call_a_login_is_refused_or_the_call_is_retried(folder: Path, state: str) -> None:
     calls = calls_of(folder, RIGHT, state)
-    assert {call.name for call in calls} <= {name for name, _ in ERRORS}, "ERRORS has every call of the store"
+    assert {call.name for call in calls} <= {name for name, _ in ERRORS}, "ERRORS must contain every call of the store"
     tried = 0
     for call, error in ((call, error) for call in calls for name, error in ERRORS if name == call.name):
         fresh(folder, state)
@@ -327,7 +327,7 @@ def test_a_kill_or_an_error_in_decoy_work_leaves_the_decoys_valid(folder: Path) 
 @pytest.mark.parametrize(
     ("inject", "state", "message"),
     [
-        # With `retval`, strace skips the call and returns this size.
+        # `retval` makes strace skip the call and return this number of bytes.
         ("pwritev2:retval=1", "used", "the file system wrote only a part of a slot"),
         ("pwritev2:retval=100", "used", "the file system wrote only a part of a slot"),
         ("pwritev2:retval=0", "new", "the file system wrote only a part of a slot"),

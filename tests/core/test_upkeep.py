@@ -1,4 +1,4 @@
-"""Tests of `examine` and `repair`: defects of a file store are found and repaired, and other files are unchanged."""
+"""Tests of `examine` and `repair`: they find and repair the defects of a file store, and change no other file."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_leftovers_of_killed_processes_and_of_version_1_are_repaired(folder: Pat
 
 
 def test_a_file_of_version_1_that_is_in_force_again_is_kept(folder: Path, store: FileStore) -> None:
-    """The record is removed before the repair acquires the lock, so the file of version 1 is in force again."""
+    """The record was deleted before the repair acquires the lock, so the store uses the file of version 1 again."""
     enrol_1(folder, tokens=(fob(5),))
     with store.opened() as opened:
         (defect,) = list(upkeep._defects(store, opened))
@@ -101,7 +101,7 @@ def test_a_damaged_slot_is_written_again(folder: Path, store: FileStore) -> None
 def test_a_temporary_file_of_a_running_process_of_version_1_is_kept(
     folder: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process holds its lock, and would fail if the file were deleted before it is renamed."""
+    """The process holds its lock, and would fail if a repair deleted the file before the process renames it."""
     monkeypatch.setattr(upkeep, "LOCK_WAIT", 0.01)
     temporary = folder / ".bob.json.tmp"
     temporary.touch(0o600)
@@ -125,7 +125,7 @@ def test_a_temporary_file_of_a_running_process_of_version_1_is_kept(
 def test_after_a_repair_that_fails_the_next_defects_are_repaired(
     folder: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For example, a full disk has no room for decoys, but a mode can be set."""
+    """On a full disk, for example, a repair cannot create decoys, but it can set a mode."""
     (folder / DECOYS / "07").unlink()
     make_hole(folder / "alice.record")
     enrol(folder, "bob").chmod(0o644)
@@ -149,13 +149,13 @@ def test_after_a_repair_that_fails_the_next_defects_are_repaired(
 
 
 def test_an_interrupted_import_is_rolled_back_by_a_repair(folder: Path, store: FileStore) -> None:
-    """Its journal contains keys."""
+    """The journal of an interrupted import contains keys."""
 
     def killed(done: int, total: int) -> None:
         if done == 1:
             os._exit(0)
         if done == 0:
-            assert found(store) == [], "an import that runs is no defect"
+            assert found(store) == [], "a running import is not a defect"
 
     other = HotpToken(name="other", secret=b"abcdefghijklmnopqrst", created=0)
     pid = os.fork()
@@ -290,7 +290,7 @@ def test_a_file_created_before_the_attribute_was_set_is_replaced(
     decoy = folder / DECOYS
     paths = [folder / "alice.record", decoy, *decoy.iterdir()]
     old = {path.stat().st_ino for path in paths}
-    held = [os.open(path, os.O_RDONLY) for path in paths]  # new files get other inode numbers
+    held = [os.open(path, os.O_RDONLY) for path in paths]  # so that new files get other inode numbers
     changed: list[tuple[int, int]] = []
 
     def flags(file: int) -> int:

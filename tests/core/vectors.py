@@ -1,4 +1,4 @@
-"""Published vectors: CSV files in tests/core/data. Comments in each file name its source."""
+"""Published test vectors: CSV files in tests/core/data. Comments in each file name its source."""
 
 from __future__ import annotations
 

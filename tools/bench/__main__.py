@@ -1,7 +1,7 @@
-"""`make bench`: measure logins by pam_totp and by other modules in turn. Print a table, and write bench.json.
+"""`make bench`: a benchmark of logins by pam_totp and by other modules. It prints a table, and writes bench.json.
 
-The results are medians and ratios, because machines are noisy, and absolute figures hold for one machine only. No test
-depends on a figure. The benchmark runs as root in a private mount namespace, with its own /etc/pam.d.
+The results are medians and ratios, because times vary between runs and between machines. No test depends on a figure.
+The benchmark runs as root in a private mount namespace, with its own /etc/pam.d.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ INSIDE = "PAM_TOTP_BENCH_INSIDE"
 SEARCHED = 1_000_000
 CROWD = 100_000
 HOTP = "pam_totp, HOTP, socket"
-IMAGES = ("ext4", "xfs")  # file systems of hosts: ext4 with a journal
+IMAGES = ("ext4", "xfs")  # file systems that hosts use
 IMAGE_SIZE = 1 << 30  # bytes
 ACCOUNTS = ["totp", "spawned", "hammered", "first", *load.names(64)]
 
@@ -68,7 +68,7 @@ def main() -> int:
 
 
 class Report:
-    """The figures. Each is printed immediately, and stored for bench.json."""
+    """The figures of a run. `say` prints each figure immediately, and `write` writes all figures to bench.json."""
 
     def __init__(self) -> None:
         self.figures: list[dict[str, Any]] = []
@@ -109,7 +109,10 @@ def spread(seconds: list[float]) -> tuple[float, float, float]:
 
 
 def search(report: Report) -> None:
-    wrong = ("000000", "000001")  # codes in a row at no searched counter, so that all counters are searched
+    wrong = (
+        "000000",
+        "000001",
+    )  # codes in a row that match no counter in the ranges below
     otp = pyotp.HOTP("GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ")
     rounds: dict[str, list[float]] = {"pam_totp": [], "pam_totp, far from 0": [], "oathtool": [], "pyotp": []}
     oathtool = ["oathtool", "-w", str(SEARCHED), KEY.hex(), "99999999", "--digits=8"]
@@ -130,7 +133,7 @@ def search(report: Report) -> None:
 
 
 def compile_programs(folder: Path) -> None:
-    """Compile the client, and the service that makes the same system calls."""
+    """Compile `client.c` and `floor.c`."""
     for name, libraries in (("client", ["-lpam"]), ("floor", [])):
         source = Path(__file__).with_name(f"{name}.c")
         subprocess.run(["cc", "-O2", "-o", folder / name, source, *libraries], check=True)
@@ -138,7 +141,7 @@ def compile_programs(folder: Path) -> None:
 
 @contextmanager
 def image(system: str, parent: Path) -> Iterator[Path]:
-    """Mount a new file system of a host, in an image below `parent`."""
+    """Create and mount a file system of the type `system`, in an image file below `parent`. Yield its folder."""
     file, folder = parent / f"{system}.image", parent / system
     with open(file, "wb") as opened:
         opened.truncate(IMAGE_SIZE)
@@ -157,7 +160,7 @@ def on(
 ) -> None:
     """Run the measurements that depend on the file system of the store. `folder` is on that file system.
 
-    Without `crowd`, leave out the measurements of a store with many users.
+    If `crowd` is False, skip the measurements of a store with many users.
     """
     with (
         private_etc(folder),
@@ -201,7 +204,7 @@ def on(
 def private_etc(folder: Path) -> Iterator[None]:
     """Set up a private /etc/pam.d and a private /etc/passwd with the accounts of the benchmark.
 
-    Without the entries, each login would search all other name services too. Logins of real users have no such cost.
+    Without these accounts, each login would search all other name services too, unlike a login of a real user.
     """
     (folder / "pam.d").mkdir()
     passwd = Path("/etc/passwd").read_text()
@@ -297,7 +300,7 @@ def one_login(report: Report, times: dict[str, list[logins.Times]], medium: str,
 
 
 def ratios(medium: str, pause_ms: int) -> Iterator[tuple[str, str, str, float]]:
-    """Yield the ratios to report: the figures, the module, the other module and the aim."""
+    """Yield the ratios to report: the figures, the module, the other module and the target."""
     in_memory = medium == "tmpfs"
     for peer in ("google_authenticator, HOTP", "pam_oath, 1 user"):
         if in_memory:
@@ -324,7 +327,7 @@ def clients_of(report: Report, path: Path, clients: list[load.Client]) -> None:
         figure = f"{rate:.0f}/s, p50 {ms(middle)}, p99 {ms(last)}"
         report.say(f"{count} client{'s' * (count > 1)}", figure, per_second=rate, p50=middle, p99=last)
     report.say("8 clients / 1 client, logins a second", f"{rates[8] / rates[1]:.2f}", "at least 1.7")
-    fair = 64 / rates[64]  # seconds: the time of a login if 64 clients get equal shares
+    fair = 64 / rates[64]  # seconds: the time of a login if the service treats 64 clients equally
     report.say("64 clients: p99 / (64 / logins a second)", f"{last / fair:.2f}", "at most 1.3", ratio=last / fair)
 
 
@@ -349,7 +352,7 @@ def centiles(seconds: list[float]) -> tuple[float, float]:
 def quiet_clients(site: Site, clients: list[load.Client], hammered: load.Client | None) -> float:
     """Return the 99th percentile of the login times of `clients`.
 
-    During these logins, 64 connections of another process send wrong codes for `hammered`, unless it is None.
+    During these logins, 64 connections of another process send wrong codes for `hammered`, unless `hammered` is None.
     """
     for client in clients:
         client.seconds.clear()
@@ -382,4 +385,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        sys.exit("interrupted: bench.json was not written")
+        sys.exit("bench.json was not written: interrupted")

@@ -1,7 +1,7 @@
-"""Measure time and memory of commands that read all users, with a large store and with a tenth of its users.
+"""The time and memory of commands that read all users, with a large store and with a tenth of its users.
 
-Rule: a small launcher process starts the measured command. A command inherits the memory peak of the process that
-starts it. The peak of this process is too large for that.
+Rule: a small launcher process starts the measured command, because a command inherits the memory peak of its parent.
+The peak of this process is too large.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ LIMIT = 20.0  # seconds
 
 
 class Says(Protocol):
-    """The method of a report that prints and stores one figure."""
+    """A report: `say` prints and stores one figure."""
 
     def say(self, what: str, figure: str, target: str = "", **data: Any) -> None: ...
 
 
 @dataclass(frozen=True)
 class Run:
-    """The cost of a command: seconds, seconds of processor time, peak of memory in MB; and its exit status."""
+    """The cost of a command (seconds, seconds of processor time, and memory peak in MB), and its exit status."""
 
     seconds: float
     processor: float
@@ -48,7 +48,7 @@ class Run:
 
 
 def run(*words: str | Path) -> Run:
-    """Run `pam-totp` and discard its output."""
+    """Run `pam-totp`, discard its output, and return its cost."""
     launcher = [sys.executable, "-I", "-S", "-c", LAUNCHER]
     command = [sys.executable, "-m", "pam_totp.cli", *map(str, words)]
     done = subprocess.run([*launcher, *command], cwd=TREE, capture_output=True, check=True, text=True)
@@ -56,7 +56,7 @@ def run(*words: str | Path) -> Run:
 
 
 def commands(report: Says, store: Path, users: int, folder: Path) -> None:
-    """Measure all commands on `store`, whose users are user0, user1 and so on. /etc/pam.d must be private."""
+    """Measure all commands on `store`, which has `users` users (user0, user1, ...). /etc/pam.d must be private."""
     sizes = (users // 10, users)
     tenth = folder / "tenth"
     tenth.mkdir(mode=0o700)
@@ -67,13 +67,13 @@ def commands(report: Says, store: Path, users: int, folder: Path) -> None:
         for name, words in _commands(place, size, folder):
             done = run(*words)
             figures.setdefault(name, []).append(done)
-            figure = f"{done.seconds:.1f} s ({done.processor:.1f} s busy), {done.megabytes:.1f} MB, exit {done.status}"
+            figure = f"{done.seconds:.1f} s ({done.processor:.1f} s CPU), {done.megabytes:.1f} MB, exit {done.status}"
             target = f"under {LIMIT:.0f} s" if size == users else ""
             report.say(f"{name}, {size:,} users", figure, target, **vars(done))
     for name, (few, many) in figures.items():
         each = (many.megabytes - few.megabytes) * 1024 * 1024 / (sizes[1] - sizes[0])
         ratio, busy = many.seconds / few.seconds, many.processor / few.processor
-        figure = f"{ratio:.1f} × the time ({busy:.1f} × busy), {each:.0f} bytes per user"
+        figure = f"{ratio:.1f} × the time ({busy:.1f} × CPU), {each:.0f} bytes per user"
         report.say(f"{name}: ten times the users", figure, "at most 10 ×", ratio=ratio, busy=busy, bytes_a_user=each)
 
 

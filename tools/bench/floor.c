@@ -1,9 +1,10 @@
 /* floor SOCKET STORE
  *
- * A service that makes the system calls of a login and no decision. It is a lower bound for any service that keeps the
- * promises of pam_totp: a socket, a lock, a record that is read twice, one durable write, and a line in the log.
- * It accepts every answer. Each login: accept, read the hello, read the record, send the prompt, read the answer, lock a
- * byte, read the record, write a slot (RWF_DSYNC), log, send the result.
+ * A service that accepts every answer with the system calls of a login, but without a decision. Its time is a lower
+ * bound for any service that uses a socket, a lock, two reads of the record, one durable write, and a line in the log.
+ *
+ * The steps of a login are: accept, read the hello, read the record, send the prompt, read the answer, lock a byte,
+ * read the record, write a slot (RWF_DSYNC), log, send the result.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>

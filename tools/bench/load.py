@@ -48,7 +48,7 @@ def clients(site: Site, users: int) -> list[Client]:
 
 
 def hammer(path: Path, clients: list[Client], logins: int) -> float:
-    """Let `clients` make `logins` logins in total, each client one at a time. Return the seconds that they took."""
+    """Make `logins` logins in total, at most one per client at a time. Return the total time in seconds."""
     with selectors.DefaultSelector() as waiting:
         left = logins
 
@@ -73,7 +73,7 @@ def hammer(path: Path, clients: list[Client], logins: int) -> float:
                     channel.send(client.code())
                 elif packet[:1] != b"i":
                     if packet != b"r0":
-                        raise RuntimeError(f"{client.user} was refused: {packet!r}")
+                        raise RuntimeError(f"the login of {client.user} was refused: {packet!r}")
                     client.seconds.append(time.perf_counter() - client.began)
                     waiting.unregister(channel)
                     channel.close()
@@ -102,7 +102,7 @@ def deciding_nothing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def making_the_same_calls(program: Path, path: Path, store: Path) -> Iterator[None]:
-    """Run the service of `floor.c` at `path`, with a record of its own in `store`."""
+    """Run the service of `floor.c` at `path`, with the record `floor.record` in `store`."""
     (store / "floor.record").write_bytes(b" " * 8192)
     (store / "floor.record").chmod(0o600)
     with subprocess.Popen([program, path, store]) as service:
@@ -119,7 +119,7 @@ def making_the_same_calls(program: Path, path: Path, store: Path) -> Iterator[No
 
 @contextmanager
 def beside(work: Callable[[], None]) -> Iterator[None]:
-    """Run `work`, which never returns, in another process until the context ends."""
+    """Run `work`, which never returns, in another process until the block ends."""
     child = os.fork()
     if child == 0:
         try:
@@ -134,7 +134,7 @@ def beside(work: Callable[[], None]) -> Iterator[None]:
 
 
 def durable(folder: Path, name: str) -> None:
-    """Replace a file durably. A record that survives a power cut needs at least this work."""
+    """Replace a file durably, by a temporary file and a flush of the folder."""
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     file = os.open(f"{name}.tmp", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=opened)
     os.write(file, b"x" * 600)
@@ -162,7 +162,7 @@ def durable_at_once(folder: Path, processes: int, times: int) -> float:
         children.append(child)
     ends = [os.waitpid(child, 0)[1] for child in children]
     if any(ends):
-        raise OSError(f"{folder}: a process could not write its files")
+        raise OSError(f"{folder}: a child process failed to write its files")
     return times // processes * processes / (time.perf_counter() - begun)
 
 
@@ -175,13 +175,13 @@ def resident(pid: int) -> float:
 
 
 def processor_seconds(pid: int) -> float:
-    """Return the processor time of a process, in user and system mode."""
+    """Return the processor time of a process in user and system mode, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def start_to_answer(site: Site) -> Iterator[float]:
-    """Yield times in seconds, each from the start of a service to the end of its first login."""
+    """Start services one after the other. Yield the seconds from each start to the end of the first login."""
     counter = 0
     while True:
         site.enrol(fob(counter), user="first")

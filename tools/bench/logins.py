@@ -1,6 +1,6 @@
 """Logins with pam_totp and other modules. Each round has one login with each module, in random order.
 
-Every login is made by a new process, `client.c`, through libpam.
+A new process, `client.c`, makes each login through libpam.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.support.site import KEY, MODULE, Site, fob, phone
 USER = "root"
 DIALOGUE = "lower bound: a dialogue without a decision"
 SAME_CALLS = "lower bound: the same system calls in C"
-NOTHING, FLOOR = "nothing", "same-calls"  # the sockets of the services of these two cases
+NOTHING, FLOOR = "nothing", "same-calls"  # names of the sockets for DIALOGUE and SAME_CALLS
 MANY_USERS = 100_000
 PYTHON_MODULES = ("/lib/security/pam_python.so", "/usr/lib/security/pam_python.so")
 EMPTY_MODULE = """
@@ -35,7 +35,7 @@ def pam_sm_setcred(pamh, flags, argv):
 
 @dataclass(frozen=True)
 class Case:
-    """A line of a stack, and a function that returns the next right answer. The time of `answer` is not measured."""
+    """A line of a stack, and a function that returns the next right answer. The measured time excludes `answer`."""
 
     name: str
     line: str
@@ -71,7 +71,7 @@ def pam_totp(site: Site, crowd: Site | None) -> Iterator[Case]:
     token = phone()
 
     def fresh_step() -> str:
-        site.enrol(token, user="totp")  # restore the record, because a step is accepted only once
+        site.enrol(token, user="totp")  # reset the record, because each step is accepted only once
         return totp(token.secret, int(time.time()))
 
     yield Case("pam_totp, TOTP, socket", f"{MODULE} {arguments} user=totp", fresh_step)
@@ -114,14 +114,14 @@ def oath(folder: Path, *, many: bool) -> Iterator[Case]:
 
 
 class Times(NamedTuple):
-    """The seconds of a login, without the pause before the answer, and of its part from the answer to the result."""
+    """The times of a login in seconds: the whole login minus the pause, and the part from the answer to the result."""
 
     whole: float
     decision: float
 
 
 def race(client: Path, chosen: list[Case], rounds: int, pause_ms: int) -> dict[str, list[Times]]:
-    """Return the times of every login, by case. `/etc/pam.d` must be private. Raise RuntimeError on a refusal.
+    """Return the times of all logins by case name. `/etc/pam.d` must be private. Raise RuntimeError on a refusal.
 
     `client` is the program of `client.c`, which waits for `pause_ms` before it answers.
     """

@@ -1,8 +1,9 @@
-"""`make bench-portal`: measure the waiting time of users who all sign in to the portal at once.
+"""`make bench-portal`: a benchmark of many simultaneous sign-ins to the portal.
 
 ARGS=50 sets the number of users. Root is required. Every user has an account, a password and a token on a test machine
 (see tests/services/namespace.py). A user loads the form, sends a password that PAM checks, sends a code, and loads the
-list of tokens. The times are printed, and written to bench-portal.json. The exit status is 1 if a sign-in failed.
+list of tokens. The program prints the times, and writes them to bench-portal.json. The exit status is 1 if a
+sign-in failed.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Person:
 
 
 def crowd(people: int) -> int:
-    """Sign in `people` users at once, and print the times as JSON. This runs on the test machine."""
+    """Sign in `people` users at once, and print the times as JSON. This function runs on the test machine."""
     seconds: list[float] = []
     errors: list[str] = []
     barrier = threading.Barrier(people)
@@ -84,7 +85,7 @@ def crowd(people: int) -> int:
         barrier.wait()
         try:
             seconds.append(person.sign_in())
-        except Exception as e:  # `report` prints the number of errors, and the first of them
+        except Exception as e:  # `report` prints the number of errors, and the first errors
             errors.append(repr(e))
 
     threads = [threading.Thread(target=sign_in, args=(number,)) for number in range(people)]
@@ -101,11 +102,11 @@ def crowd(people: int) -> int:
     return 1 if errors else 0
 
 
-QUANTILES = (("p50", 0.5), ("p95", 0.95), ("slowest", 1.0))  # of the seconds of a sign-in
+QUANTILES = (("p50", 0.5), ("p95", 0.95), ("slowest", 1.0))  # quantiles of the seconds of a sign-in
 
 
 def debian_hash(password: str) -> str:
-    """Return the hash that Debian's passwd(1) makes, with yescrypt. It takes much longer than the hash of the tests."""
+    """Return the yescrypt hash, as Debian's passwd(1) computes it. It takes much longer than the hash of the tests."""
     crypt = passwords._crypt()
     assert crypt is not None
     data = ctypes.create_string_buffer(passwords._CRYPT_DATA)
