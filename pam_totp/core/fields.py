@@ -61,7 +61,7 @@ class Value:
         self.check(new)
 
     def check(self, new: Collection[str]) -> None:
-        """Raise ERROR if the fields contradict each other. `new` contains the names of the changed fields."""
+        """Raise ERROR if the fields contradict each other. `new` contains the names of the fields that were set."""
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"{type(self).__name__} is frozen")

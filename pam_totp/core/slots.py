@@ -4,8 +4,8 @@ Rules:
 1. Both slots have the same size, a multiple of 4096 bytes, so a write to one slot cannot damage the other.
 2. A slot is a header line, a document and padding. An empty slot contains only padding. A slot has one encoding.
 3. The header has the version, the sequence number, the length of the document, and the CRC-32 of the rest of the slot.
-4. The current slot is the valid slot with the higher sequence number. Its document is the record.
-5. An update writes the new document to the other slot. A torn write makes that slot invalid, and the record remains.
+4. The current slot is the valid slot with the higher sequence number. Its document encodes the record.
+5. An update writes the new document to the other slot. A torn write makes that slot invalid; the old record remains.
 6. Two slots with the same sequence number must have the same document.
 7. A slot has space for the longest document that logins can write for the user.
 8. A file that begins with `{` has version 1: it is a document without slots.
@@ -51,7 +51,7 @@ class Slots(Value):
         return (1 - self.current) * self.size, encode(self.sequence + 1, document, self.size)
 
     def after(self, document: bytes) -> Slots:
-        """Return the slots after an update wrote `document` to the other slot."""
+        """Return the slots after an update with `document`."""
         return self._replace(
             document=document, sequence=self.sequence + 1, current=1 - self.current, other=self.document
         )
@@ -108,7 +108,7 @@ def empty(size: int) -> bytes:
 
 
 def _decode(slot: bytes) -> tuple[int, bytes] | None:
-    """Return the sequence number and the document of a slot, `_EMPTY`, or None for an invalid slot."""
+    """Return the sequence number and the document of a slot: `_EMPTY` for an empty slot, None for an invalid slot."""
     header, _, rest = slot.partition(b"\n")
     words = header[:MAX_HEADER].split(b" ")
     if len(words) == 5 and words[2].isdigit() and len(words[2]) <= _MAX_DIGITS and words[3].isdigit():

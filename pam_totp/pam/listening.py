@@ -1,4 +1,4 @@
-"""The service's listening socket: passed by systemd, or created here.
+"""The service's listening socket, from systemd or from this module.
 
 Rules:
 1. A new socket appears at its path only after the service listens on it.
@@ -25,7 +25,7 @@ class ServiceError(Exception):
 
 @contextmanager
 def listening(path: str | None) -> Iterator[socket.socket]:
-    """Yield the socket that systemd passed (sd_listen_fds(3)), or a new socket at `path`. Unlink a new socket later."""
+    """Yield the socket from systemd (sd_listen_fds(3)), or a new socket at `path`. Unlink the new socket at the end."""
     inherited = _inherited()
     if inherited is not None:
         with inherited:
@@ -74,7 +74,7 @@ def _bind(listener: socket.socket, path: str) -> None:
                 raise ServiceError(f"{path}: must be a socket (delete the file, or give another path)")
             if _has_listener(path):
                 raise ServiceError(f"{path}: another service is listening at this path")
-            os.unlink(path)  # left by a service that was killed
+            os.unlink(path)  # the socket of a killed service
         temporary = f"{path}.new"
         with suppress(FileNotFoundError):
             os.unlink(temporary)

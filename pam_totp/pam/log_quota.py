@@ -1,10 +1,10 @@
-"""The limit on log lines a minute for accounts that ask about themselves.
+"""The limit on log lines a minute for accounts that may authenticate only themselves.
 
 Rules:
 1. The service logs every line for root and for listed clients.
 2. Each other account has a limit, and all other accounts together have a limit. The service drops lines above a limit.
 3. One line in the log reports each limit that an account reaches.
-4. Without a limit, one account could flood the log daemon, which would then drop lines about guesses.
+4. Without a limit, one account could flood the log daemon, which would then drop lines about wrong codes.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def lift_limits() -> None:
 def become_owner_of(folder: str | int, also: tuple[int, ...] = ()) -> None:
     """As root, become the owner of `folder`, with its group and the groups `also`. If not root, do nothing.
 
-    `folder` is a path or a descriptor. Raise OSError if its owner cannot be read.
+    `folder` is a path or a descriptor. Raise OSError if the owner of `folder` cannot be read.
     """
     if os.geteuid() != 0:
         return

@@ -1,4 +1,4 @@
-"""An atomic change of many records, even if the process is killed.
+"""An atomic change of many records: complete or rolled back, even after a kill of the process.
 
 Rules:
 1. First the process computes all new records, writes them to the journal beside the old records, and flushes the
@@ -6,7 +6,7 @@ Rules:
 2. The process changes each record under its user's lock. It computes the new record again if another process changed
    the old record meanwhile.
 3. `journal` can roll back all records from the first change to the last. After an error, this process rolls back;
-   after a kill, the next command that opens the store rolls back.
+   after a kill, the next command on the store rolls back.
 4. A roll-back never makes a used code valid again.
 5. Logins continue during the change. Each login reads the old record or the new record.
 """

@@ -2,11 +2,11 @@
 
 Rules:
 1. An update acquires the lock, reads, decides, writes durably and returns, in this order.
-2. A login overwrites existing blocks, for every user name and every outcome. So users can log in on a full disk, which
-   does not reveal enrolled names or right codes.
+2. A login overwrites existing blocks, for every user name and every outcome. So users can log in on a full disk. Its
+   errors do not reveal enrolled names or right codes.
 3. The lock of a user is a byte of the file `.lock`. The process releases the lock before a prompt.
 4. An unknown user has a lock, too, and the update overwrites a decoy.
-5. The folder has mode 0700, and each file has mode 0600. The account of this process owns them.
+5. The folder has mode 0700, and each file has mode 0600. The account of this process owns all of them.
 6. Every user name has one file name. Two user names never have the same file name.
 7. A file `<user>.json` has version 1. The first update writes `<user>.record`, then empties `<user>.json`. A service of
    version 1 that still runs finds the empty file damaged, and denies the login. If the file did not exist, `nullok`
@@ -34,7 +34,7 @@ LOCK = ".lock"  # the lock file
 _SILENCE = 60.0  # seconds
 _PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-"
 _MAX_NAME = 245  # bytes: NAME_MAX minus the prefixes and suffixes of both versions
-_SUFFIX, _SUFFIX_1 = ".record", ".json"  # of version 2 and of version 1
+_SUFFIX, _SUFFIX_1 = ".record", ".json"  # the suffixes of version 2 and version 1
 JOURNAL = ".import"  # the folder that `journal` manages
 
 
@@ -119,7 +119,9 @@ class FileStore:
     def update_decoy(self, user: str) -> None:
         with self.opened() as folder, self.locked(folder, self.file_of(user)):
             if not decoys.use(folder):
-                self._warn(f"{self.folder}/{decoys.FOLDER}: decoys are missing (run 'pam-totp doctor --repair')")
+                self._warn(
+                    f"{self.folder}/{decoys.FOLDER}: decoys are missing or damaged (run 'pam-totp doctor --repair')"
+                )
 
     def users(self) -> Iterator[str]:
         from urllib.parse import unquote_to_bytes  # imported here because logins do not need it
@@ -142,7 +144,7 @@ class FileStore:
         return file_name(user) + _SUFFIX
 
     def temporary(self, name: str) -> str:
-        """Return the name of the temporary file for the file `name`. File names of users do not begin with a dot."""
+        """Return the name of the temporary file for `name`. It begins with a dot, unlike the file names of users."""
         return f".{name}"
 
     def peek(self, folder: int, name: str) -> Slots | None:
@@ -158,7 +160,7 @@ class FileStore:
         try:
             stored = self._find(folder, name)
         except DamagedFile:
-            if not unlink(folder, self.temporary(name)):  # after a kill, this can be a hard link of the file
+            if not unlink(folder, self.temporary(name)):  # after a kill, it can be a hard link of `name`
                 raise
             stored = self._find(folder, name)
         if stored is not None and stored.other is None:

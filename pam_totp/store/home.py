@@ -22,9 +22,9 @@ from pam_totp.store.file import FileStore
 
 
 def home_store(template: str, user: str) -> Store:
-    """Return the store of `user`, a file whose path is `template`.
+    """Return the store of `user`: the file at the path `template`.
 
-    The home folder replaces `~` or `${HOME}` at the start, and the user name replaces `${USER}`.
+    The home folder replaces `~` or `${HOME}` at the start of the path, and the user name replaces `${USER}`.
     Raise StoreError unless the path is absolute and this process runs as the user.
     """
     try:

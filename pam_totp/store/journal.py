@@ -1,11 +1,11 @@
 """The journal of a change of many records: the folder `.import`, and the roll-back of such a change.
 
 Rules:
-1. The file `committing` exists while records may be changed. `undo` then rolls back each changed record.
+1. The file `committing` exists while records may be changed. In this state, `undo` rolls back each changed record.
 2. `manifest` has a line of JSON for each record: its file name, the old document (null if there was no record), and the
-   new one. For each name, the last line counts.
+   new document. For each name, the last line counts.
 3. A roll-back overwrites or deletes files, so it succeeds on a full disk.
-4. If a login has changed a record meanwhile, the record keeps its used counters, steps and recovery codes, and its
+4. A record that a login has changed since the import keeps its used counters, steps and recovery codes, and its
    failures.
 5. `undo` deletes a new record that a power cut has emptied. It keeps a record with any other damage, so that logins are
    denied: after a deletion, the user would count as not enrolled.
@@ -145,7 +145,7 @@ def entries(journal: int) -> Iterator[Entry]:
 
 
 def _of_version_1(journal: int, entry: Entry, *, was_there: bool) -> Iterator[Entry]:
-    """Yield the entry of version 2, unless the record is unchanged or was rolled back by version 1."""
+    """Yield the entry in the format of version 2, unless the record is unchanged or was rolled back by version 1."""
     if exists(journal, f"{entry.name}.new"):
         return
     with suppress(NotThere, DamagedFile):
@@ -226,7 +226,7 @@ def _lost_its_content(folder: int, name: str) -> bool:
 
 
 def _without_unused_tokens(current: UserRecord, old: UserRecord | None, new: UserRecord) -> UserRecord:
-    """Return the record without its unused new tokens. A login, for example, changed the record after the import.
+    """Return `current` without its unused new tokens. A login, for example, has changed this record since the import.
 
     Used tokens remain: otherwise a second import of the same file would restore their old counters. Used recovery codes
     and counted failures remain too. So a roll-back never deletes such a record.
@@ -244,7 +244,7 @@ def mark(folder: int, journal: int) -> None:
 
 
 def marked(journal: int) -> bool:
-    """Return True if records may have been changed by an incomplete change."""
+    """Return True if an incomplete import may have changed records."""
     return exists(journal, _COMMITTING)
 
 
@@ -257,7 +257,7 @@ def empty(folder: int, journal: int) -> None:
     """Remove the journal, unless it is marked."""
     if marked(journal):
         return
-    with suppress(OSError):  # the next command that opens the store removes the rest
+    with suppress(OSError):  # the next command on the store removes the rest
         while some := _some_of(journal):
             for name in some:
                 unlink(journal, name)

@@ -2,9 +2,9 @@
 
 Rules:
 1. A writer holds the lock of the file name. A reader without the lock may find a damaged file.
-2. A login overwrites the other slot by one system call, which returns after the flush. So a signal cannot separate the
-   write from its flush. The write succeeds on a full disk.
-3. After an error, the process empties the other slot, so that the current record remains valid.
+2. A login overwrites the slot that is not current by one system call, which returns after the flush. So a signal
+   cannot separate the write from its flush. The write succeeds on a full disk.
+3. After an error, the process empties that slot, so that the current record remains valid.
 4. Before the first write to the empty slot of a new file, the process flushes the file and its folder.
 5. The process writes and flushes a new file under a temporary name. Then link(2) gives the file its name, or fails if
    the name exists. rename(2) replaces a smaller file by a larger file.
@@ -43,7 +43,7 @@ def read(folder: int, name: str) -> Slots:
     finally:
         os.close(file)
     if not data:
-        raise DamagedFile(f"{name}: empty (restore the user's record, or delete this file)")
+        raise DamagedFile(f"{name}: must not be empty (restore the user's record, or delete this file)")
     try:
         slots = decode(data)
     except RecordError as e:
@@ -77,7 +77,7 @@ def write(folder: int, name: str, slots: Slots, document: bytes) -> Slots:
 
 
 def create(folder: int, name: str, content: bytes, temporary: str, *, over: bool = False, durably: bool = True) -> None:
-    """Create a file. `temporary` is its name until it is complete. If `over`, replace the existing file.
+    """Create a file. `temporary` is its name until it is complete. If `over` is True, replace the existing file.
 
     Raise OSError, for example FileExistsError if `over` is False.
     """
@@ -165,7 +165,7 @@ def _write_durably(file: int, data: bytes, offset: int) -> int:
     except OSError as e:
         if e.errno not in _UNKNOWN_FLAG:
             raise
-    # A killed process may have written the current slot without a flush. Flush that slot before the write to the other.
+    # A killed process may have written the current slot without a flush. Flush it before the write to the other slot.
     os.fdatasync(file)
     written = os.pwrite(file, data, offset)
     os.fdatasync(file)

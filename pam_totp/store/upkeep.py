@@ -1,7 +1,7 @@
 """The defects of a file store and their repairs, for `pam-totp doctor` and `pam-totp doctor --repair`.
 
 Rules:
-1. Logins continue during a repair. A repair that writes a record holds its lock, and reads the record again.
+1. Logins continue during a repair. A repair that writes a record holds the record's lock, and reads the record again.
 2. Only an administrator can restore a record that has no valid slot.
 3. On a full disk, a login needs blocks that it can overwrite. So every block of a secret file must be allocated and
    written, and must not be shared with a copy. The file system must overwrite blocks in place. The same holds for
@@ -36,7 +36,7 @@ _FIEMAP_HEAD, _FIEMAP_EXTENT = struct.Struct("QQIIII"), struct.Struct("QQQQQIIII
 _FIEMAP_SYNC, _LAST, _UNWRITTEN, _SHARED = 0x1, 0x0001, 0x0800, 0x2000
 _MAX_EXTENTS = 64  # extents of a file; most secret files have one extent
 _GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602  # ioctl(2) FS_IOC_GETFLAGS and FS_IOC_SETFLAGS
-_NOCOW = 0x0080_0000  # the flag of `chattr +C`; a new file gets it from its folder
+_NOCOW = 0x0080_0000  # the flag of `chattr +C`; a new file inherits it from its folder
 _MAX_ERRORS = 20  # errors in a message; more errors usually have one cause
 _COPY_ON_WRITE = {"btrfs", "zfs", "bcachefs", "nilfs2", "f2fs"}
 
@@ -80,7 +80,9 @@ def _defects(store: FileStore, folder: int) -> Iterator[Defect]:
         yield Defect(f"{JOURNAL}: left by an interrupted import", partial(journal.recover, store))
     missing = decoys.missing(folder)
     if missing:
-        text = f"{missing} of {decoys.COUNT} decoys are missing, so unknown users can be distinguished"
+        text = (
+            f"{missing} of {decoys.COUNT} decoys are missing or damaged, so an attacker can distinguish unknown users"
+        )
         yield Defect(text, store.prepare)
     for text, count in Counter(_of_decoys(folder, cow=cow and nocow).values()).items():
         what = f"{decoys.FOLDER}: {text}, in {count} of {decoys.COUNT} files"
@@ -156,7 +158,7 @@ def _blocks(file: int, status: os.stat_result) -> str:
     _FIEMAP_HEAD.pack_into(extents, 0, 0, status.st_size, _FIEMAP_SYNC, 0, _MAX_EXTENTS, 0)
     try:
         fcntl.ioctl(file, _FIEMAP, extents)
-    except OSError:  # for example on tmpfs
+    except OSError:  # raised on tmpfs, for example
         return _allocation(status)
     count = _FIEMAP_HEAD.unpack_from(extents)[3]
     found = [_FIEMAP_EXTENT.unpack_from(extents, _FIEMAP_HEAD.size + i * _FIEMAP_EXTENT.size) for i in range(count)]

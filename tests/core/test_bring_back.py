@@ -1,4 +1,4 @@
-"""Tests of `resynchronise`: if a token is used or changed during the search, its counter is not changed."""
+"""Tests of `resynchronise`: a token keeps its counter if another process uses or changes it during the search."""
 
 from __future__ import annotations
 

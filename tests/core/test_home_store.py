@@ -1,4 +1,4 @@
-"""Tests of the store of a `secret=` template: it opens only files of the user of the process."""
+"""Tests of the store of a `secret=` template: it opens only files that the user of the process owns."""
 
 from __future__ import annotations
 

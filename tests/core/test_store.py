@@ -221,7 +221,7 @@ def test_every_descriptor_is_closed(folder: Path, store: FileStore) -> None:
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
-# ---- decoy work for an unknown user
+# ---- updates for an unknown user
 
 
 def decoys(folder: Path) -> dict[str, Slots]:
@@ -237,7 +237,7 @@ def test_an_unknown_user_costs_one_write_of_a_decoy_chosen_at_random(folder: Pat
     after = decoys(folder)
     assert sum(after[name].sequence - before[name].sequence for name in after) == 200
     assert sum(after[name].sequence > before[name].sequence for name in after) > 32, (
-        "the decoys are chosen at random, not by name"
+        "the store must choose decoys at random"
     )
     assert files(folder) == names
 
@@ -290,7 +290,7 @@ def test_missing_decoys_are_logged_and_raise_no_error(folder: Path, damage: Call
     for path in (folder / DECOYS).iterdir():
         damage(path)
     store.update_decoy("zoe")
-    assert warnings == [f"{folder}/.decoy: decoys are missing (run 'pam-totp doctor --repair')"]
+    assert warnings == [f"{folder}/.decoy: decoys are missing or damaged (run 'pam-totp doctor --repair')"]
 
 
 def test_known_and_unknown_users_wait_only_for_their_own_lock(folder: Path) -> None:
@@ -535,13 +535,15 @@ def test_if_files_of_both_versions_exist_version_2_is_used(folder: Path, store: 
 
 
 def test_an_emptied_file_of_version_1_is_damaged_for_every_version(folder: Path, store: FileStore) -> None:
-    """A service of version 1 that still runs must deny logins. This version must too, if the record is deleted."""
+    """A service of version 1 that still runs must deny logins. This version must too, after the record was deleted."""
     enrol_1(folder)
     store.update("alice", lambda record: (record, None))
     with pytest.raises(RecordError):
         parse((folder / "alice.json").read_bytes())
     (folder / "alice.record").unlink()
-    with pytest.raises(DamagedFile, match=r"alice\.json: empty \(restore the user's record, or delete this file\)"):
+    with pytest.raises(
+        DamagedFile, match=r"alice\.json: must not be empty \(restore the user's record, or delete this file\)"
+    ):
         store.read("alice")
 
 
@@ -630,7 +632,7 @@ def test_a_file_with_more_grace_than_logins_keep_does_not_grow(folder: Path) -> 
 def test_a_reader_never_misses_a_file_that_is_converted_meanwhile(
     folder: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process converts the file between two steps of the reader: new file not found, and open the old file."""
+    """Another process converts the file after the reader found no new file, and before it opens the old file."""
     enrol_1(folder)
     opened = os.open
 

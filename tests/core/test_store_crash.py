@@ -332,7 +332,7 @@ def test_a_kill_or_an_error_in_decoy_work_leaves_the_decoys_valid(folder: Path) 
         ("pwritev2:retval=100", "used", "the file system wrote only a part of a slot"),
         ("pwritev2:retval=0", "new", "the file system wrote only a part of a slot"),
         ("write:retval=100", "version 1", "No space left on device"),
-        ("pread64:retval=0", "used", "alice.record: empty"),
+        ("pread64:retval=0", "used", "alice.record: must not be empty"),
         ("pread64:retval=5", "used", "must be two slots"),
     ],
 )

@@ -49,7 +49,10 @@ def test_missing_decoys_and_a_missing_lock_file_are_created(folder: Path, store:
     (folder / DECOYS / "08").write_bytes(b"{}")
     (folder / DECOYS / "09").chmod(0o644)
     (folder / ".lock").unlink()
-    expected = ["3 of 64 decoys are missing, so unknown users can be distinguished", ".lock: not found"]
+    expected = [
+        "3 of 64 decoys are missing or damaged, so an attacker can distinguish unknown users",
+        ".lock: not found",
+    ]
     assert found(store) == [(text, True) for text in expected]
     assert list(upkeep.repair(store)) == expected
     assert is_flawless(store)
@@ -72,7 +75,7 @@ def test_leftovers_of_killed_processes_and_of_version_1_are_repaired(folder: Pat
 
 
 def test_a_file_of_version_1_that_is_in_force_again_is_kept(folder: Path, store: FileStore) -> None:
-    """The record was deleted before the repair acquires the lock, so the store uses the file of version 1 again."""
+    """Another process deletes the record before the repair acquires the lock, so the old file is used again."""
     enrol_1(folder, tokens=(fob(5),))
     with store.opened() as opened:
         (defect,) = list(upkeep._defects(store, opened))
@@ -141,7 +144,8 @@ def test_after_a_repair_that_fails_the_next_defects_are_repaired(
                 repaired.append(text)
     assert repaired == ["bob.record: its mode must be 0600"]
     assert str(raised.value) == (
-        f"1 of 64 decoys are missing, so unknown users can be distinguished ({folder}: No space left on device); "
+        "1 of 64 decoys are missing or damaged, so an attacker can distinguish unknown users "
+        f"({folder}: No space left on device); "
         "alice.record: has holes (No space left on device)"
     )
     assert len(list(upkeep.repair(store))) == 2

@@ -257,7 +257,7 @@ def test_a_new_record_that_lost_its_content_in_a_power_cut_is_rolled_back(store:
     assert killed(store, "link", 4)
     for user in ("new0", "new1"):
         os.truncate(Path(store.folder) / f"{user}.record", 0)
-    with pytest.raises(StoreError, match=r"new0\.record: empty"):
+    with pytest.raises(StoreError, match=r"new0\.record: must not be empty"):
         store.read("new0")
     assert journal.recover(store) == 8
     assert content(store) == before
@@ -304,7 +304,7 @@ def test_a_new_record_of_zeros_is_rolled_back(store: FileStore, size: int) -> No
 def test_an_old_record_that_is_damaged_stops_the_roll_back(store: FileStore) -> None:
     assert killed(store, "link", 4)
     os.truncate(Path(store.folder) / "old0.record", 0)
-    with pytest.raises(StoreError, match=r"old0\.record: empty"):
+    with pytest.raises(StoreError, match=r"old0\.record: must not be empty"):
         journal.recover(store)
     assert (Path(store.folder) / ".import" / "committing").exists()
     assert [[t.name for t in store.read(user).tokens] for user in OLD[1:]] == [["fob"]] * 4, (

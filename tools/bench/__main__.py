@@ -1,4 +1,4 @@
-"""`make bench`: a benchmark of logins by pam_totp and by other modules. It prints a table, and writes bench.json.
+"""`make bench`: a benchmark of logins with pam_totp and with other modules. It prints a table, and writes bench.json.
 
 The results are medians and ratios, because times vary between runs and between machines. No test depends on a figure.
 The benchmark runs as root in a private mount namespace, with its own /etc/pam.d.
@@ -38,9 +38,9 @@ ACCOUNTS = ["totp", "spawned", "hammered", "first", *load.names(64)]
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=50, help="logins by each module (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=50, help="logins with each module (%(default)s)")
     parser.add_argument("--crowd", type=int, default=CROWD, help="enrolled users in the large store (%(default)s)")
-    parser.add_argument("--logins", type=int, default=10_000, help="logins before memory is measured (%(default)s)")
+    parser.add_argument("--logins", type=int, default=10_000, help="logins before the memory measurement (%(default)s)")
     parser.add_argument("--no-log", action="store_true", help="run without a log daemon: see docs/speed.md")
     args = parser.parse_args()
     if os.geteuid() != 0:
@@ -340,7 +340,7 @@ def many_clients(report: Report, site: Site) -> None:
         beside.append(quiet_clients(site, clients[:8], load.Client("hammered")))
     alone, pressed = statistics.median(quiet), statistics.median(beside)
     figure = f"p99 {ms(alone)} alone, {ms(pressed)} under load: {pressed / alone:.1f} ×"
-    report.say("8 clients, while 64 guess codes of a user", figure, "at most 1.5 ×", ratio=pressed / alone)
+    report.say("8 clients, while 64 others send wrong codes", figure, "at most 1.5 ×", ratio=pressed / alone)
 
 
 def centiles(seconds: list[float]) -> tuple[float, float]:
