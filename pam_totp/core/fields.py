@@ -45,7 +45,7 @@ class Value:
         self._set({**self._defaults, **given}, self._fields)
 
     def _replace(self, **changes: Any) -> Self:
-        """Return a copy with `changes`. Check only the changed fields. Only methods of subclasses call this."""
+        """Return a copy with `changes`. Check only the changed fields."""
         other = object.__new__(type(self))
         other._set({**self.__dict__, **changes}, changes)
         return other

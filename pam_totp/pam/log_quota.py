@@ -3,7 +3,7 @@
 Rules:
 1. The service logs every line for root and for listed clients.
 2. Each other account has a limit, and all other accounts together have a limit. The service drops lines above a limit.
-3. One line in the log reports each limit that an account reaches.
+3. One line in the log reports each limit that is reached.
 4. Without a limit, one account could flood the log daemon, which would then drop lines about wrong codes.
 """
 

@@ -77,7 +77,7 @@ to_syslog = Warnings()
 
 
 class FileStore:
-    """The store in `folder`, an absolute path. Every method opens, checks and closes the folder.
+    """The store in `folder`, an absolute path. The methods of `Store` open, check and close the folder.
 
     `lock_wait` is in seconds. The store passes to `warn` each problem that does not stop a login. Only this package
     calls the methods from `file_of` to `locked`.

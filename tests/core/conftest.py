@@ -19,7 +19,7 @@ settings.register_profile(
     "pam_totp",
     derandomize=TIMES == 0,
     max_examples=100 * max(TIMES, 1),
-    deadline=None,  # a slow example is not a failure
+    deadline=None,  # no time limit for an example
     database=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

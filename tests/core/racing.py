@@ -12,18 +12,18 @@ from contextlib import suppress
 def in_processes(many: int, work: Callable[[int], str]) -> list[str]:
     """Return the results of `work(0)` … `work(many - 1)`, each in its own process, all started at the same moment."""
     go_read, go_write = os.pipe()
-    said_read, said_write = os.pipe()
+    results_read, results_write = os.pipe()
     children: list[int] = []
     try:
         for number in range(many):
             child = os.fork()
             if child == 0:
-                _one(number, work, go_read, go_write, said_write)
+                _run_in_child(number, work, go_read, go_write, results_write)
             children.append(child)
         os.close(go_write)
-        os.close(said_write)
-        with open(said_read, encoding="utf-8") as said:
-            results = said.read().splitlines()
+        os.close(results_write)
+        with open(results_read, encoding="utf-8") as lines:
+            results = lines.read().splitlines()
     finally:
         for child in children:
             with suppress(ProcessLookupError):
@@ -34,8 +34,8 @@ def in_processes(many: int, work: Callable[[int], str]) -> list[str]:
     return results
 
 
-def _one(number: int, work: Callable[[int], str], go_read: int, go_write: int, said: int) -> None:
-    """In a child: wait until the parent closes the pipe, call `work`, and write its result as one line."""
+def _run_in_child(number: int, work: Callable[[int], str], go_read: int, go_write: int, output: int) -> None:
+    """In a child process: wait until the parent closes the pipe, call `work`, and write its result as one line."""
     try:
         os.close(go_write)
         os.read(go_read, 1)
@@ -43,7 +43,7 @@ def _one(number: int, work: Callable[[int], str], go_read: int, go_write: int, s
             line = work(number)
         except BaseException as e:
             line = f"{type(e).__name__}: {e}"
-        os.write(said, f"{line.splitlines()[0]}\n".encode())  # a write of at most PIPE_BUF bytes is atomic
+        os.write(output, f"{line.splitlines()[0]}\n".encode())  # a write of at most PIPE_BUF bytes is atomic
     finally:
         os._exit(0)
 
@@ -53,14 +53,14 @@ def in_threads(many: int, work: Callable[[int], str]) -> list[str]:
     together = threading.Barrier(many)
     results: list[str] = []
 
-    def one(number: int) -> None:
+    def run(number: int) -> None:
         together.wait()
         try:
             results.append(work(number))
         except Exception as e:
             results.append(f"{type(e).__name__}: {e}")
 
-    threads = [threading.Thread(target=one, args=(n,)) for n in range(many)]
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(many)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -535,7 +535,7 @@ def test_if_files_of_both_versions_exist_version_2_is_used(folder: Path, store: 
 
 
 def test_an_emptied_file_of_version_1_is_damaged_for_every_version(folder: Path, store: FileStore) -> None:
-    """A service of version 1 that still runs must deny logins. This version must too, after the record was deleted."""
+    """Both versions must deny logins: a service of version 1 that still runs, and this version without the record."""
     enrol_1(folder)
     store.update("alice", lambda record: (record, None))
     with pytest.raises(RecordError):

@@ -31,7 +31,7 @@ INSIDE = "PAM_TOTP_BENCH_INSIDE"
 SEARCHED = 1_000_000
 CROWD = 100_000
 HOTP = "pam_totp, HOTP, socket"
-IMAGES = ("ext4", "xfs")  # file systems that hosts use
+IMAGES = ("ext4", "xfs")  # file system types of hosts
 IMAGE_SIZE = 1 << 30  # bytes
 ACCOUNTS = ["totp", "spawned", "hammered", "first", *load.names(64)]
 
@@ -109,10 +109,7 @@ def spread(seconds: list[float]) -> tuple[float, float, float]:
 
 
 def search(report: Report) -> None:
-    wrong = (
-        "000000",
-        "000001",
-    )  # codes in a row that match no counter in the ranges below
+    wrong = ("000000", "000001")  # codes in a row that match no counter of the search
     otp = pyotp.HOTP("GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ")
     rounds: dict[str, list[float]] = {"pam_totp": [], "pam_totp, far from 0": [], "oathtool": [], "pyotp": []}
     oathtool = ["oathtool", "-w", str(SEARCHED), KEY.hex(), "99999999", "--digits=8"]
@@ -141,7 +138,7 @@ def compile_programs(folder: Path) -> None:
 
 @contextmanager
 def image(system: str, parent: Path) -> Iterator[Path]:
-    """Create and mount a file system of the type `system`, in an image file below `parent`. Yield its folder."""
+    """Create and mount a file system of the type `system`, in an image file below `parent`. Yield its mount point."""
     file, folder = parent / f"{system}.image", parent / system
     with open(file, "wb") as opened:
         opened.truncate(IMAGE_SIZE)
