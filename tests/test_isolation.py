@@ -1,4 +1,4 @@
-"""Tests of the suite's isolation: tests pass on hosts whose settings would otherwise make them fail.
+"""Tests of the suite's isolation: the suite passes even on hosts with settings that affect the tested programs.
 
 Each run is a separate pytest, in a private mount namespace that imitates such a host.
 """
@@ -47,8 +47,8 @@ ENVIRONMENT = {
     **{"NO_COLOR": "1", "COLUMNS": "20", "MAKEFLAGS": "-n", "GIT_DIR": "/nonexistent", "OPENSSL_CONF": "/nonexistent"},
     **{"PIP_TARGET": "/nonexistent", "PIP_REQUIRE_VIRTUALENV": "1", "PAM_TOTP_SOCKET": "/nonexistent", "CDPATH": "/"},
 }
-# The start of each host's script. $1 is an empty folder, $2 is this tree, and the other words are the command. Folders
-# on which the suite mounts overlays are copied, because the kernel stacks at most two overlays.
+# The start of each host's script. $1 is an empty folder, $2 is this tree, and the other words are the command. The
+# script copies the folders on which the suite mounts overlays, because the kernel stacks at most two overlays.
 COPIED = r"""
 folder=$1 tree=$2
 shift 2
@@ -59,7 +59,7 @@ cp -a /var/lib/dpkg/status "$folder/lib/dpkg"
 mount --bind "$folder/etc" /etc
 mount --bind "$folder/lib" /var/lib
 """
-# A host that uses pam_totp, with the clone in a folder that only root can enter.
+# A host with pam_totp in use. The clone is in a folder that only root can enter.
 USED = r"""
 mkdir "$folder/security" "$folder/work" "$folder/closed"
 modules=$(dirname "$(ls -d /usr/lib/*/security/pam_permit.so)")

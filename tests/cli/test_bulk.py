@@ -1,4 +1,4 @@
-"""Tests of the commands that process all users: their output, progress and use of memory with many users."""
+"""Tests of the commands that process all users: output, progress and memory use with many users."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.support.site import KEY, TREE, Site, fob, phone, until
 from tools.bench.bulk import run
 
 FEW, MANY = 300, 6000  # users
-NAMES = 2.0  # MB: enough for a few thousand names and a block of rows; the whole output would take over 5 MB
-A_TOKEN = 500  # bytes a token: a line, a result and a name take 330; the whole output would take over 600
+NAMES = 2.0  # MB: enough for a few thousand names and a block of lines; the whole output would take over 5 MB
+A_TOKEN = 500  # bytes per token: a line, a result and a name take 330; the whole output would take over 600
 
 
 def enrol(site: Site, users: range) -> None:
@@ -74,7 +74,7 @@ def test_a_long_table_has_one_heading_and_is_sorted_by_name(site: Site) -> None:
     assert [i for i, line in enumerate(lines) if line.startswith("USER")] == [0]
     for block in (lines[:BLOCK], rows[BLOCK:]):
         assert len({line.index("otp") for line in block if "otp" in line}) == 1, (
-            "the columns of all rows in a block start at the same place"
+            "the columns of all lines in a block are aligned"
         )
     remarks = [line for line in lines[1:] if "digits" not in line]
     assert [line.partition(" counted")[0] for line in remarks] == ["adam: 2 wrong answers", "zoe: 3 wrong answers"]
@@ -115,7 +115,7 @@ def test_an_interrupted_list_reports_the_interrupt(site: Site) -> None:
     with listing(site, "--json") as process:
         stdout = process.stdout
         assert stdout is not None
-        until(lambda: full(stdout), "the command has filled the pipe, and waits for the reader")
+        until(lambda: full(stdout), "the command has filled the pipe and waits for the reader")
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT

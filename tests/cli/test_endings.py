@@ -1,4 +1,4 @@
-"""Tests of commands that fail or are interrupted: the message states what was changed."""
+"""Tests of commands that fail or are interrupted: the message states whether the store was changed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 def run(site: Site, *words: str, stdout: int | IO[str]) -> tuple[int, str]:
-    """Return the exit status and standard error of a command whose standard output goes to `stdout`."""
+    """Run a command with `stdout` as standard output. Return its exit status and standard error."""
     name, *rest = words
     command = [sys.executable, "-m", "pam_totp.cli", name, "--store", str(site.store), *rest]
     done = subprocess.run(
@@ -120,7 +120,7 @@ def test_an_interrupt_at_a_prompt_changes_nothing(site: Site) -> None:
 
 @pytest.mark.parametrize("words", [("verify",), ("remove",)])
 def test_an_end_of_input_at_a_prompt_is_no_answer(site: Site, words: tuple[str, ...]) -> None:
-    """The prompt of `verify` has no echo; the prompt of `remove` has an echo."""
+    """`verify` prompts with the echo off, `remove` with the echo on."""
     site.enrol()
     before = site.path().read_bytes()
     talk = at_prompt(site, *words, ME)
@@ -271,9 +271,9 @@ def test_list_continues_after_an_invalid_file(site: Site) -> None:
 
 
 def test_list_skips_a_record_removed_in_the_meantime(site: Site) -> None:
-    """Simulate a record that is removed after its name was listed.
+    """Simulate the removal of a record after the store has listed its name.
 
-    The store lists the file %41lice.json as user Alice, and then reads Alice.json, which does not exist.
+    The store lists the file %41lice.record as user Alice, and then reads Alice.record, which does not exist.
     """
     site.enrol()
     site.path("%41lice").write_bytes(serialize(site.record()))
@@ -291,7 +291,7 @@ def test_list_shows_a_time_beyond_the_calendar_as_a_number(site: Site) -> None:
 def test_the_service_accepts_a_relative_path_of_the_store(site: Site) -> None:
     site.store.rename(site.folder / "moved")
     here = os.path.relpath(site.folder / "moved", TREE)
-    site.store = Path(here)  # the service starts in TREE
+    site.store = Path(here)  # TREE is the working directory of the service
     site.start()
     site.store = site.folder / "moved"
     site.enrol()

@@ -1,4 +1,4 @@
-"""Tests of export: files of mode 0600 that other programs can read, and that import reads back unchanged."""
+"""Tests of the command `export`: files have mode 0600, and both other programs and `import` can read them."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def namespaces_work() -> bool:
 
 @pytest.mark.skipif(
     not MAY_MOUNT and (os.geteuid() == 0 or not namespaces_work()),
-    reason="needs a mount namespace, but root cannot mount, or there are no user namespaces",
+    reason="requires a mount namespace: root must be able to mount, other users must be able to create user namespaces",
 )
 @pytest.mark.parametrize("how", REMEDY)
 def test_the_old_state_is_intact_and_the_message_says_what_to_do(tmp_path: Path, how: str) -> None:
@@ -101,7 +101,7 @@ def test_the_old_state_is_intact_and_the_message_says_what_to_do(tmp_path: Path,
     results = list(zip(commands, json.loads(done.stdout), strict=True))
     for (words, _), (status, out, shown, files) in results[:failing]:
         assert status == 3, (words, shown)
-        assert out == "", "a code or a key is shown only if it is stored"
+        assert out == "", "the command prints only codes and keys that are stored"
         err = re.sub(r"\Apam-totp: warning: there is no account \w+ on this host\n", "", shown)
         assert err.startswith(f"pam-totp: {disk}: "), err
         assert REMEDY[how] in err

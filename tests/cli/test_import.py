@@ -1,4 +1,4 @@
-"""Tests of import, as an admin runs it: boxes of tokens, users' files, invalid input, and interrupts."""
+"""Tests of the command `import`: boxes of tokens, users' files, invalid input, and interrupts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_table_lists_imported_and_skipped_tokens_without_keys(site: Site, tm
     file = tmp_path / "users.oath"
     file.write_text(OATH)
     done = site.command("import", "users-oath", file)
-    assert done.returncode == 1, "the status reports a skipped token"
+    assert done.returncode == 1, "exit status 1 reports a skipped token"
     shown = [line.split(maxsplit=6) for line in done.stdout.splitlines()[1:4]]
     assert [row[1:4] for row in shown] == [["1", "alice", "token"], ["2", "bob", "token"], ["3", "carl", "-"]]
     assert "skipped: secret: must be 112 to 1024 bits" in done.stdout
@@ -212,11 +212,11 @@ def test_a_bulk_file_is_mapped_by_serial(site: Site, tmp_path: Path) -> None:
     users.write_text("654321,alice\n123456,bob\n9999999,carl\n")
     done = site.command("import", "pskc", file, "--map", users)
     assert "already imported as 'token'" in done.stdout, (
-        "the second of carl's tokens is skipped, because it has the key of the first"
+        "carl's second token is skipped, because its key is the same as that of the first token"
     )
     assert [site.record(user).tokens[0].serial for user in ("alice", "bob", "carl")] == ["654321", "123456", "9999999"]
     assert site.command("verify", "alice", hotp(KEY, 0, 8)).returncode == 1, (
-        "a token whose policy ended in 2006 is imported as disabled"
+        "a token with a policy that ended in 2006 is imported as disabled"
     )
     assert site.command("enable-token", "alice").returncode == 0
     assert site.command("verify", "alice", hotp(KEY, 0, 8)).returncode == 0
@@ -302,7 +302,7 @@ def test_a_tree_of_homes_is_read_as_each_home_s_owner(site: Site, tmp_path: Path
         "sys": "Too many levels of symbolic links",
         "nobody": "must be a regular file",
         "games": "must belong to the owner of the home folder",
-        "lp": "Permission denied",  # root could read it, but its owner cannot
+        "lp": "Permission denied",  # the owner of the home cannot read the file, but root can
     }
     assert done.returncode == 1
     assert (site.store / "daemon.record").stat().st_uid == 65534
@@ -334,13 +334,13 @@ def test_an_interrupted_import_leaves_the_store_as_it_was(site: Site, tmp_path: 
     for i in range(0, 400, 100):
         site.enrol(phone(), user=f"user{i}")
     before = records(site)
-    # As a slow login would: the import waits here.
+    # The import waits for the lock of user250, as it waits for a slow login.
     with held(site, "user250"), started(site, "import", "users-oath", str(file)) as process:
         until(
             lambda: in_place(site) == 251 or process.poll() is not None,
-            "all records up to user249 are in place, and the old one of user300",
+            "all records up to user249, and the old record of user300, are in the store",
         )
-        assert process.poll() is None, "the import is not finished"
+        assert process.poll() is None, "the import is still running"
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
     assert process.returncode != 0
@@ -358,9 +358,9 @@ def test_an_interrupted_import_leaves_the_store_as_it_was(site: Site, tmp_path: 
 
 
 def appends_to(pid: int, file: Path) -> bool:
-    """Return True if the process has the file open to append to it."""
+    """Return True if the process has opened the file in append mode."""
     for number in os.listdir(f"/proc/{pid}/fd"):
-        with suppress(FileNotFoundError):  # closed meanwhile
+        with suppress(FileNotFoundError):  # the process has closed the descriptor
             if os.readlink(f"/proc/{pid}/fd/{number}") == str(file):
                 flags = Path(f"/proc/{pid}/fdinfo/{number}").read_text().split("flags:")[1].split()[0]
                 if int(flags, 8) & os.O_APPEND:
@@ -376,7 +376,7 @@ def test_an_import_interrupted_twice_reports_the_open_roll_back(site: Site, tmp_
 
     manifest = site.store / ".import" / "manifest"
     with held(site, "user10"), started(site, "import", "users-oath", str(file)) as process:
-        until(lambda: in_place(site) == 10, "all records before user10 are in place")
+        until(lambda: in_place(site) == 10, "the records of user0 to user9 are in the store")
         assert appends_to(process.pid, manifest)
         with held(site, "user0"):
             process.send_signal(signal.SIGINT)

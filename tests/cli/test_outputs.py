@@ -28,11 +28,11 @@ def die() -> None:
 
 def before_call(function: Callable[..., Any], number: int, action: Callable[[], object]) -> Callable[..., Any]:
     """Return a wrapper of `function` that runs `action` before call `number`."""
-    left = [number]
+    remaining = [number]
 
     def called(*arguments: Any, **named: Any) -> Any:
-        left[0] -= 1
-        if left[0] == 0:
+        remaining[0] -= 1
+        if remaining[0] == 0:
             action()
         return function(*arguments, **named)
 
@@ -127,7 +127,7 @@ def test_a_file_that_appears_in_the_meantime_is_not_replaced(tmp_path: Path) -> 
 
 
 def test_only_the_created_file_is_removed(tmp_path: Path) -> None:
-    """Before the removal, the path is changed to lead to another folder, or another file gets the name."""
+    """Before the removal, the test redirects the path to another folder, or replaces the file."""
     folder, other = tmp_path / "folder", tmp_path / "other"
     folder.mkdir()
     other.mkdir()
@@ -175,7 +175,7 @@ def test_a_signal_during_an_enrolment_deletes_the_picture(site: Site, tmp_path: 
 
 @as_root
 def test_root_writes_to_a_folder_closed_to_the_stores_owner(site: Site) -> None:
-    """A command that fails after it dropped its privileges to those of the store's owner leaves no file there."""
+    """A failed command leaves no file in that folder, although it runs with the privileges of the store's owner."""
     folder = site.folder / "closed"
     folder.mkdir(0o700)
     site.enrol(fob(7))

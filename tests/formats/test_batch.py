@@ -1,4 +1,4 @@
-"""Tests of `update_many`: all records are changed or none, even after a kill, and used codes remain used."""
+"""Tests of `update_many`: a batch changes all records or none, even if it is killed, and used codes remain used."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def store(tmp_path: Path) -> FileStore:
 
 
 def content(store: FileStore) -> dict[str, bytes]:
-    """Return the documents of all records, and the content of all other files."""
+    """Return the documents of all records, and the content of all other files except the lock file."""
     found = {p.name: p.read_bytes() for p in Path(store.folder).iterdir() if p.name != ".lock" and p.is_file()}
     return {name: decode(data).document if name.endswith(".record") else data for name, data in found.items()}
 
 
 def raw(store: FileStore) -> dict[str, bytes]:
-    """Return all files, byte for byte."""
+    """Return the content of all files by name, byte for byte."""
     return {p.name: p.read_bytes() for p in Path(store.folder).iterdir() if p.is_file()}
 
 
@@ -94,7 +94,7 @@ def test_a_change_that_fails_changes_nothing(store: FileStore) -> None:
 
 
 def nth(function: Callable[..., Any], number: int, action: Callable[[], object]) -> Callable[..., Any]:
-    """Return a function that calls `function`, and calls `action` before call number `number`."""
+    """Return a wrapper of `function` that calls `action` before call number `number`."""
     remaining = [number]
 
     def called(*arguments: Any, **named: Any) -> Any:
@@ -117,7 +117,7 @@ def killed(
     progress: Callable[[int, int], None] = lambda done, total: None,
     changes: Changes[str] = CHANGES,
 ) -> bool:
-    """Run a batch in a process that is killed before call number `number` of `os.<call>`.
+    """Run a batch in a child process that kills itself before call number `number` of `os.<call>`.
 
     Return False if the batch ended before that call.
     """
@@ -144,7 +144,7 @@ def test_after_a_kill_at_any_point_all_or_no_records_are_changed(store: FileStor
             assert all(store.read(user).token("came") is not None for user in USERS), "a commit changes every record"
             break
         assert not (Path(store.folder) / ".import").exists()
-    assert number > 0, "at least one kill was before the end of the batch"
+    assert number > 0, "at least one kill interrupted the batch"
     update_many(store, [("next", added)])
     assert store.read("next").token("came") is not None
 
@@ -159,7 +159,7 @@ def test_rolling_back_an_import_does_not_revive_a_used_code(store: FileStore) ->
             return decision.record, decision.outcome.accepted
 
         assert store.update(user, accept), user
-    assert journal.recover(store) == 6, "two of the eight records have a new token that was used"
+    assert journal.recover(store) == 6, "two of the eight records are kept, because they have a used new token"
     after = content(store)
     assert {name for name in after if after[name] != before.get(name)} == {"old1.record", "old2.record", "new1.record"}
     old1, old2, new1 = (store.read(user) for user in ("old1", "old2", "new1"))
@@ -171,7 +171,7 @@ def test_rolling_back_an_import_does_not_revive_a_used_code(store: FileStore) ->
 
 
 def test_rolling_back_an_import_keeps_recovery_codes_and_guesses_used(store: FileStore) -> None:
-    """A roll-back removes the unused token of a new record, and keeps later changes to its other fields."""
+    """A roll-back removes the unused token of a new record, and keeps later changes to the record's other fields."""
     whole, recovery = new_recovery_codes(added(UserRecord(user="new"))[0], 2)
 
     def came(record: UserRecord) -> tuple[UserRecord, str]:
@@ -252,7 +252,7 @@ def test_a_record_that_grew_is_rolled_back_in_place(store: FileStore) -> None:
 
 
 def test_a_new_record_that_lost_its_content_in_a_power_cut_is_rolled_back(store: FileStore) -> None:
-    """The files of new users are flushed together at the end: before that, a power cut may leave them empty."""
+    """A batch flushes the files of new users together at its end. An earlier power cut may leave these files empty."""
     before = content(store)
     assert killed(store, "link", 4)
     for user in ("new0", "new1"):
@@ -276,7 +276,7 @@ def damage_both_slots(path: Path) -> None:
 def test_a_new_record_that_is_damaged_is_kept_by_the_roll_back(
     tmp_path: Path, store: FileStore, damage: Callable[[Path], None]
 ) -> None:
-    """The record was used. Without it, the user would not be enrolled, and `nullok` would let the user in."""
+    """If the roll-back deleted a used record, the user would be unenrolled, and `nullok` would accept the login."""
     assert killed(store, "link", 4)
     store.update("new0", lambda record: (record.accepted(record.tokens[0], 7, 1, 5), None))
     damage(Path(store.folder) / "new0.record")
@@ -308,7 +308,7 @@ def test_an_old_record_that_is_damaged_stops_the_roll_back(store: FileStore) -> 
         journal.recover(store)
     assert (Path(store.folder) / ".import" / "committing").exists()
     assert [[t.name for t in store.read(user).tokens] for user in OLD[1:]] == [["fob"]] * 4, (
-        "the others are rolled back"
+        "the other records are rolled back"
     )
 
 
@@ -339,7 +339,7 @@ def test_a_batch_changes_records_of_version_1_too(store: FileStore) -> None:
 
 @pytest.mark.parametrize("call", ["pwritev", "unlink", "fsync", "rmdir"])
 def test_a_killed_roll_back_is_completed_by_the_next(store: FileStore, call: str) -> None:
-    """A code that is used between the two roll-backs remains used."""
+    """A code that a login uses between the two roll-backs remains used."""
 
     def recovered(number: int) -> bool:
         pid = os.fork()
@@ -373,7 +373,7 @@ def test_a_killed_roll_back_is_completed_by_the_next(store: FileStore, call: str
 
 
 def test_an_interrupt_after_the_commit_has_no_effect(store: FileStore) -> None:
-    """If `update_many` raised KeyboardInterrupt here, a committed import would be reported as failed."""
+    """The command would report a committed import as failed if `update_many` raised KeyboardInterrupt here."""
 
     def interrupt(done: int, total: int) -> None:
         if done == total:
@@ -387,7 +387,7 @@ def test_an_interrupt_after_the_commit_has_no_effect(store: FileStore) -> None:
 def test_an_interrupt_near_the_end_reports_commit_or_roll_back(
     store: FileStore, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """An interrupt before the roll-back mark is removed rolls back; an interrupt after that has no effect."""
+    """An interrupt before the removal of the roll-back mark rolls the batch back; a later interrupt has no effect."""
     before = content(store)
 
     def interrupt() -> None:
@@ -424,7 +424,10 @@ def test_a_record_that_was_used_meanwhile_is_decided_again(store: FileStore) -> 
 
 
 def used_meanwhile(store: FileStore) -> Callable[[int, int], None]:
-    """Return a progress callback that changes two records after all are staged, and before any is replaced."""
+    """Return a progress callback that changes two records after the batch has staged all records.
+
+    The batch has not yet written any of the staged records.
+    """
 
     def progress(done: int, total: int) -> None:
         if done == len(CHANGES):
@@ -531,16 +534,16 @@ def test_an_invalid_manifest_rolls_nothing_back_and_gives_instructions(store: Fi
     assert (opened / "committing").exists(), "the journal is kept for the administrator"
 
 
-# --- an import of version 1
+# --- Imports of version 1
 
 
 PENDING = ["old2", "old3", "old4", "new2", "new3", "new4"]
 
 
 def import_1(store: FileStore, *, pending: list[str], mark: bool = True) -> None:
-    """Replace all records by files of version 1, and leave an import of version 1 that was killed.
+    """Replace all records by files of version 1, and create the journal of a killed import of version 1.
 
-    The records of all users but `pending` are changed. A hard link keeps each old file.
+    The import has changed the records of all users except `pending`. A hard link in the journal keeps each old file.
     """
     folder, opened = Path(store.folder), Path(store.folder) / ".import"
     opened.mkdir(0o700)
@@ -569,7 +572,7 @@ def tokens(store: FileStore, user: str) -> list[tuple[str, int | None]]:
 
 
 def used(counter: int, key: bytes) -> Callable[[UserRecord], tuple[UserRecord, bool]]:
-    """Return the change of a login with one code."""
+    """Return the change that a login with the code of `counter` makes."""
 
     def accept(record: UserRecord) -> tuple[UserRecord, bool]:
         decision = verify(record, Answer.parse(codes(counter, key=key).encode()), 1_700_000_000, Policy())
@@ -609,7 +612,7 @@ def test_codes_used_after_an_import_of_version_1_stay_used(store: FileStore) -> 
 
 @pytest.mark.parametrize("is_used", [True, False])
 def test_a_record_that_version_1_staged_again_is_unchanged(store: FileStore, is_used: bool) -> None:
-    """Version 1 deletes NAME.json.new before it computes it again. NAME.json.old is a link of the current record."""
+    """Version 1 deletes NAME.json.new before it computes the new record again. NAME.json.old is still a hard link."""
     import_1(store, pending=PENDING)
     (Path(store.folder) / ".import" / "old2.json.new").unlink()
     if is_used:
@@ -619,7 +622,7 @@ def test_a_record_that_version_1_staged_again_is_unchanged(store: FileStore, is_
 
 
 def test_a_roll_back_that_version_1_began_is_completed(store: FileStore) -> None:
-    """Version 1 renames NAME.json.old to NAME.json. The next login converts that file."""
+    """Version 1 rolls back by renaming NAME.json.old to NAME.json. The next login converts that file."""
     import_1(store, pending=PENDING)
     folder = Path(store.folder)
     (folder / ".import" / "old0.json.old").rename(folder / "old0.json")

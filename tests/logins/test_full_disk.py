@@ -1,4 +1,4 @@
-"""Tests of a full or read-only disk: a refusal does not reveal which users are enrolled, or with which tokens."""
+"""Tests of the writes per answer: every user needs the same number, so a full disk does not reveal enrolled users."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ANSWERS = ["000000", codes(0), codes(0, 2), "0000000", "00000000", RECOVERY, "ZZ
 
 
 class Counting:
-    """A store with one record. It counts the writes."""
+    """A store with one record, which counts its writes."""
 
     def __init__(self, record: UserRecord | None) -> None:
         self._record = record

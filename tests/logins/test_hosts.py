@@ -13,7 +13,7 @@ from tests.conftest import with_mounts
 from tests.support.pamconf import service
 from tests.support.site import MODULE, TREE, Site, codes
 
-# The mounts of this process are already private (tests/support/isolation.py), so their propagation need not change.
+# `--propagation unchanged`: the mounts of this process are already private (tests/support/isolation.py).
 IN_NAMESPACE = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-ec"]
 
 
@@ -81,4 +81,4 @@ def test_the_environment_of_the_caller_does_not_reach_the_helper(site: Site, tmp
     helper = re.findall(r'execve\("/usr/bin/python3", (\[.*?\]), (\[.*?\])', traced)
     assert [(argv.split(", ")[1:3], envp) for argv, envp in helper] == [(['"-I"', '"-S"'], "[]")]
     after = traced[traced.index("/usr/bin/python3") :]
-    assert str(trap) not in after, "no file in the caller's folder is opened"
+    assert str(trap) not in after, "the helper opens no file in the caller's folder"

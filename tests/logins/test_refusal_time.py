@@ -1,4 +1,7 @@
-"""Tests of the time of a refusal: it does not depend on the user. Upper bounds would fail on a busy machine."""
+"""Tests of the duration of a refusal: it does not depend on the user.
+
+The tests check only lower bounds, because a busy machine would exceed upper bounds.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from tests.support.site import Site
 def test_every_refusal_delay_grows_with_the_search_range() -> None:
     assert refusal_delay(Policy()) == REFUSAL_DELAY
     assert refusal_delay(Policy(resync_window=10_000)) >= 8 * 10_000 * 5e-6, (
-        "the delay covers a search of eight tokens, at 5 µs a counter"
+        "the delay covers a search of eight tokens, at 5 µs per counter"
     )
     assert refusal_delay(Policy(resync_steps=2_880)) >= 8 * 2 * 2_880 * 5e-6
 

@@ -1,4 +1,4 @@
-"""Tests of invalid secret files, and of user names that would lead out of the folder."""
+"""Tests of invalid secret files, and of user names that contain a path out of the store."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ def test_the_helper_of_root_becomes_the_owner_of_the_folder(site: Site) -> None:
 )
 def test_no_user_name_leaves_the_store(site: Site, way: str, name: str | bytes) -> None:
     user = os.fsdecode(name)
-    site.enrol(user="outside")  # moved below to the path that "../outside" would name
-    shutil.move(site.path("outside"), site.folder / "outside.json")
+    site.enrol(user="outside")
+    shutil.move(site.path("outside"), site.folder / "outside.record")  # the path of "../outside"
     before = sorted(p for p in site.folder.rglob("*") if site.store not in p.parents)
     assert site.login(codes(0), user=user).result in (Result.AUTH_ERR, Result.AUTHINFO_UNAVAIL)
     assert sorted(p for p in site.folder.rglob("*") if site.store not in p.parents) == before

@@ -1,4 +1,4 @@
-"""Fixtures: one machine with one sshd, for all tests of the real services."""
+"""Fixtures for the tests of the real services, which share one machine and one sshd."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def sshd(machine: Machine, _sshd: Sshd) -> Sshd:
 
 @pytest.fixture(params=["spawn", "socket"])
 def way_there(request: pytest.FixtureRequest, machine: Machine) -> str:
-    """Return the way in which the relay reaches the Python side: a spawned helper, or the service's socket."""
+    """Return the `way` of a stack line: `spawn` for a spawned helper, `socket` for the running service."""
     if request.param == "socket":
         machine.serve()
     way: str = request.param

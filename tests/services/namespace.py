@@ -1,12 +1,12 @@
-"""A machine for the real services: the host's programs in a private root and network.
+"""A machine for the real services: the host's programs with a private root folder and network.
 
 Rules:
-- The host is unchanged: /usr is an overlay, and /etc, /var, /run, /home, /tmp and /dev are new. All of them end with
+- The host is unchanged: /usr is an overlay, and /etc, /var, /run, /home, /tmp and /dev are new. These mounts end with
   the namespace. The only network is a new loopback, on which every port is free.
-- The host's settings have no effect: tests/support/etc.py writes /etc, /usr/local is empty, and no pam_totp is
-  installed.
-- The real sshd, sudo, su, libpam, relay and helper run. Log lines go to a socket of the test.
-- Every process that is started here ends with the test run, even if the test run is killed.
+- The host's settings are hidden: tests/support/etc.py writes /etc, /usr/local is empty, and an installed pam_totp is
+  removed.
+- The real sshd, sudo, su, libpam, relay and helper run. They log to a socket of the test.
+- Every process of the machine ends with the test run, even if the test run is killed.
 
     machine = Machine(folder)
     machine.stack("sudo", machine.module_line())
@@ -42,7 +42,7 @@ RELAY = f"{COPY}/pam_totp.so"
 HELPER = f"{COPY}/pam_totp/pam/helper.py"
 SOCKET = "/run/pam_totp/socket"
 
-# The shell script that makes the root. Its arguments: an empty folder, this tree, the folder of the libraries.
+# The shell script that creates the root folder. Arguments: an empty folder, this tree, the folder of the libraries.
 _MAKE = r"""
 set -eu
 mount -t tmpfs -o mode=0755 private "$1"
@@ -66,7 +66,7 @@ for place in /bin /sbin /lib*; do
         mount -o remount,bind,ro ".$place"
     fi
 done
-# Copy files that programs in /usr need. They contain paths, and no settings of the host.
+# Copy the files of /etc that programs in /usr need. These files contain paths, and no settings of the host.
 for file in alternatives ld.so.cache ld.so.conf ld.so.conf.d nginx/mime.types ssl/openssl.cnf; do
     [ ! -e "/etc/$file" ] || (cd /etc && cp -a --parents "$file" "$1/root/etc")
 done
@@ -99,7 +99,7 @@ exec chroot . sh -c 'echo ready; exec cat'
 
 
 class Machine:
-    """A machine in a namespace of its own. `folder` must be empty. Call `stop` at the end.
+    """A machine in a separate namespace. `folder` must be empty. Call `stop` at the end.
 
     The test run is already isolated (tests/support/isolation.py): its mounts are not visible on the host.
     """
@@ -194,13 +194,13 @@ class Machine:
         return token.counter
 
     def make_decoys(self) -> None:
-        """Make the lock file and the decoys of the store, and give it to its account."""
+        """Create the lock file and the decoys of the store, and give the store to its account."""
         make_decoys(self.path(STORE))
         for path in (self.path(STORE), *self.path(STORE).rglob("*")):
             os.chown(path, ACCOUNTS["pam_totp"], ACCOUNTS["pam_totp"])
 
     def reset(self) -> None:
-        """Empty the store and the log, and remove the site file."""
+        """Delete all records, all log lines and the site file."""
         for file in self.path(STORE).iterdir():
             if file.name not in (LOCK, DECOYS):
                 file.unlink()
@@ -244,7 +244,7 @@ class Machine:
         return self.run(*python, *words, user=user, stdin=stdin)
 
     def start(self, *words: str, user: str = "root") -> subprocess.Popen[bytes]:
-        """Start the command `words`. It ends at `stop`, or when this process ends."""
+        """Start the command `words`. The command ends at `stop`, or when this process ends."""
         process = subprocess.Popen(
             self.command("setpriv", "--pdeathsig", "KILL", *words, user=user), env=self.environment(user), cwd="/"
         )
@@ -276,21 +276,21 @@ class Machine:
                 cwd="/",
                 timeout=PATIENCE,
                 echo=echo,
-                dimensions=(24, 1000),  # rows and columns: long input does not wrap
+                dimensions=(24, 1000),  # lines and columns: long input does not wrap
             )
         )
         self._talks.append(talk)
         return talk
 
     def hang_up(self) -> None:
-        """Close the terminals of all dialogues, to end programs that still wait for input."""
+        """Close the terminals of all dialogues. This ends programs that still wait for input."""
         for talk in self._talks:
             talk.hangs_up()
         self._talks.clear()
 
 
 class Sshd:
-    """An sshd with a port for each way to log in."""
+    """An sshd with a port for each login method."""
 
     KEYBOARD, KEY_THEN_KEYBOARD, PASSWORD = 2201, 2202, 2203  # ports
     _CONFIG = f"""
@@ -324,20 +324,20 @@ Match LocalPort {PASSWORD}
             made = machine.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"/run/sshd/{key}")
             assert made.returncode == 0, made.stderr
         machine.write("/run/sshd/config", self._CONFIG)
-        # From 9.8 on, OpenSSH would block this client after its failures. Earlier versions lack the keyword.
-        patient = ("-o", "PerSourcePenalties=no")
-        known = machine.run("/usr/sbin/sshd", "-t", "-f", "/run/sshd/config", *patient).returncode == 0
-        machine.start("/usr/sbin/sshd", "-D", "-f", "/run/sshd/config", *(patient if known else ()))
+        # OpenSSH 9.8 and later would block this client after some failures. Earlier versions reject the keyword.
+        no_penalties = ("-o", "PerSourcePenalties=no")
+        is_valid = machine.run("/usr/sbin/sshd", "-t", "-f", "/run/sshd/config", *no_penalties).returncode == 0
+        machine.start("/usr/sbin/sshd", "-D", "-f", "/run/sshd/config", *(no_penalties if is_valid else ()))
         machine.log.wait_for("Server listening", str(self.PASSWORD))
 
     def ssh(
         self, user: str = "alice", *options: str, port: int = KEYBOARD, source: str = "127.0.0.1", echo: bool = False
     ) -> Talk:
-        """Run the real ssh; it prints `in as USER` after login. `options` are options of ssh_config(5)."""
+        """Run the real ssh, which prints `in as USER` after the login. `options` are options of ssh_config(5)."""
         given: Sequence[str] = (
             "StrictHostKeyChecking=no",
             "UserKnownHostsFile=/dev/null",
-            "LogLevel=INFO",  # at a lower level, ssh does not show the messages of sshd beside a prompt
+            "LogLevel=INFO",  # at a lower level, ssh hides the messages that sshd sends with a prompt
             f"BindAddress={source}",
             "IdentityFile=/run/sshd/alice_key",
             "IdentitiesOnly=yes",

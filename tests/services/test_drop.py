@@ -1,4 +1,4 @@
-"""Test of the spawned helper's privileges: the files that it opens before and after it drops them."""
+"""Test of the spawned helper: it imports its modules before it drops its privileges, and reads records after that."""
 
 from __future__ import annotations
 

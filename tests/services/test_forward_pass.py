@@ -22,7 +22,7 @@ RECOVERY = "0123456789ABCDEF"
 
 @pytest.fixture(autouse=True)
 def handing_on(site: Site, way: str) -> None:
-    """Make the service `demo`: it accepts password and code in one answer, and shows the password that it forwards."""
+    """Write the service `demo`, which accepts password and code in one answer, and reports the forwarded password."""
     if os.geteuid() != 0 and way == "socket":
         pytest.skip("needs root: the service accepts the module's arguments only from root")
     socket = site.socket if way == "socket" else "none"
@@ -79,7 +79,7 @@ def test_recovery_codes_after_a_password_are_refused(site: Site, said: str) -> N
     digits = recovery_digest(SALT, "1234567890123456")
     site.enrol(fob(digits=8), salt=SALT, recovery=(recovery_digest(SALT, RECOVERY), digits))
     assert site.login(said).result is Result.AUTH_ERR
-    assert site.login("password1234567890123456").result is Result.AUTH_ERR, "an answer of digits alone is refused too"
+    assert site.login("password1234567890123456").result is Result.AUTH_ERR, "a recovery code of digits is refused too"
     assert len(site.record().recovery) == 2
 
 

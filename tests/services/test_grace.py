@@ -28,7 +28,7 @@ def an_hour_of_grace(site: Site, way: str) -> None:
 
 
 def was_prompted(done: Login) -> bool:
-    """Return True if the user was prompted. No answer is prepared, so the login must then fail."""
+    """Return True if the user was prompted. Such a login must fail, because the test prepares no answer."""
     assert done.result is (Result.CONV_ERR if done.prompts else Result.SUCCESS), done
     return bool(done.prompts)
 
@@ -86,11 +86,11 @@ def test_grace_ends_and_a_login_without_a_code_does_not_extend_it(site: Site) ->
 
 
 def test_grace_from_the_future_is_void(site: Site) -> None:
-    """After the clock was set back, a record may contain times in the future."""
+    """A record may contain times in the future after the clock was set back."""
     site.enrol(grace=(ago(-60),))
     assert was_prompted(log_in(site))
     site.enrol(fob(last_used=int(time.time()) + 60), grace=(ago(60),))
-    assert was_prompted(log_in(site)), "a token whose last use is in the future voids grace too"
+    assert was_prompted(log_in(site)), "a token with a last use in the future voids grace too"
 
 
 @pytest.mark.parametrize("change", [["rename", "fob", "stick"], ["disable-token", "fob"], ["remove", "two", "--yes"]])
@@ -135,7 +135,7 @@ def test_a_locked_user_has_no_grace(site: Site, way: str) -> None:
 
 
 def test_a_shared_record_has_no_grace(site: Site, way: str) -> None:
-    """With user=NAME, a code for one account must not give grace to another account."""
+    """With user=NAME, several accounts share a record: a code for one account must not give grace to another."""
     site.configure("demo", f"grace_period=3600 user={ME}", way)
     site.enrol(grace=(ago(60),))
     assert was_prompted(log_in(site))

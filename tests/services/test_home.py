@@ -1,4 +1,4 @@
-"""Tests of secret= with files in the homes of several accounts, and of commands that users run without root."""
+"""Tests of secret= with files in the homes of several accounts, and of commands that ordinary users run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def put(machine: Machine, owner: str = "alice", path: str = OWN, user: str = "al
 
 
 def gets_in(machine: Machine, answer: str, user: str = "alice") -> bool:
-    """Return True if bob becomes `user` by giving `answer` to su."""
+    """Return True if su accepts `answer` and runs a command of bob as `user`."""
     done = machine.run("su", user, "-c", "id -un", user="bob", stdin=f"{answer}\n")
     assert (done.returncode == 0) == (done.stdout == f"{user}\n"), done
     return done.returncode == 0
@@ -166,7 +166,7 @@ def test_users_without_a_file_get_no_file_in_their_home(machine: Machine) -> Non
 
 
 def test_a_copy_of_another_users_file_is_refused(machine: Machine) -> None:
-    """An attacker with bob's key could copy bob's file to alice's path. Therefore a file contains its user's name."""
+    """A file contains its user's name, because an attacker with bob's key could copy bob's file to alice's path."""
     put(machine, user="bob")
     assert not gets_in(machine, codes(0))
 

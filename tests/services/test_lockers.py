@@ -1,4 +1,4 @@
-"""Tests of callers without root, such as screen lockers: the service answers them only about their own user."""
+"""Tests of callers without root, such as screen lockers: each caller may authenticate only its own user."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_user_may_not_authenticate_as_another_user(machine: Machine) -> None:
     assert not unlock(machine, "alice", codes(0), caller="bob")
     machine.log.wait_for("refused user=alice reason=not-yours-to-ask uid=54002")
     assert machine.path("/var/lib/pam_totp/alice.record").read_bytes() == before
-    assert not unlock(machine, "root", codes(0)), "alice may not ask for root"
+    assert not unlock(machine, "root", codes(0)), "alice may not authenticate as root"
 
 
 def test_an_ordinary_caller_cannot_change_the_policy(machine: Machine) -> None:

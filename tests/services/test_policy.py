@@ -132,4 +132,4 @@ def test_policy_reads_the_arguments_in_the_service_file(machine: Machine) -> Non
     assert (done.returncode, done.stderr) == (0, said)
     machine.write("/etc/pam.d/sshd", machine.module_line("look_ahead=1000") + "\n")
     done = machine.pam_totp("policy", "sshd")
-    assert (done.returncode, done.stdout) == (1, ""), "a setting that denies logins is an error"
+    assert (done.returncode, done.stdout) == (1, ""), "a setting that would deny logins is an error"

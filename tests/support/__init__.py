@@ -1,1 +1,1 @@
-"""Parts that several folders of tests share."""
+"""Support code that several test folders share."""

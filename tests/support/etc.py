@@ -1,9 +1,9 @@
-"""Files of /etc that the suite writes, so that it does not depend on the host's files.
+"""Files of /etc that the suite writes, so that the tests do not depend on the host's files.
 
 Rules:
 - The suite writes accounts, groups, passwords, name services, PAM stacks and sudo rules.
-- Users and groups have the static ids of Debian and Ubuntu (base-passwd), so files of packages keep their owners. The
-  group `shadow` has the gid of the host's unix_chkpwd.
+- Users and groups have the static ids of Debian and Ubuntu (base-passwd), so the owners of packaged files stay valid.
+  The group `shadow` has the gid of the host's unix_chkpwd.
 - The mode of a file does not depend on the umask.
 """
 
@@ -53,7 +53,7 @@ _SYSTEM = {
 
 
 def write(path: Path, text: str, mode: int = 0o644) -> None:
-    """Replace `path` by a file with this text and mode. Create its folder if necessary."""
+    """Replace `path` by a file with this text and mode. Create the parent folder if necessary."""
     path.parent.mkdir(exist_ok=True)
     path.parent.chmod(0o755)
     path.unlink(missing_ok=True)
@@ -64,7 +64,7 @@ def write(path: Path, text: str, mode: int = 0o644) -> None:
 def write_accounts(etc: Path, people: Mapping[str, int] | None = None) -> None:
     """Write the files of accounts, groups and passwords, and an nsswitch.conf that reads these files only.
 
-    `people` are uids by name. These users and root have PASSWORD. Each user has a separate group and a home in /home.
+    `people` maps names to uids. These users and root have PASSWORD. Each user has a separate group and a home in /home.
     """
     people = people or {}
     users = {name: ids for name, ids in _USERS.items() if name != "root"}

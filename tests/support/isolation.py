@@ -1,11 +1,11 @@
 """Isolation of the suite from the host: neither affects the other.
 
 Rules:
-- The suite sets umask, environment and home folder, independent of the shell.
+- The suite sets umask, environment and home folder. The values of the shell have no effect.
 - As root, the suite runs in a private mount namespace, with the accounts and PAM stacks of tests/support/etc.py. The
-  namespace has no settings, records or socket of an installed pam_totp.
-- The isolation also works in a chroot. No mount propagates out of the namespace.
-- Before the first test, the suite prints the tests that it leaves out, with the reason.
+  namespace hides the settings, records and socket of an installed pam_totp.
+- The isolation also works in a chroot. Mounts of the suite do not propagate to the host.
+- Before the first test, the suite prints the tests that it skips, each with the reason.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from tests.support import etc
 _TREE = Path(__file__).resolve().parent.parent.parent
 _SITE_FILE = Path("/etc/pam_totp.toml")
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "TERM": "dumb"}
-# Prefixes of the variables that tests read. All other variables are removed.
+# Prefixes of the variables that tests read. The suite removes all other variables.
 _KEPT = ("PYTEST_", "COV", "HYPOTHESIS_", "TORTURE_", "PAM_TOTP_EXAMPLES", "PYTHONDONTWRITEBYTECODE")
-# Variables that enable tests of other systems. These systems are made from packages, with the host's apt settings.
+# Variables that enable tests of other systems. The host's apt settings select the packages of these systems.
 OWN_SYSTEMS = {
     "PAM_TOTP_BOOTED": "a system that boots (make booted)",
     "PAM_TOTP_SYSTEMS": "bare roots of other systems (make systems)",
@@ -40,7 +40,7 @@ _CAP_SYS_CHROOT, _CAP_SYS_ADMIN = 18, 21
 
 
 class IsolationError(Exception):
-    """The suite cannot run here. The message gives the reason and the remedy."""
+    """A condition of the host that prevents a run of the suite. The message gives the reason and the remedy."""
 
 
 def _may_mount() -> bool:
@@ -57,7 +57,7 @@ MAY_MOUNT = _may_mount()  # False for ordinary users, and in containers that for
 def isolate(home: Path) -> None:
     """Isolate this process and its child processes. `home` is an empty folder. Raise IsolationError on failure.
 
-    Call this once, before the process has a second thread.
+    Call this function once, before the process starts a second thread.
     """
     if sys.flags.optimize:
         raise IsolationError("python -O removes the assertions (unset PYTHONOPTIMIZE)")
@@ -67,7 +67,7 @@ def isolate(home: Path) -> None:
     if not MAY_MOUNT and _SITE_FILE.exists():
         raise IsolationError(f"{_SITE_FILE} applies to every login here (run the tests as root, to hide it)")
     if not MAY_MOUNT and not _has_account(os.geteuid()):
-        raise IsolationError(f"uid {os.geteuid()} has no account, and the tests log in with it (create an account)")
+        raise IsolationError(f"uid {os.geteuid()} has no account, which the tests need to log in (create an account)")
     os.umask(0o022)
     _clean_environment(home)
     if MAY_MOUNT:
@@ -93,7 +93,7 @@ def _clean_environment(home: Path) -> None:
         kept["TMPDIR"] = os.environ["TMPDIR"]
     os.environ.clear()
     os.environ.update(_ENVIRONMENT | kept | {"HOME": str(home)})
-    tempfile.tempdir = None  # tempfile computes it again, from this environment
+    tempfile.tempdir = None  # tempfile computes the folder again, from this environment
 
 
 def _is_open_to_all(folder: str | None) -> bool:
@@ -106,8 +106,8 @@ def _is_open_to_all(folder: str | None) -> bool:
 def _enter_namespace() -> None:
     """Enter a new mount namespace in which every mount is private. The root folder is unchanged.
 
-    All mounts can be made private only at the root of the namespace, and a chroot is below that root. setns(2)
-    therefore changes to the root of the namespace. A descriptor then allows the return to the chroot.
+    mount(2) makes all mounts private only at the root of the namespace, and a chroot is below that root. Therefore,
+    setns(2) first changes to the root of the namespace. A descriptor then allows the return to the chroot.
     """
     _call("unshare", _CLONE_NEWNS)
     root, here = os.open("/", os.O_PATH), os.open(".", os.O_PATH)  # opened after unshare: in the new namespace
@@ -122,7 +122,7 @@ def _enter_namespace() -> None:
 
 
 def _hide_host() -> None:
-    """Replace accounts and PAM stacks, and remove the files of an installed pam_totp, in overlays."""
+    """Create overlays, replace the accounts and PAM stacks in them, and delete the files of an installed pam_totp."""
     with tempfile.TemporaryDirectory(prefix="pam_totp-layers-") as layers:
         _mount("tmpfs", layers, "mode=0700")
         try:
@@ -132,7 +132,7 @@ def _hide_host() -> None:
                 os.mkdir(work)
                 _mount("overlay", place, f"lowerdir={place},upperdir={upper},workdir={work}")
         finally:
-            _call("umount2", layers.encode(), 0)  # the overlays keep the tmpfs
+            _call("umount2", layers.encode(), 0)  # the overlays still refer to the tmpfs
     for records in Path("/var/lib").glob("pam_totp*"):
         shutil.rmtree(records)
     _SITE_FILE.unlink(missing_ok=True)
@@ -161,11 +161,11 @@ def left_out() -> list[str]:
     """Return the kinds of tests that the suite skips here, each with its reason."""
     root = os.geteuid() == 0
     reasons = {
-        "real sshd, sudo and su, installations and other accounts (not root)": not root,
-        "real sshd, sudo and su, installations and full disks (root may not mount)": root and not MAY_MOUNT,
-        "the portal in a browser (no chromium)": shutil.which("chromium") is None,
-        "units and their filters (no systemd)": root and shutil.which("systemd-analyze") is None,
-        "fuzzing the relay (no clang)": shutil.which("clang") is None,
+        "real sshd, sudo and su, installations and other accounts (requires root)": not root,
+        "real sshd, sudo and su, installations and full disks (requires mounts)": root and not MAY_MOUNT,
+        "the portal in a browser (requires chromium)": shutil.which("chromium") is None,
+        "units and their filters (requires systemd-analyze)": root and shutil.which("systemd-analyze") is None,
+        "fuzzing the relay (requires clang)": shutil.which("clang") is None,
         **{what: variable not in os.environ for variable, what in OWN_SYSTEMS.items()},
     }
     return [what for what, holds in reasons.items() if holds]

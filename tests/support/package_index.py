@@ -1,4 +1,4 @@
-"""A package index in a folder, with wheels that the tests make. pip reads the index by a file: URL, without a network.
+"""A package index in a folder, with wheels that the tests build. pip reads the index from a file: URL.
 
 A stub wheel has a name, a version and dependencies, but installs no module.
 """
@@ -33,11 +33,11 @@ class Index:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Return the environment for a pip that uses only this index, and ignores the host's settings."""
+        """The environment for a pip that uses only this index, and ignores the host's settings."""
         kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(("PIP_", "PYTHON"))}
         proxies = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"), NOWHERE)
-        ours = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": self._pages.as_uri(), "PIP_RETRIES": "0"}
-        return kept | proxies | ours
+        settings = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": self._pages.as_uri(), "PIP_RETRIES": "0"}
+        return kept | proxies | settings
 
     def stub(self, name: str, version: str, metadata: Iterable[str] = ()) -> str:
         """Add a stub wheel, with `metadata` as additional lines of its metadata. Return the wheel's SHA-256."""

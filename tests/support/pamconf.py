@@ -2,9 +2,10 @@
 
 Rules:
 - libpam, the stack and the modules are real. Only the user at the prompt is scripted.
-- Only the modules of the host are used. Services are read from `confdir` (pam_start_confdir, which needs no root).
+- libpam reads the services from `confdir`, and the modules from the host (pam_start_confdir, which also works without
+  root).
 - Each login has a separate handle, so any number of threads may log in at once.
-- Logins do not wait for the fail delay: the requested delay is recorded (`Login.delay`).
+- Logins do not wait for the fail delay: `Login.delay` records the requested delay.
 
     service(confdir, "demo", "auth required /abs/build/pam_totp.so nodelay")
     done = login("demo", "alice", ["123456"], confdir, items={"rhost": "192.0.2.7"})
@@ -76,7 +77,7 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True)
 class Login:
-    """The results of a call of pam_authenticate."""
+    """The result of a call of pam_authenticate."""
 
     result: Result
     prompts: tuple[Shown, ...]  # in order
@@ -88,7 +89,7 @@ class Login:
 
 
 # An answer at a prompt: text, bytes without a NUL, None (the conversation fails, as on Ctrl-C), or a function. The
-# function is called with the message while the prompt is open, and returns text, bytes or None.
+# session calls the function with the message during the prompt. The function returns text, bytes or None.
 Answer = str | bytes | None | Callable[[Shown], str | bytes | None]
 
 _ITEMS = {"service": 1, "user": 2, "tty": 3, "rhost": 4, "authtok": 6, "ruser": 8, "user_prompt": 9}
@@ -132,7 +133,7 @@ _get_item = _prototype(_libpam, "pam_get_item", c_int, c_void_p, c_int, POINTER(
 
 
 class PamError(Exception):
-    """A call of libpam failed: pam_start_confdir, pam_set_item or pam_get_item."""
+    """A failed call of libpam: pam_start_confdir, pam_set_item or pam_get_item."""
 
 
 def service(confdir: StrPath, name: str, *lines: str, carry_authtok: bool = False) -> None:
@@ -159,9 +160,9 @@ def login(
 ) -> Login:
     """Log `user` in at `service` once, and return the result. If `user` is None, libpam asks for the name.
 
-    Each prompt uses the next of `answers`. The conversation fails when all answers are used. `answers` may also be a
-    function, which is called at every prompt. If a function raises an exception, the conversation fails, and `login`
-    raises the exception again. `items` are PAM items by lower-case name: rhost, ruser, tty, authtok …
+    Each prompt uses the next of `answers`. The conversation fails at a prompt after the last answer. `answers` may also
+    be a function, which `login` calls at every prompt. If a function raises an exception, the conversation fails, and
+    `login` raises the exception again. `items` are PAM items by lower-case name: rhost, ruser, tty, authtok …
     """
     with Session(service, user, answers, confdir, items=items) as session:
         return session.authenticate(flags)
@@ -234,7 +235,7 @@ class Session:
         return Result(self._result)
 
     def set(self, name: str, value: str) -> None:
-        """Set an item by its lower-case name. Hosts do this between pam_start and pam_authenticate."""
+        """Set an item by its lower-case name. Applications set items between pam_start and pam_authenticate."""
         result = _set_item(self._handle, _ITEMS[name], _bytes(value))
         if result != Result.SUCCESS:
             raise PamError(f"pam_set_item failed for {name}: {Result(result).name}")
@@ -256,13 +257,13 @@ class Session:
         self._delay = microseconds / 1e6 if result != Result.SUCCESS else 0.0
 
     def _converse(self, count: int, messages: Any, responses: Any, _data: object) -> int:
-        """Answer the messages. The array and the texts are allocated by malloc, because libpam frees them."""
+        """Answer the messages. malloc allocates the array and the texts, because libpam frees them."""
         try:
             shown = [Shown(Style(messages[i][0].style), _text(messages[i][0].text)) for i in range(count)]
             answers = [self._answer(message) for message in shown]
         except _NoAnswer:
             return Result.CONV_ERR
-        except BaseException as error:  # ctypes would print it and continue
+        except BaseException as error:  # ctypes would print the exception and continue
             self._failed = error
             return Result.CONV_ERR
         array = ctypes.cast(_calloc(count, ctypes.sizeof(_Response)), POINTER(_Response))
@@ -293,7 +294,7 @@ class Session:
 
 
 class _NoAnswer(Exception):
-    """The script has no answer to a prompt, so the conversation fails."""
+    """The absence of an answer to a prompt. The conversation fails."""
 
 
 def _bytes(text: str | bytes) -> bytes:

@@ -1,7 +1,7 @@
-"""Capture the log lines of PAM modules in this process, so that the tests write nothing to the host's log.
+"""Capture of the log lines of PAM modules in this process. The host's log receives none of these lines.
 
-A small library with its own pam_syslog is loaded before libpam. Modules that libpam loads afterwards use it until
-this process ends. Outside of `captured`, lines are dropped.
+The process loads a small library with another pam_syslog before libpam. Modules that libpam loads afterwards use this
+pam_syslog until the process ends. Outside of `captured`, the library drops all lines.
 """
 
 from __future__ import annotations

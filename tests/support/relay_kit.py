@@ -21,11 +21,11 @@ from tests.support import pamconf
 from tests.support.site import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
-RELAY = ROOT / "build" / "pam_totp.so"  # as `make build` builds it
+RELAY = ROOT / "build" / "pam_totp.so"  # the output of `make build`
 INTERPRETER = "/usr/bin/python3"
 AS_ROOT = os.geteuid() == 0
 
-needs_root = pytest.mark.skipif(not AS_ROOT, reason="only root can give files to another owner")
+needs_root = pytest.mark.skipif(not AS_ROOT, reason="requires root: only root can give files to another owner")
 
 Script = Callable[[socket.socket, list[bytes]], None]
 Log = Callable[[], list[str]]
@@ -63,8 +63,8 @@ def brisk() -> Path:
 def play(*messages: bytes, hang_up: bool = False) -> Script:
     """Return the script of a service that reads the hello, and sends `messages`.
 
-    The service reads an answer after each prompt. At the end, it waits until the relay disconnects. With `hang_up`, it
-    disconnects at once instead.
+    The service reads an answer after each prompt. At the end, the service waits until the relay disconnects. With
+    `hang_up`, the service disconnects first.
     """
 
     def script(channel: socket.socket, heard: list[bytes]) -> None:
@@ -90,7 +90,7 @@ def in_turn(*scripts: Script) -> Script:
 
 
 class Service:
-    """A scripted service at a socket, with a thread for each login."""
+    """A scripted service on a socket, with a thread for each login."""
 
     def __init__(self, path: Path, script: Script) -> None:
         self.path, self.script = path, script
@@ -108,7 +108,7 @@ class Service:
         return f"socket={self.path}"
 
     def close(self) -> None:
-        """Stop the service. If an assertion of the script failed, raise that error."""
+        """Stop the service. Raise the first error of the script, for example a failed assertion."""
         self._listener.shutdown(socket.SHUT_RDWR)
         for thread in self.threads:
             thread.join(PATIENCE)
@@ -144,7 +144,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._services = 0
-        assert RELAY.exists(), "the relay is not built (run make build)"
+        assert RELAY.exists(), f"{RELAY}: not found (run make build)"
 
     @contextmanager
     def service(self, script: Script, path: Path | None = None) -> Iterator[Service]:
@@ -184,7 +184,10 @@ class Bench:
         return pamconf.login(name, user, answers, self.folder, items=items, flags=flags)
 
     def run(self, source: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run `source` as a PAM host in its own process. `source` can use `pamconf`, and `folder` with the services."""
+        """Run `source` as a PAM application in a separate process.
+
+        `source` can use the module `pamconf` and `folder`, the folder of the service files.
+        """
         start = f"from tests.support import pamconf\nimport os, signal, sys, threading\nfolder = {str(self.folder)!r}\n"
         return subprocess.run(
             [sys.executable, "-c", start + source],
@@ -198,6 +201,6 @@ class Bench:
 
 
 def told(login: pamconf.Login) -> Any:
-    """Return the values that a helper has sent with `tell`: a single value, or a list."""
+    """Return the values that a helper has sent with `tell`: a list, or the only value."""
     values = [literal_eval(message.text) for message in login.messages]
     return values[0] if len(values) == 1 else values

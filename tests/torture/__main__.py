@@ -3,8 +3,8 @@
 python -m tests.torture MINUTES [PYTEST ARGUMENT...]
 
 Rules:
-- Each test file is a stage. The last stage fuzzes the parsers with atheris, for 5 minutes of an hour. The run
-  continues after a failed stage.
+- Each test file is a stage. The last stage fuzzes the parsers with atheris, for 5 minutes per hour. The run continues
+  after a failed stage.
 - The summary has a line for each stage, with the figures of that stage below it. The exit status is 0 if all stages
   passed, else 1.
 - SIGINT, SIGTERM or SIGHUP interrupts the running stage. The run waits until the stage has cleaned up, prints the
@@ -59,16 +59,16 @@ def stages(minutes: float, arguments: Sequence[str]) -> list[Stage]:
 
 
 def run(stage: Stage, minutes: float) -> Outcome:
-    """Run a stage and show its output. On KeyboardInterrupt, interrupt it, wait for its end, and raise again."""
+    """Run a stage and show its output. On KeyboardInterrupt, interrupt the stage, wait for its end, and raise again."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="pam_totp-torture-") as folder:
         figures = Path(folder, "figures")
         figures.touch()
         environment = {**os.environ, "TORTURE_MINUTES": str(minutes), "TORTURE_FIGURES": str(figures)}
-        # A signal that arrives while the stage starts is kept until the stage can be interrupted.
+        # Signals that arrive while the stage starts are delayed until the stage can be interrupted.
         kept: list[int] = []
         handlers = {number: signal.signal(number, lambda received, _: kept.append(received)) for number in ENDING}
-        # In a new session, because Ctrl-C would otherwise signal the stage twice: from the terminal and from here.
+        # In a new session, because otherwise both the terminal and this process would interrupt the stage on Ctrl-C.
         with subprocess.Popen(stage.command, env=environment, start_new_session=True) as process:
             try:
                 for number, handler in handlers.items():
@@ -90,8 +90,8 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     """Return a line for each stage, followed by its figures."""
     lines = []
     for done in outcomes:
-        held = "held" if done.status == 0 else f"FAILED ({done.status})"
-        lines.append(f"{done.name:<16} {held:<12} {done.seconds:6.0f} s")
+        result = "passed" if done.status == 0 else f"FAILED ({done.status})"
+        lines.append(f"{done.name:<16} {result:<12} {done.seconds:6.0f} s")
         lines += [f"    {figure}" for figure in done.figures]
     return "\n".join(lines)
 
@@ -113,7 +113,7 @@ def torture(minutes: float, to_run: Sequence[Stage]) -> int:
     if interrupted:
         print(f"interrupted: {len(to_run) - len(outcomes)} of {len(to_run)} stages were not completed")
         return 130
-    print(f"{len(outcomes) - len(failed)} stages held, {len(failed)} failed{': ' * bool(failed)}{', '.join(failed)}")
+    print(f"{len(outcomes) - len(failed)} stages passed, {len(failed)} failed{': ' * bool(failed)}{', '.join(failed)}")
     return 1 if failed or not outcomes else 0
 
 

@@ -1,4 +1,4 @@
-"""Fixtures of the real services. In the long form, a summary line counts the tests by result."""
+"""Fixtures of the real services. After a long run, a summary line counts the tests by result."""
 
 from __future__ import annotations
 
