@@ -1,8 +1,8 @@
-"""Simulate a year: an owner logs in twenty times a day, and an attacker with the password guesses codes in between.
+"""Simulation of a year: an owner logs in twenty times a day, and an attacker who knows the password guesses codes.
 
 `pam_totp.core` decides on every answer; the time is simulated. Before each login of the owner, the greedy attacker
-guesses until two codes in a row are needed. The owner enters two codes, which resets the count of failures. The patient
-attacker makes four guesses and then one a day, so one code is always enough for the owner.
+guesses until two codes in a row are required. The owner enters two codes, which resets the count of failures. The
+patient attacker makes four guesses and then one guess a day, so a single code is always enough for the owner.
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ BEGIN = 1_700_006_400  # a midnight, UTC
 
 @dataclass
 class Year:
-    """The result of a year. `chance` is the probability of a right guess, from the valid codes at each guess."""
+    """The result of a year. `chance` is the probability of at least one right guess.
+
+    It is computed from the number of valid codes at each guess.
+    """
 
     guesses: int = 0
     hits: int = 0
     log_of_no_hit: float = 0.0
     logins: int = 0
-    answers_needed: Counter[int] = field(default_factory=Counter)  # key: codes in the owner's accepted answer
+    answers_needed: Counter[int] = field(default_factory=Counter)  # key: number of codes in an accepted answer
 
     @property
     def chance(self) -> float:
@@ -50,7 +53,7 @@ class World:
         self.digits = digits
         self.random = random.Random(seed)
         self.now = BEGIN
-        self.presses = 0  # how often the key fob's button was pressed
+        self.presses = 0  # number of presses of the key fob's button
         self.year = Year()
 
     @property
@@ -60,7 +63,7 @@ class World:
     # The attacker
 
     def guess(self, count: int = 1) -> None:
-        """Answer with `count` random codes. After a right answer, count a hit and leave the record unchanged."""
+        """Answer with `count` random codes. Count a right answer as a hit, and discard its change of the record."""
         digits = self.digits * count
         answer = str(self.random.randrange(10**digits)).zfill(digits).encode()
         token = self.record.tokens[0]
@@ -83,7 +86,7 @@ class World:
             self.guess()
 
     def flood(self) -> None:
-        """Guess until three codes in a row are needed, and three times more."""
+        """Guess until three codes in a row are required, then guess three more times."""
         while self.failures < THREE_CODES_FROM:
             self.guess(self.policy.codes_needed(self.failures))
         for _ in range(3):
@@ -105,7 +108,10 @@ class World:
         return "".join(hotp(token.secret, step, self.digits) for step in steps)
 
     def owner_logs_in(self, flooded: bool = False) -> None:
-        """Log in with one code; if it is refused, with two codes in a row, then with three. Fail if all are refused."""
+        """Log in with a single code, then with two codes in a row, then with three, until an answer is accepted.
+
+        Raise AssertionError if all three answers are refused.
+        """
         for count in (1, 2, 3):
             if flooded:
                 self.flood()
@@ -143,7 +149,7 @@ def live(
 
 
 def formula(kind: str, digits: int, *, greedy: bool, days: int = 365, policy: Policy | None = None) -> float:
-    """Return the probability of a right guess by the formula of SECURITY.md, for guesses at one code each."""
+    """Return the probability of a right guess according to SECURITY.md, if each guess is a single code."""
     policy = policy or Policy()
     right = policy.look_ahead + 1 if kind == "hotp" else 2 * policy.window + 1
     guesses = days * LOGINS_A_DAY * TWO_CODES_FROM if greedy else TWO_CODES_FROM - 1 + days - 1

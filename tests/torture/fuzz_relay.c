@@ -39,7 +39,7 @@ static struct input take(struct input *from, size_t size)
     return taken;
 }
 
-/* Return a string, or NULL if the next byte is 255. The size is that byte, or 16 times it if it is 15 modulo 16. */
+/* Return a string, or NULL if the next byte is 255. The size is this byte, or 16 times this byte if byte % 16 is 15. */
 static char *take_text(struct input *from)
 {
     unsigned size = take_byte(from);
@@ -115,7 +115,7 @@ static int answer_prompt(int count, const struct pam_message **messages, struct 
 
 /* ---- one login ---------------------------------------------------------------------------------------------- */
 
-static void look_at_what_was_sent(int service, bool with_hello)
+static void check_sent_packets(int service, bool with_hello)
 {
     char packet[PACKET_MAX + 2];
     for (bool first = true;; first = false) {
@@ -179,7 +179,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *bytes, size_t size)
         CLAIM(send_packet(ends[0], hello.bytes, hello.size));
     int result = dialogue(&pamh, ends[0]);
     CLAIM(result == PAM_SUCCESS ? let_in : result != UNDECIDED);
-    look_at_what_was_sent(ends[1], fits);
+    check_sent_packets(ends[1], fits);
     close(ends[0]);
     close(ends[1]);
 

@@ -1,10 +1,15 @@
-/* A PAM host: many logins from many threads, and a report on leaks.
+/* A PAM application that logs in often, from many threads, and reports leaks.
  *
  * host CONFDIR SERVICE USER ANSWER LOGINS THREADS default|ignore|handle
  *
- * It prints five numbers: successful logins, refused logins, growth of the heap in bytes, growth of the number of open
- * descriptors, and children that were not reaped. Growth is measured after the first tenth of the logins. The program
- * aborts if a login or a thread cannot start.
+ * It prints five numbers:
+ * - successful logins
+ * - refused logins
+ * - growth of the heap in bytes
+ * - growth of the number of open descriptors
+ * - zombie children
+ * The program measures growth from the end of the first tenth of the logins. It aborts if a login or a thread cannot
+ * start.
  */
 #define _GNU_SOURCE
 #include <dirent.h>

@@ -1,4 +1,4 @@
-"""A hostile caller: it prepares its process for ATTACK, then executes PROGRAM.
+"""A hostile caller that prepares its process for ATTACK, and then executes PROGRAM.
 
 /usr/bin/python3 -I hostile.py ATTACK PROGRAM [ARGUMENT...]
 
@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 
-TRAP = "/home/alice/trap"  # a folder of files that a program would load if it searched the folder
+TRAP = "/home/alice/trap"  # a folder of files that a program would load if the program searched this folder
 VARIABLES = (
     *("PATH", "HOME", "TMPDIR", "PWD", "SHELL", "IFS", "ENV", "BASH_ENV"),
     *("LD_PRELOAD", "LD_LIBRARY_PATH", "LD_AUDIT", "LD_DEBUG_OUTPUT", "LD_PROFILE_OUTPUT", "LD_ORIGIN_PATH"),
@@ -70,7 +70,7 @@ def close(*descriptors: int) -> None:
 
 
 def many_descriptors() -> None:
-    """Open inheritable descriptors until only 20 remain below the limit."""
+    """Open inheritable descriptors until only 20 descriptors are free below the limit."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = min(most, 1024)
     limit(resource.RLIMIT_NOFILE, most)
@@ -101,9 +101,9 @@ ATTACKS: dict[str, Callable[[], object]] = {
     "no data": lambda: limit(resource.RLIMIT_DATA, 1 << 18),
     "no time": lambda: limit(resource.RLIMIT_CPU, 0),
     "one process": lambda: limit(resource.RLIMIT_NPROC, 1),
-    "no locked memory, no queues": no_memory_for_locks_and_queues,
+    "no memory for locks and queues": no_memory_for_locks_and_queues,
     "no signals queued": lambda: limit(resource.RLIMIT_SIGPENDING, 0),
-    "a patient": lambda: os.nice(19),
+    "low priority": lambda: os.nice(19),
 }
 
 

@@ -1,4 +1,4 @@
-"""Mount and fill file systems in the mount namespace of a child process: ext4 and xfs in images, and tmpfs."""
+"""File systems that tests mount and fill in a private mount namespace: ext4 and xfs in images, and tmpfs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.torture.private import mount
 
 MIB = 1 << 20
 SIZES = {"ext4": 24 * MIB, "xfs": 320 * MIB}  # bytes; mkfs.xfs needs at least 300 MiB
-OPTIONS = {"ext4": ("-q", "-m", "0", "-N", "1024"), "xfs": ("-q", "-i", "maxpct=1")}  # few inodes, to use them up
+OPTIONS = {"ext4": ("-q", "-m", "0", "-N", "1024"), "xfs": ("-q", "-i", "maxpct=1")}  # few inodes: tests use them up
 
 
 def _has_loop_device() -> bool:
@@ -25,9 +25,9 @@ def _has_loop_device() -> bool:
 
 
 def needs(system: str) -> pytest.MarkDecorator:
-    """Return the mark of a test that mounts an image of `system`."""
+    """Return the mark for tests that mount an image of `system`."""
     is_missing = shutil.which(f"mkfs.{system}") is None or not _has_loop_device()
-    return pytest.mark.skipif(is_missing, reason=f"needs mkfs.{system}, and a loop device")
+    return pytest.mark.skipif(is_missing, reason=f"requires mkfs.{system} and a loop device")
 
 
 ON_DISK = [pytest.param(system, marks=needs(system)) for system in SIZES]
@@ -35,7 +35,7 @@ SYSTEMS = ["tmpfs", *ON_DISK]
 
 
 def make_and_mount(system: str, image: Path, folder: Path) -> None:
-    """Make a file system in `image`, and mount it on `folder` with mode 0700."""
+    """Create a file system in `image`, and mount it on `folder` with mode 0700."""
     if system == "tmpfs":
         mount("-t", "tmpfs", "-o", "size=2m,nr_inodes=120,mode=0700", "private", str(folder))
         return
@@ -48,7 +48,7 @@ def make_and_mount(system: str, image: Path, folder: Path) -> None:
 
 
 def fill(folder: Path) -> None:
-    """Use up every block, including those for new inodes and directory entries."""
+    """Allocate all free blocks, including the blocks for new inodes and directory entries."""
     file = os.open(folder / "ballast", os.O_WRONLY | os.O_CREAT, 0o600)
     end = 0
     for size in (64 * MIB, 4 * MIB, MIB, 65_536, 4096):
@@ -59,12 +59,12 @@ def fill(folder: Path) -> None:
     while _fits(lambda: (folder / f"ballast{number}").write_bytes(b"x" * 4096)):  # noqa: B023
         number += 1
     os.sync()
-    while not is_full(folder):  # xfs releases preallocated blocks
+    while not is_full(folder):  # after a sync, xfs releases preallocated blocks
         os.sync()
 
 
 def is_full(folder: Path) -> bool:
-    """Return True if no data block can be allocated. The reserves of the file system do not count."""
+    """Return True if the file system has no free data blocks except its reserves."""
     with open(folder / "ballast", "ab", buffering=0) as ballast:
         return not _fits(lambda: ballast.write(b"x" * 4096))
 
@@ -86,6 +86,6 @@ def _fits(work: object) -> bool:
     return True
 
 
-def make_room(folder: Path) -> None:
+def free_space(folder: Path) -> None:
     for ballast in folder.glob("ballast*"):
         ballast.unlink()

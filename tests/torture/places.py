@@ -1,4 +1,4 @@
-"""Sites with a store on a disk's file system, and sites with a store in memory."""
+"""Sites with a store on a disk, and sites with a store in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run a part of a test in a separate process, with private mounts or private limits."""
+"""Child processes that run a part of a test, with private mounts or private limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CLONE_NEWNS = 0x00020000
 
 
 def in_child(work: Callable[[], None]) -> None:
-    """Run `work` in a forked process. If it raises an exception, raise AssertionError with its traceback."""
+    """Run `work` in a forked process. Raise AssertionError with the traceback if `work` raises an exception."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -32,7 +32,7 @@ def in_child(work: Callable[[], None]) -> None:
 
 
 def in_mount_namespace(work: Callable[[], None]) -> None:
-    """Run `work` in a forked process with its own mount namespace. Requires root."""
+    """Run `work` in a forked process with a new mount namespace. The caller must be root."""
 
     def unshared() -> None:
         libc = ctypes.CDLL(None, use_errno=True)

@@ -1,9 +1,10 @@
-/* A substitute for libFuzzer that works with every compiler. It runs the input FILEs, then COUNT random mutations of
- * them. A mutation changes, deletes or duplicates bytes, or joins the start of an input and the end of another.
+/* A substitute for libFuzzer that works with every compiler. The program runs the fuzz target on the input FILEs, then
+ * on COUNT random mutations of these inputs. A mutation changes, deletes or duplicates bytes, or joins the start of an
+ * input and the end of another input.
  *
  * replay SEED COUNT FILE...
  *
- * It prints the number of inputs that it ran. After a crash, the file `last-input` contains the input.
+ * The program prints the number of inputs that it ran. After a crash, the file `last-input` contains the last input.
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -39,7 +40,7 @@ static void try(const struct text *text)
         perror("last-input");
         exit(2);
     }
-    unsigned char *exact = malloc(text->size + (text->size == 0)); /* a block of the exact size, so that the sanitizer detects reads beyond it */
+    unsigned char *exact = malloc(text->size + (text->size == 0)); /* a block of the exact size, so that the sanitizer detects reads beyond its end */
     memcpy(exact, text->bytes, text->size);
     LLVMFuzzerTestOneInput(exact, text->size);
     free(exact);

@@ -3,7 +3,7 @@
 Rules:
 - After the fault, the store contains the old or the new record.
 - An accepted code is never accepted again. A code that was not used up is accepted at the next login.
-- The next login works. No login creates a file.
+- The next login succeeds with a right code. A login creates no file except a missing lock file.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from tests.torture.places import site_on
 
 pytestmark = [
     pytest.mark.bare,
-    pytest.mark.skipif(not can_attach(), reason="needs strace, and permission to attach it to a running process"),
+    pytest.mark.skipif(not can_attach(), reason="requires strace, and permission to attach it to a running process"),
 ]
-AT_ONCE = 2 * (os.cpu_count() or 1)  # concurrent logins: more than processors, because logins mostly wait
+AT_ONCE = 2 * (os.cpu_count() or 1)  # concurrent logins: more logins than processors, because logins mostly wait
 
 
 def calls_of(kind: Kind, log_in: Callable[..., Ended] = by_helper) -> list[Call]:
@@ -52,7 +52,7 @@ def calls_of(kind: Kind, log_in: Callable[..., Ended] = by_helper) -> list[Call]
 
 
 def try_all(kind: Kind, points: Sequence[tuple[Call, str]], log_in: Callable[..., Ended] = by_helper) -> Counter[str]:
-    """Log in with each fault, each time in a new store. Count the results."""
+    """Log in once with each fault, each time with a new store. Return the number of logins by result."""
 
     def try_one(point: tuple[Call, str]) -> str:
         call, injected = point
@@ -76,7 +76,8 @@ def try_all(kind: Kind, points: Sequence[tuple[Call, str]], log_in: Callable[...
 def some(kind: str, points: Sequence[tuple[Call, str]]) -> list[tuple[Call, str]]:
     """Return the faults of the short form, which `make test` runs.
 
-    For the kind `hotp`: a kill, EIO and a short result at every call. For other kinds: kills at the calls that write.
+    For the kind `hotp`: a kill, EIO and a short result at every call. For other kinds: kills at pread64, pwritev2,
+    fsync and sendto.
     """
     if kind == "hotp":
         return [p for p in points if "KILL" in p[1] or "EIO" in p[1] or "retval" in p[1]]
@@ -104,7 +105,7 @@ def test_a_fault_in_the_service_leaves_the_old_or_the_new_record(kind: str) -> N
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_login_creates_no_file_but_a_missing_lock_file(kind: str) -> None:
-    """A login overwrites the secret file, so a temporary file never contains a secret."""
+    """A login overwrites the secret file in place, so no temporary file contains a secret."""
     made = [
         call.shown for call in calls_of(KINDS[kind]) if re.search(r"O_CREAT|O_TMPFILE|memfd|mkdir|mknod", call.shown)
     ]

@@ -1,10 +1,10 @@
 """Tests of a store on a full or read-only disk.
 
 Rules for a full disk:
-- A right code is accepted. A replay and a wrong code are refused and counted.
-- Refusals of enrolled, not enrolled and unknown users look alike.
+- A right code is accepted. A replay and a wrong code are refused. Only the wrong code is counted as a failure.
+- Refusals of enrolled, unenrolled and unknown users look alike.
 - A login creates no file. An enrolment and a conversion from version 1 fail with ENOSPC, and change no file.
-On a read-only disk, all answers are refused alike. tests/logins/test_limits.py tests a limit on the size of files.
+On a read-only disk, all refusals look alike. tests/logins/test_limits.py tests a limit on the size of files.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.conftest import with_mounts
 from tests.core.stores import enrol_1
 from tests.support.pamconf import Result
 from tests.support.site import ME, Site, codes, fob, phone
-from tests.torture.images import ON_DISK, SYSTEMS, fill, is_full, make_and_mount, make_room, needs, use_up_inodes
+from tests.torture.images import ON_DISK, SYSTEMS, fill, free_space, is_full, make_and_mount, needs, use_up_inodes
 from tests.torture.private import in_mount_namespace, mount
 from tests.torture.test_oracle import SAME, seen
 
@@ -50,7 +50,7 @@ def enrol(site: Site) -> None:
 
 
 def on(system: str, site: Site, way: str, work: Callable[[], None]) -> None:
-    """Run `work` in a mount namespace where the store is on a file system of that kind."""
+    """Run `work` in a mount namespace in which the store is on a file system of the kind `system`."""
     site.stop()  # the service must run in the mount namespace
 
     def mount_and_work() -> None:
@@ -76,13 +76,13 @@ def test_on_a_full_disk_codes_are_accepted_once_and_failures_counted(
     def work() -> None:
         FULL[how](site.store)
         names = site.files()
-        assert site.gets_in(codes(0)), "the first login after the enrolment"
+        assert site.gets_in(codes(0)), "the first login after the enrolment succeeds"
         assert not site.gets_in(codes(0))
         assert not site.gets_in("000000")
         assert (site.record().failures, site.record().refused) == (1, 2)
         assert site.gets_in(RECOVERY)
         assert not site.gets_in(RECOVERY)
-        check_logins(site, 1, LOGINS if way == "spawn" else 20)  # these logins use no service
+        check_logins(site, 1, LOGINS if way == "spawn" else 20)  # independent of `way`, so only one case is long
         assert site.files() == names
 
     on(system, site, way, work)
@@ -140,7 +140,7 @@ def test_on_a_full_disk_an_update_that_needs_blocks_changes_no_file(site: Site, 
         assert site.files() - {"carl.lock"} == names
         assert path.read_bytes() == document
         assert store.read("carl").tokens == (fob(),), "a user of version 1 stays enrolled"
-        make_room(site.store)
+        free_space(site.store)
         store.update("carl", lambda record: (record.with_token(phone()), None))
         assert store.read("carl").tokens == (fob(), phone())
 
@@ -167,9 +167,9 @@ def test_a_read_only_store_refuses_all_alike_and_loses_no_data(site: Site, way: 
 
 
 @with_mounts
-@needs("xfs")  # its files can share blocks with copies
+@needs("xfs")  # files on xfs can share blocks with copies
 def test_a_record_with_shared_blocks_is_found_and_replaced(site: Site) -> None:
-    """A login that writes to shared blocks needs new blocks, so it would fail on a full disk."""
+    """A write to shared blocks needs new blocks, so such a login would fail on a full disk."""
 
     def work() -> None:
         store, copy = FileStore(str(site.store)), site.store / "copy"

@@ -1,4 +1,4 @@
-"""Tests of guessing: how often guesses succeed, at once or over a year, and that the owner can log in meanwhile."""
+"""Tests of guessing: the rate of right guesses, at once or over a year, and the owner's logins during an attack."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def test_of_200_concurrent_guesses_none_succeeds_after_the_fifth(site: Site) -> 
         answers = ["000000"] * 198 + [codes(0), codes(1)]
         random.shuffle(answers)
         counted = in_threads(site, answers, ("warm",))
-        # The service rejects connections of an ordinary user above its quota. Such a login counts as refused here.
+        # The service rejects connections of ordinary users above their quota. The test counts such logins as refused.
         assert Result.SUCCESS not in counted, counted
         assert counted.total() == 200
         assert site.record().failures >= 5 + counted[Result.AUTH_ERR] - 2
         assert site.counter() == 0
-        assert site.login(codes(0, 3), service="warm").result is Result.SUCCESS, "the owner can log in with three codes"
+        assert site.login(codes(0, 3), service="warm").result is Result.SUCCESS, "three codes in a row are accepted"
 
 
-@pytest.mark.skipif(not LONG, reason="starts 200 interpreters at once: only in make torture")
+@pytest.mark.skipif(not LONG, reason="requires make torture: starts 200 interpreters at once")
 def test_of_200_concurrent_guesses_by_helpers_none_succeeds(site: Site) -> None:
     ready(site)
     site.enrol(failures=5, failures_at=int(time.time()))
@@ -79,13 +79,13 @@ def test_the_count_holds_across_processes_services_and_restarts(site: Site) -> N
     assert site.command("verify", ME, "000000").returncode == 1
     assert site.record().failures == 5
     for service in ("warm", "cold", "sudo"):
-        assert site.login(codes(0), service=service).result is Result.AUTH_ERR, "one code is refused by every process"
+        assert site.login(codes(0), service=service).result is Result.AUTH_ERR, "every process refuses a single code"
     assert site.command("verify", ME, codes(0)).returncode == 1
     assert site.login(codes(0, 2), service="sudo").result is Result.SUCCESS
 
 
 def test_setting_the_clock_back_and_forth_loses_no_failure(site: Site) -> None:
-    """The clock jumps, but never to a full day after the first failure, when the count would decrease."""
+    """The clock jumps, but by less than a day after the first failure, because the count decreases after a day."""
     site.enrol()
     store = FileStore(str(site.store))
 
@@ -107,7 +107,7 @@ def test_setting_the_clock_back_and_forth_loses_no_failure(site: Site) -> None:
     )
 
 
-# ---- a year
+# ---- Guesses over a year
 
 
 @pytest.mark.parametrize("greedy", [True, False], ids=["greedy", "patient"])
@@ -120,7 +120,7 @@ def test_a_year_of_guessing_has_the_probability_of_the_formula(kind: str, greedy
     who = "greedy" if greedy else "patient"
     figure(f"guessing {kind}, {who}: {days} days, {year.logins} logins of the owner, chance {100 * year.chance:.3g} %")
     assert max(year.answers_needed) == (2 if greedy else 1), (
-        "the owner needs two codes under the greedy attacker, and one under the patient attacker"
+        "the owner needs two codes in a row against the greedy attacker, and a single code against the patient attacker"
     )
 
 
@@ -134,7 +134,7 @@ def test_a_flood_of_wrong_answers_neither_succeeds_nor_blocks_the_owner() -> Non
 
 
 def test_the_rate_of_right_guesses_matches_the_probability() -> None:
-    """With the largest look-ahead, enough guesses are right to compare their number."""
+    """The test uses the largest look-ahead, so that enough guesses are right for a comparison."""
     policy = Policy(look_ahead=100)
     days, years = rounds(120, 365), rounds(1, 10)
     hits = sum(live("hotp", 6, greedy=True, days=days, policy=policy, seed=seed).hits for seed in range(years))
@@ -156,7 +156,7 @@ def test_the_probabilities_in_security_md_are_right(kind: str, digits: int) -> N
         assert float(percent) == pytest.approx(100 * formula(kind, digits, greedy=greedy), rel=0.05)
 
 
-# ---- the owner during a flood
+# ---- Logins of the owner during a flood
 
 
 def test_the_owner_is_accepted_during_a_flood_of_wrong_answers(site: Site) -> None:
@@ -176,7 +176,7 @@ def test_the_owner_is_accepted_during_a_flood_of_wrong_answers(site: Site) -> No
         counter = 0
         for number in range(rounds(6, 300)):
             while site.record().failures < 20 and number % 2:
-                time.sleep(0.01)  # before every second login, until three codes are needed
+                time.sleep(0.01)  # before every second login, wait until three codes in a row are required
             done = site.login(codes(counter, 3), service=BOTH[number % 2])
             assert done.result is Result.SUCCESS
             counter += 3
@@ -189,5 +189,5 @@ def test_the_owner_is_accepted_during_a_flood_of_wrong_answers(site: Site) -> No
         "every wrong answer is refused, some by a lock timeout"
     )
     figure(
-        f"the owner during a flood: {number + 1} of {number + 1} logins succeeded, beside {len(refused)} wrong answers"
+        f"the owner during a flood: {number + 1} of {number + 1} logins succeeded, during {len(refused)} wrong answers"
     )

@@ -1,6 +1,7 @@
-"""Tests of the real sudo and su with a hostile caller: a wrong code is refused under all conditions that it can set.
+"""Tests of the real sudo and su with a hostile caller. A wrong code is refused under all conditions of the caller.
 
-Every guess costs a failure: if a condition prevents counting a wrong answer, it also prevents accepting a right answer.
+Every guess costs a failure: a condition that prevents the count of a wrong answer also prevents the acceptance of a
+right answer.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ PROGRAMS = {  # the user that enters a code, the target user, the command
     "sudo": ("alice", "root", ["/usr/bin/sudo", "-S", "-p", "", "/usr/bin/id", "-un"]),
     "su": ("bob", "bob", ["/usr/bin/su", "bob", "-c", "/usr/bin/id -un"]),
 }
-# su keeps the limits of its caller; sudo resets some of them. The short form has the hardest attacks on each program.
+# su keeps the limits of its caller; sudo resets some of these limits. The short form has the hardest attacks on each
+# program.
 SOME = {
     "sudo": ("environment", "umask 0", "signals blocked", "(0, 1, 2) closed", "5 descriptors"),
     "su": ("umask 0777", "600 bytes a file", "16 MiB in all", "6 descriptors"),
@@ -36,7 +38,7 @@ CASES = [(attack, program) for program in PROGRAMS for attack in (ATTACKS if LON
 
 @pytest.fixture
 def attacked(machine: Machine) -> Iterator[Machine]:
-    """Yield the machine with sudo, su, the trap, and alice and bob enrolled. Then check that the trap was not used."""
+    """Yield the machine with the trap, stacks for sudo and su, and two enrolled users. Then check the trap for use."""
     for name in ("hostile.py", "signals.py"):
         machine.write(f"/run/{name}", Path(__file__).with_name(name).read_text(), 0o755)
     trap = machine.path(TRAP)
@@ -93,7 +95,7 @@ def test_a_wrong_code_is_refused_and_counted_under_any_caller(attacked: Machine,
     assert counter(attacked, user) == 0
     let_in = gets_in(attacked, program, attack, codes(0))
     assert counter(attacked, user) == 1 or not let_in, "an accepted code is used up"
-    assert counted == 1 or not let_in, "a right answer is accepted only if the wrong one was counted"
+    assert counted == 1 or not let_in, "a right answer is accepted only if the wrong answer was counted"
     assert not gets_in(attacked, program, "nothing", "000000")
     in_order(attacked, user)
 
@@ -131,7 +133,7 @@ def test_signals_from_the_caller_do_not_change_a_result(attacked: Machine, progr
         is_in = done.stdout.splitlines()[-1:] == [becomes]
         assert not is_in or answer != "000000"
         got_in += is_in
-        attacked.record(user)  # raises an exception if the file is damaged
+        attacked.record(user)  # this call fails if the file is damaged
     assert got_in <= 1, "the same three codes are accepted at most once"
     figure(f"signals to {program} and its children: {times} logins, {got_in} accepted (0 or 1 expected)")
     first = counter(attacked, user)
@@ -153,7 +155,7 @@ def test_a_helper_that_the_caller_can_write_is_not_started(attacked: Machine) ->
 
 
 def test_a_socket_with_the_caller_as_listener_is_not_used(attacked: Machine) -> None:
-    """A listener of the caller could accept every answer."""
+    """A listener that the caller controls could accept every answer."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with listener:
         listener.bind(str(attacked.path(f"{TRAP}/socket")))

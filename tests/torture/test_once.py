@@ -1,4 +1,4 @@
-"""Tests that exactly one of fifty concurrent logins with one code succeeds, for every kind of code.
+"""Tests of fifty concurrent logins with the same code: exactly one login succeeds, for every kind of code.
 
 The logins use the service, helpers, or both.
 """
@@ -28,7 +28,8 @@ PHONE = phone(period=86_400)  # steps end at midnight UTC only, so the code of t
 WAYS = {"socket": ("warm",), "spawn": ("cold",), "mixed": ("warm", "cold")}
 KINDS = ("hotp", "row", "totp", "recovery")
 EVERY = list(itertools.product(KINDS, WAYS, FOLDERS))
-# The short form adds to tests/logins/test_races.py: recovery codes, service and helper at once, and a store on a disk.
+# The short form has the cases that tests/logins/test_races.py lacks: recovery codes, service and helper at once, and a
+# store on a disk.
 SOME = [("recovery", "mixed", "disk"), ("hotp", "mixed", "tmpfs"), ("totp", "socket", "tmpfs")]
 ROUNDS = {"socket": rounds(2, 100), "spawn": rounds(1, 100), "mixed": rounds(1, 100)}
 
@@ -40,7 +41,7 @@ def ready(site: Site) -> None:
 
 
 def enrolled(site: Site, kind: str) -> str:
-    """Enrol the user anew, and return an answer that must be accepted once."""
+    """Enrol the user again, with new tokens. Return an answer that must be accepted exactly once."""
     site.enrol(fob(), PHONE, salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),))
     if kind == "totp":
         return totp(PHONE.secret, int(time.time()), period=PHONE.period)
@@ -82,7 +83,7 @@ def test_of_fifty_threads_of_one_host_with_one_code_one_succeeds(kind: str, way:
 
 
 def test_each_of_ten_codes_given_five_times_succeeds_at_most_once() -> None:
-    """After a code with a higher counter, a lower one is refused: no code is accepted twice."""
+    """Some codes never succeed, because a code is refused after a code with a higher counter."""
     with site_on("tmpfs") as site:
         ready(site)
         for _ in range(rounds(1, 50)):

@@ -1,9 +1,9 @@
-"""Tests of a power cut: the file system is shut down under load, without flushing its journal, and mounted again.
+"""Tests of a power cut: a test shuts the file system down under load, without a flush of its journal, and mounts it.
 
-The rules:
+Rules:
 - An acknowledged use of a code, or an acknowledged enrolment, is never lost.
-- A record is the old or the new record, and the next login works.
-The shutdown discards the data that the kernel holds in memory. The cache of a disk is not simulated.
+- After the cut, the store contains the old or the new record, and the next login succeeds.
+The shutdown discards the data that the kernel holds in memory. The tests do not simulate the cache of a disk.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def log_in_until_failure(folder: Path, first: int, acknowledge: int) -> None:
 
 
 def toggled(record: UserRecord) -> UserRecord:
-    """Return the record with the token 'phone' added or removed, because such a change writes both slots."""
+    """Return the record with the token 'phone' added or removed. Such a change writes both slots."""
     return record.without_token("phone") if record.token("phone") is not None else record.with_token(phone())
 
 

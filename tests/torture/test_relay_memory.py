@@ -98,7 +98,7 @@ def serve(folder: Path, relay: Path, script: Script) -> tuple[Service, str]:
 
 
 def spawning(folder: Path, relay: Path) -> str:
-    """Write a PAM service that starts a real helper with an empty store, so each login is refused. Return its name."""
+    """Write a PAM service that starts a real helper with an empty store. Return the name of the service."""
     store = folder / "store"
     store.mkdir(mode=0o700)
     pamconf.service(folder, "cold", f"auth [success=ok default=die] {relay} socket=none store={store} nodelay")
@@ -106,7 +106,10 @@ def spawning(folder: Path, relay: Path) -> str:
 
 
 def every_kind() -> Script:
-    """Return a script that plays each kind of service in turn, repeatedly. Honest and hostile services alternate."""
+    """Return a script that plays another service at each login: honest and hostile services, which alternate.
+
+    At the end, it plays services that disconnect without a result.
+    """
     kinds = [play(*messages) for pair in zip(itertools.cycle(GOOD), BAD, strict=False) for messages in pair]
     kinds += [play(*messages, hang_up=True) for messages in ((), (b"p",), (b"i",))]
     return in_turn(*kinds)
@@ -129,7 +132,7 @@ def test_the_address_and_undefined_behaviour_sanitizers_report_no_error(folder: 
     assert (spawned.in_, spawned.out) == (0, 10)
 
 
-@pytest.mark.skipif(shutil.which("valgrind") is None, reason="needs valgrind")
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="requires valgrind")
 def test_valgrind_reports_no_error_and_no_leak(folder: Path) -> None:
     host, relay = compiled(folder, "-g", "-O1")
     valgrind = ["valgrind", "--quiet", "--error-exitcode=99", "--leak-check=full", "--track-fds=no"]
@@ -155,7 +158,7 @@ def test_ten_thousand_logins_leak_no_memory_descriptor_or_child(folder: Path, si
     finally:
         service.close()
     assert (warm.in_, warm.out, warm.descriptors, warm.children) == (logins, 0, 0, 0)
-    assert warm.grown < 16 * logins, "the heap grows by less than 16 bytes a login (a leaked block has 32)"
+    assert warm.grown < 16 * logins, "the heap grows by less than 16 bytes per login (a leaked block has 32 bytes)"
     logins = rounds(40, 1000) // 40 * 40
     cold = run([host, folder, spawning(folder, RELAY), ACCOUNT, codes(0)], logins, 4, sigchld)
     assert (cold.in_, cold.out, cold.descriptors, cold.children) == (0, logins, 0, 0)
@@ -165,7 +168,7 @@ def test_ten_thousand_logins_leak_no_memory_descriptor_or_child(folder: Path, si
 
 @pytest.mark.timeout(3600)
 def test_the_fuzzing_corpus_and_its_mutations_succeed_only_with_r0(folder: Path) -> None:
-    """Run the fuzz target on the stored inputs and on mutations of them. This works with any compiler."""
+    """Run the fuzz target on the stored inputs and on mutations of these inputs. replay.c works with any compiler."""
     program = folder / "replay"
     sources = [HERE / "fuzz_relay.c", HERE / "replay.c"]
     subprocess.run(["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", *SANITIZE, "-o", program, *sources], check=True)
@@ -180,7 +183,7 @@ def test_the_fuzzing_corpus_and_its_mutations_succeed_only_with_r0(folder: Path)
 
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(
-    shutil.which("clang") is None and not LONG, reason="needs clang with libFuzzer (see NEED_TORTURE in the Makefile)"
+    shutil.which("clang") is None and not LONG, reason="requires clang and libFuzzer (see NEED_TORTURE in the Makefile)"
 )
 def test_the_fuzzed_relay_succeeds_only_with_r0(folder: Path) -> None:
     fuzzer = folder / "fuzz"
@@ -189,7 +192,7 @@ def test_the_fuzzed_relay_succeeds_only_with_r0(folder: Path) -> None:
         ["clang", *flags, "-o", fuzzer, HERE / "fuzz_relay.c"], capture_output=True, text=True, check=False
     )
     if "libclang_rt" in built.stderr and not LONG:
-        pytest.skip("needs clang's run-time library (libclang-rt-dev)")
+        pytest.skip("requires clang's run-time library (libclang-rt-dev)")
     assert built.returncode == 0, built.stderr
     found = folder / "found"
     found.mkdir()

@@ -1,4 +1,4 @@
-"""Tests of an upgrade from version 1: every user stays enrolled and must enter a code, also on a full disk."""
+"""Tests of an upgrade from version 1: every user stays enrolled and must enter a code, even on a full disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.core.stores import code, enrol_1, log_in
 from tests.core.test_store_crash import RIGHT, Traced, can_trace
 from tests.support.pamconf import Result
 from tests.support.site import ME, Site, codes
-from tests.torture.images import SYSTEMS, fill, make_and_mount, make_room
+from tests.torture.images import SYSTEMS, fill, free_space, make_and_mount
 from tests.torture.private import in_mount_namespace
 
 
@@ -50,7 +50,7 @@ def test_on_a_full_disk_an_upgrade_lets_no_user_in_without_a_code(site: Site, wa
                 assert site.login(answer).result is Result.AUTHINFO_UNAVAIL
             others = {name for name in site.files() if not name.startswith("ballast")}
             assert others - {f"{ME}.lock"} == {f"{ME}.json"}
-            make_room(site.store)
+            free_space(site.store)
             assert site.login(codes(0)).result is Result.SUCCESS
             assert site.login(codes(0)).result is Result.AUTH_ERR
             assert site.files() == {f"{ME}.record", f"{ME}.json"}
@@ -61,7 +61,7 @@ def test_on_a_full_disk_an_upgrade_lets_no_user_in_without_a_code(site: Site, wa
 
 
 @with_mounts
-@pytest.mark.skipif(not can_trace(), reason="needs strace, and permission to trace its own processes")
+@pytest.mark.skipif(not can_trace(), reason="requires strace, and permission to trace child processes")
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_kill_at_any_call_of_a_conversion_on_a_full_disk_loses_no_user(tmp_path: Path, system: str) -> None:
     folder = tmp_path / "store"
@@ -81,7 +81,7 @@ def test_a_kill_at_any_call_of_a_conversion_on_a_full_disk_loses_no_user(tmp_pat
             traced.run(RIGHT, "-e", f"inject={call.name}:signal=KILL:when={call.number}")
             assert store.read("alice").enrolled, call
             assert path.read_bytes() == before, call
-        make_room(folder)
+        free_space(folder)
         assert log_in(folder, code(0)) == "code"
         assert log_in(folder, code(0)) == "replayed"
 
