@@ -59,7 +59,7 @@ cp -a /var/lib/dpkg/status "$folder/lib/dpkg"
 mount --bind "$folder/etc" /etc
 mount --bind "$folder/lib" /var/lib
 """
-# A host with pam_totp in use. The clone is in a folder that only root can enter.
+# A host that uses pam_totp. The clone is in a folder that only root can enter.
 USED = r"""
 mkdir "$folder/security" "$folder/work" "$folder/closed"
 modules=$(dirname "$(ls -d /usr/lib/*/security/pam_permit.so)")

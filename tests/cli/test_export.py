@@ -46,7 +46,7 @@ def test_an_exported_token_is_imported_unchanged(site: Site, tmp_path: Path, nam
     assert same(back, token, "created", *lost, *used)
     if isinstance(token, TotpToken):
         for field in lost:
-            assert field in done.stderr, "fields that the format cannot hold are listed"
+            assert field in done.stderr, "the command lists the fields that the format cannot hold"
 
 
 def test_json_keeps_the_whole_record(site: Site, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def namespaces_work() -> bool:
 
 @pytest.mark.skipif(
     not MAY_MOUNT and (os.geteuid() == 0 or not namespaces_work()),
-    reason="requires a mount namespace: root must be able to mount, other users must be able to create user namespaces",
+    reason="requires root with permission to mount, or an ordinary user with permission to create user namespaces",
 )
 @pytest.mark.parametrize("how", REMEDY)
 def test_the_old_state_is_intact_and_the_message_says_what_to_do(tmp_path: Path, how: str) -> None:

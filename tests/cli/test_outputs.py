@@ -175,7 +175,7 @@ def test_a_signal_during_an_enrolment_deletes_the_picture(site: Site, tmp_path: 
 
 @as_root
 def test_root_writes_to_a_folder_closed_to_the_stores_owner(site: Site) -> None:
-    """A failed command leaves no file in that folder, although it runs with the privileges of the store's owner."""
+    """A failed command leaves no file in root's folder, although it has the privileges of the store's owner."""
     folder = site.folder / "closed"
     folder.mkdir(0o700)
     site.enrol(fob(7))

@@ -219,7 +219,7 @@ def test_a_batch_that_cannot_finish_is_rolled_back_at_once(
 def test_a_batch_is_rolled_back_even_on_a_full_disk(
     store: FileStore, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    """The disk is full after some of the records were written."""
+    """The disk becomes full after the batch has written some records."""
 
     def full() -> None:
         monkeypatch.setattr(os, "open", opened)
@@ -276,7 +276,7 @@ def damage_both_slots(path: Path) -> None:
 def test_a_new_record_that_is_damaged_is_kept_by_the_roll_back(
     tmp_path: Path, store: FileStore, damage: Callable[[Path], None]
 ) -> None:
-    """If the roll-back deleted a used record, the user would be unenrolled, and `nullok` would accept the login."""
+    """`nullok` would accept the user without a code if the roll-back deleted the used record."""
     assert killed(store, "link", 4)
     store.update("new0", lambda record: (record.accepted(record.tokens[0], 7, 1, 5), None))
     damage(Path(store.folder) / "new0.record")
@@ -612,7 +612,10 @@ def test_codes_used_after_an_import_of_version_1_stay_used(store: FileStore) -> 
 
 @pytest.mark.parametrize("is_used", [True, False])
 def test_a_record_that_version_1_staged_again_is_unchanged(store: FileStore, is_used: bool) -> None:
-    """Version 1 deletes NAME.json.new before it computes the new record again. NAME.json.old is still a hard link."""
+    """Version 1 deletes NAME.json.new before it computes the new record again.
+
+    NAME.json.old is a hard link to the current record.
+    """
     import_1(store, pending=PENDING)
     (Path(store.folder) / ".import" / "old2.json.new").unlink()
     if is_used:

@@ -1,4 +1,4 @@
-"""Tests of the writes per answer: every user needs the same number, so a full disk does not reveal enrolled users."""
+"""Tests of the number of writes per answer. It is the same for every user, so a full disk reveals no enrolled user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of the real services, which share one machine and one sshd."""
+"""Fixtures for the tests of the real services. All these tests share a machine and an sshd."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.site import codes
 @pytest.fixture(scope="session")
 def _machine() -> Iterator[Machine]:
     if not MAY_MOUNT:
-        pytest.skip("needs root and permission to mount: real services run in their own mount namespace")
+        pytest.skip("requires root and permission to mount: real services run in a separate mount namespace")
     with tempfile.TemporaryDirectory(prefix="pam_totp-machine-") as folder:
         machine = Machine(Path(folder))
         try:

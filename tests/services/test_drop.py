@@ -1,4 +1,4 @@
-"""Test of the spawned helper: it imports its modules before it drops its privileges, and reads records after that."""
+"""Test of the spawned helper: it imports its modules before the privilege drop, and reads records after the drop."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def an_hour_of_grace(site: Site, way: str) -> None:
     site.configure("demo", "grace_period=3600", way)
     site.configure("other", "grace_period=3600", way)
     if os.geteuid() != 0 and way == "socket":
-        pytest.skip("needs root: the service records grace only if the caller is root")
+        pytest.skip("requires root: the service records grace only if the caller is root")
 
 
 def was_prompted(done: Login) -> bool:

@@ -1,4 +1,4 @@
-"""Isolation of the suite from the host: neither affects the other.
+"""Isolation of the suite from the host: the suite and the host do not affect each other.
 
 Rules:
 - The suite sets umask, environment and home folder. The values of the shell have no effect.
@@ -67,7 +67,7 @@ def isolate(home: Path) -> None:
     if not MAY_MOUNT and _SITE_FILE.exists():
         raise IsolationError(f"{_SITE_FILE} applies to every login here (run the tests as root, to hide it)")
     if not MAY_MOUNT and not _has_account(os.geteuid()):
-        raise IsolationError(f"uid {os.geteuid()} has no account, which the tests need to log in (create an account)")
+        raise IsolationError(f"uid {os.geteuid()} has no account (create an account, so that the tests can log in)")
     os.umask(0o022)
     _clean_environment(home)
     if MAY_MOUNT:
@@ -89,7 +89,7 @@ def _clean_environment(home: Path) -> None:
     kept = {name: value for name, value in os.environ.items() if name.startswith(_KEPT)}
     if os.environ.get("PYTHONPATH") == str(_TREE):  # set by make cover-all, which tests a copy of the tree
         kept["PYTHONPATH"] = str(_TREE)
-    if _is_open_to_all(os.environ.get("TMPDIR")):  # kept only if other accounts can enter it
+    if _is_open_to_all(os.environ.get("TMPDIR")):  # kept only if other accounts can enter the folder
         kept["TMPDIR"] = os.environ["TMPDIR"]
     os.environ.clear()
     os.environ.update(_ENVIRONMENT | kept | {"HOME": str(home)})
@@ -106,7 +106,7 @@ def _is_open_to_all(folder: str | None) -> bool:
 def _enter_namespace() -> None:
     """Enter a new mount namespace in which every mount is private. The root folder is unchanged.
 
-    mount(2) makes all mounts private only at the root of the namespace, and a chroot is below that root. Therefore,
+    mount(2) can make all mounts private only at the root of the namespace, and a chroot is below that root. Therefore,
     setns(2) first changes to the root of the namespace. A descriptor then allows the return to the chroot.
     """
     _call("unshare", _CLONE_NEWNS)
@@ -162,7 +162,7 @@ def left_out() -> list[str]:
     root = os.geteuid() == 0
     reasons = {
         "real sshd, sudo and su, installations and other accounts (requires root)": not root,
-        "real sshd, sudo and su, installations and full disks (requires mounts)": root and not MAY_MOUNT,
+        "real sshd, sudo and su, installations and full disks (requires permission to mount)": root and not MAY_MOUNT,
         "the portal in a browser (requires chromium)": shutil.which("chromium") is None,
         "units and their filters (requires systemd-analyze)": root and shutil.which("systemd-analyze") is None,
         "fuzzing the relay (requires clang)": shutil.which("clang") is None,

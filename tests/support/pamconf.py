@@ -1,4 +1,4 @@
-"""A client of the real libpam through ctypes: scripted logins against a private folder of service files.
+"""A client of the real libpam through ctypes: scripted logins with a private folder of service files.
 
 Rules:
 - libpam, the stack and the modules are real. Only the user at the prompt is scripted.
@@ -141,8 +141,8 @@ def service(confdir: StrPath, name: str, *lines: str, carry_authtok: bool = Fals
 
     Only modules may access PAM_AUTHTOK. With `carry_authtok`, pam_echo prints a message before and after `lines`.
     During such a message, libpam treats the conversation as a part of the module, so `items={"authtok": …}` and
-    `Login.authtok` work. `Login.authtok` is None if `requisite` or `die` ends the stack earlier. The two messages are
-    not recorded.
+    `Login.authtok` work. `Login.authtok` is None if `requisite` or `die` ends the stack earlier. `Login.messages`
+    omits the two messages.
     """
     if carry_authtok:
         lines = (f"auth optional pam_echo.so {_BEFORE}", *lines, f"auth optional pam_echo.so {_AFTER}")
@@ -160,7 +160,7 @@ def login(
 ) -> Login:
     """Log `user` in at `service` once, and return the result. If `user` is None, libpam asks for the name.
 
-    Each prompt uses the next of `answers`. The conversation fails at a prompt after the last answer. `answers` may also
+    Each prompt uses the next answer. The conversation fails at a prompt after the last answer. `answers` may also
     be a function, which `login` calls at every prompt. If a function raises an exception, the conversation fails, and
     `login` raises the exception again. `items` are PAM items by lower-case name: rhost, ruser, tty, authtok …
     """
@@ -169,7 +169,7 @@ def login(
 
 
 class Session:
-    """A PAM handle, to authenticate repeatedly (as sudo does), set credentials, or read items."""
+    """A PAM handle for repeated authentication (as in sudo), for credentials, and for items."""
 
     def __init__(
         self,
@@ -300,7 +300,7 @@ class _NoAnswer(Exception):
 def _bytes(text: str | bytes) -> bytes:
     raw = text if isinstance(text, bytes) else os.fsencode(text)
     if b"\0" in raw:
-        raise ValueError("libpam's strings cannot contain a NUL")
+        raise ValueError("text for libpam must not contain a NUL byte")
     return raw
 
 

@@ -64,7 +64,7 @@ def play(*messages: bytes, hang_up: bool = False) -> Script:
     """Return the script of a service that reads the hello, and sends `messages`.
 
     The service reads an answer after each prompt. At the end, the service waits until the relay disconnects. With
-    `hang_up`, the service disconnects first.
+    `hang_up`, the service disconnects at once.
     """
 
     def script(channel: socket.socket, heard: list[bytes]) -> None:

@@ -26,9 +26,9 @@ BEGIN = 1_700_006_400  # a midnight, UTC
 
 @dataclass
 class Year:
-    """The result of a year. `chance` is the probability of at least one right guess.
+    """The result of a year.
 
-    It is computed from the number of valid codes at each guess.
+    `chance` is the probability of at least one right guess, according to the number of valid codes at each guess.
     """
 
     guesses: int = 0

@@ -1,7 +1,7 @@
-/* A libFuzzer target: the relay between a hostile host and a hostile service.
+/* A libFuzzer target: the relay between a hostile PAM application and a hostile service.
  *
- * The input contains the items, module arguments and answers of the host, then the messages of the service. Rules
- * besides those of the sanitizers:
+ * The input contains the items, module arguments and answers of the application, then the messages of the service.
+ * The sanitizers must report no error. Other rules:
  * - A login succeeds only if the first result message of the service is exactly "r0".
  * - The relay sends one hello of at most 4096 bytes, and answers of at most 512 bytes without a NUL.
  */
@@ -105,7 +105,7 @@ static int answer_prompt(int count, const struct pam_message **messages, struct 
     case 0:
         return PAM_CONV_ERR;
     case 1:
-        return PAM_SUCCESS; /* a defective host: success without a response */
+        return PAM_SUCCESS; /* a defective application: success without a response */
     default:
         *responses = calloc(1, sizeof **responses);
         (*responses)->resp = take_text(answers);
@@ -113,7 +113,7 @@ static int answer_prompt(int count, const struct pam_message **messages, struct 
     }
 }
 
-/* ---- one login ---------------------------------------------------------------------------------------------- */
+/* ---- a login ------------------------------------------------------------------------------------------------- */
 
 static void check_sent_packets(int service, bool with_hello)
 {

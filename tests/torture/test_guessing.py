@@ -1,4 +1,4 @@
-"""Tests of guessing: the rate of right guesses, at once or over a year, and the owner's logins during an attack."""
+"""Tests of guessing: concurrent guesses, the rate of right guesses over a year, and the owner's logins meanwhile."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_the_count_holds_across_processes_services_and_restarts(site: Site) -> N
 
 
 def test_setting_the_clock_back_and_forth_loses_no_failure(site: Site) -> None:
-    """The clock jumps, but by less than a day after the first failure, because the count decreases after a day."""
+    """The clock jumps, but stays within a day after the first failure, because the count decreases after a day."""
     site.enrol()
     store = FileStore(str(site.store))
 

@@ -1,4 +1,4 @@
-"""Tests of the real sudo and su with a hostile caller. A wrong code is refused under all conditions of the caller.
+"""Tests of the real sudo and su: they refuse wrong codes under all conditions that a hostile caller can set.
 
 Every guess costs a failure: a condition that prevents the count of a wrong answer also prevents the acceptance of a
 right answer.
@@ -38,7 +38,10 @@ CASES = [(attack, program) for program in PROGRAMS for attack in (ATTACKS if LON
 
 @pytest.fixture
 def attacked(machine: Machine) -> Iterator[Machine]:
-    """Yield the machine with the trap, stacks for sudo and su, and two enrolled users. Then check the trap for use."""
+    """Yield the machine with the trap, stacks for sudo and su, and two enrolled users.
+
+    Afterwards, check that the programs have not used the trap.
+    """
     for name in ("hostile.py", "signals.py"):
         machine.write(f"/run/{name}", Path(__file__).with_name(name).read_text(), 0o755)
     trap = machine.path(TRAP)

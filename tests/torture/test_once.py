@@ -49,7 +49,7 @@ def enrolled(site: Site, kind: str) -> str:
 
 
 def one_succeeded(counted: Counter[Result], place: str) -> bool:
-    """Return True if exactly one login succeeded, and all others were refused.
+    """Return True if exactly one login succeeded, and all other logins were refused.
 
     On a slow disk, the last of fifty logins may reach the time limit of the lock.
     """
@@ -104,7 +104,7 @@ def test_of_three_concurrent_logins_through_real_sshd_one_succeeds(machine: Mach
         everybody: list[Talk] = [sshd.ssh("alice", "NumberOfPasswordPrompts=1") for _ in range(3)]
         for talk in everybody:
             talk.asks("One-time code: ")
-        for talk in everybody:  # answer all three before waiting for the first result
+        for talk in everybody:  # answer all three prompts before waiting for the first result
             talk.says(codes(0))
         ends = [talk.ends() for talk in everybody]
         assert sorted(status for status, _ in ends) == [0, 255, 255], ends

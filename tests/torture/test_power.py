@@ -1,8 +1,8 @@
-"""Tests of a power cut: a test shuts the file system down under load, without a flush of its journal, and mounts it.
+"""Tests of a power cut. A test shuts a file system down under load, without a flush of the journal.
 
 Rules:
 - An acknowledged use of a code, or an acknowledged enrolment, is never lost.
-- After the cut, the store contains the old or the new record, and the next login succeeds.
+- After a new mount, the store contains the old or the new record, and the next login succeeds.
 The shutdown discards the data that the kernel holds in memory. The tests do not simulate the cache of a disk.
 """
 

@@ -106,9 +106,9 @@ def spawning(folder: Path, relay: Path) -> str:
 
 
 def every_kind() -> Script:
-    """Return a script that plays another service at each login: honest and hostile services, which alternate.
+    """Return a script that plays another service at each login. Honest and hostile services alternate.
 
-    At the end, it plays services that disconnect without a result.
+    The last services disconnect without a result.
     """
     kinds = [play(*messages) for pair in zip(itertools.cycle(GOOD), BAD, strict=False) for messages in pair]
     kinds += [play(*messages, hang_up=True) for messages in ((), (b"p",), (b"i",))]
