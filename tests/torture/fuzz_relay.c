@@ -113,7 +113,7 @@ static int answer_prompt(int count, const struct pam_message **messages, struct 
     }
 }
 
-/* ---- a login ------------------------------------------------------------------------------------------------- */
+/* ---- a login ------------------------------------------------------------------------------------------------ */
 
 static void check_sent_packets(int service, bool with_hello)
 {
