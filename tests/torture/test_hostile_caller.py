@@ -31,7 +31,7 @@ PROGRAMS = {  # the user that enters a code, the target user, the command
 # program.
 SOME = {
     "sudo": ("environment", "umask 0", "signals blocked", "(0, 1, 2) closed", "5 descriptors"),
-    "su": ("umask 0777", "600 bytes a file", "16 MiB in all", "6 descriptors"),
+    "su": ("umask 0777", "600 bytes per file", "16 MiB of memory", "6 descriptors"),
 }
 CASES = [(attack, program) for program in PROGRAMS for attack in (ATTACKS if LONG else SOME[program])]
 
