@@ -68,7 +68,7 @@ def update_many(store: FileStore, changes: Changes[R], progress: Progress = lamb
                 marked = True
                 progress(len(changes), total)
                 outdated = set()
-                for done, entry in enumerate(journal.entries(opened), len(changes)):
+                for done, entry in enumerate(batch.entries(), len(changes)):
                     if not batch.commit(entry):
                         outdated.add(entry.name)
                     if done % _REPORT_EVERY == 0:
@@ -112,6 +112,11 @@ class _Batch:
         if changed != record:
             self._write(journal.Entry(name, old, serialize(changed)))
         return result
+
+    def entries(self) -> Iterator[journal.Entry]:
+        """Yield the last entry of each record. Unlike `journal.entries`, keep no second copy of the names in memory."""
+        for name in self._staged:
+            yield self._read(name)
 
     def _read(self, name: str) -> journal.Entry:
         self._manifest.seek(self._staged[name])
