@@ -80,7 +80,8 @@ def _roll_back(store: FileStore) -> None:
 
     count = recover(store)
     if count:
-        print(f"pam-totp: an interrupted import was rolled back: {count} records restored", file=sys.stderr)
+        report = f"an interrupted import was rolled back: {count} records are as before the import"
+        print(f"pam-totp: {report}", file=sys.stderr)
 
 
 def uses_own_file(args: argparse.Namespace) -> bool:

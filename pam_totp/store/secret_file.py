@@ -26,7 +26,7 @@ _FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _UNKNOWN_FLAG = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
 
-def read(folder: int, name: str) -> Slots:
+def read(folder: int, name: str, *, may_have_links: bool = False) -> Slots:
     """Return the slots of a file. Raise NotThere, DamagedFile, or another StoreError."""
     try:
         file = os.open(name, os.O_RDONLY | _FLAGS, dir_fd=folder)
@@ -48,7 +48,7 @@ def read(folder: int, name: str) -> Slots:
         slots = decode(data)
     except RecordError as e:
         raise DamagedFile(f"{name}: {e}") from None
-    if status.st_nlink > 1 and slots.size:  # an import of version 1 links its files to copies
+    if status.st_nlink > 1 and slots.size and not may_have_links:  # an import of version 1 links its files to copies
         raise DamagedFile(f"{name}: must not have hard links")
     return slots
 

@@ -91,9 +91,12 @@ def _defects(store: FileStore, folder: int) -> Iterator[Defect]:
         yield Defect(f"{LOCK}: not found", store.prepare)
     for name in sorted(os.listdir(folder)):
         if (record := _record_of(folder, name)) is not None:
-            yield Defect(f"{name}: left by a killed process", partial(_sweep, store, folder, record, name))
+            text = f"ignored, because {record} exists" if name.endswith(".json") else "left by a killed process"
+            yield Defect(f"{name}: {text}", partial(_sweep, store, folder, record, name))
         elif name.endswith(".record"):
             yield from _of_record(store, folder, name, cow=cow and nocow)
+        elif name.endswith(".json") and not name.startswith("."):
+            yield from _of_version_1(store, folder, name)
 
 
 def _record_of(folder: int, name: str) -> str | None:
@@ -121,16 +124,23 @@ def _of_record(store: FileStore, folder: int, name: str, *, cow: bool) -> Iterat
             if stat.S_IMODE(status.st_mode) != 0o600:
                 yield Defect(f"{name}: its mode must be 0600", partial(os.chmod, name, 0o600, dir_fd=folder))
                 return
-            text = _of_blocks(file, status, cow=cow)
+            text = "must not have hard links" if status.st_nlink > 1 else _of_blocks(file, status, cow=cow)
         finally:
             os.close(file)
         with suppress(StoreError, RecordError):  # `pam-totp list` reports it
-            slots = read(folder, name)
+            slots = read(folder, name, may_have_links=True)
             if text:
                 _moved(slots)
                 yield Defect(f"{name}: {text}", partial(_replace_file, store, folder, name))
             elif slots.other is None:
                 yield Defect(f"{name}: a slot is damaged", partial(_fill_other_slot, store, folder, name))
+
+
+def _of_version_1(store: FileStore, folder: int, name: str) -> Iterator[Defect]:
+    with suppress(NotThere, StoreError, RecordError):  # `pam-totp list` reports it
+        parse(read(folder, name).document)
+        text = f"{name}: a file of version 1, so the user's next login needs free disk space"
+        yield Defect(text, partial(_convert, store, folder, name.removesuffix(".json") + ".record"))
 
 
 def _of_decoys(folder: int, *, cow: bool) -> dict[str, str]:
@@ -205,6 +215,7 @@ def _sweep(store: FileStore, folder: int, record: str, name: str) -> None:
             return
         if name.endswith(".json"):
             empty_file(folder, name)
+            unlink(folder, name.removesuffix(".json") + ".lock")
         else:
             unlink(folder, name)
             os.fsync(folder)
@@ -245,9 +256,18 @@ def _set_flag(folder: int, name: str, flag: int) -> None:
 
 def _replace_file(store: FileStore, folder: int, name: str) -> None:
     """Copy a record to a new file, which has its own blocks."""
-    with store.locked(folder, name):
-        if (slots := store.load(folder, name)) is not None:
-            create(folder, name, _moved(slots), store.temporary(name), over=True)
+    with store.locked(folder, name), suppress(NotThere):
+        slots = read(folder, name, may_have_links=True)
+        create(folder, name, _moved(slots), store.temporary(name), over=True)
+
+
+def _convert(store: FileStore, folder: int, record: str) -> None:
+    """Convert the file of version 1 of a user."""
+    with store.locked(folder, record):
+        slots = store.load(folder, record)
+        if slots is not None and not slots.size:
+            document = parse(slots.document)
+            store.put(folder, record, slots, document, document)
 
 
 def _fill_other_slot(store: FileStore, folder: int, name: str) -> None:

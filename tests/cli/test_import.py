@@ -350,7 +350,7 @@ def test_an_interrupted_import_leaves_the_store_as_it_was(site: Site, tmp_path: 
     listed = site.command("list", "user0")
     assert listed.returncode == 0
     if number != signal.SIGINT:
-        assert "an interrupted import was rolled back: 250 records restored" in listed.stderr
+        assert "an interrupted import was rolled back: 250 records are as before the import" in listed.stderr
     assert records(site) == before
     assert not (site.store / ".import").exists()
     assert site.command("import", "users-oath", file).returncode == 0
@@ -386,5 +386,5 @@ def test_an_import_interrupted_twice_reports_the_open_roll_back(site: Site, tmp_
     assert process.returncode == 130
     assert said == "pam-totp: interrupted during the roll-back; the next command completes it\n"
     assert records(site) != before
-    assert "an interrupted import was rolled back: 10 records restored" in site.command("list").stderr
+    assert "an interrupted import was rolled back: 10 records are as before the import" in site.command("list").stderr
     assert records(site) == before

@@ -62,15 +62,45 @@ def test_leftovers_of_killed_processes_and_of_version_1_are_repaired(folder: Pat
     leftovers = [".alice.record", ".bob.json.tmp", ".zoe.nobody", "alice.lock"]
     for name in leftovers:
         (folder / name).touch(0o600)
-    leftovers.append(enrol_1(folder).name)
-    enrol_1(folder, "carl")
-    kept = ["carl.json", "carl.lock", ".import", "notes.txt"]
-    for name in kept[1:]:
+    enrol_1(folder)
+    for name in (".import", "notes.txt"):
         (folder / name).touch(0o600)
-    assert found(store) == [(f"{name}: left by a killed process", True) for name in sorted(leftovers)]
-    assert list(upkeep.repair(store)) == [f"{name}: left by a killed process" for name in sorted(leftovers)]
-    assert sorted(os.listdir(folder)) == sorted([*kept, "alice.json", "alice.record", ".lock", DECOYS])
+    texts = [f"{name}: left by a killed process" for name in leftovers]
+    texts = sorted([*texts, "alice.json: ignored, because alice.record exists"])
+    assert found(store) == [(text, True) for text in texts]
+    assert list(upkeep.repair(store)) == texts
+    kept = [".import", "notes.txt", "alice.json", "alice.record", ".lock", DECOYS]
+    assert sorted(os.listdir(folder)) == sorted(kept)
     assert (folder / "alice.json").read_bytes() == b""
+    assert is_flawless(store)
+
+
+def test_a_file_of_version_1_is_converted_by_a_repair(folder: Path, store: FileStore) -> None:
+    enrol_1(folder, "carl", tokens=(fob(7),))
+    (folder / "carl.lock").touch(0o600)
+    text = "carl.json: a file of version 1, so the user's next login needs free disk space"
+    assert found(store) == [(text, True)]
+    assert list(upkeep.repair(store)) == [text]
+    assert {path.name: path.stat().st_size for path in folder.glob("carl*")} == {"carl.record": 8192, "carl.json": 0}
+    assert store.read("carl").tokens == (fob(7),)
+    assert is_flawless(store)
+
+
+def test_an_invalid_file_of_version_1_is_left_unchanged(folder: Path, store: FileStore) -> None:
+    path = enrol_1(folder, "carl")
+    path.write_bytes(b"{}")
+    assert is_flawless(store)
+    assert path.read_bytes() == b"{}"
+
+
+def test_a_file_with_hard_links_is_replaced_by_a_copy(folder: Path, store: FileStore) -> None:
+    """`cp -al` makes a backup of hard links. A login would change the backup, so it is denied."""
+    os.link(folder / "alice.record", folder / "backup")
+    with pytest.raises(StoreError, match="must not have hard links"):
+        store.read("alice")
+    assert list(upkeep.repair(store)) == ["alice.record: must not have hard links"]
+    assert store.read("alice").tokens == (fob(),)
+    assert (folder / "alice.record").stat().st_nlink == (folder / "backup").stat().st_nlink == 1
     assert is_flawless(store)
 
 
@@ -121,7 +151,9 @@ def test_a_temporary_file_of_a_running_process_of_version_1_is_kept(
     assert is_flawless(store)
     enrol_1(folder, "bob")
     temporary.touch(0o600)
-    assert list(upkeep.repair(waiting)) == [f"{temporary.name}: left by a killed process"]
+    repaired = list(upkeep.repair(waiting))
+    assert repaired[0] == f"{temporary.name}: left by a killed process"
+    assert repaired[1].startswith("bob.json: a file of version 1")
     assert store.read("bob").enrolled
 
 

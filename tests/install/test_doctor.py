@@ -149,7 +149,26 @@ def test_a_store_that_others_can_read_or_that_root_owns_is_found(machine: Fresh)
     machine.shell(f"chmod 700 {STORE}; chown -R root: {STORE}")
     assert (WARNING, Code.STORE_OWNED_BY_ROOT) in codes_found(machine)
     machine.shell(f"chown -R pam_totp: {STORE}; chmod 644 {STORE}/alice.record")
+    assert codes_found(machine) == [(ERROR, Code.STORE_DEFECT)], "one finding, with the remedy that works"
+    machine.shell(f"chmod 600 {STORE}/alice.record; echo damaged >{STORE}/alice.record")
     assert (ERROR, Code.RECORD_UNREADABLE) in codes_found(machine)
+
+
+def test_a_read_only_store_is_an_error(machine: Fresh) -> None:
+    machine.shell(f"mount --bind -o ro {STORE} {STORE}")
+    try:
+        assert (ERROR, Code.STORE_READ_ONLY) in codes_found(machine)
+    finally:
+        machine.shell(f"umount {STORE}")
+
+
+def test_a_stack_that_uses_files_in_home_folders_needs_no_store(machine: Fresh) -> None:
+    with_line(machine, "sudo", f"{LINE} secret=~/.pam_totp.json")
+    machine.shell(f"mv {STORE} {STORE}.away")
+    try:
+        assert Code.STORE_UNREACHABLE not in {code for _, code in codes_found(machine)}
+    finally:
+        machine.shell(f"mv {STORE}.away {STORE}")
 
 
 def test_defects_of_a_store_are_found_and_repaired(machine: Fresh) -> None:

@@ -138,7 +138,7 @@ def test_removing_restores_the_original_files_and_keeps_the_secrets(packaged: Pa
     packaged.does("apt-get", "remove", "-y", "libpam-totp")
     assert packaged.pam_d() == packaged.as_installed
     assert packaged.sudo("id -un", None) == (0, "\r\nroot\r\n")
-    assert packaged.has(f"{STORE}/alice.json")
+    assert packaged.has(f"{STORE}/alice.record")
     assert packaged.is_installed("token-sim")
 
 
@@ -154,7 +154,7 @@ def test_a_purge_answered_with_no_keeps_the_secrets(packaged: Packaged) -> None:
     talk.asks("Delete the tokens of all users?").asks("[yes/no]").says("no")
     status, said = talk.ends()
     assert (status, f"the secrets in {STORE} stay" in said) == (0, True), said
-    assert packaged.has(f"{STORE}/alice.json")
+    assert packaged.has(f"{STORE}/alice.record")
     packaged.install("/srv/two", "libpam-totp")
 
 

@@ -97,12 +97,15 @@ def store(context: Context) -> Iterator[Finding]:
             what = f"{folder}: the check of the records was skipped"
             yield Finding(NOTE, "store", Code.STORE_NOT_CHECKED, what, "run this command as root")
             continue
-        for problem in context.enrolled(folder).broken:
-            remedy = "restore that file, or remove it and enrol the user again"
+        if stat.S_IMODE(status.st_mode) & 0o777 != 0o700:
+            continue  # the other checks cannot read such a folder
+        defects, broken = find_defects(folder), set(context.enrolled(folder).broken)
+        for problem in sorted(broken - set(defects.repairable)):
+            remedy = "restore that file from a backup, or delete it with 'rm' and enrol the user again"
             yield Finding(ERROR, "store", Code.RECORD_UNREADABLE, f"{folder}: {problem}", remedy)
-        defects = find_defects(folder)
         for what in defects.repairable:
-            yield Finding(WARNING, "store", Code.STORE_DEFECT, f"{folder}: {what}", "run 'pam-totp doctor --repair'")
+            severity = ERROR if what in broken else WARNING
+            yield Finding(severity, "store", Code.STORE_DEFECT, f"{folder}: {what}", "run 'pam-totp doctor --repair'")
         for what in defects.others:
             remedy = f"on btrfs, run 'chattr +C {folder}' and 'pam-totp doctor --repair', and take no snapshots"
             yield Finding(WARNING, "store", Code.STORE_NOT_IN_PLACE, f"{folder}: {what}", remedy)
@@ -142,9 +145,12 @@ def _store_folder(folder: str, status: os.stat_result) -> Iterator[Finding]:
         remedy = f"run 'chown -R {ACCOUNT}: {folder}', as the installation does"
         yield Finding(WARNING, "store", Code.STORE_OWNED_BY_ROOT, what, remedy)
     free = os.statvfs(folder)
+    if free.f_flag & os.ST_RDONLY:
+        what = f"{folder}: the file system is read-only, so every code is refused"
+        yield Finding(ERROR, "store", Code.STORE_READ_ONLY, what, "mount that file system read-write")
     if free.f_bavail * free.f_frsize < _MIN_FREE or (free.f_files and free.f_favail < _MIN_FREE_FILES):
-        what = f"{folder}: the disk is full: logins work, but users cannot be enrolled"
-        yield Finding(WARNING, "store", Code.STORE_FULL, what, "free some space on that disk")
+        what = f"{folder}: the disk is full: logins work, but new users cannot be enrolled"
+        yield Finding(WARNING, "store", Code.STORE_FULL, what, "delete files on that disk (see 'df' and 'df -i')")
 
 
 def _clock_state() -> int:

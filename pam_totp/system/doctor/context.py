@@ -69,7 +69,8 @@ class Context:
 
     def stores(self) -> list[str]:
         """Return the folders of the stores that the lines use, or the default one if there is no line."""
-        return sorted({s.store for _, s in self.settings() if s.secret is None} or {DEFAULT_STORE})
+        used = [None if s.secret is not None else s.store for _, s in self.settings()]
+        return sorted({folder for folder in used if folder is not None}) if used else [DEFAULT_STORE]
 
     def modules(self) -> list[str]:
         """Return the module files that the lines name, or the installed module if there is no line."""

@@ -70,6 +70,7 @@ class Code(StrEnum):
     STORE_MODE = "store-mode"
     STORE_OWNED_BY_ROOT = "store-owned-by-root"
     STORE_FULL = "store-full"
+    STORE_READ_ONLY = "store-read-only"
     STORE_NOT_CHECKED = "store-not-checked"
     RECORD_UNREADABLE = "record-unreadable"
     STORE_DEFECT = "store-defect"
