@@ -337,19 +337,21 @@ def test_a_batch_changes_records_of_version_1_too(store: FileStore) -> None:
     assert [t.name for t in store.read("old0").tokens] == ["fob", "came"]
 
 
+def is_rolled_back(store: FileStore, call: str, number: int) -> bool:
+    """Roll back in a process that is killed before call `number` of `call`. Return True if it made fewer calls."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            setattr(os, call, nth(getattr(os, call), number, die))
+            journal.recover(store)
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
 @pytest.mark.parametrize("call", ["pwritev", "unlink", "fsync", "rmdir"])
 def test_a_killed_roll_back_is_completed_by_the_next(store: FileStore, call: str) -> None:
     """A code that a login uses between the two roll-backs remains used."""
-
-    def recovered(number: int) -> bool:
-        pid = os.fork()
-        if pid == 0:
-            try:
-                setattr(os, call, nth(getattr(os, call), number, die))
-                journal.recover(store)
-            finally:
-                os._exit(0)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
     def used(record: UserRecord) -> tuple[UserRecord, bool]:
         decision = verify(record, Answer.parse(codes(3).encode()), 1_700_000_000, Policy())
@@ -358,7 +360,7 @@ def test_a_killed_roll_back_is_completed_by_the_next(store: FileStore, call: str
     before, files, number = content(store), raw(store), 1
     while True:
         assert killed(store, "link", 4)
-        if recovered(number):
+        if is_rolled_back(store, call, number):
             break
         rolled_back = [user for user in OLD if [t.name for t in store.read(user).tokens] == ["fob"]]
         assert all(store.update(user, used) for user in rolled_back)
@@ -639,14 +641,7 @@ def test_a_killed_roll_back_of_version_1_is_completed_by_the_next(store: FileSto
     files, number = raw(store), 1
     while True:
         import_1(store, pending=PENDING)
-        pid = os.fork()
-        if pid == 0:
-            try:
-                setattr(os, call, nth(getattr(os, call), number, die))
-                journal.recover(store)
-            finally:
-                os._exit(0)
-        ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        ended = is_rolled_back(store, call, number)
         rolled_back = [user for user in OLD if tokens(store, user) == [("fob", 3)]]
         assert all(store.update(user, used(3, KEY)) for user in rolled_back)
         journal.recover(store)
