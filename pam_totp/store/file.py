@@ -27,7 +27,7 @@ from pam_totp.core.secretfile import MAX_FILE, parse, serialize
 from pam_totp.core.slots import Slots, new_file, slot_size
 from pam_totp.store import DamagedFile, NotThere, R, StoreError, decoys
 from pam_totp.store.byte_lock import acquire, acquire_as_version_1
-from pam_totp.store.secret_file import create, empty_file, exists, read, unlink, write
+from pam_totp.store.secret_file import create, empty_file, exists, has_content, read, unlink, write
 
 LOCK_WAIT = 5.0  # seconds
 LOCK = ".lock"  # the lock file
@@ -86,7 +86,7 @@ class FileStore:
     def __init__(self, folder: str, lock_wait: float = LOCK_WAIT, warn: Callable[[str], None] = to_syslog) -> None:
         self.folder = folder
         self._lock_wait = lock_wait
-        self._warn = warn
+        self.warn = warn
 
     def read(self, user: str) -> UserRecord:
         name = self.file_of(user)
@@ -119,7 +119,7 @@ class FileStore:
     def update_decoy(self, user: str) -> None:
         with self.opened() as folder, self.locked(folder, self.file_of(user)):
             if not decoys.use(folder):
-                self._warn(
+                self.warn(
                     f"{self.folder}/{decoys.FOLDER}: decoys are missing or damaged (run 'pam-totp doctor --repair')"
                 )
 
@@ -164,7 +164,7 @@ class FileStore:
                 raise
             stored = self._find(folder, name)
         if stored is not None and stored.other is None:
-            self._warn(f"{self.folder}/{name}: a slot is damaged (the other slot is used)")
+            self.warn(f"{self.folder}/{name}: a slot is damaged (the other slot is used)")
         return stored
 
     def put(
@@ -217,7 +217,7 @@ class FileStore:
         """Hold the lock of the file `name`. Raise StoreError if the lock was not acquired within `lock_wait`."""
         locks = [acquire(folder, self._lock_name(), name, self._lock_wait)]
         try:
-            if self._has_version_1(folder, name):
+            if has_content(folder, self._version_1(name)):
                 locks.append(acquire_as_version_1(folder, self._lock_of_version_1(name), name, self._lock_wait))
             yield
         finally:
@@ -257,12 +257,6 @@ class FileStore:
 
     def _version_1(self, name: str) -> str:
         return name.removesuffix(_SUFFIX) + _SUFFIX_1
-
-    def _has_version_1(self, folder: int, name: str) -> bool:
-        try:
-            return os.stat(self._version_1(name), dir_fd=folder, follow_symlinks=False).st_size > 0
-        except FileNotFoundError:
-            return False
 
     def _lock_of_version_1(self, name: str) -> str:
         return f"{name.removesuffix(_SUFFIX)}.lock"

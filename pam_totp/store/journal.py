@@ -121,9 +121,7 @@ def undo(store: FileStore, folder: int, journal: int) -> int:
             try:
                 undone += _undo_one(store, folder, entry)
             except DamagedFile as e:
-                store._warn(  # noqa: SLF001 (a method of this package)
-                    f"{store.folder}/{e} (the roll-back of an import left it unchanged)"
-                )
+                store.warn(f"{store.folder}/{e} (the roll-back of an import left it unchanged)")
                 if entry.old is not None:
                     damage = damage or e
     os.fsync(folder)

@@ -111,6 +111,14 @@ def exists(folder: int, name: str) -> bool:
     return True
 
 
+def has_content(folder: int, name: str) -> bool:
+    """Return True if `folder` has an entry of that name, and its size is not 0."""
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False).st_size > 0
+    except FileNotFoundError:
+        return False
+
+
 def unlink(folder: int, name: str) -> bool:
     """Delete a file. Return True if it existed."""
     try:

@@ -29,7 +29,7 @@ from pam_totp.core.slots import Slots, new_file, slot_size
 from pam_totp.store import NotThere, StoreError, decoys, journal
 from pam_totp.store.byte_lock import acquire_as_version_1
 from pam_totp.store.file import JOURNAL, LOCK, LOCK_WAIT, FileStore
-from pam_totp.store.secret_file import create, empty_file, exists, read, unlink, write
+from pam_totp.store.secret_file import create, empty_file, exists, has_content, read, unlink, write
 
 _FIEMAP = 0xC020660B  # ioctl(2) FS_IOC_FIEMAP returns the extents of a file
 _FIEMAP_HEAD, _FIEMAP_EXTENT = struct.Struct("QQIIII"), struct.Struct("QQQQQIIII")
@@ -62,7 +62,7 @@ def repair(store: FileStore) -> Iterator[str]:
             if defect.repair is not None:
                 try:
                     defect.repair()
-                except (StoreError, OSError) as e:
+                except (StoreError, RecordError, OSError) as e:
                     errors.append(f"{defect.text} ({getattr(e, 'strerror', None) or e})")
                 else:
                     yield defect.text
@@ -110,7 +110,7 @@ def _record_of(folder: int, name: str) -> str | None:
         return stem[1:] + ".record" if suffix == "nobody" else None
     record = stem + ".record"
     if suffix == "json":  # the conversion was interrupted before it emptied the file
-        return record if exists(folder, record) and os.stat(name, dir_fd=folder).st_size > 0 else None
+        return record if exists(folder, record) and has_content(folder, name) else None
     return record if suffix == "lock" and (exists(folder, record) or not exists(folder, stem + ".json")) else None
 
 
@@ -138,9 +138,10 @@ def _of_record(store: FileStore, folder: int, name: str, *, cow: bool) -> Iterat
 
 def _of_version_1(store: FileStore, folder: int, name: str) -> Iterator[Defect]:
     with suppress(NotThere, StoreError, RecordError):  # `pam-totp list` reports it
-        parse(read(folder, name).document)
-        text = f"{name}: a file of version 1, so the user's next login needs free disk space"
-        yield Defect(text, partial(_convert, store, folder, name.removesuffix(".json") + ".record"))
+        user = parse(read(folder, name).document).user
+        if store.file_of(user) == name.removesuffix(".json") + ".record":
+            text = f"{name}: a file of version 1, so the user's next login needs free disk space"
+            yield Defect(text, partial(_convert, store, user))
 
 
 def _of_decoys(folder: int, *, cow: bool) -> dict[str, str]:
@@ -225,10 +226,9 @@ def _sweep(store: FileStore, folder: int, record: str, name: str) -> None:
 def _locked_as_version_1(folder: int, record: str) -> Iterator[None]:
     """Hold the lock of version 1, then delete its file. If NAME.json has content, `FileStore.locked` holds the lock."""
     stem = record.removesuffix(".record")
-    with suppress(FileNotFoundError):
-        if os.stat(f"{stem}.json", dir_fd=folder, follow_symlinks=False).st_size > 0:
-            yield
-            return
+    if has_content(folder, f"{stem}.json"):
+        yield
+        return
     lock = acquire_as_version_1(folder, f"{stem}.lock", record, LOCK_WAIT)
     try:
         yield
@@ -261,13 +261,10 @@ def _replace_file(store: FileStore, folder: int, name: str) -> None:
         create(folder, name, _moved(slots), store.temporary(name), over=True)
 
 
-def _convert(store: FileStore, folder: int, record: str) -> None:
-    """Convert the file of version 1 of a user."""
-    with store.locked(folder, record):
-        slots = store.load(folder, record)
-        if slots is not None and not slots.size:
-            document = parse(slots.document)
-            store.put(folder, record, slots, document, document)
+def _convert(store: FileStore, user: str) -> None:
+    """Convert the file of version 1 of a user. Every update does that, even without a change."""
+    with suppress(NotThere):
+        store.update(user, lambda record: (record, None))
 
 
 def _fill_other_slot(store: FileStore, folder: int, name: str) -> None:

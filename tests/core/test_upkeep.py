@@ -93,6 +93,22 @@ def test_an_invalid_file_of_version_1_is_left_unchanged(folder: Path, store: Fil
     assert path.read_bytes() == b"{}"
 
 
+def test_a_file_of_version_1_of_another_user_is_left_unchanged(folder: Path, store: FileStore) -> None:
+    path = enrol_1(folder, "carl").rename(folder / "dora.json")
+    before = path.read_bytes()
+    assert is_flawless(store)
+    assert path.read_bytes() == before
+
+
+def test_a_user_who_is_removed_before_the_conversion_stays_removed(folder: Path, store: FileStore) -> None:
+    path = enrol_1(folder, "carl")
+    (defect,) = list(upkeep.examine(store))
+    path.unlink()
+    assert defect.repair is not None
+    defect.repair()
+    assert list(folder.glob("carl*")) == []
+
+
 def test_a_file_with_hard_links_is_replaced_by_a_copy(folder: Path, store: FileStore) -> None:
     """`cp -al` makes a backup of hard links. A login would change the backup, so it is denied."""
     os.link(folder / "alice.record", folder / "backup")
