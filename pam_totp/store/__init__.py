@@ -26,6 +26,10 @@ class DamagedFile(StoreError):
     """A file has an invalid content or mode. Without its lock, a reader may find content that is being written."""
 
 
+class LockBusy(StoreError):
+    """The lock was not acquired in time. Nothing has changed, so the call can be repeated."""
+
+
 class NotThere(Exception):
     """The store was read, and has no record of that user."""
 

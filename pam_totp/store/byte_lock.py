@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from hashlib import sha256
 
-from pam_totp.store import StoreError
+from pam_totp.store import LockBusy
 from pam_totp.store.secret_file import check_type_and_owner
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds between two attempts
@@ -25,7 +25,10 @@ _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK |
 
 
 def acquire(folder: int, lock_file: str, name: str, wait: float) -> int:
-    """Lock `name` within `wait` seconds. Return a descriptor; closing it releases the lock. Raise StoreError."""
+    """Lock `name` within `wait` seconds; with 0, try once. Return a descriptor; closing it releases the lock.
+
+    Raise LockBusy, or another StoreError if the lock file is not safe.
+    """
     start = int.from_bytes(sha256(name.encode()).digest()[:8], "big") >> 2
     byte = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0)
     return _acquire(folder, lock_file, name, wait, lambda lock: fcntl.fcntl(lock, fcntl.F_OFD_SETLK, byte))
@@ -46,7 +49,7 @@ def _acquire(folder: int, lock_file: str, name: str, wait: float, take: Callable
             os.close(lock)
             raise
         os.close(lock)
-    raise StoreError(f"{name}: the lock was not acquired within {wait:g} s")
+    raise LockBusy(f"{name}: the lock was not acquired within {wait:g} s")
 
 
 def _is_locked(folder: int, lock: int, lock_file: str, take: Callable[[int], object]) -> bool:

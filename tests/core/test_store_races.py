@@ -14,13 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.core.answer import recovery_digest
+from pam_totp.core.answer import Answer, recovery_digest
 from pam_totp.core.oath import totp
+from pam_totp.core.policy import Policy
 from pam_totp.core.record import HotpToken, RecordError, TotpToken, UserRecord
 from pam_totp.core.slots import decode
-from pam_totp.store import StoreError
+from pam_totp.core.verify import Outcome
+from pam_totp.operations.authenticate import decide
+from pam_totp.store import LockBusy, StoreError
 from pam_totp.store.decoys import FOLDER as DECOYS
-from pam_totp.store.file import FileStore
+from pam_totp.store.file import LOCK_WAIT, FileStore
 from tests.core.conftest import TIMES
 from tests.core.racing import in_processes, in_threads
 from tests.core.stores import LOCK_TIMEOUT, NOW, code, counter_of, enrol, enrol_1, holding, log_in, record_of
@@ -232,6 +235,35 @@ def test_a_lock_not_acquired_in_time_is_unavailable_and_changes_nothing(folder: 
         )
     finally:
         holder.kill()
+
+
+@pytest.mark.parametrize("user", ["alice", "unproved", "unknown"])
+def test_a_decision_that_met_a_busy_lock_can_be_made_again(folder: Path, user: str) -> None:
+    """The first attempt changes no file, whether the user is enrolled or not. The second counts the answer once."""
+    FileStore(str(folder)).prepare()
+    enrol(folder)
+    enrol(folder, "unproved", tokens=(fob(confirmed=False),))
+    before = contents(folder)
+    answer, policy = Answer.parse(b"000000"), Policy()
+    lock = holding(folder, f"{user}.record")
+    try:
+        begun = time.monotonic()
+        with pytest.raises(LockBusy):
+            decide(FileStore(str(folder), 0.0), user, answer, policy, lambda: NOW)
+        assert time.monotonic() - begun < LOCK_WAIT
+        assert contents(folder) == before
+    finally:
+        os.close(lock)
+    outcome = decide(FileStore(str(folder)), user, answer, policy, lambda: NOW).outcome
+    assert outcome is (Outcome.WRONG if user == "alice" else Outcome.NOT_ENROLLED)
+    changed = [path for path, content in contents(folder).items() if content != before[path]]
+    assert len(changed) == 1
+    if user == "alice":
+        assert FileStore(str(folder)).read(user).failures == 1
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_killed_writer_releases_the_lock_and_its_leftover_is_removed(folder: Path) -> None:
