@@ -57,16 +57,16 @@ class Answer(Value):
     prefix: bytes | None = None
 
     @classmethod
-    def parse(cls, typed: bytes) -> Self:
+    def parse(cls, typed: bytes | bytearray) -> Self:
         """Return the answer in `typed`, in which no password is expected."""
         text = _normalised(typed)
         is_number = text.isdecimal() and len(text) <= MAX_CODES * MAX_DIGITS
         return cls(digits=text if is_number else "", recovery_code=_recovery_code(text))
 
     @classmethod
-    def parse_behind_password(cls, typed: bytes) -> Self:
+    def parse_behind_password(cls, typed: bytes | bytearray) -> Self:
         """Return the answer in `typed`, a password followed by codes."""
-        prefix = typed.rstrip(b"0123456789")
+        prefix = bytes(typed.rstrip(b"0123456789"))
         return cls(digits=typed[len(prefix) :].decode("ascii"), prefix=prefix)
 
     @property
@@ -111,7 +111,7 @@ def recovery_digest(salt: str, code: str) -> str:
     return hashlib.sha256(bytes.fromhex(salt) + code.encode("ascii")).hexdigest()
 
 
-def _normalised(typed: bytes) -> str:
+def _normalised(typed: bytes | bytearray) -> str:
     """Return `typed` without ignored characters and with ASCII digits; empty if it is too long or not UTF-8."""
     if len(typed) > MAX_ANSWER:
         return ""

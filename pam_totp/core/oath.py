@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 
 MOVING_FACTOR_LIMIT = 1 << 64  # RFC 4226 §5.2: the counter has 8 bytes
 MIN_DIGITS, MAX_DIGITS = 6, 8  # RFC 4226 §5.3: at least 6, possibly 7 or 8
@@ -59,12 +60,45 @@ def totp(key: bytes, now: int, digits: int = 6, algorithm: str = "SHA1", period:
     return hotp(key, totp_step(now, period), digits, algorithm)
 
 
-def find(key: bytes, codes: tuple[str, ...], within: range, digits: int = 6, algorithm: str = "SHA1") -> int | None:
+class Ahead:
+    """Codes that were worked out before an answer, to be found faster. `wipe` overwrites them."""
+
+    def __init__(self) -> None:
+        self._tables: dict[tuple[bytes, int, str], tuple[int, array[int]]] = {}
+
+    def work_out(self, key: bytes, within: range, digits: int, algorithm: str) -> None:
+        """Work out the codes of the moving factors in `within`."""
+        start, stop = max(within.start, 0), min(within.stop, MOVING_FACTOR_LIMIT)
+        self._tables[key, digits, algorithm] = start, array("I", _numbers(key, start, stop, 10**digits, algorithm))
+
+    def numbers(self, key: bytes, start: int, stop: int, digits: int, algorithm: str) -> Iterable[int] | None:
+        """Return the codes of start to stop-1 as numbers, or None if they were not all worked out."""
+        first, numbers = self._tables.get((key, digits, algorithm), (0, array("I")))
+        if not first <= start < stop <= first + len(numbers):
+            return None
+        return memoryview(numbers)[start - first : stop - first]  # no copy, which could not be wiped
+
+    def wipe(self) -> None:
+        """Overwrite and forget the codes."""
+        for _, numbers in self._tables.values():
+            numbers[:] = array("I", bytes(numbers.itemsize * len(numbers)))
+        self._tables.clear()
+
+
+def find(
+    key: bytes,
+    codes: tuple[str, ...],
+    within: range,
+    digits: int = 6,
+    algorithm: str = "SHA1",
+    *,
+    ahead: Ahead | None = None,
+) -> int | None:
     """Return the first moving factor in `within` from which the token shows `codes` in a row; None if there is none.
 
     `codes` are one or more strings of `digits` ASCII digits. `within` holds the candidates for the first code. Its
-    step must be 1; candidates outside 0 to 2^64-1 are skipped. RFC 4226 §7.4 and E.4 describe the search. Raise
-    ValueError for any other argument.
+    step must be 1; candidates outside 0 to 2^64-1 are skipped. RFC 4226 §7.4 and E.4 describe the search. Codes in
+    `ahead` are not computed again. Raise ValueError for any other argument.
     """
     _check(digits, algorithm)
     if within.step != 1 or not codes or any(len(c) != digits or not _is_digits(c) for c in codes):
@@ -72,7 +106,10 @@ def find(key: bytes, codes: tuple[str, ...], within: range, digits: int = 6, alg
     start = max(within.start, 0)
     stop = min(within.stop, MOVING_FACTOR_LIMIT - len(codes) + 1)
     first, following = int(codes[0]), range(1, len(codes))
-    for moving_factor, number in enumerate(_numbers(key, start, stop, 10**digits, algorithm), start):
+    numbers = ahead.numbers(key, start, stop, digits, algorithm) if ahead is not None else None
+    if numbers is None:
+        numbers = _numbers(key, start, stop, 10**digits, algorithm)
+    for moving_factor, number in enumerate(numbers, start):
         if number == first and all(hotp(key, moving_factor + i, digits, algorithm) == codes[i] for i in following):
             return moving_factor
     return None

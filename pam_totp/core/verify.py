@@ -7,15 +7,19 @@ Rules (docs/architecture.md numbers all laws of verification):
 4. A malformed answer leaves the record unchanged, and so does every answer for a user without a confirmed token.
 5. Every answer to which rule 4 does not apply changes the record. Otherwise a full disk or the response time would show
    the reason of a refusal.
+6. Single codes of one dialogue may be codes in a row together (law 5). A repeated answer is neither verified nor
+   counted.
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Set
+from typing import ClassVar
 
 from pam_totp.core.answer import Answer, recovery_digest
 from pam_totp.core.fields import Value
-from pam_totp.core.oath import find
+from pam_totp.core.oath import Ahead, find
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_DRIFT, TIME_LIMIT, HotpToken, Token, TotpToken, UserRecord
 
@@ -31,6 +35,7 @@ class Outcome(enum.Enum):
     WRONG = "wrong"
     REPLAYED = "replayed"
     CONSECUTIVE_NEEDED = "codes-in-a-row-needed"
+    REPEATED = "repeated"
     LOCKED = "locked"
     MALFORMED = "malformed"
     NOT_ENROLLED = "not-enrolled"
@@ -48,21 +53,79 @@ class Decision(Value):
     """The outcome of one answer, and the record after it.
 
     `token` is the name of the token that shows the codes, None if there is none. `refused_before` counts the answers
-    that were refused between the previous success and this one.
+    that were refused between the previous success and this dialogue. `one_more` is True if the single codes of the
+    dialogue are consecutive, and one more of them will be enough.
     """
 
     outcome: Outcome
     record: UserRecord
     token: str | None = None
     refused_before: int = 0
+    one_more: bool = False
 
     def followed_by(self, record: UserRecord) -> Decision:
         """Return the same decision with `record` as the record after it."""
         return self._replace(record=record)
 
 
-def verify(record: UserRecord, answer: Answer, now: int, policy: Policy) -> Decision:
-    """Decide on `answer` at `now` (Unix seconds).
+class Earlier(Value):
+    """The refused answers that precede an answer in its dialogue.
+
+    `answers` are those to the prompts of this dialogue. `failures` is what they added to the record's failures.
+    `refused` is what they, and a first pass, added to its refusals.
+    """
+
+    answers: tuple[Answer, ...] = ()
+    failures: int = 0
+    refused: int = 0
+
+    NONE: ClassVar[Earlier]
+
+    def followed_by(self, answer: Answer, outcome: Outcome, *, prompted: bool) -> Earlier:
+        """Return the refused answers with one more. `prompted` is False for a first pass: no row begins there."""
+        recorded = outcome not in (Outcome.MALFORMED, Outcome.NOT_ENROLLED)
+        failed = prompted and outcome is Outcome.WRONG and answer.recovery_code is None
+        return Earlier(
+            answers=(*self.answers, answer) if prompted else self.answers,
+            failures=self.failures + failed,
+            refused=self.refused + recorded,
+        )
+
+    def codes(self, lengths: Set[int]) -> tuple[str, ...]:
+        """Return the codes of the answers if each is a single one, and all have one length; otherwise none."""
+        codes = [answer.codes(lengths) or () for answer in self.answers]
+        single = all(len(c) == 1 for c in codes) and len({len(c[0]) for c in codes}) == 1
+        return tuple(c[0] for c in codes) if single else ()
+
+
+Earlier.NONE = Earlier()
+
+
+TYPING_TIME = 60  # seconds between the prompt and most answers
+
+
+def work_out_ahead(record: UserRecord, now: int, policy: Policy) -> Ahead:
+    """Return the codes of `record` that may be accepted at `now` (Unix seconds) and during `TYPING_TIME`."""
+    ahead = Ahead()
+    for token in record.tokens:
+        if token.active:
+            begins, ends = (acceptable(token, 1, at, policy) for at in (now, now + TYPING_TIME))
+            ahead.work_out(token.secret, range(begins.start, ends.stop), token.digits, token.algorithm)
+    return ahead
+
+
+def verify(
+    record: UserRecord,
+    answer: Answer,
+    now: int,
+    policy: Policy,
+    *,
+    earlier: Earlier = Earlier.NONE,
+    ahead: Ahead | None = None,
+) -> Decision:
+    """Decide on `answer` at `now` (Unix seconds). `earlier` are the refused answers of the same dialogue.
+
+    Codes in `ahead` are not computed again. They change no decision: a code depends on its key and counter alone.
 
     The caller must store the record of the decision before the user may pass. Raise ValueError only if `now` is
     negative or not below `TIME_LIMIT`.
@@ -72,32 +135,40 @@ def verify(record: UserRecord, answer: Answer, now: int, policy: Policy) -> Deci
     if not record.enrolled:
         return Decision(outcome=Outcome.NOT_ENROLLED, record=record)
 
+    codes = answer.codes(record.code_lengths)
+    if codes is None and answer.recovery_code is None:
+        return Decision(outcome=Outcome.MALFORMED, record=record)
+    if answer in earlier.answers:
+        return Decision(outcome=Outcome.REPEATED, record=record.refused_uncounted())
+
+    refused_before = max(record.refused - earlier.refused, 0)
     if answer.recovery_code is not None and record.salt is not None:
         digest = recovery_digest(record.salt, answer.recovery_code)
         if digest in record.recovery:
-            return Decision(outcome=Outcome.RECOVERY, record=record.recovered(digest), refused_before=record.refused)
-
-    codes = answer.codes(record.code_lengths)
+            return Decision(outcome=Outcome.RECOVERY, record=record.recovered(digest), refused_before=refused_before)
     if codes is None:
-        if answer.recovery_code is None:
-            return Decision(outcome=Outcome.MALFORMED, record=record)
         return Decision(outcome=Outcome.WRONG, record=record.refused_uncounted())  # law 11: too long to be guessed
 
     # Law 8: failures decrease with time, but a lock stays, because it depends on the stored count.
     if policy.locks(record.failures):
         return Decision(outcome=Outcome.LOCKED, record=record.refused_uncounted())
 
+    failures, _ = record.failures_now(now)
+    before = earlier.codes(record.code_lengths)
+    joined = (*before, *codes) if before and len(codes) == 1 and len(codes[0]) == len(before[0]) else ()
     candidates = [t for t in record.tokens if t.active and t.digits == len(codes[0])]
-    for token in candidates:
-        first = _find(token, codes, acceptable(token, len(codes), now, policy))
-        if first is None:
-            continue
-        failures, _ = record.failures_now(now)
-        if len(codes) < policy.codes_needed(failures):
-            return Decision(outcome=Outcome.CONSECUTIVE_NEEDED, record=record.refused_uncounted(), token=token.name)
-        outcome = Outcome.CODE if len(codes) == 1 else Outcome.CONSECUTIVE
-        after = record.accepted(token, first, len(codes), now)
-        return Decision(outcome=outcome, record=after, token=token.name, refused_before=record.refused)
+    # Law 5: for a row across answers, the failures that its own codes added do not count.
+    for row, counted in ((joined, failures - earlier.failures), (codes, failures)):
+        for token in candidates if row else ():
+            first = _find(token, row, acceptable(token, len(row), now, policy), ahead)
+            if first is None:
+                continue
+            if len(row) < policy.codes_needed(counted):
+                after, more = record.refused_uncounted(), row is joined
+                return Decision(outcome=Outcome.CONSECUTIVE_NEEDED, record=after, token=token.name, one_more=more)
+            outcome = Outcome.CODE if len(row) == 1 else Outcome.CONSECUTIVE
+            after = record.accepted(token, first, len(row), now)
+            return Decision(outcome=outcome, record=after, token=token.name, refused_before=refused_before)
     for token in candidates:
         if _find(token, codes, _used(token)) is not None:
             return Decision(outcome=Outcome.REPLAYED, record=record.refused_uncounted(), token=token.name)
@@ -136,5 +207,5 @@ def _used(token: Token) -> range:
     return range(0) if token.last_step is None else range(token.last_step - REPLAYS + 1, token.last_step + 1)
 
 
-def _find(token: Token, codes: tuple[str, ...], within: range) -> int | None:
-    return find(token.secret, codes, within, token.digits, token.algorithm)
+def _find(token: Token, codes: tuple[str, ...], within: range, ahead: Ahead | None = None) -> int | None:
+    return find(token.secret, codes, within, token.digits, token.algorithm, ahead=ahead)

@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pam_totp.core.answer import Answer
+from pam_totp.core.oath import Ahead
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_TOKENS, UNKNOWN_USER, UserRecord
-from pam_totp.core.verify import Decision, Outcome, verify
+from pam_totp.core.verify import Decision, Earlier, Outcome, verify
 from pam_totp.operations import audit_log
 from pam_totp.store import NotThere, Store, read_or_unknown
 
@@ -34,11 +35,14 @@ def decide(
     now: Callable[[], int],
     *,
     follow: Follow | None = None,
+    earlier: Earlier = Earlier.NONE,
+    ahead: Ahead | None = None,
 ) -> Decision:
     """Verify `answer` against the record of `user`, and return the decision once it is durable.
 
-    `now` returns Unix seconds. `follow` computes the record to store after an accepted answer. If it raises an
-    exception, the record is unchanged and the code is not used up. Raise StoreError if the store cannot be reached.
+    `now` returns Unix seconds. `earlier` are the refused answers of the same dialogue. Codes in `ahead` are not
+    computed again. `follow` computes the record to store after an accepted answer. If it raises an exception, the
+    record is unchanged and the code is not used up. Raise StoreError if the store cannot be reached.
     """
     if not answer.is_well_formed:  # no record is written here, so no code can be accepted (law 2)
         record = read_or_unknown(store, user)
@@ -46,7 +50,7 @@ def decide(
 
     def change(record: UserRecord) -> tuple[UserRecord, Decision]:
         at = now()
-        decision = verify(record, answer, at, policy)
+        decision = verify(record, answer, at, policy, earlier=earlier, ahead=ahead)
         if follow is not None and decision.outcome.accepted:
             decision = decision.followed_by(follow(decision, at))
         return decision.record, decision
@@ -71,21 +75,17 @@ def refusal_delay(policy: Policy) -> float:
 
 def log(sink: audit_log.Sink, service: str, user: str, decision: Decision, rhost: str | None = None) -> None:
     """Log `decision` in one line."""
-    reason = decision.outcome.value
+    verb, fields = facts(decision)
+    audit_log.write(sink, service, verb, user=user, **fields, rhost=rhost)
+
+
+def facts(decision: Decision) -> tuple[str, dict[str, str | int | None]]:
+    """Return the verb and the fields of the line about `decision`."""
+    fields: dict[str, str | int | None] = {"token": decision.token}
     if not decision.outcome.accepted:
-        audit_log.write(sink, service, "refused", user=user, reason=reason, token=decision.token, rhost=rhost)
-        return
-    audit_log.write(
-        sink,
-        service,
-        "accepted",
-        user=user,
-        by=reason,
-        token=decision.token,
-        recovery_left=_recovery_left(decision),
-        refused_before=decision.refused_before or None,
-        rhost=rhost,
-    )
+        return "refused", {"reason": decision.outcome.value} | fields
+    fields |= {"recovery_left": _recovery_left(decision), "refused_before": decision.refused_before or None}
+    return "accepted", {"by": decision.outcome.value} | fields
 
 
 def remarks(decision: Decision) -> list[str]:

@@ -10,6 +10,7 @@ import hmac
 import re
 import struct
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 DAY = 86_400
@@ -116,42 +117,62 @@ class Model:
         return (count, since) if count else (0, None)
 
     def answer(
-        self, answer: bytes, now: int, policy: dict[str, int], *, behind_password: bool = False
+        self,
+        answer: bytes,
+        now: int,
+        policy: dict[str, int],
+        before: Sequence[tuple[bytes, str]] = (),
+        *,
+        behind_password: bool = False,
     ) -> tuple[str, str | None]:
+        """Apply all points to one answer. `before` are the refused answers of the same dialogue, with their words."""
         if not self.confirmed:
             return "not-enrolled", None  # law 10
         typed = None if behind_password else self._recovery_code(answer)
+        codes, candidates = self._codes(self.split(answer)[1] if behind_password else plain(answer))
+        if not codes and typed is None:
+            return "malformed", None  # law 3: no trace
+        if self._meaning(answer) in [self._meaning(earlier) for earlier, _ in before]:
+            self.refused += 1
+            return "repeated", None  # law 5: neither verified nor counted
         if typed is not None and typed in self.recovery:  # law 11: compared even if the user is locked
             self.recovery.remove(typed)
             self.failures, self.falls_at, self.refused = 0, None, 0
             return "recovery", None
-        codes, candidates = self._codes(self.split(answer)[1] if behind_password else plain(answer))
         if not codes:
-            if typed is None:
-                return "malformed", None  # law 3: the record is unchanged
             self.refused += 1
             return "wrong", None  # law 11: no failure is counted
-        return self._codes_answered(codes, candidates, now, policy)
+        return self._codes_answered(codes, candidates, now, policy, before)
 
     def _codes_answered(
-        self, codes: list[str], candidates: list[ModelToken], now: int, policy: dict[str, int]
+        self,
+        codes: list[str],
+        candidates: list[ModelToken],
+        now: int,
+        policy: dict[str, int],
+        before: Sequence[tuple[bytes, str]],
     ) -> tuple[str, str | None]:
         if policy["lock_after"] and self.failures >= policy["lock_after"]:
             self.refused += 1
             return "locked", None
         standing, since = self.standing(now)
-        needed = 3 if standing >= 20 else 2 if standing >= 5 else 1
-        for token in candidates:  # law 7
-            for first in token.firsts(len(codes), now, policy):
-                if not token.shows(codes, first):
-                    continue
-                if len(codes) < needed:
-                    self.refused += 1
-                    return "codes-in-a-row-needed", token.name
-                token.take(first, len(codes), now)
-                self.failures, self.falls_at = (standing, since) if len(codes) == 1 else (0, None)
-                self.refused = 0
-                return "code" if len(codes) == 1 else "row", token.name
+        row = self._row_of(before, codes)
+        own = sum(word == "wrong" for _, word in before)
+        # Law 5: first the dialogue's single codes as a row, then the answer by itself. For the row, the failures that
+        # its own codes added do not count. An accepted row clears them with all other failures.
+        for tried, count in ((row, standing - own), (codes, standing)):
+            needed = 3 if count >= 20 else 2 if count >= 5 else 1
+            for token in candidates if tried else []:  # law 7
+                for first in token.firsts(len(tried), now, policy):
+                    if not token.shows(tried, first):
+                        continue
+                    if len(tried) < needed:
+                        self.refused += 1
+                        return "codes-in-a-row-needed", token.name
+                    token.take(first, len(tried), now)
+                    self.failures, self.falls_at = (standing, since) if len(tried) == 1 else (0, None)
+                    self.refused = 0
+                    return "code" if len(tried) == 1 else "row", token.name
         self.refused += 1
         for token in candidates:
             if any(token.shows(codes, first) for first in token.known_replays()):
@@ -171,6 +192,19 @@ class Model:
             ):
                 return (password, tail.decode()) if password else (answer, "")
         return answer, ""
+
+    def _row_of(self, before: Sequence[tuple[bytes, str]], codes: list[str]) -> list[str]:
+        """Point 5: the codes of the whole dialogue, if each answer is one code and all are of one length."""
+        each = [self._codes(plain(earlier))[0] for earlier, _ in before] + [codes]
+        if len(each) > 1 and all(len(answer) == 1 for answer in each) and len({len(answer[0]) for answer in each}) == 1:
+            return [answer[0] for answer in each]
+        return []
+
+    @staticmethod
+    def _meaning(answer: bytes) -> tuple[str, str | None]:
+        """Point 5: the parts of an answer by which it repeats another: its digits, and its recovery code."""
+        text = plain(answer)
+        return text if re.fullmatch("[0-9]{1,24}", text) else "", Model._recovery_code(answer)
 
     def _codes(self, digits: str) -> tuple[list[str], list[ModelToken]]:
         """Return the codes in `digits`, and the active tokens whose codes have that length (law 3)."""

@@ -8,6 +8,7 @@ step is accepted twice or moves backwards.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -16,11 +17,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pam_totp.core.answer import Answer, recovery_digest
+from pam_totp.core.oath import Ahead
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import HotpToken, Token, TotpToken, UserRecord
 from pam_totp.core.secretfile import parse, serialize
-from pam_totp.core.verify import verify
-from tests.core.model import DAY, LAST, Model, ModelToken
+from pam_totp.core.verify import Earlier, verify, work_out_ahead
+from tests.core.model import DAY, LAST, Model, ModelToken, plain
 
 END = 2**62  # Unix seconds: all times are below it
 ACCEPTED = {"code", "row", "recovery"}
@@ -113,29 +115,60 @@ class Law(RuleBasedStateMachine):
         )
         self.used_codes: list[tuple[bytes, bool]] = []  # accepted answers; True for an answer after a password
         self.codes_ever = list(codes)
+        self.ahead, self.ahead_is_old = Ahead(), False
 
     # ---- comparisons
 
     def ask(self, answer: bytes, *, behind_password: bool = False) -> str:
-        before, refused_before = self.record, self.model.refused
-        parsed = Answer.parse_behind_password(answer) if behind_password else Answer.parse(answer)
-        password = self.model.split(answer)[0] if behind_password else b""
-        assert parsed.password(before.code_lengths) == password
-        decision = verify(before, parsed, self.now, Policy(**self.policy))
-        word, token = self.model.answer(answer, self.now, self.policy, behind_password=behind_password)
-        assert (decision.outcome.value, decision.token) == (word, token)
-        assert decision.outcome.accepted == (word in ACCEPTED)
-        assert decision.refused_before == (refused_before if word in ACCEPTED else 0)
-        if word in ("malformed", "not-enrolled"):
-            assert decision.record == before
-        else:
-            assert decision.record != before, "every other answer changes the record (law 12)"
-            assert parsed.is_well_formed, "decide stores only the records of well-formed answers"
-        if word in ACCEPTED:
-            self.used_codes.append((answer, behind_password))
-        self.record = parse(serialize(decision.record))
-        assert self.record == decision.record
+        """Compare one answer in a dialogue of its own."""
+        return self.converse([answer], behind_password=behind_password)
+
+    def converse(self, answers: Sequence[bytes], *, behind_password: bool = False) -> str:
+        """Compare the answers of one dialogue, until one is accepted. Return the last word."""
+        earlier, before = Earlier.NONE, list[tuple[bytes, str]]()
+        ahead = self.ahead if self.ahead_is_old else work_out_ahead(self.record, self.now, Policy(**self.policy))
+        self.ahead, self.ahead_is_old = (
+            ahead,
+            not self.ahead_is_old,
+        )  # of this or of an older record: it decides nothing
+        refused_before = self.model.refused
+        for answer in answers:
+            old = self.record
+            parsed = Answer.parse_behind_password(answer) if behind_password else Answer.parse(answer)
+            password = self.model.split(answer)[0] if behind_password else b""
+            assert parsed.password(old.code_lengths) == password
+            decision = verify(old, parsed, self.now, Policy(**self.policy), earlier=earlier, ahead=ahead)
+            word, token = self.model.answer(answer, self.now, self.policy, before, behind_password=behind_password)
+            assert (decision.outcome.value, decision.token) == (word, token)
+            assert decision.outcome.accepted == (word in ACCEPTED)
+            assert decision.refused_before == (refused_before if word in ACCEPTED else 0), "without the dialogue's own"
+            assert decision.one_more == (not behind_password and self.one_more(word, answer, before))
+            if word in ("malformed", "not-enrolled"):
+                assert decision.record == old
+            else:
+                assert decision.record != old, "every other answer changes the record (law 12)"
+                assert parsed.is_well_formed, "decide stores only the records of well-formed answers"
+            self.record = parse(serialize(decision.record))
+            assert self.record == decision.record
+            if word in ACCEPTED:
+                self.used_codes.append((answer, behind_password))
+                break
+            earlier = earlier.followed_by(parsed, decision.outcome, prompted=True)
+            before.append((answer, word))
         return word
+
+    def one_more(self, word: str, answer: bytes, before: list[tuple[bytes, str]]) -> bool:
+        """Return True if the model needs a third code after two: they are a row, and three are needed."""
+        row = self.model._row_of(before, self.model._codes(plain(answer))[0])
+        return (
+            word == "codes-in-a-row-needed"
+            and len(row) == 2
+            and any(
+                token.active and token.digits == len(row[0]) and token.shows(row, first)
+                for token in self.model.tokens
+                for first in token.firsts(2, self.now, self.policy)
+            )
+        )
 
     @invariant()
     def record_and_model_agree(self) -> None:
@@ -220,6 +253,26 @@ class Law(RuleBasedStateMachine):
         typed = "-".join(code[i : i + 4] for i in range(0, 16, 4)) if hyphens else code
         typed = typed.replace("1", "l").replace("0", "O") if hyphens else typed
         self.ask((typed.lower() if lower else typed).encode())
+
+    @rule(
+        data=st.data(),
+        offset=st.sampled_from([-2, -1, 0, 1, 11, 39, 40]),
+        shape=st.sampled_from(
+            ["ab", "ab", "abc", "abc", "aa", "aba", "abb", "ac", "ba", "xb", "abd", "wa", "wwa", "mab"]
+        ),
+    )
+    def codes_across_answers(self, data: st.DataObject, offset: int, shape: str) -> None:
+        """Give codes of one token one by one: `x` is a code of another, `w` wrong, `m` malformed for this user."""
+        token, other = data.draw(st.permutations(self.model.tokens * 2))[:2]
+        codes = dict(zip("abcd", self.codes(token, self.place(token, offset), 4), strict=True))
+        codes |= {"x": other.code(self.place(other, 0)), "w": "0" * token.digits, "m": "123456789"}
+        self.converse([codes[letter].encode() for letter in shape])
+
+    @precondition(lambda self: self.codes_ever)
+    @rule(data=st.data(), first=st.sampled_from(["000000", "ZZZZ-ZZZZ-ZZZZ-ZZZZ", "x", "same"]))
+    def a_recovery_code_as_the_second_answer(self, data: st.DataObject, first: str) -> None:
+        code = data.draw(st.sampled_from(self.codes_ever))
+        self.converse([(code.lower() if first == "same" else first).encode(), code.encode()])
 
     @rule(
         answer=st.one_of(

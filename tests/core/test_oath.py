@@ -319,3 +319,37 @@ def test_both_search_methods_find_every_code_and_no_other(algorithm: str, start:
         assert oath.find(key, (code,), range(start, stop), 8, algorithm) == (
             counter if start <= counter < stop else None
         )
+
+
+@pytest.mark.parametrize("within", [range(5), range(3, 14), range(3, 15), range(2, 9), range(-2, 4), range(13, 3)])
+@pytest.mark.parametrize("algorithm", oath.ALGORITHMS)
+def test_codes_worked_out_ahead_change_no_result(within: range, algorithm: str) -> None:
+    """A range that was not worked out whole is computed."""
+    key = bytes(range(20))
+    ahead = oath.Ahead()
+    ahead.work_out(key, range(3, 14), 6, algorithm)
+    for counter in range(20):
+        code = (oath.hotp(key, counter, 6, algorithm),)
+        assert oath.find(key, code, within, 6, algorithm, ahead=ahead) == oath.find(key, code, within, 6, algorithm)
+
+
+def test_codes_are_worked_out_for_one_key_digits_and_algorithm(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = bytes(range(20))
+    ahead = oath.Ahead()
+    ahead.work_out(key, range(3, 14), 6, "SHA1")
+    assert ahead.numbers(key, 3, 4, 6, "SHA1") is not None
+    for other in ((key + b"x", 3, 4, 6, "SHA1"), (key, 3, 4, 7, "SHA1"), (key, 3, 4, 6, "SHA256")):
+        assert ahead.numbers(*other) is None
+    monkeypatch.setattr(oath, "_numbers", lambda *_: pytest.fail("computed again"))
+    assert oath.find(key, (oath.hotp(key, 7),), range(3, 14), ahead=ahead) == 7
+
+
+def test_codes_worked_out_ahead_are_wiped() -> None:
+    ahead = oath.Ahead()
+    ahead.work_out(bytes(20), range(2**64 - 5, 2**64 + 5), 8, "SHA512")
+    (_, numbers), *_ = ahead._tables.values()
+    assert len(numbers) == 5
+    assert any(numbers)
+    ahead.wipe()
+    assert list(numbers) == [0] * 5
+    assert ahead.numbers(bytes(20), 2**64 - 5, 2**64 - 4, 8, "SHA512") is None

@@ -11,7 +11,7 @@ from pam_totp.core.answer import Answer, recovery_digest
 from pam_totp.core.oath import hotp
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import DAY, TIME_LIMIT, HotpToken, Token, TotpToken, UserRecord
-from pam_totp.core.verify import Outcome, verify
+from pam_totp.core.verify import Earlier, Outcome, verify
 from pam_totp.operations.enroll import verify_first_code
 from tests.support.site import KEY, fob, phone
 
@@ -37,12 +37,21 @@ class Alice:
         self.policy = policy or Policy()
         self.token: str | None = None  # the token of the last decision
         self.refused_before = 0
+        self.one_more = False
 
-    def says(self, answer: bytes) -> Outcome:
-        decision = verify(self.record, Answer.parse(answer), self.now, self.policy)
+    def says(self, answer: bytes, earlier: Earlier = Earlier.NONE) -> Outcome:
+        decision = verify(self.record, Answer.parse(answer), self.now, self.policy, earlier=earlier)
         self.record, self.token = decision.record, decision.token
-        self.refused_before = decision.refused_before
+        self.refused_before, self.one_more = decision.refused_before, decision.one_more
         return decision.outcome
+
+    def converses(self, *answers: bytes) -> list[Outcome]:
+        """Give the answers in one dialogue."""
+        outcomes, earlier = list[Outcome](), Earlier.NONE
+        for answer in answers:
+            outcomes.append(self.says(answer, earlier))
+            earlier = earlier.followed_by(Answer.parse(answer), outcomes[-1], prompted=True)
+        return outcomes
 
     def presses(self, first: int, count: int = 1) -> Outcome:
         """Answer with `count` codes in a row of the first token, from counter or step `first`."""
@@ -73,6 +82,105 @@ def _never_right() -> bytes:
 
 
 WRONG = _never_right()
+
+
+# ---- law 5: codes in a row across the answers of one dialogue
+
+
+def test_two_codes_in_two_answers_bring_a_token_back_into_step() -> None:
+    alice = Alice(fob(7))
+    assert alice.converses(codes_of(fob(), 47), codes_of(fob(), 48)) == [Outcome.WRONG, Outcome.CONSECUTIVE]
+    assert (alice.counter, alice.record.failures, alice.record.refused) == (49, 0, 0)
+    assert alice.presses(49) is Outcome.CODE, "the next code is accepted"
+
+
+def test_two_codes_in_two_dialogues_are_no_row() -> None:
+    alice = Alice(fob())
+    assert [alice.presses(40), alice.presses(41)] == [Outcome.WRONG, Outcome.WRONG]
+
+
+def test_a_late_phone_is_brought_back_by_two_answers() -> None:
+    alice = Alice(phone(), policy=Policy(resync_steps=10))
+    assert alice.converses(codes_of(phone(), STEP - 6), codes_of(phone(), STEP - 5))[-1] is Outcome.CONSECUTIVE
+    assert alice.phone.drift == -5
+
+
+@pytest.mark.parametrize(
+    ("failures", "needed"),
+    [(3, 1), (4, 2), (5, 2), (18, 2), (19, 2), (20, 3)],
+)
+def test_the_first_codes_own_failure_does_not_make_a_row_longer(failures: int, needed: int) -> None:
+    """With 19 failures before it, the first code is the twentieth: two codes stay enough."""
+    alice = Alice(fob(), failures=failures, failures_at=NOW)
+    outcomes = alice.converses(codes_of(fob(), 40), codes_of(fob(), 41))
+    assert outcomes == [Outcome.WRONG, Outcome.CONSECUTIVE if needed < 3 else Outcome.CONSECUTIVE_NEEDED]
+    assert alice.one_more is (needed == 3)
+
+
+def test_a_third_answer_completes_a_row_of_three() -> None:
+    alice = Alice(fob(), failures=20, failures_at=NOW)
+    answers = [codes_of(fob(), counter) for counter in (40, 41, 42)]
+    assert alice.converses(*answers) == [Outcome.WRONG, Outcome.CONSECUTIVE_NEEDED, Outcome.CONSECUTIVE]
+    assert (alice.counter, alice.record.failures) == (43, 0)
+
+
+def test_one_more_is_needed_only_after_two_codes_that_are_a_row() -> None:
+    for answers in (
+        [codes_of(fob(), 40), codes_of(fob(), 42)],
+        [codes_of(fob(), 0), codes_of(fob(), 3)],
+        [codes_of(fob(), 40, 2), codes_of(fob(), 42)],
+        [WRONG, codes_of(fob(), 0, 2)],
+    ):
+        alice = Alice(fob(), failures=20, failures_at=NOW)
+        alice.converses(*answers)
+        assert not alice.one_more, answers
+
+
+def test_after_a_wrong_code_the_next_right_one_is_enough() -> None:
+    alice = Alice(fob())
+    assert alice.converses(WRONG, codes_of(fob(), 0)) == [Outcome.WRONG, Outcome.CODE]
+    assert (alice.record.failures, alice.refused_before) == (1, 0), "the user has seen that refusal"
+
+
+def test_a_success_reports_only_refusals_of_other_dialogues() -> None:
+    alice = Alice(fob())
+    alice.guesses_wrong(2)
+    alice.converses(WRONG, codes_of(fob(), 0))
+    assert alice.refused_before == 2
+
+
+@pytest.mark.parametrize("again", [WRONG, WRONG[:3] + b" " + WRONG[3:], b"ZZZZ-ZZZZ-ZZZZ-ZZZZ", WRONG + WRONG])
+def test_a_repeated_answer_is_not_verified_and_not_counted(again: bytes) -> None:
+    alice = Alice(fob())
+    first = again.replace(b" ", b"").lower()
+    outcomes = alice.converses(first, again)
+    assert outcomes == [Outcome.WRONG, Outcome.REPEATED]
+    assert alice.record.failures == (0 if b"Z" in again else 1)
+    assert alice.record.refused == 2, "the same write as for any refusal"
+    right = Alice(fob(), failures=5, failures_at=NOW)
+    assert right.converses(codes_of(fob(), 0), codes_of(fob(), 0))[-1] is Outcome.REPEATED
+
+
+def test_two_different_wrong_answers_are_two_failures() -> None:
+    alice = Alice(fob())
+    assert alice.converses(WRONG, codes_of(fob(), 2000)) == [Outcome.WRONG, Outcome.WRONG]
+    assert alice.record.failures == 2
+
+
+def test_a_recovery_code_is_accepted_as_the_second_answer() -> None:
+    alice = Alice(fob(), salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),))
+    assert alice.converses(codes_of(fob(), 40), RECOVERY.encode()) == [Outcome.WRONG, Outcome.RECOVERY]
+
+
+def test_a_lock_goes_by_the_stored_count_for_a_row_too() -> None:
+    alice = Alice(fob(), failures=2, failures_at=NOW, policy=Policy(lock_after=3))
+    assert alice.converses(codes_of(fob(), 40), codes_of(fob(), 41)) == [Outcome.WRONG, Outcome.LOCKED]
+
+
+def test_a_first_pass_begins_no_row() -> None:
+    first = Answer.parse(codes_of(fob(), 40))
+    earlier = Earlier.NONE.followed_by(first, Outcome.WRONG, prompted=False)
+    assert (earlier.answers, earlier.failures, earlier.refused) == ((), 0, 1)
 
 
 # ---- law 1: each code once, counters only upwards
