@@ -87,10 +87,10 @@ def demonstrate(scene: Scene, screen: Screen) -> None:
 
 
 def log_in(
-    scene: Scene, screen: Screen, promise: str, answer: str, expected: str, *, service: str = BY_SERVICE
+    scene: Scene, screen: Screen, promise: str, *answers: str, expected: str = ACCEPTED, service: str = BY_SERVICE
 ) -> Attempt:
     """Log in once through libpam, and record whether libpam's result was `expected`."""
-    attempt = scene.log_in(answer, service)
+    attempt = scene.log_in(answers, service)
     screen.text("\n".join(attempt.dialogue))
     expectation = "as expected" if attempt.result == expected else f"expected: {MEANING[expected]}"
     meaning = MEANING.get(attempt.result, "error")
@@ -102,22 +102,22 @@ def log_in(
 def hardware_token(scene: Scene, screen: Screen, token: PluggedToken) -> None:
     screen.step("Press the button, and log in with the new code")
     (code,) = token.press()
-    log_in(scene, screen, "a code logs in through the service", code, ACCEPTED)
+    log_in(scene, screen, "a code logs in through the service", code)
 
     screen.step("Log in with the same code again: it must be refused")
-    log_in(scene, screen, "a used code is refused", code, REFUSED)
+    log_in(scene, screen, "a used code is refused", code, expected=REFUSED)
 
     screen.step("Log in without the service: the module starts a helper")
     (code,) = token.press()
-    log_in(scene, screen, "a code logs in through a helper", code, ACCEPTED, service=BY_HELPER)
+    log_in(scene, screen, "a code logs in through a helper", code, service=BY_HELPER)
 
     screen.step(f"Press the button {PRESSES_IN_THE_POCKET} times without a login: the next code must be refused")
     token.press(PRESSES_IN_THE_POCKET)
     (code,) = token.press()
-    log_in(scene, screen, "a code far ahead of the counter is refused", code, REFUSED)
-    screen.text("The token's counter is too far ahead. Two codes in a row, in one answer, resynchronise the token:")
-    codes = " ".join([code, *token.press()])
-    log_in(scene, screen, "two codes in a row resynchronise the token", codes, ACCEPTED)
+    log_in(scene, screen, "a code far ahead of the counter is refused", code, expected=REFUSED)
+    screen.text("The token's counter is too far ahead. Two codes in a row, one at each prompt, resynchronise the token:")
+    codes = (*token.press(), *token.press())
+    log_in(scene, screen, "two codes in a row resynchronise the token", *codes)
 
 
 def resynchronise(scene: Scene, screen: Screen, token: PluggedToken) -> None:
@@ -133,7 +133,7 @@ def resynchronise(scene: Scene, screen: Screen, token: PluggedToken) -> None:
     screen.text(output)
     screen.result("pam-totp resync resynchronises the token", f"resync ended with status {status}", right=status == 0)
     (code,) = token.press()
-    log_in(scene, screen, "the next code logs in", code, ACCEPTED)
+    log_in(scene, screen, "the next code logs in", code)
 
 
 def phone(scene: Scene, screen: Screen) -> None:
@@ -157,13 +157,13 @@ def phone(scene: Scene, screen: Screen) -> None:
     screen.result(
         "a phone is enrolled by its QR code and its first code", f"enroll ended with status {status}", right=status == 0
     )
-    log_in(scene, screen, "a code from the phone logs in", totp(key, now), ACCEPTED)
+    log_in(scene, screen, "a code from the phone logs in", totp(key, now))
 
 
 def time_logins(scene: Scene, screen: Screen, token: PluggedToken) -> None:
     screen.step(f"Measure {2 * TIMED_LOGINS} logins: each succeeds only after its used code is recorded on disk")
     for service, way in ((BY_SERVICE, "through the service"), (BY_HELPER, "through a helper")):
-        attempts = [scene.log_in(code, service) for code in token.press(TIMED_LOGINS)]
+        attempts = [scene.log_in([code], service) for code in token.press(TIMED_LOGINS)]
         median = statistics.median(attempt.seconds for attempt in attempts)
         accepted = sum(attempt.result == ACCEPTED for attempt in attempts)
         screen.result(

@@ -11,7 +11,7 @@ import pwd
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +63,7 @@ class Scene:
 
     def configure(self, service: str, socket: str) -> None:
         """Write the file of a PAM service. Its only line calls the module."""
-        line = f"auth required {self._module} store={self.store} socket={socket} nodelay\n"
+        line = f"auth required {self._module} store={self.store} socket={socket} nodelay second_prompt\n"
         (self._services / service).write_text(line)
 
     def start_service(self) -> None:
@@ -82,13 +82,15 @@ class Scene:
             self._service.terminate()
             self._service.wait()
 
-    def log_in(self, answer: str, service: str) -> Attempt:
-        """Log in through libpam, and give `answer` at every prompt."""
+    def log_in(self, answers: Iterable[str], service: str) -> Attempt:
+        """Log in through libpam, with one of `answers` at each prompt, and with none when they are used up."""
         dialogue: list[str] = []
+        left = iter(answers)
 
         def converse(style: int, text: str) -> bytes | None:
-            dialogue.append(f"{text}{answer}" if style in PROMPTS else text)
-            return answer.encode() if style in PROMPTS else None
+            answer = next(left, None) if style in PROMPTS else None
+            dialogue.append(f"{text}{answer or ''}")
+            return None if answer is None else answer.encode()
 
         begun = time.monotonic()
         with Login(service, USER, converse, folder=str(self._services)) as login:

@@ -27,7 +27,7 @@ import time
 from dataclasses import dataclass, field
 
 from pam_totp.core.answer import MAX_ANSWER
-from pam_totp.pam.pam_handle import (
+from pam_totp.pam.protocol import (
     MAX_PACKET,
     PAM_AUTH_ERR,
     PAM_AUTHINFO_UNAVAIL,
@@ -183,6 +183,8 @@ class _Dialogue:
                 self.answered = True
             elif kind == b"g":
                 self._send(_NO_ANSWER)
+            elif packet == b"f":
+                raise OutOfReach("the service is full: root's programs have too many logins at once (see its log)")
             elif kind in (b"i", b"e") and len(messages) < _MAX_MESSAGES:
                 messages.append(body.decode("utf-8", "replace"))
             elif kind == b"r":

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.support import pamconf
 from tests.support.pamconf import Result, Session, Shown, Style, login
-from tests.support.relay_kit import RELAY, ROOT, Bench, Log, Service, brisk, in_turn, play, told
+from tests.support.relay_kit import AS_ROOT, RELAY, ROOT, Bench, Log, Service, brisk, in_turn, needs_root, play, told
 
 pytestmark = [pytest.mark.bare, pytest.mark.usefixtures("log")]
 
@@ -305,6 +305,44 @@ def test_a_second_login_in_one_process_works_and_sets_credentials(bench: Bench) 
     ):
         assert [session.authenticate().result, session.authenticate().result] == [Result.AUTH_ERR, Result.SUCCESS]
         assert session.setcred() == Result.SUCCESS
+
+
+# ---- a service that is full
+
+FULL = "denied: the service is full"
+HELPER_ANSWERS = 'channel.send(b"pCode: ")\ntell((hello, channel.recv(600)))\nchannel.send(b"r0")\n'
+
+
+@needs_root
+def test_if_the_service_is_full_root_starts_a_helper(bench: Bench, log: Log) -> None:
+    with bench.service(play(b"f")) as service:
+        done = bench.login(service.argument, f"helper={bench.helper(HELPER_ANSWERS)}", answers=["123456"])
+        hello, answer = told(done)
+        assert (done.result, hello, answer) == (Result.SUCCESS, service.heard[0], b"A123456")
+    assert log() == []
+
+
+@pytest.mark.skipif(AS_ROOT, reason="root starts a helper")
+def test_if_the_service_is_full_other_hosts_are_denied(bench: Bench, log: Log) -> None:
+    with bench.service(play(b"f")) as service:
+        done = bench.login(service.argument, f"helper={bench.helper(HELPER_ANSWERS)}", answers=["123456"])
+        assert (done.result, done.prompts) == (Result.AUTHINFO_UNAVAIL, ())
+    assert FULL in log()[0]
+
+
+def test_a_helper_cannot_be_full(bench: Bench, log: Log) -> None:
+    helper = bench.helper("channel.send(b'f')")
+    done = bench.login("socket=none", f"helper={helper}")
+    assert done.result == Result.AUTHINFO_UNAVAIL
+    assert FULL in log()[0]
+
+
+@pytest.mark.parametrize("message", [b"f", b"full", b"fr0"])
+def test_a_service_is_full_only_before_it_asks_and_in_one_spelling(bench: Bench, log: Log, message: bytes) -> None:
+    before = (b"pCode: ",) if message == b"f" else ()
+    with bench.service(play(*before, message, b"r0")) as service:
+        assert bench.login(service.argument, answers=["123456"]).result == Result.AUTHINFO_UNAVAIL
+    assert NOT_IN_PROTOCOL in log()[0]
 
 
 # ---- every unexpected event denies the login

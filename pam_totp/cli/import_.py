@@ -30,7 +30,7 @@ from pam_totp.operations.import_tokens import (
     import_tokens,
     select_user_files,
 )
-from pam_totp.pam.module import passwd_name
+from pam_totp.pam.names import passwd_name
 
 LONG_FILE = 1024 * 1024  # bytes: from this size on, parsing a slow format takes a second or more
 MANY_TOKENS = 5000  # tokens: from this number on, an import takes a second or more

@@ -19,7 +19,7 @@ from typing import Any
 from pam_totp.cli.command_line import OUT_OF_REACH, WRONG_USAGE, CommandError
 from pam_totp.core.record import Token, UserRecord
 from pam_totp.core.settings import DEFAULT_STORE
-from pam_totp.pam.module import passwd_name
+from pam_totp.pam.names import passwd_name
 from pam_totp.pam.privileges import act_as_owner_of, become_owner_of
 from pam_totp.store import NotThere, R, Store
 from pam_totp.store.file import JOURNAL, FileStore

@@ -169,7 +169,7 @@ TOKEN_TYPES: dict[str, type[HotpToken] | type[TotpToken]] = {"hotp": HotpToken, 
 
 
 class Grace(Value):
-    """Grace for logins from `rhost` to `service`, granted at `granted` (Unix seconds); `pam.grace` has the rules."""
+    """Grace for logins from `rhost` to `service`, granted at `granted` (Unix seconds). See `operations.grace`."""
 
     service: str
     rhost: str
@@ -282,7 +282,7 @@ class UserRecord(Value):
         return self._replace(salt=salt, recovery=digests)
 
     def with_grace(self, grace: tuple[Grace, ...]) -> UserRecord:
-        """Return the record with these entries of grace, which `pam.grace` chooses."""
+        """Return the record with these entries of grace, which `operations.grace` chooses."""
         return self._replace(grace=grace)
 
     def failures_now(self, now: int) -> tuple[int, int | None]:

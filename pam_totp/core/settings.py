@@ -20,6 +20,7 @@ SITE_FILE = "/etc/pam_totp.toml"
 DEFAULT_STORE = "/var/lib/pam_totp"
 DEFAULT_PROMPT = "One-time code: "
 FORWARD_PROMPT = "Password and one-time code: "  # with forward_pass: one answer holds both
+NEXT_PROMPT = "Not accepted. Next code: "
 MAX_GRACE_PERIOD = 86_400  # seconds: a day
 FIRST_PASS = ("try_first_pass", "use_first_pass", "forward_pass")
 
@@ -36,6 +37,7 @@ class Settings(Value):
     secret: str | None
     prompt: str
     echo: bool
+    second_prompt: bool
     nullok: bool
     first_pass: str | None
     grace_period: int
@@ -93,12 +95,14 @@ _VALUES: dict[str, Rule] = {  # arguments of the form name=value
     "socket": _path_or_none,  # the relay uses `socket`, `helper` and `nodelay`
     "helper": _path,
 }
-_FLAGS = ("echo", "nullok", "nodelay", "debug", *FIRST_PASS)
+_SECOND_PROMPT = ("second_prompt", "no_second_prompt")
+_FLAGS = ("echo", *_SECOND_PROMPT, "nullok", "nodelay", "debug", *FIRST_PASS)
 # The settings that are allowed in the site file.
 _SITE: dict[str, Rule] = {
     **_NUMBERS,
     "prompt": printable,
     "echo": boolean,
+    "second_prompt": boolean,
     "nullok": boolean,
     "debug": boolean,
 }
@@ -145,18 +149,24 @@ def _settings(service: str, arguments: tuple[str, ...], site: Site) -> Settings:
     for origin, source in sources:
         chosen |= source
         origins |= dict.fromkeys(source, origin)
-    modes = [m for m in FIRST_PASS if m in chosen]
-    if len(modes) > 1:
-        raise SettingsError(f"{modes[0]} and {modes[1]}: only one is allowed")
+    for alternatives in (FIRST_PASS, _SECOND_PROMPT):
+        both = [m for m in alternatives if origins.get(m) == "argument"]
+        if len(both) > 1:
+            raise SettingsError(f"{both[0]} and {both[1]}: only one is allowed")
+    if chosen.pop("no_second_prompt", False):
+        chosen["second_prompt"] = False
+        origins["second_prompt"] = origins.pop("no_second_prompt")
+    first_pass = next((m for m in FIRST_PASS if m in chosen), None)
     get = chosen.get
     return Settings(
         policy=Policy(**{n: chosen[n] for n in Policy.RULES if n in chosen}),
         store=get("store", DEFAULT_STORE),
         secret=get("secret"),
-        prompt=get("prompt", FORWARD_PROMPT if modes == ["forward_pass"] else DEFAULT_PROMPT),
+        prompt=get("prompt", FORWARD_PROMPT if first_pass == "forward_pass" else DEFAULT_PROMPT),
         echo=get("echo", False),
+        second_prompt=get("second_prompt", True) and first_pass in (None, "try_first_pass"),
         nullok=get("nullok", False),
-        first_pass=modes[0] if modes else None,
+        first_pass=first_pass,
         grace_period=get("grace_period", 0),
         user=get("user"),
         debug=get("debug", False),

@@ -24,7 +24,7 @@ from django.views.decorators.debug import sensitive_variables
 from pam_totp.django import conf
 from pam_totp.django.middleware import address_of, current_request
 from pam_totp.django.models import HostDevice
-from pam_totp.pam.module import passwd_name
+from pam_totp.pam.names import passwd_name
 from pam_totp.system.passwords import PasswordsUnavailable, SystemPasswords, TooManyChecks
 
 log = logging.getLogger("pam_totp.django")

@@ -4,7 +4,8 @@ Rules:
 1. Root may ask about every user.
 2. An account listed under `[clients]` may ask about every user, under its one service name.
 3. Every other account may ask about itself only.
-4. An account that is not root chooses prompt and echo only. Site policy applies, and every login needs a code.
+4. An account that is not root chooses prompt, echo and the second prompt only. Site policy applies, and every login
+   needs a code. There is no second prompt unless it is asked for, because such programs expect one prompt.
 5. Only root and listed accounts may name the remote host. Otherwise another account could make a program that reads the
    log ban any address.
 """
@@ -16,7 +17,7 @@ import socket
 import struct
 
 from pam_totp.core.settings import Site
-from pam_totp.pam.pam_handle import Hello
+from pam_totp.pam.protocol import Hello
 
 _UCRED = struct.Struct("iII")  # pid, uid, gid: unix(7)
 
@@ -38,8 +39,16 @@ def admit(uid: int, hello: Hello, *, client: bool) -> Hello | None:
         if _uid_of(hello.user) != uid:
             return None
         hello = hello.without_origin()
-    allowed = tuple(a for a in hello.arguments if a == "echo" or a.startswith("prompt="))
-    return hello.with_arguments((*allowed, "grace_period=0"))  # no grace: a client could name any address
+    allowed = tuple(a for a in hello.arguments if a in ("echo", "second_prompt") or a.startswith("prompt="))
+    hello = hello.with_arguments((*allowed, "grace_period=0"))  # no grace: a client could name any address
+    return only_with_second_prompt(hello)
+
+
+def only_with_second_prompt(hello: Hello) -> Hello:
+    """Return the hello of an account that is not root: without a second prompt unless it has that argument."""
+    if {"second_prompt", "no_second_prompt"} & set(hello.arguments):
+        return hello
+    return hello.with_arguments((*hello.arguments, "no_second_prompt"))
 
 
 def listed(uid: int, hello: Hello, site: Site) -> bool:

@@ -11,12 +11,16 @@ from __future__ import annotations
 import os
 import socket
 
-from pam_totp.core.settings import DEFAULT_STORE, SITE_FILE, SettingsError, parse_arguments
+from pam_totp.core.settings import DEFAULT_STORE, SITE_FILE, parse_arguments
 from pam_totp.operations import audit_log
-from pam_totp.pam.login_session import read_site, serve_one
-from pam_totp.pam.module import Host, passwd_name, this_host
-from pam_totp.pam.pam_handle import PAM_AUTHINFO_UNAVAIL, PAM_SERVICE_ERR, Hello
+from pam_totp.operations.dialogue import Dialogue
+from pam_totp.pam import login
+from pam_totp.pam.admission import only_with_second_prompt
+from pam_totp.pam.login_session import drive_over, read_site
+from pam_totp.pam.names import passwd_name
 from pam_totp.pam.privileges import become_owner_of, become_user, lift_limits
+from pam_totp.pam.protocol import Hello
+from pam_totp.store import StoreError
 
 CHANNEL = 3  # descriptor
 
@@ -24,30 +28,23 @@ CHANNEL = 3  # descriptor
 def main() -> None:
     """Serve the login on descriptor 3. Exit without the interpreter's clean-up, because the relay is waiting."""
     with socket.socket(fileno=CHANNEL) as channel:
-        serve_one(channel, audit_log.to_syslog, _prepare)
+        drive_over(channel, audit_log.to_syslog, _begin)
     os._exit(0)
 
 
-def _prepare(hello: Hello) -> tuple[Hello, Host] | int:
+def _begin(hello: Hello) -> Dialogue:
+    """Drop root's rights, and return the dialogue. Raise SettingsError or StoreError."""
+    if os.geteuid() != 0:
+        hello = only_with_second_prompt(hello)
     lift_limits()
     if os.path.exists(SITE_FILE):
         import tomllib  # noqa: F401  for `read_site`, while this process can read any folder
+    arguments = parse_arguments(hello.arguments)
     try:
-        arguments = parse_arguments(hello.arguments)
         if "secret" in arguments:
             become_user(passwd_name(str(arguments.get("user", hello.user))))
         else:
             become_owner_of(str(arguments.get("store", DEFAULT_STORE)))
-        return hello, this_host(read_site())
-    except SettingsError as e:
-        audit_log.write(audit_log.to_syslog, hello.service, "error", user=hello.user, problem=str(e))
-        return PAM_SERVICE_ERR
     except OSError as e:
-        audit_log.write(
-            audit_log.to_syslog,
-            hello.service,
-            "error",
-            user=hello.user,
-            problem=f"{e.filename or 'helper'}: {e.strerror}",
-        )
-        return PAM_AUTHINFO_UNAVAIL
+        raise StoreError(f"{e.filename or 'helper'}: {e.strerror}") from e
+    return login.begin(hello, login.Host(site=read_site()))

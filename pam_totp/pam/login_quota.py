@@ -1,8 +1,10 @@
 """Login quota: the limit on logins that an account may have at once.
 
 Rules:
-1. Root has no quota.
-2. Every other account has a quota, and their total has a quota too, so that root can always log in.
+1. Each account other than root has a quota of connections, and their total has a quota too. All uids without a passwd
+   entry share a small quota, because a user may own thousands of them (subuid(5)).
+2. Logins from root programs have a separate total. When it is used up, the relay starts helpers, so no other account
+   can prevent a login by sudo.
 3. A login from a root program for another account also counts for that account, because su and sudo run as root for the
    user that calls them.
 """
@@ -11,47 +13,52 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 MAX_LOGINS = 128  # at once, for one account
-MAX_TOTAL_LOGINS = 1024  # at once, for all accounts except root: a user may own thousands of uids (subuid(5))
-ROOT = (0, "root")
+MAX_WITHOUT_ENTRY = 16  # at once, for all uids without a passwd entry
+MAX_TOTAL_LOGINS = 1024  # at once, for all accounts except root
+MAX_CARRIED_LOGINS = 4096  # at once, by root's programs
+ROOT = 0
+WITHOUT_ENTRY = -1
 
-Account = int | str  # a uid from the kernel, or a name from a root program
+Account = int | str  # a uid if the kernel names the account, a name if a program of root's does
 
 
 class LoginQuota:
     """The quotas of one process: an equal share for each of the service's `workers` processes."""
 
     def __init__(self, workers: int) -> None:
-        self._limit, self._total_limit = MAX_LOGINS // workers, MAX_TOTAL_LOGINS // workers
+        self._workers = workers
         self._lock = threading.Lock()
         self._logins: Counter[Account] = Counter()
+        self._others = 0  # connections of all accounts except root
 
-    @contextmanager
-    def login(self) -> Iterator[Callable[[Account], bool]]:
-        """Yield a function that counts this login for an account, and returns True if the quotas allow it.
+    @property
+    def is_full(self) -> bool:
+        """True if root carries more logins than it may."""
+        return self._logins[ROOT] > MAX_CARRIED_LOGINS // self._workers
 
-        After the block, the login is no longer counted.
-        """
-        counted: list[Account] = []
-
-        def acquire(account: Account) -> bool:
-            if account in ROOT:
-                return True
-            with self._lock:
-                if self._logins[account] >= self._limit or self._logins.total() >= self._total_limit:
-                    return False
-                self._logins[account] += 1
-            counted.append(account)
+    def acquire(self, account: Account) -> bool:
+        """Count a login for `account`. Return False, and count nothing, if its quota or the total is used up."""
+        if account == "root":
+            return True
+        limit = MAX_WITHOUT_ENTRY if account == WITHOUT_ENTRY else MAX_LOGINS
+        other = isinstance(account, int) and account != ROOT
+        with self._lock:
+            if account != ROOT and self._logins[account] >= max(limit // self._workers, 1):
+                return False
+            if other and self._others >= max(MAX_TOTAL_LOGINS // self._workers, 1):
+                return False
+            self._logins[account] += 1
+            self._others += other
             return True
 
-        try:
-            yield acquire
-        finally:
-            with self._lock:
-                for account in counted:
-                    self._logins[account] -= 1
-                    if not self._logins[account]:
-                        del self._logins[account]
+    def release(self, account: Account) -> None:
+        """Count a login that was acquired no more."""
+        if account == "root":
+            return
+        with self._lock:
+            self._others -= isinstance(account, int) and account != ROOT
+            self._logins[account] -= 1
+            if not self._logins[account]:
+                del self._logins[account]

@@ -1,33 +1,60 @@
-"""One login over one channel: hello, dialogue, result. The service and the helper both use it.
+"""One login over one channel: hello, dialogue, result. The service, the helper and `module` drive it.
 
 Rules:
-1. Every error ends the login without a result, and the relay then denies.
-2. An unexpected exception is a bug. The log names its type and place only, because its text could contain a secret.
-3. A site file is used only if root and this process's account alone can write it.
+1. A session never waits. It yields its waits, and its driver does them.
+2. Every error ends the login without a result, and the relay then denies.
+3. An unexpected exception is a bug. The log names its type and place only, because its text could contain a secret.
+4. Answers are wiped when the session ends.
+5. A site file is used only if root and this process's account alone can write it.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import socket
 import stat
+import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 
 from pam_totp.core.settings import SITE_FILE, SettingsError, Site, parse_site
 from pam_totp.operations import audit_log
-from pam_totp.pam.module import Host, pam_sm_authenticate
-from pam_totp.pam.pam_handle import (
+from pam_totp.operations.dialogue import Dialogue, Pause, Result, Typed, UseStore, Waits
+from pam_totp.pam.protocol import (
     HELLO_WAIT,
+    MAX_PACKET,
+    PAM_AUTH_ERR,
+    PAM_AUTHINFO_UNAVAIL,
+    PAM_CONV_ERR,
+    PAM_IGNORE,
     PAM_SERVICE_ERR,
+    PAM_SILENT,
+    PAM_SUCCESS,
+    PERSON_WAIT,
     PROTOCOL_VERSION,
-    Channel,
+    TURN_WAIT,
     Hello,
-    PamHandle,
+    NoMessage,
     ProtocolError,
+    parse_answer,
     parse_hello,
+    receive,
+    send,
+    wipe,
 )
+from pam_totp.store import StoreError
+from pam_totp.store.file import LOCK_WAIT
 
 MAX_SITE_FILE = 256 * 1024  # bytes
+RESULTS = {
+    Result.ACCEPTED: PAM_SUCCESS,
+    Result.REFUSED: PAM_AUTH_ERR,
+    Result.IGNORED: PAM_IGNORE,
+    Result.UNAVAILABLE: PAM_AUTHINFO_UNAVAIL,
+    Result.NO_ANSWER: PAM_CONV_ERR,
+}
 
 
 def read_site(path: str = SITE_FILE) -> Site:
@@ -58,34 +85,131 @@ def read_site(path: str = SITE_FILE) -> Site:
         os.close(file)
 
 
-def serve_one(sock: socket.socket, log: audit_log.Sink, prepare: Callable[[Hello], tuple[Hello, Host] | int]) -> None:
-    """Serve one login over `sock`.
+class Receive:
+    """Wait for a packet, at most `seconds`, and do `meanwhile`. The reply is the packet, in a separate buffer."""
 
-    `prepare` returns the admitted hello and its host, or the PAM result of a refused login. Any error ends the login
-    without a result, and the relay then denies it.
-    """
-    channel = Channel(sock)
-    service = "?"
-    try:
-        hello = parse_hello(*channel.receive(HELLO_WAIT))
-        service = hello.service
-        result = _result(channel, hello, prepare)
-        channel.send(b"r", str(result).encode("ascii"))
-    except ProtocolError as e:
-        audit_log.write(log, service, "error", problem=str(e))
-    except Exception as e:  # a bug (rule 2): deny, and log its place
-        place = e.__traceback__
-        while place is not None and place.tb_next is not None:
-            place = place.tb_next
-        where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place is not None else "?"
-        audit_log.write(log, service, "error", problem=f"{type(e).__name__} at {where}")
+    def __init__(self, seconds: float, meanwhile: UseStore | None = None) -> None:
+        self.seconds, self.meanwhile = seconds, meanwhile
 
 
-def _result(channel: Channel, hello: Hello, prepare: Callable[[Hello], tuple[Hello, Host] | int]) -> int:
-    if hello.version != PROTOCOL_VERSION:
-        return PAM_SERVICE_ERR
-    prepared = prepare(hello)
-    if isinstance(prepared, int):
-        return prepared
-    admitted, host = prepared
-    return pam_sm_authenticate(PamHandle(channel, admitted), admitted.flags, admitted.arguments, host)
+class LookUp:
+    """Call `job`, which looks up names of accounts. The reply is its result; its exceptions are raised here."""
+
+    def __init__(self, job: Callable[[], object]) -> None:
+        self.job = job
+
+
+Send = Callable[..., None]  # a message's type and body
+Begin = Callable[[Hello], Dialogue | int | None]  # a PAM result if there is no dialogue, None if the service is full
+
+
+class Session:
+    """One login. `begin` may look up names of accounts, and raise SettingsError or StoreError."""
+
+    def __init__(self, send: Send, log: audit_log.Sink, begin: Begin) -> None:
+        self._send, self._log, self._begin = send, log, begin
+        self._answers: list[bytearray] = []
+        self._is_silent = False
+
+    def run(self) -> Waits[None]:
+        """Serve the login. Yield Receive, LookUp, UseStore and Pause."""
+        service = "?"
+        try:
+            hello = parse_hello((yield Receive(HELLO_WAIT)))
+            service = hello.service
+            result = yield from self._result(hello)
+            if result is None:
+                self._send(b"f")
+            else:
+                self._send(b"r", b"%d" % result)
+        except ProtocolError as e:
+            audit_log.write(self._log, service, "error", problem=str(e))
+        except Exception as e:  # a bug (rule 3): deny, and log its place
+            audit_log.write(self._log, service, "error", problem=place_of_bug(e))
+        finally:
+            for answer in self._answers:
+                wipe(answer)
+
+    def _result(self, hello: Hello) -> Waits[int | None]:
+        if hello.version != PROTOCOL_VERSION:
+            return PAM_SERVICE_ERR
+        self._is_silent = bool(hello.flags & PAM_SILENT)
+        try:
+            dialogue: Dialogue | int | None = yield LookUp(partial(self._begin, hello))
+        except (SettingsError, StoreError) as e:
+            audit_log.write(self._log, hello.service, "error", user=hello.user, problem=str(e))
+            return PAM_SERVICE_ERR if isinstance(e, SettingsError) else PAM_AUTHINFO_UNAVAIL
+        if not isinstance(dialogue, Dialogue):
+            return dialogue
+        return RESULTS[(yield from dialogue.run(self))]
+
+    def ask(self, prompt: str, *, echo: bool, meanwhile: UseStore | None) -> Waits[Typed | None]:
+        self._send(b"P" if echo else b"p", _encoded(prompt))
+        return self._answer((yield Receive(PERSON_WAIT, meanwhile)))
+
+    def first_pass(self) -> Waits[Typed | None]:
+        self._send(b"g")
+        return self._answer((yield Receive(TURN_WAIT)))
+
+    def show(self, text: str, *, error: bool) -> None:
+        if not self._is_silent:
+            self._send(b"e" if error else b"i", _encoded(text))
+
+    def hand_on(self, password: Typed) -> None:
+        self._send(b"s", password)
+
+    def _answer(self, packet: bytearray) -> bytearray | None:
+        answer = parse_answer(packet)
+        if answer is not None:
+            self._answers.append(answer)
+        return answer
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "replace").replace(b"\0", b"")[: MAX_PACKET - 1]
+
+
+def place_of_bug(bug: BaseException) -> str:
+    """Return the type of an exception, and the place where it was raised."""
+    place = bug.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place is not None else "?"
+    return f"{type(bug).__name__} at {where}"
+
+
+def drive(session: Session, receive: Callable[[float], bytearray]) -> None:
+    """Drive a session in this thread. `receive` returns the next packet within a number of seconds."""
+    waits, received = session.run(), time.monotonic()
+    reply: object = None
+    error: Exception | None = None
+    with suppress(StopIteration):
+        while True:
+            wait = waits.send(reply) if error is None else waits.throw(error)
+            reply = error = None
+            try:
+                if isinstance(wait, Receive):
+                    if wait.meanwhile is not None:
+                        wait.meanwhile.job(0.0)
+                    reply = receive(wait.seconds)
+                    received = time.monotonic()
+                elif isinstance(wait, Pause):
+                    time.sleep(max(0.0, received + wait.seconds - time.monotonic()))
+                else:
+                    reply = wait.job(LOCK_WAIT) if isinstance(wait, UseStore) else wait.job()
+            except Exception as e:
+                error = e
+
+
+def drive_over(channel: socket.socket, log: audit_log.Sink, begin: Begin) -> None:
+    """Serve one login over `channel` in this thread."""
+    buffer = bytearray(MAX_PACKET + 1)
+
+    def wait_and_receive(seconds: float) -> bytearray:
+        select.select([channel], [], [], seconds)
+        packet = receive(channel, buffer)
+        if packet is None:
+            raise NoMessage(seconds)
+        return packet
+
+    drive(Session(partial(send, channel), log, begin), wait_and_receive)

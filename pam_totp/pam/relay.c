@@ -13,6 +13,7 @@
  *   from the service   p prompt, echo off   P prompt, echo on   g get PAM_AUTHTOK      each gets one A or N
  *                      i information   e error   s set PAM_AUTHTOK                     no reply
  *                      r result, a decimal PAM code                                    then both close
+ *                      f full, as the first message only                               then both close
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -61,6 +62,7 @@ enum {
     LINKS_MAX = 40,       /* symbolic links in one path, as in the kernel */
     FAIL_DELAY = 2000000, /* microseconds */
     UNDECIDED = -1,       /* not a PAM code */
+    FULL = -2,            /* not a PAM code: the service carries as many logins of root's as it can */
 };
 
 static const char DEFAULT_SOCKET[] = "/run/pam_totp/socket";
@@ -462,7 +464,8 @@ static const char *obey(pam_handle_t *pamh, int channel, const struct packet *pa
     }
 }
 
-/* Carries messages between the user and the service until the service has decided. Returns a PAM result. */
+/* Carries messages between the user and the service until the service has decided. Returns a PAM result, or FULL if the
+ * service says so instead of its first prompt. */
 static int dialogue(pam_handle_t *pamh, int channel)
 {
     struct packet packet;
@@ -470,7 +473,9 @@ static int dialogue(pam_handle_t *pamh, int channel)
     int result = UNDECIDED;
     for (int turn = 0; result == UNDECIDED && fault == NULL; turn++) {
         fault = turn < TURNS_MAX ? receive(channel, &packet) : "sent too many messages without a decision";
-        if (fault == NULL)
+        if (fault == NULL && turn == 0 && packet.size == 1 && packet.bytes[0] == 'f')
+            result = FULL;
+        else if (fault == NULL)
             fault = obey(pamh, channel, &packet, &result);
     }
     explicit_bzero(&packet, sizeof packet);
@@ -508,11 +513,32 @@ static void compose(struct packet *hello, pam_handle_t *pamh, const char *user, 
     hello->size--; /* no NUL after the last one */
 }
 
+/* Carries one login to the service at `socket` or, if it is NULL or no service is reached there, to a helper. */
+static int carry(pam_handle_t *pamh, const struct packet *hello, const char *socket, const char *helper)
+{
+    struct service service = {.channel = -1, .pidfd = -1};
+    if (socket != NULL)
+        service.channel = connect_to(pamh, socket);
+    if (service.channel < 0) {
+        if (!usable(pamh, INTERPRETER, S_IFREG | S_IXUSR) || !usable(pamh, helper, S_IFREG))
+            return PAM_SERVICE_ERR;
+        int error = start(helper, &service);
+        if (error != 0) {
+            errno = error;
+            return deny(pamh, PAM_AUTHINFO_UNAVAIL, "denied: cannot start %s: %m", INTERPRETER);
+        }
+    }
+    int result = send_packet(service.channel, hello->bytes, hello->size)
+                     ? dialogue(pamh, service.channel)
+                     : deny(pamh, PAM_AUTHINFO_UNAVAIL, "denied: the service did not receive the login");
+    hang_up(&service);
+    return result;
+}
+
 static int authenticate(pam_handle_t *pamh, const struct settings *settings, int flags, int argc, const char **argv)
 {
     const char *user = NULL;
     struct packet hello;
-    struct service service = {.channel = -1, .pidfd = -1};
 
     if (settings->malformed != NULL)
         return deny(pamh, PAM_SERVICE_ERR, "denied: malformed argument %s", settings->malformed);
@@ -522,21 +548,11 @@ static int authenticate(pam_handle_t *pamh, const struct settings *settings, int
     if (hello.size > PACKET_MAX)
         return deny(pamh, PAM_SERVICE_ERR, "denied: user, items and module arguments exceed %d bytes", PACKET_MAX);
 
-    if (settings->socket != NULL)
-        service.channel = connect_to(pamh, settings->socket);
-    if (service.channel < 0) {
-        if (!usable(pamh, INTERPRETER, S_IFREG | S_IXUSR) || !usable(pamh, settings->helper, S_IFREG))
-            return PAM_SERVICE_ERR;
-        int error = start(settings->helper, &service);
-        if (error != 0) {
-            errno = error;
-            return deny(pamh, PAM_AUTHINFO_UNAVAIL, "denied: cannot start %s: %m", INTERPRETER);
-        }
-    }
-    int result = send_packet(service.channel, hello.bytes, hello.size)
-                     ? dialogue(pamh, service.channel)
-                     : deny(pamh, PAM_AUTHINFO_UNAVAIL, "denied: the service did not receive the login");
-    hang_up(&service);
+    int result = carry(pamh, &hello, settings->socket, settings->helper);
+    if (result == FULL && geteuid() == 0)
+        result = carry(pamh, &hello, NULL, settings->helper);
+    if (result == FULL)
+        return deny(pamh, PAM_AUTHINFO_UNAVAIL, "denied: the service is full");
     return result;
 }
 

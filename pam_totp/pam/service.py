@@ -1,11 +1,10 @@
 """The service: `pam-totp serve`, a permanent process that accepts logins from a Unix socket.
 
 Rules:
-1. Each login has one thread. Threads share only the store.
-2. A client that sends nothing occupies one thread until a time limit of `pam_handle` ends its login.
+1. One thread serves all logins (`loop`). Work that may block goes to the pool: slow names, held locks, busy disks.
+2. A client that sends nothing is disconnected at a time limit of `protocol`.
 3. `login_quota` limits how many logins an account may have.
-4. When a login ends, its thread waits for the next login. A thread that accepts a login makes sure that another thread
-   waits, because starting a thread takes longer than most logins.
+4. A slow name service and a held lock delay their own logins only.
 """
 
 from __future__ import annotations
@@ -16,27 +15,40 @@ import select
 import signal
 import socket
 import threading
-from collections.abc import Callable
+import time
 from contextlib import suppress
+from functools import partial
 from typing import NoReturn
 
-from pam_totp.core.settings import SettingsError
 from pam_totp.operations import audit_log
+from pam_totp.operations.dialogue import Dialogue, Pause, UseStore, Waits
+from pam_totp.pam import login
 from pam_totp.pam.admission import admit, listed, peer_uid
 from pam_totp.pam.listening import ServiceError, listening
 from pam_totp.pam.log_quota import LogQuota
-from pam_totp.pam.login_quota import Account, LoginQuota
-from pam_totp.pam.login_session import read_site, serve_one
-from pam_totp.pam.module import Host, this_host
-from pam_totp.pam.pam_handle import PAM_AUTH_ERR, PAM_AUTHINFO_UNAVAIL, PAM_SERVICE_ERR, Hello
-from pam_totp.store import StoreError
-from pam_totp.store.file import FileStore
+from pam_totp.pam.login_quota import ROOT, WITHOUT_ENTRY, Account, LoginQuota
+from pam_totp.pam.login_session import LookUp, Receive, Session, place_of_bug, read_site
+from pam_totp.pam.loop import Loop, ResultHandler, outcome
+from pam_totp.pam.names import has_passwd_entry, lookups_are_local
+from pam_totp.pam.protocol import (
+    MAX_PACKET,
+    PAM_AUTH_ERR,
+    PAM_AUTHINFO_UNAVAIL,
+    Hello,
+    NoMessage,
+    ProtocolError,
+    receive,
+    send,
+)
+from pam_totp.store import LockBusy, StoreError
+from pam_totp.store.file import LOCK_WAIT, FileStore
 
-MAX_FILES = 16_384  # descriptors: four for each login, with slack
+MAX_FILES = 16_384  # descriptors: one for each login, a few for each thread, with slack
+MAX_ACCEPTED = 16  # connections that are accepted before other logins continue
 NO_DESCRIPTOR_PAUSE = 0.05  # seconds before the next attempt if no descriptor is free
-MAX_WAITING = 32  # threads that wait for a login; any further thread ends
+LIMITS_EVERY = 1.0  # seconds between two checks of the time limits
+TYPING = 0.002  # seconds after a prompt: programs answer earlier, and users later
 THREAD_STACK = 256 * 1024  # bytes
-_ONE_AT_A_TIME = select.EPOLLIN | select.EPOLLONESHOT  # a login wakes one thread
 STOP_WAIT = 5.0  # seconds for the unfinished logins when the service stops
 
 
@@ -55,33 +67,29 @@ class Service:
         self._log = log
         self._log_quota = LogQuota(log)
         self._trusted = {0, os.geteuid()}  # uids whose lines are always logged
-        self._login_quota = LoginQuota(workers)
+        self._lookups_are_local = lookups_are_local()
+        self._writes_to_disk = False  # until a login has written blocks: a store in memory writes none
+        self._checks_limits = False  # while there are connections
+        self.quota = LoginQuota(workers)
         self.stopping, self._stop = socket.socketpair()  # `stopping` becomes readable when the service has to stop
         self._stop.setblocking(False)
-        self._changed = threading.Condition()
-        self._threads = 0
-        self._waiting = 0  # threads without a login
+        self.connections: set[_Connection] = set()
+        self.buffer = bytearray(MAX_PACKET + 1)
 
     def run(self) -> None:
         """Serve until `stop`, then wait for the unfinished logins. Raise ServiceError if no thread can be started."""
-        self._listener.setblocking(False)
-        self._ready = select.epoll()
-        self._ready.register(self._listener, _ONE_AT_A_TIME)
-        self._ready.register(self.stopping, select.EPOLLIN)
         try:
-            with self._changed:
-                self._start_waiting()
+            self.loop = Loop(self._log_bug)
         except RuntimeError as e:
             raise ServiceError(f"no login can be served: {e}") from e
-        select.select([self.stopping], [], [])
-        self._listener.close()
-        with self._changed:
-            self._changed.wait_for(lambda: not self._threads, timeout=STOP_WAIT)
+        self._listener.setblocking(False)
+        self._listen()
+        self.loop.watch(self.stopping.fileno(), self._end)
+        self.loop.run()
 
     def stop(self) -> None:
         """Stop accepting logins, in every process of the service."""
-        self._listener.close()
-        with suppress(BlockingIOError):  # the buffer is full, so an earlier call has already stopped the service
+        with suppress(BlockingIOError):  # the buffer is full: an earlier call has already stopped the service
             self._stop.send(b"x")
 
     def stop_on(self, *signals: signal.Signals) -> None:
@@ -100,81 +108,195 @@ class Service:
             signal.signal(number, signal.SIG_IGN)
         self._stop.close()
 
-    def _start_waiting(self) -> None:
-        """Start one more thread, which waits for a login. The caller holds `_changed`."""
-        threading.Thread(target=self._work, daemon=True).start()
-        self._threads += 1
-        self._waiting += 1
+    def leave_listening_to_workers(self) -> None:
+        """Close the listener in this process. Otherwise clients would wait here when the workers have ended."""
+        self._listener.close()
 
-    def _work(self) -> None:
-        """Accept and serve logins until the service stops, or until enough other threads wait."""
-        try:
-            while not any(descriptor == self.stopping.fileno() for descriptor, _ in self._ready.poll()):
-                client = self._accepted()
-                if client is not None:
-                    self._leave_others_waiting()
-                    with client, suppress(Exception):  # the log failed: the login is denied, the thread continues
-                        self._carry(client)
-                    if not self._wait_again():
-                        break
-        finally:
-            with self._changed:
-                self._threads -= 1
-                self._changed.notify_all()
+    def _log_bug(self, bug: Exception) -> None:
+        with suppress(Exception):  # the log failed
+            audit_log.write(self._log, "serve", "error", problem=place_of_bug(bug))
 
-    def _leave_others_waiting(self) -> None:
-        with self._changed:
-            self._waiting -= 1
-            if self._waiting == 0:
-                with suppress(RuntimeError):  # no thread can be started: a busy thread will wait again
-                    self._start_waiting()
+    def _listen(self) -> None:
+        if self._listener.fileno() >= 0:
+            self.loop.watch(self._listener.fileno(), self._accept, always=True)
 
-    def _wait_again(self) -> bool:
-        with self._changed:
-            of_use = self._waiting < MAX_WAITING
-            self._waiting += of_use
-            return of_use
+    def _accept(self) -> None:
+        for _ in range(MAX_ACCEPTED):
+            try:
+                client = self._listener.accept()[0]
+            except BlockingIOError:
+                return
+            except ConnectionError:  # the client left
+                continue
+            except OSError:  # closed: the service is stopping; otherwise no descriptor is free: pause
+                if self._listener.fileno() >= 0:
+                    self.loop.unwatch(self._listener.fileno())
+                    self.loop.call_later(NO_DESCRIPTOR_PAUSE, self._listen)
+                return
+            uid = peer_uid(client)
+            connection = _Connection(self, client, uid, self._log if uid in self._trusted else self._log_quota.of(uid))
+            self.connections.add(connection)
+            self.loop.call_next(connection.resume)
+            if not self._checks_limits:
+                self._checks_limits = True
+                self.loop.call_later(LIMITS_EVERY, self._check_limits)
 
-    def _accepted(self) -> socket.socket | None:
-        try:
-            return self._listener.accept()[0]
-        except (BlockingIOError, ConnectionError):  # another thread accepted it, or the client left
-            return None
-        except OSError:  # no descriptor is free: pause instead of a busy loop
-            select.select([self.stopping], [], [], NO_DESCRIPTOR_PAUSE)
-            return None
-        finally:
-            with suppress(ValueError, OSError):  # the listener is closed: the service is stopping
-                self._ready.modify(self._listener, _ONE_AT_A_TIME)
+    def _check_limits(self) -> None:
+        now = time.monotonic()
+        for connection in list(self.connections):
+            connection.check_limit(now)
+        self._checks_limits = bool(self.connections)
+        if self._checks_limits:
+            self.loop.call_later(LIMITS_EVERY, self._check_limits)
 
-    def _carry(self, client: socket.socket) -> None:
-        uid = peer_uid(client)
-        log = self._log if uid in self._trusted else self._log_quota.of(uid)
-        with self._login_quota.login() as acquire:
-            if acquire(uid):
-                serve_one(client, log, lambda hello: self._prepare(uid, hello, log, acquire))
+    def _end(self) -> None:
+        """Accept no more logins. Stop when the unfinished logins have ended, at the latest after STOP_WAIT."""
+        if self._listener.fileno() >= 0:
+            self.loop.unwatch(self._listener.fileno())
+            self._listener.close()
+        self.loop.call_later(STOP_WAIT, self.loop.stop)
+        self._stop_if_unused()
 
-    def _prepare(
-        self, uid: int, hello: Hello, log: audit_log.Sink, acquire: Callable[[Account], bool]
-    ) -> tuple[Hello, Host] | int:
-        if uid == 0 and hello.ruser and not acquire(hello.ruser):
+    def _stop_if_unused(self) -> None:
+        if not self.connections and self._listener.fileno() < 0:
+            self.loop.stop()
+
+    def remove(self, connection: _Connection) -> None:
+        self.connections.discard(connection)
+        self._stop_if_unused()
+
+    def look_up(self, wait: LookUp, on_result: ResultHandler) -> None:
+        """Do a step of a login. A server of names may be slow, so the pool asks it."""
+        if self._lookups_are_local:
+            on_result(*outcome(wait.job))
+        else:
+            self.loop.run_in_thread(wait.job, on_result)
+
+    def use_store(self, wait: UseStore, on_result: ResultHandler) -> None:
+        """Do a step of a login: here if nothing can block it, otherwise in the pool."""
+        in_thread = partial(self.loop.run_in_thread, partial(wait.job, LOCK_WAIT), on_result)
+        if wait.is_slow or (self._writes_to_disk and self.loop.is_busy):
+            in_thread()
+            return
+        before = _blocks_written()
+        result, error = outcome(partial(wait.job, 0.0))
+        self._writes_to_disk |= _blocks_written() > before
+        if isinstance(error, LockBusy):
+            in_thread()
+        else:
+            on_result(result, error)
+
+    def begin(self, connection: _Connection, hello: Hello) -> Dialogue | int | None:
+        """Return the dialogue of a login, its PAM result, or None if root carries too many logins.
+
+        Raise SettingsError or StoreError.
+        """
+        uid, log = connection.uid, connection.log
+        if uid == ROOT and hello.ruser and not connection.acquire(hello.ruser):
             audit_log.write(
                 log, hello.service, "refused", user=hello.user, reason="too-many-at-once", ruser=hello.ruser
             )
             return PAM_AUTHINFO_UNAVAIL
-        try:
-            site = read_site(self._site_file)
-        except SettingsError as e:
-            audit_log.write(log, hello.service, "error", user=hello.user, problem=str(e))
-            return PAM_SERVICE_ERR
-        client = uid != 0 and listed(uid, hello, site)
+        if uid == ROOT and self.quota.is_full:
+            problem = "too many logins at once: root starts helpers"
+            audit_log.write(log, hello.service, "error", user=hello.user, problem=problem)
+            return None
+        site = read_site(self._site_file)
+        client = uid != ROOT and listed(uid, hello, site)
+        if client:
+            log = connection.log = self._log  # lines about listed clients are never dropped
         admitted = admit(uid, hello, client=client)
         if admitted is None:
             audit_log.write(log, hello.service, "refused", user=hello.user, reason="not-yours-to-ask", uid=uid)
             return PAM_AUTH_ERR
         if not any(a.startswith("store=") for a in admitted.arguments):
             admitted = admitted.with_arguments((*admitted.arguments, f"store={self._store}"))
-        return admitted, this_host(site, self._log if client else log)
+        return login.begin(admitted, login.Host(site=site, log=log))
+
+
+class _Connection:
+    """One login: its channel, its session, and its share of the quotas."""
+
+    def __init__(self, service: Service, client: socket.socket, uid: int, log: audit_log.Sink) -> None:
+        self._service, self._client = service, client
+        self.uid, self.log = uid, log
+        self._accounts: list[Account] = []
+        self._waits = self._run()
+        self._packet_wait: Receive | None = None  # the current wait, if it is for a packet
+        self._limit = 0.0  # of that wait, in monotonic seconds
+        self._packet_time = 0.0  # when the last packet arrived, in monotonic seconds
+
+    def acquire(self, account: Account) -> bool:
+        """Count the login for `account`, until it ends. Return False if a quota is used up."""
+        acquired = self._service.quota.acquire(account)
+        if acquired:
+            self._accounts.append(account)
+        return acquired
+
+    def _run(self) -> Waits[None]:
+        has_entry = self.uid == ROOT or (yield LookUp(partial(has_passwd_entry, self.uid)))
+        if self.acquire(self.uid if has_entry else WITHOUT_ENTRY):
+            yield from Session(partial(send, self._client), self._write_log, partial(self._service.begin, self)).run()
+
+    def _write_log(self, priority: int, line: str) -> None:
+        self.log(priority, line)  # `Service.begin` may change it
+
+    def resume(self, reply: object = None, error: Exception | None = None) -> None:
+        """Continue the session until its next wait or its end."""
+        loop = self._service.loop
+        self._packet_wait = None
+        try:
+            wait = self._waits.send(reply) if error is None else self._waits.throw(error)
+        except Exception:  # its end; or the log failed, and the login is denied
+            self._close()
+            return
+        if isinstance(wait, Receive):
+            self._packet_wait, self._limit = wait, time.monotonic() + wait.seconds
+            if wait.meanwhile is not None and not wait.meanwhile.is_slow:
+                loop.call_later(TYPING, partial(self._do_meanwhile, wait))
+            self._receive()
+        elif isinstance(wait, Pause):
+            loop.call_later(self._packet_time + wait.seconds - time.monotonic(), self.resume)
+        elif isinstance(wait, UseStore):
+            self._service.use_store(wait, self.resume)
+        else:
+            self._service.look_up(wait, self.resume)
+
+    def _do_meanwhile(self, wait: Receive) -> None:
+        """Use the time until a packet arrives, unless it has arrived."""
+        if self._packet_wait is wait and wait.meanwhile is not None:
+            wait.meanwhile.job(0.0)
+
+    def _receive(self) -> None:
+        if self._packet_wait is None:
+            return  # the time limit has passed
+        try:
+            packet = receive(self._client, self._service.buffer)
+        except ProtocolError as e:
+            self.resume(error=e)
+            return
+        if packet is None:
+            self._service.loop.watch(self._client.fileno(), self._receive)
+        else:
+            self._packet_time = time.monotonic()
+            self.resume(packet)
+
+    def check_limit(self, now: float) -> None:
+        """End the login if its client has sent nothing in time."""
+        if self._packet_wait is not None and self._limit <= now:
+            self.resume(error=NoMessage(self._packet_wait.seconds))
+
+    def _close(self) -> None:
+        self._service.loop.unwatch(self._client.fileno())
+        self._client.close()
+        for account in self._accounts:
+            self._service.quota.release(account)
+        self._service.remove(self)
+
+
+def _blocks_written() -> int:
+    """Return the number of blocks that this thread has written to disks. Files in memory do not count."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_oublock
 
 
 def _raise_descriptor_limit() -> None:
@@ -214,6 +336,7 @@ def run_workers(service: Service, count: int) -> None:
             if child == 0:
                 _work(service)
             children[os.pidfd_open(child)] = child
+        service.leave_listening_to_workers()
         stopping = service.stopping.fileno()
         ready, _, _ = select.select([stopping, *children], [], [])
         if stopping not in ready:

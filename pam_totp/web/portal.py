@@ -13,7 +13,7 @@ import werkzeug
 from pam_totp.core.policy import Policy
 from pam_totp.operations import audit_log
 from pam_totp.operations.self_service import Factors
-from pam_totp.pam.module import passwd_name
+from pam_totp.pam.names import passwd_name
 from pam_totp.store import Store
 from pam_totp.web.second_factor import SecondFactor
 from pam_totp.web.sessions import Sessions

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pexpect
 import pytest
 
+from pam_totp.core.settings import NEXT_PROMPT
 from tests.support.site import PATIENCE, TREE
 
 PROMPT = "typed> "
@@ -44,7 +45,7 @@ def shell() -> Iterator[pexpect.spawn[str]]:
 
 
 def type_in(shell: pexpect.spawn[str], command: str, answer: str | None = None) -> str:
-    """Type a command, and `answer` at its prompt for a code; return the output and the exit status."""
+    """Type a command, and `answer` at its prompts for a code; return the output with the exit status."""
     shell.sendline(f"{command}; echo =$?=" if not command.endswith("&") else command)
     if answer is not None:
         shell.expect_exact("One-time code: ")
@@ -52,8 +53,11 @@ def type_in(shell: pexpect.spawn[str], command: str, answer: str | None = None) 
     if command.endswith("&"):
         shell.expect_exact(PROMPT)
         return str(shell.before)
-    shell.expect(r"=(\d+)=")
-    output, status = str(shell.before), shell.match[1]
+    output = ""
+    while shell.expect([NEXT_PROMPT, r"=(\d+)="]) == 0:  # for root, after a refusal
+        output += str(shell.before)
+        shell.sendline(answer)
+    output, status = output + str(shell.before), shell.match[1]
     shell.expect_exact(PROMPT)
     return f"{output}={status}="
 

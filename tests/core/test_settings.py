@@ -29,7 +29,7 @@ def test_the_defaults() -> None:
     assert made.store == "/var/lib/pam_totp"
     assert made.prompt == "One-time code: "
     assert (made.secret, made.user, made.first_pass, made.grace_period) == (None, None, None, 0)
-    assert (made.echo, made.nullok, made.debug) == (False, False, False)
+    assert (made.echo, made.second_prompt, made.nullok, made.debug) == (False, True, False, False)
     assert (made.policy.look_ahead, made.policy.window, made.policy.resync_window) == (10, 1, 1000)
     assert (made.policy.resync_steps, made.policy.lock_after) == (0, 0)
     assert made.origins == {}
@@ -53,7 +53,17 @@ def test_a_changed_file_applies_at_once_also_when_it_is_changed_back() -> None:
 
 POLICY = {"look_ahead": 100, "window": 10, "resync_window": 10_000, "resync_steps": 2_880, "lock_after": 1_000_000}
 NUMBERS = POLICY | {"grace_period": 86_400}
-FLAGS = ["echo", "nullok", "nodelay", "debug", "try_first_pass", "use_first_pass", "forward_pass"]
+FLAGS = [
+    "echo",
+    "second_prompt",
+    "no_second_prompt",
+    "nullok",
+    "nodelay",
+    "debug",
+    "try_first_pass",
+    "use_first_pass",
+    "forward_pass",
+]
 WITH_VALUE = [*NUMBERS, "prompt", "user", "store", "secret", "socket", "helper"]
 
 
@@ -86,6 +96,7 @@ def test_leading_zeros_do_not_make_it_octal() -> None:
         ("echo", "echo", True),
         ("nullok", "nullok", True),
         ("debug", "debug", True),
+        ("no_second_prompt", "second_prompt", False),
         ("try_first_pass", "first_pass", "try_first_pass"),
         ("use_first_pass", "first_pass", "use_first_pass"),
         ("forward_pass", "first_pass", "forward_pass"),
@@ -102,7 +113,37 @@ def test_every_other_argument_sets_its_field_and_no_other(argument: str, field: 
     made = chosen(argument)
     assert getattr(made, field) == value
     differing = {f for f in Settings._fields if getattr(made, f) != getattr(chosen(), f)}
-    assert differing == {field, "origins"} | ({"prompt"} if argument == "forward_pass" else set())
+    further = {"use_first_pass": {"second_prompt"}, "forward_pass": {"second_prompt", "prompt"}}
+    assert differing == {field, "origins"} | further.get(argument, set())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "site", "asks"),
+    [
+        ((), "", True),
+        (("second_prompt",), "", True),
+        (("no_second_prompt",), "", False),
+        ((), "second_prompt = false", False),
+        (("second_prompt",), "second_prompt = false", True),
+        (("no_second_prompt",), "second_prompt = true", False),
+        (("try_first_pass",), "", True),
+        (("second_prompt", "use_first_pass"), "", False),
+        (("second_prompt", "forward_pass"), "", False),
+    ],
+)
+def test_there_is_a_second_prompt_unless_it_is_off_or_useless(
+    arguments: tuple[str, ...], site: str, asks: bool
+) -> None:
+    made = chosen(*arguments, site=f"[policy]\n{site}\n")
+    assert made.second_prompt is asks
+    assert "no_second_prompt" not in made.origins
+    assert made.origins.get("second_prompt") == (
+        "argument" if "second_prompt" in " ".join(arguments) else "/etc/pam_totp.toml [policy]" if site else None
+    )
+
+
+def test_contradictory_arguments_are_refused() -> None:
+    assert refused("second_prompt", "no_second_prompt") == "second_prompt and no_second_prompt: only one is allowed"
 
 
 @pytest.mark.parametrize("argument", ["nodelay", "socket=none", "socket=/run/x", "helper=/usr/lib/x.py"])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pam_totp.core.record import KEPT_GRACE, Grace, RecordError, TotpToken, UserRecord
 from pam_totp.core.secretfile import MAX_FILE, serialize
 from pam_totp.core.slots import BLOCK, MAX_HEADER, MAX_SLOT, Slots, decode, encode, new_file, slot_size
-from pam_totp.pam import grace
+from pam_totp.operations import grace
 from tests.core.strategies import records
 from tests.support.site import fob, phone
 

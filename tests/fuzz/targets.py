@@ -13,7 +13,7 @@ from pam_totp.core.secretfile import parse, serialize
 from pam_totp.core.settings import SettingsError, Site, parse_arguments, parse_site, settings
 from pam_totp.core.slots import BLOCK, decode, encode, new_file
 from pam_totp.core.verify import Outcome, verify
-from pam_totp.pam.pam_handle import ProtocolError, parse_hello
+from pam_totp.pam.protocol import ProtocolError, parse_hello
 from pam_totp.store import StoreError
 from pam_totp.store.file import file_name
 from tests.formats import samples
@@ -101,7 +101,7 @@ def answer(data: bytes) -> None:
 
 def hello(data: bytes) -> None:
     try:
-        found = parse_hello(data[:1], data[1:])
+        found = parse_hello(data)
     except ProtocolError as e:
         _one_line(e)
         return

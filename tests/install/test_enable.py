@@ -272,7 +272,7 @@ def test_a_dry_run_shows_the_change_and_makes_none(machine: Fresh) -> None:
 def test_a_failed_rehearsal_changes_nothing(machine: Fresh) -> None:
     talk = machine.talk(COMMAND, "enable", "sudo", "--for-user", "alice")
     for _ in range(3):
-        talk.asks("Password: ").says(PASSWORD).asks("One-time code: ").says("000000")
+        talk.asks("Password: ").says(PASSWORD).asks("One-time code: ").fails("000000")
     status, shown = talk.ends()
     assert (status, "could not log in" in shown) == (1, True)
     assert as_before(machine)

@@ -96,7 +96,7 @@ def test_from_install_to_uninstall_with_a_simulated_token(machine: Fresh, tmp_pa
         login.asks("alice: ").says(PASSWORD).asks("One-time code: ").says(code)
         assert login.ends() == (0, "\r\nroot\r\n")
         again = machine.sudo("id", "-un")
-        again.asks("alice: ").says(PASSWORD).asks("One-time code: ").says(code)
+        again.asks("alice: ").says(PASSWORD).asks("One-time code: ").fails(code)
         again.asks("Sorry, try again.").asks("alice: ")
         assert again.interrupts()[0] == 1
         assert machine.installed("doctor").returncode == 0

@@ -92,7 +92,7 @@ def test_a_stack_without_a_prompt_is_refused(proves: Proves) -> None:
 
 
 def test_three_failed_tries_end_the_rehearsal(proves: Proves) -> None:
-    person = Person("000000", "000000", "000000", codes(0))
+    person = Person(*["000000"] * 6, codes(0))
     with pytest.raises(
         RehearsalError,
         match=rf"{ME} could not log in to demo: auth_err \(check the password and the code; 'pam-totp list {ME}'",

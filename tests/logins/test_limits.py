@@ -15,7 +15,7 @@ from pam_totp.core.policy import Policy
 from pam_totp.core.record import UserRecord
 from pam_totp.core.verify import verify
 from pam_totp.operations.authenticate import decide
-from pam_totp.pam.grace import granted
+from pam_totp.operations.grace import granted
 from pam_totp.store import StoreError
 from pam_totp.store.file import FileStore
 from tests.conftest import as_root

@@ -115,9 +115,60 @@ def test_each_of_several_tokens_is_tried(site: Site, way: str) -> None:
     assert not site.gets_in(codes(0, key=KEY * 3)), "the code of a disabled token is refused"
 
 
-def test_an_unenrolled_user_sees_the_same_prompt_and_refusal(site: Site, way: str) -> None:
-    done = site.login("123456")
-    assert (done.result, len(done.prompts), [m.text for m in done.messages]) == (Result.AUTH_ERR, 1, [REFUSED])
+def test_a_token_40_presses_ahead_returns_by_two_answers(site: Site, way: str) -> None:
+    """A key fob that types its code and Return gives one code at each prompt."""
+    site.enrol()
+    done = site.login(codes(40), codes(41))
+    assert (done.result, done.messages) == (Result.SUCCESS, ())
+    assert [(p.style, p.text) for p in done.prompts] == [
+        (Style.PROMPT_ECHO_OFF, "One-time code: "),
+        (Style.PROMPT_ECHO_OFF, "Not accepted. Next code: "),
+    ]
+    assert (site.counter(), site.record().failures) == (42, 0)
+    assert site.gets_in(codes(42)), "the next code is accepted"
+
+
+def test_nothing_of_a_dialogue_is_remembered_beyond_it(site: Site, way: str) -> None:
+    site.enrol()
+    assert not site.gets_in(codes(40))
+    assert not site.gets_in(codes(41))
+    assert site.record().failures == 2
+
+
+def test_a_third_code_is_asked_for_after_20_failures(site: Site, way: str) -> None:
+    site.enrol(failures=20, failures_at=int(time.time()))
+    done = site.login(codes(40), codes(41), codes(42), codes(43))
+    assert (done.result, len(done.prompts), done.left) == (Result.SUCCESS, 3, 1)
+
+
+def test_no_answer_to_the_second_prompt_is_a_refusal(site: Site, way: str) -> None:
+    site.enrol()
+    done = site.login("000000", None)
+    assert (done.result, len(done.prompts), [m.text for m in done.messages]) == (Result.AUTH_ERR, 2, [REFUSED])
+    if way == "socket":
+        assert [line.partition("auth): ")[2] for line in site.log.lines()] == [
+            f"refused user={ME} reason=wrong",
+            f"refused user={ME} reason=no-answer",
+        ]
+
+
+def test_the_same_answer_twice_is_counted_once(site: Site, way: str) -> None:
+    """Clients that give one password at every prompt would otherwise count two failures a login."""
+    site.enrol()
+    done = site.login("000000", "000-000")
+    assert (done.result, len(done.prompts)) == (Result.AUTH_ERR, 2)
+    assert (site.record().failures, site.record().refused) == (1, 2)
+
+
+def test_there_is_one_prompt_with_no_second_prompt(site: Site, obeyed_way: str) -> None:
+    site.enrol()
+    site.configure("once", "no_second_prompt", way=obeyed_way)
+    assert len(site.login("000000", "000001", service="once").prompts) == 1
+
+
+def test_an_unenrolled_user_sees_the_same_prompts_and_refusal(site: Site, way: str) -> None:
+    done = site.login("123456", "234567")
+    assert (done.result, len(done.prompts), [m.text for m in done.messages]) == (Result.AUTH_ERR, 2, [REFUSED])
     assert [p for p in site.store.iterdir() if not p.name.startswith(".")] == [], (
         "a refused login of an unenrolled user leaves no file"
     )
@@ -176,6 +227,7 @@ def test_an_account_locked_by_lock_after_is_refused_until_unlocked(site: Site, o
         "nullok=1",
         "echo echo",
         "try_first_pass use_first_pass",
+        "second_prompt no_second_prompt",
         "lock_after=x",
         "prompt=",
         "resync_steps=2881",
@@ -192,11 +244,11 @@ def test_a_bad_argument_denies_and_is_logged(site: Site, obeyed_way: str, argume
         assert site.log.has("pam_totp(bad:auth): error", "problem=", re.split("[ =]", argument)[0])
 
 
-def test_use_first_pass_never_asks_and_try_first_pass_asks_once_more(site: Site, obeyed_way: str) -> None:
+def test_use_first_pass_never_asks_and_try_first_pass_asks_if_refused(site: Site, obeyed_way: str) -> None:
     site.enrol()
     where = site.socket if obeyed_way == "socket" else "none"
     for name in ("use_first_pass", "try_first_pass"):
-        line = f"auth required {MODULE} store={site.store} socket={where} nodelay {name}"
+        line = f"auth required {MODULE} store={site.store} socket={where} nodelay second_prompt {name}"
         service(site.confdir, name, line, carry_authtok=True)
 
     def enter(name: str, authtok: str | None, *answers: str) -> tuple[Result, int]:
@@ -210,5 +262,5 @@ def test_use_first_pass_never_asks_and_try_first_pass_asks_once_more(site: Site,
     assert enter("try_first_pass", codes(1)) == (Result.SUCCESS, 0)
     assert enter("try_first_pass", "password", codes(2)) == (Result.SUCCESS, 1)
     assert enter("try_first_pass", None, codes(3)) == (Result.SUCCESS, 1)
-    assert enter("try_first_pass", "password", "password") == (Result.AUTH_ERR, 1)
+    assert enter("try_first_pass", "password", "password") == (Result.AUTH_ERR, 2)
     assert site.record().failures == 0, "a password is not counted as a wrong code"

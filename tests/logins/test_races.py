@@ -32,7 +32,7 @@ def _wait_then_answer(site: Site, answer: str, together: Barrier, results: multi
         together.wait()
         return answer
 
-    results.put(site.login_with(at_the_prompt).result)
+    results.put(site.login(at_the_prompt).result)
 
 
 def _race(site: Site, answers: list[str]) -> Counter[Result]:

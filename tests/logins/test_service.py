@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import resource
+import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -15,18 +16,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pam_totp.pam import log_quota, login_quota, pam_handle, service
+from pam_totp.core import verify
+from pam_totp.core.oath import Ahead
+from pam_totp.operations import dialogue as login_dialogue
+from pam_totp.pam import log_quota, login_quota, login_session, loop, protocol, service
 from pam_totp.pam.admission import peer_uid
 from pam_totp.pam.listening import ServiceError
 from pam_totp.pam.listening import listening as listening_at
-from pam_totp.pam.pam_handle import PAM_AUTH_ERR, PAM_SUCCESS
+from pam_totp.pam.protocol import PAM_AUTH_ERR, PAM_SUCCESS
+from pam_totp.store.file import LOCK_WAIT
 from tests.conftest import as_root
 from tests.core.stores import holding
 from tests.support.pamconf import Result, Shown
-from tests.support.site import ME, PATIENCE, TREE, UNPRIVILEGED_UID, Site, codes, until
+from tests.support.site import ME, OTHER_UID, PATIENCE, TREE, UNPRIVILEGED_UID, Site, codes, fob, until
 
 
 def connected(site: Site) -> socket.socket:
@@ -46,7 +52,7 @@ def listening(site: Site) -> socket.socket:
 
 
 @contextmanager
-def serving_here(site: Site, log: Callable[[int, str], None]) -> Iterator[None]:
+def serving_here(site: Site, log: Callable[[int, str], None] = lambda *_: None) -> Iterator[None]:
     """Run the service in a thread of this process."""
     serving = service.Service(listening(site), str(site.store), str(site.config), log)
     thread = threading.Thread(target=serving.run)
@@ -208,6 +214,17 @@ def test_an_account_may_set_only_prompt_and_echo(site: Site, tmp_path: Path) -> 
 
 
 @as_root
+def test_an_account_gets_a_second_prompt_only_if_it_asks_for_it(site: Site) -> None:
+    """Programs that are not root, such as screen lockers, expect one prompt."""
+    site.config.write_text('[clients]\nnobody = "web"\n')
+    site.start()
+    site.enrol(user="nobody")
+    for name in ("demo", "web"):
+        said = [as_nobody(site, hello("nobody", name, "1", *words), "000000") for words in ((), ("second_prompt",))]
+        assert [sum(message[0] == "p" for message in messages) for messages in said] == [1, 2]
+
+
+@as_root
 def test_a_listed_client_may_name_any_user_under_its_own_service(site: Site) -> None:
     site.config.write_text('[clients]\nnobody = "web"\n[service.web]\nlook_ahead = 2\n')
     site.start()
@@ -268,21 +285,8 @@ def test_a_silent_client_is_disconnected_after_the_hello_limit(site: Site) -> No
     begun = time.monotonic()
     with connected(site) as client:
         assert client.recv(1) == b""
-    assert time.monotonic() - begun >= pam_handle.HELLO_WAIT * 0.9
-    assert (pam_handle.HELLO_WAIT, pam_handle.TURN_WAIT, pam_handle.PERSON_WAIT) == (2.0, 10.0, 300.0), (
-        "the time limits are 2, 10 and 300 seconds"
-    )
-
-
-def test_a_time_limit_works_on_every_processor() -> None:
-    """On some processors `long` has four bytes and time_t has eight. There the kernel refuses a limit in `long`s."""
-    assert struct.calcsize("=" + pam_handle._TIMEVAL.format) == 16
-    server, client = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with server, client:
-        client.send(b"A")
-        pam_handle.Channel(server).receive(2.5)
-        limit = server.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16)
-        assert pam_handle._TIMEVAL.unpack(limit) == (2, 500_000)
+    assert time.monotonic() - begun >= protocol.HELLO_WAIT * 0.9
+    assert (protocol.HELLO_WAIT, protocol.TURN_WAIT, protocol.PERSON_WAIT) == (2.0, 10.0, 300.0), "in seconds"
 
 
 def test_a_kill_after_the_prompt_refuses_and_the_next_login_works(site: Site) -> None:
@@ -412,6 +416,90 @@ def test_a_held_lock_is_awaited_until_a_limit_then_unavailable(site: Site, way: 
     assert site.gets_in(codes(0))
 
 
+def first_message(site: Site, hello: bytes) -> tuple[socket.socket, bytes]:
+    """Begin a login. Return its connection, and the first message of the service."""
+    client = connected(site)
+    client.send(hello)
+    return client, client.recv(4097)
+
+
+def test_a_lock_held_for_5_seconds_delays_no_other_user(site: Site) -> None:
+    """More logins wait for it than there are threads when all is quiet."""
+    site.start()
+    site.enrol()
+    site.enrol(user="other")
+    site.configure("demo", way="socket")
+    if os.geteuid() != 0:
+        pytest.skip("needs root: two users take part")
+    lock = holding(site.store, f"{ME}.record")
+    try:
+        waiting = [first_message(site, hello(ME))[0] for _ in range(2 * loop.MAX_IDLE)]
+        begun = time.monotonic()
+        for client in waiting:
+            client.send(b"A000000")
+        for counter in range(10):
+            assert site.gets_in(codes(counter), user="other")
+        took = time.monotonic() - begun
+        assert all(not select.select([client], [], [], 0)[0] for client in waiting), "they still wait"
+        assert took < LOCK_WAIT, "or the others waited with them"
+        for client in waiting:
+            assert client.recv(4097) == b"r9"
+            client.close()
+        assert time.monotonic() - begun >= LOCK_WAIT
+    finally:
+        os.close(lock)
+    assert site.gets_in(codes(0))
+
+
+@as_root
+def test_a_name_service_that_blocks_delays_no_other_login(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, asked = threading.Event(), threading.Semaphore(0)
+
+    def getpwnam(name: str) -> pwd.struct_passwd:
+        if name == "blocked":
+            asked.release()
+            assert answers.wait(PATIENCE)
+        return lookup(name)
+
+    lookup = pwd.getpwnam
+    monkeypatch.setattr(pwd, "getpwnam", getpwnam)
+    monkeypatch.setattr(service, "lookups_are_local", lambda: False)
+    site.enrol()
+    site.configure("demo", way="socket")
+    with serving_here(site):
+        waiting = [connected(site) for _ in range(3)]
+        for client in waiting:
+            client.send(hello("blocked"))
+            assert asked.acquire(timeout=PATIENCE)
+        for counter in range(10):
+            assert site.gets_in(codes(counter))
+        assert all(not select.select([client], [], [], 0)[0] for client in waiting)
+        answers.set()
+        for client in waiting:
+            assert client.recv(4097) == b"pOne-time code: "
+            client.close()
+
+
+def test_a_name_service_that_blocks_does_not_hold_up_a_stop(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, asked = threading.Event(), threading.Event()
+
+    def getpwnam(name: str) -> pwd.struct_passwd:
+        asked.set()
+        assert answers.wait(PATIENCE)
+        raise KeyError(name)
+
+    monkeypatch.setattr(service, "STOP_WAIT", 0.1)
+    monkeypatch.setattr(service, "lookups_are_local", lambda: False)
+    with serving_here(site):
+        monkeypatch.setattr(pwd, "getpwnam", getpwnam)
+        client = connected(site)
+        client.send(hello(ME))
+        assert asked.wait(PATIENCE)
+    assert not answers.is_set(), "the service has stopped, while the lookup still blocks"
+    answers.set()
+    client.close()
+
+
 def test_silent_clients_of_one_account_do_not_block_others(site: Site) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root, to connect from a second account")
@@ -435,10 +523,7 @@ def test_silent_clients_of_one_account_do_not_block_others(site: Site) -> None:
         assert os.read(ready[0], 1) == b"x"
         assert site.gets_in(codes(0), user="root")
         pid = site._service.pid if site._service else 0
-        threads = len(os.listdir(f"/proc/{pid}/task"))
-        assert threads <= login_quota.MAX_LOGINS + service.MAX_WAITING + 2, (
-            "the service has at most the quota of threads, the waiting clients, and two more"
-        )
+        assert len(os.listdir(f"/proc/{pid}/task")) <= 4, "a login that waits occupies no thread"
     finally:
         os.close(go[1])
         os.waitpid(child, 0)
@@ -509,6 +594,110 @@ def test_logins_through_su_count_towards_the_callers_quota(site: Site, monkeypat
             client.close()
 
 
+@as_root
+def test_a_service_full_of_roots_logins_says_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The relay then starts a helper, so that nobody is kept out of sudo."""
+    monkeypatch.setattr(login_quota, "MAX_CARRIED_LOGINS", 2)
+    monkeypatch.setattr(login_quota, "MAX_LOGINS", 1)
+    site.enrol()
+    site.configure("demo", way="socket")
+    with serving_here(site):
+        held = [first_message(site, hello(ME) + caller) for caller in (b"", b"\0ruser=bob")]
+        assert [said[:1] for _, said in held] == [b"p", b"p"]
+        for caller, expected in (("", b"f"), ("\0ruser=carol", b"f"), ("\0ruser=bob", b"r9")):
+            client, said = first_message(site, hello(ME) + caller.encode())
+            assert said == expected, "an account above its own limit gets no helper"
+            client.close()
+        assert site.gets_in(codes(0)), "by a helper"
+        assert as_nobody(site, hello("nobody"), "000000")[0][0] == "p", "others have a total of their own"
+        for client, _ in held:
+            client.close()
+        until(lambda: first_message(site, hello(ME))[1][:1] == b"p", "a login that ended frees its place")
+
+
+@as_root
+def test_uids_without_a_passwd_entry_share_one_small_quota(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(login_quota, "MAX_WITHOUT_ENTRY", 3)
+    with serving_here(site):
+        held = []
+        for uid in range(OTHER_UID, OTHER_UID + 5):
+            os.seteuid(uid)
+            try:
+                held.append(connected(site))
+            finally:
+                os.seteuid(0)
+
+        def closed() -> int:
+            return len(select.select(held, [], [], 0)[0])
+
+        until(lambda: closed() >= 2, "two are disconnected")
+        assert closed() == 2
+        for client in held:
+            client.close()
+
+
+def test_codes_worked_out_ahead_are_wiped_and_decide_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record changes while the prompt is open: the decision goes by the new one."""
+    made: list[Ahead] = []
+
+    def work_out_ahead(*arguments: Any) -> Ahead:
+        made.append(verify.work_out_ahead(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(login_dialogue, "work_out_ahead", work_out_ahead)
+    site.enrol()
+    site.configure("demo", way="socket")
+
+    def slowly(answer: str) -> str:
+        until(lambda: made, "the codes are worked out while the user types")
+        assert any(made[0]._tables.values())
+        return answer
+
+    def the_code_is_used_meanwhile(_: Shown) -> str:
+        site.enrol(fob(1))
+        return slowly(codes(0))
+
+    with serving_here(site):
+        assert site.login(the_code_is_used_meanwhile).result is Result.AUTH_ERR
+        assert not made.pop()._tables, "wiped"
+        assert site.login(lambda _: slowly(codes(1))).result is Result.SUCCESS
+        assert not made.pop()._tables
+        if os.geteuid() == 0:
+            assert site.login(lambda _: slowly("000000"), None, user="nobody").result is Result.AUTH_ERR
+            assert not made.pop()._tables, "a user without a record costs the same"
+        assert site.login(codes(2)).result is Result.SUCCESS, "a program does not wait"
+
+
+def test_an_answer_is_wiped_when_its_login_ends(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The buffer of a packet too: it is wiped before the answer is verified."""
+    seen: list[bytearray] = []
+    buffers: list[bytearray] = []
+
+    def parse_answer(packet: bytearray) -> bytearray | None:
+        answer = protocol.parse_answer(packet)
+        assert not any(packet), "the packet is wiped"
+        if answer is not None:
+            assert bytes(answer) in (b"000000", codes(0).encode())
+            seen.append(answer)
+        return answer
+
+    def receive(channel: socket.socket, buffer: bytearray) -> bytearray | None:
+        packet = protocol.receive(channel, buffer)
+        buffers.append(buffer)
+        assert not any(buffer)
+        return packet
+
+    monkeypatch.setattr(login_session, "parse_answer", parse_answer)
+    monkeypatch.setattr(service, "receive", receive)
+    site.enrol()
+    site.configure("demo", way="socket")
+    with serving_here(site):
+        assert site.login("000000", codes(0)).result is Result.SUCCESS
+    assert len(seen) == 2
+    assert len(buffers) >= 3
+    assert not any(any(answer) for answer in seen)
+
+
 def test_the_service_raises_its_descriptor_limit_to_the_maximum(site: Site) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
@@ -524,8 +713,8 @@ def test_without_free_descriptors_the_service_does_not_spin(site: Site, monkeypa
 
     class Full(socket.socket):
         def accept(self) -> tuple[socket.socket, object]:
-            pauses.append(len(pauses))
-            if len(pauses) < 4:
+            if len(pauses) < 3:
+                pauses.append(len(pauses))
                 raise OSError(errno.EMFILE, "too many open files")
             return super().accept()
 
@@ -542,15 +731,13 @@ def test_without_free_descriptors_the_service_does_not_spin(site: Site, monkeypa
     begun = time.monotonic()
     assert site.gets_in(codes(0))
     assert time.monotonic() - begun >= 3 * 0.2
-    assert len(pauses) == 4
+    assert len(pauses) == 3
     serving.stop()
     thread.join(PATIENCE)
     assert not thread.is_alive()
 
 
-def test_a_log_write_failure_does_not_lose_a_thread(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the failed write ended its thread, a few such logins would end all threads."""
-    monkeypatch.setattr(service, "MAX_WAITING", 2)
+def test_a_log_write_failure_denies_and_the_service_goes_on(site: Site) -> None:
     failed: list[str] = []
 
     def log(priority: int, line: str) -> None:

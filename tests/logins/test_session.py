@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pam_totp.core.settings import SettingsError
-from pam_totp.pam.login_session import read_site, serve_one
-from pam_totp.pam.pam_handle import Hello
+from pam_totp.pam.login_session import drive_over, read_site
+from pam_totp.pam.protocol import Hello
 
 HELLO = b"Hversion=1\0service=demo\0user=alice\0flags=0"
 
@@ -25,7 +25,7 @@ def test_a_defect_denies_and_logs_its_location_without_data() -> None:
     with client:
         client.send(HELLO)
         with server:
-            serve_one(server, lambda priority, line: log.append((priority, line)), defect)
+            drive_over(server, lambda priority, line: log.append((priority, line)), defect)
         assert client.recv(4096) == b"", "the service sends no result"
     assert len(log) == 1
     assert f"ValueError at {__file__}:" in log[0][1]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pexpect
 
+from pam_totp.core.settings import NEXT_PROMPT
 from tests.support.site import PATIENCE
 
 
@@ -35,6 +36,10 @@ class Talk:
         self.terminal.sendline(answer)
         return self
 
+    def fails(self, answer: str | bytes) -> Talk:
+        """Give an answer that is refused, at the first and at the second prompt. It counts once."""
+        return self.says(answer).asks(NEXT_PROMPT).says(answer)
+
     def presses_ctrl_c(self) -> Talk:
         self.terminal.sendintr()
         return self
@@ -50,9 +55,13 @@ class Talk:
         return self._close()
 
     def ends(self) -> tuple[int, str]:
-        """Wait until the program ends. Return its exit status and its output since the last prompt."""
-        self.terminal.expect(pexpect.EOF)
-        return self._close()
+        """Wait until the program ends. At a second prompt, give a blank. Return the exit status and the output."""
+        shown = ""
+        while self.terminal.expect_exact([NEXT_PROMPT.encode(), pexpect.EOF]) == 0:
+            shown += self.before
+            self.says("")
+        status, last = self._close()
+        return status, shown + last
 
     def _close(self) -> tuple[int, str]:
         shown = self.before

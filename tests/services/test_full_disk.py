@@ -61,9 +61,9 @@ def test_sudo_and_sshd_accept_a_code_once_on_a_full_disk(
     assert (status, shown.strip()) == (0, "root")
     status, shown = sshd.ssh().asks(CODE).says(codes(1)).ends()
     assert (status, "in as alice" in shown) == (0, True)
-    status, shown = sshd.ssh("alice", "NumberOfPasswordPrompts=1").asks(CODE).says(codes(1)).ends()
+    status, shown = sshd.ssh("alice", "NumberOfPasswordPrompts=1").asks(CODE).fails(codes(1)).ends()
     assert status == 255, shown
-    talk = machine.talk("sudo", "id", "-un", user="alice").asks(CODE).says("000000").asks(CODE).says(codes(2))
+    talk = machine.talk("sudo", "id", "-un", user="alice").asks(CODE).fails("000000").asks(CODE).says(codes(2))
     assert talk.ends()[0] == 0, "a wrong code is counted, and the next right code is accepted"
     assert machine.record("alice").failures == 1
     assert machine.counter("alice") == 3

@@ -9,9 +9,9 @@ import pytest
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import KEPT_GRACE, Grace, UserRecord
 from pam_totp.core.settings import Site as SiteFile
-from pam_totp.pam import grace
+from pam_totp.operations import grace
 from pam_totp.pam.admission import admit, listed
-from pam_totp.pam.pam_handle import Hello
+from pam_totp.pam.protocol import Hello
 from tests.support.site import ME
 
 HERE = "192.0.2.7"
@@ -51,4 +51,4 @@ def test_only_root_reads_and_writes_grace() -> None:
     assert not listed(uid, hello, SiteFile(policy={"grace_period": 3600}, services={}, clients={}))
     admitted = admit(uid, hello, client=False)
     assert admitted is not None
-    assert admitted.arguments == ("grace_period=0",)
+    assert admitted.arguments == ("grace_period=0", "no_second_prompt")

@@ -108,9 +108,10 @@ def test_a_login_writes_one_line_without_the_code(site: Site) -> None:
     believed = os.geteuid() == 0
     site.start()
     site.configure("demo", "", "socket")
+    site.configure("once", "no_second_prompt", "socket")
     site.enrol()
     site.login(codes(0), items={"rhost": "192.0.2.7"})
-    site.login(codes(0), items={"rhost": "x reason=none"})
+    site.login(codes(0), items={"rhost": "x reason=none"}, service="once")
     accepted, refused = site.log.lines()
     assert fields(accepted)[1] == "accepted"
     assert fields(accepted)[2].items() >= {"by": "code", "token": "fob"}.items()

@@ -40,7 +40,7 @@ def test_networks_without_a_code(machine: Machine, sshd: Sshd, way_there: str) -
     assert sshd.ssh(source="127.0.0.2").asks("Password: ").says(PASSWORD).ends()[0] == 0
     talk = sshd.ssh("alice", "NumberOfPasswordPrompts=1", source="127.0.0.2").asks("Password: ").says("wrong")
     assert talk.ends()[0] == 255
-    talk = sshd.ssh().asks("Password: ").says(PASSWORD).asks(CODE).says("")
+    talk = sshd.ssh().asks("Password: ").says(PASSWORD).asks(CODE).fails("")
     assert talk.asks("Password: ").says(PASSWORD).asks(CODE).says(codes(0)).ends()[0] == 0
 
 

@@ -21,9 +21,8 @@ def file(site: Site) -> Path:
     """Configure the service `demo`. Return the path of this user's secret file, which does not exist yet."""
     folder = site.folder / "home"
     folder.mkdir(0o755)
-    service(
-        site.confdir, "demo", f"auth required {MODULE} [secret={folder}/${{USER}}.totp] socket={site.socket} nodelay"
-    )
+    line = f"auth required {MODULE} [secret={folder}/${{USER}}.totp] socket={site.socket} nodelay second_prompt"
+    service(site.confdir, "demo", line)
     return folder / f"{ME}.totp"
 
 
@@ -52,7 +51,7 @@ def test_the_service_never_opens_the_file(site: Site, file: Path) -> None:
 
 def test_a_user_without_a_file_is_not_enrolled(site: Site, file: Path) -> None:
     done = site.login(codes(0))
-    assert (done.result, len(done.prompts)) == (Result.AUTH_ERR, 1)
+    assert (done.result, len(done.prompts)) == (Result.AUTH_ERR, 2)
     assert os.listdir(file.parent) == [], "no file is created"
     line = f"auth required {MODULE} [secret={file.parent}/${{USER}}.totp] nullok"
     service(site.confdir, "demo", line, "auth required pam_permit.so")
@@ -75,7 +74,8 @@ def test_an_unknown_account_is_not_treated_as_unenrolled_under_nullok(site: Site
     line = f"auth required {MODULE} [secret={file.parent}/${{USER}}.totp] nodelay nullok"
     service(site.confdir, "demo", line, "auth required pam_permit.so")
     assert login("demo", "no-such-user", ["755224"], site.confdir).result is Result.AUTHINFO_UNAVAIL
-    service(site.confdir, "demo", line.replace("nullok", "grace_period=60"), "auth required pam_permit.so")
+    line = line.replace("nullok", "grace_period=60 no_second_prompt")
+    service(site.confdir, "demo", line, "auth required pam_permit.so")
     done = login("demo", "no-such-user", ["755224"], site.confdir, items={"rhost": "192.0.2.7"})
     assert (done.result, len(done.prompts)) == (Result.AUTH_ERR, 1), "without nullok, an unknown user is prompted"
 

@@ -8,6 +8,7 @@ import pytest
 
 from pam_totp.core.answer import recovery_digest
 from pam_totp.core.record import HotpToken
+from pam_totp.core.settings import NEXT_PROMPT
 from pam_totp.operations.authenticate import REFUSED
 from tests.services.namespace import Machine, Sshd
 from tests.services.terminal import Talk
@@ -35,12 +36,12 @@ def is_in(talk: Talk, user: str = "alice") -> bool:
 
 
 def refused(sshd: Sshd, user: str, *answers: str | bytes, port: int = Sshd.KEYBOARD) -> str:
-    """Give `answers`, one for each prompt, on one connection. Check that all are refused. Return the output."""
+    """Give `answers`, each at both prompts, on one connection. Check that all are refused. Return the output."""
     shown = ""
     talk = sshd.ssh(user, f"NumberOfPasswordPrompts={len(answers)}", port=port)
     for answer in answers:
         shown += talk.asks(CODE).before
-        talk.says(answer)
+        talk.fails(answer)
     status, last = talk.ends()
     assert status == 255, last
     assert "Permission denied" in last
@@ -63,7 +64,7 @@ def test_a_wrong_password_gets_no_code_prompt_and_a_right_one_no_login(
     machine.enrol("alice")
     talk = sshd.ssh().asks("Password: ").says("wrong").asks("Password: ")
     assert CODE not in talk.before
-    talk.says(PASSWORD).asks(CODE).says("000000").asks("Password: ").says(PASSWORD).asks(CODE).says("")
+    talk.says(PASSWORD).asks(CODE).fails("000000").asks("Password: ").says(PASSWORD).asks(CODE).fails("")
     assert not is_in(talk)
     assert machine.record("alice").failures == 1
 
@@ -181,10 +182,18 @@ def test_root_is_refused_and_nothing_is_counted(machine: Machine, sshd: Sshd, wa
 def test_a_token_out_of_step_returns_by_two_codes_in_one_answer(machine: Machine, sshd: Sshd, way_there: str) -> None:
     machine.stack("sshd", machine.module_line(way=way_there))
     machine.enrol("alice")
-    talk = sshd.ssh().asks(CODE).says(codes(40)).asks(CODE)
+    talk = sshd.ssh().asks(CODE).fails(codes(40)).asks(CODE)
     assert REFUSED in talk.before, "the refusal asks for two codes in a row"
     assert is_in(talk.says(codes(40, 2)))
     assert is_in(sshd.ssh().asks(CODE).says(codes(42)))
+
+
+def test_a_fob_out_of_step_returns_by_two_answers(machine: Machine, sshd: Sshd, way_there: str) -> None:
+    """A key fob that types its code and Return gives one code at each prompt."""
+    machine.stack("sshd", machine.module_line(way=way_there))
+    machine.enrol("alice")
+    assert is_in(sshd.ssh().asks(CODE).says(codes(40)).asks(NEXT_PROMPT).says(codes(41)))
+    assert (counter(machine), machine.record("alice").failures) == (42, 0)
 
 
 def test_five_failures_require_two_codes_in_every_process(machine: Machine, sshd: Sshd, way_there: str) -> None:
@@ -219,7 +228,7 @@ def test_a_success_shows_the_user_how_many_answers_were_refused(machine: Machine
     refused(sshd, "alice", "000000", "x", "000001")
     status, shown = sshd.ssh("alice", "RequestTTY=force").asks(CODE).says(codes(0)).ends()
     assert status == 0
-    assert "2 answers were refused since the last login" in shown
+    assert "4 answers were refused since the last login" in shown
     status, shown = sshd.ssh("alice", "RequestTTY=force").asks(CODE).says(codes(1)).ends()
     assert (status, "refused" in shown) == (0, False)
 
@@ -295,7 +304,7 @@ def test_the_site_file_applies_and_an_argument_overrides_it(machine: Machine, ss
     machine.write("/etc/pam_totp.toml", SITE_FILE)
     machine.stack("sshd", machine.module_line(way=way_there))
     machine.enrol("alice")
-    talk = sshd.ssh().asks("Site code: ").says(codes(3)).asks("Site code: ")
+    talk = sshd.ssh().asks("Site code: ").fails(codes(3)).asks("Site code: ")
     assert is_in(talk.says(codes(2)))
     assert is_in(sshd.ssh()), "grace_period of the site file applies, so there is no prompt"
     machine.stack("sshd", machine.module_line("look_ahead=10 grace_period=0 [prompt=My code: ]", way=way_there))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pam_totp.core.record import HotpToken
+from pam_totp.core.settings import NEXT_PROMPT
 from pam_totp.operations.authenticate import REFUSED
 from tests.services.namespace import Machine
 from tests.services.terminal import Talk
@@ -48,9 +49,9 @@ def test_sudo_asks_for_password_then_code(machine: Machine, way_there: str) -> N
 
 def test_sudo_gives_three_attempts_in_one_process(machine: Machine, way_there: str) -> None:
     machine.stack("sudo", machine.module_line(way=way_there))
-    talk = sudo(machine).asks(CODE).says("000000").asks(CODE)
+    talk = sudo(machine).asks(CODE).fails("000000").asks(CODE)
     assert "Sorry, try again." in talk.before
-    status, shown = talk.says(codes(40)).asks(CODE).says(codes(40, 2)).ends()
+    status, shown = talk.fails(codes(40)).asks(CODE).says(codes(40, 2)).ends()
     assert (status, shown.strip()) == (0, "root")
     assert (counter(machine), machine.record("alice").failures) == (42, 0)
 
@@ -58,19 +59,26 @@ def test_sudo_gives_three_attempts_in_one_process(machine: Machine, way_there: s
 def test_under_sudo_the_module_obeys_pam_silent(machine: Machine, way_there: str) -> None:
     """sudo sets PAM_SILENT, and shows its own "Sorry, try again". Newer versions have `Defaults !pam_silent`."""
     machine.stack("sudo", machine.module_line(way=way_there))
-    talk = sudo(machine).asks(CODE).says("000000").asks(CODE)
+    talk = sudo(machine).asks(CODE).fails("000000").asks(CODE)
     assert REFUSED not in talk.before
     status, shown = talk.says(codes(0)).ends()
     assert (status, shown.strip()) == (0, "root")
+
+
+def test_a_fob_out_of_step_returns_by_two_answers_to_sudo(machine: Machine, way_there: str) -> None:
+    machine.stack("sudo", machine.module_line(way=way_there))
+    status, shown = sudo(machine).asks(CODE).says(codes(40)).asks(NEXT_PROMPT).says(codes(41)).ends()
+    assert (status, shown.strip()) == (0, "root")
+    assert (counter(machine), machine.record("alice").failures) == (42, 0)
 
 
 def test_sudo_refuses_after_three_wrong_answers(machine: Machine, way_there: str) -> None:
     machine.stack("sudo", machine.module_line(way=way_there))
     assert sudo(machine).asks(CODE).says(codes(0)).ends()[0] == 0
     talk = sudo(machine)
-    for answer in (codes(0), "", "7" * 600):
-        talk.asks(CODE).says(answer)
-    status, shown = talk.ends()
+    for answer in (codes(0), ""):
+        talk.asks(CODE).fails(answer)
+    status, shown = talk.asks(CODE).says("7" * 600).ends()
     assert (status, "root" in shown) == (1, False)
     machine.log.wait_for("refused user=alice reason=replayed")
     assert machine.record("alice").failures == 0
@@ -136,7 +144,7 @@ def test_sudo_never_gets_grace(machine: Machine, way_there: str) -> None:
 def test_an_unenrolled_user_is_prompted_and_refused_like_an_enrolled_one(machine: Machine, way_there: str) -> None:
     machine.stack("sudo", machine.module_line(way=way_there))
     machine.path("/var/lib/pam_totp/alice.record").unlink()
-    talk = sudo(machine).asks(CODE).says(codes(0)).asks(CODE)
+    talk = sudo(machine).asks(CODE).fails(codes(0)).asks(CODE)
     assert "Sorry, try again." in talk.before
     assert talk.interrupts()[0] == 1
 
@@ -187,7 +195,7 @@ def test_su_asks_for_the_other_users_code(machine: Machine, way_there: str) -> N
     status, shown = su(machine, "bob").asks(CODE).says(codes(0)).ends()
     assert (status, shown.strip()) == (0, "bob")
     assert (counter(machine, "bob"), counter(machine, "alice")) == (1, 0)
-    status, shown = su(machine, "bob").asks(CODE).says(codes(0)).ends()
+    status, shown = su(machine, "bob").asks(CODE).fails(codes(0)).ends()
     assert (status, "bob\r\n" in shown) == (1, False)
 
 

@@ -18,7 +18,7 @@ from pam_totp.core.secretfile import parse, serialize
 from pam_totp.core.slots import BLOCK, decode, encode, new_file, slot_size
 from pam_totp.store.decoys import COUNT as DECOY_COUNT
 from pam_totp.store.decoys import FOLDER as DECOYS
-from tests.support.pamconf import Answer, Login, Result, Shown, login, service
+from tests.support.pamconf import Answer, Login, Result, login, service
 
 TREE = Path(__file__).resolve().parent.parent.parent
 MODULE = TREE / "build" / "pam_totp.so"
@@ -78,9 +78,13 @@ class Site:
         self._service: subprocess.Popen[bytes] | None = None
 
     def configure(self, name: str = "demo", arguments: str = "", way: str = "spawn", *then: str) -> None:
-        """Write the stack of the PAM service `name`: a line for pam_totp, followed by the lines in `then`."""
+        """Write the stack of the PAM service `name`: a line for pam_totp, followed by the lines in `then`.
+
+        The line asks for the second prompt, because an ordinary user has none without that argument.
+        """
         socket = self.socket if way == "socket" else "none"
-        line = f"auth required {MODULE} store={self.store} socket={socket} nodelay {arguments}".strip()
+        second = "" if "second_prompt" in arguments else "second_prompt"
+        line = f"auth required {MODULE} store={self.store} socket={socket} nodelay {second} {arguments}".strip()
         service(self.confdir, name, line, *then)
 
     def start(self, *options: str) -> subprocess.Popen[bytes]:
@@ -146,9 +150,6 @@ class Site:
         self, *answers: Answer, user: str = ME, service: str = "demo", items: dict[str, str] | None = None
     ) -> Login:
         return login(service, user, answers, self.confdir, items=items)
-
-    def login_with(self, answer: Callable[[Shown], str | bytes | None], user: str = ME) -> Login:
-        return login("demo", user, answer, self.confdir)
 
     def gets_in(self, answer: Answer, user: str = ME) -> bool:
         """Return True if this answer is accepted. Check that a refusal is PAM_AUTH_ERR."""

@@ -82,7 +82,7 @@ def test_enrolled_and_enabled_sudo_asks_for_a_code_that_works_once(packaged: Pac
     assert first.ends()[0] == 0
     code = packaged.press()
     assert packaged.sudo("id -un", code) == (0, "\r\nroot\r\n")
-    again = packaged.talk("sudo -k id -un", "alice").asks("alice: ").says(PASSWORD).asks("code: ").says(code)
+    again = packaged.talk("sudo -k id -un", "alice").asks("alice: ").says(PASSWORD).asks("code: ").fails(code)
     again.asks("try again").asks("alice: ")
     assert again.interrupts()[0] != 0
     assert packaged.does("pam-totp", "doctor", "sudo")

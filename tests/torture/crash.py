@@ -38,7 +38,7 @@ CANNOT_FAIL = {"getpid", "geteuid"}
 # No fault is injected at these calls. The number of memory calls varies, and other threads of the service wait in the
 # second group. `recvfrom` waits for the answer when strace attaches, so the trace may lack it.
 IGNORED = {"mmap", "munmap", "mremap", "madvise", "brk", "mprotect"}
-IGNORED |= {"futex", "epoll_wait", "restart_syscall", "recvfrom"}
+IGNORED |= {"futex", "epoll_wait", "restart_syscall", "recvfrom", "select", "pselect6"}
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,14 @@ def _watched(
     site: Site, pid: int, channel: socket.socket, answer: str, inject: tuple[str, ...]
 ) -> tuple[list[Call], list[bytes]]:
     channel.settimeout(PATIENCE)
-    arguments = ("version=1", "service=demo", f"user={ME}", "flags=0", f"arg=store={site.store}")
+    arguments = (
+        "version=1",
+        "service=demo",
+        f"user={ME}",
+        "flags=0",
+        f"arg=store={site.store}",
+        "arg=no_second_prompt",
+    )
     channel.send(b"H" + "\0".join(arguments).encode())
     assert channel.recv(4097)[:1] == b"p"
     until(lambda: _at_rest(pid), "every thread of the process sleeps")  # in `recvfrom`, for the answer

@@ -42,7 +42,7 @@ def _log_in(site: Site, service: str, answer: str, together: Any, results: Any) 
         return answer
 
     try:
-        result: int = login(service, ME, at_the_prompt, site.confdir).result
+        result: int = login(service, ME, [at_the_prompt], site.confdir).result
     except threading.BrokenBarrierError:
         result = Result.CONV_ERR  # another login did not reach its prompt
     results.put(result)

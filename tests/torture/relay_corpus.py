@@ -32,6 +32,8 @@ def _login(
 
 SEEDS = {
     "accepted": _login(b"pOne-time code: ", b"r0"),
+    "full": _login(b"f"),
+    "full-too-late": _login(b"pOne-time code: ", b"f"),
     "refused": _login(b"pOne-time code: ", b"erefused", b"r7"),
     "echo-and-remark": _login(b"PCode: ", b"irecovery code used, 3 left", b"r0"),
     "first-pass": _login(b"g", b"r0"),

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.bare
 
 SALT, RECOVERY = "5a" * 16, "0123456789ABCDEF"
 WRONG = ("000000", "000000 111111", "000000 111111 222222", "ZZZZ-ZZZZ-ZZZZ-ZZZZ", "x", "")
-SAME = (Result.AUTH_ERR, ["One-time code: "], [REFUSED], 0)
+SAME = (Result.AUTH_ERR, ["One-time code: ", "Not accepted. Next code: "], [REFUSED], 0)
 BOUND = 0.01  # seconds: the documented maximum difference of the medians of right and wrong answers, on an idle machine
 
 
@@ -80,6 +80,9 @@ def test_a_refused_right_answer_looks_like_a_wrong_answer(site: Site, way: str, 
         done = site.login(answer)
         assert seen(done) == SAME, answer
         assert done.seconds >= refusal_delay(Policy()), "every refusal takes at least the delay"
+        done = site.login("x", answer)
+        assert seen(done) == SAME, f"{answer} as the second answer"
+        assert done.seconds >= 2 * refusal_delay(Policy())
 
 
 @pytest.mark.parametrize("user", [ME, "nobody", "no-such-account", "../x", "x" * 32])

@@ -20,7 +20,7 @@ import pytest
 
 from pam_totp.pam.listening import BACKLOG
 from pam_totp.pam.login_quota import MAX_LOGINS
-from pam_totp.pam.service import MAX_WAITING
+from pam_totp.pam.loop import MAX_IDLE
 from tests.conftest import as_root
 from tests.services.namespace import COPY, SOCKET, STORE, Machine
 from tests.support.pamconf import Result
@@ -124,13 +124,11 @@ def test_hostile_clients_do_not_block_an_honest_login(site: Site, how: str) -> N
         assert sum(f"accepted user={ME}" in line for line in site.log.lines()) == 5, (
             "the service accepted all five, not a helper"
         )
-        threads = len(os.listdir(f"/proc/{process.pid}/task"))
-        assert threads <= MAX_LOGINS * len(OTHER_UIDS) + MAX_WAITING + 2, "each account stays within its quota"
-    until(
-        lambda: len(os.listdir(f"/proc/{process.pid}/task")) <= MAX_WAITING + 1,
-        "the threads of the attackers' logins end",
-    )
-    assert len(os.listdir(f"/proc/{process.pid}/fd")) < 20
+        assert len(os.listdir(f"/proc/{process.pid}/task")) <= MAX_IDLE + 4, "a login that waits occupies no thread"
+        assert len(os.listdir(f"/proc/{process.pid}/fd")) <= MAX_LOGINS * len(OTHER_UIDS) + 20, (
+            "the quota of an account"
+        )
+    until(lambda: len(os.listdir(f"/proc/{process.pid}/fd")) < 20, "the held connections are closed")
     assert site.gets_in(codes(5))
 
 

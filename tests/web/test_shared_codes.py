@@ -90,5 +90,7 @@ def test_a_code_used_by_one_application_is_refused_by_all(
 
     for service, times in (("web", 3), ("sshd", 2), ("pam_totp-portal", 2)):
         refusals = [line for line in shared.log.module_lines() if f"({service}:auth): refused user=alice" in line]
-        assert len(refusals) == times
-        assert all("reason=replayed" in line for line in refusals), "the reason for each refusal is a replay"
+        replays = [line for line in refusals if "reason=replayed" in line]
+        blanks = [line for line in refusals if "reason=malformed" in line]  # at the second prompt of sshd
+        assert (len(replays), len(blanks)) == (times, times if service == "sshd" else 0)
+        assert len(refusals) == len(replays) + len(blanks)

@@ -1,0 +1,225 @@
+"""One login as a dialogue without I/O: prompts, decisions and messages, with a result.
+
+Rules:
+1. A dialogue has no socket, thread, clock or sleep. It yields each wait to its driver: the service, the helper, a test.
+2. It speaks to the user through a `Conversation`. Its only state is its own, and ends with it.
+3. Only the results ACCEPTED and IGNORED let a user pass.
+4. Every refusal has the same delay. After the first refusal, the dialogue asks once more, for any answer and any user
+   (law 5). The last refusal shows the same text for every reason.
+5. The waits between two prompts do not depend on the user, except for grace and `nullok`.
+6. No lock is held during a prompt.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Generator
+from typing import Any, Protocol, TypeVar
+
+from pam_totp.core.answer import CODE_LENGTHS, Answer
+from pam_totp.core.oath import Ahead
+from pam_totp.core.record import NEW_SECRET, UNKNOWN_USER, HotpToken, UserRecord
+from pam_totp.core.settings import NEXT_PROMPT, Settings
+from pam_totp.core.verify import Decision, Earlier, Outcome, work_out_ahead
+from pam_totp.operations import grace
+from pam_totp.operations.authenticate import REFUSAL_DELAY, REFUSED, decide, facts, refusal_delay, remarks
+from pam_totp.store import NoAccount, NotThere, Store, StoreError
+
+DECOY = UserRecord(user="decoy", tokens=(HotpToken(name="decoy", secret=bytes(NEW_SECRET), created=0),))
+
+R = TypeVar("R")
+Typed = bytes | bytearray
+Log = Callable[..., None]  # verb, fields
+OpenStore = Callable[[float], Store]  # the seconds that it waits for a lock
+Waits = Generator[Any, Any, R]  # yields waits, and returns R
+
+
+class Result(enum.Enum):
+    """The result of a dialogue."""
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    IGNORED = "ignored"  # `nullok`, and the user is not enrolled
+    UNAVAILABLE = "unavailable"  # the store cannot be reached
+    NO_ANSWER = "no answer"
+
+
+class UseStore:
+    """Call `job` with the seconds that it may wait for a lock. The reply is its result; it may raise StoreError.
+
+    A job that raises LockBusy can be called again. `is_slow` is True if the job may take long without a lock too.
+    """
+
+    def __init__(self, job: Callable[[float], object], *, is_slow: bool) -> None:
+        self.job, self.is_slow = job, is_slow
+
+
+class Pause:
+    """Wait until `seconds` have passed since the last answer. There is no reply."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+
+class Conversation(Protocol):
+    """The way to the user."""
+
+    def ask(self, prompt: str, *, echo: bool, meanwhile: UseStore | None) -> Waits[Typed | None]:
+        """Show a prompt, and return the answer; None if there is none. Do `meanwhile` while the user types."""
+
+    def first_pass(self) -> Waits[Typed | None]:
+        """Return the answer that an earlier module got, or None."""
+
+    def show(self, text: str, *, error: bool) -> None:
+        """Show a text, as an error or as information."""
+
+    def hand_on(self, password: Typed) -> None:
+        """Make `password` the answer that later modules get."""
+
+
+class Dialogue:
+    """One login of `user`, the name in the passwd entry. `now` returns Unix seconds.
+
+    `origin` is its key of grace (`grace.origin`), or None if there is no grace.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        user: str,
+        open_store: OpenStore,
+        *,
+        origin: tuple[str, str] | None,
+        now: Callable[[], int],
+        log: Log,
+    ) -> None:
+        self._settings, self._user, self._open_store = settings, user, open_store
+        self._origin, self._now, self._log = origin, now, log
+        self._is_in_home = settings.secret is not None  # the home folder may be on a slow server
+        self._delay = refusal_delay(settings.policy)
+        self._earlier = Earlier.NONE
+        self._ahead = Ahead()
+
+    def run(self, conversation: Conversation) -> Waits[Result]:
+        try:
+            return (yield from self._run(conversation))
+        except StoreError as e:
+            self._log("error", problem=str(e))
+            return Result.UNAVAILABLE
+        finally:
+            self._ahead.wipe()
+
+    def _run(self, conversation: Conversation) -> Waits[Result]:
+        settings, log = self._settings, self._log
+        if settings.debug:
+            shown = {
+                n: "yes" if v is True else v for n, v in settings.facts().items() if v is not False and n != "user"
+            }
+            log("debug", **shown)
+        if settings.nullok or self._origin is not None:
+            record = yield UseStore(self._read, is_slow=self._is_in_home)
+            if settings.nullok and not record.enrolled:
+                log("ignored", reason=Outcome.NOT_ENROLLED.value)
+                return Result.IGNORED
+            if self._has_grace(record):
+                log("accepted", by="grace")
+                return Result.ACCEPTED
+
+        if settings.first_pass in ("try_first_pass", "use_first_pass"):
+            typed = yield from conversation.first_pass()
+            if typed is not None:
+                decision = yield from self._decide(typed, conversation, prompted=False)
+                if decision.outcome.accepted:
+                    return Result.ACCEPTED
+            if settings.first_pass == "use_first_pass":
+                if typed is None:
+                    log("refused", reason="no-answer")
+                conversation.show(REFUSED, error=True)
+                return Result.REFUSED
+
+        meanwhile = UseStore(self._compute_codes, is_slow=self._is_in_home)
+        typed = yield from conversation.ask(settings.prompt, echo=settings.echo, meanwhile=meanwhile)
+        if typed is None:
+            log("refused", reason="no-answer")
+            return Result.NO_ANSWER
+        decision = yield from self._decide(typed, conversation)
+        asks_again = settings.second_prompt
+        while asks_again and not decision.outcome.accepted:
+            typed = yield from conversation.ask(NEXT_PROMPT, echo=settings.echo, meanwhile=None)
+            if typed is None:
+                log("refused", reason="no-answer")
+                break
+            decision = yield from self._decide(typed, conversation)
+            asks_again = decision.one_more
+        if decision.outcome.accepted:
+            return Result.ACCEPTED
+        conversation.show(REFUSED, error=True)
+        return Result.REFUSED
+
+    def _decide(self, typed: Typed, conversation: Conversation, *, prompted: bool = True) -> Waits[Decision]:
+        """Decide on an answer, and delay a refusal. `prompted` is False for the answer of an earlier module.
+
+        With `forward_pass`, the next module gets the password after a refusal too. Otherwise its behaviour would show
+        whether the codes were right.
+        """
+        settings = self._settings
+        forwards = settings.first_pass == "forward_pass"
+        answer = Answer.parse_behind_password(typed) if forwards else Answer.parse(typed)
+
+        def job(lock_wait: float) -> Decision:
+            return decide(
+                self._open_store(lock_wait),
+                self._user,
+                answer,
+                settings.policy,
+                self._now,
+                follow=self._with_grace,
+                earlier=self._earlier,
+                ahead=self._ahead,
+            )
+
+        is_slow = self._is_in_home or self._delay > REFUSAL_DELAY  # the search is as long as the delay
+        try:
+            decision: Decision = yield UseStore(job, is_slow=is_slow)
+        except StoreError:
+            yield Pause(self._delay)  # the delay must hide the length of the search, also if the disk is full
+            raise
+        password = answer.password(decision.record.code_lengths if decision.record.enrolled else CODE_LENGTHS)
+        if password:
+            conversation.hand_on(password)
+        verb, fields = facts(decision)
+        self._log(verb, **fields)
+        if decision.outcome.accepted:
+            for remark in remarks(decision):
+                conversation.show(remark, error=False)
+        else:
+            yield Pause(self._delay)
+            self._earlier = self._earlier.followed_by(answer, decision.outcome, prompted=prompted)
+        return decision
+
+    def _read(self, lock_wait: float) -> UserRecord:
+        try:
+            return self._open_store(lock_wait).read(self._user)
+        except NoAccount:
+            if self._settings.nullok:
+                raise StoreError("unknown account: its home folder cannot be located") from None
+            return UNKNOWN_USER
+        except NotThere:
+            return UNKNOWN_USER
+
+    def _compute_codes(self, lock_wait: float) -> None:
+        """Compute the next codes while the user types. For a user without a record, compute as many others."""
+        try:
+            record = self._open_store(lock_wait).read(self._user)
+        except (NotThere, StoreError):  # `decide` meets the error again
+            record = DECOY
+        self._ahead = work_out_ahead(record if record.code_lengths else DECOY, self._now(), self._settings.policy)
+
+    def _has_grace(self, record: UserRecord) -> bool:
+        period, policy = self._settings.grace_period, self._settings.policy
+        return self._origin is not None and grace.holds(record, self._origin, self._now(), period, policy)
+
+    def _with_grace(self, decision: Decision, now: int) -> UserRecord:
+        if self._origin is None or decision.outcome is Outcome.RECOVERY:
+            return decision.record
+        return grace.granted(decision.record, self._origin, now)

@@ -1,0 +1,46 @@
+"""Begin one login on this host: from the relay's hello to a dialogue."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+from pam_totp.core.fields import Value
+from pam_totp.core.settings import Site, settings
+from pam_totp.operations import audit_log, grace
+from pam_totp.operations.dialogue import Dialogue, OpenStore
+from pam_totp.pam.names import passwd_name
+from pam_totp.pam.protocol import Hello
+from pam_totp.store.file import FileStore
+from pam_totp.store.home import home_store
+
+
+class Host(Value):
+    """The site's settings, the log and the clock (UTC, whole seconds)."""
+
+    site: Site
+    log: audit_log.Sink = staticmethod(audit_log.to_syslog)
+    now: Callable[[], int] = staticmethod(lambda: int(time.time()))
+
+
+def begin(hello: Hello, host: Host) -> Dialogue:
+    """Return the dialogue of the login that `hello` begins. Raise SettingsError or StoreError."""
+    chosen = settings(hello.service, hello.arguments, host.site)
+    user = passwd_name(chosen.user or hello.user)
+    open_store: OpenStore = partial(FileStore, chosen.store)
+    if chosen.secret is not None:
+        home = home_store(chosen.secret, user)
+        open_store = lambda _: home  # noqa: E731
+    # If several accounts share one record, the code of one account must not grant grace to another.
+    has_grace = chosen.grace_period > 0 and chosen.user is None
+    return Dialogue(
+        chosen,
+        user,
+        open_store,
+        origin=grace.origin(hello.service, hello.rhost) if has_grace else None,
+        now=host.now,
+        log=lambda verb, **fields: audit_log.write(
+            host.log, hello.service, verb, user=user, **fields, rhost=hello.rhost
+        ),
+    )

@@ -1,0 +1,142 @@
+"""An event loop in one thread, and a pool of threads for jobs that may block.
+
+Rules:
+1. One thread calls all handlers, one after the other. So they need no lock, and must not block.
+2. A job runs in a thread of the pool. The loop's thread then handles its result.
+3. The threads of the pool are daemon threads. A job that never returns does not hold up the end of the process.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import queue
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+MAX_THREADS = 256  # a thread whose job never returns is lost, and the others must still suffice
+MAX_IDLE = 8  # threads
+_MANY = select.EPOLLIN | select.EPOLLEXCLUSIVE  # a connection wakes one worker process
+_ONCE = select.EPOLLIN | select.EPOLLONESHOT
+
+Handler = Callable[[], object]
+ResultHandler = Callable[[object, Exception | None], None]  # gets the result of a job, or its exception
+
+
+class Pool:
+    """At most `MAX_THREADS` threads. After a job, a thread ends if `MAX_IDLE` others are idle."""
+
+    def __init__(self) -> None:
+        """Start the first thread. Raise RuntimeError if that fails."""
+        self._jobs: queue.SimpleQueue[Handler] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # protects the next two
+        self._threads = 0
+        self._idle = 0  # threads without a job; negative if jobs wait for a thread
+        self._start()
+
+    def submit(self, job: Handler) -> None:
+        with self._lock:
+            self._idle -= 1
+            if self._idle < 0 and self._threads < MAX_THREADS:
+                with suppress(RuntimeError):  # the system allows no more threads, so the job waits for one of these
+                    self._start()
+        self._jobs.put(job)
+
+    def _start(self) -> None:
+        threading.Thread(target=self._work, daemon=True).start()
+        self._threads += 1
+        self._idle += 1
+
+    def _work(self) -> None:
+        while True:
+            self._jobs.get()()
+            with self._lock:
+                if self._idle >= MAX_IDLE:
+                    self._threads -= 1
+                    return
+                self._idle += 1
+
+
+class Loop:
+    """Calls handlers of descriptors, timers and results until `stop`."""
+
+    def __init__(self, log_bug: Callable[[Exception], None]) -> None:
+        """`log_bug` gets each exception of a handler. Raise RuntimeError if no thread can be started."""
+        self._log_bug = log_bug
+        self._pool = Pool()
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Handler] = {}  # by descriptor
+        self._due: deque[Handler] = deque()
+        self._timers: list[tuple[float, int, Handler]] = []  # a heap; the number keeps the order of equal times
+        self._number = itertools.count()
+        self._is_stopped = False
+        self._wake = open(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC), "r+b", buffering=0)  # noqa: SIM115
+        self.watch(self._wake.fileno(), partial(os.eventfd_read, self._wake.fileno()), always=True)
+
+    @property
+    def is_busy(self) -> bool:
+        """True if other handlers are due."""
+        return bool(self._due)
+
+    def watch(self, descriptor: int, handler: Handler, *, always: bool = False) -> None:
+        """Call `handler` the next time that `descriptor` is readable, or always."""
+        if descriptor in self._handlers:
+            self._epoll.modify(descriptor, _ONCE)
+        else:
+            self._epoll.register(descriptor, _MANY if always else _ONCE)
+        self._handlers[descriptor] = handler
+
+    def unwatch(self, descriptor: int) -> None:
+        """Stop watching `descriptor`. Call this before it is closed."""
+        if self._handlers.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
+
+    def call_next(self, handler: Handler) -> None:
+        """Call `handler` after those that are due."""
+        self._due.append(handler)
+
+    def call_later(self, seconds: float, handler: Handler) -> None:
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._number), handler))
+
+    def call_from_thread(self, handler: Handler) -> None:
+        """Do the same as `call_next`. Only this method may be called by any thread."""
+        self._due.append(handler)
+        os.eventfd_write(self._wake.fileno(), 1)
+
+    def run_in_thread(self, job: Callable[[], object], on_result: ResultHandler) -> None:
+        """Run `job` in a thread of the pool, then call `on_result` in the loop's thread."""
+        self._pool.submit(lambda: self.call_from_thread(partial(on_result, *outcome(job))))
+
+    def stop(self) -> None:
+        """Let `run` return after the current handler."""
+        self._is_stopped = True
+
+    def run(self) -> None:
+        while not self._is_stopped:
+            while not self._due:
+                self._wait()
+            try:
+                self._due.popleft()()
+            except Exception as e:
+                self._log_bug(e)
+
+    def _wait(self) -> None:
+        """Wait for a descriptor or a timer, and add its handler to those that are due."""
+        seconds = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
+        self._due.extend(self._handlers[descriptor] for descriptor, _ in self._epoll.poll(seconds))
+        while self._timers and self._timers[0][0] <= time.monotonic():
+            self._due.append(heapq.heappop(self._timers)[2])
+
+
+def outcome(job: Callable[[], object]) -> tuple[object, Exception | None]:
+    """Return the result of `job` and None, or None and its exception."""
+    try:
+        return job(), None
+    except Exception as e:
+        return None, e

@@ -1,0 +1,140 @@
+"""The messages between the relay and the service or helper (the list is at the top of `relay.c`).
+
+Rules:
+1. A packet is one message of at most 4096 bytes. Its first byte is the type.
+2. Every prompt gets exactly one answer.
+3. Any message outside the protocol raises ProtocolError, which denies.
+4. A received packet is in a buffer that can be wiped.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import ClassVar
+
+from pam_totp.core.answer import MAX_ANSWER
+from pam_totp.core.fields import Value
+
+MAX_PACKET = 4096  # bytes
+HELLO_WAIT = 2.0  # seconds
+TURN_WAIT = 10.0  # seconds: for the relay's own replies
+PERSON_WAIT = 300.0  # seconds
+
+PROTOCOL_VERSION = "1"
+
+# Linux-PAM, _pam_types.h
+PAM_SUCCESS = 0
+PAM_SERVICE_ERR = 3
+PAM_AUTH_ERR = 7
+PAM_AUTHINFO_UNAVAIL = 9
+PAM_CONV_ERR = 19
+PAM_IGNORE = 25
+PAM_SILENT = 0x8000
+
+
+class ProtocolError(Exception):
+    """The relay broke the protocol or a time limit."""
+
+
+class NoMessage(ProtocolError):
+    """The relay sent no message in time."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"no message from the relay within {seconds:g} s")
+
+
+def send(channel: socket.socket, kind: bytes, body: bytes | bytearray = b"") -> None:
+    """Send a message. Raise ProtocolError if the relay has exited or does not read its messages."""
+    try:
+        channel.send(kind + body, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+    except OSError as e:
+        raise ProtocolError(f"cannot send to the relay: {e}") from e
+
+
+def receive(channel: socket.socket, buffer: bytearray) -> bytearray | None:
+    """Return the packet that has arrived, or None. Raise ProtocolError if the relay has exited.
+
+    `buffer` has room for a longer packet than any, and is wiped. The caller wipes the packet.
+    """
+    try:
+        size = channel.recv_into(buffer, 0, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return None
+    except OSError as e:
+        raise ProtocolError(f"cannot receive from the relay: {e}") from e
+    packet = buffer[:size]
+    wipe(buffer, size)
+    if not packet:
+        raise ProtocolError("the relay closed the channel")
+    if size > MAX_PACKET:
+        raise ProtocolError(f"the message of the relay must be at most {MAX_PACKET} bytes")
+    return packet
+
+
+def wipe(buffer: bytearray, size: int | None = None) -> None:
+    """Overwrite the first `size` bytes of `buffer`, by default all of it. It keeps its length and its place."""
+    size = len(buffer) if size is None else size
+    buffer[:size] = bytes(size)
+
+
+def parse_answer(packet: bytearray) -> bytearray | None:
+    """Return the answer in an `A` message, or None for an `N` message. Wipe the packet. Raise ProtocolError."""
+    try:
+        if packet == b"N":
+            return None
+        if packet[:1] != b"A" or len(packet) > 1 + MAX_ANSWER or 0 in packet:
+            raise ProtocolError("expected an answer from the relay")
+        return packet[1:]
+    finally:
+        wipe(packet)
+
+
+class Hello(Value):
+    """The relay's first message. Absent items are None. `arguments` are the module arguments, in order."""
+
+    version: str
+    service: str
+    user: str
+    rhost: str | None = None
+    ruser: str | None = None
+    tty: str | None = None
+    flags: int = 0
+    arguments: tuple[str, ...] = ()
+
+    def with_arguments(self, arguments: tuple[str, ...]) -> Hello:
+        """Return the hello with other module arguments."""
+        return self._replace(arguments=arguments)
+
+    def without_origin(self) -> Hello:
+        """Return the hello without remote host, remote user and terminal."""
+        return self._replace(rhost=None, ruser=None, tty=None)
+
+    def packet(self) -> bytes:
+        """Return the hello as a packet."""
+        items = [f"{name}={value}" for name in self.ITEMS if (value := getattr(self, name)) is not None]
+        return b"H" + "\0".join([*items, *(f"arg={a}" for a in self.arguments)]).encode("utf-8", "surrogateescape")
+
+    ITEMS: ClassVar[tuple[str, ...]] = ("version", "service", "user", "rhost", "ruser", "tty", "flags")
+
+
+def parse_hello(packet: bytes | bytearray) -> Hello:
+    """Return the hello in an `H` message. Raise ProtocolError if it is malformed. The caller checks the version."""
+    if packet[:1] != b"H":
+        raise ProtocolError("the first message must be a hello")
+    items: dict[str, str] = {}
+    arguments: list[str] = []
+    for field in packet[1:].decode("utf-8", "surrogateescape").split("\0"):
+        key, equals, value = field.partition("=")
+        if key == "arg" and equals:
+            arguments.append(value)
+        elif key in Hello.ITEMS and key not in items and equals:
+            items[key] = value
+        else:
+            raise ProtocolError("malformed hello: unknown or repeated field")
+    flags = items.pop("flags", "0")
+    if not (flags.isascii() and flags.isdigit() and len(flags) <= 10):
+        raise ProtocolError("malformed hello: flags must be a number of at most 10 digits")
+    if not {"version", "service", "user"} <= items.keys():
+        raise ProtocolError("malformed hello: version, service or user is missing")
+    given: dict[str, str | None] = {**items}
+    return Hello(**given, flags=int(flags), arguments=tuple(arguments))  # type: ignore[arg-type]

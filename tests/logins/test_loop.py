@@ -1,0 +1,184 @@
+"""The service's event loop: jobs that block, threads, timers, descriptors, and bugs of handlers."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+
+from pam_totp.pam import loop
+from pam_totp.pam.loop import MAX_IDLE, Loop
+from tests.support.site import PATIENCE, until
+
+
+class Running:
+    """A loop that runs in a thread of its own. `bugs` are the exceptions of its handlers."""
+
+    def __init__(self) -> None:
+        self.bugs: list[Exception] = []
+        self.loop = Loop(self.bugs.append)
+        self.thread = threading.Thread(target=self.loop.run)
+        self.thread.start()
+
+    def do(self, handler: Callable[[], None]) -> None:
+        """Call `handler` in the loop, and wait until it has returned."""
+        done = threading.Event()
+
+        def call() -> None:
+            try:
+                handler()
+            finally:
+                done.set()
+
+        self.loop.call_from_thread(call)
+        assert done.wait(PATIENCE), "the loop is blocked"
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    made = Running()
+    yield made
+    made.loop.call_from_thread(made.loop.stop)
+    made.thread.join(PATIENCE)
+    assert not made.thread.is_alive()
+
+
+class Blocked:
+    """A job that blocks until `released`. `results` are the outcomes, `threads` the threads that got them."""
+
+    def __init__(self) -> None:
+        self.released, self.began = threading.Event(), threading.Semaphore(0)
+        self.results: list[object] = []
+        self.threads: set[int] = set()
+
+    def job(self) -> object:
+        self.began.release()
+        assert self.released.wait(PATIENCE)
+        return "done"
+
+    def on_result(self, result: object, error: Exception | None) -> None:
+        self.results.append(error or result)
+        self.threads.add(threading.get_ident())
+
+
+def test_a_job_that_blocks_does_not_block_the_loop(running: Running) -> None:
+    blocked = Blocked()
+    running.loop.call_from_thread(lambda: running.loop.run_in_thread(blocked.job, blocked.on_result))
+    assert blocked.began.acquire(timeout=PATIENCE)
+    seen: set[int] = set()
+    running.do(lambda: seen.add(threading.get_ident()))
+    assert blocked.results == []
+    blocked.released.set()
+    until(lambda: blocked.results == ["done"], "the result arrives")
+    running.do(lambda: seen.add(threading.get_ident()))
+    assert blocked.threads == seen, "the loop's thread handles the result"
+    assert len(seen) == 1
+
+
+def test_more_blocked_jobs_than_threads_delay_no_other_job(running: Running) -> None:
+    blocked, free = Blocked(), Blocked()
+    free.released.set()
+    for _ in range(3 * MAX_IDLE):
+        running.loop.call_from_thread(lambda: running.loop.run_in_thread(blocked.job, blocked.on_result))
+    for _ in range(3 * MAX_IDLE):
+        assert blocked.began.acquire(timeout=PATIENCE)
+    running.loop.call_from_thread(lambda: running.loop.run_in_thread(free.job, free.on_result))
+    until(lambda: free.results == ["done"], "a later job is done")
+    assert blocked.results == []
+    blocked.released.set()
+    until(lambda: len(blocked.results) == 3 * MAX_IDLE, "all are done")
+
+
+def test_few_threads_stay_when_the_jobs_are_done(running: Running) -> None:
+    blocked = Blocked()
+    before = set(threading.enumerate())
+    for _ in range(3 * MAX_IDLE):
+        running.loop.call_from_thread(lambda: running.loop.run_in_thread(blocked.job, blocked.on_result))
+    for _ in range(3 * MAX_IDLE):
+        assert blocked.began.acquire(timeout=PATIENCE)
+    blocked.released.set()
+    until(lambda: len(set(threading.enumerate()) - before) <= MAX_IDLE, "the others have ended")
+    assert all(thread.daemon for thread in set(threading.enumerate()) - before), "they do not hold up the end"
+
+
+def test_jobs_beyond_the_limit_of_threads_wait_for_one(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "MAX_THREADS", 2)
+    blocked = Blocked()
+    for _ in range(4):
+        running.loop.call_from_thread(lambda: running.loop.run_in_thread(blocked.job, blocked.on_result))
+    for _ in range(2):
+        assert blocked.began.acquire(timeout=PATIENCE)
+    running.do(lambda: None)
+    assert not blocked.began.acquire(blocking=False)
+    blocked.released.set()
+    until(lambda: len(blocked.results) == 4, "all are done")
+
+
+def test_if_no_thread_can_be_started_a_job_waits_for_one(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked, later = Blocked(), Blocked()
+    later.released.set()
+    running.loop.call_from_thread(lambda: running.loop.run_in_thread(blocked.job, blocked.on_result))
+    assert blocked.began.acquire(timeout=PATIENCE)
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    running.do(lambda: running.loop.run_in_thread(later.job, later.on_result))
+    blocked.released.set()
+    until(lambda: later.results == ["done"], "the thread of the first job does the second")
+
+
+def test_what_a_job_raises_is_its_result(running: Running) -> None:
+    got = Blocked()
+    error = OSError("broken")
+
+    def fails() -> object:
+        raise error
+
+    running.do(lambda: running.loop.run_in_thread(fails, got.on_result))
+    until(lambda: got.results == [error], "the error arrives")
+    assert running.bugs == []
+
+
+def test_a_bug_in_a_handler_is_logged_and_the_loop_goes_on(running: Running) -> None:
+    running.do([].pop)
+    running.do(lambda: None)
+    assert [type(bug) for bug in running.bugs] == [IndexError]
+
+
+def test_timers_are_called_in_the_order_of_their_times(running: Running) -> None:
+    called: list[float] = []
+
+    def begin() -> None:
+        for seconds in (-100.0, -300.0, 0.0, -200.0):
+            running.loop.call_later(seconds, partial(called.append, seconds))
+
+    running.do(begin)
+    until(lambda: len(called) == 4, "all are called")
+    assert called == [-300.0, -200.0, -100.0, 0.0]
+
+
+def test_a_descriptor_is_watched_once_or_always(running: Running) -> None:
+    reading, writing = os.pipe()
+    again, write_again = os.pipe()
+    calls = {"once": 0, "always": 0}
+
+    def called(name: str, descriptor: int) -> None:
+        calls[name] += 1
+        if calls[name] == 3:
+            running.loop.unwatch(descriptor)
+
+    os.write(writing, b"x")
+    os.write(write_again, b"x")
+    running.do(lambda: running.loop.watch(reading, lambda: called("once", reading)))
+    running.do(lambda: running.loop.watch(again, lambda: called("always", again), always=True))
+    until(lambda: calls == {"once": 1, "always": 3}, "both are called")
+    running.do(lambda: running.loop.watch(reading, lambda: called("once", reading)))
+    until(lambda: calls["once"] == 2, "it is watched again")
+    running.do(lambda: running.loop.unwatch(reading))
+    for descriptor in (reading, writing, again, write_again):
+        os.close(descriptor)
