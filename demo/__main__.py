@@ -115,7 +115,9 @@ def hardware_token(scene: Scene, screen: Screen, token: PluggedToken) -> None:
     token.press(PRESSES_IN_THE_POCKET)
     (code,) = token.press()
     log_in(scene, screen, "a code far ahead of the counter is refused", code, expected=REFUSED)
-    screen.text("The token's counter is too far ahead. Two codes in a row, one at each prompt, resynchronise the token:")
+    screen.text(
+        "The token's counter is too far ahead. Two codes in a row, one at each prompt, resynchronise the token:"
+    )
     codes = (*token.press(), *token.press())
     log_in(scene, screen, "two codes in a row resynchronise the token", *codes)
 
