@@ -107,12 +107,25 @@ class Token(Value):
     def switched(self, enabled: bool) -> Self:
         return self._replace(enabled=enabled)
 
-    def accepted(self, first: int, count: int, now: int) -> Token:
-        """Return the token, confirmed, after `count` codes in a row from moving factor `first` were accepted at `now`.
+    @property
+    def next_factor(self) -> int:
+        """The lowest counter or step that is not used up."""
+        raise NotImplementedError
+
+    def used_up(self, first: int, count: int) -> Self:
+        """Return the token after `count` codes from moving factor `first` were used, but gave no access.
 
         Raise ValueError if one of these codes was used before (law 1).
         """
         raise NotImplementedError
+
+    def accepted(self, first: int, count: int, now: int, *, completes_row: bool = False) -> Self:
+        """Return the token, confirmed, after `count` codes in a row from moving factor `first` were accepted at `now`.
+
+        `completes_row` is True if earlier codes of the row are used up already (law 5). Raise ValueError if one of
+        the codes was used before (law 1).
+        """
+        return self.used_up(first, count)._replace(last_used=now, confirmed=True)
 
     def __repr__(self) -> str:
         return f"<{self.type} token {self.name!r}>"
@@ -126,10 +139,14 @@ class HotpToken(Token):
     type = "hotp"
     RULES: ClassVar[dict[str, Rule]] = {**Token.RULES, "counter": whole_number(0, MOVING_FACTOR_LIMIT)}
 
-    def accepted(self, first: int, count: int, now: int) -> HotpToken:
+    @property
+    def next_factor(self) -> int:
+        return self.counter
+
+    def used_up(self, first: int, count: int) -> Self:
         if first < self.counter:
             raise ValueError("a counter must not go down")
-        return self._replace(counter=first + count, last_used=now, confirmed=True)
+        return self._replace(counter=first + count)
 
     def longest(self) -> HotpToken:
         return super().longest()._replace(counter=MOVING_FACTOR_LIMIT)
@@ -153,13 +170,19 @@ class TotpToken(Token):
         "drift": whole_number(-MAX_DRIFT, MAX_DRIFT),
     }
 
-    def accepted(self, first: int, count: int, now: int) -> TotpToken:
-        """Do the same as `Token.accepted`. Only codes in a row change the drift (law 6)."""
-        if self.last_step is not None and first <= self.last_step:
+    @property
+    def next_factor(self) -> int:
+        return 0 if self.last_step is None else self.last_step + 1
+
+    def used_up(self, first: int, count: int) -> Self:
+        if first < self.next_factor:
             raise ValueError("a step must not go down")
-        last = first + count - 1
-        drift = self.drift if count == 1 else last - now // self.period
-        return self._replace(last_step=last, drift=drift, last_used=now, confirmed=True)
+        return self._replace(last_step=first + count - 1)
+
+    def accepted(self, first: int, count: int, now: int, *, completes_row: bool = False) -> Self:
+        """Do the same as `Token.accepted`. Only codes in a row change the drift (law 6)."""
+        drift = first + count - 1 - now // self.period if count > 1 or completes_row else self.drift
+        return super().accepted(first, count, now)._replace(drift=drift)
 
     def longest(self) -> TotpToken:
         return super().longest()._replace(last_step=MOVING_FACTOR_LIMIT - 1, drift=-MAX_DRIFT)
@@ -307,13 +330,19 @@ class UserRecord(Value):
         counted = self._replace(failures=min(failures + 1, MAX_COUNT), failures_at=now if since is None else since)
         return counted.refused_uncounted()
 
-    def accepted(self, token: Token, first: int, count: int, now: int) -> UserRecord:
+    def refused_and_used_up(self, token: Token, first: int, count: int) -> UserRecord:
+        """Return the record after an uncounted refusal that uses up `count` codes of `token` (law 5)."""
+        tokens = tuple(t.used_up(first, count) if t is token else t for t in self.tokens)
+        return self.refused_uncounted()._replace(tokens=tokens)
+
+    def accepted(self, token: Token, first: int, count: int, now: int, *, completes_row: bool = False) -> UserRecord:
         """Return the record after `count` codes of `token` in a row, from moving factor `first`, were accepted.
 
-        `now` is in Unix seconds. Codes in a row clear the failures; one code does not.
+        `now` is in Unix seconds. Codes in a row clear the failures; one code does not, unless it `completes_row`.
         """
-        failures, since = self.failures_now(now) if count == 1 else (0, None)
-        tokens = tuple(t.accepted(first, count, now) if t is token else t for t in self.tokens)
+        failures, since = self.failures_now(now) if count == 1 and not completes_row else (0, None)
+        accepted = token.accepted(first, count, now, completes_row=completes_row)
+        tokens = tuple(accepted if t is token else t for t in self.tokens)
         return self._replace(tokens=tokens, failures=failures, failures_at=since, refused=0)
 
     def recovered(self, digest: str) -> UserRecord:

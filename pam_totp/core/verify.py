@@ -7,8 +7,8 @@ Rules (docs/architecture.md numbers all laws of verification):
 4. A malformed answer leaves the record unchanged, and so does every answer for a user without a confirmed token.
 5. Every answer to which rule 4 does not apply changes the record. Otherwise a full disk or the response time would show
    the reason of a refusal.
-6. Single codes of one dialogue may be codes in a row together (law 5). A repeated answer is neither verified nor
-   counted.
+6. Single codes of one dialogue may be codes in a row together (law 5). If a third code is needed, the first two are
+   used up. A repeated answer is neither verified nor counted.
 """
 
 from __future__ import annotations
@@ -49,19 +49,26 @@ class Outcome(enum.Enum):
 _ACCEPTED = {Outcome.CODE, Outcome.CONSECUTIVE, Outcome.RECOVERY}
 
 
+class NextCode(Value):
+    """The code that completes the row of a dialogue: the token's name, and the counter or step."""
+
+    token: str
+    moving_factor: int
+
+
 class Decision(Value):
     """The outcome of one answer, and the record after it.
 
     `token` is the name of the token that shows the codes, None if there is none. `refused_before` counts the answers
-    that were refused between the previous success and this dialogue. `one_more` is True if the single codes of the
-    dialogue are consecutive, and one more of them will be enough.
+    that were refused between the previous success and this dialogue. `next_code` is not None if the two codes of the
+    dialogue are consecutive, and a third is needed.
     """
 
     outcome: Outcome
     record: UserRecord
     token: str | None = None
     refused_before: int = 0
-    one_more: bool = False
+    next_code: NextCode | None = None
 
     def followed_by(self, record: UserRecord) -> Decision:
         """Return the same decision with `record` as the record after it."""
@@ -72,30 +79,31 @@ class Earlier(Value):
     """The refused answers that precede an answer in its dialogue.
 
     `answers` are those to the prompts of this dialogue. `failures` is what they added to the record's failures.
-    `refused` is what they, and a first pass, added to its refusals.
+    `refused` is what they, and a first pass, added to its refusals. `next_code` completes the row of their codes.
     """
 
     answers: tuple[Answer, ...] = ()
     failures: int = 0
     refused: int = 0
+    next_code: NextCode | None = None
 
     NONE: ClassVar[Earlier]
 
-    def followed_by(self, answer: Answer, outcome: Outcome, *, prompted: bool) -> Earlier:
+    def followed_by(self, answer: Answer, decision: Decision, *, prompted: bool) -> Earlier:
         """Return the refused answers with one more. `prompted` is False for a first pass: no row begins there."""
-        recorded = outcome not in (Outcome.MALFORMED, Outcome.NOT_ENROLLED)
-        failed = prompted and outcome is Outcome.WRONG and answer.recovery_code is None
+        recorded = decision.outcome not in (Outcome.MALFORMED, Outcome.NOT_ENROLLED)
+        failed = prompted and decision.outcome is Outcome.WRONG and answer.recovery_code is None
         return Earlier(
             answers=(*self.answers, answer) if prompted else self.answers,
             failures=self.failures + failed,
             refused=self.refused + recorded,
+            next_code=decision.next_code,
         )
 
-    def codes(self, lengths: Set[int]) -> tuple[str, ...]:
-        """Return the codes of the answers if each is a single one, and all have one length; otherwise none."""
-        codes = [answer.codes(lengths) or () for answer in self.answers]
-        single = all(len(c) == 1 for c in codes) and len({len(c[0]) for c in codes}) == 1
-        return tuple(c[0] for c in codes) if single else ()
+    def code(self, lengths: Set[int]) -> tuple[str, ...]:
+        """Return the code of the only answer; nothing if there are several answers, or several codes in it."""
+        codes = self.answers[0].codes(lengths) if len(self.answers) == 1 else None
+        return codes if codes is not None and len(codes) == 1 else ()
 
 
 Earlier.NONE = Earlier()
@@ -154,18 +162,28 @@ def verify(
         return Decision(outcome=Outcome.LOCKED, record=record.refused_uncounted())
 
     failures, _ = record.failures_now(now)
-    before = earlier.codes(record.code_lengths)
-    joined = (*before, *codes) if before and len(codes) == 1 and len(codes[0]) == len(before[0]) else ()
     candidates = [t for t in record.tokens if t.active and t.digits == len(codes[0])]
-    # Law 5: for a row across answers, the failures that its own codes added do not count.
-    for row, counted in ((joined, failures - earlier.failures), (codes, failures)):
+    for token in candidates:
+        if earlier.next_code is not None and _completes_row(token, codes, earlier.next_code, now, policy):
+            after = record.accepted(token, token.next_factor, 1, now, completes_row=True)
+            outcome = Outcome.CONSECUTIVE
+            return Decision(outcome=outcome, record=after, token=token.name, refused_before=refused_before)
+    before = earlier.code(record.code_lengths)
+    pair = (*before, *codes) if before and len(codes) == 1 and len(codes[0]) == len(before[0]) else ()
+    # Law 5: for a row across answers, the failure that its own first code added does not count.
+    for row, counted in ((pair, failures - earlier.failures), (codes, failures)):
         for token in candidates if row else ():
             first = _find(token, row, acceptable(token, len(row), now, policy), ahead)
             if first is None:
                 continue
             if len(row) < policy.codes_needed(counted):
-                after, more = record.refused_uncounted(), row is joined
-                return Decision(outcome=Outcome.CONSECUTIVE_NEEDED, record=after, token=token.name, one_more=more)
+                outcome = Outcome.CONSECUTIVE_NEEDED
+                if row is codes:
+                    return Decision(outcome=outcome, record=record.refused_uncounted(), token=token.name)
+                # Law 5: the third prompt confirms the pair. If it could be tried again, it would halve a row of three.
+                after = record.refused_and_used_up(token, first, len(row))
+                following = NextCode(token=token.name, moving_factor=first + len(row))
+                return Decision(outcome=outcome, record=after, token=token.name, next_code=following)
             outcome = Outcome.CODE if len(row) == 1 else Outcome.CONSECUTIVE
             after = record.accepted(token, first, len(row), now)
             return Decision(outcome=outcome, record=after, token=token.name, refused_before=refused_before)
@@ -175,8 +193,21 @@ def verify(
     return Decision(outcome=Outcome.WRONG, record=record.refused_as_wrong(now))
 
 
-def acceptable(token: Token, count: int, now: int, policy: Policy) -> range:
-    """Return the counters or steps at which the first of `count` codes is accepted (laws 4 to 6)."""
+def _completes_row(token: Token, codes: tuple[str, ...], expected: NextCode, now: int, policy: Policy) -> bool:
+    """Return True if `codes` is the expected code of `token`, and no later code was used meanwhile (law 5)."""
+    factor = expected.moving_factor
+    return (
+        (token.name, token.next_factor, len(codes)) == (expected.token, factor, 1)
+        and factor in acceptable(token, 3, now, policy, used_up=2)
+        and _find(token, codes, range(factor, factor + 1)) is not None
+    )
+
+
+def acceptable(token: Token, count: int, now: int, policy: Policy, *, used_up: int = 0) -> range:
+    """Return the counters or steps at which the first of `count` codes is accepted (laws 4 to 6).
+
+    If the first codes are `used_up`, it is the first of the others.
+    """
     if isinstance(token, HotpToken):
         reach = policy.look_ahead
         if count > 1 and policy.resync_window > 0:
@@ -184,7 +215,7 @@ def acceptable(token: Token, count: int, now: int, policy: Policy) -> range:
         return range(token.counter, token.counter + reach + 1)  # RFC 4226 §7.4
     assert isinstance(token, TotpToken)
     reach = policy.window if count == 1 else max(policy.window, policy.resync_steps)
-    return steps_around(token, count, now, reach)
+    return steps_around(token, count - used_up, now, reach)
 
 
 def steps_around(token: TotpToken, count: int, now: int, reach: int) -> range:
@@ -195,8 +226,7 @@ def steps_around(token: TotpToken, count: int, now: int, reach: int) -> range:
     """
     first = now // token.period - (count - 1)
     slowest, fastest = max(token.drift - reach, -MAX_DRIFT), min(token.drift + reach, MAX_DRIFT)
-    unused = 0 if token.last_step is None else token.last_step + 1
-    return range(max(first + slowest, unused), first + fastest + 1)
+    return range(max(first + slowest, token.next_factor), first + fastest + 1)
 
 
 def _used(token: Token) -> range:

@@ -150,7 +150,7 @@ class Dialogue:
                 log("refused", reason="no-answer")
                 break
             decision = yield from self._decide(typed, conversation)
-            asks_again = decision.one_more
+            asks_again = decision.next_code is not None
         if decision.outcome.accepted:
             return Result.ACCEPTED
         conversation.show(REFUSED, error=True)
@@ -194,7 +194,7 @@ class Dialogue:
                 conversation.show(remark, error=False)
         else:
             yield Pause(self._delay)
-            self._earlier = self._earlier.followed_by(answer, decision.outcome, prompted=prompted)
+            self._earlier = self._earlier.followed_by(answer, decision, prompted=prompted)
         return decision
 
     def _read(self, lock_wait: float) -> UserRecord:

@@ -108,6 +108,7 @@ class Model:
     failures: int = 0
     falls_at: int | None = None  # Unix seconds: one day later, the count of failures decreases
     refused: int = 0
+    pending: tuple[ModelToken, int] | None = None  # the third code of a row whose first two were refused, and used up
 
     def standing(self, now: int) -> tuple[int, int | None]:
         """Return `failures`, which decreases by one a day, and `falls_at` at `now` (law 8)."""
@@ -126,6 +127,7 @@ class Model:
         behind_password: bool = False,
     ) -> tuple[str, str | None]:
         """Apply all points to one answer. `before` are the refused answers of the same dialogue, with their words."""
+        pending, self.pending = self.pending if before else None, None
         if not self.confirmed:
             return "not-enrolled", None  # law 10
         typed = None if behind_password else self._recovery_code(answer)
@@ -142,7 +144,7 @@ class Model:
         if not codes:
             self.refused += 1
             return "wrong", None  # law 11: no failure is counted
-        return self._codes_answered(codes, candidates, now, policy, before)
+        return self._codes_answered(codes, candidates, now, policy, before, pending=pending)
 
     def _codes_answered(
         self,
@@ -151,15 +153,24 @@ class Model:
         now: int,
         policy: dict[str, int],
         before: Sequence[tuple[bytes, str]],
+        *,
+        pending: tuple[ModelToken, int] | None,
     ) -> tuple[str, str | None]:
         if policy["lock_after"] and self.failures >= policy["lock_after"]:
             self.refused += 1
             return "locked", None
         standing, since = self.standing(now)
+        if pending is not None and self._completes(*pending, codes, now, policy):
+            token, place = pending
+            token.take(place, 1, now)
+            if token.kind == "totp":
+                token.drift = place - token.step(now)
+            self.failures, self.falls_at, self.refused = 0, None, 0
+            return "row", token.name
         row = self._row_of(before, codes)
         own = sum(word == "wrong" for _, word in before)
-        # Law 5: first the dialogue's single codes as a row, then the answer by itself. For the row, the failures that
-        # its own codes added do not count. An accepted row clears them with all other failures.
+        # Law 5: first the dialogue's two single codes as a row, then the answer by itself. For the row, the failure
+        # that its own first code added does not count. An accepted row clears it with all other failures.
         for tried, count in ((row, standing - own), (codes, standing)):
             needed = 3 if count >= 20 else 2 if count >= 5 else 1
             for token in candidates if tried else []:  # law 7
@@ -168,6 +179,9 @@ class Model:
                         continue
                     if len(tried) < needed:
                         self.refused += 1
+                        if tried is row:  # the third prompt shows that they are a row: they are used up
+                            token.floor, token.used_before = first + 2, True
+                            self.pending = token, first + 2
                         return "codes-in-a-row-needed", token.name
                     token.take(first, len(tried), now)
                     self.failures, self.falls_at = (standing, since) if len(tried) == 1 else (0, None)
@@ -194,11 +208,24 @@ class Model:
         return answer, ""
 
     def _row_of(self, before: Sequence[tuple[bytes, str]], codes: list[str]) -> list[str]:
-        """Point 5: the codes of the whole dialogue, if each answer is one code and all are of one length."""
+        """Law 5: the codes of the first two answers of a dialogue, if each is one code and both are of one length."""
         each = [self._codes(plain(earlier))[0] for earlier, _ in before] + [codes]
-        if len(each) > 1 and all(len(answer) == 1 for answer in each) and len({len(answer[0]) for answer in each}) == 1:
+        if len(each) == 2 and all(len(answer) == 1 for answer in each) and len(each[0][0]) == len(each[1][0]):
             return [answer[0] for answer in each]
         return []
+
+    @staticmethod
+    def _completes(token: ModelToken, place: int, codes: list[str], now: int, policy: dict[str, int]) -> bool:
+        """Law 5: exactly the code after the pair, in the reach of a row of three, and no code was used meanwhile."""
+        reach = max(policy["window"], policy["resync_steps"])
+        last_places = [token.step(now) + token.drift + off for off in range(-reach, reach + 1)] if token.period else []
+        return (
+            token.active
+            and token.floor == place
+            and (token.kind == "hotp" or (place in last_places and abs(place - token.step(now)) <= MOST_DRIFT))
+            and len(codes) == 1
+            and token.shows(codes, place)
+        )
 
     @staticmethod
     def _meaning(answer: bytes) -> tuple[str, str | None]:

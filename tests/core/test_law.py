@@ -8,7 +8,8 @@ step is accepted twice or moves backwards.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -21,8 +22,8 @@ from pam_totp.core.oath import Ahead
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import HotpToken, Token, TotpToken, UserRecord
 from pam_totp.core.secretfile import parse, serialize
-from pam_totp.core.verify import Earlier, verify, work_out_ahead
-from tests.core.model import DAY, LAST, Model, ModelToken, plain
+from pam_totp.core.verify import Earlier, NextCode, verify, work_out_ahead
+from tests.core.model import DAY, LAST, Model, ModelToken
 
 END = 2**62  # Unix seconds: all times are below it
 ACCEPTED = {"code", "row", "recovery"}
@@ -123,8 +124,17 @@ class Law(RuleBasedStateMachine):
         """Compare one answer in a dialogue of its own."""
         return self.converse([answer], behind_password=behind_password)
 
-    def converse(self, answers: Sequence[bytes], *, behind_password: bool = False) -> str:
-        """Compare the answers of one dialogue, until one is accepted. Return the last word."""
+    def converse(
+        self,
+        answers: Sequence[bytes],
+        *,
+        behind_password: bool = False,
+        between: Mapping[int, Callable[[], None]] = MappingProxyType({}),
+    ) -> str:
+        """Compare the answers of one dialogue, until one is accepted. Return the last word.
+
+        `between` has what happens before an answer, by its number.
+        """
         earlier, before = Earlier.NONE, list[tuple[bytes, str]]()
         ahead = self.ahead if self.ahead_is_old else work_out_ahead(self.record, self.now, Policy(**self.policy))
         self.ahead, self.ahead_is_old = (
@@ -132,7 +142,8 @@ class Law(RuleBasedStateMachine):
             not self.ahead_is_old,
         )  # of this or of an older record: it decides nothing
         refused_before = self.model.refused
-        for answer in answers:
+        for number, answer in enumerate(answers):
+            between.get(number, lambda: None)()
             old = self.record
             parsed = Answer.parse_behind_password(answer) if behind_password else Answer.parse(answer)
             password = self.model.split(answer)[0] if behind_password else b""
@@ -142,7 +153,9 @@ class Law(RuleBasedStateMachine):
             assert (decision.outcome.value, decision.token) == (word, token)
             assert decision.outcome.accepted == (word in ACCEPTED)
             assert decision.refused_before == (refused_before if word in ACCEPTED else 0), "without the dialogue's own"
-            assert decision.one_more == (not behind_password and self.one_more(word, answer, before))
+            pending = self.model.pending
+            following = None if pending is None else NextCode(token=pending[0].name, moving_factor=pending[1])
+            assert decision.next_code == following
             if word in ("malformed", "not-enrolled"):
                 assert decision.record == old
             else:
@@ -153,22 +166,9 @@ class Law(RuleBasedStateMachine):
             if word in ACCEPTED:
                 self.used_codes.append((answer, behind_password))
                 break
-            earlier = earlier.followed_by(parsed, decision.outcome, prompted=True)
+            earlier = earlier.followed_by(parsed, decision, prompted=True)
             before.append((answer, word))
         return word
-
-    def one_more(self, word: str, answer: bytes, before: list[tuple[bytes, str]]) -> bool:
-        """Return True if the model needs a third code after two: they are a row, and three are needed."""
-        row = self.model._row_of(before, self.model._codes(plain(answer))[0])
-        return (
-            word == "codes-in-a-row-needed"
-            and len(row) == 2
-            and any(
-                token.active and token.digits == len(row[0]) and token.shows(row, first)
-                for token in self.model.tokens
-                for first in token.firsts(2, self.now, self.policy)
-            )
-        )
 
     @invariant()
     def record_and_model_agree(self) -> None:
@@ -268,6 +268,36 @@ class Law(RuleBasedStateMachine):
         codes |= {"x": other.code(self.place(other, 0)), "w": "0" * token.digits, "m": "123456789"}
         self.converse([codes[letter].encode() for letter in shape])
 
+    @rule(
+        data=st.data(),
+        offset=st.sampled_from([0, 1, 11, 39]),
+        last=st.sampled_from([0, 1, 2, 2, 2, 3]),
+        change=st.sampled_from(["", "", "time", "policy", "clock"]),
+        policy=policies,
+    )
+    def three_answers_when_three_codes_are_needed(
+        self, data: st.DataObject, offset: int, last: int, change: str, policy: dict[str, int]
+    ) -> None:
+        """Give a pair and a third code. Before the third, time passes, or the policy changes."""
+        self.model.failures, self.model.falls_at = 20, self.now
+        self.record = parse(serialize(self.record.unlocked()))
+        for _ in range(20):
+            self.record = self.record.refused_as_wrong(self.now)
+        self.model.refused = self.record.refused
+        token = data.draw(st.sampled_from(self.model.tokens))
+        first = self.place(token, offset if token.kind == "hotp" else -1)
+        codes = self.codes(token, first, 4)
+
+        def before_the_third() -> None:
+            if change == "time":
+                self.time_passes(30)
+            elif change == "clock":
+                self.now = max(self.now - 30, 0)
+            elif change:
+                self.policy = policy
+
+        self.converse([code.encode() for code in (codes[0], codes[1], codes[last])], between={2: before_the_third})
+
     @precondition(lambda self: self.codes_ever)
     @rule(data=st.data(), first=st.sampled_from(["000000", "ZZZZ-ZZZZ-ZZZZ-ZZZZ", "x", "same"]))
     def a_recovery_code_as_the_second_answer(self, data: st.DataObject, first: str) -> None:
@@ -324,6 +354,9 @@ class Law(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([1, 29, 30, 30, 60, 60, 90, 3600, DAY - 1, DAY, DAY + 1, 3 * DAY, 30 * DAY]))
     def time_goes_by(self, seconds: int) -> None:
+        self.time_passes(seconds)
+
+    def time_passes(self, seconds: int) -> None:
         self.now = min(self.now + seconds, END - 1)
 
     @rule(seconds=st.sampled_from([1, 30, DAY, 10 * DAY, 40 * 365 * DAY]), or_to=st.none() | moments)

@@ -11,7 +11,7 @@ from pam_totp.core.answer import Answer, recovery_digest
 from pam_totp.core.oath import hotp
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import DAY, TIME_LIMIT, HotpToken, Token, TotpToken, UserRecord
-from pam_totp.core.verify import Earlier, Outcome, verify
+from pam_totp.core.verify import Decision, Earlier, NextCode, Outcome, verify
 from pam_totp.operations.enroll import verify_first_code
 from tests.support.site import KEY, fob, phone
 
@@ -37,20 +37,26 @@ class Alice:
         self.policy = policy or Policy()
         self.token: str | None = None  # the token of the last decision
         self.refused_before = 0
-        self.one_more = False
+        self.next_code: NextCode | None = None
+        self.decision: Decision
 
     def says(self, answer: bytes, earlier: Earlier = Earlier.NONE) -> Outcome:
         decision = verify(self.record, Answer.parse(answer), self.now, self.policy, earlier=earlier)
         self.record, self.token = decision.record, decision.token
-        self.refused_before, self.one_more = decision.refused_before, decision.one_more
+        self.refused_before, self.next_code = decision.refused_before, decision.next_code
+        self.decision = decision
         return decision.outcome
 
     def converses(self, *answers: bytes) -> list[Outcome]:
-        """Give the answers in one dialogue."""
-        outcomes, earlier = list[Outcome](), Earlier.NONE
+        """Give the answers in one dialogue, which `continues` can continue."""
+        self.earlier = Earlier.NONE
+        return self.continues(*answers)
+
+    def continues(self, *answers: bytes) -> list[Outcome]:
+        outcomes = list[Outcome]()
         for answer in answers:
-            outcomes.append(self.says(answer, earlier))
-            earlier = earlier.followed_by(Answer.parse(answer), outcomes[-1], prompted=True)
+            outcomes.append(self.says(answer, self.earlier))
+            self.earlier = self.earlier.followed_by(Answer.parse(answer), self.decision, prompted=True)
         return outcomes
 
     def presses(self, first: int, count: int = 1) -> Outcome:
@@ -114,7 +120,7 @@ def test_the_first_codes_own_failure_does_not_make_a_row_longer(failures: int, n
     alice = Alice(fob(), failures=failures, failures_at=NOW)
     outcomes = alice.converses(codes_of(fob(), 40), codes_of(fob(), 41))
     assert outcomes == [Outcome.WRONG, Outcome.CONSECUTIVE if needed < 3 else Outcome.CONSECUTIVE_NEEDED]
-    assert alice.one_more is (needed == 3)
+    assert (alice.next_code is not None) is (needed == 3)
 
 
 def test_a_third_answer_completes_a_row_of_three() -> None:
@@ -133,7 +139,46 @@ def test_one_more_is_needed_only_after_two_codes_that_are_a_row() -> None:
     ):
         alice = Alice(fob(), failures=20, failures_at=NOW)
         alice.converses(*answers)
-        assert not alice.one_more, answers
+        assert alice.next_code is None, answers
+
+
+def test_a_pair_that_the_third_prompt_confirms_is_used_up() -> None:
+    """Otherwise an attacker could find a pair, and then try each third code: two short searches, not one of three."""
+    alice = Alice(fob(), failures=20, failures_at=NOW)
+    pair = [codes_of(fob(), counter) for counter in (40, 41)]
+    assert alice.converses(*pair, WRONG) == [Outcome.WRONG, Outcome.CONSECUTIVE_NEEDED, Outcome.WRONG]
+    assert (alice.counter, alice.record.failures, alice.record.refused) == (42, 22, 3)
+    assert alice.converses(*pair) == [Outcome.REPLAYED, Outcome.REPLAYED]
+    assert alice.next_code is None
+    assert alice.presses(40, 3) is Outcome.REPLAYED
+    late = Alice(phone(), failures=20, failures_at=NOW)
+    assert late.converses(codes_of(phone(), STEP - 1), codes_of(phone(), STEP))[-1] is Outcome.CONSECUTIVE_NEEDED
+    assert (late.phone.last_step, late.phone.drift, late.phone.last_used) == (STEP, 0, None)
+
+
+def test_only_the_very_next_code_of_that_dialogue_completes_a_row() -> None:
+    pair = [codes_of(fob(), counter) for counter in (40, 41)]
+    for third in (codes_of(fob(), 43), codes_of(fob(), 42, 2), codes_of(phone(), 42)):
+        alice = Alice(fob(), phone(), failures=20, failures_at=NOW)
+        assert not alice.converses(*pair, third)[-1].accepted
+    alice = Alice(fob(), failures=20, failures_at=NOW)
+    alice.converses(*pair)
+    assert alice.presses(42) is Outcome.CONSECUTIVE_NEEDED, "in another dialogue"
+    assert alice.presses(42, 3) is Outcome.CONSECUTIVE
+    assert alice.continues(codes_of(fob(), 45)) == [Outcome.CODE], "an ordinary code, after the counter has moved on"
+    alice = Alice(fob(), failures=20, failures_at=NOW)
+    alice.converses(*pair)
+    alice.record = UserRecord(user="alice", tokens=(fob(secret=b"x" * 20),), failures=20, failures_at=NOW)
+    assert alice.continues(codes_of(alice.record.tokens[0], 42)) == [Outcome.WRONG], "the token was replaced"
+
+
+@pytest.mark.parametrize(("late", "outcome"), [(0, Outcome.CONSECUTIVE), (2, Outcome.CONSECUTIVE), (3, Outcome.WRONG)])
+def test_a_third_answer_of_a_phone_must_be_in_time_and_sets_the_drift(late: int, outcome: Outcome) -> None:
+    alice = Alice(phone(), failures=20, failures_at=NOW)
+    alice.converses(codes_of(phone(), STEP - 1), codes_of(phone(), STEP))
+    alice.now += 30 * late
+    assert alice.continues(codes_of(phone(), STEP + 1)) == [outcome]
+    assert (alice.phone.drift, alice.record.failures) == ((1 - late, 0) if outcome.accepted else (0, 21))
 
 
 def test_after_a_wrong_code_the_next_right_one_is_enough() -> None:
@@ -179,7 +224,8 @@ def test_a_lock_goes_by_the_stored_count_for_a_row_too() -> None:
 
 def test_a_first_pass_begins_no_row() -> None:
     first = Answer.parse(codes_of(fob(), 40))
-    earlier = Earlier.NONE.followed_by(first, Outcome.WRONG, prompted=False)
+    decision = Decision(outcome=Outcome.WRONG, record=UserRecord(user="alice"))
+    earlier = Earlier.NONE.followed_by(first, decision, prompted=False)
     assert (earlier.answers, earlier.failures, earlier.refused) == ((), 0, 1)
 
 

@@ -17,7 +17,7 @@ from pam_totp.core.answer import Answer
 from pam_totp.core.oath import hotp
 from pam_totp.core.policy import THREE_CODES_FROM, TWO_CODES_FROM, Policy
 from pam_totp.core.record import DAY, HotpToken, Token, TotpToken, UserRecord
-from pam_totp.core.verify import acceptable, verify
+from pam_totp.core.verify import Earlier, Outcome, acceptable, verify
 from tests.support.site import KEY
 
 LOGINS_A_DAY = 20
@@ -91,6 +91,25 @@ class World:
             self.guess(self.policy.codes_needed(self.failures))
         for _ in range(3):
             self.guess(3)
+
+    def try_a_pair_in_two_stages(self, first: int, tries: int) -> int:
+        """Use a lucky pair of codes, from counter `first`, in `tries` dialogues, each with another third code.
+
+        Return how many third codes could be tried: a dialogue asks for a third code only after two in a row.
+        """
+        token, thirds = self.record.tokens[0], 0
+        for number in range(tries):
+            earlier = Earlier.NONE
+            for code in (*(hotp(token.secret, first + i, self.digits) for i in (0, 1)), str(number).zfill(self.digits)):
+                thirds += len(earlier.answers) == 2
+                answer = Answer.parse(code.encode())
+                decision = verify(self.record, answer, self.now, self.policy, earlier=earlier)
+                assert not decision.outcome.accepted or decision.outcome is Outcome.CONSECUTIVE
+                self.record = decision.record
+                earlier = earlier.followed_by(answer, decision, prompted=True)
+                if len(earlier.answers) == 2 and decision.next_code is None:
+                    break
+        return thirds
 
     # The owner
 

@@ -17,7 +17,7 @@ from pam_totp.operations.authenticate import decide
 from pam_totp.store.file import FileStore
 from tests.support.pamconf import Result
 from tests.support.site import ME, TREE, Site, codes
-from tests.torture.attacker import LOGINS_A_DAY, formula, live
+from tests.torture.attacker import LOGINS_A_DAY, World, formula, live
 from tests.torture.crowd import in_processes, in_threads
 from tests.torture.pace import LONG, figure, rounds
 
@@ -141,6 +141,16 @@ def test_the_rate_of_right_guesses_matches_the_probability() -> None:
     expected = years * days * LOGINS_A_DAY * 5 * 101e-6
     assert abs(hits - expected) <= 4 * expected**0.5, (hits, expected)
     figure(f"right guesses, look_ahead 100: {hits} in {years * days} days, {expected:.0f} expected")
+
+
+@pytest.mark.parametrize("kind", ["hotp", "totp"])
+def test_a_guessed_pair_allows_one_guess_of_the_third_code(kind: str) -> None:
+    """The third prompt confirms the pair. If it stayed valid, a row of three would fall to a million guesses."""
+    world = World(kind, 6, Policy(), seed=1)
+    world.flood()
+    first = 500 if kind == "hotp" else world.now // 30 - 1
+    assert world.try_a_pair_in_two_stages(first, tries=50) == 1
+    assert world.failures >= 20
 
 
 @pytest.mark.parametrize("kind", ["hotp", "totp"])
