@@ -14,7 +14,7 @@ Rules (docs/architecture.md numbers all laws of verification):
 from __future__ import annotations
 
 import enum
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from typing import ClassVar
 
 from pam_totp.core.answer import Answer, recovery_digest
@@ -112,13 +112,12 @@ Earlier.NONE = Earlier()
 TYPING_TIME = 60  # seconds between the prompt and most answers
 
 
-def work_out_ahead(record: UserRecord, now: int, policy: Policy) -> Ahead:
-    """Return the codes of `record` that may be accepted at `now` (Unix seconds) and during `TYPING_TIME`."""
+def work_out_ahead(tokens: Iterable[Token], now: int, policy: Policy) -> Ahead:
+    """Return the codes of `tokens` that may be accepted at `now` (Unix seconds) and during `TYPING_TIME`."""
     ahead = Ahead()
-    for token in record.tokens:
-        if token.active:
-            begins, ends = (acceptable(token, 1, at, policy) for at in (now, now + TYPING_TIME))
-            ahead.work_out(token.secret, range(begins.start, ends.stop), token.digits, token.algorithm)
+    for token in tokens:
+        begins, ends = (acceptable(token, 1, at, policy) for at in (now, now + TYPING_TIME))
+        ahead.work_out(token.secret, range(begins.start, ends.stop), token.digits, token.algorithm)
     return ahead
 
 

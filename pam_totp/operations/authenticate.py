@@ -3,19 +3,21 @@
 Rules (docs/architecture.md numbers all laws of verification):
 1. `decide` makes every decision, for PAM, the command line and the portal.
 2. The decision is durable before `decide` returns. A change that an accepted answer permits is part of the same update.
-3. A well-formed answer writes one file for every user name, enrolled or unknown. A malformed answer writes no file.
+3. A well-formed answer writes one file for every user name, enrolled or unknown, after the same search for its codes.
+   A malformed answer writes no file.
 4. The log gets one line for each answer. The user sees the same text for every refusal.
 5. A refusal is delayed by a time that depends on the policy alone.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
-from pam_totp.core.answer import Answer
+from pam_totp.core.answer import CODE_LENGTHS, Answer
 from pam_totp.core.oath import Ahead
 from pam_totp.core.policy import Policy
-from pam_totp.core.record import MAX_TOKENS, UNKNOWN_USER, UserRecord
+from pam_totp.core.record import MAX_TOKENS, NEW_SECRET, UNKNOWN_USER, HotpToken, UserRecord
 from pam_totp.core.verify import Decision, Earlier, Outcome, verify
 from pam_totp.operations import audit_log
 from pam_totp.store import NotThere, Store, read_or_unknown
@@ -23,6 +25,15 @@ from pam_totp.store import NotThere, Store, read_or_unknown
 REFUSED = "Refused. Try the next code. If that is refused too, enter two codes in a row in one answer, or three."
 REFUSAL_DELAY = 0.1  # seconds: longer than one login takes on a healthy disk
 _CANDIDATE_TIME = 1e-5  # seconds: several times the search time for one counter or step of one token
+
+# In place of an unknown user's record, so that the time of an answer does not show that there is none.
+DECOY = UserRecord(
+    user="decoy",
+    tokens=tuple(
+        HotpToken(name=f"{digits} digits", secret=os.urandom(NEW_SECRET), digits=digits, created=0)
+        for digits in sorted(CODE_LENGTHS)
+    ),
+)
 
 Follow = Callable[[Decision, int], UserRecord]  # (decision, now in Unix seconds) -> the record to store
 
@@ -60,6 +71,7 @@ def decide(
     except NotThere:
         decision = Decision(outcome=Outcome.NOT_ENROLLED, record=UNKNOWN_USER)
     if decision.outcome in (Outcome.NOT_ENROLLED, Outcome.MALFORMED):  # law 12: no record was written
+        verify(DECOY, answer, now(), policy, earlier=earlier, ahead=ahead)
         store.update_decoy(user)
     return decision
 

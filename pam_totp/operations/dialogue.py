@@ -17,15 +17,13 @@ from collections.abc import Callable, Generator
 from typing import Any, Protocol, TypeVar
 
 from pam_totp.core.answer import CODE_LENGTHS, Answer
-from pam_totp.core.oath import Ahead
-from pam_totp.core.record import NEW_SECRET, UNKNOWN_USER, HotpToken, UserRecord
+from pam_totp.core.oath import MAX_DIGITS, Ahead
+from pam_totp.core.record import UNKNOWN_USER, UserRecord
 from pam_totp.core.settings import NEXT_PROMPT, Settings
 from pam_totp.core.verify import Decision, Earlier, Outcome, work_out_ahead
 from pam_totp.operations import grace
-from pam_totp.operations.authenticate import REFUSAL_DELAY, REFUSED, decide, facts, refusal_delay, remarks
+from pam_totp.operations.authenticate import DECOY, REFUSAL_DELAY, REFUSED, decide, facts, refusal_delay, remarks
 from pam_totp.store import NoAccount, NotThere, Store, StoreError
-
-DECOY = UserRecord(user="decoy", tokens=(HotpToken(name="decoy", secret=bytes(NEW_SECRET), created=0),))
 
 R = TypeVar("R")
 Typed = bytes | bytearray
@@ -48,10 +46,11 @@ class UseStore:
     """Call `job` with the seconds that it may wait for a lock. The reply is its result; it may raise StoreError.
 
     A job that raises LockBusy can be called again. `is_slow` is True if the job may take long without a lock too.
+    `record` is the store and the user of the record that it changes. Jobs of one record are done in their order.
     """
 
-    def __init__(self, job: Callable[[float], object], *, is_slow: bool) -> None:
-        self.job, self.is_slow = job, is_slow
+    def __init__(self, job: Callable[[float], object], *, is_slow: bool, record: tuple[str, str] | None = None) -> None:
+        self.job, self.is_slow, self.record = job, is_slow, record
 
 
 class Pause:
@@ -178,9 +177,10 @@ class Dialogue:
                 ahead=self._ahead,
             )
 
-        is_slow = self._is_in_home or self._delay > REFUSAL_DELAY  # the search is as long as the delay
+        searches_far = len(answer.digits) > MAX_DIGITS or bool(self._earlier.answers)  # for codes in a row
+        is_slow = searches_far or self._is_in_home or self._delay > REFUSAL_DELAY  # the delay covers any search
         try:
-            decision: Decision = yield UseStore(job, is_slow=is_slow)
+            decision: Decision = yield UseStore(job, is_slow=is_slow, record=(settings.store, self._user))
         except StoreError:
             yield Pause(self._delay)  # the delay must hide the length of the search, also if the disk is full
             raise
@@ -208,12 +208,13 @@ class Dialogue:
             return UNKNOWN_USER
 
     def _compute_codes(self, lock_wait: float) -> None:
-        """Compute the next codes while the user types. For a user without a record, compute as many others."""
+        """Compute the next codes while the user types. For a user without a record, compute those of a decoy."""
         try:
             record = self._open_store(lock_wait).read(self._user)
         except (NotThere, StoreError):  # `decide` meets the error again
-            record = DECOY
-        self._ahead = work_out_ahead(record if record.code_lengths else DECOY, self._now(), self._settings.policy)
+            record = UNKNOWN_USER
+        tokens = [token for token in record.tokens if token.active] or DECOY.tokens[:1]
+        self._ahead = work_out_ahead(tokens, self._now(), self._settings.policy)
 
     def _has_grace(self, record: UserRecord) -> bool:
         period, policy = self._settings.grace_period, self._settings.policy

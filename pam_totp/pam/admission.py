@@ -53,7 +53,12 @@ def only_with_second_prompt(hello: Hello) -> Hello:
 
 def listed(uid: int, hello: Hello, site: Site) -> bool:
     """Return True if `uid` is an account of `[clients]` that asks under its own service name."""
-    return any(_uid_of(account) == uid and hello.service == service for account, service in site.clients.items())
+    return any(_uid_of(account) == uid for account in client_accounts(hello, site))
+
+
+def client_accounts(hello: Hello, site: Site) -> list[str]:
+    """Return the accounts of `[clients]` that may ask under this service name."""
+    return [account for account, service in site.clients.items() if service == hello.service]
 
 
 def _uid_of(account: str) -> int | None:

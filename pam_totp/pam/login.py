@@ -30,8 +30,8 @@ def begin(hello: Hello, host: Host) -> Dialogue:
     user = passwd_name(chosen.user or hello.user)
     open_store: OpenStore = partial(FileStore, chosen.store)
     if chosen.secret is not None:
-        home = home_store(chosen.secret, user)
-        open_store = lambda _: home  # noqa: E731
+        home_store(chosen.secret, user)  # raise its errors before a prompt
+        open_store = partial(home_store, chosen.secret, user)
     # If several accounts share one record, the code of one account must not grant grace to another.
     has_grace = chosen.grace_period > 0 and chosen.user is None
     return Dialogue(

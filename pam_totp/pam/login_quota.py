@@ -11,7 +11,6 @@ Rules:
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 
 MAX_LOGINS = 128  # at once, for one account
@@ -25,18 +24,22 @@ Account = int | str  # a uid if the kernel names the account, a name if a progra
 
 
 class LoginQuota:
-    """The quotas of one process: an equal share for each of the service's `workers` processes."""
+    """The quotas of one process: an equal share for each of the service's `workers` processes.
 
-    def __init__(self, workers: int) -> None:
+    Each total is at most a quarter of the `descriptors` that the process may have.
+    """
+
+    def __init__(self, workers: int, descriptors: int) -> None:
         self._workers = workers
-        self._lock = threading.Lock()
+        self._total = max(min(MAX_TOTAL_LOGINS // workers, descriptors // 4), 1)
+        self._carried = min(MAX_CARRIED_LOGINS // workers, descriptors // 4)
         self._logins: Counter[Account] = Counter()
         self._others = 0  # connections of all accounts except root
 
     @property
     def is_full(self) -> bool:
         """True if root carries more logins than it may."""
-        return self._logins[ROOT] > MAX_CARRIED_LOGINS // self._workers
+        return self._logins[ROOT] > self._carried
 
     def acquire(self, account: Account) -> bool:
         """Count a login for `account`. Return False, and count nothing, if its quota or the total is used up."""
@@ -44,21 +47,19 @@ class LoginQuota:
             return True
         limit = MAX_WITHOUT_ENTRY if account == WITHOUT_ENTRY else MAX_LOGINS
         other = isinstance(account, int) and account != ROOT
-        with self._lock:
-            if account != ROOT and self._logins[account] >= max(limit // self._workers, 1):
-                return False
-            if other and self._others >= max(MAX_TOTAL_LOGINS // self._workers, 1):
-                return False
-            self._logins[account] += 1
-            self._others += other
-            return True
+        if account != ROOT and self._logins[account] >= max(limit // self._workers, 1):
+            return False
+        if other and self._others >= self._total:
+            return False
+        self._logins[account] += 1
+        self._others += other
+        return True
 
     def release(self, account: Account) -> None:
         """Count a login that was acquired no more."""
         if account == "root":
             return
-        with self._lock:
-            self._others -= isinstance(account, int) and account != ROOT
-            self._logins[account] -= 1
-            if not self._logins[account]:
-                del self._logins[account]
+        self._others -= isinstance(account, int) and account != ROOT
+        self._logins[account] -= 1
+        if not self._logins[account]:
+            del self._logins[account]

@@ -15,7 +15,7 @@ import select
 import socket
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -93,21 +93,28 @@ class Receive:
 
 
 class LookUp:
-    """Call `job`, which looks up names of accounts. The reply is its result; its exceptions are raised here."""
+    """Call `job`, which looks up `accounts`: names and uids.
 
-    def __init__(self, job: Callable[[], object]) -> None:
-        self.job = job
+    The reply is its result. Its exceptions are raised here.
+    """
+
+    def __init__(self, job: Callable[[], object], accounts: Sequence[str | int]) -> None:
+        self.job, self.accounts = job, accounts
 
 
 Send = Callable[..., None]  # a message's type and body
-Begin = Callable[[Hello], Dialogue | int | None]  # a PAM result if there is no dialogue, None if the service is full
+# Returns a PAM result if there is no dialogue, None if the service is full, or a LookUp that returns one of these.
+Begin = Callable[[Hello], Dialogue | LookUp | int | None]
 
 
 class Session:
-    """One login. `begin` may look up names of accounts, and raise SettingsError or StoreError."""
+    """One login. `begin` may raise SettingsError or StoreError.
 
-    def __init__(self, send: Send, log: audit_log.Sink, begin: Begin) -> None:
-        self._send, self._log, self._begin = send, log, begin
+    `names_rhost` is True if the client is trusted to name the remote host.
+    """
+
+    def __init__(self, send: Send, log: audit_log.Sink, begin: Begin, *, names_rhost: bool = True) -> None:
+        self._send, self._log, self._begin, self._names_rhost = send, log, begin, names_rhost
         self._answers: list[bytearray] = []
         self._is_silent = False
 
@@ -135,9 +142,11 @@ class Session:
             return PAM_SERVICE_ERR
         self._is_silent = bool(hello.flags & PAM_SILENT)
         try:
-            dialogue: Dialogue | int | None = yield LookUp(partial(self._begin, hello))
+            begun = self._begin(hello)
+            dialogue: Dialogue | int | None = (yield begun) if isinstance(begun, LookUp) else begun
         except (SettingsError, StoreError) as e:
-            audit_log.write(self._log, hello.service, "error", user=hello.user, problem=str(e))
+            rhost = hello.rhost if self._names_rhost else None
+            audit_log.write(self._log, hello.service, "error", user=hello.user, problem=str(e), rhost=rhost)
             return PAM_SERVICE_ERR if isinstance(e, SettingsError) else PAM_AUTHINFO_UNAVAIL
         if not isinstance(dialogue, Dialogue):
             return dialogue

@@ -1,9 +1,9 @@
-"""An event loop in one thread, and a pool of threads for jobs that may block.
+"""An event loop in one thread, and pools of threads for jobs that may block.
 
 Rules:
 1. One thread calls all handlers, one after the other. So they need no lock, and must not block.
-2. A job runs in a thread of the pool. The loop's thread then handles its result.
-3. The threads of the pool are daemon threads. A job that never returns does not hold up the end of the process.
+2. A job runs in a thread of a pool. The loop's thread then handles its result.
+3. The threads of a pool are daemon threads. A job that never returns does not hold up the end of the process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-MAX_THREADS = 256  # a thread whose job never returns is lost, and the others must still suffice
 MAX_IDLE = 8  # threads
 _MANY = select.EPOLLIN | select.EPOLLEXCLUSIVE  # a connection wakes one worker process
 _ONCE = select.EPOLLIN | select.EPOLLONESHOT
@@ -30,10 +29,11 @@ ResultHandler = Callable[[object, Exception | None], None]  # gets the result of
 
 
 class Pool:
-    """At most `MAX_THREADS` threads. After a job, a thread ends if `MAX_IDLE` others are idle."""
+    """At most `limit` threads. After a job, a thread ends if `MAX_IDLE` others are idle."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
         """Start the first thread. Raise RuntimeError if that fails."""
+        self._limit = limit
         self._jobs: queue.SimpleQueue[Handler] = queue.SimpleQueue()
         self._lock = threading.Lock()  # protects the next two
         self._threads = 0
@@ -43,7 +43,7 @@ class Pool:
     def submit(self, job: Handler) -> None:
         with self._lock:
             self._idle -= 1
-            if self._idle < 0 and self._threads < MAX_THREADS:
+            if self._idle < 0 and self._threads < self._limit:
                 with suppress(RuntimeError):  # the system allows no more threads, so the job waits for one of these
                     self._start()
         self._jobs.put(job)
@@ -67,9 +67,9 @@ class Loop:
     """Calls handlers of descriptors, timers and results until `stop`."""
 
     def __init__(self, log_bug: Callable[[Exception], None]) -> None:
-        """`log_bug` gets each exception of a handler. Raise RuntimeError if no thread can be started."""
+        """`log_bug` gets each exception of a handler."""
         self._log_bug = log_bug
-        self._pool = Pool()
+        self.poll_time = 0.0  # monotonic seconds: when the loop last learned which descriptors are readable
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}  # by descriptor
         self._due: deque[Handler] = deque()
@@ -109,9 +109,9 @@ class Loop:
         self._due.append(handler)
         os.eventfd_write(self._wake.fileno(), 1)
 
-    def run_in_thread(self, job: Callable[[], object], on_result: ResultHandler) -> None:
-        """Run `job` in a thread of the pool, then call `on_result` in the loop's thread."""
-        self._pool.submit(lambda: self.call_from_thread(partial(on_result, *outcome(job))))
+    def run_in_thread(self, pool: Pool, job: Callable[[], object], on_result: ResultHandler) -> None:
+        """Run `job` in a thread of `pool`, then call `on_result` in the loop's thread."""
+        pool.submit(lambda: self.call_from_thread(partial(on_result, *outcome(job))))
 
     def stop(self) -> None:
         """Let `run` return after the current handler."""
@@ -129,8 +129,10 @@ class Loop:
     def _wait(self) -> None:
         """Wait for a descriptor or a timer, and add its handler to those that are due."""
         seconds = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
-        self._due.extend(self._handlers[descriptor] for descriptor, _ in self._epoll.poll(seconds))
-        while self._timers and self._timers[0][0] <= time.monotonic():
+        ready = self._epoll.poll(seconds)
+        self.poll_time = time.monotonic()
+        self._due.extend(self._handlers[descriptor] for descriptor, _ in ready)
+        while self._timers and self._timers[0][0] <= self.poll_time:
             self._due.append(heapq.heappop(self._timers)[2])
 
 

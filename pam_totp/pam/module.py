@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from pam_totp.core.settings import Site
+from pam_totp.operations.dialogue import Dialogue
+from pam_totp.pam.admission import only_with_second_prompt
 from pam_totp.pam.login import Host, begin
 from pam_totp.pam.login_session import Session, drive
 from pam_totp.pam.protocol import PAM_AUTHINFO_UNAVAIL, PAM_SUCCESS, PROTOCOL_VERSION, Hello
@@ -19,7 +22,11 @@ def pam_sm_authenticate(pamh: Any, flags: int, argv: Sequence[str], host: Host |
     """
     here = host or Host(site=Site.NONE)
     relay = _Relay(pamh, flags, argv)
-    drive(Session(relay.send, here.log, lambda hello: begin(hello, here)), relay.receive)
+
+    def begin_here(hello: Hello) -> Dialogue:
+        return begin(hello if os.geteuid() == 0 else only_with_second_prompt(hello), here)
+
+    drive(Session(relay.send, here.log, begin_here), relay.receive)
     return relay.result
 
 

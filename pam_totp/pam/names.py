@@ -1,11 +1,9 @@
-"""Names of accounts, and whether their lookup may block."""
+"""Names of accounts, and which of them are found without asking a server."""
 
 from __future__ import annotations
 
+import os
 import pwd
-import re
-
-_READ_LOCAL_FILES = {"files", "compat", "systemd"}  # name services; see nsswitch.conf(5)
 
 
 def passwd_name(user: str) -> str:
@@ -24,10 +22,42 @@ def has_passwd_entry(uid: int) -> bool:
     return True
 
 
-def lookups_are_local(path: str = "/etc/nsswitch.conf") -> bool:
-    """Return True if a lookup of an account only reads local files, and asks no server.
+class LocalAccounts:
+    """The accounts in the file `passwd`, if the C library looks there first. Their lookup asks no server."""
 
-    Without a file, or without a line `passwd`, glibc uses `files`.
+    def __init__(self, passwd: str = "/etc/passwd", nsswitch: str = "/etc/nsswitch.conf") -> None:
+        self._path = passwd if asks_files_first(nsswitch) else os.devnull
+        self._version: tuple[int, ...] = ()
+        self._accounts: frozenset[str | int] = frozenset()
+
+    def have(self, *accounts: str | int) -> bool:
+        """Return True if the file has all these names and uids. It is read again if it has changed."""
+        try:
+            if _version(os.stat(self._path)) != self._version:
+                self._read()
+        except OSError:
+            return False
+        return self._accounts.issuperset(accounts)
+
+    def _read(self) -> None:
+        found = set[str | int]()
+        with open(self._path, encoding="utf-8", errors="surrogateescape") as file:
+            self._version = _version(os.fstat(file.fileno()))
+            for line in file:
+                name, _, uid, *_ = [*line.split(":", 3), "", "", ""]
+                if uid.isdecimal():
+                    found |= {name, int(uid)}
+        self._accounts = frozenset(found)
+
+
+def _version(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def asks_files_first(path: str) -> bool:
+    """Return True if the line `passwd` of nsswitch.conf(5) begins with `files`, and no action changes its success.
+
+    Without a file, or without that line, glibc uses `files`.
     """
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
@@ -36,5 +66,5 @@ def lookups_are_local(path: str = "/etc/nsswitch.conf") -> bool:
         return True
     except OSError:
         return False
-    services = [re.sub(r"\[.*?\]", " ", value).split() for name, _, value in lines if name.strip() == "passwd"]
-    return {service for line in services for service in line} <= _READ_LOCAL_FILES
+    values = [value.replace("[", " [").split() for name, _, value in lines if name.strip() == "passwd"]
+    return all(words[:1] == ["files"] and not "".join(words[1:2]).startswith("[") for words in values)

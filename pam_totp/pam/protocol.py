@@ -62,12 +62,12 @@ def receive(channel: socket.socket, buffer: bytearray) -> bytearray | None:
         return None
     except OSError as e:
         raise ProtocolError(f"cannot receive from the relay: {e}") from e
-    packet = buffer[:size]
+    packet = buffer[: size if size <= MAX_PACKET else 0]
     wipe(buffer, size)
-    if not packet:
-        raise ProtocolError("the relay closed the channel")
     if size > MAX_PACKET:
         raise ProtocolError(f"the message of the relay must be at most {MAX_PACKET} bytes")
+    if not packet:
+        raise ProtocolError("the relay closed the channel")
     return packet
 
 

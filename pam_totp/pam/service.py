@@ -1,10 +1,11 @@
 """The service: `pam-totp serve`, a permanent process that accepts logins from a Unix socket.
 
 Rules:
-1. One thread serves all logins (`loop`). Work that may block goes to the pool: slow names, held locks, busy disks.
+1. One thread serves all logins (`loop`). Work that may take long goes to threads: names that are not in /etc/passwd,
+   searches for codes in a row, held locks, busy disks.
 2. A client that sends nothing is disconnected at a time limit of `protocol`.
-3. `login_quota` limits how many logins an account may have.
-4. A slow name service and a held lock delay their own logins only.
+3. `login_quota` limits how many logins an account may have. It applies before any other work.
+4. A slow name service and a held lock delay their own logins only. Answers for one record are decided in their order.
 """
 
 from __future__ import annotations
@@ -16,20 +17,22 @@ import signal
 import socket
 import threading
 import time
+from collections import deque
 from contextlib import suppress
 from functools import partial
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
+from pam_totp.core.settings import Site
 from pam_totp.operations import audit_log
 from pam_totp.operations.dialogue import Dialogue, Pause, UseStore, Waits
 from pam_totp.pam import login
-from pam_totp.pam.admission import admit, listed, peer_uid
+from pam_totp.pam.admission import admit, client_accounts, listed, peer_uid
 from pam_totp.pam.listening import ServiceError, listening
 from pam_totp.pam.log_quota import LogQuota
 from pam_totp.pam.login_quota import ROOT, WITHOUT_ENTRY, Account, LoginQuota
 from pam_totp.pam.login_session import LookUp, Receive, Session, place_of_bug, read_site
-from pam_totp.pam.loop import Loop, ResultHandler, outcome
-from pam_totp.pam.names import has_passwd_entry, lookups_are_local
+from pam_totp.pam.loop import Loop, Pool, ResultHandler, outcome
+from pam_totp.pam.names import LocalAccounts, has_passwd_entry
 from pam_totp.pam.protocol import (
     MAX_PACKET,
     PAM_AUTH_ERR,
@@ -48,8 +51,19 @@ MAX_ACCEPTED = 16  # connections that are accepted before other logins continue
 NO_DESCRIPTOR_PAUSE = 0.05  # seconds before the next attempt if no descriptor is free
 LIMITS_EVERY = 1.0  # seconds between two checks of the time limits
 TYPING = 0.002  # seconds after a prompt: programs answer earlier, and users later
+MAX_WAITS = 256  # threads that wait for a lock, a disk or a name; if some never return, the others must suffice
+MAX_OTHER_LOOKUPS = 32  # threads that look up names for accounts other than root
+MAX_SEARCHES = 2  # threads: they compute, so more would only delay the loop
 THREAD_STACK = 256 * 1024  # bytes
 STOP_WAIT = 5.0  # seconds for the unfinished logins when the service stops
+
+
+class Step(NamedTuple):
+    """One use of the store, with the monotonic time until which it may wait for a lock."""
+
+    wait: UseStore
+    on_result: ResultHandler
+    deadline: float
 
 
 class Service:
@@ -67,10 +81,11 @@ class Service:
         self._log = log
         self._log_quota = LogQuota(log)
         self._trusted = {0, os.geteuid()}  # uids whose lines are always logged
-        self._lookups_are_local = lookups_are_local()
+        self._local_accounts = LocalAccounts()
+        self._steps: dict[object, deque[Step]] = {}  # by record; the first of each is being done
         self._writes_to_disk = False  # until a login has written blocks: a store in memory writes none
         self._checks_limits = False  # while there are connections
-        self.quota = LoginQuota(workers)
+        self.quota = LoginQuota(workers, _descriptor_limit())
         self.stopping, self._stop = socket.socketpair()  # `stopping` becomes readable when the service has to stop
         self._stop.setblocking(False)
         self.connections: set[_Connection] = set()
@@ -79,9 +94,11 @@ class Service:
     def run(self) -> None:
         """Serve until `stop`, then wait for the unfinished logins. Raise ServiceError if no thread can be started."""
         try:
-            self.loop = Loop(self._log_bug)
+            self._waits, self._other_lookups = Pool(MAX_WAITS), Pool(MAX_OTHER_LOOKUPS)
+            self._searches = Pool(MAX_SEARCHES)
         except RuntimeError as e:
             raise ServiceError(f"no login can be served: {e}") from e
+        self.loop = Loop(self._log_bug)
         self._listener.setblocking(False)
         self._listen()
         self.loop.watch(self.stopping.fileno(), self._end)
@@ -165,31 +182,52 @@ class Service:
         self.connections.discard(connection)
         self._stop_if_unused()
 
-    def look_up(self, wait: LookUp, on_result: ResultHandler) -> None:
-        """Do a step of a login. A server of names may be slow, so the pool asks it."""
-        if self._lookups_are_local:
+    def look_up(self, uid: int, wait: LookUp, on_result: ResultHandler) -> None:
+        """Look up accounts for `uid`: here if /etc/passwd has them, otherwise in a thread, as a server may be slow."""
+        if self._local_accounts.have(*wait.accounts):
             on_result(*outcome(wait.job))
         else:
-            self.loop.run_in_thread(wait.job, on_result)
+            self.loop.run_in_thread(self._waits if uid == ROOT else self._other_lookups, wait.job, on_result)
 
     def use_store(self, wait: UseStore, on_result: ResultHandler) -> None:
-        """Do a step of a login: here if nothing can block it, otherwise in the pool."""
-        in_thread = partial(self.loop.run_in_thread, partial(wait.job, LOCK_WAIT), on_result)
-        if wait.is_slow or (self._writes_to_disk and self.loop.is_busy):
-            in_thread()
-            return
-        before = _blocks_written()
-        result, error = outcome(partial(wait.job, 0.0))
-        self._writes_to_disk |= _blocks_written() > before
-        if isinstance(error, LockBusy):
-            in_thread()
+        """Use the store, after the earlier uses of the same record."""
+        key = wait.record or wait
+        steps = self._steps.setdefault(key, deque())
+        steps.append(Step(wait, on_result, time.monotonic() + LOCK_WAIT))
+        if len(steps) == 1:
+            self._do_step(key)
+
+    def _do_step(self, key: object) -> None:
+        """Do the first step of a record: here if nothing can delay it, otherwise in a thread."""
+        job, on_result = self._steps[key][0].wait.job, partial(self._end_step, key)
+        if self._steps[key][0].wait.is_slow:
+            self.loop.run_in_thread(self._searches, partial(job, 0.0), on_result)
+        elif self._writes_to_disk and self.loop.is_busy:
+            self.loop.run_in_thread(self._waits, partial(job, 0.0), on_result)
         else:
+            before = _blocks_written()
+            result, error = outcome(partial(job, 0.0))
+            self._writes_to_disk |= _blocks_written() > before
             on_result(result, error)
 
-    def begin(self, connection: _Connection, hello: Hello) -> Dialogue | int | None:
-        """Return the dialogue of a login, its PAM result, or None if root carries too many logins.
+    def _end_step(self, key: object, result: object, error: Exception | None) -> None:
+        """Continue the login of the first step of a record, and begin the next. If the lock is held, wait for it."""
+        steps = self._steps[key]
+        left = round(steps[0].deadline - time.monotonic(), 1)
+        if isinstance(error, LockBusy) and left > 0:
+            self.loop.run_in_thread(self._waits, partial(steps[0].wait.job, left), partial(self._end_step, key))
+            return
+        on_result = steps.popleft().on_result
+        if steps:
+            self.loop.call_next(partial(self._do_step, key))
+        else:
+            del self._steps[key]
+        on_result(result, error)
 
-        Raise SettingsError or StoreError.
+    def begin(self, connection: _Connection, hello: Hello) -> LookUp | int | None:
+        """Return the lookup that begins a login, its PAM result, or None if root carries too many logins.
+
+        Raise SettingsError.
         """
         uid, log = connection.uid, connection.log
         if uid == ROOT and hello.ruser and not connection.acquire(hello.ruser):
@@ -202,6 +240,14 @@ class Service:
             audit_log.write(log, hello.service, "error", user=hello.user, problem=problem)
             return None
         site = read_site(self._site_file)
+        accounts = [hello.user, *(a.removeprefix("user=") for a in hello.arguments if a.startswith("user="))]
+        if uid != ROOT:
+            accounts += client_accounts(hello, site)
+        return LookUp(partial(self._admit_and_begin, connection, hello, site), accounts)
+
+    def _admit_and_begin(self, connection: _Connection, hello: Hello, site: Site) -> Dialogue | int:
+        """Return the dialogue of a login, or its PAM result. Raise SettingsError or StoreError."""
+        uid, log = connection.uid, connection.log
         client = uid != ROOT and listed(uid, hello, site)
         if client:
             log = connection.log = self._log  # lines about listed clients are never dropped
@@ -234,9 +280,19 @@ class _Connection:
         return acquired
 
     def _run(self) -> Waits[None]:
-        has_entry = self.uid == ROOT or (yield LookUp(partial(has_passwd_entry, self.uid)))
-        if self.acquire(self.uid if has_entry else WITHOUT_ENTRY):
-            yield from Session(partial(send, self._client), self._write_log, partial(self._service.begin, self)).run()
+        is_root = self.uid == ROOT
+        if not self.acquire(self.uid):
+            return
+        if not is_root and not (yield LookUp(partial(has_passwd_entry, self.uid), [self.uid])):
+            self._release()
+            if not self.acquire(WITHOUT_ENTRY):
+                return
+        begin = partial(self._service.begin, self)
+        yield from Session(partial(send, self._client), self._write_log, begin, names_rhost=is_root).run()
+
+    def _release(self) -> None:
+        while self._accounts:
+            self._service.quota.release(self._accounts.pop())
 
     def _write_log(self, priority: int, line: str) -> None:
         self.log(priority, line)  # `Service.begin` may change it
@@ -260,14 +316,18 @@ class _Connection:
         elif isinstance(wait, UseStore):
             self._service.use_store(wait, self.resume)
         else:
-            self._service.look_up(wait, self.resume)
+            self._service.look_up(self.uid, wait, self.resume)
 
     def _do_meanwhile(self, wait: Receive) -> None:
         """Use the time until a packet arrives, unless it has arrived."""
         if self._packet_wait is wait and wait.meanwhile is not None:
             wait.meanwhile.job(0.0)
 
-    def _receive(self) -> None:
+    def _receive(self, poll_time: float | None = None) -> None:
+        """Continue with the packet, if there is one. `poll_time` is when the loop learned of it.
+
+        A refusal is delayed from then on. Otherwise, in a crowd, its time would show how long other answers took.
+        """
         if self._packet_wait is None:
             return  # the time limit has passed
         try:
@@ -276,9 +336,10 @@ class _Connection:
             self.resume(error=e)
             return
         if packet is None:
-            self._service.loop.watch(self._client.fileno(), self._receive)
+            loop = self._service.loop
+            loop.watch(self._client.fileno(), lambda: self._receive(loop.poll_time))
         else:
-            self._packet_time = time.monotonic()
+            self._packet_time = time.monotonic() if poll_time is None else poll_time
             self.resume(packet)
 
     def check_limit(self, now: float) -> None:
@@ -289,14 +350,18 @@ class _Connection:
     def _close(self) -> None:
         self._service.loop.unwatch(self._client.fileno())
         self._client.close()
-        for account in self._accounts:
-            self._service.quota.release(account)
+        self._release()
         self._service.remove(self)
 
 
 def _blocks_written() -> int:
     """Return the number of blocks that this thread has written to disks. Files in memory do not count."""
     return resource.getrusage(resource.RUSAGE_THREAD).ru_oublock
+
+
+def _descriptor_limit() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_FILES if soft == resource.RLIM_INFINITY else soft
 
 
 def _raise_descriptor_limit() -> None:

@@ -18,14 +18,14 @@ from collections.abc import Callable, Iterator
 
 from pam_totp.core.record import UserRecord
 from pam_totp.store import NoAccount, NotThere, R, Store, StoreError
-from pam_totp.store.file import FileStore
+from pam_totp.store.file import LOCK_WAIT, FileStore
 
 
-def home_store(template: str, user: str) -> Store:
+def home_store(template: str, user: str, lock_wait: float = LOCK_WAIT) -> Store:
     """Return the store of `user`: the file at the path `template`.
 
     The home folder replaces `~` or `${HOME}` at the start of the path, and the user name replaces `${USER}`.
-    Raise StoreError unless the path is absolute and this process runs as the user.
+    `lock_wait` is in seconds. Raise StoreError unless the path is absolute and this process runs as the user.
     """
     try:
         entry = pwd.getpwnam(user)
@@ -40,15 +40,15 @@ def home_store(template: str, user: str) -> Store:
     path = path if home is None else entry.pw_dir + path
     if not path.startswith("/"):
         raise StoreError("the home folder must be an absolute path")
-    return HomeStore(path, entry.pw_name)
+    return HomeStore(path, entry.pw_name, lock_wait)
 
 
 class HomeStore(FileStore):
     """The store in the file `path`, an absolute path. The file has only the record of `user`."""
 
-    def __init__(self, path: str, user: str) -> None:
+    def __init__(self, path: str, user: str, lock_wait: float = LOCK_WAIT) -> None:
         folder, self._name = os.path.split(path)
-        super().__init__(folder)
+        super().__init__(folder, lock_wait)
         self._user = user
 
     def update_decoy(self, user: str) -> None:

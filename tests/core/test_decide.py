@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from pam_totp.core import oath, verify
 from pam_totp.core.answer import Answer
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import UserRecord
-from pam_totp.core.verify import Outcome
+from pam_totp.core.verify import Decision, Earlier, Outcome
 from pam_totp.operations.authenticate import decide
 from pam_totp.store import StoreError
 from tests.core.stores import NOW, Memory, code
@@ -53,6 +56,30 @@ def test_every_user_costs_the_same_writes_and_meets_the_same_full_disk(user: str
             outcome(full, user, answer)
     else:
         assert not outcome(full, user, answer).accepted
+
+
+@pytest.mark.parametrize("answer", [b"000000", b"1234567", b"00000000", b"000000 111111", b"0000000 1111111"])
+@pytest.mark.parametrize("first", [None, b"222222"])
+def test_every_user_costs_the_same_search(first: bytes | None, answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Count the codes that are computed. How many depends on the user's tokens, but not on whether there are any."""
+    searched = list[int]()
+
+    def find(*arguments: Any, **named: Any) -> int | None:
+        searched.append(len(arguments[2]))
+        return oath.find(*arguments, **named)
+
+    monkeypatch.setattr(verify, "find", find)
+    earlier = Earlier.NONE
+    if first is not None:
+        refused = Decision(outcome=Outcome.WRONG, record=UNPROVED)
+        earlier = earlier.followed_by(Answer.parse(first), refused, prompted=True)
+    costs = []
+    for user in ("alice", "bob", "carol"):
+        store = Memory(ALICE, UNPROVED)
+        decide(store, user, Answer.parse(answer), Policy(), lambda: NOW, earlier=earlier)
+        costs.append(list(searched))
+        searched.clear()
+    assert costs[0] == costs[1] == costs[2] != []
 
 
 @pytest.mark.parametrize("user", ["alice", "bob", "carol"])

@@ -136,7 +136,7 @@ class Law(RuleBasedStateMachine):
         `between` has what happens before an answer, by its number.
         """
         earlier, before = Earlier.NONE, list[tuple[bytes, str]]()
-        ahead = self.ahead if self.ahead_is_old else work_out_ahead(self.record, self.now, Policy(**self.policy))
+        ahead = self.ahead if self.ahead_is_old else work_out_ahead(self.record.tokens, self.now, Policy(**self.policy))
         self.ahead, self.ahead_is_old = (
             ahead,
             not self.ahead_is_old,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
 
-from pam_totp.pam import loop
-from pam_totp.pam.loop import MAX_IDLE, Loop
+from pam_totp.pam.loop import MAX_IDLE, Loop, Pool
 from tests.support.site import PATIENCE, until
 
 
@@ -19,7 +19,7 @@ class Running:
 
     def __init__(self) -> None:
         self.bugs: list[Exception] = []
-        self.loop = Loop(self.bugs.append)
+        self.loop, self.pool = Loop(self.bugs.append), Pool(100)
         self.thread = threading.Thread(target=self.loop.run)
         self.thread.start()
 
@@ -66,7 +66,7 @@ class Blocked:
 
 def test_a_job_that_blocks_does_not_block_the_loop(running: Running) -> None:
     blocked = Blocked()
-    running.loop.call_from_thread(lambda: running.loop.run_in_thread(blocked.job, blocked.on_result))
+    running.loop.call_from_thread(lambda: running.loop.run_in_thread(running.pool, blocked.job, blocked.on_result))
     assert blocked.began.acquire(timeout=PATIENCE)
     seen: set[int] = set()
     running.do(lambda: seen.add(threading.get_ident()))
@@ -82,10 +82,10 @@ def test_more_blocked_jobs_than_threads_delay_no_other_job(running: Running) -> 
     blocked, free = Blocked(), Blocked()
     free.released.set()
     for _ in range(3 * MAX_IDLE):
-        running.loop.call_from_thread(lambda: running.loop.run_in_thread(blocked.job, blocked.on_result))
+        running.loop.call_from_thread(lambda: running.loop.run_in_thread(running.pool, blocked.job, blocked.on_result))
     for _ in range(3 * MAX_IDLE):
         assert blocked.began.acquire(timeout=PATIENCE)
-    running.loop.call_from_thread(lambda: running.loop.run_in_thread(free.job, free.on_result))
+    running.loop.call_from_thread(lambda: running.loop.run_in_thread(running.pool, free.job, free.on_result))
     until(lambda: free.results == ["done"], "a later job is done")
     assert blocked.results == []
     blocked.released.set()
@@ -96,7 +96,7 @@ def test_few_threads_stay_when_the_jobs_are_done(running: Running) -> None:
     blocked = Blocked()
     before = set(threading.enumerate())
     for _ in range(3 * MAX_IDLE):
-        running.loop.call_from_thread(lambda: running.loop.run_in_thread(blocked.job, blocked.on_result))
+        running.loop.call_from_thread(lambda: running.loop.run_in_thread(running.pool, blocked.job, blocked.on_result))
     for _ in range(3 * MAX_IDLE):
         assert blocked.began.acquire(timeout=PATIENCE)
     blocked.released.set()
@@ -104,11 +104,11 @@ def test_few_threads_stay_when_the_jobs_are_done(running: Running) -> None:
     assert all(thread.daemon for thread in set(threading.enumerate()) - before), "they do not hold up the end"
 
 
-def test_jobs_beyond_the_limit_of_threads_wait_for_one(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "MAX_THREADS", 2)
+def test_jobs_beyond_the_limit_of_threads_wait_for_one(running: Running) -> None:
+    running.pool = Pool(2)
     blocked = Blocked()
     for _ in range(4):
-        running.loop.call_from_thread(lambda: running.loop.run_in_thread(blocked.job, blocked.on_result))
+        running.loop.call_from_thread(lambda: running.loop.run_in_thread(running.pool, blocked.job, blocked.on_result))
     for _ in range(2):
         assert blocked.began.acquire(timeout=PATIENCE)
     running.do(lambda: None)
@@ -120,14 +120,14 @@ def test_jobs_beyond_the_limit_of_threads_wait_for_one(running: Running, monkeyp
 def test_if_no_thread_can_be_started_a_job_waits_for_one(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     blocked, later = Blocked(), Blocked()
     later.released.set()
-    running.loop.call_from_thread(lambda: running.loop.run_in_thread(blocked.job, blocked.on_result))
+    running.loop.call_from_thread(lambda: running.loop.run_in_thread(running.pool, blocked.job, blocked.on_result))
     assert blocked.began.acquire(timeout=PATIENCE)
 
     def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", start)
-    running.do(lambda: running.loop.run_in_thread(later.job, later.on_result))
+    running.do(lambda: running.loop.run_in_thread(running.pool, later.job, later.on_result))
     blocked.released.set()
     until(lambda: later.results == ["done"], "the thread of the first job does the second")
 
@@ -139,7 +139,7 @@ def test_what_a_job_raises_is_its_result(running: Running) -> None:
     def fails() -> object:
         raise error
 
-    running.do(lambda: running.loop.run_in_thread(fails, got.on_result))
+    running.do(lambda: running.loop.run_in_thread(running.pool, fails, got.on_result))
     until(lambda: got.results == [error], "the error arrives")
     assert running.bugs == []
 
@@ -182,3 +182,29 @@ def test_a_descriptor_is_watched_once_or_always(running: Running) -> None:
     running.do(lambda: running.loop.unwatch(reading))
     for descriptor in (reading, writing, again, write_again):
         os.close(descriptor)
+
+
+def test_descriptors_of_one_poll_have_one_time(running: Running) -> None:
+    """A handler that takes long does not change when the loop learned of the next descriptor."""
+    pipes = [os.pipe() for _ in range(3)]
+    times: list[float] = []
+
+    def handle() -> None:
+        times.append(running.loop.poll_time)
+        begun = time.monotonic()
+        until(lambda: time.monotonic() > begun, "the clock goes on")
+
+    def begin() -> None:
+        for reading, writing in pipes:
+            os.write(writing, b"x")
+            running.loop.watch(reading, handle)
+
+    before = time.monotonic()
+    running.do(begin)
+    until(lambda: len(times) == 3, "all are called")
+    assert len(set(times)) == 1
+    assert before <= times[0] <= time.monotonic()
+    for reading, writing in pipes:
+        running.do(partial(running.loop.unwatch, reading))
+        os.close(reading)
+        os.close(writing)

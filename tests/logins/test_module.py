@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
+
+import pytest
 
 from pam_totp.core.settings import Site as SiteFile
 from pam_totp.operations.authenticate import REFUSED
+from pam_totp.operations.dialogue import Dialogue
+from pam_totp.pam import login, module
 from pam_totp.pam.login import Host
 from pam_totp.pam.module import pam_sm_authenticate, pam_sm_setcred
+from pam_totp.pam.protocol import Hello
 from tests.support.pamconf import Result
-from tests.support.site import ME, Site, codes, phone
+from tests.support.site import ME, UNPRIVILEGED_UID, Site, codes, phone
 
 
 class Handle:
@@ -66,6 +72,23 @@ def test_the_answer_of_an_earlier_module_is_used_and_handed_on(site: Site) -> No
     handle = Handle(f"pässword{codes(1)}")
     assert authenticate(site, handle, "forward_pass") == Result.SUCCESS
     assert handle.authtok == "pässword"
+
+
+def test_a_host_that_is_not_root_gets_a_second_prompt_only_if_it_asks(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.enrol()
+
+    def begin_as_user(hello: Hello, host: Host) -> Dialogue:
+        monkeypatch.undo()  # the store belongs to the account that runs the test
+        return login.begin(hello, host)
+
+    for arguments, prompts in (((), 1), (("second_prompt",), 2)):
+        monkeypatch.setattr(module, "begin", begin_as_user)
+        monkeypatch.setattr(os, "geteuid", lambda: UNPRIVILEGED_UID)
+        handle = Handle("000000", "000000")
+        assert authenticate(site, handle, *arguments) == Result.AUTH_ERR
+        assert len(handle.shown) == prompts + 1
 
 
 def test_no_answer_and_bad_settings_have_their_results(site: Site) -> None:

@@ -1,39 +1,63 @@
-"""Names of accounts: whether their lookup asks a server."""
+"""Names of accounts: which lookups ask no server."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from pam_totp.pam.names import lookups_are_local
+from pam_totp.pam.names import LocalAccounts, asks_files_first
 
 LINES = {
     "passwd: files": True,
     "passwd:\tfiles systemd": True,
-    "passwd:compat": True,
     "  passwd : files # and ldap": True,
-    "passwd: files [NOTFOUND=return] systemd": True,
-    "passwd: files [ NOTFOUND=return UNAVAIL=continue ] systemd": True,
+    "passwd: files sss": True,
     "#passwd: ldap\npasswd: files": True,
-    "group: files ldap\nhosts: files dns": True,
+    "group: ldap\nhosts: files dns": True,
     "passwd_compat: nis\npasswd: files": True,
     "": True,
-    "passwd: files sss": False,
-    "passwd: files [NOTFOUND=return] ldap": False,
+    "passwd: systemd files": False,
+    "passwd: compat": False,
+    "passwd: sss files": False,
+    "passwd: files [SUCCESS=continue] ldap": False,
     "passwd: files[SUCCESS=merge]winbind": False,
-    "passwd: compat\npasswd_compat: nis\npasswd: nis": False,
+    "passwd: files\npasswd: nis": False,
+    "passwd:": False,
     "passwd: \udcff": False,
 }
+PASSWD = b"root:x:0:0:root:/root:/bin/sh\n+nis\n\n-:x:\nbob:x:1000:1000::/home/b\xf6b:/bin/sh"
 
 
 @pytest.mark.parametrize("text", LINES)
-def test_lookups_are_local_if_all_services_of_passwd_read_files(tmp_path: Path, text: str) -> None:
+def test_files_come_first_only_if_the_line_passwd_begins_so(tmp_path: Path, text: str) -> None:
     path = tmp_path / "nsswitch.conf"
     path.write_bytes(text.encode("utf-8", "surrogateescape") + b"\n")
-    assert lookups_are_local(str(path)) is LINES[text]
+    assert asks_files_first(str(path)) is LINES[text]
 
 
-def test_lookups_are_local_without_a_file_but_not_if_it_is_unreadable(tmp_path: Path) -> None:
-    assert lookups_are_local(str(tmp_path / "missing"))
-    assert not lookups_are_local(str(tmp_path))
+def test_files_come_first_without_a_file_but_not_if_it_is_unreadable(tmp_path: Path) -> None:
+    assert asks_files_first(str(tmp_path / "missing"))
+    assert not asks_files_first(str(tmp_path))
+
+
+def test_local_accounts_are_those_of_the_file_until_it_changes(tmp_path: Path) -> None:
+    passwd, nsswitch = tmp_path / "passwd", tmp_path / "nsswitch.conf"
+    passwd.write_bytes(PASSWD)
+    local = LocalAccounts(str(passwd), str(nsswitch))
+    assert local.have("root", "bob", 0, 1000)
+    for account in ("carol", 1001, "x", "", "+nis", "-", "1000"):
+        assert not local.have("root", account)
+    (tmp_path / "new").write_bytes(PASSWD.replace(b"bob", b"carol"))
+    os.rename(tmp_path / "new", passwd)
+    assert local.have("carol")
+    assert not local.have("bob")
+    passwd.unlink()
+    assert not local.have("root")
+
+
+def test_no_account_is_local_if_a_server_is_asked_first(tmp_path: Path) -> None:
+    (tmp_path / "passwd").write_bytes(PASSWD)
+    (tmp_path / "nsswitch.conf").write_text("passwd: sss files\n")
+    assert not LocalAccounts(str(tmp_path / "passwd"), str(tmp_path / "nsswitch.conf")).have("root")

@@ -21,7 +21,11 @@ from typing import Any
 import pytest
 
 from pam_totp.core import verify
+from pam_totp.core.answer import Answer
 from pam_totp.core.oath import Ahead
+from pam_totp.core.record import UserRecord
+from pam_totp.core.verify import Decision
+from pam_totp.operations import authenticate
 from pam_totp.operations import dialogue as login_dialogue
 from pam_totp.pam import log_quota, login_quota, login_session, loop, protocol, service
 from pam_totp.pam.admission import peer_uid
@@ -463,7 +467,6 @@ def test_a_name_service_that_blocks_delays_no_other_login(site: Site, monkeypatc
 
     lookup = pwd.getpwnam
     monkeypatch.setattr(pwd, "getpwnam", getpwnam)
-    monkeypatch.setattr(service, "lookups_are_local", lambda: False)
     site.enrol()
     site.configure("demo", way="socket")
     with serving_here(site):
@@ -489,15 +492,124 @@ def test_a_name_service_that_blocks_does_not_hold_up_a_stop(site: Site, monkeypa
         raise KeyError(name)
 
     monkeypatch.setattr(service, "STOP_WAIT", 0.1)
-    monkeypatch.setattr(service, "lookups_are_local", lambda: False)
     with serving_here(site):
         monkeypatch.setattr(pwd, "getpwnam", getpwnam)
         client = connected(site)
-        client.send(hello(ME))
+        client.send(hello("no-such-account"))
         assert asked.wait(PATIENCE)
     assert not answers.is_set(), "the service has stopped, while the lookup still blocks"
     answers.set()
     client.close()
+
+
+@as_root
+def test_a_long_search_delays_no_other_login(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes in a row are searched far ahead: those in one answer, and those in two."""
+    over, searching = threading.Event(), threading.Semaphore(0)
+
+    def verify_slowly(record: UserRecord, answer: Answer, *arguments: Any, **named: Any) -> Decision:
+        if record.user == "slow" and (len(answer.digits) > 8 or named["earlier"].answers):
+            searching.release()
+            assert over.wait(PATIENCE)
+        return verify.verify(record, answer, *arguments, **named)
+
+    monkeypatch.setattr(authenticate, "verify", verify_slowly)
+    site.enrol()
+    site.enrol(user="slow")
+    site.configure("demo", way="socket")
+    with serving_here(site):
+        two, one = (first_message(site, hello("slow"))[0] for _ in range(2))
+        one.send(b"A111111")
+        assert one.recv(4097)[:1] == b"p"
+        one.send(b"A222222")
+        assert searching.acquire(timeout=PATIENCE)
+        two.send(b"A111111 222222")
+        for counter in range(10):
+            assert site.gets_in(codes(counter))
+        assert not searching.acquire(blocking=False), "one search at a time for one record"
+        assert not select.select([one, two], [], [], 0)[0]
+        over.set()
+        assert one.recv(4097)[:1] == b"e"
+        assert two.recv(4097)[:1] == b"p"
+        one.close()
+        two.close()
+
+
+def test_answers_for_one_user_are_decided_in_their_order(site: Site) -> None:
+    """Those that wait for a lock do not lose to newcomers."""
+    site.start()
+    site.enrol()
+    lock = holding(site.store, f"{ME}.record")
+    clients = [first_message(site, hello(ME, "demo", "1", "no_second_prompt"))[0] for _ in range(8)]
+    try:
+        for client in clients[:4]:
+            client.send(b"A" + codes(0).encode())
+            assert first_message(site, hello(ME))[1][:1] == b"p", "the service has the answer"
+    finally:
+        os.close(lock)
+    for client in clients[4:]:
+        client.send(b"A" + codes(0).encode())
+    results = []
+    for client in clients:
+        while (packet := client.recv(4097))[:1] != b"r":
+            assert packet
+        results.append(packet)
+        client.close()
+    assert results == [b"r0"] + [b"r7"] * 7
+
+
+@as_root
+def test_quotas_apply_while_a_name_service_blocks(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections above the quota of a uid are closed before its entry is looked up, and root is not affected."""
+    answers, asked = threading.Event(), threading.Semaphore(0)
+
+    def getpwuid(uid: int) -> pwd.struct_passwd:
+        asked.release()
+        assert answers.wait(PATIENCE)
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", getpwuid)
+    monkeypatch.setattr(login_quota, "MAX_LOGINS", 4)
+    monkeypatch.setattr(login_quota, "MAX_WITHOUT_ENTRY", 1)
+    monkeypatch.setattr(service, "MAX_OTHER_LOOKUPS", 2)
+    site.enrol()
+    with serving_here(site):
+        held = []
+        os.seteuid(OTHER_UID)
+        try:
+            held = [connected(site) for _ in range(6)]
+        finally:
+            os.seteuid(0)
+
+        def closed() -> int:
+            return len(select.select(held, [], [], 0)[0])
+
+        until(lambda: closed() == 2, "the connections above the quota of the uid are closed")
+        assert asked.acquire(timeout=PATIENCE)
+        assert first_message(site, hello("no-such-account"))[1][:1] == b"p", "root's lookups have other threads"
+        answers.set()
+        until(lambda: closed() == 5, "a uid without an entry has the smaller quota")
+        for client in held:
+            client.close()
+
+
+def test_totals_are_at_most_a_quarter_of_the_descriptors() -> None:
+    quota = login_quota.LoginQuota(1, 12)
+    assert [quota.acquire(uid) for uid in (1, 1, 2, 3)] == [True, True, True, False]
+    for _ in range(3):
+        assert quota.acquire(login_quota.ROOT)
+    assert not quota.is_full
+    assert quota.acquire(login_quota.ROOT)
+    assert quota.is_full
+
+
+@as_root
+def test_an_error_before_the_dialogue_is_logged_with_the_address_of_roots_clients(site: Site) -> None:
+    site.start()
+    site.config.write_text("[policy]\nlook_ahead = 101\n")
+    for caller in (dialogue, as_nobody):
+        assert caller(site, hello("nobody") + b"\0rhost=192.0.2.66", "000000") == ["r3"]
+    assert ["rhost=192.0.2.66" in line for line in site.log.lines() if " error " in line] == [True, False]
 
 
 def test_silent_clients_of_one_account_do_not_block_others(site: Site) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pam_totp.core.settings import SettingsError
 from pam_totp.pam.login_session import drive_over, read_site
-from pam_totp.pam.protocol import Hello
+from pam_totp.pam.protocol import MAX_PACKET, Hello, ProtocolError, receive
 
 HELLO = b"Hversion=1\0service=demo\0user=alice\0flags=0"
 
@@ -30,6 +31,24 @@ def test_a_defect_denies_and_logs_its_location_without_data() -> None:
     assert len(log) == 1
     assert f"ValueError at {__file__}:" in log[0][1]
     assert "123456" not in log[0][1]
+
+
+def test_no_copy_of_an_oversized_packet_is_left() -> None:
+    """It may be a password of the user."""
+
+    class Buffer(bytearray):
+        def __getitem__(self, part: Any) -> Any:
+            copies.append(super().__getitem__(part))
+            return copies[-1]
+
+    copies = list[bytearray]()
+    buffer = Buffer(MAX_PACKET + 1)
+    server, client = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with server, client:
+        client.send(b"A" + b"x" * MAX_PACKET)
+        with pytest.raises(ProtocolError, match="at most 4096 bytes"):
+            receive(server, buffer)
+    assert not any(map(any, [buffer, *copies]))
 
 
 @pytest.mark.parametrize(
