@@ -74,9 +74,7 @@ def test_the_answer_of_an_earlier_module_is_used_and_handed_on(site: Site) -> No
     assert handle.authtok == "pässword"
 
 
-def test_a_host_that_is_not_root_gets_a_second_prompt_only_if_it_asks(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_host_that_is_not_root_must_ask_for_a_second_prompt(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.enrol()
 
     def begin_as_user(hello: Hello, host: Host) -> Dialogue:

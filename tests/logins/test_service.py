@@ -604,7 +604,7 @@ def test_totals_are_at_most_a_quarter_of_the_descriptors() -> None:
 
 
 @as_root
-def test_an_error_before_the_dialogue_is_logged_with_the_address_of_roots_clients(site: Site) -> None:
+def test_an_early_error_is_logged_with_the_address_that_root_gives(site: Site) -> None:
     site.start()
     site.config.write_text("[policy]\nlook_ahead = 101\n")
     for caller in (dialogue, as_nobody):
