@@ -118,17 +118,20 @@ class Loop:
         self._is_stopped = True
 
     def run(self) -> None:
+        """Call handlers until `stop`. Poll before each round, so that queued handlers delay no packet or timer."""
         while not self._is_stopped:
-            while not self._due:
-                self._wait()
-            try:
-                self._due.popleft()()
-            except Exception as e:
-                self._log_bug(e)
+            self._wait()
+            for _ in range(len(self._due)):
+                if self._is_stopped:
+                    break
+                try:
+                    self._due.popleft()()
+                except Exception as e:
+                    self._log_bug(e)
 
     def _wait(self) -> None:
         """Wait for a descriptor or a timer, and add its handler to those that are due."""
-        seconds = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
+        seconds = 0.0 if self._due else max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
         ready = self._epoll.poll(seconds)
         self.poll_time = time.monotonic()
         self._due.extend(self._handlers[descriptor] for descriptor, _ in ready)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
+
+_NAME = re.compile(r"[^#+\-\s]")  # glibc ignores the other lines, and asks the next service for their names
+_ID = re.compile(r"[0-9]{1,10}", re.ASCII)
 
 
 def passwd_name(user: str) -> str:
@@ -44,9 +48,14 @@ class LocalAccounts:
         with open(self._path, encoding="utf-8", errors="surrogateescape") as file:
             self._version = _version(os.fstat(file.fileno()))
             for line in file:
-                name, _, uid, *_ = [*line.split(":", 3), "", "", ""]
-                if uid.isdecimal():
-                    found |= {name, int(uid)}
+                fields = line.rstrip("\n").split(":")
+                if (
+                    len(fields) == 7
+                    and _NAME.match(fields[0])
+                    and _ID.fullmatch(fields[2])
+                    and _ID.fullmatch(fields[3])
+                ):
+                    found |= {fields[0], int(fields[2])}
         self._accounts = frozenset(found)
 
 

@@ -50,6 +50,7 @@ MAX_FILES = 16_384  # descriptors: one for each login, a few for each thread, wi
 MAX_ACCEPTED = 16  # connections that are accepted before other logins continue
 NO_DESCRIPTOR_PAUSE = 0.05  # seconds before the next attempt if no descriptor is free
 LIMITS_EVERY = 1.0  # seconds between two checks of the time limits
+MAX_STEP = 0.002  # seconds: a use of the store that takes longer waited for a disk
 TYPING = 0.002  # seconds after a prompt: programs answer earlier, and users later
 MAX_WAITS = 256  # threads that wait for a lock, a disk or a name; if some never return, the others must suffice
 MAX_OTHER_LOOKUPS = 32  # threads that look up names for accounts other than root
@@ -83,7 +84,7 @@ class Service:
         self._trusted = {0, os.geteuid()}  # uids whose lines are always logged
         self._local_accounts = LocalAccounts()
         self._steps: dict[object, deque[Step]] = {}  # by record; the first of each is being done
-        self._writes_to_disk = False  # until a login has written blocks: a store in memory writes none
+        self._waits_for_disk = False  # True after a step that wrote blocks to a disk, or took longer than MAX_STEP
         self._checks_limits = False  # while there are connections
         self.quota = LoginQuota(workers, _descriptor_limit())
         self.stopping, self._stop = socket.socketpair()  # `stopping` becomes readable when the service has to stop
@@ -202,12 +203,12 @@ class Service:
         job, on_result = self._steps[key][0].wait.job, partial(self._end_step, key)
         if self._steps[key][0].wait.is_slow:
             self.loop.run_in_thread(self._searches, partial(job, 0.0), on_result)
-        elif self._writes_to_disk and self.loop.is_busy:
+        elif self._waits_for_disk and (self.loop.is_busy or len(self._steps) > 1):
             self.loop.run_in_thread(self._waits, partial(job, 0.0), on_result)
         else:
-            before = _blocks_written()
+            blocks, begin = _blocks_written(), time.monotonic()
             result, error = outcome(partial(job, 0.0))
-            self._writes_to_disk |= _blocks_written() > before
+            self._waits_for_disk = _blocks_written() > blocks or time.monotonic() - begin > MAX_STEP
             on_result(result, error)
 
     def _end_step(self, key: object, result: object, error: Exception | None) -> None:

@@ -208,3 +208,25 @@ def test_descriptors_of_one_poll_have_one_time(running: Running) -> None:
         running.do(partial(running.loop.unwatch, reading))
         os.close(reading)
         os.close(writing)
+
+
+def test_handlers_that_queue_each_other_do_not_delay_descriptors(running: Running) -> None:
+    reading, writing = os.pipe()
+    readable, rounds = threading.Event(), 0
+
+    def again() -> None:
+        nonlocal rounds
+        rounds += 1
+        if not readable.is_set():
+            running.loop.call_next(again)
+
+    def begin() -> None:
+        running.loop.watch(reading, readable.set)
+        running.loop.call_next(again)
+        os.write(writing, b"x")
+
+    running.do(begin)
+    assert readable.wait(PATIENCE), "the loop polls between the handlers"
+    assert rounds >= 1
+    os.close(reading)
+    os.close(writing)

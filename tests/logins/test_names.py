@@ -57,6 +57,28 @@ def test_local_accounts_are_those_of_the_file_until_it_changes(tmp_path: Path) -
     assert not local.have("root")
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "#zoe:x:1005:1005::/home/zoe:/bin/sh",
+        "+zoe:x:1005:1005::/home/zoe:/bin/sh",
+        "-zoe:x:1005:1005::/home/zoe:/bin/sh",
+        " zoe:x:1005:1005::/home/zoe:/bin/sh",
+        "zoe:x:1005:x::/home/zoe:/bin/sh",
+        "zoe:x:1005",
+        "zoe:x:\u0661\u0660:1005::/home/zoe:/bin/sh",
+    ],
+)
+def test_a_line_that_the_c_library_ignores_is_not_local(tmp_path: Path, line: str) -> None:
+    """The C library asks the next service for such a name."""
+    passwd = tmp_path / "passwd"
+    passwd.write_text(f"{line}\nbob:x:1000:1000::/home/bob:/bin/sh\n")
+    local = LocalAccounts(str(passwd), str(tmp_path / "missing"))
+    assert local.have("bob")
+    for account in (line.partition(":")[0], line.partition(":")[0].lstrip("#+- "), 1005, 10):
+        assert not local.have(account)
+
+
 def test_no_account_is_local_if_a_server_is_asked_first(tmp_path: Path) -> None:
     (tmp_path / "passwd").write_bytes(PASSWD)
     (tmp_path / "nsswitch.conf").write_text("passwd: sss files\n")
