@@ -42,22 +42,25 @@ class Value:
         cls._defaults = {n: getattr(cls, n) for n in cls._fields if hasattr(cls, n)}
 
     def __init__(self, **given: Any) -> None:
-        self._set({**self._defaults, **given}, self._fields)
+        self._set(self._defaults, given, self._fields)
 
     def _replace(self, **changes: Any) -> Self:
         """Return a copy with `changes`. Check only the changed fields."""
         other = object.__new__(type(self))
-        other._set({**self.__dict__, **changes}, changes)
+        other._set(self.__dict__, changes, changes)
         return other
 
-    def _set(self, fields: dict[str, Any], new: Collection[str]) -> None:
+    def _set(self, old: dict[str, Any], changes: dict[str, Any], new: Collection[str]) -> None:
+        fields, rules = self.__dict__, self.RULES
+        fields.update(old)
+        fields.update(changes)
         if fields.keys() != self._names:
             wrong = ", ".join(sorted(fields.keys() ^ self._names))
             raise TypeError(f"{type(self).__name__}: unknown or missing fields: {wrong}")
-        self.__dict__.update(fields)
-        for name in new:
-            if (rule := self.RULES.get(name)) is not None:
-                require(rule, fields[name], name, self.ERROR)
+        if rules:
+            for name in new:
+                if name in rules and (requirement := rules[name](fields[name])) is not None:
+                    raise self.ERROR(f"{name}: {requirement}")
         self.check(new)
 
     def check(self, new: Collection[str]) -> None:
@@ -72,7 +75,7 @@ class Value:
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return all(getattr(self, n) == getattr(other, n) for n in self._fields)
+        return self.__dict__ == other.__dict__
 
     def __hash__(self) -> int:
         return hash(tuple(getattr(self, n) for n in self._fields))

@@ -242,9 +242,10 @@ class UserRecord(Value):
             raise RecordError("salt: required if there are recovery codes")
         if self.failures > 0 and self.failures_at is None:
             raise RecordError("failures_at: required if there are failures")
-        for field in ("name", "secret"):
-            if len({getattr(t, field) for t in self.tokens}) < len(self.tokens):
-                raise RecordError(f"tokens: duplicate {field}")
+        if "tokens" in new and len(self.tokens) > 1:
+            for field in ("name", "secret"):
+                if len({getattr(t, field) for t in self.tokens}) < len(self.tokens):
+                    raise RecordError(f"tokens: duplicate {field}")
 
     def _check_recovery(self) -> None:
         if type(self.recovery) is not tuple or len(self.recovery) > MAX_RECOVERY_CODES:

@@ -172,7 +172,7 @@ class Dialogue:
                 answer,
                 settings.policy,
                 self._now,
-                follow=self._with_grace,
+                follow=None if self._origin is None else self._with_grace,
                 earlier=self._earlier,
                 ahead=self._ahead,
             )
@@ -221,6 +221,6 @@ class Dialogue:
         return self._origin is not None and grace.holds(record, self._origin, self._now(), period, policy)
 
     def _with_grace(self, decision: Decision, now: int) -> UserRecord:
-        if self._origin is None or decision.outcome is Outcome.RECOVERY:
+        if decision.outcome is Outcome.RECOVERY or self._origin is None:
             return decision.record
         return grace.granted(decision.record, self._origin, now)

@@ -12,23 +12,24 @@ from pam_totp.operations import audit_log, grace
 from pam_totp.operations.dialogue import Dialogue, OpenStore
 from pam_totp.pam.names import passwd_name
 from pam_totp.pam.protocol import Hello
-from pam_totp.store.file import FileStore
+from pam_totp.store.file import FileStore, LastRecord
 from pam_totp.store.home import home_store
 
 
 class Host(Value):
-    """The site's settings, the log and the clock (UTC, whole seconds)."""
+    """The site's settings, the log, the clock (UTC, whole seconds), and the lookup of a user's name."""
 
     site: Site
     log: audit_log.Sink = staticmethod(audit_log.to_syslog)
     now: Callable[[], int] = staticmethod(lambda: int(time.time()))
+    passwd_name: Callable[[str], str] = staticmethod(passwd_name)
 
 
 def begin(hello: Hello, host: Host) -> Dialogue:
     """Return the dialogue of the login that `hello` begins. Raise SettingsError or StoreError."""
     chosen = settings(hello.service, hello.arguments, host.site)
-    user = passwd_name(chosen.user or hello.user)
-    open_store: OpenStore = partial(FileStore, chosen.store)
+    user = host.passwd_name(chosen.user or hello.user)
+    open_store: OpenStore = partial(FileStore, chosen.store, last=LastRecord())
     if chosen.secret is not None:
         home_store(chosen.secret, user)  # raise its errors before a prompt
         open_store = partial(home_store, chosen.secret, user)

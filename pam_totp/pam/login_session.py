@@ -72,8 +72,9 @@ def read_site(path: str = SITE_FILE) -> Site:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
             raise SettingsError(f"{path}: must be a regular file that only root can write")
-        with open(file, "rb", closefd=False) as opened:  # a file object continues after a short read
-            text = opened.read(MAX_SITE_FILE + 1)
+        text = b""
+        while len(text) <= MAX_SITE_FILE and (part := os.read(file, MAX_SITE_FILE + 1)):
+            text += part
         if len(text) > MAX_SITE_FILE:
             raise SettingsError(f"{path}: must be at most {MAX_SITE_FILE} bytes")
         return parse_site(text.decode("utf-8"))

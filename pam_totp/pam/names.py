@@ -31,22 +31,26 @@ class LocalAccounts:
 
     def __init__(self, passwd: str = "/etc/passwd", nsswitch: str = "/etc/nsswitch.conf") -> None:
         self._path = passwd if asks_files_first(nsswitch) else os.devnull
-        self._version: tuple[int, ...] = ()
-        self._accounts: frozenset[str | int] = frozenset()
+        self._known: tuple[tuple[int, ...], frozenset[str | int]] = (), frozenset()  # the file's version, its accounts
 
     def have(self, *accounts: str | int) -> bool:
         """Return True if the file has all these names and uids. It is read again if it has changed."""
+        version, known = self._known
         try:
-            if _version(os.stat(self._path)) != self._version:
-                self._read()
+            if _version(os.stat(self._path)) != version:
+                version, known = self._known = self._read()
         except OSError:
             return False
-        return self._accounts.issuperset(accounts)
+        return known.issuperset(accounts)
 
-    def _read(self) -> None:
+    def passwd_name(self, user: str) -> str:
+        """Return the name in the user's passwd entry, or `user` if there is no entry. The file has such names."""
+        return user if self.have(user) else passwd_name(user)
+
+    def _read(self) -> tuple[tuple[int, ...], frozenset[str | int]]:
         found = set[str | int]()
         with open(self._path, encoding="utf-8", errors="surrogateescape") as file:
-            self._version = _version(os.fstat(file.fileno()))
+            version = _version(os.fstat(file.fileno()))
             for line in file:
                 fields = line.rstrip("\n").split(":")
                 if (
@@ -56,7 +60,7 @@ class LocalAccounts:
                     and _ID.fullmatch(fields[3])
                 ):
                     found |= {fields[0], int(fields[2])}
-        self._accounts = frozenset(found)
+        return version, frozenset(found)
 
 
 def _version(status: os.stat_result) -> tuple[int, ...]:

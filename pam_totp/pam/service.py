@@ -50,7 +50,7 @@ MAX_FILES = 16_384  # descriptors: one for each login, a few for each thread, wi
 MAX_ACCEPTED = 16  # connections that are accepted before other logins continue
 NO_DESCRIPTOR_PAUSE = 0.05  # seconds before the next attempt if no descriptor is free
 LIMITS_EVERY = 1.0  # seconds between two checks of the time limits
-MAX_STEP = 0.002  # seconds: a use of the store that takes longer waited for a disk
+MAX_WAIT = 5e-5  # seconds: a use of the store that waits longer waits for a disk
 TYPING = 0.002  # seconds after a prompt: programs answer earlier, and users later
 MAX_WAITS = 256  # threads that wait for a lock, a disk or a name; if some never return, the others must suffice
 MAX_OTHER_LOOKUPS = 32  # threads that look up names for accounts other than root
@@ -84,7 +84,7 @@ class Service:
         self._trusted = {0, os.geteuid()}  # uids whose lines are always logged
         self._local_accounts = LocalAccounts()
         self._steps: dict[object, deque[Step]] = {}  # by record; the first of each is being done
-        self._waits_for_disk = False  # True after a step that wrote blocks to a disk, or took longer than MAX_STEP
+        self._waits_for_disk = False  # True after a step that waited longer than MAX_WAIT
         self._checks_limits = False  # while there are connections
         self.quota = LoginQuota(workers, _descriptor_limit())
         self.stopping, self._stop = socket.socketpair()  # `stopping` becomes readable when the service has to stop
@@ -158,6 +158,8 @@ class Service:
             if not self._checks_limits:
                 self._checks_limits = True
                 self.loop.call_later(LIMITS_EVERY, self._check_limits)
+            if not self.loop.is_busy:
+                return
 
     def _check_limits(self) -> None:
         now = time.monotonic()
@@ -200,24 +202,27 @@ class Service:
 
     def _do_step(self, key: object) -> None:
         """Do the first step of a record: here if nothing can delay it, otherwise in a thread."""
-        job, on_result = self._steps[key][0].wait.job, partial(self._end_step, key)
-        if self._steps[key][0].wait.is_slow:
-            self.loop.run_in_thread(self._searches, partial(job, 0.0), on_result)
+        wait, on_result = self._steps[key][0].wait, partial(self._end_step, key)
+        job = partial(wait.job, 0.0)
+        if wait.is_slow:
+            self.loop.run_in_thread(self._searches, job, on_result)
         elif self._waits_for_disk and (self.loop.is_busy or len(self._steps) > 1):
-            self.loop.run_in_thread(self._waits, partial(job, 0.0), on_result)
+            self.loop.run_in_thread(self._waits, job, on_result)
         else:
-            blocks, begin = _blocks_written(), time.monotonic()
-            result, error = outcome(partial(job, 0.0))
-            self._waits_for_disk = _blocks_written() > blocks or time.monotonic() - begin > MAX_STEP
+            waited = time.thread_time() - time.monotonic()
+            result, error = outcome(job)
+            waited += time.monotonic() - time.thread_time()
+            self._waits_for_disk = waited > MAX_WAIT
             on_result(result, error)
 
     def _end_step(self, key: object, result: object, error: Exception | None) -> None:
         """Continue the login of the first step of a record, and begin the next. If the lock is held, wait for it."""
         steps = self._steps[key]
-        left = round(steps[0].deadline - time.monotonic(), 1)
-        if isinstance(error, LockBusy) and left > 0:
-            self.loop.run_in_thread(self._waits, partial(steps[0].wait.job, left), partial(self._end_step, key))
-            return
+        if isinstance(error, LockBusy):
+            left = round(steps[0].deadline - time.monotonic(), 1)
+            if left > 0:
+                self.loop.run_in_thread(self._waits, partial(steps[0].wait.job, left), partial(self._end_step, key))
+                return
         on_result = steps.popleft().on_result
         if steps:
             self.loop.call_next(partial(self._do_step, key))
@@ -258,7 +263,8 @@ class Service:
             return PAM_AUTH_ERR
         if not any(a.startswith("store=") for a in admitted.arguments):
             admitted = admitted.with_arguments((*admitted.arguments, f"store={self._store}"))
-        return login.begin(admitted, login.Host(site=site, log=log))
+        host = login.Host(site=site, log=log, passwd_name=self._local_accounts.passwd_name)
+        return login.begin(admitted, host)
 
 
 class _Connection:
@@ -353,11 +359,6 @@ class _Connection:
         self._client.close()
         self._release()
         self._service.remove(self)
-
-
-def _blocks_written() -> int:
-    """Return the number of blocks that this thread has written to disks. Files in memory do not count."""
-    return resource.getrusage(resource.RUSAGE_THREAD).ru_oublock
 
 
 def _descriptor_limit() -> int:

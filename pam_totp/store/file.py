@@ -76,17 +76,31 @@ class Warnings:
 to_syslog = Warnings()
 
 
+class LastRecord:
+    """The record that was parsed last. If a file still has the same document, a store does not parse it again."""
+
+    document: bytes | None = None
+    record: UserRecord | None = None
+
+
 class FileStore:
     """The store in `folder`, an absolute path. The methods of `Store` open, check and close the folder.
 
-    `lock_wait` is in seconds. The store passes to `warn` each problem that does not stop a login. Only this package
-    calls the methods from `file_of` to `locked`.
+    `lock_wait` is in seconds. The store passes to `warn` each problem that does not stop a login. The stores of one
+    login share `last`. Only this package calls the methods from `file_of` to `locked`.
     """
 
-    def __init__(self, folder: str, lock_wait: float = LOCK_WAIT, warn: Callable[[str], None] = to_syslog) -> None:
+    def __init__(
+        self,
+        folder: str,
+        lock_wait: float = LOCK_WAIT,
+        warn: Callable[[str], None] = to_syslog,
+        last: LastRecord | None = None,
+    ) -> None:
         self.folder = folder
         self._lock_wait = lock_wait
         self.warn = warn
+        self._last = LastRecord() if last is None else last
 
     def read(self, user: str) -> UserRecord:
         name = self.file_of(user)
@@ -94,7 +108,7 @@ class FileStore:
             stored = self.peek(folder, name)
             if stored is None:
                 raise NotThere
-            return parse_record(stored.document, user, name)
+            return self._parse(stored.document, user, name)
 
     def update(
         self, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], *, create: bool = False
@@ -107,12 +121,12 @@ class FileStore:
                 stored = self.load(folder, name)
                 if stored is None and not create:
                     raise NotThere
-                old = UserRecord(user=user) if stored is None else parse_record(stored.document, user, name)
+                old = UserRecord(user=user) if stored is None else self._parse(stored.document, user, name)
                 new, result = change(old)
                 if new is None:
                     self.remove(folder, name)
                     os.fsync(folder)
-                elif stored is None or new != old or not stored.size:
+                elif stored is None or not stored.size or (new is not old and new != old):
                     self.put(folder, name, stored, old, new)
                 return result
 
@@ -183,7 +197,8 @@ class FileStore:
             write(folder, name, stored, document)
         elif stored is not None and stored.size >= slot_size(new):
             self._sweep(folder, name)
-            write(folder, name, write(folder, name, stored, document), document)
+            write(folder, name, stored, document)
+            write(folder, name, stored.after(document), document)
         else:
             over = stored is not None and exists(folder, name)
             content = new_file(document, slot_size(new), 1 if stored is None else stored.sequence + 1)
@@ -236,6 +251,12 @@ class FileStore:
             with suppress(NotThere):
                 return read(folder, candidate)
         return None
+
+    def _parse(self, document: bytes, user: str, name: str) -> UserRecord:
+        last = self._last
+        if last.record is None or last.document != document or last.record.user != user:
+            last.document, last.record = document, parse_record(document, user, name)
+        return last.record
 
     def _require(self, folder: int, name: str) -> None:
         if not any(exists(folder, candidate) for candidate in (name, self._version_1(name), name)):

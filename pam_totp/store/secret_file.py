@@ -53,8 +53,8 @@ def read(folder: int, name: str, *, may_have_links: bool = False) -> Slots:
     return slots
 
 
-def write(folder: int, name: str, slots: Slots, document: bytes) -> Slots:
-    """Write `document` durably to the other slot. Return the new slots. Raise OSError or StoreError."""
+def write(folder: int, name: str, slots: Slots, document: bytes) -> None:
+    """Write `document` durably to the other slot. Raise OSError or StoreError."""
     try:
         offset, slot = slots.next(document)
     except RecordError as e:
@@ -73,7 +73,6 @@ def write(folder: int, name: str, slots: Slots, document: bytes) -> Slots:
             raise
     finally:
         os.close(file)
-    return slots.after(document)
 
 
 def create(folder: int, name: str, content: bytes, temporary: str, *, over: bool = False, durably: bool = True) -> None:
