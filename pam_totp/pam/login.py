@@ -12,8 +12,9 @@ from pam_totp.operations import audit_log, grace
 from pam_totp.operations.dialogue import Dialogue, OpenStore
 from pam_totp.pam.names import passwd_name
 from pam_totp.pam.protocol import Hello
-from pam_totp.store.file import FileStore, LastRecord
+from pam_totp.store.file import FileStore
 from pam_totp.store.home import home_store
+from pam_totp.store.secret_file import LastRead
 
 
 class Host(Value):
@@ -29,7 +30,7 @@ def begin(hello: Hello, host: Host) -> Dialogue:
     """Return the dialogue of the login that `hello` begins. Raise SettingsError or StoreError."""
     chosen = settings(hello.service, hello.arguments, host.site)
     user = host.passwd_name(chosen.user or hello.user)
-    open_store: OpenStore = partial(FileStore, chosen.store, last=LastRecord())
+    open_store: OpenStore = partial(FileStore, chosen.store, last=LastRead())
     if chosen.secret is not None:
         home_store(chosen.secret, user)  # raise its errors before a prompt
         open_store = partial(home_store, chosen.secret, user)

@@ -27,7 +27,7 @@ from pam_totp.core.secretfile import MAX_FILE, parse, serialize
 from pam_totp.core.slots import Slots, new_file, slot_size
 from pam_totp.store import DamagedFile, NotThere, R, StoreError, decoys
 from pam_totp.store.byte_lock import acquire, acquire_as_version_1
-from pam_totp.store.secret_file import create, empty_file, exists, has_content, read, unlink, write
+from pam_totp.store.secret_file import LastRead, create, empty_file, exists, has_content, read, unlink, write
 
 LOCK_WAIT = 5.0  # seconds
 LOCK = ".lock"  # the lock file
@@ -76,13 +76,6 @@ class Warnings:
 to_syslog = Warnings()
 
 
-class LastRecord:
-    """The record that was parsed last. If a file still has the same document, a store does not parse it again."""
-
-    document: bytes | None = None
-    record: UserRecord | None = None
-
-
 class FileStore:
     """The store in `folder`, an absolute path. The methods of `Store` open, check and close the folder.
 
@@ -95,12 +88,12 @@ class FileStore:
         folder: str,
         lock_wait: float = LOCK_WAIT,
         warn: Callable[[str], None] = to_syslog,
-        last: LastRecord | None = None,
+        last: LastRead | None = None,
     ) -> None:
         self.folder = folder
         self._lock_wait = lock_wait
         self.warn = warn
-        self._last = LastRecord() if last is None else last
+        self._last = LastRead() if last is None else last
 
     def read(self, user: str) -> UserRecord:
         name = self.file_of(user)
@@ -108,7 +101,7 @@ class FileStore:
             stored = self.peek(folder, name)
             if stored is None:
                 raise NotThere
-            return self._parse(stored.document, user, name)
+            return self._parse(stored, user, name)
 
     def update(
         self, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], *, create: bool = False
@@ -121,7 +114,7 @@ class FileStore:
                 stored = self.load(folder, name)
                 if stored is None and not create:
                     raise NotThere
-                old = UserRecord(user=user) if stored is None else self._parse(stored.document, user, name)
+                old = UserRecord(user=user) if stored is None else self._parse(stored, user, name)
                 new, result = change(old)
                 if new is None:
                     self.remove(folder, name)
@@ -249,13 +242,13 @@ class FileStore:
         """Return the slots of the file, or None. Try `name` twice, because another process may convert version 1."""
         for candidate in (name, self._version_1(name), name):
             with suppress(NotThere):
-                return read(folder, candidate)
+                return read(folder, candidate, last=self._last)
         return None
 
-    def _parse(self, document: bytes, user: str, name: str) -> UserRecord:
+    def _parse(self, stored: Slots, user: str, name: str) -> UserRecord:
         last = self._last
-        if last.record is None or last.document != document or last.record.user != user:
-            last.document, last.record = document, parse_record(document, user, name)
+        if stored is not last.slots or last.record is None or last.record.user != user:
+            last.record = parse_record(stored.document, user, name)
         return last.record
 
     def _require(self, folder: int, name: str) -> None:

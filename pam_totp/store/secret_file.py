@@ -18,7 +18,7 @@ import os
 import stat
 from contextlib import suppress
 
-from pam_totp.core.record import RecordError
+from pam_totp.core.record import RecordError, UserRecord
 from pam_totp.core.slots import MAX_SLOT, Slots, decode, empty
 from pam_totp.store import DamagedFile, NotThere, StoreError
 
@@ -26,7 +26,18 @@ _FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _UNKNOWN_FLAG = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
 
-def read(folder: int, name: str, *, may_have_links: bool = False) -> Slots:
+class LastRead:
+    """What was read last: a file's content, its slots, and their record, if it was parsed.
+
+    A login reads the file again under the lock. If the content is the same, it is not decoded and parsed again.
+    """
+
+    content: bytes | None = None
+    slots: Slots | None = None
+    record: UserRecord | None = None
+
+
+def read(folder: int, name: str, *, may_have_links: bool = False, last: LastRead | None = None) -> Slots:
     """Return the slots of a file. Raise NotThere, DamagedFile, or another StoreError."""
     try:
         file = os.open(name, os.O_RDONLY | _FLAGS, dir_fd=folder)
@@ -44,10 +55,14 @@ def read(folder: int, name: str, *, may_have_links: bool = False) -> Slots:
         os.close(file)
     if not data:
         raise DamagedFile(f"{name}: must not be empty (restore the user's record, or delete this file)")
-    try:
-        slots = decode(data)
-    except RecordError as e:
-        raise DamagedFile(f"{name}: {e}") from None
+    last = last or LastRead()
+    if last.slots is None or last.content != data:
+        try:
+            last.slots = decode(data)
+        except RecordError as e:
+            raise DamagedFile(f"{name}: {e}") from None
+        last.content, last.record = data, None
+    slots = last.slots
     if status.st_nlink > 1 and slots.size and not may_have_links:  # an import of version 1 links its files to copies
         raise DamagedFile(f"{name}: must not have hard links")
     return slots
