@@ -36,6 +36,7 @@ DECOY = UserRecord(
 )
 
 Follow = Callable[[Decision, int], UserRecord]  # (decision, now in Unix seconds) -> the record to store
+Verify = Callable[..., Decision]  # `verify`, or a function that waits before it calls `verify`
 
 
 def decide(
@@ -48,6 +49,7 @@ def decide(
     follow: Follow | None = None,
     earlier: Earlier = Earlier.NONE,
     ahead: Ahead | None = None,
+    verify: Verify = verify,
 ) -> Decision:
     """Verify `answer` against the record of `user`, and return the decision once it is durable.
 

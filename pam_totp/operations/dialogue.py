@@ -20,9 +20,18 @@ from pam_totp.core.answer import CODE_LENGTHS, Answer
 from pam_totp.core.oath import MAX_DIGITS, Ahead
 from pam_totp.core.record import UNKNOWN_USER, UserRecord
 from pam_totp.core.settings import NEXT_PROMPT, Settings
-from pam_totp.core.verify import Decision, Earlier, Outcome, work_out_ahead
+from pam_totp.core.verify import Decision, Earlier, Outcome, verify, work_out_ahead
 from pam_totp.operations import grace
-from pam_totp.operations.authenticate import DECOY, REFUSAL_DELAY, REFUSED, decide, facts, refusal_delay, remarks
+from pam_totp.operations.authenticate import (
+    DECOY,
+    REFUSAL_DELAY,
+    REFUSED,
+    Verify,
+    decide,
+    facts,
+    refusal_delay,
+    remarks,
+)
 from pam_totp.store import NoAccount, NotThere, Store, StoreError
 
 R = TypeVar("R")
@@ -79,7 +88,8 @@ class Conversation(Protocol):
 class Dialogue:
     """One login of `user`, the name in the passwd entry. `now` returns Unix seconds.
 
-    `origin` is its key of grace (`grace.origin`), or None if there is no grace.
+    `origin` is its key of grace (`grace.origin`), or None if there is no grace. `search` verifies answers that need a
+    long search.
     """
 
     def __init__(
@@ -91,9 +101,10 @@ class Dialogue:
         origin: tuple[str, str] | None,
         now: Callable[[], int],
         log: Log,
+        search: Verify = verify,
     ) -> None:
         self._settings, self._user, self._open_store = settings, user, open_store
-        self._origin, self._now, self._log = origin, now, log
+        self._origin, self._now, self._log, self._search = origin, now, log, search
         self._is_in_home = settings.secret is not None  # the home folder may be on a slow server
         self._delay = refusal_delay(settings.policy)
         self._earlier = Earlier.NONE
@@ -175,6 +186,7 @@ class Dialogue:
                 follow=None if self._origin is None else self._with_grace,
                 earlier=self._earlier,
                 ahead=self._ahead,
+                verify=self._search if is_slow else verify,
             )
 
         searches_far = len(answer.digits) > MAX_DIGITS or bool(self._earlier.answers)  # for codes in a row

@@ -8,7 +8,9 @@ from functools import partial
 
 from pam_totp.core.fields import Value
 from pam_totp.core.settings import Site, settings
+from pam_totp.core.verify import verify
 from pam_totp.operations import audit_log, grace
+from pam_totp.operations.authenticate import Verify
 from pam_totp.operations.dialogue import Dialogue, OpenStore
 from pam_totp.pam.names import passwd_name
 from pam_totp.pam.protocol import Hello
@@ -18,12 +20,13 @@ from pam_totp.store.secret_file import LastRead
 
 
 class Host(Value):
-    """The site's settings, the log, the clock (UTC, whole seconds), and the lookup of a user's name."""
+    """The site's settings, the log, the clock (UTC, whole seconds), the lookup of names, and the verification."""
 
     site: Site
     log: audit_log.Sink = staticmethod(audit_log.to_syslog)
     now: Callable[[], int] = staticmethod(lambda: int(time.time()))
     passwd_name: Callable[[str], str] = staticmethod(passwd_name)
+    search: Verify = staticmethod(verify)  # for answers that need a long search
 
 
 def begin(hello: Hello, host: Host) -> Dialogue:
@@ -42,6 +45,7 @@ def begin(hello: Hello, host: Host) -> Dialogue:
         open_store,
         origin=grace.origin(hello.service, hello.rhost) if has_grace else None,
         now=host.now,
+        search=host.search,
         log=lambda verb, **fields: audit_log.write(
             host.log, hello.service, verb, user=user, **fields, rhost=hello.rhost
         ),

@@ -6,8 +6,9 @@ import os
 import pwd
 import re
 
-_NAME = re.compile(r"[^#+\-\s]")  # glibc ignores the other lines, and asks the next service for their names
-_ID = re.compile(r"[0-9]{1,10}", re.ASCII)
+_NAME = re.compile(rb"[^#+\-\s]")  # glibc ignores the other lines, and asks the next service for their names
+_ID = re.compile(rb"[0-9]{1,10}")
+_ID_LIMIT = 1 << 32
 
 
 def passwd_name(user: str) -> str:
@@ -27,10 +28,16 @@ def has_passwd_entry(uid: int) -> bool:
 
 
 class LocalAccounts:
-    """The accounts in the file `passwd`, if the C library looks there first. Their lookup asks no server."""
+    """The accounts in the file `passwd`, if the C library looks there first. Their lookup asks no server.
 
-    def __init__(self, passwd: str = "/etc/passwd", nsswitch: str = "/etc/nsswitch.conf") -> None:
+    There are none while the socket of nscd(8) exists, because the C library then asks nscd.
+    """
+
+    def __init__(
+        self, passwd: str = "/etc/passwd", nsswitch: str = "/etc/nsswitch.conf", nscd: str = "/run/nscd/socket"
+    ) -> None:
         self._path = passwd if asks_files_first(nsswitch) else os.devnull
+        self._nscd = nscd
         self._known: tuple[tuple[int, ...], frozenset[str | int]] = (), frozenset()  # the file's version, its accounts
 
     def have(self, *accounts: str | int) -> bool:
@@ -41,7 +48,7 @@ class LocalAccounts:
                 version, known = self._known = self._read()
         except OSError:
             return False
-        return known.issuperset(accounts)
+        return known.issuperset(accounts) and not os.path.exists(self._nscd)
 
     def passwd_name(self, user: str) -> str:
         """Return the name in the user's passwd entry, or `user` if there is no entry. The file has such names."""
@@ -49,18 +56,17 @@ class LocalAccounts:
 
     def _read(self) -> tuple[tuple[int, ...], frozenset[str | int]]:
         found = set[str | int]()
-        with open(self._path, encoding="utf-8", errors="surrogateescape") as file:
+        with open(self._path, "rb") as file:
             version = _version(os.fstat(file.fileno()))
             for line in file:
-                fields = line.rstrip("\n").split(":")
-                if (
-                    len(fields) == 7
-                    and _NAME.match(fields[0])
-                    and _ID.fullmatch(fields[2])
-                    and _ID.fullmatch(fields[3])
-                ):
-                    found |= {fields[0], int(fields[2])}
+                fields = line.removesuffix(b"\n").split(b":")
+                if len(fields) == 7 and _NAME.match(fields[0]) and b"\0" not in line and _are_ids(fields[2:4]):
+                    found |= {fields[0].decode("utf-8", "surrogateescape"), int(fields[2])}
         return version, frozenset(found)
+
+
+def _are_ids(texts: list[bytes]) -> bool:
+    return all(_ID.fullmatch(text) and int(text) < _ID_LIMIT for text in texts)
 
 
 def _version(status: os.stat_result) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ Rules:
    searches for codes in a row, held locks, busy disks.
 2. A client that sends nothing is disconnected at a time limit of `protocol`.
 3. `login_quota` limits how many logins an account may have. It applies before any other work.
-4. A slow name service and a held lock delay their own logins only. Answers for one record are decided in their order.
+4. A slow name service and a held lock delay their own logins only. `store_queue` gives the order of the decisions.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import signal
 import socket
 import threading
 import time
-from collections import deque
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from pam_totp.core.settings import Site
+from pam_totp.core.verify import Decision, verify
 from pam_totp.operations import audit_log
 from pam_totp.operations.dialogue import Dialogue, Pause, UseStore, Waits
 from pam_totp.pam import login
 from pam_totp.pam.admission import admit, client_accounts, listed, peer_uid
 from pam_totp.pam.listening import ServiceError, listening
 from pam_totp.pam.log_quota import LogQuota
-from pam_totp.pam.login_quota import ROOT, WITHOUT_ENTRY, Account, LoginQuota
+from pam_totp.pam.login_quota import ROOT, WITHOUT_ENTRY, Account, Caller, LoginQuota, NotLookedUp
 from pam_totp.pam.login_session import LookUp, Receive, Session, place_of_bug, read_site
 from pam_totp.pam.loop import Loop, Pool, ResultHandler, outcome
 from pam_totp.pam.names import LocalAccounts, has_passwd_entry
@@ -43,28 +43,21 @@ from pam_totp.pam.protocol import (
     receive,
     send,
 )
-from pam_totp.store import LockBusy, StoreError
-from pam_totp.store.file import LOCK_WAIT, FileStore
+from pam_totp.pam.store_queue import StoreQueue
+from pam_totp.store import StoreError
+from pam_totp.store.file import FileStore
 
 MAX_FILES = 16_384  # descriptors: one for each login, a few for each thread, with slack
 MAX_ACCEPTED = 16  # connections that are accepted before other logins continue
 NO_DESCRIPTOR_PAUSE = 0.05  # seconds before the next attempt if no descriptor is free
 LIMITS_EVERY = 1.0  # seconds between two checks of the time limits
-MAX_WAIT = 5e-5  # seconds: a use of the store that waits longer waits for a disk
 TYPING = 0.002  # seconds after a prompt: programs answer earlier, and users later
-MAX_WAITS = 256  # threads that wait for a lock, a disk or a name; if some never return, the others must suffice
-MAX_OTHER_LOOKUPS = 32  # threads that look up names for accounts other than root
-MAX_SEARCHES = 2  # threads: they compute, so more would only delay the loop
+MAX_STORE_USES = 256  # threads that wait for a lock or a disk; if some never return, the others must suffice
+MAX_ROOT_LOOKUPS = 256  # threads that look up names for root
+MAX_OTHER_LOOKUPS = 32  # threads that look up names for other accounts
+MAX_SEARCHES = 2  # long searches at once: they compute, so more would only delay the loop
 THREAD_STACK = 256 * 1024  # bytes
 STOP_WAIT = 5.0  # seconds for the unfinished logins when the service stops
-
-
-class Step(NamedTuple):
-    """One use of the store, with the monotonic time until which it may wait for a lock."""
-
-    wait: UseStore
-    on_result: ResultHandler
-    deadline: float
 
 
 class Service:
@@ -82,9 +75,8 @@ class Service:
         self._log = log
         self._log_quota = LogQuota(log)
         self._trusted = {0, os.geteuid()}  # uids whose lines are always logged
-        self._local_accounts = LocalAccounts()
-        self._steps: dict[object, deque[Step]] = {}  # by record; the first of each is being done
-        self._waits_for_disk = False  # True after a step that waited longer than MAX_WAIT
+        self.local_accounts = LocalAccounts()
+        self._search_turns = threading.BoundedSemaphore(MAX_SEARCHES)
         self._checks_limits = False  # while there are connections
         self.quota = LoginQuota(workers, _descriptor_limit())
         self.stopping, self._stop = socket.socketpair()  # `stopping` becomes readable when the service has to stop
@@ -95,11 +87,12 @@ class Service:
     def run(self) -> None:
         """Serve until `stop`, then wait for the unfinished logins. Raise ServiceError if no thread can be started."""
         try:
-            self._waits, self._other_lookups = Pool(MAX_WAITS), Pool(MAX_OTHER_LOOKUPS)
-            self._searches = Pool(MAX_SEARCHES)
+            self._root_lookups, self._other_lookups = Pool(MAX_ROOT_LOOKUPS), Pool(MAX_OTHER_LOOKUPS)
+            store_uses = Pool(MAX_STORE_USES)
         except RuntimeError as e:
             raise ServiceError(f"no login can be served: {e}") from e
         self.loop = Loop(self._log_bug)
+        self.store_queue = StoreQueue(self.loop, store_uses)
         self._listener.setblocking(False)
         self._listen()
         self.loop.watch(self.stopping.fileno(), self._end)
@@ -187,48 +180,16 @@ class Service:
 
     def look_up(self, uid: int, wait: LookUp, on_result: ResultHandler) -> None:
         """Look up accounts for `uid`: here if /etc/passwd has them, otherwise in a thread, as a server may be slow."""
-        if self._local_accounts.have(*wait.accounts):
+        if self.local_accounts.have(*wait.accounts):
             on_result(*outcome(wait.job))
         else:
-            self.loop.run_in_thread(self._waits if uid == ROOT else self._other_lookups, wait.job, on_result)
+            pool = self._root_lookups if uid == ROOT else self._other_lookups
+            self.loop.run_in_thread(pool, wait.job, on_result)
 
-    def use_store(self, wait: UseStore, on_result: ResultHandler) -> None:
-        """Use the store, after the earlier uses of the same record."""
-        key = wait.record or wait
-        steps = self._steps.setdefault(key, deque())
-        steps.append(Step(wait, on_result, time.monotonic() + LOCK_WAIT))
-        if len(steps) == 1:
-            self._do_step(key)
-
-    def _do_step(self, key: object) -> None:
-        """Do the first step of a record: here if nothing can delay it, otherwise in a thread."""
-        wait, on_result = self._steps[key][0].wait, partial(self._end_step, key)
-        job = partial(wait.job, 0.0)
-        if wait.is_slow:
-            self.loop.run_in_thread(self._searches, job, on_result)
-        elif self._waits_for_disk and (self.loop.is_busy or len(self._steps) > 1):
-            self.loop.run_in_thread(self._waits, job, on_result)
-        else:
-            waited = time.thread_time() - time.monotonic()
-            result, error = outcome(job)
-            waited += time.monotonic() - time.thread_time()
-            self._waits_for_disk = waited > MAX_WAIT
-            on_result(result, error)
-
-    def _end_step(self, key: object, result: object, error: Exception | None) -> None:
-        """Continue the login of the first step of a record, and begin the next. If the lock is held, wait for it."""
-        steps = self._steps[key]
-        if isinstance(error, LockBusy):
-            left = round(steps[0].deadline - time.monotonic(), 1)
-            if left > 0:
-                self.loop.run_in_thread(self._waits, partial(steps[0].wait.job, left), partial(self._end_step, key))
-                return
-        on_result = steps.popleft().on_result
-        if steps:
-            self.loop.call_next(partial(self._do_step, key))
-        else:
-            del self._steps[key]
-        on_result(result, error)
+    def _search(self, *arguments: Any, **options: Any) -> Decision:
+        """Verify an answer that needs a long search. Wait for other searches, but hold no turn while writing."""
+        with self._search_turns:
+            return verify(*arguments, **options)
 
     def begin(self, connection: _Connection, hello: Hello) -> LookUp | int | None:
         """Return the lookup that begins a login, its PAM result, or None if root carries too many logins.
@@ -236,7 +197,8 @@ class Service:
         Raise SettingsError.
         """
         uid, log = connection.uid, connection.log
-        if uid == ROOT and hello.ruser and not connection.acquire(hello.ruser):
+        connection.asker = uid, hello.ruser, hello.rhost
+        if uid == ROOT and hello.ruser not in (None, "", "root") and not connection.acquire(Caller(*connection.asker)):
             audit_log.write(
                 log, hello.service, "refused", user=hello.user, reason="too-many-at-once", ruser=hello.ruser
             )
@@ -263,8 +225,8 @@ class Service:
             return PAM_AUTH_ERR
         if not any(a.startswith("store=") for a in admitted.arguments):
             admitted = admitted.with_arguments((*admitted.arguments, f"store={self._store}"))
-        host = login.Host(site=site, log=log, passwd_name=self._local_accounts.passwd_name)
-        return login.begin(admitted, host)
+        passwd_name = self.local_accounts.passwd_name
+        return login.begin(admitted, login.Host(site=site, log=log, passwd_name=passwd_name, search=self._search))
 
 
 class _Connection:
@@ -273,6 +235,7 @@ class _Connection:
     def __init__(self, service: Service, client: socket.socket, uid: int, log: audit_log.Sink) -> None:
         self._service, self._client = service, client
         self.uid, self.log = uid, log
+        self.asker: tuple[int, str | None, str | None] = uid, None, None  # with ruser and rhost
         self._accounts: list[Account] = []
         self._waits = self._run()
         self._packet_wait: Receive | None = None  # the current wait, if it is for a packet
@@ -288,12 +251,14 @@ class _Connection:
 
     def _run(self) -> Waits[None]:
         is_root = self.uid == ROOT
-        if not self.acquire(self.uid):
-            return
-        if not is_root and not (yield LookUp(partial(has_passwd_entry, self.uid), [self.uid])):
-            self._release()
-            if not self.acquire(WITHOUT_ENTRY):
+        account: Account = self.uid
+        if not is_root and not self._service.local_accounts.have(self.uid):
+            if not self.acquire(NotLookedUp(self.uid)):
                 return
+            account = self.uid if (yield LookUp(partial(has_passwd_entry, self.uid), [self.uid])) else WITHOUT_ENTRY
+            self._release()
+        if not self.acquire(account):
+            return
         begin = partial(self._service.begin, self)
         yield from Session(partial(send, self._client), self._write_log, begin, names_rhost=is_root).run()
 
@@ -321,7 +286,7 @@ class _Connection:
         elif isinstance(wait, Pause):
             loop.call_later(self._packet_time + wait.seconds - time.monotonic(), self.resume)
         elif isinstance(wait, UseStore):
-            self._service.use_store(wait, self.resume)
+            self._service.store_queue.use(self.asker, wait, self.resume)
         else:
             self._service.look_up(self.uid, wait, self.resume)
 

@@ -67,6 +67,9 @@ def test_local_accounts_are_those_of_the_file_until_it_changes(tmp_path: Path) -
         "zoe:x:1005:x::/home/zoe:/bin/sh",
         "zoe:x:1005",
         "zoe:x:\u0661\u0660:1005::/home/zoe:/bin/sh",
+        "zoe:x:4294967296:1005::/home/zoe:/bin/sh",
+        "zoe:x:1005:4294967296::/home/zoe:/bin/sh",
+        "zoe:x:1005:1005::/home/\0zoe:/bin/sh",
     ],
 )
 def test_a_line_that_the_c_library_ignores_is_not_local(tmp_path: Path, line: str) -> None:
@@ -79,7 +82,25 @@ def test_a_line_that_the_c_library_ignores_is_not_local(tmp_path: Path, line: st
         assert not local.have(account)
 
 
+def test_a_carriage_return_ends_no_line(tmp_path: Path) -> None:
+    passwd = tmp_path / "passwd"
+    passwd.write_bytes(b"bob:x:1000:1000::/home/bob\rzoe:x:1005:1005::/:/bin/sh\nx\rzoe:x:1006:1006::/:/bin/sh\n")
+    local = LocalAccounts(str(passwd), str(tmp_path / "missing"))
+    assert local.have("x\rzoe", 1006)
+    for account in ("bob", "zoe", 1000, 1005):
+        assert not local.have(account)
+
+
 def test_no_account_is_local_if_a_server_is_asked_first(tmp_path: Path) -> None:
     (tmp_path / "passwd").write_bytes(PASSWD)
     (tmp_path / "nsswitch.conf").write_text("passwd: sss files\n")
     assert not LocalAccounts(str(tmp_path / "passwd"), str(tmp_path / "nsswitch.conf")).have("root")
+
+
+def test_no_account_is_local_while_nscd_answers(tmp_path: Path) -> None:
+    """The C library asks nscd first, and waits for its answer."""
+    (tmp_path / "passwd").write_bytes(PASSWD)
+    local = LocalAccounts(str(tmp_path / "passwd"), str(tmp_path / "missing"), str(tmp_path / "nscd"))
+    assert local.have("root")
+    (tmp_path / "nscd").touch()
+    assert not local.have("root")

@@ -25,13 +25,13 @@ from pam_totp.core.answer import Answer
 from pam_totp.core.oath import Ahead
 from pam_totp.core.record import UserRecord
 from pam_totp.core.verify import Decision
-from pam_totp.operations import authenticate
 from pam_totp.operations import dialogue as login_dialogue
 from pam_totp.pam import log_quota, login_quota, login_session, loop, protocol, service
 from pam_totp.pam.admission import peer_uid
 from pam_totp.pam.listening import ServiceError
 from pam_totp.pam.listening import listening as listening_at
 from pam_totp.pam.protocol import PAM_AUTH_ERR, PAM_SUCCESS
+from pam_totp.store import file, secret_file
 from pam_totp.store.file import LOCK_WAIT
 from tests.conftest import as_root
 from tests.core.stores import holding
@@ -513,7 +513,7 @@ def test_a_long_search_delays_no_other_login(site: Site, monkeypatch: pytest.Mon
             assert over.wait(PATIENCE)
         return verify.verify(record, answer, *arguments, **named)
 
-    monkeypatch.setattr(authenticate, "verify", verify_slowly)
+    monkeypatch.setattr(service, "verify", verify_slowly)
     site.enrol()
     site.enrol(user="slow")
     site.configure("demo", way="socket")
@@ -601,6 +601,98 @@ def test_totals_are_at_most_a_quarter_of_the_descriptors() -> None:
     assert not quota.is_full
     assert quota.acquire(login_quota.ROOT)
     assert quota.is_full
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(1, 128), (2, 128), (4, 128), (16, 32), (64, 8)])
+def test_an_account_may_use_half_of_a_workers_share(workers: int, expected: int) -> None:
+    """The kernel may give all connections of an account to one worker."""
+    quota = login_quota.LoginQuota(workers, 1 << 20)
+    assert sum(quota.acquire(7) for _ in range(200)) == expected
+
+
+@as_root
+def test_uids_not_looked_up_keep_no_local_account_out(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One user may have thousands of uids, and a name service may be slow."""
+    answers = threading.Event()
+
+    def getpwuid(uid: int) -> pwd.struct_passwd:
+        assert answers.wait(PATIENCE)
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", getpwuid)
+    monkeypatch.setattr(login_quota, "MAX_TOTAL_LOGINS", 3)
+    with serving_here(site):
+        held = []
+        for uid in range(OTHER_UID, OTHER_UID + 5):
+            os.seteuid(uid)
+            try:
+                held.append(connected(site))
+            finally:
+                os.seteuid(0)
+        until(lambda: len(select.select(held, [], [], 0)[0]) == 2, "the total of such uids is used up")
+        assert as_nobody(site, hello("nobody"), "000000")[0][:1] == "p"
+        answers.set()
+        for client in held:
+            client.close()
+
+
+@as_root
+def test_names_that_root_looks_up_delay_no_local_user(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, asked = threading.Event(), threading.Semaphore(0)
+    getpwnam = pwd.getpwnam
+
+    def blocking(name: str) -> pwd.struct_passwd:
+        if name.startswith("remote"):
+            asked.release()
+            assert answers.wait(PATIENCE)
+        return getpwnam(name)
+
+    monkeypatch.setattr(pwd, "getpwnam", blocking)
+    for limit in ("MAX_ROOT_LOOKUPS", "MAX_STORE_USES"):
+        monkeypatch.setattr(service, limit, 2)
+    site.enrol(user="root")
+    site.configure("demo", way="socket")
+    with serving_here(site):
+        held = [connected(site) for _ in range(4)]
+        for number, client in enumerate(held):
+            client.send(hello(f"remote{number}"))
+        for _ in range(2):
+            assert asked.acquire(timeout=PATIENCE)
+        lock = holding(site.store, "root.record")
+        threading.Timer(0.2, os.close, [lock]).start()
+        assert site.gets_in(codes(0), user="root"), "it waited for the lock in a thread"
+        answers.set()
+        for client in held:
+            client.close()
+
+
+@as_root
+def test_a_slow_disk_holds_up_no_search_of_others(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    released, writing = threading.Event(), threading.Semaphore(0)
+    write = secret_file.write
+
+    def slow(folder: int, name: str, *rest: Any) -> None:
+        if not name.startswith("root"):
+            writing.release()
+            assert released.wait(PATIENCE)
+        write(folder, name, *rest)
+
+    monkeypatch.setattr(file, "write", slow)
+    for user in ("root", "daemon", "bin", "sys"):
+        site.enrol(user=user)
+    with serving_here(site):
+        held = [connected(site) for _ in range(3)]
+        for user, client in zip(("daemon", "bin", "sys"), held, strict=True):
+            client.send(hello(user))
+            assert client.recv(4097)[:1] == b"p"
+            client.send(b"A" + codes(0, 2).encode())
+        for _ in held:
+            assert writing.acquire(timeout=PATIENCE)
+        assert dialogue(site, hello("root"), codes(0, 2))[-1] == "r0"
+        released.set()
+        for client in held:
+            assert client.recv(4097) == b"r0"
+            client.close()
 
 
 @as_root
@@ -694,6 +786,7 @@ def test_logins_through_su_count_towards_the_callers_quota(site: Site, monkeypat
             ("\0ruser=bob", b"r9"),
             ("\0ruser=carol", b"pOne-time code: "),
             ("\0ruser=root", b"pOne-time code: "),
+            ("\0ruser=bob\0rhost=192.0.2.7", b"pOne-time code: "),  # a remote user can claim any name
             ("", b"pOne-time code: "),
         ):
             client, heard = first_word(caller)

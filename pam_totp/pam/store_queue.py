@@ -1,0 +1,113 @@
+"""The order in which logins use the store, and the thread in which each use runs.
+
+Rules:
+1. The uses of one record are made one after the other. Its askers take turns, so that one asker cannot delay another
+   by many answers. The uses of one asker keep their order.
+2. A use that cannot begin within `LOCK_WAIT` fails. It has made no decision, so it reveals nothing about a code.
+3. A use runs in the loop's thread only if no delay is expected. A long search and a held lock run in a thread of the
+   pool. So does the use of a disk, if other logins wait or the last use was slow.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from functools import partial
+from typing import NamedTuple
+
+from pam_totp.operations.dialogue import UseStore
+from pam_totp.pam.loop import Loop, Pool, ResultHandler, outcome
+from pam_totp.store import LockBusy
+from pam_totp.store.file import LOCK_WAIT
+
+MEMORY = 5e-5  # seconds: a use that waits longer waits for a disk
+SLOW_DISK = 0.005  # seconds: after a use that waited longer, uses run in threads even if no other login waits
+
+
+class Use(NamedTuple):
+    """One use of the store. `deadline` is the monotonic time until which it may wait."""
+
+    wait: UseStore
+    on_result: ResultHandler
+    deadline: float
+
+
+class _Uses:
+    """The uses of one record: the current use, and by asker those that wait. The next asker is first."""
+
+    def __init__(self, first: Use) -> None:
+        self.current = first
+        self._waiting: dict[object, deque[Use]] = {}
+
+    def add(self, asker: object, use: Use) -> None:
+        self._waiting.setdefault(asker, deque()).append(use)
+
+    def advance(self) -> bool:
+        """Make the next use the current one. Return False if none waits."""
+        if not self._waiting:
+            return False
+        asker = next(iter(self._waiting))
+        uses = self._waiting.pop(asker)
+        self.current = uses.popleft()
+        if uses:
+            self._waiting[asker] = uses  # behind the other askers
+        return True
+
+
+class StoreQueue:
+    """Lets logins use the store from `loop`, with threads of `pool`."""
+
+    def __init__(self, loop: Loop, pool: Pool) -> None:
+        self._loop, self._pool = loop, pool
+        self._records: dict[object, _Uses] = {}
+        self._waited = 0.0  # seconds that the last use waited, usually for the disk
+
+    def use(self, asker: object, wait: UseStore, on_result: ResultHandler) -> None:
+        """Use the store for `asker`, and pass the result to `on_result`."""
+        record = wait.record or wait
+        use = Use(wait, on_result, time.monotonic() + LOCK_WAIT)
+        if record in self._records:
+            self._records[record].add(asker, use)
+        else:
+            self._records[record] = _Uses(use)
+            self._begin(record)
+
+    def _begin(self, record: object) -> None:
+        """Begin the current use of a record."""
+        wait, on_result = self._records[record].current.wait, partial(self._end, record)
+        if wait.is_slow:
+            self._loop.run_in_thread(self._pool, partial(wait.job, 0.0), on_result)
+        elif self._waited > SLOW_DISK or (self._waited > MEMORY and (self._loop.is_busy or len(self._records) > 1)):
+            self._loop.run_in_thread(self._pool, partial(self._measured, wait), on_result)
+        else:
+            on_result(*outcome(partial(self._measured, wait)))
+
+    def _measured(self, wait: UseStore) -> object:
+        begun = time.monotonic() - time.thread_time()
+        try:
+            return wait.job(0.0)
+        finally:
+            self._waited = time.monotonic() - time.thread_time() - begun
+
+    def _end(self, record: object, result: object, error: Exception | None) -> None:
+        """Pass on the result of the current use, and begin the next. If the lock is held, wait for it in a thread."""
+        uses = self._records[record]
+        wait, on_result, deadline = uses.current
+        if isinstance(error, LockBusy):
+            left = round(deadline - time.monotonic(), 1)
+            if left > 0:
+                self._loop.run_in_thread(self._pool, partial(wait.job, left), partial(self._end, record))
+                return
+        self._advance(record)
+        on_result(result, error)
+
+    def _advance(self, record: object) -> None:
+        """Begin the next use of a record that is still in time. Those that are late fail."""
+        uses = self._records[record]
+        while uses.advance():
+            if time.monotonic() < uses.current.deadline:
+                self._loop.call_next(partial(self._begin, record))
+                return
+            busy = LockBusy(f"{LOCK_WAIT:g} s passed while other answers for this user were checked")
+            self._loop.call_next(partial(uses.current.on_result, None, busy))
+        del self._records[record]

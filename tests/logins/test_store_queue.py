@@ -1,0 +1,102 @@
+"""The order of the logins that use the store, and the threads in which they run."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pam_totp.operations.dialogue import UseStore
+from pam_totp.pam import store_queue
+from pam_totp.pam.loop import Loop, Pool
+from pam_totp.pam.store_queue import SLOW_DISK, StoreQueue
+from pam_totp.store import LockBusy
+from tests.support.site import PATIENCE, until
+
+RECORD = ("/store", "alice")
+
+
+class Running:
+    """A queue whose loop runs in a thread. `done` are the names of the uses in the order of their results."""
+
+    def __init__(self) -> None:
+        self.bugs: list[Exception] = []
+        self.loop = Loop(self.bugs.append)
+        self.queue = StoreQueue(self.loop, Pool(10))
+        self.thread = threading.Thread(target=self.loop.run)
+        self.thread.start()
+        self.done: list[str] = []
+        self.errors: list[Exception] = []
+        self.released, self.began = threading.Event(), threading.Event()
+
+    def use(self, asker: str, name: str, job: Callable[[], object] = lambda: None, *, is_slow: bool = False) -> None:
+        def on_result(_: object, error: Exception | None) -> None:
+            self.done.append(name)
+            if error is not None:
+                self.errors.append(error)
+
+        wait = UseStore(lambda _: job(), is_slow=is_slow, record=RECORD)
+        self.loop.call_from_thread(lambda: self.queue.use(asker, wait, on_result))
+
+    def block(self) -> None:
+        """Begin a use that lasts until `released`."""
+
+        def job() -> None:
+            self.began.set()
+            assert self.released.wait(PATIENCE)
+
+        self.use("first", "first", job, is_slow=True)
+        assert self.began.wait(PATIENCE)
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    made = Running()
+    yield made
+    made.released.set()
+    made.loop.call_from_thread(made.loop.stop)
+    made.thread.join(PATIENCE)
+    assert not made.thread.is_alive()
+    assert made.bugs == []
+
+
+def test_askers_of_one_record_take_turns(running: Running) -> None:
+    """A user that sends many answers must not delay others' answers for the same record."""
+    running.block()
+    for number in range(4):
+        running.use("many", f"many {number}")
+    running.use("one", "one 0")
+    running.released.set()
+    until(lambda: len(running.done) == 6, "all results arrive")
+    assert running.done == ["first", "many 0", "one 0", "many 1", "many 2", "many 3"]
+
+
+def test_a_use_that_cannot_begin_in_time_fails_undone(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    running.block()
+    monkeypatch.setattr(store_queue, "LOCK_WAIT", 0.0)
+    ran = threading.Event()
+    for _ in range(2):
+        running.use("late", "late", ran.set)
+    running.released.set()
+    until(lambda: running.done == ["first", "late", "late"], "all results arrive")
+    assert [type(error) for error in running.errors] == [LockBusy, LockBusy]
+    assert not ran.is_set()
+    running.use("late", "next", ran.set)
+    assert ran.wait(PATIENCE), "the record is free again"
+
+
+def test_after_a_slow_use_the_loop_is_not_blocked(running: Running) -> None:
+    """A disk that hangs may delay the logins that wait for it, but not the prompts of others."""
+    threads = []
+
+    def slow() -> None:
+        threads.append(threading.get_ident())
+        time.sleep(2 * SLOW_DISK)
+
+    for name in ("1", "2"):
+        running.use("asker", name, slow)
+        until(lambda name=name: name in running.done, "the result arrives")  # type: ignore[misc]
+    assert threads[0] == running.thread.ident
+    assert threads[1] != running.thread.ident
