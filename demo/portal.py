@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from demo.scene import TOKEN_SIM, USER, Made, PluggedToken, Scene, make_token, plugged_in
@@ -28,7 +29,7 @@ PASSWORD = "correct horse"
 class OnePassword:
     """A password check that accepts one user with one password."""
 
-    def verify(self, user: str, password: str) -> bool:
+    def verify(self, user: str, password: str, delay: Callable[[float], None]) -> bool:
         return (user, password) == (USER, PASSWORD)
 
 

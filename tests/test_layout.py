@@ -44,7 +44,7 @@ PACKAGES = {
 STANDARD_LIBRARY_ONLY = {f"pam_totp.{package}" for package in ("core", "store", "operations", "pam", "client")}
 # The modules of the standard library that pure modules may use: without clock, randomness, files and processes.
 PURE_LIBRARY = {"__future__", "array", "collections", "enum", "functools", "typing"}
-PURE_LIBRARY |= {"base64", "binascii", "hashlib", "hmac", "json", "struct", "tomllib"}
+PURE_LIBRARY |= {"base64", "binascii", "hashlib", "hmac", "ipaddress", "json", "struct", "tomllib"}
 IMPURE_NAMES = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}
 # Modules whose import takes milliseconds. A helper must not load them, because the user waits for its start.
 COSTLY = {"argparse", "asyncio", "ctypes", "dataclasses", "inspect", "logging", "random", "subprocess", "tomllib"}
@@ -52,6 +52,7 @@ COSTLY |= {
     "email",
     "html",
     "importlib.metadata",
+    "ipaddress",
     "multiprocessing",
     "pathlib",
     "tempfile",

@@ -65,8 +65,11 @@ class SystemPasswords:
         self._refusal_delay = refusal_delay
         self._authenticate = _python_pam()
 
-    def verify(self, user: str, password: str) -> bool:
-        """Return True if the password is correct and the account may be used. Raise TooManyChecks."""
+    def verify(self, user: str, password: str, delay: Callable[[float], None] = time.sleep) -> bool:
+        """Return True if the password is correct and the account may be used. Raise TooManyChecks.
+
+        `delay` gets the seconds by which a refusal is to be delayed: a server can delay it without its thread.
+        """
         started = time.monotonic()
         if not self._slots.acquire(SLOT_WAIT):
             raise TooManyChecks
@@ -75,7 +78,7 @@ class SystemPasswords:
         finally:
             self._slots.release()
         if not correct:
-            time.sleep(max(0.0, started + self._refusal_delay - time.monotonic()))
+            delay(max(0.0, started + self._refusal_delay - time.monotonic()))
         return correct
 
     def _check(self, user: str, password: str) -> bool:

@@ -4,19 +4,17 @@ Rules:
 - A GET changes nothing. Every POST must carry the CSRF token of its own session.
 - A browser does not cache a page, and hides the page's address from other sites. Other sites cannot frame a page.
   A page loads scripts and styles from the portal's files only.
+- Every request but those for files counts against the limits of `request_limits`.
 - Every redirect goes to a page that this code names. A request cannot choose the target.
 - Every error page names the next step for the user, and hides internal details.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
-from typing import Any
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, render_template, request
-from flask_limiter import Limiter
 from flask_wtf.csrf import CSRFError, CSRFProtect
 from werkzeug.exceptions import HTTPException
 
@@ -25,7 +23,8 @@ from pam_totp.operations import audit_log
 from pam_totp.operations.self_service import Factors
 from pam_totp.store import StoreError
 from pam_totp.system.passwords import TooManyChecks
-from pam_totp.web import filters, pages_signin, pages_tokens
+from pam_totp.web import filters, pages_signin, pages_tokens, request_limits
+from pam_totp.web.limits import Limits
 from pam_totp.web.portal import SERVICE, Config, Portal, current_portal
 from pam_totp.web.second_factor import ServiceFactor, StoreFactor
 from pam_totp.web.session_cookie import Cookies, current_session
@@ -45,18 +44,6 @@ HEADERS = {
 }
 HSTS = "max-age=31536000"  # one year, in seconds
 
-# Rate limits of POST requests: by address, or by address and user name. `{per_address}` is Config.per_address.
-# In addition, the store counts the wrong codes of each user, from any address.
-LIMITS = {
-    "signin.sign_in": (("{per_address} per minute", "address"), ("10 per minute; 40 per hour", "address_and_user")),
-    "signin.code": (("{per_address} per minute", "address"),),
-    "tokens.scan": (("{per_address} per minute", "address"),),
-    "tokens.add_token": (("20 per minute", "address"),),
-    "tokens.resync": (("20 per minute", "address"),),
-    "tokens.remove": (("20 per minute", "address"),),
-    "tokens.recovery": (("20 per minute", "address"),),
-}
-
 
 def create_app(config: Config) -> Flask:
     """Return the application. Serve it by one process only, because the sessions are in that process's memory."""
@@ -64,7 +51,6 @@ def create_app(config: Config) -> Flask:
     app.config.update(
         MAX_CONTENT_LENGTH=MAX_REQUEST,
         PREFERRED_URL_SCHEME="https" if config.tls else "http",
-        RATELIMIT_ENABLED=config.rate_limits,
         SECRET_KEY=secrets.token_bytes(32),
         # The strict check needs a Referer, which the Referrer-Policy suppresses. See `_refuse_foreign_requests`.
         WTF_CSRF_SSL_STRICT=False,
@@ -75,9 +61,10 @@ def create_app(config: Config) -> Flask:
     app.session_interface = Cookies(sessions, tls=config.tls)
     app.before_request(_refuse_foreign_requests)
     CSRFProtect(app)
+    if config.rate_limits:
+        app.before_request(request_limits.refuse_too_many)
     app.register_blueprint(pages_signin.pages)
     app.register_blueprint(pages_tokens.pages)
-    _add_rate_limits(app, config.per_address)
     filters.add_to(app)
     app.context_processor(lambda: {"sign_in": current_session().state, "Step": Step, "issuer": config.issuer})
     app.after_request(_add_headers)
@@ -86,8 +73,9 @@ def create_app(config: Config) -> Flask:
 
 
 def _build_portal(config: Config, sessions: Sessions) -> Portal:
+    limits = Limits(config.clock)
     if config.store is None:
-        return Portal(config, ServiceFactor(SERVICE, config.socket or DEFAULT_SOCKET), sessions, None)
+        return Portal(config, ServiceFactor(SERVICE, config.socket or DEFAULT_SOCKET), sessions, limits, None)
     factors = Factors(
         config.store,
         policy=config.policy,
@@ -96,33 +84,7 @@ def _build_portal(config: Config, sessions: Sessions) -> Portal:
         now=config.now,
         first_token=config.first_token,
     )
-    return Portal(config, StoreFactor(factors), sessions, factors)
-
-
-def client_address() -> str:
-    """Return the address that the rate limits count: an IPv4 address, or the /64 network of an IPv6 address."""
-    text = request.remote_addr or "-"
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return text
-    return str(ipaddress.ip_network(f"{address}/64", strict=False)) if address.version == 6 else text
-
-
-def _address_and_user() -> str:
-    return f"{client_address()} {request.form.get('user', '')[:256].casefold()}"
-
-
-def _add_rate_limits(app: Flask, per_address: int) -> None:
-    limiter = Limiter(key_func=client_address, app=app, storage_uri="memory://", strategy="moving-window")
-    keys = {"address": client_address, "address_and_user": _address_and_user}
-    for endpoint, limits in LIMITS.items():
-        view: Any = app.view_functions[endpoint]
-        for text, key in limits:
-            limit = text.format(per_address=per_address)
-            view = limiter.limit(limit, key_func=keys[key], methods=["POST"])(view)
-        app.view_functions[endpoint] = view
-    app.extensions["pam_totp_limiter"] = limiter  # keep the limiter alive, because the decorators hold weak references
+    return Portal(config, StoreFactor(factors), sessions, limits, factors)
 
 
 def _refuse_foreign_requests() -> tuple[str, int] | None:
@@ -169,7 +131,7 @@ def _add_error_pages(app: Flask) -> None:
             404: "Page not found.",
             405: "This page does not accept that request.",
             413: "The form is too long.",
-            429: "Too many attempts. Wait a minute, then try again.",
+            429: "Too many attempts. Try again later.",
         }
         text = texts.get(error.code or 0, "The request failed. Nothing was changed.")
         return _message_page(text, status=error.code or 500)

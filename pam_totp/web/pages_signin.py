@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import ParamSpec
 
 from flask import Blueprint, flash, render_template, request
@@ -12,6 +12,8 @@ from werkzeug import Response
 from pam_totp.operations import audit_log
 from pam_totp.operations.authenticate import REFUSED
 from pam_totp.operations.self_service import Asking
+from pam_totp.web import request_limits
+from pam_totp.web.delays import hold
 from pam_totp.web.forms import CodeForm, RecoveryCodeForm, SignInForm
 from pam_totp.web.portal import SERVICE, current_portal, redirect_to
 from pam_totp.web.session_cookie import current_session
@@ -65,7 +67,7 @@ def sign_in() -> Page:
         return render_template("sign_in.html", form=form), 422
     config = current_portal().config
     user = config.passwd_name(form.user.data)
-    if not config.passwords.verify(user, form.password.data or ""):
+    if not config.passwords.verify(user, form.password.data or "", partial(hold, request.environ)):
         audit_log.write(config.sink, SERVICE, "refused", user=user, reason="password", rhost=request.remote_addr)
         form.password.errors = [WRONG_PASSWORD]
         return render_template("sign_in.html", form=form), 401
@@ -74,6 +76,7 @@ def sign_in() -> Page:
         return redirect_to("signin.code")
     audit_log.write(config.sink, SERVICE, "accepted", user=user, by="password", rhost=request.remote_addr)
     current_session().start(Step.SIGNED_IN, user)
+    request_limits.remember_network(user)
     return redirect_to("tokens.overview")
 
 
@@ -101,7 +104,9 @@ def code() -> Page:
     if not result.accepted:
         form.proof.errors = [REFUSED]
         return render_template("code.html", form=form), 401
-    session.start(Step.SIGNED_IN, session.state.user, by_code=True)
+    user = requester().user
+    session.start(Step.SIGNED_IN, user, by_code=True)
+    request_limits.remember_network(user)
     for message in result.messages:
         flash(_sentence(message))
     return redirect_to("tokens.overview")

@@ -15,6 +15,7 @@ from pam_totp.operations import audit_log
 from pam_totp.operations.self_service import Factors
 from pam_totp.pam.names import passwd_name
 from pam_totp.store import Store
+from pam_totp.web.limits import Limits
 from pam_totp.web.second_factor import SecondFactor
 from pam_totp.web.sessions import Sessions
 
@@ -24,8 +25,8 @@ SERVICE = "pam_totp-portal"  # the name of the PAM service for passwords, and of
 class Passwords(Protocol):
     """The interface for checking the first factor, a password."""
 
-    def verify(self, user: str, password: str) -> bool:
-        """Return True if the password is correct. Raise TooManyChecks."""
+    def verify(self, user: str, password: str, delay: Callable[[float], None]) -> bool:
+        """Return True if the password is correct. Delay a refusal by a call of `delay`. Raise TooManyChecks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,8 @@ class Config:
     tls: True if a proxy in front of the portal terminates TLS.
     first_token: True if users may add their first token themselves.
     rate_limits: False turns the limits off, for tests.
-    per_address: the maximum number of sign-ins a minute from one address.
-    now: returns Unix seconds. clock: returns monotonic seconds, for the sessions.
+    per_address: the maximum number of sign-ins a minute from one address. The other limits are in `request_limits`.
+    now: returns Unix seconds. clock: returns monotonic seconds, for the sessions and the limits.
     """
 
     store: Store | None = None
@@ -64,6 +65,7 @@ class Portal:
     config: Config
     second_factor: SecondFactor
     sessions: Sessions
+    limits: Limits
     own_factors: Factors | None
 
     @property

@@ -3,18 +3,21 @@
 Rules:
 - The server listens on loopback only, unless a proxy terminates TLS.
 - The server takes a request's address from a header only if the proxy named by `proxy` sent the request.
+- No thread waits for the delay of a refusal (held_responses).
 """
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-THREADS = 32  # most threads wait for a disk, or for the delay of a refusal
+from pam_totp.core import address as addresses
+from pam_totp.web import proxy_headers
+
+THREADS = 32  # most threads wait for a disk, or for the check of a password
 BACKLOG = 1024
 MAX_CONNECTIONS = 1000
 MAX_BODY = 1 << 16  # bytes; the application has a lower limit, and answers with a page
@@ -38,17 +41,16 @@ class Address:
         """Return the address in ADDRESS:PORT, where an IPv6 address is in square brackets. Raise ListenError."""
         host, colon, port = text.rpartition(":")
         host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
-        try:
-            ipaddress.ip_address(host)
-        except ValueError:
-            raise ListenError(f"{text}: must be ADDRESS:PORT (examples: 127.0.0.1:8443, [::1]:8443)") from None
+        if addresses.parse(host) is None:
+            raise ListenError(f"{text}: must be ADDRESS:PORT (examples: 127.0.0.1:8443, [::1]:8443)")
         if not colon or not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
             raise ListenError(f"{text}: the port must be 0 to 65535")
         return cls(host, int(port))
 
     @property
     def is_loopback(self) -> bool:
-        return ipaddress.ip_address(self.host).is_loopback
+        address = addresses.parse(self.host)
+        return address is not None and address.is_loopback
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -56,18 +58,15 @@ class Address:
 
 def check_exposure(address: Address, proxy: str | None) -> None:
     """Raise ListenError if passwords would cross a network unencrypted, or if any client could forge an address."""
-    if proxy is not None:
-        try:
-            ipaddress.ip_address(proxy)  # waitress also accepts names, which never match, and *, which always matches
-        except ValueError:
-            raise ListenError(f"{proxy}: --behind-tls-proxy must be an IP address (example: 127.0.0.1)") from None
+    if proxy is not None and addresses.parse(proxy) is None:
+        raise ListenError(f"{proxy}: --behind-tls-proxy must be an IP address (example: 127.0.0.1)")
     if proxy is None and not address.is_loopback:
         raise ListenError(f"{address}: must be loopback, unless a proxy terminates TLS (see --behind-tls-proxy)")
 
 
-def waitress_options(address: Address, proxy: str | None) -> dict[str, Any]:
-    """Return the options for waitress. Only `proxy` may set the address and the scheme of a request."""
-    values: dict[str, Any] = {
+def _options(address: Address) -> dict[str, Any]:
+    """Return the options for waitress."""
+    return {
         "host": address.host,
         "port": address.port,
         "threads": THREADS,
@@ -76,12 +75,20 @@ def waitress_options(address: Address, proxy: str | None) -> dict[str, Any]:
         "channel_timeout": IDLE_TIMEOUT,
         "max_request_body_size": MAX_BODY,
         "asyncore_use_poll": True,  # select(2) is limited to descriptors below 1024
-        "clear_untrusted_proxy_headers": True,
+        "clear_untrusted_proxy_headers": False,  # see proxy_headers
         "ident": None,
     }
-    if proxy is not None:
-        values |= {"trusted_proxy": proxy, "trusted_proxy_headers": "x-forwarded-for x-forwarded-proto"}
-    return values
+
+
+def create(app: Any, address: Address, *, proxy: str | None) -> Any:
+    """Return waitress's server of `app`. Only `proxy` may set the address and the scheme of a request."""
+    from waitress.server import create_server  # needs the extra `web`
+
+    from pam_totp.web.held_responses import channel_class
+
+    server = create_server(proxy_headers.trusting(app, proxy), **_options(address))
+    server.channel_class = channel_class()
+    return server
 
 
 def serve(app: Any, address: Address, *, proxy: str | None, ready: Callable[[Address], None]) -> None:
@@ -90,14 +97,12 @@ def serve(app: Any, address: Address, *, proxy: str | None, ready: Callable[[Add
     `proxy` is the address of the proxy that terminates TLS, or None. Call `ready` with the bound address.
     Raise ListenError, OSError with the address as its file name, and ImportError without waitress.
     """
-    from waitress.server import create_server  # needs the extra `web`
-
     check_exposure(address, proxy)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # waitress warns of every request that has to wait
     # waitress's threads inherit this mask, so that only the main thread handles these signals.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     try:
-        server = create_server(app, **waitress_options(address, proxy))
+        server = create(app, address, proxy=proxy)
     except OSError as e:
         raise OSError(e.errno, e.strerror, str(address)) from None
     finally:

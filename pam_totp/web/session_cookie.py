@@ -1,4 +1,4 @@
-"""The session object that Flask uses in a request, and the cookie with the session id.
+"""The session object that Flask uses in a request, and the cookie with the session id or the signed session.
 
 Rules:
 - The cookie has the prefix `__Host-` with TLS: browsers send it to this host only, over https only. Scripts cannot read
@@ -90,9 +90,9 @@ class RequestSession(CallbackDict[str, Any], SessionMixin):
             self._sessions.change(self.session_id, change)
 
     def save(self) -> None:
-        """Store the values. Start an anonymous session if the request has no session."""
+        """Store the values. Before sign-in, the browser gets a new cookie with them."""
         values = dict(self)
-        if self.session_id is None:
+        if self.state.step is Step.ANONYMOUS:
             self.session_id = self._sessions.create(Session(values=values))
             self.is_new = True
         else:

@@ -1,11 +1,13 @@
-"""The sessions that the server keeps: the state of each browser.
+"""The sessions: the state of each browser.
 
 Rules:
-- A browser holds only a random session id. The server stores a digest of the id.
+- Before sign-in, the browser keeps its session itself, signed: the CSRF token of its forms, and the time of the start.
+  The server keeps nothing, so no number of strangers can displace a form.
+- From the password on, a browser holds only a random session id. The server stores a digest of the id.
 - Every step (password, code, sign-out) creates a new session and ends the previous session. An id that was stolen
   or planted before a step is invalid after it.
 - A session expires when it is idle or old. All other sessions of a user end when that user's tokens change.
-- The number of anonymous sessions is limited, and they cannot displace the sessions of identified users.
+- The number of sessions on the server is limited. Only users who gave a correct password have one.
 
 Sessions are in memory, so an unconfirmed key is never written to a disk. One process must therefore serve the whole
 portal, and every user must sign in again after a restart.
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import hmac
 import secrets
 import threading
 from collections import OrderedDict
@@ -25,7 +28,8 @@ from pam_totp.core.record import Token
 
 ID_BYTES = 32
 PENDING_LASTS = 600.0  # seconds to scan a QR code and enter the first code
-MAX_ANONYMOUS, MAX_IDENTIFIED = 10_000, 5_000
+MAX_SESSIONS = 5_000
+CSRF_TOKEN = "csrf_token"  # the name of the one value of a session before sign-in; Flask-WTF reads it
 
 
 class Step(enum.Enum):
@@ -71,32 +75,48 @@ class Sessions:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
+        self._key = secrets.token_bytes(32)  # signs the sessions that browsers keep
         self._lock = threading.Lock()
-        self._anonymous: OrderedDict[bytes, Session] = OrderedDict()  # the least recently used session is first
-        self._identified: OrderedDict[bytes, Session] = OrderedDict()
+        self._sessions: OrderedDict[bytes, Session] = OrderedDict()  # the least recently used session is first
 
     def get(self, session_id: str) -> Session | None:
         """Return the session and mark it as seen. Return None if the session is not found or has expired."""
+        if "." in session_id:
+            return self._read_signed(session_id)
         digest = _digest(session_id)
         with self._lock:
             return self._touch(digest)
 
     def create(self, session: Session, instead_of: str | None = None) -> str:
         """Start a session, and end the session with the id `instead_of`. Return the new id."""
-        session_id = secrets.token_urlsafe(ID_BYTES)
         now = self._clock()
         with self._lock:
             if instead_of is not None:
-                self._delete(_digest(instead_of))
-            pool, limit = self._pool(session)
-            self._delete_expired(pool, now)
-            if len(pool) >= limit:
-                pool.popitem(last=False)
-            pool[_digest(session_id)] = replace(session, created_at=now, last_seen=now)
+                self._sessions.pop(_digest(instead_of), None)
+            if session.step is Step.ANONYMOUS:
+                return self._sign(f"{session.values.get(CSRF_TOKEN, '')}.{int(now)}")
+            session_id = secrets.token_urlsafe(ID_BYTES)
+            self._delete_expired(now)
+            if len(self._sessions) >= MAX_SESSIONS:
+                self._sessions.popitem(last=False)
+            self._sessions[_digest(session_id)] = replace(session, created_at=now, last_seen=now)
         return session_id
 
+    def _sign(self, text: str) -> str:
+        return f"{text}.{hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()}"
+
+    def _read_signed(self, signed: str) -> Session | None:
+        """Return the session before sign-in that this process signed, or None if it has expired or is forged."""
+        text, _, _ = signed.rpartition(".")
+        if not (signed.isascii() and hmac.compare_digest(self._sign(text), signed)):
+            return None
+        token, _, created = text.rpartition(".")
+        values: dict[str, object] = {CSRF_TOKEN: token} if token else {}
+        session = Session(created_at=float(created), last_seen=float(created), values=values)
+        return None if session.is_expired(self._clock()) else session
+
     def change(self, session_id: str, change: Callable[[Session], Session]) -> Session | None:
-        """Replace a session by the result of `change`, atomically. The step and the user stay the same.
+        """Replace a session on the server by the result of `change`, atomically. The step and the user stay the same.
 
         Return the session before the change. Change nothing and return None if the session has ended.
         """
@@ -105,22 +125,21 @@ class Sessions:
             before = self._touch(digest)
             if before is not None:
                 after = change(before)
-                pool, _ = self._pool(before)
-                pool[digest] = replace(
+                self._sessions[digest] = replace(
                     before, pending=after.pending, recovery_codes=after.recovery_codes, values=after.values
                 )
             return before
 
     def end(self, session_id: str) -> None:
         with self._lock:
-            self._delete(_digest(session_id))
+            self._sessions.pop(_digest(session_id), None)
 
     def end_all_of(self, user: str, except_id: str | None = None) -> None:
         """End every session of `user`, except the session with the id `except_id`."""
         kept = None if except_id is None else _digest(except_id)
         with self._lock:
-            for digest in [d for d, s in self._identified.items() if s.user == user and d != kept]:
-                del self._identified[digest]
+            for digest in [d for d, s in self._sessions.items() if s.user == user and d != kept]:
+                del self._sessions[digest]
 
     def new_pending(self, token: Token) -> PendingToken:
         return PendingToken(token, self._clock() + PENDING_LASTS)
@@ -138,28 +157,17 @@ class Sessions:
         return None if pending is None or pending.expires_at < self._clock() else pending.token
 
     def _touch(self, digest: bytes) -> Session | None:
-        """Mark the session as seen, move it to the end of its pool, and return it. The caller holds the lock."""
+        """Mark the session as seen, move it to the end, and return it. The caller holds the lock."""
         now = self._clock()
-        for pool in (self._identified, self._anonymous):
-            session = pool.pop(digest, None)
-            if session is not None and not session.is_expired(now):
-                touched = pool[digest] = replace(session, last_seen=now)
-                return touched
-        return None
+        session = self._sessions.pop(digest, None)
+        if session is None or session.is_expired(now):
+            return None
+        touched = self._sessions[digest] = replace(session, last_seen=now)
+        return touched
 
-    def _pool(self, session: Session) -> tuple[OrderedDict[bytes, Session], int]:
-        """Return the pool that the session belongs to, and the pool's limit."""
-        if session.step is Step.ANONYMOUS:
-            return self._anonymous, MAX_ANONYMOUS
-        return self._identified, MAX_IDENTIFIED
-
-    def _delete_expired(self, pool: OrderedDict[bytes, Session], now: float) -> None:
-        while pool and next(iter(pool.values())).is_expired(now):
-            pool.popitem(last=False)
-
-    def _delete(self, digest: bytes) -> None:
-        self._identified.pop(digest, None)
-        self._anonymous.pop(digest, None)
+    def _delete_expired(self, now: float) -> None:
+        while self._sessions and next(iter(self._sessions.values())).is_expired(now):
+            self._sessions.popitem(last=False)
 
 
 def _digest(session_id: str) -> bytes:

@@ -45,7 +45,7 @@ class FixedPassword:
 
     asked: list[str] = field(default_factory=list)
 
-    def verify(self, user: str, password: str) -> bool:
+    def verify(self, user: str, password: str, delay: Callable[[float], None]) -> bool:
         self.asked.append(user)
         return password == PASSWORD
 
@@ -72,8 +72,8 @@ class Portal:
         }
         self.app: Flask = create_app(Config(**defaults | config))
 
-    def browser(self) -> Browser:
-        return Browser(self.app)
+    def browser(self, address: str = "127.0.0.1") -> Browser:
+        return Browser(self.app, address)
 
     def signed_in(self, user: str = "alice", code: str | None = None) -> Browser:
         """Return a browser after a sign-in with the password and, if given, the code."""
@@ -127,10 +127,11 @@ class Page:
 
 
 class Browser:
-    """A browser with cookies. `page` is the current page."""
+    """A browser with cookies, at `address`. `page` is the current page."""
 
-    def __init__(self, app: Flask) -> None:
+    def __init__(self, app: Flask, address: str = "127.0.0.1") -> None:
         self.client: FlaskClient = app.test_client()
+        self.client.environ_base["REMOTE_ADDR"] = address
         self.page: Page | None = None
 
     def open(self, path: str, **options: Any) -> Page:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.web.app import LIMITS
+from pam_totp.web.request_limits import LIMITS
 from tests.support.site import Site, codes
 from tests.web.kit import ORIGIN, PASSWORD, Browser, Page, Portal, enroll_fob
 

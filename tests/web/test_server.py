@@ -7,9 +7,6 @@ import re
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ import pytest
 from pam_totp.web.server import Address, ListenError, check_exposure, serve
 from tests.support.site import TREE, Site
 from tests.web.kit import Portal
+from tests.web.over_http import served
 
 
 @pytest.mark.parametrize("text", ["0.0.0.0:8443", "[::]:8443", "192.0.2.1:80", "[2001:db8::1]:443"])
@@ -56,7 +54,7 @@ def test_the_nginx_example_in_the_readme_matches_docs_web() -> None:
     assert all(line.strip() in lines for line in readme[0].splitlines())
 
 
-@pytest.mark.parametrize("module", ["flask", "flask_limiter", "waitress"])
+@pytest.mark.parametrize("module", ["flask", "flask_wtf", "waitress"])
 def test_a_missing_package_prints_one_line_with_the_remedy(site: Site, tmp_path: Path, module: str) -> None:
     (tmp_path / f"{module}.py").write_text(f"raise ModuleNotFoundError(name={module!r})")
     done = subprocess.run(
@@ -93,24 +91,6 @@ sys.exit(cli.main({words!r}))
     assert (done.returncode, done.stderr) == (3, f"pam-totp: {address}: address already in use ({remedy})\n")
 
 
-@contextmanager
-def served(portal: Portal, proxy: str | None) -> Iterator[int]:
-    """Serve the portal in this process, with waitress and the options of `serve`. Yield the port."""
-    from waitress import server as waitress
-
-    from pam_totp.web import server
-
-    running = waitress.create_server(portal.app, **server.waitress_options(Address("127.0.0.1", 0), proxy))
-
-    def run() -> None:
-        with suppress(OSError):  # raised when the test closes the server's sockets
-            running.run()
-
-    threading.Thread(target=run, daemon=True).start()
-    yield int(running.effective_port)
-    running.close()
-
-
 def get(port: int, **headers: str) -> http.client.HTTPResponse:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -119,10 +99,10 @@ def get(port: int, **headers: str) -> http.client.HTTPResponse:
 
 
 def test_only_the_named_proxy_may_declare_tls(site: Site) -> None:
-    with served(Portal(site), proxy="127.0.0.1") as port:
+    with served(Portal(site).app, proxy="127.0.0.1") as port:
         assert get(port).status == 400, "the portal rejects a request without TLS"
         assert get(port, X_Forwarded_Proto="https").status == 200
-    with served(Portal(site), proxy="192.0.2.1") as port:
+    with served(Portal(site).app, proxy="192.0.2.1") as port:
         assert get(port, X_Forwarded_Proto="https").status == 400
 
 
@@ -131,7 +111,7 @@ def test_only_the_named_proxy_may_declare_the_client_address(site: Site) -> None
     for proxy, tls in (("127.0.0.1", True), ("192.0.2.1", False), (None, False)):
         portal = Portal(site, tls=tls)
         portal.app.before_request(lambda: seen.append(_remote()))
-        with served(portal, proxy) as port:
+        with served(portal.app, proxy) as port:
             get(port, X_Forwarded_For="203.0.113.9", X_Forwarded_Proto="https")
     assert seen == ["203.0.113.9", "127.0.0.1", "127.0.0.1"]
 
@@ -143,12 +123,12 @@ def _remote() -> str | None:
 
 
 def test_a_response_does_not_name_the_server_software(site: Site) -> None:
-    with served(Portal(site, tls=False), None) as port:
+    with served(Portal(site, tls=False).app, None) as port:
         assert get(port).getheader("Server") is None
 
 
 def test_a_malformed_http_request_is_rejected(site: Site) -> None:
-    with served(Portal(site, tls=False), None) as port, socket.create_connection(("127.0.0.1", port), 20) as raw:
+    with served(Portal(site, tls=False).app, None) as port, socket.create_connection(("127.0.0.1", port), 20) as raw:
         raw.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n")
         assert raw.recv(100).startswith(b"HTTP/1.1 400")
 

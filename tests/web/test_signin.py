@@ -141,7 +141,7 @@ def test_every_step_starts_a_new_session_and_ends_the_old_one(portal: Portal) ->
 
 def test_an_invented_session_id_is_not_signed_in(portal: Portal) -> None:
     browser = portal.browser()
-    for name in ("", "x", "A" * 43, "\xff" * 10, "../../etc"):
+    for name in ("", "x", "A" * 43, "\xff" * 10, "../../etc", ".", "..", "a.1.b", "\xff.1.a"):
         browser.use_cookie(name)
         assert browser.open("/").heading == "Sign in"
 
@@ -227,21 +227,41 @@ def test_without_a_readable_store_sign_in_fails(portal: Portal) -> None:
     assert any("error user" in line or ": error" in line for line in portal.log)
 
 
-def test_anonymous_sessions_are_bounded_and_displace_no_user(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pam_totp.web.sessions.MAX_ANONYMOUS", 10)
-    browser = portal.signed_in()
+def test_a_form_before_sign_in_is_kept_by_the_browser_alone(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pam_totp.web.sessions.MAX_SESSIONS", 10)
+    signed_in, reader = portal.signed_in("bob"), portal.browser()
+    reader.open("/sign-in")
     for _ in range(50):
         portal.browser().open("/sign-in")
-    sessions = portal.app.extensions["pam_totp"].sessions
-    assert len(sessions._anonymous) == 10
-    assert browser.open("/").heading == "Your tokens"
+    assert [s.user for s in portal.app.extensions["pam_totp"].sessions._sessions.values()] == ["bob"]
+    assert signed_in.open("/").heading == "Your tokens"
+    assert reader.send(user="alice", password=PASSWORD).heading == "Your tokens"
+
+
+@pytest.mark.parametrize("change", ["token", "time", "signature"])
+def test_a_changed_session_before_sign_in_is_not_accepted(portal: Portal, change: str) -> None:
+    browser = portal.browser()
+    browser.open("/sign-in")
+    token, time, signature = browser.cookie.split(".")
+    changed = {"token": ("0" * 40, time, signature), "time": (token, "999999", signature)}
+    browser.use_cookie(".".join(changed.get(change, (token, time, "0" * 64))))
+    page = browser.send(user="alice", password=PASSWORD)
+    assert (page.status, portal.passwords.asked) == (400, [])
+
+
+def test_a_form_before_sign_in_lasts_an_hour(portal: Portal) -> None:
+    for wait, status in ((3599.0, 200), (3601.0, 400)):
+        browser = portal.browser()
+        browser.open("/sign-in")
+        portal.clock.advance(wait)
+        assert browser.send(user="alice", password=PASSWORD).status == status
 
 
 def test_the_server_stores_a_digest_of_the_session_id(portal: Portal) -> None:
     browser = portal.signed_in()
     sessions = portal.app.extensions["pam_totp"].sessions
-    assert [s.step for s in sessions._identified.values()] == [Step.SIGNED_IN]
-    assert browser.cookie not in repr(sessions._identified)
+    assert [s.step for s in sessions._sessions.values()] == [Step.SIGNED_IN]
+    assert browser.cookie not in repr(sessions._sessions)
     assert len(browser.cookie) == 43, "a session id has 256 bits"
 
 

@@ -1,0 +1,67 @@
+"""IP addresses as values.
+
+Rules:
+- All addresses are compared and counted as values of this module. Two texts may name one address.
+- An IPv4 address inside IPv6, `::ffff:192.0.2.7`, is the IPv4 address.
+- A zone id belongs to the address: `fe80::1%eth0` and `fe80::1%eth1` are two hosts.
+- Text that is not exactly one address is None: a host name, a leading zero, white space.
+
+`ipaddress` is imported at the first call, because its import takes milliseconds and most logins use no address.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Address, IPv6Address
+
+    Address = IPv4Address | IPv6Address
+
+# The prefixes of the networks that one person can own, from the smallest to the largest, by IP version. For IPv6: one
+# link, a home, a site (RFC 6177). For IPv4: one host, and two sizes of rented networks.
+PREFIXES = {4: (32, 28, 24), 6: (64, 56, 48)}
+
+
+def parse(text: str) -> Address | None:
+    """Return the address in `text`, or None."""
+    import ipaddress
+
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return (address.ipv4_mapped if address.version == 6 else None) or address
+
+
+def parse_hop(text: str) -> Address | None:
+    """Return the address of a proxy header, such as `192.0.2.7:4711` or `[2001:db8::1]:4711` (RFC 7239 6), or None."""
+    text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        text = text[1:-1]
+    if text.startswith("["):
+        host, bracket, port = text[1:].partition("]")
+        return parse(host) if bracket and (not port or _is_port(port)) else None
+    if text.count(":") == 1:
+        host, _, port = text.partition(":")
+        return parse(host) if _is_port(f":{port}") else None
+    return parse(text)
+
+
+def _is_port(text: str) -> bool:
+    """Return True if `text` is a colon and a port (RFC 7239 6.2: one to five digits)."""
+    return text[0] == ":" and text[1:].isascii() and text[1:].isdigit() and len(text) <= 6
+
+
+def is_remote(address: Address) -> bool:
+    """Return True if `address` can identify another host: it is neither loopback, link-local nor unspecified."""
+    return not (address.is_loopback or address.is_link_local or address.is_unspecified)
+
+
+def networks(address: Address) -> tuple[str, ...]:
+    """Return the networks of PREFIXES that the address is in, from the smallest to the largest."""
+    import ipaddress
+
+    network = ipaddress.IPv4Network if address.version == 4 else ipaddress.IPv6Network
+    # int() drops the zone id, which a network cannot have.
+    return tuple(str(network((int(address), prefix), strict=False)) for prefix in PREFIXES[address.version])

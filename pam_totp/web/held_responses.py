@@ -1,0 +1,120 @@
+"""Responses that are sent later, without a thread that waits.
+
+Rules:
+- The application computes a response at once, and calls `delays.hold` to have it sent later. The server's thread is
+  free in between. One thread wakes all held responses.
+- A held response occupies its connection only. The client cannot shorten the delay, and a client that goes away
+  changes nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from waitress.channel import HTTPChannel  # needs the extra `web`
+from waitress.task import WSGITask
+
+from pam_totp.web.delays import HOLD
+
+
+class Timer:
+    """Calls functions at given times (monotonic seconds), in one thread."""
+
+    def __init__(self) -> None:
+        self._ready = threading.Condition()
+        self._order = itertools.count()  # equal times are served in order
+        self._calls: list[tuple[float, int, Callable[[], None]]] = []
+        threading.Thread(target=self._run, daemon=True, name="held responses").start()
+
+    def call_at(self, at: float, function: Callable[[], None]) -> None:
+        with self._ready:
+            heapq.heappush(self._calls, (at, next(self._order), function))
+            self._ready.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._ready:
+                while not self._calls or self._calls[0][0] > time.monotonic():
+                    self._ready.wait(self._calls[0][0] - time.monotonic() if self._calls else None)
+                _, _, function = heapq.heappop(self._calls)
+            function()
+
+
+class _Held(BaseException):
+    """The response is complete, and is sent later. waitress passes on any exception that is not an Exception."""
+
+
+class _Task(WSGITask):  # type: ignore[misc]
+    """A request. A thread serves it once, or twice if the response is held: to compute and to send the response."""
+
+    def __init__(self, channel: Channel, request: Any) -> None:
+        super().__init__(channel, request)
+        self.send_at: float | None = None  # monotonic seconds, if the response is held
+        self.body = b""
+
+    def get_environment(self) -> dict[str, Any]:
+        environ: dict[str, Any] = super().get_environment()
+        environ[HOLD] = self._hold
+        return environ
+
+    def _hold(self, seconds: float) -> None:
+        if seconds > 0:
+            self.send_at = time.monotonic() + seconds
+
+    def execute(self) -> None:
+        if (held := self.channel.take_held()) is not None:
+            self._send(held)
+            return
+        super().execute()
+        if self.send_at is not None:
+            self.channel.keep(self)
+            raise _Held
+
+    def write(self, data: bytes) -> None:
+        if self.send_at is None:
+            super().write(data)
+        else:
+            self.body += data
+            self.content_bytes_written += len(data)
+
+    def _send(self, held: _Task) -> None:
+        response: Any = held
+        self.status, self.response_headers = response.status, response.response_headers
+        self.content_length, self.complete = len(held.body), True
+        self.write(held.body)
+
+
+class Channel(HTTPChannel):  # type: ignore[misc]
+    """A connection, with at most one held response."""
+
+    task_class = _Task
+    timer: Timer  # set by `channel_class`
+    _held: _Task | None = None
+
+    def keep(self, task: _Task) -> None:
+        """Keep the response of `task` until its time."""
+        self._held = task
+
+    def take_held(self) -> _Task | None:
+        held, self._held = self._held, None
+        return held
+
+    def service(self) -> None:
+        try:
+            super().service()
+        except _Held:
+            # Only now, because another thread may serve this connection as soon as it is in the queue.
+            assert self._held is not None
+            assert self._held.send_at is not None
+            self.timer.call_at(self._held.send_at, partial(self.server.add_task, self))
+
+
+def channel_class() -> type[Channel]:
+    """Return the class of a server's connections. They share one timer."""
+    return type("Channel", (Channel,), {"timer": Timer()})

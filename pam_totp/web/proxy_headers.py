@@ -1,0 +1,52 @@
+"""The address and the scheme of a request behind a proxy.
+
+Rules:
+- Only the proxy may name them, in X-Forwarded-For and X-Forwarded-Proto. Proxy headers of other peers are removed.
+- The last address of X-Forwarded-For counts: the proxy appended it. The client may have sent the others.
+- REMOTE_ADDR is one address in its usual spelling, without a port, or the request is refused. Therefore the limits and
+  the log show one client under one address.
+
+waitress's own code for these headers compares text, and reads `::ffff:192.0.2.7` as the address `::ffff`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pam_totp.core import address as addresses
+
+App = Callable[[dict[str, Any], Any], Iterable[bytes]]
+
+_FOR, _PROTO = "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO"
+_OTHERS = ("HTTP_FORWARDED", *(f"HTTP_X_FORWARDED_{name}" for name in ("HOST", "PORT", "BY", "PREFIX", "SERVER")))
+_SCHEMES = ("http", "https")
+
+
+def trusting(app: App, proxy: str | None) -> App:
+    """Return `app` with the proxy headers applied if `proxy` (an address, or None) sent them, and removed."""
+    trusted = None if proxy is None else addresses.parse(proxy)
+
+    def respond(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        client, scheme = environ.pop(_FOR, None), environ.pop(_PROTO, None)
+        for name in _OTHERS:
+            environ.pop(name, None)
+        address = addresses.parse(environ["REMOTE_ADDR"])
+        if trusted is not None and address == trusted:
+            if client is not None:
+                address = addresses.parse_hop(client.rpartition(",")[2])
+            if scheme is not None:
+                environ["wsgi.url_scheme"] = scheme.strip().lower()
+        if address is None or environ["wsgi.url_scheme"] not in _SCHEMES:
+            return _refuse(start_response)
+        environ["REMOTE_ADDR"] = environ["REMOTE_HOST"] = str(address)
+        return app(environ, start_response)
+
+    return respond
+
+
+def _refuse(start_response: Any) -> Iterable[bytes]:
+    text = b"The proxy in front of this server sent no valid address of the client. Tell your administrator.\n"
+    headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(text)))]
+    start_response("400 Bad Request", headers)
+    return [text]

@@ -1,0 +1,92 @@
+"""The limits on the portal's requests: how many, from which networks, for which account.
+
+Rules:
+- Guesses of a password are limited for each network, for each account and network, and for each account.
+- The store counts wrong codes of each user, from any address. The limits on codes protect the server.
+- Right answers count too, because a limit is applied before the answer is checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flask import abort, request
+
+from pam_totp.core import address as addresses
+from pam_totp.operations import audit_log
+from pam_totp.web.limits import DAY, HOUR, MINUTE, Budget
+from pam_totp.web.portal import SERVICE, current_portal
+
+Charge = tuple[Budget, str]
+
+SIGN_IN = "signin.sign_in"
+LARGER = (1, 2, 4)  # times the limit of one address, for the networks of core.address.PREFIXES
+PAGES = 10  # times `per_address`: requests of pages
+CHANGES = 20  # a minute from one address
+# The POST requests that take a password or a code, and their limit in a minute from one address (None: `per_address`).
+LIMITS = {
+    SIGN_IN: None,
+    "signin.code": None,
+    "tokens.scan": None,
+    "tokens.add_token": CHANGES,
+    "tokens.resync": CHANGES,
+    "tokens.remove": CHANGES,
+    "tokens.recovery": CHANGES,
+}
+# Passwords for one account from one network. The hours and days limit a patient attacker.
+OF_ONE_NETWORK = (
+    Budget("account in network 0", ((10, MINUTE), (40, HOUR), (60, DAY))),
+    Budget("account in network 1", ((15, MINUTE), (50, HOUR), (70, DAY))),
+    Budget("account in network 2", ((20, MINUTE), (60, HOUR), (80, DAY))),
+)
+# Passwords for one account from all networks that have not signed it in. One network cannot use up this budget.
+OF_STRANGERS = Budget("account", ((100, HOUR), (300, DAY)))
+
+
+def refuse_too_many() -> None:
+    """Abort with status 429 if a limit is reached."""
+    limits, networks = current_portal().limits, _networks()
+    if not limits.admit(_requests_of(networks)):
+        abort(429)
+    if request.method == "POST" and request.endpoint == SIGN_IN:
+        user = current_portal().config.passwd_name(request.form.get("user", ""))
+        if not limits.admit(_passwords_for(user.casefold(), networks)):
+            _log_refusal(user)
+            abort(429)
+
+
+def remember_network(user: str) -> None:
+    """Note that the request's network has signed `user` in."""
+    current_portal().limits.remember(user.casefold(), _networks()[0])
+
+
+def _networks() -> tuple[str, ...]:
+    """Return the networks of the client, from the smallest to the largest."""
+    address = addresses.parse(request.remote_addr or "")
+    return ("no address",) * len(LARGER) if address is None else addresses.networks(address)
+
+
+def _requests_of(networks: tuple[str, ...]) -> Iterator[Charge]:
+    """Yield the budgets of the request's networks. Files have none."""
+    endpoint, per_address = request.endpoint or "", current_portal().config.per_address
+    if request.method == "POST" and endpoint in LIMITS:
+        table, limit = endpoint, LIMITS[endpoint] or per_address
+    elif endpoint != "static":
+        table, limit = "pages", PAGES * per_address
+    else:
+        return
+    for size, (network, times) in enumerate(zip(networks, LARGER, strict=True)):
+        yield Budget(f"{table} {size}", ((limit * times, MINUTE),)), network
+
+
+def _passwords_for(account: str, networks: tuple[str, ...]) -> Iterator[Charge]:
+    """Yield the budgets of an attempt to sign `account` in."""
+    for budget, network in zip(OF_ONE_NETWORK, networks, strict=True):
+        yield budget, f"{network} {account}"
+    if not current_portal().limits.has_signed_in(account, networks[0]):
+        yield OF_STRANGERS, account
+
+
+def _log_refusal(user: str) -> None:
+    sink = current_portal().config.sink
+    audit_log.write(sink, SERVICE, "refused", user=user, reason="too-many-attempts", rhost=request.remote_addr)

@@ -1,0 +1,222 @@
+"""Tests of guessing passwords at the portal, from one network and from many, and of the owner meanwhile."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from pam_totp.system.passwords import SystemPasswords
+from pam_totp.web.limits import DAY, HOUR, MINUTE
+from pam_totp.web.request_limits import OF_ONE_NETWORK, OF_STRANGERS
+from pam_totp.web.server import THREADS
+from tests.support.site import Site, codes, until
+from tests.web.kit import PASSWORD, Portal, enroll_fob
+from tests.web.over_http import HttpBrowser, served
+from tests.web.test_passwords import pam  # noqa: F401  a fixture
+
+OWNER = "192.0.2.7"
+HOURLY, DAILY = (count for count, _ in OF_STRANGERS.rates)
+
+
+def limited(site: Site, **config: Any) -> Portal:
+    return Portal(site, rate_limits=True, **config)
+
+
+def guess(portal: Portal, address: str, user: str = "alice", password: str = "wrong") -> int:
+    return portal.browser(address).sign_in(user, password).status
+
+
+def strangers(portal: Portal, attempts: int, first: int = 0) -> list[int]:
+    """Guess once from each of many networks. Return the statuses."""
+    return [guess(portal, f"2001:db8:{first + i:x}::1") for i in range(attempts)]
+
+
+# One network
+
+
+def test_600_guesses_from_one_site_are_few_and_delay_no_other_user(site: Site) -> None:
+    portal = limited(site)
+    with served(portal.app) as port:
+
+        def guess_over_http(number: int) -> int:
+            browser = HttpBrowser(port, f"2001:db8:0:{number * 109:x}::1")  # networks of one /48, in many of its /56
+            try:
+                return browser.sign_in("alice", "wrong")
+            finally:
+                browser.close()
+
+        with ThreadPoolExecutor(60) as threads:
+            statuses = list(threads.map(guess_over_http, range(600)))
+        assert HttpBrowser(port, OWNER).sign_in("alice", PASSWORD) == 303, "the owner signs in from another network"
+    assert (statuses.count(401), statuses.count(429)) == (20, 580)
+    assert len(portal.passwords.asked) == 21
+
+
+@pytest.mark.parametrize(
+    ("first", "step", "inside", "outside", "attempts"),
+    [  # the first attempt is from `first`, and every other is `step` addresses after the one before
+        ("2001:db8::", 1, "2001:db8::ffff", "2001:db8:0:1::1", 10),  # a /64
+        ("2001:db8::", 1 << 64, "2001:db8:0:ff::1", "2001:db8:0:100::1", 15),  # a /56
+        ("2001:db8::", 1 << 72, "2001:db8:0:ffff::1", "2001:db8:1::1", 20),  # a /48
+        ("192.0.2.0", 0, "192.0.2.0", "192.0.2.1", 10),
+        ("192.0.2.0", 1, "192.0.2.15", "192.0.2.16", 15),  # a /28
+        ("192.0.2.0", 12, "192.0.2.255", "192.0.3.1", 20),  # a /24
+    ],
+)
+def test_guesses_are_counted_in_networks_of_three_sizes(
+    site: Site, first: str, step: int, inside: str, outside: str, attempts: int
+) -> None:
+    portal = limited(site)
+    places = [str(ip_address(first) + i * step) for i in range(attempts)]
+    assert [guess(portal, place) for place in places] == [401] * attempts
+    assert guess(portal, inside, password=PASSWORD) == 429
+    assert guess(portal, inside, user="bob", password=PASSWORD) == 200, "another user of this network can sign in"
+    assert guess(portal, outside, password=PASSWORD) == 200
+
+
+def test_one_network_cannot_use_up_the_budget_of_an_account(site: Site) -> None:
+    """A patient attacker owns a /48, and guesses all day as fast as the limits allow."""
+    portal = limited(site)
+    accepted = 0
+    for hour in range(24):
+        for minute in range(2):
+            statuses = [guess(portal, f"2001:db8:0:{(hour * 2 + minute) * 31 + i:x}::1") for i in range(31)]
+            accepted += statuses.count(401)
+            portal.clock.advance(60)
+        portal.clock.advance(3600 - 120)
+    assert accepted == 80
+    assert guess(portal, OWNER, password=PASSWORD) == 200
+
+
+def test_four_networks_are_needed_to_use_up_the_budget_of_an_account() -> None:
+    site = {seconds: count for count, seconds in OF_ONE_NETWORK[-1].rates}
+    assert 3 * site[DAY] < DAILY
+    assert site[HOUR] < HOURLY
+    assert [budget.rates[-1][1] for budget in OF_ONE_NETWORK] == [DAY] * 3
+    assert all(budget.rates[0][1] == MINUTE for budget in OF_ONE_NETWORK)
+
+
+# Many networks
+
+
+def test_guesses_for_one_account_are_limited_over_all_networks(site: Site) -> None:
+    portal = limited(site)
+    assert strangers(portal, HOURLY + 10) == [401] * HOURLY + [429] * 10
+    assert portal.passwords.asked == ["alice"] * HOURLY
+    assert guess(portal, OWNER, user="bob", password=PASSWORD) == 200, "another account has its own budget"
+    assert any("refused user=alice reason=too-many-attempts rhost=2001:db8" in line for line in portal.log)
+    portal.clock.advance(HOUR)
+    assert strangers(portal, 1) == [401]
+
+
+def test_guesses_for_one_account_are_limited_over_the_day(site: Site) -> None:
+    portal = limited(site)
+    count = 0
+    for hour in range(23):
+        count += strangers(portal, HOURLY, hour * HOURLY).count(401)
+        if count == DAILY:
+            break
+        portal.clock.advance(HOUR)
+    assert strangers(portal, 3, 9000) == [429] * 3
+
+
+@pytest.mark.parametrize("enrolled", [True, False])
+def test_strangers_cannot_lock_out_an_owner_who_has_signed_in_before(site: Site, enrolled: bool) -> None:
+    portal = limited(site)
+    if enrolled:
+        enroll_fob(portal)
+    browser = portal.browser(OWNER)
+    browser.sign_in()
+    if enrolled:
+        browser.send(proof=codes(0))
+    strangers(portal, HOURLY)
+    assert guess(portal, "192.0.2.99", password=PASSWORD) == 429, "an address that the portal does not know waits"
+    assert guess(portal, OWNER, password=PASSWORD) == 200
+    assert guess(portal, OWNER, user="bob", password="wrong") == 401
+
+
+def test_a_password_without_its_code_makes_no_network_known(site: Site) -> None:
+    portal = limited(site)
+    enroll_fob(portal)
+    thief = portal.browser("198.51.100.1")
+    assert thief.sign_in().heading == "Your code"
+    thief.send(proof="000000")
+    strangers(portal, HOURLY)
+    assert guess(portal, "198.51.100.1") == 429
+
+
+def test_a_known_network_has_the_limits_of_every_network(site: Site) -> None:
+    portal = limited(site)
+    portal.browser(OWNER).sign_in()
+    assert [guess(portal, OWNER) for _ in range(10)] == [401] * 9 + [429]
+
+
+@pytest.mark.parametrize("spellings", [["alice", "ALICE", "Alice", "alice@corp"], ["NoSuchUser", "nosuchuser"]])
+def test_an_account_is_counted_whatever_its_spelling(site: Site, spellings: list[str]) -> None:
+    portal = limited(site, passwd_name=lambda name: "alice" if name.lower().startswith("alice") else name)
+    statuses = [guess(portal, OWNER, user=spellings[i % len(spellings)]) for i in range(12)]
+    assert statuses == [401] * 10 + [429] * 2
+
+
+# Pages
+
+
+def test_pages_are_limited_for_each_network_and_files_are_not(site: Site) -> None:
+    portal = limited(site, per_address=2)
+    browser = portal.browser("2001:db8::1")
+    assert [browser.open("/sign-in").status for _ in range(21)] == [200] * 20 + [429]
+    assert "Too many attempts." in browser.open("/sign-in").text
+    assert browser.open("/static/portal.css").status == 200
+    assert portal.browser("2001:db8:0:1::1").open("/sign-in").status == 200
+    assert [portal.browser(f"2001:db8:0:{i:x}::1").open("/sign-in").status for i in range(1, 21)][-1] == 429
+
+
+def test_requests_without_a_valid_address_share_one_budget(site: Site) -> None:
+    portal = limited(site)
+    assert [guess(portal, f"no-address-{i}") for i in range(11)] == [401] * 10 + [429]
+
+
+# The delay of a refusal
+
+
+@pytest.mark.usefixtures("pam")
+def test_no_thread_waits_for_the_delay_of_a_refusal(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pam_totp.system.passwords.is_account", lambda _: True)
+    portal = limited(site, passwords=SystemPasswords("fake", lambda *_: None, refusal_delay=10_000.0))
+    with served(portal.app) as port:
+        guessers = [HttpBrowser(port, f"2001:db8:{i:x}::1") for i in range(2 * THREADS)]
+        for number, browser in enumerate(guessers):
+            browser.post("/sign-in", user=f"user{number}", password="wrong")
+        until(lambda: sum("reason=password" in line for line in portal.log) == len(guessers), "all are refused")
+        assert HttpBrowser(port, OWNER).sign_in("alice", "right") == 303
+        for browser in guessers:
+            browser.close()
+
+
+@pytest.mark.usefixtures("pam")
+def test_a_delayed_refusal_arrives_whole_and_the_connection_stays(site: Site) -> None:
+    portal = limited(site, passwords=SystemPasswords("fake", lambda *_: None, refusal_delay=0.3))
+    with served(portal.app) as port:
+        browser = HttpBrowser(port, OWNER)
+        form = browser.form("/sign-in")
+        started = time.monotonic()
+        status, page = browser.ask("POST", "/sign-in", form | {"user": "no-such-user", "password": "wrong"})
+        assert time.monotonic() - started >= 0.3
+        assert (status, page.count("User name and password do not match."), page[-7:]) == (401, 1, "</html>")
+        assert browser.ask("GET", "/sign-in")[0] == 200
+
+
+@pytest.mark.usefixtures("pam")
+def test_a_browser_that_leaves_during_the_delay_harms_no_other(site: Site) -> None:
+    portal = limited(site, passwords=SystemPasswords("fake", lambda *_: None, refusal_delay=0.2))
+    with served(portal.app) as port:
+        for number in range(5):
+            browser = HttpBrowser(port, OWNER)
+            browser.post("/sign-in", user=f"user{number}", password="wrong")
+            browser.close()
+        until(lambda: sum("reason=password" in line for line in portal.log) == 5, "all are refused")
+        assert HttpBrowser(port, OWNER).sign_in("no-such-user", "wrong") == 401

@@ -1,0 +1,93 @@
+"""Tests of the counts behind the limits: windows of time, several budgets at once, and full tables."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pam_totp.web.limits import MAX_KNOWN, Budget, Limits
+from tests.web.kit import Clock
+
+TWO_A_MINUTE = Budget("demo", ((2, 60.0),))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def limits(clock: Clock) -> Limits:
+    return Limits(clock)
+
+
+def test_a_window_moves_with_the_time(limits: Limits, clock: Clock) -> None:
+    admitted = []
+    for _ in range(7):
+        admitted.append(limits.admit([(TWO_A_MINUTE, "key")]))
+        clock.advance(20)
+    assert admitted == [True, True, False, True, True, False, True]
+
+
+def test_the_strictest_rate_of_a_budget_applies(limits: Limits, clock: Clock) -> None:
+    budget = Budget("demo", ((2, 60.0), (3, 3600.0)))
+    admitted = []
+    for _ in range(4):
+        admitted += [limits.admit([(budget, "key")]) for _ in range(3)]
+        clock.advance(60)
+    assert admitted == [True, True, False] + [True, False, False] + [False] * 6
+    clock.advance(3600)
+    assert limits.admit([(budget, "key")])
+
+
+def test_a_refused_request_is_counted_in_none_of_its_budgets(limits: Limits) -> None:
+    one, many = Budget("one", ((1, 60.0),)), Budget("many", ((10, 60.0),))
+    assert limits.admit([(many, "account"), (one, "network")])
+    assert not any(limits.admit([(many, "account"), (one, "network")]) for _ in range(20))
+    assert [limits.admit([(many, "account")]) for _ in range(10)] == [True] * 9 + [False]
+
+
+def test_refused_requests_drop_no_key(limits: Limits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pam_totp.web.limits.MAX_KEYS", 5)
+    block = Budget("block", ((1, 60.0),))
+    assert limits.admit([(block, "x")])
+    assert [limits.admit([(TWO_A_MINUTE, "key")]) for _ in range(2)] == [True, True]
+    assert not any(limits.admit([(TWO_A_MINUTE, f"other {i}"), (block, "x")]) for i in range(50))
+    assert not limits.admit([(TWO_A_MINUTE, "key")])
+
+
+def test_a_full_table_drops_the_key_used_longest_ago(limits: Limits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pam_totp.web.limits.MAX_KEYS", 5)
+    for key in ("old", "old", "attacked", "attacked"):
+        limits.admit([(TWO_A_MINUTE, key)])
+    for i in range(20):
+        assert not limits.admit([(TWO_A_MINUTE, "attacked")]), "a refused request keeps its key in use"
+        limits.admit([(TWO_A_MINUTE, f"other {i}")])
+    assert limits.admit([(TWO_A_MINUTE, "old")])
+    assert len(limits._tables["demo"]) == 5
+
+
+def test_keys_that_no_longer_count_are_dropped(limits: Limits, clock: Clock) -> None:
+    for i in range(100):
+        limits.admit([(TWO_A_MINUTE, str(i))])
+    for i in range(200):
+        clock.advance(61)
+        limits.admit([(TWO_A_MINUTE, f"later {i}")])
+    assert len(limits._tables["demo"]) <= 2
+
+
+def test_the_networks_of_an_account_displace_those_of_no_other(limits: Limits) -> None:
+    limits.remember("alice", "home")
+    for i in range(3 * MAX_KNOWN):
+        limits.remember("mallory", str(i))
+    assert limits.has_signed_in("alice", "home")
+    assert not limits.has_signed_in("bob", "home")
+    assert [limits.has_signed_in("mallory", str(i)) for i in (0, 3 * MAX_KNOWN - 1)] == [False, True]
+
+
+def test_threads_at_once_are_admitted_up_to_the_limit(limits: Limits) -> None:
+    budget = Budget("demo", ((50, 60.0),))
+    with ThreadPoolExecutor(32) as threads:
+        admitted = list(threads.map(lambda _: limits.admit([(budget, "key")]), range(500)))
+    assert admitted.count(True) == 50
