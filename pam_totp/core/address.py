@@ -54,8 +54,11 @@ def _is_port(text: str) -> bool:
 
 
 def is_remote(address: Address) -> bool:
-    """Return True if `address` can identify another host: it is neither loopback, link-local nor unspecified."""
-    return not (address.is_loopback or address.is_link_local or address.is_unspecified)
+    """Return True if `address` identifies a remote host, whatever the interface: it has no zone id.
+
+    Loopback, link-local and unspecified addresses do not.
+    """
+    return not (address.is_loopback or address.is_link_local or address.is_unspecified or "%" in str(address))
 
 
 def networks(address: Address) -> tuple[str, ...]:

@@ -2,15 +2,15 @@
 
 Rules:
 1. Only a code grants grace. A login by grace does not extend the grace.
-2. The address must be numeric and remote. A local login has no address, and a host name depends on a name server.
+2. The address must be numeric, and identify a remote host. A local login has no address, a host name depends on a name
+   server, and loopback, link-local and unspecified addresses can be anybody's. Addresses are compared as values.
 3. Grace is void after the clock was set back, after the tokens changed (`core.record` removes the grace), and while the
    user is locked.
 """
 
 from __future__ import annotations
 
-import socket
-
+from pam_totp.core.address import is_remote, parse
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import KEPT_GRACE, MAX_GRACE_SERVICE, Grace, UserRecord
 from pam_totp.core.settings import MAX_GRACE_PERIOD
@@ -22,12 +22,8 @@ def origin(service: str, rhost: str | None) -> tuple[str, str] | None:
         return None
     if not (service.isascii() and service.isprintable() and service == service.strip()) or set(service) & set('"\\'):
         return None
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            return service, socket.inet_ntop(family, socket.inet_pton(family, rhost))
-        except (OSError, ValueError):  # the host is not an address of this family
-            continue
-    return None
+    address = parse(rhost)
+    return (service, str(address)) if address is not None and is_remote(address) else None
 
 
 def holds(record: UserRecord, origin: tuple[str, str], now: int, period: int, policy: Policy) -> bool:

@@ -2,9 +2,9 @@
 
 Rules:
 - A request is counted in all of its budgets, or refused and counted in none.
-- The budgets of networks are counted at three sizes (core.address), so that a large network is not many strangers.
+- The budgets of networks are counted at three sizes (core.address), so that a large network is not many clients.
 - An account has a budget over all networks together. Networks that have signed this account in do not share it, so
-  strangers cannot lock the owner out. The budget is larger than the budget of any one network.
+  guesses from elsewhere cannot lock the owner out. The budget is larger than the budget of any one network.
 - An account counts under the name in its passwd entry, whatever spelling the request has.
 - A refused request adds no key, and keeps the keys that it names in use. When a table is full, the key that was used
   longest ago is dropped.

@@ -40,7 +40,7 @@ OF_ONE_NETWORK = (
     Budget("account in network 2", ((20, MINUTE), (60, HOUR), (80, DAY))),
 )
 # Passwords for one account from all networks that have not signed it in. One network cannot use up this budget.
-OF_STRANGERS = Budget("account", ((100, HOUR), (300, DAY)))
+OF_UNKNOWN_NETWORKS = Budget("account", ((100, HOUR), (300, DAY)))
 
 
 def refuse_too_many() -> None:
@@ -84,7 +84,7 @@ def _passwords_for(account: str, networks: tuple[str, ...]) -> Iterator[Charge]:
     for budget, network in zip(OF_ONE_NETWORK, networks, strict=True):
         yield budget, f"{network} {account}"
     if not current_portal().limits.has_signed_in(account, networks[0]):
-        yield OF_STRANGERS, account
+        yield OF_UNKNOWN_NETWORKS, account
 
 
 def _log_refusal(user: str) -> None:

@@ -2,7 +2,7 @@
 
 Rules:
 - Before sign-in, the browser keeps its session itself, signed: the CSRF token of its forms, and the time of the start.
-  The server keeps nothing, so no number of strangers can displace a form.
+  The server keeps nothing, so no number of requests can displace a form.
 - From the password on, a browser holds only a random session id. The server stores a digest of the id.
 - Every step (password, code, sign-out) creates a new session and ends the previous session. An id that was stolen
   or planted before a step is invalid after it.

@@ -91,8 +91,11 @@ chown -R 0:0 run/tree
 chmod -R u=rwX,go=rX run/tree
 /usr/bin/python3 - <<'END'
 import fcntl, socket, struct
-SIOCSIFFLAGS, IFF_UP = 0x8914, 1
+SIOCSIFFLAGS, SIOCSIFADDR, IFF_UP = 0x8914, 0x8916, 1
 fcntl.ioctl(socket.socket(), SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", IFF_UP))
+for number in (7, 8):  # 192.0.2.7 and 192.0.2.8, as addresses of clients that are not loopback
+    address = struct.pack("16sHH4B8x", b"lo:%d" % number, socket.AF_INET, 0, 192, 0, 2, number)
+    fcntl.ioctl(socket.socket(), SIOCSIFADDR, address)
 END
 exec chroot . sh -c 'echo ready; exec cat'
 """

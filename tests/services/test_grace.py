@@ -61,7 +61,11 @@ def test_grace_is_for_one_address_and_one_service(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    "rhost", [None, "", "laptop.example.org", "localhost", "192.0.2", "192.0.2.07", "fe80::1%eth0", " 192.0.2.7"]
+    "rhost",
+    [
+        *(None, "", "laptop.example.org", "localhost", "192.0.2", "192.0.2.07", "fe80::1%eth0", " 192.0.2.7"),
+        *("2001:db8::1%eth0", "[2001:db8::1]", "192.0.2.7:22", "3221225991"),
+    ],
 )
 def test_without_a_numeric_address_there_is_no_grace(site: Site, rhost: str | None) -> None:
     site.enrol()
@@ -70,10 +74,29 @@ def test_without_a_numeric_address_there_is_no_grace(site: Site, rhost: str | No
     assert was_prompted(log_in(site, rhost))
 
 
-def test_an_address_is_known_in_every_spelling(site: Site) -> None:
+@pytest.mark.parametrize(
+    "rhost",
+    [
+        *("127.0.0.1", "127.9.9.9", "::1", "0:0:0:0:0:0:0:1", "::ffff:127.0.0.1"),
+        *("169.254.7.7", "fe80::1", "febf::1", "::ffff:169.254.7.7", "0.0.0.0", "::", "::ffff:0.0.0.0"),  # noqa: S104
+    ],
+)
+def test_an_address_that_identifies_no_other_host_has_no_grace(site: Site, rhost: str) -> None:
     site.enrol()
-    get_in(site, codes(0), "2001:DB8:0::7")
-    assert not was_prompted(log_in(site, "2001:db8::7"))
+    get_in(site, codes(0), rhost)
+    assert site.record().grace == ()
+    site.enrol(grace=(ago(60, rhost),))  # as an older version wrote it
+    assert was_prompted(log_in(site, rhost))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("2001:DB8:0::7", "2001:db8::7"), (HERE, f"::ffff:{HERE}"), (f"::FFFF:{HERE}", HERE), ("::ffff:c000:207", HERE)],
+)
+def test_an_address_is_known_in_every_spelling(site: Site, one: str, other: str) -> None:
+    site.enrol()
+    get_in(site, codes(0), one)
+    assert not was_prompted(log_in(site, other))
 
 
 def test_grace_ends_and_a_login_without_a_code_does_not_extend_it(site: Site) -> None:

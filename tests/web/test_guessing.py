@@ -11,7 +11,7 @@ import pytest
 
 from pam_totp.system.passwords import SystemPasswords
 from pam_totp.web.limits import DAY, HOUR, MINUTE
-from pam_totp.web.request_limits import OF_ONE_NETWORK, OF_STRANGERS
+from pam_totp.web.request_limits import OF_ONE_NETWORK, OF_UNKNOWN_NETWORKS
 from pam_totp.web.server import THREADS
 from tests.support.site import Site, codes, until
 from tests.web.kit import PASSWORD, Portal, enroll_fob
@@ -19,7 +19,7 @@ from tests.web.over_http import HttpBrowser, served
 from tests.web.test_passwords import pam  # noqa: F401  a fixture
 
 OWNER = "192.0.2.7"
-HOURLY, DAILY = (count for count, _ in OF_STRANGERS.rates)
+HOURLY, DAILY = (count for count, _ in OF_UNKNOWN_NETWORKS.rates)
 
 
 def limited(site: Site, **config: Any) -> Portal:
@@ -57,20 +57,21 @@ def test_600_guesses_from_one_site_are_few_and_delay_no_other_user(site: Site) -
 
 
 @pytest.mark.parametrize(
-    ("first", "step", "inside", "outside", "attempts"),
-    [  # the first attempt is from `first`, and every other is `step` addresses after the one before
-        ("2001:db8::", 1, "2001:db8::ffff", "2001:db8:0:1::1", 10),  # a /64
-        ("2001:db8::", 1 << 64, "2001:db8:0:ff::1", "2001:db8:0:100::1", 15),  # a /56
-        ("2001:db8::", 1 << 72, "2001:db8:0:ffff::1", "2001:db8:1::1", 20),  # a /48
-        ("192.0.2.0", 0, "192.0.2.0", "192.0.2.1", 10),
-        ("192.0.2.0", 1, "192.0.2.15", "192.0.2.16", 15),  # a /28
-        ("192.0.2.0", 12, "192.0.2.255", "192.0.3.1", 20),  # a /24
+    ("first", "step", "neighbours", "attempts"),
+    [  # `neighbours` are an address inside of the network and one outside; each attempt is `step` addresses further
+        ("2001:db8::", 1, ("2001:db8::ffff", "2001:db8:0:1::1"), 10),  # a /64
+        ("2001:db8::", 1 << 64, ("2001:db8:0:ff::1", "2001:db8:0:100::1"), 15),  # a /56
+        ("2001:db8::", 1 << 72, ("2001:db8:0:ffff::1", "2001:db8:1::1"), 20),  # a /48
+        ("192.0.2.0", 0, ("192.0.2.0", "192.0.2.1"), 10),
+        ("192.0.2.0", 1, ("192.0.2.15", "192.0.2.16"), 15),  # a /28
+        ("192.0.2.0", 12, ("192.0.2.255", "192.0.3.1"), 20),  # a /24
     ],
 )
 def test_guesses_are_counted_in_networks_of_three_sizes(
-    site: Site, first: str, step: int, inside: str, outside: str, attempts: int
+    site: Site, first: str, step: int, neighbours: tuple[str, str], attempts: int
 ) -> None:
     portal = limited(site)
+    inside, outside = neighbours
     places = [str(ip_address(first) + i * step) for i in range(attempts)]
     assert [guess(portal, place) for place in places] == [401] * attempts
     assert guess(portal, inside, password=PASSWORD) == 429
