@@ -12,6 +12,8 @@ from typing import Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 
+from pam_totp.core.address import parse
+
 _request: ContextVar[Any] = ContextVar("pam_totp_request", default=None)
 
 
@@ -50,5 +52,10 @@ def current_request() -> Any:
 
 
 def address_of(request: Any) -> str | None:
-    """Return the client's address: Django's REMOTE_ADDR, or None if it has no address, as on a Unix socket."""
-    return getattr(request, "META", {}).get("REMOTE_ADDR") or None
+    """Return the client's address: Django's REMOTE_ADDR, or None if it has no address, as on a Unix socket.
+
+    The address has its usual spelling, so that the log has one spelling for one client.
+    """
+    text = getattr(request, "META", {}).get("REMOTE_ADDR") or None
+    address = None if text is None else parse(text)
+    return text if address is None else str(address)

@@ -19,6 +19,7 @@ from flask_wtf.csrf import CSRFError, CSRFProtect
 from werkzeug.exceptions import HTTPException
 
 from pam_totp.client import DEFAULT_SOCKET, ClientError
+from pam_totp.core import address as addresses
 from pam_totp.operations import audit_log
 from pam_totp.operations.self_service import Factors
 from pam_totp.store import StoreError
@@ -90,7 +91,7 @@ def _build_portal(config: Config, sessions: Sessions) -> Portal:
 def _refuse_foreign_requests() -> tuple[str, int] | None:
     """Refuse requests that the portal's pages never send: to another host name, by plain http, or from another site."""
     config = current_portal().config
-    if config.hosts and _requested_host() not in config.hosts:  # prevents DNS rebinding
+    if config.hosts and _requested_host() not in map(_usual_host, config.hosts):  # prevents DNS rebinding
         return _message_page("This server does not answer to that host name. Check the address.", status=400)
     if config.tls and not request.is_secure:
         return _message_page("This page requires https. Check the address.", status=400)
@@ -101,9 +102,15 @@ def _refuse_foreign_requests() -> tuple[str, int] | None:
 
 def _requested_host() -> str | None:
     try:
-        return urlsplit(f"//{request.host}").hostname
+        return _usual_host(urlsplit(f"//{request.host}").hostname or "")
     except ValueError:
         return None
+
+
+def _usual_host(text: str) -> str:
+    """Return a host name in lower case, or an address in its usual spelling."""
+    address = addresses.parse(text)
+    return text.lower() if address is None else str(address)
 
 
 def _add_headers(response: Response) -> Response:

@@ -297,7 +297,7 @@ def test_the_log_and_the_user_get_address_and_messages(
     caplog.set_level("INFO", "pam_totp.django")
     site.config.write_text(f'[clients]\n"{ME}" = "web"\n')
     site.enrol()
-    client.defaults["REMOTE_ADDR"] = "192.0.2.7"
+    client.defaults["REMOTE_ADDR"] = "::ffff:192.0.2.7"  # the log has the usual spelling
     sign_in(client, "wrong")
     assert f"sign-in refused: user='{ME}' reason=password rhost='192.0.2.7'" in caplog.text
     sign_in(client)

@@ -124,6 +124,20 @@ def test_it_answers_only_to_the_configured_host_names(site: Site) -> None:
     assert response.headers["X-Frame-Options"] == "DENY"
 
 
+@pytest.mark.parametrize(
+    ("host", "requested"),
+    [
+        ("Portal.Example", "portal.example"),
+        ("portal.example", "PORTAL.example:8443"),
+        ("0:0:0:0:0:0:0:1", "[::1]:8443"),
+        ("::1", "[0:0:0:0:0:0:0:1]"),
+    ],
+)
+def test_a_host_is_known_in_every_spelling(site: Site, host: str, requested: str) -> None:
+    client = Portal(site, hosts=(host,)).browser().client
+    assert client.get("/sign-in", base_url=ORIGIN, headers={"Host": requested}).status_code == 200
+
+
 def test_behind_tls_plain_http_is_refused(portal: Portal) -> None:
     response = portal.browser().client.get("/sign-in", base_url="http://portal.example")
     assert response.status_code == 400
