@@ -20,7 +20,7 @@ from pam_totp.operations import audit_log
 from pam_totp.store.file import FileStore
 from pam_totp.web import server
 from pam_totp.web.app import create_app
-from pam_totp.web.portal import Config
+from pam_totp.web.portal import Config, FirstToken
 
 PORT = 8443
 PASSWORD = "correct horse"
@@ -74,6 +74,7 @@ def main(port: int) -> None:
             passwords=OnePassword(),
             issuer="demonstration",
             tls=False,
+            first_token=FirstToken.PASSWORD,
             sink=audit_log.to_stderr,
             hosts=("127.0.0.1", "localhost"),
         )

@@ -30,6 +30,8 @@ DEFAULT_LISTEN = "127.0.0.1:8443"
 DEFAULT_PER_ADDRESS = 60  # sign-ins a minute
 LOOPBACK_NAMES = ("127.0.0.1", "::1", "localhost")
 GET_WEB = "install the package pam-totp-portal, or run 'make install EXTRAS=web' in the sources"
+OFF, TICKET, PASSWORD = "off", "ticket", "password"  # of --first-token; web.portal.FirstToken needs optional packages
+NO_TICKETS = "--first-token ticket: this version has no enrolment tickets (use --first-token off)"
 SHADOW = "shadow"  # the group that can read the hashes of the system's passwords
 
 
@@ -66,7 +68,11 @@ def add_to(commands: Commands) -> None:
         help="only check codes, through the service at PATH; such a portal runs under any account",
     )
     parser.add_argument(
-        "--no-first-token", action="store_true", help="users cannot add their first token: an administrator adds it"
+        "--first-token",
+        choices=(OFF, TICKET, PASSWORD),
+        default=OFF,
+        help="how users add their first token: an administrator adds it (off), or with their password alone (password);"
+        " tickets are for a later version (%(default)s)",
     )
     parser.add_argument(
         "--per-address",
@@ -86,10 +92,12 @@ def run(args: argparse.Namespace) -> int:
         from pam_totp.system.passwords import PasswordsUnavailable, SystemPasswords
         from pam_totp.web import server  # needs optional packages
         from pam_totp.web.app import create_app
-        from pam_totp.web.portal import SERVICE, Config
+        from pam_totp.web.portal import SERVICE, Config, FirstToken
     except ImportError as e:
         raise CommandError(f"the portal needs {e.name} ({GET_WEB})", OUT_OF_REACH) from None
 
+    if args.first_token == TICKET:
+        raise CommandError(NO_TICKETS, WRONG_USAGE)
     if args.per_address < 1:
         raise CommandError("--per-address must be 1 or more", WRONG_USAGE)
     sink, proxy = log_sink(args), args.behind_tls_proxy
@@ -110,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
                 issuer=args.issuer,
                 tls=proxy is not None,
                 hosts=tuple(args.host or (() if proxy else LOOPBACK_NAMES)),
-                first_token=not args.no_first_token,
+                first_token=FirstToken(args.first_token),
                 per_address=args.per_address,
                 sink=sink,
             )

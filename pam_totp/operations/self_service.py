@@ -4,6 +4,8 @@ Rules:
 - An enrolled user needs a code to add or remove a token, or to replace the recovery codes. One update of the record
   uses up the code and makes the change.
 - The first code from a new token confirms the token, and is used up.
+- A user without a token adds the first token only if the site says so (`first_token`). A token that an administrator
+  assigned is the exception: two codes in a row confirm it, and prove that the user has the token.
 - Users cannot remove their last active token, because they would lock themselves out.
 - The audit log names the user, the address and the token of every change.
 - A change that fails has a `Reason` for programs. The text of a `Problem` is for the user only.
@@ -118,14 +120,18 @@ class Factors:
         service: str,
         sink: audit_log.Sink,
         now: Callable[[], int],
-        first_token: bool = True,
+        first_token: bool = False,
     ) -> None:
         self._store = store
         self._policy = policy
         self._service = service
         self._sink = sink
         self._now = now
-        self._first_token = first_token  # True if users may add their first token themselves
+        self._first_token = first_token
+
+    def may_add(self, record: UserRecord) -> bool:
+        """Return True if the user may add a token that an administrator did not assign."""
+        return record.enrolled or self._first_token
 
     def of(self, user: str) -> UserRecord:
         """Return the user's record, or an empty record if the user has no record."""
@@ -171,7 +177,7 @@ class Factors:
                 raise Unfit("serial", Reason.TOKEN_CHANGED)
             return record.with_changed(found, confirmed)
 
-        return self._change(asking, in_use, "enrolled", confirmed.name)
+        return self._change(asking, in_use, "enrolled", confirmed.name, assigned=True)
 
     def _hold_back(self, begun: float) -> None:
         """Sleep until the delay of a refusal has passed since `begun` (monotonic seconds)."""
@@ -247,11 +253,16 @@ class Factors:
 
         return self._change(asking, without, "removed", name)
 
-    def _change(self, asking: Asking, change: Change, what: str, token: str | None) -> Problem | None:
-        """Apply `change`. Require a code if the user is enrolled when the record is updated."""
+    def _change(
+        self, asking: Asking, change: Change, what: str, token: str | None, *, assigned: bool = False
+    ) -> Problem | None:
+        """Apply `change`. Require a code if the user is enrolled when the record is updated.
+
+        `assigned` is True if the change confirms a token that an administrator assigned.
+        """
         begun = time.monotonic()
         try:
-            if self._unproved(asking.user, change):
+            if self._unproved(asking.user, change, assigned):
                 self._note(asking, "accepted", by=what, token=token)
                 return None
             decision = decide(
@@ -271,13 +282,13 @@ class Factors:
         self._note(asking, "accepted", by=what, token=token)
         return None
 
-    def _unproved(self, user: str, change: Change) -> bool:
+    def _unproved(self, user: str, change: Change, assigned: bool) -> bool:
         """Apply `change` and return True if the user is not enrolled. Otherwise return False."""
 
         def unless_enrolled(record: UserRecord) -> tuple[UserRecord, bool]:
             if record.enrolled:
                 return record, False
-            if not self._first_token:
+            if not (assigned or self.may_add(record)):
                 raise Unfit("proof", Reason.FIRST_TOKEN)
             return change(record), True
 

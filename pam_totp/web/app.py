@@ -26,7 +26,7 @@ from pam_totp.store import StoreError
 from pam_totp.system.passwords import TooManyChecks
 from pam_totp.web import filters, pages_signin, pages_tokens, request_limits
 from pam_totp.web.limits import Limits
-from pam_totp.web.portal import SERVICE, Config, Portal, current_portal
+from pam_totp.web.portal import SERVICE, Config, FirstToken, Portal, current_portal
 from pam_totp.web.second_factor import ServiceFactor, StoreFactor
 from pam_totp.web.session_cookie import Cookies, current_session
 from pam_totp.web.sessions import Sessions, Step
@@ -83,7 +83,7 @@ def _build_portal(config: Config, sessions: Sessions) -> Portal:
         service=SERVICE,
         sink=config.sink,
         now=config.now,
-        first_token=config.first_token,
+        first_token=config.first_token is FirstToken.PASSWORD,
     )
     return Portal(config, StoreFactor(factors), sessions, limits, factors)
 
@@ -100,11 +100,11 @@ def _refuse_foreign_requests() -> tuple[str, int] | None:
     return None
 
 
-def _requested_host() -> str | None:
+def _requested_host() -> str:
     try:
         return _usual_host(urlsplit(f"//{request.host}").hostname or "")
     except ValueError:
-        return None
+        return ""
 
 
 def _usual_host(text: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
+from functools import wraps
 
 from flask import Blueprint, abort, flash, render_template, request
 from werkzeug import Response
@@ -73,14 +75,34 @@ def overview() -> Page:
         return render_template("code_accepted.html")
     record = _user_record()
     active = [t for t in record.tokens if t.active]
-    return render_template("tokens.html", record=record, only_active=active[0] if len(active) == 1 else None)
+    return render_template(
+        "tokens.html", record=record, may_add=_may_add(record), only_active=active[0] if len(active) == 1 else None
+    )
+
+
+def _may_add(record: UserRecord) -> bool:
+    return current_portal().factors.may_add(record)
+
+
+def requires_permission_to_add(view: Callable[[], Page]) -> Callable[[], Page]:
+    """Return a page that shows `view` unless an administrator must add the user's first token."""
+
+    @requires_sign_in
+    @wraps(view)
+    def guarded() -> Page:
+        if _may_add(_user_record()):
+            return view()
+        current_session().set_pending(None)
+        return render_template("first_token.html"), 403
+
+    return guarded
 
 
 # Add a phone: choose a name, scan the QR code, enter the first code
 
 
 @pages.get("/add-phone")
-@requires_sign_in
+@requires_permission_to_add
 def add_phone_form() -> Page:
     form = NameForm()
     used_names = {t.name for t in _user_record().tokens}
@@ -89,7 +111,7 @@ def add_phone_form() -> Page:
 
 
 @pages.post("/add-phone")
-@requires_sign_in
+@requires_permission_to_add
 def add_phone() -> Page:
     form = NameForm()
     if form.validate():
@@ -114,7 +136,7 @@ def add_phone() -> Page:
 
 
 @pages.get("/add-phone/scan")
-@requires_sign_in
+@requires_permission_to_add
 def scan_form() -> Page:
     token = current_session().pending_token
     if token is None:
@@ -124,7 +146,7 @@ def scan_form() -> Page:
 
 
 @pages.post("/add-phone/scan")
-@requires_sign_in
+@requires_permission_to_add
 def scan() -> Page:
     session = current_session()
     form = _without_needless_proof(ScanForm(), _user_record())
@@ -163,8 +185,9 @@ def cancel() -> Page:
 @pages.get("/add-token")
 @requires_sign_in
 def add_token_form() -> Page:
-    form = HardwareTokenForm(data={"serial": request.args.get("serial", "")})
-    return render_template("add_token.html", form=_without_needless_proof(form, _user_record()))
+    form, record = HardwareTokenForm(data={"serial": request.args.get("serial", "")}), _user_record()
+    form = _without_needless_proof(form, record)
+    return render_template("add_token.html", form=form, may_add=_may_add(record))
 
 
 @pages.post("/add-token")
@@ -178,7 +201,7 @@ def add_token() -> Page:
         if problem is None:
             return _finish_enrolment(serial)
         _show_problem(form, problem)
-    return render_template("add_token.html", form=form), 422
+    return render_template("add_token.html", form=form, may_add=_may_add(record)), 422
 
 
 def _claim(form: HardwareTokenForm, serial: str) -> Problem | None:

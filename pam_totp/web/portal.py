@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol, cast
 
 import flask
@@ -22,6 +23,13 @@ from pam_totp.web.sessions import Sessions
 SERVICE = "pam_totp-portal"  # the name of the PAM service for passwords, and of the portal in the site file and the log
 
 
+class FirstToken(StrEnum):
+    """The proof with which users add their first token themselves. OFF: an administrator adds it."""
+
+    OFF = "off"
+    PASSWORD = "password"
+
+
 class Passwords(Protocol):
     """The interface for checking the first factor, a password."""
 
@@ -36,7 +44,7 @@ class Config:
     store: the tokens. If it is None, the service at `socket` checks codes, and the portal shows no tokens.
     hosts: the host names that the portal answers to; an empty tuple means any name.
     tls: True if a proxy in front of the portal terminates TLS.
-    first_token: True if users may add their first token themselves.
+    first_token: the proof with which users add their first token.
     rate_limits: False turns the limits off, for tests.
     per_address: the maximum number of sign-ins a minute from one address. The other limits are in `request_limits`.
     now: returns Unix seconds. clock: returns monotonic seconds, for the sessions and the limits.
@@ -49,7 +57,7 @@ class Config:
     issuer: str = "pam_totp"
     tls: bool = True
     hosts: tuple[str, ...] = ()
-    first_token: bool = True
+    first_token: FirstToken = FirstToken.OFF
     rate_limits: bool = True
     per_address: int = 60
     sink: audit_log.Sink = audit_log.to_syslog

@@ -60,8 +60,21 @@ def test_the_reason_for_a_refused_change_is_a_code() -> None:
     assert reason(mine.claim(ALICE, "SM01", code(0, 2))) is Reason.NO_TOKEN_WAITING
     assert reason(mine.resync(ALICE, "fob", b"1")) is Reason.CODES_NEEDED
     assert reason(mine.resync(ALICE, "lost", code(0, 2))) is Reason.TOKEN_GONE
-    assert reason(factors().recovery(ALICE)) is Reason.NOT_ENROLLED
-    assert reason(factors(first_token=False).recovery(ALICE)) is Reason.FIRST_TOKEN
+    assert reason(factors(first_token=True).recovery(ALICE)) is Reason.NOT_ENROLLED
+    assert reason(factors().recovery(ALICE)) is Reason.FIRST_TOKEN
+
+
+def test_a_user_adds_the_first_token_only_if_the_site_says_so() -> None:
+    new = fob(confirmed=False)
+    assert reason(factors().add(ALICE, new, code(0))) is Reason.FIRST_TOKEN
+    assert factors(first_token=True).add(ALICE, new, code(0)) is None
+
+
+def test_a_first_token_that_an_administrator_assigned_needs_its_codes_only() -> None:
+    assigned = fob(serial="SM01", confirmed=False)
+    assert reason(factors(assigned).claim(ALICE, "SM01", code(0))) is Reason.NOT_CONSECUTIVE
+    assert factors(assigned).claim(ALICE, "SM01", code(0, 2)) is None
+    assert reason(factors(assigned, other(1)).claim(Asking("alice"), "SM01", code(0, 2))) is Reason.REFUSED
 
 
 def test_every_reason_has_a_text_for_the_user() -> None:

@@ -18,7 +18,7 @@ from pam_totp.core.record import HotpToken
 from pam_totp.core.secretfile import unbase32
 from pam_totp.store.file import FileStore
 from pam_totp.web.app import create_app
-from pam_totp.web.portal import Config
+from pam_totp.web.portal import Config, FirstToken
 from tests.support.site import KEY, Site
 
 PASSWORD = "correct horse"
@@ -65,6 +65,7 @@ class Portal:
             "passwords": self.passwords,
             "issuer": "portal.example",
             "rate_limits": False,
+            "first_token": FirstToken.PASSWORD,
             "sink": lambda _, line: self.log.append(line),
             "now": lambda: int(self.wall()),
             "clock": self.clock,

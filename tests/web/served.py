@@ -22,7 +22,7 @@ from pam_totp.core.policy import Policy
 from pam_totp.core.record import Token, UserRecord
 from pam_totp.store.file import FileStore
 from pam_totp.web.app import create_app
-from pam_totp.web.portal import Config
+from pam_totp.web.portal import Config, FirstToken
 from tests.services.namespace import COPY, LIBRARIES, Machine
 from tests.support.etc import PASSWORD
 from tests.support.site import TREE, Site, until
@@ -30,6 +30,7 @@ from tests.web.kit import FixedPassword
 
 CHROMIUM = "/usr/bin/chromium"
 NAME = "portal.example.org"  # the host name in docs/web.md
+OPTIONS = ("--behind-tls-proxy", "--issuer", NAME, "--host", NAME, "--first-token", "password")
 
 
 class Served(Protocol):
@@ -57,7 +58,7 @@ class TlsPortal:
         machine.write("/etc/pam.d/pam_totp-portal", service.read_text())
         path = f"PYTHONPATH={COPY}:{LIBRARIES}"
         python = ["env", path, "PYTHONDONTWRITEBYTECODE=1", os.path.realpath(sys.executable), "-m", "pam_totp.cli"]
-        self.process = machine.start(*python, "portal", "--behind-tls-proxy", "--issuer", NAME, "--host", NAME)
+        self.process = machine.start(*python, "portal", *OPTIONS)
         self._start_nginx()
         for port in (8443, 443):
             until(partial(listens, machine, port), f"a process listens on port {port}")
@@ -154,6 +155,7 @@ def plain_portal() -> Iterator[PlainPortal]:
             policy=Policy(),
             issuer=NAME,
             tls=False,
+            first_token=FirstToken.PASSWORD,
             rate_limits=False,
             sink=lambda *_: None,
         )

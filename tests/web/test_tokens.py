@@ -137,14 +137,6 @@ def test_a_new_token_ends_the_users_other_sessions(portal: Portal) -> None:
     assert browser.cookie != old
 
 
-def test_no_first_token_leaves_the_first_token_to_an_admin(portal: Portal) -> None:
-    portal = Portal(portal.site, first_token=False)
-    browser = portal.signed_in()
-    key = key_on_page(open_scan_page(browser))
-    assert browser.send(code=code_of_app(key, portal.wall)).error == "An administrator must add your first token."
-    assert not portal.site.path("alice").exists() or not portal.site.record("alice").tokens
-
-
 @pytest.mark.parametrize("name", ["fob", " fob ", "", " ", "x" * 300, "a\x07b", "\u202e"])
 def test_an_invalid_name_is_reported_before_the_qr_code(portal: Portal, name: str) -> None:
     enroll_fob(portal)
