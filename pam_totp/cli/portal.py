@@ -79,7 +79,7 @@ def add_to(commands: Commands) -> None:
         type=int,
         default=DEFAULT_PER_ADDRESS,
         metavar="N",
-        help="sign-ins a minute from one address (%(default)s); raise this limit if many users share an address",
+        help="sign-ins a minute from one address (%(default)s); raise this limit if many users share a network",
     )
     add_config(parser)
     add_log(parser)

@@ -26,7 +26,7 @@ class Person:
 
     def __init__(self, chromium: Chromium, served: Served, **context: Any) -> None:
         self.served = served
-        self.address = f"198.51.100.{next(_ADDRESSES)}"
+        self.address = f"198.18.{next(_ADDRESSES)}.1"  # a network for each user, because the portal limits networks
         self._context = chromium.new_context(
             ignore_https_errors=True, base_url=served.url, extra_http_headers={"X-Person": self.address}, **context
         )

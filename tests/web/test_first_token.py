@@ -77,7 +77,7 @@ def test_a_user_with_a_token_adds_a_phone_with_its_code(site: Site) -> None:
     assert browser.send(code=code_of_app(key, portal.wall), proof=codes(1)).notice == "phone is in use now."
 
 
-def test_a_key_that_is_on_the_page_is_worthless_after_the_last_token_is_gone(site: Site) -> None:
+def test_a_key_on_the_page_is_worthless_after_the_last_token_is_gone(site: Site) -> None:
     portal = by_administrator(site)
     enroll_fob(portal)
     browser = portal.signed_in(code=codes(0))

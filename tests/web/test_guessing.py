@@ -126,7 +126,7 @@ def test_guesses_for_one_account_are_limited_over_the_day(site: Site) -> None:
 
 
 @pytest.mark.parametrize("enrolled", [True, False])
-def test_strangers_cannot_lock_out_an_owner_who_has_signed_in_before(site: Site, enrolled: bool) -> None:
+def test_an_owner_who_has_signed_in_before_cannot_be_locked_out(site: Site, enrolled: bool) -> None:
     portal = limited(site)
     if enrolled:
         enroll_fob(portal)
