@@ -13,12 +13,13 @@ Rules:
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, deque
+from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0  # seconds
-MAX_KEYS = 100_000  # of each table
+MAX_KEYS = 50_000  # of each table; a full table needs about 15 MB
 MAX_KNOWN = 20  # networks of each account
 
 
@@ -29,7 +30,7 @@ class Budget:
     table: str
     rates: tuple[tuple[int, float], ...]
 
-    def is_used_up(self, times: deque[float], now: float) -> bool:
+    def is_used_up(self, times: list[float], now: float) -> bool:
         """Return True if a request at `now`, after those at `times`, would exceed a rate."""
         return any(len(times) >= count and times[-count] > now - seconds for count, seconds in self.rates)
 
@@ -44,7 +45,7 @@ class Limits:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._tables: dict[str, OrderedDict[str, deque[float]]] = {}
+        self._tables: dict[str, OrderedDict[str, list[float]]] = {}
         self._known: dict[str, OrderedDict[str, None]] = {}  # by account: the networks that have signed it in
 
     def admit(self, charges: Iterable[tuple[Budget, str]]) -> bool:
@@ -59,18 +60,18 @@ class Limits:
                 self._keep(budget, key, times, now)
         return True
 
-    def _recent(self, budget: Budget, key: str, now: float) -> deque[float]:
+    def _recent(self, budget: Budget, key: str, now: float) -> list[float]:
         """Return the times of the key's requests that still count, and mark the key as used."""
         table = self._tables.setdefault(budget.table, OrderedDict())
         if key not in table:
-            return deque()
+            return []
         table.move_to_end(key)
         times = table[key]
-        while len(times) > 1 and times[0] <= now - budget.longest:  # one time stays, for `_keep`
-            times.popleft()
+        ended = bisect_right(times, now - budget.longest)
+        del times[: min(ended, len(times) - 1)]  # one time stays, for `_keep`
         return times
 
-    def _keep(self, budget: Budget, key: str, times: deque[float], now: float) -> None:
+    def _keep(self, budget: Budget, key: str, times: list[float], now: float) -> None:
         """Store the times of a key. Drop old keys that no longer count, or one more if the table is full."""
         table = self._tables[budget.table]
         table[key] = times
