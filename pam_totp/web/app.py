@@ -61,9 +61,11 @@ def create_app(config: Config) -> Flask:
     app.extensions["pam_totp"] = _build_portal(config, sessions)
     app.session_interface = Cookies(sessions, tls=config.tls)
     app.before_request(_refuse_foreign_requests)
-    CSRFProtect(app)
     if config.rate_limits:
-        app.before_request(request_limits.refuse_too_many)
+        app.before_request(request_limits.refuse_too_many_requests)
+    CSRFProtect(app)
+    if config.rate_limits:  # after the check of the form, so that another site's form uses up no attempt
+        app.before_request(request_limits.refuse_too_many_attempts)
     app.register_blueprint(pages_signin.pages)
     app.register_blueprint(pages_tokens.pages)
     filters.add_to(app)

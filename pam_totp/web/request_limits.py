@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from flask import abort, request
 
 from pam_totp.core import address as addresses
+from pam_totp.core.fields import MAX_TEXT
 from pam_totp.operations import audit_log
 from pam_totp.web.limits import DAY, HOUR, MINUTE, Budget
 from pam_totp.web.portal import SERVICE, current_portal
@@ -43,16 +44,31 @@ OF_ONE_NETWORK = (
 OF_UNKNOWN_NETWORKS = Budget("account", ((100, HOUR), (300, DAY)))
 
 
-def refuse_too_many() -> None:
-    """Abort with status 429 if a limit is reached."""
-    limits, networks = current_portal().limits, _networks()
-    if not limits.admit(_requests_of(networks)):
-        abort(429)
-    if request.method == "POST" and request.endpoint == SIGN_IN:
-        user = current_portal().config.passwd_name(request.form.get("user", ""))
-        if not limits.admit(_passwords_for(user.casefold(), networks)):
-            _log_refusal(user)
-            abort(429)
+def refuse_too_many_requests() -> None:
+    """Abort with status 429 if the client's networks request too many pages. Files are not counted."""
+    if request.endpoint != "static":
+        _refuse_unless(_of_networks("pages", PAGES * current_portal().config.per_address))
+
+
+def refuse_too_many_attempts() -> None:
+    """Abort with status 429 if a form with a password or a code is sent too often."""
+    endpoint = request.endpoint or ""
+    if request.method != "POST" or endpoint not in LIMITS:
+        return
+    _refuse_unless(_of_networks(endpoint, LIMITS[endpoint] or current_portal().config.per_address))
+    if endpoint == SIGN_IN:
+        user = current_portal().config.passwd_name(request.form.get("user", "")[:MAX_TEXT])
+        _refuse_unless(_of_account(user.casefold()), user)
+
+
+def _refuse_unless(charges: Iterator[Charge], user: str | None = None) -> None:
+    """Count the request, or abort. Log a refusal for `user`; requests without a user are too many for the log."""
+    if current_portal().limits.admit(charges):
+        return
+    if user is not None:
+        sink = current_portal().config.sink
+        audit_log.write(sink, SERVICE, "refused", user=user, reason="too-many-attempts", rhost=request.remote_addr)
+    abort(429)
 
 
 def remember_network(user: str) -> None:
@@ -66,27 +82,16 @@ def _networks() -> tuple[str, ...]:
     return ("no address",) * len(LARGER) if address is None else addresses.networks(address)
 
 
-def _requests_of(networks: tuple[str, ...]) -> Iterator[Charge]:
-    """Yield the budgets of the request's networks. Files have none."""
-    endpoint, per_address = request.endpoint or "", current_portal().config.per_address
-    if request.method == "POST" and endpoint in LIMITS:
-        table, limit = endpoint, LIMITS[endpoint] or per_address
-    elif endpoint != "static":
-        table, limit = "pages", PAGES * per_address
-    else:
-        return
-    for size, (network, times) in enumerate(zip(networks, LARGER, strict=True)):
+def _of_networks(table: str, limit: int) -> Iterator[Charge]:
+    """Yield the budgets of the client's networks, if one address has `limit` requests a minute."""
+    for size, (network, times) in enumerate(zip(_networks(), LARGER, strict=True)):
         yield Budget(f"{table} {size}", ((limit * times, MINUTE),)), network
 
 
-def _passwords_for(account: str, networks: tuple[str, ...]) -> Iterator[Charge]:
+def _of_account(account: str) -> Iterator[Charge]:
     """Yield the budgets of an attempt to sign `account` in."""
+    networks = _networks()
     for budget, network in zip(OF_ONE_NETWORK, networks, strict=True):
         yield budget, f"{network} {account}"
     if not current_portal().limits.has_signed_in(account, networks[0]):
         yield OF_UNKNOWN_NETWORKS, account
-
-
-def _log_refusal(user: str) -> None:
-    sink = current_portal().config.sink
-    audit_log.write(sink, SERVICE, "refused", user=user, reason="too-many-attempts", rhost=request.remote_addr)

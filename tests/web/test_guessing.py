@@ -176,6 +176,22 @@ def test_pages_are_limited_for_each_network_and_files_are_not(site: Site) -> Non
     assert [portal.browser(f"2001:db8:0:{i:x}::1").open("/sign-in").status for i in range(1, 21)][-1] == 429
 
 
+def test_forms_of_another_site_use_up_no_attempt_but_are_limited(site: Site) -> None:
+    portal = limited(site, per_address=2)
+    browser = portal.browser(OWNER)
+    form = {"csrf_token": browser.open("/sign-in").csrf, "user": "alice", "password": PASSWORD}
+    assert [browser.post("/sign-in", form | {"csrf_token": "x"}).status for _ in range(18)] == [400] * 18
+    assert browser.post("/sign-in", form, follow=False).status == 303
+    assert browser.post("/sign-in", form | {"csrf_token": "x"}).status == 429
+
+
+def test_long_names_take_no_memory(site: Site) -> None:
+    portal = limited(site)
+    portal.browser(OWNER).sign_in("x" * 10_000)
+    tables = portal.app.extensions["pam_totp"].limits._tables.values()
+    assert max(len(key) for table in tables for key in table) < 300
+
+
 def test_requests_without_a_valid_address_share_one_budget(site: Site) -> None:
     portal = limited(site)
     assert [guess(portal, f"no-address-{i}") for i in range(11)] == [401] * 10 + [429]
