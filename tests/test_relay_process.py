@@ -10,15 +10,18 @@ import socket
 import subprocess
 import threading
 from ast import literal_eval
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support import pamconf
 from tests.support.isolation import MAY_MOUNT
 from tests.support.pamconf import Result, Shown, login
-from tests.support.relay_kit import Bench, Log, brisk, in_turn, library, needs_root, play, told
-from tests.support.site import OTHER_UID, PATIENCE
+from tests.support.relay_kit import ROOT, Bench, Log, brisk, build, in_turn, library, needs_root, play, told
+from tests.support.silent_fuse import SilentFuse, needs_fuse
+from tests.support.site import ME, OTHER_UID, PATIENCE
 
 pytestmark = [pytest.mark.bare, pytest.mark.usefixtures("log")]
 
@@ -205,6 +208,77 @@ print(done.result.name, os.path.exists("/proc/" + done.messages[0].text))
         LD_PRELOAD=str(library(bench.folder, source)),
     )
     assert host.stdout == "SUCCESS False\n", host.stderr
+
+
+def test_without_a_pidfd_a_helper_that_runs_on_does_not_hold_the_host(bench: Bench) -> None:
+    source = "#include <errno.h>\nint pidfd_open(int pid, unsigned flags) { return errno = ENOSYS, -1; }\n"
+    stack = spawned(bench, "import time\ntell(os.getpid())" + ACCEPTING + "time.sleep(600)")
+    host = bench.run(
+        f"""
+done = pamconf.login({stack!r}, "alice", [], folder)
+os.kill(int(done.messages[0].text), signal.SIGKILL)
+print(done.result.name)
+""",
+        LD_PRELOAD=str(library(bench.folder, source)),
+    )
+    assert host.stdout == "SUCCESS\n", host.stderr
+
+
+# ---- a helper that cannot end
+
+
+@pytest.fixture
+def silent(bench: Bench) -> Iterator[SilentFuse]:
+    folder = bench.folder / "silent"
+    folder.mkdir()
+    with SilentFuse(folder) as fuse:
+        yield fuse
+
+
+def has_ended(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+@needs_fuse
+def test_a_helper_that_cannot_end_is_reaped_later(bench: Bench, log: Log, silent: SilentFuse) -> None:
+    """The helper waits for a file system that never answers. No signal ends this wait."""
+    source = f"channel.send(b'pCode: ')\nchannel.close()\nos.stat({str(silent.folder)!r} + f'/{{os.getpid()}}')"
+    stack = bench.stack("socket=none", f"helper={bench.helper(source)}", relay=build(END_LIMIT=300))
+
+    def answer(_: Shown) -> str:
+        assert silent.asked.acquire(timeout=PATIENCE)
+        return "123456"
+
+    other = os.fork()
+    if other == 0:
+        os._exit(5)
+    try:
+        os.waitid(os.P_PID, other, os.WEXITED | os.WNOWAIT)
+        before = children()
+        with pamconf.Session(stack, "alice", answer, bench.folder) as session:
+            for _ in range(2):
+                assert session.authenticate().result == Result.AUTHINFO_UNAVAIL
+            left = children() - before
+            assert len(left) == 2, "one for each login"
+            assert not any(map(has_ended, left))
+            assert len([line for line in log() if "has not ended" in line]) == 2
+            silent.end()
+            for pid in left:
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert children() == before, "the end of the handle reaps them"
+        assert has_ended(other), "the relay reaps no other child"
+    finally:
+        os.waitpid(other, 0)
+
+
+@needs_fuse
+def test_a_home_that_never_answers_leaves_the_host_no_child(bench: Bench, silent: SilentFuse) -> None:
+    relay = build(TURN_LIMIT=5000, HELPER=str(ROOT / "pam_totp" / "pam" / "helper.py"))
+    before = children()
+    done = bench.login(f"secret={silent.folder}/file", relay=relay, user=ME)
+    assert done.result == Result.AUTHINFO_UNAVAIL
+    assert silent.asked.acquire(blocking=False), "the helper waits for the file system"
+    assert children() == before
 
 
 # ---- the host is unchanged

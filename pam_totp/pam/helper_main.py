@@ -3,7 +3,8 @@
 Rules:
 1. Before it reads a store, the helper drops root's rights: it becomes the store's owner or, with `secret=`, the user.
 2. Every module is imported before that, because the new account may not be able to read this package.
-3. An error before the login gives PAM_SERVICE_ERR or PAM_AUTHINFO_UNAVAIL. Both deny.
+3. Only a child process opens a file in a home folder. The host can therefore reap this process at any time.
+4. An error before the login gives PAM_SERVICE_ERR or PAM_AUTHINFO_UNAVAIL. Both deny.
 """
 
 from __future__ import annotations
@@ -42,9 +43,24 @@ def _begin(hello: Hello) -> Dialogue:
     arguments = parse_arguments(hello.arguments)
     try:
         if "secret" in arguments:
+            _continue_in_child()
             become_user(passwd_name(str(arguments.get("user", hello.user))))
         else:
             become_owner_of(str(arguments.get("store", DEFAULT_STORE)))
     except OSError as e:
         raise StoreError(f"{e.filename or 'helper'}: {e.strerror}") from e
     return login.begin(hello, login.Host(site=read_site()))
+
+
+def _continue_in_child() -> None:
+    """Continue the login in a child process. This process waits until the child has ended, and exits.
+
+    A process that waits for a home folder on a file system that does not answer cannot be killed until the answer
+    arrives. The host must not wait for such a process, and init reaps it.
+    """
+    child = os.fork()
+    if child == 0:
+        return
+    os.close(CHANNEL)
+    os.waitpid(child, 0)
+    os._exit(0)

@@ -6,6 +6,8 @@
  * - It connects to a service, or starts a program, only if no untrusted account could have replaced it.
  * - The host is the program that loaded the relay. The relay leaves its signal dispositions, environment, descriptors,
  *   children and static state unchanged. The host may be setuid, multi-threaded, or have descriptors 0-2 closed.
+ *   The exception is a helper that has not ended after END_LIMIT (`leave_behind`).
+ * - Every wait for another process has a limit.
  * - An answer is wiped as soon as it has been sent, and never logged.
  *
  * The protocol (AF_UNIX SOCK_SEQPACKET, one message a packet, the first byte is its type):
@@ -54,12 +56,17 @@
 #ifndef TURN_LIMIT
 #define TURN_LIMIT 10000 /* ms: the service waits up to 5 s for the store's lock, and a helper takes time to start */
 #endif
+#ifndef END_LIMIT
+#define END_LIMIT 1000 /* ms: a killed helper ends later if it waits for a file system that does not answer */
+#endif
 
 enum {
     PACKET_MAX = 4096,    /* bytes of one message, its type included */
     ANSWER_MAX = 512,     /* bytes of an answer: a long password and three codes */
     TURNS_MAX = 64,       /* messages from the service in one login: a few prompts and notices, with slack */
     LINKS_MAX = 40,       /* symbolic links in one path, as in the kernel */
+    WITH_CHILDREN = 4,    /* PIDFD_SIGNAL_PROCESS_GROUP: a helper has a process group of its own */
+    NO_PIDFD_PAUSE = 1,   /* ms between two looks at a helper if the kernel has no pidfd */
     FAIL_DELAY = 2000000, /* microseconds */
     UNDECIDED = -1,       /* not a PAM code */
     FULL = -2,            /* not a PAM code: the service carries as many logins of root's as it can */
@@ -314,6 +321,74 @@ static int spawn(const char *helper, int channel, pid_t *pid)
     return error;
 }
 
+/* Like waitid. If the host ignores SIGCHLD or reaps all children itself, the pid may already belong to another process.
+ * A pidfd always refers to the same process. */
+static int wait_for(const struct service *service, siginfo_t *info, int options)
+{
+    info->si_pid = 0;
+    if (service->pidfd < 0)
+        return waitid(P_PID, service->pid, info, options);
+    return waitid(P_PIDFD, service->pidfd, info, options);
+}
+
+/* Reaps a helper. Returns false if it has not ended within `limit` ms. */
+static bool reap(const struct service *service, int limit)
+{
+    siginfo_t info;
+    for (long long now = milliseconds(), deadline = now + limit;; now = milliseconds()) {
+        if (wait_for(service, &info, WEXITED | WNOHANG) == 0 ? info.si_pid != 0 : errno != EINTR)
+            return true; /* on ECHILD, the host has reaped it */
+        if (now >= deadline)
+            return false;
+        struct pollfd ended = {.fd = service->pidfd, .events = POLLIN};
+        poll(&ended, 1, service->pidfd < 0 ? NO_PIDFD_PAUSE : (int)(deadline - now));
+    }
+}
+
+/* Reaps a helper that was left behind, if it has ended. libpam calls this function when the host ends its handle. */
+static void reap_late(pam_handle_t *pamh, void *data, int status)
+{
+    struct service *service = data;
+    (void)pamh, (void)status;
+    reap(service, 0);
+    close(service->pidfd);
+    free(service);
+}
+
+/* Leaves a helper to `reap_late`. A helper that has not ended by then is reaped by init when the host has ended. So is a
+ * helper without a pidfd. Returns false if `reap_late` does not get the helper. */
+static bool leave_behind(pam_handle_t *pamh, const struct service *service)
+{
+    char name[32]; /* one for each helper, because libpam would call `reap_late` for an older one of that name */
+    struct service *copy = service->pidfd < 0 ? NULL : malloc(sizeof *copy);
+    snprintf(name, sizeof name, "pam_totp_%d", (int)service->pid);
+    pam_syslog(pamh, LOG_WARNING, "the helper %d has not ended yet", (int)service->pid);
+    if (copy != NULL) {
+        *copy = *service;
+        if (pam_set_data(pamh, name, copy, reap_late) == PAM_SUCCESS)
+            return true;
+    }
+    free(copy);
+    return false;
+}
+
+/* Closes the channel and kills a helper, which stored the record before it sent a result. The signal goes to the pidfd.
+ * Before the signal, `wait_for` checks that it is still a child of the host. */
+static void hang_up(pam_handle_t *pamh, const struct service *service)
+{
+    siginfo_t unused;
+    shutdown(service->channel, SHUT_RDWR); /* close() alone does not end a channel that a forked child has open */
+    close(service->channel);
+    if (service->pid == 0)
+        return;
+    if (service->pidfd >= 0 && wait_for(service, &unused, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+        pidfd_send_signal(service->pidfd, SIGKILL, NULL, WITH_CHILDREN) < 0) /* Linux before 6.9 */
+        pidfd_send_signal(service->pidfd, SIGKILL, NULL, 0);
+    bool kept = !reap(service, END_LIMIT) && leave_behind(pamh, service);
+    if (service->pidfd >= 0 && !kept)
+        close(service->pidfd);
+}
+
 /* Starts a helper and a channel to it. Returns 0 or an errno value. */
 static int start(const char *helper, struct service *service)
 {
@@ -324,33 +399,14 @@ static int start(const char *helper, struct service *service)
     int error = near < 0 || far < 0 ? EMFILE : spawn(helper, far, &service->pid);
     if (far >= 0)
         close(far);
-    if (error == 0) {
-        service->channel = near;
-        service->pidfd = aside(pidfd_open(service->pid, 0));
-    } else if (near >= 0) {
-        close(near);
+    if (error != 0) {
+        if (near >= 0)
+            close(near);
+        return error;
     }
-    return error;
-}
-
-/* Closes the channel and kills a helper, which stored the record before it sent a result. If the host ignores SIGCHLD
- * or reaps all children itself, the pid may already belong to another process. So the signal goes to a pidfd, which
- * always refers to the same process. Before the signal, waitid checks that it is still a child of the host. */
-static void hang_up(const struct service *service)
-{
-    siginfo_t unused;
-    shutdown(service->channel, SHUT_RDWR); /* close() alone does not end a channel that a forked child has open */
-    close(service->channel);
-    if (service->pid == 0)
-        return;
-    idtype_t type = service->pidfd < 0 ? P_PID : P_PIDFD;
-    id_t helper = service->pidfd < 0 ? service->pid : service->pidfd;
-    if (type == P_PIDFD && waitid(type, helper, &unused, WEXITED | WNOHANG | WNOWAIT) == 0)
-        pidfd_send_signal(service->pidfd, SIGKILL, NULL, 0);
-    while (waitid(type, helper, &unused, WEXITED) < 0 && errno == EINTR) /* ECHILD: the host has reaped it */
-        ;
-    if (service->pidfd >= 0)
-        close(service->pidfd);
+    service->channel = near;
+    service->pidfd = aside(pidfd_open(service->pid, 0));
+    return 0;
 }
 
 /* ---- the dialogue ------------------------------------------------------------------------------------------ */
@@ -531,7 +587,7 @@ static int carry(pam_handle_t *pamh, const struct packet *hello, const char *soc
     int result = send_packet(service.channel, hello->bytes, hello->size)
                      ? dialogue(pamh, service.channel)
                      : deny(pamh, PAM_AUTHINFO_UNAVAIL, "denied: the service did not receive the login");
-    hang_up(&service);
+    hang_up(pamh, &service);
     return result;
 }
 

@@ -98,16 +98,16 @@ def _values(status: str, field: str) -> list[str]:
 
 
 def _helper_of(machine: Machine, pid: int) -> str:
-    """Return /proc/…/status of the only helper among the descendants of `pid`."""
+    """Return /proc/…/status of the helper's child, which opens the file, among the descendants of `pid`."""
 
     def find(parent: int) -> str | None:
         tasks = machine.path(f"/proc/{parent}/task/{parent}/children").read_text().split()
         for child in map(int, tasks):
-            if b"helper.py" in machine.path(f"/proc/{child}/cmdline").read_bytes():
-                return machine.path(f"/proc/{child}/status").read_text()
             found = find(child)
             if found is not None:
                 return found
+            if b"helper.py" in machine.path(f"/proc/{child}/cmdline").read_bytes():
+                return machine.path(f"/proc/{child}/status").read_text()
         return None
 
     until(lambda: find(pid) is not None, "the program starts a helper")
