@@ -8,6 +8,9 @@ os.umask(0o077)
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 try:
+    from pam_totp.pam.inheritance import reset_inherited_state
+
+    reset_inherited_state()
     from pam_totp.pam.helper_main import main
 except (ImportError, OSError):  # an upgrade may have replaced the package between two imports: start again
     if sys.argv[1:]:

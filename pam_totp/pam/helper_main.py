@@ -17,9 +17,10 @@ from pam_totp.operations import audit_log
 from pam_totp.operations.dialogue import Dialogue
 from pam_totp.pam import login
 from pam_totp.pam.admission import only_with_second_prompt
+from pam_totp.pam.inheritance import callers_cgroup
 from pam_totp.pam.login_session import drive_over, read_site
 from pam_totp.pam.names import passwd_name
-from pam_totp.pam.privileges import become_owner_of, become_user, lift_limits
+from pam_totp.pam.privileges import become_owner_of, become_user
 from pam_totp.pam.protocol import Hello
 from pam_totp.store import StoreError
 
@@ -37,10 +38,11 @@ def _begin(hello: Hello) -> Dialogue:
     """Drop root's rights, and return the dialogue. Raise SettingsError or StoreError."""
     if os.geteuid() != 0:
         hello = only_with_second_prompt(hello)
-    lift_limits()
     if os.path.exists(SITE_FILE):
         import tomllib  # noqa: F401  for `read_site`, while this process can read any folder
     arguments = parse_arguments(hello.arguments)
+    if "debug" in arguments and os.geteuid() == 0 and (cgroup := callers_cgroup()) is not None:
+        audit_log.write(audit_log.to_syslog, hello.service, "debug", user=hello.user, callers_cgroup=cgroup)
     try:
         if "secret" in arguments:
             _continue_in_child()

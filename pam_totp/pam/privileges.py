@@ -1,38 +1,18 @@
-"""Privileges of a process that starts as root: its resource limits, and its change to another account.
+"""Privileges of a process that starts as root: its change to another account.
 
 Rules:
 1. After a permanent change, the real, effective and saved ids are equal, so the process cannot become root again.
-2. The caller of a setuid program cannot stop this process by a signal or by resource limits.
-3. A process that is not root keeps its ids.
+2. A process that is not root keeps its ids.
 """
 
 from __future__ import annotations
 
 import os
 import pwd
-import resource
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 OVERFLOW_ID = 65534  # uid and gid: the kernel's overflow ids, which own no file
-
-_LIMITS = ("AS", "CPU", "DATA", "FSIZE", "NPROC", "RSS", "STACK")  # limits by which a caller could stop the helper
-
-
-def lift_limits() -> None:
-    """As root, lift the resource limits that the caller of a setuid program set; su keeps such limits.
-
-    Root without CAP_SYS_RESOURCE can lift only the soft limits.
-    """
-    if os.geteuid() != 0:
-        return
-    for name in _LIMITS:
-        limit = getattr(resource, f"RLIMIT_{name}")
-        _, hard = resource.getrlimit(limit)
-        for least in (resource.RLIM_INFINITY, hard):
-            with suppress(OSError, ValueError):
-                resource.setrlimit(limit, (least, least))
-                break
 
 
 def become_owner_of(folder: str | int, also: tuple[int, ...] = ()) -> None:

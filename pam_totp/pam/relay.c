@@ -21,6 +21,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <poll.h>
 #include <pwd.h>
 #include <signal.h>
@@ -32,7 +33,9 @@
 #include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <syslog.h>
 #include <time.h>
@@ -71,6 +74,8 @@ enum {
     UNDECIDED = -1,       /* not a PAM code */
     FULL = -2,            /* not a PAM code: the service carries as many logins of root's as it can */
 };
+
+#define HELPERS "pam_totp.helpers" /* the cgroup of helpers that root starts, below the root cgroup */
 
 static const char DEFAULT_SOCKET[] = "/run/pam_totp/socket";
 
@@ -321,6 +326,40 @@ static int spawn(const char *helper, int channel, pid_t *pid)
     return error;
 }
 
+/* Moves a process to a cgroup of root's below the root cgroup of a cgroup2 at `mount`, which has the usual weight. The
+ * root cgroup is unsuitable: each thread there weighs as much as a group. Returns 0 or an errno value. */
+static int enter_cgroup(const char *mount, pid_t pid)
+{
+    char path[PATH_MAX];
+    struct statfs system;
+    if (statfs(mount, &system) < 0 || system.f_type != CGROUP2_SUPER_MAGIC)
+        return ENOENT;
+    snprintf(path, sizeof path, "%s/" HELPERS, mount);
+    if (mkdir(path, 0755) < 0 && errno != EEXIST)
+        return errno;
+    snprintf(path, sizeof path, "%s/" HELPERS "/cgroup.procs", mount);
+    int file = aside(open(path, O_WRONLY | O_CLOEXEC));
+    if (file < 0)
+        return errno;
+    int error = dprintf(file, "%d", (int)pid) < 0 ? errno : 0;
+    close(file);
+    return error;
+}
+
+/* Moves a helper out of its caller's reach, as far as Python's standard library cannot, or is too late. The caller of a
+ * setuid host may have set an I/O priority, and may freeze or throttle the cgroup of the host. The helper gets the hello
+ * afterwards, and takes no lock before that. If no cgroup2 can be written, the helper stays in the cgroup of the host.
+ * Returns an errno value if the caller may have caused the failure, otherwise 0. */
+static int release(pid_t pid)
+{
+    const int one_process = 1, no_class = 0; /* IOPRIO_WHO_PROCESS, IOPRIO_CLASS_NONE: ioprio_set(2) */
+    syscall(SYS_ioprio_set, one_process, pid, no_class);
+    int error = enter_cgroup("/sys/fs/cgroup", pid);
+    if (error == ENOENT)
+        error = enter_cgroup("/sys/fs/cgroup/unified", pid);
+    return error == EMFILE || error == ENFILE || error == ENOMEM ? error : 0;
+}
+
 /* Like waitid. If the host ignores SIGCHLD or reaps all children itself, the pid may already belong to another process.
  * A pidfd always refers to the same process. */
 static int wait_for(const struct service *service, siginfo_t *info, int options)
@@ -390,7 +429,7 @@ static void hang_up(pam_handle_t *pamh, const struct service *service)
 }
 
 /* Starts a helper and a channel to it. Returns 0 or an errno value. */
-static int start(const char *helper, struct service *service)
+static int start(pam_handle_t *pamh, const char *helper, struct service *service)
 {
     int ends[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
@@ -404,9 +443,13 @@ static int start(const char *helper, struct service *service)
             close(near);
         return error;
     }
+    if (geteuid() == 0)
+        error = release(service->pid); /* before pidfd_open, because the caller may leave one descriptor only */
     service->channel = near;
     service->pidfd = aside(pidfd_open(service->pid, 0));
-    return 0;
+    if (error != 0)
+        hang_up(pamh, service);
+    return error;
 }
 
 /* ---- the dialogue ------------------------------------------------------------------------------------------ */
@@ -578,7 +621,7 @@ static int carry(pam_handle_t *pamh, const struct packet *hello, const char *soc
     if (service.channel < 0) {
         if (!usable(pamh, INTERPRETER, S_IFREG | S_IXUSR) || !usable(pamh, helper, S_IFREG))
             return PAM_SERVICE_ERR;
-        int error = start(helper, &service);
+        int error = start(pamh, helper, &service);
         if (error != 0) {
             errno = error;
             return deny(pamh, PAM_AUTHINFO_UNAVAIL, "denied: cannot start %s: %m", INTERPRETER);

@@ -127,6 +127,26 @@ def test_while_the_service_is_stopped_a_helper_answers(root: Shell) -> None:
         root.does("systemctl start pam_totp.socket")
 
 
+def test_a_helper_leaves_the_cgroup_of_its_caller_under_systemd(root: Shell) -> None:
+    """The caller is a unit that is frozen while its helper waits for the answer."""
+    root.does("systemctl stop pam_totp.socket pam_totp.service; mkfifo /run/answer")
+    try:
+        login = "exec pamtester demo alice authenticate </run/answer"
+        root.does(f"systemd-run --quiet --unit=caller --property=StandardOutput=file:/run/result sh -c '{login}'")
+        root.does("sleep infinity >/run/answer & echo $! >/run/writer")
+        until(lambda: root.tries("pgrep -f /helper.py")[0] == 0, "the helper runs")
+        until(lambda: "One-time code" in root.does("cat /run/result"), "the helper waits for the answer")
+        root.does("systemctl daemon-reload; systemctl freeze caller.service")
+        assert root.does("cat /proc/$(pgrep -f /helper.py)/cgroup").strip() == "0::/pam_totp.helpers"
+        weight = root.does("cd /sys/fs/cgroup; echo +cpu >cgroup.subtree_control; cat pam_totp.helpers/cpu.weight")
+        assert weight.strip() == "100", "the usual weight"
+        assert logs_in(root), "another login of alice's"
+        root.does(f"systemctl thaw caller.service; echo {code()} >/run/answer; kill $(cat /run/writer)")
+        until(lambda: "successfully authenticated" in root.does("cat /run/result"), "the caller's login succeeds")
+    finally:
+        root.does("rm -f /run/answer; systemctl start pam_totp.socket")
+
+
 def test_an_unconfirmed_change_is_rolled_back_by_its_own_unit(root: Shell, machine: Booted) -> None:
     before = root.does("cat /etc/pam.d/su")
     put_on_trial(root, "su", 10)

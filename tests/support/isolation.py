@@ -4,6 +4,7 @@ Rules:
 - The suite sets umask, environment and home folder. The values of the shell have no effect.
 - As root, the suite runs in a private mount namespace, with the accounts and PAM stacks of tests/support/etc.py. The
   namespace hides the settings, records and socket of an installed pam_totp.
+- Helpers of the suite find no cgroups. Tests of cgroups mount them in their own namespace.
 - The isolation also works in a chroot. Mounts of the suite do not propagate to the host.
 - Before the first test, the suite prints the tests that it skips, each with the reason.
 """
@@ -142,6 +143,8 @@ def _hide_host() -> None:
     for sockets in ("/run/pam_totp", "/run/nscd"):  # nscd would answer with the host's accounts
         if os.path.isdir(sockets):
             _mount("tmpfs", sockets, "mode=0755")
+    if os.path.isdir("/sys/fs/cgroup"):  # helpers would make their cgroup there
+        _mount("tmpfs", "/sys/fs/cgroup", "mode=0755")
 
 
 def _mount(kind: str, place: str, options: str) -> None:

@@ -83,6 +83,11 @@ def no_memory_for_locks_and_queues() -> None:
     limit(resource.RLIMIT_MSGQUEUE, 0)
 
 
+def write(path: str, text: str) -> None:
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text)
+
+
 ATTACKS: dict[str, Callable[[], object]] = {
     "nothing": lambda: None,
     "environment": environment,
@@ -104,6 +109,10 @@ ATTACKS: dict[str, Callable[[], object]] = {
     "no memory for locks and queues": no_memory_for_locks_and_queues,
     "no signals queued": lambda: limit(resource.RLIMIT_SIGPENDING, 0),
     "low priority": lambda: os.nice(19),
+    "idle priority": lambda: os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0)),
+    "one processor": lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}),
+    "killed first": partial(write, "/proc/self/oom_score_adj", "1000"),
+    "late timers": partial(write, "/proc/self/timerslack_ns", "10000000000"),
 }
 
 
