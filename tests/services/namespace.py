@@ -254,12 +254,13 @@ class Machine:
         self._started.append(process)
         return process
 
-    def serve(self) -> None:
-        """Start the service under its own account, unless it is already running."""
+    def serve(self) -> int:
+        """Start the service under its own account, unless it is already running. Return its pid."""
         if self._service is None:
             python = ["env", f"PYTHONPATH={COPY}", "/usr/bin/python3", "-m", "pam_totp.cli"]
             self._service = self.start(*python, "serve", "--socket", SOCKET, user="pam_totp")
             until(self.path(SOCKET).exists, "the service creates its socket")
+        return self._service.pid
 
     def stop_serving(self) -> None:
         """Stop the service with SIGTERM, as systemd does."""

@@ -25,7 +25,8 @@ from tests.conftest import as_root
 from tests.services.namespace import COPY, SOCKET, STORE, Machine
 from tests.support.pamconf import Result
 from tests.support.site import ME, PATIENCE, TREE, Site, codes, until
-from tests.torture.pace import figure, rounds
+from tests.torture.many_uids import many_uids
+from tests.torture.pace import LONG, figure, rounds
 
 OTHER_UIDS = tuple(pwd.getpwnam(name).pw_uid for name in ("nobody", "daemon", "bin", "games"))  # the attackers
 EACH = 500  # connections
@@ -130,6 +131,60 @@ def test_hostile_clients_do_not_block_an_honest_login(site: Site, how: str) -> N
         )
     until(lambda: len(os.listdir(f"/proc/{process.pid}/fd")) < 20, "the held connections are closed")
     assert site.gets_in(codes(5))
+
+
+def held_at_prompts(machine: Machine) -> list[socket.socket]:
+    """Under each account but root, open more connections than its quota. Return those that have got a prompt."""
+    opened: list[socket.socket] = []
+    for line in machine.path("/etc/passwd").read_text().splitlines():
+        name, _, uid, *_ = line.split(":")
+        if int(uid) != 0:
+            for _ in range(MAX_LOGINS + 12):
+                client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                os.seteuid(int(uid))
+                try:
+                    client.connect("socket")
+                finally:
+                    os.seteuid(0)
+                client.settimeout(PATIENCE)
+                opened += _say([client], HELLO % name.encode())
+    return [client for client in opened if has_prompt(client)]
+
+
+def has_prompt(client: socket.socket) -> bool:
+    try:
+        return client.recv(4096)[:1] == b"p"
+    except ConnectionError:
+        return False
+
+
+@as_root
+@pytest.mark.timeout(900)
+def test_no_number_of_uids_keeps_an_account_out_of_sudo(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All accounts together use up their total and answer no prompt. Uids without an account connect meanwhile."""
+    logins, uids = (40, 65_536) if LONG else (8, 4096)
+    machine.stack("sudo", machine.module_line(way="socket"))
+    service = machine.serve()
+    machine.enrol("alice")
+    monkeypatch.chdir(machine.path(SOCKET).parent)
+    held = held_at_prompts(machine)
+    assert len(held) > MAX_LOGINS
+    accepted = number = 0
+    with many_uids(machine.path(SOCKET).parent, uids) as crowd:
+        until(lambda: crowd.connections > BACKLOG, "the queue of the socket has been full")
+        while number < logins or not crowd.all_took_part:
+            done = machine.run("sudo", "-S", "id", "-un", user="alice", stdin=f"{codes(number)}\n")
+            number += 1
+            accepted += done.stdout == "root\n"
+        connections = crowd.connections
+    for client in held:
+        client.close()
+    by_service = sum(f"[{service}]" in line for line in machine.log.lines() if "accepted user=alice" in line)
+    figure(
+        f"{accepted} of {number} sudo logins accepted ({by_service} by the service, the rest by helpers),"
+        f" while {len(held)} others held prompts, and {uids} uids made {connections} connections"
+    )
+    assert accepted == number
 
 
 # ---- restarts
