@@ -14,16 +14,19 @@ import pwd
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pam_totp.cli.command_line import OUT_OF_REACH, WRONG_USAGE, CommandError
 from pam_totp.core.record import Token, UserRecord
 from pam_totp.core.settings import DEFAULT_STORE
 from pam_totp.pam.names import passwd_name
 from pam_totp.pam.privileges import act_as_owner_of, become_owner_of
-from pam_totp.store import NotThere, R, Store
+from pam_totp.store import NotThere, Store
 from pam_totp.store.file import JOURNAL, FileStore
 from pam_totp.store.home import home_store
+
+if TYPE_CHECKING:
+    from pam_totp.store import R
 
 ACCOUNT = "pam_totp"  # the account that owns the default store
 OWN_FILE = "~/.pam_totp.json"  # the store of a caller other than root

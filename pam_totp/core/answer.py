@@ -12,12 +12,13 @@ Rules:
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Set
-from typing import Self
-
 from pam_totp.core.fields import Value
+from pam_totp.core.lean import TYPE_CHECKING, sha256
 from pam_totp.core.oath import MAX_DIGITS, MIN_DIGITS
+
+if TYPE_CHECKING:
+    from collections.abc import Set
+    from typing import Self
 
 MAX_ANSWER = 512  # bytes, as PAM_MAX_RESP_SIZE
 MAX_CODES = 3  # in one answer
@@ -108,7 +109,7 @@ def recovery_digest(salt: str, code: str) -> str:
 
     A plain hash suffices, because 80 random bits cannot be searched.
     """
-    return hashlib.sha256(bytes.fromhex(salt) + code.encode("ascii")).hexdigest()
+    return sha256(bytes.fromhex(salt) + code.encode("ascii")).hexdigest()
 
 
 def _normalised(typed: bytes | bytearray) -> str:

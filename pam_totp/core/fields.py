@@ -13,12 +13,15 @@ starts an interpreter. Type checkers treat a `Value` as a frozen dataclass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from typing import Any, ClassVar, NoReturn, Self, dataclass_transform
+from pam_totp.core.lean import TYPE_CHECKING, dataclass_transform
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from typing import Any, ClassVar, NoReturn, Self, TypeAlias
 
 MAX_TEXT = 255  # characters: the longest name of a user, service, host or token
 
-Rule = Callable[[Any], str | None]
+Rule: TypeAlias = "Callable[[Any], str | None]"
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)

@@ -9,11 +9,13 @@ Rules:
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import struct
-from array import array
-from collections.abc import Callable, Iterable, Iterator
+
+from pam_totp.core.lean import TYPE_CHECKING, sha1, sha256, sha512
+
+if TYPE_CHECKING:
+    import hashlib
+    from collections.abc import Callable, Iterable, Iterator
 
 MOVING_FACTOR_LIMIT = 1 << 64  # RFC 4226 §5.2: the counter has 8 bytes
 MIN_DIGITS, MAX_DIGITS = 6, 8  # RFC 4226 §5.3: at least 6, possibly 7 or 8
@@ -25,9 +27,9 @@ _INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5
 _WORD = struct.Struct(">I").unpack_from
 
 _HASHES: dict[str, Callable[..., hashlib._Hash]] = {  # RFC 6238 §1.2
-    "SHA1": hashlib.sha1,
-    "SHA256": hashlib.sha256,
-    "SHA512": hashlib.sha512,
+    "SHA1": sha1,
+    "SHA256": sha256,
+    "SHA512": sha512,
 }
 ALGORITHMS = tuple(_HASHES)
 
@@ -41,8 +43,8 @@ def hotp(key: bytes, counter: int, digits: int = 6, algorithm: str = "SHA1") -> 
     _check(digits, algorithm)
     if not 0 <= counter < MOVING_FACTOR_LIMIT:
         raise ValueError("counter must be 0 to 2^64-1")
-    mac = hmac.digest(key, counter.to_bytes(8, "big"), algorithm)
-    return str(_truncate(mac) % 10**digits).zfill(digits)
+    (number,) = _numbers_one_by_one(key, counter, counter + 1, 10**digits, algorithm)
+    return str(number).zfill(digits)
 
 
 def totp_step(now: int, period: int = DEFAULT_PERIOD) -> int:
@@ -64,24 +66,31 @@ class Ahead:
     """Codes that were worked out before an answer, to be found faster. `wipe` overwrites them."""
 
     def __init__(self) -> None:
-        self._tables: dict[tuple[bytes, int, str], tuple[int, array[int]]] = {}
+        self._tables: dict[tuple[bytes, int, str], tuple[int, memoryview[int]]] = {}
 
     def work_out(self, key: bytes, within: range, digits: int, algorithm: str) -> None:
         """Work out the codes of the moving factors in `within`."""
         start, stop = max(within.start, 0), min(within.stop, MOVING_FACTOR_LIMIT)
-        self._tables[key, digits, algorithm] = start, array("I", _numbers(key, start, stop, 10**digits, algorithm))
+        if start < stop:
+            table = memoryview(bytearray(4 * (stop - start))).cast("I")
+            for i, number in enumerate(_numbers(key, start, stop, 10**digits, algorithm)):
+                table[i] = number
+            self._tables[key, digits, algorithm] = start, table
 
     def numbers(self, key: bytes, start: int, stop: int, digits: int, algorithm: str) -> Iterable[int] | None:
         """Return the codes of start to stop-1 as numbers, or None if they were not all worked out."""
-        first, numbers = self._tables.get((key, digits, algorithm), (0, array("I")))
-        if not first <= start < stop <= first + len(numbers):
+        found = self._tables.get((key, digits, algorithm))
+        if found is None:
             return None
-        return memoryview(numbers)[start - first : stop - first]  # no copy, which could not be wiped
+        first, table = found
+        if not first <= start < stop <= first + len(table):
+            return None
+        return table[start - first : stop - first]  # no copy, which could not be wiped
 
     def wipe(self) -> None:
         """Overwrite and forget the codes."""
-        for _, numbers in self._tables.values():
-            numbers[:] = array("I", bytes(numbers.itemsize * len(numbers)))
+        for _, table in self._tables.values():
+            table.cast("B")[:] = bytes(table.nbytes)
         self._tables.clear()
 
 
@@ -128,10 +137,12 @@ def _numbers_in_blocks(key: bytes, start: int, stop: int, modulus: int, algorith
     With one iteration, block i of PBKDF2 is HMAC(key, salt ‖ i), where i is a 32-bit number from 1 (RFC 8018 §5.2).
     With four zero bytes as salt, that is the HMAC of moving factor i (RFC 4226 §5.2).
     """
+    from hashlib import pbkdf2_hmac  # imported here because it loads OpenSSL, and few logins need it
+
     if start == 0:
         yield from _numbers_one_by_one(key, 0, 1, modulus, algorithm)
     size = _HASHES[algorithm]().digest_size
-    blocks = hashlib.pbkdf2_hmac(algorithm, key, bytes(4), 1, (stop - 1) * size)
+    blocks = pbkdf2_hmac(algorithm, key, bytes(4), 1, (stop - 1) * size)
     for at in range((max(start, 1) - 1) * size, len(blocks), size):
         yield (_WORD(blocks, at + (blocks[at + size - 1] & 0x0F))[0] & 0x7FFFFFFF) % modulus
 

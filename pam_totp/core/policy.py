@@ -8,9 +8,11 @@ Rules:
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from pam_totp.core.fields import Rule, Value, whole_number
+from pam_totp.core.lean import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 TWO_CODES_FROM = 5  # number of failures from which an answer needs two codes in a row
 THREE_CODES_FROM = 20  # number of failures from which an answer needs three codes in a row

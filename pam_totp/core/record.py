@@ -9,9 +9,6 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import ClassVar, Self
-
 from pam_totp.core.fields import (
     Rule,
     Value,
@@ -24,7 +21,12 @@ from pam_totp.core.fields import (
     tuple_of,
     whole_number,
 )
+from pam_totp.core.lean import TYPE_CHECKING
 from pam_totp.core.oath import ALGORITHMS, DEFAULT_PERIOD, MAX_DIGITS, MIN_DIGITS, MOVING_FACTOR_LIMIT
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from typing import ClassVar, Self
 
 MAX_TOKENS = 8
 MAX_RECOVERY_CODES = 100

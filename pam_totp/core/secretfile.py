@@ -8,14 +8,15 @@ Rules:
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Callable, Iterable
-from json.encoder import encode_basestring_ascii
-from typing import Any, TypeVar
-
 from pam_totp.core.fields import Value
+from pam_totp.core.lean import TYPE_CHECKING, encode_basestring_ascii, json_loads
 from pam_totp.core.record import TOKEN_TYPES, Grace, RecordError, Token, UserRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any, TypeVar
+
+    V = TypeVar("V", bound=Value)
 
 VERSION = 1
 MAX_FILE = 64 * 1024  # bytes
@@ -23,8 +24,6 @@ MAX_FILE = 64 * 1024  # bytes
 _BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"  # RFC 4648 §6
 _DIGITS_32 = str.maketrans(_BASE32, "0123456789abcdefghijklmnopqrstuv")  # base32 digit -> digit of int(text, 32)
 _NOT_BASE32 = "must be base32 in upper case without padding"
-
-V = TypeVar("V", bound=Value)
 
 
 def parse(data: bytes) -> UserRecord:
@@ -35,11 +34,13 @@ def parse(data: bytes) -> UserRecord:
     if len(data) > MAX_FILE:
         raise RecordError(f"must be at most {MAX_FILE} bytes")
     try:
-        document = json.loads(data.decode("ascii"))
+        document = json_loads(data.decode("ascii"))
     except UnicodeDecodeError:
         raise RecordError("must be ASCII") from None
     except (ValueError, RecursionError) as e:
-        place = f" (error at line {e.lineno})" if isinstance(e, json.JSONDecodeError) else ""
+        from json import JSONDecodeError
+
+        place = f" (error at line {e.lineno})" if isinstance(e, JSONDecodeError) else ""
         raise RecordError(f"must be JSON{place}") from None
     fields = _members(document, "", ("version", *UserRecord._fields))
     if type(fields["version"]) is not int or fields.pop("version") != VERSION:
@@ -63,7 +64,9 @@ def serialize(record: UserRecord) -> bytes:
 
 def base32(secret: bytes) -> str:
     """Return `secret` in base32 (RFC 4648 §6) without padding, as in otpauth URIs."""
-    return base64.b32encode(secret).decode("ascii").rstrip("=")
+    count = -(-8 * len(secret) // 5)  # digits
+    number = int.from_bytes(secret, "big") << 5 * count - 8 * len(secret)
+    return "".join([_BASE32[number >> shift & 31] for shift in range(5 * count - 5, -5, -5)])
 
 
 def unbase32(text: str) -> bytes:

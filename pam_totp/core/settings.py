@@ -9,12 +9,13 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import Any, ClassVar
-
 from pam_totp.core.fields import Rule, Value, boolean, printable, require, whole_number
+from pam_totp.core.lean import TYPE_CHECKING, lru_cache
 from pam_totp.core.policy import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any, ClassVar
 
 SITE_FILE = "/etc/pam_totp.toml"
 DEFAULT_STORE = "/var/lib/pam_totp"

@@ -13,20 +13,21 @@ Rules (docs/architecture.md numbers all laws of verification):
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Iterable, Set
-from typing import ClassVar
-
 from pam_totp.core.answer import Answer, recovery_digest
 from pam_totp.core.fields import Value
+from pam_totp.core.lean import TYPE_CHECKING, Enum
 from pam_totp.core.oath import Ahead, find
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_DRIFT, TIME_LIMIT, HotpToken, Token, TotpToken, UserRecord
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Set
+    from typing import ClassVar
+
 REPLAYS = 10  # counters or steps: how far back a used code is recognised as a replay
 
 
-class Outcome(enum.Enum):
+class Outcome(Enum):
     """The outcome of an answer. The value is its name in the log."""
 
     CODE = "code"

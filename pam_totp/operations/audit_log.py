@@ -11,17 +11,20 @@ Rules:
 
 from __future__ import annotations
 
-import json
-import re
 import sys
 import syslog
-from collections.abc import Callable
 
-Sink = Callable[[int, str], None]
+from pam_totp.core.lean import TYPE_CHECKING, encode_basestring_ascii
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
+
+Sink: TypeAlias = "Callable[[int, str], None]"
 
 NAME = "pam_totp"
 MAX_FIELD = 255  # characters
-_PLAIN = re.compile(r"[A-Za-z0-9._@%+:/-]+")
+_PLAIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@%+:/-"
 _SYNTAX = {ord(c): f"\\u{ord(c):04x}" for c in "=()\x7f"}
 _PRIORITIES = {
     "accepted": syslog.LOG_INFO,
@@ -62,4 +65,4 @@ def escaped(text: str) -> str:
     """
     if len(text) > MAX_FIELD:
         text = text[:MAX_FIELD] + "…"
-    return text if _PLAIN.fullmatch(text) else json.dumps(text).translate(_SYNTAX)
+    return text if text and not text.strip(_PLAIN) else encode_basestring_ascii(text).translate(_SYNTAX)

@@ -12,15 +12,19 @@ Rules (docs/architecture.md numbers all laws of verification):
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 from pam_totp.core.answer import CODE_LENGTHS, Answer
+from pam_totp.core.lean import TYPE_CHECKING
 from pam_totp.core.oath import Ahead
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_TOKENS, NEW_SECRET, UNKNOWN_USER, HotpToken, UserRecord
 from pam_totp.core.verify import Decision, Earlier, Outcome, verify
 from pam_totp.operations import audit_log
 from pam_totp.store import NotThere, Store, read_or_unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
 
 REFUSED = "Refused. Try the next code. If that is refused too, enter two codes in a row in one answer, or three."
 REFUSAL_DELAY = 0.1  # seconds: longer than one login takes on a healthy disk
@@ -35,8 +39,8 @@ DECOY = UserRecord(
     ),
 )
 
-Follow = Callable[[Decision, int], UserRecord]  # (decision, now in Unix seconds) -> the record to store
-Verify = Callable[..., Decision]  # `verify`, or a function that waits before it calls `verify`
+Follow: TypeAlias = "Callable[[Decision, int], UserRecord]"  # (decision, now in Unix seconds) -> the record to store
+Verify: TypeAlias = "Callable[..., Decision]"  # `verify`, or a function that waits before it calls `verify`
 
 
 def decide(

@@ -12,11 +12,8 @@ Rules:
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Generator
-from typing import Any, Protocol, TypeVar
-
 from pam_totp.core.answer import CODE_LENGTHS, Answer
+from pam_totp.core.lean import TYPE_CHECKING, Enum, Protocol
 from pam_totp.core.oath import MAX_DIGITS, Ahead
 from pam_totp.core.record import UNKNOWN_USER, UserRecord
 from pam_totp.core.settings import NEXT_PROMPT, Settings
@@ -34,14 +31,19 @@ from pam_totp.operations.authenticate import (
 )
 from pam_totp.store import NoAccount, NotThere, Store, StoreError
 
-R = TypeVar("R")
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from typing import Any, TypeAlias, TypeVar
+
+    R = TypeVar("R")
+
 Typed = bytes | bytearray
-Log = Callable[..., None]  # verb, fields
-OpenStore = Callable[[float], Store]  # the seconds that it waits for a lock
-Waits = Generator[Any, Any, R]  # yields waits, and returns R
+Log: TypeAlias = "Callable[..., None]"  # verb, fields
+OpenStore: TypeAlias = "Callable[[float], Store]"  # the seconds that it waits for a lock
+Waits: TypeAlias = "Generator[Any, Any, R]"  # yields waits, and returns R
 
 
-class Result(enum.Enum):
+class Result(Enum):
     """The result of a dialogue."""
 
     ACCEPTED = "accepted"

@@ -13,18 +13,22 @@ Rules:
 from __future__ import annotations
 
 import pwd
-import socket
 import struct
+from _socket import SO_PEERCRED, SOL_SOCKET
 
+from pam_totp.core.lean import TYPE_CHECKING
 from pam_totp.core.settings import Site
 from pam_totp.pam.protocol import Hello
+
+if TYPE_CHECKING:
+    from _socket import socket
 
 _UCRED = struct.Struct("iII")  # pid, uid, gid: unix(7)
 
 
-def peer_uid(sock: socket.socket) -> int:
+def peer_uid(sock: socket) -> int:
     """Return the effective uid that the peer process had when it connected."""
-    _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    _, uid, _ = _UCRED.unpack(sock.getsockopt(SOL_SOCKET, SO_PEERCRED, _UCRED.size))
     return int(uid)
 
 

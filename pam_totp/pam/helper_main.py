@@ -2,21 +2,21 @@
 
 Rules:
 1. Before it reads a store, the helper drops root's rights: it becomes the store's owner or, with `secret=`, the user.
-2. Every module is imported before that, because the new account may not be able to read this package.
-3. Only a child process opens a file in a home folder. The host can therefore reap this process at any time.
-4. An error before the login gives PAM_SERVICE_ERR or PAM_AUTHINFO_UNAVAIL. Both deny.
+2. Every module of this package is imported before that, because the new account may not be able to read this package.
+3. The user waits for every import, so a module of the standard library that takes long is imported only if it is used.
+4. Only a child process opens a file in a home folder. The host can therefore reap this process at any time.
+5. An error before the login gives PAM_SERVICE_ERR or PAM_AUTHINFO_UNAVAIL. Both deny.
 """
 
 from __future__ import annotations
 
 import os
-import socket
+from _socket import socket
 
 from pam_totp.core.settings import DEFAULT_STORE, SITE_FILE, parse_arguments
 from pam_totp.operations import audit_log
 from pam_totp.operations.dialogue import Dialogue
 from pam_totp.pam import login
-from pam_totp.pam.admission import only_with_second_prompt
 from pam_totp.pam.inheritance import callers_cgroup
 from pam_totp.pam.login_session import drive_over, read_site
 from pam_totp.pam.names import passwd_name
@@ -29,14 +29,15 @@ CHANNEL = 3  # descriptor
 
 def main() -> None:
     """Serve the login on descriptor 3. Exit without the interpreter's clean-up, because the relay is waiting."""
-    with socket.socket(fileno=CHANNEL) as channel:
-        drive_over(channel, audit_log.to_syslog, _begin)
+    drive_over(socket(fileno=CHANNEL), audit_log.to_syslog, _begin)
     os._exit(0)
 
 
 def _begin(hello: Hello) -> Dialogue:
     """Drop root's rights, and return the dialogue. Raise SettingsError or StoreError."""
-    if os.geteuid() != 0:
+    if os.geteuid() != 0:  # there are no rights to drop, so this import may be late
+        from pam_totp.pam.admission import only_with_second_prompt
+
         hello = only_with_second_prompt(hello)
     if os.path.exists(SITE_FILE):
         import tomllib  # noqa: F401  for `read_site`, while this process can read any folder
@@ -45,6 +46,8 @@ def _begin(hello: Hello) -> Dialogue:
         audit_log.write(audit_log.to_syslog, hello.service, "debug", user=hello.user, callers_cgroup=cgroup)
     try:
         if "secret" in arguments:
+            import pam_totp.store.home  # noqa: F401  for `login.begin`
+
             _continue_in_child()
             become_user(passwd_name(str(arguments.get("user", hello.user))))
         else:

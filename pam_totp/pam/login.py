@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from functools import partial
 
 from pam_totp.core.fields import Value
+from pam_totp.core.lean import TYPE_CHECKING, partial
 from pam_totp.core.settings import Site, settings
 from pam_totp.core.verify import verify
 from pam_totp.operations import audit_log, grace
@@ -15,8 +14,10 @@ from pam_totp.operations.dialogue import Dialogue, OpenStore
 from pam_totp.pam.names import passwd_name
 from pam_totp.pam.protocol import Hello
 from pam_totp.store.file import FileStore
-from pam_totp.store.home import home_store
 from pam_totp.store.secret_file import LastRead
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Host(Value):
@@ -35,6 +36,8 @@ def begin(hello: Hello, host: Host) -> Dialogue:
     user = host.passwd_name(chosen.user or hello.user)
     open_store: OpenStore = partial(FileStore, chosen.store, last=LastRead())
     if chosen.secret is not None:
+        from pam_totp.store.home import home_store  # imported here because few hosts have secrets in home folders
+
         home_store(chosen.secret, user)  # raise its errors before a prompt
         open_store = partial(home_store, chosen.secret, user)
     # If several accounts share one record, the code of one account must not grant grace to another.

@@ -12,13 +12,10 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 import stat
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from functools import partial
 
+from pam_totp.core.lean import TYPE_CHECKING, partial, suppress
 from pam_totp.core.settings import SITE_FILE, SettingsError, Site, parse_site
 from pam_totp.operations import audit_log
 from pam_totp.operations.dialogue import Dialogue, Pause, Result, Typed, UseStore, Waits
@@ -46,6 +43,11 @@ from pam_totp.pam.protocol import (
 )
 from pam_totp.store import StoreError
 from pam_totp.store.file import LOCK_WAIT
+
+if TYPE_CHECKING:
+    from _socket import socket
+    from collections.abc import Callable, Sequence
+    from typing import TypeAlias
 
 MAX_SITE_FILE = 256 * 1024  # bytes
 RESULTS = {
@@ -103,9 +105,9 @@ class LookUp:
         self.job, self.accounts = job, accounts
 
 
-Send = Callable[..., None]  # a message's type and body
+Send: TypeAlias = "Callable[..., None]"  # a message's type and body
 # Returns a PAM result if there is no dialogue, None if the service is full, or a LookUp that returns one of these.
-Begin = Callable[[Hello], Dialogue | LookUp | int | None]
+Begin: TypeAlias = "Callable[[Hello], Dialogue | LookUp | int | None]"
 
 
 class Session:
@@ -211,7 +213,7 @@ def drive(session: Session, receive: Callable[[float], bytearray]) -> None:
                 error = e
 
 
-def drive_over(channel: socket.socket, log: audit_log.Sink, begin: Begin) -> None:
+def drive_over(channel: socket, log: audit_log.Sink, begin: Begin) -> None:
     """Serve one login over `channel` in this thread."""
     buffer = bytearray(MAX_PACKET + 1)
 

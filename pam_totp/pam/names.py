@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
-import re
 
-_NAME = re.compile(rb"[^#+\-\s]")  # glibc ignores the other lines, and asks the next service for their names
-_ID = re.compile(rb"[0-9]{1,10}")
 _ID_LIMIT = 1 << 32
 
 
@@ -60,13 +57,18 @@ class LocalAccounts:
             version = _version(os.fstat(file.fileno()))
             for line in file:
                 fields = line.removesuffix(b"\n").split(b":")
-                if len(fields) == 7 and _NAME.match(fields[0]) and b"\0" not in line and _are_ids(fields[2:4]):
+                if len(fields) == 7 and _is_name(fields[0]) and b"\0" not in line and _are_ids(fields[2:4]):
                     found |= {fields[0].decode("utf-8", "surrogateescape"), int(fields[2])}
         return version, frozenset(found)
 
 
+def _is_name(text: bytes) -> bool:
+    """Return False for a line that glibc ignores: it asks the next service for the name."""
+    return text[:1].strip() not in (b"", b"#", b"+", b"-")
+
+
 def _are_ids(texts: list[bytes]) -> bool:
-    return all(_ID.fullmatch(text) and int(text) < _ID_LIMIT for text in texts)
+    return all(text.isdigit() and len(text) <= 10 and int(text) < _ID_LIMIT for text in texts)
 
 
 def _version(status: os.stat_result) -> tuple[int, ...]:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Iterator
-from contextlib import contextmanager
+
+from pam_totp.core.lean import TYPE_CHECKING, contextmanager
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 OVERFLOW_ID = 65534  # uid and gid: the kernel's overflow ids, which own no file
 

@@ -9,11 +9,15 @@ Rules:
 
 from __future__ import annotations
 
-import socket
-from typing import ClassVar
+from _socket import MSG_DONTWAIT, MSG_NOSIGNAL  # without enum and selectors
 
 from pam_totp.core.answer import MAX_ANSWER
 from pam_totp.core.fields import Value
+from pam_totp.core.lean import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _socket import socket
+    from typing import ClassVar
 
 MAX_PACKET = 4096  # bytes
 HELLO_WAIT = 2.0  # seconds
@@ -43,21 +47,21 @@ class NoMessage(ProtocolError):
         super().__init__(f"no message from the relay within {seconds:g} s")
 
 
-def send(channel: socket.socket, kind: bytes, body: bytes | bytearray = b"") -> None:
+def send(channel: socket, kind: bytes, body: bytes | bytearray = b"") -> None:
     """Send a message. Raise ProtocolError if the relay has exited or does not read its messages."""
     try:
-        channel.send(kind + body, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+        channel.send(kind + body, MSG_NOSIGNAL | MSG_DONTWAIT)
     except OSError as e:
         raise ProtocolError(f"cannot send to the relay: {e}") from e
 
 
-def receive(channel: socket.socket, buffer: bytearray) -> bytearray | None:
+def receive(channel: socket, buffer: bytearray) -> bytearray | None:
     """Return the packet that has arrived, or None. Raise ProtocolError if the relay has exited.
 
     `buffer` has room for a longer packet than any, and is wiped. The caller wipes the packet.
     """
     try:
-        size = channel.recv_into(buffer, 0, socket.MSG_DONTWAIT)
+        size = channel.recv_into(buffer, 0, MSG_DONTWAIT)
     except BlockingIOError:
         return None
     except OSError as e:

@@ -10,6 +10,8 @@ Rules:
 
 from __future__ import annotations
 
+import hashlib  # noqa: F401  with json, because logins import them late, and an upgrade can remove their version
+import json  # noqa: F401
 import os
 import resource
 import select

@@ -10,12 +10,14 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Protocol, TypeVar
-
+from pam_totp.core.lean import TYPE_CHECKING, Protocol
 from pam_totp.core.record import UNKNOWN_USER, UserRecord
 
-R = TypeVar("R")
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import TypeVar
+
+    R = TypeVar("R")
 
 
 class StoreError(Exception):

@@ -21,10 +21,11 @@ from typing import BinaryIO, Protocol, TypeVar
 from pam_totp.core.record import UserRecord
 from pam_totp.core.secretfile import parse, serialize
 from pam_totp.core.slots import Slots
-from pam_totp.store import R, journal
+from pam_totp.store import journal
 from pam_totp.store.file import FileStore, parse_record
 from pam_totp.store.secret_file import flush_all
 
+R = TypeVar("R")
 Change = Callable[[UserRecord], tuple[UserRecord, R]]
 Progress = Callable[[int, int], None]  # done, total
 

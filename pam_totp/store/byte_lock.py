@@ -13,12 +13,13 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from hashlib import sha256
 
+from pam_totp.core.lean import TYPE_CHECKING, sha256, suppress
 from pam_totp.store import LockBusy
 from pam_totp.store.secret_file import check_type_and_owner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds between two attempts
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY

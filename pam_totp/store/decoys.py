@@ -9,14 +9,16 @@ Rules:
 from __future__ import annotations
 
 import os
-from collections.abc import Container
-from contextlib import suppress
 
+from pam_totp.core.lean import TYPE_CHECKING, suppress
 from pam_totp.core.record import NEW_SECRET, UNKNOWN_USER, HotpToken, RecordError, UserRecord
 from pam_totp.core.secretfile import parse, serialize
 from pam_totp.core.slots import Slots, encode, slot_size
 from pam_totp.store import DamagedFile, NotThere, StoreError
 from pam_totp.store.secret_file import create, exists, flush_all, read, write
+
+if TYPE_CHECKING:
+    from collections.abc import Container
 
 FOLDER = ".decoy"
 COUNT = 64

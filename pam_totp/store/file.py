@@ -19,15 +19,19 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 
+from pam_totp.core.lean import TYPE_CHECKING, contextmanager, suppress
 from pam_totp.core.record import RecordError, UserRecord
 from pam_totp.core.secretfile import MAX_FILE, parse, serialize
 from pam_totp.core.slots import Slots, new_file, slot_size
-from pam_totp.store import DamagedFile, NotThere, R, StoreError, decoys
+from pam_totp.store import DamagedFile, NotThere, StoreError, decoys
 from pam_totp.store.byte_lock import acquire, acquire_as_version_1
 from pam_totp.store.secret_file import LastRead, create, empty_file, exists, has_content, read, unlink, write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pam_totp.store import R
 
 LOCK_WAIT = 5.0  # seconds
 LOCK = ".lock"  # the lock file

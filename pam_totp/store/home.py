@@ -14,11 +14,16 @@ from __future__ import annotations
 import os
 import pwd
 import stat
-from collections.abc import Callable, Iterator
 
+from pam_totp.core.lean import TYPE_CHECKING
 from pam_totp.core.record import UserRecord
-from pam_totp.store import NoAccount, NotThere, R, Store, StoreError
+from pam_totp.store import NoAccount, NotThere, Store, StoreError
 from pam_totp.store.file import LOCK_WAIT, FileStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pam_totp.store import R
 
 
 def home_store(template: str, user: str, lock_wait: float = LOCK_WAIT) -> Store:

@@ -16,8 +16,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import suppress
 
+from pam_totp.core.lean import suppress
 from pam_totp.core.record import RecordError, UserRecord
 from pam_totp.core.slots import MAX_SLOT, Slots, decode, empty
 from pam_totp.store import DamagedFile, NotThere, StoreError

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pam_totp.core.answer import Answer
 from pam_totp.core.oath import hotp
@@ -17,9 +17,12 @@ from pam_totp.core.record import HotpToken, UserRecord
 from pam_totp.core.secretfile import parse, serialize
 from pam_totp.core.slots import decode, new_file, slot_size
 from pam_totp.core.verify import Outcome, verify
-from pam_totp.store import NotThere, R, StoreError
+from pam_totp.store import NotThere, StoreError
 from pam_totp.store.file import FileStore
 from tests.support.site import KEY, fob
+
+if TYPE_CHECKING:
+    from pam_totp.store import R
 
 NOW = 1_700_000_010
 LOCK_TIMEOUT = 60.0  # seconds: on a slow disk, fifty updates take longer than the default time limit

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from pam_totp.operations import audit_log
 
+PLAIN = re.compile(r"[A-Za-z0-9._@%+:/-]+")
+
 
 def test_a_line_names_the_decision_and_the_user() -> None:
     said = audit_log.line("sshd", "refused", user="alice", reason="replayed", token="fob", rhost="192.0.2.7")
@@ -102,3 +104,8 @@ def test_the_system_log_gets_the_line_under_authpriv(monkeypatch: pytest.MonkeyP
 def test_a_service_in_a_terminal_writes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     audit_log.to_stderr(syslog.LOG_NOTICE, "a line")
     assert capsys.readouterr() == ("", "a line\n")
+
+
+@given(text=st.text(max_size=20) | st.from_regex(PLAIN) | st.text(alphabet="aZ09._@%+:/- \n=é٣", max_size=20))
+def test_only_plain_words_are_not_quoted(text: str) -> None:
+    assert (audit_log.escaped(text) == text) == (PLAIN.fullmatch(text) is not None)

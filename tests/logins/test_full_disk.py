@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,8 +11,11 @@ from pam_totp.core.answer import Answer, recovery_digest
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import UserRecord
 from pam_totp.operations.authenticate import decide
-from pam_totp.store import NotThere, R
+from pam_totp.store import NotThere
 from tests.support.site import codes, fob, phone
+
+if TYPE_CHECKING:
+    from pam_totp.store import R
 
 SALT = "00" * 16
 RECOVERY = "0123456789ABCDEF"

@@ -66,6 +66,8 @@ def test_local_accounts_are_those_of_the_file_until_it_changes(tmp_path: Path) -
         " zoe:x:1005:1005::/home/zoe:/bin/sh",
         "zoe:x:1005:x::/home/zoe:/bin/sh",
         "zoe:x:1005",
+        "zoe:x::1005::/home/zoe:/bin/sh",
+        "zoe:x:00000001005:1005::/home/zoe:/bin/sh",
         "zoe:x:\u0661\u0660:1005::/home/zoe:/bin/sh",
         "zoe:x:4294967296:1005::/home/zoe:/bin/sh",
         "zoe:x:1005:4294967296::/home/zoe:/bin/sh",
