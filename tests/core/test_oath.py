@@ -353,3 +353,10 @@ def test_codes_worked_out_ahead_are_wiped() -> None:
     ahead.wipe()
     assert list(numbers) == [0] * 5
     assert ahead.numbers(bytes(20), 2**64 - 5, 2**64 - 4, 8, "SHA512") is None
+
+
+def test_no_code_is_worked_out_for_an_empty_range() -> None:
+    ahead = oath.Ahead()
+    ahead.work_out(KEY, range(oath.MOVING_FACTOR_LIMIT, oath.MOVING_FACTOR_LIMIT + 11), 6, "SHA1")
+    assert ahead.numbers(KEY, 0, 1, 6, "SHA1") is None
+    assert oath.find(KEY, (oath.hotp(KEY, 0),), range(1), ahead=ahead) == 0
