@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Callable
-from contextlib import suppress
+
+from pam_totp.core.lean import TYPE_CHECKING, suppress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MIN_DESCRIPTORS = 1024
 TIMER_SLACK = 50_000  # nanoseconds: the kernel's default
