@@ -17,14 +17,18 @@ from pam_totp.cli.command_line import (
     CommandError,
     Commands,
     add_command,
+    add_config,
+    site_file,
 )
 from pam_totp.cli.printing import print_json
 from pam_totp.cli.progress import Bar
 from pam_totp.cli.prompts import ask
 from pam_totp.cli.store_access import named_token, not_enrolled, now, open_store, read, user_of
 from pam_totp.core.answer import CODE_LENGTHS, Answer
+from pam_totp.core.settings import settings
 from pam_totp.operations import audit_log
 from pam_totp.operations.resync import NotConsecutive, TokenChanged, resynchronise
+from pam_totp.pam.login_session import read_site
 from pam_totp.store import NotThere
 from pam_totp.system.extras import how_to_get
 
@@ -54,6 +58,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--search", type=int, default=DEFAULT_SEARCH, metavar="N", help="counters or steps to search (%(default)s)"
     )
+    add_config(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"--search must be 1 to {MAX_SEARCH}", WRONG_USAGE)
     if args.port and args.code:
         raise CommandError("--port excludes codes on the command line", WRONG_USAGE)
+    policy = settings(SERVICE, (), read_site(site_file(args))).policy
     port = _open_port(args.port) if args.port else None  # open the port before the process drops its privileges
     store = open_store(args)
     user = user_of(args)
@@ -81,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
             tokens,
             codes,
             reach=args.search,
+            policy=policy,
             now=now,
             progress=lambda token: Bar(f"searching {token.name}").show,
         )

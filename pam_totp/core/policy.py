@@ -3,7 +3,8 @@
 Rules:
 1. A policy has five whole numbers within bounds. `core.settings` reads them from the site file and module arguments.
 2. From 5 failures on, an answer needs two codes in a row; from 20 on, three. No setting changes these numbers.
-3. Locking is off by default, because an attacker could use it to lock a user out.
+3. Codes in a row, or a recovery code, lower the count of failures to five at most. Only time lowers it further.
+4. Locking is off by default, because an attacker could use it to lock a user out.
 """
 
 from __future__ import annotations
@@ -48,6 +49,15 @@ class Policy(Value):
     def codes_needed(self, failures: int) -> int:
         """Return the number of codes in a row that an answer needs at this count of failures: 1, 2 or 3."""
         return 1 + (failures >= TWO_CODES_FROM) + (failures >= THREE_CODES_FROM)
+
+    @property
+    def most_failures_kept(self) -> int:
+        """The count of failures that remains after codes in a row or a recovery code, if it was higher (law 8).
+
+        It is below `lock_after`, so a recovery code ends a lock. It is not 0, because an attacker may guess after each
+        login of the owner.
+        """
+        return min(TWO_CODES_FROM, self.lock_after - 1) if self.lock_after > 0 else TWO_CODES_FROM
 
     def locks(self, failures: int) -> bool:
         """Return True if this count of failures locks the user."""

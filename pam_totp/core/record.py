@@ -3,8 +3,10 @@
 Rules:
 1. A record is valid by construction: exact types, ranges, unique names of tokens, unique secrets.
 2. Counters and steps only go up. Only `accepted` changes them.
-3. An error names the place and the requirement there, and never shows a value.
-4. `repr` never shows a secret.
+3. The failures go down by one a day, by `lowered`, and by `unlocked` (law 8). Any sequence of clock settings removes at
+   most one for each day between the first failure and the latest time that the clock ever showed.
+4. An error names the place and the requirement there, and never shows a value.
+5. `repr` never shows a secret.
 """
 
 from __future__ import annotations
@@ -212,9 +214,9 @@ _LONGEST_GRACE = KEPT_GRACE * (
 class UserRecord(Value):
     """The second factors of one user. The fields are those of the secret file.
 
-    `recovery` holds hexadecimal SHA-256 digests of salt ‖ code. `failures` counts the answers refused as wrong, and
-    `failures_at` is the time (Unix seconds) from which that count decreases. `refused` counts all well-formed answers
-    refused since the last success.
+    `recovery` holds hexadecimal SHA-256 digests of salt ‖ code. `failures` counts the answers refused as wrong.
+    `failures_at` (Unix seconds) is the time of their last decrease, or of the first failure after a count of 0, if that
+    is later. `refused` counts all well-formed answers refused since the last success.
     """
 
     user: str
@@ -314,14 +316,13 @@ class UserRecord(Value):
     def failures_now(self, now: int) -> tuple[int, int | None]:
         """Return `failures` and `failures_at` at `now` (Unix seconds): one failure less for every full day (law 8).
 
-        The remainder of a day is kept; otherwise one failure a day would stop the decrease. If the clock went back,
-        `failures_at` is kept; a reset would remove failures once the clock is correct again.
+        The remainder of a day is kept; otherwise one failure a day would stop the decrease. `failures_at` never goes
+        back. If it did when the clock is set back, the same days would count again once the clock is correct.
         """
-        if self.failures_at is None or self.failures == 0:
+        if self.failures_at is None:
             return 0, None
-        days = max(now - self.failures_at, 0) // DAY
-        left = max(self.failures - days, 0)
-        return (left, self.failures_at + days * DAY) if left else (0, None)
+        days = min(max(now - self.failures_at, 0) // DAY, self.failures)
+        return self.failures - days, self.failures_at + days * DAY
 
     def refused_uncounted(self) -> UserRecord:
         """Return the record after a refusal that is not a failure, such as a replay."""
@@ -330,8 +331,9 @@ class UserRecord(Value):
     def refused_as_wrong(self, now: int) -> UserRecord:
         """Return the record after a wrong answer at `now` (Unix seconds): one failure more."""
         failures, since = self.failures_now(now)
-        counted = self._replace(failures=min(failures + 1, MAX_COUNT), failures_at=now if since is None else since)
-        return counted.refused_uncounted()
+        if since is None or failures == 0:
+            since = now if since is None else max(now, since)
+        return self._replace(failures=min(failures + 1, MAX_COUNT), failures_at=since).refused_uncounted()
 
     def refused_and_used_up(self, token: Token, first: int, count: int) -> UserRecord:
         """Return the record after an uncounted refusal that uses up `count` codes of `token` (law 5)."""
@@ -341,20 +343,28 @@ class UserRecord(Value):
     def accepted(self, token: Token, first: int, count: int, now: int, *, completes_row: bool = False) -> UserRecord:
         """Return the record after `count` codes of `token` in a row, from moving factor `first`, were accepted.
 
-        `now` is in Unix seconds. Codes in a row clear the failures; one code does not, unless it `completes_row`.
+        `now` is in Unix seconds. Only time has changed the failures: after codes in a row, call `lowered` too.
         """
-        failures, since = self.failures_now(now) if count == 1 and not completes_row else (0, None)
+        failures, since = self.failures_now(now)
         accepted = token.accepted(first, count, now, completes_row=completes_row)
         tokens = tuple(accepted if t is token else t for t in self.tokens)
         return self._replace(tokens=tokens, failures=failures, failures_at=since, refused=0)
 
-    def recovered(self, digest: str) -> UserRecord:
-        """Return the record after the recovery code with `digest` was accepted: without it, and without failures."""
+    def recovered(self, digest: str, most: int, now: int) -> UserRecord:
+        """Return the record after the recovery code with `digest` was accepted: without it, and `lowered`."""
         left = tuple(d for d in self.recovery if d != digest)
-        return self._replace(recovery=left, failures=0, failures_at=None, refused=0)
+        return self._replace(recovery=left, refused=0).lowered(most, now)
+
+    def lowered(self, most: int, now: int, *, own: int = 0) -> UserRecord:
+        """Return the record with at most `most` failures at `now` (Unix seconds), and without `own` of them.
+
+        The time of the next decrease stays, so an attacker gains no guess by a login of the owner (law 8).
+        """
+        failures, since = self.failures_now(now)
+        return self._replace(failures=min(max(failures - own, 0), most), failures_at=since)
 
     def unlocked(self) -> UserRecord:
-        """Return the record without failures."""
+        """Return the record without failures, and without the time of their decrease."""
         return self._replace(failures=0, failures_at=None)
 
     def __repr__(self) -> str:

@@ -8,7 +8,8 @@ Rules (docs/architecture.md numbers all laws of verification):
 5. Every answer to which rule 4 does not apply changes the record. Otherwise a full disk or the response time would show
    the reason of a refusal.
 6. Single codes of one dialogue may be codes in a row together (law 5). If a third code is needed, the first two are
-   used up. A repeated answer is neither verified nor counted.
+   used up. A repeated answer is neither verified nor counted. Codes in a row take the dialogue's failures back.
+7. Codes in a row or a recovery code lower the count of failures to a limit. One code never lowers it (law 8).
 """
 
 from __future__ import annotations
@@ -153,7 +154,8 @@ def verify(
     if answer.recovery_code is not None and record.salt is not None:
         digest = recovery_digest(record.salt, answer.recovery_code)
         if digest in record.recovery:
-            return Decision(outcome=Outcome.RECOVERY, record=record.recovered(digest), refused_before=refused_before)
+            after = record.recovered(digest, policy.most_failures_kept, now)
+            return Decision(outcome=Outcome.RECOVERY, record=after, refused_before=refused_before)
     if codes is None:
         return Decision(outcome=Outcome.WRONG, record=record.refused_uncounted())  # law 11: too long to be guessed
 
@@ -166,6 +168,7 @@ def verify(
     for token in candidates:
         if earlier.next_code is not None and _completes_row(token, codes, earlier.next_code, now, policy):
             after = record.accepted(token, token.next_factor, 1, now, completes_row=True)
+            after = after.lowered(policy.most_failures_kept, now, own=earlier.failures)
             outcome = Outcome.CONSECUTIVE
             return Decision(outcome=outcome, record=after, token=token.name, refused_before=refused_before)
     before = earlier.code(record.code_lengths)
@@ -186,6 +189,8 @@ def verify(
                 return Decision(outcome=outcome, record=after, token=token.name, next_code=following)
             outcome = Outcome.CODE if len(row) == 1 else Outcome.CONSECUTIVE
             after = record.accepted(token, first, len(row), now)
+            if outcome is Outcome.CONSECUTIVE:  # law 5: the user who made the row made the dialogue's failures too
+                after = after.lowered(policy.most_failures_kept, now, own=earlier.failures)
             return Decision(outcome=outcome, record=after, token=token.name, refused_before=refused_before)
     for token in candidates:
         if _find(token, codes, _used(token)) is not None:

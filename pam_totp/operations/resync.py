@@ -5,6 +5,7 @@ Rules:
 2. No lock is held during the search.
 3. The token is updated only if it still exists with the same key, and if the codes are still unused.
 4. Counters and steps only increase: a used code is never found.
+5. The count of failures is lowered as after codes in a row at a login (law 8).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from pam_totp.core.oath import find
+from pam_totp.core.policy import Policy
 from pam_totp.core.record import HotpToken, Token, TotpToken, UserRecord
 from pam_totp.core.verify import steps_around
 from pam_totp.store import Store
@@ -36,13 +38,15 @@ def resynchronise(
     codes: tuple[str, ...],
     *,
     reach: int,
+    policy: Policy,
     now: Callable[[], int],
     progress: Callable[[Token], Progress],
 ) -> Token:
     """Find `codes`, two or more in a row, in one of the `tokens` of `user`. Return the updated token.
 
-    `reach` is in counters or steps, `now` returns Unix seconds. `progress(token)` returns the callback for the search
-    through that token. Raise NotConsecutive, TokenChanged, NotThere or StoreError; then nothing was changed.
+    `reach` is in counters or steps, and replaces the limits of `policy`. `now` returns Unix seconds. `progress(token)`
+    returns the callback for the search through that token. Raise NotConsecutive, TokenChanged, NotThere or StoreError;
+    then nothing was changed.
     """
     for token in tokens:
         if token.digits == len(codes[0]):
@@ -57,9 +61,10 @@ def resynchronise(
         current = record.token(token.name)
         if current is None or current.secret != token.secret:
             raise TokenChanged
-        if first not in candidates(current, len(codes), now(), reach):
+        at = now()
+        if first not in candidates(current, len(codes), at, reach):
             raise TokenChanged
-        after = record.accepted(current, first, len(codes), now())
+        after = record.accepted(current, first, len(codes), at).lowered(policy.most_failures_kept, at)
         stored = after.token(token.name)
         assert stored is not None
         return after, stored

@@ -194,7 +194,14 @@ class Factors:
         begun = time.monotonic()
         try:
             resynchronise(
-                self._store, asking.user, tokens, codes, reach=RESYNC_REACH, now=self._now, progress=lambda _: _silently
+                self._store,
+                asking.user,
+                tokens,
+                codes,
+                reach=RESYNC_REACH,
+                policy=self._policy,
+                now=self._now,
+                progress=lambda _: _silently,
             )
         except (NotConsecutive, TokenChanged, NotThere) as why:
             now = self.of(asking.user).token(name)

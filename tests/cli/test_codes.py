@@ -86,6 +86,24 @@ def test_resync_searches_only_forward_and_within_its_limit(site: Site) -> None:
     assert site.command("resync", ME, *codes(1200, 2).split(), "--search", "200").returncode == 0
 
 
+@pytest.mark.parametrize(("lock_after", "kept"), [(0, 5), (3, 2)])
+def test_resync_lowers_the_count_as_a_login_does(site: Site, lock_after: int, kept: int) -> None:
+    site.enrol(failures=9, failures_at=int(time.time()))
+    site.config.write_text(f"[policy]\nlock_after = {lock_after}\n")
+    answer = codes(50_000, 2).split()
+    assert site.command("resync", ME, *answer, "--config", str(site.config)).returncode == 0
+    assert site.record().failures == kept
+
+
+def test_unlock_clears_the_count_that_a_login_keeps(site: Site) -> None:
+    site.enrol(failures=9, failures_at=1 << 40)
+    assert site.command("verify", ME, *codes(0, 2).split()).returncode == 0
+    assert site.command_json("list", ME)[0]["failures"] == 5
+    assert site.command("unlock", ME).returncode == 0
+    assert (site.record().failures, site.record().failures_at) == (0, None)
+    assert site.command("verify", ME, codes(2)).returncode == 0, "one code is enough again"
+
+
 def test_resync_learns_the_drift_of_a_time_token(site: Site) -> None:
     token = phone(period=86_400)
     site.enrol(token)

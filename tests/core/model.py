@@ -106,7 +106,7 @@ class Model:
     salt: bytes
     recovery: list[str]  # recovery codes, in plain text
     failures: int = 0
-    falls_at: int | None = None  # Unix seconds: one day later, the count of failures decreases
+    falls_at: int | None = None  # Unix seconds: the last decrease of failures; the next is one day later
     refused: int = 0
     pending: tuple[ModelToken, int] | None = None  # the third code of a row whose first two were refused, and used up
 
@@ -115,7 +115,7 @@ class Model:
         count, since = self.failures, self.falls_at
         while count and since is not None and now - since >= DAY:
             count, since = count - 1, since + DAY
-        return (count, since) if count else (0, None)
+        return count, since
 
     def answer(
         self,
@@ -139,7 +139,7 @@ class Model:
             return "repeated", None  # law 5: neither verified nor counted
         if typed is not None and typed in self.recovery:  # law 11: compared even if the user is locked
             self.recovery.remove(typed)
-            self.failures, self.falls_at, self.refused = 0, None, 0
+            self._lower(now, policy)
             return "recovery", None
         if not codes:
             self.refused += 1
@@ -160,17 +160,17 @@ class Model:
             self.refused += 1
             return "locked", None
         standing, since = self.standing(now)
+        own = sum(word == "wrong" and self._recovery_code(answer) is None for answer, word in before)
         if pending is not None and self._completes(*pending, codes, now, policy):
             token, place = pending
             token.take(place, 1, now)
             if token.kind == "totp":
                 token.drift = place - token.step(now)
-            self.failures, self.falls_at, self.refused = 0, None, 0
+            self._lower(now, policy, own)
             return "row", token.name
         row = self._row_of(before, codes)
-        own = sum(word == "wrong" for _, word in before)
         # Law 5: first the dialogue's two single codes as a row, then the answer by itself. For the row, the failure
-        # that its own first code added does not count. An accepted row clears it with all other failures.
+        # that its own first code added does not count. An accepted row takes it back.
         for tried, count in ((row, standing - own), (codes, standing)):
             needed = 3 if count >= 20 else 2 if count >= 5 else 1
             for token in candidates if tried else []:  # law 7
@@ -184,15 +184,25 @@ class Model:
                             self.pending = token, first + 2
                         return "codes-in-a-row-needed", token.name
                     token.take(first, len(tried), now)
-                    self.failures, self.falls_at = (standing, since) if len(tried) == 1 else (0, None)
-                    self.refused = 0
-                    return "code" if len(tried) == 1 else "row", token.name
+                    if len(tried) > 1:
+                        self._lower(now, policy, own)
+                        return "row", token.name
+                    self.failures, self.falls_at, self.refused = standing, since, 0
+                    return "code", token.name
         self.refused += 1
         for token in candidates:
             if any(token.shows(codes, first) for first in token.known_replays()):
                 return "replayed", token.name
-        self.failures, self.falls_at = standing + 1, now if since is None else since
+        if since is None or (standing == 0 and since < now):
+            since = now
+        self.failures, self.falls_at = standing + 1, since
         return "wrong", None
+
+    def _lower(self, now: int, policy: dict[str, int], own: int = 0) -> None:
+        """Law 8: codes in a row or a recovery code leave at most five failures, fewer than `lock_after`."""
+        standing, self.falls_at = self.standing(now)
+        limits = [5] if policy["lock_after"] == 0 else [5, policy["lock_after"] - 1]
+        self.failures, self.refused = min(max(standing - own, 0), *limits), 0
 
     def split(self, answer: bytes) -> tuple[bytes, str]:
         """Return the password and the digits of the codes after it (law 3, with `forward_pass`).

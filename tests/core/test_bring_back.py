@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pam_totp.core.oath import hotp
+from pam_totp.core.policy import Policy
 from pam_totp.core.record import HotpToken, Token, UserRecord
 from pam_totp.operations.resync import NotConsecutive, Progress, TokenChanged, resynchronise
 from pam_totp.store import NotThere
@@ -34,7 +35,7 @@ def silently(token: Token) -> Progress:
 def found(store: FileStore, first: int, *, progress: Callable[[Token], Progress] = silently) -> Token:
     codes = (hotp(KEY, first), hotp(KEY, first + 1))
     tokens = store.read("alice").tokens
-    return resynchronise(store, "alice", tokens, codes, reach=500, now=lambda: 1000, progress=progress)
+    return resynchronise(store, "alice", tokens, codes, reach=500, policy=Policy(), now=lambda: 1000, progress=progress)
 
 
 def test_after_resynchronising_the_counter_is_after_the_codes(store: FileStore) -> None:

@@ -36,3 +36,11 @@ def test_from_5_failures_two_codes_are_required_and_from_20_three(failures: int,
 def test_an_account_is_locked_at_its_limit_and_never_without_one() -> None:
     assert [Policy(lock_after=3).locks(n) for n in (0, 2, 3, 4)] == [False, False, True, True]
     assert not any(Policy(lock_after=0).locks(n) for n in (0, 1, 10**9))
+
+
+@pytest.mark.parametrize(("lock_after", "kept"), [(0, 5), (1, 0), (2, 1), (5, 4), (6, 5), (7, 5), (1_000_000, 5)])
+def test_an_owner_keeps_at_most_5_failures_and_is_not_locked(lock_after: int, kept: int) -> None:
+    policy = Policy(lock_after=lock_after)
+    assert policy.most_failures_kept == kept
+    assert not policy.locks(kept)
+    assert policy.codes_needed(kept) <= 2

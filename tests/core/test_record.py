@@ -159,6 +159,8 @@ def test_step_0_counts_as_used() -> None:
 def test_a_token_that_is_neither_has_no_transition() -> None:
     with pytest.raises(NotImplementedError):
         Token(name="x", secret=KEY, created=0).accepted(0, 1, 0)
+    with pytest.raises(NotImplementedError):
+        _ = Token(name="x", secret=KEY, created=0).next_factor
 
 
 # ---- changes by the administrator
@@ -237,15 +239,16 @@ def counted(failures: int, at: int | None = 0, **fields: Any) -> UserRecord:
     ("failures", "at", "now", "then"),
     [
         (0, None, 5, (0, None)),
-        (0, 0, 5, (0, None)),
+        (0, 7, 5, (0, 7)),
+        (0, 0, 30 * DAY, (0, 0)),
         (1, 0, 0, (1, 0)),
         (1, 0, DAY - 1, (1, 0)),
-        (1, 0, DAY, (0, None)),
+        (1, 0, DAY, (0, DAY)),
         (3, 100, 100 + DAY - 1, (3, 100)),
         (3, 100, 100 + DAY, (2, 100 + DAY)),
         (3, 100, 100 + 2 * DAY + 5, (1, 100 + 2 * DAY)),
-        (3, 100, 100 + 3 * DAY, (0, None)),
-        (3, 100, TIME_END - 1, (0, None)),
+        (3, 100, 100 + 3 * DAY, (0, 100 + 3 * DAY)),
+        (3, 100, TIME_END - 1, (0, 100 + 3 * DAY)),
         (2**62, 0, 2**62 - 1, (2**62 - (2**62 - 1) // DAY, (2**62 - 1) // DAY * DAY)),
     ],
 )
@@ -282,7 +285,9 @@ def test_failures_fall_by_at_most_one_a_day_and_never_grow_by_waiting(record: Us
     assert 0 <= failures <= record.failures
     if record.failures_at is not None:
         assert record.failures - failures <= max(now - record.failures_at, 0) // DAY
-    assert (since is None) == (failures == 0)
+    assert (since is None) == (record.failures_at is None)
+    if since is not None and record.failures_at is not None:
+        assert since - record.failures_at == (record.failures - failures) * DAY
     later = record._replace(failures=failures, failures_at=since)
     assert later.failures_now(max(now, again)) == record.failures_now(max(now, again)), (
         "a read between the changes has no effect"
@@ -295,6 +300,7 @@ def test_a_wrong_answer_is_a_failure_and_a_refusal_a_replay_only_a_refusal() -> 
     assert record.refused_as_wrong(200) == record._replace(failures=3, refused=7)
     assert counted(0, None).refused_as_wrong(200) == counted(1, 200, refused=1)
     assert counted(1, 0).refused_as_wrong(5 * DAY) == counted(1, 5 * DAY, refused=1)
+    assert counted(0, 300).refused_as_wrong(200) == counted(1, 300, refused=1), "the clock was set back"
 
 
 def test_counters_stop_at_their_maximum() -> None:
@@ -304,13 +310,62 @@ def test_counters_stop_at_their_maximum() -> None:
     assert full.refused_as_wrong(2**62 - 1) == full
 
 
-def test_one_code_keeps_failures_codes_in_a_row_clear_them() -> None:
-    record = counted(3, 100, refused=6)
-    token = record.tokens[0]
-    alone = record.accepted(token, 0, 1, 100 + DAY + 1)
-    assert (alone.failures, alone.failures_at, alone.refused) == (2, 100 + DAY, 0)
-    row = record.accepted(token, 0, 2, 101)
-    assert (row.failures, row.failures_at, row.refused) == (0, None, 0)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_after_accepted_codes_only_time_has_lowered_the_count(count: int) -> None:
+    record = counted(30, 100, refused=6)
+    after = record.accepted(record.tokens[0], 0, count, 100 + DAY + 1)
+    assert (after.failures, after.failures_at, after.refused) == (29, 100 + DAY, 0)
+
+
+@pytest.mark.parametrize(
+    ("failures", "now", "most", "own", "then"),
+    [
+        (3, 100, 5, 0, (3, 100)),
+        (30, 100, 5, 0, (5, 100)),
+        (30, 100, 0, 0, (0, 100)),
+        (30, 100 + 2 * DAY + 9, 5, 0, (5, 100 + 2 * DAY)),
+        (6, 100 + 2 * DAY, 5, 0, (4, 100 + 2 * DAY)),
+        (30, 0, 5, 0, (5, 100)),
+        (3, 100, 5, 1, (2, 100)),
+        (6, 100, 5, 1, (5, 100)),
+        (1, 100, 5, 1, (0, 100)),
+        (1, 100 + DAY, 5, 1, (0, 100 + DAY)),
+    ],
+)
+def test_a_lowered_count_keeps_its_time(
+    failures: int, now: int, most: int, own: int, then: tuple[int, int | None]
+) -> None:
+    record = counted(failures, 100, refused=6)
+    after = record.lowered(most, now, own=own)
+    assert after == record._replace(failures=then[0], failures_at=then[1])
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 40 * DAY), st.sampled_from(["wrong", "wrong", "wrong", "code", "row", "recovery"])),
+        max_size=60,
+    )
+)
+def test_no_sequence_of_clocks_lowers_more_than_one_a_day(history: list[tuple[int, str]]) -> None:
+    """Each event has its own clock. Count the failures that time alone removed, over all events."""
+    record, expired, clocks = counted(0, None, salt=SALT, recovery=(DIGEST,)), 0, []
+    for counter, (now, event) in enumerate(history):
+        before, _ = record.failures_now(now)
+        expired += record.failures - before
+        if event == "wrong":
+            clocks.append(now)
+            record = record.refused_as_wrong(now)
+            assert record.failures == before + 1, "the count grows by wrong answers alone"
+        elif event == "recovery":
+            record = record.recovered(DIGEST, 5, now)
+            assert record.failures == min(before, 5)
+        else:
+            count = 1 if event == "code" else 2
+            record = record.accepted(record.tokens[0], 2 * counter, count, now)
+            record = record if count == 1 else record.lowered(5, now)
+            assert record.failures == (before if count == 1 else min(before, 5))
+        highest = max(clock for clock, _ in history[: counter + 1])
+        assert expired <= (highest - min(clocks)) // DAY if clocks else expired == 0
 
 
 def test_a_success_moves_only_the_token_of_the_code() -> None:
@@ -319,10 +374,10 @@ def test_a_success_moves_only_the_token_of_the_code() -> None:
     assert after.tokens == (record.tokens[0], record.tokens[1].accepted(7, 1, 210))
 
 
-def test_a_used_recovery_code_is_removed_and_clears_the_failures() -> None:
+def test_a_used_recovery_code_is_removed_and_lowers_the_count() -> None:
     record = counted(30, 5, refused=9, salt=SALT, recovery=(DIGEST, "cd" * 32))
-    after = record.recovered(DIGEST)
-    assert after == record._replace(recovery=("cd" * 32,), failures=0, failures_at=None, refused=0)
+    after = record.recovered(DIGEST, 4, 5 + DAY)
+    assert after == record._replace(recovery=("cd" * 32,), failures=4, failures_at=5 + DAY, refused=0)
 
 
 def test_unlocking_clears_only_the_failures() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pam_totp.core.oath import hotp
+from pam_totp.core.policy import Policy
 from pam_totp.core.record import Token, TotpToken, UserRecord
 from pam_totp.operations import resync
 from pam_totp.operations.resync import NotConsecutive, TokenChanged, candidates, is_last_accepted, locate, resynchronise
@@ -70,11 +71,25 @@ def test_progress_grows_by_slices_to_the_total(monkeypatch: pytest.MonkeyPatch) 
 # ---- search and update
 
 
-def back(store: Memory, codes: tuple[str, ...], *tokens: Token, now: int = 3000, reach: int = 60_000) -> Token:
+def back(
+    store: Memory,
+    codes: tuple[str, ...],
+    *tokens: Token,
+    now: int = 3000,
+    reach: int = 60_000,
+    policy: Policy | None = None,
+) -> Token:
     """Resynchronise the token of alice that shows `codes`. By default, search all tokens of alice."""
     looked_at = tokens or store.read("alice").tokens
     return resynchronise(
-        store, "alice", looked_at, codes, reach=reach, now=lambda: now, progress=lambda _: lambda *_: None
+        store,
+        "alice",
+        looked_at,
+        codes,
+        reach=reach,
+        policy=policy or Policy(),
+        now=lambda: now,
+        progress=lambda _: lambda *_: None,
     )
 
 
@@ -87,12 +102,18 @@ def test_a_token_50_000_ahead_is_resynchronised_and_its_codes_used_up() -> None:
     token = back(store, row(50_000))
     assert token == fob(5).accepted(50_000, 2, 3000)
     assert store.read("alice").tokens == (token,)
-    assert store.read("alice").failures == 0
+    assert (store.read("alice").failures, store.read("alice").failures_at) == (5, 0)
     with pytest.raises(NotConsecutive):
         back(store, row(50_000))
     with pytest.raises(NotConsecutive):
         back(store, row(50_001))
     assert back(store, row(50_002)) == token.accepted(50_002, 2, 3000)
+
+
+def test_a_resynchronisation_ends_a_lock_as_a_recovery_code_does() -> None:
+    store = alice(fob(5), failures=3, failures_at=0)
+    back(store, row(50_000), policy=Policy(lock_after=3))
+    assert store.read("alice").failures == 2
 
 
 def test_a_clock_that_is_far_off_is_corrected_by_its_drift() -> None:

@@ -127,7 +127,7 @@ def test_a_third_answer_completes_a_row_of_three() -> None:
     alice = Alice(fob(), failures=20, failures_at=NOW)
     answers = [codes_of(fob(), counter) for counter in (40, 41, 42)]
     assert alice.converses(*answers) == [Outcome.WRONG, Outcome.CONSECUTIVE_NEEDED, Outcome.CONSECUTIVE]
-    assert (alice.counter, alice.record.failures) == (43, 0)
+    assert (alice.counter, alice.record.failures) == (43, 5)
 
 
 def test_one_more_is_needed_only_after_two_codes_that_are_a_row() -> None:
@@ -165,6 +165,7 @@ def test_only_the_very_next_code_of_that_dialogue_completes_a_row() -> None:
     alice.converses(*pair)
     assert alice.presses(42) is Outcome.CONSECUTIVE_NEEDED, "in another dialogue"
     assert alice.presses(42, 3) is Outcome.CONSECUTIVE
+    alice.record = alice.record.unlocked()
     assert alice.continues(codes_of(fob(), 45)) == [Outcome.CODE], "an ordinary code, after the counter has moved on"
     alice = Alice(fob(), failures=20, failures_at=NOW)
     alice.converses(*pair)
@@ -178,13 +179,48 @@ def test_a_third_answer_of_a_phone_must_be_in_time_and_sets_the_drift(late: int,
     alice.converses(codes_of(phone(), STEP - 1), codes_of(phone(), STEP))
     alice.now += 30 * late
     assert alice.continues(codes_of(phone(), STEP + 1)) == [outcome]
-    assert (alice.phone.drift, alice.record.failures) == ((1 - late, 0) if outcome.accepted else (0, 21))
+    assert (alice.phone.drift, alice.record.failures) == ((1 - late, 5) if outcome.accepted else (0, 21))
 
 
 def test_after_a_wrong_code_the_next_right_one_is_enough() -> None:
     alice = Alice(fob())
     assert alice.converses(WRONG, codes_of(fob(), 0)) == [Outcome.WRONG, Outcome.CODE]
     assert (alice.record.failures, alice.refused_before) == (1, 0), "the user has seen that refusal"
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 0), (2, 2), (4, 4), (5, 5), (18, 5)])
+def test_codes_in_a_row_take_the_dialogues_own_failures_back(before: int, after: int) -> None:
+    """A fob out of step costs its owner no failure, and clears no failure of an attacker."""
+    since: dict[str, Any] = {"failures": before, "failures_at": NOW - 5} if before else {}
+    for second in (codes_of(fob(), 41), codes_of(fob(), 41, 2)):
+        alice = Alice(fob(), **since)
+        assert alice.converses(codes_of(fob(), 40), second) == [Outcome.WRONG, Outcome.CONSECUTIVE]
+        assert (alice.record.failures, alice.record.failures_at) == (after, NOW - 5 if before else NOW)
+    alice = Alice(fob(), **since)
+    alice.guesses_wrong(1)
+    alice.presses(0, 2)
+    assert alice.record.failures == min(before + 1, 5), "failures of other dialogues stay"
+
+
+def test_a_completed_row_of_three_takes_one_failure_back() -> None:
+    alice = Alice(fob(), failures=20, failures_at=NOW - 16 * DAY)
+    alice.guesses_wrong(16)
+    alice.converses(*(codes_of(fob(), counter) for counter in (40, 41, 42)))
+    assert (alice.counter, alice.record.failures) == (43, 5)
+    policy = Policy(lock_after=30)
+    alice = Alice(fob(), failures=20, failures_at=NOW, policy=policy)
+    alice.converses(codes_of(fob(), 40), codes_of(fob(), 41))
+    alice.now += 18 * DAY
+    alice.record = alice.record._replace(failures_at=NOW)
+    assert alice.continues(codes_of(fob(), 42)) == [Outcome.CONSECUTIVE]
+    assert alice.record.failures == 2, "21 failures, less 18 days, less its own"
+
+
+def test_one_code_or_a_recovery_code_takes_no_failure_back() -> None:
+    alice = Alice(fob(), salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),))
+    assert alice.converses(WRONG, codes_of(fob(), 0))[-1] is Outcome.CODE
+    assert alice.converses(WRONG, RECOVERY.encode())[-1] is Outcome.RECOVERY
+    assert alice.record.failures == 2
 
 
 def test_a_success_reports_only_refusals_of_other_dialogues() -> None:
@@ -611,7 +647,9 @@ def test_from_5_failures_two_codes_in_a_row_are_required() -> None:
     assert alice.counter == 1, "a refusal does not use up the code"
     assert alice.record.failures == 5, "a right code is not counted as a failure"
     assert alice.presses(1, 2) is Outcome.CONSECUTIVE
-    assert alice.record.failures == 0
+    assert alice.record.failures == 5, "only time lowers the count below five"
+    assert alice.presses(3) is Outcome.CONSECUTIVE_NEEDED
+    alice.now += DAY
     assert alice.presses(3) is Outcome.CODE
 
 
@@ -624,7 +662,8 @@ def test_from_20_failures_three_codes_in_a_row_are_required() -> None:
     assert alice.presses(0, 2) is Outcome.CONSECUTIVE_NEEDED
     alice.guesses_wrong(1000)
     assert alice.presses(0, 3) is Outcome.CONSECUTIVE, "three codes in a row let the owner in"
-    assert alice.record.failures == 0
+    assert alice.record.failures == 5
+    assert alice.presses(3, 2) is Outcome.CONSECUTIVE, "two are enough again"
 
 
 def test_a_time_token_then_takes_two_or_three_steps() -> None:
@@ -637,13 +676,76 @@ def test_a_time_token_then_takes_two_or_three_steps() -> None:
     assert alice.presses(STEP - 2, 3) is Outcome.CONSECUTIVE
 
 
-def test_one_code_keeps_the_count_and_codes_in_a_row_clear_it() -> None:
+@pytest.mark.parametrize(
+    ("failures", "lock_after", "kept"),
+    [(0, 0, 0), (3, 0, 3), (5, 0, 5), (19, 0, 5), (10**6, 0, 5), (3, 4, 3), (19, 20, 5), (29, 30, 5)],
+)
+def test_accepted_codes_leave_at_most_five_failures(failures: int, lock_after: int, kept: int) -> None:
+    digest = recovery_digest(SALT, RECOVERY)
+    since: dict[str, Any] = {"failures": failures, "failures_at": NOW if failures else None}
+    alice = Alice(fob(), policy=Policy(lock_after=lock_after), salt=SALT, recovery=(digest,), **since)
+    if failures < 5:
+        assert alice.presses(0) is Outcome.CODE
+        assert alice.record.failures == failures, "one code lowers nothing"
+    row = Alice(fob(), policy=alice.policy, **since)
+    assert row.presses(1, 3) is Outcome.CONSECUTIVE
+    assert alice.says(RECOVERY.encode()) is Outcome.RECOVERY
+    for after in (row, alice):
+        assert (after.record.failures, after.record.failures_at) == (kept, NOW if failures else None)
+        assert after.record.failures_now(NOW + DAY)[0] == max(kept - 1, 0)
+
+
+@pytest.mark.parametrize(("lock_after", "kept"), [(1, 0), (2, 1), (4, 3), (5, 4), (6, 5), (20, 5)])
+def test_a_recovery_code_ends_a_lock_and_the_next_failures_lock_again(lock_after: int, kept: int) -> None:
+    digest, policy = recovery_digest(SALT, RECOVERY), Policy(lock_after=lock_after)
+    alice = Alice(fob(), policy=policy, salt=SALT, recovery=(digest,))
+    alice.guesses_wrong(lock_after)
+    assert alice.presses(0, 3) is Outcome.LOCKED
+    assert alice.says(RECOVERY.encode()) is Outcome.RECOVERY
+    assert alice.record.failures == kept
+    assert alice.presses(0, 2) is Outcome.CONSECUTIVE
+    alice.guesses_wrong(lock_after - kept)
+    assert alice.presses(2, 2) is Outcome.LOCKED
+
+
+def test_time_during_a_lock_counts_once_a_recovery_code_ends_it() -> None:
+    """A lock ignores time, but the count after it does not."""
+    digest = recovery_digest(SALT, RECOVERY)
+    alice = Alice(fob(), policy=Policy(lock_after=3), salt=SALT, recovery=(digest,), failures=3, failures_at=NOW)
+    alice.now += 2 * DAY
+    assert alice.presses(0) is Outcome.LOCKED
+    assert alice.says(RECOVERY.encode()) is Outcome.RECOVERY
+    assert (alice.record.failures, alice.record.failures_at) == (1, NOW + 2 * DAY)
+
+
+def test_failures_that_remain_after_a_login_are_reported_once() -> None:
     alice = Alice(fob())
-    alice.guesses_wrong(3)
-    assert alice.presses(0) is Outcome.CODE
-    assert alice.record.failures == 3
-    assert alice.presses(1, 2) is Outcome.CONSECUTIVE
-    assert (alice.record.failures, alice.record.failures_at) == (0, None)
+    alice.guesses_wrong(7)
+    assert alice.presses(0, 2) is Outcome.CONSECUTIVE
+    assert (alice.refused_before, alice.record.failures) == (7, 5)
+    assert alice.presses(2, 2) is Outcome.CONSECUTIVE
+    assert alice.refused_before == 0, "no answer was refused since"
+
+
+def test_a_clock_set_back_or_forward_gives_no_further_guesses() -> None:
+    """A clock that oscillates by ten days lowers the count by at most one for each day up to its highest time."""
+    alice = Alice(fob())
+    guesses = 0
+    for _ in range(20):
+        for now in (NOW + 10 * DAY, NOW):
+            alice.now = now
+            while alice.record.failures_now(now)[0] < 5:
+                alice.guesses_wrong(1)
+                guesses += 1
+            assert alice.presses(alice.counter, 2) is Outcome.CONSECUTIVE, "the owner is accepted at any time"
+    assert guesses == 5
+    alice = Alice(fob())
+    for guesses in range(30):  # the first failure is counted before the clock goes forward
+        alice.now = NOW + (guesses % 2) * 10 * DAY
+        if alice.record.failures_now(alice.now)[0] >= 5:
+            break
+        alice.guesses_wrong(1)
+    assert guesses <= 15
 
 
 def test_the_count_falls_by_one_a_day() -> None:
@@ -700,6 +802,7 @@ def test_a_locked_account_needs_a_recovery_code_or_the_admin() -> None:
     alice.guesses_wrong(3)
     assert alice.presses(2) is Outcome.LOCKED
     alice.record = alice.record.unlocked()
+    assert (alice.record.failures, alice.record.failures_at) == (0, None)
     assert alice.presses(2) is Outcome.CODE
 
 
@@ -747,7 +850,7 @@ def test_recovery_codes_are_accepted_once_each() -> None:
     digests = tuple(recovery_digest(SALT, c) for c in (RECOVERY, other))
     alice = Alice(fob(), salt=SALT, recovery=digests, failures=30, failures_at=NOW)
     assert alice.says(b"0123-4567-89ab-cdef") is Outcome.RECOVERY
-    assert (alice.record.failures, alice.record.recovery) == (0, digests[1:])
+    assert (alice.record.failures, alice.record.recovery) == (5, digests[1:])
     assert alice.says(RECOVERY.encode()) is Outcome.WRONG
     assert alice.says(b"zzzzzzzzzzzzzzzz") is Outcome.RECOVERY
     assert alice.record.recovery == ()
