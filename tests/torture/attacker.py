@@ -1,8 +1,10 @@
 """Simulation of a year: an owner logs in twenty times a day, and an attacker who knows the password guesses codes.
 
 `pam_totp.core` decides on every answer; the time is simulated. Before each login of the owner, the greedy attacker
-guesses until two codes in a row are required. The owner enters two codes, which resets the count of failures. The
-patient attacker makes four guesses and then one guess a day, so a single code is always enough for the owner.
+guesses until two codes in a row are required. The owner enters two codes, which leaves five failures. Time lowers the
+count by one a day, so the attacker has five guesses and then one guess a day. The patient attacker has four guesses and
+then one a day, so a single code is always enough for the owner. A flood also guesses two codes in a row, until three
+are required.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ class Year:
     `chance` is the probability of at least one right guess, according to the number of valid codes at each guess.
     """
 
-    guesses: int = 0
+    guesses: Counter[int] = field(default_factory=Counter)  # key: number of codes; only answers with enough codes
     hits: int = 0
     log_of_no_hit: float = 0.0
     logins: int = 0
@@ -67,8 +69,8 @@ class World:
         digits = self.digits * count
         answer = str(self.random.randrange(10**digits)).zfill(digits).encode()
         token = self.record.tokens[0]
-        self.year.guesses += 1
         if count == self.policy.codes_needed(self.failures):
+            self.year.guesses[count] += 1
             candidates = len(acceptable(token, count, self.now, self.policy))
             self.year.log_of_no_hit += math.log1p(-candidates / 10**digits)
         decision = verify(self.record, Answer.parse(answer), self.now, self.policy)
@@ -126,6 +128,11 @@ class World:
             steps = range(first, first + count)
         return "".join(hotp(token.secret, step, self.digits) for step in steps)
 
+    def owner_mistypes(self) -> None:
+        """Count a wrong answer of the owner: it only takes a guess away from the attacker."""
+        wrong = str((int(self.show(1)) + 500_000) % 10**self.digits).zfill(self.digits).encode()
+        self.record = verify(self.record, Answer.parse(wrong), self.now, self.policy).record
+
     def owner_logs_in(self, flooded: bool = False) -> None:
         """Log in with a single code, then with two codes in a row, then with three, until an answer is accepted.
 
@@ -167,9 +174,16 @@ def live(
     return world.year
 
 
-def formula(kind: str, digits: int, *, greedy: bool, days: int = 365, policy: Policy | None = None) -> float:
-    """Return the probability of a right guess according to SECURITY.md, if each guess is a single code."""
+def formula(
+    kind: str, digits: int, *, greedy: bool, days: int = 365, policy: Policy | None = None, floods: int = 0
+) -> float:
+    """Return the probability of a right guess according to SECURITY.md.
+
+    `floods` is the number of the owner's logins before which the attacker also guesses two codes in a row.
+    """
     policy = policy or Policy()
-    right = policy.look_ahead + 1 if kind == "hotp" else 2 * policy.window + 1
-    guesses = days * LOGINS_A_DAY * TWO_CODES_FROM if greedy else TWO_CODES_FROM - 1 + days - 1
-    return -math.expm1(guesses * math.log1p(-right / 10**digits))
+    one = policy.look_ahead + 1 if kind == "hotp" else 2 * policy.window + 1
+    two = policy.resync_window + 1 if kind == "hotp" else one
+    guesses = (TWO_CODES_FROM if greedy else TWO_CODES_FROM - 1) + days - 1
+    pairs = floods * (THREE_CODES_FROM - TWO_CODES_FROM)
+    return -math.expm1(guesses * math.log1p(-one / 10**digits) + pairs * math.log1p(-two / 10 ** (2 * digits)))
