@@ -45,6 +45,7 @@ from pam_totp.core.record import RecordError
 from pam_totp.core.settings import SettingsError
 from pam_totp.pam.listening import ServiceError
 from pam_totp.store import StoreError
+from pam_totp.system.audit import Audit
 
 COMMANDS = (  # in the order of --help
     enroll,
@@ -134,6 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Restore the default action for SIGCHLD: a process that was started with SIGCHLD ignored cannot wait for a child.
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    args.audit = Audit()  # created here: commands drop their privileges
     try:
         status = int(args.run(args))
         sys.stdout.flush()  # flush here, so that `main` reports a write error

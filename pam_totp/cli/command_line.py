@@ -17,7 +17,6 @@ from pam_totp.core.settings import DEFAULT_STORE, SITE_FILE
 from pam_totp.operations import audit_log
 
 DONE, REFUSED, WRONG_USAGE, OUT_OF_REACH = range(4)
-SERVICE = "pam-totp"  # the service name of every command in the audit log
 
 INTERRUPTED = "interrupted; nothing was changed"
 

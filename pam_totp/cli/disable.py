@@ -53,7 +53,7 @@ def _disable(service: str, dry_run: bool) -> int:
     lines = trial.dry_roll_back(service, states[0])
     if not dry_run:
         lines = trial.roll_back(service, states[0])
-        trial.log(f"disable {service}: done")
+        trial.log("disable", service)
     for line in lines:
         print(line)
     print(DRY_RUN if dry_run else f"{service} no longer asks for a code")

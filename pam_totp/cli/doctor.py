@@ -40,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
     if args.repair:
         for folder in filter(os.path.isdir, Context(machine, services).stores()):
             done, errors_of_repair = repair(folder)
+            args.audit.store = folder
+            args.audit.changed_many("repair", ({"repaired": text} for text in done))
             repaired += [f"{folder}: {text}" for text in done]
             failed += [f"{folder}: not repaired: {text}" for text in errors_of_repair]
     findings = checks.examine(Context(machine, services))

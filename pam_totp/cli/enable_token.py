@@ -7,6 +7,7 @@ import argparse
 from pam_totp.cli.command_line import DONE, Commands, add_command
 from pam_totp.cli.store_access import named_token, open_store, update, user_of
 from pam_totp.core.record import Token, UserRecord
+from pam_totp.operations.audit_log import of_token
 
 
 def add_to(commands: Commands) -> None:
@@ -35,6 +36,7 @@ def switch(args: argparse.Namespace, *, enabled: bool) -> int:
         token = named_token(record, args.token)
         return record.with_changed(token, token.switched(enabled)), token
 
-    token = update(store, user, change)
+    what = "enable-token" if enabled else "disable-token"
+    token = update(store, user, change, lambda token: args.audit.changed(what, user, **of_token(token)))
     print(f"{user}: token '{token.name}' {'enabled' if enabled else 'disabled: its codes are refused'}")
     return DONE

@@ -12,6 +12,7 @@ from pam_totp.cli.printing import print_json
 from pam_totp.cli.prompts import ask
 from pam_totp.cli.qr_output import add_qr_options, qr_output, token_uri, warn_about, writes_picture
 from pam_totp.cli.store_access import (
+    logged_changes,
     now,
     open_store,
     require_free_name,
@@ -23,6 +24,7 @@ from pam_totp.core.answer import Answer
 from pam_totp.core.oath import ALGORITHMS, DEFAULT_PERIOD
 from pam_totp.core.record import DEFAULT_NAMES, NEW_SECRET, Token, TotpToken, UserRecord
 from pam_totp.formats.otpauth import from_uri, typed_secret
+from pam_totp.operations.audit_log import of_token
 from pam_totp.operations.enroll import new_token, verify_first_code
 from pam_totp.store import NotThere
 
@@ -98,7 +100,10 @@ def run(args: argparse.Namespace) -> int:
         show(token, uri)
         if not args.later:
             token = token.confirmed_without_code() if args.yes else _confirmed(token, codes_needed)
-        store.update(user, lambda record: (record.with_token(token), None), create=True)
+        with logged_changes(store) as store:
+            store.update(user, lambda record: (record.with_token(token), None), create=True)
+            state = None if token.confirmed else "unconfirmed"
+            args.audit.changed("enroll", user, **of_token(token), type=token.type, serial=token.serial, state=state)
     if args.json:
         print_json(token_facts(user, token) | ({"uri": uri} if is_new_key else {}))
     else:

@@ -8,7 +8,6 @@ import sys
 from pam_totp.cli.command_line import (
     DONE,
     OUT_OF_REACH,
-    SERVICE,
     WRONG_USAGE,
     CommandError,
     Commands,
@@ -22,7 +21,7 @@ from pam_totp.core.record import Token, UserRecord
 from pam_totp.formats.format import Format
 from pam_totp.formats.parsing import FormatError
 from pam_totp.formats.registry import EXPORT_FORMATS, encrypted
-from pam_totp.operations import audit_log
+from pam_totp.operations.audit_log import of_token
 from pam_totp.store.file import file_name
 from pam_totp.system.extras import how_to_get
 
@@ -60,11 +59,11 @@ def run(args: argparse.Namespace) -> int:
     with new_file(path) as file:
         record = read(open_store(args, keep_root=True), user)
         tokens = [named_token(record, args.token)] if args.token else list(record.tokens)
-        file.write(_written(chosen, record, tokens, password))
+        content = _written(chosen, record, tokens, password)
+        for token in tokens:
+            args.audit.revealed("export", user, **of_token(token), format=chosen.name, file=path)
+        file.write(content)
     lost = {token.name: _lost(chosen, token) for token in tokens}
-    audit_log.write(
-        audit_log.to_syslog, SERVICE, "accepted", user=user, by="export", format=chosen.name, tokens=len(tokens)
-    )
     if args.json:
         print_json({"user": user, "file": path, "tokens": [token.name for token in tokens], "not_in_it": lost})
         return DONE

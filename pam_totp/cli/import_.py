@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from pam_totp.cli.command_line import INTERRUPTED, SERVICE, WRONG_USAGE, CommandError, Commands, add_command
+from pam_totp.cli.command_line import INTERRUPTED, WRONG_USAGE, CommandError, Commands, add_command
 from pam_totp.cli.export import load
 from pam_totp.cli.files_in import read_homes, read_named, read_secret
 from pam_totp.cli.import_report import print_report
@@ -20,17 +20,18 @@ from pam_totp.formats.format import AskSecret, Format, ParsedFile, ParseOptions
 from pam_totp.formats.google_authenticator import HOME_FILE, MAX_FILE, GoogleAuthenticator
 from pam_totp.formats.parsing import FormatError
 from pam_totp.formats.registry import FORMATS, encrypted, sniff
-from pam_totp.operations import audit_log
 from pam_totp.operations.import_tokens import (
     Interrupted,
     Report,
     Selected,
     SelectedTokens,
     Selection,
+    Status,
     import_tokens,
     select_user_files,
 )
 from pam_totp.pam.names import passwd_name
+from pam_totp.system.audit import Fields, signals_held
 
 LONG_FILE = 1024 * 1024  # bytes: from this size on, parsing a slow format takes a second or more
 MANY_TOKENS = 5000  # tokens: from this number on, an import takes a second or more
@@ -125,14 +126,21 @@ def _import(args: argparse.Namespace, chosen: Format, users_by_serial: dict[str,
     except Interrupted as e:
         unfinished = "interrupted during the roll-back; the next command completes it"
         raise CommandError(INTERRUPTED if e.rolled_back else unfinished, 128 + signal.SIGINT) from None
-    if report.imported and not args.dry_run:
-        audit_log.write(
-            audit_log.to_syslog, SERVICE, "accepted", by="import", format=chosen.name, tokens=report.imported
-        )
+    if not args.dry_run:
+        with signals_held():
+            args.audit.changed_many("import", _imported(report), format=chosen.name)
     if (args.serial or args.user) and not report.imported + report.skipped:
         what = f"no token with the serial number {args.serial}" if args.serial else f"no tokens of {args.user}"
         raise CommandError(f"{', '.join(path for path, _ in files)}: {what}")
     return report
+
+
+def _imported(report: Report) -> Iterator[Fields]:
+    """Yield the fields of the log for each imported token."""
+    for result in report:
+        if result.status is Status.IMPORTED:
+            token = {"token": result.token, "created": result.created, "next": result.next}
+            yield {"user": result.user, **token, "type": result.type, "serial": result.serial}
 
 
 def _secret_source(args: argparse.Namespace, chosen: Format, bar: Bar) -> AskSecret | None:

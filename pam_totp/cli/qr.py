@@ -10,6 +10,7 @@ from pam_totp.cli.printing import print_json
 from pam_totp.cli.prompts import confirm
 from pam_totp.cli.qr_output import add_qr_options, qr_output, token_uri, warn_about, writes_picture
 from pam_totp.cli.store_access import named_token, open_store, read, token_facts, user_of
+from pam_totp.operations.audit_log import of_token
 
 
 def add_to(commands: Commands) -> None:
@@ -28,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
         confirm(f"show the key of {user}'s {token.name}? any person who sees the key can generate the same codes", args)
         warn_about(token, scanned=True)
         uri = token_uri(token, user, args.issuer)
+        args.audit.revealed("qr", user, **of_token(token))
         show(token, uri)
     if args.json:
         print_json(token_facts(user, token) | {"uri": uri})

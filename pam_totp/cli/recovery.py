@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
             raise not_enrolled(user)
         return new_recovery_codes(record, args.count)
 
-    codes = update(store, user, renew)
+    codes = update(store, user, renew, lambda codes: args.audit.changed("recovery", user, codes=len(codes)))
     if args.json:
         print_json({"user": user, "recovery": codes})
         return DONE

@@ -9,7 +9,8 @@ from pam_totp.cli.enable_token import add_token_arguments
 from pam_totp.cli.printing import count
 from pam_totp.cli.prompts import confirm
 from pam_totp.cli.store_access import named_token, open_store, read, update, user_of
-from pam_totp.core.record import UserRecord
+from pam_totp.core.record import Token, UserRecord
+from pam_totp.operations.audit_log import of_token
 
 CONSEQUENCE = "logins that require a code will be refused"
 
@@ -26,9 +27,13 @@ def run(args: argparse.Namespace) -> int:
     store = open_store(args)
     user = user_of(args)
     record = read(store, user)
+
+    def log_all(tokens: tuple[Token, ...]) -> None:
+        args.audit.changed_many("remove", map(of_token, tokens) if tokens else [{}], user=user)
+
     if args.all:
         confirm(f"remove all tokens and recovery codes of {user}? {CONSEQUENCE}", args)
-        update(store, user, lambda _: (None, None))
+        update(store, user, lambda record: (None, record.tokens), log_all)
         print(f"{user}: all tokens and recovery codes removed")
         return DONE
     name = named_token(record, args.token).name
@@ -36,11 +41,11 @@ def run(args: argparse.Namespace) -> int:
         more = f" and {count(len(record.recovery), 'recovery code')}" if record.recovery else ""
         confirm(f"remove the last token{more} of {user}? {CONSEQUENCE}", args)
 
-    def change(record: UserRecord) -> tuple[UserRecord | None, None]:
-        named_token(record, name)
+    def change(record: UserRecord) -> tuple[UserRecord | None, tuple[Token, ...]]:
+        token = named_token(record, name)
         rest = record.without_token(name)
-        return (rest if rest.tokens else None), None
+        return (rest if rest.tokens else None), (token,)
 
-    update(store, user, change)
+    update(store, user, change, log_all)
     print(f"{user}: token '{name}' removed")
     return DONE

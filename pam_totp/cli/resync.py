@@ -12,7 +12,6 @@ from pam_totp.cli.command_line import (
     DONE,
     INTERRUPTED,
     OUT_OF_REACH,
-    SERVICE,
     WRONG_USAGE,
     CommandError,
     Commands,
@@ -23,13 +22,14 @@ from pam_totp.cli.command_line import (
 from pam_totp.cli.printing import print_json
 from pam_totp.cli.progress import Bar
 from pam_totp.cli.prompts import ask
-from pam_totp.cli.store_access import named_token, not_enrolled, now, open_store, read, user_of
+from pam_totp.cli.store_access import logged_changes, named_token, not_enrolled, now, open_store, read, user_of
 from pam_totp.core.answer import CODE_LENGTHS, Answer
 from pam_totp.core.settings import settings
-from pam_totp.operations import audit_log
+from pam_totp.operations.audit_log import of_token
 from pam_totp.operations.resync import NotConsecutive, TokenChanged, resynchronise
 from pam_totp.pam.login_session import read_site
 from pam_totp.store import NotThere
+from pam_totp.system.audit import SERVICE
 from pam_totp.system.extras import how_to_get
 
 if TYPE_CHECKING:
@@ -81,16 +81,18 @@ def run(args: argparse.Namespace) -> int:
 
     tokens = [token for token in record.tokens if args.token in (None, token.name)]
     try:
-        token = resynchronise(
-            store,
-            user,
-            tokens,
-            codes,
-            reach=args.search,
-            policy=policy,
-            now=now,
-            progress=lambda token: Bar(f"searching {token.name}").show,
-        )
+        with logged_changes(store) as store:
+            token = resynchronise(
+                store,
+                user,
+                tokens,
+                codes,
+                reach=args.search,
+                policy=policy,
+                now=now,
+                progress=lambda token: Bar(f"searching {token.name}").show,
+            )
+            args.audit.changed("resync", user, **of_token(token))
     except NotThere:
         raise not_enrolled(user) from None
     except TokenChanged:
@@ -99,7 +101,6 @@ def run(args: argparse.Namespace) -> int:
     except NotConsecutive:
         required = f"the codes must be in a row, within {args.search} counters or steps of a token"
         raise CommandError(f"resynchronisation failed: {required} (see --search)") from None
-    audit_log.write(audit_log.to_syslog, SERVICE, "accepted", user=user, by="resync", token=token.name)
     facts = {name: getattr(token, name) for name in ("counter", "last_step", "drift") if name in token._fields}
     if args.json:
         print_json({"user": user, "token": token.name, "type": token.type} | facts)

@@ -13,7 +13,8 @@ import os
 import pwd
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pam_totp.cli.command_line import OUT_OF_REACH, WRONG_USAGE, CommandError
@@ -24,6 +25,7 @@ from pam_totp.pam.privileges import act_as_owner_of, become_owner_of
 from pam_totp.store import NotThere, Store
 from pam_totp.store.file import JOURNAL, FileStore
 from pam_totp.store.home import home_store
+from pam_totp.system.audit import signals_held
 
 if TYPE_CHECKING:
     from pam_totp.store import R
@@ -47,8 +49,10 @@ def open_store(args: argparse.Namespace, *, create: bool = False, keep_root: boo
     Return the store of ~/.pam_totp.json (module argument `secret=`) for a caller who cannot open the default store.
     """
     if uses_own_file(args):
+        args.audit.store = OWN_FILE
         return home_store(OWN_FILE, caller_name())
     folder = os.path.abspath(args.store)
+    args.audit.store = folder
     if create and not os.path.exists(folder):
         _create(folder)
     try:
@@ -62,7 +66,7 @@ def open_store(args: argparse.Namespace, *, create: bool = False, keep_root: boo
         raise CommandError(f"{folder}: the mode must be 0700 ({remedy})", OUT_OF_REACH)
     store = FileStore(folder)
     if os.path.lexists(os.path.join(folder, JOURNAL)):
-        _roll_back(store)
+        _roll_back(store, args)
     return store
 
 
@@ -77,12 +81,13 @@ def _create(folder: str) -> None:
         os.chown(folder, account.pw_uid, account.pw_gid)
 
 
-def _roll_back(store: FileStore) -> None:
+def _roll_back(store: FileStore, args: argparse.Namespace) -> None:
     """Roll back an import that was killed."""
     from pam_totp.store.journal import recover  # imported here: few commands need this module
 
     count = recover(store)
     if count:
+        args.audit.changed("roll-back", records=count)
         report = f"an interrupted import was rolled back: {count} records are as before the import"
         print(f"pam-totp: {report}", file=sys.stderr)
 
@@ -155,11 +160,49 @@ def read(store: Store, user: str) -> UserRecord:
         raise not_enrolled(user) from None
 
 
-def update(store: Store, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]]) -> R:
-    try:
-        return store.update(user, change)
-    except NotThere:
-        raise not_enrolled(user) from None
+def update(
+    store: Store, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], log: Callable[[R], None]
+) -> R:
+    """Change the record of `user`, and call `log` with the result. Ctrl-C cannot prevent the line of a change."""
+    with logged_changes(store) as held:
+        try:
+            result = held.update(user, change)
+        except NotThere:
+            raise not_enrolled(user) from None
+        log(result)
+    return result
+
+
+@contextmanager
+def logged_changes(store: Store) -> Iterator[Store]:
+    """Yield the store for one update and its line. From the update's change to the end of the block, signals wait."""
+    with ExitStack() as stack:
+        yield _HoldingStore(store, lambda: stack.enter_context(signals_held()))
+
+
+class _HoldingStore:
+    """A store that calls `hold` after it has acquired the lock, before it writes."""
+
+    def __init__(self, store: Store, hold: Callable[[], object]) -> None:
+        self._store, self._hold = store, hold
+
+    def read(self, user: str) -> UserRecord:
+        return self._store.read(user)
+
+    def update(
+        self, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], *, create: bool = False
+    ) -> R:
+        def change_and_hold(record: UserRecord) -> tuple[UserRecord | None, R]:
+            self._hold()
+            return change(record)
+
+        return self._store.update(user, change_and_hold, create=create)
+
+    def update_decoy(self, user: str) -> None:
+        self._store.update_decoy(user)
+
+    def users(self) -> Iterator[str]:
+        return self._store.users()
 
 
 def require_free_name(record: UserRecord, name: str, remedy: str) -> None:

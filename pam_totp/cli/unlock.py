@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from pam_totp.cli.command_line import DONE, SERVICE, Commands, add_command
+from pam_totp.cli.command_line import DONE, Commands, add_command
 from pam_totp.cli.store_access import open_store, update, user_of
-from pam_totp.operations import audit_log
 
 
 def add_to(commands: Commands) -> None:
@@ -18,7 +17,10 @@ def add_to(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     store = open_store(args)
     user = user_of(args)
-    update(store, user, lambda record: (record.unlocked(), None))
-    audit_log.write(audit_log.to_syslog, SERVICE, "accepted", user=user, by="unlock")
+
+    def log(failures: int) -> None:
+        args.audit.changed("unlock", user, failures=failures)
+
+    update(store, user, lambda record: (record.unlocked(), record.failures), log)
     print(f"{user}: the count of wrong answers is now 0")
     return DONE

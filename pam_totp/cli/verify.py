@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pam_totp.cli.command_line import DONE, REFUSED, SERVICE, Commands, add_command, add_config, site_file
+from pam_totp.cli.command_line import DONE, REFUSED, Commands, add_command, add_config, site_file
 from pam_totp.cli.printing import print_json
 from pam_totp.cli.prompts import ask
 from pam_totp.cli.store_access import now, open_store, read, user_of
@@ -13,8 +13,9 @@ from pam_totp.core.policy import Policy
 from pam_totp.core.settings import settings
 from pam_totp.core.verify import Decision, Outcome
 from pam_totp.operations import audit_log
-from pam_totp.operations.authenticate import decide, log
+from pam_totp.operations.authenticate import decide, facts
 from pam_totp.pam.login_session import read_site
+from pam_totp.system.audit import SERVICE
 
 
 def add_to(commands: Commands) -> None:
@@ -43,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     answer = Answer.parse(typed.encode("utf-8", "surrogateescape"))
 
     decision = decide(store, user, answer, policy, now)
-    log(audit_log.to_syslog, SERVICE, user, decision)
+    verb, fields = facts(decision)
+    audit_log.write(audit_log.to_syslog, SERVICE, verb, user=user, **fields, ruser=args.audit.caller)
     accepted, reason = decision.outcome.accepted, decision.outcome.value
     if args.json:
         print_json({"user": user, "accepted": accepted, "reason": reason, "token": decision.token})

@@ -1,6 +1,7 @@
-"""The audit log: one line for each decision. docs/log.md describes the fields.
+"""The audit log: one line for each decision and each change. docs/log.md describes the fields.
 
     pam_totp(sshd:auth): refused user=alice reason=replayed token=fob rhost=192.0.2.7
+    pam_totp(pam-totp:auth): changed user=alice what=remove token=fob by=bob
 
 Rules:
 1. A line never contains a code, a password or a key.
@@ -20,9 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeAlias
 
+    from pam_totp.core.record import Token
+
 Sink: TypeAlias = "Callable[[int, str], None]"
 
 NAME = "pam_totp"
+DEVICE = "/dev/log"  # the socket of the log daemon, as in syslog(3)
 MAX_FIELD = 255  # characters
 _PLAIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@%+:/-"
 _SYNTAX = {ord(c): f"\\u{ord(c):04x}" for c in "=()\x7f"}
@@ -30,6 +34,8 @@ _PRIORITIES = {
     "accepted": syslog.LOG_INFO,
     "ignored": syslog.LOG_INFO,
     "refused": syslog.LOG_NOTICE,
+    "changed": syslog.LOG_NOTICE,
+    "revealed": syslog.LOG_NOTICE,
     "error": syslog.LOG_ERR,
     "debug": syslog.LOG_DEBUG,
 }
@@ -46,14 +52,38 @@ def to_stderr(priority: int, line: str) -> None:
     sys.stderr.write(f"{line}\n")  # one write, because several processes may share standard error
 
 
-def line(service: str, verb: str, **fields: str | int | None) -> str:
+def fault() -> OSError | None:
+    """Return the error if no log daemon receives the lines of `to_syslog`, or None. syslog(3) reports no error."""
+    import socket  # imported here because logins do not need it
+
+    error = None
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):  # syslog(3) tries both
+        with socket.socket(socket.AF_UNIX, kind) as client:
+            try:
+                client.connect(DEVICE)
+            except OSError as e:
+                error = e
+            else:
+                return None
+    return error
+
+
+def of_token(token: Token) -> dict[str, str | int | None]:
+    """Return the fields that identify a token, and `next`: its lowest counter or step that is not used up.
+
+    `created` distinguishes tokens that had the same name. `pam-totp restored` reads these fields.
+    """
+    return {"token": token.name, "created": token.created, "next": token.next_factor}
+
+
+def line(service: str, verb: str, /, **fields: str | int | None) -> str:
     """Return the text of one line. Omit the fields that are None."""
     text = " ".join(f"{name}={escaped(str(value))}" for name, value in fields.items() if value is not None)
     return f"{NAME}({escaped(service)}:auth): {verb} {text}"
 
 
-def write(sink: Sink, service: str, verb: str, **fields: str | int | None) -> None:
-    """Log one line. `verb` is accepted, ignored, refused, error or debug."""
+def write(sink: Sink, service: str, verb: str, /, **fields: str | int | None) -> None:
+    """Log one line. `verb` is a key of _PRIORITIES."""
     sink(_PRIORITIES[verb], line(service, verb, **fields))
 
 

@@ -100,6 +100,9 @@ def log(sink: audit_log.Sink, service: str, user: str, decision: Decision, rhost
 def facts(decision: Decision) -> tuple[str, dict[str, str | int | None]]:
     """Return the verb and the fields of the line about `decision`."""
     fields: dict[str, str | int | None] = {"token": decision.token}
+    token = None if decision.token is None else decision.record.token(decision.token)
+    if token is not None:  # None also if the answer permitted the token's removal
+        fields = audit_log.of_token(token)
     if not decision.outcome.accepted:
         return "refused", {"reason": decision.outcome.value} | fields
     fields |= {"recovery_left": _recovery_left(decision), "refused_before": decision.refused_before or None}

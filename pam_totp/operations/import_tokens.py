@@ -16,7 +16,7 @@ import heapq
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import islice
 from typing import Protocol
@@ -64,6 +64,8 @@ class Result:
     serial: str | None
     remarks: tuple[str, ...]
     reason: str | None = None
+    created: int | None = None  # of an imported token, in Unix seconds
+    next: int | None = None  # of an imported token: its lowest counter or step that is not used up
 
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -77,7 +79,7 @@ class PackedResult(bytes):
 
     def __new__(cls, result: Result) -> PackedResult:
         facts = (result.place, result.line, result.user, result.token, result.type, result.serial, result.remarks)
-        data = _encode((*facts, result.reason)).encode("ascii")
+        data = _encode((*facts, result.reason, result.created, result.next)).encode("ascii")
         return super().__new__(cls, bytes([_STATUSES.index(result.status)]) + data)
 
     @property
@@ -85,8 +87,8 @@ class PackedResult(bytes):
         return _STATUSES[self[0]]
 
     def unpack(self) -> Result:
-        place, line, user, token, kind, serial, remarks, reason = json.loads(self[1:])
-        return Result(self.status, place, line, user, token, kind, serial, tuple(remarks), reason)
+        place, line, user, token, kind, serial, remarks, *more = json.loads(self[1:])
+        return Result(self.status, place, line, user, token, kind, serial, tuple(remarks), *more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +302,8 @@ class _Addition:
                 reason = f"{candidate.user} has {MAX_TOKENS} tokens, which is the maximum"
                 return record, candidate.result(Status.TOO_MANY_TOKENS, reason)
             token = _with_free_name(token, record)
-            return changed.with_token(token), candidate.result(Status.IMPORTED, name=token.name)
+            imported = candidate.result(Status.IMPORTED, name=token.name)
+            return changed.with_token(token), replace(imported, created=token.created, next=token.next_factor)
         except RecordError as e:
             return record, candidate.result(Status.INVALID, str(e))
 

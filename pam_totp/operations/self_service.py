@@ -160,7 +160,7 @@ class Factors:
                 raise Unfit("name", reason)
             return record.with_token(confirmed)
 
-        return self._change(asking, with_it, "enrolled", token.name)
+        return self._change(asking, with_it, "enroll", [confirmed])
 
     def claim(self, asking: Asking, serial: str, codes: bytes) -> Problem | None:
         """Confirm the user's unconfirmed token with this serial number. An administrator has assigned the token."""
@@ -177,7 +177,7 @@ class Factors:
                 raise Unfit("serial", Reason.TOKEN_CHANGED)
             return record.with_changed(found, confirmed)
 
-        return self._change(asking, in_use, "enrolled", confirmed.name, assigned=True)
+        return self._change(asking, in_use, "confirm", [confirmed], assigned=True)
 
     def _hold_back(self, begun: float) -> None:
         """Sleep until the delay of a refusal has passed since `begun` (monotonic seconds)."""
@@ -193,7 +193,7 @@ class Factors:
             return Problem("codes", Reason.CODES_NEEDED)
         begun = time.monotonic()
         try:
-            resynchronise(
+            token = resynchronise(
                 self._store,
                 asking.user,
                 tokens,
@@ -212,7 +212,7 @@ class Factors:
             self._note(asking, "refused", reason="not-in-a-row", token=name)
             self._hold_back(begun)
             return Problem("codes", Reason.NOT_CONSECUTIVE)
-        self._note(asking, "accepted", by="resync", token=name)
+        self._note_change(asking, "resync", token)
         return None
 
     def recovery(self, asking: Asking) -> list[str] | Problem:
@@ -226,51 +226,54 @@ class Factors:
             shown[:] = codes
             return after
 
-        return self._change(asking, with_new, "recovery-codes", None) or shown
+        return self._change(asking, with_new, "recovery", []) or shown
 
     def rename(self, asking: Asking, name: str, new: str) -> Problem | None:
         """Rename a token. A code is not required, because a rename changes only a label."""
 
-        def renamed(record: UserRecord) -> tuple[UserRecord, None]:
+        def renamed(record: UserRecord) -> tuple[UserRecord, Token]:
             token = _named(record, name, "name")
             if new != name and record.token(new) is not None:
                 raise Unfit("name", Reason.NAME_IN_USE)
             try:
-                return record.with_changed(token, token.renamed(new)), None
+                return record.with_changed(token, token.renamed(new)), token
             except ValueError as e:
                 raise Unfit("name", Reason.INVALID_VALUE, str(e)) from None
 
         try:
-            self._store.update(asking.user, renamed)
+            token = self._store.update(asking.user, renamed)
         except Unfit as e:
             return e.problem
         except NotThere:
             return Problem("name", Reason.TOKEN_GONE)
-        self._note(asking, "accepted", by="renamed", token=name, to=new)
+        self._note_change(asking, "rename", token, to=new)
         return None
 
     def remove(self, asking: Asking, name: str) -> Problem | None:
         """Remove a token."""
+        removed: list[Token] = []
 
         def without(record: UserRecord) -> UserRecord:
             token = _named(record, name, "proof")
             if is_last(record, token):
                 raise Unfit("proof", Reason.LAST_TOKEN)
+            removed[:] = [token]
             return record.without_token(name)
 
-        return self._change(asking, without, "removed", name)
+        return self._change(asking, without, "remove", removed)
 
     def _change(
-        self, asking: Asking, change: Change, what: str, token: str | None, *, assigned: bool = False
+        self, asking: Asking, change: Change, what: str, tokens: list[Token], *, assigned: bool = False
     ) -> Problem | None:
         """Apply `change`. Require a code if the user is enrolled when the record is updated.
 
-        `assigned` is True if the change confirms a token that an administrator assigned.
+        `tokens` has the token for the log, at the latest after the call of `change`. `assigned` is True if the change
+        confirms a token that an administrator assigned.
         """
         begun = time.monotonic()
         try:
             if self._unproved(asking.user, change, assigned):
-                self._note(asking, "accepted", by=what, token=token)
+                self._note_change(asking, what, *tokens)
                 return None
             decision = decide(
                 self._store,
@@ -286,7 +289,7 @@ class Factors:
         if not decision.outcome.accepted:
             self._hold_back(begun)
             return Problem("proof", Reason.REFUSED)
-        self._note(asking, "accepted", by=what, token=token)
+        self._note_change(asking, what, *tokens)
         return None
 
     def _unproved(self, user: str, change: Change, assigned: bool) -> bool:
@@ -301,7 +304,11 @@ class Factors:
 
         return self._store.update(user, unless_enrolled, create=True)
 
-    def _note(self, asking: Asking, verb: str, **fields: str | None) -> None:
+    def _note_change(self, asking: Asking, what: str, *tokens: Token, to: str | None = None) -> None:
+        fields = audit_log.of_token(tokens[0]) if tokens else {}
+        self._note(asking, "changed", what=what, **fields, to=to, at=self._now(), by=asking.user)
+
+    def _note(self, asking: Asking, verb: str, **fields: str | int | None) -> None:
         audit_log.write(self._sink, self._service, verb, user=asking.user, **fields, rhost=asking.rhost)
 
 

@@ -205,8 +205,9 @@ import os
 from argparse import Namespace
 from pam_totp.cli.store_access import open_store
 from pam_totp.pam.privileges import acting_as_root
+from pam_totp.system.audit import Audit
 for keep_root in (True, False):
-    open_store(Namespace(store={str(site.store)!r}), keep_root=keep_root)
+    open_store(Namespace(store={str(site.store)!r}, audit=Audit()), keep_root=keep_root)
     inside = "-"
     with acting_as_root():
         inside = os.geteuid(), os.getegid()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import syslog
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -109,3 +111,17 @@ def test_a_service_in_a_terminal_writes_to_standard_error(capsys: pytest.Capture
 @given(text=st.text(max_size=20) | st.from_regex(PLAIN) | st.text(alphabet="aZ09._@%+:/- \n=é٣", max_size=20))
 def test_only_plain_words_are_not_quoted(text: str) -> None:
     assert (audit_log.escaped(text) == text) == (PLAIN.fullmatch(text) is not None)
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])
+def test_a_log_daemon_with_either_kind_of_socket_is_found(
+    tmp_path: Path, kind: socket.SocketKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_log, "DEVICE", str(tmp_path / "log"))
+    with socket.socket(socket.AF_UNIX, kind) as daemon:
+        daemon.bind(str(tmp_path / "log"))
+        if kind == socket.SOCK_STREAM:
+            daemon.listen()
+        assert audit_log.fault() is None
+    fault = audit_log.fault()
+    assert fault is not None and fault.strerror == "Connection refused"

@@ -91,8 +91,8 @@ def test_the_log_line_and_remarks_are_the_same_in_every_place() -> None:
     for decision in (accepted, refused, recovered):
         log(lambda _, line: lines.append(line), "web", "alice", decision, "192.0.2.7")
     assert lines == [
-        "pam_totp(web:auth): accepted user=alice by=code token=fob refused_before=2 rhost=192.0.2.7",
-        "pam_totp(web:auth): refused user=alice reason=replayed token=fob rhost=192.0.2.7",
+        "pam_totp(web:auth): accepted user=alice by=code token=fob created=0 next=0 refused_before=2 rhost=192.0.2.7",
+        "pam_totp(web:auth): refused user=alice reason=replayed token=fob created=0 next=0 rhost=192.0.2.7",
         "pam_totp(web:auth): accepted user=alice by=recovery recovery_left=0 rhost=192.0.2.7",
     ]
     assert remarks(accepted) == ["2 answers were refused since the last login"]

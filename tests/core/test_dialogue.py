@@ -98,7 +98,7 @@ def test_a_right_code_is_accepted_at_the_first_prompt() -> None:
     driver = Driver(enrolled())
     assert driver.run(code(0)) is Result.ACCEPTED
     assert driver.steps == [FIRST]
-    assert driver.log == ["accepted by=code token=fob"]
+    assert driver.log == ["accepted by=code token=fob created=0 next=1"]
 
 
 def test_a_token_out_of_step_comes_back_by_two_answers() -> None:
@@ -106,7 +106,7 @@ def test_a_token_out_of_step_comes_back_by_two_answers() -> None:
     driver = Driver(store)
     assert driver.run(code(40), code(41)) is Result.ACCEPTED
     assert driver.steps == [FIRST, "pause", NEXT_PROMPT, "1 answer was refused since the last login"]
-    assert driver.log == ["refused reason=wrong", "accepted by=row token=fob refused_before=1"]
+    assert driver.log == ["refused reason=wrong", "accepted by=row token=fob created=0 next=42 refused_before=1"]
     assert Driver(store).run(code(42)) is Result.ACCEPTED
 
 
@@ -202,7 +202,7 @@ def test_a_first_pass_is_no_part_of_a_row() -> None:
     driver = Driver(enrolled(), "try_first_pass")
     assert driver.run(code(41), code(42), first_pass=code(40)) is Result.ACCEPTED
     assert driver.steps == ["first pass", "pause", FIRST, "pause", NEXT_PROMPT]
-    assert driver.log == ["refused reason=wrong", "refused reason=wrong", "accepted by=row token=fob"]
+    assert driver.log == ["refused reason=wrong", "refused reason=wrong", "accepted by=row token=fob created=0 next=43"]
 
 
 def test_a_recovery_code_is_accepted_at_the_second_prompt() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pam_totp.core.oath import hotp
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_TOKENS, HotpToken, Token, UserRecord
 from pam_totp.operations.self_service import TEXTS, Asking, Factors, Problem, Reason, conflict
@@ -75,6 +76,44 @@ def test_a_first_token_that_an_administrator_assigned_needs_its_codes_only() -> 
     assert reason(factors(assigned).claim(ALICE, "SM01", code(0))) is Reason.NOT_CONSECUTIVE
     assert factors(assigned).claim(ALICE, "SM01", code(0, 2)) is None
     assert reason(factors(assigned, other(1)).claim(Asking("alice"), "SM01", code(0, 2))) is Reason.REFUSED
+
+
+def test_every_change_by_a_user_is_logged_without_codes() -> None:
+    lines: list[str] = []
+    mine = factors(sink=lambda _, line: lines.append(line))
+    ann = Asking("alice", "192.0.2.7", proof=code(1))
+    assert mine.add(ann, fob(confirmed=False, created=7), code(0)) is None
+    assert mine.add(ann, fob(confirmed=False, name="b", secret=KEY[::-1]), hotp(KEY[::-1], 0).encode()) is None
+    assert mine.rename(ann, "b", "blue one") is None
+    assert mine.resync(ann, "fob", code(40, 2)) is None
+    assert mine.remove(Asking("alice", "192.0.2.7", proof=code(42)), "blue one") is None
+    assert not isinstance(mine.recovery(Asking("alice", "192.0.2.7", proof=code(43))), Problem)
+    said = [line.removeprefix("pam_totp(test:auth): ") for line in lines]
+    end = "at=1000 by=alice rhost=192.0.2.7"
+    assert [line for line in said if line.startswith("changed")] == [
+        f"changed user=alice what=enroll token=fob created=7 next=1 {end}",
+        f"changed user=alice what=enroll token=b created=0 next=1 {end}",
+        f'changed user=alice what=rename token=b created=0 next=1 to="blue one" {end}',
+        f"changed user=alice what=resync token=fob created=7 next=42 {end}",
+        f'changed user=alice what=remove token="blue one" created=0 next=1 {end}',
+        f"changed user=alice what=recovery {end}",
+    ]
+    assert not any(code(n).decode() in line for n in range(44) for line in lines)
+
+
+def test_a_claimed_token_is_logged_as_confirmed() -> None:
+    lines: list[str] = []
+    mine = factors(fob(serial="SM01", confirmed=False), sink=lambda _, line: lines.append(line))
+    assert mine.claim(Asking("alice"), "SM01", code(0, 2)) is None
+    assert lines == ["pam_totp(test:auth): changed user=alice what=confirm token=fob created=0 next=2 at=1000 by=alice"]
+
+
+def test_a_refused_change_is_not_logged_as_a_change() -> None:
+    lines: list[str] = []
+    mine = factors(fob(), other(1), sink=lambda _, line: lines.append(line))
+    assert mine.remove(Asking("alice", proof=b"000000"), "fob") is not None
+    assert mine.rename(ALICE, "fob", "token 1") is not None
+    assert lines == ["pam_totp(test:auth): refused user=alice reason=wrong"]
 
 
 def test_every_reason_has_a_text_for_the_user() -> None:

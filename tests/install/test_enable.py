@@ -65,7 +65,7 @@ def test_a_change_that_is_not_confirmed_is_rolled_back(machine: Fresh) -> None:
     assert (status, "sudo was rolled back: the change was not confirmed" in shown) == (1, True)
     assert as_before(machine)
     assert machine.state("sudo") is None
-    machine.log.wait_for("pam-totp[", "enable sudo: rolled back")
+    machine.log.wait_for("pam_totp[", "what=roll-back service=sudo")
 
 
 def test_ctrl_c_rolls_the_change_back_at_once(machine: Fresh) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pam_totp.operations import audit_log
 from pam_totp.system.enable import trial
 from pam_totp.system.enable.changes import Change, ChangeError, apply, undo
 from pam_totp.system.enable.trial import BACK, TRIAL, Record, TrialError
@@ -20,7 +21,7 @@ def logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
     (tmp_path / "records").mkdir()
     monkeypatch.setattr(trial, "FOLDER", str(tmp_path / "records"))
-    monkeypatch.setattr(trial, "log", lambda text, *_: lines.append(text))
+    monkeypatch.setattr(audit_log, "to_syslog", lambda _, line: lines.append(line.partition("auth): ")[2]))
     return lines
 
 
@@ -76,7 +77,7 @@ def test_a_rollback_of_all_restores_what_it_can_and_reports_it(
     with pytest.raises(TrialError, match=r"first: No space .*run the command again\); done: .*second: restored$"):
         trial.roll_back_all(machine)
     assert (Path(first.path).read_text(), Path(second.path).read_text()) == (first.after, BEFORE)
-    assert logged == ["disable second: done"]
+    assert [line.partition(" at=")[0] for line in logged] == ["changed what=disable service=second"]
     monkeypatch.setattr(trial, "undo", undo)
     assert trial.roll_back_all(machine) == [f"{first.path}: restored"]
 
@@ -89,9 +90,10 @@ def test_left_over_trials_are_rolled_back_after_a_failed_roll_back(tmp_path: Pat
     Path(trial.FOLDER, f"odd.{TRIAL}").write_text("{}")
     assert trial.roll_back_left_over() == ["a-lost", "good", "odd"]
     assert Path(good.path).read_text() == BEFORE
-    assert [line.partition(": ")[0] for line in logged] == ["enable a-lost", "enable good", "enable odd"]
-    assert "could not be rolled back" in logged[0]
-    assert "rolled back: not confirmed before the machine" in logged[1]
+    assert len(logged) == 3
+    assert logged[0].startswith('error problem="a-lost: the roll-back failed: ')
+    assert logged[1].startswith('changed what=roll-back service=good reason="not confirmed before the machine')
+    assert logged[2].startswith('error problem="odd: the roll-back failed: ')
     assert "must be a trial file of 'enable'" in logged[2]
 
 
@@ -139,8 +141,8 @@ def test_a_watchdog_rolls_back_when_stopped_and_logs_the_result(tmp_path: Path, 
     trial.watch("su", [])
     trial.watch("sshd", [])  # sshd is not on trial
     assert len(logged) == 2
-    assert "rolled back: not confirmed within" in logged[0]
-    assert "could not be rolled back" in logged[1]
+    assert logged[0].startswith('changed what=roll-back service=sudo reason="not confirmed within 60 s"')
+    assert logged[1].startswith('error problem="su: the roll-back failed: ')
     assert not trial.has_watchdog("sudo")
 
 

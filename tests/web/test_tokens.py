@@ -235,7 +235,7 @@ def test_two_codes_resynchronise_a_token_from_far_and_are_used_up(portal: Portal
     assert portal.site.counter("alice") == 0
     assert browser.send(codes=codes(9000, 2)).notice == "fob is back in step."
     assert portal.site.counter("alice") == 9002
-    assert any("accepted user=alice by=resync token=fob" in line for line in portal.log)
+    assert any("changed user=alice what=resync token=fob" in line for line in portal.log)
 
 
 def test_the_state_of_every_token_is_shown(portal: Portal) -> None:

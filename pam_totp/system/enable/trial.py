@@ -14,7 +14,6 @@ import fcntl
 import json
 import os
 import subprocess
-import syslog
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from pam_totp.system import sshd
+from pam_totp.system.audit import Audit
 from pam_totp.system.enable.changes import Change, ChangeError, apply, read, undo
 from pam_totp.system.enable.process_origin import now_ticks, terminal
 
@@ -101,7 +101,7 @@ def begin(record: Record) -> None:
                 raise TrialError("the trial was rolled back before it started; nothing was changed")
             for change in record.changes:
                 apply(change)
-        log(f"enable {record.service}: on trial for {record.keep_within} s")
+        log("enable", record.service, state="trial", seconds=record.keep_within)
     except BaseException:
         with suppress(TrialError):  # another process has rolled back the trial
             roll_back(record.service)
@@ -115,7 +115,7 @@ def keep(service: str) -> None:
             os.rename(_path(service, TRIAL), _path(service, KEPT))
         except FileNotFoundError:
             raise TrialError(f"{service} is not on trial (see 'pam-totp enable {service}')") from None
-    log(f"enable {service}: confirmed")
+    log("enable", service, state="kept")
 
 
 def roll_back(service: str, state: str = TRIAL, only: int | None = None) -> list[str]:
@@ -147,7 +147,7 @@ def roll_back_all(machine: Machine) -> list[str]:
             except (ChangeError, TrialError) as e:
                 failed.append(str(e))
     for service in services:
-        log(f"disable {service}: done")
+        log("disable", service)
     if failed:
         raise TrialError(f"{'; '.join(failed)} (correct this, then run the command again); done: {'; '.join(done)}")
     return done
@@ -225,9 +225,9 @@ def roll_back_left_over() -> list[str]:
     for service in services:
         try:
             roll_back(service)
-            log(f"enable {service}: rolled back: not confirmed before the machine or the watchdog stopped")
+            log("roll-back", service, reason="not confirmed before the machine or the watchdog stopped")
         except (ChangeError, TrialError) as e:
-            log(f"enable {service}: could not be rolled back: {e}", syslog.LOG_ERR)
+            log_failure(service, e)
     return services
 
 
@@ -245,11 +245,11 @@ def watch(service: str, stop: Sequence[object]) -> None:
             time.sleep(PAUSE)
         try:
             roll_back(service, only=record.began)
-            log(f"enable {service}: rolled back: not confirmed within {record.keep_within} s")
+            log("roll-back", service, reason=f"not confirmed within {record.keep_within} s")
         except TrialError:
             return  # another process has kept or rolled back the trial
         except ChangeError as e:
-            log(f"enable {service}: could not be rolled back: {e}", syslog.LOG_ERR)
+            log_failure(service, e)
 
 
 def has_watchdog(service: str) -> bool:
@@ -264,10 +264,14 @@ def has_watchdog(service: str) -> bool:
     return False
 
 
-def log(text: str, priority: int = syslog.LOG_NOTICE) -> None:
-    """Write a line to the system log, with the facility authpriv."""
-    syslog.openlog("pam-totp", syslog.LOG_PID, syslog.LOG_AUTHPRIV)
-    syslog.syslog(priority, text)
+def log(what: str, service: str, **fields: str | int) -> None:
+    """Log a change of the service, with the account that runs this process."""
+    Audit().changed(what, service=service, **fields)
+
+
+def log_failure(service: str, error: Exception) -> None:
+    """Log that the change of the service could not be rolled back."""
+    Audit().failed(f"{service}: the roll-back failed: {error}")
 
 
 def _start_watchdog(service: str) -> None:

@@ -1,0 +1,134 @@
+"""Tests of the audit log of commands: the account it names, its limits, and what a missing log daemon changes."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pam_totp.cli.store_access import update
+from pam_totp.core.record import UserRecord
+from pam_totp.operations import audit_log
+from pam_totp.store import R, StoreError
+from pam_totp.store.file import FileStore
+from pam_totp.system import audit
+from pam_totp.system.audit import Audit, caller
+from tests.conftest import as_root
+from tests.support.site import ME, Site, fob
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the list of all lines that this process logs from now on. Its log daemon can be reached."""
+    written: list[str] = []
+    monkeypatch.setattr(audit_log, "to_syslog", lambda _, line: written.append(line))
+    monkeypatch.setattr(audit_log, "fault", lambda: None)
+    return written
+
+
+@pytest.fixture
+def login_uid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the file that this process reads in place of /proc/self/loginuid."""
+    path = tmp_path / "loginuid"
+    monkeypatch.setattr(audit, "_LOGIN_UID", str(path))
+    return path
+
+
+@pytest.mark.parametrize("login", ["", "4294967295", "-1", "no number", "1\x00", "99999999999999999999"])
+def test_an_unset_login_uid_is_not_logged(login_uid: Path, login: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    login_uid.write_text(login)
+    assert caller() == {"by": ME, "login": None}
+    login_uid.unlink()
+    assert caller() == {"by": ME, "login": None}
+
+
+def test_another_login_account_is_a_second_witness(login_uid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    login_uid.write_text("1\n")
+    assert caller() == {"by": ME, "login": pwd.getpwuid(1).pw_name}
+    login_uid.write_text("3999999999\n")
+    assert caller() == {"by": ME, "login": "3999999999"}, "a uid without an account"
+    login_uid.write_text(str(os.getuid()))
+    assert caller() == {"by": ME, "login": None}
+
+
+@as_root
+@pytest.mark.parametrize("forged", ["", "x", "-1", "1 ", "\u0661", "4294967295", "1" * 5000])
+def test_an_invalid_sudo_uid_is_ignored(login_uid: Path, forged: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUDO_USER", "daemon")
+    monkeypatch.setenv("SUDO_UID", forged)
+    assert caller()["by"] == ("daemon" if forged.strip() == "1" else "root")
+
+
+def test_a_large_change_logs_a_bounded_number_of_lines(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "MAX_LINES", 3)
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    Audit().changed_many("import", ({"user": f"u{n}"} for n in range(10)), format="pskc")
+    said = [line.partition("auth): ")[2].partition(" at=")[0] for line in lines]
+    assert said == [*(f"changed user=u{n} what=import format=pskc" for n in range(3)),
+                    "changed what=import omitted=7 format=pskc"]  # fmt: skip
+
+
+def test_a_missing_log_daemon_is_reported_once_and_undoes_nothing(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(audit_log, "to_syslog", lambda *_: None)
+    monkeypatch.setattr(audit_log, "DEVICE", str(tmp_path / "log"))
+    log = Audit()
+    for _ in range(2):
+        log.changed("unlock", ME)
+    said = (
+        f"pam-totp: warning: not in the audit log: {tmp_path}/log: no such file or directory (start the log daemon)\n"
+    )
+    assert capfd.readouterr() == ("", said)
+
+
+class Interrupted:
+    """A store in which Ctrl-C is pressed during the write."""
+
+    def __init__(self, store: FileStore) -> None:
+        self._store = store
+
+    def read(self, user: str) -> UserRecord:
+        return self._store.read(user)
+
+    def update(
+        self, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], *, create: bool = False
+    ) -> R:
+        def change_and_interrupt(record: UserRecord) -> tuple[UserRecord | None, R]:
+            changed = change(record)
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)  # the tests have more threads than a command
+            return changed
+
+        return self._store.update(user, change_and_interrupt, create=create)
+
+    def update_decoy(self, user: str) -> None:
+        self._store.update_decoy(user)
+
+    def users(self) -> Iterator[str]:
+        return self._store.users()
+
+
+def test_ctrl_c_during_a_change_waits_for_the_line(site: Site) -> None:
+    site.enrol(failures=3, failures_at=0)
+    logged: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        update(Interrupted(FileStore(str(site.store))), ME, lambda r: (r.unlocked(), r.failures), logged.append)
+    assert (logged, site.record().failures) == ([3], 0)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+
+
+def test_a_change_that_fails_is_not_logged(site: Site) -> None:
+    site.enrol(fob())
+    site.path().write_text("damaged")
+    logged: list[None] = []
+    with pytest.raises(StoreError):
+        update(FileStore(str(site.store)), ME, lambda r: (r.unlocked(), None), logged.append)
+    assert logged == []
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()

@@ -1,0 +1,142 @@
+"""Tests of the lines about changes: each command logs what it changed, and the account that runs it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from pam_totp.core.secretfile import base32
+from tests.services.namespace import ACCOUNTS, STORE, Machine
+from tests.services.test_log import fields
+from tests.support.site import KEY, codes, fob, phone
+
+HOTP_KEY = base32(KEY)
+OATH = f"HOTP alice - {KEY.hex()}\nHOTP bob - {KEY[::-1].hex()} 7\n"
+
+
+def logged(machine: Machine) -> list[tuple[str, dict[str, str]]]:
+    """Return the verb and the fields of each line, without `at` and `created`, and clear the log."""
+    found = []
+    for line in machine.log.module_lines():
+        service, verb, said = fields(line)
+        assert service == "pam-totp"
+        assert re.fullmatch("[0-9]{10}", said.pop("at", "0123456789"))
+        said.pop("created", None)
+        found.append((verb, said))
+    machine.log.clear()
+    return found
+
+
+def as_alice(machine: Machine, *words: str, stdin: str = "") -> None:
+    """Run pam-totp as sudo of alice does: as root, with SUDO_UID."""
+    python = ["env", "PYTHONPATH=/run/tree", f"SUDO_UID={ACCOUNTS['alice']}", "/usr/bin/python3", "-m", "pam_totp.cli"]
+    done = machine.run(*python, *words, stdin=stdin)
+    assert (done.returncode, "not in the audit log" in done.stderr) == (0, False), done
+
+
+COMMANDS = [
+    (
+        ("enroll", "bob", "--name", "new", "--secret-stdin", "--yes", "--qr", "none"),
+        "changed what=enroll token=new next=0 type=totp",
+    ),
+    (
+        ("enroll", "bob", "--name", "new", "--secret-stdin", "--later", "--serial", "S 1", "--qr", "none"),
+        "changed what=enroll token=new next=0 type=totp serial='S 1' state=unconfirmed",
+    ),
+    (("qr", "bob", "fob", "--yes"), "revealed what=qr token=fob next=5"),
+    (("rename", "bob", "fob", "blue"), "changed what=rename token=fob next=5 to=blue"),
+    (("disable-token", "bob", "fob"), "changed what=disable-token token=fob next=5"),
+    (("enable-token", "bob", "fob"), "changed what=enable-token token=fob next=5"),
+    (("remove", "bob", "fob"), "changed what=remove token=fob next=5"),
+    (
+        ("remove", "bob", "--all", "--yes"),
+        "changed what=remove token=fob next=5|changed what=remove token=phone next=0",
+    ),
+    (("recovery", "bob", "--yes", "--count", "3"), "changed what=recovery codes=3"),
+    (("resync", "bob", *codes(90, 2).split()), "changed what=resync token=fob next=92"),
+    (("unlock", "bob"), "changed what=unlock failures=7"),
+    (
+        ("export", "bob", "--format", "otpauth", "--token", "fob", "--output", "/root/out"),
+        "revealed what=export token=fob next=5 format=otpauth file=/root/out",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "expected"), COMMANDS, ids=[" ".join(words[:3]) for words, _ in COMMANDS])
+def test_every_change_is_logged_with_its_account(machine: Machine, words: tuple[str, ...], expected: str) -> None:
+    machine.path("/root/out").unlink(missing_ok=True)
+    machine.enrol("bob", fob(5), phone(), failures=7, failures_at=1 << 40)
+    new_key = base32(b"another key of 20 by")
+    as_alice(machine, *words, stdin=f"{new_key}\n" if "--secret-stdin" in words else "")
+    wanted = []
+    for line in expected.split("|"):
+        verb, _, rest = line.partition(" ")
+        said = {k: v.strip("'") for k, v in re.findall(r"(\w+)=('[^']*'|\S+)", rest)}
+        wanted.append((verb, {"user": "bob", **said, "by": "alice"}))
+    lines = "\n".join(machine.log.lines())
+    assert not [secret for secret in (HOTP_KEY, KEY.hex(), new_key, codes(90), codes(91)) if secret in lines]
+    assert logged(machine) == wanted
+
+
+def test_a_login_uses_the_same_fields_for_the_token(machine: Machine) -> None:
+    machine.enrol("bob", fob(5, created=1234))
+    as_alice(machine, "verify", "bob", codes(7))
+    (line,) = machine.log.module_lines()
+    assert line.endswith("accepted user=bob by=code token=fob created=1234 next=8 ruser=alice")
+
+
+def test_root_without_sudo_is_logged_as_root(machine: Machine) -> None:
+    machine.enrol("bob")
+    assert machine.pam_totp("unlock", "bob").returncode == 0
+    assert logged(machine) == [("changed", {"user": "bob", "what": "unlock", "failures": "0", "by": "root"})]
+
+
+def test_an_ordinary_account_cannot_choose_the_logged_name(machine: Machine) -> None:
+    machine.path("/home/alice/.pam_totp.json").unlink(missing_ok=True)
+    environment = ["env", "PYTHONPATH=/run/tree", "SUDO_USER=root", "SUDO_UID=0", "USER=root", "LOGNAME=root"]
+    words = ["enroll", "--type", "hotp", "--secret-stdin", "--yes"]
+    done = machine.run(
+        *environment, "/usr/bin/python3", "-m", "pam_totp.cli", *words, user="alice", stdin=f"{HOTP_KEY}\n"
+    )
+    assert done.returncode == 0, done.stderr
+    ((verb, said),) = logged(machine)
+    assert (verb, said["by"], said["store"]) == ("changed", "alice", "~/.pam_totp.json")
+
+
+def test_a_change_in_another_store_names_that_store(machine: Machine) -> None:
+    as_alice(machine, "enroll", "bob", "--yes", "--qr", "none", "--store", "/root/other")
+    assert logged(machine)[0][1]["store"] == "/root/other"
+
+
+def test_an_import_logs_every_token(machine: Machine) -> None:
+    machine.write("/root/users.oath", OATH, 0o600)
+    as_alice(machine, "import", "users-oath", "/root/users.oath", "--dry-run")
+    assert logged(machine) == [], "a dry run changes nothing"
+    as_alice(machine, "import", "users-oath", "/root/users.oath")
+    common = {"what": "import", "token": "token", "type": "hotp", "format": "users-oath", "by": "alice"}
+    assert logged(machine) == [
+        ("changed", {"user": "alice", **common, "next": "0"}),
+        ("changed", {"user": "bob", **common, "next": "7"}),
+    ]
+    as_alice(machine, "import", "users-oath", "/root/users.oath")
+    assert logged(machine) == [], "both tokens were imported before"
+
+
+def test_an_import_that_was_rolled_back_logs_no_change(machine: Machine) -> None:
+    machine.enrol("bob")
+    machine.write("/root/users.oath", OATH, 0o600)
+    machine.path(f"{STORE}/bob.record").write_text("damaged")
+    done = machine.pam_totp("import", "users-oath", "/root/users.oath")
+    assert done.returncode != 0, done
+    assert not machine.path(f"{STORE}/alice.record").exists()
+    assert logged(machine) == []
+
+
+def test_a_repair_is_logged(machine: Machine) -> None:
+    machine.enrol("bob")
+    machine.path(f"{STORE}/bob.record").chmod(0o640)
+    machine.stack("su", machine.module_line())
+    machine.pam_totp("doctor", "su", "--repair")
+    repaired = {"what": "repair", "repaired": "bob.record: its mode must be 0600", "by": "root"}
+    assert logged(machine) == [("changed", repaired)]
