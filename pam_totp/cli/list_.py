@@ -60,6 +60,7 @@ def _cells(record: UserRecord, token: Token) -> tuple[str, ...]:
     moving_factor = f"{token.period} s" if isinstance(token, TotpToken) else f"counter {token.counter}"
     codes = f"{token.digits} digits, {token.algorithm}, {moving_factor}"
     state = "disabled" if not token.enabled else "active" if token.confirmed else "unconfirmed"
+    state += ", codes in a row only" if token.row_needed else ""
     return record.user, token.name, token.type, codes, state, format_time(token.last_used)
 
 

@@ -66,7 +66,9 @@ def _explanation(decision: Decision, policy: Policy) -> str | None:
         return f"must be a code of {lengths} digits, two or three codes in a row, or a recovery code"
     if decision.outcome is Outcome.CONSECUTIVE_NEEDED:
         failures, _ = record.failures_now(now())
-        return f"too many failures: {('two', 'three')[policy.codes_needed(failures) - 2]} codes in a row are required"
+        needed = policy.codes_needed(failures)
+        why = "restored backup" if needed == 1 else "too many failures"
+        return f"{why}: {'three' if needed == 3 else 'two'} codes in a row are required"
     return {
         Outcome.REPLAYED: "this code or a later code was used before (try the next code)",
         Outcome.LOCKED: f"only a recovery code is accepted (see 'pam-totp unlock {record.user}')",

@@ -62,7 +62,8 @@ class Token(Value):
     """The fields that HOTP and TOTP tokens share.
 
     `secret` is the raw key. `confirmed` is False until a first code has proved that the user has the token. `enabled`
-    is set by an administrator. `created` and `last_used` are Unix seconds.
+    is set by an administrator. `created` and `last_used` are Unix seconds. With `row_needed`, which a restored backup
+    sets, only codes in a row are accepted, until the first are (law 8).
     """
 
     name: str
@@ -74,6 +75,7 @@ class Token(Value):
     serial: str | None = None
     created: int
     last_used: int | None = None
+    row_needed: bool = False
 
     type: ClassVar[str]
     ERROR = RecordError
@@ -87,6 +89,7 @@ class Token(Value):
         "serial": optional(text),
         "created": _TIME,
         "last_used": optional(_TIME),
+        "row_needed": boolean,
     }
 
     @property
@@ -106,10 +109,19 @@ class Token(Value):
 
     def longest(self) -> Self:
         """Return the token with every field that a login changes at its longest in text."""
-        return self._replace(enabled=False, confirmed=False, last_used=TIME_LIMIT - 1)
+        return self._replace(enabled=False, confirmed=False, last_used=TIME_LIMIT - 1, row_needed=False)
 
     def switched(self, enabled: bool) -> Self:
         return self._replace(enabled=enabled)
+
+    def with_row_needed(self) -> Self:
+        """Return the token so that its next accepted codes must be in a row."""
+        return self._replace(row_needed=True)
+
+    def brought_forward(self, next_factor: int) -> Self:
+        """Return the token with all counters or steps below `next_factor` used up."""
+        more = next_factor - self.next_factor
+        return self.used_up(self.next_factor, more) if more > 0 else self
 
     @property
     def next_factor(self) -> int:
@@ -129,7 +141,8 @@ class Token(Value):
         `completes_row` is True if earlier codes of the row are used up already (law 5). Raise ValueError if one of
         the codes was used before (law 1).
         """
-        return self.used_up(first, count)._replace(last_used=now, confirmed=True)
+        row_needed = self.row_needed and count == 1 and not completes_row
+        return self.used_up(first, count)._replace(last_used=now, confirmed=True, row_needed=row_needed)
 
     def __repr__(self) -> str:
         return f"<{self.type} token {self.name!r}>"
@@ -186,7 +199,7 @@ class TotpToken(Token):
     def accepted(self, first: int, count: int, now: int, *, completes_row: bool = False) -> Self:
         """Do the same as `Token.accepted`. Only codes in a row change the drift (law 6)."""
         drift = first + count - 1 - now // self.period if count > 1 or completes_row else self.drift
-        return super().accepted(first, count, now)._replace(drift=drift)
+        return super().accepted(first, count, now, completes_row=completes_row)._replace(drift=drift)
 
     def longest(self) -> TotpToken:
         return super().longest()._replace(last_step=MOVING_FACTOR_LIMIT - 1, drift=-MAX_DRIFT)
@@ -300,6 +313,10 @@ class UserRecord(Value):
     def without_token(self, name: str) -> UserRecord:
         """Return the record without the token `name`. Grace ends when the tokens change."""
         return self._replace(tokens=tuple(t for t in self.tokens if t.name != name), grace=())
+
+    def restored(self, tokens: tuple[Token, ...]) -> UserRecord:
+        """Return the record with `tokens` in place of its own, without recovery codes and grace."""
+        return self._replace(tokens=tokens, recovery=(), grace=())
 
     def without_tokens(self, user: str) -> UserRecord:
         """Return the record for `user` without tokens and grace, but with its recovery codes and failures."""

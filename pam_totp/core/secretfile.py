@@ -1,7 +1,8 @@
 """The secret file: the encoding of a `UserRecord` as bytes.
 
 Rules:
-1. A record has one encoding. `parse` accepts only this encoding, so `serialize(parse(data)) == data`.
+1. A record has one encoding. `parse` accepts only this encoding, so `serialize(parse(data)) == data`. The exception is
+   a document from before a key of `_ADDED` existed: it has none of these keys, and otherwise the same encoding.
 2. The file is one JSON document in ASCII, with fixed keys in a fixed order, as json.dumps writes it with indent=1.
 3. An error names the field or the line, and the requirement. It never shows a value.
 """
@@ -23,6 +24,7 @@ MAX_FILE = 64 * 1024  # bytes
 
 _BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"  # RFC 4648 §6
 _DIGITS_32 = str.maketrans(_BASE32, "0123456789abcdefghijklmnopqrstuv")  # base32 digit -> digit of int(text, 32)
+_ADDED = {"row_needed": False}  # keys of a token that older documents do not have, with their value there
 _NOT_BASE32 = "must be base32 in upper case without padding"
 
 
@@ -45,14 +47,16 @@ def parse(data: bytes) -> UserRecord:
     fields = _members(document, "", ("version", *UserRecord._fields))
     if type(fields["version"]) is not int or fields.pop("version") != VERSION:
         raise RecordError(f"version: must be {VERSION}")
-    fields["tokens"] = tuple(_token(t, f"tokens[{i}]") for i, t in enumerate(_items(fields, "tokens")))
+    documents = _items(fields, "tokens")
+    is_older = _is_older(documents)
+    fields["tokens"] = tuple(_token(_ADDED | t if is_older else t, f"tokens[{i}]") for i, t in enumerate(documents))
     fields["grace"] = tuple(
         _made(Grace, _members(g, f"grace[{i}]", Grace._fields), f"grace[{i}]")
         for i, g in enumerate(_items(fields, "grace"))
     )
     fields["recovery"] = tuple(_items(fields, "recovery"))
     record = _made(UserRecord, fields, "")
-    if serialize(record) != data:
+    if (_without_added(serialize(record)) if is_older else serialize(record)) != data:
         raise RecordError("must be in the canonical encoding (key order, indentation, escapes)")
     return record
 
@@ -128,6 +132,18 @@ _TEXTS: dict[type, Callable[[Any], str]] = {
 
 
 # ---- reading
+
+
+def _is_older(tokens: list[Any]) -> bool:
+    """Return True if the tokens are from before the keys of `_ADDED` existed."""
+    return len(tokens) > 0 and all(type(t) is dict and t.keys().isdisjoint(_ADDED) for t in tokens)
+
+
+def _without_added(data: bytes) -> bytes:
+    """Return an encoding without the keys of `_ADDED`. JSON strings have no line end, so they remain unchanged."""
+    for name, value in _ADDED.items():
+        data = data.replace(f'   "{name}": {_TEXTS[type(value)](value)},\n'.encode("ascii"), b"")
+    return data
 
 
 def _token(document: object, place: str) -> Token:

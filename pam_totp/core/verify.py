@@ -179,7 +179,7 @@ def verify(
             first = _find(token, row, acceptable(token, len(row), now, policy), ahead)
             if first is None:
                 continue
-            if len(row) < policy.codes_needed(counted):
+            if len(row) < max(policy.codes_needed(counted), 2 if token.row_needed else 1):
                 outcome = Outcome.CONSECUTIVE_NEEDED
                 if row is codes:
                     return Decision(outcome=outcome, record=record.refused_uncounted(), token=token.name)

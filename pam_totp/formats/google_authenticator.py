@@ -43,7 +43,7 @@ class GoogleAuthenticator(Format):
     name = "google-authenticator"
     names_users = False
     suffix = "google_authenticator"
-    lost_fields = frozenset({"last_used", "name", "serial"})
+    lost_fields = frozenset({"last_used", "name", "serial", "row_needed"})
     holds_one_token = True
 
     def sniff(self, data: bytes) -> bool:

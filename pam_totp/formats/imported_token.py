@@ -38,6 +38,7 @@ class ImportedToken:
     confirmed: bool = True
     created: int | None = None
     last_used: int | None = None
+    row_needed: bool = False
     remarks: tuple[str, ...] = ()
     unsupported: str | None = None
 
@@ -56,6 +57,7 @@ class ImportedToken:
             "serial": self.serial,
             "created": now if self.created is None else self.created,
             "last_used": self.last_used,
+            "row_needed": self.row_needed,
         }
         if self.type == "hotp":
             return HotpToken(**common, counter=self.counter)  # type: ignore[arg-type]

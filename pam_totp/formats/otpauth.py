@@ -29,7 +29,7 @@ class OtpauthUris(Format):
 
     name = "otpauth"
     suffix = "otpauth.txt"
-    lost_fields = frozenset({"last_used", "name", "serial", "last_step", "drift"})
+    lost_fields = frozenset({"last_used", "name", "serial", "last_step", "drift", "row_needed"})
 
     def sniff(self, data: bytes) -> bool:
         return any(line.startswith("otpauth:") for line in first_lines(data, 1))

@@ -63,7 +63,7 @@ class Pskc(Format):
     has_secret = True
     is_slow = True
     suffix = "pskc.xml"
-    lost_fields = frozenset({"last_used"})
+    lost_fields = frozenset({"last_used", "row_needed"})
 
     def load(self) -> None:
         for module in _MODULES:

@@ -37,7 +37,7 @@ class UsersOath(Format):
     name = "users-oath"
     user_selects_tokens = True
     suffix = "users.oath"
-    lost_fields = frozenset({"name", "serial", "drift"})
+    lost_fields = frozenset({"name", "serial", "drift", "row_needed"})
 
     def sniff(self, data: bytes) -> bool:
         return any(_TYPE.fullmatch(line.split()[0]) is not None for line in first_lines(data, 1))

@@ -49,6 +49,15 @@ def test_verify_says_how_many_codes_in_a_row_are_required(site: Site) -> None:
         assert (done.returncode, done.stdout) == (1, f"refused: codes-in-a-row-needed: {text}\n")
 
 
+def test_verify_names_the_restored_backup_that_requires_a_row(site: Site) -> None:
+    site.enrol(fob(5, row_needed=True))
+    done = site.command("verify", ME, codes(5))
+    said = "refused: codes-in-a-row-needed: restored backup: two codes in a row are required\n"
+    assert (done.returncode, done.stdout) == (1, said)
+    assert site.command("verify", ME, codes(5, 2)).returncode == 0
+    assert site.command("verify", ME, codes(7)).returncode == 0
+
+
 def test_verify_names_the_remedy_if_no_token_is_enabled(site: Site) -> None:
     site.enrol(fob(enabled=False))
     done = site.command("verify", ME, "123456")

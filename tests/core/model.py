@@ -54,6 +54,7 @@ class ModelToken:
     used_before: bool  # False for a TOTP token without a last step
     period: int = 0
     drift: int = 0
+    row_needed: bool = False  # only codes in a row are accepted until one row was
     accepted: set[int] = field(default_factory=set)  # moving factors accepted in this run
 
     def code(self, moving_factor: int) -> str:
@@ -93,6 +94,8 @@ class ModelToken:
         self.accepted |= places
         self.floor = max(places) + 1
         self.used_before = True
+        if count > 1:
+            self.row_needed = False
         if self.kind == "totp" and count > 1:
             self.drift = max(places) - self.step(now)
 
@@ -164,6 +167,7 @@ class Model:
         if pending is not None and self._completes(*pending, codes, now, policy):
             token, place = pending
             token.take(place, 1, now)
+            token.row_needed = False
             if token.kind == "totp":
                 token.drift = place - token.step(now)
             self._lower(now, policy, own)
@@ -177,7 +181,7 @@ class Model:
                 for first in token.firsts(len(tried), now, policy):
                     if not token.shows(tried, first):
                         continue
-                    if len(tried) < needed:
+                    if len(tried) < max(needed, 2 if token.row_needed else 1):
                         self.refused += 1
                         if tried is row:  # the third prompt shows that they are a row: they are used up
                             token.floor, token.used_before = first + 2, True

@@ -25,6 +25,7 @@ _common = {
     "serial": st.none() | texts,
     "created": times,
     "last_used": st.none() | times,
+    "row_needed": st.booleans(),
 }
 counters = st.integers(0, 20) | st.integers(0, LAST_COUNTER) | st.integers(LAST_COUNTER - 20, LAST_COUNTER + 1)
 hotp_tokens = st.builds(HotpToken, **_common, counter=counters)

@@ -58,6 +58,7 @@ def token_fields(draw: st.DrawFn, number: int, now: int) -> dict[str, Any]:
         "enabled": draw(st.sampled_from([True] * 9 + [False])),
         "confirmed": draw(st.sampled_from([True] * 9 + [False])),
         "created": 0,
+        "row_needed": draw(st.sampled_from([False, False, False, True])),
     }
     if draw(st.booleans()):
         counters = st.sampled_from([0, 0, 0, 3, 3, 2**32 - 3, 2**63 - 3, LAST - 60, LAST - 3, LAST, LAST + 1])
@@ -86,6 +87,7 @@ def modelled(fields: dict[str, Any]) -> ModelToken:
         used_before=last is not None,
         period=fields.get("period", 0),
         drift=fields.get("drift", 0),
+        row_needed=fields["row_needed"],
     )
 
 
@@ -173,6 +175,7 @@ class Law(RuleBasedStateMachine):
     @invariant()
     def record_and_model_agree(self) -> None:
         for token, model in zip(self.record.tokens, self.model.tokens, strict=True):
+            assert token.row_needed == model.row_needed
             if isinstance(token, HotpToken):
                 assert token.counter == model.floor
             else:
@@ -197,7 +200,7 @@ class Law(RuleBasedStateMachine):
     def required_codes(self, token: ModelToken, skipped: int) -> list[str]:
         """Return as many codes as an answer needs now, after `skipped` presses of a key fob without a login."""
         standing, _ = self.model.standing(self.now)
-        count = 3 if standing >= 20 else 2 if standing >= 5 else 1
+        count = 3 if standing >= 20 else 2 if standing >= 5 or token.row_needed else 1
         first = max(self.place(token, skipped if token.kind == "hotp" else 1 - count), token.floor)
         return self.codes(token, first, count)
 
@@ -381,7 +384,7 @@ class Law(RuleBasedStateMachine):
 @pytest.mark.parametrize("start", ["", "secret", "\u0663"], ids=ascii)
 def test_a_numeric_password_of_any_length_is_split_as_the_model_does(start: str, lengths: set[int]) -> None:
     tokens = [{"name": f"{n}", "secret": b"x" * 20, "algorithm": "SHA1", "digits": n, "counter": 0} for n in lengths]
-    active = [modelled(fields | {"enabled": True, "confirmed": True}) for fields in tokens]
+    active = [modelled(fields | {"enabled": True, "confirmed": True, "row_needed": False}) for fields in tokens]
     model = Model(tokens=active, confirmed=True, salt=b"", recovery=[])
     for size in range(60):
         answer = start.encode() + (b"0123456789" * 6)[:size]

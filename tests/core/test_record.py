@@ -115,7 +115,9 @@ def test_an_event_token_moves_to_just_after_the_last_code(token: HotpToken, ahea
     assert after.counter == token.counter + ahead + count
     assert after.last_used == now
     assert after.confirmed
-    assert after == token._replace(counter=after.counter, last_used=now, confirmed=True), "no other field changes"
+    still = token.row_needed and count == 1
+    expected = token._replace(counter=after.counter, last_used=now, confirmed=True, row_needed=still)
+    assert after == expected, "no other field changes"
 
 
 @given(token=hotp_tokens, back=st.integers(1, 1000), count=st.integers(1, 3))
@@ -123,6 +125,24 @@ def test_a_counter_never_goes_back(token: HotpToken, back: int, count: int) -> N
     assume(token.counter >= back)
     with pytest.raises(ValueError, match="must not go down"):
         token.accepted(token.counter - back, count, 0)
+
+
+@given(token=tokens, ahead=st.integers(-5, 1000))
+def test_a_token_is_brought_forward_and_never_back(token: Token, ahead: int) -> None:
+    next_factor = token.next_factor + ahead
+    assume(0 <= next_factor <= LIMIT)
+    after = token.brought_forward(next_factor)
+    assert after.next_factor == max(token.next_factor, next_factor)
+    assert (
+        after._replace(**{name: getattr(token, name) for name in ("counter", "last_step") if name in token._fields})
+        == token
+    )
+
+
+def test_a_completed_row_ends_the_need_for_a_row() -> None:
+    assert phone(row_needed=True).accepted(5, 1, 150).row_needed
+    assert not phone(row_needed=True).accepted(5, 1, 150, completes_row=True).row_needed
+    assert fob(row_needed=True).used_up(5, 2).row_needed, "the codes gave no access"
 
 
 def test_the_last_counter_has_no_successor() -> None:
@@ -145,7 +165,8 @@ def test_a_time_token_moves_to_the_last_step_and_one_code_keeps_the_drift(
     assume(abs(drift) <= 2**31)
     after = token.accepted(step, count, now)
     assert (after.last_step, after.drift, after.last_used, after.confirmed) == (last, drift, now, True)
-    assert after == token._replace(last_step=last, drift=drift, last_used=now, confirmed=True)
+    still = token.row_needed and count == 1
+    assert after == token._replace(last_step=last, drift=drift, last_used=now, confirmed=True, row_needed=still)
 
 
 def test_step_0_counts_as_used() -> None:
@@ -161,6 +182,8 @@ def test_a_token_that_is_neither_has_no_transition() -> None:
         Token(name="x", secret=KEY, created=0).accepted(0, 1, 0)
     with pytest.raises(NotImplementedError):
         _ = Token(name="x", secret=KEY, created=0).next_factor
+    with pytest.raises(NotImplementedError):
+        Token(name="x", secret=KEY, created=0).brought_forward(1)
 
 
 # ---- changes by the administrator

@@ -89,6 +89,45 @@ def test_a_file_written_by_hand_is_read_and_written_back_byte_for_byte() -> None
     assert serialize(record) == ALICE
 
 
+OLDER = ALICE.replace(b'   "row_needed": false,\n', b"")
+
+
+def test_a_document_without_the_added_keys_is_read_and_written_with_them() -> None:
+    assert OLDER.count(b"row_needed") == 0
+    assert parse(OLDER) == parse(ALICE)
+    assert serialize(parse(OLDER)) == ALICE
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        ALICE.replace(b'   "row_needed": false,\n', b"", 1),  # one token has the key, the other has not
+        ALICE.replace(b'"row_needed": false', b'"row_needed": 0'),
+        ALICE.replace(b'"row_needed": false', b'"row_needed": null'),
+        ALICE.replace(b'   "row_needed": false,\n', b'   "row_needed":  false,\n'),
+        OLDER.replace(b'"created": 0', b'"created":  0'),
+        OLDER.replace(b"{", b"{ ", 1),
+        OLDER + b" ",
+        OLDER.replace(b'   "created": 0,\n', b""),
+    ],
+)
+def test_older_documents_have_one_encoding_too(data: bytes) -> None:
+    assert data not in (ALICE, OLDER)
+    refusal(data)
+
+
+@given(records())
+def test_every_record_is_read_from_its_older_document(record: UserRecord) -> None:
+    if any(token.row_needed for token in record.tokens):
+        return
+    document = json.loads(serialize(record))
+    for token in document["tokens"]:
+        del token["row_needed"]
+    data = encoded(document)
+    if len(serialize(record)) <= MAX_FILE:
+        assert parse(data) == record
+
+
 def test_an_empty_record_has_every_key_and_null_for_none() -> None:
     assert json.loads(serialize(UserRecord(user="bob"))) == {
         "version": 1,
@@ -177,6 +216,7 @@ TOKEN: dict[str, list[object]] = {
     "serial": [v for v in NOT_TEXT if v is not None],
     "created": [*NOT_TIME, None],
     "last_used": NOT_TIME,
+    "row_needed": NOT_BOOLEAN,
 }
 BAD: dict[Path, list[object]] = {
     ("version",): [None, 0, 2, 1.0, True, "1", [], BIG],

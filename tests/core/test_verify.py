@@ -891,3 +891,39 @@ def test_a_decision_shows_no_secret_and_can_take_another_record() -> None:
     assert (other.outcome, other.token) == (decision.outcome, decision.token)
     assert other.record == Alice(fob(7)).record
     assert {o for o in Outcome if o.accepted} == {Outcome.CODE, Outcome.CONSECUTIVE, Outcome.RECOVERY}
+
+
+# ---- law 8: after a restored backup
+
+
+def test_a_token_of_a_restored_backup_takes_codes_in_a_row_alone() -> None:
+    alice = Alice(fob(5).with_row_needed(), phone())
+    assert alice.presses(5) is Outcome.CONSECUTIVE_NEEDED
+    assert (alice.counter, alice.record.failures, alice.record.refused, alice.token) == (5, 0, 1, "fob")
+    assert alice.says(codes_of(phone(), STEP)) is Outcome.CODE, "another token is not concerned"
+    assert alice.record.tokens[0].row_needed
+    assert alice.presses(5, 2) is Outcome.CONSECUTIVE
+    assert not alice.record.tokens[0].row_needed
+    assert alice.presses(7) is Outcome.CODE, "the first row ends it"
+
+
+def test_two_answers_in_a_row_end_the_need_for_a_row() -> None:
+    alice = Alice(phone().with_row_needed())
+    codes = [codes_of(phone(), STEP - 1), codes_of(phone(), STEP)]
+    assert alice.converses(*codes) == [Outcome.CONSECUTIVE_NEEDED, Outcome.CONSECUTIVE]
+    assert not alice.record.tokens[0].row_needed
+
+
+def test_three_codes_are_still_needed_from_20_failures_on() -> None:
+    alice = Alice(fob(5).with_row_needed(), failures=20, failures_at=NOW)
+    assert alice.presses(5, 2) is Outcome.CONSECUTIVE_NEEDED
+    assert alice.record.tokens[0].row_needed
+    assert alice.presses(5, 3) is Outcome.CONSECUTIVE
+    assert not alice.record.tokens[0].row_needed
+
+
+def test_a_wrong_code_is_counted_while_a_row_is_needed() -> None:
+    alice = Alice(fob(5).with_row_needed())
+    alice.guesses_wrong(2)
+    assert alice.record.failures == 2
+    assert alice.record.tokens[0].row_needed
