@@ -8,7 +8,9 @@ Rules:
    decoys, so that an attacker cannot distinguish unknown users.
 4. A repair that deletes files of version 1 also holds the lock of version 1, because a process of version 1 may still
    run.
-5. After a failed repair, the other repairs continue.
+5. A secret file is written in place after it was created. So a file whose content is older than the file itself comes
+   from another program: tar, rsync or cp restored it, or the clock was set back.
+6. After a failed repair, the other repairs continue.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ _FIEMAP_SYNC, _LAST, _UNWRITTEN, _SHARED = 0x1, 0x0001, 0x0800, 0x2000
 _MAX_EXTENTS = 64  # extents of a file; most secret files have one extent
 _GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602  # ioctl(2) FS_IOC_GETFLAGS and FS_IOC_SETFLAGS
 _NOCOW = 0x0080_0000  # the flag of `chattr +C`; a new file inherits it from its folder
+_STATX_MTIME, _STATX_BTIME, _EMPTY_PATH = 0x40, 0x800, 0x1000  # statx(2)
+_STATX = struct.Struct("=I76xqI4x16xqI4x128x")  # the mask, the time of creation, the time of modification
 _MAX_ERRORS = 20  # errors in a message; more errors usually have one cause
 _COPY_ON_WRITE = {"btrfs", "zfs", "bcachefs", "nilfs2", "f2fs"}
 
@@ -69,6 +73,34 @@ def repair(store: FileStore) -> Iterator[str]:
     if errors:
         more = [f"and {len(errors) - _MAX_ERRORS} more"] if len(errors) > _MAX_ERRORS else []
         raise StoreError("; ".join(errors[:_MAX_ERRORS] + more))
+
+
+def put_back(store: FileStore) -> Iterator[str]:
+    """Yield the file names of the records that another program put into the store, and that no login has changed since.
+
+    Raise StoreError if the folder cannot be read.
+    """
+    with store.opened() as folder:
+        for name in sorted(os.listdir(folder)):
+            if name.endswith(".record") and not name.startswith("."):
+                with suppress(OSError):
+                    file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+                    try:
+                        if _is_older_than_file(file):
+                            yield name
+                    finally:
+                        os.close(file)
+
+
+def _is_older_than_file(file: int) -> bool:
+    """Return True if a file was modified before it was created. Return False if the time of creation is unknown."""
+    import ctypes  # imported here because the import is slow, and the store is also a part of logins
+
+    buffer = ctypes.create_string_buffer(_STATX.size)
+    if ctypes.CDLL(None).statx(file, b"", _EMPTY_PATH, _STATX_MTIME | _STATX_BTIME, buffer) != 0:
+        return False
+    mask, created, created_ns, modified, modified_ns = _STATX.unpack(buffer)
+    return bool(mask & _STATX_BTIME) and (modified, modified_ns) < (created, created_ns)
 
 
 def _defects(store: FileStore, folder: int) -> Iterator[Defect]:

@@ -65,12 +65,23 @@ class Audit:
     def __init__(self) -> None:
         self._caller = caller()
         self._has_warned = False
+        self._lines = self._omitted = 0
         self.caller = self._caller["by"]
         self.store = DEFAULT_STORE  # the store that the command changes; a line has it only if it is another
 
     def changed(self, what: str, user: str | int | None = None, **fields: str | int | None) -> None:
-        """Log a change that is durable."""
-        self._write("changed", user, {"what": what, **fields})
+        """Log a change that is durable. After MAX_LINES, only count it for `finish`."""
+        if self._lines < MAX_LINES:
+            self._lines += 1
+            self._write("changed", user, {"what": what, **fields})
+        else:
+            self._omitted += 1
+
+    def finish(self, what: str, **fields: str | int | None) -> None:
+        """Log the number of changes without a line, if there are any."""
+        omitted, self._omitted = self._omitted, 0
+        if omitted:
+            self._write("changed", None, {"what": what, "omitted": omitted, **fields})
 
     def failed(self, problem: str) -> None:
         """Log an error that leaves a change undone."""
@@ -81,15 +92,10 @@ class Audit:
         self._write("revealed", user, {"what": what, **fields})
 
     def changed_many(self, what: str, changes: Iterable[Fields], **common: str | int | None) -> None:
-        """Log at most MAX_LINES changes. One more line has the number of the omitted changes."""
-        omitted = 0
-        for number, fields in enumerate(changes):
-            if number < MAX_LINES:
-                self.changed(what, **{**fields, **common})
-            else:
-                omitted += 1
-        if omitted:
-            self.changed(what, omitted=omitted, **common)
+        """Log changes, and finish."""
+        for fields in changes:
+            self.changed(what, **{**fields, **common})
+        self.finish(what, **common)
 
     def _write(self, verb: str, user: str | int | None, fields: Fields) -> None:
         where = {"store": None if self.store == DEFAULT_STORE else self.store, "at": int(time.time())}

@@ -9,16 +9,20 @@ from pam_totp.store import upkeep
 from pam_totp.store.file import FileStore
 from pam_totp.system.store_owner import BROKEN, Report, as_owner
 
-_REPAIRABLE, _OTHER, _REPAIRED = "repairable", "other", "repaired"  # the kinds of reports
+_REPAIRABLE, _OTHER, _PUT_BACK, _REPAIRED = "repairable", "other", "put back", "repaired"  # the kinds of reports
 _MAX_REPORTS = 100  # a larger number has a common cause
 
 
 @dataclass(frozen=True, slots=True)
 class Defects:
-    """The defects of a store. `pam-totp doctor --repair` repairs those in `repairable`."""
+    """The defects of a store. `pam-totp doctor --repair` repairs those in `repairable`.
+
+    `put_back` is the number of records that another program put into the store.
+    """
 
     repairable: tuple[str, ...]
     others: tuple[str, ...]
+    put_back: int
 
 
 def find_defects(folder: str) -> Defects:
@@ -27,12 +31,15 @@ def find_defects(folder: str) -> Defects:
     def examine(store: FileStore) -> Iterator[Report]:
         for defect in upkeep.examine(store):
             yield _REPAIRABLE if defect.repair else _OTHER, defect.text
+        for name in upkeep.put_back(store):
+            yield _PUT_BACK, name
 
     reports = [report for report in as_owner(folder, examine) if report[0] != BROKEN]
     repairable = [text for kind, text in reports if kind == _REPAIRABLE]
     if len(repairable) > _MAX_REPORTS:
         repairable[_MAX_REPORTS:] = [f"and {len(repairable) - _MAX_REPORTS} more"]
-    return Defects(tuple(repairable), tuple(text for kind, text in reports if kind == _OTHER))
+    others = tuple(text for kind, text in reports if kind == _OTHER)
+    return Defects(tuple(repairable), others, sum(kind == _PUT_BACK for kind, _ in reports))
 
 
 def repair(folder: str) -> tuple[list[str], list[str]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -425,3 +427,47 @@ def test_a_record_that_is_removed_before_its_repair_stays_removed(folder: Path, 
             assert defect.repair is not None
             defect.repair()
         assert not path.exists()
+
+
+# ---- records that another program put there
+
+
+@pytest.fixture
+def with_birth_times(folder: Path) -> None:
+    """Skip the test on a file system that does not store the time of creation."""
+    shown = subprocess.run(["stat", "--format=%W", folder / "alice.record"], capture_output=True, text=True, check=True)
+    if shown.stdout.strip() in ("0", "-"):
+        pytest.skip("the file system does not store the time of creation")
+
+
+@pytest.mark.usefixtures("store", "with_birth_times")
+def test_a_restored_record_is_noticed_until_a_login_changes_it(folder: Path, store: FileStore) -> None:
+    path = folder / "alice.record"
+    assert log_in(folder, code(0)) == "code"
+    path.chmod(0o600)
+    assert list(upkeep.put_back(store)) == [], "a changed mode is no restored backup"
+    copy = folder.parent / "copy"
+    shutil.copy2(path, copy)  # like tar and rsync -a, it keeps the time of modification
+    path.unlink()
+    shutil.copy2(copy, path)
+    assert list(upkeep.put_back(store)) == ["alice.record"]
+    assert log_in(folder, code(0)) == "replayed"
+    assert list(upkeep.put_back(store)) == []
+
+
+def test_files_other_than_records_are_not_examined_for_their_times(folder: Path, store: FileStore) -> None:
+    for name in ("x.json", ".alice.record", "notes"):
+        (folder / name).write_text("x")
+        os.utime(folder / name, (0, 0))
+    (folder / "b.record").symlink_to("notes")
+    assert list(upkeep.put_back(store)) == []
+
+
+@pytest.mark.usefixtures("store", "with_birth_times")
+def test_a_file_system_without_times_of_creation_has_no_such_finding(
+    store: FileStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.utime(folder / "alice.record", (0, 0))
+    assert list(upkeep.put_back(store)) == ["alice.record"]
+    monkeypatch.setattr(upkeep, "_STATX_BTIME", 0)
+    assert list(upkeep.put_back(store)) == []

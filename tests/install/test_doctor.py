@@ -334,3 +334,14 @@ def test_rehearse_survives_a_module_that_crashes(machine: Fresh) -> None:
     machine.write("/root/crash", "auth required /root/pam_crash.so\naccount required pam_permit.so\n")
     done = machine.installed("rehearse", "sudo", "alice", "--stack", "/root/crash")
     assert (done.returncode, "the rehearsal crashed" in done.stderr) == (1, True)
+
+
+def test_a_restored_store_is_reported_until_restored_ran(machine: Fresh) -> None:
+    assert codes_found(machine) == []
+    machine.shell(
+        f"cd {STORE} && tar -cf /root/backup.tar alice.record && rm alice.record && tar -xpf /root/backup.tar"
+    )
+    assert codes_found(machine) == [(WARNING, Code.STORE_RESTORED)]
+    done = machine.installed("restored", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert codes_found(machine) == []

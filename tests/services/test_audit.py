@@ -140,3 +140,33 @@ def test_a_repair_is_logged(machine: Machine) -> None:
     machine.pam_totp("doctor", "su", "--repair")
     repaired = {"what": "repair", "repaired": "bob.record: its mode must be 0600", "by": "root"}
     assert logged(machine) == [("changed", repaired)]
+
+
+def test_a_backup_is_brought_forward_from_the_log_of_the_machine(machine: Machine) -> None:
+    """The lines of commands and of real logins, as the log daemon gets them, are enough."""
+    machine.stack("su", machine.module_line())
+    as_alice(
+        machine, "enroll", "bob", "--type", "hotp", "--name", "old", "--secret-stdin", "--yes", stdin=f"{HOTP_KEY}\n"
+    )
+    as_alice(machine, "enroll", "bob", "--yes", "--qr", "none")
+    as_alice(machine, "recovery", "bob")
+    backup = machine.path(f"{STORE}/bob.record").read_bytes()
+    as_alice(machine, "rename", "bob", "old", "blue one")
+    for first in (3, 7):
+        done = machine.run("su", "bob", "-c", "true", user="alice", stdin=f"{codes(first)}\n")
+        assert done.returncode == 0, done
+    as_alice(machine, "remove", "bob", "phone")
+    lines = [re.sub(r"^<\d+>(.{15}) ", r"\1 host ", line) for line in machine.log.lines()]
+    machine.write("/root/auth.log", "".join(f"{line}\n" for line in lines), 0o600)
+    machine.path(f"{STORE}/bob.record").write_bytes(backup)
+    machine.log.clear()
+    as_alice(machine, "restored", "--log", "/root/auth.log", "--yes")
+    (token,) = machine.record("bob").tokens
+    assert (token.name, token.next_factor, token.row_needed) == ("old", 8, False)
+    assert machine.record("bob").recovery == ()
+    assert logged(machine) == [
+        ("changed", {"user": "bob", "what": "restored", "tokens": "2", "codes": "10", "by": "alice"})
+    ]
+    replay = machine.run("su", "bob", "-c", "true", user="alice", stdin=f"{codes(7)}\n")
+    assert replay.returncode != 0
+    machine.log.clear()

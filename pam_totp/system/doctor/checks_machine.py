@@ -109,6 +109,11 @@ def store(context: Context) -> Iterator[Finding]:
         for what in defects.others:
             remedy = f"on btrfs, run 'chattr +C {folder}' and 'pam-totp doctor --repair', and take no snapshots"
             yield Finding(WARNING, "store", Code.STORE_NOT_IN_PLACE, f"{folder}: {what}", remedy)
+        if defects.put_back:
+            number = f"{defects.put_back} record{'s' if defects.put_back > 1 else ''}"
+            what = f"{folder}: another program put {number} there, so used codes may be accepted again"
+            remedy = "after a restored backup, run 'pam-totp restored'; the next login of each user ends this finding"
+            yield Finding(WARNING, "store", Code.STORE_RESTORED, what, remedy)
 
 
 def site(context: Context) -> Iterator[Finding]:

@@ -75,6 +75,7 @@ class Code(StrEnum):
     RECORD_UNREADABLE = "record-unreadable"
     STORE_DEFECT = "store-defect"
     STORE_NOT_IN_PLACE = "store-not-in-place"
+    STORE_RESTORED = "store-restored"
     # check "settings"
     SITE_FILE_INVALID = "site-file-invalid"
     ARGUMENTS_INVALID = "arguments-invalid"

@@ -1,0 +1,219 @@
+"""Tests of the command `restored`: the files that it reads, what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pam_totp.core.record import UserRecord
+from pam_totp.operations import audit_log
+from tests.core.test_restored import change, use
+from tests.support.site import KEY, ME, PATIENCE, TREE, Site, codes, fob, phone, without_log_warning
+
+HEADER = "Nov 28 19:37:06 host pam_totp[471]: "
+SALT, DIGEST = "00" * 16, "ab" * 32
+
+
+def write_log(path: Path, *lines: str) -> Path:
+    path.write_text("".join(f"{HEADER}{line}\n" for line in lines))
+    return path
+
+
+def test_records_are_brought_forward_and_listed(site: Site, tmp_path: Path) -> None:
+    site.enrol(fob(5), phone(), salt=SALT, recovery=(DIGEST,))
+    site.enrol(fob(7), user="bob")
+    log = write_log(tmp_path / "auth.log", use(fob(9), user=ME), change("remove", phone(), 100, user=ME))
+    done = site.command("restored", "--log", log, "--yes")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split() for line in done.stdout.splitlines()] == [
+        ["USER", "TOKEN", "RESULT"],
+        *sorted([[ME, "fob", "counter", "5", "->", "9"], [ME, "phone", "removed"],
+                 ["bob", "fob", "codes", "in", "a", "row", "needed"]]),
+        f"{log}: 2 lines of pam_totp, from 'Nov 28 19:37:06 host' to 'Nov 28 19:37:06 host'".split(),
+        ["2", "users:", "3", "tokens", "changed,", "1", "recovery", "code", "voided"],
+    ]  # fmt: skip
+    assert site.record() == UserRecord(user=ME, tokens=(fob(9),), salt=SALT)
+    assert site.record("bob") == UserRecord(user="bob", tokens=(fob(7, row_needed=True),))
+
+
+def test_a_used_code_is_refused_after_a_restore_and_a_row_returns(site: Site, way: str, tmp_path: Path) -> None:
+    site.enrol()
+    backup = site.path().read_bytes()
+    assert site.gets_in(codes(0))
+    site.path().write_bytes(backup)
+    assert site.command("restored", "--yes").returncode == 0
+    assert not site.gets_in(codes(0)), "the log is missing, so one code is not enough"
+    assert site.gets_in(codes(1, 2))
+    assert site.gets_in(codes(3))
+
+
+def test_without_a_log_every_key_fob_needs_a_row(site: Site) -> None:
+    site.enrol(fob(5), phone(last_step=7))
+    assert site.command("restored", "--yes").returncode == 0
+    assert site.record().tokens == (fob(5, row_needed=True), phone(last_step=7))
+    assert "codes in a row only" in site.command("list", ME).stdout
+
+
+def test_rotated_and_compressed_logs_are_read_in_any_order(site: Site, tmp_path: Path) -> None:
+    site.enrol(fob(5), phone())
+    new = write_log(tmp_path / "auth.log", change("enable-token", phone(), 200, user=ME))
+    middle = write_log(tmp_path / "auth.log.1", use(fob(9), user=ME))
+    old = tmp_path / "auth.log.2.gz"
+    old.write_bytes(gzip.compress(f"{HEADER}{change('disable-token', phone(), 100, user=ME)}\n".encode()))
+    assert site.command("restored", "--yes", "--log", new, middle, "--log", old).returncode == 0
+    assert site.record().tokens == (fob(9), phone())
+
+
+def test_a_log_is_read_from_standard_input(site: Site) -> None:
+    site.enrol(fob(5))
+    said = site.command_json("restored", "--yes", "--log", "-", stdin=f"{HEADER}{use(fob(9), user=ME)}\n")
+    assert said == {
+        "dry_run": False,
+        "logs": [{"file": "-", "lines": 1, "first": "Nov 28 19:37:06 host", "last": "Nov 28 19:37:06 host"}],
+        "records": [
+            {
+                "user": ME,
+                "tokens": [
+                    {
+                        "token": "fob",
+                        "type": "hotp",
+                        "changed": True,
+                        "removed": False,
+                        "enabled": True,
+                        "row_needed": False,
+                        "next_before": 5,
+                        "next": 9,
+                        "notes": ["counter 5 -> 9"],
+                    }
+                ],
+                "recovery_voided": 0,
+                "not_in_the_backup": [],
+            }
+        ],
+    }
+
+
+def test_a_dry_run_shows_the_same_and_changes_nothing(site: Site, tmp_path: Path) -> None:
+    site.enrol(fob(5), phone(), salt=SALT, recovery=(DIGEST,))
+    before = site.path().read_bytes()
+    log = write_log(tmp_path / "log", use(fob(9), user=ME), change("enroll", phone(name="new"), 100, user="zoe"))
+    dry = site.command_json("restored", "--dry-run", "--log", log)
+    assert site.path().read_bytes() == before
+    done = site.command_json("restored", "--yes", "--log", log)
+    assert (dry.pop("dry_run"), done.pop("dry_run")) == (True, False)
+    assert dry == done
+    assert done["records"][-1]["not_in_the_backup"] == ["new"]
+    assert not site.path("zoe").exists()
+    assert "would be changed" in site.command("restored", "--dry-run", "--log", log).stdout
+
+
+def test_the_question_can_be_declined(site: Site) -> None:
+    site.enrol(fob(5))
+    declined = site.command("restored", stdin="n\n")
+    assert (declined.returncode, "cancelled; nothing was changed" in declined.stderr) == (1, True)
+    assert "(without a terminal, give --yes)" in site.command("restored").stderr
+    assert site.record().tokens == (fob(5),)
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "says"),
+    [
+        (None, 3, "no such file or directory"),
+        (gzip.compress(b"x" * 999)[:-9], 1, "damaged gzip file; nothing was changed"),
+        (b"\x1f\x8bnot gzip", 1, "damaged gzip file; nothing was changed"),
+    ],
+)
+def test_a_log_that_cannot_be_read_changes_nothing(
+    site: Site, tmp_path: Path, content: bytes | None, status: int, says: str
+) -> None:
+    site.enrol(fob(5))
+    if content is not None:
+        (tmp_path / "log").write_bytes(content)
+    done = site.command("restored", "--yes", "--log", tmp_path / "log")
+    assert done.returncode == status
+    assert done.stderr.startswith(f"pam-totp: {tmp_path}/log: {says}")
+    assert site.record().tokens == (fob(5),)
+
+
+def test_a_file_without_lines_of_pam_totp_is_named(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(bytes(range(256)) * 1000)
+    done = site.command("restored", "--dry-run", "--log", tmp_path / "log")
+    assert (done.returncode, done.stderr) == (0, f"pam-totp: warning: {tmp_path}/log: no line of pam_totp\n")
+
+
+def test_a_record_that_cannot_be_read_does_not_keep_the_others_back(site: Site) -> None:
+    site.enrol(fob(5), user="a")
+    site.enrol(fob(5), user="b")
+    site.enrol(fob(5), user="c")
+    site.path("b").write_text("damaged")
+    done = site.command("restored", "--yes")
+    assert (done.returncode, done.stderr.startswith("pam-totp: ")) == (3, True)
+    assert [site.record(user).tokens[0].row_needed for user in "ac"] == [True, True]
+
+
+def test_a_closed_pipe_keeps_no_record_back(site: Site) -> None:
+    for number in range(30):
+        site.enrol(fob(5, secret=KEY[1:] + bytes([number])), user=f"u{number}")
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = ["restored", "--yes", "--store", str(site.store)]
+    done = subprocess.run([sys.executable, "-m", "pam_totp.cli", *words], cwd=TREE, stdout=writing, check=False)
+    os.close(writing)
+    assert done.returncode == 141
+    assert all(site.record(f"u{number}").tokens[0].row_needed for number in range(30))
+
+
+def test_ctrl_c_between_two_records_says_what_is_left(site: Site) -> None:
+    for user in "abc":
+        site.enrol(fob(5), user=user)
+    script = f"""
+import os, signal, sys
+from pam_totp import cli
+from pam_totp.operations import audit_log
+from pam_totp.cli import restored
+forward = restored._forward
+def interrupted(args, log, store, user):
+    if user == "b":
+        os.kill(os.getpid(), signal.SIGINT)
+    return forward(args, log, store, user)
+restored._forward = interrupted
+sys.exit(cli.main(["restored", "--yes", "--store", {str(site.store)!r}]))
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=TREE, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    said = "pam-totp: interrupted after 1 of 3 records; run the command again\n"
+    assert (done.returncode, without_log_warning(done.stderr)) == (128 + signal.SIGINT, said)
+    assert [site.record(user).tokens[0].row_needed for user in "abc"] == [True, False, False]
+    assert site.command("restored", "--yes").returncode == 0
+    assert all(site.record(user).tokens[0].row_needed for user in "abc")
+
+
+def test_the_lines_of_a_login_are_enough(site: Site, obeyed_way: str, tmp_path: Path) -> None:
+    """Write the log of the real service to a file, and bring a backup forward from it."""
+    if obeyed_way != "socket":
+        pytest.skip("only the service logs to a file")
+    site.enrol(fob(created=7), phone())
+    backup = site.path().read_bytes()
+    assert site.gets_in(codes(0))
+    assert site.gets_in(codes(4))
+    assert not site.gets_in(codes(4))
+    after = site.record()
+    site.path().write_bytes(backup)
+    assert site.command("restored", "--yes", "--log", site.folder / "log").returncode == 0
+    assert site.record().tokens == tuple(t._replace(last_used=None) for t in after.tokens)
+    assert not site.gets_in(codes(4))
+    assert site.gets_in(codes(5))
+
+
+def test_the_facts_are_json(site: Site) -> None:
+    site.enrol(fob(5))
+    done = site.command("restored", "--dry-run", "--json")
+    assert json.loads(done.stdout)["records"][0]["tokens"][0]["row_needed"] is True
+    assert audit_log.NAME not in done.stdout
