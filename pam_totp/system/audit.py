@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 
 from pam_totp.core.settings import DEFAULT_STORE
 from pam_totp.operations import audit_log
@@ -32,8 +33,8 @@ _NO_UID = (1 << 32) - 1  # the kernel's value for "no login", which is no valid 
 Fields = Mapping[str, str | int | None]
 
 
-def caller() -> dict[str, str | None]:
-    """Return the fields `by` and `login`. Call this before the process changes its uid."""
+def caller() -> tuple[int, int]:
+    """Return the uids for `by` and `login`. Call this before the process changes its uid."""
     uid = os.getuid()
     if uid == 0:
         uid = _uid(os.environ.get("SUDO_UID", ""), uid)
@@ -42,7 +43,7 @@ def caller() -> dict[str, str | None]:
             login = _uid(file.read(), uid)
     except OSError:
         login = uid
-    return {"by": _name(uid), "login": None if login == uid else _name(login)}
+    return uid, login
 
 
 def _uid(text: str, default: int) -> int:
@@ -63,11 +64,19 @@ class Audit:
     """The lines of one command. The caller is the account that runs this process when the object is created."""
 
     def __init__(self) -> None:
-        self._caller = caller()
+        self._by, self._login = caller()
         self._has_warned = False
         self._lines = self._omitted = 0
-        self.caller = self._caller["by"]
         self.store = DEFAULT_STORE  # the store that the command changes; a line has it only if it is another
+
+    @cached_property
+    def caller(self) -> str:
+        """The account that runs the command. The name service is asked at the first use only."""
+        return _name(self._by)
+
+    @cached_property
+    def _who(self) -> Fields:
+        return {"by": self.caller, "login": None if self._login == self._by else _name(self._login)}
 
     def changed(self, what: str, user: str | int | None = None, **fields: str | int | None) -> None:
         """Log a change that is durable. After MAX_LINES, only count it for `finish`."""
@@ -99,7 +108,7 @@ class Audit:
 
     def _write(self, verb: str, user: str | int | None, fields: Fields) -> None:
         where = {"store": None if self.store == DEFAULT_STORE else self.store, "at": int(time.time())}
-        audit_log.write(audit_log.to_syslog, SERVICE, verb, user=user, **fields, **where, **self._caller)
+        audit_log.write(audit_log.to_syslog, SERVICE, verb, user=user, **fields, **where, **self._who)
         fault = None if self._has_warned else audit_log.fault()
         if fault is not None:
             self._has_warned = True

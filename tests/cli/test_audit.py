@@ -17,7 +17,7 @@ from pam_totp.operations import audit_log
 from pam_totp.store import R, StoreError
 from pam_totp.store.file import FileStore
 from pam_totp.system import audit
-from pam_totp.system.audit import Audit, caller
+from pam_totp.system.audit import Audit
 from tests.conftest import as_root
 from tests.support.site import ME, Site, fob
 
@@ -37,6 +37,11 @@ def login_uid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "loginuid"
     monkeypatch.setattr(audit, "_LOGIN_UID", str(path))
     return path
+
+
+def caller() -> dict[str, str | int | None]:
+    """Return the fields by which the log names the caller of a command."""
+    return dict(Audit()._who)
 
 
 @pytest.mark.parametrize("login", ["", "4294967295", "-1", "no number", "1\x00", "99999999999999999999"])
