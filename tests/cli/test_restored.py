@@ -14,6 +14,7 @@ import pytest
 
 from pam_totp.core.record import UserRecord
 from pam_totp.operations import audit_log
+from tests.conftest import as_root
 from tests.core.test_restored import change, use
 from tests.support.site import KEY, ME, PATIENCE, TREE, Site, codes, fob, phone, without_log_warning
 
@@ -195,10 +196,11 @@ sys.exit(cli.main(["restored", "--yes", "--store", {str(site.store)!r}]))
     assert all(site.record(user).tokens[0].row_needed for user in "abc")
 
 
-def test_the_lines_of_a_login_are_enough(site: Site, obeyed_way: str, tmp_path: Path) -> None:
+@as_root
+def test_the_lines_of_a_login_are_enough(site: Site) -> None:
     """Write the log of the real service to a file, and bring a backup forward from it."""
-    if obeyed_way != "socket":
-        pytest.skip("only the service logs to a file")
+    site.start()
+    site.configure("demo", way="socket")
     site.enrol(fob(created=7), phone())
     backup = site.path().read_bytes()
     assert site.gets_in(codes(0))
