@@ -80,7 +80,7 @@ def test_a_first_token_that_an_administrator_assigned_needs_its_codes_only() -> 
 
 def test_every_change_by_a_user_is_logged_without_codes() -> None:
     lines: list[str] = []
-    mine = factors(sink=lambda _, line: lines.append(line))
+    mine = factors(sink=lambda _, line: lines.append(line), first_token=True)
     ann = Asking("alice", "192.0.2.7", proof=code(1))
     assert mine.add(ann, fob(confirmed=False, created=7), code(0)) is None
     assert mine.add(ann, fob(confirmed=False, name="b", secret=KEY[::-1]), hotp(KEY[::-1], 0).encode()) is None
