@@ -78,6 +78,17 @@ def test_success_and_ignore_request_no_delay(bench: Bench, result: bytes) -> Non
         assert bench.login(service.argument).delay == 0
 
 
+def test_the_delay_of_a_login_that_a_later_module_refuses_is_the_same(bench: Bench) -> None:
+    """Otherwise, with `forward_pass`, a missing delay would show a right code before the password is known."""
+    with bench.service(play(b"r0")) as service:
+        for arguments, least in ((service.argument, 1), (f"{service.argument} nodelay", 0)):
+            pamconf.service(bench.folder, "demo", f"auth required {RELAY} {arguments}", "auth required pam_deny.so")
+            done = pamconf.login("demo", "alice", [], bench.folder)
+            assert done.result is Result.AUTH_ERR
+            assert done.delay >= least
+        assert done.delay == 0, "nodelay applies here too"
+
+
 @pytest.mark.parametrize("arguments", [("nodelay",), ("socket=", "nodelay")])
 def test_nodelay_suppresses_the_delay_after_any_other_error(bench: Bench, arguments: tuple[str, ...]) -> None:
     with bench.service(play(b"r7")) as service:

@@ -190,16 +190,21 @@ class _HoldingStore:
         return self._store.read(user)
 
     def update(
-        self, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], *, create: bool = False
+        self,
+        user: str,
+        change: Callable[[UserRecord], tuple[UserRecord | None, R]],
+        *,
+        create: bool = False,
+        decoy: bool = False,
     ) -> R:
         def change_and_hold(record: UserRecord) -> tuple[UserRecord | None, R]:
             self._hold()
             return change(record)
 
-        return self._store.update(user, change_and_hold, create=create)
+        return self._store.update(user, change_and_hold, create=create, decoy=decoy)
 
-    def update_decoy(self, user: str) -> None:
-        self._store.update_decoy(user)
+    def update_decoy(self, user: str, search: Callable[[], object]) -> None:
+        self._store.update_decoy(user, search)
 
     def users(self) -> Iterator[str]:
         return self._store.users()

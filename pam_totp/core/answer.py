@@ -8,6 +8,7 @@ Rules:
 4. A recovery code is 80 bits in Crockford's base 32. Upper and lower case are equal, O is read as 0, I and L as 1.
 5. After a password, the codes are the longest suffix of ASCII digits that has a valid length. A password may end in any
    character, so an answer with a password keeps every character and has no recovery code.
+6. Text and bytes cannot be wiped in Python. So an answer is in buffers that its owner wipes, and its codes are numbers.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pam_totp.core.lean import TYPE_CHECKING, sha256
 from pam_totp.core.oath import MAX_DIGITS, MIN_DIGITS
 
 if TYPE_CHECKING:
-    from collections.abc import Set
+    from collections.abc import Iterator, Set
     from typing import Self
 
 MAX_ANSWER = 512  # bytes, as PAM_MAX_RESP_SIZE
@@ -27,7 +28,11 @@ CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 RECOVERY_BITS = 80
 RECOVERY_LENGTH = RECOVERY_BITS // 5  # characters
 
-_SIMILAR = str.maketrans("OIL", "011")
+_MAX_TEXT = MAX_CODES * MAX_DIGITS  # characters, without those that are ignored; a recovery code is shorter
+# Byte -> the same character in a recovery code, or NUL.
+_CANONICAL = bytes(
+    ord(c) if (c := chr(byte).upper().translate(str.maketrans("OIL", "011"))) in CROCKFORD else 0 for byte in range(128)
+) + bytes(128)
 _IGNORED = dict.fromkeys(  # characters that are ignored besides white space
     (
         ord("-"),
@@ -49,84 +54,154 @@ class Answer(Value):
     """One parsed answer. Parsing reads no record.
 
     `digits` is the whole answer if that is a number of at most 24 digits, otherwise empty. If a password is expected,
-    `digits` is the longest suffix of ASCII digits, and `prefix` is the part before it; otherwise `prefix` is None.
+    `typed` is the whole answer, and `digits` is its longest suffix of ASCII digits; otherwise `typed` is None.
     `recovery_code` is 16 upper-case characters of `CROCKFORD`, or None.
     """
 
-    digits: str
-    recovery_code: str | None = None
-    prefix: bytes | None = None
+    digits: memoryview
+    recovery_code: memoryview | None = None
+    typed: memoryview | None = None
 
     @classmethod
     def parse(cls, typed: bytes | bytearray) -> Self:
-        """Return the answer in `typed`, in which no password is expected."""
+        """Return the answer in `typed`, in which no password is expected. `wipe` overwrites its copy of `typed`."""
         text = _normalised(typed)
-        is_number = text.isdecimal() and len(text) <= MAX_CODES * MAX_DIGITS
-        return cls(digits=text if is_number else "", recovery_code=_recovery_code(text))
+        recovery_code = _recovery_code(text)
+        if not text.isdigit():
+            wipe(text)
+            text = bytearray()
+        return cls(digits=memoryview(text), recovery_code=recovery_code)
 
     @classmethod
     def parse_behind_password(cls, typed: bytes | bytearray) -> Self:
-        """Return the answer in `typed`, a password followed by codes."""
-        prefix = bytes(typed.rstrip(b"0123456789"))
-        return cls(digits=typed[len(prefix) :].decode("ascii"), prefix=prefix)
+        """Return the answer in `typed`, a password followed by codes. The answer is a view of `typed`, not a copy."""
+        start = len(typed)
+        while start > 0 and chr(typed[start - 1]) in "0123456789":
+            start -= 1
+        view = memoryview(typed)
+        return cls(digits=view[start:], typed=view)
 
     @property
     def is_well_formed(self) -> bool:
         """Return True if this answer could be correct for some user."""
         # One length at a time: 12345678 can be a password and a code of 6 digits, but not a password and a code of 8.
-        return self.recovery_code is not None or any(self.codes({length}) is not None for length in CODE_LENGTHS)
+        return self.recovery_code is not None or any(self._shape({length}) is not None for length in CODE_LENGTHS)
+
+    def numbers(self, lengths: Set[int]) -> tuple[int, tuple[int, ...]] | None:
+        """Return the length of the codes, and the codes as numbers, if that length is one of `lengths`; otherwise None.
+
+        The length is in digits. An answer has 1 to 3 codes of 6 to 8 digits, so each total number of digits has one
+        meaning.
+        """
+        shape = self._shape(lengths)
+        if shape is None:
+            return None
+        start, length = shape
+        return length, tuple(_number(self.digits[i : i + length]) for i in range(start, len(self.digits), length))
 
     def codes(self, lengths: Set[int]) -> tuple[str, ...] | None:
-        """Return the codes if their length, in digits, is one of `lengths`; otherwise None.
+        """Return the same codes as text, which cannot be wiped. A login uses `numbers`."""
+        found = self.numbers(lengths)
+        return None if found is None else tuple(str(number).zfill(found[0]) for number in found[1])
 
-        An answer has 1 to 3 codes of 6 to 8 digits, so each total number of digits has one meaning.
-        """
-        digits = self.digits[self._codes_start(lengths) :]
-        for count in range(1, MAX_CODES + 1):
-            length, rest = divmod(len(digits), count)
-            if rest == 0 and length in lengths:
-                return tuple(digits[i : i + length] for i in range(0, len(digits), length))
-        return None
-
-    def password(self, lengths: Set[int]) -> bytes:
+    def password(self, lengths: Set[int]) -> memoryview:
         """Return the password before codes of `lengths` digits; empty if no password is expected.
 
         A password has at least one character. If codes would leave no password, the whole answer is the password.
         """
-        return b"" if self.prefix is None else self.prefix + self.digits[: self._codes_start(lengths)].encode("ascii")
+        if self.typed is None:
+            return memoryview(b"")
+        return self.typed[: len(self.typed) - len(self.digits) + self._codes_start(lengths)]
+
+    def wipe(self) -> None:
+        """Overwrite the parts of the answer that can be overwritten. It must not be used afterwards."""
+        for part in (self.digits, self.recovery_code):
+            if part is not None and not part.readonly:
+                wipe(part)
+
+    def _shape(self, lengths: Set[int]) -> tuple[int, int] | None:
+        """Return the index in `digits` at which the codes begin, and their length; None if there are no codes."""
+        start = self._codes_start(lengths)
+        for count in range(1, MAX_CODES + 1):
+            length, rest = divmod(len(self.digits) - start, count)
+            if rest == 0 and length in lengths:
+                return start, length
+        return None
 
     def _codes_start(self, lengths: Set[int]) -> int:
         """Return the index in `digits` at which the codes begin; `len(digits)` if there are no codes."""
-        if self.prefix is None:
+        if self.typed is None:
             return 0
         sizes = (count * length for length in lengths for count in range(1, MAX_CODES + 1))
         start = len(self.digits) - max((size for size in sizes if size <= len(self.digits)), default=0)
-        return start if self.prefix or start else len(self.digits)
+        return start if len(self.typed) > len(self.digits) or start else len(self.digits)
 
 
-def recovery_digest(salt: str, code: str) -> str:
+def wipe(buffer: bytearray | memoryview, size: int | None = None) -> None:
+    """Overwrite the first `size` bytes of `buffer`, by default all of it. It keeps its length and its place."""
+    size = len(buffer) if size is None else size
+    buffer[:size] = bytes(size)
+
+
+def recovery_digest(salt: str, code: str | memoryview) -> str:
     """Return the hexadecimal SHA-256 of salt ‖ code. `salt` is hexadecimal.
 
     A plain hash suffices, because 80 random bits cannot be searched.
     """
-    return sha256(bytes.fromhex(salt) + code.encode("ascii")).hexdigest()
+    digest = sha256(bytes.fromhex(salt))
+    digest.update(code.encode("ascii") if isinstance(code, str) else code)
+    return digest.hexdigest()
 
 
-def _normalised(typed: bytes | bytearray) -> str:
-    """Return `typed` without ignored characters and with ASCII digits; empty if it is too long or not UTF-8."""
-    if len(typed) > MAX_ANSWER:
-        return ""
-    try:
-        text = typed.decode("utf-8")
-    except UnicodeDecodeError:
-        return ""
-    text = "".join(text.split()).translate(_IGNORED)
-    return text if text.isascii() else "".join(str(int(c)) if c.isdecimal() else c for c in text)
+def _normalised(typed: bytes | bytearray) -> bytearray:
+    """Return `typed` without ignored characters and with ASCII digits.
+
+    Return nothing if it is not UTF-8, or too long, or too long or not ASCII after this. No text or other copy of
+    `typed` is made: a user may type a password here, and text cannot be wiped.
+    """
+    if len(typed) <= _MAX_TEXT and typed.isdigit():
+        return bytearray(typed)
+    text, size = bytearray(_MAX_TEXT), 0
+    for character in _characters(typed) if len(typed) <= MAX_ANSWER else ("",):
+        if character.isspace() or ord(character or "x") in _IGNORED:
+            continue
+        plain = str(int(character)) if character.isdecimal() else character
+        if size == _MAX_TEXT or not plain or not plain.isascii():
+            wipe(text)
+            return bytearray()
+        text[size] = ord(plain)
+        size += 1
+    result = text[:size]
+    wipe(text)
+    return result
 
 
-def _recovery_code(text: str) -> str | None:
+def _characters(typed: bytes | bytearray) -> Iterator[str]:
+    """Yield the characters of `typed`, one by one. At a byte that is not UTF-8, yield an empty string and stop."""
+    view, at = memoryview(typed), 0
+    while at < len(typed):
+        end = at + 1 + sum(typed[at] >= least for least in (0xC0, 0xE0, 0xF0))  # RFC 3629 §3
+        try:
+            yield str(view[at:end], "utf-8")
+        except UnicodeDecodeError:
+            yield ""
+            return
+        at = end
+
+
+def _number(digits: memoryview) -> int:
+    number = 0
+    for digit in digits:
+        number = 10 * number + digit - ord("0")
+    return number
+
+
+def _recovery_code(text: bytearray) -> memoryview | None:
     """Return the normalised `text` in the spelling of recovery codes; None if it is not a recovery code."""
-    if len(text) != RECOVERY_LENGTH or not text.isascii():
+    if len(text) != RECOVERY_LENGTH:
         return None
-    code = text.upper().translate(_SIMILAR)
-    return None if code.strip(CROCKFORD) else code
+    code = text.translate(_CANONICAL)
+    if 0 in code:
+        wipe(code)
+        return None
+    return memoryview(code)

@@ -112,15 +112,30 @@ def find(
     _check(digits, algorithm)
     if within.step != 1 or not codes or any(len(c) != digits or not _is_digits(c) for c in codes):
         raise ValueError(f"each code must have {digits} ASCII digits, and the range must have step 1")
+    return find_numbers(key, tuple(int(c) for c in codes), within, digits, algorithm, ahead=ahead)
+
+
+def find_numbers(
+    key: bytes,
+    codes: tuple[int, ...],
+    within: range,
+    digits: int = 6,
+    algorithm: str = "SHA1",
+    *,
+    ahead: Ahead | None = None,
+) -> int | None:
+    """Do the same as `find` for codes that are numbers, unchecked. A number leaves no text, which cannot be wiped."""
     start = max(within.start, 0)
     stop = min(within.stop, MOVING_FACTOR_LIMIT - len(codes) + 1)
-    first, following = int(codes[0]), range(1, len(codes))
+    modulus = 10**digits
     numbers = ahead.numbers(key, start, stop, digits, algorithm) if ahead is not None else None
     if numbers is None:
-        numbers = _numbers(key, start, stop, 10**digits, algorithm)
-    for moving_factor, number in enumerate(numbers, start):
-        if number == first and all(hotp(key, moving_factor + i, digits, algorithm) == codes[i] for i in following):
-            return moving_factor
+        numbers = _numbers(key, start, stop, modulus, algorithm)
+    for factor, number in enumerate(numbers, start):
+        if number == codes[0] and codes[1:] == tuple(
+            _numbers_one_by_one(key, factor + 1, factor + len(codes), modulus, algorithm)
+        ):
+            return factor
     return None
 
 

@@ -158,6 +158,9 @@ def _settings(service: str, arguments: tuple[str, ...], site: Site) -> Settings:
         chosen["second_prompt"] = False
         origins["second_prompt"] = origins.pop("no_second_prompt")
     first_pass = next((m for m in FIRST_PASS if m in chosen), None)
+    if first_pass == "forward_pass" and chosen.get("lock_after"):
+        reason = "a lock would let any person lock users out (add lock_after=0 to the line)"
+        raise SettingsError(f"forward_pass and lock_after: only one is allowed: {reason}")
     get = chosen.get
     return Settings(
         policy=Policy(**{n: chosen[n] for n in Policy.RULES if n in chosen}),

@@ -17,7 +17,7 @@ from __future__ import annotations
 from pam_totp.core.answer import Answer, recovery_digest
 from pam_totp.core.fields import Value
 from pam_totp.core.lean import TYPE_CHECKING, Enum
-from pam_totp.core.oath import Ahead, find
+from pam_totp.core.oath import Ahead, find_numbers
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_DRIFT, TIME_LIMIT, HotpToken, Token, TotpToken, UserRecord
 
@@ -102,10 +102,10 @@ class Earlier(Value):
             next_code=decision.next_code,
         )
 
-    def code(self, lengths: Set[int]) -> tuple[str, ...]:
+    def code(self, lengths: Set[int]) -> tuple[int, ...]:
         """Return the code of the only answer; nothing if there are several answers, or several codes in it."""
-        codes = self.answers[0].codes(lengths) if len(self.answers) == 1 else None
-        return codes if codes is not None and len(codes) == 1 else ()
+        found = self.answers[0].numbers(lengths) if len(self.answers) == 1 else None
+        return found[1] if found is not None and len(found[1]) == 1 else ()
 
 
 Earlier.NONE = Earlier()
@@ -144,8 +144,8 @@ def verify(
     if not record.enrolled:
         return Decision(outcome=Outcome.NOT_ENROLLED, record=record)
 
-    codes = answer.codes(record.code_lengths)
-    if codes is None and answer.recovery_code is None:
+    found = answer.numbers(record.code_lengths)
+    if found is None and answer.recovery_code is None:
         return Decision(outcome=Outcome.MALFORMED, record=record)
     if answer in earlier.answers:
         return Decision(outcome=Outcome.REPEATED, record=record.refused_uncounted())
@@ -156,23 +156,24 @@ def verify(
         if digest in record.recovery:
             after = record.recovered(digest, policy.most_failures_kept, now)
             return Decision(outcome=Outcome.RECOVERY, record=after, refused_before=refused_before)
-    if codes is None:
+    if found is None:
         return Decision(outcome=Outcome.WRONG, record=record.refused_uncounted())  # law 11: too long to be guessed
+    digits, codes = found
 
     # Law 8: failures decrease with time, but a lock stays, because it depends on the stored count.
     if policy.locks(record.failures):
         return Decision(outcome=Outcome.LOCKED, record=record.refused_uncounted())
 
     failures, _ = record.failures_now(now)
-    candidates = [t for t in record.tokens if t.active and t.digits == len(codes[0])]
+    candidates = [t for t in record.tokens if t.active and t.digits == digits]
     for token in candidates:
         if earlier.next_code is not None and _completes_row(token, codes, earlier.next_code, now, policy):
             after = record.accepted(token, token.next_factor, 1, now, completes_row=True)
             after = after.lowered(policy.most_failures_kept, now, own=earlier.failures)
             outcome = Outcome.CONSECUTIVE
             return Decision(outcome=outcome, record=after, token=token.name, refused_before=refused_before)
-    before = earlier.code(record.code_lengths)
-    pair = (*before, *codes) if before and len(codes) == 1 and len(codes[0]) == len(before[0]) else ()
+    before = earlier.code({digits})
+    pair = (*before, *codes) if before and len(codes) == 1 else ()
     # Law 5: for a row across answers, the failure that its own first code added does not count.
     for row, counted in ((pair, failures - earlier.failures), (codes, failures)):
         for token in candidates if row else ():
@@ -198,7 +199,7 @@ def verify(
     return Decision(outcome=Outcome.WRONG, record=record.refused_as_wrong(now))
 
 
-def _completes_row(token: Token, codes: tuple[str, ...], expected: NextCode, now: int, policy: Policy) -> bool:
+def _completes_row(token: Token, codes: tuple[int, ...], expected: NextCode, now: int, policy: Policy) -> bool:
     """Return True if `codes` is the expected code of `token`, and no later code was used meanwhile (law 5)."""
     factor = expected.moving_factor
     return (
@@ -242,5 +243,5 @@ def _used(token: Token) -> range:
     return range(0) if token.last_step is None else range(token.last_step - REPLAYS + 1, token.last_step + 1)
 
 
-def _find(token: Token, codes: tuple[str, ...], within: range, ahead: Ahead | None = None) -> int | None:
-    return find(token.secret, codes, within, token.digits, token.algorithm, ahead=ahead)
+def _find(token: Token, codes: tuple[int, ...], within: range, ahead: Ahead | None = None) -> int | None:
+    return find_numbers(token.secret, codes, within, token.digits, token.algorithm, ahead=ahead)

@@ -3,8 +3,8 @@
 Rules (docs/architecture.md numbers all laws of verification):
 1. `decide` makes every decision, for PAM, the command line and the portal.
 2. The decision is durable before `decide` returns. A change that an accepted answer permits is part of the same update.
-3. A well-formed answer writes one file for every user name, enrolled or unknown, after the same search for its codes.
-   A malformed answer writes no file.
+3. A well-formed answer holds one lock for every user name, enrolled or unknown. Under the lock, it makes the same
+   search for its codes, and writes one file. A malformed answer writes no file.
 4. The log gets one line for each answer. The user sees the same text for every refusal.
 5. A refusal is delayed by a time that depends on the policy alone.
 """
@@ -68,18 +68,22 @@ def decide(
     def change(record: UserRecord) -> tuple[UserRecord, Decision]:
         at = now()
         decision = verify(record, answer, at, policy, earlier=earlier, ahead=ahead)
+        if decision.outcome in (Outcome.NOT_ENROLLED, Outcome.MALFORMED):
+            search_decoy()
         if follow is not None and decision.outcome.accepted:
             decision = decision.followed_by(follow(decision, at))
         return decision.record, decision
 
-    try:
-        decision = store.update(user, change)
-    except NotThere:
-        decision = Decision(outcome=Outcome.NOT_ENROLLED, record=UNKNOWN_USER)
-    if decision.outcome in (Outcome.NOT_ENROLLED, Outcome.MALFORMED):  # law 12: no record was written
+    def search_decoy() -> None:
         verify(DECOY, answer, now(), policy, earlier=earlier, ahead=ahead)
-        store.update_decoy(user)
-    return decision
+
+    # Law 12: one lock, and under it one search and one write, for every user. Otherwise a crowd that waits for the lock
+    # of one name would show whether the name is enrolled.
+    try:
+        return store.update(user, change, decoy=True)
+    except NotThere:
+        store.update_decoy(user, search_decoy)
+        return Decision(outcome=Outcome.NOT_ENROLLED, record=UNKNOWN_USER)
 
 
 def refusal_delay(policy: Policy) -> float:

@@ -5,9 +5,12 @@ Rules:
 2. It speaks to the user through a `Conversation`. Its only state is its own, and ends with it.
 3. Only the results ACCEPTED and IGNORED let a user pass.
 4. Every refusal has the same delay. After the first refusal, the dialogue asks once more, for any answer and any user
-   (law 5). The last refusal shows the same text for every reason.
+   (law 5). The last refusal shows the same text for every reason. Rule 7 replaces this rule.
 5. The waits between two prompts do not depend on the user, except for grace and `nullok`.
 6. No lock is held during a prompt.
+7. With `forward_pass`, the next module checks the password after the code. Until then, nothing shows whether the code
+   was right: there is one prompt, no text, and the same delay after every answer.
+8. Answers are wiped when the dialogue ends.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ Typed = bytes | bytearray
 Log: TypeAlias = "Callable[..., None]"  # verb, fields
 OpenStore: TypeAlias = "Callable[[float], Store]"  # the seconds that it waits for a lock
 Waits: TypeAlias = "Generator[Any, Any, R]"  # yields waits, and returns R
+UNKNOWN_ACCOUNT = "unknown account: nullok requires a passwd entry"
 
 
 class Result(Enum):
@@ -83,7 +87,7 @@ class Conversation(Protocol):
     def show(self, text: str, *, error: bool) -> None:
         """Show a text, as an error or as information."""
 
-    def hand_on(self, password: Typed) -> None:
+    def hand_on(self, password: memoryview) -> None:
         """Make `password` the answer that later modules get."""
 
 
@@ -91,7 +95,8 @@ class Dialogue:
     """One login of `user`, the name in the passwd entry. `now` returns Unix seconds.
 
     `origin` is its key of grace (`grace.origin`), or None if there is no grace. `search` verifies answers that need a
-    long search.
+    long search. With `nullok`, `check_account` gets the seconds that it may wait for a lock. It raises StoreError if
+    the user must not pass without being enrolled.
     """
 
     def __init__(
@@ -103,14 +108,17 @@ class Dialogue:
         origin: tuple[str, str] | None,
         now: Callable[[], int],
         log: Log,
+        check_account: Callable[[float], None],
         search: Verify = verify,
     ) -> None:
         self._settings, self._user, self._open_store = settings, user, open_store
         self._origin, self._now, self._log, self._search = origin, now, log, search
+        self._check_account = check_account
         self._is_in_home = settings.secret is not None  # the home folder may be on a slow server
         self._delay = refusal_delay(settings.policy)
         self._earlier = Earlier.NONE
         self._ahead = Ahead()
+        self._answers: list[Answer] = []  # to be wiped
 
     def run(self, conversation: Conversation) -> Waits[Result]:
         try:
@@ -120,6 +128,8 @@ class Dialogue:
             return Result.UNAVAILABLE
         finally:
             self._ahead.wipe()
+            for answer in self._answers:
+                answer.wipe()
 
     def _run(self, conversation: Conversation) -> Waits[Result]:
         settings, log = self._settings, self._log
@@ -165,7 +175,8 @@ class Dialogue:
             asks_again = decision.next_code is not None
         if decision.outcome.accepted:
             return Result.ACCEPTED
-        conversation.show(REFUSED, error=True)
+        if settings.first_pass != "forward_pass":
+            conversation.show(REFUSED, error=True)
         return Result.REFUSED
 
     def _decide(self, typed: Typed, conversation: Conversation, *, prompted: bool = True) -> Waits[Decision]:
@@ -177,6 +188,7 @@ class Dialogue:
         settings = self._settings
         forwards = settings.first_pass == "forward_pass"
         answer = Answer.parse_behind_password(typed) if forwards else Answer.parse(typed)
+        self._answers.append(answer)
 
         def job(lock_wait: float) -> Decision:
             return decide(
@@ -203,23 +215,27 @@ class Dialogue:
             conversation.hand_on(password)
         verb, fields = facts(decision)
         self._log(verb, **fields)
-        if decision.outcome.accepted:
+        if forwards or not decision.outcome.accepted:
+            yield Pause(self._delay)
+        if not decision.outcome.accepted:
+            self._earlier = self._earlier.followed_by(answer, decision, prompted=prompted)
+        elif not forwards:
             for remark in remarks(decision):
                 conversation.show(remark, error=False)
-        else:
-            yield Pause(self._delay)
-            self._earlier = self._earlier.followed_by(answer, decision, prompted=prompted)
         return decision
 
     def _read(self, lock_wait: float) -> UserRecord:
         try:
-            return self._open_store(lock_wait).read(self._user)
+            record = self._open_store(lock_wait).read(self._user)
         except NoAccount:
             if self._settings.nullok:
-                raise StoreError("unknown account: its home folder cannot be located") from None
+                raise StoreError(UNKNOWN_ACCOUNT) from None
             return UNKNOWN_USER
         except NotThere:
-            return UNKNOWN_USER
+            record = UNKNOWN_USER
+        if self._settings.nullok and not record.enrolled:
+            self._check_account(lock_wait)
+        return record
 
     def _compute_codes(self, lock_wait: float) -> None:
         """Compute the next codes while the user types. For a user without a record, compute those of a decoy."""

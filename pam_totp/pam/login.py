@@ -6,13 +6,14 @@ import time
 
 from pam_totp.core.fields import Value
 from pam_totp.core.lean import TYPE_CHECKING, partial
-from pam_totp.core.settings import Site, settings
+from pam_totp.core.settings import Settings, Site, settings
 from pam_totp.core.verify import verify
 from pam_totp.operations import audit_log, grace
 from pam_totp.operations.authenticate import Verify
-from pam_totp.operations.dialogue import Dialogue, OpenStore
-from pam_totp.pam.names import passwd_name
+from pam_totp.operations.dialogue import UNKNOWN_ACCOUNT, Dialogue, OpenStore
+from pam_totp.pam.names import name_of_uid, passwd_name
 from pam_totp.pam.protocol import Hello
+from pam_totp.store import NoAccount, NotThere, StoreError
 from pam_totp.store.file import FileStore
 from pam_totp.store.secret_file import LastRead
 
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
 
 
 class Host(Value):
-    """The site's settings, the log, the clock (UTC, whole seconds), the lookup of names, and the verification."""
+    """The site's settings, the log, the clock (UTC, whole seconds), the lookups of names, and the verification."""
 
     site: Site
     log: audit_log.Sink = staticmethod(audit_log.to_syslog)
     now: Callable[[], int] = staticmethod(lambda: int(time.time()))
     passwd_name: Callable[[str], str] = staticmethod(passwd_name)
+    name_of_uid: Callable[[str], str | None] = staticmethod(name_of_uid)
     search: Verify = staticmethod(verify)  # for answers that need a long search
 
 
@@ -34,14 +36,11 @@ def begin(hello: Hello, host: Host) -> Dialogue:
     """Return the dialogue of the login that `hello` begins. Raise SettingsError or StoreError."""
     chosen = settings(hello.service, hello.arguments, host.site)
     user = host.passwd_name(chosen.user or hello.user)
-    open_store: OpenStore = partial(FileStore, chosen.store, last=LastRead())
-    if chosen.secret is not None:
-        from pam_totp.store.home import home_store  # imported here because few hosts have secrets in home folders
-
-        home_store(chosen.secret, user)  # raise its errors before a prompt
-        open_store = partial(home_store, chosen.secret, user)
-    # If several accounts share one record, the code of one account must not grant grace to another.
-    has_grace = chosen.grace_period > 0 and chosen.user is None
+    open_store = _store_of(chosen, user)
+    open_store(0.0)  # raise its errors before a prompt
+    # If several accounts share one record, the code of one account must not grant grace to another. With
+    # `forward_pass`, a missing prompt would show an attacker without the password that the last code was right.
+    has_grace = chosen.grace_period > 0 and chosen.user is None and chosen.first_pass != "forward_pass"
     return Dialogue(
         chosen,
         user,
@@ -52,4 +51,38 @@ def begin(hello: Hello, host: Host) -> Dialogue:
         log=lambda verb, **fields: audit_log.write(
             host.log, hello.service, verb, user=user, **fields, rhost=hello.rhost
         ),
+        check_account=_check_of(user, hello, chosen, host),
     )
+
+
+def _store_of(chosen: Settings, user: str) -> OpenStore:
+    if chosen.secret is None:
+        return partial(FileStore, chosen.store, last=LastRead())
+    from pam_totp.store.home import home_store  # imported here because few hosts have secrets in home folders
+
+    return partial(home_store, chosen.secret, user)
+
+
+def _check_of(user: str, hello: Hello, chosen: Settings, host: Host) -> Callable[[float], None]:
+    """Return the check that `nullok` needs before it lets `user` in (law 10). With `nullok`, look up the names now.
+
+    The check raises StoreError if an account is unknown, or if the account of `user` has another name that is enrolled.
+    """
+    name = host.name_of_uid(user) if chosen.nullok else None
+    is_known = name is not None and (chosen.user is None or host.name_of_uid(hello.user) is not None)
+
+    def check(lock_wait: float) -> None:
+        if not is_known or name is None:
+            raise StoreError(UNKNOWN_ACCOUNT)
+        if name == user:
+            return
+        try:
+            other = _store_of(chosen, name)(lock_wait).read(name)
+        except NoAccount:
+            raise StoreError(UNKNOWN_ACCOUNT) from None
+        except NotThere:
+            return
+        if other.enrolled:
+            raise StoreError(f"the account is enrolled as {name}: log in with that name")
+
+    return check

@@ -15,6 +15,7 @@ import select
 import stat
 import time
 
+from pam_totp.core.answer import wipe
 from pam_totp.core.lean import TYPE_CHECKING, partial, suppress
 from pam_totp.core.settings import SITE_FILE, SettingsError, Site, parse_site
 from pam_totp.operations import audit_log
@@ -39,7 +40,6 @@ from pam_totp.pam.protocol import (
     parse_hello,
     receive,
     send,
-    wipe,
 )
 from pam_totp.store import StoreError
 from pam_totp.store.file import LOCK_WAIT
@@ -167,7 +167,7 @@ class Session:
         if not self._is_silent:
             self._send(b"e" if error else b"i", _encoded(text))
 
-    def hand_on(self, password: Typed) -> None:
+    def hand_on(self, password: memoryview) -> None:
         self._send(b"s", password)
 
     def _answer(self, packet: bytearray) -> bytearray | None:

@@ -46,10 +46,11 @@ class _Relay:
         self.result = PAM_AUTHINFO_UNAVAIL  # until the session sends the result
 
     def receive(self, _: float) -> bytearray:
-        return bytearray(self._reply)
+        reply, self._reply = self._reply, b""
+        return bytearray(reply)
 
-    def send(self, kind: bytes, body: bytes | bytearray = b"") -> None:
-        pamh, text = self._pamh, body.decode("utf-8", "surrogateescape")
+    def send(self, kind: bytes, body: bytes | memoryview = b"") -> None:
+        pamh, text = self._pamh, str(body, "utf-8", "surrogateescape")
         styles = {
             b"p": pamh.PAM_PROMPT_ECHO_OFF,
             b"P": pamh.PAM_PROMPT_ECHO_ON,

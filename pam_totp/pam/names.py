@@ -16,6 +16,17 @@ def passwd_name(user: str) -> str:
         return user
 
 
+def name_of_uid(user: str) -> str | None:
+    """Return the name in the passwd entry of the user's uid, or None if the user or the uid has no entry.
+
+    If the name service knows several names of an account, this name can differ from `passwd_name`.
+    """
+    try:
+        return pwd.getpwuid(pwd.getpwnam(user).pw_uid).pw_name
+    except (KeyError, ValueError):
+        return None
+
+
 def has_passwd_entry(uid: int) -> bool:
     try:
         pwd.getpwuid(uid)
@@ -35,31 +46,42 @@ class LocalAccounts:
     ) -> None:
         self._path = passwd if asks_files_first(nsswitch) else os.devnull
         self._nscd = nscd
-        self._known: tuple[tuple[int, ...], frozenset[str | int]] = (), frozenset()  # the file's version, its accounts
+        # The version of the file that was read, its uids by name, and its names by uid.
+        self._known: tuple[tuple[int, ...], dict[str, int], dict[int, str]] = (), {}, {}
 
     def have(self, *accounts: str | int) -> bool:
         """Return True if the file has all these names and uids. It is read again if it has changed."""
-        version, known = self._known
         try:
-            if _version(os.stat(self._path)) != version:
-                version, known = self._known = self._read()
+            if _version(os.stat(self._path)) != self._known[0]:
+                self._read()
         except OSError:
             return False
-        return known.issuperset(accounts) and not os.path.exists(self._nscd)
+        _, uids, names = self._known
+        known = all(account in uids or account in names for account in accounts)
+        return known and not os.path.exists(self._nscd)
 
     def passwd_name(self, user: str) -> str:
         """Return the name in the user's passwd entry, or `user` if there is no entry. The file has such names."""
         return user if self.have(user) else passwd_name(user)
 
-    def _read(self) -> tuple[tuple[int, ...], frozenset[str | int]]:
-        found = set[str | int]()
+    def name_of_uid(self, user: str) -> str | None:
+        """Return the name in the passwd entry of the user's uid, like the function `name_of_uid`."""
+        is_local = self.have(user)
+        _, uids, names = self._known
+        return names[uids[user]] if is_local and user in uids else name_of_uid(user)
+
+    def _read(self) -> None:
+        """Read the file. As in the C library, the first line of a name or uid counts."""
+        uids, names = dict[str, int](), dict[int, str]()
         with open(self._path, "rb") as file:
             version = _version(os.fstat(file.fileno()))
             for line in file:
                 fields = line.removesuffix(b"\n").split(b":")
                 if len(fields) == 7 and _is_name(fields[0]) and b"\0" not in line and _are_ids(fields[2:4]):
-                    found |= {fields[0].decode("utf-8", "surrogateescape"), int(fields[2])}
-        return version, frozenset(found)
+                    name, uid = fields[0].decode("utf-8", "surrogateescape"), int(fields[2])
+                    uids.setdefault(name, uid)
+                    names.setdefault(uid, name)
+        self._known = version, uids, names  # at once, because other threads may read it
 
 
 def _is_name(text: bytes) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from _socket import MSG_DONTWAIT, MSG_NOSIGNAL  # without enum and selectors
 
-from pam_totp.core.answer import MAX_ANSWER
+from pam_totp.core.answer import MAX_ANSWER, wipe
 from pam_totp.core.fields import Value
 from pam_totp.core.lean import TYPE_CHECKING
 
@@ -47,10 +47,10 @@ class NoMessage(ProtocolError):
         super().__init__(f"no message from the relay within {seconds:g} s")
 
 
-def send(channel: socket, kind: bytes, body: bytes | bytearray = b"") -> None:
-    """Send a message. Raise ProtocolError if the relay has exited or does not read its messages."""
+def send(channel: socket, kind: bytes, body: bytes | memoryview = b"") -> None:
+    """Send a message, without a copy of `body`. Raise ProtocolError if the relay has exited or does not read."""
     try:
-        channel.send(kind + body, MSG_NOSIGNAL | MSG_DONTWAIT)
+        channel.sendmsg((kind, body), (), MSG_NOSIGNAL | MSG_DONTWAIT)
     except OSError as e:
         raise ProtocolError(f"cannot send to the relay: {e}") from e
 
@@ -73,12 +73,6 @@ def receive(channel: socket, buffer: bytearray) -> bytearray | None:
     if not packet:
         raise ProtocolError("the relay closed the channel")
     return packet
-
-
-def wipe(buffer: bytearray, size: int | None = None) -> None:
-    """Overwrite the first `size` bytes of `buffer`, by default all of it. It keeps its length and its place."""
-    size = len(buffer) if size is None else size
-    buffer[:size] = bytes(size)
 
 
 def parse_answer(packet: bytearray) -> bytearray | None:

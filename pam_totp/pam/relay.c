@@ -663,7 +663,9 @@ EXPORTED int pam_sm_authenticate(pam_handle_t *pamh, int flags, int argc, const 
 {
     struct settings settings = parse(argc, argv);
     int result = authenticate(pamh, &settings, flags, argc, argv);
-    if (result != PAM_SUCCESS && result != PAM_IGNORE && !settings.nodelay)
+    /* libpam uses the delay only if the login fails. After a success it hides, with `forward_pass`, that the code was
+     * right and that a later module refused the password. */
+    if (result != PAM_IGNORE && !settings.nodelay)
         pam_fail_delay(pamh, FAIL_DELAY);
     return result;
 }

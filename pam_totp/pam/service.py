@@ -227,8 +227,11 @@ class Service:
             return PAM_AUTH_ERR
         if not any(a.startswith("store=") for a in admitted.arguments):
             admitted = admitted.with_arguments((*admitted.arguments, f"store={self._store}"))
-        passwd_name = self.local_accounts.passwd_name
-        return login.begin(admitted, login.Host(site=site, log=log, passwd_name=passwd_name, search=self._search))
+        local, search = self.local_accounts, self._search
+        host = login.Host(
+            site=site, log=log, passwd_name=local.passwd_name, name_of_uid=local.name_of_uid, search=search
+        )
+        return login.begin(admitted, host)
 
 
 class _Connection:

@@ -50,18 +50,24 @@ class Store(Protocol):
         """Return the record of `user`. Raise NotThere if there is none."""
 
     def update(
-        self, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], *, create: bool = False
+        self,
+        user: str,
+        change: Callable[[UserRecord], tuple[UserRecord | None, R]],
+        *,
+        create: bool = False,
+        decoy: bool = False,
     ) -> R:
         """Replace the record of `user` by the first value that `change` returns, and return the second value.
 
-        `change` gets the old record. An unchanged record is not written. If `change` returns None, the record is
-        deleted. If `user` has no record, `change` gets an empty record if `create` is True; otherwise raise NotThere.
+        `change` gets the old record. An unchanged record is not written; with `decoy`, a decoy is written instead,
+        under the same lock. If `change` returns None, the record is deleted. If `user` has no record, `change` gets an
+        empty record if `create` is True; otherwise raise NotThere.
         """
 
-    def update_decoy(self, user: str) -> None:
-        """Do the work of an `update`, but change no record.
+    def update_decoy(self, user: str, search: Callable[[], object]) -> None:
+        """Do the work of an `update` with `search` in place of `change`, but change no record.
 
-        Callers use it if a record is missing or unchanged: the time of an answer and a full disk must not reveal this.
+        Callers use it if a record is missing: the time of an answer and a full disk must not reveal this.
         """
 
     def users(self) -> Iterator[str]:

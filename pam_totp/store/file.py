@@ -108,7 +108,12 @@ class FileStore:
             return self._parse(stored, user, name)
 
     def update(
-        self, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], *, create: bool = False
+        self,
+        user: str,
+        change: Callable[[UserRecord], tuple[UserRecord | None, R]],
+        *,
+        create: bool = False,
+        decoy: bool = False,
     ) -> R:
         name = self.file_of(user)
         with self.opened() as folder:
@@ -125,14 +130,14 @@ class FileStore:
                     os.fsync(folder)
                 elif stored is None or not stored.size or (new is not old and new != old):
                     self.put(folder, name, stored, old, new)
+                elif decoy:
+                    self._use_decoy(folder)
                 return result
 
-    def update_decoy(self, user: str) -> None:
+    def update_decoy(self, user: str, search: Callable[[], object]) -> None:
         with self.opened() as folder, self.locked(folder, self.file_of(user)):
-            if not decoys.use(folder):
-                self.warn(
-                    f"{self.folder}/{decoys.FOLDER}: decoys are missing or damaged (run 'pam-totp doctor --repair')"
-                )
+            search()
+            self._use_decoy(folder)
 
     def users(self) -> Iterator[str]:
         from urllib.parse import unquote_to_bytes  # imported here because logins do not need it
@@ -254,6 +259,10 @@ class FileStore:
         if stored is not last.slots or last.record is None or last.record.user != user:
             last.record = parse_record(stored.document, user, name)
         return last.record
+
+    def _use_decoy(self, folder: int) -> None:
+        if not decoys.use(folder):
+            self.warn(f"{self.folder}/{decoys.FOLDER}: decoys are missing or damaged (run 'pam-totp doctor --repair')")
 
     def _require(self, folder: int, name: str) -> None:
         if not any(exists(folder, candidate) for candidate in (name, self._version_1(name), name)):

@@ -56,8 +56,9 @@ class HomeStore(FileStore):
         super().__init__(folder, lock_wait)
         self._user = user
 
-    def update_decoy(self, user: str) -> None:
-        """Do nothing: pam_totp writes only to the home folders of enrolled users."""
+    def update_decoy(self, user: str, search: Callable[[], object]) -> None:
+        """Do `search`, but write nothing: pam_totp writes only to the home folders of enrolled users."""
+        search()
 
     def users(self) -> Iterator[str]:
         try:
@@ -89,6 +90,9 @@ class HomeStore(FileStore):
     def _prepare(self, folder: int) -> None:
         """Do nothing: this store has no decoys."""
 
+    def _use_decoy(self, folder: int) -> None:
+        """Do nothing, for the same reason."""
+
     def _check_folder(self, status: os.stat_result) -> None:
         if status.st_uid not in (0, os.geteuid()):
             raise StoreError(f"{self.folder}: must be owned by uid {os.geteuid()} or root")
@@ -103,12 +107,17 @@ class _NoAccountStore:
         raise NoAccount
 
     def update(
-        self, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], *, create: bool = False
+        self,
+        user: str,
+        change: Callable[[UserRecord], tuple[UserRecord | None, R]],
+        *,
+        create: bool = False,
+        decoy: bool = False,
     ) -> R:
         raise NoAccount
 
-    def update_decoy(self, user: str) -> None:
-        """Do nothing."""
+    def update_decoy(self, user: str, search: Callable[[], object]) -> None:
+        search()
 
     def users(self) -> Iterator[str]:
         return iter(())

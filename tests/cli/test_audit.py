@@ -104,17 +104,22 @@ class Interrupted:
         return self._store.read(user)
 
     def update(
-        self, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], *, create: bool = False
+        self,
+        user: str,
+        change: Callable[[UserRecord], tuple[UserRecord | None, R]],
+        *,
+        create: bool = False,
+        decoy: bool = False,
     ) -> R:
         def change_and_interrupt(record: UserRecord) -> tuple[UserRecord | None, R]:
             changed = change(record)
             signal.pthread_kill(threading.get_ident(), signal.SIGINT)  # the tests have more threads than a command
             return changed
 
-        return self._store.update(user, change_and_interrupt, create=create)
+        return self._store.update(user, change_and_interrupt, create=create, decoy=decoy)
 
-    def update_decoy(self, user: str) -> None:
-        self._store.update_decoy(user)
+    def update_decoy(self, user: str, search: Callable[[], object]) -> None:
+        self._store.update_decoy(user, search)
 
     def users(self) -> Iterator[str]:
         return self._store.users()

@@ -56,7 +56,7 @@ def main(folder: str, word: str) -> str:
     store = FileStore(folder)
     try:
         if word == "decoy":
-            store.update_decoy("zoe")
+            store.update_decoy("zoe", int)
             return "decoy"
         if word in CHANGES:
             return store.update("alice", lambda record: (CHANGES[word](record), word), create=word == "add")

@@ -110,18 +110,27 @@ class Memory:
         return self.records[user]
 
     def update(
-        self, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], *, create: bool = False
+        self,
+        user: str,
+        change: Callable[[UserRecord], tuple[UserRecord | None, R]],
+        *,
+        create: bool = False,
+        decoy: bool = False,
     ) -> R:
         record, result = change(self.read(user))
         assert record is not None
         if record == self.records[user]:
-            self.done.append("same")
+            if decoy:
+                self._write("decoy")
+            else:
+                self.done.append("same")
         else:
             self._write("changed")
             self.records[user] = record
         return result
 
-    def update_decoy(self, user: str) -> None:
+    def update_decoy(self, user: str, search: Callable[[], object]) -> None:
+        search()
         self._write("decoy")
 
     def users(self) -> Iterator[str]:

@@ -66,9 +66,9 @@ def test_every_user_costs_the_same_search(first: bytes | None, answer: bytes, mo
 
     def find(*arguments: Any, **named: Any) -> int | None:
         searched.append(len(arguments[2]))
-        return oath.find(*arguments, **named)
+        return oath.find_numbers(*arguments, **named)
 
-    monkeypatch.setattr(verify, "find", find)
+    monkeypatch.setattr(verify, "find_numbers", find)
     earlier = Earlier.NONE
     if first is not None:
         refused = Decision(outcome=Outcome.WRONG, record=UNPROVED)

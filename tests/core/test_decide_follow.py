@@ -30,7 +30,8 @@ NOT_ENROLLED = ((), (UserRecord(user="alice"),), (UserRecord(user="alice", token
 def test_an_answer_for_an_unenrolled_user_costs_the_same_work(records: tuple[UserRecord, ...]) -> None:
     store = Memory(*records)
     assert answered(store, b"123456").outcome is Outcome.NOT_ENROLLED
-    assert store.done[-1] == "decoy"
+    assert store.done == ["decoy"], "one lock and one write"
+    assert tuple(store.records.values()) == records
 
 
 @pytest.mark.parametrize("records", [*NOT_ENROLLED, (UserRecord(user="alice", tokens=(fob(),)),)])
@@ -42,8 +43,10 @@ def test_an_answer_that_no_user_can_have_costs_no_work(records: tuple[UserRecord
 
 def test_an_answer_in_another_users_form_costs_every_user_the_same_work() -> None:
     store = enrolled()
+    before = store.read("alice")
     assert answered(store, b"12345678").outcome is Outcome.MALFORMED, "the user's codes have six digits"
-    assert store.done[-1] == "decoy"
+    assert store.done == ["decoy"], "one lock and one write"
+    assert store.read("alice") == before
 
 
 def test_the_follow_up_is_part_of_the_same_change() -> None:

@@ -34,6 +34,7 @@ class Driver:
         self.log: list[str] = []
         self.echo: list[bool] = []  # of each prompt
         self.now = NOW
+        self.problem: str | None = None  # of the account, under nullok
 
     def run(self, *answers: bytes | bytearray | None, first_pass: bytes | None = None) -> Result:
         """Answer the prompts in order; None, or no answer that is left, is no answer."""
@@ -45,6 +46,7 @@ class Driver:
             origin=self.origin,
             now=lambda: self.now,
             log=self.write,
+            check_account=self.check_account,
         )
         waits, reply, error = login.run(self), None, None
         while True:
@@ -80,8 +82,13 @@ class Driver:
         assert error is (text == REFUSED)
         self.steps.append(text)
 
-    def hand_on(self, password: bytes | bytearray) -> None:
+    def hand_on(self, password: memoryview) -> None:
         self.steps.append(f"hand on {bytes(password)!r}")
+
+    def check_account(self, lock_wait: float) -> None:
+        self.steps.append("check account")
+        if self.problem is not None:
+            raise StoreError(self.problem)
 
     def write(self, verb: str, **fields: str | int | None) -> None:
         self.log.append(" ".join([verb, *(f"{name}={value}" for name, value in fields.items() if value is not None)]))
@@ -223,8 +230,20 @@ def test_an_unreachable_store_ends_the_dialogue_after_the_same_delay() -> None:
 def test_nullok_ignores_only_users_who_are_not_enrolled() -> None:
     driver = Driver(enrolled(), "nullok", user="unknown")
     assert driver.run() is Result.IGNORED
-    assert (driver.steps, driver.log) == ([], ["ignored reason=not-enrolled"])
-    assert Driver(enrolled(tokens=(fob(enabled=False),)), "nullok").run(b"x") is Result.REFUSED
+    assert (driver.steps, driver.log) == (["check account"], ["ignored reason=not-enrolled"])
+    driver = Driver(enrolled(tokens=(fob(enabled=False),)), "nullok")
+    assert driver.run(b"x") is Result.REFUSED
+    assert "check account" not in driver.steps, "an enrolled user needs a code"
+
+
+def test_nullok_ignores_no_user_whose_account_has_a_problem() -> None:
+    driver = Driver(enrolled(), "nullok", user="unknown")
+    driver.problem = "unknown account"
+    assert driver.run(code(0)) is Result.UNAVAILABLE
+    assert (driver.steps, driver.log) == (["check account"], ["error problem=unknown account"])
+    driver = Driver(enrolled(), user="unknown")
+    driver.problem = "unknown account"
+    assert driver.run(code(0)) is Result.REFUSED, "without nullok, the account is not checked"
 
 
 def test_grace_replaces_a_code_and_only_a_code_grants_it() -> None:
@@ -243,10 +262,39 @@ def test_grace_replaces_a_code_and_only_a_code_grants_it() -> None:
 def test_a_password_before_the_code_is_handed_on_after_a_refusal_too() -> None:
     driver = Driver(enrolled(), "forward_pass")
     assert driver.run(b"horse" + code(0)) is Result.ACCEPTED
-    assert driver.steps == ["Password and one-time code: ", "hand on b'horse'"]
+    assert driver.steps[:2] == ["Password and one-time code: ", "hand on b'horse'"]
     driver = Driver(enrolled(), "forward_pass", user="unknown")
     assert driver.run(b"horse000000") is Result.REFUSED
-    assert driver.steps[1:] == ["hand on b'horse'", *REFUSAL]
+    assert driver.steps[1:] == ["hand on b'horse'", "pause"]
+
+
+FORWARDED: dict[str, tuple[bytes, dict[str, object], str]] = {
+    "right": (code(3), {}, "alice"),
+    "right after refusals": (code(3), {"refused": 3, "failures": 3, "failures_at": NOW}, "alice"),
+    "a row": (code(40, 2), {"refused": 30, "failures": 7, "failures_at": NOW}, "alice"),
+    "wrong": (b"000000", {}, "alice"),
+    "row needed": (code(3), {"failures": 5, "failures_at": NOW}, "alice"),
+    "replayed": (code(3), {"tokens": (fob(4),)}, "alice"),
+    "not enrolled": (code(3), {"tokens": (fob(confirmed=False),)}, "alice"),
+    "unknown": (code(3), {}, "unknown"),
+}
+
+
+@pytest.mark.parametrize("case", FORWARDED)
+def test_until_the_password_is_right_nothing_shows_the_worth_of_a_code(case: str) -> None:
+    typed, fields, user = FORWARDED[case]
+    driver = Driver(enrolled(**fields), "forward_pass", user=user)
+    result = driver.run(b"horse" + typed)
+    assert result is (Result.ACCEPTED if case.startswith(("right", "a row")) else Result.REFUSED)
+    assert driver.steps == ["Password and one-time code: ", "hand on b'horse'", "pause"]
+    assert len(driver.log) == 1
+    assert ("refused_before=" in driver.log[0]) is (case in ("right after refusals", "a row")), "the log has the remark"
+
+
+def test_a_malformed_answer_behind_no_code_shows_nothing_either() -> None:
+    driver = Driver(enrolled(), "forward_pass")
+    assert driver.run(b"horse") is Result.REFUSED
+    assert driver.steps[1:] == ["hand on b'horse'", "pause"]
 
 
 def test_the_settings_are_logged_with_debug() -> None:

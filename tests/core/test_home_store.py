@@ -87,7 +87,7 @@ def test_a_new_file_is_created_without_decoys(monkeypatch: pytest.MonkeyPatch, t
 def test_a_user_without_an_account_has_no_file() -> None:
     store = home_store("~/.codes", "no-such-account")
     assert list(store.users()) == []
-    store.update_decoy("zoe")
+    store.update_decoy("zoe", int)
     with pytest.raises(NoAccount):
         store.read("no-such-account")
     with pytest.raises(NoAccount):

@@ -213,6 +213,15 @@ def test_two_ways_to_use_the_first_password_contradict_each_other() -> None:
     assert "only one is allowed" in refused("forward_pass", "try_first_pass", "use_first_pass")
 
 
+def test_forward_pass_and_a_lock_contradict_each_other() -> None:
+    """Any person could lock every user out: with forward_pass, a wrong answer counts before the password is checked."""
+    expected = "forward_pass and lock_after: only one is allowed"
+    assert refused("forward_pass", "lock_after=10").startswith(expected)
+    with pytest.raises(SettingsError, match=expected):
+        settings("sshd", ["forward_pass"], parse_site("[policy]\nlock_after = 10\n"))
+    assert settings("sshd", ["forward_pass", "lock_after=0"], parse_site("[policy]\nlock_after = 10\n")).first_pass
+
+
 @given(st.lists(st.text(max_size=30) | st.sampled_from([*FLAGS, *[f"{n}=1" for n in WITH_VALUE]]), max_size=4))
 def test_any_arguments_are_settings_or_a_settings_error(arguments: list[str]) -> None:
     try:

@@ -194,7 +194,7 @@ def test_files_are_private_to_their_owner_under_every_umask(
 ) -> None:
     umask(mask)
     store.update("alice", lambda record: (record.with_token(fob()), None), create=True)
-    store.update_decoy("zoe")
+    store.update_decoy("zoe", int)
     umask(0o077)
     assert {name: stat.S_IMODE((folder / name).stat().st_mode) for name in os.listdir(folder)} == {
         "alice.record": 0o600,
@@ -211,7 +211,7 @@ def test_every_descriptor_is_closed(folder: Path, store: FileStore) -> None:
     before = os.listdir("/proc/self/fd")
     for _ in range(3):
         log_in(folder, b"000000")
-        store.update_decoy("zoe")
+        store.update_decoy("zoe", int)
         list(store.users())
         for broken in ("broken", "zoe", "x" * 300):
             with pytest.raises((StoreError, NotThere)):
@@ -233,7 +233,7 @@ def test_an_unknown_user_costs_one_write_of_a_decoy_chosen_at_random(folder: Pat
     before, names = decoys(folder), files(folder)
     assert sorted(before) == [f"{number:02}" for number in range(64)]
     for _ in range(200):
-        store.update_decoy("zoe")
+        store.update_decoy("zoe", int)
     after = decoys(folder)
     assert sum(after[name].sequence - before[name].sequence for name in after) == 200
     assert sum(after[name].sequence > before[name].sequence for name in after) > 32, (
@@ -289,7 +289,7 @@ def test_missing_decoys_are_logged_and_raise_no_error(folder: Path, damage: Call
     store.prepare()
     for path in (folder / DECOYS).iterdir():
         damage(path)
-    store.update_decoy("zoe")
+    store.update_decoy("zoe", int)
     assert warnings == [f"{folder}/.decoy: decoys are missing or damaged (run 'pam-totp doctor --repair')"]
 
 
@@ -299,7 +299,7 @@ def test_known_and_unknown_users_wait_only_for_their_own_lock(folder: Path) -> N
     enrol(folder)
     work: dict[str, Callable[[], None]] = {
         "alice": lambda: impatient.update("alice", lambda record: (record, None)),
-        "zoe": lambda: impatient.update_decoy("zoe"),
+        "zoe": lambda: impatient.update_decoy("zoe", int),
     }
     for name, own in work.items():
         lock = holding(folder, f"{name}.record")
@@ -307,7 +307,7 @@ def test_known_and_unknown_users_wait_only_for_their_own_lock(folder: Path) -> N
             own()
         for other in work.keys() - {name}:
             work[other]()
-        impatient.update_decoy("yan")
+        impatient.update_decoy("yan", int)
         os.close(lock)
 
 
@@ -604,7 +604,7 @@ def test_a_converted_user_does_not_wait_for_the_lock_of_version_1(folder: Path) 
     enrol(folder)
     (folder / "alice.json").touch(0o600)
     assert log_in(folder, code(0), store=impatient) == "code"
-    impatient.update_decoy("zoe")
+    impatient.update_decoy("zoe", int)
 
 
 def test_a_file_of_version_1_with_a_copy_is_converted_and_the_copy_kept(folder: Path, store: FileStore) -> None:
@@ -867,7 +867,7 @@ def test_a_folder_without_mode_0700_is_unavailable(folder: Path, store: FileStor
     for attempt in (
         lambda: store.read("alice"),
         lambda: log_in(folder, code(0)),
-        lambda: store.update_decoy("zoe"),
+        lambda: store.update_decoy("zoe", int),
         lambda: list(store.users()),
     ):
         with pytest.raises(StoreError, match=r"its mode must be 0700|Permission denied"):
@@ -892,7 +892,7 @@ def test_a_path_that_is_not_a_folder_is_unavailable_not_an_unknown_user(tmp_path
         lambda: store.read("alice"),
         lambda: log_in(folder, code(0)),
         lambda: store.update("alice", lambda record: (record, None), create=True),
-        lambda: store.update_decoy("zoe"),
+        lambda: store.update_decoy("zoe", int),
         lambda: list(store.users()),
     ):
         with pytest.raises(StoreError, match=str(folder)):
@@ -1006,5 +1006,5 @@ def test_users_lists_the_users_with_a_record(folder: Path, store: FileStore) -> 
     (folder / ".carol.record").write_bytes(b"left behind")
     (folder / "notes.txt").write_bytes(b"")
     (folder / ".hidden.json").write_bytes(b"no name begins with a dot")
-    store.update_decoy("zoe")
+    store.update_decoy("zoe", int)
     assert sorted(store.users()) == ["a/b", "alice", "bob"]

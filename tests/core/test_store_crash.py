@@ -320,7 +320,7 @@ def test_a_kill_or_an_error_in_decoy_work_leaves_the_decoys_valid(folder: Path) 
             if fault == "error=EIO":
                 assert call.name == "close" or printed.startswith("unavailable: "), call
             assert all(decode(path.read_bytes()).document for path in (folder / DECOYS).iterdir())
-            FileStore(str(folder)).update_decoy("zoe")
+            FileStore(str(folder)).update_decoy("zoe", int)
     assert sorted(os.listdir(folder)) == [DECOYS, ".lock", "alice.record"]
 
 

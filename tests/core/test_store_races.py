@@ -80,7 +80,7 @@ def test_concurrent_decoy_work_leaves_every_decoy_valid(folder: Path) -> None:
 
     def works(number: int) -> str:
         for _ in range(20):
-            store.update_decoy(f"user{number}")
+            store.update_decoy(f"user{number}", int)
         return "done"
 
     assert in_processes(MANY, works) == ["done"] * MANY

@@ -89,10 +89,10 @@ def answer(data: bytes) -> None:
         assert "".join(codes) == "".join(str(int(c)) for c in data.decode() if c.isdecimal())
         assert len(codes) in (1, 2, 3)
         assert {len(code) for code in codes} < {6, 8}
-    recovery = parsed.recovery_code
+    recovery = None if parsed.recovery_code is None else bytes(parsed.recovery_code).decode()
     assert recovery is None or (len(recovery) == 16 and recovery == recovery.upper())
     behind = Answer.parse_behind_password(data)
-    assert behind.password({6, 8}) + "".join(behind.codes({6, 8}) or ()).encode() == data
+    assert bytes(behind.password({6, 8})) + "".join(behind.codes({6, 8}) or ()).encode() == data
     decision = verify(OWNER, parsed, NOW, Policy())
     if decision.outcome is Outcome.RECOVERY:
         assert recovery == "0123456789ABCDEF"

@@ -113,7 +113,15 @@ def test_forward_pass_needs_a_later_module_that_uses_the_password(text: str, sev
 
 def test_forward_pass_before_a_module_that_uses_it_is_in_order() -> None:
     taking = COMMON.replace("nullok", "nullok use_first_pass")
-    assert examine(f"auth requisite pam_totp.so forward_pass\n{taking}") == []
+    assert examine(f"auth required pam_totp.so forward_pass\n{taking}") == []
+
+
+def test_forward_pass_that_ends_the_stack_before_the_password_is_a_warning() -> None:
+    """The time of the refusal then shows that the code was wrong."""
+    taking = COMMON.replace("nullok", "nullok use_first_pass")
+    for control in ("requisite", "[success=ok default=die]"):
+        text = f"auth {control} pam_totp.so forward_pass\n{taking}"
+        assert severities(text) == {Code.FORWARD_PASS_ENDS_STACK: WARNING}
 
 
 def test_a_stack_that_no_user_can_pass_is_an_error() -> None:

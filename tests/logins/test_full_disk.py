@@ -46,13 +46,19 @@ class Counting:
         return self._record
 
     def update(
-        self, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], *, create: bool = False
+        self,
+        user: str,
+        change: Callable[[UserRecord], tuple[UserRecord | None, R]],
+        *,
+        create: bool = False,
+        decoy: bool = False,
     ) -> R:
         after, result = change(self.read(user))
-        self.written += after != self._record
+        self.written += decoy or after != self._record
         return result
 
-    def update_decoy(self, user: str) -> None:
+    def update_decoy(self, user: str, search: Callable[[], object]) -> None:
+        search()
         self.written += 1
 
     def users(self) -> Iterator[str]:

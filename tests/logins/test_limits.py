@@ -123,7 +123,7 @@ def test_the_work_for_an_unknown_user_needs_the_same_file_size(tmp_path: Path, s
     def for_an_unknown_user() -> bool:
         limited(size)
         try:
-            FileStore(str(tmp_path)).update_decoy("zoe")
+            FileStore(str(tmp_path)).update_decoy("zoe", int)
         except StoreError:
             return False
         return True

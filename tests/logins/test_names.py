@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from pam_totp.pam import names
 from pam_totp.pam.names import LocalAccounts, asks_files_first
 
 LINES = {
@@ -55,6 +57,25 @@ def test_local_accounts_are_those_of_the_file_until_it_changes(tmp_path: Path) -
     assert not local.have("bob")
     passwd.unlink()
     assert not local.have("root")
+
+
+def test_the_name_of_a_uid_is_that_of_its_first_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passwd = tmp_path / "passwd"
+    passwd.write_bytes(PASSWD + b"\ntoor:x:0:0::/:/bin/sh\nbob:x:1001:1001::/:/bin/sh\n")
+    local = LocalAccounts(str(passwd), str(tmp_path / "missing"))
+    asked: list[str] = []
+    monkeypatch.setattr(names, "name_of_uid", asked.append)
+    assert [local.name_of_uid(name) for name in ("root", "toor", "bob")] == ["root", "root", "bob"]
+    assert asked == [], "the file has these names"
+    assert local.name_of_uid("carol") is None
+    assert asked == ["carol"]
+
+
+def test_the_name_of_a_uid_is_looked_up_by_name_and_by_uid(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_name, by_uid = {"ALICE": 1000, "alice": 1000, "lost": 1001}, {1000: "alice"}
+    monkeypatch.setattr("pwd.getpwnam", lambda name: SimpleNamespace(pw_name=name, pw_uid=by_name[name]))
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: SimpleNamespace(pw_name=by_uid[uid], pw_uid=uid))
+    assert [names.name_of_uid(name) for name in ("ALICE", "alice", "lost", "unknown")] == ["alice", "alice", None, None]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from pam_totp.core.answer import Answer, recovery_digest
 from pam_totp.core.oath import hotp
-from pam_totp.operations.authenticate import REFUSED
+from pam_totp.core.policy import Policy
+from pam_totp.operations.authenticate import refusal_delay
 from tests.support.pamconf import Login, Result, Style, login, service
 from tests.support.site import KEY, ME, MODULE, Site, codes, fob
 
@@ -121,7 +123,32 @@ def test_an_unenrolled_user_sees_what_a_wrong_code_shows(site: Site, said: str) 
     unenrolled = site.login(said)
     site.enrol()
     assert seen(unenrolled) == seen(site.login(said))
-    assert [m.text for m in unenrolled.messages] == [REFUSED]
+    assert unenrolled.messages == (), "a text would show that the code was wrong"
+
+
+def test_a_right_code_with_a_wrong_password_looks_like_a_wrong_code(site: Site) -> None:
+    """pam_deny takes the place of a module that refuses the password. The count of refusals is not shown either."""
+    line = f"auth required {MODULE} store={site.store} socket=none forward_pass"
+    service(site.confdir, "demo", line, "auth required pam_deny.so")
+    seen = set()
+    for said in ("wrong" + codes(0), "wrong000000", "wrong" + codes(40, 2).replace(" ", ""), "wrong"):
+        site.enrol(refused=2, failures=2, failures_at=int(time.time()))
+        done = site.login(said)
+        seen.add((done.result, done.prompts, done.messages, done.left))
+        assert done.delay >= 1, "the module asks libpam for the delay of a refusal, whatever the code was worth"
+        assert done.seconds >= refusal_delay(Policy())
+    assert len(seen) == 1
+
+
+def test_a_code_before_the_password_gives_no_grace(site: Site) -> None:
+    """After a right code with a wrong password, a missing prompt would show that the code was right."""
+    line = f"auth required {MODULE} store={site.store} socket=none nodelay forward_pass grace_period=600"
+    service(site.confdir, "demo", line)
+    site.enrol()
+    for counter in range(2):
+        done = login("demo", ME, [f"horse{codes(counter)}"], site.confdir, items={"rhost": "192.0.2.7"})
+        assert (done.result, len(done.prompts)) == (Result.SUCCESS, 1)
+    assert site.record().grace == ()
 
 
 def test_a_password_is_not_passed_on_if_the_store_is_unavailable(site: Site) -> None:
@@ -160,6 +187,6 @@ def test_a_joined_password_and_codes_are_split_again(
 @given(answer=st.binary(max_size=60) | st.from_regex(rb"[a-z]{0,3}[0-9]{0,30}", fullmatch=True))
 def test_a_split_answer_is_complete_and_its_tail_is_codes_or_empty(answer: bytes) -> None:
     parsed = Answer.parse_behind_password(answer)
-    password, codes = parsed.password({6, 8}), parsed.codes({6, 8})
+    password, codes = bytes(parsed.password({6, 8})), parsed.codes({6, 8})
     assert password + "".join(codes or ()).encode() == answer
     assert bool(password) or not answer

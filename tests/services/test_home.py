@@ -181,3 +181,19 @@ def test_an_unknown_user_is_refused_by_a_helper_as_account_nobody(machine: Machi
     talk.says(codes(0))
     assert talk.ends()[0] == 255
     machine.log.wait_for("refused user=mallory reason=not-enrolled")
+
+
+def test_nullok_opens_no_second_name_of_an_account_with_a_file(machine: Machine) -> None:
+    """Also if the second name has another home folder, or a folder of its own in a template with ${USER}."""
+    passwd = machine.path("/etc/passwd").read_text()
+    ids = f"{ACCOUNTS['alice']}:{ACCOUNTS['alice']}"
+    machine.write("/etc/passwd", f"{passwd}ALICE:x:{ids}::/home/alice:/bin/sh\nalice2:x:{ids}::/run:/bin/sh\n")
+    try:
+        machine.stack("su", machine.module_line("secret=~/.pam_totp.json nullok"), "auth required pam_permit.so")
+        assert gets_in(machine, "", "carol")
+        put(machine)
+        for user in ("ALICE", "alice2", "alice"):
+            assert machine.run("su", user, "-c", "true", user="bob", stdin="000000\n").returncode != 0
+        machine.log.wait_for("error user=alice2", "the account is enrolled as alice")
+    finally:
+        machine.write("/etc/passwd", passwd)

@@ -108,6 +108,24 @@ def test_password_and_code_in_one_answer_over_password_authentication(
     assert is_in(talk.asks("password: ").says(said)) is gets_in
 
 
+def test_ssh_shows_nothing_of_a_code_before_the_password_is_right(machine: Machine, sshd: Sshd, way_there: str) -> None:
+    """Neither a refusal nor a remark: the same words for a right code and a wrong one."""
+    unix = "auth required pam_unix.so use_first_pass nodelay"
+    machine.stack("sshd", machine.module_line("forward_pass", way=way_there), unix)
+    seen = set()
+    for said in ("wrong" + codes(0), "wrong000000", "wrong", PASSWORD + "000000"):
+        machine.enrol("alice", refused=2)
+        talk = sshd.ssh("alice", "NumberOfPasswordPrompts=2")
+        first = talk.asks("Password and one-time code: ").says(said).asks("Password and one-time code: ").before
+        seen.add((first, talk.says(said).ends()))
+    assert len(seen) == 1, seen
+    machine.log.wait_for("accepted user=alice by=code", "refused_before=2")
+    machine.enrol("alice", refused=2)
+    shown = sshd.ssh().asks("Password and one-time code: ").says(PASSWORD + codes(0)).ends()
+    assert shown[0] == 0
+    assert "refused since" not in shown[1], "the log has the remark"
+
+
 @pytest.mark.parametrize(
     ("answers", "failures"),
     [

@@ -7,7 +7,7 @@ import pytest
 from pam_totp.core.record import HotpToken
 from pam_totp.core.settings import NEXT_PROMPT
 from pam_totp.operations.authenticate import REFUSED
-from tests.services.namespace import Machine
+from tests.services.namespace import ACCOUNTS, Machine
 from tests.services.terminal import Talk
 from tests.support.etc import PASSWORD
 from tests.support.site import codes, until
@@ -230,3 +230,17 @@ def test_a_helper_replaces_a_stopped_service(machine: Machine) -> None:
     machine.stop_serving()
     until(lambda: not machine.path("/run/pam_totp/socket").exists(), "the service unlinks the socket")
     assert sudo(machine).asks(CODE).says(codes(0)).ends()[0] == 0
+
+
+def test_nullok_opens_su_for_no_second_name_of_an_account(machine: Machine, way_there: str) -> None:
+    passwd = machine.path("/etc/passwd").read_text()
+    machine.write("/etc/passwd", f"{passwd}ALICE:x:{ACCOUNTS['alice']}:{ACCOUNTS['alice']}::/home/alice:/bin/sh\n")
+    try:
+        machine.stack("su", machine.module_line("nullok", way=way_there), "auth required pam_permit.so")
+        assert machine.run("su", "carol", "-c", "true", user="bob").returncode == 0
+        assert machine.run("su", "ALICE", "-c", "true", user="bob", stdin=f"{codes(0)}\n").returncode != 0
+        machine.log.wait_for("error user=ALICE", "the account is enrolled as alice")
+        assert counter(machine) == 0
+        assert machine.run("su", "alice", "-c", "true", user="bob", stdin=f"{codes(0)}\n").returncode == 0
+    finally:
+        machine.write("/etc/passwd", passwd)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import queue
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.support.pamconf import Result, Shown, login
 from tests.support.site import ME, PATIENCE, Site
@@ -34,6 +35,40 @@ def in_threads(site: Site, answers: Sequence[str], services: Sequence[str] = ("d
         for i, answer in jobs
     ]
     return _counted(workers, results)
+
+
+class Refusal(NamedTuple):
+    """The end of one login: result, messages, and the seconds from the answer to the result."""
+
+    result: Result
+    messages: tuple[str, ...]
+    seconds: float
+
+
+def refusals(site: Site, user: str, number: int) -> list[Refusal]:
+    """Log `user` in with a wrong code, `number` times at once, each in its own process."""
+    fork = multiprocessing.get_context("fork")
+    together, results = fork.Barrier(number), fork.Queue()
+    workers = [fork.Process(target=_be_refused, args=(site, user, together, results)) for _ in range(number)]
+    for worker in workers:
+        worker.start()
+    seen = [Refusal(*results.get(timeout=5 * PATIENCE)) for _ in workers]
+    for worker in workers:
+        worker.join()
+    return seen
+
+
+def _be_refused(site: Site, user: str, together: Any, results: Any) -> None:
+    answered = 0.0
+
+    def at_the_prompt(_: Shown) -> str:
+        nonlocal answered
+        together.wait(3 * PATIENCE)
+        answered = time.monotonic()
+        return "000000"
+
+    done = login("demo", user, [at_the_prompt], site.confdir)
+    results.put((done.result, tuple(m.text for m in done.messages), time.monotonic() - answered))
 
 
 def _log_in(site: Site, service: str, answer: str, together: Any, results: Any) -> None:

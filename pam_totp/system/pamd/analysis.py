@@ -165,6 +165,10 @@ def _forward_pass(service: str, stack: Sequence[Handler], totp: Sequence[int]) -
             yield _finding(
                 WARNING, Code.PASSWORD_ASKED_TWICE, what, "give that module use_first_pass, or remove forward_pass"
             )
+        elif stack[index].rule.action("auth_err") not in ("bad", "ok", "ignore"):
+            what = f"{service}: after a wrong code, {_location(stack, index)} skips the check of the password: "
+            what += "the time of a refusal shows whether the code was right"
+            yield _finding(WARNING, Code.FORWARD_PASS_ENDS_STACK, what, "make the control of that line `required`")
 
 
 def _finding(severity: Severity, code: Code, what: str, remedy: str) -> Finding:

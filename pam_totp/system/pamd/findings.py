@@ -38,6 +38,7 @@ class Code(StrEnum):
     CODE_AFTER_WRONG_PASSWORD = "code-after-wrong-password"
     FORWARDED_PASSWORD_UNCHECKED = "forwarded-password-unchecked"
     PASSWORD_ASKED_TWICE = "password-asked-twice"
+    FORWARD_PASS_ENDS_STACK = "forward-pass-ends-stack"
     # check "sshd"
     SSHD_UNAVAILABLE = "sshd-unavailable"
     SSHD_CONFIGURATION_INVALID = "sshd-configuration-invalid"
