@@ -8,18 +8,22 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pam_totp.cli.store_access import update
 from pam_totp.core.record import UserRecord
 from pam_totp.operations import audit_log
-from pam_totp.store import R, StoreError
+from pam_totp.store import StoreError
 from pam_totp.store.file import FileStore
 from pam_totp.system import audit
 from pam_totp.system.audit import Audit
 from tests.conftest import as_root
 from tests.support.site import ME, Site, fob
+
+if TYPE_CHECKING:
+    from pam_totp.store import R
 
 
 @pytest.fixture
