@@ -33,7 +33,7 @@ PHONE = phone(period=86_400)
 # Each call fails with each of these errors, in separate logins. Calls in SHORT also return 1, as after a short read
 # or write.
 ERRORS = ("ENOSPC", "EIO", "EINTR")
-SHORT = {"pwritev2", "read", "pread64", "sendto"}
+SHORT = {"pwritev2", "read", "pread64", "sendmsg"}
 CANNOT_FAIL = {"getpid", "geteuid"}
 # No fault is injected at these calls. The number of memory calls varies, and other threads of the service wait in the
 # second group. `recvfrom` waits for the answer when strace attaches, so the trace may lack it.
@@ -184,7 +184,7 @@ def _calls(trace: Path) -> list[Call]:
         for thread, name in re.findall(r"^(\d*) *(\w+)\(", line)
         if name not in IGNORED
     ]
-    ends = [number for number, (_, _, line) in enumerate(lines) if re.search(r'sendto\(\d+, "r\d', line)]
+    ends = [number for number, (_, _, line) in enumerate(lines) if re.search(r'sendmsg\(.*"r", iov_len', line)]
     upto = lines[: ends[0] + 1] if ends else lines
     counted: Counter[str] = Counter()
     found = []

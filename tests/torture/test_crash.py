@@ -47,7 +47,7 @@ def calls_of(kind: Kind, log_in: Callable[..., Ended] = by_helper) -> list[Call]
         assert ended.accepted is kind.right
         judge(site, kind, ended, "no fault was injected")
     names = {call.name for call in ended.calls}
-    assert {"openat", "fcntl", "pread64", "pwritev2", "sendto"} <= names, names
+    assert {"openat", "fcntl", "pread64", "pwritev2", "sendmsg"} <= names, names
     return ended.calls
 
 
@@ -77,11 +77,11 @@ def some(kind: str, points: Sequence[tuple[Call, str]]) -> list[tuple[Call, str]
     """Return the faults of the short form, which `make test` runs.
 
     For the kind `hotp`: a kill, EIO and a short result at every call. For other kinds: kills at pread64, pwritev2,
-    fsync and sendto.
+    fsync and sendmsg.
     """
     if kind == "hotp":
         return [p for p in points if "KILL" in p[1] or "EIO" in p[1] or "retval" in p[1]]
-    return [p for p in points if "KILL" in p[1] and p[0].name in ("pread64", "pwritev2", "fsync", "sendto")]
+    return [p for p in points if "KILL" in p[1] and p[0].name in ("pread64", "pwritev2", "fsync", "sendmsg")]
 
 
 @pytest.mark.timeout(1200)
