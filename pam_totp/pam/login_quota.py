@@ -57,7 +57,7 @@ class LoginQuota:
 
     @property
     def is_full(self) -> bool:
-        """True if root carries more logins than it may."""
+        """True if root's programs have more logins than they may."""
         return self._logins[ROOT] > self._carried
 
     def acquire(self, account: Account) -> bool:
@@ -72,7 +72,7 @@ class LoginQuota:
         return True
 
     def release(self, account: Account) -> None:
-        """Count a login that was acquired no more."""
+        """Release a login that was acquired."""
         if account != ROOT:
             self._totals[type(account)] -= 1
         self._logins[account] -= 1
