@@ -204,7 +204,7 @@ def _wait_for_confirmation(service: str, keep_within: int) -> int:
     except BaseException:  # roll back at once on Ctrl-C, or if the sshd configuration is invalid
         for line in trial.roll_back(service):
             print(line)
-        trial.log("roll-back", service, reason="interrupted, or sshd refused the change")
+        trial.log("roll-back", service, why="interrupted, or sshd refused the change")
         raise
     if trial.load(service, trial.KEPT) is None:
         print(f"{service} was rolled back: the change was not confirmed")

@@ -191,7 +191,7 @@ def test_a_power_cut_on_trial_rolls_the_change_back_at_boot(disk: Path, machine:
     try:
         assert again.first.does("cat /etc/pam.d/sudo") == before
         said = again.first.does("journalctl --no-pager --boot --output=cat --unit=pam_totp-takeback.service")
-        assert 'changed what=roll-back service=sudo reason="not confirmed before' in said
+        assert 'changed what=roll-back service=sudo why="not confirmed before' in said
         assert logs_in(again.first)
     finally:
         again.stop()

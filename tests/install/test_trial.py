@@ -92,7 +92,7 @@ def test_left_over_trials_are_rolled_back_after_a_failed_roll_back(tmp_path: Pat
     assert Path(good.path).read_text() == BEFORE
     assert len(logged) == 3
     assert logged[0].startswith('error problem="a-lost: the roll-back failed: ')
-    assert logged[1].startswith('changed what=roll-back service=good reason="not confirmed before the machine')
+    assert logged[1].startswith('changed what=roll-back service=good why="not confirmed before the machine')
     assert logged[2].startswith('error problem="odd: the roll-back failed: ')
     assert "must be a trial file of 'enable'" in logged[2]
 
@@ -141,7 +141,7 @@ def test_a_watchdog_rolls_back_when_stopped_and_logs_the_result(tmp_path: Path, 
     trial.watch("su", [])
     trial.watch("sshd", [])  # sshd is not on trial
     assert len(logged) == 2
-    assert logged[0].startswith('changed what=roll-back service=sudo reason="not confirmed within 60 s"')
+    assert logged[0].startswith('changed what=roll-back service=sudo why="not confirmed within 60 s"')
     assert logged[1].startswith('error problem="su: the roll-back failed: ')
     assert not trial.has_watchdog("sudo")
 

@@ -225,7 +225,7 @@ def roll_back_left_over() -> list[str]:
     for service in services:
         try:
             roll_back(service)
-            log("roll-back", service, reason="not confirmed before the machine or the watchdog stopped")
+            log("roll-back", service, why="not confirmed before the machine or the watchdog stopped")
         except (ChangeError, TrialError) as e:
             log_failure(service, e)
     return services
@@ -245,7 +245,7 @@ def watch(service: str, stop: Sequence[object]) -> None:
             time.sleep(PAUSE)
         try:
             roll_back(service, only=record.began)
-            log("roll-back", service, reason=f"not confirmed within {record.keep_within} s")
+            log("roll-back", service, why=f"not confirmed within {record.keep_within} s")
         except TrialError:
             return  # another process has kept or rolled back the trial
         except ChangeError as e:
