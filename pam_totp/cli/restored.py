@@ -11,16 +11,19 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from datetime import datetime
 from typing import Any, BinaryIO
 
 from pam_totp.cli.command_line import DONE, OUT_OF_REACH, CommandError, Commands, add_command
-from pam_totp.cli.printing import Table, count, print_json_stream
+from pam_totp.cli.printing import Table, count, format_time, print_json_stream
 from pam_totp.cli.prompts import confirm
 from pam_totp.cli.store_access import OWN_FILE, logged_changes, now, open_store, uses_own_file
 from pam_totp.core.record import Token, UserRecord
 from pam_totp.core.settings import DEFAULT_STORE
 from pam_totp.operations.restored import Forwarded, Log, Span
 from pam_totp.store import NotThere, Store, StoreError
+from pam_totp.store.file import FileStore
+from pam_totp.store.upkeep import created_at, rewrite
 
 _GZIP = b"\x1f\x8b"  # RFC 1952
 _MAX_LINE = 65536  # bytes; a longer line is no line of pam_totp
@@ -33,8 +36,8 @@ def add_to(commands: Commands) -> None:
         "restored",
         run,
         "bring a restored backup forward from the log, and void its recovery codes",
-        "pam-totp restored --log /var/log/auth.log* --dry-run",
-        "pam-totp restored --log journal.txt --yes",
+        "pam-totp restored --store /var/lib/pam_totp.new --log /var/log/auth.log* --dry-run",
+        "pam-totp restored --store /var/lib/pam_totp.new --log journal.txt",
         data=True,
     )
     parser.add_argument(
@@ -43,30 +46,84 @@ def add_to(commands: Commands) -> None:
         action="extend",
         default=[],
         metavar="FILE",
-        help="logs since the backup, also gzip; - for standard input (default: none, so every key fob needs a row)",
+        help="logs that begin before the backup and reach to the end, also gzip; - for standard input "
+        "(default: none, so every key fob needs codes in a row)",
+    )
+    parser.add_argument(
+        "--restored-at",
+        type=_time,
+        metavar="TIME",
+        help="time before the first login with the restored store, such as 2026-11-28T14:00 "
+        "(default: the time at which the store's folder was created)",
+    )
+    parser.add_argument(
+        "--replaces",
+        metavar="DIR",
+        help="the store that the restored one will replace: its changes in the log count "
+        f"(default: that of --store, and {DEFAULT_STORE})",
     )
     parser.add_argument("--dry-run", action="store_true", help="show the result, and change nothing")
     parser.add_argument("--yes", action="store_true", help="do not ask for a confirmation")
 
 
 def run(args: argparse.Namespace) -> int:
-    folder = OWN_FILE if uses_own_file(args) else os.path.abspath(args.store)  # as in the lines of changes
-    log = Log(None if folder == DEFAULT_STORE else folder)
+    is_own = uses_own_file(args)
+    folder = OWN_FILE if is_own else os.path.abspath(args.store)  # as in the lines of changes
+    restored_at = _folder_created_at(folder) if args.restored_at is None and not is_own else args.restored_at
+    stores = {folder} if args.replaces is None else {folder, os.path.abspath(args.replaces)}
+    log = Log(stores, restored_at=restored_at, now=now())
     spans = [(path, _read(log, path)) for path in args.log]  # as root, before the process drops its privileges
     store = open_store(args)
+    _print_evidence(spans, log, restored_at)
     if not args.dry_run:
         confirm("bring all records forward and void all recovery codes? do this once, directly after a restore", args)
-    for path, span in spans:
-        if span.lines == 0:
-            print(f"pam-totp: warning: {path}: no line of pam_totp", file=sys.stderr)
     packed, status = _forward_all(args, log, store)
     records = map(json.loads, packed)
     if args.json:
         logs = [{"file": path, "lines": span.lines, "first": span.first, "last": span.last} for path, span in spans]
-        print_json_stream({"dry_run": args.dry_run, "logs": logs, "records": records})
+        facts = {"restored_at": restored_at, "restored_before": log.last_restored}
+        print_json_stream({"dry_run": args.dry_run, **facts, "logs": logs, "records": records})
     else:
-        _print_table(records, spans, dry_run=args.dry_run)
+        _print_table(records, dry_run=args.dry_run)
     return status
+
+
+def _time(text: str) -> int:
+    """Return a time in the form of ISO 8601 as Unix seconds. Without a zone, it is of this host's zone."""
+    try:
+        return int(datetime.fromisoformat(text).timestamp())
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text}: must be a time such as 2026-11-28T14:00") from None
+
+
+def _folder_created_at(folder: str) -> int | None:
+    try:
+        return created_at(folder)
+    except OSError:  # `open_store` reports it
+        return None
+
+
+def _print_evidence(spans: list[tuple[str, Span]], log: Log, restored_at: int | None) -> None:
+    """Print, before the question, what the logs contain and what they can show."""
+
+    def say(text: str) -> None:
+        print(f"pam-totp: {text}", file=sys.stderr)
+
+    for path, span in spans:
+        if span.lines == 0:
+            say(f"warning: {path}: no line of pam_totp")
+        else:
+            times = f", from '{span.first}' to '{span.last}'" if span.first else ""
+            say(f"{path}: {count(span.lines, 'line')} of pam_totp{times}")
+    if log.lines == 0:
+        say("warning: no log: counters and steps stay as in the backup, and every key fob needs codes in a row")
+    elif restored_at is None:
+        say("warning: the time of the restore is unknown: every key fob needs codes in a row (give --restored-at)")
+    else:
+        say(f"only lines before {format_time(restored_at)} show that the log covers a key fob (see --restored-at)")
+    if log.last_restored is not None:
+        again = "if it was for this restore, a second run also voids the recovery codes made since"
+        say(f"warning: 'pam-totp restored' ran at {format_time(log.last_restored)}: {again}")
 
 
 def _forward_all(args: argparse.Namespace, log: Log, store: Store) -> tuple[list[bytes], int]:
@@ -93,7 +150,7 @@ def _forward_all(args: argparse.Namespace, log: Log, store: Store) -> tuple[list
     finally:
         args.audit.finish("restored")
     for user in sorted(set(log.users()) - set(users)):
-        result = log.forward(UserRecord(user=user), now())
+        result = log.forward(UserRecord(user=user))
         if result.missing:
             packed.append(_packed(user, result))
     return packed, status
@@ -101,21 +158,22 @@ def _forward_all(args: argparse.Namespace, log: Log, store: Store) -> tuple[list
 
 def _forward(args: argparse.Namespace, log: Log, store: Store, user: str) -> Forwarded:
     if args.dry_run:
-        return log.forward(store.read(user), now())
+        return log.forward(store.read(user))
 
     def change(record: UserRecord) -> tuple[UserRecord | None, tuple[Forwarded, bool]]:
-        result = log.forward(record, now())
+        result = log.forward(record)
         return result.record, (result, result.record != record)
 
     with logged_changes(store) as held:
         result, is_changed = held.update(user, change)
-        if is_changed:
-            changed = sum(old != new for old, new, _ in result.tokens)
-            args.audit.changed("restored", user, tokens=changed, codes=result.voided)
+        if not is_changed and isinstance(store, FileStore):
+            rewrite(store, user)  # so that `pam-totp doctor` no longer reports it
+        changed = sum(old != new for old, new, _ in result.tokens)
+        args.audit.changed("restored", user, tokens=changed, codes=result.voided)
     return result
 
 
-def _print_table(records: Iterable[dict[str, Any]], spans: list[tuple[str, Span]], *, dry_run: bool) -> None:
+def _print_table(records: Iterable[dict[str, Any]], *, dry_run: bool) -> None:
     users = tokens = voided = missing = 0
     with Table(HEADS) as table:
         for record in records:
@@ -129,11 +187,17 @@ def _print_table(records: Iterable[dict[str, Any]], spans: list[tuple[str, Span]
                     table.add((user, token["token"], ", ".join(token["notes"])))
             for name in lost:
                 table.add((user, name, "not in the backup: enrol it again"))
-    for path, span in spans:
-        print(f"{path}: {count(span.lines, 'line')} of pam_totp, from '{span.first}' to '{span.last}'")
-    what = "would be changed" if dry_run else "changed"
+            if record["recovery_voided"] or record["recovery_made"] is not None:
+                table.add((user, "-", _of_recovery(record["recovery_made"])))
+    verb = "would be " if dry_run else ""
     more = f", {count(missing, 'token')} not in the backup" if missing else ""
-    print(f"{count(users, 'user')}: {count(tokens, 'token')} {what}, {count(voided, 'recovery code')} voided{more}")
+    codes = f"{count(voided, 'recovery code')} {verb}voided"
+    print(f"{count(users, 'user')}: {count(tokens, 'token')} {verb}changed, {codes}{more}")
+
+
+def _of_recovery(made: int | None) -> str:
+    when = "" if made is None else f", also those made {format_time(made)}"
+    return f"recovery codes void{when}: make new ones"
 
 
 def _packed(user: str, result: Forwarded) -> bytes:
@@ -141,6 +205,7 @@ def _packed(user: str, result: Forwarded) -> bytes:
         "user": user,
         "tokens": [_token_facts(old, new, notes) for old, new, notes in result.tokens],
         "recovery_voided": result.voided,
+        "recovery_made": result.recovery_made,
         "not_in_the_backup": result.missing,
     }
     return json.dumps(facts).encode("ascii")

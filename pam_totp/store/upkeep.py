@@ -92,15 +92,41 @@ def put_back(store: FileStore) -> Iterator[str]:
                         os.close(file)
 
 
+def rewrite(store: FileStore, user: str) -> None:
+    """Write the record of a user again, unchanged, so that `put_back` does not yield it. Raise StoreError."""
+    name = store.file_of(user)
+    with store.opened() as folder:
+        _rewrite(store, folder, name)
+
+
+def created_at(path: str) -> int | None:
+    """Return the time at which a folder was created (Unix seconds), or None if it is unknown.
+
+    A restore cannot set this time, and a repair of the files in the folder does not change it. Raise OSError.
+    """
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        times = _times(folder)
+    finally:
+        os.close(folder)
+    return None if times is None else times[0][0]
+
+
 def _is_older_than_file(file: int) -> bool:
     """Return True if a file was modified before it was created. Return False if the time of creation is unknown."""
+    times = _times(file)
+    return times is not None and times[1] < times[0]
+
+
+def _times(file: int) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """Return the times of creation and of modification (seconds, nanoseconds), or None if the first is unknown."""
     import ctypes  # imported here because the import is slow, and the store is also a part of logins
 
     buffer = ctypes.create_string_buffer(_STATX.size)
     if ctypes.CDLL(None).statx(file, b"", _EMPTY_PATH, _STATX_MTIME | _STATX_BTIME, buffer) != 0:
-        return False
+        return None
     mask, created, created_ns, modified, modified_ns = _STATX.unpack(buffer)
-    return bool(mask & _STATX_BTIME) and (modified, modified_ns) < (created, created_ns)
+    return ((created, created_ns), (modified, modified_ns)) if mask & _STATX_BTIME else None
 
 
 def _defects(store: FileStore, folder: int) -> Iterator[Defect]:
@@ -165,7 +191,7 @@ def _of_record(store: FileStore, folder: int, name: str, *, cow: bool) -> Iterat
                 _moved(slots)
                 yield Defect(f"{name}: {text}", partial(_replace_file, store, folder, name))
             elif slots.other is None:
-                yield Defect(f"{name}: a slot is damaged", partial(_fill_other_slot, store, folder, name))
+                yield Defect(f"{name}: a slot is damaged", partial(_rewrite, store, folder, name))
 
 
 def _of_version_1(store: FileStore, folder: int, name: str) -> Iterator[Defect]:
@@ -299,8 +325,8 @@ def _convert(store: FileStore, user: str) -> None:
         store.update(user, lambda record: (record, None))
 
 
-def _fill_other_slot(store: FileStore, folder: int, name: str) -> None:
-    """Write the current record to the damaged slot."""
+def _rewrite(store: FileStore, folder: int, name: str) -> None:
+    """Write the current record to the other slot, which may be damaged."""
     with store.locked(folder, name):
         if (slots := store.load(folder, name)) is not None and slots.size:
             write(folder, name, slots, slots.document)

@@ -8,17 +8,21 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from pam_totp.core.record import UserRecord
 from pam_totp.operations import audit_log
+from pam_totp.store.upkeep import created_at
 from tests.conftest import as_root
 from tests.core.test_restored import change, use
 from tests.support.site import KEY, ME, PATIENCE, TREE, Site, codes, fob, phone, without_log_warning
 
-HEADER = "Nov 28 19:37:06 host pam_totp[471]: "
+HEADER = "2026-11-28T19:37:06Z host pam_totp[471]: "
+RESTORED = ("--restored-at", "2026-11-28T20:00Z")
+NO_LOG = "warning: no log: counters and steps stay as in the backup, and every key fob needs codes in a row"
 SALT, DIGEST = "00" * 16, "ab" * 32
 
 
@@ -31,13 +35,17 @@ def test_records_are_brought_forward_and_listed(site: Site, tmp_path: Path) -> N
     site.enrol(fob(5), phone(), salt=SALT, recovery=(DIGEST,))
     site.enrol(fob(7), user="bob")
     log = write_log(tmp_path / "auth.log", use(fob(9), user=ME), change("remove", phone(), 100, user=ME))
-    done = site.command("restored", "--log", log, "--yes")
-    assert (done.returncode, done.stderr) == (0, "")
+    done = site.command("restored", "--log", log, "--yes", *RESTORED)
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [
+        f"pam-totp: {log}: 2 lines of pam_totp, from '2026-11-28T19:37:06Z host' to '2026-11-28T19:37:06Z host'",
+        "pam-totp: only lines before 2026-11-28 20:00 UTC show that the log covers a key fob (see --restored-at)",
+    ]
     assert [line.split() for line in done.stdout.splitlines()] == [
         ["USER", "TOKEN", "RESULT"],
         *sorted([[ME, "fob", "counter", "5", "->", "9"], [ME, "phone", "removed"],
-                 ["bob", "fob", "codes", "in", "a", "row", "needed"]]),
-        f"{log}: 2 lines of pam_totp, from 'Nov 28 19:37:06 host' to 'Nov 28 19:37:06 host'".split(),
+                 [ME, "-", *["recovery", "codes", "void:", "make", "new", "ones"]],
+                 ["bob", "fob", "codes", "in", "a", "row", "needed"]], key=lambda row: (row[0], row[1] == "-")),
         ["2", "users:", "3", "tokens", "changed,", "1", "recovery", "code", "voided"],
     ]  # fmt: skip
     assert site.record() == UserRecord(user=ME, tokens=(fob(9),), salt=SALT)
@@ -68,16 +76,18 @@ def test_rotated_and_compressed_logs_are_read_in_any_order(site: Site, tmp_path:
     middle = write_log(tmp_path / "auth.log.1", use(fob(9), user=ME))
     old = tmp_path / "auth.log.2.gz"
     old.write_bytes(gzip.compress(f"{HEADER}{change('disable-token', phone(), 100, user=ME)}\n".encode()))
-    assert site.command("restored", "--yes", "--log", new, middle, "--log", old).returncode == 0
+    assert site.command("restored", "--yes", "--log", new, middle, "--log", old, *RESTORED).returncode == 0
     assert site.record().tokens == (fob(9), phone())
 
 
 def test_a_log_is_read_from_standard_input(site: Site) -> None:
     site.enrol(fob(5))
-    said = site.command_json("restored", "--yes", "--log", "-", stdin=f"{HEADER}{use(fob(9), user=ME)}\n")
+    said = site.command_json("restored", "--yes", "--log", "-", *RESTORED, stdin=f"{HEADER}{use(fob(9), user=ME)}\n")
     assert said == {
         "dry_run": False,
-        "logs": [{"file": "-", "lines": 1, "first": "Nov 28 19:37:06 host", "last": "Nov 28 19:37:06 host"}],
+        "restored_at": 1_795_896_000,
+        "restored_before": None,
+        "logs": [{"file": "-", "lines": 1, "first": "2026-11-28T19:37:06Z host", "last": "2026-11-28T19:37:06Z host"}],
         "records": [
             {
                 "user": ME,
@@ -95,6 +105,7 @@ def test_a_log_is_read_from_standard_input(site: Site) -> None:
                     }
                 ],
                 "recovery_voided": 0,
+                "recovery_made": None,
                 "not_in_the_backup": [],
             }
         ],
@@ -105,14 +116,16 @@ def test_a_dry_run_shows_the_same_and_changes_nothing(site: Site, tmp_path: Path
     site.enrol(fob(5), phone(), salt=SALT, recovery=(DIGEST,))
     before = site.path().read_bytes()
     log = write_log(tmp_path / "log", use(fob(9), user=ME), change("enroll", phone(name="new"), 100, user="zoe"))
-    dry = site.command_json("restored", "--dry-run", "--log", log)
+    dry = site.command_json("restored", "--dry-run", "--log", log, *RESTORED)
     assert site.path().read_bytes() == before
-    done = site.command_json("restored", "--yes", "--log", log)
+    done = site.command_json("restored", "--yes", "--log", log, *RESTORED)
     assert (dry.pop("dry_run"), done.pop("dry_run")) == (True, False)
     assert dry == done
     assert done["records"][-1]["not_in_the_backup"] == ["new"]
     assert not site.path("zoe").exists()
-    assert "would be changed" in site.command("restored", "--dry-run", "--log", log).stdout
+    assert site.command("restored", "--dry-run").stdout.endswith(
+        "1 token would be changed, 0 recovery codes would be voided\n"
+    )
 
 
 def test_the_question_can_be_declined(site: Site) -> None:
@@ -145,8 +158,13 @@ def test_a_log_that_cannot_be_read_changes_nothing(
 
 def test_a_file_without_lines_of_pam_totp_is_named(site: Site, tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(bytes(range(256)) * 1000)
-    done = site.command("restored", "--dry-run", "--log", tmp_path / "log")
-    assert (done.returncode, done.stderr) == (0, f"pam-totp: warning: {tmp_path}/log: no line of pam_totp\n")
+    done = site.command("restored", "--log", tmp_path / "log", stdin="n\n")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines() == [
+        f"pam-totp: warning: {tmp_path}/log: no line of pam_totp",
+        f"pam-totp: {NO_LOG}",
+        "pam-totp: cancelled; nothing was changed",
+    ]
 
 
 def test_a_record_that_cannot_be_read_does_not_keep_the_others_back(site: Site) -> None:
@@ -189,7 +207,7 @@ sys.exit(cli.main(["restored", "--yes", "--store", {str(site.store)!r}]))
 """
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=TREE, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    said = "pam-totp: interrupted after 1 of 3 records; run the command again\n"
+    said = f"pam-totp: {NO_LOG}\npam-totp: interrupted after 1 of 3 records; run the command again\n"
     assert (done.returncode, without_log_warning(done.stderr)) == (128 + signal.SIGINT, said)
     assert [site.record(user).tokens[0].row_needed for user in "abc"] == [True, False, False]
     assert site.command("restored", "--yes").returncode == 0
@@ -208,10 +226,71 @@ def test_the_lines_of_a_login_are_enough(site: Site) -> None:
     assert not site.gets_in(codes(4))
     after = site.record()
     site.path().write_bytes(backup)
-    assert site.command("restored", "--yes", "--log", site.folder / "log").returncode == 0
+    log = write_log(site.folder / "auth.log", *(site.folder / "log").read_text().splitlines())
+    assert site.command("restored", "--yes", "--log", log, *RESTORED).returncode == 0
     assert site.record().tokens == tuple(t._replace(last_used=None) for t in after.tokens)
     assert not site.gets_in(codes(4))
     assert site.gets_in(codes(5))
+
+
+def test_a_use_after_the_restore_does_not_cover_a_key_fob(site: Site, tmp_path: Path) -> None:
+    site.enrol(fob(12))
+    log = write_log(tmp_path / "log", use(fob(13), user=ME))
+    assert site.command("restored", "--yes", "--log", log, "--restored-at", "2026-11-28T19:37:06Z").returncode == 0
+    assert site.record().tokens == (fob(13, row_needed=True),)
+
+
+def test_the_time_of_the_restore_is_that_of_the_folder(site: Site, tmp_path: Path) -> None:
+    """A repair or a login may create a secret file again, but not the folder."""
+    before = int(time.time())
+    folder = tmp_path / "new"
+    folder.mkdir(0o700)
+    status = site.store.stat()
+    os.chown(folder, status.st_uid, status.st_gid)
+    os.utime(folder, (0, 0))
+    if created_at(str(folder)) is None:
+        pytest.skip("the file system does not store the time of creation")
+    said = site.command_json("restored", "--dry-run", "--store", folder)
+    assert before - 1 <= said["restored_at"] <= time.time()
+
+
+def test_an_invalid_time_is_refused(site: Site) -> None:
+    done = site.command("restored", "--dry-run", "--restored-at", "yesterday")
+    assert (done.returncode, "must be a time such as 2026-11-28T14:00" in done.stderr) == (2, True)
+
+
+def test_every_record_is_written_again_so_that_doctor_is_content(site: Site) -> None:
+    site.enrol(phone())
+    os.utime(site.path(), (0, 0))
+    before = site.record()
+    assert site.command("restored", "--yes").returncode == 0
+    assert (site.record(), site.path().stat().st_mtime > 0) == (before, True)
+
+
+def test_a_second_run_is_warned_of(site: Site, tmp_path: Path) -> None:
+    site.enrol(fob(12))
+    line = audit_log.line("pam-totp", "changed", user=ME, what="restored", at=1_795_897_000, store="/new", by="root")
+    log = write_log(tmp_path / "log", line)
+    done = site.command("restored", "--log", log, *RESTORED, stdin="n\n")
+    again = "if it was for this restore, a second run also voids the recovery codes made since"
+    assert f"pam-totp: warning: 'pam-totp restored' ran at 2026-11-28 20:16 UTC: {again}\n" in done.stderr
+    assert (done.returncode, site.record().tokens) == (1, (fob(12),))
+
+
+def test_changes_of_the_replaced_store_count(site: Site, tmp_path: Path) -> None:
+    site.enrol(fob(5), phone())
+    log = write_log(tmp_path / "log", change("remove", phone(), 100, user=ME, store="/srv/store"))
+    assert site.command("restored", "--yes", "--log", log).returncode == 0
+    assert len(site.record().tokens) == 2
+    assert site.command("restored", "--yes", "--log", log, "--replaces", "/srv/store/").returncode == 0
+    assert len(site.record().tokens) == 1
+
+
+def test_recovery_codes_that_the_backup_lacks_are_named(site: Site, tmp_path: Path) -> None:
+    site.enrol(phone())
+    line = audit_log.line("pam-totp", "changed", user=ME, what="recovery", codes=10, at=1_795_890_000, by="root")
+    done = site.command("restored", "--dry-run", "--log", write_log(tmp_path / "log", line))
+    assert "-      recovery codes void, also those made 2026-11-28 18:20 UTC: make new ones" in done.stdout
 
 
 def test_the_facts_are_json(site: Site) -> None:

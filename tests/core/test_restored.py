@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from time import tzset
 from typing import Any
 
 import pytest
@@ -13,11 +14,12 @@ from pam_totp.core.record import Grace, HotpToken, Token, TotpToken, UserRecord
 from pam_totp.core.verify import Decision, Outcome
 from pam_totp.operations import audit_log
 from pam_totp.operations.authenticate import facts
-from pam_totp.operations.restored import Forwarded, Log, parse
+from pam_totp.operations.restored import Forwarded, Log, parse, written_at
 from tests.core.strategies import records
 from tests.support.site import KEY, fob, phone
 
-NOW = 1_700_000_000
+NOW = 1_700_000_000  # 2023-11-14T22:13:20Z
+BEFORE, AFTER = "2023-11-14T22:13:19Z host pam_totp[1]: ", "2023-11-14T22:13:20Z host pam_totp[1]: "
 LINE = "pam_totp(sshd:auth): accepted user=alice by=code token=fob created=0 next=9"
 
 
@@ -33,10 +35,11 @@ def change(what: str, token: Token, at: int, user: str = "alice", **more: Any) -
     return audit_log.line("pam-totp", "changed", user=user, what=what, **said, **more, at=at, by="root")
 
 
-def forward(record: UserRecord, *lines: str) -> Forwarded:
-    log = Log()
-    log.read(lines)
-    return log.forward(record, NOW)
+def forward(record: UserRecord, *lines: str, restored_at: int | None = NOW) -> Forwarded:
+    """Bring a record forward from lines of a log daemon, which are older than the restore unless they have a header."""
+    log = Log(restored_at=restored_at, now=NOW)
+    log.read(f"{BEFORE}{line}" if line.startswith("pam_totp(") else line for line in lines)
+    return log.forward(record)
 
 
 def alice(*tokens: Token, **fields: Any) -> UserRecord:
@@ -104,7 +107,7 @@ def test_every_written_line_is_read_back(service: str, user: str, token: str) ->
 
 @given(st.text(max_size=200))
 def test_any_text_is_read_without_an_error(text: str) -> None:
-    Log().read([text, f"pam_totp({text}", f"{LINE} {text}"])
+    Log(restored_at=NOW, now=NOW).read([text, f"pam_totp({text}", f"{LINE} {text}"])
 
 
 @pytest.mark.parametrize("field", ["next=x", "next=-1", "next=18446744073709551617", "next=" + "1" * 5000, "nxt=9"])
@@ -118,16 +121,57 @@ def test_a_line_that_identifies_no_token_does_not_count(gone: str) -> None:
 
 
 def test_a_truncated_name_does_not_count() -> None:
-    log = Log()
+    log = Log(restored_at=NOW, now=NOW)
     assert log.read([audit_log.line("x", "accepted", user="u" * 256, token="fob", created=0, next=9)]).lines == 1
     assert list(log.users()) == []
 
 
+@pytest.mark.parametrize("field", ["user", "token", "to"])
+def test_a_name_that_would_control_the_terminal_does_not_count(field: str) -> None:
+    said = {"user": "alice", "token": "fob", "created": 7, "at": 100, "to": "new"}
+    log = Log(restored_at=NOW, now=NOW)
+    log.read(
+        [audit_log.line("x", "changed", **{**said, "what": what, field: "a\x1b[2J"}) for what in ("enroll", "rename")]
+    )
+    result = log.forward(alice(fob(5, created=7)))
+    assert all(text.isprintable() for text in (*notes(result), *log.forward(alice()).missing, *log.users()))
+
+
 def test_the_lines_of_a_file_are_counted_with_their_times() -> None:
-    log = Log()
+    log = Log(restored_at=NOW, now=NOW)
     span = log.read([f"Nov {day} 19:37:06 host pam_totp[1]: {LINE}" for day in (27, 28)] + ["something else"])
     assert (span.lines, span.first, span.last) == (2, "Nov 27 19:37:06 host", "Nov 28 19:37:06 host")
     assert dataclasses.astuple(log.read([LINE])) == (1, "", "")
+
+
+@pytest.mark.parametrize(
+    ("header", "time"),
+    [
+        ("2023-11-14T22:13:20.9Z host pam_totp: ", NOW),
+        ("2023-11-14T23:13:20,123456+01:00 host pam_totp[4]: ", NOW),
+        ("2023-11-14T20:13:20-0200 host pam_totp[4]: ", NOW),
+        ("Tue 2023-11-14 22:13:20 UTC host pam_totp[4]: ", NOW),
+        ("Tue 2023-11-14 23:13:20 CET host pam_totp[4]: ", NOW),
+        ("Tue 2023-11-14 23:13:20 XYZ host pam_totp[4]: ", None),
+        ("Nov 14 23:13:20 host pam_totp[4]: ", NOW),
+        ("Nov 14 23:13:20.5 host pam_totp[4]: ", NOW),
+        ("Nov 16 23:13:21 host pam_totp[4]: ", NOW - 363 * 86400 + 1),  # of the year before
+        ("Oct 29 02:30:00 host pam_totp[4]: ", 1_698_543_000),  # twice on that day: the later one counts
+        ("Feb 29 00:00:00 host pam_totp[4]: ", 1_582_930_800),
+        ("Foo 10 00:00:00 host pam_totp[4]: ", None),
+        ("2023-13-14T22:13:20Z host pam_totp: ", None),
+        ("", None),
+    ],
+)
+def test_the_time_of_a_line_is_never_taken_for_an_older_one(
+    header: str, time: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+        tzset()
+        found = written_at(header + LINE, NOW)
+    tzset()
+    assert found == time
 
 
 # ---- what they change
@@ -162,6 +206,20 @@ def test_a_key_fob_that_the_log_does_not_cover_needs_a_row(known: int | None, co
     result = forward(alice(fob(5)), *([] if known is None else [use(fob(known))]))
     assert result.record == alice(fob(max(5, known or 0), row_needed=not covered))
     assert ("codes in a row needed" in notes(result)[0]) is not covered
+
+
+def test_a_use_after_the_restore_does_not_cover_a_key_fob() -> None:
+    """A replayed code advances the counter of a restored store, and says nothing about the time since the backup."""
+    replayed = AFTER + use(fob(13))
+    assert forward(alice(fob(12)), replayed).record == alice(fob(13, row_needed=True))
+    assert forward(alice(fob(12)), replayed, use(fob(12))).record == alice(fob(13)), "an older use covers"
+
+
+def test_without_a_time_no_line_covers_a_key_fob() -> None:
+    assert forward(alice(fob(5)), use(fob(9)), restored_at=None).record == alice(fob(9, row_needed=True))
+    log = Log(restored_at=NOW, now=NOW)
+    log.read([use(fob(9))])
+    assert log.forward(alice(fob(5))).record == alice(fob(9, row_needed=True)), "the line has no time"
 
 
 def test_an_enrolment_in_the_log_covers_an_unused_key_fob() -> None:
@@ -221,6 +279,46 @@ def test_a_renamed_token_is_followed() -> None:
     assert forward(alice(fob(5)), change("rename", fob(5), 100, to="fob")).record == alice(fob(5))
 
 
+def test_the_old_name_of_a_renamed_token_is_named() -> None:
+    lines = [change("rename", fob(7), 100, to="blue"), use(fob(20, name="blue"))]
+    assert notes(forward(alice(fob(5)), *lines)) == [
+        "counter 5 -> 20, has its old name again: it was renamed to 'blue'"
+    ]
+    assert notes(forward(alice(fob(5, name="blue")), *lines)) == ["counter 5 -> 20"], "it was renamed before the backup"
+
+
+@pytest.mark.parametrize("what", ["confirm", "resync", "accepted"])
+def test_a_token_that_was_confirmed_since_the_backup_is_named(what: str) -> None:
+    """Lines can be forged, so they open nothing: the token stays unconfirmed."""
+    line = use(fob(9)) if what == "accepted" else change(what, fob(9), 100)
+    result = forward(alice(fob(5, confirmed=False)), line)
+    assert result.record == alice(fob(9, confirmed=False))
+    assert notes(result) == ["counter 5 -> 9, still unconfirmed: it was confirmed since the backup"]
+    assert notes(forward(alice(fob(5)), line)) == ["counter 5 -> 9"]
+
+
+def test_recovery_codes_in_the_log_are_named() -> None:
+    line = audit_log.line("pam-totp", "changed", user="alice", what="recovery", codes=10, at=100, by="root")
+    assert forward(alice(phone()), line, line.replace("100", "70")).recovery_made == 100
+    assert forward(alice(phone()), line, line.replace("100", "70").replace("alice", "bob")).recovery_made == 100
+    assert forward(alice(phone()), line.replace(" user=alice", "")).recovery_made is None
+    assert forward(alice(phone()), line.replace(" at=", " store=/other at=")).recovery_made is None
+
+
+def test_an_earlier_run_on_the_same_files_is_found() -> None:
+    """The store of the first run may have another name since."""
+    line = audit_log.line("pam-totp", "changed", user="alice", what="restored", store="/s.new", at=NOW, by="alice")
+    log = Log(restored_at=NOW, now=NOW)
+    assert log.last_restored is None
+    log.read([line.replace(str(NOW), str(NOW - 1))])
+    assert log.last_restored is None, "it was another restore"
+    log.read([line, line.replace(str(NOW), str(NOW + 5)), line])
+    assert log.last_restored == NOW + 5
+    unknown = Log(restored_at=None, now=NOW)
+    unknown.read([line])
+    assert unknown.last_restored == NOW
+
+
 def test_names_that_the_log_does_not_tell_apart_need_a_row() -> None:
     """Two tokens of one import have the same time of creation, and their names change."""
     one, two = fob(5), fob(900, name="fob-2", secret=KEY[::-1])
@@ -243,7 +341,7 @@ def test_tokens_and_users_that_the_backup_lacks_are_named() -> None:
     ]
     assert forward(alice(), *lines).missing == ("work",)
     assert forward(alice(fob(0, name="work")), *lines).missing == ()
-    log = Log()
+    log = Log(restored_at=NOW, now=NOW)
     log.read(lines)
     assert list(log.users()) == ["alice"]
 
@@ -251,25 +349,27 @@ def test_tokens_and_users_that_the_backup_lacks_are_named() -> None:
 def test_changes_in_another_store_do_not_count() -> None:
     line = change("remove", fob(5), 100, store="/other")
     assert forward(alice(fob(5)), line).record == alice(fob(5, row_needed=True))
-    log = Log("/other")
+    log = Log({"/other"}, restored_at=NOW, now=NOW)
     log.read([line])
-    assert log.forward(alice(fob(5)), NOW).record is None
+    assert log.forward(alice(fob(5))).record is None
 
 
 @given(records(), st.data())
 def test_no_log_gives_a_right_that_the_backup_lacks(record: UserRecord, data: st.DataObject) -> None:
     """Whatever lines an account forges, each token loses rights or keeps them, and no token is added."""
-    whats = st.sampled_from(["enroll", "import", "remove", "rename", "enable-token", "disable-token", "restored"])
+    whats = st.sampled_from(
+        ["enroll", "import", "remove", "rename", "enable-token", "disable-token", "restored", "confirm"]
+    )
     lines = []
     for token in record.tokens:
         for _ in range(data.draw(st.integers(0, 3))):
             said = {**audit_log.of_token(token), "next": data.draw(st.integers(0, 2**64))}
             more = {"what": data.draw(whats), "to": data.draw(st.sampled_from([t.name for t in record.tokens]))}
             at = data.draw(st.integers(0, 9))
-            lines.append(audit_log.line("x", "changed", user=record.user, **said, **more, at=at))
-    log = Log()
+            lines.append(BEFORE + audit_log.line("x", "changed", user=record.user, **said, **more, at=at))
+    log = Log(restored_at=NOW, now=NOW)
     log.read(lines)
-    result = log.forward(record, NOW)
+    result = log.forward(record)
     assert result.record is None or result.record.recovery == () == result.record.grace
     for old, new, _ in result.tokens:
         if new is None:

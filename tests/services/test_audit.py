@@ -160,7 +160,7 @@ def test_a_backup_is_brought_forward_from_the_log_of_the_machine(machine: Machin
     machine.write("/root/auth.log", "".join(f"{line}\n" for line in lines), 0o600)
     machine.path(f"{STORE}/bob.record").write_bytes(backup)
     machine.log.clear()
-    as_alice(machine, "restored", "--log", "/root/auth.log", "--yes")
+    as_alice(machine, "restored", "--log", "/root/auth.log", "--restored-at", "2100-01-01", "--yes")
     (token,) = machine.record("bob").tokens
     assert (token.name, token.next_factor, token.row_needed) == ("old", 8, False)
     assert machine.record("bob").recovery == ()
