@@ -9,7 +9,7 @@ import pytest
 from pam_totp.core.secretfile import base32
 from tests.services.namespace import ACCOUNTS, STORE, Machine
 from tests.services.test_log import fields
-from tests.support.site import KEY, codes, fob, phone
+from tests.support.site import KEY, TREE, codes, fob, phone
 
 HOTP_KEY = base32(KEY)
 OATH = f"HOTP alice - {KEY.hex()}\nHOTP bob - {KEY[::-1].hex()} 7\n"
@@ -170,3 +170,38 @@ def test_a_backup_is_brought_forward_from_the_log_of_the_machine(machine: Machin
     replay = machine.run("su", "bob", "-c", "true", user="alice", stdin=f"{codes(7)}\n")
     assert replay.returncode != 0
     machine.log.clear()
+
+
+def restore_steps() -> list[str]:
+    """Return the commands of docs/installing.md that restore a backup, without those of systemd."""
+    text = (TREE / "docs/installing.md").read_text().partition("## Backup and restore\n")[2].partition("\n## ")[0]
+    block = next(block for block in text.split("\n\n") if " restored " in block and block.startswith("    "))
+    return [line.strip() for line in block.splitlines() if not line.strip().startswith(("systemctl", "journalctl"))]
+
+
+def test_no_used_code_opens_during_and_after_the_documented_restore(machine: Machine) -> None:
+    machine.stack("su", machine.module_line("nullok"))
+    machine.enrol("bob", fob(0))
+    assert machine.run("tar", "-cpf", "/root/backup.tar", "-C", STORE, ".").returncode == 0
+
+    def logs_in(first: int) -> bool:
+        done = machine.run("su", "bob", "-c", "true", user="alice", stdin=f"{codes(first)}\n")
+        return done.returncode == 0
+
+    assert logs_in(0)
+    old = [re.sub(r"^<\d+>.{15} ", "2020-01-01T00:00:00Z host ", line) for line in machine.log.lines()]
+    machine.write("/root/since.txt", "".join(f"{line}\n" for line in old), 0o600)
+    opened = []
+    for step in restore_steps():
+        name, *rest = step.split()
+        words = (
+            ["env", "PYTHONPATH=/run/tree", "/usr/bin/python3", "-m", "pam_totp.cli"] if name == "pam-totp" else [name]
+        )
+        done = machine.run("env", "-C", "/root", *words, *rest, stdin="y\n")
+        assert done.returncode == 0 or "doctor" in step, done
+        opened.append((step, logs_in(0)))
+    assert not [step for step, is_open in opened if is_open]
+    (token,) = machine.record("bob").tokens
+    assert (token.next_factor, token.row_needed) == (1, False)
+    assert logs_in(1)
+    assert "store-restored" not in machine.pam_totp("doctor", "su", "--json").stdout
