@@ -128,7 +128,7 @@ def test_a_truncated_name_does_not_count() -> None:
 
 @pytest.mark.parametrize("field", ["user", "token", "to"])
 def test_a_name_that_would_control_the_terminal_does_not_count(field: str) -> None:
-    said = {"user": "alice", "token": "fob", "created": 7, "at": 100, "to": "new"}
+    said: dict[str, Any] = {"user": "alice", "token": "fob", "created": 7, "at": 100, "to": "new"}
     log = Log(restored_at=NOW, now=NOW)
     log.read(
         [audit_log.line("x", "changed", **{**said, "what": what, field: "a\x1b[2J"}) for what in ("enroll", "rename")]
