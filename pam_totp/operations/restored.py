@@ -331,7 +331,7 @@ def _losses(token: Token, known: _User, history: _History) -> list[str]:
     if history.enabled and not token.enabled:
         losses.append("still disabled: it was enabled since the backup")
     if not token.confirmed and not known.confirmed.isdisjoint(history.keys):
-        losses.append("still unconfirmed: it was confirmed since the backup")
+        losses.append("confirmed since the backup: confirm it again")
     if history.name != token.name:
         losses.append(f"has its old name again: it was renamed to '{history.name}'")
     return losses

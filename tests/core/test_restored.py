@@ -293,7 +293,7 @@ def test_a_token_that_was_confirmed_since_the_backup_is_named(what: str) -> None
     line = use(fob(9)) if what == "accepted" else change(what, fob(9), 100)
     result = forward(alice(fob(5, confirmed=False)), line)
     assert result.record == alice(fob(9, confirmed=False))
-    assert notes(result) == ["counter 5 -> 9, still unconfirmed: it was confirmed since the backup"]
+    assert notes(result) == ["counter 5 -> 9, confirmed since the backup: confirm it again"]
     assert notes(forward(alice(fob(5)), line)) == ["counter 5 -> 9"]
 
 
