@@ -116,7 +116,7 @@ def _print_evidence(spans: list[tuple[str, Span]], log: Log, restored_at: int | 
             times = f", from '{span.first}' to '{span.last}'" if span.first else ""
             say(f"{path}: {count(span.lines, 'line')} of pam_totp{times}")
     if log.lines == 0:
-        say("warning: no lines of a log: counters and steps stay as in the backup, and every key fob needs codes in a row")
+        say("warning: no lines of a log: counters and steps stay unchanged, and every key fob needs codes in a row")
     elif restored_at is None:
         say("warning: the time of the restore is unknown: every key fob needs codes in a row (give --restored-at)")
     else:

@@ -22,7 +22,7 @@ from tests.support.site import KEY, ME, PATIENCE, TREE, Site, codes, fob, phone,
 
 HEADER = "2026-11-28T19:37:06Z host pam_totp[471]: "
 RESTORED = ("--restored-at", "2026-11-28T20:00Z")
-NO_LOG = "warning: no lines of a log: counters and steps stay as in the backup, and every key fob needs codes in a row"
+NO_LOG = "warning: no lines of a log: counters and steps stay unchanged, and every key fob needs codes in a row"
 SALT, DIGEST = "00" * 16, "ab" * 32
 
 
