@@ -80,12 +80,14 @@ class Decision(Value):
 class Earlier(Value):
     """The refused answers that precede an answer in its dialogue.
 
-    `answers` are those to the prompts of this dialogue. `failures` is what they added to the record's failures.
-    `refused` is what they, and a first pass, added to its refusals. `next_code` completes the row of their codes.
+    `answers` are those to the prompts of this dialogue. `failures` is what they added to the record's failures, and
+    `counted` is the number of failures after that. `refused` is what they, and a first pass, added to its refusals.
+    `next_code` completes the row of their codes.
     """
 
     answers: tuple[Answer, ...] = ()
     failures: int = 0
+    counted: int = 0
     refused: int = 0
     next_code: NextCode | None = None
 
@@ -98,9 +100,14 @@ class Earlier(Value):
         return Earlier(
             answers=(*self.answers, answer) if prompted else self.answers,
             failures=self.failures + failed,
+            counted=decision.record.failures if failed else self.counted,
             refused=self.refused + recorded,
             next_code=decision.next_code,
         )
+
+    def own(self, failures: int) -> int:
+        """Return how many of `failures` a row takes back: none if another login or time has lowered the count since."""
+        return self.failures if failures >= self.counted else 0
 
     def code(self, lengths: Set[int]) -> tuple[int, ...]:
         """Return the code of the only answer; nothing if there are several answers, or several codes in it."""
@@ -169,13 +176,13 @@ def verify(
     for token in candidates:
         if earlier.next_code is not None and _completes_row(token, codes, earlier.next_code, now, policy):
             after = record.accepted(token, token.next_factor, 1, now, completes_row=True)
-            after = after.lowered(policy.most_failures_kept, now, own=earlier.failures)
+            after = after.lowered(policy.most_failures_kept, now, own=earlier.own(failures))
             outcome = Outcome.CONSECUTIVE
             return Decision(outcome=outcome, record=after, token=token.name, refused_before=refused_before)
     before = earlier.code({digits})
     pair = (*before, *codes) if before and len(codes) == 1 else ()
     # Law 5: for a row across answers, the failure that its own first code added does not count.
-    for row, counted in ((pair, failures - earlier.failures), (codes, failures)):
+    for row, counted in ((pair, failures - earlier.own(failures)), (codes, failures)):
         for token in candidates if row else ():
             first = _find(token, row, acceptable(token, len(row), now, policy), ahead)
             if first is None:
@@ -191,7 +198,7 @@ def verify(
             outcome = Outcome.CODE if len(row) == 1 else Outcome.CONSECUTIVE
             after = record.accepted(token, first, len(row), now)
             if outcome is Outcome.CONSECUTIVE:  # law 5: the user who made the row made the dialogue's failures too
-                after = after.lowered(policy.most_failures_kept, now, own=earlier.failures)
+                after = after.lowered(policy.most_failures_kept, now, own=earlier.own(failures))
             return Decision(outcome=outcome, record=after, token=token.name, refused_before=refused_before)
     for token in candidates:
         if _find(token, codes, _used(token)) is not None:

@@ -125,11 +125,13 @@ class Model:
         answer: bytes,
         now: int,
         policy: dict[str, int],
-        before: Sequence[tuple[bytes, str]] = (),
+        before: Sequence[tuple[bytes, str, int]] = (),
         *,
         behind_password: bool = False,
     ) -> tuple[str, str | None]:
-        """Apply all points to one answer. `before` are the refused answers of the same dialogue, with their words."""
+        """Apply all points to one answer. `before` are the refused answers of the same dialogue,
+        each with its word and the failures after it.
+        """
         pending, self.pending = self.pending if before else None, None
         if not self.confirmed:
             return "not-enrolled", None  # law 10
@@ -137,7 +139,7 @@ class Model:
         codes, candidates = self._codes(self.split(answer)[1] if behind_password else plain(answer))
         if not codes and typed is None:
             return "malformed", None  # law 3: no trace
-        if self._meaning(answer) in [self._meaning(earlier) for earlier, _ in before]:
+        if self._meaning(answer) in [self._meaning(earlier) for earlier, _, _ in before]:
             self.refused += 1
             return "repeated", None  # law 5: neither verified nor counted
         if typed is not None and typed in self.recovery:  # law 11: compared even if the user is locked
@@ -155,7 +157,7 @@ class Model:
         candidates: list[ModelToken],
         now: int,
         policy: dict[str, int],
-        before: Sequence[tuple[bytes, str]],
+        before: Sequence[tuple[bytes, str, int]],
         *,
         pending: tuple[ModelToken, int] | None,
     ) -> tuple[str, str | None]:
@@ -163,7 +165,9 @@ class Model:
             self.refused += 1
             return "locked", None
         standing, since = self.standing(now)
-        own = sum(word == "wrong" and self._recovery_code(answer) is None for answer, word in before)
+        counts = [after for answer, word, after in before if word == "wrong" and self._recovery_code(answer) is None]
+        # Law 8: another login, or a day, may have removed them already.
+        own = len(counts) if counts and standing >= counts[-1] else 0
         if pending is not None and self._completes(*pending, codes, now, policy):
             token, place = pending
             token.take(place, 1, now)
@@ -221,9 +225,9 @@ class Model:
                 return (password, tail.decode()) if password else (answer, "")
         return answer, ""
 
-    def _row_of(self, before: Sequence[tuple[bytes, str]], codes: list[str]) -> list[str]:
+    def _row_of(self, before: Sequence[tuple[bytes, str, int]], codes: list[str]) -> list[str]:
         """Law 5: the codes of the first two answers of a dialogue, if each is one code and both are of one length."""
-        each = [self._codes(plain(earlier))[0] for earlier, _ in before] + [codes]
+        each = [self._codes(plain(earlier))[0] for earlier, _, _ in before] + [codes]
         if len(each) == 2 and all(len(answer) == 1 for answer in each) and len(each[0][0]) == len(each[1][0]):
             return [answer[0] for answer in each]
         return []

@@ -137,7 +137,7 @@ class Law(RuleBasedStateMachine):
 
         `between` has what happens before an answer, by its number.
         """
-        earlier, before = Earlier.NONE, list[tuple[bytes, str]]()
+        earlier, before = Earlier.NONE, list[tuple[bytes, str, int]]()
         ahead = self.ahead if self.ahead_is_old else work_out_ahead(self.record.tokens, self.now, Policy(**self.policy))
         self.ahead, self.ahead_is_old = (
             ahead,
@@ -169,7 +169,7 @@ class Law(RuleBasedStateMachine):
                 self.used_codes.append((answer, behind_password))
                 break
             earlier = earlier.followed_by(parsed, decision, prompted=True)
-            before.append((answer, word))
+            before.append((answer, word, self.model.failures))
         return word
 
     @invariant()
