@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeAlias
 
+MEANWHILE = 0.01  # seconds: longer than the work that is done while the user types
 MAX_SITE_FILE = 256 * 1024  # bytes
 RESULTS = {
     Result.ACCEPTED: PAM_SUCCESS,
@@ -201,10 +202,13 @@ def drive(session: Session, receive: Callable[[float], bytearray]) -> None:
             reply = error = None
             try:
                 if isinstance(wait, Receive):
+                    begun = time.monotonic()
                     if wait.meanwhile is not None:
                         wait.meanwhile.job(0.0)
                     reply = receive(wait.seconds)
                     received = time.monotonic()
+                    if wait.meanwhile is not None:  # the delay of a refusal must not show how long that took
+                        received = max(received, begun + MEANWHILE)
                 elif isinstance(wait, Pause):
                     time.sleep(max(0.0, received + wait.seconds - time.monotonic()))
                 else:

@@ -131,12 +131,23 @@ class Loop:
 
     def _wait(self) -> None:
         """Wait for a descriptor or a timer, and add its handler to those that are due."""
-        seconds = 0.0 if self._due else max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
-        ready = self._epoll.poll(seconds)
+        ready = self._epoll.poll(self._seconds())
         self.poll_time = time.monotonic()
         self._due.extend(self._handlers[descriptor] for descriptor, _ in ready)
         while self._timers and self._timers[0][0] <= self.poll_time:
             self._due.append(heapq.heappop(self._timers)[2])
+
+    def _seconds(self) -> float | None:
+        """Return how long to wait: whole milliseconds, rounded down. In the last millisecond, the loop does not wait.
+
+        epoll rounds up to milliseconds, so the end of a delay would show the time of the work before it.
+        """
+        if self._due:
+            return 0.0
+        if not self._timers:
+            return None
+        milliseconds = int(1000 * (self._timers[0][0] - time.monotonic()))
+        return max(0.0, milliseconds - 0.5) / 1000  # rounded up to `milliseconds`
 
 
 def outcome(job: Callable[[], object]) -> tuple[object, Exception | None]:

@@ -230,3 +230,16 @@ def test_handlers_that_queue_each_other_do_not_delay_descriptors(running: Runnin
     assert rounds >= 1
     os.close(reading)
     os.close(writing)
+
+
+def test_a_timer_is_not_late_by_the_rounding_of_epoll(running: Running) -> None:
+    """epoll waits for whole milliseconds. The end of a delay would show the time of the work before it."""
+    waits: list[float | None] = []
+    running.do(lambda: waits.append(Loop(lambda _: None)._seconds()))
+    loop = Loop(lambda _: None)
+    for milliseconds in (0.2, 0.999, 1.5, 99.9):
+        loop._timers[:] = [(time.monotonic() + milliseconds / 1000, 0, lambda: None)]
+        seconds = loop._seconds()
+        assert seconds is not None
+        assert -(-seconds * 1000 // 1) <= milliseconds, "rounded up, it still ends before the timer"
+    assert waits == [None]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pam_totp.core.settings import SettingsError
-from pam_totp.pam.login_session import drive_over, read_site
+from pam_totp.operations.dialogue import Pause, UseStore
+from pam_totp.pam import login_session
+from pam_totp.pam.login_session import MEANWHILE, Receive, drive, drive_over, read_site
 from pam_totp.pam.protocol import MAX_PACKET, Hello, ProtocolError, receive
 
 HELLO = b"Hversion=1\0service=demo\0user=alice\0flags=0"
@@ -91,3 +95,21 @@ def test_a_site_file_that_is_unreadable_or_not_a_file_is_not_ignored(tmp_path: P
         with pytest.raises(SettingsError, match=reason):
             read_site(str(tmp_path / path))
     assert len(os.listdir("/proc/self/fd")) == len(open_before), "every file that was opened is closed"
+
+
+@pytest.mark.parametrize("work", [0.0002, 0.005])
+def test_an_instant_answer_does_not_show_the_work_before_it(monkeypatch: pytest.MonkeyPatch, work: float) -> None:
+    """A helper reads the record before it receives an answer that has arrived already."""
+    clock, slept = [100.0], list[float]()
+    fake = SimpleNamespace(monotonic=lambda: clock[0], sleep=slept.append)
+    monkeypatch.setattr(login_session, "time", fake)
+
+    def read(_: float) -> None:
+        clock[0] += work
+
+    def run() -> Iterator[object]:
+        yield Receive(1.0, UseStore(read, is_slow=False))
+        yield Pause(0.1)
+
+    drive(SimpleNamespace(run=run), lambda _: bytearray(b"A000000"))  # type: ignore[arg-type]
+    assert clock[0] + slept[0] == pytest.approx(100.0 + MEANWHILE + 0.1)
