@@ -57,7 +57,6 @@ TYPING = 0.002  # seconds after a prompt: programs answer earlier, and users lat
 MAX_STORE_USES = 256  # threads that wait for a lock or a disk; if some never return, the others must suffice
 MAX_ROOT_LOOKUPS = 256  # threads that look up names for root
 MAX_OTHER_LOOKUPS = 32  # threads that look up names for other accounts
-MAX_SEARCHES = 2  # long searches at once: they compute, so more would only delay the loop
 THREAD_STACK = 256 * 1024  # bytes
 STOP_WAIT = 5.0  # seconds for the unfinished logins when the service stops
 
@@ -78,7 +77,6 @@ class Service:
         self._log_quota = LogQuota(log)
         self._trusted = {0, os.geteuid()}  # uids whose lines are always logged
         self.local_accounts = LocalAccounts()
-        self._search_turns = threading.BoundedSemaphore(MAX_SEARCHES)
         self._checks_limits = False  # while there are connections
         self.quota = LoginQuota(workers, _descriptor_limit())
         self.stopping, self._stop = socket.socketpair()  # `stopping` becomes readable when the service has to stop
@@ -189,9 +187,11 @@ class Service:
             self.loop.run_in_thread(pool, wait.job, on_result)
 
     def _search(self, *arguments: Any, **options: Any) -> Decision:
-        """Verify an answer that needs a long search. Wait for other searches, but hold no turn while writing."""
-        with self._search_turns:
+        """Verify an answer that needs a long search. Then another search may begin, while this login writes."""
+        try:
             return verify(*arguments, **options)
+        finally:
+            self.store_queue.search_turns.end()
 
     def begin(self, connection: _Connection, hello: Hello) -> LookUp | int | None:
         """Return the lookup that begins a login, its PAM result, or None if root carries too many logins.
@@ -199,7 +199,8 @@ class Service:
         Raise SettingsError.
         """
         uid, log = connection.uid, connection.log
-        connection.asker = uid, hello.ruser, hello.rhost
+        if uid == ROOT:  # other accounts could choose a new asker for each login
+            connection.asker = uid, hello.ruser, hello.rhost
         if uid == ROOT and hello.ruser not in (None, "", "root") and not connection.acquire(Caller(*connection.asker)):
             audit_log.write(
                 log, hello.service, "refused", user=hello.user, reason="too-many-at-once", ruser=hello.ruser

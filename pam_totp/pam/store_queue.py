@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from functools import partial
@@ -20,6 +21,7 @@ from pam_totp.pam.loop import Loop, Pool, ResultHandler, outcome
 from pam_totp.store import LockBusy
 from pam_totp.store.file import LOCK_WAIT
 
+MAX_SEARCHES = 2  # long searches at once: they compute, so more would only delay the loop
 MEMORY = 5e-5  # seconds: a use that waits longer waits for a disk
 SLOW_DISK = 0.005  # seconds: after a use that waited longer, uses run in threads even if no other login waits
 
@@ -54,11 +56,31 @@ class _Uses:
         return True
 
 
+class SearchTurns:
+    """The turns of long searches, `limit` at once. A thread gets its turn before a lock, and ends it before a write."""
+
+    def __init__(self, limit: int) -> None:
+        self._free = threading.BoundedSemaphore(limit)
+        self._own = threading.local()
+
+    def begin(self, seconds: float) -> bool:
+        """Wait for a turn, at most `seconds`. Return False if there was none."""
+        self._own.has_turn = self._free.acquire(timeout=max(seconds, 0.0))
+        return bool(self._own.has_turn)
+
+    def end(self) -> None:
+        """End this thread's turn, if it has one."""
+        if getattr(self._own, "has_turn", False):
+            self._own.has_turn = False
+            self._free.release()
+
+
 class StoreQueue:
-    """Lets logins use the store from `loop`, with threads of `pool`."""
+    """Lets logins use the store from `loop`, with threads of `pool`. A search calls `search_turns.end` at its end."""
 
     def __init__(self, loop: Loop, pool: Pool) -> None:
         self._loop, self._pool = loop, pool
+        self.search_turns = SearchTurns(MAX_SEARCHES)
         self._records: dict[object, _Uses] = {}
         self._waited = 0.0  # seconds that the last use waited, usually for the disk
 
@@ -74,13 +96,22 @@ class StoreQueue:
 
     def _begin(self, record: object) -> None:
         """Begin the current use of a record."""
-        wait, on_result = self._records[record].current.wait, partial(self._end, record)
+        use = self._records[record].current
+        wait, on_result = use.wait, partial(self._end, record)
         if wait.is_slow:
-            self._loop.run_in_thread(self._pool, partial(wait.job, 0.0), on_result)
+            self._loop.run_in_thread(self._pool, partial(self._searched, use), on_result)
         elif self._waited > SLOW_DISK or (self._waited > MEMORY and (self._loop.is_busy or len(self._records) > 1)):
             self._loop.run_in_thread(self._pool, partial(self._measured, wait), on_result)
         else:
             on_result(*outcome(partial(self._measured, wait)))
+
+    def _searched(self, use: Use) -> object:
+        if not self.search_turns.begin(use.deadline - time.monotonic()):
+            raise LockBusy(f"{LOCK_WAIT:g} s passed while codes of other answers were searched")
+        try:
+            return use.wait.job(0.0)
+        finally:
+            self.search_turns.end()
 
     def _measured(self, wait: UseStore) -> object:
         begun = time.monotonic() - time.thread_time()

@@ -11,7 +11,7 @@ import pytest
 from pam_totp.operations.dialogue import UseStore
 from pam_totp.pam import store_queue
 from pam_totp.pam.loop import Loop, Pool
-from pam_totp.pam.store_queue import SLOW_DISK, StoreQueue
+from pam_totp.pam.store_queue import MAX_SEARCHES, SLOW_DISK, StoreQueue
 from pam_totp.store import LockBusy
 from tests.support.site import PATIENCE, until
 
@@ -100,3 +100,20 @@ def test_after_a_slow_use_the_loop_is_not_blocked(running: Running) -> None:
         until(lambda name=name: name in running.done, "the result arrives")  # type: ignore[misc]
     assert threads[0] == running.thread.ident
     assert threads[1] != running.thread.ident
+
+
+def test_an_answer_waits_for_its_search_before_it_locks(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise, searches for others would hold its record, and delay single codes for it."""
+    turns = running.queue.search_turns
+    for _ in range(MAX_SEARCHES):
+        assert turns.begin(0.0)
+    monkeypatch.setattr(store_queue, "LOCK_WAIT", 0.0)
+    ran = threading.Event()
+    running.use("asker", "late", ran.set, is_slow=True)
+    until(lambda: running.done == ["late"], "the use fails")
+    assert [type(error) for error in running.errors] == [LockBusy]
+    assert not ran.is_set(), "its record was never locked"
+    turns.end()
+    monkeypatch.undo()
+    running.use("asker", "next", ran.set, is_slow=True)
+    assert ran.wait(PATIENCE), "a turn is free again"
