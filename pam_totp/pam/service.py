@@ -33,7 +33,8 @@ from pam_totp.pam.listening import ServiceError, listening
 from pam_totp.pam.log_quota import LogQuota
 from pam_totp.pam.login_quota import ROOT, WITHOUT_ENTRY, Account, Caller, LoginQuota, NotLookedUp
 from pam_totp.pam.login_session import LookUp, Receive, Session, place_of_bug, read_site
-from pam_totp.pam.loop import Loop, Pool, ResultHandler, outcome
+from pam_totp.pam.lookups import Lookups
+from pam_totp.pam.loop import Loop, Pool
 from pam_totp.pam.names import LocalAccounts, has_passwd_entry
 from pam_totp.pam.protocol import (
     MAX_PACKET,
@@ -55,8 +56,6 @@ NO_DESCRIPTOR_PAUSE = 0.05  # seconds before the next attempt if no descriptor i
 LIMITS_EVERY = 1.0  # seconds between two checks of the time limits
 TYPING = 0.002  # seconds after a prompt: programs answer earlier, and users later
 MAX_STORE_USES = 256  # threads that wait for a lock or a disk; if some never return, the others must suffice
-MAX_ROOT_LOOKUPS = 256  # threads that look up names for root
-MAX_OTHER_LOOKUPS = 32  # threads that look up names for other accounts
 THREAD_STACK = 256 * 1024  # bytes
 STOP_WAIT = 5.0  # seconds for the unfinished logins when the service stops
 
@@ -86,13 +85,12 @@ class Service:
 
     def run(self) -> None:
         """Serve until `stop`, then wait for the unfinished logins. Raise ServiceError if no thread can be started."""
+        self.loop = Loop(self._log_bug)
         try:
-            self._root_lookups, self._other_lookups = Pool(MAX_ROOT_LOOKUPS), Pool(MAX_OTHER_LOOKUPS)
-            store_uses = Pool(MAX_STORE_USES)
+            self.lookups = Lookups(self.loop, self.local_accounts)
+            self.store_queue = StoreQueue(self.loop, Pool(MAX_STORE_USES))
         except RuntimeError as e:
             raise ServiceError(f"no login can be served: {e}") from e
-        self.loop = Loop(self._log_bug)
-        self.store_queue = StoreQueue(self.loop, store_uses)
         self._listener.setblocking(False)
         self._listen()
         self.loop.watch(self.stopping.fileno(), self._end)
@@ -177,14 +175,6 @@ class Service:
     def remove(self, connection: _Connection) -> None:
         self.connections.discard(connection)
         self._stop_if_unused()
-
-    def look_up(self, uid: int, wait: LookUp, on_result: ResultHandler) -> None:
-        """Look up accounts for `uid`: here if /etc/passwd has them, otherwise in a thread, as a server may be slow."""
-        if self.local_accounts.have(*wait.accounts):
-            on_result(*outcome(wait.job))
-        else:
-            pool = self._root_lookups if uid == ROOT else self._other_lookups
-            self.loop.run_in_thread(pool, wait.job, on_result)
 
     def _search(self, *arguments: Any, **options: Any) -> Decision:
         """Verify an answer that needs a long search. Then another search may begin, while this login writes."""
@@ -294,7 +284,7 @@ class _Connection:
         elif isinstance(wait, UseStore):
             self._service.store_queue.use(self.asker, wait, self.resume)
         else:
-            self._service.look_up(self.uid, wait, self.resume)
+            self._service.lookups.look_up(self.uid, wait, self.resume)
 
     def _do_meanwhile(self, wait: Receive) -> None:
         """Use the time until a packet arrives, unless it has arrived."""

@@ -26,7 +26,7 @@ from pam_totp.core.oath import Ahead
 from pam_totp.core.record import UserRecord
 from pam_totp.core.verify import Decision
 from pam_totp.operations import dialogue as login_dialogue
-from pam_totp.pam import log_quota, login_quota, login_session, loop, protocol, service
+from pam_totp.pam import log_quota, login_quota, login_session, lookups, loop, protocol, service
 from pam_totp.pam.admission import peer_uid
 from pam_totp.pam.listening import ServiceError
 from pam_totp.pam.listening import listening as listening_at
@@ -571,7 +571,7 @@ def test_quotas_apply_while_a_name_service_blocks(site: Site, monkeypatch: pytes
     monkeypatch.setattr(pwd, "getpwuid", getpwuid)
     monkeypatch.setattr(login_quota, "MAX_LOGINS", 4)
     monkeypatch.setattr(login_quota, "MAX_WITHOUT_ENTRY", 1)
-    monkeypatch.setattr(service, "MAX_OTHER_LOOKUPS", 2)
+    monkeypatch.setattr(lookups, "MAX_FOR_OTHERS", 2)
     site.enrol()
     with serving_here(site):
         held = []
@@ -648,8 +648,8 @@ def test_names_that_root_looks_up_delay_no_local_user(site: Site, monkeypatch: p
         return getpwnam(name)
 
     monkeypatch.setattr(pwd, "getpwnam", blocking)
-    for limit in ("MAX_ROOT_LOOKUPS", "MAX_STORE_USES"):
-        monkeypatch.setattr(service, limit, 2)
+    monkeypatch.setattr(lookups, "MAX_FOR_ROOT", 2)
+    monkeypatch.setattr(service, "MAX_STORE_USES", 2)
     site.enrol(user="root")
     site.configure("demo", way="socket")
     with serving_here(site):

@@ -1,0 +1,59 @@
+"""Lookups of accounts for logins: at once in /etc/passwd, otherwise in threads, as a name service may be slow.
+
+Rules:
+1. Lookups for root have threads of their own, so no other account delays them.
+2. The other accounts share a pool. Each has only a few of its threads at once, and its other lookups wait in order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from functools import partial
+
+from pam_totp.pam.login_quota import ROOT
+from pam_totp.pam.login_session import LookUp
+from pam_totp.pam.loop import Loop, Pool, ResultHandler, outcome
+from pam_totp.pam.names import LocalAccounts
+
+MAX_FOR_ROOT = 256  # threads
+MAX_FOR_OTHERS = 32  # threads for all other accounts
+MAX_FOR_ONE = 4  # of these, for one account
+
+
+class Lookups:
+    """Looks up accounts for `loop`. Raise RuntimeError if no thread can be started."""
+
+    def __init__(self, loop: Loop, local: LocalAccounts) -> None:
+        self._loop, self._local = loop, local
+        self._for_root, self._for_others = Pool(MAX_FOR_ROOT), Pool(MAX_FOR_OTHERS)
+        self._running: Counter[int] = Counter()  # by uid
+        self._waiting: dict[int, deque[Callable[[], None]]] = {}  # by uid
+
+    def look_up(self, uid: int, wait: LookUp, on_result: ResultHandler) -> None:
+        """Do `wait` for `uid`, and pass the result to `on_result`."""
+        if self._local.have(*wait.accounts):
+            on_result(*outcome(wait.job))
+        elif uid == ROOT:
+            self._loop.run_in_thread(self._for_root, wait.job, on_result)
+        else:
+            begin = partial(self._begin, uid, wait.job, on_result)
+            if self._running[uid] < MAX_FOR_ONE:
+                begin()
+            else:
+                self._waiting.setdefault(uid, deque()).append(begin)
+
+    def _begin(self, uid: int, job: Callable[[], object], on_result: ResultHandler) -> None:
+        self._running[uid] += 1
+        self._loop.run_in_thread(self._for_others, job, partial(self._end, uid, on_result))
+
+    def _end(self, uid: int, on_result: ResultHandler, result: object, error: Exception | None) -> None:
+        self._running[uid] -= 1
+        waiting = self._waiting.get(uid)
+        if waiting:
+            waiting.popleft()()
+        else:
+            self._waiting.pop(uid, None)
+            if not self._running[uid]:
+                del self._running[uid]
+        on_result(result, error)
