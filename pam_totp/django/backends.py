@@ -4,6 +4,7 @@ Rules:
 - Only PAM checks a password, in the synchronous and in the asynchronous method. Django's own passwords are worthless.
 - No error leaves `authenticate`: it is logged, and the sign-in is refused. The callers' variables have the password,
   and Django 4.2 shows them in its error report.
+- A Django user is signed in only by the account with exactly the same name. The lookup may ignore case.
 - Every frame that has the password is marked as sensitive, because the error is logged with its traceback.
 - Log lines show names as ASCII in quotes (`%a`), so that no name can forge a line.
 """
@@ -56,6 +57,8 @@ class PamBackend(ModelBackend):  # type: ignore[misc]
         user, reason = None, "password"
         if _is_correct(name, password):
             user, reason = _find_or_create_user(name), "user"
+            if user is not None and user.get_username() != name:
+                user = None
         if user is None or not self.user_can_authenticate(user):
             log.warning("sign-in refused: user=%a reason=%s rhost=%a", name, reason, rhost)
             return None

@@ -115,6 +115,29 @@ def test_users_are_created_only_if_the_setting_allows_it(client: Any, project: A
     assert not user.is_staff
 
 
+def test_a_user_with_another_spelling_of_the_name_is_refused(
+    client: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A user model, or the collation of a database, may find names regardless of case."""
+    from django.contrib.auth import get_user_model
+    from django.contrib.auth.models import UserManager
+
+    from pam_totp.django.models import HostDevice
+
+    class IgnoresCase(UserManager):  # type: ignore[misc]
+        def get_by_natural_key(self, username: str | None) -> Any:
+            return self.get(username__iexact=username)
+
+    model = get_user_model()
+    monkeypatch.setattr(model._default_manager, "__class__", IgnoresCase)
+    model.objects.create_superuser(ME.title())
+    assert "errorlist" in sign_in(client).content.decode()
+    assert client.get("/code/").url.startswith("/login/")
+    assert f"sign-in refused: user='{ME}' reason=user" in caplog.text
+    assert [user.get_username() for user in model.objects.all()] == [ME.title()]
+    assert HostDevice.objects.count() == 0
+
+
 def test_an_inactive_user_is_refused(client: Any) -> None:
     from django.contrib.auth import get_user_model
 
