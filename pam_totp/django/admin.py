@@ -11,6 +11,7 @@ from pam_totp.django.models import HostDevice
 class HostDeviceAdmin(admin.ModelAdmin):  # type: ignore[misc]
     """The list of devices, with search by user name."""
 
-    list_display = ("user", "name", "confirmed")
+    fields = ("user",)  # the other fields have one permitted value
+    list_display = ("user",)
     search_fields = ("user__username",)
     raw_id_fields = ("user",)

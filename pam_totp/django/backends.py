@@ -24,7 +24,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from pam_totp.django import conf
 from pam_totp.django.middleware import address_of, current_request
-from pam_totp.django.models import HostDevice
+from pam_totp.django.models import NAME, HostDevice
 from pam_totp.pam.names import passwd_name
 from pam_totp.system.passwords import PasswordsUnavailable, SystemPasswords, TooManyChecks
 
@@ -63,7 +63,9 @@ class PamBackend(ModelBackend):  # type: ignore[misc]
             log.warning("sign-in refused: user=%a reason=%s rhost=%a", name, reason, rhost)
             return None
         if conf.get("PAM_TOTP_CREATE_DEVICES"):
-            HostDevice.objects.get_or_create(user=user, defaults={"name": "default"})
+            device, _ = HostDevice.objects.get_or_create(user=user, defaults={"name": NAME})
+            if (device.name, device.confirmed) != (NAME, True):  # written before the database had the constraint
+                device.save()
         log.info("password accepted: user=%a rhost=%a", name, rhost)
         return user
 

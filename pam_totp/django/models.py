@@ -2,6 +2,8 @@
 
 Rules:
 - The database holds no keys or counters, because the service on this host checks every code.
+- Every row has the name "default" and is confirmed. Without both, django-two-factor-auth asks for no code, and lets
+  the user add a device by the password alone.
 - No error leaves `verify_token`: it is logged, and the code is refused. The callers' variables have the code, and
   Django shows them in its error report. The frames that have the code are marked as sensitive.
 """
@@ -9,7 +11,9 @@ Rules:
 from __future__ import annotations
 
 import logging
+from typing import Any
 
+import django
 from django.contrib import messages
 from django.db import models
 from django.views.decorators.debug import sensitive_variables
@@ -20,13 +24,25 @@ from pam_totp.django import conf
 from pam_totp.django.middleware import address_of, current_request
 
 log = logging.getLogger("pam_totp.django")
+NAME = "default"
+_CONDITION = "condition" if django.VERSION >= (5, 1) else "check"  # the argument of CheckConstraint
 
 
 class HostDevice(Device):  # type: ignore[misc]
     """The device of a Django user: all tokens of the account with the same name on this host."""
 
     class Meta:
-        constraints = (models.UniqueConstraint(fields=("user",), name="pam_totp_one_device"),)
+        constraints = (
+            models.UniqueConstraint(fields=("user",), name="pam_totp_one_device"),
+            models.CheckConstraint(
+                **{_CONDITION: models.Q(name=NAME, confirmed=True)}, name="pam_totp_device_requires_code"
+            ),
+        )
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Write the row, with the name and the state that the rules require."""
+        self.name, self.confirmed = NAME, True
+        super().save(*args, **kwargs)
 
     @sensitive_variables()  # type: ignore[untyped-decorator]
     def verify_token(self, token: object) -> bool:
