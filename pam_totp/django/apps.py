@@ -6,7 +6,7 @@ from django.apps import AppConfig, apps
 
 
 class PamTotpConfig(AppConfig):  # type: ignore[misc]
-    """The application, which registers its checks, and its device if django-two-factor-auth is installed."""
+    """The application, which registers its checks and guards, and its device if django-two-factor-auth is installed."""
 
     name = "pam_totp.django"
     label = "pam_totp"
@@ -14,11 +14,13 @@ class PamTotpConfig(AppConfig):  # type: ignore[misc]
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from pam_totp.django import checks  # noqa: F401  registers the checks
+        from pam_totp.django import checks, guard  # noqa: F401  registers the checks
 
+        guard.install()
         if apps.is_installed("two_factor"):
             from two_factor.plugins.registry import registry
 
-            from pam_totp.django.two_factor import HostMethod
+            from pam_totp.django.two_factor import HostMethod, guard_setup
 
             registry.register(HostMethod())
+            guard_setup()

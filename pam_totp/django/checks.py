@@ -10,8 +10,10 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.http import HttpRequest
 from django.urls import URLPattern, URLResolver, get_resolver
+from django_otp import device_classes
 
 from pam_totp.django import conf
+from pam_totp.django.models import HostDevice
 from pam_totp.system.passwords import EXAMPLE, PAM_FOLDER
 
 BACKEND = "pam_totp.django.backends.PamBackend"
@@ -54,6 +56,22 @@ def _findings() -> Iterator[CheckMessage]:
     if REQUEST_MIDDLEWARE not in settings.MIDDLEWARE:
         hint = f"add {REQUEST_MIDDLEWARE!r}; until then the log has no address, and users see no message of the service"
         yield Warning("MIDDLEWARE does not pass on the request", hint=hint, id="pam_totp.W005")
+    others = [model.model_label() for model in device_classes() if not issubclass(model, HostDevice)]
+    remedy = _missing_guard()
+    if others and remedy:
+        text = f"users may add devices of other types with the password alone: {', '.join(others)}"
+        yield Warning(text, hint=remedy, id="pam_totp.W006")
+
+
+def _missing_guard() -> str | None:
+    """Return how to guard the types of devices of other applications, or None if they are guarded."""
+    if REQUEST_MIDDLEWARE not in settings.MIDDLEWARE:
+        return f"add {REQUEST_MIDDLEWARE!r}: then a user of this host needs a code before adding a device"
+    if BACKEND not in settings.AUTHENTICATION_BACKENDS or not conf.get("PAM_TOTP_CREATE_DEVICES"):
+        return (
+            "create a HostDevice for every user, because pam_totp guards only these users, or remove the applications"
+        )
+    return None
 
 
 class _UserWithoutCode:

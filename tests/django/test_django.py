@@ -249,7 +249,7 @@ def test_each_wrong_setting_has_its_own_finding(project: Any, monkeypatch: pytes
 
     assert finding_ids() == set()
     backends = [*project.AUTHENTICATION_BACKENDS, "django.contrib.auth.backends.ModelBackend"]
-    for name, value, number in (
+    for name, value, numbers in (
         ("PAM_TOTP_SERVICE", "", "E001"),
         ("PAM_TOTP_TIMEOUT", 0, "E002"),
         ("MIDDLEWARE", [name for name in project.MIDDLEWARE if "django_otp" not in name], "E003"),
@@ -257,11 +257,12 @@ def test_each_wrong_setting_has_its_own_finding(project: Any, monkeypatch: pytes
         ("PAM_TOTP_PASSWORD_SERVICE", "no-such-service", "W002"),
         ("AUTHENTICATION_BACKENDS", backends, "W003"),
         ("ROOT_URLCONF", site_urls(AdminSite()), "W004"),
-        ("MIDDLEWARE", [name for name in project.MIDDLEWARE if "pam_totp" not in name], "W005"),
+        ("MIDDLEWARE", [name for name in project.MIDDLEWARE if "pam_totp" not in name], "W005 W006"),
+        ("PAM_TOTP_CREATE_DEVICES", False, "W006"),
     ):
         with monkeypatch.context() as once:
             once.setattr(project, name, value, raising=False)
-            assert finding_ids() == {f"pam_totp.{number}"}, name
+            assert finding_ids() == {f"pam_totp.{number}" for number in numbers.split()}, name
 
 
 def site_urls(site: Any) -> ModuleType:

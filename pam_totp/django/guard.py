@@ -1,0 +1,60 @@
+"""Refuse devices of other types that a request adds with the password alone.
+
+Rules:
+- A user with a HostDevice has a second factor, so a new device of this user needs a code first. Otherwise a thief of
+  the password adds an own device, and opens with it what needs a code.
+- The same applies to a session that `PamBackend` gave a HostDevice, even if the device was deleted since.
+- The request must be of a user who gave a code. Commands have no request, and may add devices.
+- Only new devices are refused. A device that exists is saved at every check of its codes, before its user counts as
+  verified.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from django.contrib.auth import BACKEND_SESSION_KEY, load_backend
+from django.core.exceptions import PermissionDenied
+from django.db.models.signals import pre_save
+from django_otp.models import Device
+
+from pam_totp.django import conf
+from pam_totp.django.backends import PamBackend
+from pam_totp.django.middleware import address_of, current_request
+from pam_totp.django.models import HostDevice
+
+log = logging.getLogger("pam_totp.django")
+
+
+def install() -> None:
+    """Guard every type of device, also those of applications that are loaded later."""
+    pre_save.connect(refuse_without_code, dispatch_uid="pam_totp.django.guard")
+
+
+def refuse_without_code(sender: type[Any], instance: Any, **_: object) -> None:
+    """Raise PermissionDenied if the password alone would add a device, so that the response has status 403."""
+    if not issubclass(sender, Device) or issubclass(sender, HostDevice) or not instance._state.adding:
+        return
+    request = current_request()
+    if request is None or _is_verified(request) or not needs_code(request, instance.user_id):
+        return
+    name, rhost = instance.user.get_username(), address_of(request)
+    log.warning("device refused: user=%a type=%s reason=code rhost=%a", name, sender.model_label(), rhost)
+    raise PermissionDenied("enter a code before you add a device")
+
+
+def needs_code(request: Any, user_id: object) -> bool:
+    """Return True if a new device of the user needs a code first. See the rules."""
+    user = getattr(request, "user", None)
+    if user_id is not None and user_id == getattr(user, "pk", None) and conf.get("PAM_TOTP_CREATE_DEVICES"):
+        backend = getattr(request, "session", {}).get(BACKEND_SESSION_KEY)
+        if backend is not None and isinstance(load_backend(backend), PamBackend):
+            return True
+    return bool(HostDevice.objects.filter(user_id=user_id).exists())
+
+
+def _is_verified(request: Any) -> bool:
+    """Return True if the user of the request gave a code. Without OTPMiddleware, no user did."""
+    is_verified = getattr(getattr(request, "user", None), "is_verified", None)
+    return is_verified is not None and bool(is_verified())

@@ -1,0 +1,257 @@
+"""Tests of devices of other types: the password alone adds none, and the host's device always counts."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.django.conftest import PASSWORD
+from tests.support.site import ME, Site, codes
+
+SETUP = "/two-factor/account/two_factor/setup/"
+LOGIN = "/two-factor/account/login/"
+MIDDLEWARE = "pam_totp.django.middleware.RequestMiddleware"
+
+
+def sign_in(client: Any) -> Any:
+    """Sign in with the password alone."""
+    return client.post("/login/", {"username": ME, "password": PASSWORD})
+
+
+def set_up(client: Any) -> None:
+    """Send the forms of django-two-factor-auth that add a phone app, without its first page."""
+    from base64 import b32decode
+
+    from django_otp.oath import totp
+
+    client.post(SETUP, {"setup_view-current_step": "welcome"})
+    client.post(SETUP, {"setup_view-current_step": "method", "method-method": "generator"})
+    key = client.session.get("django_two_factor-qr_secret_key", "")
+    client.post(SETUP, {"setup_view-current_step": "generator", "generator-token": totp(b32decode(key))})
+
+
+def count_other_devices() -> int:
+    from django_otp.plugins.otp_totp.models import TOTPDevice
+
+    count: int = TOTPDevice.objects.count()
+    return count
+
+
+def without_request_middleware(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(project, "MIDDLEWARE", [name for name in project.MIDDLEWARE if name != MIDDLEWARE])
+
+
+@pytest.mark.parametrize("middleware", [True, False], ids=["documented", "without RequestMiddleware"])
+def test_two_factor_auth_adds_no_device_by_the_password_alone(
+    client: Any, project: Any, monkeypatch: pytest.MonkeyPatch, middleware: bool
+) -> None:
+    if not middleware:
+        without_request_middleware(project, monkeypatch)
+    sign_in(client)
+    set_up(client)
+    assert count_other_devices() == 0
+    assert client.get("/").url == "/code/?next=/"
+    for send in (client.get, client.post, client.put):
+        assert send(SETUP).url == "/two-factor/account/two_factor/setup/complete/"
+
+
+def test_two_factor_auth_sets_up_users_without_a_host_device(
+    client: Any, project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(project, "PAM_TOTP_CREATE_DEVICES", False, raising=False)
+    sign_in(client)
+    set_up(client)
+    assert count_other_devices() == 1
+
+
+def test_two_factor_auth_still_asks_a_visitor_to_sign_in(client: Any) -> None:
+    assert client.get(SETUP).url == f"/login/?next={SETUP}"
+
+
+def add_device(request: Any) -> Any:
+    """Add a device for the user that the request names, as the page of another package would."""
+    from django.contrib.auth import get_user_model
+    from django.http import HttpResponse
+    from django_otp.plugins.otp_totp.models import TOTPDevice
+
+    TOTPDevice.objects.create(user=get_user_model().objects.get(username=request.POST["user"]))
+    return HttpResponse("added")
+
+
+@pytest.fixture
+def adding(client: Any, project: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a client of a project that has the page `/add/`."""
+    from django.urls import path
+
+    from tests.django.urls import urlpatterns
+
+    urls = ModuleType("urls")
+    urls.__dict__["urlpatterns"] = [path("add/", add_device), *urlpatterns]
+    monkeypatch.setattr(project, "ROOT_URLCONF", urls)
+    return client
+
+
+def test_another_page_adds_no_device_by_the_password_alone(adding: Any, caplog: pytest.LogCaptureFixture) -> None:
+    sign_in(adding)
+    assert adding.post("/add/", {"user": ME}).status_code == 403
+    assert count_other_devices() == 0
+    assert f"device refused: user='{ME}' type=otp_totp.totpdevice reason=code rhost='127.0.0.1'" in caplog.text
+
+
+def test_a_session_that_lost_its_host_device_adds_no_device(adding: Any) -> None:
+    """An administrator, or a page of django-two-factor-auth, deletes the device of an open session."""
+    sign_in(adding)
+    host_device().delete()
+    set_up(adding)
+    assert adding.post("/add/", {"user": ME}).status_code == 403
+    assert count_other_devices() == 0
+
+
+def test_a_visitor_adds_no_device_for_a_user_of_the_host(adding: Any) -> None:
+    sign_in(adding)
+    adding.post("/logout/")
+    assert adding.post("/add/", {"user": ME}).status_code == 403
+    assert count_other_devices() == 0
+
+
+def test_a_user_adds_a_device_after_a_code(adding: Any, site: Site) -> None:
+    site.enrol()
+    sign_in(adding)
+    adding.post("/code/", {"code": codes(0)})
+    assert adding.post("/add/", {"user": ME}).status_code == 200
+    assert count_other_devices() == 1
+
+
+def test_a_user_without_a_host_device_may_get_a_device(adding: Any) -> None:
+    from django.contrib.auth import get_user_model
+
+    get_user_model().objects.create_user("mallory")
+    sign_in(adding)
+    assert adding.post("/add/", {"user": "mallory"}).status_code == 200
+    assert count_other_devices() == 1
+
+
+def test_a_device_of_another_type_still_accepts_its_codes(client: Any) -> None:
+    """A check of a code saves the device, before the user counts as verified."""
+    from django_otp.oath import totp
+    from django_otp.plugins.otp_totp.models import TOTPDevice
+
+    sign_in(client)
+    device = TOTPDevice.objects.create(user=host_device().user, name="added by a command, without a request")
+    client.post("/logout/")
+    client.post(LOGIN, {"login_view-current_step": "auth", "auth-username": ME, "auth-password": PASSWORD})
+    answer = {"login_view-current_step": "token", "challenge_device": device.persistent_id}
+    client.post(LOGIN, answer)
+    answer = {"login_view-current_step": "token", "token-otp_token": f"{totp(device.bin_key):06}"}
+    assert client.post(LOGIN, answer).url == "/"
+    assert client.get("/").status_code == 200
+
+
+def host_device() -> Any:
+    from pam_totp.django.models import HostDevice
+
+    return HostDevice.objects.get()
+
+
+@pytest.mark.parametrize("given", [{"name": "key fob"}, {"confirmed": False}], ids=["name", "unconfirmed"])
+def test_a_host_device_always_requires_a_code(client: Any, given: dict[str, Any]) -> None:
+    from django.contrib.auth import get_user_model
+
+    from pam_totp.django.models import HostDevice
+
+    HostDevice.objects.create(user=get_user_model().objects.create_user(ME), **given)
+    assert (host_device().name, host_device().confirmed) == ("default", True)
+    step = {"login_view-current_step": "auth", "auth-username": ME, "auth-password": PASSWORD}
+    assert 'name="login_view-current_step" value="token"' in client.post(LOGIN, step).content.decode()
+
+
+@pytest.mark.parametrize("given", [{"name": "key fob"}, {"confirmed": False}], ids=["name", "unconfirmed"])
+def test_the_database_refuses_a_host_device_that_does_not_count(client: Any, given: dict[str, Any]) -> None:
+    from django.db import IntegrityError
+
+    from pam_totp.django.models import HostDevice
+
+    sign_in(client)
+    with pytest.raises(IntegrityError):
+        HostDevice.objects.update(**given)
+
+
+@pytest.mark.parametrize("given", [{"name": "key fob"}, {"confirmed": False}], ids=["name", "unconfirmed"])
+def test_a_sign_in_corrects_the_row_of_an_older_version(client: Any, given: dict[str, Any]) -> None:
+    sign_in(client)
+    as_before_the_constraint(given)
+    assert (host_device().name, host_device().confirmed) != ("default", True)
+    sign_in(client)
+    assert (host_device().name, host_device().confirmed) == ("default", True)
+
+
+def as_before_the_constraint(given: dict[str, Any]) -> None:
+    """Write a row that the constraint refuses: an older database does not have it, and some ignore it."""
+    from django.db import connection
+
+    from pam_totp.django.models import HostDevice
+
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA ignore_check_constraints = ON")
+        try:
+            HostDevice.objects.update(**given)
+        finally:
+            cursor.execute("PRAGMA ignore_check_constraints = OFF")
+
+
+def test_the_migration_corrects_rows_of_an_older_version(client: Any) -> None:
+    from django.core.management import call_command
+
+    sign_in(client)
+    call_command("migrate", "pam_totp", "0001", verbosity=0)
+    try:
+        from pam_totp.django.models import HostDevice
+
+        HostDevice.objects.update(name="key fob", confirmed=False)
+    finally:
+        call_command("migrate", "pam_totp", verbosity=0)
+    assert (host_device().name, host_device().confirmed) == ("default", True)
+
+
+def test_the_admin_site_adds_a_host_device_by_its_user_alone(client: Any, site: Site) -> None:
+    from django.contrib.auth import get_user_model
+
+    from pam_totp.django.models import HostDevice
+
+    site.enrol()
+    get_user_model().objects.create_superuser(ME)
+    other = get_user_model().objects.create_user("mallory")
+    sign_in(client)
+    client.post("/code/", {"code": codes(0)})
+    page = client.get("/admin/pam_totp/hostdevice/add/").content.decode()
+    assert 'name="user"' in page and 'name="name"' not in page and 'name="confirmed"' not in page
+    assert client.post("/admin/pam_totp/hostdevice/add/", {"user": other.pk}).status_code == 302
+    device = HostDevice.objects.get(user=other)
+    assert (device.name, device.confirmed) == ("default", True)
+
+
+def has_finding(number: str) -> bool:
+    from pam_totp.django.checks import check
+
+    return any(message.id == f"pam_totp.{number}" for message in check(None))
+
+
+def test_the_check_warns_of_devices_that_nothing_guards(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pam_totp.django import checks
+    from pam_totp.django.models import HostDevice
+
+    assert not has_finding("W006")
+    with monkeypatch.context() as once:
+        without_request_middleware(project, once)
+        assert has_finding("W006")
+        once.setattr(checks, "device_classes", lambda: [HostDevice])
+        assert not has_finding("W006"), "without other types of devices, there is no risk"
+    for name, value in (
+        ("PAM_TOTP_CREATE_DEVICES", False),
+        ("AUTHENTICATION_BACKENDS", ["django.contrib.auth.backends.ModelBackend"]),
+    ):
+        with monkeypatch.context() as once:
+            once.setattr(project, name, value, raising=False)
+            assert has_finding("W006"), name
