@@ -4,6 +4,8 @@ List the account that runs the application in /etc/pam_totp.toml:
 
     [clients]
     www-data = "web"
+
+Before real use, add a limit on guesses of passwords. docs/web.md has the settings.
 """
 
 import os

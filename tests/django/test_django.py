@@ -315,6 +315,26 @@ def test_the_documented_line_guards_the_admin_site(project: Any, monkeypatch: py
     assert finding_ids() == set()
 
 
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8::1:2:3:4", "2001:db8::"),
+        ("2001:DB8:0:0:ffff::", "2001:db8::"),
+    ],
+)
+def test_the_documented_limit_counts_each_network_once(address: str, network: str) -> None:
+    from django.test import RequestFactory
+
+    page = (TREE / "docs" / "web.md").read_text()
+    (block,) = re.findall(r"```python\n(from datetime.*?client_network\n)```", page, re.S)
+    settings: dict[str, Any] = {"INSTALLED_APPS": [], "MIDDLEWARE": []}
+    exec(block, settings)  # noqa: S102  the project's own page
+    assert settings["AXES_CLIENT_IP_CALLABLE"](RequestFactory(REMOTE_ADDR=address).get("/")) == network
+    assert settings["AUTHENTICATION_BACKENDS"][-1] == "pam_totp.django.backends.PamBackend"
+
+
 def test_the_log_and_the_user_get_address_and_messages(
     client: Any, site: Site, project: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
