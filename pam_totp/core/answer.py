@@ -182,10 +182,10 @@ def _characters(typed: bytes | bytearray) -> Iterator[str]:
     while at < len(typed):
         end = at + 1 + sum(typed[at] >= least for least in (0xC0, 0xE0, 0xF0))  # RFC 3629 §3
         try:
-            yield str(view[at:end], "utf-8")
+            character = str(view[at:end], "utf-8")
         except UnicodeDecodeError:
-            yield ""
-            return
+            character, end = "", len(typed)
+        yield character
         at = end
 
 
