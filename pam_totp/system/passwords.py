@@ -104,7 +104,7 @@ def is_account(user: str) -> bool:
     """Return True if `user` has a passwd entry."""
     try:
         pwd.getpwnam(user)
-    except KeyError:
+    except (KeyError, ValueError):  # ValueError: a name with NUL
         return False
     return True
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import secrets
 from urllib.parse import urlsplit
 
-from flask import Flask, Response, render_template, request
+from flask import Flask, Response, abort, render_template, request
 from flask_wtf.csrf import CSRFError, CSRFProtect
 from werkzeug.exceptions import HTTPException
 
@@ -31,6 +31,7 @@ from pam_totp.web.second_factor import ServiceFactor, StoreFactor
 from pam_totp.web.session_cookie import Cookies, current_session
 from pam_totp.web.sessions import Sessions, Step
 
+FORM = "application/x-www-form-urlencoded"
 MAX_REQUEST = 16 * 1024  # bytes, more than the longest form
 
 HEADERS = {
@@ -63,6 +64,7 @@ def create_app(config: Config) -> Flask:
     app.before_request(_refuse_foreign_requests)
     if config.rate_limits:
         app.before_request(request_limits.refuse_too_many_requests)
+    app.before_request(_refuse_other_bodies)
     CSRFProtect(app)
     if config.rate_limits:  # after the check of the form, so that another site's form uses up no attempt
         app.before_request(request_limits.refuse_too_many_attempts)
@@ -100,6 +102,12 @@ def _refuse_foreign_requests() -> tuple[str, int] | None:
     if request.method == "POST" and request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
         return _message_page("This form was sent from another site. Nothing was changed.", status=403)
     return None
+
+
+def _refuse_other_bodies() -> None:
+    """Abort with status 415 if a POST has no form as the pages send it. Flask-WTF would also read JSON and files."""
+    if request.method == "POST" and request.mimetype != FORM:
+        abort(415)
 
 
 def _requested_host() -> str:

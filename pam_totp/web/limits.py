@@ -1,26 +1,34 @@
 """Limits on requests, counted in memory.
 
 Rules:
-- A request is counted in all of its budgets, or refused and counted in none.
+- A request is counted in all of its budgets, or refused and counted in none. A refused request changes nothing.
 - The budgets of networks are counted at three sizes (core.address), so that a large network is not many clients.
 - An account has a budget over all networks together. Networks that have signed this account in do not share it, so
   guesses from elsewhere cannot lock the owner out. The budget is larger than the budget of any one network.
 - An account counts under the name in its passwd entry, whatever spelling the request has.
-- A refused request adds no key, and keeps the keys that it names in use. When a table is full, the key that was used
-  longest ago is dropped.
+- Each table has a fixed maximum of keys, and of requests. A full table drops the keys with the fewest requests, of
+  these the oldest. Keys with one request therefore displace no key with more.
+- A key is stored as a digest under a random key of the process. Its length is fixed, and no client can choose it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 import threading
+from array import array
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0  # seconds
-MAX_KEYS = 50_000  # of each table; a full table needs about 15 MB
+MAX_KEYS = 50_000  # of each table
+MAX_TIMES = 2_000_000  # of each table: requests that count
+BYTES_OF_KEY, BYTES_OF_TIME = 400, 9  # the most memory for each of them: a full table needs at most 38 MB
 MAX_KNOWN = 20  # networks of each account
+MAX_KNOWN_ACCOUNTS = 50_000  # they need at most 75 MB
+_DIGEST = 16  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +38,7 @@ class Budget:
     table: str
     rates: tuple[tuple[int, float], ...]
 
-    def is_used_up(self, times: list[float], now: float) -> bool:
+    def is_used_up(self, times: array[float], now: float) -> bool:
         """Return True if a request at `now`, after those at `times`, would exceed a rate."""
         return any(len(times) >= count and times[-count] > now - seconds for count, seconds in self.rates)
 
@@ -39,56 +47,82 @@ class Budget:
         return max(seconds for _, seconds in self.rates)
 
 
+class _Table:
+    """The times of the requests that count, by key. The keys are in the order of their last request."""
+
+    def __init__(self) -> None:
+        self._times: OrderedDict[bytes, array[float]] = OrderedDict()
+        self._total = 0
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def recent(self, key: bytes, ended: float) -> array[float]:
+        """Forget the key's requests until `ended`. Return the times of the others."""
+        times = self._times.get(key, array("d"))
+        count = bisect_right(times, ended)
+        del times[:count]
+        self._total -= count
+        if not times:
+            self._times.pop(key, None)
+        return times
+
+    def add(self, key: bytes, now: float, ended: float) -> None:
+        """Add a request. Drop old keys whose requests were all until `ended`, and make room if the table is full."""
+        if len(self._times) >= MAX_KEYS or self._total >= MAX_TIMES:
+            self._make_room(ended)
+        self._times.setdefault(key, array("d")).append(now)
+        self._times.move_to_end(key)
+        self._total += 1
+        for _ in range(2):  # more than are added, so that the table shrinks
+            self.recent(next(iter(self._times)), ended)  # not the last key, which has a request now
+
+    def _make_room(self, ended: float) -> None:
+        """Drop keys until a tenth of the table is free: first those with the fewest requests, of these the oldest."""
+        for key in tuple(self._times):
+            self.recent(key, ended)
+        for key in sorted(self._times, key=lambda key: len(self._times[key])):
+            if len(self._times) <= 0.9 * MAX_KEYS and self._total <= 0.9 * MAX_TIMES:
+                break
+            self._total -= len(self._times.pop(key))
+
+
 class Limits:
     """The counts of one process. Any thread may call any method. `clock` returns seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._tables: dict[str, OrderedDict[str, list[float]]] = {}
-        self._known: dict[str, OrderedDict[str, None]] = {}  # by account: the networks that have signed it in
+        self._secret = secrets.token_bytes(32)
+        self._tables: dict[str, _Table] = {}
+        self._known: OrderedDict[bytes, tuple[bytes, ...]] = OrderedDict()  # by account: networks that signed it in
 
     def admit(self, charges: Iterable[tuple[Budget, str]]) -> bool:
         """Count one request for each budget and key. Return False and count none if one of them is used up."""
-        now, listed = self._clock(), list(charges)  # before the lock, which an iterator may need
+        now, listed = self._clock(), [(budget, self._digest(key)) for budget, key in charges]
         with self._lock:
-            found = [(budget, key, self._recent(budget, key, now)) for budget, key in listed]
-            if any(budget.is_used_up(times, now) for budget, _, times in found):
-                return False
-            for budget, key, times in found:
-                times.append(now)
-                self._keep(budget, key, times, now)
+            for budget, key in listed:
+                table = self._tables.setdefault(budget.table, _Table())
+                if budget.is_used_up(table.recent(key, now - budget.longest), now):
+                    return False
+            for budget, key in listed:
+                self._tables[budget.table].add(key, now, now - budget.longest)
         return True
-
-    def _recent(self, budget: Budget, key: str, now: float) -> list[float]:
-        """Return the times of the key's requests that still count, and mark the key as used."""
-        table = self._tables.setdefault(budget.table, OrderedDict())
-        if key not in table:
-            return []
-        table.move_to_end(key)
-        times = table[key]
-        ended = bisect_right(times, now - budget.longest)
-        del times[: min(ended, len(times) - 1)]  # one time stays, for `_keep`
-        return times
-
-    def _keep(self, budget: Budget, key: str, times: list[float], now: float) -> None:
-        """Store the times of a key. Drop old keys that no longer count, or one more if the table is full."""
-        table = self._tables[budget.table]
-        table[key] = times
-        for _ in range(2):  # more than are added, so that the table shrinks
-            oldest = next(iter(table.values()))
-            if len(table) > MAX_KEYS or oldest[-1] <= now - budget.longest:
-                table.popitem(last=False)
 
     def remember(self, user: str, network: str) -> None:
         """Note that the network has signed `user` in."""
+        account, newest = self._digest(user), self._digest(network)
         with self._lock:
-            networks = self._known.setdefault(user, OrderedDict())
-            networks[network] = None
-            networks.move_to_end(network)
-            if len(networks) > MAX_KNOWN:
-                networks.popitem(last=False)
+            others = (known for known in self._known.get(account, ()) if known != newest)
+            self._known[account] = (*others, newest)[-MAX_KNOWN:]
+            self._known.move_to_end(account)
+            if len(self._known) > MAX_KNOWN_ACCOUNTS:
+                self._known.popitem(last=False)
 
     def has_signed_in(self, user: str, network: str) -> bool:
+        account, sought = self._digest(user), self._digest(network)
         with self._lock:
-            return network in self._known.get(user, ())
+            return sought in self._known.get(account, ())
+
+    def _digest(self, key: str) -> bytes:
+        return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=_DIGEST, key=self._secret).digest()

@@ -16,6 +16,7 @@ from pam_totp.operations import audit_log
 from pam_totp.operations.self_service import Factors
 from pam_totp.pam.names import passwd_name
 from pam_totp.store import Store
+from pam_totp.system.passwords import is_account
 from pam_totp.web.limits import Limits
 from pam_totp.web.second_factor import SecondFactor
 from pam_totp.web.sessions import Sessions
@@ -64,6 +65,7 @@ class Config:
     now: Callable[[], int] = lambda: int(time.time())
     clock: Callable[[], float] = time.monotonic
     passwd_name: Callable[[str], str] = passwd_name
+    is_account: Callable[[str], bool] = is_account
 
 
 @dataclass(frozen=True)

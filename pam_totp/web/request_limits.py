@@ -4,17 +4,21 @@ Rules:
 - Guesses of a password are limited for each network, for each account and network, and for each account.
 - The store counts wrong codes of each user, from any address. The limits on codes protect the server.
 - Right answers count too, because a limit is applied before the answer is checked.
+- A sign-in counts if its form is valid, so that every request in these tables costs a check of a password.
+- Names without an account have the limits of an account, in tables of their own. Made-up names therefore displace no
+  count of an account.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from flask import abort, request
 
 from pam_totp.core import address as addresses
-from pam_totp.core.fields import MAX_TEXT
 from pam_totp.operations import audit_log
+from pam_totp.web.forms import SignInForm
 from pam_totp.web.limits import DAY, HOUR, MINUTE, Budget
 from pam_totp.web.portal import SERVICE, current_portal
 
@@ -34,20 +38,23 @@ LIMITS = {
     "tokens.remove": CHANGES,
     "tokens.recovery": CHANGES,
 }
+PAGE, ATTEMPT = "pages", "attempts"  # tables
+_IN_NETWORK, _ACCOUNT, _MADE_UP = "account in network", "account", "made-up "
+TABLES = (PAGE, ATTEMPT, _IN_NETWORK, _ACCOUNT, _MADE_UP + _IN_NETWORK, _MADE_UP + _ACCOUNT)
 # Passwords for one account from one network. The hours and days limit a patient attacker.
 OF_ONE_NETWORK = (
-    Budget("account in network 0", ((10, MINUTE), (40, HOUR), (60, DAY))),
-    Budget("account in network 1", ((15, MINUTE), (50, HOUR), (70, DAY))),
-    Budget("account in network 2", ((20, MINUTE), (60, HOUR), (80, DAY))),
+    Budget(_IN_NETWORK, ((10, MINUTE), (40, HOUR), (60, DAY))),
+    Budget(_IN_NETWORK, ((15, MINUTE), (50, HOUR), (70, DAY))),
+    Budget(_IN_NETWORK, ((20, MINUTE), (60, HOUR), (80, DAY))),
 )
 # Passwords for one account from all networks that have not signed it in. One network cannot use up this budget.
-OF_UNKNOWN_NETWORKS = Budget("account", ((100, HOUR), (300, DAY)))
+OF_UNKNOWN_NETWORKS = Budget(_ACCOUNT, ((100, HOUR), (300, DAY)))
 
 
 def refuse_too_many_requests() -> None:
     """Abort with status 429 if the client's networks request too many pages. Files are not counted."""
     if request.endpoint != "static":
-        _refuse_unless(_of_networks("pages", PAGES * current_portal().config.per_address))
+        _refuse_unless(_of_networks(PAGE, "", PAGES * current_portal().config.per_address))
 
 
 def refuse_too_many_attempts() -> None:
@@ -55,10 +62,14 @@ def refuse_too_many_attempts() -> None:
     endpoint = request.endpoint or ""
     if request.method != "POST" or endpoint not in LIMITS:
         return
-    _refuse_unless(_of_networks(endpoint, LIMITS[endpoint] or current_portal().config.per_address))
-    if endpoint == SIGN_IN:
-        user = current_portal().config.passwd_name(request.form.get("user", "")[:MAX_TEXT])
-        _refuse_unless(_of_account(user.casefold()), user)
+    form = SignInForm() if endpoint == SIGN_IN else None
+    if form is not None and not form.validate():
+        return  # the page reports the errors, and checks no password
+    config = current_portal().config
+    _refuse_unless(_of_networks(ATTEMPT, endpoint, LIMITS[endpoint] or config.per_address))
+    if form is not None:
+        user = config.passwd_name(form.user.data)
+        _refuse_unless(_of_account(user), user)
 
 
 def _refuse_unless(charges: Iterator[Charge], user: str | None = None) -> None:
@@ -82,16 +93,17 @@ def _networks() -> tuple[str, ...]:
     return ("no address",) * len(LARGER) if address is None else addresses.networks(address)
 
 
-def _of_networks(table: str, limit: int) -> Iterator[Charge]:
-    """Yield the budgets of the client's networks, if one address has `limit` requests a minute."""
+def _of_networks(table: str, what: str, limit: int) -> Iterator[Charge]:
+    """Yield the budgets of the client's networks for `what`, if one address has `limit` requests a minute."""
     for size, (network, times) in enumerate(zip(_networks(), LARGER, strict=True)):
-        yield Budget(f"{table} {size}", ((limit * times, MINUTE),)), network
+        yield Budget(table, ((limit * times, MINUTE),)), f"{what} {size} {network}"
 
 
-def _of_account(account: str) -> Iterator[Charge]:
-    """Yield the budgets of an attempt to sign `account` in."""
-    networks = _networks()
-    for budget, network in zip(OF_ONE_NETWORK, networks, strict=True):
-        yield budget, f"{network} {account}"
+def _of_account(user: str) -> Iterator[Charge]:
+    """Yield the budgets of an attempt to sign `user` in."""
+    networks, account, config = _networks(), user.casefold(), current_portal().config
+    kind = "" if config.is_account(user) else _MADE_UP
+    for size, (budget, network) in enumerate(zip(OF_ONE_NETWORK, networks, strict=True)):
+        yield replace(budget, table=kind + budget.table), f"{size} {network} {account}"
     if not current_portal().limits.has_signed_in(account, networks[0]):
-        yield OF_UNKNOWN_NETWORKS, account
+        yield replace(OF_UNKNOWN_NETWORKS, table=kind + OF_UNKNOWN_NETWORKS.table), account

@@ -70,6 +70,7 @@ class Portal:
             "now": lambda: int(self.wall()),
             "clock": self.clock,
             "passwd_name": lambda name: name,
+            "is_account": lambda _: True,
         }
         self.app: Flask = create_app(Config(**defaults | config))
 

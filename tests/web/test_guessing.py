@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from pam_totp.system.passwords import SystemPasswords
-from pam_totp.web.limits import DAY, HOUR, MINUTE
-from pam_totp.web.request_limits import OF_ONE_NETWORK, OF_UNKNOWN_NETWORKS
+from pam_totp.web.limits import BYTES_OF_KEY, BYTES_OF_TIME, DAY, HOUR, MAX_KEYS, MAX_TIMES, MINUTE
+from pam_totp.web.request_limits import OF_ONE_NETWORK, OF_UNKNOWN_NETWORKS, TABLES
 from pam_totp.web.server import THREADS
 from tests.support.site import Site, codes, until
-from tests.web.kit import PASSWORD, Portal, enroll_fob
+from tests.web.kit import ORIGIN, PASSWORD, Portal, enroll_fob
 from tests.web.over_http import HttpBrowser, served
 from tests.web.test_passwords import pam  # noqa: F401  a fixture
 
@@ -185,11 +185,73 @@ def test_forms_of_another_site_use_up_no_attempt_but_are_limited(site: Site) -> 
     assert browser.post("/sign-in", form | {"csrf_token": "x"}).status == 429
 
 
-def test_long_names_take_no_memory(site: Site) -> None:
+def test_the_memory_of_all_limits_is_bounded(site: Site) -> None:
+    """Each table has a bound (test_limits.py). The unit of the portal has MemoryMax=512M."""
+    portal = limited(site, is_account=lambda name: name == "alice")
+    enroll_fob(portal)
+    for user in ("alice", "x" * 255, "\u0390" * 255):
+        portal.browser(OWNER).sign_in(user)
+    browser = portal.browser(OWNER)
+    browser.sign_in()
+    browser.send(proof=codes(0))
+    for path in ("/add-token", "/recovery", "/resync?token=fob"):
+        browser.open(path)
+        browser.send(proof="1", codes="1", serial="1")
+    tables = portal.app.extensions["pam_totp"].limits._tables
+    assert sorted(tables) == sorted(TABLES)
+    assert len(TABLES) * (MAX_KEYS * BYTES_OF_KEY + MAX_TIMES * BYTES_OF_TIME) < 256e6
+
+
+# Forms that no person sends
+
+
+@pytest.mark.parametrize("invalid", [{"password": "x" * 513}, {"user": "x" * 256}, {"user": ""}])
+def test_an_invalid_form_counts_as_a_page_only(site: Site, invalid: dict[str, str]) -> None:
     portal = limited(site)
-    portal.browser(OWNER).sign_in("x" * 10_000)
-    tables = portal.app.extensions["pam_totp"].limits._tables.values()
-    assert max(len(key) for table in tables for key in table) < 300
+    browser = portal.browser(OWNER)
+    form = {"csrf_token": browser.open("/sign-in").csrf, "user": "alice", "password": "wrong"} | invalid
+    assert [browser.post("/sign-in", form).status for _ in range(70)] == [422] * 70
+    assert portal.passwords.asked == []
+    assert guess(portal, OWNER, password=PASSWORD) == 200
+    assert [browser.post("/sign-in", form).status for _ in range(600)][-1] == 429
+
+
+def test_made_up_names_displace_no_count_of_an_account(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pam_totp.web.limits.MAX_KEYS", 20)
+    portal = limited(site, is_account=lambda name: name == "alice")
+    assert guess(portal, "192.0.2.1") == 401
+    for i in range(40):
+        assert guess(portal, f"2001:db8:{i:x}::1", user=f"made-up {i}") == 401
+        assert guess(portal, f"2001:db8:{i:x}::1", user=f"made-up {i}") == 401
+    assert [guess(portal, "192.0.2.1") for _ in range(10)] == [401] * 9 + [429]
+
+
+def test_made_up_names_have_the_limits_of_an_account(site: Site) -> None:
+    portal = limited(site, is_account=lambda name: name == "alice")
+    for user in ("alice", "made-up"):
+        statuses = [guess(portal, f"2001:db8:{i:x}::{user == 'alice':d}", user=user) for i in range(HOURLY + 2)]
+        assert statuses == [401] * HOURLY + [429] * 2
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("application/json", '{"user": "alice", "password": "correct horse"}'),
+        ("application/json", "[1]"),
+        ("application/vnd.api+json", "[" * 9000),
+        ("multipart/form-data; boundary=x", "--x--"),
+        ("text/plain", "user=alice"),
+        (None, "user=alice"),
+    ],
+)
+def test_only_forms_as_the_portal_sends_them_are_accepted(site: Site, content_type: str | None, body: str) -> None:
+    portal = limited(site)
+    browser = portal.browser(OWNER)
+    headers = {"X-CSRFToken": browser.open("/sign-in").csrf}
+    page = browser.client.post("/sign-in", data=body, content_type=content_type, headers=headers, base_url=ORIGIN)
+    assert page.status_code == 415
+    assert "The request failed." in page.get_data(as_text=True)
+    assert portal.passwords.asked == []
 
 
 def test_requests_without_a_valid_address_share_one_budget(site: Site) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
-from pam_totp.web.limits import MAX_KNOWN, Budget, Limits
+from pam_totp.web.limits import BYTES_OF_KEY, BYTES_OF_TIME, MAX_KNOWN, Budget, Limits
 from tests.web.kit import Clock
 
 TWO_A_MINUTE = Budget("demo", ((2, 60.0),))
@@ -57,15 +59,55 @@ def test_refused_requests_drop_no_key(limits: Limits, monkeypatch: pytest.Monkey
     assert not limits.admit([(TWO_A_MINUTE, "key")])
 
 
-def test_a_full_table_drops_the_key_used_longest_ago(limits: Limits, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_table_drops_the_keys_with_the_fewest_requests(limits: Limits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pam_totp.web.limits.MAX_KEYS", 5)
-    for key in ("old", "old", "attacked", "attacked"):
+    for key in ("attacked", "attacked", "once"):
         limits.admit([(TWO_A_MINUTE, key)])
-    for i in range(20):
-        assert not limits.admit([(TWO_A_MINUTE, "attacked")]), "a refused request keeps its key in use"
+    for i in range(1000):
         limits.admit([(TWO_A_MINUTE, f"other {i}")])
-    assert limits.admit([(TWO_A_MINUTE, "old")])
-    assert len(limits._tables["demo"]) == 5
+    assert not limits.admit([(TWO_A_MINUTE, "attacked")]), "no number of other keys displaces it"
+    assert [limits.admit([(TWO_A_MINUTE, "once")]) for _ in range(2)] == [True, True], "the oldest of those with one"
+    assert len(limits._tables["demo"]) <= 5
+
+
+def test_requests_that_no_longer_count_keep_no_key(limits: Limits, clock: Clock, monkeypatch: Any) -> None:
+    monkeypatch.setattr("pam_totp.web.limits.MAX_KEYS", 5)
+    budget = Budget("demo", ((3, 60.0),))
+    for _ in range(3):
+        limits.admit([(budget, "past")])
+    clock.advance(59)
+    limits.admit([(budget, "past")])
+    limits.admit([(budget, "two"), (budget, "three")])
+    limits.admit([(budget, "two"), (budget, "three")])
+    clock.advance(2)
+    limits.admit([(budget, "past")])
+    for i in range(100):
+        limits.admit([(budget, f"other {i}")])
+    assert [limits.admit([(budget, key)]) for key in ("two", "two", "three", "three", "past")] == [
+        *(True, False),
+        *(True, False),
+        True,
+    ]
+
+
+@pytest.mark.parametrize("requests_of_a_key", [1, 25])
+def test_the_memory_of_a_table_is_bounded(clock: Clock, monkeypatch: Any, requests_of_a_key: int) -> None:
+    keys, times = 3_000, 30_000
+    monkeypatch.setattr("pam_totp.web.limits.MAX_KEYS", keys)
+    monkeypatch.setattr("pam_totp.web.limits.MAX_TIMES", times)
+    budget, limits = Budget("demo", ((100, 1e6),)), Limits(clock)
+    most = 0
+    tracemalloc.start()
+    try:
+        for i in range(4 * keys):
+            for _ in range(requests_of_a_key):
+                assert limits.admit([(budget, f"{i:0255d}")])
+            clock.advance(1.0)
+            if i % 100 == 0:
+                most = max(most, tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert keys * 50 < most < keys * BYTES_OF_KEY + times * BYTES_OF_TIME
 
 
 def test_keys_that_no_longer_count_are_dropped(limits: Limits, clock: Clock) -> None:
