@@ -167,8 +167,11 @@ class Factors:
         candidates = [t for t in self.of(asking.user).tokens if t.serial == serial and not t.confirmed]
         if not candidates:
             return Problem("serial", Reason.NO_TOKEN_WAITING)
-        confirmed = verify_first_code(candidates[0], Answer.parse(codes), self._now(), codes_needed=2)
-        if confirmed is None:
+        begun, answer = time.monotonic(), Answer.parse(codes)
+        confirmed = verify_first_code(candidates[0], answer, self._now(), codes_needed=2)
+        if confirmed is None or self._policy.locks(self.of(asking.user).failures):
+            self._refuse_claim(asking, candidates[0], answer)
+            self._hold_back(begun)
             return Problem("codes", Reason.NOT_CONSECUTIVE)
 
         def in_use(record: UserRecord) -> UserRecord:
@@ -178,6 +181,20 @@ class Factors:
             return record.with_changed(found, confirmed)
 
         return self._change(asking, in_use, "confirm", [confirmed], assigned=True)
+
+    def _refuse_claim(self, asking: Asking, token: Token, answer: Answer) -> None:
+        """Log a refused claim. Count it as a failure if its codes were verified."""
+        is_row = len(answer.codes({token.digits}) or ()) > 1
+
+        def refused(record: UserRecord) -> tuple[UserRecord, str]:
+            if self._policy.locks(record.failures):
+                return record.refused_uncounted(), "locked"
+            if not is_row:
+                return record.refused_uncounted(), "malformed"
+            return record.refused_as_wrong(self._now()), "not-in-a-row"
+
+        reason = self._store.update(asking.user, refused)
+        self._note(asking, "refused", reason=reason, token=token.name)
 
     def _hold_back(self, begun: float) -> None:
         """Sleep until the delay of a refusal has passed since `begun` (monotonic seconds)."""

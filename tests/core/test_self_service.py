@@ -78,6 +78,36 @@ def test_a_first_token_that_an_administrator_assigned_needs_its_codes_only() -> 
     assert reason(factors(assigned, other(1)).claim(Asking("alice"), "SM01", code(0, 2))) is Reason.REFUSED
 
 
+@pytest.mark.parametrize("owned", [[], [other(1)]])
+def test_a_wrong_claim_is_logged_counted_and_delayed(owned: list[Token], monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    delays: list[float] = []
+    monkeypatch.setattr("pam_totp.operations.self_service.time.sleep", delays.append)
+    monkeypatch.setattr("pam_totp.operations.self_service.refusal_delay", lambda _: 1000.0)
+    assigned = fob(serial="SM01", confirmed=False)
+    mine = factors(assigned, *owned, sink=lambda _, line: lines.append(line))
+    asking = Asking("alice", "192.0.2.7")
+    assert reason(mine.claim(asking, "SM01", b"000000 111111")) is Reason.NOT_CONSECUTIVE
+    assert reason(mine.claim(asking, "SM01", code(0))) is Reason.NOT_CONSECUTIVE
+    assert lines == [
+        f"pam_totp(test:auth): refused user=alice reason={why} token=fob rhost=192.0.2.7"
+        for why in ("not-in-a-row", "malformed")
+    ]
+    assert (mine.of("alice").failures, mine.of("alice").refused) == (1, 2)
+    assert [round(delay, -2) for delay in delays] == [1000.0] * 2
+
+
+def test_a_locked_user_claims_no_token() -> None:
+    lines: list[str] = []
+    assigned = fob(serial="SM01", confirmed=False)
+    mine = factors(assigned, policy=Policy(lock_after=1), sink=lambda _, line: lines.append(line))
+    assert reason(mine.claim(ALICE, "SM01", b"000000 111111")) is Reason.NOT_CONSECUTIVE
+    assert reason(mine.claim(ALICE, "SM01", code(0, 2))) is Reason.NOT_CONSECUTIVE
+    assert "reason=locked" in lines[-1]
+    assert mine.of("alice").failures == 1
+    assert not mine.of("alice").enrolled
+
+
 def test_every_change_by_a_user_is_logged_without_codes() -> None:
     lines: list[str] = []
     mine = factors(sink=lambda _, line: lines.append(line), first_token=True)
