@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # The prefixes of the networks that one person can own, from the smallest to the largest, by IP version. For IPv6: one
 # link, a home, a site (RFC 6177). For IPv4: one host, and two sizes of rented networks.
 PREFIXES = {4: (32, 28, 24), 6: (64, 56, 48)}
+_NAT64 = 0x64FF9B << 96  # 64:ff9b::/96
 
 
 def parse(text: str) -> Address | None:
@@ -62,9 +63,14 @@ def is_remote(address: Address) -> bool:
 
 
 def networks(address: Address) -> tuple[str, ...]:
-    """Return the networks of PREFIXES that the address is in, from the smallest to the largest."""
+    """Return the networks of PREFIXES that the address is in, from the smallest to the largest.
+
+    An IPv4 host behind NAT64, which has an address with the prefix of RFC 6052 2.1, is in its IPv4 networks.
+    """
     import ipaddress
 
+    if address.version == 6 and int(address) >> 32 == _NAT64 >> 32:
+        address = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     network = ipaddress.IPv4Network if address.version == 4 else ipaddress.IPv6Network
     # int() drops the zone id, which a network cannot have.
     return tuple(str(network((int(address), prefix), strict=False)) for prefix in PREFIXES[address.version])

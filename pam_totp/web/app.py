@@ -25,6 +25,7 @@ from pam_totp.operations.self_service import Factors
 from pam_totp.store import StoreError
 from pam_totp.system.passwords import TooManyChecks
 from pam_totp.web import filters, pages_signin, pages_tokens, request_limits
+from pam_totp.web.headers import HEADERS, NO_STORE
 from pam_totp.web.limits import Limits
 from pam_totp.web.portal import SERVICE, Config, FirstToken, Portal, current_portal
 from pam_totp.web.second_factor import ServiceFactor, StoreFactor
@@ -34,22 +35,13 @@ from pam_totp.web.sessions import Sessions, Step
 FORM = "application/x-www-form-urlencoded"
 MAX_REQUEST = 16 * 1024  # bytes, more than the longest form
 
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self';"
-    " form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-}
 HSTS = "max-age=31536000"  # one year, in seconds
 
 
 def create_app(config: Config) -> Flask:
     """Return the application. Serve it by one process only, because the sessions are in that process's memory."""
     app = Flask("pam_totp.web", static_url_path="/static")
+    app.url_map.merge_slashes = False  # werkzeug merges them by a redirect to the host name of the request
     app.config.update(
         MAX_CONTENT_LENGTH=MAX_REQUEST,
         PREFERRED_URL_SCHEME="https" if config.tls else "http",
@@ -93,15 +85,30 @@ def _build_portal(config: Config, sessions: Sessions) -> Portal:
 
 
 def _refuse_foreign_requests() -> tuple[str, int] | None:
-    """Refuse requests that the portal's pages never send: to another host name, by plain http, or from another site."""
+    """Refuse requests that the portal's pages never send: to another host name, by plain http, or from another site.
+
+    They are counted in no limit, so that no page of another site uses up the limits of its visitor.
+    """
     config = current_portal().config
     if config.hosts and _requested_host() not in map(_usual_host, config.hosts):  # prevents DNS rebinding
         return _message_page("This server does not answer to that host name. Check the address.", status=400)
     if config.tls and not request.is_secure:
         return _message_page("This page requires https. Check the address.", status=400)
-    if request.method == "POST" and request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
+    if request.method == "POST" and _is_from_another_site():
         return _message_page("This form was sent from another site. Nothing was changed.", status=403)
+    if _is_embedded_elsewhere():
+        return _message_page("This page cannot be part of another site. Open it by its address.", status=403)
     return None
+
+
+def _is_from_another_site() -> bool:
+    return request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none")
+
+
+def _is_embedded_elsewhere() -> bool:
+    """Return True if a page of another site loads this address as a part of itself, and not by a link."""
+    link = request.headers.get("Sec-Fetch-Mode"), request.headers.get("Sec-Fetch-Dest")
+    return _is_from_another_site() and link != ("navigate", "document")
 
 
 def _refuse_other_bodies() -> None:
@@ -125,7 +132,7 @@ def _usual_host(text: str) -> str:
 
 def _add_headers(response: Response) -> Response:
     response.headers.update(HEADERS)
-    response.headers["Cache-Control"] = "max-age=3600" if request.endpoint == "static" else "no-store"
+    response.headers["Cache-Control"] = "max-age=3600" if request.endpoint == "static" else NO_STORE
     if current_portal().config.tls:
         response.headers["Strict-Transport-Security"] = HSTS
     return response

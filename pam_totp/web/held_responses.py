@@ -18,9 +18,10 @@ from functools import partial
 from typing import Any
 
 from waitress.channel import HTTPChannel  # needs the extra `web`
-from waitress.task import WSGITask
+from waitress.task import ErrorTask, WSGITask
 
 from pam_totp.web.delays import HOLD
+from pam_totp.web.headers import HEADERS, NO_STORE
 
 
 class Timer:
@@ -90,10 +91,19 @@ class _Task(WSGITask):  # type: ignore[misc]
         self.write(held.body)
 
 
+class _ErrorTask(ErrorTask):  # type: ignore[misc]
+    """The answer to a request that is not valid HTTP."""
+
+    def execute(self) -> None:
+        self.response_headers += [*HEADERS.items(), ("Cache-Control", NO_STORE)]
+        super().execute()
+
+
 class Channel(HTTPChannel):  # type: ignore[misc]
     """A connection, with at most one held response."""
 
     task_class = _Task
+    error_task_class = _ErrorTask
     timer: Timer  # set by `channel_class`
     _held: _Task | None = None
 

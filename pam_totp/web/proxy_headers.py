@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from pam_totp.core import address as addresses
+from pam_totp.web.headers import HEADERS, NO_STORE
 
 App = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
@@ -47,6 +48,6 @@ def trusting(app: App, proxy: str | None) -> App:
 
 def _refuse(start_response: Any) -> Iterable[bytes]:
     text = b"The proxy in front of this server sent no valid address of the client. Tell your administrator.\n"
-    headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(text)))]
-    start_response("400 Bad Request", headers)
+    headers = {"Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(text)), **HEADERS}
+    start_response("400 Bad Request", [*headers.items(), ("Cache-Control", NO_STORE)])
     return [text]

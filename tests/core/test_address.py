@@ -118,3 +118,13 @@ def test_an_address_is_in_networks_of_three_sizes(text: str, expected: tuple[str
     address = parse(text)
     assert address is not None
     assert networks(address) == expected
+
+
+def test_an_ipv4_host_behind_a_translator_is_in_its_ipv4_networks() -> None:
+    """RFC 6052 2.1: the well-known prefix of NAT64."""
+    translated = parse("64:ff9b::192.0.2.7")
+    assert translated is not None
+    assert networks(translated) == networks(ip_address("192.0.2.7"))
+    other = parse("64:ff9b:1::192.0.2.7")
+    assert other is not None
+    assert networks(other)[0] == "64:ff9b:1::/64"

@@ -116,6 +116,16 @@ def test_the_host_header_does_not_change_a_redirect(portal: Portal) -> None:
     assert "evil.example" not in response.get_data(as_text=True)
 
 
+@pytest.mark.parametrize("path", ["/add-phone//scan", "//add-phone/scan", "/sign-in//", "//evil.example/sign-in"])
+def test_no_path_is_answered_by_a_redirect_to_the_host_header(portal: Portal, path: str) -> None:
+    client = portal.browser().client
+    response = client.open(
+        "/", base_url=ORIGIN, headers={"Host": "evil.example"}, environ_overrides={"PATH_INFO": path}
+    )
+    assert "//" not in response.headers.get("Location", "")
+    assert response.status_code == (303 if path == "//add-phone/scan" else 404)
+
+
 def test_it_answers_only_to_the_configured_host_names(site: Site) -> None:
     client = Portal(site, hosts=("portal.example",)).browser().client
     assert client.get("/sign-in", base_url=ORIGIN).status_code == 200

@@ -93,6 +93,23 @@ def test_one_network_cannot_use_up_the_budget_of_an_account(site: Site) -> None:
     assert guess(portal, OWNER, password=PASSWORD) == 200
 
 
+def test_two_networks_use_up_an_hour_and_one_does_not(site: Site) -> None:
+    portal = limited(site)
+    admitted = []
+    for network in ("198.51.100", "203.0.113"):
+        assert guess(portal, OWNER, password=PASSWORD, user="bob") == 200
+        for minute in range(3):
+            statuses = [guess(portal, f"{network}.{16 * i + minute}") for i in range(16) for _ in range(2)]
+            admitted.append(statuses.count(401))
+            portal.clock.advance(MINUTE)
+        if network == "198.51.100":
+            assert guess(portal, "192.0.2.200", password=PASSWORD) == 200, "one network leaves the owner some"
+    assert admitted == [20, 20, 20, 20, 19, 0]
+    assert guess(portal, OWNER, password=PASSWORD) == 429
+    portal.clock.advance(HOUR)
+    assert guess(portal, OWNER, password=PASSWORD) == 200
+
+
 def test_four_networks_are_needed_to_use_up_the_budget_of_an_account() -> None:
     site = {seconds: count for count, seconds in OF_ONE_NETWORK[-1].rates}
     assert 3 * site[DAY] < DAILY
@@ -174,6 +191,28 @@ def test_pages_are_limited_for_each_network_and_files_are_not(site: Site) -> Non
     assert browser.open("/static/portal.css").status == 200
     assert portal.browser("2001:db8:0:1::1").open("/sign-in").status == 200
     assert [portal.browser(f"2001:db8:0:{i:x}::1").open("/sign-in").status for i in range(1, 21)][-1] == 429
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"},
+        {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ],
+)
+def test_what_another_site_embeds_uses_up_no_page(site: Site, headers: dict[str, str]) -> None:
+    portal = limited(site, per_address=2)
+    browser = portal.browser(OWNER)
+    assert {browser.open(f"/sign-in?{i}", headers=headers).status for i in range(30)} == {403}
+    assert "This page cannot be part of another site." in browser.open("/sign-in", headers=headers).text
+    assert browser.open("/sign-in").status == 200
+
+
+def test_a_link_of_another_site_opens_the_portal(portal: Portal) -> None:
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    assert portal.browser().open("/sign-in", headers=link).status == 200
 
 
 def test_forms_of_another_site_use_up_no_attempt_but_are_limited(site: Site) -> None:

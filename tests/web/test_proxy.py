@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import socket
 from typing import Any
 
 import pytest
 
+from pam_totp.web.headers import HEADERS
 from pam_totp.web.server import Address, check_exposure
 from tests.support.site import PATIENCE, Site
 from tests.web.kit import Portal
@@ -123,3 +125,19 @@ def test_the_log_has_the_address_in_its_usual_spelling(site: Site) -> None:
     with served(portal.app) as port:
         HttpBrowser(port, "[2001:DB8::0:1]:4711").sign_in("alice", "wrong")
     assert any(line.endswith("reason=password rhost=2001:db8::1") for line in portal.log)
+
+
+@pytest.mark.parametrize(
+    "request_lines",
+    [
+        "GET /sign-in HTTP/1.0\r\nX-Forwarded-For: nothing\r\n",  # answered by the module proxy_headers
+        "GET /sign-in HTTP/1.0\r\nHost : portal.example\r\n",  # answered by the server
+    ],
+)
+def test_an_answer_without_a_page_has_the_security_headers(site: Site, request_lines: str) -> None:
+    with served(Portal(site).app) as port, socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
+        connection.sendall(f"{request_lines}\r\n".encode())
+        answer = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+    assert answer.startswith("HTTP/1.0 400 ")
+    for name, value in (HEADERS | {"Cache-Control": "no-store"}).items():
+        assert f"\r\n{name}: {value}\r\n" in answer
