@@ -4,7 +4,7 @@ Rules:
 - A separate PAM service, which asks for the password only, checks passwords. A blank password is refused without a
   call of libpam.
 - An unknown user, a wrong password and a blank password get the same answer after the same time. A hash is computed
-  in each of these cases.
+  in each of these cases. If the check takes longer than the set time, the refusal is held to the next multiple of it.
 - At most `SLOTS` checks run at once, in the order of the requests. A request that waits longer than `SLOT_WAIT` is
   rejected with `TooManyChecks`.
 """
@@ -48,7 +48,7 @@ class PasswordsUnavailable(Exception):
 class SystemPasswords:
     """A check of passwords by the PAM service `service`, for at most `slots` requests at once.
 
-    A refusal takes at least `refusal_delay` seconds. `sink` gets a log line if PAM cannot check a password.
+    A refusal takes `refusal_delay` seconds, or a multiple. `sink` gets a log line if PAM cannot check a password.
     Raise PasswordsUnavailable if the file of the PAM service or the package python-pam is missing.
     """
 
@@ -78,8 +78,12 @@ class SystemPasswords:
         finally:
             self._slots.release()
         if not correct:
-            delay(max(0.0, started + self._refusal_delay - time.monotonic()))
+            delay(self._rest(time.monotonic() - started))
         return correct
+
+    def _rest(self, took: float) -> float:
+        """Return the seconds until a refusal whose check took `took` seconds."""
+        return -took % self._refusal_delay if self._refusal_delay > 0 else 0.0
 
     def _check(self, user: str, password: str) -> bool:
         if not (_is_valid_text(user) and _is_valid_text(password) and is_account(user)):

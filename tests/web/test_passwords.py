@@ -6,6 +6,7 @@ import ctypes
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,6 +45,16 @@ def test_every_refusal_takes_at_least_the_set_time(pam: list[tuple[str, str]], u
     started = time.monotonic()
     assert not checker(refusal_delay=0.2).verify(user, password)
     assert time.monotonic() - started >= 0.2
+
+
+@pytest.mark.parametrize(("took", "held"), [(0.25, 0.75), (1.0, 0.0), (1.25, 0.75), (7.75, 0.25)])
+def test_a_refusal_is_held_to_a_whole_number_of_set_times(
+    pam: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch, took: float, held: float
+) -> None:
+    times, delays = iter([100.0, 100.0 + took]), list[float]()
+    monkeypatch.setattr(passwords, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    assert not checker(refusal_delay=1.0).verify(ME, "wrong", delays.append)
+    assert delays == [held]
 
 
 @pytest.mark.parametrize(
