@@ -3,8 +3,8 @@
 Rules:
 - A request is counted in all of its budgets, or refused and counted in none. A refused request changes nothing.
 - The budgets of networks are counted at three sizes (core.address), so that a large network is not many clients.
-- An account has a budget over all networks together. Networks that have signed this account in do not share it, so
-  guesses from elsewhere cannot lock the owner out. The budget is larger than the budget of any one network.
+- An account has a budget over all networks together. Networks of the smallest size that have signed this account in do
+  not share it, so guesses from elsewhere cannot lock the owner out. The budget is larger than that of any one network.
 - An account counts under the name in its passwd entry, whatever spelling the request has.
 - Each table has a fixed maximum of keys, and of requests. A full table drops the keys with the fewest requests, of
   these the oldest. Keys with one request therefore displace no key with more.

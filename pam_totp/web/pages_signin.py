@@ -15,7 +15,7 @@ from pam_totp.operations.self_service import Asking
 from pam_totp.web import request_limits
 from pam_totp.web.delays import hold
 from pam_totp.web.forms import CodeForm, RecoveryCodeForm, SignInForm
-from pam_totp.web.portal import SERVICE, current_portal, redirect_to
+from pam_totp.web.portal import SERVICE, current_portal, name_for_log, redirect_to
 from pam_totp.web.session_cookie import current_session
 from pam_totp.web.sessions import Step
 
@@ -68,7 +68,8 @@ def sign_in() -> Page:
     config = current_portal().config
     user = config.passwd_name(form.user.data)
     if not config.passwords.verify(user, form.password.data or "", partial(hold, request.environ)):
-        audit_log.write(config.sink, SERVICE, "refused", user=user, reason="password", rhost=request.remote_addr)
+        name = name_for_log(user)
+        audit_log.write(config.sink, SERVICE, "refused", user=name, reason="password", rhost=request.remote_addr)
         form.password.errors = [WRONG_PASSWORD]
         return render_template("sign_in.html", form=form), 401
     if current_portal().second_factor.is_required(user):

@@ -23,6 +23,8 @@ from pam_totp.web.sessions import Sessions
 
 SERVICE = "pam_totp-portal"  # the name of the PAM service for passwords, and of the portal in the site file and the log
 
+UNKNOWN = "?"  # in the log, where it has quotes
+
 
 class FirstToken(StrEnum):
     """The proof with which users add their first token themselves. OFF: an administrator adds it."""
@@ -93,6 +95,11 @@ class Portal:
 def current_portal() -> Portal:
     """Return the portal that serves the current request."""
     return cast(Portal, flask.current_app.extensions["pam_totp"])
+
+
+def name_for_log(user: str) -> str:
+    """Return `user`, or `UNKNOWN` if there is no such account: the text may be a password in the wrong field."""
+    return user if current_portal().config.is_account(user) else UNKNOWN
 
 
 def redirect_to(endpoint: str) -> werkzeug.Response:

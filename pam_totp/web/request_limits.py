@@ -5,6 +5,7 @@ Rules:
 - The store counts wrong codes of each user, from any address. The limits on codes protect the server.
 - Right answers count too, because a limit is applied before the answer is checked.
 - A sign-in counts if its form is valid, so that every request in these tables costs a check of a password.
+- A smallest network that has signed the account in shares no limit with its neighbours.
 - Names without an account have the limits of an account, in tables of their own. Made-up names therefore displace no
   count of an account.
 """
@@ -20,7 +21,7 @@ from pam_totp.core import address as addresses
 from pam_totp.operations import audit_log
 from pam_totp.web.forms import SignInForm
 from pam_totp.web.limits import DAY, HOUR, MINUTE, Budget
-from pam_totp.web.portal import SERVICE, current_portal
+from pam_totp.web.portal import SERVICE, current_portal, name_for_log
 
 Charge = tuple[Budget, str]
 
@@ -62,14 +63,14 @@ def refuse_too_many_attempts() -> None:
     endpoint = request.endpoint or ""
     if request.method != "POST" or endpoint not in LIMITS:
         return
-    form = SignInForm() if endpoint == SIGN_IN else None
-    if form is not None and not form.validate():
-        return  # the page reports the errors, and checks no password
-    config = current_portal().config
-    _refuse_unless(_of_networks(ATTEMPT, endpoint, LIMITS[endpoint] or config.per_address))
-    if form is not None:
-        user = config.passwd_name(form.user.data)
-        _refuse_unless(_of_account(user), user)
+    limit = LIMITS[endpoint] or current_portal().config.per_address
+    if endpoint != SIGN_IN:
+        _refuse_unless(_of_networks(ATTEMPT, endpoint, limit))
+    elif (form := SignInForm()).validate():  # otherwise, the page reports the errors, and checks no password
+        user = current_portal().config.passwd_name(form.user.data)
+        is_known = current_portal().limits.has_signed_in(user.casefold(), _networks()[0])
+        _refuse_unless(_of_networks(ATTEMPT, endpoint, limit, sizes=1 if is_known else len(LARGER)))
+        _refuse_unless(_of_account(user, is_known=is_known), user)
 
 
 def _refuse_unless(charges: Iterator[Charge], user: str | None = None) -> None:
@@ -78,7 +79,8 @@ def _refuse_unless(charges: Iterator[Charge], user: str | None = None) -> None:
         return
     if user is not None:
         sink = current_portal().config.sink
-        audit_log.write(sink, SERVICE, "refused", user=user, reason="too-many-attempts", rhost=request.remote_addr)
+        name = name_for_log(user)
+        audit_log.write(sink, SERVICE, "refused", user=name, reason="too-many-attempts", rhost=request.remote_addr)
     abort(429)
 
 
@@ -93,17 +95,18 @@ def _networks() -> tuple[str, ...]:
     return ("no address",) * len(LARGER) if address is None else addresses.networks(address)
 
 
-def _of_networks(table: str, what: str, limit: int) -> Iterator[Charge]:
-    """Yield the budgets of the client's networks for `what`, if one address has `limit` requests a minute."""
-    for size, (network, times) in enumerate(zip(_networks(), LARGER, strict=True)):
+def _of_networks(table: str, what: str, limit: int, *, sizes: int = len(LARGER)) -> Iterator[Charge]:
+    """Yield the budgets of the client's smallest networks for `what`, if one address has `limit` requests a minute."""
+    for size, (network, times) in list(enumerate(zip(_networks(), LARGER, strict=True)))[:sizes]:
         yield Budget(table, ((limit * times, MINUTE),)), f"{what} {size} {network}"
 
 
-def _of_account(user: str) -> Iterator[Charge]:
-    """Yield the budgets of an attempt to sign `user` in."""
+def _of_account(user: str, *, is_known: bool) -> Iterator[Charge]:
+    """Yield the budgets of an attempt to sign `user` in. `is_known`: the smallest network has signed the user in."""
     networks, account, config = _networks(), user.casefold(), current_portal().config
     kind = "" if config.is_account(user) else _MADE_UP
     for size, (budget, network) in enumerate(zip(OF_ONE_NETWORK, networks, strict=True)):
         yield replace(budget, table=kind + budget.table), f"{size} {network} {account}"
-    if not current_portal().limits.has_signed_in(account, networks[0]):
-        yield replace(OF_UNKNOWN_NETWORKS, table=kind + OF_UNKNOWN_NETWORKS.table), account
+        if is_known:
+            return
+    yield replace(OF_UNKNOWN_NETWORKS, table=kind + OF_UNKNOWN_NETWORKS.table), account

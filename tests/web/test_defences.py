@@ -270,6 +270,14 @@ def test_a_user_name_cannot_forge_a_log_line(portal: Portal) -> None:
     assert not any("\n" in line for line in portal.log)
 
 
+def test_a_password_typed_as_the_user_name_is_not_logged(site: Site) -> None:
+    portal = Portal(site, rate_limits=True, is_account=lambda name: name == "alice")
+    statuses = [portal.browser().sign_in(user, "wrong").status for user in ["alice", *["s3cret"] * 11]]
+    assert statuses == [401] * 11 + [429]
+    assert [line.split()[2] for line in portal.log] == ["user=alice"] + ['user="?"'] * 11
+    assert "s3cret" not in "".join(portal.log)
+
+
 def test_every_field_has_a_label_and_the_right_keyboard(portal: Portal) -> None:
     enroll_fob(portal)
     browser: Browser = portal.browser()

@@ -157,6 +157,27 @@ def test_an_owner_who_has_signed_in_before_cannot_be_locked_out(site: Site, enro
     assert guess(portal, OWNER, user="bob", password="wrong") == 401
 
 
+@pytest.mark.parametrize(
+    ("owner", "neighbours"),
+    [
+        ("192.0.2.7", [f"192.0.2.{i}" for i in (8, 20, 130, 140, 150, 200)]),
+        ("2001:db8:0:700::7", [f"2001:db8:0:{i:x}::1" for i in (0x701, 0x702, 0x100, 0x200, 0x300, 0x400)]),
+    ],
+)
+def test_neighbours_cannot_lock_an_owner_out_of_a_known_address(site: Site, owner: str, neighbours: list[str]) -> None:
+    portal = limited(site, per_address=20)
+    assert guess(portal, owner, password=PASSWORD) == 200
+    accepted = 0
+    for _ in range(6):
+        accepted += [guess(portal, neighbour) for _ in range(10) for neighbour in neighbours].count(401)
+        for neighbour in neighbours:  # and all attempts of the network
+            [guess(portal, neighbour, user=f"user{i}") for i in range(21)]
+        assert guess(portal, neighbours[0], password=PASSWORD) == 429
+        assert guess(portal, owner, password=PASSWORD) == 200
+        portal.clock.advance(MINUTE)
+    assert accepted == 59, "the first sign-in of the owner counts too"
+
+
 def test_a_password_without_its_code_makes_no_network_known(site: Site) -> None:
     portal = limited(site)
     enroll_fob(portal)
@@ -167,7 +188,7 @@ def test_a_password_without_its_code_makes_no_network_known(site: Site) -> None:
     assert guess(portal, "198.51.100.1") == 429
 
 
-def test_a_known_network_has_the_limits_of_every_network(site: Site) -> None:
+def test_a_known_network_has_the_limits_of_its_own_size(site: Site) -> None:
     portal = limited(site)
     portal.browser(OWNER).sign_in()
     assert [guess(portal, OWNER) for _ in range(10)] == [401] * 9 + [429]
