@@ -15,13 +15,20 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from waitress.channel import HTTPChannel  # needs the extra `web`
 from waitress.task import ErrorTask, WSGITask
 
+from pam_totp.core import address as addresses
+from pam_totp.web import proxy_headers
 from pam_totp.web.delays import HOLD
 from pam_totp.web.headers import HEADERS, NO_STORE
+
+if TYPE_CHECKING:
+    from pam_totp.core.address import Address
+
+SIGN_IN = "/sign-in"  # the path of the form with the password
 
 
 class Timer:
@@ -105,7 +112,24 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     task_class = _Task
     error_task_class = _ErrorTask
     timer: Timer  # set by `channel_class`
+    proxy: Address | None  # set by `channel_class`
     _held: _Task | None = None
+
+    @property
+    def checks_password(self) -> bool:
+        """Return True if the current request signs a user in, and its response is not held yet."""
+        if self._held is not None or not self.requests:
+            return False
+        request = self.requests[0]
+        # waitress and Flask accept more than one slash at the beginning.
+        return request.error is None and request.command == "POST" and "/" + str(request.path).lstrip("/") == SIGN_IN
+
+    @property
+    def network(self) -> str:
+        """Return the large network of the current request's client."""
+        forwarded = self.requests[0].headers.get("X_FORWARDED_FOR") if self.requests else None
+        address = proxy_headers.client(addresses.parse(self.addr[0]), forwarded, self.proxy)
+        return "" if address is None else addresses.networks(address)[-1]
 
     def keep(self, task: _Task) -> None:
         """Keep the response of `task` until its time."""
@@ -125,6 +149,6 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self.timer.call_at(self._held.send_at, partial(self.server.add_task, self))
 
 
-def channel_class() -> type[Channel]:
-    """Return the class of a server's connections. They share one timer."""
-    return type("Channel", (Channel,), {"timer": Timer()})
+def channel_class(proxy: str | None) -> type[Channel]:
+    """Return the class of a server's connections. They share one timer. `proxy` may name the client's address."""
+    return type("Channel", (Channel,), {"timer": Timer(), "proxy": proxy and addresses.parse(proxy)})

@@ -12,10 +12,13 @@ waitress's own code for these headers compares text, and reads `::ffff:192.0.2.7
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pam_totp.core import address as addresses
 from pam_totp.web.headers import HEADERS, NO_STORE
+
+if TYPE_CHECKING:
+    from pam_totp.core.address import Address
 
 App = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
@@ -24,20 +27,25 @@ _OTHERS = ("HTTP_FORWARDED", *(f"HTTP_X_FORWARDED_{name}" for name in ("HOST", "
 _SCHEMES = ("http", "https")
 
 
+def client(peer: Address | None, forwarded: str | None, trusted: Address | None) -> Address | None:
+    """Return the address of the client: the last of X-Forwarded-For if the peer may name it, otherwise the peer."""
+    if forwarded is None or trusted is None or peer != trusted:
+        return peer
+    return addresses.parse_hop(forwarded.rpartition(",")[2])
+
+
 def trusting(app: App, proxy: str | None) -> App:
     """Return `app` with the proxy headers applied if `proxy` (an address, or None) sent them, and removed."""
     trusted = None if proxy is None else addresses.parse(proxy)
 
     def respond(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        client, scheme = environ.pop(_FOR, None), environ.pop(_PROTO, None)
+        forwarded, scheme = environ.pop(_FOR, None), environ.pop(_PROTO, None)
         for name in _OTHERS:
             environ.pop(name, None)
-        address = addresses.parse(environ["REMOTE_ADDR"])
-        if trusted is not None and address == trusted:
-            if client is not None:
-                address = addresses.parse_hop(client.rpartition(",")[2])
-            if scheme is not None:
-                environ["wsgi.url_scheme"] = scheme.strip().lower()
+        peer = addresses.parse(environ["REMOTE_ADDR"])
+        address = client(peer, forwarded, trusted)
+        if trusted is not None and peer == trusted and scheme is not None:
+            environ["wsgi.url_scheme"] = scheme.strip().lower()
         if address is None or environ["wsgi.url_scheme"] not in _SCHEMES:
             return _refuse(start_response)
         environ["REMOTE_ADDR"] = environ["REMOTE_HOST"] = str(address)

@@ -3,7 +3,7 @@
 Rules:
 - The server listens on loopback only, unless a proxy terminates TLS.
 - The server takes a request's address from a header only if the proxy named by `proxy` sent the request.
-- No thread waits for the delay of a refusal (held_responses).
+- No thread waits for the delay of a refusal (held_responses). Few threads check passwords (dispatcher).
 """
 
 from __future__ import annotations
@@ -69,7 +69,6 @@ def _options(address: Address) -> dict[str, Any]:
     return {
         "host": address.host,
         "port": address.port,
-        "threads": THREADS,
         "backlog": BACKLOG,
         "connection_limit": MAX_CONNECTIONS,
         "channel_timeout": IDLE_TIMEOUT,
@@ -84,10 +83,11 @@ def create(app: Any, address: Address, *, proxy: str | None) -> Any:
     """Return waitress's server of `app`. Only `proxy` may set the address and the scheme of a request."""
     from waitress.server import create_server  # needs the extra `web`
 
+    from pam_totp.web.dispatcher import Dispatcher
     from pam_totp.web.held_responses import channel_class
 
-    server = create_server(proxy_headers.trusting(app, proxy), **_options(address))
-    server.channel_class = channel_class()
+    server = create_server(proxy_headers.trusting(app, proxy), _dispatcher=Dispatcher(THREADS), **_options(address))
+    server.channel_class = channel_class(proxy)
     return server
 
 

@@ -40,7 +40,11 @@ class HttpBrowser:
 
     def ask(self, method: str, path: str, fields: dict[str, str] | None = None) -> tuple[int, str]:
         """Send one request. Return the status and the page."""
-        self._send(method, path, fields)
+        self.send(method, path, fields)
+        return self.answer()
+
+    def answer(self) -> tuple[int, str]:
+        """Wait for the response to the request that was sent. Return the status and the page."""
         answer = self._connection.getresponse()
         text = answer.read().decode()
         cookie = answer.getheader("Set-Cookie")
@@ -48,14 +52,21 @@ class HttpBrowser:
             self._headers["Cookie"] = cookie.partition(";")[0]
         return answer.status, text
 
-    def _send(self, method: str, path: str, fields: dict[str, str] | None) -> None:
+    def another(self, port: int, address: str) -> HttpBrowser:
+        """Return a browser at another address with the same cookie."""
+        browser = HttpBrowser(port, address)
+        browser._headers = self._headers | browser._headers
+        return browser
+
+    def send(self, method: str, path: str, fields: dict[str, str] | None) -> None:
+        """Send one request, without waiting for the response."""
         body = None if fields is None else urlencode(fields)
         headers = self._headers | ({} if body is None else {"Content-Type": "application/x-www-form-urlencoded"})
         self._connection.request(method, path, body, headers)
 
     def post(self, path: str, **fields: str) -> None:
         """Load a form and send it, without waiting for the response."""
-        self._send("POST", path, self.form(path) | fields)
+        self.send("POST", path, self.form(path) | fields)
 
     def sign_in(self, user: str, password: str) -> int:
         """Load the form, send it, and return the status of the response."""
