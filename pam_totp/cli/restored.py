@@ -36,7 +36,7 @@ def add_to(commands: Commands) -> None:
         "restored",
         run,
         "bring a restored backup forward from the log, and void its recovery codes",
-        "pam-totp restored --store /var/lib/pam_totp.new --log /var/log/auth.log* --dry-run",
+        "pam-totp restored --store /var/lib/pam_totp.new --log auth.log* --dry-run",
         "pam-totp restored --store /var/lib/pam_totp.new --log journal.txt",
         data=True,
     )
