@@ -12,9 +12,11 @@ import argparse
 import difflib
 import errno
 import os
+import resource
 import signal
 import sys
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from pam_totp import __version__
@@ -134,6 +136,7 @@ def parser() -> _Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     args = _parse(arguments)
+    _prevent_core_dump()
     # Restore the default action for SIGCHLD: a process that was started with SIGCHLD ignored cannot wait for a child.
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -157,6 +160,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _report(f"{what}{(e.strerror or str(e)).lower()}{_remedy(e)}", OUT_OF_REACH)
     except KeyboardInterrupt:
         return _report("interrupted, perhaps after the change was made (see 'pam-totp list')", 128 + signal.SIGINT)
+
+
+def _prevent_core_dump() -> None:
+    """Prevent core dumps, which would hold keys. At a limit of 1, the kernel runs no program of core_pattern."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    with suppress(OSError, ValueError):  # a service unit may forbid it, and set LimitCORE=0 instead
+        resource.setrlimit(resource.RLIMIT_CORE, (1, hard or 1))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -48,6 +48,7 @@ def open_store(args: argparse.Namespace, *, create: bool = False, keep_root: boo
     With `keep_root`, the process can return to root, to create a file in a folder where the owner has no permission.
     Return the store of ~/.pam_totp.json (module argument `secret=`) for a caller who cannot open the default store.
     """
+    args.audit.look_up()
     if uses_own_file(args):
         args.audit.store = OWN_FILE
         return home_store(OWN_FILE, caller_name())
@@ -163,7 +164,7 @@ def read(store: Store, user: str) -> UserRecord:
 def update(
     store: Store, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], log: Callable[[R], None]
 ) -> R:
-    """Change the record of `user`, and call `log` with the result. Ctrl-C cannot prevent the line of a change."""
+    """Change the record of `user`, and call `log` with the result. No key of the terminal can prevent its line."""
     with logged_changes(store) as held:
         try:
             result = held.update(user, change)

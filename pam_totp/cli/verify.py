@@ -7,7 +7,7 @@ import argparse
 from pam_totp.cli.command_line import DONE, REFUSED, Commands, add_command, add_config, site_file
 from pam_totp.cli.printing import print_json
 from pam_totp.cli.prompts import ask
-from pam_totp.cli.store_access import now, open_store, read, user_of
+from pam_totp.cli.store_access import logged_changes, now, open_store, read, user_of
 from pam_totp.core.answer import Answer
 from pam_totp.core.policy import Policy
 from pam_totp.core.settings import settings
@@ -43,9 +43,10 @@ def run(args: argparse.Namespace) -> int:
     typed = " ".join(args.code) or ask("code: ", hidden=True)
     answer = Answer.parse(typed.encode("utf-8", "surrogateescape"))
 
-    decision = decide(store, user, answer, policy, now)
-    verb, fields = facts(decision)
-    audit_log.write(audit_log.to_syslog, SERVICE, verb, user=user, **fields, ruser=args.audit.caller)
+    with logged_changes(store) as held:
+        decision = decide(held, user, answer, policy, now)
+        verb, fields = facts(decision)
+        audit_log.write(audit_log.to_syslog, SERVICE, verb, user=user, **fields, ruser=args.audit.caller)
     accepted, reason = decision.outcome.accepted, decision.outcome.value
     if args.json:
         print_json({"user": user, "accepted": accepted, "reason": reason, "token": decision.token})

@@ -27,6 +27,7 @@ from pam_totp.operations import audit_log
 
 SERVICE = "pam-totp"  # the service name of every command in the audit log
 MAX_LINES = 5000  # lines of one command: journald drops lines from 10,000 in 30 seconds on, by default
+FAULTS = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP}
 _LOGIN_UID = "/proc/self/loginuid"
 _NO_UID = (1 << 32) - 1  # the kernel's value for "no login", which is no valid uid
 
@@ -71,8 +72,12 @@ class Audit:
 
     @cached_property
     def caller(self) -> str:
-        """The account that runs the command. The name service is asked at the first use only."""
+        """The account that runs the command."""
         return _name(self._by)
+
+    def look_up(self) -> None:
+        """Ask the name service for the caller. Call this before a change, because the name service may block."""
+        _ = self._who
 
     @cached_property
     def _who(self) -> Fields:
@@ -118,8 +123,11 @@ class Audit:
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Delay Ctrl-C, SIGTERM and SIGHUP until the end of the block, so that no change remains without its line."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    """Delay signals until the end of the block, so that no change remains without its line.
+
+    This includes the signals of the terminal (Ctrl-C, Ctrl-\\, Ctrl-Z), and of timers and limits that a caller set.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - FAULTS)
     try:
         yield
     finally:

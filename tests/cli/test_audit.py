@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import pwd
+import resource
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +23,7 @@ from pam_totp.store.file import FileStore
 from pam_totp.system import audit
 from pam_totp.system.audit import Audit
 from tests.conftest import as_root
-from tests.support.site import ME, Site, fob
+from tests.support.site import ME, PATIENCE, TREE, Site, codes, fob
 
 if TYPE_CHECKING:
     from pam_totp.store import R
@@ -136,6 +139,87 @@ def test_ctrl_c_during_a_change_waits_for_the_line(site: Site) -> None:
         update(Interrupted(FileStore(str(site.store))), ME, lambda r: (r.unlocked(), r.failures), logged.append)
     assert (logged, site.record().failures) == ([3], 0)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+
+
+ENDINGS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, *audit.FAULTS})
+
+
+def test_no_signal_is_delivered_before_the_line_of_a_change(site: Site) -> None:
+    """Only SIGKILL and SIGSTOP cannot be delayed. Signals of a fault end the process at the faulty instruction."""
+    site.enrol(failures=3, failures_at=0)
+    held: list[set[int]] = []
+    update(
+        FileStore(str(site.store)),
+        ME,
+        lambda r: (r.unlocked(), None),
+        lambda _: held.append({int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())}),
+    )
+    assert set(ENDINGS) <= held[0]
+    assert {signal.SIGQUIT, signal.SIGTSTP, signal.SIGXCPU, signal.SIGALRM, signal.SIGUSR1} <= held[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize(("code", "outcome"), [(codes(0), "accepted"), ("000000", "refused")])
+def test_a_signal_during_verify_waits_for_its_line(site: Site, number: int, code: str, outcome: str) -> None:
+    site.enrol(fob())
+    script = f"""
+import os, sys
+from pam_totp import cli
+from pam_totp.operations import audit_log
+from pam_totp.store.file import FileStore
+update = FileStore.update
+def interrupted(*args, **more):
+    result = update(*args, **more)
+    os.kill(os.getpid(), {int(number)})
+    return result
+FileStore.update = interrupted
+audit_log.to_syslog = lambda _, line: print(line, flush=True)
+sys.exit(cli.main(["verify", "--store", {str(site.store)!r}, {ME!r}, {code!r}]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=TREE, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert f"pam_totp(pam-totp:auth): {outcome} user={ME}" in done.stdout, done
+    assert done.returncode == (128 + signal.SIGINT if number == signal.SIGINT else -number)
+
+
+def test_the_callers_name_is_looked_up_before_a_change(site: Site) -> None:
+    """A name service that blocks must not come between a change and its line."""
+    site.enrol(failures=3, failures_at=0)
+    script = f"""
+import sys
+from pam_totp import cli
+from pam_totp.store.file import FileStore
+from pam_totp.system import audit
+name, update = audit._name, FileStore.update
+audit._name = lambda uid: print("name") or name(uid)
+FileStore.update = lambda *args, **more: print("change") or update(*args, **more)
+sys.exit(cli.main(["unlock", "--store", {str(site.store)!r}, {ME!r}]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=TREE, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    lines = [line for line in done.stdout.splitlines() if line in ("name", "change")]
+    assert (lines[0], lines[-1], done.returncode) == ("name", "change", 0), done
+
+
+@pytest.mark.parametrize("hard", [resource.RLIM_INFINITY, 0])
+def test_a_command_writes_no_core_dump(hard: int) -> None:
+    """With a limit of 1, the kernel also starts no program of core_pattern. With 0, it does."""
+    script = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_CORE, ({hard}, {hard}))
+from pam_totp import cli
+cli.main(["policy", "sshd"])
+print(resource.getrlimit(resource.RLIMIT_CORE))
+"""
+    if hard == resource.RLIM_INFINITY and resource.getrlimit(resource.RLIMIT_CORE)[1] == 0 and os.geteuid() != 0:
+        pytest.skip("this account cannot raise the limit")
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=TREE, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    possible = [(1, hard)] if hard else [(1, 1), (0, 0)]  # (0, 0) without CAP_SYS_RESOURCE
+    assert done.stdout.splitlines()[-1] in map(str, possible), done
 
 
 def test_a_change_that_fails_is_not_logged(site: Site) -> None:
