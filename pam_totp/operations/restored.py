@@ -4,6 +4,7 @@ Rules:
 1. A token is identified by user, name and time of creation. Renames in the log are followed.
 2. The log can only take rights away: counters and steps go up, a token is disabled or removed, codes in a row are
    needed. Forged lines of an account that may write to the system log open nothing; `covers` states the one exception.
+   Therefore removals and disablings are final: lines that add or enable a token never undo them.
 3. A line counts only if it begins as a log daemon writes the lines of pam_totp. Text in other lines does not count.
 4. Only lines older than the restore show that the log covers a key fob. A login after the restore may be a replay.
 5. The times and the lines are arguments. Times without a zone are of the zone of this process.
@@ -19,7 +20,7 @@ from datetime import UTC, datetime
 from typing import TypeGuard
 
 from pam_totp.core.oath import MOVING_FACTOR_LIMIT
-from pam_totp.core.record import TIME_LIMIT, HotpToken, Token, TotpToken, UserRecord
+from pam_totp.core.record import DAY, TIME_LIMIT, HotpToken, Token, TotpToken, UserRecord
 from pam_totp.operations.audit_log import MAX_FIELD, NAME
 
 # The start of a line: of rsyslog, syslogd and `journalctl -o short`, of RFC 3339 times, and of `-o short-full`.
@@ -35,9 +36,10 @@ _LINE = re.compile(rf"{NAME}\((?:{_WORD}|{_QUOTED}):auth\): ([a-z]+)((?: [a-z_]+
 _FIELD = re.compile(rf" ([a-z_]+)=({_WORD}|{_QUOTED})")
 _NUMBER = re.compile(r"[0-9]{1,20}")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_DAY = 86_400  # seconds
 _LEAP_YEARS = 8  # years: 29 February exists at least once in so many years
 _FUTURE_STEPS = 2 * 2880  # no clock and no drift make a login accept a step that is later than now by more than this
+
+_LATEST = {what: what for what in ("enroll", "remove", "enable-token", "disable-token")} | {"import": "enroll"}
 
 Key = tuple[str, int]  # a token's name and its time of creation
 
@@ -68,7 +70,7 @@ def written_at(line: str, now: int) -> int | None:
             return int(datetime.fromisoformat(header["iso"]).timestamp())
         if header["local"] is not None:
             return _in_zone(datetime.fromisoformat(header["local"]), header["zone"])
-        return None if header["month"] is None else _in_last_year(header, now + _DAY)
+        return None if header["month"] is None else _in_last_year(header, now + DAY)
     except (ValueError, OverflowError):
         return None
 
@@ -101,29 +103,38 @@ def _later(local: datetime) -> datetime:
 
 
 @dataclass(slots=True)
-class _History:
-    """What the changes in the log say about one token. `name` is its last name."""
+class _Group:
+    """The names that renames connect, with the time of creation. `name` is the last one."""
 
     keys: set[Key]
     name: str
-    enrolled: bool = False
-    removed: bool = False
-    enabled: bool | None = None
 
 
 @dataclass(slots=True)
 class _User:
     """What the log says about one user's tokens.
 
-    `covering` has the highest counters or steps of the lines older than the restore. `confirmed` are the tokens with a
-    line that only a confirmed token has. `recovery_made` is the last time of new recovery codes (Unix seconds).
+    `next_factors` has the highest counters or steps, for each token and each longest period of `_longest_period`.
+    `covering` has those of the lines older than the restore. `confirmed` are the tokens with a line that only a
+    confirmed token has. `recovery_made` is the last time of new recovery codes, and `latest` that of each change (Unix
+    seconds).
     """
 
-    next_factors: dict[Key, int] = field(default_factory=dict)
+    next_factors: dict[Key, dict[int, int]] = field(default_factory=dict)
     covering: dict[Key, int] = field(default_factory=dict)
     confirmed: set[Key] = field(default_factory=set)
     recovery_made: int | None = None
-    changes: list[tuple[int, int, str, Key, str]] = field(default_factory=list)  # time, number, change, token, new name
+    latest: dict[str, dict[Key, int]] = field(default_factory=lambda: {what: {} for what in _LATEST.values()})
+    renames: list[tuple[int, int, Key, str]] = field(default_factory=list)  # time, number, token, new name
+
+    def last(self, what: str, keys: Iterable[Key]) -> int | None:
+        """Return the time of the last change of this kind to these tokens, or None."""
+        return _highest(self.latest[what], keys)
+
+    def is_enrolled(self, keys: Iterable[Key]) -> bool:
+        """Return True if the last line that adds or removes one of these tokens adds it."""
+        enrolled, removed = self.last("enroll", keys), self.last("remove", keys)
+        return enrolled is not None and (removed is None or enrolled >= removed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +177,7 @@ class Log:
     def _add(self, line: str, verb: str, fields: Mapping[str, str]) -> None:
         user, name, created = fields.get("user"), fields.get("token"), _number(fields.get("created"), TIME_LIMIT)
         what = fields.get("what", "") if verb == "changed" else ""
-        at = _number(fields.get("at"), TIME_LIMIT)
+        at = _number(fields.get("at"), self._now + DAY)
         if what == "restored" and at is not None and at >= (self._restored_at or 0):
             self.last_restored = max(at, self.last_restored or 0)
         if not _is_name(user) or not self._is_of_store(fields):
@@ -181,12 +192,16 @@ class Log:
             known.confirmed.add(key)
         next_factor = _number(fields.get("next"), MOVING_FACTOR_LIMIT + 1)
         if next_factor is not None:
-            known.next_factors[key] = max(next_factor, known.next_factors.get(key, 0))
+            highest, period = known.next_factors.setdefault(key, {}), _longest_period(next_factor, self._now)
+            highest[period] = max(next_factor, highest.get(period, 0))
             if self._is_before_restore(line):
                 known.covering[key] = max(next_factor, known.covering.get(key, 0))
-        if what and at is not None:
-            to = fields.get("to", "")
-            known.changes.append((at, self.lines, what, key, to if _is_name(to) else ""))
+        to = fields.get("to")
+        if what == "rename" and _is_name(to):
+            known.renames.append((at or 0, self.lines, key, to))
+        elif what in _LATEST and (at is not None or what in ("remove", "disable-token")):  # without a time, the first
+            latest = known.latest[_LATEST[what]]
+            latest[key] = max(at or 0, latest.get(key, 0))
 
     def _is_of_store(self, fields: Mapping[str, str]) -> bool:
         return "store" not in fields or fields["store"] in self._stores
@@ -200,20 +215,21 @@ class Log:
     def forward(self, record: UserRecord) -> Forwarded:
         """Return the record of a backup, brought forward."""
         known = self._users.get(record.user, _User())
-        histories = _histories(known)
-        results = [_forwarded(token, known, histories, self._now) for token in record.tokens]
-        missing = [
-            history.name
-            for history in {id(h): h for every in histories.values() for h in every}.values()
-            if history.enrolled and not history.removed
-            if not any((token.name, token.created) in history.keys for token in record.tokens)
-        ]
+        groups = _groups(known.renames)
+        own = [_group(groups, (token.name, token.created)) for token in record.tokens]
+        every = [_group(groups, key) for key in known.latest["enroll"]]
+        missing = {id(group): group.name for group in every if known.is_enrolled(group.keys)}
+        results = []
+        for token, group in zip(record.tokens, own, strict=True):
+            missing.pop(id(group), None)
+            is_only = sum(other is group for other in own) == 1
+            results.append(_forwarded(token, known, group, self._now) if is_only else _ambiguous(token))
         kept = tuple(token for token, _ in results if token is not None)
         return Forwarded(
             record=record.restored(kept) if kept or not record.tokens else None,
             tokens=tuple((old, new, tuple(notes)) for old, (new, notes) in zip(record.tokens, results, strict=True)),
             voided=len(record.recovery),
-            missing=tuple(sorted(missing)),
+            missing=tuple(sorted(missing.values())),
             recovery_made=known.recovery_made,
         )
 
@@ -261,79 +277,92 @@ def _number(text: str | None, limit: int) -> int | None:
     return int(text) if int(text) < limit else None
 
 
-def _histories(known: _User) -> dict[Key, list[_History]]:
-    """Apply the changes of a user in the order of their times. Return the histories of the tokens that had each key."""
-    found: dict[Key, list[_History]] = {}
-    current: dict[Key, _History] = {}
-
-    def history(key: Key) -> _History:
-        if key not in current:
-            current[key] = _History({key}, key[0])
-            found.setdefault(key, []).append(current[key])
-        return current[key]
-
-    for _, _, what, key, to in sorted(known.changes):
-        token = history(key)
-        if what in ("enroll", "import"):
-            token.enrolled, token.removed = True, False
-        elif what == "remove":
-            token.removed = True
-        elif what in ("enable-token", "disable-token"):
-            token.enabled = what == "enable-token"
-        elif what == "rename" and to:
-            renamed = (to, key[1])
-            del current[key]
-            current[renamed] = token
-            token.name = to
-            if renamed not in token.keys:
-                token.keys.add(renamed)
-                found.setdefault(renamed, []).append(token)
-    return found
+def _longest_period(step: int, now: int) -> int:
+    """Return the longest period (seconds) of a token that can have this next step at `now`, or 0."""
+    past = step - _FUTURE_STEPS
+    return DAY if past <= 0 else min(now // past, DAY)
 
 
-def _forwarded(
-    token: Token, known: _User, histories: Mapping[Key, list[_History]], now: int
-) -> tuple[Token | None, list[str]]:
+def _groups(renames: Iterable[tuple[int, int, Key, str]]) -> dict[Key, _Group]:
+    """Return the group of each token in the renames. Their order decides about the last name only.
+
+    No forged rename can separate a token from the line of its removal: it can only connect more tokens.
+    """
+    groups: dict[Key, _Group] = {}
+    in_order = sorted(renames)
+    for _, _, key, to in in_order:
+        large, small = (groups.setdefault(k, _Group({k}, k[0])) for k in (key, (to, key[1])))
+        if large is not small:
+            if len(large.keys) < len(small.keys):
+                large, small = small, large
+            large.keys |= small.keys
+            groups.update(dict.fromkeys(small.keys, large))
+    for _, _, key, to in in_order:
+        groups[key].name = to
+    return groups
+
+
+def _group(groups: dict[Key, _Group], key: Key) -> _Group:
+    return groups.setdefault(key, _Group({key}, key[0]))
+
+
+def _forwarded(token: Token, known: _User, group: _Group, now: int) -> tuple[Token | None, list[str]]:
     """Return the token brought forward, or None if it was removed; and what was changed."""
-    key = (token.name, token.created)
-    history = histories.get(key, [_History({key}, token.name)])[0]
-    if any(len(histories.get(k, ())) > 1 for k in history.keys):
-        # Tokens that were enrolled in the same second had the same name in turn, so the log does not tell them apart.
-        return _with_row(token, ["the log names it ambiguously"])
-    if history.removed:
+    keys = group.keys
+    if len(keys & known.latest["enroll"].keys()) > 1:
+        return _ambiguous(token)
+    removed = known.last("remove", keys)
+    if removed is not None and not known.is_enrolled(keys):
         return None, ["removed"]
     notes = []
     changed = token
-    if history.enabled is False and token.enabled:
+    if token.enabled and removed is not None:
         changed = changed.switched(False)
-        notes.append("disabled")
-    next_factor = _highest(known.next_factors, history)
-    is_future = isinstance(changed, TotpToken) and (next_factor or 0) > now // changed.period + _FUTURE_STEPS
+        notes.append("disabled: it was removed, and a line that adds it again does not count")
+    elif token.enabled and (disabled := known.last("disable-token", keys)) is not None:
+        changed = changed.switched(False)
+        is_enabled = (known.last("enable-token", keys) or 0) > disabled
+        notes.append("disabled: a line that enables it again does not count" if is_enabled else "disabled")
+    next_factor, is_future = _next_factor(token, known, keys)
     if is_future:
         notes.append("ignored a step that is in the future")
-    elif next_factor is not None and next_factor > changed.next_factor:
+    if next_factor > changed.next_factor:
         what = "counter" if isinstance(changed, HotpToken) else "next step"
         notes.append(f"{what} {changed.next_factor} -> {next_factor}")
         changed = changed.brought_forward(next_factor)
-    notes += _losses(token, known, history)
-    if isinstance(token, HotpToken) and not covers(token, _highest(known.covering, history)):
+    notes += _losses(token, known, group)
+    if isinstance(token, HotpToken) and not covers(token, _highest(known.covering, keys)):
         return _with_row(changed, notes)
     return changed, notes
 
 
-def _highest(factors: Mapping[Key, int], history: _History) -> int | None:
-    return max((factors[key] for key in history.keys if key in factors), default=None)
+def _ambiguous(token: Token) -> tuple[Token, list[str]]:
+    """Return the token disabled. Tokens that were enrolled in the same second had the same name in turn."""
+    return _with_row(token.switched(False), ["disabled: the log names it ambiguously"])
 
 
-def _losses(token: Token, known: _User, history: _History) -> list[str]:
+def _next_factor(token: Token, known: _User, keys: Iterable[Key]) -> tuple[int, bool]:
+    """Return the highest counter or possible step in the log, or 0, and True if an impossible step is higher."""
+    highest = [item for key in keys for item in known.next_factors.get(key, {}).items()]
+    shortest = token.period if isinstance(token, TotpToken) else 0
+    possible = max((factor for period, factor in highest if period >= shortest), default=0)
+    return possible, any(period < shortest for period, _ in highest)
+
+
+def _highest(found: Mapping[Key, int], keys: Iterable[Key]) -> int | None:
+    return max((found[key] for key in keys if key in found), default=None)
+
+
+def _losses(token: Token, known: _User, group: _Group) -> list[str]:
     """Return the changes since the backup that the log cannot make again, because lines can be forged."""
     losses = []
-    if history.enabled and not token.enabled:
+    enabled, disabled = known.last("enable-token", group.keys), known.last("disable-token", group.keys)
+    if not token.enabled and enabled is not None and (disabled is None or enabled > disabled):
         losses.append("still disabled: it was enabled since the backup")
-    if not token.confirmed and not known.confirmed.isdisjoint(history.keys):
+    if not token.confirmed and not known.confirmed.isdisjoint(group.keys):
         losses.append("confirmed since the backup: confirm it again")
-    if history.name != token.name:
-        losses.append(f"has its old name again: it was renamed to '{history.name}'")
+    if group.name != token.name:
+        losses.append(f"has its old name again: it was renamed to '{group.name}'")
     return losses
 
 

@@ -72,12 +72,13 @@ def test_without_a_log_every_key_fob_needs_a_row(site: Site) -> None:
 
 def test_rotated_and_compressed_logs_are_read_in_any_order(site: Site, tmp_path: Path) -> None:
     site.enrol(fob(5), phone())
-    new = write_log(tmp_path / "auth.log", change("enable-token", phone(), 200, user=ME))
+    new = write_log(tmp_path / "auth.log", change("enroll", phone(name="new"), 200, user=ME))
     middle = write_log(tmp_path / "auth.log.1", use(fob(9), user=ME))
     old = tmp_path / "auth.log.2.gz"
-    old.write_bytes(gzip.compress(f"{HEADER}{change('disable-token', phone(), 100, user=ME)}\n".encode()))
-    assert site.command("restored", "--yes", "--log", new, middle, "--log", old, *RESTORED).returncode == 0
-    assert site.record().tokens == (fob(9), phone())
+    old.write_bytes(gzip.compress(f"{HEADER}{change('remove', phone(name='new'), 100, user=ME)}\n".encode()))
+    done = site.command("restored", "--yes", "--log", new, middle, "--log", old, *RESTORED)
+    assert (done.returncode, site.record().tokens) == (0, (fob(9), phone()))
+    assert done.stdout.splitlines()[-1] == "1 user: 1 token changed, 0 recovery codes voided, 1 token not in the backup"
 
 
 def test_a_log_is_read_from_standard_input(site: Site) -> None:

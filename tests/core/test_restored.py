@@ -195,6 +195,24 @@ def test_a_step_in_the_future_is_ignored() -> None:
     assert notes(result) == ["ignored a step that is in the future"]
 
 
+@pytest.mark.parametrize("period", [30, 60, 86_400])
+@pytest.mark.parametrize("forged", [10**18, NOW // 29, NOW // 30 + 5762])
+def test_a_forged_step_hides_no_used_step(period: int, forged: int) -> None:
+    used = phone(period=period, last_step=NOW // period)
+    lines = [use(used), use(used._replace(last_step=forged)), use(used._replace(last_step=used.next_factor - 9))]
+    for said in (lines, lines[::-1]):
+        result = forward(alice(phone(period=period, last_step=5)), *said)
+        assert result.record == alice(used)
+        assert notes(result) == [
+            f"ignored a step that is in the future, next step 6 -> {used.next_factor}",
+        ]
+
+
+def test_a_step_of_a_fast_token_is_brought_forward() -> None:
+    used = phone(last_step=NOW // 30 + 5758)
+    assert forward(alice(phone(last_step=5)), use(used)).record == alice(used)
+
+
 def test_another_user_and_another_token_of_that_name_do_not_count() -> None:
     result = forward(alice(fob(5)), use(fob(9), user="bob"), use(fob(9, created=1)), use(fob(9, name="Fob")))
     assert result.record == alice(fob(5, row_needed=True))
@@ -245,11 +263,15 @@ def test_a_record_without_tokens_remains() -> None:
     assert forward(alice(salt="00" * 16, recovery=("ab" * 32,))).record == alice(salt="00" * 16)
 
 
-def test_a_token_that_was_imported_again_remains() -> None:
+def test_a_token_that_was_imported_again_is_disabled() -> None:
     """`import json` keeps the time of creation. The times of the lines count, not the order of the files."""
     lines = [change("import", fob(7), 200), change("remove", fob(7), 100)]
-    assert forward(alice(fob(5)), *lines).record == alice(fob(7))
-    assert forward(alice(fob(5)), *reversed(lines)).record == alice(fob(7))
+    for said in (lines, lines[::-1]):
+        result = forward(alice(fob(5)), *said)
+        assert result.record == alice(fob(7, enabled=False)), "the later line can be forged"
+        assert notes(result) == [
+            "disabled: it was removed, and a line that adds it again does not count, counter 5 -> 7"
+        ]
 
 
 def test_a_new_token_of_the_same_name_does_not_keep_the_old_one() -> None:
@@ -263,7 +285,9 @@ def test_a_new_token_of_the_same_name_does_not_keep_the_old_one() -> None:
 def test_a_disabled_token_is_disabled_and_never_enabled() -> None:
     off, on = change("disable-token", fob(5), 100), change("enable-token", fob(5), 200)
     assert forward(alice(fob(5)), off).record == alice(fob(5, enabled=False))
-    assert forward(alice(fob(5)), on, off).record == alice(fob(5))
+    result = forward(alice(fob(5)), on, off)
+    assert result.record == alice(fob(5, enabled=False))
+    assert notes(result) == ["disabled: a line that enables it again does not count"]
     result = forward(alice(fob(5, enabled=False)), on)
     assert result.record == alice(fob(5, enabled=False)), "lines can be forged, so they open nothing"
     assert notes(result) == ["still disabled: it was enabled since the backup"]
@@ -319,7 +343,7 @@ def test_an_earlier_run_on_the_same_files_is_found() -> None:
     assert unknown.last_restored == NOW
 
 
-def test_names_that_the_log_does_not_tell_apart_need_a_row() -> None:
+def test_tokens_that_the_log_does_not_tell_apart_are_disabled() -> None:
     """Two tokens of one import have the same time of creation, and their names change."""
     one, two = fob(5), fob(900, name="fob-2", secret=KEY[::-1])
     lines = [
@@ -328,8 +352,47 @@ def test_names_that_the_log_does_not_tell_apart_need_a_row() -> None:
         change("remove", fob(900, name="fob"), 300),
     ]
     result = forward(alice(one, two), *lines, use(fob(950)))
-    assert result.record == alice(one.with_row_needed(), two.with_row_needed())
-    assert notes(result) == 2 * ["the log names it ambiguously, codes in a row needed"]
+    assert result.record == alice(*(t.switched(False).with_row_needed() for t in (one, two)))
+    assert notes(result) == 2 * ["disabled: the log names it ambiguously, codes in a row needed"]
+
+
+def test_a_token_of_a_name_that_two_tokens_had_is_disabled() -> None:
+    """The log has the removal of the other token, which the backup lacks."""
+    one, two = fob(5), fob(900, name="old", secret=KEY[::-1])
+    lines = [change("import", one, 50), change("import", two, 50), change("remove", two, 60)]
+    result = forward(alice(one), *lines, change("rename", one, 100, to="old"))
+    assert result.record == alice(one.switched(False).with_row_needed())
+
+
+FORGED = {
+    "enrolment": [change("enroll", fob(5), 1 << 61), change("enroll", fob(5), NOW)],
+    "import": [change("import", fob(5), NOW)],
+    "enabling": [change("enable-token", fob(5), 1 << 61), change("enable-token", fob(5), NOW)],
+    "rename before": [change("rename", fob(5), 50, to="x")],
+    "rename after": [change("rename", fob(5), 300, to="x")],
+    "rename between": [change("rename", fob(5, name="blue"), 150, to="x")],
+    "rename to it": [change("rename", fob(5, name="x"), 150, to="blue")],
+    "swap": [change("rename", fob(5), 50, to="x"), change("rename", fob(5, name="y"), 60, to="fob")],
+    "two names": [
+        change("enroll", fob(5, name="x"), 50),
+        change("rename", fob(5, name="x"), 50, to="fob"),
+        change("enroll", fob(5), 50),
+    ],
+}
+
+
+@pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
+@pytest.mark.parametrize("what", ["remove", "disable-token"])
+@pytest.mark.parametrize("at", [200, NOW + 10 * 86_400, None])
+def test_no_forged_line_revives_a_removed_or_disabled_token(forged: list[str], what: str, at: int | None) -> None:
+    """`at` is the true time of the change, also of a clock that was wrong."""
+    true = change(what, fob(5, name="blue"), at or 0)
+    lines = [change("rename", fob(5), 100, to="blue"), true if at else true.replace(" at=0", "")]
+    for said in ([*lines, *forged], [*forged, *lines]):
+        result = forward(alice(fob(5), phone()), *said).record
+        assert result is not None
+        assert not [token for token in result.tokens if token.active and token.name == "fob"]
+        assert [token for token in result.tokens if token.active] == [phone()]
 
 
 def test_tokens_and_users_that_the_backup_lacks_are_named() -> None:
@@ -354,6 +417,15 @@ def test_changes_in_another_store_do_not_count() -> None:
     assert log.forward(alice(fob(5))).record is None
 
 
+def test_a_time_in_the_future_is_ignored() -> None:
+    """Otherwise one forged line hides the last new recovery codes."""
+    line = audit_log.line("pam-totp", "changed", user="alice", what="recovery", codes=10, at=100, by="root")
+    restored = line.replace("recovery", "restored")
+    log = Log(restored_at=NOW, now=NOW)
+    log.read(text.replace("at=100", f"at={at}") for text in (line, restored) for at in (100, NOW + 90_000, 1 << 61))
+    assert (log.forward(alice(phone())).recovery_made, log.last_restored) == (100, None)
+
+
 @given(records(), st.data())
 def test_no_log_gives_a_right_that_the_backup_lacks(record: UserRecord, data: st.DataObject) -> None:
     """Whatever lines an account forges, each token loses rights or keeps them, and no token is added."""
@@ -365,7 +437,7 @@ def test_no_log_gives_a_right_that_the_backup_lacks(record: UserRecord, data: st
         for _ in range(data.draw(st.integers(0, 3))):
             said = {**audit_log.of_token(token), "next": data.draw(st.integers(0, 2**64))}
             more = {"what": data.draw(whats), "to": data.draw(st.sampled_from([t.name for t in record.tokens]))}
-            at = data.draw(st.integers(0, 9))
+            at = data.draw(st.integers(0, 9) | st.integers(0, 2**64))
             lines.append(BEFORE + audit_log.line("x", "changed", user=record.user, **said, **more, at=at))
     log = Log(restored_at=NOW, now=NOW)
     log.read(lines)
