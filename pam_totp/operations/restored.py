@@ -7,7 +7,9 @@ Rules:
    Therefore removals and disablings are final: lines that add or enable a token never undo them.
 3. A line counts only if it begins as a log daemon writes the lines of pam_totp. Text in other lines does not count.
 4. Only lines older than the restore show that the log covers a key fob. A login after the restore may be a replay.
-5. The times and the lines are arguments. Times without a zone are of the zone of this process.
+5. A user who was enrolled stays enrolled: the last confirmed token is disabled, not removed. Otherwise a forged removal
+   would let the password alone open this user's account, with `nullok`.
+6. The times and the lines are arguments. Times without a zone are of the zone of this process.
 """
 
 from __future__ import annotations
@@ -136,6 +138,14 @@ class _User:
         enrolled, removed = self.last("enroll", keys), self.last("remove", keys)
         return enrolled is not None and (removed is None or enrolled >= removed)
 
+    def is_removed(self, keys: Iterable[Key]) -> bool:
+        """Return True if the last line that adds or removes one of these tokens removes it."""
+        return self.last("remove", keys) is not None and not self.is_enrolled(keys)
+
+    def is_ambiguous(self, keys: set[Key]) -> bool:
+        """Return True if several tokens with these names were added."""
+        return len(keys & self.latest["enroll"].keys()) > 1
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -219,11 +229,18 @@ class Log:
         own = [_group(groups, (token.name, token.created)) for token in record.tokens]
         every = [_group(groups, key) for key in known.latest["enroll"]]
         missing = {id(group): group.name for group in every if known.is_enrolled(group.keys)}
-        results = []
-        for token, group in zip(record.tokens, own, strict=True):
+        results: list[tuple[Token | None, list[str]]] = []
+        removed = set()
+        for i, (token, group) in enumerate(zip(record.tokens, own, strict=True)):
             missing.pop(id(group), None)
-            is_only = sum(other is group for other in own) == 1
-            results.append(_forwarded(token, known, group, self._now) if is_only else _ambiguous(token))
+            if sum(other is group for other in own) > 1 or known.is_ambiguous(group.keys):
+                results.append(_ambiguous(token))
+                continue
+            results.append(_forwarded(token, known, group, self._now))
+            if known.is_removed(group.keys):
+                removed.add(i)
+        for i in removed - {_last_confirmed(record, removed)}:
+            results[i] = None, ["removed"]
         kept = tuple(token for token, _ in results if token is not None)
         return Forwarded(
             record=record.restored(kept) if kept or not record.tokens else None,
@@ -240,7 +257,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Forwarded:
-    """The result for one record, which is None if no token is left.
+    """The result for one record, which is None if the user was not enrolled and no token is left.
 
     `tokens` has each token of the backup, the token brought forward (None if it was removed), and what was changed.
     `voided` counts the recovery codes of the backup. `missing` are the tokens that were enrolled since the backup.
@@ -306,17 +323,15 @@ def _group(groups: dict[Key, _Group], key: Key) -> _Group:
     return groups.setdefault(key, _Group({key}, key[0]))
 
 
-def _forwarded(token: Token, known: _User, group: _Group, now: int) -> tuple[Token | None, list[str]]:
-    """Return the token brought forward, or None if it was removed; and what was changed."""
+def _forwarded(token: Token, known: _User, group: _Group, now: int) -> tuple[Token, list[str]]:
+    """Return the token brought forward, which is disabled if it was removed; and what was changed."""
     keys = group.keys
-    if len(keys & known.latest["enroll"].keys()) > 1:
-        return _ambiguous(token)
-    removed = known.last("remove", keys)
-    if removed is not None and not known.is_enrolled(keys):
-        return None, ["removed"]
     notes = []
     changed = token
-    if token.enabled and removed is not None:
+    if known.is_removed(keys):
+        changed = changed.switched(False)
+        notes.append("removed: kept as disabled, because a user without a token passes nullok")
+    elif token.enabled and known.last("remove", keys) is not None:
         changed = changed.switched(False)
         notes.append("disabled: it was removed, and a line that adds it again does not count")
     elif token.enabled and (disabled := known.last("disable-token", keys)) is not None:
@@ -339,6 +354,12 @@ def _forwarded(token: Token, known: _User, group: _Group, now: int) -> tuple[Tok
 def _ambiguous(token: Token) -> tuple[Token, list[str]]:
     """Return the token disabled. Tokens that were enrolled in the same second had the same name in turn."""
     return _with_row(token.switched(False), ["disabled: the log names it ambiguously"])
+
+
+def _last_confirmed(record: UserRecord, removed: set[int]) -> int | None:
+    """Return the index of the last confirmed token if no confirmed token is left without `removed`, or None."""
+    confirmed = [i for i, token in enumerate(record.tokens) if token.confirmed]
+    return confirmed[-1] if confirmed and removed.issuperset(confirmed) else None
 
 
 def _next_factor(token: Token, known: _User, keys: Iterable[Key]) -> tuple[int, bool]:

@@ -287,6 +287,28 @@ def test_changes_of_the_replaced_store_count(site: Site, tmp_path: Path) -> None
     assert len(site.record().tokens) == 1
 
 
+def test_a_forged_removal_lets_no_user_in_without_a_code(site: Site, way: str, tmp_path: Path) -> None:
+    site.configure("demo", "nullok", way, "auth required pam_permit.so")
+    site.enrol(fob(5))
+    log = write_log(tmp_path / "log", change("remove", fob(7), 100, user=ME))
+    done = site.command("restored", "--yes", "--log", log, *RESTORED)
+    assert "removed: kept as disabled, because a user without a token passes nullok" in done.stdout
+    assert not site.gets_in(codes(8))
+    assert "disabled" in site.command("list", ME).stdout
+    site.enrol(fob(5))
+    assert site.command_json("restored", "--yes", "--log", log, *RESTORED)["records"][0]["tokens"][0] == {
+        "token": "fob",
+        "type": "hotp",
+        "changed": True,
+        "removed": False,
+        "enabled": False,
+        "row_needed": False,
+        "next_before": 5,
+        "next": 7,
+        "notes": ["removed: kept as disabled, because a user without a token passes nullok", "counter 5 -> 7"],
+    }
+
+
 def test_recovery_codes_that_the_backup_lacks_are_named(site: Site, tmp_path: Path) -> None:
     site.enrol(phone())
     line = audit_log.line("pam-totp", "changed", user=ME, what="recovery", codes=10, at=1_795_890_000, by="root")

@@ -252,11 +252,27 @@ def test_recovery_codes_and_grace_of_a_backup_end() -> None:
     assert result.voided == 1
 
 
-def test_a_removed_token_is_removed_and_the_last_one_ends_the_record() -> None:
-    gone = change("remove", fob(7), 100)
-    assert forward(alice(fob(5), phone()), gone).record == alice(phone())
-    result = forward(alice(fob(5)), gone)
-    assert (result.record, notes(result)) == (None, ["removed"])
+def test_a_removed_token_is_removed() -> None:
+    result = forward(alice(fob(5), phone()), change("remove", fob(7), 100))
+    assert (result.record, notes(result)) == (alice(phone()), ["removed", ""])
+
+
+def test_the_last_token_is_kept_as_disabled_so_that_nullok_opens_nothing() -> None:
+    gone = [change("remove", fob(7), 100), change("remove", phone(last_step=9), 100)]
+    kept = "removed: kept as disabled, because a user without a token passes nullok"
+    result = forward(alice(fob(5)), *gone)
+    assert (result.record, notes(result)) == (alice(fob(7, enabled=False)), [f"{kept}, counter 5 -> 7"])
+    result = forward(alice(phone(), fob(5)), *gone)
+    assert (result.record, notes(result)) == (alice(fob(7, enabled=False)), ["removed", f"{kept}, counter 5 -> 7"])
+    assert result.missing == ()
+
+
+def test_an_unconfirmed_token_does_not_keep_its_user_enrolled() -> None:
+    gone = [change("remove", fob(5), 100)]
+    unconfirmed = phone(confirmed=False)
+    assert forward(alice(fob(5), unconfirmed), *gone).record == alice(fob(5, enabled=False), unconfirmed)
+    result = forward(alice(fob(5, confirmed=False)), *gone)
+    assert (result.record, notes(result)) == (None, ["removed"]), "the user was not enrolled"
 
 
 def test_a_record_without_tokens_remains() -> None:
@@ -414,7 +430,7 @@ def test_changes_in_another_store_do_not_count() -> None:
     assert forward(alice(fob(5)), line).record == alice(fob(5, row_needed=True))
     log = Log({"/other"}, restored_at=NOW, now=NOW)
     log.read([line])
-    assert log.forward(alice(fob(5))).record is None
+    assert log.forward(alice(fob(5))).record == alice(fob(5, enabled=False, row_needed=True))
 
 
 def test_a_time_in_the_future_is_ignored() -> None:
@@ -443,6 +459,7 @@ def test_no_log_gives_a_right_that_the_backup_lacks(record: UserRecord, data: st
     log.read(lines)
     result = log.forward(record)
     assert result.record is None or result.record.recovery == () == result.record.grace
+    assert not record.enrolled or (result.record is not None and result.record.enrolled)
     for old, new, _ in result.tokens:
         if new is None:
             continue
