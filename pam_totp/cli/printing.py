@@ -3,6 +3,7 @@
 Rules:
 - The use of memory does not grow with the length of the output.
 - The output is one table or one JSON document of any length.
+- A table has no control character, and no character that the output cannot encode: these are printed as escapes.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ class Table:
         if len(self._block) >= BLOCK:
             self.flush()
         self.rows += 1
-        self._block.append(row)
+        self._block.append([shown(cell) for cell in row])
 
     def remark(self, text: str) -> None:
         """Add a remark, which is printed below the block of the last row."""
-        self._remarks.append(text)
+        self._remarks.append(shown(text))
         if len(self._remarks) >= BLOCK:
             self.flush()
 
@@ -59,6 +60,15 @@ class Table:
     def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
         if kind is None and self.rows:
             self.flush()
+
+
+def shown(text: str) -> str:
+    """Return the text with escapes in place of the characters that cannot be printed."""
+    if text.isascii() and text.isprintable():
+        return text
+    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    encoding = sys.stdout.encoding or "ascii"
+    return safe.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

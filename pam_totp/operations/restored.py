@@ -6,6 +6,7 @@ Rules:
    needed. Forged lines of an account that may write to the system log open nothing; `covers` states the one exception.
    Therefore removals and disablings are final: lines that add or enable a token never undo them.
 3. A line counts only if it begins as a log daemon writes the lines of pam_totp. Text in other lines does not count.
+   Names that no record can have do not count, so all results can be printed and compared with records.
 4. Only lines older than the restore show that the log covers a key fob. A login after the restore may be a replay.
 5. A user who was enrolled stays enrolled: the last confirmed token is disabled, not removed. Otherwise a forged removal
    would let the password alone open this user's account, with `nullok`.
@@ -23,14 +24,14 @@ from typing import TypeGuard
 
 from pam_totp.core.oath import MOVING_FACTOR_LIMIT
 from pam_totp.core.record import DAY, TIME_LIMIT, HotpToken, Token, TotpToken, UserRecord
-from pam_totp.operations.audit_log import MAX_FIELD, NAME
+from pam_totp.operations.audit_log import NAME
 
 # The start of a line: of rsyslog, syslogd and `journalctl -o short`, of RFC 3339 times, and of `-o short-full`.
 _HEADER = re.compile(
     r"(?:(?:(?P<month>[A-Z][a-z]{2}) (?P<day>[ \d]\d) (?P<clock>\d\d:\d\d:\d\d)(?:\.\d+)?"
     r"|(?P<iso>\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d))"
-    r"|[A-Z][a-z]{2} (?P<local>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.\d+)? (?P<zone>\S+))"
-    rf" \S+ {NAME}(?:\[\d+\])?: )?(?={NAME}\()"
+    r"|[A-Z][a-z]{2} (?P<local>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.\d+)? (?P<zone>[!-~]+))"
+    rf" [!-~]+ {NAME}(?:\[\d+\])?: )?(?={NAME}\()"
 )
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _WORD = r"[A-Za-z0-9._@%+:/-]+"
@@ -190,7 +191,7 @@ class Log:
         at = _number(fields.get("at"), self._now + DAY)
         if what == "restored" and at is not None and at >= (self._restored_at or 0):
             self.last_restored = max(at, self.last_restored or 0)
-        if not _is_name(user) or not self._is_of_store(fields):
+        if not _is_user(user) or not self._is_of_store(fields):
             return
         if what == "recovery" and at is not None:
             known = self._users.setdefault(user, _User())
@@ -282,9 +283,14 @@ def covers(token: HotpToken, covering: int | None) -> bool:
     return covering is not None and covering >= token.counter
 
 
+def _is_user(text: str | None) -> TypeGuard[str]:
+    """Return True if a record can have this user. A name longer than a field is truncated in the log."""
+    return UserRecord.RULES["user"](text) is None
+
+
 def _is_name(text: str | None) -> TypeGuard[str]:
-    """Return True if a user or a token can have this name. A name longer than a field is truncated in the log."""
-    return text is not None and text.isprintable() and len(text) <= MAX_FIELD
+    """Return True if a token can have this name. A name longer than a field is truncated in the log."""
+    return Token.RULES["name"](text) is None
 
 
 def _number(text: str | None, limit: int) -> int | None:

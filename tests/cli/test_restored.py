@@ -309,6 +309,35 @@ def test_a_forged_removal_lets_no_user_in_without_a_code(site: Site, way: str, t
     }
 
 
+@pytest.mark.parametrize("user", ["", "\ud800", "x\n9 users", "\x1b[2J"])
+def test_a_forged_name_does_not_stop_the_command(site: Site, tmp_path: Path, user: str) -> None:
+    """Before, the command stopped without a report after all records were changed."""
+    site.enrol(fob(5), salt=SALT, recovery=(DIGEST,))
+    lines = [change("enroll", fob(), 100, user="carol"), change("enroll", fob(), 100, user=user)]
+    done = site.command("restored", "--yes", "--log", write_log(tmp_path / "log", *lines), *RESTORED)
+    assert (done.returncode, site.record().recovery) == (0, ())
+    assert done.stdout.splitlines()[-2:] == [
+        "carol  fob    not in the backup: enrol it again",
+        "1 user: 1 token changed, 1 recovery code voided, 1 token not in the backup",
+    ]
+
+
+def test_a_name_that_the_terminal_lacks_does_not_stop_the_command(site: Site, tmp_path: Path) -> None:
+    site.enrol(fob(5))
+    log = write_log(tmp_path / "log", change("enroll", fob(name="\u2713"), 100, user="carol"))
+    words = ["restored", "--yes", "--log", str(log), "--store", str(site.store)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pam_totp.cli", *words],
+        cwd=TREE,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, site.record().tokens[0].row_needed) == (0, True), done
+    assert done.stdout.splitlines()[-2].split()[:2] == ["carol", "\\u2713"]
+
+
 def test_recovery_codes_that_the_backup_lacks_are_named(site: Site, tmp_path: Path) -> None:
     site.enrol(phone())
     line = audit_log.line("pam-totp", "changed", user=ME, what="recovery", codes=10, at=1_795_890_000, by="root")

@@ -126,6 +126,31 @@ def test_a_truncated_name_does_not_count() -> None:
     assert list(log.users()) == []
 
 
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [(field, name) for field in ("user", "token", "to") for name in ("", "\ud800", "x" * 256, "x\n", "x\u202ey")]
+    + [("token", " x"), ("to", "x ")],
+)
+def test_a_line_with_a_name_that_no_record_can_have_does_not_count(field: str, name: str) -> None:
+    said: dict[str, Any] = {"user": "bob", "token": "fob", "created": 7, "at": 100, "to": "new"}
+    log = Log(restored_at=NOW, now=NOW)
+    log.read([audit_log.line("x", "changed", **{**said, "what": "enroll"})])
+    lines = [
+        audit_log.line("x", "changed", **{**said, "what": what, field: name})
+        for what in ("enroll", "rename", "recovery", "disable-token")
+    ]
+    assert log.read(lines).lines == 4
+    for user in log.users():
+        result = log.forward(UserRecord(user=user, tokens=(fob(5, created=7),)))
+        assert name not in (user, *result.missing)
+        assert not any(f"'{name}'" in said for said in notes(result))
+
+
+@pytest.mark.parametrize("host", ["a\x1b[2J", "a\x07", "\x9b2J", "h\u202e"])
+def test_a_host_that_would_control_the_terminal_does_not_count(host: str) -> None:
+    assert parse(f"Nov 28 19:37:06 {host} pam_totp[471]: {LINE}") is None
+
+
 @pytest.mark.parametrize("field", ["user", "token", "to"])
 def test_a_name_that_would_control_the_terminal_does_not_count(field: str) -> None:
     said: dict[str, Any] = {"user": "alice", "token": "fob", "created": 7, "at": 100, "to": "new"}
