@@ -494,3 +494,8 @@ def test_no_log_gives_a_right_that_the_backup_lacks(record: UserRecord, data: st
         assert isinstance(new, HotpToken | TotpToken)
         moved = {"counter", "last_step", "row_needed", "enabled"}
         assert all(getattr(new, name) == getattr(old, name) for name in old._fields if name not in moved)
+
+
+@pytest.mark.parametrize("line", ["", LINE, f"Feb 30 10:00:00 host pam_totp[1]: {LINE}"])
+def test_a_line_without_a_possible_time_has_none(line: str) -> None:
+    assert written_at(line, 1_795_900_000) is None
