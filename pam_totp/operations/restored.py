@@ -135,9 +135,12 @@ class _User:
         return _highest(self.latest[what], keys)
 
     def is_enrolled(self, keys: Iterable[Key]) -> bool:
-        """Return True if the last line that adds or removes one of these tokens adds it."""
+        """Return True if the last line that adds or removes one of these tokens adds it.
+
+        If both were written in the same second, the token was removed.
+        """
         enrolled, removed = self.last("enroll", keys), self.last("remove", keys)
-        return enrolled is not None and (removed is None or enrolled >= removed)
+        return enrolled is not None and (removed is None or enrolled > removed)
 
     def is_removed(self, keys: Iterable[Key]) -> bool:
         """Return True if the last line that adds or removes one of these tokens removes it."""

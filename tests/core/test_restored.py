@@ -499,3 +499,11 @@ def test_no_log_gives_a_right_that_the_backup_lacks(record: UserRecord, data: st
 @pytest.mark.parametrize("line", ["", LINE, f"Feb 30 10:00:00 host pam_totp[1]: {LINE}"])
 def test_a_line_without_a_possible_time_has_none(line: str) -> None:
     assert written_at(line, 1_795_900_000) is None
+
+
+def test_a_token_removed_in_the_second_of_its_enrolment_is_removed() -> None:
+    lines = [change(what, phone(created=100), 100) for what in ("enroll", "remove")]
+    result = forward(alice(fob(5), phone(created=100)), *lines)
+    assert notes(result)[1] == "removed"
+    assert result.record is not None
+    assert [token.name for token in result.record.tokens] == ["fob"]
