@@ -46,6 +46,15 @@ def connected(site: Site) -> socket.socket:
     return client
 
 
+def connected_as(uid: int, site: Site) -> socket.socket:
+    """Connect from another account, as root."""
+    os.seteuid(uid)
+    try:
+        return connected(site)
+    finally:
+        os.seteuid(0)
+
+
 def listening(site: Site) -> socket.socket:
     """Return a listener at the site's socket."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -574,12 +583,7 @@ def test_quotas_apply_while_a_name_service_blocks(site: Site, monkeypatch: pytes
     monkeypatch.setattr(lookups, "MAX_FOR_OTHERS", 2)
     site.enrol()
     with serving_here(site):
-        held = []
-        os.seteuid(OTHER_UID)
-        try:
-            held = [connected(site) for _ in range(6)]
-        finally:
-            os.seteuid(0)
+        held = [connected_as(OTHER_UID, site) for _ in range(6)]
 
         def closed() -> int:
             return len(select.select(held, [], [], 0)[0])
@@ -622,13 +626,7 @@ def test_uids_not_looked_up_keep_no_local_account_out(site: Site, monkeypatch: p
     monkeypatch.setattr(pwd, "getpwuid", getpwuid)
     monkeypatch.setattr(login_quota, "MAX_TOTAL_LOGINS", 3)
     with serving_here(site):
-        held = []
-        for uid in range(OTHER_UID, OTHER_UID + 5):
-            os.seteuid(uid)
-            try:
-                held.append(connected(site))
-            finally:
-                os.seteuid(0)
+        held = [connected_as(uid, site) for uid in range(OTHER_UID, OTHER_UID + 5)]
         until(lambda: len(select.select(held, [], [], 0)[0]) == 2, "the total of such uids is used up")
         assert as_nobody(site, hello("nobody"), "000000")[0][:1] == "p"
         answers.set()
@@ -801,7 +799,7 @@ def test_logins_through_su_count_towards_the_callers_quota(site: Site, monkeypat
 
 @as_root
 def test_a_service_full_of_roots_logins_says_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The relay then starts a helper, so that nobody is kept out of sudo."""
+    """The relay then starts a helper, so that no user is kept out of sudo."""
     monkeypatch.setattr(login_quota, "MAX_CARRIED_LOGINS", 2)
     monkeypatch.setattr(login_quota, "MAX_LOGINS", 1)
     site.enrol()
@@ -824,13 +822,7 @@ def test_a_service_full_of_roots_logins_says_so(site: Site, monkeypatch: pytest.
 def test_uids_without_a_passwd_entry_share_one_small_quota(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(login_quota, "MAX_WITHOUT_ENTRY", 3)
     with serving_here(site):
-        held = []
-        for uid in range(OTHER_UID, OTHER_UID + 5):
-            os.seteuid(uid)
-            try:
-                held.append(connected(site))
-            finally:
-                os.seteuid(0)
+        held = [connected_as(uid, site) for uid in range(OTHER_UID, OTHER_UID + 5)]
 
         def closed() -> int:
             return len(select.select(held, [], [], 0)[0])
