@@ -93,11 +93,15 @@ class Site:
         line = f"auth required {MODULE} store={self.store} socket={socket} nodelay {second} {arguments}".strip()
         service(self.confdir, name, line, *then)
 
-    def start(self, *options: str) -> subprocess.Popen[bytes]:
-        """Start the service in its own process, and wait until it is ready for logins."""
+    def start(self, *options: str, before: str = "") -> subprocess.Popen[bytes]:
+        """Start the service in its own process, and wait until it is ready for logins.
+
+        The process first executes the Python statements `before`.
+        """
         self.config.touch(0o644)
         paths = ("--socket", str(self.socket), "--store", str(self.store), "--config", str(self.config))
-        command = [sys.executable, "-m", "pam_totp.cli", "serve", *paths, "--log", "stderr", *options]
+        program = ["-c", f"{before}; from pam_totp.cli import main; main()"] if before else ["-m", "pam_totp.cli"]
+        command = [sys.executable, *program, "serve", *paths, "--log", "stderr", *options]
         with open(self.folder / "log", "ab") as log:
             self._service = subprocess.Popen(command, cwd=TREE, stderr=log)
         until(lambda: self.socket.exists() or self._ended(), "the service makes its socket")

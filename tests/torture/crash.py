@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from pam_totp.core.answer import Answer, recovery_digest
@@ -119,9 +120,14 @@ def by_helper(site: Site, answer: str, *inject: str) -> Ended:
             os.waitpid(pid, 0)
 
 
-def by_service(site: Site, answer: str, *inject: str) -> Ended:
-    """Log in through the real service as `by_helper` does through the helper. Stop the service at the end."""
-    process = site.start()
+def by_service(site: Site, answer: str, *inject: str, in_thread: bool = False) -> Ended:
+    """Log in through the real service as `by_helper` does through the helper. Stop the service at the end.
+
+    `in_thread` selects the thread that uses the store: a thread of the pool instead of the loop's thread. Without that,
+    the speed of the disk would select it.
+    """
+    limit = "-1.0" if in_thread else "float('inf')"
+    process = site.start(before=f"from pam_totp.pam import store_queue as s; s.MEMORY = s.SLOW_DISK = {limit}")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
         channel.connect(str(site.socket))
         calls, messages = _watched(site, process.pid, channel, answer, inject)
@@ -130,6 +136,9 @@ def by_service(site: Site, answer: str, *inject: str) -> Ended:
     status = process.wait(PATIENCE)
     site.stop()
     return Ended(messages, status, calls)
+
+
+by_service_thread = partial(by_service, in_thread=True)
 
 
 def _watched(
@@ -174,9 +183,9 @@ def _at_rest(pid: int) -> bool:
 
 
 def _calls(trace: Path) -> list[Call]:
-    """Return the calls from the arrival of the answer to the result, in order.
+    """Return the calls of all threads from the arrival of the answer to the result, in order.
 
-    Include only the thread that sends the result, because strace counts the calls of each thread separately.
+    The calls of each thread have their own numbers, because strace counts them separately.
     """
     lines = [
         (thread, name, line)
@@ -185,13 +194,11 @@ def _calls(trace: Path) -> list[Call]:
         if name not in IGNORED
     ]
     ends = [number for number, (_, _, line) in enumerate(lines) if re.search(r'sendmsg\(.*"r", iov_len', line)]
-    upto = lines[: ends[0] + 1] if ends else lines
-    counted: Counter[str] = Counter()
+    counted: Counter[tuple[str, str]] = Counter()
     found = []
-    for thread, name, line in upto:
-        if not ends or thread == upto[-1][0]:
-            counted[name] += 1
-            found.append(Call(name, counted[name], line))
+    for thread, name, line in lines[: ends[0] + 1] if ends else lines:
+        counted[thread, name] += 1
+        found.append(Call(name, counted[thread, name], line))
     return found
 
 

@@ -24,6 +24,7 @@ from tests.torture.crash import (
     Kind,
     by_helper,
     by_service,
+    by_service_thread,
     can_attach,
     enrol_for_a_crash,
     injections,
@@ -67,7 +68,7 @@ def try_all(kind: Kind, points: Sequence[tuple[Call, str]], log_in: Callable[...
     with ThreadPoolExecutor(AT_ONCE) as pool:
         counted = Counter(pool.map(try_one, points))
     assert counted.total() == len(points)
-    process = "service" if log_in is by_service else "helper"
+    process = {by_helper: "helper", by_service: "service", by_service_thread: "service's thread"}[log_in]
     results = ", ".join(f"{n} {what}" for what, n in counted.items())
     figure(f"faults in the {process}, {kind.name}: {len(points)} injected, {results}")
     return counted
@@ -96,10 +97,11 @@ def test_a_fault_in_the_helper_leaves_the_old_or_the_new_record(kind: str) -> No
 
 
 @pytest.mark.timeout(1200)
+@pytest.mark.parametrize("log_in", [by_service, by_service_thread], ids=["loop", "thread"])
 @pytest.mark.parametrize("kind", KINDS if LONG else ["recovery"])
-def test_a_fault_in_the_service_leaves_the_old_or_the_new_record(kind: str) -> None:
-    points = injections(calls_of(KINDS[kind], by_service))
-    counted = try_all(KINDS[kind], points if LONG else some(kind, points), by_service)
+def test_a_fault_in_the_service_leaves_the_old_or_the_new_record(kind: str, log_in: Callable[..., Ended]) -> None:
+    points = injections(calls_of(KINDS[kind], log_in))
+    counted = try_all(KINDS[kind], points if LONG else some(kind, points), log_in)
     assert counted["killed"] >= 5
 
 
