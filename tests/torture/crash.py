@@ -168,11 +168,14 @@ def _watched(
             channel.send(b"A" + answer.encode())
             while packet := channel.recv(4097):
                 messages.append(packet)
-        except (ConnectionResetError, BrokenPipeError):
-            pass  # the process was killed before it received the answer, or before it sent a message
-        # After SIGTERM, strace would wait forever for several killed threads. After SIGKILL the trace is still
-        # complete, because strace writes it line by line.
-        strace.kill()
+                if packet[:1] == b"r":
+                    break
+        except (ConnectionResetError, BrokenPipeError, TimeoutError):
+            pass  # a kill came before the answer or the result, or a fault prevented the result and the close
+        finally:
+            # After SIGTERM, strace would wait forever for several killed threads. After SIGKILL the trace is still
+            # complete, because strace writes it line by line.
+            strace.kill()
     return _calls(trace), messages
 
 
