@@ -9,6 +9,7 @@ from typing import Any
 
 from pam_totp.cli.command_line import DONE, REFUSED
 from pam_totp.cli.printing import Table, count, print_json_stream
+from pam_totp.core.serials import serial_key
 from pam_totp.operations.import_tokens import Report, Result, Status
 
 HEADS = ("WHERE", "USER", "TOKEN", "TYPE", "SERIAL", "RESULT")
@@ -17,12 +18,13 @@ MAX_SHOWN = 100  # the table shows at most this number of imported tokens withou
 
 def print_report(args: argparse.Namespace, report: Report, mapped: Iterable[str]) -> int:
     """Print the results, and the serial numbers in `mapped` that the file lacks. Return the exit status."""
-    unused = set(mapped)
-    unused.difference_update(result.serial for result in (report if unused else ()) if result.serial is not None)
+    unused = {serial_key(serial): serial for serial in mapped}
+    for result in report if unused else ():
+        unused.pop(serial_key(result.serial or ""), None)
     if args.json:
-        _print_json(report, sorted(unused), dry_run=args.dry_run)
+        _print_json(report, sorted(unused.values()), dry_run=args.dry_run)
     else:
-        _print_table(report, sorted(unused), "would be imported" if args.dry_run else "imported")
+        _print_table(report, sorted(unused.values()), "would be imported" if args.dry_run else "imported")
     return DONE if report.ok else REFUSED
 
 

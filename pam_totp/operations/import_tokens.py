@@ -22,6 +22,7 @@ from itertools import islice
 from typing import Protocol
 
 from pam_totp.core.record import MAX_TOKENS, RecordError, Token, UserRecord
+from pam_totp.core.serials import serial_key
 from pam_totp.formats.format import Format, ParsedFile, ParseOptions
 from pam_totp.formats.imported_token import ImportedToken
 from pam_totp.formats.parsing import FormatError
@@ -122,8 +123,8 @@ class Selected(Protocol):
 class Selection:
     """The rules that select tokens of a file, and that assign a user to each token.
 
-    `serial` selects one token. `users_by_serial` assigns tokens to users. Without it, the user is `user` or, if `user`
-    is None, the user named in the file. With `user_selects`, only tokens that the file assigns to `user` are selected.
+    `serial` selects one token. `users_by_serial` assigns tokens to users; its keys are results of `serial_key`. Without
+    it, the user is `user` or, if `user` is None, the user named in the file. With `user_selects`, only tokens that the file assigns to `user` are selected.
     """
 
     canonical: CanonicalName
@@ -135,7 +136,7 @@ class Selection:
     def owner(self, token: ImportedToken) -> tuple[str | None, str]:
         """Return the token's user or None, and the reason to report if the user is None."""
         if self.users_by_serial is not None:
-            user = self.users_by_serial.get(token.serial or "")
+            user = self.users_by_serial.get(serial_key(token.serial or ""))
             return (None if user is None else self.canonical(user)), NOT_IN_MAP
         if self.user is not None:
             return self.user, NO_USER
@@ -143,7 +144,7 @@ class Selection:
 
     def has(self, token: ImportedToken) -> bool:
         """Return True if the token is selected."""
-        if self.serial is not None and token.serial != self.serial:
+        if self.serial is not None and serial_key(token.serial or "") != serial_key(self.serial):
             return False
         return not (self.user_selects and self.user is not None and self.canonical(token.user or "") != self.user)
 

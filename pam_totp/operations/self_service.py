@@ -21,6 +21,7 @@ from enum import StrEnum
 from pam_totp.core.answer import Answer
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_TOKENS, Token, UserRecord
+from pam_totp.core.serials import serial_key
 from pam_totp.core.verify import Decision
 from pam_totp.operations import audit_log
 from pam_totp.operations.authenticate import REFUSED, decide, log, refusal_delay
@@ -164,7 +165,8 @@ class Factors:
 
     def claim(self, asking: Asking, serial: str, codes: bytes) -> Problem | None:
         """Confirm the user's unconfirmed token with this serial number. An administrator has assigned the token."""
-        candidates = [t for t in self.of(asking.user).tokens if t.serial == serial and not t.confirmed]
+        waiting = [t for t in self.of(asking.user).tokens if t.serial is not None and not t.confirmed]
+        candidates = [t for t in waiting if serial_key(t.serial or "") == serial_key(serial)]
         if not candidates:
             return Problem("serial", Reason.NO_TOKEN_WAITING)
         begun, answer = time.monotonic(), Answer.parse(codes)

@@ -169,6 +169,17 @@ def test_a_box_of_tokens_requires_a_map_or_a_serial_and_a_user(site: Site, tmp_p
     assert site.command("import", "csv", box, "--serial", "A7", "--user", "carl").returncode == 1
 
 
+def test_a_serial_number_matches_without_case_and_separators(site: Site, tmp_path: Path) -> None:
+    box, users = tmp_path / "box.csv", tmp_path / "serials.csv"
+    box.write_text(f"SM-00 1,{HEX}\nSM-002,{'ab' * 20}\n")
+    users.write_text("serial,user\nsm001,alice\n")
+    mapped = site.command("import", "csv", box, "--map", users)
+    assert "not in the file" not in mapped.stdout
+    assert site.record("alice").tokens[0].serial == "SM-00 1", "the record keeps the serial number of the file"
+    assert site.command("import", "csv", box, "--serial", "sm 002", "--user", "bob").returncode == 0
+    assert site.record("bob").tokens[0].serial == "SM-002"
+
+
 @pytest.mark.parametrize(
     ("number", "option", "secret"),
     [(6, "--key-file", "12345678901234567890123456789012"), (7, "--password-file", "qwerty"), (3, None, "")],

@@ -1,0 +1,16 @@
+"""The comparison of serial numbers: the same token, however its serial number is typed.
+
+Rules:
+1. Case and separators do not count: a label shows `UB-123 456`, a vendor's file `ub123456`.
+2. A record, a message and a log keep a serial number as it was given. Only comparisons use `serial_key`.
+"""
+
+from __future__ import annotations
+
+
+def serial_key(serial: str) -> str:
+    """Return the letters and digits of `serial` without case. Two serial numbers with the same result are equal.
+
+    Return a serial number without any letter or digit unchanged.
+    """
+    return "".join(filter(str.isalnum, serial.casefold())) or serial
