@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 
 from pam_totp.core.record import Token, UserRecord
 from pam_totp.formats.imported_token import ImportedToken
-from pam_totp.formats.parsing import FormatError
+from pam_totp.formats.parsing import FormatError, as_utf8
 
 # A function of the caller, which returns the key (hexadecimal) or the password of an encrypted file.
 AskSecret = Callable[[Literal["key", "password"]], str]
@@ -34,11 +34,15 @@ class ParsedFile:
     """The tokens of a file. `tokens` may be iterated more than once, and each iteration may raise FormatError.
 
     `max_tokens` is an upper bound, for a progress bar. `record` is the file's record if the format holds whole records.
+    `understood` says what each column was taken for if a heading decided, in lines to show before the import.
+    `unit` is what `ImportedToken.line` counts.
     """
 
     tokens: Iterable[ImportedToken]
     max_tokens: int
     record: UserRecord | None = None
+    understood: tuple[str, ...] = ()
+    unit: str = "line"
 
 
 class TokensByLine(Iterable[ImportedToken]):
@@ -51,9 +55,13 @@ class TokensByLine(Iterable[ImportedToken]):
         return self._parse(self._data)
 
 
-def parsed_by_line(data: bytes, parse: Callable[[bytes], Iterator[ImportedToken]]) -> ParsedFile:
-    """Return the tokens of a file with at most one token a line."""
-    return ParsedFile(TokensByLine(data, parse), data.count(b"\n") + 1)
+def parsed_by_line(
+    data: bytes, parse: Callable[[bytes], Iterator[ImportedToken]], understood: tuple[str, ...] = ()
+) -> ParsedFile:
+    """Return the tokens of a file with at most one token a line. `parse` starts with this data in UTF-8."""
+    text = as_utf8(data)
+    ends = text.count(b"\n") or text.count(b"\r")
+    return ParsedFile(TokensByLine(text, parse), ends + 1, understood=understood)
 
 
 def parsed_at_once(tokens: list[ImportedToken]) -> ParsedFile:

@@ -18,7 +18,7 @@ from pam_totp.core.record import MAX_DRIFT, HotpToken, Token, TotpToken, UserRec
 from pam_totp.core.secretfile import base32
 from pam_totp.formats.format import Format, ParsedFile, ParseOptions, parsed_at_once
 from pam_totp.formats.imported_token import ImportedToken
-from pam_totp.formats.parsing import FormatError, first_lines, numbered_lines, whole_number
+from pam_totp.formats.parsing import FormatError, algorithm_of, first_lines, numbered_lines, period_of, whole_number
 
 HOME_FILE = ".google_authenticator"
 MAX_FILE = 64 * 1024  # bytes: more than pam_google_authenticator reads
@@ -85,9 +85,10 @@ def _parse(data: bytes, now: int) -> ImportedToken:
     settings: Settings = {}
     remarks: list[str] = []
     scratch_codes = 0
-    for number, line in rest:
+    for number, text in rest:
+        line = text.rstrip()
         if line.startswith('" '):
-            name, _, value = line[2:].partition(" ")
+            name, _, value = line[2:].upper().partition(" ")
             if not (name.isascii() and name.replace("_", "").isalnum()):
                 raise FormatError(number, "the name of a setting must follow the quotation mark")
             if name in settings:
@@ -125,12 +126,13 @@ def _token(line: int, secret: bytes, settings: Settings, remarks: list[str], now
     counter = number("HOTP_COUNTER", 0, 0, COUNTER_LIMIT - 1)
     is_totp = settings.pop("TOTP_AUTH", None) is not None
     kind = "totp" if is_totp and counter == 0 else "hotp"
-    period = number("STEP_SIZE", DEFAULT_PERIOD, 1, MAX_STEP_SIZE)
+    at, step_size = settings.pop("STEP_SIZE", (line, str(DEFAULT_PERIOD)))
+    period = period_of(step_size, at, "STEP_SIZE", MAX_STEP_SIZE)
     skew = number("TIME_SKEW", 0, -MAX_DRIFT, MAX_DRIFT)
     digits = number("DIGITS", MIN_DIGITS, MIN_DIGITS, MAX_DIGITS)
     at, algorithm = settings.pop("ALGORITHM", (line, "SHA1"))
-    algorithm = algorithm.upper().replace("-", "")
-    if algorithm not in ALGORITHMS:
+    known = algorithm_of(algorithm)
+    if known is None:
         raise FormatError(at, f"ALGORITHM: must be {', '.join(ALGORITHMS)}")
     window = number("WINDOW_SIZE", DEFAULT_WINDOW, 1, MAX_WINDOW)
     if window > DEFAULT_REACH[kind]:
@@ -145,7 +147,7 @@ def _token(line: int, secret: bytes, settings: Settings, remarks: list[str], now
         line=line,
         type=kind,
         secret=secret,
-        algorithm=algorithm,
+        algorithm=known,
         digits=digits,
         counter=counter,
         period=period,

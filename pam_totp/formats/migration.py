@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import base64
 import binascii
-import subprocess
 import urllib.parse
 from collections.abc import Iterator
 
 from pam_totp.formats.format import Format, ParsedFile, ParseOptions, parsed_at_once
 from pam_totp.formats.imported_token import ImportedToken
-from pam_totp.formats.parsing import FormatError, first_lines, numbered_lines
+from pam_totp.formats.parsing import FormatError, as_utf8, first_lines, numbered_lines
+from pam_totp.formats.picture import is_picture, read_picture
 
 MAX_PARTS = 100
 MAX_TOKENS = 1000  # tokens in one part: a QR code holds less than 3 KiB
 MAX_URI = 8192  # characters
-PICTURE_TIMEOUT = 60  # seconds for zbarimg
-PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")  # the first bytes of PNG and JPEG files
 SCHEME = "otpauth-migration"
 
 _ALGORITHMS = {0: "SHA1", 1: "SHA1", 2: "SHA256", 3: "SHA512"}
@@ -41,10 +39,10 @@ class Migration(Format):
     several_files = True
 
     def sniff(self, data: bytes) -> bool:
-        return data.startswith(PICTURES) or any(line.startswith(f"{SCHEME}:") for line in first_lines(data, 1))
+        return any(line.lower().startswith(f"{SCHEME}:") for line in first_lines(data, 1))
 
     def decode(self, data: bytes) -> bytes:
-        return read_picture(data) if data.startswith(PICTURES) else data
+        return read_picture(data) if is_picture(data) else as_utf8(data)
 
     def parse(self, data: bytes, options: ParseOptions) -> ParsedFile:
         """Return the tokens of all parts: one URI a line, in any order. Each part must occur exactly once."""
@@ -75,24 +73,6 @@ class Migration(Format):
             parts = ", ".join(missing)
             raise FormatError(last_line, f"part {parts} of {export[0]} is missing (give all QR codes of the export)")
         return parsed_at_once(tokens)
-
-
-def read_picture(data: bytes) -> bytes:
-    """Return the text of the QR codes in a PNG or JPEG picture, one a line, as zbarimg reads it.
-
-    Raise FormatError.
-    """
-    command = ["zbarimg", "--quiet", "--raw", "-Sdisable", "-Sqrcode.enable", "-"]
-    try:
-        done = subprocess.run(command, input=data, capture_output=True, check=False, timeout=PICTURE_TIMEOUT)
-    except FileNotFoundError:
-        missing = "zbarimg is not installed (apt-get install zbar-tools, or give the text of the QR code)"
-        raise FormatError(None, f"the picture cannot be read: {missing}") from None
-    except subprocess.TimeoutExpired:
-        raise FormatError(None, f"no QR code was found within {PICTURE_TIMEOUT} s") from None
-    if done.returncode != 0 or not done.stdout.strip():
-        raise FormatError(None, "no QR code was found in this picture")
-    return done.stdout
 
 
 def _payload(uri: str, line: int) -> bytes:

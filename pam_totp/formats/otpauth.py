@@ -1,27 +1,50 @@
-"""otpauth URIs, which phone apps read from a QR code; a file has one URI a line.
+"""otpauth URIs, which phone apps read from a QR code; a file has one URI a line, or URIs with commas between them.
 
 The page "Key Uri Format" in google-authenticator's wiki defines the format: a type, a label (issuer:account), and the
 parameters secret, issuer, algorithm, digits, and counter or period.
+
+Rules:
+- URIs are read as apps write them. The case of the scheme, the type and the names does not count. A label may have
+  characters that a URI must escape. A parameter without a value counts as absent.
+- A URI that cannot be used is skipped with its reason. A line without a URI is an error.
+- An error and a reason never show the URI.
 """
 
 from __future__ import annotations
 
+import re
 import urllib.parse
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from pam_totp.core.oath import ALGORITHMS, DEFAULT_PERIOD
+from pam_totp.core.fields import MAX_TEXT
+from pam_totp.core.oath import ALGORITHMS, DEFAULT_PERIOD, MAX_DIGITS, MIN_DIGITS, MOVING_FACTOR_LIMIT
 from pam_totp.core.record import HotpToken, Token, TotpToken, UserRecord
 from pam_totp.core.secretfile import base32, unbase32
 from pam_totp.formats.format import Format, ParsedFile, ParseOptions, parsed_by_line
 from pam_totp.formats.imported_token import ImportedToken
-from pam_totp.formats.parsing import FormatError, first_lines, numbered_lines
+from pam_totp.formats.parsing import (
+    FormatError,
+    algorithm_of,
+    as_utf8,
+    first_lines,
+    key_of,
+    numbered_lines,
+    period_of,
+    whole_number,
+)
+from pam_totp.formats.picture import is_picture, read_picture
 
 DEFAULT_ISSUER = "pam_totp"
 MAX_URI = 2048  # characters
 _IGNORED_FIELDS = {"issuer", "image", "icon", "color", "lock"}  # for the display in a phone app
 _FIELDS = {"secret", "algorithm", "digits", "counter", "period"}
-_MIN_PERIOD, _MAX_PERIOD = 1, 86_400  # seconds
+_MAX_FIELDS = 20
+_MAX_LINE = 1024 * 1024  # characters: some apps write all URIs in one line
+_URI = re.compile(r"otpauth://([^/?]*)/*(.*)", re.IGNORECASE)
+_QUERY = re.compile(r"\?(?=(?:secret|issuer|algorithm|digits|counter|period)(?:[=&]|$))|\?(?!.*\?)", re.IGNORECASE)
+_BETWEEN = re.compile(r"[\s,;\"'\[\]]+(?=otpauth://)", re.IGNORECASE)  # between two URIs of one line
+_AROUND = " \t\xa0,;\"'[]"
 
 
 class OtpauthUris(Format):
@@ -32,10 +55,14 @@ class OtpauthUris(Format):
     lost_fields = frozenset({"last_used", "name", "serial", "last_step", "drift", "row_needed"})
 
     def sniff(self, data: bytes) -> bool:
-        return any(line.startswith("otpauth:") for line in first_lines(data, 1))
+        return any(line.lstrip(_AROUND).lower().startswith("otpauth://") for line in first_lines(data, 1))
+
+    def decode(self, data: bytes) -> bytes:
+        return read_picture(data) if is_picture(data) else as_utf8(data)
 
     def parse(self, data: bytes, options: ParseOptions) -> ParsedFile:
-        return parsed_by_line(data, _tokens)
+        parsed = parsed_by_line(data, _tokens)
+        return replace(parsed, max_tokens=max(parsed.max_tokens, data.lower().count(b"otpauth://")))
 
     def write(self, record: UserRecord, tokens: Sequence[Token], password: str | None = None) -> bytes:
         return "".join(f"{to_uri(token, record.user)}\n" for token in tokens).encode("ascii")
@@ -64,7 +91,7 @@ def to_uri(token: Token, user: str, issuer: str = DEFAULT_ISSUER) -> str:
 
 def from_uri(uri: str, name: str, now: int) -> Token:
     """Return the unconfirmed token that `uri` describes. Raise ValueError; its text never shows the secret."""
-    return replace(_token(uri, 1), name=name, confirmed=False).token(now)
+    return replace(_token(uri.strip(), 1), name=name, confirmed=False).token(now)
 
 
 def typed_secret(text: str) -> bytes:
@@ -81,61 +108,90 @@ def typed_secret(text: str) -> bytes:
     return unbase32(squeezed.upper().rstrip("="))
 
 
+def uris(text: str) -> list[str]:
+    """Return the otpauth URIs of a line, which commas, spaces or quotation marks may separate."""
+    return [uri.strip(_AROUND) for uri in _BETWEEN.split(text) if uri.strip(_AROUND)]
+
+
+def imported(uri: str, line: int) -> ImportedToken:
+    """Return the token of `uri`, or a token with the reason why it cannot be used. Raise FormatError for other text."""
+    if not uri.lower().startswith("otpauth://"):
+        raise FormatError(line, "must be an otpauth://totp/... or otpauth://hotp/... URI")
+    try:
+        return _token(uri, line)
+    except ValueError as e:
+        kind, label, _ = _parts(uri)
+        user = account(urllib.parse.unquote(label)[:MAX_TEXT])
+        return ImportedToken(line=line, type=kind if kind == "hotp" else "totp", user=user, unsupported=str(e))
+
+
 def _tokens(data: bytes) -> Iterator[ImportedToken]:
-    for number, line in numbered_lines(data):
-        if line.startswith("#"):
-            continue
-        try:
-            yield _token(line.strip(), number)
-        except FormatError:
-            raise
-        except ValueError as e:
-            raise FormatError(number, str(e)) from None
+    for number, line in numbered_lines(data, _MAX_LINE):
+        if not line.lstrip().startswith("#"):
+            for uri in uris(line):
+                yield imported(uri, number)
 
 
 def _token(uri: str, line: int) -> ImportedToken:
+    """Return the token of `uri`. Raise ValueError, without the number of the line."""
     if len(uri) > MAX_URI:
         raise ValueError(f"the URI must be at most {MAX_URI} characters")
-    try:
-        parts = urllib.parse.urlsplit(uri)
-    except ValueError:
-        raise ValueError("must be a URI") from None
-    if parts.scheme != "otpauth" or parts.netloc.lower() not in ("totp", "hotp"):
+    kind, label, query = _parts(uri)
+    if kind not in ("totp", "hotp"):
         raise ValueError("must be an otpauth://totp/... or otpauth://hotp/... URI")
-    kind = parts.netloc.lower()
-    try:
-        fields = urllib.parse.parse_qsl(
-            parts.query, keep_blank_values=True, strict_parsing=True, max_num_fields=20, errors="strict"
-        )
-        label = urllib.parse.unquote(parts.path, errors="strict")
-    except ValueError:
-        raise ValueError("the parameters must be at most 20 pairs NAME=VALUE in UTF-8") from None
-    if len({key for key, _ in fields}) < len(fields):
-        raise ValueError("duplicate parameter")
-    given = dict(fields)
-    if not given.get("secret"):
+    fields = _fields(query)
+    if not fields.get("secret"):
         raise ValueError("missing secret")
-    algorithm = given.get("algorithm", "SHA1").upper().replace("-", "").removeprefix("HMAC")
-    if algorithm not in ALGORITHMS:
+    algorithm = algorithm_of(fields.get("algorithm", "SHA1"))
+    if algorithm is None:
         raise ValueError(f"algorithm: must be {', '.join(ALGORITHMS)}")
-    if kind == "hotp" and "counter" not in given:
+    if kind == "hotp" and "counter" not in fields:
         raise ValueError("missing counter")
-    unknown = sorted(given.keys() - _FIELDS - _IGNORED_FIELDS)
+    counter = fields.get("counter", "0") if kind == "hotp" else "0"
+    unknown = fields.keys() - _FIELDS - _IGNORED_FIELDS
     return ImportedToken(
         line=line,
         type=kind,
-        secret=typed_secret(given["secret"]),
+        secret=key_of(fields["secret"], None, "secret", "base32"),
         algorithm=algorithm,
-        digits=_number(given, "digits", 6, range(6, 9)),
-        counter=_number(given, "counter", 0, range(1 << 64)) if kind == "hotp" else 0,
-        period=_number(given, "period", DEFAULT_PERIOD, range(_MIN_PERIOD, _MAX_PERIOD + 1)),
-        user=label.lstrip("/").rpartition(":")[2].strip() or None,
+        digits=whole_number(fields.get("digits", str(MIN_DIGITS)), None, "digits", low=MIN_DIGITS, high=MAX_DIGITS),
+        counter=whole_number(counter, None, "counter", high=MOVING_FACTOR_LIMIT - 1),
+        period=period_of(fields.get("period", str(DEFAULT_PERIOD)), None, "period"),
+        user=account(_unquoted(label)),
         remarks=(f"{len(unknown)} unknown parameters dropped",) if unknown else (),
     )
 
 
-def _number(fields: dict[str, str], name: str, default: int, within: range) -> int:
-    text = fields.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) <= 20 and int(text) in within):
-        raise ValueError(f"{name}: must be a whole number from {within.start} to {within.stop - 1}")
-    return int(text)
+def _parts(uri: str) -> tuple[str, str, str]:
+    """Return the type in lower case, the label and the query of a URI, all empty for another text."""
+    match = _URI.fullmatch(uri)
+    if match is None:
+        return "", "", ""
+    label, *query = _QUERY.split(match[2], maxsplit=1)
+    return match[1].lower(), label, "".join(query)
+
+
+def account(label: str) -> str | None:
+    """Return the account in a label, which may have the issuer and a colon before the account, or None."""
+    return label.rpartition(":")[2].strip() or None
+
+
+def _fields(query: str) -> dict[str, str]:
+    """Return the parameters that have a value, by their names in lower case. Raise ValueError."""
+    fields: dict[str, str] = {}
+    pairs = [pair for pair in re.split("&(?:amp;)?", query) if pair]
+    if len(pairs) > _MAX_FIELDS:
+        raise ValueError(f"the URI must have at most {_MAX_FIELDS} parameters")
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        name, value = _unquoted(name).strip().lower(), _unquoted(value.replace("+", " ")).strip()
+        if value and fields.setdefault(name, value) != value:
+            raise ValueError("a parameter occurs twice with different values")
+    return fields
+
+
+def _unquoted(text: str) -> str:
+    try:
+        return urllib.parse.unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise ValueError("the label and the parameters must be UTF-8") from None

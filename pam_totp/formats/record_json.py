@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from pam_totp.core.record import HotpToken, RecordError, Token, TotpToken, UserRecord
 from pam_totp.core.secretfile import parse, serialize
+from pam_totp.formats.app_backup import has_members
 from pam_totp.formats.format import Format, ParsedFile, ParseOptions
 from pam_totp.formats.imported_token import ImportedToken
-from pam_totp.formats.parsing import FormatError
+from pam_totp.formats.parsing import FormatError, as_utf8
 
 
 class RecordJson(Format):
@@ -19,11 +20,11 @@ class RecordJson(Format):
     holds_whole_record = True
 
     def sniff(self, data: bytes) -> bool:
-        return data.lstrip()[:1] == b"{"
+        return has_members(data, b"{", "user", "tokens", "recovery", "failures")
 
     def parse(self, data: bytes, options: ParseOptions) -> ParsedFile:
         try:
-            record = parse(data)
+            record = parse(as_utf8(data).replace(b"\r\n", b"\n"))
         except RecordError as e:
             raise FormatError(None, str(e)) from None
         tokens = [_imported(number, token, record.user) for number, token in enumerate(record.tokens, 1)]

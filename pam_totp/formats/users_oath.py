@@ -20,12 +20,12 @@ from pam_totp.core.oath import DEFAULT_PERIOD, MOVING_FACTOR_LIMIT, hotp
 from pam_totp.core.record import MAX_DRIFT, HotpToken, Token, TotpToken, UserRecord
 from pam_totp.formats.format import Format, ParsedFile, ParseOptions, parsed_by_line
 from pam_totp.formats.imported_token import ImportedToken
-from pam_totp.formats.parsing import FormatError, first_lines, hexadecimal, numbered_lines, whole_number
+from pam_totp.formats.parsing import FormatError, first_lines, key_of, numbered_lines, whole_number
 
 MAX_KEY = 32  # bytes
 PERIODS = (30, 60)  # seconds
 _MOD_AUTHN_OTP_COLUMNS = 9
-_TYPE = re.compile(r"HOTP(?:/(?:E|T(30|60))(?:/([678]))?)?")
+_TYPE = re.compile(r"HOTP(?:/(?:E|T(30|60))(?:/([678]))?)?", re.IGNORECASE | re.ASCII)
 _TIMESTAMP = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)L", re.ASCII)
 _SEARCH = sorted(range(-20, 21), key=abs)  # steps from the timestamp to search for the last code, nearest first
 _LATE_STEPS = 1  # steps: the user of a token without drift may type a code this late
@@ -76,7 +76,7 @@ def _token(line: int, fields: list[str], now: int) -> ImportedToken:
     if kind is None:
         raise FormatError(line, "type: must be HOTP, HOTP/E, HOTP/T30 or HOTP/T60, then /6, /7, /8 or no suffix")
     period, digits = int(kind[1] or 0), int(kind[2] or 6)
-    secret = hexadecimal(fields[3], line, "key")
+    secret = key_of(fields[3], line, "key")
     if len(secret) > MAX_KEY:
         raise FormatError(line, f"key: must be at most {MAX_KEY} bytes")
     is_mod_authn_otp = len(fields) == _MOD_AUTHN_OTP_COLUMNS

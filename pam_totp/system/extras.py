@@ -14,6 +14,7 @@ _SOURCES = {
     "segno": ("python3-segno", "qr"),
     "pyserial": ("python3-serial", "serial"),
     "python-pskc": ("python3-pskc", "pskc"),
+    "cryptography": ("python3-cryptography", "aegis"),
     "python-pam": ("python3-pampy python3-six", "web"),  # Debian's python3-pam is a different module
 }
 

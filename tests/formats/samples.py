@@ -9,6 +9,7 @@ from pam_totp.formats.csv_tokens import parse_map
 from pam_totp.formats.imported_token import ImportedToken
 from pam_totp.formats.parsing import FormatError
 from pam_totp.formats.registry import FORMATS, sniff
+from tests.formats.backups import BACKUPS, PASSWORD
 from tests.formats.reading import NOW, parsed, written
 from tests.formats.test_migration import part
 from tests.formats.test_migration import token as message
@@ -32,7 +33,14 @@ SAMPLES: dict[str, list[bytes]] = {
         f"otpauth://hotp/a?secret={B32}&counter=9\n".encode()
     ],
     "migration": ["\n".join(part(i, 2, message(counter=i, kind=1), message(digits=2)) for i in range(2)).encode()],
-    "csv": [f'A1,{HEX},totp,8,60,SHA256\n"A2","{HEX}"\n'.encode()],
+    "qr": [f"otpauth://totp/a?secret={B32}\n".encode()],  # the text of a picture, which zbarimg reads
+    "csv": [
+        f'A1,{HEX},totp,8,60,SHA256\n"A2","{HEX}"\n'.encode(),
+        f"upn;serial number;secret key;time interval\r\na@b;A1;{B32};30s\r\n".encode("utf-16"),
+        f"LOGGING START,1\nOATH-HOTP,1.1.20 1:00,1,,,{HEX},,,0,0,0,6,0\n"
+        f"508326,,0,{HEX},,2013-12-12T08:41:07,\n".encode(),
+    ],
+    **BACKUPS,
     "map": [b"serial,user\nA1,alice\n"],
     "json": [written("json", [fob(), phone(drift=-1, last_step=5)])],
     "pskc": [*map(figure, (3, 6, 7, 10)), written("pskc", [fob(), phone()])],
@@ -44,7 +52,8 @@ def read(name: str, data: bytes) -> Sequence[ImportedToken]:
     if name == "map":
         parse_map(data)
         return ()
-    return parsed(name, data, ask_secret=UNLOCKS.__getitem__)
+    secrets = {**UNLOCKS, "password": PASSWORD} if name == "aegis" else UNLOCKS
+    return parsed(name, data, ask_secret=secrets.__getitem__)
 
 
 def check(name: str, data: bytes) -> None:

@@ -11,9 +11,11 @@ from pam_totp.core.oath import hotp
 from pam_totp.core.record import Token
 from pam_totp.core.secretfile import base32
 from pam_totp.formats.csv_tokens import parse_map
+from pam_totp.formats.format import ParseOptions
 from pam_totp.formats.imported_token import ImportedToken
+from pam_totp.formats.otpauth import from_uri
 from pam_totp.formats.parsing import FormatError
-from pam_totp.formats.registry import FORMATS
+from pam_totp.formats.registry import FORMATS, sniff
 from tests.formats.reading import NOW, parsed, written
 from tests.support.site import KEY, fob, phone
 
@@ -159,7 +161,6 @@ def test_the_nine_column_variant_holds_the_next_counter() -> None:
     [
         "HOTP alice -",
         "HOTP",
-        f"hotp alice - {HEX}",
         f"HOTP/6 alice - {HEX}",
         f"HOTP/E/9 alice - {HEX}",
         f"HOTP/T45 alice - {HEX}",
@@ -197,11 +198,19 @@ def test_a_uri_names_the_user_and_the_token() -> None:
     assert counter.remarks == ("1 unknown parameters dropped",)
 
 
+def test_a_line_without_a_uri_is_refused_with_its_number() -> None:
+    for line in ("https://example.net", B32, f"totp/x?secret={B32}"):
+        with pytest.raises(FormatError, match="line 2: ") as refused:
+            parsed("otpauth", f"otpauth://totp/x?secret={B32}\n{line}\n".encode())
+        assert B32 not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "uri",
     [
-        "https://example.net",
         "otpauth://motp/x?secret=" + B32,
+        f"otpauth://steam/Steam%3Abob?period=30&digits=5&algorithm=SHA1&secret={B32}&issuer=Steam",
+        f"otpauth://totp/x?secret={B32}&digits=5",
         "otpauth://totp/x",
         "otpauth://totp/x?secret=",
         "otpauth://totp/x?secret=1",
@@ -210,17 +219,53 @@ def test_a_uri_names_the_user_and_the_token() -> None:
         f"otpauth://totp/x?secret={B32}&digits=10",
         f"otpauth://totp/x?secret={B32}&period=0",
         f"otpauth://totp/x?secret={B32}&period=٣٠",
-        f"otpauth://totp/x?secret={B32}&secret={B32}",
+        f"otpauth://totp/x?secret={B32}&secret={B32[::-1]}",
         f"otpauth://totp/x?secret={B32}&algorithm=MD5",
         "otpauth://[totp/x?secret=" + B32,
         f"otpauth://totp/%FF?secret={B32}",
         f"otpauth://totp/x?secret={B32}&issuer={'x' * 3000}",
     ],
 )
-def test_an_invalid_uri_is_refused_with_its_line_and_without_the_key(uri: str) -> None:
-    with pytest.raises(FormatError, match="line 2: ") as refused:
-        parsed("otpauth", f"otpauth://totp/x?secret={B32}\n{uri}\n".encode())
+def test_an_unusable_uri_is_skipped_with_a_reason_without_the_key(uri: str) -> None:
+    found = parsed("otpauth", f"otpauth://totp/x?secret={B32}\n{uri}\notpauth://totp/y?secret={B32}\n".encode())
+    assert [(token.line, token.unsupported is None) for token in found] == [(1, True), (2, False), (3, True)]
+    assert found[1].unsupported
+    assert B32 not in found[1].unsupported
+    with pytest.raises(ValueError, match=r"\S") as refused:
+        from_uri(uri, "phone", NOW)
     assert B32 not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"OTPAUTH://TOTP/alice?SECRET={B32}&DIGITS=6",
+        f"otpauth://totp/alice?secret={B32}&issuer&algorithm=SHA1",
+        f"otpauth://totp/ACME:alice?secret={B32}&algorithm=&digits=&period=&",
+        f"otpauth://totp/ACME:alice?secret={B32}&issuer=ACME&algorithm=Algorithm.sha1&digits=6&period=30",
+        f"otpauth://totp/Text%3A%20More:alice?secret={B32[:4].lower()}%20{B32[4:].lower()}&algorithm=HmacSHA1&period=30s",
+        f"otpauth://totp/A#1? Co: alice?secret={B32[:8]}+{B32[8:]}&&issuer=A#1?",
+        f"otpauth://totp/alice?secret={B32}%3D%3D&amp;digits=6&secret={B32}==",
+        f'  "otpauth://totp/A,B:alice?issuer=A,B&secret={B32}",',
+    ],
+)
+def test_a_uri_is_read_as_apps_write_it(uri: str) -> None:
+    found = only("otpauth", uri)
+    assert (found.user, found.secret, found.digits, found.period, found.algorithm) == ("alice", KEY, 6, 30, "SHA1")
+    assert (found.unsupported, found.remarks) == (None, ())
+
+
+def test_commas_and_spaces_may_separate_the_uris_of_one_line() -> None:
+    uris = [f"otpauth://totp/A,{i} x:u{i}?secret={B32}" for i in range(200)]
+    for between in (",", ", ", " ", '", "', "\n,"):
+        found = parsed("otpauth", between.join(uris).encode())
+        assert [token.user for token in found] == [f"u{i}" for i in range(200)]
+
+
+def test_the_last_letter_of_a_phone_s_key_may_have_spare_bits() -> None:
+    assert only("otpauth", f"otpauth://totp/x?secret={B32[:25]}H").secret == KEY[:15] + base64.b32decode(
+        B32[24] + "H======"
+    )
 
 
 # CSV
@@ -247,13 +292,16 @@ def test_the_columns_of_privacyidea_are_read() -> None:
     [
         "A1",
         f",{HEX}",
-        f"A1,{HEX},hotp,9",
         f"A1,{HEX},hotp,6,-1",
         f"A1,{HEX},totp,6,0",
-        f"A1,{HEX},totp,6,30,MD5",
         f"A1,{HEX},totp,6,30,SHA1,x",
         f'"A1,{HEX}',
         "A1,GEZDGNBV",
+        f"A1,{B32}!",
+        f"A1,0x{B32}",
+        f"1.23457E+11,{HEX}",
+        f"A1,{HEX},hotp,six",
+        f"a-0,{HEX}",
         f"A0,{HEX}",
     ],
 )
@@ -263,9 +311,156 @@ def test_an_invalid_csv_line_is_refused_with_its_number(text: str) -> None:
     assert HEX not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        (f"{HEX},motp", "unknown type: must be hotp or totp"),
+        (f"{HEX},ocra,OCRA-1:HOTP-SHA1-6:QN08", "unknown type: must be hotp or totp"),
+        (f"{HEX},hotp,9", "unsupported number of digits: must be 6 to 8"),
+        (f"{HEX},totp,6,30,MD5", "unsupported algorithm: must be SHA1, SHA256, SHA512"),
+    ],
+)
+def test_a_token_that_cannot_be_used_is_skipped_with_its_reason(columns: str, reason: str) -> None:
+    found = parsed("csv", f"A1,{HEX}\nA2,{columns}\nA3,{HEX}\n".encode())
+    assert [token.unsupported for token in found] == [None, reason, None]
+
+
+ROWS = f"A1,{HEX},totp,8,60,SHA256\nA2,{HEX},hotp,6,7\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xef\xbb\xbf" + ROWS.encode(),
+        ROWS.replace("\n", "\r\n").encode(),
+        ROWS.replace("\n", "\r").encode(),
+        ROWS.encode("utf-16"),
+        b"\xfe\xff" + ROWS.encode("utf-16-be"),
+        ROWS.replace(",", ";").encode(),
+        ROWS.replace(",", "\t").encode(),
+        b"sep=;\n" + ROWS.replace(",", ";").encode(),
+        (ROWS + ",,,,\n \n;;\n").replace(";", ",").encode(),
+        ROWS.replace(",", " , ").replace("A1", '"A1" ').replace("A2", '="A2"').encode(),
+        ROWS.replace(HEX, f"0x{HEX.upper()}").replace("totp", "TOTP").encode(),
+        ROWS.replace(HEX, B32).replace("60", "60s").replace("SHA256", "HMAC-SHA256").encode(),
+        ROWS.replace(HEX, B32.lower() + "====").replace("60", "60 seconds").replace("SHA256", "HmacSHA256").encode(),
+        ROWS.replace(HEX, " ".join(HEX[i : i + 2] for i in range(0, 40, 2))).encode(),
+        b"# box 7\n\nserial,key,type,digits,counter or period,algorithm\n" + ROWS.encode(),
+    ],
+)
+def test_a_table_is_read_as_vendors_and_spreadsheets_write_it(data: bytes) -> None:
+    assert sniff(data) == "csv"
+    first, second = parsed("csv", data)
+    assert (first.serial, first.secret, first.type, first.digits, first.period, first.algorithm) == (
+        "A1",
+        KEY,
+        "totp",
+        8,
+        60,
+        "SHA256",
+    )
+    assert (second.serial, second.secret, second.type, second.digits, second.counter) == ("A2", KEY, "hotp", 6, 7)
+
+
+def test_other_text_formats_are_read_as_editors_write_them() -> None:
+    texts = {
+        "users-oath": f"hotp/e/8 alice - 0x{HEX.upper()} 5\nHotp/t30 bob - {B32.lower()}\n",
+        "google-authenticator": f'{B32.lower()}\n" hotp_counter 5 \n" Step_Size 30s\n" ALGORITHM hmac-sha1\n12345678\n',
+        "otpauth": f"otpauth://totp/alice?secret={B32}\n",
+    }
+    for name, text in texts.items():
+        expected = parsed(name, text.encode())
+        assert {token.secret for token in expected} == {KEY}
+        for data in (
+            b"\xef\xbb\xbf" + text.encode(),
+            text.encode("utf-16"),
+            text.replace("\n", "\r\n").encode(),
+            text.replace("\n", "\r").encode(),
+        ):
+            assert parsed(name, data) == expected
+            assert sniff(data) == name
+
+
+def understood(data: str) -> tuple[str, ...]:
+    return FORMATS["csv"].parse(data.encode(), ParseOptions(now=NOW)).understood
+
+
+def test_the_columns_of_entra_and_token2_are_known_by_their_heading() -> None:
+    data = f"upn,serial number,secret key,time interval,manufacturer,model\r\na@x.org,123,{B32},60,Contoso,Key\r\n"
+    found = only("csv", data)
+    assert (found.user, found.serial, found.secret, found.type, found.period) == ("a@x.org", "123", KEY, "totp", 60)
+    assert understood(data) == (
+        "columns: 'upn' is the user, 'serial number' is the serial number, 'secret key' is the key, "
+        "'time interval' is the period; not used: 'manufacturer', 'model'",
+        "type: totp, because no column names it",
+    )
+    assert understood(f"1,{HEX}\n") == (), "no heading decided"
+
+
+@pytest.mark.parametrize(
+    ("heading", "row", "expected"),
+    [
+        ("Serial No.;Seed (hex);OTP length", f"7;{HEX};8", ("7", None, "hotp", 8, 0, 30)),
+        ("SECRET_BASE32,SN", f"{B32},7", ("7", None, "hotp", 6, 0, 30)),
+        (
+            "Token Type,User,Token Serial,OTPKey,Time Step",
+            f"OATH-TOTP,al,7,{HEX},30 sec",
+            ("7", "al", "totp", 6, 0, 30),
+        ),
+        ("serial,key,type,otplen,counter", f"7,{HEX},totp,6,60", ("7", None, "totp", 6, 0, 60)),
+        ("serial,key,type,otplen,counter", f"7,{HEX},totp,6,0", ("7", None, "totp", 6, 0, 30)),
+        ("serial,key,type,otplen,counter,period", f"7,{HEX},event,6,9,30", ("7", None, "hotp", 6, 9, 30)),
+    ],
+)
+def test_a_heading_gives_each_column_its_meaning(heading: str, row: str, expected: tuple[object, ...]) -> None:
+    found = only("csv", f"{heading}\n{row}\n")
+    assert (found.serial, found.user, found.type, found.digits, found.counter, found.period) == expected
+    assert found.secret == KEY
+    assert understood(f"{heading}\n{row}\n")
+
+
+def test_a_column_of_hexadecimal_keys_must_be_hexadecimal() -> None:
+    for heading, key in (("hex key", B32), ("base32 key", HEX)):
+        with pytest.raises(FormatError, match=f"line 2: key: must be {heading.split()[0][:3]}"):
+            parsed("csv", f"serial,{heading}\n1,{key}\n".encode())
+
+
+def test_the_token_janitor_s_column_of_users_is_recognised() -> None:
+    found = only("csv", f"alice, OATH1, {HEX}, totp, 6, 30\n")
+    assert (found.user, found.serial, found.type, found.period) == ("alice", "OATH1", "totp", 30)
+    assert understood(f"alice, OATH1, {HEX}, totp, 6, 30\n")
+
+
+def test_the_log_of_yubico_s_personalisation_tool_is_read() -> None:
+    traditional = f"LOGGING START,11.12.13 18:55\r\nOATH-HOTP,11.12.13 18:55,1,,,{HEX},,,0,0,0,8,0,0,0,0,0,0\r\n"
+    found = parsed("csv", (traditional + "Yubico OTP,11.12.13 18:56,1,cccc,ab,cd,,,0,0,0,0,0,0,0,0,0,0\r\n").encode())
+    assert [(t.serial, t.type, t.digits, t.unsupported) for t in found] == [
+        (None, "hotp", 8, None),
+        (None, "hotp", 6, "not a token of OATH-HOTP"),
+    ]
+    assert (found[0].secret, found[0].remarks) == (KEY, ())
+    own = f"# OATH mode\n508326,,0,{HEX},,2013-12-12T08:41:07,\n508327,cccc,83ce,{HEX},,2013-12-12T08:43:17,\n"
+    first, second = parsed("csv", own.encode())
+    assert (first.serial, first.secret, first.remarks) == (
+        "508326",
+        KEY,
+        ("assumed 6 digits: the file has no number of digits",),
+    )
+    assert second.unsupported
+    assert "identifier" in only("csv", traditional.replace(",1,,,", ",1,ubom00000001,,")).remarks[0]
+    for text in (traditional, own):
+        assert sniff(text.encode()) == "csv"
+        assert understood(text) == ("the log of Yubico's personalisation tool",)
+
+
 def test_a_map_has_two_columns_and_each_serial_once() -> None:
     assert parse_map(b"Serial,User\n\n# box 1\n1, alice\n2,bob\n") == {"1": "alice", "2": "bob"}
-    for bad in (b"1\n", b"1,\n", b"1,a,b\n", b"1,a\n1,b\n"):
+    assert parse_map(b"\xef\xbb\xbfUPN;Serial number;x\r\nalice;'01';\r\n;02;\r\n;;\r\nbob;\"03\"\r\n") == {
+        "01": "alice",
+        "03": "bob",
+    }
+    assert parse_map("1\talice\r2\tbob\r".encode("utf-16")) == {"1": "alice", "2": "bob"}
+    for bad in (b"1\n", b"1,\n", b"1,a,b\n", b"1,a\n1,b\n", b"a1,a\nA-1,b\n", b"1E+5,a\n"):
         with pytest.raises(FormatError, match="line "):
             parse_map(bad)
 

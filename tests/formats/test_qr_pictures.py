@@ -1,0 +1,71 @@
+"""Tests of pictures of QR codes."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+from pathlib import Path
+
+import pytest
+import segno
+
+from pam_totp.core.secretfile import base32
+from pam_totp.formats.parsing import FormatError
+from pam_totp.formats.registry import FORMATS, sniff
+from tests.formats.reading import parsed
+from tests.formats.test_migration import part, token
+from tests.support.site import KEY
+
+URI = f"otpauth://totp/ACME:alice?secret={base32(KEY)}"
+# The JPEG and the WebP show the same code: no package of the tests writes such files. See README.md in the folder.
+DATA = Path(__file__).parent / "data" / "qr"
+
+
+def png(text: str) -> bytes:
+    out = io.BytesIO()
+    segno.make(text, micro=False).save(out, kind="png", scale=5)
+    return out.getvalue()
+
+
+PICTURES = [png(URI), (DATA / "alice.jpg").read_bytes(), (DATA / "alice.webp").read_bytes()]
+
+
+@pytest.mark.parametrize("data", PICTURES, ids=["png", "jpeg", "webp"])
+@pytest.mark.parametrize("name", ["qr", "otpauth"])
+def test_a_picture_with_an_otpauth_code_is_read(name: str, data: bytes) -> None:
+    (found,) = parsed(name, FORMATS[name].decode(data))
+    assert (found.user, found.secret, found.type) == ("alice", KEY, "totp")
+
+
+def test_pictures_of_a_migration_are_joined() -> None:
+    pictures = [png(part(i, 2, token(bytes([i]) * 20, name=b"Co:alice"))) for i in range(2)]
+    assert {sniff(picture) for picture in pictures} == {"qr"}
+    texts = [FORMATS["qr"].decode(picture) for picture in pictures]
+    assert [found.secret for found in parsed("qr", b"\n".join(texts))] == [bytes(20), b"\1" * 20]
+
+
+def test_a_picture_without_a_code_and_damaged_pictures_are_refused() -> None:
+    for data in (*(picture[: len(picture) // 2] for picture in PICTURES), PICTURES[0][:8] + b"x" * 100):
+        with pytest.raises(FormatError, match="no QR code was found in this picture"):
+            FORMATS["qr"].decode(data)
+
+
+def test_a_code_of_other_text_is_refused() -> None:
+    text = FORMATS["qr"].decode(png("https://example.net"))
+    with pytest.raises(FormatError, match="line 1: must be an otpauth"):
+        parsed("qr", text)
+
+
+def test_a_missing_zbarimg_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FormatError, match=r"zbarimg is not installed \(apt-get install zbar-tools"):
+        FORMATS["qr"].decode(PICTURES[0])
+
+
+def test_a_picture_that_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def expire(*_: object, **__: object) -> None:
+        raise subprocess.TimeoutExpired("zbarimg", 60)
+
+    monkeypatch.setattr(subprocess, "run", expire)
+    with pytest.raises(FormatError, match="no QR code was found within 60 s"):
+        FORMATS["qr"].decode(PICTURES[0])
