@@ -73,7 +73,7 @@ COMMANDS = (  # in the order of --help
     serve,
     portal,
 )
-WORD_LISTS = ("code", "argument")  # arguments that take any number of words
+WORD_LISTS = ("code", "argument", "file")  # arguments that take any number of words
 REMEDIES = {
     errno.ENOSPC: "free some space on that disk, then run the command again",
     errno.EDQUOT: "delete files of the account that is over its disk quota, then run the command again",
@@ -182,7 +182,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     args, rest = top.parse_known_args(arguments)
     name = next((name for name in WORD_LISTS if hasattr(args, name)), None)
     words = [word for word in rest if word != "--"]
-    if words and (name is None or any(word.startswith("-") for word in words)):
+    if words and (name is None or any(word.startswith("-") and word != "-" for word in words)):
         args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if name is not None:
         setattr(args, name, [*getattr(args, name), *words])

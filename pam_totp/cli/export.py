@@ -80,9 +80,13 @@ def load(chosen: Format) -> None:
     try:
         chosen.load()
     except ImportError:
-        assert chosen.package is not None
-        what = f"{chosen.name} needs {chosen.package} ({how_to_get(chosen.package)})"
-        raise CommandError(what, OUT_OF_REACH) from None
+        raise missing_package(chosen) from None
+
+
+def missing_package(chosen: Format) -> CommandError:
+    """Return the error for a format whose package is not installed."""
+    assert chosen.package is not None
+    return CommandError(f"{chosen.name} needs {chosen.package} ({how_to_get(chosen.package)})", OUT_OF_REACH)
 
 
 def _written(chosen: Format, record: UserRecord, tokens: list[Token], password: str | None) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import select
 import signal
 import stat
@@ -17,7 +18,7 @@ import sys
 from collections.abc import Iterator
 
 from pam_totp.cli.command_line import CommandError
-from pam_totp.formats.parsing import MAX_INPUT
+from pam_totp.formats.parsing import MAX_INPUT, FormatError, as_utf8
 from pam_totp.operations.import_tokens import UserFile
 from pam_totp.pam.privileges import become_owner_of
 
@@ -41,11 +42,12 @@ def read_named(path: str, limit: int = MAX_INPUT) -> bytes:
 
 
 def read_secret(path: str) -> str:
-    """Return the key or password in the first line of a file. Raise CommandError or OSError."""
+    """Return the key or password in the first line of a file that is not empty. Raise CommandError or OSError."""
     try:
-        return read_named(path, 4096).decode("utf-8").partition("\n")[0].removesuffix("\r")
-    except UnicodeDecodeError:
+        lines = re.split(r"[\r\n]+", as_utf8(read_named(path, 4096)).decode("utf-8"))
+    except (FormatError, UnicodeDecodeError):
         raise CommandError(f"{path}: must be UTF-8 text") from None
+    return next(filter(None, lines), "")
 
 
 def read_homes(homes: str, name: str, limit: int) -> Iterator[UserFile]:

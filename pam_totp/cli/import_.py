@@ -8,15 +8,16 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from pam_totp.cli.command_line import INTERRUPTED, WRONG_USAGE, CommandError, Commands, add_command
-from pam_totp.cli.export import load
+from pam_totp.cli.export import load, missing_package
 from pam_totp.cli.files_in import read_homes, read_named, read_secret
+from pam_totp.cli.import_format import NamedFile, named_format, recognised_format, show_understood
 from pam_totp.cli.import_report import print_report
 from pam_totp.cli.progress import Bar
 from pam_totp.cli.prompts import ask
 from pam_totp.cli.store_access import caller_name, now, open_store, uses_own_file
 from pam_totp.core.record import UserRecord
 from pam_totp.core.serials import serial_key
-from pam_totp.formats.csv_tokens import parse_map
+from pam_totp.formats.csv_tokens import parse_map, understood_map
 from pam_totp.formats.format import AskSecret, Format, ParsedFile, ParseOptions
 from pam_totp.formats.google_authenticator import HOME_FILE, MAX_FILE, GoogleAuthenticator
 from pam_totp.formats.parsing import FormatError
@@ -37,8 +38,6 @@ from pam_totp.system.audit import Fields, signals_held
 LONG_FILE = 1024 * 1024  # bytes: from this size on, parsing a slow format takes a second or more
 MANY_TOKENS = 5000  # tokens: from this number on, an import takes a second or more
 
-NamedFile = tuple[str, bytes]  # path and content
-
 
 def add_to(commands: Commands) -> None:
     parser = add_command(
@@ -46,16 +45,17 @@ def add_to(commands: Commands) -> None:
         "import",
         run,
         "import tokens from another program's file",
+        "pam-totp import tokens.csv --map serials.csv",
         "pam-totp import pskc box.xml --password-file password --map serials.csv",
         "pam-totp import google-authenticator --homes /home --dry-run",
         data=True,
     )
-    parser.add_argument("format", choices=FORMATS, metavar="FORMAT", help=", ".join(FORMATS))
+    parser.usage = f"{parser.prog} [option ...] [FORMAT] FILE ..."
     parser.add_argument(
         "file",
         nargs="*",
         metavar="FILE",
-        help="file to read, or - for standard input; a migration export may have several files",
+        help=f"file to read, or - for standard input; FORMAT is recognised, or one of {', '.join(FORMATS)}",
     )
     parser.add_argument("--user", metavar="U", help="owner of the tokens; users-oath: import only this user's lines")
     parser.add_argument("--serial", metavar="S", help="only the token with this serial number")
@@ -64,47 +64,63 @@ def add_to(commands: Commands) -> None:
         "--homes", metavar="DIR", help=f"google-authenticator: read {HOME_FILE} in all home folders within DIR"
     )
     secret = parser.add_mutually_exclusive_group()
-    secret.add_argument("--key-file", metavar="FILE", help=f"{encrypted(FORMATS)}: file with the key, in hexadecimal")
+    secret.add_argument("--key-file", metavar="FILE", help="pskc: file with the key, in hexadecimal")
     secret.add_argument("--password-file", metavar="FILE", help=f"{encrypted(FORMATS)}: file with the password")
     parser.add_argument("--dry-run", action="store_true", help="show the result, and change nothing")
+    parser.add_argument("--yes", action="store_true", help="do not ask for a confirmation")
 
 
 def run(args: argparse.Namespace) -> int:
-    chosen = FORMATS[args.format]
+    named = named_format(args)
     if uses_own_file(args) and not (args.user or args.map or args.homes):
         args.user = caller_name()
-    _check_usage(args, chosen)
+    _check_usage(args, named)
+    files = [(path, read_named(path)) for path in args.file]
+    chosen = named or recognised_format(files)
+    _check_format_usage(args, chosen)
     load(chosen)
-    users_by_serial = _read_map(args.map) if args.map else None
-    report = _import(args, chosen, users_by_serial)
+    users_by_serial, understood = _read_map(args.map) if args.map else (None, [])
+    report = _import(args, chosen, files, users_by_serial, understood)
     return print_report(args, report, users_by_serial or ())
 
 
-def _check_usage(args: argparse.Namespace, chosen: Format) -> None:
+def _check_usage(args: argparse.Namespace, named: Format | None) -> None:
+    """Check what can be checked before the files are read. `named` is the format if the user named it."""
     problem = None
-    if args.homes and (
-        not isinstance(chosen, GoogleAuthenticator) or args.file or args.user or args.map or args.serial
-    ):
+    if args.homes and (not isinstance(named, GoogleAuthenticator) or args.file or args.user or args.map or args.serial):
         problem = "--homes requires google-authenticator, and excludes FILE, --user, --map and --serial"
-    elif not args.homes and len(args.file) != 1 and not (args.file and chosen.several_files):
-        problem = "FILE must be one file, or - for standard input"
     elif args.map and (args.user or args.serial):
         problem = "--map excludes --user and --serial"
     elif args.serial and not args.user:
         problem = "--serial requires --user"
-    elif not chosen.names_users and not args.homes and not args.user:
-        problem = f"--user is required: a {chosen.name} file names no user"
-    elif (args.key_file or args.password_file) and not chosen.has_secret:
-        problem = f"--key-file and --password-file require {encrypted(FORMATS)}"
     elif [args.map, args.key_file, args.password_file, *args.file].count("-") > 1:
         problem = "standard input must be used for at most one file"
     if problem:
         raise CommandError(problem, WRONG_USAGE)
+    if named is not None:
+        _check_format_usage(args, named)
 
 
-def _import(args: argparse.Namespace, chosen: Format, users_by_serial: dict[str, str] | None) -> Report:
-    """Read the files that the arguments name, drop privileges, and import the tokens."""
-    files = [(path, read_named(path)) for path in args.file]
+def _check_format_usage(args: argparse.Namespace, chosen: Format) -> None:
+    problem = None
+    if not args.homes and len(args.file) != 1 and not (args.file and chosen.several_files):
+        problem = "FILE must be one file, or - for standard input"
+    elif not chosen.names_users and not args.homes and not args.user:
+        problem = f"--user is required: a {chosen.name} file names no user"
+    elif (args.key_file or args.password_file) and not chosen.has_secret:
+        problem = f"--key-file and --password-file require {encrypted(FORMATS)}"
+    if problem:
+        raise CommandError(problem, WRONG_USAGE)
+
+
+def _import(
+    args: argparse.Namespace,
+    chosen: Format,
+    files: Sequence[NamedFile],
+    users_by_serial: dict[str, str] | None,
+    understood: list[tuple[str, str]],
+) -> Report:
+    """Drop privileges, and import the tokens of the files. `understood` says what the map's heading was taken for."""
     bar = Bar("reading", long=chosen.is_slow and sum(len(data) for _, data in files) >= LONG_FILE)
     options = ParseOptions(now=now(), ask_secret=_secret_source(args, chosen, bar))
     homes = list(read_homes(args.homes, HOME_FILE, MAX_FILE)) if args.homes else []
@@ -115,6 +131,7 @@ def _import(args: argparse.Namespace, chosen: Format, users_by_serial: dict[str,
         selected = select_user_files(homes, chosen, options, passwd_name)
     else:
         parsed = _parse(chosen, files, options, bar)
+        show_understood(args, [*understood, *((files[0][0], text) for text in parsed.understood)])
         selected = SelectedTokens(parsed, _selection(args, chosen, users_by_serial))
         new_record = _new_record(args, parsed)
     bar = Bar("checking" if args.dry_run else "importing", long=len(selected) >= MANY_TOKENS)
@@ -160,9 +177,12 @@ def _secret_source(args: argparse.Namespace, chosen: Format, bar: Bar) -> AskSec
     return ask_secret
 
 
-def _read_map(path: str) -> dict[str, str]:
+def _read_map(path: str) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Return the users by serial numbers, and what the map's heading was taken for, with the path."""
+    data = read_named(path)
     try:
-        return parse_map(read_named(path))
+        users, text = parse_map(data), understood_map(data)
+        return users, [] if text is None else [(path, text)]
     except FormatError as e:
         raise CommandError(f"{path}: {e}; nothing was imported") from None
 
@@ -178,6 +198,8 @@ def _parse(chosen: Format, files: Sequence[NamedFile], options: ParseOptions, ba
         parsed = chosen.parse(b"\n".join(parts), options)
     except FormatError as e:
         raise _format_error(chosen, path, data, e) from None
+    except ImportError:  # only an encrypted file needs the package
+        raise missing_package(chosen) from None
     bar.show(1, 1)
     return parsed
 

@@ -4,7 +4,8 @@ Rules:
 - `parse` reads a whole file or raises FormatError. A line of an unknown form is an error.
 - A format with one token a line parses its lines again at each iteration, so that memory holds one token at a time.
 - `write` never drops a property silently: `lost_fields` and `unwritable` name the properties that a format cannot hold.
-- The result of `sniff` is used in messages only. The user always names the format of an import.
+- `sniff` is strict: a file that fits no format, or two, is imported only if the user names the format. The user sees
+  which format was recognised.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from pam_totp.core.oath import DEFAULT_PERIOD, MIN_DIGITS
 from pam_totp.core.record import HotpToken, Token, TotpToken, UserRecord
 from pam_totp.formats.format import AskSecret, Format, ParsedFile, ParseOptions, parsed_at_once
 from pam_totp.formats.imported_token import ImportedToken
-from pam_totp.formats.parsing import FormatError, whole_number
+from pam_totp.formats.parsing import FormatError, key_of, whole_number
 from pam_totp.formats.xml_guard import Element, elements
 
 ITERATIONS = 600_000  # of PBKDF2, in a file that is written
@@ -177,10 +177,7 @@ def _decrypt(encryption: Any, ask_secret: AskSecret | None) -> None:
     if ask_secret is None:
         raise FormatError(None, "a key or a password is required: the file is encrypted")
     if encryption.derivation.algorithm is None:
-        try:
-            encryption.key = bytes.fromhex(ask_secret("key").strip())
-        except ValueError:
-            raise FormatError(None, "the key of the file must be hexadecimal") from None
+        encryption.key = key_of(ask_secret("key"), None, "the key of the file")
         return
     try:
         encryption.derive_key(ask_secret("password"))

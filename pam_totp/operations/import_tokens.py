@@ -124,7 +124,8 @@ class Selection:
     """The rules that select tokens of a file, and that assign a user to each token.
 
     `serial` selects one token. `users_by_serial` assigns tokens to users; its keys are results of `serial_key`. Without
-    it, the user is `user` or, if `user` is None, the user named in the file. With `user_selects`, only tokens that the file assigns to `user` are selected.
+    it, the user is `user` or, if `user` is None, the user named in the file. With `user_selects`, only tokens that the
+    file assigns to `user` are selected.
     """
 
     canonical: CanonicalName
@@ -162,7 +163,7 @@ class SelectedTokens:
         for token in self._parsed.tokens:
             if self._selection.has(token):
                 user, missing = self._selection.owner(token)
-                yield _candidate(f"line {token.line}", token, user, missing)
+                yield _candidate(f"{self._parsed.unit} {token.line}", token, user, missing)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,9 +19,12 @@ from pam_totp.core.secretfile import base32
 from pam_totp.core.slots import decode
 from tests.conftest import as_root
 from tests.core.stores import holding
+from tests.formats.backups import PASSWORD, aegis_encrypted
 from tests.formats.reading import written
+from tests.formats.samples import SAMPLES
 from tests.formats.test_migration import part, token
 from tests.formats.test_pskc import figure
+from tests.formats.test_qr_pictures import PICTURES
 from tests.support.site import KEY, ME, TREE, Site, codes, fob, phone, until, without_log_warning
 
 HEX = KEY.hex()
@@ -99,7 +102,7 @@ def test_an_error_names_file_and_line_and_imports_nothing(site: Site, tmp_path: 
     file.write_text(OATH + "HOTP dora - nonsense\n")
     done = site.command("import", "users-oath", file)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"pam-totp: {file}: line 4: key: must be hexadecimal; nothing was imported\n"
+    assert done.stderr == f"pam-totp: {file}: line 4: key: must be hexadecimal or base32; nothing was imported\n"
     assert records(site) == {}
     assert site.command("import", "users-oath", tmp_path / "not-there").returncode == 3
 
@@ -114,6 +117,113 @@ def test_a_file_of_another_format_is_named_in_the_error(site: Site, tmp_path: Pa
     assert "it looks like pskc" in site.command("import", "json", file).stderr
     file.write_text("hello\n")
     assert "it looks like" not in site.command("import", "csv", file).stderr
+
+
+def test_the_format_of_a_file_is_recognised(site: Site, tmp_path: Path) -> None:
+    for number, (name, samples) in enumerate(SAMPLES.items()):
+        file, words = tmp_path / f"file{number}", ["--user", "zoe", "--dry-run"]
+        file.write_bytes(PICTURES[0] if name == "qr" else samples[0])
+        if name != "map":
+            done = site.command("import", file, *words)
+            assert f"{file}: recognised as {name}\n" in done.stderr, (name, done.stderr)
+            piped = subprocess.run(
+                [sys.executable, "-m", "pam_totp.cli", "import", "--store", str(site.store), *words, "-"],
+                cwd=TREE,
+                input=file.read_bytes(),
+                capture_output=True,
+                check=False,
+            )
+            assert piped.stdout.decode() == done.stdout, name
+
+
+def test_a_file_of_no_format_asks_for_the_name_of_its_format(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "box"
+    file.write_text("hello\n")
+    done = site.command("import", file)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"pam-totp: {file}: the format was not recognised; nothing was imported (name the")
+    file.write_text(f"A1,{HEX}\n")
+    mixed = tmp_path / "mixed"
+    mixed.write_text(f"HOTP alice - {HEX}\n")
+    assert "the format was not recognised" in site.command("import", file, mixed).stderr
+    typo = site.command("import", "cvs", file)
+    assert (typo.returncode, "cvs: neither a file nor a format" in typo.stderr) == (2, True)
+
+
+def test_a_tree_of_homes_needs_no_name_of_the_format(site: Site, tmp_path: Path) -> None:
+    home = tmp_path / "home" / ME
+    home.mkdir(parents=True)
+    (home / ".google_authenticator").write_text(f'{base32(KEY)}\n" HOTP_COUNTER 5\n')
+    assert site.command("import", "--homes", tmp_path / "home").returncode == 0
+    assert site.counter() == 5
+
+
+ENTRA = f"upn,serial number,secret key,time interval\r\nalice,1,{base32(KEY)},30\r\n"
+
+
+def test_the_meaning_of_a_heading_is_shown_before_the_import(site: Site, tmp_path: Path) -> None:
+    box, users = tmp_path / "box.csv", tmp_path / "users.csv"
+    box.write_text(ENTRA)
+    users.write_text("Owner;Serial No\nbob;1\n")
+    done = site.command("import", box, "--map", users)
+    assert done.stderr.splitlines()[:4] == [
+        f"{box}: recognised as csv",
+        f"{users}: columns: 'Owner' is the user, 'Serial No' is the serial number",
+        f"{box}: columns: 'upn' is the user, 'serial number' is the serial number, 'secret key' is the key, "
+        "'time interval' is the period",
+        f"{box}: type: totp, because no column names it",
+    ]
+    assert site.record("bob").tokens[0].serial == "1"
+
+
+@pytest.mark.parametrize(("answer", "status"), [("n", 1), ("y", 0)])
+def test_a_terminal_confirms_the_meaning_of_a_heading(site: Site, tmp_path: Path, answer: str, status: int) -> None:
+    (tmp_path / "box.csv").write_text(ENTRA)
+    words = ["-m", "pam_totp.cli", "import", "--store", str(site.store), str(tmp_path / "box.csv")]
+    child = pexpect.spawn(sys.executable, words, cwd=str(TREE), encoding="utf-8", timeout=60)
+    child.expect("'upn' is the user")
+    child.expect(r"Import these tokens\? \[y/N\] ")
+    assert records(site) == {}
+    child.sendline(answer)
+    child.expect(pexpect.EOF)
+    child.close()
+    assert (child.exitstatus, list(records(site))) == (status, ["alice.record"] if status == 0 else [])
+    assert "tokens?" not in site.command("import", tmp_path / "box.csv", "--yes").stderr
+
+
+def test_one_unusable_uri_is_skipped_and_the_rest_comes_in(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "uris.txt"
+    key = base32(KEY)
+    file.write_text(f"otpauth://steam/Steam%3Abob?secret={key}&digits=5\notpauth://totp/ACME:alice?secret={key}\n")
+    done = site.command("import", file)
+    assert done.returncode == 1
+    assert "line 1  bob" in done.stdout
+    assert "skipped: must be an otpauth://totp/... or otpauth://hotp/... URI" in done.stdout
+    assert key not in done.stdout + done.stderr
+    assert list(records(site)) == ["alice.record"]
+
+
+def test_an_encrypted_backup_of_aegis_asks_for_its_password(site: Site, tmp_path: Path) -> None:
+    file, password = tmp_path / "aegis.json", tmp_path / "password"
+    file.write_bytes(aegis_encrypted())
+    password.write_bytes(b"\xef\xbb\xbf" + PASSWORD.encode() + b"\r\n")
+    done = site.command("import", file, "--user", "alice", "--password-file", password)
+    assert "entry 3" in done.stdout
+    assert len(site.record("alice").tokens) == 2
+    asked = site.command("import", file, "--user", "bob", stdin=PASSWORD + "\n")
+    assert len(site.record("bob").tokens) == 2, asked.stderr
+    wrong = site.command("import", file, "--user", "carl", stdin="wrong\n")
+    assert (wrong.returncode, "wrong password, or the file was changed" in wrong.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("spelled", ["{}\r\n", "\n0x{}\n", " {} "])
+def test_a_key_file_is_read_as_editors_write_it(site: Site, tmp_path: Path, spelled: str) -> None:
+    file, key = tmp_path / "box.xml", tmp_path / "key"
+    file.write_bytes(figure(6))
+    for encoding in ("utf-8-sig", "utf-16"):
+        key.write_bytes(spelled.format("12345678901234567890123456789012").encode(encoding))
+        done = site.command("import", file, "--key-file", key, "--serial", "987654321", "--user", f"u{encoding}")
+        assert done.returncode == 0, done.stderr
 
 
 def test_new_tokens_are_added_under_unused_names(site: Site, tmp_path: Path) -> None:
@@ -266,7 +376,10 @@ def test_all_parts_of_a_migration_are_imported_together(site: Site, tmp_path: Pa
         ["users-oath", "--homes", "/home"],
         ["csv", "f", "--serial", "1"],
         ["csv", "f", "--map", "m", "--user", "u"],
+        [],
         ["otpauth"],
+        ["--user", "u"],
+        ["--homes", "/home", "f"],
         ["otpauth", "a", "b"],
         ["csv", "-", "--map", "-"],
         ["csv", "f", "--key-file", "k"],

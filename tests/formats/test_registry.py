@@ -25,7 +25,10 @@ def test_a_file_is_recognised_only_by_its_own_format(name: str) -> None:
         assert sniff(sample) == name
 
 
-@pytest.mark.parametrize("data", [b"", b"\n\n# comment\n", b"\xff\xfe\0", b"hello, world\n", b"thing, worldwideinterests\n", SAMPLES["map"][0]])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\n\n# comment\n", b"\xff\xfe\0", b"hello, world\n", b"thing, worldwideinterests\n", SAMPLES["map"][0]],
+)
 def test_a_file_of_no_format_is_not_recognised(data: bytes) -> None:
     assert sniff(data) is None
 

@@ -1,0 +1,65 @@
+"""The format of an import: named by the first word, or recognised by the content of the files.
+
+Rules:
+- A first word that names a format is the format, even if a file has this name (write ./csv for the file).
+- Files of one import have one format. A file that fits no format, or several, needs the name of its format.
+- The user sees which format was recognised, and what each column was taken for, before anything is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Sequence
+
+from pam_totp.cli.command_line import REFUSED, WRONG_USAGE, CommandError
+from pam_totp.cli.printing import shown
+from pam_totp.cli.prompts import confirm
+from pam_totp.formats.format import Format
+from pam_totp.formats.google_authenticator import GoogleAuthenticator
+from pam_totp.formats.registry import FORMATS, sniff
+
+NamedFile = tuple[str, bytes]  # path and content
+
+
+def named_format(args: argparse.Namespace) -> Format | None:
+    """Return the format that the first word names, and remove this word from the files, or None.
+
+    --homes alone implies the only format of files in home folders.
+    """
+    if args.file and args.file[0] in FORMATS:
+        return FORMATS[args.file.pop(0)]
+    if args.homes and not args.file:
+        return FORMATS[GoogleAuthenticator.name]
+    if not args.file:
+        raise CommandError(f"FILE is required; the formats are {', '.join(FORMATS)}", WRONG_USAGE)
+    if args.file[0] != "-" and not os.path.lexists(args.file[0]):
+        what = f"{args.file[0]}: neither a file nor a format (the formats are {', '.join(FORMATS)})"
+        raise CommandError(what, WRONG_USAGE)
+    return None
+
+
+def recognised_format(files: Sequence[NamedFile]) -> Format:
+    """Return the format of all files, and say so. Raise CommandError."""
+    names = {sniff(data) for _, data in files}
+    name = next(iter(names))
+    if name is None or len(names) != 1:
+        path = next((path for path, data in files if sniff(data) is None), files[0][0])
+        hint = f"name the format first, as in 'pam-totp import csv {path}'; the formats are {', '.join(FORMATS)}"
+        raise CommandError(f"{path}: the format was not recognised; nothing was imported ({hint})", REFUSED)
+    _say(files[0][0], f"recognised as {name}")
+    return FORMATS[name]
+
+
+def show_understood(args: argparse.Namespace, understood: Iterable[tuple[str, str]]) -> None:
+    """Show what was understood, as pairs of path and text. On a terminal, ask for a confirmation before the import."""
+    lines = list(understood)
+    for path, text in lines:
+        _say(path, text)
+    if lines and sys.stdin.isatty() and not args.dry_run:
+        confirm("Import these tokens?", args)
+
+
+def _say(path: str, text: str) -> None:
+    print(shown(f"{path}: {text}"), file=sys.stderr, flush=True)
