@@ -22,7 +22,6 @@ MAX_INPUT = 64 * 1024 * 1024  # bytes: a million lines of users.oath
 MAX_LINE = 4096  # characters
 _MAX_DIGITS = len(str(MOVING_FACTOR_LIMIT))
 _MARK = "\ufeff"  # the byte order mark as a character
-_STRIPPED = " \t\v\f\xa0" + _MARK
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _HEXADECIMAL = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _BASE32_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
@@ -85,7 +84,7 @@ def first_lines(data: bytes, count: int) -> list[str]:
     Bytes that are not text are ignored.
     """
     beginning = data[:MAX_LINE].decode("utf-16" if data.startswith(_UTF_16) else "utf-8", "ignore")
-    lines = (line.strip(_STRIPPED) for line in beginning.splitlines())
+    lines = (line.strip().strip(_MARK).strip() for line in beginning.splitlines())
     return [line for line in lines if line and not line.startswith("#")][:count]
 
 

@@ -15,6 +15,7 @@ import pexpect
 import pytest
 
 from pam_totp.core.oath import totp
+from tests.formats.backups import AEGIS, dumped
 from tests.formats.reading import written
 from tests.support.site import KEY, ME, TREE, Site, fob
 
@@ -59,6 +60,10 @@ def create_files(folder: Path) -> None:
     tokens = [fob(name=f"T-100{i}", serial=f"T-100{i}", secret=bytes([i]) * 20) for i in (1, 2)]
     (folder / "box.xml").write_bytes(written("pskc", tokens, password="qwerty"))
     (folder / "password").write_text("qwerty\n")
+    row = ";T-2001;MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U;30;Example;C200"
+    (folder / "seeds.csv").write_text(f"upn;serial number;secret key;time interval;manufacturer;model\n{row}\n")
+    usable = AEGIS | {"entries": AEGIS["entries"][:2]}
+    (folder / "aegis.json").write_bytes(dumped({"version": 1, "header": {"slots": None, "params": None}, "db": usable}))
     (folder / "serials.csv").write_text(f"serial,user\nT-1001,{ME}\nT-1002,bob\n")
     home = folder / "home" / ME
     home.mkdir(parents=True)

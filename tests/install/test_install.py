@@ -17,6 +17,7 @@ from pam_totp.cli import parser
 from pam_totp.core.secretfile import parse
 from pam_totp.core.slots import decode
 from pam_totp.formats.otpauth import typed_secret
+from pam_totp.formats.registry import FORMATS
 from tests.install.machine import COMMAND, LATE, Fresh
 from tests.services.namespace import STORE
 from tests.support.etc import PASSWORD, STACKS
@@ -428,3 +429,11 @@ def test_bash_completes_commands_options_and_services() -> None:
     assert "root" in complete("pam-totp", "verify", "ro")
     assert set(complete("pam-totp", "doctor", "other")) == {"other"}
     assert "factory" in complete("token-sim", "fa")
+
+
+def test_bash_completes_the_formats_of_an_import_and_files() -> None:
+    assert set(FORMATS) <= set(complete("pam-totp", "import", ""))
+    assert complete("pam-totp", "import", "google-a") == ["google-authenticator"]
+    assert complete("pam-totp", "import", f"{TREE}/setup.c") == [f"{TREE}/setup.cfg"]
+    assert complete("pam-totp", "import", "csv", f"{TREE}/setup.c") == [f"{TREE}/setup.cfg"]
+    assert complete("pam-totp", "import", "f", "--map", f"{TREE}/setup.c") == [f"{TREE}/setup.cfg"]

@@ -6,12 +6,14 @@ _pam_totp_words() { # COMMAND…: print the commands and options that its help l
         -e 's/^  (-[a-zA-Z], )?(--[a-z-]+).*$/\2/p'
 }
 
+_pam_totp_formats="google-authenticator users-oath otpauth migration qr csv json pskc aegis andotp freeotp 2fas bitwarden"
+
 _pam_totp() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} words=
     local program=${COMP_WORDS[0]} command=${COMP_WORDS[1]-}
     COMPREPLY=()
     case $previous in
-    --store | --stack | --config | --socket | --port)
+    --store | --stack | --config | --socket | --port | --map | --homes | --key-file | --password-file)
         mapfile -t COMPREPLY < <(compgen -f -- "$current")
         return
         ;;
@@ -39,6 +41,12 @@ _pam_totp() {
                 else
                     words=$(cd /etc/pam.d 2>/dev/null && echo [a-z]*)
                 fi
+                ;;
+            import)
+                mapfile -t COMPREPLY < <(compgen -f -- "$current")
+                [[ $COMP_CWORD -eq 2 ]] && words=$_pam_totp_formats
+                mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -W "$words" -- "$current")
+                return
                 ;;
             *) words=$(compgen -u) ;;
             esac
