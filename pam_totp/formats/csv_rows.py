@@ -4,6 +4,7 @@ Rules:
 - The separator is a comma, a semicolon, a tab or a bar: the one that divides the first row into the most columns. A
   first line `sep=;`, as spreadsheets write it, decides.
 - A column loses white space, quotation marks around it, and a spreadsheet's marks of text (`="0012"` and `'0012`).
+- A row that is one quoted column with separators in it, as a spreadsheet exports pasted text, is split again.
 - Comments (#) and rows of empty columns are skipped. Empty columns at the end of a row are dropped.
 - A heading is a first row that names at least two known columns. A heading decides the meaning of each column, whatever
   its position. Case and separators in the names do not count.
@@ -87,7 +88,7 @@ def _separator(line: str) -> str:
     given = _SEPARATOR_LINE.fullmatch(line.strip(" "))
     if given:
         return given[1] or "\t"
-    return max(_SEPARATORS, key=lambda separator: len(_columns(line, separator) or ()))
+    return max(_SEPARATORS, key=lambda separator: len(_columns(_unwrapped(line), separator) or ()))
 
 
 def _columns(line: str, separator: str) -> list[str] | None:
@@ -101,13 +102,19 @@ def _columns(line: str, separator: str) -> list[str] | None:
 def _split(number: int, line: str, separator: str) -> list[str]:
     if line.count('"') % 2:
         raise FormatError(number, "quotation marks must be balanced")
-    found = _columns(line, separator)
+    found = _columns(_unwrapped(line), separator)
     if found is None:
         raise FormatError(number, "must be one row of columns")
     columns = [_bare(column) for column in found]
     while columns and not columns[-1]:
         columns.pop()
     return columns
+
+
+def _unwrapped(line: str) -> str:
+    """Return the text of a row that is one quoted column, or the row unchanged."""
+    text = line.strip()
+    return text[1:-1] if text[:1] == text[-1:] == '"' and text.count('"') == 2 else line
 
 
 def _bare(column: str) -> str:

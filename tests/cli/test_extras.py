@@ -13,6 +13,7 @@ import pytest
 import token_sim.extras as simulators
 from pam_totp.system import extras
 from pam_totp.system.extras import how_to_get
+from tests.formats.backups import BACKUPS
 from tests.support.site import ME, TREE, Site
 
 
@@ -22,6 +23,7 @@ from tests.support.site import ME, TREE, Site
         ("segno", "apt-get install python3-segno, or make install EXTRAS=qr"),
         ("pyserial", "apt-get install python3-serial, or make install EXTRAS=serial"),
         ("python-pskc", "apt-get install python3-pskc, or make install EXTRAS=pskc"),
+        ("cryptography", "apt-get install python3-cryptography, or make install EXTRAS=aegis"),
         ("python-pam", "apt-get install python3-pampy python3-six, or make install EXTRAS=web"),
     ],
 )
@@ -48,6 +50,18 @@ def test_every_extra_of_a_message_is_in_setup_and_in_the_manual() -> None:
         assert package in setup["options.extras_require"][extra]
         assert f"`{extra}` |" in table
         assert f"`{debian}`" in table
+
+
+def test_without_cryptography_only_an_encrypted_backup_is_refused(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "cryptography.py").write_text("raise ModuleNotFoundError(name='cryptography')\n")
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{TREE}"}
+    plain, encrypted = BACKUPS["aegis"]
+    for data, status, said in ((plain, 1, "2 tokens"), (encrypted, 3, f"cryptography ({how_to_get('cryptography')})")):
+        (tmp_path / "file").write_bytes(data)
+        command: list[str | Path] = [sys.executable, "-m", "pam_totp.cli", "import", tmp_path / "file", "--user", ME]
+        command += ["--store", site.store, "--dry-run"]
+        done = subprocess.run(command, cwd=TREE, env=env, text=True, capture_output=True, check=False, input="x\n")
+        assert (done.returncode, said in done.stderr) == (status, True), done.stderr
 
 
 def test_without_segno_the_key_and_the_missing_package_are_shown(site: Site, tmp_path: Path) -> None:

@@ -255,6 +255,29 @@ def test_a_uri_is_read_as_apps_write_it(uri: str) -> None:
     assert (found.unsupported, found.remarks) == (None, ())
 
 
+PUBLIC = [  # what users of other programs reported, with other keys: what the account and the digits are
+    ("ente/ente 1253", f"otpauth://totp/A%20B:a,b?secret={B32}&issuer=A%20B", "a,b", 6),
+    (
+        "raycast/extensions 27629",
+        f"otpauth://totp/example?secret={B32[:4]}+{B32[4:]}&issuer&algorithm=SHA1",
+        "example",
+        6,
+    ),
+    ("Spomky-Labs/otphp 242", f"otpauth://totp/Some+Company%3ame%40x.net?secret={B32.lower()}&issuer=X", "me@x.net", 6),
+    ("stratumauth/app 271", f"otpauth://totp/My%20Code?secret={B32}&issuer=My+Code", "My Code", 6),
+    ("hectorm/otpauth 25", f"otpauth://totp/Slack%20(Co%20W):g@m.com?secret={B32}&issuer=Slack", "g@m.com", 6),
+    ("replydev/cotp 296", f"otpauth://totp/1%40Git%20?secret={B32}&algorithm=SHA1&digits=6&lock=false", "1@Git", 6),
+    ("Authenticator 1508", f"otpauth://totp/U?secret={B32}&issuer=I&algorithm=SHA512&digits=8&period=60", "U", 8),
+    ("Authenticator 286", f"otpauth://totp/%20:%3A%3A!!!?secret={B32}&issuer=%20&period=30", "!!!", 6),
+]
+
+
+@pytest.mark.parametrize(("uri", "user", "digits"), [row[1:] for row in PUBLIC], ids=[row[0] for row in PUBLIC])
+def test_a_uri_that_other_programs_refused_is_read(uri: str, user: str, digits: int) -> None:
+    found = only("otpauth", uri)
+    assert (found.user, found.secret, found.digits, found.unsupported) == (user, KEY, digits, None)
+
+
 def test_commas_and_spaces_may_separate_the_uris_of_one_line() -> None:
     uris = [f"otpauth://totp/A,{i} x:u{i}?secret={B32}" for i in range(200)]
     for between in (",", ", ", " ", '", "', "\n,"):
@@ -345,6 +368,7 @@ ROWS = f"A1,{HEX},totp,8,60,SHA256\nA2,{HEX},hotp,6,7\n"
         ROWS.replace(HEX, B32).replace("60", "60s").replace("SHA256", "HMAC-SHA256").encode(),
         ROWS.replace(HEX, B32.lower() + "====").replace("60", "60 seconds").replace("SHA256", "HmacSHA256").encode(),
         ROWS.replace(HEX, " ".join(HEX[i : i + 2] for i in range(0, 40, 2))).encode(),
+        "".join(f'"{line}"\r\n' for line in ROWS.splitlines()).encode(),
         b"# box 7\n\nserial,key,type,digits,counter or period,algorithm\n" + ROWS.encode(),
     ],
 )
