@@ -146,8 +146,11 @@ def _tokens(data: bytes, parser: RowParser, skip: int) -> Iterator[ImportedToken
 
 def _token(line: int, columns: list[str], names: tuple[str, ...]) -> ImportedToken:
     """Return the token of a row without a heading."""
-    if not 2 <= len(columns) <= len(names):
-        raise FormatError(line, f"must have 2 to {len(names)} columns ({_COLUMNS_TEXT}), has {len(columns)}")
+    least = names.index("key") + 1
+    if not least <= len(columns) <= len(names):
+        first = "user, " if "user" in names else ""
+        what = f"must have {least} to {len(names)} columns ({first}{_COLUMNS_TEXT}), has {len(columns)}"
+        raise FormatError(line, what)
     fields = dict(zip(names, columns, strict=False))
     if not fields.get("serial"):
         raise FormatError(line, "missing serial")

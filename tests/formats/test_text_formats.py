@@ -453,6 +453,8 @@ def test_the_token_janitor_s_column_of_users_is_recognised() -> None:
     found = only("csv", f"alice, OATH1, {HEX}, totp, 6, 30\n")
     assert (found.user, found.serial, found.type, found.period) == ("alice", "OATH1", "totp", 30)
     assert understood(f"alice, OATH1, {HEX}, totp, 6, 30\n")
+    with pytest.raises(FormatError, match=r"line 2: must have 3 to 7 columns \(user, serial, key"):
+        parsed("csv", f"alice, OATH1, {HEX}\nOATH2, {HEX}\n".encode())
 
 
 def test_the_log_of_yubico_s_personalisation_tool_is_read() -> None:
