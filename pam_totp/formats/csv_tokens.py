@@ -89,7 +89,7 @@ def parse_map(data: bytes) -> dict[str, str]:
         if heading is not None:
             columns = [heading.value(columns, "serial"), heading.value(columns, "user")]  # noqa: PLW2901
             if not columns[1]:
-                continue  # a token that nobody has yet
+                continue  # a token without a user
         if len(columns) != 2 or not all(columns):
             raise FormatError(line, "must have two columns: serial and user")
         serial, user = _serial(columns[0], line), columns[1]

@@ -37,6 +37,7 @@ from pam_totp.formats.picture import is_picture, read_picture
 
 DEFAULT_ISSUER = "pam_totp"
 MAX_URI = 2048  # characters
+NO_URI = "must be an otpauth://totp/... or otpauth://hotp/... URI"
 _IGNORED_FIELDS = {"issuer", "image", "icon", "color", "lock"}  # for the display in a phone app
 _FIELDS = {"secret", "algorithm", "digits", "counter", "period"}
 _MAX_FIELDS = 20
@@ -116,7 +117,7 @@ def uris(text: str) -> list[str]:
 def imported(uri: str, line: int) -> ImportedToken:
     """Return the token of `uri`, or a token with the reason why it cannot be used. Raise FormatError for other text."""
     if not uri.lower().startswith("otpauth://"):
-        raise FormatError(line, "must be an otpauth://totp/... or otpauth://hotp/... URI")
+        raise FormatError(line, NO_URI)
     try:
         return _token(uri, line)
     except ValueError as e:
@@ -137,8 +138,10 @@ def _token(uri: str, line: int) -> ImportedToken:
     if len(uri) > MAX_URI:
         raise ValueError(f"the URI must be at most {MAX_URI} characters")
     kind, label, query = _parts(uri)
+    if not kind:
+        raise ValueError(NO_URI)
     if kind not in ("totp", "hotp"):
-        raise ValueError("must be an otpauth://totp/... or otpauth://hotp/... URI")
+        raise ValueError("unsupported type: must be totp or hotp")
     fields = _fields(query)
     if not fields.get("secret"):
         raise ValueError("missing secret")

@@ -198,7 +198,7 @@ def test_one_unusable_uri_is_skipped_and_the_rest_comes_in(site: Site, tmp_path:
     done = site.command("import", file)
     assert done.returncode == 1
     assert "line 1  bob" in done.stdout
-    assert "skipped: must be an otpauth://totp/... or otpauth://hotp/... URI" in done.stdout
+    assert "skipped: unsupported type: must be totp or hotp" in done.stdout
     assert key not in done.stdout + done.stderr
     assert list(records(site)) == ["alice.record"]
 
