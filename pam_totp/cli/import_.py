@@ -16,7 +16,6 @@ from pam_totp.cli.progress import Bar
 from pam_totp.cli.prompts import ask
 from pam_totp.cli.store_access import caller_name, now, open_store, uses_own_file
 from pam_totp.core.record import UserRecord
-from pam_totp.core.serials import serial_key
 from pam_totp.formats.csv_tokens import parse_map, understood_map
 from pam_totp.formats.format import AskSecret, Format, ParsedFile, ParseOptions
 from pam_totp.formats.google_authenticator import HOME_FILE, MAX_FILE, GoogleAuthenticator
@@ -212,12 +211,11 @@ def _format_error(chosen: Format, path: str, data: bytes, error: FormatError) ->
 
 
 def _selection(args: argparse.Namespace, chosen: Format, users_by_serial: dict[str, str] | None) -> Selection:
-    by_serial = None if users_by_serial is None else {serial_key(s): user for s, user in users_by_serial.items()}
     return Selection(
         canonical=passwd_name,
         user=passwd_name(args.user) if args.user else None,
         serial=args.serial,
-        users_by_serial=by_serial,
+        users_by_serial=users_by_serial,
         user_selects=chosen.user_selects_tokens,
     )
 

@@ -123,9 +123,9 @@ class Selected(Protocol):
 class Selection:
     """The rules that select tokens of a file, and that assign a user to each token.
 
-    `serial` selects one token. `users_by_serial` assigns tokens to users; its keys are results of `serial_key`. Without
-    it, the user is `user` or, if `user` is None, the user named in the file. With `user_selects`, only tokens that the
-    file assigns to `user` are selected.
+    `serial` selects one token. `users_by_serial` assigns tokens to users. Without it, the user is `user` or, if `user`
+    is None, the user named in the file. With `user_selects`, only tokens that the file assigns to `user` are selected.
+    Serial numbers are compared by `serial_key`.
     """
 
     canonical: CanonicalName
@@ -133,6 +133,11 @@ class Selection:
     serial: str | None = None
     users_by_serial: Mapping[str, str] | None = None
     user_selects: bool = False
+
+    def __post_init__(self) -> None:
+        if self.users_by_serial is not None:
+            by_key = {serial_key(serial): user for serial, user in self.users_by_serial.items()}
+            object.__setattr__(self, "users_by_serial", by_key)
 
     def owner(self, token: ImportedToken) -> tuple[str | None, str]:
         """Return the token's user or None, and the reason to report if the user is None."""
