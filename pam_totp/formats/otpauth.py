@@ -121,8 +121,9 @@ def imported(uri: str, line: int) -> ImportedToken:
     try:
         return _token(uri, line)
     except ValueError as e:
-        kind, label, _ = _parts(uri)
-        user = account(urllib.parse.unquote(label)[:MAX_TEXT])
+        kind, label, query = _parts(uri)
+        # Without its question mark, a URI has the key in the label.
+        user = account(urllib.parse.unquote(label)[:MAX_TEXT]) if "secret=" in query.lower() else None
         return ImportedToken(line=line, type=kind if kind == "hotp" else "totp", user=user, unsupported=str(e))
 
 

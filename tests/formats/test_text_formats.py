@@ -214,6 +214,7 @@ def test_a_line_without_a_uri_is_refused_with_its_number() -> None:
         "otpauth://totp/x",
         "otpauth://totp/x?secret=",
         "otpauth://totp/x?secret=1",
+        f"otpauth://totp/secret={B32}&issuer=x",
         f"otpauth://hotp/x?secret={B32}",
         f"otpauth://hotp/x?secret={B32}&counter=-1",
         f"otpauth://totp/x?secret={B32}&digits=10",
@@ -230,7 +231,7 @@ def test_an_unusable_uri_is_skipped_with_a_reason_without_the_key(uri: str) -> N
     found = parsed("otpauth", f"otpauth://totp/x?secret={B32}\n{uri}\notpauth://totp/y?secret={B32}\n".encode())
     assert [(token.line, token.unsupported is None) for token in found] == [(1, True), (2, False), (3, True)]
     assert found[1].unsupported
-    assert B32 not in found[1].unsupported
+    assert B32 not in repr(found[1])
     with pytest.raises(ValueError, match=r"\S") as refused:
         from_uri(uri, "phone", NOW)
     assert B32 not in str(refused.value)
