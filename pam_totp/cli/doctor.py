@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from pam_totp.cli.command_line import DONE, OUT_OF_REACH, REFUSED, CommandError, Commands, add_command
 from pam_totp.cli.printing import count, print_json
+from pam_totp.cli.terminal import styled
 
 
 def add_to(commands: Commands) -> None:
@@ -46,12 +47,15 @@ def run(args: argparse.Namespace) -> int:
             failed += [f"{folder}: not repaired: {text}" for text in errors_of_repair]
     findings = checks.examine(Context(machine, services))
     if args.json:
-        print_json({"services": services, "repaired": repaired, "findings": [asdict(finding) for finding in findings]})
+        facts = {"services": services, "checked": list(checks.CHECKS), "repaired": repaired}
+        print_json(facts | {"findings": [asdict(finding) for finding in findings]})
     else:
         for text in repaired:
             print(f"repaired: {text}")
         for finding in findings:
-            print(f"{finding.severity}: {finding.what}\n    {finding.remedy}")
+            severity = styled(f"{finding.severity}:", finding.severity)
+            print(f"{severity} {finding.what}\n    {finding.remedy}")
+        print(f"checked: {', '.join(checks.CHECKS)}")
         what = f"services: {', '.join(services)}" if services else "no service asks for a code yet"
         print(f"{count(len(findings), 'finding') if findings else 'no findings'}; {what}")
     if failed:

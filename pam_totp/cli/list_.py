@@ -3,41 +3,119 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pam_totp.cli.command_line import DONE, OUT_OF_REACH, Commands, add_command
 from pam_totp.cli.printing import Table, count, format_time, print_json_stream
 from pam_totp.cli.store_access import now, open_store, read, token_facts, user_of
 from pam_totp.core.record import HotpToken, Token, TotpToken, UserRecord
+from pam_totp.core.serials import serial_key
 from pam_totp.store import NotThere, Store, StoreError
 
-HEADS = ("USER", "TOKEN", "TYPE", "CODES", "STATE", "LAST USED")
+HEADS = ("USER", "TOKEN", "TYPE", "SERIAL", "CODES", "STATE", "LAST USED")
+STATES = ("active", "disabled", "unconfirmed")
+DAY = 86_400  # seconds
+_UNITS = {"h": 3600, "d": DAY, "w": 7 * DAY, "y": 365 * DAY}  # seconds
+
+Shown = tuple[UserRecord, Sequence[Token]]  # a record, and its tokens that the filters select
+SortKey = Callable[[Token], tuple[object, ...]]
+
+# The orders of --sort besides that by user. Tokens without a value come first.
+SORT_KEYS: dict[str, SortKey] = {
+    "last-used": lambda token: (token.last_used is not None, token.last_used or 0),
+    "created": lambda token: (token.created,),
+    "serial": lambda token: (token.serial is not None, serial_key(token.serial or "")),
+    "state": lambda token: (_state(token),),
+}
 
 
 def add_to(commands: Commands) -> None:
-    examples = ("pam-totp list", "pam-totp list alice --json")
+    examples = ("pam-totp list", "pam-totp list --unused 90d --sort last-used", "pam-totp list alice --json")
     parser = add_command(commands, "list", run, "show users and their tokens", *examples, data=True)
     parser.add_argument("user", nargs="?", help="show only this user's tokens")
+    parser.add_argument("--serial", metavar="S", help="only the token with this serial number")
+    parser.add_argument(
+        "--unused", type=_duration, metavar="TIME", help="only tokens that were not used for this time, such as 90d"
+    )
+    parser.add_argument("--without-recovery", action="store_true", help="only users without unused recovery codes")
+    parser.add_argument("--state", choices=STATES, help="only tokens in this state")
+    parser.add_argument(
+        "--sort", choices=("user", *SORT_KEYS), default="user", help="order of the tokens (%(default)s)"
+    )
+
+
+def _duration(text: str) -> int:
+    """Return a time such as 90d or 12h in seconds."""
+    found = re.fullmatch(r"([1-9][0-9]{0,4})([hdwy])", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text}: must be a number and h, d, w or y, such as 90d")
+    return int(found[1]) * _UNITS[found[2]]
 
 
 def run(args: argparse.Namespace) -> int:
     store = open_store(args)
     statuses = {DONE}
     records = iter([read(store, user_of(args))]) if args.user else _records(store, statuses)
+    found = _sorted(_selected(records, args), args.sort)
     if args.json:
-        print_json_stream(_record_facts(record) for record in records)
+        print_json_stream(_record_facts(record, tokens) for record, tokens in found)
         return max(statuses)
+    remarked: set[str] = set()  # users, in an order that separates the tokens of one user
     with Table(HEADS) as table:
-        for record in records:
-            for token in record.tokens:
+        for record, tokens in found:
+            for token in tokens:
                 table.add(_cells(record, token))
-            for remark in _remarks(record):
-                table.remark(f"{record.user}: {remark}")
+            if record.user not in remarked:
+                for remark in _remarks(record):
+                    table.remark(f"{record.user}: {remark}")
+            if args.sort != "user":
+                remarked.add(record.user)
     if not table.rows and max(statuses) == DONE:
-        print("no tokens found (see 'pam-totp enroll --help')")
+        print("no token matches" if _is_filtered(args) else "no tokens found (see 'pam-totp enroll --help')")
     return max(statuses)
+
+
+def _selected(records: Iterator[UserRecord], args: argparse.Namespace) -> Iterator[Shown]:
+    """Yield the records with the tokens that the filters select. Without filters, also records without tokens."""
+    serial = None if args.serial is None else serial_key(args.serial)
+    latest = None if args.unused is None else now() - args.unused
+    for record in records:
+        if args.without_recovery and record.recovery:
+            continue
+        tokens = [
+            token
+            for token in record.tokens
+            if (serial is None or serial_key(token.serial or "") == serial)
+            and (latest is None or _last_sign(token) <= latest)
+            and args.state in (None, _state(token))
+        ]
+        if tokens or not _is_filtered(args):
+            yield record, tokens
+
+
+def _is_filtered(args: argparse.Namespace) -> bool:
+    return args.without_recovery or any(value is not None for value in (args.serial, args.unused, args.state))
+
+
+def _last_sign(token: Token) -> int:
+    """Return the time of the last use of a token. A token that was never used counts from its enrolment."""
+    return token.created if token.last_used is None else token.last_used
+
+
+def _sorted(found: Iterator[Shown], order: str) -> Iterator[Shown]:
+    """Yield the tokens in this order. Only the order by user needs no memory for all of them.
+
+    In another order, each token is an entry of its own, because the tokens of one user may be far apart.
+    """
+    if order == "user":
+        return found
+    key = SORT_KEYS[order]
+    single = [(record, (token,)) for record, tokens in found for token in tokens]
+    single.sort(key=lambda shown: key(shown[1][0]))
+    return iter(single)
 
 
 def _records(store: Store, statuses: set[int]) -> Iterator[UserRecord]:
@@ -59,9 +137,13 @@ def _cells(record: UserRecord, token: Token) -> tuple[str, ...]:
     assert isinstance(token, HotpToken | TotpToken)
     moving_factor = f"{token.period} s" if isinstance(token, TotpToken) else f"counter {token.counter}"
     codes = f"{token.digits} digits, {token.algorithm}, {moving_factor}"
-    state = "disabled" if not token.enabled else "active" if token.confirmed else "unconfirmed"
-    state += ", codes in a row only" if token.row_needed else ""
-    return record.user, token.name, token.type, codes, state, format_time(token.last_used)
+    state = _state(token) + (", codes in a row only" if token.row_needed else "")
+    return record.user, token.name, token.type, token.serial or "-", codes, state, format_time(token.last_used)
+
+
+def _state(token: Token) -> str:
+    """Return the state of a token, which is in STATES."""
+    return "disabled" if not token.enabled else "active" if token.confirmed else "unconfirmed"
 
 
 def _remarks(record: UserRecord) -> list[str]:
@@ -76,11 +158,11 @@ def _remarks(record: UserRecord) -> list[str]:
     return remarks
 
 
-def _record_facts(record: UserRecord) -> dict[str, Any]:
+def _record_facts(record: UserRecord, tokens: Sequence[Token]) -> dict[str, Any]:
     failures, _ = record.failures_now(now())
     return {
         "user": record.user,
-        "tokens": [token_facts(record.user, token) for token in record.tokens],
+        "tokens": [token_facts(record.user, token) for token in tokens],
         "recovery_left": len(record.recovery),
         "failures": failures,
         "refused": record.refused,

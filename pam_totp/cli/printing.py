@@ -4,18 +4,25 @@ Rules:
 - The use of memory does not grow with the length of the output.
 - The output is one table or one JSON document of any length.
 - A table has no control character, and no character that the output cannot encode: these are printed as escapes.
+- A table fits the width of a terminal: long cells continue on further lines. In a file or pipe, a row is one line.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
+from pam_totp.cli import terminal
+
 BLOCK = 1000  # rows that are printed together, with the same widths of columns
+GAP = "  "  # between two columns
+LEAST_WIDTH = 4  # characters: a column of a narrow terminal is not made narrower
 
 
 class Table:
@@ -28,6 +35,7 @@ class Table:
     def __init__(self, heads: Sequence[str]) -> None:
         self.rows = 0
         self._widths = [0] * len(heads)
+        self._heads = heads
         self._block: list[Sequence[str]] = [heads]
         self._remarks: list[str] = []
 
@@ -48,11 +56,19 @@ class Table:
         """Print the rows and the remarks added since the last block."""
         for row in self._block:
             self._widths = [max(width, len(cell)) for width, cell in zip(self._widths, row, strict=True)]
+        size = terminal.size()
+        widths = self._widths if size is None else fitted(self._widths, self._longest_words(), size.columns)
         for row in self._block:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, self._widths, strict=True)).rstrip())
+            for line in _lines_of(row, widths):
+                print(terminal.styled(line, "heading") if row is self._heads else line)
         for line in self._remarks:
             print(line)
         self._block, self._remarks = [], []
+
+    def _longest_words(self) -> list[int]:
+        """Return the length of the longest word in each column of the block."""
+        columns = zip(*self._block, strict=True)
+        return [max(len(word) for cell in column for word in cell.split() or [""]) for column in columns]
 
     def __enter__(self) -> Self:
         return self
@@ -60,6 +76,34 @@ class Table:
     def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
         if kind is None and self.rows:
             self.flush()
+
+
+def fitted(widths: Sequence[int], words: Sequence[int], columns: int) -> list[int]:
+    """Return the widths of a table's columns so that the table has at most `columns` columns of text.
+
+    `words` has the length of the longest word in each column. The widest column becomes narrower first: at first only
+    columns whose words stay whole, then all. No column gets less than LEAST_WIDTH, so many columns may be too wide.
+    """
+    fitting = list(widths)
+    excess = sum(fitting) + len(GAP) * (len(fitting) - 1) - columns
+    for least in (words, [LEAST_WIDTH] * len(fitting)):
+        while excess > 0:
+            spare = [i for i, width in enumerate(fitting) if width > max(least[i], LEAST_WIDTH)]
+            if not spare:
+                break
+            fitting[max(spare, key=fitting.__getitem__)] -= 1
+            excess -= 1
+    return fitting
+
+
+def _lines_of(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+    """Yield the lines of a row: more than one if a cell is longer than its column."""
+    if all(len(cell) <= width for cell, width in zip(row, widths, strict=True)):
+        parts = [[cell] for cell in row]
+    else:
+        parts = [textwrap.wrap(cell, width, break_on_hyphens=False) for cell, width in zip(row, widths, strict=True)]
+    for cells in itertools.zip_longest(*parts, fillvalue=""):
+        yield GAP.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
 def shown(text: str) -> str:
@@ -78,8 +122,12 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
             table.add(row)
 
 
+def json_text(data: object) -> str:
+    return f"{json.dumps(data, indent=1)}\n"
+
+
 def print_json(data: object) -> None:
-    print(json.dumps(data, indent=1))
+    print(json_text(data), end="")
 
 
 def print_json_stream(data: Iterator[object] | Mapping[str, object]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from pam_totp.core.record import HotpToken
 from pam_totp.system import people, probe
-from pam_totp.system.doctor import checks_machine
+from pam_totp.system.doctor import checks, checks_machine
 from pam_totp.system.doctor.context import Context
 from pam_totp.system.machine import Machine
 from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding, Severity, errors
@@ -51,6 +51,24 @@ def test_every_code_of_a_finding_is_reported_by_a_check() -> None:
     folder = TREE / "pam_totp/system"
     source = "".join(p.read_text() for p in folder.rglob("*.py") if p.name != "findings.py")
     assert [code.name for code in Code if f"Code.{code.name}" not in source] == []
+
+
+def test_the_output_lists_what_was_checked(machine: Fresh) -> None:
+    names = [
+        "module",
+        "helper",
+        "sockets",
+        "stores",
+        "site file",
+        "clock",
+        "stacks",
+        "sshd",
+        "users",
+        "changes of 'enable'",
+    ]
+    assert list(checks.CHECKS) == names
+    assert f"\nchecked: {', '.join(names)}\n" in f"\n{machine.installed('doctor').stdout}"
+    assert json.loads(machine.installed("doctor", "--json").stdout)["checked"] == names
 
 
 def test_a_service_without_a_file_is_an_error(machine: Fresh) -> None:

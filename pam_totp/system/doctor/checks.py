@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 from pam_totp.system.doctor import checks_login, checks_machine
 from pam_totp.system.doctor.context import Context
@@ -10,22 +10,22 @@ from pam_totp.system.pamd.findings import Finding, Severity
 
 Check = Callable[[Context], Iterator[Finding]]
 
-CHECKS: Sequence[Check] = (
-    checks_machine.module,
-    checks_machine.helper,
-    checks_machine.sockets,
-    checks_machine.store,
-    checks_machine.site,
-    checks_machine.clock,
-    checks_login.stacks,
-    checks_login.ssh,
-    checks_login.users,
-    checks_login.changes,
-)
+CHECKS: Mapping[str, Check] = {  # by their name in the output of the command
+    "module": checks_machine.module,
+    "helper": checks_machine.helper,
+    "sockets": checks_machine.sockets,
+    "stores": checks_machine.store,
+    "site file": checks_machine.site,
+    "clock": checks_machine.clock,
+    "stacks": checks_login.stacks,
+    "sshd": checks_login.ssh,
+    "users": checks_login.users,
+    "changes of 'enable'": checks_login.changes,
+}
 _BY_SEVERITY = list(Severity)  # errors first
 
 
 def examine(context: Context) -> list[Finding]:
     """Return the findings of all checks, without duplicates, errors first."""
-    findings = dict.fromkeys(finding for check in CHECKS for finding in check(context))
+    findings = dict.fromkeys(finding for check in CHECKS.values() for finding in check(context))
     return sorted(findings, key=lambda f: _BY_SEVERITY.index(f.severity))

@@ -1,0 +1,80 @@
+"""The terminal of a command: its character set, its colours and its size.
+
+Rules:
+- Output never raises UnicodeEncodeError: a character that the stream cannot encode becomes an escape.
+- A terminal gets only characters of its own character set. The variables of the locale name that set, also for a locale
+  that is not installed; Python would assume UTF-8 then (PEP 538, PEP 540). If no variable is set, UTF-8 is assumed.
+- Colour is for terminals that show it: not with NO_COLOR (no-color.org), TERM=dumb or without TERM.
+- A file or pipe gets neither colour nor line breaks that depend on a width.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import locale
+import os
+import sys
+from contextlib import suppress
+from typing import NamedTuple, TextIO
+
+_COERCED = "C.UTF-8"  # LC_CTYPE after Python has replaced the locale C (PEP 538)
+_STYLES = {"heading": "1", "good": "32", "error": "1;31", "warning": "33", "note": "36"}
+
+
+class Size(NamedTuple):
+    columns: int
+    lines: int
+
+
+def prepare_output() -> None:
+    """Set the encoding of standard output and standard error. Call this function before the first output."""
+    for stream in (sys.stdout, sys.stderr):
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        if stream.isatty() and sys.flags.utf8_mode:
+            stream.reconfigure(encoding=_charset(stream.encoding))
+        stream.reconfigure(errors="backslashreplace")
+
+
+def _charset(assumed: str) -> str:
+    """Return the character set that the locale's variables name, or `assumed` if they name none that Python knows."""
+    ctype = os.environ.get("LC_CTYPE", "")
+    name = os.environ.get("LC_ALL") or (ctype if ctype != _COERCED else "") or os.environ.get("LANG", "")
+    if name in ("C", "POSIX"):
+        return "ascii"
+    with suppress(LookupError):
+        return codecs.lookup(locale.normalize(name).partition(".")[2].partition("@")[0]).name
+    return assumed
+
+
+def can_print(text: str) -> bool:
+    """Return True if the character set of standard output has all characters of the text."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_dumb() -> bool:
+    """Return True if the terminal understands no escape sequence."""
+    return os.environ.get("TERM", "") in ("", "dumb")
+
+
+def has_colour(stream: TextIO) -> bool:
+    return stream.isatty() and not is_dumb() and not os.environ.get("NO_COLOR")
+
+
+def size() -> Size | None:
+    """Return the size of the terminal on standard output. Return None if it is no terminal, or one without a size."""
+    try:
+        found = Size(*os.get_terminal_size(sys.stdout.fileno()))
+    except (OSError, ValueError):
+        return None
+    return found if found.columns and found.lines else None
+
+
+def styled(text: str, style: str) -> str:
+    """Return the text in a style of `_STYLES` for standard output, or unchanged if it has no colour."""
+    return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if has_colour(sys.stdout) else text

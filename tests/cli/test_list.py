@@ -1,0 +1,87 @@
+"""Tests of list: the columns, the filters and the orders."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from tests.support.site import Site, fob, phone
+
+DAY = 86_400
+NOW = int(time.time())
+
+
+@pytest.fixture
+def users(site: Site) -> Site:
+    salt, digest = "00" * 16, "11" * 32
+    site.enrol(fob(serial="UB-300", last_used=NOW - 100 * DAY, created=NOW - 300 * DAY), user="alice", salt=salt)
+    site.enrol(
+        fob(serial="ub 100", created=NOW - 200 * DAY, enabled=False),
+        phone(last_used=NOW - DAY, created=NOW - 400 * DAY),
+        user="bob",
+        salt=salt,
+        recovery=(digest,),
+    )
+    site.enrol(phone(created=NOW - DAY, confirmed=False, serial="200"), user="carol")
+    return site
+
+
+def listed(site: Site, *options: str) -> list[tuple[str, str]]:
+    """Return the user and the token of each line of the table."""
+    lines = site.command("list", *options).stdout.splitlines()
+    return [tuple(line.split()[:2]) for line in lines[1:] if ": " not in line]  # type: ignore[misc]
+
+
+A, B, C, D = ("alice", "fob"), ("bob", "fob"), ("bob", "phone"), ("carol", "phone")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), [A, B, C, D]),
+        (("--serial", "UB100"), [B]),
+        (("--serial", "100"), []),
+        (("--unused", "90d"), [A, B]),
+        (("--unused", "24h"), [A, B, C, D]),
+        (("--unused", "1y"), []),
+        (("--without-recovery",), [A, D]),
+        (("--state", "active"), [A, C]),
+        (("--state", "disabled"), [B]),
+        (("--state", "unconfirmed"), [D]),
+        (("--state", "disabled", "--unused", "13w"), [B]),
+        (("--sort", "last-used"), [B, D, A, C]),
+        (("--sort", "created"), [C, A, B, D]),
+        (("--sort", "serial"), [C, D, B, A]),
+        (("--sort", "state"), [A, C, B, D]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_filters_and_orders_select_these_tokens(
+    users: Site, options: tuple[str, ...], expected: list[tuple[str, str]]
+) -> None:
+    assert listed(users, *options) == expected
+
+
+def test_the_table_has_the_serial_number_of_each_token(users: Site) -> None:
+    heading, *rows = users.command("list").stdout.splitlines()
+    assert heading.split()[:4] == ["USER", "TOKEN", "TYPE", "SERIAL"]
+    assert [row[heading.index("SERIAL") :].split("  ")[0] for row in rows[:4]] == ["UB-300", "ub 100", "-", "200"]
+
+
+def test_json_has_only_the_selected_tokens(users: Site) -> None:
+    found: list[dict[str, Any]] = users.command_json("list", "--serial", "ub-100")
+    assert [(user["user"], [token["serial"] for token in user["tokens"]]) for user in found] == [("bob", ["ub 100"])]
+
+
+def test_remarks_on_a_user_are_printed_once_in_every_order(users: Site) -> None:
+    for order in ("user", "last-used"):
+        assert users.command("list", "--sort", order).stdout.count("bob: 1 unused recovery code") == 1
+
+
+def test_no_match_is_said_and_a_wrong_time_is_wrong_usage(users: Site) -> None:
+    assert users.command("list", "--serial", "none").stdout == "no token matches\n"
+    for wrong in ("90", "d", "0d", "-1d", "90 d", "x"):
+        done = users.command("list", f"--unused={wrong}")
+        assert (done.returncode, "such as 90d" in done.stderr) == (2, True), wrong
