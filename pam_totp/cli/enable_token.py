@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pam_totp.cli.command_line import DONE, Commands, add_command
-from pam_totp.cli.store_access import named_token, open_store, update, user_of
+from pam_totp.cli.store_access import ONESELF, named_token, open_store, update, user_and_token
 from pam_totp.core.record import Token, UserRecord
 from pam_totp.operations.audit_log import of_token
 
@@ -19,7 +19,7 @@ def add_to(commands: Commands) -> None:
 
 def add_token_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments USER and TOKEN."""
-    parser.add_argument("user", help="owner of the token")
+    parser.add_argument("user", nargs="?", help=f"owner of the token ({ONESELF})")
     parser.add_argument("token", nargs="?", help="name of the token; optional if the user has only one token")
 
 
@@ -30,10 +30,10 @@ def run(args: argparse.Namespace) -> int:
 def switch(args: argparse.Namespace, *, enabled: bool) -> int:
     """Enable or disable a token."""
     store = open_store(args)
-    user = user_of(args)
+    user, name = user_and_token(args, store)
 
     def change(record: UserRecord) -> tuple[UserRecord, Token]:
-        token = named_token(record, args.token)
+        token = named_token(record, name)
         return record.with_changed(token, token.switched(enabled)), token
 
     what = "enable-token" if enabled else "disable-token"

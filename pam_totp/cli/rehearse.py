@@ -30,7 +30,7 @@ def add_to(commands: Commands) -> None:
         store=False,
     )
     parser.add_argument("service", help="name of the PAM service: sshd, sudo, ...")
-    parser.add_argument("user", help="user who logs in")
+    parser.add_argument("user", nargs="?", help="user who logs in (default: yourself, also under sudo)")
     parser.add_argument(
         "--stack",
         metavar="PATH",
@@ -43,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
     from pam_totp.system.machine import Machine
     from pam_totp.system.pamd.stack import StackError
 
+    if args.user is None:
+        args.user = args.audit.caller
     shown: list[dict[str, object]] = []
 
     def converse(style: int, text: str) -> bytes | None:

@@ -8,7 +8,7 @@ from pam_totp.cli.command_line import DONE, Commands, add_command
 from pam_totp.cli.enable_token import add_token_arguments
 from pam_totp.cli.printing import count
 from pam_totp.cli.prompts import confirm
-from pam_totp.cli.store_access import named_token, open_store, read, update, user_of
+from pam_totp.cli.store_access import named_token, open_store, read, update, user_and_token
 from pam_totp.core.record import Token, UserRecord
 from pam_totp.operations.audit_log import of_token
 
@@ -25,7 +25,7 @@ def add_to(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     store = open_store(args)
-    user = user_of(args)
+    user, chosen = user_and_token(args, store)
     record = read(store, user)
 
     def log_all(tokens: tuple[Token, ...]) -> None:
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         update(store, user, lambda record: (None, record.tokens), log_all)
         print(f"{user}: all tokens and recovery codes removed")
         return DONE
-    name = named_token(record, args.token).name
+    name = named_token(record, chosen).name
     if len(record.tokens) == 1:
         more = f" and {count(len(record.recovery), 'recovery code')}" if record.recovery else ""
         confirm(f"remove the last token{more} of {user}? {CONSEQUENCE}", args)

@@ -22,7 +22,16 @@ from pam_totp.cli.command_line import (
 from pam_totp.cli.printing import print_json
 from pam_totp.cli.progress import Bar
 from pam_totp.cli.prompts import ask
-from pam_totp.cli.store_access import logged_changes, named_token, not_enrolled, now, open_store, read, user_of
+from pam_totp.cli.store_access import (
+    ONESELF,
+    logged_changes,
+    named_token,
+    not_enrolled,
+    now,
+    open_store,
+    read,
+    user_before,
+)
 from pam_totp.core.answer import CODE_LENGTHS, Answer
 from pam_totp.core.settings import settings
 from pam_totp.operations.audit_log import of_token
@@ -49,7 +58,7 @@ def add_to(commands: Commands) -> None:
         "pam-totp resync alice --token fob --port /dev/ttyUSB0",
         data=True,
     )
-    parser.add_argument("user", help="owner of the token")
+    parser.add_argument("user", nargs="?", help=f"owner of the token ({ONESELF})")
     parser.add_argument("code", nargs="*", default=[], help="two or three codes in a row (default: prompt for them)")
     parser.add_argument("--token", metavar="NAME", help="resynchronise only this token of the user")
     parser.add_argument(
@@ -69,11 +78,12 @@ def run(args: argparse.Namespace) -> int:
     policy = settings(SERVICE, (), read_site(site_file(args))).policy
     port = _open_port(args.port) if args.port else None  # open the port before the process drops its privileges
     store = open_store(args)
-    user = user_of(args)
+    user, word = user_before(args, store, token=False)
+    words = ([] if word is None else [word]) + args.code
     record = read(store, user)
     if args.token:
         named_token(record, args.token)
-    typed = _codes_from(port, user) if port is not None else list(args.code)
+    typed = _codes_from(port, user) if port is not None else words
     text = " ".join(typed) or ask("two codes in a row: ", hidden=True)
     codes = Answer.parse(text.encode("utf-8", "surrogateescape")).codes(CODE_LENGTHS)
     if codes is None or len(codes) < 2:

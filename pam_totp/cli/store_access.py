@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 ACCOUNT = "pam_totp"  # the account that owns the default store
 OWN_FILE = "~/.pam_totp.json"  # the store of a caller other than root
+ONESELF = "without root: yourself"  # the default of USER, in help texts
 
 
 def now() -> int:
@@ -137,12 +138,41 @@ def user_of(args: argparse.Namespace) -> str:
     """
     own_file = uses_own_file(args)
     if args.user is None and not own_file:
-        raise CommandError("missing USER argument", WRONG_USAGE)
+        raise CommandError(f"missing USER argument (see '{args.parser.prog} --help')", WRONG_USAGE)
     user = passwd_name(caller_name() if args.user is None else args.user)
     if own_file and user != caller_name():
         what = f"permission denied: only root can manage the tokens of {user}"
         raise CommandError(f"{what} (your own tokens are in {OWN_FILE})", OUT_OF_REACH)
     return user
+
+
+def user_before(args: argparse.Namespace, store: Store, *, token: bool) -> tuple[str, str | None]:
+    """Return the user, and the next word, which is None or the word in the place of USER if USER was left out.
+
+    USER may be left out if the store is the caller's own file. The word is then another word than the caller's name:
+    the name of a token of the caller (`token`), or a word that is the name of no account.
+    """
+    word = args.user
+    if word is None or not uses_own_file(args):
+        return user_of(args), None
+    me = caller_name()
+    if passwd_name(word) == me or (has_account(word) and not (token and _has_token(store, me, word))):
+        return user_of(args), None
+    return me, str(word)
+
+
+def _has_token(store: Store, user: str, name: str) -> bool:
+    try:
+        return store.read(user).token(name) is not None
+    except NotThere:
+        return False
+
+
+def user_and_token(args: argparse.Namespace, store: Store) -> tuple[str, str | None]:
+    """Return the user and the name of the token, for arguments USER and TOKEN that may both be left out."""
+    if args.token is not None:
+        return user_of(args), args.token
+    return user_before(args, store, token=True)
 
 
 def not_enrolled(user: str) -> CommandError:

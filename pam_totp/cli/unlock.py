@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 
 from pam_totp.cli.command_line import DONE, Commands, add_command
-from pam_totp.cli.store_access import open_store, update, user_of
+from pam_totp.cli.store_access import ONESELF, open_store, update, user_of
 
 
 def add_to(commands: Commands) -> None:
     summary = "clear a user's count of wrong answers, which lifts a lock"
     parser = add_command(commands, "unlock", run, summary, "pam-totp unlock alice")
-    parser.add_argument("user", help="name of the user")
+    parser.add_argument("user", nargs="?", help=f"name of the user ({ONESELF})")
 
 
 def run(args: argparse.Namespace) -> int:

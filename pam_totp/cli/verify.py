@@ -7,7 +7,8 @@ import argparse
 from pam_totp.cli.command_line import DONE, REFUSED, Commands, add_command, add_config, site_file
 from pam_totp.cli.printing import print_json
 from pam_totp.cli.prompts import ask
-from pam_totp.cli.store_access import logged_changes, now, open_store, read, user_of
+from pam_totp.cli.store_access import ONESELF, logged_changes, now, open_store, read, user_before
+from pam_totp.cli.terminal import styled
 from pam_totp.core.answer import Answer
 from pam_totp.core.policy import Policy
 from pam_totp.core.settings import settings
@@ -28,7 +29,7 @@ def add_to(commands: Commands) -> None:
         "pam-totp verify alice < code.txt",
         data=True,
     )
-    parser.add_argument("user", help="owner of the code")
+    parser.add_argument("user", nargs="?", help=f"owner of the code ({ONESELF})")
     parser.add_argument(
         "code", nargs="*", default=[], help="one code, codes in a row, or a recovery code (default: prompt for it)"
     )
@@ -38,9 +39,10 @@ def add_to(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     policy = settings(SERVICE, (), read_site(site_file(args))).policy
     store = open_store(args)
-    user = user_of(args)
+    user, word = user_before(args, store, token=False)
+    codes = ([] if word is None else [word]) + args.code
     read(store, user)  # report an unknown user before the prompt
-    typed = " ".join(args.code) or ask("code: ", hidden=True)
+    typed = " ".join(codes) or ask("code: ", hidden=True)
     answer = Answer.parse(typed.encode("utf-8", "surrogateescape"))
 
     with logged_changes(store) as held:
@@ -51,10 +53,10 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"user": user, "accepted": accepted, "reason": reason, "token": decision.token})
     elif accepted:
-        print(f"accepted: {reason}" + (f" of {decision.token}" if decision.token else ""))
+        print(f"{styled('accepted', 'good')}: {reason}" + (f" of {decision.token}" if decision.token else ""))
     else:
         explanation = _explanation(decision, policy)
-        print(f"refused: {reason}" + (f": {explanation}" if explanation else ""))
+        print(f"{styled('refused', 'error')}: {reason}" + (f": {explanation}" if explanation else ""))
     return DONE if accepted else REFUSED
 
 

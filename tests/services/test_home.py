@@ -197,3 +197,27 @@ def test_nullok_opens_no_second_name_of_an_account_with_a_file(machine: Machine)
         machine.log.wait_for("error user=alice2", "the account is enrolled as alice")
     finally:
         machine.write("/etc/passwd", passwd)
+
+
+def test_a_user_leaves_out_the_own_name(machine: Machine) -> None:
+    def does(*words: str, status: int = 0) -> str:
+        done = machine.pam_totp(*words, user="alice")
+        assert done.returncode == status, done
+        return done.stdout + done.stderr
+
+    put(machine)
+    assert "fob" in does("list")
+    assert "accepted" in does("verify", codes(0))
+    assert "accepted" in does("verify", "alice", codes(1))
+    assert "fob is resynchronised" in does("resync", *codes(20, 2).split())
+    assert "renamed to 'blue'" in does("rename", "fob", "blue")
+    assert "'blue' disabled" in does("disable-token", "blue")
+    assert "'blue' enabled" in does("enable-token")
+    assert "otpauth://hotp/" in does("qr", "blue", "--yes", "--json", "--output", "-")
+    assert "recovery codes of alice" in does("recovery", "--output", "-")
+    assert "alice has no token named 'green'" in does("remove", "green", status=1)
+    assert "only root can manage the tokens of bob" in does("remove", "bob", status=3)
+    assert "only root can manage the tokens of bob" in does("verify", "bob", codes(30), status=3)
+    assert "count of wrong answers is now 0" in does("unlock")
+    assert "has a new key" in does("replace", "blue", "--yes", "--output", "-")
+    assert "token 'blue' removed" in does("remove", "blue", "--yes")
