@@ -141,7 +141,8 @@ def resynchronise(scene: Scene, screen: Screen, token: PluggedToken) -> None:
 def phone(scene: Scene, screen: Screen) -> None:
     screen.step("Enrol a phone: scan the QR code, confirm with a code, log in")
     screen.command("pam-totp", "enroll", USER, "--name", "phone")
-    with scene.talk_to_pam_totp("enroll", USER, "--name", "phone") as enrolment:
+    # The output goes through a pipe, to which pam-totp prints keys only with `--output -`.
+    with scene.talk_to_pam_totp("enroll", USER, "--name", "phone", "--output", "-") as enrolment:
         key_line, details, *qr_lines, question = enrolment.read_until(": ").splitlines() or ["", "", ""]
         screen.text(f"{key_line}\n{details}")
         screen.qr_code(qr_lines)

@@ -6,12 +6,25 @@ import argparse
 import secrets
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from pam_totp.cli.command_line import DONE, WRONG_USAGE, CommandError, Commands, add_command
 from pam_totp.cli.printing import print_json
 from pam_totp.cli.prompts import ask
-from pam_totp.cli.qr_output import add_qr_options, qr_output, token_uri, warn_about, writes_picture
+from pam_totp.cli.qr_output import (
+    NONE,
+    TERMINAL,
+    KeyDisplay,
+    add_qr_options,
+    key_display,
+    token_uri,
+    warn_about,
+    writes_new_file,
+)
 from pam_totp.cli.store_access import (
+    ONESELF,
+    OWN_FILE,
     logged_changes,
     now,
     open_store,
@@ -29,6 +42,10 @@ from pam_totp.operations.enroll import new_token, verify_first_code
 from pam_totp.store import NotThere
 
 MAX_TRIES = 3  # attempts to enter the first code
+DEFAULTS = {"type": "totp", "digits": 6, "algorithm": "SHA1", "period": DEFAULT_PERIOD}
+OLD_TOKENS = "that of the old token"  # the default of an option without a value in DEFAULTS
+
+Group = Any  # argparse's type of a group of mutually exclusive options is private
 
 
 def add_to(commands: Commands) -> None:
@@ -41,27 +58,32 @@ def add_to(commands: Commands) -> None:
         "pam-totp enroll alice --type hotp --name fob --secret-stdin < key.txt",
         data=True,
     )
-    parser.add_argument(
-        "user", nargs="?", help="owner of the token (without root: yourself, with the file ~/.pam_totp.json)"
-    )
-    parser.add_argument(
-        "--type",
-        choices=("totp", "hotp"),
-        default="totp",
-        help="totp has a clock, hotp has a counter and a button (%(default)s)",
-    )
+    parser.add_argument("user", nargs="?", help=f"owner of the token ({ONESELF}, with the file {OWN_FILE})")
     parser.add_argument("--name", help="name of the token (default: phone for totp, token for hotp)")
-    parser.add_argument("--digits", type=int, choices=(6, 7, 8), default=6, help="digits of a code (%(default)s)")
-    parser.add_argument(
-        "--algorithm",
-        choices=ALGORITHMS,
-        default="SHA1",
-        type=str.upper,
-        help="hash function of the token; many apps support SHA1 only (%(default)s)",
+    first = add_token_options(parser, defaults=DEFAULTS)
+    first.add_argument(
+        "--later",
+        action="store_true",
+        help="store the token as unconfirmed: its owner confirms it in the portal (requires --serial and a key)",
     )
-    parser.add_argument(
-        "--period", type=int, default=DEFAULT_PERIOD, metavar="S", help="totp: seconds between two codes (%(default)s)"
-    )
+
+
+def add_token_options(parser: argparse.ArgumentParser, defaults: Mapping[str, Any]) -> Group:
+    """Add the options that describe a new token. `defaults` has their defaults; None is the value of the old token.
+
+    Return the group of options that replace the question for a first code.
+    """
+
+    def add(option: str, text: str, **settings: Any) -> None:
+        default = defaults[option]
+        shown = OLD_TOKENS if default is None else default
+        parser.add_argument(f"--{option}", default=default, help=f"{text} ({shown})", **settings)
+
+    add("type", "totp has a clock, hotp has a counter and a button", choices=("totp", "hotp"))
+    add("digits", "digits of a code", type=int, choices=(6, 7, 8))
+    text = "hash function of the token; many apps support SHA1 only"
+    add("algorithm", text, choices=ALGORITHMS, type=str.upper)
+    add("period", "totp: seconds between two codes", type=int, metavar="S")
     parser.add_argument("--counter", type=int, metavar="C", help="hotp: counter of the next code, if it is known")
     parser.add_argument("--serial", help="serial number on the back of the token")
     add_qr_options(parser)
@@ -70,23 +92,20 @@ def add_to(commands: Commands) -> None:
     key.add_argument("--uri-stdin", action="store_true", help="read an otpauth:// URI from standard input")
     first = parser.add_mutually_exclusive_group()
     first.add_argument("--yes", action="store_true", help="do not ask for a first code")
-    first.add_argument(
-        "--later",
-        action="store_true",
-        help="store the token as unconfirmed: its owner confirms it in the portal (requires --serial)",
-    )
+    return first
 
 
 def run(args: argparse.Namespace) -> int:
-    is_new_key = not (args.secret_stdin or args.uri_stdin)
-    if args.counter is not None and args.type != "hotp" and not args.uri_stdin:
-        raise CommandError("--counter requires --type hotp", WRONG_USAGE)
+    is_new_key = has_new_key(args)
+    require_counter_of_hotp(args)
     if args.later and not args.serial:
         raise CommandError("--later requires --serial: the owner enters the serial number in the portal", WRONG_USAGE)
-    with qr_output(args, default="terminal" if is_new_key else "none") as show:
-        token = _new_token(args)
-        codes_needed = 2 if args.type == "hotp" and args.secret_stdin and args.counter is None else 1
-        store = open_store(args, create=True, keep_root=writes_picture(args))
+    if args.later and is_new_key:
+        what = "--later requires the key of the token, which is not made here"
+        raise CommandError(f"{what} (give --secret-stdin or --uri-stdin)", WRONG_USAGE)
+    with key_display(args, TERMINAL if is_new_key else NONE, has_key=is_new_key) as display:
+        token = new_token_of(args, args.name)
+        store = open_store(args, create=True, keep_root=writes_new_file(args))
         user = user_of(args)
         try:
             record = store.read(user)
@@ -97,35 +116,47 @@ def run(args: argparse.Namespace) -> int:
         warn_without_account(user)
         warn_about(token, scanned=is_new_key or args.qr is not None)
         uri = token_uri(token, user, args.issuer)
-        show(token, uri)
+        display.show(token, uri)
         if not args.later:
-            token = token.confirmed_without_code() if args.yes else _confirmed(token, codes_needed)
+            token = token.confirmed_without_code() if args.yes else first_code(args, token, display)
+        facts = token_facts(user, token) | ({"uri": uri} if is_new_key else {})
+        display.save_json(facts)
         with logged_changes(store) as store:
             store.update(user, lambda record: (record.with_token(token), None), create=True)
             state = None if token.confirmed else "unconfirmed"
             args.audit.changed("enroll", user, **of_token(token), type=token.type, serial=token.serial, state=state)
-    if args.json:
-        print_json(token_facts(user, token) | ({"uri": uri} if is_new_key else {}))
-    else:
+    if not args.json:
         inactive = "" if token.confirmed else "; it is unconfirmed until its owner enters two codes in the portal"
         print(f"{user} now has the {token.type} token {token.name}{inactive}")
+    elif not display.has_file:
+        print_json(facts)
     return DONE
 
 
-def _new_token(args: argparse.Namespace) -> Token:
+def require_counter_of_hotp(args: argparse.Namespace) -> None:
+    if args.counter is not None and args.type != "hotp" and not args.uri_stdin:
+        raise CommandError("--counter requires --type hotp", WRONG_USAGE)
+
+
+def has_new_key(args: argparse.Namespace) -> bool:
+    """Return True if the command makes the key. Otherwise the user enters it."""
+    return not (args.secret_stdin or args.uri_stdin)
+
+
+def new_token_of(args: argparse.Namespace, name: str | None) -> Token:
     """Return the unconfirmed token that the options and standard input describe. Raise CommandError."""
     try:
         if args.uri_stdin:
             uri = ask("otpauth URI: ", hidden=True, missing="missing URI on standard input; nothing was changed")
-            token = from_uri(uri.strip(), args.name or "token", now())
-            return token.renamed(args.name or DEFAULT_NAMES[token.type])
+            token = from_uri(uri.strip(), name or "token", now()).with_serial(args.serial)
+            return token.renamed(name or DEFAULT_NAMES[token.type])
         if args.secret_stdin:
             key = typed_secret(ask("key: ", hidden=True, missing="missing key on standard input; nothing was changed"))
         else:
             key = secrets.token_bytes(NEW_SECRET)
         token = new_token(
             args.type,
-            name=args.name or DEFAULT_NAMES[args.type],
+            name=name or DEFAULT_NAMES[args.type],
             secret=key,
             algorithm=args.algorithm,
             digits=args.digits,
@@ -138,11 +169,13 @@ def _new_token(args: argparse.Namespace) -> Token:
         raise CommandError(str(e), WRONG_USAGE) from None
 
 
-def _confirmed(token: Token, codes_needed: int) -> Token:
+def first_code(args: argparse.Namespace, token: Token, display: KeyDisplay) -> Token:
     """Ask for the first codes, and return the confirmed token. Raise CommandError after MAX_TRIES wrong answers."""
-    required = "a code from" if codes_needed == 1 else "two codes in a row from"
+    codes_needed = 2 if args.type == "hotp" and args.secret_stdin and args.counter is None else 1
+    required = f"{'a code' if codes_needed == 1 else 'two codes in a row'} from"
+    question = display.question() if has_new_key(args) else f"{required} {token.name}: "
     for _ in range(MAX_TRIES):
-        answer = Answer.parse(ask(f"{required} {token.name}: ").encode("utf-8", "surrogateescape"))
+        answer = Answer.parse(ask(question).encode("utf-8", "surrogateescape"))
         confirmed = verify_first_code(token, answer, now(), codes_needed=codes_needed)
         if confirmed is not None:
             return confirmed

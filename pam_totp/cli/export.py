@@ -14,7 +14,7 @@ from pam_totp.cli.command_line import (
     add_command,
 )
 from pam_totp.cli.files_in import read_secret
-from pam_totp.cli.files_out import new_file
+from pam_totp.cli.key_output import add_output_option, key_output, writes_file
 from pam_totp.cli.printing import count, print_json
 from pam_totp.cli.store_access import named_token, open_store, read, user_of
 from pam_totp.core.record import Token, UserRecord
@@ -22,12 +22,11 @@ from pam_totp.formats.format import Format
 from pam_totp.formats.parsing import FormatError
 from pam_totp.formats.registry import EXPORT_FORMATS, encrypted
 from pam_totp.operations.audit_log import of_token
-from pam_totp.store.file import file_name
 from pam_totp.system.extras import how_to_get
 
 
 def add_to(commands: Commands) -> None:
-    example = "pam-totp export alice --format pskc --password-file password"
+    example = "pam-totp export alice --format json --output alice.json"
     parser = add_command(
         commands, "export", run, "write a user's tokens to a file for another program", example, data=True
     )
@@ -36,7 +35,7 @@ def add_to(commands: Commands) -> None:
         "--format", choices=EXPORT_FORMATS, required=True, metavar="FORMAT", help=", ".join(EXPORT_FORMATS)
     )
     parser.add_argument("--token", metavar="NAME", help="only this token of the user")
-    parser.add_argument("--output", metavar="FILE", help="path of the new file (default: USER.SUFFIX)")
+    add_output_option(parser, "the tokens")
     parser.add_argument(
         "--password-file", metavar="FILE", help=f"{encrypted(EXPORT_FORMATS)}: encrypt with the password in this file"
     )
@@ -51,24 +50,22 @@ def run(args: argparse.Namespace) -> int:
     load(chosen)
     password = read_secret(args.password_file) if args.password_file else None
     user = user_of(args)
-    if args.output == "-":
-        raise CommandError(
-            "--output must be the name of a new file: keys must not be written to standard output", WRONG_USAGE
-        )
-    path = args.output or f"{file_name(user)}.{chosen.suffix}"
-    with new_file(path) as file:
-        record = read(open_store(args, keep_root=True), user)
+    if args.json and not writes_file(args):
+        raise CommandError("--json requires --output FILE: standard output has the JSON", WRONG_USAGE)
+    with key_output(args) as write:
+        record = read(open_store(args, keep_root=writes_file(args)), user)
         tokens = [named_token(record, args.token)] if args.token else list(record.tokens)
         content = _written(chosen, record, tokens, password)
         for token in tokens:
-            args.audit.revealed("export", user, **of_token(token), format=chosen.name, file=path)
-        file.write(content)
+            args.audit.revealed("export", user, **of_token(token), format=chosen.name, file=args.output)
+        write(content)
     lost = {token.name: _lost(chosen, token) for token in tokens}
     if args.json:
-        print_json({"user": user, "file": path, "tokens": [token.name for token in tokens], "not_in_it": lost})
+        print_json({"user": user, "file": args.output, "tokens": [token.name for token in tokens], "not_in_it": lost})
         return DONE
-    what = f"{count(len(tokens), 'token')} of {user} exported"
-    print(f"{path}: {what}; any account that can read the file can generate the same codes", flush=True)
+    if writes_file(args):
+        what = f"{count(len(tokens), 'token')} of {user} exported"
+        print(f"{args.output}: {what}; any account that can read the file can generate the same codes", flush=True)
     for name, fields in lost.items():
         if fields:
             print(f"pam-totp: {chosen.name} cannot hold these fields of {name}: {', '.join(fields)}", file=sys.stderr)

@@ -6,10 +6,10 @@ import argparse
 
 from pam_totp.cli.command_line import DONE, Commands, add_command
 from pam_totp.cli.enable_token import add_token_arguments
-from pam_totp.cli.printing import print_json
+from pam_totp.cli.printing import json_text
 from pam_totp.cli.prompts import confirm
-from pam_totp.cli.qr_output import add_qr_options, qr_output, token_uri, warn_about, writes_picture
-from pam_totp.cli.store_access import named_token, open_store, read, token_facts, user_of
+from pam_totp.cli.qr_output import TERMINAL, add_qr_options, key_display, token_uri, warn_about, writes_new_file
+from pam_totp.cli.store_access import named_token, open_store, read, token_facts, user_and_token
 from pam_totp.operations.audit_log import of_token
 
 
@@ -22,15 +22,15 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    with qr_output(args, default="terminal") as show:
-        store = open_store(args, keep_root=writes_picture(args))
-        user = user_of(args)
-        token = named_token(read(store, user), args.token)
+    with key_display(args, TERMINAL) as display:
+        store = open_store(args, keep_root=writes_new_file(args))
+        user, name = user_and_token(args, store)
+        token = named_token(read(store, user), name)
         confirm(f"show the key of {user}'s {token.name}? any person who sees the key can generate the same codes", args)
         warn_about(token, scanned=True)
         uri = token_uri(token, user, args.issuer)
         args.audit.revealed("qr", user, **of_token(token))
-        show(token, uri)
-    if args.json:
-        print_json(token_facts(user, token) | {"uri": uri})
+        display.show(token, uri)
+        if args.json and display.write is not None:
+            display.write(json_text(token_facts(user, token) | {"uri": uri}))
     return DONE

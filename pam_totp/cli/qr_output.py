@@ -1,14 +1,26 @@
-"""The display of a token in the commands enroll and qr: a QR code on the terminal, a PNG or SVG file, or nothing."""
+"""The display of a token in the commands enroll, replace and qr: a QR code and the key, or a picture.
+
+Rules:
+- The key is shown with the QR code, because some phones cannot scan. Both fit a terminal of 80 × 24.
+- A QR code that the terminal would wrap is not drawn: a message names the width, and the key remains.
+- A picture file is complete and durable before the command asks for a code.
+"""
 
 from __future__ import annotations
 
 import argparse
+import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import textwrap
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
 
+from pam_totp.cli import terminal
 from pam_totp.cli.command_line import OUT_OF_REACH, WRONG_USAGE, CommandError
-from pam_totp.cli.files_out import new_file
+from pam_totp.cli.files_out import NewFile, new_file
+from pam_totp.cli.key_output import Write, add_output_option, key_output, writes_file
+from pam_totp.cli.printing import json_text
 from pam_totp.core.record import Token, TotpToken
 from pam_totp.formats import qr
 from pam_totp.formats.otpauth import DEFAULT_ISSUER, to_uri
@@ -16,22 +28,31 @@ from pam_totp.operations.enroll import grouped_key, warnings
 from pam_totp.system.extras import how_to_get
 
 PICTURES = ("png", "svg")
-
-ShowToken = Callable[[Token, str], None]  # arguments: the token and its URI
+TERMINAL, NONE = "terminal", "none"
+DIALOGUE = 8  # lines: prompts and messages below the QR code, which must not scroll it away
+GAP = 2  # columns between the QR code and the text beside it
+LEAST_TEXT = 24  # columns: four groups of the key, and "key: "
 
 
 def add_qr_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--issuer", default=DEFAULT_ISSUER, help="the name that apps show for this site (%(default)s)")
+    parser.add_argument(
+        "--issuer",
+        default=socket.gethostname() or DEFAULT_ISSUER,
+        help="the name that apps show for this site (%(default)s)",
+    )
     parser.add_argument("--qr", metavar="HOW", help="destination of the QR code: terminal, png=FILE, svg=FILE or none")
+    add_output_option(parser, "the key and the QR code as text")
 
 
-def writes_picture(args: argparse.Namespace) -> bool:
-    return (args.qr or "").startswith(PICTURES)
+def writes_new_file(args: argparse.Namespace) -> bool:
+    """Return True if the command creates a file, for which it needs the caller's privileges."""
+    return writes_file(args) or (args.qr or "").startswith(PICTURES)
 
 
 def token_uri(token: Token, user: str, issuer: str) -> str:
+    """Return the URI without default values, so that the QR code is small."""
     try:
-        return to_uri(token, user, issuer)
+        return to_uri(token, user, issuer, brief=True)
     except ValueError as e:
         raise CommandError(str(e), WRONG_USAGE) from None
 
@@ -42,32 +63,118 @@ def warn_about(token: Token, *, scanned: bool) -> None:
         print(f"pam-totp: warning: {warning}", file=sys.stderr)
 
 
+class KeyDisplay:
+    """The display of one token: a picture, or text with the key and perhaps the QR code."""
+
+    def __init__(self, how: str, path: str, args: argparse.Namespace) -> None:
+        self.how, self.path = how, path
+        self.has_file = writes_file(args)
+        self.file = args.output
+        self.picture: NewFile | None = None
+        self.write: Write | None = None
+        self._on_terminal = args.output is None
+        self._as_json = args.json
+
+    def show(self, token: Token, uri: str) -> None:
+        """Write the picture, or the text if --json is missing."""
+        if self.picture is not None:
+            self.picture.write(qr.picture(uri, self.how))
+            print(f"the QR code is in {self.path}", file=sys.stderr)
+        elif self.write is not None and not self._as_json:
+            self.write(_text(token, uri if self.how == TERMINAL else None, on_terminal=self._on_terminal))
+            if self.has_file:
+                print(f"the key is in {self.file}", file=sys.stderr)
+
+    def save_json(self, facts: object) -> None:
+        """Write the JSON to the file of --output, before the store is changed: an error then changes nothing."""
+        if self._as_json and self.has_file and self.write is not None:
+            self.write(json_text(facts))
+
+    def question(self) -> str:
+        """Return the question for the first code of a phone app."""
+        if self.how == NONE:
+            return "Type this key into your authenticator app, then the code it shows: "
+        return "Scan this with your authenticator app, then type the code it shows: "
+
+
 @contextmanager
-def qr_output(args: argparse.Namespace, default: str) -> Iterator[ShowToken]:
-    """Yield a function that shows a token as --qr selects. Delete the picture if the block raises an exception."""
+def key_display(args: argparse.Namespace, default: str, *, has_key: bool = True) -> Iterator[KeyDisplay]:
+    """Yield the display that --qr and --output select. Delete its files if the block raises an exception.
+
+    `has_key` is False if the user has entered the key: the JSON and the text under --qr none then hold no key. With
+    --json, `show` writes no text, and the caller passes the JSON to `write`.
+    """
     how, _, path = (args.qr or default).partition("=")
-    if (how in PICTURES) != bool(path) or how not in ("terminal", "none", *PICTURES):
+    if (how in PICTURES) != bool(path) or how not in (TERMINAL, NONE, *PICTURES):
         raise CommandError("--qr must be terminal, png=FILE, svg=FILE or none", WRONG_USAGE)
-    if how == "none" or (how == "terminal" and args.json):
-        yield lambda token, uri: None
-        return
     try:
         qr.load()
     except ImportError:
-        if how != "terminal":
+        if how in PICTURES:
             raise CommandError(f"--qr {how} needs segno ({how_to_get('segno')})", OUT_OF_REACH) from None
-    if how == "terminal":
-        yield _print_token
-        return
-    with new_file(path) as file:
-        yield lambda token, uri: file.write(qr.picture(uri, how))
+    display = KeyDisplay(how, path, args)
+    with ExitStack() as stack:
+        if how in PICTURES:
+            display.picture = stack.enter_context(new_file(path))
+        is_shown = has_key if args.json or how == NONE else how == TERMINAL
+        if is_shown:
+            display.write = stack.enter_context(key_output(args))
+        yield display
 
 
-def _print_token(token: Token, uri: str) -> None:
-    """Print the key, then the QR code: on a terminal of 80 × 24, the QR code and the next prompt fill the screen."""
+def _text(token: Token, uri: str | None, *, on_terminal: bool) -> str:
+    """Return the key and, unless `uri` is None, the QR code."""
     kind = f"every {token.period} seconds" if isinstance(token, TotpToken) else "by counter"
-    print(f"key: {grouped_key(token)}\n     {token.type}, {kind}, {token.digits} digits, {token.algorithm}")
+    text = [f"key: {grouped_key(token)}", f"     {token.type}, {kind}, {token.digits} digits, {token.algorithm}"]
+    if uri is None:
+        return _joined(text)
     try:
-        print(qr.terminal(uri, colour=sys.stdout.isatty()), end="", flush=True)
+        code = _qr_lines(uri, on_terminal=on_terminal)
     except ImportError:
-        print(f"(no QR code, because segno is missing: {how_to_get('segno')})")
+        return _joined([*text, f"(no QR code, because segno is missing: {how_to_get('segno')})"])
+    size = terminal.size() if on_terminal else None
+    if size is None:
+        return _joined([*text, *code.lines])
+    if code.columns > size.columns:
+        what = f"(no QR code: it needs {code.columns} columns, and this terminal has {size.columns}:"
+        return _joined([*text, what, " make it wider, or give --qr png=FILE)"])
+    if len(text) + len(code.lines) + DIALOGUE <= size.lines:
+        return _joined([*text, *code.lines])
+    if code.columns + GAP + LEAST_TEXT <= size.columns:
+        text = _beside(code, [line for part in text for line in _wrapped(part, size.columns - code.columns - GAP)])
+    else:
+        text = [*code.lines, *text]
+    if len(code.lines) >= size.lines:
+        text += [f"(the QR code needs {len(code.lines) + 1} lines: make the terminal higher, or give --qr png=FILE)"]
+    return _joined(text)
+
+
+class _Drawn(NamedTuple):
+    lines: list[str]
+    columns: int
+
+
+def _qr_lines(uri: str, *, on_terminal: bool) -> _Drawn:
+    colour = on_terminal and terminal.has_colour(sys.stdout)
+    has_blocks = terminal.can_print(qr.BLOCKS) and not (on_terminal and terminal.is_dumb())
+    draw = qr.half_blocks if has_blocks else qr.in_ascii
+    return _Drawn(draw(uri, colour=colour), len(draw(uri, colour=False)[0]))
+
+
+def _beside(code: _Drawn, text: list[str]) -> list[str]:
+    """Return the lines of the QR code, with the text at the right of the last lines."""
+    first = max(len(code.lines) - len(text), 0)
+    right = [""] * first + text
+    return [f"{line}{' ' * GAP}{more}" if more else line for line, more in zip(code.lines, right, strict=True)]
+
+
+def _wrapped(text: str, columns: int) -> list[str]:
+    """Return the lines of the text, with at most four groups of the key in a line that is too short for all."""
+    if len(text) <= columns:
+        return [text]
+    width = LEAST_TEXT if text.startswith("key: ") else columns
+    return textwrap.wrap(text.strip(), width, initial_indent=text[: -len(text.lstrip())], subsequent_indent=" " * 5)
+
+
+def _joined(lines: list[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)

@@ -6,9 +6,10 @@ import argparse
 import sys
 
 from pam_totp.cli.command_line import DONE, WRONG_USAGE, CommandError, Commands, add_command
-from pam_totp.cli.printing import count, print_json
+from pam_totp.cli.key_output import add_output_option, key_output, writes_file
+from pam_totp.cli.printing import count, json_text
 from pam_totp.cli.prompts import confirm
-from pam_totp.cli.store_access import not_enrolled, open_store, read, update, user_of
+from pam_totp.cli.store_access import ONESELF, not_enrolled, open_store, read, update, user_of
 from pam_totp.core.record import MAX_RECOVERY_CODES, UserRecord
 from pam_totp.operations.enroll import new_recovery_codes
 
@@ -17,30 +18,38 @@ DEFAULT_COUNT = 10
 
 def add_to(commands: Commands) -> None:
     summary = "create recovery codes for a user, which replace the old codes"
-    parser = add_command(commands, "recovery", run, summary, "pam-totp recovery alice", data=True)
-    parser.add_argument("user", help="owner of the recovery codes")
+    examples = ("pam-totp recovery alice", "pam-totp recovery alice --output codes.txt")
+    parser = add_command(commands, "recovery", run, summary, *examples, data=True)
+    parser.add_argument("user", nargs="?", help=f"owner of the recovery codes ({ONESELF})")
     parser.add_argument("--count", type=int, default=DEFAULT_COUNT, metavar="N", help="number of codes (%(default)s)")
     parser.add_argument("--yes", action="store_true", help="do not ask for a confirmation")
+    add_output_option(parser, "the codes")
 
 
 def run(args: argparse.Namespace) -> int:
     if not 1 <= args.count <= MAX_RECOVERY_CODES:
         raise CommandError(f"--count must be 1 to {MAX_RECOVERY_CODES}", WRONG_USAGE)
-    store = open_store(args)
-    user = user_of(args)
-    unused = len(read(store, user).recovery)
-    if unused:
-        confirm(f"replace {count(unused, 'unused recovery code')} of {user}?", args)
+    with key_output(args) as write:
+        store = open_store(args, keep_root=writes_file(args))
+        user = user_of(args)
+        record = read(store, user)
+        if record.recovery:
+            confirm(f"replace {count(len(record.recovery), 'unused recovery code')} of {user}?", args)
+        made, codes = new_recovery_codes(record, args.count)
+        text = json_text({"user": user, "recovery": codes}) if args.json else "".join(f"{code}\n" for code in codes)
+        if writes_file(args):
+            write(text)  # before the change: an error then voids no code
 
-    def renew(record: UserRecord) -> tuple[UserRecord, list[str]]:
-        if not record.enrolled:
-            raise not_enrolled(user)
-        return new_recovery_codes(record, args.count)
+        def renew(record: UserRecord) -> tuple[UserRecord, None]:
+            if not record.enrolled:
+                raise not_enrolled(user)
+            assert made.salt is not None
+            return record.with_recovery(made.salt, made.recovery), None
 
-    codes = update(store, user, renew, lambda codes: args.audit.changed("recovery", user, codes=len(codes)))
-    if args.json:
-        print_json({"user": user, "recovery": codes})
-        return DONE
-    print(f"recovery codes of {user}: each works once, in place of a code; they are shown only now", file=sys.stderr)
-    print("\n".join(codes))
+        update(store, user, renew, lambda _: args.audit.changed("recovery", user, codes=len(codes)))
+        if not args.json:
+            where = f"they are only in {args.output}" if writes_file(args) else "they are shown only now"
+            print(f"recovery codes of {user}: each works once, in place of a code; {where}", file=sys.stderr)
+        if not writes_file(args):
+            write(text)
     return DONE

@@ -46,6 +46,7 @@ _URI = re.compile(r"otpauth://([^/?]*)/*(.*)", re.IGNORECASE)
 _QUERY = re.compile(r"\?(?=(?:secret|issuer|algorithm|digits|counter|period)(?:[=&]|$))|\?(?!.*\?)", re.IGNORECASE)
 _BETWEEN = re.compile(r"[\s,;\"'\[\]]+(?=otpauth://)", re.IGNORECASE)  # between two URIs of one line
 _AROUND = " \t\xa0,;\"'[]"
+_DEFAULTS = {"algorithm": "SHA1", "digits": 6, "period": DEFAULT_PERIOD}
 
 
 class OtpauthUris(Format):
@@ -69,8 +70,10 @@ class OtpauthUris(Format):
         return "".join(f"{to_uri(token, record.user)}\n" for token in tokens).encode("ascii")
 
 
-def to_uri(token: Token, user: str, issuer: str = DEFAULT_ISSUER) -> str:
+def to_uri(token: Token, user: str, issuer: str = DEFAULT_ISSUER, *, brief: bool = False) -> str:
     """Return the URI of `token`. The URI of a HOTP token has the counter of the next code.
+
+    With `brief`, omit the parameters that have the defaults of "Key Uri Format", so that a QR code is small.
 
     Raise ValueError for a colon in the issuer, which "Key Uri Format" forbids.
     """
@@ -87,6 +90,8 @@ def to_uri(token: Token, user: str, issuer: str = DEFAULT_ISSUER) -> str:
         fields["counter"] = token.counter
     elif isinstance(token, TotpToken):
         fields["period"] = token.period
+    if brief:
+        fields = {name: value for name, value in fields.items() if _DEFAULTS.get(name) != value}
     return f"otpauth://{token.type}/{label}?{urllib.parse.urlencode(fields, quote_via=urllib.parse.quote)}"
 
 

@@ -1,4 +1,8 @@
-"""QR codes of otpauth URIs (extra `qr`: segno). Without segno, every function raises ImportError."""
+"""QR codes of otpauth URIs (extra `qr`: segno). Without segno, every function raises ImportError.
+
+On a terminal, a code is drawn in half blocks: a line of text holds two rows of modules. A terminal without the block
+characters gets a code in ASCII: two characters for each module, and one row of modules a line.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,12 @@ from typing import Any
 BORDER = 2  # modules: ISO/IEC 18004 requires 4, readers accept 2, and a terminal of 80 × 24 has no space for more
 PICTURE_BORDER = 4  # modules
 PICTURE_SCALE = 8  # pixels a module
+BLOCKS = "█▀▄"
 _BLOCKS = {(0, 0): "█", (0, 1): "▀", (1, 0): "▄", (1, 1): " "}  # (upper, lower) module, 1 is dark
-_ON_WHITE = "\x1b[38;5;231;48;5;16m"  # light blocks on black, independent of the terminal's theme
+# White and black from the part of the palette that themes do not change.
+_ON_WHITE = "\x1b[38;5;231;48;5;16m"  # light blocks on black
+_LIGHT, _DARK = "\x1b[48;5;231m", "\x1b[48;5;16m"  # backgrounds of a space
+_RESET = "\x1b[0m"
 
 
 def load() -> None:
@@ -17,16 +25,28 @@ def load() -> None:
     import segno.writers  # noqa: F401  an optional package
 
 
-def terminal(uri: str, *, colour: bool = True) -> str:
-    """Return the QR code in half blocks, dark on light. A line of text holds two rows of modules."""
-    rows = [list(row) for row in _code(uri).matrix_iter(border=BORDER)]
+def half_blocks(uri: str, *, colour: bool) -> list[str]:
+    """Return the lines of the QR code in half blocks, dark on light. Without colour, a blank is a dark module."""
+    rows = _rows(uri)
     if len(rows) % 2:
         rows.append([0] * len(rows[0]))
-    out = io.StringIO()
-    for upper, lower in zip(rows[::2], rows[1::2], strict=True):
-        text = "".join(_BLOCKS[int(bool(u)), int(bool(v))] for u, v in zip(upper, lower, strict=True))
-        out.write(f"{_ON_WHITE}{text}\x1b[0m\n" if colour else f"{text}\n")
-    return out.getvalue()
+    lines = [
+        "".join(_BLOCKS[pair] for pair in zip(upper, lower, strict=True))
+        for upper, lower in zip(rows[::2], rows[1::2], strict=True)
+    ]
+    return [f"{_ON_WHITE}{line}{_RESET}" for line in lines] if colour else lines
+
+
+def in_ascii(uri: str, *, colour: bool) -> list[str]:
+    """Return the lines of the QR code in ASCII, dark on light. Without colour, a blank is a dark module."""
+    if not colour:
+        return ["".join("  " if dark else "##" for dark in row) for row in _rows(uri)]
+    return ["".join(f"{_DARK if dark else _LIGHT}  " for dark in row) + _RESET for row in _rows(uri)]
+
+
+def _rows(uri: str) -> list[list[int]]:
+    """Return the rows of modules with the border; 1 is a dark module."""
+    return [[int(bool(module)) for module in row] for row in _code(uri).matrix_iter(border=BORDER)]
 
 
 def picture(uri: str, kind: str) -> bytes:

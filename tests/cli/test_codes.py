@@ -16,7 +16,7 @@ from pam_totp.cli.serial_port import code_in
 from pam_totp.core.oath import hotp
 from pam_totp.core.record import TotpToken
 from pam_totp.core.secretfile import base32
-from tests.support.site import KEY, ME, TREE, Site, codes, fob, phone, until
+from tests.support.site import KEY, ME, PIPE, TREE, Site, codes, fob, phone, until
 
 
 def test_verify_uses_the_code_up(site: Site) -> None:
@@ -295,7 +295,7 @@ def test_a_missing_port_is_reported_with_a_remedy(site: Site, tmp_path: Path) ->
 
 
 def test_a_name_without_an_account_is_enrolled_with_a_warning(site: Site) -> None:
-    done = site.command("enroll", "no-such-account", "--yes")
+    done = site.command("enroll", "no-such-account", "--yes", *PIPE)
     warning = "pam-totp: warning: there is no account no-such-account on this host\n"
     assert (done.returncode, done.stderr) == (0, warning)
-    assert site.command("enroll", ME, "--yes").stderr == ""
+    assert site.command("enroll", ME, "--yes", *PIPE).stderr == ""

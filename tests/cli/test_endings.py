@@ -18,7 +18,7 @@ import pytest
 
 from pam_totp.cli import parser
 from pam_totp.core.secretfile import serialize
-from tests.support.site import ME, PATIENCE, TREE, Site, codes, fob, until
+from tests.support.site import ME, PATIENCE, PIPE, TREE, Site, codes, fob, until
 
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -240,7 +240,7 @@ def test_a_token_is_not_enrolled_if_its_key_cannot_be_printed(site: Site) -> Non
     read, write = os.pipe()
     os.close(read)
     try:
-        assert run(site, "enroll", ME, "--yes", stdout=write) == (128 + signal.SIGPIPE, "")
+        assert run(site, "enroll", ME, "--yes", *PIPE, stdout=write) == (128 + signal.SIGPIPE, "")
     finally:
         os.close(write)
     assert not site.path().exists()
@@ -250,7 +250,7 @@ def test_a_token_is_not_enrolled_if_its_key_cannot_be_printed(site: Site) -> Non
 def test_unprinted_recovery_codes_are_not_reported_as_unchanged(site: Site, more: tuple[str, ...]) -> None:
     site.enrol()
     with open("/dev/full", "w") as full:
-        status, said = run(site, "recovery", ME, *more, stdout=full)
+        status, said = run(site, "recovery", ME, *more, *PIPE, stdout=full)
     assert status == 3
     assert said.endswith(
         "pam-totp: no space left on device (free some space on that disk, then run the command again)\n"
@@ -303,7 +303,7 @@ def test_a_new_store_has_mode_0700_under_every_umask(site: Site) -> None:
     shutil.rmtree(site.store)
     before = os.umask(0o777)
     try:
-        done = site.command("enroll", ME, "--yes", "--qr", "none")
+        done = site.command("enroll", ME, "--yes", "--qr", "none", *PIPE)
     finally:
         os.umask(before)
     assert (done.returncode, done.stderr) == (0, "")

@@ -17,7 +17,7 @@ import pytest
 from pam_totp.core.oath import hotp
 from pam_totp.core.record import HotpToken, Token, TotpToken
 from pam_totp.core.secretfile import base32
-from tests.support.site import KEY, ME, TREE, Site, codes, fob, phone
+from tests.support.site import KEY, ME, PIPE, TREE, Site, codes, fob, phone
 
 FORMATS = ("otpauth", "pskc", "google-authenticator", "users-oath", "json")
 STEP = int(time.time()) // 30
@@ -53,7 +53,7 @@ def test_json_keeps_the_whole_record(site: Site, tmp_path: Path) -> None:
     site.enrol(
         fob(7, serial="S-1"), phone(drift=-3, last_step=STEP, enabled=False), failures=3, failures_at=1_700_000_000
     )
-    shown = site.command_json("recovery", ME, "--count", "2")["recovery"]
+    shown = site.command_json("recovery", ME, "--count", "2", *PIPE)["recovery"]
     before = site.record()
     file = tmp_path / "alice.json"
     assert site.command("export", ME, "--format", "json", "--output", file).returncode == 0
@@ -199,12 +199,19 @@ def test_export_never_replaces_a_file(site: Site, tmp_path: Path) -> None:
     assert site.command("verify", ME, codes(0)).returncode == 0, "the token is unchanged"
 
 
-def test_keys_are_not_written_to_standard_output_or_a_file_named_dash(site: Site) -> None:
+def test_an_export_goes_to_a_named_file_or_with_a_dash_to_a_pipe(site: Site, tmp_path: Path) -> None:
     site.enrol()
-    done = site.command("export", ME, "--format", "json", "--output", "-")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert (
-        done.stderr
-        == "pam-totp: --output must be the name of a new file: keys must not be written to standard output\n"
+    words = ("export", ME, "--format", "json")
+    refused = site.command(*words)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == (
+        "pam-totp: keys and codes are printed only on a terminal: standard output is none "
+        "(give --output FILE, or --output - for a pipe)\n"
     )
+    piped = site.command(*words, *PIPE)
+    assert (piped.returncode, piped.stderr) == (0, "")
+    assert site.command(*words, "--output", tmp_path / "file").returncode == 0
+    assert piped.stdout == (tmp_path / "file").read_text()
     assert not (TREE / "-").exists()
+    both = site.command(*words, *PIPE, "--json")
+    assert (both.returncode, both.stdout) == (2, ""), "standard output has one of the two"

@@ -14,7 +14,7 @@ import token_sim.extras as simulators
 from pam_totp.system import extras
 from pam_totp.system.extras import how_to_get
 from tests.formats.backups import BACKUPS
-from tests.support.site import ME, TREE, Site
+from tests.support.site import ME, PIPE, TREE, Site
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,17 @@ def test_without_cryptography_only_an_encrypted_backup_is_refused(site: Site, tm
 def test_without_segno_the_key_and_the_missing_package_are_shown(site: Site, tmp_path: Path) -> None:
     (tmp_path / "segno.py").write_text("raise ModuleNotFoundError(name='segno')\n")
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{TREE}"}
-    command: list[str | Path] = [sys.executable, "-m", "pam_totp.cli", "enroll", ME, "--store", site.store, "--yes"]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pam_totp.cli",
+        "enroll",
+        ME,
+        "--store",
+        site.store,
+        "--yes",
+        *PIPE,
+    ]
     done = subprocess.run(command, cwd=TREE, env=env, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("key: ")

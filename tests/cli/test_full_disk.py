@@ -15,7 +15,7 @@ from pam_totp.core.record import UserRecord
 from pam_totp.core.secretfile import base32, serialize
 from pam_totp.core.slots import new_file, slot_size
 from tests.support.isolation import MAY_MOUNT
-from tests.support.site import KEY, TREE, fob
+from tests.support.site import KEY, PIPE, TREE, fob
 
 # This script runs in a private mount namespace. It mounts a small disk, runs the commands and prints their results.
 SCRIPT = r"""
@@ -77,12 +77,12 @@ def test_the_old_state_is_intact_and_the_message_says_what_to_do(tmp_path: Path,
     record = new_file(serialize(owner), slot_size(owner)).decode()
     commands = [
         (["enroll", "bob", "--secret-stdin", "--yes"], base32(KEY) + "\n"),
-        (["recovery", "alice", "--count", "99"], ""),
+        (["recovery", "alice", "--count", "99", *PIPE], ""),
         (["import", "users-oath", str(file)], ""),
     ]
     in_place = [
         (["enroll", "alice", "--secret-stdin", "--yes"], base32(b"k" * 20) + "\n"),
-        (["recovery", "alice", "--count", "5"], ""),
+        (["recovery", "alice", "--count", "5", *PIPE], ""),
     ]
     failing = len(commands) if how != "read-only" else None
     commands += in_place

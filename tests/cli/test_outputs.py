@@ -163,7 +163,7 @@ def test_a_signal_during_an_enrolment_deletes_the_picture(site: Site, tmp_path: 
     path = tmp_path / "code.png"
     command = ["-m", "pam_totp.cli", "enroll", ME, "--store", str(site.store), "--qr", f"png={path}"]
     talk = pexpect.spawn(sys.executable, command, cwd=str(TREE), timeout=PATIENCE)
-    talk.expect("a code from phone: ")
+    talk.expect("then type the code it shows: ")
     assert path.read_bytes().startswith(b"\x89PNG"), "the picture is complete while the command waits for the code"
     talk.kill(number)
     talk.expect(pexpect.EOF)

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.support.pamconf import Result
-from tests.support.site import ME, Site, codes, fob, phone
+from tests.support.site import ME, PIPE, Site, codes, fob, phone
 
 NO_ACCOUNT = "no account has that name (see 'pam-totp list')"
 SHOWN = re.compile(r"(?:[0-9A-HJKMNP-TV-Z]{4}-){3}[0-9A-HJKMNP-TV-Z]{4}")
@@ -54,7 +54,7 @@ def test_only_the_removal_of_the_last_token_asks(site: Site) -> None:
 
 def test_recovery_codes_are_accepted_once_and_the_rest_is_counted(site: Site, way: str) -> None:
     site.enrol()
-    done = site.command("recovery", ME)
+    done = site.command("recovery", ME, *PIPE)
     assert done.returncode == 0
     shown = done.stdout.split()
     assert len(set(shown)) == 10
@@ -78,15 +78,15 @@ def test_recovery_codes_are_accepted_once_and_the_rest_is_counted(site: Site, wa
 
 def test_recovery_codes_outlive_a_change_of_tokens_but_not_new_codes(site: Site) -> None:
     site.enrol()
-    old = site.command_json("recovery", ME, "--count", "3")["recovery"]
-    assert site.command("enroll", ME, "--yes").returncode == 0
+    old = site.command_json("recovery", ME, "--count", "3", *PIPE)["recovery"]
+    assert site.command("enroll", ME, "--yes", *PIPE).returncode == 0
     assert site.command("remove", ME, "fob").returncode == 0
     assert site.command("verify", ME, stdin=old[0] + "\n").returncode == 0
     kept = site.path().read_bytes()
-    declined = site.command("recovery", ME, stdin="n\n")
+    declined = site.command("recovery", ME, *PIPE, stdin="n\n")
     assert (declined.returncode, declined.stdout) == (1, "")
     assert site.path().read_bytes() == kept
-    new = site.command("recovery", ME, "--count", "2", "--yes").stdout.split()
+    new = site.command("recovery", ME, "--count", "2", "--yes", *PIPE).stdout.split()
     assert site.command("verify", ME, stdin=old[1] + "\n").returncode == 1
     assert [site.command("verify", ME, stdin=code + "\n").returncode for code in new] == [0, 0]
     assert "all recovery codes are used (see 'pam-totp recovery" in site.command("list", ME).stdout
@@ -100,6 +100,6 @@ def test_a_count_out_of_bounds_is_wrong_usage(site: Site, count: str) -> None:
 
 
 def test_a_user_without_tokens_gets_no_recovery_codes(site: Site) -> None:
-    done = site.command("recovery", "carol")
+    done = site.command("recovery", "carol", *PIPE)
     assert (done.returncode, done.stderr) == (1, f"pam-totp: unknown user carol: {NO_ACCOUNT}\n")
     assert not site.path("carol").exists()
