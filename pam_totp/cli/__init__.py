@@ -37,6 +37,7 @@ from pam_totp.cli import (
     rehearse,
     remove,
     rename,
+    replace,
     restored,
     resync,
     serve,
@@ -44,6 +45,7 @@ from pam_totp.cli import (
     verify,
 )
 from pam_totp.cli.command_line import OUT_OF_REACH, REFUSED, WRONG_USAGE, CommandError
+from pam_totp.cli.terminal import prepare_output
 from pam_totp.core.record import RecordError
 from pam_totp.core.settings import SettingsError
 from pam_totp.pam.listening import ServiceError
@@ -52,6 +54,7 @@ from pam_totp.system.audit import Audit
 
 COMMANDS = (  # in the order of --help
     enroll,
+    replace,
     qr,
     list_,
     rename,
@@ -83,10 +86,22 @@ REMEDIES = {
     errno.EISDIR: "name a file in that folder",
     errno.EADDRINUSE: "stop the process that uses this address, or choose another port with --listen",
 }
+SHORT_HELP = """\
+pam-totp manages one-time codes as a second factor. The first steps:
+
+  pam-totp enroll alice        give a user a phone app or a key fob
+  pam-totp list                show users and their tokens
+  pam-totp enable sudo         require a code at sudo, on trial at first
+  pam-totp doctor              find problems that lock users out
+
+Later: 'replace' for a lost phone, 'recovery', 'import', 'export', 'resync'.
+'pam-totp --help' lists all commands; 'pam-totp COMMAND --help' has examples.
+"""
 EXAMPLES = """\
 examples:
   pam-totp enroll alice          new phone: show a QR code, ask for a code
   pam-totp enroll alice --type hotp --name fob --secret-stdin < key.txt
+  pam-totp replace alice phone   lost phone: a new key, and the old one ends
   pam-totp list                  show all users and their tokens
   pam-totp verify alice 755224   check a code, which is used up if it is right
   pam-totp resync alice --port /dev/ttyUSB0
@@ -135,6 +150,10 @@ def parser() -> _Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    prepare_output()
+    if not (sys.argv[1:] if arguments is None else arguments):
+        print(SHORT_HELP, end="", file=sys.stderr)
+        return WRONG_USAGE
     args = _parse(arguments)
     _prevent_core_dump()
     # Restore the default action for SIGCHLD: a process that was started with SIGCHLD ignored cannot wait for a child.

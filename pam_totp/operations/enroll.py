@@ -57,6 +57,18 @@ def verify_first_code(token: Token, answer: Answer, now: int, *, codes_needed: i
     return decision.record.tokens[0] if decision.outcome.accepted else None
 
 
+def replaced(record: UserRecord, old: Token, new: Token) -> tuple[UserRecord, Token] | None:
+    """Return the record with `new` in place of `old`, and the old token as it is in `record`.
+
+    Return None if the record has no token with the name and the key of `old`: it was changed meanwhile. Codes of `old`
+    may have been used meanwhile. Raise RecordError for a key that another token has.
+    """
+    last = record.token(old.name)
+    if last is None or (last.secret, last.created) != (old.secret, old.created):
+        return None
+    return record.with_changed(last, new), last
+
+
 def warnings(token: Token, *, scanned: bool = False) -> list[str]:
     """Return the warnings about this token. `scanned` is True if a phone app reads the token from a QR code."""
     found = []

@@ -9,7 +9,7 @@ import pytest
 from pam_totp.core.secretfile import base32
 from tests.services.namespace import ACCOUNTS, STORE, Machine
 from tests.services.test_log import fields
-from tests.support.site import KEY, TREE, codes, fob, phone
+from tests.support.site import KEY, PIPE, TREE, codes, fob, phone
 
 HOTP_KEY = base32(KEY)
 OATH = f"HOTP alice - {KEY.hex()}\nHOTP bob - {KEY[::-1].hex()} 7\n"
@@ -44,7 +44,11 @@ COMMANDS = [
         ("enroll", "bob", "--name", "new", "--secret-stdin", "--later", "--serial", "S 1", "--qr", "none"),
         "changed what=enroll token=new next=0 type=totp serial='S 1' state=unconfirmed",
     ),
-    (("qr", "bob", "fob", "--yes"), "revealed what=qr token=fob next=5"),
+    (("qr", "bob", "fob", "--yes", *PIPE), "revealed what=qr token=fob next=5"),
+    (
+        ("replace", "bob", "fob", "--counter", "0", "--secret-stdin", "--yes"),
+        "changed what=remove token=fob next=5|changed what=enroll token=fob next=0 type=hotp",
+    ),
     (("rename", "bob", "fob", "blue"), "changed what=rename token=fob next=5 to=blue"),
     (("disable-token", "bob", "fob"), "changed what=disable-token token=fob next=5"),
     (("enable-token", "bob", "fob"), "changed what=enable-token token=fob next=5"),
@@ -53,7 +57,7 @@ COMMANDS = [
         ("remove", "bob", "--all", "--yes"),
         "changed what=remove token=fob next=5|changed what=remove token=phone next=0",
     ),
-    (("recovery", "bob", "--yes", "--count", "3"), "changed what=recovery codes=3"),
+    (("recovery", "bob", "--yes", "--count", "3", *PIPE), "changed what=recovery codes=3"),
     (("resync", "bob", *codes(90, 2).split()), "changed what=resync token=fob next=92"),
     (("unlock", "bob"), "changed what=unlock failures=7"),
     (
@@ -105,7 +109,7 @@ def test_an_ordinary_account_cannot_choose_the_logged_name(machine: Machine) -> 
 
 
 def test_a_change_in_another_store_names_that_store(machine: Machine) -> None:
-    as_alice(machine, "enroll", "bob", "--yes", "--qr", "none", "--store", "/root/other")
+    as_alice(machine, "enroll", "bob", "--yes", "--qr", "none", *PIPE, "--store", "/root/other")
     assert logged(machine)[0][1]["store"] == "/root/other"
 
 
@@ -148,8 +152,8 @@ def test_a_backup_is_brought_forward_from_the_log_of_the_machine(machine: Machin
     as_alice(
         machine, "enroll", "bob", "--type", "hotp", "--name", "old", "--secret-stdin", "--yes", stdin=f"{HOTP_KEY}\n"
     )
-    as_alice(machine, "enroll", "bob", "--yes", "--qr", "none")
-    as_alice(machine, "recovery", "bob")
+    as_alice(machine, "enroll", "bob", "--yes", "--qr", "none", *PIPE)
+    as_alice(machine, "recovery", "bob", *PIPE)
     backup = machine.path(f"{STORE}/bob.record").read_bytes()
     as_alice(machine, "rename", "bob", "old", "blue one")
     for first in (3, 7):
