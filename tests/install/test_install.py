@@ -17,12 +17,12 @@ from pam_totp.cli import parser
 from pam_totp.core.secretfile import parse
 from pam_totp.core.slots import decode
 from pam_totp.formats.otpauth import typed_secret
-from pam_totp.formats.registry import FORMATS
+from pam_totp.formats.registry import EXPORT_FORMATS, FORMATS
 from tests.install.machine import COMMAND, LATE, Fresh
 from tests.services.namespace import STORE
 from tests.support.etc import PASSWORD, STACKS
 from tests.support.package_index import Index
-from tests.support.site import PATIENCE, TREE, codes, until
+from tests.support.site import PATIENCE, TREE, Site, codes, fob, phone, until
 
 DATA = TREE / "pam_totp/system/data"
 LIB = "/usr/local/lib/pam_totp"
@@ -414,19 +414,23 @@ def test_the_manual_has_all_commands_and_options_of_system_commands() -> None:
 
 def complete(*words: str) -> list[str]:
     """Return bash's completions of the last of `words`."""
-    script = (
-        f'PATH={TREE}/.venv/bin:$PATH; . "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); '
-        '_pam_totp; printf "%s\\n" "${COMPREPLY[@]}"'
+    found = in_completion(
+        'COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _pam_totp; printf "%s\\n" "${COMPREPLY[@]}"', *words
     )
+    return [word for word in found if word]
+
+
+def in_completion(script: str, *words: str | Path) -> list[str]:
+    """Return the lines that a script prints with the functions of the completion."""
+    script = f'PATH={TREE}/.venv/bin:$PATH; . "$1"; shift; {script}'
     command: list[str | Path] = ["bash", "-c", script, "bash", DATA / "pam-totp.bash", *words]
-    return subprocess.run(command, check=True, text=True, capture_output=True).stdout.split()
+    return subprocess.run(command, check=True, text=True, capture_output=True).stdout.split("\n")[:-1]
 
 
 def test_bash_completes_commands_options_and_services() -> None:
     assert complete("pam-totp", "en") == [name for name in commands() if name.startswith("en")]
     assert set(complete("pam-totp", "enable", "--")) == set(commands()["enable"])
     assert complete("pam-totp", "enable", "sudo", "--first-factor", "") == ["password", "key"]
-    assert "root" in complete("pam-totp", "verify", "ro")
     assert set(complete("pam-totp", "doctor", "other")) == {"other"}
     assert "factory" in complete("token-sim", "fa")
 
@@ -437,3 +441,30 @@ def test_bash_completes_the_formats_of_an_import_and_files() -> None:
     assert complete("pam-totp", "import", f"{TREE}/setup.c") == [f"{TREE}/setup.cfg"]
     assert complete("pam-totp", "import", "csv", f"{TREE}/setup.c") == [f"{TREE}/setup.cfg"]
     assert complete("pam-totp", "import", "f", "--map", f"{TREE}/setup.c") == [f"{TREE}/setup.cfg"]
+
+
+def test_bash_completes_formats_choices_and_devices(tmp_path: Path) -> None:
+    assert set(FORMATS) <= set(complete("pam-totp", "import", ""))
+    assert set(complete("pam-totp", "export", "alice", "--format", "")) == set(EXPORT_FORMATS)
+    assert complete("pam-totp", "list", "--state", "") == ["active", "disabled", "unconfirmed"]
+    assert complete("pam-totp", "enroll", "--algorithm", "SHA2") == ["SHA256"]
+    assert complete("pam-totp", "qr", "--qr", "") == ["terminal", "png=", "svg=", "none"]
+    assert complete("pam-totp", "resync", "--port", f"{DATA}/pam-totp.b") == [f"{DATA}/pam-totp.bash"]
+    devices = [tmp_path / name for name in ("ttyUSB0", "ttyACM1")]
+    for device in (*devices, tmp_path / "tty0"):
+        device.touch()
+    assert in_completion('_pam_totp_devices "$1"', tmp_path) == list(map(str, devices))
+
+
+def test_bash_offers_only_what_is_possible(site: Site) -> None:
+    hostile = f"$(touch {site.folder}/evaluated)"
+    site.enrol(fob(), phone(name="old phone"), fob(name=hostile, secret=b"x" * 20), user="alice")
+    site.enrol(user="bob")
+    store = ("--store", str(site.store))
+    assert complete("pam-totp", "verify", *store, "") == ["alice", "bob"], "only users with a record"
+    assert complete("pam-totp", "remove", *store, "bob", "") == ["fob"], "only tokens of this user"
+    assert complete("pam-totp", "remove", *store, "alice", "old") == ["old\\ phone"]
+    assert len(complete("pam-totp", "remove", *store, "alice", "")) == 3
+    assert not (site.folder / "evaluated").exists(), "a name is never evaluated"
+    assert complete("pam-totp", "unlock", *store, "bob", "") == [], "no further argument"
+    assert "--store" not in complete("pam-totp", "list", *store, "--"), "no option twice"
