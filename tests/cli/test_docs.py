@@ -18,6 +18,7 @@ from pam_totp.core.oath import totp
 from tests.formats.backups import AEGIS, dumped
 from tests.formats.reading import written
 from tests.support.site import KEY, ME, TREE, Site, fob
+from tests.support.terminals import QUESTION
 
 DOCS = TREE / "docs" / "tokens.md"
 
@@ -111,8 +112,8 @@ def test_the_documented_commands_print_the_documented_output(site: Site, tmp_pat
             expected = line.replace("alice", ME).replace(f"{ME}.ga", "alice.ga")
             if line == "…":
                 continue
-            if line.startswith("a code from"):
-                child.expect("a code from phone: ")
+            if line.startswith(QUESTION):
+                child.expect_exact(QUESTION)
                 child.sendline(totp(key, int(time.time())))
                 continue
             child.expect(pattern(expected))
