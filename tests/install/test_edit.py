@@ -11,10 +11,11 @@ import pytest
 from pam_totp.system.enable.changes import Change
 from pam_totp.system.enable.plan import EnablingError, plan
 from pam_totp.system.machine import Machine
-from pam_totp.system.pamd import analysis
+from pam_totp.system.pamd import analysis, ways
 from pam_totp.system.pamd.edit import insert, new_lines, remove
 from pam_totp.system.pamd.stack import Handler, StackError, flatten, parse
 from pam_totp.system.pamd.verdicts import Move, find_path, possible_results
+from pam_totp.system.pamd.ways import Need
 from tests.install.test_dispatch import any_control
 from tests.support.etc import STACKS
 
@@ -106,8 +107,7 @@ def test_in_random_stacks_no_login_bypasses_an_inserted_line() -> None:
 
         path = find_path(stack, refuse, is_in)
         assert path is None or not any(move.index in totp for move in path), after
-        bypasses = [index for index, _ in analysis.bypasses(stack, totp)]
-        assert not {stack[index].rule.module for index in bypasses} & analysis.PASSWORD_MODULES, after
+        assert all(b.need is not Need.NOTHING for b in ways.bypasses(stack, totp)), after
         assert remove(after, ADDED) == text
     assert done > 30
 

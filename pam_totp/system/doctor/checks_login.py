@@ -10,11 +10,10 @@ from pam_totp.system.doctor.context import Context
 from pam_totp.system.enable import trial
 from pam_totp.system.enable.changes import read
 from pam_totp.system.pamd import analysis
-from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding
+from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding, names
 from pam_totp.system.pamd.stack import StackError
 from pam_totp.system.people import accounts_with_password, login_check
 
-_MAX_NAMES = 8  # the largest number of names in a message
 _LOCAL = ("localhost", "127.0.0.1")  # host and address
 
 
@@ -57,7 +56,7 @@ def ssh(context: Context) -> Iterator[Finding]:
             for bypass in sshd.bypasses(sshd.settings(user, host, address)):
                 affected.setdefault(bypass, []).append(user if address == _LOCAL[1] else f"{user} from {address}")
         for bypass, users in affected.items():
-            what = f"sshd lets users in without a code: {bypass} (for {_names(sorted(set(users)))})"
+            what = f"sshd lets users in without a code: {bypass} (for {names(sorted(set(users)))})"
             remedy = "run 'pam-totp enable sshd', or set AuthenticationMethods yourself"
             yield Finding(ERROR, "sshd", Code.SSHD_BYPASSES_PAM, what, remedy)
     except sshd.SshdError as e:
@@ -85,10 +84,10 @@ def users(context: Context) -> Iterator[Finding]:
             remedy = f"run 'pam-totp enroll {context.user}'"
             yield Finding(ERROR, "users", Code.USER_WITHOUT_TOKEN, what, remedy)
         elif without and not any(can_log_in(name) for name in enrolled):
-            what = f"{service}: no user has a token; these users are locked out: {_names(without)}"
+            what = f"{service}: no user has a token; these users are locked out: {names(without)}"
             yield Finding(ERROR, "users", Code.NO_USER_WITH_TOKEN, what, remedy)
         elif without:
-            what = f"{service}: these users have no token and are locked out: {_names(without)}"
+            what = f"{service}: these users have no token and are locked out: {names(without)}"
             yield Finding(WARNING, "users", Code.USERS_WITHOUT_TOKEN, what, remedy)
         yield from _without_password(service, can_log_in, context)
 
@@ -121,11 +120,6 @@ def _without_password(service: str, can_log_in: Callable[[str], bool], context: 
     with_password = accounts_with_password()
     without = [name for name in context.people if name not in with_password and can_log_in(name)]
     if without:
-        what = f"sshd: PAM asks for a password before the code; these users have no password: {_names(without)}"
+        what = f"sshd: PAM asks for a password before the code; these users have no password: {names(without)}"
         remedy = "set a password with passwd, or enable sshd with --first-factor key"
         yield Finding(WARNING, "users", Code.USERS_WITHOUT_PASSWORD, what, remedy)
-
-
-def _names(names: list[str]) -> str:
-    more = len(names) - _MAX_NAMES
-    return ", ".join(names[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")

@@ -3,22 +3,23 @@
 Rules:
 - A stack is in order if every login runs pam_totp.so, and only its results success and ignore let a user in.
 - The stack must ask for a code only after the first factor was right.
-- Every path through the stack is examined.
+- Every path through the stack is examined. A finding is an error if an attacker with the password can choose the path.
+- A path that depends on a condition, such as a group or a network, is a note: the site has exempted these logins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from pam_totp.system.pamd.findings import ERROR, WARNING, Code, Finding, Severity
+from pam_totp.system.pamd import ways
+from pam_totp.system.pamd.conditions import Account, result_for
+from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding, Severity, names
+from pam_totp.system.pamd.modules import CODE_MODULES, PASSWORD_MODULES, ROOT_MODULE, Kind, kind
 from pam_totp.system.pamd.stack import RESULTS, Handler
 from pam_totp.system.pamd.verdicts import Move, find_path, jump, possible_results
+from pam_totp.system.pamd.ways import Bypass, Known, Need, Results
 
 CHECK = "order"
-_METHODS = ("unix", "sss", "ldap", "krb5", "winbind", "userdb", "pwdfile", "systemd_home", "radius", "mysql", "pgsql")
-PASSWORD_MODULES = frozenset(f"pam_{name}.so" for name in _METHODS)
-# A module that accepts only root: root becomes another user without a prompt. Distributions use this module in su.
-ROOT_MODULE = "pam_rootok.so"
 
 _OWN_RESULTS = (
     "success",
@@ -37,12 +38,11 @@ _REFUSALS = {
     "service_err": "an invalid argument",
     "module_unknown": "a module that cannot be loaded",
 }
-_Results = Callable[[int], Sequence[str]]
 
 
 def password_modules(stack: Sequence[Handler]) -> list[int]:
     """Return the indices of modules that ask for a password."""
-    return [i for i, h in enumerate(stack) if not h.is_head and h.rule.module in PASSWORD_MODULES]
+    return [i for i, h in enumerate(stack) if not h.is_head and kind(h.rule) is Kind.PASSWORD]
 
 
 def totp_modules(stack: Sequence[Handler]) -> list[int]:
@@ -50,14 +50,25 @@ def totp_modules(stack: Sequence[Handler]) -> list[int]:
     return [i for i, h in enumerate(stack) if h.rule.is_pam_totp]
 
 
-def check_order(service: str, stack: Sequence[Handler], *, code_only: bool = False) -> Iterator[Finding]:
-    """Yield the findings about the order of an auth stack. With `code_only`, PAM needs to ask for the code only."""
+def other_code_modules(stack: Sequence[Handler]) -> list[int]:
+    """Return the indices of other modules that ask for a code."""
+    return [i for i, h in enumerate(stack) if not h.is_head and h.rule.module in CODE_MODULES]
+
+
+def check_order(
+    service: str, stack: Sequence[Handler], *, code_only: bool = False, accounts: Iterable[Account] = ()
+) -> Iterator[Finding]:
+    """Yield the findings about the order of an auth stack. With `code_only`, PAM needs to ask for the code only.
+
+    `accounts` are the accounts that can log in to the service: findings then name the exempted ones.
+    """
     totp = totp_modules(stack)
     if not totp:
         return
     yield from _accepted_refusals(service, stack, totp)
-    yield from _logins_without_code(service, stack, totp)
+    yield from _logins_without_code(service, stack, totp, list(accounts))
     yield from _impossible_login(service, stack)
+    yield from _two_codes(service, stack, totp)
     if password_modules(stack) and not code_only:
         yield from _login_without_password(service, stack, totp)
         yield from _code_after_wrong_password(service, stack, totp)
@@ -76,26 +87,6 @@ def is_jumped_over(stack: Sequence[Handler], index: int) -> bool:
     return False
 
 
-def bypasses(stack: Sequence[Handler], totp: Sequence[int]) -> Iterator[tuple[int, str]]:
-    """Yield each module that lets users in without pam_totp.so, and the module's result in that case."""
-    forbidden: set[tuple[int, str]] = set()
-
-    def results(index: int) -> Sequence[str]:
-        if stack[index].rule.module == ROOT_MODULE:
-            return [r for r in possible_results(stack[index]) if r != "success"]
-        return [r for r in possible_results(stack[index]) if (index, r) not in forbidden]
-
-    def is_bypass(path: Sequence[Move], verdict: str) -> bool:
-        return verdict == "success" and not any(move.index in totp for move in path)
-
-    while (path := find_path(stack, results, is_bypass)) is not None:
-        cause = next((m for m in reversed(path) if m.action == "done" or _jumps_over_any(stack, m, totp)), None)
-        if cause is None:
-            return
-        forbidden.add((cause.index, cause.result))
-        yield cause.index, cause.result
-
-
 def _accepted_refusals(service: str, stack: Sequence[Handler], totp: Sequence[int]) -> Iterator[Finding]:
     """Report the results of pam_totp.so that must deny a login but let users in."""
     accepted = []
@@ -104,7 +95,7 @@ def _accepted_refusals(service: str, stack: Sequence[Handler], totp: Sequence[in
         def results(index: int, result: str = result) -> Sequence[str]:
             return (result,) if index in totp else possible_results(stack[index])
 
-        if find_path(stack, results, _success_through(totp)) is not None:
+        if _success_through(stack, results, totp) is not None:
             accepted.append(f"{meaning} ({result})")
     if accepted:
         rule = stack[totp[0]].rule
@@ -113,15 +104,98 @@ def _accepted_refusals(service: str, stack: Sequence[Handler], totp: Sequence[in
         yield _finding(ERROR, Code.REFUSAL_ACCEPTED, what, "make the control of that line `required`")
 
 
-def _logins_without_code(service: str, stack: Sequence[Handler], totp: Sequence[int]) -> Iterator[Finding]:
-    for index, result in bypasses(stack, totp):
-        rule = stack[index].rule
-        action = rule.action(result)
-        how = f"jumps over {_location(stack, totp[0])}" if isinstance(action, int) else "ends the stack"
-        is_serious = rule.module in PASSWORD_MODULES or isinstance(action, int)
-        what = f"{service}: no code is required when {_location(stack, index)} ({rule.control}) returns {result}: "
-        remedy = "move the pam_totp.so line before that line, or change that line's control (unless this is intended)"
-        yield _finding(ERROR if is_serious else WARNING, Code.LOGIN_WITHOUT_CODE, f"{what}the module {how}", remedy)
+def _logins_without_code(
+    service: str, stack: Sequence[Handler], totp: Sequence[int], accounts: Sequence[Account]
+) -> Iterator[Finding]:
+    found = ways.bypasses(stack, totp)
+    exempt = _exempt(service, stack, totp, accounts) if any(b.need is Need.CONDITION for b in found) else []
+    others = [a.name for a in accounts if a.name != "root" and a.name not in exempt]
+    for bypass in found:
+        if bypass.need is Need.CONDITION and exempt and not others:
+            what = f"{service}: no user is asked for a code: {_location(stack, bypass.index)} {_effect(stack, bypass, totp)}"
+            what += f" for {names(exempt)}"
+            yield _finding(ERROR, Code.LOGIN_WITHOUT_CODE, what, "correct the condition, or move the pam_totp.so line")
+        elif bypass.need is Need.CONDITION:
+            yield _exemption(service, stack, totp, bypass, exempt)
+        else:
+            yield _bypass(service, stack, totp, bypass)
+
+
+def _bypass(service: str, stack: Sequence[Handler], totp: Sequence[int], bypass: Bypass) -> Finding:
+    """Return the finding for a way without a code that depends on no condition."""
+    rule = stack[bypass.index].rule
+    what = f"{service}: no code is required when {_location(stack, bypass.index)} ({rule.control}) returns "
+    what += f"{bypass.result}: the module {_effect(stack, bypass, totp)}"
+    remedy = "move the pam_totp.so line before that line, or change that line's control"
+    if bypass.need is Need.NOTHING:
+        return _finding(ERROR, Code.LOGIN_WITHOUT_CODE, what, remedy)
+    return _finding(WARNING, Code.LOGIN_WITHOUT_CODE, what, f"{remedy} (unless this is intended)")
+
+
+def _exemption(
+    service: str, stack: Sequence[Handler], totp: Sequence[int], bypass: Bypass, exempt: Sequence[str]
+) -> Finding:
+    """Return the finding for a way without a code that depends on a condition."""
+    what = f"{service}: {_location(stack, bypass.index)} {_effect(stack, bypass, totp)} after {bypass.result}"
+    if kind(stack[bypass.index].rule) is not Kind.CONDITION:
+        conditions = [i for i, h in enumerate(stack) if not h.is_head and kind(h.rule) is Kind.CONDITION]
+        what += f", depending on {' and '.join(_location(stack, i) for i in conditions)}"
+    else:
+        what += f" (condition: {' '.join(stack[bypass.index].rule.arguments) or 'none'})"
+    missing = "neither a password nor a code" if bypass.also_password else "no code"
+    what += f": these users log in with {missing}: {names(exempt)}" if exempt else f": such logins need {missing}"
+    remedy = "if this is not intended, change that line"
+    return _finding(WARNING if bypass.also_password else NOTE, Code.CODE_EXEMPTION, what, remedy)
+
+
+def _exempt(service: str, stack: Sequence[Handler], totp: Sequence[int], accounts: Sequence[Account]) -> list[str]:
+    """Return the names of the accounts that never need a code."""
+    judged: dict[frozenset[tuple[int, str]], bool] = {}
+    exempt = []
+    for account in accounts:
+        known = _known(service, stack, account)
+        key = frozenset(known.items())
+        if key not in judged:
+            judged[key] = ways.is_exempt(stack, totp, known)
+        if judged[key]:
+            exempt.append(account.name)
+    return exempt
+
+
+def _known(service: str, stack: Sequence[Handler], account: Account) -> Known:
+    results = {i: result_for(h.rule, account, service) for i, h in enumerate(stack) if not h.is_head}
+    return {i: result for i, result in results.items() if result is not None}
+
+
+def _effect(stack: Sequence[Handler], bypass: Bypass, totp: Sequence[int]) -> str:
+    """Return the way in which a bypass skips the line of pam_totp.so."""
+    is_jump = isinstance(stack[bypass.index].rule.action(bypass.result), int)
+    return f"jumps over {_location(stack, totp[0])}" if is_jump else "ends the stack"
+
+
+def _two_codes(service: str, stack: Sequence[Handler], totp: Sequence[int]) -> Iterator[Finding]:
+    """Report a login that asks for two codes: by two lines of pam_totp.so, or by another module and pam_totp.so."""
+    others = other_code_modules(stack)
+
+    def success_with(asked: Sequence[int], count: int) -> Sequence[Move] | None:
+        def results(index: int) -> Sequence[str]:
+            return ("success",) if index in (*totp, *others) else possible_results(stack[index])
+
+        def is_wanted(path: Sequence[Move], verdict: str) -> bool:
+            return verdict == "success" and sum(move.index in asked for move in path) >= count
+
+        return find_path(stack, results, is_wanted, lambda move: move.index if move.index in asked else None)
+
+    if len(totp) > 1 and (path := success_with(totp, 2)) is not None:
+        places = [_location(stack, move.index) for move in path if move.index in totp]
+        what = f"{service}: a login asks for two codes, because the stack runs pam_totp.so twice: {' and '.join(places)}"
+        yield _finding(WARNING, Code.MODULE_TWICE, what, "delete one of these lines")
+    for index in others:
+        if (path := success_with((index, *totp), 2)) is None or index not in [move.index for move in path]:
+            continue
+        what = f"{service}: a login asks for two codes: by {_location(stack, index)} and {_location(stack, totp[0])}"
+        remedy = f"delete the line of {stack[index].rule.module}, or run 'pam-totp enable {service} --replace' instead"
+        yield _finding(WARNING, Code.OTHER_CODE_MODULE, what, remedy)
 
 
 def _impossible_login(service: str, stack: Sequence[Handler]) -> Iterator[Finding]:
@@ -131,11 +205,19 @@ def _impossible_login(service: str, stack: Sequence[Handler]) -> Iterator[Findin
 
 
 def _login_without_password(service: str, stack: Sequence[Handler], totp: Sequence[int]) -> Iterator[Finding]:
-    results = _wrong_password(stack, password_modules(stack), totp)
-    if find_path(stack, results, _success_through(totp)) is not None:
+    factors = password_modules(stack)
+    open_worlds = []
+    for world in ways.worlds(stack, {}):
+        if ways.is_viable(stack, world):
+            results = _wrong_password(stack, factors, totp, ways.results_in(stack, world))
+            open_worlds.append(_success_through(stack, results, totp) is not None)
+    if open_worlds and all(open_worlds):
         what = f"{service}: a code alone lets users in: {_location(stack, totp[0])} does not require a right password"
         remedy = "move the pam_totp.so line after the password, and make its control `required`"
         yield _finding(ERROR, Code.LOGIN_WITHOUT_PASSWORD, what, remedy)
+    elif any(open_worlds):
+        what = f"{service}: a condition of the stack lets users in with a code and no password"
+        yield _finding(NOTE, Code.PASSWORD_EXEMPTION, what, "if this is not intended, change that condition")
 
 
 def _code_after_wrong_password(service: str, stack: Sequence[Handler], totp: Sequence[int]) -> Iterator[Finding]:
@@ -144,8 +226,8 @@ def _code_after_wrong_password(service: str, stack: Sequence[Handler], totp: Seq
     def asks_for_code(path: Sequence[Move], verdict: str) -> bool:
         return any(move.index in totp for move in path)
 
-    results = _wrong_password(stack, factors, totp)
-    if factors and find_path(stack, results, asks_for_code, lambda i: i in totp or None) is not None:
+    results = _wrong_password(stack, factors, totp, ways.results_in(stack, {}))
+    if factors and find_path(stack, results, asks_for_code, lambda move: move.index in totp or None) is not None:
         what = f"{service}: PAM asks for a code after a wrong password, so any person can add to a user's failures: "
         what += f"{_location(stack, factors[0])} is {stack[factors[0]].rule.control}"
         yield _finding(WARNING, Code.CODE_AFTER_WRONG_PASSWORD, what, "make the first factor `requisite`")
@@ -175,27 +257,30 @@ def _finding(severity: Severity, code: Code, what: str, remedy: str) -> Finding:
     return Finding(severity, CHECK, code, what, remedy)
 
 
-def _success_through(totp: Sequence[int]) -> Callable[[Sequence[Move], str], bool]:
-    """Return a predicate for paths that end in success and run pam_totp.so."""
-    return lambda path, verdict: verdict == "success" and any(move.index in totp for move in path)
+def _success_through(stack: Sequence[Handler], results: Results, totp: Sequence[int]) -> Sequence[Move] | None:
+    """Return a path that ends in success and runs pam_totp.so, or None."""
+    return find_path(
+        stack,
+        results,
+        lambda path, verdict: verdict == "success" and any(move.index in totp for move in path),
+        lambda move: move.index in totp or None,
+    )
 
 
-def _wrong_password(stack: Sequence[Handler], factors: Sequence[int], totp: Sequence[int]) -> _Results:
+def _wrong_password(
+    stack: Sequence[Handler], factors: Sequence[int], totp: Sequence[int], possible: Results
+) -> Results:
     """Return a function that returns a module's possible results if the modules at `factors` refuse the password."""
 
     def results(index: int) -> Sequence[str]:
-        if index in factors:
-            return [r for r in possible_results(stack[index]) if r not in ("success", "ignore", "new_authtok_reqd")]
         if index in totp:
             return _OWN_RESULTS
+        if index in factors:
+            return [r for r in possible(index) if r not in ("success", "ignore", "new_authtok_reqd")]
         is_root_module = stack[index].rule.module == ROOT_MODULE  # accepts only root
-        return [r for r in possible_results(stack[index]) if r != "success" or not is_root_module]
+        return [r for r in possible(index) if r != "success" or not is_root_module]
 
     return results
-
-
-def _jumps_over_any(stack: Sequence[Handler], move: Move, totp: Sequence[int]) -> bool:
-    return isinstance(move.action, int) and any(_leads_over(stack, move.index, move.action, i) for i in totp)
 
 
 def _leads_over(stack: Sequence[Handler], start: int, count: int, index: int) -> bool:

@@ -17,6 +17,7 @@ from pam_totp.system.pamd.stack import MODULE, Handler, ReadService, StackError,
 
 FirstFactor = Literal["password", "key"]  # PAM asks for a password, or sshd checks an SSH key first
 
+_INTENDED = (Code.LOGIN_WITHOUT_CODE, Code.CODE_EXEMPTION, Code.PASSWORD_EXEMPTION)
 _CONTROLS: dict[FirstFactor, str] = {
     "password": "required",
     # PAM asks for the code only. With `nullok`, it asks a user without a token for the password instead.
@@ -82,15 +83,10 @@ def remove(text: str, added_lines: str) -> str:
 def _problems(name: str, stack: Sequence[Handler], first: FirstFactor) -> list[Finding]:
     """Return the findings that make this position of the line unsafe.
 
-    Skip the warning that a module other than a password module lets users in without a code: the file already had
-    that module.
+    Skip the findings about other factors and conditions that let users in without a code: the file already had them.
     """
-    bypasses = [stack[i].rule.module for i, _ in analysis.bypasses(stack, analysis.totp_modules(stack)[:1])]
-    has_other_bypass = any(module not in analysis.PASSWORD_MODULES for module in bypasses)
     found = analysis.check_order(name, stack, code_only=first == "key")
-    if not has_other_bypass:
-        return list(found)
-    return [f for f in found if f.code is not Code.LOGIN_WITHOUT_CODE or f.severity == ERROR]
+    return [f for f in found if f.severity == ERROR or f.code not in _INTENDED]
 
 
 def _join(head: list[str], added_lines: str, tail: list[str]) -> str:

@@ -8,7 +8,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -18,10 +18,11 @@ class Severity(StrEnum):
 
     ERROR = "error"  # users are locked out, or log in without a code
     WARNING = "warning"  # users may be locked out, or the second factor is weaker than expected
-    NOTE = "note"  # a check was skipped
+    NOTE = "note"  # a check was skipped, or the site has exempted logins
 
 
 ERROR, WARNING, NOTE = Severity
+_MAX_NAMES = 8  # the largest number of names in a finding
 
 
 class Code(StrEnum):
@@ -33,8 +34,12 @@ class Code(StrEnum):
     MODULE_IN_WRONG_PHASE = "module-in-wrong-phase"
     REFUSAL_ACCEPTED = "refusal-accepted"
     LOGIN_WITHOUT_CODE = "login-without-code"
+    CODE_EXEMPTION = "code-exemption"
     LOGIN_WITHOUT_PASSWORD = "login-without-password"
+    PASSWORD_EXEMPTION = "password-exemption"
     LOGIN_IMPOSSIBLE = "login-impossible"
+    MODULE_TWICE = "module-twice"
+    OTHER_CODE_MODULE = "other-code-module"
     CODE_AFTER_WRONG_PASSWORD = "code-after-wrong-password"
     FORWARDED_PASSWORD_UNCHECKED = "forwarded-password-unchecked"
     PASSWORD_ASKED_TWICE = "password-asked-twice"
@@ -93,6 +98,12 @@ class Finding:
     code: Code
     what: str
     remedy: str
+
+
+def names(users: Sequence[str]) -> str:
+    """Return the first names in `users` as a text, and the number of the others."""
+    more = len(users) - _MAX_NAMES
+    return ", ".join(users[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def errors(findings: Iterable[Finding]) -> list[Finding]:

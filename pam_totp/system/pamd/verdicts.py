@@ -11,18 +11,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from pam_totp.system.pamd.stack import Action, Handler
+from pam_totp.system.pamd.modules import CONSTANT_RESULTS
+from pam_totp.system.pamd.stack import RESULTS, Action, Handler, parse_control
 
 MUST_FAIL = "perm_denied"  # PAM_MUST_FAIL_CODE
-
-# Modules that always return the same result. Every other module may return any result.
-_CONSTANT = {
-    "pam_deny.so": ("auth_err",),
-    "pam_permit.so": ("success",),
-    "pam_faildelay.so": ("ignore",),
-    "pam_echo.so": ("ignore",),
-    "pam_warn.so": ("ignore",),
-}
+_USUAL = ("success", "auth_err", "authinfo_unavail", "user_unknown", "ignore")  # the results to name in a finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +33,16 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One move on a path: the handler's index, the result of its module, and the action of libpam."""
+    """One move on a path: the handler's index, the result of its module, the action of libpam, the next index."""
 
     index: int
     result: str
     action: Action
+    next: int
+
+    def skips(self, index: int) -> bool:
+        """Return True if this move leads from before the handler at `index` to after it."""
+        return self.index < index < self.next
 
 
 def verdict(stack: Sequence[Handler], result_of: Callable[[int], str]) -> str:
@@ -98,17 +96,18 @@ def jump(stack: Sequence[Handler], index: int, count: int) -> tuple[int, int]:
 
 
 def possible_results(handler: Handler) -> tuple[str, ...]:
-    """Return one result for each action that libpam may take after this module, with success first if possible."""
+    """Return one result for each action that libpam may take after this module, with success first if possible.
+
+    A module in CONSTANT_RESULTS returns those results only.
+    """
     if handler.is_head:
         return ("success",)
-    if handler.rule.module in _CONSTANT:
-        return _CONSTANT[handler.rule.module]
-    table = handler.rule.control if handler.rule.control.startswith("[") else ""
-    named = (pair.partition("=")[0] for pair in table.strip("[]").split())
+    if handler.rule.module in CONSTANT_RESULTS:
+        return CONSTANT_RESULTS[handler.rule.module]
+    table = parse_control(handler.rule.control)
     by_action: dict[Action, str] = {}
-    for result in ("success", "auth_err", "authinfo_unavail", "user_unknown", "ignore", *named):
-        if result != "default":
-            by_action.setdefault(handler.rule.action(result), result)
+    for result in (*_USUAL, *(r for r in RESULTS if r in table), *(r for r in RESULTS if r not in table)):
+        by_action.setdefault(handler.rule.action(result), result)
     return ("success", *(r for r in by_action.values() if r != "success"))
 
 
@@ -116,12 +115,12 @@ def find_path(
     stack: Sequence[Handler],
     results: Callable[[int], Sequence[str]],
     is_wanted: Callable[[Sequence[Move], str], bool],
-    mark: Callable[[int], object] = lambda index: None,
+    mark: Callable[[Move], object] = lambda move: None,
 ) -> tuple[Move, ...] | None:
     """Return a shortest path for which `is_wanted(path, verdict)` is true, or None.
 
     The module at index i returns one of `results(i)`. Of several paths to the same state, only the first is followed,
-    unless `mark` returns different values for their handlers.
+    unless `mark` returns different values for their moves: so mark every move that `is_wanted` looks for.
     """
     waiting: deque[tuple[State, tuple[Move, ...]]] = deque([(State(), ())])
     known: set[tuple[State, frozenset[object]]] = set()
@@ -135,8 +134,8 @@ def find_path(
         for result in results(index):
             after = advance(stack, state, result)
             action: Action = "ignore" if stack[index].is_head else stack[index].rule.action(result)
-            longer = (*path, Move(index, result, action))
-            key = (after, frozenset(m for move in longer if (m := mark(move.index)) is not None))
+            longer = (*path, Move(index, result, action, after.next))
+            key = (after, frozenset(m for move in longer if (m := mark(move)) is not None))
             if key not in known:
                 known.add(key)
                 waiting.append((after, longer))

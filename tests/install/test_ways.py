@@ -1,0 +1,225 @@
+"""Tests of the ways through a stack without a code: real runs of libpam confirm them, for random stacks."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from pam_totp.system.pamd.analysis import check_order, totp_modules
+from pam_totp.system.pamd.conditions import Account, result_for
+from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding, errors
+from pam_totp.system.pamd.modules import CONSTANT_RESULTS
+from pam_totp.system.pamd.stack import flatten, parse
+from pam_totp.system.pamd.ways import Need, bypasses
+from tests.install.test_dispatch import ACTIONS, NAMED
+from tests.support.pamconf import login
+
+STACKS = 250
+RESULTS = ("success", "auth_err", "ignore", "authinfo_unavail")  # the random controls name only these
+LINE = "auth required pam_totp.so\n"
+CIS = """\
+auth    required                        pam_faillock.so preauth deny=5 unlock_time=60
+auth    [success=1 default=ignore]      pam_unix.so nullok
+auth    [default=die]                   pam_faillock.so authfail deny=5 unlock_time=60
+auth    sufficient                      pam_faillock.so authsucc deny=5 unlock_time=60
+auth    requisite                       pam_deny.so
+auth    required                        pam_permit.so
+"""
+PASSWORD = "auth requisite pam_unix.so nodelay\n"
+NETWORKS = "auth [success=1 default=ignore] pam_access.so accessfile=/etc/security/access-no-code.conf noaudit\n"
+GROUPS = "auth [success=1 default=ignore] pam_succeed_if.so quiet user ingroup no-code\n"
+ALICE, BOB = Account("alice", 1000, 1000, frozenset({"alice"})), Account("bob", 1001, 1001, frozenset({"no-code"}))
+ROOT = Account("root", 0, 0, frozenset({"root"}))
+
+
+def examine(text: str, *accounts: Account, **others: str) -> list[Finding]:
+    return list(check_order("x", flatten("x", {"x": text, **others}.get), accounts=accounts))
+
+
+def found(text: str, *accounts: Account, **others: str) -> list[tuple[str, str]]:
+    return [(f.severity, f.code) for f in examine(text, *accounts, **others)]
+
+
+def any_stack(chance: random.Random) -> list[tuple[str, str]]:
+    """Return random controls and modules: one pam_totp.so, one condition, one or two modules of an attacker's choice."""
+    modules = ["pam_totp.so", "pam_access.so", *chance.sample(["pam_unix.so", "pam_faillock.so", "pam_x.so"], k=2)]
+    if chance.random() < 0.5:
+        modules.append(chance.choice(["pam_permit.so", "pam_deny.so"]))
+    chance.shuffle(modules)
+    return [(any_control(chance), module) for module in modules]
+
+
+def any_control(chance: random.Random) -> str:
+    if chance.random() < 0.6:
+        return chance.choice(["required", "requisite", "sufficient", "optional", "[success=1 default=ignore]"])
+    named = " ".join(f"{result}={chance.choice(ACTIONS)}" for result in chance.sample(RESULTS, 2))
+    return f"[{named} default={chance.choice(ACTIONS)}]"
+
+
+def real_ends(folder: Path, lines: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str, bool]]:
+    """Yield the condition's result, libpam's result, and whether pam_totp.so ran, for all results of the modules."""
+    free = [i for i, (_, module) in enumerate(lines) if module not in CONSTANT_RESULTS and module != "pam_totp.so"]
+    for chosen in product(RESULTS, repeat=len(free)):
+        results = dict(zip(free, chosen, strict=True))
+        text = ""
+        for i, (control, module) in enumerate(lines):
+            real = f"pam_debug.so auth={results[i]}" if i in results else module
+            text += f"auth {control} {'pam_echo.so asked' if module == 'pam_totp.so' else real}\n"
+        (folder / "real").write_text(text)
+        done = login("real", "root", [], folder)
+        condition = next(results[i] for i in free if lines[i][1] == "pam_access.so")
+        yield condition, done.result.name.lower(), any(shown.text == "asked" for shown in done.messages)
+
+
+def test_the_real_libpam_has_the_same_ways_without_a_code(tmp_path: Path) -> None:
+    """A way is open without a condition if, whatever the condition returns, a login that can succeed needs no code."""
+    chance = random.Random(17)
+    needs = []
+    for _ in range(STACKS):
+        lines = any_stack(chance)
+        ends = list(real_ends(tmp_path, lines))
+        viable = {condition for condition, end, _ in ends if end == "success"}
+        is_open = {condition for condition, end, asked in ends if end == "success" and not asked}
+        expected = set() if not is_open else {Need.NOTHING if is_open == viable else Need.CONDITION}
+        text = "".join(f"auth {control} {module}\n" for control, module in lines)
+        stack = flatten("x", {"x": text}.get)
+        computed = {b.need for b in bypasses(stack, totp_modules(stack))}
+        assert computed == expected, text
+        needs += [*expected]
+    assert needs.count(Need.NOTHING) > 50
+    assert needs.count(Need.CONDITION) > 15
+    assert len(needs) < STACKS - 50, "some stacks have no way without a code"
+
+
+@pytest.mark.parametrize(("module", "results"), sorted(CONSTANT_RESULTS.items()))
+def test_the_real_libpam_gets_the_constant_results(tmp_path: Path, module: str, results: tuple[str, ...]) -> None:
+    (tmp_path / "x").write_text(f"auth [success=ok ignore=die default=die] {module}\n")
+    real = login("x", "root", [], tmp_path).result.name.lower()
+    # libpam turns an ignored result without any other into "perm_denied"
+    assert real in results or (real == "perm_denied" and results == ("ignore",)), real
+
+
+# ---- a right password that never meets the line
+
+
+@pytest.mark.parametrize(
+    ("text", "module"),
+    [
+        (f"{CIS}{LINE}", "pam_faillock.so (x:4)"),
+        (f"{PASSWORD}auth sufficient pam_permit.so\n{LINE}", "pam_permit.so (x:2)"),
+        (f"{PASSWORD}auth sufficient pam_cap.so\n{LINE}", "pam_cap.so (x:2)"),
+        (f"{PASSWORD}auth sufficient pam_echo.so text\n{LINE}", "pam_echo.so (x:2)"),
+        (f"{PASSWORD}auth [default=done] pam_unknown_to_all.so\n{LINE}", "pam_unknown_to_all.so (x:2)"),
+        (f"{PASSWORD}auth [cred_err=1 default=ignore] pam_x.so\n{LINE}auth required pam_permit.so\n", "pam_x.so (x:2)"),
+        (f"auth sufficient pam_unix.so\n{LINE}", "pam_unix.so (x:1)"),
+        (f"auth [success=ok default=1] pam_localuser.so\nauth sufficient pam_unix.so\nauth sufficient pam_sss.so\n{LINE}",
+         "pam_unix.so (x:2)"),
+    ],
+)  # fmt: skip
+def test_a_right_password_without_a_code_is_an_error(text: str, module: str) -> None:
+    [first, *_] = errors(examine(text))
+    assert first.code is Code.LOGIN_WITHOUT_CODE
+    assert module in first.what
+
+
+def test_a_line_in_a_substack_that_a_reset_forgives_is_an_error() -> None:
+    inner = "auth requisite pam_x.so\nauth required pam_totp.so\n"
+    text = f"{PASSWORD}auth substack inner\nauth [default=reset] pam_y.so\nauth required pam_permit.so\n"
+    assert (ERROR, Code.LOGIN_WITHOUT_CODE) in found(text, inner=inner)
+
+
+@pytest.mark.parametrize("module", ["pam_env.so", "pam_faildelay.so", "pam_limits.so", "pam_deny.so"])
+def test_a_sufficient_module_that_never_succeeds_is_in_order(module: str) -> None:
+    assert found(f"{PASSWORD}auth sufficient {module}\n{LINE}") == []
+
+
+def test_a_refusal_that_is_accepted_is_found_beside_a_jump_over_the_line() -> None:
+    text = f"{PASSWORD}{NETWORKS}auth optional pam_totp.so\nauth required pam_permit.so\n"
+    assert (ERROR, Code.REFUSAL_ACCEPTED) in found(text)
+
+
+@pytest.mark.parametrize("factor", ["pam_fprintd.so", "pam_u2f.so", "pam_google_authenticator.so"])
+def test_another_factor_in_place_of_the_code_is_a_warning(factor: str) -> None:
+    assert found(f"{PASSWORD}auth sufficient {factor}\n{LINE}")[0] == (WARNING, Code.LOGIN_WITHOUT_CODE)
+
+
+def test_a_program_in_place_of_the_code_is_a_warning() -> None:
+    text = f"{PASSWORD}auth [success=1 default=ignore] pam_exec.so /usr/local/bin/in-the-office\n{LINE}"
+    assert found(text + "auth required pam_permit.so\n") == [(WARNING, Code.LOGIN_WITHOUT_CODE)]
+
+
+# ---- conditions
+
+
+@pytest.mark.parametrize("condition", [NETWORKS, GROUPS])
+def test_the_recipes_of_the_manual_are_notes(condition: str) -> None:
+    assert found(f"{PASSWORD}{condition}{LINE}") == [(NOTE, Code.CODE_EXEMPTION)]
+
+
+def test_exempted_users_are_named() -> None:
+    [finding] = examine(f"{PASSWORD}{GROUPS}{LINE}", ALICE, BOB)
+    assert finding.what == (
+        "x: pam_succeed_if.so (x:2) jumps over pam_totp.so (x:3) after success "
+        "(condition: quiet user ingroup no-code): these users log in with no code: bob"
+    )
+
+
+def test_a_condition_that_exempts_every_user_is_an_error() -> None:
+    regular = "auth [success=1 default=ignore] pam_succeed_if.so uid >= 1000\n"
+    [finding] = errors(examine(f"{PASSWORD}{regular}{LINE}", ALICE, BOB, ROOT))
+    assert finding.code is Code.LOGIN_WITHOUT_CODE
+    assert finding.what.startswith("x: no user is asked for a code: ")
+    assert finding.what.endswith("for alice, bob")
+
+
+def test_a_condition_without_password_and_code_is_a_warning() -> None:
+    assert found(f"auth sufficient pam_wheel.so trust\n{PASSWORD}{LINE}") == [(WARNING, Code.CODE_EXEMPTION)]
+
+
+@pytest.mark.parametrize(
+    ("line", "result"),
+    [
+        ("pam_succeed_if.so user = alice", "success"),
+        ("pam_succeed_if.so quiet uid < 1000", "auth_err"),
+        ("pam_succeed_if.so user notingroup no-code uid ge 1000", "success"),
+        ("pam_succeed_if.so user in bob:alice service = sshd", "success"),
+        ("pam_succeed_if.so user =~ al* shell !~ */false", "success"),
+        ("pam_succeed_if.so rhost = 192.0.2.7", None),
+        ("pam_succeed_if.so uid = 1000 rhost = 192.0.2.7", None),
+        ("pam_succeed_if.so use_uid user = alice", None),
+        ("pam_localuser.so", "success"),
+        ("pam_localuser.so file=/etc/other", None),
+        ("pam_usertype.so isregular", "success"),
+        ("pam_usertype.so issystem", "perm_denied"),
+        ("pam_rootok.so", "auth_err"),
+        ("pam_access.so", None),
+    ],
+)
+def test_conditions_on_an_account_are_decided(line: str, result: str | None) -> None:
+    assert result_for(parse(f"auth required {line}")[0], ALICE, "sshd") == result
+
+
+# ---- two codes
+
+
+def test_the_line_twice_on_one_way_is_a_warning() -> None:
+    assert found(f"{PASSWORD}{LINE}{LINE}") == [(WARNING, Code.MODULE_TWICE)]
+
+
+def test_one_line_for_each_of_two_ways_is_in_order() -> None:
+    either = "auth [success=2 default=ignore] pam_succeed_if.so user ingroup fobs\n"
+    lines = f"{LINE}auth [default=1] pam_permit.so\n{LINE}"
+    assert Code.MODULE_TWICE not in dict(map(reversed, found(f"{PASSWORD}{either}{lines}")))
+
+
+@pytest.mark.parametrize("peer", ["pam_google_authenticator.so nullok", "pam_oath.so usersfile=/etc/users.oath"])
+def test_a_code_of_another_module_beside_the_line_is_a_warning(peer: str) -> None:
+    assert found(f"{PASSWORD}auth required {peer}\n{LINE}") == [(WARNING, Code.OTHER_CODE_MODULE)]
+
+
+def test_named_results_of_random_controls_exist() -> None:
+    assert set(RESULTS) <= set(NAMED)
