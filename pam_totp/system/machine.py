@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from pam_totp.system.pamd.stack import MODULE, Handler, StackError, flatten, parse
+from pam_totp.system.pamd.stack import MODULE, PHASES, Handler, StackError, flatten
 
 SERVICE_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 # Files that service files include. An edit of these files would change every service, and conflict with
@@ -78,14 +78,14 @@ class Machine:
         return sorted({n for n in (*names, *self.replacements) if SERVICE_NAME.fullmatch(n)})
 
     def services_with_module(self) -> list[str]:
-        """Return the services whose auth stack runs pam_totp.so.
+        """Return the services that run pam_totp.so in any phase.
 
         Include a service with an unreadable stack if the service's own file names the module.
         """
         names = []
         for name in self.services():
             try:
-                if any(h.rule.is_pam_totp for h in self.stack(name)):
+                if any(h.rule.is_pam_totp for h in self.stack(name)) or self.misplaced(name):
                     names.append(name)
             except StackError:
                 if MODULE in (self.service(name) or ""):
@@ -112,12 +112,18 @@ class Machine:
         return named
 
     def wrong_phases(self, service: str) -> list[str]:
-        """Return the phases other than auth in which a service's own file names pam_totp.so."""
-        try:
-            rules = parse(self.service(service) or "", service)
-        except StackError:
-            return []
-        return sorted({r.phase for r in rules if r.is_pam_totp and r.phase != "auth"})
+        """Return the phases other than auth in which a service runs pam_totp.so."""
+        return sorted({handler.rule.phase for handler in self.misplaced(service)})
+
+    def misplaced(self, service: str) -> list[Handler]:
+        """Return the pam_totp.so lines in other phases than auth, also those of included files."""
+        found = []
+        for phase in PHASES[1:]:
+            try:
+                found += [h for h in self.stack(service, phase) if h.rule.is_pam_totp]
+            except StackError:
+                continue  # another check reports an invalid stack
+        return found
 
     def module_folder(self) -> str | None:
         """Return the folder of libpam's modules for the architecture of this Python, or None."""

@@ -7,15 +7,17 @@ Rules:
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import subprocess
 from collections.abc import Callable, Container
 
 from pam_totp.system import sshd
+from pam_totp.system.pamd.conditions import Account
 
 SUDO = "/usr/bin/sudo"
-SHADOW = "/etc/shadow"
+PASSWD, SHADOW = "/etc/passwd", "/etc/shadow"
 _FIRST_ACCOUNT = 1000  # uid: smaller uids except 0 belong to services (UID_MIN in login.defs)
 _NO_SHELLS = ("nologin", "false", "sync", "halt", "shutdown")
 _KEYS = (".ssh/authorized_keys", ".ssh/authorized_keys2")
@@ -31,6 +33,24 @@ class _AnyName:
 def people() -> list[str]:
     """Return the names of accounts of people, including root. Skip accounts without a login shell."""
     return sorted({p.pw_name for p in pwd.getpwall() if _is_person(p)})
+
+
+def account_of(name: str) -> Account | None:
+    """Return the account of that name with its groups, or None if there is none."""
+    try:
+        entry = pwd.getpwnam(name)
+        gids = os.getgrouplist(entry.pw_name, entry.pw_gid)
+    except (KeyError, OSError):
+        return None
+    return Account(
+        entry.pw_name,
+        entry.pw_uid,
+        entry.pw_gid,
+        frozenset(group for gid in gids if (group := _group(gid)) is not None),
+        entry.pw_dir,
+        entry.pw_shell,
+        entry.pw_name in _local_names(),
+    )
 
 
 def login_check(service: str) -> Callable[[str], bool]:
@@ -61,6 +81,19 @@ def accounts_with_password() -> Container[str]:
 def _is_person(entry: pwd.struct_passwd) -> bool:
     has_persons_uid = entry.pw_uid == 0 or entry.pw_uid >= _FIRST_ACCOUNT
     return has_persons_uid and os.path.basename(entry.pw_shell) not in _NO_SHELLS
+
+
+def _group(gid: int) -> str | None:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return None
+
+
+def _local_names() -> frozenset[str]:
+    """Return the names of the accounts in /etc/passwd, as pam_localuser reads them."""
+    with open(PASSWD, encoding="utf-8", errors="surrogateescape") as file:
+        return frozenset(line.partition(":")[0] for line in file)
 
 
 def _may_sudo(user: str) -> bool:

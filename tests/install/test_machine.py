@@ -72,3 +72,13 @@ def test_a_file_that_is_no_program_has_no_architecture(tmp_path: Path) -> None:
     (tmp_path / "script").write_bytes(b"#!/bin/sh\n" + b" " * 20)
     assert [architecture(str(tmp_path / name)) for name in ("short", "script", "nothing")] == [None] * 3
     assert architecture(sys.executable) is not None
+
+
+def test_lines_in_the_wrong_phase_of_included_files_are_found(tmp_path: Path, pam_d: Path) -> None:
+    (pam_d / "common-account").write_text("account required pam_totp.so\naccount required pam_unix.so\n")
+    (pam_d / "sudo").write_text("auth required pam_unix.so\n@include common-account\n")
+    (pam_d / "su").write_text("auth required pam_unix.so\n")
+    machine = Machine(str(tmp_path))
+    assert machine.wrong_phases("sudo") == ["account"]
+    assert [(h.file, h.rule.first) for h in machine.misplaced("sudo")] == [("common-account", 0)]
+    assert machine.services_with_module() == ["common-account", "sudo"]

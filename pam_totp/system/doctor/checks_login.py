@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from pam_totp.system import sshd
 from pam_totp.system.doctor.context import Context
 from pam_totp.system.enable import trial
 from pam_totp.system.enable.changes import read
-from pam_totp.system.pamd import analysis
+from pam_totp.system.machine import SHARED
+from pam_totp.system.pamd import analysis, edit
 from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding, names
-from pam_totp.system.pamd.stack import StackError
+from pam_totp.system.pamd.modules import CONSTANT_RESULTS
+from pam_totp.system.pamd.stack import Handler, StackError
+from pam_totp.system.pamd.verdicts import find_path, possible_results
 from pam_totp.system.people import accounts_with_password, login_check
 
+_REFUSED = {"account": "every login", "password": "every change of a password", "session": "every session"}
 _LOCAL = ("localhost", "127.0.0.1")  # host and address
 
 
@@ -35,10 +40,45 @@ def stacks(context: Context) -> Iterator[Finding]:
         rules = [h.rule for h in stack if h.rule.is_pam_totp]
         # PAM asks for the code only: sshd has already checked a key
         code_only = service == "sshd" and any(r.action("success") == "done" for r in rules)
-        yield from analysis.check_order(service, stack, code_only=code_only)
-        for phase in context.machine.wrong_phases(service):
-            what = f"{service}: pam_totp.so is in the phase {phase}, where it always fails"
-            yield Finding(ERROR, analysis.CHECK, Code.MODULE_IN_WRONG_PHASE, what, "delete that line")
+        accounts = context.accounts(service) if rules else ()
+        for finding in analysis.check_order(service, stack, code_only=code_only, accounts=accounts):
+            yield replace(finding, remedy=f"{finding.remedy}{edit.hint(finding, service, context.machine.service)}")
+    yield from _misplaced(context)
+
+
+def _misplaced(context: Context) -> Iterator[Finding]:
+    """Report each line of pam_totp.so in another phase than auth, with the services that run it."""
+    affected: dict[tuple[str, str], list[str]] = {}
+    refusing: set[tuple[str, str]] = set()
+    for service in context.services:
+        for handler in context.machine.misplaced(service):
+            phase = handler.rule.phase
+            line = f"{handler.file}:{handler.rule.first + 1}", phase
+            if not SHARED.fullmatch(service) or service == handler.file:
+                affected.setdefault(line, []).append(service)
+            if not _can_succeed(context.machine.stack(service, phase)):
+                refusing.add(line)
+    for (place, phase), services in affected.items():
+        users = [s for s in services if not SHARED.fullmatch(s)] or services
+        what = f"{place}: pam_totp.so is in the phase {phase}, where it always fails"
+        if (place, phase) in refusing:
+            what += f": {_REFUSED[phase]} is refused by {names(users)}"
+        else:
+            what += f", and its control ignores this ({names(users)})"
+        severity = ERROR if (place, phase) in refusing else WARNING
+        yield Finding(severity, analysis.CHECK, Code.MODULE_IN_WRONG_PHASE, what, "delete that line")
+
+
+def _can_succeed(stack: Sequence[Handler]) -> bool:
+    """Return True if a stack of another phase can succeed although pam_totp.so has no function for it."""
+
+    def results(index: int) -> Sequence[str]:
+        rule = stack[index].rule
+        if stack[index].is_head or not rule.is_pam_totp:
+            return ("success",) if rule.module in CONSTANT_RESULTS else possible_results(stack[index])
+        return ("module_unknown",)
+
+    return find_path(stack, results, lambda _, verdict: verdict == "success") is not None
 
 
 def ssh(context: Context) -> Iterator[Finding]:

@@ -11,8 +11,9 @@ from pam_totp.core.settings import DEFAULT_STORE, Settings, SettingsError, Site,
 from pam_totp.pam.login_session import read_site
 from pam_totp.system.enrolled import Enrolled, find_enrolled
 from pam_totp.system.machine import Machine
+from pam_totp.system.pamd.conditions import Account
 from pam_totp.system.pamd.stack import Handler, StackError
-from pam_totp.system.people import people
+from pam_totp.system.people import account_of, login_check, people
 
 ACCOUNT = "pam_totp"
 SOCKET = "/run/pam_totp/socket"
@@ -37,6 +38,11 @@ class Context:
         if not self._people:
             self._people.extend(people())
         return self._people
+
+    def accounts(self, service: str) -> list[Account]:
+        """Return the accounts of people who can log in to a service. Without root, return all of them."""
+        can_log_in = login_check(service) if os.geteuid() == 0 else lambda name: True
+        return [account for name in self.people if can_log_in(name) and (account := account_of(name)) is not None]
 
     def enrolled(self, store: str) -> Enrolled:
         """Return the users in `people` who are enrolled in a store. Each store is read once."""

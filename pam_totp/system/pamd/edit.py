@@ -40,7 +40,7 @@ def insert(text: str, name: str, added_lines: str, read: ReadService, first: Fir
     """
 
     def flatten_with(candidate: str) -> tuple[Handler, ...]:
-        return flatten(name, lambda other: candidate if other == name else read(other))
+        return flatten(name, _with(candidate, name, read))
 
     before = flatten_with(text)
     if analysis.totp_modules(before):
@@ -52,24 +52,26 @@ def insert(text: str, name: str, added_lines: str, read: ReadService, first: Fir
     origins = sorted({h.origin for h in before if h.origin >= earliest})
     physical = text.split("\n")
     rules = parse(text, name)
-    reasons: list[str] = []
+    reasons: dict[bool, list[str]] = {True: [], False: []}  # those of errors, and the others
     acceptable: str | None = None
     for origin in origins[:1] if first == "key" else origins:
         line = rules[origin].first if first == "key" else rules[origin].last + 1
         candidate = _join(physical[:line], added_lines, physical[line:])
         stack = flatten_with(candidate)
         if analysis.is_jumped_over(stack, analysis.totp_modules(stack)[0]):
-            reasons.append(f"{name}: a jump would skip the line")
+            reasons[False].append(f"{name}: a jump would skip the line")
             continue
         found = _problems(name, stack, first)
         if not found:
             return candidate
-        reasons += [f.what for f in found]
+        for f in found:
+            reasons[f.severity == ERROR].append(f.what + hint(f, name, _with(candidate, name, read)))
         if acceptable is None and not any(f.severity == ERROR for f in found):
             acceptable = candidate
     if acceptable is not None:
         return acceptable
-    raise StackError(f"no position for the pam_totp.so line is safe: at the first position, {reasons[0]}")
+    reason = (reasons[True] + reasons[False])[0]
+    raise StackError(f"no position for the pam_totp.so line is safe: {reason}")
 
 
 def remove(text: str, added_lines: str) -> str:
@@ -78,6 +80,36 @@ def remove(text: str, added_lines: str) -> str:
     if not found or ("\n" + added_lines) in "\n" + after:
         raise StackError("the lines that 'enable' added were changed")
     return (before + "\n" + after)[1:]
+
+
+def hint(finding: Finding, service: str, read: ReadService) -> str:
+    """Return an addition to the remedy of a login without a code, if a substack in place of an include helps.
+
+    A substack ends before the pam_totp.so line, where an include ends the whole stack.
+    """
+    text = read(service)
+    if finding.code is not Code.LOGIN_WITHOUT_CODE or finding.severity != ERROR or text is None:
+        return ""
+    physical = text.split("\n")
+    for rule in parse(text, service):
+        is_auth = rule.control == "include" and rule.phase == "auth"
+        if not is_auth and (rule.control != "@include" or _other_phases(rule.target, read)):
+            continue
+        new = f"auth substack {rule.target}"
+        candidate = "\n".join([*physical[: rule.first], new, *physical[rule.last + 1 :]])
+        stack = flatten(service, _with(candidate, service, read))
+        if not any(f.code is finding.code and f.severity == ERROR for f in analysis.check_order(service, stack)):
+            return f" (or replace '{physical[rule.first].strip()}' in {service} by '{new}')"
+    return ""
+
+
+def _with(text: str, name: str, read: ReadService) -> ReadService:
+    """Return `read` with `text` as the text of the service `name`."""
+    return lambda other: text if other == name else read(other)
+
+
+def _other_phases(name: str, read: ReadService) -> bool:
+    return any(rule.phase != "auth" for rule in parse(read(name) or "", name))
 
 
 def _problems(name: str, stack: Sequence[Handler], first: FirstFactor) -> list[Finding]:
