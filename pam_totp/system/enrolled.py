@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -9,23 +10,35 @@ from pam_totp.store import NotThere, StoreError
 from pam_totp.store.file import FileStore
 from pam_totp.system.store_owner import BROKEN, Report, as_owner
 
-_USER = "user"  # the kind of a report
+_USER, _STRAY = "user", "stray"  # kinds of reports
+_MAX_LOOKUPS = 1000  # names that no list of accounts has: each needs a query of the name service
 _MAX_BROKEN = 100  # messages about records that cannot be read; the others are only counted
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """The result of `find_enrolled`: the enrolled users, and the messages about records that cannot be read."""
+    """The result of `find_enrolled`.
+
+    `users` are the enrolled users, `broken` the messages about records that cannot be read, and `strays` the names of
+    records without an account of exactly that name.
+    """
 
     users: frozenset[str]
     broken: tuple[str, ...]
+    strays: tuple[str, ...] = ()
 
 
 def find_enrolled(folder: str, among: Collection[str]) -> Enrolled:
-    """Read the store at `folder`. Return the users in `among` who are enrolled, and messages about bad records."""
+    """Read the store at `folder`. Return the users in `among` who are enrolled, and the records with a problem."""
+    listed = frozenset(entry.pw_name for entry in pwd.getpwall())
 
     def read(store: FileStore) -> Iterator[Report]:
+        lookups = 0
         for user in store.users():
+            if user not in among and user not in listed and lookups < _MAX_LOOKUPS:
+                lookups += 1
+                if not _has_account(user):
+                    yield _STRAY, user
             try:
                 if store.read(user).enrolled and user in among:
                     yield _USER, user
@@ -36,14 +49,25 @@ def find_enrolled(folder: str, among: Collection[str]) -> Enrolled:
 
     users: list[str] = []
     broken: list[str] = []
+    strays: list[str] = []
     more = 0
     for kind, text in as_owner(folder, read):
         if kind == _USER:
             users.append(text)
+        elif kind == _STRAY:
+            strays.append(text)
         elif len(broken) < _MAX_BROKEN:
             broken.append(text)
         else:
             more += 1
     if more:
         broken.append(f"{more} more records cannot be read")
-    return Enrolled(frozenset(users), tuple(broken))
+    return Enrolled(frozenset(users), tuple(broken), tuple(sorted(strays)))
+
+
+def _has_account(user: str) -> bool:
+    """Return True if a login can have this name: other spellings are replaced by the name in the account's entry."""
+    try:
+        return pwd.getpwnam(user).pw_name == user
+    except (KeyError, ValueError):
+        return False

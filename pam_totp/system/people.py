@@ -10,13 +10,13 @@ from __future__ import annotations
 import grp
 import os
 import pwd
-import subprocess
+import re
 from collections.abc import Callable, Container
 
-from pam_totp.system import sshd
+from pam_totp.system import sshd, sudo
 from pam_totp.system.pamd.conditions import Account
 
-SUDO = "/usr/bin/sudo"
+SUDO_SERVICES = ("sudo", "sudo-i")
 PASSWD, SHADOW = "/etc/passwd", "/etc/shadow"
 _FIRST_ACCOUNT = 1000  # uid: smaller uids except 0 belong to services (UID_MIN in login.defs)
 _NO_SHELLS = ("nologin", "false", "sync", "halt", "shutdown")
@@ -35,8 +35,8 @@ def people() -> list[str]:
     return sorted({p.pw_name for p in pwd.getpwall() if _is_person(p)})
 
 
-def account_of(name: str) -> Account | None:
-    """Return the account of that name with its groups, or None if there is none."""
+def account_of(name: str, local: Container[str]) -> Account | None:
+    """Return the account of that name with its groups, or None if there is none. `local` has the `local_names`."""
     try:
         entry = pwd.getpwnam(name)
         gids = os.getgrouplist(entry.pw_name, entry.pw_gid)
@@ -49,14 +49,14 @@ def account_of(name: str) -> Account | None:
         frozenset(group for gid in gids if (group := _group(gid)) is not None),
         entry.pw_dir,
         entry.pw_shell,
-        entry.pw_name in _local_names(),
+        entry.pw_name in local,
     )
 
 
 def login_check(service: str) -> Callable[[str], bool]:
     """Return a function that returns True for the name of an account that can log in to `service` now."""
-    if service in ("sudo", "sudo-i"):
-        return lambda name: name != "root" and _may_sudo(name)
+    if service in SUDO_SERVICES:
+        return lambda name: name != "root" and sudo.rules(name).may_use
     with_password = accounts_with_password()
     if service != "sshd":
         return lambda name: name in with_password
@@ -90,22 +90,40 @@ def _group(gid: int) -> str | None:
         return None
 
 
-def _local_names() -> frozenset[str]:
+def local_names() -> frozenset[str]:
     """Return the names of the accounts in /etc/passwd, as pam_localuser reads them."""
     with open(PASSWD, encoding="utf-8", errors="surrogateescape") as file:
         return frozenset(line.partition(":")[0] for line in file)
 
 
-def _may_sudo(user: str) -> bool:
-    """Return True if sudo would ask this user for a password."""
+def has_ssh_key(name: str, settings: sshd.Settings) -> bool:
+    """Return True if sshd may accept a key of this account, with its settings from `sshd -T -C`.
+
+    A command or a certificate authority may know keys that no file has.
+    """
+    if any(settings.get(other, "none") != "none" for other in ("authorizedkeyscommand", "trustedusercakeys")):
+        return True
     try:
-        done = subprocess.run(
-            [SUDO, "-l", "-U", user], capture_output=True, text=True, timeout=10, check=False, env={"LC_ALL": "C"}
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        entry = pwd.getpwnam(name)
+    except KeyError:
         return False
-    rules = [line for line in done.stdout.splitlines() if line.startswith("    (")]
-    return any("NOPASSWD:" not in rule for rule in rules)
+    signs = {"%h": entry.pw_dir, "%u": name, "%U": str(entry.pw_uid), "%%": "%"}
+    for pattern in settings.get("authorizedkeysfile", " ".join(_KEYS)).split():
+        path = re.sub("%[huU%]", lambda m: signs[m[0]], pattern)
+        if pattern != "none" and _has_line(os.path.join(entry.pw_dir, path)):
+            return True
+    return False
+
+
+def _has_line(path: str) -> bool:
+    """Return True if the file has a line other than comments, or cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return any(line.strip() and not line.lstrip().startswith("#") for line in file)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # root cannot read some homes on NFS
+        return True
 
 
 def _has_key(home: str) -> bool:

@@ -69,13 +69,12 @@ def bypasses(in_force: Settings) -> Iterator[str]:
         yield "UsePAM is no"
     if in_force.get("kbdinteractiveauthentication") != "yes":
         yield "KbdInteractiveAuthentication is no"
-    methods = in_force.get("authenticationmethods", "any")
-    if methods == "any":
+    if not _methods(in_force):
         ways = [name.removesuffix("authentication") for name in _OTHER_METHODS if in_force.get(name) == "yes"]
         if ways:
             yield f"AuthenticationMethods is any, so {' or '.join(ways)} is enough"
         return
-    for method in methods.split():
+    for method in _methods(in_force):
         if not set(method.split(",")) & set(_PAM_METHODS):
             yield f"AuthenticationMethods allows {method}"
 
@@ -83,6 +82,29 @@ def bypasses(in_force: Settings) -> Iterator[str]:
 def accepts_passwords(in_force: Settings) -> bool:
     """Return True if sshd accepts passwords by any method."""
     return "yes" in (in_force.get("passwordauthentication"), in_force.get("kbdinteractiveauthentication"))
+
+
+def requires_pam(in_force: Settings) -> bool:
+    """Return True if every login needs an answer to PAM."""
+    return "authenticationmethods" in in_force and not any(True for _ in bypasses(in_force))
+
+
+def requires_key(in_force: Settings) -> bool:
+    """Return True if every login needs a key."""
+    return all("publickey" in method.split(",") for method in _methods(in_force)) and bool(_methods(in_force))
+
+
+def sends_password(in_force: Settings) -> bool:
+    """Return True if a client can log in by the method `password`: sshd then answers every prompt with the password."""
+    methods = _methods(in_force)
+    is_allowed = not methods or any("password" in method.split(",") for method in methods)
+    return in_force.get("passwordauthentication") == "yes" and is_allowed
+
+
+def _methods(in_force: Settings) -> list[str]:
+    """Return the lists of methods in AuthenticationMethods, or none if any method is enough."""
+    methods = in_force.get("authenticationmethods", "any")
+    return [] if methods == "any" else methods.split()
 
 
 def match_examples(texts: Sequence[str]) -> list[tuple[str, str, str]]:

@@ -150,7 +150,9 @@ def test_users_who_may_use_sudo_and_have_no_token_are_named(machine: Fresh) -> N
         assert (finding.severity, finding.code) == (ERROR, Code.NO_USER_WITH_TOKEN)
         assert finding.what == "sudo: no user has a token; these users are locked out: alice, bob"
         with_line(machine, "sudo", f"{LINE} nullok")
-        assert examine(machine) == []
+        [finding] = examine(machine)
+        assert (finding.severity, finding.code) == (WARNING, Code.USERS_WITHOUT_CODE)
+        assert finding.what.endswith("log in without a code (nullok): alice, bob")
     finally:
         machine.write("/etc/sudoers", "root ALL=(ALL:ALL) ALL\nalice ALL=(ALL:ALL) ALL\n", 0o440)
 

@@ -58,7 +58,8 @@ def test_a_store_without_tokens_is_reported_beforehand(machine: Fresh) -> None:
 def test_other_users_who_would_be_locked_out_are_named(machine: Fresh) -> None:
     done = machine.installed("enable", "sshd", "--for-user", "alice", "--dry-run")
     assert done.returncode == 0
-    assert "sshd: these users have no token and are locked out: bob, carol, root" in done.stdout
+    assert "sshd: these users have no token and are locked out: bob, carol\n" in done.stdout
+    assert "sshd: root is locked out: PermitRootLogin prohibit-password refuses every code of root" in done.stdout
 
 
 # ---- a broken helper

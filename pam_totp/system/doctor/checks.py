@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from pam_totp.system.doctor import checks_login, checks_machine
+from pam_totp.system.doctor import checks_login, checks_machine, checks_people
 from pam_totp.system.doctor.context import Context
 from pam_totp.system.pamd.findings import Finding, Severity
 
@@ -19,7 +19,7 @@ CHECKS: Mapping[str, Check] = {  # by their name in the output of the command
     "clock": checks_machine.clock,
     "stacks": checks_login.stacks,
     "sshd": checks_login.ssh,
-    "users": checks_login.users,
+    "users": checks_people.users,
     "changes of 'enable'": checks_login.changes,
 }
 _BY_SEVERITY = list(Severity)  # errors first

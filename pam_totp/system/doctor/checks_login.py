@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from pam_totp.system import sshd
@@ -12,11 +11,10 @@ from pam_totp.system.enable import trial
 from pam_totp.system.enable.changes import read
 from pam_totp.system.machine import SHARED
 from pam_totp.system.pamd import analysis, edit
-from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding, names
+from pam_totp.system.pamd.findings import ERROR, WARNING, Code, Finding, names
 from pam_totp.system.pamd.modules import CONSTANT_RESULTS
 from pam_totp.system.pamd.stack import Handler, StackError
 from pam_totp.system.pamd.verdicts import find_path, possible_results
-from pam_totp.system.people import accounts_with_password, login_check
 
 _REFUSED = {"account": "every login", "password": "every change of a password", "session": "every session"}
 _LOCAL = ("localhost", "127.0.0.1")  # host and address
@@ -93,7 +91,8 @@ def ssh(context: Context) -> Iterator[Finding]:
         logins = [(name, *_LOCAL) for name in context.people] + sshd.match_examples(sshd.configuration_texts())
         affected: dict[str, list[str]] = {}
         for user, host, address in logins:
-            for bypass in sshd.bypasses(sshd.settings(user, host, address)):
+            is_local = (host, address) == _LOCAL
+            for bypass in sshd.bypasses(context.sshd(user) if is_local else sshd.settings(user, host, address)):
                 affected.setdefault(bypass, []).append(user if address == _LOCAL[1] else f"{user} from {address}")
         for bypass, users in affected.items():
             what = f"sshd lets users in without a code: {bypass} (for {names(sorted(set(users)))})"
@@ -102,34 +101,6 @@ def ssh(context: Context) -> Iterator[Finding]:
     except sshd.SshdError as e:
         remedy = "install openssh-server, or correct its configuration until 'sshd -t' reports no error"
         yield Finding(ERROR, "sshd", Code.SSHD_UNAVAILABLE, str(e), remedy)
-
-
-def users(context: Context) -> Iterator[Finding]:
-    """Find the users that a service would lock out because they have no token."""
-    if os.geteuid() != 0:
-        what = "the check for users without a token requires root"
-        yield Finding(NOTE, "users", Code.USERS_NOT_CHECKED, what, "run this command as root")
-        return
-    for service, line in context.settings():
-        if line.nullok or line.secret is not None or line.user is not None:
-            continue
-        enrolled = context.enrolled(line.store).users if os.path.isdir(line.store) else frozenset()
-        can_log_in = login_check(service)
-        without = [name for name in context.people if name not in enrolled and can_log_in(name)]
-        remedy = (
-            f"run 'pam-totp enroll {without[0] if without else 'USER'}', or add nullok until all users are enrolled"
-        )
-        if context.user is not None and context.user in without:
-            what = f"{service}: {context.user} has no token, and would be locked out"
-            remedy = f"run 'pam-totp enroll {context.user}'"
-            yield Finding(ERROR, "users", Code.USER_WITHOUT_TOKEN, what, remedy)
-        elif without and not any(can_log_in(name) for name in enrolled):
-            what = f"{service}: no user has a token; these users are locked out: {names(without)}"
-            yield Finding(ERROR, "users", Code.NO_USER_WITH_TOKEN, what, remedy)
-        elif without:
-            what = f"{service}: these users have no token and are locked out: {names(without)}"
-            yield Finding(WARNING, "users", Code.USERS_WITHOUT_TOKEN, what, remedy)
-        yield from _without_password(service, can_log_in, context)
 
 
 def changes(context: Context) -> Iterator[Finding]:
@@ -151,15 +122,3 @@ def changes(context: Context) -> Iterator[Finding]:
                     what = f"{change.path}: the lines that 'enable {service}' added are missing; no code is required"
                     remedy = f"run 'pam-totp disable {service}', then 'pam-totp enable {service}'"
                     yield Finding(ERROR, "changes", Code.CHANGE_LOST, what, remedy)
-
-
-def _without_password(service: str, can_log_in: Callable[[str], bool], context: Context) -> Iterator[Finding]:
-    """Report the users who have a key but no password, if PAM will ask for a password."""
-    if service != "sshd" or context.key_first or not context.machine.replacements:
-        return
-    with_password = accounts_with_password()
-    without = [name for name in context.people if name not in with_password and can_log_in(name)]
-    if without:
-        what = f"sshd: PAM asks for a password before the code; these users have no password: {names(without)}"
-        remedy = "set a password with passwd, or enable sshd with --first-factor key"
-        yield Finding(WARNING, "users", Code.USERS_WITHOUT_PASSWORD, what, remedy)

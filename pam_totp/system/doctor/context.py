@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 
 from pam_totp.core.settings import DEFAULT_STORE, Settings, SettingsError, Site, parse_arguments, settings
 from pam_totp.pam.login_session import read_site
+from pam_totp.system import sshd
 from pam_totp.system.enrolled import Enrolled, find_enrolled
 from pam_totp.system.machine import Machine
 from pam_totp.system.pamd.conditions import Account
 from pam_totp.system.pamd.stack import Handler, StackError
-from pam_totp.system.people import account_of, login_check, people
+from pam_totp.system.people import account_of, local_names, login_check, people
 
 ACCOUNT = "pam_totp"
 SOCKET = "/run/pam_totp/socket"
@@ -30,6 +31,7 @@ class Context:
     user: str | None = None
     key_first: bool = False  # sshd checks a key before it calls PAM
     _enrolled: dict[str, Enrolled] = field(default_factory=dict, compare=False, repr=False)
+    _sshd: dict[str, sshd.Settings] = field(default_factory=dict, compare=False, repr=False)
     _people: list[str] = field(default_factory=list, compare=False, repr=False)
 
     @property
@@ -39,10 +41,19 @@ class Context:
             self._people.extend(people())
         return self._people
 
-    def accounts(self, service: str) -> list[Account]:
-        """Return the accounts of people who can log in to a service. Without root, return all of them."""
+    def accounts(self, service: str) -> Iterator[Account]:
+        """Yield the accounts of people who can log in to a service. Without root, yield all of them."""
         can_log_in = login_check(service) if os.geteuid() == 0 else lambda name: True
-        return [account for name in self.people if can_log_in(name) and (account := account_of(name)) is not None]
+        local = local_names()
+        for name in self.people:
+            if can_log_in(name) and (account := account_of(name, local)) is not None:
+                yield account
+
+    def sshd(self, user: str) -> sshd.Settings:
+        """Return sshd's settings for a local login of a user, asked for once. Raise SshdError."""
+        if user not in self._sshd:
+            self._sshd[user] = sshd.settings(user)
+        return self._sshd[user]
 
     def enrolled(self, store: str) -> Enrolled:
         """Return the users in `people` who are enrolled in a store. Each store is read once."""

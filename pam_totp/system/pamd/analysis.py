@@ -9,12 +9,13 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 from pam_totp.system.pamd import ways
 from pam_totp.system.pamd.conditions import Account, result_for
 from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding, Severity, names
-from pam_totp.system.pamd.modules import CODE_MODULES, PASSWORD_MODULES, ROOT_MODULE, Kind, kind
+from pam_totp.system.pamd.modules import CODE_MODULES, ROOT_MODULE, Kind, kind
 from pam_totp.system.pamd.stack import RESULTS, Handler
 from pam_totp.system.pamd.verdicts import Move, find_path, jump, possible_results
 from pam_totp.system.pamd.ways import Bypass, Known, Need, Results
@@ -60,13 +61,13 @@ def check_order(
 ) -> Iterator[Finding]:
     """Yield the findings about the order of an auth stack. With `code_only`, PAM needs to ask for the code only.
 
-    `accounts` are the accounts that can log in to the service: findings then name the exempted ones.
+    `accounts` yields the accounts that can log in to the service: findings then name the exempted ones.
     """
     totp = totp_modules(stack)
     if not totp:
         return
     yield from _accepted_refusals(service, stack, totp)
-    yield from _logins_without_code(service, stack, totp, list(accounts))
+    yield from _logins_without_code(service, stack, totp, accounts)
     yield from _impossible_login(service, stack)
     yield from _two_codes(service, stack, totp)
     if password_modules(stack) and not code_only:
@@ -105,15 +106,16 @@ def _accepted_refusals(service: str, stack: Sequence[Handler], totp: Sequence[in
 
 
 def _logins_without_code(
-    service: str, stack: Sequence[Handler], totp: Sequence[int], accounts: Sequence[Account]
+    service: str, stack: Sequence[Handler], totp: Sequence[int], accounts: Iterable[Account]
 ) -> Iterator[Finding]:
     found = ways.bypasses(stack, totp)
-    exempt = _exempt(service, stack, totp, accounts) if any(b.need is Need.CONDITION for b in found) else []
-    others = [a.name for a in accounts if a.name != "root" and a.name not in exempt]
+    candidates = list(accounts) if any(b.need is Need.CONDITION for b in found) else []
+    exempt = _exempt(service, stack, totp, candidates)
+    others = [a.name for a in candidates if a.name != "root" and a.name not in exempt]
     for bypass in found:
         if bypass.need is Need.CONDITION and exempt and not others:
-            what = f"{service}: no user is asked for a code: {_location(stack, bypass.index)} {_effect(stack, bypass, totp)}"
-            what += f" for {names(exempt)}"
+            what = f"{service}: no user is asked for a code: {_location(stack, bypass.index)} "
+            what += f"{_effect(stack, bypass, totp)} for {names(exempt)}"
             yield _finding(ERROR, Code.LOGIN_WITHOUT_CODE, what, "correct the condition, or move the pam_totp.so line")
         elif bypass.need is Need.CONDITION:
             yield _exemption(service, stack, totp, bypass, exempt)
@@ -177,25 +179,35 @@ def _two_codes(service: str, stack: Sequence[Handler], totp: Sequence[int]) -> I
     """Report a login that asks for two codes: by two lines of pam_totp.so, or by another module and pam_totp.so."""
     others = other_code_modules(stack)
 
-    def success_with(asked: Sequence[int], count: int) -> Sequence[Move] | None:
-        def results(index: int) -> Sequence[str]:
-            return ("success",) if index in (*totp, *others) else possible_results(stack[index])
+    def results(index: int) -> Sequence[str]:
+        return ("success",) if index in (*totp, *others) else possible_results(stack[index])
 
-        def is_wanted(path: Sequence[Move], verdict: str) -> bool:
-            return verdict == "success" and sum(move.index in asked for move in path) >= count
+    def success_with(is_wanted: Callable[[frozenset[int]], bool]) -> Sequence[Move] | None:
+        return find_path(
+            stack,
+            results,
+            lambda path, verdict: verdict == "success" and is_wanted(frozenset(move.index for move in path)),
+            lambda move: move.index if move.index in (*totp, *others) else None,
+        )
 
-        return find_path(stack, results, is_wanted, lambda move: move.index if move.index in asked else None)
-
-    if len(totp) > 1 and (path := success_with(totp, 2)) is not None:
+    path = success_with(lambda met: len(met & frozenset(totp)) > 1)
+    if path is not None:
         places = [_location(stack, move.index) for move in path if move.index in totp]
-        what = f"{service}: a login asks for two codes, because the stack runs pam_totp.so twice: {' and '.join(places)}"
+        what = f"{service}: a login asks for two codes, because pam_totp.so runs twice: {' and '.join(places)}"
         yield _finding(WARNING, Code.MODULE_TWICE, what, "delete one of these lines")
     for index in others:
-        if (path := success_with((index, *totp), 2)) is None or index not in [move.index for move in path]:
-            continue
-        what = f"{service}: a login asks for two codes: by {_location(stack, index)} and {_location(stack, totp[0])}"
-        remedy = f"delete the line of {stack[index].rule.module}, or run 'pam-totp enable {service} --replace' instead"
-        yield _finding(WARNING, Code.OTHER_CODE_MODULE, what, remedy)
+        pairs = frozenset(frozenset((index, ours)) for ours in totp)
+        if success_with(partial(_includes_any, pairs)) is not None:
+            what = (
+                f"{service}: a login asks for two codes: by {_location(stack, index)} and {_location(stack, totp[0])}"
+            )
+            remedy = f"delete the line of {stack[index].rule.module}, or run 'pam-totp disable {service}' and "
+            remedy += f"'pam-totp enable {service} --replace'"
+            yield _finding(WARNING, Code.OTHER_CODE_MODULE, what, remedy)
+
+
+def _includes_any(sets: frozenset[frozenset[int]], met: frozenset[int]) -> bool:
+    return any(wanted <= met for wanted in sets)
 
 
 def _impossible_login(service: str, stack: Sequence[Handler]) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pam_totp.system.pamd.modules import ROOT_MODULE
 from pam_totp.system.pamd.stack import Rule
 
-_FIRST_REGULAR, _OVERFLOW = 1000, 65534  # uids: UID_MIN in login.defs, and nobody
+_FIRST_REGULAR, _OVERFLOW = 1000, 65534  # uids: UID_MIN in login.defs, and the overflow uid
 _FLAGS = ("debug", "quiet", "quiet_fail", "quiet_success", "audit")
 _TRIPLE = 3  # words of a test of pam_succeed_if: field, operator, value
 

@@ -39,7 +39,7 @@ _FACTORS = CODE_MODULES | _names(
     "fprintd u2f yubico duo securid ssh_agent_auth ssh pkcs11 p11 poldi usb howdy facial otpw opie skey barada"
 )
 _CONDITIONS = _names(
-    "access succeed_if listfile wheel localuser usertype nologin securetty shells sepermit rhosts timestamp geoip geoip2"
+    "access succeed_if listfile wheel localuser usertype nologin securetty shells sepermit rhosts timestamp geoip"
 ) | {ROOT_MODULE}
 _PROGRAMS = _names("exec script python perl lua")
 _KINDS = {

@@ -1,0 +1,275 @@
+"""Checks of people: the users who are locked out, and the users who log in without a code, by name.
+
+Rules:
+- A check considers only accounts that can log in to the service now.
+- A finding about the user of a rehearsal is an error: that login would fail.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from pam_totp.core.settings import DEFAULT_STORE, Settings
+from pam_totp.system import sshd, sudo
+from pam_totp.system.doctor.context import Context
+from pam_totp.system.home_enrolled import find_home_enrolled
+from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding, names
+from pam_totp.system.pamd.stack import StackError
+from pam_totp.system.people import SUDO_SERVICES, accounts_with_password, has_ssh_key, login_check
+
+CHECK = "users"
+_MAX_ASKED = 200  # people: on larger hosts, sudo is asked about its settings for all users only
+OWN_FILE = "~/.pam_totp.json"
+_HOME = ("~/", "${HOME}/")
+# Modules that mount or unlock a home folder during a login, so that it is missing before.
+_MOUNTS = frozenset(f"pam_{name}.so" for name in ("mount", "ecryptfs", "fscrypt", "systemd_home", "zfs_key", "encfs"))
+_ROOT_BY_KEY = ("without-password", "prohibit-password", "forced-commands-only")
+
+
+def users(context: Context) -> Iterator[Finding]:
+    """Find the users that a service would lock out, and those who need no code."""
+    if os.geteuid() != 0:
+        what = "the check for users without a token requires root"
+        yield Finding(NOTE, CHECK, Code.USERS_NOT_CHECKED, what, "run this command as root")
+        return
+    for service, line in context.settings():
+        if line.user is not None:
+            continue
+        can_log_in = login_check(service)
+        people = list(context.people)
+        if service == "sshd":
+            with suppress(sshd.SshdError):  # another check reports this error
+                yield from _ssh(context, line, [name for name in people if can_log_in(name)])
+                if "root" in people and _is_root_refused(context):
+                    people.remove("root")
+        owner_of = _owner_of(context, service)
+        yield from _other_owner(service, [name for name in people if owner_of(name) != name and can_log_in(name)])
+        yield from _without_token(context, service, line, _Logins(people, can_log_in, owner_of))
+        if line.nullok and line.secret is not None and line.secret.startswith(_HOME):
+            yield _homes(context, service, line.secret, [name for name in people if can_log_in(name)])
+    for store in context.stores():
+        yield from _strays(context, store)
+
+
+# ---- tokens
+
+
+@dataclass(frozen=True, slots=True)
+class _Logins:
+    """The people on the host, whether a person can log in to a service, and the user whose token it then asks for."""
+
+    people: Sequence[str]
+    can_log_in: Callable[[str], bool]
+    owner_of: Callable[[str], str]
+
+
+def _owner_of(context: Context, service: str) -> Callable[[str], str]:
+    """Return a function that returns the user whose token a service asks for, when a user logs in."""
+
+    def owner(name: str) -> str:
+        rules = sudo.rules(name)
+        return name if rules.asks_other is None else rules.other
+
+    is_sudo = service in SUDO_SERVICES
+    if is_sudo and (len(context.people) <= _MAX_ASKED or sudo.rules("root").asks_other is not None):
+        return owner
+    return lambda name: name
+
+
+def _other_owner(service: str, asked: Sequence[str]) -> Iterator[Finding]:
+    """Report the users whom sudo asks for another user's password and code."""
+    by_owner: dict[str, list[str]] = {}
+    for name in asked:
+        by_owner.setdefault(sudo.rules(name).other, []).append(name)
+    for owner, users in sorted(by_owner.items()):
+        what = f"{service} asks for the password and the code of {owner}, not of {names(users)} (see sudoers(5): "
+        what += "rootpw, runaspw, targetpw)"
+        remedy = f"remove that setting, or give {owner} a token that all of them can use"
+        yield Finding(WARNING, CHECK, Code.SUDO_ASKS_OTHER_USER, what, remedy)
+
+
+def _without_token(context: Context, service: str, line: Settings, logins: _Logins) -> Iterator[Finding]:
+    """Report the users without a token: with `nullok` they need no code, otherwise they are locked out."""
+    owners = {name: logins.owner_of(name) for name in logins.people}
+    enrolled = _enrolled(context, line, owners.values())
+    known = frozenset(context.people)
+    without = [n for n, owner in owners.items() if owner not in enrolled and owner in known and logins.can_log_in(n)]
+    yield from _tokens_elsewhere(context, service, line, sorted({owners[name] for name in without}))
+    passing = [name for name in without if _passes(line)]
+    if passing:
+        what = f"{service}: these users have no token and log in without a code (nullok): {names(passing)}"
+        remedy = f"run 'pam-totp enroll {owners[passing[0]]}', and remove nullok when all users are enrolled"
+        yield Finding(WARNING, CHECK, Code.USERS_WITHOUT_CODE, what, remedy)
+    locked_out = [name for name in without if not _passes(line)]
+    remedy = f"run 'pam-totp enroll {owners[locked_out[0]] if locked_out else 'USER'}'"
+    if context.user is not None and context.user in [*locked_out, *(owners[name] for name in locked_out)]:
+        what = f"{service}: {context.user} has no token, and would be locked out"
+        remedy = f"run 'pam-totp enroll {context.user}'"
+        yield Finding(ERROR, CHECK, Code.USER_WITHOUT_TOKEN, what, remedy)
+    elif locked_out and not any(owners[name] in enrolled and logins.can_log_in(name) for name in logins.people):
+        what = f"{service}: no user has a token; these users are locked out: {names(locked_out)}"
+        remedy += ", or add nullok until all users are enrolled"
+        yield Finding(ERROR, CHECK, Code.NO_USER_WITH_TOKEN, what, remedy)
+    elif locked_out:
+        what = f"{service}: these users have no token and are locked out: {names(locked_out)}"
+        remedy += ", or add nullok until all users are enrolled"
+        yield Finding(WARNING, CHECK, Code.USERS_WITHOUT_TOKEN, what, remedy)
+
+
+def _passes(line: Settings) -> bool:
+    """Return True if the line lets a user without a token pass."""
+    return line.nullok
+
+
+def _enrolled(context: Context, line: Settings, owners: Iterable[str]) -> frozenset[str]:
+    if line.secret is not None:
+        return find_home_enrolled(line.secret, sorted(set(owners)))
+    return context.enrolled(line.store).users if os.path.isdir(line.store) else frozenset()
+
+
+def _tokens_elsewhere(context: Context, service: str, line: Settings, without: Sequence[str]) -> Iterator[Finding]:
+    """Report the users whose tokens are only where this line does not look."""
+    if line.secret is None:
+        there, place = find_home_enrolled(OWN_FILE, filter(_has_own_file, without)), f"their file {OWN_FILE}"
+        remedy = "enrol them as root, or move their tokens ('pam-totp export json' and 'import json')"
+    else:
+        in_store = context.enrolled(DEFAULT_STORE).users if os.path.isdir(DEFAULT_STORE) else frozenset()
+        there, place = in_store & frozenset(without), DEFAULT_STORE
+        remedy = f"let them run 'pam-totp enroll' themselves, or remove secret={line.secret} from the line"
+    if there:
+        what = f"{service}: these users have tokens only in {place}, which this service does not read: "
+        what += names(sorted(there))
+        yield Finding(WARNING, CHECK, Code.TOKENS_ELSEWHERE, what, remedy)
+
+
+def _has_own_file(name: str) -> bool:
+    with suppress(KeyError):
+        return os.path.lexists(OWN_FILE.replace("~", pwd.getpwnam(name).pw_dir, 1))
+    return False
+
+
+def _strays(context: Context, store: str) -> Iterator[Finding]:
+    """Report the records whose users have no account."""
+    strays = context.enrolled(store).strays if os.path.isdir(store) else ()
+    if not strays:
+        return
+    spelt = {name.casefold(): name for name in context.people}
+    described = []
+    for stray in strays:
+        close = spelt.get(stray.casefold()) or spelt.get(stray.casefold().partition("@")[0])
+        close = close or next(iter(get_close_matches(stray, context.people, n=1)), None)
+        described.append(stray if close is None else f"{stray} (account: {close})")
+    what = f"{store}: these records have no account: {names(described)}"
+    remedy = f"run 'pam-totp remove {strays[0]}', or enrol the user under the account's name"
+    yield Finding(WARNING, CHECK, Code.RECORDS_WITHOUT_ACCOUNT, what, remedy)
+
+
+def _homes(context: Context, service: str, template: str, people: Sequence[str]) -> Finding:
+    """Return the finding about `nullok` with a file in the home folder: an unmounted home has no such file."""
+    missing = [name for name in people if _is_home_missing(name)]
+    mounting = _modules(context, service) & _MOUNTS
+    what = f"{service}: with nullok and secret={template}, a user whose home is not mounted needs no code"
+    if mounting:
+        what += f"; {' and '.join(sorted(mounting))} mounts it only during the login"
+    if missing:
+        what += f" (no home now: {names(missing)})"
+    remedy = "remove nullok, or keep the tokens in the store of the host (remove secret=)"
+    return Finding(ERROR if mounting else WARNING, CHECK, Code.NULLOK_WITHOUT_HOME, what, remedy)
+
+
+def _is_home_missing(name: str) -> bool:
+    """Return True if the home folder does not exist, or is empty like the folder on which it is mounted."""
+    try:
+        return not os.listdir(pwd.getpwnam(name).pw_dir)
+    except FileNotFoundError:
+        return True
+    except (KeyError, OSError):
+        return False
+
+
+def _modules(context: Context, service: str) -> set[str]:
+    """Return the modules of a service in the phases auth and session."""
+    found: set[str] = set()
+    for phase in ("auth", "session"):
+        try:
+            found |= {h.rule.module for h in context.machine.stack(service, phase) if not h.is_head}
+        except StackError:
+            continue
+    return found
+
+
+# ---- sshd
+
+
+def _ssh(context: Context, line: Settings, people: Sequence[str]) -> Iterator[Finding]:
+    """Yield the findings about sshd's settings for people."""
+    yield from _root_by_key(context, people)
+    yield from _without_key(context, people)
+    yield from _without_password(context, people)
+    yield from _password_as_code(context, line, people)
+
+
+def _is_root_refused(context: Context) -> bool:
+    """Return True if sshd refuses root's code: it accepts root by a key alone, and a code is required as well."""
+    settings = context.sshd("root")
+    return settings.get("permitrootlogin") in _ROOT_BY_KEY and _needs_pam(context, settings)
+
+
+def _root_by_key(context: Context, people: Sequence[str]) -> Iterator[Finding]:
+    if "root" not in people or not _is_root_refused(context):
+        return
+    value = context.sshd("root")["permitrootlogin"].replace("without-password", "prohibit-password")
+    what = f"sshd: root is locked out: PermitRootLogin {value} refuses every code of root"
+    remedy = "log in as another user and use sudo, or set 'PermitRootLogin yes' (root then needs a code too)"
+    severity = ERROR if context.user == "root" or list(people) == ["root"] else WARNING
+    yield Finding(severity, CHECK, Code.ROOT_REFUSED_BY_SSHD, what, remedy)
+
+
+def _without_key(context: Context, people: Sequence[str]) -> Iterator[Finding]:
+    """Report the users without a key, if sshd requires one before the code."""
+    without = [name for name in people if _needs_key(context, name) and not has_ssh_key(name, context.sshd(name))]
+    if context.user in without:
+        what = f"sshd: {context.user} has no key, and would be locked out"
+        remedy = "add a key to the user's authorized_keys, or run enable with --first-factor password"
+        yield Finding(ERROR, CHECK, Code.USER_WITHOUT_KEY, what, remedy)
+    elif without:
+        what = f"sshd: these users have no key and are locked out: {names(without)}"
+        remedy = "add a key to each user's authorized_keys, or run enable with --first-factor password"
+        yield Finding(WARNING, CHECK, Code.USERS_WITHOUT_KEY, what, remedy)
+
+
+def _without_password(context: Context, people: Sequence[str]) -> Iterator[Finding]:
+    """Report the users who have a key but no password, if PAM will ask for a password."""
+    if context.key_first or not context.machine.replacements:
+        return
+    with_password = accounts_with_password()
+    without = [name for name in people if name not in with_password]
+    if without:
+        what = f"sshd: PAM asks for a password before the code; these users have no password: {names(without)}"
+        remedy = "set a password with passwd, or enable sshd with --first-factor key"
+        yield Finding(WARNING, CHECK, Code.USERS_WITHOUT_PASSWORD, what, remedy)
+
+
+def _password_as_code(context: Context, line: Settings, people: Sequence[str]) -> Iterator[Finding]:
+    """Report the users whose password sshd sends as the answer to the module's prompt."""
+    if context.machine.replacements or line.first_pass == "forward_pass":
+        return
+    affected = [name for name in people if sshd.sends_password(context.sshd(name))]
+    if affected:
+        what = "sshd: PasswordAuthentication sends the password as the code: such logins are refused, and a password "
+        what += f"of digits counts as a wrong code ({names(affected)})"
+        remedy = "set 'PasswordAuthentication no' and 'KbdInteractiveAuthentication yes'"
+        yield Finding(WARNING, CHECK, Code.PASSWORD_AS_CODE, what, remedy)
+
+
+def _needs_pam(context: Context, settings: sshd.Settings) -> bool:
+    return bool(context.machine.replacements) or sshd.requires_pam(settings)
+
+
+def _needs_key(context: Context, name: str) -> bool:
+    return context.key_first if context.machine.replacements else sshd.requires_key(context.sshd(name))
