@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import pwd
+import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from pam_totp.cli.command_line import (
     Commands,
     add_command,
 )
-from pam_totp.cli.prompts import answer_pam
+from pam_totp.cli.prompts import answer_pam, ask
 
 if TYPE_CHECKING:
     from pam_totp.system.enable.changes import Change
@@ -66,6 +67,11 @@ def add_to(commands: Commands) -> None:
         help="module argument, such as nullok; may be repeated",
     )
     parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="replace the line of pam_google_authenticator or pam_oath; disable brings it back",
+    )
+    parser.add_argument(
         "--keep-within",
         type=int,
         default=KEEP_WITHIN,
@@ -92,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         _require_not_enabled(args.service)
         machine, user = Machine(), _user(args)
         first: FirstFactor = args.first_factor or _first_factor(args.service, user)
-        changes = plan.plan(machine, args.service, first, args.arguments)
+        changes = _plan(machine, args, first)
         _check(machine, args.service, changes, user, first)
         for change in changes:
             print(change.diff(), end="")
@@ -106,6 +112,29 @@ def run(args: argparse.Namespace) -> int:
         raise _unchanged(args.service, e) from None
     except (ChangeError, SshdError, trial.TrialError) as e:
         raise CommandError(str(e)) from None
+
+
+def _plan(machine: Machine, args: argparse.Namespace, first: FirstFactor) -> tuple[Change, ...]:
+    """Return the changes. If another module asks for a code, offer to replace its lines."""
+    from pam_totp.system.enable import plan
+    from pam_totp.system.pamd.stack import parse
+
+    try:
+        changes = plan.plan(machine, args.service, first, args.arguments, replace=args.replace)
+    except plan.OtherCodeModule as e:
+        if not sys.stdin.isatty():
+            raise
+        print(e.what)
+        question = f"Replace that line? 'pam-totp disable {args.service}' brings it back. [y/N] "
+        if ask(question).strip().lower() not in ("y", "yes"):
+            raise
+        changes = plan.plan(machine, args.service, first, args.arguments, replace=True)
+    if (
+        any("nullok" in rule.arguments for c in changes for rule in parse(c.replaced))
+        and "nullok" not in args.arguments
+    ):
+        print("the replaced line has nullok, the new one has not: to let users without a token in, add --with nullok")
+    return changes
 
 
 def require_root(command: str) -> None:
@@ -131,14 +160,23 @@ def _require_not_enabled(service: str) -> None:
 
 
 def _user(args: argparse.Namespace) -> str:
-    """Return the user of the rehearsed login."""
+    """Return the user of the rehearsed login: the user whose password and code the service asks for."""
+    from pam_totp.system import sudo
+    from pam_totp.system.people import SUDO_SERVICES
+
     caller = os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
     user = str(args.for_user or ("root" if args.service in ("su", "su-l") else caller))
     try:
         user = pwd.getpwnam(user).pw_name
     except KeyError:
         raise CommandError(f"unknown user {user}: no account has that name") from None
-    if user == "root" and args.service in ("sudo", "sudo-i"):
+    if args.service not in SUDO_SERVICES:
+        return user
+    rules = sudo.rules(user)
+    if rules.asks_other is not None:
+        print(f"sudo asks for the password and the code of {rules.other} ({rules.asks_other}): log in as {rules.other}")
+        return rules.other
+    if user == "root":
         raise CommandError("sudo never asks root for a code (name another user with --for-user)", WRONG_USAGE)
     return user
 

@@ -180,7 +180,7 @@ auth    required                        pam_permit.so
 """
 
 
-def test_a_stack_that_ends_before_the_line_is_refused_with_its_cause_and_its_cure(tmp_path: Path) -> None:
+def test_a_stack_that_ends_before_the_line_is_refused_with_its_cure(tmp_path: Path) -> None:
     with pytest.raises(EnablingError) as error:
         plan(machine(tmp_path, common_auth=CIS), "sudo", "password", [])
     assert "no code is required when pam_faillock.so (common-auth:4) (sufficient) returns success" in str(error.value)
@@ -189,11 +189,11 @@ def test_a_stack_that_ends_before_the_line_is_refused_with_its_cause_and_its_cur
 
 def test_the_cure_by_a_substack_is_in_order(tmp_path: Path) -> None:
     text = STACKS["sudo"].replace("@include common-auth", "auth substack common-auth")
-    [change] = [c for c in plan(machine(tmp_path, common_auth=CIS, sudo=text, sudo_i=text), "sudo", "password", [])][:1]
+    change = plan(machine(tmp_path, common_auth=CIS, sudo=text, sudo_i=text), "sudo", "password", [])[0]
     stack = flatten("sudo", {**STACKS, "common-auth": CIS, "sudo": change.after}.get)
     assert ways.bypasses(stack, analysis.totp_modules(stack)) == []
 
 
-def test_a_cis_stack_in_the_services_own_file_gets_the_line_at_the_end_of_the_jump() -> None:
+def test_a_cis_stack_in_the_file_itself_gets_the_line_after_the_jump() -> None:
     after = put(CIS)
     assert after.index("authfail") < after.index("pam_totp.so") < after.index("authsucc")

@@ -279,11 +279,21 @@ def test_a_failed_rehearsal_changes_nothing(machine: Fresh) -> None:
 
 
 def test_a_stack_that_lets_users_in_without_a_code_is_refused(machine: Fresh) -> None:
-    """The rehearsal detects by a login that no code is required. An analysis of the stack would not detect it."""
     machine.write("/etc/pam.d/sudo", "auth sufficient pam_permit.so\n" + STACKS["sudo"])
     talk = machine.talk(COMMAND, "enable", "sudo", "--for-user", "alice")
     status, shown = talk.ends()
-    assert (status, "without a prompt" in shown) == (1, True)
+    reason = "no code is required when pam_permit.so (sudo:1) (sufficient) returns success"
+    assert (status, reason in shown) == (1, True), shown
+    assert machine.state("sudo") is None
+
+
+def test_the_rehearsal_refuses_a_stack_without_a_prompt(machine: Fresh) -> None:
+    """The checks note that a condition exempts users, but not that the user of the rehearsal is one of them."""
+    exempt = "auth sufficient pam_exec.so /bin/true\n"
+    machine.write("/etc/pam.d/sudo", exempt + STACKS["sudo"])
+    talk = machine.talk(COMMAND, "enable", "sudo", "--for-user", "alice")
+    status, shown = talk.ends()
+    assert (status, "without a prompt" in shown) == (1, True), shown
     assert machine.state("sudo") is None
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+from pam_totp.system.pamd import peers
 from pam_totp.system.pamd.edit import remove
 from pam_totp.system.pamd.stack import StackError
 
@@ -29,13 +30,15 @@ class ChangeError(Exception):
 class Change:
     """The change of one file: its text before (None: the file did not exist) and after.
 
-    `ours` has the lines that the change adds. A trial file has the same field names.
+    `ours` has the lines that the change adds, and `replaced` the lines that it turns into comments. A trial file has
+    the same field names.
     """
 
     path: str
     before: str | None
     after: str
     ours: str
+    replaced: str = ""
 
     def diff(self) -> str:
         """Return the change in the format of `diff -u`."""
@@ -125,7 +128,8 @@ def _plan_undo(change: Change, now: str | None) -> tuple[str, str | None]:
     if change.before is None:
         raise ChangeError(f"{path}: edited since 'enable' (delete the file by hand, or the lines that 'enable' added)")
     try:
-        return f"{path}: edited since 'enable'; removed the added lines, kept the edits", remove(now, change.ours)
+        restored = peers.restore(remove(now, change.ours), change.replaced)
+        return f"{path}: edited since 'enable'; removed the added lines, kept the edits", restored
     except StackError as e:
         raise ChangeError(f"{path}: {e} (remove these lines by hand)") from None
 

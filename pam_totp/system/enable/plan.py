@@ -8,7 +8,7 @@ from pam_totp.core.settings import SettingsError, settings
 from pam_totp.system import sshd
 from pam_totp.system.enable.changes import Change, read
 from pam_totp.system.machine import SERVICE_NAME, SHARED, Machine
-from pam_totp.system.pamd import edit
+from pam_totp.system.pamd import edit, peers
 from pam_totp.system.pamd.edit import FirstFactor
 from pam_totp.system.pamd.stack import StackError
 
@@ -20,13 +20,26 @@ class EnablingError(Exception):
     """The service cannot be enabled. The message gives the reason."""
 
 
+class OtherCodeModule(EnablingError):
+    """Another module asks for a code, and the caller did not say that its lines may be replaced. `what` names it."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what} ({remedy})")
+        self.what = what
+
+
 def services_for(service: str) -> Sequence[str]:
     """Return all services that `enable` changes together with `service`."""
     return COVERS.get(service, (service,))
 
 
-def plan(machine: Machine, service: str, first: FirstFactor, arguments: Sequence[str]) -> tuple[Change, ...]:
-    """Return the changes for `service`, its own file first. Raise EnablingError."""
+def plan(
+    machine: Machine, service: str, first: FirstFactor, arguments: Sequence[str], *, replace: bool = False
+) -> tuple[Change, ...]:
+    """Return the changes for `service`, its own file first. Raise EnablingError.
+
+    With `replace`, the new line replaces the lines of other modules that ask for a code.
+    """
     if SHARED.fullmatch(service):
         raise EnablingError(f"{service} cannot be enabled: other services include it (enable each of them instead)")
     if not SERVICE_NAME.fullmatch(service):
@@ -35,7 +48,7 @@ def plan(machine: Machine, service: str, first: FirstFactor, arguments: Sequence
         raise EnablingError("--first-factor key requires the service sshd")
     try:
         settings(service, arguments)
-        changes = list(_service_files(machine, service, first, arguments))
+        changes = list(_service_files(machine, service, first, arguments, replace=replace))
     except SettingsError as e:
         raise EnablingError(f"{e} (see pam_totp(8))") from None
     except StackError as e:
@@ -56,7 +69,9 @@ def texts(changes: Sequence[Change], machine: Machine) -> dict[str, str]:
     return {c.path.removeprefix(folder): c.after for c in changes if c.path.startswith(folder)}
 
 
-def _service_files(machine: Machine, service: str, first: FirstFactor, arguments: Sequence[str]) -> list[Change]:
+def _service_files(
+    machine: Machine, service: str, first: FirstFactor, arguments: Sequence[str], *, replace: bool
+) -> list[Change]:
     changes: list[Change] = []
     for name in services_for(service):
         path = machine.service_path(name)
@@ -70,5 +85,14 @@ def _service_files(machine: Machine, service: str, first: FirstFactor, arguments
         if changes and any(h.rule.is_pam_totp for h in so_far.stack(name)):
             continue  # the service includes a file that is already in `changes`
         added = edit.new_lines(service, first, arguments)
-        changes.append(Change(path, before, edit.insert(before, name, added, so_far.service, first), added))
+        others = peers.lines(name, so_far.stack(name))
+        if others and not replace:
+            what = f"{name} already asks for a code, by {others[0].rule.module} ({name}:{others[0].rule.first + 1})"
+            remedy = f"add --replace to replace that line; 'pam-totp disable {service}' brings it back"
+            raise OtherCodeModule(what, remedy)
+        if others:
+            after, replaced = peers.replace(before, name, added, so_far.service, first)
+        else:
+            after, replaced = edit.insert(before, name, added, so_far.service, first), ""
+        changes.append(Change(path, before, after, added, replaced))
     return changes

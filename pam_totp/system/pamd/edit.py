@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from pam_totp.system.pamd import analysis
-from pam_totp.system.pamd.findings import ERROR, Code, Finding
+from pam_totp.system.pamd.findings import ERROR, Code, Finding, errors
 from pam_totp.system.pamd.stack import MODULE, Handler, ReadService, StackError, flatten, parse
 
 FirstFactor = Literal["password", "key"]  # PAM asks for a password, or sshd checks an SSH key first
@@ -72,6 +72,16 @@ def insert(text: str, name: str, added_lines: str, read: ReadService, first: Fir
         return acceptable
     reason = (reasons[True] + reasons[False])[0]
     raise StackError(f"no position for the pam_totp.so line is safe: {reason}")
+
+
+def insert_at(text: str, name: str, added_lines: str, read: ReadService, *, first: FirstFactor, line: int) -> str:
+    """Return `text` with `added_lines` before this physical line. Raise StackError if this makes the stack unsafe."""
+    physical = text.split("\n")
+    candidate = _join(physical[:line], added_lines, physical[line:])
+    found = errors(_problems(name, flatten(name, _with(candidate, name, read)), first))
+    if found:
+        raise StackError(found[0].what)
+    return candidate
 
 
 def remove(text: str, added_lines: str) -> str:
