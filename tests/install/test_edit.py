@@ -184,7 +184,7 @@ def test_a_stack_that_ends_before_the_line_is_refused_with_its_cure(tmp_path: Pa
     with pytest.raises(EnablingError) as error:
         plan(machine(tmp_path, common_auth=CIS), "sudo", "password", [])
     assert "no code is required when pam_faillock.so (common-auth:4) (sufficient) returns success" in str(error.value)
-    assert "(or replace '@include common-auth' in sudo by 'auth substack common-auth')" in str(error.value)
+    assert "(replace '@include common-auth' in sudo by 'auth substack common-auth')" in str(error.value)
 
 
 def test_the_cure_by_a_substack_is_in_order(tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ def stacks(context: Context) -> Iterator[Finding]:
         code_only = service == "sshd" and any(r.action("success") == "done" for r in rules)
         accounts = context.accounts(service) if rules else ()
         for finding in analysis.check_order(service, stack, code_only=code_only, accounts=accounts):
-            yield replace(finding, remedy=f"{finding.remedy}{edit.hint(finding, service, context.machine.service)}")
+            other = edit.hint(finding, service, context.machine.service)
+            yield finding if other is None else replace(finding, remedy=f"{finding.remedy}, or {other}")
     yield from _misplaced(context)
 
 

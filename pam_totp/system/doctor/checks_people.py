@@ -100,12 +100,13 @@ def _without_token(context: Context, service: str, line: Settings, logins: _Logi
     known = frozenset(context.people)
     without = [n for n, owner in owners.items() if owner not in enrolled and owner in known and logins.can_log_in(n)]
     yield from _tokens_elsewhere(context, service, line, sorted({owners[name] for name in without}))
-    passing = [name for name in without if _passes(line)]
+    passes = _passes(line)
+    passing = [name for name in without if passes(name)]
     if passing:
         what = f"{service}: these users have no token and log in without a code (nullok): {names(passing)}"
         remedy = f"run 'pam-totp enroll {owners[passing[0]]}', and remove nullok when all users are enrolled"
         yield Finding(WARNING, CHECK, Code.USERS_WITHOUT_CODE, what, remedy)
-    locked_out = [name for name in without if not _passes(line)]
+    locked_out = [name for name in without if not passes(name)]
     remedy = f"run 'pam-totp enroll {owners[locked_out[0]] if locked_out else 'USER'}'"
     if context.user is not None and context.user in [*locked_out, *(owners[name] for name in locked_out)]:
         what = f"{service}: {context.user} has no token, and would be locked out"
@@ -121,9 +122,9 @@ def _without_token(context: Context, service: str, line: Settings, logins: _Logi
         yield Finding(WARNING, CHECK, Code.USERS_WITHOUT_TOKEN, what, remedy)
 
 
-def _passes(line: Settings) -> bool:
-    """Return True if the line lets a user without a token pass."""
-    return line.nullok
+def _passes(line: Settings) -> Callable[[str], bool]:
+    """Return a function that returns True for a user whom the line lets pass without a token."""
+    return lambda name: line.nullok
 
 
 def _enrolled(context: Context, line: Settings, owners: Iterable[str]) -> frozenset[str]:

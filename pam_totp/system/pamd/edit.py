@@ -65,7 +65,8 @@ def insert(text: str, name: str, added_lines: str, read: ReadService, first: Fir
         if not found:
             return candidate
         for f in found:
-            reasons[f.severity == ERROR].append(f.what + hint(f, name, _with(candidate, name, read)))
+            remedy = hint(f, name, _with(candidate, name, read))
+            reasons[f.severity == ERROR].append(f.what if remedy is None else f"{f.what} ({remedy})")
         if acceptable is None and not any(f.severity == ERROR for f in found):
             acceptable = candidate
     if acceptable is not None:
@@ -92,14 +93,14 @@ def remove(text: str, added_lines: str) -> str:
     return (before + "\n" + after)[1:]
 
 
-def hint(finding: Finding, service: str, read: ReadService) -> str:
-    """Return an addition to the remedy of a login without a code, if a substack in place of an include helps.
+def hint(finding: Finding, service: str, read: ReadService) -> str | None:
+    """Return another remedy for a login without a code, if a substack in place of an include helps.
 
     A substack ends before the pam_totp.so line, where an include ends the whole stack.
     """
     text = read(service)
     if finding.code is not Code.LOGIN_WITHOUT_CODE or finding.severity != ERROR or text is None:
-        return ""
+        return None
     physical = text.split("\n")
     for rule in parse(text, service):
         is_auth = rule.control == "include" and rule.phase == "auth"
@@ -109,8 +110,8 @@ def hint(finding: Finding, service: str, read: ReadService) -> str:
         candidate = "\n".join([*physical[: rule.first], new, *physical[rule.last + 1 :]])
         stack = flatten(service, _with(candidate, service, read))
         if not any(f.code is finding.code and f.severity == ERROR for f in analysis.check_order(service, stack)):
-            return f" (or replace '{physical[rule.first].strip()}' in {service} by '{new}')"
-    return ""
+            return f"replace '{physical[rule.first].strip()}' in {service} by '{new}'"
+    return None
 
 
 def _with(text: str, name: str, read: ReadService) -> ReadService:
