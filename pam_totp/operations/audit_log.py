@@ -7,7 +7,7 @@ Rules:
 1. A line never contains a code, a password or a key.
 2. Every field is escaped, so that no user name can forge a line or another field.
 3. A field has at most 255 characters, so that a log daemon does not cut off the end of a line with a long name.
-4. Lines go to the facility authpriv, under the name pam_totp. The verb sets the priority.
+4. Lines go to the facility authpriv, under the name pam_totp. The verb sets the priority; a missing answer is info.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ Sink: TypeAlias = "Callable[[int, str], None]"
 NAME = "pam_totp"
 DEVICE = "/dev/log"  # the socket of the log daemon, as in syslog(3)
 MAX_FIELD = 255  # characters
+NO_ANSWER = "no-answer"  # the reason if the user gave no answer, for example by Ctrl-C
 _PLAIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@%+:/-"
 _SYNTAX = {ord(c): f"\\u{ord(c):04x}" for c in "=()\x7f"}
 _PRIORITIES = {
@@ -84,7 +85,8 @@ def line(service: str, verb: str, /, **fields: str | int | None) -> str:
 
 def write(sink: Sink, service: str, verb: str, /, **fields: str | int | None) -> None:
     """Log one line. `verb` is a key of _PRIORITIES."""
-    sink(_PRIORITIES[verb], line(service, verb, **fields))
+    priority = syslog.LOG_INFO if fields.get("reason") == NO_ANSWER else _PRIORITIES[verb]
+    sink(priority, line(service, verb, **fields))
 
 
 def escaped(text: str) -> str:

@@ -5,12 +5,14 @@ Rules:
 2. It speaks to the user through a `Conversation`. Its only state is its own, and ends with it.
 3. Only the results ACCEPTED and IGNORED let a user pass.
 4. Every refusal has the same delay. After the first refusal, the dialogue asks once more, for any answer and any user
-   (law 5). The last refusal shows the same text for every reason. Rule 7 replaces this rule.
+   (law 5). The last refusal shows the same text for every reason. Rules 7 and 9 replace this rule.
 5. The waits between two prompts do not depend on the user, except for grace and `nullok`.
 6. No lock is held during a prompt.
 7. With `forward_pass`, the next module checks the password after the code. Until then, nothing shows whether the code
    was right: there is one prompt, no text, and the same delay after every answer.
 8. Answers are wiped when the dialogue ends.
+9. In sshd, the text of a refusal precedes the second prompt, and there is none after the last answer. If a module shows
+   a text after the last answer, sshd writes no line `PAM: Authentication failure for USER from ADDRESS`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from pam_totp.core.record import UNKNOWN_USER, UserRecord
 from pam_totp.core.settings import NEXT_PROMPT, Settings
 from pam_totp.core.verify import Decision, Earlier, Outcome, verify, work_out_ahead
 from pam_totp.operations import grace
+from pam_totp.operations.audit_log import NO_ANSWER
 from pam_totp.operations.authenticate import (
     DECOY,
     REFUSAL_DELAY,
@@ -111,8 +114,10 @@ class Dialogue:
         check_account: Callable[[float], None],
         search: Verify = verify,
     ) -> None:
+        is_sshd: bool = False,
         self._settings, self._user, self._open_store = settings, user, open_store
         self._origin, self._now, self._log, self._search = origin, now, log, search
+        self._is_sshd = is_sshd
         self._check_account = check_account
         self._is_in_home = settings.secret is not None  # the home folder may be on a slow server
         self._delay = refusal_delay(settings.policy)
@@ -155,27 +160,30 @@ class Dialogue:
                     return Result.ACCEPTED
             if settings.first_pass == "use_first_pass":
                 if typed is None:
-                    log("refused", reason="no-answer")
-                conversation.show(REFUSED, error=True)
+                    log("refused", reason=NO_ANSWER)
+                if not self._is_sshd:
+                    conversation.show(REFUSED, error=True)
                 return Result.REFUSED
 
         meanwhile = UseStore(self._compute_codes, is_slow=self._is_in_home)
         typed = yield from conversation.ask(settings.prompt, echo=settings.echo, meanwhile=meanwhile)
         if typed is None:
-            log("refused", reason="no-answer")
+            log("refused", reason=NO_ANSWER)
             return Result.NO_ANSWER
         decision = yield from self._decide(typed, conversation)
         asks_again = settings.second_prompt
         while asks_again and not decision.outcome.accepted:
             typed = yield from conversation.ask(NEXT_PROMPT, echo=settings.echo, meanwhile=None)
             if typed is None:
-                log("refused", reason="no-answer")
+                log("refused", reason=NO_ANSWER)
+        if asks_again and self._is_sshd and not decision.outcome.accepted:
+            conversation.show(REFUSED, error=True)
                 break
             decision = yield from self._decide(typed, conversation)
             asks_again = decision.next_code is not None
         if decision.outcome.accepted:
             return Result.ACCEPTED
-        if settings.first_pass != "forward_pass":
+        if settings.first_pass != "forward_pass" and not self._is_sshd:
             conversation.show(REFUSED, error=True)
         return Result.REFUSED
 

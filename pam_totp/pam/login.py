@@ -20,6 +20,8 @@ from pam_totp.store.secret_file import LastRead
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+SSHD_TTY = "ssh"  # PAM_TTY of every login through sshd, whatever the name of its PAM service
+
 
 class Host(Value):
     """The site's settings, the log, the clock (UTC, whole seconds), the lookups of names, and the verification."""
@@ -53,6 +55,7 @@ def begin(hello: Hello, host: Host) -> Dialogue:
         ),
         check_account=_check_of(user, hello, chosen, host),
     )
+        is_sshd=hello.tty == SSHD_TTY,
 
 
 def _store_of(chosen: Settings, user: str) -> OpenStore:

@@ -6,6 +6,7 @@ Rules:
 3. An unexpected exception is a bug. The log names its type and place only, because its text could contain a secret.
 4. Answers are wiped when the session ends.
 5. A site file is used only if root and this process's account alone can write it.
+6. If the program ends or the time is over during a prompt, the user gave no answer. That is logged like Ctrl-C.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from pam_totp.pam.protocol import (
     PERSON_WAIT,
     PROTOCOL_VERSION,
     TURN_WAIT,
+    Gone,
     Hello,
     NoMessage,
     ProtocolError,
@@ -120,23 +122,23 @@ class Session:
     def __init__(self, send: Send, log: audit_log.Sink, begin: Begin, *, names_rhost: bool = True) -> None:
         self._send, self._log, self._begin, self._names_rhost = send, log, begin, names_rhost
         self._answers: list[bytearray] = []
-        self._is_silent = False
+        self._is_silent = self._is_unanswered = False
+        self._hello: Hello | None = None
 
     def run(self) -> Waits[None]:
         """Serve the login. Yield Receive, LookUp, UseStore and Pause."""
-        service = "?"
         try:
-            hello = parse_hello((yield Receive(HELLO_WAIT)))
-            service = hello.service
+            hello = self._hello = parse_hello((yield Receive(HELLO_WAIT)))
             result = yield from self._result(hello)
             if result is None:
                 self._send(b"f")
             else:
                 self._send(b"r", b"%d" % result)
         except ProtocolError as e:
-            audit_log.write(self._log, service, "error", problem=str(e))
+            if not (self._is_unanswered and isinstance(e, Gone)):  # the log has the missing answer (rule 6)
+                self._log_error(str(e))
         except Exception as e:  # a bug (rule 3): deny, and log its place
-            audit_log.write(self._log, service, "error", problem=place_of_bug(e))
+            self._log_error(place_of_bug(e))
         finally:
             for answer in self._answers:
                 wipe(answer)
@@ -149,23 +151,35 @@ class Session:
             begun = self._begin(hello)
             dialogue: Dialogue | int | None = (yield begun) if isinstance(begun, LookUp) else begun
         except (SettingsError, StoreError) as e:
-            rhost = hello.rhost if self._names_rhost else None
-            audit_log.write(self._log, hello.service, "error", user=hello.user, problem=str(e), rhost=rhost)
+            self._log_error(str(e))
             return PAM_SERVICE_ERR if isinstance(e, SettingsError) else PAM_AUTHINFO_UNAVAIL
         if not isinstance(dialogue, Dialogue):
             return dialogue
         return RESULTS[(yield from dialogue.run(self))]
 
+    def _log_error(self, problem: str) -> None:
+        hello = self._hello
+        if hello is None:
+            audit_log.write(self._log, "?", "error", problem=problem)
+        else:
+            rhost = hello.rhost if self._names_rhost else None
+            audit_log.write(self._log, hello.service, "error", user=hello.user, problem=problem, rhost=rhost)
+
     def ask(self, prompt: str, *, echo: bool, meanwhile: UseStore | None) -> Waits[Typed | None]:
         self._send(b"P" if echo else b"p", _encoded(prompt))
-        return self._answer((yield Receive(PERSON_WAIT, meanwhile)))
+        try:
+            packet = yield Receive(PERSON_WAIT, meanwhile)
+        except (Gone, NoMessage):
+            self._is_unanswered = True
+            return None
+        return self._answer(packet)
 
     def first_pass(self) -> Waits[Typed | None]:
         self._send(b"g")
         return self._answer((yield Receive(TURN_WAIT)))
 
     def show(self, text: str, *, error: bool) -> None:
-        if not self._is_silent:
+        if not self._is_silent and not self._is_unanswered:
             self._send(b"e" if error else b"i", _encoded(text))
 
     def hand_on(self, password: memoryview) -> None:

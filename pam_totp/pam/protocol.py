@@ -40,6 +40,10 @@ class ProtocolError(Exception):
     """The relay broke the protocol or a time limit."""
 
 
+class Gone(ProtocolError):
+    """The relay closed the channel, or its process has ended."""
+
+
 class NoMessage(ProtocolError):
     """The relay sent no message in time."""
 
@@ -48,15 +52,15 @@ class NoMessage(ProtocolError):
 
 
 def send(channel: socket, kind: bytes, body: bytes | memoryview = b"") -> None:
-    """Send a message, without a copy of `body`. Raise ProtocolError if the relay has exited or does not read."""
+    """Send a message, without a copy of `body`. Raise Gone if the relay has exited or does not read."""
     try:
         channel.sendmsg((kind, body), (), MSG_NOSIGNAL | MSG_DONTWAIT)
     except OSError as e:
-        raise ProtocolError(f"cannot send to the relay: {e}") from e
+        raise Gone(f"cannot send to the relay: {e}") from e
 
 
 def receive(channel: socket, buffer: bytearray) -> bytearray | None:
-    """Return the packet that has arrived, or None. Raise ProtocolError if the relay has exited.
+    """Return the packet that has arrived, or None. Raise Gone if the relay has exited, or another ProtocolError.
 
     `buffer` has room for a longer packet than any, and is wiped. The caller wipes the packet.
     """
@@ -71,7 +75,7 @@ def receive(channel: socket, buffer: bytearray) -> bytearray | None:
     if size > MAX_PACKET:
         raise ProtocolError(f"the message of the relay must be at most {MAX_PACKET} bytes")
     if not packet:
-        raise ProtocolError("the relay closed the channel")
+        raise Gone("the relay closed the channel")
     return packet
 
 
