@@ -8,9 +8,10 @@ import sys
 from pam_totp.cli.command_line import DONE, CommandError, Commands, add_command, add_config, site_file
 from pam_totp.cli.printing import print_json, print_table
 from pam_totp.core.settings import SITE_FILE, Settings, SettingsError, settings
+from pam_totp.pam.admission import arguments_of_others, may_choose
 from pam_totp.pam.login_session import read_site
 
-DEFAULT = "default"
+DEFAULT, NOT_ROOT = "default", "not root"
 
 
 def add_to(commands: Commands) -> None:
@@ -36,14 +37,47 @@ def run(args: argparse.Namespace) -> int:
     arguments, site = args.argument or _module_arguments(service), read_site(file)
     try:
         chosen = settings(service, arguments, site)
+        of_others = settings(service, arguments_of_others(arguments), site)
     except SettingsError as e:
         raise CommandError(f"{e} (see pam_totp(8))") from None
     rows = [(name, value, origin.replace(SITE_FILE, file)) for name, value, origin in in_force(chosen)]
+    others = [(n, v, o.replace(SITE_FILE, file)) for n, v, o in in_force(of_others)]
+    others = [
+        (name, value, origin if name not in _FORCED or origin != "argument" else NOT_ROOT)
+        for (name, value, origin), (_, of_root, _) in zip(others, rows, strict=True)
+        if value != of_root
+    ]
+    ignored = [argument for argument in arguments if not _applies_to_all(argument)]
+    clients = sorted(account for account, name in site.clients.items() if name == service)
     if args.json:
-        print_json({name: {"value": value, "from": origin} for name, value, origin in rows})
-    else:
-        print_table(("SETTING", "VALUE", "FROM"), [(name, _text(value), origin) for name, value, origin in rows])
+        found = {name: {"value": value, "from": origin} for name, value, origin in others}
+        print_json(
+            {name: {"value": value, "from": origin} for name, value, origin in rows}
+            | {"others": {"clients": clients, "ignored": ignored, "settings": found}}
+        )
+        return DONE
+    print_table(("SETTING", "VALUE", "FROM"), [(name, _text(value), origin) for name, value, origin in rows])
+    print("\nThese are in force for programs of root. For other programs (they ask the service), these differ:\n")
+    print_table(("SETTING", "VALUE", "FROM"), [(name, _text(value), origin) for name, value, origin in others])
+    if ignored:
+        print(
+            f"\nignored for other programs: {' '.join(ignored)} (the site file can set forward_pass for this service)"
+        )
+    print(f"\nwho may ask: root about every user; {_clients(clients)}every other account about itself")
     return DONE
+
+
+_FORCED = ("grace_period", "second_prompt")  # settings that `admission` fixes for programs of other accounts
+
+
+def _applies_to_all(argument: str) -> bool:
+    """Return True if the module itself uses the argument, or if it also applies to programs of other accounts."""
+    of_relay = argument == "nodelay" or argument.startswith(("socket=", "helper="))
+    return of_relay or argument == "no_second_prompt" or may_choose(argument)
+
+
+def _clients(accounts: list[str]) -> str:
+    return f"{', '.join(accounts)} (in [clients]) about every user; " if accounts else ""
 
 
 def _module_arguments(service: str) -> tuple[str, ...]:

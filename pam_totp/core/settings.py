@@ -3,8 +3,11 @@
 Rules:
 1. A setting that is unknown, malformed, out of bounds, given twice or contradictory is an error. An error denies.
 2. An argument overrides `[service.NAME]` of the site file, which overrides `[policy]`, which overrides the default.
-3. The store, the user, and the use of an earlier module's answer are set by module arguments only.
-4. This module reads no file: text in, values out.
+3. The store, the user, and the use of an earlier module's answer are set by module arguments only. `forward_pass` may
+   also be set in `[service.NAME]`, because the arguments of programs that do not run as root are ignored.
+4. `nullok_until` and `nullok_group` are `nullok` with a limit. If a later source sets `nullok` itself, the limits of an
+   earlier source do not apply.
+5. This module reads no file: text in, values out.
 """
 
 from __future__ import annotations
@@ -40,11 +43,17 @@ class Settings(Value):
     echo: bool
     second_prompt: bool
     nullok: bool
+    nullok_until: str | None
+    nullok_group: str | None
     first_pass: str | None
     grace_period: int
     user: str | None
     debug: bool
     origins: Mapping[str, str]
+
+    def nullok_at(self, now: int) -> bool:
+        """Return True if `nullok` is in force at the time `now` (Unix seconds)."""
+        return self.nullok and (self.nullok_until is None or now < _end_of(self.nullok_until))
 
     def facts(self) -> dict[str, Any]:
         """Return all settings by name, the policy's first."""
@@ -86,16 +95,42 @@ def _template(v: str) -> str | None:
     )
 
 
+def _date(v: object) -> str | None:
+    good = type(v) is str and [len(p) for p in v.split("-")] == [4, 2, 2] and v.isascii()
+    numbers = [int(p) for p in v.split("-") if p.isdigit()] if good and type(v) is str else []
+    good = len(numbers) == 3 and numbers[0] >= 1970 and 1 <= numbers[1] <= 12 and numbers[2] >= 1
+    good = good and numbers[2] <= _DAYS[numbers[1] - 1] - (numbers[1] == 2 and not _is_leap(numbers[0]))
+    return None if good else "must be a date such as 2026-12-31"
+
+
+def _is_leap(year: int) -> bool:
+    return year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
+
+
+def _end_of(date: str) -> int:
+    """Return the end of a day in UTC (Unix seconds). A year is counted from March, so that its leap day is the last."""
+    year, month, day = map(int, date.split("-"))
+    years, months = (year, month - 3) if month > 2 else (year - 1, month + 9)
+    days = day + (153 * months + 2) // 5 + 365 * years + years // 4 - years // 100 + years // 400 - _DAYS_TO_1970
+    return (days + 1) * _DAY
+
+
+_DAYS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)  # days of the months of a leap year
+_DAYS_TO_1970 = 719_469  # days: makes 1970-01-01 day 0
+_DAY = 86_400  # seconds
 _NUMBERS: dict[str, Rule] = {**Policy.RULES, "grace_period": whole_number(0, MAX_GRACE_PERIOD)}
 _VALUES: dict[str, Rule] = {  # arguments of the form name=value
     **_NUMBERS,
     "prompt": printable,
     "user": printable,
+    "nullok_until": _date,
+    "nullok_group": printable,
     "store": _path,
     "secret": _template,
     "socket": _path_or_none,  # the relay uses `socket`, `helper` and `nodelay`
     "helper": _path,
 }
+_LIMITS = ("nullok_until", "nullok_group")
 _SECOND_PROMPT = ("second_prompt", "no_second_prompt")
 _FLAGS = ("echo", *_SECOND_PROMPT, "nullok", "nodelay", "debug", *FIRST_PASS)
 # The settings that are allowed in the site file.
@@ -105,7 +140,10 @@ _SITE: dict[str, Rule] = {
     "echo": boolean,
     "second_prompt": boolean,
     "nullok": boolean,
+    "nullok_until": _date,
+    "nullok_group": printable,
     "debug": boolean,
+    "forward_pass": boolean,  # in [service.NAME] only
 }
 
 
@@ -122,6 +160,8 @@ def parse_site(text: str) -> Site:
     if unknown:
         raise SettingsError(f"{SITE_FILE}: unknown table {sorted(unknown)[0]!r}")
     policy = _site_table(document.get("policy", {}), "policy")
+    if "forward_pass" in policy:
+        raise SettingsError(f"{SITE_FILE}: policy.forward_pass: must be set for one service, in [service.NAME]")
     services = {
         name: _site_table(table, f"service.{name}")
         for name, table in _table(document.get("service", {}), "service").items()
@@ -142,12 +182,20 @@ def settings(service: str, arguments: Sequence[str], site: Site = Site.NONE) -> 
 def _settings(service: str, arguments: tuple[str, ...], site: Site) -> Settings:
     chosen: dict[str, Any] = {}
     origins: dict[str, str] = {}
+    from_arguments = parse_arguments(arguments)
+    of_service = site.services.get(service, {})
+    if set(FIRST_PASS) & from_arguments.keys():
+        of_service = {name: value for name, value in of_service.items() if name != "forward_pass"}
     sources = (
         (f"{SITE_FILE} [policy]", site.policy),
-        (f"{SITE_FILE} [service.{service}]", site.services.get(service, {})),
-        ("argument", parse_arguments(arguments)),
+        (f"{SITE_FILE} [service.{service}]", of_service),
+        ("argument", from_arguments),
     )
     for origin, source in sources:
+        if "nullok" in source:
+            for limit in _LIMITS:
+                chosen.pop(limit, None)
+                origins.pop(limit, None)
         chosen |= source
         origins |= dict.fromkeys(source, origin)
     for alternatives in (FIRST_PASS, _SECOND_PROMPT):
@@ -157,9 +205,10 @@ def _settings(service: str, arguments: tuple[str, ...], site: Site) -> Settings:
     if chosen.pop("no_second_prompt", False):
         chosen["second_prompt"] = False
         origins["second_prompt"] = origins.pop("no_second_prompt")
-    first_pass = next((m for m in FIRST_PASS if m in chosen), None)
+    first_pass = next((m for m in FIRST_PASS if chosen.get(m)), None)
     if first_pass == "forward_pass" and chosen.get("lock_after"):
-        reason = "a lock would let any person lock users out (add lock_after=0 to the line)"
+        where = "to the line" if origins[first_pass] == "argument" else f"to [service.{service}] of {SITE_FILE}"
+        reason = f"a lock would let any person lock users out (add lock_after=0 {where})"
         raise SettingsError(f"forward_pass and lock_after: only one is allowed: {reason}")
     get = chosen.get
     return Settings(
@@ -169,7 +218,9 @@ def _settings(service: str, arguments: tuple[str, ...], site: Site) -> Settings:
         prompt=get("prompt", FORWARD_PROMPT if first_pass == "forward_pass" else DEFAULT_PROMPT),
         echo=get("echo", False),
         second_prompt=get("second_prompt", True) and first_pass in (None, "try_first_pass"),
-        nullok=get("nullok", False),
+        nullok=get("nullok", any(limit in chosen for limit in _LIMITS)),
+        nullok_until=get("nullok_until"),
+        nullok_group=get("nullok_group"),
         first_pass=first_pass,
         grace_period=get("grace_period", 0),
         user=get("user"),
@@ -210,6 +261,8 @@ def _table(value: object, place: str) -> dict[str, Any]:
 
 def _site_table(value: object, place: str) -> dict[str, object]:
     table = _table(value, place)
+    if hasattr(table.get("nullok_until"), "isoformat"):  # a date of TOML
+        table["nullok_until"] = table["nullok_until"].isoformat()
     for name, setting in table.items():
         if name not in _SITE:
             raise SettingsError(f"{SITE_FILE}: {place}: unknown setting {name!r}")

@@ -98,8 +98,9 @@ class Dialogue:
     """One login of `user`, the name in the passwd entry. `now` returns Unix seconds.
 
     `origin` is its key of grace (`grace.origin`), or None if there is no grace. `search` verifies answers that need a
-    long search. With `nullok`, `check_account` gets the seconds that it may wait for a lock. It raises StoreError if
-    the user must not pass without being enrolled.
+    long search. `is_sshd` is True if the host program is sshd. With `nullok`, `check_account` gets the seconds that it
+    may wait for a lock. It returns True if the user may pass without being enrolled, and raises StoreError if that is
+    not known.
     """
 
     def __init__(
@@ -111,14 +112,16 @@ class Dialogue:
         origin: tuple[str, str] | None,
         now: Callable[[], int],
         log: Log,
-        check_account: Callable[[float], None],
+        check_account: Callable[[float], bool],
         search: Verify = verify,
-    ) -> None:
         is_sshd: bool = False,
+    ) -> None:
         self._settings, self._user, self._open_store = settings, user, open_store
-        self._origin, self._now, self._log, self._search = origin, now, log, search
         self._is_sshd = is_sshd
+        self._origin, self._now, self._log, self._search = origin, now, log, search
         self._check_account = check_account
+        self._nullok = settings.nullok_at(now())
+        self._may_pass = False  # without being enrolled
         self._is_in_home = settings.secret is not None  # the home folder may be on a slow server
         self._delay = refusal_delay(settings.policy)
         self._earlier = Earlier.NONE
@@ -143,9 +146,10 @@ class Dialogue:
                 n: "yes" if v is True else v for n, v in settings.facts().items() if v is not False and n != "user"
             }
             log("debug", **shown)
-        if settings.nullok or self._origin is not None:
-            record = yield UseStore(self._read, is_slow=self._is_in_home)
-            if settings.nullok and not record.enrolled:
+        if self._nullok or self._origin is not None:
+            is_slow = self._is_in_home or settings.nullok_group is not None  # a name service may know the group
+            record = yield UseStore(self._read, is_slow=is_slow)
+            if self._may_pass:
                 log("ignored", reason=Outcome.NOT_ENROLLED.value)
                 return Result.IGNORED
             if self._has_grace(record):
@@ -172,12 +176,12 @@ class Dialogue:
             return Result.NO_ANSWER
         decision = yield from self._decide(typed, conversation)
         asks_again = settings.second_prompt
+        if asks_again and self._is_sshd and not decision.outcome.accepted:
+            conversation.show(REFUSED, error=True)
         while asks_again and not decision.outcome.accepted:
             typed = yield from conversation.ask(NEXT_PROMPT, echo=settings.echo, meanwhile=None)
             if typed is None:
                 log("refused", reason=NO_ANSWER)
-        if asks_again and self._is_sshd and not decision.outcome.accepted:
-            conversation.show(REFUSED, error=True)
                 break
             decision = yield from self._decide(typed, conversation)
             asks_again = decision.next_code is not None
@@ -236,13 +240,13 @@ class Dialogue:
         try:
             record = self._open_store(lock_wait).read(self._user)
         except NoAccount:
-            if self._settings.nullok:
+            if self._nullok:
                 raise StoreError(UNKNOWN_ACCOUNT) from None
             return UNKNOWN_USER
         except NotThere:
             record = UNKNOWN_USER
-        if self._settings.nullok and not record.enrolled:
-            self._check_account(lock_wait)
+        if self._nullok and not record.enrolled:
+            self._may_pass = self._check_account(lock_wait)
         return record
 
     def _compute_codes(self, lock_wait: float) -> None:

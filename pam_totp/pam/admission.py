@@ -4,8 +4,9 @@ Rules:
 1. Root may ask about every user.
 2. An account listed under `[clients]` may ask about every user, under its one service name.
 3. Every other account may ask about itself only.
-4. An account that is not root chooses prompt, echo and the second prompt only. Site policy applies, and every login
-   needs a code. There is no second prompt unless it is asked for, because such programs expect one prompt.
+4. An account that is not root chooses prompt, echo and the second prompt only. The site file applies, with
+   `forward_pass`, and every login needs a code. There is no second prompt unless it is asked for, because such programs
+   expect one prompt.
 5. Only root and listed accounts may name the remote host. Otherwise another account could make a program that reads the
    log ban any address.
 """
@@ -22,6 +23,7 @@ from pam_totp.pam.protocol import Hello
 
 if TYPE_CHECKING:
     from _socket import socket
+    from collections.abc import Sequence
 
 _UCRED = struct.Struct("iII")  # pid, uid, gid: unix(7)
 
@@ -43,16 +45,28 @@ def admit(uid: int, hello: Hello, *, client: bool) -> Hello | None:
         if _uid_of(hello.user) != uid:
             return None
         hello = hello.without_origin()
-    allowed = tuple(a for a in hello.arguments if a in ("echo", "second_prompt") or a.startswith("prompt="))
-    hello = hello.with_arguments((*allowed, "grace_period=0"))  # no grace: a client could name any address
-    return only_with_second_prompt(hello)
+    return hello.with_arguments(arguments_of_others(hello.arguments))
+
+
+def may_choose(argument: str) -> bool:
+    """Return True if a module argument also applies to the logins of accounts that are not root (rule 4)."""
+    return argument in ("echo", "second_prompt") or argument.startswith("prompt=")
+
+
+def arguments_of_others(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Return the module arguments that apply if the account that asks the service is not root."""
+    chosen = tuple(filter(may_choose, arguments))
+    return _with_one_prompt((*chosen, "grace_period=0"))  # no grace: a client could name any address
 
 
 def only_with_second_prompt(hello: Hello) -> Hello:
     """Return the hello of an account that is not root: without a second prompt unless it has that argument."""
-    if {"second_prompt", "no_second_prompt"} & set(hello.arguments):
-        return hello
-    return hello.with_arguments((*hello.arguments, "no_second_prompt"))
+    return hello.with_arguments(_with_one_prompt(hello.arguments))
+
+
+def _with_one_prompt(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    chooses = bool({"second_prompt", "no_second_prompt"} & set(arguments))
+    return arguments if chooses else (*arguments, "no_second_prompt")
 
 
 def listed(uid: int, hello: Hello, site: Site) -> bool:

@@ -11,7 +11,7 @@ from pam_totp.core.verify import verify
 from pam_totp.operations import audit_log, grace
 from pam_totp.operations.authenticate import Verify
 from pam_totp.operations.dialogue import UNKNOWN_ACCOUNT, Dialogue, OpenStore
-from pam_totp.pam.names import name_of_uid, passwd_name
+from pam_totp.pam.names import is_member, name_of_uid, passwd_name
 from pam_totp.pam.protocol import Hello
 from pam_totp.store import NoAccount, NotThere, StoreError
 from pam_totp.store.file import FileStore
@@ -31,6 +31,7 @@ class Host(Value):
     now: Callable[[], int] = staticmethod(lambda: int(time.time()))
     passwd_name: Callable[[str], str] = staticmethod(passwd_name)
     name_of_uid: Callable[[str], str | None] = staticmethod(name_of_uid)
+    is_member: Callable[[str, str], bool] = staticmethod(is_member)  # user, group
     search: Verify = staticmethod(verify)  # for answers that need a long search
 
 
@@ -54,8 +55,8 @@ def begin(hello: Hello, host: Host) -> Dialogue:
             host.log, hello.service, verb, user=user, **fields, rhost=hello.rhost
         ),
         check_account=_check_of(user, hello, chosen, host),
-    )
         is_sshd=hello.tty == SSHD_TTY,
+    )
 
 
 def _store_of(chosen: Settings, user: str) -> OpenStore:
@@ -66,26 +67,27 @@ def _store_of(chosen: Settings, user: str) -> OpenStore:
     return partial(home_store, chosen.secret, user)
 
 
-def _check_of(user: str, hello: Hello, chosen: Settings, host: Host) -> Callable[[float], None]:
+def _check_of(user: str, hello: Hello, chosen: Settings, host: Host) -> Callable[[float], bool]:
     """Return the check that `nullok` needs before it lets `user` in (law 10). With `nullok`, look up the names now.
 
     The check raises StoreError if an account is unknown, or if the account of `user` has another name that is enrolled.
+    It returns False if the account that logs in is not a member of `nullok_group`.
     """
     name = host.name_of_uid(user) if chosen.nullok else None
     is_known = name is not None and (chosen.user is None or host.name_of_uid(hello.user) is not None)
 
-    def check(lock_wait: float) -> None:
+    def check(lock_wait: float) -> bool:
         if not is_known or name is None:
             raise StoreError(UNKNOWN_ACCOUNT)
-        if name == user:
-            return
-        try:
-            other = _store_of(chosen, name)(lock_wait).read(name)
-        except NoAccount:
-            raise StoreError(UNKNOWN_ACCOUNT) from None
-        except NotThere:
-            return
-        if other.enrolled:
-            raise StoreError(f"the account is enrolled as {name}: log in with that name")
+        if name != user:
+            try:
+                is_enrolled = _store_of(chosen, name)(lock_wait).read(name).enrolled
+            except NoAccount:
+                raise StoreError(UNKNOWN_ACCOUNT) from None
+            except NotThere:
+                is_enrolled = False
+            if is_enrolled:
+                raise StoreError(f"the account is enrolled as {name}: log in with that name")
+        return chosen.nullok_group is None or host.is_member(hello.user, chosen.nullok_group)
 
     return check

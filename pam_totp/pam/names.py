@@ -27,6 +27,17 @@ def name_of_uid(user: str) -> str | None:
         return None
 
 
+def is_member(user: str, group: str) -> bool:
+    """Return True if the user is a member of the group. Return False if one of them has no entry."""
+    import grp  # imported here because few logins need it
+
+    try:
+        entry, wanted = pwd.getpwnam(user), grp.getgrnam(group)
+    except (KeyError, ValueError):
+        return False
+    return wanted.gr_gid in os.getgrouplist(entry.pw_name, entry.pw_gid)
+
+
 def has_passwd_entry(uid: int) -> bool:
     try:
         pwd.getpwuid(uid)

@@ -30,6 +30,7 @@ class Driver:
 
     def __init__(self, store: Memory, *arguments: str, user: str = "alice", origin: tuple[str, str] | None = None):
         self.store, self.user, self.chosen, self.origin = store, user, settings("demo", arguments), origin
+        self.is_sshd, self.is_member = False, True
         self.steps: list[str] = []
         self.log: list[str] = []
         self.echo: list[bool] = []  # of each prompt
@@ -47,6 +48,7 @@ class Driver:
             now=lambda: self.now,
             log=self.write,
             check_account=self.check_account,
+            is_sshd=self.is_sshd,
         )
         waits, reply, error = login.run(self), None, None
         while True:
@@ -85,10 +87,11 @@ class Driver:
     def hand_on(self, password: memoryview) -> None:
         self.steps.append(f"hand on {bytes(password)!r}")
 
-    def check_account(self, lock_wait: float) -> None:
+    def check_account(self, lock_wait: float) -> bool:
         self.steps.append("check account")
         if self.problem is not None:
             raise StoreError(self.problem)
+        return self.is_member
 
     def write(self, verb: str, **fields: str | int | None) -> None:
         self.log.append(" ".join([verb, *(f"{name}={value}" for name, value in fields.items() if value is not None)]))
@@ -99,6 +102,44 @@ def converse(store: Memory, *answers: bytes | None, arguments: Sequence[str] = (
     driver = Driver(store, *arguments, user=user)
     assert driver.run(*answers) is Result.REFUSED
     return driver
+
+
+END = 1_800_000_000 // 86_400 * 86_400  # 2027-01-15, when the day before it has ended
+
+
+@pytest.mark.parametrize(("now", "result"), [(END - 1, Result.IGNORED), (END, Result.REFUSED)])
+def test_nullok_until_ends_with_its_day(now: int, result: Result) -> None:
+    driver = Driver(Memory(), "nullok_until=2027-01-14")
+    driver.now = now
+    assert driver.run(code(0), code(1)) is result
+    assert (FIRST in driver.steps) == (result is Result.REFUSED), "then there are the usual prompts"
+
+
+def test_nullok_group_lets_only_its_members_pass_without_a_token() -> None:
+    driver = Driver(Memory(), "nullok_group=staff")
+    assert (driver.run(), driver.log) == (Result.IGNORED, ["ignored reason=not-enrolled"])
+    driver = Driver(Memory(), "nullok_group=staff")
+    driver.is_member = False
+    assert driver.run(code(0), code(1)) is Result.REFUSED
+    assert driver.steps[:2] == ["check account", FIRST]
+    driver = Driver(enrolled(), "nullok_group=staff")
+    assert driver.run(code(0)) is Result.ACCEPTED
+    assert "check account" not in driver.steps
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answers", "steps"),
+    [
+        ([], [b"000000", b"000001"], [FIRST, "pause", REFUSED, NEXT_PROMPT, "pause"]),
+        (["no_second_prompt"], [b"000000"], [FIRST, "pause"]),
+        (["use_first_pass"], [], ["first pass", "pause"]),
+    ],
+)
+def test_in_sshd_no_text_follows_the_last_answer(arguments: list[str], answers: list[bytes], steps: list[str]) -> None:
+    driver = Driver(enrolled(), *arguments)
+    driver.is_sshd = True
+    assert driver.run(*answers, first_pass=b"000000") is Result.REFUSED
+    assert driver.steps == steps
 
 
 def test_a_right_code_is_accepted_at_the_first_prompt() -> None:

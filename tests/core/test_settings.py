@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import pytest
@@ -9,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pam_totp.core.policy import Policy
-from pam_totp.core.settings import Settings, SettingsError, Site, parse_arguments, parse_site, settings
+from pam_totp.core.settings import (
+    FORWARD_PROMPT,
+    SITE_FILE,
+    Settings,
+    SettingsError,
+    Site,
+    parse_arguments,
+    parse_site,
+    settings,
+)
 
 
 def chosen(*arguments: str, site: str = "", service: str = "sshd") -> Settings:
@@ -213,6 +223,57 @@ def test_two_ways_to_use_the_first_password_contradict_each_other() -> None:
     assert "only one is allowed" in refused("forward_pass", "try_first_pass", "use_first_pass")
 
 
+def test_the_site_file_sets_forward_pass_for_one_service_only() -> None:
+    site = parse_site("[service.locker]\nforward_pass = true\n")
+    chosen = settings("locker", [], site)
+    assert (chosen.first_pass, chosen.prompt, chosen.second_prompt) == ("forward_pass", FORWARD_PROMPT, False)
+    assert chosen.origins["forward_pass"] == f"{SITE_FILE} [service.locker]"
+    assert settings("sshd", [], site).first_pass is None
+    assert settings("locker", ["use_first_pass"], site).first_pass == "use_first_pass", "an argument wins"
+    assert settings("locker", [], parse_site("[service.locker]\nforward_pass = false\n")).first_pass is None
+    with pytest.raises(SettingsError, match=r"policy\.forward_pass: must be set for one service"):
+        parse_site("[policy]\nforward_pass = true\n")
+    with pytest.raises(SettingsError, match=r"add lock_after=0 to \[service\.locker\]"):
+        settings("locker", [], parse_site("[policy]\nlock_after = 9\n[service.locker]\nforward_pass = true\n"))
+    unlocked = "[policy]\nlock_after = 9\n[service.locker]\nforward_pass = true\nlock_after = 0\n"
+    assert settings("locker", [], parse_site(unlocked)).first_pass == "forward_pass"
+
+
+@pytest.mark.parametrize(
+    "day", ["2026-02-29", "2026-13-01", "20261231", "2026-W01-1", "tomorrow", "", "2026-12-31T00:00", "0001-01-01"]
+)
+def test_nullok_until_must_be_a_date(day: str) -> None:
+    assert refused(f"nullok_until={day}") == "nullok_until: must be a date such as 2026-12-31"
+    assert refused(site=f"[policy]\nnullok_until = '{day}'\n").startswith(f"{SITE_FILE}: policy.nullok_until: must be")
+
+
+def test_nullok_until_lasts_to_the_end_of_its_day_in_utc() -> None:
+    for made in (chosen("nullok_until=2026-12-31"), chosen(site="[policy]\nnullok_until = 2026-12-31\n")):
+        midnight = 1_798_761_600  # 2027-01-01T00:00:00Z
+        assert made.nullok
+        assert (made.nullok_at(midnight - 1), made.nullok_at(midnight)) == (True, False)
+        assert made.facts()["nullok_until"] == "2026-12-31"
+    assert chosen("nullok").nullok_at(10**10)
+    assert not chosen().nullok_at(0)
+
+
+@given(st.dates(datetime.date(1970, 1, 1)))
+def test_every_day_of_the_calendar_ends_where_the_library_says(day: datetime.date) -> None:
+    end = int(datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC).timestamp()) + 86_400
+    made = chosen(f"nullok_until={day.isoformat()}")
+    assert (made.nullok_at(end - 1), made.nullok_at(end)) == (True, False)
+
+
+def test_a_later_nullok_removes_limits_of_an_earlier_source() -> None:
+    site = "[policy]\nnullok_until = 2026-12-31\nnullok_group = 'staff'\n"
+    made = chosen("nullok", site=site)
+    assert (made.nullok, made.nullok_until, made.nullok_group) == (True, None, None)
+    made = chosen("nullok_group=other", site=site)
+    assert (made.nullok, made.nullok_until, made.nullok_group) == (True, "2026-12-31", "other")
+    assert not chosen(site=site + "[service.sshd]\nnullok = false\n").nullok
+    assert chosen("nullok", "nullok_until=2026-12-31").nullok_until == "2026-12-31"
+
+
 def test_forward_pass_and_a_lock_contradict_each_other() -> None:
     """Any person could lock every user out: with forward_pass, a wrong answer counts before the password is checked."""
     expected = "forward_pass and lock_after: only one is allowed"
@@ -303,7 +364,7 @@ def test_a_bad_site_setting_is_refused_even_if_overridden() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["user", "store", "secret", "socket", "helper", "nodelay", "try_first_pass", "use_first_pass", "forward_pass"],
+    ["user", "store", "secret", "socket", "helper", "nodelay", "try_first_pass", "use_first_pass"],
 )
 @pytest.mark.parametrize("table", ["policy", "service.sshd"])
 def test_the_site_cannot_set_store_caller_or_stack_arguments(table: str, name: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 
 import pytest
 
 from tests.services.namespace import Machine
+from tests.support.etc import PASSWORD
 from tests.support.site import codes
 
 
@@ -81,3 +83,55 @@ def test_a_listed_client_may_name_any_user_only_under_its_service(machine: Machi
     done = machine.run("pamtester", "other", "alice", "authenticate", user="carol", stdin=f"{codes(1)}\n")
     assert done.returncode != 0
     assert not unlock(machine, "alice", codes(1), caller="bob")
+
+
+STACK = "auth required pam_unix.so use_first_pass"
+
+
+def one_field(machine: Machine, site: str = "[service.locker]\nforward_pass = true\n") -> None:
+    """Write the stack of a screen locker, which has one field for password and code."""
+    machine.write("/etc/pam_totp.toml", site)
+    machine.stack("locker", machine.module_line("forward_pass", way="socket"), STACK)
+
+
+def test_the_site_file_sets_forward_pass_for_a_screen_locker(machine: Machine) -> None:
+    one_field(machine)
+    assert unlock(machine, "alice", PASSWORD + codes(0))
+    machine.log.wait_for("pam_totp(locker:auth): accepted user=alice by=code")
+    assert not unlock(machine, "alice", PASSWORD + codes(0)), "a code is accepted once"
+    assert not unlock(machine, "alice", "wrong" + codes(1)), "the next module checks the password"
+    assert not unlock(machine, "alice", codes(2)), "a code alone is refused"
+    talk = machine.talk("pamtester", "locker", "alice", "authenticate", user="alice")
+    assert talk.asks("Password and one-time code: ").says(PASSWORD + codes(3)).ends()[0] == 0
+
+
+def test_the_site_file_sets_forward_pass_for_a_listed_client(machine: Machine) -> None:
+    """pam_unix checks another user's password only for root, so this stack shows the forwarding by pam_exec."""
+    one_field(machine, '[clients]\ncarol = "locker"\n[service.locker]\nforward_pass = true\n')
+    line = machine.module_line(way="socket")
+    shows = "auth required pam_exec.so expose_authtok stdout /usr/bin/cat"
+    machine.stack("locker", line, shows)
+    done = machine.run("pamtester", "-v", "locker", "alice", "authenticate", user="carol", stdin=f"hunter{codes(0)}\n")
+    assert (done.returncode, "hunter" in done.stdout, codes(0) in done.stdout) == (0, True, False), done
+
+
+def test_without_that_setting_the_argument_alone_is_ignored(machine: Machine) -> None:
+    one_field(machine, "")
+    assert not unlock(machine, "alice", PASSWORD + codes(0))
+    machine.log.wait_for("pam_totp(locker:auth): refused user=alice reason=malformed")
+
+
+def test_policy_shows_the_settings_of_programs_without_root(machine: Machine) -> None:
+    one_field(machine, '[clients]\ncarol = "locker"\n')
+    shown = json.loads(machine.pam_totp("policy", "locker", "--json").stdout)
+    assert shown["first_pass"] == {"value": "forward_pass", "from": "argument"}
+    others = shown["others"]
+    assert (others["clients"], others["ignored"]) == (["carol"], ["forward_pass"])
+    assert others["settings"]["first_pass"] == {"value": None, "from": "default"}
+    assert others["settings"]["prompt"]["value"] == "One-time code: "
+    text = machine.pam_totp("policy", "locker").stdout
+    assert "ignored for other programs: forward_pass" in text
+    assert "carol (in [clients]) about every user" in text
+    one_field(machine)
+    others = json.loads(machine.pam_totp("policy", "locker", "--json").stdout)["others"]
+    assert "first_pass" not in others["settings"], "forward_pass of the site file is in force for all"
