@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import pwd
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from pam_totp.cli.command_line import (
     Commands,
     add_command,
 )
-from pam_totp.cli.prompts import answer_pam, ask
+from pam_totp.cli.prompts import answer_pam, ask, end_prompt_line
 
 if TYPE_CHECKING:
     from pam_totp.system.enable.changes import Change
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from pam_totp.system.pamd.edit import FirstFactor
     from pam_totp.system.pamd.findings import Finding
 
-KEEP_WITHIN = 120  # seconds: enough for a second terminal, a password, a code and a command
+# Seconds: enough for three codes of a token with steps of 60 s (rehearsal, login, and sudo there), with passwords.
+KEEP_WITHIN = 300
 MAX_KEEP_WITHIN = 3600  # seconds
 CONFIRM = {"sudo": "sudo pam-totp enable {} --keep", "su": "su -c 'pam-totp enable {} --keep'"}
 POLL = 0.1  # seconds between two checks of the state of the trial
@@ -55,7 +57,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--for-user", metavar="USER", help="user of the rehearsed login (default: you; for su, root)")
     parser.add_argument(
         "--first-factor",
-        choices=("password", "key"),
+        choices=("password", "key", "key-or-password"),
         help="factor that sshd asks for before the code (default: as sshd is configured)",
     )
     parser.add_argument(
@@ -71,6 +73,12 @@ def add_to(commands: Commands) -> None:
         action="store_true",
         help="replace the line of pam_google_authenticator or pam_oath; disable brings it back",
     )
+    parser.add_argument(
+        "--nullok-until",
+        metavar="DATE",
+        help="let users without a token in until the end of this day (UTC), such as 2026-12-31",
+    )
+    parser.add_argument("--nullok-group", metavar="GROUP", help="let only users of this group in without a token")
     parser.add_argument(
         "--keep-within",
         type=int,
@@ -105,13 +113,31 @@ def run(args: argparse.Namespace) -> int:
         if args.dry_run:
             print(DRY_RUN)
             return DONE
-        _rehearse(machine, args.service, changes, user)
+        _rehearse(machine, args.service, changes, user, first)
         trial.begin(trial.Record(args.service, changes, args.keep_within))
         return _wait_for_confirmation(args.service, args.keep_within)
     except plan.EnablingError as e:
         raise _unchanged(args.service, e) from None
     except (ChangeError, SshdError, trial.TrialError) as e:
         raise CommandError(str(e)) from None
+    except KeyboardInterrupt:
+        end_prompt_line()
+        raise CommandError(f"interrupted: {_outcome(args.service)}", 128 + signal.SIGINT) from None
+
+
+def _module_arguments(args: argparse.Namespace) -> list[str]:
+    limits = (("nullok_until", args.nullok_until), ("nullok_group", args.nullok_group))
+    return [*args.arguments, *(f"{name}={value}" for name, value in limits if value is not None)]
+
+
+def _outcome(service: str) -> str:
+    """Return the state of the service after Ctrl-C, as text."""
+    from pam_totp.system.enable import trial
+
+    states = dict(trial.records())
+    if service in states:
+        return f"{service} is {'enabled' if states[service] == trial.KEPT else 'still on trial'}"
+    return f"{service} does not ask for a code: its files are as before"
 
 
 def _plan(machine: Machine, args: argparse.Namespace, first: FirstFactor) -> tuple[Change, ...]:
@@ -119,8 +145,9 @@ def _plan(machine: Machine, args: argparse.Namespace, first: FirstFactor) -> tup
     from pam_totp.system.enable import plan
     from pam_totp.system.pamd.stack import parse
 
+    arguments = _module_arguments(args)
     try:
-        changes = plan.plan(machine, args.service, first, args.arguments, replace=args.replace)
+        changes = plan.plan(machine, args.service, first, arguments, replace=args.replace)
     except plan.OtherCodeModule as e:
         if not sys.stdin.isatty():
             raise
@@ -128,11 +155,9 @@ def _plan(machine: Machine, args: argparse.Namespace, first: FirstFactor) -> tup
         question = f"Replace that line? 'pam-totp disable {args.service}' brings it back. [y/N] "
         if ask(question).strip().lower() not in ("y", "yes"):
             raise
-        changes = plan.plan(machine, args.service, first, args.arguments, replace=True)
-    if (
-        any("nullok" in rule.arguments for c in changes for rule in parse(c.replaced))
-        and "nullok" not in args.arguments
-    ):
+        changes = plan.plan(machine, args.service, first, arguments, replace=True)
+    had_nullok = any("nullok" in rule.arguments for c in changes for rule in parse(c.replaced))
+    if had_nullok and not any(argument.startswith("nullok") for argument in arguments):
         print("the replaced line has nullok, the new one has not: to let users without a token in, add --with nullok")
     return changes
 
@@ -210,7 +235,7 @@ def _print_findings(findings: Sequence[Finding]) -> None:
         print(f"{finding.severity}: {finding.what}\n    {finding.remedy}", flush=True)
 
 
-def _rehearse(machine: Machine, service: str, changes: Sequence[Change], user: str) -> None:
+def _rehearse(machine: Machine, service: str, changes: Sequence[Change], user: str, first: FirstFactor) -> None:
     from pam_totp.system import rehearsal
     from pam_totp.system.enable import plan
     from pam_totp.system.pamd.stack import StackError
@@ -218,7 +243,14 @@ def _rehearse(machine: Machine, service: str, changes: Sequence[Change], user: s
     print(f"\nrehearsal: log in to {service} as {user}, through the new stack; nothing has been changed yet")
     try:
         with rehearsal.private_copy(machine.after(plan.texts(changes, machine)), service) as folder:
-            rehearsal.in_child(service, lambda: rehearsal.prove(service, user, answer_pam, folder, _print_step))
+
+            def prove(*, after_key: bool) -> None:
+                rehearsal.prove(service, user, answer_pam, folder, _print_step, after_key=after_key)
+
+            rehearsal.in_child(service, lambda: prove(after_key=first == "key"))
+            if first == "key-or-password":
+                print(f"\nrehearsal of a login after a key: {rehearsal.NEXT_CODE}")
+                rehearsal.in_child(service, lambda: prove(after_key=True))
     except (rehearsal.RehearsalError, StackError) as e:
         raise _unchanged(service, e) from None
 
@@ -230,13 +262,15 @@ def _print_step(text: str) -> None:
 def _wait_for_confirmation(service: str, keep_within: int) -> int:
     """Wait until the trial is confirmed or rolled back."""
     from pam_totp.system.enable import trial
+    from pam_totp.system.rehearsal import NEXT_CODE
 
     try:
         if service == "sshd":
             _validate_sshd()
         print(f"\n{service} now asks for a code, on trial. Log in from a second terminal, then run there:\n")
         print(f"    {CONFIRM.get(service, CONFIRM['sudo']).format(service)}\n")
-        print(f"within {keep_within} seconds, or the change is rolled back. Keep this terminal open.", flush=True)
+        print(f"within {keep_within} seconds, or the change is rolled back. Each login needs another code: {NEXT_CODE}")
+        print("Keep this terminal open.", flush=True)
         while trial.load(service, trial.TRIAL) is not None:
             time.sleep(POLL)
     except BaseException:  # roll back at once on Ctrl-C, or if the sshd configuration is invalid

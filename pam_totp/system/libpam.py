@@ -64,6 +64,7 @@ class _Library:
     acct_mgmt: Any
     setcred: Any
     set_item: Any
+    putenv: Any
 
 
 def _load() -> _Library:
@@ -92,13 +93,15 @@ def _load() -> _Library:
         acct_mgmt=typed(libpam, "pam_acct_mgmt", c_int, c_void_p, c_int),
         setcred=typed(libpam, "pam_setcred", c_int, c_void_p, c_int),
         set_item=typed(libpam, "pam_set_item", c_int, c_void_p, c_int, c_void_p),
+        putenv=typed(libpam, "pam_putenv", c_int, c_void_p, c_char_p),
     )
 
 
 class Login:
     """One PAM handle: `with Login("sudo", "alice", converse) as login: login.authenticate()`.
 
-    `folder` has the service files, instead of /etc/pam.d. `items` may set tty, rhost and ruser.
+    `folder` has the service files, instead of /etc/pam.d. `items` may set tty, rhost and ruser. `environment` is for
+    pam_putenv(3).
     Raise LibpamError if libpam does not start the login.
     """
 
@@ -110,6 +113,7 @@ class Login:
         *,
         folder: str | None = None,
         items: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._lib = _load()
         self._answer = converse
@@ -129,6 +133,8 @@ class Login:
         self._lib.set_item(self._handle, _FAIL_DELAY, ctypes.cast(self._no_delay, c_void_p))
         for item, value in (items or {}).items():
             self._lib.set_item(self._handle, _ITEMS[item], value.encode("utf-8", "surrogateescape"))
+        for name, value in (environment or {}).items():
+            self._lib.putenv(self._handle, f"{name}={value}".encode())
 
     def __enter__(self) -> Self:
         return self

@@ -24,6 +24,8 @@ from pam_totp.system.machine import Machine
 from pam_totp.system.pamd.stack import StackError
 
 STYLES = {1: "prompt", 2: "prompt, echoed", 3: "error", 4: "information"}
+NEXT_CODE = "use the next code (an app shows it within a minute; a key fob, at the next press)"
+_AFTER_KEY = {"SSH_AUTH_INFO_0": "publickey"}  # the PAM environment by which sshd names a method that was successful
 TRIES = 3  # logins: the rehearsal fails if all of them are refused
 # These services run as root. Others (sudo, su, screen lockers) keep the real uid of the calling user.
 _AS_ROOT = ("sshd", "login", "remote")
@@ -87,24 +89,31 @@ def private_copy(machine: Machine, service: str) -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def attempt(service: str, user: str, converse: Converse, folder: str | None) -> Outcome:
-    """Log in once as the service does: authenticate, then check the account. Raise LibpamError."""
+def attempt(service: str, user: str, converse: Converse, folder: str | None, *, after_key: bool = False) -> Outcome:
+    """Log in once as the service does: authenticate, then check the account. Raise LibpamError.
+
+    `after_key` is True for a login in which sshd has already checked a key.
+    """
     items = {"tty": "ssh" if service == "sshd" else _terminal(), "ruser": os.environ.get("SUDO_USER") or "root"}
     if service in _AS_ROOT:
         del items["ruser"]
-    with Login(service, user, converse, folder=folder, items={k: v for k, v in items.items() if v}) as login:
+    given = {name: value for name, value in items.items() if value}
+    environment = _AFTER_KEY if after_key else {}
+    with Login(service, user, converse, folder=folder, items=given, environment=environment) as login:
         authenticated = login.authenticate()
         return Outcome(authenticated, login.account() if authenticated == "success" else None)
 
 
-def prove(service: str, user: str, converse: Converse, folder: str, show: Callable[[str], None]) -> None:
+def prove(
+    service: str, user: str, converse: Converse, folder: str, show: Callable[[str], None], *, after_key: bool = False
+) -> None:
     """Let a user log in, then check that the same answers without a valid code are refused. Raise RehearsalError."""
     for left in reversed(range(TRIES)):
         answers: list[bytes] = []
-        outcome = attempt(service, user, _recording(converse, answers), folder)
+        outcome = attempt(service, user, _recording(converse, answers), folder, after_key=after_key)
         if outcome.is_success:
             break
-        show(f"refused ({outcome})" + ("; try again" if left else ""))
+        show(f"refused ({outcome})" + (f"; try again, and {NEXT_CODE}" if left else ""))
     else:
         remedy = (
             f"check the password and the code; 'pam-totp list {user}' shows whether {user} has a token; "
@@ -115,7 +124,7 @@ def prove(service: str, user: str, converse: Converse, folder: str, show: Callab
     if not answers:
         raise RehearsalError(f"{service} lets {user} in without a prompt")
     for what, last in (("the same code again", answers[-1]), ("a blank code", b""), ("no answer", None)):
-        outcome = attempt(service, user, _replaying([*answers[:-1], last]), folder)
+        outcome = attempt(service, user, _replaying([*answers[:-1], last]), folder, after_key=after_key)
         if outcome.is_success:
             raise RehearsalError(f"{service} lets {user} in with {what}")
         show(f"{what}: refused, as required")

@@ -23,6 +23,7 @@ SYSTEMD = "/run/systemd/system"  # sd_booted(3)
 METHODS: dict[FirstFactor, str] = {
     "password": "keyboard-interactive:pam",
     "key": "publickey,keyboard-interactive:pam",
+    "key-or-password": "publickey,keyboard-interactive:pam keyboard-interactive:pam",
 }
 _PAM_METHODS = ("keyboard-interactive", "keyboard-interactive:pam", "password")
 _OTHER_METHODS = ("pubkeyauthentication", "gssapiauthentication", "hostbasedauthentication")

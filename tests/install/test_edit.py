@@ -12,7 +12,7 @@ from pam_totp.system.enable.changes import Change
 from pam_totp.system.enable.plan import EnablingError, plan
 from pam_totp.system.machine import Machine
 from pam_totp.system.pamd import analysis, ways
-from pam_totp.system.pamd.edit import insert, new_lines, remove
+from pam_totp.system.pamd.edit import has_all, insert, new_lines, remove
 from pam_totp.system.pamd.stack import Handler, StackError, flatten, parse
 from pam_totp.system.pamd.verdicts import Move, find_path, possible_results
 from pam_totp.system.pamd.ways import Need
@@ -52,6 +52,35 @@ def test_with_a_key_the_line_comes_first_and_no_password_is_asked_for() -> None:
         lambda path, _: len(path) > 1,
     )
     assert longer is None, "after an accepted code, no other module runs"
+
+
+def test_with_a_key_or_a_password_each_login_meets_one_code_line() -> None:
+    added = new_lines("sshd", "key-or-password", ["nullok"])
+    after = insert(STACKS["sshd"], "sshd", added, STACKS.get, "key-or-password")
+    assert remove(after, added) == STACKS["sshd"]
+    assert has_all(after, added)
+    assert not has_all(after.replace("auth required pam_totp.so nullok\n", ""), added)
+    stack = flatten("sshd", {**STACKS, "sshd": after}.get)
+    [key, password] = analysis.totp_modules(stack)
+    assert key < min(analysis.password_modules(stack)) < password
+    for met, results in ((key, ("success",)), (password, ("system_err", "auth_err", "module_unknown"))):
+        for result in results:
+
+            def answers(index: int, result: str = result) -> Sequence[str]:
+                return (result,) if stack[index].rule.module == "pam_exec.so" else possible_results(stack[index])
+
+            def other(path: Sequence[Move], verdict: str, met: int = met) -> bool:
+                return verdict == "success" and [m.index for m in path if m.index in (key, password)] != [met]
+
+            assert find_path(stack, answers, other) is None
+    assert list(analysis.check_order("sshd", stack, code_only=True)) == []
+
+
+def test_edited_blocks_are_not_removed() -> None:
+    added = new_lines("sshd", "key-or-password", [])
+    after = insert(STACKS["sshd"], "sshd", added, STACKS.get, "key-or-password")
+    with pytest.raises(StackError, match="were changed"):
+        remove(after.replace("auth required pam_totp.so\n", "auth required pam_totp.so nullok\n"), added)
 
 
 def test_a_jump_is_never_split() -> None:

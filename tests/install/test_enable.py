@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from pam_totp.cli.enable import KEEP_WITHIN
 from tests.install.machine import COMMAND, LATE, SOON, Fresh
 from tests.support.etc import PASSWORD, STACKS
 from tests.support.site import codes, until
@@ -197,6 +198,69 @@ def test_sshd_with_keys_requires_both_key_and_code(machine: Fresh) -> None:
     assert (without[0], "Permission denied (publickey)" in without[1]) == (255, True)
     first.presses_ctrl_c().ends()
     assert as_before(machine)
+
+
+def test_sshd_with_key_or_password_requires_a_code_after_each(machine: Fresh) -> None:
+    machine.shell("mkdir -p /home/alice/.ssh; rm -f /run/sshd/key*; ssh-keygen -q -t ed25519 -N '' -f /run/sshd/key")
+    machine.shell("cp /run/sshd/key.pub /home/alice/.ssh/authorized_keys")
+    machine.sshd()
+    with machine.sshd_starts_anew():
+        first = machine.talk(
+            COMMAND, "enable", "sshd", "--for-user", "alice", "--first-factor", "key-or-password", LATE
+        )
+        first.asks("Password: ").says(PASSWORD).asks("One-time code: ").says(codes(0))
+        first.asks("after a key: use the next code").asks("One-time code: ").says(codes(1))
+        assert "Password" not in first.before, "after a key, PAM asks for the code only"
+        first.asks("Keep this terminal open.")
+    key = "IdentityFile=/run/sshd/key"
+    with_key = machine.ssh("echo in as $(id -un)", "alice", key).asks("One-time code: ").says(codes(2))
+    assert "Password" not in with_key.before
+    assert "in as alice" in with_key.ends()[1]
+    with_password = machine.ssh("echo in as $(id -un)", "alice", "PubkeyAuthentication=no")
+    with_password.asks("Password: ").says(PASSWORD).asks("One-time code: ").says(codes(3))
+    assert "in as alice" in with_password.ends()[1]
+    for options in ((key,), ("PubkeyAuthentication=no",)):
+        refused = machine.ssh("echo in", "alice", "NumberOfPasswordPrompts=1", *options)
+        if len(options) == 1 and options[0] != key:
+            refused.asks("Password: ").says(PASSWORD)
+        refused.asks("One-time code: ").fails("000000")
+        assert refused.ends()[0] == 255
+    wrong = machine.ssh("echo in", "alice", "NumberOfPasswordPrompts=1", "PubkeyAuthentication=no")
+    wrong.asks("Password: ").says("wrong")
+    status, shown = wrong.ends()
+    assert (status, "One-time code" in shown) == (255, False)
+    findings = json.loads(machine.installed("doctor", "sshd", "--json").stdout)["findings"]
+    assert [f for f in findings if f["severity"] == "error" and f["code"] != "trial-not-rolled-back"] == []
+    first.presses_ctrl_c().ends()
+    assert as_before(machine)
+
+
+def test_ctrl_c_in_the_rehearsal_says_that_the_service_is_unchanged(machine: Fresh) -> None:
+    talk = machine.talk(COMMAND, "enable", "sshd", "--for-user", "alice", LATE).asks("Password: ")
+    status, shown = talk.interrupts()
+    assert (status, "interrupted: sshd does not ask for a code: its files are as before" in shown) == (130, True), shown
+    assert as_before(machine)
+
+
+def test_the_default_time_is_enough_for_three_codes(machine: Fresh) -> None:
+    talk = machine.talk(COMMAND, "enable", "sudo", "--for-user", "alice")
+    talk.asks("Password: ").says(PASSWORD).asks("One-time code: ").says("000000")
+    talk.asks("Next code: ").says("").asks("try again, and use the next code")
+    talk.asks("Password: ").says(PASSWORD).asks("One-time code: ").says(codes(0)).asks("Keep this terminal open.")
+    assert KEEP_WITHIN >= 3 * 60
+    assert f"within {KEEP_WITHIN} seconds" in talk.before
+    assert "Each login needs another code: use the next code" in talk.before
+    status, shown = talk.presses_ctrl_c().ends()
+    assert (status, "interrupted: sudo does not ask for a code: its files are as before" in shown) == (130, True)
+
+
+def test_enable_writes_the_limits_of_nullok(machine: Fresh) -> None:
+    machine.write("/etc/pam.d/x", STACKS["sudo"])
+    limits = ("--nullok-until", "2099-12-31", "--nullok-group", "new staff")
+    done = machine.installed("enable", "sudo", "--for-user", "alice", "--dry-run", *limits)
+    assert "+auth required pam_totp.so nullok_until=2099-12-31 [nullok_group=new staff]\n" in done.stdout, done
+    done = machine.installed("enable", "sudo", "--for-user", "alice", "--dry-run", "--nullok-until", "soon")
+    assert (done.returncode, "must be a date such as 2026-12-31" in done.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(

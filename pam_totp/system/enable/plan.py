@@ -44,8 +44,8 @@ def plan(
         raise EnablingError(f"{service} cannot be enabled: other services include it (enable each of them instead)")
     if not SERVICE_NAME.fullmatch(service):
         raise EnablingError(f"{service!r}: a service name must consist of lower-case letters, digits, . _ -")
-    if first == "key" and service != "sshd":
-        raise EnablingError("--first-factor key requires the service sshd")
+    if first != "password" and service != "sshd":
+        raise EnablingError(f"--first-factor {first} requires the service sshd")
     try:
         settings(service, arguments)
         changes = list(_service_files(machine, service, first, arguments, replace=replace))

@@ -1,7 +1,8 @@
 """Edits of a service file: the insertion of the pam_totp.so line, and its removal. Pure.
 
 Rules:
-- Two lines are added, a comment and the rule. All other lines are unchanged.
+- A block of lines is added, a comment and the rule. All other lines are unchanged.
+- With `key-or-password`, two blocks are added: a login after a key runs the first only, other logins the second only.
 - The line is inserted only at a position at which the stack is in order.
 - The removal keeps every other edit that was made after the insertion.
 """
@@ -15,22 +16,38 @@ from pam_totp.system.pamd import analysis
 from pam_totp.system.pamd.findings import ERROR, Code, Finding, errors
 from pam_totp.system.pamd.stack import MODULE, Handler, ReadService, StackError, flatten, parse
 
-FirstFactor = Literal["password", "key"]  # PAM asks for a password, or sshd checks an SSH key first
+# PAM asks for a password, or sshd checks an SSH key first, or either of them.
+FirstFactor = Literal["password", "key", "key-or-password"]
 
 _INTENDED = (Code.LOGIN_WITHOUT_CODE, Code.CODE_EXEMPTION, Code.PASSWORD_EXEMPTION)
-_CONTROLS: dict[FirstFactor, str] = {
-    "password": "required",
-    # PAM asks for the code only. With `nullok`, it asks a user without a token for the password instead.
-    "key": "[success=done ignore=ignore default=die]",
-}
+# With `key`, PAM asks for the code only. With `nullok`, it asks a user without a token for the password instead.
+_AFTER_PASSWORD, _AFTER_KEY = "required", "[success=done ignore=ignore default=die]"
+# sshd puts its earlier methods into this variable. After a key the command succeeds, else PAM skips the next line.
+_IF_KEY = (
+    "auth [success=ignore default=1] pam_exec.so quiet quiet_log "
+    "/bin/sh -c [case $SSH_AUTH_INFO_0 in publickey*) exit 0;; esac; exit 1]\n"
+)
+_COMMENT = "# added by 'pam-totp enable "
 
 
 def new_lines(service: str, first: FirstFactor, arguments: Sequence[str]) -> str:
-    """Return the two lines to insert into the file of `service`."""
+    """Return the blocks of lines to insert into the file of `service`, in order."""
     words = " ".join((MODULE, *(_quote(a) for a in arguments)))
-    return f"# added by 'pam-totp enable {service}'; 'pam-totp disable {service}' removes it\n" + (
-        f"auth {_CONTROLS[first]} {words}\n"
-    )
+    comment = f"{_COMMENT}{service}'; 'pam-totp disable {service}' removes it\n"
+    after_key, after_password = (f"auth {control} {words}\n" for control in (_AFTER_KEY, _AFTER_PASSWORD))
+    if first == "key-or-password":
+        return f"{comment}{_IF_KEY}{after_key}{comment}{after_password}"
+    return comment + (after_key if first == "key" else after_password)
+
+
+def blocks(added_lines: str) -> list[str]:
+    """Return the blocks of `new_lines`. Each begins with the comment."""
+    return [_COMMENT + block for block in added_lines.split(_COMMENT)[1:]] or [added_lines]
+
+
+def has_all(text: str, added_lines: str) -> bool:
+    """Return True if `text` contains all blocks of `added_lines`, unchanged."""
+    return all(block in text for block in blocks(added_lines))
 
 
 def insert(text: str, name: str, added_lines: str, read: ReadService, first: FirstFactor = "password") -> str:
@@ -38,6 +55,24 @@ def insert(text: str, name: str, added_lines: str, read: ReadService, first: Fir
 
     `read` returns the text of an included file. Raise StackError with the reason if no position is safe.
     """
+    if first != "key-or-password":
+        return _insert(text, name, added_lines, read, first)
+    for_key, for_password = blocks(added_lines)
+    _insert(text, name, for_key.replace(_IF_KEY, ""), read, "key")  # raise its errors
+    with_password = _insert(text, name, for_password, read, "password")
+    earliest = min(line for line in _factor_lines(text, name, read))
+    lines = with_password.split("\n")  # the line of the password is above the added lines
+    return _join(lines[:earliest], for_key, lines[earliest:])
+
+
+def _factor_lines(text: str, name: str, read: ReadService) -> list[int]:
+    """Return the lines of `text` that ask for a password, themselves or in a file that they include."""
+    stack = flatten(name, _with(text, name, read))
+    rules = parse(text, name)
+    return [rules[stack[i].origin].first for i in analysis.password_modules(stack)]
+
+
+def _insert(text: str, name: str, added_lines: str, read: ReadService, first: FirstFactor) -> str:
 
     def flatten_with(candidate: str) -> tuple[Handler, ...]:
         return flatten(name, _with(candidate, name, read))
@@ -87,10 +122,12 @@ def insert_at(text: str, name: str, added_lines: str, read: ReadService, *, firs
 
 def remove(text: str, added_lines: str) -> str:
     """Return `text` without `added_lines`. Raise StackError unless `text` contains them unchanged, exactly once."""
-    before, found, after = ("\n" + text).partition("\n" + added_lines)
-    if not found or ("\n" + added_lines) in "\n" + after:
-        raise StackError("the lines that 'enable' added were changed")
-    return (before + "\n" + after)[1:]
+    for block in blocks(added_lines):
+        before, found, after = ("\n" + text).partition("\n" + block)
+        if not found or ("\n" + block) in "\n" + after:
+            raise StackError("the lines that 'enable' added were changed")
+        text = (before + "\n" + after)[1:]
+    return text
 
 
 def hint(finding: Finding, service: str, read: ReadService) -> str | None:

@@ -45,6 +45,8 @@ def replace(text: str, name: str, added_lines: str, read: ReadService, first: Fi
     commented = "\n".join(physical)
     is_jumped_over = any(analysis.is_jumped_over(stack, stack.index(handler)) for handler in found)
     has_password = any(rule.is_include for rule in parse(commented, name)) or bool(analysis.password_modules(stack))
+    if is_jumped_over and first == "key-or-password":
+        raise StackError(f"{name}: a jump may skip the line of {found[0].rule.module} (delete that line by hand first)")
     if is_jumped_over or (first == "key" and not has_password):
         return edit.insert_at(commented, name, added_lines, read, first=first, line=found[0].rule.last + 1), replaced
     return edit.insert(commented, name, added_lines, read, first), replaced
