@@ -10,7 +10,7 @@ from pam_totp.store import NotThere, StoreError
 from pam_totp.store.file import FileStore
 from pam_totp.system.store_owner import BROKEN, Report, as_owner
 
-_USER, _STRAY = "user", "stray"  # kinds of reports
+_USER, _UNREADABLE, _STRAY, _END = "user", "unreadable", "stray", "end"  # kinds of reports
 _MAX_LOOKUPS = 1000  # names that no list of accounts has: each needs a query of the name service
 _MAX_BROKEN = 100  # messages about records that cannot be read; the others are only counted
 
@@ -19,13 +19,16 @@ _MAX_BROKEN = 100  # messages about records that cannot be read; the others are 
 class Enrolled:
     """The result of `find_enrolled`.
 
-    `users` are the enrolled users, `broken` the messages about records that cannot be read, and `strays` the names of
-    records without an account of exactly that name.
+    `users` are the enrolled users, `broken` the messages about records that cannot be read, `unreadable` the users
+    of these records, and `strays` the names of records without an account of exactly that name. If `is_complete` is
+    False, the store itself cannot be read.
     """
 
     users: frozenset[str]
     broken: tuple[str, ...]
     strays: tuple[str, ...] = ()
+    unreadable: frozenset[str] = frozenset()
+    is_complete: bool = True
 
 
 def find_enrolled(folder: str, among: Collection[str]) -> Enrolled:
@@ -46,8 +49,13 @@ def find_enrolled(folder: str, among: Collection[str]) -> Enrolled:
                 continue
             except StoreError as e:
                 yield BROKEN, str(e)
+                if user in among:
+                    yield _UNREADABLE, user
+        yield _END, ""
 
     users: list[str] = []
+    unreadable: list[str] = []
+    is_complete = False
     broken: list[str] = []
     strays: list[str] = []
     more = 0
@@ -56,13 +64,17 @@ def find_enrolled(folder: str, among: Collection[str]) -> Enrolled:
             users.append(text)
         elif kind == _STRAY:
             strays.append(text)
+        elif kind == _UNREADABLE:
+            unreadable.append(text)
+        elif kind == _END:
+            is_complete = True
         elif len(broken) < _MAX_BROKEN:
             broken.append(text)
         else:
             more += 1
     if more:
         broken.append(f"{more} more records cannot be read")
-    return Enrolled(frozenset(users), tuple(broken), tuple(sorted(strays)))
+    return Enrolled(frozenset(users), tuple(broken), tuple(sorted(strays)), frozenset(unreadable), is_complete)
 
 
 def _has_account(user: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -11,15 +12,15 @@ import pytest
 
 from pam_totp.core.record import HotpToken
 from pam_totp.system import people, probe
-from pam_totp.system.doctor import checks, checks_machine
+from pam_totp.system.doctor import checks, checks_machine, store_use
 from pam_totp.system.doctor.context import Context
 from pam_totp.system.machine import Machine
 from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding, Severity, errors
 from pam_totp.system.trust import distrust
-from tests.install.machine import HELPER, Fresh
-from tests.services.namespace import STORE
+from tests.install.machine import COMMAND, HELPER, Fresh
+from tests.services.namespace import SOCKET, STORE
 from tests.support.etc import PASSWORD, STACKS
-from tests.support.site import TREE, codes
+from tests.support.site import TREE, codes, until
 
 LINE = "auth required pam_totp.so"
 
@@ -130,6 +131,14 @@ def test_an_sshd_that_bypasses_pam_is_an_error(machine: Fresh) -> None:
     assert any("KbdInteractiveAuthentication is no" in what for what in found)
 
 
+@pytest.mark.parametrize("service", ["sshd", "sudo", "su"])
+def test_a_service_before_enable_is_a_note_without_errors(machine: Fresh, service: str) -> None:
+    [finding] = examine(machine, service)
+    assert (finding.severity, finding.code) == (NOTE, Code.SERVICE_NOT_ENABLED)
+    assert finding.what == f"{service} is not enabled yet: its stack does not use pam_totp.so"
+    assert finding.remedy == f"run 'pam-totp enable {service}'"
+
+
 def test_an_sshd_configuration_that_is_invalid_is_an_error(machine: Fresh) -> None:
     with_line(machine, "sshd")
     machine.write("/etc/ssh/sshd_config.d/x.conf", "PermitNonsense yes\n")
@@ -157,6 +166,27 @@ def test_users_who_may_use_sudo_and_have_no_token_are_named(machine: Fresh) -> N
         machine.write("/etc/sudoers", "root ALL=(ALL:ALL) ALL\nalice ALL=(ALL:ALL) ALL\n", 0o440)
 
 
+def test_users_whom_nullok_lets_in_are_not_named(machine: Fresh) -> None:
+    machine.write("/etc/sudoers", "alice ALL=(ALL) ALL\nbob ALL=(ALL) ALL\ncarol ALL=(ALL) ALL\n", 0o440)
+    machine.shell("groupadd -f new; usermod -aG new bob")
+    try:
+        for argument, named in (
+            ("nullok_until=2099-12-31", None),
+            ("nullok_until=2020-12-31", "bob, carol"),
+            ("nullok_group=new", "carol"),
+            ("nullok_group=nosuch", "bob, carol"),
+        ):
+            with_line(machine, "sudo", f"{LINE} {argument}")
+            said = [] if named is None else [f"sudo: these users have no token and are locked out: {named}"]
+            assert [f.what for f in examine(machine)] == said
+        with_line(machine, "sudo", f"{LINE} nullok_group=new")
+        for user, asks in (("bob", False), ("carol", True)):
+            done = machine.installed("rehearse", "sudo", user, stdin=f"{PASSWORD}\n")
+            assert ((done.returncode == 0), "One-time code" in done.stderr) == (not asks, asks)
+    finally:
+        machine.write("/etc/sudoers", "root ALL=(ALL:ALL) ALL\nalice ALL=(ALL:ALL) ALL\n", 0o440)
+
+
 def test_a_token_that_was_never_confirmed_does_not_count(machine: Fresh) -> None:
     with_line(machine, "sudo")
     machine.enrol("alice", HotpToken(name="fob", secret=b"12345678901234567890", created=0, confirmed=False))
@@ -172,6 +202,98 @@ def test_a_store_that_others_can_read_or_that_root_owns_is_found(machine: Fresh)
     assert codes_found(machine) == [(ERROR, Code.STORE_DEFECT)], "one finding, with the remedy that works"
     machine.shell(f"chmod 600 {STORE}/alice.record; echo damaged >{STORE}/alice.record")
     assert (ERROR, Code.RECORD_UNREADABLE) in codes_found(machine)
+
+
+def run_remedy(machine: Fresh, finding: Finding) -> None:
+    """Run the command that the remedy of a finding names."""
+    command = re.fullmatch(r"run '(.+)'(?: as root)?", finding.remedy)
+    assert command is not None, finding
+    machine.shell(command[1])
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "says"),
+    [
+        ("chown -R bob: {}", Code.STORE_OWNER, "belongs to bob, not to pam_totp: bob can read all keys"),
+        (
+            "chown 59999:59999 {}",
+            Code.STORE_OWNER,
+            "to uid 59999, not to pam_totp: uid 59999 can read all keys",
+        ),
+        ("chown bob: {}/alice.record", Code.STORE_FILE_OWNER, "alice.record must belong to pam_totp (now: bob)"),
+        ("chown root: {}/.lock", Code.STORE_FILE_OWNER, ".lock must belong to pam_totp (now: root)"),
+        ("chown -R bob: {}/.decoy", Code.STORE_FILE_OWNER, ".decoy, .decoy/00, .decoy/01 and 62 more must belong to"),
+        ("chmod 0 {}/alice.record", Code.STORE_FILE_MODE, "pam_totp may not read and write alice.record"),
+        ("chmod 0400 {}/.lock", Code.STORE_FILE_MODE, "pam_totp may not read and write .lock"),
+        ("chmod 0700 /var/lib", Code.STORE_CLOSED, "may not enter /var/lib (mode 0700), so every code is refused"),
+        ("mv {0}/alice.record /root/a; ln -s /root/a {0}/alice.record", Code.STORE_FILE_LINK, "not a symbolic link"),
+        ("mount --bind -o ro {0} {0}", Code.STORE_READ_ONLY, "the file system is read-only"),
+    ],
+)
+def test_a_store_that_cannot_be_used_is_an_error_with_an_exact_remedy(
+    machine: Fresh, damage: str, code: Code, says: str
+) -> None:
+    with_line(machine, "sudo")
+    before = machine.path(f"{STORE}/alice.record").read_bytes()
+    machine.shell(damage.replace("{0}", STORE).replace("{}", STORE))
+    try:
+        finding, *more = examine(machine)
+        assert (finding.severity, finding.code) == (ERROR, code), finding
+        assert says in finding.what
+        assert {f.code for f in more} <= {Code.STORE_DEFECT}, "no finding proposes a new enrolment"
+        run_remedy(machine, finding)
+        left = examine(machine)
+        if code == Code.STORE_FILE_LINK:  # the copy belongs to root
+            [owner] = left
+            assert owner.code == Code.STORE_FILE_OWNER
+            run_remedy(machine, owner)
+            left = [f for f in examine(machine) if f.code != Code.STORE_RESTORED]
+        assert left == []
+    finally:
+        machine.shell(f"umount {STORE} 2>/dev/null; chmod 0755 /var/lib; chown -R -h pam_totp: {STORE}")
+    assert machine.path(f"{STORE}/alice.record").read_bytes() == before, "the remedy keeps the record"
+    done = machine.installed("rehearse", "sudo", "alice", stdin=f"{PASSWORD}\n{codes(0)}\n")
+    assert done.returncode == 0, "alice logs in again, without a new enrolment"
+
+
+def test_an_owner_that_the_service_does_not_have_is_an_error(machine: Fresh) -> None:
+    with_line(machine, "sudo")
+    machine.shell("mkdir -p /run/pam_totp; chown pam_totp: /run/pam_totp")
+    become = ("setpriv", "--reuid", "pam_totp", "--regid", "pam_totp", "--clear-groups")
+    service = machine.start(*become, COMMAND, "serve", "--socket", SOCKET)
+    try:
+        until(machine.path(SOCKET).exists, "the service creates its socket")
+        for owner, says in (
+            ("root", "belongs to root, not to pam_totp: the service refuses every code"),
+            ("bob", "belongs to bob, not to pam_totp: the service refuses every code, and bob can read all keys"),
+        ):
+            machine.shell(f"chown -R {owner}: {STORE}")
+            [finding] = examine(machine)
+            assert (finding.severity, finding.code) == (ERROR, Code.STORE_OWNER)
+            assert says in finding.what
+            run_remedy(machine, finding)
+            assert examine(machine) == []
+    finally:
+        service.terminate()
+        service.wait()
+
+
+def test_a_file_that_the_kernel_makes_immutable_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file systems of these tests have no `chattr +i`, so the error of open(2) is simulated."""
+    for name in (".lock", "alice.record", "bob.record"):
+        (tmp_path / name).touch(0o600)
+    real = os.open
+
+    def fails_for_bob(path: str, flags: int, *rest: int) -> int:
+        if str(path).endswith("bob.record"):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        return real(path, flags, *rest)
+
+    monkeypatch.setattr(os, "open", fails_for_bob)
+    [finding] = store_use.examine(str(tmp_path), tmp_path.stat(), has_service=False).findings
+    assert (finding.severity, finding.code) == (ERROR, Code.STORE_FILE_IMMUTABLE)
+    assert "writing to bob.record" in finding.what
+    assert finding.remedy == f"run 'chattr -R -i -a {tmp_path}' as root"
 
 
 def test_a_read_only_store_is_an_error(machine: Fresh) -> None:

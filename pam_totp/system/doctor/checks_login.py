@@ -11,7 +11,7 @@ from pam_totp.system.enable import trial
 from pam_totp.system.enable.changes import read
 from pam_totp.system.machine import SHARED
 from pam_totp.system.pamd import analysis, edit
-from pam_totp.system.pamd.findings import ERROR, WARNING, Code, Finding, names
+from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding, names
 from pam_totp.system.pamd.modules import CONSTANT_RESULTS
 from pam_totp.system.pamd.stack import Handler, StackError
 from pam_totp.system.pamd.verdicts import find_path, possible_results
@@ -31,6 +31,10 @@ def stacks(context: Context) -> Iterator[Finding]:
                 )
                 continue
             stack = context.machine.stack(service)
+            if not is_enabled(context, service):
+                what = f"{service} is not enabled yet: its stack does not use pam_totp.so"
+                yield Finding(NOTE, analysis.CHECK, Code.SERVICE_NOT_ENABLED, what, f"run 'pam-totp enable {service}'")
+                continue
         except StackError as e:
             what = f"{service}: {e}; libpam refuses every login"
             yield Finding(ERROR, analysis.CHECK, Code.STACK_INVALID, what, "correct that file (see pam.d(5))")
@@ -82,7 +86,7 @@ def _can_succeed(stack: Sequence[Handler]) -> bool:
 
 def ssh(context: Context) -> Iterator[Finding]:
     """Check that sshd uses PAM for every login."""
-    if "sshd" not in context.services or context.machine.replacements:
+    if "sshd" not in context.services or context.machine.replacements or not is_enabled(context, "sshd"):
         return  # `enable` checks sshd's settings after it has changed them
     try:
         if (error := sshd.configuration_error()) is not None:
@@ -104,6 +108,15 @@ def ssh(context: Context) -> Iterator[Finding]:
         yield Finding(ERROR, "sshd", Code.SSHD_UNAVAILABLE, str(e), remedy)
 
 
+def is_enabled(context: Context, service: str) -> bool:
+    """Return True if a stack of the service names pam_totp.so, or cannot be read: another check reports that."""
+    try:
+        uses = any(h.rule.is_pam_totp for h in context.machine.stack(service))
+    except StackError:
+        return True
+    return uses or bool(context.machine.wrong_phases(service))
+
+
 def changes(context: Context) -> Iterator[Finding]:
     """Check that the files still contain the changes by `enable`."""
     try:
@@ -119,7 +132,7 @@ def changes(context: Context) -> Iterator[Finding]:
             yield Finding(ERROR, "changes", Code.TRIAL_NOT_ROLLED_BACK, what, remedy)
         elif state == trial.KEPT and record is not None:
             for change in record.changes:
-                if change.ours not in (read(change.path) or ""):
+                if not edit.has_all(read(change.path) or "", change.ours):
                     what = f"{change.path}: the lines that 'enable {service}' added are missing; no code is required"
                     remedy = f"run 'pam-totp disable {service}', then 'pam-totp enable {service}'"
                     yield Finding(ERROR, "changes", Code.CHANGE_LOST, what, remedy)

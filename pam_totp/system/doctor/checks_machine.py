@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from pam_totp.core.settings import DEFAULT_STORE, SettingsError, settings
 from pam_totp.pam.login_session import read_site
 from pam_totp.system import probe
+from pam_totp.system.doctor import store_use
 from pam_totp.system.doctor.context import ACCOUNT, Context
 from pam_totp.system.machine import architecture
 from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding
+from pam_totp.system.store_probe import mount_point
 from pam_totp.system.trust import distrust, distrust_around
 from pam_totp.system.upkeep import find_defects
 
@@ -93,6 +95,10 @@ def store(context: Context) -> Iterator[Finding]:
             yield Finding(ERROR, "store", Code.STORE_UNREACHABLE, what, remedy)
             continue
         yield from _store_folder(folder, status)
+        use = store_use.examine(folder, status, has_service=_has_service(context))
+        yield from use.findings
+        if not use.is_usable:
+            continue  # the other checks would report each record
         if os.geteuid() not in (0, status.st_uid):
             what = f"{folder}: the check of the records was skipped"
             yield Finding(NOTE, "store", Code.STORE_NOT_CHECKED, what, "run this command as root")
@@ -100,10 +106,15 @@ def store(context: Context) -> Iterator[Finding]:
         if stat.S_IMODE(status.st_mode) & 0o777 != 0o700:
             continue  # the other checks cannot read such a folder
         defects, broken = find_defects(folder), set(context.enrolled(folder).broken)
+        reported = tuple(f"{name}: " for name in use.reported)
         for problem in sorted(broken - set(defects.repairable)):
+            if problem.startswith(reported):
+                continue
             remedy = "restore that file from a backup, or delete it with 'rm' and enrol the user again"
             yield Finding(ERROR, "store", Code.RECORD_UNREADABLE, f"{folder}: {problem}", remedy)
         for what in defects.repairable:
+            if what.startswith(reported):
+                continue
             severity = ERROR if what in broken else WARNING
             yield Finding(severity, "store", Code.STORE_DEFECT, f"{folder}: {what}", "run 'pam-totp doctor --repair'")
         for what in defects.others:
@@ -145,17 +156,25 @@ def _store_folder(folder: str, status: os.stat_result) -> Iterator[Finding]:
     if not stat.S_ISDIR(status.st_mode) or stat.S_IMODE(status.st_mode) & 0o777 != 0o700:
         what = f"{folder}: must be a folder of mode 0700"
         yield Finding(ERROR, "store", Code.STORE_MODE, what, f"run 'chmod 0700 {folder}'")
-    if status.st_uid == 0:
-        what = f"{folder} belongs to root, so the helper stays root during a login"
-        remedy = f"run 'chown -R {ACCOUNT}: {folder}', as the installation does"
-        yield Finding(WARNING, "store", Code.STORE_OWNED_BY_ROOT, what, remedy)
     free = os.statvfs(folder)
     if free.f_flag & os.ST_RDONLY:
         what = f"{folder}: the file system is read-only, so every code is refused"
-        yield Finding(ERROR, "store", Code.STORE_READ_ONLY, what, "mount that file system read-write")
+        remedy = f"run 'mount -o remount,rw {mount_point(folder)}'"
+        yield Finding(ERROR, "store", Code.STORE_READ_ONLY, what, remedy)
     if free.f_bavail * free.f_frsize < _MIN_FREE or (free.f_files and free.f_favail < _MIN_FREE_FILES):
         what = f"{folder}: the disk is full: logins work, but new users cannot be enrolled"
         yield Finding(WARNING, "store", Code.STORE_FULL, what, "delete files on that disk (see 'df' and 'df -i')")
+
+
+def _has_service(context: Context) -> bool:
+    """Return True if a service answers on a socket that a line uses."""
+    for path in context.sockets():
+        try:
+            if probe.service(path) is None:
+                return True
+        except FileNotFoundError:
+            continue
+    return False
 
 
 def _clock_state() -> int:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import pwd
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 from pam_totp.core.settings import DEFAULT_STORE, Settings
+from pam_totp.pam.names import is_member
 from pam_totp.system import sshd, sudo
 from pam_totp.system.doctor.context import Context
 from pam_totp.system.home_enrolled import find_home_enrolled
@@ -50,7 +52,7 @@ def users(context: Context) -> Iterator[Finding]:
         owner_of = _owner_of(context, service)
         yield from _other_owner(service, [name for name in people if owner_of(name) != name and can_log_in(name)])
         yield from _without_token(context, service, line, _Logins(people, can_log_in, owner_of))
-        if line.nullok and line.secret is not None and line.secret.startswith(_HOME):
+        if _is_open(line) and line.secret is not None and line.secret.startswith(_HOME):
             yield _homes(context, service, line.secret, [name for name in people if can_log_in(name)])
     for store in context.stores():
         yield from _strays(context, store)
@@ -97,6 +99,8 @@ def _without_token(context: Context, service: str, line: Settings, logins: _Logi
     """Report the users without a token: with `nullok` they need no code, otherwise they are locked out."""
     owners = {name: logins.owner_of(name) for name in logins.people}
     enrolled = _enrolled(context, line, owners.values())
+    if enrolled is None:
+        return  # the check of the store reports the reason
     known = frozenset(context.people)
     without = [n for n, owner in owners.items() if owner not in enrolled and owner in known and logins.can_log_in(n)]
     yield from _tokens_elsewhere(context, service, line, sorted({owners[name] for name in without}))
@@ -124,13 +128,23 @@ def _without_token(context: Context, service: str, line: Settings, logins: _Logi
 
 def _passes(line: Settings) -> Callable[[str], bool]:
     """Return a function that returns True for a user whom the line lets pass without a token."""
-    return lambda name: line.nullok
+    is_open, group = _is_open(line), line.nullok_group
+    return lambda name: is_open and (group is None or is_member(name, group))
 
 
-def _enrolled(context: Context, line: Settings, owners: Iterable[str]) -> frozenset[str]:
+def _is_open(line: Settings) -> bool:
+    """Return True if the line lets users without a token pass now."""
+    return line.nullok_at(int(time.time()))
+
+
+def _enrolled(context: Context, line: Settings, owners: Iterable[str]) -> frozenset[str] | None:
+    """Return the users with a token, also if it cannot be read. Return None if the store cannot be read."""
     if line.secret is not None:
         return find_home_enrolled(line.secret, sorted(set(owners)))
-    return context.enrolled(line.store).users if os.path.isdir(line.store) else frozenset()
+    if not os.path.isdir(line.store):
+        return frozenset()
+    found = context.enrolled(line.store)
+    return found.users | found.unreadable if found.is_complete else None
 
 
 def _tokens_elsewhere(context: Context, service: str, line: Settings, without: Sequence[str]) -> Iterator[Finding]:

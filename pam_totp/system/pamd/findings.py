@@ -18,7 +18,7 @@ class Severity(StrEnum):
 
     ERROR = "error"  # users are locked out, or log in without a code
     WARNING = "warning"  # users may be locked out, or the second factor is weaker than expected
-    NOTE = "note"  # a check was skipped, or the site has exempted logins
+    NOTE = "note"  # a check was skipped or does not apply yet, or the site has exempted logins
 
 
 ERROR, WARNING, NOTE = Severity
@@ -30,6 +30,7 @@ class Code(StrEnum):
 
     # check "order": the stack of a service
     SERVICE_NOT_FOUND = "service-not-found"
+    SERVICE_NOT_ENABLED = "service-not-enabled"
     STACK_INVALID = "stack-invalid"
     MODULE_IN_WRONG_PHASE = "module-in-wrong-phase"
     REFUSAL_ACCEPTED = "refusal-accepted"
@@ -83,7 +84,13 @@ class Code(StrEnum):
     # check "store"
     STORE_UNREACHABLE = "store-unreachable"
     STORE_MODE = "store-mode"
+    STORE_OWNER = "store-owner"
     STORE_OWNED_BY_ROOT = "store-owned-by-root"
+    STORE_CLOSED = "store-closed"
+    STORE_FILE_OWNER = "store-file-owner"
+    STORE_FILE_MODE = "store-file-mode"
+    STORE_FILE_LINK = "store-file-link"
+    STORE_FILE_IMMUTABLE = "store-file-immutable"
     STORE_FULL = "store-full"
     STORE_READ_ONLY = "store-read-only"
     STORE_NOT_CHECKED = "store-not-checked"
