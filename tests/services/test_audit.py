@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -177,8 +178,8 @@ def test_a_backup_is_brought_forward_from_the_log_of_the_machine(machine: Machin
 
 
 def restore_steps() -> list[str]:
-    """Return the commands of docs/installing.md that restore a backup, without those of systemd."""
-    text = (TREE / "docs/installing.md").read_text().partition("## Backup and restore\n")[2].partition("\n## ")[0]
+    """Return the commands of docs/moving.md that restore a backup, without those of systemd."""
+    text = (TREE / "docs/moving.md").read_text().partition("## Backup and restore\n")[2].partition("\n## ")[0]
     block = next(block for block in text.split("\n\n") if " restored " in block and block.startswith("    "))
     return [line.strip() for line in block.splitlines() if not line.strip().startswith(("systemctl", "journalctl"))]
 
@@ -209,3 +210,41 @@ def test_no_used_code_opens_during_and_after_the_documented_restore(machine: Mac
     assert (token.next_factor, token.row_needed) == (1, False)
     assert logs_in(1)
     assert "store-restored" not in machine.pam_totp("doctor", "su", "--json").stdout
+
+
+def moving_steps() -> list[list[str]]:
+    """Return the commands of docs/moving.md for the old and for the new server, without those of systemd and scp."""
+    text = (TREE / "docs/moving.md").read_text().partition("## Moving to another server\n")[2].partition("\n## ")[0]
+    blocks = [block for block in text.split("\n\n") if block.startswith("    ")]
+    return [[s.strip() for s in b.splitlines() if not s.strip().startswith(("systemctl", "scp"))] for b in blocks]
+
+
+def test_the_documented_move_to_another_server_keeps_tokens_and_used_codes(machine: Machine) -> None:
+    machine.stack("su", machine.module_line())
+    machine.enrol("bob", fob(0))
+
+    def logs_in(first: int) -> bool:
+        return machine.run("su", "bob", "-c", "true", user="alice", stdin=f"{codes(first)}\n").returncode == 0
+
+    def shell(text: str) -> None:
+        command = "env PYTHONPATH=/run/tree /usr/bin/python3 -m pam_totp.cli"
+        done = machine.run("env", "-C", "/root", "sh", "-c", text.replace("pam-totp ", f"{command} "))
+        assert done.returncode == 0 or "doctor" in text, done
+
+    assert logs_in(0)
+    old, new = moving_steps()
+    for step in old:
+        shell(step)
+    assert not logs_in(1), "the old server refuses codes from then on"
+    machine.path(STORE).mkdir(mode=0o700)  # the new server has an empty store, and another uid for its account
+    machine.make_decoys()
+    machine.run(
+        "sh", "-c", f"rm -rf {STORE}.moved; cd /root; mkdir t; tar -xpf tokens.tar -C t; chown -R 59999:59999 t"
+    )
+    machine.run("sh", "-c", "cd /root; tar -cpf tokens.tar -C t .; rm -r t")
+    for step in new:
+        shell(step)
+        assert logs_in(0) is False
+    assert logs_in(1)
+    done = machine.pam_totp("doctor", "su", "--json")
+    assert [f["code"] for f in json.loads(done.stdout)["findings"] if f["check"] == "store"] == []
