@@ -13,8 +13,8 @@ NEED_BUILD = gcc libc6-dev libpam0g-dev python3 python3-segno python3-serial
 NEED_VENV  = ca-certificates python3-venv
 NEED_TEST  = $(NEED_BUILD) $(NEED_VENV) libpam-google-authenticator libpam-modules libpam-oath oathtool openssh-client openssh-server \
              e2fsprogs pamtester strace sudo util-linux valgrind xfsprogs zbar-tools
-# A browser, and the proxy and certificates in front of the portal. Tests that need them are skipped if they are missing.
-WANT_TEST  = chromium fonts-dejavu-core nginx-light openssl
+# A browser, fail2ban, and the proxy and certificates in front of the portal. Tests that need them are skipped if they are missing.
+WANT_TEST  = chromium fail2ban fonts-dejavu-core nginx-light openssl
 NEED_TORTURE = $(NEED_TEST) clang libclang-rt-dev
 NEED_BENCH = $(NEED_BUILD) $(NEED_VENV) e2fsprogs libpam-google-authenticator libpam-oath libpam-python oathtool util-linux xfsprogs
 NEED_LINT  = $(NEED_VENV) mandoc shellcheck

@@ -37,6 +37,8 @@ INSTALLED = (
     f"{UNITS}/pam_totp-takeback.service",
     f"{UNITS}/pam_totp-portal.service",
     "/etc/pam.d/pam_totp-portal",
+    "/etc/fail2ban/filter.d/pam_totp.conf",
+    "/etc/fail2ban/jail.d/pam_totp.conf",
     "/usr/local/share/man/man8/pam_totp.8",
     "/usr/local/share/man/man5/pam_totp.toml.5",
     "/usr/local/share/man/man1/pam-totp.1",
