@@ -190,6 +190,7 @@ def test_users_whom_nullok_lets_in_are_not_named(machine: Fresh) -> None:
 def test_a_token_that_was_never_confirmed_does_not_count(machine: Fresh) -> None:
     with_line(machine, "sudo")
     machine.enrol("alice", HotpToken(name="fob", secret=b"12345678901234567890", created=0, confirmed=False))
+    machine.shell(f"chown pam_totp: {STORE}/alice.record")
     assert (ERROR, Code.NO_USER_WITH_TOKEN) in codes_found(machine)
 
 

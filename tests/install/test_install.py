@@ -432,7 +432,8 @@ def in_completion(script: str, *words: str | Path) -> list[str]:
 def test_bash_completes_commands_options_and_services() -> None:
     assert complete("pam-totp", "en") == [name for name in commands() if name.startswith("en")]
     assert set(complete("pam-totp", "enable", "--")) == set(commands()["enable"])
-    assert complete("pam-totp", "enable", "sudo", "--first-factor", "") == ["password", "key"]
+    assert complete("pam-totp", "enable", "sudo", "--first-factor", "") == ["password", "key", "key-or-password"]
+    assert complete("pam-totp", "enable", "sudo", "--nullok-group", "roo") == ["root"]
     assert set(complete("pam-totp", "doctor", "other")) == {"other"}
     assert "factory" in complete("token-sim", "fa")
 

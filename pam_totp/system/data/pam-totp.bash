@@ -99,6 +99,7 @@ _pam_totp_value() { # PROGRAM COMMAND OPTION STORE FIRST: print the words for th
     --log) [[ $option == --log && $command != restored ]] || compgen -f -- "$current" ;;
     --for-user) compgen -u ;;
     --user) compgen -u ;;
+    --nullok-group) compgen -g ;;
     --token) _pam_totp_tokens "$program" "$store" "$first" ;;
     --qr) printf '%s\n' terminal png= svg= none ;;
     --format) _pam_totp_formats "$program" "$command" ;;
