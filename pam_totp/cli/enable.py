@@ -224,7 +224,7 @@ def _check(machine: Machine, service: str, changes: Sequence[Change], user: str,
 
     after = plan.texts(changes, machine)
     covered = [name for name in plan.services_for(service) if machine.after(after).service(name) is not None]
-    findings = checks.examine(Context(machine.after(after), covered, user, first == "key"))
+    findings = checks.examine(Context(machine.after(after), covered, user, first))
     _print_findings(findings)
     if errors(findings):
         raise _unchanged(service, "the checks found errors (fix them, then run the command again)")

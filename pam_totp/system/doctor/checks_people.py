@@ -260,7 +260,7 @@ def _without_key(context: Context, people: Sequence[str]) -> Iterator[Finding]:
 
 def _without_password(context: Context, people: Sequence[str]) -> Iterator[Finding]:
     """Report the users who have a key but no password, if PAM will ask for a password."""
-    if context.key_first or not context.machine.replacements:
+    if context.first != "password" or not context.machine.replacements:
         return
     with_password = accounts_with_password()
     without = [name for name in people if name not in with_password]
@@ -287,4 +287,4 @@ def _needs_pam(context: Context, settings: sshd.Settings) -> bool:
 
 
 def _needs_key(context: Context, name: str) -> bool:
-    return context.key_first if context.machine.replacements else sshd.requires_key(context.sshd(name))
+    return context.first == "key" if context.machine.replacements else sshd.requires_key(context.sshd(name))

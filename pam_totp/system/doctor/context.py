@@ -13,6 +13,7 @@ from pam_totp.system import sshd
 from pam_totp.system.enrolled import Enrolled, find_enrolled
 from pam_totp.system.machine import Machine
 from pam_totp.system.pamd.conditions import Account
+from pam_totp.system.pamd.edit import FirstFactor
 from pam_totp.system.pamd.stack import Handler, StackError
 from pam_totp.system.people import account_of, local_names, login_check, people
 
@@ -24,12 +25,15 @@ _INTERPRETER = re.compile(rb"(/[ -~]*/python3[0-9.]*)\0")
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """A machine and the services to check. `user` is the user who rehearses a change, or None."""
+    """A machine and the services to check.
+
+    `user` is the user who rehearses a change, or None. `first` is the first factor after that change.
+    """
 
     machine: Machine
     services: Sequence[str]
     user: str | None = None
-    key_first: bool = False  # sshd checks a key before it calls PAM
+    first: FirstFactor = "password"
     _enrolled: dict[str, Enrolled] = field(default_factory=dict, compare=False, repr=False)
     _sshd: dict[str, sshd.Settings] = field(default_factory=dict, compare=False, repr=False)
     _people: list[str] = field(default_factory=list, compare=False, repr=False)
