@@ -5,7 +5,7 @@ Rules:
 - The budgets of networks are counted at three sizes (core.address), so that a large network is not many clients.
 - An account has a budget over all networks together. Networks of the smallest size that have signed this account in do
   not share it, so guesses from elsewhere cannot lock the owner out. The budget is larger than that of any one network.
-- An account counts under the name in its passwd entry, whatever spelling the request has.
+- Two keys are equal if their texts are equal. The caller finds the account of a name.
 - Each table has a fixed maximum of keys, and of requests. A full table drops the keys with the fewest requests, of
   these the oldest. Keys with one request therefore displace no key with more.
 - A key is stored as a digest under a random key of the process. Its length is fixed, and no client can choose it.

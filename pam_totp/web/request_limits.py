@@ -2,10 +2,14 @@
 
 Rules:
 - Guesses of a password are limited for each network, for each account and network, and for each account.
-- The store counts wrong codes of each user, from any address. The limits on codes protect the server.
+- An attempt is counted in all of its limits at once. A refused attempt is counted in none.
+- The store counts wrong codes of each user, from any address. The limits on codes protect the server. They count each
+  user apart, and only requests after the password, so that strangers and other users cannot use them up.
 - Right answers count too, because a limit is applied before the answer is checked.
 - A sign-in counts if its form is valid, so that every request in these tables costs a check of a password.
 - A smallest network that has signed the account in shares no limit with its neighbours.
+- An account counts under exactly the name in its passwd entry. A made-up name counts under exactly its own text: if it
+  shared the count of another spelling, the count would show which spelling is an account.
 - Names without an account have the limits of an account, in tables of their own. Made-up names therefore displace no
   count of an account.
 """
@@ -14,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 
 from flask import abort, request
 
@@ -22,6 +27,8 @@ from pam_totp.operations import audit_log
 from pam_totp.web.forms import SignInForm
 from pam_totp.web.limits import DAY, HOUR, MINUTE, Budget
 from pam_totp.web.portal import SERVICE, current_portal, name_for_log
+from pam_totp.web.session_cookie import current_session
+from pam_totp.web.sessions import Step
 
 Charge = tuple[Budget, str]
 
@@ -29,15 +36,16 @@ SIGN_IN = "signin.sign_in"
 LARGER = (1, 2, 4)  # times the limit of one address, for the networks of core.address.PREFIXES
 PAGES = 10  # times `per_address`: requests of pages
 CHANGES = 20  # a minute from one address
-# The POST requests that take a password or a code, and their limit in a minute from one address (None: `per_address`).
-LIMITS = {
-    SIGN_IN: None,
-    "signin.code": None,
-    "tokens.scan": None,
-    "tokens.add_token": CHANGES,
-    "tokens.resync": CHANGES,
-    "tokens.remove": CHANGES,
-    "tokens.recovery": CHANGES,
+# The POST requests that take a password or a code: the step of the session that they need (None: any), and their limit in
+# a minute from one address (None: `per_address`).
+LIMITS: dict[str, tuple[Step | None, int | None]] = {
+    SIGN_IN: (None, None),
+    "signin.code": (Step.PASSWORD, None),
+    "tokens.scan": (Step.SIGNED_IN, None),
+    "tokens.add_token": (Step.SIGNED_IN, CHANGES),
+    "tokens.resync": (Step.SIGNED_IN, CHANGES),
+    "tokens.remove": (Step.SIGNED_IN, CHANGES),
+    "tokens.recovery": (Step.SIGNED_IN, CHANGES),
 }
 PAGE, ATTEMPT = "pages", "attempts"  # tables
 _IN_NETWORK, _ACCOUNT, _MADE_UP = "account in network", "account", "made-up "
@@ -63,14 +71,25 @@ def refuse_too_many_attempts() -> None:
     endpoint = request.endpoint or ""
     if request.method != "POST" or endpoint not in LIMITS:
         return
-    limit = LIMITS[endpoint] or current_portal().config.per_address
-    if endpoint != SIGN_IN:
-        _refuse_unless(_of_networks(ATTEMPT, endpoint, limit))
-    elif (form := SignInForm()).validate():  # otherwise, the page reports the errors, and checks no password
-        user = current_portal().config.passwd_name(form.user.data)
-        is_known = current_portal().limits.has_signed_in(user.casefold(), _networks()[0])
-        _refuse_unless(_of_networks(ATTEMPT, endpoint, limit, sizes=1 if is_known else len(LARGER)))
-        _refuse_unless(_of_account(user, is_known=is_known), user)
+    step, limit = LIMITS[endpoint]
+    limit = limit or current_portal().config.per_address
+    if endpoint == SIGN_IN:
+        if (form := SignInForm()).validate():  # otherwise, the page reports the errors, and checks no password
+            _refuse_password(current_portal().config.passwd_name(form.user.data), limit)
+    elif (state := current_session().state).step is step and state.user is not None:  # otherwise, no code is checked
+        _refuse_unless(_of_networks(ATTEMPT, f"{endpoint} {state.user}", limit, sizes=_sizes(state.user)))
+
+
+def _refuse_password(user: str, limit: int) -> None:
+    """Count an attempt to sign `user` in, or abort. Log a refusal."""
+    sizes = _sizes(user)
+    charges = chain(_of_networks(ATTEMPT, SIGN_IN, limit, sizes=sizes), _of_account(user, sizes=sizes))
+    _refuse_unless(charges, user)
+
+
+def _sizes(user: str) -> int:
+    """Return how many of the client's networks share a limit: only the smallest, if it has signed `user` in."""
+    return 1 if current_portal().limits.has_signed_in(user, _networks()[0]) else len(LARGER)
 
 
 def _refuse_unless(charges: Iterator[Charge], user: str | None = None) -> None:
@@ -85,8 +104,8 @@ def _refuse_unless(charges: Iterator[Charge], user: str | None = None) -> None:
 
 
 def remember_network(user: str) -> None:
-    """Note that the request's network has signed `user` in."""
-    current_portal().limits.remember(user.casefold(), _networks()[0])
+    """Note that the request's network has signed `user` in. The name is that of the passwd entry."""
+    current_portal().limits.remember(user, _networks()[0])
 
 
 def _networks() -> tuple[str, ...]:
@@ -101,12 +120,10 @@ def _of_networks(table: str, what: str, limit: int, *, sizes: int = len(LARGER))
         yield Budget(table, ((limit * times, MINUTE),)), f"{what} {size} {network}"
 
 
-def _of_account(user: str, *, is_known: bool) -> Iterator[Charge]:
-    """Yield the budgets of an attempt to sign `user` in. `is_known`: the smallest network has signed the user in."""
-    networks, account, config = _networks(), user.casefold(), current_portal().config
-    kind = "" if config.is_account(user) else _MADE_UP
-    for size, (budget, network) in enumerate(zip(OF_ONE_NETWORK, networks, strict=True)):
-        yield replace(budget, table=kind + budget.table), f"{size} {network} {account}"
-        if is_known:
-            return
-    yield replace(OF_UNKNOWN_NETWORKS, table=kind + OF_UNKNOWN_NETWORKS.table), account
+def _of_account(user: str, *, sizes: int) -> Iterator[Charge]:
+    """Yield the budgets of an attempt to sign `user` in from the client's `sizes` smallest networks."""
+    kind = "" if current_portal().config.is_account(user) else _MADE_UP
+    for size, (budget, network) in list(enumerate(zip(OF_ONE_NETWORK, _networks(), strict=True)))[:sizes]:
+        yield replace(budget, table=kind + budget.table), f"{size} {network} {user}"
+    if sizes == len(LARGER):
+        yield replace(OF_UNKNOWN_NETWORKS, table=kind + OF_UNKNOWN_NETWORKS.table), user

@@ -79,6 +79,15 @@ def test_guesses_are_counted_in_networks_of_three_sizes(
     assert guess(portal, outside, password=PASSWORD) == 200
 
 
+def test_a_refused_attempt_uses_up_no_limit(site: Site) -> None:
+    portal = limited(site)
+    assert [guess(portal, OWNER, user="bob") for _ in range(70)] == [401] * 10 + [429] * 60
+    assert [guess(portal, OWNER, user=f"user{i}") for i in range(51)] == [401] * 50 + [429]
+    assert [guess(portal, OWNER, user=f"user{i}") for i in range(30)] == [429] * 30
+    portal.clock.advance(MINUTE)
+    assert [guess(portal, OWNER, user="user1") for _ in range(11)] == [401] * 10 + [429], "refusals counted nowhere"
+
+
 def test_one_network_cannot_use_up_the_budget_of_an_account(site: Site) -> None:
     """A patient attacker owns a /48, and guesses all day as fast as the limits allow."""
     portal = limited(site)
@@ -194,11 +203,93 @@ def test_a_known_network_has_the_limits_of_its_own_size(site: Site) -> None:
     assert [guess(portal, OWNER) for _ in range(10)] == [401] * 9 + [429]
 
 
-@pytest.mark.parametrize("spellings", [["alice", "ALICE", "Alice", "alice@corp"], ["NoSuchUser", "nosuchuser"]])
-def test_an_account_is_counted_whatever_its_spelling(site: Site, spellings: list[str]) -> None:
+def test_an_account_is_counted_whatever_its_spelling(site: Site) -> None:
+    spellings = ["alice", "ALICE", "Alice", "alice@corp"]
     portal = limited(site, passwd_name=lambda name: "alice" if name.lower().startswith("alice") else name)
     statuses = [guess(portal, OWNER, user=spellings[i % len(spellings)]) for i in range(12)]
     assert statuses == [401] * 10 + [429] * 2
+
+
+@pytest.mark.parametrize(
+    ("account", "made_up"), [("alice", "zelda"), ("ALICE", "ZELDA"), ("Alice", "Zelda"), ("strasse", "fluesse")]
+)
+def test_no_count_shows_whether_a_name_is_an_account(site: Site, account: str, made_up: str) -> None:
+    """Attackers use up the count of a name, and then try other spellings of it."""
+    portal = limited(site, is_account=lambda name: name == account)
+
+    def probe(name: str, network: str) -> list[int]:
+        spellings = (name, name.upper(), name.lower(), name.title(), name.replace("ss", "\u00df"), f"{name} ", name)
+        return [guess(portal, f"{network}:{place:x}::1", user=each) for place, each in enumerate([name] * 10)] + [
+            guess(portal, f"{network}:0:1::1", user=each) for each in spellings for _ in range(6)
+        ]
+
+    assert probe(account, "2001:db8:1") == probe(made_up, "2001:db8:2")
+
+
+def test_accounts_that_differ_in_case_share_no_count(site: Site) -> None:
+    portal = limited(site)
+    assert guess(portal, OWNER, user="Bob", password=PASSWORD) == 200
+    guesses = [guess(portal, f"2001:db8:{i:x}::1", user="bob") for i in range(HOURLY + 1)]
+    assert guesses == [401] * HOURLY + [429]
+    assert guess(portal, "198.51.100.1", user="Bob", password=PASSWORD) == 200, "another account was attacked"
+    assert guess(portal, OWNER, user="bob") == 429, "the address has signed in another account"
+
+
+# Codes
+
+
+CODE_FORMS = (
+    "/code",
+    "/code?recovery=1",
+    "/recovery",
+    "/remove?token=fob",
+    "/resync?token=fob",
+    "/add-token",
+    "/add-phone/scan",
+)
+
+
+@pytest.mark.parametrize("path", CODE_FORMS)
+def test_without_a_password_no_limit_of_codes_is_used_up(site: Site, path: str) -> None:
+    portal = limited(site, per_address=60)
+    enroll_fob(portal)
+    for place in (1, 2, 17, 33, 200):  # each attacker sends as many forms as the limit of pages admits
+        attacker = portal.browser(f"192.0.2.{place}")
+        form = {"csrf_token": attacker.open("/sign-in").csrf, "proof": "1", "code": "1", "codes": "1", "serial": "1"}
+        assert {attacker.post(path, form, follow=False).status for _ in range(100)} == {303}
+    owner = portal.browser(OWNER)
+    owner.sign_in()
+    assert owner.send(proof=codes(0)).heading == "Your tokens"
+    owner.open("/recovery")
+    assert owner.send(proof=codes(1)).heading == "Your recovery codes"
+
+
+def test_codes_of_one_user_use_up_no_limit_of_another(site: Site) -> None:
+    portal = limited(site)
+    for user in ("alice", "mallory"):
+        enroll_fob(portal, user)
+    mallory = portal.browser(OWNER)
+    mallory.sign_in("mallory")
+    assert [mallory.send(proof="blank").status for _ in range(61)] == [401] * 60 + [429]
+    owner = portal.browser(OWNER)
+    owner.sign_in()
+    assert owner.send(proof=codes(0)).heading == "Your tokens"
+
+
+def test_a_thief_of_the_password_locks_no_owner_out_of_a_known_address(site: Site) -> None:
+    """The thief sends codes from the owner's large network."""
+    portal = limited(site, per_address=2)
+    enroll_fob(portal)
+    owner = portal.browser(OWNER)
+    owner.sign_in()
+    assert owner.send(proof=codes(0)).heading == "Your tokens"
+    portal.clock.advance(MINUTE)
+    statuses = []
+    for place in (130, 150, 170, 190, 210):
+        thief = portal.browser(f"192.0.2.{place}")
+        thief.sign_in()
+        statuses += [thief.post("/code", {"csrf_token": thief.page.csrf, "proof": "1"}).status for _ in range(2)]  # type: ignore[union-attr]
+    assert statuses == [401] * 8 + [429] * 2, "a /24 has four times the limit of an address"
 
 
 # Pages
