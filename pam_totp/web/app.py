@@ -12,19 +12,17 @@ Rules:
 from __future__ import annotations
 
 import secrets
-from urllib.parse import urlsplit
 
 from flask import Flask, Response, abort, render_template, request
 from flask_wtf.csrf import CSRFError, CSRFProtect
 from werkzeug.exceptions import HTTPException
 
 from pam_totp.client import DEFAULT_SOCKET, ClientError
-from pam_totp.core import address as addresses
 from pam_totp.operations import audit_log
 from pam_totp.operations.self_service import Factors
 from pam_totp.store import StoreError
 from pam_totp.system.passwords import TooManyChecks
-from pam_totp.web import filters, pages_signin, pages_tokens, request_limits
+from pam_totp.web import filters, host_header, pages_signin, pages_tokens, request_limits
 from pam_totp.web.headers import HEADERS, NO_STORE
 from pam_totp.web.limits import Limits
 from pam_totp.web.portal import SERVICE, Config, FirstToken, Portal, current_portal
@@ -41,6 +39,7 @@ HSTS = "max-age=31536000"  # one year, in seconds
 def create_app(config: Config) -> Flask:
     """Return the application. Serve it by one process only, because the sessions are in that process's memory."""
     app = Flask("pam_totp.web", static_url_path="/static")
+    app.wsgi_app = host_header.checking(app.wsgi_app)  # type: ignore[method-assign, assignment]
     app.url_map.merge_slashes = False  # werkzeug merges them by a redirect to the host name of the request
     app.config.update(
         MAX_CONTENT_LENGTH=MAX_REQUEST,
@@ -90,7 +89,7 @@ def _refuse_foreign_requests() -> tuple[str, int] | None:
     They are counted in no limit, so that no page of another site uses up the limits of its visitor.
     """
     config = current_portal().config
-    if config.hosts and _requested_host() not in map(_usual_host, config.hosts):  # prevents DNS rebinding
+    if config.hosts and not host_header.is_listed(request.host, config.hosts):  # prevents DNS rebinding
         return _message_page("This server does not answer to that host name. Check the address.", status=400)
     if config.tls and not request.is_secure:
         return _message_page("This page requires https. Check the address.", status=400)
@@ -115,19 +114,6 @@ def _refuse_other_bodies() -> None:
     """Abort with status 415 if a POST has no form as the pages send it. Flask-WTF would also read JSON and files."""
     if request.method == "POST" and request.mimetype != FORM:
         abort(415)
-
-
-def _requested_host() -> str:
-    try:
-        return _usual_host(urlsplit(f"//{request.host}").hostname or "")
-    except ValueError:
-        return ""
-
-
-def _usual_host(text: str) -> str:
-    """Return a host name in lower case, or an address in its usual spelling."""
-    address = addresses.parse(text)
-    return text.lower() if address is None else str(address)
 
 
 def _add_headers(response: Response) -> Response:

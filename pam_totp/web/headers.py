@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self';"
     " form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -13,3 +16,11 @@ HEADERS = {
     "X-Frame-Options": "DENY",
 }
 NO_STORE = "no-store"  # Cache-Control of everything but files
+
+
+def refuse(start_response: Any, text: str) -> Iterable[bytes]:
+    """Answer a request with status 400 and one line of text, without the application."""
+    body = f"{text}\n".encode()
+    headers = {"Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(body)), **HEADERS}
+    start_response("400 Bad Request", [*headers.items(), ("Cache-Control", NO_STORE)])
+    return [body]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from pam_totp.core import address as addresses
-from pam_totp.web.headers import HEADERS, NO_STORE
+from pam_totp.web.headers import refuse
 
 if TYPE_CHECKING:
     from pam_totp.core.address import Address
@@ -25,6 +25,7 @@ App = Callable[[dict[str, Any], Any], Iterable[bytes]]
 _FOR, _PROTO = "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO"
 _OTHERS = ("HTTP_FORWARDED", *(f"HTTP_X_FORWARDED_{name}" for name in ("HOST", "PORT", "BY", "PREFIX", "SERVER")))
 _SCHEMES = ("http", "https")
+_NO_CLIENT = "The proxy in front of this server sent no valid address of the client. Tell your administrator."
 
 
 def client(peer: Address | None, forwarded: str | None, trusted: Address | None) -> Address | None:
@@ -47,15 +48,8 @@ def trusting(app: App, proxy: str | None) -> App:
         if trusted is not None and peer == trusted and scheme is not None:
             environ["wsgi.url_scheme"] = scheme.strip().lower()
         if address is None or environ["wsgi.url_scheme"] not in _SCHEMES:
-            return _refuse(start_response)
+            return refuse(start_response, _NO_CLIENT)
         environ["REMOTE_ADDR"] = environ["REMOTE_HOST"] = str(address)
         return app(environ, start_response)
 
     return respond
-
-
-def _refuse(start_response: Any) -> Iterable[bytes]:
-    text = b"The proxy in front of this server sent no valid address of the client. Tell your administrator.\n"
-    headers = {"Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(text)), **HEADERS}
-    start_response("400 Bad Request", [*headers.items(), ("Cache-Control", NO_STORE)])
-    return [text]

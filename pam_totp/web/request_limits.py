@@ -4,7 +4,7 @@ Rules:
 - Guesses of a password are limited for each network, for each account and network, and for each account.
 - An attempt is counted in all of its limits at once. A refused attempt is counted in none.
 - The store counts wrong codes of each user, from any address. The limits on codes protect the server. They count each
-  user apart, and only requests after the password, so that strangers and other users cannot use them up.
+  user apart, and only requests after the password, so that no other user can use them up.
 - Right answers count too, because a limit is applied before the answer is checked.
 - A sign-in counts if its form is valid, so that every request in these tables costs a check of a password.
 - A smallest network that has signed the account in shares no limit with its neighbours.
@@ -36,8 +36,8 @@ SIGN_IN = "signin.sign_in"
 LARGER = (1, 2, 4)  # times the limit of one address, for the networks of core.address.PREFIXES
 PAGES = 10  # times `per_address`: requests of pages
 CHANGES = 20  # a minute from one address
-# The POST requests that take a password or a code: the step of the session that they need (None: any), and their limit in
-# a minute from one address (None: `per_address`).
+# The POST requests that take a password or a code, the step of the session that they need (None: any), and their limit
+# in a minute from one address (None: `per_address`).
 LIMITS: dict[str, tuple[Step | None, int | None]] = {
     SIGN_IN: (None, None),
     "signin.code": (Step.PASSWORD, None),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 
 import pytest
 
 from pam_totp.web.request_limits import LIMITS
-from tests.support.site import Site, codes
+from tests.support.site import PATIENCE, Site, codes
 from tests.web.kit import ORIGIN, PASSWORD, Browser, Page, Portal, enroll_fob
+from tests.web.over_http import served
 
 PUBLIC = (
     "/",
@@ -124,6 +126,88 @@ def test_no_path_is_answered_by_a_redirect_to_the_host_header(portal: Portal, pa
     )
     assert "//" not in response.headers.get("Location", "")
     assert response.status_code == (303 if path == "//add-phone/scan" else 404)
+
+
+@pytest.mark.parametrize("path", ["", "?x"])
+def test_an_empty_path_is_no_redirect_to_the_host_header(site: Site, path: str) -> None:
+    with served(Portal(site).app) as port:
+        answer = raw(port, f"GET http://evil.example{path} HTTP/1.1", host="evil.example")
+        assert b"\r\nLocation: /sign-in\r\n" in answer
+        if path:
+            assert raw(port, f"GET {path} HTTP/1.1", host="evil.example").partition(b"\r\nDate")[0] in answer
+
+
+HOSTS = (
+    *(
+        "portal.example",
+        "PORTAL.example.",
+        "a_b.example:8443",
+        "192.0.2.1:",
+        "[::1]",
+        "[2001:db8::1]:443",
+        "xn--zzzz",
+        "",
+    ),
+    *(f"{'x' * 63}.example", ".".join(["a"] * 128)),
+)
+NO_HOSTS = (
+    *(
+        ".a",
+        "a..b",
+        ".",
+        "..",
+        "-",
+        "a-.b",
+        f"{'x' * 64}.example",
+        f"{'a.' * 128}",
+        "x" * 5000,
+        "a b",
+        "a, b",
+        "@",
+        "u@a",
+    ),
+    *(
+        "[",
+        "[]",
+        "[::1",
+        "[::1]x",
+        "[::1%25eth0]",
+        "[fe80::1%1]",
+        "[192.0.2.1]",
+        "::1",
+        "a:b",
+        "a:b:c",
+        "a:999999",
+        ":80",
+    ),
+    *("/", "a/b", "a?b", "a#b", "%", "a%2eb", "a\\b", "\xe4.example", "\xff", "a;b", "*", "a\tb"),
+)
+
+
+@pytest.mark.parametrize("hosts", [(), ("portal.example",)], ids=["any", "listed"])
+def test_an_invalid_host_header_gets_a_short_answer_and_no_log_line(
+    site: Site, hosts: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    portal = Portal(site, hosts=hosts)
+    with served(portal.app) as port:
+        for host in NO_HOSTS:
+            for line in ("GET /sign-in HTTP/1.1", "GET /no-such-page HTTP/1.1", "POST /sign-in HTTP/1.1"):
+                answer = raw(port, line, host=host)
+                assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n"), (host, answer)
+                assert answer.endswith(b"The Host header of the request is not valid.\n"), (host, answer)
+                assert b"X-Frame-Options: DENY" in answer
+        known = [raw(port, "GET /sign-in HTTP/1.1", host=host)[9:12] for host in HOSTS]
+    assert known == ([b"200"] * len(HOSTS) if not hosts else [b"200"] + [b"400"] * (len(HOSTS) - 1))
+    assert portal.log == []
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def raw(port: int, line: str, *, host: str) -> bytes:
+    """Send a request over TLS with this first line and this Host header. Return the response."""
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
+        forwarded = "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nConnection: close\r\n"
+        connection.sendall(f"{line}\r\nHost: {host}\r\n{forwarded}\r\n".encode("latin-1"))
+        return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 def test_it_answers_only_to_the_configured_host_names(site: Site) -> None:
