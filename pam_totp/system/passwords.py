@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import functools
 import os
 import pwd
 import time
@@ -64,6 +65,7 @@ class SystemPasswords:
         self._slots = FairSemaphore(slots)
         self._refusal_delay = refusal_delay
         self._authenticate = _python_pam()
+        _crypt()  # look it up at the start
 
     def verify(self, user: str, password: str, delay: Callable[[float], None] = time.sleep) -> bool:
         """Return True if the password is correct and the account may be used. Raise TooManyChecks.
@@ -121,6 +123,7 @@ def compute_decoy(password: str) -> None:
         crypt(password.encode("utf-8", "replace").replace(b"\0", b"")[:MAX_BYTES], _DECOY, data)
 
 
+@functools.cache  # find_library starts a process
 def _crypt() -> Callable[[bytes, bytes, object], object] | None:
     """Return crypt_r(3), which pam_unix uses too, or None without libcrypt.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -79,6 +80,15 @@ def test_the_decoy_hash_is_computed() -> None:
     assert isinstance(hashed, bytes)
     assert hashed.startswith(b"$y$j9T$")
     assert len(hashed) == len(passwords._DECOY), "the hash is complete: for an unknown method, crypt(3) returns *0"
+
+
+def test_a_guess_at_a_made_up_name_starts_no_process(
+    pam: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ctypes.util.find_library runs ldconfig."""
+    check = checker(refusal_delay=0)
+    monkeypatch.setattr(subprocess, "Popen", pytest.fail)
+    assert [check.verify("no-such-user", "wrong") for _ in range(2)] == [False, False]
 
 
 def test_checks_at_once_are_limited_and_the_rest_rejected_soon(
