@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 
 from pam_totp.core.answer import CROCKFORD, RECOVERY_BITS, RECOVERY_LENGTH, Answer, recovery_digest
 from pam_totp.core.oath import DEFAULT_PERIOD
@@ -102,6 +103,12 @@ def new_recovery_codes(record: UserRecord, count: int) -> tuple[UserRecord, list
     codes = [_recovery_code() for _ in range(count)]
     digests = tuple(recovery_digest(salt, code) for code in codes)
     return record.with_recovery(salt, digests), [_grouped(code, "-") for code in codes]
+
+
+def valid_recovery_codes(record: UserRecord, codes: Iterable[str]) -> list[str]:
+    """Return those of the displayed `codes` that are still in `record`."""
+    salt = record.salt
+    return [] if salt is None else [c for c in codes if recovery_digest(salt, c.replace("-", "")) in record.recovery]
 
 
 def _recovery_code() -> str:

@@ -12,7 +12,7 @@ from werkzeug import Response
 from pam_totp.core.record import NEW_SECRET, HotpToken, Token, UserRecord
 from pam_totp.formats import qr
 from pam_totp.formats.otpauth import to_uri, typed_secret
-from pam_totp.operations.enroll import grouped_key, new_token
+from pam_totp.operations.enroll import grouped_key, new_token, valid_recovery_codes
 from pam_totp.operations.self_service import Problem, Reason, conflict, is_last
 from pam_totp.web.forms import FormWithProof, HardwareTokenForm, NameForm, ProofForm, ResyncForm, ScanForm
 from pam_totp.web.pages_signin import Page, requester, requires_sign_in
@@ -320,6 +320,7 @@ def recovery() -> Page:
     if form.validate():
         new_codes = current_portal().factors.recovery(requester(form.proof.data))
         if not isinstance(new_codes, Problem):
+            session.end_others()
             session.set_recovery_codes(new_codes)
             return redirect_to("tokens.recovery_codes")
         if session.recovery_codes:  # the form was sent twice: show the codes that the first request created
@@ -331,7 +332,7 @@ def recovery() -> Page:
 @pages.get("/recovery/codes")
 @requires_sign_in
 def recovery_codes() -> Page:
-    codes = current_session().recovery_codes
+    codes = valid_recovery_codes(_user_record(), current_session().recovery_codes)  # others may have replaced them
     if not codes:
         flash("Recovery codes are shown only once. If you did not save them, create new codes.")
         return redirect_to("tokens.overview")

@@ -6,7 +6,8 @@ Rules:
 - From the password on, a browser holds only a random session id. The server stores a digest of the id.
 - Every step (password, code, sign-out) creates a new session and ends the previous session. An id that was stolen
   or planted before a step is invalid after it.
-- A session expires when it is idle or old. All other sessions of a user end when that user's tokens change.
+- A session expires when it is idle or old. All other sessions of a user end when that user adds or removes
+  a token, or makes recovery codes.
 - The number of sessions on the server is limited. Only users who gave a correct password have one.
 
 Sessions are in memory, so an unconfirmed key is never written to a disk. One process must therefore serve the whole

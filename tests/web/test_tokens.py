@@ -9,6 +9,7 @@ import pytest
 
 from pam_totp.core.oath import hotp
 from pam_totp.core.record import HotpToken, TotpToken
+from pam_totp.operations.enroll import new_recovery_codes
 from tests.support.site import KEY, codes, phone
 from tests.web.kit import REFUSAL, Browser, Page, Portal, code_of_app, enroll_fob, key_on_page
 
@@ -283,6 +284,14 @@ def test_a_token_is_removed_only_with_a_code(portal: Portal) -> None:
     assert [t.name for t in portal.site.record("alice").tokens] == ["fob"]
 
 
+def test_removing_a_token_ends_the_users_other_sessions(portal: Portal) -> None:
+    portal.site.enrol(HotpToken(name="fob", secret=KEY, created=0), phone(), user="alice")
+    first, second = portal.signed_in(code=codes(0)), portal.signed_in(code=codes(1))
+    first.open("/remove?token=fob")
+    assert "was removed" in first.send(proof=codes(2)).notice
+    assert second.open("/").heading == "Sign in"
+
+
 def test_the_last_active_token_cannot_be_removed(portal: Portal) -> None:
     portal.site.enrol(HotpToken(name="fob", secret=KEY, created=0), phone(enabled=False), user="alice")
     browser = portal.signed_in(code=codes(0))
@@ -336,6 +345,34 @@ def test_recovery_codes_need_a_code_and_are_shown_until_saved(portal: Portal) ->
     assert "shown only once" in browser.open("/recovery/codes").notice
     stored = portal.site.path("alice").read_text()
     assert not any(code in stored or code.replace("-", "") in stored for code in shown)
+
+
+def shown_codes(browser: Browser) -> list[str]:
+    return re.findall(r"<code>([0-9A-Z-]+)</code>", browser.open("/recovery/codes").html)
+
+
+def test_new_recovery_codes_end_the_users_other_sessions(portal: Portal) -> None:
+    enroll_fob(portal)
+    first, second = portal.signed_in(code=codes(0)), portal.signed_in(code=codes(1))
+    first.open("/recovery")
+    first.send(proof=codes(2))
+    assert second.open("/").heading == "Sign in"
+    assert len(shown_codes(first)) == 10
+
+
+def test_recovery_codes_that_are_no_longer_valid_are_not_shown(portal: Portal) -> None:
+    enroll_fob(portal)
+    browser = portal.signed_in(code=codes(0))
+    browser.open("/recovery")
+    browser.send(proof=codes(1))
+    first = shown_codes(browser)
+    portal.signed_in(code=first[3])
+    assert shown_codes(browser) == first[:3] + first[4:], "a used code is not shown"
+    portal.app.extensions["pam_totp"].config.store.update("alice", lambda record: new_recovery_codes(record, 2))
+    assert "shown only once" in browser.open("/recovery/codes").notice
+    browser.open("/recovery")
+    browser.send(proof=codes(2))
+    assert len(shown_codes(browser)) == 10
 
 
 def test_the_recovery_form_sent_twice_shows_the_valid_codes(portal: Portal) -> None:
