@@ -1,4 +1,4 @@
-"""The delay of a response, without a thread that waits where the server can do that (held_responses)."""
+"""The delay of a response, without a thread that waits where the server can do that (connections)."""
 
 from __future__ import annotations
 

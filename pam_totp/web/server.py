@@ -3,14 +3,16 @@
 Rules:
 - The server listens on loopback only, unless a proxy terminates TLS.
 - The server takes a request's address from a header only if the proxy named by `proxy` sent the request.
-- No thread waits for the delay of a refusal (held_responses). Few threads check passwords (dispatcher).
+- No thread waits for the delay of a refusal (connections). Few threads check passwords (dispatcher).
 """
 
 from __future__ import annotations
 
 import logging
+import resource
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -22,7 +24,8 @@ BACKLOG = 1024
 MAX_CONNECTIONS = 1000
 MAX_BODY = 1 << 16  # bytes; the application has a lower limit, and answers with a page
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-IDLE_TIMEOUT = 30  # seconds until a silent connection is closed
+MAX_HEADERS = 1 << 15  # bytes
+OTHER_FILES = 200  # descriptors: a few for each thread, with slack
 
 
 class ListenError(ValueError):
@@ -64,14 +67,28 @@ def check_exposure(address: Address, proxy: str | None) -> None:
         raise ListenError(f"{address}: must be loopback, unless a proxy terminates TLS (see --behind-tls-proxy)")
 
 
+def permitted_connections() -> int:
+    """Raise the soft limit of descriptors if necessary. Return the number of connections that the limit permits."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = MAX_CONNECTIONS + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < enough:
+        soft = enough if hard == resource.RLIM_INFINITY else min(hard, enough)
+        with suppress(OSError, ValueError):  # a service unit may forbid it, and set LimitNOFILE= instead
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (
+        MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, max(soft - OTHER_FILES, soft // 2))
+    )
+
+
 def _options(address: Address) -> dict[str, Any]:
     """Return the options for waitress."""
     return {
         "host": address.host,
         "port": address.port,
         "backlog": BACKLOG,
-        "connection_limit": MAX_CONNECTIONS,
-        "channel_timeout": IDLE_TIMEOUT,
+        "connection_limit": permitted_connections(),
+        "max_request_header_size": MAX_HEADERS,
         "max_request_body_size": MAX_BODY,
         "asyncore_use_poll": True,  # select(2) is limited to descriptors below 1024
         "clear_untrusted_proxy_headers": False,  # see proxy_headers
@@ -83,8 +100,8 @@ def create(app: Any, address: Address, *, proxy: str | None) -> Any:
     """Return waitress's server of `app`. Only `proxy` may set the address and the scheme of a request."""
     from waitress.server import create_server  # needs the extra `web`
 
+    from pam_totp.web.connections import channel_class
     from pam_totp.web.dispatcher import Dispatcher
-    from pam_totp.web.held_responses import channel_class
 
     server = create_server(proxy_headers.trusting(app, proxy), _dispatcher=Dispatcher(THREADS), **_options(address))
     server.channel_class = channel_class(proxy)

@@ -1,10 +1,15 @@
-"""Responses that are sent later, without a thread that waits.
+"""The connections of the portal's server, and responses that are sent later, without a thread that waits.
 
 Rules:
 - The application computes a response at once, and calls `delays.hold` to have it sent later. The server's thread is
   free in between. One thread wakes all held responses.
 - A held response occupies its connection only. The client cannot shorten the delay, and a client that goes away
   changes nothing.
+- A connection has `REQUEST_TIMEOUT` seconds from its start to its first complete request, and from each response to the
+  next one. If many connections wait for a request, the one that has waited longest ends. Slow clients therefore keep no
+  other client out.
+- A connection has few requests at once, and a response holds no file. A client that reads nothing therefore holds one
+  descriptor, and little memory.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from waitress.channel import HTTPChannel  # needs the extra `web`
+from waitress.parser import HTTPRequestParser
 from waitress.task import ErrorTask, WSGITask
 
 from pam_totp.core import address as addresses
@@ -29,6 +35,9 @@ if TYPE_CHECKING:
     from pam_totp.core.address import Address
 
 SIGN_IN = "/sign-in"  # the path of the form with the password
+REQUEST_TIMEOUT = 20.0  # seconds; also for the client to read the response before
+WAITING = 0.9  # the share of all connections that may wait for a request
+MAX_AT_ONCE = 4  # requests of one connection that the client sent before it read the responses
 
 
 class Timer:
@@ -69,6 +78,7 @@ class _Task(WSGITask):  # type: ignore[misc]
     def get_environment(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environment()
         environ[HOLD] = self._hold
+        environ.pop("wsgi.file_wrapper", None)  # it would keep a file open until the client has read it
         return environ
 
     def _hold(self, seconds: float) -> None:
@@ -106,6 +116,13 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc]
         super().execute()
 
 
+class _IgnoredRequest(HTTPRequestParser):  # type: ignore[misc]
+    """All that a client sends after its last request."""
+
+    def received(self, data: bytes) -> int:
+        return len(data)
+
+
 class Channel(HTTPChannel):  # type: ignore[misc]
     """A connection, with at most one held response."""
 
@@ -114,6 +131,30 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     timer: Timer  # set by `channel_class`
     proxy: Address | None  # set by `channel_class`
     _held: _Task | None = None
+
+    def __init__(self, server: Any, *args: Any, **named: Any) -> None:
+        self.waits_since = time.monotonic()
+        super().__init__(server, *args, **named)
+        waiting = [each for each in server.active_channels.values() if not each.requests and not each.will_close]
+        if len(waiting) > WAITING * self.adj.connection_limit:
+            min(waiting, key=lambda each: each.waits_since).will_close = True
+
+    def parser_class(self, adjustments: Any) -> Any:
+        """Return the parser for the next request. waitress calls this method, and holds the lock of the requests."""
+        if len(self.requests) < MAX_AT_ONCE:
+            return HTTPRequestParser(adjustments)
+        self.requests[-1].headers["CONNECTION"] = "close"  # no thread serves it yet: it is not the first one
+        return _IgnoredRequest(adjustments)
+
+    def write_soon(self, data: Any) -> int:
+        self.waits_since = time.monotonic()  # before the request of this response leaves `requests`
+        return int(super().write_soon(data))
+
+    def readable(self) -> bool:
+        """Return True if the server may read a request. waitress asks each connection at least once a second."""
+        if not self.requests and time.monotonic() - self.waits_since > REQUEST_TIMEOUT:
+            self.will_close = True
+        return bool(super().readable())
 
     @property
     def checks_password(self) -> bool:
