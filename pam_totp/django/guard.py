@@ -5,8 +5,8 @@ Rules:
   the password adds an own device, and opens with it what needs a code.
 - The same applies to a session that `PamBackend` gave a HostDevice, even if the device was deleted since.
 - The request must be of a user who gave a code. Commands have no request, and may add devices.
-- Only new devices are refused. A device that exists is saved at every check of its codes, before its user counts as
-  verified.
+- Only new devices of a user are refused: also a copy of a device, and a device of another user. A device that exists
+  is saved at every check of its codes, before its user counts as verified.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from django.contrib.auth import BACKEND_SESSION_KEY, load_backend
+from django.contrib.auth import BACKEND_SESSION_KEY, get_user_model, load_backend
 from django.core.exceptions import PermissionDenied
 from django.db.models.signals import pre_save
 from django_otp.models import Device
@@ -32,20 +32,29 @@ def install() -> None:
     pre_save.connect(refuse_without_code, dispatch_uid="pam_totp.django.guard")
 
 
-def refuse_without_code(sender: type[Any], instance: Any, **_: object) -> None:
+def refuse_without_code(sender: type[Any], instance: Any, using: str | None = None, **_: object) -> None:
     """Raise PermissionDenied if the password alone would add a device, so that the response has status 403."""
-    if not issubclass(sender, Device) or issubclass(sender, HostDevice) or not instance._state.adding:
+    if not issubclass(sender, Device) or issubclass(sender, HostDevice):
         return
     request = current_request()
-    if request is None or _is_verified(request) or not needs_code(request, instance.user_id):
+    if request is None or _is_verified(request) or not _is_new(instance, using):
+        return
+    if not needs_code(request, instance.user_id):
         return
     name, rhost = instance.user.get_username(), address_of(request)
     log.warning("device refused: user=%a type=%s reason=code rhost=%a", name, sender.model_label(), rhost)
     raise PermissionDenied("enter a code before you add a device")
 
 
+def _is_new(device: Any, using: str | None) -> bool:
+    """Return True unless the database has this device of this user."""
+    rows = type(device)._base_manager.using(using)
+    return bool(device._state.adding) or not rows.filter(pk=device.pk, user_id=device.user_id).exists()
+
+
 def needs_code(request: Any, user_id: object) -> bool:
     """Return True if a new device of the user needs a code first. See the rules."""
+    user_id = get_user_model()._meta.pk.to_python(user_id)  # it may be text, as a form sends it
     user = getattr(request, "user", None)
     if user_id is not None and user_id == getattr(user, "pk", None) and conf.get("PAM_TOTP_CREATE_DEVICES"):
         backend = getattr(request, "session", {}).get(BACKEND_SESSION_KEY)

@@ -6,7 +6,7 @@ and for the service's messages, which go to the user.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -18,7 +18,7 @@ _request: ContextVar[Any] = ContextVar("pam_totp_request", default=None)
 
 
 class RequestMiddleware:
-    """Remember the request while its view runs."""
+    """Remember the request while its view runs, and while the view makes the parts of a streaming response."""
 
     sync_capable = True
     async_capable = True
@@ -34,16 +34,50 @@ class RequestMiddleware:
             return self._respond(request)
         before = _request.set(request)
         try:
-            return self._get_response(request)
+            return _remembering(request, self._get_response(request))
         finally:
             _request.reset(before)
 
     async def _respond(self, request: Any) -> Any:
         before = _request.set(request)
         try:
-            return await self._get_response(request)
+            return _remembering(request, await self._get_response(request))
         finally:
             _request.reset(before)
+
+
+def _remembering(request: Any, response: Any) -> Any:
+    """Return the response. If the view has yet to make its parts, remember the request meanwhile."""
+    if response.streaming and getattr(response, "file_to_stream", None) is None:  # a file has no view's code
+        parts = response.streaming_content
+        response.streaming_content = (_async_parts if response.is_async else _parts)(request, parts)
+    return response
+
+
+def _parts(request: Any, parts: Iterable[bytes]) -> Iterator[bytes]:
+    iterator = iter(parts)
+    while True:
+        before = _request.set(request)  # for each part, because the server's code runs between two parts
+        try:
+            part = next(iterator)
+        except StopIteration:
+            return
+        finally:
+            _request.reset(before)
+        yield part
+
+
+async def _async_parts(request: Any, parts: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    iterator = aiter(parts)
+    while True:
+        before = _request.set(request)
+        try:
+            part = await anext(iterator)
+        except StopAsyncIteration:
+            return
+        finally:
+            _request.reset(before)
+        yield part
 
 
 def current_request() -> Any:

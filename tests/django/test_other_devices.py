@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
+from io import BytesIO
 from types import ModuleType
 from typing import Any
 
@@ -107,6 +109,142 @@ def test_a_session_that_lost_its_host_device_adds_no_device(adding: Any) -> None
     set_up(adding)
     assert adding.post("/add/", {"user": ME}).status_code == 403
     assert count_other_devices() == 0
+
+
+def add_by_text(request: Any) -> Any:
+    """Add a device for a user id as a form sends it."""
+    from django_otp.plugins.otp_totp.models import TOTPDevice
+
+    TOTPDevice(user_id=str(request.user.pk)).save()
+
+
+def copy_device(request: Any) -> Any:
+    """Copy a device of mallory to the user of the request."""
+    device = device_of_mallory()
+    device.pk, device.user = None, request.user
+    device.save()
+
+
+def copy_device_with_key(request: Any) -> Any:
+    device = device_of_mallory()
+    device.pk, device.user = 12345, request.user
+    device.save()
+
+
+def take_device(request: Any) -> Any:
+    device = device_of_mallory()
+    device.user = request.user
+    device.save()
+
+
+def device_of_mallory() -> Any:
+    from django_otp.plugins.otp_totp.models import TOTPDevice
+
+    return TOTPDevice.objects.get(user__username="mallory")
+
+
+def add_while_streaming(request: Any) -> Any:
+    from django.http import StreamingHttpResponse
+
+    def parts() -> Iterator[bytes]:
+        yield b"first"
+        add_by_text(request)
+        yield b"second"
+
+    return StreamingHttpResponse(parts())
+
+
+async def add_while_streaming_async(request: Any) -> Any:
+    from django.http import StreamingHttpResponse
+    from django_otp.plugins.otp_totp.models import TOTPDevice
+
+    user = await request.auser()
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"first"
+        await TOTPDevice.objects.acreate(user=user)
+        yield b"second"
+
+    return StreamingHttpResponse(parts())
+
+
+WAYS = (add_by_text, copy_device, copy_device_with_key, take_device, add_while_streaming)
+
+
+@pytest.mark.parametrize("has_host_device", [True, False], ids=["device", "device deleted"])
+@pytest.mark.parametrize("way", WAYS)
+def test_no_way_of_saving_adds_a_device_by_the_password_alone(
+    client: Any, project: Any, monkeypatch: pytest.MonkeyPatch, way: Any, has_host_device: bool
+) -> None:
+    from django.contrib.auth import get_user_model
+    from django.core.exceptions import PermissionDenied
+    from django_otp.plugins.otp_totp.models import TOTPDevice
+
+    TOTPDevice.objects.create(user=get_user_model().objects.create_user("mallory"))
+    with_page(project, monkeypatch, way)
+    sign_in(client)
+    if not has_host_device:
+        host_device().delete()
+    response = client.get("/way/")
+    if response.streaming:
+        with pytest.raises(PermissionDenied):
+            list(response)
+    else:
+        assert response.status_code == 403
+    assert [device.user.username for device in TOTPDevice.objects.all()] == ["mallory"]
+
+
+def test_no_asynchronous_stream_adds_a_device_by_the_password_alone(
+    client: Any, project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from asgiref.sync import async_to_sync
+    from django.core.exceptions import PermissionDenied
+    from django.test import AsyncClient
+
+    with_page(project, monkeypatch, add_while_streaming_async)
+    sign_in(client)
+    visitor, received = AsyncClient(), list[bytes]()
+    visitor.cookies = client.cookies
+
+    async def read() -> None:
+        async for part in await visitor.get("/way/"):
+            received.append(part)
+
+    with pytest.raises(PermissionDenied):
+        async_to_sync(read)()
+    assert received == [b"first"]
+    assert count_other_devices() == 0
+
+
+def with_page(project: Any, monkeypatch: pytest.MonkeyPatch, view: Any) -> None:
+    """Add the page `/way/` to the project."""
+    from django.urls import path
+
+    from tests.django.urls import urlpatterns
+
+    urls = ModuleType("urls")
+    urls.__dict__["urlpatterns"] = [path("way/", view), *urlpatterns]
+    monkeypatch.setattr(project, "ROOT_URLCONF", urls)
+
+
+def test_a_streaming_response_arrives_whole(client: Any, project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from django.http import FileResponse, StreamingHttpResponse
+
+    closed = []
+
+    class Parts:
+        def __iter__(self) -> Iterator[bytes]:
+            return iter([b"first", b"second"])
+
+        def close(self) -> None:
+            closed.append(True)
+
+    for made in (StreamingHttpResponse(Parts()), FileResponse(BytesIO(b"firstsecond"))):
+        with_page(project, monkeypatch, lambda _: made)  # noqa: B023  called at once
+        response = client.get("/way/")
+        assert b"".join(response) == b"firstsecond"
+        response.close()
+    assert closed == [True]
 
 
 def test_a_visitor_adds_no_device_for_a_user_of_the_host(adding: Any) -> None:
