@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from inspect import iscoroutinefunction, isfunction
 from typing import Any
 
 from django.conf import settings
@@ -50,9 +52,13 @@ def _findings() -> Iterator[CheckMessage]:
         if MODEL_BACKEND in settings.AUTHENTICATION_BACKENDS:
             hint = "remove ModelBackend: PamBackend replaces it"
             yield Warning("Django also accepts the passwords in its database", hint=hint, id="pam_totp.W003")
-    for site in _open_admin_sites():
+    pages = list(_pages(get_resolver().url_patterns)) if getattr(settings, "ROOT_URLCONF", None) else []
+    for site in _open_admin_sites(pages):
         hint = "add 'admin.site.__class__ = OTPAdminSite' to urls.py (from django_otp.admin import OTPAdminSite)"
         yield Warning(f"admin site {site!r} may open with the password alone", hint=hint, id="pam_totp.W004")
+    if any(_is_admin_documentation(page) for page in pages):
+        hint = "wrap the views of django.contrib.admindocs in otp_required, or remove it from urls.py (see docs/web.md)"
+        yield Warning("the admin documentation opens with the password alone", hint=hint, id="pam_totp.W007")
     if REQUEST_MIDDLEWARE not in settings.MIDDLEWARE:
         hint = f"add {REQUEST_MIDDLEWARE!r}; until then the log has no address, and users see no message of the service"
         yield Warning("MIDDLEWARE does not pass on the request", hint=hint, id="pam_totp.W005")
@@ -85,20 +91,64 @@ class _UserWithoutCode:
         return False
 
 
-def _open_admin_sites() -> list[str]:
-    """Return the names of the admin sites in ROOT_URLCONF that a user without a code may open, each once."""
-    if not getattr(settings, "ROOT_URLCONF", None):
-        return []
-    sites = {id(site): site for site in _admin_sites(get_resolver().url_patterns)}
+def _pages(patterns: Iterable[URLPattern | URLResolver]) -> Iterator[Callable[..., Any]]:
+    """Yield the views that no decorator closes to a user without a code."""
+    for pattern in patterns:
+        if isinstance(pattern, URLResolver):
+            yield from _pages(pattern.url_patterns)
+        elif all(_may_pass(value) for name, value in _enclosed(pattern.callback) if name == "test_func"):
+            yield pattern.callback
+
+
+def _enclosed(view: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the variables that a view encloses, and those of the functions among them.
+
+    A decorator encloses the view that it guards. user_passes_test also encloses its test, by the name `test_func`.
+    """
+    functions, seen = [view], set[int]()
+    while functions:
+        function = functions.pop()
+        seen.add(id(function))
+        if isinstance(function, partial):
+            functions.append(function.func)
+        if not isfunction(function):
+            continue
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            try:
+                value = cell.cell_contents
+            except ValueError:  # the variable has no value yet
+                continue
+            yield name, value
+            if callable(value) and id(value) not in seen:
+                functions.append(value)
+
+
+def _may_pass(test: Any) -> bool:
+    """Ask the test of user_passes_test, as `_may_be_open` asks an admin site."""
+    try:
+        return iscoroutinefunction(test) or bool(test(_UserWithoutCode()))
+    except Exception:  # the test needs more of a user than this one has, so the answer is unknown
+        return True
+
+
+def _open_admin_sites(pages: Iterable[Callable[..., Any]]) -> list[str]:
+    """Return the names of the admin sites that a user without a code may open, each once."""
+    sites = {id(site): site for page in pages for site in _admin_sites(page)}
     return [site.name for site in sites.values() if _may_be_open(site)]
 
 
-def _admin_sites(patterns: Iterable[URLPattern | URLResolver]) -> Iterator[Any]:
-    for pattern in patterns:
-        if isinstance(pattern, URLResolver):
-            yield from _admin_sites(pattern.url_patterns)
-        elif hasattr(pattern.callback, "admin_site"):  # AdminSite sets it on the views that need its permission
-            yield pattern.callback.admin_site
+def _admin_sites(page: Callable[..., Any]) -> Iterator[Any]:
+    """Yield the admin site that guards the page: of a page of the site, and of one in the site's `admin_view`."""
+    if hasattr(page, "admin_site"):  # AdminSite sets it on the views that need its permission
+        yield page.admin_site
+    for name, value in _enclosed(page):
+        if name == "self" and hasattr(value, "admin_view"):
+            yield value
+
+
+def _is_admin_documentation(page: Callable[..., Any]) -> bool:
+    """Return True for a page of django.contrib.admindocs, which no admin site guards."""
+    return str(getattr(getattr(page, "view_class", None), "__module__", "")).startswith("django.contrib.admindocs.")
 
 
 def _may_be_open(site: Any) -> bool:

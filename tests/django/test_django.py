@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from types import ModuleType
@@ -300,6 +301,56 @@ def test_every_guard_of_an_admin_site_is_recognised(project: Any, monkeypatch: p
     ):
         monkeypatch.setattr(project, "ROOT_URLCONF", site_urls(made))
         assert finding_ids() == expected, type(made).__name__
+
+
+@pytest.mark.usefixtures("_password_service")
+def test_a_page_in_the_admin_view_of_another_site_is_reported(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from django.contrib.admin import AdminSite
+    from django.http import HttpResponse
+    from django.views.decorators.cache import cache_page
+    from django.views.generic import View
+    from django_otp.admin import OTPAdminSite
+    from django_otp.decorators import otp_required
+
+    def view(request: Any) -> Any:
+        return HttpResponse("report of the staff")
+
+    other = AdminSite("other")
+    for guarded, expected in (
+        (other.admin_view(view), {"pam_totp.W004"}),
+        (other.admin_view(view, cacheable=True), {"pam_totp.W004"}),
+        (other.admin_view(View.as_view()), {"pam_totp.W004"}),
+        (cache_page(60)(other.admin_view(view)), {"pam_totp.W004"}),
+        (partial(other.admin_view(view)), {"pam_totp.W004"}),
+        (otp_required(other.admin_view(view)), set()),
+        (other.admin_view(otp_required(view)), set()),
+        (OTPAdminSite("other").admin_view(view), set()),
+    ):
+        monkeypatch.setattr(project, "ROOT_URLCONF", page_urls(guarded))
+        assert finding_ids() == expected
+
+
+def page_urls(view: Any) -> ModuleType:
+    from django.urls import path
+
+    urls = ModuleType("urls")
+    urls.__dict__["urlpatterns"] = [path("page/", view)]
+    return urls
+
+
+@pytest.mark.usefixtures("_password_service")
+def test_the_admin_documentation_is_reported_until_it_is_guarded(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from django.contrib.admindocs import urls
+    from django.urls import include, path
+
+    (block,) = re.findall(r"```python\n(from \S*admindocs.*?)```", (TREE / "docs" / "web.md").read_text(), re.S)
+    for page in urls.urlpatterns:
+        monkeypatch.setattr(page, "callback", page.callback)  # restored after the test
+    monkeypatch.setattr(project, "ROOT_URLCONF", ModuleType("urls"))
+    project.ROOT_URLCONF.__dict__["urlpatterns"] = [path("a/doc/", include(urls))]
+    assert finding_ids() == {"pam_totp.W007"}
+    exec(block, {})  # noqa: S102  the project's own page
+    assert finding_ids() == set()
 
 
 @pytest.mark.usefixtures("_password_service")
