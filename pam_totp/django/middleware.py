@@ -48,7 +48,8 @@ class RequestMiddleware:
 
 def _remembering(request: Any, response: Any) -> Any:
     """Return the response. If the view has yet to make its parts, remember the request meanwhile."""
-    if response.streaming and getattr(response, "file_to_stream", None) is None:  # a file has no view's code
+    is_file = getattr(response, "file_to_stream", None) is not None  # its parts run no code of the view
+    if getattr(response, "streaming", False) and not is_file:
         parts = response.streaming_content
         response.streaming_content = (_async_parts if response.is_async else _parts)(request, parts)
     return response
