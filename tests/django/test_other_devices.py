@@ -155,10 +155,11 @@ def add_while_streaming(request: Any) -> Any:
 
 
 async def add_while_streaming_async(request: Any) -> Any:
+    from django.contrib.auth import get_user_model
     from django.http import StreamingHttpResponse
     from django_otp.plugins.otp_totp.models import TOTPDevice
 
-    user = await request.auser()
+    user = await get_user_model().objects.aget(username=ME)
 
     async def parts() -> AsyncIterator[bytes]:
         yield b"first"
