@@ -56,9 +56,6 @@ def _findings() -> Iterator[CheckMessage]:
     for site in _open_admin_sites(pages):
         hint = "add 'admin.site.__class__ = OTPAdminSite' to urls.py (from django_otp.admin import OTPAdminSite)"
         yield Warning(f"admin site {site!r} may open with the password alone", hint=hint, id="pam_totp.W004")
-    if any(_is_admin_documentation(page) for page in pages):
-        hint = "wrap the views of django.contrib.admindocs in otp_required, or remove it from urls.py (see docs/web.md)"
-        yield Warning("the admin documentation opens with the password alone", hint=hint, id="pam_totp.W007")
     if REQUEST_MIDDLEWARE not in settings.MIDDLEWARE:
         hint = f"add {REQUEST_MIDDLEWARE!r}; until then the log has no address, and users see no message of the service"
         yield Warning("MIDDLEWARE does not pass on the request", hint=hint, id="pam_totp.W005")
@@ -67,6 +64,9 @@ def _findings() -> Iterator[CheckMessage]:
     if others and remedy:
         text = f"users may add devices of other types with the password alone: {', '.join(others)}"
         yield Warning(text, hint=remedy, id="pam_totp.W006")
+    if any(_is_admin_documentation(page) for page in pages):
+        hint = "wrap the views of django.contrib.admindocs in otp_required, or remove it from urls.py (see docs/web.md)"
+        yield Warning("the admin documentation opens with the password alone", hint=hint, id="pam_totp.W007")
 
 
 def _missing_guard() -> str | None:
