@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pam_totp.formats.format import Format, ParsedFile, ParseOptions, parsed_at_once
 from pam_totp.formats.imported_token import ImportedToken
 from pam_totp.formats.parsing import FormatError, as_utf8, first_lines, numbered_lines
-from pam_totp.formats.picture import is_picture, read_picture
+from pam_totp.formats.picture import is_picture, read_picture, without_symbol
 
 MAX_PARTS = 100
 MAX_TOKENS = 1000  # tokens in one part: a QR code holds less than 3 KiB
@@ -39,7 +39,7 @@ class Migration(Format):
     several_files = True
 
     def sniff(self, data: bytes) -> bool:
-        return any(line.lower().startswith(f"{SCHEME}:") for line in first_lines(data, 1))
+        return any(without_symbol(line).lower().startswith(f"{SCHEME}:") for line in first_lines(data, 1))
 
     def decode(self, data: bytes) -> bytes:
         return read_picture(data) if is_picture(data) else as_utf8(data)
@@ -52,7 +52,7 @@ class Migration(Format):
         last_line = 1
         for line, text in numbered_lines(data):
             last_line = line
-            message = _message(_payload(text.strip(), line), line)
+            message = _message(_payload(without_symbol(text.strip()), line), line)
             size, part, batch = (_number(message, field, line) for field in (3, 4, 5))
             size = max(size, 1)
             if size > MAX_PARTS or part >= size:

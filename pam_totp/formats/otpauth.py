@@ -5,7 +5,8 @@ parameters secret, issuer, algorithm, digits, and counter or period.
 
 Rules:
 - URIs are read as apps write them. The case of the scheme, the type and the names does not count. A label may have
-  characters that a URI must escape. A parameter without a value counts as absent.
+  characters that a URI must escape. A parameter without a value counts as absent. A label that is not UTF-8 names no
+  user, because the key is usable without it.
 - A URI that cannot be used is skipped with its reason. A line without a URI is an error.
 - An error and a reason never show the URI.
 """
@@ -33,7 +34,7 @@ from pam_totp.formats.parsing import (
     period_of,
     whole_number,
 )
-from pam_totp.formats.picture import is_picture, read_picture
+from pam_totp.formats.picture import is_picture, read_picture, without_symbol
 
 DEFAULT_ISSUER = "pam_totp"
 MAX_URI = 2048  # characters
@@ -57,7 +58,8 @@ class OtpauthUris(Format):
     lost_fields = frozenset({"last_used", "name", "serial", "last_step", "drift", "row_needed"})
 
     def sniff(self, data: bytes) -> bool:
-        return any(line.lstrip(_AROUND).lower().startswith("otpauth://") for line in first_lines(data, 1))
+        lines = (without_symbol(line.lstrip(_AROUND)) for line in first_lines(data, 1))
+        return any(line.lower().startswith("otpauth://") for line in lines)
 
     def decode(self, data: bytes) -> bytes:
         return read_picture(data) if is_picture(data) else as_utf8(data)
@@ -116,7 +118,8 @@ def typed_secret(text: str) -> bytes:
 
 def uris(text: str) -> list[str]:
     """Return the otpauth URIs of a line, which commas, spaces or quotation marks may separate."""
-    return [uri.strip(_AROUND) for uri in _BETWEEN.split(text) if uri.strip(_AROUND)]
+    bare = without_symbol(text.lstrip(_AROUND))
+    return [uri.strip(_AROUND) for uri in _BETWEEN.split(bare) if uri.strip(_AROUND)]
 
 
 def imported(uri: str, line: int) -> ImportedToken:
@@ -128,7 +131,8 @@ def imported(uri: str, line: int) -> ImportedToken:
     except ValueError as e:
         kind, label, query = _parts(uri)
         # Without its question mark, a URI has the key in the label.
-        user = account(urllib.parse.unquote(label)[:MAX_TEXT]) if "secret=" in query.lower() else None
+        user = _account_of(label)[0] if "secret=" in query.lower() else None
+        user = user[:MAX_TEXT] if user else None
         return ImportedToken(line=line, type=kind if kind == "hotp" else "totp", user=user, unsupported=str(e))
 
 
@@ -158,6 +162,9 @@ def _token(uri: str, line: int) -> ImportedToken:
         raise ValueError("missing counter")
     counter = fields.get("counter", "0") if kind == "hotp" else "0"
     unknown = fields.keys() - _FIELDS - _IGNORED_FIELDS
+    user, remarks = _account_of(label)
+    if unknown:
+        remarks = (*remarks, f"{len(unknown)} unknown parameters dropped")
     return ImportedToken(
         line=line,
         type=kind,
@@ -166,8 +173,8 @@ def _token(uri: str, line: int) -> ImportedToken:
         digits=whole_number(fields.get("digits", str(MIN_DIGITS)), None, "digits", low=MIN_DIGITS, high=MAX_DIGITS),
         counter=whole_number(counter, None, "counter", high=MOVING_FACTOR_LIMIT - 1),
         period=period_of(fields.get("period", str(DEFAULT_PERIOD)), None, "period"),
-        user=account(_unquoted(label)),
-        remarks=(f"{len(unknown)} unknown parameters dropped",) if unknown else (),
+        user=user,
+        remarks=remarks,
     )
 
 
@@ -185,6 +192,14 @@ def account(label: str) -> str | None:
     return label.rpartition(":")[2].strip() or None
 
 
+def _account_of(label: str) -> tuple[str | None, tuple[str, ...]]:
+    """Return the account in a label with escapes, and remarks. A label that is not UTF-8 has no account."""
+    try:
+        return account(urllib.parse.unquote(label, errors="strict")), ()
+    except UnicodeDecodeError:
+        return None, ("user name dropped: it is not UTF-8",)
+
+
 def _fields(query: str) -> dict[str, str]:
     """Return the parameters that have a value, by their names in lower case. Raise ValueError."""
     fields: dict[str, str] = {}
@@ -193,14 +208,15 @@ def _fields(query: str) -> dict[str, str]:
         raise ValueError(f"the URI must have at most {_MAX_FIELDS} parameters")
     for pair in pairs:
         name, _, value = pair.partition("=")
-        name, value = _unquoted(name).strip().lower(), _unquoted(value.replace("+", " ")).strip()
+        name = urllib.parse.unquote(name).strip().lower()
+        value = _unquoted(value.replace("+", " "), strict=name in _FIELDS).strip()
         if value and fields.setdefault(name, value) != value:
             raise ValueError("a parameter occurs twice with different values")
     return fields
 
 
-def _unquoted(text: str) -> str:
+def _unquoted(value: str, *, strict: bool) -> str:
     try:
-        return urllib.parse.unquote(text, errors="strict")
+        return urllib.parse.unquote(value, errors="strict" if strict else "replace")
     except UnicodeDecodeError:
-        raise ValueError("the label and the parameters must be UTF-8") from None
+        raise ValueError("the parameters must be UTF-8") from None

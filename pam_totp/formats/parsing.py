@@ -23,6 +23,7 @@ MAX_LINE = 4096  # characters
 _MAX_DIGITS = len(str(MOVING_FACTOR_LIMIT))
 _MARK = "\ufeff"  # the byte order mark as a character
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_NOT_UTF_8 = "must be UTF-8 (convert the file, for example with 'iconv -f WINDOWS-1252 -t UTF-8')"
 _HEXADECIMAL = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _BASE32_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _BASE32 = str.maketrans(_BASE32_LETTERS, "0123456789ABCDEFGHIJKLMNOPQRSTUV")
@@ -69,7 +70,7 @@ def numbered_lines(data: bytes, longest: int = MAX_LINE) -> Iterator[tuple[int, 
         try:
             line = raw.decode("utf-8").removesuffix("\n").lstrip(_MARK)
         except UnicodeDecodeError:
-            raise FormatError(number, "must be UTF-8") from None
+            raise FormatError(number, _NOT_UTF_8) from None
         if "\0" in line:
             raise FormatError(number, "must not contain a NUL character")
         if len(line) > longest:

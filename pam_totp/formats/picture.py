@@ -7,12 +7,15 @@ Rules:
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 from pam_totp.formats.parsing import FormatError
 
 PICTURE_TIMEOUT = 60  # seconds for zbarimg
-_ZBARIMG = ["zbarimg", "--quiet", "--raw", "-Sdisable", "-Sqrcode.enable"]
+# With test-inverted, it also reads light codes on a dark ground, as apps with a dark theme show them.
+_ZBARIMG = ["zbarimg", "--quiet", "--raw", "-Sdisable", "-Sqrcode.enable", "-Stest-inverted"]
+_SYMBOL = re.compile(r"\AQR-Code:", re.IGNORECASE)
 
 
 def is_picture(data: bytes) -> bool:
@@ -33,6 +36,11 @@ def read_picture(data: bytes) -> bytes:
     if done.returncode != 0 or not done.stdout.strip():
         raise FormatError(None, "no QR code was found in this picture")
     return done.stdout
+
+
+def without_symbol(line: str) -> str:
+    """Return a line without `QR-Code:`, which zbarimg and zbarcam write before the text unless --raw is given."""
+    return _SYMBOL.sub("", line)
 
 
 def _kind(data: bytes) -> str | None:

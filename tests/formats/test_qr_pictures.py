@@ -21,9 +21,9 @@ URI = f"otpauth://totp/ACME:alice?secret={base32(KEY)}"
 DATA = Path(__file__).parent / "data" / "qr"
 
 
-def png(text: str) -> bytes:
+def png(text: str, dark: str = "black", light: str | None = "white") -> bytes:
     out = io.BytesIO()
-    segno.make(text, micro=False).save(out, kind="png", scale=5)
+    segno.make(text, micro=False).save(out, kind="png", scale=5, dark=dark, light=light)
     return out.getvalue()
 
 
@@ -35,6 +35,23 @@ PICTURES = [png(URI), (DATA / "alice.jpg").read_bytes(), (DATA / "alice.webp").r
 def test_a_picture_with_an_otpauth_code_is_read(name: str, data: bytes) -> None:
     (found,) = parsed(name, FORMATS[name].decode(data))
     assert (found.user, found.secret, found.type) == ("alice", KEY, "totp")
+
+
+@pytest.mark.parametrize(("dark", "light"), [("white", "black"), ("#ddd", "#222"), ("black", None)])
+def test_a_picture_from_an_app_with_a_dark_theme_is_read(dark: str, light: str | None) -> None:
+    """Light on dark, as users reported it to ente/ente 6456; or on a transparent ground."""
+    (found,) = parsed("qr", FORMATS["qr"].decode(png(URI, dark, light)))
+    assert (found.user, found.secret) == ("alice", KEY)
+
+
+def test_the_output_of_zbarimg_without_raw_is_read() -> None:
+    """As users reported it to krissrex/google-authenticator-exporter 22."""
+    text = f"QR-Code:{URI}\nqr-code:{URI.replace('alice', 'bob')}\n".encode()
+    assert sniff(text) == "otpauth"
+    assert [found.user for found in parsed("otpauth", text)] == ["alice", "bob"]
+    parts = "".join(f"QR-Code:{part(i, 2, token(name=b'Co:alice'))}\n" for i in range(2)).encode()
+    assert sniff(parts) == "migration"
+    assert [found.user for found in parsed("migration", parts)] == ["alice", "alice"]
 
 
 def test_pictures_of_a_migration_are_joined() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -223,7 +225,8 @@ def test_a_line_without_a_uri_is_refused_with_its_number() -> None:
         f"otpauth://totp/x?secret={B32}&secret={B32[::-1]}",
         f"otpauth://totp/x?secret={B32}&algorithm=MD5",
         "otpauth://[totp/x?secret=" + B32,
-        f"otpauth://totp/%FF?secret={B32}",
+        f"otpauth://totp/x?secret={B32}%FF",
+        f"otpauth://totp/x?secret={B32}&algorithm=%FF",
         f"otpauth://totp/x?secret={B32}&issuer={'x' * 3000}",
     ],
 )
@@ -277,6 +280,26 @@ PUBLIC = [  # what users of other programs reported, with other keys: what the a
 def test_a_uri_that_other_programs_refused_is_read(uri: str, user: str, digits: int) -> None:
     found = only("otpauth", uri)
     assert (found.user, found.secret, found.digits, found.unsupported) == (user, KEY, digits, None)
+
+
+@pytest.mark.parametrize("uri", [f"B%FCro:m%FCller?secret={B32}&issuer=B%FCro", f"%FF?secret={B32}&icon=%FF"])
+def test_a_label_that_is_not_utf8_names_no_user(uri: str) -> None:
+    """As users reported it to dchapkine/extract-google-authenticator-credentials 12: the key is usable."""
+    found = only("otpauth", f"otpauth://totp/{uri}")
+    assert (found.user, found.secret, found.unsupported) == (None, KEY, None)
+    assert found.remarks == ("user name dropped: it is not UTF-8",)
+
+
+def test_text_in_another_encoding_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    """A spreadsheet's CSV in Windows-1252, as users reported it to grokability/snipe-it 16518."""
+    table = f"upn;serial number;secret key;model\nalice;A1;{B32};Größe 2\n"
+    file = tmp_path / "tokens.csv"
+    file.write_bytes(table.encode("cp1252"))
+    remedy = "iconv -f WINDOWS-1252 -t UTF-8"
+    with pytest.raises(FormatError, match=rf"line 2: must be UTF-8 \(convert the file, for example with '{remedy}'\)"):
+        parsed("csv", file.read_bytes())
+    converted = subprocess.run([*remedy.split(), file], capture_output=True, check=True).stdout
+    assert only("csv", converted.decode()).serial == "A1"
 
 
 def test_commas_and_spaces_may_separate_the_uris_of_one_line() -> None:
