@@ -28,7 +28,9 @@ from pam_totp.operations.enroll import grouped_key, warnings
 from pam_totp.system.extras import how_to_get
 
 PICTURES = ("png", "svg")
-TERMINAL, NONE = "terminal", "none"
+TERMINAL, ASCII, NONE = "terminal", "ascii", "none"
+DRAWN = (TERMINAL, ASCII)
+HOW = "terminal, ascii, png=FILE, svg=FILE or none"
 DIALOGUE = 8  # lines: prompts and messages below the QR code, which must not scroll it away
 GAP = 2  # columns between the QR code and the text beside it
 LEAST_TEXT = 24  # columns: four groups of the key, and "key: "
@@ -40,7 +42,7 @@ def add_qr_options(parser: argparse.ArgumentParser) -> None:
         default=socket.gethostname() or DEFAULT_ISSUER,
         help="the name that apps show for this site (%(default)s)",
     )
-    parser.add_argument("--qr", metavar="HOW", help="destination of the QR code: terminal, png=FILE, svg=FILE or none")
+    parser.add_argument("--qr", metavar="HOW", help=f"output of the QR code: {HOW}")
     add_output_option(parser, "the key and the QR code as text")
 
 
@@ -81,7 +83,7 @@ class KeyDisplay:
             self.picture.write(qr.picture(uri, self.how))
             print(f"the QR code is in {self.path}", file=sys.stderr)
         elif self.write is not None and not self._as_json:
-            self.write(_text(token, uri if self.how == TERMINAL else None, on_terminal=self._on_terminal))
+            self.write(_text(token, uri, self.how, on_terminal=self._on_terminal))
             if self.has_file:
                 print(f"the key is in {self.file}", file=sys.stderr)
 
@@ -105,8 +107,8 @@ def key_display(args: argparse.Namespace, default: str, *, has_key: bool = True)
     --json, `show` writes no text, and the caller passes the JSON to `write`.
     """
     how, _, path = (args.qr or default).partition("=")
-    if (how in PICTURES) != bool(path) or how not in (TERMINAL, NONE, *PICTURES):
-        raise CommandError("--qr must be terminal, png=FILE, svg=FILE or none", WRONG_USAGE)
+    if (how in PICTURES) != bool(path) or how not in (*DRAWN, NONE, *PICTURES):
+        raise CommandError(f"--qr must be {HOW}", WRONG_USAGE)
     try:
         qr.load()
     except ImportError:
@@ -116,20 +118,20 @@ def key_display(args: argparse.Namespace, default: str, *, has_key: bool = True)
     with ExitStack() as stack:
         if how in PICTURES:
             display.picture = stack.enter_context(new_file(path))
-        is_shown = has_key if args.json or how == NONE else how == TERMINAL
+        is_shown = has_key if args.json or how == NONE else how in DRAWN
         if is_shown:
             display.write = stack.enter_context(key_output(args))
         yield display
 
 
-def _text(token: Token, uri: str | None, *, on_terminal: bool) -> str:
-    """Return the key and, unless `uri` is None, the QR code."""
+def _text(token: Token, uri: str, how: str, *, on_terminal: bool) -> str:
+    """Return the key and, if `how` is in DRAWN, the QR code."""
     kind = f"every {token.period} seconds" if isinstance(token, TotpToken) else "by counter"
     text = [f"key: {grouped_key(token)}", f"     {token.type}, {kind}, {token.digits} digits, {token.algorithm}"]
-    if uri is None:
+    if how not in DRAWN:
         return _joined(text)
     try:
-        code = _qr_lines(uri, on_terminal=on_terminal)
+        code = _qr_lines(uri, how, on_terminal=on_terminal)
     except ImportError:
         return _joined([*text, f"(no QR code, because segno is missing: {how_to_get('segno')})"])
     size = terminal.size() if on_terminal else None
@@ -154,10 +156,10 @@ class _Drawn(NamedTuple):
     columns: int
 
 
-def _qr_lines(uri: str, *, on_terminal: bool) -> _Drawn:
+def _qr_lines(uri: str, how: str, *, on_terminal: bool) -> _Drawn:
     colour = on_terminal and terminal.has_colour(sys.stdout)
-    has_blocks = terminal.can_print(qr.BLOCKS) and not (on_terminal and terminal.is_dumb())
-    draw = qr.half_blocks if has_blocks else qr.in_ascii
+    has_blocks = terminal.can_print(qr.BLOCKS) and (terminal.has_half_blocks() or not on_terminal)
+    draw = qr.half_blocks if has_blocks and how != ASCII else qr.in_ascii
     return _Drawn(draw(uri, colour=colour), len(draw(uri, colour=False)[0]))
 
 

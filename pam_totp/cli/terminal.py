@@ -4,13 +4,17 @@ Rules:
 - Output never raises UnicodeEncodeError: a character that the stream cannot encode becomes an escape.
 - A terminal gets only characters of its own character set. The variables of the locale name that set, also for a locale
   that is not installed; Python would assume UTF-8 then (PEP 538, PEP 540). If no variable is set, UTF-8 is assumed.
-- Colour is for terminals that show it: not with NO_COLOR (no-color.org), TERM=dumb or without TERM.
+- Colour is for terminals that show it: not with NO_COLOR (no-color.org), TERM=dumb or without TERM, and not for a
+  terminal that has no colours by terminfo. A terminal that terminfo does not know has colours.
+- Half blocks are for terminals that have them: not for a dumb one and not for the Linux console, whose fonts on Debian
+  lack them.
 - A file or pipe gets neither colour nor line breaks that depend on a width.
 """
 
 from __future__ import annotations
 
 import codecs
+import functools
 import io
 import locale
 import os
@@ -19,6 +23,7 @@ from contextlib import suppress
 from typing import NamedTuple, TextIO
 
 _COERCED = "C.UTF-8"  # LC_CTYPE after Python has replaced the locale C (PEP 538)
+_COLOURS = 8  # the number that the escape sequences need
 _STYLES = {"heading": "1", "good": "32", "error": "1;31", "warning": "33", "note": "36"}
 
 
@@ -62,8 +67,27 @@ def is_dumb() -> bool:
     return os.environ.get("TERM", "") in ("", "dumb")
 
 
+def has_half_blocks() -> bool:
+    """Return True if the font of the terminal has the half blocks. This says nothing about its character set."""
+    return not is_dumb() and os.environ["TERM"] != "linux"
+
+
 def has_colour(stream: TextIO) -> bool:
-    return stream.isatty() and not is_dumb() and not os.environ.get("NO_COLOR")
+    return stream.isatty() and not is_dumb() and not os.environ.get("NO_COLOR") and _knows_colour(os.environ["TERM"])
+
+
+@functools.cache
+def _knows_colour(term: str) -> bool:
+    """Return False if terminfo says that terminals of this type have no colours."""
+    try:
+        import curses  # imported here: most output is not to a terminal
+
+        curses.setupterm(term)
+    except (ImportError, ValueError, OSError):  # without terminfo, or without a standard output
+        return True
+    except curses.error:  # an unknown type of terminal
+        return True
+    return curses.tigetnum("colors") >= _COLOURS
 
 
 def size() -> Size | None:

@@ -5,6 +5,7 @@ Rules:
   first line `sep=;`, as spreadsheets write it, decides.
 - A column loses white space, quotation marks around it, and a spreadsheet's marks of text (`="0012"` and `'0012`).
 - A row that is one quoted column with separators in it, as a spreadsheet exports pasted text, is split again.
+- A quoted column may have line ends, as in notes. Its row then is strict: a column ends right after its quotation mark.
 - Comments (#) and rows of empty columns are skipped. Empty columns at the end of a row are dropped.
 - A heading is a first row that names at least two known columns. A heading decides the meaning of each column, whatever
   its position. Case and separators in the names do not count.
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pam_totp.formats.parsing import FormatError, first_lines, numbered_lines
 
 MIN_NAMES = 2  # known names in a heading
+MAX_ROW = 64 * 1024  # characters: notes may be long
 _SEPARATORS = ",;\t|"
 _SEPARATOR_LINE = re.compile(r"sep=([,;\t|]?)", re.IGNORECASE)
 
@@ -48,9 +50,7 @@ class Heading:
 def rows(data: bytes) -> Iterator[Row]:
     """Yield the line and the columns of each row. Raise FormatError."""
     separator: str | None = None
-    for number, line in numbered_lines(data):
-        if line.lstrip().startswith("#"):
-            continue
+    for number, line in _joined_lines(data):
         if separator is None:
             separator = _separator(line)
             if _SEPARATOR_LINE.fullmatch(line.strip(" ")):
@@ -58,6 +58,22 @@ def rows(data: bytes) -> Iterator[Row]:
         columns = _split(number, line, separator)
         if columns:
             yield number, columns
+
+
+def _joined_lines(data: bytes) -> Iterator[tuple[int, str]]:
+    """Yield the number of its first line, and the text of each row that is not a comment. Raise FormatError."""
+    first, row = 0, ""
+    for number, line in numbered_lines(data):
+        if not row and line.lstrip().startswith("#"):
+            continue
+        first, row = (first, f"{row}\n{line}") if row else (number, line)
+        if row.count('"') % 2 == 0:
+            yield first, row
+            row = ""
+        elif len(row) > MAX_ROW:
+            break
+    if row:
+        raise FormatError(first, "quotation marks must be balanced")
 
 
 def first_row(data: bytes) -> list[str]:
@@ -92,16 +108,14 @@ def _separator(line: str) -> str:
 
 
 def _columns(line: str, separator: str) -> list[str] | None:
-    """Return the columns of a line, or None for a line that `csv` refuses."""
+    """Return the columns of a row, or None for a row that `csv` refuses."""
     try:
-        return next(csv.reader([line], delimiter=separator, skipinitialspace=True))
+        return next(csv.reader([line], delimiter=separator, skipinitialspace=True, strict="\n" in line))
     except csv.Error:
         return None
 
 
 def _split(number: int, line: str, separator: str) -> list[str]:
-    if line.count('"') % 2:
-        raise FormatError(number, "quotation marks must be balanced")
     found = _columns(_unwrapped(line), separator)
     if found is None:
         raise FormatError(number, "must be one row of columns")

@@ -6,6 +6,9 @@ algorithm. Only the first two are required. privacyIDEA's token janitor writes a
 With a heading, `_NAMES` gives each column its meaning: the files of Entra ID (Azure), Token2 and others. A file that
 names a period but no type has totp tokens; the type is hotp otherwise.
 
+The exports of KeePassXC, 1Password, Bitwarden and other password managers have a column for codes (`totp_field`). Rows
+without a value there are no tokens.
+
 The log of Yubico's personalisation tool has no heading, but its rows are unmistakable (`yubico_log`).
 
 `csv_rows` reads the rows. A token of an unsupported type, algorithm or length is skipped with its reason.
@@ -25,6 +28,7 @@ from pam_totp.formats.csv_rows import Heading, first_row, heading_of, rows
 from pam_totp.formats.format import Format, ParsedFile, ParseOptions, parsed_by_line
 from pam_totp.formats.imported_token import ImportedToken
 from pam_totp.formats.parsing import Encoding, FormatError, algorithm_of, is_key, key_of, period_of, whole_number
+from pam_totp.formats.totp_field import token_of_field
 from pam_totp.formats.yubico_log import is_yubico_log, yubico_token
 
 # Names in a heading -> the field. Case, spaces and separators in a name do not count.
@@ -34,12 +38,14 @@ _SERIALS = (
 _KEYS = "key secret secretkey seed tokenseed tokenkey otpkey sharedsecret hmackey otpsecret"
 _HEXADECIMAL_KEYS = "hexkey keyhex hexseed seedhex hexsecret secrethex secretkeyhex hexsecretkey seedinhex"
 _BASE32_KEYS = "base32key keybase32 base32seed seedbase32 base32secret secretbase32 secretkeybase32 seedinbase32"
-_USERS = "user upn userprincipalname username userid login loginname owner account uid assignedto"
+_USERS = "user upn userprincipalname username userid login loginname loginusername owner account uid assignedto"
+_TOTP = "totp logintotp totpuri totpsecret otpauth otpauthuri otpauthurl otpuri"
 _FIELDS = {
     "serial": _SERIALS,
     "key": _KEYS,
     "hexadecimal key": _HEXADECIMAL_KEYS,
     "base32 key": _BASE32_KEYS,
+    "totp": _TOTP,
     "user": _USERS,
     "type": "type tokentype otptype oathtype",
     "digits": "digits otplen otplength length codelength otpdigits numberofdigits tokenlength",
@@ -49,7 +55,8 @@ _FIELDS = {
 }
 _NAMES = {name: field for field, names in _FIELDS.items() for name in names.split()}
 _MAP_NAMES = {name: field for name, field in _NAMES.items() if field in ("serial", "user")}
-_MEANINGS = {field: field for field in _FIELDS} | {"serial": "serial number"}
+_LOGIN_NAMES = {name: field for name, field in _NAMES.items() if field in ("serial", "user", "totp")}
+_MEANINGS = {field: field for field in _FIELDS} | {"serial": "serial number", "totp": "key or otpauth URI"}
 _KEY_FIELDS: dict[str, Encoding | None] = {"key": None, "hexadecimal key": "hexadecimal", "base32 key": "base32"}
 
 _COLUMNS = ("serial", "key", "type", "digits", "counter", "algorithm")
@@ -109,9 +116,12 @@ def understood_map(data: bytes) -> str | None:
 
 
 def _heading(row: list[str]) -> Heading | None:
-    """Return the heading in the first row if it names a key."""
-    heading = heading_of(row, _NAMES)
-    return heading if heading is not None and heading.columns.keys() & _KEY_FIELDS.keys() else None
+    """Return the heading in the first row if it names a key, or the column for codes of a password manager."""
+    for names, required in ((_NAMES, _KEY_FIELDS.keys()), (_LOGIN_NAMES, {"totp"})):
+        heading = heading_of(row, names)
+        if heading is not None and heading.columns.keys() & required:
+            return heading
+    return None
 
 
 def _row_parser(row: list[str]) -> tuple[RowParser, tuple[str, ...]]:
@@ -119,6 +129,8 @@ def _row_parser(row: list[str]) -> tuple[RowParser, tuple[str, ...]]:
     if is_yubico_log(row):
         return yubico_token, ("the log of Yubico's personalisation tool",)
     heading = _heading(row)
+    if heading is not None and not heading.columns.keys() & _KEY_FIELDS.keys():
+        return functools.partial(_login_token, heading=heading), (heading.understood(_MEANINGS),)
     if heading is not None:
         kind = _assumed_type(heading)
         assumed = f"type: {kind}, because no column names it"
@@ -168,6 +180,16 @@ def _headed_token(line: int, columns: list[str], heading: Heading, kind: str) ->
     if not fields.get("serial") and not fields.get("user"):
         raise FormatError(line, "missing serial")
     return _from_fields(line, fields, _KEY_FIELDS[name])
+
+
+def _login_token(line: int, columns: list[str], heading: Heading) -> ImportedToken | None:
+    """Return the token of a password manager's row, or None for a row without one. The column of users decides."""
+    text, user = heading.value(columns, "totp"), heading.value(columns, "user") or None
+    if not text:
+        return None
+    token = token_of_field(text, line, user)
+    serial = _serial(heading.value(columns, "serial"), line) or None
+    return replace(token, user=user or token.user, serial=serial)
 
 
 def _assumed_type(heading: Heading) -> str:

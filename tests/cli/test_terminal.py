@@ -85,6 +85,10 @@ def test_a_terminal_too_narrow_for_the_code_is_told_so(site: Site) -> None:
         ({"LC_ALL": "de_DE.ISO-8859-1"}, True),
         ({"TERM": "dumb"}, False),
         ({"LC_ALL": "", "LANG": "C"}, True),
+        # As users reported it to gtanner/qrcode-terminal 28, canonical/authd 361 and google-authenticator-libpam 268.
+        ({"LC_ALL": "C", "TERM": "screen"}, True),
+        ({"TERM": "linux"}, True),
+        ({"LC_ALL": "C", "TERM": "vt220"}, False),
     ],
     ids=str,
 )
@@ -97,6 +101,31 @@ def test_without_block_characters_the_code_is_drawn_in_ascii(
     assert all(len(line) <= 80 for line in plain(screen).splitlines())
     token = from_uri(scanned(drawn_in_ascii(screen), tmp_path), "phone", 0)
     assert token.secret == site.record().tokens[0].secret
+
+
+@pytest.mark.parametrize("term", ["vt220", "xterm-mono"])
+def test_a_terminal_without_colours_gets_a_code_in_its_own_colour(site: Site, tmp_path: Path, term: str) -> None:
+    """As users reported it to google-authenticator-libpam 268: black on grey was black on black there."""
+    screen = output_on_terminal(site, "enroll", ME, "--yes", "--issuer", "host", size=(50, 80), TERM=term)
+    assert COLOUR not in screen
+    token = from_uri(scanned(drawn(screen), tmp_path), "phone", 0)
+    assert token.secret == site.record().tokens[0].secret
+
+
+@pytest.mark.parametrize("command", [("enroll", "zoe", "--yes"), ("replace", ME, "--yes"), ("qr", ME, "--yes")])
+def test_a_code_in_ascii_may_be_asked_for(site: Site, tmp_path: Path, command: tuple[str, ...]) -> None:
+    """Users of terminals with gaps between the lines need it, as reported to google-authenticator-libpam 155."""
+    site.enrol(phone())
+    screen = output_on_terminal(site, *command, "--qr", "ascii", "--issuer", "host", size=(60, 80))
+    assert screen.isascii() and COLOUR in screen
+    token = from_uri(scanned(drawn_in_ascii(screen), tmp_path), "phone", 0)
+    assert token.secret == site.record(command[1]).tokens[0].secret
+
+
+def test_a_code_in_ascii_for_a_file_has_no_colour(site: Site) -> None:
+    site.enrol(phone())
+    done = site.command("qr", ME, "--yes", "--qr", "ascii", *PIPE)
+    assert "####" in done.stdout and done.stdout.isascii() and COLOUR not in done.stdout
 
 
 def test_an_ascii_code_that_is_too_high_is_reported(site: Site) -> None:
@@ -131,6 +160,8 @@ def test_colour_is_for_terminals_without_no_color(site: Site) -> None:
     assert output_on_terminal(site, "list").startswith(f"{COLOUR}1mUSER")
     assert output_on_terminal(site, "list", NO_COLOR="1").startswith("USER")
     assert output_on_terminal(site, "list", TERM="dumb").startswith("USER")
+    assert output_on_terminal(site, "list", TERM="vt220").startswith("USER")
+    assert output_on_terminal(site, "list", TERM="unknown-terminal").startswith(f"{COLOUR}1mUSER")
     assert COLOUR not in site.command("list").stdout
     assert f"{COLOUR}32maccepted{COLOUR}0m" in output_on_terminal(site, "verify", ME, codes(0))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -465,6 +466,48 @@ def test_a_heading_gives_each_column_its_meaning(heading: str, row: str, expecte
     assert (found.serial, found.user, found.type, found.digits, found.counter, found.period) == expected
     assert found.secret == KEY
     assert understood(f"{heading}\n{row}\n")
+
+
+URI = f"otpauth://totp/Host:alice?secret={B32}&issuer=Host"
+MANAGERS = {  # CSV exports with a column for codes; users reported the columns to the projects named here
+    "KeePassXC (keepassxreboot/keepassxc 6167)": '"Group","Title","Username","Password","URL","Notes","TOTP","Icon"\n'
+    f'"Root","a","alice","p","u","one\n\n# ""two"", three","{URI}","0"\n'
+    f'"Root","b","bob","p","u","","","0"\n"Root","c","carl","p","u","","{B32.lower()}","0"\n',
+    "1Password (passbolt/passbolt_browser_extension 284)": "Title,Url,Username,Password,OTPAuth,Favorite,Notes\n"
+    f"a,u,alice,p,{URI},false,\nb,u,bob,p,,false,\nc,u,carl,p,{URI},false,\n",
+    "Bitwarden (aliasvault/aliasvault 852)": "folder,type,name,notes,login_username,login_password,login_totp\n"
+    f",login,a,,alice,p,{URI}\n,note,b,text,,,\n,login,c,,carl,p,{B32[:4]} {B32[4:]}\n",
+}
+
+
+@pytest.mark.parametrize("table", MANAGERS.values(), ids=MANAGERS.keys())
+def test_the_column_for_codes_of_a_password_manager_is_read(table: str) -> None:
+    assert sniff(table.encode()) == "csv"
+    found = parsed("csv", table.encode())
+    assert [(token.user, token.secret, token.type, token.unsupported) for token in found] == [
+        ("alice", KEY, "totp", None),
+        ("carl", KEY, "totp", None),
+    ], "an entry without a key is no token, and the column of users decides"
+    (columns,) = understood(table)
+    assert "is the user" in columns and "is the key or otpauth URI" in columns
+    assert re.search("not used: .*'(P|login_p)assword'", columns)
+
+
+def test_one_unusable_entry_of_a_password_manager_is_skipped() -> None:
+    values = [URI, "x", f"steam://{B32}", "otpauth://totp/x?secret=", "otpauth://totp/x", URI]
+    found = parsed("csv", b"TOTP,user\n" + "".join(f"{value},u{i}\n" for i, value in enumerate(values, 1)).encode())
+    assert [(token.user, token.unsupported is None) for token in found] == [
+        (f"u{i}", i in (1, 6)) for i in range(1, 7)
+    ], found
+    assert B32 not in repr(found)
+
+
+def test_a_quoted_column_may_have_line_ends_but_must_end() -> None:
+    found = parsed("csv", f'serial,key,note\nA1,{HEX},"one\r\ntwo"\nA2,{HEX},x\n'.encode())
+    assert [(token.line, token.serial) for token in found] == [(2, "A1"), (4, "A2")]
+    for rest in (f"\nA2,{HEX},x\n", "\nx" * 100_000):
+        with pytest.raises(FormatError, match="line 2: quotation marks must be balanced"):
+            parsed("csv", f'serial,key,note\nA1,{HEX},"one{rest}'.encode())
 
 
 def test_a_column_of_hexadecimal_keys_must_be_hexadecimal() -> None:

@@ -451,7 +451,7 @@ def test_bash_completes_formats_choices_and_devices(tmp_path: Path) -> None:
     assert set(complete("pam-totp", "export", "alice", "--format", "")) == set(EXPORT_FORMATS)
     assert complete("pam-totp", "list", "--state", "") == ["active", "disabled", "unconfirmed"]
     assert complete("pam-totp", "enroll", "--algorithm", "SHA2") == ["SHA256"]
-    assert complete("pam-totp", "qr", "--qr", "") == ["terminal", "png=", "svg=", "none"]
+    assert complete("pam-totp", "qr", "--qr", "") == ["terminal", "ascii", "png=", "svg=", "none"]
     assert complete("pam-totp", "resync", "--port", f"{DATA}/pam-totp.b") == [f"{DATA}/pam-totp.bash"]
     devices = [tmp_path / name for name in ("ttyUSB0", "ttyACM1")]
     for device in (*devices, tmp_path / "tty0"):

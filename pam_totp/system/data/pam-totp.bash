@@ -101,7 +101,7 @@ _pam_totp_value() { # PROGRAM COMMAND OPTION STORE FIRST: print the words for th
     --user) compgen -u ;;
     --nullok-group) compgen -g ;;
     --token) _pam_totp_tokens "$program" "$store" "$first" ;;
-    --qr) printf '%s\n' terminal png= svg= none ;;
+    --qr) printf '%s\n' terminal ascii png= svg= none ;;
     --format) _pam_totp_formats "$program" "$command" ;;
     esac
     _pam_totp_choices "$option" "$program" "$command"
