@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pam_totp.core.secretfile import base32
 from pam_totp.formats.parsing import FormatError
 from pam_totp.formats.registry import FORMATS, sniff
 from tests.formats.backups import (
@@ -161,3 +162,53 @@ def test_an_encrypted_backup_of_aegis_names_the_missing_package(monkeypatch: pyt
     with pytest.raises(ImportError):
         parsed("aegis", aegis_encrypted(), ask_secret=ask)
     assert parsed("aegis", BACKUPS["aegis"][0])[0].secret == KEY
+
+
+SPACED = " ".join(base32(KEY)[i : i + 4] for i in range(0, 32, 4)).lower()
+LONG = bytes(range(102))  # 164 letters of base32
+REPORTED: dict[str, tuple[str, object, list[tuple[str, bytes]]]] = {  # format, file, users and keys
+    "Bubka/2FAuth 277, beemdevelopment/Aegis 1572": (
+        "2fas",
+        {
+            "services": [
+                {"name": "Host", "secret": SPACED, "otp": {"account": "alice", "source": "Link"}},
+                {"name": "bob", "secret": base32(KEY), "otp": {}},
+            ],
+            "schemaVersion": 4,
+        },
+        [("alice", KEY), ("bob", KEY)],
+    ),
+    "bitwarden/ios 1417, stratumauth/app 97": (
+        "bitwarden",
+        {
+            "encrypted": False,
+            "items": [
+                {"type": 2, "name": "note", "login": None, "secureNote": {"type": 0}},
+                {"type": 3, "name": "card", "card": {"brand": "Visa"}},
+                {"type": 1, "name": "x", "login": {"username": "alice", "totp": SPACED, "uris": None}},
+                {"type": 1, "name": "y", "login": {"username": "bob", "totp": base32(LONG)}},
+            ],
+        },
+        [("alice", KEY), ("bob", LONG)],
+    ),
+    "paolostivanin/OTPClient 369": (
+        "aegis",
+        {"header": {}, "db": {"entries": [{"type": "totp", "name": "al\0ice", "info": {"secret": base32(KEY)}}]}},
+        [("al\0ice", KEY)],
+    ),
+    "beemdevelopment/Aegis 1605": (
+        "freeotp",
+        {"tokens": [{"label": "alice", "secret_base32": base32(KEY), "type": "TOTP"}], "tokenOrder": []},
+        [("alice", KEY)],
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "document", "expected"), REPORTED.values(), ids=REPORTED.keys())
+def test_a_backup_that_other_programs_refused_is_read(
+    name: str, document: object, expected: list[tuple[str, bytes]]
+) -> None:
+    data = dumped(document)
+    assert sniff(data) == name
+    found = parsed(name, data)
+    assert [(token.user, token.secret, token.unsupported) for token in found] == [(*each, None) for each in expected]
