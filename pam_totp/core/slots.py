@@ -16,7 +16,8 @@ from __future__ import annotations
 from binascii import crc32
 
 from pam_totp.core.fields import Value
-from pam_totp.core.record import RecordError, UserRecord
+from pam_totp.core.lean import lru_cache
+from pam_totp.core.record import MIN_SECRET, TOKEN_TYPES, RecordError, UserRecord
 from pam_totp.core.secretfile import MAX_FILE, serialize
 
 BLOCK = 4096  # bytes: the unit of disks and file systems
@@ -57,10 +58,30 @@ class Slots(Value):
         )
 
 
-def slot_size(record: UserRecord) -> int:
-    """Return the size in bytes of a slot for `record`, with space for the longest record that logins can write."""
-    longest = max(len(serialize(record)), len(serialize(record.longest())))
+def slot_size(record: UserRecord, document: bytes | None = None) -> int:
+    """Return the size in bytes of a slot for `record`, with space for the longest record that logins can write.
+
+    `document` is the encoding of `record`, if the caller has it.
+    """
+    length = len(serialize(record) if document is None else document)
+    of_record, of_token = _growth()
+    if length + of_record + of_token * len(record.tokens) + MAX_HEADER < BLOCK:
+        return BLOCK  # most records: two more encodings would take a third of the time of an import
+    longest = max(length, len(serialize(record.longest())))
     return -(-(longest + MAX_HEADER + 1) // BLOCK) * BLOCK
+
+
+@lru_cache(maxsize=1)
+def _growth() -> tuple[int, int]:
+    """Return upper bounds of the bytes by which logins lengthen a record without tokens, and each of its tokens."""
+    user = UserRecord(user="u", failures_at=0)
+    size, longest = len(serialize(user)), len(serialize(user.longest()))
+    of_tokens = [0]
+    for cls in TOKEN_TYPES.values():
+        token = cls(name="t", secret=bytes(MIN_SECRET), created=0, last_used=0, row_needed=True)
+        short = user.with_token(token.used_up(0, 1))
+        of_tokens.append(len(serialize(short.longest())) - longest - len(serialize(short)) + size)
+    return longest - size, max(of_tokens)
 
 
 def new_file(document: bytes, size: int, sequence: int = 1) -> bytes:

@@ -13,17 +13,16 @@ Rules:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from typing import BinaryIO, Protocol, TypeVar
+from contextlib import closing, suppress
+from typing import Protocol, TypeVar
 
 from pam_totp.core.record import UserRecord
 from pam_totp.core.secretfile import parse, serialize
-from pam_totp.core.slots import Slots
+from pam_totp.core.slots import BLOCK, Slots, slot_size
 from pam_totp.store import journal
 from pam_totp.store.file import FileStore, parse_record
-from pam_totp.store.secret_file import flush_all
+from pam_totp.store.secret_file import exists, flush_all
 
 R = TypeVar("R")
 Change = Callable[[UserRecord], tuple[UserRecord, R]]
@@ -57,7 +56,7 @@ def update_many(store: FileStore, changes: Changes[R], progress: Progress = lamb
     with store.opened() as folder, journal.opened(folder) as opened:
         marked = False
         try:
-            with journal.new_manifest(opened) as manifest:
+            with closing(journal.Manifest(opened)) as manifest:
                 batch = _Batch(store, folder, manifest)
                 results: list[R] = []
                 for user, change in changes:
@@ -93,48 +92,50 @@ def update_many(store: FileStore, changes: Changes[R], progress: Progress = lamb
 class _Batch:
     """The two phases of `update_many`, stage and commit. Staged records are in the manifest instead of memory."""
 
-    def __init__(self, store: FileStore, folder: int, manifest: BinaryIO) -> None:
+    def __init__(self, store: FileStore, folder: int, manifest: journal.Manifest) -> None:
         self._store, self._folder, self._manifest = store, folder, manifest
         self._staged: dict[str, int] = {}  # file name -> offset of its last line in the manifest
+        self._large: set[str] = set()  # file names of the records that need larger slots than one block
+        self._has_version_1 = store.has_version_1(folder)
+        store.require_decoys(folder)
 
     def stage(self, user: str, change: Change[R]) -> R:
         """Compute a new record from the staged or the old record, and write the new record to the manifest."""
         name = self._store.file_of(user)
-        stored = None if name in self._staged else self._store.peek(self._folder, name)
+        is_new = name in self._staged or not (self._has_version_1 or exists(self._folder, name))
+        stored = None if is_new else self._store.peek(self._folder, name)
         return self._compute(name, user, change, _document(stored))
 
     def _compute(self, name: str, user: str, change: Change[R], old: bytes | None) -> R:
         document = old
         if name in self._staged:
-            staged = self._read(name)
+            staged = self._manifest.read(self._staged[name])
             old, document = staged.old, staged.new
         record = UserRecord(user=user) if document is None else parse_record(document, user, name)
         changed, result = change(record)
         if changed != record:
-            self._write(journal.Entry(name, old, serialize(changed)))
+            new = serialize(changed)
+            self._staged[name] = self._manifest.write(journal.Entry(name, old, new))
+            if slot_size(changed, new) > BLOCK:
+                self._large.add(name)
         return result
 
     def entries(self) -> Iterator[journal.Entry]:
         """Yield the last entry of each record. Unlike `journal.entries`, keep no second copy of the names in memory."""
-        for name in self._staged:
-            yield self._read(name)
-
-    def _read(self, name: str) -> journal.Entry:
-        self._manifest.seek(self._staged[name])
-        return journal.parse_entry(self._manifest.readline(), 0)
-
-    def _write(self, entry: journal.Entry) -> None:
-        self._staged[entry.name] = self._manifest.seek(0, os.SEEK_END)
-        self._manifest.write(entry.line())
+        for offset, entry in self._manifest:
+            if self._staged[entry.name] == offset:
+                yield entry
 
     def flush(self) -> None:
         """Flush the manifest."""
         self._manifest.flush()
-        os.fsync(self._manifest.fileno())
 
     def commit(self, entry: journal.Entry) -> bool:
         """Write the new record under its lock. Return False if another process changed the old record since staging."""
         with self._store.locked(self._folder, entry.name):
+            if entry.old is None and not self._has_version_1:
+                size = slot_size(parse(entry.new), entry.new) if entry.name in self._large else BLOCK
+                return self._store.create(self._folder, entry.name, entry.new, size)
             stored = self._store.load(self._folder, entry.name)
             if _document(stored) != entry.old:
                 return False
@@ -155,7 +156,7 @@ class _Batch:
                     results[number] = self._compute(name, user, change, _document(stored))
                 if name in self._staged:
                     self.flush()
-                    self._put(stored, self._read(name))
+                    self._put(stored, self._manifest.read(self._staged[name]))
 
     def _put(self, stored: Slots | None, entry: journal.Entry) -> None:
         new = parse(entry.new)

@@ -190,25 +190,46 @@ class FileStore:
 
         If `durably` is False, the caller flushes the file of a new user.
         """
-        document = serialize(new)
-        if len(document) > MAX_FILE:
-            raise StoreError(f"{name}: the record must be at most {MAX_FILE} bytes")
+        document = _short_enough(name, serialize(new))
         if stored is not None and old.lasting == new.lasting and stored.has_room(document):
             if stored.other == b"":
                 self._sweep(folder, name)
             write(folder, name, stored, document)
-        elif stored is not None and stored.size >= slot_size(new):
+        elif stored is not None and stored.size >= slot_size(new, document):
             self._sweep(folder, name)
             write(folder, name, stored, document)
             write(folder, name, stored.after(document), document)
         else:
             over = stored is not None and exists(folder, name)
-            content = new_file(document, slot_size(new), 1 if stored is None else stored.sequence + 1)
+            content = new_file(document, slot_size(new, document), 1 if stored is None else stored.sequence + 1)
             create(folder, name, content, self.temporary(name), over=over, durably=durably or stored is not None)
             self._sweep(folder, name)
-            if not decoys.are_made(folder):
-                with suppress(OSError, StoreError):  # the first login of an unknown user logs missing decoys
-                    self._prepare(folder)
+            self.require_decoys(folder)
+
+    def create(self, folder: int, name: str, document: bytes, size: int) -> bool:
+        """Create the file of a user who has none, with slots of `size` bytes. Return False if the user has a file.
+
+        The caller holds the lock, has found no file of version 1 (`has_version_1`), and flushes the file afterwards.
+        """
+        if exists(folder, self._version_1(name)):
+            return False
+        try:
+            content = new_file(_short_enough(name, document), size)
+            create(folder, name, content, self.temporary(name), durably=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def require_decoys(self, folder: int) -> None:
+        """Create the decoys, unless they are there. Ignore errors: the first login of an unknown user logs them."""
+        if not decoys.are_made(folder):
+            with suppress(OSError, StoreError):
+                self._prepare(folder)
+
+    def has_version_1(self, folder: int) -> bool:
+        """Return True if the folder has files of version 1, or temporary files."""
+        with os.scandir(folder) as entries:
+            return any(_may_be_version_1(entry.name) for entry in entries)
 
     def remove(self, folder: int, name: str) -> None:
         """Delete the file `name`. The caller holds the lock, and flushes the folder afterwards."""
@@ -291,6 +312,17 @@ class FileStore:
     def _leftovers(self, name: str) -> list[str]:
         stem = name.removesuffix(_SUFFIX)
         return [self.temporary(name), f".{stem}{_SUFFIX_1}.tmp", self._lock_of_version_1(name)]
+
+
+def _short_enough(name: str, document: bytes) -> bytes:
+    if len(document) > MAX_FILE:
+        raise StoreError(f"{name}: the record must be at most {MAX_FILE} bytes")
+    return document
+
+
+def _may_be_version_1(name: str) -> bool:
+    """Return True for a file of version 1, its lock file, and every temporary file."""
+    return name.endswith((_SUFFIX_1, ".lock", ".tmp")) and name != LOCK or name.startswith(".") and name.endswith(_SUFFIX)
 
 
 def parse_record(data: bytes, user: str, name: str) -> UserRecord:

@@ -22,7 +22,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from pam_totp.core.record import RecordError, UserRecord
 from pam_totp.core.secretfile import parse
@@ -34,6 +34,7 @@ from pam_totp.store.secret_file import exists, read, unlink
 _COMMITTING, _MANIFEST = "committing", "manifest"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _AT_ONCE = 10_000  # names
+_BUFFER = 64 * 1024  # bytes of the manifest that are written at once
 
 
 class Entry(NamedTuple):
@@ -100,9 +101,44 @@ def opened(folder: int) -> Iterator[int]:
         os.close(journal)
 
 
-def new_manifest(journal: int) -> BinaryIO:
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-    return open(os.open(_MANIFEST, flags, 0o600, dir_fd=journal), "w+b")
+class Manifest:
+    """The manifest of a new journal. The caller closes it."""
+
+    def __init__(self, journal: int) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._file = open(os.open(_MANIFEST, flags, 0o600, dir_fd=journal), "wb", _BUFFER)
+        self._lines = open(os.open(_MANIFEST, os.O_RDONLY | os.O_CLOEXEC, dir_fd=journal), "rb")
+        self._end = 0
+
+    def close(self) -> None:
+        self._file.close()
+        self._lines.close()
+
+    def write(self, entry: Entry) -> int:
+        """Append an entry, and return its offset in bytes."""
+        offset = self._end
+        self._end += self._file.write(entry.line())
+        return offset
+
+    def read(self, offset: int) -> Entry:
+        """Return the entry at an offset."""
+        self._file.flush()
+        self._lines.seek(offset)
+        return parse_entry(self._lines.readline(), 0)
+
+    def __iter__(self) -> Iterator[tuple[int, Entry]]:
+        """Yield the offset and the entry of each line. The caller reads no other entry meanwhile."""
+        self._file.flush()
+        self._lines.seek(0)
+        offset = 0
+        for line in self._lines:
+            yield offset, parse_entry(line, 0)
+            offset += len(line)
+
+    def flush(self) -> None:
+        """Flush all entries to the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
 
 def undo(store: FileStore, folder: int, journal: int) -> int:
@@ -164,7 +200,7 @@ def _all_entries(journal: int) -> Iterator[Entry]:
 def parse_entry(line: bytes, number: int) -> Entry:
     """Return the entry of line `number` of the manifest. Raise StoreError if the line is invalid."""
     with suppress(ValueError, RecursionError):
-        match json.loads(line):
+        match json.loads(line.decode("ascii")):
             case [str(name), None, str(new)]:
                 return Entry(name, None, new.encode("ascii"))
             case [str(name), str(old), str(new)]:
