@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Literal
 
 from pam_totp.cli.command_line import INTERRUPTED, WRONG_USAGE, CommandError, Commands, add_command
@@ -32,7 +33,7 @@ from pam_totp.operations.import_tokens import (
     select_user_files,
 )
 from pam_totp.pam.names import passwd_name
-from pam_totp.system.audit import Fields, signals_held
+from pam_totp.system.audit import MAX_LINES, Fields, signals_held
 
 LONG_FILE = 1024 * 1024  # bytes: from this size on, parsing a slow format takes a second or more
 MANY_TOKENS = 5000  # tokens: from this number on, an import takes a second or more
@@ -145,7 +146,8 @@ def _import(
         raise CommandError(INTERRUPTED if e.rolled_back else unfinished, 128 + signal.SIGINT) from None
     if not args.dry_run:
         with signals_held():
-            args.audit.changed_many("import", _imported(report), format=chosen.name)
+            logged, more = islice(_imported(report), MAX_LINES), max(0, report.imported - MAX_LINES)
+            args.audit.changed_many("import", logged, more=more, format=chosen.name)
     if (args.serial or args.user) and not report.imported + report.skipped:
         what = f"no token with the serial number {args.serial}" if args.serial else f"no tokens of {args.user}"
         raise CommandError(f"{', '.join(path for path, _ in files)}: {what}")

@@ -16,7 +16,7 @@ import heapq
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
 from typing import Protocol
@@ -88,7 +88,7 @@ class PackedResult(bytes):
         return _STATUSES[self[0]]
 
     def unpack(self) -> Result:
-        place, line, user, token, kind, serial, remarks, *more = json.loads(self[1:])
+        place, line, user, token, kind, serial, remarks, *more = json.loads(self[1:].decode("ascii"))
         return Result(self.status, place, line, user, token, kind, serial, tuple(remarks), *more)
 
 
@@ -100,9 +100,9 @@ class Candidate:
     user: str
     token: ImportedToken
 
-    def result(self, status: Status, reason: str | None = None, name: str | None = None) -> Result:
-        """Return the result for this token; `name` is the token's name in the record."""
-        return _result(self.place, self.token, self.user, status, reason=reason, name=name)
+    def result(self, status: Status, reason: str | None = None, stored: Token | None = None) -> Result:
+        """Return the result for this token; `stored` is the imported token in the record."""
+        return _result(self.place, self.token, self.user, status, reason=reason, stored=stored)
 
 
 class Selected(Protocol):
@@ -218,9 +218,14 @@ def _result(
     status: Status,
     *,
     reason: str | None = None,
-    name: str | None = None,
+    stored: Token | None = None,
 ) -> Result:
-    return Result(status, place, token.line, user, name or token.name, token.type, token.serial, token.remarks, reason)
+    facts = status, place, token.line, user
+    if stored is None:
+        return Result(*facts, token.name, token.type, token.serial, token.remarks, reason)
+    return Result(
+        *facts, stored.name, token.type, token.serial, token.remarks, reason, stored.created, stored.next_factor
+    )
 
 
 def _user_name_problem(user: str) -> str | None:
@@ -309,8 +314,7 @@ class _Addition:
                 reason = f"{candidate.user} has {MAX_TOKENS} tokens, which is the maximum"
                 return record, candidate.result(Status.TOO_MANY_TOKENS, reason)
             token = _with_free_name(token, record)
-            imported = candidate.result(Status.IMPORTED, name=token.name)
-            return changed.with_token(token), replace(imported, created=token.created, next=token.next_factor)
+            return changed.with_token(token), candidate.result(Status.IMPORTED, stored=token)
         except RecordError as e:
             return record, candidate.result(Status.INVALID, str(e))
 

@@ -56,8 +56,7 @@ def update_many(store: FileStore, changes: Changes[R], progress: Progress = lamb
     with store.opened() as folder, journal.opened(folder) as opened:
         marked = False
         try:
-            with closing(journal.Manifest(opened)) as manifest:
-                batch = _Batch(store, folder, manifest)
+            with closing(journal.Manifest(opened)) as manifest, closing(_Batch(store, folder, manifest)) as batch:
                 results: list[R] = []
                 for user, change in changes:
                     if len(results) % _REPORT_EVERY == 0:
@@ -97,7 +96,11 @@ class _Batch:
         self._staged: dict[str, int] = {}  # file name -> offset of its last line in the manifest
         self._large: set[str] = set()  # file names of the records that need larger slots than one block
         self._has_version_1 = store.has_version_1(folder)
+        self._lock = store.kept_lock(folder)
         store.require_decoys(folder)
+
+    def close(self) -> None:
+        self._lock.close()
 
     def stage(self, user: str, change: Change[R]) -> R:
         """Compute a new record from the staged or the old record, and write the new record to the manifest."""
@@ -132,10 +135,11 @@ class _Batch:
 
     def commit(self, entry: journal.Entry) -> bool:
         """Write the new record under its lock. Return False if another process changed the old record since staging."""
-        with self._store.locked(self._folder, entry.name):
-            if entry.old is None and not self._has_version_1:
-                size = slot_size(parse(entry.new), entry.new) if entry.name in self._large else BLOCK
+        if entry.old is None and not self._has_version_1:
+            size = slot_size(parse(entry.new), entry.new) if entry.name in self._large else BLOCK
+            with self._lock.locked(entry.name):
                 return self._store.create(self._folder, entry.name, entry.new, size)
+        with self._store.locked(self._folder, entry.name):
             stored = self._store.load(self._folder, entry.name)
             if _document(stored) != entry.old:
                 return False

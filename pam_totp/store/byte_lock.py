@@ -14,7 +14,7 @@ import stat
 import struct
 import time
 
-from pam_totp.core.lean import TYPE_CHECKING, sha256, suppress
+from pam_totp.core.lean import TYPE_CHECKING, contextmanager, sha256, suppress
 from pam_totp.store import LockBusy
 from pam_totp.store.secret_file import check_type_and_owner
 
@@ -30,9 +30,37 @@ def acquire(folder: int, lock_file: str, name: str, wait: float) -> int:
 
     Raise LockBusy, or another StoreError if the lock file is not safe.
     """
+    return _acquire(folder, lock_file, name, wait, lambda lock: _set(lock, name, fcntl.F_WRLCK))
+
+
+class KeptLock:
+    """The lock file of one thread that locks many names, one after the other. The file stays open in between."""
+
+    def __init__(self, folder: int, lock_file: str, wait: float) -> None:
+        self._folder, self._lock_file, self._wait = folder, lock_file, wait
+        self._lock = acquire(folder, lock_file, lock_file, wait)
+        _set(self._lock, lock_file, fcntl.F_UNLCK)
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Hold the lock of `name`. Raise LockBusy, or another StoreError if the lock file is not safe."""
+        lock = self._lock
+        if not _is_locked(self._folder, lock, self._lock_file, lambda lock: _set(lock, name, fcntl.F_WRLCK)):
+            lock = acquire(self._folder, self._lock_file, name, self._wait)
+        try:
+            yield
+        finally:
+            _set(lock, name, fcntl.F_UNLCK)
+            if lock != self._lock:
+                os.close(lock)
+
+
+def _set(lock: int, name: str, kind: int) -> None:
     start = int.from_bytes(sha256(name.encode()).digest()[:8], "big") >> 2
-    byte = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0)
-    return _acquire(folder, lock_file, name, wait, lambda lock: fcntl.fcntl(lock, fcntl.F_OFD_SETLK, byte))
+    fcntl.fcntl(lock, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, start, 1, 0))
 
 
 def acquire_as_version_1(folder: int, lock_file: str, name: str, wait: float) -> int:

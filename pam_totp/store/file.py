@@ -25,7 +25,7 @@ from pam_totp.core.record import RecordError, UserRecord
 from pam_totp.core.secretfile import MAX_FILE, parse, serialize
 from pam_totp.core.slots import Slots, new_file, slot_size
 from pam_totp.store import DamagedFile, NotThere, StoreError, decoys
-from pam_totp.store.byte_lock import acquire, acquire_as_version_1
+from pam_totp.store.byte_lock import KeptLock, acquire, acquire_as_version_1
 from pam_totp.store.secret_file import LastRead, create, empty_file, exists, has_content, read, unlink, write
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ class FileStore:
     def create(self, folder: int, name: str, document: bytes, size: int) -> bool:
         """Create the file of a user who has none, with slots of `size` bytes. Return False if the user has a file.
 
-        The caller holds the lock, has found no file of version 1 (`has_version_1`), and flushes the file afterwards.
+        The caller holds the lock of `kept_lock`, and flushes the file afterwards.
         """
         if exists(folder, self._version_1(name)):
             return False
@@ -261,6 +261,10 @@ class FileStore:
         finally:
             for lock in locks:
                 os.close(lock)
+
+    def kept_lock(self, folder: int) -> KeptLock:
+        """Return the lock file, for new users of a folder without files of version 1 (`has_version_1`)."""
+        return KeptLock(folder, self._lock_name(), self._lock_wait)
 
     def _check_folder(self, status: os.stat_result) -> None:
         if status.st_uid != os.geteuid():

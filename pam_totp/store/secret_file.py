@@ -95,8 +95,12 @@ def create(folder: int, name: str, content: bytes, temporary: str, *, over: bool
 
     Raise OSError, for example FileExistsError if `over` is False.
     """
-    unlink(folder, temporary)  # left by a killed process
-    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600, dir_fd=folder)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS
+    try:
+        file = os.open(temporary, flags, 0o600, dir_fd=folder)
+    except FileExistsError:  # left by a killed process
+        unlink(folder, temporary)
+        file = os.open(temporary, flags, 0o600, dir_fd=folder)
     try:
         try:
             os.fchmod(file, 0o600)  # under any umask

@@ -105,10 +105,13 @@ class Audit:
         """Log that a key is shown or exported. Call this before it happens."""
         self._write("revealed", user, {"what": what, **fields})
 
-    def changed_many(self, what: str, changes: Iterable[Fields], **common: str | int | None) -> None:
-        """Log changes, and finish."""
+    def changed_many(
+        self, what: str, changes: Iterable[Fields], *, more: int = 0, **common: str | int | None
+    ) -> None:
+        """Log changes, count `more` changes without a line, and finish."""
         for fields in changes:
             self.changed(what, **{**fields, **common})
+        self._omitted += more
         self.finish(what, **common)
 
     def _write(self, verb: str, user: str | int | None, fields: Fields) -> None:
