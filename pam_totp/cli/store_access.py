@@ -240,6 +240,9 @@ class _HoldingStore:
     def users(self) -> Iterator[str]:
         return self._store.users()
 
+    def owner_of_serial(self, serial: str) -> str | None:
+        return self._store.owner_of_serial(serial)
+
 
 def require_free_name(record: UserRecord, name: str, remedy: str) -> None:
     """Raise CommandError, with `remedy` in its message, if the record has a token named `name`."""

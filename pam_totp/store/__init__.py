@@ -5,7 +5,8 @@ Rules:
 2. The new record is durable before `update` returns.
 3. NotThere means that the store was read and has no record of the user. Every other error is a StoreError, and the
    login is denied.
-4. Except in `HomeStore`, `update_decoy` does the same work for an unknown user as `update` for an enrolled user.
+4. Two users never have tokens with the same serial number (`core.serials`): `update` raises SerialTaken.
+5. Except in `HomeStore`, `update_decoy` does the same work for an unknown user as `update` for an enrolled user.
 """
 
 from __future__ import annotations
@@ -30,6 +31,14 @@ class DamagedFile(StoreError):
 
 class LockBusy(StoreError):
     """The lock was not acquired in time. Nothing has changed, so the call can be repeated."""
+
+
+class SerialTaken(StoreError):
+    """Another user, `owner`, has a token with this serial number. Nothing has changed."""
+
+    def __init__(self, serial: str, owner: str) -> None:
+        super().__init__(f"{owner} has the token with the serial number {serial}")
+        self.serial, self.owner = serial, owner
 
 
 class NotThere(Exception):
@@ -72,6 +81,9 @@ class Store(Protocol):
 
     def users(self) -> Iterator[str]:
         """Yield the names of all users with a record, in any order."""
+
+    def owner_of_serial(self, serial: str) -> str | None:
+        """Return the user who has a token with this serial number, or None. It takes less than 50 ms."""
 
 
 def read_or_unknown(store: Store, user: str) -> UserRecord:

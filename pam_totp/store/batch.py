@@ -8,19 +8,21 @@ Rules:
 3. `journal` can roll back all records from the first change to the last. After an error, this process rolls back;
    after a kill, the next command on the store rolls back.
 4. A roll-back never makes a used code valid again.
-5. Logins continue during the change. Each login reads the old record or the new record.
+5. The process claims the serial numbers of new tokens while it computes the records, and flushes the claims before the
+   first change. A roll-back releases them.
+6. Logins continue during the change. Each login reads the old record or the new record.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pam_totp.core.record import UserRecord
 from pam_totp.core.secretfile import parse, serialize
 from pam_totp.core.slots import BLOCK, Slots, slot_size
-from pam_totp.store import journal
+from pam_totp.store import SerialTaken, claims, journal
 from pam_totp.store.file import FileStore, parse_record
 from pam_totp.store.secret_file import exists, flush_all
 
@@ -45,23 +47,34 @@ class Changes(Protocol[R_co]):
     def __iter__(self) -> Iterator[tuple[str, Change[R_co]]]: ...
 
 
-def update_many(store: FileStore, changes: Changes[R], progress: Progress = lambda done, total: None) -> list[R]:
+def update_many(
+    store: FileStore,
+    changes: Changes[R],
+    progress: Progress = lambda done, total: None,
+    taken: Callable[[Change[R], SerialTaken], R] | None = None,
+) -> list[R]:
     """Apply all changes to the users' records durably and atomically. A user without a record gets an empty record.
 
     Return the results in the order of `changes`. If another process changed a record meanwhile, call its changes again;
-    the last result counts. After an error, roll back all records, then raise StoreError or the exception of a change.
+    the last result counts. Omit a change that adds a serial number of another user: its result is that of `taken`.
+    After an error, roll back all records, then raise StoreError or the exception of a change. Without `taken`,
+    SerialTaken is such an error.
     """
     journal.recover(store)
     total = 2 * len(changes)
     with store.opened() as folder, journal.opened(folder) as opened:
         marked = False
         try:
-            with closing(journal.Manifest(opened)) as manifest, closing(_Batch(store, folder, manifest)) as batch:
+            with (
+                closing(journal.Manifest(opened)) as manifest,
+                closing(_Batch(store, folder, manifest, taken)) as batch,
+            ):
                 results: list[R] = []
                 for user, change in changes:
                     if len(results) % _REPORT_EVERY == 0:
                         progress(len(results), total)
                     results.append(batch.stage(user, change))
+                claims.flush(folder)
                 batch.flush()
                 journal.mark(folder, opened)
                 marked = True
@@ -80,6 +93,7 @@ def update_many(store: FileStore, changes: Changes[R], progress: Progress = lamb
             complete = marked and not journal.marked(opened)
             if not (complete and isinstance(why, KeyboardInterrupt)):
                 journal.undo(store, folder, opened)
+                journal.release_claims(store, folder, opened)
                 journal.empty(folder, opened)
                 raise
         with suppress(KeyboardInterrupt):  # no interruption is reported: the change is complete
@@ -91,11 +105,18 @@ def update_many(store: FileStore, changes: Changes[R], progress: Progress = lamb
 class _Batch:
     """The two phases of `update_many`, stage and commit. Staged records are in the manifest instead of memory."""
 
-    def __init__(self, store: FileStore, folder: int, manifest: journal.Manifest) -> None:
-        self._store, self._folder, self._manifest = store, folder, manifest
+    def __init__(
+        self,
+        store: FileStore,
+        folder: int,
+        manifest: journal.Manifest,
+        taken: Callable[[Change[Any], SerialTaken], Any] | None,
+    ) -> None:
+        self._store, self._folder, self._manifest, self._taken = store, folder, manifest, taken
         self._staged: dict[str, int] = {}  # file name -> offset of its last line in the manifest
         self._large: set[str] = set()  # file names of the records that need larger slots than one block
         self._has_version_1 = store.has_version_1(folder)
+        claims.make(store, folder)
         self._lock = store.kept_lock(folder)
         store.require_decoys(folder)
 
@@ -117,11 +138,28 @@ class _Batch:
         record = UserRecord(user=user) if document is None else parse_record(document, user, name)
         changed, result = change(record)
         if changed != record:
+            try:
+                self._claim(name, record, changed)
+            except SerialTaken as e:
+                if self._taken is None:
+                    raise
+                answer: R = self._taken(change, e)
+                return answer
             new = serialize(changed)
             self._staged[name] = self._manifest.write(journal.Entry(name, old, new))
             if slot_size(changed, new) > BLOCK:
                 self._large.add(name)
         return result
+
+    def _claim(self, name: str, old: UserRecord, new: UserRecord) -> None:
+        if any(token.serial is not None for token in new.tokens):
+            before = claims.of_record(old)
+            added = {claim: serial for claim, serial in claims.of_record(new).items() if claim not in before}
+            claims.take_for_import(self._store, self._folder, name, added, self._is_staged)
+
+    def _is_staged(self, name: str, claim: str) -> bool:
+        """Return True if the staged record `name` has the serial number of a claim."""
+        return name in self._staged and claim in claims.serials(self._manifest.read(self._staged[name]).new)
 
     def entries(self) -> Iterator[journal.Entry]:
         """Yield the last entry of each record. Unlike `journal.entries`, keep no second copy of the names in memory."""

@@ -12,6 +12,7 @@ Rules:
    version 1 that still runs finds the empty file damaged, and denies the login. If the file did not exist, `nullok`
    would let the user in. While the file has content, an update also acquires the lock of version 1.
 8. A change of tokens or recovery codes writes both slots, so that the file contains no removed key.
+9. Two users never have tokens with the same serial number: the folder `.serial` has a claim for each (`claims`).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from pam_totp.store.secret_file import LastRead, create, empty_file, exists, has
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from pam_totp.store import R
 
@@ -60,6 +62,13 @@ def file_name(user: str) -> str:
     if not name or len(name) > _MAX_NAME:
         raise StoreError(f"the user name must be 1 to {_MAX_NAME} bytes as a file name")
     return name
+
+
+def user_of_file(name: str) -> str:
+    """Return the user whose record has the file name `name`, of either version."""
+    from urllib.parse import unquote_to_bytes  # imported here because logins do not need it
+
+    return unquote_to_bytes(name.rpartition(".")[0]).decode("utf-8", "surrogateescape")
 
 
 class Warnings:
@@ -126,10 +135,12 @@ class FileStore:
                 old = UserRecord(user=user) if stored is None else self._parse(stored, user, name)
                 new, result = change(old)
                 if new is None:
-                    self.remove(folder, name)
-                    os.fsync(folder)
+                    with self._claims(folder, name, old, UserRecord(user=user)):
+                        self.remove(folder, name)
+                        os.fsync(folder)
                 elif stored is None or not stored.size or (new is not old and new != old):
-                    self.put(folder, name, stored, old, new)
+                    with self._claims(folder, name, old, new):
+                        self.put(folder, name, stored, old, new)
                 elif decoy:
                     self._use_decoy(folder)
                 return result
@@ -140,15 +151,19 @@ class FileStore:
             self._use_decoy(folder)
 
     def users(self) -> Iterator[str]:
-        from urllib.parse import unquote_to_bytes  # imported here because logins do not need it
-
         with self.opened() as folder, os.scandir(folder) as entries:
             for entry in entries:
                 stem, dot, suffix = entry.name.rpartition(".")
                 if not stem or stem.startswith("."):
                     continue
                 if dot + suffix == _SUFFIX or (dot + suffix == _SUFFIX_1 and not exists(folder, stem + _SUFFIX)):
-                    yield unquote_to_bytes(stem).decode("utf-8", "surrogateescape")
+                    yield user_of_file(entry.name)
+
+    def owner_of_serial(self, serial: str) -> str | None:
+        from pam_totp.store import claims  # imported here because logins do not need it
+
+        with self.opened() as folder:
+            return claims.owner(self, folder, serial)
 
     def prepare(self) -> None:
         """Create the lock file, and each decoy that is missing or damaged."""
@@ -166,7 +181,7 @@ class FileStore:
     def peek(self, folder: int, name: str) -> Slots | None:
         """Return the slots of the file `name`, or None if it does not exist. The caller need not hold the lock."""
         try:
-            return self._find(folder, name)
+            return self.find(folder, name)
         except DamagedFile:  # another process may be writing the file
             with self.locked(folder, name):
                 return self.load(folder, name)
@@ -174,11 +189,11 @@ class FileStore:
     def load(self, folder: int, name: str) -> Slots | None:
         """Return the slots of the file `name`, or None if it does not exist. The caller holds the lock."""
         try:
-            stored = self._find(folder, name)
+            stored = self.find(folder, name)
         except DamagedFile:
             if not unlink(folder, self.temporary(name)):  # after a kill, it can be a hard link of `name`
                 raise
-            stored = self._find(folder, name)
+            stored = self.find(folder, name)
         if stored is not None and stored.other is None:
             self.warn(f"{self.folder}/{name}: a slot is damaged (the other slot is used)")
         return stored
@@ -250,6 +265,10 @@ class FileStore:
         except OSError as e:
             raise StoreError(f"{self.folder}: {e.strerror}") from e
 
+    def lock_of(self, folder: int, name: str, wait: float | None = None) -> int:
+        """Lock a name that is not that of a record. Return a descriptor; closing it releases the lock."""
+        return acquire(folder, self._lock_name(), name, self._lock_wait if wait is None else wait)
+
     @contextmanager
     def locked(self, folder: int, name: str) -> Iterator[None]:
         """Hold the lock of the file `name`. Raise StoreError if the lock was not acquired within `lock_wait`."""
@@ -272,8 +291,11 @@ class FileStore:
         if stat.S_IMODE(status.st_mode) & 0o777 != 0o700:
             raise StoreError(f"{self.folder}: its mode must be 0700")
 
-    def _find(self, folder: int, name: str) -> Slots | None:
-        """Return the slots of the file, or None. Try `name` twice, because another process may convert version 1."""
+    def find(self, folder: int, name: str) -> Slots | None:
+        """Return the slots of the file, or None, without its lock. Raise DamagedFile for a file that is being written.
+
+        Try `name` twice, because another process may convert version 1.
+        """
         for candidate in (name, self._version_1(name), name):
             with suppress(NotThere):
                 return read(folder, candidate, last=self._last)
@@ -284,6 +306,15 @@ class FileStore:
         if stored is not last.slots or last.record is None or last.record.user != user:
             last.record = parse_record(stored.document, user, name)
         return last.record
+
+    def _claims(self, folder: int, name: str, old: UserRecord, new: UserRecord) -> AbstractContextManager[None]:
+        """Return the context of a write of `new` in place of `old`. It claims serial numbers, or raises SerialTaken."""
+        before, after = [t.serial for t in old.tokens], [t.serial for t in new.tokens]
+        if before == after or not any(before + after):
+            return suppress()
+        from pam_totp.store import claims  # imported here because logins do not need it
+
+        return claims.moved(self, folder, name, claims.of_record(old), claims.of_record(new))
 
     def _use_decoy(self, folder: int) -> None:
         if not decoys.use(folder):
@@ -326,7 +357,9 @@ def _short_enough(name: str, document: bytes) -> bytes:
 
 def _may_be_version_1(name: str) -> bool:
     """Return True for a file of version 1, its lock file, and every temporary file."""
-    return name.endswith((_SUFFIX_1, ".lock", ".tmp")) and name != LOCK or name.startswith(".") and name.endswith(_SUFFIX)
+    return (
+        name.endswith((_SUFFIX_1, ".lock", ".tmp")) and name != LOCK or name.startswith(".") and name.endswith(_SUFFIX)
+    )
 
 
 def parse_record(data: bytes, user: str, name: str) -> UserRecord:

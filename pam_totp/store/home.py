@@ -15,13 +15,14 @@ import os
 import pwd
 import stat
 
-from pam_totp.core.lean import TYPE_CHECKING
+from pam_totp.core.lean import TYPE_CHECKING, suppress
 from pam_totp.core.record import UserRecord
 from pam_totp.store import NoAccount, NotThere, Store, StoreError
 from pam_totp.store.file import LOCK_WAIT, FileStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from pam_totp.store import R
 
@@ -67,6 +68,10 @@ class HomeStore(FileStore):
             return
         yield self._user
 
+    def owner_of_serial(self, serial: str) -> str | None:
+        """Return None: the store cannot read the files of other users."""
+        return None
+
     def file_of(self, user: str) -> str:
         if user != self._user:
             raise StoreError(f"{self.folder}/{self._name}: holds only the record of {self._user}")
@@ -92,6 +97,10 @@ class HomeStore(FileStore):
 
     def _use_decoy(self, folder: int) -> None:
         """Do nothing, for the same reason."""
+
+    def _claims(self, folder: int, name: str, old: UserRecord, new: UserRecord) -> AbstractContextManager[None]:
+        """Claim nothing, for the same reason."""
+        return suppress()
 
     def _check_folder(self, status: os.stat_result) -> None:
         if status.st_uid not in (0, os.geteuid()):
@@ -121,3 +130,6 @@ class _NoAccountStore:
 
     def users(self) -> Iterator[str]:
         return iter(())
+
+    def owner_of_serial(self, serial: str) -> str | None:
+        return None

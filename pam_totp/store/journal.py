@@ -20,7 +20,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from typing import NamedTuple
 
@@ -63,6 +63,7 @@ def recover(store: FileStore) -> int:
         try:
             fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
             undone = undo(store, folder, journal)
+            release_claims(store, folder, journal)
             empty(folder, journal)
             return undone
         except BlockingIOError:
@@ -106,13 +107,16 @@ class Manifest:
 
     def __init__(self, journal: int) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._file = open(os.open(_MANIFEST, flags, 0o600, dir_fd=journal), "wb", _BUFFER)
-        self._lines = open(os.open(_MANIFEST, os.O_RDONLY | os.O_CLOEXEC, dir_fd=journal), "rb")
+        with ExitStack() as files:
+            opened = os.open(_MANIFEST, flags, 0o600, dir_fd=journal)
+            self._file = files.enter_context(open(opened, "wb", _BUFFER))
+            opened = os.open(_MANIFEST, os.O_RDONLY | os.O_CLOEXEC, dir_fd=journal)
+            self._lines = files.enter_context(open(opened, "rb"))
+            self._files = files.pop_all()
         self._end = 0
 
     def close(self) -> None:
-        self._file.close()
-        self._lines.close()
+        self._files.close()
 
     def write(self, entry: Entry) -> int:
         """Append an entry, and return its offset in bytes."""
@@ -165,6 +169,17 @@ def undo(store: FileStore, folder: int, journal: int) -> int:
         raise damage
     unmark(journal)
     return undone
+
+
+def release_claims(store: FileStore, folder: int, journal: int) -> None:
+    """Release the claims of all serial numbers that the batch was about to add, except those of records with them."""
+    from pam_totp.store import claims  # imported here because `claims` needs `FileStore`, and the roll-back is rare
+
+    with suppress(StoreError, ValueError, OSError):  # a stale claim prevents nothing after the end of the import
+        for entry in _all_entries(journal):
+            if entry.linked is None:
+                added = claims.serials(entry.new).keys() - claims.serials(entry.old).keys()
+                claims.release(store, folder, entry.name, added, own_import=True)
 
 
 def entries(journal: int) -> Iterator[Entry]:

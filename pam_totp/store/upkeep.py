@@ -11,6 +11,8 @@ Rules:
 5. A secret file is written in place after it was created. So a file whose content is older than the file itself comes
    from another program: tar, rsync or cp restored it, or the clock was set back.
 6. After a failed repair, the other repairs continue.
+7. Records that another program restored, or that are older than the claims, have serial numbers without a claim. If two
+   users have the same token, only an administrator can decide.
 """
 
 from __future__ import annotations
@@ -28,9 +30,9 @@ from typing import NamedTuple
 from pam_totp.core.record import RecordError
 from pam_totp.core.secretfile import parse
 from pam_totp.core.slots import Slots, new_file, slot_size
-from pam_totp.store import NotThere, StoreError, decoys, journal
+from pam_totp.store import NotThere, StoreError, claims, decoys, journal
 from pam_totp.store.byte_lock import acquire_as_version_1
-from pam_totp.store.file import JOURNAL, LOCK, LOCK_WAIT, FileStore
+from pam_totp.store.file import JOURNAL, LOCK, LOCK_WAIT, FileStore, user_of_file
 from pam_totp.store.secret_file import create, empty_file, exists, has_content, read, unlink, write
 
 _FIEMAP = 0xC020660B  # ioctl(2) FS_IOC_FIEMAP returns the extents of a file
@@ -147,14 +149,60 @@ def _defects(store: FileStore, folder: int) -> Iterator[Defect]:
         yield Defect(what, partial(_replace_decoys, store, folder, cow=cow and nocow))
     if not exists(folder, LOCK):
         yield Defect(f"{LOCK}: not found", store.prepare)
+    in_use, records = _ClaimsInUse(store, folder), 0
     for name in sorted(os.listdir(folder)):
         if (record := _record_of(folder, name)) is not None:
             text = f"ignored, because {record} exists" if name.endswith(".json") else "left by a killed process"
             yield Defect(f"{name}: {text}", partial(_sweep, store, folder, record, name))
         elif name.endswith(".record"):
-            yield from _of_record(store, folder, name, cow=cow and nocow)
+            records += 1
+            yield from _of_record(store, folder, name, in_use, cow=cow and nocow)
         elif name.endswith(".json") and not name.startswith("."):
-            yield from _of_version_1(store, folder, name)
+            records += has_content(folder, name)
+            yield from _of_version_1(store, folder, name, in_use)
+    yield from in_use.rest(records)
+
+
+class _ClaimsInUse:
+    """The claims that belong to a token. Memory has only their number."""
+
+    def __init__(self, store: FileStore, folder: int) -> None:
+        self._store, self._folder = store, folder
+        self._exist = exists(folder, claims.FOLDER)
+        self._are_needed = False
+        self._count = 0
+        self._records = 0
+
+    def of(self, name: str, document: bytes) -> Iterator[Defect]:
+        """Yield the defects of the claims of a record."""
+        with suppress(ValueError):  # `pam-totp list` reports the record
+            found = claims.serials(document)
+            self._records += 1
+            for claim, serial in found.items():
+                self._are_needed = True
+                other = claims.holder(self._store, self._folder, claim) if self._exist else name
+                if other == name:
+                    self._count += 1
+                elif other is None:
+                    text = f"{name}: the serial number {serial} has no claim, so another user can get this token too"
+                    yield Defect(text, partial(claims.bring_in, self._store, user_of_file(name)))
+                else:
+                    user = user_of_file(other)
+                    yield Defect(
+                        f"{name}: {user} has a token with the serial number {serial} too (remove one of the two)"
+                    )
+
+    def rest(self, records: int) -> Iterator[Defect]:
+        """Yield the defects of all claims together, after the last record. `records` is the number of all records."""
+        if not self._exist:
+            if self._are_needed:
+                text = f"{claims.FOLDER}: not found, so two users can get the same token"
+                yield Defect(text, partial(claims.make, self._store, self._folder))
+        elif self._records == records and not exists(self._folder, JOURNAL):  # an import writes the records later
+            dead = len(claims.names(self._folder)) - self._count
+            if dead > 0:
+                text = f"{claims.FOLDER}: {dead} {'claim' if dead == 1 else 'claims'} without a token"
+                yield Defect(text, partial(claims.sweep, self._store, self._folder))
 
 
 def _record_of(folder: int, name: str) -> str | None:
@@ -172,7 +220,7 @@ def _record_of(folder: int, name: str) -> str | None:
     return record if suffix == "lock" and (exists(folder, record) or not exists(folder, stem + ".json")) else None
 
 
-def _of_record(store: FileStore, folder: int, name: str, *, cow: bool) -> Iterator[Defect]:
+def _of_record(store: FileStore, folder: int, name: str, in_use: _ClaimsInUse, *, cow: bool) -> Iterator[Defect]:
     with suppress(NotThere, OSError):
         file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
         try:
@@ -192,14 +240,17 @@ def _of_record(store: FileStore, folder: int, name: str, *, cow: bool) -> Iterat
                 yield Defect(f"{name}: {text}", partial(_replace_file, store, folder, name))
             elif slots.other is None:
                 yield Defect(f"{name}: a slot is damaged", partial(_rewrite, store, folder, name))
+            yield from in_use.of(name, slots.document)
 
 
-def _of_version_1(store: FileStore, folder: int, name: str) -> Iterator[Defect]:
+def _of_version_1(store: FileStore, folder: int, name: str, in_use: _ClaimsInUse) -> Iterator[Defect]:
     with suppress(NotThere, StoreError, RecordError):  # `pam-totp list` reports it
-        user = parse(read(folder, name).document).user
-        if store.file_of(user) == name.removesuffix(".json") + ".record":
+        document = read(folder, name).document
+        user, record = parse(document).user, name.removesuffix(".json") + ".record"
+        if store.file_of(user) == record:
             text = f"{name}: a file of version 1, so the user's next login needs free disk space"
             yield Defect(text, partial(_convert, store, user))
+            yield from in_use.of(record, document)
 
 
 def _of_decoys(folder: int, *, cow: bool) -> dict[str, str]:

@@ -105,9 +105,7 @@ class Audit:
         """Log that a key is shown or exported. Call this before it happens."""
         self._write("revealed", user, {"what": what, **fields})
 
-    def changed_many(
-        self, what: str, changes: Iterable[Fields], *, more: int = 0, **common: str | int | None
-    ) -> None:
+    def changed_many(self, what: str, changes: Iterable[Fields], *, more: int = 0, **common: str | int | None) -> None:
         """Log changes, count `more` changes without a line, and finish."""
         for fields in changes:
             self.changed(what, **{**fields, **common})

@@ -1,0 +1,271 @@
+"""The claims of a file store: for each serial number, the user who has the token with it.
+
+Rules:
+1. A claim is a symbolic link in the folder `.serial`: its name is the serial number, and it points to the record of the
+   owner. symlink(2) creates it with its content, or fails if the claim exists. No process follows the link.
+2. A record gets a serial number only after its user has the claim, and after the claim is durable.
+3. A process that changes a claim holds the claim's lock: a byte of `.lock`, like the lock of a record. An update holds
+   it until the record is durable. A process that holds the lock of a claim acquires no lock of a record.
+4. A claim without a token is stale: its owner's record lacks the serial number. A killed process leaves such a claim.
+   The next process that needs the serial number replaces it.
+5. No claim is stale while the folder `.import` exists: an import claims all serial numbers, without their locks, before
+   it writes the first record.
+6. The folder `.serial` has the claims of all records. `make` fills it under another name, and then renames it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+
+from pam_totp.core.lean import json_loads, sha256
+from pam_totp.core.record import UserRecord
+from pam_totp.core.serials import serial_key
+from pam_totp.store import NotThere, SerialTaken, StoreError
+from pam_totp.store.file import JOURNAL, FileStore, user_of_file
+from pam_totp.store.secret_file import exists, unlink
+
+FOLDER = ".serial"
+_NEW = ".serial.new"
+_BEFORE = "../"  # from the folder of the claims to the record
+_MAX_PLAIN = 128  # characters
+_MAKE_WAIT = 60.0  # seconds: another process may read all records meanwhile
+_LINE = b'\n   "serial": "'  # of a token in a document; a JSON string has no line end
+
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+IsStaged = Callable[[str, str], bool]  # a record's file name, the name of a claim -> an import will write it
+
+
+def file_of(serial: str) -> str:
+    """Return the name of the claim of a serial number. Serial numbers that `serial_key` compares as equal share it."""
+    key = serial_key(serial)
+    if key.isascii() and key.isalnum() and len(key) <= _MAX_PLAIN:
+        return key
+    return f"sha256-{sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
+def serials(document: bytes | None) -> dict[str, str]:
+    """Return the serial numbers in a document by the names of their claims. Raise ValueError for a damaged document."""
+    if document is None:
+        return {}
+    lines = [part.partition(b"\n")[0].decode("ascii") for part in document.split(_LINE)[1:]]
+    return {file_of(serial): serial for serial in (str(json_loads('"' + line.rstrip(","))) for line in lines)}
+
+
+def of_record(record: UserRecord) -> dict[str, str]:
+    """Return the serial numbers of a record by the names of their claims."""
+    return {file_of(token.serial): token.serial for token in record.tokens if token.serial is not None}
+
+
+def owner(store: FileStore, folder: int, serial: str) -> str | None:
+    """Return the user who has a token with this serial number, or None."""
+    make(store, folder)
+    name = holder(store, folder, file_of(serial))
+    return None if name is None else user_of_file(name)
+
+
+@contextmanager
+def moved(store: FileStore, folder: int, name: str, old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[None]:
+    """Claim the serial numbers that only `new` has, for the write of a record in the block. Then release the others.
+
+    `old` and `new` are results of `serials`. The caller holds the lock of the record. Raise SerialTaken.
+    """
+    make(store, folder)
+    changed, added = sorted(old.keys() ^ new.keys()), sorted(new.keys() - old.keys())
+    with ExitStack() as stack:
+        for claim in changed:
+            stack.enter_context(_locked(store, folder, claim))
+        try:
+            for claim in added:
+                _take(store, folder, claim, name, serial=new[claim])
+            if added:
+                _flush(folder, FOLDER)
+            yield
+        finally:
+            for claim in changed:
+                _release(store, folder, claim, name)
+
+
+def take_for_import(store: FileStore, folder: int, name: str, new: Mapping[str, str], is_staged: IsStaged) -> None:
+    """Claim the serial numbers `new` for a record that an import will write. The caller has the journal.
+
+    The caller has called `make`, and flushes the claims afterwards. Raise SerialTaken.
+    """
+    for claim, serial in new.items():
+        with suppress(FileExistsError):
+            _link(folder, claim, name)
+            continue
+        if _read(folder, claim) != name:
+            with _locked(store, folder, claim):
+                _take(store, folder, claim, name, serial=serial, is_staged=is_staged)
+
+
+def flush(folder: int) -> None:
+    """Make the claims durable, before the first record of an import is written."""
+    _flush(folder, FOLDER)
+
+
+def release(store: FileStore, folder: int, name: str, claims: Collection[str], *, own_import: bool = False) -> None:
+    """Delete those claims of a record that are stale. `own_import` is True if the caller has the journal."""
+    for claim in claims:
+        with _locked(store, folder, claim):
+            _release(store, folder, claim, name, own_import=own_import)
+
+
+def bring_in(store: FileStore, user: str) -> None:
+    """Claim the serial numbers of a record that another program put into the store. Raise SerialTaken."""
+    name = store.file_of(user)
+    with store.opened() as folder, store.locked(folder, name):
+        stored = store.load(folder, name)
+        found = {} if stored is None else _serials(name, stored.document)
+        with moved(store, folder, name, {}, found):
+            pass
+
+
+def make(store: FileStore, folder: int) -> None:
+    """Create the folder with the claims of all records, unless it exists. A token of two users is claimed for one."""
+    if exists(folder, FOLDER):
+        return
+    lock = store.lock_of(folder, FOLDER, _MAKE_WAIT)
+    try:
+        if not exists(folder, FOLDER):
+            _remove(folder, _NEW)
+            os.mkdir(_NEW, 0o700, dir_fd=folder)
+            for user in sorted(store.users()):
+                _copy_claims(store, folder, store.file_of(user))
+            _flush(folder, _NEW)
+            os.rename(_NEW, FOLDER, src_dir_fd=folder, dst_dir_fd=folder)
+            os.fsync(folder)
+    finally:
+        os.close(lock)
+
+
+# ---- for `pam-totp doctor`
+
+
+def names(folder: int) -> list[str]:
+    """Return the names of all claims."""
+    return _content(folder, FOLDER)
+
+
+def holder(store: FileStore, folder: int, claim: str) -> str | None:
+    """Return the file name of the record that has the claim, or None if there is no claim, or it is stale."""
+    name = _read(folder, claim)
+    return None if name is None or _is_stale(store, folder, claim, name) else name
+
+
+def sweep(store: FileStore, folder: int) -> None:
+    """Delete all stale claims, and everything else in their folder."""
+    for claim in names(folder):
+        with _locked(store, folder, claim):
+            name = _read(folder, claim)
+            if name is None or _is_stale(store, folder, claim, name):
+                unlink(folder, f"{FOLDER}/{claim}")
+
+
+# ---- one claim
+
+
+@contextmanager
+def _locked(store: FileStore, folder: int, claim: str) -> Iterator[None]:
+    lock = store.lock_of(folder, f"{FOLDER}/{claim}")
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _link(folder: int, claim: str, name: str) -> None:
+    os.symlink(_BEFORE + name, f"{FOLDER}/{claim}", dir_fd=folder)
+
+
+def _read(folder: int, claim: str) -> str | None:
+    """Return the file name of the record to which a claim points, or None if there is no claim."""
+    try:
+        return os.readlink(f"{FOLDER}/{claim}", dir_fd=folder).removeprefix(_BEFORE)
+    except OSError:  # EINVAL: not a symbolic link
+        return None
+
+
+def _take(
+    store: FileStore, folder: int, claim: str, name: str, *, serial: str, is_staged: IsStaged | None = None
+) -> None:
+    """Claim one serial number for a record. The caller holds the claim's lock. Raise SerialTaken."""
+    while True:
+        with suppress(FileExistsError):
+            _link(folder, claim, name)
+            return
+        other = _read(folder, claim)
+        if other == name:
+            return
+        if other is not None and not _is_stale(store, folder, claim, other, is_staged):
+            raise SerialTaken(serial, user_of_file(other))
+        unlink(folder, f"{FOLDER}/{claim}")  # an import may claim it before the next attempt
+
+
+def _release(store: FileStore, folder: int, claim: str, name: str, *, own_import: bool = False) -> None:
+    """Delete a claim of a record if it is stale. The caller holds the claim's lock."""
+    if _read(folder, claim) == name and _is_stale(store, folder, claim, name, _never if own_import else None):
+        unlink(folder, f"{FOLDER}/{claim}")
+
+
+def _is_stale(store: FileStore, folder: int, claim: str, name: str, is_staged: IsStaged | None = None) -> bool:
+    """Return True if no token has the claim of the record `name`, and no process is about to write such a token.
+
+    `is_staged` is for the process that has the journal. An unlocked reader may find a claim whose record follows.
+    """
+    if exists(folder, JOURNAL) if is_staged is None else is_staged(name, claim):
+        return False
+    try:  # after the look for an import: a completed import has written the record
+        stored = store.find(folder, name)
+        return stored is None or claim not in serials(stored.document)
+    except (StoreError, ValueError):  # a damaged record keeps its serial numbers
+        return False
+
+
+def _never(name: str, claim: str) -> bool:
+    return False
+
+
+def _serials(name: str, document: bytes) -> dict[str, str]:
+    try:
+        return serials(document)
+    except ValueError:
+        raise StoreError(f"{name}: the serial numbers cannot be read") from None
+
+
+def _copy_claims(store: FileStore, folder: int, name: str) -> None:
+    with suppress(NotThere, StoreError, ValueError):  # `pam-totp list` reports it
+        stored = store.find(folder, name)
+        for claim in serials(None if stored is None else stored.document):
+            with suppress(FileExistsError):
+                os.symlink(_BEFORE + name, f"{_NEW}/{claim}", dir_fd=folder)
+
+
+def _remove(folder: int, name: str) -> None:
+    """Delete the folder `name` that a killed `make` left, with its files."""
+    for claim in _content(folder, name):
+        unlink(folder, f"{name}/{claim}")
+    with suppress(FileNotFoundError):
+        os.rmdir(name, dir_fd=folder)
+
+
+def _content(folder: int, name: str) -> list[str]:
+    try:
+        opened = os.open(name, _FOLDER_FLAGS, dir_fd=folder)
+    except FileNotFoundError:
+        return []
+    try:
+        return os.listdir(opened)
+    finally:
+        os.close(opened)
+
+
+def _flush(folder: int, name: str) -> None:
+    file = os.open(name, _FOLDER_FLAGS, dir_fd=folder)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
