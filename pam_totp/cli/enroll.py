@@ -29,6 +29,8 @@ from pam_totp.cli.store_access import (
     now,
     open_store,
     require_free_name,
+    require_free_serial,
+    serial_errors,
     token_facts,
     user_of,
     warn_without_account,
@@ -113,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
             record = UserRecord(user=user)
         require_free_name(record, token.name, "choose another name with --name")
         record.with_token(token)  # report a duplicate key before the user scans the QR code
+        require_free_serial(store, user, token)
         warn_without_account(user)
         warn_about(token, scanned=is_new_key or args.qr is not None)
         uri = token_uri(token, user, args.issuer)
@@ -121,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
             token = token.confirmed_without_code() if args.yes else first_code(args, token, display)
         facts = token_facts(user, token) | ({"uri": uri} if is_new_key else {})
         display.save_json(facts)
-        with logged_changes(store) as store:
+        with serial_errors(), logged_changes(store) as store:
             store.update(user, lambda record: (record.with_token(token), None), create=True)
             state = None if token.confirmed else "unconfirmed"
             args.audit.changed("enroll", user, **of_token(token), type=token.type, serial=token.serial, state=state)

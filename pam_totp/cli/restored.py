@@ -21,7 +21,8 @@ from pam_totp.cli.store_access import OWN_FILE, logged_changes, now, open_store,
 from pam_totp.core.record import Token, UserRecord
 from pam_totp.core.settings import DEFAULT_STORE
 from pam_totp.operations.restored import Forwarded, Log, Span
-from pam_totp.store import NotThere, Store, StoreError
+from pam_totp.store import NotThere, SerialTaken, Store, StoreError
+from pam_totp.store.claims import bring_in
 from pam_totp.store.file import FileStore
 from pam_totp.store.upkeep import created_at, rewrite
 
@@ -168,9 +169,19 @@ def _forward(args: argparse.Namespace, log: Log, store: Store, user: str) -> For
         result, is_changed = held.update(user, change)
         if not is_changed and isinstance(store, FileStore):
             rewrite(store, user)  # so that `pam-totp doctor` no longer reports it
+        if type(store) is FileStore:  # a file in a home folder has no claims
+            _claim_serials(store, user)
         changed = sum(old != new for old, new, _ in result.tokens)
         args.audit.changed("restored", user, tokens=changed, codes=result.voided)
     return result
+
+
+def _claim_serials(store: FileStore, user: str) -> None:
+    """Claim the serial numbers of the record, which another program has put into the store."""
+    try:
+        bring_in(store, user)
+    except SerialTaken as e:
+        print(f"pam-totp: warning: {user} has a token of {e.owner} (see 'pam-totp doctor')", file=sys.stderr)
 
 
 def _print_table(records: Iterable[dict[str, Any]], *, dry_run: bool) -> None:

@@ -22,7 +22,7 @@ from pam_totp.core.record import Token, UserRecord
 from pam_totp.core.settings import DEFAULT_STORE
 from pam_totp.pam.names import passwd_name
 from pam_totp.pam.privileges import act_as_owner_of, become_owner_of
-from pam_totp.store import NotThere, Store
+from pam_totp.store import NotThere, SerialTaken, Store
 from pam_totp.store.file import JOURNAL, FileStore
 from pam_totp.store.home import home_store
 from pam_totp.system.audit import signals_held
@@ -249,6 +249,27 @@ def require_free_name(record: UserRecord, name: str, remedy: str) -> None:
     if record.token(name) is not None:
         what = f"{record.user} already has a token named '{name}'; nothing was changed"
         raise CommandError(f"{what} ({remedy}, or see 'pam-totp remove --help')")
+
+
+def require_free_serial(store: Store, user: str, token: Token) -> None:
+    """Raise CommandError if another user has a token with the serial number of `token`."""
+    owner = None if token.serial is None else store.owner_of_serial(token.serial)
+    if token.serial is not None and owner not in (None, user):
+        raise _taken(token.serial, str(owner))
+
+
+@contextmanager
+def serial_errors() -> Iterator[None]:
+    """Raise CommandError if another user got a token with the same serial number meanwhile."""
+    try:
+        yield
+    except SerialTaken as e:
+        raise _taken(e.serial, e.owner) from None
+
+
+def _taken(serial: str, owner: str) -> CommandError:
+    what = f"{owner} has the token with the serial number {serial}; nothing was changed"
+    return CommandError(f"{what} (see 'pam-totp list {owner}', and 'pam-totp remove --help')")
 
 
 def named_token(record: UserRecord, name: str | None) -> Token:

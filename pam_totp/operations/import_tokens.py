@@ -26,8 +26,8 @@ from pam_totp.core.serials import serial_key
 from pam_totp.formats.format import Format, ParsedFile, ParseOptions
 from pam_totp.formats.imported_token import ImportedToken
 from pam_totp.formats.parsing import FormatError
-from pam_totp.store import NotThere, Store, StoreError
-from pam_totp.store.batch import Changes, update_many
+from pam_totp.store import NotThere, SerialTaken, Store, StoreError
+from pam_totp.store.batch import Change, Changes, update_many
 from pam_totp.store.file import JOURNAL, FileStore, file_name
 
 Progress = Callable[[int, int], None]  # done, total
@@ -49,6 +49,7 @@ class Status(StrEnum):
     UNSUPPORTED = "unsupported"  # pam_totp does not support such a token; the format gives the reason
     INVALID = "invalid"  # a field breaks the rules of `core.record`
     TOO_MANY_TOKENS = "too-many-tokens"
+    SERIAL_TAKEN = "serial-taken"  # another user has the token with this serial number
     UNREADABLE = "unreadable"  # the file cannot be read
 
 
@@ -280,7 +281,7 @@ def import_tokens(
         results = _simulate(store, additions, progress)
     elif type(store) is FileStore:
         try:
-            results = update_many(store, additions, progress)
+            results = update_many(store, additions, progress, _omitted)
         except KeyboardInterrupt:
             pending = os.path.lexists(os.path.join(store.folder, JOURNAL))  # a second Ctrl-C stopped the roll-back
             raise Interrupted(rolled_back=not pending) from None
@@ -319,6 +320,14 @@ class _Addition:
             return record, candidate.result(Status.INVALID, str(e))
 
 
+def _omitted(addition: Change[PackedResult], why: SerialTaken) -> PackedResult:
+    """Return the result of an addition if another user has the serial number of its token."""
+    assert isinstance(addition, _Addition)
+    return PackedResult(
+        addition.candidate.result(Status.SERIAL_TAKEN, f"{why.owner} has a token with this serial number")
+    )
+
+
 def _with_free_name(token: Token, record: UserRecord) -> Token:
     name, number = token.name, 2
     while record.token(name) is not None:
@@ -350,7 +359,7 @@ def _read_ahead(selected: Selected) -> Iterator[Candidate | Result]:
         yield from some
 
 
-def _simulate(store: Store, changes: Changes[PackedResult], progress: Progress) -> list[PackedResult]:
+def _simulate(store: Store, additions: _Additions, progress: Progress) -> list[PackedResult]:
     """Return the results that `update_many` would return, without a change to the records.
 
     A second pass handles the users with several tokens, so that memory holds only their records.
@@ -358,18 +367,37 @@ def _simulate(store: Store, changes: Changes[PackedResult], progress: Progress) 
     results: list[PackedResult] = []
     seen: set[str] = set()
     records: dict[str, UserRecord] = {}
-    for user, change in changes:
+    claims = _Claims(store)
+    for user, change in additions:
         if user in seen:
             records[user] = _read(store, user)
         seen.add(user)
-        results.append(change(_read(store, user))[1])
+        results.append(claims.checked(change, change(_read(store, user))[1]))
         if len(results) % _REPORT_EVERY == 0:
-            progress(len(results), len(changes))
-    for number, (user, change) in enumerate(changes if records else ()):
-        if user in records:
+            progress(len(results), len(additions))
+    for number, (user, change) in enumerate(additions if records else ()):
+        if user in records and results[number].status is not Status.SERIAL_TAKEN:
             records[user], results[number] = change(records[user])
-    progress(len(changes), len(changes))
+    progress(len(additions), len(additions))
     return results
+
+
+class _Claims:
+    """The owners of the serial numbers that a dry run has seen, by the result of `serial_key`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._owners: dict[str, str] = {}
+
+    def checked(self, addition: _Addition, result: PackedResult) -> PackedResult:
+        """Return the result of an addition, which another user's token with the same serial number prevents."""
+        serial, user = addition.candidate.token.serial, addition.candidate.user
+        if serial is None or result.status is not Status.IMPORTED:
+            return result
+        key = serial_key(serial)
+        owner = self._owners.get(key) or self._store.owner_of_serial(serial) or user
+        self._owners[key] = owner
+        return result if owner == user else _omitted(addition, SerialTaken(serial, owner))
 
 
 def _update_one(store: Store, changes: Changes[PackedResult]) -> list[PackedResult]:

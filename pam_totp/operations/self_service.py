@@ -27,7 +27,7 @@ from pam_totp.operations import audit_log
 from pam_totp.operations.authenticate import REFUSED, decide, log, refusal_delay
 from pam_totp.operations.enroll import new_recovery_codes, verify_first_code
 from pam_totp.operations.resync import NotConsecutive, TokenChanged, is_last_accepted, resynchronise
-from pam_totp.store import NotThere, Store
+from pam_totp.store import NotThere, SerialTaken, Store
 
 RECOVERY_CODES = 10
 # Counters ahead, or steps before and after. Two guessed codes match once in 25 million requests, and such a match does
@@ -54,6 +54,7 @@ class Reason(StrEnum):
     TOO_MANY_TOKENS = "too-many-tokens"
     NAME_IN_USE = "name-in-use"
     TOKEN_KNOWN = "token-known"
+    SERIAL_TAKEN = "serial-taken"
     INVALID_VALUE = "invalid-value"
 
 
@@ -72,6 +73,7 @@ TEXTS = {
     Reason.TOO_MANY_TOKENS: f"You have {MAX_TOKENS} tokens, which is the maximum. Remove a token first.",
     Reason.NAME_IN_USE: "You already have a token of that name.",
     Reason.TOKEN_KNOWN: "You already have this token.",
+    Reason.SERIAL_TAKEN: "Another user has a token with this serial number. Ask your administrator.",
     Reason.INVALID_VALUE: "This value is not valid: {}.",
 }
 
@@ -304,6 +306,8 @@ class Factors:
             )
         except Unfit as e:
             return e.problem
+        except SerialTaken:
+            return Problem("serial", Reason.SERIAL_TAKEN)
         log(self._sink, self._service, asking.user, decision, asking.rhost)
         if not decision.outcome.accepted:
             self._hold_back(begun)

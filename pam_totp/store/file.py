@@ -357,9 +357,8 @@ def _short_enough(name: str, document: bytes) -> bytes:
 
 def _may_be_version_1(name: str) -> bool:
     """Return True for a file of version 1, its lock file, and every temporary file."""
-    return (
-        name.endswith((_SUFFIX_1, ".lock", ".tmp")) and name != LOCK or name.startswith(".") and name.endswith(_SUFFIX)
-    )
+    is_temporary = name.startswith(".") and name.endswith(_SUFFIX)
+    return is_temporary or (name != LOCK and name.endswith((_SUFFIX_1, ".lock", ".tmp")))
 
 
 def parse_record(data: bytes, user: str, name: str) -> UserRecord:

@@ -194,3 +194,16 @@ def test_an_issuer_with_a_colon_is_wrong_usage(site: Site) -> None:
 def test_an_unknown_qr_output_is_wrong_usage(site: Site, how: str) -> None:
     assert site.command("enroll", ME, "--yes", "--qr", how).returncode == 2
     assert not site.path().exists()
+
+
+def test_a_serial_number_of_another_user_is_refused_before_the_question(site: Site) -> None:
+    site.enrol(fob(serial="SM-001"), user="alice")
+    key = base32(b"another key of 20 B.")
+    words = ("enroll", "bob", "--type", "hotp", "--serial", "sm 001", "--secret-stdin")
+    done = site.command(*words, stdin=f"{key}\n123456\n")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "alice has the token with the serial number sm 001; nothing was changed" in done.stderr
+    assert "codes in a row" not in done.stderr
+    assert site.command("remove", "alice", "--yes").returncode == 0
+    assert site.command(*words, "--yes", stdin=f"{key}\n").returncode == 0
+    assert site.record("bob").tokens[0].serial == "sm 001"

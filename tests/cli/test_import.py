@@ -290,6 +290,21 @@ def test_a_serial_number_matches_without_case_and_separators(site: Site, tmp_pat
     assert site.record("bob").tokens[0].serial == "SM-002"
 
 
+def test_a_token_that_another_user_has_is_skipped_with_the_owner(site: Site, tmp_path: Path) -> None:
+    box, users = tmp_path / "box.csv", tmp_path / "serials.csv"
+    box.write_text(f"SM-001,{HEX}\nSM-002,{'ab' * 20}\n")
+    users.write_text("SM-001,alice\nSM-002,bob\n")
+    site.enrol(fob(serial="sm001"), user="zoe")
+    dry = site.command("import", "csv", box, "--map", users, "--dry-run", "--json")
+    done = site.command("import", "csv", box, "--map", users, "--json")
+    for said in (json.loads(dry.stdout), json.loads(done.stdout)):
+        (skipped,) = [row for row in said["left_out"] if row["code"] == "serial-taken"]
+        assert (skipped["user"], skipped["reason"]) == ("alice", "zoe has a token with this serial number")
+        assert [row["user"] for row in said["imported"]] == ["bob"]
+    assert done.returncode == 1
+    assert sorted(records(site)) == ["bob.record", "zoe.record"]
+
+
 @pytest.mark.parametrize(
     ("number", "option", "secret"),
     [(6, "--key-file", "12345678901234567890123456789012"), (7, "--password-file", "qwerty"), (3, None, "")],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from pam_totp.core.oath import hotp
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_TOKENS, HotpToken, Token, UserRecord
 from pam_totp.operations.self_service import TEXTS, Asking, Factors, Problem, Reason, conflict
+from pam_totp.store.file import FileStore
 from tests.core.stores import Memory, code
 from tests.support.site import KEY, fob
 
@@ -150,3 +152,13 @@ def test_every_reason_has_a_text_for_the_user() -> None:
     assert list(TEXTS) == list(Reason)
     assert Problem("name", Reason.INVALID_VALUE, "name: empty").text == "This value is not valid: name: empty."
     assert Problem("proof", Reason.REFUSED).text.startswith("Refused")
+
+
+def test_a_serial_number_of_another_user_is_refused_without_its_owner(folder: Path) -> None:
+    store = FileStore(str(folder))
+    store.update("bob", lambda record: (record.with_token(other(2).with_serial("SM01")), None), create=True)
+    made = Factors(store, policy=Policy(), service="portal", sink=lambda *_: None, now=lambda: 5, first_token=True)
+    problem = made.add(ALICE, fob().with_serial("sm-01"), code(0, 2), codes=2)
+    assert problem == Problem("serial", Reason.SERIAL_TAKEN)
+    assert "bob" not in problem.text
+    assert sorted(store.users()) == ["bob"]
