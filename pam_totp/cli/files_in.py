@@ -2,8 +2,10 @@
 
 Rules:
 - A command reads a named file before it drops its privileges. A file above its size limit is an error.
-- A child process reads the file in a home folder, with the user ids of the folder's owner. The child follows no
-  symbolic link, and reads only regular files of that owner.
+- A child process reads the file in a home folder, with the user ids of the folder's owner, because root may have no
+  permission there (root_squash). The child follows no symbolic link, and reads only regular files of that owner.
+- Every home folder that cannot be searched has a result with the reason. A home folder without the file has none.
+- Accounts are looked up by name and by uid, because a name service may not list them.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import signal
 import stat
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 
 from pam_totp.cli.command_line import CommandError
 from pam_totp.formats.parsing import MAX_INPUT, FormatError, as_utf8
@@ -23,7 +26,7 @@ from pam_totp.operations.import_tokens import UserFile
 from pam_totp.pam.privileges import become_owner_of
 
 HOME_TIMEOUT = 10.0  # seconds to wait for a home folder, which may be on a silent file server
-_HOME = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_HOME = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC  # O_PATH needs no permission for the folder itself
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _CONTENT, _MISSING, _PROBLEM = b"c", b"m", b"p"  # the first byte from the child process
 _PIPE_READ = 65536  # bytes
@@ -51,42 +54,60 @@ def read_secret(path: str) -> str:
 
 
 def read_homes(homes: str, name: str, limit: int) -> Iterator[UserFile]:
-    """Yield the file `name` of each home folder in `homes`, sorted by folder. Raise OSError."""
-    accounts = {os.path.normpath(entry.pw_dir): entry for entry in pwd.getpwall()}
-    for folder in sorted(os.listdir(homes)):
-        home = os.path.join(os.path.abspath(homes), folder)
-        try:
-            descriptor = os.open(home, _HOME)
-        except OSError:
-            continue  # a symbolic link, not a directory, or permission denied
-        try:
-            answer, content = _read_as_owner(descriptor, name, limit)
-            if answer == _MISSING:
-                continue
-            user = _account(home, folder, os.fstat(descriptor).st_uid, accounts)
-        finally:
-            os.close(descriptor)
-        path = os.path.join(home, name)
-        if answer != _CONTENT:
-            yield UserFile(path=path, user=user, problem=content.decode("utf-8", "replace") or "cannot be read")
-        elif user is None:
-            yield UserFile(path=path, user=None, problem="no account matches this home folder and its owner")
-        else:
-            yield UserFile(path=path, user=user, data=content)
+    """Yield the file `name`, a relative path, of each home folder in `homes`, sorted by folder. Raise OSError."""
+    homes = os.path.abspath(homes)
+    for folder in sorted({*os.listdir(homes), *_not_mounted(homes)}):
+        found = _of_home(os.path.join(homes, folder), name, limit)
+        if found is not None:
+            yield found
 
 
-def _account(home: str, folder: str, uid: int, accounts: dict[str, pwd.struct_passwd]) -> str | None:
-    """Return the name of the account with the home folder `home`, else of the account named `folder`.
+def _not_mounted(homes: str) -> Iterator[str]:
+    """Yield the home folders in `homes` that the name service lists: an automounter mounts them when they are opened."""
+    for entry in pwd.getpwall():
+        parent, folder = os.path.split(os.path.normpath(entry.pw_dir))
+        if parent == homes and folder:
+            yield folder
 
-    Return None if that account is missing, or has another uid than `uid`.
+
+def _of_home(home: str, name: str, limit: int) -> UserFile | None:
+    """Return the file of one home folder, or None if it has no such file, or is not a folder."""
+    try:
+        if stat.S_ISLNK(os.lstat(home).st_mode):
+            return UserFile(path=home, user=None, problem="a symbolic link is not followed")
+        descriptor = os.open(home, _HOME)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as e:
+        return UserFile(path=home, user=None, problem=e.strerror)
+    try:
+        answer, content = _read_as_owner(descriptor, name, limit)
+        user = None if answer == _MISSING else _account(home, os.fstat(descriptor).st_uid)
+    finally:
+        os.close(descriptor)
+    path = os.path.join(home, name)
+    if answer == _MISSING:
+        return None
+    if answer != _CONTENT:
+        return UserFile(path=path, user=user, problem=content.decode("utf-8", "replace") or "cannot be read")
+    if user is None:
+        return UserFile(path=path, user=None, problem="no account matches this home folder and its owner")
+    return UserFile(path=path, user=user, data=content)
+
+
+def _account(home: str, uid: int) -> str | None:
+    """Return the name of the account that has the home folder `home`, or the folder's name, and owns the folder.
+
+    The lookups by name and by uid also find accounts that a name service does not list.
     """
-    entry = accounts.get(home)
-    if entry is None:
-        try:
-            entry = pwd.getpwnam(folder)
-        except (KeyError, ValueError):
-            return None
-    return entry.pw_name if entry.pw_uid == uid else None
+    folder, entries = os.path.basename(home), []
+    with suppress(KeyError, ValueError):
+        entries.append(pwd.getpwnam(folder))
+    with suppress(KeyError):
+        entries.append(pwd.getpwuid(uid))
+    owned = [entry for entry in entries if entry.pw_uid == uid]
+    at_home = [entry.pw_name for entry in owned if os.path.normpath(entry.pw_dir) == home]
+    return next(iter(at_home + [entry.pw_name for entry in owned if entry.pw_name == folder]), None)
 
 
 def _read_as_owner(home: int, name: str, limit: int) -> tuple[bytes, bytes]:
@@ -128,7 +149,11 @@ def _send_file(home: int, name: str, limit: int, writing: int) -> None:
 
 
 def _read_own_file(home: int, name: str, limit: int) -> bytes:
-    descriptor = os.open(name, _FILE, dir_fd=home)
+    *folders, file_name = name.split("/")
+    folder = home
+    for part in folders:
+        folder = os.open(part, _HOME, dir_fd=folder)
+    descriptor = os.open(file_name, _FILE, dir_fd=folder)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise OSError(0, "must be a regular file")

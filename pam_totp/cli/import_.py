@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -12,10 +14,10 @@ from pam_totp.cli.command_line import INTERRUPTED, WRONG_USAGE, CommandError, Co
 from pam_totp.cli.export import load, missing_package
 from pam_totp.cli.files_in import read_homes, read_named, read_secret
 from pam_totp.cli.import_format import NamedFile, named_format, recognised_format, show_understood
-from pam_totp.cli.import_report import print_report
+from pam_totp.cli.import_report import MAX_NAMED, print_report
 from pam_totp.cli.progress import Bar
 from pam_totp.cli.prompts import ask
-from pam_totp.cli.store_access import caller_name, now, open_store, uses_own_file
+from pam_totp.cli.store_access import caller_name, no_account, now, open_store, uses_own_file
 from pam_totp.core.record import UserRecord
 from pam_totp.formats.csv_tokens import parse_map, understood_map
 from pam_totp.formats.format import AskSecret, Format, ParsedFile, ParseOptions
@@ -23,6 +25,8 @@ from pam_totp.formats.google_authenticator import HOME_FILE, MAX_FILE, GoogleAut
 from pam_totp.formats.parsing import FormatError
 from pam_totp.formats.registry import FORMATS, encrypted, sniff
 from pam_totp.operations.import_tokens import (
+    AccountName,
+    Candidate,
     Interrupted,
     Report,
     Selected,
@@ -32,10 +36,11 @@ from pam_totp.operations.import_tokens import (
     import_tokens,
     select_user_files,
 )
-from pam_totp.pam.names import passwd_name
+from pam_totp.pam.names import LocalAccounts, passwd_name
 from pam_totp.system.audit import MAX_LINES, Fields, signals_held
 
 LONG_FILE = 1024 * 1024  # bytes: from this size on, parsing a slow format takes a second or more
+_KEPT_ACCOUNTS = 1000  # results of lookups: consecutive tokens often have the same user
 MANY_TOKENS = 5000  # tokens: from this number on, an import takes a second or more
 
 
@@ -63,6 +68,10 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--homes", metavar="DIR", help=f"google-authenticator: read {HOME_FILE} in all home folders within DIR"
     )
+    parser.add_argument(
+        "--home-file", metavar="NAME", help=f"with --homes: path of the file in each home folder ({HOME_FILE})"
+    )
+    parser.add_argument("--strict", action="store_true", help="import nothing if a user has no account on this host")
     secret = parser.add_mutually_exclusive_group()
     secret.add_argument("--key-file", metavar="FILE", help="pskc: file with the key, in hexadecimal")
     secret.add_argument("--password-file", metavar="FILE", help=f"{encrypted(FORMATS)}: file with the password")
@@ -89,6 +98,8 @@ def _check_usage(args: argparse.Namespace, named: Format | None) -> None:
     problem = None
     if args.homes and (not isinstance(named, GoogleAuthenticator) or args.file or args.user or args.map or args.serial):
         problem = "--homes requires google-authenticator, and excludes FILE, --user, --map and --serial"
+    elif args.home_file and (not args.homes or not _is_inside(args.home_file)):
+        problem = "--home-file requires --homes, and must be a path without .. inside a home folder"
     elif args.map and (args.user or args.serial):
         problem = "--map excludes --user and --serial"
     elif args.serial and not args.user:
@@ -99,6 +110,10 @@ def _check_usage(args: argparse.Namespace, named: Format | None) -> None:
         raise CommandError(problem, WRONG_USAGE)
     if named is not None:
         _check_format_usage(args, named)
+
+
+def _is_inside(path: str) -> bool:
+    return not os.path.isabs(path) and not {"", ".", ".."} & set(path.split("/"))
 
 
 def _check_format_usage(args: argparse.Namespace, chosen: Format) -> None:
@@ -123,17 +138,20 @@ def _import(
     """Drop privileges, and import the tokens of the files. `understood` says what the map's heading was taken for."""
     bar = Bar("reading", long=chosen.is_slow and sum(len(data) for _, data in files) >= LONG_FILE)
     options = ParseOptions(now=now(), ask_secret=_secret_source(args, chosen, bar))
-    homes = list(read_homes(args.homes, HOME_FILE, MAX_FILE)) if args.homes else []
+    homes = list(read_homes(args.homes, args.home_file or HOME_FILE, MAX_FILE)) if args.homes else []
     store = open_store(args, create=True)
+    account = functools.lru_cache(_KEPT_ACCOUNTS)(LocalAccounts().account_name)
     selected: Selected
     new_record = None
     if args.homes:
-        selected = select_user_files(homes, chosen, options, passwd_name)
+        selected = select_user_files(homes, chosen, options, account)
     else:
         parsed = _parse(chosen, files, options, bar)
         show_understood(args, [*understood, *((files[0][0], text) for text in parsed.understood)])
-        selected = SelectedTokens(parsed, _selection(args, chosen, users_by_serial))
+        selected = SelectedTokens(parsed, _selection(args, chosen, account, users_by_serial))
         new_record = _new_record(args, parsed)
+    if args.strict:
+        _require_accounts(selected)
     bar = Bar("checking" if args.dry_run else "importing", long=len(selected) >= MANY_TOKENS)
     try:
         report = import_tokens(
@@ -173,7 +191,8 @@ def _secret_source(args: argparse.Namespace, chosen: Format, bar: Bar) -> AskSec
         bar.end_line()
         if secrets and what not in secrets:
             raise CommandError(f"--{what}-file is required: the file is encrypted with a {what}")
-        return secrets[what] if secrets else ask(f"{what} of the file: ", hidden=True)
+        missing = f"the file is encrypted: give its {what} with --{what}-file FILE; nothing was imported"
+        return secrets[what] if secrets else ask(f"{what} of the file: ", hidden=True, missing=missing)
 
     return ask_secret
 
@@ -212,9 +231,20 @@ def _format_error(chosen: Format, path: str, data: bytes, error: FormatError) ->
     return CommandError(f"{path}: {error}; nothing was imported{hint}")
 
 
-def _selection(args: argparse.Namespace, chosen: Format, users_by_serial: dict[str, str] | None) -> Selection:
+def _require_accounts(selected: Selected) -> None:
+    """Raise CommandError if a user has no account on this host."""
+    missing = {each.user for each in selected if isinstance(each, Candidate) and not each.has_account}
+    if missing:
+        texts = [no_account(user) for user in islice(sorted(missing), MAX_NAMED)]
+        more = [f"and {len(missing) - MAX_NAMED} more"] if len(missing) > MAX_NAMED else []
+        raise CommandError(f"{'; '.join(texts + more)}; nothing was imported (--strict)")
+
+
+def _selection(
+    args: argparse.Namespace, chosen: Format, account: AccountName, users_by_serial: dict[str, str] | None
+) -> Selection:
     return Selection(
-        canonical=passwd_name,
+        account=account,
         user=passwd_name(args.user) if args.user else None,
         serial=args.serial,
         users_by_serial=users_by_serial,

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from pam_totp.cli.command_line import DONE, REFUSED
 from pam_totp.cli.printing import Table, count, print_json_stream
+from pam_totp.cli.store_access import no_account
 from pam_totp.core.serials import serial_key
 from pam_totp.operations.import_tokens import Report, Result, Status
+from pam_totp.pam.names import similar_account
 
 HEADS = ("WHERE", "USER", "TOKEN", "TYPE", "SERIAL", "RESULT")
+MAX_NAMED = 20  # users without an account that a message names
 MAX_SHOWN = 100  # the table shows at most this number of imported tokens without remarks
 
 
@@ -36,15 +40,37 @@ def _print_json(report: Report, unused: list[str], *, dry_run: bool) -> None:
             "imported": (_facts(result) for result in report if result.status is Status.IMPORTED),
             "left_out": (_skipped_facts(result) for result in skipped),
             "not_in_the_file": unused,
+            "without_account": _without_account(report),
         }
     )
 
 
+def _without_account(report: Report) -> Iterator[dict[str, str | None]]:
+    """Yield each user without an account once, and for the first ones the account whose name is almost the same."""
+    seen: set[str] = set()
+    for result in report:
+        if not result.has_account and result.user is not None and result.user not in seen:
+            similar = similar_account(result.user) if len(seen) < MAX_NAMED else None
+            seen.add(result.user)
+            yield {"user": result.user, "similar": similar}
+
+
+def _warn_without_account(users: set[str]) -> None:
+    for user in islice(sorted(users), MAX_NAMED):
+        print(f"pam-totp: warning: {no_account(user)}", file=sys.stderr)
+    if len(users) > MAX_NAMED:
+        more = f"{len(users) - MAX_NAMED} more users have no account on this host"
+        print(f"pam-totp: warning: {more} (use --json to list all)", file=sys.stderr)
+
+
 def _print_table(report: Report, unused: Iterable[str], imported: str) -> None:
     users: set[str | None] = set()
+    without_account: set[str] = set()
     without_remarks = 0
     with Table(HEADS) as table:
         for result in report:
+            if not result.has_account and result.user is not None:
+                without_account.add(result.user)
             if result.status is Status.IMPORTED:
                 users.add(result.user)
                 without_remarks += not result.remarks
@@ -59,6 +85,7 @@ def _print_table(report: Report, unused: Iterable[str], imported: str) -> None:
         print(f"serial number {serial} of the map is not in the file")
     sys.stdout.flush()  # keep the order if standard output and standard error are the same file
     summary = f"{count(report.imported, 'token')} of {count(len(users), 'user')} {imported}, {report.skipped} skipped"
+    _warn_without_account(without_account)
     print(summary, file=sys.stderr)
 
 

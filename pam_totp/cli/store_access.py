@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pam_totp.cli.command_line import OUT_OF_REACH, WRONG_USAGE, CommandError
 from pam_totp.core.record import Token, UserRecord
 from pam_totp.core.settings import DEFAULT_STORE
-from pam_totp.pam.names import passwd_name
+from pam_totp.pam.names import passwd_name, similar_account
 from pam_totp.pam.privileges import act_as_owner_of, become_owner_of
 from pam_totp.store import NotThere, SerialTaken, Store
 from pam_totp.store.file import JOURNAL, FileStore
@@ -125,10 +125,16 @@ def has_account(user: str) -> bool:
     return True
 
 
+def no_account(user: str) -> str:
+    """Return the text that the user has no account, with the account whose name is almost the same, if there is one."""
+    similar = similar_account(user)
+    return f"there is no account {user} on this host" + (f" (did you mean {similar}?)" if similar else "")
+
+
 def warn_without_account(user: str) -> None:
     """Print a warning if the user has no account, because the name may be mistyped."""
     if not has_account(user):
-        print(f"pam-totp: warning: there is no account {user} on this host", file=sys.stderr)
+        print(f"pam-totp: warning: {no_account(user)}", file=sys.stderr)
 
 
 def user_of(args: argparse.Namespace) -> str:

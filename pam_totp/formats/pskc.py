@@ -179,8 +179,9 @@ def _decrypt(encryption: Any, ask_secret: AskSecret | None) -> None:
     if encryption.derivation.algorithm is None:
         encryption.key = key_of(ask_secret("key"), None, "the key of the file")
         return
+    password = ask_secret("password")  # Ctrl-C there must not look like an unsupported file
     try:
-        encryption.derive_key(ask_secret("password"))
+        encryption.derive_key(password)
     except Exception:  # exceptions of python-pskc and of hashlib
         raise FormatError(None, "unsupported key derivation: must be PBKDF2") from None
 

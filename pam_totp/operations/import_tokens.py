@@ -31,7 +31,7 @@ from pam_totp.store.batch import Change, Changes, update_many
 from pam_totp.store.file import JOURNAL, FileStore, file_name
 
 Progress = Callable[[int, int], None]  # done, total
-CanonicalName = Callable[[str], str]  # a user name -> the account's name in the passwd database
+AccountName = Callable[[str], str | None]  # a user name -> the account's name in the passwd database, or None
 
 _AHEAD = 100  # tokens to read before the first is written, which saves an eighth of the time
 _REPORT_EVERY = 500  # tokens between two reports of progress
@@ -68,6 +68,7 @@ class Result:
     reason: str | None = None
     created: int | None = None  # of an imported token, in Unix seconds
     next: int | None = None  # of an imported token: its lowest counter or step that is not used up
+    has_account: bool = True  # False if the user has no account on this host
 
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -81,7 +82,8 @@ class PackedResult(bytes):
 
     def __new__(cls, result: Result) -> PackedResult:
         facts = (result.place, result.line, result.user, result.token, result.type, result.serial, result.remarks)
-        data = _encode((*facts, result.reason, result.created, result.next)).encode("ascii")
+        rest = result.reason, result.created, result.next, result.has_account
+        data = _encode((*facts, *rest)).encode("ascii")
         return super().__new__(cls, bytes([_STATUSES.index(result.status)]) + data)
 
     @property
@@ -100,10 +102,12 @@ class Candidate:
     place: str
     user: str
     token: ImportedToken
+    has_account: bool
 
     def result(self, status: Status, reason: str | None = None, stored: Token | None = None) -> Result:
         """Return the result for this token; `stored` is the imported token in the record."""
-        return _result(self.place, self.token, self.user, status, reason=reason, stored=stored)
+        facts = self.place, self.token, self.user, status
+        return _result(*facts, reason=reason, stored=stored, has_account=self.has_account)
 
 
 class Selected(Protocol):
@@ -129,7 +133,7 @@ class Selection:
     Serial numbers are compared by `serial_key`.
     """
 
-    canonical: CanonicalName
+    account: AccountName
     user: str | None = None
     serial: str | None = None
     users_by_serial: Mapping[str, str] | None = None
@@ -140,20 +144,22 @@ class Selection:
             by_key = {serial_key(serial): user for serial, user in self.users_by_serial.items()}
             object.__setattr__(self, "users_by_serial", by_key)
 
-    def owner(self, token: ImportedToken) -> tuple[str | None, str]:
-        """Return the token's user or None, and the reason to report if the user is None."""
+    def candidate(self, place: str, token: ImportedToken) -> Candidate | Result:
+        """Return the token with its user, or the result if it has none."""
+        missing = NO_USER
         if self.users_by_serial is not None:
-            user = self.users_by_serial.get(serial_key(token.serial or ""))
-            return (None if user is None else self.canonical(user)), NOT_IN_MAP
-        if self.user is not None:
-            return self.user, NO_USER
-        return (None if token.user is None else self.canonical(token.user)), NO_USER
+            user, missing = self.users_by_serial.get(serial_key(token.serial or "")), NOT_IN_MAP
+        else:
+            user = token.user if self.user is None else self.user
+        return _candidate(place, token, user, self.account, missing)
 
     def has(self, token: ImportedToken) -> bool:
         """Return True if the token is selected."""
         if self.serial is not None and serial_key(token.serial or "") != serial_key(self.serial):
             return False
-        return not (self.user_selects and self.user is not None and self.canonical(token.user or "") != self.user)
+        if not self.user_selects or self.user is None:
+            return True
+        return token.user is not None and self.user in (token.user, self.account(token.user))
 
 
 class SelectedTokens:
@@ -168,8 +174,7 @@ class SelectedTokens:
     def __iter__(self) -> Iterator[Candidate | Result]:
         for token in self._parsed.tokens:
             if self._selection.has(token):
-                user, missing = self._selection.owner(token)
-                yield _candidate(f"{self._parsed.unit} {token.line}", token, user, missing)
+                yield self._selection.candidate(f"{self._parsed.unit} {token.line}", token)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +188,7 @@ class UserFile:
 
 
 def select_user_files(
-    files: Iterable[UserFile], chosen: Format, options: ParseOptions, canonical: CanonicalName
+    files: Iterable[UserFile], chosen: Format, options: ParseOptions, account: AccountName
 ) -> list[Candidate | Result]:
     """Return the tokens of many files. An invalid file does not prevent the import of the other files."""
     selected: list[Candidate | Result] = []
@@ -192,7 +197,7 @@ def select_user_files(
         if problem is None:
             try:
                 tokens = list(chosen.parse(file.data, options).tokens)
-                selected += [_candidate(file.path, token, canonical(file.user or ""), NO_USER) for token in tokens]
+                selected += [_candidate(file.path, token, file.user, account, NO_USER) for token in tokens]
             except FormatError as e:
                 problem = str(e)
         if problem is not None:
@@ -201,7 +206,12 @@ def select_user_files(
     return selected
 
 
-def _candidate(place: str, token: ImportedToken, user: str | None, missing: str) -> Candidate | Result:
+def _candidate(
+    place: str, token: ImportedToken, named: str | None, account: AccountName, missing: str
+) -> Candidate | Result:
+    """Return the token with the account of the user `named`, or the result if the token cannot be imported."""
+    found = None if named is None else account(named)
+    user = named if found is None else found
     if token.unsupported is not None:
         return _result(place, token, user, Status.UNSUPPORTED, reason=token.unsupported)
     if user is None:
@@ -209,7 +219,7 @@ def _candidate(place: str, token: ImportedToken, user: str | None, missing: str)
     problem = _user_name_problem(user)
     if problem is not None:
         return _result(place, token, user, Status.INVALID_USER, reason=problem)
-    return Candidate(place, user, token)
+    return Candidate(place, user, token, has_account=found is not None)
 
 
 def _result(
@@ -220,12 +230,21 @@ def _result(
     *,
     reason: str | None = None,
     stored: Token | None = None,
+    has_account: bool = True,
 ) -> Result:
-    facts = status, place, token.line, user
-    if stored is None:
-        return Result(*facts, token.name, token.type, token.serial, token.remarks, reason)
     return Result(
-        *facts, stored.name, token.type, token.serial, token.remarks, reason, stored.created, stored.next_factor
+        status,
+        place,
+        token.line,
+        user,
+        token.name if stored is None else stored.name,
+        token.type,
+        token.serial,
+        token.remarks,
+        reason,
+        created=None if stored is None else stored.created,
+        next=None if stored is None else stored.next_factor,
+        has_account=has_account,
     )
 
 

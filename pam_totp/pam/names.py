@@ -16,6 +16,29 @@ def passwd_name(user: str) -> str:
         return user
 
 
+def account_name(user: str) -> str | None:
+    """Return the name in the user's passwd entry, or None if there is no entry."""
+    try:
+        return pwd.getpwnam(user).pw_name
+    except (KeyError, ValueError):
+        return None
+
+
+def similar_account(user: str) -> str | None:
+    """Return the account whose name differs from `user` only in case, or by @host or DOMAIN\\, or None.
+
+    The accounts that the name service lists are searched without case. Of the others, the likely names are looked up.
+    """
+    plain = user.rpartition("\\")[2].partition("@")[0]
+    for name in (plain, user.lower(), plain.lower()):
+        if name and name != user and (found := account_name(name)) is not None:
+            return found
+    for entry in pwd.getpwall() if plain else ():
+        if entry.pw_name != user and entry.pw_name.partition("@")[0].casefold() == plain.casefold():
+            return entry.pw_name
+    return None
+
+
 def name_of_uid(user: str) -> str | None:
     """Return the name in the passwd entry of the user's uid, or None if the user or the uid has no entry.
 
@@ -74,6 +97,10 @@ class LocalAccounts:
     def passwd_name(self, user: str) -> str:
         """Return the name in the user's passwd entry, or `user` if there is no entry. The file has such names."""
         return user if self.have(user) else passwd_name(user)
+
+    def account_name(self, user: str) -> str | None:
+        """Return the name in the user's passwd entry, or None if there is no entry. The file has such names."""
+        return user if self.have(user) else account_name(user)
 
     def name_of_uid(self, user: str) -> str | None:
         """Return the name in the passwd entry of the user's uid, like the function `name_of_uid`."""

@@ -106,7 +106,7 @@ class Manifest:
     """The manifest of a new journal. The caller closes it."""
 
     def __init__(self, journal: int) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         with ExitStack() as files:
             opened = os.open(_MANIFEST, flags, 0o600, dir_fd=journal)
             self._file = files.enter_context(open(opened, "wb", _BUFFER))

@@ -47,7 +47,7 @@ def token(line: int = 1, **fields: Any) -> ImportedToken:
 
 
 def selected(*tokens: ImportedToken, **selection: Any) -> SelectedTokens:
-    return SelectedTokens(parsed_at_once(list(tokens)), Selection(canonical=str.lower, **selection))
+    return SelectedTokens(parsed_at_once(list(tokens)), Selection(account=str.lower, **selection))
 
 
 def statuses(report: Report) -> list[Status]:
@@ -172,6 +172,6 @@ def test_tokens_by_line_are_read_again_and_not_kept_in_memory(store: FileStore) 
             passes += 1
             yield from (token(1), token(2), token(3, user="bob"))
 
-    tokens = SelectedTokens(ParsedFile(Counted(), 3), Selection(canonical=str.lower))
+    tokens = SelectedTokens(ParsedFile(Counted(), 3), Selection(account=str.lower))
     import_tokens(store, tokens, now=NOW, dry_run=True)
     assert passes == 2, "a second pass handles the two tokens of alice"
