@@ -63,7 +63,7 @@ def read_homes(homes: str, name: str, limit: int) -> Iterator[UserFile]:
 
 
 def _not_mounted(homes: str) -> Iterator[str]:
-    """Yield the home folders in `homes` that the name service lists: an automounter mounts them when they are opened."""
+    """Yield the home folders in `homes` that the name service lists. An automounter mounts them when they are used."""
     for entry in pwd.getpwall():
         parent, folder = os.path.split(os.path.normpath(entry.pw_dir))
         if parent == homes and folder:
@@ -71,7 +71,7 @@ def _not_mounted(homes: str) -> Iterator[str]:
 
 
 def _of_home(home: str, name: str, limit: int) -> UserFile | None:
-    """Return the file of one home folder, or None if it has no such file, or is not a folder."""
+    """Return the file of one home folder, or None without such a file."""
     try:
         if stat.S_ISLNK(os.lstat(home).st_mode):
             return UserFile(path=home, user=None, problem="a symbolic link is not followed")

@@ -98,7 +98,7 @@ def _check_usage(args: argparse.Namespace, named: Format | None) -> None:
     problem = None
     if args.homes and (not isinstance(named, GoogleAuthenticator) or args.file or args.user or args.map or args.serial):
         problem = "--homes requires google-authenticator, and excludes FILE, --user, --map and --serial"
-    elif args.home_file and (not args.homes or not _is_inside(args.home_file)):
+    elif args.home_file is not None and (not args.homes or not _is_inside(args.home_file)):
         problem = "--home-file requires --homes, and must be a path without .. inside a home folder"
     elif args.map and (args.user or args.serial):
         problem = "--map excludes --user and --serial"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -17,6 +18,7 @@ from pam_totp.pam.names import similar_account
 
 HEADS = ("WHERE", "USER", "TOKEN", "TYPE", "SERIAL", "RESULT")
 MAX_NAMED = 20  # users without an account that a message names
+MAX_ALIKE = 3  # skipped tokens with the same reason that the table lists; more of them become one line
 MAX_SHOWN = 100  # the table shows at most this number of imported tokens without remarks
 
 
@@ -67,10 +69,13 @@ def _print_table(report: Report, unused: Iterable[str], imported: str) -> None:
     users: set[str | None] = set()
     without_account: set[str] = set()
     without_remarks = 0
+    alike = _skipped_by_reason(report)
     with Table(HEADS) as table:
         for result in report:
             if not result.has_account and result.user is not None:
                 without_account.add(result.user)
+            if result.reason is not None and alike[result.reason] > MAX_ALIKE and not result.remarks:
+                continue
             if result.status is Status.IMPORTED:
                 users.add(result.user)
                 without_remarks += not result.remarks
@@ -81,12 +86,21 @@ def _print_table(report: Report, unused: Iterable[str], imported: str) -> None:
                 table.remark(f"{result.place}: {remark}")
     if without_remarks > MAX_SHOWN:
         print(f"{without_remarks - MAX_SHOWN} more {imported} (use --json to list all)")
+    for reason, number in alike.items():
+        if number > MAX_ALIKE:
+            print(f"{number} skipped: {reason} (use --json to list all)")
     for serial in unused:
         print(f"serial number {serial} of the map is not in the file")
     sys.stdout.flush()  # keep the order if standard output and standard error are the same file
     summary = f"{count(report.imported, 'token')} of {count(len(users), 'user')} {imported}, {report.skipped} skipped"
     _warn_without_account(without_account)
     print(summary, file=sys.stderr)
+
+
+def _skipped_by_reason(report: Report) -> Counter[str]:
+    """Return the numbers of skipped tokens without remarks, by their reasons."""
+    skipped = (result for result in (report if report.skipped else ()) if not result.remarks)
+    return Counter(result.reason for result in skipped if result.reason is not None)
 
 
 def _cells(result: Result, imported: str) -> tuple[str, ...]:

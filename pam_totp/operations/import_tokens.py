@@ -104,10 +104,12 @@ class Candidate:
     token: ImportedToken
     has_account: bool
 
-    def result(self, status: Status, reason: str | None = None, stored: Token | None = None) -> Result:
-        """Return the result for this token; `stored` is the imported token in the record."""
+    def result(
+        self, status: Status, reason: str | None = None, stored: Token | None = None, more: tuple[str, ...] = ()
+    ) -> Result:
+        """Return the result for this token; `stored` is the imported token in the record, and `more` more remarks."""
         facts = self.place, self.token, self.user, status
-        return _result(*facts, reason=reason, stored=stored, has_account=self.has_account)
+        return _result(*facts, reason=reason, stored=stored, more=more, has_account=self.has_account)
 
 
 class Selected(Protocol):
@@ -230,6 +232,7 @@ def _result(
     *,
     reason: str | None = None,
     stored: Token | None = None,
+    more: tuple[str, ...] = (),
     has_account: bool = True,
 ) -> Result:
     return Result(
@@ -240,7 +243,7 @@ def _result(
         token.name if stored is None else stored.name,
         token.type,
         token.serial,
-        token.remarks,
+        token.remarks + more,
         reason,
         created=None if stored is None else stored.created,
         next=None if stored is None else stored.next_factor,
@@ -322,21 +325,39 @@ class _Addition:
         return changed, PackedResult(result)
 
     def _add(self, record: UserRecord) -> tuple[UserRecord, Result]:
-        candidate, changed = self.candidate, record
-        if self.new_record is not None and record == UserRecord(user=self.new_record.user):
-            changed = self.new_record
+        candidate = self.candidate
+        changed, remarks = self._with_recovery(record)
         try:
             token = candidate.token.token(self.now)
             same = next((other for other in record.tokens if other.secret == token.secret), None)
             if same is not None:
-                return record, candidate.result(Status.ALREADY_IMPORTED, f"already imported as '{same.name}'")
+                reason = f"already imported as '{same.name}'"
+                return changed, candidate.result(Status.ALREADY_IMPORTED, reason, more=remarks)
             if len(record.tokens) >= MAX_TOKENS:
                 reason = f"{candidate.user} has {MAX_TOKENS} tokens, which is the maximum"
                 return record, candidate.result(Status.TOO_MANY_TOKENS, reason)
             token = _with_free_name(token, record)
-            return changed.with_token(token), candidate.result(Status.IMPORTED, stored=token)
+            return changed.with_token(token), candidate.result(Status.IMPORTED, stored=token, more=remarks)
         except RecordError as e:
             return record, candidate.result(Status.INVALID, str(e))
+
+    def _with_recovery(self, record: UserRecord) -> tuple[UserRecord, tuple[str, ...]]:
+        """Return the record with the recovery codes of the file's record, and remarks.
+
+        A record that has had recovery codes keeps its own: those of the file may have been used since.
+        """
+        new = self.new_record
+        if new is None or new.user != record.user:
+            return record, ()
+        if record == UserRecord(user=record.user):
+            return new, ()
+        count = f"{len(new.recovery)} recovery code{'' if len(new.recovery) == 1 else 's'}"
+        if new.salt is None or not new.recovery or record.salt == new.salt:
+            return record, ()
+        if record.salt is None:
+            return record.with_recovery(new.salt, new.recovery), (f"{count} imported too",)
+        is_first = self.candidate.token.line == 1
+        return record, (f"{count} dropped: {record.user} has had other recovery codes",) if is_first else ()
 
 
 def _omitted(addition: Change[PackedResult], why: SerialTaken) -> PackedResult:

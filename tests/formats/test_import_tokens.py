@@ -126,6 +126,38 @@ def test_the_rest_of_an_exported_record_goes_to_its_own_user_alone(store: FileSt
     assert [len(store.read(user).recovery) for user in ("alice", "bob", "carl")] == [len(recovery), 0, 0]
 
 
+def with_codes(user: str, *tokens: Any) -> UserRecord:
+    return new_recovery_codes(UserRecord(user=user, tokens=tokens), 2)[0]
+
+
+def test_recovery_codes_come_beside_an_existing_token(store: FileStore) -> None:
+    whole = with_codes("alice", fob(3))
+    store.update("alice", lambda record: (record.with_token(fob(secret=b"a" * 20, name="old")), None), create=True)
+    rest = whole.without_tokens("alice")
+    for status, remarks in ((Status.IMPORTED, ("2 recovery codes imported too",)), (Status.ALREADY_IMPORTED, ())):
+        (result,) = import_tokens(store, selected(token(1, secret=KEY)), now=NOW, new_record=rest)
+        assert (result.status, result.remarks) == (status, remarks)
+    assert store.read("alice").recovery == whole.recovery
+
+
+def test_an_import_says_which_recovery_codes_it_dropped(store: FileStore) -> None:
+    mine = with_codes("alice", fob(secret=b"a" * 20, name="old"))
+    store.update("alice", lambda _: (mine, None), create=True)
+    rest = with_codes("alice").without_tokens("alice")
+    results = list(import_tokens(store, selected(token(1), token(2)), now=NOW, new_record=rest))
+    dropped = "2 recovery codes dropped: alice has had other recovery codes"
+    assert [result.remarks for result in results] == [(dropped,), ()]
+    assert store.read("alice").recovery == mine.recovery
+
+
+def test_an_import_does_not_revive_used_recovery_codes(store: FileStore) -> None:
+    whole = with_codes("alice", fob(3))
+    used = whole.with_recovery(str(whole.salt), ())
+    store.update("alice", lambda _: (used, None), create=True)
+    (result,) = import_tokens(store, selected(token(1)), now=NOW, new_record=whole.without_tokens("alice"))
+    assert (result.status, result.remarks, store.read("alice").recovery) == (Status.IMPORTED, (), ())
+
+
 def test_a_refused_token_imports_nothing_else(store: FileStore) -> None:
     whole, _ = new_recovery_codes(UserRecord(user="alice", tokens=(fob(3),)), 2)
     report = import_tokens(
