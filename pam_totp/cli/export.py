@@ -13,6 +13,7 @@ from pam_totp.cli.command_line import (
     Commands,
     add_command,
 )
+from pam_totp.cli.export_all import check_usage, export_all
 from pam_totp.cli.files_in import read_secret
 from pam_totp.cli.key_output import add_output_option, key_output, writes_file
 from pam_totp.cli.printing import count, print_json
@@ -35,6 +36,9 @@ def add_to(commands: Commands) -> None:
         "--format", choices=EXPORT_FORMATS, required=True, metavar="FORMAT", help=", ".join(EXPORT_FORMATS)
     )
     parser.add_argument("--token", metavar="NAME", help="only this token of the user")
+    parser.add_argument(
+        "--all", action="store_true", help="the tokens of all users, in a new file or folder that --output names"
+    )
     add_output_option(parser, "the tokens")
     parser.add_argument(
         "--password-file", metavar="FILE", help=f"{encrypted(EXPORT_FORMATS)}: encrypt with the password in this file"
@@ -47,6 +51,10 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"--password-file requires --format {encrypted(EXPORT_FORMATS)}", WRONG_USAGE)
     if args.token and chosen.holds_whole_record:
         raise CommandError(f"--format {chosen.name} excludes --token: the file holds the whole record", WRONG_USAGE)
+    if args.all:
+        check_usage(args, chosen)
+        load(chosen)
+        return export_all(args, chosen)
     load(chosen)
     password = read_secret(args.password_file) if args.password_file else None
     user = user_of(args)

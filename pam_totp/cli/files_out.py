@@ -1,7 +1,8 @@
 """Output files of a command: QR codes and exports, which hold keys.
 
 Rules:
-- A new file has mode 0600 under any umask. A path that already exists, also as a symbolic link, is an error.
+- A new file has mode 0600 under any umask, a new folder 0700. A path that already exists, also as a symbolic link, is
+  an error.
 - A file gets its name (linkat) when its content is complete and durable. Until then it is an unnamed file (O_TMPFILE),
   which the kernel deletes when the process ends.
 - A command that fails, or is ended by Ctrl-C, SIGTERM or SIGHUP, removes the file that it created.
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from pam_totp.cli.command_line import CommandError
@@ -98,6 +99,66 @@ def new_file(path: str) -> Iterator[NewFile]:
     finally:
         file.close()
         os.close(folder)
+
+
+class NewFolder:
+    """The new folder `name` in the folder with the descriptor `parent`, for files with keys."""
+
+    def __init__(self, path: str, parent: int, name: str) -> None:
+        self._path, self._parent, self._name = path, parent, name
+        self._folder: int | None = None
+
+    def write(self, files: Iterable[tuple[str, bytes]]) -> None:
+        """Create the folder with files, which are pairs of a name and the content. Raise CommandError or OSError."""
+        with acting_as_root():
+            try:
+                os.mkdir(self._name, 0o700, dir_fd=self._parent)
+            except FileExistsError:
+                raise _exists(self._path) from None
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._folder = os.open(self._name, flags, dir_fd=self._parent)
+            os.fchmod(self._folder, 0o700)
+            for name, data in files:
+                file = NewFile(os.path.join(self._path, name), self._folder, name)
+                try:
+                    file.write(data)
+                finally:
+                    file.close()
+            os.fsync(self._folder)
+
+    def remove(self) -> None:
+        """Remove the folder and its files if it was created."""
+        if self._folder is not None:
+            with acting_as_root(), suppress(OSError):
+                for name in os.listdir(self._folder):
+                    os.unlink(name, dir_fd=self._folder)
+                os.rmdir(self._name, dir_fd=self._parent)
+
+    def close(self) -> None:
+        if self._folder is not None:
+            os.close(self._folder)
+
+
+@contextmanager
+def new_folder(path: str) -> Iterator[NewFolder]:
+    """Yield a folder to be created at `path`. Remove it if the block raises an exception. Raise CommandError."""
+    path = os.path.abspath(path)
+    parent, name = os.path.split(path)
+    opened = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    folder = NewFolder(path, opened, name)
+    try:
+        with suppress(FileNotFoundError):
+            os.lstat(name, dir_fd=opened)
+            raise _exists(path)
+        with ending_signals_raise():
+            try:
+                yield folder
+            except BaseException:
+                folder.remove()
+                raise
+    finally:
+        folder.close()
+        os.close(opened)
 
 
 def _exists(path: str) -> CommandError:

@@ -97,6 +97,8 @@ class Format(Protocol):
     """The fields of a token that an export in this format loses."""
     holds_one_token: bool = False
     holds_whole_record: bool = False
+    all_users: Literal["file", "folder"] | None = None
+    """What holds the tokens of all users: one file with the contents of all, a folder with a file for each, or None."""
 
     def load(self) -> None:
         """Import all modules that the format needs, before the process drops the privileges to read them.

@@ -43,6 +43,7 @@ class GoogleAuthenticator(Format):
     name = "google-authenticator"
     names_users = False
     suffix = "google_authenticator"
+    all_users = "folder"
     lost_fields = frozenset({"last_used", "name", "serial", "row_needed"})
     holds_one_token = True
 

@@ -17,6 +17,7 @@ class RecordJson(Format):
 
     name = "json"
     suffix = "json"
+    all_users = "folder"
     holds_whole_record = True
 
     def sniff(self, data: bytes) -> bool:

@@ -37,6 +37,7 @@ class UsersOath(Format):
     name = "users-oath"
     user_selects_tokens = True
     suffix = "users.oath"
+    all_users = "file"
     lost_fields = frozenset({"name", "serial", "drift", "row_needed"})
 
     def sniff(self, data: bytes) -> bool:

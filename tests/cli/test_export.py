@@ -215,3 +215,105 @@ def test_an_export_goes_to_a_named_file_or_with_a_dash_to_a_pipe(site: Site, tmp
     assert not (TREE / "-").exists()
     both = site.command(*words, *PIPE, "--json")
     assert (both.returncode, both.stdout) == (2, ""), "standard output has one of the two"
+
+
+# --- all users
+
+
+def crowd(site: Site) -> None:
+    """Enrol users with a token for each program, and with tokens that these programs cannot have."""
+    site.enrol(fob(7), user="alice")
+    site.enrol(phone(last_step=STEP), user="bob")
+    site.enrol(phone(algorithm="SHA256"), user="carl")
+    site.enrol(fob(3), phone(), user="dora")
+    site.enrol(fob(3, enabled=False), user="emil")
+
+
+def test_all_tokens_are_exported_for_pam_oath(site: Site, tmp_path: Path) -> None:
+    crowd(site)
+    file = tmp_path / "users.oath"
+    done = site.command("export", "--all", "--format", "users-oath", "--output", file)
+    assert done.returncode == 1, "a token was left out"
+    assert [line.split()[1] for line in file.read_text().splitlines()] == ["alice", "bob", "dora", "dora"]
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert done.stdout.splitlines() == [
+        f"{file}: 4 tokens of 3 users exported; any account that can read it can generate the same codes",
+        f"for the stack: auth required pam_oath.so usersfile={file} window=10 digits=6",
+    ]
+    assert done.stderr.splitlines() == [
+        "pam-totp: left out: carl, phone: users-oath supports SHA1 only",
+        "pam-totp: left out: emil, fob: users-oath cannot hold a disabled token",
+    ]
+    assert base32(KEY) not in done.stdout + done.stderr
+    again = site.command("import", "users-oath", file, "--dry-run")
+    assert again.stdout.count("already imported as") == 4
+
+
+def test_all_tokens_are_exported_for_google_authenticator(site: Site, tmp_path: Path) -> None:
+    crowd(site)
+    folder = tmp_path / "ga"
+    done = site.command("export", "--all", "--format", "google-authenticator", "--output", folder)
+    assert done.returncode == 1
+    assert sorted(path.name for path in folder.iterdir()) == ["alice", "bob"]
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert f"secret={folder}/${{USER}} user=root" in done.stdout
+    assert (
+        "dora: a google-authenticator file has one token, and the user has 2 (select one with --token)" in done.stderr
+    )
+    assert of_google_authenticator((folder / "alice").read_text()) == [hotp(KEY, 7 + i) for i in range(5)]
+
+
+def test_all_records_are_exported_and_come_back(site: Site, tmp_path: Path) -> None:
+    crowd(site)
+    folder = tmp_path / "records"
+    said = site.command_json("export", "--all", "--format", "json", "--output", folder)
+    assert (said["users"], said["tokens"], said["left_out"]) == (5, 6, [])
+    before = site.record("dora")
+    assert site.command("remove", "dora", "--all", "--yes").returncode == 0
+    assert site.command("import", "json", folder / "dora").returncode == 0
+    assert site.record("dora") == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--all", "--format", "users-oath"],
+        ["--all", "--format", "google-authenticator"],
+        ["--all", "--format", "users-oath", "--output", "-"],
+        ["--all", "--format", "pskc", "--output", "new"],
+        ["alice", "--all", "--format", "users-oath", "--output", "new"],
+        ["--all", "--token", "fob", "--format", "users-oath", "--output", "new"],
+    ],
+)
+def test_an_export_of_all_needs_a_named_place(site: Site, words: list[str]) -> None:
+    crowd(site)
+    before = set(TREE.iterdir())
+    done = site.command("export", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr
+    assert set(TREE.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["users-oath", "google-authenticator"])
+def test_an_export_of_all_replaces_nothing(site: Site, tmp_path: Path, name: str) -> None:
+    place = tmp_path / "place"
+    words = ("export", "--all", "--format", name, "--output", place)
+    assert site.command(*words).returncode == 1, "there is no token"
+    assert not place.exists()
+    crowd(site)
+    place.symlink_to(tmp_path / "elsewhere")
+    done = site.command(*words)
+    assert done.returncode == 1
+    assert "already exists" in done.stderr
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_damaged_record_does_not_stop_an_export_of_all(site: Site, tmp_path: Path) -> None:
+    crowd(site)
+    site.path("bob").write_text("{}")
+    file = tmp_path / "users.oath"
+    done = site.command("export", "--all", "--format", "users-oath", "--output", file)
+    assert done.returncode == 3
+    assert "left out: bob: bob.record: " in done.stderr
+    assert [line.split()[1] for line in file.read_text().splitlines()] == ["alice", "dora", "dora"]

@@ -12,7 +12,7 @@ import pytest
 from pam_totp.core.oath import hotp
 from pam_totp.core.record import HotpToken, TotpToken
 from tests.support.pamconf import Result, login, service
-from tests.support.site import KEY, ME, Site, until
+from tests.support.site import KEY, ME, Site, fob, phone, until
 
 PERIOD = 30
 
@@ -137,3 +137,17 @@ def test_other_modules_accept_exported_files(site: Site, tmp_path: Path, kind: s
         # Enter the right code first, because a wrong code moves google-authenticator's counter past the right code.
         assert gets_in_at(at, site, following), name
         assert not gets_in_at(at, site, first), f"a code that pam_totp accepted before the export is refused: {name}"
+
+
+def test_every_user_goes_back_to_pam_oath_and_google_authenticator(site: Site, tmp_path: Path) -> None:
+    site.enrol(fob(5))
+    site.enrol(phone(), user="bob")
+    oath, folder = tmp_path / "users.oath", tmp_path / "ga"
+    assert site.command("export", "--all", "--format", "users-oath", "--output", oath).returncode == 0
+    assert site.command("export", "--all", "--format", "google-authenticator", "--output", folder).returncode == 0
+    pam_oath_at(site, oath)
+    assert not gets_in_at("oath", site, hotp(KEY, 4))
+    assert gets_in_at("oath", site, hotp(KEY, 6))
+    google_authenticator_at(site, folder / ME)
+    assert not gets_in_at("ga", site, hotp(KEY, 4))
+    assert gets_in_at("ga", site, hotp(KEY, 6))

@@ -1,0 +1,155 @@
+"""export --all: write the tokens of all users for another program, for the way back to it.
+
+Rules:
+- `--output` names the new file, or the new folder for a format with one file for each user. Nothing is written to the
+  current folder without it.
+- A token that the format cannot hold is left out, with a reason. The exit status is then 1.
+- The file or the folder is complete, or it does not exist.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from pam_totp.cli.command_line import DONE, OUT_OF_REACH, REFUSED, WRONG_USAGE, CommandError
+from pam_totp.cli.files_out import new_file, new_folder
+from pam_totp.cli.printing import count, print_json
+from pam_totp.cli.store_access import open_store
+from pam_totp.core.record import Token, UserRecord
+from pam_totp.formats.format import Format
+from pam_totp.formats.parsing import FormatError
+from pam_totp.formats.registry import EXPORT_FORMATS
+from pam_totp.operations.audit_log import of_token
+from pam_totp.store import NotThere, Store, StoreError
+from pam_totp.store.file import file_name
+from pam_totp.system.audit import MAX_LINES
+
+_MAX_NAMED = 20  # tokens that are left out and named in the table; the others are only counted
+HINTS = {
+    "users-oath": "auth required pam_oath.so usersfile={path} window=10 digits=6",
+    "google-authenticator": "auth required pam_google_authenticator.so secret={path}/${{USER}} user=root",
+}
+
+
+@dataclass(slots=True)
+class _Export:
+    """The content of each user's part, by user, and what is left out: the user, the token or None, and the reason."""
+
+    parts: dict[str, bytes] = field(default_factory=dict)
+    tokens: list[tuple[str, Token]] = field(default_factory=list)
+    left_out: list[tuple[str, str | None, str]] = field(default_factory=list)
+    is_damaged: bool = False
+
+
+def check_usage(args: argparse.Namespace, chosen: Format) -> None:
+    """Raise CommandError if the options do not fit --all."""
+    supported = [name for name, each in EXPORT_FORMATS.items() if each.all_users is not None]
+    problem = None
+    if args.user or args.token:
+        problem = "--all excludes USER and --token"
+    elif chosen.all_users is None:
+        problem = f"--all requires one of the formats {', '.join(supported)}"
+    elif args.output in (None, "-"):
+        what = "file" if chosen.all_users == "file" else "folder, which gets a file for each user"
+        problem = f"--all requires --output: the name of a new {what}"
+    if problem:
+        raise CommandError(problem, WRONG_USAGE)
+
+
+def export_all(args: argparse.Namespace, chosen: Format) -> int:
+    """Export the tokens of all users, and return the exit status."""
+    if chosen.all_users == "folder":
+        with new_folder(args.output) as folder:
+            export = _read(open_store(args, keep_root=True), chosen)
+            _log(args, export, chosen)
+            folder.write((file_name(user), content) for user, content in export.parts.items())
+    else:
+        with new_file(args.output) as file:
+            export = _read(open_store(args, keep_root=True), chosen)
+            _log(args, export, chosen)
+            file.write(b"".join(export.parts.values()))
+    _report(args, export, chosen)
+    if export.is_damaged:
+        return OUT_OF_REACH
+    return REFUSED if export.left_out else DONE
+
+
+def _read(store: Store, chosen: Format) -> _Export:
+    export = _Export()
+    for user in sorted(store.users()):
+        try:
+            _add(export, store.read(user), chosen)
+        except NotThere:  # the user was removed meanwhile
+            continue
+        except StoreError as e:
+            export.is_damaged = True
+            export.left_out.append((user, None, str(e)))
+    if not export.parts:
+        raise CommandError("there is no token to export; nothing was written")
+    return export
+
+
+def _add(export: _Export, record: UserRecord, chosen: Format) -> None:
+    """Add the part of one user, and what is left out of it."""
+    if chosen.holds_whole_record:
+        tokens = list(record.tokens)
+    else:
+        tokens = []
+        for token in record.tokens:
+            reason = chosen.unwritable(token) if token.active else f"{chosen.name} cannot hold a disabled token"
+            if reason is None:
+                tokens.append(token)
+            else:
+                export.left_out.append((record.user, token.name, reason))
+    if chosen.holds_one_token and len(tokens) > 1:
+        reason = f"a {chosen.name} file has one token, and the user has {len(tokens)} (select one with --token)"
+        export.left_out.append((record.user, None, reason))
+    elif tokens:
+        try:
+            export.parts[record.user] = chosen.write(record, tokens)
+            export.tokens += [(record.user, token) for token in tokens]
+        except FormatError as e:
+            export.left_out.append((record.user, None, str(e)))
+
+
+def _log(args: argparse.Namespace, export: _Export, chosen: Format) -> None:
+    """Log the keys before they leave the store: a line for each token, and the number of tokens after MAX_LINES."""
+    where = {"format": chosen.name, "file": args.output}
+    for user, token in islice(export.tokens, MAX_LINES):
+        args.audit.revealed("export", user, **of_token(token), **where)
+    if len(export.tokens) > MAX_LINES:
+        args.audit.revealed("export", None, omitted=len(export.tokens) - MAX_LINES, **where)
+
+
+def _report(args: argparse.Namespace, export: _Export, chosen: Format) -> None:
+    if args.json:
+        print_json(
+            {
+                "output": args.output,
+                "users": len(export.parts),
+                "tokens": len(export.tokens),
+                "left_out": [dict(zip(("user", "token", "reason"), each, strict=True)) for each in export.left_out],
+                "not_in_it": sorted(chosen.lost_fields),
+            }
+        )
+        return
+    what = f"{count(len(export.tokens), 'token')} of {count(len(export.parts), 'user')} exported"
+    print(f"{args.output}: {what}; any account that can read it can generate the same codes", flush=True)
+    if chosen.name in HINTS:
+        print(f"for the stack: {HINTS[chosen.name].format(path=args.output)}", flush=True)
+    for line in _lines_of(export):
+        print(f"pam-totp: {line}", file=sys.stderr)
+
+
+def _lines_of(export: _Export) -> Iterator[str]:
+    """Yield what is left out: the first tokens by name, and the numbers of the others by reason."""
+    for user, token, reason in export.left_out[:_MAX_NAMED]:
+        yield f"left out: {user}{'' if token is None else f', {token}'}: {reason}"
+    for reason, number in Counter[Any](reason for _, _, reason in export.left_out[_MAX_NAMED:]).items():
+        yield f"left out: {number} more: {reason}"
