@@ -1,9 +1,13 @@
-"""PSKC, the XML container of RFC 6030: plain, or encrypted with a pre-shared key or a password.
+"""PSKC, the XML container of RFC 6030 and of its drafts: plain, or encrypted with a pre-shared key or a password.
+
+The drafts name the same parts differently: `Device` in place of `KeyPackage`, `Secret` in place of `Key`, and `Value`
+with `ValueDigest` for a value that may be encrypted. ActivIdentity's files follow such a draft.
 
 Rules:
 - python-pskc reads a file only after two checks: by `xml_guard`, and by this module for each value that python-pskc
   would decode leniently.
-- An encrypted value must have a MAC, because CBC alone detects no change (RFC 6030 6.1.1, 6.2).
+- An encrypted value must have a MAC, because CBC alone detects no change (RFC 6030 6.1.1, 6.2). Without it, python-pskc
+  would take the encrypted `Value` of a draft for a plain one.
 - A policy that pam_totp cannot enforce is dropped, and a remark names it. The token is imported as disabled if the
   policy forbids the use of the key now (RFC 6030 5).
 """
@@ -15,6 +19,7 @@ import gc
 import importlib
 import io
 import re
+import warnings
 import xml.etree.ElementTree as tree
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -33,10 +38,13 @@ HOTP = "urn:ietf:params:xml:ns:keyprov:pskc:hotp"
 TOTP = "urn:ietf:params:xml:ns:keyprov:pskc:totp"
 _SUITES = {"SHA1": "HMAC-SHA1", "SHA256": "HMAC-SHA256", "SHA512": "HMAC-SHA512"}
 _SUITE = re.compile(r"(?:HMAC-?)?SHA-?(1|256|512)", re.IGNORECASE)
-_NUMBERS = ("Counter", "Time", "TimeInterval", "TimeDrift")
-_LIMITS = {"IterationCount": MAX_ITERATIONS, "KeyLength": MAX_DERIVED_KEY}
-_BINARY = frozenset(("PlainValue", "CipherValue", "ValueMAC", "Specified"))
-_CHECKED_ELEMENTS = _BINARY | _LIMITS.keys() | {"KeyContainer", "Key", "Data", "EncryptedValue"}
+_NUMBERS = ("counter", "time", "timeinterval", "time_interval", "timedrift")
+_LIMITS = {"IterationCount": MAX_ITERATIONS, "KeyLength": MAX_DERIVED_KEY, "PBEIterationCount": MAX_ITERATIONS}
+_BINARY = frozenset(("PlainValue", "CipherValue", "ValueMAC", "Specified", "Value", "ValueDigest", "PBESalt", "IV"))
+_CONTAINERS = ("KeyContainer", "SecretContainer")
+_PACKAGES, _KEYS = ("KeyPackage", "Device"), ("Key", "Secret")
+_ENCRYPTIONS = ("EncryptionKey", "EncryptionMethod")
+_CHECKED_ELEMENTS = _BINARY | _LIMITS.keys() | {"Data", "EncryptedValue", *_CONTAINERS, *_KEYS, *_ENCRYPTIONS}
 _DECIMAL = re.compile(r"-?[0-9]{1,20}")
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _MODULES = (  # python-pskc imports these only when it uses them
@@ -70,14 +78,16 @@ class Pskc(Format):
             importlib.import_module(module)
 
     def sniff(self, data: bytes) -> bool:
-        return b"KeyContainer" in data[:_SNIFF]
+        return any(name.encode("ascii") in data[:_SNIFF] for name in _CONTAINERS)
 
     def parse(self, data: bytes, options: ParseOptions) -> ParsedFile:
         """Return all keys of the file. Raise FormatError, or ImportError without python-pskc."""
         was_enabled = gc.isenabled()
         gc.disable()  # python-pskc makes many small objects: garbage collection would take half of the time
         try:
-            return parsed_at_once(_parse(data, options))
+            with warnings.catch_warnings():  # cryptography warns of the old ciphers of old files
+                warnings.simplefilter("ignore")
+                return parsed_at_once(_parse(data, options))
         finally:
             if was_enabled:
                 gc.enable()
@@ -119,7 +129,7 @@ def _parse(data: bytes, options: ParseOptions) -> list[ImportedToken]:
     except Exception:  # python-pskc raises exceptions of all its dependencies
         raise FormatError(_first_bad_line(data, lines, PSKC), "must follow RFC 6030") from None
     if len(keys) != len(lines):
-        raise FormatError(1, "every Key must be in a KeyPackage")
+        raise FormatError(1, "every key must be in a KeyPackage or a Device")
     if container.encryption.is_encrypted:
         _decrypt(container.encryption, options.ask_secret)
     return [_token(key, line, options.now) for key, line in zip(keys, lines, strict=True)]
@@ -128,26 +138,59 @@ def _parse(data: bytes, options: ParseOptions) -> list[ImportedToken]:
 def _checked(data: bytes) -> list[int]:
     """Check the file's numbers, base64 and MACs. Return the line numbers of its keys. Raise FormatError."""
     found = elements(data, _CHECKED_ELEMENTS)
-    if not found or found[0].path != ("KeyContainer",) or found[0].attributes.get("Version") not in ("1.0", "1"):
-        raise FormatError(found[0].line if found else 1, "must be a KeyContainer of version 1.0")
+    if not found or not _is_container(found):
+        raise FormatError(found[0].line if found else 1, "must be a KeyContainer of version 1.0, or a SecretContainer")
+    is_encrypted = any(element.name in _ENCRYPTIONS and len(element.path) == 2 for element in found)
+    keys: list[int] = []
+    what = ""  # the property that a value is: the name of its element, or of the draft's Data
     without_mac: Element | None = None  # an encrypted value before its MAC, which is a later sibling
     for element in found:
-        if without_mac is not None and element.path == (*without_mac.path[:-1], "ValueMAC"):
+        if without_mac is not None and element.path in _macs_of(without_mac):
             without_mac = None
-        if element.name in ("Data", "Key"):
+        if _is_key(element):
+            keys.append(element.line)
             _require_mac(without_mac)
-        elif element.name == "EncryptedValue":
+        elif element.name == "Data":
+            what = element.attributes.get("Name", "").lower()
+            _require_mac(without_mac)
+        elif element.name == "EncryptedValue" or (element.name == "Value" and is_encrypted and what == "secret"):
             _require_mac(without_mac)
             without_mac = element
-        elif element.name in _LIMITS:
-            whole_number(element.content, element.line, element.name, low=1, high=_LIMITS[element.name])
-        elif element.name == "PlainValue" and element.path[-2] in _NUMBERS and _DECIMAL.fullmatch(element.content):
-            pass
-        elif element.name in _BINARY and not _BASE64.fullmatch("".join(element.content.split())):
-            number = " or a whole number of at most 20 digits" if element.path[-2] in _NUMBERS else ""
-            raise FormatError(element.line, f"{element.name}: must be base64{number}")
+        _check_value(element, element.path[-2].lower() if element.name == "PlainValue" else what)
     _require_mac(without_mac)
-    return [element.line for element in found if element.path == ("KeyContainer", "KeyPackage", "Key")]
+    return keys
+
+
+def _is_container(found: list[Element]) -> bool:
+    """Return True if the first element is a container. The version of a draft's container may be missing."""
+    root = found[0]
+    version = root.attributes.get("Version") or root.attributes.get("version")
+    is_draft = version is None and any(element.path[1:2] == ("Device",) for element in found)
+    return root.path == ("SecretContainer",) or (
+        root.path == ("KeyContainer",) and (version in ("1.0", "1") or is_draft)
+    )
+
+
+def _is_key(element: Element) -> bool:
+    """Return True for a key of the container. A draft's key has the name of an RFC's value."""
+    return len(element.path) == 3 and element.path[1] in _PACKAGES and element.name in _KEYS
+
+
+def _macs_of(value: Element) -> tuple[tuple[str, ...], ...]:
+    """Return the paths that the MAC of an encrypted value may have. One draft has it inside of the value."""
+    parent = value.path[:-1]
+    return (*parent, "ValueMAC"), (*parent, "ValueDigest"), (*value.path, "ValueMAC")
+
+
+def _check_value(element: Element, what: str) -> None:
+    """Check a number or a base64 text. `what` is the property that it is the value of, in lower case."""
+    if element.name in _LIMITS:
+        whole_number(element.content, element.line, element.name, low=1, high=_LIMITS[element.name])
+    elif element.name in _BINARY and not _BASE64.fullmatch("".join(element.content.split())):
+        is_number = element.name in ("PlainValue", "Value") and what in _NUMBERS
+        if not (is_number and _DECIMAL.fullmatch(element.content)):
+            number = " or a whole number of at most 20 digits" if is_number else ""
+            raise FormatError(element.line, f"{element.name}: must be base64{number}")
 
 
 def _require_mac(without_mac: Element | None) -> None:
@@ -158,7 +201,7 @@ def _require_mac(without_mac: Element | None) -> None:
 def _first_bad_line(data: bytes, lines: list[int], container: Callable[[io.BytesIO], object]) -> int:
     """Return the line of the first key that is invalid by itself, or 1."""
     root = tree.fromstring(data)  # noqa: S314  xml_guard has accepted it
-    packages = root.findall("{*}KeyPackage")
+    packages = [each for name in _PACKAGES for each in root.findall(f"{{*}}{name}")]
     for package in packages:
         root.remove(package)
     number = 0
@@ -169,7 +212,7 @@ def _first_bad_line(data: bytes, lines: list[int], container: Callable[[io.Bytes
         except Exception:
             return lines[min(number, len(lines) - 1)] if lines else 1
         root.remove(package)
-        number += len(package.findall("{*}Key"))
+        number += sum(len(package.findall(f"{{*}}{name}")) for name in _KEYS)
     return 1
 
 

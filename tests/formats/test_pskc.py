@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import base64
+import hmac
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CBC
 
 from pam_totp.formats.imported_token import ImportedToken
 from pam_totp.formats.parsing import FormatError
+from pam_totp.formats.registry import FORMATS
 from tests.formats.reading import parsed, written
 from tests.support.site import KEY, fob, phone
 
@@ -211,3 +216,79 @@ def test_a_time_in_the_future_does_not_lock_the_token() -> None:
     (found,) = read(written("pskc", [far]))
     assert found.last_step is None
     assert any("Time" in remark for remark in found.remarks)
+
+
+# --- the drafts before RFC 6030, and ActivIdentity's files
+
+
+def draft(data: str, *, root: str = "KeyContainer", key: str = "Key", head: str = "") -> bytes:
+    """Return a file in the form of the drafts: Device, DeviceId, attributes such as KeyAlgorithm, and Data by name."""
+    return f"""<?xml version="1.0"?>
+<{root} xmlns="urn:ietf:params:xml:ns:keyprov:container">{head}
+<Device><DeviceId><Manufacturer>M</Manufacturer><SerialNo>0950380269</SerialNo></DeviceId>
+<{key} KeyAlgorithm="http://www.ietf.org/keyprov/pskc#hotp" SecretAlgorithm="HOTP" KeyId="1">
+<Issuer>I</Issuer><Usage OTP="true"><ResponseFormat format="DECIMAL" length="8"/></Usage>
+{data}</{key}></Device></{root}>""".encode()
+
+
+PLAIN = f"""<Data Name="SECRET"><Value>{base64.b64encode(KEY).decode()}</Value></Data>
+<Data Name="COUNTER"><Value>12</Value></Data>"""
+
+
+@pytest.mark.parametrize(("root", "key"), [("KeyContainer", "Key"), ("SecretContainer", "Secret")])
+def test_the_drafts_names_of_the_elements_are_read(root: str, key: str) -> None:
+    (found,) = read(draft(PLAIN, root=root, key=key))
+    assert (found.type, found.serial, found.digits, found.secret, found.counter) == ("hotp", "0950380269", 8, KEY, 12)
+    assert FORMATS["pskc"].sniff(draft(PLAIN, root=root, key=key))
+
+
+def test_the_pskc_namespace_of_draft_02_is_read() -> None:
+    data = figure(3).decode().replace("KeyPackage>", "Device>").replace("Key Id=", "Key KeyId=")
+    data = data.replace('Algorithm="urn', 'KeyAlgorithm="urn').replace("pskc:hotp", "pskc#hotp")
+    (found,) = read(data.replace("AlgorithmParameters>", "Usage>").encode())
+    assert (found.type, found.digits, found.secret) == ("hotp", 8, KEY)
+
+
+def activ_identity(*, digest: bool = True) -> bytes:
+    """Return a file as ActivIdentity writes it: AES with the IV at the beginning, and the MAC of the plain key."""
+    encryption, iv = bytes.fromhex(UNLOCKS["key"]), b"an IV of 16 byte"
+    padded = KEY + bytes([32 - len(KEY)]) * (32 - len(KEY))
+    encryptor = Cipher(AES(encryption), CBC(iv)).encryptor()
+    value = base64.b64encode(encryptor.update(padded) + encryptor.finalize()).decode()
+    mac = base64.b64encode(hmac.digest(encryption, KEY, "sha1")).decode()
+    head = f"""<EncryptionMethod Algorithm="http://www.w3.org/2001/04/xmlenc#aes128-cbc">
+<IV>{base64.b64encode(iv).decode()}</IV></EncryptionMethod>
+<DigestMethod Algorithm="http://www.w3.org/2000/09/xmldsig#hmac-sha1"/>"""
+    of_key = f"<ValueDigest>{mac}</ValueDigest>" if digest else ""
+    data = f"""<Data Name="SECRET"><Value>{value}</Value>{of_key}</Data>
+<Data Name="COUNTER"><Value>AAAAAAAAAQA=</Value></Data>"""
+    return draft(data, head=head)
+
+
+def test_a_file_of_activ_identity_is_decrypted() -> None:
+    (found,) = read(activ_identity())
+    assert (found.secret, found.counter, found.serial) == (KEY, 256, "0950380269")
+    with pytest.raises(FormatError, match="wrong key or password"):
+        read(activ_identity(), key="00" * 16)
+
+
+def test_an_encrypted_value_of_a_draft_without_a_mac_is_no_key() -> None:
+    """python-pskc takes such a value for a plain key: the token would be imported with a wrong key."""
+    with pytest.raises(FormatError, match="an encrypted value must have a MAC"):
+        read(activ_identity(digest=False))
+
+
+@pytest.mark.parametrize("bad", ["&lt;", "12=", "*"])
+def test_a_value_of_a_draft_must_be_base64(bad: str) -> None:
+    with pytest.raises(FormatError, match="Value: must be base64"):
+        read(draft(f'<Data Name="SECRET"><Value>{bad}</Value></Data>'))
+
+
+@pytest.mark.parametrize("root", ['KeyContainer Version="2.0"', 'KeyContainer version="1.1"', "Keys"])
+def test_another_container_is_refused(root: str) -> None:
+    with pytest.raises(FormatError, match=r"must be a KeyContainer of version 1\.0, or a SecretContainer"):
+        read(
+            draft(PLAIN, root="KeyContainer")
+            .replace(b"<KeyContainer", f"<{root}".encode())
+            .replace(b"</KeyContainer", f"</{root.split(maxsplit=1)[0]}".encode())
+        )
