@@ -21,6 +21,7 @@ from tests.support.site import KEY, ME, TREE, Site, fob
 from tests.support.terminals import QUESTION
 
 DOCS = TREE / "docs" / "tokens.md"
+PEOPLE = {"alice": ME, "bob": "daemon", "Alice": ME.capitalize()}  # users of the document -> accounts of every host
 
 
 def documented() -> Iterator[tuple[str, list[str]]]:
@@ -65,7 +66,7 @@ def create_files(folder: Path) -> None:
     (folder / "seeds.csv").write_text(f"upn;serial number;secret key;time interval;manufacturer;model\n{row}\n")
     usable = AEGIS | {"entries": AEGIS["entries"][:2]}
     (folder / "aegis.json").write_bytes(dumped({"version": 1, "header": {"slots": None, "params": None}, "db": usable}))
-    (folder / "serials.csv").write_text(f"serial,user\nT-1001,{ME}\nT-1002,bob\n")
+    (folder / "serials.csv").write_text(f"serial,user\nT-1001,{ME}\nT-1002,{PEOPLE['bob']}\n")
     home = folder / "home" / ME
     home.mkdir(parents=True)
     made = [
@@ -82,7 +83,15 @@ def create_files(folder: Path) -> None:
         check=True,
         stdin=subprocess.DEVNULL,
     )
-    (folder / "users.oath").write_text(f"# fleet\nHOTP {ME} - {KEY.hex()}\nHOTP bob 1234 {'ab' * 20}\n")
+    (folder / "users.oath").write_text(f"# fleet\nHOTP {ME} - {KEY.hex()}\nHOTP {PEOPLE['bob']} 1234 {'ab' * 20}\n")
+    (folder / "old.oath").write_text(f"HOTP {PEOPLE['Alice']} - {'cd' * 20}\n")
+
+
+def on_this_host(text: str) -> str:
+    """Return a command or a line of the document with accounts that this host has."""
+    for name, account in PEOPLE.items():
+        text = text.replace(name, account)
+    return text.replace(f"{ME}.ga", "alice.ga")
 
 
 def test_the_documented_commands_print_the_documented_output(site: Site, tmp_path: Path) -> None:
@@ -90,9 +99,8 @@ def test_the_documented_commands_print_the_documented_output(site: Site, tmp_pat
     assert shutil.which("cat")
     run, key = 0, b""
     for command, said in documented():
-        words = command.replace("alice", ME).replace("/home", str(tmp_path / "home"))
+        words = on_this_host(command).replace("/home", str(tmp_path / "home"))
         words = words.replace("/etc/users.oath", str(tmp_path / "users.oath"))
-        words = words.replace(f"{ME}.ga", "alice.ga")
         if words.startswith("pam-totp "):
             name, *rest = words.removeprefix("pam-totp ").split()
             argv = [sys.executable, "-m", "pam_totp.cli", name, "--store", str(site.store), *rest]
@@ -109,7 +117,7 @@ def test_the_documented_commands_print_the_documented_output(site: Site, tmp_pat
             env={"PYTHONPATH": str(TREE), "PATH": "/usr/bin:/bin", "TERM": "xterm"},
         )
         for line in said:
-            expected = line.replace("alice", ME).replace(f"{ME}.ga", "alice.ga")
+            expected = on_this_host(line)
             if line == "…":
                 continue
             if line.startswith(QUESTION):
