@@ -58,7 +58,7 @@ def _duration(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     store = open_store(args)
     statuses = {DONE}
-    records = iter([read(store, user_of(args))]) if args.user else _records(store, statuses)
+    records = iter([read(store, user_of(args))]) if args.user else _records(store, args, statuses)
     found = _sorted(_selected(records, args), args.sort)
     if args.json:
         print_json_stream(_record_facts(record, tokens) for record, tokens in found)
@@ -118,12 +118,15 @@ def _sorted(found: Iterator[Shown], order: str) -> Iterator[Shown]:
     return iter(single)
 
 
-def _records(store: Store, statuses: set[int]) -> Iterator[UserRecord]:
+def _records(store: Store, args: argparse.Namespace, statuses: set[int]) -> Iterator[UserRecord]:
     """Yield the records, sorted by user name. Hold only the names and one record in memory.
+
+    With --serial, yield only the record of the owner, which the store finds without reading the others.
 
     Print an error for a record that cannot be read, and add the exit status to `statuses`.
     """
-    for user in sorted(store.users()):
+    owner = None if args.serial is None else store.owner_of_serial(args.serial)
+    for user in sorted(store.users()) if owner is None else [owner]:
         try:
             yield store.read(user)
         except NotThere:  # the user was removed meanwhile

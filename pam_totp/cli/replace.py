@@ -15,7 +15,16 @@ from pam_totp.cli.enable_token import add_token_arguments
 from pam_totp.cli.enroll import add_token_options, first_code, has_new_key, new_token_of, require_counter_of_hotp
 from pam_totp.cli.printing import print_json
 from pam_totp.cli.qr_output import NONE, TERMINAL, key_display, token_uri, warn_about, writes_new_file
-from pam_totp.cli.store_access import named_token, open_store, read, token_facts, update, user_and_token
+from pam_totp.cli.store_access import (
+    named_token,
+    open_store,
+    read,
+    require_free_serial,
+    serial_errors,
+    token_facts,
+    update,
+    user_and_token,
+)
 from pam_totp.core.oath import DEFAULT_PERIOD
 from pam_totp.core.record import Token, TotpToken, UserRecord
 from pam_totp.operations.audit_log import of_token
@@ -49,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         require_counter_of_hotp(args)
         token = new_token_of(args, old.name)
         replaced(record, old, token)  # report a duplicate key before the user scans the QR code
+        require_free_serial(store, user, token)
         warn_about(token, scanned=is_new_key or args.qr is not None)
         uri = token_uri(token, user, args.issuer)
         display.show(token, uri)
@@ -67,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
             args.audit.changed("remove", user, **of_token(last))
             args.audit.changed("enroll", user, **of_token(token), type=token.type, serial=token.serial)
 
-        update(store, user, change, log)
+        with serial_errors():
+            update(store, user, change, log)
     if not args.json:
         print(f"{user}: token '{old.name}' has a new key; codes of the old key are refused")
     elif not display.has_file:

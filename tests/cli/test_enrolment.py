@@ -207,3 +207,10 @@ def test_a_serial_number_of_another_user_is_refused_before_the_question(site: Si
     assert site.command("remove", "alice", "--yes").returncode == 0
     assert site.command(*words, "--yes", stdin=f"{key}\n").returncode == 0
     assert site.record("bob").tokens[0].serial == "sm 001"
+    replaced = site.command("replace", "bob", "token", "--secret-stdin", "--yes", "--serial", "SM-1", stdin="x" * 32)
+    assert replaced.returncode == 0, replaced.stderr
+    carl = ("enroll", "carl", "--type", "hotp", "--serial", "SM-2", "--secret-stdin", "--yes")
+    assert site.command(*carl, stdin="z" * 32).returncode == 0
+    refused = site.command("replace", "bob", "token", "--secret-stdin", "--yes", "--serial", "sm2", stdin="y" * 32)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "carl has the token with the serial number sm2" in refused.stderr

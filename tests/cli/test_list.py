@@ -85,3 +85,12 @@ def test_no_match_is_said_and_a_wrong_time_is_wrong_usage(users: Site) -> None:
     for wrong in ("90", "d", "0d", "-1d", "90 d", "x"):
         done = users.command("list", f"--unused={wrong}")
         assert (done.returncode, "such as 90d" in done.stderr) == (2, True), wrong
+
+
+def test_a_serial_number_is_found_without_reading_other_records(users: Site) -> None:
+    for user in ("bob", "carol"):
+        users.path(user).write_text("damaged")
+    found = users.command("list", "--serial", "UB-300")
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "alice" in found.stdout
+    assert users.command("list", "--serial", "unknown").returncode == 3, "the damaged records may have it"
