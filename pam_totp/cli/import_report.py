@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import nsmallest
 from typing import Any
 
 from pam_totp.cli.command_line import DONE, REFUSED
@@ -48,36 +48,34 @@ def _print_json(report: Report, unused: list[str], *, dry_run: bool) -> None:
 
 
 def _without_account(report: Report) -> Iterator[dict[str, str | None]]:
-    """Yield each user without an account once, and for the first ones the account whose name is almost the same."""
-    seen: set[str] = set()
+    """Yield the first users without an account, each with the account whose name is almost the same, or None."""
+    named: dict[str, None] = {}
     for result in report:
-        if not result.has_account and result.user is not None and result.user not in seen:
-            similar = similar_account(result.user) if len(seen) < MAX_NAMED else None
-            seen.add(result.user)
-            yield {"user": result.user, "similar": similar}
+        if not result.has_account and result.user is not None and len(named) < MAX_NAMED:
+            named[result.user] = None
+    for user in named:
+        yield {"user": user, "similar": similar_account(user)}
 
 
-def _warn_without_account(users: set[str]) -> None:
-    for user in islice(sorted(users), MAX_NAMED):
+def _warn_without_account(users: Sequence[str], total: int) -> None:
+    for user in users:
         print(f"pam-totp: warning: {no_account(user)}", file=sys.stderr)
-    if len(users) > MAX_NAMED:
-        more = f"{len(users) - MAX_NAMED} more users have no account on this host"
-        print(f"pam-totp: warning: {more} (use --json to list all)", file=sys.stderr)
+    if total > len(users):
+        more = f"{total - len(users)} more users have no account on this host"
+        print(f"pam-totp: warning: {more} (use --json to list all tokens)", file=sys.stderr)
 
 
 def _print_table(report: Report, unused: Iterable[str], imported: str) -> None:
-    users: set[str | None] = set()
-    without_account: set[str] = set()
+    users: set[str | None] = set()  # of imported tokens, with an account
+    without_account: set[str | None] = set()  # users of imported tokens: two sets, so that no name is in memory twice
     without_remarks = 0
     alike = _skipped_by_reason(report)
     with Table(HEADS) as table:
         for result in report:
-            if not result.has_account and result.user is not None:
-                without_account.add(result.user)
             if result.reason is not None and alike[result.reason] > MAX_ALIKE and not result.remarks:
                 continue
             if result.status is Status.IMPORTED:
-                users.add(result.user)
+                (users if result.has_account else without_account).add(result.user)
                 without_remarks += not result.remarks
                 if not result.remarks and without_remarks > MAX_SHOWN:
                     continue
@@ -92,8 +90,9 @@ def _print_table(report: Report, unused: Iterable[str], imported: str) -> None:
     for serial in unused:
         print(f"serial number {serial} of the map is not in the file")
     sys.stdout.flush()  # keep the order if standard output and standard error are the same file
-    summary = f"{count(report.imported, 'token')} of {count(len(users), 'user')} {imported}, {report.skipped} skipped"
-    _warn_without_account(without_account)
+    owners = count(len(users) + len(without_account), "user")
+    summary = f"{count(report.imported, 'token')} of {owners} {imported}, {report.skipped} skipped"
+    _warn_without_account(nsmallest(MAX_NAMED, filter(None, without_account)), len(without_account))
     print(summary, file=sys.stderr)
 
 
@@ -115,6 +114,7 @@ def _facts(result: Result) -> dict[str, Any]:
         "token": result.token,
         "type": result.type,
         "serial": result.serial,
+        "account": result.has_account,
         "remarks": list(result.remarks),
     }
 

@@ -83,7 +83,7 @@ class Store(Protocol):
         """Yield the names of all users with a record, in any order."""
 
     def owner_of_serial(self, serial: str) -> str | None:
-        """Return the user who has a token with this serial number, or None. It takes less than 50 ms."""
+        """Return the owner of the token with this serial number, or None. It takes less than 50 ms."""
 
 
 def read_or_unknown(store: Store, user: str) -> UserRecord:

@@ -1,4 +1,4 @@
-"""The claims of a file store: for each serial number, the user who has the token with it.
+"""The claims of a file store: for each serial number, the owner of the token with it.
 
 Rules:
 1. A claim is a symbolic link in the folder `.serial`: its name is the serial number, and it points to the record of the
@@ -60,7 +60,7 @@ def of_record(record: UserRecord) -> dict[str, str]:
 
 
 def owner(store: FileStore, folder: int, serial: str) -> str | None:
-    """Return the user who has a token with this serial number, or None."""
+    """Return the owner of the token with this serial number, or None."""
     make(store, folder)
     name = holder(store, folder, file_of(serial))
     return None if name is None else user_of_file(name)

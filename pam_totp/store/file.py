@@ -222,7 +222,7 @@ class FileStore:
             self.require_decoys(folder)
 
     def create(self, folder: int, name: str, document: bytes, size: int) -> bool:
-        """Create the file of a user who has none, with slots of `size` bytes. Return False if the user has a file.
+        """Create the file of a user without a record, with slots of `size` bytes. Return False if the user has a file.
 
         The caller holds the lock of `kept_lock`, and flushes the file afterwards.
         """

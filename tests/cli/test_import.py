@@ -564,10 +564,10 @@ def test_strict_imports_nothing_if_a_user_has_no_account(site: Site, tmp_path: P
 
 def test_many_users_without_an_account_are_counted(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "users.oath"
-    file.write_text("".join(f"HOTP nobody{i:02} - {i:040x}\n" for i in range(25)))
+    file.write_text("".join(f"HOTP ghost{i:02} - {i:040x}\n" for i in range(25)))
     said = site.command("import", "users-oath", file).stderr
     assert said.count("there is no account") == 20
-    assert "5 more users have no account on this host (use --json to list all)" in said
+    assert "5 more users have no account on this host (use --json to list all tokens)" in said
     assert "; and 5 more; nothing was imported (--strict)" in site.command("import", "--strict", file).stderr
 
 

@@ -135,3 +135,7 @@ class Memory:
 
     def users(self) -> Iterator[str]:
         return iter(self.records)
+
+    def owner_of_serial(self, serial: str) -> str | None:
+        owned = [user for user, record in self.records.items() if serial in [token.serial for token in record.tokens]]
+        return next(iter(owned), None)

@@ -314,7 +314,7 @@ def test_a_repair_claims_the_tokens_of_a_store_from_before(folder: Path, store: 
 def test_a_repair_deletes_claims_without_a_token(folder: Path, store: FileStore) -> None:
     store.prepare()
     give(store, "alice")
-    (folder / claims.FOLDER / "dead").symlink_to("../nobody.record")
+    (folder / claims.FOLDER / "dead").symlink_to("../ghost.record")
     (folder / claims.FOLDER / "junk").write_text("")
     text = ".serial: 2 claims without a token"
     assert texts(store) == [text]

@@ -23,6 +23,7 @@ from pam_totp.core.record import Grace, RecordError, Token, UserRecord
 from pam_totp.core.secretfile import MAX_FILE, base32, parse
 from pam_totp.core.slots import Slots, decode, new_file
 from pam_totp.store import DamagedFile, NotThere, StoreError
+from pam_totp.store.claims import FOLDER as CLAIMS
 from pam_totp.store.decoys import FOLDER as DECOYS
 from pam_totp.store.file import FileStore, Warnings, file_name
 from tests.conftest import as_root
@@ -36,8 +37,8 @@ def store(folder: Path) -> FileStore:
 
 
 def files(folder: Path) -> list[str]:
-    """Return the names in the store, without the lock file and the folder of the decoys."""
-    return sorted(set(os.listdir(folder)) - {".lock", DECOYS})
+    """Return the names in the store, without the lock file and the folders of the decoys and the claims."""
+    return sorted(set(os.listdir(folder)) - {".lock", DECOYS, CLAIMS})
 
 
 def snapshot(folder: Path) -> dict[str, tuple[object, ...]]:
