@@ -13,8 +13,9 @@ NEED_BUILD = gcc libc6-dev libpam0g-dev python3 python3-segno python3-serial
 NEED_VENV  = ca-certificates python3-venv
 NEED_TEST  = $(NEED_BUILD) $(NEED_VENV) libpam-google-authenticator libpam-modules libpam-oath oathtool openssh-client openssh-server \
              e2fsprogs pamtester strace sudo util-linux valgrind xfsprogs zbar-tools
-# A browser, fail2ban, and the proxy and certificates in front of the portal. Tests that need them are skipped if they are missing.
-WANT_TEST  = chromium fail2ban fonts-dejavu-core nginx-light openssl
+# A browser, fail2ban, the proxy and certificates in front of the portal, and a database. The tests that need them are skipped
+# if they are missing. The tests make their own database clusters, and do not use the cluster that Debian's package makes.
+WANT_TEST  = chromium fail2ban fonts-dejavu-core nginx-light openssl postgresql
 NEED_TORTURE = $(NEED_TEST) clang libclang-rt-dev
 NEED_BENCH = $(NEED_BUILD) $(NEED_VENV) e2fsprogs libpam-google-authenticator libpam-oath libpam-python oathtool util-linux xfsprogs
 NEED_LINT  = $(NEED_VENV) mandoc shellcheck
@@ -112,7 +113,7 @@ lint: need-lint venv  ## check code style, types, plain words, shell scripts, ma
 	mandoc -Tlint -Wwarning $(DATA)/*.[158]
 
 want-test:
-	@[ "$$(id -u)" -ne 0 ] || .ci/need $(WANT_TEST) || echo "make: skipping the tests with a browser: the browser cannot be installed"
+	@[ "$$(id -u)" -ne 0 ] || .ci/need $(WANT_TEST) || echo "make: skipping the tests with a browser or PostgreSQL: a package cannot be installed"
 
 need-build need-venv need-test need-torture need-bench need-lint need-install need-booted need-systems: need-%:
 	@.ci/need $(NEED_$(shell echo $* | tr a-z A-Z))

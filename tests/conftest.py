@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import isolation, pamlog
+from tests.support.cluster import Server, emptied, servers
 from tests.support.relay_kit import Bench
 from tests.support.site import Site
 
@@ -82,6 +83,19 @@ def obeyed_way(way: str) -> str:
 def bench(tmp_path: Path) -> Bench:
     """Return a `Bench` for logins with scripted services and helpers."""
     return Bench(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Server]:
+    """Yield a PostgreSQL server without a standby. Mark the test with `tests.support.cluster.with_postgresql`."""
+    with servers() as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgresql: Server) -> str:
+    """Return the URL of an empty store that requires no standby. Mark the test with `with_postgresql`."""
+    return emptied(postgresql)
 
 
 @pytest.fixture

@@ -42,6 +42,8 @@ PACKAGES = {
 }
 # The packages of the login path, which need only the standard library.
 STANDARD_LIBRARY_ONLY = {f"pam_totp.{package}" for package in ("core", "store", "operations", "pam", "client")}
+# A login loads these modules only if its store is in a database. Only they may import psycopg.
+DATABASE = {f"pam_totp.store.{name}" for name in ("postgres", "postgres_batch", "postgres_connection", "postgres_copy")}
 # The modules of the standard library that pure modules may use: without clock, randomness, files and processes.
 PURE_LIBRARY = {"__future__", "collections", "enum", "functools", "typing"}
 PURE_LIBRARY |= {"binascii", "contextlib", "hashlib", "ipaddress", "json", "struct", "tomllib"}
@@ -79,7 +81,7 @@ def within(name: str, packages: set[str]) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-PATH = [name for name in modules("pam_totp") if within(name, STANDARD_LIBRARY_ONLY)]
+PATH = [name for name in modules("pam_totp") if within(name, STANDARD_LIBRARY_ONLY) and name not in DATABASE]
 PURE = [name for name in modules("pam_totp") if within(name, {"pam_totp.core"})]
 
 
@@ -109,6 +111,25 @@ def test_the_login_path_imports_only_the_standard_library(name: str) -> None:
     for imported in imports(name, EVERYTHING[name]):
         top = imported.split(".")[0]
         assert top == "pam_totp" or top in sys.stdlib_module_names | HASHES, imported
+
+
+def test_only_the_code_for_databases_imports_psycopg() -> None:
+    users = {name for name, path in modules("pam_totp").items() if "psycopg" in set(imports(name, path))}
+    assert users == {"pam_totp.store.postgres_connection"}
+
+
+def test_no_module_of_the_login_path_loads_the_code_for_databases_early() -> None:
+    """Imports at the beginning of a module run in every login. Imports in a function run only with a database."""
+    for name in PATH:
+        tree = ast.parse(EVERYTHING[name].read_text("utf-8"))
+        early = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+        sources = {
+            f"{node.module}.{alias.name}"
+            for node in early.body
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        } | {node.module for node in early.body if isinstance(node, ast.ImportFrom)}
+        assert not sources & DATABASE, name
 
 
 @pytest.mark.parametrize("name", PURE)

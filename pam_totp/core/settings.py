@@ -3,8 +3,9 @@
 Rules:
 1. A setting that is unknown, malformed, out of bounds, given twice or contradictory is an error. An error denies.
 2. An argument overrides `[service.NAME]` of the site file, which overrides `[policy]`, which overrides the default.
-3. The store, the user, and the use of an earlier module's answer are set by module arguments only. `forward_pass` may
-   also be set in `[service.NAME]`, because the arguments of programs that do not run as root are ignored.
+3. The user, and the use of an earlier module's answer, are set by module arguments only. `forward_pass` may also be
+   set in `[service.NAME]`, because the arguments of programs that do not run as root are ignored. `[store]` of the site
+   file replaces the default store.
 4. `nullok_until` and `nullok_group` are `nullok` with a limit. If a later source sets `nullok` itself, the limits of an
    earlier source do not apply.
 5. This module reads no file: text in, values out.
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 SITE_FILE = "/etc/pam_totp.toml"
 DEFAULT_STORE = "/var/lib/pam_totp"
+DATABASE = "postgresql://"  # how the URL of a store in a database begins
+_DATABASE_RULE = f"must be a URL that begins with {DATABASE}, without spaces"
 DEFAULT_PROMPT = "One-time code: "
 FORWARD_PROMPT = "Password and one-time code: "  # with forward_pass: one answer holds both
 NEXT_PROMPT = "Not accepted. Next code: "
@@ -61,12 +64,31 @@ class Settings(Value):
         return facts | {name: getattr(self, name) for name in self._fields if name not in ("policy", "origins")}
 
 
+class DatabaseSettings(Value):
+    """`[store]` of the site file: the database with the records, and how each process of this host uses it.
+
+    `pool` is the number of connections. `wait` is the time that one use of the database may take, in seconds.
+    """
+
+    url: str
+    pool: int = 4
+    wait: float = 3.0
+
+    ERROR = SettingsError
+    RULES: ClassVar[dict[str, Rule]] = {
+        "url": lambda v: None if type(v) is str and is_database(v) and _location(v) is None else _DATABASE_RULE,
+        "pool": whole_number(1, 64),
+        "wait": lambda v: None if type(v) in (int, float) and 0.5 <= v <= 60 else "must be 0.5 to 60 seconds",
+    }
+
+
 class Site(Value):
-    """The content of the site file: `[policy]`, `[service.NAME]`, `[clients]` (account = service)."""
+    """The content of the site file: `[policy]`, `[service.NAME]`, `[clients]` (account = service), `[store]`."""
 
     policy: Mapping[str, object]
     services: Mapping[str, Mapping[str, object]]
     clients: Mapping[str, str]
+    database: DatabaseSettings | None = None
 
     NONE: ClassVar[Site]
 
@@ -79,6 +101,17 @@ Site.NONE = Site(policy={}, services={}, clients={})
 
 def _path(v: str) -> str | None:
     return None if v.startswith("/") and "\0" not in v else "must be an absolute path"
+
+
+def is_database(location: str) -> bool:
+    """Return True if the location of a store is the URL of a database, and False if it is the path of a folder."""
+    return location.startswith(DATABASE)
+
+
+def _location(v: str) -> str | None:
+    if is_database(v):
+        return None if v.isprintable() and " " not in v else "must be a URL without spaces"
+    return _path(v)
 
 
 def _path_or_none(v: str) -> str | None:
@@ -125,7 +158,7 @@ _VALUES: dict[str, Rule] = {  # arguments of the form name=value
     "user": printable,
     "nullok_until": _date,
     "nullok_group": printable,
-    "store": _path,
+    "store": _location,
     "secret": _template,
     "socket": _path_or_none,  # the relay uses `socket`, `helper` and `nodelay`
     "helper": _path,
@@ -156,7 +189,7 @@ def parse_site(text: str) -> Site:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as e:  # deep nesting raises RecursionError, a huge number a plain ValueError
         raise SettingsError(f"{SITE_FILE}: {e}") from None
-    unknown = document.keys() - {"policy", "service", "clients"}
+    unknown = document.keys() - {"policy", "service", "clients", "store"}
     if unknown:
         raise SettingsError(f"{SITE_FILE}: unknown table {sorted(unknown)[0]!r}")
     policy = _site_table(document.get("policy", {}), "policy")
@@ -170,7 +203,8 @@ def parse_site(text: str) -> Site:
     for account, service in clients.items():
         if type(service) is not str or not service:
             raise SettingsError(f"{SITE_FILE}: clients.{account}: must be the name of a service")
-    return Site(policy=policy, services=services, clients=clients)
+    database = _database(_table(document["store"], "store")) if "store" in document else None
+    return Site(policy=policy, services=services, clients=clients, database=database)
 
 
 def settings(service: str, arguments: Sequence[str], site: Site = Site.NONE) -> Settings:
@@ -213,7 +247,7 @@ def _settings(service: str, arguments: tuple[str, ...], site: Site) -> Settings:
     get = chosen.get
     return Settings(
         policy=Policy(**{n: chosen[n] for n in Policy.RULES if n in chosen}),
-        store=get("store", DEFAULT_STORE),
+        store=get("store", DEFAULT_STORE if site.database is None else site.database.url),
         secret=get("secret"),
         prompt=get("prompt", FORWARD_PROMPT if first_pass == "forward_pass" else DEFAULT_PROMPT),
         echo=get("echo", False),
@@ -257,6 +291,17 @@ def _table(value: object, place: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise SettingsError(f"{SITE_FILE}: {place}: must be a table")
     return value
+
+
+def _database(table: dict[str, Any]) -> DatabaseSettings:
+    if unknown := table.keys() - {*DatabaseSettings._fields}:
+        raise SettingsError(f"{SITE_FILE}: store: unknown setting {sorted(unknown)[0]!r}")
+    if "url" not in table:
+        raise SettingsError(f"{SITE_FILE}: store.url: required")
+    try:
+        return DatabaseSettings(**table)
+    except SettingsError as e:
+        raise SettingsError(f"{SITE_FILE}: store.{e}") from None
 
 
 def _site_table(value: object, place: str) -> dict[str, object]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TypeVar
 
+    from pam_totp.store.batch import Change, Changes, Progress
+
     R = TypeVar("R")
 
 
@@ -70,7 +72,8 @@ class Store(Protocol):
 
         `change` gets the old record. An unchanged record is not written; with `decoy`, a decoy is written instead,
         under the same lock. If `change` returns None, the record is deleted. If `user` has no record, `change` gets an
-        empty record if `create` is True; otherwise raise NotThere.
+        empty record if `create` is True; otherwise raise NotThere. A SharedStore may call `change` more than once; the
+        last call counts.
         """
 
     def update_decoy(self, user: str, search: Callable[[], object]) -> None:
@@ -84,6 +87,25 @@ class Store(Protocol):
 
     def owner_of_serial(self, serial: str) -> str | None:
         """Return the owner of the token with this serial number, or None. It takes less than 50 ms."""
+
+
+class SharedStore:
+    """A store that several hosts use. Decisions use its clock, because the clocks of the hosts may differ."""
+
+    def now(self) -> int:
+        """Return the time in Unix seconds, by the clock that was read with the last record."""
+        raise NotImplementedError
+
+    def update_many(
+        self, changes: Changes[R], progress: Progress, taken: Callable[[Change[R], SerialTaken], R] | None = None
+    ) -> list[R]:
+        """Do the same as `batch.update_many`."""
+        raise NotImplementedError
+
+
+def clock_of(store: Store | SharedStore, now: Callable[[], int]) -> Callable[[], int]:
+    """Return the clock for decisions on records of `store`: its own clock, or `now` if it has none."""
+    return store.now if isinstance(store, SharedStore) else now
 
 
 def read_or_unknown(store: Store, user: str) -> UserRecord:

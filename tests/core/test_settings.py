@@ -13,6 +13,7 @@ from pam_totp.core.policy import Policy
 from pam_totp.core.settings import (
     FORWARD_PROMPT,
     SITE_FILE,
+    DatabaseSettings,
     Settings,
     SettingsError,
     Site,
@@ -386,6 +387,15 @@ def test_the_site_cannot_set_store_caller_or_stack_arguments(table: str, name: s
         ("[clients]\nwww-data = 5\n", "clients.www-data: must be the name of a service"),
         ('[clients]\nwww-data = ""\n', "clients.www-data: must be the name of a service"),
         ('[clients]\nwww-data = ["web"]\n', "clients.www-data: must be the name of a service"),
+        ("store = 5\n", "store: must be a table"),
+        ("[store]\n", "store.url: required"),
+        ("[store]\nurls = 5\n", "store: unknown setting 'urls'"),
+        ("[store]\nurl = 5\n", "store.url: must be a URL that begins with postgresql://, without spaces"),
+        ('[store]\nurl = "/var/lib/x"\n', "store.url: must be a URL that begins with postgresql://, without spaces"),
+        ('[store]\nurl = "postgresql:///a b"\n', "store.url: must be a URL that begins with postgresql://, without"),
+        ('[store]\nurl = "postgresql:///a"\npool = 0\n', "store.pool: must be a whole number from 1 to 64"),
+        ('[store]\nurl = "postgresql:///a"\nwait = 0.4\n', "store.wait: must be 0.5 to 60 seconds"),
+        ('[store]\nurl = "postgresql:///a"\nwait = true\n', "store.wait: must be 0.5 to 60 seconds"),
         ("[policy]\nwindow = 1\nwindow = 2\n", ""),
         ("[policy]\n[policy]\n", ""),
         ("[policy\n", ""),
@@ -397,6 +407,15 @@ def test_the_site_cannot_set_store_caller_or_stack_arguments(table: str, name: s
 )
 def test_an_error_in_the_site_file_names_its_place(text: str, said: str) -> None:
     assert refused(site=text).startswith(f"/etc/pam_totp.toml: {said}")
+
+
+def test_the_site_file_can_name_a_database_as_the_default_store() -> None:
+    site = parse_site('[store]\nurl = "postgresql:///otp"\nwait = 1.5\n')
+    assert site.database == DatabaseSettings(url="postgresql:///otp", pool=4, wait=1.5)
+    assert settings("sshd", (), site).store == "postgresql:///otp"
+    assert settings("sshd", ("store=/x",), site).store == "/x"
+    assert settings("sshd", ("store=postgresql:///y",), site).store == "postgresql:///y"
+    assert settings("sshd", ()).store == "/var/lib/pam_totp"
 
 
 @given(st.text(max_size=60) | st.text('[]policy.service"=\n 10truewindow', max_size=60))

@@ -74,12 +74,6 @@ def test_a_key_that_another_process_removed_is_not_kept_in_memory(folder: Path, 
     assert not [held for held in gc.get_objects() if isinstance(held, Token) and held.secret == secret]
 
 
-def test_the_result_of_the_change_is_returned(folder: Path, store: FileStore) -> None:
-    enrol(folder)
-    marker = object()
-    assert store.update("alice", lambda record: (record, marker)) is marker
-
-
 def test_an_unchanged_record_is_not_written(folder: Path, store: FileStore) -> None:
     path = enrol(folder)
     before = snapshot(folder)["alice.record"]
@@ -111,29 +105,6 @@ def test_an_unknown_user_is_not_found_and_leaves_no_lock_file(folder: Path, stor
     with pytest.raises(NotThere):
         store.update("alice", lambda record: (record, None))
     assert files(folder) == []
-
-
-def test_create_starts_an_empty_record_and_keeps_an_existing_one(folder: Path, store: FileStore) -> None:
-    seen: list[UserRecord] = []
-
-    def add(record: UserRecord) -> tuple[UserRecord, None]:
-        seen.append(record)
-        return record.with_token(fob(name=f"t{len(seen)}", secret=bytes([len(seen)]) * 20)), None
-
-    store.update("alice", add, create=True)
-    store.update("alice", add, create=True)
-    assert seen[0] == UserRecord(user="alice")
-    assert [t.name for t in seen[1].tokens] == ["t1"]
-    assert [t.name for t in store.read("alice").tokens] == ["t1", "t2"]
-
-
-def test_none_deletes_the_record(folder: Path, store: FileStore) -> None:
-    enrol(folder)
-    assert store.update("alice", lambda record: (None, record.user)) == "alice"
-    assert files(folder) == []
-    with pytest.raises(NotThere):
-        store.read("alice")
-    assert store.update("bob", lambda record: (None, 5), create=True) == 5
 
 
 def test_a_user_deleted_while_the_lock_is_awaited_is_not_found(folder: Path) -> None:
@@ -227,20 +198,6 @@ def test_every_descriptor_is_closed(folder: Path, store: FileStore) -> None:
 
 def decoys(folder: Path) -> dict[str, Slots]:
     return {path.name: decode(path.read_bytes()) for path in (folder / DECOYS).iterdir()}
-
-
-def test_an_unknown_user_costs_one_write_of_a_decoy_chosen_at_random(folder: Path, store: FileStore) -> None:
-    store.prepare()
-    before, names = decoys(folder), files(folder)
-    assert sorted(before) == [f"{number:02}" for number in range(64)]
-    for _ in range(200):
-        store.update_decoy("zoe", int)
-    after = decoys(folder)
-    assert sum(after[name].sequence - before[name].sequence for name in after) == 200
-    assert sum(after[name].sequence > before[name].sequence for name in after) > 32, (
-        "the store must choose decoys at random"
-    )
-    assert files(folder) == names
 
 
 def test_a_decoy_has_the_size_of_a_record_and_a_unique_key(folder: Path, store: FileStore) -> None:

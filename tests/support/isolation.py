@@ -167,6 +167,7 @@ def left_out() -> list[str]:
         "real sshd, sudo and su, installations and other accounts (requires root)": not root,
         "real sshd, sudo and su, installations and full disks (requires permission to mount)": root and not MAY_MOUNT,
         "the portal in a browser (requires chromium)": shutil.which("chromium") is None,
+        "a store in PostgreSQL (requires the package postgresql)": not any(Path("/usr/lib/postgresql").glob("*/bin")),
         "units and their filters (requires systemd-analyze)": root and shutil.which("systemd-analyze") is None,
         "fuzzing the relay (requires clang)": shutil.which("clang") is None,
         **{what: variable not in os.environ for variable, what in OWN_SYSTEMS.items()},

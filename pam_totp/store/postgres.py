@@ -1,0 +1,486 @@
+"""The store in PostgreSQL, which several hosts use at once.
+
+Rules:
+1. A change is one statement (`UPDATE ... WHERE version = ...`), or one transaction. It holds no lock while the process
+   decides. If another process changed the record meanwhile, the change function gets the new record, and decides again.
+2. A change is in force only if the database answers with one row and without a notice. A notice means that the primary
+   has committed without its standby.
+3. The condition of `postgres_schema.GUARDS` is a part of each change. It is a safety net: it may be outdated.
+4. A change that was sent and not answered is refused. With a question, the process looks for the question's digest in
+   the record before it decides again. So one question has one verdict, whichever hosts it was sent to.
+5. The threads of a process take turns for one user, so that answers for one user use one connection.
+6. An answer for an unknown user takes a turn, too, and changes a decoy. The database chooses a decoy that no other
+   process is changing: a choice by name would reveal the names that share a decoy.
+7. The clock is the database's, read with the record. The clocks of the hosts may differ.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pam_totp.core.record import NEW_SECRET, UNKNOWN_USER, HotpToken, UserRecord
+from pam_totp.core.secretfile import parse, serialize
+from pam_totp.core.serials import serial_key
+from pam_totp.store import LockBusy, NotThere, SerialTaken, SharedStore, StoreError
+from pam_totp.store import postgres_schema as schema
+from pam_totp.store.file import LOCK_WAIT, file_name, parse_record, to_syslog
+from pam_totp.store.postgres_connection import Connection, OutOfReach, Pool, Refused, Row, Unanswered
+from pam_totp.store.postgres_records import document_of, serials, user_name
+
+if TYPE_CHECKING:
+    from pam_totp.store import R
+    from pam_totp.store.batch import Change, Changes, Progress
+
+POOL = 4  # connections of a process
+WAIT = 3.0  # seconds that one use of the database may take
+ASKED = 8  # digests in a record: with one, a second question for the user would make a repeat of the first fail
+_PAGE = 1000  # names that are read at once
+_INITIALISE = 60.0  # seconds for all statements that create the tables
+_NO_TABLE = ("42P01", "3F000")  # undefined table, undefined schema
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.2  # seconds between two attempts to reach the database
+
+
+class Question(NamedTuple):
+    """A question of a member, identified by `digest`. `verdict` returns the text to store for a change's result."""
+
+    digest: bytes
+    verdict: Callable[[Any], str]
+
+
+class AlreadyAnswered(Exception):
+    """The question was answered before. `verdict` is the stored text."""
+
+    def __init__(self, verdict: str) -> None:
+        super().__init__("the question was answered before")
+        self.verdict = verdict
+
+
+class _Stored(NamedTuple):
+    """A record in the database. `version` is None if there is none. `problem` is the reason of GUARDS, or None."""
+
+    version: int | None
+    body: bytes
+    asked: list[list[str]]
+    problem: str | None
+
+
+class _Work(NamedTuple):
+    """One use of the database: a connection, its statements, and the deadline in monotonic seconds."""
+
+    connection: Connection
+    statements: schema.Statements
+    deadline: float
+
+    def run(self, sql: str, *parameters: str | int | bytes | None) -> list[Row]:
+        return self.connection.run(sql, *parameters, deadline=self.deadline)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Run the block in a transaction, and commit it. After an exception, the pool closes the connection."""
+        self.run("BEGIN")
+        yield
+        self.run("COMMIT")
+
+
+class _Contended(Exception):
+    """Another process changed the record. Decide again."""
+
+
+class _Turns:
+    """The turns of the threads of this process, one for each user name at a time."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._turns: dict[str, tuple[threading.Lock, int]] = {}  # name -> its lock, and the threads that need it
+
+    @contextmanager
+    def turn(self, name: str, wait: float) -> Iterator[None]:
+        """Hold the turn of `name`. Raise LockBusy if it was not free within `wait` seconds."""
+        with self._mutex:
+            lock, count = self._turns.get(name, (threading.Lock(), 0))
+            self._turns[name] = lock, count + 1
+        try:
+            if not lock.acquire(timeout=wait):
+                raise LockBusy(f"{name}: the turn was not acquired within {wait:g} s")
+            try:
+                yield
+            finally:
+                lock.release()
+        finally:
+            with self._mutex:
+                lock, count = self._turns.pop(name)
+                if count > 1:
+                    self._turns[name] = lock, count - 1
+
+
+class _Database:
+    """What all stores of one URL in this process share: connections, turns, and the clock."""
+
+    def __init__(self, url: str, size: int) -> None:
+        self.pool = Pool(url, size)
+        self.turns = _Turns()
+        self.was_reached = False
+        self.clock_ahead: float | None = None  # of the database, before the monotonic clock, in seconds
+        self.decoy = _decoy()
+
+
+_databases: dict[tuple[str, int], _Database] = {}
+_databases_lock = threading.Lock()
+
+
+def _database(url: str, size: int) -> _Database:
+    with _databases_lock:
+        found = _databases.get((url, size))
+        if found is None or found.pool.is_inherited:
+            found = _databases[url, size] = _Database(url, size)
+        return found
+
+
+class PostgresStore(SharedStore):
+    """The store in the database at `url`, a URL of libpq. It contains no password.
+
+    `lock_wait` is the time for a turn, and `wait` for one use of the database, both in seconds. `pool` connections
+    serve all stores of this process with the same URL. The store passes to `warn` each problem that stops no login.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        lock_wait: float = LOCK_WAIT,
+        warn: Callable[[str], None] = to_syslog,
+        *,
+        pool: int = POOL,
+        wait: float = WAIT,
+    ) -> None:
+        self.url = url
+        self._lock_wait, self._wait, self.warn, self._pool = lock_wait, wait, warn, pool
+
+    @property
+    def _shared(self) -> _Database:
+        return _database(self.url, self._pool)
+
+    def now(self) -> int:
+        ahead = self._shared.clock_ahead
+        return int(time.time() if ahead is None else time.monotonic() + ahead)
+
+    # ---- the methods of `Store`
+
+    def read(self, user: str) -> UserRecord:
+        name = file_name(user)
+        stored = self._attempts(lambda work: self._read(work, name))
+        if stored.version is None:
+            raise NotThere
+        return parse_record(stored.body, user, name)
+
+    def update(
+        self,
+        user: str,
+        change: Callable[[UserRecord], tuple[UserRecord | None, R]],
+        *,
+        create: bool = False,
+        decoy: bool = False,
+    ) -> R:
+        return self.update_once(user, change, None, create=create, decoy=decoy)
+
+    def update_decoy(self, user: str, search: Callable[[], object]) -> None:
+        shared = self._shared
+        with shared.turns.turn(file_name(user), self._lock_wait):
+            parse(shared.decoy)  # a login parses the user's record
+            search()
+            self._attempts(self._use_decoy, reads_only=False)
+
+    def users(self) -> Iterator[str]:
+        for (name,) in self._pages(schema.USERS):
+            yield user_name((name or b"").decode())
+
+    def owner_of_serial(self, serial: str) -> str | None:
+        rows = self._attempts(lambda work: work.run(schema.OWNER, serial_key(serial)))
+        return user_name((rows[0][0] or b"").decode()) if rows else None
+
+    # ---- one change
+
+    def asked(self, question: Question) -> _Asking:
+        """Return this store for one decision on `question`. Its update may raise AlreadyAnswered."""
+        return _Asking(self, question)
+
+    def update_once(
+        self,
+        user: str,
+        change: Callable[[UserRecord], tuple[UserRecord | None, R]],
+        question: Question | None,
+        *,
+        create: bool = False,
+        decoy: bool = False,
+    ) -> R:
+        """Do the same as `update`. With `question`, raise AlreadyAnswered if the record has its digest."""
+        name = file_name(user)
+
+        def attempt(work: _Work) -> R:
+            stored = self._read(work, name)
+            if stored.problem is not None:
+                raise StoreError(f"the database does not keep changes safely: {stored.problem}")
+            verdict = None if question is None else _verdict(stored, question)
+            if verdict is not None:
+                # The primary alone may have committed the record. This change is durable only after that one.
+                self._write_again(work, name, stored)
+                raise AlreadyAnswered(verdict)
+            if stored.version is None and not create:
+                raise NotThere
+            old = UserRecord(user=user) if stored.version is None else parse_record(stored.body, user, name)
+            new, result = change(old)
+            if new is None or stored.version is None or (new is not old and new != old):
+                asked = stored.asked if question is None else _with(stored.asked, question, result)
+                self._write(work, name, stored, (old, new), asked)
+            elif decoy:
+                self._use_decoy(work)
+            return result
+
+        with self._shared.turns.turn(name, self._lock_wait):
+            return self._attempts(attempt, reads_only=False, repeats=question is not None)
+
+    def _attempts(self, attempt: Callable[[_Work], R], *, reads_only: bool = True, repeats: bool = False) -> R:
+        """Call `attempt` with a connection until it succeeds, within the time of one use of the database.
+
+        A lost connection is followed by another attempt if the attempt `reads_only`, or if it `repeats` safely.
+        """
+        shared, deadline, pause = self._shared, time.monotonic() + self._wait, _FIRST_PAUSE
+        while True:
+            try:
+                with shared.pool.connection(deadline) as connection:
+                    if connection.statements is None:
+                        connection.statements = _statements(connection, deadline)
+                        shared.was_reached = True
+                    return attempt(_Work(connection, connection.statements, deadline))
+            except _Contended:
+                pause = _FIRST_PAUSE
+                if time.monotonic() > deadline:
+                    raise LockBusy(f"other processes changed the record during {self._wait:g} s") from None
+                continue
+            except (OutOfReach, Unanswered, Refused) as e:
+                again = {
+                    OutOfReach: shared.was_reached,
+                    Unanswered: reads_only or repeats or isinstance(e, _NotSent),
+                    Refused: isinstance(e, Refused) and e.can_be_repeated,
+                }
+                if not any(isinstance(e, kind) and allowed for kind, allowed in again.items()):
+                    raise
+                if time.monotonic() + pause > deadline:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _read(self, work: _Work, name: str) -> _Stored:
+        """Return the record `name`. It changes nothing, so a lost connection is not a lost change."""
+        try:
+            (row,) = work.run(work.statements.read, name)
+        except Unanswered as e:
+            raise _NotSent(str(e)) from None
+        return self._stored(row)
+
+    def _stored(self, row: Row) -> _Stored:
+        version, body, asked, now, problem = row
+        assert now is not None
+        self._shared.clock_ahead = _number(now) / 1000 - time.monotonic()
+        return _Stored(
+            None if version is None else _number(version),
+            body or b"",
+            json.loads(asked or b"[]"),
+            None if problem is None else problem.decode(),
+        )
+
+    def _write(
+        self,
+        work: _Work,
+        name: str,
+        stored: _Stored,
+        records: tuple[UserRecord, UserRecord | None],
+        asked: list[list[str]],
+    ) -> None:
+        """Replace the record that `stored` contains. Raise _Contended if another process has changed it."""
+        statements = work.statements
+        old, new = records
+        body, texts = b"" if new is None else document_of(new, name), json.dumps(asked)
+        if new is None and stored.version is None:
+            return
+        if stored.version is None:
+            statement: tuple[Any, ...] = (statements.create, name, body, texts)
+        elif new is None:
+            statement = (statements.delete, name, stored.version)
+        else:
+            statement = (statements.change, name, stored.version, body, texts)
+        before, after = serials(old), serials(new)
+        if before.keys() == after.keys():
+            if not work.run(*statement):
+                raise _Contended
+            return
+        with work.transaction():
+            if not work.run(*statement):
+                raise _Contended
+            _move_serials(work, name, before, after)
+
+    def _write_again(self, work: _Work, name: str, stored: _Stored) -> None:
+        if not work.run(work.statements.change, name, stored.version, stored.body, json.dumps(stored.asked)):
+            raise _Contended
+
+    def _use_decoy(self, work: _Work) -> None:
+        body = serialize(parse(self._shared.decoy).refused_uncounted())
+        if not work.run(work.statements.use_decoy, body):
+            stored = self._read(work, "")
+            if stored.problem is not None:
+                raise StoreError(f"the database does not keep changes safely: {stored.problem}")
+            self.warn(f"{self.url}: decoys are missing or all in use (run 'pam-totp store init')")
+
+    # ---- all records
+
+    def _pages(self, sql: str) -> Iterator[Row]:
+        """Yield the rows of a query that returns the rows after a name, in the order of the names."""
+        last = ""
+        while True:
+            rows = self._attempts(partial(_page, sql, last))
+            yield from rows
+            if len(rows) < _PAGE:
+                return
+            last = (rows[-1][0] or b"").decode()
+
+    def update_many(
+        self,
+        changes: Changes[R],
+        progress: Progress = lambda done, total: None,
+        taken: Callable[[Change[R], SerialTaken], R] | None = None,
+    ) -> list[R]:
+        """Do the same as `batch.update_many`, in one transaction. Logins wait only for its last statements."""
+        from pam_totp.store.postgres_batch import update_many
+
+        return self._attempts(
+            lambda work: update_many(work.connection, work.statements, changes, progress, taken), reads_only=False
+        )
+
+
+def initialise(url: str, replication: str | None = None, grant: str | None = None) -> str:
+    """Create the tables that are missing in the database at `url`, and return the required replication.
+
+    `replication` is one of `schema.REPLICATION`; None keeps the required one, or requires a standby. `grant` is the
+    role that may use the tables. Raise StoreError.
+    """
+    deadline = time.monotonic() + _INITIALISE
+    pool = Pool(url, 1)
+    try:
+        with pool.connection(deadline) as connection:
+
+            def run(sql: str, *parameters: str | int | bytes) -> list[Row]:
+                return connection.run(sql, *parameters, deadline=deadline)
+
+            if run("SHOW server_encoding") != [(b"UTF8",)]:
+                raise StoreError("the encoding of the database must be UTF8")
+            run("SET client_min_messages = warning")  # a notice about a table that exists is no error
+            run("BEGIN")
+            for statement in schema.CREATE:
+                run(statement)
+            if run(schema.IS_COPIED):
+                raise StoreError("the records were copied to another store (see 'pam-totp store copy --help')")
+            for slot in range(schema.DECOYS):
+                run(schema.FILL_DECOY, slot, _decoy())
+            rows = run(schema.STORE)
+            required = replication or ((rows[0][1] or b"").decode() if rows else schema.SYNCHRONOUS)
+            run(schema.SET_STORE, schema.VERSION, required)
+            if grant is not None:
+                ((role,),) = run("SELECT quote_ident($1)", grant)
+                for statement in schema.GRANT:
+                    run(statement.format((role or b"").decode()))
+            run("COMMIT")
+            run("RESET client_min_messages")
+            return required
+    finally:
+        pool.close()
+
+
+def _page(sql: str, last: str, work: _Work) -> list[Row]:
+    return work.run(sql, last, _PAGE)
+
+
+def _decoy() -> bytes:
+    return serialize(UNKNOWN_USER.with_token(HotpToken(name="token", secret=os.urandom(NEW_SECRET), created=0)))
+
+
+def _statements(connection: Connection, deadline: float) -> schema.Statements:
+    """Return the statements for the replication that the store requires. Raise StoreError if it is not prepared."""
+    try:
+        rows = connection.run(schema.STORE, deadline=deadline)
+    except Refused as e:
+        if e.state not in _NO_TABLE:
+            raise
+        rows = []
+    return statements_of(rows)
+
+
+def statements_of(rows: list[Row]) -> schema.Statements:
+    """Return the statements for the row of the table `store`. Raise StoreError if there is none."""
+    if not rows:
+        raise StoreError("the database has no tables of pam_totp (run 'pam-totp store init URL')")
+    version, replication = _number(rows[0][0] or b""), (rows[0][1] or b"").decode()
+    if version != schema.VERSION or replication not in schema.REPLICATION:
+        raise StoreError(f"the database has tables of version {version}, but this pam_totp needs {schema.VERSION}")
+    return schema.Statements(replication)
+
+
+def _verdict(stored: _Stored, question: Question) -> str | None:
+    """Return the stored verdict on the question, or None."""
+    return next((verdict for digest, verdict in stored.asked if digest == question.digest.hex()), None)
+
+
+def _with(asked: list[list[str]], question: Question, result: Any) -> list[list[str]]:
+    return [*asked, [question.digest.hex(), question.verdict(result)]][-ASKED:]
+
+
+def _number(value: bytes) -> int:
+    return int.from_bytes(value, "big", signed=True)
+
+
+class _NotSent(Unanswered):
+    """The connection was lost before a change was sent."""
+
+
+class _Asking:
+    """A store for one decision on a question."""
+
+    def __init__(self, store: PostgresStore, question: Question) -> None:
+        self._store, self._question = store, question
+
+    def read(self, user: str) -> UserRecord:
+        return self._store.read(user)
+
+    def update(
+        self,
+        user: str,
+        change: Callable[[UserRecord], tuple[UserRecord | None, R]],
+        *,
+        create: bool = False,
+        decoy: bool = False,
+    ) -> R:
+        return self._store.update_once(user, change, self._question, create=create, decoy=decoy)
+
+    def update_decoy(self, user: str, search: Callable[[], object]) -> None:
+        self._store.update_decoy(user, search)
+
+    def users(self) -> Iterator[str]:
+        return self._store.users()
+
+    def owner_of_serial(self, serial: str) -> str | None:
+        return self._store.owner_of_serial(serial)
+
+
+def _move_serials(work: _Work, name: str, before: dict[str, str], after: dict[str, str]) -> None:
+    """Make `name` the owner of the serial numbers `after` instead of `before`. Raise SerialTaken."""
+    for serial in sorted(before.keys() - after.keys()):
+        work.run(schema.RELEASE, serial, name)
+    for serial in sorted(after.keys() - before.keys()):
+        if not work.run(schema.CLAIM, serial, name):
+            ((owner,),) = work.run(schema.OWNER, serial) or [(b"another user",)]
+            raise SerialTaken(after[serial], user_name((owner or b"").decode()))

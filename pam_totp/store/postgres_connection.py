@@ -1,0 +1,246 @@
+"""Connections to PostgreSQL with a deadline for every wait, and a pool of them.
+
+Rules:
+1. No query is cancelled, also at a deadline or at Ctrl-C: a cancel would end the wait for the standby, and the primary
+   alone would commit. Instead, this process closes the socket.
+2. After `Unanswered`, the statement may be in force, now or later. After every other error, it is not in force.
+3. A notice makes a statement fail with `Noticed`, because the primary reports in a notice that it committed alone.
+4. A process does not use the connections of its parent process.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pam_totp.store import StoreError
+from pam_totp.store.postgres_schema import Statements
+
+_BYTEA = 17  # the type's object identifier
+_HOST_SETTINGS = ("host", "hostaddr", "port")  # of a URL: each may be a list, with an entry for each server
+_READ_ONLY = "25006"
+_UNKNOWN_RESULT = ("08", "40003")  # class 08: connection exception; statement completion unknown
+_AGAIN = ("40001", "40P01")  # serialization failure, deadlock
+
+Parameter = str | int | bytes | None
+Row = tuple[bytes | None, ...]
+
+
+class OutOfReach(StoreError):
+    """No server accepts a connection. Nothing was sent."""
+
+
+class Unanswered(StoreError):
+    """The statement was sent, but its result is unknown."""
+
+
+class Noticed(StoreError):
+    """The server answered with a notice. The primary may have committed without a standby."""
+
+
+class Refused(StoreError):
+    """The server refused the statement with the SQLSTATE `state`. The statement is not in force."""
+
+    def __init__(self, text: str, state: str) -> None:
+        super().__init__(text)
+        self.state = state
+
+    @property
+    def can_be_repeated(self) -> bool:
+        """Return True if another attempt may succeed: on another server, or without the other transaction."""
+        return self.state == _READ_ONLY or self.state in _AGAIN
+
+
+class Connection:
+    """One connection. After an error that leaves its state unknown, it is closed."""
+
+    def __init__(self, pgconn: pq.abc.PGconn) -> None:
+        self._pgconn = pgconn
+        self.statements: Statements | None = None  # of the store; the user of the connection sets them
+        self._notices: list[str] = []
+        pgconn.nonblocking = 1
+        pgconn.notice_handler = self._on_notice
+
+    @property
+    def is_usable(self) -> bool:
+        """Return True if the connection is open, in no transaction, and the server has sent nothing unexpected."""
+        pgconn = self._pgconn
+        is_idle = pgconn.status == pq.ConnStatus.OK and pgconn.transaction_status == pq.TransactionStatus.IDLE
+        return is_idle and not _wait(pgconn.socket, select.POLLIN, 0.0)
+
+    def run(self, sql: str, *parameters: Parameter, deadline: float) -> list[Row]:
+        """Run one statement, and return its rows in PostgreSQL's binary format. Raise a StoreError."""
+        self._notices.clear()
+        try:
+            self._pgconn.send_query_params(
+                sql.encode("utf-8"),
+                [p if p is None or isinstance(p, bytes) else str(p).encode("utf-8") for p in parameters],
+                param_types=[_BYTEA if isinstance(p, bytes) else 0 for p in parameters],
+                param_formats=[pq.Format.BINARY if isinstance(p, bytes) else pq.Format.TEXT for p in parameters],
+                result_format=pq.Format.BINARY,
+            )
+            results = self._results(deadline)
+        except psycopg.Error as e:
+            self.close()
+            raise Unanswered(f"the connection to the database was lost: {_line(str(e))}") from None
+        except BaseException:
+            self.close()
+            raise
+        return self._rows(results)
+
+    def _results(self, deadline: float) -> list[pq.abc.PGresult]:
+        """Return all results of the statement. Raise Unanswered at the deadline."""
+        pgconn = self._pgconn
+        while pgconn.flush():
+            self._await(select.POLLIN | select.POLLOUT, deadline)
+            pgconn.consume_input()
+        results: list[pq.abc.PGresult] = []
+        while True:
+            while pgconn.is_busy():
+                self._await(select.POLLIN, deadline)
+                pgconn.consume_input()
+            result = pgconn.get_result()
+            if result is None:
+                return results
+            results.append(result)
+
+    def _await(self, events: int, deadline: float) -> None:
+        if not _wait(self._pgconn.socket, events, deadline - time.monotonic()):
+            raise Unanswered("the database gave no answer in time (is a standby there?)")
+
+    def _rows(self, results: list[pq.abc.PGresult]) -> list[Row]:
+        failed = [r for r in results if r.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)]
+        if failed or not results:
+            state = (failed[0].error_field(pq.DiagnosticField.SQLSTATE) or b"").decode() if failed else ""
+            text = f"the database reports: {_line((failed[0] if failed else self._pgconn).error_message.decode())}"
+            if self._pgconn.status != pq.ConnStatus.OK or not state or state.startswith(_UNKNOWN_RESULT):
+                self.close()
+                raise Unanswered(text)
+            if state == _READ_ONLY:  # this server is no longer the primary
+                self.close()
+            raise Refused(text, state)
+        if self._notices:
+            self.close()
+            raise Noticed(f"the database answered with a notice: {self._notices[0]}")
+        result = results[-1]
+        return [tuple(result.get_value(n, c) for c in range(result.nfields)) for n in range(result.ntuples)]
+
+    def _on_notice(self, result: pq.abc.PGresult) -> None:
+        self._notices.append(_line((result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode()))
+
+    def close(self) -> None:
+        self._pgconn.finish()
+
+
+def connect(url: str, deadline: float) -> Connection:
+    """Connect to the first server of `url` that accepts writes. Raise OutOfReach."""
+    reasons, servers = [], _servers(url)
+    for number, server in enumerate(servers):
+        begun = time.monotonic()
+        try:
+            return _connect(server, begun + (deadline - begun) / (len(servers) - number))
+        except (OutOfReach, psycopg.Error) as e:
+            reasons.append(_line(str(e)))
+    raise OutOfReach(f"the database is out of reach: {'; '.join(reasons)}")
+
+
+def _servers(url: str) -> list[bytes]:
+    """Return the connection string of each server in `url`, because libpq has no time limit for a single server."""
+    try:
+        settings = conninfo_to_dict(url)
+    except psycopg.Error as e:
+        raise OutOfReach(f"the URL of the database is not valid: {_line(str(e))}") from None
+    if settings.get("password"):
+        raise OutOfReach("the URL of the database must contain no password (use a password file or a certificate)")
+    lists = {name: str(settings[name]).split(",") for name in _HOST_SETTINGS if settings.get(name)}
+    number = max((len(values) for values in lists.values()), default=1)
+    fixed = {"client_encoding": "utf8", "target_session_attrs": "read-write", "fallback_application_name": "pam_totp"}
+    servers = []
+    for i in range(number):
+        own = {name: values[i] if i < len(values) else values[-1] for name, values in lists.items()}
+        servers.append(make_conninfo("", **{**settings, **fixed, **own}).encode("utf-8"))
+    return servers
+
+
+def _connect(server: bytes, deadline: float) -> Connection:
+    pgconn = pq.PGconn.connect_start(server)
+    try:
+        while True:
+            if pgconn.status == pq.ConnStatus.BAD:
+                raise OutOfReach(pgconn.error_message.decode("utf-8", "replace"))
+            polled = pgconn.connect_poll()
+            if polled == pq.PollingStatus.OK:
+                return Connection(pgconn)
+            if polled == pq.PollingStatus.FAILED:
+                raise OutOfReach(pgconn.error_message.decode("utf-8", "replace"))
+            events = select.POLLIN if polled == pq.PollingStatus.READING else select.POLLOUT
+            if not _wait(pgconn.socket, events, deadline - time.monotonic()):
+                raise OutOfReach("a server gave no answer in time")
+    except BaseException:
+        pgconn.finish()
+        raise
+
+
+def _wait(descriptor: int, events: int, seconds: float) -> bool:
+    """Return True if one of the events, or an error, occurred within `seconds`."""
+    poll = select.poll()
+    poll.register(descriptor, events)
+    return bool(poll.poll(max(0.0, seconds) * 1000))
+
+
+def _line(text: str) -> str:
+    """Return a text of libpq, which may have several lines, as one line."""
+    return " ".join(text.split()).removeprefix("ERROR: ").removeprefix("FATAL: ")
+
+
+class Pool:
+    """At most `size` connections to `url`, for all threads of this process."""
+
+    def __init__(self, url: str, size: int) -> None:
+        self._url = url
+        self._free = threading.BoundedSemaphore(size)
+        self._idle: list[Connection] = []  # the last used connection is the last
+        self._process = os.getpid()
+
+    @contextmanager
+    def connection(self, deadline: float) -> Iterator[Connection]:
+        """Yield a connection for one unit of work. Raise OutOfReach if there is none at the deadline."""
+        if not self._free.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise OutOfReach("all connections to the database are in use")
+        try:
+            connection = self._idle_connection() or connect(self._url, deadline)
+            try:
+                yield connection
+            finally:
+                if connection.is_usable:
+                    self._idle.append(connection)
+                else:  # also in the middle of a transaction: the server then rolls it back
+                    connection.close()
+        finally:
+            self._free.release()
+
+    @property
+    def is_inherited(self) -> bool:
+        """Return True if the parent process made this pool."""
+        return self._process != os.getpid()
+
+    def _idle_connection(self) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_usable:
+                return connection
+            connection.close()
+        return None
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        while self._idle:
+            self._idle.pop().close()

@@ -1,0 +1,111 @@
+"""The tables of the PostgreSQL store, and the condition under which a change may be made.
+
+Rules:
+1. A change repeats the condition GUARD in its WHERE, so that no change is made on a primary without a standby. Where
+   the condition is not met, GUARD is the reason, else NULL.
+2. The replication that a store requires is in the database. So all hosts require the same.
+3. A name is in the encoding of file names (`file.file_name`), which is ASCII in every database.
+4. `serial` has the result of `serial_key` for each serial number. `name` is its owner, or NULL for a token in stock.
+5. The version of a record only goes up, also when its user is deleted and enrolled again: it starts at the time.
+"""
+
+from __future__ import annotations
+
+VERSION = 1
+DECOYS = 64
+SYNCHRONOUS, ENGINE, NONE = "synchronous", "engine", "none"
+REPLICATION = (SYNCHRONOUS, ENGINE, NONE)  # by a standby, by an engine such as CockroachDB, not at all
+
+_FLUSHED = """WHEN current_setting('fsync') <> 'on' THEN 'fsync is off'
+ WHEN current_setting('client_min_messages') = 'error' THEN 'client_min_messages hides warnings'"""
+GUARDS = {
+    SYNCHRONOUS: f"""CASE {_FLUSHED}
+ WHEN current_setting('synchronous_standby_names') = '' THEN 'synchronous_standby_names is empty'
+ WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')
+ THEN 'synchronous_commit is ' || current_setting('synchronous_commit') END""",
+    NONE: f"""CASE {_FLUSHED}
+ WHEN current_setting('synchronous_commit') = 'off' THEN 'synchronous_commit is off' END""",
+    ENGINE: "NULL::text",
+}
+
+_NEW_VERSION = "floor(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+_NOW = "floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint"  # milliseconds
+
+CREATE = (
+    "CREATE SCHEMA IF NOT EXISTS pam_totp",
+    """CREATE TABLE IF NOT EXISTS pam_totp.store (
+ singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+ version integer NOT NULL,
+ replication text NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS pam_totp.record (
+ name text COLLATE "C" PRIMARY KEY,
+ version bigint NOT NULL CHECK (version > 0),
+ body bytea NOT NULL CHECK (octet_length(body) <= 65536),
+ asked jsonb NOT NULL DEFAULT '[]') WITH (fillfactor = 50)""",
+    """CREATE TABLE IF NOT EXISTS pam_totp.decoy (
+ slot integer PRIMARY KEY,
+ version bigint NOT NULL,
+ body bytea NOT NULL) WITH (fillfactor = 50)""",
+    """CREATE TABLE IF NOT EXISTS pam_totp.serial (
+ serial text COLLATE "C" PRIMARY KEY,
+ name text COLLATE "C")""",
+    "CREATE INDEX IF NOT EXISTS serial_name ON pam_totp.serial (name)",
+    """CREATE OR REPLACE FUNCTION pam_totp.version_goes_up() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF NEW.version <= OLD.version OR NEW.name <> OLD.name THEN
+    RAISE EXCEPTION 'the version of a record must go up';
+  END IF;
+  RETURN NEW;
+END $$""",
+    "DROP TRIGGER IF EXISTS version_goes_up ON pam_totp.record",
+    """CREATE TRIGGER version_goes_up BEFORE UPDATE ON pam_totp.record
+ FOR EACH ROW EXECUTE FUNCTION pam_totp.version_goes_up()""",
+)
+IS_COPIED = "SELECT 1 WHERE to_regclass('pam_totp.copied_record') IS NOT NULL"
+GRANT = (
+    "GRANT USAGE ON SCHEMA pam_totp TO {0}",
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON pam_totp.record, pam_totp.decoy, pam_totp.serial TO {0}",
+    "GRANT SELECT ON pam_totp.store TO {0}",
+)
+FILL_DECOY = """INSERT INTO pam_totp.decoy (slot, version, body) VALUES ($1::integer, 1, $2)
+ ON CONFLICT (slot) DO NOTHING"""
+SET_STORE = """INSERT INTO pam_totp.store (version, replication) VALUES ($1::integer, $2)
+ ON CONFLICT (singleton) DO UPDATE SET version = EXCLUDED.version, replication = EXCLUDED.replication"""
+STORE = "SELECT version, replication FROM pam_totp.store"
+
+USERS = "SELECT name FROM pam_totp.record WHERE name > $1 ORDER BY name LIMIT $2::bigint"
+HAS_RECORDS = "SELECT 1 FROM pam_totp.record LIMIT 1"
+CLAIM = """INSERT INTO pam_totp.serial (serial, name) VALUES ($1, $2)
+ ON CONFLICT (serial) DO UPDATE SET name = EXCLUDED.name
+ WHERE serial.name IS NULL OR serial.name = EXCLUDED.name RETURNING name"""
+OWNER = "SELECT name FROM pam_totp.serial WHERE serial = $1 AND name IS NOT NULL"
+OWNERS = """SELECT s.serial, s.name FROM jsonb_array_elements_text($1::jsonb) AS n(serial)
+ JOIN pam_totp.serial AS s ON s.serial = n.serial WHERE s.name IS NOT NULL"""
+RELEASE = "DELETE FROM pam_totp.serial WHERE serial = $1 AND name = $2"
+
+
+class Statements:
+    """The statements with the guard of one kind of replication."""
+
+    def __init__(self, replication: str) -> None:
+        guard = GUARDS[replication]
+        is_met = f"({guard}) IS NULL"
+        row = f"r.version, r.body, r.asked::text, {_NOW}, {guard}"
+        self.read = f"SELECT {row} FROM (SELECT 1) AS always LEFT JOIN pam_totp.record AS r ON r.name = $1"
+        self.lock = f"SELECT {row} FROM pam_totp.record AS r WHERE r.name = $1 FOR UPDATE"
+        self.change = f"""UPDATE pam_totp.record SET version = version + 1, body = $3, asked = $4::jsonb
+ WHERE name = $1 AND version = $2::bigint AND {is_met} RETURNING 1"""
+        self.create = f"""INSERT INTO pam_totp.record (name, version, body, asked)
+ SELECT $1, {_NEW_VERSION}, $2, $3::jsonb WHERE {is_met} ON CONFLICT (name) DO NOTHING RETURNING 1"""
+        self.delete = f"DELETE FROM pam_totp.record WHERE name = $1 AND version = $2::bigint AND {is_met} RETURNING 1"
+        self.use_decoy = f"""UPDATE pam_totp.decoy SET version = version + 1, body = $1 WHERE slot =
+ (SELECT slot FROM pam_totp.decoy ORDER BY random() LIMIT 1 FOR UPDATE SKIP LOCKED) AND {is_met} RETURNING 1"""
+        self.insert_all = f"""INSERT INTO pam_totp.record (name, version, body)
+ SELECT n.name, {_NEW_VERSION}, convert_to(n.body, 'UTF8')
+ FROM jsonb_to_recordset($1::jsonb) AS n(name text, body text) WHERE {is_met} RETURNING 1"""
+        self.change_staged = f"""WITH done AS (UPDATE pam_totp.record AS r SET version = r.version + 1, body = s.body
+ FROM staged AS s WHERE r.name = s.name AND r.version = s.version AND {is_met} RETURNING r.name)
+ DELETE FROM staged USING done WHERE staged.name = done.name"""
+        self.create_staged = f"""WITH done AS (INSERT INTO pam_totp.record (name, version, body)
+ SELECT s.name, {_NEW_VERSION}, s.body FROM staged AS s WHERE s.version IS NULL AND {is_met} ORDER BY s.name
+ ON CONFLICT (name) DO NOTHING RETURNING record.name) DELETE FROM staged USING done WHERE staged.name = done.name"""
