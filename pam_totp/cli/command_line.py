@@ -51,7 +51,7 @@ def add_command(
     parser.set_defaults(run=run, parser=parser)
     if store:
         parser.add_argument(
-            "--store", metavar="DIR", default=DEFAULT_STORE, help="folder of the secret files (%(default)s)"
+            "--store", metavar="STORE", default=DEFAULT_STORE, help="folder or database of the records (%(default)s)"
         )
     if data:
         parser.add_argument("--json", action="store_true", help="print JSON")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import grp
-import os
 import socket
 import sys
 
@@ -20,11 +19,13 @@ from pam_totp.cli.command_line import (
     log_sink,
     site_file,
 )
+from pam_totp.cli.store_access import ACCOUNT, database_settings, load_postgres, location
 from pam_totp.client import DEFAULT_SOCKET
-from pam_totp.core.settings import settings
+from pam_totp.core.settings import Site, is_database, settings
 from pam_totp.pam.login_session import read_site
-from pam_totp.pam.privileges import become_owner_of
-from pam_totp.store.file import FileStore
+from pam_totp.pam.privileges import become_account, become_owner_of
+from pam_totp.store import Store
+from pam_totp.store.locations import opened
 
 DEFAULT_LISTEN = "127.0.0.1:8443"
 DEFAULT_PER_ADDRESS = 60  # sign-ins a minute
@@ -106,8 +107,9 @@ def run(args: argparse.Namespace) -> int:
         server.check_exposure(address, proxy)
     except server.ListenError as e:
         raise CommandError(str(e), WRONG_USAGE) from None
-    policy = settings(SERVICE, (), read_site(site_file(args))).policy
-    store = None if args.socket else _open_store(args)
+    site = read_site(site_file(args))
+    policy = settings(SERVICE, (), site).policy
+    store = None if args.socket else _open_store(args, site)
     try:
         app = create_app(
             Config(
@@ -129,10 +131,14 @@ def run(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _open_store(args: argparse.Namespace) -> FileStore:
-    folder = os.path.abspath(args.store)
-    become_owner_of(folder, also=_shadow())
-    store = FileStore(folder)
+def _open_store(args: argparse.Namespace, site: Site) -> Store:
+    where = location(args, site)
+    if is_database(where):
+        load_postgres()
+        become_account(ACCOUNT, also=_shadow())
+    else:
+        become_owner_of(where, also=_shadow())
+    store = opened(where, database=database_settings(where, site) if is_database(where) else None)
     next(store.users(), None)  # read the store once, so that an error is reported before a user signs in
     return store
 

@@ -17,10 +17,11 @@ from typing import Any, BinaryIO
 from pam_totp.cli.command_line import DONE, OUT_OF_REACH, CommandError, Commands, add_command
 from pam_totp.cli.printing import Table, count, format_time, print_json_stream
 from pam_totp.cli.prompts import confirm
-from pam_totp.cli.store_access import OWN_FILE, logged_changes, now, open_store, uses_own_file
+from pam_totp.cli.store_access import OWN_FILE, location, logged_changes, now, open_store, uses_own_file
 from pam_totp.core.record import Token, UserRecord
 from pam_totp.core.settings import DEFAULT_STORE
 from pam_totp.operations.restored import Forwarded, Log, Span
+from pam_totp.pam.login_session import read_site
 from pam_totp.store import NotThere, SerialTaken, Store, StoreError
 from pam_totp.store.claims import bring_in
 from pam_totp.store.file import FileStore
@@ -69,7 +70,7 @@ def add_to(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     is_own = uses_own_file(args)
-    folder = OWN_FILE if is_own else os.path.abspath(args.store)  # as in the lines of changes
+    folder = OWN_FILE if is_own else location(args, read_site())  # as in the lines of changes
     restored_at = _folder_created_at(folder) if args.restored_at is None and not is_own else args.restored_at
     stores = {folder} if args.replaces is None else {folder, os.path.abspath(args.replaces)}
     log = Log(stores, restored_at=restored_at, now=now())

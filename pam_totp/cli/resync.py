@@ -37,7 +37,7 @@ from pam_totp.core.settings import settings
 from pam_totp.operations.audit_log import of_token
 from pam_totp.operations.resync import NotConsecutive, TokenChanged, resynchronise
 from pam_totp.pam.login_session import read_site
-from pam_totp.store import NotThere
+from pam_totp.store import NotThere, clock_of
 from pam_totp.system.audit import SERVICE
 from pam_totp.system.extras import how_to_get
 
@@ -91,15 +91,15 @@ def run(args: argparse.Namespace) -> int:
 
     tokens = [token for token in record.tokens if args.token in (None, token.name)]
     try:
-        with logged_changes(store) as store:
+        with logged_changes(store) as held:
             token = resynchronise(
-                store,
+                held,
                 user,
                 tokens,
                 codes,
                 reach=args.search,
                 policy=policy,
-                now=now,
+                now=clock_of(store, now),
                 progress=lambda token: Bar(f"searching {token.name}").show,
             )
             args.audit.changed("resync", user, **of_token(token))

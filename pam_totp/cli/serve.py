@@ -18,7 +18,9 @@ from pam_totp.cli.command_line import (
     log_sink,
     site_file,
 )
-from pam_totp.core.settings import DEFAULT_STORE
+from pam_totp.cli.store_access import load_postgres, location
+from pam_totp.core.settings import DEFAULT_STORE, is_database
+from pam_totp.pam.login_session import read_site
 from pam_totp.pam.service import serve
 
 MAX_WORKERS = 64
@@ -44,8 +46,12 @@ def add_to(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     if not 1 <= args.workers <= MAX_WORKERS:
         raise CommandError(f"--workers must be 1 to {MAX_WORKERS}", WRONG_USAGE)
-    file, store = site_file(args), os.path.abspath(args.store)
-    _require_owner(store)
+    file = site_file(args)
+    store = location(args, read_site(file))
+    if is_database(store):
+        load_postgres()
+    else:
+        _require_owner(store)
     serve(args.socket, store, file, log_sink(args), args.workers)
     return DONE
 

@@ -1,7 +1,8 @@
 """Functions by which commands open the store, find a user's record and select a token.
 
 Rules:
-- A command that root starts drops its privileges to the store's owner before it reads a record.
+- A command that root starts drops its privileges to the store's owner before it reads a record. It reads a database
+  as the account `pam_totp`, if this account exists.
 - A caller who cannot open the default store uses a file in the home folder as the store.
 - A command finds a record by the user name in the passwd entry, as a login does.
 """
@@ -19,13 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 from pam_totp.cli.command_line import OUT_OF_REACH, WRONG_USAGE, CommandError
 from pam_totp.core.record import Token, UserRecord
-from pam_totp.core.settings import DEFAULT_STORE
+from pam_totp.core.settings import DEFAULT_STORE, DatabaseSettings, Site, is_database
+from pam_totp.pam.login_session import read_site
 from pam_totp.pam.names import passwd_name, similar_account
-from pam_totp.pam.privileges import act_as_owner_of, become_owner_of
-from pam_totp.store import NotThere, SerialTaken, Store
+from pam_totp.pam.privileges import act_as_account, act_as_owner_of, become_account, become_owner_of
+from pam_totp.store import NotThere, SerialTaken, Store, StoreError
 from pam_totp.store.file import JOURNAL, FileStore
 from pam_totp.store.home import home_store
+from pam_totp.store.locations import absolute, notice, opened, postgres
 from pam_totp.system.audit import signals_held
+from pam_totp.system.extras import how_to_get
 
 if TYPE_CHECKING:
     from pam_totp.store import R
@@ -53,8 +57,14 @@ def open_store(args: argparse.Namespace, *, create: bool = False, keep_root: boo
     if uses_own_file(args):
         args.audit.store = OWN_FILE
         return home_store(OWN_FILE, caller_name())
-    folder = os.path.abspath(args.store)
+    folder = location(args, site := read_site())
     args.audit.store = folder
+    if is_database(folder):
+        load_postgres()
+        (act_as_account if keep_root else become_account)(ACCOUNT)
+        return opened(folder, database=database_settings(folder, site))
+    if (copied := notice(folder)) is not None:
+        raise CommandError(f"{folder}: {copied[0].lower()}{copied[1:]} (name that store with --store)", OUT_OF_REACH)
     if create and not os.path.exists(folder):
         _create(folder)
     try:
@@ -66,10 +76,32 @@ def open_store(args: argparse.Namespace, *, create: bool = False, keep_root: boo
     if status.st_uid == os.geteuid() and status.st_mode & 0o777 != 0o700:  # FileStore's error names no remedy
         remedy = f"run 'chmod 0700 {folder}' if this folder is the store; --store selects another"
         raise CommandError(f"{folder}: the mode must be 0700 ({remedy})", OUT_OF_REACH)
-    store = FileStore(folder)
+    store = opened(folder)
+    assert isinstance(store, FileStore)
     if os.path.lexists(os.path.join(folder, JOURNAL)):
         _roll_back(store, args)
     return store
+
+
+def location(args: argparse.Namespace, site: Site) -> str:
+    """Return the location of the store: --store, else `[store]` of the site file, else the default folder."""
+    if args.store == DEFAULT_STORE and site.database is not None:
+        return site.database.url
+    return absolute(args.store)
+
+
+def database_settings(url: str, site: Site) -> DatabaseSettings:
+    """Return the settings of the site file for the database at `url`."""
+    given = site.database or DatabaseSettings(url=url)
+    return DatabaseSettings(url=url, pool=given.pool, wait=given.wait)
+
+
+def load_postgres() -> None:
+    """Load the package psycopg, before the process drops its privileges. Raise CommandError if it is missing."""
+    try:
+        postgres()
+    except StoreError as e:
+        raise CommandError(f"{e} ({how_to_get('psycopg')})", OUT_OF_REACH) from None
 
 
 def _create(folder: str) -> None:

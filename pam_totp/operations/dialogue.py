@@ -21,7 +21,7 @@ from pam_totp.core.answer import CODE_LENGTHS, Answer
 from pam_totp.core.lean import TYPE_CHECKING, Enum, Protocol
 from pam_totp.core.oath import MAX_DIGITS, Ahead
 from pam_totp.core.record import UNKNOWN_USER, UserRecord
-from pam_totp.core.settings import NEXT_PROMPT, Settings
+from pam_totp.core.settings import NEXT_PROMPT, Settings, is_database
 from pam_totp.core.verify import Decision, Earlier, Outcome, verify, work_out_ahead
 from pam_totp.operations import grace
 from pam_totp.operations.audit_log import NO_ANSWER
@@ -35,7 +35,7 @@ from pam_totp.operations.authenticate import (
     refusal_delay,
     remarks,
 )
-from pam_totp.store import NoAccount, NotThere, Store, StoreError
+from pam_totp.store import NoAccount, NotThere, Store, StoreError, clock_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -63,12 +63,20 @@ class Result(Enum):
 class UseStore:
     """Call `job` with the seconds that it may wait for a lock. The reply is its result; it may raise StoreError.
 
-    A job that raises LockBusy can be called again. `is_slow` is True if the job may take long without a lock too.
-    `record` is the store and the user of the record that it changes. Jobs of one record are done in their order.
+    A job that raises LockBusy can be called again. `is_slow` is True if the job may compute for long without a lock
+    too, and `is_remote` if it waits for a database. `record` is the store and the user of the record that it changes.
+    Jobs of one record are done in their order.
     """
 
-    def __init__(self, job: Callable[[float], object], *, is_slow: bool, record: tuple[str, str] | None = None) -> None:
-        self.job, self.is_slow, self.record = job, is_slow, record
+    def __init__(
+        self,
+        job: Callable[[float], object],
+        *,
+        is_slow: bool,
+        is_remote: bool = False,
+        record: tuple[str, str] | None = None,
+    ) -> None:
+        self.job, self.is_slow, self.is_remote, self.record = job, is_slow, is_remote, record
 
 
 class Pause:
@@ -123,6 +131,7 @@ class Dialogue:
         self._nullok = settings.nullok_at(now())
         self._may_pass = False  # without being enrolled
         self._is_in_home = settings.secret is not None  # the home folder may be on a slow server
+        self._is_remote = settings.secret is None and is_database(settings.store)
         self._delay = refusal_delay(settings.policy)
         self._earlier = Earlier.NONE
         self._ahead = Ahead()
@@ -148,7 +157,7 @@ class Dialogue:
             log("debug", **shown)
         if self._nullok or self._origin is not None:
             is_slow = self._is_in_home or settings.nullok_group is not None  # a name service may know the group
-            record = yield UseStore(self._read, is_slow=is_slow)
+            record = yield UseStore(self._read, is_slow=is_slow, is_remote=self._is_remote)
             if self._may_pass:
                 log("ignored", reason=Outcome.NOT_ENROLLED.value)
                 return Result.IGNORED
@@ -169,7 +178,7 @@ class Dialogue:
                     conversation.show(REFUSED, error=True)
                 return Result.REFUSED
 
-        meanwhile = UseStore(self._compute_codes, is_slow=self._is_in_home)
+        meanwhile = UseStore(self._compute_codes, is_slow=self._is_in_home, is_remote=self._is_remote)
         typed = yield from conversation.ask(settings.prompt, echo=settings.echo, meanwhile=meanwhile)
         if typed is None:
             log("refused", reason=NO_ANSWER)
@@ -203,12 +212,13 @@ class Dialogue:
         self._answers.append(answer)
 
         def job(lock_wait: float) -> Decision:
+            store = self._open_store(lock_wait)
             return decide(
-                self._open_store(lock_wait),
+                store,
                 self._user,
                 answer,
                 settings.policy,
-                self._now,
+                clock_of(store, self._now),
                 follow=None if self._origin is None else self._with_grace,
                 earlier=self._earlier,
                 ahead=self._ahead,
@@ -218,7 +228,8 @@ class Dialogue:
         searches_far = len(answer.digits) > MAX_DIGITS or bool(self._earlier.answers)  # for codes in a row
         is_slow = searches_far or self._is_in_home or self._delay > REFUSAL_DELAY  # the delay covers any search
         try:
-            decision: Decision = yield UseStore(job, is_slow=is_slow, record=(settings.store, self._user))
+            record = (settings.store, self._user)
+            decision: Decision = yield UseStore(job, is_slow=is_slow, is_remote=self._is_remote, record=record)
         except StoreError:
             yield Pause(self._delay)  # the delay must hide the length of the search, also if the disk is full
             raise

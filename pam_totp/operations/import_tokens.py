@@ -26,7 +26,7 @@ from pam_totp.core.serials import serial_key
 from pam_totp.formats.format import Format, ParsedFile, ParseOptions
 from pam_totp.formats.imported_token import ImportedToken
 from pam_totp.formats.parsing import FormatError
-from pam_totp.store import NotThere, SerialTaken, Store, StoreError
+from pam_totp.store import NotThere, SerialTaken, SharedStore, Store, StoreError
 from pam_totp.store.batch import Change, Changes, update_many
 from pam_totp.store.file import JOURNAL, FileStore, file_name
 
@@ -307,6 +307,11 @@ def import_tokens(
         except KeyboardInterrupt:
             pending = os.path.lexists(os.path.join(store.folder, JOURNAL))  # a second Ctrl-C stopped the roll-back
             raise Interrupted(rolled_back=not pending) from None
+    elif isinstance(store, SharedStore):
+        try:
+            results = store.update_many(additions, progress, _omitted)
+        except KeyboardInterrupt:
+            raise Interrupted(rolled_back=True) from None  # the connection was closed before the commit
     else:
         results = _update_one(store, additions)
     return Report(results, list(additions.skipped.values()))

@@ -27,7 +27,7 @@ from pam_totp.operations import audit_log
 from pam_totp.operations.authenticate import REFUSED, decide, log, refusal_delay
 from pam_totp.operations.enroll import new_recovery_codes, verify_first_code
 from pam_totp.operations.resync import NotConsecutive, TokenChanged, is_last_accepted, resynchronise
-from pam_totp.store import NotThere, SerialTaken, Store
+from pam_totp.store import NotThere, SerialTaken, Store, clock_of
 
 RECOVERY_CODES = 10
 # Counters ahead, or steps before and after. Two guessed codes match once in 25 million requests, and such a match does
@@ -129,7 +129,7 @@ class Factors:
         self._policy = policy
         self._service = service
         self._sink = sink
-        self._now = now
+        self._now = clock_of(store, now)
         self._first_token = first_token
 
     def may_add(self, record: UserRecord) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from _socket import socket
 
-from pam_totp.core.settings import DEFAULT_STORE, SITE_FILE, parse_arguments
+from pam_totp.core.settings import DEFAULT_STORE, SITE_FILE, is_database, parse_arguments
 from pam_totp.operations import audit_log
 from pam_totp.operations.dialogue import Dialogue
 from pam_totp.pam import login
@@ -25,6 +25,7 @@ from pam_totp.pam.protocol import Hello
 from pam_totp.store import StoreError
 
 CHANNEL = 3  # descriptor
+NEEDS_SERVICE = "a store in a database needs the service (run 'systemctl start pam_totp.socket')"
 
 
 def main() -> None:
@@ -50,11 +51,16 @@ def _begin(hello: Hello) -> Dialogue:
 
             _continue_in_child()
             become_user(passwd_name(str(arguments.get("user", hello.user))))
+        elif is_database(store := str(arguments.get("store", DEFAULT_STORE))):
+            raise StoreError(NEEDS_SERVICE)
         else:
-            become_owner_of(str(arguments.get("store", DEFAULT_STORE)))
+            become_owner_of(store)
     except OSError as e:
         raise StoreError(f"{e.filename or 'helper'}: {e.strerror}") from e
-    return login.begin(hello, login.Host(site=read_site()))
+    site = read_site()
+    if site.database is not None and arguments.keys().isdisjoint({"store", "secret"}):
+        raise StoreError(NEEDS_SERVICE)
+    return login.begin(hello, login.Host(site=site))
 
 
 def _continue_in_child() -> None:

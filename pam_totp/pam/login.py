@@ -14,7 +14,7 @@ from pam_totp.operations.dialogue import UNKNOWN_ACCOUNT, Dialogue, OpenStore
 from pam_totp.pam.names import is_member, name_of_uid, passwd_name
 from pam_totp.pam.protocol import Hello
 from pam_totp.store import NoAccount, NotThere, StoreError
-from pam_totp.store.file import FileStore
+from pam_totp.store.locations import opened
 from pam_totp.store.secret_file import LastRead
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def begin(hello: Hello, host: Host) -> Dialogue:
     """Return the dialogue of the login that `hello` begins. Raise SettingsError or StoreError."""
     chosen = settings(hello.service, hello.arguments, host.site)
     user = host.passwd_name(chosen.user or hello.user)
-    open_store = _store_of(chosen, user)
+    open_store = _store_of(chosen, user, host.site)
     open_store(0.0)  # raise its errors before a prompt
     # If several accounts share one record, the code of one account must not grant grace to another. With
     # `forward_pass`, a missing prompt would show an attacker without the password that the last code was right.
@@ -59,9 +59,9 @@ def begin(hello: Hello, host: Host) -> Dialogue:
     )
 
 
-def _store_of(chosen: Settings, user: str) -> OpenStore:
+def _store_of(chosen: Settings, user: str, site: Site) -> OpenStore:
     if chosen.secret is None:
-        return partial(FileStore, chosen.store, last=LastRead())
+        return partial(opened, chosen.store, last=LastRead(), database=site.database)
     from pam_totp.store.home import home_store  # imported here because few hosts have secrets in home folders
 
     return partial(home_store, chosen.secret, user)
@@ -81,7 +81,7 @@ def _check_of(user: str, hello: Hello, chosen: Settings, host: Host) -> Callable
             raise StoreError(UNKNOWN_ACCOUNT)
         if name != user:
             try:
-                is_enrolled = _store_of(chosen, name)(lock_wait).read(name).enrolled
+                is_enrolled = _store_of(chosen, name, host.site)(lock_wait).read(name).enrolled
             except NoAccount:
                 raise StoreError(UNKNOWN_ACCOUNT) from None
             except NotThere:

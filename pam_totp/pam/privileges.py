@@ -29,6 +29,23 @@ def become_owner_of(folder: str | int, also: tuple[int, ...] = ()) -> None:
     _become(owner.st_uid, owner.st_gid, also)
 
 
+def become_account(name: str, also: tuple[int, ...] = ()) -> None:
+    """As root, become the account `name`, with its primary group and the groups `also`.
+
+    If not root, or if no account has this name, do nothing.
+    """
+    entry = _entry(name)
+    if os.geteuid() == 0 and entry is not None:
+        _become(entry.pw_uid, entry.pw_gid, also)
+
+
+def act_as_account(name: str) -> None:
+    """Do the same with the effective ids only. `acting_as_root` restores root's ids."""
+    entry = _entry(name)
+    if os.geteuid() == 0 and entry is not None:
+        _act_as(entry.pw_uid, entry.pw_gid)
+
+
 def act_as_owner_of(folder: str | int) -> None:
     """As root, set the effective ids to the owner and group of `folder`. `acting_as_root` restores root's ids.
 
@@ -38,9 +55,7 @@ def act_as_owner_of(folder: str | int) -> None:
     if os.geteuid() != 0:
         return
     owner = os.stat(folder)
-    os.setgroups(())
-    os.setegid(owner.st_gid)
-    os.seteuid(owner.st_uid)
+    _act_as(owner.st_uid, owner.st_gid)
 
 
 @contextmanager
@@ -66,12 +81,24 @@ def become_user(name: str) -> None:
     """
     if os.geteuid() != 0:
         return
-    try:
-        entry = pwd.getpwnam(name)
-    except (KeyError, ValueError):
+    entry = _entry(name)
+    if entry is None:
         _become(OVERFLOW_ID, OVERFLOW_ID)
     else:
         _become(entry.pw_uid, entry.pw_gid)
+
+
+def _entry(name: str) -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwnam(name)
+    except (KeyError, ValueError):
+        return None
+
+
+def _act_as(uid: int, gid: int) -> None:
+    os.setgroups(())
+    os.setegid(gid)
+    os.seteuid(uid)
 
 
 def _become(uid: int, gid: int, also: tuple[int, ...] = ()) -> None:

@@ -48,7 +48,7 @@ from pam_totp.pam.protocol import (
 )
 from pam_totp.pam.store_queue import StoreQueue
 from pam_totp.store import StoreError
-from pam_totp.store.file import FileStore
+from pam_totp.store.locations import opened
 
 MAX_FILES = 16_384  # descriptors: one for each login, a few for each thread, with slack
 MAX_ACCEPTED = 16  # connections that are accepted before other logins continue
@@ -276,7 +276,7 @@ class _Connection:
             return
         if isinstance(wait, Receive):
             self._packet_wait, self._limit = wait, time.monotonic() + wait.seconds
-            if wait.meanwhile is not None and not wait.meanwhile.is_slow:
+            if wait.meanwhile is not None and not (wait.meanwhile.is_slow or wait.meanwhile.is_remote):
                 loop.call_later(TYPING, partial(self._do_meanwhile, wait))
             self._receive()
         elif isinstance(wait, Pause):
@@ -343,7 +343,7 @@ def serve(path: str | None, store: str, site_file: str, log: audit_log.Sink, wor
         service.stop_on(signal.SIGTERM, signal.SIGINT)
         threading.stack_size(THREAD_STACK)
         try:
-            next(FileStore(store).users(), None)
+            next(opened(store).users(), None)
         except StoreError as e:  # start all the same: logins work again once the store is repaired
             audit_log.write(log, "serve", "error", problem=str(e))
         if workers == 1:

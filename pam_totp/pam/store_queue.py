@@ -4,8 +4,8 @@ Rules:
 1. The uses of one record are made one after the other. Its askers take turns, so that one asker cannot delay another
    by many answers. The uses of one asker keep their order.
 2. A use that cannot begin within `LOCK_WAIT` fails. It has made no decision, so it reveals nothing about a code.
-3. A use runs in the loop's thread only if no delay is expected. A long search and a held lock run in a thread of the
-   pool. So does the use of a disk, if other logins wait or the last use was slow.
+3. A use runs in the loop's thread only if no delay is expected. A long search, a held lock and a database run in a
+   thread of the pool. So does the use of a disk, if other logins wait or the last use was slow.
 """
 
 from __future__ import annotations
@@ -100,6 +100,8 @@ class StoreQueue:
         wait, on_result = use.wait, partial(self._end, record)
         if wait.is_slow:
             self._loop.run_in_thread(self._pool, partial(self._searched, use), on_result)
+        elif wait.is_remote:
+            self._loop.run_in_thread(self._pool, partial(wait.job, 0.0), on_result)
         elif self._waited > SLOW_DISK or (self._waited > MEMORY and (self._loop.is_busy or len(self._records) > 1)):
             self._loop.run_in_thread(self._pool, partial(self._measured, wait), on_result)
         else:

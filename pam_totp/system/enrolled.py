@@ -6,8 +6,7 @@ import pwd
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from pam_totp.store import NotThere, StoreError
-from pam_totp.store.file import FileStore
+from pam_totp.store import NotThere, SharedStore, Store, StoreError
 from pam_totp.system.store_owner import BROKEN, Report, as_owner
 
 _USER, _UNREADABLE, _STRAY, _END = "user", "unreadable", "stray", "end"  # kinds of reports
@@ -31,13 +30,18 @@ class Enrolled:
     is_complete: bool = True
 
 
-def find_enrolled(folder: str, among: Collection[str]) -> Enrolled:
-    """Read the store at `folder`. Return the users in `among` who are enrolled, and the records with a problem."""
+def find_enrolled(location: str, among: Collection[str]) -> Enrolled:
+    """Read the store at `location`. Return the users in `among` who are enrolled, and the records with a problem.
+
+    In a database, read only the records of these users.
+    """
     listed = frozenset(entry.pw_name for entry in pwd.getpwall())
 
-    def read(store: FileStore) -> Iterator[Report]:
+    def read(store: Store) -> Iterator[Report]:
         lookups = 0
-        for user in store.users():
+        is_shared = isinstance(store, SharedStore)
+        first = next(store.users(), None)  # if the store is out of reach, report that once
+        for user in among if is_shared and first is not None else store.users():
             if user not in among and user not in listed and lookups < _MAX_LOOKUPS:
                 lookups += 1
                 if not _has_account(user):
@@ -59,7 +63,7 @@ def find_enrolled(folder: str, among: Collection[str]) -> Enrolled:
     broken: list[str] = []
     strays: list[str] = []
     more = 0
-    for kind, text in as_owner(folder, read):
+    for kind, text in as_owner(location, read):
         if kind == _USER:
             users.append(text)
         elif kind == _STRAY:

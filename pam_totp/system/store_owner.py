@@ -12,17 +12,22 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
-from pam_totp.pam.privileges import become_owner_of
-from pam_totp.store import StoreError
-from pam_totp.store.file import FileStore
+from pam_totp.core.settings import is_database
+from pam_totp.pam.privileges import become_account, become_owner_of
+from pam_totp.store import Store, StoreError
+from pam_totp.store.locations import opened
 
+ACCOUNT = "pam_totp"  # reads a database for root
 BROKEN = "broken"  # the kind of a report about a store or a record that cannot be read
 
 Report = tuple[str, str]  # kind, text
 
 
-def as_owner(folder: str, work: Callable[[FileStore], Iterator[Report]]) -> Iterator[Report]:
-    """Run `work` in a child process as the owner of `folder`. Yield its reports, and a report BROKEN for an error."""
+def as_owner(location: str, work: Callable[[Store], Iterator[Report]]) -> Iterator[Report]:
+    """Run `work` in a child process as the owner of a folder, or as the account that reads databases.
+
+    Yield its reports, and a report BROKEN for an error.
+    """
     sys.stdout.flush()
     reading, writing = os.pipe()
     child = os.fork()
@@ -31,7 +36,7 @@ def as_owner(folder: str, work: Callable[[FileStore], Iterator[Report]]) -> Iter
         status = 1
         try:
             with open(writing, "w", encoding="ascii") as pipe:
-                for report in _reports(folder, work):
+                for report in _reports(location, work):
                     pipe.write(json.dumps(report) + "\n")
             status = 0
         finally:
@@ -47,9 +52,14 @@ def as_owner(folder: str, work: Callable[[FileStore], Iterator[Report]]) -> Iter
         yield BROKEN, "the process that reads the records failed"
 
 
-def _reports(folder: str, work: Callable[[FileStore], Iterator[Report]]) -> Iterator[Report]:
+def _reports(location: str, work: Callable[[Store], Iterator[Report]]) -> Iterator[Report]:
     try:
-        become_owner_of(folder)
-        yield from work(FileStore(folder))
+        if is_database(location):
+            store = opened(location)  # loads psycopg, while this process can read any folder
+            become_account(ACCOUNT)
+        else:
+            become_owner_of(location)
+            store = opened(location)
+        yield from work(store)
     except (StoreError, OSError) as e:
         yield BROKEN, str(e)

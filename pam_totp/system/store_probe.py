@@ -12,8 +12,9 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pam_totp.store import Store
 from pam_totp.store.decoys import FOLDER as DECOYS
-from pam_totp.store.file import LOCK, FileStore
+from pam_totp.store.file import LOCK
 from pam_totp.system.store_owner import Report, as_owner
 
 _CLOSED, _IMMUTABLE = "closed", "immutable"  # the kinds of reports
@@ -30,7 +31,7 @@ class Obstacles:
 def find_obstacles(folder: str) -> Obstacles:
     """Try to use the store at `folder` as its owner."""
 
-    def attempt(store: FileStore) -> Iterator[Report]:
+    def attempt(store: Store) -> Iterator[Report]:
         for ancestor in _ancestors(os.path.realpath(folder)):
             try:
                 os.stat(os.path.join(ancestor, "."))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pam_totp.store import upkeep
+from pam_totp.store import Store, upkeep
 from pam_totp.store.file import FileStore
 from pam_totp.system.store_owner import BROKEN, Report, as_owner
 
@@ -28,7 +28,8 @@ class Defects:
 def find_defects(folder: str) -> Defects:
     """Examine the store at `folder`. `find_enrolled` reports records that cannot be read."""
 
-    def examine(store: FileStore) -> Iterator[Report]:
+    def examine(store: Store) -> Iterator[Report]:
+        assert isinstance(store, FileStore)
         for defect in upkeep.examine(store):
             yield _REPAIRABLE if defect.repair else _OTHER, defect.text
         for name in upkeep.put_back(store):
@@ -45,7 +46,8 @@ def find_defects(folder: str) -> Defects:
 def repair(folder: str) -> tuple[list[str], list[str]]:
     """Repair the store at `folder`. Return the repaired defects, and the errors."""
 
-    def repaired(store: FileStore) -> Iterator[Report]:
+    def repaired(store: Store) -> Iterator[Report]:
+        assert isinstance(store, FileStore)
         for text in upkeep.repair(store):
             yield _REPAIRED, text
 

@@ -31,13 +31,22 @@ class Running:
         self.errors: list[Exception] = []
         self.released, self.began = threading.Event(), threading.Event()
 
-    def use(self, asker: str, name: str, job: Callable[[], object] = lambda: None, *, is_slow: bool = False) -> None:
+    def use(
+        self,
+        asker: str,
+        name: str,
+        job: Callable[[], object] = lambda: None,
+        *,
+        is_slow: bool = False,
+        is_remote: bool = False,
+        user: str = "alice",
+    ) -> None:
         def on_result(_: object, error: Exception | None) -> None:
             self.done.append(name)
             if error is not None:
                 self.errors.append(error)
 
-        wait = UseStore(lambda _: job(), is_slow=is_slow, record=RECORD)
+        wait = UseStore(lambda _: job(), is_slow=is_slow, is_remote=is_remote, record=(RECORD[0], user))
         self.loop.call_from_thread(lambda: self.queue.use(asker, wait, on_result))
 
     def block(self) -> None:
@@ -117,3 +126,22 @@ def test_an_answer_waits_for_its_search_before_it_locks(running: Running, monkey
     monkeypatch.undo()
     running.use("asker", "next", ran.set, is_slow=True)
     assert ran.wait(PATIENCE), "a turn is free again"
+
+
+def test_uses_of_a_database_do_not_stop_the_loop_and_need_no_search_turn(running: Running) -> None:
+    """More uses than searches wait for the database at once, and a use without a delay is done meanwhile."""
+    waiting = threading.Semaphore(0)
+
+    def job() -> None:
+        waiting.release()
+        assert running.released.wait(PATIENCE)
+
+    for number in range(MAX_SEARCHES + 2):
+        running.use("asker", f"remote {number}", job, is_remote=True, user=f"user{number}")
+    for _ in range(MAX_SEARCHES + 2):
+        assert waiting.acquire(timeout=PATIENCE)
+    running.use("asker", "local", user="bob")
+    until(lambda: running.done == ["local"], "the loop runs")
+    running.released.set()
+    until(lambda: len(running.done) == MAX_SEARCHES + 3, "all uses are done")
+    assert not running.errors

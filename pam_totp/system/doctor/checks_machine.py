@@ -8,7 +8,7 @@ import pwd
 import stat
 from collections.abc import Iterator
 
-from pam_totp.core.settings import DEFAULT_STORE, SettingsError, settings
+from pam_totp.core.settings import DEFAULT_STORE, SettingsError, is_database, settings
 from pam_totp.pam.login_session import read_site
 from pam_totp.system import probe
 from pam_totp.system.doctor import store_use
@@ -87,6 +87,12 @@ def sockets(context: Context) -> Iterator[Finding]:
 def store(context: Context) -> Iterator[Finding]:
     """Check that each store is private to its owner, has free space, and that every record can be read."""
     for folder in context.stores():
+        if is_database(folder):
+            for problem in context.enrolled(folder).broken:
+                what = f"{problem}; no user can log in with a code while the database is out of reach"
+                remedy = "check [store] of the site file, and run 'pam-totp list' for the details"
+                yield Finding(ERROR, "store", Code.STORE_UNREACHABLE, what, remedy)
+            continue
         try:
             status = os.stat(folder)
         except OSError as e:
