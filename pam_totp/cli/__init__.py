@@ -41,6 +41,7 @@ from pam_totp.cli import (
     restored,
     resync,
     serve,
+    store,
     unlock,
     verify,
 )
@@ -75,6 +76,7 @@ COMMANDS = (  # in the order of --help
     policy,
     serve,
     portal,
+    store,
 )
 WORD_LISTS = ("code", "argument", "file")  # arguments that take any number of words
 REMEDIES = {

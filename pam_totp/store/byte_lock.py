@@ -63,6 +63,12 @@ def _set(lock: int, name: str, kind: int) -> None:
     fcntl.fcntl(lock, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, start, 1, 0))
 
 
+def acquire_all(folder: int, lock_file: str, wait: float) -> int:
+    """Lock all names at once. Return a descriptor; closing it releases the lock. Raise StoreError."""
+    every = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # to the end of the largest file
+    return _acquire(folder, lock_file, "all records", wait, lambda lock: fcntl.fcntl(lock, fcntl.F_OFD_SETLK, every))
+
+
 def acquire_as_version_1(folder: int, lock_file: str, name: str, wait: float) -> int:
     """Do the same with the lock of version 1, which flock(2) takes. Processes of version 1 know no other lock."""
     return _acquire(folder, lock_file, name, wait, lambda lock: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB))

@@ -82,6 +82,8 @@ _pam_totp_place() { # PROGRAM COMMAND PLACE STORE FIRST: print the words for arg
         compgen -f -- "$current"
         ;;
     import:*) compgen -f -- "$current" ;;
+    store:1) printf '%s\n' init copy ;;
+    store:*) compgen -f -- "$current" ;;
     enable:1) _pam_totp_services enabled ;;
     disable:1) _pam_totp_services disabled ;;
     doctor:* | policy:1 | rehearse:1) _pam_totp_services all ;;

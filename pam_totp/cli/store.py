@@ -1,0 +1,101 @@
+"""store: prepare a database for the records, and copy the records to it or back."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pwd
+
+from pam_totp.cli.command_line import DONE, WRONG_USAGE, CommandError, Commands, add_command
+from pam_totp.cli.printing import count, print_json
+from pam_totp.cli.prompts import confirm
+from pam_totp.cli.store_access import ACCOUNT, load_postgres
+from pam_totp.core.settings import DATABASE, DEFAULT_STORE, is_database
+from pam_totp.pam.privileges import act_as_account, act_as_owner_of, acting_as_root
+from pam_totp.store.postgres_schema import REPLICATION
+
+INIT, COPY = "init", "copy"
+USAGE = {INIT: "store init URL", COPY: "store copy FROM TO"}
+
+
+def add_to(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "store",
+        run,
+        "prepare a database for the records, or copy all records to it or back",
+        "pam-totp store init 'postgresql://owner@db1,db2/otp?sslmode=verify-full' --grant authority",
+        f"pam-totp store copy {DEFAULT_STORE} 'postgresql://owner@db1,db2/otp?sslmode=verify-full'",
+        data=True,
+        store=False,
+    )
+    parser.add_argument("what", choices=USAGE, help="init URL: create the tables; copy FROM TO: copy and close FROM")
+    parser.add_argument("place", nargs="+", help=f"folder, or database ({DATABASE}...)")
+    parser.add_argument(
+        "--replication", choices=REPLICATION, help="init: how the database must replicate each change (synchronous)"
+    )
+    parser.add_argument("--grant", metavar="ROLE", help="init: role of the database that may use the tables")
+    parser.add_argument("--yes", action="store_true", help="copy: do not ask for a confirmation")
+
+
+def run(args: argparse.Namespace) -> int:
+    places = [place if is_database(place) else os.path.abspath(place) for place in args.place]
+    if len(places) != (1 if args.what == INIT else 2):
+        raise CommandError(f"{args.what} needs other arguments: pam-totp {USAGE[args.what]}", WRONG_USAGE)
+    if args.what == INIT:
+        return _initialise(args, places[0])
+    if args.replication or args.grant:
+        raise CommandError("--replication and --grant are options of 'pam-totp store init'", WRONG_USAGE)
+    return _copy(args, *places)
+
+
+def _initialise(args: argparse.Namespace, url: str) -> int:
+    if not is_database(url):
+        raise CommandError(f"store init requires a URL that begins with {DATABASE}", WRONG_USAGE)
+    load_postgres()
+    from pam_totp.store.postgres import initialise
+
+    act_as_account(ACCOUNT)
+    replication = initialise(url, args.replication, args.grant)
+    if args.json:
+        print_json({"url": url, "replication": replication})
+    else:
+        print(f"{url}: the tables are ready; required replication: {replication}")
+    return DONE
+
+
+def _copy(args: argparse.Namespace, source: str, target: str) -> int:
+    if is_database(source) == is_database(target):
+        raise CommandError("FROM or TO must be a database, and the other one a folder", WRONG_USAGE)
+    load_postgres()
+    from pam_totp.store.postgres_copy import to_database, to_folder
+
+    args.audit.look_up()
+    question = f"copy all records to {target}, and refuse all logins with {source} from then on?"
+    confirm(question, args)
+    if is_database(target):
+        folder = source if os.path.isdir(source) else f"{source}.copying"
+        if not os.path.isdir(folder):
+            raise CommandError(f"{source}: store not found")
+        act_as_owner_of(folder)
+        done = to_database(source, target, acting_as_root)
+    else:
+        act_as_account(ACCOUNT)
+        done = to_folder(source, target, _owner(), acting_as_root)
+    args.audit.store = target
+    args.audit.changed("copy", records=done.records)
+    if args.json:
+        print_json({"from": source, "to": target, "records": done.records, "old": done.old})
+    else:
+        print(f"{count(done.records, 'record')} copied to {target}")
+        print(f"{source} refuses all logins from now on; its records are kept in {done.old}")
+        print("use the new store: set [store] in /etc/pam_totp.toml (see pam_totp.toml(5)), then restart the service")
+    return DONE
+
+
+def _owner() -> tuple[int, int]:
+    try:
+        entry = pwd.getpwnam(ACCOUNT)
+    except KeyError:
+        return os.geteuid(), os.getegid()
+    return entry.pw_uid, entry.pw_gid

@@ -1,0 +1,313 @@
+"""Copy all records of a store on this host into a database, or back. The old store refuses every login from then on.
+
+Rules:
+1. The copy is complete or without effect. While it runs, every login is refused: it cannot be lost between the stores.
+2. The folder gets another name before its records are read, so that no login can begin. A lock of all its records makes
+   the copy wait for the logins that have begun.
+3. A copied folder is refused from then on, also for a login that opened it before: its lock file becomes a folder. A
+   file takes the place of the folder, so that no command creates an empty store there.
+4. The table of a copied database gets another name in the transaction of the copy.
+5. The process reads all records back, and compares each byte, before the copy counts.
+6. If the process is killed, no store accepts logins, or the old one does. The same command, run again, completes the
+   copy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from hashlib import sha256
+from typing import NamedTuple
+
+from pam_totp.core.record import RecordError
+from pam_totp.core.secretfile import parse
+from pam_totp.core.slots import new_file, slot_size
+from pam_totp.store import StoreError, journal
+from pam_totp.store import postgres_schema as schema
+from pam_totp.store.byte_lock import acquire_all
+from pam_totp.store.file import LOCK, FileStore, file_name, parse_record
+from pam_totp.store.locations import NOTICE, notice
+from pam_totp.store.postgres import statements_of
+from pam_totp.store.postgres_batch import AT_ONCE, WAIT
+from pam_totp.store.postgres_connection import Connection, Refused, Row, connect
+from pam_totp.store.postgres_records import serials, user_name
+from pam_totp.store.secret_file import create, flush_all
+
+COPYING, COPIED = ".copying", ".copied"  # suffixes of the folder's name during and after the copy
+_LOCK_WAIT = 30.0  # seconds: every login that has begun ends within 10 s
+_CONNECT = 10.0  # seconds
+_EVERY_LOCK = "LOCK TABLE pam_totp.record IN ACCESS EXCLUSIVE MODE"
+_BODIES = "SELECT name, body FROM pam_totp.{0} WHERE name > $1 ORDER BY name LIMIT $2::bigint"
+_MOVE = "ALTER TABLE pam_totp.record RENAME TO copied_record"
+_TABLE = "SELECT 1 WHERE to_regclass($1) IS NOT NULL"
+
+AsRoot = Callable[
+    [], AbstractContextManager[None]
+]  # returns a context manager, in which the process may rename the folder
+
+
+class Copied(NamedTuple):
+    """The number of copied records, and the new name of the old folder or table."""
+
+    records: int
+    old: str
+
+
+def to_database(folder: str, url: str, as_root: AsRoot) -> Copied:
+    """Copy the records of the folder at the path `folder` to the database at `url`. Raise StoreError."""
+    aside, done = folder + COPYING, _free_name(folder + COPIED)
+    if os.path.isdir(os.path.join(aside, LOCK)):  # a killed copy had completed the copy itself
+        number = sum(1 for _ in FileStore(aside).users())
+    else:
+        number = _copy_rows(folder, aside, url, as_root)
+    _put_notice(folder, url, as_root)
+    _rename(aside, done, as_root)
+    return Copied(number, done)
+
+
+def _copy_rows(folder: str, aside: str, url: str, as_root: AsRoot) -> int:
+    """Copy the records, and let the folder, under its name `aside`, refuse every login. Return their number."""
+    is_resumed, is_sent = os.path.isdir(aside), False
+    with _connected(url) as run:
+        if not is_resumed:
+            _require_folder(folder)
+            _rename(folder, aside, as_root)
+        try:
+            with _locked(FileStore(aside)) as opened:
+                number = _write_rows(run, _documents(FileStore(aside), opened))
+                is_sent = True
+                run("COMMIT")
+                _refuse(opened)
+        except BaseException as e:
+            if not is_resumed and (not is_sent or isinstance(e, Refused)):  # otherwise, the database may be in use
+                _rename(aside, folder, as_root)
+            raise
+    return number
+
+
+def to_folder(url: str, folder: str, owner: tuple[int, int], as_root: AsRoot) -> Copied:
+    """Copy the records of the database at `url` to a new folder, which belongs to `owner` (uid and gid).
+
+    Raise StoreError. A notice of an earlier copy to the database is replaced.
+    """
+    aside = folder + COPYING
+    if os.path.lexists(folder) and notice(folder) is None:
+        raise StoreError(f"{folder}: already exists (move it away, or name another folder)")
+    with _connected(url) as run:
+        is_moved = bool(run(_TABLE, "pam_totp.copied_record")) and not run(_TABLE, "pam_totp.record")
+        if is_moved and not os.path.isdir(aside):
+            raise StoreError("the records of this database were copied before (see the table pam_totp.copied_record)")
+        if not is_moved:
+            _require_safe(run)
+        is_sent = False  # the commit
+        try:
+            run("BEGIN")
+            if not is_moved:
+                run(_EVERY_LOCK)
+                run(_MOVE)
+            _make_folder(aside, owner, as_root)
+            number = _write_files(FileStore(aside), run)
+            is_sent = True
+            run("COMMIT")
+        except BaseException as e:
+            if not is_moved and (not is_sent or isinstance(e, Refused)):
+                _remove_folder(aside, as_root)
+            raise
+        with as_root():
+            if notice(folder) is not None:
+                os.unlink(folder)
+        _rename(aside, folder, as_root)
+    return Copied(number, "pam_totp.copied_record")
+
+
+# ---- the database
+
+Run = Callable[..., list[Row]]
+
+
+@contextmanager
+def _connected(url: str) -> Iterator[Run]:
+    """Yield a function that runs a statement on a new connection."""
+    connection: Connection = connect(url, time.monotonic() + _CONNECT)
+    try:
+
+        def run(sql: str, *parameters: str | int | bytes) -> list[Row]:
+            return connection.run(sql, *parameters, deadline=time.monotonic() + WAIT)
+
+        yield run
+    finally:
+        connection.close()
+
+
+def _statements(run: Run) -> schema.Statements:
+    has_tables = run(_TABLE, "pam_totp.store") and run(_TABLE, "pam_totp.record")
+    return statements_of(run(schema.STORE) if has_tables else [])
+
+
+def _require_safe(run: Run) -> None:
+    """Raise StoreError if the database would not keep the change of its table safely."""
+    ((*_, problem),) = run(_statements(run).read, "")
+    if problem is not None:
+        raise StoreError(f"the database does not keep changes safely: {problem.decode()}")
+
+
+def _write_rows(run: Run, documents: Iterator[tuple[str, bytes]]) -> int:
+    """Write the documents to the empty table, read them back, and return their number. The caller commits."""
+    _require_safe(run)
+    statements = _statements(run)
+    run("BEGIN")
+    run(_EVERY_LOCK)
+    is_empty = not run(schema.HAS_RECORDS)
+    digests: dict[str, bytes] = {}
+    owners: dict[str, str] = {}
+    rows: list[dict[str, str]] = []
+
+    def write() -> None:
+        if rows and is_empty and len(run(statements.insert_all, json.dumps(rows))) != len(rows):
+            raise StoreError("the database no longer keeps changes safely")
+        rows.clear()
+
+    for name, document in documents:
+        digests[name] = sha256(document).digest()
+        _claim(owners, name, document)
+        rows.append({"name": name, "body": document.decode("ascii")})
+        if len(rows) == AT_ONCE:
+            write()
+    write()
+    if is_empty:
+        for serial, name in owners.items():
+            if not run(schema.CLAIM, serial, name):
+                raise StoreError(f"the database has another owner of the serial number {serial} of {user_name(name)}")
+    if {name: sha256(body).digest() for name, body in _rows(run, "record")} != digests:
+        what = "differ from those that were written" if is_empty else "exist, and differ from those of the folder"
+        raise StoreError(f"the records in the database {what}; nothing was changed")
+    return len(digests)
+
+
+def _claim(owners: dict[str, str], name: str, document: bytes) -> None:
+    for key, serial in serials(parse_record(document, user_name(name), name)).items():
+        if owners.setdefault(key, name) != name:
+            users = f"{user_name(owners[key])} and {user_name(name)}"
+            raise StoreError(f"{users} have a token with the serial number {serial} (remove one of them)")
+
+
+def _rows(run: Run, table: str) -> Iterator[tuple[str, bytes]]:
+    """Yield the names and the documents of a table, in the order of the names."""
+    last = ""
+    while rows := run(_BODIES.format(table), last, AT_ONCE):
+        for name, body in rows:
+            last = (name or b"").decode()
+            yield last, body or b""
+
+
+# ---- the folder
+
+
+def _require_folder(folder: str) -> None:
+    """Raise StoreError unless the folder is a store of this process's account, without an unfinished import."""
+    store = FileStore(folder)
+    journal.recover(store)
+    with store.opened() as opened:
+        if os.path.lexists(os.path.join(folder, ".import")):
+            raise StoreError(f"{folder}: an import is running (try again when it has finished)")
+        for name in os.listdir(opened):
+            if name.endswith(".json") and not name.startswith("."):
+                user = user_name(name.removesuffix(".json"))
+                store.update(user, lambda record: (record, None))  # converts a file of version 1
+
+
+@contextmanager
+def _locked(store: FileStore) -> Iterator[int]:
+    """Open the folder, and lock all its records. Yield its descriptor."""
+    with store.opened() as opened:
+        lock = acquire_all(opened, LOCK, _LOCK_WAIT)
+        try:
+            yield opened
+        finally:
+            os.close(lock)
+
+
+def _documents(store: FileStore, opened: int) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and the document of each record. Raise StoreError for a damaged record, or for version 1."""
+    names = set()
+    for file in sorted(os.listdir(opened)):
+        if file.endswith(".record") and not file.startswith("."):
+            slots = store.load(opened, file)
+            assert slots is not None  # the caller holds the locks
+            names.add(file.removesuffix(".record"))
+            yield file.removesuffix(".record"), slots.document
+    if missing := {user for user in store.users() if file_name(user) not in names}:
+        raise StoreError(
+            f"the record of {min(missing)} has version 1 (run 'pam-totp list {min(missing)}', and try again)"
+        )
+
+
+def _refuse(opened: int) -> None:
+    """Make every later decision in the folder fail. A folder in place of the lock file cannot be locked."""
+    os.unlink(LOCK, dir_fd=opened)
+    os.mkdir(LOCK, 0o700, dir_fd=opened)
+    os.fsync(opened)
+
+
+def _write_files(store: FileStore, run: Run) -> int:
+    """Write the records of the copied table to the folder, durably. Read them back, and return their number."""
+    digests: dict[str, bytes] = {}
+    with store.opened() as opened:
+        for name, body in _rows(run, "copied_record"):
+            try:
+                content = new_file(body, slot_size(parse(body)))
+            except RecordError as e:
+                raise StoreError(f"{name}: {e}") from None
+            create(opened, f"{name}.record", content, f".{name}.record", durably=False)
+            digests[name] = sha256(body).digest()
+        store.prepare()
+        flush_all(opened)
+        if {name: sha256(document).digest() for name, document in _documents(store, opened)} != digests:
+            raise StoreError("the records in the folder differ from those in the database; nothing was changed")
+    return len(digests)
+
+
+def _make_folder(path: str, owner: tuple[int, int], as_root: AsRoot) -> None:
+    _remove_folder(path, as_root)  # left by a killed copy
+    with as_root():
+        os.mkdir(path, 0o700)
+        os.chmod(path, 0o700)  # independent of the umask
+        if os.geteuid() == 0:
+            os.chown(path, *owner)
+
+
+def _remove_folder(path: str, as_root: AsRoot) -> None:
+    with as_root(), suppress(FileNotFoundError):
+        shutil.rmtree(path)
+
+
+def _put_notice(folder: str, url: str, as_root: AsRoot) -> None:
+    with as_root(), open(folder, "w", encoding="utf-8") as file:
+        file.write(f"{NOTICE}{url}\n")
+        os.fchmod(file.fileno(), 0o644)
+        os.fsync(file.fileno())
+
+
+def _rename(old: str, new: str, as_root: AsRoot) -> None:
+    """Rename a folder durably."""
+    try:
+        with as_root():
+            os.rename(old, new)
+            parent = os.open(os.path.dirname(new), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(parent)
+            finally:
+                os.close(parent)
+    except OSError as e:
+        raise StoreError(f"{old}: cannot be renamed to {new}: {(e.strerror or str(e)).lower()}") from e
+
+
+def _free_name(path: str) -> str:
+    number, name = 2, path
+    while os.path.lexists(name):
+        number, name = number + 1, f"{path}-{number}"
+    return name
