@@ -1,0 +1,229 @@
+"""Tests of logins while the primary of a PostgreSQL store is killed, and its synchronous standby is promoted.
+
+Rules:
+- No code that was accepted before is accepted again. No counter goes back.
+- A login may be refused because the database is out of reach. Afterwards, logins succeed again.
+- Two processes log in, as on two hosts.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from pam_totp.core.answer import Answer, recovery_digest
+from pam_totp.core.oath import hotp, totp
+from pam_totp.core.policy import Policy
+from pam_totp.core.record import HotpToken, UserRecord
+from pam_totp.operations.authenticate import decide
+from pam_totp.store import LockBusy, StoreError, clock_of
+from pam_totp.store.postgres import PostgresStore, initialise
+from pam_totp.store.postgres_connection import Connection
+from pam_totp.store.postgres_schema import SYNCHRONOUS
+from tests.core.racing import in_processes, in_threads
+from tests.support.cluster import Server, servers, with_postgresql
+from tests.support.site import KEY, PATIENCE, fob, phone, until
+from tests.torture.pace import figure, rounds
+
+pytestmark = with_postgresql
+MANY = 50
+SALT, RECOVERY = "5a" * 16, "0123456789ABCDEF"
+PHONE = phone(period=86_400)  # steps end at midnight UTC only, so the code of the current step stays valid
+USERS = [f"user{n}" for n in range(8)]
+POLICY = Policy(look_ahead=100)
+
+
+@contextmanager
+def pair() -> Iterator[tuple[Server, Server]]:
+    """Yield a primary and its synchronous standby, both running."""
+    folder = Path(tempfile.mkdtemp(prefix="pam_totp-pg-"))
+    folder.chmod(0o755)
+    with servers() as primary:
+        standby = primary.standby(folder)
+        try:
+            standby.start()
+            primary.set(synchronous_standby_names="'standby'")
+            synchronous = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
+            until(lambda: primary.sql(synchronous) == "1", "the standby is synchronous")
+            yield primary, standby
+        finally:
+            standby.stop()
+            shutil.rmtree(folder)
+
+
+def url_of(*cluster: Server) -> str:
+    return f"postgresql://owner@/postgres?host={','.join(str(server.folder) for server in cluster)}"
+
+
+def enrol(store: PostgresStore, user: str = "alice") -> None:
+    record = UserRecord(user=user, tokens=(fob(), PHONE), salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),))
+    store.update(user, lambda _: (record, None), create=True)
+
+
+def log_in(store: PostgresStore, answer: str, user: str = "alice") -> str:
+    """Log in, and return the outcome. If the database is out of reach, return `unavailable`."""
+    try:
+        clock = clock_of(store, lambda: int(time.time()))
+        return decide(store, user, Answer.parse(answer.encode()), POLICY, clock).outcome.value
+    except StoreError as e:
+        return "busy" if isinstance(e, LockBusy) else "unavailable"
+
+
+class Crowd:
+    """Processes that log in for all users until `stop`. Each user has the codes of one process only."""
+
+    def __init__(self, url: str, processes: int = 2) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="pam_totp-crowd-"))
+        self._children = []
+        for number in range(processes):
+            child = os.fork()
+            if child == 0:
+                try:
+                    self._work(url, number, USERS[number::processes])
+                finally:
+                    os._exit(1)
+            self._children.append(child)
+
+    def _work(self, url: str, number: int, users: list[str]) -> None:
+        store, counters = PostgresStore(url, wait=1.0), dict.fromkeys(users, 0)
+        with open(self._folder / str(number), "w", buffering=1) as lines:
+            while not (self._folder / "stop").exists():
+                for user in users:
+                    word = log_in(store, hotp(KEY, counters[user]), user)
+                    lines.write(f"{user} {counters[user]} {word}\n")
+                    counters[user] += word != "unavailable"  # otherwise, it may be used, and the next try is refused
+        os._exit(0)
+
+    def accepted(self) -> list[tuple[str, int]]:
+        """Return the user and the counter of each accepted login so far, in the order of their process."""
+        words = [line.split() for path in sorted(self._folder.glob("[0-9]")) for line in path.read_text().splitlines()]
+        return [(word[0], int(word[1])) for word in words if word[2:] == ["code"]]
+
+    def refused(self) -> int:
+        return sum(path.read_text().count("unavailable") for path in self._folder.glob("[0-9]"))
+
+    def stop(self) -> None:
+        (self._folder / "stop").touch()
+        for child in self._children:
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        self._children.clear()
+
+    def remove(self) -> None:
+        for child in self._children:
+            with suppress(ProcessLookupError):
+                os.kill(child, 9)
+            os.waitpid(child, 0)
+        shutil.rmtree(self._folder)
+
+
+@pytest.mark.timeout(3600)
+def test_a_promoted_standby_accepts_no_used_code_again() -> None:
+    for number in range(rounds(1, 20)):
+        with pair() as (primary, standby):
+            url = url_of(primary, standby)
+            initialise(url, SYNCHRONOUS)
+            store = PostgresStore(url, wait=PATIENCE)
+            for user in USERS:
+                enrol(store, user)
+            crowd = Crowd(url)
+            try:
+                before = rounds(40, 400)
+                until(lambda crowd=crowd, n=before: len(crowd.accepted()) >= n, "the crowd logs in")  # type: ignore[misc]
+                primary.kill()
+                standby.promote()
+                known = len(crowd.accepted())
+                degraded = log_in(PostgresStore(url, wait=5.0, pool=1), RECOVERY)
+                assert degraded == "unavailable", "the new primary has no standby yet"
+                standby.set(synchronous_standby_names="'other'", synchronous_commit="on")
+                initialise_without_replication(standby)
+                until(lambda crowd=crowd, n=known: len(crowd.accepted()) >= n + 10, "logins succeed again")  # type: ignore[misc]
+                crowd.stop()
+                accepted, refused = crowd.accepted(), crowd.refused()
+            finally:
+                crowd.remove()
+            assert len(accepted) == len(set(accepted)), "a code was accepted twice"
+            for user in USERS:
+                last = max((counter for name, counter in accepted if name == user), default=0)
+                token = store.read(user).tokens[0]
+                assert isinstance(token, HotpToken)
+                assert token.counter > last, f"the counter of {user} went back"
+            again = [log_in(store, hotp(KEY, counter), user) for user, counter in accepted]
+            assert set(again) <= {"replayed", "wrong", "codes-in-a-row-needed"}, Counter(again)
+            figure(f"failover {number + 1}: {len(accepted)} accepted, {refused} refused meanwhile, none again")
+
+
+def initialise_without_replication(server: Server) -> None:
+    """Let the store require no standby, because the new primary has none."""
+    server.sql("UPDATE pam_totp.store SET replication = 'none'", "ALTER SYSTEM RESET synchronous_standby_names")
+    server.sql("SELECT pg_reload_conf()")
+    server.sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE client_port = -1"
+        " AND pid <> pg_backend_pid() AND application_name = 'pam_totp'"
+    )
+
+
+@pytest.mark.parametrize("ignores_notices", [False, True])
+def test_a_store_that_ignored_notices_would_accept_a_code_twice(
+    monkeypatch: pytest.MonkeyPatch, *, ignores_notices: bool
+) -> None:
+    """The primary commits without its standby, because its wait is cancelled. Then it is lost."""
+    if ignores_notices:
+        monkeypatch.setattr(Connection, "_on_notice", lambda self, result: None)
+    with pair() as (primary, standby):
+        url = url_of(primary, standby)
+        initialise(url, SYNCHRONOUS)
+        store = PostgresStore(url, wait=PATIENCE)
+        enrol(store)
+        standby.stop()
+        words: list[str] = []
+        login = threading.Thread(target=lambda: words.append(log_in(store, hotp(KEY, 0))))
+        login.start()
+        waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+        until(lambda: primary.sql(waiting), "the commit waits for the standby")
+        primary.sql(f"SELECT pg_cancel_backend({primary.sql(waiting)})")
+        login.join()
+        primary.kill()
+        standby.start()
+        standby.promote()
+        initialise_without_replication(standby)
+        words.append(log_in(store, hotp(KEY, 0)))
+    assert words == (["code", "code"] if ignores_notices else ["unavailable", "code"])
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """Yield the URL of an empty store with a synchronous standby."""
+    with pair() as (primary, standby):
+        initialise(url_of(primary, standby), SYNCHRONOUS)
+        yield url_of(primary, standby)
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kind", ["hotp", "totp", "recovery"])
+def test_of_fifty_racers_in_two_processes_one_succeeds(url: str, kind: str) -> None:
+    store = PostgresStore(url, wait=PATIENCE)
+    for _ in range(rounds(2, 50)):
+        enrol(store)
+        now = clock_of(store, lambda: 0)()
+        answer = {"hotp": hotp(KEY, 0), "totp": totp(PHONE.secret, now, period=86_400), "recovery": RECOVERY}[kind]
+        words = racers(url, answer)
+        refused = "wrong" if kind == "recovery" else "replayed"
+        accepted = "recovery" if kind == "recovery" else "code"
+        assert Counter(words) == {accepted: 1, refused: MANY - 1}
+    figure(f"{MANY} racers in two processes, one answer ({kind}): one success in each round")
+
+
+def racers(url: str, answer: str) -> list[str]:
+    """Log in with one answer, in 25 threads of each of two processes. Return the outcomes."""
+    store = PostgresStore(url, PATIENCE, wait=PATIENCE)
+    lines = in_processes(2, lambda _: " ".join(in_threads(MANY // 2, lambda _: log_in(store, answer))))
+    return [word for line in lines for word in line.split()]
