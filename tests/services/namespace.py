@@ -17,6 +17,7 @@ Rules:
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sysconfig
 from collections.abc import Sequence
@@ -205,7 +206,9 @@ class Machine:
     def reset(self) -> None:
         """Delete all records, all log lines and the site file."""
         for file in self.path(STORE).iterdir():
-            if file.name not in (LOCK, DECOYS):
+            if file.is_dir() and file.name != DECOYS:
+                shutil.rmtree(file)
+            elif file.name not in (LOCK, DECOYS):
                 file.unlink()
         self.path("/etc/pam_totp.toml").unlink(missing_ok=True)
         self.log.clear()
