@@ -168,6 +168,16 @@ def test_a_login_loads_only_the_core_and_the_standard_library(entry: str) -> Non
         assert "dist-packages" not in (file or "")
 
 
+@pytest.mark.bare
+@pytest.mark.parametrize("command", ["list", "verify", "enable-token"])
+def test_a_command_loads_no_module_of_another_command(command: str) -> None:
+    script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pam_totp.cli import COMMANDS, main\n"
+    script += f"try:\n    main([{command!r}, '--help'])\nexcept SystemExit:\n"
+    script += "    print([name for name, module in COMMANDS.items() if f'pam_totp.cli.{module}' in sys.modules])"
+    done = subprocess.run(["/usr/bin/python3", "-I", "-S", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == str([command])
+
+
 def test_the_package_has_no_required_dependencies() -> None:
     setup = configparser.RawConfigParser()
     setup.read(ROOT / "setup.cfg", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 Rules:
 - Each command has a module, with the functions `add_to` and `run`. COMMANDS lists the modules.
+- A command imports its own module only, because the imports take most of the time of a short command.
 - Only `main` turns exceptions into messages and exit statuses.
 - A message is one line: the error, the reason and the remedy. It never shows a secret.
 """
@@ -9,42 +10,17 @@ Rules:
 from __future__ import annotations
 
 import argparse
-import difflib
 import errno
+import importlib
 import os
 import resource
 import signal
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
 from pam_totp import __version__
-from pam_totp.cli import (
-    disable,
-    disable_token,
-    doctor,
-    enable,
-    enable_token,
-    enroll,
-    export,
-    import_,
-    list_,
-    policy,
-    portal,
-    qr,
-    recovery,
-    rehearse,
-    remove,
-    rename,
-    replace,
-    restored,
-    resync,
-    serve,
-    store,
-    unlock,
-    verify,
-)
 from pam_totp.cli.command_line import OUT_OF_REACH, REFUSED, WRONG_USAGE, CommandError
 from pam_totp.cli.terminal import prepare_output
 from pam_totp.core.record import RecordError
@@ -53,31 +29,31 @@ from pam_totp.pam.listening import ServiceError
 from pam_totp.store import StoreError
 from pam_totp.system.audit import Audit
 
-COMMANDS = (  # in the order of --help
-    enroll,
-    replace,
-    qr,
-    list_,
-    rename,
-    enable_token,
-    disable_token,
-    remove,
-    recovery,
-    verify,
-    resync,
-    unlock,
-    import_,
-    export,
-    restored,
-    enable,
-    disable,
-    doctor,
-    rehearse,
-    policy,
-    serve,
-    portal,
-    store,
-)
+COMMANDS = {  # names and modules, in the order of --help
+    "enroll": "enroll",
+    "replace": "replace",
+    "qr": "qr",
+    "list": "list_",
+    "rename": "rename",
+    "enable-token": "enable_token",
+    "disable-token": "disable_token",
+    "remove": "remove",
+    "recovery": "recovery",
+    "verify": "verify",
+    "resync": "resync",
+    "unlock": "unlock",
+    "import": "import_",
+    "export": "export",
+    "restored": "restored",
+    "enable": "enable",
+    "disable": "disable",
+    "doctor": "doctor",
+    "rehearse": "rehearse",
+    "policy": "policy",
+    "serve": "serve",
+    "portal": "portal",
+    "store": "store",
+}
 WORD_LISTS = ("code", "argument", "file")  # arguments that take any number of words
 REMEDIES = {
     errno.ENOSPC: "free some space on that disk, then run the command again",
@@ -121,21 +97,21 @@ exit status:
 class _Parser(argparse.ArgumentParser):
     """An argument parser that reports an error in one line."""
 
-    commands: Collection[str] = ()  # names of all commands; set in the top parser only
-
     def check_command(self, word: str) -> None:
         """Exit with an error if the command is unknown. argparse's error would list all commands in one long line."""
-        if word.startswith("-") or word in self.commands:
+        if word.startswith("-") or word in COMMANDS:
             return
-        similar = difflib.get_close_matches(word, self.commands, 1)
+        import difflib
+
+        similar = difflib.get_close_matches(word, COMMANDS, 1)
         self.error(f"unknown command '{word}'" + (f": did you mean '{similar[0]}'?" if similar else ""))
 
     def error(self, message: str) -> NoReturn:
         self.exit(_report(f"{message} (see '{self.prog} --help')", WRONG_USAGE))
 
 
-def parser() -> _Parser:
-    """Return the parser of the whole command line."""
+def parser(names: Iterable[str] = COMMANDS) -> _Parser:
+    """Return the parser of the whole command line, or of the commands `names`."""
     top = _Parser(
         prog="pam-totp",
         description="Manage one-time codes as a second factor: tokens, codes and services.",
@@ -144,9 +120,8 @@ def parser() -> _Parser:
     )
     top.add_argument("--version", action="version", version=f"pam-totp {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
-    for module in COMMANDS:
-        module.add_to(commands)
-    top.commands = commands.choices
+    for name in names:
+        importlib.import_module(f"pam_totp.cli.{COMMANDS[name]}").add_to(commands)
     return top
 
 
@@ -196,8 +171,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     In Python 3.11, argparse ends a list of words at the first option. This function adds the words after the option, as
     in `resync alice --token fob 755224 287082`.
     """
-    top = parser()
     arguments = sys.argv[1:] if arguments is None else arguments
+    top = parser([name for name in arguments[:1] if name in COMMANDS] or COMMANDS)
     if arguments:
         top.check_command(arguments[0])
     args, rest = top.parse_known_args(arguments)
