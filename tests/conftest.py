@@ -16,9 +16,10 @@ from tests.support.cluster import Server, emptied, servers
 from tests.support.relay_kit import Bench
 from tests.support.site import Site
 
-# Background jobs of a shell ignore SIGINT, and programs started by nohup ignore SIGHUP. Child processes would inherit
-# both settings.
+# Background jobs of a shell ignore SIGINT and SIGQUIT, and programs started by nohup ignore SIGHUP. Child processes
+# would inherit these settings.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
