@@ -78,7 +78,7 @@ def test_a_kill_at_any_call_of_a_conversion_on_a_full_disk_loses_no_user(tmp_pat
         assert printed.startswith("unavailable: ")
         assert "No space left on device" in printed
         for call in traced.calls():
-            traced.run(RIGHT, "-e", f"inject={call.name}:signal=KILL:when={call.number}")
+            traced.fault(RIGHT, call, "signal=KILL")
             assert store.read("alice").enrolled, call
             assert path.read_bytes() == before, call
         free_space(folder)
