@@ -393,4 +393,4 @@ def test_a_numeric_password_of_any_length_is_split_as_the_model_does(start: str,
 
 
 TestLaw = Law.TestCase
-TestLaw.settings = settings(max_examples=3 * settings().max_examples, stateful_step_count=40)
+TestLaw.settings = settings(max_examples=3 * settings().max_examples // 2, stateful_step_count=40)

@@ -139,8 +139,8 @@ def test_json_loads_is_the_same_for_any_text(text: str) -> None:
     assert _outcome(lambda: lean.json_loads(text)) == _outcome(lambda: json.loads(text))
 
 
-values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists)
-objects = st.dictionaries(st.text(), values | st.dictionaries(st.text(), values))
+values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=8)
+objects = st.dictionaries(st.text(), values | st.dictionaries(st.text(), values, max_size=3), max_size=5)
 
 
 @given(document=objects, at=st.integers(0, 50), other=st.characters())
