@@ -56,8 +56,18 @@ portal: build venv  ## run the portal for your browser, with a temporary store (
 PROCESSES = $(if $(strip $(ARGS)),0,4)
 SHARED_OUT = --numprocesses $(PROCESSES) --dist worksteal
 
-test: need-test want-test build venv  ## run all tests (ARGS=FILE for some)
+test: need-test want-test build venv $(if $(strip $(ARGS)),,build/tests.made)  ## run all tests (ARGS=FILE for some)
 	$(BIN)/python -m pytest $(SHARED_OUT) $(ARGS)
+
+# The byte code of the tests, with the assertions as pytest rewrites them. Otherwise, each process would compile all tests,
+# in each run if PYTHONDONTWRITEBYTECODE is set. An error here appears again in `make test`.
+TESTS = $(sort $(wildcard tests/*.py tests/*/*.py))
+build/tests.made: $(TESTS) tests/requirements.txt | build venv
+	@echo "compiling the tests"
+	@printf '%s\n' $(foreach path,$(TESTS),$(if $(findstring /test_,$(path)),$(path))) | \
+	    PYTHONDONTWRITEBYTECODE= xargs -n 60 -P 4 $(BIN)/python -m pytest -p no:cacheprovider --collect-only -qq \
+	    >/dev/null 2>&1 || true
+	@touch $@
 
 # setup.cfg lists the measured modules, and the required coverage.
 cover: need-test build venv  ## run the tests of the core, and measure their coverage

@@ -8,15 +8,16 @@ import os
 import sys
 from collections.abc import Callable
 
-sys.dont_write_bytecode = True
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+if __name__ == "__main__":  # not in a test that imports `CHANGES`
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from pam_totp.core.answer import Answer  # noqa: E402  imported after the change of sys.path
-from pam_totp.core.policy import Policy  # noqa: E402
-from pam_totp.core.record import HotpToken, UserRecord  # noqa: E402
-from pam_totp.core.verify import verify  # noqa: E402
-from pam_totp.store import StoreError  # noqa: E402
-from pam_totp.store.file import FileStore  # noqa: E402
+from pam_totp.core.answer import Answer
+from pam_totp.core.policy import Policy
+from pam_totp.core.record import HotpToken, UserRecord
+from pam_totp.core.verify import verify
+from pam_totp.store import StoreError
+from pam_totp.store.file import FileStore
 
 NOW = 1_700_000_010
 
