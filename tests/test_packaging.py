@@ -150,9 +150,14 @@ def test_the_wheel_runs_by_itself(built: Built, environment: Environment) -> Non
         assert environment.run(programs / command, "--version") == f"{command} {VERSION}\n"
 
 
-@pytest.mark.parametrize("kind", ["wheel", "sdist"])
-def test_the_tests_extra_installs(kind: str, built: Built, environment: Environment) -> None:
-    environment.pip("install", f"{getattr(built, kind)}[test]")
+def test_the_sdist_installs_with_only_the_build_requirements(built: Built, environment: Environment) -> None:
+    """pip builds the wheel in an environment of its own. The wheel is the same, so its dependencies are, too."""
+    environment.pip("install", "--no-deps", built.sdist)
+    assert environment.run(environment.folder / "bin/pam-totp", "--version") == f"pam-totp {VERSION}\n"
+
+
+def test_the_tests_extra_installs(built: Built, environment: Environment) -> None:
+    environment.pip("install", f"{built.wheel}[test]")
     assert "No broken requirements" in environment.pip("check")
     listed = {normal_pin(line) for line in environment.pip("list", "--format=freeze").split()}
     assert {f"pam-totp=={VERSION}", f"pytest=={pytest.__version__}"} <= listed

@@ -183,8 +183,9 @@ def test_newer_releases_do_not_change_the_packages_that_make_installs(tmp_path: 
     assert packages == {pin.name: pin.version for pin in pinned() if pin.applies(here)}
 
     # Without the lock, pip installs the newer versions.
-    pip("download", "--quiet", "--no-deps", "--dest", tmp_path / "taken", *packages)
-    assert len(list((tmp_path / "taken").glob("*.post1-*.whl"))) == len(packages)
+    some = sorted(packages)[::10]
+    pip("download", "--quiet", "--no-deps", "--dest", tmp_path / "taken", *some)
+    assert len(list((tmp_path / "taken").glob("*.post1-*.whl"))) == len(some)
 
 
 def pins(*found: Mapping[str, object]) -> str:
