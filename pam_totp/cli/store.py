@@ -24,8 +24,8 @@ def add_to(commands: Commands) -> None:
         "store",
         run,
         "prepare a database for the records, or copy all records to it or back",
-        "pam-totp store init 'postgresql://owner@db1,db2/otp?sslmode=verify-full' --grant authority",
-        f"pam-totp store copy {DEFAULT_STORE} 'postgresql://owner@db1,db2/otp?sslmode=verify-full'",
+        "pam-totp store init postgresql://owner@db1/otp --grant authority",
+        f"pam-totp store copy {DEFAULT_STORE} postgresql://owner@db1/otp",
         data=True,
         store=False,
     )
