@@ -79,7 +79,7 @@ EXAMPLES = """\
 examples:
   pam-totp enroll alice          new phone: show a QR code, ask for a code
   pam-totp enroll alice --type hotp --name fob --secret-stdin < key.txt
-  pam-totp replace alice phone   lost phone: a new key, and the old one ends
+  pam-totp replace alice phone   lost phone: a new key in place of the old key
   pam-totp list                  show all users and their tokens
   pam-totp verify alice 755224   check a code, which is used up if it is right
   pam-totp resync alice --port /dev/ttyUSB0

@@ -71,14 +71,16 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--replace",
         action="store_true",
-        help="replace the line of pam_google_authenticator or pam_oath; disable brings it back",
+        help="replace the line of pam_google_authenticator or pam_oath; disable restores it",
     )
     parser.add_argument(
         "--nullok-until",
         metavar="DATE",
         help="let users without a token in until the end of this day (UTC), such as 2026-12-31",
     )
-    parser.add_argument("--nullok-group", metavar="GROUP", help="let only users of this group in without a token")
+    parser.add_argument(
+        "--nullok-group", metavar="GROUP", help="let users without a token in if they are members of this group"
+    )
     parser.add_argument(
         "--keep-within",
         type=int,
@@ -137,7 +139,7 @@ def _outcome(service: str) -> str:
     states = dict(trial.records())
     if service in states:
         return f"{service} is {'enabled' if states[service] == trial.KEPT else 'still on trial'}"
-    return f"{service} does not ask for a code: its files are as before"
+    return f"{service} does not ask for a code: its files are unchanged"
 
 
 def _plan(machine: Machine, args: argparse.Namespace, first: FirstFactor) -> tuple[Change, ...]:
@@ -152,13 +154,13 @@ def _plan(machine: Machine, args: argparse.Namespace, first: FirstFactor) -> tup
         if not sys.stdin.isatty():
             raise
         print(e.what)
-        question = f"Replace that line? 'pam-totp disable {args.service}' brings it back. [y/N] "
+        question = f"Replace that line? 'pam-totp disable {args.service}' restores it. [y/N] "
         if ask(question).strip().lower() not in ("y", "yes"):
             raise
         changes = plan.plan(machine, args.service, first, arguments, replace=True)
     had_nullok = any("nullok" in rule.arguments for c in changes for rule in parse(c.replaced))
     if had_nullok and not any(argument.startswith("nullok") for argument in arguments):
-        print("the replaced line has nullok, the new one has not: to let users without a token in, add --with nullok")
+        print("only the replaced line has nullok (to let users without a token in, add --with nullok)")
     return changes
 
 

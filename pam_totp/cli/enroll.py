@@ -71,7 +71,7 @@ def add_to(commands: Commands) -> None:
 
 
 def add_token_options(parser: argparse.ArgumentParser, defaults: Mapping[str, Any]) -> Group:
-    """Add the options that describe a new token. `defaults` has their defaults; None is the value of the old token.
+    """Add the options of a new token. `defaults` has their defaults; None stands for the value of the old token.
 
     Return the group of options that replace the question for a first code.
     """
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     if args.later and not args.serial:
         raise CommandError("--later requires --serial: the owner enters the serial number in the portal", WRONG_USAGE)
     if args.later and is_new_key:
-        what = "--later requires the key of the token, which is not made here"
+        what = "--later requires the key of the token"
         raise CommandError(f"{what} (give --secret-stdin or --uri-stdin)", WRONG_USAGE)
     with key_display(args, TERMINAL if is_new_key else NONE, has_key=is_new_key) as display:
         token = new_token_of(args, args.name)
@@ -142,7 +142,7 @@ def require_counter_of_hotp(args: argparse.Namespace) -> None:
 
 
 def has_new_key(args: argparse.Namespace) -> bool:
-    """Return True if the command makes the key. Otherwise the user enters it."""
+    """Return True if the command generates the key. Otherwise, the user enters it."""
     return not (args.secret_stdin or args.uri_stdin)
 
 

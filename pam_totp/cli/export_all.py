@@ -1,9 +1,8 @@
-"""export --all: write the tokens of all users for another program, for the way back to it.
+"""export --all: write the tokens of all users in the format of another program.
 
 Rules:
-- `--output` names the new file, or the new folder for a format with one file for each user. Nothing is written to the
-  current folder without it.
-- A token that the format cannot hold is left out, with a reason. The exit status is then 1.
+- `--output` names the new file, or the new folder for a format with one file for each user. The option is required.
+- A token that the format cannot represent is left out with a reason. The exit status is then 1.
 - The file or the folder is complete, or it does not exist.
 """
 
@@ -30,7 +29,7 @@ from pam_totp.store import NotThere, Store, StoreError
 from pam_totp.store.file import file_name
 from pam_totp.system.audit import MAX_LINES
 
-_MAX_NAMED = 20  # tokens that are left out and named in the table; the others are only counted
+_MAX_NAMED = 20  # omitted tokens that the output names; it counts the others
 HINTS = {
     "users-oath": "auth required pam_oath.so usersfile={path} window=10 digits=6",
     "google-authenticator": "auth required pam_google_authenticator.so secret={path}/${{USER}} user=root",
@@ -39,7 +38,7 @@ HINTS = {
 
 @dataclass(slots=True)
 class _Export:
-    """The content of each user's part, by user, and what is left out: the user, the token or None, and the reason."""
+    """The content of each user's part, by user, and the omitted tokens: the user, the token or None, and the reason."""
 
     parts: dict[str, bytes] = field(default_factory=dict)
     tokens: list[tuple[str, Token]] = field(default_factory=list)
@@ -85,7 +84,7 @@ def _read(store: Store, chosen: Format) -> _Export:
     for user in sorted(store.users()):
         try:
             _add(export, store.read(user), chosen)
-        except NotThere:  # the user was removed meanwhile
+        except NotThere:  # another process has removed the user
             continue
         except StoreError as e:
             export.is_damaged = True
@@ -96,7 +95,7 @@ def _read(store: Store, chosen: Format) -> _Export:
 
 
 def _add(export: _Export, record: UserRecord, chosen: Format) -> None:
-    """Add the part of one user, and what is left out of it."""
+    """Add the part of one user, and the omitted tokens with their reasons."""
     if chosen.holds_whole_record:
         tokens = list(record.tokens)
     else:
@@ -148,7 +147,7 @@ def _report(args: argparse.Namespace, export: _Export, chosen: Format) -> None:
 
 
 def _lines_of(export: _Export) -> Iterator[str]:
-    """Yield what is left out: the first tokens by name, and the numbers of the others by reason."""
+    """Yield lines about the omitted tokens: the first tokens by name, and the numbers of the others by reason."""
     for user, token, reason in export.left_out[:_MAX_NAMED]:
         yield f"left out: {user}{'' if token is None else f', {token}'}: {reason}"
     for reason, number in Counter[Any](reason for _, _, reason in export.left_out[_MAX_NAMED:]).items():

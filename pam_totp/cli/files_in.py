@@ -4,7 +4,7 @@ Rules:
 - A command reads a named file before it drops its privileges. A file above its size limit is an error.
 - A child process reads the file in a home folder, with the user ids of the folder's owner, because root may have no
   permission there (root_squash). The child follows no symbolic link, and reads only regular files of that owner.
-- Every home folder that cannot be searched has a result with the reason. A home folder without the file has none.
+- Every home folder that cannot be searched has a result with the reason. A home folder without the file has no result.
 - Accounts are looked up by name and by uid, because a name service may not list them.
 """
 
@@ -45,7 +45,7 @@ def read_named(path: str, limit: int = MAX_INPUT) -> bytes:
 
 
 def read_secret(path: str) -> str:
-    """Return the key or password in the first line of a file that is not empty. Raise CommandError or OSError."""
+    """Return the first nonempty line of a file with a key or a password. Raise CommandError or OSError."""
     try:
         lines = re.split(r"[\r\n]+", as_utf8(read_named(path, 4096)).decode("utf-8"))
     except (FormatError, UnicodeDecodeError):
@@ -63,7 +63,7 @@ def read_homes(homes: str, name: str, limit: int) -> Iterator[UserFile]:
 
 
 def _not_mounted(homes: str) -> Iterator[str]:
-    """Yield the home folders in `homes` that the name service lists. An automounter mounts them when they are used."""
+    """Yield the home folders in `homes` that the name service lists. An automounter mounts them on access."""
     for entry in pwd.getpwall():
         parent, folder = os.path.split(os.path.normpath(entry.pw_dir))
         if parent == homes and folder:
@@ -71,7 +71,7 @@ def _not_mounted(homes: str) -> Iterator[str]:
 
 
 def _of_home(home: str, name: str, limit: int) -> UserFile | None:
-    """Return the file of one home folder, or None without such a file."""
+    """Return the file of one home folder, or None if it does not exist."""
     try:
         if stat.S_ISLNK(os.lstat(home).st_mode):
             return UserFile(path=home, user=None, problem="a symbolic link is not followed")
@@ -96,7 +96,7 @@ def _of_home(home: str, name: str, limit: int) -> UserFile | None:
 
 
 def _account(home: str, uid: int) -> str | None:
-    """Return the name of the account that has the home folder `home`, or the folder's name, and owns the folder.
+    """Return the name of the account that owns the folder `home`, and has it as its home or has the folder's name.
 
     The lookups by name and by uid also find accounts that a name service does not list.
     """

@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_usage(args: argparse.Namespace, named: Format | None) -> None:
-    """Check what can be checked before the files are read. `named` is the format if the user named it."""
+    """Check the options before the files are read. `named` is the format that the user named, or None."""
     problem = None
     if args.homes and (not isinstance(named, GoogleAuthenticator) or args.file or args.user or args.map or args.serial):
         problem = "--homes requires google-authenticator, and excludes FILE, --user, --map and --serial"
@@ -135,7 +135,7 @@ def _import(
     users_by_serial: dict[str, str] | None,
     understood: list[tuple[str, str]],
 ) -> Report:
-    """Drop privileges, and import the tokens of the files. `understood` says what the map's heading was taken for."""
+    """Drop privileges, and import the tokens of the files. `understood` describes the columns of the map."""
     bar = Bar("reading", long=chosen.is_slow and sum(len(data) for _, data in files) >= LONG_FILE)
     options = ParseOptions(now=now(), ask_secret=_secret_source(args, chosen, bar))
     homes = list(read_homes(args.homes, args.home_file or HOME_FILE, MAX_FILE)) if args.homes else []

@@ -2,8 +2,8 @@
 
 Rules:
 - A first word that names a format is the format, even if a file has this name (write ./csv for the file).
-- Files of one import have one format. A file that fits no format, or several, needs the name of its format.
-- The user sees which format was recognised, and what each column was taken for, before anything is imported.
+- Files of one import have one format. A file that fits no format, or several formats, requires the name of its format.
+- Before the import, the user sees the recognised format and the meaning of each column.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NamedFile = tuple[str, bytes]  # path and content
 
 
 def named_format(args: argparse.Namespace) -> Format | None:
-    """Return the format that the first word names, and remove this word from the files, or None.
+    """Return the format that the first word names, or None. Remove this word from the files.
 
     --homes alone implies the only format of files in home folders.
     """
@@ -35,13 +35,13 @@ def named_format(args: argparse.Namespace) -> Format | None:
     if not args.file:
         raise CommandError(f"FILE is required; the formats are {', '.join(FORMATS)}", WRONG_USAGE)
     if args.file[0] != "-" and not os.path.lexists(args.file[0]):
-        what = f"{args.file[0]}: neither a file nor a format (the formats are {', '.join(FORMATS)})"
+        what = f"{args.file[0]}: must be an existing file or a format (the formats are {', '.join(FORMATS)})"
         raise CommandError(what, WRONG_USAGE)
     return None
 
 
 def recognised_format(files: Sequence[NamedFile]) -> Format:
-    """Return the format of all files, and say so. Raise CommandError."""
+    """Return the format of all files, and print its name. Raise CommandError."""
     names = {sniff(data) for _, data in files}
     name = next(iter(names))
     if name is None or len(names) != 1:
@@ -53,7 +53,7 @@ def recognised_format(files: Sequence[NamedFile]) -> Format:
 
 
 def show_understood(args: argparse.Namespace, understood: Iterable[tuple[str, str]]) -> None:
-    """Show what was understood, as pairs of path and text. On a terminal, ask for a confirmation before the import."""
+    """Print the meaning of the columns, as pairs of path and text. On a terminal, ask for a confirmation."""
     lines = list(understood)
     for path, text in lines:
         _say(path, text)

@@ -18,7 +18,7 @@ from pam_totp.pam.names import similar_account
 
 HEADS = ("WHERE", "USER", "TOKEN", "TYPE", "SERIAL", "RESULT")
 MAX_NAMED = 20  # users without an account that a message names
-MAX_ALIKE = 3  # skipped tokens with the same reason that the table lists; more of them become one line
+MAX_ALIKE = 3  # skipped tokens of one reason that the table lists; a single line counts a larger number
 MAX_SHOWN = 100  # the table shows at most this number of imported tokens without remarks
 
 
@@ -48,7 +48,7 @@ def _print_json(report: Report, unused: list[str], *, dry_run: bool) -> None:
 
 
 def _without_account(report: Report) -> Iterator[dict[str, str | None]]:
-    """Yield the first users without an account, each with the account whose name is almost the same, or None."""
+    """Yield the first users without an account, each with an account of a similar name, or None."""
     named: dict[str, None] = {}
     for result in report:
         if not result.has_account and result.user is not None and len(named) < MAX_NAMED:

@@ -2,7 +2,7 @@
 
 Rules:
 - A key is printed on a terminal, or written to a new file of mode 0600 (`--output FILE`).
-- A pipe or a redirected file may be a log or a file that other accounts read, so it needs `--output -`.
+- A pipe or a redirected file requires `--output -`, because other accounts may read it.
 - The destination is checked before the command asks a question or changes anything.
 """
 
@@ -36,13 +36,13 @@ def writes_file(args: argparse.Namespace) -> bool:
 def require_destination(args: argparse.Namespace) -> None:
     """Raise CommandError if standard output is not a terminal, and --output is missing."""
     if args.output is None and not sys.stdout.isatty():
-        what = "keys and codes are printed only on a terminal: standard output is none"
+        what = "keys and codes cannot be printed: standard output must be a terminal"
         raise CommandError(f"{what} (give --output FILE, or --output - for a pipe)", WRONG_USAGE)
 
 
 @contextmanager
 def key_output(args: argparse.Namespace) -> Iterator[Write]:
-    """Yield a function that writes keys where --output says. Call it at most once.
+    """Yield a function that writes keys to the destination of --output. Call it at most once.
 
     Delete the new file if the block raises an exception.
     """

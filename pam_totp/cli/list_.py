@@ -23,7 +23,7 @@ _UNITS = {"h": 3600, "d": DAY, "w": 7 * DAY, "y": 365 * DAY}  # seconds
 Shown = tuple[UserRecord, Sequence[Token]]  # a record, and its tokens that the filters select
 SortKey = Callable[[Token], tuple[object, ...]]
 
-# The orders of --sort besides that by user. Tokens without a value come first.
+# The orders of --sort other than `user`. Tokens without a value are first.
 SORT_KEYS: dict[str, SortKey] = {
     "last-used": lambda token: (token.last_used is not None, token.last_used or 0),
     "created": lambda token: (token.created,),
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json_stream(_record_facts(record, tokens) for record, tokens in found)
         return max(statuses)
-    remarked: set[str] = set()  # users, in an order that separates the tokens of one user
+    remarked: set[str] = set()  # users with a printed remark: an order may separate the tokens of one user
     with Table(HEADS) as table:
         for record, tokens in found:
             for token in tokens:
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _selected(records: Iterator[UserRecord], args: argparse.Namespace) -> Iterator[Shown]:
-    """Yield the records with the tokens that the filters select. Without filters, also records without tokens."""
+    """Yield the records with the tokens that the filters select. Without filters, yield records without tokens too."""
     serial = None if args.serial is None else serial_key(args.serial)
     latest = None if args.unused is None else now() - args.unused
     for record in records:
@@ -106,9 +106,9 @@ def _last_sign(token: Token) -> int:
 
 
 def _sorted(found: Iterator[Shown], order: str) -> Iterator[Shown]:
-    """Yield the tokens in this order. Only the order by user needs no memory for all of them.
+    """Yield the tokens in this order. Hold all tokens in memory, except for the order by user.
 
-    In another order, each token is an entry of its own, because the tokens of one user may be far apart.
+    In the other orders, each token has its own entry, because the tokens of one user may be far apart.
     """
     if order == "user":
         return found
@@ -145,7 +145,7 @@ def _cells(record: UserRecord, token: Token) -> tuple[str, ...]:
 
 
 def _state(token: Token) -> str:
-    """Return the state of a token, which is in STATES."""
+    """Return the state of a token: one of STATES."""
     return "disabled" if not token.enabled else "active" if token.confirmed else "unconfirmed"
 
 

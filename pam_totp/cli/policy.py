@@ -57,13 +57,13 @@ def run(args: argparse.Namespace) -> int:
         )
         return DONE
     print_table(("SETTING", "VALUE", "FROM"), [(name, _text(value), origin) for name, value, origin in rows])
-    print("\nThese are in force for programs of root. For other programs (they ask the service), these differ:\n")
+    print("\nThese settings apply to programs of root. They differ for other programs, which ask the service:\n")
     print_table(("SETTING", "VALUE", "FROM"), [(name, _text(value), origin) for name, value, origin in others])
     if ignored:
         print(
             f"\nignored for other programs: {' '.join(ignored)} (the site file can set forward_pass for this service)"
         )
-    print(f"\nwho may ask: root about every user; {_clients(clients)}every other account about itself")
+    print(f"\nallowed queries: root about every user; {_clients(clients)}every other account about itself")
     return DONE
 
 

@@ -3,7 +3,7 @@
 Rules:
 - The use of memory does not grow with the length of the output.
 - The output is one table or one JSON document of any length.
-- A table has no control character, and no character that the output cannot encode: these are printed as escapes.
+- In a table, control characters and characters that the output cannot encode are printed as escapes.
 - A table fits the width of a terminal: long cells continue on further lines. In a file or pipe, a row is one line.
 """
 
@@ -22,7 +22,7 @@ from pam_totp.cli import terminal
 
 BLOCK = 1000  # rows that are printed together, with the same widths of columns
 GAP = "  "  # between two columns
-LEAST_WIDTH = 4  # characters: a column of a narrow terminal is not made narrower
+LEAST_WIDTH = 4  # characters: the minimum width of a column on a narrow terminal
 
 
 class Table:
@@ -81,8 +81,9 @@ class Table:
 def fitted(widths: Sequence[int], words: Sequence[int], columns: int) -> list[int]:
     """Return the widths of a table's columns so that the table has at most `columns` columns of text.
 
-    `words` has the length of the longest word in each column. The widest column becomes narrower first: at first only
-    columns whose words stay whole, then all. No column gets less than LEAST_WIDTH, so many columns may be too wide.
+    `words` has the length of the longest word in each column. The widest column becomes narrower first. Words are split
+    only if the table is too wide with whole words. No column gets less than LEAST_WIDTH, so many columns may be too
+    wide.
     """
     fitting = list(widths)
     excess = sum(fitting) + len(GAP) * (len(fitting) - 1) - columns

@@ -2,7 +2,7 @@
 
 Rules:
 - The key is shown with the QR code, because some phones cannot scan. Both fit a terminal of 80 × 24.
-- A QR code that the terminal would wrap is not drawn: a message names the width, and the key remains.
+- A QR code that the terminal would wrap is not drawn: a message names the required width, and the key is shown.
 - A picture file is complete and durable before the command asks for a code.
 """
 
@@ -31,7 +31,7 @@ PICTURES = ("png", "svg")
 TERMINAL, ASCII, NONE = "terminal", "ascii", "none"
 DRAWN = (TERMINAL, ASCII)
 HOW = "terminal, ascii, png=FILE, svg=FILE or none"
-DIALOGUE = 8  # lines: prompts and messages below the QR code, which must not scroll it away
+DIALOGUE = 8  # lines to keep free below the QR code for prompts and messages
 GAP = 2  # columns between the QR code and the text beside it
 LEAST_TEXT = 24  # columns: four groups of the key, and "key: "
 
@@ -66,7 +66,7 @@ def warn_about(token: Token, *, scanned: bool) -> None:
 
 
 class KeyDisplay:
-    """The display of one token: a picture, or text with the key and perhaps the QR code."""
+    """The display of one token: a picture, or text with the key and optionally the QR code."""
 
     def __init__(self, how: str, path: str, args: argparse.Namespace) -> None:
         self.how, self.path = how, path
@@ -78,7 +78,7 @@ class KeyDisplay:
         self._as_json = args.json
 
     def show(self, token: Token, uri: str) -> None:
-        """Write the picture, or the text if --json is missing."""
+        """Write the picture, or the text unless --json is given."""
         if self.picture is not None:
             self.picture.write(qr.picture(uri, self.how))
             print(f"the QR code is in {self.path}", file=sys.stderr)
@@ -88,7 +88,7 @@ class KeyDisplay:
                 print(f"the key is in {self.file}", file=sys.stderr)
 
     def save_json(self, facts: object) -> None:
-        """Write the JSON to the file of --output, before the store is changed: an error then changes nothing."""
+        """Write the JSON to the file of --output. Call this before the change, so that an error changes nothing."""
         if self._as_json and self.has_file and self.write is not None:
             self.write(json_text(facts))
 

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         made, codes = new_recovery_codes(record, args.count)
         text = json_text({"user": user, "recovery": codes}) if args.json else "".join(f"{code}\n" for code in codes)
         if writes_file(args):
-            write(text)  # before the change: an error then voids no code
+            write(text)  # before the change, so that an error voids no code
 
         def renew(record: UserRecord) -> tuple[UserRecord, None]:
             if not record.enrolled:

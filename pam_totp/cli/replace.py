@@ -2,8 +2,8 @@
 
 Rules:
 - The old token is valid until the new token is confirmed. One change of the record then replaces it.
-- The recovery codes, the other tokens and the count of wrong answers are kept.
-- The log has a removal and an enrolment, so that `pam-totp restored` does not bring the old token back.
+- The recovery codes, the other tokens and the count of failures are unchanged.
+- The log has a removal and an enrolment, so that `pam-totp restored` removes the old token from a restored store.
 """
 
 from __future__ import annotations

@@ -2,12 +2,13 @@
 
 Rules:
 - Output never raises UnicodeEncodeError: a character that the stream cannot encode becomes an escape.
-- A terminal gets only characters of its own character set. The variables of the locale name that set, also for a locale
-  that is not installed; Python would assume UTF-8 then (PEP 538, PEP 540). If no variable is set, UTF-8 is assumed.
-- Colour is for terminals that show it: not with NO_COLOR (no-color.org), TERM=dumb or without TERM, and not for a
-  terminal that has no colours by terminfo. A terminal that terminfo does not know has colours.
-- Half blocks are for terminals that have them: not for a dumb one and not for the Linux console, whose fonts on Debian
-  lack them.
+- A terminal gets only characters of its own character set. The variables of the locale name that set, even if the
+  locale is missing on the host: Python would assume UTF-8 there (PEP 538, PEP 540). If no variable is set, UTF-8 is
+  assumed.
+- A terminal gets colour if it has colours by terminfo, or is unknown to terminfo. NO_COLOR (no-color.org), TERM=dumb
+  and an unset TERM disable colour.
+- A dumb terminal gets ASCII in place of half blocks. So does the Linux console, because its fonts on Debian lack half
+  blocks.
 - A file or pipe gets neither colour nor line breaks that depend on a width.
 """
 
@@ -43,7 +44,7 @@ def prepare_output() -> None:
 
 
 def _charset(assumed: str) -> str:
-    """Return the character set that the locale's variables name, or `assumed` if they name none that Python knows."""
+    """Return the character set that the locale's variables name, or `assumed` if they name no set that Python has."""
     ctype = os.environ.get("LC_CTYPE", "")
     name = os.environ.get("LC_ALL") or (ctype if ctype != _COERCED else "") or os.environ.get("LANG", "")
     if name in ("C", "POSIX"):
@@ -68,7 +69,7 @@ def is_dumb() -> bool:
 
 
 def has_half_blocks() -> bool:
-    """Return True if the font of the terminal has the half blocks. This says nothing about its character set."""
+    """Return True if the font of the terminal has the half blocks. See `can_print` for the character set."""
     return not is_dumb() and os.environ["TERM"] != "linux"
 
 
@@ -91,7 +92,7 @@ def _knows_colour(term: str) -> bool:
 
 
 def size() -> Size | None:
-    """Return the size of the terminal on standard output. Return None if it is no terminal, or one without a size."""
+    """Return the size of the terminal on standard output. Return None without a terminal, or without its size."""
     try:
         found = Size(*os.get_terminal_size(sys.stdout.fileno()))
     except (OSError, ValueError):
@@ -100,5 +101,5 @@ def size() -> Size | None:
 
 
 def styled(text: str, style: str) -> str:
-    """Return the text in a style of `_STYLES` for standard output, or unchanged if it has no colour."""
+    """Return the text in a style of `_STYLES`, or the unchanged text if standard output has no colour."""
     return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if has_colour(sys.stdout) else text

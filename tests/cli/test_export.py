@@ -205,7 +205,7 @@ def test_an_export_goes_to_a_named_file_or_with_a_dash_to_a_pipe(site: Site, tmp
     refused = site.command(*words)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr == (
-        "pam-totp: keys and codes are printed only on a terminal: standard output is none "
+        "pam-totp: keys and codes cannot be printed: standard output must be a terminal "
         "(give --output FILE, or --output - for a pipe)\n"
     )
     piped = site.command(*words, *PIPE)

@@ -148,7 +148,7 @@ def test_a_file_of_no_format_asks_for_the_name_of_its_format(site: Site, tmp_pat
     mixed.write_text(f"HOTP alice - {HEX}\n")
     assert "the format was not recognised" in site.command("import", file, mixed).stderr
     typo = site.command("import", "cvs", file)
-    assert (typo.returncode, "cvs: neither a file nor a format" in typo.stderr) == (2, True)
+    assert (typo.returncode, "cvs: must be an existing file or a format" in typo.stderr) == (2, True)
 
 
 def test_a_tree_of_homes_needs_no_name_of_the_format(site: Site, tmp_path: Path) -> None:

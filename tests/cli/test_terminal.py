@@ -30,7 +30,7 @@ from tests.support.terminals import (
 COLOUR = "\x1b["
 LONG_NAME = "a-department.subdivision@directory.example.net"
 NOT_A_TERMINAL = (
-    "pam-totp: keys and codes are printed only on a terminal: standard output is none "
+    "pam-totp: keys and codes cannot be printed: standard output must be a terminal "
     "(give --output FILE, or --output - for a pipe)\n"
 )
 
@@ -210,9 +210,7 @@ def test_qr_none_shows_the_key_and_asks_to_type_it(site: Site) -> None:
 def test_a_later_confirmation_requires_the_key_of_the_token(site: Site) -> None:
     done = site.command("enroll", ME, "--type", "hotp", "--serial", "S-1", "--later", *PIPE)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        "pam-totp: --later requires the key of the token, which is not made here (give --secret-stdin or --uri-stdin)\n"
-    )
+    assert done.stderr == ("pam-totp: --later requires the key of the token (give --secret-stdin or --uri-stdin)\n")
     assert not site.path().exists()
 
 

@@ -238,7 +238,7 @@ def test_sshd_with_key_or_password_requires_a_code_after_each(machine: Fresh) ->
 def test_ctrl_c_in_the_rehearsal_says_that_the_service_is_unchanged(machine: Fresh) -> None:
     talk = machine.talk(COMMAND, "enable", "sshd", "--for-user", "alice", LATE).asks("Password: ")
     status, shown = talk.interrupts()
-    assert (status, "interrupted: sshd does not ask for a code: its files are as before" in shown) == (130, True), shown
+    assert (status, "interrupted: sshd does not ask for a code: its files are unchanged" in shown) == (130, True), shown
     assert as_before(machine)
 
 
@@ -251,7 +251,7 @@ def test_the_default_time_is_enough_for_three_codes(machine: Fresh) -> None:
     assert f"within {KEEP_WITHIN} seconds" in talk.before
     assert "Each login needs another code: use the next code" in talk.before
     status, shown = talk.presses_ctrl_c().ends()
-    assert (status, "interrupted: sudo does not ask for a code: its files are as before" in shown) == (130, True)
+    assert (status, "interrupted: sudo does not ask for a code: its files are unchanged" in shown) == (130, True)
 
 
 def test_enable_writes_the_limits_of_nullok(machine: Fresh) -> None:
